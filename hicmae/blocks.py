@@ -1,0 +1,133 @@
+"""Transformer layers of the network: attention, cross-attention, the two residual blocks.
+
+Not for: anything that knows what a token stands for. Shape letters: B batch, N tokens, M context
+tokens, D width.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from timm.layers import DropPath, Mlp
+from torch import Tensor, nn
+
+
+class SelfAttention(nn.Module):
+    """Multi-head attention of tokens to one another; queries and values have a bias, keys none.
+
+    Source: reference facts, network section (a key bias would cancel in the softmax).
+    """
+
+    def __init__(self, dim: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.qkv = nn.Linear(dim, 3 * dim, bias=False)
+        self.query_bias = nn.Parameter(torch.zeros(dim))
+        self.value_bias = nn.Parameter(torch.zeros(dim))
+        self.out = nn.Linear(dim, dim)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Map tokens (B, N, D) to (B, N, D)."""
+        bias = torch.cat((self.query_bias, torch.zeros_like(self.query_bias), self.value_bias))
+        qkv = F.linear(tokens, self.qkv.weight, bias)
+        query, key, value = rearrange(qkv, "b n (s h d) -> s b h n d", s=3, h=self.num_heads)
+        attended = F.scaled_dot_product_attention(query, key, value)  # (B, heads, N, D / heads)
+        return self.out(rearrange(attended, "b h n d -> b n (h d)"))
+
+
+class CrossAttention(nn.Module):
+    """Multi-head attention of tokens to a context of the same width."""
+
+    def __init__(self, dim: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.query = nn.Linear(dim, dim)
+        self.key_value = nn.Linear(dim, 2 * dim, bias=False)
+        self.value_bias = nn.Parameter(torch.zeros(dim))
+        self.out = nn.Linear(dim, dim)
+
+    def forward(self, tokens: Tensor, context: Tensor) -> Tensor:
+        """Map tokens (B, N, D), reading context (B, M, D), to (B, N, D)."""
+        bias = torch.cat((torch.zeros_like(self.value_bias), self.value_bias))
+        key_value = F.linear(context, self.key_value.weight, bias)
+        query = rearrange(self.query(tokens), "b n (h d) -> b h n d", h=self.num_heads)
+        key, value = rearrange(key_value, "b m (s h d) -> s b h m d", s=2, h=self.num_heads)
+        attended = F.scaled_dot_product_attention(query, key, value)
+        return self.out(rearrange(attended, "b h n d -> b n (h d)"))
+
+
+class Block(nn.Module):
+    """Pre-norm self-attention, then an MLP with GELU, each added to its input."""
+
+    def __init__(
+        self, dim: int, num_heads: int, *, mlp_ratio: float, eps: float, drop_path: float = 0.0
+    ) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim, eps=eps)
+        self.attention = SelfAttention(dim, num_heads)
+        self.norm2 = nn.LayerNorm(dim, eps=eps)
+        self.mlp = Mlp(dim, hidden_features=int(dim * mlp_ratio))
+        self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Map tokens (B, N, D) to (B, N, D)."""
+        tokens = tokens + self.drop_path(self.attention(self.norm1(tokens)))
+        return tokens + self.drop_path(self.mlp(self.norm2(tokens)))
+
+
+class CrossBlock(Block):
+    """A block that first reads a context by cross-attention, with a norm of its own for each side.
+
+    Without a context that first branch adds nothing: so one modality runs alone.
+    """
+
+    def __init__(
+        self, dim: int, num_heads: int, *, mlp_ratio: float, eps: float, drop_path: float = 0.0
+    ) -> None:
+        super().__init__(dim, num_heads, mlp_ratio=mlp_ratio, eps=eps, drop_path=drop_path)
+        self.cross_norm = nn.LayerNorm(dim, eps=eps)
+        self.context_norm = nn.LayerNorm(dim, eps=eps)
+        self.cross_attention = CrossAttention(dim, num_heads)
+
+    def forward(self, tokens: Tensor, context: Tensor | None = None) -> Tensor:
+        """Map tokens (B, N, D), reading context (B, M, D) or nothing, to (B, N, D)."""
+        if context is not None:
+            read = self.cross_attention(self.cross_norm(tokens), self.context_norm(context))
+            tokens = tokens + self.drop_path(read)
+        return super().forward(tokens)
+
+
+def sinusoid_positions(num_tokens: int, dim: int) -> Tensor:
+    """Fixed positions of flattened tokens, (N, D) float32.
+
+    angle(p, j) = p / 10000^(2 * floor(j / 2) / D); sine at even j, cosine at odd j.
+
+    Source: reference facts, network section (positions over the flattened token index).
+    """
+    column = torch.arange(dim, dtype=torch.float64)
+    divisor = 10000.0 ** (2 * torch.div(column, 2, rounding_mode="floor") / dim)
+    angle = torch.arange(num_tokens, dtype=torch.float64)[:, None] / divisor
+    return torch.where(column % 2 == 0, angle.sin(), angle.cos()).float()
+
+
+def xavier_linears(module: nn.Module) -> None:
+    """Initialise one module for pretraining: Xavier-uniform linears with zero biases.
+
+    For ``Module.apply``. Source: reference facts, network section.
+    """
+    if isinstance(module, nn.Linear):
+        nn.init.xavier_uniform_(module.weight)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
+def truncated_normal_linears(module: nn.Module) -> None:
+    """Initialise one module for training from scratch: linears truncated normal 0.02, biases zero.
+
+    For ``Module.apply``. Source: reference facts, network section.
+    """
+    if isinstance(module, nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)

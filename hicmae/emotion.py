@@ -1,0 +1,155 @@
+"""EmotionModel: the encoder, hierarchical feature fusion and a head for labels or real values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from hicmae.blocks import truncated_normal_linears
+from hicmae.encoder import AudioVisualEncoder
+from hicmae.settings import ModelConfig
+
+Modalities = Literal["audio-video", "video", "audio"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmotionConfig:
+    """What a fine-tuned network puts on top of the encoder.
+
+    Args:
+        num_outputs: Classes, or real-valued targets.
+        modalities: What it hears and sees.
+        feature_fusion: Whether the pooled features of all encoder layers are summed with learned
+            weights; else the last layer alone is pooled (an ablation of the paper).
+        drop_path: Rate of stochastic depth in the last layers; it rises linearly from 0.
+    """
+
+    num_outputs: int
+    modalities: Modalities = "audio-video"
+    feature_fusion: bool = True
+    drop_path: float = 0.1
+
+    def __post_init__(self) -> None:
+        if self.num_outputs < 1:
+            raise ValueError(f"emotion: num_outputs = {self.num_outputs} (must be 1 or more)")
+        if not 0 <= self.drop_path < 1:
+            raise ValueError(f"emotion: drop_path = {self.drop_path} (must lie in [0, 1))")
+
+
+class HierarchicalFusion(nn.Module):
+    """Sums the pooled tokens of all encoder layers of one modality with softmax weights.
+
+    Source: HiCMAE, section 3.5 (hierarchical feature fusion); weights equal at the start.
+    """
+
+    def __init__(self, num_layers: int) -> None:
+        super().__init__()
+        self.layer_logits = nn.Parameter(torch.zeros(num_layers))
+
+    def weights(self) -> Tensor:
+        """Weight of each layer (L,), summing to 1."""
+        return self.layer_logits.softmax(dim=0)
+
+    def forward(self, layers: tuple[Tensor, ...]) -> Tensor:
+        """Pool tokens (B, N, D) of L layers to (B, D)."""
+        pooled = torch.stack([tokens.mean(dim=1) for tokens in layers])  # (L, B, D)
+        return torch.einsum("l,lbd->bd", self.weights().to(pooled.dtype), pooled)
+
+
+class EmotionModel(nn.Module):
+    """Predicts emotion from a clip.
+
+    A model of both modalities has a head over four pooled vectors (video layers, audio layers,
+    fused video, fused audio); where one modality is absent its two are zeros. A model of one
+    modality has a head over its own two, and what belongs to the other is frozen.
+
+    Args:
+        config: Sizes of the encoder.
+        emotion: Head and regularisation.
+
+    Source: HiCMAE, section 3.5; reference facts, recipes section.
+    """
+
+    def __init__(self, config: ModelConfig, emotion: EmotionConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.emotion = emotion
+        every_layer = range(1, config.encoder_depth + 1)
+        layers = every_layer if emotion.feature_fusion else [config.encoder_depth]
+        self.encoder = AudioVisualEncoder(config, layers=layers, drop_path=emotion.drop_path)
+        self.encoder.apply(truncated_normal_linears)
+        self.video_fusion = HierarchicalFusion(len(self.encoder.layers))
+        self.audio_fusion = HierarchicalFusion(len(self.encoder.layers))
+        width = config.encoder_dim * (4 if emotion.modalities == "audio-video" else 2)
+        self.norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
+        self.head = nn.Linear(width, emotion.num_outputs)
+        self._freeze_absent()
+
+    def forward(self, video: Tensor | None, fbank: Tensor | None) -> Tensor:
+        """Logits or real values (B, num_outputs) of frames (B, 3, T, H, W), banks (B, S, F)."""
+        return self.head(self.features(video, fbank))
+
+    def features(self, video: Tensor | None, fbank: Tensor | None) -> Tensor:
+        """Pooled features after the final norm: (B, 4D), or (B, 2D) of a single modality.
+
+        Raises: ValueError: the modality that this model reads is absent.
+        """
+        wanted = self.emotion.modalities
+        if (wanted == "video" and video is None) or (wanted == "audio" and fbank is None):
+            raise ValueError(f"this model reads {wanted} alone, and the clip has none")
+        video = None if wanted == "audio" else video
+        fbank = None if wanted == "video" else fbank
+        encoded = self.encoder(video, fbank)
+        seen = [
+            None if tokens is None else (fusion(tokens.layers), tokens.fused.mean(dim=1))
+            for tokens, fusion in (
+                (encoded.video, self.video_fusion),
+                (encoded.audio, self.audio_fusion),
+            )
+        ]
+        present = [pair for pair in seen if pair is not None]
+        if wanted == "audio-video":
+            zeros = torch.zeros_like(present[0][0])
+            present = [pair if pair is not None else (zeros, zeros) for pair in seen]
+        layered, fused = zip(*present, strict=True)
+        return self.norm(torch.cat((*layered, *fused), dim=1))
+
+    def layer_weights(self) -> dict[str, Tensor]:
+        """Learned weight of each encoder layer, (L,) summing to 1, by modality."""
+        weights = {"video": self.video_fusion.weights(), "audio": self.audio_fusion.weights()}
+        return {
+            name: values.detach()
+            for name, values in weights.items()
+            if name in self.emotion.modalities.split("-")
+        }
+
+    def _freeze_absent(self) -> None:
+        """Freeze what a model of one modality never runs, so that no optimizer waits for it."""
+        absent = {
+            "audio-video": [],
+            "video": [
+                self.encoder.audio,
+                self.encoder.fusion.audio,
+                self.encoder.fusion.audio_norm,
+            ],
+            "audio": [
+                self.encoder.video,
+                self.encoder.fusion.video,
+                self.encoder.fusion.video_norm,
+            ],
+        }[self.emotion.modalities]
+        if self.emotion.modalities == "video":
+            absent.append(self.audio_fusion)
+        elif self.emotion.modalities == "audio":
+            absent.append(self.video_fusion)
+        if self.emotion.modalities != "audio-video":
+            for block in (*self.encoder.fusion.video, *self.encoder.fusion.audio):
+                absent += [block.cross_norm, block.context_norm, block.cross_attention]
+        for module in absent:
+            module.requires_grad_(False)
+        if not self.emotion.feature_fusion:  # one layer: its softmax weight is always 1
+            self.video_fusion.requires_grad_(False)
+            self.audio_fusion.requires_grad_(False)

@@ -1,0 +1,209 @@
+"""The one definition of the network that pretraining, fine-tuning and prediction share.
+
+Not for: the objective, the decoders of pretraining, or the head of fine-tuning.
+Shape letters: B batch, C channels, T frames, H W pixels, S filter-bank frames, F mel bins,
+N tokens, K kept tokens, D width, L layers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+from hicmae.blocks import Block, CrossBlock, sinusoid_positions
+from hicmae.patches import fbank_patches, take_tokens, tubelets
+from hicmae.settings import ModelConfig
+
+
+class ModalityTokens(NamedTuple):
+    """What the encoder says of one modality; K = N where nothing was hidden.
+
+    Attributes:
+        last: (B, K, D) output of the last encoder layer, normed.
+        layers: (B, K, D) output of each asked-for layer, through the same norm, shallow first.
+        fused: (B, K, D) output of the fusion encoder, normed.
+    """
+
+    last: Tensor
+    layers: tuple[Tensor, ...]
+    fused: Tensor
+
+
+class EncoderOutput(NamedTuple):
+    """Tokens of each modality; ``None`` for one that was absent."""
+
+    video: ModalityTokens | None
+    audio: ModalityTokens | None
+
+
+class AudioVisualEncoder(nn.Module):
+    """Encodes a clip's tubelets and filter-bank patches, each alone, then with one another.
+
+    Args:
+        config: Sizes.
+        layers: Encoder layers (from 1) whose tokens are returned; the feature layers if none
+            are given.
+        drop_path: Rate of stochastic depth in the last layer of each encoder and of the fusion
+            encoder; it rises linearly from 0 in the first.
+
+    Source: HiCMAE, section 3; reference facts, network section.
+    """
+
+    def __init__(
+        self, config: ModelConfig, *, layers: Sequence[int] | None = None, drop_path: float = 0.0
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.layers = tuple(config.feature_layers if layers is None else layers)
+        self.video = ModalityEncoder(
+            config, config.num_video_tokens, config.tubelet_values, drop_path
+        )
+        self.audio = ModalityEncoder(
+            config, config.num_audio_tokens, config.patch_values, drop_path
+        )
+        self.fusion = FusionEncoder(config, drop_path)
+
+    def forward(
+        self,
+        video: Tensor | None,
+        fbank: Tensor | None,
+        *,
+        video_keep: Tensor | None = None,
+        fbank_keep: Tensor | None = None,
+    ) -> EncoderOutput:
+        """Encode what is seen of each modality; an absent modality leaves the other alone.
+
+        Args:
+            video: Normalised frames (B, 3, T, H, W).
+            fbank: Normalised filter banks (B, S, F).
+            video_keep: Visible tubelets (B, K), ascending; everything is seen if none is given.
+            fbank_keep: Visible filter-bank patches (B, K), ascending.
+
+        Raises: ValueError: both modalities absent, or a shape that is not the configuration's.
+        """
+        self._check(video, fbank)
+        patch = self.config.patch_size
+        video_last = audio_last = None
+        video_layers: tuple[Tensor, ...] = ()
+        audio_layers: tuple[Tensor, ...] = ()
+        if video is not None:
+            tokens = tubelets(video, self.config.tubelet_frames, patch)  # (B, N, P)
+            video_last, video_layers = self.video(tokens, video_keep, self.layers)
+        if fbank is not None:
+            tokens = fbank_patches(fbank, patch)
+            audio_last, audio_layers = self.audio(tokens, fbank_keep, self.layers)
+        video_fused, audio_fused = self.fusion(video_last, audio_last)
+        return EncoderOutput(
+            video=_bundle(video_last, video_layers, video_fused),
+            audio=_bundle(audio_last, audio_layers, audio_fused),
+        )
+
+    def _check(self, video: Tensor | None, fbank: Tensor | None) -> None:
+        size = self.config.input
+        if video is None and fbank is None:
+            raise ValueError("a clip needs frames or sound: both modalities are absent")
+        expected = (3, size.num_frames, size.image_size, size.image_size)
+        if video is not None and tuple(video.shape[1:]) != expected:
+            raise ValueError(f"video has shape {tuple(video.shape)}, expected (B, *{expected})")
+        bank = (size.fbank_frames, size.mel_bins)
+        if fbank is not None and tuple(fbank.shape[1:]) != bank:
+            raise ValueError(f"fbank has shape {tuple(fbank.shape)}, expected (B, *{bank})")
+
+
+class ModalityEncoder(nn.Module):
+    """The encoder of one modality. Hidden patches are dropped before the projection: they cost
+    nothing."""
+
+    positions: Tensor
+
+    def __init__(
+        self, config: ModelConfig, num_tokens: int, num_values: int, drop_path: float
+    ) -> None:
+        super().__init__()
+        self.project = nn.Linear(num_values, config.encoder_dim)
+        self.register_buffer(
+            "positions", sinusoid_positions(num_tokens, config.encoder_dim), persistent=False
+        )
+        self.blocks = nn.ModuleList(
+            Block(
+                config.encoder_dim,
+                config.encoder_heads,
+                mlp_ratio=config.mlp_ratio,
+                eps=config.layer_norm_eps,
+                drop_path=rate,
+            )
+            for rate in rising_rates(drop_path, config.encoder_depth)
+        )
+        self.norm = nn.LayerNorm(config.encoder_dim, eps=config.layer_norm_eps)
+
+    def forward(
+        self, patches: Tensor, keep: Tensor | None, layers: Sequence[int]
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Encode patches (B, N, P), of which keep (B, K) are seen.
+
+        Returns: the last layer (B, K, D) and each asked-for layer (B, K, D), all normed.
+        """
+        positions = self.positions
+        if keep is not None:
+            patches = take_tokens(patches, keep)  # (B, K, P)
+            positions = positions[keep]  # (B, K, D)
+        tokens = self.project(patches) + positions
+        asked: dict[int, Tensor] = {}
+        for number, block in enumerate(self.blocks, start=1):
+            tokens = block(tokens)
+            if number in layers or number == len(self.blocks):
+                asked[number] = self.norm(tokens)
+        return asked[len(self.blocks)], tuple(asked[number] for number in layers)
+
+
+class FusionEncoder(nn.Module):
+    """Two stacks of cross blocks: in each layer both modalities read the other's input to it."""
+
+    def __init__(self, config: ModelConfig, drop_path: float) -> None:
+        super().__init__()
+
+        def stack() -> nn.ModuleList:
+            return nn.ModuleList(
+                CrossBlock(
+                    config.encoder_dim,
+                    config.encoder_heads,
+                    mlp_ratio=config.mlp_ratio,
+                    eps=config.layer_norm_eps,
+                    drop_path=rate,
+                )
+                for rate in rising_rates(drop_path, config.fusion_depth)
+            )
+
+        self.video = stack()
+        self.audio = stack()
+        self.video_norm = nn.LayerNorm(config.encoder_dim, eps=config.layer_norm_eps)
+        self.audio_norm = nn.LayerNorm(config.encoder_dim, eps=config.layer_norm_eps)
+
+    def forward(
+        self, video: Tensor | None, audio: Tensor | None
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Fuse tokens (B, K, D) of both modalities; an absent one stays absent."""
+        for video_block, audio_block in zip(self.video, self.audio, strict=True):
+            video, audio = (
+                None if video is None else video_block(video, audio),
+                None if audio is None else audio_block(audio, video),
+            )
+        return (
+            None if video is None else self.video_norm(video),
+            None if audio is None else self.audio_norm(audio),
+        )
+
+
+def rising_rates(last: float, depth: int) -> list[float]:
+    """Rates of stochastic depth that rise linearly from 0 to ``last`` over ``depth`` layers."""
+    return [last * layer / max(depth - 1, 1) for layer in range(depth)]
+
+
+def _bundle(
+    last: Tensor | None, layers: tuple[Tensor, ...], fused: Tensor | None
+) -> ModalityTokens | None:
+    if last is None or fused is None:
+        return None
+    return ModalityTokens(last, layers, fused)

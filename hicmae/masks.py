@@ -1,0 +1,104 @@
+"""Which tokens pretraining hides, as index tensors of fixed shape made on the device."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Masks(NamedTuple):
+    """Visible and hidden tokens of each clip, ascending int64 indices.
+
+    Attributes:
+        keep: (B, K) visible tokens.
+        masked: (B, M) hidden tokens.
+    """
+
+    keep: Tensor
+    masked: Tensor
+
+
+def tube_masks(
+    batch: int,
+    grid: tuple[int, int, int],
+    ratio: float,
+    *,
+    device: torch.device | str = "cpu",
+    generator: torch.Generator | None = None,
+) -> Masks:
+    """Hide the same spatial cells in every tubelet row.
+
+    Args:
+        batch: Number of clips; each draws its own cells.
+        grid: Tubelets along (time, height, width).
+        ratio: Share of the cells to hide, rounded down to whole cells.
+        device: Where the indices are made.
+        generator: Source of randomness on that device; the device's default if none.
+
+    Returns: keep (B, K) and masked (B, M) token indices, int64, ascending.
+    Raises: ValueError: ratio outside (0, 1), or nothing left to keep or to hide.
+    Source: HiCMAE, section 3 (tube masking of VideoMAE).
+    """
+    time, height, width = grid
+    cells = random_masks(batch, height * width, ratio, device=device, generator=generator)
+    rows = torch.arange(time, device=device)[None, :, None] * (height * width)
+    keep, masked = ((rows + cell[:, None, :]).flatten(1) for cell in cells)
+    return Masks(keep, masked)
+
+
+def random_masks(
+    batch: int,
+    num_tokens: int,
+    ratio: float,
+    *,
+    device: torch.device | str = "cpu",
+    generator: torch.Generator | None = None,
+) -> Masks:
+    """Hide tokens at random, the same number in each clip.
+
+    Returns: keep (B, K) and masked (B, M) token indices, int64, ascending.
+    Raises: ValueError: ratio outside (0, 1), or nothing left to keep or to hide.
+    Source: HiCMAE, section 3.
+    """
+    num_masked = num_hidden(num_tokens, ratio)
+    noise = torch.rand(batch, num_tokens, device=device, generator=generator)
+    order = noise.argsort(dim=1)
+    return Masks(
+        keep=order[:, num_masked:].sort(dim=1).values,
+        masked=order[:, :num_masked].sort(dim=1).values,
+    )
+
+
+def num_hidden(num_tokens: int, ratio: float) -> int:
+    """Tokens that a mask ratio hides: the share, rounded down.
+
+    Raises: ValueError: ratio outside (0, 1), or nothing left to keep or to hide.
+    """
+    if not 0 < ratio < 1:
+        raise ValueError(f"mask ratio {ratio} must lie between 0 and 1")
+    # The tolerance keeps 0.29 x 100 at 29, which floating point puts just below it.
+    num_masked = math.floor(ratio * num_tokens + 1e-9)
+    if not 0 < num_masked < num_tokens:
+        raise ValueError(
+            f"mask ratio {ratio} hides {num_masked} of {num_tokens} tokens: "
+            "at least one must be hidden and one kept"
+        )
+    return num_masked
+
+
+def masks_from_hidden(hidden: Tensor) -> Masks:
+    """Turn a boolean mask (B, N; True = hidden) into index tensors.
+
+    Raises: ValueError: clips that hide different numbers of tokens.
+    """
+    counts = hidden.sum(dim=1)
+    if not bool((counts == counts[0]).all()):
+        raise ValueError(
+            f"a mask must hide equally many tokens in each clip (found {counts.tolist()})"
+        )
+    order = hidden.int().argsort(dim=1, stable=True)  # visible ascending, then hidden ascending
+    num_visible = hidden.shape[1] - int(counts[0])
+    return Masks(keep=order[:, :num_visible], masked=order[:, num_visible:])

@@ -1,0 +1,64 @@
+"""What the decoders are asked to predict: standardised values of the hidden tokens."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from einops import rearrange
+from torch import Tensor
+
+EPSILON = 1e-6  # added to a patch's standard deviation; reference facts, objective section
+
+
+class Standardised(NamedTuple):
+    """Values minus their mean over their standard deviation, and what undoes it.
+
+    Attributes:
+        values: (…, P) standardised.
+        mean: broadcastable to ``values``.
+        std: broadcastable to ``values``; epsilon included.
+    """
+
+    values: Tensor
+    mean: Tensor
+    std: Tensor
+
+
+def standardise(values: Tensor, dim: int) -> Standardised:
+    """Subtract the mean and divide by the unbiased standard deviation + 1e-6 along ``dim``."""
+    mean = values.mean(dim=dim, keepdim=True)
+    std = values.std(dim=dim, keepdim=True) + EPSILON
+    return Standardised((values - mean) / std, mean, std)
+
+
+def video_target(
+    tubelets: Tensor,
+    *,
+    tubelet_frames: int,
+    image_mean: tuple[float, ...],
+    image_std: tuple[float, ...],
+    frame_difference: bool,
+) -> Tensor:
+    """Targets of hidden tubelets (B, M, P), cut from normalised video.
+
+    Each colour channel, in [0, 1], is standardised over the tubelet; with ``frame_difference``
+    every frame after the first then gives way to its difference from the one before.
+
+    Returns: (B, M, P) float32, P in order (frame, row, column, channel).
+    Source: HiCMAE, section 3.4; reference facts, objective section.
+    """
+    mean = torch.tensor(image_mean, device=tubelets.device)
+    std = torch.tensor(image_std, device=tubelets.device)
+    pixels = rearrange(tubelets.float(), "b m (p c) -> b m p c", c=len(image_mean)) * std + mean
+    values = rearrange(
+        standardise(pixels, dim=2).values, "b m (f p) c -> b m f (p c)", f=tubelet_frames
+    )
+    if frame_difference:
+        values = torch.cat((values[:, :, :1], values.diff(dim=2)), dim=2)
+    return rearrange(values, "b m f q -> b m (f q)")
+
+
+def audio_target(patches: Tensor) -> Tensor:
+    """Targets of hidden filter-bank patches (B, M, P): standardised over each patch, float32."""
+    return standardise(patches.float(), dim=2).values

@@ -1,0 +1,73 @@
+"""Parameter groups of the optimizer: weight decay only on matrices, layer-wise learning rates."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from torch import nn
+
+_ENCODER_LAYER = re.compile(r"encoder\.(?:video|audio)\.blocks\.(\d+)\.")
+_FUSION_LAYER = re.compile(r"encoder\.fusion\.(?:video|audio)\.(\d+)\.")
+_PROJECTION = re.compile(r"encoder\.(?:video|audio)\.project\.")
+
+
+def parameter_groups(
+    model: nn.Module,
+    *,
+    learning_rate: float,
+    weight_decay: float,
+    layer_decay: float | None = None,
+) -> list[dict[str, Any]]:
+    """Group the trainable parameters of a model that holds an ``encoder``.
+
+    Each group has ``params``, ``names``, ``lr`` (= learning_rate * lr_scale), ``lr_scale`` and
+    ``weight_decay``; 1-D parameters have none.
+
+    Args:
+        model: HiCMAE or EmotionModel.
+        learning_rate: Of the last layer.
+        weight_decay: Of matrices.
+        layer_decay: Factor of the learning rate from each layer to the one below; ``None``: one
+            rate for all.
+
+    Source: reference facts, recipes section (both encoders share layer numbers, then the fusion
+    layers, then everything else; the patch projections are layer 0).
+    """
+    depth = {"encoder": 0, "fusion": 0}
+    for name, _ in model.named_parameters():
+        for part, pattern in (("encoder", _ENCODER_LAYER), ("fusion", _FUSION_LAYER)):
+            if match := pattern.search(name):
+                depth[part] = max(depth[part], int(match[1]) + 1)
+    last = depth["encoder"] + depth["fusion"] + 1
+    groups: dict[tuple[int, float], dict[str, Any]] = {}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        layer = last if layer_decay is None else layer_number(name, depth["encoder"], last)
+        decay = 0.0 if parameter.ndim <= 1 else weight_decay
+        scale = 1.0 if layer_decay is None else layer_decay ** (last - layer)
+        group = groups.setdefault(
+            (layer, decay),
+            {
+                "params": [],
+                "names": [],
+                "lr": learning_rate * scale,
+                "lr_scale": scale,
+                "weight_decay": decay,
+            },
+        )
+        group["params"].append(parameter)
+        group["names"].append(name)
+    return list(groups.values())
+
+
+def layer_number(name: str, encoder_depth: int, last: int) -> int:
+    """Layer of a parameter: 0 for projections, 1.. for encoder and fusion layers, else ``last``."""
+    if _PROJECTION.search(name):
+        return 0
+    if match := _ENCODER_LAYER.search(name):
+        return int(match[1]) + 1
+    if match := _FUSION_LAYER.search(name):
+        return encoder_depth + int(match[1]) + 1
+    return last

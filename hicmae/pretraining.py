@@ -1,0 +1,214 @@
+"""HiCMAE: the encoder, two decoders and the objective that trains them together."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from hicmae.blocks import xavier_linears
+from hicmae.decoder import ReconstructionDecoder
+from hicmae.encoder import AudioVisualEncoder, EncoderOutput, ModalityTokens
+from hicmae.masks import Masks, masks_from_hidden, num_hidden, random_masks, tube_masks
+from hicmae.objective import audio_target, contrast, reconstruction, video_target
+from hicmae.patches import fbank_patches, take_tokens, tubelets
+from hicmae.settings import ModelConfig, ObjectiveConfig
+
+
+class PretrainOutput(NamedTuple):
+    """One pretraining step.
+
+    Attributes:
+        loss: 0-d, weighted sum of the terms.
+        terms: ``video``, ``audio``, ``contrast`` (sum over layers, before its weight), and
+            ``contrast_accuracy_layer<l>``; 0-d, without gradients.
+        video_prediction: (B, M, P) hidden tubelets.
+        audio_prediction: (B, M, P) hidden filter-bank patches.
+        video_target: (B, M, P) what was asked for.
+        audio_target: (B, M, P) what was asked for.
+        contrast_logits: (B, B') of each contrasted layer, video to audio.
+        video_masks: visible and hidden tubelets.
+        audio_masks: visible and hidden filter-bank patches.
+    """
+
+    loss: Tensor
+    terms: dict[str, Tensor]
+    video_prediction: Tensor
+    audio_prediction: Tensor
+    video_target: Tensor
+    audio_target: Tensor
+    contrast_logits: tuple[Tensor, ...]
+    video_masks: Masks
+    audio_masks: Masks
+
+
+class HiCMAE(nn.Module):
+    """Hierarchical contrastive masked autoencoder.
+
+    Args:
+        config: Sizes.
+        objective: Masks, weights and ablations.
+
+    Raises: ValueError: contrast layers outside the encoder, mask ratios that leave nothing.
+    Source: HiCMAE, arXiv 2401.05698.
+    """
+
+    def __init__(self, config: ModelConfig, objective: ObjectiveConfig | None = None) -> None:
+        super().__init__()
+        self.config = config
+        self.objective = objective = objective or ObjectiveConfig()
+        self.skip_layers = config.feature_layers if objective.skip_connections else ()
+        self.contrast_layers = _contrast_layers(config, objective)
+        _, height, width = config.video_grid
+        num_hidden(height * width, objective.video_mask_ratio)
+        num_hidden(config.num_audio_tokens, objective.audio_mask_ratio)
+
+        layers = sorted({*self.skip_layers, *self.contrast_layers})
+        self.encoder = AudioVisualEncoder(config, layers=layers)
+        projections = (self.encoder.video.project, self.encoder.audio.project)
+        for block in self.encoder.modules():
+            # The patch projections keep PyTorch's own initialisation: they are convolutions in
+            # the reference, which its Xavier rule does not touch.
+            if block not in projections:
+                xavier_linears(block)
+        self.video_decoder = ReconstructionDecoder(
+            config,
+            num_tokens=config.num_video_tokens,
+            num_values=config.tubelet_values,
+            num_skips=len(self.skip_layers),
+        )
+        self.audio_decoder = ReconstructionDecoder(
+            config,
+            num_tokens=config.num_audio_tokens,
+            num_values=config.patch_values,
+            num_skips=len(self.skip_layers),
+        )
+
+    def forward(
+        self,
+        video: Tensor,
+        fbank: Tensor,
+        *,
+        video_mask: Tensor | None = None,
+        fbank_mask: Tensor | None = None,
+    ) -> PretrainOutput:
+        """Hide, encode, reconstruct and contrast a batch of clips.
+
+        Args:
+            video: Normalised frames (B, 3, T, H, W).
+            fbank: Normalised filter banks (B, S, F).
+            video_mask: Boolean (B, N), True = hidden; drawn at random if none is given.
+            fbank_mask: The same of the filter bank.
+        """
+        video_masks, audio_masks = self._masks(video, video_mask, fbank_mask)
+        encoded = self.encoder(
+            video, fbank, video_keep=video_masks.keep, fbank_keep=audio_masks.keep
+        )
+        assert encoded.video is not None
+        assert encoded.audio is not None
+        video_prediction = self.video_decoder(
+            encoded.video.fused, self._take(encoded.video, self.skip_layers), video_masks
+        )
+        audio_prediction = self.audio_decoder(
+            encoded.audio.fused, self._take(encoded.audio, self.skip_layers), audio_masks
+        )
+        target_video, target_audio = self._targets(video, fbank, video_masks, audio_masks)
+        weights = self.objective
+        video_loss = reconstruction(video_prediction, target_video)
+        audio_loss = reconstruction(audio_prediction, target_audio)
+        loss = weights.video_weight * video_loss + weights.audio_weight * audio_loss
+        terms = {"video": video_loss.detach(), "audio": audio_loss.detach()}
+        logits: tuple[Tensor, ...] = ()
+        if self.contrast_layers:
+            contrast_loss, logits, accuracies = self._contrast(encoded)
+            loss = loss + weights.contrast_weight * contrast_loss
+            terms |= {"contrast": contrast_loss.detach()} | accuracies
+        return PretrainOutput(
+            loss=loss,
+            terms=terms,
+            video_prediction=video_prediction,
+            audio_prediction=audio_prediction,
+            video_target=target_video,
+            audio_target=target_audio,
+            contrast_logits=logits,
+            video_masks=video_masks,
+            audio_masks=audio_masks,
+        )
+
+    def _masks(
+        self, video: Tensor, video_mask: Tensor | None, fbank_mask: Tensor | None
+    ) -> tuple[Masks, Masks]:
+        batch, device, objective = len(video), video.device, self.objective
+        return (
+            tube_masks(batch, self.config.video_grid, objective.video_mask_ratio, device=device)
+            if video_mask is None
+            else masks_from_hidden(video_mask),
+            random_masks(
+                batch, self.config.num_audio_tokens, objective.audio_mask_ratio, device=device
+            )
+            if fbank_mask is None
+            else masks_from_hidden(fbank_mask),
+        )
+
+    @torch.no_grad()
+    def _targets(
+        self, video: Tensor, fbank: Tensor, video_masks: Masks, audio_masks: Masks
+    ) -> tuple[Tensor, Tensor]:
+        """Targets (B, M, P) of the hidden tubelets and patches only."""
+        config = self.config
+        patch = config.patch_size
+        hidden = take_tokens(tubelets(video, config.tubelet_frames, patch), video_masks.masked)
+        return (
+            video_target(
+                hidden,
+                tubelet_frames=config.tubelet_frames,
+                image_mean=config.input.image_mean,
+                image_std=config.input.image_std,
+                frame_difference=self.objective.frame_difference,
+            ),
+            audio_target(take_tokens(fbank_patches(fbank, patch), audio_masks.masked)),
+        )
+
+    def _contrast(
+        self, encoded: EncoderOutput
+    ) -> tuple[Tensor, tuple[Tensor, ...], dict[str, Tensor]]:
+        """Sum of the layers' contrastive losses, their logits, and their accuracies by name."""
+        assert encoded.video is not None
+        assert encoded.audio is not None
+        results = [
+            contrast(
+                video.mean(dim=1),
+                audio.mean(dim=1),
+                temperature=self.objective.temperature,
+                negatives=self.objective.negatives,
+            )
+            for video, audio in zip(
+                self._take(encoded.video, self.contrast_layers),
+                self._take(encoded.audio, self.contrast_layers),
+                strict=True,
+            )
+        ]
+        loss = torch.stack([result.loss for result in results]).sum()
+        accuracies = {
+            f"contrast_accuracy_layer{layer}": result.accuracy
+            for layer, result in zip(self.contrast_layers, results, strict=True)
+        }
+        return loss, tuple(result.logits for result in results), accuracies
+
+    def _take(self, tokens: ModalityTokens, layers: tuple[int, ...]) -> list[Tensor]:
+        """The tokens of some of the layers that the encoder was asked for."""
+        return [tokens.layers[self.encoder.layers.index(layer)] for layer in layers]
+
+
+def _contrast_layers(config: ModelConfig, objective: ObjectiveConfig) -> tuple[int, ...]:
+    if not objective.contrast:
+        return ()
+    layers = objective.contrast_layers or config.feature_layers
+    wrong = [layer for layer in layers if not 1 <= layer <= config.encoder_depth]
+    if wrong:
+        raise ValueError(
+            f"objective: contrast_layers = {layers} name layers {wrong} "
+            f"of an encoder that has 1..{config.encoder_depth}"
+        )
+    return tuple(layers)

@@ -1,0 +1,230 @@
+"""What a network and its input look like, as frozen dataclasses.
+
+For: the sizes of the network, the geometry and normalisation of its input, and the settings of
+the pretraining objective. They travel in every checkpoint. Not for: recipes (learning rates,
+epochs, data), which belong to the rooms that train.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+# Mean and standard deviation of ImageNet's training images, RGB in [0, 1].
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True, kw_only=True)
+class InputConfig:
+    """One clip as the network sees it; the same settings build, train and predict.
+
+    Args:
+        image_size: Side of the square face crop, pixels.
+        num_frames: Frames of a clip.
+        frame_stride: Distance of neighbouring frames of a clip, in frames of the source.
+        fps: Frame rate of the source after resampling by time, frames per second.
+        sample_rate: Sound, Hz.
+        fbank_frames: Length of the filter bank, frames of 10 ms.
+        mel_bins: Height of the filter bank.
+        pad: Filter-bank frames after the end of the sound: ``zeros`` before normalisation, as the
+            published weights were trained, or ``silence`` (the floor of the logarithm).
+        fbank_mean: Mean of the log-mel values. Source: HiCMAE's published code.
+        fbank_std: Standard deviation of the log-mel values; inputs are divided by twice this.
+        image_mean: Mean of each colour channel, in [0, 1].
+        image_std: Standard deviation of each colour channel.
+    """
+
+    image_size: int = 160
+    num_frames: int = 16
+    frame_stride: int = 4
+    fps: float = 25.0
+    sample_rate: int = 16000
+    fbank_frames: int = 256
+    mel_bins: int = 128
+    pad: Literal["zeros", "silence"] = "zeros"
+    fbank_mean: float = -4.2677393
+    fbank_std: float = 4.5689974
+    image_mean: tuple[float, float, float] = IMAGENET_MEAN
+    image_std: tuple[float, float, float] = IMAGENET_STD
+
+    def __post_init__(self) -> None:
+        problems = [
+            f"{name} = {getattr(self, name)} (must be positive)"
+            for name in (
+                "image_size",
+                "num_frames",
+                "frame_stride",
+                "fps",
+                "sample_rate",
+                "fbank_frames",
+                "mel_bins",
+                "fbank_std",
+            )
+            if getattr(self, name) <= 0
+        ]
+        if min(self.image_std) <= 0:
+            problems.append(f"image_std = {self.image_std} (each must be positive)")
+        _raise_all("input", problems)
+
+    @property
+    def clip_seconds(self) -> float:
+        """Time that one clip covers, seconds: every frame stands for ``frame_stride`` frames."""
+        return self.num_frames * self.frame_stride / self.fps
+
+    @property
+    def clip_samples(self) -> int:
+        """Sound samples of the same span."""
+        return round(self.clip_seconds * self.sample_rate)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """Sizes of the network. A size is one YAML in ``configs/model/``.
+
+    Args:
+        input: The clip it takes.
+        tubelet_frames: Frames of a tubelet.
+        patch_size: Side of a tubelet and of a filter-bank patch.
+        encoder_dim: Width of both encoders and of the fusion.
+        encoder_heads: Attention heads of the same.
+        encoder_depth: Layers of each encoder.
+        fusion_depth: Layers of the fusion encoder.
+        decoder_dim: Width of both reconstruction decoders.
+        decoder_heads: Attention heads of the decoders.
+        decoder_depth: Layers of each decoder.
+        feature_layers: Encoder layers (counted from 1) whose tokens are contrasted and handed to
+            the decoders; a decoder of depth d takes at most d - 1 of them.
+        mlp_ratio: Hidden width of an MLP over its width.
+        layer_norm_eps: Epsilon of every layer norm.
+    """
+
+    input: InputConfig = field(default_factory=InputConfig)
+    tubelet_frames: int = 2
+    patch_size: int = 16
+    encoder_dim: int = 512
+    encoder_heads: int = 8
+    encoder_depth: int = 10
+    fusion_depth: int = 2
+    decoder_dim: int = 384
+    decoder_heads: int = 6
+    decoder_depth: int = 4
+    feature_layers: tuple[int, ...] = (4, 7, 10)
+    mlp_ratio: float = 4.0
+    layer_norm_eps: float = 1e-6
+
+    def __post_init__(self) -> None:
+        problems = []
+        for name, size, part in (
+            ("input.num_frames", self.input.num_frames, self.tubelet_frames),
+            ("input.image_size", self.input.image_size, self.patch_size),
+            ("input.fbank_frames", self.input.fbank_frames, self.patch_size),
+            ("input.mel_bins", self.input.mel_bins, self.patch_size),
+            ("encoder_dim", self.encoder_dim, self.encoder_heads),
+            ("decoder_dim", self.decoder_dim, self.decoder_heads),
+        ):
+            if part <= 0 or size % part:
+                problems.append(f"{name} = {size} is no multiple of {part}")
+        for name in ("encoder_depth", "decoder_depth"):
+            if getattr(self, name) < 1:
+                problems.append(f"{name} = {getattr(self, name)} (must be 1 or more)")
+        if self.fusion_depth < 0:
+            problems.append(f"fusion_depth = {self.fusion_depth} (must be 0 or more)")
+        layers = self.feature_layers
+        if list(layers) != sorted(set(layers)) or not all(
+            1 <= layer <= self.encoder_depth for layer in layers
+        ):
+            problems.append(
+                f"feature_layers = {layers} (must ascend within 1..{self.encoder_depth})"
+            )
+        _raise_all("model", problems)
+
+    @property
+    def video_grid(self) -> tuple[int, int, int]:
+        """Tubelets along time, height and width."""
+        side = self.input.image_size // self.patch_size
+        return self.input.num_frames // self.tubelet_frames, side, side
+
+    @property
+    def audio_grid(self) -> tuple[int, int]:
+        """Filter-bank patches along time and frequency."""
+        return self.input.fbank_frames // self.patch_size, self.input.mel_bins // self.patch_size
+
+    @property
+    def num_video_tokens(self) -> int:
+        """Tubelets of a clip."""
+        time, height, width = self.video_grid
+        return time * height * width
+
+    @property
+    def num_audio_tokens(self) -> int:
+        """Filter-bank patches of a clip."""
+        time, frequency = self.audio_grid
+        return time * frequency
+
+    @property
+    def tubelet_values(self) -> int:
+        """Numbers in one tubelet: frames x rows x columns x 3 colours."""
+        return self.tubelet_frames * self.patch_size**2 * 3
+
+    @property
+    def patch_values(self) -> int:
+        """Numbers in one filter-bank patch."""
+        return self.patch_size**2
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectiveConfig:
+    """The pretraining objective; the defaults are the published recipe.
+
+    Args:
+        video_mask_ratio: Share of the spatial cells hidden in every tubelet row.
+        audio_mask_ratio: Share of the filter-bank patches hidden.
+        video_weight: Weight of the video reconstruction loss.
+        audio_weight: Weight of the filter-bank reconstruction loss.
+        contrast: Whether the layers of the two encoders are contrasted.
+        contrast_weight: Weight of the contrastive loss (a sum over layers). 0.1 collapsed in the
+            paper.
+        contrast_layers: Encoder layers (from 1) to contrast; none given: the feature layers.
+        temperature: Divisor of the cosine similarities.
+        negatives: ``local``: the clips of this process, as published (the objective then changes
+            with the number of devices); ``global``: of all processes, gathered with gradients.
+        skip_connections: Whether decoders read the features of the encoder's layers.
+        frame_difference: Whether the second frame of a tubelet's target is its difference from
+            the first.
+    """
+
+    video_mask_ratio: float = 0.9
+    audio_mask_ratio: float = 0.8
+    video_weight: float = 1.0
+    audio_weight: float = 1.0
+    contrast: bool = True
+    contrast_weight: float = 0.0025
+    contrast_layers: tuple[int, ...] | None = None
+    temperature: float = 0.07
+    negatives: Literal["local", "global"] = "local"
+    skip_connections: bool = True
+    frame_difference: bool = True
+
+    def __post_init__(self) -> None:
+        problems = [
+            f"{name} = {getattr(self, name)} (must lie between 0 and 1)"
+            for name in ("video_mask_ratio", "audio_mask_ratio")
+            if not 0 < getattr(self, name) < 1
+        ]
+        problems += [
+            f"{name} = {getattr(self, name)} (must be 0 or more)"
+            for name in ("video_weight", "audio_weight", "contrast_weight")
+            if getattr(self, name) < 0
+        ]
+        if self.temperature <= 0:
+            problems.append(f"temperature = {self.temperature} (must be positive)")
+        if self.contrast_layers is not None and not self.contrast_layers:
+            problems.append("contrast_layers is empty (leave it out, or set contrast: false)")
+        _raise_all("objective", problems)
+
+
+def _raise_all(what: str, problems: list[str]) -> None:
+    """Report every problem of a configuration at once."""
+    if problems:
+        raise ValueError(f"{what}: {'; '.join(problems)}")

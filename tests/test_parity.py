@@ -1,0 +1,205 @@
+"""The network, objective and conversion against the numbers of the authors' network.
+
+Every ``<case>.json`` that has its two tensor files is a case; sizes come from the json.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from hicmae.checkpoint import from_reference, load_weights, reference_name
+from hicmae.emotion import EmotionConfig, EmotionModel
+from hicmae.masks import masks_from_hidden
+from hicmae.objective import video_target
+from hicmae.parameters import parameter_groups
+from hicmae.patches import take_tokens, tubelets
+from hicmae.pretraining import HiCMAE, PretrainOutput
+from hicmae.settings import InputConfig, ModelConfig, ObjectiveConfig
+
+# Cases are collected before any fixture runs, so the folder is found here as conftest finds it.
+PARITY_DIR = Path(
+    os.environ.get("HICMAE_PARITY_DIR") or Path(__file__).parents[2] / "shared" / "parity"
+)
+VALUES = {"atol": 1e-4, "rtol": 0.0}
+LOSSES = {"rel": 1e-5}
+NORMS = {"rel": 1e-3}
+
+
+class Case:
+    """One case: its sizes, tensors, and our networks with its weights."""
+
+    def __init__(self, file: Path) -> None:
+        self.facts: dict[str, Any] = json.loads(file.read_text())
+        self.pretrain = load_file(file.with_name(f"{file.stem}_pretrain.safetensors"))
+        self.finetune = load_file(file.with_name(f"{file.stem}_finetune.safetensors"))
+        sizes = self.facts["config"]
+        self.model = ModelConfig(
+            input=InputConfig(
+                image_size=sizes["image_size"],
+                num_frames=sizes["num_frames"],
+                fbank_frames=sizes["audio_size"][0],
+                mel_bins=sizes["audio_size"][1],
+            ),
+            tubelet_frames=sizes["tubelet_size"],
+            patch_size=sizes["patch_size"],
+            encoder_dim=sizes["encoder_dim"],
+            encoder_heads=sizes["encoder_heads"],
+            encoder_depth=sizes["encoder_depth"],
+            fusion_depth=sizes["fusion_depth"],
+            decoder_dim=sizes["decoder_dim"],
+            decoder_heads=sizes["decoder_heads"],
+            decoder_depth=sizes["decoder_depth"],
+            feature_layers=tuple(layer + 1 for layer in sizes["skip_layers_zero_based"]),
+            mlp_ratio=sizes["mlp_ratio"],
+            layer_norm_eps=sizes["layer_norm_eps"],
+        )
+        self.objective = ObjectiveConfig(
+            video_mask_ratio=sizes["mask_ratio_video"],
+            audio_mask_ratio=sizes["mask_ratio_audio"],
+            temperature=sizes["temperature"],
+            contrast_weight=sizes["contrastive_weight"],
+            frame_difference=sizes["frame_difference_target_used_in_loss"],
+        )
+
+    def hicmae(self) -> HiCMAE:
+        network = HiCMAE(self.model, self.objective)
+        load_weights(network, from_reference(parameters(self.pretrain)), where="case")
+        return network
+
+    def step(self, network: HiCMAE) -> PretrainOutput:
+        return network(
+            self.pretrain["video"],
+            self.pretrain["audio"].squeeze(1),
+            video_mask=self.pretrain["mask_video"],
+            fbank_mask=self.pretrain["mask_audio"],
+        )
+
+    def emotion(self) -> EmotionModel:
+        network = EmotionModel(self.model, EmotionConfig(num_outputs=self.facts["num_classes"]))
+        load_weights(network, from_reference(parameters(self.finetune)), where="case")
+        return network.eval()
+
+
+def parameters(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {
+        name.removeprefix("param."): value
+        for name, value in tensors.items()
+        if name.startswith("param.")
+    }
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "case" in metafunc.fixturenames:
+        files = sorted(
+            file
+            for file in PARITY_DIR.glob("*.json")
+            if file.with_name(f"{file.stem}_pretrain.safetensors").is_file()
+        )
+        skipped = [pytest.param(None, marks=pytest.mark.skip(f"no cases in {PARITY_DIR}"))]
+        metafunc.parametrize(
+            "case", [pytest.param(file, id=file.stem) for file in files] or skipped, indirect=True
+        )
+
+
+@pytest.fixture(scope="module")
+def case(request: pytest.FixtureRequest) -> Case:
+    return Case(request.param)
+
+
+def test_targets_are_those_of_the_reference(case: Case) -> None:
+    output = case.step(case.hicmae())
+    torch.testing.assert_close(
+        output.video_target, case.pretrain["target_video_framediff"], **VALUES
+    )
+    torch.testing.assert_close(output.audio_target, case.pretrain["target_audio"], **VALUES)
+
+
+def test_video_target_without_frame_difference_is_that_of_the_reference(case: Case) -> None:
+    cut = tubelets(case.pretrain["video"], case.model.tubelet_frames, case.model.patch_size)
+    target = video_target(
+        take_tokens(cut, masks_from_hidden(case.pretrain["mask_video"]).masked),
+        tubelet_frames=case.model.tubelet_frames,
+        image_mean=case.model.input.image_mean,
+        image_std=case.model.input.image_std,
+        frame_difference=False,
+    )
+    torch.testing.assert_close(target, case.pretrain["target_video"], **VALUES)
+
+
+def test_predictions_are_those_of_the_reference(case: Case) -> None:
+    output = case.step(case.hicmae())
+    torch.testing.assert_close(output.video_prediction, case.pretrain["pred_video"], **VALUES)
+    torch.testing.assert_close(output.audio_prediction, case.pretrain["pred_audio"], **VALUES)
+
+
+def test_contrast_logits_are_those_of_the_reference(case: Case) -> None:
+    output = case.step(case.hicmae())
+    expected = [
+        case.pretrain[f"logits_video_to_audio.{i}"] for i in range(len(case.model.feature_layers))
+    ]
+    assert len(output.contrast_logits) == len(expected)
+    for found, wanted in zip(output.contrast_logits, expected, strict=True):
+        torch.testing.assert_close(found, wanted, **VALUES)
+
+
+def test_every_loss_is_that_of_the_reference(case: Case) -> None:
+    output = case.step(case.hicmae())
+    found = {
+        "loss_video": output.terms["video"],
+        "loss_audio": output.terms["audio"],
+        "loss_contrastive": output.terms["contrast"],
+        "loss_total": output.loss,
+    }
+    for name, value in found.items():
+        assert value.item() == pytest.approx(case.pretrain[name].item(), **LOSSES), name
+
+
+def test_gradient_norms_are_those_of_the_reference(case: Case) -> None:
+    network = case.hicmae()
+    case.step(network).loss.backward()
+    found = {name: value.grad for name, value in network.named_parameters()}
+    expected = {reference_name(name): v for name, v in case.facts["gradient_norms"].items()}
+    assert set(found) == set(expected)
+    for name, wanted in expected.items():
+        gradient = found[name]
+        assert gradient is not None, name
+        assert gradient.norm().item() == pytest.approx(wanted, abs=1e-9, **NORMS), name
+
+
+def test_finetuning_features_and_logits_are_those_of_the_reference(case: Case) -> None:
+    network = case.emotion()
+    clip = case.finetune["video"], case.finetune["audio"].squeeze(1)
+    with torch.no_grad():
+        torch.testing.assert_close(network.features(*clip), case.finetune["features"], **VALUES)
+        torch.testing.assert_close(network(*clip), case.finetune["logits"], **VALUES)
+
+
+def test_finetuning_takes_its_encoder_from_pretraining(case: Case) -> None:
+    pretrained, finetuned = case.hicmae().encoder, case.emotion().encoder
+    for name, value in pretrained.state_dict().items():
+        assert torch.equal(value, finetuned.state_dict()[name]), name
+
+
+def test_parameter_groups_are_those_of_the_reference(case: Case) -> None:
+    groups = parameter_groups(
+        case.emotion(),
+        learning_rate=0.5,
+        weight_decay=0.05,
+        layer_decay=case.facts["layer_decay"],
+    )
+    found = {name: group for group in groups for name in group["names"]}
+    expected = case.facts["finetune_parameter_groups"]
+    assert set(found) == {reference_name(name) for name in expected}
+    for name, wanted in expected.items():
+        group = found[reference_name(name)]
+        assert group["lr_scale"] == pytest.approx(wanted["lr_scale"]), name
+        assert group["lr"] == pytest.approx(0.5 * wanted["lr_scale"]), name
+        assert group["weight_decay"] == wanted["weight_decay"], name
