@@ -32,7 +32,7 @@ class SelfAttention(nn.Module):
         bias = torch.cat((self.query_bias, torch.zeros_like(self.query_bias), self.value_bias))
         qkv = F.linear(tokens, self.qkv.weight, bias)
         query, key, value = rearrange(qkv, "b n (s h d) -> s b h n d", s=3, h=self.num_heads)
-        attended = F.scaled_dot_product_attention(query, key, value)  # (B, heads, N, D / heads)
+        attended = attend(query, key, value)  # (B, heads, N, D / heads)
         return self.out(rearrange(attended, "b h n d -> b n (h d)"))
 
 
@@ -53,7 +53,7 @@ class CrossAttention(nn.Module):
         key_value = F.linear(context, self.key_value.weight, bias)
         query = rearrange(self.query(tokens), "b n (h d) -> b h n d", h=self.num_heads)
         key, value = rearrange(key_value, "b m (s h d) -> s b h m d", s=2, h=self.num_heads)
-        attended = F.scaled_dot_product_attention(query, key, value)
+        attended = attend(query, key, value)
         return self.out(rearrange(attended, "b h n d -> b n (h d)"))
 
 
@@ -96,6 +96,19 @@ class CrossBlock(Block):
             read = self.cross_attention(self.cross_norm(tokens), self.context_norm(context))
             tokens = tokens + self.drop_path(read)
         return super().forward(tokens)
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Attention of (B, heads, N, d) to (B, heads, M, d): softmax(query key' / sqrt(d)) value.
+
+    PyTorch's fused kernel, but for bfloat16 on a CPU, where forward and backward of two plain
+    products took a third of its time (112 against 367 ms for 4 clips of 800 tokens with 8 heads,
+    7 against 28 ms for 32 clips of 128 tokens with 4, on two cores with AVX-512 BF16).
+    """
+    if query.device.type == "cpu" and query.dtype == torch.bfloat16:
+        scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-2, -1)
+        return scores.softmax(dim=-1) @ value
+    return F.scaled_dot_product_attention(query, key, value)
 
 
 def sinusoid_positions(num_tokens: int, dim: int) -> Tensor:

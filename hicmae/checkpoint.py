@@ -111,7 +111,7 @@ def _read(folder: Path) -> Checkpoint:
         document = dict(json.loads((folder / CONFIG).read_text()))
         version, kind = document.pop("format_version"), document.pop("kind")
         tensors = load_file(folder / WEIGHTS)
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{folder / CONFIG}: damaged configuration ({error})") from error
     except SafetensorError as error:
         raise ValueError(f"{folder / WEIGHTS}: damaged weights ({error})") from error
