@@ -1,0 +1,106 @@
+"""Which frames of a sample make a clip, and which sound belongs to them.
+
+For: every reader, training and test alike. Frame i of a sample is at time i / fps and sound
+sample j at j / sample_rate, so picture and sound are matched by time alone. Not for: decoding.
+
+Shape letters: T frames of a clip.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from hicmae.settings import InputConfig
+
+
+def train_indices(
+    num_frames_available: int, clip: InputConfig, rng: np.random.Generator
+) -> np.ndarray:
+    """Draw one training clip: a random start, then exactly every ``frame_stride``-th frame.
+
+    Every start at which the whole clip fits is equally likely, so each end of a sample is reached.
+    A sample shorter than the clip starts at its first frame, and its last frame is held.
+
+    Deviation: the reference spreads the 16 frames over 64 by ``linspace`` (a stride of 4.27) and
+    never draws the last frame of a long sample.
+
+    Args:
+        num_frames_available: Frames of the sample.
+        clip: Number of frames and their stride.
+        rng: Source of the draw.
+
+    Returns: (T,) int64 indices, ascending.
+    Raises: ValueError: the sample has no frames.
+    """
+    _require_frames(num_frames_available)
+    offsets = np.arange(clip.num_frames, dtype=np.int64) * clip.frame_stride
+    num_starts = max(1, num_frames_available - int(offsets[-1]))
+    start = int(rng.integers(num_starts))
+    return np.minimum(start + offsets, num_frames_available - 1)
+
+
+def test_views(
+    num_frames_available: int, num_frames: int, stride: int, num_segments: int
+) -> list[np.ndarray]:
+    """Clips of a sample at test time, spread evenly from its first to its last possible start.
+
+    The sample is read at every ``stride``-th frame from frame 0 on; the last one read is repeated
+    until there are ``num_frames``. Segment k of n starts at position floor(k·last / (n - 1)) of
+    that list, in exact integer arithmetic. A single segment is the middle one.
+
+    Deviation: the reference tests two spatial crops a segment, which are identical for square
+    frames; here there is one.
+
+    Args:
+        num_frames_available: Frames of the sample.
+        num_frames: Frames of a clip (T).
+        stride: Distance of neighbouring frames of a clip, in frames of the sample.
+        num_segments: Clips wanted; those of a short sample coincide.
+
+    Returns: ``num_segments`` arrays (T,), int64 indices, ascending.
+    Raises: ValueError: the sample has no frames, or a number that has to be positive is not.
+    """
+    _require_frames(num_frames_available)
+    if min(num_frames, stride, num_segments) < 1:
+        raise ValueError(
+            f"test views: num_frames = {num_frames}, stride = {stride}, "
+            f"num_segments = {num_segments} (each must be 1 or more)"
+        )
+    positions = np.arange(0, num_frames_available, stride, dtype=np.int64)
+    if len(positions) < num_frames:
+        positions = np.pad(positions, (0, num_frames - len(positions)), mode="edge")
+    last_start = len(positions) - num_frames
+    if num_segments == 1:
+        starts = [last_start // 2]
+    else:
+        starts = [k * last_start // (num_segments - 1) for k in range(num_segments)]
+    return [positions[start : start + num_frames] for start in starts]
+
+
+# pytest collects functions by this prefix wherever a test module imports them.
+test_views.__test__ = False  # type: ignore[attr-defined]
+
+
+def sound_span(first_index: int, input: InputConfig) -> tuple[int, int]:
+    """The sound of the view that starts at frame ``first_index``.
+
+    Deviation: the reference places the sound by the share of frame images before it, which drifts
+    with dropped frames and other frame rates; here it is by time.
+
+    Args:
+        first_index: First frame of the view, in frames of the sample.
+        input: Frame rate, sample rate and span of a clip.
+
+    Returns: Start and stop, sound samples counted from the sample's beginning; stop - start is
+        ``input.clip_samples`` and may lie beyond the end of the sound, where readers pad.
+    """
+    start = round(first_index / input.fps * input.sample_rate)
+    return start, start + input.clip_samples
+
+
+def _require_frames(num_frames_available: int) -> None:
+    if num_frames_available < 1:
+        raise ValueError(
+            f"views: the sample has {num_frames_available} frames (must be 1 or more); "
+            "check its shard with `hicmae shards check`"
+        )

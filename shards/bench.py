@@ -1,0 +1,212 @@
+"""How fast shards are read on this machine: the command ``hicmae bench loader``.
+
+For: clips a second of both readers, and of what one would do without shards, in the same run. Not
+for: training steps (``pretrain/bench.py``).
+"""
+
+from __future__ import annotations
+
+import json as jsonlib
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from hicmae.settings import InputConfig
+from shards.bench_media import raw_clips, raw_files, write_bench_shards
+from shards.index import Index, read_index
+from shards.random_access import ShardDataset
+from shards.sample import collate
+from shards.streaming import StreamConfig, clip_stream
+
+_NOTE = (
+    "A clip is {num_frames} frames at stride {frame_stride} and {clip_seconds:.2f} s of sound. "
+    "Samples are {mean_sample_seconds:.1f} s long, an image is {mean_frame_bytes:.0f} bytes. "
+    "From shards come uint8 frames and int16 sound (crop, normalisation and filter bank run on the "
+    "training device); from raw video, normalised frames and a filter bank, made on the CPU."
+)
+
+
+def bench_loader(
+    *,
+    shards: Path | None = None,
+    media: Path | None = None,
+    seconds: float = 5.0,
+    workers: tuple[int, ...] = (0, 1, 2),
+    batch_size: int = 8,
+    split: str = "all",
+    json: Path | None = None,
+) -> dict[str, Any]:
+    """Measure how many clips a second are read, and print a table.
+
+    Every process is held to one thread, so that a process is a core. ``0`` workers reads in the
+    measuring process itself.
+
+    Args:
+        shards: A folder of shards; none given: a temporary one of synthetic 160-pixel faces.
+        media: A video, or a folder of some, to read without shards for comparison; none given:
+            ``$HICMAE_CLIPS_DIR/talking/vox_*.mp4`` (by default ``../shared/clips``) if it exists.
+        seconds: How long to measure each line.
+        workers: Numbers of loader processes to try.
+        batch_size: Clips of a batch.
+        split: Split of the shards to read.
+        json: File for the figures.
+
+    Returns: The figures. ``clips_per_second``: the stream with the first number of workers;
+        ``raw_clips_per_second`` and ``ratio`` (over it) where there is raw media;
+        ``random_access_clips_per_second``; ``lines``: everything in the table.
+
+    Raises:
+        ValueError: A number is out of range, or the shards cannot be read.
+    """
+    if seconds <= 0 or batch_size < 1 or not workers or min(workers) < 0:
+        raise ValueError(
+            f"seconds = {seconds}, batch_size = {batch_size}, workers = {workers} (seconds must "
+            "be positive, batch_size 1 or more, and one or more numbers of workers 0 or more)"
+        )
+    files = raw_files(media)
+    with tempfile.TemporaryDirectory(prefix="hicmae-bench-") as scratch, _one_thread():
+        folder = Path(scratch) / "shards" if shards is None else shards
+        if shards is None:
+            write_bench_shards(folder)
+        index = read_index(folder)
+        input = replace(InputConfig(), fps=float(index.table["fps"].iloc[0]))
+        lines = []
+        for count in workers:
+            batches = _streamed(index, input, batch_size, split, count)
+            lines.append(_line("stream", count, _rate(batches, seconds), index))
+        batches = _random(index, input, batch_size)
+        lines.append(_line("random access", 0, _rate(batches, seconds), index))
+        if files:
+            clips = raw_clips(files, input, Path(scratch))
+            lines.append(_line("raw video", 0, _rate(clips, seconds), None))
+        figures = _figures(lines, index, input, len(files))
+    _print(figures)
+    if json is not None:
+        json.parent.mkdir(parents=True, exist_ok=True)
+        beside = json.with_name(f"{json.name}.part")
+        beside.write_text(jsonlib.dumps(figures, indent=2) + "\n", encoding="utf-8")
+        beside.replace(json)
+    return figures
+
+
+def _streamed(
+    index: Index, input: InputConfig, batch_size: int, split: str, workers: int
+) -> Iterator[int]:
+    """Clips of each batch of the stream, for ever."""
+    config = StreamConfig(
+        batch_size=batch_size,
+        shuffle_buffer=64,  # small, or filling it would be measured
+        split=split,
+        sound="optional",
+        on_bad="raise",
+    )
+    stream = clip_stream(index.folder, input, config, seed=0, rank=0, world_size=1)
+    loader = torch.utils.data.DataLoader(stream, batch_size=None, num_workers=workers)
+    for batch in loader:
+        yield len(batch["keys"])
+
+
+def _random(index: Index, input: InputConfig, batch_size: int) -> Iterator[int]:
+    """Clips of each batch of a shuffled fold, for ever."""
+    dataset = ShardDataset(index, input=input, require_sound=False)
+    loader = torch.utils.data.DataLoader(
+        dataset, batch_size=batch_size, shuffle=True, collate_fn=collate
+    )
+    while True:
+        for batch in loader:
+            yield len(batch["keys"])
+
+
+def _rate(batches: Iterator[int], seconds: float) -> float:
+    """Clips a second, from the end of one batch to the end of another."""
+    for _ in range(4):  # buffers, caches and worker processes are warm after these
+        next(batches)
+    start, num_clips = time.perf_counter(), 0
+    while (elapsed := time.perf_counter() - start) < seconds or not num_clips:
+        num_clips += next(batches)
+    return num_clips / elapsed
+
+
+def _line(what: str, workers: int, rate: float, index: Index | None) -> dict[str, Any]:
+    """One line of the table; a stream reads all bytes of its samples, random access does not."""
+    size = None
+    if index is not None and what == "stream":
+        size = sum(shard["bytes"] for shard in index.info["shards"]) / len(index.table) * rate / 1e6
+    return {
+        "what": what,
+        "workers": workers,
+        "clips_per_second": rate,
+        "milliseconds_per_clip": 1000 / rate,
+        "megabytes_per_second": size,
+    }
+
+
+def _figures(
+    lines: list[dict[str, Any]], index: Index, input: InputConfig, num_files: int
+) -> dict[str, Any]:
+    """What goes into the JSON file."""
+    table = index.table
+    rates = {line["what"]: line["clips_per_second"] for line in reversed(lines)}
+    figures: dict[str, Any] = {
+        "clips_per_second": rates["stream"],
+        "random_access_clips_per_second": rates["random access"],
+        "raw_clips_per_second": rates.get("raw video"),
+        "ratio": rates["stream"] / rates["raw video"] if "raw video" in rates else None,
+        "num_raw_files": num_files,
+        "lines": lines,
+        "num_frames": input.num_frames,
+        "frame_stride": input.frame_stride,
+        "clip_seconds": input.clip_seconds,
+        "mean_sample_seconds": float(table["seconds"].mean()),
+        "mean_frame_bytes": float(table["mjpg_length"].sum() / table["num_frames"].sum()),
+        "num_cores": len(os.sched_getaffinity(0)),
+        "load_average": os.getloadavg()[0],
+    }
+    return figures
+
+
+def _print(figures: dict[str, Any]) -> None:
+    table = Table(title="Loading clips")
+    table.add_column("reader")
+    for name in ("loader processes", "clips/s", "ms/clip", "MB/s"):
+        table.add_column(name, justify="right")
+    for line in figures["lines"]:
+        size = line["megabytes_per_second"]
+        table.add_row(
+            line["what"],
+            str(line["workers"] or "none, in this process"),
+            f"{line['clips_per_second']:.0f}",
+            f"{line['milliseconds_per_clip']:.2f}",
+            "" if size is None else f"{size:.0f}",
+        )
+    console = Console()
+    console.print(table)
+    console.print(_NOTE.format(**figures), highlight=False)
+    if figures["ratio"] is not None:
+        console.print(
+            f"The stream gives {figures['ratio']:.1f} times the clips of raw video "
+            f"({figures['num_raw_files']} files)."
+        )
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Hold torch and OpenCV to one thread, so that a process is a core."""
+    before = torch.get_num_threads(), cv2.getNumThreads()
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before[0])
+        cv2.setNumThreads(before[1])

@@ -1,0 +1,185 @@
+"""Media for ``hicmae bench loader``: synthetic shards, and the raw videos they compete with.
+
+For: samples of the size and decoding cost of real faces, and the usual way of loading without
+shards. Not for: the corpus that is learned from (``synthesis/``).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import itertools
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import cv2
+import decord
+import numpy as np
+import soundfile
+import torch
+import torchaudio
+
+from hicmae.media.sound import read_sound
+from hicmae.settings import InputConfig
+from hicmae.views import sound_span, train_indices
+from shards.index import write_index
+from shards.schema import Digests, FaceInfo, SampleInfo, SourceFile
+from shards.writer import ShardWriter
+
+SAMPLE_SECONDS = 8.0
+_FPS, _SIDE, _RATE = 25, 160, 16000
+_REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+def write_bench_shards(folder: Path, num_samples: int = 48) -> None:
+    """Write shards of noisy synthetic faces: about 5 KB an image, 8 s a sample.
+
+    Args:
+        folder: Made here.
+        num_samples: Samples, 16 a shard.
+    """
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    # Encoding takes longest; the cost of reading is in bytes and blocks, not in new faces.
+    jpegs = [_jpeg(_face(rng, phase)) for phase in np.linspace(0, 2 * np.pi, 50, endpoint=False)]
+    num_frames = round(SAMPLE_SECONDS * _FPS)
+    with ShardWriter(folder, samples_per_shard=16) as writer:
+        for number in range(num_samples):
+            images = [jpegs[(number + frame) % len(jpegs)] for frame in range(num_frames)]
+            mjpg, wav = b"".join(images), _wav(rng)
+            info = SampleInfo(
+                key=f"bench/{number:05d}",
+                source=SourceFile(path="synthetic", sha256="0" * 64, bytes=0),
+                start_seconds=0.0,
+                end_seconds=SAMPLE_SECONDS,
+                fps=float(_FPS),
+                num_frames=num_frames,
+                frame_offsets=tuple(np.cumsum([0, *map(len, images)]).tolist()),
+                face_size=_SIDE,
+                sound="present",
+                num_samples=round(SAMPLE_SECONDS * _RATE),
+                padded_samples=0,
+                sample_rate=_RATE,
+                faces=FaceInfo(
+                    policy="none", detector="none", coverage=1.0, found_by=(("given", num_frames),)
+                ),
+                digests=Digests(
+                    mjpg=hashlib.sha256(mjpg).hexdigest(), wav=hashlib.sha256(wav).hexdigest()
+                ),
+            )
+            writer.add(info, mjpg, wav)
+    counts = {"samples": num_samples}
+    write_index(folder, writer.rows, {"counts": counts, "config": {}, "shards": writer.shards})
+
+
+def raw_files(media: Path | None) -> list[Path]:
+    """The videos to compare with.
+
+    Args:
+        media: A file or a folder; None: the talking VoxCeleb-style clips of
+            ``HICMAE_CLIPS_DIR`` (by default ``../shared/clips`` beside the repository), if there.
+
+    Raises:
+        FileNotFoundError: ``media`` does not exist.
+        ValueError: It is a folder without mp4 files.
+    """
+    if media is None:
+        clips = Path(os.environ.get("HICMAE_CLIPS_DIR") or _REPOSITORY.parent / "shared/clips")
+        return sorted(clips.glob("talking/vox_*.mp4"))
+    if not media.exists():
+        raise FileNotFoundError(f"{media}: no such video or folder of videos")
+    files = sorted(media.glob("*.mp4")) if media.is_dir() else [media]
+    if not files:
+        raise ValueError(f"{media}: no mp4 file in this folder")
+    return files
+
+
+def raw_clips(files: Sequence[Path], input: InputConfig, scratch: Path) -> Iterator[int]:
+    """Load clips as one does without shards, for ever: yields 1 for each.
+
+    The frames are decoded by decord in the video itself, cropped and normalised, and the filter
+    bank computed, all on one core. The sound comes from wav files made beforehand, as the
+    reference code wants them; making them is not measured.
+
+    Args:
+        files: Videos at the frame rate of ``input``, with sound.
+        input: Geometry of a clip.
+        scratch: For the wav files.
+    """
+    wavs = []
+    for number, file in enumerate(files):
+        sound = read_sound(file, sample_rate=input.sample_rate)
+        wavs.append(scratch / f"{number}.wav")
+        soundfile.write(wavs[-1], sound.samples, input.sample_rate, subtype="PCM_16")
+    mean = np.array(input.image_mean, dtype=np.float32)
+    std = np.array(input.image_std, dtype=np.float32)
+    rng = np.random.default_rng(0)
+    for file, wav in itertools.cycle(zip(files, wavs, strict=True)):
+        video = decord.VideoReader(str(file), num_threads=1)
+        indices = train_indices(len(video), input, rng)
+        frames = video.get_batch(indices).asnumpy()  # (T, H, W, 3)
+        frames = np.stack([_cropped(frame, input.image_size) for frame in frames])
+        pixels = torch.from_numpy((frames.astype(np.float32) / 255 - mean) / std)
+        start, stop = sound_span(int(indices[0]), input)
+        samples, _ = soundfile.read(wav, start=start, stop=stop, dtype="float32")
+        fbank = torchaudio.compliance.kaldi.fbank(
+            torch.from_numpy(samples - samples.mean())[None],
+            htk_compat=True,
+            sample_frequency=input.sample_rate,
+            use_energy=False,
+            window_type="hanning",
+            num_mel_bins=input.mel_bins,
+            dither=0.0,
+            frame_shift=10,
+        )
+        fbank = (fbank - input.fbank_mean) / (2 * input.fbank_std)
+        assert pixels.isfinite().all(), file
+        assert fbank.isfinite().all(), file
+        yield 1
+
+
+def _cropped(frame: np.ndarray, side: int) -> np.ndarray:
+    """The face of a VoxCeleb2 frame (Source: HiCMAE's fixed crop), else the middle, resized."""
+    height, width = frame.shape[:2]
+    if (height, width) == (224, 224) and side == 160:
+        return frame[:160, 32:192]
+    short = min(height, width)
+    top, left = (height - short) // 2, (width - short) // 2
+    return cv2.resize(frame[top : top + short, left : left + short], (side, side))
+
+
+def _face(rng: np.random.Generator, phase: float) -> np.ndarray:
+    """A head with eyes and a moving mouth before a textured wall, uint8 RGB."""
+    rows, columns = np.mgrid[:_SIDE, :_SIDE].astype(np.float32) / _SIDE
+    wall = 90 + 40 * np.sin(9 * columns + 4 * rows) + 20 * np.cos(17 * rows)
+    image = np.stack([wall, wall * 0.9 + 10, wall * 0.8 + 30], axis=-1).astype(np.float32)
+    centre = (80 + round(3 * np.sin(phase)), 84)
+    cv2.ellipse(image, centre, (50, 66), 0, 0, 360, (205, 160, 135), -1, cv2.LINE_AA)
+    for side in (-20, 20):
+        eye = (centre[0] + side, 68)
+        cv2.ellipse(image, eye, (9, 5), 0, 0, 360, (240, 240, 240), -1, cv2.LINE_AA)
+        cv2.circle(image, eye, 4, (50, 35, 30), -1, cv2.LINE_AA)
+        cv2.line(image, (eye[0] - 9, 55), (eye[0] + 9, 54), (70, 45, 30), 3, cv2.LINE_AA)
+    mouth = (centre[0], 116)
+    opening = 4 + round(5 * (1 + np.sin(3 * phase)))
+    cv2.ellipse(image, mouth, (18, opening), 0, 0, 360, (120, 40, 50), -1, cv2.LINE_AA)
+    image *= (1.15 - 0.4 * columns)[..., None]  # light from the left
+    grain = cv2.GaussianBlur(rng.normal(0, 1, image.shape).astype(np.float32), (0, 0), 1.2)
+    return np.clip(image + 7 * grain, 0, 255).astype(np.uint8)
+
+
+def _jpeg(image: np.ndarray) -> bytes:
+    bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
+    return cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, 90])[1].tobytes()
+
+
+def _wav(rng: np.random.Generator) -> bytes:
+    """A buzz with noise, 16-bit mono."""
+    times = np.arange(round(SAMPLE_SECONDS * _RATE)) / _RATE
+    voice = np.sin(2 * np.pi * 130 * times) + 0.5 * np.sin(2 * np.pi * 1040 * times)
+    file = io.BytesIO()
+    soundfile.write(
+        file, 0.2 * voice + 0.02 * rng.normal(size=len(times)), _RATE, "PCM_16", format="WAV"
+    )
+    return file.getvalue()

@@ -1,0 +1,59 @@
+"""What is wrong with a sample, as an error that can be counted and survives a DataLoader.
+
+For: every reader of shards. Not for: what contradicts the schema itself (``schema.py``).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from shards.schema import ShardError
+
+
+class ClipError(ShardError):
+    """A sample, or a whole shard, that cannot be read; one line, and a cause to count it by.
+
+    A DataLoader re-raises the error of a worker process with that process's traceback as the
+    message; the one line is taken out of it again.
+
+    Args:
+        message: What, where, found, allowed, remedy.
+        cause: A slug: ``no-sound``, ``bad-image``, ``bad-sound``, ``bad-json``,
+            ``missing-member``, ``missing-shard``, ``truncated``, ``wrong-rate``.
+    """
+
+    def __init__(self, message: str, cause: str = "unreadable") -> None:
+        if message.startswith(f"Caught {type(self).__name__} in DataLoader worker"):
+            line = re.compile(rf"^[\w.]*{type(self).__name__}: (.*)$", re.MULTILINE)
+            message = line.findall(message)[-1]
+        super().__init__(" ".join(message.split()))
+        self.cause = cause
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """Stands for a sample that was left out; ``sample.collate`` counts it."""
+
+    cause: str
+
+
+def no_sound(where: str, found: str, declared: bool) -> ClipError:
+    """The error of a sample without wav member.
+
+    Args:
+        where: Shard and key.
+        found: The members there are.
+        declared: Whether its json says that there is sound.
+    """
+    remedy = "rebuild it" if declared else "rebuild it or pass sound: optional"
+    return ClipError(
+        f"{where} has no wav member (found {found}); {remedy}",
+        "missing-member" if declared else "no-sound",
+    )
+
+
+def named_counts(counts: Mapping[str, int]) -> str:
+    """Counts by cause, for a message: ``bad-image: 2, no-sound: 1``."""
+    return ", ".join(f"{cause}: {count}" for cause, count in sorted(counts.items()))

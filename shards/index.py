@@ -1,0 +1,181 @@
+"""The index beside the shards: one row a sample, and one JSON file about the whole.
+
+For: finding a sample without reading tars (random access by byte offset, folds as filters), and
+knowing what a folder of shards is. Not for: the samples themselves (``schema.py``).
+
+``index.parquet`` has the columns of ``COLUMNS`` and one more for each label of the manifest, under
+its own name. ``index.json`` has ``schema_version``, ``counts``, ``config`` of the build,
+``label_columns``, ``shards`` (name, bytes, sha256, num_samples), ``refused`` by cause and
+``ignored`` by suffix.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas
+import pyarrow
+import pyarrow.parquet
+
+from shards.schema import SCHEMA_VERSION, Label, SampleInfo, ShardError
+
+TABLE_NAME = "index.parquet"
+INFO_NAME = "index.json"
+
+# Offsets and lengths are of a member's data inside its tar, bytes; -1 and 0 where there is none.
+COLUMNS: dict[str, pyarrow.DataType] = {
+    "key": pyarrow.string(),
+    "shard": pyarrow.string(),
+    "mjpg_offset": pyarrow.int64(),
+    "mjpg_length": pyarrow.int64(),
+    "wav_offset": pyarrow.int64(),
+    "wav_length": pyarrow.int64(),
+    "json_offset": pyarrow.int64(),
+    "json_length": pyarrow.int64(),
+    "num_frames": pyarrow.int64(),
+    "num_samples": pyarrow.int64(),
+    "fps": pyarrow.float64(),
+    "seconds": pyarrow.float64(),
+    "speaker": pyarrow.string(),
+    "split": pyarrow.string(),
+    "sound_state": pyarrow.string(),
+    "face_coverage": pyarrow.float64(),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Index:
+    """A folder of shards, as its index describes it.
+
+    Args:
+        table: One row a sample, in the order of the build; columns as in ``COLUMNS``, then labels.
+        info: The content of ``index.json``.
+        folder: Where the shards are.
+    """
+
+    table: pandas.DataFrame
+    info: dict[str, Any]
+    folder: Path
+
+    @property
+    def label_columns(self) -> list[str]:
+        """Names of the columns that the manifest brought."""
+        return list(self.info["label_columns"])
+
+    @property
+    def shards(self) -> list[str]:
+        """File names of the shards, in order."""
+        return [shard["name"] for shard in self.info["shards"]]
+
+
+def index_row(
+    info: SampleInfo, shard: str, members: Mapping[str, tuple[int, int]]
+) -> dict[str, Label | None]:
+    """The index row of a sample.
+
+    Args:
+        info: The sample.
+        shard: File name of its tar.
+        members: Extension → (offset, length) of the member's data, bytes.
+    """
+    row: dict[str, Label | None] = {"key": info.key, "shard": shard}
+    for extension in ("mjpg", "wav", "json"):
+        offset, length = members.get(extension, (-1, 0))
+        row |= {f"{extension}_offset": offset, f"{extension}_length": length}
+    row |= {
+        "num_frames": info.num_frames,
+        "num_samples": info.num_samples,
+        "fps": info.fps,
+        "seconds": info.seconds,
+        "speaker": info.speaker,
+        "split": info.split,
+        "sound_state": info.sound,
+        "face_coverage": info.faces.coverage,
+    }
+    return row | info.labels
+
+
+def write_index(
+    folder: Path, rows: Iterable[Mapping[str, Label | None]], info: Mapping[str, Any]
+) -> None:
+    """Write both files of the index, each beside its name and then renamed.
+
+    Args:
+        folder: Of the shards.
+        rows: As ``index_row`` gives them, in the order of the build.
+        info: What ``index.json`` is to hold besides ``schema_version`` and ``label_columns``.
+    """
+    rows = list(rows)
+    labels = list(dict.fromkeys(name for row in rows for name in row if name not in COLUMNS))
+    columns = {
+        name: pyarrow.array([row[name] for row in rows], type=kind)
+        for name, kind in COLUMNS.items()
+    }
+    columns |= {name: _label_array([row.get(name) for row in rows]) for name in labels}
+    beside = folder / f"{TABLE_NAME}.part"
+    pyarrow.parquet.write_table(pyarrow.table(columns), beside, compression="zstd")
+    beside.replace(folder / TABLE_NAME)
+    text = json.dumps(
+        {"schema_version": SCHEMA_VERSION, **info, "label_columns": labels},
+        indent=2,
+        ensure_ascii=False,
+    )
+    beside = folder / f"{INFO_NAME}.part"
+    beside.write_text(text + "\n", encoding="utf-8")
+    beside.replace(folder / INFO_NAME)
+
+
+def read_index(folder: Path | str) -> Index:
+    """Read the index of a folder of shards.
+
+    Missing values of a text label are NaN in the table, and so are those of a number.
+
+    Raises:
+        FileNotFoundError: There is no such folder.
+        ShardError: It holds no index, or one that this program cannot read.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder}: no such folder of shards")
+    missing = [name for name in (TABLE_NAME, INFO_NAME) if not (folder / name).is_file()]
+    if missing:
+        raise ShardError(
+            f"{folder}: no {' and no '.join(missing)}; build shards with: "
+            "hicmae shards build SOURCE --out FOLDER"
+        )
+    try:
+        info = json.loads((folder / INFO_NAME).read_bytes())
+    except ValueError as error:
+        raise ShardError(f"{folder / INFO_NAME}: cannot be read ({error}); rebuild it") from error
+    version = info.get("schema_version") if isinstance(info, dict) else None
+    if version != SCHEMA_VERSION:
+        raise ShardError(
+            f"{folder / INFO_NAME}: schema version {version!r}, this program reads "
+            f"{SCHEMA_VERSION}; rebuild it"
+        )
+    absent = [name for name in ("counts", "config", "label_columns", "shards") if name not in info]
+    if absent:
+        raise ShardError(f"{folder / INFO_NAME}: no {', '.join(absent)}; rebuild it")
+    try:
+        table = pyarrow.parquet.read_table(folder / TABLE_NAME).to_pandas()
+    except (pyarrow.ArrowException, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise ShardError(f"{folder / TABLE_NAME}: cannot be read ({reason}); rebuild it") from error
+    lost = [name for name in [*COLUMNS, *info["label_columns"]] if name not in table.columns]
+    if lost:
+        raise ShardError(f"{folder / TABLE_NAME}: no column {', '.join(lost)}; rebuild it")
+    return Index(table=table, info=info, folder=folder)
+
+
+def _label_array(values: list[Label | None]) -> pyarrow.Array:
+    """One label as an Arrow column; numbers stay numbers unless some are text."""
+    kinds = {type(value) for value in values if value is not None}
+    if kinds == {int, float}:
+        return pyarrow.array(values, type=pyarrow.float64())
+    if len(kinds) > 1:  # sources disagree: text is what all of them can be
+        return pyarrow.array([None if value is None else str(value) for value in values])
+    return pyarrow.array(values)

@@ -1,0 +1,205 @@
+"""Reading samples in any order through the index: the data of fine-tuning and evaluation.
+
+For: ``ShardDataset``, whose folds are filters on the index and never copies of the data. Not for:
+endless shuffled streams (``streaming.py``), nor decoding (``sample.py``).
+
+Only the bytes of a clip are read: its json, the images from its first to its last frame, and the
+span of its sound.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas
+import torch
+
+from hicmae.settings import InputConfig
+from hicmae.views import sound_span, test_views, train_indices
+from shards.errors import ClipError, Skipped, no_sound
+from shards.files import ShardFiles
+from shards.index import Index, read_index
+from shards.sample import cut_clip
+from shards.schema import SampleInfo, ShardError, parse_sample_json
+from shards.targets import class_numbers, real_values
+
+# Room for what stands before the samples in a wav: RIFF, fmt, perhaps LIST, data.
+_WAV_HEAD = 512
+
+_READ_COLUMNS = [
+    "key",
+    "shard",
+    "num_frames",
+    *(f"{name}_{what}" for name in ("mjpg", "wav", "json") for what in ("offset", "length")),
+]
+
+
+class ShardDataset(torch.utils.data.Dataset[dict[str, Any] | Skipped]):
+    """Views of the samples of a folder; batches are made by ``sample.collate``.
+
+    An item is what ``sample.make_clip`` gives, with "sample", the position of the sample in
+    ``rows``, "view", the number of the view in the sample, and "label" or "target" if asked for.
+
+    Args:
+        source: A folder with an index, or the index.
+        input: Geometry of a clip.
+        rows: The rows of the index to read, in any order; none given: all.
+        views: ``train``: one clip a sample, at a position drawn anew for each epoch; a number:
+            so many views a sample, spread over its length, one after another.
+        labels: A column of the index and the names of its classes in order, for "label".
+        targets: Columns of the index, for "target".
+        require_sound: Whether a sample without sound is bad; else its waveform is zeros and its
+            ``num_samples`` 0.
+        on_bad: ``raise``, or ``skip``: the item is then a ``Skipped``, which ``collate`` counts.
+        seed: Positions of the training clips depend on it, the epoch and the row of the index.
+
+    Attributes:
+        rows: One row an own sample, numbered from 0.
+
+    Raises:
+        FileNotFoundError: No such folder.
+        ValueError: No rows; another frame rate; a label outside the list; a target that is
+            missing; a column that the index does not have.
+    """
+
+    def __init__(
+        self,
+        source: Path | str | Index,
+        *,
+        input: InputConfig,
+        rows: pandas.DataFrame | None = None,
+        views: Literal["train"] | int = "train",
+        labels: tuple[str, Sequence[str]] | None = None,
+        targets: Sequence[str] | None = None,
+        require_sound: bool = True,
+        on_bad: Literal["raise", "skip"] = "raise",
+        seed: int = 0,
+    ) -> None:
+        index = source if isinstance(source, Index) else read_index(source)
+        rows = index.table if rows is None else rows
+        folder = index.folder.resolve()
+        if rows.empty:
+            raise ValueError(f"{folder}: no sample left to read (0 of {len(index.table)} rows)")
+        if not (views == "train" or (isinstance(views, int) and views >= 1)):
+            raise ValueError(f"views = {views!r} (allowed: 'train', or a number from 1)")
+        if labels is not None and targets is not None:
+            raise ValueError("labels and targets: give one of them")
+        other = rows[rows["fps"] != input.fps]
+        if len(other):
+            raise ValueError(
+                f"{folder}: sample {other['key'].iloc[0]!r} has {other['fps'].iloc[0]:g} frames a "
+                f"second, the model takes {input.fps:g}; rebuild the shards at that rate"
+            )
+        self.folder, self.input, self.views, self.seed = folder, input, views, seed
+        self.require_sound, self.on_bad = require_sound, on_bad
+        self.rows = rows.reset_index(drop=True)
+        self.num_views = 1 if views == "train" else int(views)
+        self._labels = None if labels is None else class_numbers(rows, *labels)
+        self._targets = None if targets is None else real_values(rows, targets)
+        # Rows are numbered by the index, so that a sample's clips do not depend on the fold.
+        self._numbers = rows.index.to_numpy()
+        self._records: list[Any] = self.rows.loc[:, _READ_COLUMNS].to_dict("records")
+        self._positions = {str(key): number for number, key in enumerate(self.rows["key"])}
+        self._files = ShardFiles(folder)
+        # In shared memory, so that persistent workers hear of a new epoch.
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+
+    def __len__(self) -> int:
+        return len(self._records) * self.num_views
+
+    def __getitem__(self, number: int) -> dict[str, Any] | Skipped:
+        """One view.
+
+        Raises:
+            ClipError: The sample cannot be read, and bad ones are not to be skipped.
+        """
+        if not 0 <= number < len(self):
+            raise IndexError(f"item {number} of {len(self)}")
+        sample, view = divmod(number, self.num_views)
+        try:
+            return self._view(sample, view)
+        except ClipError as error:
+            if self.on_bad == "raise":
+                raise
+            return Skipped(error.cause)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Draw other training clips, in worker processes too."""
+        self._epoch.fill_(epoch)
+
+    def by_key(self, key: str, view: int = 0) -> dict[str, Any]:
+        """One view of the sample of this name.
+
+        Raises:
+            KeyError: No row has that key.
+            ClipError: The sample cannot be read.
+        """
+        return self._view(self._positions[key], view)
+
+    def info(self, sample: int) -> SampleInfo:
+        """Read the json of the sample at a position in ``rows``.
+
+        Raises:
+            ClipError: It cannot be read, or is not what the index says.
+        """
+        row = self._records[sample]
+        where = _where(row)
+        data = self._read(row, "json")
+        try:
+            info = parse_sample_json(data, where)
+        except ShardError as error:
+            raise ClipError(str(error), "bad-json") from error
+        said = (info.key, info.num_frames, info.frame_offsets[-1])
+        indexed = (row["key"], row["num_frames"], row["mjpg_length"])
+        if said != indexed:
+            raise ClipError(
+                f"{where}: its json says (key, frames, bytes) {said}, the index {indexed}; "
+                "rebuild it",
+                "bad-json",
+            )
+        return info
+
+    def _view(self, sample: int, view: int) -> dict[str, Any]:
+        row, info = self._records[sample], self.info(sample)
+        if row["wav_length"] == 0 and (info.has_sound or self.require_sound):
+            raise no_sound(_where(row), "mjpg, json", info.has_sound)
+        indices = self._indices(sample, view, info.num_frames)
+        first = info.frame_offsets[int(indices[0])]
+        last = info.frame_offsets[int(indices[-1]) + 1]
+        wav = None
+        if row["wav_length"] > 0:
+            _, stop = sound_span(int(indices[0]), self.input)
+            wav = self._read(row, "wav", 0, min(row["wav_length"], _WAV_HEAD + 2 * stop))
+        mjpg = self._read(row, "mjpg", first, last - first)
+        cut = cut_clip(info, mjpg, wav, indices, self.input, _where(row), mjpg_start=first)
+        clip = cut.decode(self.input) | {"sample": sample, "view": view}
+        if self._labels is not None:
+            clip["label"] = int(self._labels[sample])
+        if self._targets is not None:
+            clip["target"] = torch.from_numpy(self._targets[sample])  # (D,)
+        return clip
+
+    def _indices(self, sample: int, view: int, num_frames: int) -> np.ndarray:
+        """Frames of a view, int64 (T,)."""
+        if self.views == "train":
+            rng = np.random.default_rng([self.seed, int(self._epoch), int(self._numbers[sample])])
+            return train_indices(num_frames, self.input, rng)
+        views = test_views(
+            num_frames, self.input.num_frames, self.input.frame_stride, self.num_views
+        )
+        return views[view]
+
+    def _read(
+        self, row: dict[str, Any], member: str, start: int = 0, length: int | None = None
+    ) -> bytes:
+        """Bytes of a member, all of it unless a part is named."""
+        length = row[f"{member}_length"] if length is None else length
+        offset = row[f"{member}_offset"] + start
+        return self._files.read(row["shard"], offset, length, f"{_where(row)}: {member}")
+
+
+def _where(row: dict[str, Any]) -> str:
+    return f"{row['shard']}: sample {row['key']!r}"

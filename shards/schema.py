@@ -1,0 +1,278 @@
+"""What one sample of a shard is: the members of the tar and the content of ``<key>.json``.
+
+For: the writer, and every reader, which checks what it reads against this file. Not for: the
+index beside the shards (``index.py``) or the bytes of pictures and sound (``sample.py``).
+
+A sample is ``<key>.mjpg`` (JPEG images one after another), ``<key>.wav`` (16 kHz mono 16-bit PCM
+of the same span; left out if and only if ``sound`` is ``absent``) and ``<key>.json``. Frame i is
+at i / fps seconds and sound sample j at j / sample_rate seconds after ``start_seconds``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import re
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+SCHEMA_VERSION = 1
+SAMPLE_RATE = 16000
+
+SoundState = Literal["present", "absent", "silent", "shorter"]
+Label = str | int | float | bool
+
+_KEY = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*(/[A-Za-z0-9_][A-Za-z0-9_-]*)*")
+
+
+class ShardError(ValueError):
+    """A shard, its index or one of its samples is not what the schema says; one line."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceFile:
+    """A file that a sample was made from.
+
+    Args:
+        path: Relative to the folder or manifest that named it, so that a rebuild elsewhere gives
+            the same bytes.
+        sha256: Digest of the whole file.
+        bytes: Its length.
+    """
+
+    path: str
+    sha256: str
+    bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class FaceInfo:
+    """How the face of a sample was found.
+
+    Args:
+        policy: Which of several faces was taken (``largest``, …), or ``none``.
+        detector: Name of the detector, or ``none``.
+        coverage: Share of frames in which the detector found it, 0..1; 1 without a detector.
+        found_by: Run lengths over the frames: ``(("detected", 40), ("filled", 3), …)``.
+    """
+
+    policy: str
+    detector: str
+    coverage: float
+    found_by: tuple[tuple[str, int], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Digests:
+    """SHA-256 of the members; ``wav`` is None where there is no sound."""
+
+    mjpg: str
+    wav: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleInfo:
+    """The content of ``<key>.json``.
+
+    Args:
+        key: Name of the sample, unique in its collection, without dots.
+        source: The video file.
+        start_seconds: Start of the span in the source, seconds after its first frame.
+        end_seconds: End of the span.
+        fps: Constant frame rate of the mjpg, frames per second.
+        num_frames: N images in the mjpg.
+        frame_offsets: N + 1 byte offsets into the mjpg; the last is its length.
+        face_size: Side of the square images, pixels.
+        sound: ``present``; ``absent`` (no wav); ``silent`` (below the silence level); ``shorter``
+            (ends, or begins, noticeably inside the picture's span). Silence outranks shortness.
+        num_samples: Sound samples of the wav, 0 if absent.
+        padded_samples: How many of them are zeros put where the source has no sound.
+        sample_rate: Of the wav, Hz.
+        sound_source: The sound's own file, where it is not the video's.
+        sound_damaged: Whether parts of the sound could not be decoded; they are silent here.
+        split: ``train``, ``test``, … as in the name of the shard.
+        speaker: Who speaks, if known.
+        labels: Whatever else the manifest says: emotion, valence, fold, …
+        faces: How the face was found.
+        digests: Of the members.
+        schema_version: Of this file.
+    """
+
+    key: str
+    source: SourceFile
+    start_seconds: float
+    end_seconds: float
+    fps: float
+    num_frames: int
+    frame_offsets: tuple[int, ...]
+    face_size: int
+    sound: SoundState
+    num_samples: int
+    padded_samples: int
+    faces: FaceInfo
+    digests: Digests
+    sample_rate: int = SAMPLE_RATE
+    sound_source: SourceFile | None = None
+    sound_damaged: bool = False
+    split: str = "train"
+    speaker: str | None = None
+    labels: dict[str, Label] = field(default_factory=dict)
+    schema_version: int = SCHEMA_VERSION
+
+    @property
+    def seconds(self) -> float:
+        """Length of the picture, seconds."""
+        return self.num_frames / self.fps
+
+    @property
+    def has_sound(self) -> bool:
+        """Whether there is a wav member (possibly silent)."""
+        return self.sound != "absent"
+
+    @property
+    def members(self) -> tuple[str, ...]:
+        """Extensions of the members this sample must have, in the order of the tar."""
+        return ("mjpg", "wav", "json") if self.has_sound else ("mjpg", "json")
+
+
+def is_safe_key(key: str) -> bool:
+    """Whether a key is a portable tar name that webdataset splits rightly (at the first dot)."""
+    return len(key) <= 200 and _KEY.fullmatch(key) is not None
+
+
+def sample_json(info: SampleInfo) -> bytes:
+    """The bytes of ``<key>.json``: canonical, so that the same sample gives the same bytes."""
+    return (
+        json.dumps(
+            dataclasses.asdict(info),
+            sort_keys=True,
+            separators=(",", ":"),
+            ensure_ascii=False,
+            allow_nan=False,
+        ).encode()
+        + b"\n"
+    )
+
+
+def parse_sample_json(data: bytes, where: str) -> SampleInfo:
+    """Read and check ``<key>.json``.
+
+    Args:
+        data: Its bytes.
+        where: How to name it in an error, such as ``train-000000.tar: sample 'a'``.
+
+    Raises:
+        ShardError: Every problem found, in one line.
+    """
+    try:
+        raw = json.loads(data)
+    except ValueError as error:  # undecodable text is a ValueError too
+        raise ShardError(f"{where}: its json cannot be read ({error}); rebuild it") from error
+    if not isinstance(raw, dict):
+        raise ShardError(f"{where}: its json holds {type(raw).__name__}, not an object")
+    version = raw.get("schema_version")
+    if version != SCHEMA_VERSION:
+        raise ShardError(
+            f"{where}: schema version {version!r}, this program reads {SCHEMA_VERSION}; rebuild it"
+        )
+    problems: list[str] = []
+    values = _checked(SampleInfo, raw, "", problems)
+    for name, kind in (("source", SourceFile), ("faces", FaceInfo), ("digests", Digests)):
+        if isinstance(values.get(name), dict):
+            values[name] = _nested(kind, values[name], name, problems)
+    if values.get("sound_source") is not None:
+        values["sound_source"] = _nested(
+            SourceFile, values["sound_source"], "sound_source", problems
+        )
+    if not problems:
+        values["frame_offsets"] = tuple(values["frame_offsets"])
+        info = SampleInfo(**values)
+        problems = sample_problems(info)
+        if not problems:
+            return info
+    raise ShardError(f"{where}: {'; '.join(problems)}")
+
+
+def sample_problems(info: SampleInfo) -> list[str]:
+    """What contradicts itself in a sample's description; empty if nothing does."""
+    problems = []
+    offsets = info.frame_offsets
+    if not is_safe_key(info.key):
+        problems.append(f"key {info.key!r} is not made of letters, digits, '_', '-' and '/'")
+    if info.num_frames < 1 or info.fps <= 0 or info.face_size < 1:
+        problems.append(
+            f"num_frames {info.num_frames}, fps {info.fps}, face_size {info.face_size} "
+            "(each must be positive)"
+        )
+    elif not all(type(offset) is int for offset in offsets):
+        problems.append("frame_offsets are not all whole numbers")
+    elif len(offsets) != info.num_frames + 1 or offsets[0] != 0:
+        problems.append(
+            f"{len(offsets)} frame_offsets starting at {offsets[:1]} for {info.num_frames} frames "
+            "(must be one more than frames, and start at 0)"
+        )
+    elif any(a >= b for a, b in itertools.pairwise(offsets)):
+        problems.append("frame_offsets do not ascend")
+    if info.sound not in get_args(SoundState):
+        problems.append(f"sound {info.sound!r} (allowed: {', '.join(get_args(SoundState))})")
+    elif info.has_sound != (info.num_samples > 0) or info.has_sound != (
+        info.digests.wav is not None
+    ):
+        problems.append(
+            f"sound is {info.sound} but num_samples is {info.num_samples} and the wav digest is "
+            f"{info.digests.wav}"
+        )
+    if not 0 <= info.padded_samples <= info.num_samples:
+        problems.append(f"padded_samples {info.padded_samples} of {info.num_samples}")
+    return problems
+
+
+_KINDS: dict[str, tuple[type, ...]] = {
+    "str": (str,),
+    "int": (int,),
+    "float": (int, float),
+    "bool": (bool,),
+    "str | None": (str, type(None)),
+    "SoundState": (str,),
+    "SourceFile": (dict,),
+    "FaceInfo": (dict,),
+    "Digests": (dict,),
+    "SourceFile | None": (dict, type(None)),
+    "dict[str, Label]": (dict,),
+    "tuple[int, ...]": (list,),
+    "tuple[tuple[str, int], ...]": (list,),
+}
+
+
+def _checked(cls: type, raw: dict[str, Any], prefix: str, problems: list[str]) -> dict[str, Any]:
+    """The fields of a dataclass in a parsed json; complains of missing, unknown, wrong types."""
+    fields = dataclasses.fields(cls)
+    names = {item.name for item in fields}
+    problems += [f"unknown field {prefix}{name}" for name in sorted(raw.keys() - names)]
+    for item in fields:
+        if item.name not in raw:
+            problems.append(f"no field {prefix}{item.name}")
+            continue
+        value = raw[item.name]
+        kinds = _KINDS[str(item.type)]
+        if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
+            problems.append(
+                f"{prefix}{item.name} is {json.dumps(value)[:40]} (must be {item.type})"
+            )
+    return {name: raw[name] for name in names & raw.keys()}
+
+
+def _nested(cls: type, raw: dict[str, Any], name: str, problems: list[str]) -> Any:
+    """A part of the sample, or None with its problems noted."""
+    found = len(problems)
+    values = _checked(cls, raw, f"{name}.", problems)
+    if len(problems) > found:
+        return None
+    if cls is FaceInfo:
+        runs = values["found_by"]
+        if not all(isinstance(run, list) and [type(x) for x in run] == [str, int] for run in runs):
+            problems.append(f"{name}.found_by is no list of [how, count]")
+            return None
+        values["found_by"] = tuple((how, count) for how, count in runs)
+    return cls(**values)

@@ -1,0 +1,102 @@
+"""The settings of a build, written into every index.
+
+For: ``hicmae shards build`` and its profiles in ``configs/shards/``. Not for: reading shards,
+which takes its sizes from the input of the network.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, Literal
+
+# Settings that change how a build runs and not what it writes.
+_RUN_ONLY = ("workers", "deadline_seconds")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildConfig:
+    """How recordings become samples. ``hicmae shards build`` has one option for each.
+
+    Args:
+        face_size: Side of the square face images, pixels.
+        fps: Constant frame rate of the samples, frames per second.
+        jpeg_quality: Of the face images, 1..100.
+        chroma: Colour resolution of the images: ``420`` half in both directions, ``444`` full.
+        faces: Detector: ``yunet``, ``cascade`` (bundled, finds fewer), or ``none`` for pictures
+            that are faces already.
+        face_choice: Which of several faces: the ``largest`` or the most ``central``.
+        face_margin: How much of the face box's side is added around it.
+        detect_every: Frames from one detection to the next; the box is interpolated in between.
+        min_coverage: Least share of the frames shown to the detector in which it finds the face.
+        box: With ``faces: none``: cut x0, y0, x1, y1 out of every frame, pixels; none given: the
+            largest square in its middle.
+        sound: ``required`` refuses recordings without sound, ``optional`` keeps them.
+        silence_db: Sound below this level counts as silent, decibels relative to full scale.
+        min_seconds: Shorter recordings are refused.
+        max_seconds: Longer ones are cut into equal segments of at most this; none: never.
+        samples_per_shard: A shard is closed when it has so many.
+        workers: Processes; none: one a core.
+        deadline_seconds: A recording that takes longer is refused and its worker replaced.
+    """
+
+    face_size: int = 160
+    fps: float = 25.0
+    jpeg_quality: int = 90
+    chroma: Literal["420", "444"] = "420"
+    faces: Literal["yunet", "cascade", "none"] = "yunet"
+    face_choice: Literal["largest", "central"] = "largest"
+    face_margin: float = 0.3
+    detect_every: int = 5
+    min_coverage: float = 0.1
+    box: tuple[int, int, int, int] | None = None
+    sound: Literal["optional", "required"] = "optional"
+    silence_db: float = -70.0
+    min_seconds: float = 0.5
+    max_seconds: float | None = None
+    samples_per_shard: int = 256
+    workers: int | None = None
+    deadline_seconds: float = 300.0
+
+    def __post_init__(self) -> None:
+        problems = [
+            f"{name} = {getattr(self, name)} (must be positive)"
+            for name in (
+                "face_size",
+                "fps",
+                "min_seconds",
+                "detect_every",
+                "samples_per_shard",
+                "deadline_seconds",
+            )
+            if not getattr(self, name) > 0
+        ]
+        if not 1 <= self.jpeg_quality <= 100:
+            problems.append(f"jpeg_quality = {self.jpeg_quality} (must lie between 1 and 100)")
+        if self.face_margin < 0:
+            problems.append(f"face_margin = {self.face_margin} (must be 0 or more)")
+        if not 0 <= self.min_coverage <= 1:
+            problems.append(f"min_coverage = {self.min_coverage} (must lie between 0 and 1)")
+        if self.box is not None:
+            x0, y0, x1, y1 = self.box
+            if self.faces != "none":
+                problems.append(f"box is given with faces = {self.faces} (it needs faces: none)")
+            if not (0 <= x0 < x1 and 0 <= y0 < y1 and x1 - x0 == y1 - y0):
+                problems.append(f"box = {list(self.box)} (must be a square x0, y0, x1, y1)")
+        if self.max_seconds is not None and self.max_seconds < 2 * self.min_seconds:
+            problems.append(
+                f"max_seconds = {self.max_seconds} (must be twice min_seconds = {self.min_seconds} "
+                "or more)"
+            )
+        if self.workers is not None and self.workers < 1:
+            problems.append(f"workers = {self.workers} (must be 1 or more)")
+        if problems:
+            raise ValueError(f"shards build: {'; '.join(problems)}")
+
+    def recorded(self) -> dict[str, Any]:
+        """What the index keeps: everything that has an influence on the samples."""
+        return {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in dataclasses.asdict(self).items()
+            if name not in _RUN_ONLY
+        }

@@ -1,0 +1,92 @@
+"""What a synthetic corpus contains.
+
+For: the settings of ``hicmae shards synthesize``. Not for: how faces or voices are made.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class CorpusConfig:
+    """One corpus: every speaker says something in every class, ``takes`` times.
+
+    Args:
+        speakers: People.
+        first_speaker: Number of the first of them; another range of numbers is other people.
+        takes: Clips of each speaker and class.
+        folds: Speaker-disjoint folds, dealt round-robin over the speakers.
+        labelled: Whether the manifest says what the clips show. Without labels neither the
+            manifest nor a file's name tells, and there is no fold column.
+        seed: Same seed, same people and clips, whatever the number of workers.
+        min_seconds: Shortest clip.
+        max_seconds: Longest clip.
+        frame_size: Side of the square picture, pixels (even).
+        fps: Frames per second.
+        sample_rate: Sound, Hz.
+        expression_strength: Range from which a clip's strength of expression is drawn; 0 is a
+            neutral face, 1 a full expression.
+        voice_strength: Range from which a clip's strength of voice is drawn.
+        snr_db: Range from which the distance of voice and background noise is drawn, decibels.
+        camera_noise: Largest standard deviation of the camera's noise, levels of 255.
+        label_noise: Share of the clips whose emotion, valence and arousal are those of other,
+            randomly drawn causes. Files' names, expression and voice columns stay true.
+        workers: Processes; 0 works in this one, none given means one a core.
+    """
+
+    speakers: int = 12
+    first_speaker: int = 0
+    takes: int = 2
+    folds: int = 4
+    labelled: bool = True
+    seed: int = 0
+    min_seconds: float = 3.0
+    max_seconds: float = 5.0
+    frame_size: int = 160
+    fps: int = 25
+    sample_rate: int = 16000
+    expression_strength: tuple[float, float] = (0.35, 1.0)
+    voice_strength: tuple[float, float] = (0.35, 1.0)
+    snr_db: tuple[float, float] = (12.0, 30.0)
+    camera_noise: float = 6.0
+    label_noise: float = 0.0
+    workers: int | None = None
+
+    def __post_init__(self) -> None:
+        problems = [
+            f"{name} = {getattr(self, name)} (must be {least} or more)"
+            for name, least in (
+                ("speakers", 1),
+                ("first_speaker", 0),
+                ("takes", 1),
+                ("folds", 1),
+                ("seed", 0),
+                ("min_seconds", 1.0),
+                ("frame_size", 32),
+                ("fps", 1),
+                ("sample_rate", 16000),
+                ("camera_noise", 0),
+            )
+            if getattr(self, name) < least
+        ]
+        if self.max_seconds < self.min_seconds:
+            problems.append(
+                f"max_seconds = {self.max_seconds} (below min_seconds = {self.min_seconds})"
+            )
+        if self.frame_size % 2:
+            problems.append(f"frame_size = {self.frame_size} (must be even for H.264)")
+        for name in ("expression_strength", "voice_strength"):
+            low, high = getattr(self, name)
+            if not 0 <= low <= high <= 1:
+                problems.append(f"{name} = {(low, high)} (must ascend within 0..1)")
+        if self.snr_db[0] > self.snr_db[1]:
+            problems.append(f"snr_db = {self.snr_db} (must ascend)")
+        if not 0 <= self.label_noise <= 1:
+            problems.append(f"label_noise = {self.label_noise} (must lie within 0..1)")
+        if self.labelled and self.folds > self.speakers:
+            problems.append(f"folds = {self.folds} (more than the {self.speakers} speakers)")
+        if self.workers is not None and self.workers < 0:
+            problems.append(f"workers = {self.workers} (must be 0 or more)")
+        if problems:
+            raise ValueError(f"corpus: {'; '.join(problems)}")

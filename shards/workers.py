@@ -1,0 +1,158 @@
+"""Running one function over many items in processes that may hang or die.
+
+For: decoding, where a damaged file can loop for ever or take the process down. The item is lost,
+nothing else is. Not for: what is done with an item.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from typing import TypeVar
+
+from pebble import ProcessFuture, ProcessPool
+from pebble.common import ProcessExpired
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+# Items that may be under way or done ahead of the one that is waited for, for each worker.
+_AHEAD = 4
+# What replacing a worker may take on a busy machine, on top of an item's own deadline.
+_GRACE_SECONDS = 120.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lost:
+    """An item that gave no result.
+
+    Args:
+        cause: ``deadline`` or ``crash``.
+        message: What happened, without the item's name.
+    """
+
+    cause: str
+    message: str
+
+
+def run_in_order(
+    function: Callable[[Item], Result],
+    items: Sequence[Item],
+    *,
+    workers: int | None,
+    deadline_seconds: float,
+) -> Iterator[tuple[Item, Result | Lost]]:
+    """Give the results in the order of the items, whatever the number of workers.
+
+    No more than a few items a worker are under way, so memory does not grow with their number.
+    Exceptions of the function are raised here: it has to turn what an item causes into a result.
+
+    Args:
+        function: Importable by name; it and the items travel to the workers.
+        items: What it is called with.
+        workers: Processes; none: one a core that this process may use.
+        deadline_seconds: A worker that takes longer for an item is killed and replaced.
+    """
+    workers = min(workers or len(os.sched_getaffinity(0)), max(len(items), 1))
+    # Workers are forked from a server that has imported what the function needs.
+    pool = _Pool(workers, preload=getattr(function, "func", function).__module__)
+    waiting: deque[tuple[Item, ProcessFuture]] = deque()
+    upcoming = iter(items)
+    restarted_for: Item | None = None
+    try:
+        while True:
+            while len(waiting) < workers * _AHEAD:
+                try:
+                    item = next(upcoming)
+                except StopIteration:
+                    break
+                waiting.append((item, pool.schedule(function, item, deadline_seconds)))
+            if not waiting:
+                return
+            item, future = waiting.popleft()
+            try:
+                # All before it are done, so it is being worked at: it is done or killed by then.
+                outcome: Result | Lost = future.result(timeout=deadline_seconds + _GRACE_SECONDS)
+            except FutureTimeoutError:
+                outcome = Lost(
+                    cause="deadline", message=f"took longer than {deadline_seconds:g} s; given up"
+                )
+                if not future.done():  # the pool lost sight of it
+                    waiting = pool.restart(function, waiting, deadline_seconds)
+            except ProcessExpired as error:
+                outcome = Lost(cause="crash", message=_death(error.exitcode))
+            except BrokenProcessPool as error:
+                # A worker died before it could say at what: begin again, and the second time
+                # without the item that was next.
+                again = restarted_for is not item
+                if again:
+                    restarted_for = item
+                    waiting.appendleft((item, future))
+                waiting = pool.restart(function, waiting, deadline_seconds)
+                if again:
+                    continue
+                outcome = Lost(cause="crash", message=f"its process died ({error})")
+            yield item, outcome
+    finally:
+        pool.stop()
+
+
+class _Pool:
+    """A process pool that can begin anew."""
+
+    def __init__(self, workers: int, *, preload: str) -> None:
+        # Forked from a server of its own: as quick as fork, and safe beside a progress bar.
+        self._context = multiprocessing.get_context("forkserver")
+        self._context.set_forkserver_preload([preload])
+        self._workers = workers
+        self._pool = ProcessPool(max_workers=workers, context=self._context)
+
+    def schedule(
+        self, function: Callable[[Item], Result], item: Item, deadline_seconds: float
+    ) -> ProcessFuture:
+        """Queue one item."""
+        return self._pool.schedule(function, args=(item,), timeout=deadline_seconds)
+
+    def restart(
+        self,
+        function: Callable[[Item], Result],
+        waiting: deque[tuple[Item, ProcessFuture]],
+        deadline_seconds: float,
+    ) -> deque[tuple[Item, ProcessFuture]]:
+        """Stop all workers, and queue again what they have not finished."""
+        self.stop()
+        self._pool = ProcessPool(max_workers=self._workers, context=self._context)
+        return deque(
+            (
+                item,
+                future if _succeeded(future) else self.schedule(function, item, deadline_seconds),
+            )
+            for item, future in waiting
+        )
+
+    def stop(self) -> None:
+        """Kill the workers."""
+        self._pool.stop()
+        self._pool.join()
+
+
+def _succeeded(future: ProcessFuture) -> bool:
+    return bool(future.done() and not future.cancelled() and future.exception() is None)
+
+
+def _death(exitcode: int) -> str:
+    """How a process ended, in words."""
+    if exitcode >= 0:
+        return f"its process ended with status {exitcode}"
+    try:
+        name = signal.Signals(-exitcode).name
+    except ValueError:
+        name = f"signal {-exitcode}"
+    memory = " (out of memory?)" if name == "SIGKILL" else ""
+    return f"its process was ended by {name}{memory}"

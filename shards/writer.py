@@ -1,0 +1,171 @@
+"""Writing samples into tars that are the same bytes for the same samples.
+
+For: the build, and tests that need shards. Not for: deciding what a sample holds
+(``prepare.py``) or the index files (``index.py``), whose rows it hands over.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import tarfile
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO
+
+from shards.index import index_row
+from shards.schema import Label, SampleInfo, is_safe_key, sample_json
+
+
+class ShardWriter:
+    """Writes ``<split>-%06d.tar`` files into a folder, each beside its name and then renamed.
+
+    Use it as a context manager: leaving it closes the open shards, leaving it by an error drops
+    them. Afterwards ``rows`` holds the index rows and ``shards`` what ``index.json`` says of each.
+
+    Args:
+        folder: An existing folder.
+        samples_per_shard: A shard is closed when it has so many samples.
+    """
+
+    def __init__(self, folder: Path, *, samples_per_shard: int) -> None:
+        self.folder = folder
+        self.samples_per_shard = samples_per_shard
+        self.rows: list[dict[str, Label | None]] = []
+        self._keys: set[str] = set()
+        self._open: dict[str, _Shard] = {}
+        self._closed: dict[str, list[dict[str, Any]]] = {}
+
+    @property
+    def shards(self) -> list[dict[str, Any]]:
+        """Name, bytes, sha256 and num_samples of every closed shard, by name."""
+        every = (shard for shards in self._closed.values() for shard in shards)
+        return sorted(every, key=lambda shard: str(shard["name"]))
+
+    def add(self, info: SampleInfo, mjpg: bytes | Path, wav: bytes | Path | None) -> None:
+        """Append a sample to the shard of its split.
+
+        Args:
+            info: The sample; its json is made here.
+            mjpg: The images, or the file that holds them.
+            wav: The sound likewise; None if and only if the sample has none.
+
+        Raises:
+            ValueError: The key is unsafe or was written before.
+        """
+        assert (wav is not None) == info.has_sound, info.key
+        if not is_safe_key(info.key):
+            raise ValueError(
+                f"sample key {info.key!r}: letters, digits, '_', '-' and '/' are allowed"
+            )
+        if info.key in self._keys:
+            raise ValueError(f"sample key {info.key!r} was written before; keys must be unique")
+        self._keys.add(info.key)
+        shard = self._open.get(info.split)
+        if shard is None:
+            number = len(self._closed.setdefault(info.split, []))
+            shard = _Shard(self.folder / f"{info.split}-{number:06d}.tar")
+            self._open[info.split] = shard
+        contents = {"mjpg": mjpg, "wav": wav, "json": sample_json(info)}
+        members = {}
+        for extension in info.members:
+            content = contents[extension]
+            assert content is not None
+            members[extension] = shard.append(f"{info.key}.{extension}", content)
+        shard.num_samples += 1
+        self.rows.append(index_row(info, shard.path.name, members))
+        if shard.num_samples >= self.samples_per_shard:
+            self._close(info.split)
+
+    def __enter__(self) -> ShardWriter:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for split in list(self._open):
+            if kind is None:
+                self._close(split)
+            else:
+                self._open.pop(split).drop()
+
+    def _close(self, split: str) -> None:
+        self._closed[split].append(self._open.pop(split).close())
+
+
+@dataclass
+class _Shard:
+    """One open tar; counts, and digests what it writes."""
+
+    path: Path
+    num_samples: int = 0
+
+    def __post_init__(self) -> None:
+        self.beside = self.path.with_name(self.path.name + ".part")
+        self.file = _DigestingFile(self.beside)
+        # GNU format: no extended headers with times, and long names are written the same anywhere.
+        self.tar = tarfile.open(  # noqa: SIM115 (closed in close() or drop())
+            fileobj=self.file, mode="w", format=tarfile.GNU_FORMAT
+        )
+
+    def append(self, name: str, content: bytes | Path) -> tuple[int, int]:
+        """Add a member; returns offset and length of its data, bytes."""
+        member = tarfile.TarInfo(name)  # mtime, uid and gid are 0 and the owner's names empty
+        member.mode = 0o644
+        source: BinaryIO
+        if isinstance(content, Path):
+            member.size = content.stat().st_size
+            source = content.open("rb")
+        else:
+            member.size = len(content)
+            source = io.BytesIO(content)
+        with source:
+            self.tar.addfile(member, source)
+        padded = -(-member.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+        return self.tar.offset - padded, member.size
+
+    def close(self) -> dict[str, Any]:
+        """Finish the tar and give it its name."""
+        self.tar.close()
+        self.file.close()
+        self.beside.replace(self.path)
+        return {
+            "name": self.path.name,
+            "bytes": self.file.written,
+            "sha256": self.file.digest.hexdigest(),
+            "num_samples": self.num_samples,
+        }
+
+    def drop(self) -> None:
+        """Forget the tar."""
+        self.file.close()
+        self.beside.unlink(missing_ok=True)
+
+
+class _DigestingFile(io.RawIOBase):
+    """A file written from front to back, with its digest."""
+
+    def __init__(self, path: Path) -> None:
+        self.digest = hashlib.sha256()
+        self.written = 0
+        self._file = path.open("wb")
+
+    def writable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self.written
+
+    def write(self, data: Any) -> int:
+        self.digest.update(data)
+        self._file.write(data)
+        self.written += len(data)
+        return len(data)
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()

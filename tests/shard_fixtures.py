@@ -1,0 +1,127 @@
+"""Small shards for the tests of the readers, written with the project's own writer.
+
+For: samples whose every pixel and sound value says which sample and which time it is from. Not
+for: tests (nothing here is one).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import tarfile
+import wave
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from hicmae.settings import InputConfig
+from shards.index import write_index
+from shards.schema import Digests, FaceInfo, Label, SampleInfo, SourceFile
+from shards.writer import ShardWriter
+
+SIDE = 32
+INPUT = InputConfig(
+    image_size=SIDE, num_frames=4, frame_stride=2, fbank_frames=32, mel_bins=32
+)  # 0.32 s, 5120 sound samples
+
+
+def frame_value(sample: int, frame: int) -> tuple[int, int, int]:
+    """The colour (RGB) of a whole frame: red tells the sample, green the frame."""
+    return 20 + 10 * (sample % 20), 20 + 4 * (frame % 50), 60
+
+
+def sound_values(sample: int, num_samples: int) -> np.ndarray:
+    """Sound whose values tell the sample and the time, int16."""
+    return ((np.arange(num_samples) + 101 * sample) % 30000 + 1).astype(np.int16)
+
+
+def jpeg(colour: tuple[int, int, int], side: int = SIDE) -> bytes:
+    """An image of one colour (RGB)."""
+    image = np.empty((side, side, 3), dtype=np.uint8)
+    image[...] = colour[::-1]
+    return cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 95])[1].tobytes()
+
+
+def wav_bytes(samples: np.ndarray, sample_rate: int = 16000) -> bytes:
+    """A wav file, by the standard library."""
+    file = io.BytesIO()
+    with wave.open(file, "wb") as writer:
+        writer.setnchannels(1)
+        writer.setsampwidth(2)
+        writer.setframerate(sample_rate)
+        writer.writeframes(samples.astype("<i2").tobytes())
+    return file.getvalue()
+
+
+def make_sample(
+    number: int,
+    *,
+    num_frames: int = 25,
+    sound: bool = True,
+    fps: float = 25.0,
+    side: int = SIDE,
+    split: str = "train",
+    labels: dict[str, Label] | None = None,
+) -> tuple[SampleInfo, bytes, bytes | None]:
+    """A sample whose frames and sound are ``frame_value`` and ``sound_values``."""
+    jpegs = [jpeg(frame_value(number, frame), side) for frame in range(num_frames)]
+    mjpg = b"".join(jpegs)
+    num_samples = round(num_frames / fps * 16000) if sound else 0
+    wav = wav_bytes(sound_values(number, num_samples)) if sound else None
+    info = SampleInfo(
+        key=f"id{number % 5:02d}/{number:05d}",
+        source=SourceFile(path=f"{number}.mp4", sha256="0" * 64, bytes=1),
+        start_seconds=0.0,
+        end_seconds=num_frames / fps,
+        fps=fps,
+        num_frames=num_frames,
+        frame_offsets=tuple(np.cumsum([0, *map(len, jpegs)]).tolist()),
+        face_size=side,
+        sound="present" if sound else "absent",
+        num_samples=num_samples,
+        padded_samples=0,
+        faces=FaceInfo(
+            policy="none", detector="none", coverage=1.0, found_by=(("given", num_frames),)
+        ),
+        digests=Digests(
+            mjpg=hashlib.sha256(mjpg).hexdigest(),
+            wav=None if wav is None else hashlib.sha256(wav).hexdigest(),
+        ),
+        split=split,
+        speaker=f"id{number % 5:02d}",
+        labels=labels or {},
+    )
+    return info, mjpg, wav
+
+
+def write_shards(
+    folder: Path,
+    samples: Sequence[tuple[SampleInfo, bytes, bytes | None]],
+    samples_per_shard: int = 4,
+) -> Path:
+    """Write shards and their index; returns the folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with ShardWriter(folder, samples_per_shard=samples_per_shard) as writer:
+        for info, mjpg, wav in samples:
+            writer.add(info, mjpg, wav)
+    write_index(
+        folder,
+        writer.rows,
+        {"counts": {"samples": len(samples)}, "config": {}, "shards": writer.shards},
+    )
+    return folder
+
+
+def rewrite_shard(path: Path, change: dict[str, bytes | None]) -> None:
+    """Replace members of a tar by name, or leave them out (None); the index stays as it was."""
+    with tarfile.open(path) as old:
+        members = {member.name: old.extractfile(member).read() for member in old}  # type: ignore[union-attr]
+    assert change.keys() <= members.keys(), (change.keys(), members.keys())
+    with tarfile.open(path, "w", format=tarfile.GNU_FORMAT) as new:
+        for name, data in (members | change).items():
+            if data is not None:
+                member = tarfile.TarInfo(name)
+                member.size = len(data)
+                new.addfile(member, io.BytesIO(data))

@@ -1,0 +1,43 @@
+"""The warm-up cosine schedule."""
+
+import math
+
+import pytest
+
+from hicmae.schedule import warmup_cosine
+
+
+def test_warm_up_is_a_line_whose_last_step_is_at_the_base_value() -> None:
+    values = [
+        warmup_cosine(step, base=2.0, final=0.0, num_steps=20, warmup_steps=5, warmup_start=1.0)
+        for step in range(6)
+    ]
+    assert values == pytest.approx([1.0, 1.25, 1.5, 1.75, 2.0, 2.0])
+
+
+def test_cosine_falls_from_base_through_the_middle_to_final() -> None:
+    def at(step: int) -> float:
+        return warmup_cosine(step, base=1.0, final=0.2, num_steps=12, warmup_steps=2)
+
+    assert at(2) == 1.0
+    assert at(7) == pytest.approx(0.6)
+    assert at(11) == pytest.approx(0.6 + 0.4 * math.cos(0.9 * math.pi))
+    assert at(12) == at(1000) == 0.2
+    falling = [at(step) for step in range(2, 13)]
+    assert falling == sorted(falling, reverse=True)
+
+
+def test_a_run_may_have_no_warm_up_or_nothing_else() -> None:
+    assert warmup_cosine(0, base=1.0, final=0.0, num_steps=4, warmup_steps=0) == 1.0
+    assert warmup_cosine(3, base=1.0, final=0.0, num_steps=4, warmup_steps=4) == 1.0
+    assert warmup_cosine(0, base=1.0, final=0.0, num_steps=4, warmup_steps=1) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("step", "num_steps", "warmup_steps"), [(-1, 10, 2), (0, 0, 0), (0, 4, 5), (0, 4, -1)]
+)
+def test_impossible_numbers_of_steps_are_refused(
+    step: int, num_steps: int, warmup_steps: int
+) -> None:
+    with pytest.raises(ValueError, match=f"num_steps = {num_steps}"):
+        warmup_cosine(step, base=1.0, final=0.0, num_steps=num_steps, warmup_steps=warmup_steps)

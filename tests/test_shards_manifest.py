@@ -1,0 +1,152 @@
+"""Lists of recordings: folders, CSV and JSON lines give the same rows, and mistakes are placed."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from shards.manifest import list_folder, read_manifest, write_manifest
+
+
+def test_a_csv_gives_paths_spans_and_labels_of_the_right_kind(tmp_path: Path) -> None:
+    (tmp_path / "list.csv").write_text(
+        "path,key,speaker,start,end,split,audio,emotion,fold,valence,subject\n"
+        "a/one.mp4,,7,0.5,2,train,one.wav,joy,1,0.25,007\n"
+        'a/two.mp4,second,8,,,test,,"sad, tired",2,-1,012\n',
+        encoding="utf-8",
+    )
+    one, two = read_manifest(tmp_path / "list.csv")
+    assert (one.key, one.path, one.name) == ("a/one", tmp_path / "a/one.mp4", "a/one.mp4")
+    assert (one.audio, one.speaker, one.start, one.end) == (tmp_path / "one.wav", "7", 0.5, 2.0)
+    assert one.labels == {"emotion": "joy", "fold": 1, "valence": 0.25, "subject": "007"}
+    assert (two.key, two.audio, two.start, two.end, two.split) == (
+        "second",
+        None,
+        None,
+        None,
+        "test",
+    )
+    assert two.labels == {"emotion": "sad, tired", "fold": 2, "valence": -1.0, "subject": "012"}
+    assert [type(value) for value in two.labels.values()] == [str, int, float, str]
+
+
+def test_a_column_with_one_word_is_text_throughout(tmp_path: Path) -> None:
+    (tmp_path / "list.csv").write_text("path,score\na.mp4,1\nb.mp4,n/a\nc.mp4,\n")
+    assert [row.labels for row in read_manifest(tmp_path / "list.csv")] == [
+        {"score": "1"},
+        {"score": "n/a"},
+        {},
+    ]
+
+
+def test_spreadsheet_habits_are_understood(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_bytes("\ufeffpath,fold\r\na.mp4,1e2\r\n,,\r\n".encode()[:-4])
+    assert read_manifest(tmp_path / "a.csv")[0].labels == {"fold": 100.0}
+    (tmp_path / "b.tsv").write_text("path\tfold\na,b.mp4\t3\n")
+    assert read_manifest(tmp_path / "b.tsv")[0].name == "a,b.mp4"
+
+
+def test_json_lines_say_the_same_as_csv(tmp_path: Path) -> None:
+    rows = [
+        {"path": "a.mp4", "speaker": "s1", "start": 0.5, "emotion": "joy", "fold": 1},
+        {"path": "b.mp4", "speaker": None, "start": None, "emotion": None, "fold": 2},
+    ]
+    for name in ("list.csv", "list.jsonl"):
+        write_manifest(tmp_path / name, rows)
+    assert read_manifest(tmp_path / "list.csv") == read_manifest(tmp_path / "list.jsonl")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["list.csv", "list.jsonl"]
+
+
+def test_a_folder_is_read_in_order_with_links_and_without_hidden_files(tmp_path: Path) -> None:
+    folder, elsewhere = tmp_path / "videos", tmp_path / "elsewhere"
+    for name in ("b.MP4", "a/two.words.mov", "a/.hidden.mp4", ".cache/x.mp4", "notes.txt"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+    elsewhere.mkdir()
+    (elsewhere / "c.webm").touch()
+    (folder / "link").symlink_to(elsewhere)
+    (folder / "loop").symlink_to(folder)
+    rows, ignored = list_folder(folder)
+    assert [(row.key, row.name) for row in rows] == [
+        ("a/two_words", "a/two.words.mov"),
+        ("b", "b.MP4"),
+        ("link/c", "link/c.webm"),
+    ]
+    assert ignored == [folder / "notes.txt"]
+    assert read_manifest(folder) == rows
+
+
+def test_a_name_that_is_no_utf8_can_be_written_down(tmp_path: Path) -> None:
+    (tmp_path / os.fsdecode(b"caf\xe9.mp4")).touch()
+    (row,) = read_manifest(tmp_path)
+    assert row.name == "caf\\xe9.mp4"
+    assert row.path.exists()
+
+
+def test_a_video_can_be_named_itself(tmp_path: Path) -> None:
+    (tmp_path / "x.mp4").touch()
+    (row,) = read_manifest(tmp_path / "x.mp4")
+    assert (row.key, row.name, row.split) == ("x", "x.mp4", "train")
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("file,label\na,b\n", "no column 'path' (found: file, label)"),
+        ("Path,label\na,b\n", "is it 'Path'?"),
+        ("", "no column 'path' (found: nothing)"),
+        ("path,path\na,b\n", "column 'path' is there twice"),
+        ("path,\na,b\n", "a column without a name"),
+        ("path,shard\na,b\n", "column 'shard' is a name of the index"),
+        ("path,label\na,b,c\n", "line 2: 3 cells under 2 columns"),
+        ("path,start\na.mp4,soon\n", "line 2: start is 'soon'"),
+        ("path,start\na.mp4,-1\n", "line 2: start is -1"),
+        ("path,start,end\na.mp4,3,2\n", "line 2: end 2 s is not after start 3 s"),
+        ("path,split\na.mp4,../x\n", "line 2: split '../x'"),
+        ("path,key\n,x\n", "line 2: no path"),
+        ("path,key\na,x\nb,y\nc,x\n", "line 4: key 'x' is that of line 2"),
+    ],
+)
+def test_a_mistake_in_a_csv_is_named_with_its_place(tmp_path: Path, text: str, told: str) -> None:
+    path = tmp_path / "list.csv"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=r"list\.csv") as error:
+        read_manifest(path)
+    assert told in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ('{"path": "a"}\n{"path"\n', "line 2: no JSON"),
+        ('["a"]\n', "line 1: list, not an object"),
+        ('{"file": "a"}\n', "line 1: no column 'path'"),
+        ('{"path": "a", "emotion": ["joy"]}\n', "line 1: emotion is list"),
+        ('{"path": "a", "valence": NaN}\n', "line 1: valence is nan"),
+        ('{"path": 1.5}\n', "line 1: path is 1.5 (must be text)"),
+        ('{"path": "a", "end": true}\n', "line 1: end is True"),
+    ],
+)
+def test_a_mistake_in_json_lines_is_named_with_its_place(
+    tmp_path: Path, text: str, told: str
+) -> None:
+    path = tmp_path / "list.jsonl"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=r"list\.jsonl") as error:
+        read_manifest(path)
+    assert told in str(error.value)
+
+
+def test_many_mistakes_are_one_line(tmp_path: Path) -> None:
+    (tmp_path / "list.csv").write_text("path,start\n" + "a.mp4,x\n" * 9)
+    with pytest.raises(ValueError, match="and 6 more lines") as error:
+        read_manifest(tmp_path / "list.csv")
+    assert "\n" not in str(error.value)
+
+
+def test_a_source_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="nowhere: no such folder, manifest or video"):
+        read_manifest(tmp_path / "nowhere")

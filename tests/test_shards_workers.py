@@ -1,0 +1,88 @@
+"""Work in processes: in order, bounded, and a death or a hang costs one item."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from shards.workers import Lost, run_in_order
+
+
+def square_slowly(item: int) -> int:
+    """The first items take longest, so that results come in the wrong order."""
+    time.sleep(0.05 * max(0, 4 - item))
+    return item * item
+
+
+def die_or_hang(item: str) -> str:
+    """Do what the item says."""
+    if item == "segfault":
+        os.kill(os.getpid(), signal.SIGSEGV)
+    if item == "exit":
+        os._exit(3)
+    if item == "hang":
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # like a decoder that loops in C
+        time.sleep(600)
+    return item.upper()
+
+
+def note_start(item: tuple[Path, int]) -> int:
+    """Leave a mark that the item was begun."""
+    folder, number = item
+    (folder / str(number)).touch()
+    return number
+
+
+def test_results_come_in_the_order_of_the_items() -> None:
+    found = list(run_in_order(square_slowly, range(8), workers=3, deadline_seconds=60))
+    assert found == [(item, item * item) for item in range(8)]
+
+
+def test_a_death_or_a_hang_costs_that_item_alone() -> None:
+    items = ["a", "segfault", "b", "hang", "exit", "c", "segfault", "d"]
+    found = dict(
+        enumerate(
+            outcome
+            for _, outcome in run_in_order(die_or_hang, items, workers=2, deadline_seconds=2)
+        )
+    )
+    assert [found[place] for place in (0, 2, 5, 7)] == ["A", "B", "C", "D"]
+    lost = {place: found[place] for place in (1, 3, 4, 6)}
+    assert all(isinstance(item, Lost) for item in lost.values())
+    assert {place: item.cause for place, item in lost.items()} == {  # type: ignore[union-attr]
+        1: "crash",
+        3: "deadline",
+        4: "crash",
+        6: "crash",
+    }
+    assert "SIGSEGV" in lost[1].message  # type: ignore[union-attr]
+    assert "status 3" in lost[4].message  # type: ignore[union-attr]
+    assert "2 s" in lost[3].message  # type: ignore[union-attr]
+
+
+def test_few_items_are_under_way_ahead_of_the_one_that_is_waited_for(tmp_path: Path) -> None:
+    results = run_in_order(
+        note_start, [(tmp_path, number) for number in range(50)], workers=2, deadline_seconds=60
+    )
+    next(results)
+    time.sleep(1.0)
+    assert len(list(tmp_path.iterdir())) <= 10
+    results.close()  # type: ignore[attr-defined]
+
+
+def test_no_items_are_no_work() -> None:
+    assert list(run_in_order(square_slowly, [], workers=None, deadline_seconds=1)) == []
+
+
+def broken(item: int) -> int:
+    """A bug, as opposed to bad input."""
+    raise ZeroDivisionError(f"item {item}")
+
+
+def test_a_bug_is_not_hidden() -> None:
+    with pytest.raises(ZeroDivisionError, match="item 0"):
+        list(run_in_order(broken, [0], workers=1, deadline_seconds=60))

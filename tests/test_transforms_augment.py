@@ -1,0 +1,55 @@
+"""Settings of the augmentation."""
+
+import dataclasses
+
+import pytest
+
+from hicmae.transforms import AugmentConfig
+
+
+def test_nothing_is_augmented_unless_asked_for() -> None:
+    augment = AugmentConfig()
+    assert (augment.crop, augment.flip, augment.erase) == ("none", 0.0, 0.0)
+    assert (augment.gain, augment.roll_seconds) == (False, 0.0)
+
+
+def test_the_pretraining_recipe_crops_and_gains_without_a_flip_or_a_roll() -> None:
+    augment = AugmentConfig.pretraining()
+    assert augment.crop == "multi-scale"
+    assert augment.crop_scales == (1.0, 0.875, 0.75, 0.66)
+    assert augment.gain
+    assert augment.gain_concentration == 10
+    assert (augment.flip, augment.erase, augment.roll_seconds) == (0.0, 0.0, 0.0)
+
+
+def test_the_fine_tuning_recipe_crops_flips_and_erases_without_gain() -> None:
+    augment = AugmentConfig.finetuning()
+    assert (augment.crop, augment.flip, augment.erase) == ("random-resized", 0.5, 0.25)
+    assert not augment.gain
+
+
+def test_settings_can_be_neither_changed_nor_given_by_position() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        AugmentConfig().flip = 1.0  # type: ignore[misc]
+    with pytest.raises(TypeError):
+        AugmentConfig("none")  # type: ignore[call-arg]
+
+
+def test_every_problem_is_named_at_once() -> None:
+    with pytest.raises(ValueError, match="augment: ") as error:
+        AugmentConfig(
+            crop="centre",  # type: ignore[arg-type]
+            crop_scales=(0.5, 1.0),
+            crop_area=(0.9, 0.1),
+            crop_aspect=(0.0, 1.0),
+            flip=1.5,
+            erase=-0.1,
+            erase_area=(0.0, 0.5),
+            erase_aspect=(2.0, 1.0),
+            gain_concentration=0,
+            roll_seconds=-1.0,
+        )
+    message = str(error.value)
+    assert "\n" not in message
+    for field in dataclasses.fields(AugmentConfig):
+        assert (field.name == "gain") or f"{field.name} = " in message
