@@ -1,0 +1,41 @@
+"""Audio-visual emotion recognition: HiCMAE's network, objective and everything around them.
+
+For: the version and the public names, loaded on first use so that ``import hicmae`` and
+``hicmae --help`` stay quick. Not for: code; each name lives in the module the table below says.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+__version__ = "0.1.0"
+
+# Public name -> module that defines it.
+_PUBLIC = {
+    "AudioVisualEncoder": "hicmae.encoder",
+    "EmotionConfig": "hicmae.emotion",
+    "EmotionModel": "hicmae.emotion",
+    "HiCMAE": "hicmae.pretraining",
+    "InputConfig": "hicmae.settings",
+    "ModelConfig": "hicmae.settings",
+    "ObjectiveConfig": "hicmae.settings",
+    "load_checkpoint": "hicmae.checkpoint",
+    "load_model_config": "hicmae.config",
+}
+
+__all__ = ["__version__", *sorted(_PUBLIC)]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first asked for (PEP 562)."""
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'hicmae' has no attribute '{name}'")
+    value = getattr(importlib.import_module(_PUBLIC[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """List the lazy names too."""
+    return sorted({*globals(), *_PUBLIC})

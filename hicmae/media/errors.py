@@ -1,0 +1,53 @@
+"""The one error of raw media: a file that cannot be used, and the cause under which it counts.
+
+For: everything that reads recordings. Not for: broken shards, which are not raw media.
+"""
+
+from __future__ import annotations
+
+from os import PathLike, fspath
+
+# Cause -> what it means. Refused inputs are counted under these words; a word is never reused for
+# something else, since they stand in written reports.
+CAUSES = {
+    "empty-file": "the file has no bytes",
+    "lfs-pointer": "a Git LFS pointer stands where the recording should be",
+    "unreadable": "not a recording, or its header is destroyed",
+    "no-video": "there is no moving picture in it",
+    "no-sound": "there is no sound in it",
+    "too-short": "fewer seconds than asked for",
+    "no-face": "the detector found no face",
+    "damaged": "it opens, but frames that were asked for cannot be decoded",
+    "deadline": "decoding took longer than allowed",
+    "crash": "the decoder took its process down",
+}
+
+
+class MediaError(ValueError):
+    """A recording that cannot be used.
+
+    Args:
+        cause: A word of ``CAUSES``, under which the file is counted.
+        path: The file.
+        problem: What was found and, where there is one, the remedy; the rest of the line.
+
+    Raises:
+        ValueError: A cause outside ``CAUSES``.
+    """
+
+    def __init__(self, cause: str, path: str | PathLike[str], problem: str) -> None:
+        if cause not in CAUSES:
+            raise ValueError(f"cause {cause!r} is none of {', '.join(CAUSES)}")
+        super().__init__(f"{_one_line(fspath(path))}: {_one_line(problem)}")
+        self.cause = cause
+        self.path = fspath(path)
+        self.problem = problem
+
+    def __reduce__(self) -> tuple[type[MediaError], tuple[str, str, str]]:
+        """Survive the way back from a worker process."""
+        return type(self), (self.cause, self.path, self.problem)
+
+
+def _one_line(text: str) -> str:
+    """File names and decoder messages may hold line breaks and control characters."""
+    return "".join(character if character.isprintable() else " " for character in text.strip())

@@ -1,0 +1,74 @@
+"""Fixtures that many tests share: the tiny network and files outside the repository.
+
+For: finding fixtures, media and models, with a named skip where they are absent. Not for: making
+media; the tests of a module write what they need.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from hicmae.settings import InputConfig, ModelConfig
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+# Tests use no network and no display; a run they start must not ask for an account.
+os.environ.setdefault("WANDB_MODE", "offline")
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """Root of the repository."""
+    return REPOSITORY
+
+
+@pytest.fixture(scope="session")
+def parity_dir() -> Path:
+    """Folder of the numbers to meet: ``HICMAE_PARITY_DIR``, else ``../shared/parity``."""
+    return _outside("HICMAE_PARITY_DIR", "shared/parity")
+
+
+@pytest.fixture(scope="session")
+def clips_dir() -> Path:
+    """Folder of real recordings: ``HICMAE_CLIPS_DIR``, else ``../shared/clips``."""
+    return _outside("HICMAE_CLIPS_DIR", "shared/clips")
+
+
+@pytest.fixture(scope="session")
+def yunet_file() -> Path:
+    """The face detector's file: ``HICMAE_YUNET``, else ``../shared/models/…``."""
+    return _outside("HICMAE_YUNET", "shared/models/face_detection_yunet_2023mar.onnx")
+
+
+@pytest.fixture(scope="session")
+def tiny_model_config() -> ModelConfig:
+    """A network that trains in milliseconds: 8 x 2 x 2 tubelets, 4 x 2 filter-bank patches."""
+    return ModelConfig(
+        input=InputConfig(
+            image_size=32,
+            num_frames=16,
+            frame_stride=1,  # 0.64 s: as long as its 64 filter-bank frames
+            fbank_frames=64,
+            mel_bins=32,
+        ),
+        encoder_dim=32,
+        encoder_heads=2,
+        encoder_depth=2,
+        fusion_depth=1,
+        decoder_dim=32,
+        decoder_heads=2,
+        decoder_depth=3,
+        feature_layers=(1, 2),
+    )
+
+
+def _outside(variable: str, beside: str) -> Path:
+    """A path from the environment or beside the repository; the test is skipped if absent."""
+    path = Path(os.environ.get(variable) or REPOSITORY.parent / beside)
+    if not path.exists():
+        pytest.skip(f"{path} is absent (set {variable} to where it is)")
+    return path

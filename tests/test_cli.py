@@ -1,0 +1,389 @@
+"""The command line: verbs, options, and what a user sees when something is wrong."""
+
+from __future__ import annotations
+
+import errno
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import pytest
+import torch
+
+from hicmae.__main__ import VERBS, Verb, main
+from hicmae.commands import make_parser
+from hicmae.media.errors import MediaError
+
+CALLS: list[dict[str, object]] = []
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How to train.
+
+    Args:
+        learning_rate: Peak of the schedule, per 256 clips.
+        num_steps: Optimiser steps.
+    """
+
+    learning_rate: float = 1e-3
+    num_steps: int = 10
+
+    def __post_init__(self) -> None:
+        if self.num_steps < 1:
+            raise ValueError(f"recipe: num_steps = {self.num_steps} (must be 1 or more)")
+
+
+def work(
+    *,
+    sources: list[Path],
+    out: Path,
+    recipe: Recipe = Recipe(),
+    other: Recipe | None = None,
+    mode: Literal["fast", "slow"] = "fast",
+    resume: bool = False,
+    seed: int | None = None,
+    folds: tuple[int, ...] = (),
+) -> None:
+    """Do the work, 100 % of it.
+
+    Args:
+        sources: What to read.
+        out: Where to write.
+        recipe: How to train.
+        other: Another recipe.
+        mode: How fast.
+        resume: Go on.
+        seed: Of the draws.
+        folds: Which folds.
+    """
+    CALLS.append(
+        {
+            "sources": sources,
+            "out": out,
+            "recipe": recipe,
+            "other": other,
+            "mode": mode,
+            "resume": resume,
+            "seed": seed,
+            "folds": folds,
+        }
+    )
+
+
+class _Broken(torch.utils.data.Dataset):
+    """A dataset whose items raise what a file, or a bug, would."""
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, index: int) -> int:
+        if self.kind == "media":
+            raise MediaError("damaged", "clip.mp4", "frame 3 cannot be decoded")
+        if self.kind == "value":
+            raise ValueError("train-000000.tar: sample 'a' has no wav member")
+        raise KeyError("a bug")
+
+
+def fail(*, kind: str) -> int:
+    """Fail in one of the ways a verb can.
+
+    Args:
+        kind: Which way.
+    """
+    if kind == "missing":
+        Path("no/such/file").read_bytes()
+    if kind == "value":
+        raise ValueError("first line\n  second line")
+    if kind == "full":
+        raise OSError(errno.ENOSPC, "No space left on device", "out.tar")
+    if kind == "interrupt":
+        raise KeyboardInterrupt
+    if kind == "bug":
+        raise TypeError("a bug")
+    if kind.startswith("worker "):
+        list(torch.utils.data.DataLoader(_Broken(kind.split()[1]), num_workers=1))
+    return 3
+
+
+@pytest.fixture(autouse=True)
+def _verbs_of_this_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    CALLS.clear()
+    monkeypatch.delenv("HICMAE_DEBUG", raising=False)
+    monkeypatch.setitem(
+        VERBS, "work", Verb(target=f"{__name__}:work", help="Work", positional={"sources": "+"})
+    )
+    monkeypatch.setitem(VERBS, "fail", Verb(target=f"{__name__}:fail", help="Fail"))
+
+
+def complaint(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    """Run a command that must end with status 2 and one line on stderr; the line."""
+    assert main(words) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.count("\n") == 1
+    assert captured.err.startswith("hicmae")
+    return captured.err.strip()
+
+
+def test_the_overview_lists_every_verb_and_imports_nothing_heavy() -> None:
+    code = (
+        "import sys; from hicmae.__main__ import main; status = main(['--help']);"
+        "heavy = {'torch', 'numpy', 'jsonargparse', 'rich', 'yaml'} & set(sys.modules);"
+        "sys.exit(f'{status} {heavy}' if status or heavy else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    for name, verb in VERBS.items():
+        if name not in ("work", "fail"):
+            assert any(
+                line.split("  ")[1] == name and line.endswith(verb.help)
+                for line in done.stdout.splitlines()
+                if line.startswith("  ")
+            ), name
+
+
+def test_a_group_lists_its_verbs_only(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["shards"]) == 0
+    shown = capsys.readouterr().out
+    assert "shards build" in shown
+    assert "pretrain" not in shown.split("verbs:")[1].split("`hicmae VERB")[0]
+
+
+def test_unknown_verbs_are_refused_with_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "no verb 'pretran'; did you mean 'pretrain'?" in complaint(capsys, "pretran")
+    assert "no verb 'bild'; did you mean 'build'?" in complaint(capsys, "shards", "bild")
+
+
+def test_options_positionals_and_types_reach_the_function(tmp_path: Path) -> None:
+    file = tmp_path / "recipe.yaml"
+    file.write_text("out: from-file\nrecipe: {learning_rate: 1e-4}\nseed: 7\n")
+    words = ["a", "b", "--config", str(file), "--recipe.num_steps", "5", "--mode=slow"]
+    assert main(["work", *words, "--folds", "[1,2]", "--resume"]) == 0
+    assert [
+        {
+            "sources": [Path("a"), Path("b")],
+            "out": Path("from-file"),
+            "recipe": Recipe(learning_rate=1e-4, num_steps=5),
+            "other": None,
+            "mode": "slow",
+            "resume": True,
+            "seed": 7,
+            "folds": (1, 2),
+        }
+    ] == CALLS
+
+
+def test_later_options_override_the_file_and_later_files_the_earlier(tmp_path: Path) -> None:
+    one, two = tmp_path / "one.yaml", tmp_path / "two.yaml"
+    one.write_text("out: one\nrecipe: {num_steps: 1, learning_rate: 0.1}\n")
+    two.write_text("recipe: {num_steps: 2}\n")
+    words = ["--config", str(one), "--config", str(two), "--seed", "3"]
+    assert main(["work", "a", *words]) == 0
+    assert CALLS[0]["recipe"] == Recipe(learning_rate=0.1, num_steps=2)
+    assert main(["work", "a", *words, "--recipe.num_steps=4"]) == 0
+    assert CALLS[1]["recipe"] == Recipe(learning_rate=0.1, num_steps=4)
+
+
+def test_a_bare_flag_leaves_the_positional_after_it_alone() -> None:
+    assert main(["work", "--out", "x", "--resume", "a"]) == 0
+    assert main(["work", "--out", "x", "--resume", "false", "a"]) == 0
+    assert [call["resume"] for call in CALLS] == [True, False]
+    assert [call["sources"] for call in CALLS] == [[Path("a")], [Path("a")]]
+
+
+def test_the_printed_configuration_is_one_that_can_be_given(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["work", "a", "--out", "x", "--recipe.learning_rate", "1e-5", "--seed", "3"]
+    with pytest.raises(SystemExit) as ended:
+        main([*words, "--print_config"])
+    assert not ended.value.code
+    file = tmp_path / "printed.yaml"
+    file.write_text(capsys.readouterr().out)
+    assert main(words) == 0
+    assert main(["work", "a", "--config", str(file)]) == 0
+    assert CALLS[0] == CALLS[1]
+
+
+def test_help_shows_what_docstrings_say_of_parameters_and_fields(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["work", "--help"])
+    assert not ended.value.code
+    shown = " ".join(capsys.readouterr().out.split())
+    for text in (
+        "usage: hicmae work SOURCES ... [--config FILE] [options]",
+        "Do the work, 100 % of it.",
+        "What to read.",
+        "Where to write.",
+        "Peak of the schedule, per 256 clips.",
+        "--recipe.num_steps",
+    ):
+        assert text in shown
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("recipe: {lerning_rate: 1}", "unknown key 'recipe.lerning_rate'; did you mean 'recipe.l"),
+        ("recpie: {num_steps: 1}", "unknown key 'recpie'; did you mean 'recipe'?"),
+        ("other: {num_stesp: 1}", "unknown key 'num_stesp'; did you mean 'num_steps'?"),
+        ("other: {num_steps: 0}", "num_steps = 0 (must be 1 or more)"),
+        ("recipe: {num_steps: many}", "recipe.num_steps = many (must be a whole number)"),
+        ("mode: slwo", "mode = slwo (must be one of fast, slow)"),
+        ("a: 1\na: 2", "line 2: not valid YAML: key 'a' is given twice"),
+    ],
+)
+def test_a_bad_file_is_named_with_the_key_and_the_remedy(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, expected: str
+) -> None:
+    file = tmp_path / "bad.yaml"
+    file.write_text(text + "\n")
+    line = complaint(capsys, "work", "a", "--out", "x", "--config", str(file))
+    assert line.startswith(f"hicmae work: error: {file}")
+    assert expected in line
+    assert CALLS == []
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["a"], "required: out"),
+        (["--out", "x"], "required: sources"),
+        (["a", "--out"], "argument --out: expected one argument"),
+        (["a", "--out", "x", "--sede", "1"], "no option '--sede'; did you mean '--seed'?"),
+        (["a", "--out", "x", "--recipe.num_stps=1"], "did you mean '--recipe.num_steps'?"),
+        (["a", "--out", "x", "--recipe.num_steps=0"], "recipe: num_steps = 0 (must be 1 or more)"),
+        (["a", "--out", "x", "--other.num_steps=b"], "other.num_steps = b (must be a whole num"),
+        (["a", "--out", "x", "--other.num_stps=1"], "did you mean '--other.num_steps'?"),
+        (["a", "--out", "x", "--seed", "b"], "seed = b (must be a whole number or null)"),
+        (["a", "--out", "x", "--resume=maybe"], "resume = maybe (must be true or false)"),
+        (["a", "--out", "x", "--config", "no.yaml"], "no.yaml: no such configuration file"),
+    ],
+)
+def test_bad_words_get_one_line(
+    capsys: pytest.CaptureFixture[str], words: list[str], expected: str
+) -> None:
+    line = complaint(capsys, "work", *words)
+    assert line.startswith("hicmae work: error: ")
+    assert expected in line
+    assert CALLS == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        ("missing", "no/such/file: no such file or directory"),
+        ("value", "first line second line"),
+        ("full", "out.tar: no space left on device"),
+        ("worker media", "clip.mp4: frame 3 cannot be decoded"),
+        ("worker value", "train-000000.tar: sample 'a' has no wav member"),
+    ],
+)
+def test_what_a_user_can_mend_is_one_line(
+    capsys: pytest.CaptureFixture[str], kind: str, expected: str
+) -> None:
+    assert complaint(capsys, "fail", "--kind", kind).startswith("hicmae fail: error: ")
+    main(["fail", "--kind", kind])
+    assert expected in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("kind", "error"), [("bug", TypeError), ("worker bug", KeyError)])
+def test_a_bug_keeps_its_traceback(kind: str, error: type[Exception]) -> None:
+    with pytest.raises(error, match="a bug"):
+        main(["fail", "--kind", kind])
+
+
+def test_the_status_of_a_function_is_that_of_the_command() -> None:
+    assert main(["fail", "--kind", "none"]) == 3
+
+
+def test_an_interrupt_is_status_130(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fail", "--kind", "interrupt"]) == 130
+    assert capsys.readouterr().err.strip() == "hicmae fail: interrupted"
+
+
+def test_debugging_shows_the_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HICMAE_DEBUG", "1")
+    with pytest.raises(ValueError, match="first line"):
+        main(["fail", "--kind", "value"])
+
+
+def test_a_reader_that_stops_reading_is_no_error() -> None:
+    code = (
+        "import sys; from hicmae.__main__ import main; sys.stdout.write('x' * 10**6);"
+        "sys.exit(main(['--help']))"
+    )
+    command = f'{sys.executable} -c "{code}" | head -c 1; exit ${{PIPESTATUS[0]}}'
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert done.stderr == ""
+
+
+REAL_VERBS = [name for name in VERBS if name not in ("work", "fail")]
+
+
+@pytest.mark.parametrize("name", REAL_VERBS)
+def test_every_verb_documents_every_option(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([*name.split(), "--help"])
+    assert not ended.value.code
+    assert f"usage: hicmae {name} " in capsys.readouterr().out
+    module, _, function = VERBS[name].target.partition(":")
+    parser = make_parser(
+        getattr(sys.modules[module], function), program=name, positional=VERBS[name].positional
+    )
+    undocumented = [action.dest for action in parser._actions if not action.help]
+    assert undocumented == []
+
+
+@pytest.mark.parametrize("name", REAL_VERBS)
+def test_every_verb_refuses_a_misspelt_key_by_name(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "bad.yaml"
+    file.write_text("no_such_thing_at_all: 1\n")
+    positional = ["x"] * len(VERBS[name].positional)
+    line = complaint(capsys, *name.split(), *positional, "--config", str(file))
+    assert line.startswith(f"hicmae {name}: error: {file}: unknown key 'no_such_thing_at_all'")
+    line = complaint(capsys, *name.split(), *positional, "--no_such_thing_at_all=1")
+    assert "no option '--no_such_thing_at_all'" in line or "required" in line
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("shards build nowhere --out made", "nowhere: no such"),
+        ("shards check nowhere", "nowhere: no such"),
+        ("shards info nowhere", "nowhere: no such"),
+        ("pretrain --data.shards nowhere --out made", "nowhere: no such"),
+        ("pretrain --model tinny --data.shards nowhere --out made", "model 'tinny': no such size"),
+        (
+            "finetune --benchmark synthtic --shards nowhere --model tiny --out made",
+            "did you mean 'configs/benchmarks/synthetic.yaml'?",
+        ),
+        ("finetune --benchmark synthetic --shards nowhere --model tiny --out made", "nowhere: no"),
+        ("report nowhere", "nowhere: no such"),
+        ("demo --steps nowhere.yaml", "nowhere.yaml: no such"),
+        ("bench loader --shards nowhere", "nowhere: no such"),
+    ],
+)
+def test_a_real_verb_names_the_file_that_is_missing_and_makes_nothing(
+    words: str,
+    expected: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(words.split()) == 2
+    captured = capsys.readouterr()
+    assert captured.err.count("\n") == 1
+    assert expected in captured.err
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,177 @@
+"""Detectors are opened by name, follow one face over time, and never take a wrong file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.ndimage import gaussian_filter1d
+
+from hicmae.media import yunet
+from hicmae.media.faces import DETECTORS, Face, FaceConfig, open_detector
+from hicmae.media.tracking import FaceTrack, centre_track, face_track
+
+FPS = 25
+SIZE = (200, 300)
+
+
+def box_at(x: float, y: float, side: float) -> Face:
+    half = side / 2
+    return Face(box=np.array([x - half, y - half, x + half, y + half], np.float32), score=1.0)
+
+
+def follow(
+    detections: Mapping[int, list[Face]],
+    count: int,
+    frame_size: tuple[int, int] = SIZE,
+    **config: object,
+) -> FaceTrack:
+    settings = FaceConfig(**{"margin": 0.0, "smoothing_seconds": 0.0, **config})  # type: ignore[arg-type]
+    track = face_track(detections, np.arange(count) / FPS, frame_size, settings)
+    assert track is not None
+    return track
+
+
+def centres(track: FaceTrack) -> np.ndarray:
+    return (track.boxes[:, :2] + track.boxes[:, 2:]) / 2
+
+
+def test_between_detections_the_box_moves_evenly() -> None:
+    detections = {i: [box_at(50 + 2 * i, 80, 40 + i)] for i in range(0, 21, 5)}
+    track = follow(detections, 21)
+    np.testing.assert_allclose(centres(track)[:, 0], 50 + 2 * np.arange(21), atol=1e-4)
+    np.testing.assert_allclose(track.boxes[:, 2] - track.boxes[:, 0], 40 + np.arange(21), atol=1e-4)
+    assert track.coverage == 1
+    assert np.flatnonzero(track.found).tolist() == [0, 5, 10, 15, 20]
+    assert track.runs[:3] == (("detected", 1), ("interpolated", 4), ("detected", 1))
+
+
+def test_unequal_times_are_interpolated_by_time() -> None:
+    times = np.array([0, 0.1, 0.9, 1.0])
+    config = FaceConfig(margin=0, smoothing_seconds=0)
+    track = face_track({0: [box_at(100, 80, 60)], 3: [box_at(120, 80, 60)]}, times, SIZE, config)
+    assert track is not None
+    np.testing.assert_allclose(centres(track)[:, 0], [100, 102, 118, 120], atol=1e-4)
+
+
+def test_a_face_that_is_lost_for_a_while_is_bridged_and_counted() -> None:
+    detections = {i: [box_at(100, 80, 40)] if i < 20 or i >= 40 else [] for i in range(5, 60, 5)}
+    track = follow(detections, 60)
+    assert track.coverage == pytest.approx(7 / 11)
+    assert track.runs[0] == ("held", 5)
+    assert ("interpolated", 24) in track.runs
+    assert track.runs[-1] == ("held", 4)
+    np.testing.assert_allclose(centres(track), [[100, 80]] * 60, atol=1e-4)
+
+
+def test_boxes_are_square_with_the_margin_asked_for() -> None:
+    face = Face(box=np.array([10, 20, 50, 80], np.float32), score=1.0)
+    track = follow({0: [face]}, 1, margin=0.5)
+    np.testing.assert_allclose(track.boxes, [[30 - 45, 50 - 45, 30 + 45, 50 + 45]])
+
+
+def test_jitter_is_smoothed_over_the_time_asked_for() -> None:
+    rng = np.random.default_rng(0)
+    x = 100 + rng.normal(0, 3, 60)
+    detections = {i: [box_at(x[i], 80, 50)] for i in range(60)}
+    rough, smooth = follow(detections, 60), follow(detections, 60, smoothing_seconds=0.2)
+    np.testing.assert_allclose(centres(rough)[:, 0], x, atol=1e-4)
+    expected = gaussian_filter1d(x, 0.2 * FPS, mode="nearest")
+    np.testing.assert_allclose(centres(smooth)[:, 0], expected, atol=1e-3)
+
+
+def two_faces(order: int) -> dict[int, list[Face]]:
+    """A small face in the middle and a large one at the side, both moving."""
+    return {
+        i: [box_at(150 + i / 5, 100, 40), box_at(60 - i / 5, 80, 70)][:: order if i % 2 else 1]
+        for i in range(0, 30, 5)
+    }
+
+
+@pytest.mark.parametrize("order", [1, -1])
+@pytest.mark.parametrize(("policy", "side", "x"), [("largest", 70, 60), ("central", 40, 150)])
+def test_of_several_faces_the_policy_names_one_and_stays_with_it(
+    policy: str, side: float, x: float, order: int
+) -> None:
+    track = follow(two_faces(order), 26, policy=policy)
+    np.testing.assert_allclose(track.boxes[:, 2] - track.boxes[:, 0], side, atol=1e-3)
+    assert centres(track)[0, 0] == pytest.approx(x)
+
+
+def test_a_face_seen_for_a_moment_does_not_win_over_one_that_stays() -> None:
+    detections = {i: [box_at(60, 80, 40)] for i in range(0, 50, 5)}
+    detections[20].append(box_at(220, 100, 90))
+    assert centres(follow(detections, 50))[25, 0] == pytest.approx(60)
+
+
+def test_another_face_elsewhere_is_not_the_same_one() -> None:
+    detections = {i: [box_at(60 if i < 50 else 240, 80, 40)] for i in range(0, 75, 5)}
+    track = follow(detections, 75)
+    assert track.coverage == pytest.approx(10 / 15)
+    np.testing.assert_allclose(centres(track)[:, 0], 60, atol=1e-4)
+    assert track.runs[-1] == ("held", 29)
+
+
+def test_no_face_at_all_gives_no_track() -> None:
+    assert face_track({0: [], 5: []}, np.arange(6) / FPS, SIZE, FaceConfig()) is None
+
+
+def test_without_a_detector_the_middle_square_is_taken() -> None:
+    track = centre_track(3, (200, 300))
+    np.testing.assert_allclose(track.boxes, [[50, 0, 250, 200]] * 3)
+    assert (track.coverage, track.runs) == (1.0, (("centre", 3),))
+    assert not track.found.any()
+    assert open_detector("none") is None
+
+
+def test_settings_that_make_no_sense_are_refused_together() -> None:
+    with pytest.raises(ValueError, match=r"detect_every = 0 .*margin = -1"):
+        FaceConfig(detect_every=0, margin=-1)
+    with pytest.raises(ValueError, match="choose among yunet, cascade, none"):
+        open_detector("mtcnn")
+    assert list(DETECTORS) == ["yunet", "cascade", "none"]
+
+
+def test_a_wrong_network_is_refused_by_one_line(tmp_path: Path) -> None:
+    wrong = tmp_path / "net.onnx"
+    wrong.write_bytes(b"not a network")
+    with pytest.raises(ValueError, match=r"net\.onnx: not YuNet's network.*8f2383e4") as caught:
+        open_detector(FaceConfig(yunet_file=wrong))
+    assert "\n" not in str(caught.value)
+
+
+def test_the_network_is_looked_for_where_it_may_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given, named, cached = (tmp_path / name for name in ("given", "named", "cache"))
+    cached.mkdir()
+    in_cache = cached / yunet.FILE_NAME
+    for path in (given, named, in_cache):
+        path.write_bytes(b"x")
+    monkeypatch.setattr(yunet.platformdirs, "user_cache_dir", lambda name: str(cached))
+    # As if installed: nothing lies beside the package.
+    monkeypatch.setattr(yunet, "__file__", str(tmp_path / "a/b/c/yunet.py"))
+    monkeypatch.setenv("HICMAE_YUNET", str(named))
+    assert yunet.find_yunet(given) == given
+    assert yunet.find_yunet() == named
+    monkeypatch.delenv("HICMAE_YUNET")
+    assert yunet.find_yunet() == in_cache
+    in_cache.unlink()
+    with pytest.raises(FileNotFoundError, match=r"HICMAE_YUNET, or use --faces cascade") as caught:
+        yunet.find_yunet()
+    assert "\n" not in str(caught.value)
+    # What was named is never replaced by another file.
+    monkeypatch.setenv("HICMAE_YUNET", str(tmp_path / "gone"))
+    with pytest.raises(FileNotFoundError, match="gone: no such file"):
+        yunet.find_yunet()
+
+
+@pytest.mark.parametrize("detector", ["yunet", "cascade"])
+def test_pictures_without_faces_have_none(detector: str, yunet_file: Path) -> None:
+    finder = open_detector(FaceConfig(detector=detector, yunet_file=yunet_file))  # type: ignore[arg-type]
+    assert finder is not None
+    assert finder.name == detector
+    for shape in ((1, 1), (3, 500), (500, 3), (30, 300), (120, 160), (720, 1280)) * 4:
+        assert finder.detect(np.full((*shape, 3), 128, dtype=np.uint8)) == []
