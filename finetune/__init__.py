@@ -1,0 +1,1 @@
+"""Fine-tuning: benchmarks as data, folds, training, evaluation and reports."""

@@ -1,0 +1,213 @@
+"""A benchmark as data: what is predicted, how it is split, measured and compared.
+
+For: the YAML files of ``configs/benchmarks/``; a benchmark is one of them and no code. Not for:
+splitting a collection by it (``finetune/folds.py``) or training (``finetune/run.py``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from hicmae.config import config_path, load_yaml
+from hicmae.plain import did_you_mean, from_dict
+
+Task = Literal["classification", "regression"]
+
+# Metrics of each task, by the names of hicmae.metrics; the first leads unless a benchmark says so.
+METRICS: dict[str, tuple[str, ...]] = {
+    "classification": ("uar", "war", "weighted_f1", "macro_f1"),
+    "regression": ("ccc", "pcc"),
+}
+LOSSES: dict[str, tuple[str, ...]] = {
+    "classification": ("cross-entropy",),
+    "regression": ("mse", "l1", "ccc"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class FoldProtocol:
+    """How samples are divided into training and test.
+
+    Args:
+        column: Column of the index that divides. Without ``test``, each of its values is a fold:
+            fold k tests the samples whose value is k and trains on all others.
+        train: Values of an explicit training side; none given: every value not tested.
+        test: Values of an explicit test side, for a benchmark with one fixed split.
+        shared_speakers: The benchmark's own protocol puts a speaker on both sides. Otherwise
+            that is refused before training.
+    """
+
+    column: str = "fold"
+    train: tuple[str | int, ...] | None = None
+    test: tuple[str | int, ...] | None = None
+    shared_speakers: bool = False
+
+    def __post_init__(self) -> None:
+        if self.train is not None and self.test is None:
+            raise ValueError("train is given and test is not; give both, or neither for folds")
+        both = set(map(str, self.train or ())) & set(map(str, self.test or ()))
+        if both:
+            raise ValueError(f"{', '.join(sorted(both))} in train and in test")
+        if self.test is not None and not self.test:
+            raise ValueError("test is empty")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchmarkRecipe:
+    """What a benchmark changes of the recipe; the user's own settings come before it.
+
+    Args:
+        epochs: Passes over the training side.
+        learning_rate: At a batch of 256.
+        loss: Training loss.
+        frame_stride: Distance of neighbouring frames of a clip.
+    """
+
+    epochs: int | None = None
+    learning_rate: float | None = None
+    loss: str | None = None
+    frame_stride: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Published:
+    """A number that somebody else has published; it never shares a column with measured ones.
+
+    Args:
+        method: Who or what reached it.
+        scores: Metric to value, fractions (0.65, not 65 %).
+        source: Where it is written.
+        modalities: What the method sees and hears.
+        note: What differs from this protocol.
+    """
+
+    method: str
+    scores: dict[str, float]
+    source: str
+    modalities: str = ""
+    note: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Benchmark:
+    """One benchmark.
+
+    Args:
+        name: Short name, used in tables.
+        task: ``classification`` or ``regression``.
+        title: What it is, one sentence.
+        label: Classification: column of the index that holds the class.
+        classes: Classification: the classes, in the order of the network's outputs.
+        ignore: Classification: labels that the protocol leaves out; their samples are counted.
+        targets: Regression: columns of the index that hold the real values, in order.
+        folds: How it is split.
+        speaker: Column of the index that holds the speaker.
+        metrics: What is reported; none given: every metric of the task.
+        leading: The metric that ranks; none given: the first.
+        recipe: What it changes of the recipe.
+        published: Numbers of others.
+        licence: Under what terms the recordings may be used.
+        access: How to get them.
+    """
+
+    name: str
+    task: Task
+    title: str = ""
+    label: str | None = None
+    classes: tuple[str, ...] = ()
+    ignore: tuple[str, ...] = ()
+    targets: tuple[str, ...] = ()
+    folds: FoldProtocol = field(default_factory=FoldProtocol)
+    speaker: str = "speaker"
+    metrics: tuple[str, ...] = ()
+    leading: str | None = None
+    recipe: BenchmarkRecipe = field(default_factory=BenchmarkRecipe)
+    published: tuple[Published, ...] = ()
+    licence: str = ""
+    access: str = ""
+
+    def __post_init__(self) -> None:
+        problems = self._task_problems()
+        known = METRICS.get(self.task, ())
+        for metric in (*self.metrics, *([self.leading] if self.leading else [])):
+            if metric not in known:
+                problems.append(
+                    f"metric '{metric}' is none of {self.task}"
+                    f"{did_you_mean(metric, known)} (allowed: {', '.join(known)})"
+                )
+        if self.leading and self.metrics and self.leading not in self.metrics:
+            problems.append(f"leading = {self.leading} is not among metrics")
+        loss = self.recipe.loss
+        if loss is not None and loss not in LOSSES.get(self.task, ()):
+            allowed = ", ".join(LOSSES.get(self.task, ()))
+            problems.append(f"recipe.loss = {loss} does not fit {self.task} (allowed: {allowed})")
+        if problems:
+            raise ValueError("; ".join(problems))
+        if not self.metrics:
+            object.__setattr__(self, "metrics", known)
+        if self.leading is None:
+            object.__setattr__(self, "leading", self.metrics[0])
+
+    def _task_problems(self) -> list[str]:
+        """What the task needs, and what it has no use for."""
+        problems = []
+        if self.task == "classification":
+            if not self.label:
+                problems.append("missing key 'label' (column of the class)")
+            if len(self.classes) < 2:
+                problems.append(f"classes has {len(self.classes)} entries (2 or more needed)")
+            problems += _repeated("classes", self.classes)
+            kept_and_left = sorted(set(self.classes) & set(self.ignore))
+            if kept_and_left:
+                problems.append(f"{', '.join(kept_and_left)} in classes and in ignore")
+            if self.targets:
+                problems.append("targets is for regression")
+        elif self.task == "regression":
+            if not self.targets:
+                problems.append("missing key 'targets' (columns of the real values)")
+            problems += _repeated("targets", self.targets)
+            problems += [
+                f"{name} is for classification"
+                for name in ("label", "classes", "ignore")
+                if getattr(self, name)
+            ]
+        else:
+            problems.append(f"task = {self.task} (must be one of {', '.join(METRICS)})")
+        return problems
+
+    @property
+    def num_outputs(self) -> int:
+        """Outputs of the network: classes, or real values."""
+        return len(self.classes) if self.task == "classification" else len(self.targets)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Columns of the index that hold the truth."""
+        return (self.label,) if self.label else self.targets
+
+    @property
+    def ranking(self) -> str:
+        """The leading metric's name."""
+        assert self.leading is not None  # set in __post_init__
+        return self.leading
+
+
+def load_benchmark(name_or_path: str | Path) -> Benchmark:
+    """Read a benchmark: a YAML file, or a name out of ``configs/benchmarks/``.
+
+    Raises: FileNotFoundError: no such file. ValueError: one line with every problem in it.
+    """
+    name = str(name_or_path)
+    if "/" not in name and not name.endswith((".yaml", ".yml")):
+        name = f"configs/benchmarks/{name}.yaml"
+    path = config_path(name)
+    return from_dict(Benchmark, load_yaml(path), str(path))
+
+
+def _repeated(what: str, names: Sequence[str]) -> list[str]:
+    """A complaint if a name stands twice."""
+    twice = sorted({name for name in names if names.count(name) > 1})
+    return [f"{what} names {', '.join(twice)} twice"] if twice else []

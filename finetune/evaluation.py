@@ -1,0 +1,86 @@
+"""From a network's outputs, view by view, to one prediction a sample.
+
+For: collecting the outputs of all test views and proving that each sample was seen exactly as
+often as it should be. Not for: running the network, or scores.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import pandas as pd
+from torch import Tensor
+
+from finetune.benchmark import Benchmark
+from finetune.folds import Fold, as_text, true_values
+from finetune.predictions import Prediction, make_prediction
+
+
+def predictions_of_fold(
+    benchmark: Benchmark, fold: Fold, outputs: Iterable[dict[str, Tensor]], *, num_segments: int
+) -> list[Prediction]:
+    """Average the views of every test sample.
+
+    Args:
+        benchmark: What is predicted.
+        fold: Its test rows, in the order in which the loader numbers samples.
+        outputs: Of batches, as ``FinetuneModule.predict_step`` gives them.
+        num_segments: Views of a sample.
+
+    Returns: one prediction a row, in the order of the rows.
+    Raises: ValueError: an output that is no finite number.
+    """
+    rows = fold.test
+    views = collect_views(
+        outputs, num_samples=len(rows), num_views=num_segments, num_outputs=benchmark.num_outputs
+    )
+    truth = _truth(benchmark, rows)
+    keys = [str(key) for key in rows["key"]]
+    speakers = (
+        [as_text(value) for value in rows[benchmark.speaker]]
+        if benchmark.speaker in rows.columns
+        else [""] * len(rows)
+    )
+    return [
+        make_prediction(
+            benchmark,
+            key=keys[sample],
+            fold=fold.name,
+            speaker=speakers[sample],
+            true=truth[sample],
+            views=views[sample],
+        )
+        for sample in range(len(rows))
+    ]
+
+
+def collect_views(
+    outputs: Iterable[dict[str, Tensor]], *, num_samples: int, num_views: int, num_outputs: int
+) -> np.ndarray:
+    """Put the outputs of batches into their places.
+
+    Args:
+        outputs: ``sample`` (B,), ``view`` (B,) and ``output`` (B, C).
+        num_samples: Samples there are.
+        num_views: Views of each.
+        num_outputs: C.
+
+    Returns: float64 (samples, views, C).
+    Raises: AssertionError: a view that came twice, or did not come.
+    """
+    collected = np.zeros((num_samples, num_views, num_outputs))
+    times = np.zeros((num_samples, num_views), dtype=np.int64)
+    for batch in outputs:
+        place = (batch["sample"].cpu().numpy(), batch["view"].cpu().numpy())
+        np.add.at(times, place, 1)
+        collected[place] = batch["output"].double().cpu().numpy()
+    assert (times == 1).all(), f"views seen {times.min()} to {times.max()} times instead of once"
+    return collected
+
+
+def _truth(benchmark: Benchmark, rows: pd.DataFrame) -> list[str] | np.ndarray:
+    """Class names, or real values (N, D)."""
+    if benchmark.label:
+        return [as_text(value) for value in rows[benchmark.label]]
+    return true_values(benchmark, rows)

@@ -1,0 +1,204 @@
+"""Dividing a collection into folds, and proving that the division is honest.
+
+For: from a benchmark and an index to training and test rows, with every fault of labels,
+speakers and classes named before anything is trained. Not for: reading samples
+(``finetune/data.py``).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from finetune.benchmark import Benchmark
+from hicmae.plain import did_you_mean
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fold:
+    """One split. Both tables are subsets of the index; their row labels are its row numbers.
+
+    Args:
+        name: Value of the fold column, or ``split`` for a benchmark with one fixed split.
+        train: Rows to train on.
+        test: Rows to predict.
+    """
+
+    name: str
+    train: pd.DataFrame
+    test: pd.DataFrame
+
+
+def usable_rows(benchmark: Benchmark, table: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, int]]:
+    """Keep the rows that the benchmark is about, with their truth checked.
+
+    Args:
+        table: The index, one row a sample.
+
+    Returns: the rows (row labels are positions in ``table``), and how many were left out by
+        ``ignore``, label by label.
+    Raises: ValueError: a missing column; a label outside the benchmark's list or a value that is
+        no finite number, with the key of the first such sample.
+    """
+    table = table.reset_index(drop=True)
+    for column in benchmark.columns:
+        _need_column(table, column, f"benchmark '{benchmark.name}'")
+    if benchmark.task == "regression":
+        for column in benchmark.targets:
+            values = pd.to_numeric(table[column], errors="coerce").to_numpy(dtype=np.float64)
+            wrong = np.flatnonzero(~np.isfinite(values))
+            if len(wrong):
+                row = table.iloc[int(wrong[0])]
+                raise ValueError(
+                    f"sample '{row['key']}': {column} = {row[column]!r} is no finite number"
+                    f" ({len(wrong)} such samples; benchmark '{benchmark.name}')"
+                )
+        return table, {}
+    assert benchmark.label is not None
+    labels = table[benchmark.label].map(as_text)
+    ignored = labels.isin(benchmark.ignore)
+    wrong = np.flatnonzero(~labels.isin(benchmark.classes) & ~ignored)
+    if len(wrong):
+        row = table.iloc[int(wrong[0])]
+        found = as_text(row[benchmark.label])
+        raise ValueError(
+            f"sample '{row['key']}': {benchmark.label} '{found}' is no class of benchmark"
+            f" '{benchmark.name}' ({len(wrong)} such samples; classes:"
+            f" {', '.join(benchmark.classes)}){did_you_mean(found, benchmark.classes)}"
+        )
+    counts = {str(name): int(count) for name, count in labels[ignored].value_counts().items()}
+    return table[~ignored], counts
+
+
+def make_folds(benchmark: Benchmark, rows: pd.DataFrame, *, folds: str = "all") -> list[Fold]:
+    """Divide checked rows by the benchmark's protocol.
+
+    Args:
+        rows: What ``usable_rows`` returned.
+        folds: ``all``, or names separated by commas.
+
+    Raises: ValueError: a missing fold column or value; a fold that does not exist; an empty side;
+        a speaker on both sides, or no speaker at all, unless the protocol shares speakers; a
+        class without a training sample.
+    """
+    protocol = benchmark.folds
+    _need_column(rows, protocol.column, f"benchmark '{benchmark.name}' (folds.column)")
+    value = rows[protocol.column].map(as_text)
+    missing = np.flatnonzero((value == "").to_numpy())
+    if len(missing):
+        raise ValueError(
+            f"sample '{rows.iloc[int(missing[0])]['key']}' has no {protocol.column}"
+            f" ({len(missing)} such samples); without it nobody knows its side"
+        )
+    if protocol.test is None:
+        names = sorted(value.unique(), key=_numbers_first)
+        if len(names) < 2:
+            raise ValueError(f"column '{protocol.column}' has one value ({names[0]}): no folds")
+        made = {
+            name: Fold(name=name, train=rows[value != name], test=rows[value == name])
+            for name in names
+        }
+    else:
+        test = value.isin([as_text(item) for item in protocol.test])
+        train = ~test
+        if protocol.train is not None:
+            train = value.isin([as_text(item) for item in protocol.train])
+        made = {"split": Fold(name="split", train=rows[train], test=rows[test])}
+    chosen = [made[name] for name in _chosen(folds, list(made))]
+    for fold in chosen:
+        check_fold(benchmark, fold)
+    return chosen
+
+
+def check_fold(benchmark: Benchmark, fold: Fold) -> None:
+    """Prove that a fold can be trained on and that nobody is on both sides.
+
+    Raises: ValueError: as ``make_folds``.
+    """
+    for side, rows in (("training", fold.train), ("test", fold.test)):
+        if rows.empty:
+            raise ValueError(
+                f"fold {fold.name}: no {side} sample (column '{benchmark.folds.column}')"
+            )
+    if not benchmark.folds.shared_speakers:
+        _check_speakers(benchmark, fold)
+    if benchmark.label:
+        present = set(fold.train[benchmark.label].map(as_text))
+        absent = [name for name in benchmark.classes if name not in present]
+        if absent:
+            raise ValueError(
+                f"fold {fold.name}: no training sample of {', '.join(absent)};"
+                " a class that is never seen cannot be learned"
+            )
+
+
+def true_values(benchmark: Benchmark, rows: pd.DataFrame) -> np.ndarray:
+    """Real targets of rows. Returns: float64 (N, D), in the benchmark's order and units."""
+    return rows[list(benchmark.targets)].apply(pd.to_numeric).to_numpy(dtype=np.float64)
+
+
+def as_text(value: Any) -> str:
+    """A cell as the text a person would write: 3.0 is ``3``, nothing is empty."""
+    if value is None or (isinstance(value, float) and np.isnan(value)) or value is pd.NA:
+        return ""
+    if isinstance(value, float | np.floating) and float(value).is_integer():
+        return str(int(value))
+    return str(value)
+
+
+def _check_speakers(benchmark: Benchmark, fold: Fold) -> None:
+    """Refuse a speaker on both sides, and speakers that nobody named."""
+    column = benchmark.speaker
+    remedy = "set folds.shared_speakers: true if the benchmark's own protocol says so"
+    _need_column(fold.train, column, f"benchmark '{benchmark.name}' (speaker; or {remedy})")
+    sides = []
+    for rows in (fold.train, fold.test):
+        speakers = rows[column].map(as_text)
+        unnamed = np.flatnonzero((speakers == "").to_numpy())
+        if len(unnamed):
+            raise ValueError(
+                f"fold {fold.name}: sample '{rows.iloc[int(unnamed[0])]['key']}' has no"
+                f" {column} ({len(unnamed)} such samples), so nobody can tell that the sides"
+                f" share none; name the speakers in the manifest, or {remedy}"
+            )
+        sides.append(speakers.value_counts())
+    shared = sorted(set(sides[0].index) & set(sides[1].index), key=_numbers_first)
+    if shared:
+        first = shared[0]
+        raise ValueError(
+            f"fold {fold.name}: {column} '{first}' is on both sides ({sides[0][first]} training and"
+            f" {sides[1][first]} test samples; {len(shared)} such speakers); {remedy}"
+        )
+
+
+def _chosen(folds: str, names: list[str]) -> list[str]:
+    """Names of the folds asked for, in the order of the protocol."""
+    if folds.strip() == "all":
+        return names
+    wanted = [part.strip() for part in folds.split(",") if part.strip()]
+    unknown = [part for part in wanted if part not in names]
+    if unknown or not wanted:
+        what = f"no fold {', '.join(unknown)}" if unknown else "no fold is named"
+        raise ValueError(f"folds = {folds}: {what} (folds: {', '.join(names)}, or all)")
+    return [name for name in names if name in wanted]
+
+
+def _need_column(table: pd.DataFrame, column: str, who: str) -> None:
+    """Refuse an index without a column, naming those it has."""
+    if column not in table.columns:
+        known = [str(name) for name in table.columns]
+        raise ValueError(
+            f"the index has no column '{column}', which {who} needs"
+            f"{did_you_mean(column, known)} (columns: {', '.join(known)})"
+        )
+
+
+def _numbers_first(name: str) -> tuple[int, float, str]:
+    """Sort key: 2 before 10, numbers before words."""
+    try:
+        return 0, float(name), name
+    except ValueError:
+        return 1, 0.0, name

@@ -1,0 +1,58 @@
+"""Training losses of fine-tuning.
+
+For: a table from the name in a recipe to a function of outputs and targets. Not for: the
+pretraining objective (``hicmae/objective``) or metrics (``hicmae/metrics.py``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+def soft_cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Cross-entropy with class probabilities as targets.
+
+    Args:
+        outputs: (B, C) logits.
+        targets: (B, C) probabilities.
+
+    Returns: mean over the batch, 0-d, nats.
+    """
+    return functional.cross_entropy(outputs, targets)
+
+
+def concordance_loss(outputs: Tensor, targets: Tensor) -> Tensor:
+    """One minus the concordance correlation coefficient over the batch, mean over dimensions.
+
+    Args:
+        outputs: (B, D), B of 2 or more.
+        targets: (B, D).
+
+    Returns: 0-d, in 0..2. A batch in which outputs and targets are the same constant gives 1:
+        nothing correlates.
+    Source: Lin 1989, A concordance correlation coefficient to evaluate reproducibility; unbiased
+        moments, as in hicmae.metrics.
+    """
+    moment = max(len(outputs) - 1, 1)
+    output_mean, target_mean = outputs.mean(dim=0), targets.mean(dim=0)  # (D,)
+    output_gap, target_gap = outputs - output_mean, targets - target_mean  # (B, D)
+    covariance = (output_gap * target_gap).sum(dim=0) / moment
+    spread = (output_gap.square().sum(dim=0) + target_gap.square().sum(dim=0)) / moment
+    shift = (output_mean - target_mean).square()
+    # The tiny floor keeps a constant batch finite; real spreads are far above it.
+    floor = torch.finfo(outputs.dtype).tiny
+    return (1 - 2 * covariance / (spread + shift).clamp_min(floor)).mean()
+
+
+LOSSES: dict[str, Loss] = {
+    "cross-entropy": soft_cross_entropy,
+    "mse": functional.mse_loss,
+    "l1": functional.l1_loss,
+    "ccc": concordance_loss,
+}

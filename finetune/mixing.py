@@ -1,0 +1,166 @@
+"""Mixup and cutmix of a batch of clips with their targets.
+
+For: blending clips with their neighbours in the batch during training. Not for: the other
+augmentations, which see one clip at a time (``hicmae.transforms``).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class MixingConfig:
+    """How clips of a batch are blended; the defaults are the published recipe.
+
+    One blend is drawn a batch, and every clip is blended with its neighbour. Of an audio-video
+    network's input, only the video is mixed unless ``audio`` says so; a network that only hears
+    has nothing else, so without ``audio`` its batches stay unmixed.
+
+    Args:
+        mixup: Both parameters of the Beta distribution of mixup's share; 0: no mixup.
+        cutmix: The same of cutmix; 0: no cutmix.
+        switch: Probability of cutmix where both are on.
+        probability: Share of the batches that are mixed.
+        audio: Whether sound is mixed in the same share: filter banks blended under mixup, a span
+            of time replaced under cutmix. The published recipe leaves sound unmixed while it
+            mixes the labels.
+        regression: Whether batches with real-valued targets are mixed, their targets linearly.
+    """
+
+    mixup: float = 0.8
+    cutmix: float = 1.0
+    switch: float = 0.5
+    probability: float = 1.0
+    audio: bool = False
+    regression: bool = False
+
+    def __post_init__(self) -> None:
+        problems = [
+            f"{name} = {getattr(self, name)} (must be 0 or more)"
+            for name in ("mixup", "cutmix")
+            if getattr(self, name) < 0
+        ]
+        problems += [
+            f"{name} = {getattr(self, name)} (must lie in 0..1)"
+            for name in ("switch", "probability")
+            if not 0 <= getattr(self, name) <= 1
+        ]
+        if problems:
+            raise ValueError(f"mixing: {'; '.join(problems)}")
+
+
+def mix_batch(
+    video: Tensor | None,
+    fbank: Tensor | None,
+    targets: Tensor,
+    config: MixingConfig,
+    *,
+    generator: torch.Generator | None = None,
+) -> tuple[Tensor | None, Tensor | None, Tensor]:
+    """Blend every clip of a batch with its neighbour, and their targets in the same share.
+
+    Args:
+        video: (B, 3, T, H, W), or nothing.
+        fbank: (B, S, F), or nothing.
+        targets: (B, C) class probabilities or (B, D) real values.
+        config: What to do.
+        generator: Source of the draws (on the CPU); none given: PyTorch's.
+
+    Returns: the three, mixed; tensors of the input are not written to. Each row of class
+        probabilities keeps its sum.
+    Source: mixup, arXiv 1710.09412; CutMix, arXiv 1905.04899 (box of area 1 - share at a uniform
+        centre, share corrected for what the border cuts off), the box the same in every frame.
+    """
+    mixes_sound = fbank is not None and config.audio
+    if (config.mixup == 0 and config.cutmix == 0) or (video is None and not mixes_sound):
+        return video, fbank, targets
+    if len(targets) < 2 or _uniform(generator) >= config.probability:
+        return video, fbank, targets
+    cuts = config.cutmix > 0 and (config.mixup == 0 or _uniform(generator) < config.switch)
+    share = _beta(config.cutmix if cuts else config.mixup, generator)
+    if cuts and video is not None:
+        video, share = _cut_box(video, share, generator)
+    elif video is not None:
+        video = _blend(video, share)
+    if fbank is not None and config.audio:
+        if cuts:
+            fbank, sound_share = _cut_span(fbank, share, generator)
+            share = sound_share if video is None else share
+        else:
+            fbank = _blend(fbank, share)
+    return video, fbank, _blend(targets, share)
+
+
+def soft_targets(labels: Tensor, num_classes: int, *, smoothing: float) -> Tensor:
+    """Class numbers as smoothed probabilities.
+
+    Args:
+        labels: (B,) int64.
+        num_classes: C.
+        smoothing: Mass spread evenly over all classes, in 0..1.
+
+    Returns: (B, C) float32; every row sums to 1.
+    Source: label smoothing of arXiv 1512.00567.
+    """
+    hard = torch.nn.functional.one_hot(labels, num_classes).float()
+    return hard * (1 - smoothing) + smoothing / num_classes
+
+
+def _neighbour(batch: Tensor) -> Tensor:
+    """Each clip's partner: the one before it, so that nobody is its own."""
+    return batch.roll(1, dims=0)
+
+
+def _blend(batch: Tensor, share: float) -> Tensor:
+    """Every row and its neighbour in the shares ``share`` and ``1 - share``."""
+    return batch * share + _neighbour(batch) * (1 - share)
+
+
+def _cut_box(
+    video: Tensor, share: float, generator: torch.Generator | None
+) -> tuple[Tensor, float]:
+    """Put a box of the neighbour into every frame; the share kept is that of the pixels."""
+    height, width = video.shape[-2:]
+    side = math.sqrt(1 - share)
+    top, bottom = _span(height, side, generator)
+    left, right = _span(width, side, generator)
+    mixed = video.clone()
+    mixed[..., top:bottom, left:right] = _neighbour(video)[..., top:bottom, left:right]
+    return mixed, 1 - (bottom - top) * (right - left) / (height * width)
+
+
+def _cut_span(
+    fbank: Tensor, share: float, generator: torch.Generator | None
+) -> tuple[Tensor, float]:
+    """Put a span of time of the neighbour's sound, of length ``1 - share``, into every clip."""
+    frames = fbank.shape[1]
+    length = round((1 - share) * frames)
+    start = int(_uniform(generator) * (frames - length + 1))
+    mixed = fbank.clone()
+    mixed[:, start : start + length] = _neighbour(fbank)[:, start : start + length]
+    return mixed, 1 - length / frames
+
+
+def _span(size: int, part: float, generator: torch.Generator | None) -> tuple[int, int]:
+    """A span of length ``part * size`` at a uniform centre, clipped at the border."""
+    centre = int(_uniform(generator) * size)
+    half = int(part * size) // 2
+    return max(centre - half, 0), min(centre + half, size)
+
+
+def _uniform(generator: torch.Generator | None) -> float:
+    """One draw in [0, 1)."""
+    return float(torch.rand((), generator=generator))
+
+
+def _beta(parameter: float, generator: torch.Generator | None) -> float:
+    """One draw of Beta(p, p), from two Gamma draws: torch's own Beta takes no generator."""
+    first, second = torch._standard_gamma(
+        torch.full((2,), parameter, dtype=torch.float64), generator=generator
+    ).tolist()
+    return first / (first + second) if first + second > 0 else 0.5

@@ -1,0 +1,186 @@
+"""The Lightning module of fine-tuning: transforms on the device, mixing, the loss, AdamW.
+
+For: one training step and one test step. Not for: folds, files or scores.
+
+Shape letters: B batch, C classes, D real-valued targets.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+
+from finetune.benchmark import Benchmark
+from finetune.losses import LOSSES
+from finetune.mixing import MixingConfig, mix_batch, soft_targets
+from finetune.settings import OptimizerConfig
+from hicmae.emotion import EmotionConfig, EmotionModel
+from hicmae.parameters import parameter_groups
+from hicmae.schedule import warmup_cosine
+from hicmae.settings import ModelConfig
+from hicmae.transforms import AugmentConfig, ClipTransform
+
+Batch = dict[str, Any]
+
+
+class FinetuneModule(pl.LightningModule):
+    """An emotion network in training for one fold.
+
+    Args:
+        model: Sizes of the network.
+        emotion: Its head.
+        benchmark: What is predicted.
+        loss: Name in ``finetune.losses.LOSSES``.
+        optimizer: AdamW and its schedule.
+        learning_rate: Highest rate of the last layer, already scaled to the batch.
+        min_learning_rate: Last rate of the same.
+        mixing: Mixup and cutmix.
+        augment: Random changes to single clips, made on the device.
+        label_smoothing: Mass of each label spread over all classes.
+        freeze_encoder: Whether only the head and the layer weights are trained.
+        target_mean: (D,) of the training side; real values are standardised for the loss.
+        target_std: (D,) of the same.
+        num_steps: Optimizer steps of the whole training.
+        warmup_steps: Of the warm-up.
+    """
+
+    target_mean: Tensor
+    target_std: Tensor
+
+    def __init__(
+        self,
+        *,
+        model: ModelConfig,
+        emotion: EmotionConfig,
+        benchmark: Benchmark,
+        loss: str,
+        optimizer: OptimizerConfig,
+        learning_rate: float,
+        min_learning_rate: float,
+        mixing: MixingConfig,
+        augment: AugmentConfig,
+        label_smoothing: float,
+        freeze_encoder: bool,
+        target_mean: Tensor,
+        target_std: Tensor,
+        num_steps: int,
+        warmup_steps: int,
+    ) -> None:
+        super().__init__()
+        self.model = EmotionModel(model, emotion)
+        self.transform = ClipTransform(model.input, augment)
+        self.benchmark = benchmark
+        self.loss = LOSSES[loss]
+        self.settings = optimizer
+        self.learning_rate = learning_rate
+        self.min_learning_rate = min_learning_rate
+        self.mixing = mixing
+        self.label_smoothing = label_smoothing
+        self.freeze_encoder = freeze_encoder
+        self.num_steps = num_steps
+        self.warmup_steps = warmup_steps
+        self.skipped: dict[str, int] = {}
+        self.last_epoch_loss: float | None = None
+        self.register_buffer("target_mean", target_mean.float())
+        self.register_buffer("target_std", target_std.float())
+        if freeze_encoder:
+            self.model.encoder.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> FinetuneModule:
+        """Switch to training; a frozen encoder stays as it is at test time (no drop path)."""
+        super().train(mode)
+        if self.freeze_encoder:
+            self.model.encoder.eval()
+        return self
+
+    def on_train_epoch_start(self) -> None:
+        """Let the reader draw other places of the clips than in the last epoch."""
+        loader = self.trainer.train_dataloader
+        assert loader is not None
+        loader.dataset.set_epoch(self.current_epoch)
+
+    def on_train_epoch_end(self) -> None:
+        """Keep the mean loss of the epoch."""
+        self.last_epoch_loss = float(self.trainer.callback_metrics["loss_epoch"])
+
+    @torch.no_grad()
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Turn bytes into the network's input, on the device, outside of autocast."""
+        wanted = self.model.emotion.modalities.split("-")
+        absent = [name for key, name in _MODALITY.items() if key not in wanted]
+        video, fbank = self.transform(
+            {key: value for key, value in batch.items() if key not in absent}
+        )
+        kept = {key: batch[key] for key in ("label", "target", "sample", "view") if key in batch}
+        for cause, count in (batch.get("skipped") or {}).items():
+            self.skipped[cause] = self.skipped.get(cause, 0) + count
+        return kept | {"video": video, "fbank": fbank}
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Mix, predict, and compare. Returns: the loss, 0-d."""
+        video, fbank, targets = batch["video"], batch["fbank"], self._targets(batch)
+        if self.benchmark.task == "classification" or self.mixing.regression:
+            video, fbank, targets = mix_batch(video, fbank, targets, self.mixing)
+        loss = self.loss(self.model(video, fbank).float(), targets)
+        if not torch.isfinite(loss):
+            raise ValueError(
+                f"the training loss became {loss.item()} in epoch {self.current_epoch + 1};"
+                " lower optimizer.learning_rate or set optimizer.clip_norm"
+            )
+        self.log("loss", loss, on_step=True, on_epoch=True, prog_bar=True, batch_size=len(targets))
+        rate = self.learning_rate * self.rate_factor(self.global_step)
+        self.log("learning_rate", rate, on_step=True, batch_size=len(targets))
+        return loss
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        """Predict views.
+
+        Returns: ``sample`` (B,), ``view`` (B,), and ``output``: probabilities (B, C), or real
+            values (B, D) in the benchmark's units.
+        """
+        outputs = self.model(batch["video"], batch["fbank"]).float()
+        if self.benchmark.task == "classification":
+            outputs = outputs.softmax(dim=1)
+        else:
+            outputs = outputs * self.target_std + self.target_mean
+        return {"sample": batch["sample"], "view": batch["view"], "output": outputs}
+
+    def configure_optimizers(self) -> Any:
+        """AdamW over the parameter groups, and the schedule, one value an optimizer step."""
+        groups = parameter_groups(
+            self.model,
+            learning_rate=self.learning_rate,
+            weight_decay=self.settings.weight_decay,
+            layer_decay=self.settings.layer_decay,
+        )
+        optimizer = torch.optim.AdamW(groups, betas=self.settings.betas)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self.rate_factor)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
+        }
+
+    def rate_factor(self, step: int) -> float:
+        """Learning rate of an optimizer step (counted from 0) over the highest rate."""
+        return warmup_cosine(
+            step,
+            base=1.0,
+            final=self.min_learning_rate / self.learning_rate,
+            num_steps=self.num_steps,
+            warmup_steps=self.warmup_steps,
+        )
+
+    def _targets(self, batch: Batch) -> Tensor:
+        """What the loss compares with: smoothed (B, C), or standardised (B, D)."""
+        if self.benchmark.task == "classification":
+            return soft_targets(
+                batch["label"], self.benchmark.num_outputs, smoothing=self.label_smoothing
+            )
+        return (batch["target"] - self.target_mean) / self.target_std
+
+
+# Entry of a batch by the modality that reads it.
+_MODALITY = {"video": "frames", "audio": "waveform"}

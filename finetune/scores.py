@@ -1,0 +1,135 @@
+"""Scores of a run, computed from its predictions alone.
+
+For: every metric per fold, pooled over all tested samples, and as mean and deviation over folds.
+Not for: the metrics themselves (``hicmae/metrics.py``) or showing them (``finetune/report.py``).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from finetune.benchmark import Benchmark
+from finetune.predictions import Prediction, true_and_predicted
+from hicmae.metrics import classification_metrics, regression_metrics
+
+Values = dict[str, float]
+
+_NAMES = {
+    "uar": "UAR",
+    "war": "WAR",
+    "weighted_f1": "weighted F1",
+    "macro_f1": "macro F1",
+    "ccc": "CCC",
+    "pcc": "PCC",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scores:
+    """Metric names to values; not-a-number where a metric is undefined.
+
+    Args:
+        folds: Of each fold, in order.
+        counts: Samples of each fold.
+        pooled: Over the samples of all folds together: the headline.
+        mean: Over folds, unweighted.
+        sd: Sample standard deviation over folds; not-a-number for a single fold.
+    """
+
+    folds: dict[str, Values]
+    counts: dict[str, int]
+    pooled: Values
+    mean: Values
+    sd: Values
+
+    @property
+    def num_samples(self) -> int:
+        """Samples tested."""
+        return sum(self.counts.values())
+
+    def to_dict(self) -> dict[str, Any]:
+        """What ``scores.json`` holds; an undefined value is null."""
+        return {
+            "num_samples": self.num_samples,
+            "pooled": _null_for_nan(self.pooled),
+            "mean": _null_for_nan(self.mean),
+            "sd": _null_for_nan(self.sd),
+            "folds": {
+                name: {"num_samples": self.counts[name], **_null_for_nan(values)}
+                for name, values in self.folds.items()
+            },
+        }
+
+
+def score(benchmark: Benchmark, predictions: Sequence[Prediction]) -> Values:
+    """Every metric of a benchmark over some predictions.
+
+    Returns: fractions by name. For real values, ``ccc`` is the mean over the targets and
+        ``ccc_<target>`` one of them; a constant target makes both metrics not-a-number, a constant
+        prediction PCC alone.
+    """
+    true, predicted = true_and_predicted(benchmark, predictions)
+    if benchmark.task == "classification":
+        found = classification_metrics(true, predicted, num_classes=len(benchmark.classes))
+        return {name: float(found[name]) for name in benchmark.metrics}
+    by_target = regression_metrics(true, predicted)
+    values: Values = {}
+    for name in benchmark.metrics:
+        each = [float(value) for value in by_target[name]]
+        values[name] = float(np.mean(each))
+        if len(each) > 1:
+            pairs = zip(benchmark.targets, each, strict=True)
+            values |= {f"{name}_{target}": value for target, value in pairs}
+    return values
+
+
+def score_run(benchmark: Benchmark, predictions: Sequence[Prediction]) -> Scores:
+    """Score every fold, the pool, and the spread over folds."""
+    by_fold: dict[str, list[Prediction]] = {}
+    for item in predictions:
+        by_fold.setdefault(item.fold, []).append(item)
+    folds = {name: score(benchmark, items) for name, items in by_fold.items()}
+    pooled = score(benchmark, predictions)
+    table = {metric: np.array([values[metric] for values in folds.values()]) for metric in pooled}
+    return Scores(
+        folds=folds,
+        counts={name: len(items) for name, items in by_fold.items()},
+        pooled=pooled,
+        mean={metric: float(values.mean()) for metric, values in table.items()},
+        sd={
+            metric: float(values.std(ddof=1)) if len(values) > 1 else math.nan
+            for metric, values in table.items()
+        },
+    )
+
+
+def undefined(scores: Scores) -> list[str]:
+    """Sentences about the metrics that have no value, and why."""
+    sentences = []
+    for where, values in [("pooled", scores.pooled), *scores.folds.items()]:
+        names = [metric for metric, value in values.items() if math.isnan(value)]
+        if names:
+            place = "Pooled" if where == "pooled" else f"Fold {where}"
+            sentences.append(
+                f"{place}: {', '.join(map(metric_name, names))} undefined, because the true values"
+                " (or, for PCC, the predictions) are constant there; shown as n/a, not as 0."
+            )
+    return sentences
+
+
+def metric_name(metric: str) -> str:
+    """A metric as people write it: ``ccc_valence`` is ``CCC valence``."""
+    if metric in _NAMES:
+        return _NAMES[metric]
+    base, _, target = metric.partition("_")
+    return f"{_NAMES.get(base, base)} {target}"
+
+
+def _null_for_nan(values: Values) -> dict[str, float | None]:
+    """JSON has no not-a-number."""
+    return {name: None if math.isnan(value) else value for name, value in values.items()}

@@ -1,0 +1,162 @@
+"""The runner of the demo, with steps that are real but cheap commands."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+import hicmae.demo
+from hicmae.__main__ import main
+from hicmae.config import config_path, from_dict, load_yaml
+from hicmae.demo import DemoConfig, demo
+from hicmae.process import ProcessResult
+
+STEPS = """
+steps:
+  - title: List the verbs
+    command: "--help"
+    show: true
+  - title: Write the report
+    command: "shards --help"
+    makes: "{out}/made"
+  - title: The last
+    command: "%s"
+report: "{out}/made/report.md"
+values: {word: long}
+quick: {word: short}
+"""
+
+
+@pytest.fixture
+def steps(tmp_path: Path) -> Path:
+    """A file of three steps; the second makes a folder that must not exist before."""
+    path = tmp_path / "steps.yaml"
+    path.write_text(STEPS % "--version")
+    return path
+
+
+@pytest.fixture
+def made(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """Commands that were run; what the second would write is written here."""
+    commands: list[list[str]] = []
+    run = hicmae.demo.run_logged
+
+    def noting(words: list[str], log: Path, console: Console) -> ProcessResult:
+        commands.append(words)
+        if words == ["shards", "--help"]:
+            folder = log.parent.parent / "made"
+            folder.mkdir()  # fails if the folder of an earlier run is still there
+            (folder / "report.md").write_text("done")
+        return run(words, log, console)
+
+    monkeypatch.setattr(hicmae.demo, "run_logged", noting)
+    return commands
+
+
+def test_steps_run_in_order_and_end_at_the_report(
+    tmp_path: Path, steps: Path, made: list[list[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "a demo"
+    steps.write_text(STEPS % "doctor --json {out}/found.json")
+    assert demo(out=out, steps=steps) == 0
+    assert made == [["--help"], ["shards", "--help"], ["doctor", "--json", f"{out}/found.json"]]
+    shown = capsys.readouterr().out
+    assert f"$ hicmae doctor --json '{out}/found.json'" in shown
+    assert "shards build" in shown  # the output of the step that is shown
+    assert "All 3 steps done in" in shown
+    assert shown.rstrip().endswith(f"The report: {out / 'made' / 'report.md'}")
+    topics = [finding["topic"] for finding in json.loads((out / "found.json").read_text())]
+    assert "torch" in topics
+    logs = sorted(log.name for log in (out / "logs").iterdir())
+    assert logs == ["01-list-the-verbs.log", "02-write-the-report.log", "03-the-last.log"]
+    assert "usage: hicmae VERB" in (out / "logs" / logs[0]).read_text()
+
+
+def test_a_failed_step_stops_and_tells_how_to_repeat_it(
+    tmp_path: Path, steps: Path, made: list[list[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    steps.write_text(STEPS % "shards bild {word}")
+    assert demo(out=tmp_path / "out", steps=steps, quick=True) == 2
+    shown = capsys.readouterr().out
+    assert "did you mean 'build'?" in shown
+    assert "This step failed with exit status 2" in shown
+    assert "To repeat it alone: hicmae shards bild short" in shown
+    again = shown.split("To go on from here: hicmae ")[1].split()
+    assert again == [
+        "demo",
+        "--resume",
+        "--out",
+        f"{tmp_path}/out",
+        "--quick",
+        "--steps",
+        str(steps),
+    ]
+
+
+def test_resuming_skips_what_is_done_and_redoes_what_follows_a_change(
+    tmp_path: Path, steps: Path, made: list[list[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    steps.write_text(STEPS % "shards bild")
+    assert demo(out=out, steps=steps) == 2
+    made.clear()
+    steps.write_text(STEPS % "--version")
+    assert demo(out=out, steps=steps, resume=True) == 0
+    assert made == [["--version"]]
+    assert capsys.readouterr().out.count("done before, in") == 2
+    made.clear()
+    steps.write_text((STEPS % "--version").replace('"--help"', '"bench --help"'))
+    assert demo(out=out, steps=steps, resume=True) == 0
+    assert len(made) == 3  # the folder of the second was removed, or making it again would fail
+
+
+def test_a_folder_in_use_is_left_alone(
+    tmp_path: Path, steps: Path, made: list[list[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "thesis.tex").write_text("years")
+    for words in ([], ["--overwrite"], ["--resume"]):
+        assert main(["demo", "--out", str(mine), "--steps", str(steps), *words]) == 2
+        assert "holds files that are no demo's" in capsys.readouterr().err
+    assert (mine / "thesis.tex").read_text() == "years"
+    out = tmp_path / "out"
+    assert demo(out=out, steps=steps) == 0
+    with pytest.raises(ValueError, match="--resume, --overwrite or another --out"):
+        demo(out=out, steps=steps)
+    assert demo(out=out, steps=steps, overwrite=True) == 0
+
+
+def test_a_step_cannot_remove_what_is_outside(tmp_path: Path, steps: Path) -> None:
+    precious = tmp_path / "precious"
+    precious.mkdir()
+    steps.write_text((STEPS % "--version").replace('{out}/made"', '{out}/../precious"'))
+    with pytest.raises(ValueError, match="is not inside"):
+        demo(out=tmp_path / "out", steps=steps)
+    assert precious.is_dir()
+
+
+def test_an_unknown_value_is_refused_before_anything_runs(tmp_path: Path, steps: Path) -> None:
+    steps.write_text(STEPS % "--version {wrod}")
+    with pytest.raises(ValueError, match=r"'\{wrod\}' in '--version \{wrod\}' is not among"):
+        demo(out=tmp_path / "out", steps=steps)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_steps_of_the_repository_are_read() -> None:
+    path = config_path("configs/demo.yaml")
+    config = from_dict(DemoConfig, load_yaml(path), str(path))
+    assert config.steps
+
+
+@pytest.mark.slow
+def test_the_quick_demo_goes_from_media_to_a_report(tmp_path: Path) -> None:
+    out = tmp_path / "demo"
+    assert demo(out=out, quick=True) == 0, (out / "logs").as_posix()
+    text = (out / "report.md").read_text(encoding="utf-8")
+    runs = sorted(folder.name for folder in (out / "runs").iterdir() if folder.name != "pretrain")
+    assert {run.split("-")[0] for run in runs} == {"classes", "values"}
+    assert [run for run in runs if run not in text] == []

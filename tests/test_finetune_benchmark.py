@@ -1,0 +1,92 @@
+"""Benchmarks as data: what is read, and what is refused by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from finetune.benchmark import Benchmark, load_benchmark
+from finetune.settings import OptimizerConfig, RecipeConfig, resolve
+from hicmae.config import config_root
+
+GOOD = """
+name: some
+task: classification
+label: emotion
+classes: [low, high]
+published:
+  - {method: someone, scores: {uar: 0.5}, source: a paper}
+"""
+
+
+def load(folder: Path, text: str) -> Benchmark:
+    path = folder / "some.yaml"
+    path.write_text(text)
+    return load_benchmark(path)
+
+
+def test_a_benchmark_gets_its_defaults_from_its_task(tmp_path: Path) -> None:
+    found = load(tmp_path, GOOD)
+    assert found.metrics == ("uar", "war", "weighted_f1", "macro_f1")
+    assert found.ranking == "uar"
+    assert found.num_outputs == 2
+    assert found.folds.column == "fold"
+    assert found.published[0].scores == {"uar": 0.5}
+    values = load(tmp_path, "{name: v, task: regression, targets: [valence]}")
+    assert (values.metrics, values.columns) == (("ccc", "pcc"), ("valence",))
+
+
+@pytest.mark.parametrize("path", sorted((config_root() / "benchmarks").glob("*.yaml")))
+def test_every_packaged_benchmark_is_read_by_its_name(path: Path) -> None:
+    found = load_benchmark(path.stem)
+    assert found.name == path.stem
+    assert found.title
+    assert found.licence
+    assert found.access
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (GOOD.replace("classes:", "clases:"), "unknown key 'clases'; did you mean 'classes'?"),
+        (GOOD.replace("label: emotion", ""), "missing key 'label'"),
+        (GOOD.replace("[low, high]", "[low, low]"), "classes names low twice"),
+        (GOOD.replace("[low, high]", "[low]"), "classes has 1 entries"),
+        (GOOD.replace("classification", "ranking"), "classification, regression"),
+        (GOOD + "metrics: [uarr]", "metric 'uarr' is none of classification; did you mean 'uar'?"),
+        (GOOD + "metrics: [war]\nleading: uar", "leading = uar is not among metrics"),
+        (GOOD + "recipe: {loss: mse}", "recipe.loss = mse does not fit classification"),
+        (GOOD + "targets: [valence]", "targets is for regression"),
+        (GOOD + "ignore: [low]", "low in classes and in ignore"),
+        (GOOD + "folds: {train: [1]}", "train is given and test is not"),
+        (GOOD + "folds: {train: [1, 2], test: [2]}", "2 in train and in test"),
+        ("{name: v, task: regression}", "missing key 'targets'"),
+    ],
+)
+def test_a_bad_benchmark_is_refused_in_one_line(tmp_path: Path, text: str, said: str) -> None:
+    with pytest.raises(ValueError, match=r"some\.yaml") as caught:
+        load(tmp_path, text)
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_user_outranks_the_benchmark_and_that_the_default(tmp_path: Path) -> None:
+    found = load(tmp_path, GOOD + "recipe: {epochs: 30, frame_stride: 3}")
+    theirs = resolve(found, RecipeConfig(), OptimizerConfig(), epochs=None)
+    assert (theirs.epochs, theirs.frame_stride, theirs.loss) == (30, 3, "cross-entropy")
+    assert theirs.learning_rate == 1e-3
+    ours = resolve(found, RecipeConfig(frame_stride=2), OptimizerConfig(), epochs=9)
+    assert (ours.epochs, ours.frame_stride) == (9, 2)
+
+
+def test_a_recipe_that_cannot_work_is_refused(tmp_path: Path) -> None:
+    found = load(tmp_path, GOOD)
+    with pytest.raises(ValueError, match="warmup_epochs = 5 leaves nothing of epochs = 5"):
+        resolve(found, RecipeConfig(), OptimizerConfig(), epochs=5)
+    with pytest.raises(ValueError, match="loss = ccc does not fit classification"):
+        resolve(found, RecipeConfig(loss="ccc"), OptimizerConfig(), epochs=9)
+    with pytest.raises(ValueError, match="epochs = 0"):
+        resolve(found, RecipeConfig(), OptimizerConfig(warmup_epochs=0), epochs=0)
+    with pytest.raises(ValueError, match=r"batch_size = 0.*; label_smoothing = 1"):
+        RecipeConfig(batch_size=0, label_smoothing=1)

@@ -1,0 +1,170 @@
+"""Mixing conserves what it should; losses agree with NumPy."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from numpy.testing import assert_allclose
+
+from finetune.losses import LOSSES, concordance_loss, soft_cross_entropy
+from finetune.mixing import MixingConfig, mix_batch, soft_targets
+
+B, C, S = 5, 3, 40
+
+
+def clips() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Clip b of video and sound is the constant b; its class is b modulo 3."""
+    number = torch.arange(B, dtype=torch.float32)
+    video = number.reshape(B, 1, 1, 1, 1).expand(B, 3, 4, 16, 16).clone()
+    fbank = number.reshape(B, 1, 1).expand(B, S, 8).clone()
+    return video, fbank, soft_targets(torch.arange(B) % C, C, smoothing=0.1)
+
+
+def generator(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def test_smoothed_labels_are_probabilities_with_the_mass_where_it_belongs() -> None:
+    targets = soft_targets(torch.tensor([2, 0]), 4, smoothing=0.2)
+    assert_allclose(targets, [[0.05, 0.05, 0.85, 0.05], [0.85, 0.05, 0.05, 0.05]], rtol=1e-6)
+
+
+@pytest.mark.parametrize("settings", [{"cutmix": 0.0}, {"mixup": 0.0}, {}, {"audio": True}])
+def test_mixing_conserves_label_mass(settings: dict[str, float]) -> None:
+    for seed in range(50):
+        video, fbank, targets = clips()
+        _, _, mixed = mix_batch(
+            video, fbank, targets, MixingConfig(**settings), generator=generator(seed)
+        )
+        assert_allclose(mixed.sum(dim=1), np.ones(B), rtol=1e-6)
+        assert_allclose(mixed.sum(dim=0), targets.sum(dim=0), rtol=1e-5)  # nobody is lost
+        assert mixed.min() >= 0
+
+
+@pytest.mark.parametrize("settings", [{"cutmix": 0.0}, {"mixup": 0.0}])
+def test_labels_are_mixed_in_the_share_of_the_pixels(settings: dict[str, float]) -> None:
+    changed = 0
+    for seed in range(30):
+        video, fbank, targets = clips()
+        mixed_video, _, mixed = mix_batch(
+            video, fbank, targets, MixingConfig(**settings), generator=generator(seed)
+        )
+        assert mixed_video is not None
+        # Clip 1 is mixed with clip 0, whose pixels are 0: its mean is the share it keeps.
+        share = float(mixed_video[1].mean())
+        expected = share * targets[1] + (1 - share) * targets[0]
+        assert_allclose(mixed[1], expected, rtol=1e-4, atol=1e-6)
+        # The same box in every frame and colour.
+        assert_allclose(mixed_video[1].std(dim=(0, 1)).numpy(), 0, atol=1e-6)
+        changed += share < 0.999
+    assert changed > 15
+
+
+def test_sound_is_left_alone_unless_asked_for() -> None:
+    for seed in range(20):
+        video, fbank, targets = clips()
+        _, same, _ = mix_batch(video, fbank, targets, MixingConfig(), generator=generator(seed))
+        assert torch.equal(same, fbank)
+
+
+@pytest.mark.parametrize("with_video", [True, False])
+@pytest.mark.parametrize("settings", [{"cutmix": 0.0}, {"mixup": 0.0}])
+def test_sound_is_mixed_in_the_share_of_the_labels(
+    settings: dict[str, float], with_video: bool
+) -> None:
+    changed = 0
+    for seed in range(30):
+        video, fbank, targets = clips()
+        _, mixed_fbank, mixed = mix_batch(
+            video if with_video else None,
+            fbank,
+            targets,
+            MixingConfig(audio=True, **settings),
+            generator=generator(seed),
+        )
+        share = float(mixed_fbank[1].mean())
+        expected = share * targets[1] + (1 - share) * targets[0]
+        # A span of time has whole frames; half of one is what rounding may cost.
+        assert_allclose(mixed[1], expected, atol=0.5 / S + 1e-5 if with_video else 1e-5)
+        changed += share < 0.999
+    assert changed > 15
+
+
+def test_what_cannot_be_mixed_stays_as_it_was() -> None:
+    video, fbank, targets = clips()
+    for arguments in (
+        (video, fbank, targets, MixingConfig(mixup=0, cutmix=0)),
+        (video, fbank, targets, MixingConfig(probability=0)),
+        (None, fbank, targets, MixingConfig()),  # sound alone, and sound is not to be mixed
+        (video[:1], fbank[:1], targets[:1], MixingConfig()),
+    ):
+        mixed = mix_batch(*arguments)
+        assert mixed[0] is arguments[0]
+        assert mixed[1] is arguments[1]
+        assert mixed[2] is arguments[2]
+
+
+def test_the_input_is_not_written_to() -> None:
+    for seed in range(10):
+        video, fbank, targets = clips()
+        before = [item.clone() for item in (video, fbank, targets)]
+        mix_batch(video, fbank, targets, MixingConfig(audio=True), generator=generator(seed))
+        for now, then in zip((video, fbank, targets), before, strict=True):
+            assert torch.equal(now, then)
+
+
+def test_shares_follow_the_beta_distribution() -> None:
+    shares = []
+    for seed in range(600):
+        video = torch.tensor([0.0, 1.0]).reshape(2, 1, 1, 1, 1)
+        mixed, _, _ = mix_batch(
+            video, None, torch.eye(2), MixingConfig(cutmix=0), generator=generator(seed)
+        )
+        shares.append(float(mixed[1].mean()))
+    # Beta(a, a): mean 1/2, variance 1 / (4 (2a + 1)).
+    assert abs(np.mean(shares) - 0.5) < 0.05
+    assert abs(np.var(shares) - 1 / (4 * 2.6)) < 0.015
+
+
+def test_bad_settings_are_named_together() -> None:
+    with pytest.raises(ValueError, match=r"mixup = -1.*; switch = 2"):
+        MixingConfig(mixup=-1, switch=2)
+
+
+def test_cross_entropy_of_soft_labels_agrees_with_numpy() -> None:
+    rng = np.random.default_rng(0)
+    logits, targets = rng.normal(size=(6, 4)), rng.dirichlet(np.ones(4), size=6)
+    log_softmax = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+    expected = -(targets * log_softmax).sum(axis=1).mean()
+    assert_allclose(
+        soft_cross_entropy(torch.tensor(logits), torch.tensor(targets)), expected, rtol=1e-9
+    )
+
+
+def test_concordance_loss_agrees_with_numpy() -> None:
+    rng = np.random.default_rng(1)
+    true = rng.normal(size=(20, 3))
+    predicted = 0.5 * true + rng.normal(size=(20, 3)) + 0.3
+    expected = []
+    for x, y in zip(true.T, predicted.T, strict=True):
+        covariance = np.cov(x, y)
+        shift = (x.mean() - y.mean()) ** 2
+        expected.append(2 * covariance[0, 1] / (covariance[0, 0] + covariance[1, 1] + shift))
+    loss = concordance_loss(torch.tensor(predicted), torch.tensor(true))
+    assert_allclose(loss, 1 - np.mean(expected), rtol=1e-9)
+    assert_allclose(concordance_loss(torch.tensor(true), torch.tensor(true)), 0, atol=1e-9)
+
+
+def test_concordance_loss_of_constants_is_finite_with_a_finite_gradient() -> None:
+    outputs = torch.full((4, 2), 0.5, requires_grad=True)
+    loss = concordance_loss(outputs, torch.full((4, 2), 0.5))
+    loss.backward()
+    assert loss.item() == 1
+    assert torch.isfinite(outputs.grad).all()
+
+
+def test_every_loss_falls_where_predictions_improve() -> None:
+    true = torch.linspace(-1, 1, 12).reshape(6, 2)
+    for name in ("mse", "l1", "ccc"):
+        assert LOSSES[name](0.9 * true, true) < LOSSES[name](0.2 * true, true)

@@ -1,0 +1,148 @@
+"""Reports: everything computed again from predictions, several runs in one table."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from pathlib import Path
+from urllib.parse import unquote
+
+import pytest
+from finetune_fixtures import BENCHMARK, VALUES, run_tiny, write_labelled_shards
+from PIL import Image
+
+from finetune.benchmark import Benchmark, Published
+from finetune.record import read_run
+from finetune.report import report
+from hicmae.settings import ModelConfig
+
+PUBLISHED = dataclasses.replace(
+    BENCHMARK,
+    published=(
+        Published(method="Somebody", scores={"uar": 0.123}, source="their paper", note="no folds"),
+    ),
+    licence="for research",
+)
+
+
+@pytest.fixture(scope="module")
+def runs(
+    tmp_path_factory: pytest.TempPathFactory, tiny_model_config: ModelConfig
+) -> dict[str, Path]:
+    """A run with both modalities, one that hears, and one of real values."""
+    folder = tmp_path_factory.mktemp("report runs")  # a space, for the links
+    shards = write_labelled_shards(folder / "shards")
+
+    def run(name: str, benchmark: Benchmark, **options: str) -> Path:
+        return run_tiny(
+            folder, shards, tiny_model_config, benchmark, out=folder / name, epochs=1, **options
+        )
+
+    return {
+        "both": run("both", PUBLISHED),
+        "heard": run("heard", PUBLISHED, modalities="audio"),
+        "values": run("values", VALUES),
+    }
+
+
+def table_rows(text: str) -> dict[str, list[str]]:
+    """Cells of every table row by its first cell."""
+    lines = [line.strip("|").split("|") for line in text.splitlines() if line.startswith("|")]
+    return {cells[0].strip(): [cell.strip() for cell in cells] for cells in lines}
+
+
+def test_runs_stand_in_one_table_a_benchmark_with_what_their_predictions_give(
+    runs: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out" / "report.md"
+    report(runs=list(runs.values()), out=out)
+    text = out.read_text()
+    summary, details = text.split("## tones")
+    every, rows = table_rows(summary), table_rows(details)
+    for name, modalities in (
+        ("both", "audio-video"),
+        ("heard", "audio"),
+        ("values", "audio-video"),
+    ):
+        scores = read_run(runs[name]).scores
+        leading = "ccc" if name == "values" else "uar"
+        pooled = f"{scores.pooled[leading]:.3f}"
+        spread = f"{scores.mean[leading]:.3f} ± {scores.sd[leading]:.3f}"
+        assert rows[name][1:7] == ["scratch", modalities, "2", "24", "0", pooled]
+        assert rows[name][7] == spread
+        assert every[name][3:8] == ["scratch", modalities, "2", "24", leading.upper()]
+        assert every[name][8:10] == [pooled, spread]
+    assert "no epoch was chosen by a score" in text
+    shown = capsys.readouterr().out
+    assert "heard" in shown
+    assert str(out) in shown
+
+
+def test_every_link_of_a_report_leads_to_something(runs: dict[str, Path], tmp_path: Path) -> None:
+    out = tmp_path / "deep" / "er" / "report.md"
+    report(runs=list(runs.values()), out=out)
+    for page in (out, runs["both"] / "report.md", runs["values"] / "report.md"):
+        links = re.findall(r"\]\(([^)]+)\)", page.read_text())
+        assert len(links) >= 2
+        for link in links:
+            target = page.parent / unquote(link)
+            assert target.is_file(), link
+            if target.suffix == ".png":
+                with Image.open(target) as picture:
+                    assert min(picture.size) > 200
+
+
+def test_a_changed_prediction_changes_the_report_and_is_said(
+    runs: dict[str, Path], tmp_path: Path
+) -> None:
+    path = runs["heard"] / "predictions.jsonl"
+    kept = path.read_text()
+    lines = [json.loads(line) for line in kept.splitlines()]
+    for line in lines:
+        line["prediction"] = "low"
+    try:
+        path.write_text("\n".join(map(json.dumps, lines)))
+        report(runs=[runs["heard"]], out=tmp_path / "report.md")
+        text = (tmp_path / "report.md").read_text()
+        assert table_rows(text)["heard"][6] == "0.500"
+        assert "scores.json says uar" in text
+    finally:
+        path.write_text(kept)
+        report(runs=[runs["heard"]], out=tmp_path / "report.md")
+
+
+def test_published_numbers_stand_in_a_table_of_their_own(runs: dict[str, Path]) -> None:
+    text = (runs["both"] / "report.md").read_text()
+    measured, published = text.split("## Published by others, not measured here")
+    assert "0.123" not in measured
+    assert "Somebody" not in measured
+    assert table_rows(published)["Somebody"][2:4] == ["0.123", "their paper"]
+    assert "Licence: for research" in text
+    assert "Selection rule: last" in text
+    assert "Seed 0" in text
+
+
+def test_what_cannot_be_compared_is_refused_or_said(
+    runs: dict[str, Path], tmp_path: Path, tiny_model_config: ModelConfig
+) -> None:
+    with pytest.raises(FileNotFoundError, match="no such run folder"):
+        report(runs=[tmp_path / "nothing"], out=tmp_path / "report.md")
+    (tmp_path / "unfinished").mkdir()
+    with pytest.raises(ValueError, match="no finished fine-tuning run") as caught:
+        report(runs=[tmp_path / "unfinished"], out=tmp_path / "report.md")
+    assert "--resume" in str(caught.value)
+    with pytest.raises(ValueError, match="given twice"):
+        report(runs=[runs["both"], runs["both"]], out=tmp_path / "report.md")
+    with pytest.raises(ValueError, match="is a run's own report"):
+        report(runs=[runs["both"]], out=runs["both"] / "report.md")
+    shards = write_labelled_shards(tmp_path / "shards")
+    part = run_tiny(tmp_path, shards, tiny_model_config, PUBLISHED, folds="1", epochs=1)
+    report(runs=[runs["both"], part], out=tmp_path / "report.md")
+    assert "did not test the same samples" in (tmp_path / "report.md").read_text()
+    swapped = dataclasses.replace(PUBLISHED, classes=("high", "low"))
+    other = run_tiny(
+        tmp_path, shards, tiny_model_config, swapped, folds="1", epochs=1, out=tmp_path / "other"
+    )
+    with pytest.raises(ValueError, match="has other classes than in"):
+        report(runs=[runs["both"], other], out=tmp_path / "report.md")
