@@ -1,0 +1,189 @@
+"""Clips for pretraining: the endless stream, and the fixed handful that pictures are made of.
+
+For: counting what there is before anything starts, and Lightning's data module. Not for: reading
+or decoding (``shards/``), or what happens to a batch on the device (``hicmae/transforms``).
+"""
+
+from __future__ import annotations
+
+import signal
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+import pandas
+import pytorch_lightning as pl
+from torch.utils.data import DataLoader
+
+from hicmae.settings import InputConfig
+from pretrain.settings import DataConfig
+from shards.errors import ClipError
+from shards.index import Index, read_index
+from shards.random_access import ShardDataset
+from shards.sample import collate
+from shards.streaming import StreamConfig, clip_stream
+
+_PREFETCHED_BATCHES = 4  # held ready by each reading process
+_GRACE_SECONDS = 20  # that a reading process outlives SIGTERM
+
+
+@dataclass(frozen=True, kw_only=True)
+class Survey:
+    """What the indexes say before any shard is read.
+
+    Attributes:
+        num_clips: Samples of one pass over the data that can be used.
+        num_silent: Samples without sound, which are left out where sound is required.
+        hours: Length of all samples of the split.
+    """
+
+    num_clips: int
+    num_silent: int
+    hours: float
+
+
+def survey(config: DataConfig) -> Survey:
+    """Count the samples of a recipe.
+
+    Raises:
+        FileNotFoundError: A folder is missing.
+        ValueError: No index, nothing of that split, fewer samples than a batch, or samples
+            without sound where it is required and bad samples raise.
+    """
+    tables = [_rows(read_index(folder), config.split) for folder in config.folders]
+    table = pandas.concat(tables, ignore_index=True)
+    absent = table[table["sound_state"] == "absent"]
+    if config.sound == "required":
+        if len(absent) and config.on_bad == "raise":
+            raise ValueError(
+                f"{absent['shard'].iloc[0]}: sample {absent['key'].iloc[0]!r} has no sound "
+                f"({len(absent)} of {len(table)} samples have none); pass --data.on_bad skip to "
+                "leave them out, or --data.sound optional"
+            )
+        table = table.drop(absent.index)
+    if len(table) < config.batch_size:
+        folders = ", ".join(map(str, config.folders))
+        raise ValueError(
+            f"{folders}: {len(table)} usable samples of split {config.split!r}, fewer than "
+            f"data.batch_size = {config.batch_size}; lower it or give more shards"
+        )
+    return Survey(
+        num_clips=len(table), num_silent=len(absent), hours=float(table["seconds"].sum()) / 3600
+    )
+
+
+class PretrainData(pl.LightningDataModule):
+    """The endless stream of batches, each process reading its own share.
+
+    Args:
+        config: What to read.
+        input: Geometry of a clip.
+        seed: Of order and positions.
+        first_epoch: Pass over the data to begin with; a resumed run begins a fresh one.
+    """
+
+    def __init__(
+        self, config: DataConfig, input: InputConfig, *, seed: int, first_epoch: int = 0
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.input = input
+        self.seed = seed
+        self.first_epoch = first_epoch
+
+    def train_dataloader(self) -> DataLoader[dict[str, Any]]:
+        """Open the stream; Lightning has set up the processes by then."""
+        assert self.trainer is not None
+        config = self.config
+        stream = clip_stream(
+            config.folders,
+            self.input,
+            StreamConfig(
+                batch_size=config.batch_size,
+                shuffle_buffer=config.shuffle_buffer,
+                split=config.split,
+                sound=config.sound,
+                on_bad=config.on_bad,
+            ),
+            seed=self.seed,
+            first_epoch=self.first_epoch,
+            rank=self.trainer.global_rank,
+            world_size=self.trainer.world_size,
+        )
+        return DataLoader(
+            stream,
+            batch_size=None,
+            num_workers=config.workers,
+            pin_memory=self.trainer.strategy.root_device.type == "cuda",
+            worker_init_fn=start_worker if config.workers else None,
+            prefetch_factor=_PREFETCHED_BATCHES if config.workers else None,
+            # Lightning ends only persistent readers when a run fails.
+            persistent_workers=config.workers > 0,
+        )
+
+
+def start_worker(number: int) -> None:
+    """Prepare a reading process: one thread, and signals are the training process's affair.
+
+    Ctrl-C reaches every process of a terminal, and a cluster's SIGTERM every process of a job;
+    readers must live until the run is saved. A SIGTERM that is meant for them takes effect late.
+    """
+    cv2.setNumThreads(0)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(_GRACE_SECONDS))
+
+
+def fixed_clips(config: DataConfig, input: InputConfig, count: int) -> dict[str, Any]:
+    """Take the same few clips whenever the same shards are asked.
+
+    Samples with sound, spread evenly over the keys in order; the middle of each. One that cannot
+    be read gives way to the next.
+
+    Returns: a batch of at most ``count`` clips.
+    Raises: ClipError: none can be read.
+    """
+    candidates = []
+    for folder in config.folders:
+        index = read_index(folder)
+        rows = _rows(index, config.split)
+        rows = rows[rows["sound_state"] != "absent"].sort_values("key")
+        whole = rows[rows["num_frames"] >= input.num_frames * input.frame_stride]
+        rows = rows if whole.empty else whole  # a repeated last frame makes a dull picture
+        if len(rows):
+            dataset = ShardDataset(index, input=input, rows=rows, views=1)
+            candidates += [(dataset, number) for number in range(len(dataset))]
+    places = np.linspace(0, len(candidates) - 1, min(count, len(candidates))).round().astype(int)
+    clips: list[Any] = []
+    problem = ClipError(f"{config.folders[0]}: no sample with sound to draw a picture of")
+    taken: set[int] = set()
+    for place in places.tolist():
+        for number in range(place, len(candidates)):
+            if number in taken:
+                continue
+            taken.add(number)
+            dataset, item = candidates[number]
+            try:
+                clips.append(dataset[item])
+            except ClipError as error:
+                problem = error
+                continue
+            break
+    if not clips:
+        raise problem
+    return collate(clips)
+
+
+def _rows(index: Index, split: str) -> pandas.DataFrame:
+    """The rows of a split.
+
+    Raises: ValueError: there are none.
+    """
+    table = index.table if split == "all" else index.table[index.table["split"] == split]
+    if table.empty:
+        found = ", ".join(sorted(index.table["split"].unique())) or "nothing"
+        raise ValueError(
+            f"{index.folder}: no samples of split {split!r} (found {found}); choose with "
+            "--data.split, or all"
+        )
+    return table

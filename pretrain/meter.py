@@ -1,0 +1,186 @@
+"""What a training step did and how fast: one row of numbers every few steps.
+
+For: measuring and averaging, over processes too. Not for: where rows go
+(``pretrain/records.py``, ``pretrain/progress.py``).
+"""
+
+from __future__ import annotations
+
+import resource
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from pretrain.module import Batch, PretrainModule
+from pretrain.records import Row
+
+
+class StepMeter(pl.Callback):
+    """Counts, times and averages; hands a row to each sink on the first process.
+
+    A row has ``step``; ``epoch`` and ``clips`` seen so far; ``seconds`` of training so far; means
+    over the steps since the last row of ``loss``, every term by name and ``gradient_norm`` (before
+    clipping); ``learning_rate`` of the last step; ``clips_per_second`` over all processes;
+    ``data_wait_share`` of the time that the first process waited for a batch;
+    ``peak_memory_bytes`` of the first process (of its device, if that has a memory of its own);
+    ``skipped`` samples so far in total and as ``skipped_<cause>``.
+
+    Args:
+        log_every: Optimizer steps between rows; the last step always has one.
+        epoch_clips: Clips of one pass over the data.
+        sinks: Take the rows.
+    """
+
+    def __init__(
+        self,
+        *,
+        log_every: int,
+        epoch_clips: int,
+        sinks: Sequence[Callable[[Row], None]],
+    ) -> None:
+        self.log_every = log_every
+        self.epoch_clips = epoch_clips
+        self.sinks = sinks
+        self.last_row: dict[str, float | int] = {}
+        self.skipped: Counter[str] = Counter()  # by this process's readers
+        self._skipped_before: dict[str, int] = {}  # by all, before a resume
+        self._clips = 0
+        self._seconds = 0.0
+        self._step = 0
+        self._learning_rate = 0.0
+        self._window = _Window()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Running totals that a resumed run goes on with."""
+        return {
+            "clips": self._clips + self._window.clips,
+            "seconds": self._seconds + time.perf_counter() - self._window.started,
+            "skipped": self._total_skipped(),
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take the totals of the run that is resumed."""
+        self._clips = state_dict["clips"]
+        self._seconds = state_dict["seconds"]
+        self._skipped_before = dict(state_dict["skipped"])
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Start the clock."""
+        if pl_module.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(pl_module.device)
+        self._step = trainer.global_step
+        self._window = _Window()
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Batch, batch_idx: int
+    ) -> None:
+        """Note how long the batch was waited for and what its readers left out."""
+        assert isinstance(pl_module, PretrainModule)
+        self._window.wait += pl_module.batch_arrived - pl_module.batch_wanted
+        self.skipped.update(batch.get("skipped", {}))
+
+    def on_before_optimizer_step(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        optimizer: torch.optim.Optimizer,
+    ) -> None:
+        """Note the rate of this step: the schedule moves on before the batch ends."""
+        self._learning_rate = optimizer.param_groups[0]["lr"]
+
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Batch,
+        batch_idx: int,
+    ) -> None:
+        """Add a batch to the window; at its end make a row."""
+        assert isinstance(pl_module, PretrainModule)
+        self._window.batches += 1
+        self._window.clips += len(batch["keys"]) * trainer.world_size
+        for name, value in outputs["terms"].items():
+            self._window.sums[name] = self._window.sums.get(name, 0.0) + value
+        if trainer.global_step > self._step:
+            self._step = trainer.global_step
+            self._window.steps += 1
+            assert pl_module.gradient_norm is not None
+            self._window.norms = self._window.norms + pl_module.gradient_norm
+            if self._step % self.log_every == 0:
+                self._make_row(trainer, pl_module)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Make a row of the steps that have none yet."""
+        if self._window.steps:
+            assert isinstance(pl_module, PretrainModule)
+            self._make_row(trainer, pl_module)
+
+    def _make_row(self, trainer: pl.Trainer, module: PretrainModule) -> None:
+        """Average the window over steps and processes and hand it out."""
+        names = list(self._window.sums)
+        means = torch.stack([self._window.sums[name] for name in names]) / self._window.batches
+        means = trainer.strategy.reduce(means, reduce_op="mean")
+        values = dict(zip(names, means.tolist(), strict=True))  # waits for the device
+        passed = time.perf_counter() - self._window.started
+        self._clips += self._window.clips
+        self._seconds += passed
+        skipped = self._total_skipped()
+        row: dict[str, float | int] = {
+            "step": self._step,
+            "epoch": self._clips / self.epoch_clips,
+            "clips": self._clips,
+            "seconds": self._seconds,
+            **values,
+            "gradient_norm": float(self._window.norms) / self._window.steps,
+            "learning_rate": self._learning_rate,
+            "clips_per_second": self._window.clips / passed,
+            "data_wait_share": self._window.wait / passed,
+            "peak_memory_bytes": peak_memory_bytes(module.device),
+            "skipped": sum(skipped.values()),
+            **{f"skipped_{cause}": count for cause, count in sorted(skipped.items())},
+        }
+        self.last_row = row
+        if trainer.is_global_zero:
+            for sink in self.sinks:
+                sink(row)
+        self._window = _Window()
+
+    def _total_skipped(self) -> dict[str, int]:
+        """Samples left out so far, by cause, over all processes; a collective call."""
+        counts = [dict(self.skipped)]
+        if dist.is_available() and dist.is_initialized():
+            everyone: list[Any] = [None] * dist.get_world_size()
+            dist.all_gather_object(everyone, counts[0])
+            counts = everyone
+        total = Counter(self._skipped_before)
+        for part in counts:
+            total.update(part)
+        return dict(total)
+
+
+@dataclass
+class _Window:
+    """What has been summed up since the last row."""
+
+    sums: dict[str, Tensor] = field(default_factory=dict)  # of each term, over batches
+    norms: Tensor | float = 0.0  # of the gradient, over steps
+    batches: int = 0
+    steps: int = 0
+    clips: int = 0
+    wait: float = 0.0  # seconds that a batch was waited for
+    started: float = field(default_factory=time.perf_counter)
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """Most memory used so far: of a CUDA device's allocator, else resident of this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts in KiB

@@ -1,0 +1,177 @@
+"""From predictions of hidden tokens back to pixels and filter banks, without peeking.
+
+For: what the picture grid shows. Not for: drawing (``pretrain/pictures.py``) or the loss.
+
+A prediction is standardised per tubelet or patch: its mean and deviation were never asked for, so
+they have to come from somewhere. By default they are interpolated from the visible tokens; with
+``paper_style`` they are those of the hidden truth, which flatters the picture.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from hicmae.masks import Masks, random_masks, tube_masks
+from hicmae.objective.targets import standardise
+from hicmae.patches import fbank_patches, take_tokens, tubelets, unfbank_patches, untubelets
+from hicmae.pretraining import HiCMAE
+
+HIDDEN_GREY = 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reconstruction:
+    """A few clips as they were, as the network saw them, and as it filled them in.
+
+    Attributes:
+        frames: (B, T, H, W, 3) original, in [0, 1].
+        masked_frames: the same with hidden tubelets grey.
+        filled_frames: the same with hidden tubelets predicted.
+        fbank: (B, S, F) original, normalised.
+        masked_fbank: the same with hidden patches NaN.
+        filled_fbank: the same with hidden patches predicted.
+        paper_style: Whether mean and deviation of the hidden truth were used.
+    """
+
+    frames: Tensor
+    masked_frames: Tensor
+    filled_frames: Tensor
+    fbank: Tensor
+    masked_fbank: Tensor
+    filled_fbank: Tensor
+    paper_style: bool
+
+
+@torch.no_grad()
+def reconstruct(
+    model: HiCMAE, video: Tensor, fbank: Tensor, *, paper_style: bool = False, seed: int = 0
+) -> Reconstruction:
+    """Hide part of some clips, let the network fill it in, and undo the standardisation.
+
+    Args:
+        model: The network; its objective says what is hidden and whether differences are predicted.
+        video: Normalised frames (B, 3, T, H, W).
+        fbank: Normalised filter banks (B, S, F).
+        paper_style: Use mean and deviation of the hidden truth, as published figures do.
+        seed: Of the masks, the same on every device.
+
+    Returns: tensors on the CPU, float32.
+    """
+    config, objective = model.config, model.objective
+    generator = torch.Generator().manual_seed(seed)
+    cells = tube_masks(
+        len(video), config.video_grid, objective.video_mask_ratio, generator=generator
+    )
+    patches = random_masks(
+        len(video), config.num_audio_tokens, objective.audio_mask_ratio, generator=generator
+    )
+    output = model(
+        video,
+        fbank,
+        video_mask=_hidden(cells, config.num_video_tokens).to(video.device),
+        fbank_mask=_hidden(patches, config.num_audio_tokens).to(video.device),
+    )
+    size = config.input
+    mean, std = (torch.tensor(values)[:, None] for values in (size.image_mean, size.image_std))
+    frames = video.float().cpu() * std[..., None, None] + mean[..., None, None]
+    fbank = fbank.float().cpu()
+
+    # Each colour channel was standardised alone: (B, N, pixels, 3).
+    tokens = rearrange(
+        tubelets(frames, config.tubelet_frames, config.patch_size), "b n (q c) -> b n q c", c=3
+    )
+    values = rearrange(
+        output.video_prediction.float().cpu(),
+        "b m (f q c) -> b m f q c",
+        f=config.tubelet_frames,
+        c=3,
+    )
+    if objective.frame_difference:
+        values = values.cumsum(dim=2)  # first frame, then its differences added up
+    predicted = _restore(
+        rearrange(values, "b m f q c -> b m (f q) c"), tokens, cells, config.video_grid, paper_style
+    )
+
+    def assemble(hidden: Tensor) -> Tensor:
+        filled = _put(tokens, cells.masked, hidden)
+        return rearrange(
+            untubelets(
+                rearrange(filled, "b n q c -> b n (q c)"),
+                config.video_grid,
+                config.tubelet_frames,
+                config.patch_size,
+            ),
+            "b c t h w -> b t h w c",
+        ).clamp(0, 1)
+
+    banks = fbank_patches(fbank, config.patch_size)[..., None]  # (B, N, P, 1)
+    sounded = _restore(
+        output.audio_prediction.float().cpu()[..., None],
+        banks,
+        patches,
+        config.audio_grid,
+        paper_style,
+    )
+
+    def assemble_bank(hidden: Tensor) -> Tensor:
+        filled = _put(banks, patches.masked, hidden)[..., 0]
+        return unfbank_patches(filled, config.audio_grid, config.patch_size)
+
+    return Reconstruction(
+        frames=rearrange(frames, "b c t h w -> b t h w c").clamp(0, 1),
+        masked_frames=assemble(torch.full_like(predicted, HIDDEN_GREY)),
+        filled_frames=assemble(predicted),
+        fbank=fbank,
+        masked_fbank=assemble_bank(torch.full_like(sounded, torch.nan)),
+        filled_fbank=assemble_bank(sounded),
+        paper_style=paper_style,
+    )
+
+
+def visible_statistics(
+    statistics: Tensor, masks: Masks, grid: tuple[int, ...], *, power: float = 2.0
+) -> Tensor:
+    """Guess what the hidden tokens' statistics are from those of the visible ones.
+
+    Args:
+        statistics: (B, N, C) of all tokens; those of hidden ones are not read.
+        masks: Which tokens are visible.
+        grid: Tokens along each axis.
+        power: A visible token counts by its distance on the grid to the minus twice this.
+
+    Returns: (B, M, C), averages weighted by inverse distance (Shepard's interpolation).
+    """
+    axes = torch.meshgrid(*(torch.arange(length) for length in grid), indexing="ij")
+    places = torch.stack(axes, dim=-1).reshape(-1, len(grid)).float()  # (N, axes)
+    weights = torch.cdist(places[masks.masked], places[masks.keep]) ** (-2 * power)  # (B, M, K)
+    weights = weights / weights.sum(dim=-1, keepdim=True)
+    return weights @ take_tokens(statistics, masks.keep)
+
+
+def _restore(
+    values: Tensor, tokens: Tensor, masks: Masks, grid: tuple[int, ...], paper_style: bool
+) -> Tensor:
+    """Give standardised values (B, M, Q, C) of hidden tokens a mean and a deviation."""
+    _, mean, std = standardise(tokens, dim=2)
+    mean, std = mean[:, :, 0], std[:, :, 0]  # (B, N, C)
+    if paper_style:
+        mean, std = take_tokens(mean, masks.masked), take_tokens(std, masks.masked)
+    else:
+        mean, std = visible_statistics(mean, masks, grid), visible_statistics(std, masks, grid)
+    return values * std[:, :, None] + mean[:, :, None]
+
+
+def _put(tokens: Tensor, index: Tensor, values: Tensor) -> Tensor:
+    """A copy of tokens (B, N, …) with values (B, M, …) at index (B, M)."""
+    where = index.reshape(*index.shape, *(1,) * (tokens.ndim - 2)).expand_as(values)
+    return tokens.scatter(1, where, values)
+
+
+def _hidden(masks: Masks, num_tokens: int) -> Tensor:
+    """Index tensors as a boolean mask (B, N), True = hidden."""
+    hidden = torch.zeros(len(masks.keep), num_tokens, dtype=torch.bool)
+    return hidden.scatter(1, masks.masked, True)

@@ -1,0 +1,84 @@
+"""The bench of a step: what it counts, and what it writes."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from hicmae.config import load_model_config, to_dict
+from hicmae.settings import ModelConfig, ObjectiveConfig
+from pretrain.bench import bench_step
+from pretrain.flops import matmul_peak_flops, step_flops
+
+
+@pytest.mark.parametrize(("size", "published"), [("tiny", 3.1), ("small", 6.1), ("base", 15.1)])
+def test_forward_operations_are_the_published_ones_less_the_hidden_projections(
+    size: str, published: float
+) -> None:
+    """The reference projects all patches; here hidden ones are dropped before."""
+    model = load_model_config(size)
+    ours = step_flops(model, ObjectiveConfig(), backward=False) / 2e9
+    hidden = 720 * model.tubelet_values + 102 * model.patch_values
+    assert ours + hidden * model.encoder_dim / 1e9 == pytest.approx(published, abs=0.1)
+
+
+def test_backward_costs_about_twice_as_much_as_forward(tiny_model_config: ModelConfig) -> None:
+    forward = step_flops(tiny_model_config, ObjectiveConfig(), backward=False)
+    both = step_flops(tiny_model_config, ObjectiveConfig())
+    assert 2.8 < both / forward < 3.1
+    less = step_flops(tiny_model_config, ObjectiveConfig(skip_connections=False), backward=False)
+    assert less < forward
+
+
+def test_the_figures_agree_with_one_another_and_are_written(
+    tiny_model_config: ModelConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "new" / "step.json"
+    threads = torch.get_num_threads()
+    found = bench_step(
+        model=to_dict(replace(tiny_model_config, mlp_ratio=2.0)),
+        batch_size=3,
+        steps=2,
+        warmup=1,
+        precision="32-true",
+        accelerator="cpu",
+        json=file,
+    )
+    assert torch.get_num_threads() == threads
+    assert json.loads(file.read_text()) == found
+    assert [path.name for path in file.parent.iterdir()] == ["step.json"]
+    assert found["clips_per_second"] == pytest.approx(3 / found["step_seconds"])
+    speed = found["flops_per_clip"] * found["clips_per_second"]
+    assert found["fraction_of_peak"] == pytest.approx(speed / found["matmul_peak_flops"])
+    assert found["peak_memory_bytes"] > 2**20
+    parts = found["seconds"]
+    assert set(parts) == {
+        "transforms", "forward", "backward", "optimizer", "step", "of forward: targets"
+    }  # fmt: skip
+    assert all(seconds > 0 for seconds in parts.values())
+    said = capsys.readouterr().out
+    assert "clips/s" in said
+    assert "backward" in said
+
+
+def test_the_peak_is_measured_in_the_asked_for_precision() -> None:
+    assert matmul_peak_flops(torch.float32, torch.device("cpu")) > 1e8
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"batch_size": 0}, "batch_size = 0"),
+        ({"accelerator": "tpu"}, "accelerator = tpu"),
+        ({"precision": "16-mixed"}, "bench step knows"),
+        ({"model": "huge"}, "no such size"),
+    ],
+)
+def test_a_bench_that_cannot_run_says_why(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        bench_step(**changes)

@@ -1,0 +1,192 @@
+"""The Lightning module of pretraining: schedule, random draws, accumulated gradients."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from torch.utils.data import DataLoader
+
+import hicmae.pretraining
+from hicmae.masks import Masks
+from hicmae.settings import ModelConfig, ObjectiveConfig
+from hicmae.transforms import AugmentConfig
+from pretrain.callbacks import FiniteGuard
+from pretrain.module import PretrainModule, step_seed
+from pretrain.settings import OptimizerConfig
+
+
+def make_module(model: ModelConfig, **changes: Any) -> PretrainModule:
+    arguments: dict[str, Any] = {
+        "model": model,
+        "objective": ObjectiveConfig(),
+        "augment": AugmentConfig(),
+        "optimizer": OptimizerConfig(),
+        "num_steps": 100,
+        "warmup_steps": 10,
+        "global_batch": 64,
+        "seed": 0,
+    }
+    return PretrainModule(**(arguments | changes))
+
+
+def make_batch(model: ModelConfig, clips: int, seed: int = 0) -> dict[str, Any]:
+    size = model.input
+    random = torch.Generator().manual_seed(seed)
+    shape = (clips, size.num_frames, size.image_size, size.image_size, 3)
+    return {
+        "frames": torch.randint(0, 256, shape, dtype=torch.uint8, generator=random),
+        "waveform": torch.randint(
+            -9000, 9000, (clips, size.clip_samples), dtype=torch.int16, generator=random
+        ),
+        "num_samples": torch.full((clips,), size.clip_samples),
+        "keys": [f"clip{number}" for number in range(clips)],
+        "skipped": {},
+    }
+
+
+def fit(module: PretrainModule, batches: list[dict[str, Any]], **settings: Any) -> pl.Trainer:
+    trainer = pl.Trainer(
+        accelerator="cpu",
+        max_epochs=1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        **settings,
+    )
+    trainer.fit(module, DataLoader(batches, batch_size=None))
+    return trainer
+
+
+def test_the_learning_rate_warms_up_and_falls_as_published(
+    tiny_model_config: ModelConfig,
+) -> None:
+    module = make_module(tiny_model_config)
+    assert module.peak_learning_rate == pytest.approx(3e-4 * 64 / 256)
+    expected = [step / 9 for step in range(10)]
+    floor = 1e-5 / 3e-4
+    for step in range(10, 100):
+        cosine = 0.5 * (1 + math.cos(math.pi * (step - 10) / 90))
+        expected.append(floor + (1 - floor) * cosine)
+    assert [module.rate_factor(step) for step in range(100)] == pytest.approx(expected)
+
+
+def test_draws_depend_on_seed_process_and_batch_and_on_nothing_else(
+    tiny_model_config: ModelConfig,
+) -> None:
+    seeds = {step_seed(*where) for where in ((0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1))}
+    assert len(seeds) == 4
+    assert all(0 <= seed < 2**63 for seed in seeds)
+    module = make_module(tiny_model_config, augment=AugmentConfig.pretraining())
+    batch = make_batch(tiny_model_config, 4)
+
+    def draw(number: int) -> tuple[torch.Tensor, torch.Tensor]:
+        module._num_batches = number
+        ready = module.on_after_batch_transfer(batch, 0)
+        with torch.no_grad():
+            hidden = module.model(ready["video"], ready["fbank"]).video_masks.masked
+        return ready["video"], hidden
+
+    first = draw(3)
+    torch.rand(100)  # others may draw what they like
+    again, other = draw(3), draw(4)
+    assert torch.equal(first[0], again[0])
+    assert torch.equal(first[1], again[1])
+    assert not torch.equal(first[0], other[0])
+    assert not torch.equal(first[1], other[1])
+
+
+def test_accumulated_batches_take_the_step_of_one_large_batch(
+    tiny_model_config: ModelConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without contrast, whose negatives are those of a batch, and with the same cells hidden."""
+
+    def fixed_cells(batch: int, grid: Any, ratio: float, **_: Any) -> Masks:
+        return fixed_tokens(batch, math.prod(grid), ratio)
+
+    def fixed_tokens(batch: int, num_tokens: int, ratio: float, **_: Any) -> Masks:
+        tokens = torch.arange(num_tokens).expand(batch, -1)
+        return Masks(keep=tokens[:, ::4], masked=tokens[:, 1::2])
+
+    monkeypatch.setattr(hicmae.pretraining, "tube_masks", fixed_cells)
+    monkeypatch.setattr(hicmae.pretraining, "random_masks", fixed_tokens)
+    whole = make_batch(tiny_model_config, 8)
+    parts = [
+        {name: value[start : start + 2] for name, value in whole.items() if name != "skipped"}
+        for start in range(0, 8, 2)
+    ]
+    gradients = []
+    for batches, accumulate in (([whole], 1), (parts, 4)):
+        module = make_module(
+            tiny_model_config,
+            objective=ObjectiveConfig(contrast=False),
+            warmup_steps=0,
+            optimizer=OptimizerConfig(learning_rate=1e-2),
+        )
+        taken: list[dict[str, torch.Tensor]] = []
+
+        def note(optimizer: Any, module: Any = module, taken: Any = taken) -> None:
+            taken.append({n: p.grad.clone() for n, p in module.model.named_parameters()})
+
+        monkeypatch.setattr(module, "on_before_optimizer_step", note)
+        trainer = fit(module, batches, accumulate_grad_batches=accumulate)
+        assert trainer.global_step == 1
+        assert len(taken) == 1
+        gradients.append(taken[0])
+    assert gradients[0].keys() == gradients[1].keys()
+    largest = max(float(value.abs().max()) for value in gradients[0].values())
+    assert largest > 0
+    for name, value in gradients[0].items():
+        torch.testing.assert_close(
+            gradients[1][name], value, rtol=1e-4, atol=1e-6 * largest, msg=name
+        )
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_gradients_are_clipped_to_their_norm_and_the_norm_before_is_kept(
+    tiny_model_config: ModelConfig,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    precision: Any,
+) -> None:
+    module = make_module(tiny_model_config)
+    norms = []
+    clip = module.configure_gradient_clipping
+
+    def watched(optimizer: Any, *settings: Any, **named: Any) -> None:
+        clip(optimizer, *settings, **named)
+        gradients = [parameter.grad for parameter in module.model.parameters()]
+        norms.append(torch.cat([gradient.flatten() for gradient in gradients]).norm())
+
+    monkeypatch.setattr(module, "configure_gradient_clipping", watched)
+    fit(
+        module,
+        [make_batch(tiny_model_config, 2)],
+        callbacks=[FiniteGuard(tmp_path)],
+        gradient_clip_val=0.01,
+        precision=precision,
+        default_root_dir=tmp_path,
+    )
+    assert float(norms[0]) == pytest.approx(0.01, rel=1e-3)
+    assert module.gradient_norm is not None
+    assert float(module.gradient_norm) > 0.1
+
+
+def test_weight_decay_spares_biases_norms_and_mask_tokens(
+    tiny_model_config: ModelConfig, tmp_path: Path
+) -> None:
+    module = make_module(tiny_model_config)
+    trainer = fit(module, [make_batch(tiny_model_config, 2)], default_root_dir=tmp_path)
+    names = {id(parameter): name for name, parameter in module.model.named_parameters()}
+    seen = set()
+    for group in trainer.optimizers[0].param_groups:
+        assert group["betas"] == (0.9, 0.95)
+        for parameter in group["params"]:
+            seen.add(names[id(parameter)])
+            assert group["weight_decay"] == (0.05 if parameter.ndim > 1 else 0.0)
+    assert seen == set(names.values())

@@ -1,0 +1,94 @@
+"""Undoing the standardisation of predictions: exact with the truth's statistics, blind without."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from hicmae.masks import Masks
+from hicmae.pretraining import HiCMAE, PretrainOutput
+from hicmae.settings import ModelConfig, ObjectiveConfig
+from hicmae.transforms import normalise_video
+from pretrain.reconstruct import reconstruct, visible_statistics
+
+
+class Oracle(HiCMAE):
+    """A network whose predictions are the targets themselves."""
+
+    def forward(self, video: Tensor, fbank: Tensor, **masks: Tensor) -> PretrainOutput:
+        output = super().forward(video, fbank, **masks)
+        return output._replace(
+            video_prediction=output.video_target, audio_prediction=output.audio_target
+        )
+
+
+@pytest.fixture
+def model(tiny_model_config: ModelConfig) -> ModelConfig:
+    return replace(
+        tiny_model_config, input=replace(tiny_model_config.input, image_size=64)
+    )  # 4 x 4 cells
+
+
+def clips(model: ModelConfig) -> tuple[Tensor, Tensor, Tensor]:
+    """Frames in [0, 1] (B, T, H, W, 3), and both inputs of the network."""
+    size = model.input
+    torch.manual_seed(0)
+    shape = (2, size.num_frames, size.image_size, size.image_size, 3)
+    frames = torch.randint(0, 256, shape, dtype=torch.uint8)
+    fbank = torch.randn(2, size.fbank_frames, size.mel_bins)
+    return frames / 255, normalise_video(frames, size), fbank
+
+
+@pytest.mark.parametrize("frame_difference", [True, False])
+def test_the_targets_with_the_truths_statistics_give_back_the_original(
+    model: ModelConfig, frame_difference: bool
+) -> None:
+    frames, video, fbank = clips(model)
+    oracle = Oracle(model, ObjectiveConfig(frame_difference=frame_difference))
+    result = reconstruct(oracle, video, fbank, paper_style=True)
+    torch.testing.assert_close(result.frames, frames, rtol=0, atol=1e-5)
+    torch.testing.assert_close(result.filled_frames, frames, rtol=0, atol=1e-4)
+    torch.testing.assert_close(result.filled_fbank, fbank, rtol=0, atol=1e-4)
+    assert result.paper_style
+    hidden = (result.masked_frames != result.frames).any(dim=-1).float().mean()
+    assert float(hidden) == pytest.approx(14 / 16, abs=0.01)  # 0.9 of 16 cells, rounded down
+    assert float(result.masked_fbank.isnan().float().mean()) == pytest.approx(0.75)  # 6 of 8
+
+
+def test_without_them_nothing_of_the_hidden_truth_is_used(model: ModelConfig) -> None:
+    """Brightness and contrast of what is hidden may change: the picture may not."""
+    _, video, fbank = clips(model)
+    oracle = Oracle(model, ObjectiveConfig())
+    plain = reconstruct(oracle, video, fbank)
+    visible = (plain.masked_frames == plain.frames).all(dim=-1)  # (B, T, H, W)
+    other_video = torch.where(visible[:, None], video, 0.5 * video + 0.1)
+    other_fbank = torch.where(plain.masked_fbank.isnan(), 3 * fbank - 1, fbank)
+    other = reconstruct(oracle, other_video, other_fbank)
+    torch.testing.assert_close(other.filled_frames, plain.filled_frames, rtol=0, atol=1e-3)
+    torch.testing.assert_close(other.filled_fbank, plain.filled_fbank, rtol=0, atol=1e-3)
+    peeking = reconstruct(oracle, other_video, other_fbank, paper_style=True)
+    assert (peeking.filled_fbank - plain.filled_fbank).abs().max() > 0.5
+    # What is visible is shown as it is.
+    assert torch.equal(plain.filled_frames[visible], plain.frames[visible])
+
+
+def test_the_same_cells_are_hidden_every_time(model: ModelConfig) -> None:
+    _, video, fbank = clips(model)
+    network = HiCMAE(model)
+    one = reconstruct(network, video, fbank)
+    torch.rand(7)
+    assert torch.equal(one.masked_frames, reconstruct(network, video, fbank).masked_frames)
+    other = reconstruct(network, video, fbank, seed=1)
+    assert not torch.equal(one.masked_frames, other.masked_frames)
+
+
+def test_statistics_between_two_visible_tokens_are_their_weighted_mean() -> None:
+    """A row of four with both ends visible: distances 1 and 2, weights 1 and 1/16."""
+    masks = Masks(keep=torch.tensor([[0, 3]]), masked=torch.tensor([[1, 2]]))
+    known = torch.tensor([[[1.0], [99.0], [99.0], [2.0]]])
+    guessed = visible_statistics(known, masks, (4,))
+    expected = [(1 + 2 / 16) / (1 + 1 / 16), (2 + 1 / 16) / (1 + 1 / 16)]
+    assert guessed[0, :, 0].tolist() == pytest.approx(expected)
