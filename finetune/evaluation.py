@@ -2,6 +2,9 @@
 
 For: collecting the outputs of all test views and proving that each sample was seen exactly as
 often as it should be. Not for: running the network, or scores.
+
+Deviation: the reference averages the recalls of its processes, samples repeated to fill the last
+batches included; here every sample counts exactly once.
 """
 
 from __future__ import annotations

@@ -3,6 +3,9 @@
 For: ``hicmae finetune``. Everything a user can get wrong is refused here before anything is
 trained or written. Not for: a single fold (``finetune/training.py``) or comparing runs
 (``finetune/report.py``).
+
+Deviation: the reference reports the epoch that is best on the test split; here the weights after
+the last epoch are tested.
 """
 
 from __future__ import annotations

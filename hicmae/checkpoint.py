@@ -3,6 +3,8 @@
 A checkpoint is ``model.safetensors`` and ``config.json``; it knows its own sizes. Here too is the
 translation between this project's parameter names and those of the authors' published files.
 Not for: optimizer states and resuming, which Lightning's own files keep.
+
+Deviation: the reference ignores names that do not match; here every difference is an error.
 """
 
 from __future__ import annotations

@@ -53,6 +53,7 @@ def make_parser(
         usage=f"{program} {_words(positional)}[--config FILE] [options]",
         description=_summary(function),
         exit_on_error=False,
+        allow_abbrev=False,  # or a misspelt option that begins another one would be taken for it
     )
     parser.add_argument(
         "--config",

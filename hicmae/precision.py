@@ -2,6 +2,8 @@
 
 For: turning ``auto`` into the precision that Lightning's trainer is given, for pretraining and
 fine-tuning alike. Not for: casting inside the network, which autocast does.
+
+Deviation: the published runs used fp16; here bf16 where the machine computes in it, else fp32.
 """
 
 from __future__ import annotations

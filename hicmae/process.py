@@ -1,6 +1,7 @@
-"""A ``hicmae`` command as a process of its own, logged to a file and followed on the screen.
+"""``hicmae`` commands as processes of their own, logged to files and followed on the screen.
 
-For: the steps of the demo. Not for: worker pools.
+For: the steps of the demo, one at a time or some side by side. Not for: worker pools, nor how
+the screen looks (``hicmae/process_screen.py``).
 """
 
 from __future__ import annotations
@@ -9,22 +10,38 @@ import codecs
 import contextlib
 import os
 import selectors
+import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TextIO
 
 from rich.console import Console
-from rich.live import Live
-from rich.text import Text
 
-LOG_TAIL_LINES = 25
-_SCREEN_LINES = 5
-# Without a terminal to draw on, a line this often shows that the step is alive, seconds.
-_HEARTBEAT_SECONDS = 30.0
+from hicmae.process_screen import Screen, Tail
+
+# What a command that is told to stop gets to end by itself, seconds.
+_GRACE_SECONDS = 10.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """A command to run.
+
+    Args:
+        name: Stands before its last line where several run at once.
+        words: The words after ``hicmae``.
+        log: File for everything it says; of a line that overwrites itself (a progress bar), the
+            last form.
+    """
+
+    name: str
+    words: tuple[str, ...]
+    log: Path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,113 +57,150 @@ class ProcessResult:
     seconds: float
 
 
-def run_logged(words: list[str], log: Path, console: Console) -> ProcessResult:
-    """Run ``hicmae`` with these words under this interpreter.
+def run_jobs(
+    jobs: Sequence[Job],
+    console: Console,
+    *,
+    at_once: int = 1,
+    on_start: Callable[[Job], None],
+    on_end: Callable[[Job, ProcessResult], None],
+) -> None:
+    """Run commands under this interpreter, in order, so many at a time.
+
+    When one fails, those beside it are stopped and no other is started. However this ends, no
+    process is left behind: each command leads a process group, which ends with it.
 
     Args:
-        words: The words after ``hicmae``.
-        log: File for everything it says; of a line that overwrites itself (a progress bar), the
-            last form.
-        console: Where the last lines are shown while it runs.
+        jobs: The commands.
+        console: Where the last lines are shown while they run.
+        at_once: How many run side by side; they share the cores (``OMP_NUM_THREADS``, unless the
+            user has set it).
+        on_start: Called before a command starts.
+        on_end: Called when it has ended by itself, well or not.
     """
-    began = time.monotonic()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "hicmae", *words],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        stdin=subprocess.DEVNULL,
-        env={**os.environ, "PYTHONUNBUFFERED": "1"},
-    )
+    waiting, running = deque(jobs), list[_Running]()
+    screen = Screen(console, named=at_once > 1)
+    with _ended_by_signals(), screen, selectors.DefaultSelector() as selector:
+        try:
+            while waiting or running:
+                while waiting and len(running) < at_once:
+                    on_start(waiting[0])
+                    started = _Running(waiting.popleft(), at_once)
+                    running.append(started)
+                    selector.register(started.output, selectors.EVENT_READ, started)
+                for key, _ in selector.select(timeout=1.0):
+                    if key.data.read():
+                        continue
+                    selector.unregister(key.fileobj)
+                    running.remove(key.data)
+                    result = key.data.finish()
+                    screen.draw([process.tail for process in running])
+                    on_end(key.data.job, result)
+                    if result.status != 0:
+                        return
+                screen.tick([process.tail for process in running])
+        finally:
+            _stop(running)
+
+
+class _Running:
+    """A command that runs, and its log."""
+
+    def __init__(self, job: Job, at_once: int) -> None:
+        self.job = job
+        self.tail = Tail(job.name)
+        self._file = job.log.open("w", encoding="utf-8")
+        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        self._line = ""
+        share = {"OMP_NUM_THREADS": str(max(1, num_cores() // at_once))} if at_once > 1 else {}
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "hicmae", *job.words],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            env={**share, **os.environ, "PYTHONUNBUFFERED": "1"},
+            start_new_session=True,
+        )
+        assert self.process.stdout is not None
+        self.output = self.process.stdout
+
+    def read(self) -> bool:
+        """Take what the command has said; false at its end."""
+        chunk = os.read(self.output.fileno(), 65536)
+        for character in self._decoder.decode(chunk, final=not chunk):
+            if character == "\n":
+                self._end_line()
+            elif character == "\r" and self._line:
+                self.tail.replace(self._line)
+                self._line = "\r"
+            else:
+                self._line += character
+        if not chunk and self._line.strip():
+            self._end_line()
+        self._file.flush()
+        return bool(chunk)
+
+    def finish(self) -> ProcessResult:
+        """Wait for the end, and end what the command has left running."""
+        status = self.process.wait()
+        self.kill()
+        return ProcessResult(
+            status=status if status >= 0 else 128 - status, seconds=self.tail.seconds
+        )
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal to the command and all it has started."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, number)
+
+    def kill(self) -> None:
+        """End the whole group and close its log."""
+        self.signal(signal.SIGKILL)
+        self.process.wait()
+        self.output.close()
+        self._file.close()
+
+    def _end_line(self) -> None:
+        self._file.write(self._line.split("\r")[-1] + "\n")
+        self.tail.add(self._line)
+        self._line = ""
+
+
+def num_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def _stop(running: Sequence[_Running]) -> None:
+    """Interrupt commands, give them a moment to end by themselves, and kill what is left."""
     try:
-        with log.open("w", encoding="utf-8") as file, _Screen(console) as screen:
-            _follow(process, file, screen)
-        status = process.wait()
-    except BaseException:
-        # Ctrl-C reaches the child too; it gets a moment to end by itself.
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(timeout=10)
-        process.kill()
-        process.wait()
-        raise
-    return ProcessResult(
-        status=status if status >= 0 else 128 - status, seconds=time.monotonic() - began
-    )
+        for process in running:
+            process.signal(signal.SIGINT)
+        deadline = time.monotonic() + _GRACE_SECONDS
+        for process in running:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.process.wait(timeout=max(0.0, deadline - time.monotonic()))
+    finally:
+        for process in running:
+            process.kill()
 
 
-def _follow(process: subprocess.Popen[bytes], file: TextIO, screen: _Screen) -> None:
-    """Copy the output of a process until it ends."""
-    assert process.stdout is not None
-    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
-    line = ""
-    with selectors.DefaultSelector() as selector:
-        selector.register(process.stdout, selectors.EVENT_READ)
-        while True:
-            if not selector.select(timeout=1.0):
-                screen.tick()
-                continue
-            chunk = os.read(process.stdout.fileno(), 65536)
-            for character in decoder.decode(chunk, final=not chunk):
-                if character == "\n":
-                    file.write(line.split("\r")[-1] + "\n")
-                    screen.add(line)
-                    line = ""
-                elif character == "\r" and line:
-                    screen.replace(line)
-                    line = "\r"
-                else:
-                    line += character
-            file.flush()
-            screen.tick()
-            if not chunk:
-                break
-    if line.strip():
-        file.write(line.split("\r")[-1] + "\n")
-        screen.add(line)
+@contextlib.contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """Let a signal that would end this process do so in order, as Ctrl-C does: the commands,
+    which have groups of their own, would not hear of it.
+    """
 
+    def end(number: int, _: object) -> None:
+        raise SystemExit(128 + number)
 
-class _Screen:
-    """The last lines of a running step: redrawn on a terminal, now and then without one."""
-
-    def __init__(self, console: Console) -> None:
-        self._console = console
-        self._lines: deque[str] = deque(maxlen=_SCREEN_LINES)
-        self._live = Live(console=console, transient=True, auto_refresh=False)
-        self._drawn = self._began = time.monotonic()
-        self._current = ""
-
-    def __enter__(self) -> _Screen:
-        if self._console.is_terminal:
-            self._live.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._console.is_terminal:
-            self._live.stop()
-
-    def add(self, line: str) -> None:
-        """Take a finished line."""
-        if line.strip():
-            self._lines.append(line.strip())
-        self._current = ""
-
-    def replace(self, line: str) -> None:
-        """Take the present form of a line that overwrites itself."""
-        self._current = line.strip()
-
-    def tick(self) -> None:
-        """Show the state if the last time is long enough ago."""
-        now = time.monotonic()
-        shown = [*self._lines, self._current] if self._current else list(self._lines)
-        if self._console.is_terminal:
-            if now - self._drawn < 0.1:
-                return
-            text = "\n".join(f"  | {line}" for line in shown[-_SCREEN_LINES:])
-            self._live.update(
-                Text(text, style="dim", no_wrap=True, overflow="ellipsis"), refresh=True
-            )
-        elif now - self._drawn >= _HEARTBEAT_SECONDS:
-            last = shown[-1] if shown else "running"
-            self._console.print(Text(f"  {now - self._began:.0f} s | {last}"), soft_wrap=True)
-        else:
-            return
-        self._drawn = now
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) is signal.SIG_DFL:
+                before[number] = signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

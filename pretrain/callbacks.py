@@ -2,6 +2,9 @@
 
 For: Lightning callbacks that keep a run safe. Not for: measuring (``pretrain/meter.py``) or
 pictures (``pretrain/gallery.py``).
+
+Deviation: in the reference one process exits on a loss that is not finite and the others wait;
+here all stop after the same step, and the step's sample keys are saved.
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
 For: measuring and averaging, over processes too. Not for: where rows go
 (``pretrain/records.py``, ``pretrain/progress.py``).
+
+Deviation: the reference logs the total loss alone; here every term and the gradient norm.
 """
 
 from __future__ import annotations

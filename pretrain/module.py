@@ -2,6 +2,9 @@
 
 For: one training step. Not for: what is logged, saved or drawn (``pretrain/callbacks.py`` and
 beside it), nor where batches come from (``pretrain/data.py``).
+
+Deviation: the reference forgets the random state on resuming; here every draw follows from the
+seed and the number of the batch.
 """
 
 from __future__ import annotations

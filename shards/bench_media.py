@@ -69,8 +69,7 @@ def write_bench_shards(folder: Path, num_samples: int = 48) -> None:
                 ),
             )
             writer.add(info, mjpg, wav)
-    counts = {"samples": num_samples}
-    write_index(folder, writer.rows, {"counts": counts, "config": {}, "shards": writer.shards})
+    write_index(folder, writer.rows, {"config": {}, "shards": writer.shards})
 
 
 def raw_files(media: Path | None) -> list[Path]:

@@ -182,15 +182,8 @@ def _outcomes(rows: Sequence[ManifestRow], config: BuildConfig, staging: Path) -
 def _about(writer: ShardWriter, result: BuildResult, config: BuildConfig) -> dict[str, Any]:
     """What ``index.json`` says; nothing that differs from one run to the next."""
     suffixes = Counter(path.suffix.lower() or "(none)" for path in result.ignored)
-    splits = Counter(str(row["split"]) for row in writer.rows)
     return {
-        "counts": {
-            "num_recordings": result.num_recordings,
-            "num_samples": result.num_samples,
-            "num_frames": sum(int(row["num_frames"] or 0) for row in writer.rows),
-            "seconds": round(result.seconds, 3),
-            "splits": dict(sorted(splits.items())),
-        },
+        "counts": {"num_recordings": result.num_recordings},
         "config": config.recorded(),
         "refused": dict(sorted(Counter(item.cause for item in result.refusals).items())),
         "ignored": dict(sorted(suffixes.items())),

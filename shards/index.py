@@ -12,7 +12,8 @@ its own name. ``index.json`` has ``schema_version``, ``counts``, ``config`` of t
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -107,7 +108,8 @@ def write_index(
     Args:
         folder: Of the shards.
         rows: As ``index_row`` gives them, in the order of the build.
-        info: What ``index.json`` is to hold besides ``schema_version`` and ``label_columns``.
+        info: What ``index.json`` is to hold besides ``schema_version``, ``label_columns`` and the
+            ``counts`` that follow from the rows; other counts are kept.
     """
     rows = list(rows)
     labels = list(dict.fromkeys(name for row in rows for name in row if name not in COLUMNS))
@@ -119,11 +121,13 @@ def write_index(
     beside = folder / f"{TABLE_NAME}.part"
     pyarrow.parquet.write_table(pyarrow.table(columns), beside, compression="zstd")
     beside.replace(folder / TABLE_NAME)
-    text = json.dumps(
-        {"schema_version": SCHEMA_VERSION, **info, "label_columns": labels},
-        indent=2,
-        ensure_ascii=False,
-    )
+    about = {
+        "schema_version": SCHEMA_VERSION,
+        **info,
+        "counts": {**info.get("counts", {}), **_counts(rows)},
+        "label_columns": labels,
+    }
+    text = json.dumps(about, indent=2, ensure_ascii=False)
     beside = folder / f"{INFO_NAME}.part"
     beside.write_text(text + "\n", encoding="utf-8")
     beside.replace(folder / INFO_NAME)
@@ -169,6 +173,17 @@ def read_index(folder: Path | str) -> Index:
     if lost:
         raise ShardError(f"{folder / TABLE_NAME}: no column {', '.join(lost)}; rebuild it")
     return Index(table=table, info=info, folder=folder)
+
+
+def _counts(rows: Sequence[Mapping[str, Label | None]]) -> dict[str, Any]:
+    """Samples, frames, seconds and the samples of each split."""
+    splits = Counter(str(row["split"]) for row in rows)
+    return {
+        "num_samples": len(rows),
+        "num_frames": sum(int(row["num_frames"] or 0) for row in rows),
+        "seconds": round(sum(float(row["seconds"] or 0) for row in rows), 3),
+        "splits": dict(sorted(splits.items())),
+    }
 
 
 def _label_array(values: list[Label | None]) -> pyarrow.Array:

@@ -5,6 +5,9 @@ endless shuffled streams (``streaming.py``), nor decoding (``sample.py``).
 
 Only the bytes of a clip are read: its json, the images from its first to its last frame, and the
 span of its sound.
+
+Deviation: the reference ends on a bad sample or silently reads another in its place; here it is
+an error that names it, or, in training and if asked for, left out and counted.
 """
 
 from __future__ import annotations

@@ -11,8 +11,8 @@ at i / fps seconds and sound sample j at j / sample_rate seconds after ``start_s
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import json
+import operator
 import re
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
@@ -205,14 +205,15 @@ def sample_problems(info: SampleInfo) -> list[str]:
             f"num_frames {info.num_frames}, fps {info.fps}, face_size {info.face_size} "
             "(each must be positive)"
         )
-    elif not all(type(offset) is int for offset in offsets):
+    # Every reader parses every sample; loops in Python over 200 offsets took a third of that.
+    elif not set(map(type, offsets)) <= {int}:
         problems.append("frame_offsets are not all whole numbers")
     elif len(offsets) != info.num_frames + 1 or offsets[0] != 0:
         problems.append(
             f"{len(offsets)} frame_offsets starting at {offsets[:1]} for {info.num_frames} frames "
             "(must be one more than frames, and start at 0)"
         )
-    elif any(a >= b for a, b in itertools.pairwise(offsets)):
+    elif not all(map(operator.lt, offsets, offsets[1:])):
         problems.append("frame_offsets do not ascend")
     if info.sound not in get_args(SoundState):
         problems.append(f"sound {info.sound!r} (allowed: {', '.join(get_args(SoundState))})")

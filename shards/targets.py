@@ -45,7 +45,7 @@ def class_numbers(rows: pandas.DataFrame, column: str, names: Sequence[str]) -> 
 def real_values(rows: pandas.DataFrame, columns: Sequence[str]) -> np.ndarray:
     """The real-valued targets of each row.
 
-    Returns: float32 (number of rows, number of columns).
+    Returns: float32 (number of rows, number of columns), the caller's own.
 
     Raises:
         ValueError: No such column, or a value that is missing or no finite number.
@@ -54,7 +54,8 @@ def real_values(rows: pandas.DataFrame, columns: Sequence[str]) -> np.ndarray:
         raise ValueError("targets: no column given")
     _require_columns(rows, columns)
     values = rows.loc[:, list(columns)].apply(pandas.to_numeric, errors="coerce")
-    targets = values.to_numpy(dtype=np.float32)
+    # A copy: pandas hands out its own memory, which may not be written to.
+    targets = values.to_numpy(dtype=np.float32, copy=True)
     bad = np.argwhere(~np.isfinite(targets))
     if len(bad):
         row, place = bad[0]

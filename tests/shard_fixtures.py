@@ -106,11 +106,7 @@ def write_shards(
     with ShardWriter(folder, samples_per_shard=samples_per_shard) as writer:
         for info, mjpg, wav in samples:
             writer.add(info, mjpg, wav)
-    write_index(
-        folder,
-        writer.rows,
-        {"counts": {"samples": len(samples)}, "config": {}, "shards": writer.shards},
-    )
+    write_index(folder, writer.rows, {"config": {}, "shards": writer.shards})
     return folder
 
 

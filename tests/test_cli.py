@@ -263,6 +263,17 @@ def test_a_bad_file_is_named_with_the_key_and_the_remedy(
         (["a", "--out", "x", "--recipe.num_steps=0"], "recipe: num_steps = 0 (must be 1 or more)"),
         (["a", "--out", "x", "--other.num_steps=b"], "other.num_steps = b (must be a whole num"),
         (["a", "--out", "x", "--other.num_stps=1"], "did you mean '--other.num_steps'?"),
+        # Beginnings of options are none.
+        (["a", "--ou", "x"], "no option '--ou'; did you mean '--out'?"),
+        (["a", "--out", "x", "--see=1"], "no option '--see'; did you mean '--seed'?"),
+        (["a", "--out", "x", "--resum"], "no option '--resum'; did you mean '--resume'?"),
+        (
+            ["a", "--out", "x", "--recipe.learning_rat", "1"],
+            "no option '--recipe.learning_rat'; did you mean '--recipe.learning_rate'?",
+        ),
+        (["a", "--out", "x", "--recip.num_steps=1"], "did you mean '--recipe.num_steps'?"),
+        (["a", "--out", "x", "--other.num_step=1"], "did you mean '--other.num_steps'?"),
+        (["a", "--out", "x", "--conf", "a.yaml"], "no option '--conf'; did you mean '--config'?"),
         (["a", "--out", "x", "--seed", "b"], "seed = b (must be a whole number or null)"),
         (["a", "--out", "x", "--resume=maybe"], "resume = maybe (must be true or false)"),
         (["a", "--out", "x", "--config", "no.yaml"], "no.yaml: no such configuration file"),

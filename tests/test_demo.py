@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -11,8 +12,9 @@ from rich.console import Console
 import hicmae.demo
 from hicmae.__main__ import main
 from hicmae.config import config_path, from_dict, load_yaml
-from hicmae.demo import DemoConfig, demo
-from hicmae.process import ProcessResult
+from hicmae.demo import demo
+from hicmae.demo_steps import DemoConfig, groups
+from hicmae.process import Job
 
 STEPS = """
 steps:
@@ -42,17 +44,20 @@ def steps(tmp_path: Path) -> Path:
 def made(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     """Commands that were run; what the second would write is written here."""
     commands: list[list[str]] = []
-    run = hicmae.demo.run_logged
+    run = hicmae.demo.run_jobs
 
-    def noting(words: list[str], log: Path, console: Console) -> ProcessResult:
-        commands.append(words)
-        if words == ["shards", "--help"]:
-            folder = log.parent.parent / "made"
-            folder.mkdir()  # fails if the folder of an earlier run is still there
-            (folder / "report.md").write_text("done")
-        return run(words, log, console)
+    def noting(jobs: list[Job], console: Console, *, on_start: Any, **options: Any) -> None:
+        def start(job: Job) -> None:
+            on_start(job)
+            commands.append(list(job.words))
+            if job.words == ("shards", "--help"):
+                folder = job.log.parent.parent / "made"
+                folder.mkdir()  # fails if the folder of an earlier run is still there
+                (folder / "report.md").write_text("done")
 
-    monkeypatch.setattr(hicmae.demo, "run_logged", noting)
+        run(jobs, console, on_start=start, **options)
+
+    monkeypatch.setattr(hicmae.demo, "run_jobs", noting)
     return commands
 
 
@@ -82,7 +87,7 @@ def test_a_failed_step_stops_and_tells_how_to_repeat_it(
     assert demo(out=tmp_path / "out", steps=steps, quick=True) == 2
     shown = capsys.readouterr().out
     assert "did you mean 'build'?" in shown
-    assert "This step failed with exit status 2" in shown
+    assert "Step [3/3] failed with exit status 2" in shown
     assert "To repeat it alone: hicmae shards bild short" in shown
     again = shown.split("To go on from here: hicmae ")[1].split()
     assert again == [
@@ -111,6 +116,96 @@ def test_resuming_skips_what_is_done_and_redoes_what_follows_a_change(
     steps.write_text((STEPS % "--version").replace('"--help"', '"bench --help"'))
     assert demo(out=out, steps=steps, resume=True) == 0
     assert len(made) == 3  # the folder of the second was removed, or making it again would fail
+
+
+PARALLEL = """
+steps:
+  - {title: Prepare, command: "shards --help", makes: "{out}/made"}
+  - {title: One, command: "bench --help", parallel: true}
+  - {title: Two, command: "%s", parallel: true}
+  - {title: Three, command: "doctor --help", parallel: true}
+  - {title: Compare, command: "--help"}
+report: "{out}/made/report.md"
+"""
+
+
+def test_neighbours_marked_parallel_are_one_group(steps: Path) -> None:
+    steps.write_text(PARALLEL % "--version")
+    config = from_dict(DemoConfig, load_yaml(steps), str(steps))
+    assert groups(config.steps) == [[0], [1, 2, 3], [4]]
+
+
+@pytest.mark.parametrize(("cores", "at_once"), [(1, 1), (2, 2), (8, 2)])
+def test_parallel_steps_run_as_many_at_once_as_there_are_cores_but_no_more_than_two(
+    tmp_path: Path,
+    steps: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    cores: int,
+    at_once: int,
+) -> None:
+    chosen = []
+
+    def pretend(jobs: list[Job], console: Console, **options: Any) -> None:
+        chosen.append((len(jobs), options["at_once"]))
+        (tmp_path / "out" / "made").mkdir(exist_ok=True)
+        (tmp_path / "out" / "made" / "report.md").touch()
+
+    monkeypatch.setattr(hicmae.demo, "num_cores", lambda: cores)
+    monkeypatch.setattr(hicmae.demo, "run_jobs", pretend)
+    steps.write_text(PARALLEL % "--version")
+    assert demo(out=tmp_path / "out", steps=steps) == 0
+    assert chosen == [(1, 1), (3, at_once), (1, 1)]
+
+
+def test_a_failed_parallel_step_is_named_and_only_what_is_not_done_runs_again(
+    tmp_path: Path,
+    steps: Path,
+    made: list[list[str]],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(hicmae.demo, "num_cores", lambda: 1)  # so that the first is done
+    out = tmp_path / "out"
+    steps.write_text(PARALLEL % "shards bild")
+    assert demo(out=out, steps=steps) == 2
+    assert "Step [3/5] failed with exit status 2" in capsys.readouterr().out
+    made.clear()
+    monkeypatch.setattr(hicmae.demo, "num_cores", lambda: 2)
+    steps.write_text(PARALLEL % "--version")
+    assert demo(out=out, steps=steps, resume=True) == 0
+    shown = capsys.readouterr().out
+    assert shown.count("done before, in") == 2
+    assert "  [3/5] done in" in shown
+    assert "  [4/5] done in" in shown
+    assert made == [["--version"], ["doctor", "--help"], ["--help"]]
+    # A step that differs spoils what comes after it, and not those beside it.
+    made.clear()
+    steps.write_text(PARALLEL % "shards info --help")
+    assert demo(out=out, steps=steps, resume=True) == 0
+    assert made == [["shards", "info", "--help"], ["--help"]]
+
+
+def test_what_a_step_spoils_stays_spoiled_when_it_is_stopped(
+    tmp_path: Path, steps: Path, made: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    assert demo(out=out, steps=steps) == 0
+
+    def interrupted(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    run = hicmae.demo.run_jobs
+    monkeypatch.setattr(hicmae.demo, "run_jobs", interrupted)
+    before = steps.read_text()
+    steps.write_text(before.replace('"shards --help"', '"bench --help"'))
+    with pytest.raises(KeyboardInterrupt):
+        demo(out=out, steps=steps, resume=True)
+    monkeypatch.setattr(hicmae.demo, "run_jobs", run)
+    made.clear()
+    steps.write_text(before)
+    assert demo(out=out, steps=steps, resume=True) == 0
+    assert made == [["shards", "--help"], ["--version"]]
 
 
 def test_a_folder_in_use_is_left_alone(

@@ -350,9 +350,13 @@ def test_a_fixed_split_mixing_and_one_segment_work_together(
 
 @pytest.mark.slow
 def test_every_fold_is_an_offline_run_of_one_group(
-    shards: Path, tiny_model_config: ModelConfig, tmp_path: Path
+    shards: Path,
+    tiny_model_config: ModelConfig,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     out = run_tiny(tmp_path, shards, tiny_model_config, epochs=1, wandb=WandbConfig(mode="offline"))
+    assert "wandb:" not in "".join(capfd.readouterr())
     files = sorted((out / "wandb").glob("offline-run-*/run-*.wandb"))
     assert len(files) == 2
     contents = [file.read_bytes() for file in files]

@@ -148,3 +148,25 @@ def test_talking_faces_are_found_and_framed(clips_dir: Path, yunet_file: Path) -
             middle = (box[:2] + box[2:]) / 2
             assert np.all(np.abs(middle - 80) < 30), row["file"]
             assert 0.45 < (box[3] - box[1]) / 160 < 1.05, row["file"]
+
+
+def test_the_cascade_finds_the_face_of_a_small_frame_where_it_is_in_the_large_one(
+    clips_dir: Path,
+) -> None:
+    detector = open_detector("cascade")
+    assert detector is not None
+    differences = []
+    rows = [row for row in rows_of(clips_dir, "talking") if "224x224" in row["video"]]
+    for row in rows:
+        with open_video(clips_dir / row["file"]) as reader:
+            frame = next(reader.frames([len(reader) // 2]))
+        for side in (96, 160):
+            small = cv2.resize(frame, (side, side), interpolation=cv2.INTER_AREA)
+            both = [(detector.detect(frame), 224), (detector.detect(small), side)]
+            boxes = [
+                max(faces, key=lambda face: face.score).box / size for faces, size in both if faces
+            ]
+            if len(boxes) == 2:
+                differences.append(np.abs(boxes[0] - boxes[1]).max())
+    assert len(differences) > 1.5 * len(rows)  # of twice as many frames
+    assert max(differences) < 0.08

@@ -323,13 +323,17 @@ def test_sigterm_ends_the_run_after_a_step_and_saves_it(
 
 @pytest.mark.slow
 def test_an_offline_wandb_run_lies_in_the_run_folder_and_is_continued(
-    shards: Path, tmp_path: Path, tiny_model_config: ModelConfig
+    shards: Path,
+    tmp_path: Path,
+    tiny_model_config: ModelConfig,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     out = tmp_path / "run"
     wandb = WandbConfig(mode="offline")
     log = LogConfig(log_every=2, pictures_every=4, progress=False)
     run_pretraining(shards, out, tiny_model_config, wandb=wandb, log=log)
     run_pretraining(shards, out, tiny_model_config, steps=6, wandb=wandb, log=log, resume=True)
+    assert "wandb:" not in "".join(capfd.readouterr())
     files = list(out.glob("wandb/offline-run-*/run-*.wandb"))
     assert len(files) >= 1
     assert len({file.stem for file in files}) == 1

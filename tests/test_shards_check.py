@@ -14,26 +14,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from shard_fixtures import jpeg, make_sample, rewrite_shard, wav_bytes
+from shard_fixtures import jpeg, make_sample, rewrite_shard, wav_bytes, write_shards
 
 from shards.check import check_shards
-from shards.index import write_index
 from shards.schema import Digests, SampleInfo, ShardError
-from shards.writer import ShardWriter
 
 FIRST = "train-000000.tar"
 KEY = "id01/00001"  # of the second sample
-
-
-def write(folder: Path, samples: list[tuple[SampleInfo, bytes, bytes | None]]) -> Path:
-    folder.mkdir()
-    with ShardWriter(folder, samples_per_shard=3) as writer:
-        for info, mjpg, wav in samples:
-            writer.add(info, mjpg, wav)
-    frames = sum(info.num_frames for info, _, _ in samples)
-    counts = {"num_samples": len(samples), "num_frames": frames}
-    write_index(folder, writer.rows, {"counts": counts, "config": {}, "shards": writer.shards})
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +36,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for number in range(4)
     ]
     samples[3] = (dataclasses.replace(samples[3][0], labels={}, speaker=None), *samples[3][1:])
-    return write(tmp_path_factory.mktemp("whole") / "shards", samples)
+    return write_shards(tmp_path_factory.mktemp("whole"), samples, samples_per_shard=3)
 
 
 @pytest.fixture
@@ -161,7 +148,7 @@ def broken(
         info,
         digests=Digests(mjpg=hashlib.sha256(mjpg).hexdigest(), wav=hashlib.sha256(wav).hexdigest()),
     )
-    return found(write(folder, [(info, mjpg, wav)]))
+    return found(write_shards(folder, [(info, mjpg, wav)]))
 
 
 def test_an_image_that_does_not_decode_or_has_another_size_is_counted(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from shard_fixtures import make_sample
 from shards.index import COLUMNS, index_row, read_index, write_index
 from shards.schema import Label, ShardError
 
-ABOUT: dict[str, Any] = {"counts": {}, "config": {"fps": 25}, "shards": []}
+ABOUT: dict[str, Any] = {"counts": {"num_recordings": 3}, "config": {"fps": 25}, "shards": []}
 
 
 def rows(*labels: dict[str, Label]) -> list[dict[str, Label | None]]:
@@ -40,6 +40,19 @@ def test_a_row_says_where_everything_is(tmp_path: Path) -> None:
     assert (row["shard"], row["emotion"], row["speaker"]) == ("train-000000.tar", "joy", "id00")
     assert index.label_columns == ["emotion"]
     assert index.info["config"] == {"fps": 25}
+
+
+def test_counts_are_those_of_the_rows(tmp_path: Path) -> None:
+    given = rows({}, {}, {})
+    given[2]["split"] = "test"
+    write_index(tmp_path, given, ABOUT)
+    assert read_index(tmp_path).info["counts"] == {
+        "num_recordings": 3,
+        "num_samples": 3,
+        "num_frames": 6,
+        "seconds": 0.24,
+        "splits": {"test": 1, "train": 2},
+    }
 
 
 def test_a_sample_without_sound_has_no_offset(tmp_path: Path) -> None:

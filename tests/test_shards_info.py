@@ -31,7 +31,6 @@ def folder(tmp_path: Path) -> Path:
         tmp_path,
         writer.rows,
         {
-            "counts": {"num_samples": 3, "num_frames": 150},
             "config": {"face_size": 32},
             "shards": writer.shards,
             "refused": {"no-face": 2},

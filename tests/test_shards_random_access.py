@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas
 import pytest
 import torch
 from shard_fixtures import (
@@ -24,6 +25,7 @@ from shards.index import read_index
 from shards.random_access import ShardDataset
 from shards.sample import collate
 from shards.schema import ShardError, sample_json
+from shards.targets import real_values
 
 EMOTIONS = ("anger", "joy", "neutral")
 
@@ -82,6 +84,16 @@ def test_targets_are_columns_in_the_order_asked_for(folder: Path) -> None:
     batch = collate([dataset[4], dataset[6]])
     assert batch["target"].dtype == torch.float32
     assert batch["target"].tolist() == [[-4.0, 1.0], [-6.0, 1.5]]
+
+
+@pytest.mark.parametrize("kind", [float, int])
+def test_targets_are_not_memory_of_the_table(kind: type) -> None:
+    rows = pandas.DataFrame({"key": ["a", "b"], "x": [1, 2], "y": [3, 4]})
+    rows = rows.astype({"x": kind, "y": kind})
+    targets = real_values(rows, ["y", "x"])
+    assert targets.flags.writeable  # torch.from_numpy warns of any other
+    targets[:] = 0
+    assert rows["x"].tolist() == [1, 2]
 
 
 def test_training_clips_change_with_the_epoch_and_not_with_the_fold(folder: Path) -> None:

@@ -36,6 +36,13 @@ def few_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_shards(tmp_path_factory.mktemp("few"), samples, samples_per_shard=12)
 
 
+@pytest.fixture(scope="module")
+def one_shard(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same samples in a single shard."""
+    samples = [make_sample(number) for number in range(NUM_SAMPLES)]
+    return write_shards(tmp_path_factory.mktemp("one"), samples, samples_per_shard=100)
+
+
 def one_epoch(folder: Path, epoch: int = 0, **options: Any) -> ClipStream:
     config = {name: options.pop(name) for name in ("sound", "on_bad", "split") if name in options}
     return clip_stream(
@@ -81,7 +88,7 @@ class _Marked(torch.utils.data.IterableDataset[dict[str, Any]]):
             yield batch | {"worker": info.id if info else 0}
 
 
-@pytest.mark.parametrize("shards", ["folder", "few_shards"])
+@pytest.mark.parametrize("shards", ["folder", "few_shards", "one_shard"])
 def test_each_sample_is_seen_once_an_epoch_over_ranks_and_workers(
     shards: str, request: pytest.FixtureRequest
 ) -> None:
@@ -93,7 +100,17 @@ def test_each_sample_is_seen_once_an_epoch_over_ranks_and_workers(
     assert set(counts.values()) == {1}
 
 
-@pytest.mark.parametrize("shards", ["folder", "few_shards"])
+@pytest.mark.parametrize("start_method", ["fork", "spawn"])
+def test_two_workers_share_a_single_shard_however_they_are_started(
+    one_shard: Path, start_method: str
+) -> None:
+    batches = loader(one_epoch(one_shard), 2, multiprocessing_context=start_method)
+    keys = keys_of(batches)
+    assert len(keys) == NUM_SAMPLES
+    assert len(set(keys)) == NUM_SAMPLES
+
+
+@pytest.mark.parametrize("shards", ["folder", "few_shards", "one_shard"])
 def test_another_epoch_has_another_order_and_other_readers(
     shards: str, request: pytest.FixtureRequest
 ) -> None:

@@ -19,6 +19,10 @@ from hicmae.media.detection import Face, scaled
 
 _LONGEST_SIDE = 320
 _SMALLEST_FACE = 24  # pixels of the scaled frame
+# Pixels of the frame itself, where that is smaller: the window the cascade was trained on, and
+# enlarging adds no detail. Looking for less took four times as long (57 against 14 ms for a frame
+# of 96 pixels) and found the same faces but for smaller ones.
+_SMALLEST_SOURCE = 20
 # A cascade's square reaches from the brows' upper edge to the mouth; YuNet's box from the hair to
 # the chin. The factor and the shift down (in sides) make crops of both alike.
 _GROW, _SHIFT_DOWN = 1.05, 0.04
@@ -49,11 +53,12 @@ class CascadeDetector:
     def detect(self, frame: np.ndarray) -> list[Face]:
         """Find frontal faces in (H, W, 3) uint8 RGB; the score counts overlapping hits."""
         small, back = scaled(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY), _LONGEST_SIDE)
+        smallest = max(_SMALLEST_FACE, round(_SMALLEST_SOURCE / back.max()))
         boxes, hits = self._cascade.detectMultiScale2(
             cv2.equalizeHist(small),
             scaleFactor=1.1,
             minNeighbors=self._min_neighbours,
-            minSize=(_SMALLEST_FACE, _SMALLEST_FACE),
+            minSize=(smallest, smallest),
         )
         faces = []
         for (x, y, width, height), count in zip(boxes, hits, strict=True):

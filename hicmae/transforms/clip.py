@@ -5,6 +5,8 @@ augments as its settings say; in evaluation mode it draws nothing. Not for: deco
 frames (``hicmae.views``), mixing of clips.
 
 Shape letters: B batch, T frames, H W pixels, S filter-bank frames, F mel bins, n samples.
+
+Deviation: the reference changes the gain at validation and test too; here in training only.
 """
 
 from __future__ import annotations

@@ -1,0 +1,222 @@
+"""The README tells the truth: its commands are accepted, its files exist, its walk-through runs."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from hicmae.__main__ import VERBS
+from hicmae.commands import make_parser, parse
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+WALK_THROUGH = "<!-- walk-through -->\n"
+
+# What makes the walk-through small: appended to the printed commands, and nothing else changed.
+OVERRIDES = {
+    "shards synthesize": "--speakers 4 --takes 1 --min_seconds 1 --max_seconds 1.2 --workers 1",
+    "shards build": "--workers 1",
+    "pretrain": "--epochs 2 --data.batch_size 8 --data.workers 0",
+    "finetune": "--epochs 2 --folds 0 --trainer.workers 0",
+}
+
+
+def blocks(language: str, *, after: str = "") -> list[str]:
+    """Fenced blocks of a language; with ``after``, only those that follow this very text."""
+    return re.findall(rf"{re.escape(after)}```{language}\n(.*?)```", README, re.DOTALL)
+
+
+def commands(texts: list[str]) -> list[str]:
+    """Their lines, continued lines joined, comments and empty lines left out."""
+    lines = "".join(texts).replace("\\\n", " ").splitlines()
+    return [line for line in lines if line.strip() and not line.startswith("#")]
+
+
+def hicmae_words(lines: list[str]) -> list[list[str]]:
+    """The words after ``hicmae`` of every command of this program."""
+    words = [shlex.split(line, comments=True) for line in lines]
+    return [each[1:] for each in words if each[0] == "hicmae"]
+
+
+def verb_of(words: list[str]) -> str:
+    """The verb that the words begin with."""
+    name = next((verb for verb in (" ".join(words[:2]), words[0]) if verb in VERBS), "")
+    assert name, f"no verb in: hicmae {shlex.join(words)}"
+    return name
+
+
+def section(title: str) -> str:
+    """The text under a heading."""
+    return README.split(f"\n## {title}\n")[1].split("\n## ")[0]
+
+
+PRINTED = hicmae_words(commands(blocks("bash")))
+CODE = re.findall(r"`([^`\n]+)`", re.sub(r"```.*?```", "", README, flags=re.DOTALL))
+
+
+def test_the_sections_stand_in_their_order() -> None:
+    assert re.findall(r"^## (.*)$", README, re.MULTILINE) == [
+        "Install, and see it work",
+        "What you get",
+        "Prepare your data",
+        "Pretrain",
+        "Fine-tune and report",
+        "Predict",
+        "Where to add things",
+        "Deviations from the paper",
+        "Terminology",
+        "Citation and licence",
+    ]
+
+
+def test_the_commands_that_matter_are_printed() -> None:
+    expected = {"demo", "shards build", "shards check", "shards info", "shards synthesize"}
+    assert expected | {"pretrain", "finetune", "report"} <= {verb_of(words) for words in PRINTED}
+
+
+@pytest.mark.parametrize("words", PRINTED, ids=[shlex.join(words)[:60] for words in PRINTED])
+def test_a_printed_command_is_accepted_by_its_parser(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # as after `pip install`, away from the sources
+    name = verb_of(words)
+    module, _, function = VERBS[name].target.partition(":")
+    parse(
+        getattr(importlib.import_module(module), function),
+        words[len(name.split()) :],
+        program=f"hicmae {name}",
+        positional=VERBS[name].positional,
+    )
+
+
+def test_verbs_and_options_in_the_text_exist() -> None:
+    known = {"--help", "--version"}
+    for name, verb in VERBS.items():
+        module, _, function = verb.target.partition(":")
+        target = getattr(importlib.import_module(module), function)
+        parser = make_parser(target, program=name, positional=verb.positional)
+        known |= set(parser._option_string_actions)
+    named = {word for span in CODE for word in span.split() if word.startswith("--")}
+    assert len(named) > 10
+    # --model takes any size of the network; a typed command above has one.
+    assert {word for word in named if not word.startswith("--model.")} - known == set()
+    for span in CODE:
+        words = span.split()
+        if words[0] == "hicmae" and len(words) > 1 and words[1] not in ("VERB", "--help"):
+            verb_of(words[1:])
+
+
+def test_files_named_in_the_text_exist() -> None:
+    roots = r"(?:configs|hicmae|shards|pretrain|finetune|tests|\.github)"
+    named = set(re.findall(rf"(?<![\w/.-]){roots}/[\w/.-]*", README))
+    assert any(name.startswith("configs/") for name in named)
+    assert sorted(name for name in named if not (REPOSITORY / name).exists()) == []
+
+
+def test_pictures_and_links_lead_somewhere() -> None:
+    pictures = re.findall(r"!\[([^\]]+)\]\(([^)]+)\)", README)
+    expected = {"confusion.png", "faces.png", "reconstruction.png"}
+    assert {path for _, path in pictures} == {f".github/images/{name}" for name in expected}
+    for caption, path in pictures:
+        assert len(caption) > 20, f"{path}: say what is to be seen"
+        assert (REPOSITORY / path).read_bytes()[:8] == b"\x89PNG\r\n\x1a\n", f"{path}: no PNG"
+    links = re.findall(r"(?<!!)\[[^\]]+\]\((?!https://)([^)]+)\)", README)
+    assert [link for link in links if not (REPOSITORY / link).exists()] == []
+
+
+def test_the_printed_test_command_is_what_continuous_integration_calls() -> None:
+    tests = [line for line in commands(blocks("bash")) if "test" in line]
+    assert tests == ["make test"]
+    called = (REPOSITORY / ".ci" / "run").read_text(encoding="utf-8")
+    assert re.search(r"^make test\b", called, re.MULTILINE)
+    targets = re.findall(r"^(\w+):", (REPOSITORY / "Makefile").read_text("utf-8"), re.MULTILINE)
+    made = [line.split()[1] for line in commands(blocks("bash")) if line.startswith("make ")]
+    assert made == ["demo", "test"]
+    assert set(made) <= set(targets)
+
+
+def test_the_face_detector_is_the_one_the_code_checks_for() -> None:
+    from hicmae.media.yunet import FILE_NAME, SHA256, SOURCE, VARIABLE
+
+    faces = section("Prepare your data")
+    assert f"`{SHA256}`" in faces
+    assert f"`{VARIABLE}`" in faces
+    (fetch,) = [line for line in commands(blocks("bash")) if line.startswith("curl")]
+    assert shlex.split(fetch)[-1] == SOURCE
+    assert f"/hicmae/{FILE_NAME} " in fetch
+
+
+def test_the_manifest_is_one(tmp_path: Path) -> None:
+    from shards.manifest import read_manifest
+
+    (text,) = blocks("csv")
+    (tmp_path / "manifest.csv").write_text(text)
+    rows = read_manifest(tmp_path / "manifest.csv")
+    assert [row.speaker for row in rows] == ["anna", "ben"]
+    assert rows[0].labels == {"emotion": "joy", "valence": 0.6, "fold": 1}
+
+
+def test_the_benchmark_is_one(tmp_path: Path) -> None:
+    from finetune.benchmark import load_benchmark
+
+    (text,) = blocks("yaml")
+    path = tmp_path / "office.yaml"
+    path.write_text(text)
+    assert load_benchmark(path).num_outputs == 4
+    real = re.sub(r"label:.*\nclasses:.*\n", "targets: [valence, arousal]\n", text)
+    real = real.replace("classification", "regression").replace("[uar, war]", "[ccc]")
+    path.write_text(real)
+    assert load_benchmark(path).num_outputs == 2
+
+
+def test_every_file_with_a_marked_deviation_is_in_the_table() -> None:
+    table = section("Deviations from the paper")
+    marked = [
+        path.relative_to(REPOSITORY).as_posix()
+        for room in ("hicmae", "shards", "pretrain", "finetune")
+        for path in (REPOSITORY / room).rglob("*.py")
+        if "Deviation:" in path.read_text(encoding="utf-8")
+    ]
+    assert marked
+    assert [path for path in marked if f"`{path}`" not in table] == []
+
+
+@pytest.mark.slow
+def test_the_walk_through_goes_from_media_to_a_report(tmp_path: Path) -> None:
+    steps = hicmae_words(commands(blocks("bash", after=WALK_THROUGH)))
+    verbs = [verb_of(words) for words in steps]
+    assert verbs[0] == "shards synthesize"
+    assert verbs[-1] == "report"
+    assert {"shards build", "shards check", "shards info", "pretrain", "finetune"} <= set(verbs)
+    for verb, words in zip(verbs, steps, strict=True):
+        typed = [*words, *OVERRIDES.get(verb, "").split()]
+        done = subprocess.run(
+            [sys.executable, "-m", "hicmae", *typed],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, f"hicmae {shlex.join(typed)}\n{done.stdout}\n{done.stderr}"
+
+    # What the text says is there.
+    runs = tmp_path / "runs"
+    for name in ("config.yaml", "metrics.csv", "figures", "checkpoints/last"):
+        assert (runs / "pretrain" / name).exists(), name
+    for run, figure in (
+        ("pretrained", "confusion"),
+        ("scratch", "confusion"),
+        ("values", "predicted_against_true"),
+    ):
+        for name in ("config.yaml", "predictions.jsonl", "report.md", f"figures/{figure}.png"):
+            assert (runs / run / name).exists(), f"{run}/{name}"
+        assert "last: the weights after the last epoch" in (runs / run / "report.md").read_text()
+    compared = (runs / "report.md").read_text(encoding="utf-8")
+    assert all(f"| {run} |" in compared for run in ("pretrained", "scratch", "values"))
+    assert not (tmp_path / "data" / "shards-labelled" / "refused.jsonl").read_text().strip()
