@@ -40,6 +40,7 @@ class Plan:
 
     Args:
         out: The run folder.
+        group: Name of the command's folder: the runs that it made belong together.
         benchmark: What is predicted.
         index: The shards.
         model: Sizes of the network, with the stride of this run.
@@ -59,6 +60,7 @@ class Plan:
     """
 
     out: Path
+    group: str
     benchmark: Benchmark
     index: Index
     model: ModelConfig
@@ -119,6 +121,7 @@ class Plan:
 def make_plan(
     *,
     out: Path,
+    group: str,
     benchmark: Benchmark,
     index: Index,
     checkpoint: Path | None,
@@ -137,7 +140,7 @@ def make_plan(
 ) -> Plan:
     """Check the options against each other and decide what they leave open.
 
-    The arguments are those of ``finetune.run.finetune``.
+    The arguments are those of ``finetune.run.finetune`` and ``Plan``.
 
     Raises: ValueError, FileNotFoundError: as there.
     """
@@ -156,6 +159,7 @@ def make_plan(
     )
     return Plan(
         out=out,
+        group=group,
         benchmark=benchmark,
         index=index,
         model=sizes,

@@ -159,6 +159,13 @@ def read_fold(folder: Path) -> FoldFacts | None:
     return from_dict(FoldFacts, _read_json(path), str(path)) if path.is_file() else None
 
 
+def runs_in(folder: Path) -> list[Path]:
+    """The finished runs right below a folder, by name; the folder itself if there are none."""
+    if (folder / SCORES).is_file() or not folder.is_dir():
+        return [folder]
+    return sorted(path.parent for path in folder.glob(f"*/{SCORES}")) or [folder]
+
+
 def read_run(folder: Path | str) -> Run:
     """Read a finished run and score it again.
 

@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 from finetune.benchmark import Benchmark
 from finetune.figures import comparison_figure
-from finetune.record import Run, read_run, write_text
+from finetune.record import Run, read_run, runs_in, write_text
 from finetune.run_report import SELECTION, chance, published_section, write_run_report
 from finetune.scores import metric_name, undefined
 from finetune.tables import Table, mean_and_sd, number, output_console
@@ -25,13 +25,13 @@ def report(*, runs: list[Path], out: Path = Path("report.md")) -> None:
     are refreshed. Runs of different benchmarks stand in tables of their own.
 
     Args:
-        runs: Run folders of ``hicmae finetune``.
+        runs: Run folders of ``hicmae finetune``, or folders that hold several.
         out: Markdown file to write; its figures go into ``figures/`` beside it.
 
     Raises: FileNotFoundError: no such run. ValueError: a run that is not finished or damaged, or
         two that share a name, or a report in place of a run's own.
     """
-    found = [read_run(folder) for folder in runs]
+    found = [read_run(folder) for given in runs for folder in runs_in(given)]
     names = _names(found)
     if any(out.resolve() == (run.folder / "report.md").resolve() for run in found):
         raise ValueError(f"{out}: is a run's own report; choose another file for the comparison")
@@ -180,14 +180,16 @@ def _require_same(benchmark: Benchmark, first: Run, run: Run) -> None:
 
 
 def _names(runs: Sequence[Run]) -> list[str]:
-    """A name for each run that no other has: of its folder, or with its parents."""
-    names = [run.name for run in runs]
-    if len(set(names)) < len(names):
-        names = [str(run.folder) for run in runs]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise ValueError(f"{', '.join(twice)}: given twice")
-    return names
+    """A name for each run that no other has: of its folder, with as many parents as it takes."""
+    parts = [run.folder.resolve().parts for run in runs]
+    for count in range(1, max(map(len, parts)) + 1):
+        names = ["/".join(path[-count:]) for path in parts]
+        if len(set(names)) == len(names):
+            return names
+    twice = sorted(
+        {str(run.folder) for run, path in zip(runs, parts, strict=True) if parts.count(path) > 1}
+    )
+    raise ValueError(f"{', '.join(twice)}: given twice")
 
 
 def _link(target: Path, out: Path) -> str:

@@ -35,7 +35,13 @@ from finetune.record import (
 )
 from finetune.run_report import scores_table, write_run_report
 from finetune.scores import score, score_run
-from finetune.settings import Modalities, OptimizerConfig, RecipeConfig, TrainerConfig, WandbConfig
+from finetune.settings import (
+    OptimizerConfig,
+    RecipeConfig,
+    TrainerConfig,
+    WandbConfig,
+    parse_modalities,
+)
 from finetune.tables import number, output_console
 from finetune.training import train_fold
 from hicmae import __version__
@@ -60,7 +66,7 @@ def finetune(
     out: Path,
     checkpoint: Path | None = None,
     model: str | None = None,
-    modalities: Modalities = "audio-video",
+    modalities: str = "audio-video",
     folds: str = "all",
     epochs: int | None = None,
     accumulate: int = 1,
@@ -89,7 +95,8 @@ def finetune(
             network come from it. None given: training starts from scratch.
         model: Size of the network from scratch: a name out of configs/model (tiny, small, base)
             or a YAML file.
-        modalities: What the network sees and hears.
+        modalities: What the network sees and hears: audio-video, video or audio. Several separated
+            by commas are a run each, in folders of these names under the run folder.
         folds: all, or names of folds separated by commas.
         epochs: Passes over the training side; null: the benchmark's, or else 50.
         accumulate: Batches whose gradients are averaged into one optimizer step.
@@ -110,56 +117,65 @@ def finetune(
             benchmark cannot use; a checkpoint of another size; a folder that holds a run.
         FileNotFoundError: No such benchmark, folder of shards or model file.
     """
-    config = {
-        "benchmark": benchmark,
-        "shards": str(shards),
-        "out": str(out),
-        "checkpoint": None if checkpoint is None else str(checkpoint),
-        "model": model,
-        "modalities": modalities,
-        "folds": folds,
-        "epochs": epochs,
-        "accumulate": accumulate,
-        "recipe": to_dict(recipe),
-        "optimizer": to_dict(optimizer),
-        "mixing": to_dict(mixing),
-        "augment": to_dict(augment),
-        "precision": precision,
-        "trainer": to_dict(trainer),
-        "wandb": to_dict(wandb),
-        "seed": seed,
-    }
     what = load_benchmark(benchmark)
     index = read_index(shards)
-    plan = make_plan(
-        out=out,
-        benchmark=what,
-        index=index,
-        checkpoint=checkpoint,
-        model=model,
-        modalities=modalities,
-        epochs=epochs,
-        accumulate=accumulate,
-        recipe=recipe,
-        optimizer=optimizer,
-        mixing=mixing,
-        augment=augment,
-        precision=precision,
-        trainer=trainer,
-        wandb=wandb,
-        seed=seed,
-    )
+    chosen = parse_modalities(modalities)
+    if len(chosen) > 1 and (out / CONFIG).is_file():
+        raise ValueError(f"{out}: holds a run; name another folder for runs of {modalities}")
+    plans = [
+        make_plan(
+            out=out if len(chosen) == 1 else out / heard,
+            group=out.resolve().name,
+            benchmark=what,
+            index=index,
+            checkpoint=checkpoint,
+            model=model,
+            modalities=heard,
+            epochs=epochs,
+            accumulate=accumulate,
+            recipe=recipe,
+            optimizer=optimizer,
+            mixing=mixing,
+            augment=augment,
+            precision=precision,
+            trainer=trainer,
+            wandb=wandb,
+            seed=seed,
+        )
+        for heard in chosen
+    ]
     rows, ignored = usable_rows(what, index.table)
     divided = make_folds(what, rows, folds=folds)
-    check_sound(rows, modalities=modalities)
+    for plan in plans:
+        check_sound(rows, modalities=plan.emotion.modalities)
+        _prepare(plan.out, divided, plan.digest, resume=resume, overwrite=overwrite)
     console = output_console()
-    _prepare(out, divided, plan.digest, resume=resume, overwrite=overwrite)
-    save_yaml(out / CONFIG, config)
-    save_yaml(out / BENCHMARK, to_dict(what))
-    console.print(_opening(plan, divided, len(rows)))
-    for fold in divided:
-        _one_fold(plan, fold, console)
-    _finish(plan, divided, ignored, console)
+    for plan in plans:
+        config = {
+            "benchmark": benchmark,
+            "shards": str(shards),
+            "out": str(plan.out),
+            "checkpoint": None if checkpoint is None else str(checkpoint),
+            "model": model,
+            "modalities": plan.emotion.modalities,
+            "folds": folds,
+            "epochs": epochs,
+            "accumulate": accumulate,
+            "recipe": to_dict(recipe),
+            "optimizer": to_dict(optimizer),
+            "mixing": to_dict(mixing),
+            "augment": to_dict(augment),
+            "precision": precision,
+            "trainer": to_dict(trainer),
+            "wandb": to_dict(wandb),
+            "seed": seed,
+        }
+        save_yaml(plan.out / CONFIG, config)
+        save_yaml(plan.out / BENCHMARK, to_dict(what))
+        console.print(_opening(plan, divided, len(rows)))
+        for fold in divided:
+            _one_fold(plan, fold, console)
+        _finish(plan, divided, ignored, console)
 
 
 def _prepare(

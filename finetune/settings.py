@@ -7,7 +7,7 @@ sizes and the augmentation. Not for: what a benchmark is (``finetune/benchmark.p
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast, get_args
 
 from finetune.benchmark import LOSSES, Benchmark
 
@@ -191,6 +191,21 @@ def resolve(
         loss=loss,
         frame_stride=recipe.frame_stride or ours.frame_stride,
     )
+
+
+def parse_modalities(text: str) -> list[Modalities]:
+    """Read what the runs of a command see and hear, separated by commas.
+
+    Raises: ValueError: an unknown name, or one given twice.
+    """
+    names = [name.strip() for name in text.split(",")]
+    known = get_args(Modalities)
+    if not set(names) <= set(known) or len(set(names)) < len(names):
+        raise ValueError(
+            f"modalities = {text} (allowed: {', '.join(known)}; several separated by commas, each"
+            " once)"
+        )
+    return cast("list[Modalities]", names)
 
 
 def _raise_all(what: str, problems: list[str]) -> None:

@@ -41,17 +41,18 @@ def make_trainer(
 
 
 def make_wandb_logger(plan: Plan, fold: str) -> WandbLogger | None:
-    """One W&B run a fold, in the group of the run."""
+    """One W&B run a fold, in the group of what one command made."""
     if plan.wandb.mode == "disabled":
         return None
     import wandb  # a second of import that a run without it need not wait for
 
-    name = plan.out.resolve().name
+    run_folder = plan.out.resolve().name
+    name = run_folder if run_folder == plan.group else f"{plan.group}-{run_folder}"
     # Started here and not by Lightning, which hands over a setting that W&B warns about.
     run = wandb.init(
         dir=plan.out,
         project=plan.wandb.project,
-        group=name,
+        group=plan.group,
         name=f"{name}-fold-{fold}",
         mode=plan.wandb.mode,
         settings=wandb.Settings(silent=True),

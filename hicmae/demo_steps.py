@@ -24,15 +24,15 @@ class Step:
         makes: The folder it writes, removed before the step runs so that a half-done one does not
             stand in the way of ``--resume``.
         show: Whether its whole output is shown when it is done.
-        parallel: Whether it needs nothing of its neighbours that are marked so too: two of them
-            run side by side where there are two cores.
+        group: Name shared with neighbours that need nothing of one another: two of them run side
+            by side where there are two cores.
     """
 
     title: str
     command: str
     makes: str | None = None
     show: bool = False
-    parallel: bool = False
+    group: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,10 +80,10 @@ def step_words(config: DemoConfig, out: Path, *, quick: bool) -> list[list[str]]
 
 
 def groups(steps: Sequence[Step]) -> list[list[int]]:
-    """Numbers of the steps, from 0, neighbours marked ``parallel`` together."""
+    """Numbers of the steps, from 0, neighbours of one group together."""
     found: list[list[int]] = []
     for number, step in enumerate(steps):
-        if number and step.parallel and steps[number - 1].parallel:
+        if number and step.group is not None and step.group == steps[number - 1].group:
             found[-1].append(number)
         else:
             found.append([number])

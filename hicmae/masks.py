@@ -72,6 +72,57 @@ def random_masks(
     )
 
 
+def running_cells(
+    tubes: Masks,
+    num_rows: int,
+    share: float,
+    *,
+    generator: torch.Generator | None = None,
+) -> Masks:
+    """Choose the share of hidden tubelets that is decoded: cells that run on from row to row.
+
+    Each clip draws an order of its hidden cells; every row of tubelets takes the next of them in
+    that order, and begins anew after the last, so that the rows together see every cell equally
+    often (within one).
+
+    Args:
+        tubes: Of ``tube_masks``: the same cells hidden in every row.
+        num_rows: Rows of tubelets along time.
+        share: Of the hidden cells of a row, rounded down, at least one.
+        generator: Source of randomness on the device; its default if none.
+
+    Returns: the same keep (B, K), and masked (B, M'): the hidden tubelets to decode, ascending.
+    Source: running cell masking of VideoMAE V2 (arXiv 2303.16727, section 3.2), here with an
+        order of its own for each clip.
+    """
+    cells = tubes.masked.unflatten(1, (num_rows, -1))  # (B, rows, cells)
+    batch, _, num_cells = cells.shape
+    count = num_shared(num_cells, share)
+    device = cells.device
+    order = torch.rand(batch, num_cells, device=device, generator=generator).argsort(dim=1)
+    start = torch.arange(num_rows, device=device)[:, None] * count
+    turn = (start + torch.arange(count, device=device)) % num_cells  # (rows, count)
+    chosen = order[:, turn].sort(dim=2).values  # (B, rows, count)
+    return Masks(tubes.keep, cells.gather(2, chosen).flatten(1))
+
+
+def random_share(masks: Masks, share: float, *, generator: torch.Generator | None = None) -> Masks:
+    """Choose a random share of the hidden tokens, rounded down, at least one.
+
+    Returns: the same keep (B, K), and masked (B, M') of the hidden tokens, ascending.
+    """
+    masked = masks.masked
+    count = num_shared(masked.shape[1], share)
+    noise = torch.rand(masked.shape, device=masked.device, generator=generator)
+    chosen = noise.argsort(dim=1)[:, :count].sort(dim=1).values
+    return Masks(masks.keep, masked.gather(1, chosen))
+
+
+def num_shared(num_tokens: int, share: float) -> int:
+    """Tokens that a share of them is: rounded down, at least one."""
+    return max(1, math.floor(share * num_tokens + 1e-9))
+
+
 def num_hidden(num_tokens: int, ratio: float) -> int:
     """Tokens that a mask ratio hides: the share, rounded down.
 

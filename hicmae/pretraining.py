@@ -7,10 +7,18 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from hicmae.blocks import xavier_linears
+from hicmae.blocks import set_grad_checkpointing, xavier_linears
 from hicmae.decoder import ReconstructionDecoder
 from hicmae.encoder import AudioVisualEncoder, EncoderOutput, ModalityTokens
-from hicmae.masks import Masks, masks_from_hidden, num_hidden, random_masks, tube_masks
+from hicmae.masks import (
+    Masks,
+    masks_from_hidden,
+    num_hidden,
+    random_masks,
+    random_share,
+    running_cells,
+    tube_masks,
+)
 from hicmae.objective import audio_target, contrast, reconstruction, video_target
 from hicmae.patches import fbank_patches, take_tokens, tubelets
 from hicmae.settings import ModelConfig, ObjectiveConfig
@@ -28,8 +36,8 @@ class PretrainOutput(NamedTuple):
         video_target: (B, M, P) what was asked for.
         audio_target: (B, M, P) what was asked for.
         contrast_logits: (B, B') of each contrasted layer, video to audio.
-        video_masks: visible and hidden tubelets.
-        audio_masks: visible and hidden filter-bank patches.
+        video_masks: visible tubelets and the hidden ones that were decoded.
+        audio_masks: visible filter-bank patches and the hidden ones that were decoded.
     """
 
     loss: Tensor
@@ -98,7 +106,8 @@ class HiCMAE(nn.Module):
         Args:
             video: Normalised frames (B, 3, T, H, W).
             fbank: Normalised filter banks (B, S, F).
-            video_mask: Boolean (B, N), True = hidden; drawn at random if none is given.
+            video_mask: Boolean (B, N), True = hidden; drawn at random if none is given. Given
+                masks are decoded whole, drawn ones by ``decoder_keep`` in training mode.
             fbank_mask: The same of the filter bank.
         """
         video_masks, audio_masks = self._masks(video, video_mask, fbank_mask)
@@ -136,20 +145,32 @@ class HiCMAE(nn.Module):
             audio_masks=audio_masks,
         )
 
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Compute the layers' activations again in the backward pass instead of keeping them."""
+        set_grad_checkpointing(self, enable)
+
     def _masks(
         self, video: Tensor, video_mask: Tensor | None, fbank_mask: Tensor | None
     ) -> tuple[Masks, Masks]:
+        """Tokens to show and to decode."""
         batch, device, objective = len(video), video.device, self.objective
-        return (
-            tube_masks(batch, self.config.video_grid, objective.video_mask_ratio, device=device)
-            if video_mask is None
-            else masks_from_hidden(video_mask),
-            random_masks(
+        share = objective.decoder_keep if self.training else 1.0
+        if video_mask is None:
+            grid = self.config.video_grid
+            video_masks = tube_masks(batch, grid, objective.video_mask_ratio, device=device)
+            if share < 1:
+                video_masks = running_cells(video_masks, grid[0], share)
+        else:
+            video_masks = masks_from_hidden(video_mask)
+        if fbank_mask is None:
+            audio_masks = random_masks(
                 batch, self.config.num_audio_tokens, objective.audio_mask_ratio, device=device
             )
-            if fbank_mask is None
-            else masks_from_hidden(fbank_mask),
-        )
+            if share < 1:
+                audio_masks = random_share(audio_masks, share)
+        else:
+            audio_masks = masks_from_hidden(fbank_mask)
+        return video_masks, audio_masks
 
     @torch.no_grad()
     def _targets(

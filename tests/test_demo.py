@@ -121,22 +121,32 @@ def test_resuming_skips_what_is_done_and_redoes_what_follows_a_change(
 PARALLEL = """
 steps:
   - {title: Prepare, command: "shards --help", makes: "{out}/made"}
-  - {title: One, command: "bench --help", parallel: true}
-  - {title: Two, command: "%s", parallel: true}
-  - {title: Three, command: "doctor --help", parallel: true}
+  - {title: One, command: "bench --help", group: together}
+  - {title: Two, command: "%s", group: together}
+  - {title: Three, command: "doctor --help", group: together}
   - {title: Compare, command: "--help"}
 report: "{out}/made/report.md"
 """
 
 
-def test_neighbours_marked_parallel_are_one_group(steps: Path) -> None:
+def test_neighbours_of_one_group_are_together(steps: Path) -> None:
     steps.write_text(PARALLEL % "--version")
     config = from_dict(DemoConfig, load_yaml(steps), str(steps))
     assert groups(config.steps) == [[0], [1, 2, 3], [4]]
 
 
+def test_neighbours_of_two_groups_are_kept_apart(steps: Path) -> None:
+    steps.write_text(
+        (PARALLEL % "--version").replace(
+            'doctor --help", group: together', 'doctor --help", group: later'
+        )
+    )
+    config = from_dict(DemoConfig, load_yaml(steps), str(steps))
+    assert groups(config.steps) == [[0], [1, 2], [3], [4]]
+
+
 @pytest.mark.parametrize(("cores", "at_once"), [(1, 1), (2, 2), (8, 2)])
-def test_parallel_steps_run_as_many_at_once_as_there_are_cores_but_no_more_than_two(
+def test_grouped_steps_run_as_many_at_once_as_there_are_cores_but_no_more_than_two(
     tmp_path: Path,
     steps: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -158,7 +168,7 @@ def test_parallel_steps_run_as_many_at_once_as_there_are_cores_but_no_more_than_
     assert chosen == [(1, 1), (3, at_once), (1, 1)]
 
 
-def test_a_failed_parallel_step_is_named_and_only_what_is_not_done_runs_again(
+def test_a_failed_grouped_step_is_named_and_only_what_is_not_done_runs_again(
     tmp_path: Path,
     steps: Path,
     made: list[list[str]],

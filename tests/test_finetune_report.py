@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import shutil
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -146,3 +147,13 @@ def test_what_cannot_be_compared_is_refused_or_said(
     )
     with pytest.raises(ValueError, match="has other classes than in"):
         report(runs=[runs["both"], other], out=tmp_path / "report.md")
+
+
+def test_a_folder_of_runs_stands_for_all_of_them(runs: dict[str, Path], tmp_path: Path) -> None:
+    for group in ("one", "two"):
+        (tmp_path / group).mkdir()
+        shutil.copytree(runs["both"], tmp_path / group / "audio-video")
+    report(runs=[tmp_path / "one", tmp_path / "two"], out=tmp_path / "report.md")
+    text = (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert "### one/audio-video" in text
+    assert "### two/audio-video" in text

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,7 @@ from finetune.benchmark import Benchmark
 from finetune.folds import Fold, make_folds, usable_rows
 from finetune.mixing import MixingConfig
 from finetune.predictions import read_predictions
-from finetune.record import read_run
+from finetune.record import read_run, runs_in
 from finetune.settings import OptimizerConfig, RecipeConfig, TrainerConfig, WandbConfig
 from finetune.training import target_moments
 from hicmae.checkpoint import load_checkpoint, save_checkpoint
@@ -300,6 +301,32 @@ def test_finished_folds_are_kept_on_resume_and_only_with_the_same_configuration(
     run_tiny(tmp_path, shards, tiny_model_config, overwrite=True, folds="2", seed=3)
     assert list(read_run(out).scores.folds) == ["2"]
     assert not (out / "fold-1").exists()
+
+
+def test_several_modalities_are_a_run_each_and_resume_where_they_were(
+    shards: Path, tiny_model_config: ModelConfig, tmp_path: Path
+) -> None:
+    out = run_tiny(tmp_path, shards, tiny_model_config, modalities="video,audio", folds="1")
+    runs = {folder.name: read_run(folder) for folder in runs_in(out)}
+    assert {name: run.facts.modalities for name, run in runs.items()} == {
+        "audio": "audio",
+        "video": "video",
+    }
+    alone = run_tiny(
+        tmp_path, shards, tiny_model_config, out=tmp_path / "alone", modalities="audio", folds="1"
+    )
+    assert runs["audio"].predictions == read_run(alone).predictions
+    shutil.rmtree(out / "audio" / "fold-1")
+    kept = (out / "video" / "fold-1" / "fold.json").stat().st_mtime_ns
+    run_tiny(tmp_path, shards, tiny_model_config, modalities="video,audio", folds="1", resume=True)
+    assert (out / "video" / "fold-1" / "fold.json").stat().st_mtime_ns == kept
+    assert read_run(out / "audio").predictions == runs["audio"].predictions
+    with pytest.raises(ValueError, match="holds a run; name another folder"):
+        run_tiny(tmp_path, shards, tiny_model_config, out=alone, modalities="video,audio")
+    for wrong in ("video,", "video,video", "sound"):
+        with pytest.raises(ValueError, match="several separated by commas"):
+            run_tiny(tmp_path, shards, tiny_model_config, out=tmp_path / "no", modalities=wrong)
+    assert not (tmp_path / "no").exists()
 
 
 def test_overwriting_spares_folders_that_hold_no_run(

@@ -5,7 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 
-from hicmae.masks import masks_from_hidden, num_hidden, random_masks, tube_masks
+from hicmae.masks import (
+    masks_from_hidden,
+    num_hidden,
+    random_masks,
+    random_share,
+    running_cells,
+    tube_masks,
+)
 
 
 def test_tube_masks_hide_the_same_cells_in_every_row() -> None:
@@ -54,3 +61,40 @@ def test_a_boolean_mask_becomes_ascending_indices() -> None:
     assert masks.masked.tolist() == [[0, 2], [1, 2]]
     with pytest.raises(ValueError, match="equally many"):
         masks_from_hidden(torch.tensor([[True, False], [True, True]]))
+
+
+@pytest.mark.parametrize(("share", "count"), [(0.5, 3), (0.34, 2), (0.01, 1), (1.0, 7)])
+def test_running_cells_decode_every_cell_equally_often_over_the_rows(
+    share: float, count: int
+) -> None:
+    tubes = tube_masks(6, (7, 2, 5), 0.7, generator=torch.Generator().manual_seed(0))
+    decoded = running_cells(tubes, 7, share, generator=torch.Generator().manual_seed(1))
+    assert torch.equal(decoded.keep, tubes.keep)
+    assert decoded.masked.shape == (6, 7 * count)
+    assert (decoded.masked.diff(dim=1) > 0).all()
+    for clip, hidden in zip(decoded.masked, tubes.masked, strict=True):
+        assert set(clip.tolist()) <= set(hidden.tolist())
+        assert (torch.bincount(clip // 10) == count).all()  # so many in every row
+        cells = hidden[hidden < 10]
+        times = torch.bincount(clip % 10, minlength=10)[cells]
+        assert times.max() - times.min() <= 1
+
+
+def test_running_cells_differ_between_neighbouring_rows_and_between_clips() -> None:
+    tubes = tube_masks(40, (8, 10, 10), 0.9)
+    rows = running_cells(tubes, 8, 0.5).masked.view(40, 8, 45) % 100
+    for earlier, later in zip(rows[0], rows[0][1:], strict=False):
+        assert not set(earlier.tolist()) & set(later.tolist())  # half of them, then the other half
+    orders = {tuple(clip[0].tolist()) for clip in rows}
+    assert len(orders) == 40
+
+
+def test_a_random_share_is_some_of_the_hidden_and_every_one_equally_often() -> None:
+    masks = random_masks(3000, 10, 0.6, generator=torch.Generator().manual_seed(0))
+    share = random_share(masks, 0.5, generator=torch.Generator().manual_seed(1))
+    assert share.masked.shape == (3000, 3)
+    assert (share.masked.diff(dim=1) > 0).all()
+    hidden = torch.zeros(3000, 10, dtype=torch.bool).scatter(1, masks.masked, True)
+    assert hidden.gather(1, share.masked).all()
+    often = torch.bincount(share.masked.flatten(), minlength=10) / 3000
+    assert (often - 0.3).abs().max() < 0.04  # 4.8 standard deviations

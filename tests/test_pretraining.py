@@ -126,3 +126,56 @@ def test_a_batch_is_learned(tiny_model_config: ModelConfig) -> None:
         losses.append(output.loss.item())
     assert losses[-1] < 0.7 * losses[0]
     assert output.terms["contrast_accuracy_layer2"].item() == 1
+
+
+def test_a_share_of_the_hidden_tokens_is_decoded_in_training_and_all_in_evaluation(
+    tiny_model_config: ModelConfig,
+) -> None:
+    torch.manual_seed(0)
+    model = HiCMAE(tiny_model_config, objective(decoder_keep=0.5))
+    video, fbank = clip(tiny_model_config, batch=3)
+    every = model.eval()(video, fbank)
+    half = model.train()(video, fbank)
+    for name in ("video", "audio"):
+        whole = getattr(every, f"{name}_prediction").shape[1]
+        part = getattr(half, f"{name}_prediction")
+        rows = tiny_model_config.video_grid[0] if name == "video" else 1
+        assert part.shape[1] == rows * (whole // rows // 2)
+        assert part.shape == getattr(half, f"{name}_target").shape
+        assert part.shape[1] == getattr(half, f"{name}_masks").masked.shape[1]
+    half.loss.backward()
+    assert torch.isfinite(half.loss)
+
+
+@pytest.mark.parametrize("share", [0.0, 1.1])
+def test_a_share_to_decode_out_of_its_range_is_refused(share: float) -> None:
+    with pytest.raises(ValueError, match="decoder_keep"):
+        ObjectiveConfig(decoder_keep=share)
+
+
+def test_activations_computed_again_give_the_same_loss_and_gradients(
+    tiny_model_config: ModelConfig,
+) -> None:
+    torch.manual_seed(0)
+    model = HiCMAE(tiny_model_config, objective())
+    video, fbank = clip(tiny_model_config, batch=3)
+    results = []
+    for enable in (False, True):
+        model.set_grad_checkpointing(enable)
+        model.zero_grad()
+        torch.manual_seed(1)
+        kept: list[int] = []
+
+        def count(tensor: torch.Tensor, kept: list[int] = kept) -> torch.Tensor:
+            kept.append(tensor.numel())
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+            loss = model(video, fbank).loss
+        loss.backward()
+        gradients = [p.grad.clone() for p in model.parameters() if p.grad is not None]
+        results.append((loss.item(), gradients, sum(kept)))
+    (plain, ours, kept_plain), (again, theirs, kept_again) = results
+    assert plain == again
+    assert all(map(torch.equal, ours, theirs))
+    assert kept_again < kept_plain / 2  # what lies outside of the layers is still kept

@@ -22,7 +22,7 @@ WALK_THROUGH = "<!-- walk-through -->\n"
 OVERRIDES = {
     "shards synthesize": "--speakers 4 --takes 1 --min_seconds 1 --max_seconds 1.2 --workers 1",
     "shards build": "--workers 1",
-    "pretrain": "--epochs 2 --data.batch_size 8 --data.workers 0",
+    "pretrain": "--epochs 2 --optimizer.warmup_epochs 1 --data.batch_size 8 --data.workers 0",
     "finetune": "--epochs 2 --folds 0 --trainer.workers 0",
 }
 

@@ -28,8 +28,11 @@ class Standardised(NamedTuple):
 def standardise(values: Tensor, dim: int) -> Standardised:
     """Subtract the mean and divide by the unbiased standard deviation + 1e-6 along ``dim``."""
     mean = values.mean(dim=dim, keepdim=True)
-    std = values.std(dim=dim, keepdim=True) + EPSILON
-    return Standardised((values - mean) / std, mean, std)
+    centred = values - mean
+    # Not Tensor.std, which takes five times as long along a dimension that is not the last.
+    variance = centred.square().sum(dim=dim, keepdim=True) / (values.shape[dim] - 1)
+    std = variance.sqrt() + EPSILON
+    return Standardised(centred / std, mean, std)
 
 
 def video_target(
