@@ -17,7 +17,7 @@ import docstring_parser
 from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
 
 from hicmae.config import config_path, did_you_mean, from_dict, load_yaml
-from hicmae.plain import type_name
+from hicmae.plain import merged, type_name
 from hicmae.terminal import one_line
 
 
@@ -27,6 +27,7 @@ def parse(
     *,
     program: str,
     positional: Mapping[str, str],
+    example: str = "",
 ) -> dict[str, Any]:
     """Turn command-line words into the keyword arguments of a function.
 
@@ -35,17 +36,22 @@ def parse(
         arguments: The words after the verb.
         program: The verb as typed, for messages.
         positional: Parameters given without ``--``, with how many (``"1"`` or ``"+"``).
+        example: A command that its help ends with.
 
     Raises: ValueError: an unknown option or key, a value of a wrong type, or something missing.
     """
-    parser = make_parser(function, program=program, positional=positional)
+    parser = make_parser(function, program=program, positional=positional, example=example)
     chosen = parser.parse_args(_flags_with_values(parser, arguments))
     built = parser.instantiate(chosen)
     return {name: built[name] for name in _parameters(function)}
 
 
 def make_parser(
-    function: Callable[..., Any], *, program: str, positional: Mapping[str, str]
+    function: Callable[..., Any],
+    *,
+    program: str,
+    positional: Mapping[str, str],
+    example: str = "",
 ) -> ArgumentParser:
     """The parser of one verb; see ``parse``."""
     parser = _Parser(
@@ -55,6 +61,7 @@ def make_parser(
         exit_on_error=False,
         allow_abbrev=False,  # or a misspelt option that begins another one would be taken for it
     )
+    parser.example = example
     parser.add_argument(
         "--config",
         action=_ConfigFile,
@@ -77,7 +84,14 @@ def make_parser(
 
 
 class _Parser(ArgumentParser):
-    """A parser whose complaints are exceptions of one line."""
+    """A parser whose complaints are exceptions of one line, and whose help ends with an example."""
+
+    example = ""
+
+    def format_help(self, formatter: argparse.HelpFormatter | None = None) -> str:
+        """The example is not wrapped, so that it can be copied."""
+        text = super().format_help(formatter) if formatter else super().format_help()
+        return f"{text}\nexample:\n  {self.example}\n" if self.example else text
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raise instead of printing the usage and exiting."""
@@ -135,6 +149,11 @@ class _ConfigFile(ActionConfigFile):
             )
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
+        # Settings groups are laid over one another key by key; so are options that are mappings.
+        for name, value in data.items():
+            before = cfg.get(name)
+            if isinstance(value, Mapping) and isinstance(before, dict):
+                given[name] = merged(before, value)
         cfg.update(given)
         files = cfg.get(dest) or []
         cfg[dest] = [*files, str(path)]

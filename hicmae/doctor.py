@@ -170,13 +170,14 @@ def _wandb() -> list[Finding]:
 
 def _faces() -> list[Finding]:
     """Whether the default face detector can be opened, or the bundled one must do."""
-    from hicmae.media.faces import open_detector
+    from hicmae.media.faces import FaceConfig, open_detector
     from hicmae.media.yunet import find_yunet
 
     findings = []
-    for name in ("yunet", "cascade"):
+    names: tuple[Literal["yunet", "cascade"], ...] = ("yunet", "cascade")
+    for name in names:
         try:
-            open_detector(name)
+            open_detector(FaceConfig(detector=name, offline=True))  # looks, and fetches nothing
             found = str(find_yunet()) if name == "yunet" else "bundled with OpenCV"
             findings.append(Finding(topic=f"faces {name}", found=found))
         except (OSError, ValueError) as error:

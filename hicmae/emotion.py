@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from hicmae.blocks import truncated_normal_linears
+from hicmae.checkpoints.hub import PortableModel
 from hicmae.encoder import AudioVisualEncoder
 from hicmae.settings import ModelConfig
 
@@ -59,7 +60,7 @@ class HierarchicalFusion(nn.Module):
         return torch.einsum("l,lbd->bd", self.weights().to(pooled.dtype), pooled)
 
 
-class EmotionModel(nn.Module):
+class EmotionModel(nn.Module, PortableModel):
     """Predicts emotion from a clip.
 
     A model of both modalities has a head over four pooled vectors (video layers, audio layers,
@@ -72,6 +73,8 @@ class EmotionModel(nn.Module):
 
     Source: HiCMAE, section 3.5; reference facts, recipes section.
     """
+
+    kind = "emotion"
 
     def __init__(self, config: ModelConfig, emotion: EmotionConfig) -> None:
         super().__init__()
@@ -116,6 +119,10 @@ class EmotionModel(nn.Module):
             present = [pair if pair is not None else (zeros, zeros) for pair in seen]
         layered, fused = zip(*present, strict=True)
         return self.norm(torch.cat((*layered, *fused), dim=1))
+
+    def sections(self) -> dict[str, Any]:
+        """The settings that this network is built from, by their names in a checkpoint."""
+        return {"model": self.config, "emotion": self.emotion}
 
     def layer_weights(self) -> dict[str, Tensor]:
         """Learned weight of each encoder layer, (L,) summing to 1, by modality."""

@@ -59,6 +59,17 @@ def from_dict(cls: type[Settings], data: Mapping[str, Any], where: str) -> Setti
     return built
 
 
+def merged(start: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Changes laid over what they change, level by level; neither is touched."""
+    result = dict(start)
+    for name, value in changes.items():
+        below = result.get(name)
+        if isinstance(value, Mapping) and isinstance(below, Mapping):
+            value = merged(below, value)
+        result[name] = value
+    return result
+
+
 def did_you_mean(word: str, known: Iterable[str], *, at: str = "") -> str:
     """``; did you mean '…'?`` for the nearest known word, or nothing when none is near.
 

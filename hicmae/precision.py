@@ -10,8 +10,6 @@ from __future__ import annotations
 
 from typing import Literal, get_args
 
-import torch
-
 Precision = Literal["auto", "32-true", "bf16-mixed", "bf16-true", "16-mixed"]
 
 
@@ -34,19 +32,29 @@ def resolve_precision(precision: str, *, accelerator: str = "auto") -> str:
         raise ValueError(f"precision: '{precision}' is unknown (allowed: {allowed})")
     if precision != "auto":
         return precision
-    on_cuda = accelerator in ("gpu", "cuda") or (
-        accelerator == "auto" and torch.cuda.is_available()
-    )
+    on_cuda = accelerator in ("gpu", "cuda") or (accelerator == "auto" and _has_cuda())
     fast = _cuda_has_bf16() if on_cuda else _cpu_has_bf16()
     return "bf16-mixed" if fast else "32-true"
 
 
+# PyTorch is imported where it is asked, so that `--help` of a verb with a precision needs none.
+def _has_cuda() -> bool:
+    """Whether there is a CUDA device."""
+    import torch
+
+    return torch.cuda.is_available()
+
+
 def _cuda_has_bf16() -> bool:
     """Whether the current CUDA device computes bf16 natively."""
+    import torch
+
     return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def _cpu_has_bf16() -> bool:
     """Whether this CPU multiplies bf16 matrices in hardware (x86: AVX-512 BF16, AMX)."""
+    import torch
+
     found = torch.cpu.get_capabilities()
     return bool(found.get("avx512_bf16") or found.get("amx_bf16"))

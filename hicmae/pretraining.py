@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from hicmae.blocks import set_grad_checkpointing, xavier_linears
+from hicmae.checkpoints.hub import PortableModel
 from hicmae.decoder import ReconstructionDecoder
 from hicmae.encoder import AudioVisualEncoder, EncoderOutput, ModalityTokens
 from hicmae.masks import (
@@ -51,7 +52,7 @@ class PretrainOutput(NamedTuple):
     audio_masks: Masks
 
 
-class HiCMAE(nn.Module):
+class HiCMAE(nn.Module, PortableModel):
     """Hierarchical contrastive masked autoencoder.
 
     Args:
@@ -61,6 +62,8 @@ class HiCMAE(nn.Module):
     Raises: ValueError: contrast layers outside the encoder, mask ratios that leave nothing.
     Source: HiCMAE, arXiv 2401.05698.
     """
+
+    kind = "pretraining"
 
     def __init__(self, config: ModelConfig, objective: ObjectiveConfig | None = None) -> None:
         super().__init__()
@@ -148,6 +151,10 @@ class HiCMAE(nn.Module):
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Compute the layers' activations again in the backward pass instead of keeping them."""
         set_grad_checkpointing(self, enable)
+
+    def sections(self) -> dict[str, Any]:
+        """The settings that this network is built from, by their names in a checkpoint."""
+        return {"model": self.config, "objective": self.objective}
 
     def _masks(
         self, video: Tensor, video_mask: Tensor | None, fbank_mask: Tensor | None

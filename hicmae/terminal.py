@@ -65,6 +65,12 @@ _CHATTER: tuple[tuple[type[Warning], str], ...] = (
     (Warning, r".*Checkpoint directory .* exists and is not empty.*"),
     (Warning, r".*is smaller than the logging interval.*"),
     (Warning, r".*Found .* module\(s\) in eval mode at the start of training.*"),
+    # Both hooks are the module's on purpose: transforms run on its device.
+    (Warning, r".*You have overridden `on_(before|after)_batch_transfer`.*"),
+    # Jobs need no srun on a machine that merely has one.
+    (Warning, r".*The `srun` command is available on your system but is not used.*"),
+    # Clipping is DeepSpeed's there, as its docstring says.
+    (Warning, r".*Since DeepSpeed handles gradient clipping internally.*"),
 )
 # "GPU available: False", "Tip: For seamless cloud uploads", "`Trainer.fit` stopped", …
 _LOGGERS = {

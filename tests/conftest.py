@@ -17,6 +17,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 
 # Tests use no network and no display; a run they start must not ask for an account.
 os.environ.setdefault("WANDB_MODE", "offline")
+os.environ.setdefault("HICMAE_OFFLINE", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
 
 

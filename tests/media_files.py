@@ -22,6 +22,8 @@ CODECS = {
     ".avi": ("mpeg4", "pcm_s16le"),
     ".flv": ("flv", "libmp3lame"),
     ".mpg": ("mpeg1video", "mp2"),
+    ".ogv": ("libvpx", "libopus"),
+    ".3gp": ("libx264", "aac"),
 }
 _PIXELS = {"ffv1": "bgr0", "libx264rgb": "rgb24"}
 

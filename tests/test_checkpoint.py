@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from hicmae import checkpoint as checkpoints
 from hicmae.checkpoint import load_checkpoint, load_encoder, save_checkpoint
+from hicmae.checkpoints import writing
 from hicmae.emotion import EmotionConfig, EmotionModel
 from hicmae.pretraining import HiCMAE
 from hicmae.settings import ModelConfig
@@ -81,7 +81,7 @@ def test_a_failed_save_keeps_the_old_checkpoint(
     def full_disk(*_: object) -> None:
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(checkpoints, "save_file", full_disk)
+    monkeypatch.setattr(writing, "save_file", full_disk)
     with pytest.raises(OSError, match="no space"):
         save_checkpoint(folder, network, kind="pretraining", config={"model": tiny_model_config})
     assert load_checkpoint(folder).kind == "pretraining"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import importlib
+import shlex
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -13,7 +15,7 @@ import pytest
 import torch
 
 from hicmae.__main__ import VERBS, Verb, main
-from hicmae.commands import make_parser
+from hicmae.commands import make_parser, parse
 from hicmae.media.errors import MediaError
 
 CALLS: list[dict[str, object]] = []
@@ -229,6 +231,17 @@ def test_help_shows_what_docstrings_say_of_parameters_and_fields(
         assert text in shown
 
 
+@pytest.mark.parametrize("words", ["checkpoint convert", "checkpoint export", "doctor", "demo"])
+def test_the_help_of_a_light_verb_needs_no_pytorch(words: str) -> None:
+    code = (
+        "import sys; from hicmae.__main__ import main\n"
+        f"try: main({[*words.split(), '--help']!r})\n"
+        "except SystemExit: sys.exit('torch was imported' if 'torch' in sys.modules else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
@@ -352,6 +365,21 @@ def test_every_verb_documents_every_option(name: str, capsys: pytest.CaptureFixt
     )
     undocumented = [action.dest for action in parser._actions if not action.help]
     assert undocumented == []
+
+
+@pytest.mark.parametrize("name", REAL_VERBS)
+def test_every_verb_ends_its_help_with_an_example_that_it_would_take(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    verb = VERBS[name]
+    assert verb.example.startswith(f"hicmae {name}")
+    module, _, function = verb.target.partition(":")
+    words = shlex.split(verb.example.split(" > ")[0])[1 + len(name.split()) :]
+    target = getattr(importlib.import_module(module), function)
+    parse(target, words, program=f"hicmae {name}", positional=verb.positional)
+    with pytest.raises(SystemExit):
+        main([*name.split(), "--help"])
+    assert capsys.readouterr().out.endswith(f"\nexample:\n  {verb.example}\n")
 
 
 @pytest.mark.parametrize("name", REAL_VERBS)

@@ -72,14 +72,28 @@ def test_boxes_are_square_with_the_margin_asked_for() -> None:
     np.testing.assert_allclose(track.boxes, [[30 - 45, 50 - 45, 30 + 45, 50 + 45]])
 
 
-def test_jitter_is_smoothed_over_the_time_asked_for() -> None:
-    rng = np.random.default_rng(0)
-    x = 100 + rng.normal(0, 3, 60)
-    detections = {i: [box_at(x[i], 80, 50)] for i in range(60)}
-    rough, smooth = follow(detections, 60), follow(detections, 60, smoothing_seconds=0.2)
+@pytest.mark.parametrize(("seconds", "share"), [(0.2, 0.4), (0.4, 0.28)])
+def test_jitter_is_smoothed_over_the_time_asked_for(seconds: float, share: float) -> None:
+    x = 100 + np.random.default_rng(0).normal(0, 3, 500)
+    detections = {i: [box_at(x[i], 80, 50)] for i in range(500)}
+    rough, smooth = follow(detections, 500), follow(detections, 500, smoothing_seconds=seconds)
     np.testing.assert_allclose(centres(rough)[:, 0], x, atol=1e-4)
-    expected = gaussian_filter1d(x, 0.2 * FPS, mode="nearest")
-    np.testing.assert_allclose(centres(smooth)[:, 0], expected, atol=1e-3)
+    # What white noise keeps of its deviation: the root of the energy of 2 g - g * g, by frequency.
+    frequency = np.fft.fftfreq(4096, 1 / FPS)
+    gain = 1 - (1 - np.exp(-2 * (np.pi * frequency * seconds) ** 2)) ** 2
+    expected = np.sqrt(np.mean(gain**2))
+    assert expected < share
+    assert centres(smooth)[:, 0].std() / 3 == pytest.approx(expected, rel=0.15)
+
+
+def test_smoothing_neither_lags_behind_nor_flattens_a_movement_of_the_head() -> None:
+    times = np.arange(100) / FPS
+    steady, swaying = 50 + 1.5 * np.arange(100), 150 + 20 * np.sin(2 * np.pi * 0.5 * times)
+    for x, most in ((steady, 1e-3), (swaying, 0.04 * 20)):
+        track = follow({i: [box_at(x[i], 80, 50)] for i in range(100)}, 100, smoothing_seconds=0.2)
+        assert np.abs(centres(track)[:, 0] - x).max() <= most
+    once = gaussian_filter1d(swaying, 0.2 * FPS, mode="nearest")
+    assert np.abs(once - swaying)[20:80].max() > 0.1 * 20  # what a plain Gaussian would do
 
 
 def two_faces(order: int) -> dict[int, list[Face]]:
@@ -129,9 +143,11 @@ def test_without_a_detector_the_middle_square_is_taken() -> None:
 def test_settings_that_make_no_sense_are_refused_together() -> None:
     with pytest.raises(ValueError, match=r"detect_every = 0 .*margin = -1"):
         FaceConfig(detect_every=0, margin=-1)
-    with pytest.raises(ValueError, match="choose among yunet, cascade, none"):
+    with pytest.raises(ValueError, match="align = eyes with detector = cascade, which finds no"):
+        FaceConfig(detector="cascade", align="eyes")
+    with pytest.raises(ValueError, match="choose among yunet, cascade, boxes, none"):
         open_detector("mtcnn")
-    assert list(DETECTORS) == ["yunet", "cascade", "none"]
+    assert list(DETECTORS) == ["yunet", "cascade", "boxes", "none"]
 
 
 def test_a_wrong_network_is_refused_by_one_line(tmp_path: Path) -> None:

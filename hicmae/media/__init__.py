@@ -5,3 +5,7 @@ frames of a constant rate; ``faces.py`` opens a detector; ``crops.py`` follows a
 out. A decoder or a detector is one file here and one line in its table. Not for: shards, which are
 not raw any more.
 """
+
+# decord loads its codecs for the whole process, and a libvpx that PyAV then takes for its own
+# refuses to open: PyAV has to come first.
+import av  # noqa: F401

@@ -11,125 +11,197 @@ from collections.abc import Iterable, Iterator, Sequence
 import cv2
 import numpy as np
 
-from hicmae.media.detection import FaceDetector
+from hicmae.media.boxes import BoxTable
+from hicmae.media.detection import Face, FaceDetector
 from hicmae.media.errors import MediaError
 from hicmae.media.faces import FaceConfig
-from hicmae.media.tracking import FaceTrack, centre_track, face_track
-from hicmae.media.video import VideoReader
+from hicmae.media.tracking import FaceTrack, centre_track, face_track, face_tracks
+from hicmae.media.video import FrameReader
 
 # Frames up to this many bytes are kept between detecting and cutting; longer or larger recordings
 # are decoded twice instead.
 _KEPT_BYTES = 192 * 2**20
 
+Region = tuple[float, float, float, float]
+
 
 def crop_video(
-    reader: VideoReader,
+    reader: FrameReader,
     indices: Sequence[int] | np.ndarray,
-    detector: FaceDetector | None,
+    finder: FaceDetector | BoxTable | None,
     config: FaceConfig,
     size: int,
+    region: Region | None = None,
 ) -> tuple[FaceTrack, Iterator[np.ndarray]]:
-    """Follow the face through frames of a recording and cut it out of each.
+    """Follow the face that the policy names and cut it out of each frame.
 
     Args:
         reader: The recording.
         indices: (T,) frames, ascending; repeats give the same crop.
-        detector: From ``open_detector``; None: the middle square.
+        finder: From ``open_detector``, or boxes that are known; None: the middle square.
         config: How to follow and cut.
         size: Side of the crops, pixels.
+        region: Part of the picture whose faces count: x0, y0, x1, y1 as shares of its width and
+            height; a face lies where its middle does. None: all of it.
 
     Returns: the track (T boxes), and an iterator over T crops (size, size, 3) uint8 RGB.
 
     Raises:
-        MediaError: ``no-face``, or ``damaged`` (then possibly from the iterator).
+        MediaError: ``no-face``, ``bad-boxes``, or ``damaged`` (then possibly from the iterator).
     """
     unique, repeats = np.unique(np.asarray(indices, dtype=np.int64), return_counts=True)
     kept: list[np.ndarray] | None = None
-    if detector is None:
-        track = centre_track(len(unique), (reader.height, reader.width))
+    if finder is None:
+        track: FaceTrack | None = centre_track(len(unique), (reader.height, reader.width))
     else:
-        track, kept = _follow(reader, unique, detector, config)
-    frames = reader.frames(unique) if kept is None else iter(kept)
-    crops = _crops(frames, track.boxes, size)
-    return (
-        track.take(np.repeat(np.arange(len(unique)), repeats)),
-        (crop for crop, count in zip(crops, repeats, strict=True) for _ in range(count)),
-    )
+        detections, kept = _detect(reader, unique, finder, config, region)
+        frame_size = reader.height, reader.width
+        track = face_track(detections, reader.timestamps[unique], frame_size, config)
+        if track is None:
+            raise _no_face(reader, finder, len(detections))
+    assert track is not None
+    return _cut(reader, unique, repeats, track, kept, size)
 
 
-def crop_faces(frames: Iterable[np.ndarray], boxes: np.ndarray, size: int) -> np.ndarray:
+def crop_every_face(
+    reader: FrameReader,
+    indices: Sequence[int] | np.ndarray,
+    finder: FaceDetector | BoxTable,
+    config: FaceConfig,
+    size: int,
+    region: Region | None = None,
+) -> list[tuple[FaceTrack, Iterator[np.ndarray]]]:
+    """Follow every face of a recording, each as long as it is seen.
+
+    Args: as for ``crop_video``.
+
+    Returns: for each face the track of the frames from its first to its last (``first`` counts
+        in ``indices``), and an iterator over as many crops. The iterators do not depend on each
+        other's progress.
+
+    Raises:
+        MediaError: As ``crop_video`` does.
+    """
+    unique, repeats = np.unique(np.asarray(indices, dtype=np.int64), return_counts=True)
+    detections, kept = _detect(reader, unique, finder, config, region)
+    tracks = face_tracks(detections, reader.timestamps[unique], config)
+    if not tracks:
+        raise _no_face(reader, finder, len(detections))
+    return [_cut(reader, unique, repeats, track, kept, size) for track in tracks]
+
+
+def crop_faces(
+    frames: Iterable[np.ndarray], boxes: np.ndarray, size: int, angles: np.ndarray | None = None
+) -> np.ndarray:
     """Cut a square out of every frame; what lies outside a frame repeats its border.
 
     Args:
         frames: T frames (H, W, 3) uint8.
         boxes: (T, 4) x0, y0, x1, y1, square, pixels.
         size: Side of the crops, pixels.
+        angles: (T,) radians by which the squares are turned, clockwise; None: not at all.
 
     Returns: (T, size, size, 3) uint8.
 
     Raises:
         ValueError: As many frames as boxes are needed.
     """
-    crops = list(_crops(frames, boxes, size))
+    crops = list(_crops(frames, boxes, angles, size))
     return np.stack(crops) if crops else np.empty((0, size, size, 3), dtype=np.uint8)
 
 
-def _follow(
-    reader: VideoReader, unique: np.ndarray, detector: FaceDetector, config: FaceConfig
-) -> tuple[FaceTrack, list[np.ndarray] | None]:
-    """Detect in every so many frames and follow; frames are kept where they fit."""
-    sampled = sorted({*range(0, len(unique), config.detect_every), len(unique) - 1})
-    keep = len(unique) * reader.height * reader.width * 3 <= _KEPT_BYTES
-    if keep:
-        kept = list(reader.frames(unique))
-        detections = {place: detector.detect(kept[place]) for place in sampled}
+def _detect(
+    reader: FrameReader,
+    unique: np.ndarray,
+    finder: FaceDetector | BoxTable,
+    config: FaceConfig,
+    region: Region | None,
+) -> tuple[dict[int, list[Face]], list[np.ndarray] | None]:
+    """Faces by place in ``unique``; the frames too, where they were decoded and fit."""
+    kept: list[np.ndarray] | None = None
+    if isinstance(finder, BoxTable):
+        detections = finder.faces(reader, unique)
     else:
-        kept = None
-        seen = zip(sampled, reader.frames(unique[sampled]), strict=True)
-        detections = {place: detector.detect(frame) for place, frame in seen}
-    times = reader.timestamps[unique]
-    track = face_track(detections, times, (reader.height, reader.width), config)
-    if track is None:
-        raise MediaError(
-            "no-face",
-            reader.path,
-            f"{detector.name} found no face in {len(sampled)} of its frames; "
-            "if these are face crops already, use --faces none",
-        )
-    return track, kept
+        sampled = sorted({*range(0, len(unique), config.detect_every), len(unique) - 1})
+        if len(unique) * reader.height * reader.width * 3 <= _KEPT_BYTES:
+            kept = list(reader.frames(unique))
+            detections = {place: finder.detect(kept[place]) for place in sampled}
+        else:
+            seen = zip(sampled, reader.frames(unique[sampled]), strict=True)
+            detections = {place: finder.detect(frame) for place, frame in seen}
+    if region is not None:
+        size = np.array([reader.width, reader.height])
+        low, high = np.array(region[:2]) * size, np.array(region[2:]) * size
+        detections = {
+            place: [face for face in faces if _lies_in(face, low, high)]
+            for place, faces in detections.items()
+        }
+    return detections, kept
 
 
-def _crops(frames: Iterable[np.ndarray], boxes: np.ndarray, size: int) -> Iterator[np.ndarray]:
-    # One method for the whole recording, so that sharpness does not flicker.
-    shrink = bool(len(boxes)) and float(np.median(boxes[:, 2] - boxes[:, 0])) > size
-    cut = _shrunk if shrink else _enlarged
-    for frame, box in zip(frames, np.asarray(boxes, dtype=np.float64), strict=True):
-        yield cut(frame, box, size)
+def _lies_in(face: Face, low: np.ndarray, high: np.ndarray) -> bool:
+    middle = (face.box[:2] + face.box[2:]) / 2
+    return bool(np.all(middle >= low) and np.all(middle < high))
 
 
-def _shrunk(frame: np.ndarray, box: np.ndarray, size: int) -> np.ndarray:
-    """Average over whole source pixels, which are smaller than those of the crop."""
-    height, width = frame.shape[:2]
-    side = max(1, round(box[2] - box[0]))
-    x0, y0 = round((box[0] + box[2] - side) / 2), round((box[1] + box[3] - side) / 2)
-    # Clip so that a box wholly outside still sees the border it lies beyond.
-    left, right = np.clip([x0, x0 + side], (0, 1), (width - 1, width))
-    top, bottom = np.clip([y0, y0 + side], (0, 1), (height - 1, height))
-    part = frame[top:bottom, left:right]
-    above, below = max(0, top - y0), max(0, y0 + side - bottom)
-    before, after = max(0, left - x0), max(0, x0 + side - right)
-    if above or below or before or after:
-        part = cv2.copyMakeBorder(part, above, below, before, after, cv2.BORDER_REPLICATE)
-    return cv2.resize(part, (size, size), interpolation=cv2.INTER_AREA)
-
-
-def _enlarged(frame: np.ndarray, box: np.ndarray, size: int) -> np.ndarray:
-    """Interpolate at fractions of a source pixel."""
-    scale = (box[2] - box[0]) / size
-    # Pixel centres: crop pixel i covers source x0 + i * scale .. x0 + (i + 1) * scale.
-    to_source = np.array(
-        [[scale, 0, box[0] + scale / 2 - 0.5], [0, scale, box[1] + scale / 2 - 0.5]]
+def _cut(
+    reader: FrameReader,
+    unique: np.ndarray,
+    repeats: np.ndarray,
+    track: FaceTrack,
+    kept: list[np.ndarray] | None,
+    size: int,
+) -> tuple[FaceTrack, Iterator[np.ndarray]]:
+    """The track and its crops with every repeat, where ``track`` counts distinct frames."""
+    begin, end = track.first, track.first + len(track.boxes)
+    counts = repeats[begin:end]
+    frames = reader.frames(unique[begin:end]) if kept is None else iter(kept[begin:end])
+    crops = _crops(frames, track.boxes, track.angles, size)
+    repeated = track.take(np.repeat(np.arange(end - begin), counts))
+    return (
+        repeated.starting(int(repeats[:begin].sum())),
+        (crop for crop, count in zip(crops, counts, strict=True) for _ in range(count)),
     )
+
+
+def _no_face(reader: FrameReader, finder: FaceDetector | BoxTable, num_frames: int) -> MediaError:
+    return MediaError(
+        "no-face",
+        reader.path,
+        f"{finder.name} found no face in {num_frames} of its frames; "
+        "if these are face crops already, use --faces none",
+    )
+
+
+def _crops(
+    frames: Iterable[np.ndarray], boxes: np.ndarray, angles: np.ndarray | None, size: int
+) -> Iterator[np.ndarray]:
+    boxes = np.asarray(boxes, dtype=np.float64)
+    if angles is None:
+        angles = np.zeros(len(boxes))
+    # One reduction for the whole recording, so that sharpness does not flicker.
+    reduction = float(np.median(boxes[:, 2] - boxes[:, 0])) / size if len(boxes) else 1.0
+    for frame, box, angle in zip(frames, boxes, np.asarray(angles, dtype=float), strict=True):
+        yield _crop(frame, box, float(angle), size, max(reduction, 1.0))
+
+
+def _crop(
+    frame: np.ndarray, box: np.ndarray, angle: float, size: int, reduction: float
+) -> np.ndarray:
+    """Cut one square to a fraction of a pixel.
+
+    Source pixels smaller than those of the crop are averaged first (``reduction`` of them become
+    one), then the rest is a turn, a shift and a scale near 1. Were the square rounded to whole
+    pixels instead, crops would tremble.
+    """
+    centre, scale = (box[:2] + box[2:]) / 2, (box[2] - box[0]) / size
+    # Pixel centres: crop pixel i covers i .. i + 1 in units of the crop.
+    turn = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    shift = centre - turn @ np.full(2, size / 2)
+    if reduction > 1:
+        frame, offset, factor = _reduced(frame, box, angle, reduction)
+        turn, shift = turn / factor[:, None], (shift - offset) / factor
+    to_source = np.column_stack([turn, shift + turn @ np.full(2, 0.5) - 0.5])
     return cv2.warpAffine(
         frame,
         to_source,
@@ -137,3 +209,27 @@ def _enlarged(frame: np.ndarray, box: np.ndarray, size: int) -> np.ndarray:
         flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
         borderMode=cv2.BORDER_REPLICATE,
     )
+
+
+def _reduced(
+    frame: np.ndarray, box: np.ndarray, angle: float, reduction: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The part of a frame around a square with ``reduction`` source pixels averaged to one.
+
+    The part begins at the square's own corner where that is a whole pixel: an upright square of
+    whole pixels is averaged exactly.
+
+    Returns: the part; (2,) x and y where it begins in the frame; (2,) source pixels of each of
+        its pixels, x and y.
+    """
+    height, width = frame.shape[:2]
+    centre, half = (box[:2] + box[2:]) / 2, (box[2] - box[0]) / 2
+    reach = half * (abs(np.cos(angle)) + abs(np.sin(angle)))
+    # Clip so that a square wholly outside still sees the border it lies beyond.
+    low = np.clip(np.floor(centre - reach + 1e-6), 0, (width - 1, height - 1)).astype(int)
+    high = np.clip(np.ceil(centre + reach - 1e-6), 1, (width, height)).astype(int)
+    high = np.maximum(high, low + 1)
+    part = frame[low[1] : high[1], low[0] : high[0]]
+    target = np.maximum(np.round((high - low) / reduction), 1).astype(int)
+    small = cv2.resize(part, (int(target[0]), int(target[1])), interpolation=cv2.INTER_AREA)
+    return small, low.astype(float), (high - low) / target

@@ -21,11 +21,13 @@ class Face:
         score: The detector's confidence; comparable within one detector only.
         eyes: (2, 2) float32 x, y of the eye on the picture's left and of the one on its right, or
             None where the detector does not tell.
+        track: Whose face it is, where a list of boxes says so; detectors do not know.
     """
 
     box: np.ndarray
     score: float
     eyes: np.ndarray | None = None
+    track: str | None = None
 
 
 class FaceDetector(Protocol):

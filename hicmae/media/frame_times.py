@@ -50,3 +50,23 @@ def constant_rate_indices(
     middles = (timestamps[1:] + timestamps[:-1]) / 2
     # Stamps rounded to milliseconds make ties out of near ties: those go to the later frame.
     return np.searchsorted(middles, wanted + 1e-9, side="right").astype(np.int64)
+
+
+def has_own_frame(timestamps: np.ndarray, indices: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """Tell which frames of a constant rate are shown by a frame of their time.
+
+    A frame is there for half an interval around its time; the interval is the median one. What
+    lies further off was dropped by the camera or by a tool, and the nearest frame stands in.
+
+    Args:
+        timestamps: (N,) seconds of every frame, ascending.
+        indices: (T,) from ``constant_rate_indices``.
+        wanted: (T,) seconds for which they were chosen.
+
+    Returns: (T,) bool.
+    """
+    if len(timestamps) < 2:
+        return np.ones(len(indices), dtype=bool)
+    interval = float(np.median(np.diff(timestamps)))
+    # A quarter more, since stamps are rounded and rates vary a little.
+    return np.abs(timestamps[indices] - wanted) <= 0.75 * interval

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import av
+import cv2
 import numpy as np
 
 from hicmae.media.container import decoded_frames, open_container, packets_of
@@ -176,7 +177,8 @@ def _first_frame(path: str | Path, index: int) -> tuple[int, int, Orientation, n
             raise MediaError("damaged", path, f"not one frame can be decoded ({reason})")
         orientation = _orientation(frame)
         size = frame.height, frame.width
-        tiny = frame.to_ndarray(format="rgb24", width=8, height=8, interpolation="AREA")
+        # Shrunk here: FFmpeg's own scaler halves the colours' resolution once more on the way.
+        tiny = cv2.resize(frame.to_ndarray(format="rgb24"), (8, 8), interpolation=cv2.INTER_AREA)
     height, width = size[::-1] if orientation.transpose else size
     return height, width, orientation, orientation.apply(tiny)
 

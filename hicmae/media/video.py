@@ -19,6 +19,39 @@ from hicmae.media.probe import VideoStream, probe_video
 from hicmae.media.pyav_video import PyavDecoder
 
 
+class FrameReader(Protocol):
+    """Frames of one recording by index, upright, with their times: a video or a folder of images.
+
+    Attributes:
+        path: The recording.
+        timestamps: (N,) float64, seconds of every frame, ascending.
+        start_seconds: Where the picture begins on the same clock, at or before the first frame.
+        frame_clock: (M,) float64, seconds of frame numbers as others count them from 0; more than
+            ``timestamps`` where frames are missing.
+        duration_seconds: From ``start_seconds`` to the end of the last frame.
+        height, width: Pixels.
+    """
+
+    @property
+    def path(self) -> Path: ...
+    @property
+    def timestamps(self) -> np.ndarray: ...
+    @property
+    def start_seconds(self) -> float: ...
+    @property
+    def frame_clock(self) -> np.ndarray: ...
+    @property
+    def duration_seconds(self) -> float: ...
+    @property
+    def height(self) -> int: ...
+    @property
+    def width(self) -> int: ...
+
+    def __len__(self) -> int: ...
+
+    def frames(self, indices: Iterable[int]) -> Iterator[np.ndarray]: ...
+
+
 class FrameDecoder(Protocol):
     """What a decoder offers: frames of strictly ascending indices, (H, W, 3) uint8 RGB upright.
 
@@ -70,6 +103,8 @@ class VideoReader:
     Attributes:
         timestamps: (N,) float64, seconds of every frame on the container's clock, ascending. The
             clock is the one of the sound; the first frame need not be at 0.
+        frame_clock: The same.
+        start_seconds: The first of them.
         height, width: Of the upright picture, pixels.
         duration_seconds: From the first frame's start to the last one's end.
     """
@@ -78,6 +113,8 @@ class VideoReader:
         self.stream = stream
         self.path = stream.path
         self.timestamps = stream.timestamps
+        self.frame_clock = self.timestamps
+        self.start_seconds = float(self.timestamps[0])
         self.height, self.width = stream.height, stream.width
         self.duration_seconds = stream.duration_seconds
         self._names = list(decoders)

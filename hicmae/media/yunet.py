@@ -1,7 +1,7 @@
 """YuNet, OpenCV's small face detector with five landmarks.
 
-For: the default detector. Its network is a file of 232 KB that is not part of this package. Not
-for: fetching that file.
+For: the default detector. Its network is a file of 232 KB that is not part of this package; it is
+fetched once, when a detector is opened. Not for: any other detector.
 
 Source: W. Wu, H. Peng, S. Yu, "YuNet: A Tiny Millisecond-level Face Detector", 2023; the file is
 ``face_detection_yunet_2023mar.onnx`` of OpenCV's model zoo.
@@ -18,6 +18,7 @@ import numpy as np
 import platformdirs
 
 from hicmae.media.detection import Face, scaled
+from hicmae.media.download import OFFLINE_VARIABLE, DownloadError, fetch, is_offline
 
 FILE_NAME = "face_detection_yunet_2023mar.onnx"
 SHA256 = "8f2383e4dd3cfbb4553ea8718107fc0423210dc964f9f4280604804ed2552fa4"
@@ -33,18 +34,21 @@ class YunetDetector:
     """YuNet on frames scaled to a longest side of 320 pixels.
 
     Args:
-        file: The network; none given: where ``find_yunet`` finds it.
+        file: The network; none given: where ``find_yunet`` finds it, else it is fetched.
         min_score: Faces below it are not reported.
+        offline: Whether fetching it is forbidden; so it is where ``HICMAE_OFFLINE`` is set.
 
     Raises:
-        FileNotFoundError: The network is nowhere.
+        FileNotFoundError: The network is nowhere and cannot or must not be fetched.
         ValueError: The file is not the one with the known digest.
     """
 
     name = "yunet"
 
-    def __init__(self, file: str | Path | None = None, *, min_score: float = 0.6) -> None:
-        network = read_yunet(find_yunet(file))
+    def __init__(
+        self, file: str | Path | None = None, *, min_score: float = 0.6, offline: bool = False
+    ) -> None:
+        network = read_yunet(get_yunet(file, offline=offline))
         self._network = cv2.FaceDetectorYN.create(
             "onnx",
             np.frombuffer(network, dtype=np.uint8),
@@ -64,6 +68,33 @@ class YunetDetector:
         return [] if rows is None else [_face(row, back) for row in rows]
 
 
+def get_yunet(file: str | Path | None = None, *, offline: bool = False) -> Path:
+    """Find the network's file, or fetch it into the user's cache.
+
+    Args:
+        file: As for ``find_yunet``.
+        offline: Whether fetching is forbidden; so it is where ``HICMAE_OFFLINE`` is set.
+
+    Raises:
+        FileNotFoundError: It is nowhere, and offline or not to be had; the line says what to do.
+    """
+    try:
+        return find_yunet(file)
+    except FileNotFoundError as error:
+        named = file or os.environ.get(VARIABLE)
+        if named or offline or is_offline():
+            raise
+        try:
+            return fetch(SOURCE, cached_yunet(), sha256=SHA256)
+        except (DownloadError, OSError) as failure:
+            raise FileNotFoundError(f"{error} ({failure})") from None
+
+
+def cached_yunet() -> Path:
+    """Where the file lies in the user's cache."""
+    return Path(platformdirs.user_cache_dir("hicmae")) / FILE_NAME
+
+
 def find_yunet(file: str | Path | None = None) -> Path:
     """Find the network's file: the argument, ``HICMAE_YUNET``, beside a clone, the user's cache.
 
@@ -78,14 +109,15 @@ def find_yunet(file: str | Path | None = None) -> Path:
             return Path(named)
     places = [
         Path(__file__).resolve().parents[3] / "shared" / "models" / FILE_NAME,
-        Path(platformdirs.user_cache_dir("hicmae")) / FILE_NAME,
+        cached_yunet(),
     ]
     for place in places:
         if place.is_file():
             return place
     raise FileNotFoundError(
-        f"{places[-1]}: YuNet's network is not there; put the file from {SOURCE} there, name it "
-        f"in {VARIABLE}, or use --faces cascade, which finds fewer faces"
+        f"{places[-1]}: YuNet's network is not there; let it be fetched (without --offline and "
+        f"{OFFLINE_VARIABLE}), put the file from {SOURCE} there, name it in {VARIABLE}, or use "
+        "--faces cascade, which finds fewer faces"
     )
 
 

@@ -37,8 +37,8 @@ def contrast(
 
     With ``global`` negatives every process gathers the features of all, with gradients, and takes
     the rows of its own clips: the mean over processes of this loss, and of its gradients as data
-    parallel training averages them, equals that of one process with all clips. All processes
-    must bring equally many clips.
+    parallel training averages them, equals that of one process with all clips, if all
+    processes bring equally many; otherwise each process's mean counts alike.
 
     Source: HiCMAE, section 3.2 (InfoNCE on each layer); reference facts, objective section.
     """
@@ -48,9 +48,9 @@ def contrast(
         audio = F.normalize(audio.float(), dim=1)
         all_video, all_audio, first = video, audio, 0
         if negatives == "global" and dist.is_initialized() and dist.get_world_size() > 1:
-            all_video = torch.cat(all_gather(video.contiguous()))
-            all_audio = torch.cat(all_gather(audio.contiguous()))
-            first = dist.get_rank() * len(video)
+            counts = _counts(len(video), video.device)
+            all_video, all_audio = _gathered(video, counts), _gathered(audio, counts)
+            first = sum(counts[: dist.get_rank()])
         partner = torch.arange(first, first + len(video), device=video.device)
         video_to_audio = video @ all_audio.T / temperature  # (B, B')
         audio_to_video = audio @ all_video.T / temperature
@@ -61,3 +61,19 @@ def contrast(
             (video_to_audio.argmax(dim=1) == partner, audio_to_video.argmax(dim=1) == partner)
         )
     return Contrast(loss, video_to_audio, hits.float().mean())
+
+
+def _counts(count: int, device: torch.device) -> list[int]:
+    """How many clips each process has; they differ where bad samples were left out."""
+    mine = torch.tensor([count], device=device)
+    everyone = [torch.empty_like(mine) for _ in range(dist.get_world_size())]
+    dist.all_gather(everyone, mine)
+    return [int(number) for number in everyone]
+
+
+def _gathered(features: Tensor, counts: list[int]) -> Tensor:
+    """Features (B, D) of all processes one after another (B', D), with gradients."""
+    missing = max(counts) - len(features)
+    padded = F.pad(features, (0, 0, 0, missing)).contiguous()
+    parts = all_gather(padded)
+    return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])

@@ -1,0 +1,246 @@
+"""The functions behind ``hicmae checkpoint …``, and what they print.
+
+For: the command line. Not for: the work itself, which is imported when a verb runs, so that help
+needs no PyTorch.
+"""
+
+from __future__ import annotations
+
+import json as json_format
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+ExportFormat = Literal["reference", "torch", "onnx", "onnx-int8"]
+
+
+def convert(
+    *,
+    file: Path,
+    out: Path,
+    model: str | None = None,
+    labels: str | None = None,
+    probe: Path | None = None,
+    licence: str | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Convert the authors' weights, pretrained or fine-tuned, to a checkpoint folder.
+
+    The file is read without running anything in it. Every tensor must be there, no other may be,
+    and each must have the right shape; all that differ are named.
+
+    Args:
+        file: The authors' .pth file.
+        out: The checkpoint folder to write.
+        model: Sizes of the network, a name out of configs/model or a YAML file; null: measured in
+            the weights, which works for the published sizes.
+        labels: Classes of a fine-tuned network in the order of its outputs, separated by commas.
+        probe: Safetensors file with an input and what the authors' network made of it (video,
+            audio, and logits and features, or mask_video, mask_audio, pred_video, pred_audio);
+            the converted network must reproduce it. It is kept, for `hicmae checkpoint verify`.
+        licence: Note on what may be done with the weights, for the model card.
+        overwrite: Replace the checkpoint that is in out.
+
+    Raises:
+        ValueError: A file that holds more than weights, tensors that do not fit, labels that do
+            not fit, another output than the probe's; nothing is written then.
+        FileNotFoundError: No such file.
+    """
+    _check_out(out, overwrite)
+    from hicmae.checkpoints.convert import LICENCE_NOTE, convert_reference
+    from hicmae.config import load_model_config
+
+    done = convert_reference(
+        file,
+        out,
+        sizes=None if model is None else load_model_config(model),
+        labels=[] if labels is None else [name.strip() for name in labels.split(",")],
+        probe=probe,
+        licence=licence or LICENCE_NOTE,
+    )
+    print(f"{out}: {done.checkpoint.kind}, {done.num_tensors} tensors, none missing or extra")
+    if done.difference is not None:
+        print(f"largest difference from the output in {probe}: {done.difference:.2g}")
+    else:
+        print("no --probe given: the network's own output was stored to check later copies by")
+
+
+def info(*, source: str, json: Path | None = None) -> None:
+    """Say what a checkpoint is: network, labels, scores, protocol, where it comes from.
+
+    Args:
+        source: A checkpoint folder, a run folder, https://…, or owner/name on the Hub.
+        json: File for the same as JSON.
+
+    Raises:
+        ValueError: Nothing there, or damaged.
+    """
+    from hicmae.checkpoints.checks import describe
+    from hicmae.checkpoints.places import read_from
+
+    facts = describe(read_from(source))
+    for name, value in facts.items():
+        print(f"{name:<16}{_shown(value)}")
+    if json is not None:
+        json.parent.mkdir(parents=True, exist_ok=True)
+        beside = json.with_name(f".{json.name}.part")
+        beside.write_text(json_format.dumps(facts, indent=2) + "\n", encoding="utf-8")
+        beside.replace(json)
+
+
+def verify(*, source: str, tolerance: float = 1e-4) -> None:
+    """Check a checkpoint: digest, names, shapes, finite values, and the output of its probe.
+
+    Args:
+        source: A checkpoint folder, a run folder, https://…, or owner/name on the Hub.
+        tolerance: Largest allowed difference from the stored output.
+
+    Raises:
+        ValueError: Something is not as it was when the checkpoint was written.
+    """
+    from hicmae.checkpoints.checks import verify as check
+    from hicmae.checkpoints.places import read_from
+
+    found = check(read_from(source), tolerance=tolerance)
+    print(f"{source}: {found.num_tensors} tensors fit, all finite; digest: {found.digest}")
+    if found.difference is None:
+        print("no probe is stored, so the output was not compared")
+    else:
+        print(f"largest difference from the stored output: {found.difference:.2g}")
+
+
+def average(*, sources: list[str], out: Path, overwrite: bool = False) -> None:
+    """Average the weights of checkpoints of the same network.
+
+    Args:
+        sources: Checkpoint or run folders, two or more.
+        out: The checkpoint folder to write.
+        overwrite: Replace the checkpoint that is in out.
+
+    Raises:
+        ValueError: Networks or labels that differ.
+    """
+    _check_out(out, overwrite)
+    from hicmae.checkpoints.average import average as averaged
+    from hicmae.checkpoints.places import write_to
+
+    write_to(out, averaged([Path(source) for source in sources]))
+    print(f"{out}: the mean of {len(sources)} checkpoints")
+
+
+def consolidate(
+    *, folder: Path, out: Path, like: Path | None = None, overwrite: bool = False
+) -> None:
+    """Put the parts of a DeepSpeed checkpoint together to one checkpoint, in float32.
+
+    Args:
+        folder: The folder step-….ckpt that DeepSpeed (ZeRO 1, 2 or 3) wrote.
+        out: The checkpoint folder to write.
+        like: A checkpoint of the same run, which says what the network is; null: last, beside the
+            folder.
+        overwrite: Replace the checkpoint that is in out.
+
+    Raises:
+        ValueError: No such folder, parts that are missing, or other tensors than in like.
+    """
+    _check_out(out, overwrite)
+    from hicmae.checkpoint import load_checkpoint
+    from hicmae.checkpoints.places import write_to
+    from hicmae.checkpoints.zero import merge_zero
+
+    merged = merge_zero(folder, load_checkpoint(like or folder.parent / "last"))
+    write_to(out, merged)
+    print(f"{out}: {len(merged.tensors)} tensors put together from {folder}")
+
+
+def export(
+    *, source: str, out: Path, format: ExportFormat = "onnx", overwrite: bool = False
+) -> None:
+    """Write a checkpoint for other programs.
+
+    torch, onnx and onnx-int8 take normalised clips, any number at once, and give logits; each is
+    compared with PyTorch before it gets its name.
+
+    Args:
+        source: A checkpoint folder, a run folder, https://…, or owner/name on the Hub.
+        out: The file to write: .pth, .pt2 or .onnx.
+        format: reference: a file for the authors' code; torch: torch.export; onnx: float32;
+            onnx-int8: matrix products in int8, for CPUs, with what that costs.
+        overwrite: Replace out if it is there.
+
+    Raises:
+        ValueError: Nothing there, a network that cannot be written so, or another output.
+    """
+    if out.exists() and (out.is_dir() or not overwrite):
+        remedy = "name a file" if out.is_dir() else "pass --overwrite to replace it"
+        raise ValueError(f"{out}: is there already; {remedy}")
+    from hicmae.checkpoints.places import read_from
+
+    checkpoint = read_from(source)
+    if format == "reference":
+        from hicmae.checkpoints.convert import export_reference
+
+        export_reference(checkpoint, out)
+        print(f"{out}: {len(checkpoint.tensors)} tensors under the authors' names")
+        return
+    from hicmae.checkpoints import export as formats
+
+    write = {
+        "torch": formats.export_torch,
+        "onnx": formats.export_onnx,
+        "onnx-int8": formats.export_onnx_int8,
+    }[format]
+    done = write(checkpoint, out)
+    print(f"{out}: {done.num_bytes / 1e6:.1f} MB, {done.size_ratio:.2f} of the float32 weights")
+    print(
+        f"largest difference of a logit from PyTorch's: {done.difference:.2g}; "
+        f"the same class on {done.agreement:.0%} of the clips compared (random ones)"
+    )
+
+
+def card(*, folder: Path) -> None:
+    """Write the model card, README.md, beside a checkpoint's weights.
+
+    Args:
+        folder: A checkpoint or run folder.
+
+    Raises:
+        ValueError: Nothing there, or damaged.
+    """
+    from hicmae.checkpoint import CARD, load_checkpoint
+    from hicmae.checkpoints.card import model_card
+
+    checkpoint = load_checkpoint(folder)
+    file = checkpoint.path / CARD
+    beside = file.with_name(f".{CARD}.part")
+    beside.write_text(model_card(checkpoint), encoding="utf-8")
+    beside.replace(file)
+    print(file)
+
+
+def _check_out(out: Path, overwrite: bool) -> None:
+    """Refuse to replace anything but a checkpoint, and that only when told to.
+
+    Raises: ValueError: something is there.
+    """
+    if not out.exists():
+        return
+    from hicmae.checkpoints.writing import is_checkpoint
+
+    if out.is_dir() and not any(out.iterdir()):
+        return
+    if not out.is_dir() or not is_checkpoint(out):
+        raise ValueError(f"{out}: is there and is no checkpoint; name another folder")
+    if not overwrite:
+        raise ValueError(f"{out}: holds a checkpoint; pass --overwrite to replace it")
+
+
+def _shown(value: Any) -> str:
+    """A fact in one line."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {_shown(item)}" for name, item in value.items())
+    if isinstance(value, list):
+        return ", ".join(_shown(item) for item in value)
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "none" if value is None else f"{value:,}" if isinstance(value, int) else str(value)

@@ -1,0 +1,180 @@
+"""Where a checkpoint comes from: a folder, a web address, or a repository of the Hugging Face Hub.
+
+For: turning any of the three into a folder on this machine, downloaded once, resumed where it broke
+off, checked by digest. Not for: reading it (``hicmae/checkpoint.py``).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import platformdirs
+
+from hicmae.checkpoint import CARD, CONFIG, PROBE, WEIGHTS, file_sha256, is_checkpoint
+from hicmae.media.download import OFFLINE_VARIABLE, fetch, is_offline
+
+_TIMEOUT_SECONDS = 20.0
+_CONFIG_BYTES = 1 << 22  # far more than any configuration; a web page that came instead is refused
+
+
+def locate(
+    source: str | Path,
+    *,
+    revision: str | None = None,
+    cache_dir: str | Path | None = None,
+    force_download: bool = False,
+    local_files_only: bool = False,
+    token: str | bool | None = None,
+) -> Path:
+    """The folder of a checkpoint, downloaded if need be; its weights are what they should be.
+
+    Args:
+        source: A folder (a checkpoint or a run), ``https://…/folder`` of a checkpoint that any web
+            server hands out, or ``owner/name`` on the Hub.
+        revision: Branch, tag or commit on the Hub.
+        cache_dir: Where downloads are kept; none given: the user's cache.
+        force_download: Download again what is in the cache.
+        local_files_only: Use what was downloaded before and no network; also the environment's
+            ``HICMAE_OFFLINE=1`` or ``HF_HUB_OFFLINE=1``.
+        token: Of a private repository on the Hub.
+
+    Raises: ValueError: nothing of that name, no answer, nothing in the cache, or damaged weights.
+    """
+    text, offline = str(source), local_files_only or is_offline()
+    if re.match(r"https?://", text):
+        return _from_web(text, _cache(cache_dir), force=force_download, offline=offline)
+    if Path(source).exists():
+        return Path(source)
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", text):
+        raise ValueError(
+            f"{text}: no such folder; give a checkpoint or run folder, https://…, or owner/name"
+        )
+    return _from_hub(
+        text,
+        revision=revision,
+        cache_dir=cache_dir,
+        force=force_download,
+        offline=offline,
+        token=token,
+    )
+
+
+def check_weights(folder: Path) -> None:
+    """Compare the weights with the digest that the configuration gives, if it gives one.
+
+    Raises: ValueError: they differ.
+    """
+    wanted = _digest((folder / CONFIG).read_text(encoding="utf-8"), str(folder / CONFIG))
+    if wanted is not None and file_sha256(folder / WEIGHTS) != wanted:
+        raise ValueError(
+            f"{folder / WEIGHTS}: not the file that {CONFIG} describes (SHA-256 differs); "
+            "download it again with force_download"
+        )
+
+
+def _from_web(url: str, cache: Path, *, force: bool, offline: bool) -> Path:
+    """A checkpoint that lies in a folder of a web server."""
+    base = re.sub(rf"/+({re.escape(CONFIG)}|{re.escape(WEIGHTS)})?$", "", url)
+    place = cache / hashlib.sha256(base.encode()).hexdigest()[:16]
+    described = place / CONFIG
+    if offline:
+        if not described.is_file():
+            raise ValueError(f"{base}: not downloaded yet, and the network may not be used")
+        text = described.read_text(encoding="utf-8")
+    else:
+        text = _small_file(f"{base}/{CONFIG}")
+    digest = _digest(text, f"{base}/{CONFIG}")
+    if digest is None:
+        raise ValueError(
+            f"{base}/{CONFIG}: gives no weights_sha256, so a download could not be checked; "
+            "write the checkpoint again with this version"
+        )
+    folder = place / digest[:16]
+    if force:
+        (folder / WEIGHTS).unlink(missing_ok=True)
+    if not (folder / WEIGHTS).is_file():
+        if offline:
+            raise ValueError(f"{base}: not downloaded yet, and the network may not be used")
+        fetch(f"{base}/{WEIGHTS}", folder / WEIGHTS, sha256=digest)
+    for file in (folder / CONFIG, described):
+        beside = file.with_name(f".{file.name}.part")
+        beside.write_text(text, encoding="utf-8")
+        beside.replace(file)
+    return folder
+
+
+def _from_hub(
+    name: str,
+    *,
+    revision: str | None,
+    cache_dir: str | Path | None,
+    force: bool,
+    offline: bool,
+    token: str | bool | None,
+) -> Path:
+    """A checkpoint of the Hub, in the Hub's own cache."""
+    import huggingface_hub
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        folder = Path(
+            huggingface_hub.snapshot_download(
+                name,
+                revision=revision,
+                cache_dir=cache_dir,
+                force_download=force,
+                local_files_only=offline,
+                token=token,
+                allow_patterns=[CONFIG, WEIGHTS, PROBE, CARD],
+            )
+        )
+    except LocalEntryNotFoundError as error:
+        why = "the network may not be used" if offline else "the Hub does not answer"
+        raise ValueError(f"{name}: no such folder, not in the Hub's cache, and {why}") from error
+    except HfHubHTTPError as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(f"{name}: no such folder, and the Hub says: {reason}") from error
+    if not is_checkpoint(folder):
+        raise ValueError(f"{name}: holds no {CONFIG} with {WEIGHTS}; no checkpoint of this project")
+    check_weights(folder)
+    return folder
+
+
+def _small_file(url: str) -> str:
+    """The text of a small file."""
+    try:
+        with urllib.request.urlopen(url, timeout=_TIMEOUT_SECONDS) as answer:
+            content = answer.read(_CONFIG_BYTES + 1)
+    except urllib.error.HTTPError as error:
+        raise ValueError(f"{url}: HTTP status {error.code} ({error.reason})") from None
+    except OSError as error:
+        reason = getattr(error, "reason", None) or error
+        raise ValueError(
+            f"{url}: cannot be fetched ({reason}); {OFFLINE_VARIABLE}=1 uses what is in the cache"
+        ) from None
+    if len(content) > _CONFIG_BYTES:
+        raise ValueError(f"{url}: too large for a configuration (more than {_CONFIG_BYTES} bytes)")
+    return content.decode("utf-8", errors="replace")
+
+
+def _digest(text: str, where: str) -> str | None:
+    """The digest of the weights in a configuration's text."""
+    try:
+        found = json.loads(text).get("weights_sha256")
+    except (ValueError, AttributeError):
+        raise ValueError(f"{where}: no checkpoint's configuration (not JSON)") from None
+    if found is not None and not re.fullmatch(r"[0-9a-f]{64}", str(found)):
+        raise ValueError(f"{where}: weights_sha256 = {found!r} is no SHA-256")
+    return found
+
+
+def _cache(cache_dir: str | Path | None) -> Path:
+    """Where downloads from the web are kept."""
+    if cache_dir is not None:
+        return Path(cache_dir)
+    return Path(platformdirs.user_cache_dir("hicmae")) / "checkpoints"

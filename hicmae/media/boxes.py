@@ -1,0 +1,221 @@
+"""Face boxes that are known already: from a CSV of one's own, or of OpenFace.
+
+For: ``--faces boxes``. Not for: detecting (``faces.py``) or following faces (``tracking.py``).
+
+A row is one face in one frame. Its time is ``frame`` (counted from 0) or ``seconds`` (after the
+first frame; also ``time``, ``timestamp``); its box ``x0, y0, x1, y1`` (also ``left, top, right,
+bottom``) or ``x, y, w, h`` (also ``width``, ``height``), pixels of the upright picture. ``track``
+(also ``track_id``, ``face_id``, ``id``) says whose face it is, ``left_eye_x, left_eye_y,
+right_eye_x, right_eye_y`` where the eyes are (as seen), ``success`` 0 that there was none.
+OpenFace's columns (``timestamp``, ``x_0`` … ``y_67``) are understood as they are.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas
+
+from hicmae.media.detection import Face
+from hicmae.media.errors import MediaError
+from hicmae.media.video import FrameReader
+
+_TIMES = (("frame",), ("seconds",), ("time",), ("timestamp",))
+_CORNERS = (("x0", "y0", "x1", "y1"), ("left", "top", "right", "bottom"))
+_SIZES = (("x", "y", "w", "h"), ("x", "y", "width", "height"))
+_TRACKS = (("track",), ("track_id",), ("face_id",), ("id",))
+_EYES = (("left_eye_x", "left_eye_y", "right_eye_x", "right_eye_y"),)
+# OpenFace's 68 points reach from the brows to the chin, YuNet's box from the forehead: what is
+# added above, as a share of the height. The eyes are points 36..41 and 42..47 (the iBUG layout).
+_NUM_POINTS, _FOREHEAD = 68, 0.25
+_EYE_POINTS = (slice(36, 42), slice(42, 48))
+# Stamps rounded to milliseconds still belong to their frame.
+_ROUNDING_SECONDS = 0.005
+
+
+@dataclass(frozen=True, kw_only=True)
+class BoxTable:
+    """Boxes of one recording, by time.
+
+    Args:
+        path: The file.
+        frames: (n,) int64 frame numbers, or None where the rows have seconds.
+        seconds: (n,) float64 after the recording's start, or None where they have frames.
+        boxes: (n, 4) float32 x0, y0, x1, y1, pixels; NaN where the row says there is no face.
+        eyes: (n, 2, 2) float32 x, y of the left and the right eye, or None.
+        tracks: n names, or None.
+    """
+
+    path: Path
+    frames: np.ndarray | None
+    seconds: np.ndarray | None
+    boxes: np.ndarray
+    eyes: np.ndarray | None = None
+    tracks: tuple[str, ...] | None = None
+    name: str = "boxes"
+
+    def faces(self, reader: FrameReader, indices: np.ndarray) -> dict[int, list[Face]]:
+        """Give the faces in frames (T,), by place in ``indices``.
+
+        A place takes the rows nearest in time. Places without rows are in the result, without
+        faces, as densely as the rows are, so that coverage means the same as for a detector.
+
+        Raises:
+            MediaError: ``bad-boxes``: frames beyond the end, or boxes outside the picture.
+        """
+        clock = self._clock(reader)
+        times = reader.timestamps[indices]
+        interval = float(np.median(np.diff(times))) if len(times) > 1 else 0.04
+        middles = (times[1:] + times[:-1]) / 2
+        places = np.searchsorted(middles, clock, side="right")
+        distance = np.abs(clock - times[places])
+        near = distance <= interval / 2 + _ROUNDING_SECONDS
+        order = np.flatnonzero(near)
+        order = order[np.argsort(places[order], kind="stable")]
+        detections: dict[int, list[Face]] = {}
+        for rows in np.split(order, np.flatnonzero(np.diff(places[order])) + 1):
+            if len(rows):
+                nearest = clock[rows[np.argmin(distance[rows])]]
+                rows = rows[clock[rows] == nearest]
+                detections[int(places[rows[0]])] = [
+                    face for row in rows.tolist() if (face := self._face(row)) is not None
+                ]
+        spacing = float(np.median(np.diff(np.unique(clock)))) if len(clock) > 1 else interval
+        return _with_empty(detections, max(1, round(spacing / interval)), len(indices))
+
+    def _clock(self, reader: FrameReader) -> np.ndarray:
+        """(n,) seconds of the rows on the reader's clock."""
+        if self.frames is None:
+            assert self.seconds is not None
+            return self.seconds + reader.start_seconds
+        clock = reader.frame_clock
+        if len(self.frames) and int(self.frames.max()) >= len(clock):
+            raise MediaError(
+                "bad-boxes",
+                self.path,
+                f"has frame {int(self.frames.max())}, but {reader.path.name} has "
+                f"{len(clock)} frames (0..{len(clock) - 1})",
+            )
+        return clock[self.frames]
+
+    def _face(self, row: int) -> Face | None:
+        box = self.boxes[row]
+        if np.isnan(box).any():
+            return None
+        eyes = None if self.eyes is None or np.isnan(self.eyes[row]).any() else self.eyes[row]
+        track = None if self.tracks is None else self.tracks[row]
+        return Face(box=box, score=1.0, eyes=eyes, track=track)
+
+
+def read_boxes(path: str | Path) -> BoxTable:
+    """Read a CSV (or a .tsv) of face boxes; see the module's docstring for its columns.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        MediaError: ``bad-boxes``: what is wrong with it, in one line.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file of face boxes")
+    try:
+        table = pandas.read_csv(
+            path, sep="\t" if path.suffix.lower() == ".tsv" else ",", skipinitialspace=True
+        )
+    except (ValueError, pandas.errors.ParserError, UnicodeDecodeError) as error:
+        raise MediaError("bad-boxes", path, f"cannot be read as CSV ({error})") from None
+    table.columns = [str(name).strip().lower() for name in table.columns]
+    names = list(table.columns)
+    openface = {f"{axis}_{point}" for axis in "xy" for point in range(_NUM_POINTS)} <= set(names)
+    # OpenFace counts its frames from 1; its time stamps leave nothing to guess.
+    times = _first_of(_TIMES[::-1] if openface else _TIMES, names)
+    corners, sizes = _first_of(_CORNERS, names), _first_of(_SIZES, names)
+    if times is None or not (openface or corners or sizes):
+        raise MediaError(
+            "bad-boxes",
+            path,
+            f"needs columns frame or seconds, and x0,y0,x1,y1 or x,y,w,h (found "
+            f"{', '.join(names[:8]) or 'none'}{', …' if len(names) > 8 else ''})",
+        )
+    stamps = _numbers(table, times, path)[:, 0]
+    eyes: np.ndarray | None = None
+    if openface:
+        boxes, eyes = _of_landmarks(table, path)
+    else:
+        boxes = _numbers(table, corners or sizes or (), path)
+        if corners is None:
+            boxes[:, 2:] += boxes[:, :2]
+        named = _first_of(_EYES, names)
+        eyes = None if named is None else _numbers(table, named, path).reshape(-1, 2, 2)
+    if "success" in names:
+        boxes[_numbers(table, ("success",), path)[:, 0] == 0] = np.nan
+    _check(path, stamps, boxes)
+    tracks = _first_of(_TRACKS, names)
+    by_frame = times == ("frame",)
+    return BoxTable(
+        path=path,
+        frames=stamps.astype(np.int64) if by_frame else None,
+        seconds=None if by_frame else stamps,
+        boxes=boxes.astype(np.float32),
+        eyes=None if eyes is None else eyes.astype(np.float32),
+        tracks=None if tracks is None else tuple(table[tracks[0]].astype(str)),
+    )
+
+
+def _with_empty(
+    detections: dict[int, list[Face]], step: int, num_places: int
+) -> dict[int, list[Face]]:
+    """Add places without a face wherever rows are missing for longer than ``step`` places."""
+    asked = sorted(detections)
+    for before, after in zip([-step, *asked], [*asked, num_places - 1 + step], strict=True):
+        for place in range(before + step, after - step + 1, step):
+            detections.setdefault(place, [])
+    return detections
+
+
+def _of_landmarks(table: pandas.DataFrame, path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Boxes (n, 4) about OpenFace's points with a forehead, and eyes (n, 2, 2)."""
+    x = _numbers(table, tuple(f"x_{point}" for point in range(_NUM_POINTS)), path)
+    y = _numbers(table, tuple(f"y_{point}" for point in range(_NUM_POINTS)), path)
+    top, bottom = y.min(axis=1), y.max(axis=1)
+    boxes = np.column_stack(
+        [x.min(axis=1), top - _FOREHEAD * (bottom - top), x.max(axis=1), bottom]
+    )
+    eyes = np.stack(
+        [np.column_stack([x[:, eye].mean(axis=1), y[:, eye].mean(axis=1)]) for eye in _EYE_POINTS],
+        axis=1,
+    )
+    return boxes, eyes
+
+
+def _check(path: Path, stamps: np.ndarray, boxes: np.ndarray) -> None:
+    """Refuse what cannot be boxes, naming the first line."""
+    upside_down = (boxes[:, 2] <= boxes[:, 0]) | (boxes[:, 3] <= boxes[:, 1])
+    for bad, what in (
+        (~np.isfinite(stamps) | (stamps < 0), "has no time of 0 or more"),
+        (upside_down, "has a box whose right or lower edge is not beyond the other one"),
+        (np.isinf(boxes).any(axis=1), "has a box that is not finite"),
+    ):
+        if bad.any():
+            raise MediaError("bad-boxes", path, f"line {int(np.argmax(bad)) + 2} {what}")
+    if len(boxes) and np.nanmax(np.abs(boxes), initial=0) <= 1:
+        raise MediaError("bad-boxes", path, "its boxes are shares of the picture; give pixels")
+
+
+def _first_of(choices: tuple[tuple[str, ...], ...], names: list[str]) -> tuple[str, ...] | None:
+    """The first choice of which every column is there."""
+    return next((choice for choice in choices if set(choice) <= set(names)), None)
+
+
+def _numbers(table: pandas.DataFrame, columns: tuple[str, ...], path: Path) -> np.ndarray:
+    """Columns as float64 (n, columns); empty cells are NaN, other text is refused."""
+    values = table.loc[:, list(columns)].apply(pandas.to_numeric, errors="coerce")
+    strange = values.isna() & table.loc[:, list(columns)].notna()
+    if strange.to_numpy().any():
+        row, column = np.argwhere(strange.to_numpy())[0]
+        found = table[columns[column]].iloc[row]
+        raise MediaError(
+            "bad-boxes", path, f"line {row + 2}: {columns[column]} is {found!r} (must be a number)"
+        )
+    return values.to_numpy(dtype=np.float64, copy=True)

@@ -1,0 +1,137 @@
+"""Exported networks give PyTorch's logits for any number of clips, and carry their labels."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from hicmae.__main__ import main
+from hicmae.checkpoint import load_checkpoint, save_checkpoint
+from hicmae.checkpoints import export
+from hicmae.checkpoints.probe import make_probe
+from hicmae.emotion import EmotionConfig, EmotionModel, Modalities
+from hicmae.pretraining import HiCMAE
+from hicmae.settings import ModelConfig
+
+
+def saved(folder: Path, sizes: ModelConfig, modalities: Modalities = "audio-video") -> EmotionModel:
+    torch.manual_seed(0)
+    network = EmotionModel(sizes, EmotionConfig(num_outputs=3, modalities=modalities))
+    torch.nn.init.normal_(network.head.weight, std=0.3)
+    network.carried = {"labels": {"task": "classification", "names": ["joy", "anger", "fear"]}}
+    network.save_pretrained(folder)
+    return network.eval()
+
+
+def clips(network: EmotionModel, num: int) -> tuple[torch.Tensor, torch.Tensor]:
+    probes = [make_probe(network, seed=100 + seed) for seed in range(num)]
+    video = torch.cat([probe["input.video"] for probe in probes])
+    return video, torch.cat([probe["input.fbank"] for probe in probes])
+
+
+@pytest.mark.slow
+def test_torch_export_gives_the_same_logits_for_any_number_of_clips(
+    tmp_path: Path, tiny_model_config: ModelConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    network = saved(tmp_path / "made", tiny_model_config)
+    out = tmp_path / "made.pt2"
+    words = ["checkpoint", "export", str(tmp_path / "made"), str(out)]
+    assert main([*words, "--format", "torch"]) == 0
+    assert "largest difference of a logit" in capsys.readouterr().out
+    files = {"config.json": ""}
+    loaded = torch.export.load(out, extra_files=files).module()
+    for num in (1, 4):
+        given = clips(network, num)
+        torch.testing.assert_close(loaded(*given), network(*given), atol=1e-4, rtol=0)
+    assert json.loads(files["config.json"])["labels"]["names"] == ["joy", "anger", "fear"]
+    assert main([*words, "--format", "torch"]) == 2
+    assert "pass --overwrite to replace it" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("modalities", ["audio-video", "video", "audio"])
+def test_onnx_gives_the_same_logits_for_any_number_of_clips(
+    tmp_path: Path, tiny_model_config: ModelConfig, modalities: Modalities
+) -> None:
+    runtime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    network = saved(tmp_path / "made", tiny_model_config, modalities)
+    done = export.export_onnx(load_checkpoint(tmp_path / "made"), tmp_path / "made.onnx")
+    assert done.difference < 1e-4
+    assert [path.name for path in tmp_path.glob("*.onnx*")] == ["made.onnx"]
+    session = runtime.InferenceSession(tmp_path / "made.onnx", providers=["CPUExecutionProvider"])
+    names = [item.name for item in session.get_inputs()]
+    assert names == {"audio-video": ["video", "fbank"], "video": ["video"]}.get(
+        modalities, ["fbank"]
+    )
+    for num in (1, 5):
+        video, fbank = clips(network, num)
+        given = {"video": video.numpy(), "fbank": fbank.numpy()}
+        (found,) = session.run(["logits"], {name: given[name] for name in names})
+        wanted = network(video, fbank).detach()
+        torch.testing.assert_close(torch.from_numpy(found), wanted, atol=1e-4, rtol=0)
+    config = json.loads(session.get_modelmeta().custom_metadata_map["hicmae"])
+    assert config["labels"]["names"] == ["joy", "anger", "fear"]
+
+
+@pytest.mark.slow
+def test_int8_is_smaller_and_says_what_it_costs(
+    tmp_path: Path, tiny_model_config: ModelConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runtime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    network = saved(tmp_path / "made", tiny_model_config)
+    checkpoint = load_checkpoint(tmp_path / "made")
+    done = export.export_onnx_int8(checkpoint, tmp_path / "int8.onnx")
+    assert done.size_ratio < 0.5
+    session = runtime.InferenceSession(tmp_path / "int8.onnx", providers=["CPUExecutionProvider"])
+    video, fbank = clips(network, 4)
+    (found,) = session.run(["logits"], {"video": video.numpy(), "fbank": fbank.numpy()})
+    difference = (torch.from_numpy(found) - network(video, fbank)).abs().max().item()
+    assert 0 < difference < 10 * done.difference  # it is quantised, and the loss is as measured
+    assert 0 < done.difference < 0.5
+
+
+def test_a_pretrained_network_is_not_exported_as_a_predictor(
+    tmp_path: Path, tiny_model_config: ModelConfig
+) -> None:
+    config = {"model": tiny_model_config}
+    save_checkpoint(tmp_path / "a", HiCMAE(tiny_model_config), kind="pretraining", config=config)
+    with pytest.raises(ValueError, match="fine-tune it first"):
+        export.export_torch(load_checkpoint(tmp_path / "a"), tmp_path / "a.pt2")
+
+
+@pytest.mark.slow
+def test_an_export_that_computes_something_else_is_not_kept(
+    tmp_path: Path, tiny_model_config: ModelConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved(tmp_path / "made", tiny_model_config)
+    real = torch.export.load
+
+    class Wrong:
+        def __init__(self, program: torch.export.ExportedProgram) -> None:
+            self.network = program.module()
+
+        def module(self):
+            return lambda *given: self.network(*given) + 0.01
+
+    monkeypatch.setattr(torch.export, "load", lambda path: Wrong(real(path)))
+    with pytest.raises(ValueError, match=r"differ from PyTorch's by 0\.01"):
+        export.export_torch(load_checkpoint(tmp_path / "made"), tmp_path / "made.pt2")
+    assert [path.name for path in tmp_path.iterdir()] == ["made"]
+
+
+def test_without_the_libraries_the_way_to_get_them_is_named(
+    tmp_path: Path, tiny_model_config: ModelConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved(tmp_path / "made", tiny_model_config)
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    monkeypatch.setattr(
+        export.importlib.util, "find_spec", lambda name: None if name == "onnxruntime" else name
+    )
+    with pytest.raises(ValueError, match=r"onnxruntime not installed; pip install 'hicmae\[exp"):
+        export.export_onnx(load_checkpoint(tmp_path / "made"), tmp_path / "a.onnx")

@@ -1,0 +1,319 @@
+"""Networks are shared: by folder, by any web server, by the Hub's interface; never damaged."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import http.server
+import json
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from huggingface_hub import constants
+
+from hicmae.checkpoint import load_checkpoint
+from hicmae.checkpoints.sources import locate
+from hicmae.emotion import EmotionConfig, EmotionModel
+from hicmae.pretraining import HiCMAE
+from hicmae.settings import ModelConfig
+
+COMMIT = "c" * 40
+
+
+class Server(http.server.ThreadingHTTPServer):
+    """A web server of one folder, and just enough of the Hub's interface for one repository.
+
+    Attributes:
+        root: What ``/files/…`` hands out.
+        repository: What ``owner/name`` holds; commits go here too.
+        requests: (method, path, asked-for range) of everything that came.
+        break_after: Bytes after which the next download of weights breaks off.
+    """
+
+    def __init__(self, root: Path, repository: Path) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.root, self.repository = root, repository
+        self.requests: list[tuple[str, str, str | None]] = []
+        self.break_after: int | None = None
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
+
+
+class _Handler(http.server.BaseHTTPRequestHandler):
+    server: Server
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+    def do_HEAD(self) -> None:
+        self._serve(body=False)
+
+    def do_GET(self) -> None:
+        self._serve(body=True)
+
+    def do_POST(self) -> None:
+        size = int(self.headers.get("Content-Length") or 0)
+        content = self.rfile.read(size)
+        self.server.requests.append(("POST", self.path, None))
+        if self.path == "/api/repos/create":
+            self._json({"url": f"{self.server.url}/owner/name", "name": "owner/name"})
+        elif self.path == "/api/validate-yaml":
+            self._json({"errors": [], "warnings": []})
+        elif "/preupload/" in self.path:
+            files = [
+                {"path": file["path"], "uploadMode": "regular", "shouldIgnore": False}
+                for file in json.loads(content)["files"]
+            ]
+            self._json({"files": files})
+        elif "/commit/" in self.path:
+            for line in content.splitlines():
+                item = json.loads(line)
+                if item["key"] == "file":
+                    target = self.server.repository / item["value"]["path"]
+                    target.write_bytes(base64.b64decode(item["value"]["content"]))
+            where = f"{self.server.url}/owner/name/commit/{COMMIT}"
+            self._json({"success": True, "commitUrl": where, "commitOid": COMMIT})
+        else:
+            self.send_error(404)
+
+    def _serve(self, *, body: bool) -> None:
+        path = self.path.split("?")[0]
+        asked = self.headers.get("Range")
+        self.server.requests.append((self.command, path, asked))
+        if path.startswith("/api/models/owner/name/tree/"):
+            files = sorted(self.server.repository.iterdir())
+            oids = [hashlib.sha1(item.read_bytes()).hexdigest() for item in files]
+            self._json(
+                [
+                    {"type": "file", "path": item.name, "size": item.stat().st_size, "oid": oid}
+                    for item, oid in zip(files, oids, strict=True)
+                ]
+            )
+        elif path.startswith("/api/models/owner/name"):
+            names = sorted(item.name for item in self.server.repository.iterdir())
+            siblings = [{"rfilename": name} for name in names]
+            self._json({"id": "owner/name", "sha": COMMIT, "siblings": siblings})
+        elif path.startswith("/owner/name/resolve/"):
+            self._file(self.server.repository / path.rsplit("/", 1)[1], asked, body)
+        elif path.startswith("/files/"):
+            self._file(self.server.root / path.removeprefix("/files/"), asked, body)
+        else:
+            self.send_response(404)
+            self.send_header("X-Error-Code", "RepoNotFound")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+    def _json(self, document: Any) -> None:
+        content = json.dumps(document).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def _file(self, file: Path, asked: str | None, body: bool) -> None:
+        if not file.is_file():
+            self.send_error(404)
+            return
+        content = file.read_bytes()
+        start = int(asked.removeprefix("bytes=").split("-")[0]) if asked else 0
+        self.send_response(206 if asked else 200)
+        self.send_header("ETag", f'"{hashlib.sha256(content).hexdigest()}"')
+        self.send_header("X-Repo-Commit", COMMIT)
+        self.send_header("Content-Length", str(len(content) - start))
+        if asked:
+            end = len(content) - 1
+            self.send_header("Content-Range", f"bytes {start}-{end}/{len(content)}")
+        self.end_headers()
+        if not body:
+            return
+        limit, self.server.break_after = self.server.break_after, None
+        if limit is not None and file.suffix == ".safetensors":
+            self.wfile.write(content[start : start + limit])
+            self.close_connection = True
+        else:
+            self.server.break_after = limit
+            self.wfile.write(content[start:])
+
+
+@pytest.fixture
+def network(tiny_model_config: ModelConfig) -> EmotionModel:
+    """A small network that carries labels."""
+    torch.manual_seed(0)
+    made = EmotionModel(tiny_model_config, EmotionConfig(num_outputs=2))
+    made.carried = {"labels": {"task": "classification", "names": ["joy", "anger"]}}
+    return made
+
+
+@pytest.fixture
+def server(
+    tmp_path: Path, network: EmotionModel, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Server]:
+    """A running server that hands out the network, as ``/files/made`` and as ``owner/name``."""
+    network.save_pretrained(tmp_path / "served" / "made")
+    network.save_pretrained(tmp_path / "repository")
+    running = Server(tmp_path / "served", tmp_path / "repository")
+    thread = threading.Thread(target=running.serve_forever, daemon=True)
+    thread.start()
+    monkeypatch.setattr(constants, "ENDPOINT", running.url)
+    url = running.url + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", url)
+    monkeypatch.setenv("HF_HUB_DISABLE_XET", "1")
+    monkeypatch.delenv("HICMAE_OFFLINE", raising=False)
+    yield running
+    running.shutdown()
+    thread.join()
+    running.server_close()
+
+
+def same(first: torch.nn.Module, second: torch.nn.Module) -> bool:
+    """Whether two networks hold equal weights."""
+    ours, theirs = first.state_dict(), second.state_dict()
+    return set(ours) == set(theirs) and all(torch.equal(ours[k], theirs[k]) for k in ours)
+
+
+def test_a_saved_network_comes_back_with_all_that_it_carries(
+    tmp_path: Path, network: EmotionModel
+) -> None:
+    network.train()
+    network.save_pretrained(tmp_path / "made")
+    assert network.training
+    back = EmotionModel.from_pretrained(tmp_path / "made")
+    assert same(network, back)
+    assert not back.training
+    assert back.carried["labels"]["names"] == ["joy", "anger"]
+    back.save_pretrained(tmp_path / "again")
+    assert (
+        load_checkpoint(tmp_path / "again").labels() == load_checkpoint(tmp_path / "made").labels()
+    )
+
+
+def test_saving_into_a_folder_leaves_other_files_alone(
+    tmp_path: Path, network: EmotionModel
+) -> None:
+    (tmp_path / "thesis.txt").write_text("years of work")
+    network.save_pretrained(tmp_path)
+    assert (tmp_path / "thesis.txt").read_text() == "years of work"
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+def test_a_pretrained_network_is_shared_the_same_way(
+    tmp_path: Path, tiny_model_config: ModelConfig
+) -> None:
+    network = HiCMAE(tiny_model_config)
+    network.save_pretrained(tmp_path / "made")
+    assert same(network, HiCMAE.from_pretrained(tmp_path / "made"))
+    with pytest.raises(ValueError, match=r"is of kind pretraining; HiCMAE\.from_pretrained"):
+        EmotionModel.from_pretrained(tmp_path / "made")
+
+
+def test_a_name_that_is_nothing_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no such folder; give a checkpoint or run folder"):
+        locate("no such thing")
+
+
+@pytest.mark.parametrize("ending", ["", "/", "/config.json", "/model.safetensors"])
+def test_a_web_address_is_downloaded_once(
+    server: Server, tmp_path: Path, network: EmotionModel, ending: str
+) -> None:
+    url = f"{server.url}/files/made{ending}"
+    for _ in range(2):
+        assert same(network, EmotionModel.from_pretrained(url, cache_dir=tmp_path / "cache"))
+    fetched = [path for _, path, _ in server.requests if path.endswith(".safetensors")]
+    assert fetched == ["/files/made/model.safetensors"]
+
+
+def test_a_download_that_broke_off_goes_on_where_it_was(
+    server: Server, tmp_path: Path, network: EmotionModel
+) -> None:
+    server.break_after = 1000
+    url = f"{server.url}/files/made"
+    assert same(network, EmotionModel.from_pretrained(url, cache_dir=tmp_path / "cache"))
+    ranges = [asked for _, path, asked in server.requests if path.endswith(".safetensors")]
+    assert ranges == [None, "bytes=1000-"]
+
+
+def test_another_file_than_the_configuration_describes_is_not_kept(
+    server: Server, tmp_path: Path
+) -> None:
+    weights = tmp_path / "served" / "made" / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    with pytest.raises(ValueError, match="sha256") as error:
+        EmotionModel.from_pretrained(f"{server.url}/files/made", cache_dir=tmp_path / "cache")
+    assert "\n" not in str(error.value)
+    left = {path.suffix for path in (tmp_path / "cache").rglob("*") if path.is_file()}
+    assert left <= {".lock"}
+
+
+def test_a_new_version_under_the_same_address_is_fetched(
+    server: Server, tmp_path: Path, network: EmotionModel
+) -> None:
+    url = f"{server.url}/files/made"
+    EmotionModel.from_pretrained(url, cache_dir=tmp_path / "cache")
+    with torch.no_grad():
+        network.head.bias += 1
+    network.save_pretrained(tmp_path / "served" / "made")
+    assert same(network, EmotionModel.from_pretrained(url, cache_dir=tmp_path / "cache"))
+
+
+@pytest.mark.parametrize("source", ["owner/name", "web"])
+def test_offline_uses_what_was_downloaded_and_asks_nobody(
+    server: Server, tmp_path: Path, network: EmotionModel, source: str
+) -> None:
+    where = f"{server.url}/files/made" if source == "web" else source
+    cache = tmp_path / "cache"
+    with pytest.raises(ValueError, match="may not be used") as error:
+        EmotionModel.from_pretrained(where, cache_dir=cache, local_files_only=True)
+    assert "\n" not in str(error.value)
+    assert server.requests == []
+    EmotionModel.from_pretrained(where, cache_dir=cache)
+    server.requests.clear()
+    back = EmotionModel.from_pretrained(where, cache_dir=cache, local_files_only=True)
+    assert same(network, back)
+    assert server.requests == []
+
+
+def test_a_repository_of_the_hub_is_downloaded(
+    server: Server, tmp_path: Path, network: EmotionModel
+) -> None:
+    back = EmotionModel.from_pretrained("owner/name", cache_dir=tmp_path / "cache")
+    assert same(network, back)
+    assert back.carried["labels"]["names"] == ["joy", "anger"]
+
+
+def test_a_damaged_repository_is_refused(server: Server, tmp_path: Path) -> None:
+    weights = tmp_path / "repository" / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    with pytest.raises(ValueError, match="SHA-256 differs"):
+        EmotionModel.from_pretrained("owner/name", cache_dir=tmp_path / "cache")
+
+
+@pytest.mark.parametrize("source", ["{url}/files/nowhere", "other/name", "{url}/"])
+def test_what_is_not_there_gets_one_line(server: Server, tmp_path: Path, source: str) -> None:
+    with pytest.raises(ValueError, match="404") as error:
+        EmotionModel.from_pretrained(source.format(url=server.url), cache_dir=tmp_path)
+    assert "\n" not in str(error.value)
+
+
+def test_a_network_is_pushed_with_its_card_and_comes_back(
+    server: Server, tmp_path: Path, network: EmotionModel
+) -> None:
+    with torch.no_grad():
+        network.head.bias += 1
+    for file in (tmp_path / "repository").iterdir():
+        file.unlink()
+    network.push_to_hub("owner/name", token="hf_test")
+    pushed = {file.name for file in (tmp_path / "repository").iterdir()}
+    assert pushed == {"config.json", "model.safetensors", "probe.safetensors", "README.md"}
+    assert "library_name: hicmae" in (tmp_path / "repository" / "README.md").read_text()
+    assert same(network, EmotionModel.from_pretrained("owner/name", cache_dir=tmp_path / "cache"))

@@ -1,0 +1,151 @@
+"""Boxes of a CSV are found at their times, in any of the usual columns, or refused in one line."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hicmae.media.boxes import read_boxes
+from hicmae.media.crops import crop_every_face, crop_video
+from hicmae.media.errors import MediaError
+from hicmae.media.faces import FaceConfig
+
+FPS = 25
+
+
+@dataclass
+class Frames:
+    """Frames in memory with a bright square of 20 pixels that moves 2 pixels a frame."""
+
+    count: int = 30
+    path: Path = Path("clip.mp4")
+    start_seconds: float = 5.0
+    height: int = 80
+    width: int = 160
+
+    def __post_init__(self) -> None:
+        self.timestamps = self.start_seconds + np.arange(self.count) / FPS
+        self.frame_clock = self.timestamps
+        self.duration_seconds = self.count / FPS
+
+    def __len__(self) -> int:
+        return self.count
+
+    def frames(self, indices: object) -> object:
+        for index in indices:  # type: ignore[attr-defined]
+            frame = np.zeros((self.height, self.width, 3), dtype=np.uint8)
+            frame[30:50, 10 + 2 * index : 30 + 2 * index] = 255
+            yield frame
+
+
+CONFIG = FaceConfig(detector="boxes", margin=0.0, smoothing_seconds=0.0)
+COLUMNS = {
+    "frame,x0,y0,x1,y1": "{frame},{x},30,{right},50",
+    "seconds,left,top,right,bottom": "{seconds:.3f},{x},30,{right},50",
+    "timestamp,x,y,w,h": "{seconds:.3f},{x},30,20,20",
+    "frame, x, y, width, height": "{frame}, {x}, 30, 20, 20",
+}
+
+
+def write_boxes(path: Path, header: str, line: str, frames: range) -> Path:
+    rows = [line.format(frame=i, seconds=i / FPS, x=10 + 2 * i, right=30 + 2 * i) for i in frames]
+    path.write_text("\n".join([header, *rows]) + "\n")
+    return path
+
+
+@pytest.mark.parametrize(("header", "line"), COLUMNS.items())
+@pytest.mark.parametrize("every", [1, 5])
+def test_boxes_follow_the_face_at_its_times(
+    tmp_path: Path, header: str, line: str, every: int
+) -> None:
+    table = read_boxes(write_boxes(tmp_path / "clip.csv", header, line, range(0, 30, every)))
+    track, crops = crop_video(Frames(), np.arange(26), table, CONFIG, 20)  # type: ignore[arg-type]
+    assert all(crop.min() > 250 for crop in crops)
+    assert track.coverage == 1
+    assert track.face_pixels == 20
+    assert track.found.sum() == len(range(0, 26, every))
+
+
+def test_where_boxes_are_missing_the_face_is_not_covered(tmp_path: Path) -> None:
+    header, line = next(iter(COLUMNS.items()))
+    path = write_boxes(tmp_path / "clip.csv", header, line, range(10))
+    track, _ = crop_video(Frames(), np.arange(30), read_boxes(path), CONFIG, 20)  # type: ignore[arg-type]
+    assert track.coverage == pytest.approx(1 / 3)
+    assert track.runs == (("detected", 10), ("held", 20))
+    # Rows that say there is no face are no boxes.
+    success = [f"{i},{10 + 2 * i},30,{30 + 2 * i},50,{int(i < 15)}" for i in range(30)]
+    path.write_text("\n".join(["frame,x0,y0,x1,y1,success", *success]))
+    track, _ = crop_video(Frames(), np.arange(30), read_boxes(path), CONFIG, 20)  # type: ignore[arg-type]
+    assert track.coverage == 0.5
+
+
+def test_a_track_column_tells_faces_apart(tmp_path: Path) -> None:
+    rows = ["frame,track,x0,y0,x1,y1"]
+    for i in range(20):  # they cross: overlap alone would mix them up
+        rows += [
+            f"{i},anna,{4 * i},10,{4 * i + 30},40",
+            f"{i},ben,{76 - 4 * i},10,{106 - 4 * i},40",
+        ]
+    path = tmp_path / "clip.csv"
+    path.write_text("\n".join(rows))
+    faces = crop_every_face(Frames(), np.arange(20), read_boxes(path), CONFIG, 20)  # type: ignore[arg-type]
+    starts = [track.boxes[0, 0] for track, _ in faces]
+    ends = [track.boxes[-1, 0] for track, _ in faces]
+    assert starts == [0, 76]
+    assert ends == [76, 0]
+
+
+def test_openface_output_is_understood_as_it_is(tmp_path: Path) -> None:
+    """Its frames count from 1 and its points begin at the brows."""
+    names = [f"{axis}_{point}" for axis in "xy" for point in range(68)]
+    rows = [", ".join(["frame", "face_id", "timestamp", "confidence", "success", *names])]
+    for i in range(30):
+        x, y = np.full(68, 50.0 + 2 * i), np.full(68, 40.0)
+        x[0], x[16], y[19], y[8] = 40 + 2 * i, 60 + 2 * i, 32, 52  # jaws, brow, chin
+        x[36:42], x[42:48], y[36:48] = 45 + 2 * i, 55 + 2 * i, 37
+        values = [i + 1, 0, round(i / FPS, 3), 0.98, 1, *x, *y]
+        rows.append(", ".join(map(str, values)))
+    path = tmp_path / "clip.csv"
+    path.write_text("\n".join(rows))
+    table = read_boxes(path)
+    np.testing.assert_allclose(table.boxes[0], [40, 27, 60, 52])
+    assert table.eyes is not None
+    np.testing.assert_allclose(table.eyes[0], [[45, 37], [55, 37]])
+    faces = table.faces(Frames(), np.arange(30))  # type: ignore[arg-type]
+    assert {place: found[0].box[0] for place, found in faces.items()} == {
+        i: 40 + 2 * i for i in range(30)
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("frame,a\n1,2\n", r"needs columns frame or seconds, and x0,y0,x1,y1 .*found frame, a"),
+        ("x0,y0,x1,y1\n1,2,3,4\n", "needs columns frame or seconds"),
+        ("frame,x0,y0,x1,y1\n0,9,9,20,20\n1,20,20,10,40\n", "line 3 has a box whose right"),
+        ("frame,x0,y0,x1,y1\n-1,9,9,20,20\n", "line 2 has no time of 0 or more"),
+        ("frame,x0,y0,x1,y1\n0,9,nine,20,20\n", "line 2: y0 is 'nine'"),
+        ("frame,x0,y0,x1,y1\n0,0.1,0.1,0.5,0.5\n", "shares of the picture; give pixels"),
+        ("frame,x0,y0,x1,y1\n30,9,9,20,20\n", r"has frame 30, but clip.mp4 has 30 frames \(0..29"),
+        ("", "cannot be read as CSV"),
+    ],
+)
+def test_what_is_wrong_is_one_line(tmp_path: Path, text: str, told: str) -> None:
+    path = tmp_path / "clip.csv"
+    path.write_text(text)
+    with pytest.raises(MediaError, match=told) as error:
+        read_boxes(path).faces(Frames(), np.arange(30))  # type: ignore[arg-type]
+    assert error.value.cause == "bad-boxes"
+    assert "\n" not in str(error.value)
+
+
+def test_boxes_that_say_no_face_at_all_are_no_face(tmp_path: Path) -> None:
+    path = tmp_path / "clip.csv"
+    path.write_text("frame,x0,y0,x1,y1\n")
+    with pytest.raises(MediaError, match="boxes found no face in"):
+        crop_video(Frames(), np.arange(30), read_boxes(path), CONFIG, 20)  # type: ignore[arg-type]
+    with pytest.raises(FileNotFoundError, match="no such file of face boxes"):
+        read_boxes(tmp_path / "gone.csv")
