@@ -12,7 +12,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,8 @@ _NOTE = (
     "A clip is {num_frames} frames at stride {frame_stride} and {clip_seconds:.2f} s of sound. "
     "Samples are {mean_sample_seconds:.1f} s long, an image is {mean_frame_bytes:.0f} bytes. "
     "From shards come uint8 frames and int16 sound (crop, normalisation and filter bank run on the "
-    "training device); from raw video, normalised frames and a filter bank, made on the CPU."
+    "training device), every digest checked; from raw video, normalised frames and a filter bank, "
+    "made on the CPU. CPU ms/clip is of the process that reads, and counts no waiting."
 )
 
 
@@ -61,9 +62,12 @@ def bench_loader(
         split: Split of the shards to read.
         json: File for the figures.
 
-    Returns: The figures. ``clips_per_second``: the stream with the first number of workers;
-        ``raw_clips_per_second`` and ``ratio`` (over it) where there is raw media;
-        ``random_access_clips_per_second``; ``lines``: everything in the table.
+    Returns: The figures. ``clips_per_second``: the stream with one worker, or the first number of
+        workers if one is not among them; ``raw_clips_per_second`` and ``ratio`` (over it) where
+        there is raw media; ``two_workers_over_one`` where both are measured;
+        ``cpu_milliseconds_per_clip`` and ``growth_megabytes`` (of the memory of the process while
+        it was measured) where 0 workers are; ``random_access_clips_per_second``; ``lines``:
+        everything in the table.
 
     Raises:
         ValueError: A number is out of range, or the shards cannot be read.
@@ -83,12 +87,12 @@ def bench_loader(
         lines = []
         for count in workers:
             batches = _streamed(index, input, batch_size, split, count)
-            lines.append(_line("stream", count, _rate(batches, seconds), index))
+            lines.append(_line("stream", count, _measured(batches, seconds), index))
         batches = _random(index, input, batch_size)
-        lines.append(_line("random access", 0, _rate(batches, seconds), index))
+        lines.append(_line("random access", 0, _measured(batches, seconds), index))
         if files:
             clips = raw_clips(files, input, Path(scratch))
-            lines.append(_line("raw video", 0, _rate(clips, seconds), None))
+            lines.append(_line("raw video", 0, _measured(clips, seconds), None))
         figures = _figures(lines, index, input, len(files))
     _print(figures)
     if json is not None:
@@ -105,7 +109,6 @@ def _streamed(
     """Clips of each batch of the stream, for ever."""
     config = StreamConfig(
         batch_size=batch_size,
-        shuffle_buffer=64,  # small, or filling it would be measured
         split=split,
         sound="optional",
         on_bad="raise",
@@ -127,26 +130,44 @@ def _random(index: Index, input: InputConfig, batch_size: int) -> Iterator[int]:
             yield len(batch["keys"])
 
 
-def _rate(batches: Iterator[int], seconds: float) -> float:
-    """Clips a second, from the end of one batch to the end of another."""
-    for _ in range(4):  # buffers, caches and worker processes are warm after these
+@dataclass(frozen=True)
+class _Measured:
+    """Clips a second, from the end of one batch to the end of another, and what they took."""
+
+    rate: float
+    cpu_ms: float  # a clip, of this process
+    growth: float  # of its memory, megabytes
+
+
+def _measured(batches: Iterator[int], seconds: float) -> _Measured:
+    for _ in range(4):  # caches and worker processes are warm after these
         next(batches)
-    start, num_clips = time.perf_counter(), 0
+    memory, cpu, start, num_clips = _megabytes(), time.process_time(), time.perf_counter(), 0
     while (elapsed := time.perf_counter() - start) < seconds or not num_clips:
         num_clips += next(batches)
-    return num_clips / elapsed
+    cpu = time.process_time() - cpu
+    return _Measured(num_clips / elapsed, 1000 * cpu / num_clips, _megabytes() - memory)
 
 
-def _line(what: str, workers: int, rate: float, index: Index | None) -> dict[str, Any]:
+def _megabytes() -> float:
+    """Memory that is this process's own and in use, 1e6 bytes (Linux)."""
+    fields = Path("/proc/self/statm").read_text().split()
+    return (int(fields[1]) - int(fields[2])) * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+def _line(what: str, workers: int, measured: _Measured, index: Index | None) -> dict[str, Any]:
     """One line of the table; a stream reads all bytes of its samples, random access does not."""
     size = None
     if index is not None and what == "stream":
-        size = sum(shard["bytes"] for shard in index.info["shards"]) / len(index.table) * rate / 1e6
+        clip = sum(shard["bytes"] for shard in index.info["shards"]) / len(index.table) / 1e6
+        size = clip * measured.rate
     return {
         "what": what,
         "workers": workers,
-        "clips_per_second": rate,
-        "milliseconds_per_clip": 1000 / rate,
+        "clips_per_second": measured.rate,
+        "milliseconds_per_clip": 1000 / measured.rate,
+        "cpu_milliseconds_per_clip": None if workers else measured.cpu_ms,
+        "growth_megabytes": None if workers else measured.growth,
         "megabytes_per_second": size,
     }
 
@@ -156,12 +177,20 @@ def _figures(
 ) -> dict[str, Any]:
     """What goes into the JSON file."""
     table = index.table
-    rates = {line["what"]: line["clips_per_second"] for line in reversed(lines)}
+    rates = {line["what"]: line["clips_per_second"] for line in lines}
+    streams = {line["workers"]: line for line in lines if line["what"] == "stream"}
+    stream = streams.get(1, lines[0])["clips_per_second"]
+    alone = streams.get(0, {})
     figures: dict[str, Any] = {
-        "clips_per_second": rates["stream"],
+        "clips_per_second": stream,
+        "cpu_milliseconds_per_clip": alone.get("cpu_milliseconds_per_clip"),
+        "growth_megabytes": alone.get("growth_megabytes"),
+        "two_workers_over_one": streams[2]["clips_per_second"] / streams[1]["clips_per_second"]
+        if {1, 2} <= streams.keys()
+        else None,
         "random_access_clips_per_second": rates["random access"],
         "raw_clips_per_second": rates.get("raw video"),
-        "ratio": rates["stream"] / rates["raw video"] if "raw video" in rates else None,
+        "ratio": stream / rates["raw video"] if "raw video" in rates else None,
         "num_raw_files": num_files,
         "lines": lines,
         "num_frames": input.num_frames,
@@ -178,20 +207,28 @@ def _figures(
 def _print(figures: dict[str, Any]) -> None:
     table = Table(title="Loading clips")
     table.add_column("reader")
-    for name in ("loader processes", "clips/s", "ms/clip", "MB/s"):
+    for name in ("loader processes", "clips/s", "ms/clip", "CPU ms/clip", "MB/s"):
         table.add_column(name, justify="right")
     for line in figures["lines"]:
-        size = line["megabytes_per_second"]
+        size, cpu = line["megabytes_per_second"], line["cpu_milliseconds_per_clip"]
         table.add_row(
             line["what"],
             str(line["workers"] or "none, in this process"),
             f"{line['clips_per_second']:.0f}",
             f"{line['milliseconds_per_clip']:.2f}",
+            "" if cpu is None else f"{cpu:.2f}",
             "" if size is None else f"{size:.0f}",
         )
     console = Console()
     console.print(table)
     console.print(_NOTE.format(**figures), highlight=False)
+    if figures["growth_megabytes"] is not None:
+        console.print(f"Reading in this process, it grew by {figures['growth_megabytes']:.1f} MB.")
+    if figures["two_workers_over_one"] is not None:
+        console.print(
+            f"Two workers give {figures['two_workers_over_one']:.2f} times the clips of one, on "
+            f"{figures['num_cores']} cores."
+        )
     if figures["ratio"] is not None:
         console.print(
             f"The stream gives {figures['ratio']:.1f} times the clips of raw video "

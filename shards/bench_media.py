@@ -14,7 +14,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import cv2
-import decord
 import numpy as np
 import soundfile
 import torch
@@ -23,9 +22,9 @@ import torchaudio
 from hicmae.media.sound import read_sound
 from hicmae.settings import InputConfig
 from hicmae.views import sound_span, train_indices
+from shards.building.writer import ShardWriter
 from shards.index import write_index
 from shards.schema import Digests, FaceInfo, SampleInfo, SourceFile
-from shards.writer import ShardWriter
 
 SAMPLE_SECONDS = 8.0
 _FPS, _SIDE, _RATE = 25, 160, 16000
@@ -106,6 +105,8 @@ def raw_clips(files: Sequence[Path], input: InputConfig, scratch: Path) -> Itera
         input: Geometry of a clip.
         scratch: For the wav files.
     """
+    import decord  # not before PyAV, see hicmae/media/__init__.py
+
     wavs = []
     for number, file in enumerate(files):
         sound = read_sound(file, sample_rate=input.sample_rate)

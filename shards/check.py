@@ -16,8 +16,10 @@ from typing import Any
 
 import pandas
 
+from shards.building.journal import read_journal
+from shards.building.workplace import SUFFIX
 from shards.check_sample import MEMBERS, check_sample
-from shards.index import Index, read_index
+from shards.index import JOURNAL_NAME, Index, read_index
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +48,8 @@ def check_shards(
     """Check a folder of shards.
 
     Args:
-        folder: With its index.
+        folder: With its index; or that of an unfinished build (``OUT.partial``, or the ``OUT`` it
+            is to become), of which the finished shards are compared with its journal.
         on_shard: Called with (done, total) after each shard.
 
     Returns: every problem, in the order of the shards; empty if all is well.
@@ -55,6 +58,11 @@ def check_shards(
         FileNotFoundError: There is no such folder.
         ShardError: It has no index that can be read.
     """
+    folder = Path(folder)
+    beside = folder.with_name(folder.name + SUFFIX)
+    for place in (folder, *(() if folder.exists() else (beside,))):
+        if (place / JOURNAL_NAME).is_file():
+            return _check_unfinished(place)
     index = read_index(folder)
     problems = list(_check_index(index))
     rows = dict(iter(index.table.groupby("shard", sort=False)))
@@ -72,6 +80,25 @@ def check_shards(
     return problems
 
 
+def _check_unfinished(folder: Path) -> list[Problem]:
+    """The finished shards of an unfinished build; that it is unfinished is the first problem."""
+    content = read_journal(folder / JOURNAL_NAME)
+    shards = content.shards.values() if content else ()
+    num_recordings = len(content.recordings) if content else 0
+    told = (
+        f"an unfinished build ({num_recordings} recordings are dealt with, {len(shards)} shards "
+        "are finished); give the command that began it again to finish it"
+    )
+    problems = [Problem(shard=folder.name, key=None, message=told)]
+    for shard in shards:
+        path = folder / "shards" / shard["name"]
+        if path.is_file():
+            problems += _check_bytes(path, shard)
+        else:
+            problems.append(Problem(shard=path.name, key=None, message="is missing"))
+    return problems
+
+
 def _check_index(index: Index) -> Iterator[Problem]:
     """The index against itself and against the folder."""
     table = index.table
@@ -80,6 +107,8 @@ def _check_index(index: Index) -> Iterator[Problem]:
     listed = set(index.shards)
     for name in sorted(set(table["shard"]) - listed):
         yield Problem(shard=name, key=None, message="has rows in the index, and is not in its list")
+    for path in sorted(index.folder.rglob("*.part")):
+        yield Problem(shard=path.name, key=None, message="is half-written; remove it")
     for path in sorted(index.folder.glob("*.tar")):
         if path.name not in listed:
             yield Problem(shard=path.name, key=None, message="is not in the index")
@@ -102,18 +131,7 @@ def _check_shard(index: Index, shard: dict[str, Any], rows: pandas.DataFrame) ->
     if not path.is_file():
         yield Problem(shard=name, key=None, message="is missing; rebuild the folder")
         return
-    size = path.stat().st_size
-    if size != shard["bytes"]:
-        yield Problem(
-            shard=name,
-            key=None,
-            message=f"has {size} bytes, the index says {shard['bytes']}; "
-            + ("it is truncated" if size < shard["bytes"] else "it has grown"),
-        )
-    elif _sha256(path) != shard["sha256"]:
-        yield Problem(
-            shard=name, key=None, message="its bytes are not those that were built (sha256)"
-        )
+    yield from _check_bytes(path, shard)
     if len(rows) != shard["num_samples"]:
         yield Problem(
             shard=name,
@@ -137,6 +155,22 @@ def _check_shard(index: Index, shard: dict[str, Any], rows: pandas.DataFrame) ->
     for extra in sorted(found.keys() - expected) if found is not None else ():
         yield Problem(
             shard=name, key=extra.split(".")[0], message=f"its member {extra} is not in the index"
+        )
+
+
+def _check_bytes(path: Path, shard: dict[str, Any]) -> Iterator[Problem]:
+    """Length and digest of a tar against its description."""
+    size = path.stat().st_size
+    if size != shard["bytes"]:
+        yield Problem(
+            shard=path.name,
+            key=None,
+            message=f"has {size} bytes, the index says {shard['bytes']}; "
+            + ("it is truncated" if size < shard["bytes"] else "it has grown"),
+        )
+    elif _sha256(path) != shard["sha256"]:
+        yield Problem(
+            shard=path.name, key=None, message="its bytes are not those that were built (sha256)"
         )
 
 

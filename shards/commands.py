@@ -1,7 +1,7 @@
-"""The functions behind ``hicmae shards build | check | info | synthesize``, and what they print.
+"""The functions behind ``hicmae shards build | merge | check | info | synthesize``.
 
-For: the command line. Not for: the work itself, which is in ``build.py``, ``check.py``,
-``info.py`` and ``synthesis/``.
+For: the command line, and what is printed there. Not for: the work itself, which is in
+``build.py``, ``merge.py``, ``check.py``, ``info.py`` and ``synthesis/``.
 """
 
 from __future__ import annotations
@@ -9,115 +9,111 @@ from __future__ import annotations
 import json as json_format
 import time
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from shards.build import NothingBuiltError, Progress, build_shards
+from shards.building.build import NothingBuiltError, build_shards
+from shards.building.merge import merge_shards
+from shards.building.parts import parse_part
 from shards.check import check_shards
 from shards.info import describe, shards_info
-from shards.printing import print_left_out, print_line, progress_bar
+from shards.options import with_options_of
+from shards.printing import BuildDisplay, print_left_out, print_line, progress_bar
 from shards.settings import BuildConfig
 
 
+@with_options_of(BuildConfig)
 def build(
     *,
     sources: list[Path],
     out: Path,
     overwrite: bool = False,
-    face_size: int = 160,
-    fps: float = 25.0,
-    jpeg_quality: int = 90,
-    chroma: Literal["420", "444"] = "420",
-    faces: Literal["yunet", "cascade", "none"] = "yunet",
-    face_choice: Literal["largest", "central"] = "largest",
-    face_margin: float = 0.3,
-    detect_every: int = 5,
-    min_coverage: float = 0.1,
-    box: tuple[int, int, int, int] | None = None,
-    sound: Literal["optional", "required"] = "optional",
-    silence_db: float = -70.0,
-    min_seconds: float = 0.5,
-    max_seconds: float | None = None,
-    samples_per_shard: int = 256,
-    workers: int | None = None,
-    deadline_seconds: float = 300.0,
+    part: str | None = None,
+    retry: bool = False,
+    quarantine: Path | None = None,
+    config: BuildConfig,
 ) -> None:
     """Build shards from videos.
 
     Every recording becomes a sample of face images at a constant frame rate with its sound, or is
-    refused by name and cause (also in OUT/refused.jsonl). The exit status is 0 if anything was
-    built, and 2 if nothing was.
+    refused by name and cause (also in OUT/refused.jsonl). A build that was interrupted or killed
+    goes on where it was when the same command is given again; until it is done, it is in
+    OUT.partial. The exit status is 0 if anything was built, and 2 if nothing was or if more was
+    refused than max_refused allows.
 
     Args:
         sources: Folders (every video in them), CSV or JSON-lines manifests, or videos.
         out: The folder of shards; new, or the result of an earlier build with --overwrite.
-        overwrite: Replace an earlier build.
-        face_size: Side of the square face images, pixels.
-        fps: Constant frame rate of the samples, frames per second.
-        jpeg_quality: Of the face images, 1..100.
-        chroma: Colour resolution of the images: 420 is half in both directions, 444 full.
-        faces: Detector: yunet, cascade (bundled, finds fewer), or none for pictures that are
-            faces already.
-        face_choice: Which of several faces: the largest or the most central.
-        face_margin: How much of the face box's side is added around it.
-        detect_every: Frames from one detection to the next; the box is interpolated in between.
-        min_coverage: Least share of the frames shown to the detector in which it finds the face.
-        box: With --faces none: cut x0, y0, x1, y1 out of every frame, pixels; none given: the
-            largest square in its middle.
-        sound: required refuses recordings without sound, optional keeps them.
-        silence_db: Sound below this level counts as silent, decibels relative to full scale.
-        min_seconds: Shorter recordings are refused.
-        max_seconds: Longer ones are cut into equal segments of at most this; none: never.
-        samples_per_shard: A shard is closed when it has so many.
-        workers: Processes; none: one a core.
-        deadline_seconds: A recording that takes longer is refused and its worker replaced.
+        overwrite: Replace an earlier build, and drop an unfinished one of other settings.
+        part: Build one part of the recordings only, such as 2/8 for the second of eight, into a
+            folder of its own; `hicmae shards merge` joins the parts.
+        retry: Going on with an interrupted build, open recordings again that crashed a worker or
+            took too long.
+        quarantine: The refused.jsonl of an earlier build: recordings that crashed a worker or took
+            too long then are refused unopened.
+        config: How; one option for each of its fields.
 
     Raises:
         ValueError: Nothing was built, or a source, folder or setting cannot be used.
     """
-    config = BuildConfig(
-        face_size=face_size,
-        fps=fps,
-        jpeg_quality=jpeg_quality,
-        chroma=chroma,
-        faces=faces,
-        face_choice=face_choice,
-        face_margin=face_margin,
-        detect_every=detect_every,
-        min_coverage=min_coverage,
-        box=box,
-        sound=sound,
-        silence_db=silence_db,
-        min_seconds=min_seconds,
-        max_seconds=max_seconds,
-        samples_per_shard=samples_per_shard,
-        workers=workers,
-        deadline_seconds=deadline_seconds,
-    )
     console, began = Console(), time.monotonic()
     try:
-        with progress_bar(console) as bar:
-            task = bar.add_task("building", total=None, note="")
-
-            def show(now: Progress) -> None:
-                rate = now.done / (time.monotonic() - began)
-                text = f"{rate:.1f}/s  {now.num_samples} samples, {now.num_refused} refused"
-                bar.update(task, completed=now.done, total=now.total, note=text)
-
-            result = build_shards(sources, out, config, overwrite=overwrite, on_progress=show)
+        with BuildDisplay(console) as display:
+            result = build_shards(
+                sources,
+                out,
+                config,
+                overwrite=overwrite,
+                part=None if part is None else parse_part(part),
+                quarantine=quarantine,
+                retry=retry,
+                on_progress=display.update,
+            )
     except NothingBuiltError as error:
         print_left_out(console, error.result)
         raise
+    except KeyboardInterrupt:
+        print_line(console, f"{out}: unfinished; the same command goes on from here")
+        raise
     print_left_out(console, result)
     took = time.monotonic() - began
+    num_new = result.num_recordings - result.num_kept
+    kept = f", {result.num_kept} of them by an earlier run" if result.num_kept else ""
     print_line(
         console,
         f"{result.num_samples} samples ({result.seconds / 3600:.2f} hours) from "
-        f"{result.num_recordings} recordings, {len(result.refusals)} refused, in {took:.0f} s "
-        f"({result.num_recordings / took:.1f}/s): {result.folder}",
+        f"{result.num_recordings} recordings{kept}, {len(result.refusals)} refused, in "
+        f"{took:.0f} s ({num_new / took:.1f}/s): {result.folder}",
+    )
+
+
+def merge(*, parts: list[Path], out: Path, overwrite: bool = False) -> None:
+    """Join the parts of a build (--part 1/8, …) into one folder of shards.
+
+    All parts must be there, finished, and of the same recordings and settings. They are left as
+    they are; on one file system their shards take no room twice.
+
+    Args:
+        parts: Folders of all parts, in any order.
+        out: The folder of shards; new, or the result of an earlier build with --overwrite.
+        overwrite: Replace an earlier build.
+    """
+    console = Console()
+    with progress_bar(console) as bar:
+        task = bar.add_task("merging", total=None, note="shards")
+        counts = merge_shards(
+            parts,
+            out,
+            overwrite=overwrite,
+            on_shard=lambda done, total: bar.update(task, completed=done, total=total),
+        )
+    print_line(
+        console,
+        f"{counts['num_samples']} samples ({counts['seconds'] / 3600:.2f} hours) from "
+        f"{counts['num_recordings']} recordings in {len(parts)} parts: {out}",
     )
 
 

@@ -20,8 +20,8 @@ class ClipError(ShardError):
 
     Args:
         message: What, where, found, allowed, remedy.
-        cause: A slug: ``no-sound``, ``bad-image``, ``bad-sound``, ``bad-json``,
-            ``missing-member``, ``missing-shard``, ``truncated``, ``wrong-rate``.
+        cause: A slug: ``no-sound``, ``bad-digest``, ``bad-image``, ``bad-sound``, ``bad-json``,
+            ``missing-member``, ``missing-shard``, ``truncated``, ``unreadable``, ``wrong-rate``.
     """
 
     def __init__(self, message: str, cause: str = "unreadable") -> None:

@@ -26,6 +26,7 @@ from shards.schema import SCHEMA_VERSION, Label, SampleInfo, ShardError
 
 TABLE_NAME = "index.parquet"
 INFO_NAME = "index.json"
+JOURNAL_NAME = "journal.jsonl"  # in the folder of a build that is not finished
 
 # Offsets and lengths are of a member's data inside its tar, bytes; -1 and 0 where there is none.
 COLUMNS: dict[str, pyarrow.DataType] = {
@@ -45,6 +46,8 @@ COLUMNS: dict[str, pyarrow.DataType] = {
     "split": pyarrow.string(),
     "sound_state": pyarrow.string(),
     "face_coverage": pyarrow.float64(),
+    "face_pixels": pyarrow.float64(),
+    "loudness_db": pyarrow.float64(),
 }
 
 
@@ -96,6 +99,8 @@ def index_row(
         "split": info.split,
         "sound_state": info.sound,
         "face_coverage": info.faces.coverage,
+        "face_pixels": info.faces.face_pixels,
+        "loudness_db": info.loudness_db,
     }
     return row | info.labels
 
@@ -146,6 +151,10 @@ def read_index(folder: Path | str) -> Index:
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such folder of shards")
     missing = [name for name in (TABLE_NAME, INFO_NAME) if not (folder / name).is_file()]
+    if (folder / JOURNAL_NAME).exists():
+        raise ShardError(
+            f"{folder}: an unfinished build; give the command that began it again to finish it"
+        )
     if missing:
         raise ShardError(
             f"{folder}: no {' and no '.join(missing)}; build shards with: "
@@ -159,7 +168,7 @@ def read_index(folder: Path | str) -> Index:
     if version != SCHEMA_VERSION:
         raise ShardError(
             f"{folder / INFO_NAME}: schema version {version!r}, this program reads "
-            f"{SCHEMA_VERSION}; rebuild it"
+            f"{SCHEMA_VERSION}; build these shards again from their recordings"
         )
     absent = [name for name in ("counts", "config", "label_columns", "shards") if name not in info]
     if absent:

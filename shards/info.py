@@ -23,7 +23,7 @@ def shards_info(folder: Path | str) -> dict[str, Any]:
         ``seconds`` (min, median, max of a sample), ``fps`` (its values), ``splits``, ``speakers``
         (num, unknown), ``sound`` (by state), ``face_coverage`` (mean, min), ``labels`` (a column:
         ``classes`` with counts, or ``min``/``mean``/``max``; and ``missing``), ``refused``,
-        ``ignored``, ``config``.
+        ``ignored``, ``config``, ``part`` (number, of, …; None unless it is one of a build's parts).
 
     Raises:
         FileNotFoundError: There is no such folder.
@@ -58,6 +58,7 @@ def shards_info(folder: Path | str) -> dict[str, Any]:
         "refused": index.info.get("refused", {}),
         "ignored": index.info.get("ignored", {}),
         "config": index.info["config"],
+        "part": index.info.get("part"),
     }
 
 
@@ -93,6 +94,9 @@ def describe(about: dict[str, Any]) -> list[tuple[str, str]]:
     lines.append(("refused", _listed(about["refused"]) or "none"))
     lines.append(("ignored", _listed(about["ignored"]) or "none"))
     lines.append(("build", _listed(about["config"])))
+    if about["part"]:
+        part = about["part"]
+        lines.append(("part", f"{part['number']}/{part['of']}; hicmae shards merge joins them"))
     return lines
 
 

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from shards.manifest import ManifestRow
 
 _MAX_LENGTH = 160  # leaves room for what tells keys apart; the schema allows 200
-_SEGMENT = re.compile(r"(.+)-\d{3,}")
+# What a build puts behind the key of a recording: a face, a segment, or both.
+_SEGMENT, _FACE = re.compile(r"-\d{3,}\Z"), re.compile(r"_face\d+\Z")
 
 
 def safe_key(name: str) -> str:
@@ -45,13 +46,18 @@ def segment_key(key: str, number: int) -> str:
     return f"{key}-{number:03d}"
 
 
+def face_key(key: str, number: int) -> str:
+    """The key of one of several faces of a recording."""
+    return f"{key}_face{number}"
+
+
 def unique_keys(rows: Sequence[ManifestRow]) -> list[ManifestRow]:
     """Give every recording its own key; one that is alone with its key keeps it.
 
     Those that share a key get as much of their folders in front as tells them apart; two in one
     folder get their suffix behind, two spans of one file their times, and two of the very same a
     number. The result depends on the rows and their order only. A key that looks like a segment
-    of another (``a-000`` beside ``a``) gets a ``_`` behind.
+    or a face of another (``a-000``, ``a_face0`` beside ``a``) gets a ``_`` behind.
     """
     keys = [row.key for row in rows]
     for tell_apart in (_by_folders, _by_suffix, _by_span):
@@ -66,8 +72,8 @@ def unique_keys(rows: Sequence[ManifestRow]) -> list[ManifestRow]:
     keys = _numbered(keys)
     taken = set(keys)
     for at, key in enumerate(keys):
-        segment = _SEGMENT.fullmatch(key)
-        if segment and segment.group(1) in taken:
+        whole = _SEGMENT.sub("", key)
+        if taken & ({whole, _FACE.sub("", whole)} - {key}):
             while key in taken:
                 key += "_"
             taken.add(key)

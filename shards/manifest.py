@@ -3,9 +3,10 @@
 For: what the build is to read, under which key, with which labels. Not for: the layouts of known
 datasets (``shards/datasets/``), which make such lists, nor for the recordings themselves.
 
-Reserved columns: ``key, path, audio, speaker, start, end, split``; every other column is a label.
-Paths are relative to the manifest. Numbers of a CSV stay numbers; text that only looks like one
-(``007``) stays text, and a column is of one kind throughout.
+Reserved columns: ``key, path, audio, boxes, region, fps, speaker, start, end, split``; every other
+column is a label. Paths are relative to the manifest, and may name a folder of frame images.
+Numbers of a CSV stay numbers; text that only looks like one (``007``) stays text, and a column is
+of one kind throughout.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from hicmae.media.image_files import sound_beside
+from shards.folders import VIDEO_SUFFIXES, walk
 from shards.keys import safe_key
 from shards.schema import Label
 from shards.tables import (
@@ -31,15 +34,6 @@ from shards.tables import (
     read_json_lines,
 )
 
-# What a folder's files are taken for; a manifest may name any file.
-# fmt: off
-VIDEO_SUFFIXES = frozenset((
-    ".3g2", ".3gp", ".amv", ".asf", ".avi", ".divx", ".dv", ".f4v", ".flv", ".m2ts", ".m2v", ".m4v",
-    ".mjpeg", ".mjpg", ".mkv", ".mov", ".mp4", ".mpe", ".mpeg", ".mpg", ".mts", ".mxf", ".ogm",
-    ".ogv", ".qt", ".rm", ".rmvb", ".ts", ".vob", ".webm", ".wmv",
-))
-# fmt: on
-
 
 @dataclass(frozen=True, kw_only=True)
 class ManifestRow:
@@ -47,10 +41,15 @@ class ManifestRow:
 
     Args:
         key: Name of the sample; safe (see ``shards/keys.py``).
-        path: The video file.
+        path: The video file, or a folder of frame images (see ``hicmae/media/image_video.py``).
         name: The same relative to the folder or manifest that named it, for the sample's json.
         audio: A separate sound file that starts with the picture; none: the video's own sound.
         audio_name: The same relative to the manifest.
+        fps: Frame rate of a folder of images, frames per second; none: the build's
+            ``image_fps``. Not for videos, which know their own times.
+        boxes: CSV of face boxes for ``--faces boxes``; none: ``<name>.csv`` beside the recording.
+        region: Part of the picture in which faces are looked for: x0, y0, x1, y1 as shares of its
+            width and height, 0..1 (a split screen: one speaker's half); none: all of it.
         speaker: Who speaks, if known.
         start: Start of the span, seconds after the first frame; none: the beginning.
         end: End of the span; none: the end.
@@ -63,6 +62,9 @@ class ManifestRow:
     name: str
     audio: Path | None = None
     audio_name: str | None = None
+    fps: float | None = None
+    boxes: Path | None = None
+    region: tuple[float, float, float, float] | None = None
     speaker: str | None = None
     start: float | None = None
     end: float | None = None
@@ -71,7 +73,7 @@ class ManifestRow:
 
 
 def read_manifest(source: Path | str) -> list[ManifestRow]:
-    """Read one source: a folder (every video in it), a ``.csv``, a ``.jsonl``, or a video file.
+    """Read one source: a folder, a ``.csv``, a ``.jsonl``, or a video file.
 
     Raises:
         FileNotFoundError: There is no such file or folder.
@@ -90,20 +92,25 @@ def read_manifest(source: Path | str) -> list[ManifestRow]:
 
 
 def list_folder(folder: Path) -> tuple[list[ManifestRow], list[Path]]:
-    """List the videos below a folder by their suffix, links followed, in the order of their names.
+    """List the recordings below a folder, links followed, in the order of their names.
+
+    A recording is a file with the suffix of a video, or a folder (this one too) of numbered
+    images without a video among them; its sound file (see ``sound_beside``) belongs to it.
 
     Returns: The rows, keyed by their path inside the folder; and the other files, ignored. Hidden
         files and folders are neither.
     """
-    rows, ignored = [], []
-    for path in _walk(folder, set()):
-        name = path.relative_to(folder).as_posix()
-        if path.suffix.lower() in VIDEO_SUFFIXES:
-            key = safe_key(name.removesuffix(path.suffix))
+    rows, ignored, sounds = [], [], set()
+    for path, is_folder in walk(folder):
+        name = path.relative_to(folder).as_posix() if path != folder else folder.resolve().name
+        if is_folder or path.suffix.lower() in VIDEO_SUFFIXES:
+            key = safe_key(name if is_folder else name.removesuffix(path.suffix))
             rows.append(ManifestRow(key=key, path=path, name=printable(name)))
         else:
             ignored.append(path)
-    return rows, ignored
+        if is_folder:
+            sounds.add(sound_beside(path))
+    return rows, [path for path in ignored if path not in sounds]
 
 
 def write_manifest(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -132,21 +139,6 @@ def write_manifest(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 def printable(name: str | Path) -> str:
     """A file name as text: bytes that are no UTF-8 become backslash escapes."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")
-
-
-def _walk(folder: Path, seen: set[tuple[int, int]]) -> Iterable[Path]:
-    """Files below a folder that are not hidden, in order; a folder linked twice is read once."""
-    status = folder.stat()
-    if (status.st_dev, status.st_ino) in seen:
-        return
-    seen.add((status.st_dev, status.st_ino))
-    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
-        if entry.name.startswith("."):
-            continue
-        if entry.is_dir():
-            yield from _walk(Path(entry.path), seen)
-        else:
-            yield Path(entry.path)
 
 
 def _rows(manifest: Path, raw: list[tuple[int, dict[str, Any]]]) -> list[ManifestRow]:
@@ -192,12 +184,16 @@ def _row(manifest: Path, values: dict[str, Any]) -> ManifestRow:
             raise ValueError(f"{name} is {value} (leave a missing value out)")
     name = str(values["path"])
     audio = str(values["audio"]) if "audio" in values else None
+    boxes = str(values["boxes"]) if "boxes" in values else None
     return ManifestRow(
         key=safe_key(str(values["key"]) if "key" in values else _stem(name)),
         path=manifest.parent / name,
         name=name,
         audio=None if audio is None else manifest.parent / audio,
         audio_name=audio,
+        fps=_rate(values.get("fps")),
+        boxes=None if boxes is None else manifest.parent / boxes,
+        region=_region(values.get("region")),
         speaker=str(values["speaker"]) if "speaker" in values else None,
         start=span["start"],
         end=span["end"],
@@ -210,6 +206,31 @@ def _stem(name: str) -> str:
     """A manifest's path without its suffix and without what leads out of the folder."""
     parts = [part for part in Path(name).with_suffix("").parts if part not in ("..", "/", "")]
     return parts[-1] if Path(name).is_absolute() else "/".join(parts)
+
+
+def _rate(value: Any) -> float | None:
+    """A frame rate of the manifest."""
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+        raise ValueError(f"fps is {value!r} (must be frames per second, more than 0)")
+    return float(value)
+
+
+def _region(value: Any) -> tuple[float, float, float, float] | None:
+    """A part of the picture, written as four numbers with blanks or commas between them."""
+    if value is None:
+        return None
+    try:
+        x0, y0, x1, y1 = (float(part) for part in str(value).replace(",", " ").split())
+    except ValueError:
+        x0, y0, x1, y1 = 1.0, 1.0, 0.0, 0.0
+    if not (0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1):
+        raise ValueError(
+            f"region is {value!r} (must be x0 y0 x1 y1 as shares of the picture, such as "
+            "'0 0 0.5 1' for its left half)"
+        )
+    return x0, y0, x1, y1
 
 
 def _seconds(name: str, value: Any) -> float | None:

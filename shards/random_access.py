@@ -3,8 +3,9 @@
 For: ``ShardDataset``, whose folds are filters on the index and never copies of the data. Not for:
 endless shuffled streams (``streaming.py``), nor decoding (``sample.py``).
 
-Only the bytes of a clip are read: its json, the images from its first to its last frame, and the
-span of its sound.
+The first time that a sample is read, it is read whole and its digests are checked; from then on
+only the bytes of a clip: its json, the images from its first to its last frame, and the span of
+its sound.
 
 Deviation: the reference ends on a bad sample or silently reads another in its place; here it is
 an error that names it, or, in training and if asked for, left out and counted.
@@ -22,22 +23,18 @@ import torch
 
 from hicmae.settings import InputConfig
 from hicmae.views import sound_span, test_views, train_indices
-from shards.errors import ClipError, Skipped, no_sound
-from shards.files import ShardFiles
-from shards.index import Index, read_index
+from shards.errors import ClipError, Skipped
+from shards.index import Index
+from shards.reading.cache import CacheConfig
+from shards.reading.corpus import Row
+from shards.reading.files import ShardFiles, ShardFolder, open_folder
+from shards.reading.whole_sample import parse_row_json, read_sample
 from shards.sample import cut_clip
-from shards.schema import SampleInfo, ShardError, parse_sample_json
+from shards.schema import SampleInfo
 from shards.targets import class_numbers, real_values
 
 # Room for what stands before the samples in a wav: RIFF, fmt, perhaps LIST, data.
 _WAV_HEAD = 512
-
-_READ_COLUMNS = [
-    "key",
-    "shard",
-    "num_frames",
-    *(f"{name}_{what}" for name in ("mjpg", "wav", "json") for what in ("offset", "length")),
-]
 
 
 class ShardDataset(torch.utils.data.Dataset[dict[str, Any] | Skipped]):
@@ -47,7 +44,8 @@ class ShardDataset(torch.utils.data.Dataset[dict[str, Any] | Skipped]):
     ``rows``, "view", the number of the view in the sample, and "label" or "target" if asked for.
 
     Args:
-        source: A folder with an index, or the index.
+        source: A folder with an index, or the index; elsewhere: an fsspec URL, a ``pipe:`` command
+            with ``{}`` for the name of a file, or what ``files.open_folder`` gives for those.
         input: Geometry of a clip.
         rows: The rows of the index to read, in any order; none given: all.
         views: ``train``: one clip a sample, at a position drawn anew for each epoch; a number:
@@ -58,6 +56,7 @@ class ShardDataset(torch.utils.data.Dataset[dict[str, Any] | Skipped]):
             ``num_samples`` 0.
         on_bad: ``raise``, or ``skip``: the item is then a ``Skipped``, which ``collate`` counts.
         seed: Positions of the training clips depend on it, the epoch and the row of the index.
+        cache: Where shards from elsewhere are kept; none given: the user's cache folder.
 
     Attributes:
         rows: One row an own sample, numbered from 0.
@@ -70,7 +69,7 @@ class ShardDataset(torch.utils.data.Dataset[dict[str, Any] | Skipped]):
 
     def __init__(
         self,
-        source: Path | str | Index,
+        source: Path | str | Index | ShardFolder,
         *,
         input: InputConfig,
         rows: pandas.DataFrame | None = None,
@@ -80,10 +79,15 @@ class ShardDataset(torch.utils.data.Dataset[dict[str, Any] | Skipped]):
         require_sound: bool = True,
         on_bad: Literal["raise", "skip"] = "raise",
         seed: int = 0,
+        cache: CacheConfig | None = None,
     ) -> None:
-        index = source if isinstance(source, Index) else read_index(source)
+        if isinstance(source, Index):
+            folder = source.folder.resolve()
+            index, self._files = source, ShardFiles(folder)
+        else:
+            opened = source if isinstance(source, ShardFolder) else open_folder(source, cache)
+            index, self._files, folder = opened.index, opened.files, opened.files.folder
         rows = index.table if rows is None else rows
-        folder = index.folder.resolve()
         if rows.empty:
             raise ValueError(f"{folder}: no sample left to read (0 of {len(index.table)} rows)")
         if not (views == "train" or (isinstance(views, int) and views >= 1)):
@@ -104,11 +108,12 @@ class ShardDataset(torch.utils.data.Dataset[dict[str, Any] | Skipped]):
         self._targets = None if targets is None else real_values(rows, targets)
         # Rows are numbered by the index, so that a sample's clips do not depend on the fold.
         self._numbers = rows.index.to_numpy()
-        self._records: list[Any] = self.rows.loc[:, _READ_COLUMNS].to_dict("records")
+        self._records = Row.rows_of(self.rows)
         self._positions = {str(key): number for number, key in enumerate(self.rows["key"])}
-        self._files = ShardFiles(folder)
-        # In shared memory, so that persistent workers hear of a new epoch.
+        # In shared memory, so that persistent workers hear of a new epoch, and all processes of
+        # what one of them has checked.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+        self._is_checked = torch.zeros(len(rows), dtype=torch.bool).share_memory_()
 
     def __len__(self) -> int:
         return len(self._records) * self.num_views
@@ -149,35 +154,27 @@ class ShardDataset(torch.utils.data.Dataset[dict[str, Any] | Skipped]):
             ClipError: It cannot be read, or is not what the index says.
         """
         row = self._records[sample]
-        where = _where(row)
-        data = self._read(row, "json")
-        try:
-            info = parse_sample_json(data, where)
-        except ShardError as error:
-            raise ClipError(str(error), "bad-json") from error
-        said = (info.key, info.num_frames, info.frame_offsets[-1])
-        indexed = (row["key"], row["num_frames"], row["mjpg_length"])
-        if said != indexed:
-            raise ClipError(
-                f"{where}: its json says (key, frames, bytes) {said}, the index {indexed}; "
-                "rebuild it",
-                "bad-json",
-            )
-        return info
+        return parse_row_json(self._read(row, "json", row.json_offset, row.json_length), row)
 
     def _view(self, sample: int, view: int) -> dict[str, Any]:
-        row, info = self._records[sample], self.info(sample)
-        if row["wav_length"] == 0 and (info.has_sound or self.require_sound):
-            raise no_sound(_where(row), "mjpg, json", info.has_sound)
-        indices = self._indices(sample, view, info.num_frames)
-        first = info.frame_offsets[int(indices[0])]
-        last = info.frame_offsets[int(indices[-1]) + 1]
-        wav = None
-        if row["wav_length"] > 0:
-            _, stop = sound_span(int(indices[0]), self.input)
-            wav = self._read(row, "wav", 0, min(row["wav_length"], _WAV_HEAD + 2 * stop))
-        mjpg = self._read(row, "mjpg", first, last - first)
-        cut = cut_clip(info, mjpg, wav, indices, self.input, _where(row), mjpg_start=first)
+        row = self._records[sample]
+        wav: bytes | None = None
+        if self._is_checked[sample]:
+            info = self.info(sample)
+            indices = self._indices(sample, view, info.num_frames)
+            first = info.frame_offsets[int(indices[0])]
+            last = info.frame_offsets[int(indices[-1]) + 1]
+            if row.wav_length > 0:
+                _, stop = sound_span(int(indices[0]), self.input)
+                length = min(row.wav_length, _WAV_HEAD + 2 * stop)
+                wav = self._read(row, "wav", row.wav_offset, length)
+            mjpg = self._read(row, "mjpg", row.mjpg_offset + first, last - first)
+        else:
+            whole = read_sample(self._files, row, require_sound=self.require_sound)
+            info, mjpg, wav = whole.info, whole.mjpg, whole.wav
+            indices, first = self._indices(sample, view, info.num_frames), 0
+            self._is_checked[sample] = whole.in_place
+        cut = cut_clip(info, mjpg, wav, indices, self.input, row.where, mjpg_start=first)
         clip = cut.decode(self.input) | {"sample": sample, "view": view}
         if self._labels is not None:
             clip["label"] = int(self._labels[sample])
@@ -195,14 +192,5 @@ class ShardDataset(torch.utils.data.Dataset[dict[str, Any] | Skipped]):
         )
         return views[view]
 
-    def _read(
-        self, row: dict[str, Any], member: str, start: int = 0, length: int | None = None
-    ) -> bytes:
-        """Bytes of a member, all of it unless a part is named."""
-        length = row[f"{member}_length"] if length is None else length
-        offset = row[f"{member}_offset"] + start
-        return self._files.read(row["shard"], offset, length, f"{_where(row)}: {member}")
-
-
-def _where(row: dict[str, Any]) -> str:
-    return f"{row['shard']}: sample {row['key']!r}"
+    def _read(self, row: Row, member: str, offset: int, length: int) -> bytes:
+        return self._files.read(row.shard, offset, length, f"{row.where}: {member}")

@@ -1,11 +1,8 @@
 """The bytes of one sample, cut and decoded into the clip that the network is shown.
 
-For: both readers; everything that knows JPEG. Not for: finding samples in tars
-(``streaming.py``, ``random_access.py``), the wav format (``sound.py``), choosing frames
-(``hicmae/views.py``), or anything after uint8 frames and int16 sound (``hicmae/transforms``).
-
-Cutting (bytes to fewer bytes) and decoding are two steps, so that a shuffle buffer holds the 16
-images of a clip rather than the 200 of its sample.
+For: both readers. Not for: finding samples in tars (``whole_sample.py``, ``random_access.py``),
+JPEG (``images.py``), the wav format (``sound.py``), choosing frames (``hicmae/views.py``), or
+anything after uint8 frames and int16 sound (``hicmae/transforms``).
 """
 
 from __future__ import annotations
@@ -15,18 +12,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 
 from hicmae.settings import InputConfig
 from hicmae.views import sound_span
 from shards.errors import ClipError, Skipped, named_counts
+from shards.reading.images import cut_images, decode_image, require_image_size
 from shards.schema import SampleInfo
 from shards.sound import decode_sound
 
 _NO_SOUND = np.zeros(0, dtype=np.int16)
-_JPEG_START, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,16 +47,42 @@ class ClipBytes:
     waveform: np.ndarray
     face_size: int
 
+    def require_size(self) -> None:
+        """Refuse images of another size than their json says, before they are decoded.
+
+        Raises:
+            ClipError: The first one is.
+        """
+        side = self.face_size
+        require_image_size(self.jpegs[0], (side, side), self.where, int(self.images[0]))
+
+    def decode_into(self, frames: np.ndarray, waveform: np.ndarray) -> None:
+        """Decode into the place of a clip.
+
+        Args:
+            frames: uint8 (T, H, W, 3), overwritten.
+            waveform: int16 (clip_samples,), overwritten; zeros after the sound.
+
+        Raises:
+            ClipError: An image cannot be decoded, or is not of that size.
+        """
+        done, last = -1, frames[0]
+        for frame, place in zip(frames, self.repeats.tolist(), strict=True):
+            if place == done:  # the last image of a short sample is held
+                frame[...] = last
+            else:
+                decode_image(frame, self.jpegs[place], self.where, int(self.images[place]))
+            last, done = frame, place
+        count = len(self.waveform)
+        waveform[:count] = self.waveform
+        waveform[count:] = 0
+
     def decode(self, input: InputConfig) -> dict[str, Any]:
         """Decode into one clip of a batch, as ``make_clip`` gives it."""
         side = self.face_size
-        distinct = np.empty((len(self.jpegs), side, side, 3), dtype=np.uint8)
-        for out, jpeg, number in zip(distinct, self.jpegs, self.images, strict=True):
-            _decode_into(out, jpeg, f"{self.where}: image {number}")
-        whole = len(self.jpegs) == len(self.repeats)
-        frames = distinct if whole else distinct[self.repeats]  # (T, H, W, 3)
-        waveform = np.zeros(input.clip_samples, dtype=np.int16)
-        waveform[: len(self.waveform)] = self.waveform
+        frames = np.empty((len(self.repeats), side, side, 3), dtype=np.uint8)
+        waveform = np.empty(input.clip_samples, dtype=np.int16)
+        self.decode_into(frames, waveform)
         return {
             "frames": torch.from_numpy(frames),
             "waveform": torch.from_numpy(waveform),
@@ -128,7 +150,7 @@ def cut_clip(
         key=info.key,
         where=where,
         images=distinct,
-        jpegs=_jpegs(mjpg, offsets, distinct, mjpg_start),
+        jpegs=cut_images(mjpg, offsets, distinct, mjpg_start),
         repeats=repeats,
         waveform=np.zeros(0, dtype=np.int16)
         if wav is None
@@ -149,32 +171,6 @@ def check_rates(info: SampleInfo, input: InputConfig, where: str) -> None:
             f"{input.fps:g} fps and {input.sample_rate} Hz; rebuild the shards at that rate",
             "wrong-rate",
         )
-
-
-def decode_frames(
-    mjpg: bytes, frame_offsets: Sequence[int], indices: np.ndarray, where: str = "mjpg"
-) -> np.ndarray:
-    """Decode chosen images of a Motion-JPEG stream.
-
-    Args:
-        mjpg: JPEG images one after another.
-        frame_offsets: N + 1 byte offsets into it.
-        indices: (T,) images to decode; one asked for twice is decoded once.
-        where: How an error names the stream.
-
-    Returns: uint8 (T, H, W, 3), RGB.
-
-    Raises:
-        ClipError: An image cannot be decoded, or they differ in size.
-    """
-    distinct, repeats = np.unique(indices, return_inverse=True)
-    jpegs = _jpegs(mjpg, frame_offsets, distinct)
-    first = _decode_image(jpegs[0], f"{where}: image {distinct[0]}")
-    frames = np.empty((len(jpegs), *first.shape), dtype=np.uint8)
-    frames[0] = first
-    for number in range(1, len(jpegs)):
-        _decode_into(frames[number], jpegs[number], f"{where}: image {distinct[number]}")
-    return frames if len(jpegs) == len(indices) else frames[repeats]
 
 
 def collate(clips: Sequence[dict[str, Any] | Skipped]) -> dict[str, Any]:
@@ -208,28 +204,3 @@ def collate(clips: Sequence[dict[str, Any] | Skipped]) -> dict[str, Any]:
         elif isinstance(first, int):
             batch[name] = torch.tensor([clip[name] for clip in kept])
     return batch
-
-
-def _jpegs(
-    mjpg: bytes, frame_offsets: Sequence[int], images: np.ndarray, start: int = 0
-) -> tuple[bytes, ...]:
-    spans = [(frame_offsets[i] - start, frame_offsets[i + 1] - start) for i in images.tolist()]
-    return tuple(mjpg[first:last] for first, last in spans)
-
-
-def _decode_image(jpeg: bytes, where: str) -> np.ndarray:
-    """One image, uint8 (H, W, 3), RGB."""
-    # A decoder fills the rest of a cut-off image with grey and says nothing; the end marker tells.
-    if jpeg[:2] == _JPEG_START and jpeg[-2:] == _JPEG_END:
-        image = cv2.imdecode(np.frombuffer(jpeg, dtype=np.uint8), cv2.IMREAD_COLOR_RGB)
-        if image is not None:
-            return image
-    raise ClipError(f"{where} cannot be decoded ({len(jpeg)} bytes); rebuild it", "bad-image")
-
-
-def _decode_into(out: np.ndarray, jpeg: bytes, where: str) -> None:
-    image = _decode_image(jpeg, where)
-    if image.shape != out.shape:
-        found, wanted = "x".join(map(str, image.shape[:2])), "x".join(map(str, out.shape[:2]))
-        raise ClipError(f"{where} is {found} pixels, not {wanted}; rebuild it", "bad-image")
-    out[...] = image

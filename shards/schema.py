@@ -17,7 +17,9 @@ import re
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
-SCHEMA_VERSION = 1
+# Version 2 added faces.face_pixels, faces.align and loudness_db. Shards of version 1 are refused:
+# what they lack cannot be known without the recordings, from which they are built again.
+SCHEMA_VERSION = 2
 SAMPLE_RATE = 16000
 
 SoundState = Literal["present", "absent", "silent", "shorter"]
@@ -53,14 +55,20 @@ class FaceInfo:
     Args:
         policy: Which of several faces was taken (``largest``, …), or ``none``.
         detector: Name of the detector, or ``none``.
-        coverage: Share of frames in which the detector found it, 0..1; 1 without a detector.
-        found_by: Run lengths over the frames: ``(("detected", 40), ("filled", 3), …)``.
+        coverage: Share of frames in which the detector found it, 0..1. Frames that the source
+            lacks (``missing`` in ``found_by``) count as not found, also without a detector.
+        found_by: Run lengths over the frames: ``(("detected", 40), ("interpolated", 3), …)``.
+        face_pixels: Median side of the detector's box, without the margin, pixels of the source;
+            None without a detector.
+        align: ``eyes`` where the images are turned and scaled by the eyes, else ``none``.
     """
 
     policy: str
     detector: str
     coverage: float
     found_by: tuple[tuple[str, int], ...]
+    face_pixels: float | None = None
+    align: str = "none"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +98,8 @@ class SampleInfo:
         padded_samples: How many of them are zeros put where the source has no sound.
         sample_rate: Of the wav, Hz.
         sound_source: The sound's own file, where it is not the video's.
+        loudness_db: Level of the sound (root mean square, padding left out), decibels relative to
+            full scale; None where it is absent or silent.
         sound_damaged: Whether parts of the sound could not be decoded; they are silent here.
         split: ``train``, ``test``, … as in the name of the shard.
         speaker: Who speaks, if known.
@@ -114,6 +124,7 @@ class SampleInfo:
     digests: Digests
     sample_rate: int = SAMPLE_RATE
     sound_source: SourceFile | None = None
+    loudness_db: float | None = None
     sound_damaged: bool = False
     split: str = "train"
     speaker: str | None = None
@@ -174,7 +185,8 @@ def parse_sample_json(data: bytes, where: str) -> SampleInfo:
     version = raw.get("schema_version")
     if version != SCHEMA_VERSION:
         raise ShardError(
-            f"{where}: schema version {version!r}, this program reads {SCHEMA_VERSION}; rebuild it"
+            f"{where}: schema version {version!r}, this program reads {SCHEMA_VERSION}; build "
+            "these shards again from their recordings"
         )
     problems: list[str] = []
     values = _checked(SampleInfo, raw, "", problems)
@@ -233,6 +245,7 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "str": (str,),
     "int": (int,),
     "float": (int, float),
+    "float | None": (int, float, type(None)),
     "bool": (bool,),
     "str | None": (str, type(None)),
     "SoundState": (str,),

@@ -7,11 +7,15 @@ which takes its sizes from the input of the network.
 from __future__ import annotations
 
 import dataclasses
+import re
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any, Literal
 
 # Settings that change how a build runs and not what it writes.
-_RUN_ONLY = ("workers", "deadline_seconds")
+_RUN_ONLY = ("offline", "workers", "worker_gib", "deadline_seconds", "max_refused")
+
+_BUDGET = re.compile(r"(?P<percent>(?:\d{1,2}(?:\.\d+)?|100))%|(?P<count>\d+)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,11 +27,20 @@ class BuildConfig:
         fps: Constant frame rate of the samples, frames per second.
         jpeg_quality: Of the face images, 1..100.
         chroma: Colour resolution of the images: ``420`` half in both directions, ``444`` full.
-        faces: Detector: ``yunet``, ``cascade`` (bundled, finds fewer), or ``none`` for pictures
-            that are faces already.
-        face_choice: Which of several faces: the ``largest`` or the most ``central``.
+        faces: Detector: ``yunet``, ``cascade`` (bundled, finds fewer), ``boxes`` (a CSV of each
+            recording, OpenFace's too: the manifest's column boxes, or NAME.csv beside it), or
+            ``none`` for pictures that are faces already.
+        face_choice: Which of several faces: the ``largest``, the most ``central``, or ``all``:
+            one sample for each, named KEY_face0, KEY_face1, ….
         face_margin: How much of the face box's side is added around it.
+        face_smoothing_seconds: Over what time the box's movements are smoothed (standard
+            deviation); 0: not at all.
+        face_gap_seconds: How long a moving face may stay unfound and still be the same one.
+        align: ``eyes`` turns and scales every image so that the eyes are level and in their
+            place; ``none`` keeps pictures upright.
         detect_every: Frames from one detection to the next; the box is interpolated in between.
+        image_fps: Frame rate of folders of images that have no rate of their own (the manifest's
+            column fps, OpenFace's CSV), frames per second; none given: such folders are refused.
         min_coverage: Least share of the frames shown to the detector in which it finds the face.
         box: With ``faces: none``: cut x0, y0, x1, y1 out of every frame, pixels; none given: the
             largest square in its middle.
@@ -36,18 +49,28 @@ class BuildConfig:
         min_seconds: Shorter recordings are refused.
         max_seconds: Longer ones are cut into equal segments of at most this; none: never.
         samples_per_shard: A shard is closed when it has so many.
+        offline: Never fetch the detector's file; nor is it where HICMAE_OFFLINE is set.
         workers: Processes; none: one a core.
+        worker_gib: Memory of a process for its data, GiB; a recording that needs more is refused.
+            None: no limit.
         deadline_seconds: A recording that takes longer is refused and its worker replaced.
+        max_refused: End the build with an error when more recordings than this give no sample: a
+            number, or a share such as ``5%``; none: never. What was built is kept, and a higher
+            limit goes on with it.
     """
 
     face_size: int = 160
     fps: float = 25.0
     jpeg_quality: int = 90
     chroma: Literal["420", "444"] = "420"
-    faces: Literal["yunet", "cascade", "none"] = "yunet"
-    face_choice: Literal["largest", "central"] = "largest"
+    faces: Literal["yunet", "cascade", "boxes", "none"] = "yunet"
+    face_choice: Literal["largest", "central", "all"] = "largest"
     face_margin: float = 0.3
+    face_smoothing_seconds: float = 0.2
+    face_gap_seconds: float = 1.0
+    align: Literal["none", "eyes"] = "none"
     detect_every: int = 5
+    image_fps: float | None = None
     min_coverage: float = 0.1
     box: tuple[int, int, int, int] | None = None
     sound: Literal["optional", "required"] = "optional"
@@ -55,8 +78,11 @@ class BuildConfig:
     min_seconds: float = 0.5
     max_seconds: float | None = None
     samples_per_shard: int = 256
+    offline: bool = False
     workers: int | None = None
+    worker_gib: float | None = None
     deadline_seconds: float = 300.0
+    max_refused: int | str | None = None
 
     def __post_init__(self) -> None:
         problems = [
@@ -73,8 +99,18 @@ class BuildConfig:
         ]
         if not 1 <= self.jpeg_quality <= 100:
             problems.append(f"jpeg_quality = {self.jpeg_quality} (must lie between 1 and 100)")
-        if self.face_margin < 0:
-            problems.append(f"face_margin = {self.face_margin} (must be 0 or more)")
+        problems += [
+            f"{name} = {getattr(self, name)} (must be 0 or more)"
+            for name in ("face_margin", "face_smoothing_seconds", "face_gap_seconds")
+            if getattr(self, name) < 0
+        ]
+        if self.image_fps is not None and not self.image_fps > 0:
+            problems.append(f"image_fps = {self.image_fps} (must be positive)")
+        if self.align == "eyes" and self.faces in ("cascade", "none"):
+            problems.append(
+                f"align = eyes with faces = {self.faces}, which finds no eyes (it needs yunet, or "
+                "boxes with eyes)"
+            )
         if not 0 <= self.min_coverage <= 1:
             problems.append(f"min_coverage = {self.min_coverage} (must lie between 0 and 1)")
         if self.box is not None:
@@ -90,8 +126,24 @@ class BuildConfig:
             )
         if self.workers is not None and self.workers < 1:
             problems.append(f"workers = {self.workers} (must be 1 or more)")
+        if self.worker_gib is not None and not self.worker_gib > 0:
+            problems.append(f"worker_gib = {self.worker_gib} (must be positive)")
+        if self.max_refused is not None and not _BUDGET.fullmatch(str(self.max_refused)):
+            problems.append(
+                f"max_refused = {self.max_refused!r} (must be a number of recordings, or a share "
+                "such as 5%)"
+            )
         if problems:
             raise ValueError(f"shards build: {'; '.join(problems)}")
+
+    def most_refused(self, num_recordings: int) -> int:
+        """How many of so many recordings may be refused."""
+        budget = _BUDGET.fullmatch(str(self.max_refused))
+        if budget is None:
+            return num_recordings
+        if budget["percent"] is not None:
+            return int(num_recordings * Fraction(budget["percent"]) / 100)
+        return int(budget["count"])
 
     def recorded(self) -> dict[str, Any]:
         """What the index keeps: everything that has an influence on the samples."""

@@ -15,8 +15,8 @@ from typing import Any
 from hicmae.plain import did_you_mean
 from shards.index import COLUMNS
 
-TEXT_COLUMNS = ("key", "path", "audio", "speaker", "split")
-RESERVED = (*TEXT_COLUMNS, "start", "end")
+TEXT_COLUMNS = ("key", "path", "audio", "boxes", "region", "speaker", "split")
+RESERVED = (*TEXT_COLUMNS, "start", "end", "fps")
 
 
 def delimiter(path: Path) -> str:

@@ -17,9 +17,9 @@ import cv2
 import numpy as np
 
 from hicmae.settings import InputConfig
+from shards.building.writer import ShardWriter
 from shards.index import write_index
 from shards.schema import Digests, FaceInfo, Label, SampleInfo, SourceFile
-from shards.writer import ShardWriter
 
 SIDE = 32
 INPUT = InputConfig(

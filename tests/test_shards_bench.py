@@ -37,7 +37,10 @@ def test_the_bench_measures_given_shards_and_writes_its_figures(
         ("stream", 1),
         ("random access", 0),
     ]
-    assert figures["clips_per_second"] == figures["lines"][0]["clips_per_second"] > 0
+    assert figures["clips_per_second"] == figures["lines"][1]["clips_per_second"] > 0
+    assert figures["cpu_milliseconds_per_clip"] > 0
+    assert figures["lines"][1]["cpu_milliseconds_per_clip"] is None
+    assert figures["two_workers_over_one"] is None
     assert figures["random_access_clips_per_second"] > 0
     assert figures["raw_clips_per_second"] is None
     assert figures["ratio"] is None
@@ -46,7 +49,7 @@ def test_the_bench_measures_given_shards_and_writes_its_figures(
     assert line["megabytes_per_second"] == pytest.approx(
         line["clips_per_second"] * shard_bytes / 8 / 1e6
     )
-    assert "clips/s" in capsys.readouterr().out
+    assert "CPU ms/clip" in capsys.readouterr().out
 
 
 def test_raw_video_is_measured_in_the_same_run(clips_dir: Path, tmp_path: Path) -> None:

@@ -1,72 +1,21 @@
-"""Recordings become aligned samples, whatever is wrong with some of them."""
+"""Recordings become aligned samples, the same ones whoever builds them."""
 
 from __future__ import annotations
 
 import hashlib
-import io
-import json
-import os
-import signal
-import tarfile
-import time
 import wave
-from collections import Counter
 from pathlib import Path
-from typing import Any
 
-import cv2
 import numpy as np
 import pytest
+from build_fixtures import config, digests, samples
 from shard_media import brightness, tone, write_video
 
-import shards.build
-from shards.build import BuildConfig, NothingBuiltError, build_shards
+from shards.building.build import BuildConfig, build_shards
 from shards.check import check_shards
 from shards.index import read_index
-from shards.manifest import ManifestRow
-from shards.prepare import Outcome, Refusal
-from shards.schema import SampleInfo, parse_sample_json
 
-TINY = BuildConfig(faces="none", face_size=32, workers=2)
-
-
-def config(**changes: Any) -> BuildConfig:
-    return BuildConfig(**{"faces": "none", "face_size": 32, "workers": 2} | changes)
-
-
-def samples(folder: Path) -> dict[str, tuple[SampleInfo, np.ndarray, np.ndarray | None]]:
-    """Key → json, frames (N, S, S, 3) and sound (n,), read with the tar alone."""
-    members: dict[str, dict[str, bytes]] = {}
-    for path in sorted(folder.glob("*.tar")):
-        with tarfile.open(path) as tar:
-            for member in tar:
-                key, kind = member.name.split(".")
-                members.setdefault(key, {})[kind] = tar.extractfile(member).read()  # type: ignore[union-attr]
-    found = {}
-    for key, kinds in members.items():
-        info = parse_sample_json(kinds["json"], key)
-        frames = [
-            cv2.imdecode(np.frombuffer(kinds["mjpg"][a:b], np.uint8), cv2.IMREAD_COLOR)
-            for a, b in zip(info.frame_offsets, info.frame_offsets[1:], strict=False)
-        ]
-        sound = None
-        if "wav" in kinds:
-            with wave.open(io.BytesIO(kinds["wav"])) as file:
-                assert (file.getnchannels(), file.getsampwidth(), file.getframerate()) == (
-                    1,
-                    2,
-                    16000,
-                )
-                sound = np.frombuffer(file.readframes(file.getnframes()), "<i2")
-        found[key] = info, np.stack(frames), sound
-    return found
-
-
-def digests(folder: Path) -> dict[str, str]:
-    return {
-        path.name: hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(folder.iterdir())
-    }
+TINY = config()
 
 
 def test_a_recording_becomes_frames_and_sound_of_the_same_span(tmp_path: Path) -> None:
@@ -193,48 +142,6 @@ def test_a_fixed_box_is_cut_out_of_every_frame(tmp_path: Path) -> None:
     assert "48x48 pixels, too small for the box [32, 0, 96, 64]" in refusal.message
 
 
-def bad_inputs(folder: Path) -> Path:
-    """Recordings that cannot be used, one of each kind, beside a good one."""
-    good = write_video(folder / "good.mp4", sound=tone(1.0))
-    write_video(folder / "short.mp4", seconds=0.2)
-    (folder / "empty.mp4").touch()
-    (folder / "text.mkv").write_text("not a video\n" * 100)
-    (folder / "pointer.mp4").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0")
-    (folder / "cut.mp4").write_bytes(good.read_bytes()[:600])
-    (folder / "notes.txt").write_text("ignored")
-    return folder
-
-
-def test_every_refused_file_is_named_with_its_cause_and_the_rest_is_built(tmp_path: Path) -> None:
-    bad_inputs(tmp_path / "in")
-    result = build_shards([tmp_path / "in"], tmp_path / "out", TINY)
-    assert list(samples(tmp_path / "out")) == ["good"]
-    assert {Path(item.path).name: item.cause for item in result.refusals} == {
-        "cut.mp4": "unreadable",
-        "empty.mp4": "empty-file",
-        "pointer.mp4": "lfs-pointer",
-        "short.mp4": "too-short",
-        "text.mkv": "unreadable",
-    }
-    for item in result.refusals:
-        assert item.message.startswith(f"{item.path}: ")
-        assert "\n" not in item.message
-    lines = (tmp_path / "out/refused.jsonl").read_text().splitlines()
-    assert [json.loads(line)["cause"] for line in lines] == [r.cause for r in result.refusals]
-    info = read_index(tmp_path / "out").info
-    assert info["refused"] == dict(sorted(Counter(r.cause for r in result.refusals).items()))
-    assert info["ignored"] == {".txt": 1}
-    assert [path.name for path in result.ignored] == ["notes.txt"]
-
-
-def test_a_file_that_a_manifest_names_and_is_not_there_is_refused(tmp_path: Path) -> None:
-    write_video(tmp_path / "a.mp4", sound=tone(1.0))
-    (tmp_path / "list.csv").write_text("path,audio\na.mp4,\nb.mp4,\na.mp4,b.wav\n")
-    result = build_shards([tmp_path / "list.csv"], tmp_path / "out", TINY)
-    assert [item.cause for item in result.refusals] == ["missing-file", "missing-file"]
-    assert "b.wav: no such file" in result.refusals[1].message
-
-
 def test_shards_do_not_depend_on_workers_or_on_where_the_folder_is(tmp_path: Path) -> None:
     for number in range(5):
         write_video(
@@ -263,113 +170,6 @@ def test_files_of_one_name_in_two_sources_are_both_kept(tmp_path: Path) -> None:
         write_video(tmp_path / source / "clip.mp4")
     build_shards([tmp_path / "x", tmp_path / "y"], tmp_path / "out", TINY)
     assert list(samples(tmp_path / "out")) == ["x/clip", "y/clip"]
-
-
-def doomed(row: ManifestRow, *, config: BuildConfig, staging: Path) -> Outcome:
-    """Stands for a decoder that takes its process down, hangs or merely refuses."""
-    if row.key == "crash":
-        (staging / "half-written").touch()
-        os.kill(os.getpid(), signal.SIGSEGV)
-    if row.key == "hang":
-        time.sleep(600)
-    if row.key == "refuse":
-        refusal = Refusal(path=str(row.path), cause="no-face", message=f"{row.path}: none")
-        return Outcome(refusals=[refusal])
-    return shards.prepare.prepare_recording(row, config=config, staging=staging)
-
-
-def test_a_crash_and_a_hang_cost_their_file_alone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name in ("a", "crash", "hang", "refuse", "z"):
-        write_video(tmp_path / f"in/{name}.mp4", seconds=0.6)
-    monkeypatch.setattr(shards.build, "prepare_recording", doomed)
-    result = build_shards([tmp_path / "in"], tmp_path / "out", config(deadline_seconds=4))
-    assert list(samples(tmp_path / "out")) == ["a", "z"]
-    assert [(Path(item.path).stem, item.cause) for item in result.refusals] == [
-        ("crash", "crash"),
-        ("hang", "deadline"),
-        ("refuse", "no-face"),
-    ]
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
-        "index.json",
-        "index.parquet",
-        "refused.jsonl",
-        "train-000000.tar",
-    ]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "out"]
-
-
-def test_nothing_built_is_an_error_that_says_why(tmp_path: Path) -> None:
-    (tmp_path / "in").mkdir()
-    (tmp_path / "in/a.txt").touch()
-    with pytest.raises(NothingBuiltError, match=r"no videos in the sources \(1 other files: .txt"):
-        build_shards([tmp_path / "in"], tmp_path / "out", TINY)
-    assert not (tmp_path / "out").exists()
-    (tmp_path / "in/empty.mp4").touch()
-    with pytest.raises(NothingBuiltError, match=r"1 recordings, all refused \(1 empty-file\)"):
-        build_shards([tmp_path / "in"], tmp_path / "out", TINY)
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["refused.jsonl"]
-    write_video(tmp_path / "in/good.mp4")  # that folder is no earlier build
-    assert build_shards([tmp_path / "in"], tmp_path / "out", TINY).num_samples == 1
-
-
-def test_an_earlier_build_is_replaced_only_where_asked_and_never_by_nothing(
-    tmp_path: Path,
-) -> None:
-    write_video(tmp_path / "in/a.mp4")
-    build_shards([tmp_path / "in"], tmp_path / "out", TINY)
-    before = digests(tmp_path / "out")
-    with pytest.raises(ValueError, match="holds shards already; pass --overwrite"):
-        build_shards([tmp_path / "in"], tmp_path / "out", TINY)
-    (tmp_path / "bad").mkdir()
-    (tmp_path / "bad/empty.mp4").touch()
-    with pytest.raises(NothingBuiltError, match="is left as it was"):
-        build_shards([tmp_path / "bad"], tmp_path / "out", TINY, overwrite=True)
-    assert digests(tmp_path / "out") == before
-    write_video(tmp_path / "in/b.mp4")
-    build_shards([tmp_path / "in"], tmp_path / "out", TINY, overwrite=True)
-    assert list(samples(tmp_path / "out")) == ["a", "b"]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["bad", "in", "out"]
-
-
-def test_a_folder_with_other_things_is_never_touched(tmp_path: Path) -> None:
-    write_video(tmp_path / "in/a.mp4")
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out/thesis.tex").touch()
-    with pytest.raises(ValueError, match=r"holds what no build writes \(thesis\.tex\)"):
-        build_shards([tmp_path / "in"], tmp_path / "out", TINY, overwrite=True)
-    (tmp_path / "file").touch()
-    with pytest.raises(ValueError, match="is a file; give a folder"):
-        build_shards([tmp_path / "in"], tmp_path / "file", TINY)
-
-
-def test_a_missing_detector_is_said_before_any_work(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    write_video(tmp_path / "in/a.mp4")
-    monkeypatch.setenv("HICMAE_YUNET", str(tmp_path / "nowhere.onnx"))
-    with pytest.raises(FileNotFoundError, match=r"nowhere\.onnx.*--faces cascade"):
-        build_shards([tmp_path / "in"], tmp_path / "out", BuildConfig())
-    assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.parametrize(
-    ("changes", "told"),
-    [
-        ({"face_size": 0}, "face_size = 0"),
-        ({"jpeg_quality": 101}, "jpeg_quality = 101"),
-        ({"box": (0, 0, 10, 20)}, "must be a square"),
-        ({"box": (0, 0, 10, 10), "faces": "yunet"}, "it needs faces: none"),
-        ({"max_seconds": 0.6}, "max_seconds = 0.6"),
-        ({"workers": 0}, "workers = 0"),
-        ({"min_coverage": 2, "fps": -1}, "fps = -1 (must be positive); min_coverage = 2"),
-    ],
-)
-def test_settings_that_cannot_be_are_refused(changes: dict[str, Any], told: str) -> None:
-    with pytest.raises(ValueError, match="shards build: ") as error:
-        config(**changes)
-    assert told in str(error.value)
 
 
 def test_real_recordings_become_faces_and_refusals(

@@ -11,6 +11,7 @@ from typing import Any, get_type_hints
 
 import docstring_parser
 import pytest
+from build_fixtures import write_small_receipt
 from shard_media import tone, write_video
 
 from hicmae.__main__ import main
@@ -22,7 +23,10 @@ from shards.synthesis import CorpusConfig
 
 @pytest.mark.parametrize(
     ("command", "settings", "own"),
-    [(build, BuildConfig, {"sources", "out", "overwrite"}), (synthesize, CorpusConfig, {"out"})],
+    [
+        (build, BuildConfig, {"sources", "out", "overwrite", "part", "retry", "quarantine"}),
+        (synthesize, CorpusConfig, {"out"}),
+    ],
 )
 def test_options_are_the_settings_with_the_same_kinds_and_defaults(
     command: Callable[..., Any], settings: type, own: set[str]
@@ -99,15 +103,23 @@ def test_bad_input_is_one_line_and_status_2(
     assert not Path("out/index.json").exists()
 
 
-@pytest.mark.parametrize("profile", ["faces160", "cropped"])
-def test_packaged_profiles_are_builds(profile: str, tmp_path: Path) -> None:
-    write_video(tmp_path / "one.mp4", seconds=0.6, size=(224, 224), sound=tone(0.6))
+@pytest.mark.parametrize(
+    "profile", ["faces160", "faces224", "aligned160", "openface", "conversations", "cropped"]
+)
+def test_packaged_profiles_are_builds(
+    profile: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shards.receipts.receipt.write_receipt", write_small_receipt)
+    write_video(tmp_path / "one.mp4", seconds=2.5, fps=10, size=(224, 224), sound=tone(2.5))
     arguments = ["shards", "build", str(tmp_path / "one.mp4"), "--out", str(tmp_path / "out")]
-    more = ["--faces", "none"] if profile == "faces160" else []
+    # There is no face in it: no detector is asked.
+    more = ["--align", "none", "--workers", "1"] + ([] if profile == "cropped" else ["--faces"])
+    more += ["none"] if more[-1] == "--faces" else []
     assert main([*arguments, "--config", f"configs/shards/{profile}.yaml", *more]) == 0
     config = read_index(tmp_path / "out").info["config"]
-    assert config["face_size"] == 160
-    assert config["box"] == (None if profile == "faces160" else [32, 0, 192, 160])
+    assert config["face_size"] == (224 if profile == "faces224" else 160)
+    assert config["fps"] == (30 if profile == "conversations" else 25)
+    assert config["box"] == ([32, 0, 192, 160] if profile == "cropped" else None)
 
 
 def test_a_synthetic_corpus_can_be_built(

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from shard_fixtures import make_sample
 
+from shards.building.writer import ShardWriter
 from shards.index import write_index
 from shards.info import describe, shards_info
-from shards.writer import ShardWriter
 
 
 @pytest.fixture

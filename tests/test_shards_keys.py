@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from webdataset.tariterators import base_plus_ext
 
-from shards.keys import safe_key, segment_key, unique_keys
+from shards.keys import face_key, safe_key, segment_key, unique_keys
 from shards.manifest import ManifestRow
 from shards.schema import is_safe_key
 
@@ -93,3 +93,12 @@ def test_no_key_looks_like_a_segment_of_another() -> None:
     found = keys(rows("a/x.mp4", "a/x-000.mp4", "a/y-000.mp4"))
     assert found == ["x", "x-000_", "y-000"]
     assert segment_key(found[0], 0) not in found
+
+
+def test_a_key_that_looks_like_a_face_of_another_gets_out_of_its_way() -> None:
+    keys = ["a", "a_face0", "a_face1-002", "b_face0", "c_face0", "c_face0-001"]
+    rows = [ManifestRow(key=key, path=Path(f"/{key}.mp4"), name=f"{key}.mp4") for key in keys]
+    assert [row.key for row in unique_keys(rows)] == [
+        *("a", "a_face0_", "a_face1-002_", "b_face0", "c_face0", "c_face0-001_"),
+    ]
+    assert face_key("a", 1) == "a_face1"

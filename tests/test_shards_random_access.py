@@ -229,7 +229,9 @@ def test_a_truncated_or_absent_shard_is_named(tmp_path: Path) -> None:
     for member in ("mjpg", "wav"):
         whole = path.read_bytes()
         path.write_bytes(whole[: row[f"{member}_offset"] + 50])
-        with pytest.raises(ClipError, match=r"sample 'id01/00001': .*ends at byte") as error:
+        with pytest.raises(
+            ClipError, match=r"sample 'id01/00001': .*truncated, it ends at byte"
+        ) as error:
             dataset[1]
         assert error.value.cause == "truncated"
         assert dataset[0]["key"] == "id00/00000"  # type: ignore[index]

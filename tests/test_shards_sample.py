@@ -15,7 +15,8 @@ import torchvision
 from shard_fixtures import INPUT, SIDE, frame_value, jpeg, make_sample, sound_values, wav_bytes
 
 from shards.errors import ClipError, Skipped
-from shards.sample import collate, decode_frames, make_clip
+from shards.reading.images import decode_frames
+from shards.sample import collate, make_clip
 from shards.sound import decode_sound
 
 

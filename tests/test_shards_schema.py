@@ -31,7 +31,7 @@ def test_a_sample_is_read_back_as_it_was_written() -> None:
 
 def test_the_json_is_plain_and_has_what_the_design_promises() -> None:
     raw = json.loads(sample_json(info()))
-    assert raw["schema_version"] == 1
+    assert raw["schema_version"] == 2
     assert raw["source"] == {"path": "3.mp4", "sha256": "0" * 64, "bytes": 1}
     assert len(raw["frame_offsets"]) == raw["num_frames"] + 1 == 6
     assert raw["num_samples"] == 3200
@@ -44,7 +44,8 @@ def test_the_same_sample_gives_the_same_bytes_whatever_the_order_of_its_labels()
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"schema_version": 7}, "schema version 7, this program reads 1"),
+        ({"schema_version": 1}, "schema version 1, this program reads 2; build these shards again"),
+        ({"loudness_db": "loud"}, 'loudness_db is "loud" (must be float | None)'),
         ({"schema_version": "gone"}, "schema version None"),
         ({"fps": "gone"}, "no field fps"),
         ({"colour": "red"}, "unknown field colour"),

@@ -1,11 +1,9 @@
-"""Tests of the streaming reader: order, splitting over readers, and what is bad."""
+"""Tests of the stream: what is read, in which order, on how many ranks and workers."""
 
 from __future__ import annotations
 
 import itertools
 import pickle
-import shutil
-import tarfile
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -13,13 +11,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from shard_fixtures import INPUT, SIDE, frame_value, make_sample, rewrite_shard, write_shards
+import webdataset
+from shard_fixtures import INPUT, SIDE, frame_value, make_sample, write_shards
+from stream_fixtures import NUM_SAMPLES, keys_of, loader, one_epoch, stream_of
 
-from shards.errors import ClipError
-from shards.schema import ShardError, sample_json
-from shards.streaming import ClipStream, StreamConfig, clip_stream
+from shards.schema import parse_sample_json
+from shards.streaming import StreamConfig
 
-NUM_SAMPLES = 23
+# (ranks, clips of a batch, workers): always 12 clips over all ranks.
+SHAPES = [(1, 12, 0), (1, 12, 1), (1, 12, 3), (2, 6, 0), (2, 6, 2), (4, 3, 0)]
 
 
 @pytest.fixture(scope="module")
@@ -29,128 +29,124 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_shards(tmp_path_factory.mktemp("shards"), samples)
 
 
-@pytest.fixture(scope="module")
-def few_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same samples in two shards."""
-    samples = [make_sample(number) for number in range(NUM_SAMPLES)]
-    return write_shards(tmp_path_factory.mktemp("few"), samples, samples_per_shard=12)
-
-
-@pytest.fixture(scope="module")
-def one_shard(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same samples in a single shard."""
-    samples = [make_sample(number) for number in range(NUM_SAMPLES)]
-    return write_shards(tmp_path_factory.mktemp("one"), samples, samples_per_shard=100)
-
-
-def one_epoch(folder: Path, epoch: int = 0, **options: Any) -> ClipStream:
-    config = {name: options.pop(name) for name in ("sound", "on_bad", "split") if name in options}
-    return clip_stream(
-        folder,
-        INPUT,
-        StreamConfig(batch_size=4, shuffle_buffer=8, **config),
-        seed=options.pop("seed", 0),
-        infinite=False,
-        first_epoch=epoch,
-        **options,
-    )
-
-
-def keys_of(batches: Any) -> list[str]:
-    return [key for batch in batches for key in batch["keys"]]
-
-
-def loader(stream: ClipStream, workers: int, **options: Any) -> Any:
-    return torch.utils.data.DataLoader(stream, batch_size=None, num_workers=workers, **options)
-
-
-def readers_keys(folder: Path, epoch: int, workers: int = 2) -> list[tuple[str, ...]]:
-    """Keys that each of 2 ranks x ``workers`` loader processes meets."""
+def global_batches(
+    folder: Any, shape: tuple[int, int, int], count: int, **options: Any
+) -> list[dict[str, Any]]:
+    """The first batches, the shares of all ranks joined."""
+    ranks, batch_size, workers = shape
     shares = []
-    for rank in range(2):
-        by_worker: dict[int, list[str]] = {}
-        stream = one_epoch(folder, epoch, rank=rank, world_size=2)
-        for batch in loader(_Marked(stream), workers):
-            by_worker.setdefault(batch["worker"], []).extend(batch["keys"])
-        shares += [tuple(by_worker.get(worker, ())) for worker in range(workers)]
-    return shares
+    for rank in range(ranks):
+        stream = stream_of(folder, batch_size=batch_size, rank=rank, world_size=ranks, **options)
+        shares.append(list(itertools.islice(loader(stream, workers), count)))
+    joined = []
+    for parts in zip(*shares, strict=True):
+        assert len({(part["batch"], part["epoch"]) for part in parts}) == 1
+        batch = dict(parts[0])
+        for name in ("frames", "waveform", "num_samples"):
+            batch[name] = torch.cat([part[name] for part in parts])
+        batch["keys"] = keys_of(parts)
+        joined.append(batch)
+    return joined
 
 
-class _Marked(torch.utils.data.IterableDataset[dict[str, Any]]):
-    """Says in each batch which worker made it."""
-
-    def __init__(self, stream: ClipStream) -> None:
-        self.stream = stream
-
-    def __iter__(self) -> Any:
-        info = torch.utils.data.get_worker_info()
-        for batch in self.stream:
-            yield batch | {"worker": info.id if info else 0}
+@pytest.fixture(scope="module")
+def alone(folder: Path) -> list[dict[str, Any]]:
+    """Seven global batches, more than three epochs, as one process reads them."""
+    return global_batches(folder, (1, 12, 0), 7)
 
 
-@pytest.mark.parametrize("shards", ["folder", "few_shards", "one_shard"])
-def test_each_sample_is_seen_once_an_epoch_over_ranks_and_workers(
-    shards: str, request: pytest.FixtureRequest
+@pytest.mark.parametrize("shape", SHAPES[1:], ids=str)
+def test_global_batches_do_not_depend_on_ranks_and_workers(
+    folder: Path, alone: list[dict[str, Any]], shape: tuple[int, int, int]
 ) -> None:
-    shares = readers_keys(request.getfixturevalue(shards), epoch=0)
-    assert len(shares) == 4
-    assert all(shares)
-    counts = Counter(itertools.chain(*shares))
-    assert len(counts) == NUM_SAMPLES
-    assert set(counts.values()) == {1}
+    for batch, expected in zip(global_batches(folder, shape, 7), alone, strict=True):
+        assert batch["keys"] == expected["keys"]
+        assert (batch["batch"], batch["epoch"]) == (expected["batch"], expected["epoch"])
+        for name in ("frames", "waveform", "num_samples"):
+            assert torch.equal(batch[name], expected[name])
+
+
+def test_batches_carry_their_number_and_the_epoch_in_which_they_begin(
+    alone: list[dict[str, Any]],
+) -> None:
+    assert [batch["batch"] for batch in alone] == list(range(7))
+    assert [batch["epoch"] for batch in alone] == [12 * number // 23 for number in range(7)]
+    assert {len(batch["keys"]) for batch in alone} == {12}
+
+
+def test_an_endless_stream_ends_one_epoch_before_the_next(alone: list[dict[str, Any]]) -> None:
+    keys = keys_of(alone)
+    epochs = [keys[NUM_SAMPLES * epoch : NUM_SAMPLES * (epoch + 1)] for epoch in range(3)]
+    assert len(set(epochs[0])) == NUM_SAMPLES
+    assert set(epochs[0]) == set(epochs[1]) == set(epochs[2])
+    assert epochs[0] != epochs[1] != epochs[2]
+
+
+@pytest.mark.parametrize("samples_per_shard", [4, 12, 100])
+def test_each_sample_is_seen_once_an_epoch_over_two_ranks_with_two_workers(
+    tmp_path: Path, samples_per_shard: int
+) -> None:
+    samples = [make_sample(number, num_frames=4) for number in range(NUM_SAMPLES)]
+    write_shards(tmp_path, samples, samples_per_shard)
+    every = []
+    for rank in range(2):
+        batches = list(loader(one_epoch(tmp_path, rank=rank, world_size=2), 2))
+        assert [batch["batch"] for batch in batches] == [0, 1, 2]
+        assert all(batch["keys"] for batch in batches)
+        every += keys_of(batches)
+    assert sorted(every) == sorted(info.key for info, _, _ in samples)
+
+
+@pytest.mark.parametrize("ranks", [2, 3, 5])
+@pytest.mark.parametrize("num_samples", [1, 9, 23])
+def test_ranks_have_equally_many_batches_however_uneven_the_end(
+    tmp_path: Path, ranks: int, num_samples: int
+) -> None:
+    samples = [make_sample(number, num_frames=4) for number in range(num_samples)]
+    write_shards(tmp_path, samples)
+    shares = [list(one_epoch(tmp_path, rank=rank, world_size=ranks)) for rank in range(ranks)]
+    assert {len(share) for share in shares} == {-(-num_samples // (4 * ranks))}
+    assert sorted(keys_of(itertools.chain(*shares))) == sorted(info.key for info, _, _ in samples)
+    sizes = [len(share[-1]["keys"]) for share in shares]
+    assert max(sizes) - min(sizes) <= 1
+
+
+def test_a_share_without_clips_is_an_empty_batch(tmp_path: Path) -> None:
+    write_shards(tmp_path, [make_sample(0)])
+    batch = next(iter(one_epoch(tmp_path, rank=0, world_size=2)))
+    assert batch["frames"].shape == (0, INPUT.num_frames, SIDE, SIDE, 3)
+    assert batch["waveform"].shape == (0, INPUT.clip_samples)
+    assert (batch["num_samples"].shape, batch["keys"]) == ((0,), [])
 
 
 @pytest.mark.parametrize("start_method", ["fork", "spawn"])
-def test_two_workers_share_a_single_shard_however_they_are_started(
-    one_shard: Path, start_method: str
+def test_workers_give_batches_in_order_however_they_are_started(
+    folder: Path, start_method: str
 ) -> None:
-    batches = loader(one_epoch(one_shard), 2, multiprocessing_context=start_method)
-    keys = keys_of(batches)
-    assert len(keys) == NUM_SAMPLES
-    assert len(set(keys)) == NUM_SAMPLES
+    batches = list(loader(one_epoch(folder), 2, multiprocessing_context=start_method))
+    assert [batch["batch"] for batch in batches] == list(range(6))
+    assert keys_of(batches) == keys_of(one_epoch(folder))
+    assert [len(batch["keys"]) for batch in batches] == [4] * 5 + [3]
 
 
-@pytest.mark.parametrize("shards", ["folder", "few_shards", "one_shard"])
-def test_another_epoch_has_another_order_and_other_readers(
-    shards: str, request: pytest.FixtureRequest
-) -> None:
-    folder = request.getfixturevalue(shards)
-    first, second = readers_keys(folder, epoch=0), readers_keys(folder, epoch=1)
-    assert sorted(itertools.chain(*first)) == sorted(itertools.chain(*second))
-    # Not merely another order within a reader: it meets other samples.
-    assert {frozenset(share) for share in first} != {frozenset(share) for share in second}
-    assert first == readers_keys(folder, epoch=0)
-
-
-def test_shards_are_not_always_dealt_to_the_same_reader(folder: Path) -> None:
-    shares = {
-        frozenset(keys_of(one_epoch(folder, epoch, rank=0, world_size=2))) for epoch in range(6)
-    }
-    assert len(shares) > 3
-
-
-def test_the_same_seed_gives_the_same_bytes_and_another_seed_does_not(folder: Path) -> None:
+def test_another_seed_gives_other_batches_and_the_same_seed_the_same(folder: Path) -> None:
     first, again, other = (list(one_epoch(folder, seed=seed)) for seed in (5, 5, 6))
-    for a, b in zip(first, again, strict=True):
-        assert a["keys"] == b["keys"]
-        assert torch.equal(a["frames"], b["frames"])
-        assert torch.equal(a["waveform"], b["waveform"])
-    assert keys_of(first) != keys_of(other)
+    assert keys_of(first) == keys_of(again) != keys_of(other)
+    assert all(torch.equal(a["waveform"], b["waveform"]) for a, b in zip(first, again, strict=True))
 
 
-def test_the_clip_of_a_sample_does_not_depend_on_who_reads_it_but_on_the_epoch(
+def test_the_clip_of_a_sample_depends_on_the_epoch_and_not_on_what_was_read_before(
     folder: Path,
 ) -> None:
-    def starts(epoch: int, ranks: int) -> dict[str, int]:
+    def starts(epoch: int, **options: Any) -> dict[str, int]:
         return {
             key: int(waveform[0])
-            for rank in range(ranks)
-            for batch in one_epoch(folder, epoch, rank=rank, world_size=ranks)
+            for batch in one_epoch(folder, epoch, **options)
             for key, waveform in zip(batch["keys"], batch["waveform"], strict=True)
         }
 
-    assert starts(0, 1) == starts(0, 3)
-    assert starts(0, 1) != starts(1, 1)
+    assert starts(0) == starts(0, batch_size=5, shuffle_buffer=0)
+    assert starts(0) != starts(1)
 
 
 def test_picture_and_sound_of_every_clip_are_of_its_key_and_of_one_time(folder: Path) -> None:
@@ -167,21 +163,47 @@ def test_picture_and_sound_of_every_clip_are_of_its_key_and_of_one_time(folder: 
             assert batch["num_samples"][number] == min(INPUT.clip_samples, 16000 - first_sound)
 
 
-def test_an_endless_stream_carries_batches_over_the_end_of_an_epoch(folder: Path) -> None:
-    stream = clip_stream(folder, INPUT, StreamConfig(batch_size=5, shuffle_buffer=8), seed=0)
-    batches = list(itertools.islice(stream, 2 * NUM_SAMPLES // 5))
-    assert {len(batch["keys"]) for batch in batches} == {5}
-    counts = Counter(keys_of(batches))
-    assert len(counts) == NUM_SAMPLES
-    assert max(counts.values()) == 2
-    # 45 of the 46 clips of two epochs: the first epoch is whole before the second begins.
-    assert len(set(keys_of(batches)[:NUM_SAMPLES])) == NUM_SAMPLES
+@pytest.mark.parametrize("shape", [(1, 12, 2), (2, 6, 2), (3, 4, 0)], ids=str)
+def test_several_clips_of_a_sample_come_side_by_side_and_differ(
+    folder: Path, shape: tuple[int, int, int]
+) -> None:
+    batches = global_batches(folder, shape, 8, clips_per_sample=2)
+    keys = keys_of(batches)
+    assert keys[0::2] == keys[1::2]
+    assert len(set(keys[: 2 * NUM_SAMPLES])) == NUM_SAMPLES
+    waveforms = torch.cat([batch["waveform"] for batch in batches])
+    same = [torch.equal(a, b) for a, b in zip(waveforms[0::2], waveforms[1::2], strict=True)]
+    assert sum(same) < len(same) / 2
+    expected = global_batches(folder, (1, 12, 0), 8, clips_per_sample=2)
+    assert keys == keys_of(expected)
+    assert torch.equal(waveforms, torch.cat([batch["waveform"] for batch in expected]))
 
 
-def test_an_endless_stream_begins_with_the_epoch_asked_for(folder: Path) -> None:
-    config = StreamConfig(batch_size=4, shuffle_buffer=8)
-    stream = clip_stream(folder, INPUT, config, seed=0, first_epoch=3)
-    assert keys_of(itertools.islice(stream, 5)) == keys_of(one_epoch(folder, 3))[:20]
+def test_corpora_are_mixed_by_weight_on_any_number_of_ranks(tmp_path: Path) -> None:
+    few = write_shards(tmp_path / "few", [make_sample(n, num_frames=4) for n in range(5)])
+    many = write_shards(tmp_path / "many", [make_sample(n, num_frames=4) for n in range(5, 25)])
+    options = {"weights": (1.0, 3.0)}
+    batches = global_batches([few, many], (1, 12, 0), 10, **options)
+    keys = keys_of(batches)
+    of_few = [int(key[-5:]) < 5 for key in keys]
+    assert [sum(of_few[start : start + 12]) for start in range(0, 120, 12)] == [3] * 10
+    counts = Counter(keys)
+    assert sorted(counts.values()) == [4] * 10 + [5] * 10 + [6] * 5  # 30 of few, 90 of many
+    assert keys == keys_of(global_batches([few, many], (2, 6, 2), 10, **options))
+    assert [batch["epoch"] for batch in batches] == [12 * n // 25 for n in range(10)]
+    assert len(keys_of(one_epoch([few, many], **options))) == 25
+
+
+def test_folders_without_weights_are_one_collection_and_splits_are_chosen(tmp_path: Path) -> None:
+    first = write_shards(tmp_path / "a", [make_sample(0), make_sample(1, split="test")])
+    second = write_shards(tmp_path / "b", [make_sample(2)])
+    stream = one_epoch([first, str(second)])
+    assert sorted(keys_of(stream)) == ["id00/00000", "id02/00002"]
+    assert stream.num_samples == 2
+    assert keys_of(one_epoch(first, split="test")) == ["id01/00001"]
+    assert len(keys_of(one_epoch(first, split="all"))) == 2
+    with pytest.raises(ValueError, match="no samples of split 'val' \\(found test, train\\)"):
+        one_epoch(first, split="val")
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -191,6 +213,7 @@ def test_loaders_hear_of_a_new_epoch(folder: Path, workers: int) -> None:
     orders = []
     for epoch in (0, 1, 0):
         stream.set_epoch(epoch)
+        assert stream.epoch == epoch
         orders.append(keys_of(batches))
     assert orders[0] == orders[2] != orders[1]
 
@@ -217,183 +240,31 @@ def test_a_stream_made_before_its_process_group_is_refused(
         next(iter(stream))
 
 
-def test_fewer_samples_than_readers_are_refused(tmp_path: Path) -> None:
-    write_shards(tmp_path, [make_sample(0), make_sample(1)])
-    with pytest.raises(ClipError, match=r"2 samples for 3 readers \(ranks x workers\)"):
-        next(iter(one_epoch(tmp_path, rank=0, world_size=3)))
-
-
-def test_several_folders_and_one_split_are_read(tmp_path: Path) -> None:
-    first = write_shards(tmp_path / "a", [make_sample(0), make_sample(1, split="test")])
-    second = write_shards(tmp_path / "b", [make_sample(2)])
-    stream = clip_stream([first, second], INPUT, StreamConfig(), seed=0, infinite=False)
-    assert sorted(keys_of(stream)) == ["id00/00000", "id02/00002"]
-    assert stream.num_samples == 2
-    assert keys_of(one_epoch(first, split="test")) == ["id01/00001"]
-    assert len(keys_of(one_epoch(first, split="all"))) == 2
-    with pytest.raises(ValueError, match="no samples of split 'val' \\(found test, train\\)"):
-        one_epoch(first, split="val")
-
-
 def test_another_frame_rate_is_refused_before_reading(tmp_path: Path) -> None:
     write_shards(tmp_path, [make_sample(0), make_sample(1, fps=30.0)])
     with pytest.raises(ValueError, match=r"1 samples, 'id01/00001' first, have 30 frames a second"):
         one_epoch(tmp_path)
 
 
-def test_impossible_settings_are_refused_all_at_once() -> None:
-    with pytest.raises(ValueError, match=r"batch_size = 0.*shuffle_buffer = -1.*sound = loud"):
-        StreamConfig(batch_size=0, shuffle_buffer=-1, sound="loud")  # type: ignore[arg-type]
+def test_impossible_settings_are_refused_all_at_once(folder: Path) -> None:
+    message = r"batch_size = 0.*shuffle_buffer = -1.*sound = loud.*weights = \(0.0,\)"
+    with pytest.raises(ValueError, match=message):
+        StreamConfig(batch_size=0, shuffle_buffer=-1, sound="loud", weights=(0.0,))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"clips_per_sample = 3 \(must divide batch_size = 8\)"):
+        StreamConfig(clips_per_sample=3)
+    with pytest.raises(ValueError, match=r"2 weights for 1 folders.*seed = -1, first_batch = 2"):
+        stream_of(folder, weights=(1.0, 2.0), seed=-1, first_batch=2, first_epoch=1)
+    with pytest.raises(ValueError, match="no folder of shards given"):
+        stream_of([])
 
 
-def test_samples_without_sound_follow_the_policy(tmp_path: Path) -> None:
-    write_shards(tmp_path, [make_sample(number, sound=number % 3 > 0) for number in range(6)])
-    batches = list(one_epoch(tmp_path))
-    assert len(keys_of(batches)) == 4
-    assert sum((Counter(batch["skipped"]) for batch in batches), Counter()) == {"no-sound": 2}
-    batches = list(one_epoch(tmp_path, sound="optional"))
-    silent = {
-        key: int(count)
-        for batch in batches
-        for key, count in zip(batch["keys"], batch["num_samples"], strict=True)
-        if not count
-    }
-    assert silent == {"id00/00000": 0, "id03/00003": 0}
-    message = (
-        r"^train-00000[01].tar: sample 'id0[03]/0000[03]' has no wav member \(found mjpg, json\); "
-        r"rebuild it or pass .*$"
-    )
-    with pytest.raises(ShardError, match=message):
-        list(one_epoch(tmp_path, on_bad="raise"))
-
-
-def _wrong_version(folder: Path) -> None:
-    info, _, _ = make_sample(5)
-    wrong = sample_json(info).replace(b'"schema_version":1', b'"schema_version":9')
-    rewrite_shard(folder / "train-000001.tar", {"id00/00005.json": wrong})
-
-
-def _bad_image(folder: Path) -> None:
-    _, mjpg, _ = make_sample(5)
-    rewrite_shard(folder / "train-000001.tar", {"id00/00005.mjpg": b"\0" * len(mjpg)})
-
-
-def _no_json(folder: Path) -> None:
-    rewrite_shard(folder / "train-000001.tar", {"id00/00005.json": None})
-
-
-def _no_mjpg(folder: Path) -> None:
-    rewrite_shard(folder / "train-000001.tar", {"id00/00005.mjpg": None})
-
-
-def _no_wav(folder: Path) -> None:
-    rewrite_shard(folder / "train-000001.tar", {"id00/00005.wav": None})
-
-
-def _bad_wav(folder: Path) -> None:
-    rewrite_shard(folder / "train-000001.tar", {"id00/00005.wav": b"ID3" + b"\0" * 100})
-
-
-def _truncated_in_a_member(folder: Path) -> None:
-    path = folder / "train-000001.tar"
-    with tarfile.open(path) as tar:
-        offset = tar.getmember("id00/00005.wav").offset_data
-    path.write_bytes(path.read_bytes()[: offset + 1000])
-
-
-def _truncated_between_members(folder: Path) -> None:
-    path = folder / "train-000001.tar"
-    with tarfile.open(path) as tar:
-        offset = tar.getmember("id00/00005.mjpg").offset
-    path.write_bytes(path.read_bytes()[:offset])
-
-
-def _no_shard(folder: Path) -> None:
-    (folder / "train-000001.tar").unlink()
-
-
-DAMAGES = {
-    _wrong_version: ("bad-json", 1, "'id00/00005': schema version 9"),
-    _bad_image: ("bad-image", 1, "'id00/00005': image [0-9]+ cannot be decoded"),
-    _no_json: ("missing-member", 1, r"'id00/00005' has no json member \(found mjpg, wav\)"),
-    _no_mjpg: ("missing-member", 1, r"'id00/00005' has no mjpg member \(found wav, json\)"),
-    _no_wav: ("missing-member", 1, r"'id00/00005' has no wav member \(found mjpg, json\)"),
-    _bad_wav: ("bad-sound", 1, "'id00/00005': its wav begins with"),
-    _truncated_in_a_member: ("truncated", 3, "truncated or damaged after 1 of 4 samples"),
-    _truncated_between_members: ("truncated", 3, "truncated or damaged after 1 of 4 samples"),
-    _no_shard: ("missing-shard", 4, "no such shard"),
-}
-
-
-@pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__.strip("_"))
-def test_what_is_damaged_is_counted_by_cause_or_named(
-    folder: Path, tmp_path: Path, damage: Any
-) -> None:
-    cause, count, message = DAMAGES[damage]
-    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
-    damage(tmp_path)
-    batches = list(one_epoch(tmp_path))
-    skipped = sum((Counter(batch["skipped"]) for batch in batches), Counter())
-    assert skipped == {cause: count}
-    assert len(set(keys_of(batches))) == len(keys_of(batches)) == NUM_SAMPLES - count
-    with pytest.raises(ShardError, match=f"train-000001.tar: .*{message}") as error:
-        list(one_epoch(tmp_path, on_bad="raise"))
-    assert "\n" not in str(error.value)
-
-
-def test_worker_processes_count_too_and_their_error_stays_one_line(
-    folder: Path, tmp_path: Path
-) -> None:
-    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
-    _bad_image(tmp_path)
-    _no_json(tmp_path)  # of the same sample
-    batches = list(loader(one_epoch(tmp_path), 2))
-    assert sum((Counter(batch["skipped"]) for batch in batches), Counter()) == {"missing-member": 1}
-    iterator = iter(loader(one_epoch(tmp_path, on_bad="raise"), 2))
-    with pytest.raises(ShardError) as error:
-        list(iterator)
-    for process in iterator._workers:  # after an error torch would wait 5 s for each
-        process.terminate()
-    assert str(error.value) == (
-        "train-000001.tar: sample 'id00/00005' has no json member (found mjpg, wav); rebuild it"
-    )
-
-
-def test_a_truncated_shard_does_not_shift_the_classes_of_its_readers(tmp_path: Path) -> None:
-    samples = [make_sample(number) for number in range(12)]
-    write_shards(tmp_path, samples, samples_per_shard=6)  # 2 shards
-    path = tmp_path / "train-000000.tar"
-    with tarfile.open(path) as tar:
-        offset = tar.getmember("id02/00002.mjpg").offset
-    path.write_bytes(path.read_bytes()[:offset])
-    keys, skipped = [], Counter()
-    for rank in range(3):
-        batches = list(one_epoch(tmp_path, rank=rank, world_size=3))
-        keys += keys_of(batches)
-        skipped.update(sum((Counter(batch["skipped"]) for batch in batches), Counter()))
-    assert sorted(keys) == sorted(info.key for info, _, _ in samples if info.key[-1] not in "2345")
-    assert skipped == {"truncated": 4}
-
-
-@pytest.mark.parametrize("infinite", [True, False])
-@pytest.mark.parametrize("world_size", [1, 2])
-def test_an_epoch_of_nothing_but_skipped_samples_raises(
-    tmp_path: Path, infinite: bool, world_size: int
-) -> None:
-    write_shards(tmp_path, [make_sample(number, sound=False) for number in range(8)])
-    config = StreamConfig(batch_size=2)
-    stream = clip_stream(
-        tmp_path, INPUT, config, seed=0, infinite=infinite, rank=0, world_size=world_size
-    )
-    with pytest.raises(ClipError, match=r"every sample of epoch \d was skipped \(no-sound: \d\)"):
-        next(iter(stream))
-
-
-def test_one_reader_with_nothing_readable_goes_on_to_the_next_epoch(tmp_path: Path) -> None:
-    write_shards(tmp_path, [make_sample(number, sound=number > 3) for number in range(8)])
-    config = StreamConfig(batch_size=2, shuffle_buffer=0)
-    for rank in range(2):  # 2 shards, one all silent: some epochs give a rank only that
-        stream = clip_stream(tmp_path, INPUT, config, seed=0, rank=rank, world_size=2)
-        batches = list(itertools.islice(stream, 10))
-        assert len(keys_of(batches)) == 20
-        assert sum((Counter(batch["skipped"]) for batch in batches), Counter())["no-sound"] > 0
+def test_plain_webdataset_reads_the_shards(folder: Path) -> None:
+    tars = sorted(str(path) for path in folder.glob("*.tar"))
+    dataset = webdataset.WebDataset(tars, shardshuffle=False)
+    samples = list(dataset)
+    assert len(samples) == NUM_SAMPLES
+    for sample in samples:
+        info = parse_sample_json(sample["json"], "here")
+        assert sample["__key__"] == info.key
+        assert len(sample["mjpg"]) == info.frame_offsets[-1]
+        assert len(sample["wav"]) == 44 + 2 * info.num_samples

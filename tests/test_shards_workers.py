@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from shards.workers import Lost, run_in_order
+from shards.building.workers import Lost, run_in_order
 
 
 def square_slowly(item: int) -> int:
@@ -86,3 +86,43 @@ def broken(item: int) -> int:
 def test_a_bug_is_not_hidden() -> None:
     with pytest.raises(ZeroDivisionError, match="item 0"):
         list(run_in_order(broken, [0], workers=1, deadline_seconds=60))
+
+
+def end_once(item: tuple[Path, str]) -> str:
+    """Be ended by a signal from outside, the first time."""
+    folder, name = item
+    if name == "ended" and not (folder / name).exists():
+        (folder / name).touch()
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(60)
+    if name == "always ended":
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(60)
+    return name
+
+
+def test_who_is_ended_from_outside_has_another_try(tmp_path: Path) -> None:
+    items = [(tmp_path, name) for name in ("a", "ended", "always ended", "b")]
+    found = [
+        outcome for _, outcome in run_in_order(end_once, items, workers=1, deadline_seconds=60)
+    ]
+    assert found[:2] == ["a", "ended"]
+    assert found[3] == "b"
+    lost = found[2]
+    assert isinstance(lost, Lost)
+    assert lost.cause == "crash"
+
+
+def fill_memory(num_mib: int) -> int:
+    """Allocate so much and use it."""
+    try:
+        return len(bytearray(num_mib << 20)) >> 20
+    except MemoryError:
+        return -1
+
+
+def test_a_worker_that_wants_too_much_memory_is_told_so() -> None:
+    found = run_in_order(
+        fill_memory, [64, 4096, 64], workers=1, deadline_seconds=60, memory_bytes=1 << 30
+    )
+    assert [outcome for _, outcome in found] == [64, -1, 64]

@@ -11,8 +11,8 @@ import pytest
 import webdataset
 from shard_fixtures import make_sample
 
+from shards.building.writer import ShardWriter
 from shards.schema import parse_sample_json
-from shards.writer import ShardWriter
 
 SAMPLES = [
     make_sample(0, num_frames=3),

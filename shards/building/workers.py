@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import resource
 import signal
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -26,6 +27,11 @@ Result = TypeVar("Result")
 _AHEAD = 4
 # What replacing a worker may take on a busy machine, on top of an item's own deadline.
 _GRACE_SECONDS = 120.0
+# Why an item can be lost, see ``Lost``.
+LOST_CAUSES = ("crash", "deadline")
+# How a worker ends that another process told to: pebble makes a status of the one signal. No
+# decoder sends them to its own process.
+_FROM_OUTSIDE = (int(signal.SIGTERM), -signal.SIGTERM, -signal.SIGHUP)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +53,7 @@ def run_in_order(
     *,
     workers: int | None,
     deadline_seconds: float,
+    memory_bytes: int | None = None,
 ) -> Iterator[tuple[Item, Result | Lost]]:
     """Give the results in the order of the items, whatever the number of workers.
 
@@ -58,13 +65,17 @@ def run_in_order(
         items: What it is called with.
         workers: Processes; none: one a core that this process may use.
         deadline_seconds: A worker that takes longer for an item is killed and replaced.
+        memory_bytes: What a worker may allocate for its data; it gets a MemoryError beyond it, or
+            dies, which costs it the item. None: no limit.
     """
     workers = min(workers or len(os.sched_getaffinity(0)), max(len(items), 1))
     # Workers are forked from a server that has imported what the function needs.
-    pool = _Pool(workers, preload=getattr(function, "func", function).__module__)
+    module = getattr(function, "func", function).__module__
+    pool = _Pool(workers, preload=module, memory_bytes=memory_bytes)
     waiting: deque[tuple[Item, ProcessFuture]] = deque()
     upcoming = iter(items)
     restarted_for: Item | None = None
+    repeated_for: Item | None = None
     try:
         while True:
             while len(waiting) < workers * _AHEAD:
@@ -86,16 +97,22 @@ def run_in_order(
                 if not future.done():  # the pool lost sight of it
                     waiting = pool.restart(function, waiting, deadline_seconds)
             except ProcessExpired as error:
+                if error.exitcode in _FROM_OUTSIDE and repeated_for is not item:
+                    # Someone ends this whole build, most likely: the item is not to blame.
+                    repeated_for = item
+                    again = pool.schedule(function, item, deadline_seconds)
+                    waiting.appendleft((item, again))
+                    continue
                 outcome = Lost(cause="crash", message=_death(error.exitcode))
             except BrokenProcessPool as error:
                 # A worker died before it could say at what: begin again, and the second time
                 # without the item that was next.
-                again = restarted_for is not item
-                if again:
+                first_time = restarted_for is not item
+                if first_time:
                     restarted_for = item
                     waiting.appendleft((item, future))
                 waiting = pool.restart(function, waiting, deadline_seconds)
-                if again:
+                if first_time:
                     continue
                 outcome = Lost(cause="crash", message=f"its process died ({error})")
             yield item, outcome
@@ -106,12 +123,13 @@ def run_in_order(
 class _Pool:
     """A process pool that can begin anew."""
 
-    def __init__(self, workers: int, *, preload: str) -> None:
+    def __init__(self, workers: int, *, preload: str, memory_bytes: int | None) -> None:
         # Forked from a server of its own: as quick as fork, and safe beside a progress bar.
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload([preload])
         self._workers = workers
-        self._pool = ProcessPool(max_workers=workers, context=self._context)
+        self._memory_bytes = memory_bytes
+        self._pool = self._new_pool()
 
     def schedule(
         self, function: Callable[[Item], Result], item: Item, deadline_seconds: float
@@ -127,7 +145,7 @@ class _Pool:
     ) -> deque[tuple[Item, ProcessFuture]]:
         """Stop all workers, and queue again what they have not finished."""
         self.stop()
-        self._pool = ProcessPool(max_workers=self._workers, context=self._context)
+        self._pool = self._new_pool()
         return deque(
             (
                 item,
@@ -136,10 +154,26 @@ class _Pool:
             for item, future in waiting
         )
 
+    def _new_pool(self) -> ProcessPool:
+        return ProcessPool(
+            max_workers=self._workers,
+            context=self._context,
+            initializer=_limit_memory,
+            initargs=(self._memory_bytes,),
+        )
+
     def stop(self) -> None:
         """Kill the workers."""
         self._pool.stop()
         self._pool.join()
+
+
+def _limit_memory(num_bytes: int | None) -> None:
+    """In a new worker: bound what it may allocate (not what it maps from files)."""
+    if num_bytes is not None:
+        hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
+        most = num_bytes if hard == resource.RLIM_INFINITY else min(num_bytes, hard)
+        resource.setrlimit(resource.RLIMIT_DATA, (most, hard))
 
 
 def _succeeded(future: ProcessFuture) -> bool:

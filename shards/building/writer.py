@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import tarfile
+from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -27,12 +30,25 @@ class ShardWriter:
     Args:
         folder: An existing folder.
         samples_per_shard: A shard is closed when it has so many samples.
+        finished: Shards that an interrupted build closed, by name, as ``shards`` describes them;
+            they are not written again, and their samples are handed to ``keep`` in their places.
+        on_shard: Called with the description of a shard once it is on the disk.
     """
 
-    def __init__(self, folder: Path, *, samples_per_shard: int) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        samples_per_shard: int,
+        finished: Mapping[str, dict[str, Any]] | None = None,
+        on_shard: Callable[[dict[str, Any]], None] | None = None,
+    ) -> None:
         self.folder = folder
         self.samples_per_shard = samples_per_shard
         self.rows: list[dict[str, Label | None]] = []
+        self._finished = finished or {}
+        self._on_shard = on_shard
+        self._kept: Counter[str] = Counter()
         self._keys: set[str] = set()
         self._open: dict[str, _Shard] = {}
         self._closed: dict[str, list[dict[str, Any]]] = {}
@@ -43,13 +59,32 @@ class ShardWriter:
         every = (shard for shards in self._closed.values() for shard in shards)
         return sorted(every, key=lambda shard: str(shard["name"]))
 
-    def add(self, info: SampleInfo, mjpg: bytes | Path, wav: bytes | Path | None) -> None:
+    def keep(self, row: dict[str, Label | None]) -> None:
+        """Pass over a sample that lies in a finished shard.
+
+        Args:
+            row: Of the index, as it was when the shard was written.
+        """
+        split, name = str(row["split"]), str(row["shard"])
+        assert name == self._next_name(split), (name, self._next_name(split))
+        assert split not in self._open, name
+        self._keys.add(str(row["key"]))
+        self._kept[name] += 1
+        self.rows.append(row)
+        if self._kept[name] == self._finished[name]["num_samples"]:
+            self._closed[split].append(self._finished[name])
+
+    def add(
+        self, info: SampleInfo, mjpg: bytes | Path, wav: bytes | Path | None
+    ) -> dict[str, Label | None]:
         """Append a sample to the shard of its split.
 
         Args:
             info: The sample; its json is made here.
             mjpg: The images, or the file that holds them.
             wav: The sound likewise; None if and only if the sample has none.
+
+        Returns: its index row.
 
         Raises:
             ValueError: The key is unsafe or was written before.
@@ -64,8 +99,9 @@ class ShardWriter:
         self._keys.add(info.key)
         shard = self._open.get(info.split)
         if shard is None:
-            number = len(self._closed.setdefault(info.split, []))
-            shard = _Shard(self.folder / f"{info.split}-{number:06d}.tar")
+            name = self._next_name(info.split)
+            assert name not in self._finished, name
+            shard = _Shard(self.folder / name)
             self._open[info.split] = shard
         contents = {"mjpg": mjpg, "wav": wav, "json": sample_json(info)}
         members = {}
@@ -74,9 +110,11 @@ class ShardWriter:
             assert content is not None
             members[extension] = shard.append(f"{info.key}.{extension}", content)
         shard.num_samples += 1
-        self.rows.append(index_row(info, shard.path.name, members))
+        row = index_row(info, shard.path.name, members)
+        self.rows.append(row)
         if shard.num_samples >= self.samples_per_shard:
             self._close(info.split)
+        return row
 
     def __enter__(self) -> ShardWriter:
         return self
@@ -87,14 +125,39 @@ class ShardWriter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        if kind is not None:
+            self.drop()
         for split in list(self._open):
-            if kind is None:
-                self._close(split)
-            else:
-                self._open.pop(split).drop()
+            self._close(split)
+
+    def drop(self) -> None:
+        """Forget the open shards."""
+        while self._open:
+            self._open.popitem()[1].drop()
+
+    def _next_name(self, split: str) -> str:
+        """Of the shard that the next sample of a split lies in."""
+        return shard_name(split, len(self._closed.setdefault(split, [])))
 
     def _close(self, split: str) -> None:
-        self._closed[split].append(self._open.pop(split).close())
+        described = self._open.pop(split).close()
+        self._closed[split].append(described)
+        if self._on_shard:
+            self._on_shard(described)
+
+
+def shard_name(split: str, number: int) -> str:
+    """File name of a shard; ``number`` counts those of its split from 0."""
+    return f"{split}-{number:06d}.tar"
+
+
+def sync(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk and outlive the machine."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 @dataclass
@@ -129,10 +192,12 @@ class _Shard:
         return self.tar.offset - padded, member.size
 
     def close(self) -> dict[str, Any]:
-        """Finish the tar and give it its name."""
+        """Finish the tar and give it its name, once its bytes are on the disk."""
         self.tar.close()
         self.file.close()
+        sync(self.beside)
         self.beside.replace(self.path)
+        sync(self.path.parent)
         return {
             "name": self.path.name,
             "bytes": self.file.written,

@@ -33,11 +33,13 @@ class SpanSound:
         samples: (n,) int16, exactly as long as the picture.
         padded: How many of them are zeros because the recording has no sound there.
         state: ``present``, ``silent`` or ``shorter``.
+        loudness_db: Level of what is not padding, decibels relative to full scale; None if silent.
     """
 
     samples: np.ndarray
     padded: int
     state: SoundState
+    loudness_db: float | None
 
 
 def span_sound(
@@ -63,7 +65,12 @@ def span_sound(
         state: SoundState = "silent"
     else:
         state = "shorter" if padded > _SHORTER_SECONDS * SAMPLE_RATE else "present"
-    return SpanSound(samples=samples, padded=padded, state=state)
+    return SpanSound(
+        samples=samples,
+        padded=padded,
+        state=state,
+        loudness_db=None if state == "silent" else round(float(level), 3),
+    )
 
 
 def write_wav(path: Path, samples: np.ndarray) -> str:

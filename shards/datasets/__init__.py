@@ -1,0 +1,52 @@
+"""Datasets whose layout is known, one file each.
+
+For: ``hicmae shards manifest``; a further dataset is one file here and one line in the table. Not
+for: benchmarks, which say what is predicted and how it is scored (``configs/benchmarks/``).
+"""
+
+from __future__ import annotations
+
+from hicmae.plain import did_you_mean
+from shards.datasets import (
+    avcaffe,
+    crema_d,
+    csv_list,
+    dfew,
+    iemocap,
+    mafw,
+    mer2023,
+    msp_improv,
+    ravdess,
+    voxceleb2,
+    werewolf_xl,
+)
+from shards.datasets.base import Dataset, Item, Listing, ReadOptions
+
+__all__ = ["DATASETS", "Dataset", "Item", "Listing", "ReadOptions", "find_dataset"]
+
+DATASETS: dict[str, Dataset] = {
+    "voxceleb2": voxceleb2.DATASET,
+    "crema-d": crema_d.DATASET,
+    "ravdess": ravdess.DATASET,
+    "msp-improv": msp_improv.DATASET,
+    "iemocap": iemocap.DATASET,
+    "mafw": mafw.DATASET,
+    "dfew": dfew.DATASET,
+    "mer2023": mer2023.DATASET,
+    "werewolf-xl": werewolf_xl.DATASET,
+    "avcaffe": avcaffe.DATASET,
+    "csv": csv_list.DATASET,
+}
+
+
+def find_dataset(name: str) -> Dataset:
+    """A dataset by its name; capitals and ``_`` for ``-`` do not matter.
+
+    Raises: ValueError: there is none; the nearest is named.
+    """
+    wanted = name.lower().replace("_", "-")
+    if wanted not in DATASETS:
+        raise ValueError(
+            f"no dataset '{name}'{did_you_mean(wanted, DATASETS)} (datasets: {', '.join(DATASETS)})"
+        )
+    return DATASETS[wanted]

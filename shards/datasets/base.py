@@ -1,0 +1,254 @@
+"""What a dataset's reader says: its items, and everything that is not as documented.
+
+For: the types that every file of this package fills in, and the checks they share (what is there,
+what is missing, how the counts differ). Not for: any one layout, or finding files (``tree.py``).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+from shards.schema import Label
+
+Media = Literal["auto", "clips", "frames"]
+
+_POINTER = b"version https://git-lfs.github.com/spec/"  # a file that Git LFS has not fetched
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Item:
+    """One recording, or a span of one; paths are relative to the dataset's root.
+
+    Args:
+        key: Its name, unique in the dataset.
+        path: The video, or a folder of frame images.
+        labels: Columns of the manifest: labels, folds, votes, demographics. None: not known.
+        audio: A sound file of its own that starts with the picture; none: the video's sound.
+        speaker: Who speaks, if the dataset says so.
+        start: Start of the span, seconds; none: the beginning.
+        end: End of the span, seconds; none: the end.
+        region: Part of the picture to look at: x0 y0 x1 y1 as shares of it; none: all.
+        split: Side of a split that the dataset makes itself, else ``train``.
+    """
+
+    key: str
+    path: str
+    labels: dict[str, Label | None]
+    audio: str | None = None
+    speaker: str | None = None
+    start: float | None = None
+    end: float | None = None
+    region: str | None = None
+    split: str = "train"
+
+    def value(self, column: str) -> Label | None:
+        """A column of the manifest."""
+        if column in ("speaker", "split"):
+            return self.speaker if column == "speaker" else self.split
+        return self.labels.get(column)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Expected:
+    """A number that is documented for the whole dataset.
+
+    Args:
+        what: Of what, such as ``clips of fold 2``.
+        number: How many.
+        also: Another number that is right too: of a copy without what has no sound, say.
+        where: Column to value (or values) of the items that count; empty: all items.
+        distinct: Column whose different values are counted instead of the items.
+    """
+
+    what: str
+    number: int
+    where: Mapping[str, Label | tuple[Label, ...]] = field(default_factory=dict)
+    distinct: str | None = None
+    also: int | None = None
+
+    def found(self, items: Sequence[Item]) -> int:
+        """How many there are."""
+        wanted = {
+            name: value if isinstance(value, tuple) else (value,)
+            for name, value in self.where.items()
+        }
+        chosen = [
+            item
+            for item in items
+            if all(item.value(name) in values for name, values in wanted.items())
+        ]
+        if self.distinct is None:
+            return len(chosen)
+        return len({item.value(self.distinct) for item in chosen} - {None})
+
+
+@dataclass(kw_only=True)
+class Listing:
+    """What a reader found.
+
+    Args:
+        items: Recordings that are there.
+        missing: Cause to names of files that ought to be there.
+        left_out: Cause to names of recordings that are there and not wanted, or not labelled.
+        expected: Documented numbers to compare with.
+        notes: Sentences the user should know.
+    """
+
+    items: list[Item] = field(default_factory=list)
+    missing: dict[str, list[str]] = field(default_factory=dict)
+    left_out: dict[str, list[str]] = field(default_factory=dict)
+    expected: tuple[Expected, ...] = ()
+    notes: list[str] = field(default_factory=list)
+
+    def lack(self, cause: str, name: str) -> None:
+        """Note a missing file."""
+        self.missing.setdefault(cause, []).append(name)
+
+    def leave_out(self, cause: str, name: str) -> None:
+        """Note a recording that the manifest leaves out."""
+        self.left_out.setdefault(cause, []).append(name)
+
+    @property
+    def num_missing(self) -> int:
+        """How many files are missing."""
+        return sum(map(len, self.missing.values()))
+
+    def differences(self) -> list[str]:
+        """How the documented numbers differ from what is there, one sentence each."""
+        sentences = []
+        for expected in self.expected:
+            found = expected.found(self.items)
+            if found not in (expected.number, expected.also):
+                by = abs(found - expected.number)
+                than = "more than" if found > expected.number else "fewer than"
+                sentences.append(
+                    f"{expected.what}: {found}, {by} {than} documented ({expected.number})"
+                )
+        return sentences
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadOptions:
+    """What a user may say about a copy of a dataset.
+
+    Args:
+        media: Read videos, folders of frame images, or (``auto``) videos where there are any.
+        labels: File of labels, where it is not found by its documented name.
+        num_folds: Folds to make by speaker, for ``csv`` without a fold column.
+    """
+
+    media: Media = "auto"
+    labels: Path | None = None
+    num_folds: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.num_folds is not None and self.num_folds < 2:
+            raise ValueError(f"folds = {self.num_folds} (must be 2 or more)")
+        if self.labels is not None and not self.labels.is_file():
+            raise FileNotFoundError(f"{self.labels}: no such file of labels")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dataset:
+    """A dataset whose layout is known.
+
+    Args:
+        title: Its name as people write it.
+        layout: What is expected below the root, in a line.
+        access: Where it comes from and on what terms.
+        read: From root and options to what is there. Raises ValueError for another tree.
+        columns: Columns of the manifest that hold labels and folds.
+        classes: Label column to its classes, in the order of benchmarks.
+        takes_labels: Whether a file of labels can be named (``--labels``).
+        seen: What of it was tried: ``real files``, or ``documentation alone``.
+    """
+
+    title: str
+    layout: str
+    access: str
+    read: Callable[[Path, ReadOptions], Listing]
+    columns: tuple[str, ...]
+    classes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    takes_labels: bool = False
+    seen: str = "documentation alone"
+
+
+def folds_expected(
+    numbers: Sequence[int], *, column: str = "fold", also: Sequence[int] = ()
+) -> tuple[Expected, ...]:
+    """Documented sizes of the test sides of folds 1, 2, … (``also``: see ``Expected``)."""
+    return tuple(
+        Expected(
+            what=f"clips with {column} {fold}",
+            number=number,
+            where={column: fold},
+            also=also[fold - 1] if also else None,
+        )
+        for fold, number in enumerate(numbers, start=1)
+    )
+
+
+def classes_expected(column: str, numbers: Mapping[str, int]) -> tuple[Expected, ...]:
+    """Documented sizes of classes."""
+    return tuple(
+        Expected(what=f"clips with {column} {name}", number=number, where={column: name})
+        for name, number in numbers.items()
+    )
+
+
+def not_this(root: Path, title: str, expected: str) -> ValueError:
+    """The complaint about a root that holds something else: expected, found, remedy."""
+    found = sorted(entry.name for entry in os.scandir(root) if not entry.name.startswith("."))
+    shown = ", ".join(found[:6]) + (f" and {len(found) - 6} more" if len(found) > 6 else "")
+    return ValueError(
+        f"{root}: no {title} here: expected {expected}; found {shown or 'an empty folder'}; give "
+        "the folder that holds them, unpacked (or list the files yourself: "
+        "hicmae shards manifest csv ROOT --labels FILE)"
+    )
+
+
+def check_files(root: Path, listing: Listing) -> Listing:
+    """Move items whose files are empty, unreachable or unfetched to the missing ones.
+
+    Nothing is decoded. A bad sound file alone is named and dropped from its item.
+    """
+    state: dict[str, str | None] = {}
+
+    def fault(path: str) -> str | None:
+        if path not in state:
+            state[path] = _fault(root / path)
+        return state[path]
+
+    kept = []
+    for item in listing.items:
+        cause = fault(item.path)
+        if cause is not None:
+            listing.lack(cause, item.path)
+            continue
+        if item.audio is not None and (cause := fault(item.audio)) is not None:
+            listing.lack(f"sound: {cause}", item.audio)
+            item = replace(item, audio=None)
+        kept.append(item)
+    listing.items = kept
+    return listing
+
+
+def _fault(path: Path) -> str | None:
+    """Why a file cannot be what it should be, as far as its length and first bytes tell."""
+    try:
+        status = path.stat()
+        if path.is_dir():
+            return None
+        if status.st_size == 0:
+            return "empty file"
+        if status.st_size < 512:
+            with path.open("rb") as file:
+                if file.read(len(_POINTER)) == _POINTER:
+                    return "Git LFS pointer (run: git lfs pull)"
+    except OSError:
+        return "unreadable or a broken link"
+    return None

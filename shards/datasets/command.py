@@ -1,0 +1,168 @@
+"""The function behind ``hicmae shards manifest``: from a dataset's tree to a manifest.
+
+For: the command line; what it prints and the two files it writes. Not for: any layout (one file
+each beside this one).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from shards.datasets import DATASETS, Listing, ReadOptions, find_dataset
+from shards.datasets.base import Item, Media, check_files
+from shards.manifest import printable, write_manifest
+
+_SHOWN = 3  # names of each cause on the screen; the list of missing files has all
+
+
+def manifest(
+    *,
+    dataset: str | None = None,
+    root: Path | None = None,
+    out: Path | None = None,
+    media: Media = "auto",
+    labels: Path | None = None,
+    folds: int | None = None,
+    image_fps: float | None = None,
+    missing: Path | None = None,
+    strict: bool = False,
+    list: bool = False,
+) -> None:
+    """Make a manifest of a dataset: what is there, with labels, speakers, folds and votes.
+
+    Nothing is decoded. Counts are compared with the documented ones; every missing file is named.
+    Then: hicmae shards build MANIFEST --out SHARDS.
+
+    Args:
+        dataset: Which; --list shows them.
+        root: The folder it was unpacked into.
+        out: The manifest, .csv, .tsv or .jsonl; none given: DATASET.csv here.
+        media: Read videos (clips), folders of frame images (frames), or auto: videos where there
+            are any.
+        labels: The file of labels, where it is not found by its documented name.
+        folds: For csv: make so many folds by speaker.
+        image_fps: Frame rate of folders of images, frames per second.
+        missing: Where to list the missing files; none given: MANIFEST.missing.txt.
+        strict: A missing file or a count that differs is an error, and no manifest is written.
+        list: Show the datasets and what is expected of each.
+
+    Raises:
+        ValueError: No such dataset, another tree, or (with --strict) one that is not whole.
+    """
+    if list:
+        print(_overview())
+        return
+    if dataset is None or root is None:
+        raise ValueError(
+            "a dataset and its root are needed: hicmae shards manifest DATASET ROOT (--list shows "
+            "the datasets)"
+        )
+    if image_fps is not None and not 0 < image_fps < float("inf"):
+        raise ValueError(f"image_fps = {image_fps} (must be more than 0)")
+    known = find_dataset(dataset)
+    options = ReadOptions(media=media, labels=labels, num_folds=folds)
+    if folds is not None and known is not DATASETS["csv"]:
+        raise ValueError(f"folds is for csv; {known.title} has its own")
+    if labels is not None and not known.takes_labels:
+        raise ValueError(f"labels = {labels}: {known.title} has its labels in its own files")
+    path = out or Path(f"{dataset.lower().replace('_', '-')}.csv")
+    if path.suffix.lower() not in (".csv", ".tsv", ".jsonl"):
+        raise ValueError(f"out = {path} (must end in .csv, .tsv or .jsonl)")
+    listing = check_files(root, known.read(root, options))
+    lacking = missing or path.with_name(f"{path.name}.missing.txt")
+    _write_missing(lacking, listing)
+    differences = listing.differences()
+    _show(listing, lacking)
+    if strict and (differences or listing.num_missing):
+        reasons = differences[:2]
+        if listing.num_missing:
+            reasons.append(f"{listing.num_missing} files are missing ({lacking})")
+        raise ValueError(f"{root}: not the whole of {known.title}: {'; '.join(reasons)}")
+    if not listing.items:
+        raise ValueError(
+            f"{root}: none of {known.title} can be used ({listing.num_missing} files are missing, "
+            f"see {lacking}); unpack them below it, or try --media"
+        )
+    for difference in differences:
+        print(f"warning: {difference}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rows = _rows(root, path, listing.items, image_fps)
+    write_manifest(path, rows)
+    agree = len(listing.expected) - len(differences)
+    if listing.expected:
+        print(f"{agree} of {len(listing.expected)} documented numbers are met")
+    speakers = len({item.speaker for item in listing.items} - {None})
+    print(
+        f"{known.title}: {len(listing.items)} recordings, speakers {speakers or 'unknown'}: {path}"
+    )
+
+
+def _rows(
+    root: Path, path: Path, items: list[Item], image_fps: float | None
+) -> Iterator[dict[str, Any]]:
+    """Rows of the manifest; paths relative to its folder, and no column that nobody fills."""
+    # Both ends resolved, because `..` after a link leads elsewhere than its text says.
+    prefix = Path(os.path.relpath(root.resolve(), path.absolute().parent.resolve()))
+    columns = dict.fromkeys(name for item in items for name in item.labels)
+    used = [name for name in columns if any(item.labels.get(name) is not None for item in items)]
+    optional = [
+        name
+        for name in ("audio", "speaker", "start", "end", "region")
+        if any(getattr(item, name) is not None for item in items)
+    ]
+    for item in items:
+        row: dict[str, Any] = {"key": item.key, "path": (prefix / item.path).as_posix()}
+        for name in optional:
+            row[name] = getattr(item, name)
+        if item.audio is not None:
+            row["audio"] = (prefix / item.audio).as_posix()
+        row["split"] = item.split
+        if image_fps is not None:
+            row["fps"] = image_fps if (root / item.path).is_dir() else None
+        row |= {name: item.labels.get(name) for name in used}
+        if row.get("boxes") is not None:  # a path too
+            row["boxes"] = (prefix / str(row["boxes"])).as_posix()
+        yield row
+
+
+def _write_missing(path: Path, listing: Listing) -> None:
+    """List every missing file with its cause; a list of an earlier call does not stay behind."""
+    if not listing.missing:
+        path.unlink(missing_ok=True)
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.part")
+    lines = [
+        f"{cause}\t{printable(name)}\n"
+        for cause, names in sorted(listing.missing.items())
+        for name in names
+    ]
+    beside.write_text("".join(lines), encoding="utf-8")
+    beside.replace(path)
+
+
+def _show(listing: Listing, lacking: Path) -> None:
+    """Print what is missing and left out, the first few by name, and the notes."""
+    for what, causes in (("missing", listing.missing), ("left out", listing.left_out)):
+        for cause, names in sorted(causes.items()):
+            shown = ", ".join(printable(name) for name in names[:_SHOWN])
+            more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+            print(f"{what}, {cause}: {len(names)} ({shown}{more})")
+    if listing.missing:
+        print(f"all {listing.num_missing} missing files: {lacking}")
+    for note in listing.notes:
+        print(f"note: {note}")
+
+
+def _overview() -> str:
+    """Every dataset with its layout and where to get it."""
+    lines = []
+    for name, known in DATASETS.items():
+        lines.append(f"{name}: {known.title}")
+        lines.append(f"  expected: {known.layout}")
+        lines.append(f"  access:   {known.access}")
+        lines.append(f"  tried on: {known.seen}")
+    return "\n".join(lines)

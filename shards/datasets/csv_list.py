@@ -1,0 +1,113 @@
+"""Any other collection: a table with a path a row, and whatever labels it has.
+
+For: copies of datasets in another layout, and collections of one's own. The table (CSV, TSV or JSON
+lines) has a column ``path``, relative to the root, and optionally ``audio``, ``key``, ``speaker``,
+``start``, ``end``, ``region``, ``fps``, ``split`` and ``boxes``; every other column is a label. Not
+for: guessing labels out of file names.
+
+What this does beyond handing the table to ``hicmae shards build``: it names every file that is not
+there, and with ``--folds N`` deals the speakers to N folds of nearly equal size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from shards.datasets.base import Dataset, Item, Listing, ReadOptions
+from shards.datasets.folds import speaker_folds
+from shards.keys import safe_key
+from shards.schema import Label
+from shards.tables import read_csv, read_json_lines
+
+_LAYOUT = "files named by the column path of --labels FILE"
+_KNOWN = ("key", "path", "audio", "speaker", "start", "end", "region", "split")
+
+
+def read(root: Path, options: ReadOptions) -> Listing:
+    """List what a table names.
+
+    Raises: ValueError: no table is given, it cannot be understood, or folds cannot be made.
+    """
+    if not root.is_dir():
+        raise FileNotFoundError(f"{root}: no such folder")
+    if options.labels is None:
+        raise ValueError(
+            "csv: no table is given; name it with --labels FILE (columns path, and audio, speaker, "
+            "label, fold, … as far as there are)"
+        )
+    table = options.labels
+    rows = (read_csv if table.suffix.lower() in (".csv", ".tsv") else read_json_lines)(table)
+    listing = Listing()
+    taken: set[str] = set()
+    for line, row in rows:
+        path = str(row.get("path", ""))
+        if not path:
+            raise ValueError(f"{table} line {line}: no path")
+        if not (root / path).exists():
+            listing.lack("no such file", path)
+            continue
+        audio = str(row["audio"]) if "audio" in row else None
+        if audio is not None and not (root / audio).exists():
+            listing.lack("no such sound file", audio)
+            audio = None
+        labels: dict[str, Label | None] = {
+            name: value for name, value in row.items() if name not in _KNOWN
+        }
+        listing.items.append(
+            Item(
+                key=_key(row, path, taken),
+                path=path,
+                audio=audio,
+                speaker=str(row["speaker"]) if "speaker" in row else None,
+                start=row.get("start"),
+                end=row.get("end"),
+                region=str(row["region"]) if "region" in row else None,
+                split=str(row.get("split", "train")),
+                labels=labels,
+            )
+        )
+    if options.num_folds is not None:
+        _deal(listing, options.num_folds, table)
+    return listing
+
+
+def _key(row: Mapping[str, Any], path: str, taken: set[str]) -> str:
+    """The key a row has, or its path without the suffix and, if that is taken, with a number."""
+    if "key" in row:
+        return str(row["key"])
+    stem = path.rpartition(".")[0] or path
+    key, number = stem, 1
+    while safe_key(key) in taken:
+        number += 1
+        key = f"{stem}_{number}"
+    taken.add(safe_key(key))
+    return key
+
+
+def _deal(listing: Listing, num_folds: int, table: Path) -> None:
+    """Give every item a fold by its speaker."""
+    if any("fold" in item.labels for item in listing.items):
+        raise ValueError(f"{table}: has a column fold already; leave out --folds, or the column")
+    unnamed = [item for item in listing.items if item.speaker is None]
+    if unnamed:
+        raise ValueError(
+            f"{table}: {len(unnamed)} rows have no speaker, the first is {unnamed[0].path}; folds "
+            "are made by speaker"
+        )
+    speakers = {str(place): item.speaker or "" for place, item in enumerate(listing.items)}
+    folds = speaker_folds(speakers, num_folds)
+    for place, item in enumerate(listing.items):
+        item.labels["fold"] = folds[str(place)]
+
+
+DATASET = Dataset(
+    title="any other collection",
+    layout=_LAYOUT,
+    access="your own",
+    read=read,
+    columns=("fold",),
+    takes_labels=True,
+    seen="made-up tables",
+)

@@ -1,0 +1,105 @@
+"""RAVDESS: 24 actors speak two sentences in eight emotions.
+
+For: the speech part with picture and sound, as unpacked from its archives. Not for: songs, and
+recordings without sound or without picture, which are counted and left out.
+
+``Actor_01/01-01-03-02-01-01-01.mp4``: modality (01 audio-video, 02 video only, 03 audio only) -
+channel (01 speech, 02 song) - emotion - intensity - statement - repetition - actor. Odd actors are
+men, even ones women. Fold k tests actors 4k-3 to 4k.
+
+Source: https://zenodo.org/records/1188976 (file naming; CC BY-NC-SA 4.0). Tried on real files of
+it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from pathlib import Path
+
+from shards.datasets.base import (
+    Dataset,
+    Expected,
+    Item,
+    Listing,
+    ReadOptions,
+    classes_expected,
+    folds_expected,
+    not_this,
+)
+from shards.datasets.tree import Tree
+
+CLASSES = ("neutral", "calm", "happy", "sad", "angry", "fearful", "disgust", "surprised")
+_MODALITIES = {"02": "no sound (modality 02)", "03": "no picture (modality 03)"}
+_NAME = re.compile(r"(0[123])-(0[12])-(0[1-8])-(0[12])-(0[12])-(0[12])-(0[1-9]|1\d|2[0-4])")
+_LAYOUT = "Actor_01/01-01-01-01-01-01-01.mp4 to Actor_24/…"
+
+
+def read(root: Path, options: ReadOptions) -> Listing:
+    """List a copy of RAVDESS.
+
+    Raises: ValueError: nothing of it is there.
+    """
+    tree = Tree(root)
+    found = {name for name in (*tree.videos, *tree.frames, *tree.sounds) if _NAME.fullmatch(name)}
+    if not found:
+        raise not_this(root, "RAVDESS", _LAYOUT)
+    listing = Listing(expected=_EXPECTED)
+    for name in sorted(found):
+        modality, channel = name.split("-")[:2]
+        if channel == "02":
+            listing.leave_out("song", name)
+        elif modality in _MODALITIES:
+            listing.leave_out(_MODALITIES[modality], name)
+    for name in _all_names():
+        path = tree.picture(name, options.media)
+        if path is None:
+            listing.lack("no picture", name)
+            continue
+        _, _, emotion, intensity, statement, repetition, actor = name.split("-")
+        listing.items.append(
+            Item(
+                key=name,
+                path=path,
+                audio=tree.sound(name),
+                speaker=actor,
+                labels={
+                    "emotion": CLASSES[int(emotion) - 1],
+                    "intensity": {"01": "normal", "02": "strong"}[intensity],
+                    "statement": int(statement),
+                    "repetition": int(repetition),
+                    "sex": "male" if int(actor) % 2 else "female",
+                    "fold": (int(actor) - 1) // 4 + 1,
+                },
+            )
+        )
+    return listing
+
+
+def _all_names() -> list[str]:
+    """The 1,440 recordings of speech with picture and sound; neutral is never strong."""
+    return sorted(
+        f"01-01-{emotion:02}-{intensity:02}-{statement:02}-{repetition:02}-{actor:02}"
+        for emotion, intensity, statement, repetition, actor in itertools.product(
+            range(1, 9), (1, 2), (1, 2), (1, 2), range(1, 25)
+        )
+        if not (emotion == 1 and intensity == 2)
+    )
+
+
+_EXPECTED = (
+    Expected(what="clips", number=1440),
+    Expected(what="actors", number=24, distinct="speaker"),
+    *folds_expected((240,) * 6),
+    *classes_expected("emotion", {name: 96 if name == "neutral" else 192 for name in CLASSES}),
+)
+
+DATASET = Dataset(
+    title="RAVDESS (speech)",
+    layout=_LAYOUT,
+    access="open, CC BY-NC-SA 4.0: zenodo.org/records/1188976 (Video_Speech_Actor_*.zip)",
+    read=read,
+    columns=("emotion", "fold"),
+    classes={"emotion": CLASSES},
+    seen="real files",
+)

@@ -1,0 +1,129 @@
+"""The files below a dataset's root, found by name whatever the folders around them are called.
+
+For: readers of datasets; one walk lists videos, sounds and folders of frame images by name. Not
+for: what the names mean, or what is in the files.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from shards.datasets.base import Media
+from shards.manifest import VIDEO_SUFFIXES
+
+# In the order of preference where a recording comes in several.
+SOUND_SUFFIXES = (".wav", ".flac", ".m4a", ".aac", ".mp3", ".ogg", ".opus", ".wma")
+IMAGE_SUFFIXES = frozenset((".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"))
+_ALIGNED = "_aligned"  # the folder of face images that OpenFace writes beside NAME.csv
+
+
+class Tree:
+    """The files below a root; every path is relative to it, with ``/``.
+
+    Args:
+        root: The folder; links are followed, hidden files and folders are not looked at.
+
+    Attributes:
+        videos: Name without suffix → the videos of that name.
+        sounds: The same for sound files.
+        frames: Folder name (without ``_aligned``) → the folders of images of that name.
+        files: Every other file.
+
+    Raises:
+        FileNotFoundError: There is no such folder.
+    """
+
+    def __init__(self, root: Path) -> None:
+        if not root.is_dir():
+            raise FileNotFoundError(f"{root}: no such folder")
+        self.root = root
+        self.videos: dict[str, list[str]] = {}
+        self.sounds: dict[str, list[str]] = {}
+        self.frames: dict[str, list[str]] = {}
+        self.files: list[str] = []
+        self._walk(str(root), "", set())
+
+    def video(self, name: str, *, prefer: str = "", within: str = "") -> str | None:
+        """The video of a name, from a folder ``prefer`` where there are several.
+
+        Args:
+            within: Only below a folder of this name.
+        """
+        return _choose(self.videos.get(name, ()), prefer, within)
+
+    def sound(self, name: str, *, prefer: str = "", within: str = "") -> str | None:
+        """The sound file of a name; an uncompressed one where there are several."""
+        found = sorted(
+            self.sounds.get(name, ()), key=lambda path: SOUND_SUFFIXES.index(_suffix(path))
+        )
+        return _choose(found, prefer, within)
+
+    def picture(self, name: str, media: Media, *, prefer: str = "", within: str = "") -> str | None:
+        """The video or folder of images of a name; ``auto`` takes the video where there is one."""
+        path = None
+        if media != "frames":
+            path = self.video(name, prefer=prefer, within=within)
+        if path is None and media != "clips":
+            path = _choose(self.frames.get(name, ()), prefer, within)
+        return path
+
+    def ending(self, tail: str) -> str | None:
+        """The file whose path ends so (in any case of letters); the shortest such path."""
+        wanted = tail.lower()
+        found = [
+            path
+            for path in self.files
+            if path.lower() == wanted or path.lower().endswith("/" + wanted)
+        ]
+        return min(found, key=lambda path: (path.count("/"), path), default=None)
+
+    def read_text(self, path: str) -> str:
+        """A small file as text; bytes that are no UTF-8 are kept apart, not refused."""
+        return (self.root / path).read_text(encoding="utf-8-sig", errors="backslashreplace")
+
+    def _walk(self, folder: str, prefix: str, above: set[tuple[int, int]]) -> None:
+        """List a folder, in the order of names, and those below it."""
+        status = Path(folder).stat()
+        me = (status.st_dev, status.st_ino)
+        if me in above:  # a link to a folder above
+            return
+        has_images = False
+        with os.scandir(folder) as entries:
+            listed = sorted(entries, key=lambda entry: entry.name)
+        for entry in listed:
+            if entry.name.startswith("."):
+                continue
+            path = prefix + entry.name
+            if entry.is_dir():
+                self._walk(entry.path, path + "/", above | {me})
+                continue
+            suffix = _suffix(entry.name)
+            stem = entry.name[: len(entry.name) - len(suffix)]
+            if suffix in VIDEO_SUFFIXES:
+                self.videos.setdefault(stem, []).append(path)
+            elif suffix in SOUND_SUFFIXES:
+                self.sounds.setdefault(stem, []).append(path)
+            elif suffix in IMAGE_SUFFIXES:
+                has_images = True
+            else:
+                self.files.append(path)
+        if has_images and prefix:
+            name = prefix[:-1].rpartition("/")[2].removesuffix(_ALIGNED)
+            self.frames.setdefault(name, []).append(prefix[:-1])
+
+
+def _suffix(name: str) -> str:
+    """``.mp4`` of a file name, in small letters; empty where there is none."""
+    stem, dot, suffix = name.rpartition(".")
+    return f".{suffix.lower()}" if dot and stem and "/" not in suffix else ""
+
+
+def _choose(paths: list[str] | tuple[str, ...], prefer: str, within: str) -> str | None:
+    """The first path, from a preferred folder if any is."""
+    if within:
+        paths = [path for path in paths if f"/{within}/" in f"/{path}"]
+    for path in paths:
+        if prefer and f"/{prefer}/" in f"/{path}":
+            return path
+    return paths[0] if paths else None

@@ -1,0 +1,189 @@
+"""What the indexes of one or several folders say of the samples to be read, as compact arrays.
+
+For: the stream, which looks samples up by number. Not for: their order (``order.py``), or reading
+them (``whole_sample.py``).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas
+import pyarrow
+
+from shards.errors import ClipError, no_sound
+from shards.reading.files import ShardFiles, ShardFolder
+
+_MEMBERS = ("mjpg", "wav", "json")
+_NUMBERS = (
+    *(f"{member}_{what}" for member in _MEMBERS for what in ("offset", "length")),
+    "num_frames",
+    "num_samples",
+)
+
+
+class Row(NamedTuple):
+    """What the index says of one sample.
+
+    Args:
+        key: Its name.
+        shard: File name of its tar.
+        mjpg_offset: Of its images in the tar, bytes; each member alike. 0 bytes of wav: no sound.
+        num_frames: Images.
+        num_samples: Samples of sound.
+    """
+
+    key: str
+    shard: str
+    mjpg_offset: int
+    mjpg_length: int
+    wav_offset: int
+    wav_length: int
+    json_offset: int
+    json_length: int
+    num_frames: int
+    num_samples: int
+
+    @classmethod
+    def rows_of(cls, table: pandas.DataFrame) -> list[Row]:
+        """All rows of a table, in its order."""
+        columns = [table[name].tolist() for name in cls._fields]
+        return [cls(*values) for values in zip(*columns, strict=True)]
+
+    @property
+    def where(self) -> str:
+        """How an error names the sample."""
+        return f"{self.shard}: sample {self.key!r}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Corpus:
+    """Samples in the order of their shards, which are in the order of folders and names.
+
+    Args:
+        files: Of each folder.
+        shards: (number of the folder, file name) of each shard.
+        sizes: (number of shards,) usable samples of each, none of them 0.
+        numbers: (N, 8) int64, the columns of ``Row`` after the names.
+        shard_numbers: (N,) int32, which of ``shards`` a sample is in.
+        keys: N strings.
+        left_out: Samples that the indexes themselves tell to be unusable, by cause.
+        digest: Of what the order depends on: the shards' digests, and what was left out.
+    """
+
+    files: tuple[ShardFiles, ...]
+    shards: tuple[tuple[int, str], ...]
+    sizes: np.ndarray
+    numbers: np.ndarray
+    shard_numbers: np.ndarray
+    keys: Any
+    left_out: dict[str, int]
+    digest: str
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether some of its shards have to be fetched."""
+        return any(files.elsewhere is not None for files in self.files)
+
+    def row(self, sample: int) -> tuple[Row, ShardFiles]:
+        """What is said of a sample, and the files it is in."""
+        folder, shard = self.shards[self.shard_numbers[sample]]
+        row = Row(self.keys[sample].as_py(), shard, *self.numbers[sample].tolist())
+        return row, self.files[folder]
+
+    def prefetch(self, samples: Sequence[int]) -> None:
+        """Begin to fetch the shards of samples that will be wanted soon."""
+        for number in dict.fromkeys(self.shard_numbers[list(samples)].tolist()):
+            folder, shard = self.shards[number]
+            self.files[folder].prefetch(shard)
+
+
+def read_corpus(
+    folders: Sequence[ShardFolder], *, split: str, fps: float, require_sound: bool, skip: bool
+) -> Corpus:
+    """Make one corpus of folders.
+
+    Args:
+        folders: One or more.
+        split: To read, or ``all``.
+        fps: Frame rate that the samples must have.
+        require_sound: Whether a sample without sound is bad.
+        skip: Whether such samples are left out, or refused.
+
+    Raises:
+        ValueError: A folder has no sample of the split, another frame rate, or an index that
+            contradicts itself.
+        ClipError: A sample without sound, where those are refused, or nothing else.
+    """
+    shards: list[tuple[int, str]] = []
+    tables, digest, left_out = [], hashlib.sha256(), Counter[str]()
+    for number, folder in enumerate(folders):
+        table = _usable_rows(folder, split, fps)
+        silent = table["wav_length"] == 0
+        if require_sound and silent.any():
+            if not skip:
+                row = table[silent].iloc[0]
+                raise no_sound(f"{row['shard']}: sample {row['key']!r}", "mjpg, json", False)
+            left_out["no-sound"] += int(silent.sum())
+            table = table[~silent]
+        table = table.sort_values(["shard", "json_offset"], kind="stable")
+        names = table["shard"].drop_duplicates().tolist()
+        places = {name: len(shards) + place for place, name in enumerate(names)}
+        shards += [(number, name) for name in names]
+        tables.append(table.assign(place=table["shard"].map(places)))
+        counts = table["shard"].value_counts()
+        for name in names:
+            digest.update(f"{name} {folder.described[name]['sha256']} {counts[name]}\n".encode())
+    table = pandas.concat(tables, ignore_index=True)
+    if table.empty:
+        raise ClipError(
+            f"{', '.join(folder.name for folder in folders)}: no sample of split {split!r} has "
+            f"sound ({left_out['no-sound']} were left out); pass sound: optional",
+            "no-sound",
+        )
+    shard_numbers = table["place"].to_numpy(dtype=np.int32)
+    return Corpus(
+        files=tuple(folder.files for folder in folders),
+        shards=tuple(shards),
+        sizes=np.bincount(shard_numbers, minlength=len(shards)),
+        numbers=np.ascontiguousarray(table[list(_NUMBERS)].to_numpy(dtype=np.int64)),
+        shard_numbers=shard_numbers,
+        keys=pyarrow.array(table["key"].tolist(), type=pyarrow.string()),
+        left_out=dict(left_out),
+        digest=digest.hexdigest(),
+    )
+
+
+def _usable_rows(folder: ShardFolder, split: str, fps: float) -> pandas.DataFrame:
+    """The rows of a split, checked."""
+    every = folder.index.table
+    table = every if split == "all" else every[every["split"] == split]
+    if table.empty:
+        found = ", ".join(sorted(every["split"].unique())) or "nothing"
+        raise ValueError(f"{folder.name}: no samples of split {split!r} (found {found})")
+    other = table[table["fps"] != fps]
+    if len(other):
+        raise ValueError(
+            f"{folder.name}: {len(other)} samples, {other['key'].iloc[0]!r} first, have "
+            f"{other['fps'].iloc[0]:g} frames a second, the model takes {fps:g}; rebuild "
+            "the shards at that rate"
+        )
+    sizes = {name: shard["bytes"] for name, shard in folder.described.items()}
+    ends = table["shard"].map(sizes)
+    bad = ends.isna() | (table["num_frames"] < 1)
+    for member in _MEMBERS:
+        offset, length = table[f"{member}_offset"], table[f"{member}_length"]
+        absent = (length == 0) if member == "wav" else False
+        bad |= ~(absent | ((offset >= 512) & (length > 0) & (offset + length <= ends)))
+    if bad.any():
+        row = table[bad].iloc[0]
+        raise ValueError(
+            f"{folder.name}: the index places sample {row['key']!r} outside of its shard "
+            f"{row['shard']} ({int(bad.sum())} samples are so); build it again"
+        )
+    return table

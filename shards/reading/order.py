@@ -1,0 +1,153 @@
+"""Which sample stands at each place of the endless sequence that pretraining reads.
+
+For: the order alone, as arithmetic on the counts of the indexes. Not for: cutting it into batches
+(``batches.py``), or reading anything.
+
+The order is a function of (counts, weights, seed, window) and of nothing else: not of the number
+of ranks or loader processes, nor of what was read before. So any place of it can be looked up,
+which is what makes resuming exact and a change of the number of processes harmless. An order
+drawn by a buffer that fills as shards arrive has neither property, which is why it is not left to
+WebDataset's ``shuffle``.
+
+One epoch of a corpus: its shards in an order drawn for the epoch, their samples one after another,
+then each sample moved later by a part of the window drawn for it, and all sorted by where they
+went. Neighbours in the result are thus at most a window apart in their shards, and reading stays
+nearly sequential. It is one array of integers, 4 bytes a sample.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+import numpy as np
+
+_EPOCHS_KEPT = 2  # of each corpus: a batch may reach across the end of one
+
+
+@dataclass(frozen=True)
+class Place:
+    """One place of the sequence.
+
+    Args:
+        corpus: Which corpus the sample is of.
+        epoch: Pass over that corpus.
+        first: Whether the pass begins here.
+        sample: Number of the sample in the corpus, in the order of its shards.
+    """
+
+    corpus: int
+    epoch: int
+    first: bool
+    sample: int
+
+
+class SampleOrder:
+    """The endless sequence: epochs of one corpus, or several corpora mixed by weight.
+
+    Args:
+        shard_sizes: Of each corpus, the number of samples of each of its shards.
+        weights: Of each corpus; the shares of the sequence are in proportion to them. None: there
+            is one corpus.
+        seed: Of every draw, 0 or more.
+        window: Places by which a sample may move; 0 and 1 leave samples in the order of their
+            shard.
+
+    Attributes:
+        num_samples: Samples of all corpora together: the length of an epoch of the sequence.
+    """
+
+    def __init__(
+        self,
+        shard_sizes: Sequence[Sequence[int]],
+        weights: Sequence[float] | None,
+        *,
+        seed: int,
+        window: int,
+    ) -> None:
+        assert weights is not None or len(shard_sizes) == 1, len(shard_sizes)
+        self.seed, self.window = seed, window
+        self._sizes = [np.asarray(sizes, dtype=np.int64) for sizes in shard_sizes]
+        self._mixture = Mixture(weights or [1.0])
+        self._counts = [int(sizes.sum()) for sizes in self._sizes]
+        self._epochs: OrderedDict[tuple[int, int], np.ndarray] = OrderedDict()
+        self.num_samples = sum(self._counts)
+
+    def at(self, position: int) -> Place:
+        """What stands at a position, counted from 0."""
+        corpus, number = self._mixture.locate(position)
+        epoch, place = divmod(number, self._counts[corpus])
+        sample = int(self._epoch(corpus, epoch)[place])
+        return Place(corpus, epoch, place == 0, sample)
+
+    def __getstate__(self) -> dict[str, object]:
+        return self.__dict__ | {"_epochs": OrderedDict()}  # another process draws its own
+
+    def _epoch(self, corpus: int, epoch: int) -> np.ndarray:
+        key = (corpus, epoch)
+        order = self._epochs.get(key)
+        if order is None:
+            while len(self._epochs) >= _EPOCHS_KEPT * len(self._sizes):
+                self._epochs.popitem(last=False)
+            order = epoch_order(
+                self._sizes[corpus],
+                draws=(self.seed, corpus, epoch),
+                window=self.window,
+            )
+            self._epochs[key] = order
+        self._epochs.move_to_end(key)
+        return order
+
+
+def epoch_order(sizes: np.ndarray, *, draws: tuple[int, ...], window: int) -> np.ndarray:
+    """The order of one epoch.
+
+    Args:
+        sizes: (number of shards,) samples of each.
+        draws: What the draws depend on, integers of 0 or more.
+        window: As in ``SampleOrder``.
+
+    Returns: (N,) int32 or int64, each number from 0 to N - 1 once; sample n is the n-th in the
+        order of the shards as given.
+    """
+    num_shards, num_samples = len(sizes), int(sizes.sum())
+    # Only the raw stream of a bit generator is promised to be the same in every NumPy (NEP 19).
+    raw = np.random.PCG64(np.random.SeedSequence(draws)).random_raw(num_shards + num_samples)
+    shards = np.argsort(raw[:num_shards], kind="stable")
+    starts = np.cumsum(sizes) - sizes  # of each shard, where samples are numbered in order
+    placed = np.cumsum(sizes[shards]) - sizes[shards]  # of each, as they were shuffled
+    order = np.arange(num_samples) + np.repeat(starts[shards] - placed, sizes[shards])
+    if window > 1:
+        moved = np.arange(num_samples) + raw[num_shards:] * (window / 2.0**64)
+        order = order[np.argsort(moved, kind="stable")]
+    return order.astype(np.int32 if num_samples < 2**31 else np.int64)
+
+
+class Mixture:
+    """Deals the places of one sequence out to several, in proportion to weights.
+
+    Every stretch of the sequence holds each in its proportion, to within a few places; the first
+    takes the places at which the whole part of position x share grows, the next does so among
+    what is left, and so on, in exact integers.
+
+    Args:
+        weights: Positive.
+    """
+
+    def __init__(self, weights: Sequence[float]) -> None:
+        left = sum(map(Fraction, weights), Fraction(0))
+        self._shares = []
+        for weight in map(Fraction, weights):
+            self._shares.append(weight / left)
+            left -= weight
+
+    def locate(self, position: int) -> tuple[int, int]:
+        """Whose the place is, and how many places of the same are before it."""
+        for number, share in enumerate(self._shares[:-1]):
+            before = position * share.numerator // share.denominator
+            if (position + 1) * share.numerator // share.denominator > before:
+                return number, before
+            position -= before
+        return len(self._shares) - 1, position

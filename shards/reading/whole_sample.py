@@ -1,0 +1,189 @@
+"""Reading one sample whole, and checking every byte of it against its digests.
+
+For: the stream, and the first reading of a sample through the index. Not for: which sample comes
+next, or decoding (``sample.py``).
+
+Checked are: the tar headers (name, length), the json against the schema and the index, and the
+SHA-256 of images and sound against the json. The digests cost 0.9 ms for a sample of 8 s, a
+quarter of what a clip costs in all, and are checked at every reading: a shard may go bad between
+two epochs. The json has no digest of its own; what of it a clip depends on is in the index too.
+
+Where a header is not what the index says, the tar is walked, and the member taken from where it
+is: so one member that is missing costs one sample, not the rest of its shard.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tarfile
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from shards.errors import ClipError, no_sound
+from shards.reading.corpus import Row
+from shards.reading.files import ShardFiles
+from shards.schema import SampleInfo, ShardError, parse_sample_json
+
+_BLOCK = tarfile.BLOCKSIZE
+
+
+@dataclass(frozen=True)
+class WholeSample:
+    """A sample as it was built.
+
+    Args:
+        info: Its json.
+        mjpg: Its images.
+        wav: Its sound; None if it has none.
+        in_place: Whether its members are where the index says.
+    """
+
+    info: SampleInfo
+    mjpg: bytes
+    wav: bytes | None
+    in_place: bool = True
+
+
+def read_sample(files: ShardFiles, row: Row, *, require_sound: bool) -> WholeSample:
+    """Read a sample and check it.
+
+    Args:
+        files: Of its folder.
+        row: What the index says of it.
+        require_sound: Whether a sample without sound is bad.
+
+    Raises:
+        ClipError: It is not what was built; names shard, key and cause.
+    """
+    try:
+        return _read_sample(files, row, require_sound)
+    except ClipError:
+        if not files.mend(row.shard):
+            raise
+    return _read_sample(files, row, require_sound)
+
+
+def parse_row_json(data: bytes, row: Row) -> SampleInfo:
+    """Read a json and compare it with the index.
+
+    Raises:
+        ClipError: It breaks the schema, or is not the one of the row.
+    """
+    try:
+        info = parse_sample_json(data, row.where)
+    except ShardError as error:
+        raise ClipError(str(error), "bad-json") from error
+    said = (info.key, info.num_frames, info.frame_offsets[-1], info.num_samples)
+    indexed = (row.key, row.num_frames, row.mjpg_length, row.num_samples)
+    if said != indexed:
+        raise ClipError(
+            f"{row.where}: its json says (key, frames, bytes of images, sound samples) {said}, "
+            f"the index {indexed}; build it again",
+            "bad-json",
+        )
+    return info
+
+
+def _read_sample(files: ShardFiles, row: Row, require_sound: bool) -> WholeSample:
+    data, in_place = _member(files, row, "json", row.json_offset, row.json_length)
+    info = parse_row_json(data, row)
+    if not info.has_sound and require_sound:
+        raise no_sound(row.where, "mjpg, json", declared=False)
+    mjpg, found = _member(files, row, "mjpg", row.mjpg_offset, row.mjpg_length)
+    in_place = in_place and found
+    _require_digest(mjpg, info.digests.mjpg, row, "mjpg")
+    wav = None
+    if info.has_sound:
+        wav, found = _member(files, row, "wav", row.wav_offset, row.wav_length)
+        in_place = in_place and found
+        assert info.digests.wav is not None, "the schema says so"
+        _require_digest(wav, info.digests.wav, row, "wav")
+    return WholeSample(info, mjpg, wav, in_place)
+
+
+def _member(
+    files: ShardFiles, row: Row, extension: str, offset: int, length: int
+) -> tuple[bytes, bool]:
+    """The bytes of a member, once its tar header is its own, and whether the index knew where."""
+    where = f"{row.where}: {extension}"
+    name = f"{row.key}.{extension}"
+    short = None
+    if length > 0:
+        try:
+            header = files.read(row.shard, offset - _BLOCK, _BLOCK, where)
+            # Of a longer name, which stands in a block of its own before, this has the beginning.
+            is_named = header[:100].rstrip(b"\0") == name.encode()[:100]
+            if is_named and header[124:136].rstrip(b"\0 ") == b"%011o" % length:
+                return files.read(row.shard, offset, length, where), True
+        except ClipError as error:
+            if error.cause != "truncated":
+                raise
+            short = error
+    walk = _walk_shard(files.path(row.shard))
+    place = walk.places.get(name)
+    if place is not None:
+        return files.read(row.shard, *place, where), False
+    raise short if short is not None and walk.damage is not None else _absent(row, extension, walk)
+
+
+def _require_digest(data: bytes, digest: str, row: Row, extension: str) -> None:
+    if hashlib.sha256(data).hexdigest() != digest:
+        raise ClipError(
+            f"{row.where}: its {extension} is not the one that was built (sha256 differs, "
+            f"{len(data)} bytes); copy or build its shard again",
+            "bad-digest",
+        )
+
+
+@dataclass(frozen=True)
+class _Walk:
+    """What a tar holds: name → (offset, length) of each member, and why the walk ended early."""
+
+    places: dict[str, tuple[int, int]]
+    damage: str | None
+
+
+def _walk_shard(path: Path) -> _Walk:
+    try:
+        about = path.stat()
+    except OSError as error:
+        return _Walk({}, str(error.strerror))
+    return _walk(path, about.st_size, about.st_mtime_ns)
+
+
+@lru_cache(maxsize=8)
+def _walk(path: Path, size: int, modified_ns: int) -> _Walk:
+    """Walk a tar from header to header; size and time make it another one when it changes."""
+    places: dict[str, tuple[int, int]] = {}
+    damage = None
+    try:
+        with tarfile.open(path, "r:") as tar:
+            for member in tar:
+                if member.isreg() and member.offset_data + member.size <= size:
+                    places[member.name] = (member.offset_data, member.size)
+            # What cannot be a header ends a tar without an error; so does the end of the file.
+            if not 2 * _BLOCK <= size - tar.offset <= tarfile.RECORDSIZE + 2 * _BLOCK:
+                damage = f"no header at byte {tar.offset} of {size}"
+    # Damaged numbers and names reach Python's own conversions.
+    except (tarfile.TarError, OSError, EOFError, ValueError, ArithmeticError) as error:
+        damage = " ".join(str(error).split()) or type(error).__name__
+    return _Walk(places, damage)
+
+
+def _absent(row: Row, extension: str, walk: _Walk) -> ClipError:
+    """The error of a member that is not in its tar."""
+    found = [ext for ext in ("mjpg", "wav", "json") if f"{row.key}.{ext}" in walk.places]
+    if walk.damage is not None:
+        return ClipError(
+            f"{row.where}: its {extension} cannot be found, its shard is damaged after "
+            f"{len(walk.places)} members ({walk.damage}); copy or build it again",
+            "truncated",
+        )
+    if extension == "wav":
+        return no_sound(row.where, ", ".join(found), declared=True)
+    return ClipError(
+        f"{row.where} has no {extension} member (found {', '.join(found) or 'none of it'}); "
+        "rebuild it",
+        "missing-member",
+    )

@@ -1,0 +1,250 @@
+"""The receipt of a folder of shards, by which two people compare their preparations.
+
+For: ``receipt.json``, which machines compare (``compare.py``), and the page beside it; the command
+``hicmae shards receipt``. Not for: whether the shards are whole (``check.py``).
+
+A receipt holds no times and no paths of the machine, so that the same build gives the same bytes.
+It is made from the index and the jsons of the samples; of the images, only those of the contact
+sheet are decoded.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas
+from rich.console import Console
+
+from shards.index import Index, read_index
+from shards.receipts.distributions import QUANTILES, QUANTITIES, describe_values
+from shards.receipts.sample_facts import ASPECTS, CONTENT, SampleFacts, read_facts
+from shards.receipts.versions import library_versions
+from shards.schema import SCHEMA_VERSION, ShardError
+
+RECEIPT_JSON = "receipt.json"
+RECEIPT_PAGE = "receipt.md"
+RECEIPT_PICTURES = "receipt"
+
+# Of the content of receipt.json; also to be raised when a bin of distributions.py moves.
+RECEIPT_VERSION = 1
+
+_PARTS = ("configuration", "counts", "distributions", "digests", "labels", "refused", "versions")
+_MOST_CLASSES = 50  # of a label; one with more is an identifier or a measurement
+
+
+def receipt(*, folder: Path) -> None:
+    """Make the receipt of a folder of shards again: receipt.json, receipt.md and its pictures.
+
+    Builds write one by themselves. The libraries it names are those of the build, if the receipt
+    that is replaced told of the same shards; else they are not known.
+
+    Args:
+        folder: Of the shards.
+    """
+    write_receipt(folder, versions=recorded_versions(folder))
+    Console().print(
+        f"receipt: {folder / RECEIPT_PAGE}", markup=False, highlight=False, soft_wrap=True
+    )
+
+
+def write_receipt(folder: Path, *, versions: Mapping[str, str] | None = None) -> None:
+    """Write the receipt of a finished folder; each file beside its name and then renamed.
+
+    Args:
+        folder: Of the shards, with its index.
+        versions: Of the libraries that built it; none given: those in use now.
+
+    Raises:
+        FileNotFoundError: There is no such folder.
+        ShardError: It has no index, or a sample that cannot be read; names it.
+    """
+    # Drawing is heavy, and builds import this module for the names of the files.
+    from shards.receipts.receipt_page import receipt_page
+    from shards.receipts.receipt_pictures import write_pictures
+
+    folder = Path(folder)
+    index = read_index(folder)
+    about = make_receipt(
+        index, read_facts(index), library_versions() if versions is None else versions
+    )
+    chosen = write_pictures(folder / RECEIPT_PICTURES, index, about)
+    _write(folder / RECEIPT_PAGE, receipt_page(about, chosen, RECEIPT_PICTURES))
+    _write(folder / RECEIPT_JSON, json.dumps(about, indent=1, ensure_ascii=False) + "\n")
+
+
+def make_receipt(index: Index, facts: SampleFacts, versions: Mapping[str, str]) -> dict[str, Any]:
+    """The content of ``receipt.json``.
+
+    Args:
+        index: Of the folder.
+        facts: From its samples.
+        versions: Of the libraries that built it; empty if not known.
+    """
+    table, info = index.table, index.info
+    return {
+        "receipt_version": RECEIPT_VERSION,
+        "schema_version": SCHEMA_VERSION,
+        "configuration": info["config"],
+        "counts": {
+            **{name: count for name, count in info["counts"].items() if name != "splits"},
+            "hours": round(float(table["seconds"].sum()) / 3600, 4),
+            "bytes": sum(int(shard["bytes"]) for shard in info["shards"]),
+            "num_shards": len(info["shards"]),
+            "num_speakers": int(table["speaker"].nunique()),
+            "num_refused": sum(info.get("refused", {}).values()),
+        },
+        "splits": _groups(table, "split", speakers=True),
+        "labels": {name: _label(table, name) for name in index.label_columns},
+        "speakers": _speakers(table),
+        "sound": {
+            "states": _counts(table["sound_state"]),
+            "num_padded": facts.padded[0],
+            "padded_seconds": round(facts.padded[1], 3),
+            "num_damaged": facts.num_damaged_sounds,
+        },
+        "faces": {
+            "detectors": facts.detectors,
+            "found_by": facts.found_by,
+            "face_sizes": facts.face_sizes,
+        },
+        "refused": info.get("refused", {}),
+        "ignored": info.get("ignored", {}),
+        "distributions": {name: describe_values(name, table) for name in QUANTITIES},
+        "digests": _digests(index, facts),
+        "versions": dict(versions),
+    }
+
+
+def read_receipt(path: Path) -> dict[str, Any]:
+    """Read a ``receipt.json`` that somebody wrote.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ShardError: It is no receipt, or one of another version.
+    """
+    try:
+        about = json.loads(path.read_bytes())
+    except ValueError as error:  # undecodable text is a ValueError too
+        raise ShardError(f"{path}: cannot be read ({error}); give a {RECEIPT_JSON}") from error
+    version = about.get("receipt_version") if isinstance(about, dict) else None
+    if version != RECEIPT_VERSION:
+        raise ShardError(
+            f"{path}: receipt version {version!r}, this program reads {RECEIPT_VERSION}; make it "
+            "again with: hicmae shards receipt FOLDER"
+        )
+    lost = [name for name in _PARTS if not isinstance(about.get(name), dict)]
+    lost += [
+        f"distributions.{name}" for name in QUANTITIES if name not in about.get("distributions", {})
+    ]
+    if lost:
+        raise ShardError(
+            f"{path}: no {', '.join(lost)}; make it again with: hicmae shards receipt FOLDER"
+        )
+    return about
+
+
+def recorded_versions(folder: Path) -> dict[str, str]:
+    """The libraries that built a folder, as its receipt says; empty if it has none of its own."""
+    try:
+        old = read_receipt(folder / RECEIPT_JSON)
+    except (FileNotFoundError, ShardError):
+        return {}
+    same = old["digests"].get("shards") == _shard_digests(read_index(folder))
+    return dict(old["versions"]) if same else {}
+
+
+def _digests(index: Index, facts: SampleFacts) -> dict[str, Any]:
+    """Hex SHA-256: what two preparations have in common is seen from them alone."""
+    settings = {"schema_version": SCHEMA_VERSION, "configuration": index.info["config"]}
+    canonical = json.dumps(settings, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return {
+        "preparation": hashlib.sha256(canonical.encode()).hexdigest(),
+        "content": facts.digest(*CONTENT),
+        "ordered_samples": facts.ordered_digest(),
+        "keys": facts.digest(),
+        **{aspect: facts.digest(aspect) for aspect in ASPECTS},
+        "shards": _shard_digests(index),
+    }
+
+
+def _shard_digests(index: Index) -> dict[str, str]:
+    return {str(shard["name"]): str(shard["sha256"]) for shard in index.info["shards"]}
+
+
+def _groups(table: pandas.DataFrame, column: str, *, speakers: bool = False) -> dict[str, Any]:
+    """Samples and seconds of every value of a column, by value."""
+    groups: dict[str, Any] = {}
+    for value, part in table.groupby(column, sort=True):
+        groups[_name(value)] = {
+            "num_samples": len(part),
+            "seconds": round(float(part["seconds"].sum()), 3),
+        }
+        if speakers:
+            groups[_name(value)]["num_speakers"] = int(part["speaker"].nunique())
+    return groups
+
+
+def _label(table: pandas.DataFrame, name: str) -> dict[str, Any]:
+    """Classes with counts and seconds, or the spread of a measurement, or how many names."""
+    given = table.dropna(subset=[name])
+    missing = len(table) - len(given)
+    column = given[name]
+    numeric = pandas.api.types.is_numeric_dtype(column) and not pandas.api.types.is_bool_dtype(
+        column
+    )
+    fractions = numeric and not bool((column % 1 == 0).all())
+    num_values = int(column.nunique())
+    if numeric and (fractions or num_values > _MOST_CLASSES):
+        values = column.to_numpy(dtype=np.float64)
+        return {
+            "missing": missing,
+            "mean": round(float(values.mean()), 6),
+            "sd": round(float(values.std()), 6),
+            "quantiles": _quantiles(values),
+        }
+    if num_values > _MOST_CLASSES:
+        return {"missing": missing, "num_values": num_values}
+    return {"missing": missing, "classes": _groups(given, name)}
+
+
+def _speakers(table: pandas.DataFrame) -> dict[str, Any]:
+    """How many, how much of each, and every one by name."""
+    groups = _groups(table, "speaker")
+    each = {
+        name: _quantiles(np.array([group[name] for group in groups.values()], dtype=np.float64))
+        for name in ("num_samples", "seconds")
+        if groups
+    }
+    return {
+        "num": len(groups),
+        "samples_without": int(table["speaker"].isna().sum()),
+        "quantiles": each,
+        "each": groups,
+    }
+
+
+def _quantiles(values: Sequence[float] | np.ndarray) -> dict[str, float]:
+    found = zip(QUANTILES, np.quantile(values, QUANTILES), strict=True)
+    return {f"{share:g}": float(f"{value:.6g}") for share, value in found}
+
+
+def _counts(column: pandas.Series[Any]) -> dict[str, int]:
+    counts = column.value_counts().sort_index()
+    return {_name(value): int(count) for value, count in counts.items()}
+
+
+def _name(value: Any) -> str:
+    """A value as the name of a group; a column of whole numbers with gaps is read as 1.0, 2.0."""
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _write(path: Path, text: str) -> None:
+    """Write beside and rename."""
+    beside = path.with_name(f"{path.name}.part")
+    beside.write_text(text, encoding="utf-8")
+    beside.replace(path)
