@@ -12,16 +12,27 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from rich.console import Console
 
-from pretrain.callbacks import Checkpoints, FiniteGuard, StopOnSignal
+from pretrain.agreement import Agreement
+from pretrain.bad_samples import BadSamples
+from pretrain.checkpoint_files import CheckpointFiles
+from pretrain.checkpoints import Checkpoints, Portable
+from pretrain.engines import EngineConfig, make_strategy
+from pretrain.finite import FiniteGuard
 from pretrain.gallery import Gallery
+from pretrain.health import Health
 from pretrain.meter import StepMeter
 from pretrain.module import Batch
 from pretrain.plan import Plan
+from pretrain.probe_settings import ProbeConfig
+from pretrain.probes import ProbeData, Probes
+from pretrain.processes import Processes
 from pretrain.progress import ProgressShown
 from pretrain.records import MetricsFile, Row, WandbRun
-from pretrain.settings import HardwareConfig, LogConfig, WandbConfig
+from pretrain.settings import DataConfig, HardwareConfig, LogConfig, WandbConfig
+from pretrain.signals import StopOnSignal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,12 +43,16 @@ class Assembly:
         trainer: Lightning's.
         meter: Has the last row.
         stopper: Knows the signal that ended the run, if one did.
+        guard: Knows why the run was stopped, if non-finite numbers did.
+        bad_samples: Likewise, if bad samples did.
         wandb: The W&B run of the first process, if there is one.
     """
 
     trainer: pl.Trainer
     meter: StepMeter
     stopper: StopOnSignal
+    guard: FiniteGuard
+    bad_samples: BadSamples
     wandb: WandbRun | None
 
 
@@ -48,16 +63,21 @@ def assemble(
     epoch_clips: int,
     done: int,
     pictured: Batch | None,
+    probed: ProbeData | None,
     config: dict[str, Any],
     sections: Mapping[str, Any],
     accumulate: int,
     clip_norm: float | None,
+    max_skipped_steps: int,
     precision: str,
+    engine: EngineConfig,
+    processes: Processes,
+    data: DataConfig,
     hardware: HardwareConfig,
     log: LogConfig,
+    probe: ProbeConfig,
     wandb: WandbConfig,
     console: Console,
-    is_first: bool,
 ) -> Assembly:
     """Put a run together.
 
@@ -67,17 +87,23 @@ def assemble(
         epoch_clips: Clips of one pass over the data.
         done: Step that is resumed from, or 0.
         pictured: The batch that pictures are made of; None: no pictures.
+        probed: The clips of the probes; None: no probes.
         config: The resolved configuration, for W&B.
         sections: Configuration that the portable checkpoint carries.
         accumulate: Batches of one optimizer step.
         clip_norm: Largest gradient norm, if there is one.
+        max_skipped_steps: Steps with non-finite numbers that are left out before the run stops.
         precision: Lightning's name.
+        engine: How several devices train one network.
+        processes: Who takes part; only the first one writes records.
+        data: For its batch size and its budget of bad samples.
         hardware: What it runs on.
         log: What is written, and how often.
+        probe: How often the features are probed.
         wandb: Mode, project and name.
         console: Where the progress is shown.
-        is_first: Whether this is the first process: only that one writes records.
     """
+    is_first = processes.rank == 0
     wandb_run = WandbRun(out, wandb, config) if is_first and wandb.mode != "disabled" else None
     progress = ProgressShown(console, plan.num_steps)
     sinks: list[Callable[[Row], None]] = []
@@ -89,9 +115,18 @@ def assemble(
         sinks.append(progress.show_row)
     meter = StepMeter(log_every=log.log_every, epoch_clips=epoch_clips, sinks=sinks)
     stopper = StopOnSignal()
-    # In this order: the guard measures the norm that the meter takes, and a checkpoint holds
-    # what the meter has counted.
-    callbacks: list[pl.Callback] = [FiniteGuard(out), meter, stopper]
+    guard = FiniteGuard(out, max_skipped=max_skipped_steps, say=console.print)
+    bad_samples = BadSamples(data.max_bad)
+    agreement = Agreement([stopper, guard, bad_samples])
+    # In this order: the guard measures the norm that the meter takes, what is measured now and
+    # then goes into the row that the meter makes of the same step, and a checkpoint holds
+    # what the meter has counted and all processes have agreed on.
+    measuring: list[pl.Callback] = []
+    if log.health_every:
+        measuring.append(Health(every=log.health_every, note=meter.note))
+    if probed is not None:
+        measuring.append(Probes(probed, probe, note=meter.note))
+    callbacks: list[pl.Callback] = [guard, bad_samples, *measuring, meter, stopper, agreement]
     if log.progress:
         callbacks.append(progress)
     if pictured is not None:
@@ -105,15 +140,31 @@ def assemble(
                 on_picture=wandb_run.log_picture if wandb_run else None,
             )
         )
-    callbacks.append(
-        Checkpoints(out / "checkpoints", every=log.checkpoint_every, keep=log.keep, config=sections)
+    files = CheckpointFiles(
+        keep=log.keep,
+        keep_every=log.keep_every,
+        timeout_seconds=hardware.timeout_seconds,
+        portable=Portable(out / "checkpoints" / "last", sections),
+    )
+    callbacks.append(Checkpoints(out / "checkpoints", files, every=log.checkpoint_every))
+    on_cpu = hardware.accelerator == "cpu" or not torch.cuda.is_available()
+    strategy, plugins = make_strategy(
+        engine,
+        processes=processes,
+        on_cpu=on_cpu,
+        precision=precision,
+        batch_size=data.batch_size,
+        timeout_seconds=hardware.timeout_seconds,
+        checkpoint_io=files,
     )
     trainer = pl.Trainer(
-        accelerator=hardware.accelerator,
-        devices=hardware.devices,
-        num_nodes=hardware.num_nodes,
-        strategy=hardware.strategy,
-        precision=precision,  # type: ignore[arg-type]
+        accelerator="cpu" if on_cpu else hardware.accelerator,
+        devices=processes.devices,
+        num_nodes=processes.num_nodes,
+        strategy=strategy,
+        plugins=plugins,
+        # DeepSpeed brings its own precision and is not told it a second time.
+        precision=None if engine.kind == "deepspeed" else precision,  # type: ignore[arg-type]
         max_steps=plan.num_steps,
         max_epochs=-1,
         accumulate_grad_batches=accumulate,
@@ -127,4 +178,11 @@ def assemble(
         use_distributed_sampler=False,
         limit_val_batches=0,
     )
-    return Assembly(trainer=trainer, meter=meter, stopper=stopper, wandb=wandb_run)
+    return Assembly(
+        trainer=trainer,
+        meter=meter,
+        stopper=stopper,
+        guard=guard,
+        bad_samples=bad_samples,
+        wandb=wandb_run,
+    )

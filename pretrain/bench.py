@@ -44,6 +44,7 @@ def bench_step(
     precision: Precision = "auto",
     accelerator: str = "auto",
     compile: bool = False,
+    batch_sizes: tuple[int, ...] = (),
     objective: ObjectiveConfig = _OBJECTIVE,
     augment: AugmentConfig = _AUGMENT,
     json: Path | None = None,
@@ -62,20 +63,24 @@ def bench_step(
         precision: As in pretraining; 16-mixed is not measured here.
         accelerator: auto, cpu or gpu.
         compile: Whether the network is compiled; give a longer warm-up then.
+        batch_sizes: Other numbers of clips to measure too, to see how a step's time grows.
         objective: Masks, weights and ablations.
         augment: Random changes to the clips.
         json: File for the figures.
 
     Returns: The figures; among them ``clips_per_second``, ``step_seconds``, ``flops_per_clip``,
-        ``matmul_peak_flops``, ``fraction_of_peak``, ``peak_memory_bytes`` and ``seconds`` by part.
+        ``matmul_peak_flops``, ``fraction_of_peak``, ``peak_memory_bytes`` and ``seconds`` by part;
+        with ``batch_sizes`` also ``scaling``: ``step_seconds`` of each (the smallest of its steps,
+        which other work on the machine disturbs least), and the straight line through them:
+        ``seconds_per_clip``, ``fixed_seconds`` and ``r_squared``, 1 where it is straight.
 
     Raises:
         ValueError: A number is out of range, or there is no such device.
     """
-    if batch_size < 1 or steps < 1 or warmup < 0:
+    if min((batch_size, steps, *batch_sizes)) < 1 or warmup < 0:
         raise ValueError(
-            f"batch_size = {batch_size}, steps = {steps}, warmup = {warmup} (batch_size and steps "
-            "must be 1 or more, warmup 0 or more)"
+            f"batch_size = {batch_size}, batch_sizes = {list(batch_sizes)}, steps = {steps}, "
+            f"warmup = {warmup} (batch sizes and steps must be 1 or more, warmup 0 or more)"
         )
     device = _device(accelerator)
     number_format = resolve_precision(precision, accelerator=device.type)
@@ -92,6 +97,11 @@ def bench_step(
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     seconds, memory = _time_steps(network, transform, batch, number_format, steps, warmup)
+    fastest = {batch_size: seconds.pop("fastest")}
+    for clips in sorted(set(batch_sizes) - {batch_size}):
+        other = _random_batch(sizes.input, clips, device)
+        times, _ = _time_steps(network, transform, other, number_format, steps, warmup)
+        fastest[clips] = times["fastest"]
     seconds["of forward: targets"] = _time_targets(network, transform, batch, steps)
     dtype = torch.bfloat16 if number_format == "bf16-mixed" else torch.float32
     peak = matmul_peak_flops(dtype, device)
@@ -115,6 +125,8 @@ def bench_step(
         else f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads",
         "torch": torch.__version__,
     }
+    if len(fastest) > 1:
+        figures["scaling"] = _straight_line(fastest)
     _print(figures)
     if json is not None:
         json.parent.mkdir(parents=True, exist_ok=True)
@@ -160,7 +172,20 @@ def _time_steps(
         for part, times in zip(_PARTS, zip(*measured, strict=True), strict=True)
     }
     seconds["step"] = statistics.median(sum(row) for row in measured)
+    seconds["fastest"] = min(sum(row) for row in measured)
     return seconds, peak_memory_bytes(device)
+
+
+def _straight_line(seconds: dict[int, float]) -> dict[str, Any]:
+    """Fit seconds by clips with a straight line (least squares)."""
+    clips = sorted(seconds)
+    slope, fixed = statistics.linear_regression(clips, [seconds[count] for count in clips])
+    return {
+        "step_seconds": {str(count): seconds[count] for count in clips},
+        "seconds_per_clip": slope,
+        "fixed_seconds": fixed,
+        "r_squared": statistics.correlation(clips, [seconds[count] for count in clips]) ** 2,
+    }
 
 
 @torch.no_grad()
@@ -229,3 +254,13 @@ def _print(figures: dict[str, Any]) -> None:
         f"clip; {figures['fraction_of_peak']:.0%} of {figures['matmul_peak_flops'] / 1e9:.0f} "
         f"GFLOP/s; peak memory {figures['peak_memory_bytes'] / 2**30:.2f} GiB"
     )
+    if "scaling" in figures:
+        line = figures["scaling"]
+        each = ", ".join(
+            f"{clips} clips {1000 * seconds:.0f} ms"
+            for clips, seconds in line["step_seconds"].items()
+        )
+        console.print(
+            f"time over clips: {each}; {1000 * line['seconds_per_clip']:.1f} ms a clip and "
+            f"{1000 * line['fixed_seconds']:.0f} ms besides (R² {line['r_squared']:.4f})"
+        )

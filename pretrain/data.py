@@ -19,8 +19,9 @@ from torch.utils.data import DataLoader
 from hicmae.settings import InputConfig
 from pretrain.settings import DataConfig
 from shards.errors import ClipError
-from shards.index import Index, read_index
+from shards.index import Index
 from shards.random_access import ShardDataset
+from shards.reading.files import open_folder
 from shards.sample import collate
 from shards.streaming import StreamConfig, clip_stream
 
@@ -33,7 +34,7 @@ class Survey:
     """What the indexes say before any shard is read.
 
     Attributes:
-        num_clips: Samples of one pass over the data that can be used.
+        num_clips: Clips of one pass over the samples that can be used.
         num_silent: Samples without sound, which are left out where sound is required.
         hours: Length of all samples of the split.
     """
@@ -51,7 +52,8 @@ def survey(config: DataConfig) -> Survey:
         ValueError: No index, nothing of that split, fewer samples than a batch, or samples
             without sound where it is required and bad samples raise.
     """
-    tables = [_rows(read_index(folder), config.split) for folder in config.folders]
+    opened = [open_folder(folder, config.cache) for folder in config.folders]
+    tables = [_rows(folder.index, config.split) for folder in opened]
     table = pandas.concat(tables, ignore_index=True)
     absent = table[table["sound_state"] == "absent"]
     if config.sound == "required":
@@ -69,7 +71,9 @@ def survey(config: DataConfig) -> Survey:
             f"data.batch_size = {config.batch_size}; lower it or give more shards"
         )
     return Survey(
-        num_clips=len(table), num_silent=len(absent), hours=float(table["seconds"].sum()) / 3600
+        num_clips=len(table) * config.clips_per_sample,
+        num_silent=len(absent),
+        hours=float(table["seconds"].sum()) / 3600,
     )
 
 
@@ -80,17 +84,22 @@ class PretrainData(pl.LightningDataModule):
         config: What to read.
         input: Geometry of a clip.
         seed: Of order and positions.
-        first_epoch: Pass over the data to begin with; a resumed run begins a fresh one.
+        first_batch: Batches that all processes together have taken before.
     """
 
     def __init__(
-        self, config: DataConfig, input: InputConfig, *, seed: int, first_epoch: int = 0
+        self,
+        config: DataConfig,
+        input: InputConfig,
+        *,
+        seed: int,
+        first_batch: int = 0,
     ) -> None:
         super().__init__()
         self.config = config
         self.input = input
         self.seed = seed
-        self.first_epoch = first_epoch
+        self.first_batch = first_batch
 
     def train_dataloader(self) -> DataLoader[dict[str, Any]]:
         """Open the stream; Lightning has set up the processes by then."""
@@ -105,9 +114,12 @@ class PretrainData(pl.LightningDataModule):
                 split=config.split,
                 sound=config.sound,
                 on_bad=config.on_bad,
+                weights=config.weights,
+                clips_per_sample=config.clips_per_sample,
+                cache=config.cache,
             ),
             seed=self.seed,
-            first_epoch=self.first_epoch,
+            first_batch=self.first_batch // self.trainer.world_size,
             rank=self.trainer.global_rank,
             world_size=self.trainer.world_size,
         )
@@ -131,6 +143,7 @@ def start_worker(number: int) -> None:
     """
     cv2.setNumThreads(0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: signal.alarm(_GRACE_SECONDS))
 
 
@@ -145,13 +158,13 @@ def fixed_clips(config: DataConfig, input: InputConfig, count: int) -> dict[str,
     """
     candidates = []
     for folder in config.folders:
-        index = read_index(folder)
-        rows = _rows(index, config.split)
+        opened = open_folder(folder, config.cache)
+        rows = _rows(opened.index, config.split)
         rows = rows[rows["sound_state"] != "absent"].sort_values("key")
         whole = rows[rows["num_frames"] >= input.num_frames * input.frame_stride]
         rows = rows if whole.empty else whole  # a repeated last frame makes a dull picture
         if len(rows):
-            dataset = ShardDataset(index, input=input, rows=rows, views=1)
+            dataset = ShardDataset(opened, input=input, rows=rows, views=1)
             candidates += [(dataset, number) for number in range(len(dataset))]
     places = np.linspace(0, len(candidates) - 1, min(count, len(candidates))).round().astype(int)
     clips: list[Any] = []

@@ -1,19 +1,19 @@
 """The run folder: whose it is, what may be resumed, and what has changed since.
 
-For: refusing to mix two runs, and finding the newest checkpoint. Not for: writing checkpoints
-(``pretrain/callbacks.py``).
+For: refusing to mix two runs, and finding the newest checkpoint that is whole. Not for: writing
+checkpoints (``pretrain/checkpoint_files.py``).
 """
 
 from __future__ import annotations
 
 import re
 import shutil
-import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from hicmae.config import load_yaml
+from pretrain.digests import damage, read_note
 
 # What a run leaves in its folder; anything else there is not ours to delete.
 _PARTS = ("config.yaml", "metrics.csv", "checkpoints", "figures", "wandb")
@@ -57,19 +57,57 @@ def step_of(path: Path) -> int:
     return int(match[1])
 
 
-def newest_checkpoint(out: Path) -> Path | None:
-    """The checkpoint that ``--resume`` goes on from; ``None``: the run has not saved any.
+def note_of(path: Path) -> Path:
+    """The file with lengths and digests beside a checkpoint."""
+    return path.with_suffix(".json")
 
-    Raises: ValueError: it is damaged.
+
+def shards_of(path: Path) -> Path:
+    """The folder of DeepSpeed's shards beside a checkpoint; not every one has it."""
+    return path.with_suffix(".shards")
+
+
+def newest_checkpoint(out: Path) -> tuple[Path | None, list[str]]:
+    """The newest checkpoint that is whole: what ``--resume`` goes on from.
+
+    Returns: its path, or None where the run has not saved any; and a line for each newer one that
+        is damaged.
+    Raises: ValueError: all of them are.
     """
-    files = step_files(out / "checkpoints")
-    if not files:
-        return None
-    newest = files[-1]
-    if newest.is_file() and not zipfile.is_zipfile(newest):
-        older = f" to resume from {files[-2].name}" if len(files) > 1 else " and begin again"
-        raise ValueError(f"{newest}: damaged ({newest.stat().st_size} bytes); delete it{older}")
-    return newest
+    lines: list[str] = []
+    for path in reversed(step_files(out / "checkpoints")):
+        try:
+            problem = damage(path.parent, read_note(note_of(path))["files"])
+        except ValueError as error:
+            problem = str(error)
+        if not problem:
+            return path, lines
+        lines.append(f"{path}: damaged ({problem}); not used")
+    if lines:
+        raise ValueError(
+            f"{lines[0].removesuffix('; not used')}, and so is every older one; begin again with "
+            "--overwrite, or give another --out"
+        )
+    return None, []
+
+
+def clear_leftovers(out: Path, *, newest: Path | None) -> None:
+    """Remove what a killed process left half-written, and set damaged checkpoints aside.
+
+    Args:
+        out: The run folder.
+        newest: The checkpoint that is gone on from; newer ones are damaged.
+    """
+    folder = out / "checkpoints"
+    for path in step_files(folder):
+        if newest is not None and step_of(path) > step_of(newest):
+            path.replace(path.with_name(f"{path.name}.damaged"))
+    for path in folder.glob(".*"):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    whole = {path.stem for path in step_files(folder)}
+    for path in folder.glob("step-*"):
+        if path.suffix in (".json", ".shards") and path.stem not in whole:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def compare_settings(out: Path, config: Mapping[str, Any]) -> list[str]:

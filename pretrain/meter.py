@@ -11,8 +11,9 @@ from __future__ import annotations
 import resource
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
@@ -31,8 +32,9 @@ class StepMeter(pl.Callback):
     over the steps since the last row of ``loss``, every term by name and ``gradient_norm`` (before
     clipping); ``learning_rate`` of the last step; ``clips_per_second`` over all processes;
     ``data_wait_share`` of the time that the first process waited for a batch;
-    ``peak_memory_bytes`` of the first process (of its device, if that has a memory of its own);
-    ``skipped`` samples so far in total and as ``skipped_<cause>``.
+    ``peak_memory_bytes`` of the first process (of its device, if that has a memory of its own) and
+    ``resident_memory_bytes`` of it now, without its readers; ``skipped`` samples so far in total
+    and as ``skipped_<cause>``; and what others have noted since the last row.
 
     Args:
         log_every: Optimizer steps between rows; the last step always has one.
@@ -57,14 +59,20 @@ class StepMeter(pl.Callback):
         self._seconds = 0.0
         self._step = 0
         self._learning_rate = 0.0
+        self._noted: dict[str, float] = {}
         self._window = _Window()
+
+    def note(self, values: Mapping[str, float]) -> None:
+        """Add numbers to the next row: of what is measured less often than rows are made."""
+        self._noted.update(values)
 
     def state_dict(self) -> dict[str, Any]:
         """Running totals that a resumed run goes on with."""
         return {
-            "clips": self._clips + self._window.clips,
-            "seconds": self._seconds + time.perf_counter() - self._window.started,
+            "clips": self._clips,
+            "seconds": self._seconds,
             "skipped": self._total_skipped(),
+            "window": self._window.state(),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -72,13 +80,15 @@ class StepMeter(pl.Callback):
         self._clips = state_dict["clips"]
         self._seconds = state_dict["seconds"]
         self._skipped_before = dict(state_dict["skipped"])
+        self._window = _Window.of(state_dict["window"])
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start the clock."""
         if pl_module.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(pl_module.device)
         self._step = trainer.global_step
-        self._window = _Window()
+        self._window.started = time.perf_counter() - self._window.passed
+        self._window.to(pl_module.device)
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Batch, batch_idx: int
@@ -146,9 +156,12 @@ class StepMeter(pl.Callback):
             "clips_per_second": self._window.clips / passed,
             "data_wait_share": self._window.wait / passed,
             "peak_memory_bytes": peak_memory_bytes(module.device),
+            "resident_memory_bytes": resident_memory_bytes(),
             "skipped": sum(skipped.values()),
             **{f"skipped_{cause}": count for cause, count in sorted(skipped.items())},
+            **self._noted,
         }
+        self._noted = {}
         self.last_row = row
         if trainer.is_global_zero:
             for sink in self.sinks:
@@ -178,7 +191,47 @@ class _Window:
     steps: int = 0
     clips: int = 0
     wait: float = 0.0  # seconds that a batch was waited for
+    passed: float = 0.0  # seconds before a resume
     started: float = field(default_factory=time.perf_counter)
+
+    def state(self) -> dict[str, Any]:
+        """What a resumed run goes on with, so that its next row is that of an unbroken run.
+
+        The sums are means over processes, as the row's will be; a collective call.
+        """
+        sums = {name: torch.as_tensor(value) for name, value in self.sums.items()}
+        if dist.is_available() and dist.is_initialized():
+            for name, value in sums.items():
+                total = value.clone()
+                dist.all_reduce(total)
+                sums[name] = total / dist.get_world_size()
+        return {
+            "sums": {name: value.cpu() for name, value in sums.items()},
+            "norms": torch.as_tensor(self.norms).cpu(),
+            "counts": (self.batches, self.steps, self.clips),
+            "seconds": (self.wait, time.perf_counter() - self.started),
+        }
+
+    @classmethod
+    def of(cls, state: Mapping[str, Any]) -> _Window:
+        """The window that ``state`` described."""
+        batches, steps, clips = state["counts"]
+        wait, passed = state["seconds"]
+        return cls(
+            sums=dict(state["sums"]),
+            norms=state["norms"],
+            batches=batches,
+            steps=steps,
+            clips=clips,
+            wait=wait,
+            passed=passed,
+        )
+
+    def to(self, device: torch.device) -> None:
+        """Move the sums to where the next ones will be."""
+        self.sums = {name: value.to(device) for name, value in self.sums.items()}
+        if isinstance(self.norms, Tensor):
+            self.norms = self.norms.to(device)
 
 
 def peak_memory_bytes(device: torch.device) -> int:
@@ -186,3 +239,9 @@ def peak_memory_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts in KiB
+
+
+def resident_memory_bytes() -> int:
+    """Memory of this process that is in RAM now; a number that only grows is a leak."""
+    with Path("/proc/self/statm").open() as file:
+        return int(file.read().split()[1]) * resource.getpagesize()

@@ -1,7 +1,7 @@
 """The Lightning module of pretraining: transforms on the device, the objective, AdamW.
 
-For: one training step. Not for: what is logged, saved or drawn (``pretrain/callbacks.py`` and
-beside it), nor where batches come from (``pretrain/data.py``).
+For: one training step. Not for: what is logged, saved or drawn (the callbacks that
+``pretrain/assembly.py`` puts together), nor where batches come from (``pretrain/data.py``).
 
 Deviation: the reference forgets the random state on resuming; here every draw follows from the
 seed and the number of the batch.
@@ -15,12 +15,13 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.strategies import DeepSpeedStrategy
 from torch import Tensor
 
 from hicmae.parameters import parameter_groups
 from hicmae.pretraining import HiCMAE
 from hicmae.schedule import warmup_cosine
-from hicmae.settings import ModelConfig, ObjectiveConfig
+from hicmae.settings import InputConfig, ModelConfig, ObjectiveConfig
 from hicmae.transforms import AugmentConfig, ClipTransform
 from pretrain.settings import OptimizerConfig
 
@@ -30,8 +31,13 @@ Batch = dict[str, Any]
 class PretrainModule(pl.LightningModule):
     """HiCMAE in training.
 
-    Every random draw of a step (augmentation, masks) follows from the seed, the process and the
-    number of the batch alone, so a resumed run draws what an unbroken one would have drawn.
+    Every random draw of a step (augmentation, masks) follows from the seed and the number of the
+    batch alone, so a resumed run draws what an unbroken one would have drawn. Batches are numbered
+    over all processes: of N processes, process r has the batches r, r + N, r + 2 N, …. A batch
+    keeps its number, its clips and its draws however many processes there are.
+
+    Attributes:
+        num_batches: Batches that all processes together have taken so far.
 
     Args:
         model: Sizes of the network.
@@ -43,6 +49,7 @@ class PretrainModule(pl.LightningModule):
         global_batch: Clips of one optimizer step over all processes; scales the learning rate.
         seed: Of the weights and of every draw.
         compile_network: Whether ``torch.compile`` is applied; the weights keep their names.
+        recompute: Whether activations are computed again in the backward pass.
     """
 
     def __init__(
@@ -57,10 +64,12 @@ class PretrainModule(pl.LightningModule):
         global_batch: int,
         seed: int,
         compile_network: bool = False,
+        recompute: bool = False,
     ) -> None:
         super().__init__()
         torch.manual_seed(seed)
         self.model = HiCMAE(model, objective)
+        self.model.set_grad_checkpointing(recompute)
         if compile_network:
             self.model.compile()
         self.transform = ClipTransform(model.input, augment)
@@ -73,7 +82,8 @@ class PretrainModule(pl.LightningModule):
         self.last_terms: dict[str, Tensor] = {}  # of the newest batch
         self.batch_wanted = 0.0  # when the step before was done with, performance clock
         self.batch_arrived = 0.0  # when the newest batch came from its reader
-        self._num_batches = 0
+        self.num_batches = 0
+        self._rates: list[tuple[float, float]] = []  # and weight decay, of each parameter group
 
     @property
     def peak_learning_rate(self) -> float:
@@ -81,12 +91,17 @@ class PretrainModule(pl.LightningModule):
         return self.settings.learning_rate * self.global_batch / 256
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the number of the batch, on which every random draw depends."""
-        checkpoint["num_batches"] = self._num_batches
+        """Keep the number of batches, on which every random draw depends."""
+        checkpoint["place"] = {
+            "batches": self.num_batches,
+            "batch_size": self._batch_size(),
+            "global_batch": self.global_batch,
+        }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Go on counting batches where the checkpoint stood."""
-        self._num_batches = checkpoint["num_batches"]
+        """Go on counting batches where the checkpoint stood, in batches of today's size."""
+        place = checkpoint["place"]
+        self.num_batches = place["batches"] * place["batch_size"] // self._batch_size()
 
     def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Note when the batch came; it is still where the reader put it."""
@@ -95,28 +110,52 @@ class PretrainModule(pl.LightningModule):
 
     @torch.no_grad()
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """Turn bytes into the network's input, on the device, with this step's random numbers."""
-        torch.manual_seed(step_seed(self.seed, self.global_rank, self._num_batches))
-        self._num_batches += 1
-        video, fbank = self.transform(batch)
+        """Turn bytes into the network's input, on the device, with this batch's random numbers."""
+        # The reader numbers what all processes take at once; its count and ours must agree.
+        world_size = self.trainer.world_size
+        assert batch.get("batch", self.num_batches // world_size) * world_size == self.num_batches
+        torch.manual_seed(step_seed(self.seed, self.num_batches + self.global_rank))
+        self.num_batches += world_size
         kept = {name: batch[name] for name in ("keys", "skipped") if name in batch}
+        if not batch["keys"]:
+            batch = _stand_in(self.model.config.input, self.device)
+        video, fbank = self.transform(batch)
         return kept | {"video": video, "fbank": fbank}
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
         """One forward pass; Lightning averages accumulated gradients and takes the step.
 
+        A process whose clips of a batch were all bad takes part with a black, silent one, or the
+        others would wait for it; its loss counts nothing.
+
         Returns: ``loss`` and, detached, every term by name with ``loss`` among them.
         """
-        output = self.model(batch["video"], batch["fbank"])
-        self.last_terms = {"loss": output.loss.detach()} | output.terms
-        return {"loss": output.loss, "terms": self.last_terms}
+        # Lightning has entered it already, but DeepSpeed has left it again.
+        with self.trainer.precision_plugin.forward_context():
+            output = self.model(batch["video"], batch["fbank"])
+        counts = float(bool(batch["keys"]))
+        loss = output.loss * counts
+        self.last_terms = {
+            name: term * counts
+            for name, term in ({"loss": output.loss.detach()} | output.terms).items()
+        }
+        return {"loss": loss, "terms": self.last_terms}
 
     def configure_optimizers(self) -> Any:
         """AdamW over the parameter groups, and the schedule, one value an optimizer step."""
         # With fp16 a fused step would unscale gradients inside itself, hiding their true norm.
-        fused = self.trainer.precision != "16-mixed"
+        scales = self.trainer.precision == "16-mixed" and not self._has_deepspeed()
+        groups = parameter_groups(
+            self.model,
+            learning_rate=self.peak_learning_rate,
+            weight_decay=self.settings.weight_decay,
+        )
+        self._rates = [(group["lr"], group["weight_decay"]) for group in groups]
         optimizer = torch.optim.AdamW(
-            self._groups(), betas=self.settings.betas, eps=self.settings.eps, fused=fused
+            groups,
+            betas=self.settings.betas,
+            eps=self.settings.eps,
+            fused=self.settings.fused and not scales,
         )
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self.rate_factor)
         return {
@@ -130,8 +169,10 @@ class PretrainModule(pl.LightningModule):
         gradient_clip_val: int | float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip by the norm that was measured already; Lightning refuses to with a fused step."""
-        if gradient_clip_val is not None:
+        """Clip by the norm that was measured already; Lightning refuses to with a fused step, and
+        DeepSpeed clips by itself.
+        """
+        if gradient_clip_val is not None and not self._has_deepspeed():
             assert self.gradient_norm is not None, "FiniteGuard measures it just before"
             torch.nn.utils.clip_grads_with_norm_(
                 self.model.parameters(), gradient_clip_val, self.gradient_norm
@@ -140,16 +181,12 @@ class PretrainModule(pl.LightningModule):
     def on_train_start(self) -> None:
         """Honour the settings of this run where a checkpoint has brought those of an older one."""
         scheduler = self.lr_schedulers()
-        optimizer = self.optimizers(use_pl_optimizer=False)
         assert isinstance(scheduler, torch.optim.lr_scheduler.LambdaLR)
-        assert isinstance(optimizer, torch.optim.Optimizer)
-        fresh = self._groups()
-        assert len(fresh) == len(optimizer.param_groups)
+        optimizer = scheduler.optimizer  # also where DeepSpeed has wrapped it
         factor = self.rate_factor(scheduler.last_epoch)
-        for group, now in zip(optimizer.param_groups, fresh, strict=True):
+        for group, (rate, decay) in zip(optimizer.param_groups, self._rates, strict=True):
             group |= {"betas": self.settings.betas, "eps": self.settings.eps}
-            group |= {"weight_decay": now["weight_decay"], "initial_lr": now["lr"]}
-            group["lr"] = now["lr"] * factor
+            group |= {"weight_decay": decay, "initial_lr": rate, "lr": rate * factor}
         scheduler.base_lrs = [group["initial_lr"] for group in optimizer.param_groups]
         self.batch_wanted = time.perf_counter()
 
@@ -167,16 +204,27 @@ class PretrainModule(pl.LightningModule):
             warmup_steps=self.warmup_steps,
         )
 
-    def _groups(self) -> list[dict[str, Any]]:
-        """Parameters with their learning rate and weight decay."""
-        return parameter_groups(
-            self.model,
-            learning_rate=self.peak_learning_rate,
-            weight_decay=self.settings.weight_decay,
-        )
+    def _batch_size(self) -> int:
+        """Clips that one process handles at once."""
+        parts = self.trainer.accumulate_grad_batches * self.trainer.world_size
+        return self.global_batch // parts
+
+    def _has_deepspeed(self) -> bool:
+        """Whether DeepSpeed takes the optimizer's step."""
+        return isinstance(self.trainer.strategy, DeepSpeedStrategy)
 
 
-def step_seed(seed: int, rank: int, batch: int) -> int:
-    """A seed for the draws of one batch of one process: any two differ in all their numbers."""
-    text = f"{seed}/{rank}/{batch}".encode()
+def step_seed(seed: int, batch: int) -> int:
+    """A seed for the draws of one batch: any two differ in all their numbers."""
+    text = f"{seed}/{batch}".encode()
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little") >> 1
+
+
+def _stand_in(size: InputConfig, device: torch.device) -> Batch:
+    """A batch of one black, silent clip."""
+    shape = (1, size.num_frames, size.image_size, size.image_size, 3)
+    return {
+        "frames": torch.zeros(shape, dtype=torch.uint8, device=device),
+        "waveform": torch.zeros((1, size.clip_samples), dtype=torch.int16, device=device),
+        "num_samples": torch.zeros(1, dtype=torch.int64, device=device),
+    }

@@ -11,6 +11,7 @@ import io
 import netrc
 import os
 import secrets
+import socket
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -80,6 +81,9 @@ class MetricsFile:
 class WandbRun:
     """One run of Weights & Biases in a run folder; resuming continues it under the same id.
 
+    The id stands in ``wandb/run-id.txt`` there; the run there has the resolved configuration, and
+    as ``run_folder`` in it and as its notes the way back: host and folder.
+
     Args:
         folder: The run folder; W&B writes into its ``wandb/``.
         settings: Mode, project and name.
@@ -91,7 +95,10 @@ class WandbRun:
         (folder / "wandb").mkdir(parents=True, exist_ok=True)
         id_file = folder / "wandb" / "run-id.txt"
         if not id_file.is_file():
-            id_file.write_text(secrets.token_hex(4) + "\n")
+            beside = id_file.with_name(f".{id_file.name}.part")
+            beside.write_text(secrets.token_hex(4) + "\n")
+            beside.replace(id_file)
+        home = f"{socket.gethostname()}:{folder.resolve()}"
 
         def start(mode: WandbMode) -> wandb.Run:
             return wandb.init(
@@ -101,7 +108,8 @@ class WandbRun:
                 id=id_file.read_text().strip(),
                 resume="allow",
                 mode=mode,
-                config=config,
+                config={**config, "run_folder": home},
+                notes=f"run folder: {home}",
                 settings=wandb.Settings(silent=True, init_timeout=60),
             )
 

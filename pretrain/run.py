@@ -6,13 +6,10 @@ Not for: any of the pieces.
 
 from __future__ import annotations
 
-import logging
-import math
-import warnings
+import sys
 from pathlib import Path
 from typing import Any
 
-from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from rich.console import Console
 
 from hicmae import __version__
@@ -22,9 +19,16 @@ from hicmae.settings import ObjectiveConfig
 from hicmae.transforms import AugmentConfig
 from pretrain.assembly import Assembly, assemble
 from pretrain.data import PretrainData, Survey, fixed_clips, survey
-from pretrain.folder import compare_settings, newest_checkpoint, prepare_folder, step_of
+from pretrain.dry_run import DryRun, show
+from pretrain.engines import load_engine
+from pretrain.folder import clear_leftovers, compare_settings, prepare_folder
+from pretrain.lost_process import lost_process
 from pretrain.module import PretrainModule
 from pretrain.plan import Plan, make_plan
+from pretrain.probe_settings import ProbeConfig
+from pretrain.probes import probe_data
+from pretrain.processes import find_processes
+from pretrain.resume import Resumption, find_resumption
 from pretrain.settings import (
     DataConfig,
     HardwareConfig,
@@ -39,6 +43,7 @@ _AUGMENT = AugmentConfig.pretraining()
 _OPTIMIZER = OptimizerConfig()
 _HARDWARE = HardwareConfig()
 _LOG = LogConfig()
+_PROBE = ProbeConfig()
 _WANDB = WandbConfig()
 
 
@@ -54,17 +59,22 @@ def pretrain(
     epochs: float = 100.0,
     accumulate: int = 1,
     precision: Precision = "auto",
+    max_skipped_steps: int = 10,
     hardware: HardwareConfig = _HARDWARE,
     log: LogConfig = _LOG,
+    probe: ProbeConfig = _PROBE,
     wandb: WandbConfig = _WANDB,
     seed: int = 0,
     resume: bool = False,
     overwrite: bool = False,
+    dry_run: bool = False,
+    clips_per_second: float | None = None,
 ) -> int:
     """Pretrain the masked autoencoder on shards.
 
     Writes a run folder: config.yaml, metrics.csv, figures/, checkpoints/last (the portable
-    checkpoint that fine-tuning takes) and checkpoints/step-….ckpt (to resume from).
+    checkpoint that fine-tuning takes) and checkpoints/step-….ckpt (to resume from, on any number
+    of devices). The same command runs on one machine, under torchrun, and with srun.
 
     Args:
         data: Where the clips come from and how they are read.
@@ -78,29 +88,48 @@ def pretrain(
         epochs: Passes over the data, where steps is null.
         accumulate: Batches whose gradients are averaged into one optimizer step.
         precision: auto: bf16-mixed where the machine computes in bfloat16, else 32-true.
+        max_skipped_steps: Optimizer steps that may be left out, in the whole run, because the loss
+            or a gradient was not finite; the next one stops the run, saved.
         hardware: What the training runs on.
         log: What is written, and how often.
+        probe: Retrieval and linear probes on held-out shards while the run goes on.
         wandb: Logging to Weights & Biases, beside metrics.csv.
         seed: Of the weights, the order of the data, the crops and the masks.
-        resume: Go on from the newest checkpoint in the run folder, or begin if there is none.
-            Weights, optimizer, schedule, counts and random draws are restored; of the data, the
-            interrupted pass is not finished but a fresh one begun.
+        resume: Go on from the newest whole checkpoint in the run folder, or begin if there is
+            none: with the clip that would have come next, and ending with the weights that the run
+            would have had. On another number of processes an optimizer step still takes the same
+            clips: accumulate is changed against it.
         overwrite: Delete the run that is in the run folder.
+        dry_run: Check paths and permissions, print the plan (steps, tokens, memory of each
+            engine, operations, hours), and end; nothing is written.
+        clips_per_second: For dry_run: speed of one device, such as bench step measures.
 
-    Returns: 0, or 128 + the number of the signal that stopped the run (it is saved then).
+    Returns: 0; 128 + the number of the signal that stopped the run (it is saved then); or 1 if
+        another process of the run was lost.
     Raises:
         ValueError: Settings that do not go together, a folder that holds a run, shards that
-            cannot be used, a loss that is not finite.
+            cannot be used, too many steps that are not finite, too many bad samples.
         FileNotFoundError: No such folder of shards or model file.
     """
     sizes = choose_model(model)
     number_format = resolve_precision(precision, accelerator=hardware.accelerator)
+    processes = find_processes(hardware)
+    engine = load_engine(hardware.strategy, world_size=processes.world_size)
     found = survey(data)
+    resumption = Resumption(accumulate=accumulate)
+    if resume:
+        resumption = find_resumption(
+            out,
+            batch_size=data.batch_size,
+            accumulate=accumulate,
+            world_size=processes.world_size,
+        )
+    done = resumption.step
     plan = make_plan(
         found.num_clips,
         batch_size=data.batch_size,
-        accumulate=accumulate,
-        world_size=hardware.world_size,
+        accumulate=resumption.accumulate,
+        world_size=processes.world_size,
         steps=steps,
         epochs=epochs,
         optimizer=optimizer,
@@ -114,19 +143,44 @@ def pretrain(
         "optimizer": to_dict(optimizer),
         "steps": steps,
         "epochs": epochs,
-        "accumulate": accumulate,
+        "accumulate": resumption.accumulate,
         "precision": precision,
+        "max_skipped_steps": max_skipped_steps,
         "hardware": to_dict(hardware),
         "log": to_dict(log),
+        "probe": to_dict(probe),
         "wandb": to_dict(wandb),
         "seed": seed,
     }
-    is_first = getattr(rank_zero_only, "rank", 0) == 0
+    is_first = processes.rank == 0
     console = Console(quiet=not is_first, soft_wrap=True, highlight=False)
-    _hush()
-    checkpoint = newest_checkpoint(out) if resume else None
-    done = step_of(checkpoint) if checkpoint else 0
-    if checkpoint:
+    for line in filter(None, (processes.note, *resumption.lines)):
+        console.print(line)
+    probed = probe_data(probe, data, sizes.input)
+    if dry_run:
+        show(
+            DryRun(
+                out=out,
+                data=data,
+                probe=probe if probed else None,
+                may_exist=resume or overwrite,
+                found=found,
+                plan=plan,
+                model=sizes,
+                objective=objective,
+                optimizer=optimizer,
+                precision=number_format,
+                engine=engine,
+                hardware=hardware,
+                world_size=processes.world_size,
+                accumulate=resumption.accumulate,
+                log=log,
+                clips_per_second=clips_per_second,
+            ),
+            console,
+        )
+        return 0
+    if resumption.checkpoint:
         for line in compare_settings(out, config):
             console.print(line)
         if done >= plan.num_steps:
@@ -142,10 +196,12 @@ def pretrain(
         global_batch=plan.global_batch,
         seed=seed,
         compile_network=hardware.compile,
+        recompute=hardware.recompute,
     )
     pictured = fixed_clips(data, sizes.input, log.picture_clips) if log.pictures_every else None
     if is_first:
         prepare_folder(out, resume=resume, overwrite=overwrite)
+        clear_leftovers(out, newest=resumption.checkpoint)
         save_yaml(out / "config.yaml", config)
     console.print(_opening(found, plan, module, number_format, out, done))
     run = assemble(
@@ -154,6 +210,7 @@ def pretrain(
         epoch_clips=found.num_clips,
         done=done,
         pictured=pictured,
+        probed=probed,
         config=config,
         sections={
             "model": sizes,
@@ -161,22 +218,35 @@ def pretrain(
             "pretraining": config,
             "version": __version__,
         },
-        accumulate=accumulate,
+        accumulate=resumption.accumulate,
         clip_norm=optimizer.clip_norm,
+        max_skipped_steps=max_skipped_steps,
         precision=number_format,
+        engine=engine,
+        processes=processes,
+        data=data,
         hardware=hardware,
         log=log,
+        probe=probe,
         wandb=wandb,
         console=console,
-        is_first=is_first,
     )
-    reader = PretrainData(
-        data, sizes.input, seed=seed, first_epoch=math.ceil(done / plan.steps_per_epoch)
-    )
+    reader = PretrainData(data, sizes.input, seed=seed, first_batch=resumption.first_batch)
     exit_status = 1
     try:
-        run.trainer.fit(module, datamodule=reader, ckpt_path=checkpoint, weights_only=True)
+        run.trainer.fit(
+            module, datamodule=reader, ckpt_path=resumption.checkpoint, weights_only=True
+        )
+        stopped_by = run.guard.error or run.bad_samples.error
+        if stopped_by is not None:
+            raise stopped_by
         exit_status = 128 + run.stopper.received if run.stopper.received else 0
+    except RuntimeError as error:
+        lost = lost_process(error, processes, timeout_seconds=hardware.timeout_seconds)
+        if lost is None:
+            raise
+        print(f"hicmae pretrain: error: {lost}", file=sys.stderr)
+        return exit_status
     finally:
         if run.wandb is not None:
             run.wandb.finish(exit_status)
@@ -210,14 +280,3 @@ def _closing(run: Assembly, plan: Plan, out: Path) -> str:
         what = f"stopped by {run.stopper.received.name} after step {step} of {plan.num_steps}"
         then = ", saved; go on with --resume"
     return f"{what}: {numbers}; checkpoint {out / 'checkpoints' / 'last'}{then}"
-
-
-def _hush() -> None:
-    """Silence what Lightning says that no user of ours can act on."""
-    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
-    for message in (
-        # Both hooks are the module's on purpose: transforms run on its device.
-        r".*You have overridden `on_(before|after)_batch_transfer`.*",
-        r".*`isinstance\(treespec, LeafSpec\)` is deprecated.*",
-    ):
-        warnings.filterwarnings("ignore", message=message)

@@ -6,11 +6,12 @@ Not for: sizes of the network (``hicmae/settings.py``), augmentation (``hicmae/t
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-import torch
+from shards.reading.cache import CacheConfig
+from shards.reading.remote import as_remote
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,34 +19,52 @@ class DataConfig:
     """Where the clips come from and how they are read.
 
     Args:
-        shards: Folders of shards, as ``hicmae shards build`` makes them: one, or a list.
+        shards: Folders of shards, as ``hicmae shards build`` makes them: one, or a list. Each is a
+            path, an fsspec URL (s3://…, https://…), or ``pipe:`` and a command with ``{}`` for the
+            name of a file.
         split: Split to train on, or ``all``.
         batch_size: Clips that one process handles at once (before accumulation).
         workers: Reading processes of each training process; 0 reads in the training process.
-        shuffle_buffer: Samples that one worker mixes; about 0.2 MB each at 160 pixels.
+        shuffle_buffer: Places by which a sample may move within an epoch, after its shards were
+            shuffled; it costs no memory.
+        weights: One number for each folder: their samples then alternate in this proportion;
+            null: the folders are one collection.
+        clips_per_sample: Clips cut out of each sample, one after another in a batch.
         sound: ``required``: a sample without sound is bad; ``optional``: it is silent.
         on_bad: What a bad sample or shard does: ``raise`` stops with its name, ``skip`` leaves it
             out, counted by cause.
+        max_bad: With ``skip``, how many bad samples a run bears before it stops, saved: below 1 a
+            share of the samples so far (of 200 at least), from 1 on a count. Samples that the
+            index knows to be without sound are no part of it.
+        cache: Where shards are kept that are not on this machine.
     """
 
-    shards: Path | tuple[Path, ...]
+    # The tuple first: a list on the command line would do for a string too.
+    shards: tuple[str, ...] | str
     split: str = "train"
     batch_size: int = 8
     workers: int = 2
     shuffle_buffer: int = 1000
+    weights: tuple[float, ...] | None = None
+    clips_per_sample: int = 1
     sound: Literal["required", "optional"] = "required"
     on_bad: Literal["raise", "skip"] = "raise"
+    max_bad: float = 0.05
+    cache: CacheConfig = field(default_factory=CacheConfig)
 
     def __post_init__(self) -> None:
         problems = [] if self.folders else ["shards is empty (name one folder or more)"]
+        if self.weights is not None and len(self.weights) != len(self.folders):
+            problems.append(f"{len(self.weights)} weights for {len(self.folders)} folders")
         problems += _below(self, 1, "batch_size")
-        problems += _below(self, 0, "workers", "shuffle_buffer")
+        problems += _below(self, 0, "workers", "shuffle_buffer", "max_bad")
         _raise_all("data", problems)
 
     @property
-    def folders(self) -> tuple[Path, ...]:
-        """The folders of shards."""
-        return (self.shards,) if isinstance(self.shards, Path) else tuple(self.shards)
+    def folders(self) -> tuple[Path | str, ...]:
+        """The folders of shards; text where one is not on this machine."""
+        named = (self.shards,) if isinstance(self.shards, str | Path) else self.shards
+        return tuple(name if as_remote(name) else Path(name) for name in named)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +81,8 @@ class OptimizerConfig:
         betas: Decay of AdamW's running means.
         eps: AdamW's epsilon.
         clip_norm: Largest gradient norm; null: gradients are not clipped, as published.
+        fused: Whether AdamW updates in one kernel, which is faster. With 16-mixed outside
+            DeepSpeed it never does.
     """
 
     learning_rate: float = 3e-4
@@ -72,6 +93,7 @@ class OptimizerConfig:
     betas: tuple[float, float] = (0.9, 0.95)
     eps: float = 1e-8
     clip_norm: float | None = None
+    fused: bool = True
 
     def __post_init__(self) -> None:
         problems = _below(self, 0, "min_learning_rate", "warmup_epochs", "weight_decay")
@@ -97,31 +119,32 @@ class HardwareConfig:
     Args:
         accelerator: Lightning's name of the hardware: auto, cpu, gpu, ….
         devices: Processes (devices) on this node; ``auto``: every GPU, or one process on a CPU.
-        num_nodes: Nodes.
-        strategy: Lightning's name of the distributed strategy: auto, ddp, ….
+            Under torchrun and SLURM their count holds.
+        num_nodes: Nodes; ``auto``: one, or as many as torchrun or SLURM started processes on.
+        strategy: How several devices train one network: a name out of configs/engines (single,
+            ddp, zero1, zero2, zero3, zero2_offload, zero3_offload) or a YAML file; ``auto``:
+            single for one device, zero1 for several.
         compile: Whether the network is compiled with ``torch.compile`` (worth its minute from a
             few hundred steps on).
+        recompute: Whether each layer's activations are computed again in the backward pass
+            instead of being kept (gradient checkpointing): a third more time, less memory.
+        timeout_seconds: Longest that a process waits for another one before it gives up.
     """
 
     accelerator: str = "auto"
-    devices: int | Literal["auto"] = 1
-    num_nodes: int = 1
+    devices: int | Literal["auto"] = "auto"
+    num_nodes: int | Literal["auto"] = "auto"
     strategy: str = "auto"
     compile: bool = False
+    recompute: bool = False
+    timeout_seconds: int = 600
 
     def __post_init__(self) -> None:
-        problems = _below(self, 1, "num_nodes")
-        if isinstance(self.devices, int):
-            problems += _below(self, 1, "devices")
+        problems = _below(self, 1, "timeout_seconds")
+        for name in ("devices", "num_nodes"):
+            if isinstance(getattr(self, name), int):
+                problems += _below(self, 1, name)
         _raise_all("hardware", problems)
-
-    @property
-    def world_size(self) -> int:
-        """Processes over all nodes."""
-        if self.devices != "auto":
-            return self.devices * self.num_nodes
-        on_cpu = self.accelerator == "cpu" or not torch.cuda.is_available()
-        return self.num_nodes * (1 if on_cpu else torch.cuda.device_count())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,6 +155,9 @@ class LogConfig:
         log_every: Steps between rows of ``metrics.csv``; a row holds means over those steps.
         checkpoint_every: Steps between checkpoints; one is also saved at the end.
         keep: How many resumable checkpoints are kept, the newest ones.
+        keep_every: Steps between checkpoints that are kept for good besides; 0: none.
+        health_every: Steps between norms of parameters and updates and the spread of features,
+            which cost a forward pass of the encoder and a copy of the weights; 0: none.
         pictures_every: Steps between picture grids of reconstructions; 0: none.
         picture_clips: Clips in a grid.
         paper_style: Draw reconstructions with the mean and deviation of the hidden truth, as
@@ -142,6 +168,8 @@ class LogConfig:
     log_every: int = 10
     checkpoint_every: int = 1000
     keep: int = 2
+    keep_every: int = 0
+    health_every: int = 100
     pictures_every: int = 1000
     picture_clips: int = 4
     paper_style: bool = False
@@ -149,7 +177,7 @@ class LogConfig:
 
     def __post_init__(self) -> None:
         problems = _below(self, 1, "log_every", "checkpoint_every", "keep", "picture_clips")
-        problems += _below(self, 0, "pictures_every")
+        problems += _below(self, 0, "pictures_every", "keep_every", "health_every")
         _raise_all("log", problems)
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from hicmae.config import from_dict, load_model_config, to_dict
+from hicmae.plain import merged
 from hicmae.settings import ModelConfig
 
 ModelChoice = str | dict[str, Any]
@@ -44,7 +45,7 @@ def choose_model(model: ModelChoice) -> ModelConfig:
             )
         return from_dict(ModelConfig, changes, "model")
     start = to_dict(load_model_config(str(size)))
-    return from_dict(ModelConfig, _merged(start, changes), "model")
+    return from_dict(ModelConfig, merged(start, changes), "model")
 
 
 def _parsed(tree: Mapping[str, Any]) -> dict[str, Any]:
@@ -57,14 +58,3 @@ def _parsed(tree: Mapping[str, Any]) -> dict[str, Any]:
         else value
         for name, value in tree.items()
     }
-
-
-def _merged(start: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Changes laid over what they change, level by level."""
-    merged = dict(start)
-    for name, value in changes.items():
-        below = merged.get(name)
-        if isinstance(value, Mapping) and isinstance(below, Mapping):
-            value = _merged(below, value)
-        merged[name] = value
-    return merged

@@ -12,7 +12,7 @@ import torch
 
 from hicmae.config import load_model_config, to_dict
 from hicmae.settings import ModelConfig, ObjectiveConfig
-from pretrain.bench import bench_step
+from pretrain.bench import _straight_line, bench_step
 from pretrain.flops import matmul_peak_flops, step_flops
 
 
@@ -66,6 +66,28 @@ def test_the_figures_agree_with_one_another_and_are_written(
     assert "backward" in said
 
 
+def test_the_line_through_the_times_is_the_one_they_lie_on(
+    tiny_model_config: ModelConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = _straight_line({4: 0.9, 1: 0.3, 2: 0.5})
+    assert found["seconds_per_clip"] == pytest.approx(0.2)
+    assert found["fixed_seconds"] == pytest.approx(0.1)
+    assert found["r_squared"] == pytest.approx(1)
+    assert list(found["step_seconds"]) == ["1", "2", "4"]
+    assert _straight_line({1: 1, 2: 4, 3: 9, 4: 16})["r_squared"] < 0.98
+    figures = bench_step(
+        model=to_dict(tiny_model_config),
+        batch_size=2,
+        batch_sizes=(2, 4),
+        steps=1,
+        warmup=0,
+        precision="32-true",
+        accelerator="cpu",
+    )
+    assert set(figures["scaling"]["step_seconds"]) == {"2", "4"}
+    assert "time over clips: 2 clips" in capsys.readouterr().out
+
+
 def test_the_peak_is_measured_in_the_asked_for_precision() -> None:
     assert matmul_peak_flops(torch.float32, torch.device("cpu")) > 1e8
 
@@ -74,6 +96,7 @@ def test_the_peak_is_measured_in_the_asked_for_precision() -> None:
     ("changes", "message"),
     [
         ({"batch_size": 0}, "batch_size = 0"),
+        ({"batch_sizes": (4, 0)}, r"batch_sizes = \[4, 0\]"),
         ({"accelerator": "tpu"}, "accelerator = tpu"),
         ({"precision": "16-mixed"}, "bench step knows"),
         ({"model": "huge"}, "no such size"),

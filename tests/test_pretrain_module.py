@@ -12,10 +12,11 @@ import torch
 from torch.utils.data import DataLoader
 
 import hicmae.pretraining
+from hicmae.blocks import Block
 from hicmae.masks import Masks
 from hicmae.settings import ModelConfig, ObjectiveConfig
 from hicmae.transforms import AugmentConfig
-from pretrain.callbacks import FiniteGuard
+from pretrain.finite import FiniteGuard
 from pretrain.module import PretrainModule, step_seed
 from pretrain.settings import OptimizerConfig
 
@@ -76,17 +77,18 @@ def test_the_learning_rate_warms_up_and_falls_as_published(
     assert [module.rate_factor(step) for step in range(100)] == pytest.approx(expected)
 
 
-def test_draws_depend_on_seed_process_and_batch_and_on_nothing_else(
+def test_draws_depend_on_seed_and_batch_and_on_nothing_else(
     tiny_model_config: ModelConfig,
 ) -> None:
-    seeds = {step_seed(*where) for where in ((0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1))}
+    seeds = {step_seed(*where) for where in ((0, 0), (1, 0), (0, 1), (1, 1))}
     assert len(seeds) == 4
     assert all(0 <= seed < 2**63 for seed in seeds)
     module = make_module(tiny_model_config, augment=AugmentConfig.pretraining())
+    module.trainer = pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
     batch = make_batch(tiny_model_config, 4)
 
     def draw(number: int) -> tuple[torch.Tensor, torch.Tensor]:
-        module._num_batches = number
+        module.num_batches = number
         ready = module.on_after_batch_transfer(batch, 0)
         with torch.no_grad():
             hidden = module.model(ready["video"], ready["fbank"]).video_masks.masked
@@ -167,7 +169,7 @@ def test_gradients_are_clipped_to_their_norm_and_the_norm_before_is_kept(
     fit(
         module,
         [make_batch(tiny_model_config, 2)],
-        callbacks=[FiniteGuard(tmp_path)],
+        callbacks=[FiniteGuard(tmp_path, max_skipped=0, say=print)],
         gradient_clip_val=0.01,
         precision=precision,
         default_root_dir=tmp_path,
@@ -190,3 +192,26 @@ def test_weight_decay_spares_biases_norms_and_mask_tokens(
             seen.add(names[id(parameter)])
             assert group["weight_decay"] == (0.05 if parameter.ndim > 1 else 0.0)
     assert seen == set(names.values())
+
+
+def test_recomputing_activations_reaches_the_layers(tiny_model_config: ModelConfig) -> None:
+    for recompute in (False, True):
+        module = make_module(tiny_model_config, recompute=recompute)
+        layers = [layer for layer in module.model.modules() if isinstance(layer, Block)]
+        assert layers
+        assert all(layer.recompute is recompute for layer in layers)
+
+
+def test_a_batch_whose_clips_were_all_bad_counts_nothing_and_still_has_a_gradient(
+    tiny_model_config: ModelConfig,
+) -> None:
+    """Another process may wait for the gradient of this one."""
+    module = make_module(tiny_model_config)
+    before = {name: value.clone() for name, value in module.model.state_dict().items()}
+    fit(module, [make_batch(tiny_model_config, clips=0)], max_steps=1)
+    assert set(module.last_terms) >= {"loss", "video", "audio", "contrast"}
+    assert all(value == 0 for value in module.last_terms.values())
+    gradients = [parameter.grad for parameter in module.model.parameters()]
+    assert all(gradient is not None and not gradient.any() for gradient in gradients)
+    for name, value in module.model.state_dict().items():
+        assert torch.equal(value, before[name]), name  # the first step's rate is 0

@@ -17,6 +17,7 @@ import cv2
 import pytest
 import torch
 from pretrain_shards import moving_shards, run_pretraining
+from shard_fixtures import rewrite_shard
 
 from hicmae.checkpoint import load_checkpoint, load_encoder, load_weights
 from hicmae.config import load_yaml, to_dict
@@ -24,7 +25,8 @@ from hicmae.encoder import AudioVisualEncoder
 from hicmae.pretraining import HiCMAE
 from hicmae.settings import ModelConfig, ObjectiveConfig
 from hicmae.transforms import AugmentConfig
-from pretrain.callbacks import NonFiniteError
+from pretrain.bad_samples import TooManyBadError
+from pretrain.finite import NonFiniteError
 from pretrain.module import PretrainModule
 from pretrain.settings import DataConfig, LogConfig, OptimizerConfig, WandbConfig
 
@@ -51,6 +53,7 @@ def test_a_run_leaves_configuration_metrics_checkpoints_and_pictures(
         "config.yaml",
         "metrics.csv",
         "checkpoints/step-000005.ckpt",
+        "checkpoints/step-000005.json",
         "checkpoints/last/config.json",
         "checkpoints/last/model.safetensors",
         "figures/reconstruction-000004.png",
@@ -114,27 +117,45 @@ def test_the_loss_falls_when_the_same_clips_come_again_and_again(
     assert float(rows[-1]["audio"]) < 0.8 * float(rows[0]["audio"])
 
 
+@pytest.mark.parametrize(
+    ("accumulate", "workers"), [(1, 0), (3, 0), pytest.param(2, 2, marks=pytest.mark.slow)]
+)
 def test_a_resumed_run_ends_with_the_weights_of_an_unbroken_one(
+    accumulate: int,
+    workers: int,
     shards: Path,
     tmp_path: Path,
     tiny_model_config: ModelConfig,
-    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Two steps are a pass over the data here, so that resuming at a pass reads the same clips."""
-    log = LogConfig(log_every=1, checkpoint_every=4, keep=3, pictures_every=0, progress=False)
+    """From inside a pass over the data (of two batches), bit for bit, clip for clip."""
+    taken: list[tuple[str, ...]] = []
+    original = PretrainModule.on_after_batch_transfer
+
+    def noting(self: PretrainModule, batch: Any, dataloader_idx: int) -> Any:
+        taken.append(tuple(batch["keys"]))
+        return original(self, batch, dataloader_idx)
+
+    monkeypatch.setattr(PretrainModule, "on_after_batch_transfer", noting)
+    log = LogConfig(log_every=1, checkpoint_every=3, keep=9, pictures_every=0, progress=False)
+    data = DataConfig(shards=shards, batch_size=4, workers=workers, shuffle_buffer=8)
+    settings: dict[str, Any] = {"steps": 7, "accumulate": accumulate, "data": data, "log": log}
+    settings["augment"] = AugmentConfig.pretraining()
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    run_pretraining(shards, whole, tiny_model_config, steps=8, log=log)
+    run_pretraining(shards, whole, tiny_model_config, **settings)
+    keys, taken[:] = list(taken), []
     shutil.copytree(whole, broken)
-    # As after a crash in step 7: rows 5 and 6 are there, the last one cut, step 8 never saved.
-    (broken / "checkpoints" / "step-000008.ckpt").unlink()
+    # As after a crash in step 6: rows 4 and 5 are there, the last one cut, step 6 never saved.
+    for step in (6, 7):
+        (broken / "checkpoints" / f"step-{step:06d}.ckpt").unlink()
     lines = (broken / "metrics.csv").read_text().splitlines(keepends=True)
-    (broken / "metrics.csv").write_text("".join(lines[:7]) + lines[7][:9])
-    capsys.readouterr()
+    (broken / "metrics.csv").write_text("".join(lines[:6]) + lines[6][:9])
 
-    assert run_pretraining(shards, broken, tiny_model_config, steps=8, log=log, resume=True) == 0
+    assert run_pretraining(shards, broken, tiny_model_config, resume=True, **settings) == 0
 
-    assert "from step 4" in capsys.readouterr().out
-    assert [row["step"] for row in rows_of(broken)] == [str(step) for step in range(1, 9)]
+    assert taken == keys[3 * accumulate :]
+    assert len(set(keys)) > 2, "passes differ, so that a wrong one would show"
+    assert [row["step"] for row in rows_of(broken)] == [str(step) for step in range(1, 8)]
     for one, other in zip(rows_of(whole), rows_of(broken), strict=True):
         for name in ("loss", "gradient_norm", "learning_rate", "clips", "epoch"):
             assert one[name] == other[name], (one["step"], name)
@@ -202,7 +223,9 @@ def test_another_network_cannot_be_resumed(
     assert "\n" not in str(caught.value)
     checkpoint = out / "checkpoints" / "step-000004.ckpt"
     checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
-    with pytest.raises(ValueError, match=r"step-000004\.ckpt: damaged \(1000 bytes\)"):
+    with pytest.raises(
+        ValueError, match=r"step-000004\.ckpt has 1000 bytes instead of \d+\), and so is"
+    ):
         run_pretraining(shards, out, tiny_model_config, steps=6, resume=True)
 
 
@@ -228,7 +251,7 @@ def test_a_truncated_shard_stops_the_run_by_name(
     shutil.copytree(shards, damaged)
     file = damaged / "train-000001.tar"
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 3])
-    with pytest.raises(ValueError, match=r"train-000001\.tar: truncated") as caught:
+    with pytest.raises(ValueError, match=r"train-000001\.tar: .*truncated") as caught:
         run_pretraining(damaged, tmp_path / "run", tiny_model_config)
     assert "\n" not in str(caught.value)
 
@@ -287,7 +310,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights_and_names_the_sample
         PretrainModule, "on_train_start", lambda self: (stopped.append(self), fit(self))[1]
     )
     with pytest.raises(NonFiniteError, match=r"step 3: not finite .*video nan") as caught:
-        run_pretraining(shards, out, tiny_model_config)
+        run_pretraining(shards, out, tiny_model_config, max_skipped_steps=0)
     assert "\n" not in str(caught.value)
     report = json.loads((out / "nonfinite-step-000003-process-0.json").read_text())
     assert len(report["keys"]) == 4
@@ -295,6 +318,55 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights_and_names_the_sample
     assert report["keys"][1] in str(caught.value)
     for before, now in zip(weights, stopped[0].model.parameters(), strict=True):
         assert torch.equal(before, now)
+
+
+def test_steps_that_are_not_finite_are_left_out_up_to_a_budget(
+    shards: Path,
+    tmp_path: Path,
+    tiny_model_config: ModelConfig,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Two bad steps, one allowed: the second one stops the run, saved with its count."""
+    out = tmp_path / "run"
+    original = PretrainModule.on_after_batch_transfer
+
+    def poisoned(self: PretrainModule, batch: Any, dataloader_idx: int) -> Any:
+        batch = original(self, batch, dataloader_idx)
+        if self.global_step in (1, 3):
+            batch["fbank"][0] = float("inf")
+        return batch
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PretrainModule, "on_after_batch_transfer", poisoned)
+        with pytest.raises(NonFiniteError, match=r"step 4: .*max_skipped_steps = 1 allows; saved"):
+            run_pretraining(shards, out, tiny_model_config, steps=6, max_skipped_steps=1)
+    assert "step 2: not finite" in capsys.readouterr().out
+    assert len(list(out.glob("nonfinite-step-00000[24]-process-0.json"))) == 2
+    assert load_checkpoint(out).config["step"] == 4
+    for name, tensor in load_checkpoint(out).tensors.items():
+        assert torch.isfinite(tensor).all(), name
+    saved = torch.load(out / "checkpoints" / "step-000004.ckpt", weights_only=True)
+    steps = {int(state["step"]) for state in saved["optimizer_states"][0]["state"].values()}
+    assert steps == {2}, "AdamW has taken two of four steps"
+    assert run_pretraining(shards, out, tiny_model_config, steps=6, resume=True) == 0
+
+
+def test_too_many_bad_samples_stop_the_run_by_cause(
+    shards: Path, tmp_path: Path, tiny_model_config: ModelConfig
+) -> None:
+    damaged = tmp_path / "damaged"
+    shutil.copytree(shards, damaged)
+    rewrite_shard(damaged / "train-000000.tar", {"id00/00000.mjpg": b"no picture"})
+    data = DataConfig(
+        shards=damaged, batch_size=4, workers=0, shuffle_buffer=0, on_bad="skip", max_bad=2
+    )
+    with pytest.raises(
+        TooManyBadError, match=r"3 of \d+ samples .*\(\S+ 3\).*max_bad = 2"
+    ) as caught:
+        run_pretraining(damaged, tmp_path / "run", tiny_model_config, data=data, steps=50)
+    assert "\n" not in str(caught.value)
+    assert load_checkpoint(tmp_path / "run").config["step"] < 10
 
 
 def test_sigterm_ends_the_run_after_a_step_and_saves_it(

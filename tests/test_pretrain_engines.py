@@ -1,0 +1,121 @@
+"""Engines as data, and who takes part in a run, before anything is started."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hicmae.config import config_root
+from pretrain.engines import EngineConfig, load_engine
+from pretrain.lost_process import lost_process
+from pretrain.processes import Processes, find_processes
+from pretrain.settings import HardwareConfig
+from pretrain.zero import zero_config
+
+VARIABLES = (
+    "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "NODE_RANK",
+    "TORCHELASTIC_RUN_ID", "SLURM_NTASKS", "SLURM_NTASKS_PER_NODE", "SLURM_PROCID",
+    "SLURM_LOCALID", "SLURM_NODEID", "SLURM_JOB_NUM_NODES", "SLURM_NNODES", "SLURM_JOB_NAME",
+)  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+
+
+def start_as(monkeypatch: pytest.MonkeyPatch, **variables: int | str) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, str(value))
+
+
+@pytest.mark.parametrize("name", [path.stem for path in (config_root() / "engines").glob("*.yaml")])
+def test_an_engine_is_one_and_means_what_its_name_says(name: str) -> None:
+    engine = load_engine(name, world_size=1)
+    stage = int(name[4]) if name.startswith("zero") else 0
+    assert engine.stage == stage
+    assert engine.kind == ("deepspeed" if stage else name)
+    assert engine.offload_optimizer == name.endswith("offload")
+
+
+def test_auto_is_one_device_alone_and_zero1_for_several() -> None:
+    assert load_engine("auto", world_size=1).kind == "single"
+    assert load_engine("auto", world_size=2) == EngineConfig(kind="deepspeed", stage=1)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("zero4", r"no such engine \(engines: auto, ddp, single"), ("single", "there are 2")],
+)
+def test_an_engine_that_cannot_be_is_refused(name: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message) as caught:
+        load_engine(name, world_size=2)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_engine_of_ones_own_is_checked_whole(tmp_path: Path) -> None:
+    path = tmp_path / "own.yaml"
+    path.write_text("kind: ddp\nstage: 2\noffload_optimizer: true\noffload_parameters: true\n")
+    with pytest.raises(ValueError, match=r"stage = 2 .*offload_optimizer .*offload_parameters"):
+        load_engine(str(path), world_size=2)
+
+
+def test_deepspeed_is_told_stage_offloading_and_precision() -> None:
+    engine = EngineConfig(
+        kind="deepspeed", stage=3, offload_optimizer=True, offload_parameters=True
+    )
+    config = zero_config(engine, precision="16-mixed", batch_size=5, on_cpu=False)
+    assert config["zero_optimization"]["offload_param"] == {"device": "cpu", "pin_memory": True}
+    assert config["fp16"]["enabled"]
+    assert not config["bf16"]["enabled"]
+    config = zero_config(engine, precision="bf16-mixed", batch_size=5, on_cpu=True)
+    # Autocast over fp32 weights, as with one device.
+    assert not config["bf16"]["enabled"]
+    assert not config["zero_optimization"]["offload_optimizer"]["pin_memory"]
+
+
+def test_a_command_that_nobody_started_is_the_first_of_its_processes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    hardware = HardwareConfig(accelerator="cpu", devices=2, num_nodes=3)
+    assert find_processes(hardware) == Processes(rank=0, devices=2, num_nodes=3)
+    start_as(monkeypatch, NODE_RANK=2, LOCAL_RANK=1)
+    assert find_processes(hardware).rank == 5
+    assert find_processes(HardwareConfig(accelerator="cpu")).world_size == 1
+
+
+def test_torchrun_and_slurm_say_who_is_there_and_settings_that_differ_are_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    start_as(monkeypatch, SLURM_NTASKS=6, SLURM_NTASKS_PER_NODE=3, SLURM_PROCID=4)
+    start_as(monkeypatch, SLURM_JOB_NUM_NODES=2, SLURM_JOB_NAME="run")
+    found = find_processes(HardwareConfig(accelerator="cpu"))
+    assert (found.rank, found.devices, found.num_nodes) == (4, 3, 2)
+    assert (found.launcher, found.note) == ("slurm", "")
+    # torchrun inside of SLURM is who started the processes.
+    start_as(monkeypatch, TORCHELASTIC_RUN_ID="x", RANK=5, LOCAL_RANK=1, GROUP_RANK=1)
+    start_as(monkeypatch, WORLD_SIZE=8, LOCAL_WORLD_SIZE=4)
+    found = find_processes(HardwareConfig(accelerator="cpu", devices=2))
+    assert (found.rank, found.devices, found.num_nodes) == (5, 4, 2)
+    assert "hardware.devices = 2 (found 4)" in found.note
+    start_as(monkeypatch, LOCAL_WORLD_SIZE=3)
+    with pytest.raises(ValueError, match="the same number on every node"):
+        find_processes(HardwareConfig(accelerator="cpu"))
+
+
+@pytest.mark.parametrize(
+    ("error", "world_size", "lost"),
+    [
+        ("[pair.cc:547] Connection closed by peer [127.0.0.1]:1", 2, True),
+        ("Timed out waiting 600000ms for recv operation to complete", 2, True),
+        ("Connection closed by peer", 1, False),
+        ("mat1 and mat2 shapes cannot be multiplied", 2, False),
+    ],
+)
+def test_a_lost_process_is_told_from_a_bug(error: str, world_size: int, lost: bool) -> None:
+    processes = Processes(rank=0, devices=world_size, num_nodes=1)
+    line: Any = lost_process(RuntimeError(error), processes, timeout_seconds=600)
+    assert (line is not None) == lost

@@ -1,0 +1,78 @@
+"""The published recipe and its ablations, as the command line resolves them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hicmae.commands import parse
+from hicmae.config import config_root, load_model_config, load_yaml
+from pretrain.plan import make_plan
+from pretrain.run import pretrain
+from pretrain.sizes import choose_model
+
+CLIPS = 1_091_581  # usable ones of VoxCeleb2's development set
+ABLATIONS = sorted((config_root() / "pretrain" / "ablations").glob("*.yaml"))
+
+
+def resolved(*files: str, extra: tuple[str, ...] = ()) -> dict[str, Any]:
+    words = ["--data.shards", "x", "--out", "y"]
+    for file in files:
+        words += ["--config", f"configs/pretrain/{file}"]
+    return parse(pretrain, [*words, *extra], program="hicmae pretrain", positional={})
+
+
+@pytest.mark.parametrize("size", ["tiny", "small", "base"])
+def test_the_published_recipe_is_the_published_one(size: str) -> None:
+    found = resolved(f"voxceleb2_{size}.yaml")
+    assert choose_model(found["model"]) == load_model_config(size)
+    data, optimizer, objective = found["data"], found["optimizer"], found["objective"]
+    assert (data.batch_size, found["hardware"].devices, found["accumulate"]) == (40, 4, 1)
+    assert found["precision"] == "16-mixed"
+    assert (optimizer.betas, optimizer.eps, optimizer.weight_decay) == ((0.9, 0.95), 1e-8, 0.05)
+    assert optimizer.clip_norm is None
+    assert (objective.video_mask_ratio, objective.audio_mask_ratio) == (0.9, 0.8)
+    assert (objective.contrast_weight, objective.temperature) == (0.0025, 0.07)
+    assert objective.negatives == "local"
+    assert objective.frame_difference
+    assert objective.skip_connections
+    augment = found["augment"]
+    assert augment.crop_scales == (1.0, 0.875, 0.75, 0.66)
+    assert (augment.crop, augment.flip, augment.gain_concentration) == ("multi-scale", 0, 10)
+    plan = make_plan(
+        CLIPS,
+        batch_size=data.batch_size,
+        accumulate=found["accumulate"],
+        world_size=found["hardware"].devices,
+        steps=found["steps"],
+        epochs=found["epochs"],
+        optimizer=optimizer,
+    )
+    assert (plan.global_batch, plan.num_steps, plan.warmup_steps) == (160, 682_200, 34_110)
+    assert optimizer.learning_rate * plan.global_batch / 256 == pytest.approx(1.875e-4)
+    assert optimizer.min_learning_rate * plan.global_batch / 256 == pytest.approx(6.25e-6)
+
+
+@pytest.mark.parametrize("path", ABLATIONS, ids=[path.stem for path in ABLATIONS])
+def test_an_ablation_is_a_few_lines_over_any_size(path: Path) -> None:
+    data = load_yaml(path)
+    changed = sum(len(value) if isinstance(value, dict) else 1 for value in data.values())
+    assert 1 <= changed <= 3
+    for size in ("tiny", "base"):
+        plain = resolved(f"voxceleb2_{size}.yaml")
+        found = resolved(f"voxceleb2_{size}.yaml", f"ablations/{path.name}")
+        differing = [name for name in plain if plain[name] != found[name]]
+        assert differing == ["config"] * ("config" in plain) + list(data)
+        for name, value in data.items():
+            for key, setting in value.items() if isinstance(value, dict) else ():
+                wanted = tuple(setting) if isinstance(setting, list) else setting
+                assert getattr(found[name], key) == wanted
+
+
+def test_the_long_run_is_scaled_by_the_rule() -> None:
+    found = resolved("long_run.yaml")
+    assert found["data"].batch_size * found["hardware"].devices == 1024
+    base = resolved("voxceleb2_base.yaml")["optimizer"]
+    assert found["optimizer"].learning_rate == base.learning_rate, "a base rate, for 256 clips"

@@ -1,0 +1,209 @@
+"""The scripts for SLURM, on a real one of two nodes that the test starts on this machine."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from pretrain_shards import moving_shards
+from slurm_cluster import Cluster, SlurmUnavailable, two_nodes
+from wandb_file import run_record, wait_for_end
+
+from hicmae.checkpoint import load_checkpoint
+from hicmae.config import save_yaml
+from hicmae.settings import ModelConfig
+
+SCRIPTS = (
+    "pretrain/slurm/one_node.sbatch",
+    "pretrain/slurm/several_nodes.sbatch",
+    "finetune/slurm/folds.sbatch",
+)
+STEPS = 24
+SETTLED = "# --- what it does not "
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_a_script_is_bash_whose_settings_stand_on_top(name: str, repository: Path) -> None:
+    """SLURM reads no setting after the first command."""
+    path = repository / name
+    subprocess.run(["bash", "-n", str(path)], check=True, timeout=30)
+    lines = path.read_text(encoding="utf-8").splitlines()
+    assert lines[0] == "#!/usr/bin/env bash"
+    settings = [number for number, line in enumerate(lines) if line.startswith("#SBATCH")]
+    first_command = next(
+        number for number, line in enumerate(lines) if line and not line.startswith("#")
+    )
+    assert settings, "no settings"
+    assert max(settings) < first_command
+    assert lines.index(next(line for line in lines if line.startswith(SETTLED))) > max(settings)
+
+
+def test_one_node_and_several_do_the_same(repository: Path) -> None:
+    one, several = ((repository / name).read_text().split(SETTLED)[1] for name in SCRIPTS[:2])
+    assert one == several
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    """A cluster in a folder with a short name, gone afterwards."""
+    folder = Path(tempfile.mkdtemp(prefix="hicmae-slurm-"))
+    try:
+        with two_nodes(folder) as running:
+            yield running
+    except SlurmUnavailable as error:
+        pytest.skip(f"no SLURM: {error}")
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def command(tmp_path: Path, tiny_model_config: ModelConfig) -> list[str]:
+    """Options of a run on two processes with DeepSpeed over gloo."""
+    shards = moving_shards(tmp_path / "shards", 16)
+    save_yaml(tmp_path / "tiny.yaml", tiny_model_config)
+    words = ["--data.shards", str(shards), "--model", str(tmp_path / "tiny.yaml")]
+    words += ["--data.batch_size", "2", "--data.workers", "0", "--data.shuffle_buffer", "4"]
+    words += ["--steps", str(STEPS), "--optimizer.warmup_steps", "2", "--precision", "32-true"]
+    words += ["--optimizer.learning_rate", "0.2"]  # 3e-3 at 4 clips
+    words += ["--hardware.accelerator", "cpu", "--hardware.strategy", "zero2"]
+    words += ["--log.log_every", "1", "--log.pictures_every", "0", "--log.checkpoint_every", "1000"]
+    return [*words, "--wandb.mode", "offline", "--hardware.timeout_seconds", "120"]
+
+
+def rows_of(out: Path) -> list[dict[str, str]]:
+    with (out / "metrics.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.slow
+def test_a_preempted_job_on_two_nodes_goes_on_and_ends_with_the_same_weights(
+    cluster: Cluster,
+    command: list[str],
+    tmp_path: Path,
+    repository: Path,
+) -> None:
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    (programs / "hicmae").write_text(f'#!/bin/sh\nexec {sys.executable} -m hicmae "$@"\n')
+    (programs / "hicmae").chmod(0o755)
+    environment = {
+        "PATH": f"{programs}:{cluster.environment['PATH']}",
+        "PYTHONPATH": str(repository),
+        # Both nodes are this machine, whatever they are called.
+        "MASTER_ADDR": "127.0.0.1",
+        "OMP_NUM_THREADS": "1",
+        "WANDB_MODE": "offline",
+    }
+    options = ["--nodes=2", "--ntasks-per-node=1", "--gpus-per-node=0", "--cpus-per-task=1"]
+    options += ["--time=30", f"--output={tmp_path}/%j.log", f"--chdir={tmp_path}"]
+    script = tmp_path / "job.sbatch"
+    text = (repository / SCRIPTS[1]).read_text(encoding="utf-8")
+    words = " ".join([*command, "--out"])
+    script.write_text(text.replace('hicmae pretrain "$@"', f'hicmae pretrain {words} "$RUN"'))
+
+    def submit(out: Path) -> str:
+        return cluster.submit(script, *options, environment={**environment, "RUN": str(out)})
+
+    def said(job: str) -> str:
+        log = tmp_path / f"{job}.log"
+        return log.read_text() if log.exists() else ""
+
+    live = ("PENDING", "RUNNING", "CONFIGURING", "COMPLETING", "REQUEUED")
+    broken = tmp_path / "broken"
+    job = submit(broken)
+    deadline = time.monotonic() + 120
+    while not (broken / "metrics.csv").exists() or len(rows_of(broken)) < 3:
+        assert cluster.job(job)["JobState"] in live, said(job)
+        assert time.monotonic() < deadline, said(job)
+        time.sleep(0.1)
+    cluster.call("scancel", "--signal=USR1", "--batch", job)
+    while cluster.job(job).get("Restarts") != "1":
+        assert cluster.job(job)["JobState"] in live, said(job)
+        assert time.monotonic() < deadline, said(job)
+        time.sleep(0.1)
+    stopped = len(rows_of(broken))
+    assert 3 <= stopped < STEPS, "the signal came too late to interrupt anything"
+    # SLURM lets two minutes pass before a requeued job starts again: its nodes take the new start
+    # for the one that was ended, where both are of the same second. A few seconds will do.
+    while cluster.job(job)["JobState"] not in ("PENDING", "RUNNING", "COMPLETED"):
+        time.sleep(0.1)
+    cluster.call("scontrol", "update", f"JobId={job}", "StartTime=now+4")
+    ended = cluster.wait_for_end(job, seconds=120)
+
+    log = said(job)
+    assert ended["JobState"] == "COMPLETED", f"{log}\n{cluster.log()}"
+    assert "start 1" in log
+    assert "start 2" in log
+    assert f"stopped by SIGUSR1 after step {stopped} of {STEPS}" in log
+    assert log.count("back into the queue") == 1
+    assert f"from step {stopped} to step {STEPS}" in log
+
+    whole = tmp_path / "whole"
+    undisturbed = submit(whole)
+    assert cluster.wait_for_end(undisturbed, seconds=120)["JobState"] == "COMPLETED", said(
+        undisturbed
+    )
+    expected = load_checkpoint(whole)
+    found = load_checkpoint(broken)
+    assert found.config["step"] == expected.config["step"] == STEPS
+    for name, tensor in expected.tensors.items():
+        assert torch.equal(found.tensors[name], tensor), name
+    same = ("step", "clips", "loss", "gradient_norm", "learning_rate")
+    for one, other in zip(rows_of(whole), rows_of(broken), strict=True):
+        assert [one[name] for name in same] == [other[name] for name in same]
+    # Two starts, one run of W&B.
+    files = sorted(broken.glob("wandb/offline-run-*/run-*.wandb"))
+    assert len(files) == 2
+    for file in files:
+        wait_for_end(file)
+    assert len({run_record(file)[0].run_id for file in files}) == 1
+
+
+@pytest.mark.slow
+def test_folds_side_by_side_are_collected(
+    cluster: Cluster, tmp_path: Path, repository: Path
+) -> None:
+    """The script's own part, with a stand-in for the command that leaves what it would leave."""
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    (programs / "hicmae").write_text(
+        "#!/bin/bash\n"
+        'echo "$@" >>"$CALLS"\n'
+        "while (($#)); do\n"
+        "  case $1 in --out) out=$2 ;; --folds) fold=$2 ;; esac\n"
+        "  shift\n"
+        "done\n"
+        'if [[ -n ${fold:-} ]]; then mkdir -p "$out/fold-$fold"; echo "$fold" '
+        '>"$out/fold-$fold/done"; fi\n'
+    )
+    (programs / "hicmae").chmod(0o755)
+    calls = tmp_path / "calls"
+    environment = {
+        "PATH": f"{programs}:{cluster.environment['PATH']}",
+        "CALLS": str(calls),
+    }
+    options = ["--gpus-per-node=0", "--cpus-per-task=1", f"--output={tmp_path}/%A_%a.log"]
+    out = tmp_path / "sweep"
+    words = ["--benchmark", "some", "--out", str(out)]
+    script = repository / SCRIPTS[2]
+    sent = ["sbatch", "--parsable", *options]
+    array = cluster.call(*sent, "--array=1-3", str(script), *words, environment=environment).strip()
+    pooling = cluster.call(
+        *sent, f"--dependency=afterok:{array}", str(script), *words, environment=environment
+    ).strip()
+    assert cluster.wait_for_end(pooling, seconds=60)["JobState"] == "COMPLETED"
+    assert sorted(path.name for path in out.iterdir()) == ["fold-1", "fold-2", "fold-3"]
+    assert not list(tmp_path.glob("sweep.fold-*"))
+    lines = calls.read_text().splitlines()
+    assert len(lines) == 4
+    assert lines[-1] == f"finetune --benchmark some --out {out} --resume"
+    assert f"finetune --benchmark some --out {out}.fold-2 --folds 2 --resume" in lines
+    assert [path.name for path in (out / "fold-2").iterdir()] == ["done"]
