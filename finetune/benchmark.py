@@ -38,12 +38,15 @@ class FoldProtocol:
         test: Values of an explicit test side, for a benchmark with one fixed split.
         shared_speakers: The benchmark's own protocol puts a speaker on both sides. Otherwise
             that is refused before training.
+        disjoint: Further columns none of whose values may be on both sides (dialogue, video), a
+            shared speaker or not.
     """
 
     column: str = "fold"
     train: tuple[str | int, ...] | None = None
     test: tuple[str | int, ...] | None = None
     shared_speakers: bool = False
+    disjoint: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.train is not None and self.test is None:
@@ -90,6 +93,18 @@ class Published:
     modalities: str = ""
     note: str = ""
 
+    def __post_init__(self) -> None:
+        problems = [f"{name} is empty" for name in ("method", "source") if not getattr(self, name)]
+        if not self.scores:
+            problems.append("no score")
+        problems += [
+            f"{name} = {value} (must be a fraction, such as 0.65 for 65 %)"
+            for name, value in self.scores.items()
+            if not -1 <= value <= 1
+        ]
+        if problems:
+            raise ValueError(f"published {self.method}: {'; '.join(problems)}")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Benchmark:
@@ -104,7 +119,14 @@ class Benchmark:
         ignore: Classification: labels that the protocol leaves out; their samples are counted.
         targets: Regression: columns of the index that hold the real values, in order.
         folds: How it is split.
-        speaker: Column of the index that holds the speaker.
+        speaker: Column of the index that holds the speaker, or whatever else must not be on both
+            sides (a session, say).
+        dataset: Name for ``hicmae shards manifest``, where its layout is known.
+        votes: Classification: columns that hold how many raters chose each class, in the order
+            of ``classes``.
+        groups: Columns by which scores are broken down.
+        average_over: Column whose equal values make one scored unit: its samples' outputs are
+            averaged (clips of one recording).
         metrics: What is reported; none given: every metric of the task.
         leading: The metric that ranks; none given: the first.
         recipe: What it changes of the recipe.
@@ -122,6 +144,10 @@ class Benchmark:
     targets: tuple[str, ...] = ()
     folds: FoldProtocol = field(default_factory=FoldProtocol)
     speaker: str = "speaker"
+    dataset: str = ""
+    votes: tuple[str, ...] = ()
+    groups: tuple[str, ...] = ()
+    average_over: str | None = None
     metrics: tuple[str, ...] = ()
     leading: str | None = None
     recipe: BenchmarkRecipe = field(default_factory=BenchmarkRecipe)
@@ -140,6 +166,13 @@ class Benchmark:
                 )
         if self.leading and self.metrics and self.leading not in self.metrics:
             problems.append(f"leading = {self.leading} is not among metrics")
+        problems += [
+            f"published {item.method}: '{name}' is no metric of {self.task}"
+            for item in self.published
+            for name in item.scores
+            if name not in self._metric_names()
+        ]
+        problems += _repeated("groups", self.groups)
         loss = self.recipe.loss
         if loss is not None and loss not in LOSSES.get(self.task, ()):
             allowed = ", ".join(LOSSES.get(self.task, ()))
@@ -165,18 +198,28 @@ class Benchmark:
                 problems.append(f"{', '.join(kept_and_left)} in classes and in ignore")
             if self.targets:
                 problems.append("targets is for regression")
+            if self.votes and len(self.votes) != len(self.classes):
+                problems.append(
+                    f"votes has {len(self.votes)} columns for {len(self.classes)} classes (one for"
+                    " each, in their order)"
+                )
         elif self.task == "regression":
             if not self.targets:
                 problems.append("missing key 'targets' (columns of the real values)")
             problems += _repeated("targets", self.targets)
             problems += [
                 f"{name} is for classification"
-                for name in ("label", "classes", "ignore")
+                for name in ("label", "classes", "ignore", "votes")
                 if getattr(self, name)
             ]
         else:
             problems.append(f"task = {self.task} (must be one of {', '.join(METRICS)})")
         return problems
+
+    def _metric_names(self) -> set[str]:
+        """Every name under which a score of this benchmark may stand."""
+        names = METRICS.get(self.task, ())
+        return {*names, *(f"{name}_{target}" for name in names for target in self.targets)}
 
     @property
     def num_outputs(self) -> int:
@@ -187,6 +230,12 @@ class Benchmark:
     def columns(self) -> tuple[str, ...]:
         """Columns of the index that hold the truth."""
         return (self.label,) if self.label else self.targets
+
+    @property
+    def disjoint(self) -> tuple[str, ...]:
+        """Columns, besides the speaker's, none of whose values may be on both sides of a fold."""
+        own = (self.average_over,) if self.average_over else ()
+        return tuple(dict.fromkeys((*own, *self.folds.disjoint)))
 
     @property
     def ranking(self) -> str:

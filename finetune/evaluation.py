@@ -40,11 +40,9 @@ def predictions_of_fold(
     )
     truth = _truth(benchmark, rows)
     keys = [str(key) for key in rows["key"]]
-    speakers = (
-        [as_text(value) for value in rows[benchmark.speaker]]
-        if benchmark.speaker in rows.columns
-        else [""] * len(rows)
-    )
+    speakers = _texts(rows, benchmark.speaker)
+    units = _texts(rows, benchmark.average_over)
+    groups = {name: _texts(rows, name) for name in benchmark.groups if name in rows.columns}
     return [
         make_prediction(
             benchmark,
@@ -53,6 +51,8 @@ def predictions_of_fold(
             speaker=speakers[sample],
             true=truth[sample],
             views=views[sample],
+            unit=units[sample],
+            groups={name: values[sample] for name, values in groups.items()},
         )
         for sample in range(len(rows))
     ]
@@ -80,6 +80,13 @@ def collect_views(
         collected[place] = batch["output"].double().cpu().numpy()
     assert (times == 1).all(), f"views seen {times.min()} to {times.max()} times instead of once"
     return collected
+
+
+def _texts(rows: pd.DataFrame, column: str | None) -> list[str]:
+    """The cells of a column as text; empty where there is no such column."""
+    if column is None or column not in rows.columns:
+        return [""] * len(rows)
+    return [as_text(value) for value in rows[column]]
 
 
 def _truth(benchmark: Benchmark, rows: pd.DataFrame) -> list[str] | np.ndarray:

@@ -45,7 +45,7 @@ def usable_rows(benchmark: Benchmark, table: pd.DataFrame) -> tuple[pd.DataFrame
     """
     table = table.reset_index(drop=True)
     for column in benchmark.columns:
-        _need_column(table, column, f"benchmark '{benchmark.name}'")
+        need_column(table, column, f"benchmark '{benchmark.name}'")
     if benchmark.task == "regression":
         for column in benchmark.targets:
             values = pd.to_numeric(table[column], errors="coerce").to_numpy(dtype=np.float64)
@@ -85,7 +85,7 @@ def make_folds(benchmark: Benchmark, rows: pd.DataFrame, *, folds: str = "all") 
         class without a training sample.
     """
     protocol = benchmark.folds
-    _need_column(rows, protocol.column, f"benchmark '{benchmark.name}' (folds.column)")
+    need_column(rows, protocol.column, f"benchmark '{benchmark.name}' (folds.column)")
     value = rows[protocol.column].map(as_text)
     missing = np.flatnonzero((value == "").to_numpy())
     if len(missing):
@@ -124,7 +124,14 @@ def check_fold(benchmark: Benchmark, fold: Fold) -> None:
                 f"fold {fold.name}: no {side} sample (column '{benchmark.folds.column}')"
             )
     if not benchmark.folds.shared_speakers:
-        _check_speakers(benchmark, fold)
+        _check_disjoint(
+            benchmark,
+            fold,
+            benchmark.speaker,
+            remedy="set folds.shared_speakers: true if the benchmark's own protocol says so",
+        )
+    for column in benchmark.disjoint:
+        _check_disjoint(benchmark, fold, column, remedy=f"mend '{benchmark.folds.column}'")
     if benchmark.label:
         present = set(fold.train[benchmark.label].map(as_text))
         absent = [name for name in benchmark.classes if name not in present]
@@ -149,28 +156,48 @@ def as_text(value: Any) -> str:
     return str(value)
 
 
-def _check_speakers(benchmark: Benchmark, fold: Fold) -> None:
-    """Refuse a speaker on both sides, and speakers that nobody named."""
-    column = benchmark.speaker
-    remedy = "set folds.shared_speakers: true if the benchmark's own protocol says so"
-    _need_column(fold.train, column, f"benchmark '{benchmark.name}' (speaker; or {remedy})")
-    sides = []
+def need_column(table: pd.DataFrame, column: str, who: str) -> None:
+    """Refuse an index without a column, naming those it has."""
+    if column not in table.columns:
+        known = [str(name) for name in table.columns]
+        raise ValueError(
+            f"the index has no column '{column}', which {who} needs"
+            f"{did_you_mean(column, known)} (columns: {', '.join(known)})"
+        )
+
+
+def shared_values(fold: Fold, column: str) -> list[str]:
+    """Values of a column that both sides have, numbers first; empty ones do not count.
+
+    Returns: none too where the index has no such column.
+    """
+    if column not in fold.train.columns:
+        return []
+    sides = (set(rows[column].map(as_text)) for rows in (fold.train, fold.test))
+    return sorted(set.intersection(*sides) - {""}, key=_numbers_first)
+
+
+def _check_disjoint(benchmark: Benchmark, fold: Fold, column: str, *, remedy: str) -> None:
+    """Refuse a value (a speaker, a session, a video) on both sides, and one that nobody named."""
+    need_column(fold.train, column, f"benchmark '{benchmark.name}' (to tell its sides; {remedy})")
     for rows in (fold.train, fold.test):
-        speakers = rows[column].map(as_text)
-        unnamed = np.flatnonzero((speakers == "").to_numpy())
+        unnamed = np.flatnonzero((rows[column].map(as_text) == "").to_numpy())
         if len(unnamed):
             raise ValueError(
                 f"fold {fold.name}: sample '{rows.iloc[int(unnamed[0])]['key']}' has no"
                 f" {column} ({len(unnamed)} such samples), so nobody can tell that the sides"
-                f" share none; name the speakers in the manifest, or {remedy}"
+                f" share none; name it in the manifest, or {remedy}"
             )
-        sides.append(speakers.value_counts())
-    shared = sorted(set(sides[0].index) & set(sides[1].index), key=_numbers_first)
+    shared = shared_values(fold, column)
     if shared:
-        first = shared[0]
+        names = ", ".join(f"'{name}'" for name in shared[:5]) + (", …" if len(shared) > 5 else "")
+        train, test = (
+            int(rows[column].map(as_text).isin(shared).sum()) for rows in (fold.train, fold.test)
+        )
+        verb = "is" if len(shared) == 1 else "are"
         raise ValueError(
-            f"fold {fold.name}: {column} '{first}' is on both sides ({sides[0][first]} training and"
-            f" {sides[1][first]} test samples; {len(shared)} such speakers); {remedy}"
+            f"fold {fold.name}: {column} {names} {verb} on both sides ({train} training and {test}"
+            f" test samples of {len(shared)} such); {remedy}"
         )
 
 
@@ -184,16 +211,6 @@ def _chosen(folds: str, names: list[str]) -> list[str]:
         what = f"no fold {', '.join(unknown)}" if unknown else "no fold is named"
         raise ValueError(f"folds = {folds}: {what} (folds: {', '.join(names)}, or all)")
     return [name for name in names if name in wanted]
-
-
-def _need_column(table: pd.DataFrame, column: str, who: str) -> None:
-    """Refuse an index without a column, naming those it has."""
-    if column not in table.columns:
-        known = [str(name) for name in table.columns]
-        raise ValueError(
-            f"the index has no column '{column}', which {who} needs"
-            f"{did_you_mean(column, known)} (columns: {', '.join(known)})"
-        )
 
 
 def _numbers_first(name: str) -> tuple[int, float, str]:

@@ -15,16 +15,17 @@ from torch.nn import functional
 Loss = Callable[[Tensor, Tensor], Tensor]
 
 
-def soft_cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
+def soft_cross_entropy(outputs: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
     """Cross-entropy with class probabilities as targets.
 
     Args:
         outputs: (B, C) logits.
         targets: (B, C) probabilities.
+        weights: (C,) factor on the term of each class; none: 1.
 
-    Returns: mean over the batch, 0-d, nats.
+    Returns: mean over the batch (its B, not the sum of weights), 0-d, nats.
     """
-    return functional.cross_entropy(outputs, targets)
+    return functional.cross_entropy(outputs, targets, weight=weights)
 
 
 def concordance_loss(outputs: Tensor, targets: Tensor) -> Tensor:

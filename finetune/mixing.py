@@ -97,18 +97,20 @@ def mix_batch(
 
 
 def soft_targets(labels: Tensor, num_classes: int, *, smoothing: float) -> Tensor:
-    """Class numbers as smoothed probabilities.
+    """Class numbers, or shares of votes, as smoothed probabilities.
 
     Args:
-        labels: (B,) int64.
+        labels: (B,) int64, or (B, C) float32 whose rows sum to 1.
         num_classes: C.
         smoothing: Mass spread evenly over all classes, in 0..1.
 
     Returns: (B, C) float32; every row sums to 1.
     Source: label smoothing of arXiv 1512.00567.
     """
-    hard = torch.nn.functional.one_hot(labels, num_classes).float()
-    return hard * (1 - smoothing) + smoothing / num_classes
+    shares = labels
+    if labels.ndim == 1:
+        shares = torch.nn.functional.one_hot(labels, num_classes).float()
+    return shares * (1 - smoothing) + smoothing / num_classes
 
 
 def _neighbour(batch: Tensor) -> Tensor:

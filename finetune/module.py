@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from finetune.benchmark import Benchmark
-from finetune.losses import LOSSES
+from finetune.losses import LOSSES, soft_cross_entropy
 from finetune.mixing import MixingConfig, mix_batch, soft_targets
 from finetune.settings import OptimizerConfig
 from hicmae.emotion import EmotionConfig, EmotionModel
@@ -41,6 +41,9 @@ class FinetuneModule(pl.LightningModule):
         augment: Random changes to single clips, made on the device.
         label_smoothing: Mass of each label spread over all classes.
         freeze_encoder: Whether only the head and the layer weights are trained.
+        soft_labels: (N, C) shares of votes of the training samples, in the order of their loader;
+            none: labels are trained on.
+        class_weights: (C,) factor of each class in the loss; none: 1.
         target_mean: (D,) of the training side; real values are standardised for the loss.
         target_std: (D,) of the same.
         num_steps: Optimizer steps of the whole training.
@@ -49,6 +52,8 @@ class FinetuneModule(pl.LightningModule):
 
     target_mean: Tensor
     target_std: Tensor
+    soft_labels: Tensor | None
+    class_weights: Tensor | None
 
     def __init__(
         self,
@@ -64,6 +69,8 @@ class FinetuneModule(pl.LightningModule):
         augment: AugmentConfig,
         label_smoothing: float,
         freeze_encoder: bool,
+        soft_labels: Tensor | None,
+        class_weights: Tensor | None,
         target_mean: Tensor,
         target_std: Tensor,
         num_steps: int,
@@ -86,6 +93,8 @@ class FinetuneModule(pl.LightningModule):
         self.last_epoch_loss: float | None = None
         self.register_buffer("target_mean", target_mean.float())
         self.register_buffer("target_std", target_std.float())
+        self.register_buffer("soft_labels", soft_labels, persistent=False)
+        self.register_buffer("class_weights", class_weights, persistent=False)
         if freeze_encoder:
             self.model.encoder.requires_grad_(False)
 
@@ -124,7 +133,11 @@ class FinetuneModule(pl.LightningModule):
         video, fbank, targets = batch["video"], batch["fbank"], self._targets(batch)
         if self.benchmark.task == "classification" or self.mixing.regression:
             video, fbank, targets = mix_batch(video, fbank, targets, self.mixing)
-        loss = self.loss(self.model(video, fbank).float(), targets)
+        outputs = self.model(video, fbank).float()
+        if self.class_weights is None:
+            loss = self.loss(outputs, targets)
+        else:
+            loss = soft_cross_entropy(outputs, targets, self.class_weights)
         if not torch.isfinite(loss):
             raise ValueError(
                 f"the training loss became {loss.item()} in epoch {self.current_epoch + 1};"
@@ -176,10 +189,21 @@ class FinetuneModule(pl.LightningModule):
     def _targets(self, batch: Batch) -> Tensor:
         """What the loss compares with: smoothed (B, C), or standardised (B, D)."""
         if self.benchmark.task == "classification":
-            return soft_targets(
-                batch["label"], self.benchmark.num_outputs, smoothing=self.label_smoothing
-            )
+            soft = self.soft_labels
+            truth = batch["label"] if soft is None else soft[batch["sample"]]
+            return soft_targets(truth, self.benchmark.num_outputs, smoothing=self.label_smoothing)
         return (batch["target"] - self.target_mean) / self.target_std
+
+
+class JudgedModule(FinetuneModule):
+    """The same, for a training whose epochs are scored.
+
+    A class of its own, because Lightning warns of a validation step that no loader feeds.
+    """
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        """Predict views of the side that chooses the epoch; as ``predict_step``."""
+        return self.predict_step(batch, batch_idx)
 
 
 # Entry of a batch by the modality that reads it.

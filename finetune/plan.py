@@ -15,6 +15,7 @@ from typing import Any
 from finetune.benchmark import Benchmark
 from finetune.mixing import MixingConfig
 from finetune.provenance import file_digest, settings_digest
+from finetune.selection import Protocol
 from finetune.settings import (
     Modalities,
     OptimizerConfig,
@@ -49,6 +50,7 @@ class Plan:
         resolved: Epochs, rate, loss and stride.
         accumulate: Batches of one optimizer step.
         recipe: What is trained and how it is tested.
+        protocol: How the tested weights are chosen.
         optimizer: AdamW and its schedule.
         mixing: Mixup and cutmix.
         augment: Random changes to single clips.
@@ -69,6 +71,7 @@ class Plan:
     resolved: Resolved
     accumulate: int
     recipe: RecipeConfig
+    protocol: Protocol
     optimizer: OptimizerConfig
     mixing: MixingConfig
     augment: AugmentConfig
@@ -86,24 +89,32 @@ class Plan:
     @functools.cached_property
     def digest(self) -> str:
         """SHA-256 of all that decides the numbers; not of where they are written or logged."""
+        return settings_digest({**self._decisive, "seed": self.seed})
+
+    @functools.cached_property
+    def experiment_digest(self) -> str:
+        """SHA-256 of the same without the seed: runs that differ in nothing else share it."""
+        return settings_digest(self._decisive)
+
+    @functools.cached_property
+    def _decisive(self) -> dict[str, Any]:
+        """All that decides the numbers, but the seed."""
         weights = self.checkpoint
-        return settings_digest(
-            {
-                "benchmark": self.benchmark,
-                "model": self.model,
-                "emotion": self.emotion,
-                "resolved": self.resolved,
-                "accumulate": self.accumulate,
-                "recipe": self.recipe,
-                "optimizer": self.optimizer,
-                "mixing": self.mixing,
-                "augment": self.augment,
-                "precision": self.precision,
-                "seed": self.seed,
-                "checkpoint": None if weights is None else file_digest(weights.path / WEIGHTS),
-                "shards": self.shards_digest,
-            }
-        )
+        return {
+            "benchmark": self.benchmark,
+            "model": self.model,
+            "emotion": self.emotion,
+            "resolved": self.resolved,
+            "accumulate": self.accumulate,
+            "recipe": self.recipe,
+            "protocol": self.protocol,
+            "optimizer": self.optimizer,
+            "mixing": self.mixing,
+            "augment": self.augment,
+            "precision": self.precision,
+            "checkpoint": None if weights is None else file_digest(weights.path / WEIGHTS),
+            "shards": self.shards_digest,
+        }
 
     @functools.cached_property
     def num_parameters(self) -> int:
@@ -130,6 +141,7 @@ def make_plan(
     epochs: int | None,
     accumulate: int,
     recipe: RecipeConfig,
+    protocol: Protocol,
     optimizer: OptimizerConfig,
     mixing: MixingConfig,
     augment: AugmentConfig,
@@ -168,6 +180,7 @@ def make_plan(
         resolved=resolved,
         accumulate=accumulate,
         recipe=recipe,
+        protocol=protocol,
         optimizer=optimizer,
         mixing=mixing,
         augment=augment,

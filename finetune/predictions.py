@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,8 @@ class Prediction:
         predicted: The same, predicted.
         probabilities: Of each class, averaged over the views; none for real values.
         views: Of each view, probabilities or real values.
+        unit: Value of the benchmark's ``average_over`` column; empty where it has none.
+        groups: Values of its ``groups`` columns, by name.
     """
 
     key: str
@@ -41,10 +44,20 @@ class Prediction:
     predicted: str | tuple[float, ...]
     probabilities: tuple[float, ...] | None
     views: tuple[tuple[float, ...], ...]
+    unit: str = ""
+    groups: dict[str, str] = field(default_factory=dict)
 
 
 def make_prediction(
-    benchmark: Benchmark, *, key: str, fold: str, speaker: str, true: Any, views: np.ndarray
+    benchmark: Benchmark,
+    *,
+    key: str,
+    fold: str,
+    speaker: str,
+    true: Any,
+    views: np.ndarray,
+    unit: str = "",
+    groups: Mapping[str, str] = MappingProxyType({}),
 ) -> Prediction:
     """Average the views of one sample; seven digits are kept, as float32 has.
 
@@ -55,6 +68,8 @@ def make_prediction(
         speaker: Of it.
         true: Class name, or real values (D,).
         views: Probabilities (V, C), or real values (V, D) in the benchmark's units.
+        unit: Of it.
+        groups: Of it.
 
     Raises: ValueError: an output that is no finite number.
     """
@@ -74,6 +89,8 @@ def make_prediction(
             predicted=benchmark.classes[int(np.argmax(mean))],
             probabilities=mean,
             views=kept_views,
+            unit=unit,
+            groups=dict(groups),
         )
     return Prediction(
         key=key,
@@ -83,6 +100,8 @@ def make_prediction(
         predicted=mean,
         probabilities=None,
         views=kept_views,
+        unit=unit,
+        groups=dict(groups),
     )
 
 
@@ -154,6 +173,10 @@ def _to_json(item: Prediction) -> dict[str, Any]:
         "label" if named else "target": item.true,
         "prediction": item.predicted,
     }
+    if item.unit:
+        line["unit"] = item.unit
+    if item.groups:
+        line["groups"] = item.groups
     if named:
         line["probabilities"] = item.probabilities
     return line | {"views": item.views}
@@ -167,6 +190,8 @@ def _from_json(line: dict[str, Any], benchmark: Benchmark) -> Prediction:
         for name in (true, predicted):
             if name not in benchmark.classes:
                 raise ValueError(f"class '{name}' is none of {', '.join(benchmark.classes)}")
+    if benchmark.average_over and not line.get("unit"):
+        raise ValueError(f"no unit, though the benchmark averages over {benchmark.average_over}")
     vectors = [*line["views"], line["probabilities"] if named else predicted]
     if any(len(vector) != benchmark.num_outputs for vector in vectors):
         raise ValueError(f"{benchmark.num_outputs} values are expected for each view")
@@ -178,4 +203,6 @@ def _from_json(line: dict[str, Any], benchmark: Benchmark) -> Prediction:
         predicted=predicted if named else tuple(map(float, predicted)),
         probabilities=tuple(map(float, line["probabilities"])) if named else None,
         views=tuple(tuple(map(float, view)) for view in line["views"]),
+        unit=str(line.get("unit", "")),
+        groups={str(name): str(value) for name, value in line.get("groups", {}).items()},
     )

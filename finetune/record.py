@@ -11,99 +11,25 @@ but the run folder. Not for: training (``finetune/run.py``) or showing (``finetu
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from finetune.benchmark import Benchmark
+from finetune.facts import FoldFacts, RunFacts
 from finetune.predictions import FILE_NAME, Prediction, read_predictions
+from finetune.resampling import Intervals, intervals
 from finetune.scores import Scores, score_run, undefined
+from finetune.units import scored_units
 from hicmae.config import load_yaml
 from hicmae.plain import from_dict, to_dict
 
 FORMAT_VERSION = 1
 SCORES, FOLD, BENCHMARK, CONFIG = "scores.json", "fold.json", "benchmark.yaml", "config.yaml"
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunFacts:
-    """What every number of a run is reported with.
-
-    Args:
-        benchmark: Name of it.
-        init: ``checkpoint`` or ``scratch``.
-        checkpoint: Folder of the checkpoint, if there is one.
-        modalities: What the network sees and hears.
-        selection: Rule by which the tested weights were chosen; ``last``: those after the last
-            epoch, nothing was chosen.
-        seed: Of every random draw.
-        epochs: Passes over the training side.
-        batch_size: Clips of an optimizer step.
-        learning_rate: Highest rate of the last layer, after scaling to the batch.
-        loss: Training loss.
-        num_segments: Test-time views of a sample.
-        num_parameters: Numbers that are trained.
-        precision: Lightning's name of the number format.
-        shards: Folder of the shards.
-        shards_digest: SHA-256 of their index.
-        configuration_digest: SHA-256 of all that decides the numbers (benchmark, sizes, recipe,
-            seed, checkpoint, shards); the same digest means the same experiment.
-        git_commit: Commit of the code, with ``+`` if it was changed; none outside a repository.
-        version: Of this program.
-        ignored: Samples that the benchmark leaves out, by label.
-    """
-
-    benchmark: str
-    init: str
-    checkpoint: str | None
-    modalities: str
-    selection: str
-    seed: int
-    epochs: int
-    batch_size: int
-    learning_rate: float
-    loss: str
-    num_segments: int
-    num_parameters: int
-    precision: str
-    shards: str
-    shards_digest: str
-    configuration_digest: str
-    git_commit: str | None
-    version: str
-    ignored: dict[str, int] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, kw_only=True)
-class FoldFacts:
-    """What is known of one finished fold.
-
-    Args:
-        name: Of the fold.
-        configuration_digest: Of the run that trained it.
-        num_train: Training samples.
-        num_test: Test samples.
-        num_train_speakers: Speakers of the training side; none where nobody names them.
-        num_test_speakers: Speakers of the test side.
-        seconds: Wall-clock time of training and testing.
-        train_loss: Mean loss of the last epoch.
-        layer_weights: Modality to the learned weight of each layer.
-        notes: Sentences a reader of its numbers should know.
-    """
-
-    name: str
-    configuration_digest: str
-    num_train: int
-    num_test: int
-    num_train_speakers: int | None
-    num_test_speakers: int | None
-    seconds: float
-    train_loss: float | None
-    layer_weights: dict[str, tuple[float, ...]]
-    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,18 +59,36 @@ class Run:
         """Name of the folder."""
         return self.folder.resolve().name
 
+    @functools.cached_property
+    def units(self) -> list[Prediction]:
+        """What is scored: the predictions, or those of whole recordings."""
+        return scored_units(self.benchmark, self.predictions)
+
+    @functools.cached_property
+    def intervals(self) -> Intervals:
+        """How sure the pooled scores are."""
+        return intervals(self.benchmark, [self.units])
+
 
 def fold_folder(run: Path, fold: str) -> Path:
     """Where a fold's files are; a name that is no portable file name is spelt differently."""
     return run / f"fold-{''.join(c if c.isalnum() or c in '._-' else '_' for c in fold)}"
 
 
-def write_scores(folder: Path, facts: RunFacts, scores: Scores) -> None:
+def write_scores(folder: Path, facts: RunFacts, scores: Scores, sure: Intervals) -> None:
     """Write ``scores.json``."""
     document = {
         "format_version": FORMAT_VERSION,
+        "selection": facts.rule,
         "run": to_dict(facts),
         **scores.to_dict(),
+        "intervals": {
+            "what": sure.sentence(),
+            **{
+                name: None if math.isnan(low) else [low, high]
+                for name, (low, high) in sure.values.items()
+            },
+        },
         "undefined": undefined(scores),
     }
     write_json(folder / SCORES, document)
@@ -160,10 +104,14 @@ def read_fold(folder: Path) -> FoldFacts | None:
 
 
 def runs_in(folder: Path) -> list[Path]:
-    """The finished runs right below a folder, by name; the folder itself if there are none."""
+    """The finished runs below a folder, by name; the folder itself if there are none.
+
+    Modalities and seeds lie at most two folders deep.
+    """
     if (folder / SCORES).is_file() or not folder.is_dir():
         return [folder]
-    return sorted(path.parent for path in folder.glob(f"*/{SCORES}")) or [folder]
+    found = [path.parent for depth in ("*", "*/*") for path in folder.glob(f"{depth}/{SCORES}")]
+    return sorted(found) or [folder]
 
 
 def read_run(folder: Path | str) -> Run:

@@ -11,11 +11,15 @@ from pathlib import Path
 from urllib.parse import quote
 
 from finetune.benchmark import Benchmark
+from finetune.breakdown import absent_classes
+from finetune.comparison import paired_parts, seed_parts
 from finetune.figures import comparison_figure
 from finetune.record import Run, read_run, runs_in, write_text
-from finetune.run_report import SELECTION, chance, published_section, write_run_report
+from finetune.run_report import chance, published_section, write_run_report
 from finetune.scores import metric_name, undefined
-from finetune.tables import Table, mean_and_sd, number, output_console
+from finetune.seeds import group_seeds
+from finetune.selection import rule_sentence
+from finetune.tables import Table, mean_and_sd, number, output_console, range_of
 
 
 def report(*, runs: list[Path], out: Path = Path("report.md")) -> None:
@@ -56,15 +60,17 @@ def _summary(pairs: Sequence[tuple[str, Run]]) -> Table:
             run.benchmark.task,
             run.facts.init,
             run.facts.modalities,
+            run.facts.rule,
             f"{len(run.scores.folds)}",
             f"{run.scores.num_samples}",
             metric_name(run.benchmark.ranking),
-            number(run.scores.pooled[run.benchmark.ranking]),
-            mean_and_sd(run.scores, run.benchmark.ranking),
+            run.facts.mark(number(run.scores.pooled[run.benchmark.ranking])),
+            run.facts.mark(mean_and_sd(run.scores, run.benchmark.ranking)),
         ]
         for name, run in pairs
     ]
-    heads = ["run", "benchmark", "task", "start", "modalities", "folds", "samples", "metric"]
+    heads = ["run", "benchmark", "task", "start", "modalities", "selection"]
+    heads += ["folds", "samples", "metric"]
     return Table(columns=[*heads, "pooled", "mean ± sd"], rows=rows, title="All runs")
 
 
@@ -76,13 +82,14 @@ def _section(group: Sequence[tuple[str, Run]], out: Path) -> list[str]:
         _require_same(benchmark, runs[0], run)
         write_run_report(run)
     leading = benchmark.ranking
+    entries = group_seeds(group)
     figure = out.parent / "figures" / f"comparison-{_slug(benchmark.name)}.png"
     comparison_figure(
-        [name for name, _ in group],
+        [run.facts.mark(name) for name, run in group],
         [run.scores for run in runs],
         leading,
         figure,
-        title=f"{benchmark.name}: {metric_name(leading)}",
+        title=f"{benchmark.name}: {metric_name(leading)}, selection {_rules(runs)}",
     )
     parts = [f"## {benchmark.name}"]
     if benchmark.title:
@@ -91,10 +98,13 @@ def _section(group: Sequence[tuple[str, Run]], out: Path) -> list[str]:
         _table(group).markdown(),
         chance(benchmark),
         _spread(group),
+        *dict.fromkeys(run.intervals.sentence() for run in runs),
+        *seed_parts(entries),
+        *paired_parts(entries),
         *(
             f"**Note.** {name}: {sentence}"
             for name, run in group
-            for sentence in (*undefined(run.scores), *run.disagreements)
+            for sentence in (*undefined(run.scores), *absent_classes(run), *run.disagreements)
         ),
         f"![{metric_name(leading)} of the runs]({_link(figure, out)})",
     ]
@@ -117,36 +127,39 @@ def _table(group: Sequence[tuple[str, Run]]) -> Table:
     leading = benchmark.ranking
     metrics = list(group[0][1].scores.pooled)
     metrics.sort(key=lambda metric: metric != leading)
-    heads = ["run", "start", "modalities", "folds", "samples", "seed"]
+    heads = ["run", "start", "modalities", "selection", "folds", "samples", "seed"]
     for metric in metrics:
         heads.append(metric_name(metric))
         if metric == leading:
-            heads.append("mean ± sd")
+            heads += ["95 %", "mean ± sd"]
     rows = []
     for name, run in group:
         cells = [
             name,
             run.facts.init,
             run.facts.modalities,
+            run.facts.rule,
             str(len(run.scores.folds)),
             str(run.scores.num_samples),
             str(run.facts.seed),
         ]
         for metric in metrics:
-            cells.append(number(run.scores.pooled[metric]))
+            cells.append(run.facts.mark(number(run.scores.pooled[metric])))
             if metric == leading:
-                cells.append(mean_and_sd(run.scores, metric))
+                cells.append(run.facts.mark(range_of(*run.intervals.values[metric])))
+                cells.append(run.facts.mark(mean_and_sd(run.scores, metric)))
         rows.append(cells)
     return Table(columns=heads, rows=rows, title=f"{benchmark.name} (pooled over folds)")
 
 
 def _how_to_read(runs: Sequence[Run]) -> str:
     """What the columns mean, and how the tested weights were chosen."""
-    rules = dict.fromkeys(SELECTION.get(run.facts.selection, run.facts.selection) for run in runs)
+    rules = dict.fromkeys(rule_sentence(run.facts.selection, run.facts.protocol) for run in runs)
     return (
         "All numbers here were measured by these runs and computed again from their predictions."
         " Every column is pooled over the test predictions of all folds; `mean ± sd` is the"
-        " leading metric over folds, with the sample standard deviation."
+        " leading metric over folds, with the sample standard deviation; `95 %` is the bootstrap"
+        " interval of the pooled leading metric."
         f" Selection rule: {'; '.join(rules)}."
     )
 
@@ -165,6 +178,11 @@ def _spread(group: Sequence[tuple[str, Run]]) -> str:
             "One seed each: a gap that is no larger than the spread over folds proves nothing."
         )
     return "\n\n".join(sentences)
+
+
+def _rules(runs: Sequence[Run]) -> str:
+    """The selection rules of runs, each once."""
+    return ", ".join(dict.fromkeys(run.facts.rule for run in runs))
 
 
 def _require_same(benchmark: Benchmark, first: Run, run: Run) -> None:

@@ -11,16 +11,12 @@ from pathlib import Path
 import yaml
 
 from finetune.benchmark import Benchmark
+from finetune.breakdown import absent_classes, class_table, group_sections, unit_name
 from finetune.figures import confusion_figure, layer_weight_figure, scatter_figure
-from finetune.predictions import true_and_predicted
 from finetune.record import CONFIG, Run, write_text
 from finetune.scores import metric_name, undefined
-from finetune.tables import Table, facts_table, mean_and_sd, number
-from hicmae.metrics import confusion_matrix
-
-SELECTION = {
-    "last": "last: the weights after the last epoch were tested; no epoch was chosen by a score",
-}
+from finetune.selection import rule_sentence
+from finetune.tables import Table, facts_table, mean_and_sd, number, range_of
 
 
 def write_run_report(run: Run) -> Path:
@@ -32,8 +28,9 @@ def write_run_report(run: Run) -> Path:
         "## Measured",
         scores_table(run).markdown(),
         _notes(run),
-        *([_class_table(run).markdown()] if run.benchmark.label else []),
+        *([class_table(run).markdown()] if run.benchmark.label else []),
         *(f"![{caption}]({path.relative_to(run.folder).as_posix()})" for path, caption in figures),
+        *group_sections(run),
         *published_section(run.benchmark),
         "## What was run",
         facts_table(_facts(run)).markdown(),
@@ -51,15 +48,15 @@ def draw_figures(run: Run) -> list[tuple[Path, str]]:
     """Draw what is worth seeing of a run. Returns: paths and captions."""
     folder, names = run.folder / "figures", list(run.scores.folds)
     pooled = f"{len(names)} folds pooled" if len(names) > 1 else f"fold {names[0]}"
-    title = f"{run.name}: {run.facts.benchmark}, {pooled}"
+    title = f"{run.name}: {run.facts.benchmark}, {pooled}\nselection {run.facts.rule}"
     made = []
     if run.benchmark.task == "classification":
         path = folder / "confusion.png"
-        confusion_figure(run.benchmark, run.predictions, path, title=title)
+        confusion_figure(run.benchmark, run.units, path, title=title)
         made.append((path, f"Confusion matrix, {pooled}"))
     else:
         path = folder / "predicted_against_true.png"
-        scatter_figure(run.benchmark, run.predictions, run.scores, path, title=title)
+        scatter_figure(run.benchmark, run.units, run.scores, path, title=title)
         made.append((path, f"Predicted against true values, {pooled}"))
     weights = [fold.layer_weights for fold in run.folds if fold.layer_weights]
     if weights and any(len(values) > 1 for values in weights[0].values()):
@@ -70,19 +67,24 @@ def draw_figures(run: Run) -> list[tuple[Path, str]]:
 
 
 def scores_table(run: Run) -> Table:
-    """Every metric per fold, pooled, and as mean and deviation."""
-    scores = run.scores
+    """Every metric per fold, pooled with its interval, and as mean and deviation."""
+    scores, mark = run.scores, run.facts.mark
     metrics = list(scores.pooled)
     rows = [
-        [f"fold {name}", str(scores.counts[name]), *(number(values[m]) for m in metrics)]
+        [f"fold {name}", str(scores.counts[name]), *(mark(number(values[m])) for m in metrics)]
         for name, values in scores.folds.items()
     ]
     rows.append(
-        ["**pooled**", str(scores.num_samples), *(number(scores.pooled[m]) for m in metrics)]
+        ["**pooled**", str(scores.num_samples), *(mark(number(scores.pooled[m])) for m in metrics)]
     )
+    rows.append(["95 % interval", "", *(mark(range_of(*run.intervals.values[m])) for m in metrics)])
     if len(scores.folds) > 1:
-        rows.append(["mean ± sd", "", *(mean_and_sd(scores, m) for m in metrics)])
-    return Table(columns=["", "samples", *map(metric_name, metrics)], rows=rows)
+        rows.append(["mean ± sd", "", *(mark(mean_and_sd(scores, m)) for m in metrics)])
+    return Table(
+        columns=[f"selection: {run.facts.rule}", unit_name(run), *map(metric_name, metrics)],
+        rows=rows,
+        title=f"{run.facts.benchmark}, selection: {run.facts.rule}",
+    )
 
 
 def published_section(benchmark: Benchmark) -> list[str]:
@@ -132,28 +134,21 @@ def _introduction(run: Run) -> str:
 
 def _notes(run: Run) -> str:
     """How to read the table, and what is odd about it."""
-    selection = SELECTION.get(run.facts.selection, run.facts.selection)
+    selection = rule_sentence(run.facts.selection, run.facts.protocol)
     lines = [
         "Pooled: the metric over the test predictions of all folds together; every sample is"
         f" predicted once, by the fold that did not train on it. Selection rule: {selection}."
-        f" Seed {run.facts.seed}.",
+        f" Seed {run.facts.seed}. {run.intervals.sentence()}",
     ]
-    lines += [f"**Note.** {sentence}" for sentence in (*undefined(run.scores), *run.disagreements)]
+    if run.benchmark.average_over:
+        lines.append(
+            f"The outputs of all {len(run.predictions)} samples are averaged over"
+            f" {run.benchmark.average_over}, of which there are {len(run.units)}; these are scored."
+        )
+    known = (*undefined(run.scores), *absent_classes(run), *run.disagreements, *run.facts.notes)
+    lines += [f"**Note.** {sentence}" for sentence in known]
     lines += [f"**Note.** Fold {fold.name}: {note}" for fold in run.folds for note in fold.notes]
     return "\n\n".join(lines)
-
-
-def _class_table(run: Run) -> Table:
-    """Recall and precision of each class."""
-    true, predicted = true_and_predicted(run.benchmark, run.predictions)
-    matrix = confusion_matrix(true, predicted, len(run.benchmark.classes))
-    rows = []
-    for index, name in enumerate(run.benchmark.classes):
-        hits, samples, calls = matrix[index, index], matrix[index].sum(), matrix[:, index].sum()
-        recall = number(hits / samples) if samples else "n/a"
-        precision = number(hits / calls) if calls else "n/a"
-        rows.append([name, str(samples), recall, precision])
-    return Table(columns=["class", "samples", "recall", "precision"], rows=rows)
 
 
 def _facts(run: Run) -> dict[str, object]:
@@ -164,6 +159,7 @@ def _facts(run: Run) -> dict[str, object]:
         "start": facts.init,
         "checkpoint": facts.checkpoint,
         "modalities": facts.modalities,
+        "protocol": facts.protocol,
         "selection rule": facts.selection,
         "seed": facts.seed,
         "folds": ", ".join(run.scores.folds),
@@ -172,7 +168,7 @@ def _facts(run: Run) -> dict[str, object]:
             if run.benchmark.folds.shared_speakers
             else "on one side of each fold alone (checked before training)"
         ),
-        "samples tested": run.scores.num_samples,
+        "samples tested": len(run.predictions),
         "samples left out by the benchmark": ignored or "none",
         "epochs": facts.epochs,
         "batch": facts.batch_size,
@@ -190,20 +186,25 @@ def _facts(run: Run) -> dict[str, object]:
 
 def _fold_table(run: Run) -> Table:
     """How many samples and speakers each fold has on each side."""
+    inner = any(fold.num_validation for fold in run.folds)
     rows = [
         [
             fold.name,
             str(fold.num_train),
             _count(fold.num_train_speakers),
+            *([str(fold.num_validation), _count(fold.num_validation_speakers)] if inner else []),
             str(fold.num_test),
             _count(fold.num_test_speakers),
+            "" if fold.epoch is None else str(fold.epoch),
             "" if fold.train_loss is None else f"{fold.train_loss:.4f}",
             f"{fold.seconds:.0f}",
         ]
         for fold in run.folds
     ]
-    columns = ["fold", "training samples", "training speakers", "test samples", "test speakers"]
-    return Table(columns=[*columns, "last training loss", "seconds"], rows=rows)
+    columns = ["fold", "training samples", "training speakers"]
+    columns += ["inner validation samples", "inner validation speakers"] if inner else []
+    columns += ["test samples", "test speakers", "tested epoch", "last training loss", "seconds"]
+    return Table(columns=columns, rows=rows)
 
 
 def _configuration(folder: Path) -> list[str]:

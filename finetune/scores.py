@@ -15,6 +15,7 @@ import numpy as np
 
 from finetune.benchmark import Benchmark
 from finetune.predictions import Prediction, true_and_predicted
+from finetune.units import scored_units
 from hicmae.metrics import classification_metrics, regression_metrics
 
 Values = dict[str, float]
@@ -35,7 +36,7 @@ class Scores:
 
     Args:
         folds: Of each fold, in order.
-        counts: Samples of each fold.
+        counts: What was scored of each fold: samples, or recordings (``average_over``).
         pooled: Over the samples of all folds together: the headline.
         mean: Over folds, unweighted.
         sd: Sample standard deviation over folds; not-a-number for a single fold.
@@ -49,7 +50,7 @@ class Scores:
 
     @property
     def num_samples(self) -> int:
-        """Samples tested."""
+        """Samples (or recordings) scored."""
         return sum(self.counts.values())
 
     def to_dict(self) -> dict[str, Any]:
@@ -67,13 +68,21 @@ class Scores:
 
 
 def score(benchmark: Benchmark, predictions: Sequence[Prediction]) -> Values:
-    """Every metric of a benchmark over some predictions.
+    """Every metric of a benchmark over some predictions of samples.
+
+    Where the benchmark averages over recordings, these are what is scored; see ``score_units``.
+    """
+    return score_units(benchmark, scored_units(benchmark, predictions))
+
+
+def score_units(benchmark: Benchmark, units: Sequence[Prediction]) -> Values:
+    """Every metric of a benchmark over what is scored.
 
     Returns: fractions by name. For real values, ``ccc`` is the mean over the targets and
         ``ccc_<target>`` one of them; a constant target makes both metrics not-a-number, a constant
         prediction PCC alone.
     """
-    true, predicted = true_and_predicted(benchmark, predictions)
+    true, predicted = true_and_predicted(benchmark, units)
     if benchmark.task == "classification":
         found = classification_metrics(true, predicted, num_classes=len(benchmark.classes))
         return {name: float(found[name]) for name in benchmark.metrics}
@@ -90,11 +99,12 @@ def score(benchmark: Benchmark, predictions: Sequence[Prediction]) -> Values:
 
 def score_run(benchmark: Benchmark, predictions: Sequence[Prediction]) -> Scores:
     """Score every fold, the pool, and the spread over folds."""
+    units = scored_units(benchmark, predictions)
     by_fold: dict[str, list[Prediction]] = {}
-    for item in predictions:
+    for item in units:
         by_fold.setdefault(item.fold, []).append(item)
-    folds = {name: score(benchmark, items) for name, items in by_fold.items()}
-    pooled = score(benchmark, predictions)
+    folds = {name: score_units(benchmark, items) for name, items in by_fold.items()}
+    pooled = score_units(benchmark, units)
     table = {metric: np.array([values[metric] for values in folds.values()]) for metric in pooled}
     return Scores(
         folds=folds,

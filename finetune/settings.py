@@ -28,6 +28,10 @@ class RecipeConfig:
         feature_fusion: Whether the head reads a learned mix of the encoder's layers beside the
             fused tokens (the paper's hierarchical feature fusion).
         freeze_encoder: Train the head and the layer weights alone (a linear probe).
+        soft_labels: Classification: train on the shares of the raters' votes (the benchmark's
+            ``votes`` columns) in place of the label; tests are always of the label.
+        class_weights: Classification: ``balanced`` weighs each class in the loss by the inverse
+            of its number of training samples; ``none``.
         frame_stride: Distance of neighbouring frames of a clip; null: the benchmark's, or else
             the network's own.
         num_segments: Test-time views of a sample along time, whose outputs are averaged.
@@ -39,6 +43,8 @@ class RecipeConfig:
     drop_path: float = 0.1
     feature_fusion: bool = True
     freeze_encoder: bool = False
+    soft_labels: bool = False
+    class_weights: Literal["none", "balanced"] = "none"
     frame_stride: int | None = None
     num_segments: int = 2
 
@@ -169,6 +175,15 @@ def resolve(
         problems.append(
             f"recipe.loss = {loss} does not fit {benchmark.task}"
             f" (allowed: {', '.join(LOSSES[benchmark.task])})"
+        )
+    if benchmark.task == "regression" and (recipe.soft_labels or recipe.class_weights != "none"):
+        problems.append("recipe.soft_labels and class_weights are for classification")
+    if recipe.soft_labels and benchmark.task == "classification" and not benchmark.votes:
+        problems.append("recipe.soft_labels needs its key 'votes' (columns of the raters' votes)")
+    if loss == "ccc" and recipe.batch_size == 1:
+        problems.append(
+            "recipe.batch_size = 1 with loss ccc (a correlation needs 2 samples or more; raise the"
+            " one or take loss mse)"
         )
     passes = next(value for value in (epochs, ours.epochs, 50) if value is not None)
     if passes < 1:

@@ -11,6 +11,7 @@ import rich.table
 from rich.console import Console
 
 from finetune.scores import Scores
+from finetune.selection import CHOSEN_ON_TEST
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,11 +38,19 @@ class Table:
 
     def terminal(self) -> rich.table.Table:
         """The table for a rich console."""
-        table = rich.table.Table(title=self.title or None, title_justify="left")
+        # Columns of a terminal are narrow: a sign behind the number, its meaning below the table.
+        chosen = any(CHOSEN_ON_TEST in cell for row in self.rows for cell in row)
+        table = rich.table.Table(
+            title=self.title or None,
+            title_justify="left",
+            caption=f"†{CHOSEN_ON_TEST}" if chosen else None,
+            caption_justify="left",
+        )
         for index, column in enumerate(self.columns):
             table.add_column(column, justify="left" if index == 0 else "right", overflow="fold")
         for row in self.rows:
-            table.add_row(*(cell.strip("*") for cell in row))  # no Markdown on a terminal
+            cells = (cell.strip("*") for cell in row)  # no Markdown on a terminal
+            table.add_row(*(cell.replace(CHOSEN_ON_TEST, " †") for cell in cells))
         return table
 
 
@@ -58,8 +67,17 @@ def number(value: float) -> str:
 
 def mean_and_sd(scores: Scores, metric: str) -> str:
     """Mean ± deviation over folds; the mean alone of a single fold."""
-    mean, sd = scores.mean[metric], scores.sd[metric]
+    return spread(scores.mean[metric], scores.sd[metric])
+
+
+def spread(mean: float, sd: float) -> str:
+    """Mean ± deviation; the mean alone where there is no deviation."""
     return number(mean) if math.isnan(mean) or math.isnan(sd) else f"{mean:.3f} ± {sd:.3f}"
+
+
+def range_of(low: float, high: float) -> str:
+    """An interval; an undefined one is ``n/a``."""
+    return "n/a" if math.isnan(low) or math.isnan(high) else f"{low:.3f} to {high:.3f}"
 
 
 def facts_table(facts: Mapping[str, object]) -> Table:

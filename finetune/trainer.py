@@ -18,9 +18,14 @@ from hicmae.plain import to_dict
 
 
 def make_trainer(
-    plan: Plan, folder: Path, wandb_logger: WandbLogger | None, *, num_batches: int
+    plan: Plan,
+    folder: Path,
+    wandb_logger: WandbLogger | None,
+    *,
+    num_batches: int,
+    choice: pl.Callback | None,
 ) -> pl.Trainer:
-    """Lightning's trainer for one fold on one device."""
+    """Lightning's trainer for one fold on one device; ``choice`` chooses the epoch, if any does."""
     loggers: list[Any] = [CSVLogger(save_dir=folder, name="", version="")]
     if wandb_logger is not None:
         loggers.append(wandb_logger)
@@ -34,6 +39,8 @@ def make_trainer(
         logger=loggers,
         log_every_n_steps=min(plan.trainer.log_every, num_batches),
         default_root_dir=folder,
+        callbacks=None if choice is None else [choice],
+        num_sanity_val_steps=0,
         enable_checkpointing=False,
         enable_model_summary=False,
         enable_progress_bar=plan.trainer.progress and sys.stderr.isatty(),
@@ -59,6 +66,7 @@ def make_wandb_logger(plan: Plan, fold: str) -> WandbLogger | None:
         config={
             "fold": fold,
             "seed": plan.seed,
+            "protocol": to_dict(plan.protocol),
             "configuration_digest": plan.digest,
             "benchmark": to_dict(plan.benchmark),
             "model": to_dict(plan.model),

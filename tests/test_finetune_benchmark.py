@@ -61,6 +61,11 @@ def test_every_packaged_benchmark_is_read_by_its_name(path: Path) -> None:
         (GOOD + "ignore: [low]", "low in classes and in ignore"),
         (GOOD + "folds: {train: [1]}", "train is given and test is not"),
         (GOOD + "folds: {train: [1, 2], test: [2]}", "2 in train and in test"),
+        (GOOD + "votes: [votes_low]", "votes has 1 columns for 2 classes"),
+        (GOOD + "groups: [sex, sex]", "groups names sex twice"),
+        (GOOD.replace("uar: 0.5", "uar: 50"), "published someone: uar = 50.0 (must be a fraction"),
+        (GOOD.replace("uar: 0.5", "ccc: 0.5"), "published someone: 'ccc' is no metric of class"),
+        (GOOD.replace("a paper", "''"), "published someone: source is empty"),
         ("{name: v, task: regression}", "missing key 'targets'"),
     ],
 )

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 from finetune_fixtures import BENCHMARK, VALUES, split_benchmark
 
+from finetune.benchmark import load_benchmark
 from finetune.folds import as_text, make_folds, usable_rows
+from hicmae.config import config_root
 
 
 def table(**columns: object) -> pd.DataFrame:
@@ -71,7 +74,7 @@ def test_a_speaker_on_both_sides_is_refused_unless_the_protocol_says_so() -> Non
     rows, _ = usable_rows(BENCHMARK, leaking)
     with pytest.raises(ValueError, match="fold 1: speaker 's0' is on both sides") as caught:
         make_folds(BENCHMARK, rows)
-    assert "(1 training and 2 test samples; 1 such speakers)" in str(caught.value)
+    assert "(1 training and 2 test samples of 1 such)" in str(caught.value)
     assert len(make_folds(split_benchmark(shared_speakers=True), rows)) == 2
 
 
@@ -144,3 +147,73 @@ def test_missing_columns_and_empty_sides_are_refused() -> None:
 def test_cells_are_text_as_people_write_it() -> None:
     cells = [3.0, 3, np.float64(3), "3", None, np.nan, 2.5, np.int64(7)]
     assert [as_text(cell) for cell in cells] == ["3", "3", "3", "3", "", "", "2.5", "7"]
+
+
+def test_every_offender_is_named_up_to_five() -> None:
+    speaker = [f"s{number}" for number in range(8)]
+    crossing = table(
+        key=[f"k{n}" for n in range(16)],
+        speaker=speaker * 2,
+        fold=[1] * 8 + [2] * 8,
+        emotion=["low", "high"] * 8,
+        valence=0.0,
+        arousal=0.0,
+    )
+    rows, _ = usable_rows(BENCHMARK, crossing)
+    with pytest.raises(ValueError, match="speaker 's0', 's1', 's2', 's3', 's4', … are on both"):
+        make_folds(BENCHMARK, rows)
+    rows, _ = usable_rows(BENCHMARK, crossing.iloc[:10])
+    with pytest.raises(ValueError, match=r"'s0', 's1' are on both .*\(2 training and 2 test"):
+        make_folds(BENCHMARK, rows)
+
+
+def test_a_recording_or_dialogue_on_both_sides_is_refused_even_of_shared_speakers() -> None:
+    dialogue = ["d0", "d0", "d1", "d1", "d0", "d2", "d3", "d3"]
+    clean = [f"d{number}" for number in range(8)]
+    for benchmark in (
+        split_benchmark(shared_speakers=True, disjoint=("dialogue",)),
+        split_benchmark(disjoint=("dialogue",)),
+        dataclasses.replace(split_benchmark(shared_speakers=True), average_over="dialogue"),
+    ):
+        assert len(make_folds(benchmark, usable_rows(benchmark, table(dialogue=clean))[0])) == 2
+        crossing = table(dialogue=["d0", "d1", "d0", "d2", "d3", "d4", "d5", "d6"])
+        rows, _ = usable_rows(benchmark, crossing)
+        with pytest.raises(ValueError, match="fold 1: dialogue 'd0' is on both sides"):
+            make_folds(benchmark, rows)
+        rows, _ = usable_rows(benchmark, table(dialogue=[None, *dialogue[1:]]))
+        with pytest.raises(ValueError, match="sample 'k0' has no dialogue"):
+            make_folds(benchmark, rows)
+        with pytest.raises(ValueError, match="no column 'dialogue'"):
+            make_folds(benchmark, usable_rows(benchmark, table())[0])
+
+
+@pytest.mark.parametrize("path", sorted((config_root() / "benchmarks").glob("*.yaml")))
+def test_no_packaged_benchmark_lets_a_speaker_or_session_leak(path: Path) -> None:
+    """Ten samples a class and side; then one of the training side joins a test speaker."""
+    benchmark = load_benchmark(path.stem)
+    protocol = benchmark.folds
+    sides = ["1", "2"] if protocol.test is None else [protocol.train[0], protocol.test[0]]
+    size = 10 * max(1, len(benchmark.classes))
+    column = np.repeat([str(side) for side in sides], size)
+    rows = pd.DataFrame({"key": [f"k{n}" for n in range(2 * size)], protocol.column: column})
+    rows[benchmark.speaker] = [f"{side}-{n % 5}" for n, side in enumerate(column)]
+    for name in benchmark.disjoint:
+        rows[name] = [f"{side}-{n}" for n, side in enumerate(column)]
+    if benchmark.label:
+        rows[benchmark.label] = list(benchmark.classes) * 20
+    for name in benchmark.targets:
+        rows[name] = np.linspace(-1, 1, 2 * size)
+    folds = make_folds(benchmark, usable_rows(benchmark, rows)[0])
+    assert len(folds) == (2 if protocol.test is None else 1)
+    leaking = rows.copy()
+    leaking.loc[0, benchmark.speaker] = rows.loc[2 * size - 1, benchmark.speaker]
+    if protocol.shared_speakers:
+        assert make_folds(benchmark, usable_rows(benchmark, leaking)[0])
+    else:
+        with pytest.raises(ValueError, match=f"{benchmark.speaker} '.*' is on both sides"):
+            make_folds(benchmark, usable_rows(benchmark, leaking)[0])
+    for name in benchmark.disjoint:
+        crossing = rows.copy()
+        crossing.loc[0, name] = rows.loc[2 * size - 1, name]
+        with pytest.raises(ValueError, match=f"{name} '.*' is on both sides"):
+            make_folds(benchmark, usable_rows(benchmark, crossing)[0])

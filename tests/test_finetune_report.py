@@ -48,9 +48,9 @@ def runs(
 
 
 def table_rows(text: str) -> dict[str, list[str]]:
-    """Cells of every table row by its first cell."""
+    """Cells of every table row by its first cell; of equal ones the first row."""
     lines = [line.strip("|").split("|") for line in text.splitlines() if line.startswith("|")]
-    return {cells[0].strip(): [cell.strip() for cell in cells] for cells in lines}
+    return {cells[0].strip(): [cell.strip() for cell in cells] for cells in reversed(lines)}
 
 
 def test_runs_stand_in_one_table_a_benchmark_with_what_their_predictions_give(
@@ -70,10 +70,11 @@ def test_runs_stand_in_one_table_a_benchmark_with_what_their_predictions_give(
         leading = "ccc" if name == "values" else "uar"
         pooled = f"{scores.pooled[leading]:.3f}"
         spread = f"{scores.mean[leading]:.3f} ± {scores.sd[leading]:.3f}"
-        assert rows[name][1:7] == ["scratch", modalities, "2", "24", "0", pooled]
-        assert rows[name][7] == spread
-        assert every[name][3:8] == ["scratch", modalities, "2", "24", leading.upper()]
-        assert every[name][8:10] == [pooled, spread]
+        assert rows[name][1:8] == ["scratch", modalities, "last", "2", "24", "0", pooled]
+        low, high = read_run(runs[name]).intervals.values[leading]
+        assert rows[name][8:10] == [f"{low:.3f} to {high:.3f}", spread]
+        assert every[name][3:9] == ["scratch", modalities, "last", "2", "24", leading.upper()]
+        assert every[name][9:11] == [pooled, spread]
     assert "no epoch was chosen by a score" in text
     shown = capsys.readouterr().out
     assert "heard" in shown
@@ -106,7 +107,7 @@ def test_a_changed_prediction_changes_the_report_and_is_said(
         path.write_text("\n".join(map(json.dumps, lines)))
         report(runs=[runs["heard"]], out=tmp_path / "report.md")
         text = (tmp_path / "report.md").read_text()
-        assert table_rows(text)["heard"][6] == "0.500"
+        assert table_rows(text.split("## tones")[1])["heard"][7] == "0.500"
         assert "scores.json says uar" in text
     finally:
         path.write_text(kept)

@@ -1,0 +1,117 @@
+"""Which epoch's weights are tested, and under whose rules: a part of every number.
+
+For: the names of the rules, what they mean in words, and refusing options that contradict them.
+Not for: the samples that a rule looks at (``finetune/validation.py``).
+
+Deviation: the reference reports the epoch that is best on the test split. Here the last epoch is
+tested, or the best on people carved out of the training side; the reference's choice goes by the
+name ``best-on-test``, and every number so chosen carries it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from finetune.mixing import MixingConfig
+from finetune.settings import RecipeConfig
+
+Rule = Literal["last", "inner-validation", "best-on-test"]
+ProtocolName = Literal["default", "paper"]
+
+# Test-time clips of a sample in the published evaluation (of its two crops, which are the same
+# picture for square frames, one is taken).
+PAPER_SEGMENTS = 2
+
+# What stands behind a number of an epoch that was chosen on the test side.
+CHOSEN_ON_TEST = " (best-on-test)"
+
+_RULES: dict[str, str] = {
+    "last": "last: the weights after the last epoch were tested; no epoch was chosen by a score",
+    "inner-validation": (
+        "inner-validation: the epoch was chosen by its score on a share of the training side that"
+        " was kept out of training; the test side was looked at once, with its weights"
+    ),
+    "best-on-test": (
+        "best-on-test: every epoch was scored on the test side and the best is shown, so these"
+        " numbers are too high for what an unseen test side would give"
+    ),
+}
+_PAPER = (
+    "protocol paper: the reference's choice of epoch (best-on-test), views"
+    f" ({PAPER_SEGMENTS} segments, averaged), pooling (all folds together) and mixing (sound left"
+    " unmixed)"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Protocol:
+    """How the tested weights are chosen.
+
+    Args:
+        name: ``default``, or ``paper``: the reference's choices.
+        selection: The rule.
+        validation_share: Share of the training side that ``inner-validation`` keeps out of
+            training.
+    """
+
+    name: ProtocolName = "default"
+    selection: Rule = "last"
+    validation_share: float = 0.15
+
+    def __post_init__(self) -> None:
+        if not 0 < self.validation_share < 1:
+            raise ValueError(f"validation_share = {self.validation_share} (must lie in (0, 1))")
+        if self.selection not in _RULES:
+            raise ValueError(f"selection = {self.selection} (must be one of {', '.join(_RULES)})")
+
+
+def decide_protocol(
+    *,
+    name: ProtocolName,
+    selection: Rule | None,
+    validation_share: float,
+    recipe: RecipeConfig,
+    mixing: MixingConfig,
+) -> Protocol:
+    """Settle the protocol of a run.
+
+    Args:
+        name: What the user asked for.
+        selection: The same; none: what the protocol has.
+        validation_share: The same.
+        recipe: Of the run.
+        mixing: Of the run.
+
+    Raises: ValueError: options that are not the named protocol's, all of them in one line.
+    """
+    if name == "default":
+        return Protocol(selection=selection or "last", validation_share=validation_share)
+    problems = []
+    if selection not in (None, "best-on-test"):
+        problems.append(f"selection = {selection} (it chooses best-on-test)")
+    if recipe.num_segments != PAPER_SEGMENTS:
+        problems.append(f"recipe.num_segments = {recipe.num_segments} (it has {PAPER_SEGMENTS})")
+    if mixing.audio:
+        problems.append("mixing.audio = true (it leaves sound unmixed)")
+    if recipe.soft_labels or recipe.class_weights != "none":
+        problems.append("recipe.soft_labels or class_weights (it has neither)")
+    if problems:
+        raise ValueError(f"protocol = paper contradicts {'; '.join(problems)}; leave these out")
+    return Protocol(name="paper", selection="best-on-test", validation_share=validation_share)
+
+
+def rule_label(selection: str, protocol: str) -> str:
+    """The rule as it stands in tables: ``last``, ``best-on-test (protocol paper)``."""
+    return selection if protocol == "default" else f"{selection} (protocol {protocol})"
+
+
+def rule_sentence(selection: str, protocol: str) -> str:
+    """The rule in words."""
+    sentence = _RULES.get(selection, selection)
+    return sentence if protocol != "paper" else f"{sentence}; {_PAPER}"
+
+
+def marked(number: str, selection: str) -> str:
+    """A number as it is shown: one that was chosen on the test side says so itself."""
+    return f"{number}{CHOSEN_ON_TEST}" if selection == "best-on-test" and number else number
