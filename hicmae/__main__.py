@@ -26,52 +26,158 @@ class Verb:
         help: One line for ``hicmae --help``.
         positional: Parameters given without ``--``, each with argparse's ``nargs``
             (``"1"``: exactly one, ``"+"``: one or more).
+        example: A command that somebody would type, shown under the options.
     """
 
     target: str
     help: str
     positional: dict[str, str] = field(default_factory=dict)
+    example: str = ""
 
 
 VERBS = {
-    "demo": Verb(target="hicmae.demo:demo", help="See the whole system work, from media to report"),
+    "demo": Verb(
+        target="hicmae.demo:demo",
+        help="See the whole system work, from media to report",
+        example="hicmae demo --out demo",
+    ),
     "shards build": Verb(
         target="shards.commands:build",
         help="Build shards from videos: a folder, a CSV or a JSON-lines manifest",
         positional={"sources": "+"},
+        example="hicmae shards build recordings --out data/shards --max_seconds 10",
+    ),
+    "shards merge": Verb(
+        target="shards.commands:merge",
+        help="Join the parts of a build into one folder of shards",
+        positional={"parts": "+"},
+        example="hicmae shards merge data/part-0 data/part-1 --out data/shards",
     ),
     "shards check": Verb(
         target="shards.commands:check",
         help="Check that shards are whole and follow the schema",
         positional={"folder": "1"},
+        example="hicmae shards check data/shards",
     ),
     "shards info": Verb(
         target="shards.commands:info",
         help="Say what is in a folder of shards",
         positional={"folder": "1"},
+        example="hicmae shards info data/shards",
+    ),
+    "shards manifest": Verb(
+        target="shards.datasets.command:manifest",
+        help="List a known dataset (CREMA-D, RAVDESS, …) for building, with labels and folds",
+        positional={"dataset": "?", "root": "?"},
+        example="hicmae shards manifest crema-d data/CREMA-D --out crema_d.csv",
+    ),
+    "shards receipt": Verb(
+        target="shards.receipts.receipt:receipt",
+        help="Make the receipt of a folder of shards again",
+        positional={"folder": "1"},
+        example="hicmae shards receipt data/shards",
+    ),
+    "shards compare": Verb(
+        target="shards.receipts.compare:compare",
+        help="Say what differs between two folders of shards, or between their receipts",
+        positional={"first": "1", "second": "1"},
+        example="hicmae shards compare data/shards theirs/receipt.json",
     ),
     "shards synthesize": Verb(
         target="shards.commands:synthesize",
         help="Render a corpus of synthetic talking faces with labels",
+        example="hicmae shards synthesize --config configs/shards/demo_corpus.yaml --out data/made",
     ),
     "pretrain": Verb(
-        target="pretrain.run:pretrain", help="Pretrain the masked autoencoder on shards"
+        target="pretrain.run:pretrain",
+        help="Pretrain the masked autoencoder on shards",
+        example="hicmae pretrain --model tiny --data.shards data/shards --out runs/tiny",
+    ),
+    "pretrain plot": Verb(
+        target="pretrain.plot:plot",
+        help="Draw curves of pretraining runs from their metrics.csv",
+        positional={"runs": "+"},
+        example="hicmae pretrain plot runs/tiny runs/base",
     ),
     "finetune": Verb(
         target="finetune.run:finetune",
         help="Fine-tune for a benchmark, from a checkpoint or from scratch",
+        example="hicmae finetune --benchmark synthetic --shards data/shards "
+        "--checkpoint runs/tiny --out runs/emotion",
     ),
     "report": Verb(
         target="finetune.report:report",
         help="Compare fine-tuning runs in one table",
         positional={"runs": "+"},
+        example="hicmae report runs/emotion runs/scratch --out runs/report.md",
     ),
     "bench loader": Verb(
-        target="shards.bench:bench_loader", help="Measure how fast shards are read"
+        target="shards.bench:bench_loader",
+        help="Measure how fast shards are read",
+        example="hicmae bench loader --shards data/shards",
     ),
-    "bench step": Verb(target="pretrain.bench:bench_step", help="Measure a training step"),
+    "bench build": Verb(
+        target="shards.bench_build:bench_build",
+        help="Measure what building shards costs a core",
+        example="hicmae bench build --media recordings --most 4",
+    ),
+    "bench step": Verb(
+        target="pretrain.bench:bench_step",
+        help="Measure a training step",
+        example="hicmae bench step --model tiny",
+    ),
+    "checkpoint convert": Verb(
+        target="hicmae.checkpoints.commands:convert",
+        help="Convert the authors' weights to a checkpoint",
+        positional={"file": "1", "out": "1"},
+        example="hicmae checkpoint convert checkpoint-99.pth weights/base",
+    ),
+    "checkpoint info": Verb(
+        target="hicmae.checkpoints.commands:info",
+        help="Say what a checkpoint is",
+        positional={"source": "1"},
+        example="hicmae checkpoint info runs/pretrained",
+    ),
+    "checkpoint verify": Verb(
+        target="hicmae.checkpoints.commands:verify",
+        help="Check that a checkpoint still computes what it did",
+        positional={"source": "1"},
+        example="hicmae checkpoint verify weights/base --tolerance 1e-3",
+    ),
+    "checkpoint average": Verb(
+        target="hicmae.checkpoints.commands:average",
+        help="Average the weights of checkpoints",
+        positional={"sources": "+"},
+        example="hicmae checkpoint average runs/seed0 runs/seed1 --out weights/mean",
+    ),
+    "checkpoint consolidate": Verb(
+        target="hicmae.checkpoints.commands:consolidate",
+        help="Put the parts of a DeepSpeed checkpoint together",
+        positional={"folder": "1", "out": "1"},
+        example="hicmae checkpoint consolidate runs/a/checkpoints/step-000100.ckpt weights/a",
+    ),
+    "checkpoint export": Verb(
+        target="hicmae.checkpoints.commands:export",
+        help="Write a checkpoint as ONNX, torch.export or the authors' format",
+        positional={"source": "1", "out": "1"},
+        example="hicmae checkpoint export runs/values/fold-1 values.onnx --format onnx-int8",
+    ),
+    "checkpoint card": Verb(
+        target="hicmae.checkpoints.commands:card",
+        help="Write the model card of a checkpoint",
+        positional={"folder": "1"},
+        example="hicmae checkpoint card runs/values/fold-1",
+    ),
+    "completion": Verb(
+        target="hicmae.completion:completion",
+        help="Print a script that completes verbs and options in your shell",
+        positional={"shell": "1"},
+        example="hicmae completion bash > ~/.local/share/bash-completion/completions/hicmae",
+    ),
     "doctor": Verb(
-        target="hicmae.doctor:doctor", help="Say what this machine has and what is missing"
+        target="hicmae.doctor:doctor",
+        help="Say what this machine has and what is missing",
+        example="hicmae doctor",
     ),
 }
 
@@ -121,7 +227,9 @@ def _run(name: str, rest: list[str], debug: bool) -> int:
         quieten()
     module, _, function_name = verb.target.partition(":")
     function = getattr(importlib.import_module(module), function_name)
-    values = parse(function, rest, program=_program(name), positional=verb.positional)
+    values = parse(
+        function, rest, program=_program(name), positional=verb.positional, example=verb.example
+    )
     status = function(**values)
     return status if isinstance(status, int) and not isinstance(status, bool) else 0
 
@@ -134,6 +242,8 @@ def _split(words: list[str]) -> tuple[str, list[str]]:
     if not words or words[0] in ("-h", "--help"):
         return "", []
     group = words[0]
+    if " ".join(words[:2]) in VERBS:  # `pretrain plot` is not `pretrain` with a word too many
+        return " ".join(words[:2]), words[2:]
     if group in VERBS:
         return group, words[1:]
     members = [verb.split()[1] for verb in VERBS if verb.startswith(f"{group} ")]
