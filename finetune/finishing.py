@@ -16,8 +16,8 @@ from finetune.plan import Plan
 from finetune.predictions import FILE_NAME, Prediction, read_predictions, write_predictions
 from finetune.provenance import git_commit
 from finetune.record import Run, fold_folder, read_run, write_scores
-from finetune.resampling import intervals
-from finetune.run_report import scores_table, write_run_report
+from finetune.reporting.resampling import intervals
+from finetune.reporting.run_report import scores_table, write_run_report
 from finetune.scores import score_run
 from finetune.units import scored_units
 from hicmae import __version__

@@ -1,7 +1,8 @@
 """What a run folder holds, written whole and read back.
 
 For: ``scores.json``, ``fold.json`` and the copy of the benchmark, so that a report needs nothing
-but the run folder. Not for: training (``finetune/run.py``) or showing (``finetune/report.py``).
+but the run folder. Not for: training (``finetune/run.py``) or showing
+(``finetune/reporting/``).
 
 ::
 
@@ -22,7 +23,7 @@ from typing import Any
 from finetune.benchmark import Benchmark
 from finetune.facts import FoldFacts, RunFacts
 from finetune.predictions import FILE_NAME, Prediction, read_predictions
-from finetune.resampling import Intervals, intervals
+from finetune.reporting.resampling import Intervals, intervals
 from finetune.scores import Scores, score_run, undefined
 from finetune.units import scored_units
 from hicmae.config import load_yaml

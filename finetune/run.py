@@ -2,7 +2,7 @@
 
 For: ``hicmae finetune``. Everything a user can get wrong is refused here before anything is
 trained or written. Not for: a single fold (``finetune/training.py``) or comparing runs
-(``finetune/report.py``).
+(``finetune/reporting/report.py``).
 """
 
 from __future__ import annotations
@@ -25,8 +25,9 @@ from finetune.record import (
     fold_folder,
     read_fold,
 )
+from finetune.reporting.seeds import seeds_table, write_seed_summary
+from finetune.reporting.tables import number, output_console
 from finetune.scores import score
-from finetune.seeds import seeds_table, write_seed_summary
 from finetune.selection import ProtocolName, Rule, decide_protocol, marked, rule_label
 from finetune.settings import (
     OptimizerConfig,
@@ -36,7 +37,6 @@ from finetune.settings import (
     parse_modalities,
 )
 from finetune.sweep import members, parse_seeds, prepare_folder
-from finetune.tables import number, output_console
 from finetune.training import check_training, train_fold
 from finetune.units import check_units
 from hicmae.config import save_yaml

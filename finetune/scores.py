@@ -1,7 +1,7 @@
 """Scores of a run, computed from its predictions alone.
 
 For: every metric per fold, pooled over all tested samples, and as mean and deviation over folds.
-Not for: the metrics themselves (``hicmae/metrics.py``) or showing them (``finetune/report.py``).
+Not for: the metrics themselves (``hicmae/metrics.py``) or showing them (``finetune/reporting/``).
 """
 
 from __future__ import annotations

@@ -106,7 +106,7 @@ VERBS = {
         "--checkpoint runs/tiny --out runs/emotion",
     ),
     "report": Verb(
-        target="finetune.report:report",
+        target="finetune.reporting.report:report",
         help="Compare fine-tuning runs in one table",
         positional={"runs": "+"},
         example="hicmae report runs/emotion runs/scratch --out runs/report.md",

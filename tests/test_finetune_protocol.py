@@ -23,7 +23,7 @@ from finetune_fixtures import (
 from finetune.mixing import MixingConfig
 from finetune.module import FinetuneModule
 from finetune.record import read_run
-from finetune.report import report
+from finetune.reporting.report import report
 from finetune.scores import score
 from finetune.settings import OptimizerConfig, RecipeConfig
 from hicmae.checkpoint import load_checkpoint

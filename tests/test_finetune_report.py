@@ -15,7 +15,7 @@ from PIL import Image
 
 from finetune.benchmark import Benchmark, Published
 from finetune.record import read_run
-from finetune.report import report
+from finetune.reporting.report import report
 from hicmae.settings import ModelConfig
 
 PUBLISHED = dataclasses.replace(

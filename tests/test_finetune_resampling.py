@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from finetune_fixtures import BENCHMARK, VALUES
 
-from finetune import resampling
 from finetune.benchmark import Benchmark
 from finetune.predictions import Prediction, make_prediction
-from finetune.resampling import compare, intervals
+from finetune.reporting import resampling
+from finetune.reporting.resampling import compare, intervals
+from finetune.reporting.sums import make_sums
 from finetune.scores import score
-from finetune.sums import make_sums
 
 THREE = dataclasses.replace(BENCHMARK, classes=("low", "mid", "high"), metrics=())
 

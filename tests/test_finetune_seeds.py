@@ -12,8 +12,8 @@ from finetune_fixtures import run_tiny, write_labelled_shards, wrong_labels
 
 import finetune.run
 from finetune.record import read_run, runs_in
-from finetune.report import report
-from finetune.seeds import group_seeds
+from finetune.reporting.report import report
+from finetune.reporting.seeds import group_seeds
 from finetune.sweep import members, parse_seeds
 from finetune.training import train_fold
 from hicmae.settings import ModelConfig

@@ -1,7 +1,7 @@
 """Runs that differ in their seeds alone, as one entry.
 
 For: mean and deviation over seeds and over folds, and the summary of a sweep. Not for: running one
-(``finetune/sweep.py``) or comparing entries (``finetune/comparison.py``).
+(``finetune/sweep.py``) or comparing entries (``finetune/reporting/comparison.py``).
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from pathlib import Path
 import numpy as np
 
 from finetune.record import Run, write_json, write_text
-from finetune.resampling import Intervals, intervals
+from finetune.reporting.resampling import Intervals, intervals
+from finetune.reporting.tables import Table, number, range_of, spread
 from finetune.scores import metric_name
 from finetune.selection import rule_sentence
-from finetune.tables import Table, number, range_of, spread
 
 Summary = tuple[float, float]
 

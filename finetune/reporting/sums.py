@@ -1,8 +1,8 @@
 """Sums over samples from which every metric follows, speaker by speaker.
 
 For: scoring thousands of weighted collections of speakers at once. Not for: drawing them
-(``finetune/resampling.py``), nor the scores of a run, which ``hicmae/metrics.py`` computes; tests
-hold the two to each other.
+(``finetune/reporting/resampling.py``), nor the scores of a run, which ``hicmae/metrics.py``
+computes; tests hold the two to each other.
 
 Shape letters: R weightings, S clusters (speakers or samples), K classes, D targets, Q sums.
 """

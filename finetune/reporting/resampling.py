@@ -5,7 +5,7 @@ Not for: the metrics of a run itself (``finetune/scores.py``).
 
 Samples of one person are no independent draws, so whole speakers are drawn; single samples where
 speakers are unknown. A draw is a vector of weights over speakers, and every metric follows from
-sums over samples (``finetune/sums.py``), so that a draw costs one row of a matrix product.
+sums over samples (``finetune/reporting/sums.py``): a draw costs one row of a matrix product.
 
 Source: Efron and Tibshirani, 1993, An Introduction to the Bootstrap, ch. 13 (percentiles) and 15
 (permutations).
@@ -21,7 +21,7 @@ import numpy as np
 
 from finetune.benchmark import Benchmark
 from finetune.predictions import Prediction
-from finetune.sums import Sums, make_sums
+from finetune.reporting.sums import Sums, make_sums
 
 NUM_DRAWS = 2000
 LEVEL = 0.95

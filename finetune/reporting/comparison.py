@@ -1,17 +1,17 @@
 """Entries side by side: over seeds, and each against the first.
 
 For: the parts of a comparison that need several runs. Not for: the page around them
-(``finetune/report.py``) or the mathematics (``finetune/resampling.py``).
+(``finetune/reporting/report.py``) or the mathematics (``finetune/reporting/resampling.py``).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from finetune.resampling import LEVEL, NUM_DRAWS, Comparison, compare
+from finetune.reporting.resampling import LEVEL, NUM_DRAWS, Comparison, compare
+from finetune.reporting.seeds import SeedGroup, how_to_read_seeds, seeds_table
+from finetune.reporting.tables import Table, number, range_of
 from finetune.scores import metric_name
-from finetune.seeds import SeedGroup, how_to_read_seeds, seeds_table
-from finetune.tables import Table, number, range_of
 
 
 def seed_parts(groups: Sequence[SeedGroup]) -> list[str]:

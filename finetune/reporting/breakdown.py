@@ -1,7 +1,7 @@
 """One run's scores part by part: by class and by whatever group the index carries.
 
 For: tables that say where a score comes from. Not for: the scores of folds
-(``finetune/run_report.py``).
+(``finetune/reporting/run_report.py``).
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from collections.abc import Sequence
 
 from finetune.predictions import Prediction, true_and_predicted
 from finetune.record import Run
+from finetune.reporting.tables import Table, number
 from finetune.scores import metric_name, score_units
-from finetune.tables import Table, number
 from hicmae.metrics import confusion_matrix
 
 

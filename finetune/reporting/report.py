@@ -1,6 +1,7 @@
 """Comparing runs: every metric computed again from predictions, in one report.
 
-For: ``hicmae report RUN… --out FILE``. Not for: the report of one run (``finetune/run_report.py``).
+For: ``hicmae report RUN… --out FILE``. Not for: the report of one run
+(``finetune/reporting/run_report.py``).
 """
 
 from __future__ import annotations
@@ -11,15 +12,15 @@ from pathlib import Path
 from urllib.parse import quote
 
 from finetune.benchmark import Benchmark
-from finetune.breakdown import absent_classes
-from finetune.comparison import paired_parts, seed_parts
-from finetune.figures import comparison_figure
 from finetune.record import Run, read_run, runs_in, write_text
-from finetune.run_report import chance, published_section, write_run_report
+from finetune.reporting.breakdown import absent_classes
+from finetune.reporting.comparison import paired_parts, seed_parts
+from finetune.reporting.figures import comparison_figure
+from finetune.reporting.run_report import chance, published_section, write_run_report
+from finetune.reporting.seeds import group_seeds
+from finetune.reporting.tables import Table, mean_and_sd, number, output_console, range_of
 from finetune.scores import metric_name, undefined
-from finetune.seeds import group_seeds
 from finetune.selection import rule_sentence
-from finetune.tables import Table, mean_and_sd, number, output_console, range_of
 
 
 def report(*, runs: list[Path], out: Path = Path("report.md")) -> None:

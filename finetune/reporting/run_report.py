@@ -1,7 +1,7 @@
 """The report of one run: ``report.md`` and ``figures/`` in its folder.
 
 For: everything a reader of one run's numbers has to know, on one page. Not for: comparing runs
-(``finetune/report.py``).
+(``finetune/reporting/report.py``).
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from pathlib import Path
 import yaml
 
 from finetune.benchmark import Benchmark
-from finetune.breakdown import absent_classes, class_table, group_sections, unit_name
-from finetune.figures import confusion_figure, layer_weight_figure, scatter_figure
 from finetune.record import CONFIG, Run, write_text
+from finetune.reporting.breakdown import absent_classes, class_table, group_sections, unit_name
+from finetune.reporting.figures import confusion_figure, layer_weight_figure, scatter_figure
+from finetune.reporting.tables import Table, facts_table, mean_and_sd, number, range_of
 from finetune.scores import metric_name, undefined
 from finetune.selection import rule_sentence
-from finetune.tables import Table, facts_table, mean_and_sd, number, range_of
 
 
 def write_run_report(run: Run) -> Path:
