@@ -11,6 +11,8 @@ def test_nothing_is_augmented_unless_asked_for() -> None:
     augment = AugmentConfig()
     assert (augment.crop, augment.flip, augment.erase) == ("none", 0.0, 0.0)
     assert (augment.gain, augment.roll_seconds) == (False, 0.0)
+    masks = (augment.time_masks, augment.frequency_masks)
+    assert (augment.rand_operations, *masks) == (0, 0, 0)
 
 
 def test_the_pretraining_recipe_crops_and_gains_without_a_flip_or_a_roll() -> None:
@@ -22,8 +24,11 @@ def test_the_pretraining_recipe_crops_and_gains_without_a_flip_or_a_roll() -> No
     assert (augment.flip, augment.erase, augment.roll_seconds) == (0.0, 0.0, 0.0)
 
 
-def test_the_fine_tuning_recipe_crops_flips_and_erases_without_gain() -> None:
+def test_the_fine_tuning_recipe_is_the_published_one_without_gain() -> None:
     augment = AugmentConfig.finetuning()
+    rand = (augment.rand_operations, augment.rand_magnitude, augment.rand_deviation)
+    assert rand == (4, 7.0, 0.5)  # rand-m7-n4-mstd0.5-inc1
+    assert (augment.time_masks, augment.frequency_masks) == (0, 0)
     assert (augment.crop, augment.flip, augment.erase) == ("random-resized", 0.5, 0.25)
     assert not augment.gain
 
@@ -48,6 +53,13 @@ def test_every_problem_is_named_at_once() -> None:
             erase_aspect=(2.0, 1.0),
             gain_concentration=0,
             roll_seconds=-1.0,
+            rand_operations=-1,
+            rand_magnitude=11.0,
+            rand_deviation=-0.5,
+            time_masks=-1,
+            time_mask_seconds=0.0,
+            frequency_masks=-2,
+            frequency_mask_bins=0,
         )
     message = str(error.value)
     assert "\n" not in message

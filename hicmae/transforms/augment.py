@@ -24,6 +24,10 @@ class AugmentConfig:
         crop_area: Smallest and largest share of the frame's area in a random resized crop.
         crop_aspect: Smallest and largest width over height of the same.
         flip: Probability that a clip is mirrored left to right.
+        rand_operations: Operations of RandAugment drawn for each clip (colours, geometry), each
+            carried out with probability 1/2; 0: none.
+        rand_magnitude: Their mean strength, 0 to 10.
+        rand_deviation: Standard deviation of the strength.
         erase: Probability that one rectangle of a clip is replaced by normal noise, the same
             noise in every frame.
         erase_area: Smallest and largest share of the frame's area that is erased.
@@ -32,6 +36,11 @@ class AugmentConfig:
         gain_concentration: The c of that distribution; larger stays closer to 1.
         roll_seconds: Largest circular shift of the sound to either side, seconds; 0 for none. It
             moves the sound away from the picture by as much.
+        time_masks: Spans of time of the filter bank that are replaced by its mean, in each clip;
+            0 for none.
+        time_mask_seconds: Longest such span, seconds; the length is uniform from 0.
+        frequency_masks: The same for bands of mel bins.
+        frequency_mask_bins: Widest such band, bins.
     """
 
     crop: Literal["none", "multi-scale", "random-resized"] = "none"
@@ -39,12 +48,19 @@ class AugmentConfig:
     crop_area: tuple[float, float] = (0.5, 1.0)
     crop_aspect: tuple[float, float] = (3 / 4, 4 / 3)
     flip: float = 0.0
+    rand_operations: int = 0
+    rand_magnitude: float = 7.0
+    rand_deviation: float = 0.5
     erase: float = 0.0
     erase_area: tuple[float, float] = (0.02, 1 / 3)
     erase_aspect: tuple[float, float] = (0.3, 1 / 0.3)
     gain: bool = False
     gain_concentration: int = 10
     roll_seconds: float = 0.0
+    time_masks: int = 0
+    time_mask_seconds: float = 0.5
+    frequency_masks: int = 0
+    frequency_mask_bins: int = 24
 
     def __post_init__(self) -> None:
         problems = []
@@ -66,8 +82,24 @@ class AugmentConfig:
                 problems.append(f"{name} = {(low, high)} (must be 0 < smallest <= largest)")
         if self.gain_concentration < 1:
             problems.append(f"gain_concentration = {self.gain_concentration} (must be 1 or more)")
-        if self.roll_seconds < 0:
-            problems.append(f"roll_seconds = {self.roll_seconds} (must be 0 or more)")
+        if not 0 <= self.rand_magnitude <= 10:
+            problems.append(f"rand_magnitude = {self.rand_magnitude} (must lie between 0 and 10)")
+        problems += [
+            f"{name} = {getattr(self, name)} (must be 0 or more)"
+            for name in (
+                "roll_seconds",
+                "rand_operations",
+                "rand_deviation",
+                "time_masks",
+                "frequency_masks",
+            )
+            if getattr(self, name) < 0
+        ]
+        problems += [
+            f"{name} = {getattr(self, name)} (must be positive)"
+            for name in ("time_mask_seconds", "frequency_mask_bins")
+            if getattr(self, name) <= 0
+        ]
         if problems:
             raise ValueError(f"augment: {'; '.join(problems)}")
 
@@ -81,12 +113,12 @@ class AugmentConfig:
 
     @classmethod
     def finetuning(cls) -> AugmentConfig:
-        """Random resized crop, flip and erasing 0.25, without gain.
+        """RandAugment ``rand-m7-n4-mstd0.5-inc1``, random resized crop, flip, erasing; no gain.
 
-        Deviation: the published recipe adds RandAugment; and at least half of the face stays in
-        the crop here, so that eyes and mouth are in one picture.
+        Deviation: at least half of the face stays in the crop here, so that eyes and mouth are in
+        one picture.
         """
-        return cls(crop="random-resized", flip=0.5, erase=0.25)
+        return cls(crop="random-resized", flip=0.5, rand_operations=4, erase=0.25)
 
 
 def _descending(scales: tuple[float, ...]) -> list[float]:

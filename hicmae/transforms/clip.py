@@ -15,12 +15,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 
 from hicmae.settings import InputConfig
-from hicmae.transforms import audio, draws, video
+from hicmae.transforms import audio, draws, rand_augment, spectral_masks, video
 from hicmae.transforms.augment import AugmentConfig
-from hicmae.transforms.fbank import FilterBank
+from hicmae.transforms.fbank import HOP_SECONDS, FilterBank
 
 
 class ClipTransform(nn.Module):
@@ -74,11 +75,29 @@ class ClipTransform(nn.Module):
             )
         clips = video.resize_video(frames, self.input.image_size)
         if self.training:
-            clips = self._crop(clips, generator)
+            clips = self._crop(self._rand_augment(clips, generator), generator)
         clips = video.standardise_colours_(clips, self.input)
         if self.training:
             clips = self._erase(clips, generator)
         return clips
+
+    def _rand_augment(self, clips: Tensor, generator: torch.Generator | None) -> Tensor:
+        """Change colours and geometry: (B, 3, T, H, W), 0 to 255, to the same."""
+        augment = self.augment
+        if augment.rand_operations == 0:
+            return clips
+        drawn = rand_augment.draw(
+            len(clips),
+            augment.rand_operations,
+            augment.rand_magnitude,
+            augment.rand_deviation,
+            generator,
+        )
+        levels = rearrange(clips.round().to(torch.uint8), "b c t h w -> b t c h w")
+        levels = rand_augment.rand_augment(levels, drawn)
+        return rearrange(levels, "b t c h w -> b c t h w").to(
+            torch.float32, memory_format=torch.contiguous_format
+        )
 
     def _crop(self, clips: Tensor, generator: torch.Generator | None) -> Tensor:
         """Crop and flip: (B, 3, T, H, W) to the same."""
@@ -126,4 +145,19 @@ class ClipTransform(nn.Module):
             shift = draws.uniform(batch, generator=generator) * (2 * largest + 1)
             shift = shift.long().to(sound.device, non_blocking=True) - largest
             sound = audio.roll(sound, num_samples, shift)
-        return self.filter_bank(sound, num_samples)
+        fbank = self.filter_bank(sound, num_samples)
+        return self._mask(fbank, generator) if self.training else fbank
+
+    def _mask(self, fbank: Tensor, generator: torch.Generator | None) -> Tensor:
+        """Hide spans of time and bands of mel bins: (B, S, F) to the same."""
+        augment = self.augment
+        longest = round(augment.time_mask_seconds / HOP_SECONDS)
+        widest = augment.frequency_mask_bins
+        for number, largest, axis in (
+            (augment.time_masks, longest, 1),
+            (augment.frequency_masks, widest, 2),
+        ):
+            if number > 0:
+                spans = draws.spans(len(fbank), number, fbank.shape[axis], largest, generator)
+                fbank = spectral_masks.hide_spans(fbank, spans, axis)
+        return fbank

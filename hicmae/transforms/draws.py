@@ -105,3 +105,23 @@ def gains(batch: int, concentration: int, generator: torch.Generator | None = No
     Source: HiCMAE's published code draws Beta(10, 10) + 0.5.
     """
     return 0.5 + uniform(batch, 2 * concentration - 1, generator=generator).median(dim=1).values
+
+
+def spans(
+    batch: int, number: int, size: int, largest: int, generator: torch.Generator | None = None
+) -> Tensor:
+    """Spans of an axis for each clip; length and place uniform, whole numbers.
+
+    Args:
+        batch: B.
+        number: N, spans of each clip; they may overlap.
+        size: Of the axis.
+        largest: Longest span; a span as long as the axis leaves nothing.
+        generator: Source of the draws.
+
+    Returns: (B, N, 2) int64, first and one past the last.
+    """
+    draws = uniform(batch, number, 2, generator=generator)
+    length = (draws[..., 0] * (min(largest, size) + 1)).long()
+    start = (draws[..., 1] * (size - length + 1)).long()
+    return torch.stack([start, start + length], dim=-1)

@@ -1,0 +1,250 @@
+"""RandAugment of clips on the device: a few random operations, the same for all frames of a clip.
+
+For: the operations of timm's ``rand-m7-n4-mstd0.5-inc1`` (fifteen, of which magnitudes grow with
+the level) on uint8 batches, each clip with its own operations and strengths. Not for: drawing
+settings of other augmentations (``draws.py``).
+
+Clips that drew the same operation go through it together. Colours are handled as Pillow does,
+image by image and in whole levels.
+
+Deviation: geometry is read bilinearly; the reference's code reads bicubically.
+
+Shape letters: B batch, T frames, H W pixels, n operations of a clip.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from einops import rearrange
+from torch import Tensor
+from torchvision.transforms.v2 import functional
+
+from hicmae.transforms.draws import uniform
+
+# What stands where a moved picture leaves nothing. Source: timm.
+FILL = 128
+# Chance that an operation that was drawn is carried out. Source: timm.
+PROBABILITY = 0.5
+# Levels end here.
+LARGEST = 10.0
+
+OPERATIONS = (
+    "auto-contrast",
+    "equalize",
+    "invert",
+    "rotate",
+    "posterize",
+    "solarize",
+    "solarize-add",
+    "colour",
+    "contrast",
+    "brightness",
+    "sharpness",
+    "shear-x",
+    "shear-y",
+    "translate-x",
+    "translate-y",
+)
+_GEOMETRY = ("rotate", "shear-x", "shear-y", "translate-x", "translate-y")
+
+
+class Draws(NamedTuple):
+    """What happens to each clip.
+
+    Attributes:
+        operation: (B, n) int64, place in ``OPERATIONS``; -1: nothing.
+        level: (B, n) float32 in 0..10; larger changes more.
+        sign: (B, n) float32, 1 or -1, for operations that have two directions.
+    """
+
+    operation: Tensor
+    level: Tensor
+    sign: Tensor
+
+
+def draw(
+    batch: int,
+    num_operations: int,
+    magnitude: float,
+    std: float,
+    generator: torch.Generator | None = None,
+) -> Draws:
+    """Draw operations with replacement, each carried out with probability 1/2.
+
+    Args:
+        batch: B.
+        num_operations: n.
+        magnitude: Mean of the normally distributed level.
+        std: Its standard deviation.
+        generator: Source of the draws.
+
+    Source: RandAugment (arXiv 1909.13719) in timm's variant with probability and deviation.
+    """
+    draws = uniform(batch, num_operations, 3, generator=generator)
+    operation = (draws[..., 0] * len(OPERATIONS)).long()
+    operation[draws[..., 1] >= PROBABILITY] = -1
+    device = draws.device
+    noise = torch.randn(batch, num_operations, generator=generator, device=device)
+    level = (magnitude + std * noise).clamp(0, LARGEST)
+    return Draws(operation, level, torch.where(draws[..., 2] < 0.5, -1.0, 1.0))
+
+
+def rand_augment(frames: Tensor, draws: Draws) -> Tensor:
+    """Carry out the operations of each clip one after another.
+
+    Args:
+        frames: (B, T, 3, H, W) uint8.
+        draws: What happens to each clip, on any device.
+
+    Returns: (B, T, 3, H, W) uint8; the input is not written to.
+    """
+    frames = frames.clone()
+    for step in range(draws.operation.shape[1]):
+        chosen = draws.operation[:, step].tolist()
+        groups: dict[str, list[int]] = {}
+        for clip, number in enumerate(chosen):
+            if number >= 0:
+                name = OPERATIONS[number]
+                groups.setdefault("geometry" if name in _GEOMETRY else name, []).append(clip)
+        for name, clips in groups.items():
+            level, sign = draws.level[clips, step], draws.sign[clips, step]
+            rows = torch.tensor(clips, device=frames.device)
+            images = frames[rows]  # (b, T, 3, H, W)
+            if name == "geometry":
+                names = [OPERATIONS[chosen[clip]] for clip in clips]
+                images = move(images, matrices(names, level, sign, *images.shape[-2:]))
+            else:
+                images = _COLOURS[name](images, level, sign)
+            frames[rows] = images
+    return frames
+
+
+def matrices(names: list[str], level: Tensor, sign: Tensor, height: int, width: int) -> Tensor:
+    """Where each pixel of the result is read, as affine maps of (x, y) in pixels, edges.
+
+    Args:
+        names: Of geometric operations, b of them.
+        level: (b,) of each.
+        sign: (b,) of each.
+        height: H.
+        width: W.
+
+    Returns: (b, 2, 3) float32, on the CPU.
+    Source: timm: up to 30 degrees about the centre, shear up to 0.3 from the top left corner,
+        translation up to 0.45 of the side.
+    """
+    share = (sign * level / LARGEST).tolist()
+    rows = []
+    for name, value in zip(names, share, strict=True):
+        angle = math.radians(30 * value)
+        cos, sin = math.cos(angle), math.sin(angle)
+        x, y = width / 2, height / 2
+        rows.append(
+            {
+                # Turned counter-clockwise, as Pillow does.
+                "rotate": [[cos, -sin, x - cos * x + sin * y], [sin, cos, y - sin * x - cos * y]],
+                "shear-x": [[1, 0.3 * value, 0], [0, 1, 0]],
+                "shear-y": [[1, 0, 0], [0.3 * value, 1, 0]],
+                "translate-x": [[1, 0, 0.45 * value * width], [0, 1, 0]],
+                "translate-y": [[1, 0, 0], [0, 1, 0.45 * value * height]],
+            }[name]
+        )
+    return torch.tensor(rows, dtype=torch.float32)
+
+
+def move(images: Tensor, maps: Tensor) -> Tensor:
+    """Read images elsewhere, bilinearly; what lies outside of them is grey.
+
+    Args:
+        images: (b, T, 3, H, W) uint8.
+        maps: (b, 2, 3), of the result's pixels (x, y, 1) to the image's, edges.
+
+    Returns: (b, T, 3, H, W) uint8.
+    """
+    height, width = images.shape[-2:]
+    device = images.device
+    x = torch.arange(width, device=device, dtype=torch.float32) + 0.5
+    y = torch.arange(height, device=device, dtype=torch.float32) + 0.5
+    places = torch.stack(
+        [x.expand(height, width), y[:, None].expand(height, width), torch.ones_like(x + y[:, None])]
+    )  # (3, H, W)
+    size = torch.tensor([width, height], device=device, dtype=torch.float32)
+    with torch.autocast(device.type, enabled=False):
+        source = torch.einsum("bij,jhw->bhwi", maps.to(device, non_blocking=True), places)
+        inside = ((source >= 0) & (source < size)).all(dim=-1)  # (b, H, W)
+        moved = torch.nn.functional.grid_sample(
+            rearrange(images, "b t c h w -> b (t c) h w").float(),
+            source * (2 / size) - 1,
+            mode="bilinear",
+            padding_mode="border",
+            align_corners=False,
+        )
+    # A thousandth more, because what rounding took from a whole level must not cost the level.
+    levels = torch.where(inside[:, None], moved + 1e-3, float(FILL)).to(torch.uint8)
+    return rearrange(levels, "b (t c) h w -> b t c h w", c=images.shape[2])
+
+
+def _blend(images: Tensor, plain: Tensor | float, level: Tensor, sign: Tensor) -> Tensor:
+    """Move images away from their plain version, or towards it: factors 0.1 to 1.9."""
+    factor = (1 + sign * 0.9 * level / LARGEST).clamp(min=0.1)
+    factor = _each(factor, images)
+    return (plain + (images.float() - plain) * factor).clamp(0, 255).to(torch.uint8)
+
+
+def _each(values: Tensor, images: Tensor) -> Tensor:
+    """One value a clip, (b,), on the device of the images and in their shape."""
+    return values.view(-1, 1, 1, 1, 1).to(images.device, non_blocking=True)
+
+
+def _posterize(images: Tensor, level: Tensor, sign: Tensor) -> Tensor:
+    """Keep 4 bits of each colour, or fewer, at least 1."""
+    bits = (4 - (level / LARGEST * 4).int()).clamp(min=1)
+    return images & _each(256 - 2 ** (8 - bits), images).to(torch.uint8)
+
+
+def _solarize(images: Tensor, level: Tensor, sign: Tensor) -> Tensor:
+    """Invert what is as bright as a threshold, 256 at level 0 and 0 at level 10."""
+    threshold = _each(256 - (level / LARGEST * 256).int(), images)
+    return torch.where(images >= threshold, functional.invert_image(images), images)
+
+
+def _solarize_add(images: Tensor, level: Tensor, sign: Tensor) -> Tensor:
+    """Make the darker half brighter by up to 110 levels."""
+    more = _each((level / LARGEST * 110).int(), images)
+    return torch.where(images < 128, (images + more).clamp(max=255).to(torch.uint8), images)
+
+
+def _colour(images: Tensor, level: Tensor, sign: Tensor) -> Tensor:
+    """Less or more colour."""
+    return _blend(images, functional.adjust_saturation_image(images, 0.0).float(), level, sign)
+
+
+def _contrast(images: Tensor, level: Tensor, sign: Tensor) -> Tensor:
+    """Nearer to the image's mean grey, or further from it."""
+    grey = functional.rgb_to_grayscale_image(images).float()  # (b, T, 1, H, W)
+    mean = (grey.mean(dim=(-2, -1), keepdim=True) + 0.5).floor()
+    return _blend(images, mean, level, sign)
+
+
+def _sharpness(images: Tensor, level: Tensor, sign: Tensor) -> Tensor:
+    """Softer or sharper."""
+    return _blend(images, functional.adjust_sharpness_image(images, 0.0).float(), level, sign)
+
+
+# Operation on (b, T, 3, H, W) uint8 with (b,) levels and signs.
+_COLOURS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
+    "auto-contrast": lambda images, level, sign: functional.autocontrast_image(images),
+    "equalize": lambda images, level, sign: functional.equalize_image(images),
+    "invert": lambda images, level, sign: functional.invert_image(images),
+    "posterize": _posterize,
+    "solarize": _solarize,
+    "solarize-add": _solarize_add,
+    "colour": _colour,
+    "contrast": _contrast,
+    "brightness": lambda images, level, sign: _blend(images, 0.0, level, sign),
+    "sharpness": _sharpness,
+}

@@ -1,0 +1,121 @@
+"""RandAugment on the device, against timm's operations on Pillow images."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from timm.data import auto_augment
+from torch import Tensor
+
+from hicmae.transforms.rand_augment import (
+    OPERATIONS,
+    Draws,
+    draw,
+    rand_augment,
+)
+
+# Our operation -> timm's name of it.
+TIMM = dict(zip(OPERATIONS, auto_augment._RAND_INCREASING_TRANSFORMS, strict=True))
+# Largest difference in levels: how Pillow rounds the stretch is not how torchvision does; mean of
+# the grey image may round to the other side.
+TOLERANCE = {"auto-contrast": 1, "contrast": 1, "sharpness": 1, "colour": 1, "brightness": 1}
+
+
+def clips(batch: int = 2, frames: int = 2, size: int = 40) -> Tensor:
+    """Smooth pictures with noise, uint8 (B, T, 3, H, W), not the whole range of levels."""
+    generator = torch.Generator().manual_seed(3)
+    waves = torch.rand(batch, frames, 3, 5, 5, generator=generator)
+    smooth = torch.nn.functional.interpolate(
+        waves.flatten(0, 1), size=(size, size), mode="bilinear", align_corners=True
+    ).view(batch, frames, 3, size, size)
+    noise = torch.rand(smooth.shape, generator=generator)
+    return (20 + 170 * smooth + 30 * noise).to(torch.uint8)
+
+
+def by_timm(frames: Tensor, name: str, level: float, sign: float) -> Tensor:
+    """One operation on every frame of a clip (T, 3, H, W) as timm does it."""
+    arguments = auto_augment.LEVEL_TO_ARG[TIMM[name]]
+    signed = {"_randomly_negate": lambda value: sign * value}
+    with pytest.MonkeyPatch.context() as patch:
+        for function, value in signed.items():
+            patch.setattr(auto_augment, function, value)
+        given = arguments(level, {"translate_pct": 0.45}) if arguments else ()
+    operation = auto_augment.NAME_TO_OP[TIMM[name]]
+    images = []
+    for frame in frames:
+        picture = Image.fromarray(frame.permute(1, 2, 0).numpy())
+        changed = operation(
+            picture, *given, fillcolor=(128, 128, 128), resample=Image.Resampling.BILINEAR
+        )
+        images.append(torch.from_numpy(np.array(changed)).permute(2, 0, 1))
+    return torch.stack(images)
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_each_operation_is_timms_in_both_directions_and_at_several_levels(name: str) -> None:
+    frames = clips()
+    for level in (1.3, 6.6, 7.4, 9.9):
+        draws = Draws(
+            torch.full((2, 1), OPERATIONS.index(name)),
+            torch.full((2, 1), level),
+            torch.tensor([[1.0], [-1.0]]),
+        )
+        found = rand_augment(frames, draws)
+        for clip, sign in enumerate((1.0, -1.0)):
+            expected = by_timm(frames[clip], name, level, sign)
+            gap = (found[clip].int() - expected.int()).abs()
+            if name in ("rotate", "shear-x", "shear-y", "translate-x", "translate-y"):
+                # Pillow rounds coordinates; a pixel on the border may fall to the other side.
+                assert (gap > 1).float().mean() < 0.004, (name, level, sign)
+            else:
+                assert gap.max() <= TOLERANCE.get(name, 0), (name, level, sign)
+
+
+def test_the_operations_of_a_clip_follow_one_another_and_other_clips_are_left_alone() -> None:
+    frames = clips(batch=3)
+    order = [OPERATIONS.index("posterize"), OPERATIONS.index("invert")]
+    draws = Draws(
+        torch.tensor([order, [-1, -1], order[::-1]]), torch.full((3, 2), 7.0), torch.ones(3, 2)
+    )
+    before = frames.clone()
+    found = rand_augment(frames, draws)
+    assert torch.equal(frames, before)
+    assert torch.equal(found[1], frames[1])
+    for clip, names in ((0, ("posterize", "invert")), (2, ("invert", "posterize"))):
+        expected = frames[clip]
+        for name in names:
+            expected = by_timm(expected, name, 7.0, 1.0)
+        assert torch.equal(found[clip], expected)
+    assert not torch.equal(found[0][0], found[2][0])
+
+
+def test_a_clip_has_its_own_draw_whoever_else_is_in_the_batch() -> None:
+    frames = clips(batch=6)
+    draws = draw(6, 4, 7.0, 0.5, torch.Generator().manual_seed(1))
+    together = rand_augment(frames, draws)
+    for clip in range(6):
+        own = Draws(*(values[clip : clip + 1] for values in draws))
+        assert torch.equal(rand_augment(frames[clip : clip + 1], own)[0], together[clip])
+
+
+def test_draws_have_timms_frequencies() -> None:
+    operation, level, sign = draw(5000, 4, 7.0, 0.5, torch.Generator().manual_seed(0))
+    assert abs((operation < 0).float().mean() - 0.5) < 0.02
+    counts = torch.bincount(operation[operation >= 0], minlength=15) / (operation >= 0).sum()
+    assert (counts - 1 / 15).abs().max() < 0.01
+    assert abs(level.mean() - 7) < 0.02
+    assert abs(level.std() - 0.5) < 0.02
+    assert abs(sign.mean()) < 0.03
+    extreme = draw(200, 4, 9.9, 3.0, torch.Generator().manual_seed(0)).level
+    assert extreme.min() >= 0
+    assert extreme.max() == 10
+
+
+def test_one_seed_gives_one_draw() -> None:
+    first, again, other = (
+        draw(8, 4, 7.0, 0.5, torch.Generator().manual_seed(s)) for s in (5, 5, 6)
+    )
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    assert not torch.equal(first.operation, other.operation)
