@@ -9,9 +9,12 @@ from __future__ import annotations
 import pandas as pd
 import torch
 
+from finetune.fitting.tuning import apply_tuning
+from finetune.loss_terms import loss_terms
 from finetune.module import FinetuneModule, JudgedModule
 from finetune.plan import Plan
 from finetune.targets import balanced_weights, target_moments, vote_shares
+from hicmae.blocks import set_grad_checkpointing
 from hicmae.checkpoint import load_encoder
 
 
@@ -41,14 +44,15 @@ def make_module(
         model=plan.model,
         emotion=plan.emotion,
         benchmark=plan.benchmark,
-        loss=plan.resolved.loss,
+        loss=loss_terms(plan.resolved.loss, plan.benchmark.task),
         optimizer=plan.optimizer,
         learning_rate=plan.scaled(plan.resolved.learning_rate),
         min_learning_rate=plan.scaled(plan.optimizer.min_learning_rate),
         mixing=plan.mixing,
         augment=plan.augment,
         label_smoothing=plan.recipe.label_smoothing,
-        freeze_encoder=plan.recipe.freeze_encoder,
+        modality_dropout=plan.recipe.modality_dropout,
+        seed=plan.seed,
         soft_labels=shares,
         class_weights=weights,
         target_mean=torch.from_numpy(mean),
@@ -58,4 +62,6 @@ def make_module(
     )
     if plan.checkpoint is not None:
         load_encoder(module.model.encoder, plan.checkpoint)
+    module.frozen = apply_tuning(module.model, plan.recipe)
+    set_grad_checkpointing(module.model, plan.trainer.recompute)
     return module, notes

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from finetune.loss_terms import loss_terms
 from hicmae.config import config_path, load_yaml
 from hicmae.plain import did_you_mean, from_dict
 
@@ -20,10 +21,6 @@ Task = Literal["classification", "regression"]
 METRICS: dict[str, tuple[str, ...]] = {
     "classification": ("uar", "war", "weighted_f1", "macro_f1"),
     "regression": ("ccc", "pcc"),
-}
-LOSSES: dict[str, tuple[str, ...]] = {
-    "classification": ("cross-entropy",),
-    "regression": ("mse", "l1", "ccc"),
 }
 
 
@@ -65,7 +62,7 @@ class BenchmarkRecipe:
     Args:
         epochs: Passes over the training side.
         learning_rate: At a batch of 256.
-        loss: Training loss.
+        loss: Training loss, or a sum of several (``mse+0.5*ccc``).
         frame_stride: Distance of neighbouring frames of a clip.
     """
 
@@ -173,10 +170,11 @@ class Benchmark:
             if name not in self._metric_names()
         ]
         problems += _repeated("groups", self.groups)
-        loss = self.recipe.loss
-        if loss is not None and loss not in LOSSES.get(self.task, ()):
-            allowed = ", ".join(LOSSES.get(self.task, ()))
-            problems.append(f"recipe.loss = {loss} does not fit {self.task} (allowed: {allowed})")
+        if self.recipe.loss is not None and self.task in METRICS:
+            try:
+                loss_terms(self.recipe.loss, self.task)
+            except ValueError as error:
+                problems.append(f"recipe.{error}")
         if problems:
             raise ValueError("; ".join(problems))
         if not self.metrics:

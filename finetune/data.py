@@ -14,6 +14,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from finetune.benchmark import Benchmark
+from finetune.fitting.order import EpochOrder, Share, part_of
 from finetune.settings import TrainerConfig
 from hicmae.settings import InputConfig
 from shards.index import Index
@@ -49,20 +50,20 @@ def training_loader(
     batch_size: int,
     seed: int,
     trainer: TrainerConfig,
+    share: Share,
 ) -> Loader:
     """Shuffled clips, one a sample and epoch, each at a random place.
 
     A last batch that is not full is left out unless it is the only one: its step would be as long
-    as that of a full batch.
+    as that of a full batch. ``batch_size`` is of all processes together.
     """
     dataset = _dataset(
         index, rows, benchmark, input, modalities, views="train", seed=seed, on_bad=trainer.on_bad
     )
     return DataLoader(
         dataset,
-        batch_size=batch_size,
-        shuffle=True,
-        drop_last=len(rows) >= batch_size,
+        batch_size=batch_size // share.of,
+        sampler=EpochOrder(len(rows), batch_size=batch_size, seed=seed, share=share),
         generator=torch.Generator().manual_seed(seed),
         persistent_workers=trainer.workers > 0,
         **_common(trainer),
@@ -79,15 +80,19 @@ def test_loader(
     batch_size: int,
     num_segments: int,
     trainer: TrainerConfig,
+    share: Share,
 ) -> Loader:
-    """Every view of every sample once, in order; a sample that cannot be read is an error."""
+    """Every view of every sample once, in order; a sample that cannot be read is an error.
+
+    Of several processes each reads its part, and nothing is repeated to make parts equal.
+    """
     dataset = _dataset(
         index, rows, benchmark, input, modalities, views=num_segments, seed=0, on_bad="raise"
     )
     return DataLoader(
         dataset,
-        batch_size=batch_size,
-        shuffle=False,
+        batch_size=max(1, batch_size // share.of),
+        sampler=part_of(len(dataset), share),
         # Of its own: scoring an epoch must not move the draws of the training.
         generator=torch.Generator().manual_seed(0),
         **_common(trainer),

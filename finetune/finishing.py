@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from rich.console import Console
 
 from finetune.facts import RunFacts
+from finetune.fitting.tuning import tuning_sentence
 from finetune.folds import Fold
 from finetune.plan import Plan
 from finetune.predictions import FILE_NAME, Prediction, read_predictions, write_predictions
@@ -58,11 +59,7 @@ def finish_run(plan: Plan, folds: Sequence[Fold], ignored: dict[str, int], conso
         git_commit=git_commit(),
         version=__version__,
         ignored=ignored,
-        notes=tuple(
-            f"the index has no column '{name}', so scores are not broken down by it"
-            for name in plan.benchmark.groups
-            if name not in plan.index.table.columns
-        ),
+        notes=tuple(_notes(plan)),
     )
     write_predictions(plan.out / FILE_NAME, pooled)
     scores = score_run(plan.benchmark, pooled)
@@ -78,3 +75,24 @@ def finish_run(plan: Plan, folds: Sequence[Fold], ignored: dict[str, int], conso
 def fold_predictions(plan: Plan, fold: Fold) -> list[Prediction]:
     """Predictions of a finished fold."""
     return read_predictions(fold_folder(plan.out, fold.name) / FILE_NAME, plan.benchmark)
+
+
+def _notes(plan: Plan) -> list[str]:
+    """Sentences that a reader of the numbers should know."""
+    recipe, tuned = plan.recipe, tuning_sentence(plan.recipe)
+    notes = [] if tuned is None else [tuned]
+    if recipe.ema_decay is not None:
+        notes.append(
+            "the tested weights are an exponential moving average of those of every step, with"
+            f" decay {recipe.ema_decay:g}"
+        )
+    if recipe.modality_dropout > 0 and plan.emotion.modalities == "audio-video":
+        notes.append(
+            f"a training clip had one of its modalities alone with probability"
+            f" {recipe.modality_dropout:g}"
+        )
+    return notes + [
+        f"the index has no column '{name}', so scores are not broken down by it"
+        for name in plan.benchmark.groups
+        if name not in plan.index.table.columns
+    ]

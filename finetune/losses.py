@@ -1,18 +1,31 @@
 """Training losses of fine-tuning.
 
-For: a table from the name in a recipe to a function of outputs and targets. Not for: the
-pretraining objective (``hicmae/objective``) or metrics (``hicmae/metrics.py``).
+For: a table from the names in a recipe to functions of outputs and targets, and their sums. Not
+for: the pretraining objective (``hicmae/objective``) or metrics (``hicmae/metrics.py``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+class Losses(NamedTuple):
+    """A loss of several terms.
+
+    Attributes:
+        total: 0-d, with a gradient.
+        terms: Name to value, 0-d, without.
+    """
+
+    total: Tensor
+    terms: dict[str, Tensor]
 
 
 def soft_cross_entropy(outputs: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
@@ -51,6 +64,22 @@ def concordance_loss(outputs: Tensor, targets: Tensor) -> Tensor:
     return (1 - 2 * covariance / (spread + shift).clamp_min(floor)).mean()
 
 
+def combined(terms: Mapping[str, float], outputs: Tensor, targets: Tensor) -> Losses:
+    """A weighted sum of losses and its terms.
+
+    Args:
+        terms: Factor of each loss, as ``finetune.loss_terms`` reads them.
+        outputs: (B, D).
+        targets: (B, D).
+
+    Returns: the sum, 0-d, and each term before its factor.
+    """
+    values = {name: LOSSES[name](outputs, targets) for name in terms}
+    total = torch.stack([terms[name] * value for name, value in values.items()]).sum()
+    return Losses(total, {name: value.detach() for name, value in values.items()})
+
+
+# By the names of finetune.loss_terms.LOSSES.
 LOSSES: dict[str, Loss] = {
     "cross-entropy": soft_cross_entropy,
     "mse": functional.mse_loss,

@@ -7,14 +7,18 @@ Shape letters: B batch, C classes, D real-valued targets.
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
 from finetune.benchmark import Benchmark
-from finetune.losses import LOSSES, soft_cross_entropy
+from finetune.fitting.processes import from_all
+from finetune.losses import combined, soft_cross_entropy
 from finetune.mixing import MixingConfig, mix_batch, soft_targets
 from finetune.settings import OptimizerConfig
 from hicmae.emotion import EmotionConfig, EmotionModel
@@ -33,14 +37,15 @@ class FinetuneModule(pl.LightningModule):
         model: Sizes of the network.
         emotion: Its head.
         benchmark: What is predicted.
-        loss: Name in ``finetune.losses.LOSSES``.
+        loss: Factor of each term, as ``finetune.loss_terms`` reads them.
         optimizer: AdamW and its schedule.
         learning_rate: Highest rate of the last layer, already scaled to the batch.
         min_learning_rate: Last rate of the same.
         mixing: Mixup and cutmix.
         augment: Random changes to single clips, made on the device.
         label_smoothing: Mass of each label spread over all classes.
-        freeze_encoder: Whether only the head and the layer weights are trained.
+        modality_dropout: Probability that a training clip has one of its two modalities alone.
+        seed: Of the draws; each epoch and each process has its own, which follow from it.
         soft_labels: (N, C) shares of votes of the training samples, in the order of their loader;
             none: labels are trained on.
         class_weights: (C,) factor of each class in the loss; none: 1.
@@ -48,6 +53,9 @@ class FinetuneModule(pl.LightningModule):
         target_std: (D,) of the same.
         num_steps: Optimizer steps of the whole training.
         warmup_steps: Of the warm-up.
+
+    Attributes:
+        frozen: Parts that are not trained and stay as they are at test time (no drop path).
     """
 
     target_mean: Tensor
@@ -61,14 +69,15 @@ class FinetuneModule(pl.LightningModule):
         model: ModelConfig,
         emotion: EmotionConfig,
         benchmark: Benchmark,
-        loss: str,
+        loss: Mapping[str, float],
         optimizer: OptimizerConfig,
         learning_rate: float,
         min_learning_rate: float,
         mixing: MixingConfig,
         augment: AugmentConfig,
         label_smoothing: float,
-        freeze_encoder: bool,
+        modality_dropout: float,
+        seed: int,
         soft_labels: Tensor | None,
         class_weights: Tensor | None,
         target_mean: Tensor,
@@ -80,13 +89,15 @@ class FinetuneModule(pl.LightningModule):
         self.model = EmotionModel(model, emotion)
         self.transform = ClipTransform(model.input, augment)
         self.benchmark = benchmark
-        self.loss = LOSSES[loss]
+        self.loss = dict(loss)
         self.settings = optimizer
         self.learning_rate = learning_rate
         self.min_learning_rate = min_learning_rate
         self.mixing = mixing
         self.label_smoothing = label_smoothing
-        self.freeze_encoder = freeze_encoder
+        self.modality_dropout = modality_dropout
+        self.seed = seed
+        self.frozen: list[torch.nn.Module] = []
         self.num_steps = num_steps
         self.warmup_steps = warmup_steps
         self.skipped: dict[str, int] = {}
@@ -95,25 +106,38 @@ class FinetuneModule(pl.LightningModule):
         self.register_buffer("target_std", target_std.float())
         self.register_buffer("soft_labels", soft_labels, persistent=False)
         self.register_buffer("class_weights", class_weights, persistent=False)
-        if freeze_encoder:
-            self.model.encoder.requires_grad_(False)
 
     def train(self, mode: bool = True) -> FinetuneModule:
-        """Switch to training; a frozen encoder stays as it is at test time (no drop path)."""
+        """Switch to training; what is frozen stays as it is at test time."""
         super().train(mode)
-        if self.freeze_encoder:
-            self.model.encoder.eval()
+        for part in self.frozen:
+            part.eval()
         return self
 
     def on_train_epoch_start(self) -> None:
-        """Let the reader draw other places of the clips than in the last epoch."""
+        """Start the epoch's draws: places and order of the clips, augmentation, drop path.
+
+        They follow from seed, epoch and process alone, so an epoch is the same whatever came
+        before it: validation, or a kill and a resume.
+        """
         loader = self.trainer.train_dataloader
         assert loader is not None
         loader.dataset.set_epoch(self.current_epoch)
+        loader.sampler.set_epoch(self.current_epoch)
+        own = np.random.SeedSequence([self.seed, self.current_epoch, self.global_rank])
+        torch.manual_seed(int(own.generate_state(1)[0]))
 
     def on_train_epoch_end(self) -> None:
-        """Keep the mean loss of the epoch."""
+        """Keep and log the mean loss of the epoch.
+
+        Logged here, because Lightning would do it after the epoch is saved, and a kill in between
+        would lose it.
+        """
         self.last_epoch_loss = float(self.trainer.callback_metrics["loss_epoch"])
+        row = {"epoch": self.current_epoch, "loss_epoch": self.last_epoch_loss}
+        for logger in self.loggers:
+            logger.log_metrics(row, step=self.global_step - 1)
+            logger.save()
 
     @torch.no_grad()
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
@@ -133,19 +157,29 @@ class FinetuneModule(pl.LightningModule):
         video, fbank, targets = batch["video"], batch["fbank"], self._targets(batch)
         if self.benchmark.task == "classification" or self.mixing.regression:
             video, fbank, targets = mix_batch(video, fbank, targets, self.mixing)
-        outputs = self.model(video, fbank).float()
-        if self.class_weights is None:
-            loss = self.loss(outputs, targets)
-        else:
+        outputs = self._outputs(video, fbank).float()
+        if self.class_weights is not None:
             loss = soft_cross_entropy(outputs, targets, self.class_weights)
+        else:
+            loss = self._loss(outputs, targets)
         if not torch.isfinite(loss):
             raise ValueError(
                 f"the training loss became {loss.item()} in epoch {self.current_epoch + 1};"
                 " lower optimizer.learning_rate or set optimizer.clip_norm"
             )
-        self.log("loss", loss, on_step=True, on_epoch=True, prog_bar=True, batch_size=len(targets))
+        size = len(targets)
+        self.log("loss_step", loss, prog_bar=True, batch_size=size, sync_dist=True)
+        self.log(
+            "loss_epoch",
+            loss,
+            on_step=False,
+            on_epoch=True,
+            logger=False,
+            batch_size=size,
+            sync_dist=True,
+        )
         rate = self.learning_rate * self.rate_factor(self.global_step)
-        self.log("learning_rate", rate, on_step=True, batch_size=len(targets))
+        self.log("learning_rate", rate, batch_size=size)
         return loss
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
@@ -185,6 +219,43 @@ class FinetuneModule(pl.LightningModule):
             num_steps=self.num_steps,
             warmup_steps=self.warmup_steps,
         )
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep what a resumed fold has to report."""
+        everyone = sum((Counter(counts) for counts in from_all(self.skipped)), Counter())
+        checkpoint["skipped"] = dict(everyone)
+        checkpoint["last_epoch_loss"] = self.last_epoch_loss
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take it up again."""
+        self.skipped = dict(checkpoint["skipped"]) if self.global_rank == 0 else {}
+        self.last_epoch_loss = checkpoint["last_epoch_loss"]
+
+    def _outputs(self, video: Tensor | None, fbank: Tensor | None) -> Tensor:
+        """Predict training clips, some of which have one of their modalities alone."""
+        if self.modality_dropout == 0 or video is None or fbank is None:
+            return self.model(video, fbank)
+        draws = torch.rand(len(video), 2)  # on the CPU, as all draws are
+        single = draws[:, 0] < self.modality_dropout
+        seen, heard = ~(single & (draws[:, 1] < 0.5)), ~(single & (draws[:, 1] >= 0.5))
+        return self.model.forward_each(video, fbank, seen, heard)
+
+    def _loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """The loss of a batch; of the whole batch, where several processes share it.
+
+        A correlation is of the batch and no mean over clips, so outputs are gathered, with their
+        gradients; the mean of the processes' gradients is then that of one process.
+        """
+        if "ccc" in self.loss and self.trainer.world_size > 1:
+            outputs, targets = (
+                self.all_gather(values, sync_grads=True).flatten(0, 1)  # type: ignore[union-attr]
+                for values in (outputs, targets)
+            )
+        losses = combined(self.loss, outputs, targets)
+        if len(losses.terms) > 1:
+            for name, value in losses.terms.items():
+                self.log(f"loss_{name}", value, batch_size=len(targets))
+        return losses.total
 
     def _targets(self, batch: Batch) -> Tensor:
         """What the loss compares with: smoothed (B, C), or standardised (B, D)."""

@@ -13,17 +13,17 @@ from pathlib import Path
 from typing import Any
 
 from finetune.benchmark import Benchmark
+from finetune.fitting.tuning import apply_tuning
 from finetune.mixing import MixingConfig
 from finetune.provenance import file_digest, settings_digest
+from finetune.resolution import Resolved, resolve
 from finetune.selection import Protocol
 from finetune.settings import (
     Modalities,
     OptimizerConfig,
     RecipeConfig,
-    Resolved,
     TrainerConfig,
     WandbConfig,
-    resolve,
 )
 from hicmae.checkpoint import WEIGHTS, Checkpoint, load_checkpoint
 from hicmae.config import load_model_config
@@ -120,8 +120,7 @@ class Plan:
     def num_parameters(self) -> int:
         """Numbers that are trained."""
         model = EmotionModel(self.model, self.emotion)
-        if self.recipe.freeze_encoder:
-            model.encoder.requires_grad_(False)
+        apply_tuning(model, self.recipe)
         return sum(item.numel() for item in model.parameters() if item.requires_grad)
 
     def scaled(self, rate: float) -> float:
@@ -156,7 +155,7 @@ def make_plan(
 
     Raises: ValueError, FileNotFoundError: as there.
     """
-    resolved = resolve(benchmark, recipe, optimizer, epochs=epochs)
+    resolved = resolve(benchmark, recipe, optimizer, epochs=epochs, trainer=trainer)
     if accumulate < 1:
         raise ValueError(f"accumulate = {accumulate} (must be 1 or more)")
     sizes, weights = _network(model, checkpoint)

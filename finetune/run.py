@@ -15,6 +15,7 @@ from rich.console import Console
 from finetune.benchmark import load_benchmark
 from finetune.data import check_sound
 from finetune.finishing import finish_run, fold_predictions
+from finetune.fitting.sides import check_training
 from finetune.folds import Fold, make_folds, usable_rows
 from finetune.mixing import MixingConfig
 from finetune.plan import Plan, make_plan
@@ -37,7 +38,7 @@ from finetune.settings import (
     parse_modalities,
 )
 from finetune.sweep import members, parse_seeds, prepare_folder
-from finetune.training import check_training, train_fold
+from finetune.training import can_resume, train_fold
 from finetune.units import check_units
 from hicmae.config import save_yaml
 from hicmae.plain import to_dict
@@ -116,7 +117,7 @@ def finetune(
         seeds: Several seeds separated by commas, in place of seed: a run each in the folders
             seed-N under the run folder, and their mean and deviation in seeds.md.
         resume: Keep the folds in the run folder that were finished with this very configuration
-            and train the others.
+            and train the others; one that was killed goes on from its last saved epoch.
         overwrite: Delete the run that is in the run folder.
 
     Raises:
@@ -164,7 +165,8 @@ def finetune(
     divided = make_folds(what, rows, folds=folds)
     for plan in plans:
         check_sound(rows, modalities=plan.emotion.modalities)
-    check_training(plans[0], divided)
+    for plan in plans:
+        check_training(plan, divided)
     for plan in plans:
         prepare_folder(plan.out, divided, plan.digest, resume=resume, overwrite=overwrite)
     console = output_console()
@@ -196,7 +198,7 @@ def finetune(
         save_yaml(plan.out / BENCHMARK, to_dict(what))
         console.print(_opening(plan, divided, len(rows)))
         for fold in divided:
-            _one_fold(plan, fold, console)
+            _one_fold(plan, fold, console, resume=resume)
         run = finish_run(plan, divided, ignored, console)
         finished.setdefault(plan.out.parent, []).append(run)
     for folder, runs in finished.items():
@@ -206,12 +208,14 @@ def finetune(
             console.print(f"seeds: {folder / 'seeds.md'}")
 
 
-def _one_fold(plan: Plan, fold: Fold, console: Console) -> None:
+def _one_fold(plan: Plan, fold: Fold, console: Console, *, resume: bool) -> None:
     """Train a fold, or keep it if it is finished, and say how it went."""
     facts = read_fold(fold_folder(plan.out, fold.name))
     kept = facts is not None
     if facts is None:
-        facts = train_fold(plan, fold)
+        if resume and can_resume(plan, fold):
+            console.print(f"fold {fold.name}: goes on from its last saved epoch")
+        facts = train_fold(plan, fold, resume=resume)
     values = score(plan.benchmark, fold_predictions(plan, fold))
     leading = plan.benchmark.ranking
     value = marked(number(values[leading]), plan.protocol.selection)

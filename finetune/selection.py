@@ -96,6 +96,8 @@ def decide_protocol(
         problems.append("mixing.audio = true (it leaves sound unmixed)")
     if recipe.soft_labels or recipe.class_weights != "none":
         problems.append("recipe.soft_labels or class_weights (it has neither)")
+    if recipe.ema_decay is not None or recipe.modality_dropout > 0:
+        problems.append("recipe.ema_decay or modality_dropout (it has neither)")
     if problems:
         raise ValueError(f"protocol = paper contradicts {'; '.join(problems)}; leave these out")
     return Protocol(name="paper", selection="best-on-test", validation_share=validation_share)

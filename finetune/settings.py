@@ -6,13 +6,42 @@ sizes and the augmentation. Not for: what a benchmark is (``finetune/benchmark.p
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, cast, get_args
 
-from finetune.benchmark import LOSSES, Benchmark
-
 Modalities = Literal["audio-video", "video", "audio"]
-LossName = Literal["cross-entropy", "mse", "l1", "ccc"]
+Tuning = Literal["full", "probe", "fusion", "lora"]
+Projection = Literal["qkv", "out", "mlp"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoraConfig:
+    """Low-rank updates of frozen matrices, merged into them when the fold is saved.
+
+    Args:
+        rank: Of the update of each matrix.
+        alpha: The update is multiplied by alpha over rank.
+        dropout: Share of a matrix's inputs that its update does not see in a step.
+        projections: Which matrices have one: ``qkv`` (queries, keys and values of all attention),
+            ``out`` (its output), ``mlp`` (both matrices of it).
+    """
+
+    rank: int = 8
+    alpha: float = 16.0
+    dropout: float = 0.0
+    projections: tuple[Projection, ...] = ("qkv",)
+
+    def __post_init__(self) -> None:
+        problems = [f"rank = {self.rank} (must be 1 or more)"] if self.rank < 1 else []
+        if self.alpha <= 0:
+            problems.append(f"alpha = {self.alpha} (must be positive)")
+        if not 0 <= self.dropout < 1:
+            problems.append(f"dropout = {self.dropout} (must lie in [0, 1))")
+        known = get_args(Projection)
+        if not self.projections or not set(self.projections) <= set(known):
+            found = ", ".join(self.projections) or "none"
+            problems.append(f"projections = {found} (some of {', '.join(known)})")
+        _raise_all("recipe.lora", problems)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,44 +50,69 @@ class RecipeConfig:
 
     Args:
         batch_size: Clips handled at once (before accumulation).
-        loss: Training loss; null: the benchmark's, or else cross-entropy for classes and mse for
-            real values, which are standardised over the training side first.
+        loss: Training loss: cross-entropy for classes; mse, l1, ccc or a sum of them, such as
+            mse+0.5*ccc, for real values, which are standardised over the training side first.
+            null: the benchmark's, or else cross-entropy and mse.
         label_smoothing: Mass of each label spread over all classes.
         drop_path: Largest rate at which a residual branch is left out.
         feature_fusion: Whether the head reads a learned mix of the encoder's layers beside the
             fused tokens (the paper's hierarchical feature fusion).
-        freeze_encoder: Train the head and the layer weights alone (a linear probe).
+        tuning: What is trained. full: everything. probe: the head and the layer weights alone, on
+            a frozen encoder (a linear probe). fusion: these and the fusion encoder. lora: these
+            and low-rank updates of the encoder's matrices.
+        lora: Those updates.
         soft_labels: Classification: train on the shares of the raters' votes (the benchmark's
             ``votes`` columns) in place of the label; tests are always of the label.
         class_weights: Classification: ``balanced`` weighs each class in the loss by the inverse
             of its number of training samples; ``none``.
+        modality_dropout: Probability that a training clip has one of its two modalities alone,
+            picture or sound with equal chance; the other is absent as it is at test time. Without
+            meaning for a network of one modality.
+        ema_decay: Decay of an exponential moving average of the weights, which is then what is
+            validated, tested and saved; after n steps it is at most (1 + n) / (10 + n), so that a
+            short training is not held back by its start. null: the weights themselves.
+        shots: Classification: train on so many samples of each class, drawn by the seed (few-shot).
+            null: on all.
+        fraction: Share of the training side that is trained on, drawn by the seed, of every class
+            (or fifth of the first real value) alike.
         frame_stride: Distance of neighbouring frames of a clip; null: the benchmark's, or else
             the network's own.
         num_segments: Test-time views of a sample along time, whose outputs are averaged.
     """
 
     batch_size: int = 56
-    loss: LossName | None = None
+    loss: str | None = None
     label_smoothing: float = 0.1
     drop_path: float = 0.1
     feature_fusion: bool = True
-    freeze_encoder: bool = False
+    tuning: Tuning = "full"
+    lora: LoraConfig = field(default_factory=LoraConfig)
     soft_labels: bool = False
     class_weights: Literal["none", "balanced"] = "none"
+    modality_dropout: float = 0.0
+    ema_decay: float | None = None
+    shots: int | None = None
+    fraction: float = 1.0
     frame_stride: int | None = None
     num_segments: int = 2
 
     def __post_init__(self) -> None:
         problems = [
             f"{name} = {value} (must be 1 or more)"
-            for name in ("batch_size", "frame_stride", "num_segments")
+            for name in ("batch_size", "frame_stride", "num_segments", "shots")
             if (value := getattr(self, name)) is not None and value < 1
         ]
         problems += [
-            f"{name} = {getattr(self, name)} (must lie in [0, 1))"
-            for name in ("label_smoothing", "drop_path")
-            if not 0 <= getattr(self, name) < 1
+            f"{name} = {value} (must lie in [0, 1))"
+            for name in ("label_smoothing", "drop_path", "ema_decay")
+            if (value := getattr(self, name)) is not None and not 0 <= value < 1
         ]
+        if not 0 <= self.modality_dropout <= 1:
+            problems.append(f"modality_dropout = {self.modality_dropout} (must lie in 0..1)")
+        if not 0 < self.fraction <= 1:
+            problems.append(f"fraction = {self.fraction} (must lie in (0, 1])")
+        if self.shots is not None and self.fraction < 1:
+            problems.append("shots and fraction are both given; give one of them")
         _raise_all("recipe", problems)
 
 
@@ -108,25 +162,36 @@ class TrainerConfig:
     """On what the training runs, and what it tells; none of it is part of the protocol.
 
     Args:
-        accelerator: Lightning's name of the hardware: auto, cpu, gpu. One device is used.
+        accelerator: Lightning's name of the hardware: auto, cpu, gpu.
+        devices: Processes that share each batch, one a device (DistributedDataParallel). The
+            batch, its order and the tested samples do not depend on it.
         workers: Reading processes, kept alive from epoch to epoch; 0 reads in the training
             process.
         on_bad: What a damaged training sample does: ``raise`` stops with its name, ``skip`` leaves
             it out, counted by cause in the report. A damaged test sample is always an error.
+        save_every: Epochs between savings of a fold in progress, from which ``resume`` goes on
+            after a kill; 0: a fold that was killed starts anew.
+        recompute: Whether each layer's activations are computed again in the backward pass instead
+            of being kept (gradient checkpointing): a third more time, less memory.
         log_every: Optimizer steps between rows of ``metrics.csv``.
         progress: Whether a progress bar is drawn (on a terminal).
     """
 
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
+    devices: int = 1
     workers: int = 2
     on_bad: Literal["raise", "skip"] = "raise"
+    save_every: int = 1
+    recompute: bool = False
     log_every: int = 10
     progress: bool = True
 
     def __post_init__(self) -> None:
-        problems = [] if self.workers >= 0 else [f"workers = {self.workers} (must be 0 or more)"]
-        if self.log_every < 1:
-            problems.append(f"log_every = {self.log_every} (must be 1 or more)")
+        problems = [
+            f"{name} = {getattr(self, name)} (must be {least} or more)"
+            for name, least in (("devices", 1), ("workers", 0), ("save_every", 0), ("log_every", 1))
+            if getattr(self, name) < least
+        ]
         _raise_all("trainer", problems)
 
 
@@ -141,71 +206,6 @@ class WandbConfig:
 
     mode: Literal["offline", "online", "disabled"] = "offline"
     project: str = "hicmae-finetune"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Resolved:
-    """The few settings that user, benchmark and defaults decide together.
-
-    Args:
-        epochs: Passes over the training side.
-        learning_rate: Base rate at a batch of 256.
-        loss: Training loss.
-        frame_stride: Of a clip; none: the network's own.
-    """
-
-    epochs: int
-    learning_rate: float
-    loss: str
-    frame_stride: int | None
-
-
-def resolve(
-    benchmark: Benchmark, recipe: RecipeConfig, optimizer: OptimizerConfig, *, epochs: int | None
-) -> Resolved:
-    """Decide what the user left open: the user's word, then the benchmark's, then the default.
-
-    Raises: ValueError: no epoch, a loss of the other task, or a warm-up as long as the training.
-    """
-    ours = benchmark.recipe
-    default = "cross-entropy" if benchmark.task == "classification" else "mse"
-    loss = recipe.loss or ours.loss or default
-    problems = []
-    if loss not in LOSSES[benchmark.task]:
-        problems.append(
-            f"recipe.loss = {loss} does not fit {benchmark.task}"
-            f" (allowed: {', '.join(LOSSES[benchmark.task])})"
-        )
-    if benchmark.task == "regression" and (recipe.soft_labels or recipe.class_weights != "none"):
-        problems.append("recipe.soft_labels and class_weights are for classification")
-    if recipe.soft_labels and benchmark.task == "classification" and not benchmark.votes:
-        problems.append("recipe.soft_labels needs its key 'votes' (columns of the raters' votes)")
-    if loss == "ccc" and recipe.batch_size == 1:
-        problems.append(
-            "recipe.batch_size = 1 with loss ccc (a correlation needs 2 samples or more; raise the"
-            " one or take loss mse)"
-        )
-    passes = next(value for value in (epochs, ours.epochs, 50) if value is not None)
-    if passes < 1:
-        problems.append(f"epochs = {passes} (must be 1 or more)")
-    elif optimizer.warmup_epochs >= passes:
-        problems.append(
-            f"optimizer.warmup_epochs = {optimizer.warmup_epochs:g} leaves nothing of"
-            f" epochs = {passes}; lower the one or raise the other"
-        )
-    rate = optimizer.learning_rate or ours.learning_rate or 1e-3
-    if optimizer.min_learning_rate > rate:
-        problems.append(
-            f"optimizer.min_learning_rate = {optimizer.min_learning_rate} exceeds"
-            f" learning_rate = {rate}"
-        )
-    _raise_all(f"benchmark '{benchmark.name}'", problems)
-    return Resolved(
-        epochs=passes,
-        learning_rate=rate,
-        loss=loss,
-        frame_stride=recipe.frame_stride or ours.frame_stride,
-    )
 
 
 def parse_modalities(text: str) -> list[Modalities]:

@@ -7,12 +7,16 @@ For: ``metrics.csv`` always, Weights & Biases beside it. Not for: the training s
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.loggers import CSVLogger, WandbLogger
+from pytorch_lightning.plugins.environments import LightningEnvironment
+from pytorch_lightning.strategies import DDPStrategy
 
+from finetune.fitting.resuming import next_part
 from finetune.plan import Plan
 from hicmae.plain import to_dict
 
@@ -23,15 +27,20 @@ def make_trainer(
     wandb_logger: WandbLogger | None,
     *,
     num_batches: int,
-    choice: pl.Callback | None,
+    callbacks: Sequence[pl.Callback],
 ) -> pl.Trainer:
-    """Lightning's trainer for one fold on one device; ``choice`` chooses the epoch, if any does."""
-    loggers: list[Any] = [CSVLogger(save_dir=folder, name="", version="")]
+    """Lightning's trainer for one process of a fold."""
+    part = next_part(folder)
+    loggers: list[Any] = [CSVLogger(save_dir=part.parent, name="", version=part.name)]
     if wandb_logger is not None:
         loggers.append(wandb_logger)
     return pl.Trainer(
         accelerator=plan.trainer.accelerator,
-        devices=1,
+        devices=plan.trainer.devices,
+        strategy=_strategy(plan),
+        # Not SLURM's: the processes of a fold are started here.
+        plugins=[LightningEnvironment()] if plan.trainer.devices > 1 else None,
+        use_distributed_sampler=False,
         precision=plan.precision,  # type: ignore[arg-type]  # checked by resolve_precision
         max_epochs=plan.resolved.epochs,
         accumulate_grad_batches=plan.accumulate,
@@ -39,25 +48,39 @@ def make_trainer(
         logger=loggers,
         log_every_n_steps=min(plan.trainer.log_every, num_batches),
         default_root_dir=folder,
-        callbacks=None if choice is None else [choice],
+        callbacks=list(callbacks),
         num_sanity_val_steps=0,
-        enable_checkpointing=False,
         enable_model_summary=False,
         enable_progress_bar=plan.trainer.progress and sys.stderr.isatty(),
     )
 
 
-def make_wandb_logger(plan: Plan, fold: str) -> WandbLogger | None:
-    """One W&B run a fold, in the group of what one command made."""
+def _strategy(plan: Plan) -> DDPStrategy | str:
+    """How several processes keep their weights the same."""
+    if plan.trainer.devices == 1:
+        return "auto"
+    return DDPStrategy(
+        # A batch of clips with a modality each leaves weights out that other batches use.
+        find_unused_parameters=plan.recipe.modality_dropout > 0,
+        # They never change; and processes do not have as many test views as each other.
+        broadcast_buffers=False,
+    )
+
+
+def make_wandb_logger(plan: Plan, fold: str, folder: Path) -> WandbLogger | None:
+    """One W&B run a fold, in the group of what one command made; a resumed fold goes on in its."""
     if plan.wandb.mode == "disabled":
         return None
     import wandb  # a second of import that a run without it need not wait for
 
     run_folder = plan.out.resolve().name
     name = run_folder if run_folder == plan.group else f"{plan.group}-{run_folder}"
+    identity = folder / "wandb-id"
     # Started here and not by Lightning, which hands over a setting that W&B warns about.
     run = wandb.init(
         dir=plan.out,
+        id=identity.read_text() if identity.is_file() else None,
+        resume="allow" if plan.wandb.mode == "online" else None,
         project=plan.wandb.project,
         group=plan.group,
         name=f"{name}-fold-{fold}",
@@ -78,4 +101,11 @@ def make_wandb_logger(plan: Plan, fold: str) -> WandbLogger | None:
             "resolved": to_dict(plan.resolved),
         },
     )
+    identity.write_text(run.id)
     return WandbLogger(experiment=run)
+
+
+def finish_wandb(logger: WandbLogger | None, *, finished: bool) -> None:
+    """End the fold's W&B run, if it has one."""
+    if logger is not None:
+        logger.experiment.finish(exit_code=0 if finished else 1)

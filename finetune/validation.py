@@ -17,6 +17,7 @@ from torch import Tensor
 
 from finetune.benchmark import Benchmark
 from finetune.evaluation import predictions_of_fold
+from finetune.fitting.processes import from_all
 from finetune.folds import Fold, as_text
 from finetune.scores import Values, score
 
@@ -117,22 +118,34 @@ class EpochChoice(pl.Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Keep what a batch gave."""
-        self._outputs.append(outputs)
+        self._outputs.append({name: value.cpu() for name, value in outputs.items()})
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Score the epoch; keep its weights if it is the best so far."""
-        predictions = predictions_of_fold(
-            self.benchmark, self.fold, self._outputs, num_segments=self.num_segments
-        )
+        outputs = [batch for part in from_all(self._outputs) for batch in part]
         self._outputs = []
+        predictions = predictions_of_fold(
+            self.benchmark, self.fold, outputs, num_segments=self.num_segments
+        )
         values = score(self.benchmark, predictions)
-        pl_module.log_dict({f"{self.prefix}_{name}": value for name, value in values.items()})
+        pl_module.log_dict(
+            {f"{self.prefix}_{name}": value for name, value in values.items()}, sync_dist=True
+        )
         found, best = values[self.benchmark.ranking], self.scores.get(self.benchmark.ranking)
         if not math.isnan(found) and (best is None or found > best):
             self.epoch, self.scores = trainer.current_epoch + 1, values
             self._weights = {
                 name: value.detach().cpu().clone() for name, value in pl_module.state_dict().items()
             }
+
+    def state_dict(self) -> dict[str, Any]:
+        """The best epoch so far, for a fold that is resumed."""
+        return {"epoch": self.epoch, "scores": dict(self.scores), "weights": self._weights}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take it up again."""
+        self.epoch, self.scores = state_dict["epoch"], state_dict["scores"]
+        self._weights = state_dict["weights"]
 
     def restore(self, module: pl.LightningModule) -> list[str]:
         """Put the best weights back. Returns: notes for the reader of the numbers."""

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from finetune.benchmark import Benchmark, load_benchmark
-from finetune.settings import OptimizerConfig, RecipeConfig, resolve
+from finetune.resolution import resolve
+from finetune.settings import OptimizerConfig, RecipeConfig
 from hicmae.config import config_root
 
 GOOD = """

@@ -233,7 +233,7 @@ def test_pretrained_weights_are_taken_over_and_bring_their_sizes(
         model=None,
         checkpoint=pretrained,
         folds="1",
-        recipe=RecipeConfig(batch_size=4, freeze_encoder=True),
+        recipe=RecipeConfig(batch_size=4, tuning="probe"),
     )
     before, after = load_checkpoint(pretrained), load_checkpoint(out / "fold-1")
     names = [name for name in after.tensors if name.startswith("encoder.")]

@@ -12,7 +12,8 @@ from finetune_fixtures import BENCHMARK, VALUES
 
 from finetune.losses import soft_cross_entropy
 from finetune.mixing import soft_targets
-from finetune.settings import OptimizerConfig, RecipeConfig, resolve
+from finetune.resolution import resolve
+from finetune.settings import OptimizerConfig, RecipeConfig
 from finetune.targets import balanced_weights, vote_shares
 
 VOTED = dataclasses.replace(BENCHMARK, votes=("votes_low", "votes_high"))

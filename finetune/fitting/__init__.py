@@ -1,0 +1,1 @@
+"""The parts of training one fold; put together in ``finetune/training.py``."""
