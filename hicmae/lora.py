@@ -49,7 +49,7 @@ class LowRankUpdate(nn.Module):
 
     def forward(self, weight: Tensor) -> Tensor:
         """The updated weight (out, in)."""
-        down = self.down
+        down: Tensor = self.down
         if self.training and self.dropout > 0:
             seen = torch.ones(1, down.shape[1], dtype=down.dtype, device=down.device)
             down = down * nn.functional.dropout(seen, self.dropout)

@@ -80,7 +80,7 @@ def _one(
         "NODE_RANK": "0",
         "LOCAL_RANK": str(rank),
     }
-    rank_zero_only.rank = rank
+    rank_zero_only.rank = rank  # type: ignore[attr-defined]  # how Lightning keeps it
     torch.set_num_threads(max(1, torch.get_num_threads() // number))
     try:
         work(*arguments, Share(rank=rank, of=number))
