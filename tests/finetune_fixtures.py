@@ -24,6 +24,7 @@ from hicmae.transforms import AugmentConfig
 from shards.schema import Label
 
 CLASSES = ("low", "high")
+CROSSED = ("dark-low", "dark-high", "bright-low", "bright-high")
 NUM_SPEAKERS, TAKES = 4, 3
 
 BENCHMARK = Benchmark(name="tones", task="classification", label="emotion", classes=CLASSES)
@@ -78,6 +79,26 @@ def write_labelled_shards(
         fields["labels"] = {**fields["labels"], **change.pop("labels", {})}
         samples.append((dataclasses.replace(info, **(fields | change)), mjpg, wav))
     return write_shards(folder, samples, samples_per_shard=10)
+
+
+def write_crossed_shards(folder: Path) -> Path:
+    """Shards of 4 speakers x 4 classes x 3 takes; a class is a colour and a pitch."""
+    samples = []
+    for number in range(4 * NUM_SPEAKERS * TAKES):
+        kind, speaker, take = number % 4, (number // 4) % NUM_SPEAKERS, number // 16
+        bright, high = divmod(kind, 2)
+        info, mjpg, _ = make_sample(15 * bright + take)
+        time = np.arange(info.num_samples) / info.sample_rate
+        wav = wav_bytes(8000 * np.sin(2 * np.pi * (300 + 900 * high + 20 * take) * time))
+        digests = dataclasses.replace(info.digests, wav=hashlib.sha256(wav).hexdigest())
+        fields: dict[str, Any] = {
+            "digests": digests,
+            "key": f"s{speaker}/{number:03d}",
+            "speaker": f"s{speaker}",
+            "labels": {"emotion": CROSSED[kind], "fold": 1 + speaker % 2},
+        }
+        samples.append((dataclasses.replace(info, **fields), mjpg, wav))
+    return write_shards(folder, samples, samples_per_shard=16)
 
 
 def save_benchmark(folder: Path, benchmark: Benchmark) -> str:

@@ -19,9 +19,11 @@ def check_training(plan: Plan, folds: Sequence[Fold]) -> None:
     """Prove of each fold, before any is trained, that its targets and its epoch can be had.
 
     Raises: ValueError: votes that are no counts; a training side of which nothing can be kept out
-        for the inner validation, or without the samples of each class that are wanted; more
-        processes than samples.
+        for the inner validation, or without the samples of each class that are wanted; a rank
+        of low-rank updates that a matrix does not have; more processes than samples.
     """
+    if plan.recipe.tuning == "lora":
+        assert plan.num_parameters > 0  # a rank that a matrix does not have is refused here
     for fold in folds:
         sides, choice, _ = sides_of(plan, fold)
         if plan.recipe.soft_labels:
