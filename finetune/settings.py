@@ -169,8 +169,9 @@ class TrainerConfig:
             process.
         on_bad: What a damaged training sample does: ``raise`` stops with its name, ``skip`` leaves
             it out, counted by cause in the report. A damaged test sample is always an error.
-        save_every: Epochs between savings of a fold in progress, from which ``resume`` goes on
-            after a kill; 0: a fold that was killed starts anew.
+        save_every: Epochs between savings of a fold in progress (weights and the optimizer's
+            state, some 12 bytes a parameter), from which ``resume`` goes on after a kill; 0: a
+            fold that was killed starts anew.
         recompute: Whether each layer's activations are computed again in the backward pass instead
             of being kept (gradient checkpointing): a third more time, less memory.
         log_every: Optimizer steps between rows of ``metrics.csv``.

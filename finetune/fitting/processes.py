@@ -7,6 +7,7 @@ exchanging what they found. Not for: several machines.
 from __future__ import annotations
 
 import logging
+import multiprocessing
 import os
 import socket
 from collections.abc import Callable
@@ -41,7 +42,10 @@ def run_processes(
         port = free.getsockname()[1]
     try:
         torch.multiprocessing.start_processes(
-            _one, (number, port, work, arguments, folder), nprocs=number, start_method="spawn"
+            _one,
+            (number, port, multiprocessing.get_start_method(), work, arguments, folder),
+            nprocs=number,
+            start_method="spawn",
         )
     except Exception:
         for path in sorted(folder.glob(".error-*")):
@@ -68,6 +72,7 @@ def _one(
     rank: int,
     number: int,
     port: int,
+    start_method: str,
     work: Callable[..., None],
     arguments: tuple[Any, ...],
     folder: Path,
@@ -80,6 +85,8 @@ def _one(
         "NODE_RANK": "0",
         "LOCAL_RANK": str(rank),
     }
+    # A spawned process spawns its own by default, and a reader would import everything anew.
+    multiprocessing.set_start_method(start_method, force=True)
     rank_zero_only.rank = rank  # type: ignore[attr-defined]  # how Lightning keeps it
     torch.set_num_threads(max(1, torch.get_num_threads() // number))
     try:

@@ -74,6 +74,11 @@ def _reduced(plan: Plan, sides: InnerSplit, notes: list[str]) -> InnerSplit:
     rows = training_subset(
         plan.benchmark, sides.train, shots=shots, fraction=fraction, seed=plan.seed
     )
+    if len(rows) < 2 <= plan.recipe.batch_size and "ccc" in plan.resolved.loss:
+        raise ValueError(
+            f"{len(rows)} training sample is left for loss {plan.resolved.loss} (a correlation"
+            " needs 2 or more); raise recipe.fraction or take loss mse"
+        )
     if shots is not None or fraction < 1:
         what = f"{shots} of each class" if shots is not None else f"a share of {fraction:g}"
         notes.append(
