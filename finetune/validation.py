@@ -140,7 +140,8 @@ class EpochChoice(pl.Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """The best epoch so far, for a fold that is resumed."""
-        return {"epoch": self.epoch, "scores": dict(self.scores), "weights": self._weights}
+        scores = {name: float(value) for name, value in self.scores.items()}
+        return {"epoch": self.epoch, "scores": scores, "weights": self._weights}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take it up again."""

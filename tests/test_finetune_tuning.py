@@ -64,6 +64,7 @@ def test_each_tuning_trains_its_part_and_reports_how_much(
         for name, value in after.tensors.items()
         if name.startswith("encoder.") and not torch.equal(value, before.tensors[name])
     }
+    assert after.config["finetuning"]["tuning"] == tuning
     run = read_run(out)
     text = (out / "report.md").read_text()
     emotion = from_dict(EmotionConfig, after.config["emotion"], "emotion")
@@ -122,7 +123,9 @@ def test_the_average_of_the_weights_is_tested_saved_and_said(
         for step, weights in enumerate(seen[1:], start=1):
             kept = 0.0 if decay is None else min(decay, (1 + step) / (10 + step))
             average = {n: kept * average[n] + (1 - kept) * weights[n] for n in weights}
-        saved = load_checkpoint(out / "fold-1").tensors
+        checkpoint = load_checkpoint(out / "fold-1")
+        assert checkpoint.config["finetuning"]["ema_decay"] == decay
+        saved = checkpoint.tensors
         for name, value in average.items():
             assert saved[name].numpy() == pytest.approx(value, abs=1e-6), name
         said = "an exponential moving average of those of every step, with decay 0.5"

@@ -45,6 +45,8 @@ def save_fold(
             "selection": plan.protocol.selection,
             "epoch": epoch,
             "num_segments": plan.recipe.num_segments,
+            "tuning": plan.recipe.tuning,
+            "ema_decay": plan.recipe.ema_decay,
             "configuration_digest": plan.digest,
         },
         "scores": {name: value if math.isfinite(value) else None for name, value in scores.items()},
