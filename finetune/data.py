@@ -22,6 +22,7 @@ from shards.random_access import ShardDataset
 from shards.sample import collate
 
 Loader = DataLoader[Any]
+_ALL = Share()
 
 
 def check_sound(rows: pd.DataFrame, *, modalities: str) -> None:
@@ -50,7 +51,7 @@ def training_loader(
     batch_size: int,
     seed: int,
     trainer: TrainerConfig,
-    share: Share,
+    share: Share = _ALL,
 ) -> Loader:
     """Shuffled clips, one a sample and epoch, each at a random place.
 
@@ -80,7 +81,7 @@ def test_loader(
     batch_size: int,
     num_segments: int,
     trainer: TrainerConfig,
-    share: Share,
+    share: Share = _ALL,
 ) -> Loader:
     """Every view of every sample once, in order; a sample that cannot be read is an error.
 

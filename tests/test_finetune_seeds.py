@@ -76,11 +76,11 @@ def test_a_killed_sweep_resumes_at_its_fold_to_identical_results(
 ) -> None:
     trained: list[tuple[int, str]] = []
 
-    def killed(plan: Any, fold: Any) -> Any:
+    def killed(plan: Any, fold: Any, **options: Any) -> Any:
         if (plan.seed, fold.name) == (1, "2"):
             raise KeyboardInterrupt
         trained.append((plan.seed, fold.name))
-        return train_fold(plan, fold)
+        return train_fold(plan, fold, **options)
 
     monkeypatch.setattr(finetune.run, "train_fold", killed)
     options: dict[str, Any] = {"epochs": 1, "seeds": "0,1"}
@@ -90,7 +90,9 @@ def test_a_killed_sweep_resumes_at_its_fold_to_identical_results(
     monkeypatch.setattr(
         finetune.run,
         "train_fold",
-        lambda plan, fold: trained.append((plan.seed, fold.name)) or train_fold(plan, fold),
+        lambda plan, fold, **options: (
+            trained.append((plan.seed, fold.name)) or train_fold(plan, fold, **options)
+        ),
     )
     run_tiny(tmp_path, shards, tiny_model_config, resume=True, **options)
     assert trained == [(0, "1"), (0, "2"), (1, "1"), (1, "2")]  # nothing twice
