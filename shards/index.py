@@ -4,7 +4,7 @@ For: finding a sample without reading tars (random access by byte offset, folds 
 knowing what a folder of shards is. Not for: the samples themselves (``schema.py``).
 
 ``index.parquet`` has the columns of ``COLUMNS`` and one more for each label of the manifest, under
-its own name. ``index.json`` has ``schema_version``, ``counts``, ``config`` of the build,
+its own name; ``blocks_xxh3`` is the checksum of ``blocks.py``, 0 for none. ``index.json`` has ``schema_version``, ``counts``, ``config`` of the build,
 ``label_columns``, ``shards`` (name, bytes, sha256, num_samples), ``refused`` by cause and
 ``ignored`` by suffix.
 """
@@ -48,7 +48,10 @@ COLUMNS: dict[str, pyarrow.DataType] = {
     "face_coverage": pyarrow.float64(),
     "face_pixels": pyarrow.float64(),
     "loudness_db": pyarrow.float64(),
+    "blocks_xxh3": pyarrow.uint64(),
 }
+# Collections that were built before the column existed are read all the same, only slower.
+_ABSENT = {"blocks_xxh3": 0}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +80,7 @@ class Index:
 
 
 def index_row(
-    info: SampleInfo, shard: str, members: Mapping[str, tuple[int, int]]
+    info: SampleInfo, shard: str, members: Mapping[str, tuple[int, int]], blocks_xxh3: int = 0
 ) -> dict[str, Label | None]:
     """The index row of a sample.
 
@@ -85,6 +88,7 @@ def index_row(
         info: The sample.
         shard: File name of its tar.
         members: Extension → (offset, length) of the member's data, bytes.
+        blocks_xxh3: Checksum of its blocks in the tar; 0: none.
     """
     row: dict[str, Label | None] = {"key": info.key, "shard": shard}
     for extension in ("mjpg", "wav", "json"):
@@ -101,6 +105,7 @@ def index_row(
         "face_coverage": info.faces.coverage,
         "face_pixels": info.faces.face_pixels,
         "loudness_db": info.loudness_db,
+        "blocks_xxh3": blocks_xxh3,
     }
     return row | info.labels
 
@@ -119,7 +124,7 @@ def write_index(
     rows = list(rows)
     labels = list(dict.fromkeys(name for row in rows for name in row if name not in COLUMNS))
     columns = {
-        name: pyarrow.array([row[name] for row in rows], type=kind)
+        name: pyarrow.array([{**_ABSENT, **row}[name] for row in rows], type=kind)
         for name, kind in COLUMNS.items()
     }
     columns |= {name: _label_array([row.get(name) for row in rows]) for name in labels}
@@ -178,6 +183,9 @@ def read_index(folder: Path | str) -> Index:
     except (pyarrow.ArrowException, OSError) as error:
         reason = str(error).splitlines()[0]
         raise ShardError(f"{folder / TABLE_NAME}: cannot be read ({reason}); rebuild it") from error
+    for name, value in _ABSENT.items():
+        if name not in table.columns:
+            table[name] = pandas.Series(value, index=table.index, dtype="uint64")
     lost = [name for name in [*COLUMNS, *info["label_columns"]] if name not in table.columns]
     if lost:
         raise ShardError(f"{folder / TABLE_NAME}: no column {', '.join(lost)}; rebuild it")

@@ -42,7 +42,7 @@ class ClipBytes:
     key: str
     where: str
     images: np.ndarray
-    jpegs: tuple[bytes, ...]
+    jpegs: tuple[bytes | memoryview, ...]
     repeats: np.ndarray
     waveform: np.ndarray
     face_size: int
@@ -93,8 +93,8 @@ class ClipBytes:
 
 def make_clip(
     info: SampleInfo,
-    mjpg: bytes,
-    wav: bytes | None,
+    mjpg: bytes | memoryview,
+    wav: bytes | memoryview | None,
     indices: np.ndarray,
     input: InputConfig,
     where: str | None = None,
@@ -120,8 +120,8 @@ def make_clip(
 
 def cut_clip(
     info: SampleInfo,
-    mjpg: bytes,
-    wav: bytes | None,
+    mjpg: bytes | memoryview,
+    wav: bytes | memoryview | None,
     indices: np.ndarray,
     input: InputConfig,
     where: str | None = None,

@@ -16,7 +16,7 @@ from shards.errors import ClipError
 _PCM, _EXTENSIBLE = 1, 0xFFFE
 
 
-def decode_sound(wav: bytes, start: int, stop: int, where: str = "wav") -> np.ndarray:
+def decode_sound(wav: bytes | memoryview, start: int, stop: int, where: str = "wav") -> np.ndarray:
     """Cut a span out of a 16-bit mono PCM wav file.
 
     Args:
@@ -45,7 +45,7 @@ def decode_sound(wav: bytes, start: int, stop: int, where: str = "wav") -> np.nd
     return samples.astype(np.int16)
 
 
-def sound_layout(header: bytes, where: str = "wav") -> tuple[int, int]:
+def sound_layout(header: bytes | memoryview, where: str = "wav") -> tuple[int, int]:
     """Where the samples of a 16-bit mono PCM wav file begin, and how many it says there are.
 
     Args:
@@ -60,7 +60,8 @@ def sound_layout(header: bytes, where: str = "wav") -> tuple[int, int]:
     """
     if header[:4] != b"RIFF" or header[8:12] != b"WAVE":
         raise ClipError(
-            f"{where}: its wav begins with {header[:4]!r}, not RIFF/WAVE; rebuild it", "bad-sound"
+            f"{where}: its wav begins with {bytes(header[:4])!r}, not RIFF/WAVE; rebuild it",
+            "bad-sound",
         )
     form, position = None, 12
     while position + 8 <= len(header):

@@ -19,7 +19,7 @@ from shards.building.outcome import Refusal
 from shards.building.workers import LOST_CAUSES
 from shards.schema import Label
 
-_VERSION = 1
+_VERSION = 2  # 2: index rows have a checksum
 
 Row = dict[str, Label | None]
 

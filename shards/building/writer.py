@@ -17,6 +17,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
 
+import xxhash
+
+from shards.blocks import blocks_of
 from shards.index import index_row
 from shards.schema import Label, SampleInfo, is_safe_key, sample_json
 
@@ -105,12 +108,16 @@ class ShardWriter:
             self._open[info.split] = shard
         contents = {"mjpg": mjpg, "wav": wav, "json": sample_json(info)}
         members = {}
+        begin = shard.begin()
         for extension in info.members:
             content = contents[extension]
             assert content is not None
             members[extension] = shard.append(f"{info.key}.{extension}", content)
+        first = f"{info.key}.{info.members[0]}"
+        span = blocks_of(first, members[info.members[0]][0], sum(members["json"]))
+        assert span == (begin, shard.file.written), (first, span, begin)
         shard.num_samples += 1
-        row = index_row(info, shard.path.name, members)
+        row = index_row(info, shard.path.name, members, shard.file.blocks.intdigest() or 1)
         self.rows.append(row)
         if shard.num_samples >= self.samples_per_shard:
             self._close(info.split)
@@ -175,6 +182,11 @@ class _Shard:
             fileobj=self.file, mode="w", format=tarfile.GNU_FORMAT
         )
 
+    def begin(self) -> int:
+        """Begin the blocks of another sample; returns where, bytes."""
+        self.file.blocks.reset()
+        return self.file.written
+
     def append(self, name: str, content: bytes | Path) -> tuple[int, int]:
         """Add a member; returns offset and length of its data, bytes."""
         member = tarfile.TarInfo(name)  # mtime, uid and gid are 0 and the owner's names empty
@@ -212,10 +224,11 @@ class _Shard:
 
 
 class _DigestingFile(io.RawIOBase):
-    """A file written from front to back, with its digest."""
+    """A file written from front to back, with its digest, and one of what was written last."""
 
     def __init__(self, path: Path) -> None:
         self.digest = hashlib.sha256()
+        self.blocks = xxhash.xxh3_64()
         self.written = 0
         self._file = path.open("wb")
 
@@ -227,6 +240,7 @@ class _DigestingFile(io.RawIOBase):
 
     def write(self, data: Any) -> int:
         self.digest.update(data)
+        self.blocks.update(data)
         self._file.write(data)
         self.written += len(data)
         return len(data)

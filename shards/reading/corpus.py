@@ -36,6 +36,7 @@ class Row(NamedTuple):
         mjpg_offset: Of its images in the tar, bytes; each member alike. 0 bytes of wav: no sound.
         num_frames: Images.
         num_samples: Samples of sound.
+        blocks_xxh3: Checksum of all its blocks in the tar (``blocks.py``); 0: none is known.
     """
 
     key: str
@@ -48,6 +49,7 @@ class Row(NamedTuple):
     json_length: int
     num_frames: int
     num_samples: int
+    blocks_xxh3: int
 
     @classmethod
     def rows_of(cls, table: pandas.DataFrame) -> list[Row]:
@@ -69,7 +71,8 @@ class Corpus:
         files: Of each folder.
         shards: (number of the folder, file name) of each shard.
         sizes: (number of shards,) usable samples of each, none of them 0.
-        numbers: (N, 8) int64, the columns of ``Row`` after the names.
+        numbers: (N, 8) int64, the columns of ``Row`` between the names and the checksum.
+        checksums: (N,) uint64, the last column of ``Row``.
         shard_numbers: (N,) int32, which of ``shards`` a sample is in.
         keys: N strings.
         left_out: Samples that the indexes themselves tell to be unusable, by cause.
@@ -80,6 +83,7 @@ class Corpus:
     shards: tuple[tuple[int, str], ...]
     sizes: np.ndarray
     numbers: np.ndarray
+    checksums: np.ndarray
     shard_numbers: np.ndarray
     keys: Any
     left_out: dict[str, int]
@@ -93,7 +97,8 @@ class Corpus:
     def row(self, sample: int) -> tuple[Row, ShardFiles]:
         """What is said of a sample, and the files it is in."""
         folder, shard = self.shards[self.shard_numbers[sample]]
-        row = Row(self.keys[sample].as_py(), shard, *self.numbers[sample].tolist())
+        numbers, checksum = self.numbers[sample].tolist(), int(self.checksums[sample])
+        row = Row(self.keys[sample].as_py(), shard, *numbers, checksum)
         return row, self.files[folder]
 
     def prefetch(self, samples: Sequence[int]) -> None:
@@ -152,6 +157,7 @@ def read_corpus(
         shards=tuple(shards),
         sizes=np.bincount(shard_numbers, minlength=len(shards)),
         numbers=np.ascontiguousarray(table[list(_NUMBERS)].to_numpy(dtype=np.int64)),
+        checksums=table["blocks_xxh3"].to_numpy(dtype=np.uint64),
         shard_numbers=shard_numbers,
         keys=pyarrow.array(table["key"].tolist(), type=pyarrow.string()),
         left_out=dict(left_out),

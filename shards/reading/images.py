@@ -46,8 +46,8 @@ def decode_frames(
 
 
 def cut_images(
-    mjpg: bytes, frame_offsets: Sequence[int], images: np.ndarray, start: int = 0
-) -> tuple[bytes, ...]:
+    mjpg: bytes | memoryview, frame_offsets: Sequence[int], images: np.ndarray, start: int = 0
+) -> tuple[bytes | memoryview, ...]:
     """The bytes of chosen images of a Motion-JPEG stream.
 
     Args:
@@ -60,7 +60,7 @@ def cut_images(
     return tuple(mjpg[first:last] for first, last in spans)
 
 
-def decode_image(out: np.ndarray, jpeg: bytes, where: str, number: int) -> None:
+def decode_image(out: np.ndarray, jpeg: bytes | memoryview, where: str, number: int) -> None:
     """Decode one image, RGB, into its place.
 
     Args:
@@ -72,14 +72,18 @@ def decode_image(out: np.ndarray, jpeg: bytes, where: str, number: int) -> None:
     Raises:
         ClipError: It is damaged, or of another size.
     """
-    require_image_size(jpeg, (out.shape[0], out.shape[1]), where, number)
     try:
-        simplejpeg.decode_jpeg(jpeg, "RGB", buffer=out)
-    except ValueError as error:
+        shape = simplejpeg.decode_jpeg(jpeg, "RGB", buffer=out).shape
+    except ValueError as error:  # damaged, or larger
+        require_image_size(jpeg, (out.shape[0], out.shape[1]), where, number)
         raise _undecodable(jpeg, where, number) from error
+    if shape != out.shape or not _is_whole(jpeg):
+        require_image_size(jpeg, (out.shape[0], out.shape[1]), where, number)
 
 
-def require_image_size(jpeg: bytes, size: tuple[int, int], where: str, number: int) -> None:
+def require_image_size(
+    jpeg: bytes | memoryview, size: tuple[int, int], where: str, number: int
+) -> None:
     """Refuse an image of another (height, width), by its header alone.
 
     Raises:
@@ -94,10 +98,9 @@ def require_image_size(jpeg: bytes, size: tuple[int, int], where: str, number: i
         )
 
 
-def _size(jpeg: bytes, where: str, number: int) -> tuple[int, int]:
+def _size(jpeg: bytes | memoryview, where: str, number: int) -> tuple[int, int]:
     """Height and width that an image says it has."""
-    # A decoder fills the rest of a cut-off image with grey and says nothing; the end marker tells.
-    if jpeg[:2] == _JPEG_START and jpeg[-2:] == _JPEG_END:
+    if _is_whole(jpeg):
         try:
             height, width, _, _ = simplejpeg.decode_jpeg_header(jpeg)
             return height, width
@@ -106,7 +109,13 @@ def _size(jpeg: bytes, where: str, number: int) -> tuple[int, int]:
     raise _undecodable(jpeg, where, number)
 
 
-def _undecodable(jpeg: bytes, where: str, number: int) -> ClipError:
+def _is_whole(jpeg: bytes | memoryview) -> bool:
+    """Whether it begins and ends as an image does."""
+    # A decoder fills the rest of a cut-off image with grey and says nothing; the end marker tells.
+    return jpeg[:2] == _JPEG_START and jpeg[-2:] == _JPEG_END
+
+
+def _undecodable(jpeg: bytes | memoryview, where: str, number: int) -> ClipError:
     return ClipError(
         f"{where}: image {number} cannot be decoded ({len(jpeg)} bytes); rebuild it", "bad-image"
     )

@@ -15,7 +15,8 @@ from shards.index import COLUMNS, Index
 from shards.receipts.sample_facts import ASPECTS, SampleFacts
 
 # Columns that say where the bytes of a sample lie; "mjpg_length" and the like follow the encoding.
-_PLACES = {name for name in COLUMNS if name.endswith(("_offset", "_length"))} | {"key", "shard"}
+_PLACES = {name for name in COLUMNS if name.endswith(("_offset", "_length"))}
+_PLACES |= {"key", "shard", "blocks_xxh3"}
 _EXAMPLES = 20
 
 
