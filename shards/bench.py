@@ -7,10 +7,11 @@ for: training steps (``pretrain/bench.py``).
 from __future__ import annotations
 
 import json as jsonlib
+import multiprocessing
 import os
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -32,8 +33,9 @@ _NOTE = (
     "A clip is {num_frames} frames at stride {frame_stride} and {clip_seconds:.2f} s of sound. "
     "Samples are {mean_sample_seconds:.1f} s long, an image is {mean_frame_bytes:.0f} bytes. "
     "From shards come uint8 frames and int16 sound (crop, normalisation and filter bank run on the "
-    "training device), every digest checked; from raw video, normalised frames and a filter bank, "
-    "made on the CPU. CPU ms/clip is of the process that reads, and counts no waiting."
+    "training device), every byte of a sample checked; from raw video, normalised frames and a "
+    "filter bank, made on the CPU. CPU ms/clip is of the processes that read, and counts no "
+    "waiting."
 )
 
 
@@ -65,9 +67,9 @@ def bench_loader(
     Returns: The figures. ``clips_per_second``: the stream with one worker, or the first number of
         workers if one is not among them; ``raw_clips_per_second`` and ``ratio`` (over it) where
         there is raw media; ``two_workers_over_one`` where both are measured;
-        ``cpu_milliseconds_per_clip`` and ``growth_megabytes`` (of the memory of the process while
-        it was measured) where 0 workers are; ``random_access_clips_per_second``; ``lines``:
-        everything in the table.
+        ``cpu_milliseconds_per_clip``, of the same stream; ``growth_megabytes`` (of the memory of
+        the process while it was measured) where 0 workers are;
+        ``random_access_clips_per_second``; ``lines``: everything in the table.
 
     Raises:
         ValueError: A number is out of range, or the shards cannot be read.
@@ -88,6 +90,7 @@ def bench_loader(
         for count in workers:
             batches = _streamed(index, input, batch_size, split, count)
             lines.append(_line("stream", count, _measured(batches, seconds), index))
+            batches.close()  # ends its processes
         batches = _random(index, input, batch_size)
         lines.append(_line("random access", 0, _measured(batches, seconds), index))
         if files:
@@ -105,7 +108,7 @@ def bench_loader(
 
 def _streamed(
     index: Index, input: InputConfig, batch_size: int, split: str, workers: int
-) -> Iterator[int]:
+) -> Generator[int, None, None]:
     """Clips of each batch of the stream, for ever."""
     config = StreamConfig(
         batch_size=batch_size,
@@ -135,18 +138,31 @@ class _Measured:
     """Clips a second, from the end of one batch to the end of another, and what they took."""
 
     rate: float
-    cpu_ms: float  # a clip, of this process
+    cpu_ms: float  # a clip, of this process, or of its loader processes if it has some
     growth: float  # of its memory, megabytes
 
 
 def _measured(batches: Iterator[int], seconds: float) -> _Measured:
     for _ in range(4):  # caches and worker processes are warm after these
         next(batches)
-    memory, cpu, start, num_clips = _megabytes(), time.process_time(), time.perf_counter(), 0
+    memory, cpu, start, num_clips = _megabytes(), _cpu_seconds(), time.perf_counter(), 0
     while (elapsed := time.perf_counter() - start) < seconds or not num_clips:
         num_clips += next(batches)
-    cpu = time.process_time() - cpu
+    cpu = _cpu_seconds() - cpu
     return _Measured(num_clips / elapsed, 1000 * cpu / num_clips, _megabytes() - memory)
+
+
+def _cpu_seconds() -> float:
+    """Of the processor, taken by the child processes of this one, or by this one if it has none."""
+    children = [process.pid for process in multiprocessing.active_children()]
+    if not children:
+        return time.process_time()
+    ticks = 0
+    for child in children:
+        # Source: proc_pid_stat(5); utime and stime are fields 14 and 15, the name is in brackets.
+        fields = Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()
+        ticks += int(fields[11]) + int(fields[12])
+    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def _megabytes() -> float:
@@ -166,7 +182,7 @@ def _line(what: str, workers: int, measured: _Measured, index: Index | None) -> 
         "workers": workers,
         "clips_per_second": measured.rate,
         "milliseconds_per_clip": 1000 / measured.rate,
-        "cpu_milliseconds_per_clip": None if workers else measured.cpu_ms,
+        "cpu_milliseconds_per_clip": measured.cpu_ms,
         "growth_megabytes": None if workers else measured.growth,
         "megabytes_per_second": size,
     }
@@ -179,12 +195,12 @@ def _figures(
     table = index.table
     rates = {line["what"]: line["clips_per_second"] for line in lines}
     streams = {line["workers"]: line for line in lines if line["what"] == "stream"}
-    stream = streams.get(1, lines[0])["clips_per_second"]
-    alone = streams.get(0, {})
+    main = streams.get(1, lines[0])
+    stream = main["clips_per_second"]
     figures: dict[str, Any] = {
         "clips_per_second": stream,
-        "cpu_milliseconds_per_clip": alone.get("cpu_milliseconds_per_clip"),
-        "growth_megabytes": alone.get("growth_megabytes"),
+        "cpu_milliseconds_per_clip": main["cpu_milliseconds_per_clip"],
+        "growth_megabytes": streams.get(0, {}).get("growth_megabytes"),
         "two_workers_over_one": streams[2]["clips_per_second"] / streams[1]["clips_per_second"]
         if {1, 2} <= streams.keys()
         else None,
@@ -216,7 +232,7 @@ def _print(figures: dict[str, Any]) -> None:
             str(line["workers"] or "none, in this process"),
             f"{line['clips_per_second']:.0f}",
             f"{line['milliseconds_per_clip']:.2f}",
-            "" if cpu is None else f"{cpu:.2f}",
+            f"{cpu:.2f}",
             "" if size is None else f"{size:.0f}",
         )
     console = Console()

@@ -4,9 +4,9 @@ For: finding a sample without reading tars (random access by byte offset, folds 
 knowing what a folder of shards is. Not for: the samples themselves (``schema.py``).
 
 ``index.parquet`` has the columns of ``COLUMNS`` and one more for each label of the manifest, under
-its own name; ``blocks_xxh3`` is the checksum of ``blocks.py``, 0 for none. ``index.json`` has ``schema_version``, ``counts``, ``config`` of the build,
-``label_columns``, ``shards`` (name, bytes, sha256, num_samples), ``refused`` by cause and
-``ignored`` by suffix.
+its own name; ``blocks_xxh3`` is the checksum of ``blocks.py``, 0 for none. ``index.json`` has
+``schema_version``, ``counts``, ``config`` of the build, ``label_columns``, ``shards`` (name, bytes,
+sha256, num_samples), ``refused`` by cause and ``ignored`` by suffix.
 """
 
 from __future__ import annotations

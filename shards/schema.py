@@ -15,6 +15,7 @@ import json
 import operator
 import re
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, Literal, get_args
 
 # Version 2 added faces.face_pixels, faces.align and loudness_db. Shards of version 1 are refused:
@@ -261,20 +262,22 @@ _KINDS: dict[str, tuple[type, ...]] = {
 
 def _checked(cls: type, raw: dict[str, Any], prefix: str, problems: list[str]) -> dict[str, Any]:
     """The fields of a dataclass in a parsed json; complains of missing, unknown, wrong types."""
-    fields = dataclasses.fields(cls)
-    names = {item.name for item in fields}
-    problems += [f"unknown field {prefix}{name}" for name in sorted(raw.keys() - names)]
-    for item in fields:
-        if item.name not in raw:
-            problems.append(f"no field {prefix}{item.name}")
+    fields = _fields(cls)
+    problems += [f"unknown field {prefix}{name}" for name in sorted(raw.keys() - fields.keys())]
+    for name, (kinds, said) in fields.items():
+        if name not in raw:
+            problems.append(f"no field {prefix}{name}")
             continue
-        value = raw[item.name]
-        kinds = _KINDS[str(item.type)]
-        if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
-            problems.append(
-                f"{prefix}{item.name} is {json.dumps(value)[:40]} (must be {item.type})"
-            )
-    return {name: raw[name] for name in names & raw.keys()}
+        value = raw[name]
+        if not isinstance(value, kinds) or (value.__class__ is bool and bool not in kinds):
+            problems.append(f"{prefix}{name} is {json.dumps(value)[:40]} (must be {said})")
+    return {name: raw[name] for name in fields if name in raw}
+
+
+@cache
+def _fields(cls: type) -> dict[str, tuple[tuple[type, ...], str]]:
+    """Name → types a field may have in a parsed json, and how they are called."""
+    return {item.name: (_KINDS[str(item.type)], str(item.type)) for item in dataclasses.fields(cls)}
 
 
 def _nested(cls: type, raw: dict[str, Any], name: str, problems: list[str]) -> Any:

@@ -30,6 +30,7 @@ from shards.reading.corpus import Corpus, read_corpus
 from shards.reading.files import open_folder
 from shards.reading.order import SampleOrder
 from shards.reading.reader import Reader, ReaderConfig
+from shards.reading.shared_batch import Borrower, Lender
 from shards.reading.stream_config import StreamConfig
 
 __all__ = ["ClipStream", "StreamConfig", "clip_stream"]
@@ -153,6 +154,8 @@ class ClipStream(torch.utils.data.IterableDataset[dict[str, Any]]):
         self._used = 0
         # In shared memory, so that persistent workers hear of a new epoch.
         self._first = torch.zeros((), dtype=torch.int64).share_memory_()
+        self._borrower = Borrower()
+        self._lender: Lender | None = None  # in a loader process
 
     @property
     def epoch(self) -> int:
@@ -220,7 +223,9 @@ class ClipStream(torch.utils.data.IterableDataset[dict[str, Any]]):
             require_sound=self.config.sound == "required",
             skip_bad=self.config.on_bad == "skip",
         )
-        return Reader(self.corpora, self.order, self.batches, config)
+        if self._lender is None and torch.utils.data.get_worker_info() is not None:
+            self._lender = Lender(self._borrower)
+        return Reader(self.corpora, self.order, self.batches, config, self._lender)
 
     def _identity(self) -> dict[str, Any]:
         """All that the sequence of global batches depends on."""

@@ -26,6 +26,7 @@ from shards.errors import ClipError, named_counts
 from shards.reading.batches import Batches
 from shards.reading.corpus import Corpus
 from shards.reading.order import Place, SampleOrder
+from shards.reading.shared_batch import Lender
 from shards.reading.whole_sample import read_sample
 from shards.sample import ClipBytes, cut_clip
 
@@ -61,6 +62,7 @@ class Reader:
         order: Of their samples.
         batches: How it is cut.
         config: The rest.
+        lender: Where batches are made that go to another process; none: in memory of their own.
     """
 
     def __init__(
@@ -69,8 +71,10 @@ class Reader:
         order: SampleOrder,
         batches: Batches,
         config: ReaderConfig,
+        lender: Lender | None = None,
     ) -> None:
         self.corpora, self.order, self.batches, self.config = corpora, order, batches, config
+        self.lender = lender
         self.skipped: Counter[str] = Counter()  # in this batch
         self.logged: Counter[str] = Counter()
         self.side = config.input.image_size  # of an image, as last seen
@@ -103,23 +107,20 @@ class Reader:
 
     def _batch(self, places: Sequence[Place]) -> dict[str, Any]:
         """The clips of some places, decoded where they will stay."""
-        config = self.config
-        room = len(places) * config.clips_per_sample
-        frames: torch.Tensor | None = None
-        waveform = _shared_if_sent((room, config.input.clip_samples), torch.int16)
+        room = len(places) * self.config.clips_per_sample
+        batch: dict[str, Any] = {}
         keys: list[str] = []
         num_samples: list[int] = []
-        sounds = waveform.numpy()
-        images = np.empty(0, dtype=np.uint8)
+        images = sounds = np.empty(0)
         for place in places:
             begun = len(keys)
             try:
                 for clip in self._clips(place):
                     clip.require_size()
-                    if frames is None:
+                    if not batch:
                         self.side = clip.face_size
-                        frames = self._frames(room)
-                        images = frames.numpy()
+                        batch = self._memory(room)
+                        images, sounds = batch["frames"].numpy(), batch["waveform"].numpy()
                     self._require_side(clip, keys)
                     clip.decode_into(images[len(keys)], sounds[len(keys)])
                     keys.append(clip.key)
@@ -130,14 +131,12 @@ class Reader:
                 self._skip(error)
             else:
                 self.lost.clear()
-        if frames is None:
-            frames = self._frames(0)
-        return {
-            "frames": frames[: len(keys)],
-            "waveform": waveform[: len(keys)],
-            "num_samples": torch.tensor(num_samples, dtype=torch.int64),
-            "keys": keys,
-        }
+        batch = batch or self._memory(room)
+        for name in ("frames", "waveform", "num_samples"):
+            batch[name] = batch[name][: len(keys)]
+        batch["num_samples"].copy_(torch.tensor(num_samples, dtype=torch.int64))
+        batch["keys"] = keys
+        return batch
 
     def _clips(self, place: Place) -> Iterator[ClipBytes]:
         """The clips of a sample, cut."""
@@ -153,9 +152,17 @@ class Reader:
             indices = train_indices(sample.info.num_frames, config.input, rng)
             yield cut_clip(sample.info, sample.mjpg, sample.wav, indices, config.input, row.where)
 
-    def _frames(self, room: int) -> torch.Tensor:
-        num_frames, side = self.config.input.num_frames, self.side
-        return _shared_if_sent((room, num_frames, side, side, 3), torch.uint8)
+    def _memory(self, room: int) -> dict[str, Any]:
+        """Tensors for so many clips, not yet written."""
+        input, side = self.config.input, self.side
+        layout: dict[str, tuple[tuple[int, ...], torch.dtype]] = {
+            "frames": ((room, input.num_frames, side, side, 3), torch.uint8),
+            "waveform": ((room, input.clip_samples), torch.int16),
+            "num_samples": ((room,), torch.int64),
+        }
+        if self.lender is not None:
+            return self.lender.lend(layout)
+        return {name: torch.empty(shape, dtype=kind) for name, (shape, kind) in layout.items()}
 
     def _require_side(self, clip: ClipBytes, keys: Sequence[str]) -> None:
         if clip.face_size != self.side:
@@ -190,13 +197,3 @@ class Reader:
         self.looked = position + self.ahead
         for corpus, samples in due.items():
             self.corpora[corpus].prefetch(samples)
-
-
-def _shared_if_sent(shape: tuple[int, ...], kind: torch.dtype) -> torch.Tensor:
-    """Memory for a tensor; in a loader process, such as its parent sees without a copy."""
-    size = int(np.prod(shape))
-    if torch.utils.data.get_worker_info() is None or not size:
-        return torch.empty(shape, dtype=kind)
-    # As torch's own collate does it.
-    storage = torch.empty(0, dtype=kind)._typed_storage()._new_shared(size)
-    return torch.empty(0, dtype=kind).set_(storage).view(shape)
