@@ -31,7 +31,8 @@ class BuildConfig:
             recording, OpenFace's too: the manifest's column boxes, or NAME.csv beside it), or
             ``none`` for pictures that are faces already.
         face_choice: Which of several faces: the ``largest``, the most ``central``, or ``all``:
-            one sample for each, named KEY_face0, KEY_face1, ….
+            one sample for each, as long as it is seen and the scene lasts, named KEY_face0,
+            KEY_face1, ….
         face_margin: How much of the face box's side is added around it.
         face_smoothing_seconds: Over what time the box's movements are smoothed (standard
             deviation); 0: not at all.

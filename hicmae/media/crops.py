@@ -6,6 +6,7 @@ for: which frames (``frame_times.py``) or which face (``tracking.py``).
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 
 import cv2
@@ -15,6 +16,7 @@ from hicmae.media.boxes import BoxTable
 from hicmae.media.detection import Face, FaceDetector
 from hicmae.media.errors import MediaError
 from hicmae.media.faces import FaceConfig
+from hicmae.media.scenes import is_cut, thumbnail
 from hicmae.media.tracking import FaceTrack, centre_track, face_track, face_tracks
 from hicmae.media.video import FrameReader
 
@@ -71,7 +73,9 @@ def crop_every_face(
     size: int,
     region: Region | None = None,
 ) -> list[tuple[FaceTrack, Iterator[np.ndarray]]]:
-    """Follow every face of a recording, each as long as it is seen.
+    """Follow every face of a recording, each as long as it is seen, within a scene.
+
+    Cuts are looked for where a detector looks for faces, not in lists of boxes.
 
     Args: as for ``crop_video``.
 
@@ -83,8 +87,11 @@ def crop_every_face(
         MediaError: As ``crop_video`` does.
     """
     unique, repeats = np.unique(np.asarray(indices, dtype=np.int64), return_counts=True)
-    detections, kept = _detect(reader, unique, finder, config, region)
-    tracks = face_tracks(detections, reader.timestamps[unique], config)
+    glances: dict[int, np.ndarray] = {}  # filled in ascending order
+    detections, kept = _detect(reader, unique, finder, config, region, glances)
+    pairs = itertools.pairwise(glances)
+    cuts = {place for before, place in pairs if is_cut(glances[before], glances[place])}
+    tracks = face_tracks(detections, reader.timestamps[unique], config, cuts)
     if not tracks:
         raise _no_face(reader, finder, len(detections))
     return [_cut(reader, unique, repeats, track, kept, size) for track in tracks]
@@ -116,8 +123,12 @@ def _detect(
     finder: FaceDetector | BoxTable,
     config: FaceConfig,
     region: Region | None,
+    glances: dict[int, np.ndarray] | None = None,
 ) -> tuple[dict[int, list[Face]], list[np.ndarray] | None]:
-    """Faces by place in ``unique``; the frames too, where they were decoded and fit."""
+    """Faces by place in ``unique``; the frames too, where they were decoded and fit.
+
+    Thumbnails of the frames that the detector saw are put into ``glances``.
+    """
     kept: list[np.ndarray] | None = None
     if isinstance(finder, BoxTable):
         detections = finder.faces(reader, unique)
@@ -125,10 +136,14 @@ def _detect(
         sampled = sorted({*range(0, len(unique), config.detect_every), len(unique) - 1})
         if len(unique) * reader.height * reader.width * 3 <= _KEPT_BYTES:
             kept = list(reader.frames(unique))
-            detections = {place: finder.detect(kept[place]) for place in sampled}
+            frames = iter([kept[place] for place in sampled])
         else:
-            seen = zip(sampled, reader.frames(unique[sampled]), strict=True)
-            detections = {place: finder.detect(frame) for place, frame in seen}
+            frames = reader.frames(unique[sampled])
+        detections = {}
+        for place, frame in zip(sampled, frames, strict=True):
+            detections[place] = finder.detect(frame)
+            if glances is not None:
+                glances[place] = thumbnail(frame)
     if region is not None:
         size = np.array([reader.width, reader.height])
         low, high = np.array(region[:2]) * size, np.array(region[2:]) * size

@@ -6,7 +6,7 @@ detections of a chain (``tracking.py``).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -43,6 +43,7 @@ def link(
     max_gap_seconds: float,
     *,
     rejoin: bool = True,
+    cuts: Collection[int] = (),
 ) -> list[Chain]:
     """Join detections of successive frames into chains, the best total overlap first.
 
@@ -54,6 +55,8 @@ def link(
         max_gap_seconds: How long a face may stay unfound and still be the same where it moved.
         rejoin: Whether a face that stayed in its place is the same after any gap; if not, it is
             another one.
+        cuts: Frames, among those looked at, in which another scene is seen than in the one before;
+            no face goes on from there.
 
     Returns: the chains in the order in which they begin, from left to right where they begin
         together.
@@ -61,8 +64,10 @@ def link(
     sampled = sorted(detections)
     chains: list[Chain] = []
     named: dict[str, Chain] = {}
+    scene = 0
     for number, place in enumerate(sampled):
         faces = list(detections[place])
+        scene = place if place in cuts else scene
         for face in [face for face in faces if face.track is not None]:
             assert face.track is not None
             if face.track not in named:
@@ -72,7 +77,11 @@ def link(
         free = set(range(len(faces)))
         # Two samples in a row are no gap, however sparse the frames are.
         since = min(times[place] - max_gap_seconds, times[sampled[max(number - 1, 0)]])
-        earlier = [chain for chain in chains if rejoin or times[chain.places[-1]] >= since]
+        earlier = [
+            chain
+            for chain in chains
+            if chain.places[-1] >= scene and (rejoin or times[chain.places[-1]] >= since)
+        ]
         if earlier and faces:
             overlap = _overlaps(
                 np.stack([chain.faces[-1].box for chain in earlier]),

@@ -7,7 +7,7 @@ For: bridging gaps, smoothing, and turning the square by the eyes. Not for: dete
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -99,7 +99,10 @@ def face_track(
 
 
 def face_tracks(
-    detections: Mapping[int, Sequence[Face]], times: np.ndarray, config: FaceConfig
+    detections: Mapping[int, Sequence[Face]],
+    times: np.ndarray,
+    config: FaceConfig,
+    cuts: Collection[int] = (),
 ) -> list[FaceTrack]:
     """Follow every face, each from the first frame in which it was found to the last.
 
@@ -108,12 +111,14 @@ def face_tracks(
         times: (T,) seconds of all frames, ascending.
         config: Gaps, margin, alignment and smoothing. A face lost for longer than
             ``max_gap_seconds`` is another one when it comes back.
+        cuts: Frame numbers, among those of the detections, at which another scene has begun; a
+            face is another one in it.
 
     Returns: tracks in the order in which they begin, from left to right.
     """
     sampled = np.array(sorted(detections))
     tracks = []
-    for chain in link(detections, times, config.max_gap_seconds, rejoin=False):
+    for chain in link(detections, times, config.max_gap_seconds, rejoin=False, cuts=cuts):
         begin, end = chain.places[0], chain.places[-1] + 1
         num_asked = int(np.count_nonzero((sampled >= begin) & (sampled < end)))
         tracks.append(_filled(chain, times, begin, end, num_asked, config))

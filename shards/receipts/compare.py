@@ -60,7 +60,8 @@ def compare(
 
     The last line is the verdict, the first of these that holds:
 
-    identical bytes: all shards have the same digests.
+    identical bytes: all shards had the same digests when they were built; `hicmae shards check`
+    says whether they still do.
     same content: pictures, sound, times and labels are the same bytes by key; they lie otherwise
     in shards, or come from files of other names.
     same samples, other encoding: keys, times, sound, labels and how faces were found are the

@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from shards.printing import print_line
+from shards.receipts.compare_verdict import SAME
 from shards.receipts.distributions import QUANTITIES
 from shards.receipts.sample_facts import ASPECTS
 
@@ -48,6 +49,9 @@ def print_comparison(console: Console, found: Mapping[str, Any], *, most: int) -
     for reason in found["reasons"]:
         print_line(console, f"- {reason}")
     verdict = found["verdict"]
+    if verdict in SAME and found["samples"] is not None:
+        told = "digests are those of the builds; whether files are still whole: hicmae shards check"
+        print_line(console, f"({told})")
     console.print(f"verdict: [bold {_COLOURS.get(verdict, 'yellow')}]{verdict}[/]")
 
 
