@@ -18,7 +18,7 @@ import pandas
 
 from shards.building.journal import read_journal
 from shards.building.workplace import SUFFIX
-from shards.check_sample import MEMBERS, check_sample
+from shards.check_sample import MEMBERS, check_sample, has_its_checksum
 from shards.index import JOURNAL_NAME, Index, read_index
 
 
@@ -150,8 +150,10 @@ def _check_shard(index: Index, shard: dict[str, Any], rows: pandas.DataFrame) ->
             key = str(row["key"])
             present = [kind for kind in MEMBERS if row[f"{kind}_length"] > 0]
             expected |= {f"{key}.{kind}" for kind in present}
-            for message in check_sample(file, row, index.label_columns, present, found):
-                yield Problem(shard=name, key=key, message=message)
+            messages = list(check_sample(file, row, index.label_columns, present, found))
+            if not messages and not has_its_checksum(file, row):
+                messages = ["its blocks in the tar are not those of its checksum in the index"]
+            yield from (Problem(shard=name, key=key, message=message) for message in messages)
     for extra in sorted(found.keys() - expected) if found is not None else ():
         yield Problem(
             shard=name, key=extra.split(".")[0], message=f"its member {extra} is not in the index"

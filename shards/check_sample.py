@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 import pandas
 
+from shards.blocks import blocks_of, checksum
 from shards.schema import SampleInfo, ShardError, parse_sample_json
 
 MEMBERS = ("mjpg", "wav", "json")
@@ -79,6 +80,19 @@ def check_sample(
         yield from _check_images(contents["mjpg"], info)
     if "wav" in contents:
         yield from _check_sound(contents["wav"], info)
+
+
+def has_its_checksum(file: io.BufferedReader, row: Mapping[str, Any]) -> bool:
+    """Whether the blocks of a sample in its shard are those that the index tells of, if it does.
+
+    Args:
+        file: Its shard, in which its members are where the index says.
+        row: Of the index.
+    """
+    end = int(row["json_offset"]) + int(row["json_length"])
+    begin, end = blocks_of(f"{row['key']}.mjpg", int(row["mjpg_offset"]), end)
+    file.seek(begin)
+    return row["blocks_xxh3"] in (0, checksum(file.read(end - begin)))
 
 
 def _check_row(

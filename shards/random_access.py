@@ -3,7 +3,8 @@
 For: ``ShardDataset``, whose folds are filters on the index and never copies of the data. Not for:
 endless shuffled streams (``streaming.py``), nor decoding (``sample.py``).
 
-The first time that a sample is read, it is read whole and its digests are checked; from then on
+The first time that a sample is read, it is read whole and all of it is checked
+(``reading/whole_sample.py``), once for all processes of a loader; from then on
 only the bytes of a clip: its json, the images from its first to its last frame, and the span of
 its sound.
 

@@ -137,7 +137,10 @@ def cut_clip(
     """
     where = where or f"sample {info.key!r}"
     check_rates(info, input, where)
-    distinct, repeats = np.unique(indices, return_inverse=True)
+    if (np.diff(indices) > 0).all():  # which is quicker than to look for those that are equal
+        distinct, repeats = indices, np.arange(len(indices))
+    else:
+        distinct, repeats = np.unique(indices, return_inverse=True)
     offsets = info.frame_offsets
     end = mjpg_start + len(mjpg)
     if end < offsets[int(distinct[-1]) + 1]:

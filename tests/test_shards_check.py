@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet
 import pytest
 from shard_fixtures import jpeg, make_sample, rewrite_shard, wav_bytes, write_shards
 
@@ -216,3 +217,16 @@ def test_counts_that_do_not_add_up_are_named(folder: Path) -> None:
 def test_a_folder_without_index_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ShardError, match="no index"):
         check_shards(tmp_path)
+
+
+def test_blocks_of_another_checksum_are_named(folder: Path) -> None:
+    table = pyarrow.parquet.read_table(folder / "index.parquet")
+    sums = table["blocks_xxh3"].to_pylist()
+    place = table.column_names.index("blocks_xxh3")
+    changed = pyarrow.array([sums[0], sums[1] ^ 1, 0, sums[3]], type=pyarrow.uint64())
+    pyarrow.parquet.write_table(
+        table.set_column(place, "blocks_xxh3", changed), folder / "index.parquet"
+    )
+    assert found(folder) == [
+        f"{FIRST}: sample '{KEY}': its blocks in the tar are not those of its checksum in the index"
+    ]
