@@ -1,7 +1,8 @@
 """The recordings of a build, one after another, into its tars and its journal.
 
-For: ``build.py``. What an earlier run dealt with is passed over. Not for: what becomes of one
-recording (``prepare.py``), or the files around the tars.
+For: ``build.py``. What an earlier run dealt with is passed over, or was taken out of its
+unfinished shards. Not for: what becomes of one recording (``prepare.py``), or the files around the
+tars.
 """
 
 from __future__ import annotations
@@ -89,10 +90,13 @@ def assemble(
     """
     made, refused, seconds = Assembly(), Counter[str](), 0.0
     most = config.most_refused(len(rows))
+    salvaged = journal.content.salvaged
     wanted = [
         row
         for number, row in enumerate(rows)
-        if journal.kept(number) is None and printable(row.path) not in quarantined
+        if journal.kept(number) is None
+        and number not in salvaged
+        and printable(row.path) not in quarantined
     ]
     outcomes = outcomes_of(wanted, work, config, place)
     writer = ShardWriter(
@@ -100,6 +104,7 @@ def assemble(
         samples_per_shard=config.samples_per_shard,
         finished=journal.content.shards,
         on_shard=journal.shard,
+        keep_unfinished=True,
     )
     with writer:
         for number, row in enumerate(rows):
@@ -109,7 +114,10 @@ def assemble(
                 for sample in done.samples:
                     writer.keep(sample)
             else:
-                if path in quarantined:
+                if number in salvaged:
+                    outcome = salvaged.pop(number)
+                    made.num_kept += 1
+                elif path in quarantined:
                     outcome = Outcome(refusals=[quarantined[path]])
                 else:
                     outcome = next(outcomes)

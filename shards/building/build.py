@@ -93,7 +93,8 @@ def build_shards(
     """Build a folder of shards; it appears when it is whole.
 
     Killed at any moment and called again with the same arguments, it goes on from what is in
-    ``OUT.partial``: finished shards are kept and their recordings not opened again.
+    ``OUT.partial``: finished shards are kept, whole samples of unfinished ones are written into
+    new ones, and the recordings of both are not opened again.
 
     Args:
         sources: Folders, CSV or JSON-lines manifests, video files.

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from shards.building.outcome import Refusal
+from shards.building.outcome import Outcome, Refusal
 from shards.building.workers import LOST_CAUSES
 from shards.schema import Label
 
@@ -42,6 +42,8 @@ class JournalContent:
         shards: The finished shards by name, as ``index.json`` describes them.
         complete: Whether the folder was ready to be put in place.
         num_bytes: Length of the part that can be read.
+        salvaged: Place in the list → what became of a recording, of which some samples were in
+            unfinished shards and wait in files again; not part of the file.
     """
 
     identity: dict[str, Any]
@@ -49,6 +51,7 @@ class JournalContent:
     shards: dict[str, dict[str, Any]] = field(default_factory=dict)
     complete: bool = False
     num_bytes: int = 0
+    salvaged: dict[int, Outcome] = field(default_factory=dict)
 
 
 def read_journal(path: Path) -> JournalContent | None:

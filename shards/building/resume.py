@@ -13,8 +13,9 @@ from typing import Any
 
 from shards.building.assembly import Work, outcomes_of
 from shards.building.journal import JournalContent, lost_recordings, read_journal, write_journal
-from shards.building.outcome import Refusal
+from shards.building.outcome import Outcome, Refusal
 from shards.building.parts import differences
+from shards.building.salvage import salvage
 from shards.building.workers import LOST_CAUSES
 from shards.building.workplace import Workplace
 from shards.building.writer import shard_name
@@ -32,7 +33,8 @@ def continue_journal(
         identity: Of the build that is wanted, see ``build_identity``.
         overwrite: Whether the unfinished build of something else may go.
 
-    Returns: what its journal tells; None where there is nothing to go on from.
+    Returns: what its journal tells, and what could be salvaged of unfinished shards; None where
+        there is nothing to go on from.
 
     Raises:
         ValueError: There is an unfinished build of other recordings or settings.
@@ -51,7 +53,10 @@ def continue_journal(
     if told or (in_place and not place.place.exists()):
         place.clear()
         return None
-    return content if in_place else _tidied(place, content)
+    if in_place:
+        return content
+    shutil.rmtree(place.salvaged, ignore_errors=True)
+    return _tidied(place, content, None)
 
 
 def retry_lost(
@@ -77,8 +82,9 @@ def retry_lost(
             sample.remove()
         if outcome.samples:
             _forget_from(content, number, rows[number].split, config.samples_per_shard)
+            content.salvaged.clear()  # the rest of a recording may be in a shard that goes
             del content.recordings[number]
-    return _tidied(place, content)
+    return _tidied(place, content, content.salvaged)
 
 
 def read_quarantine(path: Path, rows: Sequence[ManifestRow]) -> dict[str, Refusal]:
@@ -124,8 +130,16 @@ def _forget_from(content: JournalContent, number: int, split: str, samples_per_s
             del content.shards[name]
 
 
-def _tidied(place: Workplace, content: JournalContent) -> JournalContent:
-    """Keep what is whole: shards without a gap before them, and the recordings in them."""
+def _tidied(
+    place: Workplace, content: JournalContent, salvaged: dict[int, Outcome] | None
+) -> JournalContent:
+    """Keep what is whole: shards without a gap before them, and the recordings in them.
+
+    Args:
+        place: Of the build.
+        content: Of its journal.
+        salvaged: What waits of the samples in other shards; None: it is taken out of them now.
+    """
     whole: dict[str, dict[str, Any]] = {}
     gone: set[str] = set()
     for name, described in sorted(content.shards.items()):
@@ -137,6 +151,8 @@ def _tidied(place: Workplace, content: JournalContent) -> JournalContent:
         else:
             gone.add(split)
     content.shards = whole
+    if salvaged is None:
+        salvaged = salvage(place.shards, content.recordings, whole, place.salvaged)
     # A recording whose samples were in an unfinished shard only is as good as new: its line could
     # be taken for true once a shard of that name is finished again.
     content.recordings = {
@@ -153,7 +169,9 @@ def _tidied(place: Workplace, content: JournalContent) -> JournalContent:
                 shutil.rmtree(path)
             else:
                 path.unlink()
-    return read_journal(place.journal) or content
+    tidied = read_journal(place.journal) or content
+    tidied.salvaged = salvaged
+    return tidied
 
 
 def _split_of(shard: str) -> str:

@@ -2,8 +2,9 @@
 
 For: the build and the merge; one at a time, kept when it is killed. Not for: what is made there.
 
-``OUT.partial`` holds ``shards`` (what becomes ``OUT`` by one rename), ``journal.jsonl``, a folder
-of staged samples, ``lock``, and for a moment ``old``, which is what ``OUT`` was.
+``OUT.partial`` holds ``shards`` (what becomes ``OUT`` by one rename), ``journal.jsonl``, folders
+of staged samples and of those ``salvaged`` from unfinished shards, ``lock``, and for a moment
+``old``, which is what ``OUT`` was.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ class Workplace:
         self.folder = place.with_name(place.name + SUFFIX)
         self.shards = self.folder / "shards"
         self.journal = self.folder / JOURNAL_NAME
+        self.salvaged = self.folder / "salvaged"
         self._old = self.folder / "old"
         self._lock: int | None = None
 

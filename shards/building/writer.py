@@ -28,7 +28,8 @@ class ShardWriter:
     """Writes ``<split>-%06d.tar`` files into a folder, each beside its name and then renamed.
 
     Use it as a context manager: leaving it closes the open shards, leaving it by an error drops
-    them. Afterwards ``rows`` holds the index rows and ``shards`` what ``index.json`` says of each.
+    them, unless told otherwise. Afterwards ``rows`` holds the index rows and ``shards`` what
+    ``index.json`` says of each.
 
     Args:
         folder: An existing folder.
@@ -36,6 +37,8 @@ class ShardWriter:
         finished: Shards that an interrupted build closed, by name, as ``shards`` describes them;
             they are not written again, and their samples are handed to ``keep`` in their places.
         on_shard: Called with the description of a shard once it is on the disk.
+        keep_unfinished: Whether an error leaves open shards behind as they are, under their names
+            and ``.part``, for a later run to take samples from.
     """
 
     def __init__(
@@ -45,12 +48,14 @@ class ShardWriter:
         samples_per_shard: int,
         finished: Mapping[str, dict[str, Any]] | None = None,
         on_shard: Callable[[dict[str, Any]], None] | None = None,
+        keep_unfinished: bool = False,
     ) -> None:
         self.folder = folder
         self.samples_per_shard = samples_per_shard
         self.rows: list[dict[str, Label | None]] = []
         self._finished = finished or {}
         self._on_shard = on_shard
+        self._keep_unfinished = keep_unfinished
         self._kept: Counter[str] = Counter()
         self._keys: set[str] = set()
         self._open: dict[str, _Shard] = {}
@@ -140,7 +145,7 @@ class ShardWriter:
     def drop(self) -> None:
         """Forget the open shards."""
         while self._open:
-            self._open.popitem()[1].drop()
+            self._open.popitem()[1].drop(keep=self._keep_unfinished)
 
     def _next_name(self, split: str) -> str:
         """Of the shard that the next sample of a split lies in."""
@@ -217,10 +222,11 @@ class _Shard:
             "num_samples": self.num_samples,
         }
 
-    def drop(self) -> None:
+    def drop(self, *, keep: bool) -> None:
         """Forget the tar."""
         self.file.close()
-        self.beside.unlink(missing_ok=True)
+        if not keep:
+            self.beside.unlink(missing_ok=True)
 
 
 class _DigestingFile(io.RawIOBase):
