@@ -91,8 +91,8 @@ def bench_loader(
             batches = _streamed(index, input, batch_size, split, count)
             lines.append(_line("stream", count, _measured(batches, seconds), index))
             batches.close()  # ends its processes
-        batches = _random(index, input, batch_size)
-        lines.append(_line("random access", 0, _measured(batches, seconds), index))
+        views = _random(index, input, batch_size)
+        lines.append(_line("random access", 0, _measured(views, seconds), index))
         if files:
             clips = raw_clips(files, input, Path(scratch))
             lines.append(_line("raw video", 0, _measured(clips, seconds), None))

@@ -4,9 +4,9 @@ For: ``ShardDataset``, whose folds are filters on the index and never copies of 
 endless shuffled streams (``streaming.py``), nor decoding (``sample.py``).
 
 The first time that a sample is read, it is read whole and all of it is checked
-(``reading/whole_sample.py``), once for all processes of a loader; from then on
-only the bytes of a clip: its json, the images from its first to its last frame, and the span of
-its sound.
+(``reading/whole_sample.py``), once for all processes of a loader; from then on only the bytes of
+a clip, which are not checked again: its json, the images from its first to its last frame, and
+the span of its sound.
 
 Deviation: the reference ends on a bad sample or silently reads another in its place; here it is
 an error that names it, or, in training and if asked for, left out and counted.
@@ -159,7 +159,8 @@ class ShardDataset(torch.utils.data.Dataset[dict[str, Any] | Skipped]):
 
     def _view(self, sample: int, view: int) -> dict[str, Any]:
         row = self._records[sample]
-        wav: bytes | None = None
+        mjpg: bytes | memoryview
+        wav: bytes | memoryview | None = None
         if self._is_checked[sample]:
             info = self.info(sample)
             indices = self._indices(sample, view, info.num_frames)

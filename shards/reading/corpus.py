@@ -97,8 +97,8 @@ class Corpus:
     def row(self, sample: int) -> tuple[Row, ShardFiles]:
         """What is said of a sample, and the files it is in."""
         folder, shard = self.shards[self.shard_numbers[sample]]
-        numbers, checksum = self.numbers[sample].tolist(), int(self.checksums[sample])
-        row = Row(self.keys[sample].as_py(), shard, *numbers, checksum)
+        numbers = [*self.numbers[sample].tolist(), int(self.checksums[sample])]
+        row = Row(self.keys[sample].as_py(), shard, *numbers)
         return row, self.files[folder]
 
     def prefetch(self, samples: Sequence[int]) -> None:
