@@ -30,4 +30,4 @@ def is_cut(before: np.ndarray, after: np.ndarray) -> bool:
         return False
     one, other = (image.mean(axis=2) - image.mean() for image in (before, after))
     scale = np.sqrt((one**2).sum() * (other**2).sum())
-    return bool((one * other).sum() < _ALIKE * scale) or scale == 0
+    return bool(scale == 0 or (one * other).sum() < _ALIKE * scale)

@@ -9,12 +9,14 @@ matter how much of the shard had reached the disk.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
 from shards.blocks import blocks_of, checksum
 from shards.building.journal import Done, Row
 from shards.building.outcome import Outcome, Prepared
+from shards.building.writer import shard_name
 from shards.schema import ShardError, parse_sample_json
 
 
@@ -30,13 +32,18 @@ def salvage(
         into: A folder for their members; made here.
 
     Returns: number of a recording → what became of it, without the samples in finished shards;
-        only recordings of which every other sample is whole.
+        only recordings of which every other sample is whole and in the shard that follows on the
+        finished ones of its split. So no more than a shard a split is copied.
     """
     finished = set(finished)
+    lengths = Counter(name.rpartition("-")[0] for name in finished)
     into.mkdir(exist_ok=True)
     found = {}
     for number, done in recordings.items():
         rows = [row for row in done.samples if row["shard"] not in finished]
+        follows = (shard_name(str(row["split"]), lengths[str(row["split"])]) for row in rows)
+        if any(row["shard"] != name for row, name in zip(rows, follows, strict=True)):
+            continue
         samples = [_sample(shards, row, into / f"{number}-{n}") for n, row in enumerate(rows)]
         whole = [sample for sample in samples if sample is not None]
         if rows and len(whole) == len(rows):
