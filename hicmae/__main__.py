@@ -126,6 +126,16 @@ VERBS = {
         help="Measure a training step",
         example="hicmae bench step --model tiny",
     ),
+    "bench finetune": Verb(
+        target="finetune.bench:bench_finetune",
+        help="Measure a fine-tuning step",
+        example="hicmae bench finetune --model tiny",
+    ),
+    "bench evaluate": Verb(
+        target="finetune.bench_evaluate:bench_evaluate",
+        help="Measure the test of a fold",
+        example="hicmae bench evaluate --model tiny --shards data/shards",
+    ),
     "checkpoint convert": Verb(
         target="hicmae.checkpoints.commands:convert",
         help="Convert the authors' weights to a checkpoint",
@@ -271,10 +281,8 @@ def _overview(group: str) -> str:
     return "\n".join(
         [
             f"usage: {_program(group)} VERB [options]",
-            "",
-            "Audio-visual emotion recognition: HiCMAE pretraining, fine-tuning and reports.",
-            "",
-            "verbs:",
+            "\nAudio-visual emotion recognition: HiCMAE pretraining, fine-tuning and reports.",
+            "\nverbs:",
             *lines,
             "",
             "`hicmae VERB --help` lists a verb's options; `--config FILE` reads them from YAML,",

@@ -6,10 +6,8 @@ For: the order in which the pieces act. Not for: any of the pieces, nor what the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -19,19 +17,16 @@ from pretrain.agreement import Agreement
 from pretrain.bad_samples import BadSamples
 from pretrain.checkpoint_files import CheckpointFiles
 from pretrain.checkpoints import Checkpoints, Portable
-from pretrain.engines import EngineConfig, make_strategy
+from pretrain.engines import make_strategy
 from pretrain.finite import FiniteGuard
 from pretrain.gallery import Gallery
 from pretrain.health import Health
 from pretrain.meter import StepMeter
 from pretrain.module import Batch
-from pretrain.plan import Plan
-from pretrain.probe_settings import ProbeConfig
-from pretrain.probes import ProbeData, Probes
-from pretrain.processes import Processes
+from pretrain.preparation import Prepared
+from pretrain.probes import Probes
 from pretrain.progress import ProgressShown
 from pretrain.records import MetricsFile, Row, WandbRun
-from pretrain.settings import DataConfig, HardwareConfig, LogConfig, WandbConfig
 from pretrain.signals import StopOnSignal
 
 
@@ -56,67 +51,32 @@ class Assembly:
     wandb: WandbRun | None
 
 
-def assemble(
-    *,
-    out: Path,
-    plan: Plan,
-    epoch_clips: int,
-    done: int,
-    pictured: Batch | None,
-    probed: ProbeData | None,
-    config: dict[str, Any],
-    sections: Mapping[str, Any],
-    accumulate: int,
-    clip_norm: float | None,
-    max_skipped_steps: int,
-    precision: str,
-    engine: EngineConfig,
-    processes: Processes,
-    data: DataConfig,
-    hardware: HardwareConfig,
-    log: LogConfig,
-    probe: ProbeConfig,
-    wandb: WandbConfig,
-    console: Console,
-) -> Assembly:
+def assemble(prepared: Prepared, *, pictured: Batch | None, console: Console) -> Assembly:
     """Put a run together.
 
     Args:
-        out: The run folder.
-        plan: Its counts.
-        epoch_clips: Clips of one pass over the data.
-        done: Step that is resumed from, or 0.
+        prepared: What it will be.
         pictured: The batch that pictures are made of; None: no pictures.
-        probed: The clips of the probes; None: no probes.
-        config: The resolved configuration, for W&B.
-        sections: Configuration that the portable checkpoint carries.
-        accumulate: Batches of one optimizer step.
-        clip_norm: Largest gradient norm, if there is one.
-        max_skipped_steps: Steps with non-finite numbers that are left out before the run stops.
-        precision: Lightning's name.
-        engine: How several devices train one network.
-        processes: Who takes part; only the first one writes records.
-        data: For its batch size and its budget of bad samples.
-        hardware: What it runs on.
-        log: What is written, and how often.
-        probe: How often the features are probed.
-        wandb: Mode, project and name.
         console: Where the progress is shown.
     """
-    is_first = processes.rank == 0
-    wandb_run = WandbRun(out, wandb, config) if is_first and wandb.mode != "disabled" else None
+    asked, plan, engine = prepared.asked, prepared.plan, prepared.engine
+    out, log, hardware = asked.out, asked.log, asked.hardware
+    is_first = prepared.is_first
+    wandb_run = None
+    if is_first and asked.wandb.mode != "disabled":
+        wandb_run = WandbRun(out, asked.wandb, prepared.config)
     progress = ProgressShown(console, plan.num_steps)
     sinks: list[Callable[[Row], None]] = []
     if is_first:
-        sinks.append(MetricsFile(out / "metrics.csv", keep_steps=done).append)
+        sinks.append(MetricsFile(out / "metrics.csv", keep_steps=prepared.resumption.step).append)
     if wandb_run is not None:
         sinks.append(wandb_run.log)
     if is_first and log.progress:
         sinks.append(progress.show_row)
-    meter = StepMeter(log_every=log.log_every, epoch_clips=epoch_clips, sinks=sinks)
+    meter = StepMeter(log_every=log.log_every, epoch_clips=prepared.found.num_clips, sinks=sinks)
     stopper = StopOnSignal()
-    guard = FiniteGuard(out, max_skipped=max_skipped_steps, say=console.print)
-    bad_samples = BadSamples(data.max_bad)
+    guard = FiniteGuard(out, max_skipped=asked.max_skipped_steps, say=console.print)
+    bad_samples = BadSamples(asked.data.max_bad)
     agreement = Agreement([stopper, guard, bad_samples])
     # In this order: the guard measures the norm that the meter takes, what is measured now and
     # then goes into the row that the meter makes of the same step, and a checkpoint holds
@@ -124,8 +84,8 @@ def assemble(
     measuring: list[pl.Callback] = []
     if log.health_every:
         measuring.append(Health(every=log.health_every, note=meter.note))
-    if probed is not None:
-        measuring.append(Probes(probed, probe, note=meter.note))
+    if prepared.probed is not None:
+        measuring.append(Probes(prepared.probed, asked.probe, note=meter.note))
     callbacks: list[pl.Callback] = [guard, bad_samples, *measuring, meter, stopper, agreement]
     if log.progress:
         callbacks.append(progress)
@@ -144,31 +104,31 @@ def assemble(
         keep=log.keep,
         keep_every=log.keep_every,
         timeout_seconds=hardware.timeout_seconds,
-        portable=Portable(out / "checkpoints" / "last", sections),
+        portable=Portable(out / "checkpoints" / "last", prepared.sections),
     )
     callbacks.append(Checkpoints(out / "checkpoints", files, every=log.checkpoint_every))
     on_cpu = hardware.accelerator == "cpu" or not torch.cuda.is_available()
     strategy, plugins = make_strategy(
         engine,
-        processes=processes,
+        processes=prepared.processes,
         on_cpu=on_cpu,
-        precision=precision,
-        batch_size=data.batch_size,
+        precision=prepared.precision,
+        batch_size=asked.data.batch_size,
         timeout_seconds=hardware.timeout_seconds,
         checkpoint_io=files,
     )
     trainer = pl.Trainer(
         accelerator="cpu" if on_cpu else hardware.accelerator,
-        devices=processes.devices,
-        num_nodes=processes.num_nodes,
+        devices=prepared.processes.devices,
+        num_nodes=prepared.processes.num_nodes,
         strategy=strategy,
         plugins=plugins,
         # DeepSpeed brings its own precision and is not told it a second time.
-        precision=None if engine.kind == "deepspeed" else precision,  # type: ignore[arg-type]
+        precision=None if engine.kind == "deepspeed" else prepared.precision,  # type: ignore[arg-type]
         max_steps=plan.num_steps,
         max_epochs=-1,
-        accumulate_grad_batches=accumulate,
-        gradient_clip_val=clip_norm,
+        accumulate_grad_batches=prepared.accumulate,
+        gradient_clip_val=asked.optimizer.clip_norm,
         callbacks=callbacks,
         default_root_dir=out,
         logger=False,

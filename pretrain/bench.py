@@ -2,32 +2,40 @@
 
 For: clips a second of the step that training takes (transforms, forward, backward, optimizer), by
 part, and how much of the machine's matrix-product speed it reaches, measured in the same run. Not
-for: reading clips (``hicmae bench loader``), nor Lightning's own cost.
+for: reading clips (``hicmae bench loader``), nor how engines share the step between processes
+(``pretrain/bench_engines.py``, which this command calls for ``--engines``).
 """
 
 from __future__ import annotations
 
-import json as jsonlib
-import platform
 import statistics
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
-from rich.table import Table
 from torch import Tensor
 
+from hicmae.benchmarking.flops import step_flops
+from hicmae.benchmarking.records import print_parts, random_clips, write_figures
+from hicmae.benchmarking.speed import (
+    MatrixPeak,
+    check_precision,
+    choose_device,
+    device_name,
+    median_parts,
+    peak_memory_bytes,
+    timed,
+)
 from hicmae.masks import random_masks, tube_masks
 from hicmae.objective import audio_target, video_target
 from hicmae.parameters import parameter_groups
 from hicmae.patches import fbank_patches, take_tokens, tubelets
 from hicmae.precision import Precision, resolve_precision
 from hicmae.pretraining import HiCMAE
-from hicmae.settings import InputConfig, ObjectiveConfig
+from hicmae.settings import ObjectiveConfig
 from hicmae.transforms import AugmentConfig, ClipTransform
-from pretrain.flops import matmul_peak_flops, step_flops, timed
-from pretrain.meter import peak_memory_bytes
+from pretrain.bench_engines import EngineBench, bench_engines, print_engines
 from pretrain.sizes import choose_model
 
 _OBJECTIVE = ObjectiveConfig()
@@ -45,6 +53,8 @@ def bench_step(
     accelerator: str = "auto",
     compile: bool = False,
     batch_sizes: tuple[int, ...] = (),
+    engines: str = "",
+    processes: int = 2,
     objective: ObjectiveConfig = _OBJECTIVE,
     augment: AugmentConfig = _AUGMENT,
     json: Path | None = None,
@@ -53,7 +63,8 @@ def bench_step(
 
     Times are medians over the steps. The share of the peak is what the network has to compute
     (counted forward and backward, transforms and optimizer left out) a second of the whole step,
-    over the speed of a large matrix product in the same precision.
+    over the speed of a large matrix product in the same precision: the median of one product
+    before each step and one after the last, so that other work on the machine slows both.
 
     Args:
         model: Size of the network, as in pretraining.
@@ -64,6 +75,11 @@ def bench_step(
         accelerator: auto, cpu or gpu.
         compile: Whether the network is compiled; give a longer warm-up then.
         batch_sizes: Other numbers of clips to measure too, to see how a step's time grows.
+        engines: Engines to measure too, separated by commas: names out of configs/engines (single,
+            ddp, zero1, zero2, zero3, …) or YAML files, each in processes of its own on this
+            machine: time of a step, bytes kept and sent by a process, and what both should be.
+            Take a small model on a CPU.
+        processes: Processes of each of these engines but single; batch_size is of each process.
         objective: Masks, weights and ablations.
         augment: Random changes to the clips.
         json: File for the figures.
@@ -72,47 +88,63 @@ def bench_step(
         ``matmul_peak_flops``, ``fraction_of_peak``, ``peak_memory_bytes`` and ``seconds`` by part;
         with ``batch_sizes`` also ``scaling``: ``step_seconds`` of each (the smallest of its steps,
         which other work on the machine disturbs least), and the straight line through them:
-        ``seconds_per_clip``, ``fixed_seconds`` and ``r_squared``, 1 where it is straight.
+        ``seconds_per_clip``, ``fixed_seconds`` and ``r_squared``, 1 where it is straight; with
+        ``engines`` also ``engines``, see ``pretrain.bench_engines.bench_engines``.
 
     Raises:
-        ValueError: A number is out of range, or there is no such device.
+        ValueError: A number is out of range, there is no such device or engine, or an engine did
+            not run.
     """
-    if min((batch_size, steps, *batch_sizes)) < 1 or warmup < 0:
+    if min((batch_size, steps, *batch_sizes)) < 1 or warmup < 0 or processes < 2:
         raise ValueError(
             f"batch_size = {batch_size}, batch_sizes = {list(batch_sizes)}, steps = {steps}, "
-            f"warmup = {warmup} (batch sizes and steps must be 1 or more, warmup 0 or more)"
+            f"warmup = {warmup}, processes = {processes} (batch sizes and steps must be 1 or "
+            "more, warmup 0 or more, processes 2 or more)"
         )
-    device = _device(accelerator)
+    device = choose_device(accelerator)
     number_format = resolve_precision(precision, accelerator=device.type)
-    if number_format not in ("bf16-mixed", "32-true"):
-        raise ValueError(f"precision = {number_format} (bench step knows bf16-mixed and 32-true)")
+    check_precision(number_format, "bench step")
     sizes = choose_model(model)
+    shared = EngineBench(
+        model=sizes,
+        objective=objective,
+        augment=augment,
+        batch_size=batch_size,
+        steps=steps,
+        warmup=max(1, warmup),
+        precision=number_format,
+        accelerator=device.type,
+    )
+    names = [name.strip() for name in engines.split(",") if name.strip()]
+    shared.check(names, processes)  # before minutes have passed
     torch.manual_seed(0)
     network = HiCMAE(sizes, objective).to(device)
     transform = ClipTransform(sizes.input, augment).to(device).train()
-    batch = _random_batch(sizes.input, batch_size, device)
     flops = step_flops(sizes, objective)
     if compile:
         network.compile()
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    seconds, memory = _time_steps(network, transform, batch, number_format, steps, warmup)
-    fastest = {batch_size: seconds.pop("fastest")}
-    for clips in sorted(set(batch_sizes) - {batch_size}):
-        other = _random_batch(sizes.input, clips, device)
-        times, _ = _time_steps(network, transform, other, number_format, steps, warmup)
-        fastest[clips] = times["fastest"]
-    seconds["of forward: targets"] = _time_targets(network, transform, batch, steps)
-    dtype = torch.bfloat16 if number_format == "bf16-mixed" else torch.float32
-    peak = matmul_peak_flops(dtype, device)
+    peak = MatrixPeak(number_format, device)
+    fastest: dict[int, float] = {}
+    for clips in (batch_size, *sorted(set(batch_sizes) - {batch_size})):
+        batch = random_clips(sizes.input, clips, device)
+        rows = _time_steps(network, transform, batch, number_format, steps, warmup, peak)
+        fastest[clips] = min(sum(row) for row in rows)
+        if clips == batch_size:
+            seconds = median_parts(_PARTS, rows)
+            memory = peak_memory_bytes(device)
+            seconds["of forward: targets"] = _time_targets(network, transform, batch, steps)
+            matmul, best = peak.flops, peak.best_flops
     step_seconds = seconds["step"]
     figures: dict[str, Any] = {
         "clips_per_second": batch_size / step_seconds,
         "step_seconds": step_seconds,
         "seconds": seconds,
         "flops_per_clip": flops,
-        "matmul_peak_flops": peak,
-        "fraction_of_peak": flops * batch_size / step_seconds / peak,
+        "matmul_peak_flops": matmul,
+        "matmul_best_flops": best,
+        "fraction_of_peak": flops * batch_size / step_seconds / matmul,
         "peak_memory_bytes": memory,
         "num_parameters": sum(parameter.numel() for parameter in network.parameters()),
         "model": model if isinstance(model, str) else str(model.get("size", "own")) + " changed",
@@ -120,19 +152,18 @@ def bench_step(
         "precision": number_format,
         "compile": compile,
         "steps": steps,
-        "device": torch.cuda.get_device_name(device)
-        if device.type == "cuda"
-        else f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads",
+        "device": device_name(device),
         "torch": torch.__version__,
     }
     if len(fastest) > 1:
         figures["scaling"] = _straight_line(fastest)
-    _print(figures)
-    if json is not None:
-        json.parent.mkdir(parents=True, exist_ok=True)
-        beside = json.with_name(f".{json.name}.part")
-        beside.write_text(jsonlib.dumps(figures, indent=2) + "\n", encoding="utf-8")
-        beside.replace(json)
+    console = Console(highlight=False, soft_wrap=True)
+    _print(figures, console)
+    if names:
+        del network
+        figures["engines"] = bench_engines(shared, names, processes=processes)
+        print_engines(figures["engines"], console)
+    write_figures(figures, json)
     return figures
 
 
@@ -143,8 +174,9 @@ def _time_steps(
     precision: str,
     steps: int,
     warmup: int,
-) -> tuple[dict[str, float], int]:
-    """Median seconds of each part and of the ``step``, and the peak memory in bytes."""
+    peak: MatrixPeak,
+) -> list[tuple[float, ...]]:
+    """Seconds of each part of each step, with a matrix product before every step and at the end."""
     device = batch["frames"].device
     optimizer = torch.optim.AdamW(
         parameter_groups(network, learning_rate=1e-4, weight_decay=0.05), fused=True
@@ -160,20 +192,16 @@ def _time_steps(
         optimizer.zero_grad()
 
     rows: list[tuple[float, ...]] = []
-    for _ in range(warmup + steps):
+    for step in range(warmup + steps):
+        if step >= warmup:
+            peak.measure()
         transforming, (video, fbank) = timed(lambda: transform(batch), device)
         forwarding, loss = timed(forward, device)
         backwarding, _ = timed(loss.backward, device)
         updating, _ = timed(update, device)
         rows.append((transforming, forwarding, backwarding, updating))
-    measured = rows[warmup:]
-    seconds = {
-        part: statistics.median(times)
-        for part, times in zip(_PARTS, zip(*measured, strict=True), strict=True)
-    }
-    seconds["step"] = statistics.median(sum(row) for row in measured)
-    seconds["fastest"] = min(sum(row) for row in measured)
-    return seconds, peak_memory_bytes(device)
+    peak.measure()
+    return rows[warmup:]
 
 
 def _straight_line(seconds: dict[int, float]) -> dict[str, Any]:
@@ -217,42 +245,13 @@ def _time_targets(
     return statistics.median(timed(targets, device)[0] for _ in range(steps))
 
 
-def _random_batch(input: InputConfig, batch_size: int, device: torch.device) -> dict[str, Any]:
-    """Clips of noise at the size of the network, already on the device."""
-    shape = (batch_size, input.num_frames, input.image_size, input.image_size, 3)
-    sound = torch.randint(-3000, 3000, (batch_size, input.clip_samples), dtype=torch.int16)
-    return {
-        "frames": torch.randint(0, 256, shape, dtype=torch.uint8).to(device),
-        "waveform": sound.to(device),
-        "num_samples": torch.full((batch_size,), input.clip_samples).to(device),
-    }
-
-
-def _device(accelerator: str) -> torch.device:
-    if accelerator not in ("auto", "cpu", "gpu", "cuda"):
-        raise ValueError(f"accelerator = {accelerator} (allowed: auto, cpu, gpu)")
-    if accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
-        raise ValueError(f"accelerator = {accelerator}: no CUDA device found; use cpu or auto")
-    return torch.device("cpu" if accelerator == "cpu" or not torch.cuda.is_available() else "cuda")
-
-
-def _print(figures: dict[str, Any]) -> None:
-    """Show the figures as a table."""
-    table = Table(
-        title=f"Pretraining step: {figures['model']}, {figures['batch_size']} clips, "
-        f"{figures['precision']}, {figures['device']}"
-    )
-    table.add_column("part")
-    table.add_column("milliseconds", justify="right")
-    table.add_column("share", justify="right")
-    for part, seconds in figures["seconds"].items():
-        table.add_row(part, f"{1000 * seconds:.1f}", f"{seconds / figures['step_seconds']:.0%}")
-    console = Console(highlight=False, soft_wrap=True)
-    console.print(table)
-    console.print(
-        f"{figures['clips_per_second']:.1f} clips/s; {figures['flops_per_clip'] / 1e9:.1f} GFLOP a "
-        f"clip; {figures['fraction_of_peak']:.0%} of {figures['matmul_peak_flops'] / 1e9:.0f} "
-        f"GFLOP/s; peak memory {figures['peak_memory_bytes'] / 2**30:.2f} GiB"
+def _print(figures: dict[str, Any], console: Console) -> None:
+    """Show the figures of one device."""
+    print_parts(
+        f"Pretraining step: {figures['model']}, {figures['batch_size']} clips, "
+        f"{figures['precision']}, {figures['device']}",
+        figures,
+        console,
     )
     if "scaling" in figures:
         line = figures["scaling"]

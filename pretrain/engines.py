@@ -126,7 +126,9 @@ def make_strategy(
         "timeout": timedelta(seconds=timeout_seconds),
     }
     if engine.kind == "ddp":
-        return _DDP(gradient_as_bucket_view=True, **settings), [checkpoint_io]
+        # Buffers are constants (positions, windows): sending them each step would be for nothing.
+        ddp = _DDP(gradient_as_bucket_view=True, broadcast_buffers=False, **settings)
+        return ddp, [checkpoint_io]
     if on_cpu:
         # DeepSpeed asks the machine what it computes on; one with GPUs would say otherwise.
         os.environ["DS_ACCELERATOR"] = "cpu"

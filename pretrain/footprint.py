@@ -134,11 +134,15 @@ def footprint(
     """
     count, shared = size.num_parameters, size.num_parameters / world_size
     zero = engine.kind == "deepspeed"
-    half = precision.endswith("-true") and precision != "32-true"
-    width = 2 if half or (zero and precision == "16-mixed") else 4
-    weights = width * (shared + size.largest_block if engine.stage == 3 else count)
-    gradients = width * (shared if engine.stage >= 2 else count)
-    optimizer = (8 + 4) * shared if zero else 2 * width * count
+    width = weight_width(engine, precision)
+    states = model_states(
+        count,
+        engine,
+        precision=precision,
+        world_size=world_size,
+        num_whole=size.largest_block if engine.stage == 3 else 0,
+    )
+    weights, gradients, optimizer = states["weights"], states["gradients"], states["optimizer"]
     in_flight = 2 if engine.overlap else 1
     buckets = in_flight * width * min(engine.bucket_elements, count) if zero else 0
     host = 0.0
@@ -158,6 +162,40 @@ def footprint(
         batch=batch_size * size.batch_per_clip,
         host=round(host),
     )
+
+
+def model_states(
+    num_parameters: int,
+    engine: EngineConfig,
+    *,
+    precision: str,
+    world_size: int,
+    num_whole: int = 0,
+) -> dict[str, float]:
+    """Bytes of ``weights``, ``gradients`` and ``optimizer`` of one process; see the formula.
+
+    Args:
+        num_parameters: Of the network.
+        engine: How devices share.
+        precision: Lightning's name.
+        world_size: Processes.
+        num_whole: Parameters that stage 3 holds whole beside the shares: those of the layer that
+            is computed, or those too small to share.
+    """
+    shared = num_parameters / world_size
+    width = weight_width(engine, precision)
+    zero = engine.kind == "deepspeed"
+    return {
+        "weights": width * (shared + num_whole if engine.stage == 3 else num_parameters),
+        "gradients": width * (shared if engine.stage >= 2 else num_parameters),
+        "optimizer": (8 + 4) * shared if zero else 2 * width * num_parameters,
+    }
+
+
+def weight_width(engine: EngineConfig, precision: str) -> int:
+    """Bytes of a weight in use."""
+    half = precision.endswith("-true") and precision != "32-true"
+    return 2 if half or (engine.kind == "deepspeed" and precision == "16-mixed") else 4
 
 
 def _kept_bytes(network: HiCMAE, clips: int, precision: str) -> int:

@@ -8,12 +8,10 @@ Deviation: the reference logs the total loss alone; here every term and the grad
 
 from __future__ import annotations
 
-import resource
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
@@ -21,6 +19,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from hicmae.benchmarking.speed import peak_memory_bytes, resident_memory_bytes
 from pretrain.module import Batch, PretrainModule
 from pretrain.records import Row
 
@@ -232,16 +231,3 @@ class _Window:
         self.sums = {name: value.to(device) for name, value in self.sums.items()}
         if isinstance(self.norms, Tensor):
             self.norms = self.norms.to(device)
-
-
-def peak_memory_bytes(device: torch.device) -> int:
-    """Most memory used so far: of a CUDA device's allocator, else resident of this process."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts in KiB
-
-
-def resident_memory_bytes() -> int:
-    """Memory of this process that is in RAM now; a number that only grows is a leak."""
-    with Path("/proc/self/statm").open() as file:
-        return int(file.read().split()[1]) * resource.getpagesize()

@@ -1,7 +1,7 @@
 """``hicmae pretrain``: from settings to a run folder.
 
-For: checking everything before the first step, putting the pieces together, and the last line.
-Not for: any of the pieces.
+For: the command, training, and the first and the last line. Not for: settling what is trained
+(``pretrain/preparation.py``), nor putting the pieces together (``pretrain/assembly.py``).
 """
 
 from __future__ import annotations
@@ -12,23 +12,19 @@ from typing import Any
 
 from rich.console import Console
 
-from hicmae import __version__
-from hicmae.config import save_yaml, to_dict
-from hicmae.precision import Precision, resolve_precision
+from hicmae.config import save_yaml
+from hicmae.precision import Precision
 from hicmae.settings import ObjectiveConfig
 from hicmae.transforms import AugmentConfig
 from pretrain.assembly import Assembly, assemble
-from pretrain.data import PretrainData, Survey, fixed_clips, survey
-from pretrain.dry_run import DryRun, show
-from pretrain.engines import load_engine
+from pretrain.data import PretrainData, fixed_clips
+from pretrain.dry_run import show
 from pretrain.folder import clear_leftovers, compare_settings, prepare_folder
 from pretrain.lost_process import lost_process
 from pretrain.module import PretrainModule
-from pretrain.plan import Plan, make_plan
+from pretrain.plan import Plan
+from pretrain.preparation import Prepared, Request, prepare
 from pretrain.probe_settings import ProbeConfig
-from pretrain.probes import probe_data
-from pretrain.processes import find_processes
-from pretrain.resume import Resumption, find_resumption
 from pretrain.settings import (
     DataConfig,
     HardwareConfig,
@@ -36,7 +32,6 @@ from pretrain.settings import (
     OptimizerConfig,
     WandbConfig,
 )
-from pretrain.sizes import choose_model
 
 _OBJECTIVE = ObjectiveConfig()
 _AUGMENT = AugmentConfig.pretraining()
@@ -111,138 +106,85 @@ def pretrain(
             cannot be used, too many steps that are not finite, too many bad samples.
         FileNotFoundError: No such folder of shards or model file.
     """
-    sizes = choose_model(model)
-    number_format = resolve_precision(precision, accelerator=hardware.accelerator)
-    processes = find_processes(hardware)
-    engine = load_engine(hardware.strategy, world_size=processes.world_size)
-    found = survey(data)
-    resumption = Resumption(accumulate=accumulate)
-    if resume:
-        resumption = find_resumption(
-            out,
-            batch_size=data.batch_size,
+    prepared = prepare(
+        Request(
+            data=data,
+            out=out,
+            model=model,
+            objective=objective,
+            augment=augment,
+            optimizer=optimizer,
+            steps=steps,
+            epochs=epochs,
             accumulate=accumulate,
-            world_size=processes.world_size,
+            precision=precision,
+            max_skipped_steps=max_skipped_steps,
+            hardware=hardware,
+            log=log,
+            probe=probe,
+            wandb=wandb,
+            seed=seed,
+            resume=resume,
+            overwrite=overwrite,
         )
-    done = resumption.step
-    plan = make_plan(
-        found.num_clips,
-        batch_size=data.batch_size,
-        accumulate=resumption.accumulate,
-        world_size=processes.world_size,
-        steps=steps,
-        epochs=epochs,
-        optimizer=optimizer,
     )
-    config = {
-        "data": to_dict(data),
-        "out": str(out),
-        "model": to_dict(sizes),
-        "objective": to_dict(objective),
-        "augment": to_dict(augment),
-        "optimizer": to_dict(optimizer),
-        "steps": steps,
-        "epochs": epochs,
-        "accumulate": resumption.accumulate,
-        "precision": precision,
-        "max_skipped_steps": max_skipped_steps,
-        "hardware": to_dict(hardware),
-        "log": to_dict(log),
-        "probe": to_dict(probe),
-        "wandb": to_dict(wandb),
-        "seed": seed,
-    }
-    is_first = processes.rank == 0
-    console = Console(quiet=not is_first, soft_wrap=True, highlight=False)
-    for line in filter(None, (processes.note, *resumption.lines)):
+    console = Console(quiet=not prepared.is_first, soft_wrap=True, highlight=False)
+    for line in prepared.notes():
         console.print(line)
-    probed = probe_data(probe, data, sizes.input)
     if dry_run:
-        show(
-            DryRun(
-                out=out,
-                data=data,
-                probe=probe if probed else None,
-                may_exist=resume or overwrite,
-                found=found,
-                plan=plan,
-                model=sizes,
-                objective=objective,
-                optimizer=optimizer,
-                precision=number_format,
-                engine=engine,
-                hardware=hardware,
-                world_size=processes.world_size,
-                accumulate=resumption.accumulate,
-                log=log,
-                clips_per_second=clips_per_second,
-            ),
-            console,
-        )
+        show(prepared, console, clips_per_second=clips_per_second)
         return 0
-    if resumption.checkpoint:
-        for line in compare_settings(out, config):
+    return _run(prepared, console)
+
+
+def _run(prepared: Prepared, console: Console) -> int:
+    """Train; the exit status."""
+    asked, plan, out = prepared.asked, prepared.plan, prepared.asked.out
+    checkpoint, done = prepared.resumption.checkpoint, prepared.resumption.step
+    if checkpoint:
+        for line in compare_settings(out, prepared.config):
             console.print(line)
         if done >= plan.num_steps:
             console.print(f"{out}: already pretrained for {done} of {plan.num_steps} steps")
             return 0
     module = PretrainModule(
-        model=sizes,
-        objective=objective,
-        augment=augment,
-        optimizer=optimizer,
+        model=prepared.sizes,
+        objective=asked.objective,
+        augment=asked.augment,
+        optimizer=asked.optimizer,
         num_steps=plan.num_steps,
         warmup_steps=plan.warmup_steps,
         global_batch=plan.global_batch,
-        seed=seed,
-        compile_network=hardware.compile,
-        recompute=hardware.recompute,
+        seed=asked.seed,
+        compile_network=asked.hardware.compile,
+        recompute=asked.hardware.recompute,
     )
-    pictured = fixed_clips(data, sizes.input, log.picture_clips) if log.pictures_every else None
-    if is_first:
-        prepare_folder(out, resume=resume, overwrite=overwrite)
-        clear_leftovers(out, newest=resumption.checkpoint)
-        save_yaml(out / "config.yaml", config)
-    console.print(_opening(found, plan, module, number_format, out, done))
-    run = assemble(
-        out=out,
-        plan=plan,
-        epoch_clips=found.num_clips,
-        done=done,
-        pictured=pictured,
-        probed=probed,
-        config=config,
-        sections={
-            "model": sizes,
-            "objective": objective,
-            "pretraining": config,
-            "version": __version__,
-        },
-        accumulate=resumption.accumulate,
-        clip_norm=optimizer.clip_norm,
-        max_skipped_steps=max_skipped_steps,
-        precision=number_format,
-        engine=engine,
-        processes=processes,
-        data=data,
-        hardware=hardware,
-        log=log,
-        probe=probe,
-        wandb=wandb,
-        console=console,
+    pictured = None
+    if asked.log.pictures_every:
+        pictured = fixed_clips(asked.data, prepared.sizes.input, asked.log.picture_clips)
+    if prepared.is_first:
+        prepare_folder(out, resume=asked.resume, overwrite=asked.overwrite)
+        clear_leftovers(out, newest=checkpoint)
+        save_yaml(out / "config.yaml", prepared.config)
+    console.print(_opening(prepared, module))
+    run = assemble(prepared, pictured=pictured, console=console)
+    reader = PretrainData(
+        asked.data,
+        prepared.sizes.input,
+        seed=asked.seed,
+        first_batch=prepared.resumption.first_batch,
     )
-    reader = PretrainData(data, sizes.input, seed=seed, first_batch=resumption.first_batch)
     exit_status = 1
     try:
-        run.trainer.fit(
-            module, datamodule=reader, ckpt_path=resumption.checkpoint, weights_only=True
-        )
+        run.trainer.fit(module, datamodule=reader, ckpt_path=checkpoint, weights_only=True)
         stopped_by = run.guard.error or run.bad_samples.error
         if stopped_by is not None:
             raise stopped_by
         exit_status = 128 + run.stopper.received if run.stopper.received else 0
     except RuntimeError as error:
-        lost = lost_process(error, processes, timeout_seconds=hardware.timeout_seconds)
+        lost = lost_process(
+            error, prepared.processes, timeout_seconds=asked.hardware.timeout_seconds
+        )
         if lost is None:
             raise
         print(f"hicmae pretrain: error: {lost}", file=sys.stderr)
@@ -254,18 +196,17 @@ def pretrain(
     return exit_status
 
 
-def _opening(
-    found: Survey, plan: Plan, module: PretrainModule, precision: str, out: Path, done: int
-) -> str:
+def _opening(prepared: Prepared, module: PretrainModule) -> str:
     """What is about to happen, in two lines."""
+    found, plan, done = prepared.found, prepared.plan, prepared.resumption.step
     count = sum(parameter.numel() for parameter in module.model.parameters())
     going = f"from step {done} " if done else ""
     return (
         f"{found.num_clips} clips ({found.hours:.1f} h of video); network of {count / 1e6:.1f} M "
-        f"parameters; {precision}\n"
-        f"{out}: pretraining {going}to step {plan.num_steps} of {plan.global_batch} clips, "
-        f"{plan.steps_per_epoch} steps an epoch, warm-up {plan.warmup_steps}, peak learning rate "
-        f"{module.peak_learning_rate:.2e}"
+        f"parameters; {prepared.precision}\n"
+        f"{prepared.asked.out}: pretraining {going}to step {plan.num_steps} of "
+        f"{plan.global_batch} clips, {plan.steps_per_epoch} steps an epoch, warm-up "
+        f"{plan.warmup_steps}, peak learning rate {module.peak_learning_rate:.2e}"
     )
 
 

@@ -42,6 +42,9 @@ def zero_config(
         "contiguous_gradients": True,
         "reduce_bucket_size": engine.bucket_elements,
         "allgather_bucket_size": engine.bucket_elements,
+        # Gradients go to the process that keeps them; by default DeepSpeed sends them to all,
+        # which is twice as much, and lets each throw the others' away.
+        "use_multi_rank_bucket_allreduce": False,
     }
     if engine.stage == 3:
         zero |= {

@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 import torch
 
+from hicmae.benchmarking.flops import step_flops
+from hicmae.benchmarking.speed import MatrixPeak
 from hicmae.config import load_model_config, to_dict
 from hicmae.settings import ModelConfig, ObjectiveConfig
 from pretrain.bench import _straight_line, bench_step
-from pretrain.flops import matmul_peak_flops, step_flops
 
 
 @pytest.mark.parametrize(("size", "published"), [("tiny", 3.1), ("small", 6.1), ("base", 15.1)])
@@ -88,8 +89,14 @@ def test_the_line_through_the_times_is_the_one_they_lie_on(
     assert "time over clips: 2 clips" in capsys.readouterr().out
 
 
-def test_the_peak_is_measured_in_the_asked_for_precision() -> None:
-    assert matmul_peak_flops(torch.float32, torch.device("cpu")) > 1e8
+def test_the_peak_is_the_median_of_what_was_measured() -> None:
+    peak = MatrixPeak("32-true", torch.device("cpu"), side=64)
+    for _ in range(3):
+        peak.measure()
+    assert 0 < peak.flops <= peak.best_flops
+    peak._seconds = [1.0, 2.0, 4.0]
+    assert peak.flops == 64**3
+    assert peak.best_flops == 2 * 64**3
 
 
 @pytest.mark.parametrize(
@@ -98,10 +105,36 @@ def test_the_peak_is_measured_in_the_asked_for_precision() -> None:
         ({"batch_size": 0}, "batch_size = 0"),
         ({"batch_sizes": (4, 0)}, r"batch_sizes = \[4, 0\]"),
         ({"accelerator": "tpu"}, "accelerator = tpu"),
-        ({"precision": "16-mixed"}, "bench step knows"),
+        ({"precision": "16-mixed"}, r"precision = 16-mixed \(bench step knows"),
         ({"model": "huge"}, "no such size"),
+        ({"processes": 1}, "processes = 1"),
+        ({"engines": "single,zero4"}, "no such engine"),
     ],
 )
 def test_a_bench_that_cannot_run_says_why(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         bench_step(**changes)
+
+
+@pytest.mark.slow
+def test_engines_keep_and_send_what_the_paper_says(
+    tiny_model_config: ModelConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    figures = bench_step(
+        model=to_dict(tiny_model_config),
+        batch_size=2,
+        steps=2,
+        warmup=1,
+        precision="32-true",
+        accelerator="cpu",
+        engines="single,ddp,zero1,zero2,zero3",
+    )
+    found = figures["engines"]
+    assert [row["processes"] for row in found.values()] == [1, 2, 2, 2, 2]
+    for name, row in found.items():
+        assert row["step_seconds"] > 0
+        for kind, expected in row["expected_kept_bytes"].items():
+            assert row["kept_bytes"][kind] == pytest.approx(expected, rel=0.02), (name, kind)
+        assert row["sent_bytes"] == pytest.approx(row["expected_sent_bytes"], rel=0.05), name
+    assert found["single"]["sent_bytes"] == 0
+    assert "zero3" in capsys.readouterr().out

@@ -105,6 +105,19 @@ def test_two_processes_train_as_one_does_and_their_checkpoint_goes_on_anywhere(
     cluster.agree(f"{engine}-alone", losses, weights)
 
 
+@pytest.mark.parametrize("engine", ["zero2_offload", "zero3_offload"])
+def test_offloading_changes_where_things_are_and_not_what_they_are(
+    engine: str, cluster: Cluster
+) -> None:
+    """On CPUs the place is the same memory; the path through DeepSpeed is the other one."""
+    cluster.run(engine, engine, "--log.checkpoint_every", "2", "--log.keep", "9")
+    weights = load_checkpoint(cluster.folder / "one").tensors
+    cluster.agree(engine, cluster.losses("one"), weights)
+    (cluster.folder / engine / "checkpoints" / f"step-{STEPS:06d}.ckpt").unlink()
+    assert "from step 2" in cluster.run(engine, engine, "--resume")
+    cluster.agree(engine, cluster.losses("one"), weights)
+
+
 @pytest.mark.parametrize("engine", ["zero1", "zero3"])
 def test_a_run_of_one_process_goes_on_in_two(engine: str, cluster: Cluster) -> None:
     name = f"one-then-{engine}"
