@@ -99,6 +99,7 @@ def bench_engines(
     for name in engines:
         world_size = _world_size(name, processes)
         engine = load_engine(name, world_size=world_size)
+        width = weight_width(engine, bench.precision)
         small = sum(size for size in sizes if size < engine.persistent_elements)
         states = model_states(
             sum(sizes),
@@ -117,7 +118,7 @@ def bench_engines(
             "expected_kept_bytes": states,
             "sent_bytes": max(part["sent_bytes"] for part in parts),
             "expected_sent_bytes": round(
-                expected_sent_bytes(engine, sum(sizes) * weight_width(engine, bench.precision))
+                expected_sent_bytes(engine, width * sum(sizes), whole_bytes=width * small)
             ),
             "collectives": parts[0]["collectives"],
         }
@@ -141,8 +142,9 @@ def print_engines(found: Mapping[str, Mapping[str, Any]], console: Console) -> N
     console.print(table)
     console.print(
         "expected after ZeRO, arXiv 1910.02054, sections 5 and 7: optimizer, gradients and weights "
-        "over the processes from stage 1, 2 and 3 on; sent a step: 2 x the weights, 3 x at stage "
-        "3. Processes on one CPU share its cores: their steps take as many times one's."
+        "over the processes from stage 1, 2 and 3 on (at stage 1 DeepSpeed drops the others' "
+        "gradients too, once they are sent); sent a step: 2 x the weights, 3 x at stage 3. "
+        "Processes on one CPU share its cores: their steps take as many times one's."
     )
 
 
@@ -178,6 +180,7 @@ def _run(
             for process in running:
                 if process.is_alive():
                     process.kill()
+                    process.join()
         if failed is not None:
             raise ValueError(
                 f"engine {name}: process {failed} of {world_size} ended with status "

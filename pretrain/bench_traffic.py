@@ -11,7 +11,8 @@ bytes of weights in use a step sends
 - single: nothing;
 - ddp: gradients all-reduced, 2·P;
 - ZeRO 1 and 2: gradients reduced to who keeps them, new weights gathered, P + P;
-- ZeRO 3: weights gathered in the forward and again in the backward pass, gradients reduced, 3·P.
+- ZeRO 3: weights gathered in the forward and again in the backward pass, gradients reduced, 3·P;
+  those too small to share are gathered once, after the optimizer's step.
 
 Source: ZeRO, arXiv 1910.02054, section 7. With few processes the wires carry less, (N - 1) / N.
 """
@@ -57,14 +58,20 @@ class Traffic(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def expected_sent_bytes(engine: EngineConfig, weight_bytes: float) -> float:
+def expected_sent_bytes(
+    engine: EngineConfig, weight_bytes: float, *, whole_bytes: float = 0.0
+) -> float:
     """Bytes that a process should send in a step with one batch; see the module's docstring.
 
     Args:
         engine: How processes share.
         weight_bytes: Of the whole network, as it is computed with.
+        whole_bytes: Of those, of weights that stage 3 does not share.
     """
-    return 0.0 if engine.kind == "single" else _SENDS[engine.stage] * weight_bytes
+    if engine.kind == "single":
+        return 0.0
+    once = whole_bytes if engine.stage == 3 else 0.0
+    return _SENDS[engine.stage] * weight_bytes - once
 
 
 def kept_bytes(network: nn.Module, optimizer: Any) -> dict[str, int]:

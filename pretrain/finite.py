@@ -167,9 +167,10 @@ class FiniteGuard(pl.Callback):
         shown = ", ".join(named[:4]) + (f" and {len(named) - 4} more" if len(named) > 4 else "")
         what = ", ".join(f"{name} {terms[name]:.4g}" for name in terms if "accuracy" not in name)
         where = "in the input of" if broken else "on"
+        others = " and, of the other processes, beside it" if trainer.world_size > 1 else ""
         return (
             f"step {step}: not finite ({what}, gradient norm {self._norm:.4g}) {where} samples "
-            f"{shown}; the step was not taken and all keys are in {path}"
+            f"{shown}; the step was not taken and all keys are in {path}{others}"
         )
 
 

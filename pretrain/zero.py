@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -137,7 +138,8 @@ class ZeroStrategy(DeepSpeedStrategy):
         self.setup_distributed()
 
     def setup_distributed(self) -> None:
-        """Lightning's, without its check of GPU numbers on CPUs."""
+        """Lightning's, without its check of GPU numbers on CPUs, and with its timeout for all."""
+        _time_out_after(self._timeout)
         if super().root_device.type != "cpu":
             super().setup_distributed()
             return
@@ -231,6 +233,19 @@ class ZeroStrategy(DeepSpeedStrategy):
     def _files(self) -> CheckpointFiles:
         assert isinstance(self.checkpoint_io, CheckpointFiles)
         return self.checkpoint_io
+
+
+def _time_out_after(timeout: timedelta | None) -> None:
+    """Let the groups that DeepSpeed makes give up on a process when the first group does.
+
+    It makes them without a timeout, for which PyTorch takes half an hour with gloo.
+    """
+    from deepspeed.comm.torch import TorchBackend
+
+    def new_group(self: TorchBackend, ranks: list[int]) -> Any:
+        return torch.distributed.new_group(ranks, timeout=timeout)
+
+    TorchBackend.new_group = new_group
 
 
 def _use_gloo_alone() -> None:

