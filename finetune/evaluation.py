@@ -17,6 +17,7 @@ from torch import Tensor
 
 from finetune.benchmark import Benchmark
 from finetune.folds import Fold, as_text, true_values
+from finetune.groups import group_columns
 from finetune.predictions import Prediction, make_prediction
 
 
@@ -42,7 +43,8 @@ def predictions_of_fold(
     keys = [str(key) for key in rows["key"]]
     speakers = _texts(rows, benchmark.speaker)
     units = _texts(rows, benchmark.average_over)
-    groups = {name: _texts(rows, name) for name in benchmark.groups if name in rows.columns}
+    columns = group_columns(benchmark, pd.concat([fold.train, fold.test]))
+    groups = {name: _texts(rows, name) for name in columns}
     return [
         make_prediction(
             benchmark,

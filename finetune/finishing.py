@@ -18,7 +18,8 @@ from finetune.predictions import FILE_NAME, Prediction, read_predictions, write_
 from finetune.provenance import git_commit
 from finetune.record import Run, fold_folder, read_run, write_scores
 from finetune.reporting.resampling import intervals
-from finetune.reporting.run_report import scores_table, write_run_report
+from finetune.reporting.run_report import write_run_report
+from finetune.reporting.score_tables import scores_table
 from finetune.scores import score_run
 from finetune.units import scored_units
 from hicmae import __version__

@@ -6,6 +6,7 @@ or what is done with all of them (``finetune/run.py``).
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import shutil
 from collections import Counter
@@ -27,6 +28,7 @@ from finetune.fitting.saving import fold_facts, save_fold
 from finetune.fitting.sides import sides_of
 from finetune.fitting.tuning import merge_tuning
 from finetune.folds import Fold
+from finetune.kept_features import FeatureKeeper, choose_samples
 from finetune.plan import Plan
 from finetune.predictions import FILE_NAME, write_predictions
 from finetune.record import FOLD, fold_folder, read_fold, write_json
@@ -101,7 +103,8 @@ def _work(plan: Plan, fold: Fold, share: Share) -> None:
     notes += found
     saved = saved_epoch(folder, plan.digest)
     saver = EpochSaver(saved, every=plan.trainer.save_every)
-    callbacks: list[pl.Callback] = [] if choice is None else [choice]
+    keeper = _feature_keeper(plan, fold, folder)
+    callbacks: list[pl.Callback] = [keeper] if choice is None else [keeper, choice]
     if plan.recipe.ema_decay is not None:  # after the choice, which wants the average's weights
         callbacks.append(MovingAverage(plan.recipe.ema_decay))
     wandb_logger = make_wandb_logger(plan, fold.name, folder) if share.rank == 0 else None
@@ -132,6 +135,7 @@ def _work(plan: Plan, fold: Fold, share: Share) -> None:
             done = folder / _DONE
             done.mkdir(exist_ok=True)
             write_predictions(done / FILE_NAME, predictions)
+            keeper.write(done)
             last = done / "checkpoints" / "last"
             save_fold(plan, fold, sides, module, predictions, last, epoch=epoch)
             join_parts(folder, done)
@@ -144,8 +148,15 @@ def _work(plan: Plan, fold: Fold, share: Share) -> None:
         finish_wandb(wandb_logger, finished=finished)
 
 
-def _views(plan: Plan, fold: Fold, share: Share) -> Loader:
-    """The test views of a fold that a process predicts."""
+def _feature_keeper(plan: Plan, fold: Fold, folder: Path) -> FeatureKeeper:
+    """What keeps the features of some test samples for the report; in the first process alone."""
+    rows = choose_samples(fold.test, plan.seed)
+    views = _views(plan, dataclasses.replace(fold, test=rows), Share(), num_segments=1)
+    return FeatureKeeper(views, [str(key) for key in rows["key"]], folder)
+
+
+def _views(plan: Plan, fold: Fold, share: Share, *, num_segments: int | None = None) -> Loader:
+    """The test views of a fold that a process predicts; as many as the recipe has unless told."""
     return test_loader(
         plan.index,
         fold.test,
@@ -153,7 +164,7 @@ def _views(plan: Plan, fold: Fold, share: Share) -> Loader:
         plan.model.input,
         modalities=plan.emotion.modalities,
         batch_size=plan.recipe.batch_size,
-        num_segments=plan.recipe.num_segments,
+        num_segments=num_segments or plan.recipe.num_segments,
         trainer=plan.trainer,
         share=share,
     )

@@ -53,6 +53,20 @@ def table_rows(text: str) -> dict[str, list[str]]:
     return {cells[0].strip(): [cell.strip() for cell in cells] for cells in reversed(lines)}
 
 
+def tables(text: str) -> list[list[list[str]]]:
+    """Every table: its rows of cells, the heads first and the rule left out."""
+    found: list[list[list[str]]] = []
+    before = ""
+    for line in text.splitlines():
+        if line.startswith("|"):
+            if not before.startswith("|"):
+                found.append([])
+            if not line.startswith("| :-"):
+                found[-1].append([cell.strip() for cell in line.strip("|").split("|")])
+        before = line
+    return found
+
+
 def test_runs_stand_in_one_table_a_benchmark_with_what_their_predictions_give(
     runs: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -107,22 +121,117 @@ def test_a_changed_prediction_changes_the_report_and_is_said(
         path.write_text("\n".join(map(json.dumps, lines)))
         report(runs=[runs["heard"]], out=tmp_path / "report.md")
         text = (tmp_path / "report.md").read_text()
-        assert table_rows(text.split("## tones")[1])["heard"][7] == "0.500"
+        assert table_rows(text)["**pooled**"][2] == "0.500"
         assert "scores.json says uar" in text
     finally:
         path.write_text(kept)
         report(runs=[runs["heard"]], out=tmp_path / "report.md")
 
 
-def test_published_numbers_stand_in_a_table_of_their_own(runs: dict[str, Path]) -> None:
-    text = (runs["both"] / "report.md").read_text()
-    measured, published = text.split("## Published by others, not measured here")
-    assert "0.123" not in measured
-    assert "Somebody" not in measured
-    assert table_rows(published)["Somebody"][2:4] == ["0.123", "their paper"]
-    assert "Licence: for research" in text
-    assert "Selection rule: last" in text
-    assert "Seed 0" in text
+def test_published_and_measured_numbers_share_no_column(
+    runs: dict[str, Path], tmp_path: Path
+) -> None:
+    own = (runs["both"] / "report.md").read_text()
+    report(runs=[runs["both"], runs["heard"]], out=tmp_path / "report.md")
+    several = (tmp_path / "report.md").read_text()
+    for text in (own, several):
+        columns = [column for table in tables(text) for column in zip(*table, strict=True)]
+        published = [column for column in columns if "0.123" in column]
+        assert published
+        for column in published:
+            assert "published" in column[0]
+            assert {cell for cell in column[1:] if cell} == {"0.123"}
+        measured = [column for column in columns if "selection last" in column[0]]
+        assert len(measured) > 10
+        assert not any("0.123" in column for column in measured)
+    assert "published: Somebody" in tables(own)[0][0]
+    assert table_rows(own.split("## Published")[1])["Somebody"][2:4] == ["0.123", "their paper"]
+    assert "Licence: for research" in own
+    assert "Selection rule: last" in own
+    assert "Seed 0" in own
+
+
+def test_a_report_of_one_run_is_that_run_in_full_and_html_may_be_left_out(
+    runs: dict[str, Path], tmp_path: Path
+) -> None:
+    report(runs=[runs["values"]], out=tmp_path / "one.md", html=False)
+    text = (tmp_path / "one.md").read_text()
+    assert not (tmp_path / "one.html").exists()
+    headings = re.findall(r"^## (.*)$", text, re.MULTILINE)
+    assert headings == [
+        "Measured",
+        "Predicted against true",
+        "Error by range",
+        "Scores by speaker",
+        "Scores by group",
+        "Features before and after",
+        "Layer weights",
+        "Largest errors",
+        "What was run",
+        "Folds",
+        "Configuration",
+    ]
+    own = (runs["values"] / "report.md").read_text()
+    assert re.sub(r"\]\([^)]*\)", "", own) == re.sub(r"\]\([^)]*\)", "", text)
+
+
+def test_the_html_says_what_the_markdown_says_and_needs_nothing_else(
+    runs: dict[str, Path], tmp_path: Path
+) -> None:
+    report(runs=[runs["both"], runs["values"]], out=tmp_path / "report.md")
+    text, page = (tmp_path / "report.md").read_text(), (tmp_path / "report.html").read_text()
+    cells = [cell for table in tables(text) for row in table for cell in row]
+    found = re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", page)
+    assert [re.sub(r"<[^>]*>", "", cell) for cell in found] == [cell.strip("*") for cell in cells]
+    sources = re.findall(r'<img [^>]*src="([^"]*)"', page)
+    assert len(sources) == text.count("![") >= 12
+    assert all(
+        source.startswith(("data:image/png;base64,", "data:image/jpeg")) for source in sources
+    )
+    assert not re.search(r"<(script|link|iframe)|url\(|@import|src=\"(?!data:)", page)
+
+
+def test_what_other_commands_left_in_a_run_folder_is_a_section(
+    runs: dict[str, Path], tmp_path: Path
+) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(runs["both"], folder)
+    (folder / "sections" / "pictures").mkdir(parents=True)
+    shutil.copy(folder / "figures" / "recall.png", folder / "sections" / "pictures" / "a b.png")
+    (folder / "sections" / "modalities.md").write_text(
+        "# What each modality adds\n\nMuch.\n\n## By class\n\n![a](pictures/a%20b.png)\n\n"
+        "```\n# no heading\n```\n"
+    )
+    report(runs=[folder], out=tmp_path / "report.md")
+    text = (tmp_path / "report.md").read_text()
+    assert "\n## What each modality adds\n\nMuch.\n\n### By class\n" in text
+    assert "![a](copy/sections/pictures/a%20b.png)" in text
+    assert "\n# no heading\n" in text
+    page = (tmp_path / "report.html").read_text()
+    assert "What each modality adds</h2>" in page
+    assert "no picture at" not in page
+
+
+def test_damaged_predictions_and_features_are_one_line(
+    runs: dict[str, Path], tmp_path: Path
+) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(runs["both"], folder)
+    features = folder / "fold-1" / "features.npz"
+    features.write_bytes(features.read_bytes()[:200])
+    with pytest.raises(ValueError, match=r"features\.npz: damaged .*delete it") as caught:
+        report(runs=[folder], out=tmp_path / "report.md")
+    assert "\n" not in str(caught.value)
+    features.unlink()
+    report(runs=[folder], out=tmp_path / "report.md")
+    predictions = folder / "predictions.jsonl"
+    predictions.write_text(predictions.read_text()[:-40])
+    with pytest.raises(ValueError, match=r"predictions\.jsonl line 24: no prediction") as caught:
+        report(runs=[folder], out=tmp_path / "report.md")
+    assert "\n" not in str(caught.value)
+    predictions.unlink()
+    with pytest.raises(ValueError, match=r"no finished fine-tuning run \(no predictions\.jsonl\)"):
+        report(runs=[folder], out=tmp_path / "report.md")
 
 
 def test_what_cannot_be_compared_is_refused_or_said(
@@ -156,5 +265,5 @@ def test_a_folder_of_runs_stands_for_all_of_them(runs: dict[str, Path], tmp_path
         shutil.copytree(runs["both"], tmp_path / group / "audio-video")
     report(runs=[tmp_path / "one", tmp_path / "two"], out=tmp_path / "report.md")
     text = (tmp_path / "report.md").read_text(encoding="utf-8")
-    assert "### one/audio-video" in text
-    assert "### two/audio-video" in text
+    assert "#### one/audio-video" in text
+    assert "#### two/audio-video" in text

@@ -1,70 +1,130 @@
-"""One run's scores part by part: by class and by whatever group the index carries.
+"""One run's scores part by part: by speaker and by whatever group the index carries.
 
-For: tables that say where a score comes from. Not for: the scores of folds
-(``finetune/reporting/run_report.py``).
+For: tables and pictures that say where a score comes from. Not for: the scores of folds
+(``finetune/reporting/run_report.py``) or of classes (``finetune/reporting/class_parts.py``).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
-from finetune.predictions import Prediction, true_and_predicted
+from finetune.predictions import Prediction
 from finetune.record import Run
-from finetune.reporting.tables import Table, number
-from finetune.scores import metric_name, score_units
-from hicmae.metrics import confusion_matrix
+from finetune.reporting.document import Part, Picture, Section
+from finetune.reporting.figures_scores import MAX_NAMED, Dot, dot_figure
+from finetune.reporting.resampling import intervals
+from finetune.reporting.tables import Table, measured, number, range_of
+from finetune.scores import Values, metric_name, score_units
+
+# A group of fewer units or people says little; it is marked.
+SMALL_UNITS = 20
+SMALL_SPEAKERS = 5
+# Speakers in the table, of many: so many of the worst and of the best.
+_WORST, _BEST = 30, 10
 
 
-def class_table(run: Run) -> Table:
-    """Recall and precision of each class."""
-    true, predicted = true_and_predicted(run.benchmark, run.units)
-    matrix = confusion_matrix(true, predicted, len(run.benchmark.classes))
-    rows = []
-    for index, name in enumerate(run.benchmark.classes):
-        hits, samples, calls = matrix[index, index], matrix[index].sum(), matrix[:, index].sum()
-        recall = run.facts.mark(number(hits / samples)) if samples else "n/a"
-        precision = run.facts.mark(number(hits / calls)) if calls else "n/a"
-        rows.append([name, str(samples), recall, precision])
-    return Table(columns=["class", "samples", "recall", "precision"], rows=rows)
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """Units that have something in common.
 
-
-def group_sections(run: Run) -> list[str]:
-    """A table for each ``groups`` column of the benchmark, of the pooled predictions.
-
-    Returns: Markdown; nothing where the benchmark has no groups. A sample without a value is in
-        the row ``(none)``.
+    Args:
+        name: What.
+        units: They.
+        scores: Theirs.
+        interval: 95 % of the leading metric.
+        num_speakers: Theirs; none where somebody is not named.
     """
-    parts = []
-    for column in run.benchmark.groups:
+
+    name: str
+    units: Sequence[Prediction]
+    scores: Values
+    interval: tuple[float, float]
+    num_speakers: int | None
+
+    def is_small(self, *, people: bool) -> bool:
+        """Whether it says little; ``people`` if its speakers count too."""
+        few = people and self.num_speakers is not None and self.num_speakers < SMALL_SPEAKERS
+        return len(self.units) < SMALL_UNITS or few
+
+
+def group_section(run: Run, figures: Path) -> Section | None:
+    """A table for each column by which the predictions can be grouped, and one picture.
+
+    Returns: nothing where there is no such column. A sample without a value is in the group
+        ``(none)``.
+    """
+    tables: list[Section] = []
+    panels = []
+    for column in dict.fromkeys(name for item in run.units for name in item.groups):
         members: dict[str, list[Prediction]] = {}
         for item in run.units:
-            if column in item.groups:
-                members.setdefault(item.groups[column] or "(none)", []).append(item)
-        if members:
-            parts += [f"### By {column}", _group_table(run, column, members).markdown()]
-    if not parts:
-        return []
-    return [
-        "## Scores by group",
-        "Pooled over folds; UAR is the mean over the classes that occur in the group.",
-        *parts,
+            members.setdefault(item.groups.get(column) or "(none)", []).append(item)
+        groups = [_group(run, value, members[value]) for value in sorted(members)]
+        tables.append(Section(title=f"By {column}", parts=[_table(run, column, groups)]))
+        panels.append((column, _dots(run, groups, people=True)))
+    if not tables:
+        return None
+    leading = run.benchmark.ranking
+    path = figures / "groups.png"
+    dot_figure(
+        panels,
+        run.scores.pooled[leading],
+        path,
+        what=measured(metric_name(leading), run.facts.rule),
+        title=f"{run.name}: scores by group",
+    )
+    parts: list[Part] = [
+        f"Pooled over folds. {_meaning(run)} 95 %: of {metric_name(leading)}, bootstrap by"
+        f" {run.benchmark.speaker} within the group (by sample where the group has one or they"
+        f" are not named). *small*: fewer than {SMALL_UNITS} {unit_name(run)} or fewer than"
+        f" {SMALL_SPEAKERS} {run.benchmark.speaker}s. A gap between groups may be one between"
+        " other things in which they differ.",
+        Picture(path=path, caption="Scores by group"),
+        *tables,
     ]
+    return Section(title="Scores by group", parts=parts)
 
 
-def absent_classes(run: Run) -> list[str]:
-    """Sentences about folds that test no sample of a class, and what their scores then mean."""
-    if not run.benchmark.label:
-        return []
-    sentences = []
-    for fold in run.scores.folds:
-        seen = {item.true for item in run.units if item.fold == fold}
-        absent = [name for name in run.benchmark.classes if name not in seen]
-        if absent:
-            sentences.append(
-                f"Fold {fold} tests no sample of {', '.join(absent)}: its UAR is the mean over the"
-                " classes it tests."
-            )
-    return sentences
+def speaker_section(run: Run, figures: Path) -> Section | None:
+    """The scores of each speaker, the worst first, as a table and a picture.
+
+    Returns: nothing where speakers are not named, or there is one.
+    """
+    members: dict[str, list[Prediction]] = {}
+    for item in run.units:
+        members.setdefault(item.speaker, []).append(item)
+    if "" in members or len(members) < 2:
+        return None
+    leading, who = run.benchmark.ranking, run.benchmark.speaker
+    surely = len(members) <= MAX_NAMED
+    groups = [_group(run, name, units, surely=surely) for name, units in members.items()]
+    groups.sort(key=lambda one: (_last_if_undefined(one.scores[leading]), one.name))
+    path = figures / "speakers.png"
+    dot_figure(
+        [("", _dots(run, groups, people=False))],
+        run.scores.pooled[leading],
+        path,
+        what=measured(metric_name(leading), run.facts.rule),
+        title=f"{run.name}: scores by {who}, the worst first",
+    )
+    shown, left_out = groups, ""
+    if len(groups) > _WORST + _BEST:
+        shown = [*groups[:_WORST], *groups[-_BEST:]]
+        left_out = (
+            f" The table has the {_WORST} worst and the {_BEST} best of {len(groups)}; the picture"
+            " has all."
+        )
+    sure = f" 95 %: of {metric_name(leading)}, bootstrap by sample." if surely else ""
+    parts: list[Part] = [
+        f"Pooled over folds, the worst first. {_meaning(run)}{sure} *small*: fewer than"
+        f" {SMALL_UNITS} {unit_name(run)}.{left_out}",
+        Picture(path=path, caption=f"Scores by {who}"),
+        _table(run, who, shown, people=False),
+    ]
+    return Section(title=f"Scores by {who}", parts=parts)
 
 
 def unit_name(run: Run) -> str:
@@ -72,20 +132,64 @@ def unit_name(run: Run) -> str:
     return f"{run.benchmark.average_over}s" if run.benchmark.average_over else "samples"
 
 
-def _group_table(run: Run, column: str, members: dict[str, list[Prediction]]) -> Table:
-    """Every metric of each value of a column."""
-    metrics: Sequence[str] = list(run.scores.pooled)
+def _group(run: Run, name: str, units: Sequence[Prediction], *, surely: bool = True) -> Group:
+    """Score units that have something in common; ``surely`` with an interval."""
+    speakers = {item.speaker for item in units}
+    found = intervals(run.benchmark, [units]).values if surely else {}
+    return Group(
+        name=name,
+        units=units,
+        scores=score_units(run.benchmark, units),
+        interval=found.get(run.benchmark.ranking, (math.nan, math.nan)),
+        num_speakers=None if "" in speakers else len(speakers),
+    )
+
+
+def _table(run: Run, column: str, groups: Sequence[Group], *, people: bool = True) -> Table:
+    """Every metric of each group; ``people`` counts their speakers."""
+    leading, mark, rule = run.benchmark.ranking, run.facts.mark, run.facts.rule
+    metrics = sorted(run.scores.pooled, key=lambda metric: metric != leading)
+    heads = [column, unit_name(run)]
+    if people:
+        heads.append(f"{run.benchmark.speaker}s")
+    heads += [measured(metric_name(leading), rule), measured("95 %", rule)]
+    heads += [measured(metric_name(metric), rule) for metric in metrics[1:]]
     rows = []
-    for value in sorted(members):
-        found = score_units(run.benchmark, members[value])
-        speakers = {item.speaker for item in members[value]}
-        rows.append(
-            [
-                value,
-                str(len(members[value])),
-                "not named" if "" in speakers else str(len(speakers)),
-                *(run.facts.mark(number(found[metric])) for metric in metrics),
-            ]
-        )
-    heads = [column, unit_name(run), f"{run.benchmark.speaker}s", *map(metric_name, metrics)]
+    for one in groups:
+        small = " (small)" if one.is_small(people=people) else ""
+        cells = [one.name, f"{len(one.units)}{small}"]
+        if people:
+            cells.append("not named" if one.num_speakers is None else str(one.num_speakers))
+        cells += [mark(number(one.scores[leading])), mark(range_of(*one.interval))]
+        cells += [mark(number(one.scores[metric])) for metric in metrics[1:]]
+        rows.append(cells)
     return Table(columns=heads, rows=rows)
+
+
+def _dots(run: Run, groups: Sequence[Group], *, people: bool) -> list[Dot]:
+    """The groups as rows of a picture."""
+    return [
+        Dot(
+            name=f"{one.name} ({len(one.units)})",
+            value=one.scores[run.benchmark.ranking],
+            low=one.interval[0],
+            high=one.interval[1],
+            small=one.is_small(people=people),
+        )
+        for one in groups
+    ]
+
+
+def _meaning(run: Run) -> str:
+    """What a metric means within a group."""
+    if run.benchmark.task == "classification":
+        return "UAR is the mean over the classes that occur in the group."
+    return (
+        "CCC is taken within the group: low where the true values hardly differ there, n/a where"
+        " they are all the same."
+    )
+
+
+def _last_if_undefined(value: float) -> float:
+    """Sort key that puts not-a-number behind all values."""
+    return math.inf if math.isnan(value) else value

@@ -8,26 +8,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from finetune.reporting.document import Part, Section
 from finetune.reporting.resampling import LEVEL, NUM_DRAWS, Comparison, compare
 from finetune.reporting.seeds import SeedGroup, how_to_read_seeds, seeds_table
-from finetune.reporting.tables import Table, number, range_of
+from finetune.reporting.tables import Table, number, range_of, signed
 from finetune.scores import metric_name
 
 
-def seed_parts(groups: Sequence[SeedGroup]) -> list[str]:
-    """A table over seeds, where any entry has several. Returns: Markdown."""
+def seed_parts(groups: Sequence[SeedGroup]) -> list[Section]:
+    """A table over seeds, where any entry has several."""
     several = [group for group in groups if len(group.runs) > 1]
     if not several:
         return []
-    return [
-        "### Over seeds",
-        seeds_table(several).markdown(),
-        *dict.fromkeys(how_to_read_seeds(group) for group in several),
-    ]
+    reading = dict.fromkeys(how_to_read_seeds(group) for group in several)
+    return [Section(title="Over seeds", parts=[seeds_table(several), *reading])]
 
 
-def paired_parts(groups: Sequence[SeedGroup]) -> list[str]:
-    """Each entry against the first, in the leading metric. Returns: Markdown.
+def paired_parts(groups: Sequence[SeedGroup]) -> list[Section]:
+    """Each entry against the first, in the leading metric.
 
     Only entries that scored the very same samples are compared; others are named.
     """
@@ -37,17 +35,17 @@ def paired_parts(groups: Sequence[SeedGroup]) -> list[str]:
     alike = [group for group in others if _same_samples(first, group)]
     rows = [_row(first, group, compare_groups(first, group)) for group in alike]
     name = metric_name(first.runs[0].benchmark.ranking)
-    parts = [f"### Each against {first.name}"]
+    parts: list[Part] = []
     if rows:
         columns = ["entry", "selection", f"{name} minus {first.name}", "95 %", "p", "swaps"]
-        parts += [Table(columns=columns, rows=rows).markdown(), _how_to_read(len(rows))]
+        parts += [Table(columns=columns, rows=rows), _how_to_read(len(rows))]
     parts += [
         f"**Note.** {group.name} did not score the samples of {first.name}, so there is no paired"
         " comparison."
         for group in others
         if group not in alike
     ]
-    return parts
+    return [Section(title=f"Each against {first.name}", parts=parts)]
 
 
 def compare_groups(first: SeedGroup, group: SeedGroup) -> Comparison:
@@ -68,11 +66,10 @@ def _row(first: SeedGroup, group: SeedGroup, found: Comparison) -> list[str]:
     chosen = next(
         (one.runs[0].facts for one in (group, first) if one.runs[0].facts.mark("0") != "0"), facts
     )
-    signed = f"{found.difference:+.3f}" if found.difference == found.difference else "n/a"
     return [
         group.name,
         facts.rule,
-        chosen.mark(signed),
+        chosen.mark(signed(found.difference)),
         chosen.mark(range_of(found.low, found.high)),
         _p_value(found),
         found.method,

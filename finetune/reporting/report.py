@@ -1,30 +1,38 @@
-"""Comparing runs: every metric computed again from predictions, in one report.
+"""One report of one run or of several: every metric computed again from predictions.
 
-For: ``hicmae report RUN… --out FILE``. Not for: the report of one run
-(``finetune/reporting/run_report.py``).
+For: ``hicmae report RUN… --out FILE``. Not for: what is said of a run
+by itself (``finetune/reporting/run_report.py``).
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from urllib.parse import quote
 
 from finetune.benchmark import Benchmark
-from finetune.record import Run, read_run, runs_in, write_text
-from finetune.reporting.breakdown import absent_classes
+from finetune.record import Run, read_run, runs_in
+from finetune.reporting.class_parts import absent_classes, run_counts
 from finetune.reporting.comparison import paired_parts, seed_parts
-from finetune.reporting.figures import comparison_figure
-from finetune.reporting.run_report import chance, published_section, write_run_report
+from finetune.reporting.document import Folded, Link, Part, Picture, Section, write_document
+from finetune.reporting.figures_scores import comparison_figure
+from finetune.reporting.run_report import REPORT, run_parts, write_run_report
+from finetune.reporting.score_tables import chance, published_names, published_section, scores_table
 from finetune.reporting.seeds import group_seeds
-from finetune.reporting.tables import Table, mean_and_sd, number, output_console, range_of
+from finetune.reporting.tables import Table, mean_and_sd, measured, number, output_console, range_of
 from finetune.scores import metric_name, undefined
 from finetune.selection import rule_sentence
 
+Named = Sequence[tuple[str, Run]]
 
-def report(*, runs: list[Path], out: Path = Path("report.md")) -> None:
-    """Compare finished fine-tuning runs in one table.
+
+def report(
+    *,
+    runs: list[Path],
+    out: Path = Path("report.md"),
+    html: bool = True,
+    shards: Path | None = None,
+) -> None:
+    """Report on finished fine-tuning runs: one in full, or several side by side.
 
     Every metric is computed again from the runs' predictions; each run's own report and figures
     are refreshed. Runs of different benchmarks stand in tables of their own.
@@ -32,27 +40,49 @@ def report(*, runs: list[Path], out: Path = Path("report.md")) -> None:
     Args:
         runs: Run folders of ``hicmae finetune``, or folders that hold several.
         out: Markdown file to write; its figures go into ``figures/`` beside it.
+        html: Whether to write the same as one HTML file too, beside it, with its pictures inside.
+        shards: Where the shards of the runs are now, for the frames of the most confident errors;
+            null: where they were when the run was made.
 
     Raises: FileNotFoundError: no such run. ValueError: a run that is not finished or damaged, or
         two that share a name, or a report in place of a run's own.
     """
     found = [read_run(folder) for given in runs for folder in runs_in(given)]
     names = _names(found)
-    if any(out.resolve() == (run.folder / "report.md").resolve() for run in found):
+    if any(out.resolve() == (run.folder / REPORT).resolve() for run in found):
         raise ValueError(f"{out}: is a run's own report; choose another file for the comparison")
-    console = output_console()
     pairs = list(zip(names, found, strict=True))
-    parts = ["# Comparison of runs", _how_to_read(found), _summary(pairs).markdown()]
-    for benchmark_name in dict.fromkeys(run.facts.benchmark for run in found):
-        group = [pair for pair in pairs if pair[1].facts.benchmark == benchmark_name]
-        parts += _section(group, out)
-        console.print(_table(group).terminal())
-    console.print(_summary(pairs).terminal())
-    write_text(out, "\n\n".join(part for part in parts if part) + "\n")
-    console.print(f"report: {out}")
+    groups = [
+        [pair for pair in pairs if pair[1].facts.benchmark == name]
+        for name in dict.fromkeys(run.facts.benchmark for run in found)
+    ]
+    for group in groups:
+        for _, run in group:
+            _require_same(group[0][1].benchmark, group[0][1], run)
+    parts = {name: run_parts(run, shards=shards) for name, run in pairs}
+    for name, run in pairs:
+        write_run_report(run, parts[name], html=html)
+    console = output_console()
+    for group in groups:
+        several = _table(group) if len(pairs) > 1 else scores_table(group[0][1])
+        console.print(several.terminal())
+    if len(pairs) == 1:
+        document = Section(title=names[0], parts=parts[names[0]])
+    else:
+        document = Section(
+            title="Comparison of runs",
+            parts=[
+                _how_to_read(found),
+                _summary(pairs),
+                *(_section(group, out, parts) for group in groups),
+            ],
+        )
+        console.print(_summary(pairs).terminal())
+    for path in write_document(document, out, html=html):
+        console.print(f"report: {path}")
 
 
-def _summary(pairs: Sequence[tuple[str, Run]]) -> Table:
+def _summary(pairs: Named) -> Table:
     """All runs in one table, each with the leading metric of its benchmark."""
     rows = [
         [
@@ -75,64 +105,66 @@ def _summary(pairs: Sequence[tuple[str, Run]]) -> Table:
     return Table(columns=[*heads, "pooled", "mean ± sd"], rows=rows, title="All runs")
 
 
-def _section(group: Sequence[tuple[str, Run]], out: Path) -> list[str]:
+def _section(group: Named, out: Path, whole: Mapping[str, Sequence[Part]]) -> Section:
     """Everything about the runs of one benchmark."""
     runs = [run for _, run in group]
     benchmark = runs[0].benchmark
-    for run in runs:
-        _require_same(benchmark, runs[0], run)
-        write_run_report(run)
     leading = benchmark.ranking
     entries = group_seeds(group)
     figure = out.parent / "figures" / f"comparison-{_slug(benchmark.name)}.png"
     comparison_figure(
-        [run.facts.mark(name) for name, run in group],
+        [f"{name}\n{run.facts.rule}" for name, run in group],
         [run.scores for run in runs],
+        [run.intervals.values[leading] for run in runs],
         leading,
         figure,
-        title=f"{benchmark.name}: {metric_name(leading)}, selection {_rules(runs)}",
+        title=f"{benchmark.name}: {measured(metric_name(leading), _rules(runs))}",
     )
-    parts = [f"## {benchmark.name}"]
-    if benchmark.title:
-        parts.append(benchmark.title)
-    parts += [
-        _table(group).markdown(),
+    published = published_section(benchmark)
+    parts: list[Part] = [
+        benchmark.title,
+        _with_published(group),
         chance(benchmark),
-        _spread(group),
+        *_cautions(group),
         *dict.fromkeys(run.intervals.sentence() for run in runs),
+        Picture(path=figure, caption=f"{metric_name(leading)} of the runs"),
         *seed_parts(entries),
         *paired_parts(entries),
+        *([_recalls(group)] if benchmark.label else []),
         *(
             f"**Note.** {name}: {sentence}"
             for name, run in group
             for sentence in (*undefined(run.scores), *absent_classes(run), *run.disagreements)
         ),
-        f"![{metric_name(leading)} of the runs]({_link(figure, out)})",
+        *([published] if published else []),
+        Section(
+            title="The runs in full", parts=[_folded(name, run, whole[name]) for name, run in group]
+        ),
     ]
-    for name, run in group:
-        parts.append(f"### {name}")
-        parts.append(f"[Its report]({_link(run.folder / 'report.md', out)})")
-        parts += [
-            f"![{picture.stem} of {name}]({_link(picture, out)})"
-            for picture in sorted((run.folder / "figures").glob("*.png"))
-        ]
-    parts += [
-        text.replace("## Published", "### Published", 1) for text in published_section(benchmark)
-    ]
-    return parts
+    return Section(title=benchmark.name, parts=parts)
 
 
-def _table(group: Sequence[tuple[str, Run]]) -> Table:
+def _folded(name: str, run: Run, whole: Sequence[Part]) -> Folded:
+    """The report of a run inside that of several."""
+    score = run.facts.mark(number(run.scores.pooled[run.benchmark.ranking]))
+    parts: list[Part] = [
+        Link(path=run.folder / REPORT, text="Its own report"),
+        Section(title=name, parts=whole),
+    ]
+    return Folded(summary=f"{name}: {metric_name(run.benchmark.ranking)} {score}", parts=parts)
+
+
+def _table(group: Named) -> Table:
     """One row a run."""
-    benchmark = group[0][1].benchmark
+    benchmark, rules = group[0][1].benchmark, _rules([run for _, run in group])
     leading = benchmark.ranking
     metrics = list(group[0][1].scores.pooled)
     metrics.sort(key=lambda metric: metric != leading)
     heads = ["run", "start", "modalities", "selection", "folds", "samples", "seed"]
     for metric in metrics:
-        heads.append(metric_name(metric))
+        heads.append(measured(metric_name(metric), rules))
         if metric == leading:
-            heads += ["95 %", "mean ± sd"]
+            heads += [measured("95 %", rules), measured("mean ± sd", rules)]
     rows = []
     for name, run in group:
         cells = [
@@ -153,6 +185,38 @@ def _table(group: Sequence[tuple[str, Run]]) -> Table:
     return Table(columns=heads, rows=rows, title=f"{benchmark.name} (pooled over folds)")
 
 
+def _with_published(group: Named) -> Table:
+    """One row a run, then one for each published entry, whose numbers have columns of their own."""
+    measured, benchmark = _table(group), group[0][1].benchmark
+    if not benchmark.published:
+        return measured
+    metrics = list(dict.fromkeys(name for item in benchmark.published for name in item.scores))
+    heads = [*measured.columns, *(f"{metric_name(metric)}, published" for metric in metrics)]
+    rows = [[*row, *[""] * len(metrics)] for row in measured.rows]
+    for name, item in zip(published_names(benchmark), benchmark.published, strict=True):
+        cells = [f"published: {name}", "", item.modalities, *[""] * (len(measured.columns) - 3)]
+        cells += [number(item.scores[m]) if m in item.scores else "" for m in metrics]
+        rows.append(cells)
+    return Table(columns=heads, rows=rows)
+
+
+def _recalls(group: Named) -> Section:
+    """The recall of each class, a column a run."""
+    benchmark = group[0][1].benchmark
+    columns = []
+    for _, run in group:
+        counts = run_counts(run)
+        columns.append(
+            [
+                run.facts.mark(number(hits / samples)) if samples else "n/a"
+                for hits, samples in zip(counts.diagonal(), counts.sum(axis=1), strict=True)
+            ]
+        )
+    heads = ["class", *(measured(name, run.facts.rule) for name, run in group)]
+    rows = [list(row) for row in zip(benchmark.classes, *columns, strict=True)]
+    return Section(title="Recall by class", parts=[Table(columns=heads, rows=rows)])
+
+
 def _how_to_read(runs: Sequence[Run]) -> str:
     """What the columns mean, and how the tested weights were chosen."""
     rules = dict.fromkeys(rule_sentence(run.facts.selection, run.facts.protocol) for run in runs)
@@ -165,8 +229,8 @@ def _how_to_read(runs: Sequence[Run]) -> str:
     )
 
 
-def _spread(group: Sequence[tuple[str, Run]]) -> str:
-    """A caution where the runs cannot be compared sample by sample, or are few."""
+def _cautions(group: Named) -> list[str]:
+    """Cautions where the runs cannot be compared sample by sample, or are few."""
     keys = {frozenset(item.key for item in run.predictions) for _, run in group}
     sentences = []
     if len(keys) > 1:
@@ -178,12 +242,13 @@ def _spread(group: Sequence[tuple[str, Run]]) -> str:
         sentences.append(
             "One seed each: a gap that is no larger than the spread over folds proves nothing."
         )
-    return "\n\n".join(sentences)
+    return sentences
 
 
 def _rules(runs: Sequence[Run]) -> str:
-    """The selection rules of runs, each once."""
-    return ", ".join(dict.fromkeys(run.facts.rule for run in runs))
+    """The selection rule of runs; where they have several, it stands in each row."""
+    rules = dict.fromkeys(run.facts.rule for run in runs)
+    return next(iter(rules)) if len(rules) == 1 else "as in each row"
 
 
 def _require_same(benchmark: Benchmark, first: Run, run: Run) -> None:
@@ -209,12 +274,6 @@ def _names(runs: Sequence[Run]) -> list[str]:
         {str(run.folder) for run, path in zip(runs, parts, strict=True) if parts.count(path) > 1}
     )
     raise ValueError(f"{', '.join(twice)}: given twice")
-
-
-def _link(target: Path, out: Path) -> str:
-    """A link from the report to a file."""
-    relative = os.path.relpath(target.resolve(), out.resolve().parent)
-    return quote(Path(relative).as_posix())
 
 
 def _slug(name: str) -> str:

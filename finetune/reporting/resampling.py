@@ -116,6 +116,26 @@ def intervals(benchmark: Benchmark, runs: Sequence[Units]) -> Intervals:
     )
 
 
+def class_intervals(benchmark: Benchmark, units: Units) -> list[tuple[float, float]]:
+    """95 % interval of the recall of each class.
+
+    Args:
+        benchmark: Of classes.
+        units: What is scored.
+
+    Returns: low and high of each class; not-a-number where there is none.
+    """
+    sums, size = make_sums(benchmark, [units]), len(benchmark.classes)
+    if sums.num_clusters < 2:
+        return [(math.nan, math.nan)] * size
+    drawn = []
+    for weights in _bootstrap_weights(sums.num_clusters):
+        matrix = sums.total(0, weights).reshape(-1, size, size)  # (R, C, C)
+        with np.errstate(invalid="ignore"):
+            drawn.append(np.einsum("rkk->rk", matrix) / matrix.sum(axis=2))
+    return [_percentiles(values) for values in np.concatenate(drawn).T]
+
+
 def compare(benchmark: Benchmark, first: Sequence[Units], second: Sequence[Units]) -> Comparison:
     """Compare two entries in the leading metric.
 

@@ -1,4 +1,4 @@
-"""The report of one run: ``report.md`` and ``figures/`` in its folder.
+"""The report of one run: ``report.md``, ``report.html`` and ``figures/`` in its folder.
 
 For: everything a reader of one run's numbers has to know, on one page. Not for: comparing runs
 (``finetune/reporting/report.py``).
@@ -6,115 +6,80 @@ For: everything a reader of one run's numbers has to know, on one page. Not for:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import yaml
 
 from finetune.benchmark import Benchmark
-from finetune.record import CONFIG, Run, write_text
-from finetune.reporting.breakdown import absent_classes, class_table, group_sections, unit_name
-from finetune.reporting.figures import confusion_figure, layer_weight_figure, scatter_figure
-from finetune.reporting.tables import Table, facts_table, mean_and_sd, number, range_of
+from finetune.record import CONFIG, Run
+from finetune.reporting.breakdown import group_section, speaker_section
+from finetune.reporting.class_parts import absent_classes, class_sections
+from finetune.reporting.document import Folded, Part, Prepared, Section, write_document
+from finetune.reporting.errors import error_section
+from finetune.reporting.feature_parts import feature_section, layer_section
+from finetune.reporting.score_tables import (
+    chance,
+    metrics_table,
+    published_section,
+    scores_table,
+)
+from finetune.reporting.tables import Table, facts_table
+from finetune.reporting.value_parts import value_sections
 from finetune.scores import metric_name, undefined
 from finetune.selection import rule_sentence
 
-
-def write_run_report(run: Run) -> Path:
-    """Draw the figures of a run and write its report. Returns: path of the report."""
-    figures = draw_figures(run)
-    parts = [
-        f"# {run.name}",
-        _introduction(run),
-        "## Measured",
-        scores_table(run).markdown(),
-        _notes(run),
-        *([class_table(run).markdown()] if run.benchmark.label else []),
-        *(f"![{caption}]({path.relative_to(run.folder).as_posix()})" for path, caption in figures),
-        *group_sections(run),
-        *published_section(run.benchmark),
-        "## What was run",
-        facts_table(_facts(run)).markdown(),
-        "## Folds",
-        _fold_table(run).markdown(),
-        *_configuration(run.folder),
-        *_terms(run.benchmark),
-    ]
-    path = run.folder / "report.md"
-    write_text(path, "\n\n".join(part for part in parts if part) + "\n")
-    return path
+REPORT = "report.md"
+# Markdown in a run folder that others wrote, each file a section of the report: what each modality
+# is worth, and whatever the user puts into sections/ (a matrix over corpora, notes).
+OTHERS = ("modalities/modalities.md", "sections/*.md")
 
 
-def draw_figures(run: Run) -> list[tuple[Path, str]]:
-    """Draw what is worth seeing of a run. Returns: paths and captions."""
-    folder, names = run.folder / "figures", list(run.scores.folds)
-    pooled = f"{len(names)} folds pooled" if len(names) > 1 else f"fold {names[0]}"
+def write_run_report(run: Run, parts: Sequence[Part] | None = None, *, html: bool = True) -> Path:
+    """Write a run's own report.
+
+    Args:
+        run: Whose.
+        parts: What ``run_parts`` gave, if it was asked already.
+        html: Whether to write one HTML file too.
+
+    Returns: path of ``report.md``.
+    """
+    parts = run_parts(run) if parts is None else parts
+    return write_document(Section(title=run.name, parts=parts), run.folder / REPORT, html=html)[0]
+
+
+def run_parts(run: Run, *, shards: Path | None = None) -> Sequence[Part]:
+    """Draw the figures of a run.
+
+    Args:
+        run: Whose.
+        shards: Where the run's shards are now, for the frames of errors; none given: where they
+            were.
+
+    Returns: all that its report says below the heading.
+    Raises: ValueError: a damaged file in the run folder.
+    """
+    figures, folds = run.folder / "figures", list(run.scores.folds)
+    pooled = f"{len(folds)} folds pooled" if len(folds) > 1 else f"fold {folds[0]}"
     title = f"{run.name}: {run.facts.benchmark}, {pooled}\nselection {run.facts.rule}"
-    made = []
-    if run.benchmark.task == "classification":
-        path = folder / "confusion.png"
-        confusion_figure(run.benchmark, run.units, path, title=title)
-        made.append((path, f"Confusion matrix, {pooled}"))
-    else:
-        path = folder / "predicted_against_true.png"
-        scatter_figure(run.benchmark, run.units, run.scores, path, title=title)
-        made.append((path, f"Predicted against true values, {pooled}"))
-    weights = [fold.layer_weights for fold in run.folds if fold.layer_weights]
-    if weights and any(len(values) > 1 for values in weights[0].values()):
-        path = folder / "layer_weights.png"
-        layer_weight_figure(weights, path, title="Learned layer weights")
-        made.append((path, "Learned weights of the encoder layers"))
-    return made
-
-
-def scores_table(run: Run) -> Table:
-    """Every metric per fold, pooled with its interval, and as mean and deviation."""
-    scores, mark = run.scores, run.facts.mark
-    metrics = list(scores.pooled)
-    rows = [
-        [f"fold {name}", str(scores.counts[name]), *(mark(number(values[m])) for m in metrics)]
-        for name, values in scores.folds.items()
+    of_classes = run.benchmark.task == "classification"
+    found = [
+        Section(title="Measured", parts=[metrics_table(run), scores_table(run), *_notes(run)]),
+        published_section(run.benchmark),
+        *(class_sections if of_classes else value_sections)(run, figures, title),
+        speaker_section(run, figures),
+        group_section(run, figures),
+        *_others(run.folder),
+        feature_section(run, figures),
+        layer_section(run, figures),
+        error_section(run, figures, shards),
+        Section(title="What was run", parts=[facts_table(_facts(run))]),
+        Section(title="Folds", parts=[_fold_table(run)]),
+        _configuration(run.folder),
+        _terms(run.benchmark),
     ]
-    rows.append(
-        ["**pooled**", str(scores.num_samples), *(mark(number(scores.pooled[m])) for m in metrics)]
-    )
-    rows.append(["95 % interval", "", *(mark(range_of(*run.intervals.values[m])) for m in metrics)])
-    if len(scores.folds) > 1:
-        rows.append(["mean ± sd", "", *(mark(mean_and_sd(scores, m)) for m in metrics)])
-    return Table(
-        columns=[f"selection: {run.facts.rule}", unit_name(run), *map(metric_name, metrics)],
-        rows=rows,
-        title=f"{run.facts.benchmark}, selection: {run.facts.rule}",
-    )
-
-
-def published_section(benchmark: Benchmark) -> list[str]:
-    """Numbers of others, in a table of their own."""
-    if not benchmark.published:
-        return []
-    metrics = list(dict.fromkeys(name for item in benchmark.published for name in item.scores))
-    rows = [
-        [
-            item.method,
-            item.modalities,
-            *(number(item.scores[m]) if m in item.scores else "" for m in metrics),
-            item.source,
-            item.note,
-        ]
-        for item in benchmark.published
-    ]
-    columns = ["method", "modalities", *map(metric_name, metrics), "source", "note"]
-    return [
-        "## Published by others, not measured here",
-        Table(columns=columns, rows=rows).markdown(),
-    ]
-
-
-def chance(benchmark: Benchmark) -> str:
-    """What guessing reaches in the leading metric, as a sentence."""
-    if benchmark.task == "regression":
-        return "Guessing one value for everybody has a CCC of 0."
-    size = len(benchmark.classes)
-    return f"Guessing has a UAR of 1/{size} = {1 / size:.3f}."
+    return [_introduction(run), *(section for section in found if section is not None)]
 
 
 def _introduction(run: Run) -> str:
@@ -132,7 +97,7 @@ def _introduction(run: Run) -> str:
     )
 
 
-def _notes(run: Run) -> str:
+def _notes(run: Run) -> list[str]:
     """How to read the table, and what is odd about it."""
     selection = rule_sentence(run.facts.selection, run.facts.protocol)
     lines = [
@@ -148,7 +113,7 @@ def _notes(run: Run) -> str:
     known = (*undefined(run.scores), *absent_classes(run), *run.disagreements, *run.facts.notes)
     lines += [f"**Note.** {sentence}" for sentence in known]
     lines += [f"**Note.** Fold {fold.name}: {note}" for fold in run.folds for note in fold.notes]
-    return "\n\n".join(lines)
+    return lines
 
 
 def _facts(run: Run) -> dict[str, object]:
@@ -207,27 +172,41 @@ def _fold_table(run: Run) -> Table:
     return Table(columns=columns, rows=rows)
 
 
-def _configuration(folder: Path) -> list[str]:
+def _configuration(folder: Path) -> Section | None:
     """The configuration that was run, as it can be run again."""
     path = folder / CONFIG
     if not path.is_file():
-        return []
+        return None
     text = yaml.safe_dump(yaml.safe_load(path.read_text(encoding="utf-8")), sort_keys=False)
-    return [
-        "## Configuration",
-        f"`hicmae finetune --config {CONFIG} --out FOLDER` runs it again.",
-        f"<details><summary>{CONFIG}</summary>\n\n```yaml\n{text.strip()}\n```\n\n</details>",
-    ]
+    return Section(
+        title="Configuration",
+        parts=[
+            f"`hicmae finetune --config {CONFIG} --out FOLDER` runs it again.",
+            Folded(summary=CONFIG, parts=[f"```yaml\n{text.strip()}\n```"]),
+        ],
+    )
 
 
-def _terms(benchmark: Benchmark) -> list[str]:
+def _others(folder: Path) -> list[Section]:
+    """What others wrote for the report; a first heading is the title."""
+    sections = []
+    for path in (path for pattern in OTHERS for path in sorted(folder.glob(pattern))):
+        first, _, rest = path.read_text(encoding="utf-8").strip().partition("\n")
+        title = first.removeprefix("# ") if first.startswith("# ") else path.stem
+        text = rest if first.startswith("# ") else f"{first}\n{rest}"
+        prepared = Prepared(text=text, folder=path.parent, top=2)
+        sections.append(Section(title=title, parts=[prepared]))
+    return sections
+
+
+def _terms(benchmark: Benchmark) -> Section | None:
     """Licence of the recordings and how to get them."""
     lines = [
         f"{name}: {value}"
         for name, value in (("Licence", benchmark.licence), ("Access", benchmark.access))
         if value
     ]
-    return ["## The recordings", "\n\n".join(lines)] if lines else []
+    return Section(title="The recordings", parts=lines) if lines else None
 
 
 def _count(value: int | None) -> str:

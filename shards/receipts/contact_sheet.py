@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 
 from shards.index import Index
 from shards.reading.files import ShardFiles
-from shards.reading.images import decode_frames
+from shards.reading.frame import read_frame
 from shards.receipts.sample_facts import sample_infos
 from shards.schema import SampleInfo
 
@@ -124,11 +124,7 @@ def _caption(info: SampleInfo, group: str) -> str:
 
 def _image(index: Index, files: ShardFiles, row: int, info: SampleInfo, frame: int) -> np.ndarray:
     """One face, uint8 (cell, cell, 3), RGB."""
-    shard, offset = index.table["shard"].iloc[row], int(index.table["mjpg_offset"].iloc[row])
-    start, stop = info.frame_offsets[frame : frame + 2]
-    where = f"{index.folder / shard}: sample {info.key!r}"
-    jpeg = files.read(shard, offset + start, stop - start, where)
-    image = decode_frames(jpeg, (0, stop - start), np.array([0]), where)[0]
+    image = read_frame(index, files, row, info, frame)
     shrinks = image.shape[0] > _CELL
     resized = cv2.resize(
         image, (_CELL, _CELL), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC

@@ -1,0 +1,239 @@
+"""The samples that a network is most wrong about, with a frame of each.
+
+For: looking at errors, which finds bad labels and bad faces sooner than any table. Not for:
+scores.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from finetune.benchmark import Benchmark
+from finetune.predictions import Prediction, true_and_predicted
+from finetune.provenance import file_digest
+from finetune.record import Run
+from finetune.reporting.canvas import DOTS_PER_INCH, GREY, make_figure, save
+from finetune.reporting.document import Part, Picture, Section
+from finetune.reporting.tables import Table
+from shards.errors import ClipError
+from shards.index import TABLE_NAME, read_index
+from shards.reading.files import ShardFiles
+from shards.reading.frame import read_frame
+from shards.receipts.sample_facts import sample_infos
+from shards.schema import ShardError
+
+NUM_ERRORS = 20
+_COLUMNS = 5
+# Pixels of a contact sheet: a face, the space beside it, and a line of text.
+_FACE, _GAP, _LINE = 220, 16, 19
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mistake:
+    """One error.
+
+    Args:
+        unit: What was scored.
+        sample: Key of the sample whose frame shows it.
+        size: Probability of the wrong class; of real values, the distance from the truth in
+            standard deviations of the truth, root of the mean square over targets.
+    """
+
+    unit: Prediction
+    sample: str
+    size: float
+
+
+def error_section(run: Run, figures: Path, shards: Path | None) -> Section | None:
+    """The most confident errors of a run; of real values, the largest.
+
+    Args:
+        run: Whose.
+        figures: Folder for the picture.
+        shards: Where the run's shards are now; none given: where they were.
+
+    Returns: nothing where no unit is wrong.
+    """
+    mistakes = worst(run)
+    if not mistakes:
+        return None
+    of_classes = run.benchmark.task == "classification"
+    frames, missing = read_frames(
+        shards or Path(run.facts.shards),
+        run.facts.shards_digest,
+        [mistake.sample for mistake in mistakes],
+    )
+    parts: list[Part] = [
+        f"The {len(mistakes)} "
+        + (
+            "wrong predictions of the highest probability."
+            if of_classes
+            else "predictions farthest from the truth, in standard deviations of the true values"
+            " (root of the mean square over targets)."
+        )
+        + " Look at them before trusting a score: wrong labels and wrong faces end up here."
+    ]
+    if frames:
+        path = figures / "errors.jpg"
+        _sheet(run.benchmark, mistakes, frames, path)
+        parts.append(Picture(path=path, caption="The middle frame of each, the worst first"))
+    if missing:
+        parts.append(f"**Note.** {missing}")
+    parts.append(_table(run, mistakes))
+    title = "Most confident errors" if of_classes else "Largest errors"
+    return Section(title=title, parts=parts)
+
+
+def worst(run: Run) -> list[Mistake]:
+    """The largest mistakes, the worst first; of equal ones the key decides."""
+    benchmark, units = run.benchmark, run.units
+    # A recording is shown by its first sample.
+    samples: dict[str, str] = {}
+    for item in run.predictions:
+        samples.setdefault(item.unit if benchmark.average_over else item.key, item.key)
+    if benchmark.task == "classification":
+        sizes = [
+            max(item.probabilities or ()) if item.predicted != item.true else 0.0 for item in units
+        ]
+    else:
+        true, predicted = true_and_predicted(benchmark, units)
+        spread = true.std(axis=0)
+        scaled = (predicted - true) / np.where(spread > 0, spread, 1)
+        sizes = np.sqrt((scaled**2).mean(axis=1)).tolist()
+    order = sorted(range(len(units)), key=lambda place: (-sizes[place], units[place].key))
+    return [
+        Mistake(unit=units[place], sample=samples[units[place].key], size=sizes[place])
+        for place in order[:NUM_ERRORS]
+        if sizes[place] > 0
+    ]
+
+
+def read_frames(
+    folder: Path, digest: str, keys: Sequence[str]
+) -> tuple[dict[str, np.ndarray], str]:
+    """Read the middle frame of samples.
+
+    Args:
+        folder: Of shards.
+        digest: SHA-256 that their index has if they are the run's.
+        keys: Of the samples.
+
+    Returns: key to uint8 (H, W, 3), and a sentence about those that are missing, if any.
+    """
+    try:
+        index = read_index(folder)
+        if file_digest(folder / TABLE_NAME) != digest:
+            return {}, (
+                f"The shards in {folder} are not those of this run (their index differs), so no"
+                " frames are shown; `--shards FOLDER` names others."
+            )
+        places = {str(key): row for row, key in enumerate(index.table["key"])}
+        unknown = [key for key in keys if key not in places]
+        if unknown:
+            return {}, (
+                f"Sample '{unknown[0]}' is not in the shards in {folder} ({len(unknown)} such), so"
+                " no frames are shown."
+            )
+        files, frames = ShardFiles(index.folder), {}
+        for key in keys:
+            _, info = next(sample_infos(index, [places[key]]))
+            frames[key] = read_frame(index, files, places[key], info, info.num_frames // 2)
+    except FileNotFoundError:
+        return {}, (
+            f"The shards are no longer in {folder}, so no frames are shown; `--shards FOLDER` says"
+            " where they are."
+        )
+    except (ClipError, ShardError) as error:
+        return {}, f"The frames cannot be read ({error})."
+    return frames, ""
+
+
+def _table(run: Run, mistakes: Sequence[Mistake]) -> Table:
+    """One row an error."""
+    benchmark = run.benchmark
+    of_classes = benchmark.task == "classification"
+    named = any(mistake.unit.speaker for mistake in mistakes)
+    heads = ["", benchmark.average_over or "sample", "fold"]
+    heads += [benchmark.speaker] if named else []
+    heads += ["true", "predicted"]
+    heads += ["probability", "of the true class"] if of_classes else ["distance"]
+    rows = []
+    for place, mistake in enumerate(mistakes, start=1):
+        unit = mistake.unit
+        cells = [str(place), unit.key, unit.fold, *([unit.speaker] if named else [])]
+        cells += [_text(benchmark, unit.true), _text(benchmark, unit.predicted)]
+        cells.append(f"{mistake.size:.3f}")
+        if unit.probabilities is not None:
+            cells.append(f"{unit.probabilities[benchmark.classes.index(str(unit.true))]:.3f}")
+        rows.append(cells)
+    return Table(columns=heads, rows=rows)
+
+
+def _sheet(
+    benchmark: Benchmark,
+    mistakes: Sequence[Mistake],
+    frames: Mapping[str, np.ndarray],
+    path: Path,
+) -> None:
+    """A contact sheet: frame, truth, prediction and key of each error."""
+    head = _LINE * max(2, 2 * len(benchmark.targets)) + 4
+    side, step = _FACE + _GAP, head + _FACE + 2 * _LINE
+    rows = -(-len(mistakes) // _COLUMNS)
+    width, height = side * min(_COLUMNS, len(mistakes)), step * rows
+    sheet = np.full((height, width, 3), 255, dtype=np.uint8)
+    figure = make_figure(width / DOTS_PER_INCH, height / DOTS_PER_INCH, arranged=False)
+    for place, mistake in enumerate(mistakes):
+        left, top = side * (place % _COLUMNS), step * (place // _COLUMNS)
+        face = Image.fromarray(frames[mistake.sample]).resize(
+            (_FACE, _FACE), Image.Resampling.LANCZOS
+        )
+        sheet[top + head : top + head + _FACE, left : left + _FACE] = np.asarray(face)
+        below = "\n".join(textwrap.wrap(mistake.unit.key[-72:], 36))
+        for text, line, size, colour in (
+            (f"{place + 1}  {_heading(benchmark, mistake)}", top, 8, "black"),
+            (below, top + head + _FACE + 2, 5.5, GREY),
+        ):
+            figure.text(
+                left / width,
+                1 - line / height,
+                text,
+                fontsize=size,
+                color=colour,
+                va="top",
+                parse_math=False,
+            )
+    figure.figimage(sheet[::-1], origin="lower")
+    save(figure, path, photographs=True)
+
+
+def _heading(benchmark: Benchmark, mistake: Mistake) -> str:
+    """Truth and prediction, as they stand above a frame."""
+    unit = mistake.unit
+    if unit.probabilities is not None:
+        return f"true: {unit.true}\n{unit.predicted} {mistake.size:.2f}"
+    return "\n".join(
+        f"{name}: {true:.2f}\n→ {predicted:.2f}"
+        for name, true, predicted in zip(
+            benchmark.targets, _numbers(unit.true), _numbers(unit.predicted), strict=True
+        )
+    )
+
+
+def _numbers(value: str | tuple[float, ...]) -> tuple[float, ...]:
+    """Real values as what they are."""
+    assert isinstance(value, tuple)
+    return value
+
+
+def _text(benchmark: Benchmark, value: str | tuple[float, ...]) -> str:
+    """A class, or values with the names of their targets."""
+    if isinstance(value, str):
+        return value
+    pairs = zip(benchmark.targets, value, strict=True)
+    return ", ".join(f"{name} {number:.2f}" for name, number in pairs)

@@ -1,0 +1,118 @@
+"""A report as a document: one Markdown, and one HTML file made of it."""
+
+from __future__ import annotations
+
+import base64
+import re
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from finetune.reporting.document import (
+    Folded,
+    Link,
+    Picture,
+    Prepared,
+    Section,
+    html_path,
+    to_markdown,
+    write_document,
+)
+from finetune.reporting.page import html_page
+from finetune.reporting.tables import Table, measured
+
+HOSTILE = "<script>alert(1)</script> & <b>bold</b> | ![x](https://example.org/x.png)"
+
+
+def picture(path: Path) -> Path:
+    """A small PNG that says 130 dots an inch."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (260, 130), "navy").save(path, dpi=(130, 130))
+    return path
+
+
+def test_a_document_is_written_in_both_formats_with_headings_links_and_folds(
+    tmp_path: Path,
+) -> None:
+    drawn = picture(tmp_path / "run [1]" / "figures" / "a b.png")
+    document = Section(
+        title="Top",
+        parts=[
+            "Words.",
+            "",
+            Picture(path=drawn, caption="what [it] shows"),
+            Section(title="Below", parts=[Table(columns=["a", "b"], rows=[["x", "1"]])]),
+            Folded(
+                summary="more",
+                parts=[Section(title="Hidden", parts=[Link(path=drawn, text="there")])],
+            ),
+        ],
+    )
+    out = tmp_path / "deep" / "out.md"
+    assert write_document(document, out, html=True) == [out, tmp_path / "deep" / "out.html"]
+    text, page = out.read_text(), html_path(out).read_text()
+    assert re.findall(r"^#+ .*$", text, re.MULTILINE) == ["# Top", "## Below", "## Hidden"]
+    assert r"![what \[it\] shows](../run%20%5B1%5D/figures/a%20b.png)" in text
+    assert "| a | b |\n| :--- | ---: |\n| x | 1 |" in text
+    data = base64.b64encode(drawn.read_bytes()).decode()
+    assert f'width="192" src="data:image/png;base64,{data}"' in page
+    assert "<details><summary>more</summary>" in page
+    assert page.count("</details>") == 1
+    assert ">there</a>" in page
+
+
+def test_text_that_looks_like_html_is_shown_as_text_and_nothing_is_fetched(tmp_path: Path) -> None:
+    text = to_markdown(
+        Section(title="T", parts=[HOSTILE, Table(columns=["c", "n"], rows=[[HOSTILE, "1"]])]),
+        tmp_path,
+    )
+    page = html_page(f"{text}\n\n<div onclick=x>\n\n<iframe src=x>", tmp_path, title="<T>")
+    body = page.split("</head>")[1]
+    assert not re.search(r"<(script|b|div onclick|iframe|img)\b", body)
+    assert body.count("&lt;script&gt;alert(1)&lt;/script&gt;") == 2
+    assert "no picture at https://example.org/x.png" in body
+    assert "<title>&lt;T&gt;</title>" in page
+    assert not re.search(r"(src|href)=\"(?!#|data:)", page)
+
+
+def test_links_to_other_reports_lead_to_their_html_where_there_is_one(tmp_path: Path) -> None:
+    (tmp_path / "a.md").write_text("#")
+    (tmp_path / "a.html").write_text("")
+    (tmp_path / "b.md").write_text("#")
+    page = html_page("[a](a.md) [b](b.md)", tmp_path, title="t")
+    assert re.findall(r'href="([^"]*)"', page) == ["a.html", "b.md"]
+
+
+def test_markdown_of_others_is_fitted_under_the_headings_around_it(tmp_path: Path) -> None:
+    text = "Text.\n\n## One\n\n[x](y/z%20z.md) [web](https://example.org/a.md)\n\n```\n## code\n```"
+    document = Section(
+        title="T",
+        parts=[
+            Section(title="S", parts=[Prepared(text=text, folder=tmp_path / "sub", top=2)]),
+        ],
+    )
+    found = to_markdown(document, tmp_path / "out")
+    assert "\n### One\n" in found
+    assert "[x](../sub/y/z%20z.md) [web](https://example.org/a.md)" in found
+    assert "\n## code\n" in found
+
+
+@pytest.mark.parametrize(
+    ("cells", "rule"),
+    [
+        (["0.5", "n/a", "-0.1"], "---:"),
+        (["< 0.001", "**0.3**", ""], "---:"),
+        (["0.5 (best-on-test)", "0.4"], "---:"),
+        (["joy", "0.4"], ":---"),
+    ],
+)
+def test_numbers_are_aligned_right_and_words_left(cells: list[str], rule: str) -> None:
+    table = Table(columns=["name", "cells"], rows=[["x", cell] for cell in cells])
+    assert table.markdown().splitlines()[1] == f"| :--- | {rule} |"
+
+
+def test_a_terminal_leaves_the_rule_to_the_title() -> None:
+    table = Table(columns=["name", measured("UAR", "last")], rows=[["x", "1"]])
+    assert "UAR, selection last" in table.markdown()
+    assert table.terminal().columns[1].header == "UAR"
