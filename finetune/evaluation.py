@@ -19,6 +19,7 @@ from finetune.benchmark import Benchmark
 from finetune.folds import Fold, as_text, true_values
 from finetune.groups import group_columns
 from finetune.predictions import Prediction, make_prediction
+from hicmae.views import ViewGrid
 
 
 def predictions_of_fold(
@@ -30,15 +31,37 @@ def predictions_of_fold(
         benchmark: What is predicted.
         fold: Its test rows, in the order in which the loader numbers samples.
         outputs: Of batches, as ``FinetuneModule.predict_step`` gives them.
-        num_segments: Views of a sample.
+        num_segments: Views of a sample: clips along time, of the whole picture.
 
     Returns: one prediction a row, in the order of the rows.
     Raises: ValueError: an output that is no finite number.
     """
-    rows = fold.test
     views = collect_views(
-        outputs, num_samples=len(rows), num_views=num_segments, num_outputs=benchmark.num_outputs
+        outputs,
+        num_samples=len(fold.test),
+        num_views=num_segments,
+        num_outputs=benchmark.num_outputs,
     )
+    return predictions_of_rows(
+        benchmark, fold.test, views, fold=fold.name, grid=ViewGrid(segments=num_segments)
+    )
+
+
+def predictions_of_rows(
+    benchmark: Benchmark, rows: pd.DataFrame, views: np.ndarray, *, fold: str, grid: ViewGrid
+) -> list[Prediction]:
+    """Average the views of every sample.
+
+    Args:
+        benchmark: What is predicted.
+        rows: N rows of an index.
+        views: (N, V, C), as ``collect_views`` gives them.
+        fold: Name of the fold, in the predictions.
+        grid: What the V views are.
+
+    Returns: one prediction a row, in the order of the rows.
+    Raises: ValueError: an output that is no finite number.
+    """
     truth = _truth(benchmark, rows)
     keys = [str(key) for key in rows["key"]]
     speakers = _texts(rows, benchmark.speaker)
@@ -49,10 +72,11 @@ def predictions_of_fold(
         make_prediction(
             benchmark,
             key=keys[sample],
-            fold=fold.name,
+            fold=fold,
             speaker=speakers[sample],
             true=truth[sample],
             views=views[sample],
+            view_names=grid.names,
             unit=units[sample],
             groups={name: values[sample] for name, values in groups.items()},
         )

@@ -33,6 +33,8 @@ class Prediction:
         predicted: The same, predicted.
         probabilities: Of each class, averaged over the views; none for real values.
         views: Of each view, probabilities or real values.
+        view_names: Segment and crop of each view (``hicmae.views.ViewGrid``); none where views are
+            something else (samples of a recording), and in files of early versions.
         unit: Value of the benchmark's ``average_over`` column; empty where it has none.
         groups: Values of its ``groups`` columns, by name.
     """
@@ -44,6 +46,7 @@ class Prediction:
     predicted: str | tuple[float, ...]
     probabilities: tuple[float, ...] | None
     views: tuple[tuple[float, ...], ...]
+    view_names: tuple[str, ...] = ()
     unit: str = ""
     groups: dict[str, str] = field(default_factory=dict)
 
@@ -56,6 +59,7 @@ def make_prediction(
     speaker: str,
     true: Any,
     views: np.ndarray,
+    view_names: Sequence[str] = (),
     unit: str = "",
     groups: Mapping[str, str] = MappingProxyType({}),
 ) -> Prediction:
@@ -68,6 +72,7 @@ def make_prediction(
         speaker: Of it.
         true: Class name, or real values (D,).
         views: Probabilities (V, C), or real values (V, D) in the benchmark's units.
+        view_names: Of each view.
         unit: Of it.
         groups: Of it.
 
@@ -80,26 +85,16 @@ def make_prediction(
         )
     mean = _digits(views.mean(axis=0))
     kept_views = tuple(_digits(view) for view in views)
-    if benchmark.task == "classification":
-        return Prediction(
-            key=key,
-            fold=fold,
-            speaker=speaker,
-            true=str(true),
-            predicted=benchmark.classes[int(np.argmax(mean))],
-            probabilities=mean,
-            views=kept_views,
-            unit=unit,
-            groups=dict(groups),
-        )
+    named = benchmark.task == "classification"
     return Prediction(
         key=key,
         fold=fold,
         speaker=speaker,
-        true=tuple(float(value) for value in true),
-        predicted=mean,
-        probabilities=None,
+        true=str(true) if named else tuple(float(value) for value in true),
+        predicted=benchmark.classes[int(np.argmax(mean))] if named else mean,
+        probabilities=mean if named else None,
         views=kept_views,
+        view_names=tuple(view_names),
         unit=unit,
         groups=dict(groups),
     )
@@ -111,7 +106,7 @@ def write_predictions(path: Path, predictions: Iterable[Prediction]) -> None:
     try:
         with beside.open("w", encoding="utf-8") as file:
             for item in predictions:
-                file.write(json.dumps(_to_json(item), ensure_ascii=False, allow_nan=False) + "\n")
+                file.write(json.dumps(prediction_line(item), ensure_ascii=False, allow_nan=False) + "\n")
         beside.replace(path)
     finally:
         beside.unlink(missing_ok=True)
@@ -130,7 +125,7 @@ def read_predictions(path: Path, benchmark: Benchmark) -> list[Prediction]:
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         where = f"{path} line {number}"
         try:
-            item = _from_json(json.loads(line), benchmark)
+            item = parse_prediction(json.loads(line), benchmark)
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{where}: no prediction of '{benchmark.name}' ({error})") from error
         if item.key in seen:
@@ -163,7 +158,7 @@ def _digits(values: np.ndarray) -> tuple[float, ...]:
     return tuple(float(f"{value:.7g}") for value in values)
 
 
-def _to_json(item: Prediction) -> dict[str, Any]:
+def prediction_line(item: Prediction) -> dict[str, Any]:
     """A prediction's line; classes stand under ``label``, real values under ``target``."""
     named = item.probabilities is not None
     line: dict[str, Any] = {
@@ -179,10 +174,12 @@ def _to_json(item: Prediction) -> dict[str, Any]:
         line["groups"] = item.groups
     if named:
         line["probabilities"] = item.probabilities
+    if item.view_names:
+        line["view_names"] = item.view_names
     return line | {"views": item.views}
 
 
-def _from_json(line: dict[str, Any], benchmark: Benchmark) -> Prediction:
+def parse_prediction(line: dict[str, Any], benchmark: Benchmark) -> Prediction:
     """The prediction that a line holds."""
     named = benchmark.task == "classification"
     true, predicted = line["label" if named else "target"], line["prediction"]
@@ -195,6 +192,9 @@ def _from_json(line: dict[str, Any], benchmark: Benchmark) -> Prediction:
     vectors = [*line["views"], line["probabilities"] if named else predicted]
     if any(len(vector) != benchmark.num_outputs for vector in vectors):
         raise ValueError(f"{benchmark.num_outputs} values are expected for each view")
+    names = tuple(map(str, line.get("view_names", ())))
+    if names and len(names) != len(line["views"]):
+        raise ValueError(f"{len(names)} view_names for {len(line['views'])} views")
     return Prediction(
         key=str(line["key"]),
         fold=str(line["fold"]),
@@ -203,6 +203,7 @@ def _from_json(line: dict[str, Any], benchmark: Benchmark) -> Prediction:
         predicted=predicted if named else tuple(map(float, predicted)),
         probabilities=tuple(map(float, line["probabilities"])) if named else None,
         views=tuple(tuple(map(float, view)) for view in line["views"]),
+        view_names=names,
         unit=str(line.get("unit", "")),
         groups={str(name): str(value) for name, value in line.get("groups", {}).items()},
     )

@@ -8,9 +8,96 @@ Shape letters: T frames of a clip.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
+from hicmae.plain import did_you_mean
 from hicmae.settings import InputConfig
+
+# Side of the crops that are smaller than the frame, as a share of its side: the second of the
+# scales that pretraining crops with.
+_TIGHT = 0.875
+
+
+@dataclass(frozen=True, kw_only=True)
+class Crop:
+    """A part of the square picture that the network sees at test time.
+
+    Args:
+        left: Left edge, as a share of the side.
+        top: Top edge, as a share of the side.
+        side: Of the crop, as a share of the side.
+        mirrored: Whether left and right change places.
+    """
+
+    left: float = 0.0
+    top: float = 0.0
+    side: float = 1.0
+    mirrored: bool = False
+
+
+# Every one is another picture, whatever the frame shows (unless it is symmetric or of one colour).
+CROPS = {
+    "whole": Crop(),
+    "mirrored": Crop(mirrored=True),
+    "centre": Crop(left=(1 - _TIGHT) / 2, top=(1 - _TIGHT) / 2, side=_TIGHT),
+    "centre-mirrored": Crop(
+        left=(1 - _TIGHT) / 2, top=(1 - _TIGHT) / 2, side=_TIGHT, mirrored=True
+    ),
+    "top-left": Crop(side=_TIGHT),
+    "top-right": Crop(left=1 - _TIGHT, side=_TIGHT),
+    "bottom-left": Crop(top=1 - _TIGHT, side=_TIGHT),
+    "bottom-right": Crop(left=1 - _TIGHT, top=1 - _TIGHT, side=_TIGHT),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ViewGrid:
+    """The test-time views of a sample: every segment in every crop.
+
+    View v is segment v // crops in crop v % crops.
+
+    Args:
+        segments: Clips along time.
+        crops: Names out of ``CROPS``.
+
+    Raises: ValueError: fewer than one segment; a crop that is unknown or stands twice.
+    """
+
+    segments: int = 2
+    crops: tuple[str, ...] = ("whole",)
+
+    def __post_init__(self) -> None:
+        if self.segments < 1:
+            raise ValueError(f"segments = {self.segments} (must be 1 or more)")
+        if not self.crops:
+            raise ValueError(f"crops is empty (allowed: {', '.join(CROPS)})")
+        for name in self.crops:
+            if name in ("left", "right", "top", "bottom", "three", "three-crops"):
+                raise ValueError(
+                    f"crops: '{name}' of a square face is the whole picture, so its views would be"
+                    f" equal (crops that differ: {', '.join(CROPS)})"
+                )
+            if name not in CROPS:
+                raise ValueError(
+                    f"crops: no crop '{name}'{did_you_mean(name, CROPS)}"
+                    f" (allowed: {', '.join(CROPS)})"
+                )
+            if self.crops.count(name) > 1:
+                raise ValueError(
+                    f"crops: '{name}' stands twice, which would be the same view twice"
+                )
+
+    @property
+    def num_views(self) -> int:
+        """Views of a sample."""
+        return self.segments * len(self.crops)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Segment, counted from 1, and crop of each view: ``2:mirrored``."""
+        return tuple(f"{s}:{crop}" for s in range(1, self.segments + 1) for crop in self.crops)
 
 
 def train_indices(
@@ -75,6 +162,20 @@ def test_views(
     else:
         starts = [k * last_start // (num_segments - 1) for k in range(num_segments)]
     return [positions[start : start + num_frames] for start in starts]
+
+
+def first_equal_segments(num_frames_available: int, clip: InputConfig, segments: int) -> list[int]:
+    """For each test-time segment, the first one that is the same clip.
+
+    Segments of a sample that is no longer than a clip coincide, and so do some of one that is a
+    little longer; who computes them needs each only once.
+
+    Returns: one number a segment, counted from 0; its own where no earlier one is equal.
+    Raises: ValueError: as ``test_views``.
+    """
+    views = test_views(num_frames_available, clip.num_frames, clip.frame_stride, segments)
+    first: dict[int, int] = {}
+    return [first.setdefault(int(view[0]), segment) for segment, view in enumerate(views)]
 
 
 # pytest collects functions by this prefix wherever a test module imports them.
