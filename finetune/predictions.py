@@ -106,7 +106,9 @@ def write_predictions(path: Path, predictions: Iterable[Prediction]) -> None:
     try:
         with beside.open("w", encoding="utf-8") as file:
             for item in predictions:
-                file.write(json.dumps(prediction_line(item), ensure_ascii=False, allow_nan=False) + "\n")
+                file.write(
+                    json.dumps(prediction_line(item), ensure_ascii=False, allow_nan=False) + "\n"
+                )
         beside.replace(path)
     finally:
         beside.unlink(missing_ok=True)

@@ -1,0 +1,1 @@
+"""Testing trained networks: views, other corpora, spoiled inputs, and features."""

@@ -1,0 +1,131 @@
+"""On what a network is tested, and the way of a batch from a reader into it.
+
+For: every verb that runs a trained network over shards. Not for: training, which Lightning runs,
+nor which samples and views there are.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from rich.console import Console
+from rich.progress import track
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from hicmae.precision import resolve_precision
+from hicmae.settings import InputConfig
+from hicmae.transforms import ClipTransform
+from shards.sample import collate
+
+# Entry of a batch by the modality that reads it.
+_ENTRY = {"video": "frames", "audio": "waveform"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class MachineConfig:
+    """On what networks are tested; none of it changes what is tested.
+
+    Args:
+        accelerator: auto: a GPU where there is one; cpu; gpu.
+        precision: auto: bf16-mixed where the machine computes in bfloat16, else 32-true.
+        batch_size: Clips handled at once (each in all its crops).
+        workers: Reading processes; 0 reads in the testing process.
+    """
+
+    accelerator: Literal["auto", "cpu", "gpu"] = "auto"
+    precision: Literal["auto", "32-true", "bf16-mixed"] = "auto"
+    batch_size: int = 16
+    workers: int = 2
+
+    def __post_init__(self) -> None:
+        problems = []
+        if self.batch_size < 1:
+            problems.append(f"batch_size = {self.batch_size} (must be 1 or more)")
+        if self.workers < 0:
+            problems.append(f"workers = {self.workers} (must be 0 or more)")
+        if problems:
+            raise ValueError(f"machine: {'; '.join(problems)}")
+
+    @property
+    def resolved_precision(self) -> str:
+        """The number format, with ``auto`` decided."""
+        return resolve_precision(self.precision, accelerator=self.accelerator)
+
+    def device(self) -> torch.device:
+        """The device to compute on.
+
+        Raises: ValueError: a GPU is asked for and there is none.
+        """
+        has_gpu = torch.cuda.is_available()
+        if self.accelerator == "gpu" and not has_gpu:
+            raise ValueError(
+                "machine.accelerator = gpu: PyTorch sees no GPU here; take auto or cpu"
+            )
+        return torch.device("cuda" if has_gpu and self.accelerator != "cpu" else "cpu")
+
+    def loader(self, dataset: Dataset[Any]) -> DataLoader[Any]:
+        """Batches of a dataset in its order."""
+        return DataLoader(
+            dataset,
+            batch_size=self.batch_size,
+            shuffle=False,
+            num_workers=self.workers,
+            collate_fn=collate,
+            pin_memory=self.device().type == "cuda",
+            # Of its own: reading must not move anybody's draws.
+            generator=torch.Generator().manual_seed(0),
+        )
+
+
+class Running:
+    """Networks on a device, fed with batches of a reader.
+
+    Args:
+        network: Whose input it is; moved to the device, in evaluation mode.
+        input: Geometry of its clips.
+        modalities: What it reads: ``audio-video``, ``video`` or ``audio``.
+        machine: On what.
+    """
+
+    def __init__(
+        self, network: nn.Module, input: InputConfig, modalities: str, machine: MachineConfig
+    ) -> None:
+        self.device = machine.device()
+        self.network = network.to(self.device).eval()
+        self.transform = ClipTransform(input).to(self.device).eval()
+        self.modalities = modalities.split("-")
+        self.is_half = machine.resolved_precision == "bf16-mixed"
+
+    def batches(
+        self, loader: DataLoader[Any], doing: str = ""
+    ) -> Iterator[tuple[dict[str, Any], Tensor | None, Tensor | None]]:
+        """Batches with their video (B, 3, T, H, W) and filter banks (B, S, F) on the device.
+
+        Args:
+            loader: Of ``shards.sample.collate``'s batches.
+            doing: What the progress bar says; none is drawn without, or without a terminal.
+        """
+        shown = bool(doing) and sys.stderr.isatty()
+        console = Console(stderr=True)
+        for batch in track(loader, doing, console=console, disable=not shown, transient=True):
+            yield batch, *self.inputs(batch)
+
+    @torch.no_grad()
+    def inputs(self, batch: Mapping[str, Any]) -> tuple[Tensor | None, Tensor | None]:
+        """What the network takes of a batch; a modality that it does not read is None."""
+        kept = {
+            name: value.to(self.device, non_blocking=True)
+            for name, value in batch.items()
+            if isinstance(value, Tensor)
+            and name not in {_ENTRY[m] for m in _ENTRY if m not in self.modalities}
+        }
+        return self.transform(kept)
+
+    def autocast(self) -> torch.autocast:
+        """The number format of the network's arithmetic."""
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.is_half)

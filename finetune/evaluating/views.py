@@ -1,0 +1,183 @@
+"""Every view of every sample through a network, once.
+
+For: outputs of a fine-tuned network over rows of an index, whatever they are used for. Not for:
+which rows (``sources.py``), labels of another corpus (``label_map.py``) or scores.
+
+Shape letters: N samples, V views of each, C outputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+from torch.utils.data import Subset
+
+from finetune.data import check_sound
+from finetune.evaluating.machine import MachineConfig, Running
+from finetune.evaluation import collect_views
+from hicmae.checkpoint import Checkpoint, Labels
+from hicmae.checkpoints.networks import build_network
+from hicmae.emotion import EmotionModel
+from hicmae.transforms.crops import crop_views
+from hicmae.views import ViewGrid, first_equal_segments
+from shards.index import Index
+from shards.random_access import ShardDataset
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tested:
+    """A fine-tuned network that can be tested.
+
+    Args:
+        network: In evaluation mode.
+        labels: What its outputs stand for.
+    """
+
+    network: EmotionModel
+    labels: Labels
+
+    @property
+    def modalities(self) -> str:
+        """What it sees and hears."""
+        return self.network.emotion.modalities
+
+    def outputs(self, logits: Tensor) -> Tensor:
+        """Probabilities (B, C), or real values (B, C) in the units of the labels, float32."""
+        if self.labels.task == "classification":
+            return logits.float().softmax(dim=1)
+        mean, std = (
+            torch.tensor(values, dtype=torch.float32, device=logits.device)
+            for values in (self.labels.mean, self.labels.std)
+        )
+        return logits.float() * std + mean
+
+
+def load_tested(checkpoint: Checkpoint) -> Tested:
+    """The network of a fine-tuned checkpoint.
+
+    Raises: ValueError: a pretrained one, or one that does not say what its outputs stand for.
+    """
+    network = build_network(checkpoint)
+    if not isinstance(network, EmotionModel):
+        raise ValueError(
+            f"{checkpoint.path}: is a pretrained network, which predicts nothing; fine-tune it"
+            " first (`hicmae finetune`)"
+        )
+    labels = checkpoint.labels()
+    if labels is None:
+        raise ValueError(
+            f"{checkpoint.path}: does not say what its {network.emotion.num_outputs} outputs stand"
+            " for; convert it again with their names (`hicmae checkpoint convert --help`)"
+        )
+    return Tested(network=network, labels=labels)
+
+
+def check_views(modalities: str, grid: ViewGrid) -> None:
+    """Refuse views that would be equal for a network that sees nothing.
+
+    Raises: ValueError: several crops for a network that only hears.
+    """
+    if "video" not in modalities.split("-") and grid.crops != ("whole",):
+        raise ValueError(
+            f"crops = {','.join(grid.crops)}: the network only hears, so its views would be equal;"
+            " leave --crops out"
+        )
+
+
+def sample_views(
+    tested: Tested,
+    index: Index,
+    rows: pd.DataFrame,
+    *,
+    grid: ViewGrid,
+    machine: MachineConfig,
+    doing: str = "",
+) -> np.ndarray:
+    """Run a network over all views of some samples.
+
+    A segment is read once for all its crops, and segments that coincide (of samples hardly longer
+    than a clip) are computed once and stand in the place of each.
+
+    Args:
+        tested: The network.
+        index: Of the shards.
+        rows: Of it.
+        grid: Views of each sample.
+        machine: On what.
+        doing: What the progress bar says.
+
+    Returns: float64 (N, V, C): probabilities, or values in the units of the labels.
+    Raises: ValueError: a sample without sound where the network listens, or one that cannot be
+        read.
+    """
+    check_sound(rows, modalities=tested.modalities)
+    check_views(tested.modalities, grid)
+    input = tested.network.config.input
+    dataset = ShardDataset(
+        index,
+        input=input,
+        rows=rows,
+        views=grid.segments,
+        require_sound="audio" in tested.modalities.split("-"),
+    )
+    equal = [first_equal_segments(int(n), input, grid.segments) for n in rows["num_frames"]]
+    items = [
+        sample * grid.segments + segment
+        for sample, firsts in enumerate(equal)
+        for segment in sorted(set(firsts))
+    ]
+    running = Running(tested.network, input, tested.modalities, machine)
+    loader = machine.loader(Subset(dataset, items))
+
+    def outputs() -> Iterator[dict[str, Tensor]]:
+        for batch, video, fbank in running.batches(loader, doing):
+            found = _all_crops(tested, running, video, fbank, grid)  # (B, crops, C)
+            yield _spread(batch["sample"].tolist(), batch["view"].tolist(), found, equal)
+
+    return collect_views(
+        outputs(),
+        num_samples=len(rows),
+        num_views=grid.num_views,
+        num_outputs=len(tested.labels.names),
+    )
+
+
+@torch.no_grad()
+def _all_crops(
+    tested: Tested, running: Running, video: Tensor | None, fbank: Tensor | None, grid: ViewGrid
+) -> Tensor:
+    """Outputs of clips in every crop: (B, crops, C), on the CPU."""
+    num_crops = len(grid.crops)
+    if video is not None and num_crops > 1:
+        video = crop_views(video, grid.crops)  # (B·crops, 3, T, S, S)
+        fbank = None if fbank is None else fbank.repeat_interleave(num_crops, dim=0)
+    elif video is not None:
+        video = crop_views(video, grid.crops)
+    with running.autocast():
+        logits = tested.network(video, fbank)
+    return tested.outputs(logits).unflatten(0, (-1, num_crops)).cpu()
+
+
+def _spread(
+    samples: list[int], segments: list[int], outputs: Tensor, equal: list[list[int]]
+) -> dict[str, Tensor]:
+    """Put outputs (B, crops, C) of clips into the places of all segments that are these clips."""
+    places = [
+        (number, sample, segment)
+        for number, (sample, shown) in enumerate(zip(samples, segments, strict=True))
+        for segment, first in enumerate(equal[sample])
+        if first == shown
+    ]
+    number, sample, segment = torch.tensor(places).unbind(1)
+    crops = outputs.shape[1]
+    views = segment[:, None] * crops + torch.arange(crops)  # (places, crops)
+    return {
+        "sample": sample.repeat_interleave(crops),
+        "view": views.flatten(),
+        "output": outputs[number].flatten(0, 1),
+    }
