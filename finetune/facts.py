@@ -22,7 +22,8 @@ class RunFacts:
         modalities: What the network sees and hears.
         selection: Rule by which the tested weights were chosen (``finetune/selection.py``).
         seed: Of every random draw.
-        epochs: Passes over the training side.
+        epochs: Passes over the training side; none, as the three that follow: the checkpoint that
+            was tested does not say.
         batch_size: Clips of an optimizer step.
         learning_rate: Highest rate of the last layer, after scaling to the batch.
         loss: Training loss.
@@ -40,6 +41,12 @@ class RunFacts:
         experiment_digest: SHA-256 as ``configuration_digest`` without the seed: runs that share it
             differ in their seeds alone. Empty in early versions.
         notes: Sentences a reader of its numbers should know.
+        crops: Test-time crops of each segment, by the names of ``hicmae.views.CROPS``.
+        evaluates: Of an evaluation (``hicmae evaluate``): the run or checkpoint whose networks
+            were tested; empty for a run that trained its own.
+        trained_on: Of an evaluation on another corpus: the benchmark of the training.
+        network: Of an evaluation on another corpus: the fold whose network was tested, or
+            ``ensemble``: the outputs of all of them averaged.
     """
 
     benchmark: str
@@ -48,10 +55,10 @@ class RunFacts:
     modalities: str
     selection: str
     seed: int
-    epochs: int
-    batch_size: int
-    learning_rate: float
-    loss: str
+    epochs: int | None
+    batch_size: int | None
+    learning_rate: float | None
+    loss: str | None
     num_segments: int
     num_parameters: int
     precision: str
@@ -64,6 +71,10 @@ class RunFacts:
     protocol: str = "default"
     experiment_digest: str = ""
     notes: tuple[str, ...] = ()
+    crops: tuple[str, ...] = ("whole",)
+    evaluates: str = ""
+    trained_on: str = ""
+    network: str = ""
 
     @property
     def rule(self) -> str:
@@ -82,7 +93,8 @@ class FoldFacts:
     Args:
         name: Of the fold.
         configuration_digest: Of the run that trained it.
-        num_train: Training samples, without those of the inner validation.
+        num_train: Training samples, without those of the inner validation; none where a tested
+            checkpoint does not say.
         num_test: Test samples.
         num_train_speakers: Speakers of the training side; none where nobody names them.
         num_test_speakers: Speakers of the test side.
@@ -97,7 +109,7 @@ class FoldFacts:
 
     name: str
     configuration_digest: str
-    num_train: int
+    num_train: int | None
     num_test: int
     num_train_speakers: int | None
     num_test_speakers: int | None

@@ -105,6 +105,13 @@ VERBS = {
         example="hicmae finetune --benchmark synthetic --shards data/shards "
         "--checkpoint runs/tiny --out runs/emotion",
     ),
+    "evaluate": Verb(
+        target="finetune.evaluating.evaluate:evaluate",
+        help="Test finished networks with more views, or on another corpus",
+        positional={"source": "1"},
+        example="hicmae evaluate runs/emotion --segments 4 --crops whole,mirrored "
+        "--out runs/emotion-views",
+    ),
     "report": Verb(
         target="finetune.reporting.report:report",
         help="Compare fine-tuning runs in one table",

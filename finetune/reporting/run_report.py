@@ -12,6 +12,7 @@ from pathlib import Path
 import yaml
 
 from finetune.benchmark import Benchmark
+from finetune.facts import RunFacts
 from finetune.record import CONFIG, Run
 from finetune.reporting.breakdown import group_section, speaker_section
 from finetune.reporting.class_parts import absent_classes, class_sections
@@ -76,7 +77,7 @@ def run_parts(run: Run, *, shards: Path | None = None) -> Sequence[Part]:
         error_section(run, figures, shards),
         Section(title="What was run", parts=[facts_table(_facts(run))]),
         Section(title="Folds", parts=[_fold_table(run)]),
-        _configuration(run.folder),
+        _configuration(run),
         _terms(run.benchmark),
     ]
     return [_introduction(run), *(section for section in found if section is not None)]
@@ -90,6 +91,9 @@ def _introduction(run: Run) -> str:
         if facts.init == "checkpoint"
         else "trained from scratch"
     )
+    if facts.evaluates:
+        trained = f" on {facts.trained_on}" if facts.trained_on else ""
+        start = f"networks of `{facts.evaluates}` ({start}{trained}), tested again"
     title = f" ({benchmark.title.rstrip('.')})" if benchmark.title else ""
     return (
         f"Benchmark **{benchmark.name}**{title}; {facts.modalities}, {start}. "
@@ -137,9 +141,11 @@ def _facts(run: Run) -> dict[str, object]:
         "samples left out by the benchmark": ignored or "none",
         "epochs": facts.epochs,
         "batch": facts.batch_size,
-        "highest learning rate": f"{facts.learning_rate:.3g}",
+        "highest learning rate": (
+            None if facts.learning_rate is None else f"{facts.learning_rate:.3g}"
+        ),
         "loss": facts.loss,
-        "test-time views": facts.num_segments,
+        "test-time views": _views(facts),
         "trained parameters": f"{facts.num_parameters:,}",
         "precision": facts.precision,
         "shards": f"{facts.shards} ({facts.shards_digest[:12]})",
@@ -155,7 +161,7 @@ def _fold_table(run: Run) -> Table:
     rows = [
         [
             fold.name,
-            str(fold.num_train),
+            _count(fold.num_train),
             _count(fold.num_train_speakers),
             *([str(fold.num_validation), _count(fold.num_validation_speakers)] if inner else []),
             str(fold.num_test),
@@ -172,16 +178,23 @@ def _fold_table(run: Run) -> Table:
     return Table(columns=columns, rows=rows)
 
 
-def _configuration(folder: Path) -> Section | None:
+def _views(facts: RunFacts) -> str:
+    """How often each sample was shown, and how."""
+    crops = "" if facts.crops == ("whole",) else f" x {len(facts.crops)} ({', '.join(facts.crops)})"
+    return f"{facts.num_segments}{crops}"
+
+
+def _configuration(run: Run) -> Section | None:
     """The configuration that was run, as it can be run again."""
-    path = folder / CONFIG
+    path = run.folder / CONFIG
+    verb = f"evaluate {run.facts.evaluates}" if run.facts.evaluates else "finetune"
     if not path.is_file():
         return None
     text = yaml.safe_dump(yaml.safe_load(path.read_text(encoding="utf-8")), sort_keys=False)
     return Section(
         title="Configuration",
         parts=[
-            f"`hicmae finetune --config {CONFIG} --out FOLDER` runs it again.",
+            f"`hicmae {verb} --config {CONFIG} --out FOLDER` runs it again.",
             Folded(summary=CONFIG, parts=[f"```yaml\n{text.strip()}\n```"]),
         ],
     )
