@@ -112,6 +112,18 @@ VERBS = {
         example="hicmae evaluate runs/emotion --segments 4 --crops whole,mirrored "
         "--out runs/emotion-views",
     ),
+    "evaluate modalities": Verb(
+        target="finetune.evaluating.modalities:modalities",
+        help="Find out how much each modality matters to finished networks",
+        positional={"source": "1"},
+        example="hicmae evaluate modalities runs/emotion --perturb.swaps 5",
+    ),
+    "evaluate matrix": Verb(
+        target="finetune.evaluating.matrix:matrix",
+        help="Put runs and their evaluations on other corpora into one table",
+        positional={"runs": "+"},
+        example="hicmae evaluate matrix runs/crema_d runs/crema_d-on-ravdess --out matrix.md",
+    ),
     "report": Verb(
         target="finetune.reporting.report:report",
         help="Compare fine-tuning runs in one table",

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
-from torch.utils.data import Subset
+from torch.utils.data import Dataset, Subset
 
 from finetune.data import check_sound
 from finetune.evaluating.machine import MachineConfig, Running
@@ -115,33 +116,83 @@ def sample_views(
     Raises: ValueError: a sample without sound where the network listens, or one that cannot be
         read.
     """
-    check_sound(rows, modalities=tested.modalities)
     check_views(tested.modalities, grid)
-    input = tested.network.config.input
-    dataset = ShardDataset(
+    equal = equal_segments(tested, rows, grid.segments)
+    return run_views(
+        tested,
+        Subset(view_dataset(tested, index, rows, grid.segments), distinct_items(equal)),
+        equal=equal,
+        grid=grid,
+        machine=machine,
+        doing=doing,
+    )
+
+
+def view_dataset(tested: Tested, index: Index, rows: pd.DataFrame, segments: int) -> ShardDataset:
+    """Every segment of every sample, one after another.
+
+    Raises: ValueError: a sample without sound where the network listens.
+    """
+    check_sound(rows, modalities=tested.modalities)
+    return ShardDataset(
         index,
-        input=input,
+        input=tested.network.config.input,
         rows=rows,
-        views=grid.segments,
+        views=segments,
         require_sound="audio" in tested.modalities.split("-"),
     )
-    equal = [first_equal_segments(int(n), input, grid.segments) for n in rows["num_frames"]]
-    items = [
-        sample * grid.segments + segment
+
+
+def equal_segments(tested: Tested, rows: pd.DataFrame, segments: int) -> list[list[int]]:
+    """For each sample, for each of its segments, the first one that is the same clip."""
+    input = tested.network.config.input
+    return [first_equal_segments(int(n), input, segments) for n in rows["num_frames"]]
+
+
+def distinct_items(equal: list[list[int]]) -> list[int]:
+    """Numbers, in ``view_dataset``, of the segments that have to be computed."""
+    return [
+        sample * len(firsts) + segment
         for sample, firsts in enumerate(equal)
         for segment in sorted(set(firsts))
     ]
-    running = Running(tested.network, input, tested.modalities, machine)
-    loader = machine.loader(Subset(dataset, items))
+
+
+def run_views(
+    tested: Tested,
+    dataset: Dataset[Any],
+    *,
+    equal: list[list[int]],
+    grid: ViewGrid,
+    machine: MachineConfig,
+    hidden: str = "",
+    doing: str = "",
+) -> np.ndarray:
+    """Run a network over clips and put what it says into the place of every view.
+
+    Args:
+        tested: The network.
+        dataset: Clips with ``sample`` and ``view`` (the segment), each of those that differ once.
+        equal: As ``equal_segments`` gives it.
+        grid: Views of each sample.
+        machine: On what.
+        hidden: A modality that the network is not given, though it reads it: video or audio.
+        doing: What the progress bar says.
+
+    Returns: float64 (N, V, C).
+    """
+    running = Running(tested.network, tested.network.config.input, tested.modalities, machine)
 
     def outputs() -> Iterator[dict[str, Tensor]]:
-        for batch, video, fbank in running.batches(loader, doing):
+        for batch, video, fbank in running.batches(machine.loader(dataset), doing):
+            video = None if hidden == "video" else video
+            fbank = None if hidden == "audio" else fbank
             found = _all_crops(tested, running, video, fbank, grid)  # (B, crops, C)
             yield _spread(batch["sample"].tolist(), batch["view"].tolist(), found, equal)
 
     return collect_views(
         outputs(),
-        num_samples=len(rows),
+        num_samples=len(equal),
         num_views=grid.num_views,
         num_outputs=len(tested.labels.names),
     )
@@ -153,11 +204,10 @@ def _all_crops(
 ) -> Tensor:
     """Outputs of clips in every crop: (B, crops, C), on the CPU."""
     num_crops = len(grid.crops)
-    if video is not None and num_crops > 1:
+    if video is not None:
         video = crop_views(video, grid.crops)  # (B·crops, 3, T, S, S)
-        fbank = None if fbank is None else fbank.repeat_interleave(num_crops, dim=0)
-    elif video is not None:
-        video = crop_views(video, grid.crops)
+    if fbank is not None:
+        fbank = fbank.repeat_interleave(num_crops, dim=0)
     with running.autocast():
         logits = tested.network(video, fbank)
     return tested.outputs(logits).unflatten(0, (-1, num_crops)).cpu()
