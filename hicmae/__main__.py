@@ -124,6 +124,13 @@ VERBS = {
         positional={"runs": "+"},
         example="hicmae evaluate matrix runs/crema_d runs/crema_d-on-ravdess --out matrix.md",
     ),
+    "embed": Verb(
+        target="finetune.evaluating.embedding:embed",
+        help="Write features of shards to Parquet or NPZ, for other classifiers",
+        positional={"source": "1"},
+        example="hicmae embed runs/pretrained --shards data/shards --what layers --layers 4,7,10 "
+        "--out features.parquet",
+    ),
     "report": Verb(
         target="finetune.reporting.report:report",
         help="Compare fine-tuning runs in one table",
