@@ -126,9 +126,9 @@ VERBS = {
     ),
     "embed": Verb(
         target="finetune.evaluating.embedding:embed",
-        help="Write features of shards to Parquet or NPZ, for other classifiers",
-        positional={"source": "1"},
-        example="hicmae embed runs/pretrained --shards data/shards --what layers --layers 4,7,10 "
+        help="Write features of shards or recordings to Parquet or NPZ, for other classifiers",
+        positional={"source": "1", "inputs": "+"},
+        example="hicmae embed runs/pretrained data/shards --what layers --layers 4,7,10 "
         "--out features.parquet",
     ),
     "report": Verb(

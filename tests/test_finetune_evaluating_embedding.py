@@ -46,7 +46,7 @@ def pretrained(tmp_path_factory: pytest.TempPathFactory, tiny_model_config: Mode
 
 
 def features(source: Path, shards: Path, out: Path, **options: Any) -> pd.DataFrame:
-    embed(source=source, shards=shards, out=out, machine=MACHINE, **options)
+    embed(source=source, inputs=[shards], out=out, machine=MACHINE, **options)
     return pyarrow.parquet.read_table(out).to_pandas()
 
 
@@ -157,7 +157,7 @@ def test_npz_holds_the_same_as_parquet(
     out = tmp_path / "a.npz"
     embed(
         source=pretrained,
-        shards=shards,
+        inputs=[shards],
         out=out,
         what="layers",
         per="view",
@@ -183,18 +183,25 @@ def test_what_cannot_be_embedded_is_refused_in_one_line_and_leaves_nothing(
         ({"what": "layers", "layers": "1,3"}, "numbers from 1 to 2"),
         ({"layers": "1"}, "is for --what layers"),
         ({"segments": 0}, "segments = 0"),
+        ({"hop": 1.0}, "hop is for recordings"),
+        ({"inputs": [shards, shards]}, "give one folder of shards or recordings"),
+        ({"inputs": [tmp_path], "segments": 2}, "segments is for shards"),
         ({"source": shards}, "give a run folder or a checkpoint folder"),
     ]
     for options, said in cases:
-        given = {"source": pretrained, "out": tmp_path / "a.parquet"} | options
+        given: dict[str, Any] = {
+            "source": pretrained,
+            "inputs": [shards],
+            "out": tmp_path / "a.parquet",
+        } | options
         with pytest.raises(ValueError, match=said) as caught:
-            embed(shards=shards, machine=MACHINE, **given)
+            embed(machine=MACHINE, **given)
         assert "\n" not in str(caught.value)
     for name in ("a.parquet", "a.npz"):
         damaged = write_labelled_shards(tmp_path / f"damaged-{name}")
         (damaged / sorted(damaged.glob("*.tar"))[-1].name).write_bytes(b"")
         with pytest.raises(ValueError, match="tar"):
-            embed(source=pretrained, shards=damaged, out=tmp_path / name, machine=MACHINE)
+            embed(source=pretrained, inputs=[damaged], out=tmp_path / name, machine=MACHINE)
     assert not [path for path in tmp_path.iterdir() if not path.is_dir()]
     features(pretrained, shards, tmp_path / "a.parquet")
     with pytest.raises(ValueError, match=r"exists; pass --overwrite"):

@@ -1,12 +1,12 @@
-"""Features of shards for other people's classifiers.
+"""Features of shards and recordings for other people's classifiers.
 
-For: ``hicmae embed``. Not for: what the features are (``extracting.py``) or how a file is written
-(``feature_files.py``).
+For: ``hicmae embed``. Not for: what the features are (``extracting.py``), reading recordings
+(``recordings.py``) or how a file is written (``feature_files.py``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -34,24 +34,26 @@ _MACHINE = MachineConfig()
 def embed(
     *,
     source: Path,
-    shards: Path,
+    inputs: list[Path],
     out: Path,
     what: What = "pooled",
     layers: str = "all",
     modalities: Literal["audio-video", "video", "audio"] | None = None,
     per: Literal["sample", "view"] = "sample",
     segments: int = 1,
+    hop: float | None = None,
     machine: MachineConfig = _MACHINE,
     overwrite: bool = False,
 ) -> None:
-    """Write features of every sample of a folder of shards to one Parquet or NPZ file.
+    """Write features of shards, or of recordings, to one Parquet or NPZ file.
 
-    A row has the sample's key, speaker and labels beside its features; where they come from
-    (digest of the weights, configuration, settings) stands in the file's metadata.
+    A row has the sample's key, speaker and labels beside its features, or the recording's path and
+    the face's name; where features come from (digest of the weights, configuration, settings)
+    stands in the file's metadata. Recordings are prepared as the training data was.
 
     Args:
         source: A pretraining run, one fold of a fine-tuning run (RUN/fold-1), or a checkpoint.
-        shards: Folder of shards with an index.
+        inputs: A folder of shards with an index; or videos and sound files.
         out: The file, .parquet or .npz.
         what: pooled: one vector, as the head reads it (of a pretrained network: as it would at its
             first step). layers: the mean token of each encoder layer and modality. fused: the mean
@@ -59,15 +61,17 @@ def embed(
         layers: Of layers: all, or their numbers from 1, separated by commas.
         modalities: What the network is given: audio-video, video or audio; null: all that it
             reads.
-        per: sample: one row a sample, the mean over its views; view: one row a view.
-        segments: Views of a sample, spread over its length; a clip shorter than the view is held.
+        per: sample: one row a sample (or a face of a recording), the mean over its views; view:
+            one row a view.
+        segments: Of shards: views of a sample, spread over its length.
+        hop: Of recordings: seconds from one view to the next; null: one view's length.
         machine: On what it runs.
         overwrite: Replace the file that is there.
 
     Raises:
         ValueError: No checkpoint; a layer or modality that it does not have; samples without
-            sound; a file that is there.
-        FileNotFoundError: No such shards.
+            sound; a file that is there; not one recording that can be read.
+        FileNotFoundError: No such input.
     """
     check_ending(out)
     if out.exists() and not overwrite:
@@ -77,29 +81,77 @@ def embed(
     if (source / SCORES).is_file():
         folds = ", ".join(sorted(path.name for path in source.glob("fold-*")))
         raise ValueError(f"{source}: has a network for each fold; name one of them ({folds})")
-    checkpoint, index = load_checkpoint(source), read_index(shards)
+    shards = _shards(inputs, segments=segments, hop=hop)
+    checkpoint = load_checkpoint(source)
     extractor = Extractor(
         checkpoint, what=what, layers=layers, modalities=modalities, machine=machine
     )
-    check_sound(index.table, modalities=extractor.modalities)
-    settings = {"what": what, "modalities": extractor.modalities, "per": per, "segments": segments}
+    settings: dict[str, Any] = {"what": what, "modalities": extractor.modalities, "per": per}
+    settings |= {"segments": segments} if shards is not None else {"hop_seconds": hop}
     if what == "layers":
         settings["layers"] = list(extractor.layers)
     settings["precision"] = machine.resolved_precision
-    metadata = _metadata(checkpoint, index) | {"settings": settings}
+    metadata = {**_metadata(checkpoint, shards, inputs), "settings": settings}
     console = output_console()
+    refused: dict[str, str] = {}
+    if shards is not None:
+        check_sound(shards.table, modalities=extractor.modalities)
+        schema = _schema(shards, per=per)
+        rows = _rows(extractor, shards, per=per, segments=segments, machine=machine)
+    else:
+        from finetune.evaluating.recordings import SCHEMA, recording_rows
+
+        schema = SCHEMA
+        rows = recording_rows(
+            extractor,
+            checkpoint,
+            inputs,
+            per=per,
+            hop=hop,
+            batch_size=machine.batch_size,
+            console=console,
+            refused=refused,
+        )
     console.print(
         f"{checkpoint.path}: {what} features ({', '.join(extractor.widths)}) of"
-        f" {len(index.table)} samples x {segments} views, {extractor.modalities},"
-        f" {machine.resolved_precision}, {machine.device()}"
+        f" {', '.join(map(str, inputs[:3]))}{', …' if len(inputs) > 3 else ''};"
+        f" {extractor.modalities}, {machine.resolved_precision}, {machine.device()}"
     )
     num_rows = 0
-    with feature_file(out, _schema(index, per=per), extractor.widths, metadata) as file:
-        for about, features in _rows(extractor, index, per=per, segments=segments, machine=machine):
+    with feature_file(out, schema, extractor.widths, metadata) as file:
+        for about, features in rows:
             file.add(about, features)
             num_rows += len(about["key"])
+        if not num_rows:
+            raise ValueError(
+                f"none of {len(inputs)} recordings can be embedded: {next(iter(refused.values()))}"
+            )
+    for path, why in refused.items():
+        console.print(f"refused: {why if path in why else f'{path}: {why}'}")
     widths = ", ".join(f"{name} {width}" for name, width in extractor.widths.items())
-    console.print(f"{out}: {num_rows} rows ({widths})")
+    left_out = f"; {len(refused)} of {len(inputs)} recordings refused" if refused else ""
+    console.print(f"{out}: {num_rows} rows ({widths}){left_out}")
+
+
+def _shards(inputs: list[Path], *, segments: int, hop: float | None) -> Index | None:
+    """The index of the shards that are given; none if recordings are.
+
+    Raises: ValueError: several folders of shards, or shards and recordings; settings of the other.
+    """
+    folders = [path for path in inputs if (path / TABLE_NAME).is_file()]
+    if folders and len(inputs) > 1:
+        raise ValueError(
+            f"inputs: give one folder of shards or recordings, not {folders[0]} with others"
+            " (`hicmae shards merge` joins parts)"
+        )
+    if folders and hop is not None:
+        raise ValueError("hop is for recordings; say with --segments how many views a sample has")
+    if not folders and segments != 1:
+        raise ValueError("segments is for shards; say with --hop how far apart views are")
+    missing = [str(path) for path in inputs if not path.exists()]
+    if missing:
+        raise FileNotFoundError(f"{', '.join(missing[:5])}: no such file or folder")
+    return read_index(folders[0]) if folders else None
 
 
 def _rows(
@@ -169,16 +221,17 @@ def _schema(index: Index, *, per: str) -> pyarrow.Schema:
     return pyarrow.schema(fields)
 
 
-def _metadata(checkpoint: Checkpoint, index: Index) -> Mapping[str, Any]:
+def _metadata(checkpoint: Checkpoint, shards: Index | None, inputs: list[Path]) -> dict[str, Any]:
     """Where features come from."""
-    weights = checkpoint.path / WEIGHTS
-    return {
+    found = {
         "checkpoint": str(checkpoint.path),
-        "weights_sha256": checkpoint.weights_sha256 or file_sha256(weights),
+        "weights_sha256": checkpoint.weights_sha256 or file_sha256(checkpoint.path / WEIGHTS),
         "kind": checkpoint.kind,
         "config": to_dict(checkpoint.config),
-        "shards": str(index.folder),
-        "index_sha256": file_digest(index.folder / TABLE_NAME),
+        "inputs": [str(path) for path in inputs],
         "git_commit": git_commit(),
         "version": __version__,
     }
+    if shards is not None:
+        found["index_sha256"] = file_digest(shards.folder / TABLE_NAME)
+    return found
