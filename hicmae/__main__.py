@@ -105,6 +105,12 @@ VERBS = {
         example="hicmae finetune --benchmark synthetic --shards data/shards "
         "--checkpoint runs/tiny --out runs/emotion",
     ),
+    "report": Verb(
+        target="finetune.reporting.report:report",
+        help="Compare fine-tuning runs in one table",
+        positional={"runs": "+"},
+        example="hicmae report runs/emotion runs/scratch --out runs/report.md",
+    ),
     "evaluate": Verb(
         target="finetune.evaluating.evaluate:evaluate",
         help="Test finished networks with more views, or on another corpus",
@@ -130,12 +136,6 @@ VERBS = {
         positional={"source": "1", "inputs": "+"},
         example="hicmae embed runs/pretrained data/shards --what layers --layers 4,7,10 "
         "--out features.parquet",
-    ),
-    "report": Verb(
-        target="finetune.reporting.report:report",
-        help="Compare fine-tuning runs in one table",
-        positional={"runs": "+"},
-        example="hicmae report runs/emotion runs/scratch --out runs/report.md",
     ),
     "bench loader": Verb(
         target="shards.bench:bench_loader",
