@@ -121,7 +121,7 @@ class NpzFeatures:
                 }
                 part.seek(0)
                 with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
-                    np.lib.format.write_array_header_2_0(file, header)  # type: ignore[arg-type]
+                    np.lib.format.write_array_header_2_0(file, header)
                     shutil.copyfileobj(part, file, 1 << 20)
             for name, values in self._about.items():
                 self._array(archive, name, _plain_array(values, self._types[name]))

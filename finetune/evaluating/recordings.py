@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow
 import torch
 from hicmae.prediction.ensemble import preparation_of
-from hicmae.prediction.messages import Clip, Window
+from hicmae.prediction.messages import Window
 from hicmae.prediction.process import DecodingProcess, PredictionError
 from hicmae.prediction.reading import WindowStream, read_windows
 from hicmae.prediction.settings import WindowConfig
@@ -114,12 +114,14 @@ def _batch(
     extractor: Extractor, windows: Sequence[Window]
 ) -> Iterator[tuple[Window, dict[str, np.ndarray]]]:
     """Features of some windows; one clip each, as a window is one clip long."""
-    clips: list[Clip] = [window.clips[0] for window in windows]
+    clips = [window.clips[0] for window in windows]
+    frames = [clip.frames for clip in clips if clip.frames is not None]
+    waveforms = [clip.waveform for clip in clips if clip.waveform is not None]
     batch: dict[str, Any] = {}
-    if clips[0].frames is not None:
-        batch["frames"] = torch.from_numpy(np.stack([clip.frames for clip in clips]))
-    if clips[0].waveform is not None:
-        batch["waveform"] = torch.from_numpy(np.stack([clip.waveform for clip in clips]))
+    if frames:
+        batch["frames"] = torch.from_numpy(np.stack(frames))
+    if waveforms:
+        batch["waveform"] = torch.from_numpy(np.stack(waveforms))
         batch["num_samples"] = torch.tensor([clip.num_samples for clip in clips])
     found = extractor(*extractor.running.inputs(batch))
     for place, window in enumerate(windows):
@@ -128,7 +130,7 @@ def _batch(
 
 def _of_window(path: Path, window: Window, features: dict[str, np.ndarray]) -> Rows:
     """One row."""
-    about = {
+    about: dict[str, list[Any]] = {
         "key": [str(path)],
         "track": [window.track],
         "start_seconds": [window.start_seconds],
@@ -141,7 +143,7 @@ def _of_tracks(path: Path, rows: Sequence[tuple[Window, dict[str, np.ndarray]]])
     """One row a face: the mean over its windows."""
     for track in dict.fromkeys(window.track for window, _ in rows):
         own = [(window, features) for window, features in rows if window.track == track]
-        about = {
+        about: dict[str, list[Any]] = {
             "key": [str(path)],
             "track": [track],
             "start_seconds": [min(window.start_seconds for window, _ in own)],
