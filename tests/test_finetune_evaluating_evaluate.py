@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -251,3 +254,26 @@ def test_what_cannot_be_evaluated_is_refused_in_one_line(
     shutil.rmtree(light / "fold-1" / "checkpoints")
     with pytest.raises(ValueError, match="holds no weights"):
         again(light, tmp_path / "no")
+
+
+@pytest.mark.slow
+def test_two_processes_test_each_clip_once_and_give_the_predictions_of_one(
+    finished: Path, tmp_path: Path, repository: Path
+) -> None:
+    one = again(finished, tmp_path / "one", segments=3, crops="whole,mirrored")
+    words = "--segments 3 --crops whole,mirrored --machine.accelerator cpu --machine.workers 0"
+    words += " --machine.batch_size 7 --machine.precision 32-true"
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone"]
+    command += ["-m", "hicmae", "evaluate", str(finished), "--out", str(tmp_path / "two")]
+    paths = {**os.environ, "PYTHONPATH": str(repository), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*command, *words.split()], cwd=tmp_path, env=paths, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("report:") == 1
+    first, second = read_run(one), read_run(tmp_path / "two")
+    assert first.scores.pooled == second.scores.pooled
+    assert first.facts.configuration_digest == second.facts.configuration_digest
+    for ours, theirs in zip(first.predictions, second.predictions, strict=True):
+        assert ours.key == theirs.key
+        assert np.array(ours.views) == pytest.approx(np.array(theirs.views), abs=1e-5)

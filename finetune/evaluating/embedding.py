@@ -17,6 +17,7 @@ from finetune.data import check_sound
 from finetune.evaluating.extracting import Extractor, What
 from finetune.evaluating.feature_files import check_ending, feature_file
 from finetune.evaluating.machine import MachineConfig
+from finetune.evaluating.ranks import require_alone
 from finetune.provenance import file_digest, git_commit
 from finetune.record import SCORES
 from finetune.reporting.tables import output_console
@@ -73,6 +74,7 @@ def embed(
             sound; a file that is there; not one recording that can be read.
         FileNotFoundError: No such input.
     """
+    require_alone("hicmae embed")
     check_ending(out)
     if out.exists() and not overwrite:
         raise ValueError(f"{out}: exists; pass --overwrite, or name another file")

@@ -15,10 +15,12 @@ from rich.console import Console
 
 from finetune.evaluating.job import Job, make_job, prepare_output
 from finetune.evaluating.machine import MachineConfig
+from finetune.evaluating.ranks import Ranks
 from finetune.evaluating.sources import read_source
 from finetune.evaluating.summary import write_network_summary
 from finetune.evaluating.views import load_tested, sample_views
 from finetune.evaluating.writing import (
+    Part,
     averaged_networks,
     evaluation_facts,
     facts_of_network,
@@ -26,6 +28,7 @@ from finetune.evaluating.writing import (
     write_evaluation,
 )
 from finetune.evaluation import predictions_of_rows
+from finetune.facts import RunFacts
 from finetune.record import fold_folder, runs_in
 from finetune.reporting.run_report import scores_table
 from finetune.reporting.tables import output_console
@@ -48,6 +51,8 @@ def evaluate(
     overwrite: bool = False,
 ) -> None:
     """Test finished networks with more views, or on another corpus, and report.
+
+    Started by torchrun, several processes share the clips; each is shown to one of them.
 
     A run is tested fold by fold, each fold's network on its own test side, and the result is a
     run folder again: predictions of every view, scores, report. On another corpus every network
@@ -76,7 +81,8 @@ def evaluate(
     """
     machine.device()  # or it is not there, and nothing is touched
     prepare_output(out, overwrite=overwrite)
-    console = output_console()
+    ranks, console = Ranks(), output_console()
+    console.quiet = not ranks.is_first
     given = runs_in(source)
     config = {
         "shards": None if shards is None else str(shards),
@@ -100,18 +106,21 @@ def evaluate(
             crops=crops,
         )
         jobs.append((place, job))
-    if out.is_dir():
+    ranks.wait()  # all have seen the folder as it was
+    if out.is_dir() and ranks.is_first:
         shutil.rmtree(out)  # what prepare_output allowed
     for place, job in jobs:
-        _evaluate(job, place, config | {"out": str(place)}, machine, console)
+        console.print(_opening(job, machine))
+        parts = _test(job, machine)
+        if ranks.is_first:
+            facts = evaluation_facts(job, machine)
+            _write(job, parts, facts, place, config | {"out": str(place)}, console)
+    ranks.leave()
 
 
-def _evaluate(
-    job: Job, out: Path, config: dict[str, Any], machine: MachineConfig, console: Console
-) -> None:
-    """Run the networks of one source and write what they predict."""
-    console.print(_opening(job, machine))
-    parts = []
+def _test(job: Job, machine: MachineConfig) -> list[Part]:
+    """Run the networks of one source."""
+    parts: list[Part] = []
     for side in job.sides.sides:
         started = time.monotonic()
         views = job.mapped.outputs(
@@ -129,7 +138,18 @@ def _evaluate(
         )
         fold = fold_facts(job, side, seconds=time.monotonic() - started)
         parts.append((fold, predictions))
-    facts = evaluation_facts(job, machine)
+    return parts
+
+
+def _write(
+    job: Job,
+    parts: list[Part],
+    facts: RunFacts,
+    out: Path,
+    config: dict[str, Any],
+    console: Console,
+) -> None:
+    """Write what the networks of one source predict: a run, or one for each and their average."""
     if job.sides.same_corpus or len(parts) == 1:
         name = "" if job.sides.same_corpus else parts[0][0].name
         run = write_evaluation(out, job, facts_of_network(facts, name), parts, config)

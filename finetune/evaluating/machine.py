@@ -6,6 +6,7 @@ nor which samples and views there are.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -66,7 +67,9 @@ class MachineConfig:
             raise ValueError(
                 "machine.accelerator = gpu: PyTorch sees no GPU here; take auto or cpu"
             )
-        return torch.device("cuda" if has_gpu and self.accelerator != "cpu" else "cpu")
+        if not has_gpu or self.accelerator == "cpu":
+            return torch.device("cpu")
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
 
     def loader(self, dataset: Dataset[Any]) -> DataLoader[Any]:
         """Batches of a dataset in its order."""
@@ -110,7 +113,8 @@ class Running:
             loader: Of ``shards.sample.collate``'s batches.
             doing: What the progress bar says; none is drawn without, or without a terminal.
         """
-        shown = bool(doing) and sys.stderr.isatty()
+        is_first = os.environ.get("RANK", "0") == "0"
+        shown = bool(doing) and is_first and sys.stderr.isatty()
         console = Console(stderr=True)
         for batch in track(loader, doing, console=console, disable=not shown, transient=True):
             yield batch, *self.inputs(batch)

@@ -30,6 +30,7 @@ from finetune.evaluating.perturbations import (
     conditions_of,
     partners,
 )
+from finetune.evaluating.ranks import require_alone
 from finetune.evaluating.sources import read_source
 from finetune.evaluating.views import (
     Tested,
@@ -89,6 +90,7 @@ def modalities(
         FileNotFoundError: No such run, shards, benchmark or label map.
     """
     machine.device()
+    require_alone("hicmae evaluate modalities")
     console = output_console()
     given = runs_in(source)
     jobs = []

@@ -8,7 +8,6 @@ Shape letters: N samples, V views of each, C outputs.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +19,7 @@ from torch.utils.data import Dataset, Subset
 
 from finetune.data import check_sound
 from finetune.evaluating.machine import MachineConfig, Running
+from finetune.evaluating.ranks import Ranks
 from finetune.evaluation import collect_views
 from hicmae.checkpoint import Checkpoint, Labels
 from hicmae.checkpoints.networks import build_network
@@ -179,19 +179,18 @@ def run_views(
         hidden: A modality that the network is not given, though it reads it: video or audio.
         doing: What the progress bar says.
 
-    Returns: float64 (N, V, C).
+    Returns: float64 (N, V, C), the same in every process of several.
     """
     running = Running(tested.network, tested.network.config.input, tested.modalities, machine)
-
-    def outputs() -> Iterator[dict[str, Tensor]]:
-        for batch, video, fbank in running.batches(machine.loader(dataset), doing):
-            video = None if hidden == "video" else video
-            fbank = None if hidden == "audio" else fbank
-            found = _all_crops(tested, running, video, fbank, grid)  # (B, crops, C)
-            yield _spread(batch["sample"].tolist(), batch["view"].tolist(), found, equal)
-
+    ranks = Ranks()
+    outputs = []
+    for batch, video, fbank in running.batches(machine.loader(ranks.own(dataset)), doing):
+        video = None if hidden == "video" else video
+        fbank = None if hidden == "audio" else fbank
+        found = _all_crops(tested, running, video, fbank, grid)  # (B, crops, C)
+        outputs.append(_spread(batch["sample"].tolist(), batch["view"].tolist(), found, equal))
     return collect_views(
-        outputs(),
+        ranks.gathered(outputs),
         num_samples=len(equal),
         num_views=grid.num_views,
         num_outputs=len(tested.labels.names),
