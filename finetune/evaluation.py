@@ -9,7 +9,7 @@ batches included; here every sample counts exactly once.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import pandas as pd
@@ -43,12 +43,23 @@ def predictions_of_fold(
         num_outputs=benchmark.num_outputs,
     )
     return predictions_of_rows(
-        benchmark, fold.test, views, fold=fold.name, grid=ViewGrid(segments=num_segments)
+        benchmark,
+        fold.test,
+        views,
+        fold=fold.name,
+        grid=ViewGrid(segments=num_segments),
+        groups=group_columns(benchmark, pd.concat([fold.train, fold.test])),
     )
 
 
 def predictions_of_rows(
-    benchmark: Benchmark, rows: pd.DataFrame, views: np.ndarray, *, fold: str, grid: ViewGrid
+    benchmark: Benchmark,
+    rows: pd.DataFrame,
+    views: np.ndarray,
+    *,
+    fold: str,
+    grid: ViewGrid,
+    groups: Sequence[str] = (),
 ) -> list[Prediction]:
     """Average the views of every sample.
 
@@ -58,6 +69,7 @@ def predictions_of_rows(
         views: (N, V, C), as ``collect_views`` gives them.
         fold: Name of the fold, in the predictions.
         grid: What the V views are.
+        groups: Columns by which scores are broken down.
 
     Returns: one prediction a row, in the order of the rows.
     Raises: ValueError: an output that is no finite number.
@@ -66,8 +78,7 @@ def predictions_of_rows(
     keys = [str(key) for key in rows["key"]]
     speakers = _texts(rows, benchmark.speaker)
     units = _texts(rows, benchmark.average_over)
-    columns = group_columns(benchmark, pd.concat([fold.train, fold.test]))
-    groups = {name: _texts(rows, name) for name in columns}
+    cells = {name: _texts(rows, name) for name in groups}
     return [
         make_prediction(
             benchmark,
@@ -78,7 +89,7 @@ def predictions_of_rows(
             views=views[sample],
             view_names=grid.names,
             unit=units[sample],
-            groups={name: values[sample] for name, values in groups.items()},
+            groups={name: values[sample] for name, values in cells.items()},
         )
         for sample in range(len(rows))
     ]

@@ -16,6 +16,7 @@ from finetune.evaluating.modalities import modalities
 from finetune.evaluating.modality_page import write_modality_page
 from finetune.evaluating.perturbations import Condition, PerturbationConfig
 from finetune.predictions import Prediction, make_prediction, read_predictions
+from finetune.reporting.report import report
 from hicmae.settings import ModelConfig
 
 MACHINE = MachineConfig(accelerator="cpu", precision="32-true", batch_size=9, workers=0)
@@ -82,6 +83,11 @@ def test_the_page_says_what_is_lost_with_its_rule(finished: Path) -> None:
     assert "no epoch was chosen by a score" in text
     for name in ("importance", "levels"):
         assert (finished / "modalities" / "figures" / f"{name}.png").stat().st_size > 5000
+    # hicmae report takes it into the run's own report.
+    report(runs=[finished], out=finished.parent / "report.md")
+    own = (finished / "report.md").read_text()
+    assert "## What each modality is worth" in own
+    assert "](modalities/figures/importance.png)" in own
     # Made again from the file alone.
     (finished / "modalities" / "modalities.md").unlink()
     write_modality_page(finished / "modalities")

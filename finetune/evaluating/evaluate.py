@@ -30,7 +30,7 @@ from finetune.evaluating.writing import (
 from finetune.evaluation import predictions_of_rows
 from finetune.facts import RunFacts
 from finetune.record import fold_folder, runs_in
-from finetune.reporting.run_report import scores_table
+from finetune.reporting.score_tables import scores_table
 from finetune.reporting.tables import output_console
 from hicmae.plain import to_dict
 
@@ -134,7 +134,12 @@ def _test(job: Job, machine: MachineConfig) -> list[Part]:
             )
         )
         predictions = predictions_of_rows(
-            job.mapped.benchmark, side.rows, views, fold=side.fold, grid=job.grid
+            job.mapped.benchmark,
+            side.rows,
+            views,
+            fold=side.fold,
+            grid=job.grid,
+            groups=job.sides.groups,
         )
         fold = fold_facts(job, side, seconds=time.monotonic() - started)
         parts.append((fold, predictions))

@@ -20,7 +20,7 @@ from torch.utils.data import Subset
 from finetune.evaluating.importance import LINES, SpoiledPrediction, importance_table, read_spoiled
 from finetune.evaluating.job import Job, make_job
 from finetune.evaluating.machine import MachineConfig
-from finetune.evaluating.modality_page import FACTS, write_modality_page
+from finetune.evaluating.modality_page import FACTS, write_modality_page, write_modality_section
 from finetune.evaluating.perturbations import (
     SPOILS,
     UNSPOILED,
@@ -70,7 +70,8 @@ def modalities(
 
     Every network is tested as it is, with one modality alone, with a frozen picture, with the
     sound or the picture of another sample, with noise at several levels and with missing frames.
-    Writes the predictions of every condition, a page with tables, and figures.
+    Writes the predictions of every condition, a page with tables, and figures; in the run folder,
+    it becomes a section of the run's own report when hicmae report makes that again.
 
     Args:
         source: A run folder of hicmae finetune (or one that holds several), its folder of one
@@ -164,6 +165,8 @@ def _one_source(
                     file.write(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n")
     beside.replace(out / LINES)
     page = write_modality_page(out)
+    if out.parent == job.source.path:
+        write_modality_section(job.source.path, out)
     console.print(importance_table(read_spoiled(out), facts).terminal())
     console.print(f"report: {page}")
 

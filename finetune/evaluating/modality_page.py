@@ -7,6 +7,7 @@ for: the numbers (``importance.py``).
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 from finetune.evaluating.figures import importance_figure, level_figure
@@ -21,6 +22,7 @@ from finetune.evaluating.importance import (
 from finetune.evaluating.perturbations import UNSPOILED
 from finetune.facts import RunFacts
 from finetune.record import write_text
+from finetune.reporting.run_report import SECTIONS
 from finetune.reporting.tables import spread
 from finetune.scores import metric_name
 from finetune.selection import rule_sentence
@@ -43,11 +45,25 @@ def write_modality_page(folder: Path) -> Path:
     return path
 
 
-def modality_parts(folder: Path) -> list[str]:
-    """The page without its head, for a run's own report; figures are drawn in ``folder/figures``.
+def write_modality_section(run: Path, folder: Path) -> None:
+    """Leave the page where the run's own report takes it in.
 
     Args:
-        folder: Of ``hicmae evaluate modalities``; links to figures are relative to it.
+        run: The run folder.
+        folder: Of its modality report, inside the run folder.
+    """
+    place = run / SECTIONS / PAGE
+    figures = Path(os.path.relpath(folder, place.parent)).as_posix() + "/figures"
+    parts = ["# What each modality is worth", *modality_parts(folder, figures=figures)]
+    write_text(place, "\n\n".join(parts) + "\n")
+
+
+def modality_parts(folder: Path, *, figures: str = "figures") -> list[str]:
+    """The page without its head; figures are drawn in ``folder/figures``.
+
+    Args:
+        folder: Of ``hicmae evaluate modalities``.
+        figures: How links to its figures begin.
     """
     facts, importance = read_modality_facts(folder), read_spoiled(folder)
     title = f"{facts.benchmark}, selection {facts.rule}"
@@ -56,10 +72,10 @@ def modality_parts(folder: Path) -> list[str]:
     has_swaps = bool(importance.of("sound-swapped"))
     if has_swaps:
         importance_figure(importance, folder / "figures" / "importance.png", title=title)
-        parts.append("![Score that is lost with each modality](figures/importance.png)")
+        parts.append(f"![Score that is lost with each modality]({figures}/importance.png)")
     if any(item.condition.level is not None for item in importance.conditions):
         level_figure(importance, folder / "figures" / "levels.png", title=title)
-        parts.append("![Score against noise and missing frames](figures/levels.png)")
+        parts.append(f"![Score against noise and missing frames]({figures}/levels.png)")
     if importance.benchmark.task == "classification":
         if has_swaps:
             parts += [

@@ -16,6 +16,7 @@ from finetune.benchmark import Benchmark
 from finetune.evaluating.label_map import Mapped
 from finetune.evaluating.sources import Source
 from finetune.folds import Fold, as_text, make_folds, shared_values, usable_rows
+from finetune.groups import group_columns
 from finetune.provenance import file_digest
 from finetune.units import check_units
 from shards.index import TABLE_NAME, Index, read_index
@@ -42,12 +43,14 @@ class Sides:
         sides: One a network.
         same_corpus: Whether it is the corpus of the training, of which each has its own test side.
         ignored: Samples that are not tested, by label.
+        groups: Columns by which scores are broken down.
         notes: Sentences a reader of the numbers should know.
     """
 
     sides: tuple[Side, ...]
     same_corpus: bool
     ignored: dict[str, int]
+    groups: tuple[str, ...]
     notes: tuple[str, ...]
 
 
@@ -107,7 +110,13 @@ def find_sides(
     merged = [f"{name} as {to}" for name, to in mapped.truth.items() if name != to]
     if merged:
         notes.append(f"the label map counts {', '.join(merged)} of '{tested.name}'")
-    return Sides(sides=tuple(sides), same_corpus=within, ignored=ignored, notes=tuple(notes))
+    return Sides(
+        sides=tuple(sides),
+        same_corpus=within,
+        ignored=ignored,
+        groups=group_columns(tested, rows),
+        notes=tuple(notes),
+    )
 
 
 def _prove_unseen(

@@ -32,7 +32,7 @@ from finetune.record import (
     write_scores,
 )
 from finetune.reporting.resampling import intervals
-from finetune.reporting.run_report import write_run_report
+from finetune.reporting.run_report import run_parts, write_run_report
 from finetune.scores import score_run
 from finetune.units import scored_units
 from hicmae import __version__
@@ -62,7 +62,7 @@ def write_evaluation(
     units = scored_units(benchmark, pooled)
     write_scores(out, facts, score_run(benchmark, pooled), intervals(benchmark, [units]))
     run = read_run(out)
-    write_run_report(run)
+    write_run_report(run, run_parts(run))
     return run
 
 
