@@ -81,7 +81,7 @@ def test_loader(
     batch_size: int,
     num_segments: int,
     trainer: TrainerConfig,
-    share: Share = _ALL,
+    share: Share = _ALL,  # noqa: PT028  # this is no test
 ) -> Loader:
     """Every view of every sample once, in order; a sample that cannot be read is an error.
 

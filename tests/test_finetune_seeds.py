@@ -48,18 +48,20 @@ def test_a_seed_of_a_sweep_is_the_run_of_that_seed(
 
 def test_the_summary_of_seeds_is_what_numpy_gives(sweep: Path) -> None:
     runs = [read_run(folder) for folder in runs_in(sweep)]
-    pooled = [run.scores.pooled["uar"] for run in runs]
-    by_fold = np.array([[run.scores.folds[fold]["uar"] for fold in "12"] for run in runs])
     stored = json.loads((sweep / "seeds.json").read_text())
     assert stored["seeds"] == [0, 1]
     assert stored["selection"] == "last"
-    assert stored["over_seeds"]["uar"] == pytest.approx(
-        {"mean": np.mean(pooled), "sd": np.std(pooled, ddof=1)}
-    )
-    assert stored["over_folds"]["uar"] == pytest.approx(
-        {"mean": by_fold.mean(), "sd": by_fold.mean(axis=0).std(ddof=1)}
-    )
-    assert stored["over_seeds"]["uar"]["sd"] > 0
+    for metric in ("uar", "macro_f1"):
+        pooled = [run.scores.pooled[metric] for run in runs]
+        by_fold = np.array([[run.scores.folds[fold][metric] for fold in "12"] for run in runs])
+        assert stored["over_seeds"][metric] == pytest.approx(
+            {"mean": np.mean(pooled), "sd": np.std(pooled, ddof=1)}
+        )
+        assert stored["over_folds"][metric] == pytest.approx(
+            {"mean": by_fold.mean(), "sd": by_fold.mean(axis=0).std(ddof=1)}
+        )
+    assert stored["over_seeds"]["macro_f1"]["sd"] > 0
+    pooled = [run.scores.pooled["uar"] for run in runs]
     low, high = stored["intervals"]["uar"]
     assert low <= np.mean(pooled) <= high
     text = (sweep / "seeds.md").read_text()
