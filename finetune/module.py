@@ -203,7 +203,9 @@ class FinetuneModule(pl.LightningModule):
             weight_decay=self.settings.weight_decay,
             layer_decay=self.settings.layer_decay,
         )
-        optimizer = torch.optim.AdamW(groups, betas=self.settings.betas)
+        # One kernel for all weights; Lightning refuses to clip gradients before such a step.
+        fused = self.settings.clip_norm is None
+        optimizer = torch.optim.AdamW(groups, betas=self.settings.betas, fused=fused)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self.rate_factor)
         return {
             "optimizer": optimizer,
