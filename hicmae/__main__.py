@@ -107,7 +107,7 @@ VERBS = {
     ),
     "report": Verb(
         target="finetune.reporting.report:report",
-        help="Compare fine-tuning runs in one table",
+        help="Report on fine-tuning runs, in Markdown and one HTML file",
         positional={"runs": "+"},
         example="hicmae report runs/emotion runs/scratch --out runs/report.md",
     ),

@@ -187,7 +187,7 @@ def test_recordings_are_scored_and_groups_broken_down(
     for sex in "fm":
         own = [item for item in run.predictions if item.groups["sex"] == sex]
         uar = f"{score(benchmark, own)['uar']:.3f}"
-        assert f"| {sex} | 4 | 2 | {uar} |" in text
+        assert f"| {sex} | 4 (small) | 2 | {uar} |" in text
     assert "the index has no column 'age', so scores are not broken down by it" in text
     assert "all 24 samples are averaged over video, of which there are 8" in text
 

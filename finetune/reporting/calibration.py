@@ -17,7 +17,9 @@ import torch
 from torchmetrics.functional.classification import multiclass_calibration_error
 
 from finetune.benchmark import Benchmark
+from finetune.facts import RunFacts
 from finetune.predictions import Prediction, true_and_predicted
+from finetune.reporting.tables import number
 
 NUM_BINS = 15
 
@@ -46,14 +48,17 @@ class Calibration:
     expected_error: float
     largest_error: float
 
-    @property
-    def verdict(self) -> str:
-        """Too sure, or not sure enough."""
+    def verdict(self, facts: RunFacts) -> str:
+        """Too sure, or not sure enough, as a sentence with the run's mark on its numbers."""
         gap = self.mean_confidence - self.mean_accuracy
         word = "too sure of itself" if gap > 0 else "not sure enough of itself"
+        sure, right, by = (
+            facts.mark(number(value))
+            for value in (self.mean_confidence, self.mean_accuracy, abs(gap))
+        )
         return (
-            f"On average the network gives its choice a probability of {self.mean_confidence:.3f}"
-            f" and is right in {self.mean_accuracy:.3f} of the cases: {word} by {abs(gap):.3f}."
+            f"On average the network gives its choice a probability of {sure} and is right in"
+            f" {right} of the cases: {word} by {by}."
         )
 
 

@@ -101,7 +101,7 @@ def _calibration(run: Run, figures: Path, title: str) -> Section:
         [
             f"{low:.2f} to {high:.2f}",
             str(count),
-            number(confidence),
+            mark(number(confidence)),
             mark(number(accuracy)),
         ]
         for low, high, count, confidence, accuracy in zip(
@@ -114,7 +114,8 @@ def _calibration(run: Run, figures: Path, title: str) -> Section:
         )
         if count
     ]
-    heads = ["highest probability", unit_name(run), "mean", measured("accuracy", run.facts.rule)]
+    heads = ["highest probability", unit_name(run)]
+    heads += [measured(name, run.facts.rule) for name in ("mean probability", "accuracy")]
     return Section(
         title="Calibration",
         parts=[
@@ -122,7 +123,7 @@ def _calibration(run: Run, figures: Path, title: str) -> Section:
             f" (selection {run.facts.rule}): {NUM_BINS} bins of equal width over the highest"
             " probability; the gap between mean probability and accuracy of each, averaged over"
             f" {unit_name(run)} (Guo et al., 2017). Largest gap of a bin:"
-            f" {mark(number(found.largest_error))}. {found.verdict}",
+            f" {mark(number(found.largest_error))}. {found.verdict(run.facts)}",
             Picture(path=path, caption="Reliability, and how often each probability is given"),
             Table(columns=heads, rows=rows),
         ],

@@ -182,7 +182,7 @@ def _sheet(
     path: Path,
 ) -> None:
     """A contact sheet: frame, truth, prediction and key of each error."""
-    head = _LINE * max(2, 2 * len(benchmark.targets)) + 4
+    head = _LINE * max(2, len(benchmark.targets)) + 4
     side, step = _FACE + _GAP, head + _FACE + 2 * _LINE
     rows = -(-len(mistakes) // _COLUMNS)
     width, height = side * min(_COLUMNS, len(mistakes)), step * rows
@@ -218,7 +218,7 @@ def _heading(benchmark: Benchmark, mistake: Mistake) -> str:
     if unit.probabilities is not None:
         return f"true: {unit.true}\n{unit.predicted} {mistake.size:.2f}"
     return "\n".join(
-        f"{name}: {true:.2f}\n→ {predicted:.2f}"
+        f"{name} {true:.2f} → {predicted:.2f}"
         for name, true, predicted in zip(
             benchmark.targets, _numbers(unit.true), _numbers(unit.predicted), strict=True
         )

@@ -122,12 +122,17 @@ def _agreement_table(
     rows = []
     for fold, features in kept.items():
         for name, values in _targets(run, truth[fold]):
-            agreement = (
+            before, after = (
                 number(neighbour_agreement(side, values))
                 for side in (features.before, features.after)
             )
-            rows.append([f"{fold}{name}", str(len(values)), *agreement])
-    heads = ["fold", "samples", "agreement before", measured("agreement after", run.facts.rule)]
+            rows.append([f"{fold}{name}", str(len(values)), before, run.facts.mark(after)])
+    heads = [
+        "network of fold",
+        "samples",
+        "agreement before",
+        measured("agreement after", run.facts.rule),
+    ]
     return Table(columns=heads, rows=rows)
 
 

@@ -123,8 +123,11 @@ def dot_figure(
         axes.grid(axis="x", color="#dddddd", linewidth=0.6)
         axes.set_axisbelow(True)
         plain(axes)
-    line = "" if np.isnan(overall) else f"; dashed: all samples, {overall:.3f}"
-    grid[-1, 0].set_xlabel(f"{what} (line: 95 %{line}; hollow: few samples)")
+    every = [dot for _, dots in panels for dot in dots]
+    key = [] if all(np.isnan(dot.low) for dot in every) else ["line: 95 %"]
+    key += [] if np.isnan(overall) else [f"dashed: all samples, {overall:.3f}"]
+    key += ["hollow: few samples"] if any(dot.small for dot in every) else []
+    grid[-1, 0].set_xlabel(f"{what} ({'; '.join(key)})" if key else what)
     save(figure, path)
 
 

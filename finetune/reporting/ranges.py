@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from finetune.reporting.tables import Table, signed
+from finetune.facts import RunFacts
+from finetune.reporting.tables import Table, measured, number, signed
 
 # Ranges of the truth, each with about as many samples; fewer where values repeat.
 NUM_RANGES = 5
@@ -74,9 +75,22 @@ def errors_by_range(true: np.ndarray, predicted: np.ndarray) -> list[RangeError]
     return found
 
 
-def range_table(target: str, ranges: list[RangeError]) -> Table:
-    """One row a range."""
-    rows = [[item.name, str(item.count), signed(item.bias), f"{item.rmse:.3f}"] for item in ranges]
-    return Table(
-        columns=[f"true {target}", "samples", "bias (predicted minus true)", "RMSE"], rows=rows
-    )
+def range_table(target: str, ranges: list[RangeError], facts: RunFacts) -> Table:
+    """One row a range.
+
+    Args:
+        target: Whose values.
+        ranges: As ``errors_by_range`` gives them.
+        facts: Of the run, for the selection rule.
+    """
+    rows = [
+        [
+            item.name,
+            str(item.count),
+            facts.mark(signed(item.bias)),
+            facts.mark(number(item.rmse)),
+        ]
+        for item in ranges
+    ]
+    heads = [measured(name, facts.rule) for name in ("bias (predicted minus true)", "RMSE")]
+    return Table(columns=[f"true {target}", "samples", *heads], rows=rows)

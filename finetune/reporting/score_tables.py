@@ -54,7 +54,7 @@ def scores_table(run: Run) -> Table:
         rows.append(["mean ± sd", "", *(mark(mean_and_sd(scores, m)) for m in metrics)])
     heads = [measured(metric_name(metric), run.facts.rule) for metric in metrics]
     return Table(
-        columns=["", unit_name(run), *heads],
+        columns=[f"selection: {run.facts.rule}", unit_name(run), *heads],
         rows=rows,
         title=f"{run.facts.benchmark}, selection: {run.facts.rule}",
     )

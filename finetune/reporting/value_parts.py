@@ -43,7 +43,7 @@ def value_sections(run: Run, figures: Path, title: str) -> list[Section]:
                 f" {run.facts.rule}). A bias that falls from the lowest range to the highest means"
                 " that predictions are drawn to the middle.",
                 Picture(path=ranges, caption="Bias and error by range of the true value"),
-                *(range_table(target, found) for target, found in by_target.items()),
+                *(range_table(target, found, run.facts) for target, found in by_target.items()),
             ],
         ),
     ]
