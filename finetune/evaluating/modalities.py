@@ -20,7 +20,7 @@ from torch.utils.data import Subset
 from finetune.evaluating.importance import LINES, SpoiledPrediction, importance_table, read_spoiled
 from finetune.evaluating.job import Job, make_job
 from finetune.evaluating.machine import MachineConfig
-from finetune.evaluating.modality_page import FACTS, write_modality_page, write_modality_section
+from finetune.evaluating.modality_page import FACTS, write_modality_page
 from finetune.evaluating.perturbations import (
     SPOILS,
     UNSPOILED,
@@ -165,8 +165,6 @@ def _one_source(
                     file.write(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n")
     beside.replace(out / LINES)
     page = write_modality_page(out)
-    if out.parent == job.source.path:
-        write_modality_section(job.source.path, out)
     console.print(importance_table(read_spoiled(out), facts).terminal())
     console.print(f"report: {page}")
 

@@ -7,7 +7,6 @@ for: the numbers (``importance.py``).
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 from finetune.evaluating.figures import importance_figure, level_figure
@@ -22,7 +21,6 @@ from finetune.evaluating.importance import (
 from finetune.evaluating.perturbations import UNSPOILED
 from finetune.facts import RunFacts
 from finetune.record import write_text
-from finetune.reporting.run_report import SECTIONS
 from finetune.reporting.tables import spread
 from finetune.scores import metric_name
 from finetune.selection import rule_sentence
@@ -35,8 +33,9 @@ def write_modality_page(folder: Path) -> Path:
     """Score the predictions of a folder again, draw, and write the page. Returns: its path."""
     facts = read_modality_facts(folder)
     parts = [
-        f"# What each modality is worth: {facts.benchmark}",
-        f"Networks of `{facts.evaluates}`; {facts.modalities}. Selection rule:"
+        # The run's own report takes this page in under its heading.
+        "# What each modality is worth",
+        f"Networks of `{facts.evaluates}` on {facts.benchmark}; {facts.modalities}. Selection rule:"
         f" {rule_sentence(facts.selection, facts.protocol)}.",
         *modality_parts(folder),
     ]
@@ -45,25 +44,11 @@ def write_modality_page(folder: Path) -> Path:
     return path
 
 
-def write_modality_section(run: Path, folder: Path) -> None:
-    """Leave the page where the run's own report takes it in.
-
-    Args:
-        run: The run folder.
-        folder: Of its modality report, inside the run folder.
-    """
-    place = run / SECTIONS / PAGE
-    figures = Path(os.path.relpath(folder, place.parent)).as_posix() + "/figures"
-    parts = ["# What each modality is worth", *modality_parts(folder, figures=figures)]
-    write_text(place, "\n\n".join(parts) + "\n")
-
-
-def modality_parts(folder: Path, *, figures: str = "figures") -> list[str]:
-    """The page without its head; figures are drawn in ``folder/figures``.
+def modality_parts(folder: Path) -> list[str]:
+    """The page without its head; figures are drawn in ``folder/figures``, where its links lead.
 
     Args:
         folder: Of ``hicmae evaluate modalities``.
-        figures: How links to its figures begin.
     """
     facts, importance = read_modality_facts(folder), read_spoiled(folder)
     title = f"{facts.benchmark}, selection {facts.rule}"
@@ -72,10 +57,10 @@ def modality_parts(folder: Path, *, figures: str = "figures") -> list[str]:
     has_swaps = bool(importance.of("sound-swapped"))
     if has_swaps:
         importance_figure(importance, folder / "figures" / "importance.png", title=title)
-        parts.append(f"![Score that is lost with each modality]({figures}/importance.png)")
+        parts.append("![Score that is lost with each modality](figures/importance.png)")
     if any(item.condition.level is not None for item in importance.conditions):
         level_figure(importance, folder / "figures" / "levels.png", title=title)
-        parts.append(f"![Score against noise and missing frames]({figures}/levels.png)")
+        parts.append("![Score against noise and missing frames](figures/levels.png)")
     if importance.benchmark.task == "classification":
         if has_swaps:
             parts += [
