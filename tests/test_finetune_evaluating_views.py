@@ -9,12 +9,10 @@ import pytest
 import torch
 from finetune_fixtures import BENCHMARK, run_tiny, write_labelled_shards
 
-from finetune.data import test_loader
-from finetune.evaluating.features import feature_network, features_of_rows, pooled_features
+from finetune.evaluating.features import feature_network
 from finetune.evaluating.machine import MachineConfig
 from finetune.evaluating.views import load_tested, sample_views
 from finetune.predictions import read_predictions
-from finetune.settings import TrainerConfig
 from hicmae.checkpoint import load_checkpoint, save_checkpoint
 from hicmae.emotion import EmotionModel
 from hicmae.pretraining import HiCMAE
@@ -133,36 +131,8 @@ def test_crops_are_refused_where_nothing_is_seen(
     )
 
 
-def test_pooled_features_are_what_the_head_reads(finished: Path, shards: Path) -> None:
-    index = read_index(shards)
-    rows = index.table[index.table["fold"] == 1]
-    model = feature_network(load_checkpoint(finished / "fold-1"))
-    loader = test_loader(
-        index,
-        rows,
-        BENCHMARK,
-        model.config.input,
-        modalities="audio-video",
-        batch_size=5,
-        num_segments=2,
-        trainer=TrainerConfig(workers=0, accelerator="cpu"),
-    )
-    found = pooled_features(model, loader, MACHINE)
-    assert found.shape == (12, 128)
-    assert found.dtype == np.float32
-    direct = features_of_rows(
-        load_checkpoint(finished / "fold-1"), index, rows, segments=2, machine=MACHINE
-    )
-    assert direct == pytest.approx(found, abs=1e-5)
-    batch = next(iter(loader))
-    with torch.no_grad():
-        video, fbank = ClipTransform(model.config.input).eval()(batch)
-        views = model.features(video, fbank)
-    assert found[0] == pytest.approx(views[:2].mean(0).numpy(), abs=1e-5)
-
-
 def test_features_before_fine_tuning_are_of_the_pretrained_encoder(
-    shards: Path, tiny_model_config: ModelConfig, tmp_path: Path
+    tiny_model_config: ModelConfig, tmp_path: Path
 ) -> None:
     torch.manual_seed(3)
     pretrained = HiCMAE(tiny_model_config, ObjectiveConfig())
