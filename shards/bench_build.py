@@ -25,6 +25,7 @@ from rich.table import Table
 
 from hicmae.media.errors import MediaError
 from hicmae.media.video import FrameReader
+from hicmae.stopwatch import Stopwatch
 from shards.bench_media import raw_files
 from shards.building.build import gather
 from shards.building.face import RefusedError, check_detector, find_faces
@@ -40,7 +41,6 @@ from shards.manifest import ManifestRow, printable
 from shards.options import with_options_of
 from shards.printing import print_line
 from shards.settings import BuildConfig
-from shards.stopwatch import Stopwatch
 
 STAGES = ("decoding", "faces", "encoding", "sound", "digests")
 

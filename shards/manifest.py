@@ -21,8 +21,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from hicmae.media.folders import VIDEO_SUFFIXES, walk
 from hicmae.media.image_files import sound_beside
-from shards.folders import VIDEO_SUFFIXES, walk
 from shards.keys import safe_key
 from shards.schema import Label
 from shards.tables import (

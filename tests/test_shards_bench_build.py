@@ -12,10 +12,10 @@ from build_fixtures import config
 from shard_media import tone, write_video
 
 from hicmae.__main__ import main
+from hicmae.stopwatch import Stopwatch
 from shards.bench_build import STAGES, bench_build, measure
 from shards.building.build import gather
 from shards.building.prepare import prepare_recording
-from shards.stopwatch import Stopwatch
 
 
 def test_each_moment_counts_for_the_innermost_stage() -> None:

@@ -97,6 +97,42 @@ def crop_every_face(
     return [_cut(reader, unique, repeats, track, kept, size) for track in tracks]
 
 
+def follow_faces(
+    reader: FrameReader,
+    indices: Sequence[int] | np.ndarray,
+    finder: FaceDetector | BoxTable | None,
+    config: FaceConfig,
+    *,
+    every: bool,
+) -> list[FaceTrack]:
+    """Follow faces as ``crop_video`` and ``crop_every_face`` do, without keeping a frame.
+
+    Args:
+        reader: The recording.
+        indices: (T,) frames, ascending.
+        finder: From ``open_detector``, or boxes that are known; None: the middle square.
+        config: How to follow.
+        every: Every face, each as long as it is seen; else the one that the policy names.
+
+    Returns: tracks over ``indices``, repeats included; none where there is no face.
+
+    Raises:
+        MediaError: ``bad-boxes`` or ``damaged``.
+    """
+    unique, repeats = np.unique(np.asarray(indices, dtype=np.int64), return_counts=True)
+    frame_size = reader.height, reader.width
+    if finder is None:
+        return [centre_track(len(indices), frame_size)]
+    detections, _ = _detect(reader, unique, finder, config, None, kept_bytes=0)
+    times = reader.timestamps[unique]
+    if every:
+        tracks = face_tracks(detections, times, config)
+    else:
+        track = face_track(detections, times, frame_size, config)
+        tracks = [] if track is None else [track]
+    return [_repeated(track, repeats) for track in tracks]
+
+
 def crop_faces(
     frames: Iterable[np.ndarray], boxes: np.ndarray, size: int, angles: np.ndarray | None = None
 ) -> np.ndarray:
@@ -124,6 +160,7 @@ def _detect(
     config: FaceConfig,
     region: Region | None,
     glances: dict[int, np.ndarray] | None = None,
+    kept_bytes: int = _KEPT_BYTES,
 ) -> tuple[dict[int, list[Face]], list[np.ndarray] | None]:
     """Faces by place in ``unique``; the frames too, where they were decoded and fit.
 
@@ -134,7 +171,7 @@ def _detect(
         detections = finder.faces(reader, unique)
     else:
         sampled = sorted({*range(0, len(unique), config.detect_every), len(unique) - 1})
-        if len(unique) * reader.height * reader.width * 3 <= _KEPT_BYTES:
+        if len(unique) * reader.height * reader.width * 3 <= kept_bytes:
             kept = list(reader.frames(unique))
             frames = iter([kept[place] for place in sampled])
         else:
@@ -172,11 +209,17 @@ def _cut(
     counts = repeats[begin:end]
     frames = reader.frames(unique[begin:end]) if kept is None else iter(kept[begin:end])
     crops = _crops(frames, track.boxes, track.angles, size)
-    repeated = track.take(np.repeat(np.arange(end - begin), counts))
     return (
-        repeated.starting(int(repeats[:begin].sum())),
+        _repeated(track, repeats),
         (crop for crop, count in zip(crops, counts, strict=True) for _ in range(count)),
     )
+
+
+def _repeated(track: FaceTrack, repeats: np.ndarray) -> FaceTrack:
+    """A track of distinct frames with each of them as often as it was asked for."""
+    begin, end = track.first, track.first + len(track.boxes)
+    repeated = track.take(np.repeat(np.arange(end - begin), repeats[begin:end]))
+    return repeated.starting(int(repeats[:begin].sum()))
 
 
 def _no_face(reader: FrameReader, finder: FaceDetector | BoxTable, num_frames: int) -> MediaError:
@@ -194,16 +237,25 @@ def _crops(
     boxes = np.asarray(boxes, dtype=np.float64)
     if angles is None:
         angles = np.zeros(len(boxes))
-    # One reduction for the whole recording, so that sharpness does not flicker.
-    reduction = float(np.median(boxes[:, 2] - boxes[:, 0])) / size if len(boxes) else 1.0
+    reduction = crop_reduction(boxes, size)
     for frame, box, angle in zip(frames, boxes, np.asarray(angles, dtype=float), strict=True):
-        yield _crop(frame, box, float(angle), size, max(reduction, 1.0))
+        yield crop_face(frame, box, float(angle), size, reduction)
 
 
-def _crop(
+def crop_reduction(boxes: np.ndarray, size: int) -> float:
+    """How many source pixels, across, become one of a crop before it is cut: 1 or more.
+
+    One number for the whole of a track (T, 4), so that sharpness does not flicker.
+    """
+    boxes = np.asarray(boxes, dtype=np.float64)
+    reduction = float(np.median(boxes[:, 2] - boxes[:, 0])) / size if len(boxes) else 1.0
+    return max(reduction, 1.0)
+
+
+def crop_face(
     frame: np.ndarray, box: np.ndarray, angle: float, size: int, reduction: float
 ) -> np.ndarray:
-    """Cut one square to a fraction of a pixel.
+    """Cut one square (4,), turned by an angle (radians), to a fraction of a pixel.
 
     Source pixels smaller than those of the crop are averaged first (``reduction`` of them become
     one), then the rest is a turn, a shift and a scale near 1. Were the square rounded to whole

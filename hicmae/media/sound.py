@@ -6,6 +6,7 @@ For: the sound of any recording, or a sound file of its own. Not for: spectra
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -102,29 +103,16 @@ def read_sound(
             one without samples) or ``damaged`` (a stream of which nothing decodes).
     """
     errors: list[str] = []
-    pieces: list[_Piece] = []
+    pieces: list[SoundPiece] = []
     with open_container(path) as container:
-        stream = container.streams.best("audio")
-        if stream is None or stream.codec_context is None:
-            found = ", ".join(sorted({stream.type for stream in container.streams}))
-            raise MediaError("no-sound", path, f"no sound stream (found {found or 'no streams'})")
-        stream.codec_context.thread_count = 1
+        stream = sound_stream(container, path)
         source_rate, source_channels = stream.codec_context.rate, stream.codec_context.channels
-        for frame in decoded_frames(container, stream, errors):
-            if end_seconds is not None and frame.time is not None and frame.time >= end_seconds:
-                break
-            if not pieces or not pieces[-1].takes(frame):
-                start = _start_of(frame, pieces[-1] if pieces else None, errors)
-                if pieces:
-                    pieces[-1].finish()
-                pieces.append(_Piece(frame, start, sample_rate))
-            pieces[-1].add(frame)
-    if pieces:
-        pieces[-1].finish()
+        for piece in resampled_pieces(container, stream, errors, sample_rate, end_seconds):
+            if not pieces or pieces[-1] is not piece:
+                pieces.append(piece)
     pieces = [piece for piece in pieces if piece.num_samples]
     if not pieces:
-        cause, why = ("damaged", errors[0]) if errors else ("no-sound", "its sound has no samples")
-        raise MediaError(cause, path, f"no sound can be decoded ({why})")
+        raise nothing_decoded(path, errors)
     start = min(piece.start for piece in pieces)
     samples = _assemble(pieces, start, sample_rate)
     if end_seconds is not None:
@@ -139,9 +127,75 @@ def read_sound(
     )
 
 
+def sound_stream(
+    container: av.container.InputContainer, path: str | Path
+) -> av.audio.stream.AudioStream:
+    """The best sound stream of an open recording, decoded with one thread.
+
+    Raises: MediaError: ``no-sound``.
+    """
+    stream = container.streams.best("audio")
+    if stream is None or stream.codec_context is None:
+        found = ", ".join(sorted({stream.type for stream in container.streams}))
+        raise MediaError("no-sound", path, f"no sound stream (found {found or 'no streams'})")
+    stream.codec_context.thread_count = 1
+    return stream
+
+
+def resampled_pieces(
+    container: av.container.InputContainer,
+    stream: av.audio.stream.AudioStream,
+    errors: list[str],
+    sample_rate: int,
+    end_seconds: float | None = None,
+) -> Iterator[SoundPiece]:
+    """Decode and resample packet by packet.
+
+    Args:
+        container: The recording.
+        stream: Of it.
+        errors: Every packet that failed appends its message here.
+        sample_rate: Wanted, Hz.
+        end_seconds: Stop here, on the container's clock; none given: at the end.
+
+    Returns: after every packet the piece it went into, which has grown; the same one again and
+        again until there is a gap. A piece may be given once more when it is finished.
+    """
+    piece: SoundPiece | None = None
+    for frame in decoded_frames(container, stream, errors):
+        if end_seconds is not None and frame.time is not None and frame.time >= end_seconds:
+            break
+        if piece is None or not piece.takes(frame):
+            start = _start_of(frame, piece, errors)
+            if piece is not None:
+                piece.finish()
+                yield piece
+            piece = SoundPiece(frame, start, sample_rate)
+        piece.add(frame)
+        yield piece
+    if piece is not None:
+        piece.finish()
+        yield piece
+
+
+def nothing_decoded(path: str | Path, errors: list[str]) -> MediaError:
+    """The error of a sound stream that gave no sample."""
+    cause, why = ("damaged", errors[0]) if errors else ("no-sound", "its sound has no samples")
+    return MediaError(cause, path, f"no sound can be decoded ({why})")
+
+
 @dataclass
-class _Piece:
-    """Packets of one format that follow each other without a gap, through one resampler."""
+class SoundPiece:
+    """Packets of one format that follow each other without a gap, through one resampler.
+
+    Args:
+        first: Its first packet.
+        start: Where it begins on the container's clock, seconds.
+        sample_rate: Wanted, Hz.
+        chunks: What came out and nobody has taken yet, int16 (n,) each.
+        num_source: Samples that went in.
+        num_samples: Samples that came out.
+    """
 
     first: av.audio.frame.AudioFrame
     start: float
@@ -187,7 +241,7 @@ def _format_of(frame: av.audio.frame.AudioFrame) -> tuple[int, str, str]:
 
 
 def _start_of(
-    frame: av.audio.frame.AudioFrame, previous: _Piece | None, errors: list[str]
+    frame: av.audio.frame.AudioFrame, previous: SoundPiece | None, errors: list[str]
 ) -> float:
     """Place a new piece by its stamp, unless there is none or it cannot be true."""
     if previous is None:
@@ -200,7 +254,7 @@ def _start_of(
     return frame.time
 
 
-def _assemble(pieces: list[_Piece], start: float, sample_rate: int) -> np.ndarray:
+def _assemble(pieces: list[SoundPiece], start: float, sample_rate: int) -> np.ndarray:
     """Put the pieces on one time line (n,), silence between them."""
     places = [round((piece.start - start) * sample_rate) for piece in pieces]
     ends = [place + piece.num_samples for place, piece in zip(places, pieces, strict=True)]

@@ -136,6 +136,15 @@ def centre_track(num_frames: int, frame_size: tuple[int, int]) -> FaceTrack:
     )
 
 
+def fixed_track(num_frames: int, box: tuple[int, int, int, int]) -> FaceTrack:
+    """The same square x0, y0, x1, y1 (pixels) of the picture in every frame."""
+    return FaceTrack(
+        boxes=np.array([box], dtype=np.float32).repeat(num_frames, axis=0),
+        found_by=np.full(num_frames, "box"),
+        coverage=1.0,
+    )
+
+
 def _filled(
     chain: Chain, times: np.ndarray, begin: int, end: int, num_asked: int, config: FaceConfig
 ) -> FaceTrack:

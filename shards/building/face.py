@@ -19,7 +19,8 @@ from hicmae.media.crops import crop_every_face, crop_faces, crop_video
 from hicmae.media.errors import MediaError
 from hicmae.media.faces import FaceConfig, FaceDetector, open_detector
 from hicmae.media.frame_times import has_own_frame
-from hicmae.media.tracking import FaceTrack
+from hicmae.media.preparation import Preparation
+from hicmae.media.tracking import FaceTrack, fixed_track
 from hicmae.media.video import FrameReader
 from shards.manifest import ManifestRow
 from shards.schema import FaceInfo
@@ -168,12 +169,8 @@ def _fixed_box(
             f"its frames are {video.width}x{video.height} pixels, too small for "
             f"the box {list(box)}",
         )
-    boxes = np.array([box], dtype=np.float32)
-    track = FaceTrack(
-        boxes=boxes.repeat(len(indices), axis=0),
-        found_by=np.full(len(indices), "box"),
-        coverage=1.0,
-    )
+    track = fixed_track(len(indices), box)
+    boxes = track.boxes[:1]
     images = (crop_faces([frame], boxes, config.face_size)[0] for frame in video.frames(indices))
     return track, images
 
@@ -192,17 +189,8 @@ def _boxes_of(row: ManifestRow) -> BoxTable:
 
 
 def _settings(config: BuildConfig) -> FaceConfig:
-    return FaceConfig(
-        detector=config.faces,
-        # Every face is followed on its own: the policy is not asked.
-        policy="largest" if config.face_choice == "all" else config.face_choice,
-        margin=config.face_margin,
-        detect_every=config.detect_every,
-        max_gap_seconds=config.face_gap_seconds,
-        smoothing_seconds=config.face_smoothing_seconds,
-        align=config.align,
-        offline=config.offline,
-    )
+    preparation = Preparation.recorded(config.recorded(), where="shards build")
+    return preparation.face_config(offline=config.offline)
 
 
 @functools.cache

@@ -1,6 +1,6 @@
 """Processor time by stage, where stages take turns and call one another.
 
-For: ``hicmae bench build``. Not for: time by the clock, which other work on the machine lengthens.
+For: ``hicmae bench``. Not for: time by the clock, which other work on the machine lengthens.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What lies below a folder: videos, and folders of images that are one recording each.
 
-For: sources that are folders. Not for: naming what is found (``manifest.py``).
+For: folders of recordings, to build or to predict. Not for: opening what is found.
 """
 
 from __future__ import annotations
