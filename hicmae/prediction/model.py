@@ -1,0 +1,204 @@
+"""``hicmae.load`` and what it gives: a checkpoint that predicts recordings.
+
+For: Python programs, ``hicmae predict``, the page. Not for: decoding (``reading.py``), the forward
+pass (``network.py``) or files (``saving.py``).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from hicmae.prediction.collecting import Collected
+from hicmae.prediction.ensemble import Loaded, load_members
+from hicmae.prediction.messages import Clip, Found, Window
+from hicmae.prediction.network import EmotionEnsemble
+from hicmae.prediction.process import DecodingProcess
+from hicmae.prediction.reading import Tell, WindowStream, read_windows
+from hicmae.prediction.results import Prediction
+from hicmae.prediction.settings import WindowConfig
+
+_KINDS = ("audio-video", "video", "audio")
+
+
+def load(
+    source: str | Path,
+    *,
+    device: str = "auto",
+    precision: str = "auto",
+    batch_size: int = 8,
+) -> EmotionPredictor:
+    """A fine-tuned checkpoint, ready to predict recordings.
+
+    Args:
+        source: A checkpoint folder; a run of ``hicmae finetune`` (all its folds, whose predictions
+            are averaged, or one: ``RUN/fold-1``); ``owner/name`` on the Hugging Face Hub; or
+            ``https://…/folder``.
+        device: ``auto`` (a GPU if there is one), ``cpu``, ``cuda``, ….
+        precision: ``auto`` (bf16 where the machine computes in it), ``32-true`` or ``bf16-mixed``.
+        batch_size: Clips that the network is shown at once.
+
+    Raises: ValueError: nothing there, damaged, not fine-tuned, or no such device.
+    """
+    return EmotionPredictor(
+        load_members(source), device=device, precision=precision, batch_size=batch_size
+    )
+
+
+class EmotionPredictor:
+    """Predicts emotion over the time of recordings.
+
+    Args:
+        loaded: The networks and what their checkpoints say.
+        device: As for ``load``.
+        precision: As for ``load``.
+        batch_size: As for ``load``.
+
+    Attributes:
+        source: Where the checkpoint is.
+        labels: What the outputs stand for.
+        input: One clip as the network sees it.
+        modalities: What it reads: ``audio-video``, ``video`` or ``audio``.
+        preparation: How its images are made.
+        notes: What the user should know about the checkpoint, a line each.
+    """
+
+    def __init__(
+        self,
+        loaded: Loaded,
+        *,
+        device: str = "auto",
+        precision: str = "auto",
+        batch_size: int = 8,
+    ) -> None:
+        if batch_size < 1:
+            raise ValueError(f"batch_size = {batch_size} (must be 1 or more)")
+        self.network = EmotionEnsemble(
+            loaded.members, loaded.labels, device=device, precision=precision
+        )
+        self.source, self.notes = loaded.source, loaded.notes
+        self.labels, self.preparation = self.network.labels, loaded.preparation
+        self.input, self.modalities = self.network.config.input, self.network.modalities
+        self.batch_size = batch_size
+        self._process = DecodingProcess()
+
+    def predict(
+        self,
+        path: str | Path,
+        *,
+        window: float | None = None,
+        hop: float = 1.0,
+        config: WindowConfig | None = None,
+        each_modality: bool = False,
+        progress: Tell | None = None,
+        on_window: Callable[[Window], None] | None = None,
+    ) -> Prediction:
+        """Predict one recording.
+
+        Args:
+            path: A video, a sound file, or a folder of images.
+            window: Seconds that one value is about; none given: one clip of the network.
+            hop: Seconds from one value to the next.
+            config: All of the settings, instead of ``window`` and ``hop``.
+            each_modality: Also predict from the picture and from the sound alone, where the
+                network reads both and both are there.
+            progress: Called with how far it is.
+            on_window: Called with every window before the network is; for its filter bank
+                (``filter_bank``) or its frames.
+
+        Raises:
+            FileNotFoundError: There is no such file.
+            PredictionError: It cannot be read, or does not hold what the network reads.
+        """
+        config = config if config is not None else WindowConfig(window=window, hop=hop)
+        with self.windows(path, config=config, progress=progress) as stream:
+            found = stream.found
+            kinds = self._kinds(found, each_modality)
+            collected = {track.name: Collected(track, self.labels, kinds) for track in found.tracks}
+            seconds = 0.0
+            for batch in _batches(stream, collected, self.batch_size, on_window):
+                started = time.monotonic()
+                outputs = self.network.run([clip for _, _, clip in batch], kinds)
+                for place, (track, number, _) in enumerate(batch):
+                    collected[track].add(number, {k: outputs[k][place] for k in kinds})
+                seconds += time.monotonic() - started
+            finished = stream.finished
+        assert finished is not None
+        return Prediction(
+            path=Path(path),
+            seconds=found.seconds,
+            width=found.width,
+            height=found.height,
+            labels=self.labels,
+            modality=kinds[0],
+            tracks=tuple(each.track() for each in collected.values()),
+            notes=(*found.notes, *finished.notes),
+            stage_seconds={**finished.seconds, "network": seconds},
+            decoder_memory_bytes=finished.peak_memory_bytes,
+        )
+
+    def windows(
+        self,
+        path: str | Path,
+        *,
+        config: WindowConfig | None = None,
+        progress: Tell | None = None,
+    ) -> WindowStream:
+        """The windows of a recording, as the network is shown them; see ``read_windows``."""
+        return read_windows(
+            path,
+            input=self.input,
+            preparation=self.preparation,
+            config=config,
+            modalities=self.modalities,
+            process=self._process,
+            progress=progress,
+        )
+
+    def filter_bank(self, clip: Clip) -> np.ndarray:
+        """The filter bank (S, F) of a clip's sound, normalised as the network is given it.
+
+        Raises: ValueError: a clip without sound.
+        """
+        if clip.waveform is None:
+            raise ValueError("filter bank: the clip has no sound")
+        silent = Clip(frames=None, waveform=clip.waveform, num_samples=clip.num_samples)
+        _, fbank = self.network.transform(self.network.batch([silent]))
+        assert fbank is not None
+        return np.asarray(fbank[0].cpu().numpy())
+
+    def close(self) -> None:
+        """End the decoding process; it starts again when it is needed."""
+        self._process.close()
+
+    def _kinds(self, found: Found, each: bool) -> list[str]:
+        """What to go by: first what is there."""
+        if not found.tracks[0].is_face:
+            return ["audio"]
+        if not found.has_sound:
+            return ["video"]
+        return list(_KINDS) if each else ["audio-video"]
+
+
+def _batches(
+    stream: WindowStream,
+    collected: Mapping[str, Collected],
+    size: int,
+    on_window: Callable[[Window], None] | None,
+) -> Iterator[list[tuple[str, int, Clip]]]:
+    """Clips with track and number of their window; a long window may be in several batches."""
+    batch: list[tuple[str, int, Clip]] = []
+    for window in stream:
+        if on_window is not None:
+            on_window(window)
+        collected[window.track].begin(window)
+        for clip in window.clips:
+            batch.append((window.track, window.number, clip))
+            if len(batch) == size:
+                yield batch
+                batch = []
+    if batch:
+        yield batch
