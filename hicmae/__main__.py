@@ -105,6 +105,12 @@ VERBS = {
         example="hicmae finetune --benchmark synthetic --shards data/shards "
         "--checkpoint runs/tiny --out runs/emotion",
     ),
+    "predict": Verb(
+        target="hicmae.prediction.command:predict",
+        help="Predict emotion over the time of recordings: videos, sound files, folders",
+        positional={"recordings": "+"},
+        example="hicmae predict clip.mp4 --checkpoint runs/emotion --out predictions --picture",
+    ),
     "report": Verb(
         target="finetune.reporting.report:report",
         help="Report on fine-tuning runs, in Markdown and one HTML file",
@@ -146,6 +152,11 @@ VERBS = {
         target="shards.bench_build:bench_build",
         help="Measure what building shards costs a core",
         example="hicmae bench build --media recordings --most 4",
+    ),
+    "bench predict": Verb(
+        target="hicmae.prediction.bench:bench_predict",
+        help="Measure prediction from end to end, by part",
+        example="hicmae bench predict --model base",
     ),
     "bench step": Verb(
         target="pretrain.bench:bench_step",

@@ -7,7 +7,7 @@ For: going through hours of sound in bounded memory. The samples are those that 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -120,7 +120,7 @@ class SoundSpans:
 
     def _decode(
         self, path: str | Path, end_seconds: float | None
-    ) -> Iterator[tuple[int, np.ndarray]]:
+    ) -> Generator[tuple[int, np.ndarray], None, None]:
         """Chunks (number of the first sample, samples); sets ``start_seconds`` at the first."""
         container = self._open.enter_context(open_container(path))
         stream = sound_stream(container, path)

@@ -12,11 +12,13 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 
 import numpy as np
 
 from hicmae.media.preparation import Preparation
 from hicmae.media.sound_spans import SoundSpans
+from hicmae.media.tracking import FaceTrack
 from hicmae.media.video import FrameReader, VideoReader
 from hicmae.prediction.messages import Clip, Finished, Followed, Found, Progress, Window
 from hicmae.prediction.opening import (
@@ -65,7 +67,8 @@ def cut_windows(request: Request, emit: Emit) -> None:
         sound, why = open_sound(request, picture, start + len(indices) / request.input.fps)
         if sound is not None:
             stack.enter_context(sound)
-        tracks, notes = [], []
+        tracks: list[FaceTrack] = []
+        notes: list[str] = []
         if request.see:
             with watch.stage("faces"):
                 tracks, notes = find_tracks(request, watched, indices, watch)
@@ -253,17 +256,17 @@ def _found(
 
 
 def _followed(stretch: Stretch, fps: float) -> Followed:
-    common = {
-        "name": stretch.name,
-        "start_seconds": stretch.first / fps,
-        "end_seconds": (stretch.first + stretch.num_frames) / fps,
-        "num_windows": len(stretch.starts),
-        "fps": fps,
-    }
+    followed = Followed(
+        name=stretch.name,
+        start_seconds=stretch.first / fps,
+        end_seconds=(stretch.first + stretch.num_frames) / fps,
+        num_windows=len(stretch.starts),
+        fps=fps,
+    )
     if stretch.track is None:
-        return Followed(**common)
-    return Followed(
-        **common,
+        return followed
+    return replace(
+        followed,
         boxes=stretch.track.boxes,
         angles=stretch.track.angles,
         found_by=stretch.track.found_by,

@@ -64,6 +64,7 @@ class EmotionPredictor:
         modalities: What it reads: ``audio-video``, ``video`` or ``audio``.
         preparation: How its images are made.
         notes: What the user should know about the checkpoint, a line each.
+        decoding: The process that reads recordings.
     """
 
     def __init__(
@@ -83,7 +84,7 @@ class EmotionPredictor:
         self.labels, self.preparation = self.network.labels, loaded.preparation
         self.input, self.modalities = self.network.config.input, self.network.modalities
         self.batch_size = batch_size
-        self._process = DecodingProcess()
+        self.decoding = DecodingProcess()
 
     def predict(
         self,
@@ -132,10 +133,13 @@ class EmotionPredictor:
             seconds=found.seconds,
             width=found.width,
             height=found.height,
+            fps=self.input.fps,
             labels=self.labels,
             modality=kinds[0],
             tracks=tuple(each.track() for each in collected.values()),
             notes=(*found.notes, *finished.notes),
+            checkpoint=self.source,
+            settings=config,
             stage_seconds={**finished.seconds, "network": seconds},
             decoder_memory_bytes=finished.peak_memory_bytes,
         )
@@ -154,7 +158,7 @@ class EmotionPredictor:
             preparation=self.preparation,
             config=config,
             modalities=self.modalities,
-            process=self._process,
+            process=self.decoding,
             progress=progress,
         )
 
@@ -172,7 +176,7 @@ class EmotionPredictor:
 
     def close(self) -> None:
         """End the decoding process; it starts again when it is needed."""
-        self._process.close()
+        self.decoding.close()
 
     def _kinds(self, found: Found, each: bool) -> list[str]:
         """What to go by: first what is there."""

@@ -150,7 +150,8 @@ def find_tracks(
     Raises: MediaError: ``bad-boxes``, ``no-boxes``, ``damaged``, or ``no-face`` (a fixed box
         beyond the picture).
     """
-    preparation, notes = request.preparation, []
+    preparation = request.preparation
+    notes: list[str] = []
     if preparation.box is not None:
         if preparation.box[2] > picture.width or preparation.box[3] > picture.height:
             raise MediaError(

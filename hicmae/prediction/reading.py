@@ -6,7 +6,7 @@ checkpoint too. Not for: the network (``network.py``).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -123,7 +123,7 @@ class WindowStream:
         if self._own is not None:
             self._own.close()
 
-    def _told(self, answers: Iterator[Any]) -> Iterator[Any]:
+    def _told(self, answers: Iterator[Any]) -> Generator[Any, None, None]:
         for message in answers:
             if not isinstance(message, Progress):
                 yield message

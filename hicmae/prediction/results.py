@@ -13,7 +13,9 @@ import numpy as np
 import pandas
 
 from hicmae.checkpoint import Labels
+from hicmae.prediction.settings import WindowConfig
 
+_SETTINGS = WindowConfig()
 # Columns of a timeline that are no outputs.
 _FIXED = ("track", "start", "end", "prediction")
 
@@ -145,10 +147,13 @@ class Prediction:
         seconds: Its length.
         width: Of its upright picture, pixels; 0 without one.
         height: Likewise.
+        fps: Frame rate of the tracks' boxes, that of the network's input.
         labels: What the outputs stand for.
         modality: What the network went by: ``audio-video``, ``video`` or ``audio``.
         tracks: A timeline for each face, or the one of the sound.
         notes: What the user should know, a line each.
+        checkpoint: Whose prediction it is.
+        settings: Where the windows were, and whose.
         stage_seconds: Time of the stages: processor time of ``decoding``, ``faces``, ``images``
             and ``sound`` in the decoding process, time by the clock of ``network``.
         decoder_memory_bytes: Peak memory of the decoding process, so far.
@@ -158,10 +163,13 @@ class Prediction:
     seconds: float
     width: int
     height: int
+    fps: float
     labels: Labels
     modality: str
     tracks: tuple[Track, ...]
     notes: tuple[str, ...] = ()
+    checkpoint: str = ""
+    settings: WindowConfig = _SETTINGS
     stage_seconds: Mapping[str, float] = field(default_factory=dict)
     decoder_memory_bytes: int = 0
 

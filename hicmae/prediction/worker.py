@@ -21,6 +21,7 @@ from typing import Any
 import cv2
 
 from hicmae.media.errors import MediaError
+from hicmae.prediction.annotate import AnnotateRequest, annotate
 from hicmae.prediction.cutting import cut_windows
 from hicmae.prediction.messages import Failed, Finished
 from hicmae.prediction.opening import Request
@@ -28,6 +29,7 @@ from hicmae.prediction.opening import Request
 # What to do for a request, by its type.
 _TASKS: dict[type[Any], Callable[[Any, Callable[[Any], None]], None]] = {
     Request: cut_windows,
+    AnnotateRequest: annotate,
 }
 
 

@@ -1,0 +1,253 @@
+"""The verb ``hicmae predict``: recordings in, a folder of results for each.
+
+For: the command line: which files, what is said, which exit status. Not for: predicting
+(``model.py``) or writing (``saving.py``).
+"""
+
+from __future__ import annotations
+
+import csv
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from hicmae.prediction import messages
+from hicmae.prediction.gathering import Recording, gather
+from hicmae.prediction.model import load
+from hicmae.prediction.process import PredictionError
+from hicmae.prediction.results import Prediction, TrackSummary
+from hicmae.prediction.saving import check_free, save_prediction
+from hicmae.prediction.settings import Choice, Detector, WindowConfig
+
+OUTCOMES = "outcomes.csv"
+_MOST_TRACKS = 6
+_STAGES = {"faces": "finding faces", "windows": "predicting", "annotate": "drawing"}
+
+
+def predict(
+    *,
+    recordings: tuple[Path, ...],
+    checkpoint: str,
+    out: Path = Path("predictions"),
+    window: float | None = None,
+    hop: float = 1.0,
+    faces: Detector = "profile",
+    face_choice: Choice = "all",
+    boxes: Path | None = None,
+    min_seconds: float = 0.5,
+    each_modality: bool = False,
+    picture: bool = False,
+    annotate: bool = False,
+    overwrite: bool = False,
+    device: str = "auto",
+    precision: str = "auto",
+    batch_size: int = 8,
+    offline: bool = False,
+    deadline_seconds: float = 120.0,
+) -> int:
+    """Predict emotion over the time of recordings, for every face in them.
+
+    Each recording gets a folder of its own below ``out``, named like the file: timeline.csv and
+    timeline.jsonl (one row a face and window), boxes.csv (where the faces are), summary.json.
+    Windows are as long as the network's clip unless said otherwise; where picture or sound is
+    missing the network goes by the other, if it can, and says so. Recordings that cannot be
+    predicted are named with the cause and the others go on; all of this is in outcomes.csv too.
+    The exit status is 0 if every recording was predicted, else 2.
+
+    Args:
+        recordings: Videos, sound files, folders (searched to any depth), folders of images.
+        checkpoint: A fine-tuned checkpoint folder; a run of hicmae finetune (the predictions of all
+            its folds are averaged; RUN/fold-1 is one of them); owner/name on the Hugging Face Hub;
+            or https://…/folder.
+        out: Folder of the results.
+        window: Seconds that one value is about; none given: one clip of the network. A longer one
+            is covered by several clips, which are averaged.
+        hop: Seconds from one value to the next.
+        faces: Detector (yunet, cascade, boxes, none); profile: the one with which the checkpoint's
+            training data was made. none takes the middle of the picture, for face crops.
+        face_choice: A timeline for all faces, for the largest, the most central, or for the one
+            that the checkpoint's training data would have (profile).
+        boxes: CSV of face boxes, with --faces boxes; none given: NAME.csv beside the recording.
+        min_seconds: Faces seen for less are left out.
+        each_modality: Also predict from picture and sound alone (in timeline.jsonl).
+        picture: Also draw the timelines, with faces (timeline.png).
+        annotate: Also write the video with boxes, labels, bars and its sound (annotated.mp4).
+        overwrite: Replace results that are there; without it nothing is begun if any are.
+        device: auto, cpu, cuda, ….
+        precision: auto (bf16 where the machine computes in it), 32-true or bf16-mixed.
+        batch_size: Clips that the network is shown at once.
+        offline: Never fetch the face detector's file.
+        deadline_seconds: A recording whose decoding shows no sign of life for so long is given up.
+
+    Raises: ValueError: results that are there, a checkpoint that predicts nothing, wrong settings.
+    """
+    config = WindowConfig(
+        window=window,
+        hop=hop,
+        faces=faces,
+        face_choice=face_choice,
+        boxes=boxes,
+        min_seconds=min_seconds,
+        offline=offline,
+        deadline_seconds=deadline_seconds,
+    )
+    found = gather(recordings, out)
+    if boxes is not None and len(found) > 1:
+        raise ValueError(f"boxes = {boxes} is of one recording, and there are {len(found)}")
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"{out}: is a file; give a folder as --out")
+    for recording in found:
+        check_free(out / recording.name, overwrite=overwrite)
+    model = load(checkpoint, device=device, precision=precision, batch_size=batch_size)
+    config.layout(model.input)
+    config.prepared(model.preparation)
+    console, errors = _console(sys.stdout), _console(sys.stderr)
+    for note in model.notes:
+        console.print(f"note: {note}", markup=False)
+    if model.preparation.faces == "none" and faces == "profile" and model.modalities != "audio":
+        console.print(
+            "note: the network was trained on face crops, so the middle of every picture is taken; "
+            "for other recordings pass --faces yunet",
+            markup=False,
+        )
+    outcomes = []
+    with _Bar(errors, len(found)) as bar:
+        for recording in found:
+            bar.begin(recording)
+            try:
+                prediction = model.predict(
+                    recording.path, config=config, each_modality=each_modality, progress=bar.show
+                )
+                save_prediction(
+                    prediction,
+                    out / recording.name,
+                    picture=picture,
+                    annotate=annotate,
+                    overwrite=overwrite,
+                    process=model.decoding,
+                    progress=bar.show,
+                )
+            except (PredictionError, FileNotFoundError) as error:
+                cause = getattr(error, "cause", "missing-file")
+                outcomes.append(_outcome(recording, cause, str(error)))
+                errors.print(f"failed: {printable(str(error))}", markup=False, style="red")
+            else:
+                outcomes.append(_outcome(recording, "", "; ".join(prediction.notes)))
+                _say(console, recording, prediction, annotate)
+    _write_outcomes(out / OUTCOMES, outcomes)
+    failed = sum(bool(outcome["cause"]) for outcome in outcomes)
+    console.print(
+        f"{len(found) - failed} of {len(found)} recordings predicted, in {printable(str(out))}"
+        + (f"; {failed} failed, see {OUTCOMES}" if failed else ""),
+        markup=False,
+    )
+    return 2 if failed else 0
+
+
+def printable(text: str) -> str:
+    """A text for a terminal: names of files may hold anything."""
+    return "".join(
+        letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text
+    )
+
+
+class _Bar:
+    """How far a run is, on a terminal; nothing elsewhere."""
+
+    def __init__(self, console: Console, count: int) -> None:
+        self._progress = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            TextColumn("{task.percentage:>3.0f} %"),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self._count, self._number, self._name, self._stage = count, 0, "", ""
+        self._task: TaskID | None = None
+
+    def __enter__(self) -> _Bar:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def begin(self, recording: Recording) -> None:
+        """Go on to a recording."""
+        self._number += 1
+        self._name, self._stage = printable(recording.name), ""
+
+    def show(self, progress: messages.Progress) -> None:
+        """Show how far it is; a new stage begins a new bar."""
+        if progress.stage != self._stage:
+            self._stage = progress.stage
+            if self._task is not None:
+                self._progress.remove_task(self._task)
+            what = _STAGES.get(progress.stage, progress.stage)
+            title = f"{self._number}/{self._count} {self._name[-40:]}: {what}"
+            self._task = self._progress.add_task(title, total=progress.total)
+        assert self._task is not None
+        self._progress.update(self._task, completed=progress.done)
+
+
+def _console(file: object) -> Console:
+    return Console(file=file, highlight=False, soft_wrap=True)  # type: ignore[arg-type]
+
+
+def _say(console: Console, recording: Recording, prediction: Prediction, annotate: bool) -> None:
+    """What was found in one recording."""
+    summary = prediction.summary
+    name = printable(recording.name)
+    for track in summary.tracks[:_MOST_TRACKS]:
+        console.print(f"{name}: {_line(track)}", markup=False)
+    if len(summary.tracks) > _MOST_TRACKS:
+        more = len(summary.tracks) - _MOST_TRACKS
+        console.print(f"{name}: and {more} more tracks, see its summary.json", markup=False)
+    notes = list(prediction.notes)
+    if annotate and not prediction.width:
+        notes.append("no picture to draw into: no annotated.mp4")
+    for note in notes:
+        console.print(f"{name}: note: {printable(note)}", markup=False)
+
+
+def _line(track: TrackSummary) -> str:
+    span = f"{track.track} {track.start_seconds:.1f}-{track.end_seconds:.1f} s"
+    if track.prediction is None:
+        values = ", ".join(f"{name} {value:+.2f}" for name, value in track.mean.items())
+        return f"{span}: {values} (mean of {track.num_windows} windows)"
+    leading = sorted(track.mean, key=lambda name: -track.mean[name])[:3]
+    values = ", ".join(f"{name} {track.mean[name]:.2f}" for name in leading)
+    return f"{span}: {values} (mean of {track.num_windows} windows)"
+
+
+def _outcome(recording: Recording, cause: str, message: str) -> dict[str, str]:
+    """One row of the list of what became of the recordings."""
+    return {
+        "recording": printable(str(recording.path)),
+        "folder": "" if cause else printable(recording.name),
+        "cause": cause,
+        "message": printable(message),
+    }
+
+
+def _write_outcomes(file: Path, outcomes: Sequence[dict[str, str]]) -> None:
+    """Write what became of the recordings; of earlier runs, what they say of others stays."""
+    rows: dict[str, dict[str, str]] = {}
+    if file.is_file():
+        with file.open(encoding="utf-8", newline="") as opened:
+            rows = {row["recording"]: row for row in csv.DictReader(opened) if "recording" in row}
+    rows |= {outcome["recording"]: outcome for outcome in outcomes}
+    file.parent.mkdir(parents=True, exist_ok=True)
+    beside = file.with_name(f".{file.name}.part")
+    with beside.open("w", encoding="utf-8", newline="") as opened:
+        writer = csv.DictWriter(
+            opened, fieldnames=["recording", "folder", "cause", "message"], extrasaction="ignore"
+        )
+        writer.writeheader()
+        writer.writerows(rows.values())
+    beside.replace(file)

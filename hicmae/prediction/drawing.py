@@ -1,0 +1,223 @@
+"""What is drawn into the frames of an annotated video: boxes, labels, bars.
+
+For: one frame at a time. Not for: files (``annotate.py``), or the picture of a whole timeline
+(``picture.py``).
+"""
+
+from __future__ import annotations
+
+import math
+import unicodedata
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+# Colours of tracks, RGB, told apart also by those who see few colours. Source: M. Okabe, K. Ito,
+# "Color Universal Design", 2008.
+COLOURS = (
+    (230, 159, 0),
+    (86, 180, 233),
+    (0, 158, 115),
+    (240, 228, 66),
+    (213, 94, 0),
+    (204, 121, 167),
+)
+_PAPER, _INK, _TROUGH = (24, 24, 28), (235, 235, 235), (62, 62, 70)
+_LEAST_HEIGHT, _PANEL_SHARE, _LEAST_PANEL = 240, 0.42, 190
+_MOST_SHOWN = 3
+_FONT = cv2.FONT_HERSHEY_SIMPLEX
+
+
+@dataclass(frozen=True, kw_only=True)
+class DrawnTrack:
+    """One track as it is drawn.
+
+    Args:
+        name: Of the track.
+        names: Of the outputs, C of them.
+        is_class: Whether they are classes; else real values.
+        start_seconds: Where it begins, after the first frame.
+        end_seconds: Where it ends.
+        middles: (W,) seconds of the middle of each window, ascending.
+        values: (W, C) of each window.
+        boxes: (T, 4) x0, y0, x1, y1, pixels, one a frame at ``fps``; none for sound.
+        angles: (T,) radians, clockwise.
+        fps: Of the boxes.
+    """
+
+    name: str
+    names: tuple[str, ...]
+    is_class: bool
+    start_seconds: float
+    end_seconds: float
+    middles: np.ndarray
+    values: np.ndarray
+    boxes: np.ndarray
+    angles: np.ndarray
+    fps: float
+
+
+class Canvas:
+    """Draws the frames of one video: its picture, and a panel with bars at its right.
+
+    Args:
+        tracks: What is known.
+        height: Of the video's frames, pixels.
+        width: Likewise.
+
+    Attributes:
+        height, width: Of what is drawn; even, as encoders want it.
+    """
+
+    def __init__(self, tracks: tuple[DrawnTrack, ...], height: int, width: int) -> None:
+        self._tracks = tracks
+        self._scale = max(1, math.ceil(_LEAST_HEIGHT / height))
+        self._picture = (height * self._scale, width * self._scale)
+        panel = max(_LEAST_PANEL, round(_PANEL_SHARE * self._picture[0]))
+        self.height = self._picture[0] + self._picture[0] % 2
+        self.width = self._picture[1] + panel
+        self.width += self.width % 2
+        names = max((len(track.names) for track in tracks), default=1)
+        shown = min(_MOST_SHOWN, max(len(tracks), 1))
+        self._row = int(np.clip(self.height // ((names + 2) * shown), 10, 34))
+        self._thickness = max(1, self.height // 360)
+
+    def draw(self, frame: np.ndarray, seconds: float) -> np.ndarray:
+        """One frame (H, W, 3) uint8 RGB at a time after the first one: (height, width, 3)."""
+        image = np.full((self.height, self.width, 3), _PAPER, dtype=np.uint8)
+        height, width = self._picture
+        if self._scale > 1:
+            frame = cv2.resize(frame, (width, height), interpolation=cv2.INTER_LINEAR)
+        image[:height, :width] = frame
+        present = [
+            (number, track)
+            for number, track in enumerate(self._tracks)
+            if track.start_seconds <= seconds < track.end_seconds
+        ]
+        for number, track in present:
+            if len(track.boxes):
+                self._box(image, track, COLOURS[number % len(COLOURS)], seconds)
+        top = self._row // 2
+        for place, (number, track) in enumerate(present):
+            needed = (len(track.names) + 1) * self._row
+            if place and top + needed > self.height:
+                self._text(image, f"+{len(present) - place} more", top, _INK)
+                break
+            top = self._bars(image, track, COLOURS[number % len(COLOURS)], seconds, top)
+        return image
+
+    def _box(
+        self, image: np.ndarray, track: DrawnTrack, colour: tuple[int, ...], seconds: float
+    ) -> None:
+        place = min(round((seconds - track.start_seconds) * track.fps), len(track.boxes) - 1)
+        box, angle = track.boxes[place] * self._scale, float(track.angles[place])
+        centre, half = (box[:2] + box[2:]) / 2, (box[2] - box[0]) / 2
+        across = half * np.array([math.cos(angle), math.sin(angle)])
+        down = half * np.array([-math.sin(angle), math.cos(angle)])
+        corners = [
+            centre - across - down,
+            centre + across - down,
+            centre + across + down,
+            centre - across + down,
+        ]
+        width = self._picture[1]
+        view = image[: self._picture[0], :width]
+        picture = np.ascontiguousarray(view)
+        points = np.round(corners).astype(np.int32)
+        cv2.polylines(picture, [points], True, colour, self._thickness + 1, cv2.LINE_AA)
+        label = f"{track.name} {self._headline(track, seconds)}"
+        size = self._font_scale()
+        (wide, high), below = cv2.getTextSize(_ascii(label), _FONT, size, self._thickness)
+        left = int(np.clip(points[:, 0].min(), 0, max(width - wide - 4, 0)))
+        bottom = int(np.clip(points[:, 1].min() - 2, high + below + 2, self._picture[0]))
+        cv2.rectangle(
+            picture, (left, bottom - high - below - 2), (left + wide + 4, bottom), colour, -1
+        )
+        cv2.putText(
+            picture,
+            _ascii(label),
+            (left + 2, bottom - below),
+            _FONT,
+            size,
+            (0, 0, 0),
+            self._thickness,
+            cv2.LINE_AA,
+        )
+        view[...] = picture
+
+    def _bars(
+        self,
+        image: np.ndarray,
+        track: DrawnTrack,
+        colour: tuple[int, ...],
+        seconds: float,
+        top: int,
+    ) -> int:
+        """The outputs of one track below each other; returns where the next one may begin."""
+        self._text(image, f"{track.name} {self._headline(track, seconds)}", top, colour)
+        left, right = self._picture[1] + 8, self.width - 8
+        middle = left + round(0.5 * (right - left))
+        values = self._values(track, seconds)
+        low, high = (0.0, 1.0) if track.is_class else _range(track.values)
+        for number, name in enumerate(track.names):
+            y = top + (number + 1) * self._row
+            inner = max(2, self._row // 6)
+            cv2.rectangle(image, (middle, y + inner), (right, y + self._row - inner), _TROUGH, -1)
+            share = float(np.clip((values[number] - low) / (high - low), 0, 1))
+            zero = float(np.clip((0 - low) / (high - low), 0, 1))
+            ends = sorted(middle + round(each * (right - middle)) for each in (zero, share))
+            cv2.rectangle(
+                image,
+                (ends[0], y + inner),
+                (max(ends[1], ends[0] + 1), y + self._row - inner),
+                colour,
+                -1,
+            )
+            self._text(image, _fitting(name, middle - left - 4, self._font_scale()), y, _INK)
+        return top + (len(track.names) + 1) * self._row + self._row // 2
+
+    def _text(self, image: np.ndarray, text: str, top: int, colour: tuple[int, ...]) -> None:
+        """A line of the panel."""
+        size = self._font_scale()
+        place = (self._picture[1] + 8, top + round(0.75 * self._row))
+        text = _fitting(text, self.width - self._picture[1] - 12, size)
+        cv2.putText(image, text, place, _FONT, size, colour, self._thickness, cv2.LINE_AA)
+
+    def _font_scale(self) -> float:
+        """Of a row: 21 pixels are the height of a letter at scale 1."""
+        return 0.55 * self._row / 21
+
+    def _values(self, track: DrawnTrack, seconds: float) -> np.ndarray:
+        """(C,) of the window whose middle is nearest."""
+        after = int(np.searchsorted((track.middles[1:] + track.middles[:-1]) / 2, seconds))
+        return np.asarray(track.values[after])
+
+    def _headline(self, track: DrawnTrack, seconds: float) -> str:
+        values = self._values(track, seconds)
+        if track.is_class:
+            best = int(values.argmax())
+            return f"{track.names[best]} {values[best]:.2f}"
+        pairs = zip(track.names, values, strict=True)
+        return " ".join(f"{name} {value:+.2f}" for name, value in pairs)
+
+
+def _range(values: np.ndarray) -> tuple[float, float]:
+    """What real values (W, C) reach, 0 included and never empty."""
+    low, high = min(0.0, float(values.min())), max(0.0, float(values.max()))
+    return (low, high) if high - low > 1e-6 else (low - 1, high + 1)
+
+
+def _fitting(text: str, width: int, size: float) -> str:
+    """As much of a text as fits, so that it does not run over what stands beside it."""
+    text = _ascii(text)
+    while len(text) > 1 and cv2.getTextSize(text, _FONT, size, 1)[0][0] > width:
+        text = text[:-2] + "."
+    return text
+
+
+def _ascii(text: str) -> str:
+    """OpenCV's letters are ASCII: accents go, other scripts become question marks."""
+    plain = unicodedata.normalize("NFKD", text)
+    plain = "".join(letter for letter in plain if not unicodedata.combining(letter))
+    return plain.encode("ascii", "replace").decode("ascii")
