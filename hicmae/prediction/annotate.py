@@ -35,6 +35,7 @@ _ENCODERS: dict[str, dict[str, str]] = {
 # Sound that an MP4 file holds as it is; the rest is encoded again.
 _COPIED = frozenset(("aac", "ac3", "alac", "eac3", "mp3"))
 _SOUND_RATE, _AAC_SAMPLES = 48000, 1024
+_PRIMING_SECONDS = 0.15
 _PROGRESS_SECONDS = 0.25
 
 
@@ -68,8 +69,11 @@ def annotate(request: AnnotateRequest, emit: Callable[[Any], None]) -> None:
         out = stack.enter_context(av.open(str(request.out.absolute()), "w", format="mp4"))
         picture = _picture(out, canvas, video)
         sound = _sound(request.path, video, out, stack)
-        # Whatever begins first begins the copy.
-        base = min(video.start_seconds, video.start_seconds if sound is None else sound.start)
+        # The copy begins with the picture, or with sound that begins much before it: encoders put
+        # some milliseconds in front, which players know.
+        base = video.start_seconds
+        if sound is not None and sound.start < base - _PRIMING_SECONDS:
+            base = sound.start
         last_pts, told = -1, 0.0
         for moment, pixels in zip(
             video.timestamps.tolist(), video.frames(range(len(video))), strict=True

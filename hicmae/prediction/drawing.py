@@ -26,6 +26,7 @@ COLOURS = (
 _PAPER, _INK, _TROUGH = (24, 24, 28), (235, 235, 235), (62, 62, 70)
 _LEAST_HEIGHT, _PANEL_SHARE, _LEAST_PANEL = 240, 0.42, 190
 _MOST_SHOWN = 3
+_LEAST_FONT = 0.33
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 
 
@@ -80,8 +81,16 @@ class Canvas:
         self.width += self.width % 2
         names = max((len(track.names) for track in tracks), default=1)
         shown = min(_MOST_SHOWN, max(len(tracks), 1))
-        self._row = int(np.clip(self.height // ((names + 2) * shown), 10, 34))
-        self._thickness = max(1, self.height // 360)
+        self._row = int(np.clip(self.height // ((names + 2) * shown), 10, self.height // 14))
+        self._thickness = max(1, self.height // 480)
+        texts = (
+            _row_text(track, place, 0.0) for track in tracks for place in range(len(track.names))
+        )
+        longest = max(texts, key=len, default="")
+        (wide, _), _ = cv2.getTextSize(_ascii(longest), _FONT, 1.0, self._thickness)
+        room = 0.5 * (self.width - self._picture[1]) - 14
+        # A letter is 21 pixels high at scale 1; names are made to fit, down to what can be read.
+        self._font_scale = max(min(0.6 * self._row / 21, room / max(wide, 1)), _LEAST_FONT)
 
     def draw(self, frame: np.ndarray, seconds: float) -> np.ndarray:
         """One frame (H, W, 3) uint8 RGB at a time after the first one: (height, width, 3)."""
@@ -126,8 +135,8 @@ class Canvas:
         picture = np.ascontiguousarray(view)
         points = np.round(corners).astype(np.int32)
         cv2.polylines(picture, [points], True, colour, self._thickness + 1, cv2.LINE_AA)
-        label = f"{track.name} {self._headline(track, seconds)}"
-        size = self._font_scale()
+        label = f"{track.name} {self._headline(track, seconds)}".strip()
+        size = self._font_scale
         (wide, high), below = cv2.getTextSize(_ascii(label), _FONT, size, self._thickness)
         left = int(np.clip(points[:, 0].min(), 0, max(width - wide - 4, 0)))
         bottom = int(np.clip(points[:, 1].min() - 2, high + below + 2, self._picture[0]))
@@ -160,7 +169,7 @@ class Canvas:
         middle = left + round(0.5 * (right - left))
         values = self._values(track, seconds)
         low, high = (0.0, 1.0) if track.is_class else _range(track.values)
-        for number, name in enumerate(track.names):
+        for number in range(len(track.names)):
             y = top + (number + 1) * self._row
             inner = max(2, self._row // 6)
             cv2.rectangle(image, (middle, y + inner), (right, y + self._row - inner), _TROUGH, -1)
@@ -174,19 +183,16 @@ class Canvas:
                 colour,
                 -1,
             )
-            self._text(image, _fitting(name, middle - left - 4, self._font_scale()), y, _INK)
+            text = _row_text(track, number, float(values[number]))
+            self._text(image, _fitting(text, middle - left - 4, self._font_scale), y, _INK)
         return top + (len(track.names) + 1) * self._row + self._row // 2
 
     def _text(self, image: np.ndarray, text: str, top: int, colour: tuple[int, ...]) -> None:
         """A line of the panel."""
-        size = self._font_scale()
+        size = self._font_scale
         place = (self._picture[1] + 8, top + round(0.75 * self._row))
         text = _fitting(text, self.width - self._picture[1] - 12, size)
         cv2.putText(image, text, place, _FONT, size, colour, self._thickness, cv2.LINE_AA)
-
-    def _font_scale(self) -> float:
-        """Of a row: 21 pixels are the height of a letter at scale 1."""
-        return 0.55 * self._row / 21
 
     def _values(self, track: DrawnTrack, seconds: float) -> np.ndarray:
         """(C,) of the window whose middle is nearest."""
@@ -195,17 +201,23 @@ class Canvas:
 
     def _headline(self, track: DrawnTrack, seconds: float) -> str:
         values = self._values(track, seconds)
-        if track.is_class:
-            best = int(values.argmax())
-            return f"{track.names[best]} {values[best]:.2f}"
-        pairs = zip(track.names, values, strict=True)
-        return " ".join(f"{name} {value:+.2f}" for name, value in pairs)
+        if not track.is_class:
+            return ""  # which of them would stand there?
+        best = int(values.argmax())
+        return f"{track.names[best]} {values[best]:.2f}"
+
+
+def _row_text(track: DrawnTrack, place: int, value: float) -> str:
+    """What stands beside a bar: real values are told, probabilities are seen."""
+    name = track.names[place]
+    return name if track.is_class else f"{name} {value:+.2f}"
 
 
 def _range(values: np.ndarray) -> tuple[float, float]:
-    """What real values (W, C) reach, 0 included and never empty."""
-    low, high = min(0.0, float(values.min())), max(0.0, float(values.max()))
-    return (low, high) if high - low > 1e-6 else (low - 1, high + 1)
+    """How far real values (W, C) reach from 0, the same to both sides and never nothing."""
+    reach = float(np.abs(values).max())
+    reach = reach if reach > 1e-6 else 1.0
+    return -reach, reach
 
 
 def _fitting(text: str, width: int, size: float) -> str:

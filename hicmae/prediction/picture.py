@@ -53,11 +53,10 @@ def draw_timeline(prediction: Prediction, file: Path) -> None:
 
 
 def _curves(axis: Axes, track: Track) -> None:
-    """Outputs over the middle of the windows; a single window is drawn over its span."""
+    """Outputs over the middle of the windows, held to both ends of what was predicted."""
     middles = track.spans.mean(axis=1)
-    times, values = middles, track.values
-    if len(times) == 1:
-        times, values = track.spans[0], np.repeat(values, 2, axis=0)
+    times = np.concatenate([track.spans[:1, 0], middles, track.spans[-1:, 1]])
+    values = np.concatenate([track.values[:1], track.values, track.values[-1:]])
     palette = colormaps["tab10" if values.shape[1] <= 10 else "tab20"]
     for number, name in enumerate(track.labels.names):
         axis.plot(
@@ -66,6 +65,7 @@ def _curves(axis: Axes, track: Track) -> None:
             color=palette(number % palette.N),
             label=_printable(name),
             marker="o" if len(middles) <= 60 else None,
+            markevery=slice(1, -1),
             markersize=3,
         )
     if track.labels.task == "classification":

@@ -8,14 +8,12 @@ being called.
 from __future__ import annotations
 
 import os
-import re
 import sys
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Any
 
 import cv2
@@ -23,6 +21,7 @@ import cv2
 from hicmae.media.errors import MediaError
 from hicmae.prediction.annotate import AnnotateRequest, annotate
 from hicmae.prediction.cutting import cut_windows
+from hicmae.prediction.memory import peak_memory_bytes
 from hicmae.prediction.messages import Failed, Finished
 from hicmae.prediction.opening import Request
 
@@ -51,7 +50,7 @@ def answer(request: Any, emit: Callable[[Any], None]) -> None:
 
     def tell(message: Any) -> None:
         if isinstance(message, Finished):
-            message = replace(message, peak_memory_bytes=_peak_memory_bytes())
+            message = replace(message, peak_memory_bytes=peak_memory_bytes())
         emit(message)
 
     try:
@@ -74,16 +73,6 @@ def _about(request: Any, problem: str, path: str | None = None) -> str:
     """One line that names the recording as the user knows it, or another file by its own name."""
     own = path is None or os.path.abspath(path) == os.path.abspath(request.path)  # noqa: PTH100
     return _one_line(f"{request.path if own else path}: {problem}")
-
-
-def _peak_memory_bytes() -> int:
-    """Peak resident memory; getrusage would count that of the process which started this one."""
-    try:
-        text = Path("/proc/self/status").read_text(encoding="utf-8")
-    except OSError:
-        return 0
-    found = re.search(r"VmHWM:\s+(\d+) kB", text)
-    return int(found[1]) * 1024 if found else 0
 
 
 def _named(error: BaseException) -> str:
