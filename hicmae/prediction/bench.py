@@ -75,7 +75,8 @@ def bench_predict(
 
     Returns: The figures: ``seconds_of_video``, ``seconds``, ``realtime_factor`` (the first over the
         second; above 1 is faster than real time), ``decoding_seconds``, ``faces_seconds``,
-        ``images_seconds``, ``sound_seconds``, ``network_seconds``, ``first_window_seconds``,
+        ``images_seconds``, ``sound_seconds``, ``network_seconds``, ``core_seconds`` (processor time of both
+        processes, which other work on the machine lengthens less), ``first_window_seconds``,
         ``num_windows``, ``num_tracks``, and ``peak_memory_bytes`` of both processes with each.
 
     Raises: ValueError: nothing to be seen in the recording, or wrong settings.
@@ -98,15 +99,17 @@ def bench_predict(
             if not first:
                 first.append(time.monotonic() - began)
 
-        began = time.monotonic()
+        began, busy = time.monotonic(), time.process_time()
         prediction = predictor.predict(video, config=config, on_window=note)
-        taken = time.monotonic() - began
+        taken, busy = time.monotonic() - began, time.process_time() - busy
     predictor.close()
     figures = {
         "seconds_of_video": prediction.seconds,
         "seconds": taken,
         "realtime_factor": prediction.seconds / taken,
         **{f"{stage}_seconds": prediction.stage_seconds.get(stage, 0.0) for stage in _STAGES},
+        "core_seconds": busy
+        + sum(each for stage, each in prediction.stage_seconds.items() if stage != "network"),
         "first_window_seconds": first[0] if first else taken,
         "num_windows": sum(len(track.values) for track in prediction.tracks),
         "num_tracks": len(prediction.tracks),
@@ -167,6 +170,9 @@ def _print(figures: dict[str, Any], prediction: Prediction) -> None:
     for stage, title in _STAGES.items():
         taken = figures[f"{stage}_seconds"]
         table.add_row(title, f"{taken:.2f}", f"{taken / figures['seconds_of_video']:.3f}")
+    taken = figures["core_seconds"]
+    share = taken / figures["seconds_of_video"]
+    table.add_row("processor time of both", f"{taken:.2f}", f"{share:.3f}")
     whole = figures["seconds"]
     table.add_row("all, by the clock", f"{whole:.2f}", f"{whole / figures['seconds_of_video']:.3f}")
     console = Console(highlight=False, soft_wrap=True)

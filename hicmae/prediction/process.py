@@ -51,6 +51,7 @@ class DecodingProcess:
         self._module = module
         self._process: subprocess.Popen[bytes] | None = None
         self._connection: Connection | None = None
+        self._ahead: queue.Queue[Any] = queue.Queue(maxsize=_AHEAD)
 
     def __enter__(self) -> DecodingProcess:
         return self
@@ -73,10 +74,13 @@ class DecodingProcess:
         """
         connection = self._connected()
         connection.send(request)
-        ahead: queue.Queue[Any] = queue.Queue(maxsize=_AHEAD)
+        self._ahead = ahead = queue.Queue[Any](maxsize=_AHEAD)
         stop = threading.Event()
         reader = threading.Thread(
-            target=_read, args=(connection, ahead, deadline_seconds, stop), daemon=True
+            target=_read,
+            args=(connection, ahead, deadline_seconds, stop),
+            name="decoding",
+            daemon=True,
         )
         reader.start()
         finished = False
@@ -98,6 +102,11 @@ class DecodingProcess:
             reader.join()
             if not finished:
                 self.close()
+
+    @property
+    def num_waiting(self) -> int:
+        """Messages that were read and not yet taken."""
+        return self._ahead.qsize()
 
     def close(self) -> None:
         """End the process."""
