@@ -149,3 +149,9 @@ def test_boxes_that_say_no_face_at_all_are_no_face(tmp_path: Path) -> None:
         crop_video(Frames(), np.arange(30), read_boxes(path), CONFIG, 20)  # type: ignore[arg-type]
     with pytest.raises(FileNotFoundError, match="no such file of face boxes"):
         read_boxes(tmp_path / "gone.csv")
+
+
+def test_a_recording_in_which_nobody_was_found_has_boxes_that_say_so(tmp_path: Path) -> None:
+    path = tmp_path / "nobody.csv"
+    path.write_text("frame,x0,y0,x1,y1,success\n0,0,0,9,9,0\n5,0,0,9,9,0\n")
+    assert np.isnan(read_boxes(path).boxes).all()

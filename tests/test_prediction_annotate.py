@@ -49,7 +49,7 @@ def test_every_frame_stays_at_its_time(tmp_path: Path) -> None:
     with open_video(source) as video, open_video(copied(source, tmp_path / "out.mp4")) as copy:
         assert copy.timestamps == pytest.approx(video.timestamps, abs=1e-4)
         assert (copy.height, copy.width) == (240, 320 + 190)
-        picture = copy.read(range(len(copy)))[:, 180:238, 200:315]
+        picture = copy.read(range(len(copy)))[:, 10:150, 10:300]
     assert list(numbers_of(picture, 50)) == list(np.delete(np.arange(50), [7, 8, 30]))
 
 
@@ -82,7 +82,7 @@ def test_a_turned_video_comes_out_upright(tmp_path: Path) -> None:
         upright = video.read([0])[0]
         shown = copy.read([0])[0][: 96 * 3 : 3, : 48 * 3 : 3]
     assert np.abs(upright.astype(int) - shown)[2:25, 2:46].mean() < 12
-    assert np.abs(upright.astype(int) - shown)[70:94, 2:46].mean() < 12
+    assert np.abs(upright.astype(int) - shown)[52:70, 2:46].mean() < 12
 
 
 def test_boxes_and_bars_are_where_they_belong() -> None:

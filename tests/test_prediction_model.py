@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,16 +17,32 @@ from prediction_fixtures import CLASSES, talk, write_checkpoint, write_talking
 import hicmae
 from hicmae.checkpoint import save_checkpoint
 from hicmae.prediction.messages import Window
+from hicmae.prediction.process import DecodingProcess
 from hicmae.pretraining import HiCMAE
 from hicmae.settings import ModelConfig, ObjectiveConfig
 from shards.settings import BuildConfig
 
+DECODING = DecodingProcess()
 BUILD = BuildConfig(faces="boxes", face_size=32)
 
 
 @pytest.fixture
 def checkpoint(tmp_path: Path, tiny_model_config: ModelConfig) -> Path:
     return write_checkpoint(tmp_path / "checkpoint", tiny_model_config, build=BUILD)
+
+
+@pytest.fixture(autouse=True)
+def one_decoding_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Shared by all networks of these tests; starting one takes longer than most of them."""
+    monkeypatch.setattr("hicmae.prediction.model.DecodingProcess", lambda: DECODING)
+    yield
+    assert DECODING.num_waiting == 0
+
+
+@pytest.fixture(scope="module", autouse=True)
+def ended() -> Iterator[None]:
+    yield
+    DECODING.close()
 
 
 def test_a_video_becomes_a_table(tmp_path: Path, checkpoint: Path) -> None:
@@ -47,7 +64,6 @@ def test_a_video_becomes_a_table(tmp_path: Path, checkpoint: Path) -> None:
     assert summary.modality == "audio-video"
     assert summary.tracks[0].mean == pytest.approx(table[list(CLASSES)].mean().to_dict(), abs=1e-6)
     assert sum(summary.tracks[0].share.values()) == pytest.approx(1)
-    model.close()
 
 
 def test_what_each_modality_says_is_told_where_asked(tmp_path: Path, checkpoint: Path) -> None:
@@ -65,7 +81,6 @@ def test_what_each_modality_says_is_told_where_asked(tmp_path: Path, checkpoint:
     bank = model.filter_bank(seen[0].clips[0])
     assert bank.shape == (model.input.fbank_frames, model.input.mel_bins)
     assert bank.std() > 0.05
-    model.close()
 
 
 def test_a_sound_file_is_heard_and_a_silent_video_seen(tmp_path: Path, checkpoint: Path) -> None:
@@ -76,7 +91,6 @@ def test_a_sound_file_is_heard_and_a_silent_video_seen(tmp_path: Path, checkpoin
     assert "sound alone" in heard.notes[0]
     seen = model.predict(write_talking(tmp_path / "mute.mp4", 1.0, sound=False))
     assert seen.modality == "video"
-    model.close()
 
 
 def test_a_network_of_one_modality_reads_it_alone(
@@ -92,7 +106,6 @@ def test_a_network_of_one_modality_reads_it_alone(
         assert (prediction.modality, prediction.tracks[0].name) == (modalities, track)
         assert set(prediction.tracks[0].by_modality) == {modalities}
         assert prediction.notes == ()
-        model.close()
 
 
 def test_real_values_come_in_their_own_units(
@@ -130,8 +143,9 @@ def test_the_folds_of_a_run_are_averaged(tmp_path: Path, tiny_model_config: Mode
         model = hicmae.load(tmp_path / name, device="cpu", precision="32-true")
         values[name] = model.predict(video).tracks[0].values
         assert ("averaged" in " ".join(model.notes)) == (name == "run")
-        model.close()
-    assert np.allclose(values["run"], (values["run/fold-1"] + values["run/fold-2"]) / 2, atol=1e-6)
+        assert np.allclose(
+            values["run"], (values["run/fold-1"] + values["run/fold-2"]) / 2, atol=1e-6
+        )
     other = replace(tiny_model_config, input=replace(tiny_model_config.input, pad="silence"))
     write_checkpoint(
         tmp_path / "run" / "fold-2" / "checkpoints" / "last", other, build=BUILD, seed=2

@@ -128,7 +128,7 @@ def test_so_they_do_for_a_recording_shorter_than_a_clip(
     assert np.array_equal(clip.frames, batch["frames"][0].numpy())
     assert clip.num_samples == int(batch["num_samples"][0])
     assert np.array_equal(clip.waveform, batch["waveform"][0].numpy())
-    assert any("shorter than the network's clip (1.50 of 2.56 s)" in n for n in prediction.notes)
+    assert any("shorter than the network's clip " in n for n in prediction.notes)
     model.close()
 
 

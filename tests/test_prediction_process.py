@@ -69,9 +69,10 @@ def test_a_crash_costs_one_recording_and_names_the_signal(process: DecodingProce
 
 def test_a_process_that_shows_no_sign_of_life_is_killed(process: DecodingProcess) -> None:
     with process:
-        answers = process.ask(("hang", 1), path=Path("x.mp4"), deadline_seconds=0.5)
+        ask(process, "work")  # so that it is there when the clock starts
+        answers = process.ask(("hang", 1), path=Path("x.mp4"), deadline_seconds=3)
         pid = int(next(answers).stage)
-        with pytest.raises(PredictionError, match=r"x.mp4: no sign of life for 0.5 s") as caught:
+        with pytest.raises(PredictionError, match=r"x.mp4: no sign of life for 3 s") as caught:
             next(answers)
         assert caught.value.cause == "deadline"
         with pytest.raises(ProcessLookupError):
@@ -86,6 +87,16 @@ def test_a_failure_keeps_the_process(process: DecodingProcess) -> None:
             ask(process, "fail")
         assert caught.value.cause == "damaged"
         assert ask(process, "work")[0] == before[0]
+
+
+def test_two_at_once_get_a_process_each(process: DecodingProcess) -> None:
+    with process:
+        answers = process.ask(("work", 50), path=Path("x.mp4"), deadline_seconds=30)
+        first = next(answers).stage
+        assert ask(process, "work")[0] != first
+        rest = [message.stage for message in answers if isinstance(message, Progress)]
+        assert set(rest) == {first}
+        assert len(rest) == 49
 
 
 def test_stopping_early_leaves_nothing_behind(process: DecodingProcess) -> None:

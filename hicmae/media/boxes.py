@@ -199,7 +199,7 @@ def _check(path: Path, stamps: np.ndarray, boxes: np.ndarray) -> None:
     ):
         if bad.any():
             raise MediaError("bad-boxes", path, f"line {int(np.argmax(bad)) + 2} {what}")
-    if len(boxes) and np.nanmax(np.abs(boxes), initial=0) <= 1:
+    if np.isfinite(boxes).any() and np.nanmax(np.abs(boxes)) <= 1:
         raise MediaError("bad-boxes", path, "its boxes are shares of the picture; give pixels")
 
 

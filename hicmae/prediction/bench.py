@@ -73,11 +73,12 @@ def bench_predict(
         batch_size: As in prediction.
         json: File for the figures.
 
-    Returns: The figures: ``seconds_of_video``, ``seconds``, ``realtime_factor`` (the first over the
-        second; above 1 is faster than real time), ``decoding_seconds``, ``faces_seconds``,
-        ``images_seconds``, ``sound_seconds``, ``network_seconds``, ``core_seconds`` (processor time of both
-        processes, which other work on the machine lengthens less), ``first_window_seconds``,
-        ``num_windows``, ``num_tracks``, and ``peak_memory_bytes`` of both processes with each.
+    Returns: The figures: ``seconds_of_video``, ``seconds``, ``realtime_factor`` (the first over
+        the second; above 1 is faster than real time), ``decoding_seconds``, ``faces_seconds``,
+        ``images_seconds``, ``sound_seconds``, ``network_seconds``, ``core_seconds`` (processor time
+        of both processes, which other work on the machine lengthens less),
+        ``first_window_seconds``, ``num_windows``, ``num_tracks``, and ``peak_memory_bytes`` of both
+        processes with each.
 
     Raises: ValueError: nothing to be seen in the recording, or wrong settings.
     """

@@ -114,7 +114,7 @@ def predict(
             markup=False,
         )
     outcomes = []
-    with _Bar(errors, len(found)) as bar:
+    with model, _Bar(errors, len(found)) as bar:
         for recording in found:
             bar.begin(recording)
             try:

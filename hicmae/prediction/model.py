@@ -86,6 +86,12 @@ class EmotionPredictor:
         self.batch_size = batch_size
         self.decoding = DecodingProcess()
 
+    def __enter__(self) -> EmotionPredictor:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def predict(
         self,
         path: str | Path,

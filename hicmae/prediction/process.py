@@ -43,6 +43,8 @@ class PredictionError(ValueError):
 class DecodingProcess:
     """A process that is started when it is needed and replaced when it is lost.
 
+    It works at one request at a time; what is asked meanwhile gets a process of its own.
+
     Args:
         module: What is run in it.
     """
@@ -51,6 +53,7 @@ class DecodingProcess:
         self._module = module
         self._process: subprocess.Popen[bytes] | None = None
         self._connection: Connection | None = None
+        self._busy = threading.Lock()
         self._ahead: queue.Queue[Any] = queue.Queue(maxsize=_AHEAD)
 
     def __enter__(self) -> DecodingProcess:
@@ -72,8 +75,39 @@ class DecodingProcess:
 
         Raises: PredictionError: the recording cannot be predicted; it hung; it crashed.
         """
-        connection = self._connected()
-        connection.send(request)
+        if not self._busy.acquire(blocking=False):
+            with DecodingProcess(self._module) as other:
+                yield from other.ask(request, path=path, deadline_seconds=deadline_seconds)
+            return
+        try:
+            yield from self._answers(request, path, deadline_seconds)
+        finally:
+            self._busy.release()
+
+    @property
+    def num_waiting(self) -> int:
+        """Messages that were read and not yet taken."""
+        return self._ahead.qsize()
+
+    def close(self) -> None:
+        """End the process."""
+        process, self._process = self._process, None
+        connection, self._connection = self._connection, None
+        if process is not None:
+            process.kill()
+            process.wait()
+        if connection is not None:
+            with contextlib.suppress(OSError):
+                connection.close()
+
+    def _answers(self, request: Any, path: Path, deadline_seconds: float) -> Iterator[Any]:
+        try:
+            connection = self._connected()
+            connection.send(request)
+        except OSError:  # it went away just now
+            self.close()
+            connection = self._connected()
+            connection.send(request)
         self._ahead = ahead = queue.Queue[Any](maxsize=_AHEAD)
         stop = threading.Event()
         reader = threading.Thread(
@@ -103,22 +137,6 @@ class DecodingProcess:
             if not finished:
                 self.close()
 
-    @property
-    def num_waiting(self) -> int:
-        """Messages that were read and not yet taken."""
-        return self._ahead.qsize()
-
-    def close(self) -> None:
-        """End the process."""
-        process, self._process = self._process, None
-        connection, self._connection = self._connection, None
-        if process is not None:
-            process.kill()
-            process.wait()
-        if connection is not None:
-            with contextlib.suppress(OSError):
-                connection.close()
-
     def _connected(self) -> Connection:
         if self._process is not None and self._process.poll() is None:
             assert self._connection is not None
@@ -131,8 +149,12 @@ class DecodingProcess:
             [sys.executable, "-m", self._module, str(theirs.fileno())],
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,
-            # One thread each: the network has the other cores.
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"},
+            env={
+                **os.environ,
+                "PYTHONPATH": os.pathsep.join(paths),
+                "PYTHONSAFEPATH": "1",  # no module of the folder that the user is in
+                "OMP_NUM_THREADS": "1",  # the network has the other cores
+            },
         )
         theirs.close()
         self._connection = ours
