@@ -14,6 +14,7 @@ import pytest
 from media_files import write_sound
 from prediction_fixtures import CLASSES, talk, write_checkpoint, write_talking
 
+import hicmae
 from hicmae.__main__ import main
 from hicmae.prediction.gathering import gather
 from hicmae.prediction.process import DecodingProcess
@@ -160,7 +161,7 @@ def test_what_cannot_be_is_one_line(
         ([tmp_path / "empty"], "holds no recording"),
         ([video, "--window", "0.1"], "window = 0.1 s (the network's clip is 0.64 s"),
         ([video, "--device", "cuda:99x"], "device = cuda:99x"),
-        ([video, "--precision", "int4"], "int4"),
+        ([video, "--precision", "int4"], "precision"),
         ([video, "--batch_size", "0"], "batch_size = 0"),
         ([video, video.with_suffix(".csv"), "--faces", "boxes", "--boxes", "b.csv"], "of one"),
     ):
@@ -215,3 +216,22 @@ def test_every_real_file_is_predicted_or_named_with_its_cause(
     for name in ("eamm_00015_is_wav.mov", "pyfeat_no_face.mp4"):
         assert "predicted from the sound alone" in rows[name]["message"]
     assert "from the picture alone" in rows["astorfi_output_video_noaudio.mp4"]["message"]
+
+
+def test_a_video_that_cannot_be_drawn_into_keeps_its_timeline(
+    tmp_path: Path, checkpoint: Path
+) -> None:
+    """Frames that no window needed may be damaged: here the file is gone when it is drawn into."""
+    video, out = write_talking(tmp_path / "clip.mp4", 1.0), tmp_path / "out"
+    model = hicmae.load(checkpoint, device="cpu")
+    prediction = model.predict(video)
+    video.write_bytes(b"\0" * 100)
+    with pytest.raises(hicmae.PredictionError, match=r"all but annotated.mp4") as caught:
+        prediction.save(out, annotate=True)
+    assert caught.value.cause == "unreadable"
+    assert sorted(path.name for path in out.iterdir()) == [
+        "boxes.csv",
+        "summary.json",
+        "timeline.csv",
+        "timeline.jsonl",
+    ]

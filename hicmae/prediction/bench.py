@@ -11,13 +11,13 @@ import platform
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from rich.console import Console
 from rich.table import Table
 
-from hicmae.checkpoint import Labels
+from hicmae.checkpoints.labels import Labels
 from hicmae.config import load_model_config
 from hicmae.emotion import EmotionConfig, EmotionModel
 from hicmae.media.preparation import Preparation
@@ -49,7 +49,7 @@ def bench_predict(
     hop: float = 1.0,
     faces: Detector = "profile",
     device: str = "auto",
-    precision: str = "auto",
+    precision: Literal["auto", "32-true", "bf16-mixed"] = "auto",
     batch_size: int = 8,
     json: Path | None = None,
 ) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas
 
-from hicmae.checkpoint import Labels
+from hicmae.checkpoints.labels import Labels
 from hicmae.prediction.messages import Followed, Window
 from hicmae.prediction.results import Track
 

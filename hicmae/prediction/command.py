@@ -10,17 +10,18 @@ import csv
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from hicmae.prediction import messages
 from hicmae.prediction.gathering import Recording, gather
-from hicmae.prediction.model import load
 from hicmae.prediction.process import PredictionError
-from hicmae.prediction.results import Prediction, TrackSummary
-from hicmae.prediction.saving import check_free, save_prediction
 from hicmae.prediction.settings import Choice, Detector, WindowConfig
+
+if TYPE_CHECKING:
+    from hicmae.prediction.results import Prediction, TrackSummary
 
 OUTCOMES = "outcomes.csv"
 _MOST_TRACKS = 6
@@ -43,7 +44,7 @@ def predict(
     annotate: bool = False,
     overwrite: bool = False,
     device: str = "auto",
-    precision: str = "auto",
+    precision: Literal["auto", "32-true", "bf16-mixed"] = "auto",
     batch_size: int = 8,
     offline: bool = False,
     deadline_seconds: float = 120.0,
@@ -84,6 +85,10 @@ def predict(
 
     Raises: ValueError: results that are there, a checkpoint that predicts nothing, wrong settings.
     """
+    # Not above: `--help` needs no PyTorch.
+    from hicmae.prediction.model import load
+    from hicmae.prediction.saving import check_free, save_prediction
+
     config = WindowConfig(
         window=window,
         hop=hop,
@@ -113,31 +118,36 @@ def predict(
             "for other recordings pass --faces yunet",
             markup=False,
         )
-    outcomes = []
-    with model, _Bar(errors, len(found)) as bar:
-        for recording in found:
-            bar.begin(recording)
-            try:
-                prediction = model.predict(
-                    recording.path, config=config, each_modality=each_modality, progress=bar.show
-                )
-                save_prediction(
-                    prediction,
-                    out / recording.name,
-                    picture=picture,
-                    annotate=annotate,
-                    overwrite=overwrite,
-                    process=model.decoding,
-                    progress=bar.show,
-                )
-            except (PredictionError, FileNotFoundError) as error:
-                cause = getattr(error, "cause", "missing-file")
-                outcomes.append(_outcome(recording, cause, str(error)))
-                errors.print(f"failed: {printable(str(error))}", markup=False, style="red")
-            else:
-                outcomes.append(_outcome(recording, "", "; ".join(prediction.notes)))
-                _say(console, recording, prediction, annotate)
-    _write_outcomes(out / OUTCOMES, outcomes)
+    outcomes: list[dict[str, str]] = []
+    try:
+        with model, _Bar(errors, len(found)) as bar:
+            for recording in found:
+                bar.begin(recording)
+                try:
+                    prediction = model.predict(
+                        recording.path,
+                        config=config,
+                        each_modality=each_modality,
+                        progress=bar.show,
+                    )
+                    save_prediction(
+                        prediction,
+                        out / recording.name,
+                        picture=picture,
+                        annotate=annotate,
+                        overwrite=overwrite,
+                        process=model.decoding,
+                        progress=bar.show,
+                    )
+                except (PredictionError, FileNotFoundError) as error:
+                    cause = getattr(error, "cause", "missing-file")
+                    outcomes.append(_outcome(recording, cause, str(error)))
+                    errors.print(f"failed: {printable(str(error))}", markup=False, style="red")
+                else:
+                    outcomes.append(_outcome(recording, "", "; ".join(prediction.notes)))
+                    _say(console, recording, prediction, annotate)
+    finally:  # of a run that is interrupted too
+        _write_outcomes(out / OUTCOMES, outcomes)
     failed = sum(bool(outcome["cause"]) for outcome in outcomes)
     console.print(
         f"{len(found) - failed} of {len(found)} recordings predicted, in {printable(str(out))}"
@@ -237,6 +247,8 @@ def _outcome(recording: Recording, cause: str, message: str) -> dict[str, str]:
 
 def _write_outcomes(file: Path, outcomes: Sequence[dict[str, str]]) -> None:
     """Write what became of the recordings; of earlier runs, what they say of others stays."""
+    if not outcomes:
+        return
     rows: dict[str, dict[str, str]] = {}
     if file.is_file():
         with file.open(encoding="utf-8", newline="") as opened:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hicmae.checkpoint import Labels
+from hicmae.checkpoints.labels import Labels
 from hicmae.emotion import EmotionModel
 from hicmae.precision import resolve_precision
 from hicmae.prediction.messages import Clip

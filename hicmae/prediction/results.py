@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas
 
-from hicmae.checkpoint import Labels
+from hicmae.checkpoints.labels import Labels
 from hicmae.prediction.settings import WindowConfig
 
 _SETTINGS = WindowConfig()

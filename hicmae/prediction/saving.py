@@ -19,7 +19,7 @@ from hicmae.prediction.annotate import AnnotateRequest
 from hicmae.prediction.drawing import DrawnTrack
 from hicmae.prediction.messages import Progress
 from hicmae.prediction.picture import draw_timeline
-from hicmae.prediction.process import DecodingProcess
+from hicmae.prediction.process import DecodingProcess, PredictionError
 from hicmae.prediction.reading import Tell
 from hicmae.prediction.results import Prediction, Track
 
@@ -49,17 +49,24 @@ def save_prediction(
         process: Where the video is decoded again; none given: a new one.
         progress: Called with how far the video is.
 
-    Raises: ValueError: the folder is there already; the video cannot be read again.
+    Raises:
+        ValueError: The folder is there already.
+        PredictionError: The video cannot be drawn into; all else is written.
     """
     check_free(folder, overwrite=overwrite)
     folder.parent.mkdir(parents=True, exist_ok=True)
     beside = Path(tempfile.mkdtemp(prefix=".predict-", dir=folder.parent))
+    undrawn: PredictionError | None = None
     try:
         _write_tables(prediction, beside)
         if picture:
             draw_timeline(prediction, beside / PICTURE)
         if annotate and prediction.width:
-            _annotate(prediction, beside / VIDEO, process, progress)
+            try:
+                _annotate(prediction, beside / VIDEO, process, progress)
+            except PredictionError as error:  # frames between the windows may be damaged
+                undrawn = error
+                (beside / VIDEO).unlink(missing_ok=True)
         beside.chmod(0o755)
         if folder.exists():
             # A folder cannot be replaced in one step: the old one is moved away, then removed.
@@ -71,6 +78,10 @@ def save_prediction(
             beside.replace(folder)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
+    if undrawn is not None:
+        raise PredictionError(
+            undrawn.cause, f"{undrawn} (all but {VIDEO} was written, into {folder})"
+        )
     return folder
 
 
