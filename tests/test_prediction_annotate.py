@@ -43,14 +43,14 @@ def copied(path: Path, out: Path) -> Path:
 
 
 def test_every_frame_stays_at_its_time(tmp_path: Path) -> None:
-    times = np.delete(np.arange(50) / 25, [7, 8, 30])
-    frames = counting_frames(50, 48, 64)[np.delete(np.arange(50), [7, 8, 30])]
+    kept = np.delete(np.arange(20), [7, 8, 15])
+    frames, times = counting_frames(20, 48, 64)[kept], kept / 25
     source = write_recording(tmp_path / "a.mp4", frames, times)
     with open_video(source) as video, open_video(copied(source, tmp_path / "out.mp4")) as copy:
         assert copy.timestamps == pytest.approx(video.timestamps, abs=1e-4)
         assert (copy.height, copy.width) == (240, 320 + 190)
         picture = copy.read(range(len(copy)))[:, 10:150, 10:300]
-    assert list(numbers_of(picture, 50)) == list(np.delete(np.arange(50), [7, 8, 30]))
+    assert list(numbers_of(picture, 20)) == list(kept)
 
 
 @pytest.mark.parametrize(

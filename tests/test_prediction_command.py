@@ -187,6 +187,7 @@ def test_a_network_of_face_crops_says_that_it_takes_the_middle(
     assert "the middle of every picture is taken" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_every_real_file_is_predicted_or_named_with_its_cause(
     tmp_path: Path,
     tiny_model_config: ModelConfig,
