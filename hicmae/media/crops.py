@@ -9,7 +9,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 
-import cv2
 import numpy as np
 
 from hicmae.media.boxes import BoxTable
@@ -17,6 +16,7 @@ from hicmae.media.detection import Face, FaceDetector
 from hicmae.media.errors import MediaError
 from hicmae.media.faces import FaceConfig
 from hicmae.media.scenes import is_cut, thumbnail
+from hicmae.media.square import crop_face, crop_reduction
 from hicmae.media.tracking import FaceTrack, centre_track, face_track, face_tracks
 from hicmae.media.video import FrameReader
 
@@ -87,11 +87,9 @@ def crop_every_face(
         MediaError: As ``crop_video`` does.
     """
     unique, repeats = np.unique(np.asarray(indices, dtype=np.int64), return_counts=True)
-    glances: dict[int, np.ndarray] = {}  # filled in ascending order
+    glances: dict[int, np.ndarray] = {}
     detections, kept = _detect(reader, unique, finder, config, region, glances)
-    pairs = itertools.pairwise(glances)
-    cuts = {place for before, place in pairs if is_cut(glances[before], glances[place])}
-    tracks = face_tracks(detections, reader.timestamps[unique], config, cuts)
+    tracks = face_tracks(detections, reader.timestamps[unique], config, _cuts(glances))
     if not tracks:
         raise _no_face(reader, finder, len(detections))
     return [_cut(reader, unique, repeats, track, kept, size) for track in tracks]
@@ -123,10 +121,11 @@ def follow_faces(
     frame_size = reader.height, reader.width
     if finder is None:
         return [centre_track(len(indices), frame_size)]
-    detections, _ = _detect(reader, unique, finder, config, None, kept_bytes=0)
+    glances: dict[int, np.ndarray] | None = {} if every else None
+    detections, _ = _detect(reader, unique, finder, config, None, glances, kept_bytes=0)
     times = reader.timestamps[unique]
-    if every:
-        tracks = face_tracks(detections, times, config)
+    if glances is not None:
+        tracks = face_tracks(detections, times, config, _cuts(glances))
     else:
         track = face_track(detections, times, frame_size, config)
         tracks = [] if track is None else [track]
@@ -191,6 +190,12 @@ def _detect(
     return detections, kept
 
 
+def _cuts(glances: dict[int, np.ndarray]) -> set[int]:
+    """Places, of those that were looked at in ascending order, at which a new scene begins."""
+    pairs = itertools.pairwise(glances)
+    return {place for before, place in pairs if is_cut(glances[before], glances[place])}
+
+
 def _lies_in(face: Face, low: np.ndarray, high: np.ndarray) -> bool:
     middle = (face.box[:2] + face.box[2:]) / 2
     return bool(np.all(middle >= low) and np.all(middle < high))
@@ -240,63 +245,3 @@ def _crops(
     reduction = crop_reduction(boxes, size)
     for frame, box, angle in zip(frames, boxes, np.asarray(angles, dtype=float), strict=True):
         yield crop_face(frame, box, float(angle), size, reduction)
-
-
-def crop_reduction(boxes: np.ndarray, size: int) -> float:
-    """How many source pixels, across, become one of a crop before it is cut: 1 or more.
-
-    One number for the whole of a track (T, 4), so that sharpness does not flicker.
-    """
-    boxes = np.asarray(boxes, dtype=np.float64)
-    reduction = float(np.median(boxes[:, 2] - boxes[:, 0])) / size if len(boxes) else 1.0
-    return max(reduction, 1.0)
-
-
-def crop_face(
-    frame: np.ndarray, box: np.ndarray, angle: float, size: int, reduction: float
-) -> np.ndarray:
-    """Cut one square (4,), turned by an angle (radians), to a fraction of a pixel.
-
-    Source pixels smaller than those of the crop are averaged first (``reduction`` of them become
-    one), then the rest is a turn, a shift and a scale near 1. Were the square rounded to whole
-    pixels instead, crops would tremble.
-    """
-    centre, scale = (box[:2] + box[2:]) / 2, (box[2] - box[0]) / size
-    # Pixel centres: crop pixel i covers i .. i + 1 in units of the crop.
-    turn = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-    shift = centre - turn @ np.full(2, size / 2)
-    if reduction > 1:
-        frame, offset, factor = _reduced(frame, box, angle, reduction)
-        turn, shift = turn / factor[:, None], (shift - offset) / factor
-    to_source = np.column_stack([turn, shift + turn @ np.full(2, 0.5) - 0.5])
-    return cv2.warpAffine(
-        frame,
-        to_source,
-        (size, size),
-        flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
-        borderMode=cv2.BORDER_REPLICATE,
-    )
-
-
-def _reduced(
-    frame: np.ndarray, box: np.ndarray, angle: float, reduction: float
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The part of a frame around a square with ``reduction`` source pixels averaged to one.
-
-    The part begins at the square's own corner where that is a whole pixel: an upright square of
-    whole pixels is averaged exactly.
-
-    Returns: the part; (2,) x and y where it begins in the frame; (2,) source pixels of each of
-        its pixels, x and y.
-    """
-    height, width = frame.shape[:2]
-    centre, half = (box[:2] + box[2:]) / 2, (box[2] - box[0]) / 2
-    reach = half * (abs(np.cos(angle)) + abs(np.sin(angle)))
-    # Clip so that a square wholly outside still sees the border it lies beyond.
-    low = np.clip(np.floor(centre - reach + 1e-6), 0, (width - 1, height - 1)).astype(int)
-    high = np.clip(np.ceil(centre + reach - 1e-6), 1, (width, height)).astype(int)
-    high = np.maximum(high, low + 1)
-    part = frame[low[1] : high[1], low[0] : high[0]]
-    target = np.maximum(np.round((high - low) / reduction), 1).astype(int)
-    small = cv2.resize(part, (int(target[0]), int(target[1])), interpolation=cv2.INTER_AREA)
-    return small, low.astype(float), (high - low) / target

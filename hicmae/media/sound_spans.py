@@ -7,7 +7,7 @@ For: going through hours of sound in bounded memory. The samples are those that 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -106,11 +106,17 @@ class SoundSpans:
             ]
         return cut, max(end - begin, 0)
 
-    def measure(self) -> int:
-        """Read to the end without keeping anything; returns the number of samples there are."""
+    def measure(self, tell: Callable[[float], None] | None = None) -> int:
+        """Read to the end without keeping anything; returns the number of samples there are.
+
+        Args:
+            tell: Called with the seconds that were read, packet by packet.
+        """
         last = 0
         while (chunk := self._next()) is not None:
             last = max(last, chunk[0] + len(chunk[1]))
+            if tell is not None:
+                tell(last / self.sample_rate)
         return last if self._limit is None else min(last, self._limit)
 
     def close(self) -> None:

@@ -7,6 +7,7 @@ For: the command line: which files, what is said, which exit status. Not for: pr
 from __future__ import annotations
 
 import csv
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,7 +26,12 @@ if TYPE_CHECKING:
 
 OUTCOMES = "outcomes.csv"
 _MOST_TRACKS = 6
-_STAGES = {"faces": "finding faces", "windows": "predicting", "annotate": "drawing"}
+_STAGES = {
+    "faces": "finding faces",
+    "sound": "measuring",
+    "windows": "predicting",
+    "annotate": "drawing",
+}
 
 
 def predict(
@@ -38,6 +44,7 @@ def predict(
     faces: Detector = "profile",
     face_choice: Choice = "all",
     boxes: Path | None = None,
+    image_fps: float | None = None,
     min_seconds: float = 0.5,
     each_modality: bool = False,
     picture: bool = False,
@@ -72,6 +79,7 @@ def predict(
         face_choice: A timeline for all faces, for the largest, the most central, or for the one
             that the checkpoint's training data would have (profile).
         boxes: CSV of face boxes, with --faces boxes; none given: NAME.csv beside the recording.
+        image_fps: Frame rate of folders of images that have none of their own.
         min_seconds: Faces seen for less are left out.
         each_modality: Also predict from picture and sound alone (in timeline.jsonl).
         picture: Also draw the timelines, with faces (timeline.png).
@@ -95,6 +103,7 @@ def predict(
         faces=faces,
         face_choice=face_choice,
         boxes=boxes,
+        image_fps=image_fps,
         min_seconds=min_seconds,
         offline=offline,
         deadline_seconds=deadline_seconds,
@@ -200,7 +209,8 @@ class _Bar:
                 self._progress.remove_task(self._task)
             what = _STAGES.get(progress.stage, progress.stage)
             title = f"{self._number}/{self._count} {self._name[-40:]}: {what}"
-            self._task = self._progress.add_task(title, total=progress.total)
+            known = progress.total if math.isfinite(progress.total) else None
+            self._task = self._progress.add_task(title, total=known)
         assert self._task is not None
         self._progress.update(self._task, completed=progress.done)
 
@@ -219,8 +229,8 @@ def _say(console: Console, recording: Recording, prediction: Prediction, annotat
         more = len(summary.tracks) - _MOST_TRACKS
         console.print(f"{name}: and {more} more tracks, see its summary.json", markup=False)
     notes = list(prediction.notes)
-    if annotate and not prediction.width:
-        notes.append("no picture to draw into: no annotated.mp4")
+    if annotate and not prediction.is_video:
+        notes.append("no video to draw into: no annotated.mp4")
     for note in notes:
         console.print(f"{name}: note: {printable(note)}", markup=False)
 

@@ -116,7 +116,7 @@ def _hear(
         measured, _ = open_sound(request, None, None)
         assert measured is not None
         with measured:
-            num_samples = measured.measure()
+            num_samples = measured.measure(_Teller(emit, math.inf, stage="sound"))
         sound, _ = open_sound(request, None, None)
         assert sound is not None
         stack.enter_context(sound)
@@ -126,8 +126,7 @@ def _hear(
     notes = ["no picture: predicted from the sound alone"] if request.see else []
     start = sound.start_seconds
     emit(_found([stretch], seconds, None, start, sound, notes, layout))
-    teller = _Teller(emit, seconds)
-    teller.stage = "windows"
+    teller = _Teller(emit, seconds, stage="windows")
     for window in _Cutter([stretch], layout, sound, start, watch).heard():
         teller(window.end_seconds)
         emit(window)
@@ -137,8 +136,8 @@ def _hear(
 class _Teller:
     """Says how far it is, not too often."""
 
-    def __init__(self, emit: Emit, total: float) -> None:
-        self.stage = "faces"
+    def __init__(self, emit: Emit, total: float, *, stage: str = "faces") -> None:
+        self.stage = stage
         self._emit, self._total, self._last = emit, total, -math.inf
 
     def __call__(self, seconds: float) -> None:

@@ -12,12 +12,13 @@ import numpy as np
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """How far one of the two passes is.
+    """How far one pass over the recording is.
 
     Args:
-        stage: ``faces`` (looking for them) or ``windows`` (cutting them out).
+        stage: ``faces`` (looking for them), ``sound`` (how long it is), ``windows`` (cutting them
+            out) or ``annotate`` (drawing the copy).
         done: Seconds of the recording behind it.
-        total: Seconds of the recording.
+        total: Seconds of the recording; infinite where nobody knows yet.
     """
 
     stage: str

@@ -174,6 +174,11 @@ class Prediction:
     decoder_memory_bytes: int = 0
 
     @property
+    def is_video(self) -> bool:
+        """Whether there is a moving picture in one file, to be drawn into."""
+        return self.width > 0 and not self.path.is_dir()
+
+    @property
     def timeline(self) -> pandas.DataFrame:
         """The timelines of all tracks, one below the other."""
         return pandas.concat([track.timeline for track in self.tracks], ignore_index=True)
@@ -203,12 +208,14 @@ class Prediction:
             folder: Where: ``timeline.csv``, ``timeline.jsonl``, ``boxes.csv``, ``summary.json``.
             picture: Also draw ``timeline.png``.
             annotate: Also write ``annotated.mp4``, the video with boxes, labels and bars; not for
-                sound alone.
+                a sound file or a folder of images.
             overwrite: Replace a folder that is there.
 
         Returns: the folder.
 
-        Raises: ValueError: the folder is there already; the video cannot be read again.
+        Raises:
+            ValueError: The folder is there already.
+            PredictionError: The video cannot be drawn into; all else is written.
         """
         from hicmae.prediction.saving import save_prediction
 

@@ -61,7 +61,7 @@ def save_prediction(
         _write_tables(prediction, beside)
         if picture:
             draw_timeline(prediction, beside / PICTURE)
-        if annotate and prediction.width:
+        if annotate and prediction.is_video:
             try:
                 _annotate(prediction, beside / VIDEO, process, progress)
             except PredictionError as error:  # frames between the windows may be damaged

@@ -33,6 +33,7 @@ class WindowConfig:
         face_choice: Which of several faces: ``all`` (a timeline for each), the ``largest``, the
             most ``central``, or what the checkpoint's preparation says (``profile``).
         boxes: With ``faces: boxes``: the CSV of face boxes; none given: NAME.csv beside it.
+        image_fps: Frame rate of folders of images that have none of their own.
         min_seconds: Faces seen for less are left out, and counted.
         offline: Never fetch the detector's file; nor is it where HICMAE_OFFLINE is set.
         deadline_seconds: A recording whose decoding shows no sign of life for so long is given up.
@@ -43,6 +44,7 @@ class WindowConfig:
     faces: Detector = "profile"
     face_choice: Choice = "all"
     boxes: Path | None = None
+    image_fps: float | None = None
     min_seconds: float = 0.5
     offline: bool = False
     deadline_seconds: float = 120.0
@@ -50,7 +52,7 @@ class WindowConfig:
     def __post_init__(self) -> None:
         problems = [
             f"{name} = {value} (must be positive)"
-            for name in ("window", "hop", "deadline_seconds")
+            for name in ("window", "hop", "image_fps", "deadline_seconds")
             if (value := getattr(self, name)) is not None and not value > 0
         ]
         if not self.min_seconds >= 0:
@@ -72,6 +74,8 @@ class WindowConfig:
                     "which this finds none of (give yunet, or boxes with eyes)"
                 )
             preparation = replace(preparation, faces=self.faces, box=None)
+        if self.image_fps is not None:
+            preparation = replace(preparation, image_fps=self.image_fps)
         if self.face_choice != "profile":
             preparation = replace(preparation, face_choice=self.face_choice)
         return preparation

@@ -12,9 +12,9 @@ import math
 import cv2
 import numpy as np
 
-from hicmae.media.crops import crop_face, crop_reduction
 from hicmae.media.jpeg import decode_jpeg, encode_jpeg
 from hicmae.media.preparation import Preparation
+from hicmae.media.square import crop_face, crop_reduction
 from hicmae.media.tracking import FaceTrack
 from hicmae.prediction.settings import WindowLayout
 from hicmae.views import test_views
