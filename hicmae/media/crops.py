@@ -6,7 +6,6 @@ for: which frames (``frame_times.py``) or which face (``tracking.py``).
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
@@ -15,7 +14,7 @@ from hicmae.media.boxes import BoxTable
 from hicmae.media.detection import Face, FaceDetector
 from hicmae.media.errors import MediaError
 from hicmae.media.faces import FaceConfig
-from hicmae.media.scenes import is_cut, thumbnail
+from hicmae.media.scenes import SceneCuts
 from hicmae.media.square import crop_face, crop_reduction
 from hicmae.media.tracking import FaceTrack, centre_track, face_track, face_tracks
 from hicmae.media.video import FrameReader
@@ -87,9 +86,9 @@ def crop_every_face(
         MediaError: As ``crop_video`` does.
     """
     unique, repeats = np.unique(np.asarray(indices, dtype=np.int64), return_counts=True)
-    glances: dict[int, np.ndarray] = {}
-    detections, kept = _detect(reader, unique, finder, config, region, glances)
-    tracks = face_tracks(detections, reader.timestamps[unique], config, _cuts(glances))
+    scenes = SceneCuts()
+    detections, kept = _detect(reader, unique, finder, config, region, scenes)
+    tracks = face_tracks(detections, reader.timestamps[unique], config, scenes.places)
     if not tracks:
         raise _no_face(reader, finder, len(detections))
     return [_cut(reader, unique, repeats, track, kept, size) for track in tracks]
@@ -121,11 +120,11 @@ def follow_faces(
     frame_size = reader.height, reader.width
     if finder is None:
         return [centre_track(len(indices), frame_size)]
-    glances: dict[int, np.ndarray] | None = {} if every else None
-    detections, _ = _detect(reader, unique, finder, config, None, glances, kept_bytes=0)
+    scenes = SceneCuts() if every else None
+    detections, _ = _detect(reader, unique, finder, config, None, scenes, kept_bytes=0)
     times = reader.timestamps[unique]
-    if glances is not None:
-        tracks = face_tracks(detections, times, config, _cuts(glances))
+    if scenes is not None:
+        tracks = face_tracks(detections, times, config, scenes.places)
     else:
         track = face_track(detections, times, frame_size, config)
         tracks = [] if track is None else [track]
@@ -158,12 +157,12 @@ def _detect(
     finder: FaceDetector | BoxTable,
     config: FaceConfig,
     region: Region | None,
-    glances: dict[int, np.ndarray] | None = None,
+    scenes: SceneCuts | None = None,
     kept_bytes: int = _KEPT_BYTES,
 ) -> tuple[dict[int, list[Face]], list[np.ndarray] | None]:
     """Faces by place in ``unique``; the frames too, where they were decoded and fit.
 
-    Thumbnails of the frames that the detector saw are put into ``glances``.
+    The frames that the detector saw are shown to ``scenes``.
     """
     kept: list[np.ndarray] | None = None
     if isinstance(finder, BoxTable):
@@ -178,8 +177,8 @@ def _detect(
         detections = {}
         for place, frame in zip(sampled, frames, strict=True):
             detections[place] = finder.detect(frame)
-            if glances is not None:
-                glances[place] = thumbnail(frame)
+            if scenes is not None:
+                scenes.see(place, frame)
     if region is not None:
         size = np.array([reader.width, reader.height])
         low, high = np.array(region[:2]) * size, np.array(region[2:]) * size
@@ -188,12 +187,6 @@ def _detect(
             for place, faces in detections.items()
         }
     return detections, kept
-
-
-def _cuts(glances: dict[int, np.ndarray]) -> set[int]:
-    """Places, of those that were looked at in ascending order, at which a new scene begins."""
-    pairs = itertools.pairwise(glances)
-    return {place for before, place in pairs if is_cut(glances[before], glances[place])}
 
 
 def _lies_in(face: Face, low: np.ndarray, high: np.ndarray) -> bool:

@@ -17,6 +17,25 @@ _SIDE = 32  # of a thumbnail, pixels
 _ALIKE, _DIFFERENT = 0.4, 15.0
 
 
+class SceneCuts:
+    """Where scenes begin among frames that go by; of the frames the last is kept, and tiny.
+
+    Attributes:
+        places: Of the frames that show another scene than the one before.
+    """
+
+    def __init__(self) -> None:
+        self.places: set[int] = set()
+        self._before: np.ndarray | None = None
+
+    def see(self, place: int, frame: np.ndarray) -> None:
+        """Look at the next frame (H, W, 3) uint8; places ascend."""
+        glance = thumbnail(frame)
+        if self._before is not None and is_cut(self._before, glance):
+            self.places.add(place)
+        self._before = glance
+
+
 def thumbnail(frame: np.ndarray) -> np.ndarray:
     """A frame (H, W, 3) uint8 at a glance: float32 (32, 32, 3)."""
     step = max(1, min(frame.shape[:2]) // (2 * _SIDE))  # most pixels need not be looked at
