@@ -191,3 +191,17 @@ def _start_at(path: Path, seconds: float) -> None:
         ">Ii", data, at + 8, duration - round(seconds * movie), start + round(seconds * timescale)
     )
     path.write_bytes(data)
+
+
+def test_a_reader_that_is_opened_anew_goes_on_with_the_same_frames(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """decord holds what it decodes ahead of a slow user; long recordings are read in stretches."""
+    times = np.arange(60) / 25
+    path = write_recording(tmp_path / "a.mp4", counting_frames(60), times, b_frames=2)
+    with open_video(path, decoders=["decord"]) as video:
+        whole = video.read(range(1, 60, 3))
+    monkeypatch.setattr("hicmae.media.decord_video._HELD_BYTES", 1)
+    monkeypatch.setattr("hicmae.media.decord_video._HELD_FRAMES", 7)
+    with open_video(path, decoders=["decord"]) as video:
+        assert np.array_equal(video.read(range(1, 60, 3)), whole)

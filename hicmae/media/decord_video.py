@@ -28,6 +28,9 @@ _CONTAINERS = {"mov", "mp4", "matroska", "webm", "flv", "avi", "ogg"}
 _SAME_PICTURE = 12.0
 
 _FAULTS = 2  # Frames it may replace by neighbours before it has to say so; fewer cannot be asked.
+# A reader keeps what it decodes ahead of a slow user, up to the whole file (548 MB were seen after
+# 160 s of 224 pixels): after so many bytes, and at least so many frames, it is opened anew.
+_HELD_BYTES, _HELD_FRAMES = 64 * 2**20, 250
 _DECORD_ERRORS = (decord.DECORDError, decord.DECORDLimitReachedError, RuntimeError, IndexError)
 
 _OPEN: weakref.WeakSet[decord.VideoReader] = weakref.WeakSet()
@@ -56,11 +59,8 @@ class DecordDecoder:
         if stream.hides_frames_inside or not stream.orientation.is_rotation:
             raise MediaError("unreadable", stream.path, "decord ignores its edit list or mirroring")
         try:
-            self._reader = decord.VideoReader(
-                str(stream.path), ctx=decord.cpu(0), num_threads=1, fault_tol=_FAULTS
-            )
+            self._reader = self._opened()
             count = len(self._reader)
-            _OPEN.add(self._reader)
             times = self._reader.get_frame_timestamp(range(count))[:, 0].astype(np.float64)
         except _DECORD_ERRORS as error:
             raise MediaError("unreadable", stream.path, f"decord: {_last_line(error)}") from None
@@ -80,8 +80,13 @@ class DecordDecoder:
             MediaError: ``damaged``.
         """
         shape = (self._stream.height, self._stream.width, 3)
+        held = int(shape[0] * shape[1] * 1.5)  # bytes of a frame as it is decoded
+        most = max(_HELD_BYTES // max(held, 1), _HELD_FRAMES)
+        since = int(indices[0]) if len(indices) else 0
         for index in indices.tolist():
             try:
+                if index - since >= most:
+                    self._reader, since = self._opened(), index
                 frame = self._reader[index].asnumpy()
             except _DECORD_ERRORS as error:
                 raise MediaError(
@@ -94,6 +99,14 @@ class DecordDecoder:
                     f"decord gives frame {index} as {frame.shape}, not {shape}",
                 )
             yield frame
+
+    def _opened(self) -> decord.VideoReader:
+        """The file, opened anew."""
+        reader = decord.VideoReader(
+            str(self._stream.path), ctx=decord.cpu(0), num_threads=1, fault_tol=_FAULTS
+        )
+        _OPEN.add(reader)
+        return reader
 
     def close(self) -> None:
         """Let go of the file and of the decoding thread."""
