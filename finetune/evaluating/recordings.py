@@ -14,15 +14,15 @@ from typing import Any
 import numpy as np
 import pyarrow
 import torch
+from rich.console import Console
+
+from finetune.evaluating.extracting import Extractor
+from hicmae.checkpoint import Checkpoint
 from hicmae.prediction.ensemble import preparation_of
 from hicmae.prediction.messages import Window
 from hicmae.prediction.process import DecodingProcess, PredictionError
 from hicmae.prediction.reading import WindowStream, read_windows
 from hicmae.prediction.settings import WindowConfig
-from rich.console import Console
-
-from finetune.evaluating.extracting import Extractor
-from hicmae.checkpoint import Checkpoint
 
 Rows = tuple[dict[str, list[Any]], dict[str, np.ndarray]]
 # What a row is of: the file, whose face (or the sound), and when.
