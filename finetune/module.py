@@ -19,7 +19,8 @@ from torch import Tensor
 from finetune.benchmark import Benchmark
 from finetune.fitting.processes import from_all
 from finetune.losses import combined, soft_cross_entropy
-from finetune.mixing import MixingConfig, mix_batch, soft_targets
+from finetune.mixing import mix_batch, soft_targets
+from finetune.mixing_config import MixingConfig
 from finetune.settings import OptimizerConfig
 from hicmae.emotion import EmotionConfig, EmotionModel
 from hicmae.parameters import parameter_groups

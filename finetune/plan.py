@@ -14,7 +14,7 @@ from typing import Any
 
 from finetune.benchmark import Benchmark
 from finetune.fitting.tuning import apply_tuning
-from finetune.mixing import MixingConfig
+from finetune.mixing_config import MixingConfig
 from finetune.provenance import file_digest, settings_digest
 from finetune.resolution import Resolved, resolve
 from finetune.selection import Protocol

@@ -17,7 +17,7 @@ from finetune.data import check_sound
 from finetune.finishing import finish_run, fold_predictions
 from finetune.fitting.sides import check_training
 from finetune.folds import Fold, make_folds, usable_rows
-from finetune.mixing import MixingConfig
+from finetune.mixing_config import MixingConfig
 from finetune.plan import Plan, make_plan
 from finetune.record import (
     BENCHMARK,

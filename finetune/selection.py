@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from finetune.mixing import MixingConfig
+from finetune.mixing_config import MixingConfig
 from finetune.settings import RecipeConfig
 
 Rule = Literal["last", "inner-validation", "best-on-test"]

@@ -8,7 +8,6 @@ of any verb. The targets below are strings: this is the one place where rooms me
 
 from __future__ import annotations
 
-import importlib
 import os
 import sys
 from collections.abc import Sequence
@@ -265,19 +264,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(name: str, rest: list[str], debug: bool) -> int:
-    """Parse the options of a verb and call its function."""
+    """Parse the options of a verb, then import its function and call it."""
     from hicmae.commands import parse
+    from hicmae.signature import load_function, load_signature
     from hicmae.terminal import quieten
 
     verb = VERBS[name]
     if not debug:
         quieten()
-    module, _, function_name = verb.target.partition(":")
-    function = getattr(importlib.import_module(module), function_name)
     values = parse(
-        function, rest, program=_program(name), positional=verb.positional, example=verb.example
+        load_signature(verb.target),
+        rest,
+        program=_program(name),
+        positional=verb.positional,
+        example=verb.example,
     )
-    status = function(**values)
+    status = load_function(verb.target)(**values)
     return status if isinstance(status, int) and not isinstance(status, bool) else 0
 
 

@@ -7,7 +7,6 @@ Python. Not for: the options themselves, which are read from the functions behin
 from __future__ import annotations
 
 import argparse
-import importlib
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
@@ -37,6 +36,7 @@ def _whole_parser() -> argparse.ArgumentParser:
     """All verbs and groups as one plain parser, which is what shtab reads."""
     from hicmae.__main__ import VERBS
     from hicmae.commands import make_parser
+    from hicmae.signature import load_signature
 
     root = argparse.ArgumentParser(prog="hicmae")
     root.add_argument("--version", action="store_true", help="Print the version")
@@ -52,8 +52,7 @@ def _whole_parser() -> argparse.ArgumentParser:
                 below[above] = parsers[above].add_subparsers()
             text = verb.help if part == path else f"{part[-1]} …"
             parsers[part] = below[above].add_parser(part[-1], help=text)
-        module, _, function = verb.target.partition(":")
-        target = getattr(importlib.import_module(module), function)
+        target = load_signature(verb.target)
         _copy_options(
             make_parser(target, program=f"hicmae {name}", positional=verb.positional), parsers[path]
         )

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from shards.reading.cache import CacheConfig
+from shards.reading.cache_config import CacheConfig
 from shards.reading.remote import as_remote
 
 

@@ -26,7 +26,7 @@ from hicmae.settings import InputConfig
 from hicmae.views import sound_span, test_views, train_indices
 from shards.errors import ClipError, Skipped
 from shards.index import Index
-from shards.reading.cache import CacheConfig
+from shards.reading.cache_config import CacheConfig
 from shards.reading.corpus import Row
 from shards.reading.files import ShardFiles, ShardFolder, open_folder
 from shards.reading.whole_sample import parse_row_json, read_sample

@@ -17,7 +17,6 @@ import logging
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ import platformdirs
 
 from shards.errors import ClipError
 from shards.index import INFO_NAME, TABLE_NAME, Index, read_index
+from shards.reading.cache_config import CacheConfig
 from shards.reading.remote import RemoteError, RemoteFolder
 from shards.schema import ShardError
 
@@ -33,32 +33,6 @@ log = logging.getLogger(__name__)
 
 _BLOCK = 1 << 20
 _ATTEMPTS = 3
-
-
-@dataclass(frozen=True, kw_only=True)
-class CacheConfig:
-    """Where shards from elsewhere are kept; local ones are read where they are.
-
-    Args:
-        folder: Of the cache, shared by all runs of a machine; null: ``hicmae/shards`` in the
-            user's cache folder.
-        gigabytes: How much may stay there, 1e9 bytes; a shard in the making comes on top. What
-            does not fit is fetched again every epoch.
-        retry_seconds: Pause after a failed fetch, doubled after the next; three are tried.
-    """
-
-    folder: Path | None = None
-    gigabytes: float = 100.0
-    retry_seconds: float = 1.0
-
-    def __post_init__(self) -> None:
-        problems = []
-        if not self.gigabytes > 0:
-            problems.append(f"gigabytes = {self.gigabytes} (must be positive)")
-        if not self.retry_seconds >= 0:
-            problems.append(f"retry_seconds = {self.retry_seconds} (must be 0 or more)")
-        if problems:
-            raise ValueError(f"cache: {'; '.join(problems)}")
 
 
 class ShardCache:

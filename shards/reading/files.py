@@ -16,7 +16,8 @@ from typing import Any
 
 from shards.errors import ClipError
 from shards.index import Index, read_index
-from shards.reading.cache import CacheConfig, ShardCache
+from shards.reading.cache import ShardCache
+from shards.reading.cache_config import CacheConfig
 from shards.reading.remote import RemoteFolder, as_remote
 from shards.schema import ShardError
 

@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
-from shards.reading.cache import CacheConfig
+from shards.reading.cache_config import CacheConfig
 
 
 @dataclass(frozen=True, kw_only=True)
