@@ -8,21 +8,18 @@ from __future__ import annotations
 
 import csv
 import io
-import netrc
-import os
 import secrets
 import socket
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, cast
-from urllib.parse import urlsplit
+from typing import Any
 
 import wandb
 
+from hicmae.wandb_mode import WandbMode, wandb_mode
 from pretrain.settings import WandbConfig
 
 Row = Mapping[str, float | int]
-WandbMode = Literal["online", "offline", "disabled"]
 
 
 class MetricsFile:
@@ -134,21 +131,6 @@ class WandbRun:
     def finish(self, exit_code: int) -> None:
         """Close the run's file."""
         self._run.finish(exit_code=exit_code)
-
-
-def wandb_mode(mode: str) -> WandbMode:
-    """Turn ``auto`` into what W&B is started with: online only where the user is logged in."""
-    wished = os.environ.get("WANDB_MODE") if mode == "auto" else mode
-    if wished:
-        return cast(WandbMode, "offline" if wished == "dryrun" else wished)
-    if os.environ.get("WANDB_API_KEY"):
-        return "online"
-    host = urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
-    try:
-        known = netrc.netrc(os.environ.get("NETRC")).authenticators(host)
-    except (FileNotFoundError, PermissionError, netrc.NetrcParseError):
-        known = None
-    return "online" if known else "offline"
 
 
 def _shown(value: float | int) -> str:

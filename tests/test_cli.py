@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import importlib
 import shlex
 import subprocess
 import sys
@@ -17,6 +16,7 @@ import torch
 from hicmae.__main__ import VERBS, Verb, main
 from hicmae.commands import make_parser, parse
 from hicmae.media.errors import MediaError
+from hicmae.signature import load_function
 
 CALLS: list[dict[str, object]] = []
 
@@ -359,10 +359,8 @@ def test_every_verb_documents_every_option(name: str, capsys: pytest.CaptureFixt
         main([*name.split(), "--help"])
     assert not ended.value.code
     assert f"usage: hicmae {name} " in capsys.readouterr().out
-    module, _, function = VERBS[name].target.partition(":")
-    parser = make_parser(
-        getattr(sys.modules[module], function), program=name, positional=VERBS[name].positional
-    )
+    function = load_function(VERBS[name].target)
+    parser = make_parser(function, program=name, positional=VERBS[name].positional)
     undocumented = [action.dest for action in parser._actions if not action.help]
     assert undocumented == []
 
@@ -373,10 +371,9 @@ def test_every_verb_ends_its_help_with_an_example_that_it_would_take(
 ) -> None:
     verb = VERBS[name]
     assert verb.example.startswith(f"hicmae {name}")
-    module, _, function = verb.target.partition(":")
     words = shlex.split(verb.example.split(" > ")[0])[1 + len(name.split()) :]
-    target = getattr(importlib.import_module(module), function)
-    parse(target, words, program=f"hicmae {name}", positional=verb.positional)
+    function = load_function(verb.target)
+    parse(function, words, program=f"hicmae {name}", positional=verb.positional)
     with pytest.raises(SystemExit):
         main([*name.split(), "--help"])
     assert capsys.readouterr().out.endswith(f"\nexample:\n  {verb.example}\n")
