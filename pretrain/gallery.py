@@ -1,7 +1,7 @@
 """Pictures of reconstructions while a run goes on, always of the same clips.
 
 For: the callback that writes ``figures/``. Not for: how a picture looks (``pretrain/pictures.py``)
-or what is in it (``pretrain/reconstruct.py``).
+or what is in it (``hicmae/reconstruction.py``).
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
+from hicmae.reconstruction import reconstruct
 from pretrain.module import Batch, PretrainModule
 from pretrain.pictures import draw_reconstructions
-from pretrain.reconstruct import reconstruct
 
 
 class Gallery(pl.Callback):

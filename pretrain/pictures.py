@@ -1,7 +1,7 @@
 """Draw reconstructions: original, masked and filled in, faces and filter banks, as one picture.
 
 For: the grids of a run's ``figures/``. Not for: making the reconstructions
-(``pretrain/reconstruct.py``) or choosing the clips (``pretrain/data.py``).
+(``hicmae/reconstruction.py``) or choosing the clips (``pretrain/data.py``).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from pretrain.reconstruct import Reconstruction
+from hicmae.reconstruction import Reconstruction
 
 ROWS = ("original", "masked", "reconstructed")
 HIDDEN_COLOUR = "0.5"

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
+from hicmae.reconstruction import Reconstruction
 from pretrain.pictures import HONEST_CAPTION, PAPER_CAPTION, draw_reconstructions
-from pretrain.reconstruct import Reconstruction
 
 # One colour for each version of the faces, RGB.
 COLOURS = {"original": (1.0, 0.0, 0.0), "masked": (0.0, 1.0, 0.0), "filled": (0.0, 0.0, 1.0)}

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from hicmae.masks import Masks
 from hicmae.pretraining import HiCMAE, PretrainOutput
+from hicmae.reconstruction import reconstruct, visible_statistics
 from hicmae.settings import ModelConfig, ObjectiveConfig
 from hicmae.transforms import normalise_video
-from pretrain.reconstruct import reconstruct, visible_statistics
 
 
 class Oracle(HiCMAE):

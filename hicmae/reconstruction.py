@@ -1,6 +1,6 @@
 """From predictions of hidden tokens back to pixels and filter banks, without peeking.
 
-For: what the picture grid shows. Not for: drawing (``pretrain/pictures.py``) or the loss.
+For: what the pictures of a pretraining run and of the page show. Not for: drawing or the loss.
 
 A prediction is standardised per tubelet or patch: its mean and deviation were never asked for, so
 they have to come from somewhere. By default they are interpolated from the visible tokens; with
