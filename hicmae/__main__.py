@@ -214,6 +214,11 @@ VERBS = {
         positional={"folder": "1"},
         example="hicmae checkpoint card runs/values/fold-1",
     ),
+    "serve": Verb(
+        target="hicmae.page.command:serve",
+        help="Open a page on this machine: drop or record a clip, see its emotion over time",
+        example="hicmae serve --checkpoint runs/values/fold-1",
+    ),
     "completion": Verb(
         target="hicmae.completion:completion",
         help="Print a script that completes verbs and options in your shell",

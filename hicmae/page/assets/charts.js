@@ -1,0 +1,152 @@
+// Bars and the timeline, drawn from numbers. Names come from checkpoints: always textContent.
+
+// Hues that colour-blind readers tell apart (Okabe and Ito, 2008), then some more.
+const COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c6bb1",
+  "#7a5c00", "#5f6b7a", "#b10f4a", "#00a5a5"];
+const SVG = "http://www.w3.org/2000/svg";
+const WIDTH = 1000, HEIGHT = 220, LEFT = 34, BOTTOM = 20;
+
+export function colourOf(index) {
+  return COLOURS[index % COLOURS.length];
+}
+
+export function element(name, options = {}, ...children) {
+  const made = document.createElement(name);
+  for (const [key, value] of Object.entries(options)) made[key] = value;
+  made.append(...children);
+  return made;
+}
+
+/** A bar for each label; real values grow from the middle of their range. */
+export function bars(labels, values, range) {
+  const [low, high] = range;
+  const top = values.indexOf(Math.max(...values));
+  return labels.map((label, index) => {
+    const share = (value) => 100 * (Math.min(Math.max(value, low), high) - low) / (high - low);
+    const from = share(low < 0 ? 0 : low), to = share(values[index]);
+    const fill = element("div", { className: "fill" });
+    fill.style.left = `${Math.min(from, to)}%`;
+    fill.style.width = `${Math.abs(to - from)}%`;
+    const bar = element("div", { className: "bar" },
+      element("span", { className: "name", textContent: label, title: label }),
+      element("div", { className: "trough" }, fill),
+      element("span", { className: "number", textContent: values[index].toFixed(2) }));
+    bar.style.setProperty("--colour", colourOf(index));
+    if (low === 0 && index === top) bar.classList.add("first");
+    return bar;
+  });
+}
+
+/** Change bars that are there instead of making new ones: they move then. */
+export function updateBars(place, labels, values, range) {
+  const made = bars(labels, values, range);
+  if (place.children.length !== made.length) {
+    place.replaceChildren(...made);
+    return;
+  }
+  made.forEach((bar, index) => {
+    const there = place.children[index];
+    there.className = bar.className;
+    const fill = there.querySelector(".fill"), wanted = bar.querySelector(".fill");
+    fill.style.left = wanted.style.left;
+    fill.style.width = wanted.style.width;
+    there.querySelector(".number").textContent = bar.querySelector(".number").textContent;
+  });
+}
+
+export function legend(place, labels) {
+  place.replaceChildren(...labels.map((label, index) => {
+    const key = element("i");
+    key.style.setProperty("--colour", colourOf(index));
+    return element("span", {}, key, label);
+  }));
+}
+
+/** Lines over time with a head that follows playback; a click calls onSeek with seconds. */
+export class Timeline {
+  constructor(place, { labels, windows, seconds, range, onSeek }) {
+    this.seconds = Math.max(seconds, 0.01);
+    this.range = range;
+    this.svg = node("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: "none",
+      role: "img" });
+    this.svg.setAttribute("aria-label",
+      `${labels.join(", ")} over ${this.seconds.toFixed(1)} seconds; the numbers are below`);
+    this.grid();
+    this.window = node("rect", { class: "window", y: 0, height: HEIGHT - BOTTOM, width: 0, x: 0 });
+    this.svg.append(this.window);
+    labels.forEach((_, index) => {
+      const points = windows.filter((w) => w.both).map((w) =>
+        [this.x((w.start + w.end) / 2), this.y(w.both[index])]);
+      if (points.length === 1) {  // a line needs two ends: as long as its window
+        const [only] = windows;
+        points.splice(0, 1, [this.x(only.start), points[0][1]], [this.x(only.end), points[0][1]]);
+      }
+      const line = node("polyline", { class: "line", stroke: colourOf(index),
+        points: points.map((point) => point.map((v) => v.toFixed(1)).join(",")).join(" ") });
+      this.svg.append(line);
+    });
+    this.head = node("line", { class: "head", y1: 0, y2: HEIGHT - BOTTOM });
+    this.svg.append(this.head);
+    this.svg.addEventListener("click", (event) => {
+      const area = this.svg.getBoundingClientRect();
+      const x = (event.clientX - area.left) / area.width * WIDTH;
+      const time = (x - LEFT) / (WIDTH - LEFT) * this.seconds;
+      onSeek(Math.min(Math.max(time, 0), this.seconds));
+    });
+    place.replaceChildren(this.svg);
+    this.move(0, null);
+  }
+
+  x(seconds) {
+    return LEFT + (WIDTH - LEFT) * seconds / this.seconds;
+  }
+
+  y(value) {
+    const [low, high] = this.range;
+    return (HEIGHT - BOTTOM) * (1 - (value - low) / (high - low)) * 0.96 + 4;
+  }
+
+  grid() {
+    const [low, high] = this.range;
+    for (const value of [low, (low + high) / 2, high]) {
+      this.svg.append(node("line", { class: "grid", x1: LEFT, x2: WIDTH, y1: this.y(value),
+        y2: this.y(value) }));
+      const label = node("text", { x: 4, y: Math.min(Math.max(this.y(value) + 4, 11), HEIGHT) });
+      label.textContent = value.toFixed(1);
+      this.svg.append(label);
+    }
+    const step = niceStep(this.seconds / 8);
+    for (let time = 0; time <= this.seconds; time += step) {
+      const label = node("text", { x: Math.min(this.x(time), WIDTH - 28), y: HEIGHT - 5 });
+      label.textContent = clock(time, step);
+      this.svg.append(label);
+    }
+  }
+
+  /** Move the head, and show which window it lies in. */
+  move(time, window) {
+    const x = this.x(Math.min(Math.max(time, 0), this.seconds));
+    this.head.setAttribute("x1", x);
+    this.head.setAttribute("x2", x);
+    this.window.setAttribute("x", window ? this.x(window.start) : 0);
+    this.window.setAttribute("width", window ? this.x(window.end) - this.x(window.start) : 0);
+  }
+}
+
+/** Seconds as a clock shows them. */
+export function clock(seconds, step = 1) {
+  const digits = step < 1 ? 1 : 0;
+  if (seconds < 60) return `${seconds.toFixed(digits)} s`;
+  const minutes = Math.floor(seconds / 60);
+  return `${minutes}:${String(Math.floor(seconds % 60)).padStart(2, "0")}`;
+}
+
+function niceStep(rough) {
+  return [0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600].find((s) => s >= rough) ?? 1200;
+}
+
+function node(name, attributes) {
+  const made = document.createElementNS(SVG, name);
+  for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
+  return made;
+}

@@ -1,0 +1,357 @@
+// The page: a clip goes up, its prediction comes down and moves with playback.
+
+import { Timeline, bars, clock, colourOf, element, legend, updateBars } from "/charts.js";
+import { Recorder } from "/recorder.js";
+
+const at = (id) => document.getElementById(id);
+const POLL_MS = 400;
+const MEASURES = { both: "Picture and sound", video: "Picture alone", audio: "Sound alone" };
+
+let model = null;   // what the network is
+let job = null;     // the id of the recording in work
+let shown = null;   // { result, track, timeline, url, playable }
+
+function fail(message) {
+  at("error").textContent = message;
+  at("error").hidden = !message;
+  if (message) at("working").hidden = true;
+}
+
+/** JSON of an answer; an error of the server becomes an Error in its words. */
+async function ask(path, options) {
+  let answer;
+  try {
+    answer = await fetch(path, options);
+  } catch {
+    throw new Error("The page's program does not answer; is `hicmae serve` still running?");
+  }
+  const body = answer.status === 204 ? null : await answer.json().catch(() => null);
+  if (!answer.ok) {
+    throw new Error(body?.error?.message ?? `The page's program answered ${answer.status}.`);
+  }
+  return body;
+}
+
+async function give(file) {
+  fail("");
+  if (model && file.size > model.max_megabytes * 1e6) {
+    fail(`${file.name} is larger than ${model.max_megabytes} MB, the limit of this page.`);
+    return;
+  }
+  await cancel();
+  at("working").hidden = false;
+  at("stage").textContent = `Sending ${file.name} …`;
+  at("share").removeAttribute("value");
+  const form = new FormData();
+  form.append("file", file, file.name);
+  try {
+    job = (await ask("/api/jobs", { method: "POST", body: form })).id;
+    const mine = job;
+    while (job === mine) {
+      const status = await ask(`/api/jobs/${mine}`);
+      if (job !== mine) return;
+      if (status.state === "failed") throw new Error(`${status.name}: ${status.error.message}`);
+      if (status.state === "done") {
+        job = null;
+        at("working").hidden = true;
+        show(status.result, file, status.name);
+        return;
+      }
+      tell(status);
+      await new Promise((resolve) => setTimeout(resolve, POLL_MS));
+    }
+  } catch (problem) {
+    job = null;
+    fail(problem.message);
+  }
+}
+
+function tell(status) {
+  const waiting = status.state === "waiting";
+  at("stage").textContent = waiting
+    ? `Waiting; ${status.ahead} before it` : `${status.stage || "Opening"} …`;
+  if (waiting || !status.stage) at("share").removeAttribute("value");
+  else at("share").value = status.share;
+}
+
+async function cancel() {
+  at("working").hidden = true;
+  const mine = job;
+  job = null;
+  if (mine) await fetch(`/api/jobs/${mine}`, { method: "DELETE", keepalive: true }).catch(() => {});
+}
+
+function show(result, file, name) {
+  if (shown) {
+    URL.revokeObjectURL(shown.url);
+    URL.revokeObjectURL(at("save").href);
+  }
+  // Played from the browser's own copy: the server's is deleted already.
+  shown = { result, url: URL.createObjectURL(file), playable: true, track: null };
+  at("result").hidden = false;
+  at("result-title").textContent = name;
+  at("notes").replaceChildren(
+    ...result.notes.map((note) => element("li", { textContent: note })));
+  const json = new Blob([JSON.stringify(result, null, 1)], { type: "application/json" });
+  at("save").href = URL.createObjectURL(json);
+
+  const player = at("player");
+  player.hidden = false;
+  at("still").hidden = at("unplayable").hidden = true;
+  player.src = shown.url;
+  if (result.width) at("stage-area").style.aspectRatio = `${result.width} / ${result.height}`;
+  else at("stage-area").style.aspectRatio = "auto";
+  player.style.height = result.width ? "100%" : "3.5rem";
+
+  const choice = at("track");
+  choice.replaceChildren(...result.tracks.map((track, index) => element("option",
+    { value: index, textContent: `${track.name} (${clock(track.start)} to ${clock(track.end)})` })));
+  at("track-choice").hidden = result.tracks.length < 2;
+  at("position").max = result.seconds;
+  const bank = result.filter_bank;
+  at("fbank-area").hidden = !bank;
+  if (bank) {
+    at("fbank").src = bank.picture;
+    at("fbank").style.left = `${100 * bank.start / result.seconds}%`;
+    at("fbank").style.width = `${100 * (bank.end - bank.start) / result.seconds}%`;
+  }
+  choose(longest(result.tracks));
+  at("result").focus({ preventScroll: true });
+  at("result").scrollIntoView({ block: "start" });
+}
+
+function longest(tracks) {
+  const length = (track) => track.end - track.start;
+  return tracks.reduce((best, track, i) => length(track) > length(tracks[best]) ? i : best, 0);
+}
+
+function range() {
+  if (shown.result.task !== "regression") return [0, 1];
+  const all = shown.result.tracks.flatMap((track) => track.windows)
+    .flatMap((w) => [w.both, w.video, w.audio]).filter(Boolean).flat();
+  const high = Math.max(1, ...all.map(Math.abs));
+  return all.some((value) => value < 0) || high <= 1 ? [-high, high] : [0, high];
+}
+
+/** Show one of several faces. */
+function choose(index) {
+  const { result } = shown;
+  const track = result.tracks[index];
+  at("track").value = index;
+  shown.track = track;
+  shown.range = range();
+  const predicted = result.kind === "emotion";
+  at("now-area").hidden = !predicted;
+  at("timeline-title").textContent = predicted
+    ? (result.task === "classification" ? "Probabilities over time" : "Values over time")
+    : "Timeline";
+  legend(at("legend"), result.labels);
+  shown.timeline = new Timeline(at("timeline"), { labels: result.labels, windows: track.windows,
+    seconds: result.seconds, range: shown.range, onSeek: seek });
+  at("still").src = track.thumbnail || "data:,";
+  at("box").hidden = true;
+  compare(track);
+  reconstructions(track);
+  table(track);
+  moved();
+}
+
+/** Audio alone, video alone and both, side by side. */
+function compare(track) {
+  const { labels } = shown.result;
+  const given = Object.keys(MEASURES).filter((name) => track.summary[name]);
+  at("modalities").hidden = !shown.result.labels.length;
+  at("side-by-side").replaceChildren(...given.map((name) => element("div", { className: "card" },
+    element("h4", { textContent: MEASURES[name] }),
+    ...bars(labels, track.summary[name], shown.range))));
+  at("mattered").textContent = mattered(track.summary);
+}
+
+function mattered({ both, video, audio }) {
+  if (!both) return "";
+  if (!video || !audio) {
+    return video ? "The network went by the picture: there is no other."
+      : "The network went by the sound: there is no other.";
+  }
+  const { labels, task } = shown.result;
+  const distance = (one) => one.reduce((sum, v, i) => sum + Math.abs(v - both[i]), 0)
+    / (task === "classification" ? 2 : labels.length);
+  const far = { picture: distance(video), sound: distance(audio) };
+  const nearer = far.picture < far.sound ? "picture" : "sound";
+  const top = (one) => labels[one.indexOf(Math.max(...one))];
+  const says = task === "classification"
+    ? `Together: ${top(both)}; picture alone: ${top(video)}; sound alone: ${top(audio)}. ` : "";
+  return `${says}The joint answer lies nearer to the ${nearer} `
+    + `(distance to the picture's ${far.picture.toFixed(2)}, to the sound's `
+    + `${far.sound.toFixed(2)}; means over the clip).`;
+}
+
+function reconstructions(track) {
+  at("reconstructions").hidden = !track.reconstructions.length;
+  const strip = (pictures, alt) => element("div", { className: "strip" },
+    ...pictures.map((src, i) => element("img", { src, alt: `${alt}, frame ${i + 1}` })));
+  at("reconstruction-list").replaceChildren(...track.reconstructions.map((one) => element("div",
+    { className: "card" },
+    element("h4", { textContent: `${clock(one.start, 0.1)} to ${clock(one.end, 0.1)}, `
+      + `mean squared error of hidden pixels ${one.error.toFixed(4)}` }),
+    strip(one.original, "Original"), strip(one.masked, "Masked"), strip(one.filled, "Filled in"),
+    element("div", { className: "banks" }, ...one.fbank.map((src, i) => element("img",
+      { src, alt: `Filter bank: ${["original", "masked", "filled in"][i]}` }))))));
+}
+
+function table(track) {
+  const { labels } = shown.result;
+  const cells = (tag, texts) => element("tr", {},
+    ...texts.map((text) => element(tag, { textContent: text })));
+  const head = ["from", "to"];
+  const kinds = Object.keys(MEASURES).filter((kind) => track.summary[kind]);
+  for (const kind of kinds) head.push(...labels.map((label) => `${label} (${kind})`));
+  const rows = track.windows.map((w) => cells("td", [w.start.toFixed(2), w.end.toFixed(2),
+    ...kinds.flatMap((kind) => (w[kind] ?? []).map((value) => value.toFixed(3)))]));
+  at("table").replaceChildren(cells("th", head), ...rows);
+}
+
+function seek(time) {
+  if (shown.playable) at("player").currentTime = time;
+  at("position").value = time;
+  moved(time);
+}
+
+/** Everything that follows playback. */
+function moved(time = shown?.playable ? at("player").currentTime : Number(at("position").value)) {
+  if (!shown?.track) return;
+  const { track, result } = shown;
+  at("position").value = time;
+  at("now-time").textContent = clock(time, 0.1);
+  // The window whose middle is nearest speaks for this moment.
+  const middle = (w) => Math.abs((w.start + w.end) / 2 - time);
+  const inside = time >= track.start - 0.05 && time <= track.end + 0.05;
+  const now = inside && track.windows.length
+    ? track.windows.reduce((best, w) => middle(w) < middle(best) ? w : best) : null;
+  shown.timeline.move(time, now);
+  at("fbank-head").style.left = `${100 * time / result.seconds}%`;
+  let caption = track.name, colour = "#ffffff";
+  if (now?.both) {
+    updateBars(at("now"), result.labels, now.both, shown.range);
+    const top = now.both.indexOf(Math.max(...now.both));
+    caption = result.task === "classification"
+      ? `${result.labels[top]} ${now.both[top].toFixed(2)}`
+      : result.labels.map((label, i) => `${label} ${now.both[i].toFixed(2)}`).join("  ");
+    if (result.task === "classification") colour = colourOf(top);
+  } else {
+    at("now").replaceChildren(element("p", { className: "quiet",
+      textContent: "Nothing was predicted for this moment." }));
+  }
+  place(track, time, caption, colour);
+}
+
+/** Put the box where the face is, between the two nearest boxes. */
+function place(track, time, caption, colour) {
+  const box = at("box");
+  const index = (time - track.start) * track.box_rate;
+  if (!track.boxes.length || !shown.playable || index < -1 || index > track.boxes.length) {
+    box.hidden = true;
+    return;
+  }
+  const last = track.boxes.length - 1;
+  const before = track.boxes[Math.min(Math.max(Math.floor(index), 0), last)];
+  const after = track.boxes[Math.min(Math.max(Math.ceil(index), 0), last)];
+  const part = Math.min(Math.max(index - Math.floor(index), 0), 1);
+  const [x, y, width, height, angle] = before.map((v, i) => v + (after[i] - v) * part);
+  box.hidden = false;
+  box.style.left = `${100 * (x - width / 2)}%`;
+  box.style.top = `${100 * (y - height / 2)}%`;
+  box.style.width = `${100 * width}%`;
+  box.style.height = `${100 * height}%`;
+  box.style.transform = `rotate(${angle}deg)`;
+  box.style.setProperty("--colour", colour);
+  const label = at("box-label");
+  label.textContent = caption;
+  // Inside the box where there is no room above it.
+  label.style.bottom = y - height / 2 < 0.08 ? "auto" : "100%";
+}
+
+function follow() {
+  moved();
+  if (!at("player").paused) requestAnimationFrame(follow);
+}
+
+function listen() {
+  at("file").addEventListener("change", (event) => {
+    const [file] = event.target.files;
+    event.target.value = "";
+    if (file) give(file);
+  });
+  for (const kind of ["dragenter", "dragover", "dragleave", "drop"]) {
+    document.addEventListener(kind, (event) => {
+      event.preventDefault();
+      at("drop").classList.toggle("over", kind === "dragenter" || kind === "dragover");
+      if (kind === "drop" && event.dataTransfer.files.length) give(event.dataTransfer.files[0]);
+    });
+  }
+  at("cancel").addEventListener("click", cancel);
+  at("track").addEventListener("change", (event) => choose(Number(event.target.value)));
+  const player = at("player");
+  player.addEventListener("play", follow);
+  for (const kind of ["timeupdate", "seeked", "loadedmetadata"]) {
+    player.addEventListener(kind, () => moved());
+  }
+  player.addEventListener("error", () => {
+    if (!shown || !player.getAttribute("src")) return;
+    shown.playable = false;
+    player.hidden = true;
+    at("unplayable").hidden = false;
+    at("still").hidden = !shown.track?.thumbnail;
+    moved();
+  });
+  at("position").addEventListener("input", (event) => seek(Number(event.target.value)));
+  at("fbank-frame").addEventListener("click", (event) => {
+    const area = event.currentTarget.getBoundingClientRect();
+    seek((event.clientX - area.left) / area.width * shown.result.seconds);
+  });
+  window.addEventListener("pagehide", () => cancel());
+}
+
+function record() {
+  const recorder = new Recorder({
+    onTime: (seconds) => { at("recorded").textContent = clock(seconds); },
+    onDone: (file) => {
+      at("recording").hidden = true;
+      at("drop").hidden = false;
+      if (file) give(file);
+    },
+  });
+  const begin = async (picture) => {
+    fail("");
+    try {
+      await recorder.start({ picture, preview: at("preview"), maxSeconds: model?.max_seconds ?? 60 });
+      at("recording").hidden = false;
+      at("drop").hidden = true;
+    } catch (problem) {
+      fail(problem.message);
+    }
+  };
+  at("record-video").addEventListener("click", () => begin(true));
+  at("record-audio").addEventListener("click", () => begin(false));
+  at("record-stop").addEventListener("click", () => recorder.stop(true));
+  at("record-drop").addEventListener("click", () => recorder.stop(false));
+}
+
+async function greet() {
+  try {
+    model = await ask("/api/model");
+  } catch (problem) {
+    at("model").textContent = problem.message;
+    return;
+  }
+  const what = model.kind === "pretraining" ? "pretrained, shows reconstructions"
+    : model.labels.join(", ");
+  at("model").textContent =
+    `${model.name}: ${(model.num_parameters / 1e6).toFixed(1)} M parameters, ${model.modalities}; ${what}`;
+  at("limits").textContent = `Up to ${model.max_megabytes} MB and ${clock(model.max_seconds)}`
+    + (model.max_seconds >= 60 ? " min" : "");
+}
+
+listen();
+record();
+greet();

@@ -1,0 +1,82 @@
+"""``hicmae serve``: from a checkpoint to a page on this machine.
+
+For: the verb: loading, binding, the lines that are printed. Not for: what is served.
+"""
+
+from __future__ import annotations
+
+from hicmae.page.settings import Limits
+from hicmae.prediction.settings import WindowConfig
+
+_LIMITS = Limits()
+_WINDOWS = WindowConfig()
+
+
+def serve(
+    *,
+    checkpoint: str,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    allowed_hosts: tuple[str, ...] = (),
+    windows: WindowConfig = _WINDOWS,
+    limits: Limits = _LIMITS,
+    device: str = "auto",
+    precision: str = "auto",
+) -> None:
+    """Open a page on this machine that shows what a network sees and hears in a clip.
+
+    Drop or record a clip: face box, emotion over time, which modality mattered, filter bank; of a
+    pretrained checkpoint reconstructions. Programs post to /api/predict, described in
+    /openapi.json. Recordings are deleted as soon as they were looked at.
+
+    Args:
+        checkpoint: A checkpoint or run folder, owner/name on the Hub, or https://….
+        host: Address to listen at; the default is reached from this machine alone.
+        port: Its port; 0: any that is free.
+        allowed_hosts: Further names under which the page may be opened, such as that of a proxy.
+        windows: Stretches of time that one prediction is about.
+        limits: How much is taken, and for how long it is kept.
+        device: auto (a GPU if there is one), cpu, cuda, ….
+        precision: auto (bf16 where the machine computes in it), 32-true or bf16-mixed.
+
+    Raises:
+        ValueError: No such checkpoint or device, or the port is taken.
+    """
+    import uvicorn
+
+    from hicmae.page.address import bound_socket, is_loopback, url_of
+    from hicmae.page.analysts import open_analyst
+    from hicmae.page.guard import known_names
+    from hicmae.page.server import make_app
+    from hicmae.page.uploads import UploadFolder
+
+    if windows.window is not None:
+        raise ValueError("windows.window: the page shows one clip of the network at a time")
+    listener = bound_socket(host, port)
+    with listener:
+        analyst = open_analyst(checkpoint, windows, limits, device=device, precision=precision)
+        folder = UploadFolder()
+        local = is_loopback(host)
+        app = make_app(
+            analyst,
+            limits=limits,
+            folder=folder,
+            names=known_names(host, allowed_hosts),
+            any_address=not local,
+        )
+        facts = analyst.describe()
+        print(f"{facts['name']}: {facts['kind']}, {facts['num_parameters'] / 1e6:.1f} M parameters")
+        if not local:
+            print(
+                f"--host {host}: everybody who reaches this machine may upload recordings and see "
+                "what comes of his own; there is no password and no encryption"
+            )
+        print(f"open {url_of(host, listener)} (Ctrl+C ends it)", flush=True)
+        server = uvicorn.Server(
+            uvicorn.Config(app, log_level="warning", access_log=False, server_header=False)
+        )
+        try:
+            server.run(sockets=[listener])
+        finally:
+            folder.close()
+            analyst.close()

@@ -1,0 +1,163 @@
+"""What a browser must not be talked into: other names, other origins, other content.
+
+For: the checks before every request, and the headers of every answer. Not for: what the requests
+ask for (``server.py``).
+
+A page on localhost is reached by every web site the user opens, through his own browser. A site
+may post to it (so requests that change something must come from the page itself), and may point
+its own name at 127.0.0.1 (DNS rebinding, so the Host header must be one that we know).
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+from collections.abc import Iterable, MutableMapping
+from typing import Any
+from urllib.parse import urlsplit
+
+from fastapi import HTTPException
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+HEADERS = {
+    "content-security-policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; "
+        "media-src 'self' blob:; connect-src 'self'; base-uri 'none'; form-action 'none'; "
+        "frame-ancestors 'none'"
+    ),
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+    "permissions-policy": "camera=(self), microphone=(self)",
+    "referrer-policy": "no-referrer",
+    "x-content-type-options": "nosniff",
+    "x-frame-options": "DENY",
+    "cache-control": "no-store",
+}
+_LOOPBACK = {"localhost", "127.0.0.1", "::1"}
+
+
+def known_names(host: str, more: Iterable[str] = ()) -> set[str]:
+    """Names under which the page may be asked for, besides addresses where it listens to more.
+
+    Args:
+        host: What the server is bound to.
+        more: Names that the user allows.
+    """
+    return _LOOPBACK | {host.lower()} | {name.lower() for name in more}
+
+
+class Guard:
+    """Refuses requests by their Host, Origin and size, and adds headers to every answer.
+
+    Args:
+        app: What is guarded.
+        names: Allowed host names.
+        any_address: Whether a numeric address is allowed as a host too: a rebinding site comes by
+            its name.
+        max_bytes: Largest body of a request.
+    """
+
+    def __init__(
+        self, app: ASGIApp, *, names: set[str], any_address: bool, max_bytes: int
+    ) -> None:
+        self._app, self._names, self._any_address = app, names, any_address
+        self._max_bytes = max_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        refusal = self._refusal(scope["method"], headers)
+        if refusal is not None:
+            await _answer(send, *refusal)
+            return
+        await self._app(scope, self._counted(receive), _with_headers(send))
+
+    def _refusal(self, method: str, headers: Headers) -> tuple[int, str, str] | None:
+        """Status, cause and message of a request that goes no further."""
+        host = headers.get("host", "")
+        name = (urlsplit(f"//{host}").hostname or "") if _is_host(host) else ""
+        if name not in self._names and not (self._any_address and _is_address(name)):
+            message = f"host {host!r} is not a name of this page; allow it with --allowed_hosts"
+            return 421, "host", message
+        if method not in ("GET", "HEAD"):
+            origin = headers.get("origin")
+            foreign = origin is not None and urlsplit(origin).netloc.lower() != host.lower()
+            # Browsers that send no Origin say so here.
+            site = headers.get("sec-fetch-site", "same-origin")
+            if foreign or site not in ("same-origin", "none"):
+                return 403, "origin", "requests from other web sites are refused"
+        length = headers.get("content-length", "0")
+        if not length.isdigit() or int(length) > self._max_bytes:
+            return 413, "too-large", self._too_large()
+        return None
+
+    def _counted(self, receive: Receive) -> Receive:
+        """A body that says no length is stopped where it grows too long."""
+        so_far = 0
+
+        async def counted() -> Message:
+            nonlocal so_far
+            message = await receive()
+            so_far += len(message.get("body", b""))
+            if so_far > self._max_bytes:
+                raise HTTPException(413, {"cause": "too-large", "message": self._too_large()})
+            return message
+
+        return counted
+
+    def _too_large(self) -> str:
+        return f"the recording is larger than {self._max_bytes / 1e6:g} MB, the limit of this page"
+
+
+def _with_headers(send: Send) -> Send:
+    """Every answer carries the headers above."""
+
+    async def sent(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message["headers"] = [*message.get("headers", []), *_raw(HEADERS)]
+        await send(message)
+
+    return sent
+
+
+async def _answer(send: Send, status: int, cause: str, message: str) -> None:
+    """An error as JSON, without asking the application."""
+    body = json.dumps({"error": {"cause": cause, "message": message}}).encode()
+    headers = {
+        "content-type": "application/json",
+        "content-length": str(len(body)),
+        "connection": "close",  # what is left of the body is not read
+        **HEADERS,
+    }
+    start: MutableMapping[str, Any] = {
+        "type": "http.response.start",
+        "status": status,
+        "headers": _raw(headers),
+    }
+    await send(start)
+    await send({"type": "http.response.body", "body": body})
+
+
+def _raw(headers: dict[str, str]) -> list[tuple[bytes, bytes]]:
+    return [(name.encode(), value.encode()) for name, value in headers.items()]
+
+
+def _is_host(text: str) -> bool:
+    """Whether a Host header has the form of one."""
+    try:
+        parts = urlsplit(f"//{text}")
+        return parts.netloc == text and parts.port != 0 and "@" not in text
+    except ValueError:
+        return False
+
+
+def _is_address(name: str) -> bool:
+    """Whether a host is a numeric address."""
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,181 @@
+"""The page's endpoints: what is asked for, and what is answered.
+
+For: routes, and errors as JSON of one form. Not for: who may ask (``guard.py``), the queue
+(``jobs.py``), or what is done with a recording (``analysis.py``).
+
+No request names a file: jobs have random ids, the page's own files are those of a fixed table.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib import resources
+from typing import Annotated, Any
+
+from fastapi import FastAPI, File, HTTPException, Request, UploadFile
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, Response
+from starlette.exceptions import HTTPException as StarletteHTTPException
+
+import hicmae
+from hicmae.page.answers import Failure, Model, Prediction, Progress
+from hicmae.page.guard import Guard
+from hicmae.page.jobs import Analyst, Job, JobQueue, QueueFullError
+from hicmae.page.settings import Limits
+from hicmae.page.uploads import UploadFolder, shown_name
+
+_ASSETS = {
+    "/": ("index.html", "text/html; charset=utf-8"),
+    "/page.css": ("page.css", "text/css; charset=utf-8"),
+    "/page.js": ("page.js", "text/javascript; charset=utf-8"),
+    "/charts.js": ("charts.js", "text/javascript; charset=utf-8"),
+    "/recorder.js": ("recorder.js", "text/javascript; charset=utf-8"),
+}
+_POLL_SECONDS = 0.1
+_FORM_BYTES = 1 << 16  # around the file in a form
+_ERRORS: dict[int | str, dict[str, Any]] = {
+    status: {"model": Failure, "description": text}
+    for status, text in {
+        403: "From another web site",
+        413: "Larger than the limit",
+        421: "Under a host name that is not this page's",
+        422: "Not a recording, or one that cannot be used; the cause is named",
+        503: "As many wait as may; try again later",
+    }.items()
+}
+
+
+def make_app(
+    analyst: Analyst,
+    *,
+    limits: Limits,
+    folder: UploadFolder,
+    names: set[str],
+    any_address: bool = False,
+) -> FastAPI:
+    """The application that a server runs.
+
+    Args:
+        analyst: What looks at recordings.
+        limits: How much is taken.
+        folder: Where uploads lie; it is deleted when the application ends.
+        names: Host names under which the page may be asked for.
+        any_address: Whether numeric addresses are among them.
+    """
+    jobs = JobQueue(analyst, limits)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        yield
+        jobs.close()
+        folder.close()
+
+    app = FastAPI(
+        title="hicmae",
+        version=hicmae.__version__,
+        summary="Emotion from one recording",
+        docs_url=None,  # its page would load scripts from elsewhere
+        redoc_url=None,
+        lifespan=lifespan,
+    )
+    app.add_middleware(
+        Guard,  # type: ignore[arg-type]
+        names=names,
+        any_address=any_address,
+        max_bytes=limits.num_bytes + _FORM_BYTES,
+    )
+    app.add_exception_handler(StarletteHTTPException, _as_failure)
+    app.add_exception_handler(RequestValidationError, _as_bad_request)
+    for route, (file, kind) in _ASSETS.items():
+        app.add_api_route(route, _asset(file, kind), include_in_schema=False)
+
+    def enqueue(upload: UploadFile) -> Job:
+        """Keep an upload, and let it wait."""
+        try:
+            jobs.require_room()
+            path = folder.save(upload.file)
+            try:
+                return jobs.add(path, shown_name(upload.filename))
+            except QueueFullError:
+                path.unlink(missing_ok=True)
+                raise
+        except QueueFullError:
+            message = f"{limits.waiting + 1} recordings are waiting or in work; try again later"
+            raise HTTPException(503, {"cause": "busy", "message": message}) from None
+
+    @app.get("/api/model", summary="What the network is, and what the page takes")
+    def model() -> Model:
+        return Model.model_validate(
+            analyst.describe()
+            | {"max_megabytes": limits.megabytes, "max_seconds": limits.seconds}
+        )
+
+    @app.post("/api/predict", summary="A recording in, its prediction out", responses=_ERRORS)
+    async def predict(request: Request, file: Annotated[UploadFile, File()]) -> Prediction:
+        """Waits for its turn, then for the result. Errors name a cause; the recording is deleted
+        in any case. For progress, or to give up, use /api/jobs.
+        """
+        job = await asyncio.to_thread(enqueue, file)
+        try:
+            while not await request.is_disconnected():
+                status = jobs.status(job.id)
+                if status is None:
+                    break
+                if status["state"] == "failed":
+                    raise HTTPException(422, status["error"])
+                if status["state"] == "done":
+                    return Prediction.model_validate(status["result"])
+                await asyncio.sleep(_POLL_SECONDS)
+            raise HTTPException(503, {"cause": "gone", "message": "nobody waited for the result"})
+        finally:
+            jobs.forget(job.id)
+
+    @app.post("/api/jobs", status_code=202, summary="Let a recording wait", responses=_ERRORS)
+    def add_job(file: Annotated[UploadFile, File()]) -> Progress:
+        """Answers at once; ask /api/jobs/{id} how it goes."""
+        return Progress.model_validate(jobs.status(enqueue(file).id))
+
+    @app.get("/api/jobs/{id}", summary="How a recording goes", responses={404: {"model": Failure}})
+    def job_status(id: str) -> Progress:
+        status = jobs.status(id)
+        if status is None:
+            raise HTTPException(404, _NO_JOB)
+        return Progress.model_validate(status)
+
+    @app.delete("/api/jobs/{id}", status_code=204, summary="Give a recording up")
+    def drop_job(id: str) -> None:
+        if not jobs.forget(id):
+            raise HTTPException(404, _NO_JOB)
+
+    return app
+
+
+_NO_JOB = {"cause": "no-job", "message": "no such recording; results are kept for some minutes"}
+
+
+def _asset(file: str, kind: str) -> Any:
+    """What answers with one of the page's own files."""
+    content = (resources.files("hicmae.page") / "assets" / file).read_bytes()
+
+    def answer() -> Response:
+        return Response(content, media_type=kind)
+
+    return answer
+
+
+async def _as_failure(request: Request, error: Exception) -> JSONResponse:
+    """An error in the one form that all have."""
+    assert isinstance(error, StarletteHTTPException)
+    detail: Any = error.detail
+    if not isinstance(detail, dict):
+        detail = {"cause": "request", "message": str(detail)}
+    headers = {"Retry-After": "10"} if error.status_code == 503 else None
+    return JSONResponse({"error": detail}, status_code=error.status_code, headers=headers)
+
+
+async def _as_bad_request(request: Request, error: Exception) -> JSONResponse:
+    """A form without a file."""
+    message = "send the recording as the form field 'file' (curl -F file=@clip.mp4 …)"
+    return JSONResponse({"error": {"cause": "request", "message": message}}, status_code=422)
