@@ -104,6 +104,8 @@ def test_a_wheel_holds_every_module_and_every_configuration(clone: Path, tmp_pat
     for room in ("hicmae", "shards", "pretrain", "finetune"):
         for file in (clone / room).rglob("*.py"):
             assert file.relative_to(clone).as_posix() in inside
+    for file in (clone / "hicmae" / "page" / "assets").iterdir():
+        assert file.relative_to(clone).as_posix() in inside
     for file in (clone / "configs").rglob("*.yaml"):
         assert f"hicmae/{file.relative_to(clone).as_posix()}" in inside
     assert any(name.endswith("LICENSE") for name in inside)

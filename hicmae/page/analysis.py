@@ -103,7 +103,9 @@ def progress_to(report: Report, most_seconds: float) -> Any:
 
     def tell(progress: Progress) -> None:
         require_length(progress.total, most_seconds)
-        report(STAGES.get(progress.stage, progress.stage), progress.done / max(progress.total, 1e-6))
+        report(
+            STAGES.get(progress.stage, progress.stage), progress.done / max(progress.total, 1e-6)
+        )
 
     return tell
 

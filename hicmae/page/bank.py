@@ -10,7 +10,9 @@ import numpy as np
 from hicmae.page.pictures import bank_range, bank_url
 from hicmae.prediction.messages import Clip
 
-_ROWS_PER_SECOND = 100  # frames of 10 ms, see ``hicmae.transforms.fbank``
+# Frames of 25 ms, 10 ms apart, see ``hicmae.transforms.fbank``.
+_ROWS_PER_SECOND = 100
+_ROW_SECONDS = 0.025
 
 
 class WholeBank:
@@ -28,7 +30,8 @@ class WholeBank:
 
     def wants(self, start: float, clip: Clip) -> bool:
         """Whether a clip that begins at a time, seconds, says something new."""
-        return clip.waveform is not None and start + self._seconds(clip) > self._end + 0.005
+        num_rows = self._num_rows(clip)
+        return num_rows > 0 and start + num_rows / _ROWS_PER_SECOND > self._end + 0.005
 
     def add(self, start: float, clip: Clip, bank: np.ndarray) -> None:
         """Take what is new in a filter bank (S, F) of a clip that ``wants`` was asked about."""
@@ -37,10 +40,9 @@ class WholeBank:
         gap = round((start - self._end) * _ROWS_PER_SECOND)
         if gap > 0:  # no window looked there
             self._rows.append(np.full((gap, bank.shape[1]), np.nan, dtype=np.float32))
-        end = start + self._seconds(clip)
-        first = max(0, -gap)
-        self._rows.append(bank[first : round(self._seconds(clip) * _ROWS_PER_SECOND)])
-        self._end = end
+        num_rows = self._num_rows(clip)
+        self._rows.append(bank[max(0, -gap) : num_rows])
+        self._end = start + num_rows / _ROWS_PER_SECOND
 
     def picture(self) -> dict[str, object] | None:
         """The picture with its span in seconds; None without sound."""
@@ -51,6 +53,9 @@ class WholeBank:
         url = bank_url(bank, low=low, high=high)
         return {"picture": url, "start": self._start, "end": self._end}
 
-    def _seconds(self, clip: Clip) -> float:
-        """Length of the sound that is valid."""
-        return clip.num_samples / self._sample_rate
+    def _num_rows(self, clip: Clip) -> int:
+        """Frames that are of sound; behind them are zeros that fill the network's input."""
+        if clip.waveform is None:
+            return 0
+        seconds = clip.num_samples / self._sample_rate
+        return max(0, int((seconds - _ROW_SECONDS) * _ROWS_PER_SECOND + 1e-6) + 1)

@@ -10,6 +10,7 @@ from hicmae.prediction.settings import WindowConfig
 
 _LIMITS = Limits()
 _WINDOWS = WindowConfig()
+_LAST_SECONDS = 5  # for answers that are under way when the page ends
 
 
 def serve(
@@ -73,7 +74,13 @@ def serve(
             )
         print(f"open {url_of(host, listener)} (Ctrl+C ends it)", flush=True)
         server = uvicorn.Server(
-            uvicorn.Config(app, log_level="warning", access_log=False, server_header=False)
+            uvicorn.Config(
+                app,
+                log_level="warning",
+                access_log=False,
+                server_header=False,
+                timeout_graceful_shutdown=_LAST_SECONDS,
+            )
         )
         try:
             server.run(sockets=[listener])

@@ -58,9 +58,7 @@ class Guard:
         max_bytes: Largest body of a request.
     """
 
-    def __init__(
-        self, app: ASGIApp, *, names: set[str], any_address: bool, max_bytes: int
-    ) -> None:
+    def __init__(self, app: ASGIApp, *, names: set[str], any_address: bool, max_bytes: int) -> None:
         self._app, self._names, self._any_address = app, names, any_address
         self._max_bytes = max_bytes
 

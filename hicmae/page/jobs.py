@@ -15,12 +15,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from hicmae.media.errors import MediaError
 from hicmae.page.settings import Limits
 
 log = logging.getLogger(__name__)
 
 State = Literal["waiting", "running", "done", "failed"]
+# Results that are kept for pages that have not fetched them yet; with pictures, megabytes each.
+_MOST_RESULTS = 16
+
 Report = Callable[[str, float], None]  # a stage in words, and its share done, 0 to 1
 
 
@@ -33,7 +35,7 @@ class Analyst(Protocol):
     def analyse(self, path: Path, report: Report) -> dict[str, Any]:
         """Look at a recording, as plain data; ``report`` is called often and may raise.
 
-        Raises: MediaError, ValueError: the recording cannot be used.
+        Raises: ValueError: the recording cannot be used; its ``cause`` may be a word for why.
         """
 
 
@@ -164,6 +166,9 @@ class JobQueue:
             old = job.ended is not None and now - job.ended > 60 * self._limits.keep_minutes
             if old or (gone and job.ended is None):
                 self.forget(job.id)
+        ended = [job.id for job in self._jobs.values() if job.ended is not None]
+        for id in ended[:-_MOST_RESULTS]:
+            self.forget(id)
 
     def _work(self) -> None:
         """Take the first that waits, again and again."""
@@ -196,11 +201,9 @@ class JobQueue:
             result = self._analyst.analyse(job.path, report)
         except CancelledError:
             pass
-        except MediaError as problem:
-            error = {"cause": problem.cause, "message": problem.problem}
         except ValueError as problem:
-            message = str(problem).replace(str(job.path), job.name)
-            error = {"cause": "error", "message": message}
+            message = str(problem).removeprefix(f"{job.path}: ").replace(str(job.path), job.name)
+            error = {"cause": getattr(problem, "cause", "error"), "message": message}
         except Exception:
             log.exception("%s: the page failed on it", job.name)
             message = "the program failed on this recording; its terminal shows the traceback"

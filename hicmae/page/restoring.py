@@ -92,10 +92,10 @@ class ReconstructionAnalyst:
             found = stream.found
             require_length(found.seconds, self._most_seconds)
             if not found.tracks[0].is_face or not found.has_sound:
-                lacking = "sound" if found.tracks[0].is_face else "a face"
+                lacking = "sound" if found.tracks[0].is_face else "face"
                 raise ValueError(
-                    f"a pretrained network reads picture and sound together, and this has no "
-                    f"{lacking}"
+                    "this network is a pretrained one, which reads picture and sound together, "
+                    f"and there is no {lacking} in the recording"
                 )
             tracks = {followed.name: _empty(followed, found) for followed in found.tracks}
             chosen = {followed.name: _chosen(followed.num_windows) for followed in found.tracks}

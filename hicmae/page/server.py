@@ -81,7 +81,7 @@ def make_app(
         lifespan=lifespan,
     )
     app.add_middleware(
-        Guard,  # type: ignore[arg-type]
+        Guard,
         names=names,
         any_address=any_address,
         max_bytes=limits.num_bytes + _FORM_BYTES,
@@ -108,8 +108,7 @@ def make_app(
     @app.get("/api/model", summary="What the network is, and what the page takes")
     def model() -> Model:
         return Model.model_validate(
-            analyst.describe()
-            | {"max_megabytes": limits.megabytes, "max_seconds": limits.seconds}
+            analyst.describe() | {"max_megabytes": limits.megabytes, "max_seconds": limits.seconds}
         )
 
     @app.post("/api/predict", summary="A recording in, its prediction out", responses=_ERRORS)

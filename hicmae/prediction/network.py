@@ -43,7 +43,7 @@ class EmotionEnsemble:
         device: str = "auto",
         precision: str = "auto",
     ) -> None:
-        self.device = _device(device)
+        self.device = pick_device(device)
         self.precision = resolve_precision(precision, accelerator=self.device.type)
         if self.precision not in ("32-true", "bf16-mixed"):
             raise ValueError(f"precision = {precision} (allowed: auto, 32-true, bf16-mixed)")
@@ -115,7 +115,7 @@ class EmotionEnsemble:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=enabled)
 
 
-def _device(name: str) -> torch.device:
+def pick_device(name: str) -> torch.device:
     """A device by name.
 
     Raises: ValueError: there is none of that name here.

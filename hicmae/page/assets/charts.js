@@ -4,7 +4,7 @@
 const COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c6bb1",
   "#7a5c00", "#5f6b7a", "#b10f4a", "#00a5a5"];
 const SVG = "http://www.w3.org/2000/svg";
-const WIDTH = 1000, HEIGHT = 220, LEFT = 34, BOTTOM = 20;
+const WIDTH = 1000, HEIGHT = 220, BOTTOM = 20;
 
 export function colourOf(index) {
   return COLOURS[index % COLOURS.length];
@@ -62,21 +62,23 @@ export function legend(place, labels) {
   }));
 }
 
-/** Lines over time with a head that follows playback; a click calls onSeek with seconds. */
+/** Lines over time with a head that follows playback; a click calls onSeek with seconds.
+ *  Values are those of kind: both, video or audio. */
 export class Timeline {
-  constructor(place, { labels, windows, seconds, range, onSeek }) {
+  constructor(place, { labels, windows, kind, seconds, range, onSeek }) {
     this.seconds = Math.max(seconds, 0.01);
     this.range = range;
     this.svg = node("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: "none",
       role: "img" });
     this.svg.setAttribute("aria-label",
       `${labels.join(", ")} over ${this.seconds.toFixed(1)} seconds; the numbers are below`);
-    this.grid();
+    place.replaceChildren(this.svg);
+    this.grid(place);
     this.window = node("rect", { class: "window", y: 0, height: HEIGHT - BOTTOM, width: 0, x: 0 });
     this.svg.append(this.window);
     labels.forEach((_, index) => {
-      const points = windows.filter((w) => w.both).map((w) =>
-        [this.x((w.start + w.end) / 2), this.y(w.both[index])]);
+      const points = windows.filter((w) => w[kind]).map((w) =>
+        [this.x((w.start + w.end) / 2), this.y(w[kind][index])]);
       if (points.length === 1) {  // a line needs two ends: as long as its window
         const [only] = windows;
         points.splice(0, 1, [this.x(only.start), points[0][1]], [this.x(only.end), points[0][1]]);
@@ -90,15 +92,14 @@ export class Timeline {
     this.svg.addEventListener("click", (event) => {
       const area = this.svg.getBoundingClientRect();
       const x = (event.clientX - area.left) / area.width * WIDTH;
-      const time = (x - LEFT) / (WIDTH - LEFT) * this.seconds;
+      const time = x / WIDTH * this.seconds;
       onSeek(Math.min(Math.max(time, 0), this.seconds));
     });
-    place.replaceChildren(this.svg);
     this.move(0, null);
   }
 
   x(seconds) {
-    return LEFT + (WIDTH - LEFT) * seconds / this.seconds;
+    return WIDTH * seconds / this.seconds;
   }
 
   y(value) {
@@ -106,20 +107,21 @@ export class Timeline {
     return (HEIGHT - BOTTOM) * (1 - (value - low) / (high - low)) * 0.96 + 4;
   }
 
-  grid() {
+  /** Lines and numbers; the numbers are beside the drawing, which is stretched. */
+  grid(place) {
     const [low, high] = this.range;
     for (const value of [low, (low + high) / 2, high]) {
-      this.svg.append(node("line", { class: "grid", x1: LEFT, x2: WIDTH, y1: this.y(value),
+      this.svg.append(node("line", { class: "grid", x1: 0, x2: WIDTH, y1: this.y(value),
         y2: this.y(value) }));
-      const label = node("text", { x: 4, y: Math.min(Math.max(this.y(value) + 4, 11), HEIGHT) });
-      label.textContent = value.toFixed(1);
-      this.svg.append(label);
+      const label = element("span", { className: "value", textContent: value.toFixed(1) });
+      label.style.top = `${100 * this.y(value) / HEIGHT}%`;
+      place.append(label);
     }
     const step = niceStep(this.seconds / 8);
-    for (let time = 0; time <= this.seconds; time += step) {
-      const label = node("text", { x: Math.min(this.x(time), WIDTH - 28), y: HEIGHT - 5 });
-      label.textContent = clock(time, step);
-      this.svg.append(label);
+    for (let time = 0; time < this.seconds - step / 3; time += step) {
+      const label = element("span", { className: "time", textContent: clock(time, step) });
+      label.style.left = `${100 * time / this.seconds}%`;
+      place.append(label);
     }
   }
 

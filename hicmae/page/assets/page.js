@@ -52,8 +52,7 @@ async function give(file) {
       if (job !== mine) return;
       if (status.state === "failed") throw new Error(`${status.name}: ${status.error.message}`);
       if (status.state === "done") {
-        job = null;
-        at("working").hidden = true;
+        cancel();  // it is here now; the server need not keep it
         show(status.result, file, status.name);
         return;
       }
@@ -99,8 +98,9 @@ function show(result, file, name) {
   player.hidden = false;
   at("still").hidden = at("unplayable").hidden = true;
   player.src = shown.url;
-  if (result.width) at("stage-area").style.aspectRatio = `${result.width} / ${result.height}`;
-  else at("stage-area").style.aspectRatio = "auto";
+  const stage = at("stage-area").style;
+  stage.aspectRatio = result.width ? `${result.width} / ${result.height}` : "auto";
+  stage.maxWidth = result.width ? `calc(70vh * ${result.width / result.height})` : "none";
   player.style.height = result.width ? "100%" : "3.5rem";
 
   const choice = at("track");
@@ -141,13 +141,16 @@ function choose(index) {
   shown.track = track;
   shown.range = range();
   const predicted = result.kind === "emotion";
-  at("now-area").hidden = !predicted;
+  at("now-area").hidden = at("timeline").hidden = !predicted;
   at("timeline-title").textContent = predicted
     ? (result.task === "classification" ? "Probabilities over time" : "Values over time")
     : "Timeline";
   legend(at("legend"), result.labels);
-  shown.timeline = new Timeline(at("timeline"), { labels: result.labels, windows: track.windows,
-    seconds: result.seconds, range: shown.range, onSeek: seek });
+  const kinds = measured(track);
+  at("kind").replaceChildren(...kinds.map((name) => element("option",
+    { value: name, textContent: MEASURES[name] })));
+  at("kind-choice").hidden = kinds.length < 2;
+  draw();
   at("still").src = track.thumbnail || "data:,";
   at("box").hidden = true;
   compare(track);
@@ -156,10 +159,23 @@ function choose(index) {
   moved();
 }
 
+/** What the network went by: picture and sound and each alone, or the one that there is. */
+function measured(track) {
+  const given = Object.keys(MEASURES).filter((name) => track.summary[name]);
+  return given.length === 2 ? given.filter((name) => name !== "both") : given;
+}
+
+/** The timeline, of picture and sound or of one of them. */
+function draw() {
+  const { result, track } = shown;
+  shown.timeline = new Timeline(at("timeline"), { labels: result.labels, windows: track.windows,
+    kind: at("kind").value || "both", seconds: result.seconds, range: shown.range, onSeek: seek });
+}
+
 /** Audio alone, video alone and both, side by side. */
 function compare(track) {
   const { labels } = shown.result;
-  const given = Object.keys(MEASURES).filter((name) => track.summary[name]);
+  const given = measured(track);
   at("modalities").hidden = !shown.result.labels.length;
   at("side-by-side").replaceChildren(...given.map((name) => element("div", { className: "card" },
     element("h4", { textContent: MEASURES[name] }),
@@ -204,7 +220,7 @@ function table(track) {
   const cells = (tag, texts) => element("tr", {},
     ...texts.map((text) => element(tag, { textContent: text })));
   const head = ["from", "to"];
-  const kinds = Object.keys(MEASURES).filter((kind) => track.summary[kind]);
+  const kinds = measured(track);
   for (const kind of kinds) head.push(...labels.map((label) => `${label} (${kind})`));
   const rows = track.windows.map((w) => cells("td", [w.start.toFixed(2), w.end.toFixed(2),
     ...kinds.flatMap((kind) => (w[kind] ?? []).map((value) => value.toFixed(3)))]));
@@ -267,8 +283,10 @@ function place(track, time, caption, colour) {
   box.style.setProperty("--colour", colour);
   const label = at("box-label");
   label.textContent = caption;
-  // Inside the box where there is no room above it.
-  label.style.bottom = y - height / 2 < 0.08 ? "auto" : "100%";
+  // Inside the box, and inside the picture, where there is no room above it.
+  const top = y - height / 2;
+  label.style.bottom = top < 0.08 ? "auto" : "100%";
+  label.style.top = top < 0.08 ? `${100 * Math.max(-top, 0) / height}%` : "auto";
 }
 
 function follow() {
@@ -291,6 +309,10 @@ function listen() {
   }
   at("cancel").addEventListener("click", cancel);
   at("track").addEventListener("change", (event) => choose(Number(event.target.value)));
+  at("kind").addEventListener("change", () => {
+    draw();
+    moved();
+  });
   const player = at("player");
   player.addEventListener("play", follow);
   for (const kind of ["timeupdate", "seeked", "loadedmetadata"]) {
