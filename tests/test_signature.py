@@ -20,7 +20,7 @@ HELP_OF_EACH = """
 import contextlib, io, json, sys
 from hicmae.__main__ import VERBS, main
 
-HEAVY = ("torch", "pytorch_lightning", "deepspeed", "timm", "wandb", "sklearn", "matplotlib", "cv2")
+HEAVY = ("torch", "pytorch_lightning", "deepspeed", "timm", "wandb", "sklearn", "matplotlib")
 shown, heavy = {}, {}
 for name in VERBS:
     for words in (["--help"], ["--no_such_option_at_all=1"]):

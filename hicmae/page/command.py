@@ -5,11 +5,12 @@ For: the verb: loading, binding, the lines that are printed. Not for: what is se
 
 from __future__ import annotations
 
+from typing import Literal
+
 from hicmae.page.settings import Limits
-from hicmae.prediction.settings import WindowConfig
+from hicmae.prediction.settings import Choice, WindowConfig
 
 _LIMITS = Limits()
-_WINDOWS = WindowConfig()
 _LAST_SECONDS = 5  # for answers that are under way when the page ends
 
 
@@ -19,10 +20,14 @@ def serve(
     host: str = "127.0.0.1",
     port: int = 8000,
     allowed_hosts: tuple[str, ...] = (),
-    windows: WindowConfig = _WINDOWS,
+    hop: float = 1.0,
+    faces: Literal["profile", "yunet", "cascade", "none"] = "profile",
+    face_choice: Choice = "all",
     limits: Limits = _LIMITS,
     device: str = "auto",
     precision: str = "auto",
+    offline: bool = False,
+    deadline_seconds: float = 120.0,
 ) -> None:
     """Open a page on this machine that shows what a network sees and hears in a clip.
 
@@ -35,10 +40,16 @@ def serve(
         host: Address to listen at; the default is reached from this machine alone.
         port: Its port; 0: any that is free.
         allowed_hosts: Further names under which the page may be opened, such as that of a proxy.
-        windows: Stretches of time that one prediction is about.
+        hop: Seconds from one prediction to the next; each is about one clip of the network.
+        faces: Detector; profile: the one with which the checkpoint's training data was made. none
+            takes the middle of the picture, for face crops.
+        face_choice: All faces, of which the page shows one or the other, or the largest, the most
+            central, or the one that the checkpoint's training data would have (profile).
         limits: How much is taken, and for how long it is kept.
         device: auto (a GPU if there is one), cpu, cuda, ….
         precision: auto (bf16 where the machine computes in it), 32-true or bf16-mixed.
+        offline: Never fetch the detector's file.
+        deadline_seconds: A recording whose decoding shows no sign of life for so long is given up.
 
     Raises:
         ValueError: No such checkpoint or device, or the port is taken.
@@ -51,8 +62,13 @@ def serve(
     from hicmae.page.server import make_app
     from hicmae.page.uploads import UploadFolder
 
-    if windows.window is not None:
-        raise ValueError("windows.window: the page shows one clip of the network at a time")
+    windows = WindowConfig(
+        hop=hop,
+        faces=faces,
+        face_choice=face_choice,
+        offline=offline,
+        deadline_seconds=deadline_seconds,
+    )
     listener = bound_socket(host, port)
     with listener:
         analyst = open_analyst(checkpoint, windows, limits, device=device, precision=precision)
