@@ -1,38 +1,15 @@
 """The command line: a table from verb to function, imported when the verb is used.
 
-For: dispatch, turning a function's signature into options (``hicmae/commands.py`` makes the
-parser), and what a user sees when something goes wrong: one line on stderr and exit status 2 for
-what the user can mend, a traceback only for a bug (or with ``HICMAE_DEBUG=1``). Not for: the work
-of any verb. The targets below are strings: this is the one place where rooms meet.
+For: the table; the targets in it are strings, and this is the one place where rooms meet. Not for:
+dispatch (``hicmae/dispatch.py``), or the work of any verb.
 """
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
-from hicmae import __version__
-
-
-@dataclass(frozen=True, kw_only=True)
-class Verb:
-    """One command.
-
-    Args:
-        target: ``module:function`` behind it.
-        help: One line for ``hicmae --help``.
-        positional: Parameters given without ``--``, each with argparse's ``nargs``
-            (``"1"``: exactly one, ``"+"``: one or more).
-        example: A command that somebody would type, shown under the options.
-    """
-
-    target: str
-    help: str
-    positional: dict[str, str] = field(default_factory=dict)
-    example: str = ""
-
+from hicmae.dispatch import Verb, dispatch
 
 VERBS = {
     "demo": Verb(
@@ -235,109 +212,7 @@ VERBS = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status (0 done, 2 bad input, 130 interrupted)."""
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    debug = os.environ.get("HICMAE_DEBUG", "") not in ("", "0")
-    name = ""
-    try:
-        if words[:1] == ["--version"]:
-            print(f"hicmae {__version__}")
-            return 0
-        name, rest = _split(words)
-        if not name or name not in VERBS:
-            print(_overview(name))
-            return 0
-        status = _run(name, rest, debug)
-        sys.stdout.flush()
-    except KeyboardInterrupt:
-        if debug:
-            raise
-        print(f"\n{_program(name)}: interrupted", file=sys.stderr)
-        return 130
-    except BrokenPipeError:
-        # The reader of our output is gone (`| head`); a later flush must not complain either.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
-    except Exception as error:
-        from hicmae.terminal import user_message
-
-        message = user_message(error)
-        if debug or message is None:
-            raise
-        print(f"{_program(name)}: error: {message}", file=sys.stderr)
-        return 2
-    return status
-
-
-def _run(name: str, rest: list[str], debug: bool) -> int:
-    """Parse the options of a verb, then import its function and call it."""
-    from hicmae.commands import parse
-    from hicmae.signature import load_function, load_signature
-    from hicmae.terminal import quieten
-
-    verb = VERBS[name]
-    if not debug:
-        quieten()
-    values = parse(
-        load_signature(verb.target),
-        rest,
-        program=_program(name),
-        positional=verb.positional,
-        example=verb.example,
-    )
-    status = load_function(verb.target)(**values)
-    return status if isinstance(status, int) and not isinstance(status, bool) else 0
-
-
-def _split(words: list[str]) -> tuple[str, list[str]]:
-    """Split into the verb (or a group such as ``shards``, when help is asked for) and the rest.
-
-    Raises: ValueError: no such verb; the nearest one is named.
-    """
-    if not words or words[0] in ("-h", "--help"):
-        return "", []
-    group = words[0]
-    if " ".join(words[:2]) in VERBS:  # `pretrain plot` is not `pretrain` with a word too many
-        return " ".join(words[:2]), words[2:]
-    if group in VERBS:
-        return group, words[1:]
-    members = [verb.split()[1] for verb in VERBS if verb.startswith(f"{group} ")]
-    if not members:
-        raise ValueError(_no_verb(group, sorted({verb.split()[0] for verb in VERBS})))
-    if len(words) == 1 or words[1] in ("-h", "--help"):
-        return group, []
-    if words[1] not in members:
-        raise ValueError(f"{group}: {_no_verb(words[1], members)}")
-    return f"{group} {words[1]}", words[2:]
-
-
-def _no_verb(word: str, known: list[str]) -> str:
-    """The complaint about an unknown verb."""
-    from hicmae.plain import did_you_mean
-
-    return f"no verb '{word}'{did_you_mean(word, known)} (verbs: {', '.join(known)})"
-
-
-def _overview(group: str) -> str:
-    """The list of verbs, or of one group of them."""
-    shown = {name: verb for name, verb in VERBS.items() if name.startswith(group)}
-    width = max(map(len, shown)) + 2
-    lines = [f"  {name:<{width}}{verb.help}" for name, verb in shown.items()]
-    return "\n".join(
-        [
-            f"usage: {_program(group)} VERB [options]",
-            "\nAudio-visual emotion recognition: HiCMAE pretraining, fine-tuning and reports.",
-            "\nverbs:",
-            *lines,
-            "",
-            "`hicmae VERB --help` lists a verb's options; `--config FILE` reads them from YAML,",
-            "`--print_config` prints them. HICMAE_DEBUG=1 shows tracebacks and every warning.",
-        ]
-    )
-
-
-def _program(name: str) -> str:
-    """The command as the user typed it, without options."""
-    return f"hicmae {name}".strip()
+    return dispatch(list(sys.argv[1:] if arguments is None else arguments), VERBS)
 
 
 if __name__ == "__main__":
