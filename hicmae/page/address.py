@@ -7,6 +7,7 @@ which names the page answers to (``guard.py``).
 from __future__ import annotations
 
 import ipaddress
+import os
 import socket
 
 
@@ -21,7 +22,9 @@ def bound_socket(host: str, port: int) -> socket.socket:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         return socket.create_server((host, port), family=family, backlog=64)
     except (OSError, UnicodeError) as error:
-        why = getattr(error, "strerror", None) or str(error)
+        # create_server adds the address to the text, which says it already.
+        named = isinstance(error, OSError) and not isinstance(error, socket.gaierror)
+        why = os.strerror(error.errno or 0) if named else str(error)
         raise ValueError(
             f"cannot listen at {host}, port {port} ({why.lower()}); give another --port (0: any "
             "that is free) or --host"
