@@ -17,7 +17,8 @@ from rich.console import Console
 from torch import Tensor
 
 from finetune.bench_setting import Setting
-from finetune.mixing import MixingConfig, mix_batch, soft_targets
+from finetune.mixing import mix_batch, soft_targets
+from finetune.mixing_config import MixingConfig
 from hicmae.benchmarking.records import print_parts, random_clips, write_figures
 from hicmae.benchmarking.speed import median_parts, timed
 from hicmae.emotion import EmotionConfig

@@ -10,7 +10,7 @@ import pytest
 import torch
 from finetune_fixtures import write_labelled_shards
 
-from finetune.evaluating.machine import MachineConfig
+from finetune.evaluating.machine import loader_of
 from finetune.evaluating.perturbations import (
     Condition,
     PerturbationConfig,
@@ -20,6 +20,7 @@ from finetune.evaluating.perturbations import (
     partners,
     perturb,
 )
+from finetune.evaluating.settings import MachineConfig
 from hicmae.settings import ModelConfig
 from shards.random_access import ShardDataset
 
@@ -149,7 +150,7 @@ def test_batches_and_workers_change_nothing(tiny_model_config: ModelConfig, tmp_
         found = []
         for batch_size, workers in ((24, 0), (5, 2)):
             machine = MachineConfig(accelerator="cpu", batch_size=batch_size, workers=workers)
-            batches = list(machine.loader(spoiled))
+            batches = list(loader_of(machine, spoiled))
             found.append([torch.cat([b[name] for b in batches]) for name in ("frames", "waveform")])
         for first, second in zip(*found, strict=True):
             assert torch.equal(first, second)

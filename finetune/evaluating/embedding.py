@@ -14,10 +14,11 @@ import numpy as np
 import pyarrow
 
 from finetune.data import check_sound
-from finetune.evaluating.extracting import Extractor, What
+from finetune.evaluating.extracting import Extractor
 from finetune.evaluating.feature_files import check_ending, feature_file
-from finetune.evaluating.machine import MachineConfig
+from finetune.evaluating.machine import device_of, loader_of
 from finetune.evaluating.ranks import require_alone
+from finetune.evaluating.settings import MachineConfig, What
 from finetune.provenance import file_digest, git_commit
 from finetune.record import SCORES
 from finetune.reporting.tables import output_console
@@ -117,7 +118,7 @@ def embed(
     console.print(
         f"{checkpoint.path}: {what} features ({', '.join(extractor.widths)}) of"
         f" {', '.join(map(str, inputs[:3]))}{', …' if len(inputs) > 3 else ''};"
-        f" {extractor.modalities}, {machine.resolved_precision}, {machine.device()}"
+        f" {extractor.modalities}, {machine.resolved_precision}, {device_of(machine)}"
     )
     num_rows = 0
     with feature_file(out, schema, extractor.widths, metadata) as file:
@@ -167,7 +168,7 @@ def _rows(
         require_sound="audio" in extractor.modalities.split("-"),
     )
     waiting: dict[str, list[np.ndarray]] = {name: [] for name in extractor.widths}
-    loader = machine.loader(dataset)
+    loader = loader_of(machine, dataset)
     for batch, video, fbank in extractor.running.batches(loader, "features"):
         features = extractor(video, fbank)
         samples, views = batch["sample"].tolist(), batch["view"].tolist()

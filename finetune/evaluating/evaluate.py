@@ -14,8 +14,9 @@ from typing import Any
 from rich.console import Console
 
 from finetune.evaluating.job import Job, make_job, prepare_output
-from finetune.evaluating.machine import MachineConfig
+from finetune.evaluating.machine import device_of
 from finetune.evaluating.ranks import Ranks
+from finetune.evaluating.settings import MachineConfig
 from finetune.evaluating.sources import read_source
 from finetune.evaluating.summary import write_network_summary
 from finetune.evaluating.views import load_tested, sample_views
@@ -79,7 +80,7 @@ def evaluate(
             training among the tested; a folder that is not empty.
         FileNotFoundError: No such run, shards, benchmark or label map.
     """
-    machine.device()  # or it is not there, and nothing is touched
+    device_of(machine)  # or it is not there, and nothing is touched
     prepare_output(out, overwrite=overwrite)
     ranks, console = Ranks(), output_console()
     console.quiet = not ranks.is_first
@@ -191,5 +192,5 @@ def _opening(job: Job, machine: MachineConfig) -> str:
         f"{source.path}: {len(source.checkpoints)} networks of {source.benchmark.name},"
         f" {source.facts.modalities}, on {where}: {tested} samples x {grid.num_views} views"
         f" ({grid.segments} segments x {', '.join(grid.crops)}), {machine.resolved_precision},"
-        f" {machine.device()}, selection {source.facts.rule}"
+        f" {device_of(machine)}, selection {source.facts.rule}"
     )

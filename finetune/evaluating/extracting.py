@@ -8,18 +8,15 @@ Shape letters: B clips, N tokens, D width of the encoder.
 
 from __future__ import annotations
 
-from typing import Literal
-
 import numpy as np
 import torch
 from torch import Tensor
 
 from finetune.evaluating.features import feature_network
-from finetune.evaluating.machine import MachineConfig, Running
+from finetune.evaluating.machine import Running
+from finetune.evaluating.settings import MachineConfig, What
 from hicmae.checkpoint import Checkpoint
 from hicmae.emotion import EmotionModel
-
-What = Literal["pooled", "layers", "fused"]
 
 
 class Extractor:

@@ -9,8 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -18,7 +17,7 @@ from rich.progress import track
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from hicmae.precision import resolve_precision
+from finetune.evaluating.settings import MachineConfig
 from hicmae.settings import InputConfig
 from hicmae.transforms import ClipTransform
 from shards.sample import collate
@@ -27,62 +26,31 @@ from shards.sample import collate
 _ENTRY = {"video": "frames", "audio": "waveform"}
 
 
-@dataclass(frozen=True, kw_only=True)
-class MachineConfig:
-    """On what networks are tested; none of it changes what is tested.
+def device_of(machine: MachineConfig) -> torch.device:
+    """The device to compute on.
 
-    Args:
-        accelerator: auto: a GPU where there is one; cpu; gpu.
-        precision: auto: bf16-mixed where the machine computes in bfloat16, else 32-true.
-        batch_size: Clips handled at once (each in all its crops).
-        workers: Reading processes; 0 reads in the testing process.
+    Raises: ValueError: a GPU is asked for and there is none.
     """
+    has_gpu = torch.cuda.is_available()
+    if machine.accelerator == "gpu" and not has_gpu:
+        raise ValueError("machine.accelerator = gpu: PyTorch sees no GPU here; take auto or cpu")
+    if not has_gpu or machine.accelerator == "cpu":
+        return torch.device("cpu")
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
 
-    accelerator: Literal["auto", "cpu", "gpu"] = "auto"
-    precision: Literal["auto", "32-true", "bf16-mixed"] = "auto"
-    batch_size: int = 16
-    workers: int = 2
 
-    def __post_init__(self) -> None:
-        problems = []
-        if self.batch_size < 1:
-            problems.append(f"batch_size = {self.batch_size} (must be 1 or more)")
-        if self.workers < 0:
-            problems.append(f"workers = {self.workers} (must be 0 or more)")
-        if problems:
-            raise ValueError(f"machine: {'; '.join(problems)}")
-
-    @property
-    def resolved_precision(self) -> str:
-        """The number format, with ``auto`` decided."""
-        return resolve_precision(self.precision, accelerator=self.accelerator)
-
-    def device(self) -> torch.device:
-        """The device to compute on.
-
-        Raises: ValueError: a GPU is asked for and there is none.
-        """
-        has_gpu = torch.cuda.is_available()
-        if self.accelerator == "gpu" and not has_gpu:
-            raise ValueError(
-                "machine.accelerator = gpu: PyTorch sees no GPU here; take auto or cpu"
-            )
-        if not has_gpu or self.accelerator == "cpu":
-            return torch.device("cpu")
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-
-    def loader(self, dataset: Dataset[Any]) -> DataLoader[Any]:
-        """Batches of a dataset in its order."""
-        return DataLoader(
-            dataset,
-            batch_size=self.batch_size,
-            shuffle=False,
-            num_workers=self.workers,
-            collate_fn=collate,
-            pin_memory=self.device().type == "cuda",
-            # Of its own: reading must not move anybody's draws.
-            generator=torch.Generator().manual_seed(0),
-        )
+def loader_of(machine: MachineConfig, dataset: Dataset[Any]) -> DataLoader[Any]:
+    """Batches of a dataset in its order."""
+    return DataLoader(
+        dataset,
+        batch_size=machine.batch_size,
+        shuffle=False,
+        num_workers=machine.workers,
+        collate_fn=collate,
+        pin_memory=device_of(machine).type == "cuda",
+        # Of its own: reading must not move anybody's draws.
+        generator=torch.Generator().manual_seed(0),
+    )
 
 
 class Running:
@@ -98,7 +66,7 @@ class Running:
     def __init__(
         self, network: nn.Module, input: InputConfig, modalities: str, machine: MachineConfig
     ) -> None:
-        self.device = machine.device()
+        self.device = device_of(machine)
         self.network = network.to(self.device).eval()
         self.transform = ClipTransform(input).to(self.device).eval()
         self.modalities = modalities.split("-")

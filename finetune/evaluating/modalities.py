@@ -19,18 +19,18 @@ from torch.utils.data import Subset
 
 from finetune.evaluating.importance import LINES, SpoiledPrediction, importance_table, read_spoiled
 from finetune.evaluating.job import Job, make_job
-from finetune.evaluating.machine import MachineConfig
+from finetune.evaluating.machine import device_of
 from finetune.evaluating.modality_page import FACTS, write_modality_page
 from finetune.evaluating.perturbations import (
     SPOILS,
     UNSPOILED,
     Condition,
-    PerturbationConfig,
     PerturbedClips,
     conditions_of,
     partners,
 )
 from finetune.evaluating.ranks import require_alone
+from finetune.evaluating.settings import MachineConfig, PerturbationConfig
 from finetune.evaluating.sources import read_source
 from finetune.evaluating.views import (
     Tested,
@@ -90,7 +90,7 @@ def modalities(
         ValueError: As for hicmae evaluate; a test side of one sample that is to be swapped.
         FileNotFoundError: No such run, shards, benchmark or label map.
     """
-    machine.device()
+    device_of(machine)
     require_alone("hicmae evaluate modalities")
     console = output_console()
     given = runs_in(source)
@@ -140,7 +140,7 @@ def _one_source(
     console.print(
         f"{job.source.path}: {job.source.facts.modalities}, {len(conditions)} conditions x"
         f" {tested} samples x {job.grid.segments} segments, {machine.resolved_precision},"
-        f" {machine.device()}, selection {job.source.facts.rule}"
+        f" {device_of(machine)}, selection {job.source.facts.rule}"
     )
     shutil.rmtree(out, ignore_errors=True)  # what _prepare allowed
     out.mkdir(parents=True)

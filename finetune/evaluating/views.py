@@ -18,8 +18,9 @@ from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
 from finetune.data import check_sound
-from finetune.evaluating.machine import MachineConfig, Running
+from finetune.evaluating.machine import Running, loader_of
 from finetune.evaluating.ranks import Ranks
+from finetune.evaluating.settings import MachineConfig
 from finetune.evaluation import collect_views
 from hicmae.checkpoint import Checkpoint, Labels
 from hicmae.checkpoints.networks import build_network
@@ -184,7 +185,7 @@ def run_views(
     running = Running(tested.network, tested.network.config.input, tested.modalities, machine)
     ranks = Ranks()
     outputs = []
-    for batch, video, fbank in running.batches(machine.loader(ranks.own(dataset)), doing):
+    for batch, video, fbank in running.batches(loader_of(machine, ranks.own(dataset)), doing):
         video = None if hidden == "video" else video
         fbank = None if hidden == "audio" else fbank
         found = _all_crops(tested, running, video, fbank, grid)  # (B, crops, C)

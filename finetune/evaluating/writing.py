@@ -15,7 +15,7 @@ import numpy as np
 
 from finetune.benchmark import Benchmark
 from finetune.evaluating.job import Job
-from finetune.evaluating.machine import MachineConfig
+from finetune.evaluating.settings import MachineConfig
 from finetune.evaluating.sides import Side
 from finetune.facts import FoldFacts, RunFacts
 from finetune.folds import as_text
