@@ -126,7 +126,8 @@ def work(work: Work, rank: int) -> None:
     )
     batch = random_clips(work.model.input, work.batch_size, torch.device("cpu"))
     batch["keys"] = [f"noise-{rank}-{number}" for number in range(work.batch_size)]
-    loader = DataLoader([batch] * total, batch_size=None)  # type: ignore[arg-type]  # a list will do
+    batches: list[Any] = [batch] * total
+    loader: DataLoader[Any] = DataLoader(batches, batch_size=None)  # type: ignore[arg-type]  # a list
     trainer.fit(module, loader)
     figures = {
         "seconds": clock.seconds,

@@ -22,9 +22,10 @@ def bound_socket(host: str, port: int) -> socket.socket:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         return socket.create_server((host, port), family=family, backlog=64)
     except (OSError, UnicodeError) as error:
-        # create_server adds the address to the text, which says it already.
-        named = isinstance(error, OSError) and not isinstance(error, socket.gaierror)
-        why = os.strerror(error.errno or 0) if named else str(error)
+        why = str(error)
+        if isinstance(error, OSError) and not isinstance(error, socket.gaierror):
+            # create_server adds the address to the text, which says it already.
+            why = os.strerror(error.errno or 0)
         raise ValueError(
             f"cannot listen at {host}, port {port} ({why.lower()}); give another --port (0: any "
             "that is free) or --host"
