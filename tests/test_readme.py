@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas
 import pytest
 
 from hicmae.__main__ import VERBS
@@ -18,12 +19,19 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 WALK_THROUGH = "<!-- walk-through -->\n"
 
-# What makes the walk-through small: appended to the printed commands, and nothing else changed.
+# Of the labelled corpus in the walk-throughs: four speakers with six classes.
+NUM_CLIPS = 24
+
+# What makes the walk-throughs small: appended to the printed commands, and nothing else changed.
 OVERRIDES = {
     "shards synthesize": "--speakers 4 --takes 1 --min_seconds 1 --max_seconds 1.2 --workers 1",
     "shards build": "--workers 1",
     "pretrain": "--epochs 2 --optimizer.warmup_epochs 1 --data.batch_size 8 --data.workers 0",
     "finetune": "--epochs 2 --folds 0 --trainer.workers 0",
+    "evaluate": "--machine.workers 0",
+    "evaluate modalities": "--machine.workers 0 --perturb.swaps 1 --perturb.snr_db [0]"
+    " --perturb.picture_sd [0.5] --perturb.missing_shares [0.5]",
+    "embed": "--machine.workers 0",
 }
 
 
@@ -164,9 +172,9 @@ def test_the_benchmark_is_one(tmp_path: Path) -> None:
     from finetune.benchmark import load_benchmark
 
     (text,) = blocks("yaml")
-    path = tmp_path / "office.yaml"
+    path = tmp_path / "mine.yaml"
     path.write_text(text)
-    assert load_benchmark(path).num_outputs == 4
+    assert load_benchmark(path).num_outputs == 6
     real = re.sub(r"label:.*\nclasses:.*\n", "targets: [valence, arousal]\n", text)
     real = real.replace("classification", "regression").replace("[uar, war]", "[ccc]")
     path.write_text(real)
@@ -186,12 +194,14 @@ def test_every_file_with_a_marked_deviation_is_in_the_table() -> None:
 
 
 @pytest.mark.slow
-def test_the_walk_through_goes_from_media_to_a_report(tmp_path: Path) -> None:
+def test_the_walk_throughs_go_from_media_to_a_report_and_predictions(tmp_path: Path) -> None:
     steps = hicmae_words(commands(blocks("bash", after=WALK_THROUGH)))
     verbs = [verb_of(words) for words in steps]
     assert verbs[0] == "shards synthesize"
-    assert verbs[-1] == "report"
-    assert {"shards build", "shards check", "shards info", "pretrain", "finetune"} <= set(verbs)
+    assert verbs[-1] == "predict"
+    assert {"shards build", "shards check", "shards info", "pretrain"} <= set(verbs)
+    assert {"finetune", "report", "evaluate", "evaluate modalities", "embed"} <= set(verbs)
+    (tmp_path / "mine.yaml").write_text(*blocks("yaml"), encoding="utf-8")
     for verb, words in zip(verbs, steps, strict=True):
         typed = [*words, *OVERRIDES.get(verb, "").split()]
         done = subprocess.run(
@@ -218,3 +228,11 @@ def test_the_walk_through_goes_from_media_to_a_report(tmp_path: Path) -> None:
     compared = (runs / "report.md").read_text(encoding="utf-8")
     assert all(f"| {run} |" in compared for run in ("pretrained", "scratch", "values"))
     assert not (tmp_path / "data" / "shards-labelled" / "refused.jsonl").read_text().strip()
+    assert (runs / "report.html").is_file()
+    assert (runs / "more-views" / "predictions.jsonl").is_file()
+    assert (runs / "pretrained" / "modalities").is_dir()
+    assert len(pandas.read_parquet(tmp_path / "features.parquet")) == NUM_CLIPS
+    outcomes = pandas.read_csv(tmp_path / "predictions" / "outcomes.csv")
+    assert len(outcomes) == NUM_CLIPS
+    assert len(list((tmp_path / "predictions").rglob("timeline.csv"))) == NUM_CLIPS
+    assert len(list((tmp_path / "predictions").rglob("*.mp4"))) >= NUM_CLIPS
