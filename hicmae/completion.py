@@ -52,11 +52,22 @@ def _whole_parser() -> argparse.ArgumentParser:
                 below[above] = parsers[above].add_subparsers()
             text = verb.help if part == path else f"{part[-1]} …"
             parsers[part] = below[above].add_parser(part[-1], help=text)
-        target = load_signature(verb.target)
+    # When all are there: the verbs below a verb stand where it takes its first path.
+    for name, verb in VERBS.items():
+        target, path = load_signature(verb.target), tuple(name.split())
         _copy_options(
             make_parser(target, program=f"hicmae {name}", positional=verb.positional), parsers[path]
         )
+        if path in below and verb.positional:
+            below[path].complete = _words_or_paths(path, list(below[path].choices))
     return root
+
+
+def _words_or_paths(path: tuple[str, ...], words: list[str]) -> dict[str, Any]:
+    """What completes a word that is a verb or a path, as shtab wants it."""
+    function = f"_hicmae_{'_'.join(path)}_files_and_verbs"
+    listing = f'compgen -W "{" ".join(words)}" -- "$1"; compgen -f -- "$1"'
+    return {"bash": function, "preamble": {"bash": f"{function}() {{ {listing}; }}"}}
 
 
 def _copy_options(source: argparse.ArgumentParser, target: argparse.ArgumentParser) -> None:

@@ -44,6 +44,14 @@ def test_every_verb_is_completed(script: Path, name: str) -> None:
     assert last in completed(script, *group, last[:-1])
 
 
+def test_a_verb_with_verbs_below_it_completes_paths_too(
+    script: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "my-run").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert completed(script, "evaluate", "m") == ["modalities", "matrix", "my-run"]
+
+
 def test_options_and_their_values_are_completed(script: Path) -> None:
     assert completed(script, "pretrain", "--precis") == ["--precision"]
     assert completed(script, "pretrain", "--precision", "32") == ["32-true"]
