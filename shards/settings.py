@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, Literal
 
+from hicmae.media.preparation import Preparation
+
 # Settings that change how a build runs and not what it writes.
 _RUN_ONLY = ("offline", "workers", "worker_gib", "deadline_seconds", "max_refused")
 
@@ -19,7 +21,7 @@ _BUDGET = re.compile(r"(?P<percent>(?:\d{1,2}(?:\.\d+)?|100))%|(?P<count>\d+)")
 
 
 @dataclass(frozen=True, kw_only=True)
-class BuildConfig:
+class BuildConfig(Preparation):
     """How recordings become samples. ``hicmae shards build`` has one option for each.
 
     Args:
@@ -60,22 +62,7 @@ class BuildConfig:
             limit goes on with it.
     """
 
-    face_size: int = 160
-    fps: float = 25.0
-    jpeg_quality: int = 90
-    chroma: Literal["420", "444"] = "420"
-    faces: Literal["yunet", "cascade", "boxes", "none"] = "yunet"
-    face_choice: Literal["largest", "central", "all"] = "largest"
-    face_margin: float = 0.3
-    face_smoothing_seconds: float = 0.2
-    face_gap_seconds: float = 1.0
-    align: Literal["none", "eyes"] = "none"
-    detect_every: int = 5
-    image_fps: float | None = None
-    min_coverage: float = 0.1
-    box: tuple[int, int, int, int] | None = None
     sound: Literal["optional", "required"] = "optional"
-    silence_db: float = -70.0
     min_seconds: float = 0.5
     max_seconds: float | None = None
     samples_per_shard: int = 256

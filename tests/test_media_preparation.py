@@ -28,7 +28,7 @@ def test_every_profile_gives_one(repository: Path) -> None:
         if not set(values) <= names:
             continue  # a corpus to render, not a build
         build = from_dict(BuildConfig, values, where=path.name)
-        preparation = Preparation.recorded(build.recorded(), where=path.name)
+        preparation = Preparation.of_build(build.recorded(), where=path.name)
         assert preparation.face_size == build.face_size
         assert preparation.box == build.box
         preparation.face_config()
@@ -38,7 +38,7 @@ def test_every_profile_gives_one(repository: Path) -> None:
 
 def test_a_value_that_cannot_be_one_is_refused_by_name() -> None:
     with pytest.raises(ValueError, match=r"config.json: data.build: face_size = 'big'"):
-        Preparation.recorded({"face_size": "big"}, where="config.json: data.build")
+        Preparation.of_build({"face_size": "big"}, where="config.json: data.build")
 
 
 def test_the_default_has_the_size_and_rate_of_the_input() -> None:

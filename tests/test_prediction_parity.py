@@ -58,7 +58,7 @@ def assert_same(
     config = read_index(folder / "shards").info["config"]
     checkpoint = write_checkpoint(folder / "checkpoint", sizes, build=build)
     model = hicmae.load(checkpoint, device="cpu", precision="32-true")
-    assert model.preparation == Preparation.recorded(config, where="index")
+    assert model.preparation == Preparation.of_build(config, where="index")
     seen: list[Window] = []
     prediction = model.predict(
         recording,

@@ -8,8 +8,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
-import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from hicmae.plain import to_dict
+from hicmae.whole_folder import whole_folder
 
 FORMAT_VERSION = 1
 WEIGHTS = "model.safetensors"
@@ -61,21 +60,8 @@ def write_checkpoint(
         probe: An input with the network's output (``hicmae/checkpoints/probe.py``).
         card: Text of the model card.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    beside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
+    with whole_folder(folder) as beside:
         write_files(beside, tensors, kind=kind, config=config, probe=probe, card=card)
-        beside.chmod(0o755)
-        if folder.exists():
-            # A folder cannot be replaced in one step: the old one is moved away, then removed.
-            aside = beside.with_name(beside.name + "-old")
-            folder.replace(aside)
-            beside.replace(folder)
-            shutil.rmtree(aside)
-        else:
-            beside.replace(folder)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
 
 
 def write_files(

@@ -56,7 +56,7 @@ class Preparation:
     silence_db: float = -70.0
 
     @classmethod
-    def recorded(cls, build: Mapping[str, Any], *, where: str) -> Preparation:
+    def of_build(cls, build: Mapping[str, Any], *, where: str) -> Preparation:
         """Read it out of the settings of a build; what else they say is left aside.
 
         Raises: ValueError: a value that cannot be one.

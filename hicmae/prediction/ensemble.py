@@ -92,7 +92,7 @@ def preparation_of(checkpoint: Checkpoint) -> tuple[Preparation, str]:
             f"{default.face_size} pixels)"
         )
     plain: Mapping[str, Any] = build
-    return Preparation.recorded(plain, where=f"{checkpoint.path / CONFIG}: data.build"), ""
+    return Preparation.of_build(plain, where=f"{checkpoint.path / CONFIG}: data.build"), ""
 
 
 def _folds(folder: Path) -> list[Path]:

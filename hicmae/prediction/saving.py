@@ -6,8 +6,6 @@ For: ``Prediction.save`` and ``hicmae predict``. Not for: what is in them (``res
 from __future__ import annotations
 
 import json
-import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +20,7 @@ from hicmae.prediction.picture import draw_timeline
 from hicmae.prediction.process import DecodingProcess, PredictionError
 from hicmae.prediction.reading import Tell
 from hicmae.prediction.results import Prediction, Track
+from hicmae.whole_folder import whole_folder
 
 TIMELINE, LINES, BOXES, SUMMARY = "timeline.csv", "timeline.jsonl", "boxes.csv", "summary.json"
 PICTURE, VIDEO = "timeline.png", "annotated.mp4"
@@ -54,10 +53,8 @@ def save_prediction(
         PredictionError: The video cannot be drawn into; all else is written.
     """
     check_free(folder, overwrite=overwrite)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    beside = Path(tempfile.mkdtemp(prefix=".predict-", dir=folder.parent))
     undrawn: PredictionError | None = None
-    try:
+    with whole_folder(folder) as beside:
         _write_tables(prediction, beside)
         if picture:
             draw_timeline(prediction, beside / PICTURE)
@@ -67,17 +64,6 @@ def save_prediction(
             except PredictionError as error:  # frames between the windows may be damaged
                 undrawn = error
                 (beside / VIDEO).unlink(missing_ok=True)
-        beside.chmod(0o755)
-        if folder.exists():
-            # A folder cannot be replaced in one step: the old one is moved away, then removed.
-            aside = beside.with_name(beside.name + "-old")
-            folder.replace(aside)
-            beside.replace(folder)
-            shutil.rmtree(aside)
-        else:
-            beside.replace(folder)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
     if undrawn is not None:
         raise PredictionError(
             undrawn.cause, f"{undrawn} (all but {VIDEO} was written, into {folder})"

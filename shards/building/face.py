@@ -19,7 +19,6 @@ from hicmae.media.crops import crop_every_face, crop_faces, crop_video
 from hicmae.media.errors import MediaError
 from hicmae.media.faces import FaceConfig, FaceDetector, open_detector
 from hicmae.media.frame_times import has_own_frame
-from hicmae.media.preparation import Preparation
 from hicmae.media.tracking import FaceTrack, fixed_track
 from hicmae.media.video import FrameReader
 from shards.manifest import ManifestRow
@@ -119,7 +118,7 @@ def find_faces(
     if config.box is not None:
         track, images = _fixed_box(video, indices, config.box, config)
         return [(_found(track, indices, own, config), images)]
-    settings = _settings(config)
+    settings = config.face_config(offline=config.offline)
     finder = _boxes_of(row) if config.faces == "boxes" else _detector(settings)
     size = config.face_size
     if config.face_choice == "all" and finder is not None:
@@ -137,7 +136,7 @@ def check_detector(config: BuildConfig) -> None:
         ValueError: Its file is not the known one.
     """
     try:
-        open_detector(_settings(config))
+        open_detector(config.face_config(offline=config.offline))
     except FileNotFoundError as error:
         remedy = "; give the right file in HICMAE_YUNET, or use --faces cascade"
         known = config.faces != "yunet" or "--faces cascade" in str(error)
@@ -186,11 +185,6 @@ def _boxes_of(row: ManifestRow) -> BoxTable:
             "no-boxes", path, "no such file of face boxes; name one in the manifest's column boxes"
         )
     return read_boxes(path)
-
-
-def _settings(config: BuildConfig) -> FaceConfig:
-    preparation = Preparation.recorded(config.recorded(), where="shards build")
-    return preparation.face_config(offline=config.offline)
 
 
 @functools.cache
