@@ -31,9 +31,9 @@ from finetune.scores import metric_name, undefined
 from finetune.selection import rule_sentence
 
 REPORT = "report.md"
-# Folder of a run whose Markdown files are a section of the report each: what each modality is worth
-# (`hicmae evaluate modalities`), and whatever the user puts there (a matrix over corpora, notes).
-SECTIONS = "sections"
+# Markdown in a run folder that others wrote, each file a section of the report: what each modality
+# is worth, and whatever the user puts into sections/ (a matrix over corpora, notes).
+OTHERS = ("modalities/modalities.md", "sections/*.md")
 
 
 def write_run_report(run: Run, parts: Sequence[Part] | None = None, *, html: bool = True) -> Path:
@@ -203,7 +203,7 @@ def _configuration(run: Run) -> Section | None:
 def _others(folder: Path) -> list[Section]:
     """What others wrote for the report; a first heading is the title."""
     sections = []
-    for path in sorted((folder / SECTIONS).glob("*.md")):
+    for path in (path for pattern in OTHERS for path in sorted(folder.glob(pattern))):
         first, _, rest = path.read_text(encoding="utf-8").strip().partition("\n")
         title = first.removeprefix("# ") if first.startswith("# ") else path.stem
         text = rest if first.startswith("# ") else f"{first}\n{rest}"
