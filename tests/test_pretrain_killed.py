@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import os
 import signal
@@ -162,7 +163,8 @@ def test_when_a_process_dies_or_hangs_the_other_says_so_and_ends_in_time(
         process.wait(timeout=3 * TIMEOUT_SECONDS)
     finally:
         # The stopped one holds the pipes; nothing else will end it.
-        os.kill(ranks[0], signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(ranks[0], signal.SIGKILL)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 1, errors
     told = [line for line in errors.splitlines() if line.startswith("hicmae pretrain: error")]
