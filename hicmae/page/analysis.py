@@ -7,6 +7,7 @@ is ``hicmae.prediction``'s.
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +103,9 @@ def progress_to(report: Report, most_seconds: float) -> Any:
     """What tells a report how far the decoding is, and refuses recordings that are too long."""
 
     def tell(progress: Progress) -> None:
-        require_length(progress.total, most_seconds)
+        # While a sound file is measured nobody knows its length: the share done is then 0.
+        known = math.isfinite(progress.total)
+        require_length(progress.total if known else progress.done, most_seconds)
         report(
             STAGES.get(progress.stage, progress.stage), progress.done / max(progress.total, 1e-6)
         )
