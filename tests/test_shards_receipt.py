@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from preparations import CONFIG, changed, moving_sample, write_preparation
 
-import shards.receipts.contact_sheet
+import shards.reading.frame
 import shards.receipts.receipt_pictures
 from hicmae.__main__ import main
 from shards.index import read_index
@@ -185,13 +185,13 @@ def test_only_the_images_that_are_shown_are_decoded(
     ]
     folder = write_preparation(tmp_path / "shards", samples, samples_per_shard=50)
     decoded = []
-    decode = shards.receipts.contact_sheet.decode_frames
+    decode = shards.reading.frame.decode_frames
 
     def counting(*arguments):
         decoded.append(arguments)
         return decode(*arguments)
 
-    monkeypatch.setattr(shards.receipts.contact_sheet, "decode_frames", counting)
+    monkeypatch.setattr(shards.reading.frame, "decode_frames", counting)
     write_receipt(folder)
     assert len(decoded) == 8 + 24
 
