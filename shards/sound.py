@@ -25,7 +25,8 @@ def decode_sound(wav: bytes | memoryview, start: int, stop: int, where: str = "w
         stop: One past the last; what lies beyond the end is left out.
         where: How an error names the file.
 
-    Returns: int16 (at most stop - start,), a copy.
+    Returns: int16 (at most stop - start,), a view of the file's bytes where they may be read as
+        they are.
 
     Raises:
         ClipError: It is no such file, or shorter than it says.
@@ -42,7 +43,7 @@ def decode_sound(wav: bytes | memoryview, start: int, stop: int, where: str = "w
     if not count:
         return np.zeros(0, dtype=np.int16)
     samples = np.frombuffer(wav, dtype="<i2", count=count, offset=offset + 2 * start)
-    return samples.astype(np.int16)
+    return samples.astype(np.int16, copy=False)
 
 
 def sound_layout(header: bytes | memoryview, where: str = "wav") -> tuple[int, int]:

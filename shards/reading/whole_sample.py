@@ -27,7 +27,7 @@ from shards.blocks import BLOCK, blocks_of, checksum
 from shards.errors import ClipError, no_sound
 from shards.reading.corpus import Row
 from shards.reading.files import ShardFiles
-from shards.schema import SampleInfo, ShardError, parse_sample_json
+from shards.schema import SampleInfo, ShardError, parse_sample_json, reread_sample_json
 
 
 @dataclass(frozen=True)
@@ -69,14 +69,19 @@ def read_sample(files: ShardFiles, row: Row, *, require_sound: bool) -> WholeSam
     return _read_sample(files, row, require_sound)
 
 
-def parse_row_json(data: bytes, row: Row) -> SampleInfo:
+def parse_row_json(data: bytes, row: Row, *, proven: bool = False) -> SampleInfo:
     """Read a json and compare it with the index.
+
+    Args:
+        data: Its bytes.
+        row: What the index says of the sample.
+        proven: Whether these are known to be the bytes that were written.
 
     Raises:
         ClipError: It breaks the schema, or is not the one of the row.
     """
     try:
-        info = parse_sample_json(data, row.where)
+        info = (reread_sample_json if proven else parse_sample_json)(data, row.where)
     except ShardError as error:
         raise ClipError(str(error), "bad-json") from error
     said = (info.key, info.num_frames, info.frame_offsets[-1], info.num_samples)
@@ -105,7 +110,7 @@ def _read_unchanged(files: ShardFiles, row: Row) -> WholeSample | None:
         return view[offset - begin : offset - begin + length]
 
     # An index of other shards would have other checksums; its numbers are compared all the same.
-    info = parse_row_json(bytes(member(row.json_offset, row.json_length)), row)
+    info = parse_row_json(bytes(member(row.json_offset, row.json_length)), row, proven=True)
     if info.has_sound != (row.wav_length > 0):
         return None
     wav = member(row.wav_offset, row.wav_length) if info.has_sound else None
