@@ -68,6 +68,7 @@ VERBS = {
         target="pretrain.run:pretrain",
         help="Pretrain the masked autoencoder on shards",
         example="hicmae pretrain --model tiny --data.shards data/shards --out runs/tiny",
+        computes=True,
     ),
     "pretrain plot": Verb(
         target="pretrain.plot:plot",
@@ -80,12 +81,14 @@ VERBS = {
         help="Fine-tune for a benchmark, from a checkpoint or from scratch",
         example="hicmae finetune --benchmark synthetic --shards data/shards "
         "--checkpoint runs/tiny --out runs/emotion",
+        computes=True,
     ),
     "predict": Verb(
         target="hicmae.prediction.command:predict",
         help="Predict emotion over the time of recordings: videos, sound files, folders",
         positional={"recordings": "+"},
         example="hicmae predict clip.mp4 --checkpoint runs/emotion --out predictions --picture",
+        computes=True,
     ),
     "report": Verb(
         target="finetune.reporting.report:report",
@@ -99,12 +102,14 @@ VERBS = {
         positional={"source": "1"},
         example="hicmae evaluate runs/emotion --segments 4 --crops whole,mirrored "
         "--out runs/emotion-views",
+        computes=True,
     ),
     "evaluate modalities": Verb(
         target="finetune.evaluating.modalities:modalities",
         help="Find out how much each modality matters to finished networks",
         positional={"source": "1"},
         example="hicmae evaluate modalities runs/emotion --perturb.swaps 5",
+        computes=True,
     ),
     "evaluate matrix": Verb(
         target="finetune.evaluating.matrix:matrix",
@@ -118,6 +123,7 @@ VERBS = {
         positional={"source": "1", "inputs": "+"},
         example="hicmae embed runs/pretrained data/shards --what layers --layers 4,7,10 "
         "--out features.parquet",
+        computes=True,
     ),
     "bench loader": Verb(
         target="shards.bench:bench_loader",
@@ -133,21 +139,25 @@ VERBS = {
         target="hicmae.prediction.bench:bench_predict",
         help="Measure prediction from end to end, by part",
         example="hicmae bench predict --model base",
+        computes=True,
     ),
     "bench step": Verb(
         target="pretrain.bench:bench_step",
         help="Measure a training step",
         example="hicmae bench step --model tiny",
+        computes=True,
     ),
     "bench finetune": Verb(
         target="finetune.bench:bench_finetune",
         help="Measure a fine-tuning step",
         example="hicmae bench finetune --model tiny",
+        computes=True,
     ),
     "bench evaluate": Verb(
         target="finetune.bench_evaluate:bench_evaluate",
         help="Measure the test of a fold",
         example="hicmae bench evaluate --model tiny --shards data/shards",
+        computes=True,
     ),
     "checkpoint convert": Verb(
         target="hicmae.checkpoints.commands:convert",

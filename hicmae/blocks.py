@@ -32,7 +32,7 @@ class SelfAttention(nn.Module):
         """Map tokens (B, N, D) to (B, N, D)."""
         bias = torch.cat((self.query_bias, torch.zeros_like(self.query_bias), self.value_bias))
         qkv = F.linear(tokens, self.qkv.weight, bias)
-        query, key, value = rearrange(qkv, "b n (s h d) -> s b h n d", s=3, h=self.num_heads)
+        query, key, value = _heads(qkv, 3, self.num_heads)
         attended = attend(query, key, value)  # (B, heads, N, D / heads)
         return self.out(rearrange(attended, "b h n d -> b n (h d)"))
 
@@ -52,8 +52,8 @@ class CrossAttention(nn.Module):
         """Map tokens (B, N, D), reading context (B, M, D), to (B, N, D)."""
         bias = torch.cat((torch.zeros_like(self.value_bias), self.value_bias))
         key_value = F.linear(context, self.key_value.weight, bias)
-        query = rearrange(self.query(tokens), "b n (h d) -> b h n d", h=self.num_heads)
-        key, value = rearrange(key_value, "b m (s h d) -> s b h m d", s=2, h=self.num_heads)
+        (query,) = _heads(self.query(tokens), 1, self.num_heads)
+        key, value = _heads(key_value, 2, self.num_heads)
         attended = attend(query, key, value)
         return self.out(rearrange(attended, "b h n d -> b n (h d)"))
 
@@ -140,6 +140,13 @@ def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-2, -1)
         return scores.softmax(dim=-1) @ value
     return F.scaled_dot_product_attention(query, key, value)
+
+
+def _heads(projected: Tensor, parts: int, num_heads: int) -> tuple[Tensor, ...]:
+    """Cut (B, N, parts * D) into so many views (B, heads, N, D / heads)."""
+    # Cut where they lie: cutting the heads first would copy the gradient of it twice.
+    cut = rearrange(projected, "b n (s h d) -> b n s h d", s=parts, h=num_heads)
+    return tuple(part.transpose(1, 2) for part in cut.unbind(2))
 
 
 def sinusoid_positions(num_tokens: int, dim: int) -> Tensor:

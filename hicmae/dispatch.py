@@ -26,12 +26,15 @@ class Verb:
         positional: Parameters given without ``--``, each with argparse's ``nargs``
             (``"1"``: exactly one, ``"+"``: one or more).
         example: A command that somebody would type, shown under the options.
+        computes: Whether a network runs in its process, over and over: see
+            ``hicmae/allocator.py``.
     """
 
     target: str
     help: str
     positional: dict[str, str] = field(default_factory=dict)
     example: str = ""
+    computes: bool = False
 
 
 def dispatch(words: list[str], verbs: Mapping[str, Verb]) -> int:
@@ -77,6 +80,7 @@ def dispatch(words: list[str], verbs: Mapping[str, Verb]) -> int:
 
 def _run(name: str, verb: Verb, rest: list[str], debug: bool) -> int:
     """Parse the options of a verb, then import its function and call it."""
+    from hicmae.allocator import keep_freed_memory
     from hicmae.commands import parse
     from hicmae.signature import load_function, load_signature
     from hicmae.terminal import quieten
@@ -90,6 +94,8 @@ def _run(name: str, verb: Verb, rest: list[str], debug: bool) -> int:
         positional=verb.positional,
         example=verb.example,
     )
+    if verb.computes:
+        keep_freed_memory()
     status = load_function(verb.target)(**values)
     return status if isinstance(status, int) and not isinstance(status, bool) else 0
 

@@ -191,7 +191,6 @@ class HiCMAE(nn.Module, PortableModel):
             video_target(
                 hidden,
                 tubelet_frames=config.tubelet_frames,
-                image_mean=config.input.image_mean,
                 image_std=config.input.image_std,
                 frame_difference=self.objective.frame_difference,
             ),

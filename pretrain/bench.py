@@ -236,7 +236,6 @@ def _time_targets(
         video_target(
             take_tokens(tubelets(video, sizes.tubelet_frames, sizes.patch_size), cells.masked),
             tubelet_frames=sizes.tubelet_frames,
-            image_mean=size.image_mean,
             image_std=size.image_std,
             frame_difference=objective.frame_difference,
         )

@@ -21,6 +21,7 @@ import torch
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 from torch.utils.data import DataLoader
 
+from hicmae.allocator import keep_freed_memory
 from hicmae.benchmarking.records import random_clips
 from hicmae.settings import ModelConfig, ObjectiveConfig
 from hicmae.transforms import AugmentConfig
@@ -84,6 +85,7 @@ def work(work: Work, rank: int) -> None:
     warnings.filterwarnings("ignore")
     on_cpu = work.accelerator == "cpu"
     if on_cpu:
+        keep_freed_memory()
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // work.world_size))
     processes = find_processes(HardwareConfig(accelerator="cpu" if on_cpu else "gpu"))
     total = work.warmup + work.steps + 1  # the last one is counted, which takes time

@@ -127,7 +127,6 @@ def test_video_target_without_frame_difference_is_that_of_the_reference(case: Ca
     target = video_target(
         take_tokens(cut, masks_from_hidden(case.pretrain["mask_video"]).masked),
         tubelet_frames=case.model.tubelet_frames,
-        image_mean=case.model.input.image_mean,
         image_std=case.model.input.image_std,
         frame_difference=False,
     )

@@ -19,6 +19,7 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from torch import distributed
 
 from finetune.fitting.order import Share
+from hicmae.allocator import keep_freed_memory
 
 # Of the process group; each process has them in its environment.
 _HOST = "127.0.0.1"
@@ -89,6 +90,7 @@ def _one(
     multiprocessing.set_start_method(start_method, force=True)
     rank_zero_only.rank = rank  # type: ignore[attr-defined]  # how Lightning keeps it
     torch.set_num_threads(max(1, torch.get_num_threads() // number))
+    keep_freed_memory()
     try:
         work(*arguments, Share(rank=rank, of=number))
     except ValueError as error:

@@ -25,13 +25,13 @@ class Standardised(NamedTuple):
     std: Tensor
 
 
-def standardise(values: Tensor, dim: int) -> Standardised:
-    """Subtract the mean and divide by the unbiased standard deviation + 1e-6 along ``dim``."""
+def standardise(values: Tensor, dim: int, epsilon: float | Tensor = EPSILON) -> Standardised:
+    """Subtract the mean and divide by the unbiased standard deviation + epsilon along ``dim``."""
     mean = values.mean(dim=dim, keepdim=True)
     centred = values - mean
     # Not Tensor.std, which takes five times as long along a dimension that is not the last.
     variance = centred.square().sum(dim=dim, keepdim=True) / (values.shape[dim] - 1)
-    std = variance.sqrt() + EPSILON
+    std = variance.sqrt() + epsilon
     return Standardised(centred / std, mean, std)
 
 
@@ -39,7 +39,6 @@ def video_target(
     tubelets: Tensor,
     *,
     tubelet_frames: int,
-    image_mean: tuple[float, ...],
     image_std: tuple[float, ...],
     frame_difference: bool,
 ) -> Tensor:
@@ -51,11 +50,13 @@ def video_target(
     Returns: (B, M, P) float32, P in order (frame, row, column, channel).
     Source: HiCMAE, section 3.4; reference facts, objective section.
     """
-    mean = torch.tensor(image_mean, device=tubelets.device)
-    std = torch.tensor(image_std, device=tubelets.device)
-    pixels = rearrange(tubelets.float(), "b m (p c) -> b m p c", c=len(image_mean)) * std + mean
+    # Standardising s·x + m with epsilon is standardising x with epsilon / s.
+    epsilon = EPSILON / torch.tensor(image_std, device=tubelets.device)
+    pixels = rearrange(tubelets.float(), "b m (p c) -> b m p c", c=len(image_std))
     values = rearrange(
-        standardise(pixels, dim=2).values, "b m (f p) c -> b m f (p c)", f=tubelet_frames
+        standardise(pixels, dim=2, epsilon=epsilon).values,
+        "b m (f p) c -> b m f (p c)",
+        f=tubelet_frames,
     )
     if frame_difference:
         values = torch.cat((values[:, :, :1], values.diff(dim=2)), dim=2)
