@@ -16,7 +16,8 @@ import numpy as np
 import pandas
 
 from shards.blocks import blocks_of, checksum
-from shards.schema import SampleInfo, ShardError, parse_sample_json
+from shards.sample_json import parse_sample_json
+from shards.schema import SampleInfo, ShardError
 
 MEMBERS = ("mjpg", "wav", "json")
 

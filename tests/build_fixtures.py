@@ -25,7 +25,8 @@ from shards.building.outcome import Outcome, Prepared, Refusal
 from shards.building.workers import Lost
 from shards.keys import segment_key
 from shards.manifest import ManifestRow
-from shards.schema import SampleInfo, parse_sample_json
+from shards.sample_json import parse_sample_json
+from shards.schema import SampleInfo
 from shards.settings import BuildConfig
 
 LOG = "PREPARED_LOG"

@@ -81,7 +81,7 @@ def test_video_target_standardises_each_channel_and_takes_the_difference() -> No
     wanted = (flat - flat.mean(axis=2, keepdims=True)) / (
         flat.std(axis=2, keepdims=True, ddof=1) + 1e-6
     )
-    settings = {"tubelet_frames": 2, "image_mean": tuple(mean), "image_std": tuple(std)}
+    settings = {"tubelet_frames": 2, "image_std": tuple(std)}
     plain = video_target(normalised, frame_difference=False, **settings)
     np.testing.assert_allclose(plain.numpy(), wanted.reshape(1, 2, 24), atol=1e-4)
     difference = video_target(normalised, frame_difference=True, **settings)

@@ -14,7 +14,8 @@ from stream_fixtures import NUM_SAMPLES, keys_of, loader, one_epoch, skipped_in,
 from shards.errors import ClipError
 from shards.index import read_index
 from shards.random_access import ShardDataset
-from shards.schema import SCHEMA_VERSION, ShardError, sample_json
+from shards.sample_json import sample_json
+from shards.schema import SCHEMA_VERSION, ShardError
 
 KEY = "id00/00005"  # second of the four in train-000001.tar
 

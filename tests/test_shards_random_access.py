@@ -24,7 +24,8 @@ from shards.errors import ClipError
 from shards.index import read_index
 from shards.random_access import ShardDataset
 from shards.sample import collate
-from shards.schema import ShardError, sample_json
+from shards.sample_json import sample_json
+from shards.schema import ShardError
 from shards.targets import real_values
 
 EMOTIONS = ("anger", "joy", "neutral")

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from shard_fixtures import make_sample
 
-from shards.schema import SampleInfo, ShardError, is_safe_key, parse_sample_json, sample_json
+from shards.sample_json import parse_sample_json, reread_sample_json, sample_json
+from shards.schema import SampleInfo, ShardError, SourceFile, is_safe_key
 
 
 def info(**changes: Any) -> SampleInfo:
@@ -27,6 +28,35 @@ def test_a_sample_is_read_back_as_it_was_written() -> None:
         labels={"emotion": "Freude", "fold": 2, "valence": -0.5, "acted": True}, speaker=None
     )
     assert parse_sample_json(sample_json(sample), "here") == sample
+    assert reread_sample_json(sample_json(sample), "here") == sample
+
+
+def test_a_sample_with_a_sound_file_of_its_own_is_read_back() -> None:
+    sample = info(sound_source=SourceFile(path="3.wav", sha256="1" * 64, bytes=7), sound="silent")
+    assert parse_sample_json(sample_json(sample), "here") == sample
+    assert reread_sample_json(sample_json(sample), "here") == sample
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        changed(schema_version=1),
+        changed(schema_version="gone"),
+        changed(fps="gone"),
+        changed(colour="red"),
+        changed(source={"path": "a", "bytes": 1}),
+        changed(faces={"policy": 1}),
+        changed(digests=None),
+        b"{",
+        b"[1]",
+    ],
+)
+def test_what_another_version_wrote_is_named_although_its_bytes_are_proven(data: bytes) -> None:
+    with pytest.raises(ShardError) as checked:
+        parse_sample_json(data, "here")
+    with pytest.raises(ShardError) as reread:
+        reread_sample_json(data, "here")
+    assert str(reread.value) == str(checked.value)
 
 
 def test_the_json_is_plain_and_has_what_the_design_promises() -> None:

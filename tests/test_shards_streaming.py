@@ -15,7 +15,7 @@ import webdataset
 from shard_fixtures import INPUT, SIDE, frame_value, make_sample, write_shards
 from stream_fixtures import NUM_SAMPLES, keys_of, loader, one_epoch, stream_of
 
-from shards.schema import parse_sample_json
+from shards.sample_json import parse_sample_json
 from shards.streaming import StreamConfig
 
 # (ranks, clips of a batch, workers): always 12 clips over all ranks.

@@ -12,7 +12,7 @@ import webdataset
 from shard_fixtures import make_sample
 
 from shards.building.writer import ShardWriter
-from shards.schema import parse_sample_json
+from shards.sample_json import parse_sample_json
 
 SAMPLES = [
     make_sample(0, num_frames=3),

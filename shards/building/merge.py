@@ -22,7 +22,8 @@ from shards.building.parts import Part
 from shards.building.workplace import REFUSED_NAME, SUFFIX, Workplace, check_out
 from shards.building.writer import shard_name
 from shards.index import COLUMNS, JOURNAL_NAME, TABLE_NAME, read_index, write_index
-from shards.schema import Label, ShardError, parse_sample_json
+from shards.sample_json import parse_sample_json
+from shards.schema import Label, ShardError
 
 # What has to be the same in all parts: key of index.json → how a message names it.
 _SHARED = {"config": "settings", "ignored": "ignored files", "schema_version": "schema version"}

@@ -17,7 +17,8 @@ from shards.blocks import blocks_of, checksum
 from shards.building.journal import Done, Row
 from shards.building.outcome import Outcome, Prepared
 from shards.building.writer import shard_name
-from shards.schema import ShardError, parse_sample_json
+from shards.sample_json import parse_sample_json
+from shards.schema import ShardError
 
 
 def salvage(

@@ -21,7 +21,8 @@ import xxhash
 
 from shards.blocks import blocks_of
 from shards.index import index_row
-from shards.schema import Label, SampleInfo, is_safe_key, sample_json
+from shards.sample_json import sample_json
+from shards.schema import Label, SampleInfo, is_safe_key
 
 
 class ShardWriter:

@@ -27,7 +27,8 @@ from shards.blocks import BLOCK, blocks_of, checksum
 from shards.errors import ClipError, no_sound
 from shards.reading.corpus import Row
 from shards.reading.files import ShardFiles
-from shards.schema import SampleInfo, ShardError, parse_sample_json, reread_sample_json
+from shards.sample_json import parse_sample_json, reread_sample_json
+from shards.schema import SampleInfo, ShardError
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,8 @@ import numpy as np
 
 from shards.index import Index
 from shards.reading.files import ShardFiles
-from shards.schema import SampleInfo, parse_sample_json
+from shards.sample_json import parse_sample_json
+from shards.schema import SampleInfo
 
 # What is compared by itself, and what it is made of.
 ASPECTS = {
