@@ -118,7 +118,12 @@ def bench_engines(
             "expected_kept_bytes": states,
             "sent_bytes": max(part["sent_bytes"] for part in parts),
             "expected_sent_bytes": round(
-                expected_sent_bytes(engine, width * sum(sizes), whole_bytes=width * small)
+                expected_sent_bytes(
+                    engine,
+                    width * sum(sizes),
+                    whole_bytes=width * small,
+                    gathered_bytes=width * engine.gathered_elements,
+                )
             ),
             "collectives": parts[0]["collectives"],
         }
@@ -133,7 +138,7 @@ def print_engines(found: Mapping[str, Mapping[str, Any]], console: Console) -> N
     for name, row in found.items():
         kept, expected = row["kept_bytes"], row["expected_kept_bytes"]
         table.add_row(
-            name,
+            Path(name).stem,
             str(row["processes"]),
             f"{1000 * row['step_seconds']:.0f}",
             *(f"{_mib(kept[kind])} ({_mib(expected[kind])})" for kind in kept),
@@ -143,7 +148,8 @@ def print_engines(found: Mapping[str, Mapping[str, Any]], console: Console) -> N
     console.print(
         "expected after ZeRO, arXiv 1910.02054, sections 5 and 7: optimizer, gradients and weights "
         "over the processes from stage 1, 2 and 3 on (at stage 1 DeepSpeed drops the others' "
-        "gradients too, once they are sent); sent a step: 2 x the weights, 3 x at stage 3. "
+        "gradients too, once they are sent); sent a step: 2 x the weights, 3 x at stage 3 "
+        "but for those that stay whole from forward to backward (gathered_elements). "
         "Processes on one CPU share its cores: their steps take as many times one's."
     )
 

@@ -12,7 +12,8 @@ bytes of weights in use a step sends
 - ddp: gradients all-reduced, 2·P;
 - ZeRO 1 and 2: gradients reduced to who keeps them, new weights gathered, P + P;
 - ZeRO 3: weights gathered in the forward and again in the backward pass, gradients reduced, 3·P;
-  those too small to share are gathered once, after the optimizer's step.
+  those too small to share are gathered once, after the optimizer's step, and those that are whole
+  when the forward pass ends are still whole when the backward pass begins.
 
 Source: ZeRO, arXiv 1910.02054, section 7. With few processes the wires carry less, (N - 1) / N.
 """
@@ -59,7 +60,11 @@ class Traffic(TorchDispatchMode):
 
 
 def expected_sent_bytes(
-    engine: EngineConfig, weight_bytes: float, *, whole_bytes: float = 0.0
+    engine: EngineConfig,
+    weight_bytes: float,
+    *,
+    whole_bytes: float = 0.0,
+    gathered_bytes: float = 0.0,
 ) -> float:
     """Bytes that a process should send in a step with one batch; see the module's docstring.
 
@@ -67,10 +72,13 @@ def expected_sent_bytes(
         engine: How processes share.
         weight_bytes: Of the whole network, as it is computed with.
         whole_bytes: Of those, of weights that stage 3 does not share.
+        gathered_bytes: Of the shared ones, how much of them stage 3 has whole at once.
     """
     if engine.kind == "single":
         return 0.0
-    once = whole_bytes if engine.stage == 3 else 0.0
+    once = 0.0
+    if engine.stage == 3:
+        once = whole_bytes + min(gathered_bytes, weight_bytes - whole_bytes)
     return _SENDS[engine.stage] * weight_bytes - once
 
 

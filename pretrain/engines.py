@@ -33,6 +33,8 @@ class EngineConfig:
         bucket_elements: Numbers that are sent at once; twice as many take memory.
         overlap: Whether gradients are sent while the backward pass goes on.
         persistent_elements: Weights of fewer numbers stay whole on every device; stage 3 only.
+        gathered_elements: Numbers of shared weights that are whole at once, those of the next
+            layers among them; stage 3 only. One layer's are whole however many they are.
         shards: Whether each process also writes its own part of a checkpoint in DeepSpeed's
             format, from which a run on the same number of processes goes on. The consolidated
             checkpoint, which goes on anywhere, is always written.
@@ -47,6 +49,7 @@ class EngineConfig:
     bucket_elements: int = 50_000_000
     overlap: bool = True
     persistent_elements: int = 100_000
+    gathered_elements: int = 10_000_000
     shards: bool = True
 
     def __post_init__(self) -> None:
@@ -61,8 +64,9 @@ class EngineConfig:
             problems.append(f"offload_parameters at stage {self.stage} (needs stage 3)")
         if self.bucket_elements < 1:
             problems.append(f"bucket_elements = {self.bucket_elements} (must be 1 or more)")
-        if self.persistent_elements < 0:
-            problems.append(f"persistent_elements = {self.persistent_elements} (must be 0 or more)")
+        for name in ("persistent_elements", "gathered_elements"):
+            if getattr(self, name) < 0:
+                problems.append(f"{name} = {getattr(self, name)} (must be 0 or more)")
         if problems:
             raise ValueError(f"engine: {'; '.join(problems)}")
 

@@ -8,7 +8,8 @@ and m = 0 where weights are fp32; DeepSpeed's fp16 has w = 2 and m = 4), a step 
 - single, ddp: weights w·P, gradients w·P, AdamW's two running means 8·P (2·w·P in bf16-true);
 - ZeRO 1: weights w·P, gradients w·P, running means and DeepSpeed's fp32 copy (8 + 4)·P/N;
 - ZeRO 2: the same with gradients w·P/N;
-- ZeRO 3: weights, gradients, means and copy over N, and one layer's weights w·(largest block);
+- ZeRO 3: weights, gradients, means and copy over N, and the weights that are gathered at once,
+  w·(``gathered_elements``, or the largest block if that is more);
 - stages of ZeRO: buckets for sending, b·w each, of which two are in flight when they overlap;
 - offloading moves the means, the copy and the gradients' shares to the host's memory; with
   parameters, the weights' shares too;
@@ -140,7 +141,9 @@ def footprint(
         engine,
         precision=precision,
         world_size=world_size,
-        num_whole=size.largest_block if engine.stage == 3 else 0,
+        num_whole=min(count, max(size.largest_block, engine.gathered_elements))
+        if engine.stage == 3
+        else 0,
     )
     weights, gradients, optimizer = states["weights"], states["gradients"], states["optimizer"]
     in_flight = 2 if engine.overlap else 1

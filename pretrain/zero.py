@@ -49,8 +49,13 @@ def zero_config(
     }
     if engine.stage == 3:
         zero |= {
-            "stage3_prefetch_bucket_size": engine.bucket_elements,
             "stage3_param_persistence_threshold": engine.persistent_elements,
+            # DeepSpeed gathers ahead at every layer, and keeps what is used again soon, up to these
+            # numbers: by default a thousand million, with which networks of this size stay whole
+            # from the first layer forward to the last one backward.
+            "stage3_max_live_parameters": engine.gathered_elements,
+            "stage3_prefetch_bucket_size": engine.gathered_elements // 4,
+            "stage3_max_reuse_distance": 0,
         }
     device = {"device": "cpu", "pin_memory": not on_cpu}
     if engine.offload_optimizer:

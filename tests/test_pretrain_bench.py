@@ -118,8 +118,12 @@ def test_a_bench_that_cannot_run_says_why(changes: dict[str, Any], message: str)
 
 @pytest.mark.slow
 def test_engines_keep_and_send_what_the_paper_says(
-    tiny_model_config: ModelConfig, capsys: pytest.CaptureFixture[str]
+    tiny_model_config: ModelConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    shared = tmp_path / "shared.yaml"  # nearly all weights of this small network
+    shared.write_text(
+        "kind: deepspeed\nstage: 3\npersistent_elements: 100\ngathered_elements: 4000\n"
+    )
     figures = bench_step(
         model=to_dict(tiny_model_config),
         batch_size=2,
@@ -127,7 +131,7 @@ def test_engines_keep_and_send_what_the_paper_says(
         warmup=1,
         precision="32-true",
         accelerator="cpu",
-        engines="single,zero1,zero3",
+        engines=f"single,zero1,{shared}",
     )
     found = figures["engines"]
     assert [row["processes"] for row in found.values()] == [1, 2, 2]
@@ -140,4 +144,5 @@ def test_engines_keep_and_send_what_the_paper_says(
             assert row["kept_bytes"][kind] == pytest.approx(size, rel=0.02), (name, kind)
         assert row["sent_bytes"] == pytest.approx(row["expected_sent_bytes"], rel=0.05), name
     assert found["single"]["sent_bytes"] == 0
-    assert "zero3" in capsys.readouterr().out
+    assert found[str(shared)]["sent_bytes"] > 1.1 * found["zero1"]["sent_bytes"]
+    assert "│ shared" in capsys.readouterr().out

@@ -91,7 +91,7 @@ def test_the_stages_of_zero_share_what_the_paper_says() -> None:
         batch_per_clip=0,
     )
     for stage, published in ((1, 31.4), (2, 16.6), (3, 1.9)):
-        engine = EngineConfig(kind="deepspeed", stage=stage)
+        engine = EngineConfig(kind="deepspeed", stage=stage, gathered_elements=0)
         found = footprint(size, engine, precision="16-mixed", world_size=64, batch_size=1)
         assert (found.device - found.buckets) / 1e9 == pytest.approx(published, abs=0.05), stage
         alone = footprint(size, engine, precision="16-mixed", world_size=1, batch_size=1)
@@ -107,12 +107,14 @@ def test_offloading_moves_memory_to_the_host() -> None:
         batch_per_clip=0,
     )
 
-    def found(name: str) -> tuple[int, int]:
-        engine = load_engine(name, world_size=2)
+    def found(name: str, gathered: int = 50) -> tuple[int, int]:
+        engine = replace(load_engine(name, world_size=2), gathered_elements=gathered)
         found = footprint(size, engine, precision="32-true", world_size=2, batch_size=1)
         return found.device - found.buckets, found.host
 
     assert found("zero2") == (4000 + 2000 + 6000, 0)
     assert found("zero2_offload") == (4000, 6000 + 2000)
     assert found("zero3") == (2000 + 400 + 2000 + 6000, 0)
+    assert found("zero3", gathered=250) == (2000 + 1000 + 2000 + 6000, 0)
+    assert found("zero3", gathered=10**7) == (2000 + 4000 + 2000 + 6000, 0)
     assert found("zero3_offload") == (400, 2000 + 6000 + 2000)
