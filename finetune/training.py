@@ -53,7 +53,8 @@ def train_fold(plan: Plan, fold: Fold, *, resume: bool = False) -> FoldFacts:
 
     Raises: ValueError: a sample that cannot be read, a loss or output that is not finite, or a
         checkpoint that does not fit the network. What was saved of the fold is then deleted.
-        LostProcessError: one of several processes was killed or hung; what was saved stays.
+        LostProcessError: one of several processes was killed or hung. What was saved stays then,
+        as with every error that is not the settings' or the data's: a full disk, no memory.
     """
     final, folder = fold_folder(plan.out, fold.name), _partial(plan, fold)
     if not (resume and can_resume(plan, fold)):
@@ -68,7 +69,7 @@ def train_fold(plan: Plan, fold: Fold, *, resume: bool = False) -> FoldFacts:
         (folder / _DONE).replace(final)
     except LostProcessError:
         raise
-    except Exception:
+    except ValueError:
         shutil.rmtree(folder, ignore_errors=True)
         raise
     shutil.rmtree(folder)
