@@ -165,6 +165,8 @@ class TrainerConfig:
         accelerator: Lightning's name of the hardware: auto, cpu, gpu.
         devices: Processes that share each batch, one a device (DistributedDataParallel). The
             batch, its order and the tested samples do not depend on it.
+        timeout_seconds: Longest that one of several processes waits for another before it gives
+            up.
         workers: Reading processes, kept alive from epoch to epoch; 0 reads in the training
             process.
         on_bad: What a damaged training sample does: ``raise`` stops with its name, ``skip`` leaves
@@ -180,6 +182,7 @@ class TrainerConfig:
 
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
     devices: int = 1
+    timeout_seconds: int = 1800
     workers: int = 2
     on_bad: Literal["raise", "skip"] = "raise"
     save_every: int = 1
@@ -190,7 +193,13 @@ class TrainerConfig:
     def __post_init__(self) -> None:
         problems = [
             f"{name} = {getattr(self, name)} (must be {least} or more)"
-            for name, least in (("devices", 1), ("workers", 0), ("save_every", 0), ("log_every", 1))
+            for name, least in (
+                ("devices", 1),
+                ("timeout_seconds", 1),
+                ("workers", 0),
+                ("save_every", 0),
+                ("log_every", 1),
+            )
             if getattr(self, name) < least
         ]
         _raise_all("trainer", problems)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,7 @@ def _strategy(plan: Plan) -> DDPStrategy | str:
     if plan.trainer.devices == 1:
         return "auto"
     return DDPStrategy(
+        timeout=timedelta(seconds=plan.trainer.timeout_seconds),
         # A batch of clips with a modality each leaves weights out that other batches use.
         find_unused_parameters=plan.recipe.modality_dropout > 0,
         # They never change; and processes do not have as many test views as each other.

@@ -22,7 +22,12 @@ from finetune.evaluation import predictions_of_fold
 from finetune.facts import FoldFacts
 from finetune.fitting.averaging import MovingAverage
 from finetune.fitting.order import Share
-from finetune.fitting.processes import from_all, quiet_lightning, run_processes
+from finetune.fitting.processes import (
+    LostProcessError,
+    from_all,
+    quiet_lightning,
+    run_processes,
+)
 from finetune.fitting.resuming import EpochSaver, join_parts, saved_epoch
 from finetune.fitting.saving import fold_facts, save_fold
 from finetune.fitting.sides import sides_of
@@ -48,6 +53,8 @@ def train_fold(plan: Plan, fold: Fold, *, resume: bool = False) -> FoldFacts:
 
     Raises: ValueError: a sample that cannot be read, a loss or output that is not finite, or a
         checkpoint that does not fit the network. What was saved of the fold is then deleted.
+        LostProcessError: one of several processes was killed or hung. What was saved stays then,
+        as with every error that is not the settings' or the data's: a full disk, no memory.
     """
     final, folder = fold_folder(plan.out, fold.name), _partial(plan, fold)
     if not (resume and can_resume(plan, fold)):
@@ -60,7 +67,9 @@ def train_fold(plan: Plan, fold: Fold, *, resume: bool = False) -> FoldFacts:
             run_processes(plan.trainer.devices, _work, (plan, fold), folder)
         shutil.rmtree(final, ignore_errors=True)
         (folder / _DONE).replace(final)
-    except Exception:
+    except LostProcessError:
+        raise
+    except ValueError:
         shutil.rmtree(folder, ignore_errors=True)
         raise
     shutil.rmtree(folder)

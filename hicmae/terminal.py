@@ -79,6 +79,8 @@ _LOGGERS = {
     "lightning_fabric": logging.WARNING,
     "lightning_fabric.utilities.rank_zero": logging.WARNING,
     "lightning_fabric.utilities.seed": logging.WARNING,
+    # "Terminating process 123 via signal SIGTERM": of those beside one that has failed
+    "torch.multiprocessing.spawn": logging.ERROR,
 }
 _ENVIRONMENT = {
     "WANDB_SILENT": "true",  # where a run's files are is said by the verb

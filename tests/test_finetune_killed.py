@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import os
 import signal
 import subprocess
@@ -117,8 +118,19 @@ def test_a_killed_sweep_resumes_in_its_fold_to_identical_results(
     assert read_run(out).predictions == read_run(whole).predictions
 
 
+@pytest.mark.parametrize(
+    ("error", "seen"),
+    [
+        (KeyboardInterrupt(), SystemExit),  # which Lightning makes of it
+        (OSError(errno.ENOSPC, "No space left on device"), OSError),
+    ],
+)
 def test_a_resumed_fold_trains_the_missing_epochs_alone(
-    tiny_model_config: ModelConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    error: BaseException,
+    seen: type[BaseException],
+    tiny_model_config: ModelConfig,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     shards = write_labelled_shards(tmp_path / "shards")
     trained: list[int] = []
@@ -128,13 +140,13 @@ def test_a_resumed_fold_trains_the_missing_epochs_alone(
     def note(module: FinetuneModule) -> None:
         if module.current_epoch == stop_at and stop_at not in trained:
             trained.append(stop_at)
-            raise KeyboardInterrupt
+            raise error
         trained.append(module.current_epoch)
         started(module)
 
     monkeypatch.setattr(FinetuneModule, "on_train_epoch_start", note)
     options = {"recipe": RECIPE, "epochs": 5, "folds": "1", "trainer": TRAINER}
-    with pytest.raises(SystemExit):
+    with pytest.raises(seen):
         run_tiny(tmp_path, shards, tiny_model_config, **options)
     partial = tmp_path / "run" / ".fold-1.partial"
     assert list(partial.glob("saved-*.ckpt"))

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import math
+import multiprocessing
+import os
+import signal
 import time
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +16,10 @@ import pandas as pd
 import pytest
 import torch
 from finetune_fixtures import VALUES, run_tiny, write_labelled_shards, wrong_labels
+from torch import distributed
 
 from finetune.fitting.order import EpochOrder, Share, part_of
-from finetune.fitting.processes import run_processes
+from finetune.fitting.processes import LostProcessError, run_processes
 from finetune.mixing import MixingConfig
 from finetune.record import read_run
 from finetune.settings import OptimizerConfig, RecipeConfig, TrainerConfig
@@ -133,6 +138,24 @@ def test_an_error_of_a_process_comes_back_as_its_one_line_and_ends_the_others(
 ) -> None:
     with pytest.raises(ValueError, match=r"^sample 's1/003' cannot be read$"):
         run_processes(2, fail_on_the_second, (), tmp_path)
+
+
+def wait_for_the_second(share: Share) -> None:
+    """What a process does whose partner stops, but keeps its connections open."""
+    distributed.init_process_group(
+        "gloo", rank=share.rank, world_size=share.of, timeout=timedelta(seconds=3)
+    )
+    if share.rank == 1:
+        os.kill(os.getpid(), signal.SIGSTOP)
+    distributed.all_reduce(torch.ones(1))
+
+
+@pytest.mark.slow
+def test_a_process_that_falls_silent_is_told_from_an_error(tmp_path: Path) -> None:
+    (tmp_path / ".error-0").write_text("of an earlier attempt")
+    with pytest.raises(LostProcessError, match=r"process 0 of 2 has lost another one.*--resume"):
+        run_processes(2, wait_for_the_second, (), tmp_path)
+    assert not multiprocessing.active_children()
 
 
 @pytest.mark.parametrize(
