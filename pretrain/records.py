@@ -12,12 +12,13 @@ import secrets
 import socket
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-
-import wandb
+from typing import TYPE_CHECKING, Any
 
 from hicmae.wandb_mode import WandbMode, wandb_mode
 from pretrain.settings import WandbConfig
+
+if TYPE_CHECKING:
+    import wandb
 
 Row = Mapping[str, float | int]
 
@@ -88,6 +89,8 @@ class WandbRun:
     """
 
     def __init__(self, folder: Path, settings: WandbConfig, config: dict[str, Any]) -> None:
+        import wandb  # a second of import that processes without a run of it need not wait for
+
         self.mode: WandbMode = wandb_mode(settings.mode)
         (folder / "wandb").mkdir(parents=True, exist_ok=True)
         id_file = folder / "wandb" / "run-id.txt"
@@ -126,6 +129,8 @@ class WandbRun:
 
     def log_picture(self, path: Path, step: int) -> None:
         """Send a picture of reconstructions."""
+        import wandb
+
         self._run.log({"reconstruction": wandb.Image(str(path)), "step": step})
 
     def finish(self, exit_code: int) -> None:

@@ -11,9 +11,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from sklearn.manifold import TSNE
-from sklearn.neighbors import NearestNeighbors
-from sklearn.preprocessing import StandardScaler
 
 SEED = 0
 PERPLEXITY = 30.0
@@ -39,6 +36,10 @@ def embed(features: np.ndarray) -> Embedding | None:
     """Lay features (N, W) out in a plane; nothing of few samples or of equal ones."""
     if len(features) < MIN_SAMPLES or not np.ptp(features, axis=0).any():
         return None
+    # Here and not above: every fine-tuning would wait half a second for them at its start.
+    from sklearn.manifold import TSNE
+    from sklearn.preprocessing import StandardScaler
+
     perplexity = min(PERPLEXITY, (len(features) - 1) / 3)
     layout = TSNE(perplexity=perplexity, init="pca", learning_rate="auto", random_state=SEED)
     places = layout.fit_transform(StandardScaler().fit_transform(features))
@@ -58,6 +59,9 @@ def neighbour_agreement(features: np.ndarray, truth: np.ndarray) -> float:
     """
     if len(features) <= NEIGHBOURS:
         return float("nan")
+    from sklearn.neighbors import NearestNeighbors
+    from sklearn.preprocessing import StandardScaler
+
     scaled = StandardScaler().fit_transform(features)
     # Without an argument it leaves each sample itself out.
     near = NearestNeighbors(n_neighbors=NEIGHBOURS).fit(scaled).kneighbors(return_distance=False)

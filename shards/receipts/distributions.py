@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import pandas
-from scipy.stats import ks_2samp
 
 QUANTILES = (0.0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1.0)
 
@@ -154,6 +153,8 @@ def exact_distance(
     ]
     if not len(sides[0]) or not len(sides[1]):
         return None
+    from scipy.stats import ks_2samp  # a second of import that only a comparison waits for
+
     result = ks_2samp(*sides, method="asymp")
     return float(result.statistic), float(result.pvalue)
 
