@@ -20,7 +20,7 @@ os.environ.setdefault("WANDB_MODE", "offline")
 os.environ.setdefault("HICMAE_OFFLINE", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
 # The networks of tests are so small that a second thread only waits for the first, and burns a
-# core at it: four times the processor time was measured. Set before PyTorch is imported.
+# core at it: on two busy cores, four times the processor time. Set before PyTorch is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
