@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from pytorch_lightning.loggers import CSVLogger, WandbLogger
 from pytorch_lightning.plugins.environments import LightningEnvironment
 from pytorch_lightning.strategies import DDPStrategy
 
 from finetune.fitting.resuming import next_part
 from finetune.plan import Plan
+from hicmae.loss_scaling import trainer_precision
 from hicmae.plain import to_dict
 
 
@@ -35,14 +37,18 @@ def make_trainer(
     loggers: list[Any] = [CSVLogger(save_dir=part.parent, name="", version=part.name)]
     if wandb_logger is not None:
         loggers.append(wandb_logger)
+    kind = plan.trainer.accelerator
+    on_cpu = kind == "cpu" or (kind == "auto" and not torch.cuda.is_available())
+    precision, plugins = trainer_precision(plan.precision, on_cpu=on_cpu)
+    if plan.trainer.devices > 1:
+        plugins.append(LightningEnvironment())  # not SLURM's: a fold's processes are started here
     return pl.Trainer(
-        accelerator=plan.trainer.accelerator,
+        accelerator=kind,
         devices=plan.trainer.devices,
         strategy=_strategy(plan),
-        # Not SLURM's: the processes of a fold are started here.
-        plugins=[LightningEnvironment()] if plan.trainer.devices > 1 else None,
+        plugins=plugins or None,
         use_distributed_sampler=False,
-        precision=plan.precision,  # type: ignore[arg-type]  # checked by resolve_precision
+        precision=precision,  # type: ignore[arg-type]  # checked by resolve_precision
         max_epochs=plan.resolved.epochs,
         accumulate_grad_batches=plan.accumulate,
         gradient_clip_val=plan.optimizer.clip_norm,

@@ -13,6 +13,7 @@ import pytorch_lightning as pl
 import torch
 from rich.console import Console
 
+from hicmae.loss_scaling import trainer_precision
 from pretrain.agreement import Agreement
 from pretrain.bad_samples import BadSamples
 from pretrain.checkpoint_files import CheckpointFiles
@@ -117,14 +118,17 @@ def assemble(prepared: Prepared, *, pictured: Batch | None, console: Console) ->
         timeout_seconds=hardware.timeout_seconds,
         checkpoint_io=files,
     )
+    number_format: str | None = None  # DeepSpeed brings its own and is not told it a second time
+    if engine.kind != "deepspeed":
+        number_format, scaling = trainer_precision(prepared.precision, on_cpu=on_cpu)
+        plugins += scaling
     trainer = pl.Trainer(
         accelerator="cpu" if on_cpu else hardware.accelerator,
         devices=prepared.processes.devices,
         num_nodes=prepared.processes.num_nodes,
         strategy=strategy,
         plugins=plugins,
-        # DeepSpeed brings its own precision and is not told it a second time.
-        precision=None if engine.kind == "deepspeed" else prepared.precision,  # type: ignore[arg-type]
+        precision=number_format,  # type: ignore[arg-type]  # checked by resolve_precision
         max_steps=plan.num_steps,
         max_epochs=-1,
         accumulate_grad_batches=prepared.accumulate,

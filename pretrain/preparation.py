@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from hicmae import __version__
 from hicmae.plain import to_dict
 from hicmae.precision import Precision, resolve_precision
@@ -145,7 +143,6 @@ def prepare(asked: Request) -> Prepared:
     precision = resolve_precision(asked.precision, accelerator=asked.hardware.accelerator)
     processes = find_processes(asked.hardware)
     engine = load_engine(asked.hardware.strategy, world_size=processes.world_size)
-    _check_loss_scaling(precision, engine, asked.hardware)
     found = survey(asked.data)
     resumption = Resumption(accumulate=asked.accumulate)
     if asked.resume:
@@ -175,20 +172,3 @@ def prepare(asked: Request) -> Prepared:
         plan=plan,
         probed=probe_data(asked.probe, asked.data, sizes.input),
     )
-
-
-def _check_loss_scaling(precision: str, engine: EngineConfig, hardware: HardwareConfig) -> None:
-    """Refuse fp16 where PyTorch would quietly train in bf16 instead.
-
-    DeepSpeed knows by itself which CPUs compute in fp16, and refuses the others.
-
-    Raises: ValueError.
-    """
-    on_cpu = hardware.accelerator == "cpu" or (
-        hardware.accelerator == "auto" and not torch.cuda.is_available()
-    )
-    if precision == "16-mixed" and on_cpu and engine.kind != "deepspeed":
-        raise ValueError(
-            "precision = 16-mixed: PyTorch scales losses on GPUs alone; on a CPU take bf16-mixed "
-            "or 32-true, or --precision auto, which knows which of them is faster here"
-        )

@@ -50,6 +50,46 @@ def test_gradients_are_clipped_to_the_norm_asked_for(
     assert norms[0.01] == pytest.approx([0.01] * len(norms[None]), rel=1e-3)
 
 
+def test_fp16_trains_in_fp16_on_a_cpu_too(
+    tiny_model_config: ModelConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lightning's own would be bf16; after few steps the weights are near those of fp32."""
+    formats: list[tuple[bool, torch.dtype]] = []
+    ends: list[torch.Tensor] = []
+    original = FinetuneModule.training_step
+
+    def noting(module: FinetuneModule, *args: Any) -> Any:
+        formats.append((torch.is_autocast_enabled("cpu"), torch.get_autocast_dtype("cpu")))
+        return original(module, *args)
+
+    def weights(module: FinetuneModule) -> torch.Tensor:
+        return torch.cat([p.detach().flatten() for p in module.parameters()])
+
+    monkeypatch.setattr(FinetuneModule, "training_step", noting)
+    monkeypatch.setattr(
+        FinetuneModule, "on_train_start", lambda module: ends.append(weights(module))
+    )
+    monkeypatch.setattr(FinetuneModule, "on_train_end", lambda module: ends.append(weights(module)))
+    shards = write_labelled_shards(tmp_path / "shards")
+    for precision in ("16-mixed", "32-true"):
+        run_tiny(
+            tmp_path,
+            shards,
+            tiny_model_config,
+            split_benchmark(column="fold", test=(2,)),
+            out=tmp_path / f"run-{precision}",
+            epochs=1,
+            optimizer=OptimizerConfig(warmup_epochs=0),
+            precision=precision,
+        )
+    half = len(formats) // 2
+    assert formats[:half] == [(True, torch.float16)] * half
+    assert not any(enabled for enabled, _ in formats[half:])
+    begun, fp16, begun_again, fp32 = ends
+    assert torch.equal(begun, begun_again)
+    assert (fp16 - begun).norm() > 10 * (fp16 - fp32).norm() > 0
+
+
 def test_activations_computed_again_give_the_same_training(
     tiny_model_config: ModelConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

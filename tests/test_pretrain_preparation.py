@@ -62,19 +62,3 @@ def test_what_is_settled_goes_together(shards: Path, tiny_model_config: ModelCon
     assert found.sections["pretraining"] == found.config
     assert list(found.notes()) == []
     assert not (shards / "run").exists(), "nothing is written"
-
-
-@pytest.mark.parametrize("devices", [1, 2])
-def test_fp16_is_refused_where_losses_cannot_be_scaled(
-    devices: int, shards: Path, tiny_model_config: ModelConfig
-) -> None:
-    """PyTorch would train in bf16 without a word; DeepSpeed decides for itself."""
-    hardware = HardwareConfig(
-        accelerator="cpu", devices=devices, strategy="single" if devices == 1 else "ddp"
-    )
-    with pytest.raises(ValueError, match=r"precision = 16-mixed: .* on GPUs alone") as caught:
-        prepared(shards, tiny_model_config, precision="16-mixed", hardware=hardware)
-    assert "\n" not in str(caught.value)
-    hardware = HardwareConfig(accelerator="cpu", devices=2, strategy="zero1")
-    found = prepared(shards, tiny_model_config, precision="16-mixed", hardware=hardware)
-    assert found.precision == "16-mixed"

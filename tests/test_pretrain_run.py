@@ -10,6 +10,7 @@ import signal
 import threading
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -159,6 +160,43 @@ def test_a_resumed_run_ends_with_the_weights_of_an_unbroken_one(
     for one, other in zip(rows_of(whole), rows_of(broken), strict=True):
         for name in ("loss", "gradient_norm", "learning_rate", "clips", "epoch"):
             assert one[name] == other[name], (one["step"], name)
+    expected = load_checkpoint(whole).tensors
+    for name, tensor in load_checkpoint(broken).tensors.items():
+        assert torch.equal(tensor, expected[name]), name
+
+
+def test_fp16_scales_its_loss_on_a_cpu_too_and_resumes_with_its_scale(
+    shards: Path, tmp_path: Path, tiny_model_config: ModelConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A scale that overflows at first and is halved until it does not."""
+    monkeypatch.setattr(torch.amp, "GradScaler", partial(torch.amp.GradScaler, init_scale=2.0**26))
+    kinds: set[torch.dtype] = set()
+    original = PretrainModule.training_step
+
+    def noting(self: PretrainModule, *args: Any) -> Any:
+        kinds.add(torch.get_autocast_dtype("cpu"))
+        return original(self, *args)
+
+    monkeypatch.setattr(PretrainModule, "training_step", noting)
+    log = LogConfig(log_every=1, checkpoint_every=2, keep=9, pictures_every=0, progress=False)
+    settings: dict[str, Any] = {"steps": 8, "log": log, "precision": "16-mixed"}
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    run_pretraining(shards, whole, tiny_model_config, **settings)
+    assert kinds == {torch.float16}
+    shutil.copytree(whole, broken)
+    for path in (broken / "checkpoints").glob("step-*.ckpt"):
+        if path.stem > "step-000006":
+            path.unlink()
+
+    def scaler(out: Path, step: int) -> dict[str, Any]:
+        path = out / "checkpoints" / f"step-{step:06d}.ckpt"
+        state: dict[str, Any] = torch.load(path, weights_only=False)["MixedPrecision"]
+        return state
+
+    assert scaler(whole, 2)["scale"] < 2.0**26
+    assert scaler(whole, 6)["_growth_tracker"] > 0, "steps were taken"
+    assert run_pretraining(shards, broken, tiny_model_config, resume=True, **settings) == 0
+    assert scaler(broken, 8) == scaler(whole, 8)
     expected = load_checkpoint(whole).tensors
     for name, tensor in load_checkpoint(broken).tensors.items():
         assert torch.equal(tensor, expected[name]), name
