@@ -39,7 +39,9 @@ class Cluster:
         self.shards = moving_shards(folder / "shards", 16)
         save_yaml(folder / "tiny.yaml", sizes)
         # All of the tiny network is shared out; by default a device keeps small weights whole.
-        (folder / "zero3.yaml").write_text("kind: deepspeed\nstage: 3\npersistent_elements: 0\n")
+        (folder / "zero3.yaml").write_text(
+            "kind: deepspeed\nstage: 3\npersistent_elements: 0\ngathered_elements: 4000\n"
+        )
 
     def run(self, name: str, engine: str, *more: str) -> str:
         if (self.folder / f"{engine}.yaml").is_file():
