@@ -35,8 +35,8 @@ _REPOSITORY = Path(__file__).resolve().parent.parent
 def write_bench_shards(folder: Path, num_samples: int = 48) -> None:
     """Write shards of noisy synthetic faces, 8 s a sample.
 
-    An image takes 4.9 KB and as long to decode as those that ``hicmae shards build`` makes of
-    VoxCeleb2's videos: measured side by side, 98 and 102 µs, and 4.87 KB on average of 830.
+    An image takes 4.98 KB and about as long to decode as those that ``hicmae shards build`` makes
+    of VoxCeleb2's videos, 4.87 KB on average of 830: 120 and 116 µs, measured by turns.
 
     Args:
         folder: Made here.

@@ -39,7 +39,7 @@ def sample_json(info: SampleInfo) -> bytes:
 def reread_sample_json(data: bytes, where: str) -> SampleInfo:
     """Read a ``<key>.json`` whose bytes are proven to be those that were written.
 
-    Who wrote it checked it; to do so again at every reading took a tenth of a clip's time.
+    Who wrote it checked it; doing so again took 0.24 of the 3.5 ms of a clip, under a profiler.
 
     Args and Raises, as in ``parse_sample_json``, which sees what is not of this version.
     """
