@@ -100,10 +100,8 @@ class ViewGrid:
         return tuple(f"{s}:{crop}" for s in range(1, self.segments + 1) for crop in self.crops)
 
 
-def train_indices(
-    num_frames_available: int, clip: InputConfig, rng: np.random.Generator
-) -> np.ndarray:
-    """Draw one training clip: a random start, then exactly every ``frame_stride``-th frame.
+def train_indices(num_frames_available: int, clip: InputConfig, draw: float) -> np.ndarray:
+    """Frames of one training clip: a random start, then exactly every ``frame_stride``-th.
 
     Every start at which the whole clip fits is equally likely, so each end of a sample is reached.
     A sample shorter than the clip starts at its first frame, and its last frame is held.
@@ -114,7 +112,7 @@ def train_indices(
     Args:
         num_frames_available: Frames of the sample.
         clip: Number of frames and their stride.
-        rng: Source of the draw.
+        draw: Uniform in [0, 1); which start is taken.
 
     Returns: (T,) int64 indices, ascending.
     Raises: ValueError: the sample has no frames.
@@ -122,7 +120,7 @@ def train_indices(
     _require_frames(num_frames_available)
     offsets = np.arange(clip.num_frames, dtype=np.int64) * clip.frame_stride
     num_starts = max(1, num_frames_available - int(offsets[-1]))
-    start = int(rng.integers(num_starts))
+    start = int(draw * num_starts)
     return np.minimum(start + offsets, num_frames_available - 1)
 
 

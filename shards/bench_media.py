@@ -124,7 +124,7 @@ def raw_clips(files: Sequence[Path], input: InputConfig, scratch: Path) -> Itera
     rng = np.random.default_rng(0)
     for file, wav in itertools.cycle(zip(files, wavs, strict=True)):
         video = decord.VideoReader(str(file), num_threads=1)
-        indices = train_indices(len(video), input, rng)
+        indices = train_indices(len(video), input, rng.random())
         frames = video.get_batch(indices).asnumpy()  # (T, H, W, 3)
         frames = np.stack([_cropped(frame, input.image_size) for frame in frames])
         pixels = torch.from_numpy((frames.astype(np.float32) / 255 - mean) / std)

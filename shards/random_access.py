@@ -28,6 +28,7 @@ from shards.errors import ClipError, Skipped
 from shards.index import Index
 from shards.reading.cache_config import CacheConfig
 from shards.reading.corpus import Row
+from shards.reading.draw import uniform_draw
 from shards.reading.files import ShardFiles, ShardFolder, open_folder
 from shards.reading.whole_sample import parse_row_json, read_sample
 from shards.sample import cut_clip
@@ -187,8 +188,8 @@ class ShardDataset(torch.utils.data.Dataset[dict[str, Any] | Skipped]):
     def _indices(self, sample: int, view: int, num_frames: int) -> np.ndarray:
         """Frames of a view, int64 (T,)."""
         if self.views == "train":
-            rng = np.random.default_rng([self.seed, int(self._epoch), int(self._numbers[sample])])
-            return train_indices(num_frames, self.input, rng)
+            draw = uniform_draw(self.seed, int(self._epoch), int(self._numbers[sample]))
+            return train_indices(num_frames, self.input, draw)
         views = test_views(
             num_frames, self.input.num_frames, self.input.frame_stride, self.num_views
         )

@@ -12,7 +12,7 @@ CLIP = InputConfig(num_frames=4, frame_stride=3)
 def test_training_frames_keep_the_exact_stride() -> None:
     rng = np.random.default_rng(0)
     for _ in range(100):
-        indices = train_indices(40, CLIP, rng)
+        indices = train_indices(40, CLIP, rng.random())
         assert indices.dtype == np.int64
         assert np.array_equal(np.diff(indices), [3, 3, 3])
         assert 0 <= indices[0] <= indices[-1] <= 39
@@ -21,7 +21,7 @@ def test_training_frames_keep_the_exact_stride() -> None:
 def test_every_start_of_a_training_clip_is_equally_likely_and_both_ends_are_reached() -> None:
     rng = np.random.default_rng(1)
     # 14 frames hold a clip of span 10 at the starts 0 to 4.
-    starts = np.array([train_indices(14, CLIP, rng)[0] for _ in range(5000)])
+    starts = np.array([train_indices(14, CLIP, rng.random())[0] for _ in range(5000)])
     counts = np.bincount(starts, minlength=5)
     assert len(counts) == 5
     # Five standard deviations of a binomial count with 5000 trials of 1/5.
@@ -30,23 +30,21 @@ def test_every_start_of_a_training_clip_is_equally_likely_and_both_ends_are_reac
 
 def test_a_sample_shorter_than_a_clip_holds_its_last_frame() -> None:
     rng = np.random.default_rng(2)
-    assert train_indices(8, CLIP, rng).tolist() == [0, 3, 6, 7]
-    assert train_indices(4, CLIP, rng).tolist() == [0, 3, 3, 3]
-    assert train_indices(1, CLIP, rng).tolist() == [0, 0, 0, 0]
+    assert train_indices(8, CLIP, rng.random()).tolist() == [0, 3, 6, 7]
+    assert train_indices(4, CLIP, rng.random()).tolist() == [0, 3, 3, 3]
+    assert train_indices(1, CLIP, rng.random()).tolist() == [0, 0, 0, 0]
 
 
 def test_a_sample_exactly_as_long_as_the_clip_has_one_start() -> None:
     rng = np.random.default_rng(3)
-    assert {tuple(train_indices(10, CLIP, rng)) for _ in range(50)} == {(0, 3, 6, 9)}
-    assert {train_indices(11, CLIP, rng)[0] for _ in range(50)} == {0, 1}
+    assert {tuple(train_indices(10, CLIP, rng.random())) for _ in range(50)} == {(0, 3, 6, 9)}
+    assert {train_indices(11, CLIP, rng.random())[0] for _ in range(50)} == {0, 1}
 
 
-def test_training_frames_repeat_for_a_seed() -> None:
-    first, second = (
-        [train_indices(300, CLIP, np.random.default_rng(7)).tolist() for _ in range(3)]
-        for _ in range(2)
-    )
-    assert first == second
+def test_the_draw_runs_from_the_first_start_to_the_last() -> None:
+    below_one = float(np.nextafter(1.0, 0.0))
+    for draw, start in ((0.0, 0), (0.5, 145), (below_one, 290)):  # 291 starts: 10 of 300 frames
+        assert train_indices(300, CLIP, draw).tolist() == [start, start + 3, start + 6, start + 9]
 
 
 @pytest.mark.parametrize("num_segments", [1, 2, 3, 5, 8, 50])
@@ -91,7 +89,7 @@ def test_sound_is_found_by_time_at_any_frame_rate() -> None:
 
 def test_a_sample_without_frames_is_refused() -> None:
     with pytest.raises(ValueError, match="0 frames"):
-        train_indices(0, CLIP, np.random.default_rng(0))
+        train_indices(0, CLIP, 0.0)
     with pytest.raises(ValueError, match="0 frames"):
         test_views(0, 4, 3, 2)
     with pytest.raises(ValueError, match="num_segments = 0"):

@@ -11,7 +11,6 @@ batch, so that no rank waits for another.
 from __future__ import annotations
 
 import logging
-import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from hicmae.views import train_indices
 from shards.errors import ClipError, named_counts
 from shards.reading.batches import Batches
 from shards.reading.corpus import Corpus
+from shards.reading.draw import uniform_draw
 from shards.reading.order import Place, SampleOrder
 from shards.reading.shared_batch import Lender
 from shards.reading.whole_sample import read_sample
@@ -145,11 +145,9 @@ class Reader:
             self.skipped.update(corpus.left_out)
         row, files = corpus.row(place.sample)
         sample = read_sample(files, row, require_sound=config.require_sound)
-        name = zlib.crc32(row.key.encode())
         for number in range(config.clips_per_sample):
-            # A generator of the clip's own: it does not depend on who reads it, or after what.
-            rng = np.random.default_rng([config.seed, place.epoch, name, number])
-            indices = train_indices(sample.info.num_frames, config.input, rng)
+            draw = uniform_draw(config.seed, place.epoch, row.key, number)
+            indices = train_indices(sample.info.num_frames, config.input, draw)
             yield cut_clip(sample.info, sample.mjpg, sample.wav, indices, config.input, row.where)
 
     def _memory(self, room: int) -> dict[str, Any]:
