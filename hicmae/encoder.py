@@ -83,17 +83,39 @@ class AudioVisualEncoder(nn.Module):
 
         Raises: ValueError: both modalities absent, or a shape that is not the configuration's.
         """
+        tokens, patches = self.cut(video, fbank)
+        return self.encode(tokens, patches, video_keep=video_keep, fbank_keep=fbank_keep)
+
+    def cut(
+        self, video: Tensor | None, fbank: Tensor | None
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Cut clips into tubelets (B, N, P) and filter-bank patches (B, N, P).
+
+        Args and Raises, as in ``forward``.
+        """
         self._check(video, fbank)
-        patch = self.config.patch_size
+        frames, patch = self.config.tubelet_frames, self.config.patch_size
+        return (
+            None if video is None else tubelets(video, frames, patch),
+            None if fbank is None else fbank_patches(fbank, patch),
+        )
+
+    def encode(
+        self,
+        tokens: Tensor | None,
+        patches: Tensor | None,
+        *,
+        video_keep: Tensor | None = None,
+        fbank_keep: Tensor | None = None,
+    ) -> EncoderOutput:
+        """Encode what ``cut`` gives; else as ``forward``."""
         video_last = audio_last = None
         video_layers: tuple[Tensor, ...] = ()
         audio_layers: tuple[Tensor, ...] = ()
-        if video is not None:
-            tokens = tubelets(video, self.config.tubelet_frames, patch)  # (B, N, P)
+        if tokens is not None:
             video_last, video_layers = self.video(tokens, video_keep, self.layers)
-        if fbank is not None:
-            tokens = fbank_patches(fbank, patch)
-            audio_last, audio_layers = self.audio(tokens, fbank_keep, self.layers)
+        if patches is not None:
+            audio_last, audio_layers = self.audio(patches, fbank_keep, self.layers)
         video_fused, audio_fused = self.fusion(video_last, audio_last)
         return EncoderOutput(
             video=_bundle(video_last, video_layers, video_fused),

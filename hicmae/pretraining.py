@@ -21,7 +21,7 @@ from hicmae.masks import (
     tube_masks,
 )
 from hicmae.objective import audio_target, contrast, reconstruction, video_target
-from hicmae.patches import fbank_patches, take_tokens, tubelets
+from hicmae.patches import take_tokens
 from hicmae.settings import ModelConfig, ObjectiveConfig
 
 
@@ -114,8 +114,12 @@ class HiCMAE(nn.Module, PortableModel):
             fbank_mask: The same of the filter bank.
         """
         video_masks, audio_masks = self._masks(video, video_mask, fbank_mask)
-        encoded = self.encoder(
-            video, fbank, video_keep=video_masks.keep, fbank_keep=audio_masks.keep
+        # The encoder takes the visible ones of these, the targets the hidden ones.
+        tokens, patches = self.encoder.cut(video, fbank)
+        assert tokens is not None
+        assert patches is not None
+        encoded = self.encoder.encode(
+            tokens, patches, video_keep=video_masks.keep, fbank_keep=audio_masks.keep
         )
         assert encoded.video is not None
         assert encoded.audio is not None
@@ -125,7 +129,7 @@ class HiCMAE(nn.Module, PortableModel):
         audio_prediction = self.audio_decoder(
             encoded.audio.fused, self._take(encoded.audio, self.skip_layers), audio_masks
         )
-        target_video, target_audio = self._targets(video, fbank, video_masks, audio_masks)
+        target_video, target_audio = self._targets(tokens, patches, video_masks, audio_masks)
         weights = self.objective
         video_loss = reconstruction(video_prediction, target_video)
         audio_loss = reconstruction(audio_prediction, target_audio)
@@ -181,20 +185,17 @@ class HiCMAE(nn.Module, PortableModel):
 
     @torch.no_grad()
     def _targets(
-        self, video: Tensor, fbank: Tensor, video_masks: Masks, audio_masks: Masks
+        self, tokens: Tensor, patches: Tensor, video_masks: Masks, audio_masks: Masks
     ) -> tuple[Tensor, Tensor]:
         """Targets (B, M, P) of the hidden tubelets and patches only."""
-        config = self.config
-        patch = config.patch_size
-        hidden = take_tokens(tubelets(video, config.tubelet_frames, patch), video_masks.masked)
         return (
             video_target(
-                hidden,
-                tubelet_frames=config.tubelet_frames,
-                image_std=config.input.image_std,
+                take_tokens(tokens, video_masks.masked),
+                tubelet_frames=self.config.tubelet_frames,
+                image_std=self.config.input.image_std,
                 frame_difference=self.objective.frame_difference,
             ),
-            audio_target(take_tokens(fbank_patches(fbank, patch), audio_masks.masked)),
+            audio_target(take_tokens(patches, audio_masks.masked)),
         )
 
     def _contrast(

@@ -30,7 +30,7 @@ from hicmae.benchmarking.speed import (
 from hicmae.masks import random_masks, tube_masks
 from hicmae.objective import audio_target, video_target
 from hicmae.parameters import parameter_groups
-from hicmae.patches import fbank_patches, take_tokens, tubelets
+from hicmae.patches import take_tokens
 from hicmae.precision import Precision, resolve_precision
 from hicmae.pretraining import HiCMAE
 from hicmae.settings import ObjectiveConfig
@@ -220,11 +220,17 @@ def _straight_line(seconds: dict[int, float]) -> dict[str, Any]:
 def _time_targets(
     network: HiCMAE, transform: ClipTransform, batch: dict[str, Any], steps: int
 ) -> float:
-    """Median seconds of making masks and targets, which the forward pass includes."""
+    """Median seconds of making masks and targets, which the forward pass includes.
+
+    Not of cutting the clips into tokens, which the encoder would need without them.
+    """
     sizes, objective, size = network.config, network.objective, network.config.input
     video, fbank = transform(batch)
     assert video is not None
     assert fbank is not None
+    tokens, values = network.encoder.cut(video, fbank)
+    assert tokens is not None
+    assert values is not None
     device = video.device
 
     def targets() -> None:
@@ -234,12 +240,12 @@ def _time_targets(
             len(video), sizes.num_audio_tokens, objective.audio_mask_ratio, device=device
         )
         video_target(
-            take_tokens(tubelets(video, sizes.tubelet_frames, sizes.patch_size), cells.masked),
+            take_tokens(tokens, cells.masked),
             tubelet_frames=sizes.tubelet_frames,
             image_std=size.image_std,
             frame_difference=objective.frame_difference,
         )
-        audio_target(take_tokens(fbank_patches(fbank, sizes.patch_size), patches.masked))
+        audio_target(take_tokens(values, patches.masked))
 
     return statistics.median(timed(targets, device)[0] for _ in range(steps))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -30,9 +31,9 @@ def standardise(values: Tensor, dim: int, epsilon: float | Tensor = EPSILON) -> 
     mean = values.mean(dim=dim, keepdim=True)
     centred = values - mean
     # Not Tensor.std, which takes five times as long along a dimension that is not the last.
-    variance = centred.square().sum(dim=dim, keepdim=True) / (values.shape[dim] - 1)
-    std = variance.sqrt() + epsilon
-    return Standardised(centred / std, mean, std)
+    norm = torch.linalg.vector_norm(centred, dim=dim, keepdim=True)
+    std = norm / math.sqrt(values.shape[dim] - 1) + epsilon
+    return Standardised(centred.div_(std), mean, std)
 
 
 def video_target(
@@ -59,7 +60,8 @@ def video_target(
         f=tubelet_frames,
     )
     if frame_difference:
-        values = torch.cat((values[:, :, :1], values.diff(dim=2)), dim=2)
+        for frame in range(tubelet_frames - 1, 0, -1):  # each of these is a frame of all tubelets
+            values[:, :, frame] -= values[:, :, frame - 1]
     return rearrange(values, "b m f q -> b m (f q)")
 
 
