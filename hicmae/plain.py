@@ -82,6 +82,14 @@ def did_you_mean(word: str, known: Iterable[str], *, at: str = "") -> str:
     return f"; did you mean '{at}{near[0]}'?" if near else ""
 
 
+_LISTS: dict[Any, str] = {
+    int: "whole numbers, such as [1, 2]",
+    float: "numbers, such as [0.5, 1]",
+    str: "words, such as [one, two]",
+    Path: "paths, such as [one, two]",
+}
+
+
 def type_name(hint: Any) -> str:
     """An annotation in a reader's words, for `must be …`."""
     origin, arguments = get_origin(hint), get_args(hint)
@@ -94,7 +102,7 @@ def type_name(hint: Any) -> str:
     if origin is tuple and not (len(arguments) == 2 and arguments[1] is Ellipsis):
         return f"a list of {len(arguments)}: {', '.join(type_name(a) for a in arguments)}"
     if origin in (tuple, list):
-        return f"a list of {type_name(arguments[0])}"
+        return f"a list of {_LISTS.get(arguments[0]) or type_name(arguments[0])}"
     if origin in (dict, Mapping) or dataclasses.is_dataclass(hint):
         return "a mapping"
     words = {

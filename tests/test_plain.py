@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pytest
 
-from hicmae.plain import did_you_mean, from_dict, to_dict
+from hicmae.plain import did_you_mean, from_dict, to_dict, type_name
 from hicmae.settings import ModelConfig
 
 
@@ -116,3 +116,17 @@ def test_the_nearest_word_is_suggested_only_when_near() -> None:
         "; did you mean 'learning_rate'?"
     )
     assert did_you_mean("zebra", ["learning_rate", "epochs"]) == ""
+
+
+@pytest.mark.parametrize(
+    ("hint", "words"),
+    [
+        (tuple[int, ...], "a list of whole numbers, such as [1, 2]"),
+        (list[float], "a list of numbers, such as [0.5, 1]"),
+        (tuple[Path, ...], "a list of paths, such as [one, two]"),
+        (tuple[Literal["a", "b"], ...], "a list of one of a, b"),
+        (tuple[int, float], "a list of 2: a whole number, a number"),
+    ],
+)
+def test_a_list_is_described_by_how_it_is_written(hint: Any, words: str) -> None:
+    assert type_name(hint) == words
