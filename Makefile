@@ -1,5 +1,5 @@
 # make demo   everything from raw media to an emotion report, in minutes
-# make test   the tests
+# make test   the tests, two files at a time (JOBS=4: four; PYTEST='-k masks': a few)
 # make lint   ruff and mypy
 # make ci     what continuous integration runs: tests, then lint
 # make clean  remove the virtual environment and caches (never demo/ or runs/)
@@ -7,6 +7,8 @@
 # Each does its own set-up in .venv. Another interpreter: make PYTHON=python3.12 demo
 
 PYTHON ?= python3
+# Processes that run tests, each a file at a time. Many tests start processes of their own.
+JOBS ?= 2
 VENV := .venv
 READY := $(VENV)/.ready-for-pyproject
 
@@ -21,7 +23,7 @@ demo: $(READY)
 	$(VENV)/bin/hicmae demo $(DEMO)
 
 test: $(READY)
-	$(VENV)/bin/python -m pytest $(PYTEST)
+	$(VENV)/bin/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(PYTEST)
 
 lint: $(READY)
 	$(VENV)/bin/ruff check
