@@ -54,8 +54,13 @@ def print_parts(title: str, figures: Mapping[str, Any], console: Console) -> Non
     console.print(table)
     console.print(
         f"{figures['clips_per_second']:.1f} clips/s; {figures['flops_per_clip'] / 1e9:.1f} GFLOP a "
-        f"clip; {figures['fraction_of_peak']:.0%} of {figures['matmul_peak_flops'] / 1e9:.0f} "
+        f"clip; {figures['fraction_of_peak']:.0%} of {figures['matmul_peak_flops'] / 1e9:.3g} "
         f"GFLOP/s, the median of products between the steps (best "
-        f"{figures['matmul_best_flops'] / 1e9:.0f}); peak memory "
+        f"{figures['matmul_best_flops'] / 1e9:.3g}); peak memory "
         f"{figures['peak_memory_bytes'] / 2**30:.2f} GiB"
     )
+    if figures["fraction_of_peak"] > 1:
+        console.print(
+            f"The share says nothing here: a large product of {figures['precision']} is slower "
+            "than the network's smaller ones, as where a machine computes that format in software."
+        )
