@@ -83,8 +83,10 @@ class AudioVisualEncoder(nn.Module):
 
         Raises: ValueError: both modalities absent, or a shape that is not the configuration's.
         """
-        tokens, patches = self.cut(video, fbank)
-        return self.encode(tokens, patches, video_keep=video_keep, fbank_keep=fbank_keep)
+        video_patches, audio_patches = self.cut(video, fbank)
+        return self.encode(
+            video_patches, audio_patches, video_keep=video_keep, fbank_keep=fbank_keep
+        )
 
     def cut(
         self, video: Tensor | None, fbank: Tensor | None
@@ -102,20 +104,27 @@ class AudioVisualEncoder(nn.Module):
 
     def encode(
         self,
-        tokens: Tensor | None,
-        patches: Tensor | None,
+        video_patches: Tensor | None,
+        audio_patches: Tensor | None,
         *,
         video_keep: Tensor | None = None,
         fbank_keep: Tensor | None = None,
     ) -> EncoderOutput:
-        """Encode what ``cut`` gives; else as ``forward``."""
+        """Encode clips that are cut, so that who needs the pieces too need not cut them again.
+
+        Args:
+            video_patches: Tubelets (B, N, P), as ``cut`` gives them.
+            audio_patches: Filter-bank patches (B, N, P), as ``cut`` gives them.
+            video_keep: As in ``forward``.
+            fbank_keep: As in ``forward``.
+        """
         video_last = audio_last = None
         video_layers: tuple[Tensor, ...] = ()
         audio_layers: tuple[Tensor, ...] = ()
-        if tokens is not None:
-            video_last, video_layers = self.video(tokens, video_keep, self.layers)
-        if patches is not None:
-            audio_last, audio_layers = self.audio(patches, fbank_keep, self.layers)
+        if video_patches is not None:
+            video_last, video_layers = self.video(video_patches, video_keep, self.layers)
+        if audio_patches is not None:
+            audio_last, audio_layers = self.audio(audio_patches, fbank_keep, self.layers)
         video_fused, audio_fused = self.fusion(video_last, audio_last)
         return EncoderOutput(
             video=_bundle(video_last, video_layers, video_fused),

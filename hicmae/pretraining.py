@@ -115,11 +115,14 @@ class HiCMAE(nn.Module, PortableModel):
         """
         video_masks, audio_masks = self._masks(video, video_mask, fbank_mask)
         # The encoder takes the visible ones of these, the targets the hidden ones.
-        tokens, patches = self.encoder.cut(video, fbank)
-        assert tokens is not None
-        assert patches is not None
+        video_patches, audio_patches = self.encoder.cut(video, fbank)
+        assert video_patches is not None
+        assert audio_patches is not None
         encoded = self.encoder.encode(
-            tokens, patches, video_keep=video_masks.keep, fbank_keep=audio_masks.keep
+            video_patches,
+            audio_patches,
+            video_keep=video_masks.keep,
+            fbank_keep=audio_masks.keep,
         )
         assert encoded.video is not None
         assert encoded.audio is not None
@@ -129,7 +132,9 @@ class HiCMAE(nn.Module, PortableModel):
         audio_prediction = self.audio_decoder(
             encoded.audio.fused, self._take(encoded.audio, self.skip_layers), audio_masks
         )
-        target_video, target_audio = self._targets(tokens, patches, video_masks, audio_masks)
+        target_video, target_audio = self._targets(
+            video_patches, audio_patches, video_masks, audio_masks
+        )
         weights = self.objective
         video_loss = reconstruction(video_prediction, target_video)
         audio_loss = reconstruction(audio_prediction, target_audio)
@@ -185,17 +190,17 @@ class HiCMAE(nn.Module, PortableModel):
 
     @torch.no_grad()
     def _targets(
-        self, tokens: Tensor, patches: Tensor, video_masks: Masks, audio_masks: Masks
+        self, video_patches: Tensor, audio_patches: Tensor, video_masks: Masks, audio_masks: Masks
     ) -> tuple[Tensor, Tensor]:
         """Targets (B, M, P) of the hidden tubelets and patches only."""
         return (
             video_target(
-                take_tokens(tokens, video_masks.masked),
+                take_tokens(video_patches, video_masks.masked),
                 tubelet_frames=self.config.tubelet_frames,
                 image_std=self.config.input.image_std,
                 frame_difference=self.objective.frame_difference,
             ),
-            audio_target(take_tokens(patches, audio_masks.masked)),
+            audio_target(take_tokens(audio_patches, audio_masks.masked)),
         )
 
     def _contrast(

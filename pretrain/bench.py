@@ -228,9 +228,9 @@ def _time_targets(
     video, fbank = transform(batch)
     assert video is not None
     assert fbank is not None
-    tokens, values = network.encoder.cut(video, fbank)
-    assert tokens is not None
-    assert values is not None
+    video_patches, audio_patches = network.encoder.cut(video, fbank)
+    assert video_patches is not None
+    assert audio_patches is not None
     device = video.device
 
     def targets() -> None:
@@ -240,12 +240,12 @@ def _time_targets(
             len(video), sizes.num_audio_tokens, objective.audio_mask_ratio, device=device
         )
         video_target(
-            take_tokens(tokens, cells.masked),
+            take_tokens(video_patches, cells.masked),
             tubelet_frames=sizes.tubelet_frames,
             image_std=size.image_std,
             frame_difference=objective.frame_difference,
         )
-        audio_target(take_tokens(values, patches.masked))
+        audio_target(take_tokens(audio_patches, patches.masked))
 
     return statistics.median(timed(targets, device)[0] for _ in range(steps))
 

@@ -27,7 +27,10 @@ class Standardised(NamedTuple):
 
 
 def standardise(values: Tensor, dim: int, epsilon: float | Tensor = EPSILON) -> Standardised:
-    """Subtract the mean and divide by the unbiased standard deviation + epsilon along ``dim``."""
+    """Subtract the mean and divide by the unbiased standard deviation + epsilon along ``dim``.
+
+    Targets ask for no gradient: this works in place on its own copy, and has none to give.
+    """
     mean = values.mean(dim=dim, keepdim=True)
     centred = values - mean
     # Not Tensor.std, which takes five times as long along a dimension that is not the last.
