@@ -13,13 +13,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from pretrain_shards import moving_shards
-from slurm_cluster import Cluster, SlurmUnavailable, two_nodes
-from wandb_file import run_record, wait_for_end
 
 from hicmae.checkpoint import load_checkpoint
 from hicmae.config import save_yaml
 from hicmae.settings import ModelConfig
+from tests.support.pretrain_shards import moving_shards
+from tests.support.slurm_cluster import Cluster, SlurmUnavailable, two_nodes
+from tests.support.wandb_file import run_record, wait_for_end
 
 SCRIPTS = (
     "pretrain/slurm/one_node.sbatch",

@@ -1,0 +1,153 @@
+"""Files and folders that are there whole or not at all, their digests, and locks between processes.
+
+Every writer of this project goes through ``whole_file`` or ``whole_folder``: what is written lies
+beside its place under a hidden name until it is complete, and is then renamed into it, so that
+neither a killed process nor a full disk leaves half of something under the real name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import filelock
+
+_BLOCK_BYTES = 1 << 20
+
+
+@contextmanager
+def whole_file(path: Path, *, sync: bool = False, keep_suffix: bool = False) -> Iterator[Path]:
+    """Write a file beside its place; it is renamed into it when everything is written.
+
+    Args:
+        path: Where it goes; what is there is replaced. Its parents are made.
+        sync: Whether the data, and then the name, are on the disk before this ends, so that they
+            outlive the machine: where losing the file would lose work.
+        keep_suffix: Whether what is written has the file's suffix already, for libraries that
+            tell the format by it.
+
+    Yields: the path to write to; it is gone again if anything is raised.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    end = path.suffix if keep_suffix else ""
+    beside = path.with_name(f".{path.name}.{os.getpid()}.part{end}")
+    try:
+        yield beside
+        beside.chmod(0o644)  # safetensors, and tempfile, write for their owner alone
+        if sync:
+            sync_to_disk(beside)
+        beside.replace(path)
+        if sync:
+            sync_to_disk(path.parent)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str, *, sync: bool = False) -> None:
+    """Write text as UTF-8 with the line ends that it has, whole or not at all."""
+    with whole_file(path, sync=sync) as beside:
+        beside.write_text(text, encoding="utf-8", newline="")
+
+
+def write_json(path: Path, data: Any, *, sync: bool = False) -> None:
+    """Write data as indented JSON, whole or not at all.
+
+    Raises: ValueError: a number that is not finite, which JSON has no name for.
+    """
+    text = json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False)
+    write_text(path, text + "\n", sync=sync)
+
+
+@contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """Fill a folder beside its place; it is renamed into it when everything is written.
+
+    Args:
+        folder: Where it goes; what is there is replaced. Its parents are made.
+
+    Yields: an empty folder to write into; it is gone again if anything is raised.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    beside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        yield beside
+        beside.chmod(0o755)
+        if folder.exists():
+            # A folder cannot be replaced in one step: the old one is moved away, then removed.
+            aside = beside.with_name(beside.name + "-old")
+            folder.replace(aside)
+            beside.replace(folder)
+            shutil.rmtree(aside)
+        else:
+            beside.replace(folder)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def sync_to_disk(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk and outlive the machine."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file, hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK_BYTES):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+class DigestingFile:
+    """A binary file for writing that digests what goes through it.
+
+    Args:
+        write: Takes each block, such as a file's ``write``.
+
+    Attributes:
+        num_bytes: How many came so far.
+    """
+
+    def __init__(self, write: Callable[[bytes], Any]) -> None:
+        self._write = write
+        self._digest = hashlib.sha256()
+        self.num_bytes = 0
+
+    def write(self, block: bytes) -> int:
+        """Write and digest a block."""
+        self._digest.update(block)
+        self.num_bytes += len(block)
+        self._write(block)
+        return len(block)
+
+    def flush(self) -> None:
+        """Nothing is held back here."""
+
+    @property
+    def sha256(self) -> str:
+        """Digest of all blocks so far, hexadecimal."""
+        return self._digest.hexdigest()
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold a lock between processes; it ends with the process, however that ends.
+
+    Args:
+        path: The lock's own file, which stays: removed, a third process would lock another one of
+            its name. Its parents are made.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with filelock.FileLock(path):
+        yield

@@ -1,0 +1,182 @@
+"""Where the numbers of a run go: ``metrics.csv``, and Weights & Biases beside it.
+
+Both trainers write through here, so that rows survive interruption and resuming alike.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import netrc
+import os
+import secrets
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, cast
+from urllib.parse import urlsplit
+
+from hicmae.files import write_text
+
+if TYPE_CHECKING:
+    import wandb
+
+Row = Mapping[str, float | int]
+WandbMode = Literal["online", "offline", "disabled"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class WandbConfig:
+    """Logging to Weights & Biases, beside ``metrics.csv``.
+
+    Args:
+        mode: ``auto``: online where the user is logged in, else offline into the run folder;
+            ``disabled``: none. The environment variable WANDB_MODE outranks ``auto``.
+        project: Project there.
+        name: Name of the run; null: the name of the run folder.
+    """
+
+    mode: Literal["auto", "online", "offline", "disabled"] = "auto"
+    project: str = "hicmae"
+    name: str | None = None
+
+
+def wandb_mode(mode: str) -> WandbMode:
+    """Turn ``auto`` into what W&B is started with: online only where the user is logged in."""
+    wished = os.environ.get("WANDB_MODE") if mode == "auto" else mode
+    if wished:
+        return cast(WandbMode, "offline" if wished == "dryrun" else wished)
+    if os.environ.get("WANDB_API_KEY"):
+        return "online"
+    host = urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
+    try:
+        known = netrc.netrc(os.environ.get("NETRC")).authenticators(host)
+    except (FileNotFoundError, PermissionError, netrc.NetrcParseError):
+        known = None
+    return "online" if known else "offline"
+
+
+class MetricsFile:
+    """A CSV that grows by one row at a time.
+
+    A row is written in one piece and handed to the operating system at once. A column that no row
+    had before is added to the right, with the earlier rows left empty there.
+
+    Args:
+        path: The file; rows that are there already are kept.
+        keep_steps: Rows of a later step than this are dropped first: a run that is resumed from
+            step 100 makes step 101 again. ``None`` keeps all.
+    """
+
+    def __init__(self, path: Path, *, keep_steps: int | None = None) -> None:
+        self.path = path
+        self.columns: list[str] = []
+        if path.is_file():
+            rows = self._read()
+            if keep_steps is not None:
+                rows = [row for row in rows if int(row["step"]) <= keep_steps]
+            self._rewrite(rows)
+
+    def append(self, row: Row) -> None:
+        """Add a row; it must have ``step``."""
+        new = [name for name in row if name not in self.columns]
+        if new:
+            rows = self._read() if self.path.is_file() else []
+            self.columns += new
+            self._rewrite(rows)
+        with self.path.open("a", newline="", encoding="utf-8") as file:
+            file.write(self._line({name: _shown(value) for name, value in row.items()}))
+
+    def _read(self) -> list[dict[str, str]]:
+        """Whole rows of the file, and its columns; a crash may have cut the last row short."""
+        text = self.path.read_text(encoding="utf-8")
+        reader = csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1]))
+        rows = list(reader)
+        self.columns = list(reader.fieldnames or ())
+        return rows
+
+    def _rewrite(self, rows: list[dict[str, str]]) -> None:
+        """Write the header and rows anew."""
+        header = self._line({name: name for name in self.columns})
+        write_text(self.path, header + "".join(self._line(row) for row in rows))
+
+    def _line(self, row: Mapping[str, str]) -> str:
+        """One line of the file."""
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerow(row.get(name, "") for name in self.columns)
+        return text.getvalue()
+
+
+class WandbRun:
+    """One run of Weights & Biases in a run folder; resuming continues it under the same id.
+
+    The id stands in ``wandb/run-id.txt`` there; the run there has the resolved configuration, and
+    as ``run_folder`` in it and as its notes the way back: host and folder.
+
+    Args:
+        folder: The run folder; W&B writes into its ``wandb/``.
+        settings: Mode, project and name.
+        config: The resolved configuration.
+        group: Runs that belong together there; none: it stands alone.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        settings: WandbConfig,
+        config: dict[str, Any],
+        *,
+        group: str | None = None,
+    ) -> None:
+        import wandb  # a second of import that processes without a run of it need not wait for
+
+        self.mode: WandbMode = wandb_mode(settings.mode)
+        (folder / "wandb").mkdir(parents=True, exist_ok=True)
+        id_file = folder / "wandb" / "run-id.txt"
+        if not id_file.is_file():
+            write_text(id_file, secrets.token_hex(4) + "\n")
+        home = f"{socket.gethostname()}:{folder.resolve()}"
+
+        def start(mode: WandbMode) -> wandb.Run:
+            return wandb.init(
+                project=settings.project,
+                group=group,
+                name=settings.name or folder.resolve().name,
+                dir=folder,
+                id=id_file.read_text().strip(),
+                resume="allow",
+                mode=mode,
+                config={**config, "run_folder": home},
+                notes=f"run folder: {home}",
+                settings=wandb.Settings(silent=True, init_timeout=60),
+            )
+
+        try:
+            self._run = start(self.mode)
+        except wandb.errors.Error:
+            if settings.mode != "auto":  # the user asked for online
+                raise
+            self.mode = "offline"
+            self._run = start(self.mode)
+        self._run.define_metric("step")
+        self._run.define_metric("*", step_metric="step")
+
+    def log(self, row: Row) -> None:
+        """Send a row; it must have ``step``."""
+        self._run.log(dict(row))
+
+    def log_picture(self, name: str, path: Path, step: int) -> None:
+        """Send a picture under a name."""
+        import wandb
+
+        self._run.log({name: wandb.Image(str(path)), "step": step})
+
+    def finish(self, exit_code: int) -> None:
+        """Close the run's file."""
+        self._run.finish(exit_code=exit_code)
+
+
+def _shown(value: float | int) -> str:
+    """A number as text: seven digits are all that a float32 has."""
+    return f"{value:.7g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,211 @@
+"""Scores of parts: groups that a benchmark names or the index has, speakers, worst errors."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from finetune.groups import group_columns
+from finetune.kept_features import MAX_SAMPLES, FeatureKeeper, choose_samples, read_features
+from finetune.predictions import Prediction
+from finetune.record import Run, read_run
+from finetune.reporting.breakdown import group_section, speaker_section
+from finetune.reporting.document import Section
+from finetune.reporting.errors import error_section, read_frames, worst
+from finetune.reporting.resampling import class_intervals
+from finetune.reporting.tables import Table
+from finetune.scores import score_units
+from hicmae.checkpoint import load_checkpoint
+from hicmae.checkpoints.networks import build_network
+from hicmae.settings import ModelConfig
+from hicmae.transforms import ClipTransform
+from shards.random_access import ShardDataset
+from shards.sample import collate
+from tests.support.finetune_fixtures import (
+    BENCHMARK,
+    VALUES,
+    run_tiny,
+    write_labelled_shards,
+    wrong_labels,
+)
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Shards with some wrong labels and a group column that the benchmark does not name."""
+    changes = wrong_labels()
+    for number in range(24):
+        sex = "f" if (number // 2) % 4 < 2 else "m"
+        change = changes.setdefault(number, {})
+        change["labels"] = {**change.get("labels", {}), "sex": sex, "height": 1.5 + number / 100}
+    return write_labelled_shards(tmp_path_factory.mktemp("shards") / "s", changes=changes)
+
+
+@pytest.fixture(scope="module")
+def run(
+    shards: Path, tmp_path_factory: pytest.TempPathFactory, tiny_model_config: ModelConfig
+) -> Run:
+    """A run of two folds."""
+    folder = tmp_path_factory.mktemp("run")
+    return read_run(run_tiny(folder, shards, tiny_model_config, epochs=1))
+
+
+def only_table(section: Section) -> Table:
+    """The one table of a section."""
+    (table,) = (part for part in section.parts if isinstance(part, Table))
+    return table
+
+
+def test_columns_with_few_repeated_values_are_groups_and_truth_and_folds_are_not() -> None:
+    rows = pd.DataFrame(
+        {
+            "key": list("abcdef"),
+            "speaker": list("xxyyzz"),
+            "emotion": ["low", "high"] * 3,
+            "fold": [1, 2] * 3,
+            "sex": list("ffmmff"),
+            "age": [30, 30, 40, 40, 40, None],
+            "height": [1.5, 1.6, 1.5, 1.6, 1.5, 1.6],
+            "once": list("aaaaab"),
+            "same": list("aaaaaa"),
+            "name": [f"n{number}" for number in range(6)],
+            "named": [f"n{number}" for number in range(6)],
+        }
+    )
+    assert group_columns(BENCHMARK, rows) == ("sex", "age")
+    named = dataclasses.replace(BENCHMARK, groups=("named", "nowhere"))
+    assert group_columns(named, rows) == ("named", "sex", "age")
+    assert "emotion" in group_columns(dataclasses.replace(VALUES, targets=("height",)), rows)
+
+
+def test_a_group_has_the_score_of_its_samples_and_small_ones_are_marked(
+    run: Run, tmp_path: Path
+) -> None:
+    section = group_section(run, tmp_path)
+    assert section is not None
+    by_column = {part.title: part for part in section.parts if isinstance(part, Section)}
+    assert set(by_column) == {"By sex"}
+    table = only_table(by_column["By sex"])
+    assert list(table.columns[:4]) == ["sex", "samples", "speakers", "UAR, selection last"]
+    for row in table.rows:
+        own = [item for item in run.units if item.groups["sex"] == row[0]]
+        assert row[1:4] == ["12 (small)", "2", f"{score_units(BENCHMARK, own)['uar']:.3f}"]
+    with Image.open(tmp_path / "groups.png") as picture:
+        assert picture.width > 500
+
+
+def test_speakers_stand_worst_first_and_need_names(run: Run, tmp_path: Path) -> None:
+    section = speaker_section(run, tmp_path)
+    assert section is not None
+    table = only_table(section)
+    scores = [float(row[2]) for row in table.rows]
+    assert scores == sorted(scores)
+    assert {row[0] for row in table.rows} == {"s0", "s1", "s2", "s3"}
+    assert (tmp_path / "speakers.png").is_file()
+    nobody = tuple(dataclasses.replace(item, speaker="") for item in run.predictions)
+    assert speaker_section(dataclasses.replace(run, predictions=nobody), tmp_path) is None
+
+
+def test_recall_intervals_are_the_percentiles_of_draws_of_speakers() -> None:
+    def unit(number: int, speaker: str, *, right: bool) -> Prediction:
+        given = (0.9, 0.1) if right else (0.1, 0.9)
+        return Prediction(
+            key=str(number),
+            fold="1",
+            speaker=speaker,
+            true="low",
+            predicted="low" if right else "high",
+            probabilities=given,
+            views=(given,),
+        )
+
+    units = [unit(n, f"p{n // 5}", right=n // 5 < 30) for n in range(200)]
+    low, high = class_intervals(BENCHMARK, units)[0]
+    rng = np.random.default_rng(5)
+    draws = rng.binomial(40, 30 / 40, size=20_000) / 40
+    expected = np.percentile(draws, [2.5, 97.5])
+    assert (low, high) == pytest.approx(tuple(expected), abs=0.026)
+    assert np.isnan(class_intervals(BENCHMARK, units)[1]).all()
+
+
+def test_the_most_confident_errors_come_first_with_their_middle_frame(
+    run: Run, shards: Path, tmp_path: Path
+) -> None:
+    found = worst(run)
+    wrong = [item for item in run.units if item.true != item.predicted]
+    assert len(found) == min(20, len(wrong)) > 0
+    sizes = [mistake.size for mistake in found]
+    assert sizes == sorted((max(item.probabilities or ()) for item in wrong), reverse=True)[:20]
+    frames, missing = read_frames(shards, run.facts.shards_digest, [found[0].sample])
+    assert not missing
+    (frame,) = frames.values()
+    # The fixture's frames are of one colour, which tells the class that is seen.
+    assert frame.reshape(-1, 3).std(axis=0).max() < 30
+    section = error_section(run, tmp_path, None)
+    assert section is not None
+    with Image.open(tmp_path / "errors.jpg") as sheet:
+        assert sheet.width > 5 * 200 or len(found) < 5
+    assert [row[1] for row in only_table(section).rows] == [item.unit.key for item in found]
+
+
+def test_shards_that_are_gone_or_others_are_said_and_the_errors_listed(
+    run: Run, shards: Path, tmp_path: Path
+) -> None:
+    gone = error_section(run, tmp_path, tmp_path / "nowhere")
+    assert gone is not None
+    assert any("no longer in" in part for part in gone.parts if isinstance(part, str))
+    assert not (tmp_path / "errors.jpg").exists()
+    assert only_table(gone).rows
+    assert "not those of this run" in read_frames(shards, "0" * 64, ["s0/000"])[1]
+    assert "'nobody' is not in" in read_frames(shards, run.facts.shards_digest, ["nobody"])[1]
+    cut = tmp_path / "cut"
+    shutil.copytree(shards, cut)
+    for path in cut.glob("*.tar"):
+        path.write_bytes(path.read_bytes()[:100])
+    assert "cannot be read" in read_frames(cut, run.facts.shards_digest, ["s0/000"])[1]
+
+
+def test_kept_features_are_those_of_the_tested_checkpoint(run: Run, shards: Path) -> None:
+    folder = run.folder / "fold-1"
+    kept = read_features(folder)
+    assert kept is not None
+    assert not (folder / "features-before.npz").exists()
+    model = build_network(load_checkpoint(folder / "checkpoints" / "last"))
+    dataset = ShardDataset(shards, input=model.config.input, views=1)
+    batch = collate([dataset.by_key(key) for key in kept.keys])
+    transform = ClipTransform(model.config.input).eval()
+    expected = model.eval().features(*transform(batch)).detach().numpy()
+    np.testing.assert_allclose(kept.after, expected, atol=5e-3)
+    assert np.abs(kept.before - kept.after).max() > 0.05
+    assert set(kept.keys) == {item.key for item in run.predictions if item.fold == "1"}
+
+
+def test_of_many_samples_some_are_kept_in_their_order() -> None:
+    rows = pd.DataFrame({"key": [f"{number:05d}" for number in range(3 * MAX_SAMPLES)]})
+    chosen = choose_samples(rows, seed=0)
+    assert len(chosen) == chosen["key"].nunique() == MAX_SAMPLES
+    assert chosen["key"].is_monotonic_increasing
+    assert chosen.equals(choose_samples(rows, seed=0))
+    assert len(choose_samples(rows[:7], seed=0)) == 7
+
+
+def test_keeping_features_changes_nothing_that_is_learned(
+    run: Run,
+    shards: Path,
+    tmp_path: Path,
+    tiny_model_config: ModelConfig,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("on_train_start", "on_predict_start"):
+        monkeypatch.setattr(FeatureKeeper, name, lambda *_: None)
+    without = run_tiny(tmp_path, shards, tiny_model_config, epochs=1, folds="1")
+    assert read_features(without / "fold-1") is None
+    name = "predictions.jsonl"
+    assert (without / "fold-1" / name).read_text() == (run.folder / "fold-1" / name).read_text()
+    assert "No features were kept here" in (without / "report.md").read_text()

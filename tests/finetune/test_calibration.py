@@ -1,0 +1,98 @@
+"""Calibration, error by range, agreement of neighbours: against scikit-learn, pandas and hand."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.calibration import calibration_curve
+
+from finetune.predictions import make_prediction
+from finetune.reporting.calibration import NUM_BINS, calibrate
+from finetune.reporting.embedding import MIN_SAMPLES, embed, neighbour_agreement
+from finetune.reporting.ranges import errors_by_range
+from tests.support.finetune_fixtures import BENCHMARK
+
+
+def test_bins_and_errors_are_those_of_scikit_learn() -> None:
+    rng = np.random.default_rng(0)
+    high = rng.uniform(size=500)
+    truth = rng.uniform(size=500) < high**2
+    units = [
+        make_prediction(
+            BENCHMARK,
+            key=str(number),
+            fold="1",
+            speaker="",
+            true=BENCHMARK.classes[int(is_high)],
+            views=np.array([[1 - p, p]]),
+        )
+        for number, (p, is_high) in enumerate(zip(high, truth, strict=True))
+    ]
+    found = calibrate(BENCHMARK, units)
+    sure, right = np.maximum(high, 1 - high), (high > 0.5) == truth
+    accuracy, confidence = calibration_curve(right, sure, n_bins=NUM_BINS)
+    filled = found.counts > 0
+    assert found.counts.sum() == 500
+    np.testing.assert_allclose(found.accuracy[filled], accuracy, atol=1e-6)
+    np.testing.assert_allclose(found.confidence[filled], confidence, atol=1e-6)
+    gaps = np.abs(accuracy - confidence)
+    expected = (gaps * found.counts[filled]).sum() / 500
+    assert found.expected_error == pytest.approx(expected, abs=1e-5)
+    assert found.largest_error == pytest.approx(gaps.max(), abs=1e-5)
+    assert found.mean_confidence == pytest.approx(sure.mean())
+    assert found.mean_accuracy == pytest.approx(right.mean())
+
+
+def test_ranges_hold_every_sample_once_and_have_its_error() -> None:
+    rng = np.random.default_rng(1)
+    true = rng.normal(size=203)
+    predicted = 0.5 * true + 0.1
+    found = errors_by_range(true, predicted)
+    assert [item.count for item in found] == [41, 40, 41, 40, 41]
+    frame = pd.DataFrame({"true": true, "error": predicted - true})
+    groups = frame.groupby(pd.qcut(frame["true"], 5))["error"]
+    np.testing.assert_allclose([item.bias for item in found], groups.mean())
+    rms = groups.apply(lambda error: float(np.sqrt((error**2).mean())))
+    np.testing.assert_allclose([item.rmse for item in found], rms)
+    assert all(one.high < two.low for one, two in itertools.pairwise(found))
+
+
+def test_steps_of_a_scale_are_ranges_and_a_constant_truth_is_one() -> None:
+    true = np.array([1.0, 3.0, 1.0, 2.0])
+    found = errors_by_range(true, true + np.array([1.0, 0.0, -1.0, 2.0]))
+    assert [(item.name, item.count, item.bias, item.rmse) for item in found] == [
+        ("1", 2, 0.0, 1.0),
+        ("2", 1, 2.0, 2.0),
+        ("3", 1, 0.0, 0.0),
+    ]
+    assert len(errors_by_range(np.ones(30), np.zeros(30))) == 1
+    skewed = errors_by_range(np.r_[np.zeros(50), np.arange(1.0, 11)], np.zeros(60))
+    assert sum(item.count for item in skewed) == 60
+
+
+def test_neighbours_agree_where_truths_lie_together_and_not_where_they_are_mixed() -> None:
+    rng = np.random.default_rng(2)
+    classes = np.arange(200) % 4
+    apart = rng.normal(size=(200, 8)) + 20 * np.eye(8)[classes]
+    assert neighbour_agreement(apart, classes) == 1
+    assert neighbour_agreement(rng.normal(size=(200, 8)), classes) == pytest.approx(0.25, abs=0.08)
+    values = np.linspace(0, 1, 200)
+    line = np.outer(values, np.ones(8))
+    assert neighbour_agreement(line, values) > 0.99
+    assert np.isnan(neighbour_agreement(line, np.ones(200)))
+    assert np.isnan(neighbour_agreement(line[:5], values[:5]))
+
+
+def test_a_plane_keeps_heaps_apart_and_few_or_equal_samples_have_none() -> None:
+    rng = np.random.default_rng(3)
+    heaps = np.arange(40) % 2
+    found = embed(rng.normal(size=(40, 6)) + 30 * heaps[:, None])
+    assert found is not None
+    assert found.perplexity == 13
+    assert neighbour_agreement(found.places, heaps) == 1
+    again = embed(rng.normal(size=(MIN_SAMPLES - 1, 6)))
+    assert again is None
+    assert embed(np.ones((50, 6))) is None

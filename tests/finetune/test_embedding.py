@@ -1,0 +1,209 @@
+"""Features in files are those of the network, with what they are of."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet
+import pytest
+import torch
+
+from finetune.evaluating import feature_files
+from finetune.evaluating.embedding import embed
+from finetune.evaluating.machine import MachineConfig
+from hicmae.checkpoint import file_sha256, load_checkpoint, save_checkpoint
+from hicmae.checkpoints.networks import build_network
+from hicmae.encoder import AudioVisualEncoder
+from hicmae.pretraining import HiCMAE
+from hicmae.settings import ModelConfig, ObjectiveConfig
+from hicmae.transforms import ClipTransform
+from shards.random_access import ShardDataset
+from shards.sample import collate
+from tests.support.finetune_fixtures import labels_of, run_tiny, write_labelled_shards
+
+MACHINE = MachineConfig(accelerator="cpu", precision="32-true", batch_size=5, workers=0)
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_labelled_shards(
+        tmp_path_factory.mktemp("embed") / "shards",
+        changes={3: {"labels": {"note": "odd"}}},  # a column with gaps
+    )
+
+
+@pytest.fixture(scope="module")
+def pretrained(tmp_path_factory: pytest.TempPathFactory, tiny_model_config: ModelConfig) -> Path:
+    torch.manual_seed(7)
+    model = HiCMAE(tiny_model_config, ObjectiveConfig())
+    folder = tmp_path_factory.mktemp("pretrained") / "checkpoint"
+    save_checkpoint(folder, model, kind="pretraining", config={"model": tiny_model_config})
+    return folder
+
+
+def features(source: Path, shards: Path, out: Path, **options: Any) -> pd.DataFrame:
+    embed(source=source, inputs=[shards], out=out, machine=MACHINE, **options)
+    return pyarrow.parquet.read_table(out).to_pandas()
+
+
+def clips(shards: Path, config: ModelConfig, numbers: list[int], views: int = 1) -> Any:
+    """The network's input, read here."""
+    dataset = ShardDataset(shards, input=config.input, views=views)
+    with torch.no_grad():
+        return ClipTransform(config.input).eval()(collate([dataset[n] for n in numbers]))
+
+
+def test_layers_of_a_pretrained_network_are_its_mean_tokens(
+    pretrained: Path, shards: Path, tiny_model_config: ModelConfig, tmp_path: Path
+) -> None:
+    table = features(pretrained, shards, tmp_path / "a.parquet", what="layers", layers="2,1")
+    assert len(table) == 24
+    encoder = build_network(load_checkpoint(pretrained)).encoder
+    whole = AudioVisualEncoder(tiny_model_config, layers=[1, 2]).eval()
+    whole.load_state_dict(encoder.state_dict())
+    with torch.no_grad():
+        encoded = whole(*clips(shards, tiny_model_config, [0, 7, 23]))
+    assert encoded.video is not None
+    assert encoded.audio is not None
+    for name, tokens in (("video", encoded.video), ("audio", encoded.audio)):
+        for layer in (1, 2):
+            found = np.stack(table[f"{name}_layer_{layer}"].iloc[[0, 7, 23]].to_list())
+            assert found == pytest.approx(tokens.layers[layer - 1].mean(1).numpy(), abs=1e-5)
+
+
+def test_rows_say_of_what_they_are_and_the_file_where_from(
+    pretrained: Path, shards: Path, tmp_path: Path
+) -> None:
+    table = features(pretrained, shards, tmp_path / "a.parquet", what="fused")
+    for number, row in table.iterrows():
+        assert isinstance(number, int)
+        labels = labels_of(int(row["key"].split("/")[1]))
+        assert (row["emotion"], row["fold"]) == (labels["emotion"], labels["fold"])
+        assert row["speaker"] == row["key"].split("/")[0]
+    assert table["note"].isna().sum() == 23
+    about = json.loads(pyarrow.parquet.read_schema(tmp_path / "a.parquet").metadata[b"hicmae"])
+    assert about["weights_sha256"] == file_sha256(pretrained / "model.safetensors")
+    assert about["config"]["model"]["encoder_dim"] == 32
+    assert about["settings"] == {
+        "what": "fused",
+        "modalities": "audio-video",
+        "per": "sample",
+        "segments": 1,
+        "precision": "32-true",
+    }
+
+
+def test_pooled_features_give_the_predictions_of_a_fine_tuned_network(
+    shards: Path, tiny_model_config: ModelConfig, tmp_path: Path
+) -> None:
+    run = run_tiny(tmp_path, shards, tiny_model_config, folds="1", epochs=1)
+    table = features(run / "fold-1", shards, tmp_path / "a.parquet", segments=2, per="view")
+    assert table["view"].tolist() == [0, 1] * 24
+    assert table["start_seconds"].iloc[:2].tolist() == [0.0, 9 / 25]
+    weights = load_checkpoint(run / "fold-1").tensors
+    lines = [json.loads(line) for line in (run / "predictions.jsonl").read_text().splitlines()]
+    rows = table.groupby("key")["pooled"].apply(lambda views: np.stack(views.to_list()))
+    for line in lines:
+        logits = rows[line["key"]] @ weights["head.weight"].numpy().T + weights["head.bias"].numpy()
+        shares = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+        assert shares == pytest.approx(np.array(line["views"]), abs=1e-5)
+    with pytest.raises(ValueError, match=r"network for each fold; name one of them \(fold-1\)"):
+        features(run, shards, tmp_path / "b.parquet")
+
+
+@pytest.mark.parametrize("segments", [1, 3, 7])
+def test_a_sample_is_the_mean_of_its_views_wherever_batches_end(
+    segments: int, pretrained: Path, shards: Path, tmp_path: Path
+) -> None:
+    one = features(pretrained, shards, tmp_path / "one.parquet", segments=segments)
+    each = features(pretrained, shards, tmp_path / "each.parquet", segments=segments, per="view")
+    assert len(each) == 24 * segments
+    assert each["key"].iloc[::segments].tolist() == one["key"].tolist()
+    views = np.stack(each["pooled"].to_list()).reshape(24, segments, -1)
+    assert np.stack(one["pooled"].to_list()) == pytest.approx(views.mean(1), abs=1e-5)
+
+
+def test_one_modality_is_encoded_without_the_other(
+    pretrained: Path, shards: Path, tiny_model_config: ModelConfig, tmp_path: Path
+) -> None:
+    table = features(pretrained, shards, tmp_path / "a.parquet", what="fused", modalities="video")
+    assert "audio_fused" not in table
+    encoder = build_network(load_checkpoint(pretrained)).encoder
+    video, _ = clips(shards, tiny_model_config, [4])
+    with torch.no_grad():
+        encoded = encoder(video, None)
+    assert encoded.video is not None
+    assert table["video_fused"].iloc[4] == pytest.approx(
+        encoded.video.fused.mean(1)[0].numpy(), abs=1e-5
+    )
+    mute = write_labelled_shards(tmp_path / "mute", mute=3)
+    with pytest.raises(ValueError, match="'s1/003' has no sound"):
+        features(pretrained, mute, tmp_path / "b.parquet", modalities="audio")
+    assert len(features(pretrained, mute, tmp_path / "c.parquet", modalities="video")) == 24
+
+
+def test_npz_holds_the_same_as_parquet(
+    pretrained: Path, shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feature_files, "ROW_GROUP", 7)
+    table = features(
+        pretrained, shards, tmp_path / "a.parquet", what="layers", per="view", segments=2
+    )
+    assert pyarrow.parquet.ParquetFile(tmp_path / "a.parquet").num_row_groups > 3
+    out = tmp_path / "a.npz"
+    embed(
+        source=pretrained,
+        inputs=[shards],
+        out=out,
+        what="layers",
+        per="view",
+        segments=2,
+        machine=MACHINE,
+    )
+    with np.load(out, allow_pickle=False) as found:
+        assert set(found.files) == {*table.columns, "hicmae"}
+        assert np.array_equal(found["video_layer_1"], np.stack(table["video_layer_1"].to_list()))
+        assert found["key"].tolist() == table["key"].tolist()
+        assert found["fold"].dtype == np.int64
+        assert found["valence"] == pytest.approx(table["valence"].to_numpy())
+        assert sorted(set(found["note"].tolist())) == ["", "odd"]
+        assert json.loads(str(found["hicmae"]))["settings"]["layers"] == [1, 2]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.npz", "a.parquet"]
+
+
+def test_what_cannot_be_embedded_is_refused_in_one_line_and_leaves_nothing(
+    pretrained: Path, shards: Path, tmp_path: Path
+) -> None:
+    cases: list[tuple[dict[str, Any], str]] = [
+        ({"out": tmp_path / "a.csv"}, "must end in .parquet or .npz"),
+        ({"what": "layers", "layers": "1,3"}, "numbers from 1 to 2"),
+        ({"layers": "1"}, "is for --what layers"),
+        ({"segments": 0}, "segments = 0"),
+        ({"hop": 1.0}, "hop is for recordings"),
+        ({"inputs": [shards, shards]}, "give one folder of shards or recordings"),
+        ({"inputs": [tmp_path], "segments": 2}, "segments is for shards"),
+        ({"source": shards}, "give a run folder or a checkpoint folder"),
+    ]
+    for options, said in cases:
+        given: dict[str, Any] = {
+            "source": pretrained,
+            "inputs": [shards],
+            "out": tmp_path / "a.parquet",
+        } | options
+        with pytest.raises(ValueError, match=said) as caught:
+            embed(machine=MACHINE, **given)
+        assert "\n" not in str(caught.value)
+    for name in ("a.parquet", "a.npz"):
+        damaged = write_labelled_shards(tmp_path / f"damaged-{name}")
+        (damaged / sorted(damaged.glob("*.tar"))[-1].name).write_bytes(b"")
+        with pytest.raises(ValueError, match="tar"):
+            embed(source=pretrained, inputs=[damaged], out=tmp_path / name, machine=MACHINE)
+    assert not [path for path in tmp_path.iterdir() if not path.is_dir()]
+    features(pretrained, shards, tmp_path / "a.parquet")
+    with pytest.raises(ValueError, match=r"exists; pass --overwrite"):
+        features(pretrained, shards, tmp_path / "a.parquet")
+    features(pretrained, shards, tmp_path / "a.parquet", overwrite=True)

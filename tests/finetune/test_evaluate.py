@@ -1,0 +1,279 @@
+"""Finished networks tested again: the same numbers, other views, other corpora, no leak."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from finetune.evaluating.evaluate import evaluate
+from finetune.evaluating.machine import MachineConfig
+from finetune.record import read_run, runs_in
+from finetune.reporting.report import report
+from hicmae.config import save_yaml
+from hicmae.settings import ModelConfig
+from tests.support.finetune_fixtures import (
+    BENCHMARK,
+    VALUES,
+    run_tiny,
+    save_benchmark,
+    write_labelled_shards,
+    wrong_labels,
+)
+
+MACHINE = MachineConfig(accelerator="cpu", precision="32-true", batch_size=7, workers=0)
+OTHER = dataclasses.replace(BENCHMARK, name="whistles", classes=("high", "low", "none"))
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A third of the labels is wrong, so scores lie between chance and 1."""
+    return write_labelled_shards(
+        tmp_path_factory.mktemp("evaluate") / "shards", changes=wrong_labels()
+    )
+
+
+@pytest.fixture(scope="module")
+def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The recordings of other people, who have the same names, and other class names."""
+    changes = {n: {"labels": {"emotion": "none"}} for n in (0, 1)}
+    return write_labelled_shards(tmp_path_factory.mktemp("elsewhere") / "shards", changes=changes)
+
+
+@pytest.fixture(scope="module")
+def finished(
+    tmp_path_factory: pytest.TempPathFactory, shards: Path, tiny_model_config: ModelConfig
+) -> Path:
+    return run_tiny(
+        tmp_path_factory.mktemp("finished"), shards, tiny_model_config, selection="best-on-test"
+    )
+
+
+def again(source: Path, out: Path, **options: Any) -> Path:
+    """Evaluate on the CPU. Returns: the folder."""
+    evaluate(source=source, out=out, **({"machine": MACHINE} | options))
+    return out
+
+
+def test_the_same_views_give_the_numbers_of_the_run(finished: Path, tmp_path: Path) -> None:
+    run, found = read_run(finished), read_run(again(finished, tmp_path / "again"))
+    assert found.scores.pooled == run.scores.pooled
+    assert found.scores.folds == run.scores.folds
+    for first, second in zip(run.predictions, found.predictions, strict=True):
+        assert dataclasses.replace(first, views=(), probabilities=None) == dataclasses.replace(
+            second, views=(), probabilities=None
+        )
+        assert np.array(first.views) == pytest.approx(np.array(second.views), abs=1e-5)
+    assert found.folds[0].layer_weights == run.folds[0].layer_weights
+    assert found.disagreements == ()
+
+
+def test_views_are_segments_times_crops_and_say_which_they_are(
+    finished: Path, tmp_path: Path
+) -> None:
+    out = again(finished, tmp_path / "views", segments=3, crops="whole,mirrored,centre")
+    found = read_run(out)
+    crops = ("whole", "mirrored", "centre")
+    names = [f"{segment}:{crop}" for segment in (1, 2, 3) for crop in crops]
+    line = json.loads((out / "predictions.jsonl").read_text().splitlines()[0])
+    assert line["view_names"] == names
+    for item in found.predictions:
+        assert item.probabilities == pytest.approx(np.mean(item.views, axis=0), rel=1e-5)
+    text = (out / "report.md").read_text()
+    assert "3 x 3 (whole, mirrored, centre)" in text
+    assert f"hicmae evaluate {finished} --config config.yaml" in text
+
+
+def test_the_selection_rule_stays_with_the_numbers(finished: Path, tmp_path: Path) -> None:
+    out = again(finished, tmp_path / "views", segments=1)
+    assert read_run(out).facts.selection == "best-on-test"
+    assert json.loads((out / "scores.json").read_text())["selection"] == "best-on-test"
+    report(runs=[finished, out], out=tmp_path / "both.md")
+    row = next(
+        line for line in (tmp_path / "both.md").read_text().splitlines() if "| views |" in line
+    )
+    assert "(best-on-test)" in row
+
+
+def test_report_computes_all_metrics_again_from_the_file(finished: Path, tmp_path: Path) -> None:
+    out = again(finished, tmp_path / "views", segments=1)
+    path = out / "predictions.jsonl"
+    path.write_text(path.read_text().replace('"prediction": "low"', '"prediction": "high"'))
+    report(runs=[out], out=tmp_path / "report.md")
+    changed = read_run(out)
+    assert changed.scores.pooled["uar"] == 0.5
+    assert "the latter is shown" in (tmp_path / "report.md").read_text()
+
+
+def test_one_fold_or_its_checkpoint_alone_is_tested_on_its_own_side(
+    finished: Path, shards: Path, tmp_path: Path
+) -> None:
+    whole = {item.key: item for item in read_run(finished).predictions if item.fold == "2"}
+    alone = tmp_path / "alone"  # as somebody gets it who has not the run
+    shutil.copytree(finished / "fold-2" / "checkpoints" / "last", alone)
+    for number, (source, options) in enumerate(
+        [
+            (finished, {"folds": "2"}),
+            (finished / "fold-2", {}),
+            (finished / "fold-2" / "checkpoints" / "last", {}),
+            (alone, {"shards": shards}),
+        ]
+    ):
+        found = read_run(again(source, tmp_path / str(number), **options))
+        assert {item.key for item in found.predictions} == set(whole)
+        assert found.facts.selection == "best-on-test"
+        for item in found.predictions:
+            assert item.probabilities == pytest.approx(whole[item.key].probabilities, abs=1e-5)
+    assert "batch | none" in (tmp_path / "3" / "report.md").read_text()
+    with pytest.raises(ValueError, match="does not say which shards"):
+        again(alone, tmp_path / "no")
+
+
+def test_real_values_come_back_in_their_units(
+    shards: Path, tiny_model_config: ModelConfig, tmp_path: Path
+) -> None:
+    run = run_tiny(tmp_path, shards, tiny_model_config, VALUES, folds="1", epochs=1)
+    found = read_run(again(run, tmp_path / "again"))
+    for first, second in zip(read_run(run).predictions, found.predictions, strict=True):
+        assert first.predicted == pytest.approx(second.predicted, abs=1e-5)
+
+
+def test_people_of_the_training_are_never_tested(
+    finished: Path, shards: Path, tmp_path: Path
+) -> None:
+    """Fold 1 of these folds has the people whom the network of fold 1 trained on."""
+    swapped = dataclasses.replace(
+        BENCHMARK, folds=dataclasses.replace(BENCHMARK.folds, column="other")
+    )
+    moved = write_labelled_shards(
+        tmp_path / "moved",
+        changes={n: {"labels": {"other": 2 - (n // 2) % 4 % 2}} for n in range(24)},
+    )
+    with pytest.raises(ValueError, match=r"fold 1: speaker 's1', 's3' of the test side was in the"):
+        again(
+            finished,
+            tmp_path / "leak",
+            shards=moved,
+            benchmark=save_benchmark(tmp_path, swapped),
+        )
+    assert not (tmp_path / "leak").exists()
+    # The same people under the same folds, in shards that were built again, are fine.
+    again(finished, tmp_path / "fine", shards=moved)
+
+
+def test_another_corpus_is_tested_whole_by_every_network_with_a_label_map(
+    finished: Path, elsewhere: Path, tmp_path: Path
+) -> None:
+    benchmark = save_benchmark(tmp_path, OTHER)
+    options = {"shards": elsewhere, "benchmark": benchmark}
+    with pytest.raises(ValueError, match="say which are the same with --label_map"):
+        again(finished, tmp_path / "no", **options)
+    path = tmp_path / "map.yaml"
+    names = {"trained_on": "tones", "tested_on": "whistles", "classes": {"low": "low"}}
+    save_yaml(path, names)
+    with pytest.raises(ValueError, match="high of tones is forgotten") as caught:
+        again(finished, tmp_path / "no", label_map=str(path), **options)
+    assert "high of whistles is forgotten" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    names["classes"] = {"low": "low", "high": "high"}
+    save_yaml(path, names | {"leave_out": ["none"]})
+    out = again(finished, tmp_path / "cross", label_map=str(path), **options)
+    assert [folder.name for folder in runs_in(out)] == ["ensemble", "network-1", "network-2"]
+    runs = {folder.name: read_run(folder) for folder in runs_in(out)}
+    for run in runs.values():
+        assert run.benchmark.classes == ("high", "low")
+        assert (run.facts.trained_on, run.facts.benchmark) == ("tones", "whistles from tones")
+        assert len(run.predictions) == 22
+        assert run.facts.ignored == {"none": 2}
+        assert run.facts.selection == "best-on-test"
+    both = [
+        {item.key: item.probabilities for item in runs[name].predictions}
+        for name in ("network-1", "network-2")
+    ]
+    for item in runs["ensemble"].predictions:
+        mean = np.mean([one[item.key] for one in both], axis=0)
+        assert item.probabilities == pytest.approx(mean, rel=1e-5)
+    summary = json.loads((out / "networks.json").read_text())
+    scores = [runs[name].scores.pooled["uar"] for name in ("network-1", "network-2")]
+    assert summary["mean"]["uar"] == pytest.approx(np.mean(scores))
+    assert summary["sd"]["uar"] == pytest.approx(np.std(scores, ddof=1))
+    text = (out / "networks.md").read_text()
+    assert "leaves out none (2 samples) of 'whistles'" in text
+    assert text.count("(best-on-test)") >= 12
+    report(runs=[finished, out], out=tmp_path / "report.md")
+    assert "whistles from tones" in (tmp_path / "report.md").read_text()
+
+
+def test_several_runs_are_evaluated_under_their_names(
+    shards: Path, tiny_model_config: ModelConfig, tmp_path: Path
+) -> None:
+    sweep = run_tiny(tmp_path, shards, tiny_model_config, seeds="0,1", folds="1", epochs=1)
+    out = again(sweep, tmp_path / "again", crops="whole,mirrored")
+    runs = [read_run(folder) for folder in runs_in(out)]
+    assert [run.name for run in runs] == ["seed-0", "seed-1"]
+    assert len({run.facts.experiment_digest for run in runs}) == 1
+    assert len({run.facts.configuration_digest for run in runs}) == 2
+    report(runs=[out], out=tmp_path / "report.md")
+    assert "(2 seeds)" in (tmp_path / "report.md").read_text()
+
+
+def test_what_cannot_be_evaluated_is_refused_in_one_line(
+    finished: Path, shards: Path, elsewhere: Path, tmp_path: Path
+) -> None:
+    evaluated = again(finished, tmp_path / "done", segments=1)
+    cases: list[tuple[Path, dict[str, Any], str]] = [
+        (evaluated, {}, "is an evaluation and holds no weights"),
+        (tmp_path / "nowhere", {}, "no such run"),
+        (shards, {}, "neither a finished fine-tuning run"),
+        (finished, {"folds": "3"}, "has no network of fold 3"),
+        (finished, {"crops": "whole,whole"}, "'whole' stands twice"),
+        (finished, {"crops": "left,right"}, "'left' of a square face is the whole picture"),
+        (finished, {"crops": "center"}, "did you mean 'centre'"),
+        (finished, {"segments": 0}, "segments = 0"),
+        (finished, {"label_map": "x.yaml"}, "name it with --benchmark"),
+        (finished, {"benchmark": save_benchmark(tmp_path, VALUES)}, "is classification and"),
+        (finished, {"out": evaluated}, "is not empty"),
+        (finished, {"out": finished, "overwrite": True}, "something else than evaluations"),
+    ]
+    for source, options, said in cases:
+        with pytest.raises((ValueError, FileNotFoundError), match=said) as caught:
+            again(source, options.pop("out", tmp_path / "no"), **options)
+        assert "\n" not in str(caught.value)
+    assert not (tmp_path / "no").exists()
+    again(finished, evaluated, segments=2, overwrite=True)
+    assert read_run(evaluated).facts.num_segments == 2
+    light = shutil.copytree(finished, tmp_path / "light")
+    shutil.rmtree(light / "fold-1" / "checkpoints")
+    with pytest.raises(ValueError, match="holds no weights"):
+        again(light, tmp_path / "no")
+
+
+@pytest.mark.slow
+def test_two_processes_test_each_clip_once_and_give_the_predictions_of_one(
+    finished: Path, tmp_path: Path, repository: Path
+) -> None:
+    one = again(finished, tmp_path / "one", segments=3, crops="whole,mirrored")
+    words = "--segments 3 --crops whole,mirrored --machine.accelerator cpu --machine.workers 0"
+    words += " --machine.batch_size 7 --machine.precision 32-true"
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone"]
+    command += ["-m", "hicmae", "evaluate", str(finished), "--out", str(tmp_path / "two")]
+    paths = {**os.environ, "PYTHONPATH": str(repository), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*command, *words.split()], cwd=tmp_path, env=paths, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("report:") == 1
+    first, second = read_run(one), read_run(tmp_path / "two")
+    assert first.scores.pooled == second.scores.pooled
+    assert first.facts.configuration_digest == second.facts.configuration_digest
+    for ours, theirs in zip(first.predictions, second.predictions, strict=True):
+        assert ours.key == theirs.key
+        assert np.array(ours.views) == pytest.approx(np.array(theirs.views), abs=1e-5)

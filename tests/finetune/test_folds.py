@@ -1,0 +1,219 @@
+"""Folds: who is on which side, and every way in which a division would be dishonest."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from finetune.benchmark import load_benchmark
+from finetune.folds import as_text, make_folds, usable_rows
+from hicmae.config import config_root
+from tests.support.finetune_fixtures import BENCHMARK, VALUES, split_benchmark
+
+
+def table(**columns: object) -> pd.DataFrame:
+    """Eight samples of four speakers in two folds."""
+    given = {
+        "key": [f"k{number}" for number in range(8)],
+        "speaker": [f"s{number // 2}" for number in range(8)],
+        "fold": [1, 1, 2, 2, 1, 1, 2, 2],
+        "emotion": ["low", "high"] * 4,
+        "valence": np.linspace(-1, 1, 8),
+        "arousal": np.linspace(0, 1, 8),
+    }
+    return pd.DataFrame(given | columns)
+
+
+def test_each_sample_is_tested_once_and_never_by_its_own_fold() -> None:
+    rows, ignored = usable_rows(BENCHMARK, table())
+    folds = make_folds(BENCHMARK, rows)
+    assert [fold.name for fold in folds] == ["1", "2"]
+    assert ignored == {}
+    assert sorted(key for fold in folds for key in fold.test["key"]) == sorted(rows["key"])
+    for fold in folds:
+        assert set(fold.test["fold"].astype(str)) == {fold.name}
+        assert not set(fold.train["key"]) & set(fold.test["key"])
+        assert len(fold.train) + len(fold.test) == len(rows)
+
+
+def test_rows_keep_their_number_in_the_index() -> None:
+    ignoring = dataclasses.replace(BENCHMARK, ignore=("other",))
+    rows, ignored = usable_rows(
+        ignoring, table(emotion=["other", "high", "low", "high", "low", "high", "low", "high"])
+    )
+    assert list(rows.index) == [1, 2, 3, 4, 5, 6, 7]
+    assert ignored == {"other": 1}
+
+
+def test_folds_are_ordered_as_numbers_and_chosen_by_name() -> None:
+    wide = table(fold=[1, 1, 10, 10, 2, 2, 3, 3])
+    rows, _ = usable_rows(BENCHMARK, wide)
+    assert [fold.name for fold in make_folds(BENCHMARK, rows)] == ["1", "2", "3", "10"]
+    assert [fold.name for fold in make_folds(BENCHMARK, rows, folds="10, 2")] == ["2", "10"]
+    with pytest.raises(ValueError, match=r"no fold 4 \(folds: 1, 2, 3, 10, or all\)"):
+        make_folds(BENCHMARK, rows, folds="2,4")
+
+
+def test_a_fixed_split_has_one_fold_and_leaves_the_rest_alone() -> None:
+    benchmark = split_benchmark(column="split", train=("train",), test=("test",))
+    rows, _ = usable_rows(
+        benchmark, table(split=["train", "train", "val", "val", "test", "test", "test", "test"])
+    )
+    (fold,) = make_folds(benchmark, rows)
+    assert fold.name == "split"
+    assert list(fold.train["key"]) == ["k0", "k1"]
+    assert list(fold.test["key"]) == ["k4", "k5", "k6", "k7"]
+
+
+def test_a_speaker_on_both_sides_is_refused_unless_the_protocol_says_so() -> None:
+    leaking = table(speaker=["s0", "s0", "s0", "s1", "s2", "s2", "s3", "s3"])
+    rows, _ = usable_rows(BENCHMARK, leaking)
+    with pytest.raises(ValueError, match="fold 1: speaker 's0' is on both sides") as caught:
+        make_folds(BENCHMARK, rows)
+    assert "(1 training and 2 test samples of 1 such)" in str(caught.value)
+    assert len(make_folds(split_benchmark(shared_speakers=True), rows)) == 2
+
+
+def test_speakers_that_are_numbers_leak_as_well() -> None:
+    rows, _ = usable_rows(BENCHMARK, table(speaker=[1.0, 1.0, 1.0, 2.0, 3.0, 3.0, 4.0, 4.0]))
+    with pytest.raises(ValueError, match="speaker '1' is on both sides"):
+        make_folds(BENCHMARK, rows)
+
+
+def test_unnamed_speakers_are_refused_unless_the_protocol_says_so() -> None:
+    for speaker in (None, [None, *["s1"] * 7]):
+        unnamed = table(speaker=speaker)
+        rows, _ = usable_rows(BENCHMARK, unnamed)
+        with pytest.raises(ValueError, match=r"has no speaker \(\d such samples\)"):
+            make_folds(BENCHMARK, rows)
+    rows, _ = usable_rows(BENCHMARK, table().drop(columns="speaker"))
+    with pytest.raises(ValueError, match="the index has no column 'speaker'") as caught:
+        make_folds(BENCHMARK, rows)
+    assert "\n" not in str(caught.value)
+    assert len(make_folds(split_benchmark(shared_speakers=True), rows)) == 2
+
+
+@pytest.mark.parametrize(
+    ("columns", "said"),
+    [
+        ({"emotion": ["low", "high", "hgih", "low"] * 2}, "'k2': emotion 'hgih' is no class"),
+        ({"emotion": ["low", None, "high", "low"] * 2}, "'k1': emotion '' is no class"),
+    ],
+)
+def test_a_label_outside_the_list_is_named_with_its_sample(
+    columns: dict[str, list[str]], said: str
+) -> None:
+    with pytest.raises(ValueError, match=said) as caught:
+        usable_rows(BENCHMARK, table(**columns))
+    assert "2 such samples; classes: low, high" in str(caught.value)
+
+
+def test_labels_that_are_numbers_are_compared_as_written() -> None:
+    numbered = dataclasses.replace(BENCHMARK, classes=("0", "1"))
+    rows, _ = usable_rows(numbered, table(emotion=[0.0, 1.0] * 4))
+    assert len(rows) == 8
+
+
+def test_a_class_that_is_never_trained_is_refused() -> None:
+    rows, _ = usable_rows(BENCHMARK, table(emotion=["high", "low", *["high"] * 2] * 2))
+    with pytest.raises(ValueError, match="fold 1: no training sample of low"):
+        make_folds(BENCHMARK, rows)
+
+
+def test_a_target_that_is_no_number_is_named_with_its_sample() -> None:
+    for wrong in ("loud", None, np.inf):
+        with pytest.raises(ValueError, match=r"sample 'k3': arousal = .* is no finite number"):
+            usable_rows(VALUES, table(arousal=[0.1, 0.2, 0.3, wrong, 0.5, 0.6, 0.7, 0.8]))
+
+
+def test_missing_columns_and_empty_sides_are_refused() -> None:
+    with pytest.raises(ValueError, match="no column 'emotion'"):
+        usable_rows(BENCHMARK, table().drop(columns="emotion"))
+    rows, _ = usable_rows(BENCHMARK, table())
+    with pytest.raises(ValueError, match="no column 'session'"):
+        make_folds(split_benchmark(column="session"), rows)
+    with pytest.raises(ValueError, match="no test sample"):
+        make_folds(split_benchmark(test=("3",)), rows)
+    with pytest.raises(ValueError, match="has one value"):
+        make_folds(BENCHMARK, usable_rows(BENCHMARK, table(fold=1))[0])
+    with pytest.raises(ValueError, match="sample 'k0' has no fold"):
+        make_folds(BENCHMARK, usable_rows(BENCHMARK, table(fold=[None, *[1] * 4, *[2] * 3]))[0])
+
+
+def test_cells_are_text_as_people_write_it() -> None:
+    cells = [3.0, 3, np.float64(3), "3", None, np.nan, 2.5, np.int64(7)]
+    assert [as_text(cell) for cell in cells] == ["3", "3", "3", "3", "", "", "2.5", "7"]
+
+
+def test_every_offender_is_named_up_to_five() -> None:
+    speaker = [f"s{number}" for number in range(8)]
+    crossing = table(
+        key=[f"k{n}" for n in range(16)],
+        speaker=speaker * 2,
+        fold=[1] * 8 + [2] * 8,
+        emotion=["low", "high"] * 8,
+        valence=0.0,
+        arousal=0.0,
+    )
+    rows, _ = usable_rows(BENCHMARK, crossing)
+    with pytest.raises(ValueError, match="speaker 's0', 's1', 's2', 's3', 's4', … are on both"):
+        make_folds(BENCHMARK, rows)
+    rows, _ = usable_rows(BENCHMARK, crossing.iloc[:10])
+    with pytest.raises(ValueError, match=r"'s0', 's1' are on both .*\(2 training and 2 test"):
+        make_folds(BENCHMARK, rows)
+
+
+def test_a_recording_or_dialogue_on_both_sides_is_refused_even_of_shared_speakers() -> None:
+    dialogue = ["d0", "d0", "d1", "d1", "d0", "d2", "d3", "d3"]
+    clean = [f"d{number}" for number in range(8)]
+    for benchmark in (
+        split_benchmark(shared_speakers=True, disjoint=("dialogue",)),
+        split_benchmark(disjoint=("dialogue",)),
+        dataclasses.replace(split_benchmark(shared_speakers=True), average_over="dialogue"),
+    ):
+        assert len(make_folds(benchmark, usable_rows(benchmark, table(dialogue=clean))[0])) == 2
+        crossing = table(dialogue=["d0", "d1", "d0", "d2", "d3", "d4", "d5", "d6"])
+        rows, _ = usable_rows(benchmark, crossing)
+        with pytest.raises(ValueError, match="fold 1: dialogue 'd0' is on both sides"):
+            make_folds(benchmark, rows)
+        rows, _ = usable_rows(benchmark, table(dialogue=[None, *dialogue[1:]]))
+        with pytest.raises(ValueError, match="sample 'k0' has no dialogue"):
+            make_folds(benchmark, rows)
+        with pytest.raises(ValueError, match="no column 'dialogue'"):
+            make_folds(benchmark, usable_rows(benchmark, table())[0])
+
+
+@pytest.mark.parametrize("path", sorted((config_root() / "benchmarks").glob("*.yaml")))
+def test_no_packaged_benchmark_lets_a_speaker_or_session_leak(path: Path) -> None:
+    """Ten samples a class and side; then one of the training side joins a test speaker."""
+    benchmark = load_benchmark(path.stem)
+    protocol = benchmark.folds
+    sides = ["1", "2"] if protocol.test is None else [protocol.train[0], protocol.test[0]]
+    size = 10 * max(1, len(benchmark.classes))
+    column = np.repeat([str(side) for side in sides], size)
+    rows = pd.DataFrame({"key": [f"k{n}" for n in range(2 * size)], protocol.column: column})
+    rows[benchmark.speaker] = [f"{side}-{n % 5}" for n, side in enumerate(column)]
+    for name in benchmark.disjoint:
+        rows[name] = [f"{side}-{n}" for n, side in enumerate(column)]
+    if benchmark.label:
+        rows[benchmark.label] = list(benchmark.classes) * 20
+    for name in benchmark.targets:
+        rows[name] = np.linspace(-1, 1, 2 * size)
+    folds = make_folds(benchmark, usable_rows(benchmark, rows)[0])
+    assert len(folds) == (2 if protocol.test is None else 1)
+    leaking = rows.copy()
+    leaking.loc[0, benchmark.speaker] = rows.loc[2 * size - 1, benchmark.speaker]
+    if protocol.shared_speakers:
+        assert make_folds(benchmark, usable_rows(benchmark, leaking)[0])
+    else:
+        with pytest.raises(ValueError, match=f"{benchmark.speaker} '.*' is on both sides"):
+            make_folds(benchmark, usable_rows(benchmark, leaking)[0])
+    for name in benchmark.disjoint:
+        crossing = rows.copy()
+        crossing.loc[0, name] = rows.loc[2 * size - 1, name]
+        with pytest.raises(ValueError, match=f"{name} '.*' is on both sides"):
+            make_folds(benchmark, usable_rows(benchmark, crossing)[0])

@@ -1,0 +1,172 @@
+"""A sweep that is killed with SIGKILL, and finished with the results of one that was not."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+from finetune.mixing import MixingConfig
+from finetune.module import FinetuneModule
+from finetune.record import read_run
+from finetune.settings import OptimizerConfig, RecipeConfig, TrainerConfig
+from hicmae.config import save_yaml
+from hicmae.plain import to_dict
+from hicmae.settings import ModelConfig
+from hicmae.transforms import AugmentConfig
+from tests.support.finetune_fixtures import (
+    BENCHMARK,
+    run_tiny,
+    save_benchmark,
+    write_labelled_shards,
+    wrong_labels,
+)
+
+# Everything that draws or remembers: augmentation, drop path, mixing, an average, a choice.
+RECIPE = RecipeConfig(batch_size=4, drop_path=0.2, ema_decay=0.9, modality_dropout=0.3)
+AUGMENT = AugmentConfig(crop="random-resized", flip=0.5, erase=0.5, rand_operations=2, gain=True)
+OPTIMIZER = OptimizerConfig(warmup_epochs=1.0, learning_rate=0.3, layer_decay=None)
+TRAINER = TrainerConfig(workers=0, progress=False, log_every=1, accelerator="cpu")
+EPOCHS = 6
+
+
+def compare(first: Path, second: Path) -> None:
+    """Predictions to the byte, and the logged rows of every epoch."""
+    for fold in ("1", "2"):
+        ours, theirs = first / f"fold-{fold}", second / f"fold-{fold}"
+        for name in ("predictions.jsonl", "checkpoints/last/model.safetensors", "metrics.csv"):
+            assert (ours / name).read_bytes() == (theirs / name).read_bytes(), (fold, name)
+    assert not [path for path in first.iterdir() if path.name.startswith(".")]
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """As many threads as the killed process has: sums in another order differ in the last bit."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("one_thread")
+def test_a_killed_sweep_resumes_in_its_fold_to_identical_results(
+    tiny_model_config: ModelConfig, tmp_path: Path
+) -> None:
+    shards = write_labelled_shards(tmp_path / "shards", changes=wrong_labels())
+    options = {
+        "recipe": RECIPE,
+        "augment": AUGMENT,
+        "optimizer": OPTIMIZER,
+        "mixing": MixingConfig(audio=True),
+        "trainer": TRAINER,
+        "epochs": EPOCHS,
+        "selection": "inner-validation",
+        "validation_share": 0.3,
+    }
+    whole = run_tiny(tmp_path, shards, tiny_model_config, out=tmp_path / "whole", **options)
+    out = tmp_path / "killed"
+    config = {
+        name: to_dict(value) if dataclasses.is_dataclass(value) else value
+        for name, value in options.items()
+    }
+    config |= {
+        "benchmark": save_benchmark(tmp_path, BENCHMARK),
+        "shards": str(shards),
+        "out": str(out),
+        "model": str(tmp_path / "model.yaml"),
+        "precision": "32-true",
+        "wandb": {"mode": "disabled"},
+    }
+    save_yaml(tmp_path / "config.yaml", config)
+    command = [
+        sys.executable,
+        "-m",
+        "hicmae",
+        "finetune",
+        "--config",
+        str(tmp_path / "config.yaml"),
+    ]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 300
+    saved = out / ".fold-2.partial"
+    try:
+        while not list(saved.glob("saved-*.ckpt")):  # one epoch of the second fold at least
+            assert process.poll() is None, process.stderr and process.stderr.read().decode()
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        if process.stderr:
+            process.stderr.close()
+    assert (out / "fold-1" / "fold.json").is_file()
+    assert not (out / "fold-2").exists()
+    run_tiny(tmp_path, shards, tiny_model_config, out=out, resume=True, **options)
+    compare(out, whole)
+    assert read_run(out).predictions == read_run(whole).predictions
+
+
+@pytest.mark.parametrize(
+    ("error", "seen"),
+    [
+        (KeyboardInterrupt(), SystemExit),  # which Lightning makes of it
+        (OSError(errno.ENOSPC, "No space left on device"), OSError),
+    ],
+)
+def test_a_resumed_fold_trains_the_missing_epochs_alone(
+    error: BaseException,
+    seen: type[BaseException],
+    tiny_model_config: ModelConfig,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    shards = write_labelled_shards(tmp_path / "shards")
+    trained: list[int] = []
+    started = FinetuneModule.on_train_epoch_start
+    stop_at = 3
+
+    def note(module: FinetuneModule) -> None:
+        if module.current_epoch == stop_at and stop_at not in trained:
+            trained.append(stop_at)
+            raise error
+        trained.append(module.current_epoch)
+        started(module)
+
+    monkeypatch.setattr(FinetuneModule, "on_train_epoch_start", note)
+    options = {"recipe": RECIPE, "epochs": 5, "folds": "1", "trainer": TRAINER}
+    with pytest.raises(seen):
+        run_tiny(tmp_path, shards, tiny_model_config, **options)
+    partial = tmp_path / "run" / ".fold-1.partial"
+    assert list(partial.glob("saved-*.ckpt"))
+    trained.remove(stop_at)
+    assert trained == [0, 1, 2]
+    trained.append(stop_at)  # from now on it goes through
+    run_tiny(tmp_path, shards, tiny_model_config, resume=True, **options)
+    assert trained[4:] == [3, 4]
+    rows = pd.read_csv(tmp_path / "run" / "fold-1" / "metrics.csv")
+    assert rows["epoch"].dropna().unique().tolist() == [0, 1, 2, 3, 4]
+    assert len(rows["loss_step"].dropna()) == 15
+    assert not partial.exists()
+
+
+def test_a_saved_epoch_of_another_configuration_is_not_taken_up(
+    tiny_model_config: ModelConfig, tmp_path: Path
+) -> None:
+    shards = write_labelled_shards(tmp_path / "shards")
+    out = tmp_path / "run"
+    (out / ".fold-1.partial").mkdir(parents=True)
+    (out / ".fold-1.partial" / "saved-0123456789abcdef.ckpt").write_text("of another seed")
+    run_tiny(tmp_path, shards, tiny_model_config, resume=True, folds="1", epochs=1)
+    assert read_run(out).scores.num_samples == 12

@@ -1,0 +1,103 @@
+"""Scores over corpora: which cell is what, and what may share one."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from finetune.evaluating.evaluate import evaluate
+from finetune.evaluating.machine import MachineConfig
+from finetune.evaluating.matrix import make_cells, matrix
+from finetune.record import read_run
+from hicmae.settings import ModelConfig
+from tests.support.finetune_fixtures import (
+    BENCHMARK,
+    run_tiny,
+    save_benchmark,
+    write_labelled_shards,
+    wrong_labels,
+)
+
+MACHINE = MachineConfig(accelerator="cpu", precision="32-true", workers=0)
+OTHER = dataclasses.replace(BENCHMARK, name="whistles", classes=("high", "low"))
+
+
+@pytest.fixture(scope="module")
+def folders(
+    tmp_path_factory: pytest.TempPathFactory, tiny_model_config: ModelConfig
+) -> dict[str, Path]:
+    """Two corpora, a run on each, and each run on the other's corpus."""
+    home = tmp_path_factory.mktemp("matrix")
+    shards = {
+        "tones": write_labelled_shards(home / "tones" / "shards", changes=wrong_labels()),
+        "whistles": write_labelled_shards(home / "whistles" / "shards"),
+    }
+    found = {}
+    for name, benchmark in (("tones", BENCHMARK), ("whistles", OTHER)):
+        rule = "best-on-test" if name == "tones" else "last"
+        found[name] = run_tiny(
+            home / name, shards[name], tiny_model_config, benchmark, selection=rule
+        )
+    for trained, tested, benchmark in (
+        ("tones", "whistles", OTHER),
+        ("whistles", "tones", BENCHMARK),
+    ):
+        found[f"{trained}-{tested}"] = home / f"{trained}-{tested}"
+        evaluate(
+            source=found[trained],
+            out=found[f"{trained}-{tested}"],
+            shards=shards[tested],
+            benchmark=save_benchmark(home, benchmark),
+            machine=MACHINE,
+        )
+    return found
+
+
+def test_rows_are_trained_on_and_columns_tested_on(
+    folders: dict[str, Path], tmp_path: Path
+) -> None:
+    out = tmp_path / "matrix.md"
+    matrix(runs=list(folders.values()), out=out)
+    cells = {
+        (cell["trained_on"], cell["tested_on"]): cell
+        for cell in json.loads(out.with_suffix(".json").read_text())
+    }
+    assert set(cells) == {
+        ("tones, best-on-test", "tones"),
+        ("tones, best-on-test", "whistles"),
+        ("whistles, last", "whistles"),
+        ("whistles, last", "tones"),
+    }
+    within = cells["tones, best-on-test", "tones"]
+    assert within["within"]
+    run = read_run(folders["tones"])
+    assert within["mean"] == pytest.approx(run.scores.mean["uar"])
+    assert within["sd"] == pytest.approx(run.scores.sd["uar"], abs=1e-12)
+    across = cells["whistles, last", "tones"]
+    assert not across["within"]
+    networks = [
+        read_run(folders["whistles-tones"] / f"network-{fold}").scores.pooled["uar"]
+        for fold in (1, 2)
+    ]
+    assert across["networks"] == pytest.approx(networks)
+    assert across["mean"] == pytest.approx(np.mean(networks))
+    text = out.read_text()
+    row = next(line for line in text.splitlines() if line.startswith("| tones, best-on-test |"))
+    assert row.count("(best-on-test)") == 2
+    assert "**" in row.split("|")[2]
+    assert "**" not in row.split("|")[3]
+    assert (tmp_path / "figures" / "matrix.png").stat().st_size > 5000
+
+
+def test_runs_that_were_tested_in_different_ways_share_no_cell(
+    folders: dict[str, Path], tmp_path: Path
+) -> None:
+    again = tmp_path / "again"
+    evaluate(source=folders["tones"], out=again, segments=3, machine=MACHINE)
+    with pytest.raises(ValueError, match=r"tested in different ways \(views or shards\)") as caught:
+        make_cells([read_run(folders["tones"]), read_run(again)])
+    assert "\n" not in str(caught.value)

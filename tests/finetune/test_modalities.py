@@ -1,0 +1,194 @@
+"""The modality report: importance is what a swap costs, and it is where the labels are."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from finetune.evaluating.importance import make_importance, read_spoiled
+from finetune.evaluating.machine import MachineConfig
+from finetune.evaluating.modalities import modalities
+from finetune.evaluating.modality_page import write_modality_page
+from finetune.evaluating.perturbations import Condition, PerturbationConfig
+from finetune.predictions import Prediction, make_prediction, read_predictions
+from finetune.reporting.report import report
+from hicmae.settings import ModelConfig
+from tests.support.finetune_fixtures import (
+    BENCHMARK,
+    VALUES,
+    labels_of,
+    run_tiny,
+    write_labelled_shards,
+)
+
+MACHINE = MachineConfig(accelerator="cpu", precision="32-true", batch_size=9, workers=0)
+FEW = PerturbationConfig(swaps=3, snr_db=(20.0, -20.0), picture_sd=(50.0,), missing_shares=(0.5,))
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_labelled_shards(tmp_path_factory.mktemp("modalities") / "shards")
+
+
+@pytest.fixture(scope="module")
+def finished(
+    tmp_path_factory: pytest.TempPathFactory, shards: Path, tiny_model_config: ModelConfig
+) -> Path:
+    """A run with its modality report."""
+    run = run_tiny(tmp_path_factory.mktemp("finished"), shards, tiny_model_config)
+    modalities(source=run, perturb=FEW, machine=MACHINE)
+    return run
+
+
+def test_every_condition_is_of_every_sample_and_unspoiled_ones_are_the_runs(finished: Path) -> None:
+    found = read_spoiled(finished / "modalities")
+    assert [(item.condition.kind, len(item.scores)) for item in found.conditions] == [
+        ("unspoiled", 1),
+        ("audio-only", 1),
+        ("video-only", 1),
+        ("video-frozen", 1),
+        ("sound-swapped", 3),
+        ("picture-swapped", 3),
+        ("sound-noise", 1),
+        ("sound-noise", 1),
+        ("picture-noise", 1),
+        ("missing-frames", 1),
+    ]
+    lines = [
+        json.loads(line)
+        for line in (finished / "modalities" / "predictions.jsonl").read_text().splitlines()
+    ]
+    assert len(lines) == 24 * 14
+    run = {item.key: item for item in read_predictions(finished / "predictions.jsonl", BENCHMARK)}
+    for line in lines[:12]:
+        assert line["condition"] == "unspoiled"
+        assert line["probabilities"] == pytest.approx(run[line["key"]].probabilities, abs=1e-5)
+
+
+def test_a_swap_is_read_both_ways(finished: Path) -> None:
+    """Sample i with the sound of j says as much about j's sound with another's picture."""
+    by_condition: dict[str, dict[str, list[float]]] = {}
+    for text in (finished / "modalities" / "predictions.jsonl").read_text().splitlines():
+        line = json.loads(text)
+        if line["condition"].endswith("swapped") and line["repeat"] == 1 and line["fold"] == "1":
+            by_condition.setdefault(line["condition"], {})[line["key"]] = line["probabilities"]
+    sound, picture = by_condition["sound-swapped"], by_condition["picture-swapped"]
+    assert sorted(sound.values()) == sorted(picture.values())
+    assert sound.keys() == picture.keys()
+    assert all(labels_of(int(key.split("/")[1]))["fold"] == 1 for key in sound)
+
+
+def test_the_page_says_what_is_lost_with_its_rule(finished: Path) -> None:
+    text = (finished / "modalities" / "modalities.md").read_text()
+    for part in ("sound swapped", "picture noise, sd 50 of 255", "missing frames, 50%", "lost UAR"):
+        assert part in text
+    assert "no epoch was chosen by a score" in text
+    for name in ("importance", "levels"):
+        assert (finished / "modalities" / "figures" / f"{name}.png").stat().st_size > 5000
+    # hicmae report takes it into the run's own report.
+    report(runs=[finished], out=finished.parent / "report.md")
+    own = (finished / "report.md").read_text()
+    assert "## What each modality is worth" in own
+    assert "](modalities/figures/importance.png)" in own
+    # Made again from the file alone.
+    (finished / "modalities" / "modalities.md").unlink()
+    write_modality_page(finished / "modalities")
+    assert (finished / "modalities" / "modalities.md").read_text() == text
+
+
+def predicted(key: int, said: int) -> Prediction:
+    return make_prediction(
+        BENCHMARK,
+        key=f"k{key}",
+        fold="1",
+        speaker="s",
+        true=BENCHMARK.classes[key % 2],
+        views=np.eye(2)[[said]],
+    )
+
+
+def test_importance_is_the_unspoiled_score_minus_the_swapped_one() -> None:
+    plain = [predicted(key, key % 2) for key in range(8)]  # all right
+    wrong = [predicted(key, 0) for key in range(8)]  # every "high" lost
+    half = [predicted(key, 0 if key < 4 else key % 2) for key in range(8)]
+    found = make_importance(
+        BENCHMARK,
+        {
+            Condition(kind="unspoiled"): plain,
+            Condition(kind="sound-swapped", repeat=0): wrong,
+            Condition(kind="sound-swapped", repeat=1): half,
+        },
+    )
+    swap = found.of("sound-swapped")[0]
+    assert swap.losses == (0.5, 0.25)
+    assert swap.recall_loss("low") == (0, 0)
+    assert swap.recall_loss("high") == pytest.approx((0.75, np.std([1, 0.5], ddof=1)))
+
+
+def test_a_modality_without_information_is_worth_nothing(
+    tiny_model_config: ModelConfig, tmp_path: Path
+) -> None:
+    """All sounds are alike: the picture is worth the whole score, the sound nothing."""
+    from tests.support.shard_fixtures import make_sample, write_shards
+
+    samples = []
+    for number in range(24):
+        info, mjpg, wav = make_sample(15 * (number % 2))
+        speaker = f"s{(number // 2) % 4}"
+        changed = dataclasses.replace(
+            info, key=f"{speaker}/{number:03d}", speaker=speaker, labels=labels_of(number)
+        )
+        _, _, same = make_sample(0)
+        digests = dataclasses.replace(info.digests, wav=make_sample(0)[0].digests.wav)
+        assert wav is not None
+        samples.append((dataclasses.replace(changed, digests=digests), mjpg, same))
+    shards = write_shards(tmp_path / "alike", samples, samples_per_shard=10)
+    run = run_tiny(tmp_path, shards, tiny_model_config, epochs=4)
+    modalities(source=run, perturb=FEW, machine=MACHINE, out=tmp_path / "out")
+    found = read_spoiled(tmp_path / "out")
+    assert found.of("unspoiled")[0].scores[0]["uar"] > 0.9
+    assert found.of("sound-swapped")[0].losses == (0, 0, 0)
+    assert min(found.of("picture-swapped")[0].losses) > 0.25
+
+
+def test_real_values_and_single_modalities_have_a_page_too(
+    shards: Path, tiny_model_config: ModelConfig, tmp_path: Path
+) -> None:
+    run = run_tiny(tmp_path, shards, tiny_model_config, VALUES, folds="1", modalities="video")
+    modalities(source=run, perturb=FEW, machine=MACHINE)
+    text = (run / "modalities" / "modalities.md").read_text()
+    assert "lost CCC" in text
+    assert "video frozen" in text
+    assert "swapped" not in text.split("|")[1]
+    assert not (run / "modalities" / "figures" / "importance.png").exists()
+    assert (run / "modalities" / "figures" / "levels.png").exists()
+
+
+def test_reports_are_not_overwritten_unasked_nor_other_folders_at_all(
+    finished: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match="is not empty; pass --overwrite"):
+        modalities(source=finished, perturb=FEW, machine=MACHINE)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("years of work")
+    with pytest.raises(ValueError, match="holds no modality report"):
+        modalities(
+            source=finished, perturb=FEW, machine=MACHINE, out=tmp_path / "mine", overwrite=True
+        )
+    assert (tmp_path / "mine" / "thesis.txt").is_file()
+    path = tmp_path / "less"
+    path.mkdir()
+    whole = finished / "modalities"
+    (path / "benchmark.yaml").write_text((whole / "benchmark.yaml").read_text())
+    lines = (whole / "predictions.jsonl").read_text().splitlines()
+    kept = [line for line in lines if '"unspoiled"' not in line]
+    (path / "predictions.jsonl").write_text("\n".join(kept))
+    with pytest.raises(ValueError, match="holds no unspoiled sample"):
+        read_spoiled(path)
+    (path / "predictions.jsonl").write_text("\n".join(lines[:-1]))
+    with pytest.raises(ValueError, match="'missing frames, 50%' is not of all samples"):
+        read_spoiled(path)

@@ -1,0 +1,155 @@
+"""The Lightning module of fine-tuning under Lightning's trainer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from timm.layers import DropPath
+
+from finetune.mixing import MixingConfig
+from finetune.module import FinetuneModule
+from finetune.settings import OptimizerConfig, RecipeConfig, TrainerConfig
+from hicmae.blocks import Block
+from hicmae.settings import ModelConfig
+from tests.support.finetune_fixtures import run_tiny, split_benchmark, write_labelled_shards
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_gradients_are_clipped_to_the_norm_asked_for(
+    tiny_model_config: ModelConfig,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    precision: Any,
+) -> None:
+    norms: dict[float | None, list[float]] = {None: [], 0.01: []}
+    clip_norm: float | None = None
+
+    def note(module: FinetuneModule, optimizer: torch.optim.Optimizer) -> None:
+        """What the step before was taken with."""
+        gradients = [p.grad.flatten() for p in module.parameters() if p.grad is not None]
+        if gradients:
+            norms[clip_norm].append(float(torch.cat(gradients).norm()))
+
+    monkeypatch.setattr(FinetuneModule, "on_before_zero_grad", note)
+    shards = write_labelled_shards(tmp_path / "shards")
+    for clip_norm in norms:
+        run_tiny(
+            tmp_path,
+            shards,
+            tiny_model_config,
+            split_benchmark(column="fold", test=(2,)),
+            out=tmp_path / f"run-{clip_norm}",
+            epochs=1,
+            optimizer=OptimizerConfig(warmup_epochs=0, clip_norm=clip_norm),
+            precision=precision,
+        )
+    assert min(norms[None]) > 0.02
+    assert norms[0.01] == pytest.approx([0.01] * len(norms[None]), rel=1e-3)
+
+
+def test_fp16_trains_in_fp16_on_a_cpu_too(
+    tiny_model_config: ModelConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lightning's own would be bf16; after few steps the weights are near those of fp32."""
+    formats: list[tuple[bool, torch.dtype]] = []
+    ends: list[torch.Tensor] = []
+    original = FinetuneModule.training_step
+
+    def noting(module: FinetuneModule, *args: Any) -> Any:
+        formats.append((torch.is_autocast_enabled("cpu"), torch.get_autocast_dtype("cpu")))
+        return original(module, *args)
+
+    def weights(module: FinetuneModule) -> torch.Tensor:
+        return torch.cat([p.detach().flatten() for p in module.parameters()])
+
+    monkeypatch.setattr(FinetuneModule, "training_step", noting)
+    monkeypatch.setattr(
+        FinetuneModule, "on_train_start", lambda module: ends.append(weights(module))
+    )
+    monkeypatch.setattr(FinetuneModule, "on_train_end", lambda module: ends.append(weights(module)))
+    shards = write_labelled_shards(tmp_path / "shards")
+    for precision in ("16-mixed", "32-true"):
+        run_tiny(
+            tmp_path,
+            shards,
+            tiny_model_config,
+            split_benchmark(column="fold", test=(2,)),
+            out=tmp_path / f"run-{precision}",
+            epochs=1,
+            optimizer=OptimizerConfig(warmup_epochs=0),
+            precision=precision,
+        )
+    half = len(formats) // 2
+    assert formats[:half] == [(True, torch.float16)] * half
+    assert not any(enabled for enabled, _ in formats[half:])
+    begun, fp16, begun_again, fp32 = ends
+    assert torch.equal(begun, begun_again)
+    assert (fp16 - begun).norm() > 10 * (fp16 - fp32).norm() > 0
+
+
+def test_activations_computed_again_give_the_same_training(
+    tiny_model_config: ModelConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Drop path draws in every layer, and must draw the same again in the backward pass."""
+    gradients: list[dict[str, torch.Tensor]] = []
+    calls = {"forward": 0, "backward": 0}
+    layer, drop = Block._layer, DropPath.forward
+    dropped = 0
+
+    def note(module: FinetuneModule, optimizer: torch.optim.Optimizer) -> None:
+        gradients.append(
+            {name: p.grad.clone() for name, p in module.named_parameters() if p.grad is not None}
+        )
+
+    def count(block: Block, tokens: torch.Tensor) -> torch.Tensor:
+        if torch.is_grad_enabled():
+            again = torch._C._current_graph_task_id() != -1  # inside of a backward pass
+            calls["backward" if again else "forward"] += 1
+        return layer(block, tokens)
+
+    def draw(path: DropPath, tokens: torch.Tensor) -> torch.Tensor:
+        nonlocal dropped
+        kept = drop(path, tokens)
+        if path.training:
+            dropped += int((kept.flatten(1) == 0).all(dim=1).sum())
+        return kept
+
+    monkeypatch.setattr(FinetuneModule, "on_before_optimizer_step", note)
+    monkeypatch.setattr(Block, "_layer", count)
+    monkeypatch.setattr(DropPath, "forward", draw)
+    shards = write_labelled_shards(tmp_path / "shards")
+    runs, found = {}, {}
+    for recompute in (False, True):
+        runs[recompute] = run_tiny(
+            tmp_path,
+            shards,
+            tiny_model_config,
+            split_benchmark(column="fold", test=(2,)),
+            out=tmp_path / f"run-{recompute}",
+            epochs=2,
+            recipe=RecipeConfig(batch_size=4, drop_path=0.5, modality_dropout=0.3),
+            mixing=MixingConfig(audio=True),
+            trainer=TrainerConfig(
+                workers=0, progress=False, log_every=1, accelerator="cpu", recompute=recompute
+            ),
+        )
+        found[recompute] = list(gradients), dict(calls), dropped
+        gradients.clear()
+        calls.update(forward=0, backward=0)
+        dropped = 0
+    (plain, plain_calls, plain_dropped), (again, again_calls, again_dropped) = found.values()
+    assert plain_calls["backward"] == 0
+    assert again_calls == dict.fromkeys(("forward", "backward"), plain_calls["forward"])
+    # Not twice as many: what is computed again ends where nothing more is wanted.
+    assert again_dropped > plain_dropped > 0
+    assert len(plain) == len(again) == 6
+    for ours, theirs in zip(plain, again, strict=True):
+        assert ours.keys() == theirs.keys()
+        for name, gradient in ours.items():
+            assert torch.equal(theirs[name], gradient), name
+    for file in ("predictions.jsonl", "metrics.csv", "checkpoints/last/model.safetensors"):
+        ours, theirs = (next(run.glob("fold-*")) / file for run in runs.values())
+        assert ours.read_bytes() == theirs.read_bytes(), file

@@ -1,0 +1,184 @@
+"""Predictions are written once, read back exactly, and give the scores that others compute."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score
+
+from finetune.evaluation import collect_views
+from finetune.predictions import (
+    Prediction,
+    make_prediction,
+    read_predictions,
+    write_predictions,
+)
+from finetune.scores import score, score_run, undefined
+from tests.support.finetune_fixtures import BENCHMARK, VALUES
+
+
+def classes(count: int = 40, seed: int = 0) -> list[Prediction]:
+    """Predictions of two classes in four folds, most of them right."""
+    rng = np.random.default_rng(seed)
+    made = []
+    for number in range(count):
+        true = int(rng.integers(2))
+        views = rng.dirichlet(np.where(np.arange(2) == true, 3.0, 1.5), size=3)
+        made.append(
+            make_prediction(
+                BENCHMARK,
+                key=f"k{number}",
+                fold=str(number % 4),
+                speaker=f"s{number % 4}",
+                true=BENCHMARK.classes[true],
+                views=views,
+            )
+        )
+    return made
+
+
+def values(count: int = 30) -> list[Prediction]:
+    """Predictions of two values in three folds."""
+    rng = np.random.default_rng(1)
+    return [
+        make_prediction(
+            VALUES,
+            key=f"k{number}",
+            fold=str(number % 3),
+            speaker="",
+            true=true,
+            views=true + rng.normal(scale=0.3, size=(2, 2)),
+        )
+        for number, true in enumerate(rng.normal(size=(count, 2)))
+    ]
+
+
+def test_the_views_of_a_sample_are_averaged_before_the_class_is_taken() -> None:
+    views = np.array([[0.45, 0.55], [0.9, 0.1], [0.45, 0.55]])  # two of three views say "high"
+    made = make_prediction(BENCHMARK, key="k", fold="1", speaker="s", true="high", views=views)
+    assert made.probabilities == (0.6, 0.4)
+    assert made.predicted == "low"
+    assert made.views == ((0.45, 0.55), (0.9, 0.1), (0.45, 0.55))
+
+
+def test_an_output_that_is_no_number_is_refused_by_name() -> None:
+    with pytest.raises(ValueError, match="sample 'k' is no finite number; the training diverged"):
+        make_prediction(
+            VALUES, key="k", fold="1", speaker="", true=(0, 0), views=np.array([[np.nan, 0.0]])
+        )
+
+
+@pytest.mark.parametrize(("benchmark", "made"), [(BENCHMARK, classes()), (VALUES, values())])
+def test_predictions_come_back_as_they_were(benchmark, made, tmp_path: Path) -> None:
+    path = tmp_path / "predictions.jsonl"
+    write_predictions(path, made)
+    assert read_predictions(path, benchmark) == made
+    assert [item.name for item in tmp_path.iterdir()] == [path.name]
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [line["key"] for line in lines] == [item.key for item in made]
+    assert all(("label" in line) == (benchmark is BENCHMARK) for line in lines)
+
+
+def test_damaged_predictions_are_refused_with_their_line(tmp_path: Path) -> None:
+    path = tmp_path / "predictions.jsonl"
+    made = classes(4)
+    write_predictions(path, [*made, made[1]])
+    with pytest.raises(ValueError, match="line 5: sample 'k1' stands in line 2 too"):
+        read_predictions(path, BENCHMARK)
+    write_predictions(path, made)
+    path.write_text(path.read_text().replace('"high"', '"hgih"'))
+    with pytest.raises(ValueError, match="class 'hgih' is none of low, high"):
+        read_predictions(path, BENCHMARK)
+    write_predictions(path, made)
+    path.write_text(path.read_text()[:-20])
+    with pytest.raises(ValueError, match="line 4: no prediction of 'tones'"):
+        read_predictions(path, BENCHMARK)
+    path.write_text("")
+    with pytest.raises(ValueError, match="holds no prediction"):
+        read_predictions(path, BENCHMARK)
+    path.unlink()
+    with pytest.raises(FileNotFoundError, match="is the run finished"):
+        read_predictions(path, BENCHMARK)
+
+
+def test_scores_of_classes_agree_with_scikit_learn() -> None:
+    made = classes()
+    true = [item.true for item in made]
+    predicted = [item.predicted for item in made]
+    found = score(BENCHMARK, made)
+    assert 0.5 < found["uar"] < 1  # a case in which something is wrong
+    assert found["uar"] == pytest.approx(balanced_accuracy_score(true, predicted))
+    assert found["war"] == pytest.approx(accuracy_score(true, predicted))
+    for name, average in (("weighted_f1", "weighted"), ("macro_f1", "macro")):
+        assert found[name] == pytest.approx(f1_score(true, predicted, average=average))
+
+
+def test_scores_of_values_agree_with_numpy() -> None:
+    made = values()
+    true = np.array([item.true for item in made])
+    predicted = np.array([item.predicted for item in made])
+    found = score(VALUES, made)
+    for index, name in enumerate(VALUES.targets):
+        covariance = np.cov(true[:, index], predicted[:, index])
+        shift = (true[:, index].mean() - predicted[:, index].mean()) ** 2
+        ccc = 2 * covariance[0, 1] / (covariance.trace() + shift)
+        assert found[f"ccc_{name}"] == pytest.approx(ccc)
+        assert found[f"pcc_{name}"] == pytest.approx(
+            np.corrcoef(true[:, index], predicted[:, index])[0, 1]
+        )
+    assert found["ccc"] == pytest.approx((found["ccc_valence"] + found["ccc_arousal"]) / 2)
+
+
+def test_folds_are_pooled_before_scoring_and_their_spread_is_that_of_samples() -> None:
+    made = classes(41)  # folds of unequal size
+    scores = score_run(BENCHMARK, made)
+    each = [
+        score(BENCHMARK, [item for item in made if item.fold == name])["war"] for name in "0123"
+    ]
+    right = np.mean([item.true == item.predicted for item in made])
+    assert scores.pooled["war"] == pytest.approx(right)
+    assert scores.mean["war"] == pytest.approx(np.mean(each))
+    assert scores.sd["war"] == pytest.approx(np.std(each, ddof=1))
+    assert scores.num_samples == 41
+    assert scores.counts == {"0": 11, "1": 10, "2": 10, "3": 10}
+
+
+def test_a_constant_target_is_undefined_and_said_so() -> None:
+    made = [
+        make_prediction(
+            VALUES,
+            key=f"k{number}",
+            fold="1",
+            speaker="",
+            true=(0.5, number / 4),
+            views=np.array([[number / 5, number / 4]]),
+        )
+        for number in range(5)
+    ]
+    scores = score_run(VALUES, made)
+    assert math.isnan(scores.pooled["ccc_valence"])
+    assert math.isnan(scores.pooled["ccc"])
+    assert scores.pooled["ccc_arousal"] == pytest.approx(1)
+    assert scores.to_dict()["pooled"]["ccc_valence"] is None
+    json.dumps(scores.to_dict(), allow_nan=False)
+    assert any(
+        "CCC valence" in sentence and "constant" in sentence for sentence in undefined(scores)
+    )
+
+
+def test_views_are_put_in_their_places_and_each_is_needed_once() -> None:
+    def batch(*places: tuple[int, int]) -> dict[str, torch.Tensor]:
+        sample, view = torch.tensor(places).T
+        return {"sample": sample, "view": view, "output": (10.0 * sample + view)[:, None]}
+
+    shape = {"num_samples": 2, "num_views": 2, "num_outputs": 1}
+    found = collect_views([batch((1, 1), (0, 0)), batch((0, 1), (1, 0))], **shape)
+    assert found[..., 0].tolist() == [[0, 1], [10, 11]]
+    for wrong in ([batch((0, 0), (0, 1), (1, 0))], [batch((0, 0), (0, 1), (1, 0), (1, 1), (0, 0))]):
+        with pytest.raises(AssertionError, match="instead of once"):
+            collect_views(wrong, **shape)

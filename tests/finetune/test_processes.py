@@ -1,0 +1,184 @@
+"""Two processes that share each batch give what one gives."""
+
+from __future__ import annotations
+
+import math
+import multiprocessing
+import os
+import signal
+import time
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch import distributed
+
+from finetune.fitting.order import EpochOrder, Share, part_of
+from finetune.fitting.processes import LostProcessError, run_processes
+from finetune.mixing import MixingConfig
+from finetune.record import read_run
+from finetune.settings import OptimizerConfig, RecipeConfig, TrainerConfig
+from hicmae.checkpoint import load_checkpoint
+from hicmae.settings import ModelConfig
+from hicmae.transforms import AugmentConfig
+from tests.support.finetune_fixtures import VALUES, run_tiny, write_labelled_shards, wrong_labels
+
+
+def trainer(devices: int) -> TrainerConfig:
+    return TrainerConfig(workers=0, progress=False, log_every=1, accelerator="cpu", devices=devices)
+
+
+@pytest.mark.parametrize(("number", "batch"), [(23, 6), (24, 6), (5, 6), (4, 6)])
+def test_the_processes_batches_are_together_those_of_one(number: int, batch: int) -> None:
+    def batches(rank: int, of: int) -> list[list[int]]:
+        order = EpochOrder(number, batch_size=batch, seed=3, share=Share(rank=rank, of=of))
+        order.set_epoch(2)
+        items = list(order)
+        assert len(items) == len(order)
+        size = batch // of
+        return [items[start : start + size] for start in range(0, len(items), size)]
+
+    alone = batches(0, 1)
+    for of in (2, 3):
+        parts = [batches(rank, of) for rank in range(of)]
+        assert {len(part) for part in parts} == {max(1, number // batch)}
+        for place, whole in enumerate(alone):
+            together = sorted(item for part in parts for item in part[place])
+            # Of a single batch that is not full, what cannot be shared evenly is left out.
+            assert together == sorted(whole)[: len(together)] or set(together) < set(whole)
+            assert len(together) == len(whole) - len(whole) % of
+
+
+def test_orders_follow_from_seed_and_epoch_alone() -> None:
+    order = EpochOrder(50, batch_size=10, seed=1, share=Share())
+    first = list(order)
+    order.set_epoch(1)
+    second = list(order)
+    order.set_epoch(0)
+    assert list(order) == first
+    assert sorted(first) == sorted(second) == list(range(50))
+    assert first != second
+    assert list(EpochOrder(50, batch_size=10, seed=2, share=Share())) != first
+
+
+def test_every_view_is_in_one_part_alone() -> None:
+    for number in (1, 7, 24, 25):
+        parts = [part_of(number, Share(rank=rank, of=3)) for rank in range(3)]
+        assert [item for part in parts for item in part] == list(range(number))
+        assert max(map(len, parts)) - min(map(len, parts)) <= 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("benchmark", "recipe", "options"),
+    [
+        (None, {"ema_decay": 0.5}, {"selection": "inner-validation", "validation_share": 0.3}),
+        (VALUES, {"loss": "mse+ccc", "num_segments": 3}, {}),
+    ],
+)
+def test_two_processes_give_the_metrics_of_one(
+    benchmark: Any,
+    recipe: dict[str, Any],
+    options: dict[str, Any],
+    tiny_model_config: ModelConfig,
+    tmp_path: Path,
+) -> None:
+    """Nothing is drawn here but the order and places of the clips, which processes share."""
+    shards = write_labelled_shards(tmp_path / "shards", changes=wrong_labels())
+    runs = {}
+    for devices in (1, 2):
+        runs[devices] = run_tiny(
+            tmp_path,
+            shards,
+            tiny_model_config,
+            *([] if benchmark is None else [benchmark]),
+            out=tmp_path / f"run-{devices}",
+            folds="1",
+            epochs=3,
+            recipe=RecipeConfig(batch_size=4, drop_path=0.0, **recipe),
+            optimizer=OptimizerConfig(warmup_epochs=1.0, learning_rate=0.05, layer_decay=None),
+            augment=AugmentConfig(),
+            mixing=MixingConfig(mixup=0.0, cutmix=0.0),
+            trainer=trainer(devices),
+            **options,
+        )
+    one, two = read_run(runs[1]), read_run(runs[2])
+    assert one.facts.configuration_digest == two.facts.configuration_digest
+    assert [item.key for item in two.predictions] == [item.key for item in one.predictions]
+    for ours, theirs in zip(two.predictions, one.predictions, strict=True):
+        assert np.array(ours.views) == pytest.approx(np.array(theirs.views), abs=2e-4)
+    for name, value in one.scores.pooled.items():
+        assert two.scores.pooled[name] == pytest.approx(value, abs=1e-3, nan_ok=True)
+    weights = [load_checkpoint(run / "fold-1").tensors for run in runs.values()]
+    for name, tensor in weights[0].items():
+        assert torch.allclose(weights[1][name], tensor, atol=2e-4), name
+    logged = [pd.read_csv(run / "fold-1" / "metrics.csv") for run in runs.values()]
+    assert list(logged[0].columns) == list(logged[1].columns)
+    for column in logged[0].columns:
+        values = [table[column].dropna().to_numpy() for table in logged]
+        assert values[1] == pytest.approx(values[0], abs=1e-3), column
+    assert len(logged[0]["loss_epoch"].dropna()) == 3
+    assert one.folds[0].epoch == two.folds[0].epoch
+    assert not math.isnan(two.folds[0].train_loss or math.nan)
+
+
+def fail_on_the_second(share: Share) -> None:
+    """What one process cannot do while the other waits for it."""
+    if share.rank == 1:
+        raise ValueError("sample 's1/003' cannot be read")
+    time.sleep(600)
+
+
+def test_an_error_of_a_process_comes_back_as_its_one_line_and_ends_the_others(
+    tmp_path: Path,
+) -> None:
+    with pytest.raises(ValueError, match=r"^sample 's1/003' cannot be read$"):
+        run_processes(2, fail_on_the_second, (), tmp_path)
+
+
+def wait_for_the_second(share: Share) -> None:
+    """What a process does whose partner stops, but keeps its connections open."""
+    distributed.init_process_group(
+        "gloo", rank=share.rank, world_size=share.of, timeout=timedelta(seconds=3)
+    )
+    if share.rank == 1:
+        os.kill(os.getpid(), signal.SIGSTOP)
+    distributed.all_reduce(torch.ones(1))
+
+
+@pytest.mark.slow
+def test_a_process_that_falls_silent_is_told_from_an_error(tmp_path: Path) -> None:
+    (tmp_path / ".error-0").write_text("of an earlier attempt")
+    with pytest.raises(LostProcessError, match=r"process 0 of 2 has lost another one.*--resume"):
+        run_processes(2, wait_for_the_second, (), tmp_path)
+    assert not multiprocessing.active_children()
+
+
+@pytest.mark.parametrize(
+    ("devices", "recipe", "said"),
+    [
+        (3, {"batch_size": 4}, "batch_size = 4 cannot be shared by trainer.devices = 3"),
+        (32, {"batch_size": 32}, "trainer.devices = 32 for 12 training samples or test views"),
+    ],
+)
+def test_what_devices_cannot_share_is_refused(
+    devices: int,
+    recipe: dict[str, Any],
+    said: str,
+    tiny_model_config: ModelConfig,
+    tmp_path: Path,
+) -> None:
+    shards = write_labelled_shards(tmp_path / "shards")
+    with pytest.raises(ValueError, match=said):
+        run_tiny(
+            tmp_path,
+            shards,
+            tiny_model_config,
+            recipe=RecipeConfig(**recipe),
+            trainer=trainer(devices),
+        )
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,314 @@
+"""Whole runs under each selection rule: what is trained, what is tested, what the numbers say."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from finetune.mixing import MixingConfig
+from finetune.module import FinetuneModule
+from finetune.record import read_run
+from finetune.reporting.report import report
+from finetune.scores import score
+from finetune.settings import OptimizerConfig, RecipeConfig
+from hicmae.checkpoint import load_checkpoint
+from hicmae.settings import ModelConfig
+from tests.support.finetune_fixtures import (
+    BENCHMARK,
+    CLASSES,
+    VALUES,
+    labels_of,
+    run_tiny,
+    split_benchmark,
+    write_labelled_shards,
+    wrong_labels,
+)
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Labelled shards that also hold groups, votes and recordings."""
+    changes = {
+        number: {
+            "labels": {
+                "sex": ("f", "m")[(number // 2) % 4 < 2],
+                "video": f"v{number % 2}-{(number // 2) % 4}",
+                "votes_low": 1 + 3 * (labels_of(number)["emotion"] == "low"),
+                "votes_high": 1 + 3 * (labels_of(number)["emotion"] == "high"),
+            }
+        }
+        for number in range(24)
+    }
+    return write_labelled_shards(tmp_path_factory.mktemp("protocol") / "shards", changes=changes)
+
+
+@pytest.fixture(scope="module")
+def runs(
+    tmp_path_factory: pytest.TempPathFactory, tiny_model_config: ModelConfig
+) -> dict[str, Path]:
+    """A run under every rule, with labels that cannot all be learned."""
+    folder = tmp_path_factory.mktemp("rules")
+    noisy = write_labelled_shards(folder / "shards", changes=wrong_labels())
+
+    def run(name: str, **options: Any) -> Path:
+        # A high rate: scores go up and down between epochs.
+        optimizer = OptimizerConfig(warmup_epochs=0, learning_rate=1.0, layer_decay=None)
+        return run_tiny(
+            folder,
+            noisy,
+            tiny_model_config,
+            out=folder / name,
+            epochs=3,
+            optimizer=optimizer,
+            **options,
+        )
+
+    return {
+        "last": run("last"),
+        "inner-validation": run("inner", selection="inner-validation", validation_share=0.3),
+        "best-on-test": run("best", selection="best-on-test"),
+        "paper": run("paper", protocol="paper"),
+    }
+
+
+def column(run: Path, name: str, fold: str = "1") -> list[float]:
+    """A column of a fold's metrics.csv without its gaps."""
+    with (run / f"fold-{fold}" / "metrics.csv").open() as file:
+        return [float(row[name]) for row in csv.DictReader(file) if row.get(name)]
+
+
+def test_each_rule_scores_the_side_it_names_and_no_other(runs: dict[str, Path]) -> None:
+    assert column(runs["last"], "test_uar") == column(runs["last"], "validation_uar") == []
+    inner = runs["inner-validation"]
+    assert len(column(inner, "validation_uar")) == len(column(inner, "validation_war")) == 3
+    assert column(inner, "test_uar") == []
+    for rule in ("best-on-test", "paper"):
+        assert len(column(runs[rule], "test_uar")) == 3
+        assert column(runs[rule], "validation_uar") == []
+
+
+def test_the_tested_epoch_is_the_first_best_of_the_side_and_its_score_the_written_one(
+    runs: dict[str, Path],
+) -> None:
+    for rule, prefix in (("best-on-test", "test"), ("inner-validation", "validation")):
+        run = read_run(runs[rule])
+        for fold in run.folds:
+            scores = column(runs[rule], f"{prefix}_uar", fold.name)
+            assert fold.epoch == 1 + scores.index(max(scores))
+            if prefix == "test":
+                assert run.scores.folds[fold.name]["uar"] == pytest.approx(max(scores), abs=1e-6)
+    assert {fold.epoch for fold in read_run(runs["last"]).folds} == {3}
+
+
+def test_scoring_epochs_does_not_move_the_training(runs: dict[str, Path]) -> None:
+    losses = column(runs["last"], "loss_step")
+    assert len(losses) == 9
+    assert column(runs["best-on-test"], "loss_step") == losses
+    assert column(runs["inner-validation"], "loss_step") != losses  # it trains on fewer samples
+
+
+def test_the_inner_validation_trains_on_fewer_speakers_and_tests_the_same_samples(
+    runs: dict[str, Path],
+) -> None:
+    inner, last = read_run(runs["inner-validation"]), read_run(runs["last"])
+    assert [item.key for item in inner.predictions] == [item.key for item in last.predictions]
+    for fold in inner.folds:
+        assert (fold.num_train, fold.num_validation, fold.num_test) == (6, 6, 12)
+        assert (fold.num_train_speakers, fold.num_validation_speakers) == (1, 1)
+    assert "inner validation speakers" in (runs["inner-validation"] / "report.md").read_text()
+
+
+def test_every_number_says_how_its_epoch_was_chosen(
+    runs: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    labels = {rule: rule for rule in runs} | {"paper": "best-on-test (protocol paper)"}
+    report(runs=list(runs.values()), out=tmp_path / "report.md")
+    printed, compared = capsys.readouterr().out, (tmp_path / "report.md").read_text()
+    for rule, folder in runs.items():
+        stored = json.loads((folder / "scores.json").read_text())
+        assert stored["selection"] == labels[rule]
+        own = (folder / "report.md").read_text()
+        assert f"| selection: {labels[rule]} |" in own
+        assert f"| {labels[rule]} |" in compared
+        checkpoint = load_checkpoint(folder / "fold-1").config
+        assert checkpoint["finetuning"]["selection"] == stored["run"]["selection"]
+        chosen = stored["run"]["selection"] == "best-on-test"
+        uar = f"{stored['pooled']['uar']:.3f}"
+        assert (f"| {uar} (best-on-test) |" in own) == chosen
+        for line in own.split("## What was run")[0].splitlines():
+            if line.startswith(("| fold", "| **pooled", "| mean", "| 95")):
+                assert line.count("(best-on-test)") == (4 if chosen else 0), line
+    assert "(best-on-test)" in printed
+    assert "too high for what an unseen test side would give" in compared
+    assert "protocol paper: the reference's choice of epoch" in compared
+
+
+def test_the_paper_protocol_is_that_rule_under_its_own_name(runs: dict[str, Path]) -> None:
+    paper, best = read_run(runs["paper"]), read_run(runs["best-on-test"])
+    assert paper.predictions == best.predictions
+    assert paper.facts.configuration_digest != best.facts.configuration_digest
+    assert (paper.facts.protocol, paper.facts.num_segments) == ("paper", 2)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"selection": "last"}, "protocol = paper contradicts selection = last"),
+        ({"mixing": MixingConfig(audio=True)}, "mixing.audio = true"),
+        ({"recipe": RecipeConfig(num_segments=1)}, "recipe.num_segments = 1"),
+        ({"protocol": "default", "validation_share": 1.5}, "validation_share = 1.5"),
+    ],
+)
+def test_options_that_contradict_the_protocol_are_refused(
+    options: dict[str, Any],
+    said: str,
+    shards: Path,
+    tiny_model_config: ModelConfig,
+    tmp_path: Path,
+) -> None:
+    with pytest.raises(ValueError, match=said):
+        run_tiny(tmp_path, shards, tiny_model_config, **({"protocol": "paper"} | options))
+    assert not (tmp_path / "run").exists()
+
+
+def test_recordings_are_scored_and_groups_broken_down(
+    shards: Path, tiny_model_config: ModelConfig, tmp_path: Path
+) -> None:
+    benchmark = dataclasses.replace(BENCHMARK, average_over="video", groups=("sex", "age"))
+    run = read_run(run_tiny(tmp_path, shards, tiny_model_config, benchmark))
+    assert (len(run.predictions), run.scores.num_samples, len(run.units)) == (24, 8, 8)
+    text = (run.folder / "report.md").read_text()
+    assert "### By sex" in text
+    for sex in "fm":
+        own = [item for item in run.predictions if item.groups["sex"] == sex]
+        uar = f"{score(benchmark, own)['uar']:.3f}"
+        assert f"| {sex} | 4 (small) | 2 | {uar} |" in text
+    assert "the index has no column 'age', so scores are not broken down by it" in text
+    assert "all 24 samples are averaged over video, of which there are 8" in text
+
+
+def test_votes_and_weights_of_classes_reach_the_loss_and_not_the_test(
+    shards: Path,
+    tiny_model_config: ModelConfig,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    benchmark = dataclasses.replace(BENCHMARK, votes=("votes_low", "votes_high"))
+    seen: list[Any] = []
+    kept = FinetuneModule._targets
+
+    def note(module: FinetuneModule, batch: dict[str, Any]) -> Any:
+        targets = kept(module, batch)
+        seen.append((batch["label"], targets, module.class_weights))
+        return targets
+
+    monkeypatch.setattr(FinetuneModule, "_targets", note)
+    out = run_tiny(
+        tmp_path,
+        shards,
+        tiny_model_config,
+        benchmark,
+        folds="1",
+        epochs=1,
+        recipe=RecipeConfig(
+            batch_size=4, label_smoothing=0.0, soft_labels=True, class_weights="balanced"
+        ),
+    )
+    for labels, targets, weights in seen:
+        assert targets.gather(1, labels[:, None]).flatten().tolist() == pytest.approx([0.8] * 4)
+        assert weights.tolist() == [1.0, 1.0]  # as many of each
+    assert {item.true for item in read_run(out).predictions} == set(CLASSES)
+
+
+def test_a_batch_of_one_clip_trains(
+    shards: Path, tiny_model_config: ModelConfig, tmp_path: Path
+) -> None:
+    out = run_tiny(
+        tmp_path,
+        shards,
+        tiny_model_config,
+        folds="1",
+        epochs=1,
+        recipe=RecipeConfig(batch_size=1, drop_path=0.0),
+    )
+    assert read_run(out).scores.num_samples == 12
+    with pytest.raises(ValueError, match="batch_size = 1 with loss ccc"):
+        run_tiny(
+            tmp_path,
+            shards,
+            tiny_model_config,
+            VALUES,
+            out=tmp_path / "no",
+            recipe=RecipeConfig(batch_size=1, loss="ccc"),
+        )
+
+
+def test_a_class_that_a_fold_does_not_test_is_said(
+    tiny_model_config: ModelConfig, tmp_path: Path
+) -> None:
+    """Every sample of fold 1 is low; fold 2, which it trains on, has both."""
+    numbers = [number for number in range(24) if labels_of(number)["fold"] == 1]
+    changes = {number: {"labels": {"emotion": "low"}} for number in numbers}
+    lopsided = write_labelled_shards(tmp_path / "shards", changes=changes)
+    out = run_tiny(tmp_path, lopsided, tiny_model_config, folds="1", epochs=1)
+    text = (out / "report.md").read_text()
+    assert "Fold 1 tests no sample of high: its UAR is the mean over the classes it tests." in text
+    with pytest.raises(ValueError, match="fold 2: no training sample of high"):
+        run_tiny(tmp_path, lopsided, tiny_model_config, out=tmp_path / "b")
+
+
+def test_constant_true_values_are_undefined_and_the_run_says_so(
+    tiny_model_config: ModelConfig, tmp_path: Path
+) -> None:
+    changes = {number: {"labels": {"valence": 0.5}} for number in range(24)}
+    flat = write_labelled_shards(tmp_path / "shards", changes=changes)
+    out = run_tiny(
+        tmp_path, flat, tiny_model_config, VALUES, epochs=2, selection="inner-validation"
+    )
+    stored = json.loads((out / "scores.json").read_text())
+    assert stored["pooled"]["ccc_valence"] is None
+    assert stored["pooled"]["ccc_arousal"] is not None
+    assert stored["intervals"]["ccc_valence"] is None
+    text = (out / "report.md").read_text()
+    assert "valence is the same in every training sample, so nothing was learned about it" in text
+    assert "ccc was undefined after every epoch" in text
+    assert "shown as n/a, not as 0" in text
+
+
+def test_unnamed_speakers_are_allowed_by_protocol_alone_and_then_said(
+    tiny_model_config: ModelConfig, tmp_path: Path
+) -> None:
+    changes: dict[int, dict[str, Any]] = {number: {"speaker": None} for number in range(24)}
+    unnamed = write_labelled_shards(tmp_path / "shards", changes=changes)
+    with pytest.raises(ValueError, match="has no speaker"):
+        run_tiny(tmp_path, unnamed, tiny_model_config)
+    run = read_run(
+        run_tiny(
+            tmp_path,
+            unnamed,
+            tiny_model_config,
+            split_benchmark(shared_speakers=True),
+            epochs=1,
+            selection="inner-validation",
+        )
+    )
+    assert (run.intervals.by, run.intervals.num_clusters) == ("sample", 24)
+    text = (run.folder / "report.md").read_text()
+    assert "speakers are not named, so people are not drawn" in text
+    assert "the inner validation is divided by sample: nobody names the speaker" in text
+
+
+def test_speakers_shared_by_protocol_are_counted_in_the_report(
+    tiny_model_config: ModelConfig, tmp_path: Path
+) -> None:
+    changes: dict[int, dict[str, Any]] = {5: {"speaker": "s1"}}
+    shared = write_labelled_shards(tmp_path / "shards", changes=changes)
+    benchmark = split_benchmark(shared_speakers=True)
+    out = run_tiny(tmp_path, shared, tiny_model_config, benchmark, epochs=1)
+    said = "1 values of speaker are on both sides, as the benchmark's protocol allows"
+    assert said in (out / "report.md").read_text()

@@ -1,0 +1,269 @@
+"""Reports: everything computed again from predictions, several runs in one table."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import shutil
+from pathlib import Path
+from urllib.parse import unquote
+
+import pytest
+from PIL import Image
+
+from finetune.benchmark import Benchmark, Published
+from finetune.record import read_run
+from finetune.reporting.report import report
+from hicmae.settings import ModelConfig
+from tests.support.finetune_fixtures import BENCHMARK, VALUES, run_tiny, write_labelled_shards
+
+PUBLISHED = dataclasses.replace(
+    BENCHMARK,
+    published=(
+        Published(method="Somebody", scores={"uar": 0.123}, source="their paper", note="no folds"),
+    ),
+    licence="for research",
+)
+
+
+@pytest.fixture(scope="module")
+def runs(
+    tmp_path_factory: pytest.TempPathFactory, tiny_model_config: ModelConfig
+) -> dict[str, Path]:
+    """A run with both modalities, one that hears, and one of real values."""
+    folder = tmp_path_factory.mktemp("report runs")  # a space, for the links
+    shards = write_labelled_shards(folder / "shards")
+
+    def run(name: str, benchmark: Benchmark, **options: str) -> Path:
+        return run_tiny(
+            folder, shards, tiny_model_config, benchmark, out=folder / name, epochs=1, **options
+        )
+
+    return {
+        "both": run("both", PUBLISHED),
+        "heard": run("heard", PUBLISHED, modalities="audio"),
+        "values": run("values", VALUES),
+    }
+
+
+def table_rows(text: str) -> dict[str, list[str]]:
+    """Cells of every table row by its first cell; of equal ones the first row."""
+    lines = [line.strip("|").split("|") for line in text.splitlines() if line.startswith("|")]
+    return {cells[0].strip(): [cell.strip() for cell in cells] for cells in reversed(lines)}
+
+
+def tables(text: str) -> list[list[list[str]]]:
+    """Every table: its rows of cells, the heads first and the rule left out."""
+    found: list[list[list[str]]] = []
+    before = ""
+    for line in text.splitlines():
+        if line.startswith("|"):
+            if not before.startswith("|"):
+                found.append([])
+            if not line.startswith("| :-"):
+                found[-1].append([cell.strip() for cell in line.strip("|").split("|")])
+        before = line
+    return found
+
+
+def test_runs_stand_in_one_table_a_benchmark_with_what_their_predictions_give(
+    runs: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out" / "report.md"
+    report(runs=list(runs.values()), out=out)
+    text = out.read_text()
+    summary, details = text.split("## tones")
+    every, rows = table_rows(summary), table_rows(details)
+    for name, modalities in (
+        ("both", "audio-video"),
+        ("heard", "audio"),
+        ("values", "audio-video"),
+    ):
+        scores = read_run(runs[name]).scores
+        leading = "ccc" if name == "values" else "uar"
+        pooled = f"{scores.pooled[leading]:.3f}"
+        spread = f"{scores.mean[leading]:.3f} ± {scores.sd[leading]:.3f}"
+        assert rows[name][1:8] == ["scratch", modalities, "last", "2", "24", "0", pooled]
+        low, high = read_run(runs[name]).intervals.values[leading]
+        assert rows[name][8:10] == [f"{low:.3f} to {high:.3f}", spread]
+        assert every[name][3:9] == ["scratch", modalities, "last", "2", "24", leading.upper()]
+        assert every[name][9:11] == [pooled, spread]
+    assert "no epoch was chosen by a score" in text
+    shown = capsys.readouterr().out
+    assert "heard" in shown
+    assert str(out) in shown
+
+
+def test_every_link_of_a_report_leads_to_something(runs: dict[str, Path], tmp_path: Path) -> None:
+    out = tmp_path / "deep" / "er" / "report.md"
+    report(runs=list(runs.values()), out=out)
+    for page in (out, runs["both"] / "report.md", runs["values"] / "report.md"):
+        links = re.findall(r"\]\(([^)]+)\)", page.read_text())
+        assert len(links) >= 2
+        for link in links:
+            target = page.parent / unquote(link)
+            assert target.is_file(), link
+            if target.suffix == ".png":
+                with Image.open(target) as picture:
+                    assert min(picture.size) > 200
+
+
+def test_a_changed_prediction_changes_the_report_and_is_said(
+    runs: dict[str, Path], tmp_path: Path
+) -> None:
+    path = runs["heard"] / "predictions.jsonl"
+    kept = path.read_text()
+    lines = [json.loads(line) for line in kept.splitlines()]
+    for line in lines:
+        line["prediction"] = "low"
+    try:
+        path.write_text("\n".join(map(json.dumps, lines)))
+        report(runs=[runs["heard"]], out=tmp_path / "report.md")
+        text = (tmp_path / "report.md").read_text()
+        assert table_rows(text)["**pooled**"][2] == "0.500"
+        assert "scores.json says uar" in text
+    finally:
+        path.write_text(kept)
+        report(runs=[runs["heard"]], out=tmp_path / "report.md")
+
+
+def test_published_and_measured_numbers_share_no_column(
+    runs: dict[str, Path], tmp_path: Path
+) -> None:
+    own = (runs["both"] / "report.md").read_text()
+    report(runs=[runs["both"], runs["heard"]], out=tmp_path / "report.md")
+    several = (tmp_path / "report.md").read_text()
+    for text in (own, several):
+        columns = [column for table in tables(text) for column in zip(*table, strict=True)]
+        published = [column for column in columns if "0.123" in column]
+        assert published
+        for column in published:
+            assert "published" in column[0]
+            assert {cell for cell in column[1:] if cell} == {"0.123"}
+        measured = [column for column in columns if "selection last" in column[0]]
+        assert len(measured) > 10
+        assert not any("0.123" in column for column in measured)
+    assert "published: Somebody" in tables(own)[0][0]
+    assert table_rows(own.split("## Published")[1])["Somebody"][2:4] == ["0.123", "their paper"]
+    assert "Licence: for research" in own
+    assert "Selection rule: last" in own
+    assert "Seed 0" in own
+
+
+def test_a_report_of_one_run_is_that_run_in_full_and_html_may_be_left_out(
+    runs: dict[str, Path], tmp_path: Path
+) -> None:
+    report(runs=[runs["values"]], out=tmp_path / "one.md", html=False)
+    text = (tmp_path / "one.md").read_text()
+    assert not (tmp_path / "one.html").exists()
+    headings = re.findall(r"^## (.*)$", text, re.MULTILINE)
+    assert headings == [
+        "Measured",
+        "Predicted against true",
+        "Error by range",
+        "Scores by speaker",
+        "Scores by group",
+        "Features before and after",
+        "Layer weights",
+        "Largest errors",
+        "What was run",
+        "Folds",
+        "Configuration",
+    ]
+    own = (runs["values"] / "report.md").read_text()
+    assert re.sub(r"\]\([^)]*\)", "", own) == re.sub(r"\]\([^)]*\)", "", text)
+
+
+def test_the_html_says_what_the_markdown_says_and_needs_nothing_else(
+    runs: dict[str, Path], tmp_path: Path
+) -> None:
+    report(runs=[runs["both"], runs["values"]], out=tmp_path / "report.md")
+    text, page = (tmp_path / "report.md").read_text(), (tmp_path / "report.html").read_text()
+    cells = [cell for table in tables(text) for row in table for cell in row]
+    found = re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", page)
+    assert [re.sub(r"<[^>]*>", "", cell) for cell in found] == [cell.strip("*") for cell in cells]
+    sources = re.findall(r'<img [^>]*src="([^"]*)"', page)
+    assert len(sources) == text.count("![") >= 12
+    assert all(
+        source.startswith(("data:image/png;base64,", "data:image/jpeg")) for source in sources
+    )
+    assert not re.search(r"<(script|link|iframe)|url\(|@import|src=\"(?!data:)", page)
+
+
+def test_what_other_commands_left_in_a_run_folder_is_a_section(
+    runs: dict[str, Path], tmp_path: Path
+) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(runs["both"], folder)
+    (folder / "sections" / "pictures").mkdir(parents=True)
+    shutil.copy(folder / "figures" / "recall.png", folder / "sections" / "pictures" / "a b.png")
+    (folder / "sections" / "modalities.md").write_text(
+        "# What each modality adds\n\nMuch.\n\n## By class\n\n![a](pictures/a%20b.png)\n\n"
+        "```\n# no heading\n```\n"
+    )
+    report(runs=[folder], out=tmp_path / "report.md")
+    text = (tmp_path / "report.md").read_text()
+    assert "\n## What each modality adds\n\nMuch.\n\n### By class\n" in text
+    assert "![a](copy/sections/pictures/a%20b.png)" in text
+    assert "\n# no heading\n" in text
+    page = (tmp_path / "report.html").read_text()
+    assert "What each modality adds</h2>" in page
+    assert "no picture at" not in page
+
+
+def test_damaged_predictions_and_features_are_one_line(
+    runs: dict[str, Path], tmp_path: Path
+) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(runs["both"], folder)
+    features = folder / "fold-1" / "features.npz"
+    features.write_bytes(features.read_bytes()[:200])
+    with pytest.raises(ValueError, match=r"features\.npz: damaged .*delete it") as caught:
+        report(runs=[folder], out=tmp_path / "report.md")
+    assert "\n" not in str(caught.value)
+    features.unlink()
+    report(runs=[folder], out=tmp_path / "report.md")
+    predictions = folder / "predictions.jsonl"
+    predictions.write_text(predictions.read_text()[:-40])
+    with pytest.raises(ValueError, match=r"predictions\.jsonl line 24: no prediction") as caught:
+        report(runs=[folder], out=tmp_path / "report.md")
+    assert "\n" not in str(caught.value)
+    predictions.unlink()
+    with pytest.raises(ValueError, match=r"no finished fine-tuning run \(no predictions\.jsonl\)"):
+        report(runs=[folder], out=tmp_path / "report.md")
+
+
+def test_what_cannot_be_compared_is_refused_or_said(
+    runs: dict[str, Path], tmp_path: Path, tiny_model_config: ModelConfig
+) -> None:
+    with pytest.raises(FileNotFoundError, match="no such run folder"):
+        report(runs=[tmp_path / "nothing"], out=tmp_path / "report.md")
+    (tmp_path / "unfinished").mkdir()
+    with pytest.raises(ValueError, match="no finished fine-tuning run") as caught:
+        report(runs=[tmp_path / "unfinished"], out=tmp_path / "report.md")
+    assert "--resume" in str(caught.value)
+    with pytest.raises(ValueError, match="given twice"):
+        report(runs=[runs["both"], runs["both"]], out=tmp_path / "report.md")
+    with pytest.raises(ValueError, match="is a run's own report"):
+        report(runs=[runs["both"]], out=runs["both"] / "report.md")
+    shards = write_labelled_shards(tmp_path / "shards")
+    part = run_tiny(tmp_path, shards, tiny_model_config, PUBLISHED, folds="1", epochs=1)
+    report(runs=[runs["both"], part], out=tmp_path / "report.md")
+    assert "did not test the same samples" in (tmp_path / "report.md").read_text()
+    swapped = dataclasses.replace(PUBLISHED, classes=("high", "low"))
+    other = run_tiny(
+        tmp_path, shards, tiny_model_config, swapped, folds="1", epochs=1, out=tmp_path / "other"
+    )
+    with pytest.raises(ValueError, match="has other classes than in"):
+        report(runs=[runs["both"], other], out=tmp_path / "report.md")
+
+
+def test_a_folder_of_runs_stands_for_all_of_them(runs: dict[str, Path], tmp_path: Path) -> None:
+    for group in ("one", "two"):
+        (tmp_path / group).mkdir()
+        shutil.copytree(runs["both"], tmp_path / group / "audio-video")
+    report(runs=[tmp_path / "one", tmp_path / "two"], out=tmp_path / "report.md")
+    text = (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert "#### one/audio-video" in text
+    assert "#### two/audio-video" in text

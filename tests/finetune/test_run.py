@@ -1,0 +1,390 @@
+"""Fine-tuning end to end: what is written, what is refused, what is reused."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from finetune.benchmark import Benchmark
+from finetune.folds import make_folds, usable_rows
+from finetune.mixing import MixingConfig
+from finetune.predictions import read_predictions
+from finetune.record import read_run, runs_in
+from finetune.settings import OptimizerConfig, RecipeConfig, TrainerConfig, WandbConfig
+from finetune.targets import target_moments
+from hicmae.checkpoint import load_checkpoint, save_checkpoint
+from hicmae.emotion import EmotionConfig, EmotionModel
+from hicmae.plain import from_dict
+from hicmae.pretraining import HiCMAE
+from hicmae.settings import ModelConfig, ObjectiveConfig
+from hicmae.transforms import ClipTransform
+from shards.index import read_index
+from shards.random_access import ShardDataset
+from shards.sample import collate
+from tests.support.finetune_fixtures import (
+    BENCHMARK,
+    VALUES,
+    labels_of,
+    run_tiny,
+    split_benchmark,
+    write_labelled_shards,
+)
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_labelled_shards(tmp_path_factory.mktemp("finetune") / "shards")
+
+
+@pytest.fixture(scope="module")
+def finished(
+    tmp_path_factory: pytest.TempPathFactory, shards: Path, tiny_model_config: ModelConfig
+) -> Path:
+    """A run of both folds, both modalities, from scratch."""
+    return run_tiny(tmp_path_factory.mktemp("finished"), shards, tiny_model_config)
+
+
+@pytest.fixture
+def pretrained(tmp_path: Path, tiny_model_config: ModelConfig) -> Path:
+    """A pretraining run's folder."""
+    torch.manual_seed(7)
+    model = HiCMAE(tiny_model_config, ObjectiveConfig())
+    save_checkpoint(
+        tmp_path / "pretrained" / "checkpoints" / "last",
+        model,
+        kind="pretraining",
+        config={"model": tiny_model_config},
+    )
+    return tmp_path / "pretrained"
+
+
+def test_a_run_writes_all_that_is_promised_and_nothing_half(finished: Path) -> None:
+    names = {path.relative_to(finished).as_posix() for path in finished.rglob("*")}
+    expected = {
+        "config.yaml",
+        "benchmark.yaml",
+        "predictions.jsonl",
+        "scores.json",
+        "report.md",
+        "figures/confusion.png",
+        "figures/layer_weights.png",
+    }
+    for fold in ("fold-1", "fold-2"):
+        expected |= {
+            f"{fold}/{name}"
+            for name in (
+                "metrics.csv",
+                "predictions.jsonl",
+                "fold.json",
+                "checkpoints/last/config.json",
+                "checkpoints/last/model.safetensors",
+            )
+        }
+    assert expected <= names
+    assert not [name for name in names if "partial" in name or Path(name).name.startswith(".")]
+    with (finished / "fold-1" / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    losses = [float(row["loss_step"]) for row in rows if row["loss_step"]]
+    assert len(losses) == 6  # 2 epochs of 12 samples in batches of 4
+    assert np.isfinite(losses).all()
+
+
+def test_every_sample_is_predicted_exactly_once_by_its_own_fold(finished: Path) -> None:
+    predictions = read_predictions(finished / "predictions.jsonl", BENCHMARK)
+    assert len(predictions) == 24
+    for item in predictions:
+        labels = labels_of(int(item.key.split("/")[1]))
+        assert item.true == labels["emotion"]
+        assert item.fold == str(labels["fold"])
+        assert item.speaker == item.key.split("/")[0]
+        assert len(item.views) == 2
+        assert item.probabilities == pytest.approx(np.mean(item.views, axis=0), rel=1e-5)
+        assert sum(item.probabilities) == pytest.approx(1, abs=1e-5)
+
+
+def test_classes_that_are_plain_to_see_and_hear_are_learned(finished: Path) -> None:
+    scores = json.loads((finished / "scores.json").read_text())
+    assert scores["pooled"]["uar"] > 0.9
+    assert scores["num_samples"] == 24
+    assert scores["run"]["selection"] == "last"
+    assert scores["run"]["init"] == "scratch"
+    assert len(scores["run"]["configuration_digest"]) == 64
+
+
+def test_stored_scores_are_those_of_the_predictions(finished: Path) -> None:
+    run = read_run(finished)
+    stored = json.loads((finished / "scores.json").read_text())
+    assert run.disagreements == ()
+    assert stored["pooled"] == run.scores.pooled
+    assert {name: stored["folds"][name]["uar"] for name in stored["folds"]} == {
+        name: values["uar"] for name, values in run.scores.folds.items()
+    }
+
+
+def test_the_saved_network_gives_the_predictions_that_were_written(
+    finished: Path, shards: Path
+) -> None:
+    """The checkpoint alone, through the readers and the network, not through this room."""
+    checkpoint = load_checkpoint(finished / "fold-1")
+    assert checkpoint.kind == "emotion"
+    sizes = checkpoint.model_config()
+    model = EmotionModel(sizes, from_dict(EmotionConfig, checkpoint.config["emotion"], "emotion"))
+    model.load_state_dict(checkpoint.tensors)
+    model.eval()
+    dataset = ShardDataset(shards, input=sizes.input, views=2)
+    transform = ClipTransform(sizes.input).eval()
+    written = read_predictions(finished / "fold-1" / "predictions.jsonl", BENCHMARK)
+    for item in written[:4]:
+        batch = collate([dataset.by_key(item.key, view) for view in range(2)])
+        with torch.no_grad():
+            outputs = model(*transform(batch)).softmax(dim=1)
+        assert outputs.numpy() == pytest.approx(np.array(item.views), abs=1e-5)
+
+
+def test_a_seed_gives_the_same_predictions_and_another_seed_others(
+    finished: Path, shards: Path, tiny_model_config: ModelConfig, tmp_path: Path
+) -> None:
+    # Alone, the second fold starts from the same seed as after the first.
+    again = run_tiny(tmp_path, shards, tiny_model_config, folds="2")
+    kept = (finished / "fold-2" / "predictions.jsonl").read_text()
+    assert (again / "fold-2" / "predictions.jsonl").read_text() == kept
+    other = run_tiny(tmp_path, shards, tiny_model_config, folds="2", seed=1, out=tmp_path / "b")
+    assert (other / "fold-2" / "predictions.jsonl").read_text() != kept
+
+
+def test_real_values_are_learned_in_their_own_units(
+    shards: Path, tiny_model_config: ModelConfig, tmp_path: Path
+) -> None:
+    for loss in ("ccc", "mse"):
+        out = run_tiny(
+            tmp_path,
+            shards,
+            tiny_model_config,
+            VALUES,
+            recipe=RecipeConfig(batch_size=4, drop_path=0.0, loss=loss),
+            out=tmp_path / loss,
+        )
+        run = read_run(out)
+        assert run.scores.pooled["ccc_valence"] > 0.5
+        assert set(run.scores.pooled) >= {"ccc", "pcc", "ccc_arousal", "pcc_valence"}
+        assert (out / "figures" / "predicted_against_true.png").stat().st_size > 5000
+        for item in run.predictions:
+            labels = labels_of(int(item.key.split("/")[1]))
+            assert item.true == pytest.approx((labels["valence"], labels["arousal"]))
+            assert item.predicted == pytest.approx(np.mean(item.views, axis=0), abs=1e-5)
+    stored = load_checkpoint(tmp_path / "mse" / "fold-1").config["targets"]
+    training = [item.true for item in run.predictions if item.fold == "2"]
+    assert stored["names"] == ["valence", "arousal"]
+    assert stored["mean"] == pytest.approx(np.mean(training, axis=0), rel=1e-5)
+    assert stored["std"] == pytest.approx(np.std(training, axis=0), rel=1e-5)
+
+
+def test_targets_are_standardised_over_the_training_side_alone(shards: Path) -> None:
+    rows, _ = usable_rows(VALUES, read_index(shards).table)
+    fold = make_folds(VALUES, rows)[0]
+    mean, std, notes = target_moments(VALUES, fold.train)
+    assert mean == pytest.approx(fold.train[["valence", "arousal"]].mean().to_numpy())
+    assert std == pytest.approx(fold.train[["valence", "arousal"]].std(ddof=0).to_numpy())
+    assert notes == []
+    mean, std, notes = target_moments(VALUES, fold.train.assign(arousal=0.25))
+    assert (mean[1], std[1]) == (0.25, 1.0)
+    assert notes == [
+        "arousal is the same in every training sample, so nothing was learned about it"
+    ]
+
+
+@pytest.mark.parametrize("modalities", ["video", "audio"])
+def test_a_single_modality_is_enough_and_alone_is_read(
+    modalities: str, shards: Path, tiny_model_config: ModelConfig, tmp_path: Path
+) -> None:
+    out = run_tiny(tmp_path, shards, tiny_model_config, modalities=modalities, folds="1")
+    run = read_run(out)
+    assert run.facts.modalities == modalities
+    assert set(run.folds[0].layer_weights) == {modalities}
+    assert run.scores.pooled["uar"] > 0.6
+
+
+def test_a_silent_sample_is_refused_by_name_where_sound_is_needed(
+    tiny_model_config: ModelConfig, tmp_path: Path
+) -> None:
+    mute = write_labelled_shards(tmp_path / "mute", mute=3)
+    for modalities in ("audio-video", "audio"):
+        with pytest.raises(ValueError, match=r"sample 's1/003' has no sound \(1 of 24 samples\)"):
+            run_tiny(tmp_path, mute, tiny_model_config, modalities=modalities)
+    assert not (tmp_path / "run").exists()
+    run_tiny(tmp_path, mute, tiny_model_config, modalities="video", folds="1")
+
+
+def test_pretrained_weights_are_taken_over_and_bring_their_sizes(
+    shards: Path, pretrained: Path, tmp_path: Path
+) -> None:
+    """Frozen, the encoder must come out of fine-tuning as it went in."""
+    out = run_tiny(
+        tmp_path,
+        shards,
+        load_checkpoint(pretrained).model_config(),
+        model=None,
+        checkpoint=pretrained,
+        folds="1",
+        recipe=RecipeConfig(batch_size=4, tuning="probe"),
+    )
+    before, after = load_checkpoint(pretrained), load_checkpoint(out / "fold-1")
+    names = [name for name in after.tensors if name.startswith("encoder.")]
+    assert len(names) > 20
+    for name in names:
+        assert torch.equal(after.tensors[name], before.tensors[name]), name
+    facts = read_run(out).facts
+    assert facts.init == "checkpoint"
+    head = sum(v.numel() for n, v in after.tensors.items() if not n.startswith("encoder."))
+    assert facts.num_parameters == head
+
+
+def test_a_checkpoint_of_another_size_is_refused_with_the_differences(
+    shards: Path, pretrained: Path, tiny_model_config: ModelConfig, tmp_path: Path
+) -> None:
+    wider = dataclasses.replace(tiny_model_config, encoder_dim=64)
+    with pytest.raises(ValueError, match="encoder_dim 32 there, 64 here") as caught:
+        run_tiny(tmp_path, shards, wider, checkpoint=pretrained)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(ValueError, match="neither --checkpoint nor --model"):
+        run_tiny(tmp_path, shards, tiny_model_config, model=None)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "benchmark", "said"),
+    [
+        ({5: {"speaker": "s1"}}, BENCHMARK, "speaker 's1' is on both sides"),
+        ({5: {"speaker": None}}, BENCHMARK, "sample 's2/005' has no speaker"),
+        ({5: {"labels": {"emotion": "odd"}}}, BENCHMARK, "'s2/005': emotion 'odd' is no class"),
+        ({5: {"labels": {"valence": "odd"}}}, VALUES, "'s2/005': valence = 'odd' is no finite"),
+    ],
+)
+def test_an_unfit_collection_is_refused_before_anything_is_written(
+    change: dict[int, dict[str, object]],
+    benchmark: Benchmark,
+    said: str,
+    tiny_model_config: ModelConfig,
+    tmp_path: Path,
+) -> None:
+    unfit = write_labelled_shards(tmp_path / "unfit", changes=change)
+    with pytest.raises(ValueError, match=said) as caught:
+        run_tiny(tmp_path, unfit, tiny_model_config, benchmark)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_finished_folds_are_kept_on_resume_and_only_with_the_same_configuration(
+    shards: Path, tiny_model_config: ModelConfig, tmp_path: Path
+) -> None:
+    out = run_tiny(tmp_path, shards, tiny_model_config, folds="1")
+    (out / ".fold-2.partial").mkdir()  # as a killed run leaves it
+    (out / ".fold-2.partial" / "metrics.csv").write_text("half")
+    with pytest.raises(ValueError, match="is not empty; finish the run there with --resume"):
+        run_tiny(tmp_path, shards, tiny_model_config)
+    with pytest.raises(ValueError, match="fold-1: was trained with another configuration"):
+        run_tiny(tmp_path, shards, tiny_model_config, resume=True, seed=3)
+    first = (out / "fold-1" / "fold.json").stat().st_mtime_ns
+    run_tiny(tmp_path, shards, tiny_model_config, resume=True)
+    assert (out / "fold-1" / "fold.json").stat().st_mtime_ns == first
+    assert not (out / ".fold-2.partial").exists()
+    assert list(read_run(out).scores.folds) == ["1", "2"]
+    run_tiny(tmp_path, shards, tiny_model_config, overwrite=True, folds="2", seed=3)
+    assert list(read_run(out).scores.folds) == ["2"]
+    assert not (out / "fold-1").exists()
+
+
+def test_several_modalities_are_a_run_each_and_resume_where_they_were(
+    shards: Path, tiny_model_config: ModelConfig, tmp_path: Path
+) -> None:
+    out = run_tiny(tmp_path, shards, tiny_model_config, modalities="video,audio", folds="1")
+    runs = {folder.name: read_run(folder) for folder in runs_in(out)}
+    assert {name: run.facts.modalities for name, run in runs.items()} == {
+        "audio": "audio",
+        "video": "video",
+    }
+    alone = run_tiny(
+        tmp_path, shards, tiny_model_config, out=tmp_path / "alone", modalities="audio", folds="1"
+    )
+    assert runs["audio"].predictions == read_run(alone).predictions
+    shutil.rmtree(out / "audio" / "fold-1")
+    kept = (out / "video" / "fold-1" / "fold.json").stat().st_mtime_ns
+    run_tiny(tmp_path, shards, tiny_model_config, modalities="video,audio", folds="1", resume=True)
+    assert (out / "video" / "fold-1" / "fold.json").stat().st_mtime_ns == kept
+    assert read_run(out / "audio").predictions == runs["audio"].predictions
+    with pytest.raises(ValueError, match="holds a run; name another folder"):
+        run_tiny(tmp_path, shards, tiny_model_config, out=alone, modalities="video,audio")
+    for wrong in ("video,", "video,video", "sound"):
+        with pytest.raises(ValueError, match="several separated by commas"):
+            run_tiny(tmp_path, shards, tiny_model_config, out=tmp_path / "no", modalities=wrong)
+    assert not (tmp_path / "no").exists()
+
+
+def test_overwriting_spares_folders_that_hold_no_run(
+    shards: Path, tiny_model_config: ModelConfig, tmp_path: Path
+) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("years of work")
+    with pytest.raises(ValueError, match="is no run folder"):
+        run_tiny(tmp_path, shards, tiny_model_config, out=tmp_path / "mine", overwrite=True)
+    assert (tmp_path / "mine" / "thesis.txt").is_file()
+
+
+def test_a_training_that_fails_leaves_no_half_fold(
+    shards: Path, tiny_model_config: ModelConfig, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=r"lower optimizer\.learning_rate"):
+        run_tiny(
+            tmp_path,
+            shards,
+            tiny_model_config,
+            optimizer=OptimizerConfig(learning_rate=1e30, warmup_epochs=0),
+        )
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [
+        "benchmark.yaml",
+        "config.yaml",
+    ]
+
+
+def test_a_fixed_split_mixing_and_one_segment_work_together(
+    shards: Path, tiny_model_config: ModelConfig, tmp_path: Path
+) -> None:
+    out = run_tiny(
+        tmp_path,
+        shards,
+        tiny_model_config,
+        split_benchmark(column="fold", test=(2,)),
+        recipe=RecipeConfig(batch_size=5, num_segments=1, frame_stride=2),
+        mixing=MixingConfig(audio=True),
+        accumulate=2,
+        trainer=TrainerConfig(workers=1, progress=False, accelerator="cpu"),
+    )
+    run = read_run(out)
+    assert list(run.scores.folds) == ["split"]
+    assert {len(item.views) for item in run.predictions} == {1}
+    assert run.facts.batch_size == 10
+    assert load_checkpoint(out / "fold-split").model_config().input.frame_stride == 2
+
+
+@pytest.mark.slow
+def test_every_fold_is_an_offline_run_of_one_group(
+    shards: Path,
+    tiny_model_config: ModelConfig,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    out = run_tiny(tmp_path, shards, tiny_model_config, epochs=1, wandb=WandbConfig(mode="offline"))
+    assert "wandb:" not in "".join(capfd.readouterr())
+    files = sorted((out / "wandb").glob("offline-run-*/run-*.wandb"))
+    assert len(files) == 2
+    contents = [file.read_bytes() for file in files]
+    for fold in ("1", "2"):
+        assert sum(f"run-fold-{fold}".encode() in content for content in contents) == 1
+    assert all(b"loss_step" in content for content in contents)

@@ -1,0 +1,178 @@
+"""Sweeps over seeds: a run each, resumed where they were, summed up and compared."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import finetune.run
+from finetune.record import read_run, runs_in
+from finetune.reporting.report import report
+from finetune.reporting.seeds import group_seeds
+from finetune.sweep import members, parse_seeds
+from finetune.training import train_fold
+from hicmae.settings import ModelConfig
+from tests.support.finetune_fixtures import run_tiny, write_labelled_shards, wrong_labels
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("seeds") / "shards"
+    return write_labelled_shards(folder, changes=wrong_labels())
+
+
+@pytest.fixture(scope="module")
+def sweep(
+    tmp_path_factory: pytest.TempPathFactory, shards: Path, tiny_model_config: ModelConfig
+) -> Path:
+    """Two seeds of both folds."""
+    folder = tmp_path_factory.mktemp("sweep")
+    return run_tiny(folder, shards, tiny_model_config, epochs=1, seeds="0,1")
+
+
+def test_a_seed_of_a_sweep_is_the_run_of_that_seed(
+    sweep: Path, shards: Path, tiny_model_config: ModelConfig, tmp_path: Path
+) -> None:
+    assert [folder.name for folder in runs_in(sweep)] == ["seed-0", "seed-1"]
+    alone = run_tiny(tmp_path, shards, tiny_model_config, epochs=1, seed=1)
+    runs = [read_run(folder) for folder in runs_in(sweep)]
+    assert runs[1].predictions == read_run(alone).predictions
+    assert runs[0].predictions != runs[1].predictions
+    assert runs[0].facts.experiment_digest == runs[1].facts.experiment_digest
+    assert runs[0].facts.configuration_digest != runs[1].facts.configuration_digest
+
+
+def test_the_summary_of_seeds_is_what_numpy_gives(sweep: Path) -> None:
+    runs = [read_run(folder) for folder in runs_in(sweep)]
+    stored = json.loads((sweep / "seeds.json").read_text())
+    assert stored["seeds"] == [0, 1]
+    assert stored["selection"] == "last"
+    for metric in ("uar", "macro_f1"):
+        pooled = [run.scores.pooled[metric] for run in runs]
+        by_fold = np.array([[run.scores.folds[fold][metric] for fold in "12"] for run in runs])
+        assert stored["over_seeds"][metric] == pytest.approx(
+            {"mean": np.mean(pooled), "sd": np.std(pooled, ddof=1)}
+        )
+        assert stored["over_folds"][metric] == pytest.approx(
+            {"mean": by_fold.mean(), "sd": by_fold.mean(axis=0).std(ddof=1)}
+        )
+    assert stored["over_seeds"]["macro_f1"]["sd"] > 0
+    pooled = [run.scores.pooled["uar"] for run in runs]
+    low, high = stored["intervals"]["uar"]
+    assert low <= np.mean(pooled) <= high
+    text = (sweep / "seeds.md").read_text()
+    assert "Selection rule: last" in text
+    assert f"{np.mean(pooled):.3f} ± {np.std(pooled, ddof=1):.3f}" in text
+
+
+def test_a_killed_sweep_resumes_at_its_fold_to_identical_results(
+    sweep: Path,
+    shards: Path,
+    tiny_model_config: ModelConfig,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    trained: list[tuple[int, str]] = []
+
+    def killed(plan: Any, fold: Any, **options: Any) -> Any:
+        if (plan.seed, fold.name) == (1, "2"):
+            raise KeyboardInterrupt
+        trained.append((plan.seed, fold.name))
+        return train_fold(plan, fold, **options)
+
+    monkeypatch.setattr(finetune.run, "train_fold", killed)
+    options: dict[str, Any] = {"epochs": 1, "seeds": "0,1"}
+    with pytest.raises(KeyboardInterrupt):
+        run_tiny(tmp_path, shards, tiny_model_config, **options)
+    assert not (tmp_path / "run" / "seeds.json").exists()
+    monkeypatch.setattr(
+        finetune.run,
+        "train_fold",
+        lambda plan, fold, **options: (
+            trained.append((plan.seed, fold.name)) or train_fold(plan, fold, **options)
+        ),
+    )
+    run_tiny(tmp_path, shards, tiny_model_config, resume=True, **options)
+    assert trained == [(0, "1"), (0, "2"), (1, "1"), (1, "2")]  # nothing twice
+    for name in ("seed-0/predictions.jsonl", "seed-1/predictions.jsonl", "seeds.json"):
+        assert (tmp_path / "run" / name).read_text() == (sweep / name).read_text(), name
+
+
+def test_a_report_takes_seeds_together_and_compares_entries_pairwise(
+    sweep: Path, shards: Path, tiny_model_config: ModelConfig, tmp_path: Path
+) -> None:
+    seen = run_tiny(
+        tmp_path,
+        shards,
+        tiny_model_config,
+        epochs=1,
+        seeds="0,1",
+        modalities="video",
+        selection="best-on-test",
+        out=tmp_path / "seen",
+    )
+    report(runs=[sweep, seen], out=tmp_path / "report.md")
+    text = (tmp_path / "report.md").read_text()
+    over, against = text.split("### Over seeds")[1].split("### Each against ")
+    rows = [line for line in over.splitlines() if line.startswith("| ")][2:]
+    entries = [line.split("|")[1].strip() for line in rows]
+    assert entries == ["run (2 seeds)", "seen (2 seeds)"]
+    assert rows[0].count("(best-on-test)") == 0
+    assert rows[1].count("(best-on-test)") == 6  # four metrics, folds, interval
+    (compared,) = [line for line in against.splitlines() if "| all swaps" in line]
+    cells = [cell.strip() for cell in compared.strip("|").split("|")]
+    mean = {
+        name: np.mean([read_run(folder).scores.pooled["uar"] for folder in runs_in(run)])
+        for name, run in (("first", sweep), ("second", seen))
+    }
+    gap = mean["second"] - mean["first"]
+    assert gap != 0
+    assert cells[2] == f"{gap:+.3f} (best-on-test)"
+    assert cells[5] == "all swaps of 4 values of speaker"
+
+
+def test_runs_of_other_samples_are_not_compared(
+    sweep: Path, shards: Path, tiny_model_config: ModelConfig, tmp_path: Path
+) -> None:
+    part = run_tiny(tmp_path, shards, tiny_model_config, epochs=1, folds="1")
+    report(runs=[sweep, part], out=tmp_path / "report.md")
+    text = (tmp_path / "report.md").read_text()
+    assert "did not score the samples of" in text
+    assert "all swaps" not in text
+
+
+def test_the_same_run_twice_is_two_entries(sweep: Path) -> None:
+    run = read_run(sweep / "seed-0")
+    groups = group_seeds([("a", run), ("b", run)])
+    assert [(group.name, len(group.runs)) for group in groups] == [("a", 1), ("b", 1)]
+
+
+def test_every_run_of_a_sweep_has_its_folder(tmp_path: Path) -> None:
+    def folders(*modalities: Any, seeds: list[int], by_seed: bool) -> list[str]:
+        found = members(tmp_path, list(modalities), seeds, by_seed=by_seed)
+        return [one.folder.relative_to(tmp_path).as_posix() for one in found]
+
+    assert folders("audio", seeds=[3], by_seed=False) == ["."]
+    assert folders("audio", seeds=[3], by_seed=True) == ["seed-3"]
+    assert folders("audio", "video", seeds=[0], by_seed=False) == ["audio", "video"]
+    assert folders("audio", "video", seeds=[0, 1], by_seed=True) == [
+        "audio/seed-0",
+        "audio/seed-1",
+        "video/seed-0",
+        "video/seed-1",
+    ]
+    (tmp_path / "config.yaml").touch()
+    with pytest.raises(ValueError, match="holds a run; name another folder"):
+        folders("audio", seeds=[0], by_seed=True)
+
+
+def test_seeds_are_whole_numbers_once_each() -> None:
+    assert parse_seeds(None, 4) == [4]
+    assert parse_seeds(" 2,0", 4) == [2, 0]
+    for wrong in ("", "a", "1,1", "1,01", "-1", "1.5", "0,"):
+        with pytest.raises(ValueError, match="whole numbers from 0 separated by commas"):
+            parse_seeds(wrong, 0)

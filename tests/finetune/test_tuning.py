@@ -1,0 +1,388 @@
+"""What is trained: parts of the network, averages of its weights, parts of the training side."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from finetune.fitting.subset import training_subset
+from finetune.loss_terms import loss_terms
+from finetune.losses import combined, concordance_loss
+from finetune.module import FinetuneModule
+from finetune.record import read_run
+from finetune.settings import LoraConfig, OptimizerConfig, RecipeConfig
+from hicmae.checkpoint import load_checkpoint, save_checkpoint
+from hicmae.emotion import EmotionConfig, EmotionModel
+from hicmae.plain import from_dict
+from hicmae.pretraining import HiCMAE
+from hicmae.settings import ModelConfig, ObjectiveConfig
+from tests.support.finetune_fixtures import BENCHMARK, VALUES, run_tiny, write_labelled_shards
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_labelled_shards(tmp_path_factory.mktemp("tuning") / "shards")
+
+
+@pytest.fixture(scope="module")
+def pretrained(tmp_path_factory: pytest.TempPathFactory, tiny_model_config: ModelConfig) -> Path:
+    torch.manual_seed(7)
+    folder = tmp_path_factory.mktemp("pretrained")
+    save_checkpoint(
+        folder / "checkpoints" / "last",
+        HiCMAE(tiny_model_config, ObjectiveConfig()),
+        kind="pretraining",
+        config={"model": tiny_model_config},
+    )
+    return folder
+
+
+@pytest.mark.parametrize("tuning", ["full", "probe", "fusion", "lora"])
+def test_each_tuning_trains_its_part_and_reports_how_much(
+    tuning: Any, shards: Path, pretrained: Path, tiny_model_config: ModelConfig, tmp_path: Path
+) -> None:
+    out = run_tiny(
+        tmp_path,
+        shards,
+        tiny_model_config,
+        model=None,
+        checkpoint=pretrained,
+        folds="1",
+        epochs=1,
+        recipe=RecipeConfig(batch_size=4, tuning=tuning, lora=LoraConfig(rank=2)),
+        optimizer=OptimizerConfig(warmup_epochs=0, learning_rate=1.0),
+    )
+    before, after = load_checkpoint(pretrained), load_checkpoint(out / "fold-1")
+    changed = {
+        name.removeprefix("encoder.")
+        for name, value in after.tensors.items()
+        if name.startswith("encoder.") and not torch.equal(value, before.tensors[name])
+    }
+    assert after.config["finetuning"]["tuning"] == tuning
+    run = read_run(out)
+    text = (out / "report.md").read_text()
+    emotion = from_dict(EmotionConfig, after.config["emotion"], "emotion")
+    model = EmotionModel(after.model_config(), emotion)
+    model.load_state_dict(after.tensors)  # strictly: no trace of how it was tuned
+    own = sum(v.numel() for n, v in model.named_parameters() if not n.startswith("encoder."))
+    if tuning == "full":
+        assert len(changed) > 40
+        assert run.facts.num_parameters == sum(v.numel() for v in model.parameters())
+    elif tuning == "probe":
+        assert changed == set()
+        assert run.facts.num_parameters == own
+        assert "the encoder was frozen: head and layer weights alone were trained" in text
+    elif tuning == "fusion":
+        assert changed
+        assert {name.split(".")[0] for name in changed} == {"fusion"}
+        fusion = sum(v.numel() for v in model.encoder.fusion.parameters())
+        assert run.facts.num_parameters == own + fusion
+        assert "the encoders of both modalities were frozen" in text
+    else:
+        layers = {name.split(".")[-2] for name in changed}
+        assert layers == {"qkv", "query", "key_value"}
+        thin = sum(
+            2 * sum(v.shape)
+            for n, v in model.encoder.named_parameters()
+            if n.split(".")[-2] in layers and v.ndim == 2
+        )
+        assert run.facts.num_parameters == own + thin
+        assert "low-rank updates of rank 2 (alpha 16, dropout 0) of qkv" in text
+
+
+def test_the_average_of_the_weights_is_tested_saved_and_said(
+    shards: Path, tiny_model_config: ModelConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[dict[str, np.ndarray]] = []
+
+    def note(module: FinetuneModule, *_: Any) -> None:
+        seen.append({n: v.detach().numpy().copy() for n, v in module.model.named_parameters()})
+
+    monkeypatch.setattr(FinetuneModule, "on_train_batch_end", note)
+    optimizer = OptimizerConfig(warmup_epochs=0, learning_rate=1.0)
+    recipe = RecipeConfig(batch_size=4, drop_path=0.0, ema_decay=0.5)
+    for decay in (0.5, None):
+        seen.clear()
+        out = run_tiny(
+            tmp_path,
+            shards,
+            tiny_model_config,
+            out=tmp_path / f"run-{decay}",
+            folds="1",
+            recipe=dataclasses.replace(recipe, ema_decay=decay),
+            optimizer=optimizer,
+        )
+        assert len(seen) == 6
+        average = dict(seen[0])
+        for step, weights in enumerate(seen[1:], start=1):
+            kept = 0.0 if decay is None else min(decay, (1 + step) / (10 + step))
+            average = {n: kept * average[n] + (1 - kept) * weights[n] for n in weights}
+        checkpoint = load_checkpoint(out / "fold-1")
+        assert checkpoint.config["finetuning"]["ema_decay"] == decay
+        saved = checkpoint.tensors
+        for name, value in average.items():
+            assert saved[name].numpy() == pytest.approx(value, abs=1e-6), name
+        said = "an exponential moving average of those of every step, with decay 0.5"
+        assert (said in (out / "report.md").read_text()) == (decay is not None)
+        assert any(not np.allclose(saved[n].numpy(), seen[-1][n], atol=1e-6) for n in average) == (
+            decay is not None
+        )
+    one, other = (tmp_path / f"run-{decay}" / "predictions.jsonl" for decay in (0.5, None))
+    assert one.read_text() != other.read_text()
+
+
+def test_layer_decay_slows_the_layers_far_from_the_head(
+    shards: Path, tiny_model_config: ModelConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One step of AdamW moves a weight by its rate, whatever the gradient."""
+    moved: dict[float | None, dict[str, float]] = {}
+    decay: float | None = None
+    started: dict[str, torch.Tensor] = {}
+
+    def begin(module: FinetuneModule) -> None:
+        started.update({n: v.detach().clone() for n, v in module.model.named_parameters()})
+
+    def end(module: FinetuneModule, outputs: Any, batch: Any, number: int) -> None:
+        if number == 0:
+            moved[decay] = {
+                n: float((v.detach() - started[n]).abs().median())
+                for n, v in module.model.named_parameters()
+                if n.endswith("mlp.fc1.weight") or n == "head.weight"
+            }
+
+    monkeypatch.setattr(FinetuneModule, "on_train_start", begin)
+    monkeypatch.setattr(FinetuneModule, "on_train_batch_end", end)
+    for decay in (None, 0.5):
+        run_tiny(
+            tmp_path,
+            shards,
+            tiny_model_config,
+            out=tmp_path / f"run-{decay}",
+            folds="1",
+            epochs=1,
+            optimizer=OptimizerConfig(warmup_epochs=0, layer_decay=decay, weight_decay=0.0),
+        )
+    rate = 1e-3 * 4 / 256
+    assert all(value == pytest.approx(rate, rel=0.05) for value in moved[None].values())
+    for name, value in moved[0.5].items():
+        # Two encoder layers, one fusion layer, then the head.
+        above = {"video": 3, "audio": 3, "fusion": 1, "weight": 0}[name.split(".")[1]]
+        above -= int("blocks.1" in name)
+        assert value == pytest.approx(rate * 0.5**above, rel=0.05), name
+
+
+@pytest.mark.parametrize(
+    ("text", "terms"),
+    [
+        ("mse", {"mse": 1.0}),
+        ("mse+ccc", {"mse": 1.0, "ccc": 1.0}),
+        ("0.5*l1 + 2 * ccc", {"l1": 0.5, "ccc": 2.0}),
+    ],
+)
+def test_losses_are_read_as_sums(text: str, terms: dict[str, float]) -> None:
+    assert loss_terms(text, "regression") == terms
+    outputs = torch.randn(6, 2, generator=torch.Generator().manual_seed(0))
+    targets = torch.randn(6, 2, generator=torch.Generator().manual_seed(1))
+    gap = outputs - targets
+    by_hand = {
+        "mse": gap.square().mean(),
+        "l1": gap.abs().mean(),
+        "ccc": concordance_loss(outputs, targets),
+    }
+    losses = combined(terms, outputs, targets)
+    expected = sum(factor * by_hand[name] for name, factor in terms.items())
+    assert losses.total.item() == pytest.approx(float(expected))
+    assert {name: value.item() for name, value in losses.terms.items()} == pytest.approx(
+        {name: by_hand[name].item() for name in terms}
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "task", "said"),
+    [
+        ("mse+huber", "regression", r"'huber' is none of its losses \(allowed: mse, l1, ccc, or"),
+        ("mse+mse", "regression", "names mse twice"),
+        ("-1*mse", "regression", "the factor of mse must be a positive number"),
+        ("much*mse", "regression", "the factor of mse must be a positive number"),
+        ("ccc", "classification", "does not fit classification"),
+    ],
+)
+def test_losses_that_are_none_are_refused(text: str, task: str, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        loss_terms(text, task)
+
+
+def test_each_loss_trains_by_its_own_gradient(
+    shards: Path, tiny_model_config: ModelConfig, tmp_path: Path
+) -> None:
+    outs = {}
+    for loss in ("mse", "l1", "mse+ccc"):
+        outs[loss] = run_tiny(
+            tmp_path,
+            shards,
+            tiny_model_config,
+            VALUES,
+            out=tmp_path / loss,
+            folds="1",
+            epochs=1,
+            recipe=RecipeConfig(batch_size=4, drop_path=0.0, loss=loss),
+        )
+    tables = {loss: pd.read_csv(out / "fold-1" / "metrics.csv") for loss, out in outs.items()}
+    assert "loss_ccc" not in tables["mse"]
+    rows = tables["mse+ccc"].dropna(subset=["loss_step"])
+    total = (rows["loss_mse"] + rows["loss_ccc"]).to_numpy()
+    assert rows["loss_step"].to_numpy() == pytest.approx(total, rel=1e-5)
+    # All start alike; after a step each went its own way.
+    first = {loss: table["loss_step"].dropna().iloc[0] for loss, table in tables.items()}
+    assert rows["loss_mse"].iloc[0] == pytest.approx(first["mse"], rel=1e-5)
+    texts = {(out / "predictions.jsonl").read_text() for out in outs.values()}
+    assert len(texts) == 3
+    assert read_run(outs["mse+ccc"]).facts.loss == "mse+ccc"
+
+
+def test_clips_of_one_modality_are_as_at_test_time(tiny_model_config: ModelConfig) -> None:
+    torch.manual_seed(0)
+    model = EmotionModel(tiny_model_config, EmotionConfig(num_outputs=3, drop_path=0.0)).eval()
+    size = tiny_model_config.input
+    video = torch.randn(5, 3, size.num_frames, size.image_size, size.image_size)
+    fbank = torch.randn(5, size.fbank_frames, size.mel_bins)
+    seen = torch.tensor([True, True, False, True, False])
+    heard = torch.tensor([True, False, True, True, True])
+    with torch.no_grad():
+        found = model.forward_each(video, fbank, seen, heard)
+        for row in range(5):
+            clip = slice(row, row + 1)
+            alone = model(video[clip] if seen[row] else None, fbank[clip] if heard[row] else None)
+            assert torch.allclose(found[clip], alone, atol=1e-5)
+        with pytest.raises(ValueError, match="both modalities are absent"):
+            model.forward_each(video, fbank, seen, torch.zeros(5, dtype=torch.bool))
+
+
+@pytest.mark.parametrize(("share", "modalities"), [(0.5, "audio-video"), (1.0, "video")])
+def test_modality_dropout_takes_one_of_two_and_never_both(
+    share: float,
+    modalities: str,
+    shards: Path,
+    tiny_model_config: ModelConfig,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    drawn: list[torch.Tensor] = []
+    kept = EmotionModel.forward_each
+
+    def note(model: EmotionModel, video: Any, fbank: Any, seen: Any, heard: Any) -> Any:
+        drawn.append(torch.stack([seen, heard], dim=1))
+        return kept(model, video, fbank, seen, heard)
+
+    monkeypatch.setattr(EmotionModel, "forward_each", note)
+    out = run_tiny(
+        tmp_path,
+        shards,
+        tiny_model_config,
+        folds="1",
+        epochs=10 if modalities == "audio-video" else 1,
+        modalities=modalities,
+        recipe=RecipeConfig(batch_size=4, drop_path=0.0, modality_dropout=share),
+    )
+    said = "had one of its modalities alone with probability" in (out / "report.md").read_text()
+    assert said == (modalities == "audio-video")
+    if modalities == "video":
+        assert drawn == []
+        return
+    pairs = torch.cat(drawn)  # (120, 2)
+    assert pairs.any(dim=1).all()
+    single = ~pairs.all(dim=1)
+    assert abs(single.float().mean() - 0.5) < 0.15
+    assert abs(pairs[single, 0].float().mean() - 0.5) < 0.2
+
+
+def side(number: int = 60) -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "key": [f"k{n}" for n in range(number)],
+            "emotion": ["high" if n % 3 == 0 else "low" for n in range(number)],
+            "valence": np.linspace(-1, 1, number),
+            "arousal": 0.0,
+        }
+    )
+
+
+def test_few_shots_are_of_each_class_nested_and_the_seeds_own() -> None:
+    rows = side()
+
+    def chosen(shots: int, seed: int = 0, rows: pd.DataFrame = rows) -> set[str]:
+        found = training_subset(BENCHMARK, rows, shots=shots, fraction=1.0, seed=seed)
+        assert found["emotion"].value_counts().to_dict() == {"low": shots, "high": shots}
+        assert found.index.is_monotonic_increasing
+        return set(found["key"])
+
+    assert chosen(2) < chosen(5) < chosen(9)
+    assert chosen(5) != chosen(5, seed=1)
+    assert chosen(5, rows=rows.sample(frac=1, random_state=0).sort_index()) == chosen(5)
+    with pytest.raises(ValueError, match=r"class high has 20 training samples, and .* = 21"):
+        training_subset(BENCHMARK, rows, shots=21, fraction=1.0, seed=0)
+
+
+def test_a_fraction_is_stratified_for_classes_and_for_values() -> None:
+    rows = side()
+    found = training_subset(BENCHMARK, rows, shots=None, fraction=0.25, seed=0)
+    assert found["emotion"].value_counts().to_dict() == {"low": 10, "high": 5}
+    tiny = training_subset(BENCHMARK, rows, shots=None, fraction=0.001, seed=0)
+    assert sorted(tiny["emotion"]) == ["high", "low"]
+    values = training_subset(VALUES, rows, shots=None, fraction=0.5, seed=0)
+    bands = np.histogram(values["valence"], bins=5, range=(-1, 1))[0]
+    assert bands.tolist() == [6] * 5
+    assert training_subset(VALUES, rows, shots=None, fraction=1.0, seed=0) is rows
+
+
+def test_a_few_shot_run_says_what_it_was_trained_on(
+    shards: Path, tiny_model_config: ModelConfig, tmp_path: Path
+) -> None:
+    out = run_tiny(
+        tmp_path,
+        shards,
+        tiny_model_config,
+        folds="1",
+        epochs=1,
+        recipe=RecipeConfig(batch_size=4, shots=2),
+    )
+    assert read_run(out).folds[0].num_train == 4
+    said = "trained on 4 of 12 samples: 2 of each class, drawn by seed 0"
+    assert said in (out / "report.md").read_text()
+    for recipe, benchmark, message in (
+        (RecipeConfig(shots=7), BENCHMARK, "class high has 6 training samples"),
+        (RecipeConfig(shots=2), VALUES, "recipe.shots is for classification"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            run_tiny(
+                tmp_path,
+                shards,
+                tiny_model_config,
+                benchmark,
+                out=tmp_path / "no",
+                recipe=recipe,
+            )
+    assert not (tmp_path / "no").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"shots": 0}, "shots = 0"),
+        ({"fraction": 0.0}, "fraction = 0.0"),
+        ({"shots": 2, "fraction": 0.5}, "both given"),
+        ({"ema_decay": 1.0}, "ema_decay = 1.0"),
+        ({"modality_dropout": 1.5}, "modality_dropout = 1.5"),
+    ],
+)
+def test_settings_out_of_range_are_named(settings: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        RecipeConfig(**settings)
+    with pytest.raises(ValueError, match=r"rank = 0 .*; alpha = 0.* projections = none"):
+        LoraConfig(rank=0, alpha=0.0, projections=())

@@ -1,0 +1,190 @@
+"""Sound lies on the clock of the pictures, to the sample, through any container."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from hicmae.media.errors import MediaError
+from hicmae.media.sound import Sound, read_sound, rms_db
+from hicmae.media.video import open_video
+from tests.support.media_files import (
+    counting_frames,
+    flash_and_beep,
+    onset,
+    write_recording,
+    write_sound,
+)
+
+RATE = 16000
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv", ".webm", ".avi", ".flv", ".mpg"])
+@pytest.mark.parametrize("flash_at", [0.4, 1.52])
+def test_flash_and_beep_stay_together(tmp_path: Path, suffix: str, flash_at: float) -> None:
+    rate = 44100 if suffix in {".flv", ".mpg"} else 48000
+    frames, times, tone = flash_and_beep(2.4, flash_at, rate=rate)
+    path = write_recording(tmp_path / f"clip{suffix}", frames, times, sound=tone, sound_rate=rate)
+    reader, sound = open_video(path), read_sound(path)
+    bright = [frame.mean() > 128 for frame in reader.frames(range(len(reader)))]
+    seen = reader.timestamps[int(np.argmax(bright))]
+    heard = sound.start_seconds + onset(sound.samples, RATE)
+    # Program streams stamp blocks and not frames.
+    assert heard == pytest.approx(seen, abs=0.041 if suffix == ".mpg" else 0.002)
+    samples, _ = sound.span(reader.timestamps[0], 2 * RATE)
+    assert onset(samples, RATE) == pytest.approx(flash_at, abs=0.041 if suffix == ".mpg" else 0.002)
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".webm"])
+def test_sound_that_starts_late_is_late(tmp_path: Path, suffix: str) -> None:
+    frames, times, tone = flash_and_beep(2.0, 0.0)
+    path = write_recording(
+        tmp_path / f"clip{suffix}", frames, times, sound=tone[:48000], sound_start=0.7
+    )
+    reader, sound = open_video(path), read_sound(path)
+    samples, padded = sound.span(reader.timestamps[0], 2 * RATE)
+    assert onset(samples, RATE) == pytest.approx(0.7, abs=0.01)
+    assert not samples[: int(0.65 * RATE)].any()
+    assert padded == pytest.approx(RATE, abs=0.05 * RATE)
+
+
+def test_a_picture_that_starts_late_cuts_the_sound(tmp_path: Path) -> None:
+    frames, times, tone = flash_and_beep(2.0, 1.0)
+    path = write_recording(tmp_path / "clip.mkv", frames, times + 0.5, sound=tone)
+    reader, sound = open_video(path), read_sound(path)
+    samples, padded = sound.span(reader.timestamps[0], RATE)
+    assert onset(samples, RATE) == pytest.approx(0.5, abs=0.002)
+    assert padded == 0
+
+
+def test_a_hole_in_the_sound_becomes_silence_of_its_length(tmp_path: Path) -> None:
+    frames, times, tone = flash_and_beep(3.0, 0.0)
+    path = tmp_path / "clip.mkv"
+    write_recording(path, frames, times, sound=tone)
+    whole = read_sound(path)
+    holed = _without_packets(path, tmp_path / "holed.mkv", 1.0, 2.0)
+    sound = read_sound(holed)
+    # Matroska rounds the time of the packet after the hole to a millisecond, 16 samples.
+    assert len(sound.samples) == pytest.approx(len(whole.samples), abs=16)
+    middle = sound.samples[int(1.1 * RATE) : int(1.9 * RATE)]
+    assert not middle.any()
+    assert rms_db(sound.samples[int(2.2 * RATE) :]) == pytest.approx(whole.rms_db, abs=0.3)
+    assert onset(sound.samples[int(1.5 * RATE) :], RATE) == pytest.approx(0.5, abs=0.03)
+
+
+@pytest.mark.parametrize("rate", [8000, 16000, 22050, 44100, 48000])
+def test_resampling_keeps_pitch_level_and_place(tmp_path: Path, rate: int) -> None:
+    clock = np.arange(rate) / rate
+    wave = 0.4 * np.sin(2 * np.pi * 440 * clock)
+    sound = read_sound(write_sound(tmp_path / "sound.wav", wave, rate))
+    assert (sound.source_rate, sound.source_channels, sound.start_seconds) == (rate, 1, 0)
+    assert len(sound.samples) == pytest.approx(RATE, abs=2)
+    expected = 0.4 * 32767 * np.sin(2 * np.pi * 440 * np.arange(RATE) / RATE)
+    inner = slice(200, RATE - 200)
+    assert np.abs(sound.samples[inner] - expected[inner]).max() < 40
+    assert sound.rms_db == pytest.approx(20 * np.log10(0.4 / np.sqrt(2)), abs=0.05)
+
+
+def test_channels_are_averaged(tmp_path: Path) -> None:
+    left = np.linspace(-0.5, 0.5, RATE)
+    right = np.full(RATE, 0.25)
+    path = write_sound(tmp_path / "sound.wav", np.stack([left, right], axis=1), RATE)
+    mixed = read_sound(path).samples / 32767
+    np.testing.assert_allclose(mixed, (left + right) / 2, atol=1e-4)
+
+
+def test_silence_is_sound(tmp_path: Path) -> None:
+    path = write_recording(
+        tmp_path / "clip.mp4", counting_frames(25), np.arange(25) / 25, sound=np.zeros(48000)
+    )
+    sound = read_sound(path)
+    assert sound.rms_db == -180
+    assert not sound.damaged
+    assert sound.duration_seconds == pytest.approx(1, abs=0.05)
+
+
+def test_no_sound_is_an_error_of_its_own(tmp_path: Path) -> None:
+    path = write_recording(tmp_path / "clip.mp4", counting_frames(5), np.arange(5) / 25)
+    with pytest.raises(MediaError, match="no sound stream") as caught:
+        read_sound(path)
+    assert caught.value.cause == "no-sound"
+
+
+def test_broken_sound_keeps_what_decodes_in_its_place(tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    frames, times, tone = flash_and_beep(3.0, 0.0)
+    noisy = tone * 0.5 + rng.normal(0, 0.05, len(tone))
+    path = write_recording(tmp_path / "clip.mp4", frames, times, sound=noisy)
+    whole = read_sound(path)
+    data = bytearray(path.read_bytes())
+    sizes = data.index(b"mdat"), data.index(b"moov")
+    begin = sizes[0] + (sizes[1] - sizes[0]) * 7 // 10
+    data[begin : begin + 6000] = rng.bytes(6000)
+    path.write_bytes(data)
+    sound = read_sound(path)
+    assert sound.damaged
+    early = slice(0, RATE)
+    np.testing.assert_array_equal(sound.samples[early], whole.samples[early])
+
+
+def test_a_cut_off_recording_keeps_the_sound_before_the_cut(tmp_path: Path) -> None:
+    frames, times, tone = flash_and_beep(3.0, 0.0)
+    path = write_recording(tmp_path / "clip.mkv", frames, times, sound=tone)
+    whole = read_sound(path)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 6 // 10])
+    sound = read_sound(path)
+    count = int(0.5 * RATE)
+    assert count < len(sound.samples) < len(whole.samples)
+    np.testing.assert_array_equal(sound.samples[:count], whole.samples[:count])
+
+
+def test_reading_can_stop_early(tmp_path: Path) -> None:
+    path = write_sound(tmp_path / "sound.wav", np.full(RATE * 5, 0.1), RATE)
+    assert len(read_sound(path, end_seconds=1.25).samples) == 1.25 * RATE
+
+
+@pytest.mark.parametrize(
+    ("start", "expected", "padded"),
+    [
+        (10.0, [1, 2, 3, 4], 0),
+        (9.5, [0, 0, 1, 2], 2),
+        (10.5, [3, 4, 5, 0], 1),
+        (8.0, [0, 0, 0, 0], 4),
+        (20.0, [0, 0, 0, 0], 4),
+    ],
+)
+def test_a_span_is_padded_where_there_is_no_sound(
+    start: float, expected: list[int], padded: int
+) -> None:
+    samples = np.arange(1, 6, dtype=np.int16)
+    sound = Sound(
+        samples=samples, sample_rate=4, start_seconds=10.0, source_rate=4, source_channels=1
+    )
+    cut, missing = sound.span(start, 4)
+    assert cut.tolist() == expected
+    assert missing == padded
+    cut, missing = sound.shifted(2.0).span(start + 2.0, 4)
+    assert (cut.tolist(), missing) == (expected, padded)
+
+
+def test_level_of_nothing_and_of_full_scale() -> None:
+    assert rms_db(np.zeros(0, dtype=np.int16)) == -180
+    assert rms_db(np.full(10, -32768, dtype=np.int16)) == pytest.approx(0)
+
+
+def _without_packets(source: Path, target: Path, begin: float, end: float) -> Path:
+    """Copy a recording, leaving out the sound packets of a span."""
+    with av.open(str(source)) as reading, av.open(str(target), "w") as writing:
+        streams = {stream: writing.add_stream_from_template(stream) for stream in reading.streams}
+        for packet in reading.demux():
+            if packet.dts is None:
+                continue
+            seconds = float(packet.pts * packet.time_base)
+            if packet.stream.type == "audio" and begin <= seconds < end:
+                continue
+            packet.stream = streams[packet.stream]
+            writing.mux(packet)
+    return target

@@ -1,0 +1,198 @@
+"""The page in a real browser: a clip goes up, its timeline is there and follows playback.
+
+Chromium and its driver are Debian's packages; without them these tests are skipped by name.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hicmae.settings import ModelConfig
+from tests.support.page_fixtures import CLASSES, write_checkpoint
+
+webdriver = pytest.importorskip("selenium.webdriver")
+
+pytestmark = pytest.mark.slow
+
+FLAGS = (
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-quic",
+    "--no-first-run",
+    "--window-size=1200,1600",
+    "--autoplay-policy=no-user-gesture-required",
+    "--use-fake-ui-for-media-stream",  # nobody is there to allow the camera
+    "--use-fake-device-for-media-stream",
+)
+SECONDS = 120
+
+
+@pytest.fixture(scope="module")
+def address(
+    tmp_path_factory: pytest.TempPathFactory, tiny_model_config: ModelConfig, yunet_file: Path
+) -> Iterator[str]:
+    """Where a page is served."""
+    folder = tmp_path_factory.mktemp("page")
+    write_checkpoint(folder / "tiny-network", tiny_model_config)
+    uploads = folder / "uploads"
+    uploads.mkdir()
+    words = ["serve", "--checkpoint", str(folder / "tiny-network"), "--port", "0"]
+    server = subprocess.Popen(
+        [sys.executable, "-m", "hicmae", *words, "--limits.seconds", "60"],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "HICMAE_YUNET": str(yunet_file), "TMPDIR": str(uploads)},
+    )
+    assert server.stdout is not None
+    try:
+        line = next(line for line in server.stdout if line.startswith("open "))
+        yield line.split()[1]
+        assert not [path for path in uploads.rglob("*") if path.is_file()]
+    finally:
+        server.terminate()
+        server.wait(timeout=30)
+    assert not list(uploads.glob("hicmae-page-*"))
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Chromium without a window."""
+    binary = shutil.which("chromium") or shutil.which("chromium-browser")
+    driver = shutil.which("chromedriver")
+    if binary is None or driver is None:
+        pytest.skip("chromium and chromedriver are absent (apt-get install chromium-driver)")
+    options = webdriver.ChromeOptions()
+    options.binary_location = binary
+    for flag in FLAGS:
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    made = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+    made.set_script_timeout(SECONDS)
+    yield made
+    made.quit()
+
+
+@pytest.fixture
+def page(browser: Any, address: str) -> Iterator[Any]:
+    """The page, loaded; what the browser complains of is an error of the test."""
+    browser.get(address)
+    until(browser, lambda: "parameters" in text(browser, "model"))
+    yield browser
+    complaints = [
+        entry["message"]
+        for entry in browser.get_log("browser")
+        if entry["level"] in ("SEVERE", "WARNING") and "decode" not in entry["message"].lower()
+    ]
+    assert complaints == []
+
+
+def until(browser: Any, condition: Callable[[], bool]) -> None:
+    """Wait for what the page does next."""
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    WebDriverWait(browser, SECONDS).until(lambda _: condition())
+
+
+def part(page: Any, id: str) -> Any:
+    return page.find_element("id", id)
+
+
+def text(page: Any, id: str) -> str:
+    return str(part(page, id).text)
+
+
+def give(page: Any, file: Path) -> str:
+    """Give a file, and wait; what came: ``result`` or ``error``."""
+    part(page, "file").send_keys(str(file))
+    return settled(page)
+
+
+def settled(page: Any) -> str:
+    """Wait for a result or an error."""
+    shown = ("result", "error")
+    until(page, lambda: any(part(page, id).is_displayed() for id in shown))
+    return next(id for id in shown if part(page, id).is_displayed())
+
+
+def test_a_clip_goes_up_and_its_timeline_follows_playback(page: Any, clips_dir: Path) -> None:
+    assert give(page, clips_dir / "talking" / "marlin_video01.mp4") == "result"
+    assert text(page, "result-title") == "marlin_video01.mp4"
+    lines = page.find_elements("css selector", "#timeline .line")
+    assert len(lines) == len(CLASSES)
+    assert all(len(line.get_attribute("points").split()) > 5 for line in lines)
+    # A label is text, whatever is in it.
+    names = [bar.text for bar in page.find_elements("css selector", "#now .name")]
+    assert names == CLASSES
+    cards = [card.text for card in page.find_elements("css selector", "#side-by-side h4")]
+    assert cards == ["Picture and sound", "Picture alone", "Sound alone"]
+    assert "picture alone" in text(page, "mattered")
+    assert page.execute_script("return document.getElementById('fbank').naturalWidth") > 500
+    until(
+        page, lambda: page.execute_script("return document.getElementById('player').duration > 5")
+    )
+
+    def places() -> tuple[float, ...]:
+        script = """const at = (id) => document.getElementById(id).getBoundingClientRect();
+        return [document.getElementById('player').currentTime,
+                document.querySelector('#timeline .head').getBoundingClientRect().left,
+                at('box').left, at('fbank-head').left];"""
+        return tuple(page.execute_script(script))
+
+    before = places()
+    assert part(page, "box").is_displayed()
+    # A click at three quarters of the timeline goes there.
+    svg = page.find_element("css selector", "#timeline svg")
+    width = svg.size["width"]
+    webdriver.ActionChains(page).move_to_element_with_offset(svg, width // 4, 0).click().perform()
+    until(page, lambda: abs(places()[0] / 10 - 0.75) < 0.08)
+    after = places()
+    assert after[1] - before[1] == pytest.approx(0.75 * width, abs=0.1 * width)
+    assert after[3] - before[3] == pytest.approx(0.75 * width, abs=0.1 * width)
+    assert after[2] != before[2]  # the box is where the face is now
+    # And playing moves everything on.
+    page.execute_script("const p = document.getElementById('player'); p.muted = true; p.play();")
+    until(page, lambda: places()[0] > after[0] + 0.3 and places()[1] > after[1])
+
+
+def test_a_corrupt_clip_is_named_with_its_cause_and_the_page_goes_on(
+    page: Any, clips_dir: Path
+) -> None:
+    assert give(page, clips_dir / "awkward" / "corrupted.mp4") == "error"
+    assert text(page, "error").startswith("corrupted.mp4: ")
+    assert "decode" in text(page, "error")
+    assert part(page, "error").get_attribute("role") == "alert"
+    assert not part(page, "working").is_displayed()
+    assert give(page, clips_dir / "awkward" / "eamm_happy.mp4") == "result"
+    assert not part(page, "error").is_displayed()
+
+
+def test_what_the_browser_cannot_play_is_shown_still(page: Any, clips_dir: Path) -> None:
+    assert give(page, clips_dir / "talking" / "1001_DFA_ANG_XX.flv") == "result"
+    until(page, lambda: part(page, "unplayable").is_displayed())
+    assert part(page, "still").is_displayed()
+    position = part(page, "position")
+    position.send_keys(webdriver.Keys.END)
+    assert float(position.get_attribute("value")) > 1.5
+    assert not text(page, "now-time").startswith("0.0")
+
+
+def test_a_recording_of_camera_and_microphone_goes_up(page: Any) -> None:
+    part(page, "record-video").click()
+    until(page, lambda: text(page, "recorded").startswith("2"))
+    assert part(page, "preview").is_displayed()
+    part(page, "record-stop").click()
+    # The fake camera shows no face and the fake microphone beeps: sound alone.
+    assert settled(page) == "result"
+    assert "sound alone" in text(page, "notes")
+    assert text(page, "result-title").startswith("recording.")

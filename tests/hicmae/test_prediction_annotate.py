@@ -1,0 +1,125 @@
+"""The annotated copy of a video: every frame at its time, upright, with its sound."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+
+from hicmae.media.sound import read_sound
+from hicmae.media.video import open_video
+from hicmae.prediction.annotate import AnnotateRequest, annotate
+from hicmae.prediction.drawing import COLOURS, Canvas, DrawnTrack
+from tests.support.media_files import (
+    counting_frames,
+    flash_and_beep,
+    numbers_of,
+    onset,
+    write_recording,
+)
+
+NAMES = ("calm", "joy")
+
+
+def track(**changes: Any) -> DrawnTrack:
+    """A face in a corner that is calm for a second and joyful after."""
+    settings: dict[str, Any] = {
+        "name": "face0",
+        "names": NAMES,
+        "is_class": True,
+        "start_seconds": 0.0,
+        "end_seconds": 4.0,
+        "middles": np.array([0.5, 1.5]),
+        "values": np.array([[0.9, 0.1], [0.2, 0.8]]),
+        "boxes": np.tile([[20.0, 100.0, 80.0, 160.0]], (100, 1)),
+        "angles": np.zeros(100),
+        "fps": 25.0,
+    }
+    return DrawnTrack(**(settings | changes))
+
+
+def copied(path: Path, out: Path) -> Path:
+    """Annotate with one track."""
+    messages: list[Any] = []
+    annotate(AnnotateRequest(path=path, out=out, tracks=(track(),)), messages.append)
+    return out
+
+
+def test_every_frame_stays_at_its_time(tmp_path: Path) -> None:
+    kept = np.delete(np.arange(20), [7, 8, 15])
+    frames, times = counting_frames(20, 48, 64)[kept], kept / 25
+    source = write_recording(tmp_path / "a.mp4", frames, times)
+    with open_video(source) as video, open_video(copied(source, tmp_path / "out.mp4")) as copy:
+        assert copy.timestamps == pytest.approx(video.timestamps, abs=1e-4)
+        assert (copy.height, copy.width) == (240, 320 + 190)
+        picture = copy.read(range(len(copy)))[:, 10:150, 10:300]
+    assert list(numbers_of(picture, 20)) == list(kept)
+
+
+@pytest.mark.parametrize(
+    ("container", "codec"), [(".mp4", "aac"), (".mkv", "aac"), (".webm", "opus")]
+)
+def test_picture_and_sound_stay_together(tmp_path: Path, container: str, codec: str) -> None:
+    frames, times, sound = flash_and_beep(3.0, 1.6)
+    source = write_recording(tmp_path / f"a{container}", frames, times, sound=sound)
+    with av.open(str(source)) as opened:
+        assert opened.streams.audio[0].codec_context.name.startswith(codec)
+    out = copied(source, tmp_path / "out.mp4")
+    with av.open(str(out)) as opened:
+        assert opened.streams.audio[0].codec_context.name == "aac"
+    with open_video(out) as copy:
+        bright = copy.read(range(len(copy)))[:, 10:60, 10:300].mean(axis=(1, 2, 3)) > 120
+        flash = copy.timestamps[int(np.argmax(bright))] - copy.start_seconds
+        heard = read_sound(out)
+        beep = heard.start_seconds + onset(heard.samples, heard.sample_rate) - copy.start_seconds
+    assert flash == pytest.approx(1.6, abs=0.021)
+    assert beep == pytest.approx(1.6, abs=0.03)
+
+
+def test_a_turned_video_comes_out_upright(tmp_path: Path) -> None:
+    frames = np.zeros((10, 48, 96, 3), dtype=np.uint8)
+    frames[:, :, :48] = 200
+    source = write_recording(tmp_path / "a.mp4", frames, np.arange(10) / 25, rotation=90)
+    with open_video(source) as video, open_video(copied(source, tmp_path / "o.mp4")) as copy:
+        assert (video.height, video.width) == (96, 48)
+        upright = video.read([0])[0]
+        shown = copy.read([0])[0][: 96 * 3 : 3, : 48 * 3 : 3]
+    assert np.abs(upright.astype(int) - shown)[2:25, 2:46].mean() < 12
+    assert np.abs(upright.astype(int) - shown)[52:70, 2:46].mean() < 12
+
+
+def test_boxes_and_bars_are_where_they_belong() -> None:
+    canvas = Canvas((track(),), 301, 403)
+    assert canvas.height % 2 == canvas.width % 2 == 0
+    frame = np.full((301, 403, 3), 128, dtype=np.uint8)
+    early, late = canvas.draw(frame, 0.2), canvas.draw(frame, 1.9)
+    assert early.shape == (canvas.height, canvas.width, 3)
+    assert tuple(early[130, 20]) == tuple(early[160, 50]) == COLOURS[0]
+    assert tuple(early[130, 50]) == (128, 128, 128), "the face itself stays as it is"
+    filled = [
+        (image[:, 403:] == COLOURS[0]).all(axis=2)[:, canvas.width // 2 - 403 :].sum()
+        for image in (early, late)
+    ]
+    assert all(count > 100 for count in filled)
+    assert not np.array_equal(early[:, 403:], late[:, 403:])
+    gone = canvas.draw(frame, 5.0)
+    assert np.array_equal(gone[:301, :403], frame), "nothing where the track is over"
+
+
+def test_hostile_names_and_crowds_are_drawn() -> None:
+    crowd = tuple(
+        track(
+            name=f"face{number}",
+            names=("überrascht", "怒り" * 30),
+            boxes=np.zeros((1, 4)),
+            angles=np.zeros(1),
+        )
+        for number in range(9)
+    )
+    image = Canvas(crowd, 1, 1).draw(np.zeros((1, 1, 3), dtype=np.uint8), 1.0)
+    assert image.shape[0] == 240
+    real = track(is_class=False, values=np.array([[-2.0, 0.1], [1.0, 0.0]]))
+    assert Canvas((real,), 240, 320).draw(np.zeros((240, 320, 3), np.uint8), 0.0).max() > 100

@@ -1,0 +1,76 @@
+"""What is known of the data before a run, and the fixed clips of its pictures."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from hicmae.settings import ModelConfig
+from pretrain.data import fixed_clips, survey
+from pretrain.settings import DataConfig
+from tests.support.pretrain_shards import moving_sample, moving_shards
+from tests.support.shard_fixtures import rewrite_shard, write_shards
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return moving_shards(tmp_path_factory.mktemp("shards") / "moving", silent=(3,))
+
+
+def test_a_survey_counts_what_can_be_used(shards: Path, tmp_path: Path) -> None:
+    config = DataConfig(shards=shards, batch_size=4, on_bad="skip")
+    found = survey(config)
+    assert (found.num_clips, found.num_silent) == (7, 1)
+    assert found.hours == pytest.approx(7 * 24 / 25 / 3600)
+    assert survey(replace(config, sound="optional")).num_clips == 8
+    other = moving_shards(tmp_path / "other", 3)
+    assert survey(replace(config, shards=(shards, other))).num_clips == 10
+    assert survey(replace(config, split="all")).num_clips == 7
+
+
+def test_a_split_that_is_not_there_is_refused_with_those_that_are(shards: Path) -> None:
+    with pytest.raises(ValueError, match=r"no samples of split 'val' \(found train\)"):
+        survey(DataConfig(shards=shards, split="val"))
+
+
+def test_pictures_are_made_of_the_same_whole_clips_with_sound(
+    shards: Path, tiny_model_config: ModelConfig
+) -> None:
+    size = tiny_model_config.input
+    config = DataConfig(shards=shards)
+    clips = fixed_clips(config, size, 3)
+    keys = clips["keys"]
+    # In order of their keys: id00/00000, id00/00005, id01/00001, …; the silent id03/00003 is out.
+    assert keys == ["id00/00000", "id01/00006", "id04/00004"]
+    assert "id03/00003" not in fixed_clips(config, size, 99)["keys"]
+    assert len(fixed_clips(config, size, 99)["keys"]) == 7
+    again = fixed_clips(config, size, 3)
+    assert torch.equal(again["frames"], clips["frames"])
+    assert clips["frames"].shape == (3, 16, 32, 32, 3)
+
+
+def test_a_clip_that_cannot_be_read_gives_way_to_the_next(
+    shards: Path, tmp_path: Path, tiny_model_config: ModelConfig
+) -> None:
+    damaged = tmp_path / "damaged"
+    shutil.copytree(shards, damaged)
+    tar = next(damaged.glob("train-000000.tar"))
+    rewrite_shard(tar, {"id00/00000.mjpg": b"\0" * len(moving_sample(0)[1])})
+    keys = fixed_clips(DataConfig(shards=damaged), tiny_model_config.input, 2)["keys"]
+    assert len(keys) == 2
+    assert "id00/00000" not in keys
+
+
+def test_short_samples_are_drawn_only_where_there_is_nothing_else(
+    tmp_path: Path, tiny_model_config: ModelConfig
+) -> None:
+    size = tiny_model_config.input
+    short = [moving_sample(number, num_frames=10) for number in range(2)]
+    only = write_shards(tmp_path / "short", short)
+    assert len(fixed_clips(DataConfig(shards=only), size, 2)["keys"]) == 2
+    mixed = write_shards(tmp_path / "mixed", [*short, moving_sample(2)])
+    assert fixed_clips(DataConfig(shards=mixed), size, 2)["keys"] == ["id02/00002"]

@@ -1,0 +1,462 @@
+"""Whole pretraining runs on tiny shards: the run folder, resuming, and what is refused."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import shutil
+import signal
+import threading
+import time
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import cv2
+import pytest
+import torch
+
+from hicmae.checkpoint import load_checkpoint, load_encoder, load_weights
+from hicmae.config import load_yaml, to_dict
+from hicmae.encoder import AudioVisualEncoder
+from hicmae.pretraining import HiCMAE
+from hicmae.settings import ModelConfig, ObjectiveConfig
+from hicmae.transforms import AugmentConfig
+from pretrain.bad_samples import TooManyBadError
+from pretrain.finite import NonFiniteError
+from pretrain.module import PretrainModule
+from pretrain.settings import DataConfig, LogConfig, OptimizerConfig, WandbConfig
+from tests.support.pretrain_shards import moving_shards, run_pretraining
+from tests.support.shard_fixtures import rewrite_shard
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return moving_shards(tmp_path_factory.mktemp("shards") / "moving")
+
+
+def rows_of(out: Path) -> list[dict[str, str]]:
+    with (out / "metrics.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_run_leaves_configuration_metrics_checkpoints_and_pictures(
+    shards: Path, tmp_path: Path, tiny_model_config: ModelConfig
+) -> None:
+    out = tmp_path / "run"
+    log = LogConfig(log_every=2, checkpoint_every=2, keep=1, pictures_every=4, picture_clips=2)
+    assert run_pretraining(shards, out, tiny_model_config, steps=5, log=log) == 0
+
+    names = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
+    assert names == {
+        "config.yaml",
+        "metrics.csv",
+        "checkpoints/step-000005.ckpt",
+        "checkpoints/step-000005.json",
+        "checkpoints/last/config.json",
+        "checkpoints/last/model.safetensors",
+        "figures/reconstruction-000004.png",
+        "figures/reconstruction-000005.png",
+    }
+    config = load_yaml(out / "config.yaml")
+    assert config["model"] == to_dict(tiny_model_config)
+    assert config["seed"] == 0
+    rows = rows_of(out)
+    assert [row["step"] for row in rows] == ["2", "4", "5"]
+    assert [row["clips"] for row in rows] == ["8", "16", "20"]
+    accuracies = {f"contrast_accuracy_layer{layer}" for layer in (1, 2)}
+    for name in {*accuracies, "gradient_norm", "clips_per_second", "peak_memory_bytes"}:
+        assert all(float(row[name]) >= 0 for row in rows), name
+    total = [
+        float(row["video"]) + float(row["audio"]) + 0.0025 * float(row["contrast"]) for row in rows
+    ]
+    assert [float(row["loss"]) for row in rows] == pytest.approx(total, rel=1e-5)
+    assert all(0 <= float(row["data_wait_share"]) <= 1 for row in rows)
+    # Warm-up of two steps: 0, then the peak; rows show the rate of their last step.
+    assert float(rows[0]["learning_rate"]) == pytest.approx(3e-3)
+    assert float(rows[2]["learning_rate"]) == pytest.approx(3e-3 * 0.25)  # cosine, 2 of 3
+    picture = cv2.imread(str(out / "figures" / "reconstruction-000005.png"))
+    assert picture.shape[1] > 1000
+    assert picture.shape[0] > 500
+
+
+def test_the_portable_checkpoint_loads_strictly_and_knows_its_size(
+    shards: Path, tmp_path: Path, tiny_model_config: ModelConfig
+) -> None:
+    out = tmp_path / "run"
+    run_pretraining(shards, out, tiny_model_config, objective=ObjectiveConfig(temperature=0.1))
+    checkpoint = load_checkpoint(out)
+    assert checkpoint.kind == "pretraining"
+    assert checkpoint.model_config() == tiny_model_config
+    assert checkpoint.config["objective"]["temperature"] == 0.1
+    assert checkpoint.config["step"] == 4
+    load_encoder(AudioVisualEncoder(tiny_model_config), checkpoint)
+    load_weights(HiCMAE(tiny_model_config), checkpoint.tensors, where="test")
+    saved = torch.load(out / "checkpoints" / "step-000004.ckpt", weights_only=True)
+    for name, tensor in checkpoint.tensors.items():
+        assert torch.equal(saved["state_dict"][f"model.{name}"], tensor), name
+
+
+def test_the_loss_falls_when_the_same_clips_come_again_and_again(
+    shards: Path, tmp_path: Path, tiny_model_config: ModelConfig
+) -> None:
+    out = tmp_path / "run"
+    run_pretraining(
+        shards,
+        out,
+        tiny_model_config,
+        steps=40,
+        log=LogConfig(log_every=5, pictures_every=0, progress=False),
+        augment=AugmentConfig(),
+        objective=ObjectiveConfig(video_mask_ratio=0.5, audio_mask_ratio=0.5),
+    )
+    rows = rows_of(out)
+    first, last = (float(rows[index]["loss"]) for index in (0, -1))
+    assert last < 0.8 * first
+    assert float(rows[-1]["audio"]) < 0.8 * float(rows[0]["audio"])
+
+
+@pytest.mark.parametrize(
+    ("accumulate", "workers"), [(1, 0), (3, 0), pytest.param(2, 2, marks=pytest.mark.slow)]
+)
+def test_a_resumed_run_ends_with_the_weights_of_an_unbroken_one(
+    accumulate: int,
+    workers: int,
+    shards: Path,
+    tmp_path: Path,
+    tiny_model_config: ModelConfig,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """From inside a pass over the data (of two batches), bit for bit, clip for clip."""
+    taken: list[tuple[str, ...]] = []
+    original = PretrainModule.on_after_batch_transfer
+
+    def noting(self: PretrainModule, batch: Any, dataloader_idx: int) -> Any:
+        taken.append(tuple(batch["keys"]))
+        return original(self, batch, dataloader_idx)
+
+    monkeypatch.setattr(PretrainModule, "on_after_batch_transfer", noting)
+    log = LogConfig(log_every=1, checkpoint_every=3, keep=9, pictures_every=0, progress=False)
+    data = DataConfig(shards=shards, batch_size=4, workers=workers, shuffle_buffer=8)
+    settings: dict[str, Any] = {"steps": 7, "accumulate": accumulate, "data": data, "log": log}
+    settings["augment"] = AugmentConfig.pretraining()
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    run_pretraining(shards, whole, tiny_model_config, **settings)
+    keys, taken[:] = list(taken), []
+    shutil.copytree(whole, broken)
+    # As after a crash in step 6: rows 4 and 5 are there, the last one cut, step 6 never saved.
+    for step in (6, 7):
+        (broken / "checkpoints" / f"step-{step:06d}.ckpt").unlink()
+    lines = (broken / "metrics.csv").read_text().splitlines(keepends=True)
+    (broken / "metrics.csv").write_text("".join(lines[:6]) + lines[6][:9])
+
+    assert run_pretraining(shards, broken, tiny_model_config, resume=True, **settings) == 0
+
+    assert taken == keys[3 * accumulate :]
+    assert len(set(keys)) > 2, "passes differ, so that a wrong one would show"
+    assert [row["step"] for row in rows_of(broken)] == [str(step) for step in range(1, 8)]
+    for one, other in zip(rows_of(whole), rows_of(broken), strict=True):
+        for name in ("loss", "gradient_norm", "learning_rate", "clips", "epoch"):
+            assert one[name] == other[name], (one["step"], name)
+    expected = load_checkpoint(whole).tensors
+    for name, tensor in load_checkpoint(broken).tensors.items():
+        assert torch.equal(tensor, expected[name]), name
+
+
+def test_fp16_scales_its_loss_on_a_cpu_too_and_resumes_with_its_scale(
+    shards: Path, tmp_path: Path, tiny_model_config: ModelConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A scale that overflows at first and is halved until it does not."""
+    monkeypatch.setattr(torch.amp, "GradScaler", partial(torch.amp.GradScaler, init_scale=2.0**26))
+    kinds: set[torch.dtype] = set()
+    original = PretrainModule.training_step
+
+    def noting(self: PretrainModule, *args: Any) -> Any:
+        kinds.add(torch.get_autocast_dtype("cpu"))
+        return original(self, *args)
+
+    monkeypatch.setattr(PretrainModule, "training_step", noting)
+    log = LogConfig(log_every=1, checkpoint_every=2, keep=9, pictures_every=0, progress=False)
+    settings: dict[str, Any] = {"steps": 8, "log": log, "precision": "16-mixed"}
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    run_pretraining(shards, whole, tiny_model_config, **settings)
+    assert kinds == {torch.float16}
+    shutil.copytree(whole, broken)
+    for path in (broken / "checkpoints").glob("step-*.ckpt"):
+        if path.stem > "step-000006":
+            path.unlink()
+
+    def scaler(out: Path, step: int) -> dict[str, Any]:
+        path = out / "checkpoints" / f"step-{step:06d}.ckpt"
+        state: dict[str, Any] = torch.load(path, weights_only=False)["MixedPrecision"]
+        return state
+
+    assert scaler(whole, 2)["scale"] < 2.0**26
+    assert scaler(whole, 6)["_growth_tracker"] > 0, "steps were taken"
+    assert run_pretraining(shards, broken, tiny_model_config, resume=True, **settings) == 0
+    assert scaler(broken, 8) == scaler(whole, 8)
+    expected = load_checkpoint(whole).tensors
+    for name, tensor in load_checkpoint(broken).tensors.items():
+        assert torch.equal(tensor, expected[name]), name
+
+
+def test_resuming_a_finished_run_does_nothing_and_an_empty_folder_begins(
+    shards: Path,
+    tmp_path: Path,
+    tiny_model_config: ModelConfig,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out = tmp_path / "run"
+    assert run_pretraining(shards, out, tiny_model_config, resume=True) == 0
+    before = (out / "metrics.csv").read_text()
+    capsys.readouterr()
+    assert run_pretraining(shards, out, tiny_model_config, resume=True) == 0
+    assert "already pretrained for 4 of 4 steps" in capsys.readouterr().out
+    assert (out / "metrics.csv").read_text() == before
+
+
+def test_a_changed_learning_rate_counts_when_resuming_and_is_said(
+    shards: Path,
+    tmp_path: Path,
+    tiny_model_config: ModelConfig,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out = tmp_path / "run"
+    run_pretraining(shards, out, tiny_model_config)
+    optimizer = OptimizerConfig(learning_rate=64e-5, min_learning_rate=64e-5, warmup_steps=2)
+    run_pretraining(shards, out, tiny_model_config, steps=6, optimizer=optimizer, resume=True)
+    assert float(rows_of(out)[-1]["learning_rate"]) == pytest.approx(1e-5)
+    said = capsys.readouterr().out
+    assert "resumed with optimizer.learning_rate = 0.00064, was 0.192" in said
+    assert "resumed with steps = 6, was 4" in said
+
+
+def test_a_folder_that_holds_a_run_is_neither_mixed_nor_lost(
+    shards: Path, tmp_path: Path, tiny_model_config: ModelConfig
+) -> None:
+    out = tmp_path / "run"
+    run_pretraining(shards, out, tiny_model_config)
+    (out / "notes.txt").write_text("mine")
+    with pytest.raises(ValueError, match=r"holds a run already .*--resume .*--overwrite"):
+        run_pretraining(shards, out, tiny_model_config)
+    assert run_pretraining(shards, out, tiny_model_config, steps=3, overwrite=True) == 0
+    assert [row["step"] for row in rows_of(out)] == ["2", "3"]
+    assert (out / "notes.txt").read_text() == "mine"
+    file = tmp_path / "file"
+    file.touch()
+    with pytest.raises(ValueError, match="is a file"):
+        run_pretraining(shards, file, tiny_model_config)
+
+
+def test_another_network_cannot_be_resumed(
+    shards: Path, tmp_path: Path, tiny_model_config: ModelConfig
+) -> None:
+    out = tmp_path / "run"
+    run_pretraining(shards, out, tiny_model_config)
+    wider = replace(tiny_model_config, encoder_dim=64)
+    with pytest.raises(ValueError, match=r"model\.encoder_dim was 32, now 64") as caught:
+        run_pretraining(shards, out, wider, steps=6, resume=True)
+    assert "\n" not in str(caught.value)
+    checkpoint = out / "checkpoints" / "step-000004.ckpt"
+    checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
+    with pytest.raises(
+        ValueError, match=r"step-000004\.ckpt has 1000 bytes instead of \d+\), and so is"
+    ):
+        run_pretraining(shards, out, tiny_model_config, steps=6, resume=True)
+
+
+def test_samples_without_sound_are_named_or_counted(
+    tmp_path: Path, tiny_model_config: ModelConfig
+) -> None:
+    shards = moving_shards(tmp_path / "some-silent", silent=(2,))
+    with pytest.raises(ValueError, match=r"sample 'id02/00002' has no sound \(1 of 8"):
+        run_pretraining(shards, tmp_path / "run", tiny_model_config)
+    assert not (tmp_path / "run").exists()
+    data = DataConfig(shards=shards, batch_size=4, workers=0, shuffle_buffer=0, on_bad="skip")
+    run_pretraining(shards, tmp_path / "run", tiny_model_config, data=data)
+    last = rows_of(tmp_path / "run")[-1]
+    # 16 clips of 7 usable samples: the silent one was met in two passes, perhaps in a third.
+    assert int(last["skipped_no-sound"]) in (2, 3)
+    assert last["skipped"] == last["skipped_no-sound"]
+
+
+def test_a_truncated_shard_stops_the_run_by_name(
+    shards: Path, tmp_path: Path, tiny_model_config: ModelConfig
+) -> None:
+    damaged = tmp_path / "damaged"
+    shutil.copytree(shards, damaged)
+    file = damaged / "train-000001.tar"
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 3])
+    with pytest.raises(ValueError, match=r"train-000001\.tar: .*truncated") as caught:
+        run_pretraining(damaged, tmp_path / "run", tiny_model_config)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"data": DataConfig(shards=Path("nowhere"))}, FileNotFoundError, "nowhere"),
+        ({"model": "huge"}, ValueError, "no such size"),
+        ({"model": {"fusion_depth": 1}}, ValueError, "what to start from"),
+        ({"steps": 0}, ValueError, "steps = 0"),
+        ({"steps": 1}, ValueError, "the warm-up takes 2 steps, the run 1"),
+        ({"precision": "half"}, ValueError, "'half' is unknown"),
+        (
+            {"objective": ObjectiveConfig(video_mask_ratio=0.1)},
+            ValueError,
+            "hides 0 of 4 tokens",
+        ),
+    ],
+)
+def test_what_cannot_work_is_refused_in_one_line_before_a_folder_is_made(
+    changes: dict[str, Any],
+    error: type[Exception],
+    message: str,
+    shards: Path,
+    tmp_path: Path,
+    tiny_model_config: ModelConfig,
+) -> None:
+    with pytest.raises(error, match=message) as caught:
+        run_pretraining(shards, tmp_path / "run", tiny_model_config, **changes)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_weights_and_names_the_samples(
+    shards: Path,
+    tmp_path: Path,
+    tiny_model_config: ModelConfig,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    out = tmp_path / "run"
+    original = PretrainModule.on_after_batch_transfer
+    weights: list[torch.Tensor] = []
+
+    def poisoned(self: PretrainModule, batch: Any, dataloader_idx: int) -> Any:
+        batch = original(self, batch, dataloader_idx)
+        if self.global_step == 2:
+            batch["video"][1] = float("nan")
+            weights.extend(parameter.detach().clone() for parameter in self.model.parameters())
+        return batch
+
+    monkeypatch.setattr(PretrainModule, "on_after_batch_transfer", poisoned)
+    stopped: list[PretrainModule] = []
+    fit = PretrainModule.on_train_start
+    monkeypatch.setattr(
+        PretrainModule, "on_train_start", lambda self: (stopped.append(self), fit(self))[1]
+    )
+    with pytest.raises(NonFiniteError, match=r"step 3: not finite .*video nan") as caught:
+        run_pretraining(shards, out, tiny_model_config, max_skipped_steps=0)
+    assert "\n" not in str(caught.value)
+    report = json.loads((out / "nonfinite-step-000003-process-0.json").read_text())
+    assert len(report["keys"]) == 4
+    assert report["keys_of_broken_inputs"] == [report["keys"][1]]
+    assert report["keys"][1] in str(caught.value)
+    for before, now in zip(weights, stopped[0].model.parameters(), strict=True):
+        assert torch.equal(before, now)
+
+
+def test_steps_that_are_not_finite_are_left_out_up_to_a_budget(
+    shards: Path,
+    tmp_path: Path,
+    tiny_model_config: ModelConfig,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Two bad steps, one allowed: the second one stops the run, saved with its count."""
+    out = tmp_path / "run"
+    original = PretrainModule.on_after_batch_transfer
+
+    def poisoned(self: PretrainModule, batch: Any, dataloader_idx: int) -> Any:
+        batch = original(self, batch, dataloader_idx)
+        if self.global_step in (1, 3):
+            batch["fbank"][0] = float("inf")
+        return batch
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PretrainModule, "on_after_batch_transfer", poisoned)
+        with pytest.raises(NonFiniteError, match=r"step 4: .*max_skipped_steps = 1 allows; saved"):
+            run_pretraining(shards, out, tiny_model_config, steps=6, max_skipped_steps=1)
+    assert "step 2: not finite" in capsys.readouterr().out
+    assert len(list(out.glob("nonfinite-step-00000[24]-process-0.json"))) == 2
+    assert load_checkpoint(out).config["step"] == 4
+    for name, tensor in load_checkpoint(out).tensors.items():
+        assert torch.isfinite(tensor).all(), name
+    saved = torch.load(out / "checkpoints" / "step-000004.ckpt", weights_only=True)
+    steps = {int(state["step"]) for state in saved["optimizer_states"][0]["state"].values()}
+    assert steps == {2}, "AdamW has taken two of four steps"
+    assert run_pretraining(shards, out, tiny_model_config, steps=6, resume=True) == 0
+
+
+def test_too_many_bad_samples_stop_the_run_by_cause(
+    shards: Path, tmp_path: Path, tiny_model_config: ModelConfig
+) -> None:
+    damaged = tmp_path / "damaged"
+    shutil.copytree(shards, damaged)
+    rewrite_shard(damaged / "train-000000.tar", {"id00/00000.mjpg": b"no picture"})
+    data = DataConfig(
+        shards=damaged, batch_size=4, workers=0, shuffle_buffer=0, on_bad="skip", max_bad=2
+    )
+    with pytest.raises(
+        TooManyBadError, match=r"3 of \d+ samples .*\(\S+ 3\).*max_bad = 2"
+    ) as caught:
+        run_pretraining(damaged, tmp_path / "run", tiny_model_config, data=data, steps=50)
+    assert "\n" not in str(caught.value)
+    assert load_checkpoint(tmp_path / "run").config["step"] < 10
+
+
+def test_sigterm_ends_the_run_after_a_step_and_saves_it(
+    shards: Path,
+    tmp_path: Path,
+    tiny_model_config: ModelConfig,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out = tmp_path / "run"
+    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+
+    def terminate() -> None:
+        while not (out / "metrics.csv").exists():
+            time.sleep(0.01)
+        signal.raise_signal(signal.SIGTERM)
+
+    threading.Thread(target=terminate, daemon=True).start()
+    assert run_pretraining(shards, out, tiny_model_config, steps=100_000) == 128 + signal.SIGTERM
+    said = capsys.readouterr().out
+    match = re.search(r"stopped by SIGTERM after step (\d+) of 100000.*--resume", said)
+    assert match
+    assert (out / "checkpoints" / f"step-{int(match[1]):06d}.ckpt").is_file()
+    assert rows_of(out)[-1]["step"] == match[1]
+    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
+
+
+@pytest.mark.slow
+def test_an_offline_wandb_run_lies_in_the_run_folder_and_is_continued(
+    shards: Path,
+    tmp_path: Path,
+    tiny_model_config: ModelConfig,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    out = tmp_path / "run"
+    wandb = WandbConfig(mode="offline")
+    log = LogConfig(log_every=2, pictures_every=4, progress=False)
+    run_pretraining(shards, out, tiny_model_config, wandb=wandb, log=log)
+    run_pretraining(shards, out, tiny_model_config, steps=6, wandb=wandb, log=log, resume=True)
+    assert "wandb:" not in "".join(capfd.readouterr())
+    files = list(out.glob("wandb/offline-run-*/run-*.wandb"))
+    assert len(files) >= 1
+    assert len({file.stem for file in files}) == 1
+    assert all(file.stat().st_size > 0 for file in files)
+    assert list(out.glob("wandb/offline-run-*/files/media/images/reconstruction*.png"))
+
+
+@pytest.mark.slow
+def test_reader_processes_give_the_same_run_as_none(
+    shards: Path, tmp_path: Path, tiny_model_config: ModelConfig
+) -> None:
+    data = DataConfig(shards=shards, batch_size=4, workers=1, shuffle_buffer=0)
+    run_pretraining(shards, tmp_path / "a", tiny_model_config, data=data)
+    run_pretraining(shards, tmp_path / "b", tiny_model_config)
+    for one, other in zip(rows_of(tmp_path / "a"), rows_of(tmp_path / "b"), strict=True):
+        assert one["loss"] == other["loss"]

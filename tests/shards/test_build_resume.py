@@ -1,0 +1,394 @@
+"""A build killed at any moment and started again is the build that was never killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hicmae.__main__ import main
+from shards.building.build import BuildResult, NothingBuiltError, TooManyRefusedError, build_shards
+from shards.building.journal import Journal, read_journal
+from shards.building.parts import Part
+from shards.building.workplace import Workplace
+from shards.check import check_shards
+from shards.index import read_index
+from shards.schema import ShardError
+from tests.support.build_fixtures import (
+    config,
+    digests,
+    prepare_here,
+    prepared,
+    samples,
+    write_list,
+)
+from tests.support.shard_media import tone, write_video
+
+NAMES = ["00", "01x2", "02no", "03", "04x2", "05", "06crash", "07", "08x2", "09", "10", "11"]
+SMALL = config(samples_per_shard=3)
+
+
+@pytest.fixture
+def log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Recordings are prepared in this process, and noted in this file."""
+    prepare_here(monkeypatch, tmp_path / "log")
+    monkeypatch.setattr(os, "fsync", lambda handle: None)  # no test cuts the power
+    return tmp_path / "log"
+
+
+def build(source: Path, out: Path, **options: Any) -> BuildResult:
+    return build_shards([source], out, options.pop("config", SMALL), **options)
+
+
+def killed_at(step: int, work: Callable[[], object]) -> bool:
+    """Do it in a forked process that kills itself before its n-th change of a file system.
+
+    The journal's line at which it happens is half written. Returns: whether it came to that.
+    """
+    child = os.fork()
+    if child == 0:
+        left = [step]
+
+        def count() -> bool:
+            left[0] -= 1
+            return left[0] == 0
+
+        def counted(function: Callable[..., Any]) -> Callable[..., Any]:
+            def with_count(*given: Any, **named: Any) -> Any:
+                if count():
+                    os.kill(os.getpid(), signal.SIGKILL)
+                return function(*given, **named)
+
+            return with_count
+
+        for name in ("fsync", "replace", "rename", "unlink", "rmdir", "mkdir"):
+            setattr(os, name, counted(getattr(os, name)))
+        write = Journal._write
+
+        def torn(journal: Journal, entry: Any, **named: Any) -> None:
+            if count():
+                journal._file.write(json.dumps(entry).encode()[:20])
+                journal._file.flush()
+                os.kill(os.getpid(), signal.SIGKILL)
+            write(journal, entry, **named)
+
+        Journal._write = torn  # type: ignore[assignment,method-assign]
+        try:
+            work()
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
+    status = os.waitpid(child, 0)[1]
+    assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0, "it failed by itself"
+    return os.WIFSIGNALED(status)
+
+
+@pytest.mark.parametrize(
+    ("replaces", "first"),
+    # What it replaces is touched at the end only.
+    [pytest.param(False, 1, marks=pytest.mark.slow), (True, 71)],
+)
+def test_killed_at_every_single_step_it_ends_the_same(
+    replaces: bool, first: int, tmp_path: Path, log: Path
+) -> None:
+    source = write_list(tmp_path / "in", NAMES)
+    build(source, tmp_path / "whole")
+    whole, asked = digests(tmp_path / "whole"), prepared(log)
+    assert sorted(asked) == NAMES
+    assert len([name for name in whole if name.endswith(".tar")]) == 5
+    earlier = {}
+    if replaces:
+        build(write_list(tmp_path / "other", ["00", "01"]), tmp_path / "earlier")
+        earlier = digests(tmp_path / "earlier")
+    steps = first - 1
+    while True:
+        steps += 1
+        out = tmp_path / f"out{steps}"
+        if replaces:
+            build(tmp_path / "other/list.csv", out)
+        log.unlink(missing_ok=True)
+        if not killed_at(steps, lambda out=out: build(source, out, overwrite=replaces)):  # type: ignore[misc]
+            break
+        prepared(log)
+        partial = out.with_name(f"{out.name}.partial")
+        assert not out.exists() or digests(out) in (earlier, whole), steps
+        if partial.exists():
+            with pytest.raises(ShardError):
+                read_index(partial)
+        journal = read_journal(partial / "journal.jsonl")
+        closed = set(journal.shards) if journal else set()
+        finished = {
+            number
+            for number, done in (journal.recordings.items() if journal else ())
+            if all(row["shard"] in closed for row in done.samples)
+        }
+        try:
+            build(source, out, overwrite=replaces)
+        except ValueError as error:  # killed at the very last steps: there is nothing to do
+            assert "holds shards already" in str(error)  # noqa: PT017
+            assert digests(out) == whole
+            assert {path.name for path in partial.glob("*")} <= {"lock"}
+        assert digests(out) == whole, steps
+        assert not partial.exists()
+        again = prepared(log)
+        assert not {NAMES[number] for number in finished} & set(again), steps
+        assert max(again.values(), default=1) == 1
+    assert steps > 80
+    assert digests(out) == whole
+
+
+def test_a_build_killed_again_and_again_gets_there(tmp_path: Path, log: Path) -> None:
+    source = write_list(tmp_path / "in", NAMES)
+    build(source, tmp_path / "whole")
+    prepared(log)
+    runs = 1
+    while not (tmp_path / "out").exists():
+        killed_at(36 + 4 * runs, lambda: build(source, tmp_path / "out"))
+        runs += 1
+        assert runs < 30
+    assert runs > 3
+    assert digests(tmp_path / "out") == digests(tmp_path / "whole")
+    assert check_shards(tmp_path / "out") == []
+
+
+def test_what_was_done_before_a_stop_is_counted_and_not_done_again(
+    tmp_path: Path, log: Path
+) -> None:
+    source = write_list(tmp_path / "in", NAMES)
+
+    def stop(now: Any) -> None:
+        if now.done == 8:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        build(source, tmp_path / "out", on_progress=stop)
+    assert not (tmp_path / "out").exists()
+    assert list(prepared(log)) == NAMES[:8]
+    seen: list[Any] = []
+    result = build(source, tmp_path / "out", on_progress=seen.append)
+    # Finished by then: train 0 (00, 01x2) and 1 (04x2, 05). Begun: test 0 (03, 07).
+    assert list(prepared(log)) == NAMES[8:]
+    assert result.num_kept == 8
+    assert seen[-1].kept == 8
+    assert (seen[-1].done, seen[-1].total) == (12, 12)
+    assert seen[-1].refused == {"no-face": 1, "crash": 1}
+
+
+def test_other_settings_sources_or_files_are_not_mixed_into_an_unfinished_build(
+    tmp_path: Path, log: Path
+) -> None:
+    source = write_list(tmp_path / "in", NAMES)
+    out = tmp_path / "out"
+    assert killed_at(40, lambda: build(source, out))
+    with pytest.raises(ValueError, match=r"out\.partial: .*\(jpeg_quality was 90 and is 80\)"):
+        build(source, out, config=config(samples_per_shard=3, jpeg_quality=80))
+    build_settings = config(samples_per_shard=3, workers=1, deadline_seconds=9)
+    assert killed_at(5, lambda: build(source, out, config=build_settings))  # these may differ
+    with pytest.raises(ValueError, match="part was None and is 1/2"):
+        build(source, out, part=Part(number=1, of=2))
+    (tmp_path / "in/05.mp4").write_text("has grown")
+    with pytest.raises(ValueError, match="the files are others, or of another size"):
+        build(source, out)
+    write_list(tmp_path / "in", NAMES[:-1])
+    with pytest.raises(ValueError, match="the sources list other recordings"):
+        build(source, out)
+    prepared(log)
+    assert build(source, out, overwrite=True).num_kept == 0
+    assert len(prepared(log)) == 11
+
+
+def test_two_builds_at_once_into_one_folder_are_refused(tmp_path: Path, log: Path) -> None:
+    source = write_list(tmp_path / "in", NAMES)
+    with (
+        Workplace(tmp_path / "out"),
+        pytest.raises(ValueError, match=rf"out: another process builds it \(process {os.getpid()}"),
+    ):
+        build(source, tmp_path / "out")
+    assert build(source, tmp_path / "out").num_samples == 13
+    with pytest.raises(ValueError, match=r"names that end in \.partial are those of unfinished"):
+        build(source, tmp_path / "out.partial")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "log", "out"]
+
+
+def test_a_finished_shard_that_is_gone_or_cut_is_built_again(tmp_path: Path, log: Path) -> None:
+    source = write_list(tmp_path / "in", NAMES)
+    build(source, tmp_path / "whole")
+    for damage in (Path.unlink, lambda path: os.truncate(path, 100)):
+        assert killed_at(80, lambda: build(source, tmp_path / "out"))
+        tars = sorted((tmp_path / "out.partial/shards").glob("train-*.tar"))
+        assert len(tars) >= 2
+        damage(tars[0])
+        build(source, tmp_path / "out")
+        assert digests(tmp_path / "out") == digests(tmp_path / "whole")
+        shutil.rmtree(tmp_path / "out")
+
+
+def test_a_crash_is_not_tried_again_unless_asked_for(
+    tmp_path: Path, log: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = write_list(tmp_path / "in", NAMES)
+    monkeypatch.setenv("MENDED", "1")
+    build(source, tmp_path / "mended")
+    monkeypatch.delenv("MENDED")
+    build(source, tmp_path / "whole")
+    for name in ("out", "retried", "in vain"):
+        assert killed_at(80, lambda name=name: build(source, tmp_path / name))  # type: ignore[misc]
+    prepared(log)
+    build(source, tmp_path / "out")
+    assert "06crash" not in prepared(log)
+    build(source, tmp_path / "in vain", retry=True)
+    assert prepared(log)["06crash"] == 1
+    assert digests(tmp_path / "out") == digests(tmp_path / "whole") == digests(tmp_path / "in vain")
+    monkeypatch.setenv("MENDED", "1")
+    build(source, tmp_path / "retried", retry=True)
+    assert digests(tmp_path / "retried") == digests(tmp_path / "mended")
+    assert "00" not in prepared(log)  # its shard is before the gap
+
+
+@pytest.mark.parametrize("step", [62, 70, 74, 78, 86])
+def test_wherever_it_was_killed_a_recording_that_is_back_has_its_place(
+    step: int, tmp_path: Path, log: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = write_list(tmp_path / "in", NAMES)
+    assert killed_at(step, lambda: build(source, tmp_path / "out"))
+    monkeypatch.setenv("MENDED", "1")
+    build(source, tmp_path / "mended")
+    build(source, tmp_path / "out", retry=True)
+    assert digests(tmp_path / "out") == digests(tmp_path / "mended")
+
+
+def test_a_damaged_unfinished_shard_gives_back_the_samples_that_are_whole(
+    tmp_path: Path, log: Path
+) -> None:
+    source = write_list(tmp_path / "in", NAMES)
+    build(source, tmp_path / "whole")
+
+    def stop(now: Any) -> None:
+        if now.done == 9:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        build(source, tmp_path / "out", on_progress=stop)
+    prepared(log)
+    journal = read_journal(tmp_path / "out.partial/journal.jsonl")
+    assert journal is not None
+    (third, seventh) = (journal.recordings[number].samples[0] for number in (3, 7))
+    assert third["shard"] == seventh["shard"] == "test-000000.tar"
+    assert not journal.shards.keys() & {"test-000000.tar"}
+    with (tmp_path / "out.partial/shards/test-000000.tar.part").open("r+b") as file:
+        file.seek(int(seventh["mjpg_offset"]) + 5)  # type: ignore[arg-type]
+        file.write(b"\x55")
+    build(source, tmp_path / "out")
+    assert "03" not in (asked := prepared(log))
+    assert "07" in asked
+    assert digests(tmp_path / "out") == digests(tmp_path / "whole")
+    assert check_shards(tmp_path / "out") == []
+
+
+def test_recordings_in_quarantine_are_refused_unopened(tmp_path: Path, log: Path) -> None:
+    source = write_list(tmp_path / "in", NAMES)
+    build(source, tmp_path / "first")
+    prepared(log)
+    refused = tmp_path / "first/refused.jsonl"
+    result = build(source, tmp_path / "second", quarantine=refused)
+    asked = prepared(log)
+    assert "06crash" not in asked
+    assert "02no" in asked  # another setting may find what this one did not
+    assert [item.cause for item in result.refusals] == ["no-face", "crash"]
+    assert digests(tmp_path / "second") == digests(tmp_path / "first")
+    refused.write_text("nonsense\n")
+    with pytest.raises(ValueError, match=r"refused\.jsonl line 1: no refusal"):
+        build(source, tmp_path / "third", quarantine=refused)
+
+
+@pytest.mark.parametrize(
+    ("limit", "most"), [("10%", 1), ("20%", 2), (1, 1), (0, 0), ("1", 1), (None, 12), ("9.9%", 1)]
+)
+def test_a_build_ends_as_soon_as_more_is_refused_than_allowed(
+    limit: Any, most: int, tmp_path: Path, log: Path
+) -> None:
+    source = write_list(tmp_path / "in", NAMES)
+    settings = config(samples_per_shard=3, max_refused=limit)
+    assert settings.most_refused(12) == most
+    if most >= 2:
+        assert build(source, tmp_path / "out", config=settings).num_samples == 13
+        return
+    with pytest.raises(TooManyRefusedError) as caught:
+        build(source, tmp_path / "out", config=settings)
+    told = f"{most + 1} of 12 recordings are refused, more than max_refused = {limit} allows (1 no"
+    assert told in str(caught.value)
+    last = "06crash" if most else "02no"
+    assert list(prepared(log)) == NAMES[: NAMES.index(last) + 1]
+    listed = (tmp_path / "out.partial/refused.jsonl").read_text().splitlines()
+    assert len(listed) == most + 1
+    assert not (tmp_path / "out").exists()
+    build(source, tmp_path / "out")  # with a higher limit it goes on
+    assert "02no" not in prepared(log)
+    build(source, tmp_path / "whole")
+    assert digests(tmp_path / "out") == digests(tmp_path / "whole")
+
+
+def test_a_recording_without_samples_is_one_refusal_and_one_without_some_is_none(
+    tmp_path: Path, log: Path
+) -> None:
+    source = write_list(tmp_path / "in", ["00no"])
+    with pytest.raises(NothingBuiltError, match="all refused"):
+        build(source, tmp_path / "out", config=config(max_refused=1))
+
+
+@pytest.mark.slow
+def test_the_command_is_killed_in_the_middle_of_real_decoding_and_goes_on(tmp_path: Path) -> None:
+    for number in range(12):
+        write_video(
+            tmp_path / f"in/{number:02d}.mp4", seconds=1.0 + number % 3 / 5, sound=tone(1.0)
+        )
+    command = [sys.executable, "-m", "hicmae", "shards", "build", str(tmp_path / "in"), "--faces"]
+    command += ["none", "--face_size", "64", "--samples_per_shard", "2", "--workers", "1", "--out"]
+    subprocess.run([*command, str(tmp_path / "whole")], check=True, capture_output=True)
+    with subprocess.Popen([*command, str(tmp_path / "out")], stdout=subprocess.DEVNULL) as process:
+        while not list(tmp_path.glob("out.partial/shards/*000002.tar")):
+            time.sleep(0.02)
+            assert process.poll() is None
+        process.send_signal(signal.SIGKILL)
+    assert not (tmp_path / "out").exists()
+    done = subprocess.run(
+        [*command, str(tmp_path / "out")], check=True, capture_output=True, text=True
+    )
+    assert "from 12 recordings, " in done.stdout
+    assert " of them by an earlier run" in done.stdout
+    assert digests(tmp_path / "out") == digests(tmp_path / "whole")
+    assert len(samples(tmp_path / "out")) == 12
+
+
+def test_an_unfinished_build_is_refused_by_name_and_its_finished_shards_are_checked(
+    tmp_path: Path, log: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = write_list(tmp_path / "in", NAMES)
+    assert killed_at(70, lambda: build(source, tmp_path / "out"))
+    partial = tmp_path / "out.partial"
+    num_shards = len(list(partial.glob("shards/*.tar")))
+    assert num_shards >= 3
+    with pytest.raises(ShardError, match=r"out\.partial: an unfinished build; give the command"):
+        read_index(partial)
+    for folder in (partial, tmp_path / "out"):
+        (problem,) = map(str, check_shards(folder))
+        assert f"{num_shards} shards are finished); give the command that began it" in problem
+    tar = partial / "shards/train-000000.tar"
+    data = bytearray(tar.read_bytes())
+    data[700] ^= 1
+    tar.write_bytes(data)
+    assert main(["shards", "check", str(tmp_path / "out")]) == 2
+    assert "train-000000.tar: its bytes are not those" in capsys.readouterr().out
+    tar.unlink()
+    assert str(check_shards(partial)[1]) == "train-000000.tar: is missing"

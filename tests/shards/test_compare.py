@@ -1,0 +1,298 @@
+"""Two preparations are compared: every planted difference is named, and nothing else is."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy.stats import ks_2samp
+
+from hicmae.__main__ import main
+from shards.index import read_index
+from shards.receipts.compare import compare_preparations, read_preparation
+from shards.receipts.compare_verdict import (
+    COMPARABLE,
+    DIFFERENT,
+    IDENTICAL,
+    OTHER_ENCODING,
+    SAME_CONTENT,
+)
+from shards.receipts.distributions import (
+    QUANTITIES,
+    describe_values,
+    exact_distance,
+    histogram_distance,
+    shift_in_words,
+)
+from shards.receipts.receipt import make_receipt
+from shards.receipts.sample_facts import read_facts
+from tests.support.preparations import Sample, changed, moving_sample, write_preparation
+
+
+@pytest.fixture(scope="module")
+def samples() -> list[Sample]:
+    """Forty short samples."""
+    return [moving_sample(number, num_frames=6) for number in range(40)]
+
+
+def compared(first: Path, second: Path, num_signals: int = 0) -> dict[str, Any]:
+    return compare_preparations(
+        read_preparation(first), read_preparation(second), num_signals=num_signals
+    )
+
+
+def mailed(folder: Path) -> Path:
+    """The receipt of a folder alone, in a file elsewhere."""
+    index = read_index(folder)
+    path = folder.with_name(f"{folder.name}.json")
+    path.write_text(json.dumps(make_receipt(index, read_facts(index), {})))
+    return path
+
+
+def both_ways(first: Path, second: Path) -> list[dict[str, Any]]:
+    """As folders, and as receipts."""
+    return [compared(first, second), compared(mailed(first), mailed(second))]
+
+
+def test_same_build_is_identical(samples: list[Sample], tmp_path: Path) -> None:
+    for found in both_ways(
+        write_preparation(tmp_path / "a", samples), write_preparation(tmp_path / "b", samples)
+    ):
+        assert found["verdict"] == IDENTICAL
+        assert found["configuration"] == found["counts"] == found["refused"] == {}
+        assert all(found["digests"].values())
+        assert {item["distance"] for item in found["distributions"].values()} == {0.0}
+
+
+def test_other_shards_of_the_same_samples_are_the_same_content(
+    samples: list[Sample], tmp_path: Path
+) -> None:
+    a = write_preparation(tmp_path / "a", samples, config={"samples_per_shard": 4})
+    b = write_preparation(
+        tmp_path / "b", samples[::-1], config={"samples_per_shard": 9}, samples_per_shard=9
+    )
+    for found in both_ways(a, b):
+        assert found["verdict"] == SAME_CONTENT
+        assert found["configuration"] == {"samples_per_shard": [4, 9]}
+        assert not found["digests"]["shards"]
+
+
+def test_other_jpegs_of_the_same_samples_are_another_encoding(tmp_path: Path) -> None:
+    sides = [
+        write_preparation(
+            tmp_path / str(quality),
+            [moving_sample(number, quality=quality, num_frames=20) for number in range(10)],
+            config={"jpeg_quality": quality},
+        )
+        for quality in (90, 60)
+    ]
+    for found in both_ways(*sides):
+        assert found["verdict"] == OTHER_ENCODING
+        assert found["configuration"] == {"jpeg_quality": [90, 60]}
+        assert {name for name, same in found["digests"].items() if not same} == {
+            "preparation",
+            "content",
+            "ordered_samples",
+            "picture",
+            "shards",
+        }
+        assert found["distributions"]["image_bytes"]["shift"].endswith("smaller")
+
+
+def test_few_lost_samples_are_comparable_and_many_are_different(
+    samples: list[Sample], tmp_path: Path
+) -> None:
+    a = write_preparation(tmp_path / "a", samples)
+    for lost, verdict in ((2, COMPARABLE), (3, DIFFERENT)):
+        b = write_preparation(tmp_path / f"b{lost}", samples[:-lost])
+        folders, receipts = both_ways(a, b)
+        assert folders["verdict"] == receipts["verdict"] == verdict
+        assert folders["samples"]["num_shared"] == 40 - lost
+        keys = [info.key for info, *_ in samples]
+        assert sorted(folders["samples"]["only_first"]) == sorted(keys[-lost:])
+        assert folders["samples"]["only_second"] == []
+        assert receipts["samples"] is None
+
+
+def test_settings_that_shape_samples_make_them_different(
+    samples: list[Sample], tmp_path: Path
+) -> None:
+    a = write_preparation(tmp_path / "a", samples)
+    others = [changed(sample, lambda info: {"padded_samples": 1}) for sample in samples]
+    for name, setting, verdict in (
+        ("shape", {"face_margin": 0.5}, DIFFERENT),
+        ("choice", {"min_coverage": 0.2}, COMPARABLE),
+    ):
+        found = compared(a, write_preparation(tmp_path / name, others, config=setting))
+        assert found["verdict"] == verdict
+        assert any(next(iter(setting)) in reason for reason in found["reasons"])
+
+
+def test_labels_and_speakers_that_differ_are_named(samples: list[Sample], tmp_path: Path) -> None:
+    relabelled = [
+        changed(sample, lambda info: {"labels": info.labels | {"fold": 1}}) for sample in samples
+    ]
+    relabelled[0] = changed(samples[0], lambda info: {"labels": {"emotion": "rage"}})
+    relabelled[1] = changed(samples[1], lambda info: {"labels": {}, "speaker": "id77"})
+    found = compared(
+        write_preparation(tmp_path / "a", samples), write_preparation(tmp_path / "b", relabelled)
+    )
+    columns = found["samples"]["columns"]
+    assert columns.keys() == {"emotion", "speaker"}
+    assert columns["emotion"]["num"] == 2
+    assert ["id00/00000", "joy", "rage"] in columns["emotion"]["examples"]
+    assert ["id01/00001", "fear", None] in columns["emotion"]["examples"]
+    assert columns["speaker"]["examples"] == [["id01/00001", "id01", "id77"]]
+    assert found["samples"]["num_relabelled"] == 2
+    assert found["classes"]["only_second"] == ["fold"]
+    assert found["classes"]["differing"]["emotion"]["counts"] == {
+        "joy": [20, 19],
+        "fear": [20, 19],
+        "rage": [0, 1],
+    }
+    assert found["verdict"] == DIFFERENT  # two of forty are more than one in a hundred
+    assert found["samples"]["aspects"]["picture"]["num"] == 0
+
+
+def test_numbers_of_one_side_and_text_of_the_other_are_the_same_class(
+    samples: list[Sample], tmp_path: Path
+) -> None:
+    a = [changed(sample, lambda info: {"labels": {"fold": 1}}) for sample in samples[:4]]
+    b = [*a[:3], changed(samples[3], lambda info: {"labels": {"fold": "one"}})]
+    found = compared(write_preparation(tmp_path / "a", a), write_preparation(tmp_path / "b", b))
+    assert found["samples"]["columns"]["fold"]["examples"] == [["id00/00003", 1, "one"]]
+
+
+def test_lengths_and_coverage_that_differ_are_measured(
+    samples: list[Sample], tmp_path: Path
+) -> None:
+    others = [
+        moving_sample(0, num_frames=9),
+        moving_sample(1, num_frames=7),
+        *samples[2:39],
+        moving_sample(39, num_frames=6, coverage=0.5),
+    ]
+    found = compared(
+        write_preparation(tmp_path / "a", samples), write_preparation(tmp_path / "b", others)
+    )["samples"]
+    assert found["columns"]["num_frames"]["num"] == 2
+    assert found["columns"]["num_frames"]["largest"] == 3
+    assert found["columns"]["num_frames"]["mean"] == 2
+    assert found["columns"]["face_coverage"]["largest"] == -0.5
+    assert found["num_retimed"] == 1  # one frame more is within rounding
+    assert found["aspects"]["faces"]["num"] == 3  # the runs of frames are longer, too
+
+
+def test_refused_there_and_not_here_is_found_on_other_machines(
+    samples: list[Sample], tmp_path: Path
+) -> None:
+    a = write_preparation(
+        tmp_path / "a",
+        samples[:5],
+        refused=[
+            ("/here/corpus/in/7.mp4", "no-face"),
+            ("/here/corpus/in/8.mp4", "no-face"),
+            ("/here/corpus/in/9.mp4", "no-face"),
+        ],
+    )
+    b = write_preparation(
+        tmp_path / "b",
+        [*samples[:5], samples[7]],
+        refused=[
+            ("/there/corpus/in/8.mp4", "damaged"),
+            ("/there/corpus/in/9.mp4", "no-face"),
+            ("/there/corpus/in/6.mp4", "too-short"),
+        ],
+    )
+    found = compared(a, b)
+    assert found["refusals"] == {
+        "only_first": [{"path": "/here/corpus/in/7.mp4", "cause": "no-face", "sample": True}],
+        "only_second": [{"path": "/there/corpus/in/6.mp4", "cause": "too-short", "sample": False}],
+        "other_cause": [{"path": "/here/corpus/in/8.mp4", "causes": ["no-face", "damaged"]}],
+        "num_both": 2,
+    }
+    assert found["refused"] == {"no-face": [3, 1], "damaged": [0, 1], "too-short": [0, 1]}
+
+
+def test_distances_are_those_of_scipy_and_histograms_never_say_more(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    tables = []
+    for side, mean in enumerate((100.0, 120.0)):
+        # One frame each: only the index is of interest here.
+        one = moving_sample(0, num_frames=1, sound=False)
+        rows = []
+        for number, pixels in enumerate(random.normal(mean, 25, 300)):
+            info, mjpg, _ = one
+            faces = dataclasses.replace(info.faces, face_pixels=float(pixels))
+            rows.append((dataclasses.replace(info, key=f"{number:04d}", faces=faces), mjpg, None))
+        folder = write_preparation(tmp_path / str(side), rows, samples_per_shard=100)
+        tables.append(read_index(folder).table)
+    expected = ks_2samp(*(table["face_pixels"] for table in tables))
+    exact = exact_distance("face_pixels", *tables)
+    assert exact is not None
+    assert exact[0] == pytest.approx(expected.statistic)
+    described = [describe_values("face_pixels", table) for table in tables]
+    binned = histogram_distance(*described)
+    assert binned is not None
+    assert 0.8 * exact[0] < binned <= exact[0] + 1e-12
+    ratio = tables[1]["face_pixels"].mean() / tables[0]["face_pixels"].mean() - 1
+    assert shift_in_words("face_pixels", *described) == f"{ratio:.1%} larger"
+    assert shift_in_words("face_pixels", *described[::-1]).endswith("smaller")
+    assert shift_in_words("loudness_db", *(describe_values("loudness_db", t) for t in tables)) == (
+        "neither known"
+    )
+
+
+def test_values_beyond_the_bins_are_counted_in_the_outermost(tmp_path: Path) -> None:
+    folder = write_preparation(
+        tmp_path / "a", [moving_sample(0, num_frames=2), moving_sample(1, face_pixels=9000.0)]
+    )
+    table = read_index(folder).table
+    assert describe_values("seconds", table)["bins"][0] == [0.125, 0.148651, 1]
+    assert describe_values("face_pixels", table)["bins"][-1][1:] == [4096.0, 1]
+    for quantity in QUANTITIES.values():
+        assert (np.diff(quantity.edges) > 0).all()
+
+
+def test_command_prints_the_verdict_and_tells_by_its_status(
+    samples: list[Sample], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    a, b = (str(write_preparation(tmp_path / name, samples)) for name in "ab")
+    c = str(write_preparation(tmp_path / "c", samples[:10], config={"fps": 30.0}))
+    out = tmp_path / "found.json"
+    assert main(["shards", "compare", a, b]) == 0
+    *_, note, verdict = capsys.readouterr().out.splitlines()
+    assert verdict == "verdict: identical bytes"
+    assert note.endswith("whether files are still whole: hicmae shards check)")
+    assert main(["shards", "compare", a, c, "--most", "2", "--json", str(out)]) == 1
+    text = capsys.readouterr().out
+    assert text.splitlines()[-1] == "verdict: different"
+    assert text.count("  only in A: ") == 2
+    assert "and 28 more" in text
+    found = json.loads(out.read_text())
+    assert found["verdict"] == "different"
+    assert found["configuration"] == {"fps": [25.0, 30.0]}
+    assert len(found["samples"]["only_first"]) == 30
+
+
+def test_bad_input_is_one_line_and_status_2(
+    samples: list[Sample], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    a = write_preparation(tmp_path / "a", samples[:2])
+    receipt = mailed(a)
+    (tmp_path / "empty").mkdir()
+    for other, options, words in (
+        (tmp_path / "nowhere", [], "no such folder of shards"),
+        (tmp_path / "empty", [], "no index.parquet"),
+        (a / "refused.jsonl", [], "cannot be read"),
+        (receipt, ["--signals", "2"], "leave out --signals"),
+        (a, ["--most", "-1"], "must be 0 or more"),
+    ):
+        assert main(["shards", "compare", str(a), str(other), *options]) == 2
+        error = capsys.readouterr().err
+        assert words in error
+        assert error.count("\n") == 1

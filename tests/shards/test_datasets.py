@@ -1,0 +1,503 @@
+"""Readers of datasets: labels, folds, votes and people out of trees that imitate the releases."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from pathlib import Path
+
+import pandas
+import pytest
+
+from shards.datasets import DATASETS, Item, Listing, ReadOptions, find_dataset
+from shards.datasets.base import Expected, check_files
+from shards.datasets.folds import official_folds, speaker_folds
+from shards.datasets.sheets import column, number, read_sheet
+from shards.datasets.tree import Tree
+from tests.support.dataset_trees import (
+    TREES,
+    crema_d,
+    dfew,
+    mafw_tree,
+    medium,
+    ravdess,
+    sheet,
+    text,
+)
+
+WITH_FOLDS = [name for name in TREES if "fold" in DATASETS[name].columns]
+
+
+def read(name: str, root: Path, **options: object) -> Listing:
+    """A listing of a tree that was written there."""
+    return check_files(root, DATASETS[name].read(root, ReadOptions(**options)))  # type: ignore[arg-type]
+
+
+def by_key(listing: Listing) -> dict[str, Item]:
+    """Items by their key, which must be unique."""
+    keys = Counter(item.key for item in listing.items)
+    assert not [key for key, count in keys.items() if count > 1]
+    return {item.key: item for item in listing.items}
+
+
+@pytest.fixture(scope="module")
+def listings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Listing]]:
+    """Every imitated tree, written once, and what was read."""
+    found = {}
+    for name, write in TREES.items():
+        root = tmp_path_factory.mktemp(name)
+        write(root)
+        found[name] = (root, read(name, root))
+    return found
+
+
+@pytest.mark.parametrize("name", sorted(TREES))
+def test_every_file_of_a_listing_is_there_and_every_class_a_known_one(
+    name: str, listings: dict[str, tuple[Path, Listing]]
+) -> None:
+    root, listing = listings[name]
+    assert by_key(listing)
+    for item in listing.items:
+        assert (root / item.path).exists()
+        assert item.audio is None or (root / item.audio).is_file()
+        for label, classes in DATASETS[name].classes.items():
+            assert item.labels[label] in (*classes, None)
+    for label, classes in DATASETS[name].classes.items():
+        assert {item.labels[label] for item in listing.items} - {None} == set(classes)
+    used = {"split", *(label for item in listing.items for label in item.labels)}
+    assert set(DATASETS[name].columns) <= used
+
+
+@pytest.mark.parametrize("name", sorted(TREES))
+def test_the_same_tree_gives_the_same_listing(
+    name: str, listings: dict[str, tuple[Path, Listing]]
+) -> None:
+    root, listing = listings[name]
+    again = read(name, root)
+    assert again.items == listing.items
+    assert again.missing == listing.missing
+
+
+@pytest.mark.parametrize("name", WITH_FOLDS)
+def test_no_speaker_is_in_two_folds(name: str, listings: dict[str, tuple[Path, Listing]]) -> None:
+    folds = defaultdict(set)
+    items = listings[name][1].items
+    for item in items:
+        if item.speaker is not None:
+            folds[item.speaker].add(item.labels["fold"])
+    assert all(len(found) == 1 for found in folds.values())
+    known = {item.speaker for item in items} - {None}
+    if name in ("mafw", "dfew"):
+        assert not known  # these do not say who speaks
+    else:
+        assert len(known) > len({item.labels["fold"] for item in items})
+
+
+@pytest.mark.parametrize("name", [name for name in WITH_FOLDS if name in ("iemocap", "msp-improv")])
+def test_a_session_is_one_fold(name: str, listings: dict[str, tuple[Path, Listing]]) -> None:
+    for item in listings[name][1].items:
+        assert item.labels["fold"] == item.labels["session"]
+
+
+def test_crema_d_has_the_published_folds_people_and_votes(
+    listings: dict[str, tuple[Path, Listing]],
+) -> None:
+    items = by_key(listings["crema-d"][1])
+    folds = {item.speaker: item.labels["fold"] for item in items.values()}
+    assert [folds[str(actor)] for actor in (1001, 1018, 1019, 1054, 1055, 1072, 1073, 1091)] == (
+        [1, 1, 2, 3, 4, 4, 5, 5]
+    )
+    anger = items["1018_DFA_ANG_XX"]
+    assert anger.path == "VideoFlash/1018_DFA_ANG_XX.flv"
+    assert anger.audio == "AudioWAV/1018_DFA_ANG_XX.wav"
+    assert (anger.labels["age"], anger.labels["sex"]) == (38, "female")
+    assert [anger.labels[f"votes_{name}"] for name in ("anger", "disgust", "sadness")] == [2, 1, 1]
+    assert anger.labels["votes_audio_anger"] == 2
+    assert anger.labels["votes_video_happiness"] == 2
+
+
+def test_crema_d_counts_votes_of_the_tabulated_file_alike(tmp_path: Path) -> None:
+    crema_d(tmp_path)
+    (tmp_path / "finishedResponses.csv").unlink()
+    head = ("", "A", "D", "F", "H", "N", "S", "fileName")
+    rows = [
+        ("100001", 0, 0, 0, 1, 10, 0, "1001_DFA_ANG_XX"),
+        ("300001", 7, 0, 0, 0, 1, 0, "1001_DFA_ANG_XX"),
+    ]
+    sheet(tmp_path / "processedResults/tabulatedVotes.csv", head, rows)
+    labels = by_key(read("crema-d", tmp_path))["1001_DFA_ANG_XX"].labels
+    assert (labels["votes_anger"], labels["votes_audio_neutral"]) == (7, 10)
+    assert labels["votes_video_anger"] == 0
+
+
+def test_crema_d_leaves_out_what_the_published_lists_do_and_names_what_lacks(
+    tmp_path: Path,
+) -> None:
+    crema_d(tmp_path)
+    medium(tmp_path / "VideoFlash/1076_MTI_NEU_XX.flv")
+    (tmp_path / "VideoFlash/1019_DFA_ANG_XX.flv").unlink()
+    (tmp_path / "AudioWAV/1019_DFA_SAD_XX.wav").unlink()
+    (tmp_path / "AudioMP3/1019_DFA_SAD_XX.mp3").unlink()
+    listing = read("crema-d", tmp_path)
+    assert listing.left_out == {"excluded by the published lists": ["1076_MTI_NEU_XX"]}
+    assert listing.missing == {
+        "no picture": ["1019_DFA_ANG_XX"],
+        "no sound file": ["1019_DFA_SAD_XX"],
+    }
+    assert by_key(listing)["1019_DFA_SAD_XX"].audio is None
+    assert "clips with fold 1: 12, 1451 fewer than documented (1463)" in listing.differences()
+
+
+def test_the_whole_of_ravdess_meets_every_documented_number(
+    listings: dict[str, tuple[Path, Listing]],
+) -> None:
+    listing = listings["ravdess"][1]
+    assert listing.differences() == []
+    assert listing.num_missing == 0
+    assert {cause: len(names) for cause, names in listing.left_out.items()} == {
+        "no sound (modality 02)": 24,
+        "no picture (modality 03)": 24,
+        "song": 24,
+    }
+    item = by_key(listing)["01-01-06-02-01-02-12"]
+    assert item.labels == {
+        "emotion": "fearful",
+        "intensity": "strong",
+        "statement": 1,
+        "repetition": 2,
+        "sex": "female",
+        "fold": 3,
+    }
+
+
+def test_ravdess_names_the_very_recordings_that_lack(tmp_path: Path) -> None:
+    ravdess(tmp_path)
+    (tmp_path / "Actor_07/01-01-03-01-01-01-07.mp4").unlink()
+    listing = read("ravdess", tmp_path)
+    assert listing.missing == {"no picture": ["01-01-03-01-01-01-07"]}
+    assert "clips: 1439, 1 fewer than documented (1440)" in listing.differences()
+
+
+def test_msp_improv_takes_perceived_labels_and_counts_raters(
+    listings: dict[str, tuple[Path, Listing]],
+) -> None:
+    listing = listings["msp-improv"][1]
+    item = by_key(listing)["MSP-IMPROV-S01A-M04-S-FM02"]
+    assert item.labels["emotion"] == "happiness"
+    assert item.labels["intended"] == "anger"
+    assert (item.speaker, item.labels["fold"], item.labels["sex"]) == ("M04", 4, "male")
+    assert (item.labels["arousal"], item.labels["dominance"]) == (3.5, None)
+    votes = [item.labels[f"votes_{name}"] for name in ("anger", "neutral", "other", "sadness")]
+    assert votes == [2, 1, 1, 0]
+    assert item.audio is not None
+    assert item.audio.startswith("Audio/session4/")
+
+
+def test_iemocap_looks_at_the_speaker_s_half_of_the_span(
+    listings: dict[str, tuple[Path, Listing]],
+) -> None:
+    items = by_key(listings["iemocap"][1])
+    lead, other = items["Ses02M_impro01_M001"], items["Ses02M_impro01_F001"]
+    assert (lead.region, other.region) == ("0 0 0.5 1", "0.5 0 1 1")
+    assert (lead.start, lead.end) == (15.25, 19.5)
+    assert lead.path == "Session2/dialog/avi/DivX/Ses02M_impro01.avi"
+    assert lead.audio == "Session2/dialog/wav/Ses02M_impro01.wav"
+    assert (lead.speaker, other.speaker) == ("Ses02M", "Ses02F")
+    assert items["Ses02M_impro01_F002"].labels["emotion"] == "happiness"
+    assert items["Ses02M_impro01_F002"].labels["emotion_original"] == "exc"
+    # A rater with two tags of one class votes once for it; the actors' own answers do not count.
+    votes = {name: lead.labels[f"votes_{name}"] for name in ("anger", "happiness", "neutral")}
+    assert votes == {"anger": 0, "happiness": 1, "neutral": 1}
+
+
+def test_iemocap_names_a_missing_dialogue_once(tmp_path: Path) -> None:
+    TREES["iemocap"](tmp_path)
+    (tmp_path / "Session3/dialog/avi/DivX/Ses03F_impro01.avi").unlink()
+    listing = read("iemocap", tmp_path)
+    assert listing.missing == {"no video of the dialogue": ["Ses03F_impro01.avi"]}
+    assert len(listing.left_out["no video of the dialogue"]) == 10
+
+
+def test_mafw_serves_single_and_compound_labels_with_one_manifest(
+    listings: dict[str, tuple[Path, Listing]],
+) -> None:
+    items = by_key(listings["mafw"][1])
+    assert len(items) == 220
+    assert items["00012"].labels["emotion"] == "disgust"
+    assert items["00012"].labels["compound"] == "anger_sadness"
+    assert items["00042"].labels["compound"] == "anxiety_helplessness_disappointment"
+    assert items["00220"].labels["compound"] is None  # in the single lists alone
+    assert items["00220"].labels["compound_fold"] is None
+    assert items["00003"].labels["votes_disgust"] == 1
+    assert items["00003"].labels["gender_code"] == 1
+
+
+def test_mafw_reads_frames_and_names_those_without_sound(tmp_path: Path) -> None:
+    mafw_tree(tmp_path)
+    for clip in (tmp_path / "data/clips").iterdir():
+        medium(tmp_path / f"data/frames/{clip.stem}/0001.png")
+        if clip.stem != "00007":
+            medium(tmp_path / f"data/audio_16k/{clip.stem}.wav")
+    assert by_key(read("mafw", tmp_path))["00007"].path == "data/clips/00007.mp4"
+    listing = read("mafw", tmp_path, media="frames")
+    assert by_key(listing)["00007"].path == "data/frames/00007"
+    assert by_key(listing)["00008"].audio == "data/audio_16k/00008.wav"
+    (tmp_path / "data/clips/00007.mp4").unlink()
+    assert read("mafw", tmp_path).missing == {"no sound file beside the frames": ["00007.wav"]}
+
+
+def test_dfew_takes_no_frames_without_time(tmp_path: Path) -> None:
+    dfew(tmp_path)
+    (tmp_path / "Clip/jpg_256/00009/00001.jpg").unlink()
+    listing = read("dfew", tmp_path)
+    assert listing.missing == {"no clip and no frames": ["00009"]}
+    medium(tmp_path / "Clip/original/9.mp4")
+    item = by_key(read("dfew", tmp_path))["00009"]
+    assert item.path == "Clip/original/9.mp4"
+    assert item.labels["emotion"] == "neutral"
+
+
+def test_dfew_leaves_out_votes_that_belong_to_other_clips(tmp_path: Path) -> None:
+    dfew(tmp_path)
+    items = by_key(read("dfew", tmp_path))
+    assert items["00009"].labels["votes_neutral"] == 7
+    path = tmp_path / "Annotation/annotation.csv"
+    lines = path.read_text().splitlines()
+    shifted = [f"{place}{line[line.index(',') :]}" for place, line in enumerate(lines[1:], 2)]
+    path.write_text("\n".join([lines[0], *shifted]))
+    listing = read("dfew", tmp_path)
+    assert "votes_neutral" not in by_key(listing)["00009"].labels
+    assert any("the votes are left out" in note for note in listing.notes)
+
+
+def test_dfew_reads_the_annotation_as_a_spreadsheet(tmp_path: Path) -> None:
+    pytest.importorskip("openpyxl")
+    dfew(tmp_path)
+    path = tmp_path / "Annotation/annotation.csv"
+    pandas.read_csv(path).to_excel(path.with_suffix(".xlsx"), index=False)
+    path.unlink()
+    assert by_key(read("dfew", tmp_path))["00009"].labels["votes_neutral"] == 7
+
+
+def test_mer2023_keeps_parts_of_the_same_names_apart(
+    listings: dict[str, tuple[Path, Listing]],
+) -> None:
+    items = by_key(listings["mer2023"][1])
+    train, test = items["train/sample_00000001"], items["test1/sample_00000001"]
+    assert (train.split, test.split) == ("train", "test1")
+    assert train.path == "mer2023train/train/sample_00000001.avi"
+    assert test.path == "mer2023test/test1/sample_00000001.avi"
+    assert test.labels == {"emotion": "angry", "valence": 0.1}
+
+
+def test_werewolf_xl_puts_six_sessions_into_a_fold(
+    listings: dict[str, tuple[Path, Listing]],
+) -> None:
+    items = by_key(listings["werewolf-xl"][1])
+    assert len(items) == 60
+    folds = {item.labels["session"]: item.labels["fold"] for item in items.values()}
+    assert [folds[session] for session in (1, 6, 7, 24, 25, 30)] == [1, 1, 2, 4, 5, 5]
+    item = items["30_02_102"]
+    assert item.path == "openface/30_02_102/30_02_102_aligned"
+    assert item.audio == "audio_16k/30_02_102.wav"
+    assert (item.labels["arousal"], item.labels["valence"]) == (1.0, 0.0)
+    assert item.labels["dominance"] == 1.0
+
+
+def test_avcaffe_tests_the_twenty_people_of_its_repository(
+    listings: dict[str, tuple[Path, Listing]],
+) -> None:
+    listing = listings["avcaffe"][1]
+    sides = {item.speaker: item.split for item in listing.items}
+    assert {person for person, side in sides.items() if side == "test"} == {
+        "aiim001",
+        "aiim002",
+        "aiim043",
+    }
+    item = by_key(listing)["aiim003/task_2/aiim003_task_2_001"]
+    assert (item.labels["arousal"], item.labels["valence"]) == ("wide-awake", "pleased")
+    assert item.labels["video"] == "aiim003_task_2"
+    assert item.labels["mental_demand"] == 4
+    assert any("1 of the segments" in note for note in listing.notes)
+
+
+def test_voxceleb2_pairs_pictures_and_sound(listings: dict[str, tuple[Path, Listing]]) -> None:
+    listing = listings["voxceleb2"][1]
+    items = by_key(listing)
+    item = items["id00012/21Uxsk56VDQ/00000"]
+    assert item.audio == "dev/aac/id00012/21Uxsk56VDQ/00000.m4a"
+    assert (item.speaker, item.split, item.labels["sex"]) == ("id00012", "train", "male")
+    assert items["id00017/21Uxsk56VDQ/00000"].split == "test"
+    assert listing.missing == {
+        "no sound file": ["train/id00012/21Uxsk56VDQ/00001"],
+        "sound without its video": ["train/id00015/21Uxsk56VDQ/00099"],
+    }
+
+
+def test_a_table_of_one_s_own_is_dealt_to_folds_by_speaker(tmp_path: Path) -> None:
+    rows = [
+        (f"{speaker}/{take}.mp4", speaker, "joy")
+        for speaker, takes in (("a", 5), ("b", 3), ("c", 2), ("d", 1))
+        for take in range(takes)
+    ]
+    for path, *_ in rows:
+        medium(tmp_path / path)
+    table = sheet(tmp_path / "list.csv", ("path", "speaker", "emotion"), rows)
+    listing = read("csv", tmp_path, labels=table, num_folds=2)
+    folds = {item.speaker: item.labels["fold"] for item in listing.items}
+    assert folds == {"a": 1, "b": 2, "c": 2, "d": 1}
+    (tmp_path / "a/0.mp4").unlink()
+    assert read("csv", tmp_path, labels=table).missing == {"no such file": ["a/0.mp4"]}
+
+
+def test_rows_of_one_recording_and_of_one_name_get_keys_of_their_own(tmp_path: Path) -> None:
+    for name in ("a.mp4", "a.mkv"):
+        medium(tmp_path / name)
+    rows = [("a.mp4", 0, 1), ("a.mp4", 1, 2), ("a.mkv", "", "")]
+    table = sheet(tmp_path / "list.csv", ("path", "start", "end"), rows)
+    assert list(by_key(read("csv", tmp_path, labels=table))) == ["a", "a_2", "a_3"]
+
+
+def test_clips_that_no_list_names_are_counted(tmp_path: Path) -> None:
+    for name, stray in (
+        ("mafw", "data/clips/09999.mp4"),
+        ("dfew", "Clip/original/9999.mp4"),
+        ("mer2023", "mer2023train/train/sample_1.avi"),
+        ("msp-improv", "Video/session1/S02A/R/MSP-IMPROV-S02A-F01-R-FM01.avi"),
+        ("werewolf-xl", "01_03_400.mp4"),
+    ):
+        root = tmp_path / name
+        TREES[name](root)
+        medium(root / stray)
+        causes = {
+            "mafw": ("in no list", "09999"),
+            "dfew": ("in no list of single labels", "09999"),
+            "mer2023": ("not labelled", "train/sample_1"),
+            "msp-improv": ("not in the evaluation file", "MSP-IMPROV-S02A-F01-R-FM01"),
+            "werewolf-xl": ("not labelled", "01_03_400"),
+        }
+        cause, stem = causes[name]
+        assert read(name, root).left_out[cause] == [stem]
+
+
+def test_tables_and_folds_that_do_not_go_together_are_refused(tmp_path: Path) -> None:
+    medium(tmp_path / "a.mp4")
+    table = sheet(tmp_path / "list.csv", ("path", "emotion"), [("a.mp4", "joy")])
+    with pytest.raises(ValueError, match=r"1 rows have no speaker, the first is a\.mp4"):
+        read("csv", tmp_path, labels=table, num_folds=2)
+    table = sheet(tmp_path / "list.csv", ("path", "speaker", "fold"), [("a.mp4", "x", 1)])
+    with pytest.raises(ValueError, match="has a column fold already"):
+        read("csv", tmp_path, labels=table, num_folds=2)
+    with pytest.raises(ValueError, match="3 folds of 2 speakers"):
+        speaker_folds({"1": "x", "2": "y"}, 3)
+    with pytest.raises(ValueError, match="no table is given"):
+        read("csv", tmp_path)
+
+
+@pytest.mark.parametrize("name", sorted(TREES))
+def test_another_tree_gets_one_line_with_what_was_expected_and_found(
+    name: str, tmp_path: Path
+) -> None:
+    text(tmp_path / "holiday/beach.txt", "sun")
+    medium(tmp_path / "holiday.mp4")
+    with pytest.raises(ValueError, match="expected") as caught:
+        read(name, tmp_path)
+    said = str(caught.value)
+    assert "\n" not in said
+    assert "found holiday, holiday.mp4" in said
+    assert DATASETS[name].layout in said
+    assert "--labels FILE" in said
+    with pytest.raises(FileNotFoundError, match="no such folder"):
+        read(name, tmp_path / "absent")
+
+
+def test_pointers_empty_files_and_broken_links_are_named_and_not_listed(tmp_path: Path) -> None:
+    crema_d(tmp_path)
+    flash = tmp_path / "VideoFlash"
+    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 265922\n"
+    (flash / "1001_DFA_ANG_XX.flv").write_bytes(pointer)
+    (flash / "1001_DFA_DIS_XX.flv").write_bytes(b"")
+    (flash / "1001_DFA_FEA_XX.flv").unlink()
+    (flash / "1001_DFA_FEA_XX.flv").symlink_to(tmp_path / "nowhere.flv")
+    (tmp_path / "AudioWAV/1001_DFA_HAP_XX.wav").write_bytes(b"")
+    listing = read("crema-d", tmp_path)
+    assert listing.missing == {
+        "Git LFS pointer (run: git lfs pull)": ["VideoFlash/1001_DFA_ANG_XX.flv"],
+        "empty file": ["VideoFlash/1001_DFA_DIS_XX.flv"],
+        "unreadable or a broken link": ["VideoFlash/1001_DFA_FEA_XX.flv"],
+        "sound: empty file": ["AudioWAV/1001_DFA_HAP_XX.wav"],
+    }
+    items = by_key(listing)
+    assert "1001_DFA_ANG_XX" not in items
+    assert items["1001_DFA_HAP_XX"].audio is None
+
+
+def test_lists_that_contradict_each_other_are_refused() -> None:
+    with pytest.raises(ValueError, match="a is tested in folds 1 and 2"):
+        official_folds("X", {1: ({"a": "joy"}, None), 2: ({"a": "joy"}, None)})
+    with pytest.raises(ValueError, match="a is in training and test of fold 1"):
+        official_folds("X", {1: ({"a": "joy"}, {"a": "joy"}), 2: ({"b": "joy"}, None)})
+    with pytest.raises(ValueError, match="no test list of fold 2"):
+        official_folds("X", {1: ({"a": "joy"}, None), 3: ({"b": "joy"}, None)})
+    folds, notes = official_folds(
+        "X", {1: ({"a": "joy"}, {"b": "awe", "z": "joy"}), 2: ({"b": "awe"}, {"a": "joy"})}
+    )
+    assert folds == {"a": 1, "b": 2}
+    assert len(notes) == 1
+    assert "1 clips of the training list of fold 1 are in no test list" in notes[0]
+
+
+def test_folds_by_speaker_do_not_depend_on_the_order_of_clips() -> None:
+    speakers = {str(clip): f"s{clip * clip % 7}" for clip in range(60)}
+    reverse = dict(reversed(list(speakers.items())))
+    folds = speaker_folds(speakers, 3)
+    assert folds == speaker_folds(reverse, 3)
+    sizes = Counter(folds.values())
+    assert max(sizes.values()) - min(sizes.values()) <= max(Counter(speakers.values()).values())
+
+
+def test_a_difference_counts_items_and_people_and_knows_two_right_numbers() -> None:
+    items = [Item(key=str(n), path="x", labels={"fold": n % 2}, speaker="s") for n in range(5)]
+    expected = (
+        Expected(what="clips", number=4),
+        Expected(what="clips of fold 1", number=2, where={"fold": 1}),
+        Expected(what="people", number=2, distinct="speaker"),
+        Expected(what="clips, as listed", number=9, also=5),
+    )
+    assert Listing(items=items, expected=expected).differences() == [
+        "clips: 5, 1 more than documented (4)",
+        "people: 1, 1 fewer than documented (2)",
+    ]
+
+
+def test_a_tree_prefers_folders_and_lossless_sound_and_stops_at_loops(tmp_path: Path) -> None:
+    for name in ("b/clip.mp4", "a/clip.mp4", "a/clip.mp3", "b/clip.wav", ".hidden/clip.mp4"):
+        medium(tmp_path / name)
+    (tmp_path / "a/again").symlink_to(tmp_path, target_is_directory=True)
+    tree = Tree(tmp_path)
+    assert tree.videos == {"clip": ["a/clip.mp4", "b/clip.mp4"]}
+    assert tree.video("clip", prefer="b") == "b/clip.mp4"
+    assert tree.video("clip", within="c") is None
+    assert tree.sound("clip") == "b/clip.wav"
+
+
+def test_sheets_are_read_by_name_and_their_faults_told(tmp_path: Path) -> None:
+    path = text(tmp_path / "a.csv", '\ufeffName , Score\n"b, c" , 1\n\n')
+    rows = read_sheet(path)
+    assert rows == [{"Name": "b, c", "Score": "1"}]
+    assert column(rows, ("name",), path) == "Name"
+    assert [number(cell) for cell in ("1", "NaN", "inf", "x", "")] == [1.0, None, None, None, None]
+    with pytest.raises(ValueError, match=r"no column scores \(found: Name, Score\); did you mean"):
+        column(rows, ("scores",), path)
+    with pytest.raises(ValueError, match="holds no table"):
+        read_sheet(text(tmp_path / "b.csv", ""))
+    (tmp_path / "c.csv").write_bytes(b"\xff\xfe\x00n")
+    with pytest.raises(ValueError, match="save it as UTF-8 CSV"):
+        read_sheet(tmp_path / "c.csv")
+    with pytest.raises(ValueError, match=r"no spreadsheet that can be read|needs the package"):
+        read_sheet(medium(tmp_path / "d.xlsx"))
+
+
+def test_an_unknown_dataset_gets_the_nearest_name() -> None:
+    assert find_dataset("CREMA_D") is DATASETS["crema-d"]
+    with pytest.raises(ValueError, match=r"no dataset 'ravdes'; did you mean 'ravdess'\?"):
+        find_dataset("ravdes")

@@ -1,0 +1,256 @@
+"""``hicmae shards manifest``: what it writes, what it says, and when it refuses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from hicmae.__main__ import main
+from shards.building.build import build_shards
+from shards.datasets import DATASETS
+from shards.index import read_index
+from shards.manifest import read_manifest
+from shards.settings import BuildConfig
+from tests.support.dataset_trees import TREES, crema_d, dfew, mafw_tree, medium, ravdess, sheet
+
+
+def run(*words: str | Path) -> int:
+    """The verb as a user types it."""
+    return main(["shards", "manifest", *map(str, words)])
+
+
+@pytest.mark.parametrize("name", sorted(TREES))
+def test_every_manifest_can_be_read_back_and_its_files_are_found(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "copy"
+    root.mkdir()
+    TREES[name](root)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert run(name, root, "--out", "list.csv") == 0
+    rows = read_manifest(Path("list.csv"))
+    assert rows
+    for row in rows:
+        assert row.path.exists()
+        assert not Path(row.name).is_absolute()
+        assert row.audio is None or row.audio.is_file()
+    # The same rows through JSON lines, whose cells have kinds of their own.
+    assert run(name, root, "--out", "list.jsonl") == 0
+    again = {row.key: row for row in read_manifest(Path("list.jsonl"))}
+    assert again.keys() == {row.key for row in rows}
+    for row in rows:
+        assert again[row.key].labels == pytest.approx(row.labels)
+        assert (again[row.key].split, again[row.key].region) == (row.split, row.region)
+
+
+def test_keys_speakers_and_spans_survive(tmp_path: Path) -> None:
+    root = tmp_path / "iemocap"
+    root.mkdir()
+    TREES["iemocap"](root)
+    assert run("iemocap", root, "--out", tmp_path / "list.csv") == 0
+    rows = {row.key: row for row in read_manifest(tmp_path / "list.csv")}
+    row = rows["Ses02M_impro01_F001"]
+    assert (row.start, row.end, row.region) == (10.25, 14.5, (0.5, 0.0, 1.0, 1.0))
+    assert (row.speaker, row.labels["emotion"], row.labels["fold"]) == ("Ses02F", "happiness", 2)
+
+
+def test_a_partial_copy_is_listed_with_warnings_and_every_missing_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "ravdess"
+    root.mkdir()
+    ravdess(root)
+    for path in sorted(root.glob("Actor_05/01-01-*")):
+        path.unlink()
+    assert run("ravdess", root, "--out", tmp_path / "list.csv") == 0
+    said = capsys.readouterr().out
+    assert "missing, no picture: 60 (01-01-01-01-01-01-05, 01-01-01-01-01-02-05," in said
+    assert "and 57 more" in said
+    assert "warning: clips with fold 2: 180, 60 fewer than documented (240)" in said
+    assert "RAVDESS (speech): 1380 recordings, speakers 23: " in said
+    lines = (tmp_path / "list.csv.missing.txt").read_text().splitlines()
+    assert len(lines) == 60
+    assert lines[0] == "no picture\t01-01-01-01-01-01-05"
+    assert len(read_manifest(tmp_path / "list.csv")) == 1380
+
+
+def test_strict_makes_it_an_error_and_writes_no_manifest(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "ravdess"
+    root.mkdir()
+    ravdess(root)
+    assert run("ravdess", root, "--out", tmp_path / "list.csv", "--strict") == 0
+    assert not (tmp_path / "list.csv.missing.txt").exists()
+    (tmp_path / "list.csv").unlink()
+    (root / "Actor_05/01-01-03-01-01-01-05.mp4").unlink()
+    capsys.readouterr()
+    assert run("ravdess", root, "--out", tmp_path / "list.csv", "--strict") == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "clips: 1439, 1 fewer than documented (1440)" in error
+    assert "1 files are missing" in error
+    assert not (tmp_path / "list.csv").exists()
+    assert (tmp_path / "list.csv.missing.txt").read_text() == ("no picture\t01-01-03-01-01-01-05\n")
+    medium(root / "Actor_05/01-01-03-01-01-01-05.mp4")
+    assert run("ravdess", root, "--out", tmp_path / "list.csv", "--strict") == 0
+    assert not (tmp_path / "list.csv.missing.txt").exists()  # an old list would be a lie
+
+
+def test_left_out_recordings_are_counted_by_cause(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "msp"
+    root.mkdir()
+    TREES["msp-improv"](root)
+    assert run("msp_improv", root, "--out", tmp_path / "list.csv") == 0
+    said = capsys.readouterr().out
+    assert "left out, perceived as another emotion (O): 12 (" in said
+    assert "left out, raters without agreement (X): 12 (" in said
+
+
+def test_unknown_labels_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = tmp_path / "mafw"
+    root.mkdir()
+    mafw_tree(root)
+    for path in root.glob("Train & Test Set/single/no_caption/set_*/*.txt"):
+        path.write_text(path.read_text().replace("00013.mp4 fear", "00013.mp4 bored"))
+    assert run("mafw", root, "--out", tmp_path / "list.csv") == 0
+    assert "left out, unknown single label bored: 1 (00013)" in capsys.readouterr().out
+
+
+def test_frames_get_the_frame_rate_that_is_given(tmp_path: Path) -> None:
+    root = tmp_path / "dfew"
+    root.mkdir()
+    dfew(root)
+    medium(root / "Clip/original/9.mp4")
+    assert run("dfew", root, "--out", tmp_path / "list.csv", "--image_fps", "24") == 0
+    rows = {row.key: row for row in read_manifest(tmp_path / "list.csv")}
+    assert rows["00008"].fps == 24
+    assert rows["00009"].fps is None  # a video knows its own times
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["ravdess"], "a dataset and its root are needed"),
+        (["ravdes", "."], "did you mean 'ravdess'?"),
+        (["ravdess", "nowhere"], "nowhere: no such folder"),
+        (["ravdess", ".", "--folds", "3"], "folds is for csv; RAVDESS (speech) has its own"),
+        (["ravdess", ".", "--out", "list.txt"], "out = list.txt (must end in .csv, .tsv or"),
+        (["csv", ".", "--folds", "1"], "folds = 1 (must be 2 or more)"),
+        (["csv", ".", "--labels", "no.csv"], "no.csv: no such file of labels"),
+        (["ravdess", ".", "--labels", __file__], "RAVDESS (speech) has its labels in its own"),
+        (["ravdess", ".", "--image_fps", "0"], "image_fps = 0.0 (must be more than 0)"),
+        (["ravdess", ".", "--media", "films"], "media = films"),
+        (["crema-d", "."], ".: no CREMA-D here: expected VideoFlash/"),
+    ],
+)
+def test_what_cannot_be_done_is_said_in_one_line(
+    words: list[str],
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run(*words) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert said in error
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_copy_of_which_nothing_is_left_is_an_error_with_its_list(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "dfew"
+    root.mkdir()
+    dfew(root)
+    for path in [*root.glob("Clip/**/*.jpg")]:
+        path.unlink()
+    assert run("dfew", root, "--out", tmp_path / "list.csv") == 2
+    assert "none of DFEW can be used (70 files are missing" in capsys.readouterr().err
+    assert len((tmp_path / "list.csv.missing.txt").read_text().splitlines()) == 70
+
+
+def test_the_list_of_datasets_says_what_is_expected_of_each(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert run("--list") == 0
+    said = capsys.readouterr().out
+    for name, dataset in DATASETS.items():
+        assert f"{name}: {dataset.title}" in said
+        assert dataset.layout in said
+        assert dataset.access in said
+
+
+def test_a_table_of_one_s_own_becomes_a_manifest(tmp_path: Path) -> None:
+    root = tmp_path / "mine"
+    for name in ("a.mp4", "b.mp4", "a.wav"):
+        medium(root / name)
+    medium(root / "boxes/a.csv")
+    table = sheet(
+        tmp_path / "labels.csv",
+        ("path", "audio", "speaker", "emotion", "start", "end", "boxes"),
+        [
+            ("a.mp4", "a.wav", "007", "joy", 0.5, 1.5, "boxes/a.csv"),
+            ("b.mp4", "", "8", "awe", "", "", ""),
+        ],
+    )
+    out = tmp_path / "lists/list.csv"
+    assert run("csv", root, "--labels", table, "--folds", "2", "--out", out) == 0
+    first, second = read_manifest(out)
+    assert first.path.resolve() == root / "a.mp4"
+    assert first.audio is not None
+    assert first.audio.resolve() == root / "a.wav"
+    assert first.boxes is not None
+    assert first.boxes.resolve() == root / "boxes/a.csv"
+    assert (first.speaker, first.start, first.end) == ("007", 0.5, 1.5)
+    assert (second.audio, second.start, second.boxes) == (None, None, None)
+    assert {first.labels["fold"], second.labels["fold"]} == {1, 2}
+
+
+def test_links_do_not_lead_astray(tmp_path: Path) -> None:
+    crema_d(tmp_path / "disk/deep/CREMA-D")
+    (tmp_path / "data").symlink_to(tmp_path / "disk/deep", target_is_directory=True)
+    (tmp_path / "lists/real").mkdir(parents=True)
+    (tmp_path / "short").symlink_to(tmp_path / "lists/real", target_is_directory=True)
+    assert run("crema-d", tmp_path / "data/CREMA-D", "--out", tmp_path / "short/list.csv") == 0
+    for manifest in (tmp_path / "short/list.csv", tmp_path / "lists/real/list.csv"):
+        assert all(row.path.is_file() for row in read_manifest(manifest))
+
+
+def test_real_crema_d_and_ravdess_are_recognised(clips_dir: Path, tmp_path: Path) -> None:
+    assert run("crema-d", clips_dir, "--out", tmp_path / "c.csv") == 0
+    rows = {row.key: row for row in read_manifest(tmp_path / "c.csv")}
+    assert {key: row.labels["emotion"] for key, row in rows.items()} == {
+        "1001_DFA_ANG_XX": "anger",
+        "1001_DFA_NEU_XX": "neutral",
+        "1001_DFA_SAD_XX": "sadness",
+    }
+    assert {row.speaker for row in rows.values()} == {"1001"}
+    assert run("ravdess", clips_dir, "--out", tmp_path / "r.csv") == 0
+    rows = {row.key: row for row in read_manifest(tmp_path / "r.csv")}
+    assert {key: row.labels["emotion"] for key, row in rows.items()} == {
+        "01-01-01-01-01-01-01": "neutral",
+        "01-01-08-01-01-02-01": "surprised",
+    }
+    # The twin without sound (modality 02) is there too, and is none of the speech recordings.
+    assert "02-01-01-01-01-01-01" not in rows
+
+
+@pytest.mark.slow
+def test_real_crema_d_goes_from_its_tree_to_shards(clips_dir: Path, tmp_path: Path) -> None:
+    manifest = tmp_path / "list.csv"
+    assert run("crema-d", clips_dir, "--out", manifest) == 0
+    config = BuildConfig(face_size=64, faces="none", workers=1)
+    build_shards([manifest], tmp_path / "shards", config)
+    table = read_index(tmp_path / "shards").table.set_index("key")
+    assert list(table.index) == ["1001_DFA_ANG_XX", "1001_DFA_NEU_XX", "1001_DFA_SAD_XX"]
+    assert list(table["emotion"]) == ["anger", "neutral", "sadness"]
+    assert list(table["fold"]) == [1, 1, 1]
+    assert list(table["speaker"]) == ["1001"] * 3
+    assert set(table["sound_state"]) <= {"present", "shorter"}

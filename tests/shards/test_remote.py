@@ -1,0 +1,263 @@
+"""Tests of shards that are elsewhere: URLs, commands, and the cache that all processes share."""
+
+from __future__ import annotations
+
+import functools
+import http.server
+import multiprocessing
+import os
+import shutil
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pytest
+import torch
+
+from shards.errors import ClipError
+from shards.random_access import ShardDataset
+from shards.reading.cache import CacheConfig, ShardCache
+from shards.reading.files import open_folder
+from shards.reading.remote import RemoteFolder
+from shards.schema import ShardError
+from tests.support.shard_fixtures import INPUT, make_sample, write_shards
+from tests.support.stream_fixtures import keys_of, loader, one_epoch, skipped_in, tar
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six shards of 23 samples."""
+    samples = [make_sample(number) for number in range(23)]
+    return write_shards(tmp_path_factory.mktemp("far away") / "shards", samples)
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> CacheConfig:
+    return CacheConfig(folder=tmp_path / "cache", retry_seconds=0)
+
+
+@pytest.fixture
+def in_memory(folder: Path) -> Iterator[str]:
+    """The same files in fsspec's memory."""
+    files = fsspec.filesystem("memory")
+    for path in folder.iterdir():
+        files.pipe(f"/far/{path.name}", path.read_bytes())
+    yield "memory://far"
+    files.rm("/far", recursive=True)
+
+
+@pytest.fixture
+def served(folder: Path) -> Iterator[tuple[str, list[str]]]:
+    """The same files over HTTP, and the names that were asked for."""
+    asked: list[str] = []
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path[1:])
+            super().do_GET()
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    handler = functools.partial(Handler, directory=str(folder))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}", asked
+        server.shutdown()
+
+
+def cached(cache: CacheConfig) -> list[str]:
+    assert cache.folder is not None
+    return sorted(path.name for path in cache.folder.glob("*.tar*"))
+
+
+def batches_equal(found: Any, expected: Any) -> None:
+    for batch, other in zip(found, expected, strict=True):
+        assert batch["keys"] == other["keys"]
+        assert torch.equal(batch["frames"], other["frames"])
+        assert torch.equal(batch["waveform"], other["waveform"])
+
+
+@pytest.mark.parametrize("kind", ["file", "memory", "http", "pipe"])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_shards_elsewhere_give_the_same_batches(
+    folder: Path,
+    in_memory: str,
+    served: tuple[str, list[str]],
+    cache: CacheConfig,
+    kind: str,
+    workers: int,
+) -> None:
+    url = {
+        "file": f"file://{folder}",
+        "memory": in_memory,
+        "http": served[0],
+        "pipe": f"pipe:cat '{folder}'/{{}}",
+    }[kind]
+    stream = one_epoch(url, cache=cache)
+    assert cached(cache) == []  # only the index so far
+    batches_equal(loader(stream, workers), one_epoch(folder))
+    index = open_folder(folder).index
+    assert cached(cache) == sorted(f"{shard['sha256']}.tar" for shard in index.info["shards"])
+
+
+def test_processes_fetch_each_shard_once_and_later_runs_none(
+    served: tuple[str, list[str]], cache: CacheConfig
+) -> None:
+    url, asked = served
+    list(loader(one_epoch(url, cache=cache), 2))
+    assert sorted(name for name in asked if name.endswith(".tar")) == [
+        f"train-{number:06d}.tar" for number in range(6)
+    ]
+    asked.clear()
+    list(one_epoch(url, 1, cache=cache))
+    assert sorted(set(asked)) == ["index.json", "index.parquet"]
+
+
+def test_the_next_shard_is_fetched_before_it_is_read(
+    served: tuple[str, list[str]], cache: CacheConfig
+) -> None:
+    url, asked = served
+    stream = one_epoch(url, cache=cache, batch_size=1, shuffle_buffer=0)
+    next(iter(stream))  # one sample of one shard
+    for _ in range(500):
+        if sum(name.endswith(".tar") for name in asked) >= 2:
+            break
+        threading.Event().wait(0.01)
+    assert sum(name.endswith(".tar") for name in asked) == 2
+
+
+def test_random_access_goes_through_the_same_cache(
+    folder: Path, served: tuple[str, list[str]], cache: CacheConfig
+) -> None:
+    url, asked = served
+    opened = open_folder(url, cache)
+    rows = opened.index.table[opened.index.table["speaker"] == "id02"]
+    far = ShardDataset(opened, input=INPUT, rows=rows, views=2)
+    near = ShardDataset(folder, input=INPUT, rows=rows, views=2)
+    for number in range(len(near)):
+        a: Any = far[number]
+        b: Any = near[number]
+        assert a["key"] == b["key"]
+        assert torch.equal(a["frames"], b["frames"])
+    far.by_key("id02/00007", 1)
+    assert len([name for name in asked if name.endswith(".tar")]) == len(set(rows["shard"]))
+    again: Any = ShardDataset(url, input=INPUT, cache=cache).by_key("id02/00007")
+    assert again["key"] == "id02/00007"
+
+
+def test_the_cache_keeps_to_its_size_and_drops_what_was_opened_longest_ago(
+    folder: Path, tmp_path: Path
+) -> None:
+    size = tar(folder, 0).stat().st_size
+    config = CacheConfig(folder=tmp_path / "small", gigabytes=2.5 * size / 1e9)
+    keys = keys_of(one_epoch(f"file://{folder}", cache=config))
+    assert len(set(keys)) == 23  # what is dropped while it is read is fetched again
+    assert len(cached(config)) <= 3
+    kept = ShardCache(config)
+    remote = RemoteFolder(f"file://{folder}")
+    shards = open_folder(folder).index.info["shards"]
+    for number in (0, 1, 0, 2):
+        os.utime(kept.shard(remote, shards[number]), ns=(0, number_of_call(kept)))
+    assert [kept.holds(shard) for shard in shards[:3]] == [True, False, True]
+
+
+def number_of_call(kept: ShardCache) -> int:
+    """Times that ascend, whatever the clock of the file system."""
+    return max(path.stat().st_mtime_ns for path in kept.folder.glob("*.tar")) + 1_000_000
+
+
+def test_a_shard_that_is_not_the_one_of_the_index_is_never_kept(
+    folder: Path, tmp_path: Path, cache: CacheConfig
+) -> None:
+    copy = Path(shutil.copytree(folder, tmp_path / "copy"))
+    path = tar(copy, 1)
+    path.write_bytes(path.read_bytes()[:-512])
+    batches = list(one_epoch(f"file://{copy}", cache=cache))
+    assert skipped_in(batches) == {"missing-shard": 4}
+    assert len(cached(cache)) == 5
+    with pytest.raises(
+        ClipError, match=r"train-000001.tar: file://.* not the one .*; 3 tries$"
+    ) as error:
+        list(one_epoch(f"file://{copy}", cache=cache, on_bad="raise"))
+    assert "\n" not in str(error.value)
+
+
+def test_a_copy_that_goes_bad_in_the_cache_is_fetched_again(
+    folder: Path, cache: CacheConfig
+) -> None:
+    url = f"file://{folder}"
+    expected = list(one_epoch(url, cache=cache))
+    assert cache.folder is not None
+    for path in cache.folder.glob("*.tar"):
+        data = bytearray(path.read_bytes())
+        data[3000:3100] = bytes(100)  # in the images of the first sample
+        path.write_bytes(data)
+    batches_equal(one_epoch(url, cache=cache), expected)
+    dataset = ShardDataset(url, input=INPUT, cache=cache)
+    assert all(isinstance(dataset[number], dict) for number in range(23))
+
+
+def fetch(config: CacheConfig, url: str, barrier: Any, results: Any) -> None:
+    """In a process of its own: fetch one shard at the same time as others."""
+    kept = ShardCache(config)
+    remote = RemoteFolder(url)
+    described = kept.index(remote).info["shards"][0]
+    barrier.wait()
+    results.put(kept.shard(remote, described).stat().st_size)
+
+
+def test_processes_that_want_the_same_shard_at_once_share_one_fetch(
+    folder: Path, served: tuple[str, list[str]], cache: CacheConfig
+) -> None:
+    context = multiprocessing.get_context("fork")
+    barrier, results = context.Barrier(3), context.Queue()
+    arguments = (cache, served[0], barrier, results)
+    processes = [context.Process(target=fetch, args=arguments) for _ in range(3)]
+    for process in processes:
+        process.start()
+    sizes = [results.get(timeout=60) for _ in processes]
+    for process in processes:
+        process.join()
+    assert set(sizes) == {tar(folder, 0).stat().st_size}
+    assert served[1].count("train-000000.tar") == 1
+
+
+def test_a_rebuilt_collection_is_noticed(folder: Path, tmp_path: Path, cache: CacheConfig) -> None:
+    copy = Path(shutil.copytree(folder, tmp_path / "copy"))
+    list(one_epoch(f"file://{copy}", cache=cache))
+    shutil.rmtree(copy)
+    write_shards(copy, [make_sample(number) for number in range(30, 40)])
+    assert sorted(keys_of(one_epoch(f"file://{copy}", cache=cache)))[0] == "id00/00030"
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("memory://nowhere", "memory://nowhere: index.json is not there"),
+        ("pipe:exit 3 # {}", "index.json cannot be read .*exit 3"),
+        ("http://127.0.0.1:9/x", "index.json is not there, or cannot be reached"),
+        ("strange://a/b", "strange://a/b: index.json cannot be read .*strange"),
+    ],
+)
+def test_a_folder_that_cannot_be_reached_is_named(
+    cache: CacheConfig, url: str, message: str
+) -> None:
+    with pytest.raises(FileNotFoundError, match=message) as error:
+        one_epoch(url, cache=cache)
+    assert "\n" not in str(error.value)
+
+
+def test_what_cannot_be_an_index_or_a_setting_is_refused(
+    tmp_path: Path, cache: CacheConfig
+) -> None:
+    with pytest.raises(ValueError, match=r"the command must have \{\} where the name"):
+        one_epoch("pipe:cat shards.tar", cache=cache)
+    (tmp_path / "index.json").write_text("{")
+    (tmp_path / "index.parquet").write_text("")
+    with pytest.raises(ShardError, match=r"^file://.*index.json: cannot be read"):
+        one_epoch(f"file://{tmp_path}", cache=cache)
+    with pytest.raises(ValueError, match=r"gigabytes = 0 .*retry_seconds = -1"):
+        CacheConfig(gigabytes=0, retry_seconds=-1)

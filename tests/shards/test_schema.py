@@ -1,0 +1,124 @@
+"""The description of a sample: what is written is read back, and what is wrong is named."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Any
+
+import pytest
+
+from shards.sample_json import parse_sample_json, reread_sample_json, sample_json
+from shards.schema import SampleInfo, ShardError, SourceFile, is_safe_key
+from tests.support.shard_fixtures import make_sample
+
+
+def info(**changes: Any) -> SampleInfo:
+    return dataclasses.replace(make_sample(3, num_frames=5)[0], **changes)
+
+
+def changed(**changes: Any) -> bytes:
+    """The json of a sample with other fields; a None removes one."""
+    raw = json.loads(sample_json(info())) | changes
+    return json.dumps({name: value for name, value in raw.items() if value != "gone"}).encode()
+
+
+def test_a_sample_is_read_back_as_it_was_written() -> None:
+    sample = info(
+        labels={"emotion": "Freude", "fold": 2, "valence": -0.5, "acted": True}, speaker=None
+    )
+    assert parse_sample_json(sample_json(sample), "here") == sample
+    assert reread_sample_json(sample_json(sample), "here") == sample
+
+
+def test_a_sample_with_a_sound_file_of_its_own_is_read_back() -> None:
+    sample = info(sound_source=SourceFile(path="3.wav", sha256="1" * 64, bytes=7), sound="silent")
+    assert parse_sample_json(sample_json(sample), "here") == sample
+    assert reread_sample_json(sample_json(sample), "here") == sample
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        changed(schema_version=1),
+        changed(schema_version="gone"),
+        changed(fps="gone"),
+        changed(colour="red"),
+        changed(source={"path": "a", "bytes": 1}),
+        changed(faces={"policy": 1}),
+        changed(digests=None),
+        b"{",
+        b"[1]",
+    ],
+)
+def test_what_another_version_wrote_is_named_although_its_bytes_are_proven(data: bytes) -> None:
+    with pytest.raises(ShardError) as checked:
+        parse_sample_json(data, "here")
+    with pytest.raises(ShardError) as reread:
+        reread_sample_json(data, "here")
+    assert str(reread.value) == str(checked.value)
+
+
+def test_the_json_is_plain_and_has_what_the_design_promises() -> None:
+    raw = json.loads(sample_json(info()))
+    assert raw["schema_version"] == 2
+    assert raw["source"] == {"path": "3.mp4", "sha256": "0" * 64, "bytes": 1}
+    assert len(raw["frame_offsets"]) == raw["num_frames"] + 1 == 6
+    assert raw["num_samples"] == 3200
+
+
+def test_the_same_sample_gives_the_same_bytes_whatever_the_order_of_its_labels() -> None:
+    assert sample_json(info(labels={"a": 1, "b": 2})) == sample_json(info(labels={"b": 2, "a": 1}))
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"schema_version": 1}, "schema version 1, this program reads 2; build these shards again"),
+        ({"loudness_db": "loud"}, 'loudness_db is "loud" (must be float | None)'),
+        ({"schema_version": "gone"}, "schema version None"),
+        ({"fps": "gone"}, "no field fps"),
+        ({"colour": "red"}, "unknown field colour"),
+        ({"num_frames": "five"}, 'num_frames is "five" (must be int)'),
+        ({"num_frames": True}, "num_frames is true"),
+        ({"frame_offsets": [0, 5, 4, 9, 10, 11]}, "frame_offsets do not ascend"),
+        ({"frame_offsets": [0, 5]}, "2 frame_offsets"),
+        ({"frame_offsets": [0, 1, 2, 3, 4, "x"]}, "not all whole numbers"),
+        ({"frame_offsets": [0, 1, 2, 3, 4, 5.0]}, "not all whole numbers"),
+        ({"frame_offsets": [False, 1, 2, 3, 4, 5]}, "not all whole numbers"),
+        ({"frame_offsets": [0, 1, 2, 3, 4, 4]}, "frame_offsets do not ascend"),
+        ({"frame_offsets": []}, "0 frame_offsets"),
+        ({"sound": "loud"}, "sound 'loud' (allowed: present, absent, silent, shorter)"),
+        ({"sound": "absent"}, "sound is absent but num_samples is 3200"),
+        ({"num_samples": 0}, "num_samples is 0"),
+        ({"padded_samples": 3201}, "padded_samples 3201 of 3200"),
+        ({"source": {"path": "a", "bytes": 1}}, "no field source.sha256"),
+        ({"faces": {"policy": 1}}, "no field faces.detector"),
+        ({"key": "a.b"}, "key 'a.b'"),
+        ({"fps": 0}, "each must be positive"),
+    ],
+)
+def test_what_is_wrong_is_named_in_one_line(changes: dict[str, Any], told: str) -> None:
+    with pytest.raises(ShardError) as error:
+        parse_sample_json(changed(**changes), "train-000000.tar: sample 'x'")
+    assert str(error.value).startswith("train-000000.tar: sample 'x': ")
+    assert told in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("data", [b"", b"{", b"\xff\xfe", b"[1]"])
+def test_what_is_no_json_object_is_refused(data: bytes) -> None:
+    with pytest.raises(ShardError, match="its json"):
+        parse_sample_json(data, "here")
+
+
+@pytest.mark.parametrize("key", ["a", "id01/0001", "_-dash-", "A-000", "x" * 200])
+def test_keys_of_letters_digits_and_slashes_are_safe(key: str) -> None:
+    assert is_safe_key(key)
+
+
+@pytest.mark.parametrize(
+    "key", ["", "a.b", "-a", "/a", "a/", "a//b", "a b", "é", "../a", "a\n", "x" * 201]
+)
+def test_other_keys_are_not(key: str) -> None:
+    assert not is_safe_key(key)

@@ -1,0 +1,144 @@
+"""Small labelled shards for the tests of fine-tuning.
+
+For: samples whose class can be seen (colour of the frames) and heard (pitch), with speakers and
+folds. Not for: tests (nothing here is one).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from finetune.benchmark import Benchmark, FoldProtocol
+from finetune.run import finetune
+from finetune.settings import OptimizerConfig, RecipeConfig, TrainerConfig, WandbConfig
+from hicmae.config import save_yaml
+from hicmae.plain import to_dict
+from hicmae.settings import ModelConfig
+from hicmae.transforms import AugmentConfig
+from shards.schema import Label
+from tests.support.shard_fixtures import make_sample, wav_bytes, write_shards
+
+CLASSES = ("low", "high")
+CROSSED = ("dark-low", "dark-high", "bright-low", "bright-high")
+NUM_SPEAKERS, TAKES = 4, 3
+
+BENCHMARK = Benchmark(name="tones", task="classification", label="emotion", classes=CLASSES)
+VALUES = Benchmark(name="values", task="regression", targets=("valence", "arousal"))
+
+
+def labels_of(number: int) -> dict[str, Label]:
+    """What sample ``number`` is: class and values follow from its number alone."""
+    high = number % 2
+    speaker = (number // 2) % NUM_SPEAKERS
+    take = number // (2 * NUM_SPEAKERS)
+    return {
+        "emotion": CLASSES[high],
+        "valence": (2 * high - 1) * (0.4 + 0.2 * take),
+        "arousal": 0.3 * take + 0.5 * high,
+        "fold": 1 + speaker % 2,
+    }
+
+
+def wrong_labels() -> dict[int, dict[str, Any]]:
+    """Changes that give a third of the samples the other class: scores stay below 1."""
+    numbers = (1, 4, 6, 11, 13, 18, 20, 23)
+    return {n: {"labels": {"emotion": CLASSES[1 - n % 2]}} for n in numbers}
+
+
+def write_labelled_shards(
+    folder: Path, *, mute: int | None = None, changes: dict[int, dict[str, Any]] | None = None
+) -> Path:
+    """Shards of 4 speakers x 2 classes x 3 takes in two folds of two speakers each.
+
+    Args:
+        folder: Where.
+        mute: Number of a sample that has no sound.
+        changes: Fields of single samples' descriptions, or ``labels`` merged into theirs.
+    """
+    samples = []
+    for number in range(2 * NUM_SPEAKERS * TAKES):
+        high = number % 2
+        # make_sample's colour tells the number; the class is made by choosing numbers far apart.
+        info, mjpg, wav = make_sample(15 * high + number // 8, sound=number != mute)
+        if wav is not None:
+            time = np.arange(info.num_samples) / info.sample_rate
+            wav = wav_bytes(8000 * np.sin(2 * np.pi * (300 + 900 * high) * time))
+        sound = None if wav is None else hashlib.sha256(wav).hexdigest()
+        fields: dict[str, Any] = {
+            "digests": dataclasses.replace(info.digests, wav=sound),
+            "key": f"s{(number // 2) % NUM_SPEAKERS}/{number:03d}",
+            "speaker": f"s{(number // 2) % NUM_SPEAKERS}",
+            "labels": labels_of(number),
+        }
+        change = dict((changes or {}).get(number, {}))
+        fields["labels"] = {**fields["labels"], **change.pop("labels", {})}
+        samples.append((dataclasses.replace(info, **(fields | change)), mjpg, wav))
+    return write_shards(folder, samples, samples_per_shard=10)
+
+
+def write_crossed_shards(folder: Path) -> Path:
+    """Shards of 4 speakers x 4 classes x 3 takes; a class is a colour and a pitch."""
+    samples = []
+    for number in range(4 * NUM_SPEAKERS * TAKES):
+        kind, speaker, take = number % 4, (number // 4) % NUM_SPEAKERS, number // 16
+        bright, high = divmod(kind, 2)
+        info, mjpg, _ = make_sample(15 * bright + take)
+        time = np.arange(info.num_samples) / info.sample_rate
+        wav = wav_bytes(8000 * np.sin(2 * np.pi * (300 + 900 * high + 20 * take) * time))
+        digests = dataclasses.replace(info.digests, wav=hashlib.sha256(wav).hexdigest())
+        fields: dict[str, Any] = {
+            "digests": digests,
+            "key": f"s{speaker}/{number:03d}",
+            "speaker": f"s{speaker}",
+            "labels": {"emotion": CROSSED[kind], "fold": 1 + speaker % 2},
+        }
+        samples.append((dataclasses.replace(info, **fields), mjpg, wav))
+    return write_shards(folder, samples, samples_per_shard=16)
+
+
+def save_benchmark(folder: Path, benchmark: Benchmark) -> str:
+    """The benchmark's YAML file."""
+    path = folder / f"{benchmark.name}.yaml"
+    save_yaml(path, to_dict(benchmark))
+    return str(path)
+
+
+def run_tiny(
+    folder: Path,
+    shards: Path,
+    sizes: ModelConfig,
+    benchmark: Benchmark = BENCHMARK,
+    /,
+    **options: Any,
+) -> Path:
+    """Fine-tune a tiny network for two epochs. Returns: the run folder."""
+    size_file = folder / "model.yaml"
+    save_yaml(size_file, to_dict(sizes))
+    out = options.pop("out", folder / "run")
+    chosen: dict[str, Any] = {
+        "model": str(size_file),
+        "epochs": 2,
+        "recipe": RecipeConfig(batch_size=4, drop_path=0.0),
+        "optimizer": OptimizerConfig(warmup_epochs=0, learning_rate=0.1, layer_decay=None),
+        "augment": AugmentConfig(flip=0.5),
+        "precision": "32-true",
+        "trainer": TrainerConfig(workers=0, progress=False, log_every=1, accelerator="cpu"),
+        "wandb": WandbConfig(mode="disabled"),
+    }
+    finetune(
+        benchmark=save_benchmark(folder, benchmark),
+        shards=shards,
+        out=out,
+        **(chosen | options),
+    )
+    return out
+
+
+def split_benchmark(**protocol: Any) -> Benchmark:
+    """The classes with another protocol."""
+    return dataclasses.replace(BENCHMARK, folds=FoldProtocol(**protocol))

@@ -1,0 +1,99 @@
+"""Checkpoints and recordings for the tests of prediction.
+
+For: networks of random weights that carry what a fine-tuned one does, and talking squares whose
+boxes are known. Not for: tests (nothing here is one).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from hicmae.emotion import EmotionConfig, EmotionModel
+from hicmae.settings import ModelConfig
+from shards.settings import BuildConfig
+from tests.support.media_files import write_recording
+
+CLASSES = ("low", "middle", "high")
+FPS = 25
+
+
+def write_checkpoint(
+    folder: Path,
+    sizes: ModelConfig,
+    *,
+    build: BuildConfig | None = None,
+    modalities: Any = "audio-video",
+    labels: Mapping[str, Any] | None = None,
+    seed: int = 0,
+) -> Path:
+    """A fine-tuned checkpoint of random weights whose outputs differ from clip to clip."""
+    torch.manual_seed(seed)
+    named = {"task": "classification", "names": CLASSES} if labels is None else dict(labels)
+    head = EmotionConfig(num_outputs=len(named["names"]), modalities=modalities)
+    network = EmotionModel(sizes, head)
+    torch.nn.init.normal_(network.head.weight, std=0.5)
+    carried: dict[str, Any] = {"labels": named}
+    if build is not None:
+        carried["data"] = {"build": build.recorded()}
+    network.carried = carried
+    network.save_pretrained(folder)
+    return folder
+
+
+def moving_frames(count: int, *, faces: Sequence[int] = (60,), side: int = 40) -> np.ndarray:
+    """Frames (count, 96, 192, 3) with a textured square that moves around each of the columns."""
+    rng = np.random.default_rng(0)
+    texture = rng.integers(0, 255, (side // 4, side // 4, 3)).repeat(4, 0).repeat(4, 1)
+    frames = np.full((count, 96, 192, 3), 90, dtype=np.uint8)
+    for number in range(count):
+        for face in faces:
+            x, y = corner(number, face)
+            frames[number, y : y + side, x : x + side] = texture
+            frames[number, y + 28 : y + 30 + number % 8, x + 10 : x + 30] = 20
+    return frames
+
+
+def corner(number: int, face: int) -> tuple[int, int]:
+    """Upper left corner of a square in a frame."""
+    return face - 20 + round(10 * np.sin(number / 9)), 25 + round(8 * np.cos(number / 13))
+
+
+def write_boxes(
+    path: Path, spans: Mapping[str, tuple[int, int, int]], *, side: int = 40, every: int = 5
+) -> Path:
+    """A CSV of boxes: of each name, its column and the first and last frame it is seen in."""
+    rows = ["frame,track,x0,y0,x1,y1"]
+    for name, (face, first, last) in spans.items():
+        for number in sorted({*range(first, last, every), last}):
+            x, y = corner(number, face)
+            rows.append(f"{number},{name},{x},{y},{x + side},{y + side}")
+    path.write_text("\n".join(rows) + "\n", encoding="utf-8")
+    return path
+
+
+def talk(seconds: float, rate: int = 48000) -> np.ndarray:
+    """A tone that rises, in -1..1 (n,)."""
+    clock = np.arange(round(seconds * rate)) / rate
+    return 0.4 * np.sin(2 * np.pi * (200 + 150 * clock) * clock) * (0.6 + 0.4 * np.sin(9 * clock))
+
+
+def write_talking(
+    path: Path, seconds: float = 3.0, *, sound: bool = True, faces: Sequence[int] = (60,)
+) -> Path:
+    """A video of talking squares, with their boxes in a CSV beside it."""
+    count = round(seconds * FPS)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_recording(
+        path,
+        moving_frames(count, faces=faces),
+        np.arange(count) / FPS,
+        sound=talk(seconds) if sound else None,
+    )
+    spans = {f"f{number}": (face, 0, count - 1) for number, face in enumerate(faces)}
+    write_boxes(path.with_suffix(".csv"), spans)
+    return path

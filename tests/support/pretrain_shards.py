@@ -1,0 +1,79 @@
+"""Small shards that a network can learn from, for the tests of pretraining.
+
+For: moving coloured patterns with tones, written with the project's own writer. Not for: tests
+(nothing here is one), nor the readers' tests, whose samples tell where they are from
+(``shard_fixtures.py``).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from hicmae.config import to_dict
+from hicmae.settings import ModelConfig
+from pretrain.run import pretrain
+from pretrain.settings import (
+    DataConfig,
+    HardwareConfig,
+    LogConfig,
+    OptimizerConfig,
+    WandbConfig,
+)
+from tests.support.shard_fixtures import make_sample, wav_bytes, write_shards
+
+SIDE = 32
+
+
+def moving_sample(number: int, *, num_frames: int = 24, sound: bool = True) -> Any:
+    """A pattern of its own that slides over the frames, and a tone of its own."""
+    rng = np.random.default_rng(number)
+    pattern = rng.integers(0, 256, (5, 5, 3), dtype=np.uint8)
+    picture = cv2.resize(pattern, (2 * SIDE, SIDE), interpolation=cv2.INTER_CUBIC)
+    jpegs = []
+    for frame in range(num_frames):
+        view = np.ascontiguousarray(np.roll(picture, frame, axis=1)[:, :SIDE])
+        jpegs.append(cv2.imencode(".jpg", view, [cv2.IMWRITE_JPEG_QUALITY, 95])[1].tobytes())
+    info, _, wav = make_sample(number, num_frames=num_frames, sound=sound)
+    mjpg = b"".join(jpegs)
+    wav_digest = None
+    if sound:
+        time = np.arange(info.num_samples) / 16000
+        tone = np.sin(2 * np.pi * (300 + 150 * number) * time) * (0.3 + 0.2 * np.sin(9 * time))
+        wav = wav_bytes((8000 * tone).astype(np.int16))
+        wav_digest = hashlib.sha256(wav).hexdigest()
+    info = replace(
+        info,
+        frame_offsets=tuple(np.cumsum([0, *map(len, jpegs)]).tolist()),
+        digests=replace(info.digests, mjpg=hashlib.sha256(mjpg).hexdigest(), wav=wav_digest),
+    )
+    return info, mjpg, wav
+
+
+def moving_shards(folder: Path, num_samples: int = 8, *, silent: tuple[int, ...] = ()) -> Path:
+    """Shards of such samples, four a shard; those numbered in ``silent`` have no sound."""
+    samples = [moving_sample(number, sound=number not in silent) for number in range(num_samples)]
+    return write_shards(folder, samples)
+
+
+def run_pretraining(shards: Path, out: Path, sizes: ModelConfig, **changes: Any) -> int:
+    """``pretrain`` with settings that make it quick; ``changes`` replace any of its arguments."""
+    arguments: dict[str, Any] = {
+        "data": DataConfig(shards=shards, batch_size=4, workers=0, shuffle_buffer=0),
+        "out": out,
+        "model": to_dict(sizes),
+        "optimizer": OptimizerConfig(
+            learning_rate=3e-3 * 64, min_learning_rate=0.0, warmup_steps=2
+        ),
+        "steps": 4,
+        "precision": "32-true",
+        "hardware": HardwareConfig(accelerator="cpu"),
+        "log": LogConfig(log_every=2, checkpoint_every=100, pictures_every=0, progress=False),
+        "wandb": WandbConfig(mode="disabled"),
+    }
+    return pretrain(**(arguments | changes))

@@ -1,0 +1,53 @@
+"""What the tests of the stream share: opening one, and what came out of it.
+
+For: the tests of ``shards/streaming.py`` and of what is around it. Not for: tests (nothing here is
+one), nor shards themselves (``shard_fixtures.py``).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from shards.streaming import ClipStream, StreamConfig, clip_stream
+from tests.support.shard_fixtures import INPUT
+
+NUM_SAMPLES = 23
+
+
+def stream_of(folder: Any, *, seed: int = 0, **options: Any) -> ClipStream:
+    """A stream of small batches; settings of ``StreamConfig`` and arguments of ``clip_stream``."""
+    config = {"batch_size": 4, "shuffle_buffer": 8}
+    for name in StreamConfig.__dataclass_fields__:
+        if name in options:
+            config[name] = options.pop(name)
+    return clip_stream(folder, INPUT, StreamConfig(**config), seed=seed, **options)  # type: ignore[arg-type]
+
+
+def one_epoch(folder: Any, epoch: int = 0, **options: Any) -> ClipStream:
+    """One epoch of it."""
+    return stream_of(folder, infinite=False, first_epoch=epoch, **options)
+
+
+def loader(stream: ClipStream, workers: int, **options: Any) -> Any:
+    """It in a real DataLoader."""
+    return torch.utils.data.DataLoader(stream, batch_size=None, num_workers=workers, **options)
+
+
+def keys_of(batches: Iterable[dict[str, Any]]) -> list[str]:
+    """Keys in the order they came."""
+    return [key for batch in batches for key in batch["keys"]]
+
+
+def skipped_in(batches: Iterable[dict[str, Any]]) -> Counter[str]:
+    """What was skipped, by cause."""
+    return sum((Counter(batch["skipped"]) for batch in batches), Counter())
+
+
+def tar(folder: Path, number: int) -> Path:
+    """A shard of the training split."""
+    return folder / f"train-{number:06d}.tar"
