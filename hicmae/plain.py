@@ -20,13 +20,16 @@ def to_dict(obj: Any) -> Any:
     """Turn settings into what YAML and JSON can hold: dataclasses to dictionaries, tuples to
     lists, paths to strings, NumPy scalars to numbers.
 
+    A field with ``omit_default`` in its metadata is left out where it holds its default, so that
+    a setting that came later changes neither digests nor files of those who do not use it.
+
     Raises: TypeError: something that no configuration holds.
     """
     if dataclasses.is_dataclass(obj) and not isinstance(obj, type):
         return {
             item.name: to_dict(getattr(obj, item.name))
             for item in dataclasses.fields(obj)
-            if item.init
+            if item.init and not (item.metadata.get("omit_default") and _is_default(obj, item))
         }
     if isinstance(obj, Mapping):
         return {to_dict(key): to_dict(value) for key, value in obj.items()}
@@ -39,6 +42,14 @@ def to_dict(obj: Any) -> Any:
     if hasattr(obj, "item"):  # a NumPy scalar or a 0-d tensor
         return obj.item()
     raise TypeError(f"no plain form for a {type(obj).__name__}: {obj!r}")
+
+
+def _is_default(obj: Any, item: dataclasses.Field[Any]) -> bool:
+    """Whether a field holds what it holds if nothing is said."""
+    value = getattr(obj, item.name)
+    if item.default_factory is not dataclasses.MISSING:
+        return bool(value == item.default_factory())
+    return bool(value == item.default)
 
 
 def from_dict(cls: type[Settings], data: Mapping[str, Any], where: str) -> Settings:

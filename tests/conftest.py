@@ -7,10 +7,13 @@ media; the tests of a module write what they need.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from hicmae.__main__ import main
 from hicmae.settings import InputConfig, ModelConfig
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -34,6 +37,27 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def repository() -> Path:
     """Root of the repository."""
     return REPOSITORY
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A command that has run: its exit status and what it printed."""
+
+    status: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def command(capsys: pytest.CaptureFixture[str]) -> Callable[..., Finished]:
+    """Runs ``hicmae WORDS`` in this process, which spares the imports of one of its own."""
+
+    def run(*words: object) -> Finished:
+        capsys.readouterr()
+        status = main([str(word) for word in words])
+        return Finished(status, *capsys.readouterr())
+
+    return run
 
 
 @pytest.fixture(scope="session")
