@@ -1,5 +1,6 @@
 # make demo   everything from raw media to an emotion report, in minutes
-# make test   the tests, two files at a time (JOBS=4: four; PYTEST='-k masks': a few)
+# make test   the tests, two files at a time (FAST=1: the quick ones; JOBS=4: four at a time;
+#             PYTEST='-k masks': a few)
 # make lint   ruff and mypy
 # make ci     what continuous integration runs: tests, then lint
 # make clean  remove the virtual environment and caches (never demo/ or runs/)
@@ -23,7 +24,8 @@ demo: $(READY)
 	$(VENV)/bin/hicmae demo $(DEMO)
 
 test: $(READY)
-	$(VENV)/bin/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(PYTEST)
+	$(VENV)/bin/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder \
+		$(if $(FAST),-m 'not slow') $(PYTEST)
 
 lint: $(READY)
 	$(VENV)/bin/ruff check

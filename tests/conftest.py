@@ -7,6 +7,7 @@ media; the tests of a module write what they need.
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,11 +51,15 @@ class Finished:
 
 @pytest.fixture
 def command(capsys: pytest.CaptureFixture[str]) -> Callable[..., Finished]:
-    """Runs ``hicmae WORDS`` in this process, which spares the imports of one of its own."""
+    """Runs ``hicmae WORDS`` in this process, which spares the imports of one of its own.
+
+    The words come one by one, or as one line that is split as a shell does.
+    """
 
     def run(*words: object) -> Finished:
         capsys.readouterr()
-        status = main([str(word) for word in words])
+        line = shlex.split(str(words[0])) if len(words) == 1 else [str(word) for word in words]
+        status = main(line)
         return Finished(status, *capsys.readouterr())
 
     return run
