@@ -1,7 +1,6 @@
 """A benchmark as data: what is predicted, how it is split, measured and compared.
 
-For: the YAML files of ``configs/benchmarks/``; a benchmark is one of them and no code. Not for:
-splitting a collection by it (``finetune/folds.py``) or training (``finetune/run.py``).
+One is a YAML file of ``configs/benchmarks/`` and no code.
 """
 
 from __future__ import annotations
@@ -11,9 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from finetune.loss_terms import loss_terms
-from hicmae.config import config_path, load_yaml
-from hicmae.plain import did_you_mean, from_dict
+from finetune.losses import loss_terms
+from hicmae.config import config_path, did_you_mean, from_dict, load_yaml
 
 Task = Literal["classification", "regression"]
 

@@ -1,27 +1,34 @@
-"""Reading the two sides of a fold from shards.
+"""What a fold trains on and reads.
 
-For: loaders of training clips and of test views, and the questions a collection must answer
-before training. Not for: decoding (``shards``) or dividing (``finetune/folds.py``).
+From a fold to the rows of its sides, with proof before training that all that is wanted of them
+can be had; what the training side decides about the loss; and loaders of training clips and of
+test views, for one process or several that share each batch.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-from torch.utils.data import DataLoader
+from torch import Tensor
+from torch.utils.data import DataLoader, Sampler
 
 from finetune.benchmark import Benchmark
-from finetune.fitting.order import EpochOrder, Share, part_of
-from finetune.settings import TrainerConfig
-from hicmae.settings import InputConfig
-from shards.index import Index
-from shards.random_access import ShardDataset
+from finetune.folds import Fold, as_text, need_column, shared_values, true_values
+from finetune.plan import Plan
+from finetune.processes import Share
+from finetune.validation import EpochChoice, InnerSplit, inner_split
+from shards.reading.random_access import ShardDataset
 from shards.sample import collate
 
 Loader = DataLoader[Any]
+# Bands of the first real value that a share is taken from alike.
+NUM_BANDS = 5
 _ALL = Share()
 
 
@@ -41,98 +48,305 @@ def check_sound(rows: pd.DataFrame, *, modalities: str) -> None:
         )
 
 
-def training_loader(
-    index: Index,
-    rows: pd.DataFrame,
-    benchmark: Benchmark,
-    input: InputConfig,
-    *,
-    modalities: str,
-    batch_size: int,
-    seed: int,
-    trainer: TrainerConfig,
-    share: Share = _ALL,
-) -> Loader:
+def check_training(plan: Plan, folds: Sequence[Fold]) -> None:
+    """Prove of each fold, before any is trained, that its targets and its epoch can be had.
+
+    Raises: ValueError: votes that are no counts; a training side of which nothing can be kept out
+        for the inner validation, or without the samples of each class that are wanted; a rank
+        of low-rank updates that a matrix does not have; more processes than samples.
+    """
+    if plan.config.recipe.tuning == "lora":
+        assert plan.num_parameters > 0  # a rank that a matrix does not have is refused here
+    devices = plan.config.hardware.devices
+    for fold in folds:
+        sides, choice, _ = sides_of(plan, fold)
+        if plan.config.recipe.soft_labels:
+            vote_shares(plan.benchmark, sides.train)
+        judged = [fold.test] if choice is None else [fold.test, choice.fold.test]
+        views = min(len(rows) for rows in judged) * plan.config.recipe.num_segments
+        fewest = min(len(sides.train), views)
+        if devices > fewest:
+            raise ValueError(
+                f"fold {fold.name}: hardware.devices = {devices} for {fewest} training"
+                " samples or test views; lower it"
+            )
+
+
+def sides_of(plan: Plan, fold: Fold) -> tuple[InnerSplit, EpochChoice | None, list[str]]:
+    """What a fold trains on, what chooses its epoch if anything does, and notes about both."""
+    sides = InnerSplit(train=fold.train, validation=fold.train.iloc[:0], by="")
+    notes = []
+    shared = shared_values(fold, plan.benchmark.speaker)
+    if shared:  # or it would have been refused
+        notes.append(
+            f"{len(shared)} values of {plan.benchmark.speaker} are on both sides, as the"
+            " benchmark's protocol allows"
+        )
+    rule = plan.protocol.selection
+    if rule == "last":
+        return _reduced(plan, sides, notes), None, notes
+    judged = fold
+    if rule == "inner-validation":
+        sides = inner_split(plan.benchmark, fold, share=plan.protocol.validation_share)
+        judged = Fold(name=fold.name, train=sides.train, test=sides.validation)
+        if sides.by != plan.benchmark.speaker:
+            notes.append(
+                f"the inner validation is divided by {sides.by}: nobody names the"
+                f" {plan.benchmark.speaker}"
+            )
+    choice = EpochChoice(
+        benchmark=plan.benchmark,
+        fold=judged,
+        num_segments=plan.config.recipe.num_segments,
+        prefix="test" if rule == "best-on-test" else "validation",
+    )
+    return _reduced(plan, sides, notes), choice, notes
+
+
+def training_subset(
+    benchmark: Benchmark, rows: pd.DataFrame, *, shots: int | None, fraction: float, seed: int
+) -> pd.DataFrame:
+    """Choose what is trained on.
+
+    Who is chosen follows from the seed and the sample's key alone: every machine chooses the same,
+    and a larger number or share holds the smaller one's samples of a class.
+
+    Args:
+        benchmark: What is predicted.
+        rows: Of the training side.
+        shots: Samples of each class; none: as the fraction says.
+        fraction: Share of each class, or of each fifth of the first real value; at least one
+            sample of each.
+        seed: Of the choice.
+
+    Returns: rows in their old order.
+    Raises: ValueError: a class with fewer samples than are wanted.
+    """
+    if shots is None and fraction == 1:
+        return rows
+    place = rows["key"].map(lambda key: hashlib.sha256(f"{seed}\n{key}".encode()).hexdigest())
+    chosen: list[int] = []
+    for name, numbers in _strata(benchmark, rows).items():
+        if shots is not None and len(numbers) < shots:
+            raise ValueError(
+                f"class {name} has {len(numbers)} training samples, and recipe.shots = {shots} are"
+                " wanted of each; lower it"
+            )
+        number = shots if shots is not None else max(1, round(fraction * len(numbers)))
+        chosen += sorted(numbers, key=lambda row: place.iloc[row])[:number]
+    return rows.iloc[sorted(chosen)]
+
+
+def target_moments(
+    benchmark: Benchmark, rows: pd.DataFrame
+) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """Mean and deviation of each real-valued target over the training side alone.
+
+    Args:
+        benchmark: What is predicted.
+        rows: Of the training side.
+
+    Returns: mean (D,), standard deviation (D,), 1 where a target is constant, and notes about
+        such targets; for classes, zeros, ones and none.
+    """
+    if benchmark.task == "classification":
+        return np.zeros(1), np.ones(1), []
+    values = true_values(benchmark, rows)
+    constant = values.min(axis=0) == values.max(axis=0)
+    notes = [
+        f"{name} is the same in every training sample, so nothing was learned about it"
+        for name, flag in zip(benchmark.targets, constant, strict=True)
+        if flag
+    ]
+    return values.mean(axis=0), np.where(constant, 1.0, values.std(axis=0)), notes
+
+
+def vote_shares(benchmark: Benchmark, rows: pd.DataFrame) -> tuple[Tensor, list[str]]:
+    """Shares of the raters' votes as training targets.
+
+    A sample without a vote for any of the classes keeps its label.
+
+    Args:
+        benchmark: With ``votes``.
+        rows: Of the training side.
+
+    Returns: (N, C) float32, rows sum to 1; and a note about samples without votes.
+    Raises: ValueError: the benchmark names no columns of votes; the index lacks one; a count that
+        is no number or negative.
+    """
+    if not benchmark.votes:
+        raise ValueError(
+            f"benchmark '{benchmark.name}' names no columns of votes; leave recipe.soft_labels out"
+        )
+    for column in benchmark.votes:
+        need_column(rows, column, f"benchmark '{benchmark.name}' (votes, for recipe.soft_labels)")
+    # A cell without a number is a rater's silence; a word or a negative count is a mistake.
+    cells = rows[list(benchmark.votes)]
+    counts = cells.apply(pd.to_numeric, errors="coerce").to_numpy(dtype=np.float64)
+    empty = cells.map(as_text).to_numpy() == ""
+    wrong = np.argwhere(~(np.isfinite(counts) & (counts >= 0)) & ~empty)
+    if len(wrong):
+        row, place = wrong[0]
+        raise ValueError(
+            f"sample '{rows.iloc[int(row)]['key']}': {benchmark.votes[place]} ="
+            f" {cells.iloc[int(row), int(place)]!r} is no count of votes"
+            f" ({len(np.unique(wrong[:, 0]))} such samples)"
+        )
+    counts = np.where(empty, 0.0, counts)
+    totals = counts.sum(axis=1, keepdims=True)
+    voted = totals > 0
+    hard = np.eye(len(benchmark.classes))[_class_numbers(benchmark, rows)]
+    shares = np.where(voted, counts / np.where(voted, totals, 1.0), hard)
+    silent = int((~voted).sum())
+    notes = [f"{silent} of {len(rows)} training samples have no vote and keep their label"]
+    return torch.from_numpy(shares).float(), notes if silent else []
+
+
+def balanced_weights(benchmark: Benchmark, rows: pd.DataFrame) -> Tensor:
+    """Weight of each class in the loss: N / (C · n_c), 1 on average over the training samples.
+
+    Returns: (C,) float32.
+    Source: King and Zeng, 2001, "Logistic regression in rare events data".
+    """
+    counts = np.bincount(_class_numbers(benchmark, rows), minlength=len(benchmark.classes))
+    assert counts.min() > 0, "a fold without a class is refused before training"
+    return torch.from_numpy(len(rows) / (len(counts) * counts)).float()
+
+
+class EpochOrder(Sampler[int]):
+    """A new order for each epoch, which follows from the seed and the epoch alone.
+
+    Every batch of all processes together is the batch that one process would read: of a batch, a
+    process takes each ``share.of``-th sample. A last batch that is not full is left out unless it
+    is the only one, and then of that what the processes cannot share evenly.
+
+    Args:
+        num_samples: Of the training side.
+        batch_size: Of all processes together.
+        seed: Of the orders.
+        share: Whose part this is.
+    """
+
+    def __init__(self, num_samples: int, *, batch_size: int, seed: int, share: Share) -> None:
+        whole = batch_size if num_samples >= batch_size else share.of
+        self.num_samples, self.seed, self.share, self.epoch = num_samples, seed, share, 0
+        self.num_used = num_samples - num_samples % whole
+
+    def __len__(self) -> int:
+        return self.num_used // self.share.of
+
+    def __iter__(self) -> Iterator[int]:
+        state = np.random.SeedSequence([self.seed, self.epoch]).generate_state(1)[0]
+        order = torch.randperm(
+            self.num_samples, generator=torch.Generator().manual_seed(int(state))
+        )
+        return iter(order[: self.num_used][self.share.rank :: self.share.of].tolist())
+
+    def set_epoch(self, epoch: int) -> None:
+        """Take the order of another epoch."""
+        self.epoch = epoch
+
+
+def part_of(number: int, share: Share) -> range:
+    """The part of ``number`` items that a process handles: each item is in one part alone."""
+    return range(number * share.rank // share.of, number * (share.rank + 1) // share.of)
+
+
+def training_loader(plan: Plan, rows: pd.DataFrame, share: Share = _ALL) -> Loader:
     """Shuffled clips, one a sample and epoch, each at a random place.
 
     A last batch that is not full is left out unless it is the only one: its step would be as long
-    as that of a full batch. ``batch_size`` is of all processes together.
+    as that of a full batch. The recipe's batch is of all processes together.
     """
-    dataset = _dataset(
-        index, rows, benchmark, input, modalities, views="train", seed=seed, on_bad=trainer.on_bad
-    )
+    config = plan.config
+    size, seed = config.recipe.batch_size, config.seed
     return DataLoader(
-        dataset,
-        batch_size=batch_size // share.of,
-        sampler=EpochOrder(len(rows), batch_size=batch_size, seed=seed, share=share),
+        _dataset(plan, rows, views="train", seed=seed, on_bad=config.trainer.on_bad),
+        batch_size=size // share.of,
+        sampler=EpochOrder(len(rows), batch_size=size, seed=seed, share=share),
         generator=torch.Generator().manual_seed(seed),
-        persistent_workers=trainer.workers > 0,
-        **_common(trainer),
+        persistent_workers=config.workers > 0,
+        **_common(plan),
     )
 
 
-def test_loader(
-    index: Index,
-    rows: pd.DataFrame,
-    benchmark: Benchmark,
-    input: InputConfig,
-    *,
-    modalities: str,
-    batch_size: int,
-    num_segments: int,
-    trainer: TrainerConfig,
-    share: Share = _ALL,  # noqa: PT028  # this is no test
+def view_loader(
+    plan: Plan, rows: pd.DataFrame, share: Share = _ALL, *, num_segments: int | None = None
 ) -> Loader:
     """Every view of every sample once, in order; a sample that cannot be read is an error.
 
     Of several processes each reads its part, and nothing is repeated to make parts equal.
+    ``num_segments``, the views of a sample, are the recipe's unless told.
     """
-    dataset = _dataset(
-        index, rows, benchmark, input, modalities, views=num_segments, seed=0, on_bad="raise"
-    )
+    recipe = plan.config.recipe
+    views = num_segments or recipe.num_segments
+    dataset = _dataset(plan, rows, views=views, seed=0, on_bad="raise")
     return DataLoader(
         dataset,
-        batch_size=max(1, batch_size // share.of),
+        batch_size=max(1, recipe.batch_size // share.of),
         sampler=part_of(len(dataset), share),
         # Of its own: scoring an epoch must not move the draws of the training.
         generator=torch.Generator().manual_seed(0),
-        **_common(trainer),
+        **_common(plan),
     )
 
 
-# pytest collects functions by this prefix wherever a test module imports them.
-test_loader.__test__ = False  # type: ignore[attr-defined]
-
-
-def _dataset(
-    index: Index,
-    rows: pd.DataFrame,
-    benchmark: Benchmark,
-    input: InputConfig,
-    modalities: str,
-    *,
-    views: Any,
-    seed: int,
-    on_bad: Any,
-) -> ShardDataset:
+def _dataset(plan: Plan, rows: pd.DataFrame, *, views: Any, seed: int, on_bad: Any) -> ShardDataset:
     """The samples of one side, with their truth."""
+    benchmark = plan.benchmark
     return ShardDataset(
-        index,
-        input=input,
+        plan.index,
+        input=plan.model.input,
         rows=rows,
         views=views,
         labels=(benchmark.label, benchmark.classes) if benchmark.label else None,
         targets=benchmark.targets or None,
-        require_sound="audio" in modalities.split("-"),
+        require_sound="audio" in plan.emotion.modalities.split("-"),
         on_bad=on_bad,
         seed=seed,
     )
 
 
-def _common(trainer: TrainerConfig) -> dict[str, Any]:
+def _common(plan: Plan) -> dict[str, Any]:
     """What both loaders are made with."""
     return {
-        "num_workers": trainer.workers,
+        "num_workers": plan.config.workers,
         "collate_fn": collate,
-        "pin_memory": torch.cuda.is_available() and trainer.accelerator != "cpu",
+        "pin_memory": torch.cuda.is_available() and plan.config.device != "cpu",
     }
+
+
+def _reduced(plan: Plan, sides: InnerSplit, notes: list[str]) -> InnerSplit:
+    """The sides with what the recipe wants of the training side, and a note about it."""
+    recipe, seed = plan.config.recipe, plan.config.seed
+    shots, fraction = recipe.shots, recipe.fraction
+    rows = training_subset(plan.benchmark, sides.train, shots=shots, fraction=fraction, seed=seed)
+    of_batch = any(term.loss.of_batch for term in plan.loss_terms)
+    if len(rows) < 2 <= recipe.batch_size and of_batch:
+        raise ValueError(
+            f"{len(rows)} training sample is left for loss {plan.resolved.loss} (a correlation"
+            " needs 2 or more); raise recipe.fraction or take loss mse"
+        )
+    if shots is not None or fraction < 1:
+        what = f"{shots} of each class" if shots is not None else f"a share of {fraction:g}"
+        notes.append(
+            f"trained on {len(rows)} of {len(sides.train)} samples: {what}, drawn by seed {seed}"
+        )
+    return dataclasses.replace(sides, train=rows)
+
+
+def _strata(benchmark: Benchmark, rows: pd.DataFrame) -> dict[str, list[int]]:
+    """Positions of the rows by class, or by band of the first real value."""
+    if benchmark.label:
+        names = rows[benchmark.label].map(as_text).to_numpy()
+    else:
+        rank = pd.to_numeric(rows[benchmark.targets[0]]).rank(method="first").to_numpy()
+        names = np.ceil(rank / len(rows) * min(NUM_BANDS, len(rows))).astype(int).astype(str)
+    return {str(name): np.flatnonzero(names == name).tolist() for name in sorted(set(names))}
+
+
+def _class_numbers(benchmark: Benchmark, rows: pd.DataFrame) -> np.ndarray:
+    """Places of the labels among the classes. Returns: int64 (N,)."""
+    assert benchmark.label is not None
+    place = {name: number for number, name in enumerate(benchmark.classes)}
+    return rows[benchmark.label].map(as_text).map(place).to_numpy(dtype=np.int64)

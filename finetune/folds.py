@@ -1,8 +1,7 @@
 """Dividing a collection into folds, and proving that the division is honest.
 
-For: from a benchmark and an index to training and test rows, with every fault of labels,
-speakers and classes named before anything is trained. Not for: reading samples
-(``finetune/data.py``).
+From a benchmark and an index to training and test rows, with every fault of labels, speakers and
+classes named before anything is trained; and the columns by which scores are broken down.
 """
 
 from __future__ import annotations
@@ -14,7 +13,11 @@ import numpy as np
 import pandas as pd
 
 from finetune.benchmark import Benchmark
-from hicmae.plain import did_you_mean
+from hicmae.config import did_you_mean
+from shards.index import COLUMNS
+
+# A column with more values than this is a measurement or a name and no group.
+MAX_VALUES = 12
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,6 +180,34 @@ def shared_values(fold: Fold, column: str) -> list[str]:
     return sorted(set.intersection(*sides) - {""}, key=_numbers_first)
 
 
+def group_columns(benchmark: Benchmark, rows: pd.DataFrame) -> tuple[str, ...]:
+    """Columns by whose values predictions are grouped: the benchmark's, then those found.
+
+    A column is found if the manifest brought it, at least two and at most ``MAX_VALUES`` values
+    occur in it, each more than once, and it is text, whole numbers or yes and no. The truth, the
+    speaker and what divides the folds are no groups.
+
+    Args:
+        benchmark: What is predicted.
+        rows: Both sides of a fold.
+    """
+    named = [name for name in benchmark.groups if name in rows.columns]
+    taken = {
+        *COLUMNS,
+        *benchmark.columns,
+        *benchmark.votes,
+        benchmark.speaker,
+        benchmark.folds.column,
+        *benchmark.disjoint,
+    }
+    found = [
+        str(name)
+        for name in rows.columns
+        if name not in taken and name not in named and _is_group(rows[name])
+    ]
+    return (*named, *found)
+
+
 def _check_disjoint(benchmark: Benchmark, fold: Fold, column: str, *, remedy: str) -> None:
     """Refuse a value (a speaker, a session, a video) on both sides, and one that nobody named."""
     need_column(fold.train, column, f"benchmark '{benchmark.name}' (to tell its sides; {remedy})")
@@ -219,3 +250,14 @@ def _numbers_first(name: str) -> tuple[int, float, str]:
         return 0, float(name), name
     except ValueError:
         return 1, 0.0, name
+
+
+def _is_group(column: pd.Series) -> bool:
+    """Whether few values occur often."""
+    if pd.api.types.is_float_dtype(column) and not (column.dropna() % 1 == 0).all():
+        return False
+    if column.nunique(dropna=True) > MAX_VALUES:  # before the slow way
+        return False
+    counts = column.map(as_text).value_counts()
+    counts = counts[counts.index != ""]
+    return 2 <= len(counts) <= MAX_VALUES and int(counts.min()) >= 2

@@ -1,13 +1,11 @@
 """Features of some test samples before and after training, kept so that they can be drawn.
 
-For: ``fold-<name>/features.npz``, from which a report draws what fine-tuning changed without the
-shards or the network. Not for: features of any shards (``hicmae embed``), or drawing
-(``finetune/reporting/embedding.py``).
+From ``fold-<name>/features.npz`` a report draws what fine-tuning changed, without the shards or
+the network.
 """
 
 from __future__ import annotations
 
-import os
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +16,7 @@ import pytorch_lightning as pl
 import torch
 
 from finetune.data import Loader
+from hicmae.files import whole_file
 
 FEATURES = "features.npz"
 _BEFORE = "features-before.npz"
@@ -103,7 +102,7 @@ def choose_samples(rows: pd.DataFrame, seed: int) -> pd.DataFrame:
 
 
 def write_features(folder: Path, features: KeptFeatures) -> None:
-    """Write ``features.npz`` beside its place, then rename it into it."""
+    """Write ``features.npz``, whole or not at all."""
     _write_array(
         folder / FEATURES,
         keys=np.array(features.keys, dtype=np.str_),
@@ -135,11 +134,5 @@ def read_features(folder: Path) -> KeptFeatures | None:
 
 
 def _write_array(path: Path, **arrays: np.ndarray) -> None:
-    """Write arrays beside their place, then rename the file into it."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with beside.open("wb") as file:
-            np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
+    with whole_file(path) as beside, beside.open("wb") as file:
+        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]

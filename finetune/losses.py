@@ -1,19 +1,90 @@
-"""Training losses of fine-tuning.
+"""Training losses of fine-tuning: one table from the names in a recipe to functions, and sums.
 
-For: a table from the names in a recipe to functions of outputs and targets, and their sums. Not
-for: the pretraining objective (``hicmae/objective``) or metrics (``hicmae/metrics.py``).
+A loss of another package is registered as those here are; see ``hicmae/registry.py``. PyTorch is
+imported where it computes, because benchmarks name losses and are read without it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import NamedTuple
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import torch
-from torch import Tensor
-from torch.nn import functional
+from hicmae.config import did_you_mean
+from hicmae.registry import NoSettings, Registry
 
-Loss = Callable[[Tensor, Tensor], Tensor]
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loss:
+    """A registered loss.
+
+    Args:
+        compute: From outputs (B, C), targets (B, C) and, by name, each of its settings to a value,
+            0-d.
+        tasks: What it is for: ``classification``, ``regression``.
+        of_batch: Whether it is of the batch and no mean over clips, as a correlation is: it needs
+            two clips, and those of all processes together.
+        weighted: Whether it takes ``weights`` (C,), a factor of each class.
+    """
+
+    compute: Callable[..., Tensor]
+    tasks: tuple[str, ...]
+    of_batch: bool = False
+    weighted: bool = False
+
+    def __call__(self, *values: Any, **settings: Any) -> Tensor:
+        return self.compute(*values, **settings)
+
+
+# The first that fits a task is its default.
+LOSSES: Registry[Loss] = Registry("fine-tuning loss")
+
+
+def register_loss(
+    name: str,
+    *,
+    tasks: Sequence[str],
+    settings: type[Any] = NoSettings,
+    of_batch: bool = False,
+    weighted: bool = False,
+) -> Callable[[Callable[..., Tensor]], Callable[..., Tensor]]:
+    """Decorator that makes a function a loss that recipes can name.
+
+    Args:
+        name: As recipes write it.
+        settings: A frozen dataclass; ``recipe.loss_settings.NAME`` fills it, and its fields are
+            handed to the function by name.
+        tasks, of_batch, weighted: As of ``Loss``.
+
+    Raises: ValueError: the name is taken.
+    """
+
+    def add(compute: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        loss = Loss(compute=compute, tasks=tuple(tasks), of_batch=of_batch, weighted=weighted)
+        LOSSES.register(name, settings=settings)(loss)
+        return compute
+
+    return add
+
+
+class Term(NamedTuple):
+    """A loss of a sum.
+
+    Attributes:
+        name: Of the loss.
+        factor: On its value.
+        loss: What computes it.
+        settings: Of it, by name.
+    """
+
+    name: str
+    factor: float
+    loss: Loss
+    settings: dict[str, Any]
 
 
 class Losses(NamedTuple):
@@ -28,6 +99,78 @@ class Losses(NamedTuple):
     terms: dict[str, Tensor]
 
 
+def default_loss(task: str) -> str:
+    """The loss of a task where nobody names one."""
+    return _losses_of(task)[0]
+
+
+def loss_terms(
+    text: str, task: str, settings: Mapping[str, Mapping[str, Any]] | None = None
+) -> list[Term]:
+    """Read a loss: a name, or a sum of names with factors.
+
+    Args:
+        text: Such as ``ccc``, ``mse+ccc`` or ``mse + 0.5*ccc``.
+        task: ``classification`` or ``regression``.
+        settings: Of losses, by their names.
+
+    Returns: the terms, in the order written.
+    Raises: ValueError: a name that is no loss of the task, one that stands twice, a factor that is
+        not positive, or settings that are wrong or of a loss that is not there.
+    """
+    known, left = _losses_of(task), dict(settings or {})
+    terms: dict[str, Term] = {}
+    for part in text.split("+"):
+        factor, star, name = part.rpartition("*")
+        name = name.strip()
+        try:
+            value = float(factor) if star else 1.0
+        except ValueError:
+            value = math.nan
+        if name not in known:
+            raise ValueError(
+                f"loss = {text} does not fit {task}: '{name}' is none of its losses (allowed:"
+                f" {', '.join(known)}{', or a sum such as mse+0.5*ccc' if len(known) > 1 else ''})"
+            )
+        if name in terms:
+            raise ValueError(f"loss = {text} names {name} twice")
+        if not 0 < value < math.inf:
+            raise ValueError(f"loss = {text}: the factor of {name} must be a positive number")
+        entry = LOSSES[name]
+        own = entry.configure(left.pop(name, {}), f"loss_settings.{name}")
+        terms[name] = Term(name, value, entry.make, dict(vars(own)))
+    for name in left:
+        raise ValueError(
+            f"loss_settings has settings of '{name}', which loss = {text} does not name"
+            f"{did_you_mean(name, terms)}"
+        )
+    return list(terms.values())
+
+
+def combined(
+    terms: Sequence[Term], outputs: Tensor, targets: Tensor, class_weights: Tensor | None = None
+) -> Losses:
+    """A weighted sum of losses and its terms.
+
+    Args:
+        terms: As ``loss_terms`` reads them.
+        outputs: (B, C).
+        targets: (B, C).
+        class_weights: (C,) for losses that take them; none: 1.
+
+    Returns: the sum, 0-d, and each term before its factor.
+    """
+    import torch
+
+    values = {}
+    for term in terms:
+        given = {"weights": class_weights} if term.loss.weighted else {}
+        values[term.name] = term.loss(outputs, targets, **term.settings, **given)
+    total = torch.stack([term.factor * values[term.name] for term in terms]).sum()
+    return Losses(total, {name: value.detach() for name, value in values.items()})
+
+
+@register_loss("cross-entropy", tasks=["classification"], weighted=True)
 def soft_cross_entropy(outputs: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
     """Cross-entropy with class probabilities as targets.
 
@@ -38,9 +181,28 @@ def soft_cross_entropy(outputs: Tensor, targets: Tensor, weights: Tensor | None 
 
     Returns: mean over the batch (its B, not the sum of weights), 0-d, nats.
     """
+    from torch.nn import functional
+
     return functional.cross_entropy(outputs, targets, weight=weights)
 
 
+@register_loss("mse", tasks=["regression"])
+def squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Mean squared error, 0-d."""
+    from torch.nn import functional
+
+    return functional.mse_loss(outputs, targets)
+
+
+@register_loss("l1", tasks=["regression"])
+def absolute_error(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Mean absolute error, 0-d."""
+    from torch.nn import functional
+
+    return functional.l1_loss(outputs, targets)
+
+
+@register_loss("ccc", tasks=["regression"], of_batch=True)
 def concordance_loss(outputs: Tensor, targets: Tensor) -> Tensor:
     """One minus the concordance correlation coefficient over the batch, mean over dimensions.
 
@@ -53,6 +215,8 @@ def concordance_loss(outputs: Tensor, targets: Tensor) -> Tensor:
     Source: Lin 1989, A concordance correlation coefficient to evaluate reproducibility; unbiased
         moments, as in hicmae.metrics.
     """
+    import torch
+
     moment = max(len(outputs) - 1, 1)
     output_mean, target_mean = outputs.mean(dim=0), targets.mean(dim=0)  # (D,)
     output_gap, target_gap = outputs - output_mean, targets - target_mean  # (B, D)
@@ -64,25 +228,5 @@ def concordance_loss(outputs: Tensor, targets: Tensor) -> Tensor:
     return (1 - 2 * covariance / (spread + shift).clamp_min(floor)).mean()
 
 
-def combined(terms: Mapping[str, float], outputs: Tensor, targets: Tensor) -> Losses:
-    """A weighted sum of losses and its terms.
-
-    Args:
-        terms: Factor of each loss, as ``finetune.loss_terms`` reads them.
-        outputs: (B, D).
-        targets: (B, D).
-
-    Returns: the sum, 0-d, and each term before its factor.
-    """
-    values = {name: LOSSES[name](outputs, targets) for name in terms}
-    total = torch.stack([terms[name] * value for name, value in values.items()]).sum()
-    return Losses(total, {name: value.detach() for name, value in values.items()})
-
-
-# By the names of finetune.loss_terms.LOSSES.
-LOSSES: dict[str, Loss] = {
-    "cross-entropy": soft_cross_entropy,
-    "mse": functional.mse_loss,
-    "l1": functional.l1_loss,
-    "ccc": concordance_loss,
-}
+def _losses_of(task: str) -> list[str]:
+    return [name for name in LOSSES if task in LOSSES[name].make.tasks]

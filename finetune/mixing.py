@@ -1,7 +1,6 @@
-"""Mixup and cutmix of a batch of clips with their targets.
+"""Mixup and cutmix: each clip of a batch is blended with its neighbour, and so are their targets.
 
-For: blending clips with their neighbours in the batch during training. Not for: the other
-augmentations, which see one clip at a time (``hicmae.transforms``).
+The other augmentations, which see one clip at a time, are those of ``hicmae.transforms``.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ import math
 import torch
 from torch import Tensor
 
-from finetune.mixing_config import MixingConfig
+from finetune.settings import MixingConfig
 
 
 def mix_batch(

@@ -1,6 +1,4 @@
-"""The Lightning module of fine-tuning: transforms on the device, mixing, the loss, AdamW.
-
-For: one training step and one test step. Not for: folds, files or scores.
+"""One fold's network in training: transforms on the device, mixing, the loss, AdamW.
 
 Shape letters: B batch, C classes, D real-valued targets.
 """
@@ -8,55 +6,49 @@ Shape letters: B batch, C classes, D real-valued targets.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from finetune.benchmark import Benchmark
-from finetune.fitting.processes import from_all
-from finetune.losses import combined, soft_cross_entropy
+from finetune.data import balanced_weights, target_moments, vote_shares
+from finetune.losses import combined
 from finetune.mixing import mix_batch, soft_targets
-from finetune.mixing_config import MixingConfig
-from finetune.settings import OptimizerConfig
-from hicmae.emotion import EmotionConfig, EmotionModel
-from hicmae.parameters import parameter_groups
-from hicmae.schedule import warmup_cosine
-from hicmae.settings import ModelConfig
-from hicmae.transforms import AugmentConfig, ClipTransform
+from finetune.plan import Plan
+from finetune.processes import from_all
+from finetune.tuning import apply_tuning
+from hicmae.blocks import set_grad_checkpointing
+from hicmae.checkpoints.checkpoint import load_encoder
+from hicmae.emotion import EmotionModel
+from hicmae.inference import outputs_to_values
+from hicmae.optimization import parameter_groups, warmup_cosine
+from hicmae.transforms import ClipTransform
 
 Batch = dict[str, Any]
 
 
 class FinetuneModule(pl.LightningModule):
-    """An emotion network in training for one fold.
+    """An emotion network in training for one fold, with the pretrained encoder.
 
     Args:
-        model: Sizes of the network.
-        emotion: Its head.
-        benchmark: What is predicted.
-        loss: Factor of each term, as ``finetune.loss_terms`` reads them.
-        optimizer: AdamW and its schedule.
-        learning_rate: Highest rate of the last layer, already scaled to the batch.
-        min_learning_rate: Last rate of the same.
-        mixing: Mixup and cutmix.
-        augment: Random changes to single clips, made on the device.
-        label_smoothing: Mass of each label spread over all classes.
-        modality_dropout: Probability that a training clip has one of its two modalities alone.
-        seed: Of the draws; each epoch and each process has its own, which follow from it.
-        soft_labels: (N, C) shares of votes of the training samples, in the order of their loader;
-            none: labels are trained on.
-        class_weights: (C,) factor of each class in the loss; none: 1.
-        target_mean: (D,) of the training side; real values are standardised for the loss.
-        target_std: (D,) of the same.
-        num_steps: Optimizer steps of the whole training.
-        warmup_steps: Of the warm-up.
+        plan: Of the run.
+        rows: What is trained on, in the order in which the loader numbers samples.
+        steps_per_epoch: Optimizer steps of a pass over them.
 
     Attributes:
+        notes: About the targets, for the reader of the numbers.
         frozen: Parts that are not trained and stay as they are at test time (no drop path).
+        soft_labels: (N, C) shares of votes of the rows; none: labels are trained on.
+        class_weights: (C,) factor of each class in the loss; none: 1.
+        target_mean: (D,) of the rows; real values are standardised for the loss.
+        target_std: (D,) of the same.
+        skipped: Training clips that could not be read, by cause.
+        last_epoch_loss: Mean loss of the last epoch that has ended.
+
+    Raises: ValueError: votes that are no counts, or a checkpoint that does not fit.
     """
 
     target_mean: Tensor
@@ -64,49 +56,34 @@ class FinetuneModule(pl.LightningModule):
     soft_labels: Tensor | None
     class_weights: Tensor | None
 
-    def __init__(
-        self,
-        *,
-        model: ModelConfig,
-        emotion: EmotionConfig,
-        benchmark: Benchmark,
-        loss: Mapping[str, float],
-        optimizer: OptimizerConfig,
-        learning_rate: float,
-        min_learning_rate: float,
-        mixing: MixingConfig,
-        augment: AugmentConfig,
-        label_smoothing: float,
-        modality_dropout: float,
-        seed: int,
-        soft_labels: Tensor | None,
-        class_weights: Tensor | None,
-        target_mean: Tensor,
-        target_std: Tensor,
-        num_steps: int,
-        warmup_steps: int,
-    ) -> None:
+    def __init__(self, plan: Plan, rows: pd.DataFrame, *, steps_per_epoch: int) -> None:
         super().__init__()
-        self.model = EmotionModel(model, emotion)
-        self.transform = ClipTransform(model.input, augment)
-        self.benchmark = benchmark
-        self.loss = dict(loss)
-        self.settings = optimizer
-        self.learning_rate = learning_rate
-        self.min_learning_rate = min_learning_rate
-        self.mixing = mixing
-        self.label_smoothing = label_smoothing
-        self.modality_dropout = modality_dropout
-        self.seed = seed
-        self.frozen: list[torch.nn.Module] = []
-        self.num_steps = num_steps
-        self.warmup_steps = warmup_steps
+        config = plan.config
+        self.plan = plan
+        self.benchmark, self.settings, self.seed = plan.benchmark, config.optimizer, config.seed
+        self.terms = plan.loss_terms
+        self.learning_rate = plan.scaled(plan.resolved.learning_rate)
+        self.num_steps = steps_per_epoch * plan.resolved.epochs
+        self.warmup_steps = round(config.optimizer.warmup_epochs * steps_per_epoch)
         self.skipped: dict[str, int] = {}
         self.last_epoch_loss: float | None = None
-        self.register_buffer("target_mean", target_mean.float())
-        self.register_buffer("target_std", target_std.float())
-        self.register_buffer("soft_labels", soft_labels, persistent=False)
-        self.register_buffer("class_weights", class_weights, persistent=False)
+        mean, std, self.notes = target_moments(plan.benchmark, rows)
+        shares = weights = None
+        if config.recipe.soft_labels:
+            shares, silent = vote_shares(plan.benchmark, rows)
+            self.notes += silent
+        if config.recipe.class_weights == "balanced":
+            weights = balanced_weights(plan.benchmark, rows)
+        self.model = EmotionModel(plan.model, plan.emotion)
+        self.transform = ClipTransform(plan.model.input, config.augment)
+        self.register_buffer("target_mean", torch.from_numpy(mean).float())
+        self.register_buffer("target_std", torch.from_numpy(std).float())
+        self.register_buffer("soft_labels", shares, persistent=False)
+        self.register_buffer("class_weights", weights, persistent=False)
+        if plan.checkpoint is not None:
+            load_encoder(self.model.encoder, plan.checkpoint)
+        self.frozen = apply_tuning(self.model, config.recipe)
+        set_grad_checkpointing(self.model, config.hardware.recompute)
 
     def train(self, mode: bool = True) -> FinetuneModule:
         """Switch to training; what is frozen stays as it is at test time."""
@@ -156,13 +133,10 @@ class FinetuneModule(pl.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Mix, predict, and compare. Returns: the loss, 0-d."""
         video, fbank, targets = batch["video"], batch["fbank"], self._targets(batch)
-        if self.benchmark.task == "classification" or self.mixing.regression:
-            video, fbank, targets = mix_batch(video, fbank, targets, self.mixing)
-        outputs = self._outputs(video, fbank).float()
-        if self.class_weights is not None:
-            loss = soft_cross_entropy(outputs, targets, self.class_weights)
-        else:
-            loss = self._loss(outputs, targets)
+        mixing = self.plan.config.mixing
+        if self.benchmark.task == "classification" or mixing.regression:
+            video, fbank, targets = mix_batch(video, fbank, targets, mixing)
+        loss = self._loss(self._outputs(video, fbank).float(), targets)
         if not torch.isfinite(loss):
             raise ValueError(
                 f"the training loss became {loss.item()} in epoch {self.current_epoch + 1};"
@@ -189,12 +163,13 @@ class FinetuneModule(pl.LightningModule):
         Returns: ``sample`` (B,), ``view`` (B,), and ``output``: probabilities (B, C), or real
             values (B, D) in the benchmark's units.
         """
-        outputs = self.model(batch["video"], batch["fbank"]).float()
-        if self.benchmark.task == "classification":
-            outputs = outputs.softmax(dim=1)
-        else:
-            outputs = outputs * self.target_std + self.target_mean
-        return {"sample": batch["sample"], "view": batch["view"], "output": outputs}
+        values = outputs_to_values(
+            self.model(batch["video"], batch["fbank"]),
+            task=self.benchmark.task,
+            mean=self.target_mean,
+            std=self.target_std,
+        )
+        return {"sample": batch["sample"], "view": batch["view"], "output": values}
 
     def configure_optimizers(self) -> Any:
         """AdamW over the parameter groups, and the schedule, one value an optimizer step."""
@@ -218,7 +193,7 @@ class FinetuneModule(pl.LightningModule):
         return warmup_cosine(
             step,
             base=1.0,
-            final=self.min_learning_rate / self.learning_rate,
+            final=self.plan.scaled(self.settings.min_learning_rate) / self.learning_rate,
             num_steps=self.num_steps,
             warmup_steps=self.warmup_steps,
         )
@@ -236,10 +211,11 @@ class FinetuneModule(pl.LightningModule):
 
     def _outputs(self, video: Tensor | None, fbank: Tensor | None) -> Tensor:
         """Predict training clips, some of which have one of their modalities alone."""
-        if self.modality_dropout == 0 or video is None or fbank is None:
+        dropout = self.plan.config.recipe.modality_dropout
+        if dropout == 0 or video is None or fbank is None:
             return self.model(video, fbank)
         draws = torch.rand(len(video), 2)  # on the CPU, as all draws are
-        single = draws[:, 0] < self.modality_dropout
+        single = draws[:, 0] < dropout
         seen, heard = ~(single & (draws[:, 1] < 0.5)), ~(single & (draws[:, 1] >= 0.5))
         return self.model.forward_each(video, fbank, seen, heard)
 
@@ -249,12 +225,12 @@ class FinetuneModule(pl.LightningModule):
         A correlation is of the batch and no mean over clips, so outputs are gathered, with their
         gradients; the mean of the processes' gradients is then that of one process.
         """
-        if "ccc" in self.loss and self.trainer.world_size > 1:
+        if any(term.loss.of_batch for term in self.terms) and self.trainer.world_size > 1:
             outputs, targets = (
                 self.all_gather(values, sync_grads=True).flatten(0, 1)  # type: ignore[union-attr]
                 for values in (outputs, targets)
             )
-        losses = combined(self.loss, outputs, targets)
+        losses = combined(self.terms, outputs, targets, self.class_weights)
         if len(losses.terms) > 1:
             for name, value in losses.terms.items():
                 self.log(f"loss_{name}", value, batch_size=len(targets))
@@ -265,7 +241,8 @@ class FinetuneModule(pl.LightningModule):
         if self.benchmark.task == "classification":
             soft = self.soft_labels
             truth = batch["label"] if soft is None else soft[batch["sample"]]
-            return soft_targets(truth, self.benchmark.num_outputs, smoothing=self.label_smoothing)
+            smoothing = self.plan.config.recipe.label_smoothing
+            return soft_targets(truth, self.benchmark.num_outputs, smoothing=smoothing)
         return (batch["target"] - self.target_mean) / self.target_std
 
 

@@ -1,38 +1,51 @@
-"""What the folds of a run have in common, decided and checked before anything is trained.
+"""What a command makes, decided and checked before anything is trained.
 
-For: from the options of ``hicmae finetune`` to one frozen plan and its digest. Not for: which
-samples a fold has (``finetune/folds.py``) or training (``finetune/training.py``).
+From a run's settings to one frozen plan and its digest; the runs of a command over several
+modalities and seeds, each in a folder of its own; whether what lies there may be finished or
+deleted.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from finetune.benchmark import Benchmark
-from finetune.fitting.tuning import apply_tuning
-from finetune.mixing_config import MixingConfig
-from finetune.provenance import file_digest, settings_digest
-from finetune.resolution import Resolved, resolve
-from finetune.selection import Protocol
-from finetune.settings import (
-    Modalities,
-    OptimizerConfig,
-    RecipeConfig,
-    TrainerConfig,
-    WandbConfig,
-)
-from hicmae.checkpoint import WEIGHTS, Checkpoint, load_checkpoint
-from hicmae.config import load_model_config
+from finetune.folds import Fold
+from finetune.losses import Term, default_loss, loss_terms
+from finetune.record import CONFIG, fold_folder, read_fold, settings_digest
+from finetune.selection import PAPER_SEGMENTS, Protocol
+from finetune.settings import FinetuneConfig, Modalities
+from finetune.tuning import apply_tuning
+from hicmae.checkpoints.checkpoint import WEIGHTS, Checkpoint, load_checkpoint
+from hicmae.config import load_model_config, to_dict
+from hicmae.devices import choose_device, resolve_precision
 from hicmae.emotion import EmotionConfig, EmotionModel
-from hicmae.plain import to_dict
-from hicmae.precision import resolve_precision
+from hicmae.files import file_sha256
 from hicmae.settings import ModelConfig
-from hicmae.transforms import AugmentConfig
 from shards.index import TABLE_NAME, Index
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resolved:
+    """What was decided.
+
+    Args:
+        epochs: Passes over the training side.
+        learning_rate: Base rate at a batch of 256.
+        loss: Training loss, or a sum of several.
+        frame_stride: Of a clip; none: the network's own.
+    """
+
+    epochs: int
+    learning_rate: float
+    loss: str
+    frame_stride: int | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +53,7 @@ class Plan:
     """All that the folds of a run have in common, checked and decided.
 
     Args:
-        out: The run folder.
+        config: What the user asked for.
         group: Name of the command's folder: the runs that it made belong together.
         benchmark: What is predicted.
         index: The shards.
@@ -48,20 +61,12 @@ class Plan:
         emotion: Its head.
         checkpoint: Where the encoder's weights come from; none: from scratch.
         resolved: Epochs, rate, loss and stride.
-        accumulate: Batches of one optimizer step.
-        recipe: What is trained and how it is tested.
         protocol: How the tested weights are chosen.
-        optimizer: AdamW and its schedule.
-        mixing: Mixup and cutmix.
-        augment: Random changes to single clips.
-        trainer: On what it runs.
         precision: Lightning's name of the number format.
-        wandb: Logging to Weights & Biases.
-        seed: Of every random draw; each fold starts from it anew.
         shards_digest: SHA-256 of the index of the shards.
     """
 
-    out: Path
+    config: FinetuneConfig
     group: str
     benchmark: Benchmark
     index: Index
@@ -69,27 +74,34 @@ class Plan:
     emotion: EmotionConfig
     checkpoint: Checkpoint | None
     resolved: Resolved
-    accumulate: int
-    recipe: RecipeConfig
     protocol: Protocol
-    optimizer: OptimizerConfig
-    mixing: MixingConfig
-    augment: AugmentConfig
-    trainer: TrainerConfig
     precision: str
-    wandb: WandbConfig
-    seed: int
     shards_digest: str
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Plan:
+        """Nothing in it changes, so copies of a network in training share it."""
+        return self
+
+    @property
+    def out(self) -> Path:
+        """The run folder."""
+        return self.config.out
 
     @property
     def batch_size(self) -> int:
         """Clips of one optimizer step."""
-        return self.recipe.batch_size * self.accumulate
+        return self.config.recipe.batch_size * self.config.accumulate
+
+    @property
+    def loss_terms(self) -> list[Term]:
+        """What the training loss is a sum of."""
+        settings = self.config.recipe.loss_settings
+        return loss_terms(self.resolved.loss, self.benchmark.task, settings)
 
     @functools.cached_property
     def digest(self) -> str:
         """SHA-256 of all that decides the numbers; not of where they are written or logged."""
-        return settings_digest({**self._decisive, "seed": self.seed})
+        return settings_digest({**self._decisive, "seed": self.config.seed})
 
     @functools.cached_property
     def experiment_digest(self) -> str:
@@ -99,20 +111,20 @@ class Plan:
     @functools.cached_property
     def _decisive(self) -> dict[str, Any]:
         """All that decides the numbers, but the seed."""
-        weights = self.checkpoint
+        config, weights = self.config, self.checkpoint
         return {
             "benchmark": self.benchmark,
             "model": self.model,
             "emotion": self.emotion,
             "resolved": self.resolved,
-            "accumulate": self.accumulate,
-            "recipe": self.recipe,
+            "accumulate": config.accumulate,
+            "recipe": config.recipe,
             "protocol": self.protocol,
-            "optimizer": self.optimizer,
-            "mixing": self.mixing,
-            "augment": self.augment,
+            "optimizer": config.optimizer,
+            "mixing": config.mixing,
+            "augment": config.augment,
             "precision": self.precision,
-            "checkpoint": None if weights is None else file_digest(weights.path / WEIGHTS),
+            "checkpoint": None if weights is None else file_sha256(weights.path / WEIGHTS),
             "shards": self.shards_digest,
         }
 
@@ -120,7 +132,7 @@ class Plan:
     def num_parameters(self) -> int:
         """Numbers that are trained."""
         model = EmotionModel(self.model, self.emotion)
-        apply_tuning(model, self.recipe)
+        apply_tuning(model, self.config.recipe)
         return sum(item.numel() for item in model.parameters() if item.requires_grad)
 
     def scaled(self, rate: float) -> float:
@@ -128,48 +140,97 @@ class Plan:
         return rate * self.batch_size / 256
 
 
-def make_plan(
-    *,
-    out: Path,
-    group: str,
-    benchmark: Benchmark,
-    index: Index,
-    checkpoint: Path | None,
-    model: str | None,
-    modalities: Modalities,
-    epochs: int | None,
-    accumulate: int,
-    recipe: RecipeConfig,
-    protocol: Protocol,
-    optimizer: OptimizerConfig,
-    mixing: MixingConfig,
-    augment: AugmentConfig,
-    precision: str,
-    trainer: TrainerConfig,
-    wandb: WandbConfig,
-    seed: int,
-) -> Plan:
-    """Check the options against each other and decide what they leave open.
+def parse_seeds(text: str | None, seed: int) -> list[int]:
+    """Read the seeds of a command, separated by commas; none given: the one seed.
 
-    The arguments are those of ``finetune.run.finetune`` and ``Plan``.
-
-    Raises: ValueError, FileNotFoundError: as there.
+    Raises: ValueError: no whole number from 0, or one given twice.
     """
-    resolved = resolve(benchmark, recipe, optimizer, epochs=epochs, trainer=trainer)
-    if accumulate < 1:
-        raise ValueError(f"accumulate = {accumulate} (must be 1 or more)")
-    sizes, weights = _network(model, checkpoint)
+    if text is None:
+        return [seed]
+    words = [word.strip() for word in text.split(",")]
+    if not all(word.isdecimal() for word in words) or len(set(map(int, words))) < len(words):
+        raise ValueError(f"seeds = {text} (whole numbers from 0 separated by commas, each once)")
+    return [int(word) for word in words]
+
+
+def members(
+    config: FinetuneConfig,
+    modalities: Sequence[Modalities],
+    seeds: Sequence[int],
+    *,
+    by_seed: bool,
+) -> list[FinetuneConfig]:
+    """The runs of a command: ``OUT``, ``OUT/video``, ``OUT/seed-0`` or ``OUT/video/seed-0``.
+
+    Args:
+        config: Of the command.
+        modalities: One or several.
+        seeds: The same.
+        by_seed: Whether seeds were asked for, so that even one has a folder of its own (others
+            may be added later).
+
+    Raises: ValueError: several runs are wanted and the folder holds one.
+    """
+    out, found = config.out, []
+    for heard in modalities:
+        above = out / heard if len(modalities) > 1 else out
+        for seed in seeds:
+            folder = above / f"seed-{seed}" if by_seed else above
+            found.append(dataclasses.replace(config, out=folder, modalities=heard, seed=seed))
+    for folder in sorted({parent for one in found for parent in one.out.parents}):
+        if folder.is_relative_to(out) and (folder / CONFIG).is_file():
+            raise ValueError(
+                f"{folder}: holds a run; name another folder for runs of several modalities or"
+                " seeds"
+            )
+    return found
+
+
+def decide_protocol(config: FinetuneConfig) -> Protocol:
+    """Settle how a run chooses the tested weights.
+
+    Raises: ValueError: options that are not the named protocol's, all of them in one line.
+    """
+    selection, share = config.selection, config.validation_share
+    if config.protocol == "default":
+        return Protocol(selection=selection or "last", validation_share=share)
+    recipe, problems = config.recipe, []
+    if selection not in (None, "best-on-test"):
+        problems.append(f"selection = {selection} (it chooses best-on-test)")
+    if recipe.num_segments != PAPER_SEGMENTS:
+        problems.append(f"recipe.num_segments = {recipe.num_segments} (it has {PAPER_SEGMENTS})")
+    if config.mixing.audio:
+        problems.append("mixing.audio = true (it leaves sound unmixed)")
+    if recipe.soft_labels or recipe.class_weights != "none":
+        problems.append("recipe.soft_labels or class_weights (it has neither)")
+    if recipe.ema_decay is not None or recipe.modality_dropout > 0:
+        problems.append("recipe.ema_decay or modality_dropout (it has neither)")
+    if problems:
+        raise ValueError(f"protocol = paper contradicts {'; '.join(problems)}; leave these out")
+    return Protocol(name="paper", selection="best-on-test", validation_share=share)
+
+
+def make_plan(config: FinetuneConfig, benchmark: Benchmark, index: Index, *, group: str) -> Plan:
+    """Check the options of a run against each other and decide what they leave open.
+
+    Raises: ValueError, FileNotFoundError: as ``finetune.run.finetune``.
+    """
+    protocol = decide_protocol(config)
+    resolved = resolve(benchmark, config)
+    sizes, weights = _network(config.model, config.checkpoint)
     if resolved.frame_stride is not None:
         clip = dataclasses.replace(sizes.input, frame_stride=resolved.frame_stride)
         sizes = dataclasses.replace(sizes, input=clip)
     emotion = EmotionConfig(
         num_outputs=benchmark.num_outputs,
-        modalities=modalities,
-        feature_fusion=recipe.feature_fusion,
-        drop_path=recipe.drop_path,
+        modalities=cast("Modalities", config.modalities),
+        feature_fusion=config.recipe.feature_fusion,
+        fusion=config.recipe.fusion,
+        fusion_settings=config.recipe.fusion_settings,
+        drop_path=config.recipe.drop_path,
     )
     return Plan(
-        out=out,
+        config=dataclasses.replace(config, selection=protocol.selection),
         group=group,
         benchmark=benchmark,
         index=index,
@@ -177,25 +238,124 @@ def make_plan(
         emotion=emotion,
         checkpoint=weights,
         resolved=resolved,
-        accumulate=accumulate,
-        recipe=recipe,
         protocol=protocol,
-        optimizer=optimizer,
-        mixing=mixing,
-        augment=augment,
-        trainer=trainer,
-        precision=resolve_precision(precision, accelerator=trainer.accelerator),
-        wandb=wandb,
-        seed=seed,
-        shards_digest=file_digest(index.folder / TABLE_NAME),
+        precision=resolve_precision(config.precision, choose_device(config.device)),
+        shards_digest=file_sha256(index.folder / TABLE_NAME),
     )
 
 
-def _network(model: str | None, checkpoint: Path | None) -> tuple[ModelConfig, Checkpoint | None]:
-    """Sizes of the network, and the checkpoint if there is one.
+def resolve(benchmark: Benchmark, config: FinetuneConfig) -> Resolved:
+    """Decide what the user left open: the user's word, then the benchmark's, then the default.
 
-    Raises: ValueError: neither is given, or they contradict each other.
+    Raises: ValueError: no epoch, a loss of the other task, or a warm-up as long as the training.
     """
+    recipe, optimizer, ours = config.recipe, config.optimizer, benchmark.recipe
+    loss = recipe.loss or ours.loss or default_loss(benchmark.task)
+    problems = []
+    terms: list[Term] = []
+    try:
+        terms = loss_terms(loss, benchmark.task, recipe.loss_settings)
+    except ValueError as error:
+        problems.append(f"recipe.{error}")
+    if benchmark.task == "regression":
+        if recipe.soft_labels or recipe.class_weights != "none":
+            problems.append("recipe.soft_labels and class_weights are for classification")
+        if recipe.shots is not None:
+            problems.append("recipe.shots is for classification (take recipe.fraction)")
+    else:
+        if recipe.soft_labels and not benchmark.votes:
+            problems.append(
+                "recipe.soft_labels needs its key 'votes' (columns of the raters' votes)"
+            )
+        if recipe.class_weights != "none" and not all(term.loss.weighted for term in terms):
+            problems.append(f"recipe.class_weights: loss {loss} weighs no classes")
+    of_batch = next((term.name for term in terms if term.loss.of_batch), None)
+    if of_batch and recipe.batch_size == 1:
+        problems.append(
+            f"recipe.batch_size = 1 with loss {of_batch} (a correlation needs 2 samples or more;"
+            " raise the one or take loss mse)"
+        )
+    if config.hardware.devices > 1:
+        problems += _device_problems(config, of_batch)
+    passes = next(value for value in (config.epochs, ours.epochs, 50) if value is not None)
+    if passes < 1:
+        problems.append(f"epochs = {passes} (must be 1 or more)")
+    elif optimizer.warmup_epochs >= passes:
+        problems.append(
+            f"optimizer.warmup_epochs = {optimizer.warmup_epochs:g} leaves nothing of"
+            f" epochs = {passes}; lower the one or raise the other"
+        )
+    rate = optimizer.learning_rate or ours.learning_rate or 1e-3
+    if optimizer.min_learning_rate > rate:
+        problems.append(
+            f"optimizer.min_learning_rate = {optimizer.min_learning_rate} exceeds"
+            f" learning_rate = {rate}"
+        )
+    if problems:
+        raise ValueError(f"benchmark '{benchmark.name}': {'; '.join(problems)}")
+    return Resolved(
+        epochs=passes,
+        learning_rate=rate,
+        loss=loss,
+        frame_stride=recipe.frame_stride or ours.frame_stride,
+    )
+
+
+def prepare_folder(
+    out: Path, folds: Sequence[Fold], digest: str, *, resume: bool, overwrite: bool
+) -> None:
+    """Make the run folder, or make sure that what is in it belongs to this run.
+
+    Raises: ValueError: a run is there and is neither to be finished nor deleted, or was made with
+        another configuration.
+    """
+    if resume and overwrite:
+        raise ValueError("resume and overwrite contradict each other; give one of them")
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"{out}: is a file; name a folder for the run")
+    if out.is_dir() and any(out.iterdir()):
+        if overwrite and not (out / CONFIG).is_file():
+            raise ValueError(f"{out}: is no run folder (no {CONFIG}), so it is not deleted")
+        if overwrite:
+            shutil.rmtree(out)
+        elif not resume:
+            raise ValueError(
+                f"{out}: is not empty; finish the run there with --resume, delete it with"
+                " --overwrite, or name another folder"
+            )
+    for fold in folds:
+        found = read_fold(fold_folder(out, fold.name))
+        if found is not None and found.configuration_digest != digest:
+            raise ValueError(
+                f"{fold_folder(out, fold.name)}: was trained with another configuration"
+                f" ({found.configuration_digest[:12]}, this is {digest[:12]}; see {out / CONFIG});"
+                " name another folder, or pass --overwrite"
+            )
+    out.mkdir(parents=True, exist_ok=True)
+
+
+def _device_problems(config: FinetuneConfig, of_batch: str | None) -> list[str]:
+    """What several devices cannot share; ``of_batch`` is the name of a loss over the batch."""
+    devices, problems = config.hardware.devices, []
+    if config.recipe.batch_size % devices:
+        problems.append(
+            f"recipe.batch_size = {config.recipe.batch_size} cannot be shared by hardware.devices"
+            f" = {devices} (must be a multiple)"
+        )
+    if config.trainer.on_bad == "skip" and of_batch:
+        problems.append(
+            f"trainer.on_bad = skip with loss {of_batch} on several devices (a correlation over"
+            " the batch needs as many samples of each; take on_bad raise or one device)"
+        )
+    if ":" in config.device:
+        problems.append(
+            f"device = {config.device} is one alone, and hardware.devices = {devices}; take cuda"
+        )
+    return problems
+
+
+def _network(model: str | None, checkpoint: Path | None) -> tuple[ModelConfig, Checkpoint | None]:
+    """Sizes of the network, and the checkpoint if there is one."""
     if checkpoint is None:
         if model is None:
             raise ValueError(

@@ -1,8 +1,7 @@
-"""What a run folder holds, written whole and read back.
+"""What a run folder holds, written whole and read back, so that a report needs nothing else.
 
-For: ``scores.json``, ``fold.json`` and the copy of the benchmark, so that a report needs nothing
-but the run folder. Not for: training (``finetune/run.py``) or showing
-(``finetune/reporting/``).
+Besides predictions and scores that is the provenance of every number: ``scores.json`` and
+``fold.json`` say what is known of the run and of its folds, with digests and the commit.
 
 ::
 
@@ -13,24 +12,135 @@ but the run folder. Not for: training (``finetune/run.py``) or showing
 from __future__ import annotations
 
 import functools
+import hashlib
 import json
 import math
-import os
-from dataclasses import dataclass
+import subprocess
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from finetune.benchmark import Benchmark
-from finetune.facts import FoldFacts, RunFacts
 from finetune.predictions import FILE_NAME, Prediction, read_predictions
 from finetune.reporting.resampling import Intervals, intervals
-from finetune.scores import Scores, score_run, undefined
-from finetune.units import scored_units
-from hicmae.config import load_yaml
-from hicmae.plain import from_dict, to_dict
+from finetune.scores import Scores, score_run, scored_units, undefined
+from finetune.selection import marked, rule_label
+from hicmae.config import from_dict, load_yaml, to_dict
+from hicmae.files import write_json
 
 FORMAT_VERSION = 1
 SCORES, FOLD, BENCHMARK, CONFIG = "scores.json", "fold.json", "benchmark.yaml", "config.yaml"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunFacts:
+    """What every number of a run is reported with.
+
+    Args:
+        benchmark: Name of it.
+        init: ``checkpoint`` or ``scratch``.
+        checkpoint: Folder of the checkpoint, if there is one.
+        modalities: What the network sees and hears.
+        selection: Rule by which the tested weights were chosen (``finetune/selection.py``).
+        seed: Of every random draw.
+        epochs: Passes over the training side; none, as the three that follow: the checkpoint that
+            was tested does not say.
+        batch_size: Clips of an optimizer step.
+        learning_rate: Highest rate of the last layer, after scaling to the batch.
+        loss: Training loss.
+        num_segments: Test-time views of a sample.
+        num_parameters: Numbers that are trained.
+        precision: Lightning's name of the number format.
+        shards: Folder of the shards.
+        shards_digest: SHA-256 of their index.
+        configuration_digest: SHA-256 of all that decides the numbers (benchmark, sizes, recipe,
+            seed, checkpoint, shards); the same digest means the same experiment.
+        git_commit: Commit of the code, with ``+`` if it was changed; none outside a repository.
+        version: Of this program.
+        ignored: Samples that the benchmark leaves out, by label.
+        protocol: ``default``, or ``paper``: the reference's choices.
+        experiment_digest: SHA-256 as ``configuration_digest`` without the seed: runs that share it
+            differ in their seeds alone. Empty in early versions.
+        notes: Sentences a reader of its numbers should know.
+        crops: Test-time crops of each segment, by the names of ``hicmae.views.CROPS``.
+        evaluates: Of an evaluation (``hicmae evaluate``): the run or checkpoint whose networks
+            were tested; empty for a run that trained its own.
+        trained_on: Of an evaluation on another corpus: the benchmark of the training.
+        network: Of an evaluation on another corpus: the fold whose network was tested, or
+            ``ensemble``: the outputs of all of them averaged.
+    """
+
+    benchmark: str
+    init: str
+    checkpoint: str | None
+    modalities: str
+    selection: str
+    seed: int
+    epochs: int | None
+    batch_size: int | None
+    learning_rate: float | None
+    loss: str | None
+    num_segments: int
+    num_parameters: int
+    precision: str
+    shards: str
+    shards_digest: str
+    configuration_digest: str
+    git_commit: str | None
+    version: str
+    ignored: dict[str, int] = field(default_factory=dict)
+    protocol: str = "default"
+    experiment_digest: str = ""
+    notes: tuple[str, ...] = ()
+    crops: tuple[str, ...] = ("whole",)
+    evaluates: str = ""
+    trained_on: str = ""
+    network: str = ""
+
+    @property
+    def rule(self) -> str:
+        """Selection rule as it stands in tables."""
+        return rule_label(self.selection, self.protocol)
+
+    def mark(self, number: str) -> str:
+        """A number as it is shown: one that was chosen on the test side says so itself."""
+        return marked(number, self.selection)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FoldFacts:
+    """What is known of one finished fold.
+
+    Args:
+        name: Of the fold.
+        configuration_digest: Of the run that trained it.
+        num_train: Training samples, without those of the inner validation; none where a tested
+            checkpoint does not say.
+        num_test: Test samples.
+        num_train_speakers: Speakers of the training side; none where nobody names them.
+        num_test_speakers: Speakers of the test side.
+        seconds: Wall-clock time of training and testing.
+        num_validation: Samples of the inner validation.
+        num_validation_speakers: Speakers of it; none where nobody names them.
+        epoch: The epoch whose weights were tested, counted from 1; none in early versions.
+        train_loss: Mean loss of the last epoch.
+        layer_weights: Modality to the learned weight of each layer.
+        notes: Sentences a reader of its numbers should know.
+    """
+
+    name: str
+    configuration_digest: str
+    num_train: int | None
+    num_test: int
+    num_train_speakers: int | None
+    num_test_speakers: int | None
+    seconds: float
+    train_loss: float | None
+    layer_weights: dict[str, tuple[float, ...]]
+    num_validation: int = 0
+    num_validation_speakers: int | None = None
+    epoch: int | None = None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,20 +262,23 @@ def read_run(folder: Path | str) -> Run:
     )
 
 
-def write_json(path: Path, document: Any) -> None:
-    """Write JSON beside the place, then rename it into it."""
-    write_text(path, json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+def settings_digest(settings: Any) -> str:
+    """SHA-256 of settings in canonical JSON; order of keys does not matter."""
+    text = json.dumps(to_dict(settings), sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write text beside the place, then rename it into it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        beside.write_text(text, encoding="utf-8")
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
+def git_commit() -> str | None:
+    """Commit of this very code, with ``+`` if files were changed; none outside a repository."""
+    room = Path(__file__).resolve().parent
+    # An installed copy may lie inside somebody else's repository: ours has this file at its root.
+    top = _git(room, "rev-parse", "--show-toplevel")
+    if top is None or Path(top) != room.parent:
+        return None
+    commit = _git(room, "rev-parse", "HEAD")
+    if commit is None:
+        return None
+    return commit + ("+" if _git(room, "status", "--porcelain", "--untracked-files=no") else "")
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -194,3 +307,14 @@ def _disagreements(scores: Scores, stored: dict[str, Any]) -> list[str]:
                 " the latter is shown."
             )
     return sentences
+
+
+def _git(folder: Path, *words: str) -> str | None:
+    """Output of a git command, or nothing where git or the repository is absent."""
+    try:
+        done = subprocess.run(
+            ["git", *words], cwd=folder, capture_output=True, text=True, timeout=10, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()

@@ -1,57 +1,45 @@
 """Fine-tuning a benchmark: from the command's options to a run folder.
 
-For: ``hicmae finetune``. Everything a user can get wrong is refused here before anything is
-trained or written. Not for: a single fold (``finetune/training.py``) or comparing runs
-(``finetune/reporting/report.py``).
+Everything a user can get wrong is refused here before anything is trained or written; then fold
+after fold is trained (``finetune/fold.py``), and what they predicted is scored and reported.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from rich.console import Console
-
-from finetune.benchmark import load_benchmark
-from finetune.data import check_sound
-from finetune.finishing import finish_run, fold_predictions
-from finetune.fitting.sides import check_training
-from finetune.folds import Fold, make_folds, usable_rows
-from finetune.mixing_config import MixingConfig
-from finetune.plan import Plan, make_plan
-from finetune.record import (
-    BENCHMARK,
-    CONFIG,
-    Run,
-    fold_folder,
-    read_fold,
-)
-from finetune.reporting.seeds import seeds_table, write_seed_summary
-from finetune.reporting.tables import number, output_console
-from finetune.scores import score
-from finetune.selection import ProtocolName, Rule, decide_protocol, marked, rule_label
+from finetune.selection import ProtocolName, Rule, marked, rule_label
 from finetune.settings import (
+    FinetuneConfig,
+    HardwareConfig,
+    MixingConfig,
     OptimizerConfig,
     RecipeConfig,
     TrainerConfig,
-    WandbConfig,
     parse_modalities,
 )
-from finetune.sweep import members, parse_seeds, prepare_folder
-from finetune.training import can_resume, train_fold
-from finetune.units import check_units
-from hicmae.config import save_yaml
-from hicmae.plain import to_dict
-from hicmae.precision import Precision
-from hicmae.transforms import AugmentConfig
-from shards.index import read_index
+from hicmae import __version__
+from hicmae.devices import Precision
+from hicmae.run_logging import WandbConfig
+from hicmae.settings import AugmentConfig
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from finetune.folds import Fold
+    from finetune.plan import Plan
+    from finetune.predictions import Prediction
+    from finetune.record import Run
 
 _RECIPE = RecipeConfig()
 _OPTIMIZER = OptimizerConfig()
 _MIXING = MixingConfig()
 _AUGMENT = AugmentConfig.finetuning()
+_HARDWARE = HardwareConfig()
 _TRAINER = TrainerConfig()
-_WANDB = WandbConfig()
+_WANDB = WandbConfig(mode="offline", project="hicmae-finetune")
 
 
 def finetune(
@@ -72,7 +60,10 @@ def finetune(
     optimizer: OptimizerConfig = _OPTIMIZER,
     mixing: MixingConfig = _MIXING,
     augment: AugmentConfig = _AUGMENT,
+    device: str = "auto",
     precision: Precision = "auto",
+    workers: int = 2,
+    hardware: HardwareConfig = _HARDWARE,
     trainer: TrainerConfig = _TRAINER,
     wandb: WandbConfig = _WANDB,
     seed: int = 0,
@@ -110,9 +101,13 @@ def finetune(
         optimizer: AdamW and its schedule.
         mixing: Mixup and cutmix.
         augment: Random changes to single clips.
+        device: auto, cpu, cuda or cuda:N; auto takes a GPU where there is one.
         precision: auto: bf16-mixed where the machine computes in bfloat16, else 32-true.
-        trainer: On what it runs.
-        wandb: Logging to Weights & Biases, beside metrics.csv.
+        workers: Reading processes, kept alive from epoch to epoch; 0 reads in the training
+            process.
+        hardware: Processes that share each batch, and memory.
+        trainer: What it does by the way: saving, logging, damaged samples.
+        wandb: Logging to Weights & Biases, one run a fold, beside metrics.csv.
         seed: Of the weights, the order of the data, crops and mixing; each fold starts from it.
         seeds: Several seeds separated by commas, in place of seed: a run each in the folders
             seed-N under the run folder, and their mean and deviation in seeds.md.
@@ -125,41 +120,25 @@ def finetune(
             benchmark cannot use; a checkpoint of another size; a folder that holds a run.
         FileNotFoundError: No such benchmark, folder of shards or model file.
     """
+    options = locals()
+    from finetune.benchmark import load_benchmark
+    from finetune.data import check_sound, check_training
+    from finetune.folds import make_folds, usable_rows
+    from finetune.plan import make_plan, members, parse_seeds, prepare_folder
+    from finetune.record import BENCHMARK, CONFIG
+    from finetune.reporting.document import output_console
+    from finetune.reporting.seeds import seeds_table, write_seed_summary
+    from finetune.scores import check_units
+    from hicmae.config import save_yaml, to_dict
+    from shards.index import read_index
+
+    config = FinetuneConfig.from_options(options)
     what = load_benchmark(benchmark)
     index = read_index(shards)
     sweep = members(
-        out, parse_modalities(modalities), parse_seeds(seeds, seed), by_seed=seeds is not None
+        config, parse_modalities(modalities), parse_seeds(seeds, seed), by_seed=seeds is not None
     )
-    rules = decide_protocol(
-        name=protocol,
-        selection=selection,
-        validation_share=validation_share,
-        recipe=recipe,
-        mixing=mixing,
-    )
-    plans = [
-        make_plan(
-            out=member.folder,
-            group=out.resolve().name,
-            benchmark=what,
-            index=index,
-            checkpoint=checkpoint,
-            model=model,
-            modalities=member.modalities,
-            epochs=epochs,
-            accumulate=accumulate,
-            recipe=recipe,
-            protocol=rules,
-            optimizer=optimizer,
-            mixing=mixing,
-            augment=augment,
-            precision=precision,
-            trainer=trainer,
-            wandb=wandb,
-            seed=member.seed,
-        )
-        for member in sweep
-    ]
+    plans = [make_plan(one, what, index, group=out.resolve().name) for one in sweep]
     rows, ignored = usable_rows(what, index.table)
     check_units(what, rows)
     divided = make_folds(what, rows, folds=folds)
@@ -172,34 +151,12 @@ def finetune(
     console = output_console()
     finished: dict[Path, list[Run]] = {}
     for plan in plans:
-        config = {
-            "benchmark": benchmark,
-            "shards": str(shards),
-            "out": str(plan.out),
-            "checkpoint": None if checkpoint is None else str(checkpoint),
-            "model": model,
-            "modalities": plan.emotion.modalities,
-            "folds": folds,
-            "protocol": protocol,
-            "selection": rules.selection,
-            "validation_share": validation_share,
-            "epochs": epochs,
-            "accumulate": accumulate,
-            "recipe": to_dict(recipe),
-            "optimizer": to_dict(optimizer),
-            "mixing": to_dict(mixing),
-            "augment": to_dict(augment),
-            "precision": precision,
-            "trainer": to_dict(trainer),
-            "wandb": to_dict(wandb),
-            "seed": plan.seed,
-        }
-        save_yaml(plan.out / CONFIG, config)
+        save_yaml(plan.out / CONFIG, to_dict(plan.config))
         save_yaml(plan.out / BENCHMARK, to_dict(what))
         console.print(_opening(plan, divided, len(rows)))
         for fold in divided:
             _one_fold(plan, fold, console, resume=resume)
-        run = finish_run(plan, divided, ignored, console)
+        run = _finish(plan, divided, ignored, console)
         finished.setdefault(plan.out.parent, []).append(run)
     for folder, runs in finished.items():
         if len(runs) > 1 and seeds is not None:
@@ -208,15 +165,31 @@ def finetune(
             console.print(f"seeds: {folder / 'seeds.md'}")
 
 
+def _opening(plan: Plan, folds: Sequence[Fold], num_rows: int) -> str:
+    """What is about to happen, in one line."""
+    start = "from scratch" if plan.checkpoint is None else f"from {plan.checkpoint.path}"
+    return (
+        f"{plan.benchmark.name}: {plan.benchmark.task}, {plan.emotion.modalities}, {start};"
+        f" {num_rows} samples, {len(folds)} folds, {plan.resolved.epochs} epochs,"
+        f" {plan.precision}, seed {plan.config.seed}, selection"
+        f" {rule_label(plan.protocol.selection, plan.protocol.name)}"
+    )
+
+
 def _one_fold(plan: Plan, fold: Fold, console: Console, *, resume: bool) -> None:
     """Train a fold, or keep it if it is finished, and say how it went."""
+    from finetune.fold import can_resume, train_fold
+    from finetune.record import fold_folder, read_fold
+    from finetune.reporting.document import number
+    from finetune.scores import score
+
     facts = read_fold(fold_folder(plan.out, fold.name))
     kept = facts is not None
     if facts is None:
         if resume and can_resume(plan, fold):
             console.print(f"fold {fold.name}: goes on from its last saved epoch")
         facts = train_fold(plan, fold, resume=resume)
-    values = score(plan.benchmark, fold_predictions(plan, fold))
+    values = score(plan.benchmark, _predictions(plan, fold))
     leading = plan.benchmark.ranking
     value = marked(number(values[leading]), plan.protocol.selection)
     console.print(
@@ -225,12 +198,80 @@ def _one_fold(plan: Plan, fold: Fold, console: Console, *, resume: bool) -> None
     )
 
 
-def _opening(plan: Plan, folds: Sequence[Fold], num_rows: int) -> str:
-    """What is about to happen, in one line."""
-    start = "from scratch" if plan.checkpoint is None else f"from {plan.checkpoint.path}"
-    return (
-        f"{plan.benchmark.name}: {plan.benchmark.task}, {plan.emotion.modalities}, {start};"
-        f" {num_rows} samples, {len(folds)} folds, {plan.resolved.epochs} epochs,"
-        f" {plan.precision}, seed {plan.seed}, selection"
-        f" {rule_label(plan.protocol.selection, plan.protocol.name)}"
+def _finish(plan: Plan, folds: Sequence[Fold], ignored: dict[str, int], console: Console) -> Run:
+    """Pool the folds, score, report, and show the table.
+
+    Returns: the run as it is read back.
+    """
+    from finetune.predictions import FILE_NAME, write_predictions
+    from finetune.record import RunFacts, git_commit, read_run, write_scores
+    from finetune.reporting.resampling import intervals
+    from finetune.reporting.run_report import scores_table, write_run_report
+    from finetune.scores import score_run, scored_units
+
+    pooled = [item for fold in folds for item in _predictions(plan, fold)]
+    weights = plan.checkpoint
+    facts = RunFacts(
+        benchmark=plan.benchmark.name,
+        init="scratch" if weights is None else "checkpoint",
+        checkpoint=None if weights is None else str(weights.path),
+        modalities=plan.emotion.modalities,
+        selection=plan.protocol.selection,
+        protocol=plan.protocol.name,
+        seed=plan.config.seed,
+        epochs=plan.resolved.epochs,
+        batch_size=plan.batch_size,
+        learning_rate=plan.scaled(plan.resolved.learning_rate),
+        loss=plan.resolved.loss,
+        num_segments=plan.config.recipe.num_segments,
+        num_parameters=plan.num_parameters,
+        precision=plan.precision,
+        shards=str(plan.index.folder),
+        shards_digest=plan.shards_digest,
+        configuration_digest=plan.digest,
+        experiment_digest=plan.experiment_digest,
+        git_commit=git_commit(),
+        version=__version__,
+        ignored=ignored,
+        notes=tuple(_notes(plan)),
     )
+    write_predictions(plan.out / FILE_NAME, pooled)
+    scores = score_run(plan.benchmark, pooled)
+    units = scored_units(plan.benchmark, pooled)
+    write_scores(plan.out, facts, scores, intervals(plan.benchmark, [units]))
+    run = read_run(plan.out)
+    report = write_run_report(run)
+    console.print(scores_table(run).terminal())
+    console.print(f"report: {report}")
+    return run
+
+
+def _predictions(plan: Plan, fold: Fold) -> list[Prediction]:
+    """Predictions of a finished fold."""
+    from finetune.predictions import FILE_NAME, read_predictions
+    from finetune.record import fold_folder
+
+    return read_predictions(fold_folder(plan.out, fold.name) / FILE_NAME, plan.benchmark)
+
+
+def _notes(plan: Plan) -> list[str]:
+    """Sentences that a reader of the numbers should know."""
+    from finetune.tuning import tuning_sentence
+
+    recipe, tuned = plan.config.recipe, tuning_sentence(plan.config.recipe)
+    notes = [] if tuned is None else [tuned]
+    if recipe.ema_decay is not None:
+        notes.append(
+            "the tested weights are an exponential moving average of those of every step, with"
+            f" decay {recipe.ema_decay:g}"
+        )
+    if recipe.modality_dropout > 0 and plan.emotion.modalities == "audio-video":
+        notes.append(
+            f"a training clip had one of its modalities alone with probability"
+            f" {recipe.modality_dropout:g}"
+        )
+    return notes + [
+        f"the index has no column '{name}', so scores are not broken down by it"
+        for name in plan.benchmark.groups
+        if name not in plan.index.table.columns
+    ]

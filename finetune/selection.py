@@ -1,7 +1,6 @@
 """Which epoch's weights are tested, and under whose rules: a part of every number.
 
-For: the names of the rules, what they mean in words, and refusing options that contradict them.
-Not for: the samples that a rule looks at (``finetune/validation.py``).
+The names of the rules and what they mean in words; ``finetune/validation.py`` follows them.
 
 Deviation: the reference reports the epoch that is best on the test split. Here the last epoch is
 tested, or the best on people carved out of the training side; the reference's choice goes by the
@@ -12,9 +11,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Literal
-
-from finetune.mixing_config import MixingConfig
-from finetune.settings import RecipeConfig
 
 Rule = Literal["last", "inner-validation", "best-on-test"]
 ProtocolName = Literal["default", "paper"]
@@ -64,43 +60,6 @@ class Protocol:
             raise ValueError(f"validation_share = {self.validation_share} (must lie in (0, 1))")
         if self.selection not in _RULES:
             raise ValueError(f"selection = {self.selection} (must be one of {', '.join(_RULES)})")
-
-
-def decide_protocol(
-    *,
-    name: ProtocolName,
-    selection: Rule | None,
-    validation_share: float,
-    recipe: RecipeConfig,
-    mixing: MixingConfig,
-) -> Protocol:
-    """Settle the protocol of a run.
-
-    Args:
-        name: What the user asked for.
-        selection: The same; none: what the protocol has.
-        validation_share: The same.
-        recipe: Of the run.
-        mixing: Of the run.
-
-    Raises: ValueError: options that are not the named protocol's, all of them in one line.
-    """
-    if name == "default":
-        return Protocol(selection=selection or "last", validation_share=validation_share)
-    problems = []
-    if selection not in (None, "best-on-test"):
-        problems.append(f"selection = {selection} (it chooses best-on-test)")
-    if recipe.num_segments != PAPER_SEGMENTS:
-        problems.append(f"recipe.num_segments = {recipe.num_segments} (it has {PAPER_SEGMENTS})")
-    if mixing.audio:
-        problems.append("mixing.audio = true (it leaves sound unmixed)")
-    if recipe.soft_labels or recipe.class_weights != "none":
-        problems.append("recipe.soft_labels or class_weights (it has neither)")
-    if recipe.ema_decay is not None or recipe.modality_dropout > 0:
-        problems.append("recipe.ema_decay or modality_dropout (it has neither)")
-    if problems:
-        raise ValueError(f"protocol = paper contradicts {'; '.join(problems)}; leave these out")
-    return Protocol(name="paper", selection="best-on-test", validation_share=validation_share)
 
 
 def rule_label(selection: str, protocol: str) -> str:

@@ -1,13 +1,17 @@
-"""Settings of a fine-tuning run, as frozen dataclasses that are checked when they are made.
-
-For: everything a recipe in ``configs/finetune/`` may say besides the benchmark, the network's
-sizes and the augmentation. Not for: what a benchmark is (``finetune/benchmark.py``).
-"""
+"""Settings of a fine-tuning run, as frozen dataclasses that are checked when they are made."""
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, cast, get_args
+from pathlib import Path
+from typing import Any, Literal, cast, get_args
+
+from finetune.selection import ProtocolName, Rule
+from hicmae.devices import Precision
+from hicmae.run_logging import WandbConfig
+from hicmae.settings import AugmentConfig
 
 Modalities = Literal["audio-video", "video", "audio"]
 Tuning = Literal["full", "probe", "fusion", "lora"]
@@ -53,10 +57,13 @@ class RecipeConfig:
         loss: Training loss: cross-entropy for classes; mse, l1, ccc or a sum of them, such as
             mse+0.5*ccc, for real values, which are standardised over the training side first.
             null: the benchmark's, or else cross-entropy and mse.
+        loss_settings: Settings of losses that have some, by the loss's name.
         label_smoothing: Mass of each label spread over all classes.
         drop_path: Largest rate at which a residual branch is left out.
         feature_fusion: Whether the head reads a learned mix of the encoder's layers beside the
             fused tokens (the paper's hierarchical feature fusion).
+        fusion: How the layers are mixed: hierarchical, or another registered name.
+        fusion_settings: Settings of that fusion.
         tuning: What is trained. full: everything. probe: the head and the layer weights alone, on
             a frozen encoder (a linear probe). fusion: these and the fusion encoder. lora: these
             and low-rank updates of the encoder's matrices.
@@ -82,9 +89,14 @@ class RecipeConfig:
 
     batch_size: int = 56
     loss: str | None = None
+    loss_settings: dict[str, dict[str, Any]] = field(
+        default_factory=dict, metadata={"omit_default": True}
+    )
     label_smoothing: float = 0.1
     drop_path: float = 0.1
     feature_fusion: bool = True
+    fusion: str = field(default="hierarchical", metadata={"omit_default": True})
+    fusion_settings: dict[str, Any] = field(default_factory=dict, metadata={"omit_default": True})
     tuning: Tuning = "full"
     lora: LoraConfig = field(default_factory=LoraConfig)
     soft_labels: bool = False
@@ -158,64 +170,132 @@ class OptimizerConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainerConfig:
-    """On what the training runs, and what it tells; none of it is part of the protocol.
+class MixingConfig:
+    """How clips of a batch are blended; the defaults are the published recipe.
+
+    One blend is drawn a batch, and every clip is blended with its neighbour. Of an audio-video
+    network's input, only the video is mixed unless ``audio`` says so; a network that only hears
+    has nothing else, so without ``audio`` its batches stay unmixed. Where processes share a batch,
+    each draws a blend of its own for its part and finds neighbours there alone; one clip a process
+    has no neighbour and stays unmixed.
 
     Args:
-        accelerator: Lightning's name of the hardware: auto, cpu, gpu.
+        mixup: Both parameters of the Beta distribution of mixup's share; 0: no mixup.
+        cutmix: The same of cutmix; 0: no cutmix.
+        switch: Probability of cutmix where both are on.
+        probability: Share of the batches that are mixed.
+        audio: Whether sound is mixed in the same share: filter banks blended under mixup, a span
+            of time replaced under cutmix. The published recipe leaves sound unmixed while it
+            mixes the labels.
+        regression: Whether batches with real-valued targets are mixed, their targets linearly.
+    """
+
+    mixup: float = 0.8
+    cutmix: float = 1.0
+    switch: float = 0.5
+    probability: float = 1.0
+    audio: bool = False
+    regression: bool = False
+
+    def __post_init__(self) -> None:
+        problems = [
+            f"{name} = {getattr(self, name)} (must be 0 or more)"
+            for name in ("mixup", "cutmix")
+            if getattr(self, name) < 0
+        ]
+        problems += [
+            f"{name} = {getattr(self, name)} (must lie in 0..1)"
+            for name in ("switch", "probability")
+            if not 0 <= getattr(self, name) <= 1
+        ]
+        _raise_all("mixing", problems)
+
+
+@dataclass(frozen=True, kw_only=True)
+class HardwareConfig:
+    """What the training runs on; none of it is part of the protocol.
+
+    Args:
         devices: Processes that share each batch, one a device (DistributedDataParallel). The
             batch, its order and the tested samples do not depend on it.
+        recompute: Whether each layer's activations are computed again in the backward pass instead
+            of being kept (gradient checkpointing): a third more time, less memory.
         timeout_seconds: Longest that one of several processes waits for another before it gives
             up.
-        workers: Reading processes, kept alive from epoch to epoch; 0 reads in the training
-            process.
+    """
+
+    devices: int = 1
+    recompute: bool = False
+    timeout_seconds: int = 1800
+
+    def __post_init__(self) -> None:
+        _raise_all("hardware", _below(self, devices=1, timeout_seconds=1))
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainerConfig:
+    """What the training does by the way; none of it is part of the protocol.
+
+    Args:
         on_bad: What a damaged training sample does: ``raise`` stops with its name, ``skip`` leaves
             it out, counted by cause in the report. A damaged test sample is always an error.
         save_every: Epochs between savings of a fold in progress (weights and the optimizer's
             state, some 12 bytes a parameter), from which ``resume`` goes on after a kill; 0: a
             fold that was killed starts anew.
-        recompute: Whether each layer's activations are computed again in the backward pass instead
-            of being kept (gradient checkpointing): a third more time, less memory.
         log_every: Optimizer steps between rows of ``metrics.csv``.
         progress: Whether a progress bar is drawn (on a terminal).
     """
 
-    accelerator: Literal["auto", "cpu", "gpu"] = "auto"
-    devices: int = 1
-    timeout_seconds: int = 1800
-    workers: int = 2
     on_bad: Literal["raise", "skip"] = "raise"
     save_every: int = 1
-    recompute: bool = False
     log_every: int = 10
     progress: bool = True
 
     def __post_init__(self) -> None:
-        problems = [
-            f"{name} = {getattr(self, name)} (must be {least} or more)"
-            for name, least in (
-                ("devices", 1),
-                ("timeout_seconds", 1),
-                ("workers", 0),
-                ("save_every", 0),
-                ("log_every", 1),
-            )
-            if getattr(self, name) < least
-        ]
-        _raise_all("trainer", problems)
+        _raise_all("trainer", _below(self, save_every=0, log_every=1))
 
 
 @dataclass(frozen=True, kw_only=True)
-class WandbConfig:
-    """Logging to Weights & Biases, one run a fold, beside ``metrics.csv``.
+class FinetuneConfig:
+    """One run as ``config.yaml`` holds it: the options of ``finetune.run.finetune``, which says
+    what each means and has the defaults.
 
-    Args:
-        mode: ``offline``: into the run folder, needs no account; ``online``; ``disabled``.
-        project: Project there; the group is the name of the run folder.
+    Raises: ValueError: a count below its least.
     """
 
-    mode: Literal["offline", "online", "disabled"] = "offline"
-    project: str = "hicmae-finetune"
+    benchmark: str
+    shards: Path
+    out: Path
+    checkpoint: Path | None
+    model: str | None
+    modalities: str
+    folds: str
+    protocol: ProtocolName
+    selection: Rule | None
+    validation_share: float
+    epochs: int | None
+    accumulate: int
+    recipe: RecipeConfig
+    optimizer: OptimizerConfig
+    mixing: MixingConfig
+    augment: AugmentConfig
+    device: str
+    precision: Precision
+    workers: int
+    hardware: HardwareConfig
+    trainer: TrainerConfig
+    wandb: WandbConfig
+    seed: int
+
+    def __post_init__(self) -> None:
+        problems = _below(self, accumulate=1, workers=0)
+        if problems:
+            raise ValueError("; ".join(problems))
+
+    @classmethod
+    def from_options(cls, options: Mapping[str, Any]) -> FinetuneConfig:
+        """Take out of the verb's options those that are a run's."""
+        return cls(**{item.name: options[item.name] for item in dataclasses.fields(cls)})
 
 
 def parse_modalities(text: str) -> list[Modalities]:
@@ -231,6 +311,15 @@ def parse_modalities(text: str) -> list[Modalities]:
             " once)"
         )
     return cast("list[Modalities]", names)
+
+
+def _below(settings: Any, **least: int) -> list[str]:
+    """Complaints about numbers of some settings that are too small."""
+    return [
+        f"{name} = {getattr(settings, name)} (must be {bound} or more)"
+        for name, bound in least.items()
+        if getattr(settings, name) < bound
+    ]
 
 
 def _raise_all(what: str, problems: list[str]) -> None:

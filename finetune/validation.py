@@ -1,7 +1,6 @@
 """Choosing an epoch: what is kept out of training for it, and keeping the best weights.
 
-For: the inner validation side of a fold, and the callback that scores every epoch. Not for: the
-rules' names and meaning (``finetune/selection.py``).
+The rules' names and meaning are those of ``finetune/selection.py``.
 """
 
 from __future__ import annotations
@@ -16,9 +15,9 @@ import pytorch_lightning as pl
 from torch import Tensor
 
 from finetune.benchmark import Benchmark
-from finetune.evaluation import predictions_of_fold
-from finetune.fitting.processes import from_all
 from finetune.folds import Fold, as_text
+from finetune.predictions import predictions_of_fold
+from finetune.processes import from_all
 from finetune.scores import Values, score
 
 

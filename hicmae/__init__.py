@@ -1,7 +1,6 @@
 """Audio-visual emotion recognition: HiCMAE's network, objective and everything around them.
 
-For: the version and the public names, loaded on first use so that ``import hicmae`` and
-``hicmae --help`` stay quick. Not for: code; each name lives in the module the table below says.
+Public names are loaded on first use: ``import hicmae`` and ``hicmae --help`` stay quick.
 """
 
 from __future__ import annotations
@@ -24,9 +23,9 @@ _PUBLIC = {
     "Prediction": "hicmae.prediction.results",
     "PredictionError": "hicmae.prediction.process",
     "Track": "hicmae.prediction.results",
-    "WindowConfig": "hicmae.prediction.settings",
+    "WindowConfig": "hicmae.prediction.messages",
     "load": "hicmae.prediction.model",
-    "load_checkpoint": "hicmae.checkpoint",
+    "load_checkpoint": "hicmae.checkpoints.checkpoint",
     "load_model_config": "hicmae.config",
 }
 

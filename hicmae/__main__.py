@@ -1,7 +1,6 @@
-"""The command line: a table from verb to function, imported when the verb is used.
+"""The table of verbs, each with the function behind it, and of options that were renamed.
 
-For: the table; the targets in it are strings, and this is the one place where rooms meet. Not for:
-dispatch (``hicmae/dispatch.py``), or the work of any verb.
+The targets are strings, imported when the verb is used; this is the one place where rooms meet.
 """
 
 from __future__ import annotations
@@ -9,7 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from hicmae.dispatch import Verb, dispatch
+from hicmae.cli import Verb, completion_script, dispatch
 
 VERBS = {
     "demo": Verb(
@@ -48,13 +47,13 @@ VERBS = {
         example="hicmae shards manifest crema-d data/CREMA-D --out crema_d.csv",
     ),
     "shards receipt": Verb(
-        target="shards.receipts.receipt:receipt",
+        target="shards.receipts.command:receipt",
         help="Make the receipt of a folder of shards again",
         positional={"folder": "1"},
         example="hicmae shards receipt data/shards",
     ),
     "shards compare": Verb(
-        target="shards.receipts.compare:compare",
+        target="shards.receipts.command:compare",
         help="Say what differs between two folders of shards, or between their receipts",
         positional={"first": "1", "second": "1"},
         example="hicmae shards compare data/shards theirs/receipt.json",
@@ -97,7 +96,7 @@ VERBS = {
         example="hicmae report runs/emotion runs/scratch --out runs/report.md",
     ),
     "evaluate": Verb(
-        target="finetune.evaluating.evaluate:evaluate",
+        target="finetune.testing.evaluate:evaluate",
         help="Test finished networks with more views, or on another corpus",
         positional={"source": "1"},
         example="hicmae evaluate runs/emotion --segments 4 --crops whole,mirrored "
@@ -105,20 +104,20 @@ VERBS = {
         computes=True,
     ),
     "evaluate modalities": Verb(
-        target="finetune.evaluating.modalities:modalities",
+        target="finetune.testing.evaluate:modalities",
         help="Find out how much each modality matters to finished networks",
         positional={"source": "1"},
         example="hicmae evaluate modalities runs/emotion --perturb.swaps 5",
         computes=True,
     ),
     "evaluate matrix": Verb(
-        target="finetune.evaluating.matrix:matrix",
+        target="finetune.testing.evaluate:matrix",
         help="Put runs and their evaluations on other corpora into one table",
         positional={"runs": "+"},
         example="hicmae evaluate matrix runs/crema_d runs/crema_d-on-ravdess --out matrix.md",
     ),
     "embed": Verb(
-        target="finetune.evaluating.embedding:embed",
+        target="finetune.testing.embed:embed",
         help="Write features of shards or recordings to Parquet or NPZ, for other classifiers",
         positional={"source": "1", "inputs": "+"},
         example="hicmae embed runs/pretrained data/shards --what layers --layers 4,7,10 "
@@ -131,7 +130,7 @@ VERBS = {
         example="hicmae bench loader --shards data/shards",
     ),
     "bench build": Verb(
-        target="shards.bench_build:bench_build",
+        target="shards.bench:bench_build",
         help="Measure what building shards costs a core",
         example="hicmae bench build --media recordings --most 4",
     ),
@@ -154,7 +153,7 @@ VERBS = {
         computes=True,
     ),
     "bench evaluate": Verb(
-        target="finetune.bench_evaluate:bench_evaluate",
+        target="finetune.bench:bench_evaluate",
         help="Measure the test of a fold",
         example="hicmae bench evaluate --model tiny --shards data/shards",
         computes=True,
@@ -183,12 +182,6 @@ VERBS = {
         positional={"sources": "+"},
         example="hicmae checkpoint average runs/seed0 runs/seed1 --out weights/mean",
     ),
-    "checkpoint consolidate": Verb(
-        target="hicmae.checkpoints.commands:consolidate",
-        help="Put the parts of a DeepSpeed checkpoint together",
-        positional={"folder": "1", "out": "1"},
-        example="hicmae checkpoint consolidate runs/a/checkpoints/step-000100.ckpt weights/a",
-    ),
     "checkpoint export": Verb(
         target="hicmae.checkpoints.commands:export",
         help="Write a checkpoint as ONNX, torch.export or the authors' format",
@@ -207,7 +200,7 @@ VERBS = {
         example="hicmae serve --checkpoint runs/values/fold-1",
     ),
     "completion": Verb(
-        target="hicmae.completion:completion",
+        target="hicmae.__main__:completion",
         help="Print a script that completes verbs and options in your shell",
         positional={"shell": "1"},
         example="hicmae completion bash > ~/.local/share/bash-completion/completions/hicmae",
@@ -219,10 +212,49 @@ VERBS = {
     ),
 }
 
+# Verb -> dotted old name of an option -> its new name, on the command line and in YAML.
+_OF_MACHINES = {
+    "machine.accelerator": "device",
+    "machine.workers": "workers",
+    "machine.precision": "precision",
+    "machine.batch_size": "batch_size",
+}
+RENAMED = {
+    "pretrain": {"hardware.accelerator": "device", "data.workers": "workers"},
+    "finetune": {
+        "trainer.accelerator": "device",
+        "trainer.workers": "workers",
+        "trainer.devices": "hardware.devices",
+        "trainer.timeout_seconds": "hardware.timeout_seconds",
+        "trainer.recompute": "hardware.recompute",
+    },
+    "evaluate": _OF_MACHINES,
+    "evaluate modalities": _OF_MACHINES,
+    "embed": _OF_MACHINES,
+    "bench step": {"accelerator": "device"},
+    "bench finetune": {"accelerator": "device"},
+    "bench evaluate": {"accelerator": "device"},
+}
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status (0 done, 2 bad input, 130 interrupted)."""
-    return dispatch(list(sys.argv[1:] if arguments is None else arguments), VERBS)
+    return dispatch(list(sys.argv[1:] if arguments is None else arguments), VERBS, RENAMED)
+
+
+def completion(*, shell: str) -> None:
+    """Print a script that completes verbs and options in your shell.
+
+    bash: `hicmae completion bash > ~/.local/share/bash-completion/completions/hicmae`; zsh: write
+    it to a file `_hicmae` in a folder of `$fpath`. Write it again after an upgrade.
+
+    Args:
+        shell: bash, zsh or tcsh.
+
+    Raises:
+        ValueError: Another shell.
+    """
+    print(completion_script(VERBS, shell))
 
 
 if __name__ == "__main__":

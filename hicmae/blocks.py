@@ -1,7 +1,6 @@
 """Transformer layers of the network: attention, cross-attention, the two residual blocks.
 
-Not for: anything that knows what a token stands for. Shape letters: B batch, N tokens, M context
-tokens, D width.
+Shape letters: B batch, N tokens, M context tokens, D width.
 """
 
 from __future__ import annotations

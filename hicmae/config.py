@@ -1,33 +1,25 @@
-"""Where configurations lie and how they are read: YAML files, packaged or the user's own.
+"""Settings: YAML files, the packaged ``configs/``, model sizes, and dataclasses out of plain data.
 
-For: reading and writing YAML, finding a file of ``configs/`` from a clone and from an installed
-package, and model sizes by name. Not for: the command line, whose values jsonargparse checks
-(``hicmae/__main__.py``), nor for turning data into dataclasses (``hicmae/plain.py``, whose
-functions are offered here too).
+Dataclasses are built by ``from_dict`` here and not by pydantic: its strict mode takes no list for a
+tuple and no text for a path, which is what YAML holds, and its lax mode takes '3' and true for 1.
 """
 
 from __future__ import annotations
 
-import os
+import dataclasses
+import difflib
 import re
+import types
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
-from hicmae.plain import did_you_mean, from_dict, kind, to_dict
+from hicmae.files import write_text
 from hicmae.settings import ModelConfig
 
-__all__ = [
-    "config_path",
-    "config_root",
-    "did_you_mean",
-    "from_dict",
-    "load_model_config",
-    "load_yaml",
-    "save_yaml",
-    "to_dict",
-]
+Settings = TypeVar("Settings")
 
 
 def config_root() -> Path:
@@ -86,7 +78,7 @@ def load_yaml(path: str | Path) -> dict[str, Any]:
         line = f" line {mark.line + 1}" if mark else ""
         raise ValueError(f"{path}{line}: not valid YAML: {error.problem}") from error
     except yaml.YAMLError as error:
-        raise ValueError(f"{path}: not valid YAML: {_one_line(error)}") from error
+        raise ValueError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
     if data is None:
         return {}
     if not isinstance(data, dict):
@@ -96,16 +88,8 @@ def load_yaml(path: str | Path) -> dict[str, Any]:
 
 def save_yaml(path: str | Path, data: Any) -> None:
     """Write settings (a dictionary or a dataclass) as YAML, whole or not at all."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        beside.write_text(
-            yaml.safe_dump(to_dict(data), sort_keys=False, allow_unicode=True), encoding="utf-8"
-        )
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
+    text = yaml.safe_dump(to_dict(data), sort_keys=False, allow_unicode=True)
+    write_text(Path(path), text)
 
 
 def load_model_config(name_or_path: str | Path) -> ModelConfig:
@@ -125,9 +109,105 @@ def load_model_config(name_or_path: str | Path) -> ModelConfig:
     return from_dict(ModelConfig, load_yaml(path), str(path))
 
 
-def _one_line(error: Exception) -> str:
-    """An error's text without line breaks."""
-    return " ".join(str(error).split())
+def to_dict(obj: Any) -> Any:
+    """Turn settings into what YAML and JSON can hold: dataclasses to dictionaries, tuples to
+    lists, paths to strings, NumPy scalars to numbers.
+
+    A field with ``omit_default`` in its metadata is left out where it holds its default, so that
+    a setting that came later changes neither digests nor files of those who do not use it.
+
+    Raises: TypeError: something that no configuration holds.
+    """
+    if dataclasses.is_dataclass(obj) and not isinstance(obj, type):
+        return {
+            item.name: to_dict(getattr(obj, item.name))
+            for item in dataclasses.fields(obj)
+            if item.init and not (item.metadata.get("omit_default") and _is_default(obj, item))
+        }
+    if isinstance(obj, Mapping):
+        return {to_dict(key): to_dict(value) for key, value in obj.items()}
+    if isinstance(obj, list | tuple):
+        return [to_dict(value) for value in obj]
+    if isinstance(obj, Path):
+        return str(obj)
+    if obj is None or type(obj) in (bool, int, float, str):
+        return obj
+    if hasattr(obj, "item"):  # a NumPy scalar or a 0-d tensor
+        return obj.item()
+    raise TypeError(f"no plain form for a {type(obj).__name__}: {obj!r}")
+
+
+def from_dict(cls: type[Settings], data: Mapping[str, Any], where: str) -> Settings:
+    """Build a (nested) settings dataclass from plain data, as ``to_dict`` or a YAML file gives it.
+
+    Args:
+        cls: The dataclass.
+        data: Its fields; what is left out keeps its default.
+        where: The file or thing the data came from, for messages.
+
+    Raises: ValueError: one line naming ``where`` and every unknown key (with the nearest right
+    one), missing key, value of a wrong type, and rule of the dataclass that is broken.
+    """
+    problems: list[str] = []
+    built = _build(cls, data, "", problems)
+    if problems:
+        raise ValueError(f"{where}: {'; '.join(problems)}")
+    return built
+
+
+def merged(start: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Changes laid over what they change, level by level; neither is touched."""
+    result = dict(start)
+    for name, value in changes.items():
+        below = result.get(name)
+        if isinstance(value, Mapping) and isinstance(below, Mapping):
+            value = merged(below, value)
+        result[name] = value
+    return result
+
+
+def did_you_mean(word: str, known: Iterable[str], *, at: str = "") -> str:
+    """``; did you mean '…'?`` for the nearest known word, or nothing when none is near.
+
+    Args:
+        word: What was found.
+        known: What is allowed there.
+        at: What goes before the suggestion: the dotted place of a key, the dashes of an option.
+    """
+    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return f"; did you mean '{at}{near[0]}'?" if near else ""
+
+
+def type_name(hint: Any) -> str:
+    """An annotation in a reader's words, for `must be …`."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if hint is type(None):
+        return "null"
+    if origin is Literal:
+        return "one of " + ", ".join(str(argument) for argument in arguments)
+    if origin in (Union, types.UnionType):
+        return " or ".join(type_name(argument) for argument in arguments)
+    if origin is tuple and not (len(arguments) == 2 and arguments[1] is Ellipsis):
+        return f"a list of {len(arguments)}: {', '.join(type_name(a) for a in arguments)}"
+    if origin in (tuple, list):
+        return f"a list of {_LISTS.get(arguments[0]) or type_name(arguments[0])}"
+    if origin in (dict, Mapping) or dataclasses.is_dataclass(hint):
+        return "a mapping"
+    words = {
+        bool: "true or false",
+        int: "a whole number",
+        float: "a number",
+        str: "text",
+        Path: "a path",
+    }
+    return words.get(hint) or str(getattr(hint, "__name__", hint))
+
+
+def kind(value: Any) -> str:
+    """What a value is, for a message."""
+    if isinstance(value, list | tuple):
+        return "a list"
+    return "nothing" if value is None else f"{value!r}"
 
 
 class _Loader(yaml.SafeLoader):
@@ -152,3 +232,117 @@ _Loader.add_implicit_resolver(
     re.compile(r"^[-+]?[0-9]+(?:\.[0-9]*)?[eE][-+]?[0-9]+$"),
     list("-+0123456789"),
 )
+
+
+def _is_default(obj: Any, item: dataclasses.Field[Any]) -> bool:
+    """Whether a field holds what it holds if nothing is said."""
+    value = getattr(obj, item.name)
+    if item.default_factory is not dataclasses.MISSING:
+        return bool(value == item.default_factory())
+    return bool(value == item.default)
+
+
+_LISTS: dict[Any, str] = {
+    int: "whole numbers, such as [1, 2]",
+    float: "numbers, such as [0.5, 1]",
+    str: "words, such as [one, two]",
+    Path: "paths, such as [one, two]",
+}
+_MISFIT = object()  # Stands for a value whose problem is already noted.
+
+
+def _build(cls: type[Any], data: Any, at: str, problems: list[str]) -> Any:
+    """Build one dataclass; problems are appended with the dotted place they stand at."""
+    if not isinstance(data, Mapping):
+        problems.append(f"{at or cls.__name__} is {kind(data)}, not a mapping of keys to values")
+        return _MISFIT
+    before = len(problems)
+    hints = get_type_hints(cls)
+    fields = {item.name: item for item in dataclasses.fields(cls) if item.init}
+    prefix = f"{at}." if at else ""
+    for key in data:
+        if key not in fields:
+            known = ", ".join(prefix + field for field in fields)
+            remedy = did_you_mean(str(key), fields, at=prefix) or f"; known keys: {known}"
+            problems.append(f"unknown key '{prefix}{key}'{remedy}")
+    values = {}
+    for name, item in fields.items():
+        if name in data:
+            values[name] = _convert(hints[name], data[name], prefix + name, problems)
+        elif item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING:
+            problems.append(f"missing key '{prefix}{name}' (must be {type_name(hints[name])})")
+    if len(problems) > before:
+        return _MISFIT
+    try:
+        return cls(**values)
+    except ValueError as error:  # the dataclass's own rules
+        named = not at or str(error).startswith(f"{at.rsplit('.', 1)[-1]}:")
+        problems.append(str(error) if named else f"{at}: {error}")
+        return _MISFIT
+
+
+def _convert(hint: Any, value: Any, at: str, problems: list[str]) -> Any:
+    """Fit a plain value to an annotation, or note a problem and return ``_MISFIT``."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if hint is Any:
+        return value
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        return value if isinstance(value, hint) else _build(hint, value, at, problems)
+    if origin in (Union, types.UnionType):
+        return _convert_union(hint, value, at, problems)
+    if origin is Literal and any(value == a and type(value) is type(a) for a in arguments):
+        return value
+    if origin in (tuple, list) and isinstance(value, list | tuple):
+        return _convert_sequence(hint, value, at, problems)
+    if origin in (dict, Mapping):
+        if isinstance(value, Mapping):
+            return {
+                _convert(arguments[0], key, f"a key of {at}", problems): _convert(
+                    arguments[1], item, f"{at}.{key}", problems
+                )
+                for key, item in value.items()
+            }
+    elif hint is Path and isinstance(value, str | Path):
+        return Path(value)
+    elif hint is float and isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    elif hint is None or hint is type(None):
+        if value is None:
+            return None
+    elif isinstance(hint, type) and type(value) is hint:  # bool is no int here
+        return value
+    problems.append(f"{at} = {value!r} (must be {type_name(hint)})")
+    return _MISFIT
+
+
+def _convert_union(hint: Any, value: Any, at: str, problems: list[str]) -> Any:
+    """The first member that takes the value; a dataclass member tells its own problems."""
+    for member in get_args(hint):
+        trial: list[str] = []
+        built = _convert(member, value, at, trial)
+        if not trial:
+            return built
+        if dataclasses.is_dataclass(member) and isinstance(value, Mapping):
+            problems.extend(trial)
+            return _MISFIT
+    problems.append(f"{at} = {value!r} (must be {type_name(hint)})")
+    return _MISFIT
+
+
+def _convert_sequence(
+    hint: Any, value: list[Any] | tuple[Any, ...], at: str, problems: list[str]
+) -> Any:
+    """Fit the items of a list or tuple."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin is tuple and not (len(arguments) == 2 and arguments[1] is Ellipsis):
+        if len(value) != len(arguments):
+            problems.append(f"{at} = {list(value)} (must be {type_name(hint)})")
+            return _MISFIT
+        kinds = arguments
+    else:
+        kinds = arguments[:1] * len(value)
+    items = [
+        _convert(kind, item, f"{at}[{index}]", problems)
+        for index, (kind, item) in enumerate(zip(kinds, value, strict=True))
+    ]
+    return tuple(items) if origin is tuple else items

@@ -1,30 +1,99 @@
 """The whole system in one command: the very commands a user would type, one after another.
 
-For: running the steps of ``configs/demo.yaml`` as processes of their own, showing each, and
-ending at the report. Not for: the work itself; every step is an ordinary ``hicmae`` command that
-can be typed again by hand. Steps are read by ``hicmae/demo_steps.py``; which of them are done is
-kept by ``hicmae/demo_folder.py``.
+The steps of ``configs/demo.yaml`` run as processes of their own, shown as they go, and end at the
+report. Which of them are done is kept in the demo's folder, so that it can go on where it stopped.
 """
 
 from __future__ import annotations
 
+import contextlib
+import json
+import os
+import queue
 import re
 import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import threading
 import time
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from rich.console import Console
 from rich.text import Text
 
 from hicmae.config import config_path, from_dict, load_yaml
-from hicmae.demo_folder import prepare, read_done, remove, save_done
-from hicmae.demo_steps import DemoConfig, fill, groups, step_words
-from hicmae.process import Job, ProcessResult, num_cores, run_jobs
+from hicmae.files import write_text
 
 DEMO_STEPS = Path("configs/demo.yaml")
+_STATE = "demo.json"
 _AT_ONCE = 2
-_LOG_TAIL_LINES = 25
+# What a command that is told to stop gets to end by itself, seconds.
+_GRACE_SECONDS = 10.0
+
+Values = dict[str, int | float | str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """One command of the demo.
+
+    Args:
+        title: What it does, for the reader.
+        command: The words after ``hicmae``. ``{out}`` and the names under ``values`` are replaced.
+        makes: The folder it writes, removed before the step runs so that a half-done one does not
+            stand in the way of ``--resume``.
+        show: Whether its whole output is shown when it is done.
+        group: Name shared with neighbours that need nothing of one another: two of them run side
+            by side where there are two cores.
+    """
+
+    title: str
+    command: str
+    makes: str | None = None
+    show: bool = False
+    group: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoConfig:
+    """What ``configs/demo.yaml`` holds.
+
+    Args:
+        steps: The commands in order.
+        report: The file to look at in the end.
+        values: Numbers and words that commands share, by name.
+        quick: Values that replace those for a run of a minute that shows nothing but that
+            everything runs.
+    """
+
+    steps: tuple[Step, ...]
+    report: str
+    values: Values = field(default_factory=dict)
+    quick: Values = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        problems = [
+            f"quick.{name} replaces no value" for name in self.quick if name not in self.values
+        ]
+        known = {"out": "out", **self.values}
+        for text in (
+            self.report,
+            *(s.command for s in self.steps),
+            *(s.makes or "" for s in self.steps),
+        ):
+            unknown = sorted(set(re.findall(r"\{(\w*)\}", text)) - set(known))
+            problems += [f"'{{{name}}}' in '{text}' is not among the values" for name in unknown]
+        if problems:
+            raise ValueError(f"demo: {'; '.join(problems)}")
+
+    def filled(self, out: Path, *, quick: bool) -> Values:
+        """What stands in for the names in braces."""
+        return {**self.values, **(self.quick if quick else {}), "out": str(out)}
 
 
 def demo(
@@ -52,17 +121,17 @@ def demo(
     """
     path = config_path(steps)
     config = from_dict(DemoConfig, load_yaml(path), str(path))
-    prepare(out, resume=resume, overwrite=overwrite)
+    _prepare(out, resume=resume, overwrite=overwrite)
     run = _Run(config, out, quick=quick)
     began = time.monotonic()
     for group in groups(config.steps):
-        failure = run.group(group)
-        if failure is not None:
+        status = run.group(group)
+        if status != 0:
             again = ["demo", "--resume", "--out", str(out), *(["--quick"] if quick else [])]
             if steps != DEMO_STEPS:
                 again += ["--steps", str(steps)]
             run.say(f"To go on from here: hicmae {shlex.join(again)}")
-            return failure.status
+            return status
     report = Path(fill(config.report, config.filled(out, quick=quick)))
     if not report.is_file():
         raise ValueError(f"{path}: report {report} was made by no step")
@@ -70,6 +139,34 @@ def demo(
     run.say(f"\nAll {len(config.steps)} steps done{before} in {_clock(time.monotonic() - began)}.")
     run.say(f"The report: {report}")
     return 0
+
+
+def step_words(config: DemoConfig, out: Path, *, quick: bool) -> list[list[str]]:
+    """The words after ``hicmae`` of every step."""
+    values = config.filled(out, quick=quick)
+    # Split first, then fill in: a path with a space stays one word.
+    return [[fill(word, values) for word in shlex.split(step.command)] for step in config.steps]
+
+
+def groups(steps: Sequence[Step]) -> list[list[int]]:
+    """Numbers of the steps, from 0, neighbours of one group together."""
+    found: list[list[int]] = []
+    for number, step in enumerate(steps):
+        if number and step.group is not None and step.group == steps[number - 1].group:
+            found[-1].append(number)
+        else:
+            found.append([number])
+    return found
+
+
+def fill(text: str, values: Values) -> str:
+    """Replace ``{name}`` by its value; other braces (YAML or JSON in a command) stay."""
+    return re.sub(r"\{(\w+)\}", lambda match: str(values[match.group(1)]), text)
+
+
+def num_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0))
 
 
 class _Run:
@@ -88,72 +185,249 @@ class _Run:
         self.steps, self.out = config.steps, out
         self.values = config.filled(out, quick=quick)
         self.commands = step_words(config, out, quick=quick)
-        self.seconds = read_done(out, self.commands, groups(config.steps))
+        self.seconds = _read_done(out, self.commands, groups(config.steps))
         self.num_before = sum(taken is not None for taken in self.seconds)
         self.console = Console(highlight=False)
         # At once: what comes after a step that is to run again is not done any more.
-        save_done(out, self.commands, self.seconds)
+        _save_done(out, self.commands, self.seconds)
 
-    def group(self, numbers: Sequence[int]) -> ProcessResult | None:
-        """Run those steps of a group that are not done; returns how one failed, if one did."""
-        jobs = {}
+    def group(self, numbers: Sequence[int]) -> int:
+        """Run those steps of a group that are not done, side by side where there are cores.
+
+        When one fails, those beside it are stopped and no other is started. However this ends, no
+        process is left behind.
+
+        Returns: 0, or the exit status of the one that failed.
+        """
+        waiting = deque(number for number in numbers if self.seconds[number] is None)
         for number in numbers:
-            taken = self.seconds[number]
-            if taken is None:
-                jobs[self._job(number)] = number
-            else:
+            if number not in waiting:
                 self._announce(number)
-                self.say(f"  done before, in {_clock(taken)}")
-        failures = []
-        at_once = min(_AT_ONCE, num_cores(), len(jobs))
+                self.say(f"  done before, in {_clock(self.seconds[number] or 0.0)}")
+        at_once = min(_AT_ONCE, num_cores(), len(waiting))
+        running: dict[int, _Process] = {}
+        heard: queue.Queue[tuple[int, str | None]] = queue.Queue()
+        with _ended_by_signals():
+            try:
+                while waiting or running:
+                    while waiting and len(running) < at_once:
+                        number = waiting.popleft()
+                        self._announce(number)
+                        self._clear(number)
+                        running[number] = _Process(
+                            self.commands[number], self.log(number), at_once, number, heard
+                        )
+                    number, line = heard.get()
+                    name = f"[{number + 1}/{len(self.steps)}] " if at_once > 1 else ""
+                    if line is not None:
+                        if not self.steps[number].show:  # which comes in one piece
+                            self.say(f"  {name}| {line}", style="dim")
+                        continue
+                    ended = running.pop(number)
+                    status = ended.finish()
+                    if status != 0:
+                        self._explain(number, status)
+                        return status
+                    self.seconds[number] = ended.seconds
+                    _save_done(self.out, self.commands, self.seconds)
+                    if self.steps[number].show:
+                        self.say(ended.log.read_text(encoding="utf-8").rstrip())
+                    self.say(f"  {name}done in {_clock(ended.seconds)}")
+            finally:
+                _stop(list(running.values()))
+        return 0
 
-        def start(job: Job) -> None:
-            makes = self.steps[jobs[job]].makes
-            self._announce(jobs[job])
-            if makes is not None:
-                remove(self.out, Path(fill(makes, self.values)))
-
-        def end(job: Job, result: ProcessResult) -> None:
-            name = f"{job.name} " if at_once > 1 else ""
-            if result.status != 0:
-                failures.append(result)
-                self._explain(job, result)
-                return
-            self.seconds[jobs[job]] = result.seconds
-            save_done(self.out, self.commands, self.seconds)
-            if self.steps[jobs[job]].show:
-                self.say(job.log.read_text(encoding="utf-8").rstrip())
-            self.say(f"  {name}done in {_clock(result.seconds)}")
-
-        if jobs:
-            run_jobs(list(jobs), self.console, at_once=at_once, on_start=start, on_end=end)
-        return failures[0] if failures else None
+    def log(self, number: int) -> Path:
+        """The file for the output of a step."""
+        slug = re.sub(r"[^a-z0-9]+", "-", self.steps[number].title.lower()).strip("-")[:40]
+        return self.out / "logs" / f"{number + 1:02d}-{slug}.log"
 
     def say(self, text: str, style: str = "") -> None:
         """Print text as it is, without markup or breaks."""
         self.console.print(Text(text, style=style), soft_wrap=True)
 
-    def _job(self, number: int) -> Job:
-        """The process of a step."""
-        slug = re.sub(r"[^a-z0-9]+", "-", self.steps[number].title.lower()).strip("-")[:40]
-        return Job(
-            name=f"[{number + 1}/{len(self.steps)}]",
-            words=tuple(self.commands[number]),
-            log=self.out / "logs" / f"{number + 1:02d}-{slug}.log",
-        )
-
     def _announce(self, number: int) -> None:
-        """Say what a step does, and its command."""
         title = self.steps[number].title
         self.say(f"\n[{number + 1}/{len(self.steps)}] {title}", style="bold")
         self.say(f"$ hicmae {shlex.join(self.commands[number])}")
 
-    def _explain(self, job: Job, result: ProcessResult) -> None:
-        """Say which step failed, with the end of its output and how to repeat it."""
-        lines = job.log.read_text(encoding="utf-8").splitlines()[-_LOG_TAIL_LINES:]
-        self.say("\n".join(lines))
-        self.say(f"Step {job.name} failed with exit status {result.status}. Its output: {job.log}")
-        self.say(f"To repeat it alone: hicmae {shlex.join(job.words)}")
+    def _clear(self, number: int) -> None:
+        """Remove what a step is about to write again, inside the demo's folder only."""
+        makes = self.steps[number].makes
+        if makes is None:
+            return
+        made = Path(fill(makes, self.values))
+        if self.out.resolve() not in made.resolve().parents:
+            raise ValueError(f"demo: makes: {made} is not inside {self.out}")
+        if made.is_dir():
+            shutil.rmtree(made)
+        else:
+            made.unlink(missing_ok=True)
+
+    def _explain(self, number: int, status: int) -> None:
+        """Say which step failed, with how to repeat it."""
+        if self.steps[number].show:
+            self.say(self.log(number).read_text(encoding="utf-8").rstrip())
+        name = f"[{number + 1}/{len(self.steps)}]"
+        self.say(f"Step {name} failed with exit status {status}. Its output: {self.log(number)}")
+        self.say(f"To repeat it alone: hicmae {shlex.join(self.commands[number])}")
+
+
+class _Process:
+    """A command under this interpreter; it leads a process group, which ends with it.
+
+    Args:
+        words: The words after ``hicmae``.
+        log: File for everything it says; of a line that overwrites itself (a progress bar), the
+            last form.
+        at_once: How many share the cores (``OMP_NUM_THREADS``, unless the user has set it).
+        number: Stands before each line that is put into ``heard``.
+        heard: Takes what it says, line by line, and nothing at its end.
+    """
+
+    def __init__(
+        self,
+        words: Sequence[str],
+        log: Path,
+        at_once: int,
+        number: int,
+        heard: queue.Queue[tuple[int, str | None]],
+    ) -> None:
+        share = {"OMP_NUM_THREADS": str(max(1, num_cores() // at_once))} if at_once > 1 else {}
+        self.log, self._began = log, time.monotonic()
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "hicmae", *words],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            env={**share, **os.environ, "PYTHONUNBUFFERED": "1"},
+            start_new_session=True,
+        )
+        self._reader = threading.Thread(target=self._read, args=(number, heard), daemon=True)
+        self._reader.start()
+
+    def _read(self, number: int, heard: queue.Queue[tuple[int, str | None]]) -> None:
+        assert self.process.stdout is not None
+        with self.log.open("w", encoding="utf-8") as file:
+            for raw in self.process.stdout:
+                line = raw.decode("utf-8", errors="replace").rstrip("\n").split("\r")[-1]
+                file.write(line + "\n")
+                file.flush()
+                if line.strip():
+                    heard.put((number, line))
+        self.seconds = time.monotonic() - self._began
+        heard.put((number, None))
+
+    def finish(self) -> int:
+        """Wait for the end, and end what the command has left running.
+
+        Returns: the exit status as a shell gives it (128 + signal when killed).
+        """
+        status = self.process.wait()
+        self.kill()
+        return status if status >= 0 else 128 - status
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal to the command and all it has started."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, number)
+
+    def kill(self) -> None:
+        """End the whole group."""
+        self.signal(signal.SIGKILL)
+        self.process.wait()
+        self._reader.join()
+
+
+def _stop(running: Sequence[_Process]) -> None:
+    """Interrupt commands, give them a moment to end by themselves, and kill what is left."""
+    try:
+        for process in running:
+            process.signal(signal.SIGINT)
+        deadline = time.monotonic() + _GRACE_SECONDS
+        for process in running:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.process.wait(timeout=max(0.0, deadline - time.monotonic()))
+    finally:
+        for process in running:
+            process.kill()
+
+
+@contextlib.contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """Let a signal that would end this process do so in order, as Ctrl-C does: the commands,
+    which have groups of their own, would not hear of it.
+    """
+
+    def end(number: int, _: object) -> None:
+        raise SystemExit(128 + number)
+
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) is signal.SIG_DFL:
+                before[number] = signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _prepare(out: Path, *, resume: bool, overwrite: bool) -> None:
+    """Make the folder, and touch nothing that is not an earlier demo.
+
+    Raises: ValueError: the folder is in use.
+    """
+    if resume and overwrite:
+        raise ValueError("give either --resume or --overwrite, not both")
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"{out}: is a file, not a folder; give another --out")
+    if out.is_dir() and any(out.iterdir()):
+        if not (out / _STATE).is_file():
+            raise ValueError(f"{out}: holds files that are no demo's; give another --out")
+        if not resume and not overwrite:
+            raise ValueError(
+                f"{out}: holds an earlier demo; give --resume, --overwrite or another --out"
+            )
+        if overwrite:
+            shutil.rmtree(out)
+    (out / "logs").mkdir(parents=True, exist_ok=True)
+    if not (out / _STATE).is_file():
+        _save_done(out, [], [])
+
+
+def _read_done(
+    out: Path, commands: Sequence[list[str]], groups: Sequence[Sequence[int]]
+) -> list[float | None]:
+    """What each step took in an earlier demo, or None where it has to run.
+
+    A step that differs spoils what comes after it, but not those beside it.
+
+    Args:
+        out: The folder.
+        commands: The words of each step.
+        groups: The steps by number, from 0; those of one group do not depend on one another.
+    """
+    state = json.loads((out / _STATE).read_text(encoding="utf-8"))
+    saved = list(zip(state["commands"], state["seconds"], strict=True))
+    seconds: list[float | None] = [None] * len(commands)
+    for group in groups:
+        for number in group:
+            if number < len(saved) and saved[number][0] == commands[number]:
+                seconds[number] = saved[number][1]
+        if any(seconds[number] is None for number in group):
+            break
+    return seconds
+
+
+def _save_done(out: Path, commands: Sequence[list[str]], seconds: Sequence[float | None]) -> None:
+    """Note which steps are done: those that have taken some time."""
+    done = [
+        words if taken is not None else None for words, taken in zip(commands, seconds, strict=True)
+    ]
+    text = json.dumps({"commands": done, "seconds": list(seconds)}, indent=1)
+    write_text(out / _STATE, text)
 
 
 def _clock(seconds: float) -> str:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from hicmae.blocks import truncated_normal_linears
-from hicmae.checkpoints.hub import PortableModel
+from hicmae.checkpoints.portable import PortableModel
+from hicmae.config import from_dict
 from hicmae.encoder import AudioVisualEncoder
+from hicmae.registry import NoSettings, Registry
 from hicmae.settings import ModelConfig
 
 Modalities = Literal["audio-video", "video", "audio"]
@@ -23,30 +26,53 @@ class EmotionConfig:
     Args:
         num_outputs: Classes, or real-valued targets.
         modalities: What it hears and sees.
-        feature_fusion: Whether the pooled features of all encoder layers are summed with learned
-            weights; else the last layer alone is pooled (an ablation of the paper).
+        feature_fusion: Whether the tokens of all encoder layers are pooled and fused; else the
+            last layer alone is pooled (an ablation of the paper).
         drop_path: Rate of stochastic depth in the last layers; it rises linearly from 0.
+        fusion: How the layers are fused, a name out of ``FUSIONS``.
+        fusion_settings: Settings of that fusion.
     """
 
     num_outputs: int
     modalities: Modalities = "audio-video"
     feature_fusion: bool = True
     drop_path: float = 0.1
+    fusion: str = field(default="hierarchical", metadata={"omit_default": True})
+    fusion_settings: dict[str, Any] = field(
+        default_factory=dict, hash=False, metadata={"omit_default": True}
+    )
 
     def __post_init__(self) -> None:
         if self.num_outputs < 1:
             raise ValueError(f"emotion: num_outputs = {self.num_outputs} (must be 1 or more)")
         if not 0 <= self.drop_path < 1:
             raise ValueError(f"emotion: drop_path = {self.drop_path} (must lie in [0, 1))")
+        FUSIONS[self.fusion].configure(self.fusion_settings, "emotion: fusion_settings")
+        if not self.feature_fusion and self.fusion != "hierarchical":
+            raise ValueError(
+                f"emotion: feature_fusion = False leaves nothing to fuse by {self.fusion!r}"
+            )
 
 
+# Of the layers of one modality. What makes one takes ``num_layers``, the width ``dim`` and its
+# settings, and gives a module from tokens (B, N, D) of the layers, a tuple, shallow first, to
+# (B, D); a method ``weights()`` -> (L,), summing to 1, is shown where it exists.
+FUSIONS: Registry[Callable[..., nn.Module]] = Registry("feature fusion")
+
+
+@FUSIONS.register("hierarchical")
 class HierarchicalFusion(nn.Module):
     """Sums the pooled tokens of all encoder layers of one modality with softmax weights.
+
+    Args:
+        num_layers: L.
+        dim: D, which it does not need.
+        settings: Of which it has none.
 
     Source: HiCMAE, section 3.5 (hierarchical feature fusion); weights equal at the start.
     """
 
-    def __init__(self, num_layers: int) -> None:
+    def __init__(self, num_layers: int, dim: int, settings: NoSettings) -> None:
         super().__init__()
         self.layer_logits = nn.Parameter(torch.zeros(num_layers))
 
@@ -60,7 +86,7 @@ class HierarchicalFusion(nn.Module):
         return torch.einsum("l,lbd->bd", self.weights().to(pooled.dtype), pooled)
 
 
-class EmotionModel(nn.Module, PortableModel):
+class EmotionModel(PortableModel):
     """Predicts emotion from a clip.
 
     A model of both modalities has a head over four pooled vectors (video layers, audio layers,
@@ -84,8 +110,8 @@ class EmotionModel(nn.Module, PortableModel):
         layers = every_layer if emotion.feature_fusion else [config.encoder_depth]
         self.encoder = AudioVisualEncoder(config, layers=layers, drop_path=emotion.drop_path)
         self.encoder.apply(truncated_normal_linears)
-        self.video_fusion = HierarchicalFusion(len(self.encoder.layers))
-        self.audio_fusion = HierarchicalFusion(len(self.encoder.layers))
+        self.video_fusion = self._fusion()
+        self.audio_fusion = self._fusion()
         width = config.encoder_dim * (4 if emotion.modalities == "audio-video" else 2)
         self.norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
         self.head = nn.Linear(width, emotion.num_outputs)
@@ -151,14 +177,46 @@ class EmotionModel(nn.Module, PortableModel):
         """The settings that this network is built from, by their names in a checkpoint."""
         return {"model": self.config, "emotion": self.emotion}
 
+    @classmethod
+    def from_sections(cls, sections: Mapping[str, Any], where: str) -> EmotionModel:
+        """An empty network from a checkpoint's sections.
+
+        Raises: ValueError: a damaged section, or no ``emotion``; ``where`` says of what.
+        """
+        sizes = from_dict(ModelConfig, sections["model"], where=f"{where}: model")
+        if "emotion" not in sections:
+            raise ValueError(f"{where}: damaged configuration (no section 'emotion')")
+        head = from_dict(EmotionConfig, sections["emotion"], where=f"{where}: emotion")
+        return cls(sizes, head)
+
+    def probe_masks(self, generator: torch.Generator) -> dict[str, Tensor]:
+        """Nothing is hidden from it."""
+        return {}
+
+    def probe_output(self, probe: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Features and logits of a probe's input."""
+        features = self.features(probe["input.video"], probe["input.fbank"])
+        return {"output.features": features, "output.logits": self.head(features)}
+
     def layer_weights(self) -> dict[str, Tensor]:
-        """Learned weight of each encoder layer, (L,) summing to 1, by modality."""
-        weights = {"video": self.video_fusion.weights(), "audio": self.audio_fusion.weights()}
-        return {
-            name: values.detach()
-            for name, values in weights.items()
-            if name in self.emotion.modalities.split("-")
-        }
+        """Learned weight of each encoder layer, (L,) summing to 1, by modality.
+
+        Of a fusion that has no such weights there is nothing.
+        """
+        learned: dict[str, Tensor] = {}
+        for name in self.emotion.modalities.split("-"):
+            weights = getattr(getattr(self, f"{name}_fusion"), "weights", None)
+            if weights is not None:
+                learned[name] = weights().detach()
+        return learned
+
+    def _fusion(self) -> nn.Module:
+        """A fusion of one modality's layers."""
+        entry = FUSIONS[self.emotion.fusion]
+        settings = entry.configure(self.emotion.fusion_settings, "emotion: fusion_settings")
+        return entry.make(
+            num_layers=len(self.encoder.layers), dim=self.config.encoder_dim, settings=settings
+        )
 
     def _freeze_absent(self) -> None:
         """Freeze what a model of one modality never runs, so that no optimizer waits for it."""

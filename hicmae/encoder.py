@@ -1,6 +1,5 @@
 """The one definition of the network that pretraining, fine-tuning and prediction share.
 
-Not for: the objective, the decoders of pretraining, or the head of fine-tuning.
 Shape letters: B batch, C channels, T frames, H W pixels, S filter-bank frames, F mel bins,
 N tokens, K kept tokens, D width, L layers.
 """

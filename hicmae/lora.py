@@ -1,8 +1,5 @@
 """Low-rank updates of frozen matrices (LoRA), merged into plain weights when training is over.
 
-For: giving the linear layers of an encoder a trainable update of small rank. Not for: choosing
-what else is trained (``finetune/fitting/tuning.py``).
-
 The update is a parametrization of ``weight``, so whatever reads a layer's weight, a module's
 ``forward`` or ``functional.linear``, sees the sum. After ``merge_lora`` nothing of it is left but
 the numbers: names and shapes are those of a network that never had one.

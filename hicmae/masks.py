@@ -153,3 +153,9 @@ def masks_from_hidden(hidden: Tensor) -> Masks:
     order = hidden.int().argsort(dim=1, stable=True)  # visible ascending, then hidden ascending
     num_visible = hidden.shape[1] - int(counts[0])
     return Masks(keep=order[:, :num_visible], masked=order[:, num_visible:])
+
+
+def hidden_from_masks(masks: Masks, num_tokens: int) -> Tensor:
+    """Turn index tensors into a boolean mask (B, N; True = hidden), on their device."""
+    hidden = torch.zeros(len(masks.keep), num_tokens, dtype=torch.bool, device=masks.keep.device)
+    return hidden.scatter(1, masks.masked, True)

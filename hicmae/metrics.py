@@ -1,7 +1,7 @@
 """Scores of emotion recognition, computed once over all samples.
 
-For: pooled predictions of a whole test set (or of all folds), gathered with each sample once; no
-average of per-process or per-batch scores. Not for: aggregation of views or folds.
+Of pooled predictions of a whole test set (or of all folds), gathered with each sample once; no
+average of per-process or per-batch scores.
 
 Shape letters: N samples, K classes, D target dimensions.
 """

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from hicmae.blocks import set_grad_checkpointing, xavier_linears
-from hicmae.checkpoints.hub import PortableModel
+from hicmae.checkpoints.portable import PortableModel
+from hicmae.config import from_dict
 from hicmae.decoder import ReconstructionDecoder
-from hicmae.encoder import AudioVisualEncoder, EncoderOutput, ModalityTokens
+from hicmae.encoder import AudioVisualEncoder, ModalityTokens
 from hicmae.masks import (
     Masks,
+    hidden_from_masks,
     masks_from_hidden,
     num_hidden,
     random_masks,
@@ -20,7 +23,7 @@ from hicmae.masks import (
     running_cells,
     tube_masks,
 )
-from hicmae.objective import audio_target, contrast, reconstruction, video_target
+from hicmae.objective import LossInput, audio_target, choose_losses, video_target
 from hicmae.patches import take_tokens
 from hicmae.settings import ModelConfig, ObjectiveConfig
 
@@ -30,8 +33,8 @@ class PretrainOutput(NamedTuple):
 
     Attributes:
         loss: 0-d, weighted sum of the terms.
-        terms: ``video``, ``audio``, ``contrast`` (sum over layers, before its weight), and
-            ``contrast_accuracy_layer<l>``; 0-d, without gradients.
+        terms: ``video``, ``audio``, ``contrast`` (sum over layers, before its weight),
+            ``contrast_accuracy_layer<l>``, and further losses by name; 0-d, without gradients.
         video_prediction: (B, M, P) hidden tubelets.
         audio_prediction: (B, M, P) hidden filter-bank patches.
         video_target: (B, M, P) what was asked for.
@@ -52,14 +55,14 @@ class PretrainOutput(NamedTuple):
     audio_masks: Masks
 
 
-class HiCMAE(nn.Module, PortableModel):
+class HiCMAE(PortableModel):
     """Hierarchical contrastive masked autoencoder.
 
     Args:
         config: Sizes.
-        objective: Masks, weights and ablations.
+        objective: Masks, losses and ablations.
 
-    Raises: ValueError: contrast layers outside the encoder, mask ratios that leave nothing.
+    Raises: ValueError: unknown losses, layers outside the encoder, mask ratios that leave nothing.
     Source: HiCMAE, arXiv 2401.05698.
     """
 
@@ -70,12 +73,12 @@ class HiCMAE(nn.Module, PortableModel):
         self.config = config
         self.objective = objective = objective or ObjectiveConfig()
         self.skip_layers = config.feature_layers if objective.skip_connections else ()
-        self.contrast_layers = _contrast_layers(config, objective)
+        self.losses = choose_losses(objective, config)
         _, height, width = config.video_grid
         num_hidden(height * width, objective.video_mask_ratio)
         num_hidden(config.num_audio_tokens, objective.audio_mask_ratio)
 
-        layers = sorted({*self.skip_layers, *self.contrast_layers})
+        layers = sorted({*self.skip_layers, *(n for loss in self.losses for n in loss.layers)})
         self.encoder = AudioVisualEncoder(config, layers=layers)
         projections = (self.encoder.video.project, self.encoder.audio.project)
         for block in self.encoder.modules():
@@ -104,7 +107,7 @@ class HiCMAE(nn.Module, PortableModel):
         video_mask: Tensor | None = None,
         fbank_mask: Tensor | None = None,
     ) -> PretrainOutput:
-        """Hide, encode, reconstruct and contrast a batch of clips.
+        """Hide, encode and reconstruct a batch of clips, and sum the losses.
 
         Args:
             video: Normalised frames (B, 3, T, H, W).
@@ -126,25 +129,30 @@ class HiCMAE(nn.Module, PortableModel):
         )
         assert encoded.video is not None
         assert encoded.audio is not None
+        video_layers, audio_layers = self._layers(encoded.video), self._layers(encoded.audio)
         video_prediction = self.video_decoder(
-            encoded.video.fused, self._take(encoded.video, self.skip_layers), video_masks
+            encoded.video.fused, [video_layers[layer] for layer in self.skip_layers], video_masks
         )
         audio_prediction = self.audio_decoder(
-            encoded.audio.fused, self._take(encoded.audio, self.skip_layers), audio_masks
+            encoded.audio.fused, [audio_layers[layer] for layer in self.skip_layers], audio_masks
         )
-        target_video, target_audio = self._targets(
+        target_video, target_audio = self.targets(
             video_patches, audio_patches, video_masks, audio_masks
         )
-        weights = self.objective
-        video_loss = reconstruction(video_prediction, target_video)
-        audio_loss = reconstruction(audio_prediction, target_audio)
-        loss = weights.video_weight * video_loss + weights.audio_weight * audio_loss
-        terms = {"video": video_loss.detach(), "audio": audio_loss.detach()}
-        logits: tuple[Tensor, ...] = ()
-        if self.contrast_layers:
-            contrast_loss, logits, accuracies = self._contrast(encoded)
-            loss = loss + weights.contrast_weight * contrast_loss
-            terms |= {"contrast": contrast_loss.detach()} | accuracies
+        loss, terms, logits = self._sum_losses(
+            LossInput(
+                video_prediction=video_prediction,
+                audio_prediction=audio_prediction,
+                video_target=target_video,
+                audio_target=target_audio,
+                video_masks=video_masks,
+                audio_masks=audio_masks,
+                video_layers=video_layers,
+                audio_layers=audio_layers,
+                video_fused=encoded.video.fused,
+                audio_fused=encoded.audio.fused,
+            )
+        )
         return PretrainOutput(
             loss=loss,
             terms=terms,
@@ -157,42 +165,30 @@ class HiCMAE(nn.Module, PortableModel):
             audio_masks=audio_masks,
         )
 
-    def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Compute the layers' activations again in the backward pass instead of keeping them."""
-        set_grad_checkpointing(self, enable)
+    def draw_masks(self, batch: int, *, device: torch.device | str = "cpu") -> tuple[Masks, Masks]:
+        """Draw what is hidden of a batch of clips, as the next step would.
 
-    def sections(self) -> dict[str, Any]:
-        """The settings that this network is built from, by their names in a checkpoint."""
-        return {"model": self.config, "objective": self.objective}
+        In training mode a share of the hidden tokens is decoded, see ``decoder_keep``.
 
-    def _masks(
-        self, video: Tensor, video_mask: Tensor | None, fbank_mask: Tensor | None
-    ) -> tuple[Masks, Masks]:
-        """Tokens to show and to decode."""
-        batch, device, objective = len(video), video.device, self.objective
-        share = objective.decoder_keep if self.training else 1.0
-        if video_mask is None:
-            grid = self.config.video_grid
-            video_masks = tube_masks(batch, grid, objective.video_mask_ratio, device=device)
-            if share < 1:
-                video_masks = running_cells(video_masks, grid[0], share)
-        else:
-            video_masks = masks_from_hidden(video_mask)
-        if fbank_mask is None:
-            audio_masks = random_masks(
-                batch, self.config.num_audio_tokens, objective.audio_mask_ratio, device=device
-            )
-            if share < 1:
-                audio_masks = random_share(audio_masks, share)
-        else:
-            audio_masks = masks_from_hidden(fbank_mask)
-        return video_masks, audio_masks
+        Returns: of the tubelets, keep (B, K) and masked (B, M), and the same of the filter-bank
+            patches, on the device.
+        """
+        return self._video_masks(batch, device), self._audio_masks(batch, device)
 
     @torch.no_grad()
-    def _targets(
+    def targets(
         self, video_patches: Tensor, audio_patches: Tensor, video_masks: Masks, audio_masks: Masks
     ) -> tuple[Tensor, Tensor]:
-        """Targets (B, M, P) of the hidden tubelets and patches only."""
+        """What the decoders shall predict, of the hidden tubelets and patches only.
+
+        Args:
+            video_patches: All tubelets (B, N, P), as ``encoder.cut`` gives them.
+            audio_patches: All filter-bank patches (B, N, P).
+            video_masks: Which tubelets are hidden, (B, M) of them.
+            audio_masks: Which filter-bank patches are hidden.
+
+        Returns: (B, M, P) of the picture and of the sound, float32, without gradients.
+        """
         return (
             video_target(
                 take_tokens(video_patches, video_masks.masked),
@@ -203,45 +199,93 @@ class HiCMAE(nn.Module, PortableModel):
             audio_target(take_tokens(audio_patches, audio_masks.masked)),
         )
 
-    def _contrast(
-        self, encoded: EncoderOutput
-    ) -> tuple[Tensor, tuple[Tensor, ...], dict[str, Tensor]]:
-        """Sum of the layers' contrastive losses, their logits, and their accuracies by name."""
-        assert encoded.video is not None
-        assert encoded.audio is not None
-        results = [
-            contrast(
-                video.mean(dim=1),
-                audio.mean(dim=1),
-                temperature=self.objective.temperature,
-                negatives=self.objective.negatives,
-            )
-            for video, audio in zip(
-                self._take(encoded.video, self.contrast_layers),
-                self._take(encoded.audio, self.contrast_layers),
-                strict=True,
-            )
-        ]
-        loss = torch.stack([result.loss for result in results]).sum()
-        accuracies = {
-            f"contrast_accuracy_layer{layer}": result.accuracy
-            for layer, result in zip(self.contrast_layers, results, strict=True)
-        }
-        return loss, tuple(result.logits for result in results), accuracies
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Compute the layers' activations again in the backward pass instead of keeping them."""
+        set_grad_checkpointing(self, enable)
 
-    def _take(self, tokens: ModalityTokens, layers: tuple[int, ...]) -> list[Tensor]:
-        """The tokens of some of the layers that the encoder was asked for."""
-        return [tokens.layers[self.encoder.layers.index(layer)] for layer in layers]
+    def sections(self) -> dict[str, Any]:
+        """The settings that this network is built from, by their names in a checkpoint."""
+        return {"model": self.config, "objective": self.objective}
 
+    @classmethod
+    def from_sections(cls, sections: Mapping[str, Any], where: str) -> HiCMAE:
+        """An empty network from a checkpoint's sections; one without an objective has the paper's.
 
-def _contrast_layers(config: ModelConfig, objective: ObjectiveConfig) -> tuple[int, ...]:
-    if not objective.contrast:
-        return ()
-    layers = objective.contrast_layers or config.feature_layers
-    wrong = [layer for layer in layers if not 1 <= layer <= config.encoder_depth]
-    if wrong:
-        raise ValueError(
-            f"objective: contrast_layers = {layers} name layers {wrong} "
-            f"of an encoder that has 1..{config.encoder_depth}"
+        Raises: ValueError: a damaged section; ``where`` says of what.
+        """
+        sizes = from_dict(ModelConfig, sections["model"], where=f"{where}: model")
+        objective = sections.get("objective", {})
+        return cls(sizes, from_dict(ObjectiveConfig, objective, where=f"{where}: objective"))
+
+    def probe_masks(self, generator: torch.Generator) -> dict[str, Tensor]:
+        """Hidden tokens of a probe of one clip: ``input.video_mask`` and ``input.fbank_mask``."""
+        objective, num_audio = self.objective, self.config.num_audio_tokens
+        video = tube_masks(
+            1, self.config.video_grid, objective.video_mask_ratio, generator=generator
         )
-    return tuple(layers)
+        audio = random_masks(1, num_audio, objective.audio_mask_ratio, generator=generator)
+        return {
+            "input.video_mask": hidden_from_masks(video, self.config.num_video_tokens),
+            "input.fbank_mask": hidden_from_masks(audio, num_audio),
+        }
+
+    def probe_output(self, probe: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Predictions of a probe's hidden tokens."""
+        output = self(
+            probe["input.video"],
+            probe["input.fbank"],
+            video_mask=probe["input.video_mask"],
+            fbank_mask=probe["input.fbank_mask"],
+        )
+        return {
+            "output.video_prediction": output.video_prediction,
+            "output.audio_prediction": output.audio_prediction,
+        }
+
+    def _masks(
+        self, video: Tensor, video_mask: Tensor | None, fbank_mask: Tensor | None
+    ) -> tuple[Masks, Masks]:
+        """Tokens to show and to decode: those that are given, others drawn."""
+        batch, device = len(video), video.device
+        return (
+            self._video_masks(batch, device)
+            if video_mask is None
+            else masks_from_hidden(video_mask),
+            self._audio_masks(batch, device)
+            if fbank_mask is None
+            else masks_from_hidden(fbank_mask),
+        )
+
+    def _video_masks(self, batch: int, device: torch.device | str) -> Masks:
+        grid, share = self.config.video_grid, self._decoded_share()
+        masks = tube_masks(batch, grid, self.objective.video_mask_ratio, device=device)
+        return running_cells(masks, grid[0], share) if share < 1 else masks
+
+    def _audio_masks(self, batch: int, device: torch.device | str) -> Masks:
+        num_tokens, share = self.config.num_audio_tokens, self._decoded_share()
+        masks = random_masks(batch, num_tokens, self.objective.audio_mask_ratio, device=device)
+        return random_share(masks, share) if share < 1 else masks
+
+    def _decoded_share(self) -> float:
+        return self.objective.decoder_keep if self.training else 1.0
+
+    def _layers(self, tokens: ModalityTokens) -> dict[int, Tensor]:
+        """The tokens of the layers that the encoder was asked for, by their numbers."""
+        return dict(zip(self.encoder.layers, tokens.layers, strict=True))
+
+    def _sum_losses(self, given: LossInput) -> tuple[Tensor, dict[str, Tensor], tuple[Tensor, ...]]:
+        """The weighted sum of the losses, their terms for the log, and the contrast's logits."""
+        results = [loss.compute(given, loss.settings) for loss in self.losses]
+        weighted = [
+            loss.weight * result.loss for loss, result in zip(self.losses, results, strict=True)
+        ]
+        total = weighted[0]
+        for value in weighted[1:]:  # one after another, so that the sum is the same to the bit
+            total = total + value
+        terms: dict[str, Tensor] = {}
+        logits: tuple[Tensor, ...] = ()
+        for loss, result in zip(self.losses, results, strict=True):
+            terms[loss.name] = result.loss.detach()
+            terms |= {f"{loss.name}_{key}": part.detach() for key, part in result.terms.items()}
+            logits += result.logits
+        return total, terms, logits

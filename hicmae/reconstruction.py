@@ -1,7 +1,5 @@
 """From predictions of hidden tokens back to pixels and filter banks, without peeking.
 
-For: what the pictures of a pretraining run and of the page show. Not for: drawing or the loss.
-
 A prediction is standardised per tubelet or patch: its mean and deviation were never asked for, so
 they have to come from somewhere. By default they are interpolated from the visible tokens; with
 ``paper_style`` they are those of the hidden truth, which flatters the picture.
@@ -15,8 +13,8 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from hicmae.masks import Masks, random_masks, tube_masks
-from hicmae.objective.targets import standardise
+from hicmae.masks import Masks, hidden_from_masks, random_masks, tube_masks
+from hicmae.objective import standardise
 from hicmae.patches import fbank_patches, take_tokens, tubelets, unfbank_patches, untubelets
 from hicmae.pretraining import HiCMAE
 
@@ -72,8 +70,8 @@ def reconstruct(
     output = model(
         video,
         fbank,
-        video_mask=_hidden(cells, config.num_video_tokens).to(video.device),
-        fbank_mask=_hidden(patches, config.num_audio_tokens).to(video.device),
+        video_mask=hidden_from_masks(cells, config.num_video_tokens).to(video.device),
+        fbank_mask=hidden_from_masks(patches, config.num_audio_tokens).to(video.device),
     )
     size = config.input
     mean, std = (torch.tensor(values)[:, None] for values in (size.image_mean, size.image_std))
@@ -169,9 +167,3 @@ def _put(tokens: Tensor, index: Tensor, values: Tensor) -> Tensor:
     """A copy of tokens (B, N, …) with values (B, M, …) at index (B, M)."""
     where = index.reshape(*index.shape, *(1,) * (tokens.ndim - 2)).expand_as(values)
     return tokens.scatter(1, where, values)
-
-
-def _hidden(masks: Masks, num_tokens: int) -> Tensor:
-    """Index tensors as a boolean mask (B, N), True = hidden."""
-    hidden = torch.zeros(len(masks.keep), num_tokens, dtype=torch.bool)
-    return hidden.scatter(1, masks.masked, True)

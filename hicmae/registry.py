@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from hicmae.plain import did_you_mean, from_dict
+from hicmae.config import did_you_mean, from_dict
 
 T = TypeVar("T", bound=Callable[..., Any])
 

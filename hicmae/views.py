@@ -1,7 +1,7 @@
 """Which frames of a sample make a clip, and which sound belongs to them.
 
-For: every reader, training and test alike. Frame i of a sample is at time i / fps and sound
-sample j at j / sample_rate, so picture and sound are matched by time alone. Not for: decoding.
+The same for every reader, training and test. Frame i of a sample is at time i / fps and sound
+sample j at j / sample_rate, so picture and sound are matched by time alone.
 
 Shape letters: T frames of a clip.
 """
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hicmae.plain import did_you_mean
+from hicmae.config import did_you_mean
 from hicmae.settings import InputConfig
 
 # Side of the crops that are smaller than the frame, as a share of its side: the second of the

@@ -1,5 +1,4 @@
-"""Pretraining: the recipe's settings, the Lightning module, its data, callbacks and bench.
+"""Pretraining: ``hicmae pretrain``, its curves, and ``hicmae bench step``.
 
-For: ``hicmae pretrain`` and ``hicmae bench step``. Not for: the network and its objective
-(``hicmae/``), nor reading shards (``shards/``).
+``run`` reads top to bottom; one training step is ``module``.
 """

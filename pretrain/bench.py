@@ -1,46 +1,41 @@
 """How fast a pretraining step is on this machine: the command ``hicmae bench step``.
 
-For: clips a second of the step that training takes (transforms, forward, backward, optimizer), by
-part, and how much of the machine's matrix-product speed it reaches, measured in the same run. Not
-for: reading clips (``hicmae bench loader``), nor how engines share the step between processes
-(``pretrain/bench_engines.py``, which this command calls for ``--engines``).
+Clips a second of the step that training takes (transforms, forward, backward, optimizer), by part,
+and how much of the machine's matrix-product speed it reaches, measured in the same run; and with
+``--engines`` what each engine's step costs, keeps and sends. Reading is ``hicmae bench loader``.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import json as json_format
+import os
+import re
+import socket
 import statistics
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from rich.console import Console
-from torch import Tensor
+from hicmae.devices import Precision
+from hicmae.settings import AugmentConfig, ObjectiveConfig
+from pretrain.settings import DataConfig, PretrainConfig
 
-from hicmae.benchmarking.flops import step_flops
-from hicmae.benchmarking.records import print_parts, random_clips, write_figures
-from hicmae.benchmarking.speed import (
-    MatrixPeak,
-    check_precision,
-    choose_device,
-    device_name,
-    median_parts,
-    peak_memory_bytes,
-    timed,
-)
-from hicmae.masks import random_masks, tube_masks
-from hicmae.objective import audio_target, video_target
-from hicmae.parameters import parameter_groups
-from hicmae.patches import take_tokens
-from hicmae.precision import Precision, resolve_precision
-from hicmae.pretraining import HiCMAE
-from hicmae.settings import ObjectiveConfig
-from hicmae.transforms import AugmentConfig, ClipTransform
-from pretrain.bench_engines import EngineBench, bench_engines, print_engines
-from pretrain.sizes import choose_model
+if TYPE_CHECKING:
+    from rich.console import Console
 
-_OBJECTIVE = ObjectiveConfig()
-_AUGMENT = AugmentConfig.pretraining()
+    from hicmae.bench import MatrixPeak
+    from hicmae.pretraining import HiCMAE
+    from hicmae.transforms import ClipTransform
+    from pretrain.zero import EngineConfig
+
 _PARTS = ("transforms", "forward", "backward", "optimizer")
+_TIMEOUT_SECONDS = 120
 
 
 def bench_step(
@@ -50,13 +45,13 @@ def bench_step(
     steps: int = 10,
     warmup: int = 3,
     precision: Precision = "auto",
-    accelerator: str = "auto",
+    device: str = "auto",
     compile: bool = False,
     batch_sizes: tuple[int, ...] = (),
     engines: str = "",
     processes: int = 2,
-    objective: ObjectiveConfig = _OBJECTIVE,
-    augment: AugmentConfig = _AUGMENT,
+    objective: ObjectiveConfig = PretrainConfig.objective,
+    augment: AugmentConfig = PretrainConfig.augment,
     json: Path | None = None,
 ) -> dict[str, Any]:
     """Measure a pretraining step on random clips, and print a table.
@@ -72,7 +67,7 @@ def bench_step(
         steps: Steps that are measured.
         warmup: Steps before them that are not.
         precision: As in pretraining; 16-mixed is not measured here.
-        accelerator: auto, cpu or gpu.
+        device: auto, cpu, cuda or cuda:1.
         compile: Whether the network is compiled; give a longer warm-up then.
         batch_sizes: Other numbers of clips to measure too, to see how a step's time grows.
         engines: Engines to measure too, separated by commas: names out of configs/engines (single,
@@ -89,51 +84,57 @@ def bench_step(
         with ``batch_sizes`` also ``scaling``: ``step_seconds`` of each (the smallest of its steps,
         which other work on the machine disturbs least), and the straight line through them:
         ``seconds_per_clip``, ``fixed_seconds`` and ``r_squared``, 1 where it is straight; with
-        ``engines`` also ``engines``, see ``pretrain.bench_engines.bench_engines``.
+        ``engines`` also ``engines``, see ``measure_engines``.
 
     Raises:
         ValueError: A number is out of range, there is no such device or engine, or an engine did
             not run.
     """
+    import torch
+    from rich.console import Console
+
+    from hicmae.bench import (
+        MatrixPeak,
+        check_precision,
+        median_parts,
+        random_clips,
+        step_flops,
+        write_figures,
+    )
+    from hicmae.devices import choose_device, device_name, peak_memory_bytes, resolve_precision
+    from hicmae.pretraining import HiCMAE
+    from hicmae.transforms import ClipTransform
+    from pretrain.plan import choose_model
+
     if min((batch_size, steps, *batch_sizes)) < 1 or warmup < 0 or processes < 2:
         raise ValueError(
             f"batch_size = {batch_size}, batch_sizes = {list(batch_sizes)}, steps = {steps}, "
             f"warmup = {warmup}, processes = {processes} (batch sizes and steps must be 1 or "
             "more, warmup 0 or more, processes 2 or more)"
         )
-    device = choose_device(accelerator)
-    number_format = resolve_precision(precision, accelerator=device.type)
+    place = choose_device(device)
+    number_format = resolve_precision(precision, place)
     check_precision(number_format, "bench step")
     sizes = choose_model(model)
-    shared = EngineBench(
-        model=sizes,
-        objective=objective,
-        augment=augment,
-        batch_size=batch_size,
-        steps=steps,
-        warmup=max(1, warmup),
-        precision=number_format,
-        accelerator=device.type,
-    )
     names = [name.strip() for name in engines.split(",") if name.strip()]
-    shared.check(names, processes)  # before minutes have passed
+    chosen = _load_engines(names, processes, place.type)  # before minutes have passed
     torch.manual_seed(0)
-    network = HiCMAE(sizes, objective).to(device)
-    transform = ClipTransform(sizes.input, augment).to(device).train()
+    network = HiCMAE(sizes, objective).to(place)
+    transform = ClipTransform(sizes.input, augment).to(place).train()
     flops = step_flops(sizes, objective)
     if compile:
         network.compile()
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-    peak = MatrixPeak(number_format, device)
+    if place.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(place)
+    peak = MatrixPeak(number_format, place)
     fastest: dict[int, float] = {}
     for clips in (batch_size, *sorted(set(batch_sizes) - {batch_size})):
-        batch = random_clips(sizes.input, clips, device)
+        batch = random_clips(sizes.input, clips, place)
         rows = _time_steps(network, transform, batch, number_format, steps, warmup, peak)
         fastest[clips] = min(sum(row) for row in rows)
         if clips == batch_size:
             seconds = median_parts(_PARTS, rows)
-            memory = peak_memory_bytes(device)
+            memory = peak_memory_bytes(place)
             seconds["of forward: targets"] = _time_targets(network, transform, batch, steps)
             matmul, best = peak.flops, peak.best_flops
     step_seconds = seconds["step"]
@@ -152,7 +153,7 @@ def bench_step(
         "precision": number_format,
         "compile": compile,
         "steps": steps,
-        "device": device_name(device),
+        "device": device_name(place),
         "torch": torch.__version__,
     }
     if len(fastest) > 1:
@@ -161,10 +162,81 @@ def bench_step(
     _print(figures, console)
     if names:
         del network
-        figures["engines"] = bench_engines(shared, names, processes=processes)
-        print_engines(figures["engines"], console)
+        config = PretrainConfig(
+            data=DataConfig(shards="noise", batch_size=batch_size),
+            out=Path("noise"),
+            model=sizes,
+            objective=objective,
+            augment=augment,
+            device=place.type,
+            precision=number_format,  # type: ignore[arg-type]  # resolved
+        )
+        figures["engines"] = measure_engines(config, chosen, steps=steps, warmup=max(1, warmup))
+        _print_engines(figures["engines"], console)
     write_figures(figures, json)
     return figures
+
+
+def measure_engines(
+    config: PretrainConfig,
+    engines: Mapping[str, tuple[EngineConfig, int]],
+    *,
+    steps: int,
+    warmup: int,
+) -> dict[str, dict[str, Any]]:
+    """Train on noise with each engine, in processes of its own on this machine.
+
+    Args:
+        config: What is trained, in which batches.
+        engines: By name, each with its number of processes.
+        steps: That are measured.
+        warmup: Steps before them.
+
+    Returns: by engine, ``step_seconds`` (median, of the slowest process), ``processes``,
+        ``kept_bytes`` and ``expected_kept_bytes`` of ``weights``, ``gradients`` and ``optimizer``
+        of the process that keeps most, ``sent_bytes`` and ``expected_sent_bytes`` of a process,
+        ``collectives`` by name.
+
+    Raises: ValueError: a process failed; its last words.
+    """
+    import torch
+
+    from hicmae.pretraining import HiCMAE
+    from pretrain.footprint import expected_sent_bytes, model_states, weight_width
+
+    with torch.device("meta"):
+        network = HiCMAE(config.model, config.objective)
+    sizes = [parameter.numel() for parameter in network.parameters()]
+    found = {}
+    for name, (engine, world_size) in engines.items():
+        width = weight_width(engine, config.precision)
+        whole = sum(size for size in sizes if size < engine.persistent_elements)
+        states = model_states(
+            sum(sizes),
+            engine,
+            precision=config.precision,
+            world_size=world_size,
+            num_whole=whole if engine.stage == 3 else 0,
+        )
+        expected = expected_sent_bytes(
+            engine,
+            width * sum(sizes),
+            whole_bytes=width * whole,
+            gathered_bytes=width * engine.gathered_elements,
+        )
+        parts = _run_engine(name, engine, world_size, config, steps, warmup)
+        found[name] = {
+            "processes": world_size,
+            "step_seconds": max(statistics.median(part["seconds"]) for part in parts),
+            "kept_bytes": {
+                kind: max(part["kept_bytes"][kind] for part in parts) for kind in states
+            },
+            "expected_kept_bytes": states,
+            "sent_bytes": max(part["sent_bytes"] for part in parts),
+            "expected_sent_bytes": round(expected),
+            "collectives": parts[0]["collectives"],
+        }
+    return found
 
 
 def _time_steps(
@@ -177,14 +249,20 @@ def _time_steps(
     peak: MatrixPeak,
 ) -> list[tuple[float, ...]]:
     """Seconds of each part of each step, with a matrix product before every step and at the end."""
+    import torch
+
+    from hicmae.bench import timed
+    from hicmae.devices import autocast
+    from hicmae.optimization import parameter_groups
+
     device = batch["frames"].device
     optimizer = torch.optim.AdamW(
         parameter_groups(network, learning_rate=1e-4, weight_decay=0.05), fused=True
     )
 
-    def forward() -> Tensor:
-        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16-mixed"):
-            loss: Tensor = network(video, fbank).loss
+    def forward() -> torch.Tensor:
+        with autocast(precision, device):
+            loss: torch.Tensor = network(video, fbank).loss
         return loss
 
     def update() -> None:
@@ -216,7 +294,6 @@ def _straight_line(seconds: dict[int, float]) -> dict[str, Any]:
     }
 
 
-@torch.no_grad()
 def _time_targets(
     network: HiCMAE, transform: ClipTransform, batch: dict[str, Any], steps: int
 ) -> float:
@@ -224,34 +301,198 @@ def _time_targets(
 
     Not of cutting the clips into tokens, which the encoder would need without them.
     """
-    sizes, objective, size = network.config, network.objective, network.config.input
-    video, fbank = transform(batch)
-    assert video is not None
-    assert fbank is not None
-    video_patches, audio_patches = network.encoder.cut(video, fbank)
-    assert video_patches is not None
-    assert audio_patches is not None
-    device = video.device
+    import torch
 
-    def targets() -> None:
-        ratio = objective.video_mask_ratio
-        cells = tube_masks(len(video), sizes.video_grid, ratio, device=device)
-        patches = random_masks(
-            len(video), sizes.num_audio_tokens, objective.audio_mask_ratio, device=device
-        )
-        video_target(
-            take_tokens(video_patches, cells.masked),
-            tubelet_frames=sizes.tubelet_frames,
-            image_std=size.image_std,
-            frame_difference=objective.frame_difference,
-        )
-        audio_target(take_tokens(audio_patches, patches.masked))
+    from hicmae.bench import timed
 
-    return statistics.median(timed(targets, device)[0] for _ in range(steps))
+    with torch.no_grad():
+        video, fbank = transform(batch)
+        video_patches, audio_patches = network.encoder.cut(video, fbank)
+        assert video_patches is not None
+        assert audio_patches is not None
+
+        def targets() -> None:
+            masks = network.draw_masks(len(video), device=video.device)
+            network.targets(video_patches, audio_patches, *masks)
+
+        return statistics.median(timed(targets, video.device)[0] for _ in range(steps))
+
+
+def _load_engines(
+    names: Sequence[str], processes: int, device: str
+) -> dict[str, tuple[EngineConfig, int]]:
+    """The engines, each with its number of processes.
+
+    Raises: ValueError: an unknown engine, or fewer GPUs than processes.
+    """
+    import torch
+
+    from pretrain.zero import load_engine
+
+    found = {}
+    for name in names:
+        alone = name == "single" or (
+            Path(name).is_file() and re.search(r"^kind:\s*single", Path(name).read_text(), re.M)
+        )
+        world_size = 1 if alone else processes
+        found[name] = load_engine(name, world_size=world_size), world_size
+        if device == "cuda" and torch.cuda.device_count() < world_size:
+            raise ValueError(
+                f"engines: {world_size} processes need as many GPUs (found "
+                f"{torch.cuda.device_count()}); take --device cpu, or fewer with --processes"
+            )
+    return found
+
+
+def _run_engine(
+    name: str,
+    engine: EngineConfig,
+    world_size: int,
+    config: PretrainConfig,
+    steps: int,
+    warmup: int,
+) -> list[dict[str, Any]]:
+    """What each process of an engine has measured."""
+    from torch import multiprocessing
+
+    with socket.socket() as one:  # a port that nobody listens on
+        one.bind(("127.0.0.1", 0))
+        port = int(one.getsockname()[1])
+    with tempfile.TemporaryDirectory(prefix="hicmae-bench-") as folder:
+        config = dataclasses.replace(config, out=Path(folder))
+        try:
+            multiprocessing.spawn(
+                _work,
+                (engine, world_size, port, config, steps, warmup),
+                nprocs=world_size,
+                daemon=True,
+            )
+        except (
+            multiprocessing.ProcessRaisedException,
+            multiprocessing.ProcessExitedException,
+        ) as error:
+            last = str(error).strip().splitlines()[-1]
+            raise ValueError(
+                f"engine {name}: process {error.error_index} of {world_size}: {last}"
+            ) from error
+        return [
+            json_format.loads(Path(folder, f"process-{rank}.json").read_text(encoding="utf-8"))
+            for rank in range(world_size)
+        ]
+
+
+def _work(
+    rank: int,
+    engine: EngineConfig,
+    world_size: int,
+    port: int,
+    config: PretrainConfig,
+    steps: int,
+    warmup: int,
+) -> None:
+    """One process: trains with Lightning as a run does, measures, writes its figures."""
+    import pytorch_lightning as pl
+    import torch
+    from pytorch_lightning.callbacks import LambdaCallback
+    from pytorch_lightning.plugins.io import TorchCheckpointIO
+    from torch.utils.data import DataLoader
+
+    from hicmae.bench import random_clips
+    from hicmae.devices import choose_device
+    from hicmae.processes import keep_freed_memory
+    from pretrain.footprint import Traffic, kept_bytes
+    from pretrain.module import PretrainModule
+    from pretrain.processes import find_processes
+    from pretrain.settings import Counts
+    from pretrain.zero import trainer_settings
+
+    silent = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):  # what libraries say; an error is raised
+        os.dup2(silent, stream.fileno())
+    warnings.filterwarnings("ignore")
+    os.environ.update(
+        RANK=str(rank),
+        LOCAL_RANK=str(rank),
+        GROUP_RANK="0",
+        WORLD_SIZE=str(world_size),
+        LOCAL_WORLD_SIZE=str(world_size),
+        MASTER_ADDR="127.0.0.1",
+        MASTER_PORT=str(port),
+        TORCHELASTIC_RUN_ID="bench",
+    )
+    device = choose_device(config.device)
+    if device.type == "cpu":
+        keep_freed_memory()
+        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // world_size))
+    counted = warmup + steps  # the last step is counted, which takes time
+    clips = config.data.batch_size
+    counts = Counts(
+        num_steps=counted + 1,
+        warmup_steps=1,
+        global_batch=clips * world_size,
+        steps_per_epoch=counted + 1,
+    )
+    module = PretrainModule(config, counts)
+    traffic, kept, ended = Traffic(), {}, [0.0]
+
+    def begin(trainer: pl.Trainer, module: Any, batch: Any, number: int) -> None:
+        if number == counted:
+            traffic.__enter__()
+
+    def look(trainer: pl.Trainer, module: Any, optimizer: Any) -> None:
+        if trainer.global_step == counted:
+            kept.update(kept_bytes(module, trainer.strategy.optimizers[0]))
+
+    def end(trainer: pl.Trainer, module: Any, outputs: Any, batch: Any, number: int) -> None:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        ended.append(time.perf_counter())
+        if number == counted:
+            traffic.__exit__(None, None, None)
+
+    trainer = pl.Trainer(
+        **trainer_settings(
+            engine,
+            processes=find_processes(config.hardware, config.device),
+            device=device,
+            precision=config.precision,
+            batch_size=clips,
+            timeout_seconds=_TIMEOUT_SECONDS,
+            checkpoint_io=TorchCheckpointIO(),
+        ),
+        max_steps=counts.num_steps,
+        max_epochs=-1,
+        callbacks=[
+            LambdaCallback(
+                on_train_batch_start=begin, on_before_optimizer_step=look, on_train_batch_end=end
+            )
+        ],
+        logger=False,
+        default_root_dir=config.out,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        limit_val_batches=0,
+    )
+    batch = random_clips(config.model.input, clips, torch.device("cpu"))
+    batch["keys"] = [f"noise-{rank}-{number}" for number in range(clips)]
+    batches: Any = [batch] * counts.num_steps
+    trainer.fit(module, DataLoader(batches, batch_size=None))
+    seconds = [now - before for before, now in pairwise(ended)]
+    figures = {
+        "seconds": seconds[warmup:counted],
+        "kept_bytes": kept,
+        "sent_bytes": traffic.sent_bytes,
+        "collectives": traffic.calls,
+    }
+    (config.out / f"process-{rank}.json").write_text(json_format.dumps(figures), encoding="utf-8")
 
 
 def _print(figures: dict[str, Any], console: Console) -> None:
     """Show the figures of one device."""
+    from hicmae.bench import print_parts
+
     print_parts(
         f"Pretraining step: {figures['model']}, {figures['batch_size']} clips, "
         f"{figures['precision']}, {figures['device']}",
@@ -268,3 +509,32 @@ def _print(figures: dict[str, Any], console: Console) -> None:
             f"time over clips: {each}; {1000 * line['seconds_per_clip']:.1f} ms a clip and "
             f"{1000 * line['fixed_seconds']:.0f} ms besides (R² {line['r_squared']:.4f})"
         )
+
+
+def _print_engines(found: Mapping[str, Mapping[str, Any]], console: Console) -> None:
+    """Show a line for each engine: measured, and in brackets what it should be."""
+    from rich.table import Table
+
+    def mib(count: float) -> str:
+        return f"{count / 2**20:.2f}"
+
+    table = Table(title="engines: measured (expected), MiB of the process with most")
+    for name in ("engine", "processes", "step ms", "weights", "gradients", "optimizer", "sent"):
+        table.add_column(name, justify="left" if name == "engine" else "right")
+    for name, row in found.items():
+        kept, expected = row["kept_bytes"], row["expected_kept_bytes"]
+        table.add_row(
+            Path(name).stem,
+            str(row["processes"]),
+            f"{1000 * row['step_seconds']:.0f}",
+            *(f"{mib(kept[kind])} ({mib(expected[kind])})" for kind in kept),
+            f"{mib(row['sent_bytes'])} ({mib(row['expected_sent_bytes'])})",
+        )
+    console.print(table)
+    console.print(
+        "expected after ZeRO, arXiv 1910.02054, sections 5 and 7: optimizer, gradients and weights "
+        "over the processes from stage 1, 2 and 3 on (at stage 1 DeepSpeed drops the others' "
+        "gradients too, once they are sent); sent a step: 2 x the weights, 3 x at stage 3 "
+        "but for those that stay whole from forward to backward (gathered_elements). "
+        "Processes on one CPU share its cores: their steps take as many times one's."
+    )

@@ -1,27 +1,205 @@
-"""When a run is saved.
+"""Checkpoints of a run: when they are saved, how they are written, and where a run goes on.
 
-For: the Lightning callback. Not for: how (``pretrain/checkpoint_files.py``), nor what DeepSpeed
-gathers (``pretrain/zero_state.py``).
+In ``checkpoints/`` a step has ``step-000100.ckpt``, the whole state, from which any number of
+devices goes on, and ``step-000100.json`` with its length and digest. It is written as
+``.step-000100.part`` while training goes on, read back, and renamed last: a checkpoint that has
+its name is whole. ``last/`` is the portable one, which fine-tuning takes. Engines that share the
+state gather it to the first process, which holds 12 bytes a parameter more while it is written.
+
+What ``--resume`` keeps, however many processes go on: an optimizer step takes the same clips as it
+would have taken, with the same random draws, because batches are numbered over all processes and
+one step takes as many as before. Where the number of processes changes, ``accumulate`` is changed
+against it. What differs then is the order of additions, so numbers agree but for rounding; and
+with ``negatives: global`` a clip is contrasted with those of the processes that there are.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import copy
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.plugins.io import CheckpointIO
 from torch import Tensor
 
-from hicmae.checkpoint import save_checkpoint
+from hicmae.checkpoints.checkpoint import save_checkpoint
+from hicmae.config import load_yaml, to_dict
+from hicmae.files import DigestingFile, file_sha256, sync_to_disk, write_json
 from hicmae.pretraining import HiCMAE
-from pretrain.checkpoint_files import CheckpointFiles
-from pretrain.digests import force_files
-from pretrain.module import Batch
+from pretrain.module import Batch, PretrainModule, StepCallback
+from pretrain.settings import PretrainConfig
+
+# What a run leaves in its folder; anything else there is not ours to delete.
+_RUN_PARTS = ("config.yaml", "metrics.csv", "checkpoints", "figures", "wandb")
+_STEP_FILE = re.compile(r"step-(\d+)\.ckpt")
+# Settings without which the checkpoint's weights do not fit the network.
+_FIXED = ("model.", "objective.skip_connections")
+# Settings that older runs have under other names.
+_RENAMED = {"hardware.accelerator": "device", "data.workers": "workers"}
+
+FileNote = dict[str, int | str]  # bytes, sha256
 
 
-class Checkpoints(pl.Callback):
+@dataclass(frozen=True, kw_only=True)
+class Resumption:
+    """Where a run goes on.
+
+    Attributes:
+        checkpoint: What it goes on from; None: it begins.
+        step: Optimizer steps that are done.
+        first_batch: Batches that all processes together have taken.
+        accumulate: Batches of each process in one optimizer step.
+        lines: What the user should know.
+    """
+
+    checkpoint: Path | None = None
+    step: int = 0
+    first_batch: int = 0
+    accumulate: int
+    lines: tuple[str, ...] = ()
+
+
+def find_resumption(config: PretrainConfig, *, world_size: int) -> Resumption:
+    """Look at the newest whole checkpoint of a run folder.
+
+    Raises: ValueError: all checkpoints are damaged, or the clips of one optimizer step cannot be
+        what they were.
+    """
+    batch_size, accumulate = config.data.batch_size, config.accumulate
+    checkpoint, lines = newest_checkpoint(config.out)
+    if checkpoint is None:
+        return Resumption(accumulate=accumulate)
+    note = read_note(note_of(checkpoint))
+    before, now = note["global_batch"], batch_size * world_size
+    if before % now:
+        raise ValueError(
+            f"{checkpoint}: an optimizer step of this run takes {before} clips, which {world_size} "
+            f"processes with data.batch_size = {batch_size} cannot share evenly; change "
+            "hardware.devices or data.batch_size"
+        )
+    fitting = before // now
+    if fitting != accumulate:
+        lines.append(
+            f"accumulate = {fitting} instead of {accumulate}: {world_size} processes take the same "
+            f"{before} clips a step"
+        )
+    return Resumption(
+        checkpoint=checkpoint,
+        step=note["step"],
+        first_batch=note["batches"] * note["batch_size"] // batch_size,
+        accumulate=fitting,
+        lines=tuple(lines),
+    )
+
+
+def held_run(out: Path) -> list[str]:
+    """What of a run is in a folder already."""
+    return [name for name in _RUN_PARTS if (out / name).exists()]
+
+
+def prepare_folder(out: Path, *, resume: bool, overwrite: bool) -> None:
+    """Make the run folder ready.
+
+    Raises: ValueError: it is a file, or it holds a run that is neither resumed nor overwritten.
+    """
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"{out}: is a file; give a folder for the run with --out")
+    there = held_run(out)
+    if there and not (resume or overwrite):
+        raise ValueError(
+            f"{out}: holds a run already ({', '.join(there)}); pass --resume to go on with it, "
+            "--overwrite to delete it, or another --out"
+        )
+    if overwrite and not resume:
+        for name in there:
+            part = out / name
+            shutil.rmtree(part) if part.is_dir() else part.unlink()
+        for report in out.glob("nonfinite-step-*.json"):
+            report.unlink()
+    (out / "checkpoints").mkdir(parents=True, exist_ok=True)
+
+
+def compare_settings(config: PretrainConfig) -> list[str]:
+    """Compare what a run is resumed with to what it was started with.
+
+    Returns: one line for each setting that differs; the new ones count from now on.
+    Raises: ValueError: the network is another one.
+    """
+    path = config.out / "config.yaml"
+    before = dict(_leaves(load_yaml(path), ""))
+    for old, new in _RENAMED.items():  # a run that older code began
+        if old in before:
+            value = before.pop(old)
+            before[new] = "cuda" if value == "gpu" else value
+    now = dict(_leaves(to_dict(config), ""))
+    changed = [
+        name
+        for name in dict.fromkeys((*before, *now))
+        if before.get(name) != now.get(name) and name != "out"
+    ]
+    wrong = [name for name in changed if name.startswith(_FIXED)]
+    if wrong:
+        what = "; ".join(f"{name} was {before.get(name)}, now {now.get(name)}" for name in wrong)
+        raise ValueError(
+            f"{path}: the run to resume has another network ({what}); resume with the same "
+            "model, or give another --out"
+        )
+    return [f"resumed with {name} = {now.get(name)}, was {before.get(name)}" for name in changed]
+
+
+def newest_checkpoint(out: Path) -> tuple[Path | None, list[str]]:
+    """The newest checkpoint that is whole: what ``--resume`` goes on from.
+
+    Returns: its path, or None where the run has not saved any; and a line for each newer one that
+        is damaged.
+    Raises: ValueError: all of them are.
+    """
+    lines: list[str] = []
+    for path in reversed(step_files(out / "checkpoints")):
+        try:
+            problem = damage(path.parent, read_note(note_of(path))["files"])
+        except ValueError as error:
+            problem = str(error)
+        if not problem:
+            return path, lines
+        lines.append(f"{path}: damaged ({problem}); not used")
+    if lines:
+        raise ValueError(
+            f"{lines[0].removesuffix('; not used')}, and so is every older one; begin again with "
+            "--overwrite, or give another --out"
+        )
+    return None, []
+
+
+def clear_leftovers(out: Path, *, newest: Path | None) -> None:
+    """Remove what a killed process left half-written, and set damaged checkpoints aside.
+
+    Args:
+        out: The run folder.
+        newest: The checkpoint that is gone on from; newer ones are damaged.
+    """
+    folder = out / "checkpoints"
+    for path in step_files(folder):
+        if newest is not None and step_of(path) > step_of(newest):
+            path.replace(path.with_name(f"{path.name}.damaged"))
+    for path in folder.glob(".*"):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    whole = {path.stem for path in step_files(folder)}
+    for path in folder.glob("step-*"):
+        if path.suffix in (".json", ".shards") and path.stem not in whole:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+class Checkpoints(StepCallback):
     """Saves ``step-000100.ckpt`` to resume from, and the portable ``last/`` with it.
 
     Training goes on while a checkpoint is written. The next one waits for it, and so does the end
@@ -37,43 +215,22 @@ class Checkpoints(pl.Callback):
         self.folder = folder
         self.files = files
         self.every = every
-        self._saved_step = 0
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """What a run was resumed from need not be saved again."""
-        self._saved_step = trainer.global_step
-
-    def on_train_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: Any,
-        batch: Batch,
-        batch_idx: int,
-    ) -> None:
-        """Save when it is time."""
-        if trainer.global_step != self._saved_step and trainer.global_step % self.every == 0:
-            self._save(trainer)
+    def act(self, trainer: pl.Trainer, module: PretrainModule, batch: Batch | None) -> None:
+        """Save; all processes take part: some engines have a part of the state in each."""
+        self._finish(trainer)
+        trainer.save_checkpoint(self.folder / f"step-{trainer.global_step:06d}.ckpt")
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Save where the run ended, or was stopped, and wait until it is written."""
-        if trainer.global_step != self._saved_step:
-            self._save(trainer)
+        self.act_once(trainer, pl_module)
         self._finish(trainer)
 
     def on_exception(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
     ) -> None:
-        """Finish what was begun, as far as this process can alone."""
-        self.files.abandon()
+        """Finish what was begun."""
         self.files.finish()
-
-    def _save(self, trainer: pl.Trainer) -> None:
-        """All processes take part: some engines have a part of the state in each."""
-        self._finish(trainer)
-        step = trainer.global_step
-        trainer.save_checkpoint(self.folder / f"step-{step:06d}.ckpt")
-        self._saved_step = step
 
     def _finish(self, trainer: pl.Trainer) -> None:
         """Wait for the checkpoint that is being written; if one process failed, all fail."""
@@ -107,4 +264,188 @@ class Portable:
         self._network.load_state_dict(weights, assign=True)
         config = {**self.sections, "step": step}
         save_checkpoint(self.folder, self._network, kind="pretraining", config=config)
-        force_files(self.folder)
+        for path in (*self.folder.iterdir(), self.folder):
+            sync_to_disk(path)
+
+
+class CheckpointFiles(CheckpointIO):
+    """Writes one checkpoint at a time, in a thread, from a copy in memory.
+
+    Args:
+        keep: How many checkpoints are kept, the newest ones.
+        keep_every: Steps between checkpoints that are kept for good besides; 0: none.
+        portable: Writes the portable checkpoint of weights (by name) and step.
+    """
+
+    def __init__(
+        self, *, keep: int, keep_every: int, portable: Callable[[Mapping[str, Tensor], int], None]
+    ) -> None:
+        self.keep = keep
+        self.keep_every = keep_every
+        self.portable = portable
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
+        self._pending: Future[None] | None = None
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None
+    ) -> None:
+        """Take a copy and begin to write it; on the first process only."""
+        assert self._pending is None, "finish() comes first"
+        self._pending = self._thread.submit(self._write, host_copy(checkpoint), Path(path))
+
+    def finish(self) -> Exception | None:
+        """Wait until what was begun is written.
+
+        Returns: why it could not be, if so.
+        """
+        pending, self._pending = self._pending, None
+        if pending is None:
+            return None
+        error = pending.exception()
+        assert error is None or isinstance(error, Exception)
+        return error
+
+    def load_checkpoint(
+        self, path: Any, map_location: Any | None = None, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """Read the whole state, to the CPU."""
+        loaded: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        return loaded
+
+    def remove_checkpoint(self, path: Any) -> None:
+        """Remove a checkpoint and what is beside it; the name that makes it one goes first."""
+        path = Path(path)
+        path.unlink(missing_ok=True)
+        note_of(path).unlink(missing_ok=True)
+        shutil.rmtree(shards_of(path), ignore_errors=True)  # which older runs have
+
+    def teardown(self) -> None:
+        """End the thread; ``finish`` has been called."""
+        self._thread.shutdown()
+
+    def _write(self, whole: dict[str, Any], path: Path) -> None:
+        part = path.with_name(f".{path.stem}.part")
+        files = {path.name: save_tensors(part, whole)}
+        step = int(whole["global_step"])
+        weights = {
+            name.removeprefix("model."): value for name, value in whole["state_dict"].items()
+        }
+        # Before the publication: a crash in between leaves weights that are too new, not too old.
+        self.portable(weights, step)
+        self.remove_checkpoint(path)
+        note = {"step": step, **whole["place"], "files": files}
+        write_json(note_of(path), note, sync=True)
+        part.replace(path)
+        sync_to_disk(path.parent)
+        for old in step_files(path.parent)[: -self.keep]:
+            if not self.keep_every or step_of(old) % self.keep_every:
+                self.remove_checkpoint(old)
+
+
+def step_files(folder: Path) -> list[Path]:
+    """The resumable checkpoints of a ``checkpoints/`` folder, oldest first."""
+    found = [path for path in folder.glob("step-*.ckpt") if _STEP_FILE.fullmatch(path.name)]
+    return sorted(found, key=step_of)
+
+
+def step_of(path: Path) -> int:
+    """The step in the name of a resumable checkpoint."""
+    match = _STEP_FILE.fullmatch(path.name)
+    assert match is not None
+    return int(match[1])
+
+
+def note_of(path: Path) -> Path:
+    """The file with lengths and digests beside a checkpoint."""
+    return path.with_suffix(".json")
+
+
+def shards_of(path: Path) -> Path:
+    """The folder of DeepSpeed's parts that older runs left beside a checkpoint."""
+    return path.with_suffix(".shards")
+
+
+def host_copy(data: Any) -> Any:
+    """A copy on the CPU that shares nothing with what it was made of."""
+    if isinstance(data, Tensor):
+        return data.detach().to("cpu", copy=True)
+    if isinstance(data, dict):
+        copied = copy.copy(data)
+        for key, value in data.items():
+            copied[key] = host_copy(value)
+        return copied
+    if type(data) in (list, tuple):
+        return type(data)(host_copy(value) for value in data)
+    return copy.deepcopy(data)
+
+
+def save_tensors(path: Path, data: Any) -> FileNote:
+    """Write with ``torch.save``, force it to the disk, and read it back.
+
+    Returns: its length and digest.
+    Raises: OSError: it cannot be written, or what is read back is something else.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as file:
+        digesting = DigestingFile(file.write)
+        torch.save(data, digesting)  # type: ignore[arg-type]
+        _force(file)
+    note: FileNote = {"bytes": digesting.num_bytes, "sha256": digesting.sha256}
+    problem = _compare(path, note)
+    if problem:
+        raise OSError(f"{path}: {problem} just after it was written; look at the disk")
+    return note
+
+
+def read_note(path: Path) -> dict[str, Any]:
+    """Read a note.
+
+    Raises: ValueError: not there, or not readable.
+    """
+    try:
+        note = json.loads(path.read_text(encoding="utf-8"))
+        assert isinstance(note["files"], dict)
+    except FileNotFoundError:
+        raise ValueError(f"no {path.name} beside it") from None
+    except (OSError, ValueError, KeyError, TypeError, AssertionError):
+        raise ValueError(f"{path.name} is damaged") from None
+    return dict(note)
+
+
+def damage(folder: Path, files: Mapping[str, FileNote]) -> str:
+    """What is wrong with files, or nothing.
+
+    Args:
+        folder: That the names are in.
+        files: Notes by name.
+    """
+    for name, note in files.items():
+        if not (folder / name).is_file():
+            return f"{name} is missing"
+        if problem := _compare(folder / name, note):
+            return f"{name} {problem}"
+    return ""
+
+
+def _force(file: BinaryIO) -> None:
+    """To the disk, and out of the cache, so that reading it back reads the disk."""
+    file.flush()
+    os.fsync(file.fileno())
+    if hasattr(os, "posix_fadvise"):
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def _compare(path: Path, note: FileNote) -> str:
+    """What differs from the note, or nothing."""
+    if path.stat().st_size != note["bytes"]:
+        return f"has {path.stat().st_size} bytes instead of {note['bytes']}"
+    return "" if file_sha256(path) == note["sha256"] else "does not have its digest"
+
+
+def _leaves(tree: Mapping[str, Any], at: str) -> Iterator[tuple[str, Any]]:
+    """Dotted names and values of a nested mapping."""
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{at}{name}.")
+        else:
+            yield f"{at}{name}", value

@@ -1,7 +1,6 @@
 """Clips for pretraining: the endless stream, and the fixed handful that pictures are made of.
 
-For: counting what there is before anything starts, and Lightning's data module. Not for: reading
-or decoding (``shards/``), or what happens to a batch on the device (``hicmae/transforms``).
+What there is is counted before anything starts; ``shards/`` reads and decodes.
 """
 
 from __future__ import annotations
@@ -17,13 +16,13 @@ import pytorch_lightning as pl
 from torch.utils.data import DataLoader
 
 from hicmae.settings import InputConfig
-from pretrain.settings import DataConfig
+from pretrain.settings import DataConfig, PretrainConfig
 from shards.errors import ClipError
 from shards.index import Index
-from shards.random_access import ShardDataset
 from shards.reading.files import open_folder
+from shards.reading.random_access import ShardDataset
+from shards.reading.streaming import StreamConfig, clip_stream
 from shards.sample import collate
-from shards.streaming import StreamConfig, clip_stream
 
 _PREFETCHED_BATCHES = 4  # held ready by each reading process
 _GRACE_SECONDS = 20  # that a reading process outlives SIGTERM
@@ -81,44 +80,33 @@ class PretrainData(pl.LightningDataModule):
     """The endless stream of batches, each process reading its own share.
 
     Args:
-        config: What to read.
-        input: Geometry of a clip.
-        seed: Of order and positions.
+        config: The recipe: what to read, geometry of a clip, seed of order and positions.
         first_batch: Batches that all processes together have taken before.
     """
 
-    def __init__(
-        self,
-        config: DataConfig,
-        input: InputConfig,
-        *,
-        seed: int,
-        first_batch: int = 0,
-    ) -> None:
+    def __init__(self, config: PretrainConfig, *, first_batch: int = 0) -> None:
         super().__init__()
         self.config = config
-        self.input = input
-        self.seed = seed
         self.first_batch = first_batch
 
     def train_dataloader(self) -> DataLoader[dict[str, Any]]:
         """Open the stream; Lightning has set up the processes by then."""
         assert self.trainer is not None
-        config = self.config
+        data, workers = self.config.data, self.config.workers
         stream = clip_stream(
-            config.folders,
-            self.input,
+            data.folders,
+            self.config.model.input,
             StreamConfig(
-                batch_size=config.batch_size,
-                shuffle_buffer=config.shuffle_buffer,
-                split=config.split,
-                sound=config.sound,
-                on_bad=config.on_bad,
-                weights=config.weights,
-                clips_per_sample=config.clips_per_sample,
-                cache=config.cache,
+                batch_size=data.batch_size,
+                shuffle_buffer=data.shuffle_buffer,
+                split=data.split,
+                sound=data.sound,
+                on_bad=data.on_bad,
+                weights=data.weights,
+                clips_per_sample=data.clips_per_sample,
+                cache=data.cache,
             ),
-            seed=self.seed,
+            seed=self.config.seed,
             first_batch=self.first_batch // self.trainer.world_size,
             rank=self.trainer.global_rank,
             world_size=self.trainer.world_size,
@@ -126,12 +114,12 @@ class PretrainData(pl.LightningDataModule):
         return DataLoader(
             stream,
             batch_size=None,
-            num_workers=config.workers,
+            num_workers=workers,
             pin_memory=self.trainer.strategy.root_device.type == "cuda",
-            worker_init_fn=start_worker if config.workers else None,
-            prefetch_factor=_PREFETCHED_BATCHES if config.workers else None,
+            worker_init_fn=start_worker if workers else None,
+            prefetch_factor=_PREFETCHED_BATCHES if workers else None,
             # Lightning ends only persistent readers when a run fails.
-            persistent_workers=config.workers > 0,
+            persistent_workers=workers > 0,
         )
 
 

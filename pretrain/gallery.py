@@ -1,24 +1,42 @@
 """Pictures of reconstructions while a run goes on, always of the same clips.
 
-For: the callback that writes ``figures/``. Not for: how a picture looks (``pretrain/pictures.py``)
-or what is in it (``hicmae/reconstruction.py``).
+A picture has, for each clip, its faces and its filter bank: original, masked and filled in.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 
-from hicmae.reconstruction import reconstruct
-from pretrain.module import Batch, PretrainModule
-from pretrain.pictures import draw_reconstructions
+from hicmae.files import whole_file
+from hicmae.reconstruction import Reconstruction, reconstruct
+from pretrain.module import Batch, PretrainModule, StepCallback
+
+ROWS = ("original", "masked", "reconstructed")
+HIDDEN_COLOUR = "0.5"
+DOTS_PER_INCH = 110
+_ROW_INCHES = 0.92  # height of one row of faces
+_CLIP_GAP_INCHES = 0.5
+_GAP_PIXELS = 3
+
+HONEST_CAPTION = (
+    "Hidden patches are predicted up to brightness and contrast; here both are interpolated from "
+    "the visible patches."
+)
+PAPER_CAPTION = (
+    "paper_style: brightness and contrast of hidden patches are taken from the hidden truth, as in "
+    "published figures."
+)
 
 
-class Gallery(pl.Callback):
+class Gallery(StepCallback):
     """Draws ``reconstruction-000100.png`` every so often, and when training ends.
 
     Args:
@@ -27,7 +45,7 @@ class Gallery(pl.Callback):
         clips: The batch to draw; see ``pretrain.data.fixed_clips``.
         title: Name of the run.
         paper_style: Whether brightness and contrast of the hidden truth are used.
-        on_picture: Told the path and the step of a picture, on the first process.
+        on_picture: Told name, path and step of a picture, on the first process.
     """
 
     def __init__(
@@ -38,7 +56,7 @@ class Gallery(pl.Callback):
         clips: Batch,
         title: str,
         paper_style: bool,
-        on_picture: Callable[[Path, int], None] | None = None,
+        on_picture: Callable[[str, Path, int], None] | None = None,
     ) -> None:
         self.folder = folder
         self.every = every
@@ -46,49 +64,141 @@ class Gallery(pl.Callback):
         self.title = title
         self.paper_style = paper_style
         self.on_picture = on_picture
-        self._drawn_step = 0
-
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """A resumed run has drawn this step already."""
-        self._drawn_step = trainer.global_step
-
-    def on_train_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: Any,
-        batch: Batch,
-        batch_idx: int,
-    ) -> None:
-        """Draw when it is time."""
-        if trainer.global_step != self._drawn_step and trainer.global_step % self.every == 0:
-            self._draw(trainer, pl_module)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Draw where training ended."""
-        if trainer.global_step != self._drawn_step:
-            self._draw(trainer, pl_module)
+        self.act_once(trainer, pl_module)
 
     @torch.no_grad()
-    def _draw(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def act(self, trainer: pl.Trainer, module: PretrainModule, batch: Batch | None) -> None:
         """All processes compute, because negatives may be gathered; the first one draws."""
-        assert isinstance(pl_module, PretrainModule)
-        self._drawn_step = step = trainer.global_step
-        was_training = pl_module.training
-        pl_module.eval()
+        was_training = module.training
+        module.eval()
         try:
             tensors = ("frames", "waveform", "num_samples")
-            batch = {name: self.clips[name].to(pl_module.device) for name in tensors}
-            video, fbank = pl_module.transform(batch)
+            clips = {name: self.clips[name].to(module.device) for name in tensors}
+            video, fbank = module.transform(clips)
             assert video is not None
             assert fbank is not None
             with trainer.precision_plugin.forward_context():
-                result = reconstruct(pl_module.model, video, fbank, paper_style=self.paper_style)
+                result = reconstruct(module.model, video, fbank, paper_style=self.paper_style)
         finally:
-            pl_module.train(was_training)
+            module.train(was_training)
         if trainer.is_global_zero:
+            step = trainer.global_step
             path = self.folder / f"reconstruction-{step:06d}.png"
             title = f"{self.title}: reconstructions after {step} steps"
             draw_reconstructions(path, result, keys=self.clips["keys"], title=title)
             if self.on_picture is not None:
-                self.on_picture(path, step)
+                self.on_picture("reconstruction", path, step)
+
+
+def draw_reconstructions(
+    path: Path,
+    reconstruction: Reconstruction,
+    *,
+    keys: Sequence[str],
+    title: str,
+    num_frames: int = 8,
+) -> None:
+    """Write a PNG: for each clip three rows of faces beside three filter banks.
+
+    Args:
+        path: Where it goes.
+        reconstruction: The clips.
+        keys: Their names, printed above them.
+        title: What stands on top, such as the run and its step.
+        num_frames: Frames shown of each clip, spread over all of it.
+    """
+    num_clips, total = reconstruction.frames.shape[:2]
+    shown = np.linspace(0, total - 1, min(num_frames, total)).round().astype(int)
+    # Any two neighbours may fall on first frames of tubelets; second frames, where the difference
+    # is added, are shown as often.
+    if reconstruction.frames.shape[1] >= 2 * len(shown):
+        shown = np.array([2 * (index // 2) + place % 2 for place, index in enumerate(shown)])
+    width_faces = _ROW_INCHES * len(shown)
+    width_bank = 4.2
+    height = num_clips * (3 * _ROW_INCHES + _CLIP_GAP_INCHES)
+    figure = Figure(
+        figsize=(width_faces + width_bank + 1.0, height + 0.95), dpi=DOTS_PER_INCH, facecolor="w"
+    )
+    FigureCanvasAgg(figure)
+    figure_width, figure_height = figure.get_size_inches()
+    figure.suptitle(title, fontsize=12, fontweight="bold", y=1 - 0.12 / figure_height, va="top")
+    figure.text(
+        0.5,
+        0.1 / figure_height,
+        PAPER_CAPTION if reconstruction.paper_style else HONEST_CAPTION,
+        ha="center",
+        va="bottom",
+        fontsize=8.5,
+        color="0.25",
+    )
+    grid = figure.add_gridspec(
+        num_clips,
+        2,
+        width_ratios=(width_faces, width_bank),
+        left=0.95 / figure_width,
+        right=1 - 0.12 / figure_width,
+        bottom=0.4 / figure_height,
+        top=1 - 0.68 / figure_height,
+        hspace=_CLIP_GAP_INCHES / (3 * _ROW_INCHES),
+        wspace=0.03,
+    )
+    for clip, key in enumerate(keys):
+        faces = figure.add_subplot(grid[clip, 0])
+        _draw_faces(faces, reconstruction, clip, shown)
+        faces.set_title(key, fontsize=9, loc="left", pad=4)
+        banks = grid[clip, 1].subgridspec(3, 1, hspace=0.06)
+        for row in range(3):
+            _draw_bank(figure.add_subplot(banks[row]), reconstruction, clip, row)
+    with whole_file(path) as beside:
+        figure.savefig(beside, format="png")
+
+
+def _draw_faces(axes: Axes, reconstruction: Reconstruction, clip: int, shown: np.ndarray) -> None:
+    """Three rows of frames as one image."""
+    versions = (
+        reconstruction.frames,
+        reconstruction.masked_frames,
+        reconstruction.filled_frames,
+    )
+    rows = [version[clip, shown].numpy() for version in versions]  # each (frames, H, W, 3)
+    side = rows[0].shape[1]
+    gap = max(1, round(_GAP_PIXELS * side / (_ROW_INCHES * DOTS_PER_INCH)))
+    step = side + gap
+    canvas = np.ones((3 * step - gap, len(shown) * step - gap, 3), dtype=np.float32)
+    for row, frames in enumerate(rows):
+        for column, frame in enumerate(frames):
+            top, left = row * step, column * step
+            canvas[top : top + side, left : left + side] = frame
+    axes.imshow(canvas, interpolation="nearest" if side < 64 else "antialiased", aspect="auto")
+    axes.set_yticks([row * step + side / 2 for row in range(3)], ROWS, fontsize=8)
+    axes.set_xticks(
+        [column * step + side / 2 for column in range(len(shown))],
+        [f"frame {frame + 1}" for frame in shown],
+        fontsize=7,
+        color="0.35",
+    )
+    axes.tick_params(length=0, pad=2)
+    axes.spines[:].set_visible(False)
+
+
+def _draw_bank(axes: Axes, reconstruction: Reconstruction, clip: int, row: int) -> None:
+    """One filter bank: time to the right, frequency upwards, one colour scale for all three."""
+    versions = (reconstruction.fbank, reconstruction.masked_fbank, reconstruction.filled_fbank)
+    low, high = np.percentile(reconstruction.fbank[clip].numpy(), (1, 99))
+    axes.set_facecolor(HIDDEN_COLOUR)
+    axes.imshow(
+        versions[row][clip].numpy().T,
+        origin="lower",
+        aspect="auto",
+        cmap="magma",
+        vmin=low,
+        vmax=max(high, low + 1e-3),
+        interpolation="nearest",
+    )
+    axes.set_xticks([])
+    axes.set_yticks([])
+    if row == 0:
+        axes.set_title("filter bank (log-mel; time →, frequency ↑)", fontsize=8, loc="left", pad=4)

@@ -1,8 +1,5 @@
 """Whether the network still learns: norms of its parts, and how many directions features use.
 
-For: numbers that cost more than a mean, taken every so many steps. Not for: loss terms and speed
-(``pretrain/meter.py``), which are taken at every step.
-
 A collapse shows here before it shows in the loss: the standard deviation and the effective rank
 of a layer's pooled features fall towards nothing.
 """
@@ -20,7 +17,7 @@ from torch import Tensor, nn
 from hicmae.encoder import EncoderOutput
 from hicmae.masks import random_masks, tube_masks
 from hicmae.pretraining import HiCMAE
-from pretrain.module import Batch, PretrainModule
+from pretrain.module import Batch, PretrainModule, StepCallback
 
 _PARTS = {
     "encoder.video.": "video_encoder",
@@ -32,7 +29,7 @@ _PARTS = {
 _MASK_SEED = 0
 
 
-class Health(pl.Callback):
+class Health(StepCallback):
     """Measures every so often and hands the numbers to the meter's next row.
 
     ``parameter_norm`` after the step and ``update_norm``, what the step changed, each also by
@@ -52,54 +49,31 @@ class Health(pl.Callback):
     def __init__(self, *, every: int, note: Callable[[Mapping[str, float]], None]) -> None:
         self.every = every
         self.note = note
-        self._step = 0
         self._before: dict[str, list[Tensor]] = {}
         self._gradients: dict[str, float] = {}
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Begin at the step that is resumed from."""
-        self._step = trainer.global_step
-
-    def on_before_optimizer_step(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        optimizer: torch.optim.Optimizer,
-    ) -> None:
+    def before_step(self, trainer: pl.Trainer, module: PretrainModule, optimizer: Any) -> None:
         """Keep the parameters of a step that is measured."""
-        assert isinstance(pl_module, PretrainModule)
         if (trainer.global_step + 1) % self.every or self._before:
             return
         self._before = {
             part: [_own_share(item).detach().clone() for item in parameters]
-            for part, parameters in parts_of(pl_module.model).items()
+            for part, parameters in parts_of(module.model).items()
         }
         gradients = {
             part: [item.grad for item in parameters if item.grad is not None]
-            for part, parameters in parts_of(pl_module.model).items()
+            for part, parameters in parts_of(module.model).items()
         }
         norms = {part: norm_of(found) for part, found in gradients.items() if found}
         self._gradients = {f"gradient_norm_{part}": float(norm) for part, norm in norms.items()}
 
-    def on_train_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: Any,
-        batch: Batch,
-        batch_idx: int,
-    ) -> None:
+    def act(self, trainer: pl.Trainer, module: PretrainModule, batch: Batch | None) -> None:
         """Measure when the step has been taken."""
-        assert isinstance(pl_module, PretrainModule)
-        if trainer.global_step == self._step:
-            return
-        self._step = trainer.global_step
-        if self._step % self.every:
-            return
-        numbers = self._norms(pl_module.model) | self._gradients
+        assert batch is not None
+        numbers = self._norms(module.model) | self._gradients
         self._before, self._gradients = {}, {}
         with trainer.precision_plugin.forward_context():
-            numbers |= feature_numbers(pl_module.model, batch["video"], batch["fbank"])
+            numbers |= feature_numbers(module.model, batch["video"], batch["fbank"])
         self.note(numbers)
 
     def _norms(self, model: HiCMAE) -> dict[str, float]:

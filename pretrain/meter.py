@@ -1,7 +1,7 @@
-"""What a training step did and how fast: one row of numbers every few steps.
+"""What training steps did and how fast: one row of numbers every few steps, and who sees it.
 
-For: measuring and averaging, over processes too. Not for: where rows go
-(``pretrain/records.py``, ``pretrain/progress.py``).
+``StepMeter`` measures and averages, over processes too; ``ProgressShown`` is what a person sees of
+it. ``hicmae.run_logging`` keeps the rows.
 
 Deviation: the reference logs the total loss alone; here every term and the gradient norm.
 """
@@ -17,14 +17,16 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 import torch.distributed as dist
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
-from hicmae.benchmarking.speed import peak_memory_bytes, resident_memory_bytes
-from pretrain.module import Batch, PretrainModule
-from pretrain.records import Row
+from hicmae.devices import peak_memory_bytes, resident_memory_bytes
+from hicmae.run_logging import Row
+from pretrain.module import Batch, PretrainModule, StepCallback
 
 
-class StepMeter(pl.Callback):
+class StepMeter(StepCallback):
     """Counts, times and averages; hands a row to each sink on the first process.
 
     A row has ``step``; ``epoch`` and ``clips`` seen so far; ``seconds`` of training so far; means
@@ -54,9 +56,9 @@ class StepMeter(pl.Callback):
         self.last_row: dict[str, float | int] = {}
         self.skipped: Counter[str] = Counter()  # by this process's readers
         self._skipped_before: dict[str, int] = {}  # by all, before a resume
+        self._num_clips = 0  # of the newest batch
         self._clips = 0
         self._seconds = 0.0
-        self._step = 0
         self._learning_rate = 0.0
         self._noted: dict[str, float] = {}
         self._window = _Window()
@@ -85,7 +87,7 @@ class StepMeter(pl.Callback):
         """Start the clock."""
         if pl_module.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(pl_module.device)
-        self._step = trainer.global_step
+        super().on_train_start(trainer, pl_module)
         self._window.started = time.perf_counter() - self._window.passed
         self._window.to(pl_module.device)
 
@@ -95,38 +97,27 @@ class StepMeter(pl.Callback):
         """Note how long the batch was waited for and what its readers left out."""
         assert isinstance(pl_module, PretrainModule)
         self._window.wait += pl_module.batch_arrived - pl_module.batch_wanted
+        self._num_clips = len(batch["keys"])
         self.skipped.update(batch.get("skipped", {}))
 
-    def on_before_optimizer_step(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        optimizer: torch.optim.Optimizer,
-    ) -> None:
+    def before_step(self, trainer: pl.Trainer, module: PretrainModule, optimizer: Any) -> None:
         """Note the rate of this step: the schedule moves on before the batch ends."""
         self._learning_rate = optimizer.param_groups[0]["lr"]
 
-    def on_train_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: Any,
-        batch: Batch,
-        batch_idx: int,
-    ) -> None:
-        """Add a batch to the window; at its end make a row."""
-        assert isinstance(pl_module, PretrainModule)
+    def after_batch(self, trainer: pl.Trainer, module: PretrainModule, outputs: Any) -> None:
+        """Add a batch to the window."""
         self._window.batches += 1
-        self._window.clips += len(batch["keys"]) * trainer.world_size
+        self._window.clips += self._num_clips * trainer.world_size
         for name, value in outputs["terms"].items():
             self._window.sums[name] = self._window.sums.get(name, 0.0) + value
-        if trainer.global_step > self._step:
-            self._step = trainer.global_step
-            self._window.steps += 1
-            assert pl_module.gradient_norm is not None
-            self._window.norms = self._window.norms + pl_module.gradient_norm
-            if self._step % self.log_every == 0:
-                self._make_row(trainer, pl_module)
+
+    def act(self, trainer: pl.Trainer, module: PretrainModule, batch: Batch | None) -> None:
+        """Add the step to the window; at its end make a row."""
+        self._window.steps += 1
+        assert module.gradient_norm is not None
+        self._window.norms = self._window.norms + module.gradient_norm
+        if trainer.global_step % self.log_every == 0:
+            self._make_row(trainer, module)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Make a row of the steps that have none yet."""
@@ -145,7 +136,7 @@ class StepMeter(pl.Callback):
         self._seconds += passed
         skipped = self._total_skipped()
         row: dict[str, float | int] = {
-            "step": self._step,
+            "step": trainer.global_step,
             "epoch": self._clips / self.epoch_clips,
             "clips": self._clips,
             "seconds": self._seconds,
@@ -178,6 +169,89 @@ class StepMeter(pl.Callback):
         for part in counts:
             total.update(part)
         return dict(total)
+
+
+class ProgressShown(pl.Callback):
+    """A bar with steps, loss, clips a second and time to go; without a terminal, a line a row.
+
+    Args:
+        console: Where it is shown.
+        num_steps: Optimizer steps of the whole run.
+    """
+
+    def __init__(self, console: Console, num_steps: int) -> None:
+        self.console = console
+        self.num_steps = num_steps
+        self._bar: Progress | None = None
+        self._task: TaskID | None = None
+
+    def show_row(self, row: Row) -> None:
+        """Show the newest numbers; a sink of the meter."""
+        if self._bar is not None and self._task is not None:
+            skipped = f", skipped {row['skipped']}" if row["skipped"] else ""
+            self._bar.update(
+                self._task,
+                numbers=f"loss {row['loss']:.4f}, {row['clips_per_second']:.1f} clips/s{skipped}",
+            )
+        else:
+            self.console.print(line_of(row, self.num_steps), highlight=False, soft_wrap=True)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Put up the bar."""
+        if trainer.is_global_zero and self.console.is_terminal:
+            self._bar = Progress(
+                TextColumn("pretraining"),
+                BarColumn(),
+                TextColumn("step {task.completed:.0f}/{task.total:.0f}"),
+                TextColumn("{task.fields[numbers]}"),
+                TimeRemainingColumn(),
+                console=self.console,
+            )
+            self._task = self._bar.add_task(
+                "", total=self.num_steps, completed=trainer.global_step, numbers=""
+            )
+            self._bar.start()
+
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Move the bar."""
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, completed=trainer.global_step)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Take the bar down."""
+        self._stop()
+
+    def on_exception(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
+    ) -> None:
+        """Take the bar down, so that the error stands on a line of its own."""
+        self._stop()
+
+    def _stop(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+
+def line_of(row: Row, num_steps: int) -> str:
+    """One line about a row of the meter."""
+    parts = [f"loss {row['loss']:.4f}"]
+    parts += [f"{name} {row[name]:.4f}" for name in ("video", "audio", "contrast") if name in row]
+    parts += [
+        f"lr {row['learning_rate']:.2e}",
+        f"{row['clips_per_second']:.1f} clips/s",
+        f"waiting for data {row['data_wait_share']:.0%}",
+    ]
+    if row["skipped"]:
+        parts.append(f"skipped {row['skipped']}")
+    return f"step {row['step']}/{num_steps}  {', '.join(parts)}"
 
 
 @dataclass

@@ -1,7 +1,8 @@
-"""The Lightning module of pretraining: transforms on the device, the objective, AdamW.
+"""The Lightning module of pretraining: one training step, from a batch to AdamW.
 
-For: one training step. Not for: what is logged, saved or drawn (the callbacks that
-``pretrain/assembly.py`` puts together), nor where batches come from (``pretrain/data.py``).
+A step is ``on_after_batch_transfer`` (the transforms), ``training_step`` (the network and its
+loss), and the optimizer of ``configure_optimizers``. What is watched, logged, saved or drawn
+beside it are callbacks, most of them a ``StepCallback``.
 
 Deviation: the reference forgets the random state on resuming; here every draw follows from the
 seed and the number of the batch.
@@ -18,12 +19,11 @@ import torch
 from pytorch_lightning.strategies import DeepSpeedStrategy
 from torch import Tensor
 
-from hicmae.parameters import parameter_groups
+from hicmae.optimization import parameter_groups, warmup_cosine
 from hicmae.pretraining import HiCMAE
-from hicmae.schedule import warmup_cosine
-from hicmae.settings import InputConfig, ModelConfig, ObjectiveConfig
-from hicmae.transforms import AugmentConfig, ClipTransform
-from pretrain.settings import OptimizerConfig
+from hicmae.settings import InputConfig
+from hicmae.transforms import ClipTransform
+from pretrain.settings import Counts, PretrainConfig
 
 Batch = dict[str, Any]
 
@@ -40,44 +40,21 @@ class PretrainModule(pl.LightningModule):
         num_batches: Batches that all processes together have taken so far.
 
     Args:
-        model: Sizes of the network.
-        objective: Masks, weights and ablations.
-        augment: Random changes to the clips, made on the device.
-        optimizer: AdamW and its schedule.
-        num_steps: Optimizer steps of the whole run.
-        warmup_steps: Optimizer steps of the linear warm-up.
-        global_batch: Clips of one optimizer step over all processes; scales the learning rate.
-        seed: Of the weights and of every draw.
-        compile_network: Whether ``torch.compile`` is applied; the weights keep their names.
-        recompute: Whether activations are computed again in the backward pass.
+        config: The recipe: sizes, objective, augmentation, optimizer, seed, and of the hardware
+            ``compile`` (the weights keep their names) and ``recompute``.
+        counts: How long the run is; the global batch scales the learning rate.
     """
 
-    def __init__(
-        self,
-        *,
-        model: ModelConfig,
-        objective: ObjectiveConfig,
-        augment: AugmentConfig,
-        optimizer: OptimizerConfig,
-        num_steps: int,
-        warmup_steps: int,
-        global_batch: int,
-        seed: int,
-        compile_network: bool = False,
-        recompute: bool = False,
-    ) -> None:
+    def __init__(self, config: PretrainConfig, counts: Counts) -> None:
         super().__init__()
-        torch.manual_seed(seed)
-        self.model = HiCMAE(model, objective)
-        self.model.set_grad_checkpointing(recompute)
-        if compile_network:
+        torch.manual_seed(config.seed)
+        self.config = config
+        self.counts = counts
+        self.model = HiCMAE(config.model, config.objective)
+        self.model.set_grad_checkpointing(config.hardware.recompute)
+        if config.hardware.compile:
             self.model.compile()
-        self.transform = ClipTransform(model.input, augment)
-        self.settings = optimizer
-        self.num_steps = num_steps
-        self.warmup_steps = warmup_steps
-        self.global_batch = global_batch
-        self.seed = seed
+        self.transform = ClipTransform(config.model.input, config.augment)
         self.gradient_norm: Tensor | None = None  # of the newest step, before clipping
         self.last_terms: dict[str, Tensor] = {}  # of the newest batch
         self.batch_wanted = 0.0  # when the step before was done with, performance clock
@@ -88,14 +65,14 @@ class PretrainModule(pl.LightningModule):
     @property
     def peak_learning_rate(self) -> float:
         """The base rate scaled to the global batch. Source: linear scaling rule at 256 clips."""
-        return self.settings.learning_rate * self.global_batch / 256
+        return self.config.optimizer.learning_rate * self.counts.global_batch / 256
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the number of batches, on which every random draw depends."""
         checkpoint["place"] = {
             "batches": self.num_batches,
             "batch_size": self._batch_size(),
-            "global_batch": self.global_batch,
+            "global_batch": self.counts.global_batch,
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -114,7 +91,7 @@ class PretrainModule(pl.LightningModule):
         # The reader numbers what all processes take at once; its count and ours must agree.
         world_size = self.trainer.world_size
         assert batch.get("batch", self.num_batches // world_size) * world_size == self.num_batches
-        torch.manual_seed(step_seed(self.seed, self.num_batches + self.global_rank))
+        torch.manual_seed(step_seed(self.config.seed, self.num_batches + self.global_rank))
         self.num_batches += world_size
         kept = {name: batch[name] for name in ("keys", "skipped") if name in batch}
         if not batch["keys"]:
@@ -148,14 +125,14 @@ class PretrainModule(pl.LightningModule):
         groups = parameter_groups(
             self.model,
             learning_rate=self.peak_learning_rate,
-            weight_decay=self.settings.weight_decay,
+            weight_decay=self.config.optimizer.weight_decay,
         )
         self._rates = [(group["lr"], group["weight_decay"]) for group in groups]
         optimizer = torch.optim.AdamW(
             groups,
-            betas=self.settings.betas,
-            eps=self.settings.eps,
-            fused=self.settings.fused and not scales,
+            betas=self.config.optimizer.betas,
+            eps=self.config.optimizer.eps,
+            fused=self.config.optimizer.fused and not scales,
         )
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self.rate_factor)
         return {
@@ -185,7 +162,7 @@ class PretrainModule(pl.LightningModule):
         optimizer = scheduler.optimizer  # also where DeepSpeed has wrapped it
         factor = self.rate_factor(scheduler.last_epoch)
         for group, (rate, decay) in zip(optimizer.param_groups, self._rates, strict=True):
-            group |= {"betas": self.settings.betas, "eps": self.settings.eps}
+            group |= {"betas": self.config.optimizer.betas, "eps": self.config.optimizer.eps}
             group |= {"weight_decay": decay, "initial_lr": rate, "lr": rate * factor}
         scheduler.base_lrs = [group["initial_lr"] for group in optimizer.param_groups]
         self.batch_wanted = time.perf_counter()
@@ -196,22 +173,85 @@ class PretrainModule(pl.LightningModule):
 
     def rate_factor(self, step: int) -> float:
         """Learning rate of an optimizer step (counted from 0) over the peak rate."""
+        settings = self.config.optimizer
         return warmup_cosine(
-            min(step, self.num_steps - 1),
+            min(step, self.counts.num_steps - 1),
             base=1.0,
-            final=self.settings.min_learning_rate / self.settings.learning_rate,
-            num_steps=self.num_steps,
-            warmup_steps=self.warmup_steps,
+            final=settings.min_learning_rate / settings.learning_rate,
+            num_steps=self.counts.num_steps,
+            warmup_steps=self.counts.warmup_steps,
         )
 
     def _batch_size(self) -> int:
         """Clips that one process handles at once."""
         parts = self.trainer.accumulate_grad_batches * self.trainer.world_size
-        return self.global_batch // parts
+        return self.counts.global_batch // parts
 
     def _has_deepspeed(self) -> bool:
         """Whether DeepSpeed takes the optimizer's step."""
         return isinstance(self.trainer.strategy, DeepSpeedStrategy)
+
+
+class StepCallback(pl.Callback):
+    """Acts beside the training: once an optimizer step, or once in ``every`` of them.
+
+    Lightning tells a callback of batches, of which a step may accumulate several; this one turns
+    that into the three moments that ours need.
+
+    Attributes:
+        acted_step: The newest optimizer step after which it has acted; that of the checkpoint
+            where a run is resumed.
+    """
+
+    every = 1
+    acted_step = 0
+
+    def before_step(self, trainer: pl.Trainer, module: PretrainModule, optimizer: Any) -> None:
+        """Gradients are there, and the optimizer is about to use them."""
+
+    def after_batch(self, trainer: pl.Trainer, module: PretrainModule, outputs: Any) -> None:
+        """A batch is done with; ``outputs`` is what ``training_step`` returned."""
+
+    def act(self, trainer: pl.Trainer, module: PretrainModule, batch: Batch | None) -> None:
+        """An optimizer step has been taken; ``batch`` is the newest, None at the run's end."""
+
+    def is_due(self, trainer: pl.Trainer) -> bool:
+        """Whether to act after the step that has been taken."""
+        return trainer.global_step % self.every == 0
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """What the resumed run did after this step is not done again."""
+        self.acted_step = trainer.global_step
+
+    def on_before_optimizer_step(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer
+    ) -> None:
+        """Lightning's name for ``before_step``."""
+        assert isinstance(pl_module, PretrainModule)
+        self.before_step(trainer, pl_module, optimizer)
+
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Batch,
+        batch_idx: int,
+    ) -> None:
+        """Tell of the batch, and of the step if one ended with it."""
+        assert isinstance(pl_module, PretrainModule)
+        self.after_batch(trainer, pl_module, outputs)
+        if trainer.global_step != self.acted_step and self.is_due(trainer):
+            self.act_once(trainer, pl_module, batch)
+
+    def act_once(
+        self, trainer: pl.Trainer, module: pl.LightningModule, batch: Batch | None = None
+    ) -> None:
+        """Act now, unless that was done after this very step; for ``on_train_end`` too."""
+        assert isinstance(module, PretrainModule)
+        if trainer.global_step != self.acted_step:
+            self.acted_step = trainer.global_step
+            self.act(trainer, module, batch)
 
 
 def step_seed(seed: int, batch: int) -> int:

@@ -1,80 +1,366 @@
-"""How long a run is, in steps: epochs, batches and warm-up turned into counts.
+"""What a run will be, settled before its first step, and what ``--dry_run`` says of it.
 
-For: arithmetic that is checked before anything starts. Not for: the learning rate itself
-(``hicmae/schedule.py``).
+Nothing here writes anything.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
-from pretrain.settings import OptimizerConfig
+import torch
+import yaml
+from rich.console import Console
+from rich.table import Table
+
+from hicmae import __version__
+from hicmae.bench import step_flops
+from hicmae.config import from_dict, load_model_config, merged, to_dict
+from hicmae.devices import choose_device, resolve_precision
+from hicmae.masks import num_hidden
+from hicmae.pretraining import HiCMAE
+from hicmae.settings import ModelConfig
+from pretrain.checkpoints import Resumption, find_resumption, held_run
+from pretrain.data import Survey, survey
+from pretrain.footprint import footprint, measure_network
+from pretrain.probes import ProbeData, probe_data
+from pretrain.processes import Processes, find_processes
+from pretrain.settings import Counts, PretrainConfig, count_steps
+from pretrain.zero import EngineConfig, load_engine
+from shards.index import read_index
+
+_ENGINES = ("single", "ddp", "zero1", "zero2", "zero3", "zero2_offload", "zero3_offload")
+_RESUMABLE = 12  # bytes a parameter: fp32 weights and AdamW's two means
+_PORTABLE = 4  # bytes a parameter
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """Counts of a whole run.
+    """What a run will be.
 
     Attributes:
-        num_steps: Optimizer steps.
-        warmup_steps: Those of the warm-up.
-        global_batch: Clips of one optimizer step, over processes and accumulation.
-        steps_per_epoch: Optimizer steps in which about every clip is seen once.
+        config: The settings; a resumed run may have changed ``accumulate``.
+        device: Where this process computes.
+        precision: Lightning's name.
+        processes: Who takes part.
+        engine: How they share.
+        found: What the shards hold.
+        resumption: Where the run goes on.
+        counts: Its steps.
+        probed: The clips of the probes; None: no probes.
     """
 
-    num_steps: int
-    warmup_steps: int
-    global_batch: int
-    steps_per_epoch: int
+    config: PretrainConfig
+    device: torch.device
+    precision: str
+    processes: Processes
+    engine: EngineConfig
+    found: Survey
+    resumption: Resumption
+    counts: Counts
+    probed: ProbeData | None
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is the process that speaks and writes records."""
+        return self.processes.rank == 0
+
+    @property
+    def sections(self) -> dict[str, Any]:
+        """What the portable checkpoint says of itself."""
+        return {
+            "model": self.config.model,
+            "objective": self.config.objective,
+            "pretraining": to_dict(self.config),
+            "version": __version__,
+        }
+
+    def notes(self) -> Iterator[str]:
+        """What the user should know before anything begins."""
+        yield from filter(None, (self.processes.note, *self.resumption.lines))
 
 
-def make_plan(
-    num_clips: int,
-    *,
-    batch_size: int,
-    accumulate: int,
-    world_size: int,
-    steps: int | None,
-    epochs: float,
-    optimizer: OptimizerConfig,
-) -> Plan:
-    """Turn a recipe into counts.
+def make_plan(config: PretrainConfig, *, resume: bool) -> Plan:
+    """Settle what a run will be.
 
     Args:
-        num_clips: Of one pass over the data.
-        batch_size: Clips that one process handles at once.
-        accumulate: Batches of one optimizer step.
-        world_size: Processes.
-        steps: Optimizer steps of the run; None: ``epochs``.
-        epochs: Passes over the data, where ``steps`` is None.
-        optimizer: For the warm-up.
+        config: What the user asked for.
+        resume: Whether it goes on from the newest whole checkpoint of its folder.
 
-    Raises: ValueError: a count below one, or a warm-up longer than the run.
+    Raises:
+        ValueError: Settings that do not go together, no such device, or shards that cannot be
+            used.
+        FileNotFoundError: No such folder of shards.
     """
-    problems = [
-        f"{name} = {value} (must be 1 or more)"
-        for name, value in (("accumulate", accumulate), ("steps", steps))
-        if value is not None and value < 1
-    ]
-    if steps is None and not epochs > 0:
-        problems.append(f"epochs = {epochs} (must be positive)")
-    if problems:
-        raise ValueError(f"pretrain: {'; '.join(problems)}")
-    global_batch = batch_size * accumulate * world_size
-    per_epoch = max(1, num_clips // global_batch)
-    num_steps = max(1, round(epochs * per_epoch)) if steps is None else steps
-    if optimizer.warmup_steps is None:
-        warmup_steps, name = round(optimizer.warmup_epochs * per_epoch), "warmup_epochs"
-    else:
-        warmup_steps, name = optimizer.warmup_steps, "warmup_steps"
-    if warmup_steps > num_steps:
+    device = choose_device(config.device)
+    precision = resolve_precision(config.precision, device)
+    processes = find_processes(config.hardware, config.device)
+    if ":" in config.device and processes.world_size > 1:
         raise ValueError(
-            f"optimizer.{name}: the warm-up takes {warmup_steps} steps, the run {num_steps} "
-            f"({per_epoch} steps an epoch); shorten it or train longer"
+            f"device = {config.device}: is one device, and there are {processes.world_size} "
+            "processes; take --device cuda, or --hardware.devices 1"
         )
+    engine = load_engine(config.hardware.strategy, world_size=processes.world_size)
+    found = survey(config.data)
+    resumption = Resumption(accumulate=config.accumulate)
+    if resume:
+        resumption = find_resumption(config, world_size=processes.world_size)
+        config = dataclasses.replace(config, accumulate=resumption.accumulate)
     return Plan(
-        num_steps=num_steps,
-        warmup_steps=warmup_steps,
-        global_batch=global_batch,
-        steps_per_epoch=per_epoch,
+        config=config,
+        device=device,
+        precision=precision,
+        processes=processes,
+        engine=engine,
+        found=found,
+        resumption=resumption,
+        counts=count_steps(config, num_clips=found.num_clips, world_size=processes.world_size),
+        probed=probe_data(config.probe, config.data, config.model.input),
     )
+
+
+def choose_model(model: str | dict[str, Any]) -> ModelConfig:
+    """Turn a ``model`` setting into sizes.
+
+    Args:
+        model: A name out of ``configs/model/`` or a YAML file; or a mapping of sizes, in which
+            ``size`` is the name or file to start from and the others change it. Without ``size``
+            every size must be given: a change must know what it changes.
+
+    Raises:
+        ValueError: An unknown name, key or value, or changes without ``size``.
+        FileNotFoundError: No such file.
+    """
+    if isinstance(model, str):
+        return load_model_config(model)
+    changes = _parsed(model)
+    size = changes.pop("size", None)
+    if size is None:
+        fields = [item.name for item in dataclasses.fields(ModelConfig)]
+        missing = [name for name in fields if name not in changes]
+        if missing:
+            raise ValueError(
+                f"model: {', '.join(changes)} given, but not what to start from; name a size with "
+                "--model.size (tiny, small, base, or a YAML file)"
+            )
+        return from_dict(ModelConfig, changes, "model")
+    start = to_dict(load_model_config(str(size)))
+    return from_dict(ModelConfig, merged(start, changes), "model")
+
+
+def show(plan: Plan, console: Console, *, clips_per_second: float | None, may_exist: bool) -> None:
+    """Check every path first, then print the plan.
+
+    Args:
+        run: What it will be.
+        console: Where.
+        clips_per_second: Speed of one device, if it is known.
+        may_exist: Whether a run that is in the folder is gone on with or deleted.
+
+    Raises: ValueError: paths that will not do, all of them at once.
+    """
+    num_parameters = sum(item.numel() for item in _meta_network(plan).parameters())
+    needed = _bytes_on_disk(plan, num_parameters)
+    out, log = plan.config.out, plan.config.log
+    probed = plan.config.probe.folders if plan.probed else ()
+    problems = [
+        *shard_problems((*plan.config.data.folders, *probed)),
+        *folder_problems(out, needed=needed, may_exist=may_exist),
+    ]
+    if problems:
+        raise ValueError(f"dry run: {'; '.join(problems)}")
+    console.print(f"dry run: nothing is written. {out} would be this run:")
+    for line in _plan_lines(plan, num_parameters, clips_per_second):
+        console.print(line)
+    console.print(_memory_table(plan))
+    console.print(
+        f"disk: up to {gib(needed)} in {out} (free: {gib(free_bytes(out))}): "
+        f"{log.keep} checkpoints that are kept and one being written, the portable one"
+        + (f", and one for good every {log.keep_every} steps" if log.keep_every else "")
+    )
+    console.print(
+        f"checked: {sum(1 for _ in tars(plan.config.data.folders))} shards to train on"
+        + (f", {sum(1 for _ in tars(probed))} to probe on" if probed else "")
+        + ", all there, whole in size and readable; the run folder can be written"
+    )
+
+
+def _plan_lines(plan: Plan, num_parameters: int, clips_per_second: float | None) -> Iterator[str]:
+    """Counts, tokens, operations and hours."""
+    counts, model, objective = plan.counts, plan.config.model, plan.config.objective
+    yield (
+        f"data: {plan.found.num_clips} clips, {plan.found.hours:.1f} h of video; "
+        f"{counts.global_batch} clips a step ({plan.config.data.batch_size} x "
+        f"{plan.config.accumulate} accumulated x {plan.processes.world_size} processes), "
+        f"{counts.steps_per_epoch} steps an epoch"
+    )
+    total = counts.num_steps * counts.global_batch
+    peak = plan.config.optimizer.learning_rate * counts.global_batch / 256
+    yield (
+        f"steps: {counts.num_steps} ({counts.num_steps / counts.steps_per_epoch:.1f} epochs, "
+        f"{total} clips), warm-up {counts.warmup_steps}, peak learning rate {peak:.2e}"
+    )
+    _, height, width = model.video_grid
+    cells = height * width
+    video = (cells - num_hidden(cells, objective.video_mask_ratio)) * model.video_grid[0]
+    audio = model.num_audio_tokens - num_hidden(model.num_audio_tokens, objective.audio_mask_ratio)
+    yield (
+        f"tokens a clip: video {model.num_video_tokens}, of which {video} are seen; audio "
+        f"{model.num_audio_tokens}, of which {audio} are seen; a step decodes "
+        f"{counts.global_batch * (model.num_video_tokens + model.num_audio_tokens)}"
+    )
+    flops = step_flops(model, objective)
+    yield (
+        f"network: {num_parameters / 1e6:.1f} M parameters, {plan.precision}; {flops / 1e9:.1f} "
+        f"GFLOP a clip forward and backward, {flops * counts.global_batch / 1e12:.2f} TFLOP a "
+        f"step, {flops * total / 1e18:.3g} EFLOP in all"
+    )
+    if clips_per_second is None:
+        yield (
+            "time: not known; give --clips_per_second of one device (`hicmae bench step` "
+            "measures it)"
+        )
+    else:
+        rate = clips_per_second * plan.processes.world_size
+        each = clips_per_second * flops / 1e12
+        yield (
+            f"time: {total / rate / 3600:.1f} h at {clips_per_second:g} clips a second and "
+            f"device ({rate:g} over all; {each:.2f} TFLOP/s a device), if the loader keeps up"
+        )
+
+
+def _memory_table(plan: Plan) -> Table:
+    """Peak memory of a device, engine by engine."""
+    size = measure_network(lambda: _network(plan), precision=plan.precision)
+    table = Table(
+        title=f"memory of a device at the peak of a step of {plan.config.data.batch_size} clips, "
+        "GiB (estimated)"
+    )
+    table.add_column("engine")
+    parts = ("weights", "gradients", "optimizer", "buckets", "activations", "batch", "device")
+    for name in (*parts, "host"):
+        table.add_column(name, justify="right")
+    engines: dict[str, EngineConfig] = {}
+    for name in _ENGINES:
+        if (name == "single") == (plan.processes.world_size == 1) or name.startswith("zero"):
+            engines[name] = load_engine(name, world_size=plan.processes.world_size)
+    if plan.engine not in engines.values():
+        engines[plan.config.hardware.strategy] = plan.engine
+    for name, engine in engines.items():
+        found = footprint(
+            size,
+            engine,
+            precision=plan.precision,
+            world_size=plan.processes.world_size,
+            batch_size=plan.config.data.batch_size,
+        )
+        chosen = engine == plan.engine
+        table.add_row(
+            f"{name} (chosen)" if chosen else name,
+            *(f"{getattr(found, part) / 2**30:.2f}" for part in (*parts, "host")),
+            style="bold" if chosen else None,
+        )
+    return table
+
+
+def _network(plan: Plan) -> HiCMAE:
+    """The network as it will be trained."""
+    network = HiCMAE(plan.config.model, plan.config.objective)
+    network.set_grad_checkpointing(plan.config.hardware.recompute)
+    return network
+
+
+def _bytes_on_disk(plan: Plan, num_parameters: int) -> int:
+    """What the checkpoints of a run take at most."""
+    log = plan.config.log
+    kept = log.keep + 1
+    if log.keep_every:
+        kept += plan.counts.num_steps // log.keep_every
+    return num_parameters * (kept * _RESUMABLE + _PORTABLE)
+
+
+def _meta_network(plan: Plan) -> HiCMAE:
+    """The network without content."""
+    with torch.device("meta"):
+        return HiCMAE(plan.config.model, plan.config.objective)
+
+
+def shard_problems(folders: Iterable[Path | str]) -> Iterator[str]:
+    """Shards that are absent, unreadable or of another size than the index says."""
+    for path, size in tars(folders):
+        if not path.is_file():
+            yield f"{path}: no such shard, though the index has it; rebuild or copy it"
+        elif not os.access(path, os.R_OK):
+            yield f"{path}: cannot be read (permission)"
+        elif path.stat().st_size != size:
+            yield f"{path}: has {path.stat().st_size} bytes, the index says {size}; copy it again"
+
+
+def tars(folders: Iterable[Path | str]) -> Iterator[tuple[Path, int]]:
+    """Every shard of the folders on this machine, with its size in bytes as the index has it."""
+    for folder in folders:
+        if not isinstance(folder, Path):
+            continue
+        index = read_index(folder)
+        for shard in index.info["shards"]:
+            yield folder / shard["name"], int(shard["bytes"])
+
+
+def folder_problems(out: Path, *, needed: int, may_exist: bool) -> Iterator[str]:
+    """Reasons why the run folder could not be written.
+
+    Args:
+        out: The run folder.
+        needed: Bytes that it will hold at most.
+        may_exist: Whether a run that is in it is gone on with or deleted.
+    """
+    if out.exists() and not out.is_dir():
+        yield f"{out}: is a file; give a folder for the run with --out"
+        return
+    there = held_run(out)
+    if there and not may_exist:
+        yield (
+            f"{out}: holds a run already ({', '.join(there)}); pass --resume, --overwrite or "
+            "another --out"
+        )
+    nearest = _nearest_folder(out)
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+        yield f"{nearest}: cannot be written (permission), so {out} could not be made"
+    elif needed > free_bytes(out):
+        yield (
+            f"{out}: {gib(free_bytes(out))} free, checkpoints take up to {gib(needed)}; keep fewer "
+            "(log.keep, log.keep_every) or choose another --out"
+        )
+
+
+def free_bytes(out: Path) -> int:
+    """Bytes free where the run folder is or would be."""
+    return shutil.disk_usage(_nearest_folder(out)).free
+
+
+def _nearest_folder(path: Path) -> Path:
+    """The path, or the nearest thing above it that exists."""
+    path = path.resolve()
+    return next(candidate for candidate in (path, *path.parents) if candidate.exists())
+
+
+def gib(count: int) -> str:
+    """Bytes as text."""
+    return f"{count / 2**30:.2f} GiB"
+
+
+def _parsed(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """The command line leaves what is nested deeper than one level as text."""
+    return {
+        name: _parsed(value)
+        if isinstance(value, Mapping)
+        else yaml.safe_load(value)
+        if isinstance(value, str)
+        else value
+        for name, value in tree.items()
+    }

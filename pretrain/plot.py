@@ -1,8 +1,4 @@
-"""Curves of pretraining runs, drawn from ``metrics.csv``: the command ``hicmae pretrain plot``.
-
-For: one picture of what a run learned and how fast, or of several runs over one another. Not for:
-the numbers themselves, nor reconstructions (``pretrain/pictures.py``).
-"""
+"""Curves of pretraining runs, drawn from ``metrics.csv``: the command ``hicmae pretrain plot``."""
 
 from __future__ import annotations
 
@@ -12,14 +8,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import cycle
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from rich.console import Console
+from hicmae.files import whole_file
 
-Columns = Mapping[str, np.ndarray]
+if TYPE_CHECKING:
+    import numpy as np
+    from matplotlib.axes import Axes
+
+    Columns = Mapping[str, np.ndarray]
 
 _DOTS_PER_INCH = 110
 _PANEL_INCHES = (4.6, 2.7)
@@ -97,7 +94,7 @@ def plot(*, runs: list[Path], out: Path | None = None, smooth: int = 1) -> int:
     curves = {_name(file, files): read_curves(file) for file in files}
     path = out or files[0].parent / "figures" / "curves.png"
     draw_curves(path, curves, smooth=smooth)
-    Console(soft_wrap=True, highlight=False).print(str(path))
+    print(path)
     return 0
 
 
@@ -106,6 +103,8 @@ def read_curves(path: Path) -> dict[str, np.ndarray]:
 
     Raises: FileNotFoundError, or ValueError: no rows, or no numbers.
     """
+    import numpy as np
+
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; give a pretraining run with rows in it")
     text = path.read_text(encoding="utf-8")
@@ -126,7 +125,7 @@ def draw_curves(path: Path, curves: Mapping[str, Columns], *, smooth: int = 1) -
     """Write a PNG with a panel for each group of columns that any run has.
 
     Args:
-        path: Where it goes; written beside and renamed.
+        path: Where it goes.
         curves: Columns of each run by its name.
         smooth: Rows that a point is the mean of.
     """
@@ -140,6 +139,9 @@ def draw_curves(path: Path, curves: Mapping[str, Columns], *, smooth: int = 1) -
         raise ValueError(
             f"{', '.join(curves)}: no column that is drawn (found {present or 'none'})"
         )
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     rows = -(-len(panels) // _COLUMNS)
     width, height = _PANEL_INCHES
     figure = Figure(
@@ -159,16 +161,16 @@ def draw_curves(path: Path, curves: Mapping[str, Columns], *, smooth: int = 1) -
     for place, (panel, names) in enumerate(panels, start=1):
         axes = figure.add_subplot(rows, min(_COLUMNS, len(panels)), place)
         _draw_panel(axes, panel, names, curves, smooth)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.part")
-    figure.savefig(beside, format="png")
-    beside.replace(path)
+    with whole_file(path) as beside:
+        figure.savefig(beside, format="png")
 
 
 def _draw_panel(
     axes: Axes, panel: Panel, names: Sequence[str], curves: Mapping[str, Columns], smooth: int
 ) -> None:
     """One group: a colour a column, a style a run, and chance levels in grey."""
+    import numpy as np
+
     shared = _shared_start(names)
     for colour, name in zip(cycle(_COLOURS), names, strict=False):
         for style, columns in zip(cycle(_STYLES), curves.values(), strict=False):
@@ -212,6 +214,8 @@ def _derived(columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 def _has_numbers(curves: Mapping[str, Columns], names: Sequence[str]) -> bool:
     """Whether there is anything to draw; a run that skipped nothing has no panel of that."""
+    import numpy as np
+
     values = [columns[name] for columns in curves.values() for name in names if name in columns]
     if all(name.startswith("skipped") for name in names):
         return any(bool((part > 0).any()) for part in values)
@@ -220,6 +224,8 @@ def _has_numbers(curves: Mapping[str, Columns], names: Sequence[str]) -> bool:
 
 def _smoothed(values: np.ndarray, window: int) -> np.ndarray:
     """Running means over ``window`` values, fewer where there are fewer."""
+    import numpy as np
+
     window = min(window, len(values))
     if window <= 1:
         return values

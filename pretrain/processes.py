@@ -1,9 +1,7 @@
-"""Which process of how many this is, known before any process group exists.
+"""The processes of a run: who takes part, who has been lost, and ending all of them on a signal.
 
-For: the plan of a run (its global batch), who writes records, and Lightning's view of the same.
-Not for: how processes train together (``pretrain/engines.py``).
-
-One command works in three ways, and where the rank comes from differs:
+Which process of how many this is, is known before any process group exists. One command works in
+three ways, and where the rank comes from differs:
 
 - on one machine, ``hicmae pretrain … --hardware.devices 2`` is the first process and starts the
   others itself; they find ``LOCAL_RANK`` (and, over several machines without a cluster manager,
@@ -15,10 +13,13 @@ One command works in three ways, and where the rank comes from differs:
 from __future__ import annotations
 
 import os
+import signal
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import pytorch_lightning as pl
 import torch
 from lightning_fabric.plugins import ClusterEnvironment
 from lightning_fabric.plugins.environments import (
@@ -29,10 +30,12 @@ from lightning_fabric.plugins.environments import (
 from lightning_fabric.utilities.distributed import _set_num_threads_if_needed
 from pytorch_lightning.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
 
+from hicmae.processes import speaks_of_another_process
 from pretrain.settings import HardwareConfig
 
 # Jobs of these names are sessions in which a person starts things by hand.
 _INTERACTIVE = ("bash", "interactive")
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,8 +70,8 @@ class Processes:
         return LightningEnvironment()
 
 
-def find_processes(hardware: HardwareConfig) -> Processes:
-    """Find out from the environment and the settings.
+def find_processes(hardware: HardwareConfig, device: str) -> Processes:
+    """Find out from the environment and the settings; ``device`` is the option.
 
     Raises: ValueError: torchrun or SLURM started different numbers of processes on its nodes.
     """
@@ -80,7 +83,7 @@ def find_processes(hardware: HardwareConfig) -> Processes:
         nodes = int(os.environ.get("SLURM_JOB_NUM_NODES", os.environ.get("SLURM_NNODES", "1")))
         here = int(os.environ.get("SLURM_NTASKS_PER_NODE", world // nodes))
         return _started(hardware, "slurm", int(os.environ.get("SLURM_PROCID", "0")), world, here)
-    devices = _devices(hardware)
+    devices = _devices(hardware, device)
     nodes = 1 if hardware.num_nodes == "auto" else hardware.num_nodes
     environment = LightningEnvironment()
     rank = environment.node_rank() * devices + environment.local_rank()
@@ -103,6 +106,73 @@ class Launcher(_SubprocessScriptLauncher):
             self._call_children_scripts()
         _set_num_threads_if_needed(num_processes=self.num_processes)
         return function(*args, **kwargs)
+
+
+def lost_process(error: RuntimeError, processes: Processes, *, timeout_seconds: int) -> str | None:
+    """One line about an error that comes of another process; None: it is something else.
+
+    That one has died or hangs is noticed by gloo and NCCL, at the latest after the timeout.
+    """
+    if processes.world_size == 1 or not speaks_of_another_process(error):
+        return None
+    return (
+        f"process {processes.rank} of {processes.world_size} has lost another one, which died or "
+        f"did not answer within {timeout_seconds} s (hardware.timeout_seconds); see its own "
+        "message, then go on from the last checkpoint with --resume"
+    )
+
+
+class StopOnSignal(pl.Callback):
+    """Ends training after the current optimizer step on a signal; the run is then saved.
+
+    Ctrl-C, SIGTERM, and the SIGUSR1 that clusters send ahead of a pre-emption or a time limit. A
+    second Ctrl-C stops at once, unsaved. All processes stop after the same step, though only one
+    may have got the signal.
+
+    Attributes:
+        received: The signal, if there was one; in every process.
+    """
+
+    def __init__(self) -> None:
+        self.received: signal.Signals | None = None
+        self._previous: dict[signal.Signals, Any] = {}
+
+    def seen(self) -> tuple[int, ...]:
+        """One flag a signal."""
+        return tuple(int(self.received == number) for number in _SIGNALS)
+
+    def settle(self, trainer: pl.Trainer, totals: tuple[int, ...]) -> bool:
+        """Stop if any process got one."""
+        arrived = [number for number, count in zip(_SIGNALS, totals, strict=True) if count]
+        if arrived:
+            self.received = arrived[0]
+        return bool(arrived)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Take over the signals."""
+        if threading.current_thread() is threading.main_thread():
+            for number in _SIGNALS:
+                self._previous[number] = signal.signal(number, self._note)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Give the signals back: Lightning goes on to restore what it found itself."""
+        self._give_back()
+
+    def on_exception(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
+    ) -> None:
+        """Give the signals back."""
+        self._give_back()
+
+    def _give_back(self) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+        self._previous.clear()
+
+    def _note(self, number: int, frame: Any) -> None:
+        if self.received is not None and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.received = signal.Signals(number)
 
 
 def _started(
@@ -131,9 +201,8 @@ def _started(
     return Processes(rank=rank, devices=devices, num_nodes=nodes, launcher=launcher, note=note)
 
 
-def _devices(hardware: HardwareConfig) -> int:
+def _devices(hardware: HardwareConfig, device: str) -> int:
     """Processes on this node, where nobody has started them yet."""
     if hardware.devices != "auto":
         return hardware.devices
-    on_cpu = hardware.accelerator == "cpu" or not torch.cuda.is_available()
-    return 1 if on_cpu else torch.cuda.device_count()
+    return 1 if device == "cpu" or ":" in device else max(1, torch.cuda.device_count())

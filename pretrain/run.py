@@ -1,45 +1,36 @@
-"""``hicmae pretrain``: from settings to a run folder.
+"""``hicmae pretrain``: from settings to a run folder, top to bottom.
 
-For: the command, training, and the first and the last line. Not for: settling what is trained
-(``pretrain/preparation.py``), nor putting the pieces together (``pretrain/assembly.py``).
+The settings become one ``PretrainConfig``; ``pretrain.plan`` settles what a run will be;
+``_train`` puts the pieces together and trains. One step is ``pretrain.module``.
 """
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-
-from hicmae.config import save_yaml
-from hicmae.precision import Precision
-from hicmae.settings import ObjectiveConfig
-from hicmae.transforms import AugmentConfig
-from pretrain.assembly import Assembly, assemble
-from pretrain.data import PretrainData, fixed_clips
-from pretrain.dry_run import show
-from pretrain.folder import clear_leftovers, compare_settings, prepare_folder
-from pretrain.lost_process import lost_process
-from pretrain.module import PretrainModule
-from pretrain.plan import Plan
-from pretrain.preparation import Prepared, Request, prepare
-from pretrain.probe_settings import ProbeConfig
+from hicmae.config import to_dict
+from hicmae.devices import Precision
+from hicmae.run_logging import WandbConfig
+from hicmae.settings import AugmentConfig, ObjectiveConfig
 from pretrain.settings import (
     DataConfig,
     HardwareConfig,
     LogConfig,
     OptimizerConfig,
-    WandbConfig,
+    PretrainConfig,
+    ProbeConfig,
 )
 
-_OBJECTIVE = ObjectiveConfig()
-_AUGMENT = AugmentConfig.pretraining()
-_OPTIMIZER = OptimizerConfig()
-_HARDWARE = HardwareConfig()
-_LOG = LogConfig()
-_PROBE = ProbeConfig()
-_WANDB = WandbConfig()
+if TYPE_CHECKING:
+    import signal
+
+    from rich.console import Console
+
+    from hicmae.run_logging import Row
+    from pretrain.module import PretrainModule
+    from pretrain.plan import Plan
 
 
 def pretrain(
@@ -47,19 +38,21 @@ def pretrain(
     data: DataConfig,
     out: Path,
     model: str | dict[str, Any] = "base",
-    objective: ObjectiveConfig = _OBJECTIVE,
-    augment: AugmentConfig = _AUGMENT,
-    optimizer: OptimizerConfig = _OPTIMIZER,
-    steps: int | None = None,
-    epochs: float = 100.0,
-    accumulate: int = 1,
-    precision: Precision = "auto",
-    max_skipped_steps: int = 10,
-    hardware: HardwareConfig = _HARDWARE,
-    log: LogConfig = _LOG,
-    probe: ProbeConfig = _PROBE,
-    wandb: WandbConfig = _WANDB,
-    seed: int = 0,
+    objective: ObjectiveConfig = PretrainConfig.objective,
+    augment: AugmentConfig = PretrainConfig.augment,
+    optimizer: OptimizerConfig = PretrainConfig.optimizer,
+    steps: int | None = PretrainConfig.steps,
+    epochs: float = PretrainConfig.epochs,
+    accumulate: int = PretrainConfig.accumulate,
+    device: str = PretrainConfig.device,
+    precision: Precision = PretrainConfig.precision,
+    workers: int = PretrainConfig.workers,
+    max_skipped_steps: int = PretrainConfig.max_skipped_steps,
+    hardware: HardwareConfig = PretrainConfig.hardware,
+    log: LogConfig = PretrainConfig.log,
+    probe: ProbeConfig = PretrainConfig.probe,
+    wandb: WandbConfig = PretrainConfig.wandb,
+    seed: int = PretrainConfig.seed,
     resume: bool = False,
     overwrite: bool = False,
     dry_run: bool = False,
@@ -82,7 +75,9 @@ def pretrain(
         steps: Optimizer steps of the whole run; null: epochs.
         epochs: Passes over the data, where steps is null.
         accumulate: Batches whose gradients are averaged into one optimizer step.
+        device: auto (CUDA where it can be used), cpu, cuda (each process takes one) or cuda:1.
         precision: auto: bf16-mixed where the machine computes in bfloat16, else 32-true.
+        workers: Reading processes of each training process; 0 reads in the training process.
         max_skipped_steps: Optimizer steps that may be left out, in the whole run, because the loss
             or a gradient was not finite; the next one stops the run, saved.
         hardware: What the training runs on.
@@ -106,118 +101,193 @@ def pretrain(
             cannot be used, too many steps that are not finite, too many bad samples.
         FileNotFoundError: No such folder of shards or model file.
     """
-    prepared = prepare(
-        Request(
-            data=data,
-            out=out,
-            model=model,
-            objective=objective,
-            augment=augment,
-            optimizer=optimizer,
-            steps=steps,
-            epochs=epochs,
-            accumulate=accumulate,
-            precision=precision,
-            max_skipped_steps=max_skipped_steps,
-            hardware=hardware,
-            log=log,
-            probe=probe,
-            wandb=wandb,
-            seed=seed,
-            resume=resume,
-            overwrite=overwrite,
-        )
+    from rich.console import Console
+
+    from pretrain.plan import choose_model, make_plan, show
+
+    config = PretrainConfig(
+        data=data,
+        out=out,
+        model=choose_model(model),
+        objective=objective,
+        augment=augment,
+        optimizer=optimizer,
+        steps=steps,
+        epochs=epochs,
+        accumulate=accumulate,
+        device=device,
+        precision=precision,
+        workers=workers,
+        max_skipped_steps=max_skipped_steps,
+        hardware=hardware,
+        log=log,
+        probe=probe,
+        wandb=wandb,
+        seed=seed,
     )
-    console = Console(quiet=not prepared.is_first, soft_wrap=True, highlight=False)
-    for line in prepared.notes():
+    plan = make_plan(config, resume=resume)
+    console = Console(quiet=not plan.is_first, soft_wrap=True, highlight=False)
+    for line in plan.notes():
         console.print(line)
     if dry_run:
-        show(prepared, console, clips_per_second=clips_per_second)
+        show(plan, console, clips_per_second=clips_per_second, may_exist=resume or overwrite)
         return 0
-    return _run(prepared, console)
+    return _train(plan, console, resume=resume, overwrite=overwrite)
 
 
-def _run(prepared: Prepared, console: Console) -> int:
-    """Train; the exit status."""
-    asked, plan, out = prepared.asked, prepared.plan, prepared.asked.out
-    checkpoint, done = prepared.resumption.checkpoint, prepared.resumption.step
-    if checkpoint:
-        for line in compare_settings(out, prepared.config):
+def _train(plan: Plan, console: Console, *, resume: bool, overwrite: bool) -> int:
+    """Put the pieces together, train, and say what came of it; the exit status."""
+    import pytorch_lightning as pl
+
+    from hicmae.config import save_yaml
+    from hicmae.run_logging import MetricsFile, WandbRun
+    from pretrain.checkpoints import (
+        CheckpointFiles,
+        Checkpoints,
+        Portable,
+        clear_leftovers,
+        compare_settings,
+        prepare_folder,
+    )
+    from pretrain.data import PretrainData, fixed_clips
+    from pretrain.gallery import Gallery
+    from pretrain.guard import Agreement, BadSamples, FiniteGuard
+    from pretrain.health import Health
+    from pretrain.meter import ProgressShown, StepMeter
+    from pretrain.module import PretrainModule
+    from pretrain.probes import Probes
+    from pretrain.processes import StopOnSignal, lost_process
+    from pretrain.zero import trainer_settings
+
+    config, counts, resumption = plan.config, plan.counts, plan.resumption
+    out, log, hardware = config.out, config.log, config.hardware
+    if resumption.checkpoint:
+        for line in compare_settings(config):
             console.print(line)
-        if done >= plan.num_steps:
-            console.print(f"{out}: already pretrained for {done} of {plan.num_steps} steps")
+        if resumption.step >= counts.num_steps:
+            done = f"already pretrained for {resumption.step} of {counts.num_steps} steps"
+            console.print(f"{out}: {done}")
             return 0
-    module = PretrainModule(
-        model=prepared.sizes,
-        objective=asked.objective,
-        augment=asked.augment,
-        optimizer=asked.optimizer,
-        num_steps=plan.num_steps,
-        warmup_steps=plan.warmup_steps,
-        global_batch=plan.global_batch,
-        seed=asked.seed,
-        compile_network=asked.hardware.compile,
-        recompute=asked.hardware.recompute,
-    )
+    module = PretrainModule(config, counts)
     pictured = None
-    if asked.log.pictures_every:
-        pictured = fixed_clips(asked.data, prepared.sizes.input, asked.log.picture_clips)
-    if prepared.is_first:
-        prepare_folder(out, resume=asked.resume, overwrite=asked.overwrite)
-        clear_leftovers(out, newest=checkpoint)
-        save_yaml(out / "config.yaml", prepared.config)
-    console.print(_opening(prepared, module))
-    run = assemble(prepared, pictured=pictured, console=console)
-    reader = PretrainData(
-        asked.data,
-        prepared.sizes.input,
-        seed=asked.seed,
-        first_batch=prepared.resumption.first_batch,
+    if log.pictures_every:
+        pictured = fixed_clips(config.data, config.model.input, log.picture_clips)
+    if plan.is_first:
+        prepare_folder(out, resume=resume, overwrite=overwrite)
+        clear_leftovers(out, newest=resumption.checkpoint)
+        save_yaml(out / "config.yaml", config)
+    console.print(_opening(plan, module))
+
+    # Who takes the rows of numbers, on the first process.
+    wandb_run = None
+    if plan.is_first and config.wandb.mode != "disabled":
+        wandb_run = WandbRun(out, config.wandb, to_dict(config))
+    progress = ProgressShown(console, counts.num_steps)
+    sinks = []
+    if plan.is_first:
+        sinks.append(MetricsFile(out / "metrics.csv", keep_steps=resumption.step).append)
+        if wandb_run is not None:
+            sinks.append(wandb_run.log)
+        if log.progress:
+            sinks.append(progress.show_row)
+
+    # Callbacks act in this order: the guard measures the norm that the meter takes, what is
+    # measured now and then goes into the row that the meter makes of the same step, and a
+    # checkpoint holds what the meter has counted and all processes have agreed on.
+    meter = StepMeter(log_every=log.log_every, epoch_clips=plan.found.num_clips, sinks=sinks)
+    stopper = StopOnSignal()
+    guard = FiniteGuard(out, max_skipped=config.max_skipped_steps, say=console.print)
+    bad_samples = BadSamples(config.data.max_bad)
+    callbacks: list[pl.Callback] = [guard, bad_samples]
+    if log.health_every:
+        callbacks.append(Health(every=log.health_every, note=meter.note))
+    if plan.probed is not None:
+        callbacks.append(Probes(plan.probed, config.probe, note=meter.note))
+    callbacks += [meter, stopper, Agreement([stopper, guard, bad_samples])]
+    if log.progress:
+        callbacks.append(progress)
+    if pictured is not None:
+        callbacks.append(
+            Gallery(
+                out / "figures",
+                every=log.pictures_every,
+                clips=pictured,
+                title=out.resolve().name,
+                paper_style=log.paper_style,
+                on_picture=wandb_run.log_picture if wandb_run else None,
+            )
+        )
+    files = CheckpointFiles(
+        keep=log.keep,
+        keep_every=log.keep_every,
+        portable=Portable(out / "checkpoints" / "last", plan.sections),
     )
+    callbacks.append(Checkpoints(out / "checkpoints", files, every=log.checkpoint_every))
+
+    trainer = pl.Trainer(
+        **trainer_settings(
+            plan.engine,
+            processes=plan.processes,
+            device=plan.device,
+            precision=plan.precision,
+            batch_size=config.data.batch_size,
+            timeout_seconds=hardware.timeout_seconds,
+            checkpoint_io=files,
+        ),
+        max_steps=counts.num_steps,
+        max_epochs=-1,
+        accumulate_grad_batches=config.accumulate,
+        gradient_clip_val=config.optimizer.clip_norm,
+        callbacks=callbacks,
+        default_root_dir=out,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        limit_val_batches=0,
+    )
+    reader = PretrainData(config, first_batch=resumption.first_batch)
     exit_status = 1
     try:
-        run.trainer.fit(module, datamodule=reader, ckpt_path=checkpoint, weights_only=True)
-        stopped_by = run.guard.error or run.bad_samples.error
-        if stopped_by is not None:
-            raise stopped_by
-        exit_status = 128 + run.stopper.received if run.stopper.received else 0
+        trainer.fit(module, reader, ckpt_path=resumption.checkpoint, weights_only=True)
+        if error := guard.error or bad_samples.error:
+            raise error
+        exit_status = 128 + stopper.received if stopper.received else 0
     except RuntimeError as error:
-        lost = lost_process(
-            error, prepared.processes, timeout_seconds=asked.hardware.timeout_seconds
-        )
+        lost = lost_process(error, plan.processes, timeout_seconds=hardware.timeout_seconds)
         if lost is None:
             raise
         print(f"hicmae pretrain: error: {lost}", file=sys.stderr)
         return exit_status
     finally:
-        if run.wandb is not None:
-            run.wandb.finish(exit_status)
-    console.print(_closing(run, plan, out))
+        if wandb_run is not None:
+            wandb_run.finish(exit_status)
+    console.print(_closing(plan, meter.last_row, trainer.global_step, stopper.received))
     return exit_status
 
 
-def _opening(prepared: Prepared, module: PretrainModule) -> str:
+def _opening(plan: Plan, module: PretrainModule) -> str:
     """What is about to happen, in two lines."""
-    found, plan, done = prepared.found, prepared.plan, prepared.resumption.step
+    found, counts, done = plan.found, plan.counts, plan.resumption.step
     count = sum(parameter.numel() for parameter in module.model.parameters())
     going = f"from step {done} " if done else ""
     return (
         f"{found.num_clips} clips ({found.hours:.1f} h of video); network of {count / 1e6:.1f} M "
-        f"parameters; {prepared.precision}\n"
-        f"{prepared.asked.out}: pretraining {going}to step {plan.num_steps} of "
-        f"{plan.global_batch} clips, {plan.steps_per_epoch} steps an epoch, warm-up "
-        f"{plan.warmup_steps}, peak learning rate {module.peak_learning_rate:.2e}"
+        f"parameters; {plan.precision}\n"
+        f"{plan.config.out}: pretraining {going}to step {counts.num_steps} of "
+        f"{counts.global_batch} clips, {counts.steps_per_epoch} steps an epoch, warm-up "
+        f"{counts.warmup_steps}, peak learning rate {module.peak_learning_rate:.2e}"
     )
 
 
-def _closing(run: Assembly, plan: Plan, out: Path) -> str:
+def _closing(plan: Plan, row: Row, step: int, stopped_by: signal.Signals | None) -> str:
     """What came of it, in one line."""
-    row, step = run.meter.last_row, run.trainer.global_step
     numbers = f"loss {row['loss']:.4f}, {row['clips_per_second']:.1f} clips/s"
     if row["skipped"]:
         numbers += f", {row['skipped']} samples skipped (causes in metrics.csv)"
     what, then = f"pretrained {step} steps", ""
-    if run.stopper.received:
-        what = f"stopped by {run.stopper.received.name} after step {step} of {plan.num_steps}"
+    if stopped_by:
+        what = f"stopped by {stopped_by.name} after step {step} of {plan.counts.num_steps}"
         then = ", saved; go on with --resume"
-    return f"{what}: {numbers}; checkpoint {out / 'checkpoints' / 'last'}{then}"
+    return f"{what}: {numbers}; checkpoint {plan.config.out / 'checkpoints' / 'last'}{then}"

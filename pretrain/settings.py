@@ -1,7 +1,7 @@
 """Settings of a pretraining run, as frozen dataclasses that are checked when they are made.
 
-For: everything a recipe in ``configs/pretrain/`` may say besides the network and the objective.
-Not for: sizes of the network (``hicmae/settings.py``), augmentation (``hicmae/transforms``).
+``PretrainConfig`` is all of them: what ``hicmae pretrain`` makes once of its options, what
+``config.yaml`` in a run folder holds, and what every part of a run is given.
 """
 
 from __future__ import annotations
@@ -10,8 +10,36 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from shards.reading.cache_config import CacheConfig
-from shards.reading.remote import as_remote
+from hicmae.devices import Precision
+from hicmae.run_logging import WandbConfig
+from hicmae.settings import AugmentConfig, ModelConfig, ObjectiveConfig
+from shards.reading.remote import CacheConfig, as_remote
+
+_OBJECTIVE = ObjectiveConfig()
+_AUGMENT = AugmentConfig.pretraining()
+_WANDB = WandbConfig(project="hicmae-pretrain")
+
+
+def _below(config: object, least: float, *names: str) -> list[str]:
+    return [
+        f"{name} = {getattr(config, name)} (must be {least:g} or more)"
+        for name in names
+        if getattr(config, name) < least
+    ]
+
+
+def _not_positive(config: object, *names: str) -> list[str]:
+    return [
+        f"{name} = {getattr(config, name)} (must be positive)"
+        for name in names
+        if not getattr(config, name) > 0
+    ]
+
+
+def _raise_all(what: str, problems: list[str]) -> None:
+    """Report every problem of a settings group at once."""
+    if problems:
+        raise ValueError(f"{what}: {'; '.join(problems)}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +52,6 @@ class DataConfig:
             name of a file.
         split: Split to train on, or ``all``.
         batch_size: Clips that one process handles at once (before accumulation).
-        workers: Reading processes of each training process; 0 reads in the training process.
         shuffle_buffer: Places by which a sample may move within an epoch, after its shards were
             shuffled; it costs no memory.
         weights: One number for each folder: their samples then alternate in this proportion;
@@ -43,7 +70,6 @@ class DataConfig:
     shards: tuple[str, ...] | str
     split: str = "train"
     batch_size: int = 8
-    workers: int = 2
     shuffle_buffer: int = 1000
     weights: tuple[float, ...] | None = None
     clips_per_sample: int = 1
@@ -57,7 +83,7 @@ class DataConfig:
         if self.weights is not None and len(self.weights) != len(self.folders):
             problems.append(f"{len(self.weights)} weights for {len(self.folders)} folders")
         problems += _below(self, 1, "batch_size")
-        problems += _below(self, 0, "workers", "shuffle_buffer", "max_bad")
+        problems += _below(self, 0, "shuffle_buffer", "max_bad")
         _raise_all("data", problems)
 
     @property
@@ -117,7 +143,6 @@ class HardwareConfig:
     """What the training runs on.
 
     Args:
-        accelerator: Lightning's name of the hardware: auto, cpu, gpu, ….
         devices: Processes (devices) on this node; ``auto``: every GPU, or one process on a CPU.
             Under torchrun and SLURM their count holds.
         num_nodes: Nodes; ``auto``: one, or as many as torchrun or SLURM started processes on.
@@ -131,7 +156,6 @@ class HardwareConfig:
         timeout_seconds: Longest that a process waits for another one before it gives up.
     """
 
-    accelerator: str = "auto"
     devices: int | Literal["auto"] = "auto"
     num_nodes: int | Literal["auto"] = "auto"
     strategy: str = "auto"
@@ -182,40 +206,119 @@ class LogConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class WandbConfig:
-    """Logging to Weights & Biases, beside ``metrics.csv``.
+class ProbeConfig:
+    """Probes of the frozen features on held-out clips; a run without ``shards`` has none.
 
     Args:
-        mode: ``auto``: online where the user is logged in, else offline into the run folder;
-            ``disabled``: none. The environment variable WANDB_MODE outranks ``auto``.
-        project: Project there.
-        name: Name of the run; null: the name of the run folder.
+        shards: Folders of shards to probe on: one, or a list; null: no probes.
+        split: Split of them, or ``all``; it may not be one that is trained on.
+        every: Optimizer steps between probes; the last step always has one. 0: none.
+        clips: Most clips, spread evenly over the samples with sound; each costs one forward pass
+            of the encoder over all its tokens.
+        batch_size: Clips that one process encodes at once.
+        labels: Columns of the shards to predict; null: all that look like labels.
     """
 
-    mode: Literal["auto", "online", "offline", "disabled"] = "auto"
-    project: str = "hicmae-pretrain"
-    name: str | None = None
+    shards: Path | tuple[Path, ...] | None = None
+    split: str = "all"
+    every: int = 1000
+    clips: int = 256
+    batch_size: int = 8
+    labels: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        problems = _below(self, 0, "every") + _below(self, 2, "clips")
+        problems += _below(self, 1, "batch_size")
+        if self.shards is not None and not self.folders:
+            problems.append("shards is empty (name one folder or more, or leave it out)")
+        _raise_all("probe", problems)
+
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        """The folders of shards."""
+        if self.shards is None:
+            return ()
+        return (self.shards,) if isinstance(self.shards, Path) else tuple(self.shards)
 
 
-def _below(config: object, least: float, *names: str) -> list[str]:
-    """Problems of the fields that are smaller than allowed."""
-    return [
-        f"{name} = {getattr(config, name)} (must be {least:g} or more)"
-        for name in names
-        if getattr(config, name) < least
-    ]
+@dataclass(frozen=True, kw_only=True)
+class PretrainConfig:
+    """All settings of a run; ``pretrain.run.pretrain`` says what each one means.
+
+    Here stand the defaults, for the command too.
+    """
+
+    data: DataConfig
+    out: Path
+    model: ModelConfig
+    objective: ObjectiveConfig = _OBJECTIVE
+    augment: AugmentConfig = _AUGMENT
+    optimizer: OptimizerConfig = OptimizerConfig()
+    steps: int | None = None
+    epochs: float = 100.0
+    accumulate: int = 1
+    device: str = "auto"
+    precision: Precision = "auto"
+    workers: int = 2
+    max_skipped_steps: int = 10
+    hardware: HardwareConfig = HardwareConfig()
+    log: LogConfig = LogConfig()
+    probe: ProbeConfig = ProbeConfig()
+    wandb: WandbConfig = _WANDB
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        problems = _below(self, 1, "accumulate") + _below(self, 0, "workers")
+        if self.steps is not None:
+            problems += _below(self, 1, "steps")
+        elif not self.epochs > 0:
+            problems += _not_positive(self, "epochs")
+        _raise_all("pretrain", problems)
 
 
-def _not_positive(config: object, *names: str) -> list[str]:
-    """Problems of the fields that are not positive."""
-    return [
-        f"{name} = {getattr(config, name)} (must be positive)"
-        for name in names
-        if not getattr(config, name) > 0
-    ]
+@dataclass(frozen=True, kw_only=True)
+class Counts:
+    """How long a run is.
+
+    Attributes:
+        num_steps: Optimizer steps.
+        warmup_steps: Those of the warm-up.
+        global_batch: Clips of one optimizer step, over processes and accumulation.
+        steps_per_epoch: Optimizer steps in which about every clip is seen once.
+    """
+
+    num_steps: int
+    warmup_steps: int
+    global_batch: int
+    steps_per_epoch: int
 
 
-def _raise_all(what: str, problems: list[str]) -> None:
-    """Report every problem of a settings group at once."""
-    if problems:
-        raise ValueError(f"{what}: {'; '.join(problems)}")
+def count_steps(config: PretrainConfig, *, num_clips: int, world_size: int) -> Counts:
+    """Turn epochs, batches and warm-up into counts.
+
+    Args:
+        config: The recipe.
+        num_clips: Of one pass over the data.
+        world_size: Processes.
+
+    Raises: ValueError: a warm-up longer than the run.
+    """
+    optimizer = config.optimizer
+    global_batch = config.data.batch_size * config.accumulate * world_size
+    per_epoch = max(1, num_clips // global_batch)
+    num_steps = max(1, round(config.epochs * per_epoch)) if config.steps is None else config.steps
+    if optimizer.warmup_steps is None:
+        warmup_steps, name = round(optimizer.warmup_epochs * per_epoch), "warmup_epochs"
+    else:
+        warmup_steps, name = optimizer.warmup_steps, "warmup_steps"
+    if warmup_steps > num_steps:
+        raise ValueError(
+            f"optimizer.{name}: the warm-up takes {warmup_steps} steps, the run {num_steps} "
+            f"({per_epoch} steps an epoch); shorten it or train longer"
+        )
+    return Counts(
+        num_steps=num_steps,
+        warmup_steps=warmup_steps,
+        global_batch=global_batch,
+        steps_per_epoch=per_epoch,
+    )

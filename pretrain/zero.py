@@ -1,29 +1,168 @@
-"""DeepSpeed's ZeRO under Lightning, on GPUs and between CPU processes over gloo.
+"""Engines: how several devices train one network, and DeepSpeed's ZeRO under Lightning.
 
-For: the strategy and its precision, what goes into DeepSpeed's configuration. Not for: the
-consolidated state of a sharded run (``pretrain/zero_state.py``), writing it
-(``pretrain/checkpoint_files.py``), nor choosing an engine (``pretrain/engines.py``).
+An engine is data out of ``configs/engines``; ``trainer_settings`` turns it into what Lightning's
+trainer is told, on GPUs and between CPU processes over gloo. The checkpoint of an engine that
+shares is saved as if one device had trained, whole weights and AdamW's state by parameter, and is
+shared out again when a run goes on, on any number of devices. All functions that gather are
+collective calls.
 """
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
+from pytorch_lightning.plugins.io import CheckpointIO
 from pytorch_lightning.plugins.precision import DeepSpeedPrecision
-from pytorch_lightning.strategies import DeepSpeedStrategy
+from pytorch_lightning.strategies import DDPStrategy, DeepSpeedStrategy
 from pytorch_lightning.strategies.parallel import ParallelStrategy
+from torch import Tensor, nn
 
-from pretrain.checkpoint_files import CheckpointFiles
-from pretrain.engines import EngineConfig
-from pretrain.processes import Launcher
-from pretrain.zero_state import gather_optimizer, gather_weights, scatter_optimizer
+from hicmae.config import config_path, config_root, from_dict, load_yaml
+from hicmae.devices import trainer_precision
+from pretrain.processes import Launcher, Processes
 
 _AUTOCAST = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
+_MOMENTS = ("exp_avg", "exp_avg_sq")
+# The module holds the network as ``model``; names in the optimizer's groups are the network's.
+_PREFIX = "model."
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineConfig:
+    """How several devices train one network.
+
+    Args:
+        kind: ``single``: one device; ``ddp``: every device holds everything; ``deepspeed``: they
+            share what ``stage`` says.
+        stage: Of ZeRO: 1 shares the optimizer's state, 2 the gradients too, 3 the weights too.
+        offload_optimizer: Whether the optimizer's state, and its step, are on the CPU.
+        offload_parameters: Whether weights that are not in use are on the CPU; stage 3 only.
+        bucket_elements: Numbers that are sent at once; twice as many take memory.
+        overlap: Whether gradients are sent while the backward pass goes on.
+        persistent_elements: Weights of fewer numbers stay whole on every device; stage 3 only.
+        gathered_elements: Numbers of shared weights that are whole at once, those of the next
+            layers among them; stage 3 only. One layer's are whole however many they are.
+
+    Source: ZeRO, arXiv 1910.02054; offloading, arXiv 2101.06840.
+    """
+
+    kind: Literal["single", "ddp", "deepspeed"]
+    stage: int = 0
+    offload_optimizer: bool = False
+    offload_parameters: bool = False
+    bucket_elements: int = 50_000_000
+    overlap: bool = True
+    persistent_elements: int = 100_000
+    gathered_elements: int = 10_000_000
+
+    def __post_init__(self) -> None:
+        problems = []
+        stages = (1, 2, 3) if self.kind == "deepspeed" else (0,)
+        if self.stage not in stages:
+            allowed = ", ".join(map(str, stages))
+            problems.append(f"stage = {self.stage} (kind {self.kind} allows {allowed})")
+        if self.offload_optimizer and self.kind != "deepspeed":
+            problems.append(f"offload_optimizer with kind {self.kind} (needs deepspeed)")
+        if self.offload_parameters and self.stage != 3:
+            problems.append(f"offload_parameters at stage {self.stage} (needs stage 3)")
+        if self.bucket_elements < 1:
+            problems.append(f"bucket_elements = {self.bucket_elements} (must be 1 or more)")
+        for name in ("persistent_elements", "gathered_elements"):
+            if getattr(self, name) < 0:
+                problems.append(f"{name} = {getattr(self, name)} (must be 0 or more)")
+        if problems:
+            raise ValueError(f"engine: {'; '.join(problems)}")
+
+
+def load_engine(name_or_path: str, *, world_size: int) -> EngineConfig:
+    """Read an engine: a name out of ``configs/engines``, a YAML file, or ``auto``.
+
+    Raises:
+        ValueError: No such engine, a file that is none, or ``single`` for several processes.
+        FileNotFoundError: No such file.
+    """
+    name = name_or_path
+    if name == "auto":
+        name = "single" if world_size == 1 else "zero1"
+    if re.fullmatch(r"[\w-]+", name) and not Path(name).is_file():
+        known = sorted(file.stem for file in (config_root() / "engines").glob("*.yaml"))
+        if name not in known:
+            raise ValueError(
+                f"hardware.strategy = {name}: no such engine (engines: auto, {', '.join(known)}; "
+                "or give a YAML file)"
+            )
+        name = f"configs/engines/{name}.yaml"
+    path = config_path(name)
+    engine = from_dict(EngineConfig, load_yaml(path), str(path))
+    if engine.kind == "single" and world_size > 1:
+        raise ValueError(
+            f"hardware.strategy = {name_or_path}: trains on one device, there are {world_size}; "
+            "take auto, ddp or zero1, or --hardware.devices 1"
+        )
+    return engine
+
+
+def trainer_settings(
+    engine: EngineConfig,
+    *,
+    processes: Processes,
+    device: torch.device,
+    precision: str,
+    batch_size: int,
+    timeout_seconds: int,
+    checkpoint_io: CheckpointIO,
+) -> dict[str, Any]:
+    """What Lightning's trainer is told of an engine, its devices and the number format.
+
+    Args:
+        engine: How devices share.
+        processes: Who takes part.
+        device: Where this process computes.
+        precision: Lightning's name.
+        batch_size: Clips that one process handles at once.
+        timeout_seconds: Longest that a process waits for another.
+        checkpoint_io: Writes and reads checkpoints.
+    """
+    on_cpu = device.type == "cpu"
+    alone_on = [device.index] if device.index and processes.world_size == 1 else None
+    settings: dict[str, Any] = {
+        "accelerator": "cpu" if on_cpu else "gpu",
+        "devices": alone_on or processes.devices,
+        "num_nodes": processes.num_nodes,
+    }
+    shared: dict[str, Any] = {
+        "cluster_environment": processes.environment(),
+        "process_group_backend": "gloo" if on_cpu else None,
+        "timeout": timedelta(seconds=timeout_seconds),
+    }
+    if engine.kind == "deepspeed":
+        if on_cpu:
+            # DeepSpeed asks the machine what it computes on; one with GPUs would say otherwise.
+            os.environ["DS_ACCELERATOR"] = "cpu"
+        config = zero_config(engine, precision=precision, batch_size=batch_size, on_cpu=on_cpu)
+        # It brings the number format and is not told it a second time.
+        return settings | {
+            "strategy": ZeroStrategy(config=config, **shared),
+            "plugins": [checkpoint_io, ZeroPrecision(precision)],  # type: ignore[arg-type]
+        }
+    number_format, scaling = trainer_precision(precision, device)
+    settings |= {"precision": number_format, "plugins": [checkpoint_io, *scaling]}
+    if engine.kind == "ddp":
+        # Buffers are constants (positions, windows): sending them each step would be for nothing.
+        ddp = _DDP(gradient_as_bucket_view=True, broadcast_buffers=False, **shared)
+        return settings | {"strategy": ddp}
+    if processes.launcher != "own":
+        # The environment is told for what it turns off: Lightning's own requeueing.
+        settings["plugins"].append(processes.environment())
+    return settings
 
 
 def zero_config(
@@ -113,22 +252,7 @@ class ZeroPrecision(DeepSpeedPrecision):
 
 
 class ZeroStrategy(DeepSpeedStrategy):
-    """Lightning's strategy, which here also runs on CPUs and whose checkpoints go on anywhere.
-
-    A checkpoint is saved as if one device had trained: whole fp32 weights and the state of
-    PyTorch's AdamW, gathered to the first process. Beside it stand the processes' own shards. A
-    run on as many processes with the same engine goes on from them, any other from the whole.
-
-    Args:
-        config: Of DeepSpeed.
-        keep_shards: Whether shards are written.
-        settings: Of Lightning's strategy: environment, backend, timeout.
-    """
-
-    def __init__(self, config: dict[str, Any], *, keep_shards: bool, **settings: Any) -> None:
-        super().__init__(config=config, **settings)
-        self.keep_shards = keep_shards
-        self._resumed_from: Path | None = None
+    """Lightning's strategy, which here also runs on CPUs and whose checkpoints go on anywhere."""
 
     @property
     def root_device(self) -> torch.device:
@@ -171,28 +295,15 @@ class ZeroStrategy(DeepSpeedStrategy):
     def save_checkpoint(
         self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None
     ) -> None:
-        """Hand the whole, and this process's shards, to the writer of checkpoints."""
-        files = self._files
-        path = Path(filepath)
-        if self.keep_shards:
-            engine = self.deepspeed_engine
-            engine.checkpoint_engine = files.shard_engine()
-            engine.save_checkpoint(str(files.shard_folder(path)), tag="checkpoint", client_state={})
-        if self.is_global_zero or self.keep_shards:
-            files.save_part(
-                checkpoint if self.is_global_zero else None,
-                path,
-                rank=self.global_rank,
-                layout=self.layout,
-                num_parts=self.world_size if self.keep_shards else 1,
-            )
+        """Hand the whole, which the first process has gathered, to the writer of checkpoints."""
+        if self.is_global_zero:
+            self.checkpoint_io.save_checkpoint(checkpoint, filepath)
 
     def load_checkpoint(
         self, checkpoint_path: Any, weights_only: bool | None = None
     ) -> dict[str, Any]:
-        """Read the whole; where shards go is decided once the engine is there."""
-        self._resumed_from = Path(checkpoint_path)
-        return self._files.load_checkpoint(checkpoint_path, weights_only=weights_only)
+        """Read the whole; it is shared out once the engine is there."""
+        return self.checkpoint_io.load_checkpoint(checkpoint_path, weights_only=weights_only)
 
     @property
     def restore_checkpoint_after_setup(self) -> bool:
@@ -210,34 +321,109 @@ class ZeroStrategy(DeepSpeedStrategy):
         self.lightning_module.load_state_dict(checkpoint["state_dict"], strict=strict)
 
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
-        """Take the shards if they were made by as many processes with this engine, else the
-        whole state, of which each process keeps its part.
-        """
+        """Each process keeps its part of the whole state."""
         assert self.lightning_module is not None
-        assert self._resumed_from is not None
-        shards = self._files.shards_for(self._resumed_from, self.layout)
-        if shards is not None:
-            self.deepspeed_engine.load_checkpoint(
-                str(shards), tag="checkpoint", load_lr_scheduler_states=False
-            )
-        else:
-            scatter_optimizer(self.deepspeed_engine, self.lightning_module, checkpoint)
+        scatter_optimizer(self.deepspeed_engine, self.lightning_module, checkpoint)
 
-    @property
-    def layout(self) -> dict[str, Any]:
-        """What must be the same for shards to fit."""
-        assert isinstance(self.config, dict)
-        return {
-            "processes": self.world_size,
-            "stage": self.config["zero_optimization"]["stage"],
-            "offload": "offload_optimizer" in self.config["zero_optimization"],
-            "fp16": self.config["fp16"]["enabled"],
-        }
 
-    @property
-    def _files(self) -> CheckpointFiles:
-        assert isinstance(self.checkpoint_io, CheckpointFiles)
-        return self.checkpoint_io
+def gather_weights(module: nn.Module, *, keep: bool) -> dict[str, Tensor]:
+    """The weights in fp32, on the CPU.
+
+    Args:
+        module: Whose parameters DeepSpeed has shared out.
+        keep: Whether this process wants them; it takes part anyway, and returns nothing else.
+    """
+    from deepspeed.utils import safe_get_full_fp32_param
+
+    weights = {}
+    for name, parameter in module.named_parameters():
+        value = safe_get_full_fp32_param(parameter)
+        if keep:
+            weights[name] = value.detach().to("cpu", copy=True)
+    if keep:
+        weights |= {name: value.detach().to("cpu", copy=True) for name, value in _buffers(module)}
+    return weights
+
+
+def gather_optimizer(engine: Any, module: nn.Module, *, keep: bool) -> dict[str, Any]:
+    """The state of AdamW as one device would have it.
+
+    Parameters are numbered as the optimizer's groups list them, which is how PyTorch does it; the
+    groups are ``hicmae.parameters.parameter_groups``, in which every parameter has its name.
+
+    Args:
+        engine: DeepSpeed's.
+        module: Its network.
+        keep: Whether this process wants it.
+    """
+    from deepspeed.utils import safe_get_full_optimizer_state
+
+    base = engine.optimizer.optimizer
+    steps = [state["step"] for state in base.state.values() if "step" in state]
+    taken = any(_everywhere(bool(steps)))
+    _link_moments(engine.optimizer)
+    parameters = dict(module.named_parameters())
+    state: dict[int, dict[str, Any]] = {}
+    groups, number = [], 0
+    for group in base.param_groups:
+        first = number
+        for name in group["names"]:
+            if taken:
+                parameter = parameters[_PREFIX + name]
+                moments = {key: safe_get_full_optimizer_state(parameter, key) for key in _MOMENTS}
+                if keep:
+                    state[number] = {
+                        "step": torch.tensor(float(steps[0])),
+                        **{key: value.to("cpu", copy=True) for key, value in moments.items()},
+                    }
+            number += 1
+        settings = {key: value for key, value in group.items() if key != "params"}
+        groups.append({**settings, "params": list(range(first, number))})
+    scaler = engine.optimizer.loss_scaler
+    whole = {"state": state, "param_groups": groups, "loss_scaler": _numbers(scaler)}
+    return whole if keep else {}
+
+
+def scatter_optimizer(engine: Any, module: nn.Module, checkpoint: Mapping[str, Any]) -> None:
+    """Give each process its part of the whole state.
+
+    Args:
+        engine: DeepSpeed's, made from the weights of the checkpoint.
+        module: Its network.
+        checkpoint: Has ``state_dict`` and ``optimizer_states`` of one device.
+    """
+    whole = checkpoint["optimizer_states"][0]
+    optimizer = engine.optimizer
+    base = optimizer.optimizer
+    for name, value in whole.get("loss_scaler", {}).items():
+        setattr(optimizer.loss_scaler, name, value)
+    by_name: dict[str, int] = {}
+    for group in whole["param_groups"]:
+        by_name.update(zip(group["names"], group["params"], strict=True))
+    flat_parts = _flat_parts(optimizer)
+    if whole["state"]:
+        step = next(iter(whole["state"].values()))["step"]
+        fused = bool(base.param_groups[0].get("fused"))
+        for part in flat_parts:
+            base.state[part] = {
+                "step": torch.tensor(float(step), device=part.device if fused else "cpu"),
+                **{key: torch.zeros_like(part) for key in _MOMENTS},
+            }
+        _link_moments(optimizer)
+    for name, parameter in module.named_parameters():
+        _set(parameter, checkpoint["state_dict"][name], None)
+        state = whole["state"].get(by_name[name.removeprefix(_PREFIX)], {})
+        for key in _MOMENTS:
+            if key in state:
+                _set(parameter, state[key], key)
+
+
+class _DDP(DDPStrategy):
+    """Lightning's, with our launcher."""
+
+    def _configure_launcher(self) -> None:
+        assert self.cluster_environment is not None
+        self._launcher = Launcher(self.cluster_environment, self.num_processes, self.num_nodes)
 
 
 def _time_out_after(timeout: timedelta | None) -> None:
@@ -263,3 +449,63 @@ def _use_gloo_alone() -> None:
     from deepspeed.ops.op_builder.cpu import ShareMemCommBuilder
 
     deepspeed.ops.__compatible_ops__[ShareMemCommBuilder.NAME] = False
+
+
+def _set(parameter: nn.Parameter, value: Tensor, key: str | None) -> None:
+    """Set this process's part of the fp32 weights (no key) or of a moment."""
+    from deepspeed import utils
+
+    if not hasattr(parameter, "ds_id"):  # stages 1 and 2
+        value = value.to(parameter.device)
+        if key is None:
+            utils.safe_set_full_fp32_param(parameter, value)
+        else:
+            utils.safe_set_full_optimizer_state(parameter, value, key)
+        return
+    # Stage 3 cuts each parameter into equal parts, the last one padded.
+    partition: Tensor = parameter.ds_tensor  # type: ignore[attr-defined]
+    size, rank = partition.numel(), torch.distributed.get_rank()
+    padded = torch.zeros(size * torch.distributed.get_world_size(), dtype=value.dtype)
+    padded[: value.numel()] = value.flatten()
+    own = padded[size * rank : size * (rank + 1)].to(partition.device)
+    if key is None:
+        utils.safe_set_local_fp32_param(parameter, own)
+    else:
+        utils.safe_set_local_optimizer_state(parameter, own, key)
+
+
+def _link_moments(optimizer: Any) -> None:
+    """Let parameters find their moments at stages 1 and 2.
+
+    DeepSpeed does so once, when the first group has taken its first step and the others have none
+    yet; their parameters then have no moments for good.
+    """
+    if hasattr(optimizer, "_lazy_init_hp_params_optimizer_state"):
+        optimizer._hp_optimizer_states_linked = False
+        optimizer._lazy_init_hp_params_optimizer_state()
+
+
+def _flat_parts(optimizer: Any) -> list[Tensor]:
+    """The flat fp32 tensors that the optimizer in this process updates."""
+    stage3 = getattr(optimizer, "fp32_partitioned_groups_flat", None)
+    return list(stage3 if stage3 is not None else optimizer.single_partition_of_fp32_groups)
+
+
+def _buffers(module: nn.Module) -> list[tuple[str, Tensor]]:
+    """What a state dict holds besides parameters."""
+    names = {name for name, _ in module.named_parameters()}
+    return [(name, value) for name, value in module.state_dict().items() if name not in names]
+
+
+def _numbers(scaler: Any) -> dict[str, float | int | bool]:
+    """The plain numbers that a loss scaler has learnt."""
+    return {
+        name: value for name, value in vars(scaler).items() if isinstance(value, bool | int | float)
+    }
+
+
+def _everywhere(flag: bool) -> list[bool]:
+    """The flag of every process: one whose part is empty knows of no step."""
+    flags: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(flags, flag)
+    return flags

@@ -1,33 +1,45 @@
-"""How fast shards are read on this machine: the command ``hicmae bench loader``.
+"""``hicmae bench loader`` and ``hicmae bench build``: how fast shards are read, and made.
 
-For: clips a second of both readers, and of what one would do without shards, in the same run. Not
-for: training steps (``pretrain/bench.py``).
+The loader's bench counts clips a second of both readers, and of what one would do without shards,
+in the same run. The build's counts the processor's time, of this process and its threads: other
+work on the machine does not count, and a second of it is a second of one core.
 """
 
 from __future__ import annotations
 
-import json as jsonlib
+import hashlib
+import io
+import itertools
 import multiprocessing
 import os
 import tempfile
 import time
-from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import cv2
-import torch
+import numpy as np
+import soundfile
 from rich.console import Console
 from rich.table import Table
 
+from hicmae.bench import Stopwatch, write_figures
+from hicmae.media.crops import encode_jpeg
+from hicmae.media.errors import MediaError
+from hicmae.media.sound import read_sound
 from hicmae.settings import InputConfig
-from shards.bench_media import raw_clips, raw_files, write_bench_shards
-from shards.index import Index, read_index
-from shards.random_access import ShardDataset
-from shards.sample import collate
-from shards.streaming import StreamConfig, clip_stream
+from hicmae.views import sound_span, train_indices
+from shards.building.build import gather
+from shards.building.prepare import check_detector, make_samples
+from shards.building.writer import ShardWriter
+from shards.commands import print_line, with_options_of
+from shards.index import Index, read_index, write_index
+from shards.manifest import ManifestRow, printable
+from shards.schema import Digests, FaceInfo, SampleInfo, SourceFile
+from shards.settings import BuildConfig
 
 _NOTE = (
     "A clip is {num_frames} frames at stride {frame_stride} and {clip_seconds:.2f} s of sound. "
@@ -98,11 +110,7 @@ def bench_loader(
             lines.append(_line("raw video", 0, _measured(clips, seconds), None))
         figures = _figures(lines, index, input, len(files))
     _print(figures)
-    if json is not None:
-        json.parent.mkdir(parents=True, exist_ok=True)
-        beside = json.with_name(f"{json.name}.part")
-        beside.write_text(jsonlib.dumps(figures, indent=2) + "\n", encoding="utf-8")
-        beside.replace(json)
+    write_figures(figures, json)
     return figures
 
 
@@ -110,6 +118,10 @@ def _streamed(
     index: Index, input: InputConfig, batch_size: int, split: str, workers: int
 ) -> Generator[int, None, None]:
     """Clips of each batch of the stream, for ever."""
+    from torch.utils.data import DataLoader
+
+    from shards.reading.streaming import StreamConfig, clip_stream
+
     config = StreamConfig(
         batch_size=batch_size,
         split=split,
@@ -117,17 +129,20 @@ def _streamed(
         on_bad="raise",
     )
     stream = clip_stream(index.folder, input, config, seed=0, rank=0, world_size=1)
-    loader = torch.utils.data.DataLoader(stream, batch_size=None, num_workers=workers)
+    loader = DataLoader(stream, batch_size=None, num_workers=workers)
     for batch in loader:
         yield len(batch["keys"])
 
 
 def _random(index: Index, input: InputConfig, batch_size: int) -> Iterator[int]:
     """Clips of each batch of a shuffled fold, for ever."""
+    from torch.utils.data import DataLoader
+
+    from shards.reading.random_access import ShardDataset
+    from shards.sample import collate
+
     dataset = ShardDataset(index, input=input, require_sound=False)
-    loader = torch.utils.data.DataLoader(
-        dataset, batch_size=batch_size, shuffle=True, collate_fn=collate
-    )
+    loader = DataLoader(dataset, batch_size=batch_size, shuffle=True, collate_fn=collate)
     while True:
         for batch in loader:
             yield len(batch["keys"])
@@ -255,6 +270,8 @@ def _print(figures: dict[str, Any]) -> None:
 @contextmanager
 def _one_thread() -> Iterator[None]:
     """Hold torch and OpenCV to one thread, so that a process is a core."""
+    import torch
+
     before = torch.get_num_threads(), cv2.getNumThreads()
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
@@ -263,3 +280,314 @@ def _one_thread() -> Iterator[None]:
     finally:
         torch.set_num_threads(before[0])
         cv2.setNumThreads(before[1])
+
+
+STAGES = ("decoding", "faces", "encoding", "sound", "digests")
+
+
+@with_options_of(BuildConfig)
+def bench_build(
+    *,
+    media: Path | None = None,
+    most: int = 8,
+    json: Path | None = None,
+    config: BuildConfig,
+) -> dict[str, Any]:
+    """Measure what building costs a core, and print what for.
+
+    Recordings are prepared in this process on one thread, as a worker of a build does it, and the
+    processor's time is counted, not the clock's. Options of the build apply.
+
+    Args:
+        media: A source of a build: a folder, a manifest or a video; none given:
+            $HICMAE_CLIPS_DIR/talking/vox_*.mp4 (by default ../shared/clips) if it exists, else
+            synthetic talking faces.
+        most: How many recordings of it to take, from the first on.
+        json: File for the figures.
+        config: Of the build.
+
+    Returns: The figures. ``video_seconds_per_core_second``: with the settings given; ``shares``:
+        of each stage in it; ``times_without_faces``: the cost, over that of the same recordings
+        with ``faces: none`` (the middle of every picture); ``lines``: everything in the table.
+
+    Raises:
+        ValueError: No recording can be built, or ``most`` is not positive.
+    """
+    if most < 1:
+        raise ValueError(f"most = {most} (must be 1 or more)")
+    check_detector(config)
+    with tempfile.TemporaryDirectory(prefix="hicmae-bench-") as scratch, ExitStack() as stack:
+        stack.callback(cv2.setNumThreads, cv2.getNumThreads())
+        cv2.setNumThreads(1)  # as in a worker of a build
+        rows = _build_rows(media, Path(scratch))[:most]
+        first = measure(rows, config, Path(scratch))  # also warms caches; the next one counts
+        as_set = measure(rows, config, Path(scratch))
+        lines = [{"what": f"detecting in 1 of {config.detect_every}"} | as_set]
+        if config.faces in ("yunet", "cascade"):
+            every = measure(rows, replace(config, detect_every=1), Path(scratch))
+            lines.append({"what": "detecting in all"} | every)
+        else:
+            lines[0]["what"] = f"faces: {config.faces}"
+        without = replace(config, faces="none", align="none", face_choice="largest")
+        bare = as_set if config.faces == "none" else measure(rows, without, Path(scratch))
+        for line in lines:
+            line["times_without_faces"] = line["core_seconds"] / bare["core_seconds"]
+    figures: dict[str, Any] = {
+        "video_seconds_per_core_second": as_set["video_seconds_per_core_second"],
+        "shares": as_set["shares"],
+        "times_without_faces": lines[0]["times_without_faces"],
+        "lines": lines,
+        "num_recordings": len(rows),
+        "refused": first["refused"],
+        "config": config.recorded(),
+    }
+    _print_build(figures)
+    write_figures(figures, json)
+    return figures
+
+
+def measure(rows: Sequence[ManifestRow], config: BuildConfig, scratch: Path) -> dict[str, Any]:
+    """Prepare recordings stage by stage, and count the processor's time for each.
+
+    Args:
+        rows: The recordings.
+        config: Of the build.
+        scratch: For the members of the samples.
+
+    Returns: ``seconds`` (by stage), ``shares`` (of them, together 1), ``video_seconds``,
+        ``core_seconds``, ``video_seconds_per_core_second``, ``refused`` (how many recordings;
+        they do not count).
+
+    Raises:
+        ValueError: None of the recordings can be built.
+    """
+    total: dict[str, float] = dict.fromkeys(STAGES, 0.0)
+    video_seconds, problems = 0.0, []
+    for row in rows:
+        watch = Stopwatch()
+        try:
+            seconds = _prepare(row, config, scratch, watch)
+        except (MediaError, OSError) as error:
+            problems.append(f"{printable(row.path)}: {error}")
+            continue
+        video_seconds += seconds
+        for name, spent in watch.seconds.items():
+            total[name] += spent
+    if not video_seconds:
+        raise ValueError(f"nothing to measure: {'; '.join(problems[:3]) or 'no recordings'}")
+    core_seconds = sum(total.values())
+    return {
+        "seconds": total,
+        "shares": {name: spent / core_seconds for name, spent in total.items()},
+        "video_seconds": video_seconds,
+        "core_seconds": core_seconds,
+        "video_seconds_per_core_second": video_seconds / core_seconds,
+        "refused": len(problems),
+    }
+
+
+def _prepare(row: ManifestRow, config: BuildConfig, scratch: Path, watch: Stopwatch) -> float:
+    """Do to a recording what a build does; returns the length of its picture, seconds."""
+    outcome = make_samples(row, config, scratch / "sample", watch)
+    for sample in outcome.samples:
+        sample.remove()
+    return outcome.seconds
+
+
+def _build_rows(media: Path | None, scratch: Path) -> list[ManifestRow]:
+    """What to measure on."""
+    if media is not None:
+        return gather([media])[0]
+    files = raw_files(None)
+    if files:
+        return gather(files)[0]
+    from shards.synthesis.corpus import synthesize
+    from shards.synthesis.settings import CorpusConfig
+
+    corpus = CorpusConfig(
+        speakers=1, takes=1, folds=1, frame_size=224, min_seconds=2, max_seconds=2, workers=0
+    )
+    return gather([synthesize(corpus, scratch / "corpus")])[0]
+
+
+def _print_build(figures: dict[str, Any]) -> None:
+    table = Table(title="Building shards, one core")
+    table.add_column("settings")
+    for name in ("s of video/s", *STAGES, "x without faces"):
+        table.add_column(name, justify="right")
+    for line in figures["lines"]:
+        rate = f"{line['video_seconds_per_core_second']:.1f}"
+        shares = (f"{line['shares'][name]:.0%}" for name in STAGES)
+        table.add_row(line["what"], rate, *shares, f"{line['times_without_faces']:.2f}")
+    console = Console()
+    console.print(table)
+    line = figures["lines"][0]
+    print_line(
+        console,
+        f"{line['video_seconds']:.0f} s of video in {figures['num_recordings']} recordings "
+        f"({figures['refused']} refused). Faces: finding, following and cutting them out. "
+        "Digests: SHA-256 of the sources.",
+    )
+
+
+SAMPLE_SECONDS = 8.0
+_FPS, _SIDE, _RATE = 25, 160, 16000
+_REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+def write_bench_shards(folder: Path, num_samples: int = 48) -> None:
+    """Write shards of noisy synthetic faces, 8 s a sample.
+
+    An image takes 4.98 KB and about as long to decode as those that ``hicmae shards build`` makes
+    of VoxCeleb2's videos, 4.87 KB on average of 830: 120 and 116 µs, measured by turns.
+
+    Args:
+        folder: Made here.
+        num_samples: Samples, 16 a shard.
+    """
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    # Encoding takes longest; the cost of reading is in bytes and blocks, not in new faces.
+    jpegs = [
+        encode_jpeg(_face(rng, phase), quality=90, chroma="420")
+        for phase in np.linspace(0, 2 * np.pi, 50, endpoint=False)
+    ]
+    num_frames = round(SAMPLE_SECONDS * _FPS)
+    with ShardWriter(folder, samples_per_shard=16) as writer:
+        for number in range(num_samples):
+            images = [jpegs[(number + frame) % len(jpegs)] for frame in range(num_frames)]
+            mjpg, wav = b"".join(images), _wav(rng)
+            info = SampleInfo(
+                key=f"bench/{number:05d}",
+                source=SourceFile(path="synthetic", sha256="0" * 64, bytes=0),
+                start_seconds=0.0,
+                end_seconds=SAMPLE_SECONDS,
+                fps=float(_FPS),
+                num_frames=num_frames,
+                frame_offsets=tuple(np.cumsum([0, *map(len, images)]).tolist()),
+                face_size=_SIDE,
+                sound="present",
+                num_samples=round(SAMPLE_SECONDS * _RATE),
+                padded_samples=0,
+                sample_rate=_RATE,
+                faces=FaceInfo(
+                    policy="none", detector="none", coverage=1.0, found_by=(("given", num_frames),)
+                ),
+                digests=Digests(
+                    mjpg=hashlib.sha256(mjpg).hexdigest(), wav=hashlib.sha256(wav).hexdigest()
+                ),
+            )
+            writer.add(info, mjpg, wav)
+    write_index(folder, writer.rows, {"config": {}, "shards": writer.shards})
+
+
+def raw_files(media: Path | None) -> list[Path]:
+    """The videos to compare with.
+
+    Args:
+        media: A file or a folder; None: the talking VoxCeleb-style clips of
+            ``HICMAE_CLIPS_DIR`` (by default ``../shared/clips`` beside the repository), if there.
+
+    Raises:
+        FileNotFoundError: ``media`` does not exist.
+        ValueError: It is a folder without mp4 files.
+    """
+    if media is None:
+        clips = Path(os.environ.get("HICMAE_CLIPS_DIR") or _REPOSITORY.parent / "shared/clips")
+        return sorted(clips.glob("talking/vox_*.mp4"))
+    if not media.exists():
+        raise FileNotFoundError(f"{media}: no such video or folder of videos")
+    files = sorted(media.glob("*.mp4")) if media.is_dir() else [media]
+    if not files:
+        raise ValueError(f"{media}: no mp4 file in this folder")
+    return files
+
+
+def raw_clips(files: Sequence[Path], input: InputConfig, scratch: Path) -> Iterator[int]:
+    """Load clips as one does without shards, for ever: yields 1 for each.
+
+    The frames are decoded by decord in the video itself, cropped and normalised, and the filter
+    bank computed, all on one core. The sound comes from wav files made beforehand, as the
+    reference code wants them; making them is not measured.
+
+    Args:
+        files: Videos at the frame rate of ``input``, with sound.
+        input: Geometry of a clip.
+        scratch: For the wav files.
+    """
+    import decord  # not before PyAV, see hicmae/media/__init__.py
+    import torch
+    import torchaudio
+
+    wavs = []
+    for number, file in enumerate(files):
+        sound = read_sound(file, sample_rate=input.sample_rate)
+        wavs.append(scratch / f"{number}.wav")
+        soundfile.write(wavs[-1], sound.samples, input.sample_rate, subtype="PCM_16")
+    mean = np.array(input.image_mean, dtype=np.float32)
+    std = np.array(input.image_std, dtype=np.float32)
+    rng = np.random.default_rng(0)
+    for file, wav in itertools.cycle(zip(files, wavs, strict=True)):
+        video = decord.VideoReader(str(file), num_threads=1)
+        indices = train_indices(len(video), input, rng.random())
+        frames = video.get_batch(indices).asnumpy()  # (T, H, W, 3)
+        frames = np.stack([_cropped(frame, input.image_size) for frame in frames])
+        pixels = torch.from_numpy((frames.astype(np.float32) / 255 - mean) / std)
+        start, stop = sound_span(int(indices[0]), input)
+        samples, _ = soundfile.read(wav, start=start, stop=stop, dtype="float32")
+        fbank = torchaudio.compliance.kaldi.fbank(
+            torch.from_numpy(samples - samples.mean())[None],
+            htk_compat=True,
+            sample_frequency=input.sample_rate,
+            use_energy=False,
+            window_type="hanning",
+            num_mel_bins=input.mel_bins,
+            dither=0.0,
+            frame_shift=10,
+        )
+        fbank = (fbank - input.fbank_mean) / (2 * input.fbank_std)
+        assert pixels.isfinite().all(), file
+        assert fbank.isfinite().all(), file
+        yield 1
+
+
+def _cropped(frame: np.ndarray, side: int) -> np.ndarray:
+    """The face of a VoxCeleb2 frame (Source: HiCMAE's fixed crop), else the middle, resized."""
+    height, width = frame.shape[:2]
+    if (height, width) == (224, 224) and side == 160:
+        return frame[:160, 32:192]
+    short = min(height, width)
+    top, left = (height - short) // 2, (width - short) // 2
+    return cv2.resize(frame[top : top + short, left : left + short], (side, side))
+
+
+def _face(rng: np.random.Generator, phase: float) -> np.ndarray:
+    """A head with eyes and a moving mouth before a textured wall, uint8 RGB."""
+    rows, columns = np.mgrid[:_SIDE, :_SIDE].astype(np.float32) / _SIDE
+    wall = 90 + 40 * np.sin(9 * columns + 4 * rows) + 20 * np.cos(17 * rows)
+    image = np.stack([wall, wall * 0.9 + 10, wall * 0.8 + 30], axis=-1).astype(np.float32)
+    centre = (80 + round(3 * np.sin(phase)), 84)
+    cv2.ellipse(image, centre, (50, 66), 0, 0, 360, (205, 160, 135), -1, cv2.LINE_AA)
+    for side in (-20, 20):
+        eye = (centre[0] + side, 68)
+        cv2.ellipse(image, eye, (9, 5), 0, 0, 360, (240, 240, 240), -1, cv2.LINE_AA)
+        cv2.circle(image, eye, 4, (50, 35, 30), -1, cv2.LINE_AA)
+        cv2.line(image, (eye[0] - 9, 55), (eye[0] + 9, 54), (70, 45, 30), 3, cv2.LINE_AA)
+    mouth = (centre[0], 116)
+    opening = 4 + round(5 * (1 + np.sin(3 * phase)))
+    cv2.ellipse(image, mouth, (18, opening), 0, 0, 360, (120, 40, 50), -1, cv2.LINE_AA)
+    image *= (1.15 - 0.4 * columns)[..., None]  # light from the left
+    image = cv2.GaussianBlur(image, (0, 0), 0.6)  # as sharp as a video that was compressed
+    grain = cv2.GaussianBlur(rng.normal(0, 1, image.shape).astype(np.float32), (0, 0), 1.2)
+    return np.clip(image + 7 * grain, 0, 255).astype(np.uint8)
+
+
+def _wav(rng: np.random.Generator) -> bytes:
+    """A buzz with noise, 16-bit mono."""
+    times = np.arange(round(SAMPLE_SECONDS * _RATE)) / _RATE
+    voice = np.sin(2 * np.pi * 130 * times) + 0.5 * np.sin(2 * np.pi * 1040 * times)
+    file = io.BytesIO()
+    soundfile.write(
+        file, 0.2 * voice + 0.02 * rng.normal(size=len(times)), _RATE, "PCM_16", format="WAV"
+    )
+    return file.getvalue()

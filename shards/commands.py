@@ -1,28 +1,76 @@
 """The functions behind ``hicmae shards build | merge | check | info | synthesize``.
 
-For: the command line, and what is printed there. Not for: the work itself, which is in
-``build.py``, ``merge.py``, ``check.py``, ``info.py`` and ``synthesis/``.
+What they call is imported when they run, so that their help does not wait for it.
 """
 
 from __future__ import annotations
 
-import json as json_format
+import dataclasses
+import inspect
+import re
 import time
+from collections import Counter, defaultdict
+from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, get_type_hints
 
+import rich.progress as bars
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from shards.building.build import NothingBuiltError, build_shards
-from shards.building.merge import merge_shards
-from shards.building.parts import parse_part
-from shards.check import check_shards
-from shards.info import describe, shards_info
-from shards.options import with_options_of
-from shards.printing import BuildDisplay, print_left_out, print_line, progress_bar
+from hicmae.files import write_json
+from hicmae.media.errors import CAUSES
 from shards.settings import BuildConfig
+from shards.synthesis.settings import CorpusConfig
+
+if TYPE_CHECKING:
+    from shards.building.build import BuildProgress, BuildResult
+    from shards.building.prepare import Refusal
+
+_LINE_SECONDS = 30.0  # from one line of progress to the next, where there is no terminal
+_MOST_NAMED = 200  # files of one cause that are printed; refused.jsonl has all
+_MEANINGS = CAUSES | {
+    "missing-file": "a manifest names it and it is not there",
+    "frame-size": "its frames are smaller than the fixed box",
+    "short-face": "some of its faces are seen for less than the least length",
+    "error": "something unforeseen; please report it",
+}
+
+
+def with_options_of(settings: type[Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Replace the parameter ``config`` of a command by one option for each field of ``settings``.
+
+    So names, kinds, defaults and texts of the options are written once. The command's own
+    parameters come first, and its Args are followed by those of the settings.
+
+    Args:
+        settings: A dataclass whose fields all have defaults; its docstring ends with their Args.
+    """
+    fields, hints = dataclasses.fields(settings), get_type_hints(settings)
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        def command_of_fields(**given: Any) -> Any:
+            config = settings(**{f.name: given.pop(f.name) for f in fields if f.name in given})
+            return command(config=config, **given)
+
+        own = inspect.signature(command, eval_str=True)
+        options = [p for p in own.parameters.values() if p.name != "config"] + [
+            inspect.Parameter(
+                f.name, inspect.Parameter.KEYWORD_ONLY, default=f.default, annotation=hints[f.name]
+            )
+            for f in fields
+        ]
+        texts = (inspect.getdoc(settings) or "").partition("Args:\n")[2].rstrip().replace("``", "")
+        doc = re.sub(r" +config: .*", lambda _: texts, inspect.getdoc(command) or "", count=1)
+        command_of_fields.__signature__ = own.replace(parameters=options)  # type: ignore[attr-defined]
+        command_of_fields.__annotations__ = {p.name: p.annotation for p in options}
+        command_of_fields.__name__ = command_of_fields.__qualname__ = command.__name__
+        command_of_fields.__module__, command_of_fields.__doc__ = command.__module__, doc
+        return command_of_fields
+
+    return decorate
 
 
 @with_options_of(BuildConfig)
@@ -32,8 +80,6 @@ def build(
     out: Path,
     overwrite: bool = False,
     part: str | None = None,
-    retry: bool = False,
-    quarantine: Path | None = None,
     config: BuildConfig,
 ) -> None:
     """Build shards from videos.
@@ -50,15 +96,14 @@ def build(
         overwrite: Replace an earlier build, and drop an unfinished one of other settings.
         part: Build one part of the recordings only, such as 2/8 for the second of eight, into a
             folder of its own; `hicmae shards merge` joins the parts.
-        retry: Going on with an interrupted build, open recordings again that crashed a worker or
-            took too long.
-        quarantine: The refused.jsonl of an earlier build: recordings that crashed a worker or took
-            too long then are refused unopened.
         config: How; one option for each of its fields.
 
     Raises:
         ValueError: Nothing was built, or a source, folder or setting cannot be used.
     """
+    from shards.building.build import NothingBuiltError, build_shards
+    from shards.settings import parse_part
+
     console, began = Console(), time.monotonic()
     try:
         with BuildDisplay(console) as display:
@@ -68,8 +113,6 @@ def build(
                 config,
                 overwrite=overwrite,
                 part=None if part is None else parse_part(part),
-                quarantine=quarantine,
-                retry=retry,
                 on_progress=display.update,
             )
     except NothingBuiltError as error:
@@ -101,6 +144,8 @@ def merge(*, parts: list[Path], out: Path, overwrite: bool = False) -> None:
         out: The folder of shards; new, or the result of an earlier build with --overwrite.
         overwrite: Replace an earlier build.
     """
+    from shards.building.merge import merge_shards
+
     console = Console()
     with progress_bar(console) as bar:
         task = bar.add_task("merging", total=None, note="shards")
@@ -125,6 +170,9 @@ def check(*, folder: Path) -> int:
     Args:
         folder: Of the shards.
     """
+    from shards.check import check_shards
+    from shards.index import shards_info
+
     console = Console()
     with progress_bar(console) as bar:
         task = bar.add_task("checking", total=None, note="shards")
@@ -151,92 +199,140 @@ def info(*, folder: Path, json: Path | None = None) -> None:
         folder: Of the shards.
         json: Also write it into this file.
     """
+    from shards.index import describe, shards_info
+
     about = shards_info(folder)
     if json is not None:
-        _write_json(json, about)
+        write_json(json, about)
     table = Table(show_header=False, box=None, pad_edge=False)
     for name, text in describe(about):
         table.add_row(name, escape(text))
     Console().print(table)
 
 
-def synthesize(
-    *,
-    out: Path,
-    speakers: int = 12,
-    first_speaker: int = 0,
-    takes: int = 2,
-    folds: int = 4,
-    labelled: bool = True,
-    seed: int = 0,
-    min_seconds: float = 3.0,
-    max_seconds: float = 5.0,
-    frame_size: int = 160,
-    fps: int = 25,
-    sample_rate: int = 16000,
-    expression_strength: tuple[float, float] = (0.35, 1.0),
-    voice_strength: tuple[float, float] = (0.35, 1.0),
-    snr_db: tuple[float, float] = (12.0, 30.0),
-    camera_noise: float = 6.0,
-    label_noise: float = 0.0,
-    workers: int | None = None,
-) -> None:
+@with_options_of(CorpusConfig)
+def synthesize(*, out: Path, config: CorpusConfig) -> None:
     """Render a corpus of synthetic talking faces: mp4 files and a manifest.csv.
 
     Args:
         out: The folder; new, empty, or this very corpus.
-        speakers: People; every one says something in each of six classes.
-        first_speaker: Number of the first of them; another range of numbers is other people.
-        takes: Clips of each speaker and class.
-        folds: Speaker-disjoint folds, dealt round-robin over the speakers.
-        labelled: Whether the manifest says what the clips show.
-        seed: Same seed, same people and clips, whatever the number of workers.
-        min_seconds: Shortest clip.
-        max_seconds: Longest clip.
-        frame_size: Side of the square picture, pixels (even).
-        fps: Frames per second.
-        sample_rate: Sound, Hz.
-        expression_strength: Range from which a clip's strength of expression is drawn, 0..1.
-        voice_strength: Range from which a clip's strength of voice is drawn, 0..1.
-        snr_db: Range from which the distance of voice and background noise is drawn, decibels.
-        camera_noise: Largest standard deviation of the camera's noise, levels of 255.
-        label_noise: Share of the clips whose labels are those of other, random causes.
-        workers: Processes; 0 works in this one, none given means one a core.
+        config: Of the corpus.
 
     Raises:
         ValueError: A setting out of its range, or a folder that holds another corpus.
     """
-    from shards.synthesis import CorpusConfig
-    from shards.synthesis import synthesize as render
+    from shards.synthesis.corpus import synthesize as render
 
-    config = CorpusConfig(
-        speakers=speakers,
-        first_speaker=first_speaker,
-        takes=takes,
-        folds=folds,
-        labelled=labelled,
-        seed=seed,
-        min_seconds=min_seconds,
-        max_seconds=max_seconds,
-        frame_size=frame_size,
-        fps=fps,
-        sample_rate=sample_rate,
-        expression_strength=expression_strength,
-        voice_strength=voice_strength,
-        snr_db=snr_db,
-        camera_noise=camera_noise,
-        label_noise=label_noise,
-        workers=workers,
-    )
     manifest = render(config, out)
     num_clips = len(manifest.read_text(encoding="utf-8").splitlines()) - 1
-    print(f"{num_clips} clips of {speakers} speakers: {manifest}")
+    print(f"{num_clips} clips of {config.speakers} speakers: {manifest}")
 
 
-def _write_json(path: Path, data: Any) -> None:
-    """Write beside and rename."""
-    beside = path.with_name(f".{path.name}.part")
-    beside.write_text(
-        json_format.dumps(data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+class BuildDisplay:
+    """How far a build is: a bar on a terminal, else a line every half minute.
+
+    Use it as a context manager, and hand ``update`` to the build.
+
+    Args:
+        console: Where.
+        clock: Seconds that only grow.
+    """
+
+    def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
+        self._console = console
+        self._clock = clock
+        self._began = self._said = clock()
+        self._bar = bars.Progress(
+            bars.TextColumn("{task.description}"),
+            bars.BarColumn(bar_width=20),
+            bars.MofNCompleteColumn(),
+            bars.TextColumn("{task.fields[note]}"),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self._task = self._bar.add_task("building", total=None, note="")
+
+    def __enter__(self) -> BuildDisplay:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._bar.stop()
+
+    def update(self, now: BuildProgress) -> None:
+        """Show it."""
+        note = progress_note(now, self._clock() - self._began)
+        self._bar.update(self._task, completed=now.done, total=now.total, note=note)
+        if not self._console.is_terminal and self._clock() - self._said >= _LINE_SECONDS:
+            self._said = self._clock()
+            print_line(self._console, f"{now.done} of {now.total} recordings: {note}")
+
+
+def progress_note(now: BuildProgress, seconds: float) -> str:
+    """Rates, time left and refusals of a build that has been running for so many seconds."""
+    new, notes = now.done - now.kept, []
+    if new and seconds > 0:
+        left = timedelta(seconds=round((now.total - now.done) * seconds / new))
+        notes = [
+            f"{new / seconds:.1f} recordings/s",
+            f"{now.seconds / seconds:.1f} s of video/s",
+            f"{left} left",
+        ]
+    notes.append(f"{now.num_samples} samples")
+    causes = counted(now.refused)
+    notes.append(f"{now.refused.total()} refused{causes and f' ({causes})'}")
+    return ", ".join(notes)
+
+
+def counted(causes: Counter[str]) -> str:
+    """Counts by cause, the most frequent first."""
+    return ", ".join(f"{count} {cause}" for cause, count in causes.most_common())
+
+
+def progress_bar(console: Console) -> bars.Progress:
+    """A bar with counts, times and the field ``note`` of its task; on terminals, while it lasts."""
+    return bars.Progress(
+        bars.TextColumn("{task.description}"),
+        bars.BarColumn(),
+        bars.MofNCompleteColumn(),
+        bars.TimeElapsedColumn(),
+        bars.TimeRemainingColumn(),
+        bars.TextColumn("{task.fields[note]}"),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
     )
-    beside.replace(path)
+
+
+def print_left_out(console: Console, result: BuildResult) -> None:
+    """Every file that is not in the shards, by cause."""
+    from shards.manifest import printable
+    from shards.settings import REFUSED_NAME
+
+    by_cause: dict[str, list[Refusal]] = defaultdict(list)
+    for refusal in result.refusals:
+        by_cause[refusal.cause].append(refusal)
+    if by_cause:
+        table = Table("refused", "files", "meaning")
+        for cause, refusals in sorted(by_cause.items()):
+            table.add_row(cause, str(len(refusals)), _MEANINGS.get(cause, ""))
+        console.print(table)
+    for cause, refusals in sorted(by_cause.items()):
+        for refusal in refusals[:_MOST_NAMED]:
+            print_line(console, f"{cause}: {refusal.message}")
+        if len(refusals) > _MOST_NAMED:
+            print_line(
+                console, f"{cause}: and {len(refusals) - _MOST_NAMED} more, in {REFUSED_NAME}"
+            )
+    if result.ignored:
+        names = ", ".join(printable(path) for path in result.ignored[:_MOST_NAMED])
+        more = ", …" if len(result.ignored) > _MOST_NAMED else ""
+        print_line(
+            console, f"ignored, no videos by their suffix ({len(result.ignored)}): {names}{more}"
+        )
+
+
+def print_line(console: Console, text: str) -> None:
+    """A whole line, whatever the width of the terminal, so that it can be searched for."""
+    console.print(text, markup=False, highlight=False, soft_wrap=True)

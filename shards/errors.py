@@ -1,7 +1,4 @@
-"""What is wrong with a sample, as an error that can be counted and survives a DataLoader.
-
-For: every reader of shards. Not for: what contradicts the schema itself (``schema.py``).
-"""
+"""What is wrong with shards, as errors of one line; those of samples can be counted by cause."""
 
 from __future__ import annotations
 
@@ -9,7 +6,9 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from shards.schema import ShardError
+
+class ShardError(ValueError):
+    """A shard, its index or one of its samples is not what the schema says; one line."""
 
 
 class ClipError(ShardError):
@@ -34,7 +33,7 @@ class ClipError(ShardError):
 
 @dataclass(frozen=True)
 class Skipped:
-    """Stands for a sample that was left out; ``sample.collate`` counts it."""
+    """Stands for a sample that was left out; ``collate`` counts it."""
 
     cause: str
 

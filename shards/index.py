@@ -1,10 +1,7 @@
-"""The index beside the shards: one row a sample, and one JSON file about the whole.
-
-For: finding a sample without reading tars (random access by byte offset, folds as filters), and
-knowing what a folder of shards is. Not for: the samples themselves (``schema.py``).
+"""The index beside the shards: one row a sample, one JSON file about the whole, and what they tell.
 
 ``index.parquet`` has the columns of ``COLUMNS`` and one more for each label of the manifest, under
-its own name; ``blocks_xxh3`` is the checksum of ``blocks.py``, 0 for none. ``index.json`` has
+its own name; ``blocks_xxh3`` is the checksum of ``schema.checksum``, 0 for none. ``index.json`` has
 ``schema_version``, ``counts``, ``config`` of the build, ``label_columns``, ``shards`` (name, bytes,
 sha256, num_samples), ``refused`` by cause and ``ignored`` by suffix.
 """
@@ -22,7 +19,9 @@ import pandas
 import pyarrow
 import pyarrow.parquet
 
-from shards.schema import SCHEMA_VERSION, Label, SampleInfo, ShardError
+from hicmae.files import whole_file, write_text
+from shards.errors import ShardError
+from shards.schema import SCHEMA_VERSION, Label, SampleInfo
 
 TABLE_NAME = "index.parquet"
 INFO_NAME = "index.json"
@@ -113,7 +112,7 @@ def index_row(
 def write_index(
     folder: Path, rows: Iterable[Mapping[str, Label | None]], info: Mapping[str, Any]
 ) -> None:
-    """Write both files of the index, each beside its name and then renamed.
+    """Write both files of the index.
 
     Args:
         folder: Of the shards.
@@ -128,9 +127,8 @@ def write_index(
         for name, kind in COLUMNS.items()
     }
     columns |= {name: _label_array([row.get(name) for row in rows]) for name in labels}
-    beside = folder / f"{TABLE_NAME}.part"
-    pyarrow.parquet.write_table(pyarrow.table(columns), beside, compression="zstd")
-    beside.replace(folder / TABLE_NAME)
+    with whole_file(folder / TABLE_NAME, sync=True) as beside:
+        pyarrow.parquet.write_table(pyarrow.table(columns), beside, compression="zstd")
     about = {
         "schema_version": SCHEMA_VERSION,
         **info,
@@ -138,9 +136,7 @@ def write_index(
         "label_columns": labels,
     }
     text = json.dumps(about, indent=2, ensure_ascii=False)
-    beside = folder / f"{INFO_NAME}.part"
-    beside.write_text(text + "\n", encoding="utf-8")
-    beside.replace(folder / INFO_NAME)
+    write_text(folder / INFO_NAME, text + "\n", sync=True)
 
 
 def read_index(folder: Path | str) -> Index:
@@ -192,8 +188,95 @@ def read_index(folder: Path | str) -> Index:
     return Index(table=table, info=info, folder=folder)
 
 
+# A numeric label with more different values than this is a measurement, not a class.
+_MOST_CLASSES = 20
+
+
+def shards_info(folder: Path | str) -> dict[str, Any]:
+    """Counts, hours, speakers, sound and labels, as plain data.
+
+    Returns: ``folder``, ``num_samples``, ``num_frames``, ``hours``, ``bytes``, ``num_shards``,
+        ``seconds`` (min, median, max of a sample), ``fps`` (its values), ``splits``, ``speakers``
+        (num, unknown), ``sound`` (by state), ``face_coverage`` (mean, min), ``labels`` (a column:
+        ``classes`` with counts, or ``min``/``mean``/``max``; and ``missing``), ``refused``,
+        ``ignored``, ``config``, ``part`` (number, of, …; None unless it is one of a build's parts).
+
+    Raises:
+        FileNotFoundError: There is no such folder.
+        ShardError: It has no index that can be read.
+    """
+    index = read_index(folder)
+    table = index.table
+    return {
+        "folder": str(folder),
+        "num_samples": len(table),
+        "num_frames": int(table["num_frames"].sum()),
+        "hours": float(table["seconds"].sum()) / 3600,
+        "bytes": sum(int(shard["bytes"]) for shard in index.info["shards"]),
+        "num_shards": len(index.shards),
+        "seconds": {
+            "min": float(table["seconds"].min()),
+            "median": float(table["seconds"].median()),
+            "max": float(table["seconds"].max()),
+        },
+        "fps": sorted(float(fps) for fps in table["fps"].unique()),
+        "splits": _value_counts(table["split"]),
+        "speakers": {
+            "num": int(table["speaker"].nunique()),
+            "unknown": int(table["speaker"].isna().sum()),
+        },
+        "sound": _value_counts(table["sound_state"]),
+        "face_coverage": {
+            "mean": float(table["face_coverage"].mean()),
+            "min": float(table["face_coverage"].min()),
+        },
+        "labels": {name: _label_spread(index, name) for name in index.label_columns},
+        "refused": index.info.get("refused", {}),
+        "ignored": index.info.get("ignored", {}),
+        "config": index.info["config"],
+        "part": index.info.get("part"),
+    }
+
+
+def describe(about: dict[str, Any]) -> list[tuple[str, str]]:
+    """What ``shards_info`` returns as lines to print: name and text."""
+    seconds, coverage = about["seconds"], about["face_coverage"]
+    lines = [
+        ("folder", about["folder"]),
+        ("samples", f"{about['num_samples']} in {about['num_shards']} shards"),
+        (
+            "length",
+            f"{about['hours']:.2f} hours, {about['num_frames']} images; a sample "
+            f"{seconds['min']:.1f} to {seconds['max']:.1f} s, median {seconds['median']:.1f} s",
+        ),
+        ("bytes", f"{about['bytes'] / 2**20:.1f} MiB"),
+        ("fps", ", ".join(f"{fps:g}" for fps in about["fps"])),
+        ("splits", _listed(about["splits"])),
+        (
+            "speakers",
+            f"{about['speakers']['num']} ({about['speakers']['unknown']} samples unknown)",
+        ),
+        ("sound", _listed(about["sound"])),
+        ("face found in", f"{coverage['mean']:.1%} of frames (least {coverage['min']:.1%})"),
+    ]
+    for name, label in about["labels"].items():
+        spread = (
+            _listed(label["classes"])
+            if "classes" in label
+            else f"{label['min']:.3g} to {label['max']:.3g}, mean {label['mean']:.3g}"
+        )
+        missing = f" ({label['missing']} missing)" if label["missing"] else ""
+        lines.append((f"label {name}", spread + missing))
+    lines.append(("refused", _listed(about["refused"]) or "none"))
+    lines.append(("ignored", _listed(about["ignored"]) or "none"))
+    lines.append(("build", _listed(about["config"])))
+    if about["part"]:
+        part = about["part"]
+        lines.append(("part", f"{part['number']}/{part['of']}; hicmae shards merge joins them"))
+    return lines
+
+
 def _counts(rows: Sequence[Mapping[str, Label | None]]) -> dict[str, Any]:
-    """Samples, frames, seconds and the samples of each split."""
     splits = Counter(str(row["split"]) for row in rows)
     return {
         "num_samples": len(rows),
@@ -211,3 +294,29 @@ def _label_array(values: list[Label | None]) -> pyarrow.Array:
     if len(kinds) > 1:  # sources disagree: text is what all of them can be
         return pyarrow.array([None if value is None else str(value) for value in values])
     return pyarrow.array(values)
+
+
+def _listed(counts: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in counts.items())
+
+
+def _label_spread(index: Index, name: str) -> dict[str, Any]:
+    column = index.table[name]
+    given = column.dropna()
+    missing = int(column.isna().sum())
+    measured = pandas.api.types.is_float_dtype(given) and not bool((given % 1 == 0).all())
+    if pandas.api.types.is_numeric_dtype(given) and (measured or given.nunique() > _MOST_CLASSES):
+        return {
+            "min": float(given.min()),
+            "mean": float(given.mean()),
+            "max": float(given.max()),
+            "missing": missing,
+        }
+    return {"classes": _value_counts(given), "missing": missing}
+
+
+def _value_counts(column: pandas.Series[Any]) -> dict[str, int]:
+    counts = column.value_counts().sort_index()
+    # A column of whole numbers with gaps is read as 1.0, 2.0, …
+    names = (f"{value:g}" if isinstance(value, float) else str(value) for value in counts.index)
+    return dict(zip(names, map(int, counts), strict=True))

@@ -1,28 +1,29 @@
-"""The bytes of one sample, cut and decoded into the clip that the network is shown.
+"""The bytes of one sample, cut and decoded into the clip that the network is shown; both readers.
 
-For: both readers. Not for: finding samples in tars (``whole_sample.py``, ``random_access.py``),
-JPEG (``images.py``), the wav format (``sound.py``), choosing frames (``hicmae/views.py``), or
-anything after uint8 frames and int16 sound (``hicmae/transforms``).
+Images are decoded by libjpeg-turbo straight into the place they have in their batch. Through
+OpenCV, which uses the same library and cannot be given a place, the same pixels took 1.4 times as
+long, and their copies came on top.
 """
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
+import simplejpeg
+import xxhash
 
 from hicmae.settings import InputConfig
 from hicmae.views import sound_span
 from shards.errors import ClipError, Skipped, named_counts
-from shards.reading.images import cut_images, decode_image, require_image_size
+from shards.reading.sound import decode_sound
 from shards.schema import SampleInfo
-from shards.sound import decode_sound
 
-_NO_SOUND = np.zeros(0, dtype=np.int16)
+_JPEG_START, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +79,16 @@ class ClipBytes:
         waveform[count:] = 0
 
     def decode(self, input: InputConfig) -> dict[str, Any]:
-        """Decode into one clip of a batch, as ``make_clip`` gives it."""
+        """Decode into one clip of a batch.
+
+        Returns: "frames" uint8 (T, H, W, 3) RGB, "waveform" int16 (clip_samples,) zero-padded,
+            "num_samples" valid sound samples (0: no sound), "key".
+
+        Raises:
+            ClipError: The bytes are not what the json says.
+        """
+        import torch
+
         side = self.face_size
         frames = np.empty((len(self.repeats), side, side, 3), dtype=np.uint8)
         waveform = np.empty(input.clip_samples, dtype=np.int16)
@@ -89,33 +99,6 @@ class ClipBytes:
             "num_samples": len(self.waveform),
             "key": self.key,
         }
-
-
-def make_clip(
-    info: SampleInfo,
-    mjpg: bytes | memoryview,
-    wav: bytes | memoryview | None,
-    indices: np.ndarray,
-    input: InputConfig,
-    where: str | None = None,
-) -> dict[str, Any]:
-    """Decode one clip of a sample.
-
-    Args:
-        info: Its json.
-        mjpg: Its images.
-        wav: Its sound, None if it has none.
-        indices: (T,) frames of the clip, ascending.
-        input: Its geometry.
-        where: How an error names the sample.
-
-    Returns: "frames" uint8 (T, H, W, 3) RGB, "waveform" int16 (clip_samples,) zero-padded,
-        "num_samples" valid sound samples (0: no sound), "key".
-
-    Raises:
-        ClipError: The bytes are not what the json says.
-    """
-    return cut_clip(info, mjpg, wav, indices, input, where).decode(input)
 
 
 def cut_clip(
@@ -130,10 +113,17 @@ def cut_clip(
 ) -> ClipBytes:
     """Take the bytes that one clip needs out of its sample.
 
-    Args, and Raises, as in ``make_clip``, but
-        mjpg: May be a part that holds the clip's images.
-        wav: May end where the clip's sound ends.
+    Args:
+        info: Its json.
+        mjpg: Its images, or a part that holds the clip's.
+        wav: Its sound, None if it has none; may end where the clip's sound ends.
+        indices: (T,) frames of the clip, ascending.
+        input: Its geometry.
+        where: How an error names the sample.
         mjpg_start: Where in the whole the part of the mjpg begins, bytes.
+
+    Raises:
+        ClipError: The bytes are not what the json says.
     """
     where = where or f"sample {info.key!r}"
     check_rates(info, input, where)
@@ -180,7 +170,7 @@ def collate(clips: Sequence[dict[str, Any] | Skipped]) -> dict[str, Any]:
     """Make a batch of clips; the ``collate_fn`` of a DataLoader.
 
     Args:
-        clips: What ``make_clip`` gives, possibly with "label", "target", "sample", "view"; a
+        clips: What ``ClipBytes.decode`` gives, possibly with "label", "target", "sample", "view"; a
             ``Skipped`` is left out and counted.
 
     Returns: "frames" uint8 (B, T, H, W, 3), "waveform" int16 (B, clip_samples), "num_samples"
@@ -190,6 +180,8 @@ def collate(clips: Sequence[dict[str, Any] | Skipped]) -> dict[str, Any]:
     Raises:
         ClipError: Nothing is left, or the clips differ in size.
     """
+    import torch
+
     skipped = Counter(clip.cause for clip in clips if isinstance(clip, Skipped))
     kept = [clip for clip in clips if not isinstance(clip, Skipped)]
     if not kept:
@@ -207,3 +199,116 @@ def collate(clips: Sequence[dict[str, Any] | Skipped]) -> dict[str, Any]:
         elif isinstance(first, int):
             batch[name] = torch.tensor([clip[name] for clip in kept])
     return batch
+
+
+def uniform_draw(*names: int | str) -> float:
+    """A number in [0, 1), the same for the same names and unrelated for others.
+
+    It says where in a sample a training clip begins. A hash of the names rather than a generator
+    seeded with them: setting up one of NumPy's takes as long as a third of an image, and what it
+    then draws is promised for one NumPy only (NEP 19). The 53 upper bits fill the number, so that
+    it is never 1.
+
+    Raises: TypeError: a name is another kind of thing, NumPy's integers among them.
+    """
+    # JSON's text of them is the same everywhere; what repr shows depends on Python and NumPy.
+    return float(xxhash.xxh3_64_intdigest(json.dumps(names).encode()) >> 11) / 2.0**53
+
+
+def decode_frames(
+    mjpg: bytes, frame_offsets: Sequence[int], indices: np.ndarray, where: str = "mjpg"
+) -> np.ndarray:
+    """Decode chosen images of a Motion-JPEG stream.
+
+    Args:
+        mjpg: JPEG images one after another.
+        frame_offsets: N + 1 byte offsets into it.
+        indices: (T,) images to decode; one asked for twice is decoded once.
+        where: How an error names the stream.
+
+    Returns: uint8 (T, H, W, 3), RGB.
+
+    Raises:
+        ClipError: An image cannot be decoded, or they differ in size.
+    """
+    distinct, repeats = np.unique(indices, return_inverse=True)
+    jpegs = cut_images(mjpg, frame_offsets, distinct)
+    height, width = _size(jpegs[0], where, int(distinct[0]))
+    frames = np.empty((len(jpegs), height, width, 3), dtype=np.uint8)
+    for frame, jpeg, number in zip(frames, jpegs, distinct.tolist(), strict=True):
+        decode_image(frame, jpeg, where, number)
+    return frames if len(jpegs) == len(indices) else frames[repeats]
+
+
+def cut_images(
+    mjpg: bytes | memoryview, frame_offsets: Sequence[int], images: np.ndarray, start: int = 0
+) -> tuple[bytes | memoryview, ...]:
+    """The bytes of chosen images of a Motion-JPEG stream.
+
+    Args:
+        mjpg: The stream, or a part of it.
+        frame_offsets: N + 1 byte offsets into the whole.
+        images: (K,) their numbers.
+        start: Where in the whole the part begins, bytes.
+    """
+    spans = [(frame_offsets[i] - start, frame_offsets[i + 1] - start) for i in images.tolist()]
+    return tuple(mjpg[first:last] for first, last in spans)
+
+
+def decode_image(out: np.ndarray, jpeg: bytes | memoryview, where: str, number: int) -> None:
+    """Decode one image, RGB, into its place.
+
+    Args:
+        out: uint8 (H, W, 3), overwritten.
+        jpeg: Of that size.
+        where: How an error names the stream.
+        number: Of the image in it.
+
+    Raises:
+        ClipError: It is damaged, or of another size.
+    """
+    try:
+        shape = simplejpeg.decode_jpeg(jpeg, "RGB", buffer=out).shape
+    except ValueError as error:  # damaged, or larger
+        require_image_size(jpeg, (out.shape[0], out.shape[1]), where, number)
+        raise _undecodable(jpeg, where, number) from error
+    if shape != out.shape or not _is_whole(jpeg):
+        require_image_size(jpeg, (out.shape[0], out.shape[1]), where, number)
+
+
+def require_image_size(
+    jpeg: bytes | memoryview, size: tuple[int, int], where: str, number: int
+) -> None:
+    """Refuse an image of another (height, width), by its header alone.
+
+    Raises:
+        ClipError: It is, or has no header.
+    """
+    found = _size(jpeg, where, number)
+    if found != size:
+        raise ClipError(
+            f"{where}: image {number} is {found[0]}x{found[1]} pixels, not {size[0]}x{size[1]}; "
+            "rebuild it",
+            "bad-image",
+        )
+
+
+def _size(jpeg: bytes | memoryview, where: str, number: int) -> tuple[int, int]:
+    if _is_whole(jpeg):
+        try:
+            height, width, _, _ = simplejpeg.decode_jpeg_header(jpeg)
+            return height, width
+        except ValueError:
+            pass
+    raise _undecodable(jpeg, where, number)
+
+
+def _is_whole(jpeg: bytes | memoryview) -> bool:
+    # A decoder fills the rest of a cut-off image with grey and says nothing; the end marker tells.
+    return jpeg[:2] == _JPEG_START and jpeg[-2:] == _JPEG_END
+
+
+def _undecodable(jpeg: bytes | memoryview, where: str, number: int) -> ClipError:
+    return ClipError(
+        f"{where}: image {number} cannot be decoded ({len(jpeg)} bytes); rebuild it", "bad-image"
+    )

@@ -1,20 +1,32 @@
-"""What one sample of a shard is: the members of the tar and the content of ``<key>.json``.
-
-For: the writer, and every reader, which checks what it reads against this file. Not for: the
-bytes of the json (``sample_json.py``), the index beside the shards (``index.py``), or pictures
-and sound (``sample.py``).
+"""What one sample of a shard is: the members of the tar, the bytes of ``<key>.json``, the blocks.
 
 A sample is ``<key>.mjpg`` (JPEG images one after another), ``<key>.wav`` (16 kHz mono 16-bit PCM
 of the same span; left out if and only if ``sound`` is ``absent``) and ``<key>.json``. Frame i is
 at i / fps seconds and sound sample j at j / sample_rate seconds after ``start_seconds``.
+
+The run of tar blocks that a sample takes (headers, images, sound, json and padding together) has a
+checksum in the index: the quick proof that it is byte for byte the one that was built. XXH3 with
+64 bits takes 0.04 ms for a sample of 8 s, where SHA-256 takes 0.9 ms even with the processor's own
+instructions; damage that nobody intends escapes it once in 2^64 cases. Against an adversary there
+are the SHA-256 digests of the json and of ``index.json``.
+
+Source of XXH3: https://github.com/Cyan4973/xxHash/blob/dev/doc/xxhash_spec.md
 """
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import operator
 import re
+import tarfile
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from functools import cache
+from typing import Any, Literal, get_args
+
+import xxhash
+
+from shards.errors import ShardError
 
 # Version 2 added faces.face_pixels, faces.align and loudness_db. Shards of version 1 are refused:
 # what they lack cannot be known without the recordings, from which they are built again.
@@ -24,11 +36,10 @@ SAMPLE_RATE = 16000
 SoundState = Literal["present", "absent", "silent", "shorter"]
 Label = str | int | float | bool
 
+BLOCK = tarfile.BLOCKSIZE
+_NAME_BYTES = 100  # of a tar header; a longer name goes before it, in blocks of its own (GNU)
+
 _KEY = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*(/[A-Za-z0-9_][A-Za-z0-9_-]*)*")
-
-
-class ShardError(ValueError):
-    """A shard, its index or one of its samples is not what the schema says; one line."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,3 +195,157 @@ def sample_problems(info: SampleInfo) -> list[str]:
     if not 0 <= info.padded_samples <= info.num_samples:
         problems.append(f"padded_samples {info.padded_samples} of {info.num_samples}")
     return problems
+
+
+def sample_json(info: SampleInfo) -> bytes:
+    """The bytes of ``<key>.json``: canonical, so that the same sample gives the same bytes."""
+    return (
+        json.dumps(
+            dataclasses.asdict(info),
+            sort_keys=True,
+            separators=(",", ":"),
+            ensure_ascii=False,
+            allow_nan=False,
+        ).encode()
+        + b"\n"
+    )
+
+
+def reread_sample_json(data: bytes, where: str) -> SampleInfo:
+    """Read a ``<key>.json`` whose bytes are proven to be those that were written.
+
+    Who wrote it checked it; doing so again took 0.24 of the 3.5 ms of a clip, under a profiler.
+
+    Args and Raises, as in ``parse_sample_json``, which sees what is not of this version.
+    """
+    try:
+        raw = json.loads(data)
+        if raw["schema_version"] == SCHEMA_VERSION:
+            raw["source"] = SourceFile(**raw["source"])
+            if raw["sound_source"] is not None:
+                raw["sound_source"] = SourceFile(**raw["sound_source"])
+            faces = raw["faces"]
+            faces["found_by"] = tuple((how, count) for how, count in faces["found_by"])
+            raw["faces"], raw["digests"] = FaceInfo(**faces), Digests(**raw["digests"])
+            raw["frame_offsets"] = tuple(raw["frame_offsets"])
+            return SampleInfo(**raw)
+    except (ValueError, TypeError, KeyError):
+        pass
+    return parse_sample_json(data, where)
+
+
+def parse_sample_json(data: bytes, where: str) -> SampleInfo:
+    """Read and check ``<key>.json``.
+
+    Args:
+        data: Its bytes.
+        where: How to name it in an error, such as ``train-000000.tar: sample 'a'``.
+
+    Raises:
+        ShardError: Every problem found, in one line.
+    """
+    try:
+        raw = json.loads(data)
+    except ValueError as error:  # undecodable text is a ValueError too
+        raise ShardError(f"{where}: its json cannot be read ({error}); rebuild it") from error
+    if not isinstance(raw, dict):
+        raise ShardError(f"{where}: its json holds {type(raw).__name__}, not an object")
+    version = raw.get("schema_version")
+    if version != SCHEMA_VERSION:
+        raise ShardError(
+            f"{where}: schema version {version!r}, this program reads {SCHEMA_VERSION}; build "
+            "these shards again from their recordings"
+        )
+    problems: list[str] = []
+    values = _checked(SampleInfo, raw, "", problems)
+    for name, kind in (("source", SourceFile), ("faces", FaceInfo), ("digests", Digests)):
+        if isinstance(values.get(name), dict):
+            values[name] = _nested(kind, values[name], name, problems)
+    if values.get("sound_source") is not None:
+        values["sound_source"] = _nested(
+            SourceFile, values["sound_source"], "sound_source", problems
+        )
+    if not problems:
+        values["frame_offsets"] = tuple(values["frame_offsets"])
+        info = SampleInfo(**values)
+        problems = sample_problems(info)
+        if not problems:
+            return info
+    raise ShardError(f"{where}: {'; '.join(problems)}")
+
+
+def blocks_of(first_name: str, first_offset: int, last_end: int) -> tuple[int, int]:
+    """Where the blocks of a sample begin and end in its tar, bytes.
+
+    Args:
+        first_name: Name of its first member.
+        first_offset: Of that member's data, bytes.
+        last_end: Where the data of its last member ends, bytes.
+    """
+    head = BLOCK
+    length = len(first_name.encode())
+    if length > _NAME_BYTES:  # a header that says so, and the name with a zero behind it
+        head += BLOCK + _padded(length + 1)
+    return first_offset - head, _padded(last_end)
+
+
+def checksum(blocks: bytes) -> int:
+    """XXH3 (64 bits, seed 0) of the blocks of a sample; never 0, which stands for none."""
+    return xxhash.xxh3_64_intdigest(blocks) or 1
+
+
+_KINDS: dict[str, tuple[type, ...]] = {
+    "str": (str,),
+    "int": (int,),
+    "float": (int, float),
+    "float | None": (int, float, type(None)),
+    "bool": (bool,),
+    "str | None": (str, type(None)),
+    "SoundState": (str,),
+    "SourceFile": (dict,),
+    "FaceInfo": (dict,),
+    "Digests": (dict,),
+    "SourceFile | None": (dict, type(None)),
+    "dict[str, Label]": (dict,),
+    "tuple[int, ...]": (list,),
+    "tuple[tuple[str, int], ...]": (list,),
+}
+
+
+def _checked(cls: type, raw: dict[str, Any], prefix: str, problems: list[str]) -> dict[str, Any]:
+    """The fields of a dataclass in a parsed json; complains of missing, unknown, wrong types."""
+    fields = _fields(cls)
+    problems += [f"unknown field {prefix}{name}" for name in sorted(raw.keys() - fields.keys())]
+    for name, (kinds, said) in fields.items():
+        if name not in raw:
+            problems.append(f"no field {prefix}{name}")
+            continue
+        value = raw[name]
+        if not isinstance(value, kinds) or (value.__class__ is bool and bool not in kinds):
+            problems.append(f"{prefix}{name} is {json.dumps(value)[:40]} (must be {said})")
+    return {name: raw[name] for name in fields if name in raw}
+
+
+@cache
+def _fields(cls: type) -> dict[str, tuple[tuple[type, ...], str]]:
+    """Name → types a field may have in a parsed json, and how they are called."""
+    return {item.name: (_KINDS[str(item.type)], str(item.type)) for item in dataclasses.fields(cls)}
+
+
+def _nested(cls: type, raw: dict[str, Any], name: str, problems: list[str]) -> Any:
+    """A part of the sample, or None with its problems noted."""
+    found = len(problems)
+    values = _checked(cls, raw, f"{name}.", problems)
+    if len(problems) > found:
+        return None
+    if cls is FaceInfo:
+        runs = values["found_by"]
+        if not all(isinstance(run, list) and [type(x) for x in run] == [str, int] for run in runs):
+            problems.append(f"{name}.found_by is no list of [how, count]")
+            return None
+        values["found_by"] = tuple((how, count) for how, count in runs)
+    return cls(**values)
+
+
+def _padded(length: int) -> int:
+    return -(-length // BLOCK) * BLOCK

@@ -1,18 +1,19 @@
-"""The settings of a build, written into every index.
-
-For: ``hicmae shards build`` and its profiles in ``configs/shards/``. Not for: reading shards,
-which takes its sizes from the input of the network.
-"""
+"""The settings of a build, written into every index; its parts, and the names of its files."""
 
 from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
-from hicmae.media.preparation import Preparation
+from hicmae.media.faces import FaceConfig
+
+Item = TypeVar("Item")
+
+REFUSED_NAME = "refused.jsonl"
 
 # Settings that change how a build runs and not what it writes.
 _RUN_ONLY = ("offline", "workers", "worker_gib", "deadline_seconds", "max_refused")
@@ -21,7 +22,7 @@ _BUDGET = re.compile(r"(?P<percent>(?:\d{1,2}(?:\.\d+)?|100))%|(?P<count>\d+)")
 
 
 @dataclass(frozen=True, kw_only=True)
-class BuildConfig(Preparation):
+class BuildConfig(FaceConfig):
     """How recordings become samples. ``hicmae shards build`` has one option for each.
 
     Args:
@@ -73,40 +74,12 @@ class BuildConfig(Preparation):
     max_refused: int | str | None = None
 
     def __post_init__(self) -> None:
-        problems = [
+        problems = self.problems()
+        problems += [
             f"{name} = {getattr(self, name)} (must be positive)"
-            for name in (
-                "face_size",
-                "fps",
-                "min_seconds",
-                "detect_every",
-                "samples_per_shard",
-                "deadline_seconds",
-            )
+            for name in ("min_seconds", "samples_per_shard", "deadline_seconds")
             if not getattr(self, name) > 0
         ]
-        if not 1 <= self.jpeg_quality <= 100:
-            problems.append(f"jpeg_quality = {self.jpeg_quality} (must lie between 1 and 100)")
-        problems += [
-            f"{name} = {getattr(self, name)} (must be 0 or more)"
-            for name in ("face_margin", "face_smoothing_seconds", "face_gap_seconds")
-            if getattr(self, name) < 0
-        ]
-        if self.image_fps is not None and not self.image_fps > 0:
-            problems.append(f"image_fps = {self.image_fps} (must be positive)")
-        if self.align == "eyes" and self.faces in ("cascade", "none"):
-            problems.append(
-                f"align = eyes with faces = {self.faces}, which finds no eyes (it needs yunet, or "
-                "boxes with eyes)"
-            )
-        if not 0 <= self.min_coverage <= 1:
-            problems.append(f"min_coverage = {self.min_coverage} (must lie between 0 and 1)")
-        if self.box is not None:
-            x0, y0, x1, y1 = self.box
-            if self.faces != "none":
-                problems.append(f"box is given with faces = {self.faces} (it needs faces: none)")
-            if not (0 <= x0 < x1 and 0 <= y0 < y1 and x1 - x0 == y1 - y0):
-                problems.append(f"box = {list(self.box)} (must be a square x0, y0, x1, y1)")
         if self.max_seconds is not None and self.max_seconds < 2 * self.min_seconds:
             problems.append(
                 f"max_seconds = {self.max_seconds} (must be twice min_seconds = {self.min_seconds} "
@@ -140,3 +113,47 @@ class BuildConfig(Preparation):
             for name, value in dataclasses.asdict(self).items()
             if name not in _RUN_ONLY
         }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """One of the parts into which the list of recordings is cut; the parts follow one another.
+
+    Args:
+        number: Which, from 1.
+        of: How many there are.
+
+    Raises:
+        ValueError: There is no such part.
+    """
+
+    number: int
+    of: int
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.number <= self.of:
+            raise ValueError(
+                f"part = {self.number}/{self.of} (the parts of {self.of} are 1/{self.of} to "
+                f"{self.of}/{self.of})"
+            )
+
+    def cut(self, items: Sequence[Item]) -> Sequence[Item]:
+        """The items of this part; sizes differ by one at most."""
+        begin, end = (len(items) * place // self.of for place in (self.number - 1, self.number))
+        return items[begin:end]
+
+    def __str__(self) -> str:
+        """As it is typed."""
+        return f"{self.number}/{self.of}"
+
+
+def parse_part(text: str) -> Part:
+    """Read ``2/8``.
+
+    Raises:
+        ValueError: It is something else.
+    """
+    match = re.fullmatch(r"(\d+)/(\d+)", text.strip())
+    if not match:
+        raise ValueError(f"part = {text!r} (must be NUMBER/HOW_MANY from 1, such as 2/8)")
+    return Part(number=int(match[1]), of=int(match[2]))

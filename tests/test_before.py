@@ -22,7 +22,7 @@ import pytest
 import torch
 from PIL import Image
 
-from hicmae.checkpoint import load_checkpoint
+from hicmae.checkpoints.checkpoint import load_checkpoint
 from hicmae.checkpoints.networks import build_network
 
 BEFORE = Path(__file__).parent / "data" / "before"

@@ -15,11 +15,12 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from hicmae.checkpoint import from_reference, load_weights, reference_name
+from hicmae.checkpoints.checkpoint import load_weights
+from hicmae.checkpoints.convert import from_reference, reference_name
 from hicmae.emotion import EmotionConfig, EmotionModel
 from hicmae.masks import masks_from_hidden
 from hicmae.objective import video_target
-from hicmae.parameters import parameter_groups
+from hicmae.optimization import parameter_groups
 from hicmae.patches import take_tokens, tubelets
 from hicmae.pretraining import HiCMAE, PretrainOutput
 from hicmae.settings import InputConfig, ModelConfig, ObjectiveConfig

@@ -13,7 +13,7 @@ import pandas
 import pytest
 
 from hicmae.__main__ import VERBS
-from hicmae.commands import make_parser, parse
+from hicmae.cli import make_parser, parse
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
@@ -27,7 +27,7 @@ OVERRIDES = {
     "shards synthesize": "--speakers 4 --takes 1 --min_seconds 1 --max_seconds 1.2 --workers 1",
     "shards build": "--workers 1",
     "pretrain": "--epochs 2 --optimizer.warmup_epochs 1 --data.batch_size 8 --data.workers 0",
-    "finetune": "--epochs 2 --folds 0 --trainer.workers 0",
+    "finetune": "--epochs 2 --folds 0 --workers 0",
     "evaluate": "--machine.workers 0",
     "evaluate modalities": "--machine.workers 0 --perturb.swaps 1 --perturb.snr_db [0]"
     " --perturb.picture_sd [0.5] --perturb.missing_shares [0.5]",
@@ -109,7 +109,7 @@ def test_verbs_and_options_in_the_text_exist() -> None:
         module, _, function = verb.target.partition(":")
         target = getattr(importlib.import_module(module), function)
         parser = make_parser(target, program=name, positional=verb.positional)
-        known |= set(parser._option_string_actions)
+        known |= set(parser.options())
     named = {word for span in CODE for word in span.split() if word.startswith("--")}
     assert len(named) > 10
     # --model takes any size of the network; a typed command above has one.

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from hicmae.__main__ import VERBS
-from hicmae.commands import make_parser
+from hicmae.cli import make_parser
 from hicmae.config import config_root, from_dict, load_model_config, load_yaml
-from hicmae.demo_steps import DemoConfig, step_words
+from hicmae.demo import DemoConfig, step_words
 
 RECIPES = sorted(config_root().rglob("*.yaml"))
 NAMES = [path.relative_to(config_root()).as_posix() for path in RECIPES]

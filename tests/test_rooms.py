@@ -82,11 +82,80 @@ def test_a_crossing_would_be_seen() -> None:
     assert imported_rooms("x = 'pretrain.run'\n", "shards") == {}
 
 
-def test_no_module_is_long(repository: Path) -> None:
-    long = {
-        file.relative_to(repository).as_posix(): length
-        for room in ALLOWED
-        for file in (repository / room).rglob("*.py")
-        if (length := len(file.read_text(encoding="utf-8").splitlines())) > 600
+def imports(files: dict[str, Path]) -> dict[str, set[str]]:
+    """Which of some modules each of them imports, at its top, in functions or for types."""
+    found: dict[str, set[str]] = {}
+    for module, file in files.items():
+        named = set()
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                named |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                below = (f"{node.module}.{alias.name}" for alias in node.names)
+                named |= {name if name in files else node.module for name in below}
+        found[module] = (named & files.keys()) - {module}
+    return found
+
+
+def cycles(graph: dict[str, set[str]]) -> list[list[str]]:
+    """Modules that import one another, directly or through others, together."""
+    reached = {name: set(below) for name, below in graph.items()}
+    changed = True
+    while changed:
+        changed = False
+        for below in reached.values():
+            new = set().union(*(reached[name] for name in below)) - below
+            below |= new
+            changed = changed or bool(new)
+    knots = {
+        tuple(sorted(other for other in below if name in reached[other]))
+        for name, below in reached.items()
+        if name in below
     }
-    assert long == {}
+    return sorted(map(list, knots))
+
+
+def modules(repository: Path) -> dict[str, Path]:
+    """Every module of the rooms, by its dotted name."""
+    found = {}
+    for room in ALLOWED:
+        for file in (repository / room).rglob("*.py"):
+            parts = file.relative_to(repository).with_suffix("").parts
+            found[".".join(parts).removesuffix(".__init__")] = file
+    return found
+
+
+def test_no_files_import_one_another_in_a_circle(repository: Path) -> None:
+    assert cycles(imports(modules(repository))) == []
+
+
+def test_a_circle_would_be_seen() -> None:
+    assert cycles({"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": set()}) == [["b", "c"]]
+
+
+def test_a_module_is_neither_long_nor_a_scrap(repository: Path) -> None:
+    lengths = {
+        file.relative_to(repository).as_posix(): len(file.read_text("utf-8").splitlines())
+        for file in modules(repository).values()
+    }
+    faces = ("/__init__.py", "/__main__.py")
+    assert {name: length for name, length in lengths.items() if length > 600} == {}
+    assert {
+        name: length for name, length in lengths.items() if length < 40 and not name.endswith(faces)
+    } == {}
+
+
+def test_tests_lie_in_the_folder_of_their_room(repository: Path) -> None:
+    tests = repository / "tests"
+    files = [file.relative_to(tests) for file in tests.rglob("*.py") if file.name != "__init__.py"]
+    known = {*ALLOWED, "support"}
+    assert [
+        file for file in files if len(file.parts) > 2 or file.parent.name not in {*known, ""}
+    ] == []
+    odd = [
+        file
+        for file in files
+        if file.name != "conftest.py"
+        and file.name.startswith("test_") == (file.parent.name == "support")
+    ]
+    assert odd == []

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from hicmae.checkpoint import load_checkpoint
+from hicmae.checkpoints.checkpoint import load_checkpoint
 from hicmae.config import save_yaml
 from hicmae.settings import ModelConfig
 from tests.support.pretrain_shards import moving_shards
@@ -70,10 +70,10 @@ def command(tmp_path: Path, tiny_model_config: ModelConfig) -> list[str]:
     shards = moving_shards(tmp_path / "shards", 16)
     save_yaml(tmp_path / "tiny.yaml", tiny_model_config)
     words = ["--data.shards", str(shards), "--model", str(tmp_path / "tiny.yaml")]
-    words += ["--data.batch_size", "2", "--data.workers", "0", "--data.shuffle_buffer", "4"]
+    words += ["--data.batch_size", "2", "--workers", "0", "--data.shuffle_buffer", "4"]
     words += ["--steps", str(STEPS), "--optimizer.warmup_steps", "2", "--precision", "32-true"]
     words += ["--optimizer.learning_rate", "0.2"]  # 3e-3 at 4 clips
-    words += ["--hardware.accelerator", "cpu", "--hardware.strategy", "zero2"]
+    words += ["--device", "cpu", "--hardware.strategy", "zero2"]
     words += ["--log.log_every", "1", "--log.pictures_every", "0", "--log.checkpoint_every", "1000"]
     return [*words, "--wandb.mode", "offline", "--hardware.timeout_seconds", "120"]
 

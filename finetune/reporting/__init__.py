@@ -1,4 +1,1 @@
-"""What is made of a run's predictions: tables, figures, intervals, comparisons, reports.
-
-For: ``hicmae report`` and a run's own ``report.md``. Not for: training or testing.
-"""
+"""What is made of a run's predictions: tables, figures, intervals, comparisons, reports."""

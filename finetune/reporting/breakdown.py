@@ -1,8 +1,4 @@
-"""One run's scores part by part: by speaker and by whatever group the index carries.
-
-For: tables and pictures that say where a score comes from. Not for: the scores of folds
-(``finetune/reporting/run_report.py``) or of classes (``finetune/reporting/class_parts.py``).
-"""
+"""One run's scores part by part: by speaker and by whatever group the index carries."""
 
 from __future__ import annotations
 
@@ -11,12 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from finetune.predictions import Prediction
 from finetune.record import Run
-from finetune.reporting.document import Part, Picture, Section
-from finetune.reporting.figures_scores import MAX_NAMED, Dot, dot_figure
+from finetune.reporting.canvas import BLUE, GREY, make_figure, plain, save
+from finetune.reporting.document import Part, Picture, Section, Table, measured, number, range_of
 from finetune.reporting.resampling import intervals
-from finetune.reporting.tables import Table, measured, number, range_of
 from finetune.scores import Values, metric_name, score_units
 
 # A group of fewer units or people says little; it is marked.
@@ -24,6 +21,8 @@ SMALL_UNITS = 20
 SMALL_SPEAKERS = 5
 # Speakers in the table, of many: so many of the worst and of the best.
 _WORST, _BEST = 30, 10
+# More names than this cannot be read beside an axis.
+MAX_NAMED = 60
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,6 +131,83 @@ def unit_name(run: Run) -> str:
     return f"{run.benchmark.average_over}s" if run.benchmark.average_over else "samples"
 
 
+@dataclass(frozen=True, kw_only=True)
+class Dot:
+    """One row of a dot plot.
+
+    Args:
+        name: Beside it.
+        value: Where the dot is; not-a-number: no dot.
+        low: Of its interval; not-a-number: none.
+        high: The same.
+        small: Whether it stands for few samples, and is drawn hollow.
+    """
+
+    name: str
+    value: float
+    low: float = float("nan")
+    high: float = float("nan")
+    small: bool = False
+
+
+def dot_figure(
+    panels: Sequence[tuple[str, Sequence[Dot]]],
+    overall: float,
+    path: Path,
+    *,
+    what: str,
+    title: str,
+) -> None:
+    """Draw scores with intervals as dots, in one panel for each kind of group.
+
+    Args:
+        panels: Headings and rows, from above; more rows than ``MAX_NAMED`` lose their names.
+        overall: Of all samples; a line. Not-a-number: none.
+        what: Is drawn along the axis.
+    """
+    heights = [_height(len(dots)) for _, dots in panels]
+    figure = make_figure(7.6, 1.4 + sum(heights) + 0.35 * len(panels))
+    figure.suptitle(title, fontsize=11)
+    grid = figure.subplots(len(panels), 1, sharex=True, squeeze=False, height_ratios=heights)
+    for axes, (heading, dots) in zip(grid[:, 0], panels, strict=True):
+        places = np.arange(len(dots))[::-1]
+        for place, dot in zip(places, dots, strict=True):
+            if not np.isnan(dot.low):
+                axes.plot([dot.low, dot.high], [place, place], color=BLUE, linewidth=1.2, alpha=0.6)
+            if np.isnan(dot.value):
+                axes.text(0.0, place, "n/a", va="center", fontsize=8, color=GREY)
+            else:
+                colour = "white" if dot.small else BLUE
+                axes.plot(
+                    dot.value,
+                    place,
+                    "o",
+                    markersize=5,
+                    markerfacecolor=colour,
+                    color=BLUE,
+                    zorder=3,
+                )
+        if not np.isnan(overall):
+            axes.axvline(overall, color=GREY, linewidth=1, linestyle="--")
+        if len(dots) <= MAX_NAMED:
+            axes.set_yticks(places, [dot.name for dot in dots], fontsize=8)
+        else:
+            axes.set_yticks([])
+            axes.set_ylabel(f"{len(dots)} of them")
+        axes.set_ylim(-0.7, len(dots) - 0.3)
+        if heading:
+            axes.set_title(heading, fontsize=10, loc="left")
+        axes.grid(axis="x", color="#dddddd", linewidth=0.6)
+        axes.set_axisbelow(True)
+        plain(axes)
+    every = [dot for _, dots in panels for dot in dots]
+    key = [] if all(np.isnan(dot.low) for dot in every) else ["line: 95 %"]
+    key += [] if np.isnan(overall) else [f"dashed: all samples, {overall:.3f}"]
+    key += ["hollow: few samples"] if any(dot.small for dot in every) else []
+    grid[-1, 0].set_xlabel(f"{what} ({'; '.join(key)})" if key else what)
+    save(figure, path)
+
+
 def _group(run: Run, name: str, units: Sequence[Prediction], *, surely: bool = True) -> Group:
     """Score units that have something in common; ``surely`` with an interval."""
     speakers = {item.speaker for item in units}
@@ -146,7 +222,6 @@ def _group(run: Run, name: str, units: Sequence[Prediction], *, surely: bool = T
 
 
 def _table(run: Run, column: str, groups: Sequence[Group], *, people: bool = True) -> Table:
-    """Every metric of each group; ``people`` counts their speakers."""
     leading, mark, rule = run.benchmark.ranking, run.facts.mark, run.facts.rule
     metrics = sorted(run.scores.pooled, key=lambda metric: metric != leading)
     heads = [column, unit_name(run)]
@@ -167,7 +242,6 @@ def _table(run: Run, column: str, groups: Sequence[Group], *, people: bool = Tru
 
 
 def _dots(run: Run, groups: Sequence[Group], *, people: bool) -> list[Dot]:
-    """The groups as rows of a picture."""
     return [
         Dot(
             name=f"{one.name} ({len(one.units)})",
@@ -181,7 +255,6 @@ def _dots(run: Run, groups: Sequence[Group], *, people: bool) -> list[Dot]:
 
 
 def _meaning(run: Run) -> str:
-    """What a metric means within a group."""
     if run.benchmark.task == "classification":
         return "UAR is the mean over the classes that occur in the group."
     return (
@@ -191,5 +264,8 @@ def _meaning(run: Run) -> str:
 
 
 def _last_if_undefined(value: float) -> float:
-    """Sort key that puts not-a-number behind all values."""
     return math.inf if math.isnan(value) else value
+
+
+def _height(rows: int) -> float:
+    return 0.21 * rows + 0.15 if rows <= MAX_NAMED else 6.0

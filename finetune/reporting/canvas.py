@@ -1,18 +1,16 @@
-"""How pictures of a report look, and how they are written.
-
-For: one palette, one frame, small files. Not for: what is drawn (``figures_*.py``).
-"""
+"""How pictures of a report look, and how they are written: one palette, one frame, small files."""
 
 from __future__ import annotations
 
 import io
-import os
 from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
+
+from hicmae.files import whole_file
 
 # Hues that colour-blind readers tell apart.
 # Source: Okabe and Ito, 2008, Color Universal Design; its yellow is too light on white.
@@ -58,9 +56,7 @@ def save(figure: Figure, path: Path, *, photographs: bool = False) -> None:
     figure.savefig(drawn, format="png")
     image = Image.open(drawn).convert("RGB")
     dpi = (DOTS_PER_INCH, DOTS_PER_INCH)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    with whole_file(path) as beside:
         if photographs:
             image.save(beside, format="JPEG", quality=85, optimize=True, dpi=dpi)
         else:
@@ -68,6 +64,3 @@ def save(figure: Figure, path: Path, *, photographs: bool = False) -> None:
                 _COLOURS, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE
             )
             few.save(beside, format="PNG", optimize=True, dpi=dpi)
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)

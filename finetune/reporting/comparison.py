@@ -1,18 +1,191 @@
-"""Entries side by side: over seeds, and each against the first.
-
-For: the parts of a comparison that need several runs. Not for: the page around them
-(``finetune/reporting/report.py``) or the mathematics (``finetune/reporting/resampling.py``).
-"""
+"""Runs side by side: tables, published numbers, seeds, and each entry against the first."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
-from finetune.reporting.document import Part, Section
+import numpy as np
+
+from finetune.record import Run
+from finetune.reporting.canvas import BLUE, ORANGE, make_figure, plain, save
+from finetune.reporting.classes import absent_classes, run_counts
+from finetune.reporting.document import (
+    Folded,
+    Link,
+    Part,
+    Picture,
+    Section,
+    Table,
+    fold_spread,
+    measured,
+    number,
+    range_of,
+    signed,
+)
 from finetune.reporting.resampling import LEVEL, NUM_DRAWS, Comparison, compare
-from finetune.reporting.seeds import SeedGroup, how_to_read_seeds, seeds_table
-from finetune.reporting.tables import Table, number, range_of, signed
-from finetune.scores import metric_name
+from finetune.reporting.run_report import (
+    REPORT,
+    chance,
+    published_names,
+    published_section,
+)
+from finetune.reporting.seeds import SeedGroup, group_seeds, how_to_read_seeds, seeds_table
+from finetune.scores import Scores, metric_name, undefined
+from finetune.selection import rule_sentence
+
+Named = Sequence[tuple[str, Run]]
+
+
+def name_runs(runs: Sequence[Run]) -> list[tuple[str, Run]]:
+    """Give each run a name that no other has: of its folder, with as many parents as it takes.
+
+    Raises: ValueError: one that is given twice.
+    """
+    parts = [run.folder.resolve().parts for run in runs]
+    for count in range(1, max(map(len, parts)) + 1):
+        names = ["/".join(path[-count:]) for path in parts]
+        if len(set(names)) == len(names):
+            return list(zip(names, runs, strict=True))
+    twice = sorted(
+        {str(run.folder) for run, path in zip(runs, parts, strict=True) if parts.count(path) > 1}
+    )
+    raise ValueError(f"{', '.join(twice)}: given twice")
+
+
+def group_runs(pairs: Named) -> Sequence[Named]:
+    """Put runs of one benchmark together.
+
+    Raises: ValueError: runs that mean different things by its name.
+    """
+    groups = [
+        [pair for pair in pairs if pair[1].facts.benchmark == name]
+        for name in dict.fromkeys(run.facts.benchmark for _, run in pairs)
+    ]
+    for (_, first), *others in groups:
+        for part in ("task", "classes", "targets", "metrics"):
+            ours = getattr(first.benchmark, part)
+            for _, run in others:
+                if (other := getattr(run.benchmark, part)) != ours:
+                    raise ValueError(
+                        f"{run.folder}: benchmark '{first.benchmark.name}' has other {part} than in"
+                        f" {first.folder} ({other} against {ours}); compare them in separate"
+                        " reports"
+                    )
+    return groups
+
+
+def comparison(
+    pairs: Named, groups: Sequence[Named], out: Path, whole: Mapping[str, Sequence[Part]]
+) -> Section:
+    """Draw and say everything about several runs.
+
+    Args:
+        pairs: The runs with their names.
+        groups: The same by benchmark.
+        out: Markdown file that it is for; figures go beside it.
+        whole: What each run's own report says, by its name.
+    """
+    return Section(
+        title="Comparison of runs",
+        parts=[
+            _how_to_read_columns([run for _, run in pairs]),
+            summary_table(pairs),
+            *(_benchmark_section(group, out, whole) for group in groups),
+        ],
+    )
+
+
+def summary_table(pairs: Named) -> Table:
+    """All runs in one table, each with the leading metric of its benchmark."""
+    rows = [
+        [
+            name,
+            run.facts.benchmark,
+            run.benchmark.task,
+            run.facts.init,
+            run.facts.modalities,
+            run.facts.rule,
+            f"{len(run.scores.folds)}",
+            f"{run.scores.num_samples}",
+            metric_name(run.benchmark.ranking),
+            run.facts.mark(number(run.scores.pooled[run.benchmark.ranking])),
+            run.facts.mark(fold_spread(run.scores, run.benchmark.ranking)),
+        ]
+        for name, run in pairs
+    ]
+    heads = ["run", "benchmark", "task", "start", "modalities", "selection"]
+    heads += ["folds", "samples", "metric"]
+    return Table(columns=[*heads, "pooled", "mean ± sd"], rows=rows, title="All runs")
+
+
+def _benchmark_section(group: Named, out: Path, whole: Mapping[str, Sequence[Part]]) -> Section:
+    runs = [run for _, run in group]
+    benchmark = runs[0].benchmark
+    leading = benchmark.ranking
+    entries = group_seeds(group)
+    figure = out.parent / "figures" / f"comparison-{_slug(benchmark.name)}.png"
+    comparison_figure(
+        [f"{name}\n{run.facts.rule}" for name, run in group],
+        [run.scores for run in runs],
+        [run.intervals.values[leading] for run in runs],
+        leading,
+        figure,
+        title=f"{benchmark.name}: {measured(metric_name(leading), _rules(runs))}",
+    )
+    published = published_section(benchmark)
+    parts: list[Part] = [
+        benchmark.title,
+        _with_published(group),
+        chance(benchmark),
+        *_cautions(group),
+        *dict.fromkeys(run.intervals.sentence() for run in runs),
+        Picture(path=figure, caption=f"{metric_name(leading)} of the runs"),
+        *seed_parts(entries),
+        *paired_parts(entries),
+        *([_recalls(group)] if benchmark.label else []),
+        *(
+            f"**Note.** {name}: {sentence}"
+            for name, run in group
+            for sentence in (*undefined(run.scores), *absent_classes(run), *run.disagreements)
+        ),
+        *([published] if published else []),
+        Section(
+            title="The runs in full", parts=[_folded(name, run, whole[name]) for name, run in group]
+        ),
+    ]
+    return Section(title=benchmark.name, parts=parts)
+
+
+def runs_table(group: Named) -> Table:
+    """One row a run."""
+    benchmark, rules = group[0][1].benchmark, _rules([run for _, run in group])
+    leading = benchmark.ranking
+    metrics = list(group[0][1].scores.pooled)
+    metrics.sort(key=lambda metric: metric != leading)
+    heads = ["run", "start", "modalities", "selection", "folds", "samples", "seed"]
+    for metric in metrics:
+        heads.append(measured(metric_name(metric), rules))
+        if metric == leading:
+            heads += [measured("95 %", rules), measured("mean ± sd", rules)]
+    rows = []
+    for name, run in group:
+        cells = [
+            name,
+            run.facts.init,
+            run.facts.modalities,
+            run.facts.rule,
+            str(len(run.scores.folds)),
+            str(run.scores.num_samples),
+            str(run.facts.seed),
+        ]
+        for metric in metrics:
+            cells.append(run.facts.mark(number(run.scores.pooled[metric])))
+            if metric == leading:
+                cells.append(run.facts.mark(range_of(*run.intervals.values[metric])))
+                cells.append(run.facts.mark(fold_spread(run.scores, metric)))
+        rows.append(cells)
+    return Table(columns=heads, rows=rows, title=f"{benchmark.name} (pooled over folds)")
 
 
 def seed_parts(groups: Sequence[SeedGroup]) -> list[Section]:
@@ -38,7 +211,7 @@ def paired_parts(groups: Sequence[SeedGroup]) -> list[Section]:
     parts: list[Part] = []
     if rows:
         columns = ["entry", "selection", f"{name} minus {first.name}", "95 %", "p", "swaps"]
-        parts += [Table(columns=columns, rows=rows), _how_to_read(len(rows))]
+        parts += [Table(columns=columns, rows=rows), _how_to_read_pairs(len(rows))]
     parts += [
         f"**Note.** {group.name} did not score the samples of {first.name}, so there is no paired"
         " comparison."
@@ -54,8 +227,116 @@ def compare_groups(first: SeedGroup, group: SeedGroup) -> Comparison:
     return compare(benchmark, [run.units for run in group.runs], [run.units for run in first.runs])
 
 
+def comparison_figure(
+    names: Sequence[str],
+    scores: Sequence[Scores],
+    intervals: Sequence[tuple[float, float]],
+    metric: str,
+    path: Path,
+    *,
+    title: str,
+) -> None:
+    """Draw the pooled value of one metric for several runs, with interval and folds."""
+    figure = make_figure(8.4, 1.5 + 0.55 * len(names))
+    axes = figure.add_subplot()
+    places = np.arange(len(names))[::-1]
+    for place, one, (low, high) in zip(places, scores, intervals, strict=True):
+        pooled = one.pooled[metric]
+        folds = [values[metric] for values in one.folds.values()]
+        shown = 0.0 if np.isnan(pooled) else pooled
+        axes.barh(place, shown, height=0.62, color=BLUE, alpha=0.6)
+        axes.plot([low, high], [place, place], color="black", linewidth=1.5)
+        axes.scatter(folds, [place] * len(folds), s=22, color=ORANGE, zorder=3)
+        right = max([shown, *(value for value in (*folds, high) if not np.isnan(value))])
+        text = "n/a" if np.isnan(pooled) else f"{pooled:.3f}"
+        axes.text(max(right, 0) + 0.015, place, text, va="center", fontsize=10)
+    axes.set_yticks(places, names)
+    axes.set_xlim(min(0.0, axes.get_xlim()[0]), max(1.0, axes.get_xlim()[1]) + 0.08)
+    axes.set_xlabel(
+        f"{metric_name(metric)} (bar: pooled over folds; line: 95 %; dots: single folds)"
+    )
+    axes.set_title(title, fontsize=11)
+    plain(axes)
+    save(figure, path)
+
+
+def _folded(name: str, run: Run, whole: Sequence[Part]) -> Folded:
+    score = run.facts.mark(number(run.scores.pooled[run.benchmark.ranking]))
+    parts: list[Part] = [
+        Link(path=run.folder / REPORT, text="Its own report"),
+        Section(title=name, parts=whole),
+    ]
+    return Folded(summary=f"{name}: {metric_name(run.benchmark.ranking)} {score}", parts=parts)
+
+
+def _with_published(group: Named) -> Table:
+    """One row a run, then one for each published entry, whose numbers have columns of their own."""
+    measured, benchmark = runs_table(group), group[0][1].benchmark
+    if not benchmark.published:
+        return measured
+    metrics = list(dict.fromkeys(name for item in benchmark.published for name in item.scores))
+    heads = [*measured.columns, *(f"{metric_name(metric)}, published" for metric in metrics)]
+    rows = [[*row, *[""] * len(metrics)] for row in measured.rows]
+    for name, item in zip(published_names(benchmark), benchmark.published, strict=True):
+        cells = [f"published: {name}", "", item.modalities, *[""] * (len(measured.columns) - 3)]
+        cells += [number(item.scores[m]) if m in item.scores else "" for m in metrics]
+        rows.append(cells)
+    return Table(columns=heads, rows=rows)
+
+
+def _recalls(group: Named) -> Section:
+    benchmark = group[0][1].benchmark
+    columns = []
+    for _, run in group:
+        counts = run_counts(run)
+        columns.append(
+            [
+                run.facts.mark(number(hits / samples)) if samples else "n/a"
+                for hits, samples in zip(counts.diagonal(), counts.sum(axis=1), strict=True)
+            ]
+        )
+    heads = ["class", *(measured(name, run.facts.rule) for name, run in group)]
+    rows = [list(row) for row in zip(benchmark.classes, *columns, strict=True)]
+    return Section(title="Recall by class", parts=[Table(columns=heads, rows=rows)])
+
+
+def _how_to_read_columns(runs: Sequence[Run]) -> str:
+    rules = dict.fromkeys(rule_sentence(run.facts.selection, run.facts.protocol) for run in runs)
+    return (
+        "All numbers here were measured by these runs and computed again from their predictions."
+        " Every column is pooled over the test predictions of all folds; `mean ± sd` is the"
+        " leading metric over folds, with the sample standard deviation; `95 %` is the bootstrap"
+        " interval of the pooled leading metric."
+        f" Selection rule: {'; '.join(rules)}."
+    )
+
+
+def _cautions(group: Named) -> list[str]:
+    """Cautions where the runs cannot be compared sample by sample, or are few."""
+    keys = {frozenset(item.key for item in run.predictions) for _, run in group}
+    sentences = []
+    if len(keys) > 1:
+        sentences.append(
+            "**Note.** These runs did not test the same samples (other folds, or other shards);"
+            " their rows are not comparable."
+        )
+    if len(group) > 1 and len({run.facts.seed for _, run in group}) == 1:
+        sentences.append(
+            "One seed each: a gap that is no larger than the spread over folds proves nothing."
+        )
+    return sentences
+
+
+def _rules(runs: Sequence[Run]) -> str:
+    rules = dict.fromkeys(run.facts.rule for run in runs)
+    return next(iter(rules)) if len(rules) == 1 else "as in each row"
+
+
+def _slug(name: str) -> str:
+    return "".join(c if c.isalnum() or c in "._-" else "_" for c in name)
+
+
 def _same_samples(first: SeedGroup, group: SeedGroup) -> bool:
-    """Whether two entries scored the same samples with the same truths."""
     truths = [{item.key: item.true for item in one.runs[0].units} for one in (first, group)]
     return truths[0] == truths[1]
 
@@ -83,8 +364,7 @@ def _p_value(found: Comparison) -> str:
     return f"< {0.001:.3f}" if found.p_value < 0.001 else number(found.p_value)
 
 
-def _how_to_read(count: int) -> str:
-    """Method of the intervals and p-values."""
+def _how_to_read_pairs(count: int) -> str:
     many = f" The {count} p-values are not corrected for being {count}." if count > 1 else ""
     return (
         f"Difference in the score pooled over folds (mean over seeds). {LEVEL:.0%} interval: paired"

@@ -1,21 +1,143 @@
-"""A report as data: sections of text, tables and pictures, in Markdown and in one HTML file.
+"""A report as data: text, tables, pictures and sections, in Markdown and in one HTML file.
 
-For: saying a thing once and reading it in two formats; the HTML is made of the Markdown. Not for:
-what a report says, or how the HTML looks (``finetune/reporting/page.py``).
+The HTML is made of the Markdown, holds its pictures, and fetches nothing, so that it can be mailed.
+Text that looks like HTML is shown as text, but for the folds that reports are written with.
 """
 
 from __future__ import annotations
 
+import base64
+import functools
+import html
+import math
 import os
 import re
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote, unquote
 
-from finetune.record import write_text
-from finetune.reporting.page import html_page
-from finetune.reporting.tables import Table
+import numpy as np
+import rich.table
+from markdown_it import MarkdownIt
+from markdown_it.renderer import RendererHTML
+from markdown_it.token import Token
+from PIL import Image
+from rich.console import Console
+
+from finetune.scores import Scores
+from finetune.selection import CHOSEN_ON_TEST
+from hicmae.files import write_text
+
+# What stands where a column of numbers has none.
+_NO_NUMBER = ("", "n/a", "not named")
+# Between a measured column's name and its selection rule.
+_SELECTION = ", selection "
+_STYLE = Path(__file__).with_name("page.css")
+_PICTURES = {".png": "image/png", ".jpg": "image/jpeg"}
+_FOLD = re.compile(r"<details><summary>([^<>]*)</summary>")
+# A page with fewer headings needs no list of them.
+_MIN_CONTENTS = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """Text in rows; numbers are aligned right, the first column and words left.
+
+    Args:
+        columns: Heads.
+        rows: As many cells each.
+        title: Shown on the terminal.
+    """
+
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    title: str = ""
+
+    def markdown(self) -> str:
+        """The table in Markdown, without a line break at its end."""
+        rule = ["---:" if right else ":---" for right in self._right]
+        lines = [self.columns, rule, *self.rows]
+        return "\n".join(
+            "| " + " | ".join(_escaped(cell) for cell in line) + " |" for line in lines
+        )
+
+    def terminal(self) -> rich.table.Table:
+        """The table for a rich console; the selection rule is left to its title or a column."""
+        # Columns of a terminal are narrow: a sign behind the number, its meaning below the table.
+        chosen = any(CHOSEN_ON_TEST in cell for row in self.rows for cell in row)
+        table = rich.table.Table(
+            title=self.title or None,
+            title_justify="left",
+            caption=f"†{CHOSEN_ON_TEST}" if chosen else None,
+            caption_justify="left",
+        )
+        for column, right in zip(self.columns, self._right, strict=True):
+            short = column.partition(_SELECTION)[0]
+            table.add_column(short, justify="right" if right else "left", overflow="fold")
+        for row in self.rows:
+            cells = (cell.strip("*") for cell in row)  # no Markdown on a terminal
+            table.add_row(*(cell.replace(CHOSEN_ON_TEST, " †") for cell in cells))
+        return table
+
+    @property
+    def _right(self) -> list[bool]:
+        columns = [[row[place] for row in self.rows] for place in range(len(self.columns))]
+        return [place > 0 and all(map(_is_number, cells)) for place, cells in enumerate(columns)]
+
+
+def output_console() -> Console:
+    """Where a verb writes; wide enough for any table where nobody looks at a terminal."""
+    width = None if sys.stdout.isatty() else 160
+    return Console(soft_wrap=True, highlight=False, width=width)
+
+
+def mean_and_sd(values: Sequence[float]) -> tuple[float, float]:
+    """Mean and sample deviation; the latter is not-a-number of a single value."""
+    return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else math.nan
+
+
+def json_number(value: float) -> float | None:
+    """A number for JSON, which has no not-a-number."""
+    return None if math.isnan(value) else value
+
+
+def measured(name: str, rule: str) -> str:
+    """The head of a column of measured numbers, which names their selection rule."""
+    return f"{name}{_SELECTION}{rule}"
+
+
+def number(value: float) -> str:
+    """A score with three decimals; an undefined one is ``n/a``."""
+    return "n/a" if math.isnan(value) else f"{value:.3f}"
+
+
+def signed(value: float) -> str:
+    """A difference with three decimals and its sign; an undefined one is ``n/a``."""
+    return "n/a" if math.isnan(value) else f"{value:+.3f}"
+
+
+def fold_spread(scores: Scores, metric: str) -> str:
+    """Mean ± deviation over folds; the mean alone of a single fold."""
+    return spread(scores.mean[metric], scores.sd[metric])
+
+
+def spread(mean: float, sd: float) -> str:
+    """Mean ± deviation; the mean alone where there is no deviation."""
+    return number(mean) if math.isnan(mean) or math.isnan(sd) else f"{mean:.3f} ± {sd:.3f}"
+
+
+def range_of(low: float, high: float) -> str:
+    """An interval; an undefined one is ``n/a``."""
+    return "n/a" if math.isnan(low) or math.isnan(high) else f"{low:.3f} to {high:.3f}"
+
+
+def facts_table(facts: Mapping[str, object]) -> Table:
+    """Two columns of what is known."""
+    rows = [(name, "none" if value is None else str(value)) for name, value in facts.items()]
+    return Table(columns=("", ""), rows=rows)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +157,7 @@ class Link:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Prepared:
+class ForeignMarkdown:
     """Markdown of others, whose headings and relative links are fitted in.
 
     Args:
@@ -75,7 +197,7 @@ class Section:
     parts: Sequence[Part]
 
 
-Part = str | Table | Picture | Link | Prepared | Folded | Section
+Part = str | Table | Picture | Link | ForeignMarkdown | Folded | Section
 
 
 def write_document(document: Section, out: Path, *, html: bool) -> list[Path]:
@@ -107,8 +229,43 @@ def to_markdown(document: Section, folder: Path) -> str:
     return "\n\n".join(text for text in _blocks(document, folder.resolve(), 1) if text) + "\n"
 
 
+def html_page(text: str, folder: Path, *, title: str) -> str:
+    """Render a page.
+
+    Args:
+        text: Markdown.
+        folder: Where the Markdown file is: its pictures are read, and a link to the Markdown of
+            another report leads to its HTML where there is one.
+        title: Of the window.
+
+    Returns: a whole HTML document.
+    """
+    parser = _parser()
+    environment = {"folder": folder}
+    tokens = parser.parse(text, environment)
+    contents = _contents(tokens)
+    body = parser.renderer.render(tokens, parser.options, environment)
+    # The list of contents stands behind the first heading.
+    head, heading, rest = body.partition("</h1>")
+    return (
+        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        '<meta name="color-scheme" content="light dark">\n'
+        f"<title>{html.escape(title)}</title>\n"
+        f"<style>\n{_STYLE.read_text(encoding='utf-8')}</style>\n</head>\n"
+        f"<body>\n<main>\n{head}{heading}\n{contents}{rest}</main>\n</body>\n</html>\n"
+    )
+
+
+def _is_number(cell: str) -> bool:
+    return cell in _NO_NUMBER or cell.strip("*<±+- ")[:1].isdecimal()
+
+
+def _escaped(cell: str) -> str:
+    return cell.replace("|", "\\|").replace("\n", " ")
+
+
 def _blocks(part: Part, folder: Path, level: int) -> Iterator[str]:
-    """The paragraphs of a part; its headings begin at a level."""
     if isinstance(part, Section):
         yield f"{'#' * min(level, 6)} {part.title}"
         for inner in part.parts:
@@ -124,23 +281,21 @@ def _blocks(part: Part, folder: Path, level: int) -> Iterator[str]:
         yield f"![{_bracketed(part.caption)}]({_link(part.path, folder)})"
     elif isinstance(part, Link):
         yield f"[{_bracketed(part.text)}]({_link(part.path, folder)})"
-    elif isinstance(part, Prepared):
+    elif isinstance(part, ForeignMarkdown):
         yield _fitted(part, folder, level)
     else:
         yield part
 
 
 def _link(target: Path, folder: Path) -> str:
-    """A link from a folder to a file."""
     return quote(Path(os.path.relpath(target.resolve(), folder)).as_posix())
 
 
 def _bracketed(text: str) -> str:
-    """Text that cannot end the bracket it stands in."""
     return text.replace("[", "\\[").replace("]", "\\]")
 
 
-def _fitted(part: Prepared, folder: Path, level: int) -> str:
+def _fitted(part: ForeignMarkdown, folder: Path, level: int) -> str:
     """Markdown with its headings and relative links changed; code stays as it is."""
 
     def moved(match: re.Match[str]) -> str:
@@ -159,3 +314,79 @@ def _fitted(part: Prepared, folder: Path, level: int) -> str:
                 line = "#" * min(max(len(heading[1]) - part.top, 0) + level, 6) + heading[2]
         lines.append(line)
     return "\n".join(lines)
+
+
+def _contents(tokens: Sequence[Token]) -> str:
+    """Give headings names to jump to. Returns: a list of those of the second level."""
+    items: list[str] = []
+    for place, token in enumerate(tokens):
+        if token.type != "heading_open":
+            continue
+        name = f"s{place}"
+        token.attrSet("id", name)
+        if token.tag == "h2":
+            heading = html.escape(tokens[place + 1].content)
+            items.append(f'<li><a href="#{name}">{heading}</a></li>')
+    if len(items) < _MIN_CONTENTS:
+        return ""
+    return f'<nav aria-label="contents"><ul>{"".join(items)}</ul></nav>\n'
+
+
+def _width(path: Path) -> int:
+    """How wide a picture is shown, in CSS pixels of 1/96 inch, so that all have text of a size."""
+    with Image.open(path) as picture:
+        dots_per_inch = float(picture.info.get("dpi", (96, 96))[0])
+        return round(picture.width * 96 / dots_per_inch)
+
+
+@functools.cache
+def _parser() -> MarkdownIt:
+    """CommonMark with tables, and this module's ways to show some things."""
+    return MarkdownIt("commonmark", {"html": True}, renderer_cls=_Renderer).enable("table")
+
+
+class _Renderer(RendererHTML):
+    """Shows pictures from their bytes, tables that scroll, and no HTML but folds."""
+
+    def image(self, tokens: Sequence[Token], idx: int, options: Any, env: Any) -> str:
+        """A picture with its caption, or the caption alone where there is no such file."""
+        token = tokens[idx]
+        caption = html.escape(self.renderInlineAsText(token.children or [], options, env))
+        source = str(token.attrGet("src") or "")
+        path = Path(env["folder"]) / unquote(source)
+        kind = _PICTURES.get(path.suffix.lower())
+        if kind is None or not path.is_file():
+            return f'<span class="missing">{caption} (no picture at {html.escape(source)})</span>'
+        data = base64.b64encode(path.read_bytes()).decode("ascii")
+        return (
+            f'<span class="picture"><img alt="{caption}" width="{_width(path)}"'
+            f' src="data:{kind};base64,{data}">'
+            f'<span class="caption">{caption}</span></span>'
+        )
+
+    def table_open(self, tokens: Sequence[Token], idx: int, options: Any, env: Any) -> str:
+        """A table that scrolls by itself where the window is narrow."""
+        return f'<div class="table">{self.renderToken(tokens, idx, options, env)}'
+
+    def table_close(self, tokens: Sequence[Token], idx: int, options: Any, env: Any) -> str:
+        return f"{self.renderToken(tokens, idx, options, env)}</div>"
+
+    def link_open(self, tokens: Sequence[Token], idx: int, options: Any, env: Any) -> str:
+        """A link; to the HTML of another report where its Markdown is meant."""
+        target = str(tokens[idx].attrGet("href") or "")
+        page = f"{target.removesuffix('.md')}.html"
+        if target.endswith(".md") and (Path(env["folder"]) / unquote(page)).is_file():
+            tokens[idx].attrSet("href", page)
+        return self.renderToken(tokens, idx, options, env)
+
+    def html_block(self, tokens: Sequence[Token], idx: int, options: Any, env: Any) -> str:
+        """A fold; anything else as text."""
+        content = tokens[idx].content.strip()
+        fold = _FOLD.fullmatch(content)
+        if fold:
+            summary = html.escape(html.unescape(fold[1]))
+            return f"<details><summary>{summary}</summary>\n"
+        return "</details>\n" if content == "</details>" else f"<p>{html.escape(content)}</p>\n"
+
+    def html_inline(self, tokens: Sequence[Token], idx: int, options: Any, env: Any) -> str:
+        return html.escape(tokens[idx].content)

@@ -1,7 +1,6 @@
 """The samples that a network is most wrong about, with a frame of each.
 
-For: looking at errors, which finds bad labels and bad faces sooner than any table. Not for:
-scores.
+Looking at errors finds bad labels and bad faces sooner than any table.
 """
 
 from __future__ import annotations
@@ -16,17 +15,14 @@ from PIL import Image
 
 from finetune.benchmark import Benchmark
 from finetune.predictions import Prediction, true_and_predicted
-from finetune.provenance import file_digest
 from finetune.record import Run
 from finetune.reporting.canvas import DOTS_PER_INCH, GREY, make_figure, save
-from finetune.reporting.document import Part, Picture, Section
-from finetune.reporting.tables import Table
-from shards.errors import ClipError
+from finetune.reporting.document import Part, Picture, Section, Table
+from hicmae.files import file_sha256
+from shards.errors import ClipError, ShardError
 from shards.index import TABLE_NAME, read_index
-from shards.reading.files import ShardFiles
-from shards.reading.frame import read_frame
-from shards.receipts.sample_facts import sample_infos
-from shards.schema import ShardError
+from shards.reading.files import ShardFiles, read_frame
+from shards.receipts.facts import sample_infos
 
 NUM_ERRORS = 20
 _COLUMNS = 5
@@ -54,8 +50,6 @@ def error_section(run: Run, figures: Path, shards: Path | None) -> Section | Non
     """The most confident errors of a run; of real values, the largest.
 
     Args:
-        run: Whose.
-        figures: Folder for the picture.
         shards: Where the run's shards are now; none given: where they were.
 
     Returns: nothing where no unit is wrong.
@@ -128,7 +122,7 @@ def read_frames(
     """
     try:
         index = read_index(folder)
-        if file_digest(folder / TABLE_NAME) != digest:
+        if file_sha256(folder / TABLE_NAME) != digest:
             return {}, (
                 f"The shards in {folder} are not those of this run (their index differs), so no"
                 " frames are shown; `--shards FOLDER` names others."
@@ -155,7 +149,6 @@ def read_frames(
 
 
 def _table(run: Run, mistakes: Sequence[Mistake]) -> Table:
-    """One row an error."""
     benchmark = run.benchmark
     of_classes = benchmark.task == "classification"
     named = any(mistake.unit.speaker for mistake in mistakes)
@@ -213,7 +206,6 @@ def _sheet(
 
 
 def _heading(benchmark: Benchmark, mistake: Mistake) -> str:
-    """Truth and prediction, as they stand above a frame."""
     unit = mistake.unit
     if unit.probabilities is not None:
         return f"true: {unit.true}\n{unit.predicted} {mistake.size:.2f}"
@@ -226,13 +218,11 @@ def _heading(benchmark: Benchmark, mistake: Mistake) -> str:
 
 
 def _numbers(value: str | tuple[float, ...]) -> tuple[float, ...]:
-    """Real values as what they are."""
     assert isinstance(value, tuple)
     return value
 
 
 def _text(benchmark: Benchmark, value: str | tuple[float, ...]) -> str:
-    """A class, or values with the names of their targets."""
     if isinstance(value, str):
         return value
     pairs = zip(benchmark.targets, value, strict=True)

@@ -1,7 +1,7 @@
 """The report of one run: ``report.md``, ``report.html`` and ``figures/`` in its folder.
 
-For: everything a reader of one run's numbers has to know, on one page. Not for: comparing runs
-(``finetune/reporting/report.py``).
+Published and measured numbers never share a column, and every measured column names its selection
+rule.
 """
 
 from __future__ import annotations
@@ -11,22 +11,26 @@ from pathlib import Path
 
 import yaml
 
-from finetune.benchmark import Benchmark
-from finetune.facts import RunFacts
-from finetune.record import CONFIG, Run
-from finetune.reporting.breakdown import group_section, speaker_section
-from finetune.reporting.class_parts import absent_classes, class_sections
-from finetune.reporting.document import Folded, Part, Prepared, Section, write_document
-from finetune.reporting.errors import error_section
-from finetune.reporting.feature_parts import feature_section, layer_section
-from finetune.reporting.score_tables import (
-    chance,
-    metrics_table,
-    published_section,
-    scores_table,
+from finetune.benchmark import Benchmark, Published
+from finetune.record import CONFIG, Run, RunFacts
+from finetune.reporting.breakdown import group_section, speaker_section, unit_name
+from finetune.reporting.classes import absent_classes, class_sections
+from finetune.reporting.document import (
+    Folded,
+    ForeignMarkdown,
+    Part,
+    Section,
+    Table,
+    facts_table,
+    fold_spread,
+    measured,
+    number,
+    range_of,
+    write_document,
 )
-from finetune.reporting.tables import Table, facts_table
-from finetune.reporting.value_parts import value_sections
+from finetune.reporting.errors import error_section
+from finetune.reporting.features import feature_section, layer_section
+from finetune.reporting.values import value_sections
 from finetune.scores import metric_name, undefined
 from finetune.selection import rule_sentence
 
@@ -40,7 +44,6 @@ def write_run_report(run: Run, parts: Sequence[Part] | None = None, *, html: boo
     """Write a run's own report.
 
     Args:
-        run: Whose.
         parts: What ``run_parts`` gave, if it was asked already.
         html: Whether to write one HTML file too.
 
@@ -54,7 +57,6 @@ def run_parts(run: Run, *, shards: Path | None = None) -> Sequence[Part]:
     """Draw the figures of a run.
 
     Args:
-        run: Whose.
         shards: Where the run's shards are now, for the frames of errors; none given: where they
             were.
 
@@ -83,8 +85,95 @@ def run_parts(run: Run, *, shards: Path | None = None) -> Sequence[Part]:
     return [_introduction(run), *(section for section in found if section is not None)]
 
 
+def metrics_table(run: Run) -> Table:
+    """One row a metric: pooled, its interval, mean and deviation, and each published number."""
+    scores, mark, rule = run.scores, run.facts.mark, run.facts.rule
+    leading = run.benchmark.ranking
+    published = run.benchmark.published
+    rows = []
+    for metric in sorted(scores.pooled, key=lambda name: name != leading):
+        name = metric_name(metric)
+        cells = [f"**{name}**" if metric == leading else name]
+        cells.append(mark(number(scores.pooled[metric])))
+        cells.append(mark(range_of(*run.intervals.values[metric])))
+        if len(scores.folds) > 1:
+            cells.append(mark(fold_spread(scores, metric)))
+        cells += [
+            number(item.scores[metric]) if metric in item.scores else "" for item in published
+        ]
+        rows.append(cells)
+    heads = ["metric", measured("pooled", rule), measured("95 %", rule)]
+    heads += [measured("mean ± sd over folds", rule)] if len(scores.folds) > 1 else []
+    heads += [f"published: {name}" for name in published_names(run.benchmark)]
+    return Table(columns=heads, rows=rows)
+
+
+def scores_table(run: Run) -> Table:
+    """Every metric per fold, pooled with its interval, and as mean and deviation."""
+    scores, mark = run.scores, run.facts.mark
+    metrics = list(scores.pooled)
+    rows = [
+        [f"fold {name}", str(scores.counts[name]), *(mark(number(values[m])) for m in metrics)]
+        for name, values in scores.folds.items()
+    ]
+    rows.append(
+        ["**pooled**", str(scores.num_samples), *(mark(number(scores.pooled[m])) for m in metrics)]
+    )
+    rows.append(["95 % interval", "", *(mark(range_of(*run.intervals.values[m])) for m in metrics)])
+    if len(scores.folds) > 1:
+        rows.append(["mean ± sd", "", *(mark(fold_spread(scores, m)) for m in metrics)])
+    heads = [measured(metric_name(metric), run.facts.rule) for metric in metrics]
+    return Table(
+        columns=[f"selection: {run.facts.rule}", unit_name(run), *heads],
+        rows=rows,
+        title=f"{run.facts.benchmark}, selection: {run.facts.rule}",
+    )
+
+
+def published_names(benchmark: Benchmark) -> list[str]:
+    """A name for each published entry that no other has."""
+    names = [item.method for item in benchmark.published]
+
+    def named(item: Published) -> str:
+        twice = names.count(item.method) > 1 and item.modalities
+        return f"{item.method} ({item.modalities})" if twice else item.method
+
+    return [named(item) for item in benchmark.published]
+
+
+def published_section(benchmark: Benchmark) -> Section | None:
+    """Numbers of others with their sources, in a table of their own; nothing without any."""
+    if not benchmark.published:
+        return None
+    metrics = list(dict.fromkeys(name for item in benchmark.published for name in item.scores))
+    rows = [
+        [
+            item.method,
+            item.modalities,
+            *(number(item.scores[m]) if m in item.scores else "" for m in metrics),
+            item.source,
+            item.note,
+        ]
+        for item in benchmark.published
+    ]
+    names = [f"{metric_name(metric)}, published" for metric in metrics]
+    return Section(
+        title="Published by others, not measured here",
+        parts=[
+            Table(columns=["method", "modalities", *names, "source", "what differs"], rows=rows)
+        ],
+    )
+
+
+def chance(benchmark: Benchmark) -> str:
+    """What guessing reaches in the leading metric, as a sentence."""
+    if benchmark.task == "regression":
+        return "Guessing one value for everybody has a CCC of 0."
+    size = len(benchmark.classes)
+    return f"Guessing has a UAR of 1/{size} = {1 / size:.3f}."
+
+
 def _introduction(run: Run) -> str:
-    """What the numbers are of, in two sentences."""
     facts, benchmark = run.facts, run.benchmark
     start = (
         f"fine-tuned from `{facts.checkpoint}`"
@@ -102,7 +191,6 @@ def _introduction(run: Run) -> str:
 
 
 def _notes(run: Run) -> list[str]:
-    """How to read the table, and what is odd about it."""
     selection = rule_sentence(run.facts.selection, run.facts.protocol)
     lines = [
         "Pooled: the metric over the test predictions of all folds together; every sample is"
@@ -121,7 +209,6 @@ def _notes(run: Run) -> list[str]:
 
 
 def _facts(run: Run) -> dict[str, object]:
-    """What every number is reported with."""
     facts = run.facts
     ignored = ", ".join(f"{name}: {count}" for name, count in facts.ignored.items())
     return {
@@ -156,7 +243,6 @@ def _facts(run: Run) -> dict[str, object]:
 
 
 def _fold_table(run: Run) -> Table:
-    """How many samples and speakers each fold has on each side."""
     inner = any(fold.num_validation for fold in run.folds)
     rows = [
         [
@@ -179,13 +265,11 @@ def _fold_table(run: Run) -> Table:
 
 
 def _views(facts: RunFacts) -> str:
-    """How often each sample was shown, and how."""
     crops = "" if facts.crops == ("whole",) else f" x {len(facts.crops)} ({', '.join(facts.crops)})"
     return f"{facts.num_segments}{crops}"
 
 
 def _configuration(run: Run) -> Section | None:
-    """The configuration that was run, as it can be run again."""
     path = run.folder / CONFIG
     verb = f"evaluate {run.facts.evaluates}" if run.facts.evaluates else "finetune"
     if not path.is_file():
@@ -207,13 +291,12 @@ def _others(folder: Path) -> list[Section]:
         first, _, rest = path.read_text(encoding="utf-8").strip().partition("\n")
         title = first.removeprefix("# ") if first.startswith("# ") else path.stem
         text = rest if first.startswith("# ") else f"{first}\n{rest}"
-        prepared = Prepared(text=text, folder=path.parent, top=2)
+        prepared = ForeignMarkdown(text=text, folder=path.parent, top=2)
         sections.append(Section(title=title, parts=[prepared]))
     return sections
 
 
 def _terms(benchmark: Benchmark) -> Section | None:
-    """Licence of the recordings and how to get them."""
     lines = [
         f"{name}: {value}"
         for name, value in (("Licence", benchmark.licence), ("Access", benchmark.access))
@@ -223,5 +306,4 @@ def _terms(benchmark: Benchmark) -> Section | None:
 
 
 def _count(value: int | None) -> str:
-    """A count, or that nobody counted."""
     return "not named" if value is None else str(value)

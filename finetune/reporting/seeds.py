@@ -1,8 +1,4 @@
-"""Runs that differ in their seeds alone, as one entry.
-
-For: mean and deviation over seeds and over folds, and the summary of a sweep. Not for: running one
-(``finetune/sweep.py``) or comparing entries (``finetune/reporting/comparison.py``).
-"""
+"""Runs that differ in their seeds alone, as one entry, and the summary of a sweep over seeds."""
 
 from __future__ import annotations
 
@@ -14,11 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
-from finetune.record import Run, write_json, write_text
+from finetune.record import Run
+from finetune.reporting.document import Table, json_number, mean_and_sd, number, range_of, spread
 from finetune.reporting.resampling import Intervals, intervals
-from finetune.reporting.tables import Table, number, range_of, spread
 from finetune.scores import metric_name
 from finetune.selection import rule_sentence
+from hicmae.files import write_json, write_text
 
 Summary = tuple[float, float]
 
@@ -47,7 +44,7 @@ class SeedGroup:
 
     def over_seeds(self, metric: str) -> Summary:
         """Mean and sample deviation of the pooled score over seeds."""
-        return _mean_and_sd([run.scores.pooled[metric] for run in self.runs])
+        return mean_and_sd([run.scores.pooled[metric] for run in self.runs])
 
     def over_folds(self, metric: str) -> Summary:
         """Mean and sample deviation over folds, each fold's score being its mean over seeds."""
@@ -55,7 +52,7 @@ class SeedGroup:
             float(np.mean([run.scores.folds[fold][metric] for run in self.runs]))
             for fold in self.runs[0].scores.folds
         ]
-        return _mean_and_sd(by_fold)
+        return mean_and_sd(by_fold)
 
     @functools.cached_property
     def intervals(self) -> Intervals:
@@ -159,7 +156,6 @@ def how_to_read_seeds(group: SeedGroup) -> str:
 
 
 def _group(members: Sequence[tuple[str, Run]]) -> SeedGroup:
-    """An entry out of its runs."""
     ordered = sorted(members, key=lambda member: member[1].facts.seed)
     name = ordered[0][0]
     if len(ordered) > 1:
@@ -168,15 +164,5 @@ def _group(members: Sequence[tuple[str, Run]]) -> SeedGroup:
     return SeedGroup(name=name, runs=tuple(run for _, run in ordered))
 
 
-def _mean_and_sd(values: Sequence[float]) -> Summary:
-    """Mean and sample deviation; the latter is not-a-number of a single value."""
-    return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else math.nan
-
-
 def _plain(summary: Summary) -> dict[str, float | None]:
-    """A summary in JSON."""
-    mean, sd = summary
-    return {
-        "mean": None if math.isnan(mean) else mean,
-        "sd": None if math.isnan(sd) else sd,
-    }
+    return dict(zip(("mean", "sd"), map(json_number, summary), strict=True))

@@ -1,7 +1,6 @@
 """The functions behind ``hicmae checkpoint …``, and what they print.
 
-For: the command line. Not for: the work itself, which is imported when a verb runs, so that help
-needs no PyTorch.
+The work itself is imported when a verb runs, so that help needs no PyTorch.
 """
 
 from __future__ import annotations
@@ -75,17 +74,14 @@ def info(*, source: str, json: Path | None = None) -> None:
     Raises:
         ValueError: Nothing there, or damaged.
     """
-    from hicmae.checkpoints.checks import describe
-    from hicmae.checkpoints.places import read_from
+    from hicmae.checkpoints.networks import describe, read_from
+    from hicmae.files import write_text
 
     facts = describe(read_from(source))
     for name, value in facts.items():
         print(f"{name:<16}{_shown(value)}")
     if json is not None:
-        json.parent.mkdir(parents=True, exist_ok=True)
-        beside = json.with_name(f".{json.name}.part")
-        beside.write_text(json_format.dumps(facts, indent=2) + "\n", encoding="utf-8")
-        beside.replace(json)
+        write_text(json, json_format.dumps(facts, indent=2) + "\n")
 
 
 def verify(*, source: str, tolerance: float = 1e-4) -> None:
@@ -98,8 +94,8 @@ def verify(*, source: str, tolerance: float = 1e-4) -> None:
     Raises:
         ValueError: Something is not as it was when the checkpoint was written.
     """
-    from hicmae.checkpoints.checks import verify as check
-    from hicmae.checkpoints.places import read_from
+    from hicmae.checkpoints.networks import read_from
+    from hicmae.checkpoints.networks import verify as check
 
     found = check(read_from(source), tolerance=tolerance)
     print(f"{source}: {found.num_tensors} tensors fit, all finite; digest: {found.digest}")
@@ -121,36 +117,11 @@ def average(*, sources: list[str], out: Path, overwrite: bool = False) -> None:
         ValueError: Networks or labels that differ.
     """
     _check_out(out, overwrite)
-    from hicmae.checkpoints.average import average as averaged
-    from hicmae.checkpoints.places import write_to
+    from hicmae.checkpoints.networks import average as averaged
+    from hicmae.checkpoints.networks import write_to
 
     write_to(out, averaged([Path(source) for source in sources]))
     print(f"{out}: the mean of {len(sources)} checkpoints")
-
-
-def consolidate(
-    *, folder: Path, out: Path, like: Path | None = None, overwrite: bool = False
-) -> None:
-    """Put the parts of a DeepSpeed checkpoint together to one checkpoint, in float32.
-
-    Args:
-        folder: The folder step-….ckpt that DeepSpeed (ZeRO 1, 2 or 3) wrote.
-        out: The checkpoint folder to write.
-        like: A checkpoint of the same run, which says what the network is; null: last, beside the
-            folder.
-        overwrite: Replace the checkpoint that is in out.
-
-    Raises:
-        ValueError: No such folder, parts that are missing, or other tensors than in like.
-    """
-    _check_out(out, overwrite)
-    from hicmae.checkpoint import load_checkpoint
-    from hicmae.checkpoints.places import write_to
-    from hicmae.checkpoints.zero import merge_zero
-
-    merged = merge_zero(folder, load_checkpoint(like or folder.parent / "last"))
-    write_to(out, merged)
-    print(f"{out}: {len(merged.tensors)} tensors put together from {folder}")
 
 
 def export(
@@ -174,7 +145,7 @@ def export(
     if out.exists() and (out.is_dir() or not overwrite):
         remedy = "name a file" if out.is_dir() else "pass --overwrite to replace it"
         raise ValueError(f"{out}: is there already; {remedy}")
-    from hicmae.checkpoints.places import read_from
+    from hicmae.checkpoints.networks import read_from
 
     checkpoint = read_from(source)
     if format == "reference":
@@ -207,14 +178,13 @@ def card(*, folder: Path) -> None:
     Raises:
         ValueError: Nothing there, or damaged.
     """
-    from hicmae.checkpoint import CARD, load_checkpoint
-    from hicmae.checkpoints.card import model_card
+    from hicmae.checkpoints.checkpoint import CARD, load_checkpoint
+    from hicmae.checkpoints.portable import model_card
+    from hicmae.files import write_text
 
     checkpoint = load_checkpoint(folder)
     file = checkpoint.path / CARD
-    beside = file.with_name(f".{CARD}.part")
-    beside.write_text(model_card(checkpoint), encoding="utf-8")
-    beside.replace(file)
+    write_text(file, model_card(checkpoint))
     print(file)
 
 
@@ -225,7 +195,7 @@ def _check_out(out: Path, overwrite: bool) -> None:
     """
     if not out.exists():
         return
-    from hicmae.checkpoints.writing import is_checkpoint
+    from hicmae.checkpoints.checkpoint import is_checkpoint
 
     if out.is_dir() and not any(out.iterdir()):
         return

@@ -1,7 +1,7 @@
 """The authors' files to checkpoint folders, and back, to the last bit.
 
-For: ``hicmae checkpoint convert`` and ``export --format reference``. Not for: names
-(``reference.py``), sizes (``sizes.py``) and unpickling (``pickles.py``).
+Their pickles are read without running what is in them, names and layouts are translated both ways,
+and the sizes that the files do not say are measured in the weights.
 
 Deviation: the reference loads what fits and keeps quiet about the rest; here every missing, extra
 or misshapen tensor is named and nothing is written.
@@ -9,34 +9,34 @@ or misshapen tensor is named and nothing is written.
 
 from __future__ import annotations
 
-import os
+import math
+import pickle
+import re
+import zipfile
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from hicmae import __version__
-from hicmae.checkpoint import (
+from hicmae.checkpoints.checkpoint import (
     Checkpoint,
     Kind,
     Labels,
-    file_sha256,
     load_checkpoint,
     load_weights,
     misfits,
     write_checkpoint,
 )
-from hicmae.checkpoints.card import model_card
-from hicmae.checkpoints.pickles import read_pickle
-from hicmae.checkpoints.probe import largest_difference, make_probe, read_probe
-from hicmae.checkpoints.reference import from_reference, to_reference
-from hicmae.checkpoints.sizes import find_sizes
+from hicmae.checkpoints.portable import largest_difference, make_probe, model_card, read_probe
+from hicmae.config import to_dict
 from hicmae.emotion import EmotionConfig, EmotionModel
-from hicmae.plain import to_dict
+from hicmae.files import file_sha256, whole_file
 from hicmae.pretraining import HiCMAE
 from hicmae.settings import ModelConfig, ObjectiveConfig
 
@@ -45,6 +45,44 @@ LICENCE_NOTE = (
     "saw, hold for these too; ask their makers before using them for more than research."
 )
 TOLERANCE = 1e-4  # absolute, float32; that of the numbers to meet
+# All published sizes have heads of 64 numbers, in encoders and decoders. Source: reference facts.
+_HEAD_SIZE = 64
+
+# The authors' names and ours. The first beginning that fits is exchanged, and then the first part.
+_BEGINNINGS = (
+    ("encoder.patch_embed.proj.", "encoder.video.project."),
+    ("encoder_audio.patch_embed.proj.", "encoder.audio.project."),
+    ("encoder_fusion.blocks_audio.", "encoder.fusion.audio."),
+    ("encoder_fusion.blocks.", "encoder.fusion.video."),
+    ("encoder_fusion.norm_audio.", "encoder.fusion.audio_norm."),
+    ("encoder_fusion.norm.", "encoder.fusion.video_norm."),
+    ("encoder_audio.", "encoder.audio."),
+    ("encoder.blocks.", "encoder.video.blocks."),
+    ("encoder.norm.", "encoder.video.norm."),
+    ("encoder_to_decoder_audio.", "audio_decoder.from_encoder."),
+    ("encoder_to_decoder.", "video_decoder.from_encoder."),
+    ("mask_token_audio", "audio_decoder.mask_token"),
+    ("mask_token", "video_decoder.mask_token"),
+    ("decoder_audio.", "audio_decoder."),
+    ("decoder.", "video_decoder."),
+    ("video_layer_weights", "video_fusion.layer_logits"),
+    ("audio_layer_weights", "audio_fusion.layer_logits"),
+    ("fc_norm.", "norm."),
+)
+# The bias of the cross-attention's query is a parameter of its own in their files.
+_PARTS = (
+    (".cross_norm1.", ".cross_norm."),
+    (".cross_norm2.", ".context_norm."),
+    (".cross_attn.q_bias", ".cross_attention.query.bias"),
+    (".cross_attn.v_bias", ".cross_attention.value_bias"),
+    (".cross_attn.q.", ".cross_attention.query."),
+    (".cross_attn.kv.", ".cross_attention.key_value."),
+    (".cross_attn.proj.", ".cross_attention.out."),
+    (".attn.q_bias", ".attention.query_bias"),
+    (".attn.v_bias", ".attention.value_bias"),
+    (".attn.qkv.", ".attention.qkv."),
+    (".attn.proj.", ".attention.out."),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,13 +172,151 @@ def export_reference(checkpoint: Checkpoint, out: Path) -> None:
     }
     if source.get("epoch") is not None:
         content["epoch"] = source["epoch"]
-    out.parent.mkdir(parents=True, exist_ok=True)
-    beside = out.with_name(f".{out.name}.{os.getpid()}")
-    try:
+    with whole_file(out, sync=True) as beside:
         torch.save(content, beside)
-        beside.replace(out)
-    finally:
-        beside.unlink(missing_ok=True)
+
+
+def read_pickle(path: Path) -> Any:
+    """Read a file of ``torch.save``; it may hold tensors, plain data and ``argparse.Namespace``.
+
+    Raises: FileNotFoundError: no such file. ValueError: damaged, or anything else is in it; the
+        classes and functions are named, and none of them was run.
+    """
+    if not path.is_file():
+        what = "is a folder, not a file" if path.is_dir() else "no such file"
+        raise FileNotFoundError(f"{path}: {what}")
+    try:
+        with torch.serialization.safe_globals([Namespace]):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, TypeError) as error:
+        names = _foreign(path) or _named(error)
+        if names:
+            raise ValueError(
+                f"{path}: holds {', '.join(names)}, which could run code; only tensors, plain data "
+                "and argparse.Namespace are read. If you trust its maker, save its weights alone"
+            ) from error
+        raise ValueError(f"{path}: damaged, or no file of torch.save ({_short(error)})") from error
+
+
+def reference_name(name: str) -> str:
+    """Our name of a parameter of the authors' files (pretraining or fine-tuning network)."""
+    for theirs, ours in _BEGINNINGS:
+        if name.startswith(theirs):
+            name = ours + name.removeprefix(theirs)
+            break
+    for theirs, ours in _PARTS:
+        if theirs in name:
+            return name.replace(theirs, ours)
+    return name
+
+
+def their_name(name: str) -> str:
+    """The authors' name of one of our parameters."""
+    for theirs, ours in _BEGINNINGS:
+        if name.startswith(ours):
+            name = theirs + name.removeprefix(ours)
+            break
+    for theirs, ours in _PARTS:
+        if ours in name:
+            return name.replace(ours, theirs)
+    return name
+
+
+def from_reference(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Translate the authors' weights to this project's names and layouts.
+
+    Their patch projections are convolutions, (D, C, t, h, w) and (D, 1, h, w); ours are matrices
+    over values in the order (frame, row, column, channel). Their mask tokens are (1, 1, D). No
+    value is changed.
+    """
+    translated = {}
+    for name, value in tensors.items():
+        if name.endswith("patch_embed.proj.weight") and value.ndim in (4, 5):
+            pattern = "d c t h w -> d (t h w c)" if value.ndim == 5 else "d c h w -> d (h w c)"
+            value = rearrange(value, pattern)
+        elif name.startswith("mask_token"):
+            value = value.flatten()
+        translated[reference_name(name)] = value
+    return translated
+
+
+def to_reference(tensors: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
+    """Translate our weights to the authors' names and layouts; the inverse of ``from_reference``.
+
+    Args:
+        tensors: Weights of either network.
+        config: Its sizes, which say how a patch projection folds back into a convolution.
+    """
+    patch, translated = config.patch_size, {}
+    for name, value in tensors.items():
+        theirs = their_name(name)
+        if theirs == "encoder.patch_embed.proj.weight":
+            value = rearrange(
+                value, "d (t h w c) -> d c t h w", t=config.tubelet_frames, h=patch, w=patch
+            )
+        elif theirs == "encoder_audio.patch_embed.proj.weight":
+            value = rearrange(value, "d (h w c) -> d c h w", h=patch, w=patch)
+        elif theirs.startswith("mask_token"):
+            value = value[None, None]
+        translated[theirs] = value.contiguous()
+    return translated
+
+
+def find_sizes(tensors: Mapping[str, Tensor], options: Namespace | None, where: str) -> ModelConfig:
+    """Sizes of the network that weights (under our names) belong to.
+
+    Widths, depths and patch sizes are measured; heads are taken to have 64 numbers, as published;
+    the size of the input comes from the options stored with the weights, or is the published one.
+
+    Args:
+        tensors: Weights of either network.
+        options: What the authors' file says of its run, if it does.
+        where: The file, for messages.
+
+    Raises: ValueError: a tensor that every network has is missing, or sizes that only the user
+        can know.
+    """
+    needed = ("encoder.video.project.weight", "encoder.audio.project.weight")
+    missing = [name for name in needed if name not in tensors or tensors[name].ndim != 2]
+    if missing:
+        raise ValueError(f"{where}: has no {' and no '.join(missing)}: not the authors' network")
+    width, tubelet_values = tensors[needed[0]].shape
+    patch = math.isqrt(tensors[needed[1]].shape[1])
+    found: dict[str, Any] = {
+        "patch_size": patch,
+        "tubelet_frames": tubelet_values // (3 * patch * patch),
+        "encoder_dim": width,
+        "encoder_heads": width // _HEAD_SIZE,
+        "encoder_depth": _depth(tensors, "encoder.video.blocks"),
+        "fusion_depth": _depth(tensors, "encoder.fusion.video"),
+    }
+    hidden = tensors.get("encoder.video.blocks.0.mlp.fc1.weight")
+    if hidden is not None:
+        found["mlp_ratio"] = hidden.shape[0] / width
+    narrow = tensors.get("video_decoder.from_encoder.weight")
+    if narrow is not None:
+        found["decoder_dim"] = narrow.shape[0]
+        found["decoder_heads"] = narrow.shape[0] // _HEAD_SIZE
+        found["decoder_depth"] = _depth(tensors, "video_decoder.blocks")
+    unknown = [
+        f"{name} = {found[name]} is no multiple of {_HEAD_SIZE}"
+        for name in ("encoder_dim", "decoder_dim")
+        if found.get(name, 0) % _HEAD_SIZE
+    ]
+    default = ModelConfig()
+    if found["encoder_depth"] != default.encoder_depth:
+        unknown.append(f"encoder_depth = {found['encoder_depth']} is not {default.encoder_depth}")
+    if unknown:
+        raise ValueError(
+            f"{where}: not a published size ({'; '.join(unknown)}), so its heads and feature "
+            "layers cannot be known; give its sizes with --model FILE.yaml"
+        )
+    clip = {
+        ours: getattr(options, theirs)
+        for ours, theirs in (("image_size", "input_size"), ("num_frames", "num_frames"))
+        if isinstance(getattr(options, theirs, None), int)
+    }
+    return replace(default, input=replace(default.input, **clip), **found)
 
 
 def _weights(content: Any, file: Path) -> tuple[dict[str, Tensor], Namespace | None]:
@@ -212,3 +388,35 @@ def _source(content: Any, options: Namespace | None, file: Path) -> dict[str, An
         "options": plain,
         "converted_by": f"hicmae {__version__}",
     }
+
+
+def _depth(tensors: Mapping[str, Tensor], stack: str) -> int:
+    """How many layers a stack has."""
+    pattern = re.compile(re.escape(stack) + r"\.(\d+)\.")
+    return len({match[1] for name in tensors if (match := pattern.match(name))})
+
+
+def _foreign(path: Path) -> list[str]:
+    """Names of what a zip-format file would import besides what is allowed."""
+    if not zipfile.is_zipfile(path):
+        return []
+    try:
+        found = torch.serialization.get_unsafe_globals_in_checkpoint(str(path))
+    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError):
+        return []
+    return sorted(set(found) - {"argparse.Namespace"})
+
+
+def _named(error: Exception) -> list[str]:
+    """The name that an old-format file was refused for, out of torch's message."""
+    for line in str(error).splitlines():
+        _, found, rest = line.partition("GLOBAL ")
+        if found:
+            return [rest.split(" ")[0]]
+    return []
+
+
+def _short(error: Exception) -> str:
+    """The first sentence of an error, short enough for one line."""
+    lines = str(error).strip().splitlines()
+    return lines[0][:120] if lines else type(error).__name__

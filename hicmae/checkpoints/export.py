@@ -1,25 +1,54 @@
 """A fine-tuned network as a file that other programs run: ``torch.export``, ONNX, int8 ONNX.
 
-For: normalised clips in, logits out, any number of clips at once. Each file carries the
-checkpoint's configuration, so input sizes and labels travel along. Not for: finding faces or
-making filter banks, which stay in Python.
+Normalised clips in, logits out, any number of clips at once; finding faces and making filter banks
+stay in Python. Each file carries the checkpoint's configuration, so input sizes and labels travel
+along, and none gets its name before it was compared with PyTorch.
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
+import io
 import json
+import logging
 import tempfile
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from hicmae.checkpoint import Checkpoint
-from hicmae.checkpoints.predictor import Exported, Predictor, compare, predictor, quiet, written
+from hicmae.checkpoints.checkpoint import Checkpoint
+from hicmae.checkpoints.networks import build_network
+from hicmae.checkpoints.portable import make_probe
+from hicmae.emotion import EmotionModel
+from hicmae.files import whole_file
 
 TOLERANCE = 1e-4  # absolute, float32, of logits
+_PROBE_CLIPS = 3  # not the number of clips that the network is traced with
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exported:
+    """What was written, and how it compares with the network in PyTorch.
+
+    Args:
+        file: Where it is.
+        num_bytes: Its size.
+        difference: Largest absolute difference of a logit on the probe's clips.
+        agreement: Share of the probe's clips with the same largest logit.
+        size_ratio: Its size over that of the float32 weights.
+    """
+
+    file: Path
+    num_bytes: int
+    difference: float
+    agreement: float
+    size_ratio: float
 
 
 def export_torch(checkpoint: Checkpoint, out: Path) -> Exported:
@@ -29,11 +58,9 @@ def export_torch(checkpoint: Checkpoint, out: Path) -> Exported:
         network, network.example(2), dynamic_shapes=network.dynamic_shapes(), strict=False
     )
 
-    def write(path: Path) -> None:
+    with _whole_file(out, ".pt2") as path:
         torch.export.save(program, path, extra_files={"config.json": _config_text(checkpoint)})
-
-    with written(out, write, suffix=".pt2") as path:
-        with quiet():
+        with _quiet():
             loaded = torch.export.load(path).module()
         return compare(network, loaded, path, out, tolerance=TOLERANCE)
 
@@ -47,7 +74,8 @@ def export_onnx(checkpoint: Checkpoint, out: Path) -> Exported:
     """
     _need_onnx()
     network = predictor(checkpoint)
-    with written(out, lambda path: _write_onnx(network, checkpoint, path), suffix=".onnx") as path:
+    with _whole_file(out, ".onnx") as path:
+        _write_onnx(network, checkpoint, path)
         return compare(network, _onnx_runner(path), path, out, tolerance=TOLERANCE)
 
 
@@ -64,22 +92,106 @@ def export_onnx_int8(checkpoint: Checkpoint, out: Path) -> Exported:
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     network = predictor(checkpoint)
-
-    def write(path: Path) -> None:
-        with tempfile.TemporaryDirectory(dir=path.parent) as folder, quiet():
+    with _whole_file(out, ".onnx") as path:
+        with tempfile.TemporaryDirectory(dir=path.parent) as folder, _quiet():
             whole, prepared = Path(folder) / "whole.onnx", Path(folder) / "prepared.onnx"
             _write_onnx(network, checkpoint, whole)
             quant_pre_process(whole, prepared, skip_symbolic_shape=True)
             quantize_dynamic(prepared, path, per_channel=True, weight_type=QuantType.QInt8)
         _put_config(path, checkpoint)
-
-    with written(out, write, suffix=".onnx") as path:
         return compare(network, _onnx_runner(path), path, out, tolerance=None)
+
+
+class Predictor(nn.Module):
+    """A network with exactly the inputs it reads, in a fixed order."""
+
+    def __init__(self, network: EmotionModel) -> None:
+        super().__init__()
+        self.network = network
+        modalities = network.emotion.modalities
+        self.names = {
+            "audio-video": ("video", "fbank"),
+            "video": ("video",),
+            "audio": ("fbank",),
+        }[modalities]
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """Logits (B, num_outputs) of the inputs in ``names``."""
+        given = dict(zip(self.names, inputs, strict=True))
+        return self.network(given.get("video"), given.get("fbank"))
+
+    def example(self, num_clips: int) -> tuple[Tensor, ...]:
+        """Different clips, the same every time."""
+        probes = [make_probe(self.network, seed=seed) for seed in range(num_clips)]
+        return tuple(torch.cat([probe[f"input.{name}"] for probe in probes]) for name in self.names)
+
+    def dynamic_shapes(self) -> tuple[tuple[dict[int, Any], ...]]:
+        """The number of clips may be any."""
+        batch = torch.export.Dim("batch", min=1)
+        return (tuple({0: batch} for _ in self.names),)
+
+
+def predictor(checkpoint: Checkpoint) -> Predictor:
+    """The network to export.
+
+    Raises: ValueError: a pretrained network, which predicts nothing.
+    """
+    network = build_network(checkpoint)
+    if not isinstance(network, EmotionModel):
+        raise ValueError(
+            f"{checkpoint.path}: is a pretrained network, which has no labels; fine-tune it first, "
+            "or use --format reference"
+        )
+    return Predictor(network).eval()
+
+
+@torch.no_grad()
+def compare(
+    network: Predictor,
+    other: Callable[..., Tensor],
+    file: Path,
+    out: Path,
+    *,
+    tolerance: float | None,
+) -> Exported:
+    """Compare an export with the network on several clips, and on one.
+
+    Args:
+        network: In PyTorch.
+        other: The export, with the same inputs.
+        file: What was written.
+        out: What it will be called.
+        tolerance: Largest allowed difference of a logit; none: any, it is only measured.
+
+    Raises: ValueError: a logit differs by more than is allowed.
+    """
+    clips = network.example(_PROBE_CLIPS)
+    wanted, found = network(*clips), other(*clips)
+    alone = other(*(item[:1] for item in clips))
+    differences = [(found - wanted).abs().max().item(), (alone - wanted[:1]).abs().max().item()]
+    difference = max(differences)
+    if not all(value == value for value in differences) or (
+        tolerance is not None and difference > tolerance
+    ):
+        raise ValueError(
+            f"{out}: the exported network's logits differ from PyTorch's by {difference:.2g}"
+            f"{'' if tolerance is None else f' (at most {tolerance:g})'}; not written"
+        )
+    same = (found.argmax(dim=1) == wanted.argmax(dim=1)).float().mean().item()
+    floats = 4 * sum(value.numel() for value in network.state_dict().values())
+    size = file.stat().st_size
+    return Exported(
+        file=out,
+        num_bytes=size,
+        difference=difference,
+        agreement=same,
+        size_ratio=size / floats,
+    )
 
 
 def _write_onnx(network: Predictor, checkpoint: Checkpoint, path: Path) -> None:
     """Trace the network and write it with its configuration."""
-    with quiet():
+    with _quiet():
         program = torch.onnx.export(
             network,
             network.example(2),
@@ -95,7 +207,6 @@ def _write_onnx(network: Predictor, checkpoint: Checkpoint, path: Path) -> None:
 
 
 def _put_config(path: Path, checkpoint: Checkpoint) -> None:
-    """Write the configuration into the metadata of an ONNX file."""
     import onnx
 
     model = onnx.load(path)
@@ -119,7 +230,6 @@ def _onnx_runner(path: Path) -> Callable[..., Tensor]:
 
 
 def _config_text(checkpoint: Checkpoint) -> str:
-    """The checkpoint's configuration as JSON."""
     return json.dumps({"kind": checkpoint.kind, **checkpoint.config})
 
 
@@ -135,3 +245,32 @@ def _need_onnx() -> None:
             f"export: {', '.join(absent)} not installed; pip install 'hicmae[export]' or "
             f"pip install {' '.join(absent)}"
         )
+
+
+@contextlib.contextmanager
+def _whole_file(out: Path, suffix: str) -> Iterator[Path]:
+    """As ``whole_file``, under a name that ends as the libraries want it, whatever ``out`` does."""
+    with whole_file(out) as beside:
+        named = beside.with_name(beside.name + suffix)
+        try:
+            yield named
+            named.replace(beside)
+        finally:
+            named.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the exporters' progress and warnings about themselves from the terminal."""
+    chatter, before = io.StringIO(), logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with (
+            warnings.catch_warnings(),
+            contextlib.redirect_stdout(chatter),
+            contextlib.redirect_stderr(chatter),
+        ):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)

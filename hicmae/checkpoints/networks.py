@@ -1,12 +1,31 @@
-"""From a checkpoint to the network it is of, ready to predict."""
+"""What is done with whole checkpoints: the network in them, checks, descriptions and averages."""
 
 from __future__ import annotations
 
-from hicmae.checkpoint import CONFIG, WEIGHTS, Checkpoint, load_weights
-from hicmae.emotion import EmotionConfig, EmotionModel
-from hicmae.plain import from_dict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hicmae.checkpoints.checkpoint import (
+    PROBE,
+    WEIGHTS,
+    Checkpoint,
+    load_checkpoint,
+    misfits,
+    write_checkpoint,
+)
+from hicmae.checkpoints.portable import largest_difference, make_probe, model_card, read_probe
+from hicmae.checkpoints.sources import locate
+from hicmae.emotion import EmotionModel
+from hicmae.files import file_sha256
 from hicmae.pretraining import HiCMAE
-from hicmae.settings import ObjectiveConfig
+
+# What was measured with one network's weights does not hold for the mean.
+_MEASURED = ("scores", "protocol", "step", "probe", "source")
 
 
 def build_network(checkpoint: Checkpoint) -> HiCMAE | EmotionModel:
@@ -14,16 +33,152 @@ def build_network(checkpoint: Checkpoint) -> HiCMAE | EmotionModel:
 
     Raises: ValueError: its configuration is damaged, or its weights do not fit it.
     """
-    where = checkpoint.path / CONFIG
+    network = EmotionModel if checkpoint.kind == "emotion" else HiCMAE
+    return network.from_checkpoint(checkpoint)
+
+
+def read_from(source: str) -> Checkpoint:
+    """The checkpoint of a folder, a web address or a name on the Hub.
+
+    Raises: ValueError: nothing there, or damaged.
+    """
+    return load_checkpoint(locate(source))
+
+
+def write_to(out: Path, checkpoint: Checkpoint) -> None:
+    """Write a checkpoint with a probe and a card of its own; one that is there is replaced."""
+    placed = replace(checkpoint, path=out)
+    write_checkpoint(
+        out,
+        checkpoint.tensors,
+        kind=checkpoint.kind,
+        config={**checkpoint.config, "probe": {"from": "this network"}},
+        probe=make_probe(build_network(placed)),
+        card=model_card(placed),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """What a verification found; every check that failed raised instead.
+
+    Args:
+        num_tensors: Tensors that are there and have the right shape.
+        digest: ``the same``, or ``none stored``.
+        difference: Largest absolute difference from the stored output; none: no probe is stored.
+    """
+
+    num_tensors: int
+    digest: str
+    difference: float | None
+
+
+def verify(checkpoint: Checkpoint, *, tolerance: float) -> Verdict:
+    """Check a checkpoint: digest, names and shapes, finite values, labels, and its probe.
+
+    Args:
+        checkpoint: What to check.
+        tolerance: Largest allowed difference from the stored output, absolute.
+
+    Raises: ValueError: the first check that failed.
+    """
+    file = checkpoint.path / WEIGHTS
+    wanted = checkpoint.weights_sha256
+    if wanted is not None and (found := file_sha256(file)) != wanted:
+        raise ValueError(
+            f"{file}: has SHA-256 {found[:12]}…, its configuration says {wanted[:12]}…: changed or "
+            "damaged since it was written; get it again"
+        )
+    network = build_network(checkpoint)
+    broken = [name for name, value in checkpoint.tensors.items() if not value.isfinite().all()]
+    if broken:
+        raise ValueError(f"{file}: infinite values or none at all in {', '.join(broken)}")
+    labels = checkpoint.labels()
+    if labels is not None and len(labels.names) != checkpoint.config["emotion"]["num_outputs"]:
+        raise ValueError(
+            f"{checkpoint.path}: names {len(labels.names)} labels for "
+            f"{checkpoint.config['emotion']['num_outputs']} outputs"
+        )
+    probe, difference = checkpoint.path / PROBE, None
+    if probe.is_file():
+        difference = largest_difference(network, read_probe(probe), str(probe))
+        if not difference <= tolerance:
+            raise ValueError(
+                f"{probe}: the network's output differs from the stored one by {difference:.2g} "
+                f"(at most {tolerance:g}); --tolerance allows more"
+            )
+    return Verdict(
+        num_tensors=len(checkpoint.tensors),
+        digest="none stored" if wanted is None else "the same",
+        difference=difference,
+    )
+
+
+def describe(checkpoint: Checkpoint) -> dict[str, Any]:
+    """What a checkpoint says of itself, in plain data."""
+    tensors = checkpoint.tensors.values()
     sizes = checkpoint.model_config()
-    network: HiCMAE | EmotionModel
-    if checkpoint.kind == "pretraining":
-        objective = checkpoint.config.get("objective", {})
-        network = HiCMAE(sizes, from_dict(ObjectiveConfig, objective, where=f"{where}: objective"))
-    else:
-        if "emotion" not in checkpoint.config:
-            raise ValueError(f"{where}: damaged configuration (no section 'emotion')")
-        head = from_dict(EmotionConfig, checkpoint.config["emotion"], where=f"{where}: emotion")
-        network = EmotionModel(sizes, head)
-    load_weights(network, checkpoint.tensors, where=str(checkpoint.path / WEIGHTS))
-    return network.eval()
+    labels = checkpoint.labels()
+    clip = sizes.input
+    facts: dict[str, Any] = {
+        "folder": str(checkpoint.path),
+        "kind": checkpoint.kind,
+        "parameters": sum(value.numel() for value in tensors),
+        "bytes": sum(value.numel() * value.element_size() for value in tensors),
+        "formats": sorted({str(value.dtype).removeprefix("torch.") for value in tensors}),
+        "encoder": f"{sizes.encoder_depth} layers of width {sizes.encoder_dim}, "
+        f"{sizes.fusion_depth} of fusion",
+        "input": f"{clip.num_frames} frames of {clip.image_size} pixels at stride "
+        f"{clip.frame_stride} ({clip.clip_seconds:.2f} s at {clip.fps:g} fps), "
+        f"{clip.fbank_frames} x {clip.mel_bins} filter bank",
+        "probe": (checkpoint.path / PROBE).is_file(),
+        "weights_sha256": checkpoint.weights_sha256,
+    }
+    if checkpoint.kind == "emotion":
+        facts["modalities"] = checkpoint.config["emotion"]["modalities"]
+        facts["task"] = None if labels is None else labels.task
+        facts["labels"] = None if labels is None else list(labels.names)
+    kept = ("scores", "protocol", "data", "source", "averaged", "step", "version", "licence")
+    return facts | {name: checkpoint.config[name] for name in kept if name in checkpoint.config}
+
+
+def average(folders: Sequence[Path]) -> Checkpoint:
+    """Average the weights of checkpoints of the same network, in float64, one at a time.
+
+    Returns: a checkpoint that lies nowhere yet; its configuration is the first one's, without
+        scores, and names the digests of what was averaged.
+    Raises: ValueError: fewer than two, or networks, kinds or labels that differ.
+    """
+    if len(folders) < 2:
+        raise ValueError(f"an average needs two checkpoints or more, found {len(folders)}")
+    first = load_checkpoint(folders[0])
+    sums = {name: value.double() for name, value in first.tensors.items()}
+    sources = [{"folder": str(folders[0]), "sha256": file_sha256(first.path / WEIGHTS)}]
+    for folder in folders[1:]:
+        other = load_checkpoint(folder)
+        _check_alike(first, other)
+        for name, value in other.tensors.items():
+            sums[name] += value.double()
+        sources.append({"folder": str(folder), "sha256": file_sha256(other.path / WEIGHTS)})
+    tensors: dict[str, Tensor] = {
+        name: (value / len(folders)).to(first.tensors[name].dtype) for name, value in sums.items()
+    }
+    assert all(torch.is_floating_point(value) for value in tensors.values())
+    kept = {name: part for name, part in first.config.items() if name not in _MEASURED}
+    return Checkpoint(
+        path=first.path, kind=first.kind, config=kept | {"averaged": sources}, tensors=tensors
+    )
+
+
+def _check_alike(first: Checkpoint, other: Checkpoint) -> None:
+    problems = misfits(first.tensors, other.tensors)[:6]
+    if first.kind != other.kind:
+        problems = [f"one is of kind {first.kind}, the other {other.kind}"]
+    elif first.model_config() != other.model_config():
+        problems.append("their sections 'model' differ")
+    elif first.labels() != other.labels():
+        problems.append("their labels differ")
+    if problems:
+        raise ValueError(
+            f"{first.path} and {other.path}: cannot be averaged ({'; '.join(problems)})"
+        )

@@ -1,7 +1,7 @@
 """Where a checkpoint comes from: a folder, a web address, or a repository of the Hugging Face Hub.
 
-For: turning any of the three into a folder on this machine, downloaded once, resumed where it broke
-off, checked by digest. Not for: reading it (``hicmae/checkpoint.py``).
+Any of the three becomes a folder on this machine, downloaded once, resumed where it broke off,
+checked by digest.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from pathlib import Path
 
 import platformdirs
 
-from hicmae.checkpoint import CARD, CONFIG, PROBE, WEIGHTS, file_sha256, is_checkpoint
+from hicmae.checkpoints.checkpoint import CARD, CONFIG, PROBE, WEIGHTS, is_checkpoint
+from hicmae.files import file_sha256, write_text
 from hicmae.media.download import OFFLINE_VARIABLE, fetch, is_offline
 
 _TIMEOUT_SECONDS = 20.0
@@ -78,7 +79,6 @@ def check_weights(folder: Path) -> None:
 
 
 def _from_web(url: str, cache: Path, *, force: bool, offline: bool) -> Path:
-    """A checkpoint that lies in a folder of a web server."""
     base = re.sub(rf"/+({re.escape(CONFIG)}|{re.escape(WEIGHTS)})?$", "", url)
     place = cache / hashlib.sha256(base.encode()).hexdigest()[:16]
     described = place / CONFIG
@@ -102,9 +102,7 @@ def _from_web(url: str, cache: Path, *, force: bool, offline: bool) -> Path:
             raise ValueError(f"{base}: not downloaded yet, and the network may not be used")
         fetch(f"{base}/{WEIGHTS}", folder / WEIGHTS, sha256=digest)
     for file in (folder / CONFIG, described):
-        beside = file.with_name(f".{file.name}.part")
-        beside.write_text(text, encoding="utf-8")
-        beside.replace(file)
+        write_text(file, text)
     return folder
 
 
@@ -117,7 +115,6 @@ def _from_hub(
     offline: bool,
     token: str | bool | None,
 ) -> Path:
-    """A checkpoint of the Hub, in the Hub's own cache."""
     import huggingface_hub
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
@@ -146,7 +143,6 @@ def _from_hub(
 
 
 def _small_file(url: str) -> str:
-    """The text of a small file."""
     try:
         with urllib.request.urlopen(url, timeout=_TIMEOUT_SECONDS) as answer:
             content = answer.read(_CONFIG_BYTES + 1)
@@ -174,7 +170,6 @@ def _digest(text: str, where: str) -> str | None:
 
 
 def _cache(cache_dir: str | Path | None) -> Path:
-    """Where downloads from the web are kept."""
     if cache_dir is not None:
         return Path(cache_dir)
     return Path(platformdirs.user_cache_dir("hicmae")) / "checkpoints"

@@ -1,7 +1,5 @@
 """Face boxes that are known already: from a CSV of one's own, or of OpenFace.
 
-For: ``--faces boxes``. Not for: detecting (``faces.py``) or following faces (``tracking.py``).
-
 A row is one face in one frame. Its time is ``frame`` (counted from 0) or ``seconds`` (after the
 first frame; also ``time``, ``timestamp``); its box ``x0, y0, x1, y1`` (also ``left, top, right,
 bottom``) or ``x, y, w, h`` (also ``width``, ``height``), pixels of the upright picture. ``track``
@@ -18,8 +16,8 @@ from pathlib import Path
 import numpy as np
 import pandas
 
-from hicmae.media.detection import Face
 from hicmae.media.errors import MediaError
+from hicmae.media.faces import Face
 from hicmae.media.video import FrameReader
 
 _TIMES = (("frame",), ("seconds",), ("time",), ("timestamp",))
@@ -107,6 +105,25 @@ class BoxTable:
         eyes = None if self.eyes is None or np.isnan(self.eyes[row]).any() else self.eyes[row]
         track = None if self.tracks is None else self.tracks[row]
         return Face(box=box, score=1.0, eyes=eyes, track=track)
+
+
+def boxes_of(recording: Path, given: Path | None, *, remedy: str) -> BoxTable:
+    """Read the boxes of a recording: the file that was given, or NAME.csv beside it.
+
+    Args:
+        recording: A file, or a folder of images.
+        given: The file of boxes.
+        remedy: How to name one, for the message.
+
+    Raises: MediaError: ``no-boxes``; ``bad-boxes``, as ``read_boxes``.
+    """
+    path = given
+    if path is None:
+        stem = recording.name if recording.is_dir() else recording.stem
+        path = recording.with_name(f"{stem}.csv")
+    if not path.is_file():
+        raise MediaError("no-boxes", path, f"no such file of face boxes; {remedy}")
+    return read_boxes(path)
 
 
 def read_boxes(path: str | Path) -> BoxTable:

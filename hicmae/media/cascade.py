@@ -1,7 +1,7 @@
 """OpenCV's frontal face cascade, bundled with ``opencv-python-headless`` 4.
 
-For: machines that do not have YuNet's file. It finds frontal faces and misses many others. Not
-for: profiles, faces that look down, or eyes.
+For machines that do not have YuNet's file: it finds frontal faces, without their eyes, and misses
+many others.
 
 Source: P. Viola, M. Jones, "Rapid object detection using a boosted cascade of simple features",
 2001; R. Lienhart's tree ``frontalface_alt2``.
@@ -9,13 +9,12 @@ Source: P. Viola, M. Jones, "Rapid object detection using a boosted cascade of s
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
-import cv2.data
 import numpy as np
 
-from hicmae.media.detection import Face, scaled
+from hicmae.media.faces import DETECTORS, Face, scaled
 
 _LONGEST_SIDE = 320
 _SMALLEST_FACE = 24  # pixels of the scaled frame
@@ -28,19 +27,35 @@ _SMALLEST_SOURCE = 20
 _GROW, _SHIFT_DOWN = 1.05, 0.04
 
 
+@dataclass(frozen=True, kw_only=True)
+class CascadeSettings:
+    """Settings of the cascade.
+
+    Args:
+        min_neighbours: Overlapping hits that make a face.
+    """
+
+    min_neighbours: int = 4
+
+
+@DETECTORS.register("cascade", settings=CascadeSettings)
 class CascadeDetector:
     """The bundled cascade on frames scaled to a longest side of 320 pixels.
 
     Args:
-        min_neighbours: Overlapping hits that make a face.
+        settings: Of it.
+        offline: Nothing is fetched anyway.
 
     Raises:
         FileNotFoundError: This OpenCV does not bundle the cascade.
     """
 
-    name = "cascade"
+    name, finds_eyes = "cascade", False
 
-    def __init__(self, *, min_neighbours: int = 4) -> None:
+    def __init__(self, settings: CascadeSettings, *, offline: bool = False) -> None:
+        import cv2
+        import cv2.data
+
         file = Path(cv2.data.haarcascades) / "haarcascade_frontalface_alt2.xml"
         if not file.is_file():
             raise FileNotFoundError(
@@ -48,10 +63,12 @@ class CascadeDetector:
                 "install opencv-python-headless 4"
             )
         self._cascade = cv2.CascadeClassifier(str(file))
-        self._min_neighbours = min_neighbours
+        self._min_neighbours = settings.min_neighbours
 
     def detect(self, frame: np.ndarray) -> list[Face]:
         """Find frontal faces in (H, W, 3) uint8 RGB; the score counts overlapping hits."""
+        import cv2
+
         small, back = scaled(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY), _LONGEST_SIDE)
         smallest = max(_SMALLEST_FACE, round(_SMALLEST_SOURCE / back.max()))
         boxes, hits = self._cascade.detectMultiScale2(

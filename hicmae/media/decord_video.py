@@ -1,7 +1,7 @@
 """Frames through decord: fast forward and random access to what it understands.
 
-For: the usual case. Not for: files in which decord gives other frames than the container shows.
-All of this was seen, and is left to the next decoder: in MPEG program streams its first jump
+Files in which decord gives other frames than the container shows are left to the next decoder. All
+of this was seen: in MPEG program streams its first jump
 lands a group of pictures late, so that picture and sound part by half a second; it counts frames
 that an edit list hides among its timestamps, though not among its frames; it repeats neighbours
 for frames it cannot decode; it gives rows of padding for tiny pictures.
@@ -17,8 +17,8 @@ import cv2
 import decord
 import numpy as np
 
+from hicmae.media.container import VideoStream
 from hicmae.media.errors import MediaError
-from hicmae.media.probe import VideoStream
 
 # decord keeps times in 32 bits and some containers round to milliseconds.
 _TOLERANCE_SECONDS = 2e-3

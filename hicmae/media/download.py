@@ -1,19 +1,14 @@
-"""One file fetched once: resumed where it broke off, checked by its digest, never half-written.
-
-For: networks that are not part of this package. Not for: recordings or data sets.
-"""
+"""One file fetched once: resumed where it broke off, checked by its digest, never half-written."""
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
 import http.client
 import os
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
+
+from hicmae.files import file_sha256, locked
 
 OFFLINE_VARIABLE = "HICMAE_OFFLINE"
 _TIMEOUT_SECONDS = 20.0
@@ -46,9 +41,8 @@ def fetch(url: str, path: Path, *, sha256: str) -> Path:
         DownloadError: The server does not answer or has no such file, the connection broke off
             again and again, or another file came; then nothing is kept of it.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.part")
-    with _locked(path.with_name(f"{path.name}.lock")):
+    with locked(path.with_name(f"{path.name}.lock")):
         if path.is_file():
             return path
         for attempt in range(1, _ATTEMPTS + 1):
@@ -63,7 +57,7 @@ def fetch(url: str, path: Path, *, sha256: str) -> Path:
                     raise DownloadError(f"{url}: cannot be fetched ({reason})") from None
                 continue
             break
-        digest = hashlib.sha256(part.read_bytes()).hexdigest()
+        digest = file_sha256(part)
         if digest != sha256:
             size = part.stat().st_size
             part.unlink()
@@ -93,11 +87,3 @@ def _fetch_rest(url: str, part: Path) -> None:
         missing = getattr(answer, "length", 0)
     if missing:  # http.client ends quietly where a connection closes early
         raise ConnectionError(f"broke off, {missing} bytes are missing")
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold a lock that ends with the process, however it ends."""
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield  # The file stays: removed, a third process would lock another one of its name.

@@ -1,7 +1,4 @@
-"""The one error of raw media: a file that cannot be used, and the cause under which it counts.
-
-For: everything that reads recordings. Not for: broken shards, which are not raw media.
-"""
+"""The one error of raw media: a file that cannot be used, and the cause under which it counts."""
 
 from __future__ import annotations
 
@@ -19,6 +16,7 @@ CAUSES = {
     "no-face": "the detector found no face",
     "no-boxes": "face boxes were promised and there is no file of them",
     "bad-boxes": "the file of face boxes is not one, or of another recording",
+    "frame-size": "its frames are smaller than the fixed box",
     "no-rate": "a folder of images whose frame rate nobody says",
     "damaged": "it opens, but frames that were asked for cannot be decoded",
     "deadline": "decoding took longer than allowed",

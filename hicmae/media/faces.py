@@ -1,101 +1,222 @@
-"""Face detectors by name, and the settings of cropping faces.
+"""Faces: the settings of finding, following and cutting them out, and the table of detectors.
 
-For: opening a detector. A detector is one file beside this one and one line in ``DETECTORS``. Not
-for: following a face over time (``tracking.py``) or cutting it out (``crops.py``).
+A detector is one file beside this one that registers itself in ``DETECTORS`` and is imported in
+``__init__.py``; packages of others register theirs the same way (``hicmae/registry.py``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, Protocol
 
-from hicmae.media.cascade import CascadeDetector
-from hicmae.media.detection import Face, FaceDetector
-from hicmae.media.yunet import YunetDetector
+import numpy as np
 
-__all__ = ["DETECTORS", "Face", "FaceConfig", "FaceDetector", "open_detector"]
+from hicmae.config import did_you_mean, from_dict
+from hicmae.registry import Registry, load_plugins
+from hicmae.settings import InputConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Face:
+    """One face in one frame.
+
+    Args:
+        box: (4,) float32 x0, y0, x1, y1, pixels of the frame; may reach outside of it.
+        score: The detector's confidence; comparable within one detector only.
+        eyes: (2, 2) float32 x, y of the eye on the picture's left and of the one on its right, or
+            None where the detector does not tell.
+        track: Whose face it is, where a list of boxes says so; detectors do not know.
+    """
+
+    box: np.ndarray
+    score: float
+    eyes: np.ndarray | None = None
+    track: str | None = None
+
+
+class FaceDetector(Protocol):
+    """Finds the faces of one frame. Where a class says ``finds_eyes = False``, its faces have none.
+
+    It is made with its settings and ``offline``, whether a file that it lacks must not be fetched.
+    """
+
+    name: str
+
+    def detect(self, frame: np.ndarray) -> list[Face]:
+        """Find faces in (H, W, 3) uint8 RGB, in no particular order."""
+        ...
+
+
+DETECTORS: Registry[Callable[..., FaceDetector]] = Registry("face detector")
+# Where nothing detects: faces are boxes that are known, or pictures are faces already.
+_BOXES, _NONE = "boxes", "none"
+
+
+def detector_names() -> list[str]:
+    """What ``faces`` may be."""
+    return [*DETECTORS.names, _BOXES, _NONE]
+
+
+def finds_eyes(faces: str) -> bool:
+    """Whether the faces of a detector, or of a list of boxes, may have eyes."""
+    if faces in DETECTORS:
+        return bool(getattr(DETECTORS[faces].make, "finds_eyes", True))
+    return faces == _BOXES
 
 
 @dataclass(frozen=True, kw_only=True)
 class FaceConfig:
-    """How the face of a recording is found, followed and cut out.
+    """From a recording to face images: what a build records and prediction does again.
+
+    The fields are options of ``hicmae shards build``; they travel in every index and, with the
+    rest of a build's settings, in every fine-tuned checkpoint.
 
     Args:
-        detector: ``yunet`` (needs a file), ``cascade`` (bundled, finds fewer), ``boxes`` (a list
-            of boxes, see ``hicmae/media/boxes.py``) or ``none``: the middle square of the picture,
-            for recordings that are face crops already.
-        yunet_file: YuNet's network; none given: see ``hicmae.media.yunet.get_yunet``.
-        offline: Never fetch it.
-        min_score: YuNet's score of a face, 0 to 1.
-        policy: Of several faces: ``largest`` (seen longest and largest) or ``central`` (nearest
-            to the middle of the picture for longest).
-        detect_every: Frames from one detection to the next; in between the box is interpolated.
-        max_gap_seconds: How long a face may stay unfound and still be the same one where it moved.
+        face_size: Side of the square face images, pixels.
+        fps: Constant frame rate, frames per second.
+        jpeg_quality: Of the face images, 1..100.
+        chroma: Colour resolution of the images: ``420`` or ``444``.
+        faces: A name of ``DETECTORS``; ``boxes``: a list of boxes (``boxes.py``); ``none``: the
+            middle square of the picture, or ``box``.
+        face_choice: Of several faces: ``largest`` (seen longest and largest), ``central`` (nearest
+            to the middle of the picture for longest) or ``all``.
+        face_margin: Space added around the detector's box, as a share of its longer side.
+        face_smoothing_seconds: Standard deviation of the smoothing of the box over time; 0: none.
+        face_gap_seconds: How long a face may stay unfound and still be the same where it moved.
         align: ``eyes`` turns and scales the square so that the eyes are level, in their place and
-            at their distance (a detector that tells eyes is needed: ``yunet``, or ``boxes`` with
-            eyes); ``none`` keeps it upright about the box.
-        margin: Space added around the detector's box, as a share of its longer side.
-        smoothing_seconds: Standard deviation of the smoothing of the box over time; 0: none.
+            at their distance; ``none`` keeps it upright about the box.
+        detect_every: Frames from one detection to the next; in between the box is interpolated.
+        image_fps: Frame rate of folders of images that have none of their own.
+        min_coverage: Least share of the frames shown to the detector in which it finds the face.
+        box: With ``faces: none``: x0, y0, x1, y1 cut out of every frame, pixels.
+        silence_db: Sound below this level counts as silent, decibels relative to full scale.
+
+    Raises: ValueError: what cannot be, every problem in one line.
     """
 
-    detector: Literal["yunet", "cascade", "boxes", "none"] = "yunet"
-    yunet_file: Path | None = None
-    offline: bool = False
-    min_score: float = 0.6
-    policy: Literal["largest", "central"] = "largest"
-    detect_every: int = 5
-    max_gap_seconds: float = 1.0
+    face_size: int = 160
+    fps: float = 25.0
+    jpeg_quality: int = 90
+    chroma: Literal["420", "444"] = "420"
+    faces: str = "yunet"
+    face_choice: Literal["largest", "central", "all"] = "largest"
+    face_margin: float = 0.3
+    face_smoothing_seconds: float = 0.2
+    face_gap_seconds: float = 1.0
     align: Literal["none", "eyes"] = "none"
-    margin: float = 0.3
-    smoothing_seconds: float = 0.2
+    detect_every: int = 5
+    image_fps: float | None = None
+    min_coverage: float = 0.1
+    box: tuple[int, int, int, int] | None = None
+    silence_db: float = -70.0
 
     def __post_init__(self) -> None:
-        problems = []
-        if self.detector not in DETECTORS:
-            problems.append(f"detector = {self.detector!r} (one of {', '.join(DETECTORS)})")
-        if self.policy not in ("largest", "central"):
-            problems.append(f"policy = {self.policy!r} (one of largest, central)")
-        if self.align not in ("none", "eyes"):
-            problems.append(f"align = {self.align!r} (one of none, eyes)")
-        elif self.align == "eyes" and self.detector in ("cascade", "none"):
-            problems.append(f"align = eyes with detector = {self.detector}, which finds no eyes")
-        if self.detect_every < 1:
-            problems.append(f"detect_every = {self.detect_every} (must be 1 or more)")
-        if not 0 <= self.min_score <= 1:
-            problems.append(f"min_score = {self.min_score} (must lie within 0..1)")
-        problems += [
-            f"{name} = {getattr(self, name)} (must be 0 or more)"
-            for name in ("max_gap_seconds", "margin", "smoothing_seconds")
-            if getattr(self, name) < 0
-        ]
-        if problems:
+        if problems := self.problems():
             raise ValueError(f"faces: {'; '.join(problems)}")
 
+    def problems(self) -> list[str]:
+        """What is wrong with it."""
+        problems = [
+            f"{name} = {getattr(self, name)} (must be positive)"
+            for name in ("face_size", "fps", "detect_every")
+            if not getattr(self, name) > 0
+        ]
+        if not 1 <= self.jpeg_quality <= 100:
+            problems.append(f"jpeg_quality = {self.jpeg_quality} (must lie between 1 and 100)")
+        known = _is_known(self.faces)
+        if not known:
+            names = detector_names()
+            near = did_you_mean(self.faces, names)
+            problems.append(f"faces = {self.faces!r}{near} (one of {', '.join(names)})")
+        for name, choices in (
+            ("face_choice", ("largest", "central", "all")),
+            ("align", ("none", "eyes")),
+            ("chroma", ("420", "444")),
+        ):
+            if getattr(self, name) not in choices:
+                found = getattr(self, name)
+                problems.append(f"{name} = {found!r} (one of {', '.join(choices)})")
+        problems += [
+            f"{name} = {getattr(self, name)} (must be 0 or more)"
+            for name in ("face_margin", "face_smoothing_seconds", "face_gap_seconds")
+            if getattr(self, name) < 0
+        ]
+        if self.image_fps is not None and not self.image_fps > 0:
+            problems.append(f"image_fps = {self.image_fps} (must be positive)")
+        if self.align == "eyes" and known and not finds_eyes(self.faces):
+            problems.append(
+                f"align = eyes with faces = {self.faces}, which finds no eyes (it needs yunet, or "
+                "boxes with eyes)"
+            )
+        if not 0 <= self.min_coverage <= 1:
+            problems.append(f"min_coverage = {self.min_coverage} (must lie between 0 and 1)")
+        if self.box is not None:
+            x0, y0, x1, y1 = self.box
+            if self.faces != _NONE:
+                problems.append(f"box is given with faces = {self.faces} (it needs faces: none)")
+            if not (0 <= x0 < x1 and 0 <= y0 < y1 and x1 - x0 == y1 - y0):
+                problems.append(f"box = {list(self.box)} (must be a square x0, y0, x1, y1)")
+        return problems
 
-# Name -> opener; None instead of a detector means that nothing is detected in pictures.
-DETECTORS: dict[str, Callable[[FaceConfig], FaceDetector | None]] = {
-    "yunet": lambda config: YunetDetector(
-        config.yunet_file, min_score=config.min_score, offline=config.offline
-    ),
-    "cascade": lambda config: CascadeDetector(),
-    "boxes": lambda config: None,
-    "none": lambda config: None,
-}
+    @classmethod
+    def of_build(cls, build: Mapping[str, Any], *, where: str) -> FaceConfig:
+        """Read it out of the settings of a build; what else they say is left aside.
+
+        Raises: ValueError: a value that cannot be one.
+        """
+        names = {field.name for field in dataclasses.fields(FaceConfig)}
+        values = {name: build[name] for name in names & set(build)}
+        return from_dict(FaceConfig, values, where=where)
+
+    @classmethod
+    def default(cls, input: InputConfig) -> FaceConfig:
+        """That of ``hicmae shards build``, at the size and rate of a network's input."""
+        return FaceConfig(face_size=input.image_size, fps=input.fps)
 
 
-def open_detector(policy: str | FaceConfig) -> FaceDetector | None:
-    """Open a detector by its name in ``DETECTORS``, or the one of a configuration.
+def open_detector(
+    faces: str, settings: Mapping[str, Any] | None = None, *, offline: bool = False
+) -> FaceDetector | None:
+    """Open a detector.
+
+    Args:
+        faces: Its name.
+        settings: Of its own; none given: its defaults.
+        offline: Never fetch its file; nor is it where ``HICMAE_OFFLINE`` is set.
 
     Returns: the detector, or None for ``boxes`` and ``none``.
 
     Raises:
         FileNotFoundError: The detector's file is missing.
-        ValueError: An unknown name, or a detector's file that is not what it should be.
+        ValueError: An unknown name or setting, or a file that is not what it should be.
     """
-    if isinstance(policy, str):
-        if policy not in DETECTORS:
-            raise ValueError(f"face detector {policy!r}: choose among {', '.join(DETECTORS)}")
-        policy = FaceConfig(detector=policy)  # type: ignore[arg-type]  # checked just above
-    return DETECTORS[policy.detector](policy)
+    if not _is_known(faces):
+        raise ValueError(f"face detector {faces!r}: choose among {', '.join(detector_names())}")
+    if faces not in DETECTORS:
+        return None
+    entry = DETECTORS[faces]
+    configured = entry.configure(settings or {}, where=f"face detector {faces}")
+    return entry.make(configured, offline=offline)
+
+
+def scaled(frame: np.ndarray, longest_side: int) -> tuple[np.ndarray, np.ndarray]:
+    """Scale a frame (H, W, C) so that its longest side has this many pixels.
+
+    Returns: the scaled frame, and (2,) what its x and y are multiplied with to get the frame's.
+    """
+    import cv2
+
+    height, width = frame.shape[:2]
+    scale = longest_side / max(height, width)
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    method = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+    return cv2.resize(frame, size, interpolation=method), np.array([width, height]) / size
+
+
+def _is_known(faces: str) -> bool:
+    """Whether there is such a detector; installed packages are asked for what is not here."""
+    if faces not in detector_names():
+        load_plugins()  # a worker process has not done so yet
+    return faces in detector_names()

@@ -1,7 +1,6 @@
 """Frames through PyAV: whatever FFmpeg can decode, in order, packet by packet.
 
-For: the decoder of last resort, which goes by presentation stamps and never guesses. Not for:
-choosing a decoder (``video.py``).
+The decoder of last resort, which goes by presentation stamps and never guesses.
 """
 
 from __future__ import annotations
@@ -12,9 +11,8 @@ from contextlib import ExitStack
 import av
 import numpy as np
 
-from hicmae.media.container import decoded_frames, open_container
+from hicmae.media.container import VideoStream, decoded_frames, open_container
 from hicmae.media.errors import MediaError
-from hicmae.media.probe import VideoStream
 
 
 class PyavDecoder:

@@ -1,8 +1,4 @@
-"""Raw sound in: one channel of 16-bit samples on the clock of the pictures.
-
-For: the sound of any recording, or a sound file of its own. Not for: spectra
-(``hicmae/transforms``).
-"""
+"""Raw sound in: one channel of 16-bit samples on the clock of the pictures."""
 
 from __future__ import annotations
 
@@ -34,16 +30,12 @@ class Sound:
         sample_rate: Hz.
         start_seconds: Time of the first sample on the container's clock, which
             ``VideoReader.timestamps`` share. A sound file of its own starts at 0.
-        source_rate: Of the recording, Hz.
-        source_channels: Of the recording.
         damaged: Whether packets could not be decoded; what decoded is kept in its place.
     """
 
     samples: np.ndarray
     sample_rate: int
     start_seconds: float
-    source_rate: int
-    source_channels: int
     damaged: bool = False
 
     @property
@@ -106,7 +98,6 @@ def read_sound(
     pieces: list[SoundPiece] = []
     with open_container(path) as container:
         stream = sound_stream(container, path)
-        source_rate, source_channels = stream.codec_context.rate, stream.codec_context.channels
         for piece in resampled_pieces(container, stream, errors, sample_rate, end_seconds):
             if not pieces or pieces[-1] is not piece:
                 pieces.append(piece)
@@ -121,8 +112,6 @@ def read_sound(
         samples=samples,
         sample_rate=sample_rate,
         start_seconds=start,
-        source_rate=source_rate,
-        source_channels=source_channels,
         damaged=bool(errors),
     )
 

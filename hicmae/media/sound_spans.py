@@ -1,7 +1,7 @@
 """Spans of a recording's sound, one after another, while it is decoded.
 
-For: going through hours of sound in bounded memory. The samples are those that ``read_sound`` and
-``Sound.span`` give. Not for: going back in time, or sound that is short enough to be held.
+So hours of sound are gone through in bounded memory, forwards only. The samples are those that
+``read_sound`` and ``Sound.span`` give.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """YuNet, OpenCV's small face detector with five landmarks.
 
-For: the default detector. Its network is a file of 232 KB that is not part of this package; it is
-fetched once, when a detector is opened. Not for: any other detector.
+Its network is a file of 232 KB that is not part of this package; it is fetched once, when a
+detector is opened.
 
 Source: W. Wu, H. Peng, S. Yu, "YuNet: A Tiny Millisecond-level Face Detector", 2023; the file is
 ``face_detection_yunet_2023mar.onnx`` of OpenCV's model zoo.
@@ -11,14 +11,14 @@ from __future__ import annotations
 
 import hashlib
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
 import platformdirs
 
-from hicmae.media.detection import Face, scaled
 from hicmae.media.download import OFFLINE_VARIABLE, DownloadError, fetch, is_offline
+from hicmae.media.faces import DETECTORS, Face, scaled
 
 FILE_NAME = "face_detection_yunet_2023mar.onnx"
 SHA256 = "8f2383e4dd3cfbb4553ea8718107fc0423210dc964f9f4280604804ed2552fa4"
@@ -30,13 +30,30 @@ _LONGEST_SIDE = 320
 _SHORTEST_SIDE = 64
 
 
+@dataclass(frozen=True, kw_only=True)
+class YunetSettings:
+    """Settings of YuNet.
+
+    Args:
+        file: The network; none given: where ``find_yunet`` finds it, else it is fetched.
+        min_score: Faces below it are not reported, 0 to 1.
+    """
+
+    file: Path | None = None
+    min_score: float = 0.6
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.min_score <= 1:
+            raise ValueError(f"yunet: min_score = {self.min_score} (must lie within 0..1)")
+
+
+@DETECTORS.register("yunet", settings=YunetSettings)
 class YunetDetector:
     """YuNet on frames scaled to a longest side of 320 pixels.
 
     Args:
-        file: The network; none given: where ``find_yunet`` finds it, else it is fetched.
-        min_score: Faces below it are not reported.
-        offline: Whether fetching it is forbidden; so it is where ``HICMAE_OFFLINE`` is set.
+        settings: Of it.
+        offline: Whether fetching its file is forbidden; so it is where ``HICMAE_OFFLINE`` is set.
 
     Raises:
         FileNotFoundError: The network is nowhere and cannot or must not be fetched.
@@ -45,20 +62,22 @@ class YunetDetector:
 
     name = "yunet"
 
-    def __init__(
-        self, file: str | Path | None = None, *, min_score: float = 0.6, offline: bool = False
-    ) -> None:
-        network = read_yunet(get_yunet(file, offline=offline))
+    def __init__(self, settings: YunetSettings, *, offline: bool = False) -> None:
+        import cv2
+
+        network = read_yunet(get_yunet(settings.file, offline=offline))
         self._network = cv2.FaceDetectorYN.create(
             "onnx",
             np.frombuffer(network, dtype=np.uint8),
             np.empty(0, dtype=np.uint8),
             (_LONGEST_SIDE, _LONGEST_SIDE),
-            min_score,
+            settings.min_score,
         )
 
     def detect(self, frame: np.ndarray) -> list[Face]:
         """Find faces in (H, W, 3) uint8 RGB."""
+        import cv2
+
         small, back = scaled(frame, _LONGEST_SIDE)
         below, right = (max(0, _SHORTEST_SIDE - side) for side in small.shape[:2])
         if below or right:

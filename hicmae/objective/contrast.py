@@ -1,7 +1,8 @@
-"""The cross-modal contrastive loss of one encoder layer, with local or global negatives."""
+"""The cross-modal contrastive loss of encoder layers, with local or global negatives."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import torch
@@ -9,6 +10,8 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 from torch.distributed.nn.functional import all_gather
+
+from hicmae.objective.losses import LOSSES, LossInput, LossOutput
 
 
 class Contrast(NamedTuple):
@@ -61,6 +64,44 @@ def contrast(
             (video_to_audio.argmax(dim=1) == partner, audio_to_video.argmax(dim=1) == partner)
         )
     return Contrast(loss, video_to_audio, hits.float().mean())
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContrastSettings:
+    """Of the contrast of several layers; see ``ObjectiveConfig``, which holds them.
+
+    Args:
+        layers: Encoder layers (from 1) that are contrasted.
+        temperature: Divisor of the cosine similarities.
+        negatives: Clips of this process, or of all.
+    """
+
+    layers: tuple[int, ...]
+    temperature: float
+    negatives: Literal["local", "global"]
+
+
+@LOSSES.register("contrast", settings=ContrastSettings)
+def hierarchical_contrast(given: LossInput, settings: ContrastSettings) -> LossOutput:
+    """Sum of the layers' contrastive losses, with the accuracy and the logits of each.
+
+    Source: HiCMAE, section 3.2.
+    """
+    results = [
+        contrast(
+            given.video_layers[layer].mean(dim=1),
+            given.audio_layers[layer].mean(dim=1),
+            temperature=settings.temperature,
+            negatives=settings.negatives,
+        )
+        for layer in settings.layers
+    ]
+    accuracies = {
+        f"accuracy_layer{layer}": result.accuracy
+        for layer, result in zip(settings.layers, results, strict=True)
+    }
+    loss = torch.stack([result.loss for result in results]).sum()
+    return LossOutput(loss, accuracies, tuple(result.logits for result in results))
 
 
 def _counts(count: int, device: torch.device) -> list[int]:

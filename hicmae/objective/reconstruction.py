@@ -1,9 +1,83 @@
-"""The reconstruction loss of pretraining."""
+"""Reconstruction: what the decoders are asked to predict, and how far they are from it.
+
+The targets are the standardised values of the hidden tokens.
+"""
 
 from __future__ import annotations
 
+import math
+from typing import NamedTuple
+
+import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor
+
+from hicmae.objective.losses import LOSSES, LossInput, LossOutput
+from hicmae.registry import NoSettings
+
+EPSILON = 1e-6  # added to a patch's standard deviation; reference facts, objective section
+
+
+class Standardised(NamedTuple):
+    """Values minus their mean over their standard deviation, and what undoes it.
+
+    Attributes:
+        values: (…, P) standardised.
+        mean: broadcastable to ``values``.
+        std: broadcastable to ``values``; epsilon included.
+    """
+
+    values: Tensor
+    mean: Tensor
+    std: Tensor
+
+
+def standardise(values: Tensor, dim: int, epsilon: float | Tensor = EPSILON) -> Standardised:
+    """Subtract the mean and divide by the unbiased standard deviation + epsilon along ``dim``.
+
+    Targets ask for no gradient: this works in place on its own copy, and has none to give.
+    """
+    mean = values.mean(dim=dim, keepdim=True)
+    centred = values - mean
+    # Not Tensor.std, which takes five times as long along a dimension that is not the last.
+    norm = torch.linalg.vector_norm(centred, dim=dim, keepdim=True)
+    std = norm / math.sqrt(values.shape[dim] - 1) + epsilon
+    return Standardised(centred.div_(std), mean, std)
+
+
+def video_target(
+    tubelets: Tensor,
+    *,
+    tubelet_frames: int,
+    image_std: tuple[float, ...],
+    frame_difference: bool,
+) -> Tensor:
+    """Targets of hidden tubelets (B, M, P), cut from normalised video.
+
+    Each colour channel, in [0, 1], is standardised over the tubelet; with ``frame_difference``
+    every frame after the first then gives way to its difference from the one before.
+
+    Returns: (B, M, P) float32, P in order (frame, row, column, channel).
+    Source: HiCMAE, section 3.4; reference facts, objective section.
+    """
+    # Standardising s·x + m with epsilon is standardising x with epsilon / s.
+    epsilon = EPSILON / torch.tensor(image_std, device=tubelets.device)
+    pixels = rearrange(tubelets.float(), "b m (p c) -> b m p c", c=len(image_std))
+    values = rearrange(
+        standardise(pixels, dim=2, epsilon=epsilon).values,
+        "b m (f p) c -> b m f (p c)",
+        f=tubelet_frames,
+    )
+    if frame_difference:
+        for frame in range(tubelet_frames - 1, 0, -1):  # each of these is a frame of all tubelets
+            values[:, :, frame] -= values[:, :, frame - 1]
+    return rearrange(values, "b m f q -> b m (f q)")
+
+
+def audio_target(patches: Tensor) -> Tensor:
+    """Targets of hidden filter-bank patches (B, M, P): standardised over each patch, float32."""
+    return standardise(patches.float(), dim=2).values
 
 
 def reconstruction(prediction: Tensor, target: Tensor) -> Tensor:
@@ -12,3 +86,15 @@ def reconstruction(prediction: Tensor, target: Tensor) -> Tensor:
     Source: HiCMAE, equation of the reconstruction loss; reference facts, objective section.
     """
     return F.mse_loss(prediction.float(), target.float())
+
+
+@LOSSES.register("video")
+def video_loss(given: LossInput, settings: NoSettings) -> LossOutput:
+    """The reconstruction loss of the hidden tubelets."""
+    return LossOutput(reconstruction(given.video_prediction, given.video_target))
+
+
+@LOSSES.register("audio")
+def audio_loss(given: LossInput, settings: NoSettings) -> LossOutput:
+    """The reconstruction loss of the hidden filter-bank patches."""
+    return LossOutput(reconstruction(given.audio_prediction, given.audio_target))

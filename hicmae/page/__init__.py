@@ -1,5 +1,4 @@
 """``hicmae serve``: a page on this machine that shows what a network sees and hears in a clip.
 
-For: uploads, the queue, the JSON endpoints, and the page itself (``assets/``). Not for: decoding,
-faces and windows, which are those of ``hicmae predict`` (``hicmae/prediction``).
+Decoding, faces and windows are those of ``hicmae predict``; the page itself lies in ``assets/``.
 """

@@ -1,6 +1,5 @@
-"""What the endpoints answer, as documented in /openapi.json.
+"""What the endpoints answer, as documented in /openapi.json, which shows the classes' names.
 
-For: the JSON that the page, and other programs, read. Not for: making it (``analysis.py``).
 Times are seconds after the recording's first frame, or its first sound without frames.
 """
 

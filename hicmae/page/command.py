@@ -1,14 +1,16 @@
 """``hicmae serve``: from a checkpoint to a page on this machine.
 
-For: the verb: loading, binding, the lines that are printed. Not for: what is served.
+The page listens before the network is loaded, so that a port that is taken is said at once.
 """
 
 from __future__ import annotations
 
-from typing import Literal
+import ipaddress
+import os
+import socket
 
-from hicmae.page.settings import Limits
-from hicmae.prediction.settings import Choice, WindowConfig
+from hicmae.page.jobs import Limits
+from hicmae.prediction.messages import Choice, WindowConfig
 
 _LIMITS = Limits()
 _LAST_SECONDS = 5  # for answers that are under way when the page ends
@@ -21,7 +23,7 @@ def serve(
     port: int = 8000,
     allowed_hosts: tuple[str, ...] = (),
     hop: float = 1.0,
-    faces: Literal["profile", "yunet", "cascade", "none"] = "profile",
+    faces: str = "profile",
     face_choice: Choice = "all",
     limits: Limits = _LIMITS,
     device: str = "auto",
@@ -56,12 +58,13 @@ def serve(
     """
     import uvicorn
 
-    from hicmae.page.address import bound_socket, is_loopback, url_of
-    from hicmae.page.analysts import open_analyst
+    from hicmae.page.analysis import open_analyst
     from hicmae.page.guard import known_names
+    from hicmae.page.jobs import UploadFolder
     from hicmae.page.server import make_app
-    from hicmae.page.uploads import UploadFolder
 
+    if faces == "boxes":
+        raise ValueError("serve: faces = boxes (an upload brings no list of boxes)")
     windows = WindowConfig(
         hop=hop,
         faces=faces,
@@ -103,3 +106,41 @@ def serve(
         finally:
             folder.close()
             analyst.close()
+
+
+def bound_socket(host: str, port: int) -> socket.socket:
+    """A listening socket.
+
+    Raises: ValueError: no such address here, or the port is taken or not allowed.
+    """
+    if not 0 <= port < 65536:
+        raise ValueError(f"port = {port} (must lie in 0..65535; 0 takes any that is free)")
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server((host, port), family=family, backlog=64)
+    except (OSError, UnicodeError) as error:
+        why = str(error)
+        if isinstance(error, OSError) and not isinstance(error, socket.gaierror):
+            # create_server adds the address to the text, which says it already.
+            why = os.strerror(error.errno or 0)
+        raise ValueError(
+            f"cannot listen at {host}, port {port} ({why.lower()}); give another --port (0: any "
+            "that is free) or --host"
+        ) from error
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address is reached from this machine alone."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def url_of(host: str, listener: socket.socket) -> str:
+    """What to open on this machine."""
+    port = listener.getsockname()[1]
+    shown = "localhost" if host in ("0.0.0.0", "::", "127.0.0.1", "::1") else host
+    return f"http://{shown}:{port}/"

@@ -1,29 +1,70 @@
-"""One recording after another: the queue of the page.
+"""One recording after another: what the page allows, where uploads lie, and the queue.
 
-For: a bounded number of waiting uploads, one worker, progress, cancelling and forgetting. Not for:
-what is done with a recording; the analyst does that.
+A bounded number of waiting uploads, one worker, progress, cancelling and forgetting. Uploads have
+names that nobody can guess or choose, and are deleted when they are done with, when the page ends,
+and, after a crash, when the next page begins.
 """
 
 from __future__ import annotations
 
+import atexit
 import logging
+import os
+import re
 import secrets
+import shutil
+import tempfile
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
-
-from hicmae.page.settings import Limits
+from typing import Any, BinaryIO, Literal, Protocol
 
 log = logging.getLogger(__name__)
-
 State = Literal["waiting", "running", "done", "failed"]
 # Results that are kept for pages that have not fetched them yet; with pictures, megabytes each.
 _MOST_RESULTS = 16
-
 Report = Callable[[str, float], None]  # a stage in words, and its share done, 0 to 1
+_PREFIX = "hicmae-page-"
+_BLOCK = 1 << 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """How much the page takes, and for how long it keeps it.
+
+    Args:
+        megabytes: Largest upload, 1e6 bytes.
+        seconds: Longest recording.
+        waiting: Uploads that may wait while one is worked on; others are refused until there is
+            room.
+        keep_minutes: How long a result is kept for its page; the recording itself is deleted as
+            soon as it was looked at.
+        patience_seconds: A page that has not asked for so long is gone, and its upload is dropped.
+    """
+
+    megabytes: float = 200.0
+    seconds: float = 600.0
+    waiting: int = 4
+    keep_minutes: float = 10.0
+    patience_seconds: float = 60.0
+
+    def __post_init__(self) -> None:
+        problems = [
+            f"{name} = {value} (must be positive)"
+            for name in ("megabytes", "seconds", "keep_minutes", "patience_seconds")
+            if not (value := getattr(self, name)) > 0
+        ]
+        if self.waiting < 0:
+            problems.append(f"waiting = {self.waiting} (must be 0 or more)")
+        if problems:
+            raise ValueError(f"limits: {'; '.join(problems)}")
+
+    @property
+    def num_bytes(self) -> int:
+        """Largest upload, bytes."""
+        return round(self.megabytes * 1e6)
 
 
 class Analyst(Protocol):
@@ -48,7 +89,7 @@ class CancelledError(Exception):
 
 
 @dataclass
-class Job:
+class PageJob:
     """A recording on its way; all fields are changed under the queue's lock.
 
     Attributes:
@@ -87,7 +128,7 @@ class JobQueue:
         self, analyst: Analyst, limits: Limits, *, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._analyst, self._limits, self._clock = analyst, limits, clock
-        self._jobs: dict[str, Job] = {}
+        self._jobs: dict[str, PageJob] = {}
         self._changed = threading.Condition()
         self._closed = False
         self._thread = threading.Thread(target=self._work, name="hicmae-page", daemon=True)
@@ -99,14 +140,14 @@ class JobQueue:
             self._expire()
             self._require_room()
 
-    def add(self, path: Path, name: str) -> Job:
+    def add(self, path: Path, name: str) -> PageJob:
         """Let a recording wait for its turn.
 
         Raises: QueueFullError: as many wait as may; the file is left to the caller.
         """
         with self._changed:
             self._require_room()
-            job = Job(path=path, name=name, touched=self._clock())
+            job = PageJob(path=path, name=name, touched=self._clock())
             self._jobs[job.id] = job
             self._changed.notify_all()
         return job
@@ -171,7 +212,6 @@ class JobQueue:
             self.forget(id)
 
     def _work(self) -> None:
-        """Take the first that waits, again and again."""
         while True:
             with self._changed:
                 while not self._closed and self._next() is None:
@@ -183,10 +223,10 @@ class JobQueue:
                 job.state = "running"
             self._run(job)
 
-    def _next(self) -> Job | None:
+    def _next(self) -> PageJob | None:
         return next((job for job in self._jobs.values() if job.state == "waiting"), None)
 
-    def _run(self, job: Job) -> None:
+    def _run(self, job: PageJob) -> None:
         """Look at one recording; whatever happens, its file is deleted and the worker goes on."""
 
         def report(stage: str, share: float) -> None:
@@ -213,3 +253,58 @@ class JobQueue:
         with self._changed:
             job.result, job.error = result, error
             job.state, job.ended = ("done" if result is not None else "failed"), self._clock()
+
+
+class UploadFolder:
+    """A folder that only this user may enter; it is gone when the process ends.
+
+    Args:
+        parent: Where to make it; none given: the system's folder for temporary files.
+    """
+
+    def __init__(self, parent: Path | None = None) -> None:
+        root = Path(tempfile.gettempdir()) if parent is None else parent
+        _remove_leftovers(root)
+        # mkdtemp makes it with mode 0700.
+        self.path = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir=root))
+        atexit.register(self.close)
+
+    def save(self, source: BinaryIO) -> Path:
+        """Copy an upload under a random name, which has nothing of the user's name in it."""
+        path = self.path / secrets.token_hex(16)
+        try:
+            with path.open("xb") as file:
+                shutil.copyfileobj(source, file, _BLOCK)
+        except BaseException:
+            path.unlink(missing_ok=True)
+            raise
+        return path
+
+    def close(self) -> None:
+        """Delete the folder with everything in it."""
+        shutil.rmtree(self.path, ignore_errors=True)
+        atexit.unregister(self.close)
+
+
+def shown_name(name: str | None) -> str:
+    """A file's name as it may be shown: the last part of it, printable, not too long."""
+    last = re.split(r"[/\\]", name or "")[-1]
+    return "".join(character for character in last if character.isprintable())[:120] or "recording"
+
+
+def _remove_leftovers(root: Path) -> None:
+    """Delete the folders of pages that were killed; those of others cannot be, and stay."""
+    for folder in root.glob(f"{_PREFIX}*-*"):
+        owner = folder.name.removeprefix(_PREFIX).split("-")[0]
+        if owner.isdigit() and not _is_running(int(owner)):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    return True

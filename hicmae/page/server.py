@@ -1,7 +1,4 @@
-"""The page's endpoints: what is asked for, and what is answered.
-
-For: routes, and errors as JSON of one form. Not for: who may ask (``guard.py``), the queue
-(``jobs.py``), or what is done with a recording (``analysis.py``).
+"""The page's endpoints: routes, and errors as JSON of one form.
 
 No request names a file: jobs have random ids, the page's own files are those of a fixed table.
 """
@@ -20,11 +17,17 @@ from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
 import hicmae
-from hicmae.page.answers import Failure, Model, Prediction, Progress
+from hicmae.page import answers
 from hicmae.page.guard import Guard
-from hicmae.page.jobs import Analyst, Job, JobQueue, QueueFullError
-from hicmae.page.settings import Limits
-from hicmae.page.uploads import UploadFolder, shown_name
+from hicmae.page.jobs import (
+    Analyst,
+    JobQueue,
+    Limits,
+    PageJob,
+    QueueFullError,
+    UploadFolder,
+    shown_name,
+)
 
 _ASSETS = {
     "/": ("index.html", "text/html; charset=utf-8"),
@@ -36,7 +39,7 @@ _ASSETS = {
 _POLL_SECONDS = 0.1
 _FORM_BYTES = 1 << 16  # around the file in a form
 _ERRORS: dict[int | str, dict[str, Any]] = {
-    status: {"model": Failure, "description": text}
+    status: {"model": answers.Failure, "description": text}
     for status, text in {
         403: "From another web site",
         413: "Larger than the limit",
@@ -91,7 +94,7 @@ def make_app(
     for route, (file, kind) in _ASSETS.items():
         app.add_api_route(route, _asset(file, kind), include_in_schema=False)
 
-    def enqueue(upload: UploadFile) -> Job:
+    def enqueue(upload: UploadFile) -> PageJob:
         """Keep an upload, and let it wait."""
         try:
             jobs.require_room()
@@ -106,13 +109,13 @@ def make_app(
             raise HTTPException(503, {"cause": "busy", "message": message}) from None
 
     @app.get("/api/model", summary="What the network is, and what the page takes")
-    def model() -> Model:
-        return Model.model_validate(
+    def model() -> answers.Model:
+        return answers.Model.model_validate(
             analyst.describe() | {"max_megabytes": limits.megabytes, "max_seconds": limits.seconds}
         )
 
     @app.post("/api/predict", summary="A recording in, its prediction out", responses=_ERRORS)
-    async def predict(request: Request, file: Annotated[UploadFile, File()]) -> Prediction:
+    async def predict(request: Request, file: Annotated[UploadFile, File()]) -> answers.Prediction:
         """Waits for its turn, then for the result. Errors name a cause; the recording is deleted
         in any case. For progress, or to give up, use /api/jobs.
         """
@@ -125,23 +128,27 @@ def make_app(
                 if status["state"] == "failed":
                     raise HTTPException(422, status["error"])
                 if status["state"] == "done":
-                    return Prediction.model_validate(status["result"])
+                    return answers.Prediction.model_validate(status["result"])
                 await asyncio.sleep(_POLL_SECONDS)
             raise HTTPException(503, {"cause": "gone", "message": "nobody waited for the result"})
         finally:
             jobs.forget(job.id)
 
     @app.post("/api/jobs", status_code=202, summary="Let a recording wait", responses=_ERRORS)
-    def add_job(file: Annotated[UploadFile, File()]) -> Progress:
+    def add_job(file: Annotated[UploadFile, File()]) -> answers.Progress:
         """Answers at once; ask /api/jobs/{id} how it goes."""
-        return Progress.model_validate(jobs.status(enqueue(file).id))
+        return answers.Progress.model_validate(jobs.status(enqueue(file).id))
 
-    @app.get("/api/jobs/{id}", summary="How a recording goes", responses={404: {"model": Failure}})
-    def job_status(id: str) -> Progress:
+    @app.get(
+        "/api/jobs/{id}",
+        summary="How a recording goes",
+        responses={404: {"model": answers.Failure}},
+    )
+    def job_status(id: str) -> answers.Progress:
         status = jobs.status(id)
         if status is None:
             raise HTTPException(404, _NO_JOB)
-        return Progress.model_validate(status)
+        return answers.Progress.model_validate(status)
 
     @app.delete("/api/jobs/{id}", status_code=204, summary="Give a recording up")
     def drop_job(id: str) -> None:
@@ -155,7 +162,6 @@ _NO_JOB = {"cause": "no-job", "message": "no such recording; results are kept fo
 
 
 def _asset(file: str, kind: str) -> Any:
-    """What answers with one of the page's own files."""
     content = (resources.files("hicmae.page") / "assets" / file).read_bytes()
 
     def answer() -> Response:

@@ -1,12 +1,13 @@
 """A copy of a video with boxes, labels and bars drawn into it, and its sound.
 
-For: the decoding process; every frame at its own time, upright, in bounded memory. Not for: what
-is drawn (``drawing.py``).
+Every frame at its own time, upright, in bounded memory; made in the decoding process.
 """
 
 from __future__ import annotations
 
+import math
 import time
+import unicodedata
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import av
+import cv2
 import numpy as np
 
 from hicmae.media.container import open_container, packets_of
@@ -22,8 +24,7 @@ from hicmae.media.errors import MediaError
 from hicmae.media.sound import sound_stream
 from hicmae.media.sound_spans import SoundSpans
 from hicmae.media.video import VideoReader, open_video
-from hicmae.prediction.drawing import Canvas, DrawnTrack
-from hicmae.prediction.messages import Finished, Progress
+from hicmae.prediction.messages import Finished, StageProgress
 
 # Holds the frame times of all usual rates exactly, and is coarse enough for MPEG-4.
 _TIME_BASE = Fraction(1, 60000)
@@ -37,6 +38,50 @@ _COPIED = frozenset(("aac", "ac3", "alac", "eac3", "mp3"))
 _SOUND_RATE, _AAC_SAMPLES = 48000, 1024
 _PRIMING_SECONDS = 0.15
 _PROGRESS_SECONDS = 0.25
+# Colours of tracks, RGB, told apart also by those who see few colours. Source: M. Okabe, K. Ito,
+# "Color Universal Design", 2008.
+COLOURS = (
+    (230, 159, 0),
+    (86, 180, 233),
+    (0, 158, 115),
+    (240, 228, 66),
+    (213, 94, 0),
+    (204, 121, 167),
+)
+_PAPER, _INK, _TROUGH = (24, 24, 28), (235, 235, 235), (62, 62, 70)
+_LEAST_HEIGHT, _PANEL_SHARE, _LEAST_PANEL = 240, 0.42, 190
+_MOST_SHOWN = 3
+_LEAST_FONT = 0.33
+_FONT = cv2.FONT_HERSHEY_SIMPLEX
+
+
+@dataclass(frozen=True, kw_only=True)
+class DrawnTrack:
+    """One track as it is drawn.
+
+    Args:
+        name: Of the track.
+        names: Of the outputs, C of them.
+        is_class: Whether they are classes; else real values.
+        start_seconds: Where it begins, after the first frame.
+        end_seconds: Where it ends.
+        middles: (W,) seconds of the middle of each window, ascending.
+        values: (W, C) of each window.
+        boxes: (T, 4) x0, y0, x1, y1, pixels, one a frame at ``fps``; none for sound.
+        angles: (T,) radians, clockwise.
+        fps: Of the boxes.
+    """
+
+    name: str
+    names: tuple[str, ...]
+    is_class: bool
+    start_seconds: float
+    end_seconds: float
+    middles: np.ndarray
+    values: np.ndarray
+    boxes: np.ndarray
+    angles: np.ndarray
+    fps: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +135,7 @@ def annotate(request: AnnotateRequest, emit: Callable[[Any], None]) -> None:
             if time.monotonic() - told > _PROGRESS_SECONDS:
                 told = time.monotonic()
                 done = moment - video.start_seconds
-                emit(Progress(stage="annotate", done=done, total=video.duration_seconds))
+                emit(StageProgress(stage="annotate", done=done, total=video.duration_seconds))
         out.mux(picture.encode(None))
         if sound is not None:
             for packet in sound.until(video.start_seconds + video.duration_seconds, base):
@@ -98,6 +143,153 @@ def annotate(request: AnnotateRequest, emit: Callable[[Any], None]) -> None:
             for packet in sound.rest():
                 out.mux(packet)
     emit(Finished(seconds={}))
+
+
+class Canvas:
+    """Draws the frames of one video: its picture, and a panel with bars at its right.
+
+    Args:
+        tracks: What is known.
+        height: Of the video's frames, pixels.
+        width: Likewise.
+
+    Attributes:
+        height, width: Of what is drawn; even, as encoders want it.
+    """
+
+    def __init__(self, tracks: tuple[DrawnTrack, ...], height: int, width: int) -> None:
+        self._tracks = tracks
+        self._scale = max(1, math.ceil(_LEAST_HEIGHT / height))
+        self._picture = (height * self._scale, width * self._scale)
+        panel = max(_LEAST_PANEL, round(_PANEL_SHARE * self._picture[0]))
+        self.height = self._picture[0] + self._picture[0] % 2
+        self.width = self._picture[1] + panel
+        self.width += self.width % 2
+        names = max((len(track.names) for track in tracks), default=1)
+        shown = min(_MOST_SHOWN, max(len(tracks), 1))
+        self._row = int(np.clip(self.height // ((names + 2) * shown), 10, self.height // 14))
+        self._thickness = max(1, self.height // 480)
+        texts = (
+            _row_text(track, place, 0.0) for track in tracks for place in range(len(track.names))
+        )
+        longest = max(texts, key=len, default="")
+        (wide, _), _ = cv2.getTextSize(_ascii(longest), _FONT, 1.0, self._thickness)
+        room = 0.5 * (self.width - self._picture[1]) - 14
+        # A letter is 21 pixels high at scale 1; names are made to fit, down to what can be read.
+        self._font_scale = max(min(0.6 * self._row / 21, room / max(wide, 1)), _LEAST_FONT)
+
+    def draw(self, frame: np.ndarray, seconds: float) -> np.ndarray:
+        """One frame (H, W, 3) uint8 RGB at a time after the first one: (height, width, 3)."""
+        image = np.full((self.height, self.width, 3), _PAPER, dtype=np.uint8)
+        height, width = self._picture
+        if self._scale > 1:
+            frame = cv2.resize(frame, (width, height), interpolation=cv2.INTER_LINEAR)
+        image[:height, :width] = frame
+        present = [
+            (number, track)
+            for number, track in enumerate(self._tracks)
+            if track.start_seconds <= seconds < track.end_seconds
+        ]
+        for number, track in present:
+            if len(track.boxes):
+                self._box(image, track, COLOURS[number % len(COLOURS)], seconds)
+        top = self._row // 2
+        for place, (number, track) in enumerate(present):
+            needed = (len(track.names) + 1) * self._row
+            if place and top + needed > self.height:
+                self._text(image, f"+{len(present) - place} more", top, _INK)
+                break
+            top = self._bars(image, track, COLOURS[number % len(COLOURS)], seconds, top)
+        return image
+
+    def _box(
+        self, image: np.ndarray, track: DrawnTrack, colour: tuple[int, ...], seconds: float
+    ) -> None:
+        place = min(round((seconds - track.start_seconds) * track.fps), len(track.boxes) - 1)
+        box, angle = track.boxes[place] * self._scale, float(track.angles[place])
+        centre, half = (box[:2] + box[2:]) / 2, (box[2] - box[0]) / 2
+        across = half * np.array([math.cos(angle), math.sin(angle)])
+        down = half * np.array([-math.sin(angle), math.cos(angle)])
+        corners = [
+            centre - across - down,
+            centre + across - down,
+            centre + across + down,
+            centre - across + down,
+        ]
+        width = self._picture[1]
+        view = image[: self._picture[0], :width]
+        picture = np.ascontiguousarray(view)
+        points = np.round(corners).astype(np.int32)
+        cv2.polylines(picture, [points], True, colour, self._thickness + 1, cv2.LINE_AA)
+        label = f"{track.name} {self._headline(track, seconds)}".strip()
+        size = self._font_scale
+        (wide, high), below = cv2.getTextSize(_ascii(label), _FONT, size, self._thickness)
+        left = int(np.clip(points[:, 0].min(), 0, max(width - wide - 4, 0)))
+        bottom = int(np.clip(points[:, 1].min() - 2, high + below + 2, self._picture[0]))
+        cv2.rectangle(
+            picture, (left, bottom - high - below - 2), (left + wide + 4, bottom), colour, -1
+        )
+        cv2.putText(
+            picture,
+            _ascii(label),
+            (left + 2, bottom - below),
+            _FONT,
+            size,
+            (0, 0, 0),
+            self._thickness,
+            cv2.LINE_AA,
+        )
+        view[...] = picture
+
+    def _bars(
+        self,
+        image: np.ndarray,
+        track: DrawnTrack,
+        colour: tuple[int, ...],
+        seconds: float,
+        top: int,
+    ) -> int:
+        """The outputs of one track below each other; returns where the next one may begin."""
+        self._text(image, f"{track.name} {self._headline(track, seconds)}", top, colour)
+        left, right = self._picture[1] + 8, self.width - 8
+        middle = left + round(0.5 * (right - left))
+        values = self._values(track, seconds)
+        low, high = (0.0, 1.0) if track.is_class else _range(track.values)
+        for number in range(len(track.names)):
+            y = top + (number + 1) * self._row
+            inner = max(2, self._row // 6)
+            cv2.rectangle(image, (middle, y + inner), (right, y + self._row - inner), _TROUGH, -1)
+            share = float(np.clip((values[number] - low) / (high - low), 0, 1))
+            zero = float(np.clip((0 - low) / (high - low), 0, 1))
+            ends = sorted(middle + round(each * (right - middle)) for each in (zero, share))
+            cv2.rectangle(
+                image,
+                (ends[0], y + inner),
+                (max(ends[1], ends[0] + 1), y + self._row - inner),
+                colour,
+                -1,
+            )
+            text = _row_text(track, number, float(values[number]))
+            self._text(image, _fitting(text, middle - left - 4, self._font_scale), y, _INK)
+        return top + (len(track.names) + 1) * self._row + self._row // 2
+
+    def _text(self, image: np.ndarray, text: str, top: int, colour: tuple[int, ...]) -> None:
+        size = self._font_scale
+        place = (self._picture[1] + 8, top + round(0.75 * self._row))
+        text = _fitting(text, self.width - self._picture[1] - 12, size)
+        cv2.putText(image, text, place, _FONT, size, colour, self._thickness, cv2.LINE_AA)
+
+    def _values(self, track: DrawnTrack, seconds: float) -> np.ndarray:
+        """(C,) of the window whose middle is nearest."""
+        after = int(np.searchsorted((track.middles[1:] + track.middles[:-1]) / 2, seconds))
+        return np.asarray(track.values[after])
+
+    def _headline(self, track: DrawnTrack, seconds: float) -> str:
+        values = self._values(track, seconds)
+        if not track.is_class:
+            return ""  # which of them would stand there?
+        best = int(values.argmax())
+        return f"{track.names[best]} {values[best]:.2f}"
 
 
 def _picture(out: av.container.OutputContainer, canvas: Canvas, video: VideoReader) -> Any:
@@ -117,8 +309,6 @@ def _picture(out: av.container.OutputContainer, canvas: Canvas, video: VideoRead
 
 
 class _CopiedSound:
-    """The packets of a sound stream as they are."""
-
     def __init__(self, path: Path, out: av.container.OutputContainer, stack: ExitStack) -> None:
         container = stack.enter_context(open_container(path))
         source = sound_stream(container, path)
@@ -192,3 +382,30 @@ def _sound(
         if error.cause in ("no-sound", "damaged"):
             return None
         raise
+
+
+def _row_text(track: DrawnTrack, place: int, value: float) -> str:
+    """What stands beside a bar: real values are told, probabilities are seen."""
+    name = track.names[place]
+    return name if track.is_class else f"{name} {value:+.2f}"
+
+
+def _range(values: np.ndarray) -> tuple[float, float]:
+    """How far real values (W, C) reach from 0, the same to both sides and never nothing."""
+    reach = float(np.abs(values).max())
+    reach = reach if reach > 1e-6 else 1.0
+    return -reach, reach
+
+
+def _fitting(text: str, width: int, size: float) -> str:
+    text = _ascii(text)
+    while len(text) > 1 and cv2.getTextSize(text, _FONT, size, 1)[0][0] > width:
+        text = text[:-2] + "."
+    return text
+
+
+def _ascii(text: str) -> str:
+    """OpenCV's letters are ASCII: accents go, other scripts become question marks."""
+    plain = unicodedata.normalize("NFKD", text)
+    plain = "".join(letter for letter in plain if not unicodedata.combining(letter))
+    return plain.encode("ascii", "replace").decode("ascii")

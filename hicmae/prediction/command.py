@@ -1,25 +1,21 @@
-"""The verb ``hicmae predict``: recordings in, a folder of results for each.
-
-For: the command line: which files, what is said, which exit status. Not for: predicting
-(``model.py``) or writing (``saving.py``).
-"""
+"""The verb ``hicmae predict``: recordings in, a folder of results for each."""
 
 from __future__ import annotations
 
 import csv
 import math
 import sys
+from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
+from dataclasses import dataclass
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Literal
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from hicmae.prediction import messages
-from hicmae.prediction.gathering import Recording, gather
-from hicmae.prediction.process import PredictionError
-from hicmae.prediction.settings import Choice, Detector, WindowConfig
+from hicmae.files import whole_file
+from hicmae.prediction.messages import Choice, StageProgress, WindowConfig
 
 if TYPE_CHECKING:
     from hicmae.prediction.results import Prediction, TrackSummary
@@ -41,7 +37,7 @@ def predict(
     out: Path = Path("predictions"),
     window: float | None = None,
     hop: float = 1.0,
-    faces: Detector = "profile",
+    faces: str = "profile",
     face_choice: Choice = "all",
     boxes: Path | None = None,
     image_fps: float | None = None,
@@ -95,7 +91,8 @@ def predict(
     """
     # Not above: `--help` needs no PyTorch.
     from hicmae.prediction.model import load
-    from hicmae.prediction.saving import check_free, save_prediction
+    from hicmae.prediction.process import PredictionError
+    from hicmae.prediction.results import check_free, save_prediction
 
     config = WindowConfig(
         window=window,
@@ -166,6 +163,64 @@ def predict(
     return 2 if failed else 0
 
 
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """A recording that is to be predicted.
+
+    Args:
+        path: The file, or a folder of images.
+        name: Of its folder of results, relative to that of all.
+    """
+
+    path: Path
+    name: str
+
+
+def gather(sources: Sequence[Path], out: Path) -> list[Source]:
+    """List what is named, and below folders every video, sound file and folder of images.
+
+    Results are called as the file is within the folder that was named; where two would be called
+    the same, the folders above them are told too.
+
+    Args:
+        sources: Files and folders. A file that is not there is listed, and fails when it is opened.
+        out: Folder of the results; what lies in it is no source.
+
+    Raises: ValueError: a folder in which there is nothing.
+    """
+    found: dict[Path, int] = {}  # path -> how many of its last parts are its name
+    for source in sources:
+        if not source.is_dir():
+            found.setdefault(source, 1)
+            continue
+        inside = dict(_below(source, out))
+        if not inside:
+            raise ValueError(
+                f"{source}: holds no recording (looked for {', '.join(sorted(_suffixes())[:4])}, "
+                "…, below it, and for folders of images)"
+            )
+        for path, depth in inside.items():
+            found.setdefault(path, depth)
+    distinct: dict[Path, tuple[Path, int]] = {}
+    for path, depth in found.items():
+        distinct.setdefault(path.resolve(), (path, depth))
+    parts = {whole: whole.parts[1:] for whole in distinct}
+    depths = {whole: depth for whole, (_, depth) in distinct.items()}
+    while True:
+        names = {whole: _name(parts[whole], depths[whole]) for whole in distinct}
+        counts = Counter(names.values())
+        longer = [
+            whole
+            for whole, name in names.items()
+            if counts[name] > 1 and depths[whole] < len(parts[whole])
+        ]
+        if not longer:
+            break
+        for whole in longer:
+            depths[whole] += 1
+    return [Source(path=path, name=names[whole]) for whole, (path, _) in distinct.items()]
+
+
 def printable(text: str) -> str:
     """A text for a terminal: names of files may hold anything."""
     return "".join(
@@ -196,12 +251,12 @@ class _Bar:
     def __exit__(self, *_: object) -> None:
         self._progress.stop()
 
-    def begin(self, recording: Recording) -> None:
+    def begin(self, recording: Source) -> None:
         """Go on to a recording."""
         self._number += 1
         self._name, self._stage = printable(recording.name), ""
 
-    def show(self, progress: messages.Progress) -> None:
+    def show(self, progress: StageProgress) -> None:
         """Show how far it is; a new stage begins a new bar."""
         if progress.stage != self._stage:
             self._stage = progress.stage
@@ -219,8 +274,7 @@ def _console(file: object) -> Console:
     return Console(file=file, highlight=False, soft_wrap=True)  # type: ignore[arg-type]
 
 
-def _say(console: Console, recording: Recording, prediction: Prediction, annotate: bool) -> None:
-    """What was found in one recording."""
+def _say(console: Console, recording: Source, prediction: Prediction, annotate: bool) -> None:
     summary = prediction.summary
     name = printable(recording.name)
     for track in summary.tracks[:_MOST_TRACKS]:
@@ -245,8 +299,7 @@ def _line(track: TrackSummary) -> str:
     return f"{span}: {values} (mean of {track.num_windows} windows)"
 
 
-def _outcome(recording: Recording, cause: str, message: str) -> dict[str, str]:
-    """One row of the list of what became of the recordings."""
+def _outcome(recording: Source, cause: str, message: str) -> dict[str, str]:
     return {
         "recording": printable(str(recording.path)),
         "folder": "" if cause else printable(recording.name),
@@ -264,12 +317,33 @@ def _write_outcomes(file: Path, outcomes: Sequence[dict[str, str]]) -> None:
         with file.open(encoding="utf-8", newline="") as opened:
             rows = {row["recording"]: row for row in csv.DictReader(opened) if "recording" in row}
     rows |= {outcome["recording"]: outcome for outcome in outcomes}
-    file.parent.mkdir(parents=True, exist_ok=True)
-    beside = file.with_name(f".{file.name}.part")
-    with beside.open("w", encoding="utf-8", newline="") as opened:
-        writer = csv.DictWriter(
-            opened, fieldnames=["recording", "folder", "cause", "message"], extrasaction="ignore"
-        )
+    columns = ["recording", "folder", "cause", "message"]
+    with whole_file(file) as beside, beside.open("w", encoding="utf-8", newline="") as opened:
+        writer = csv.DictWriter(opened, fieldnames=columns, extrasaction="ignore")
         writer.writeheader()
         writer.writerows(rows.values())
-    beside.replace(file)
+
+
+def _suffixes() -> frozenset[str]:
+    from hicmae.media.image_folder import SOUND_SUFFIXES, VIDEO_SUFFIXES
+
+    return VIDEO_SUFFIXES | frozenset(SOUND_SUFFIXES)
+
+
+def _below(folder: Path, out: Path) -> list[tuple[Path, int]]:
+    """Recordings below a folder, each with the number of parts of its path within it."""
+    from hicmae.media.image_folder import is_sequence, walk
+
+    if is_sequence(folder):
+        return [(folder, 1)]
+    results, suffixes, found = out.resolve(), _suffixes(), []
+    for path, is_images in walk(folder):
+        if results in path.resolve().parents:
+            continue
+        if is_images or path.suffix.lower() in suffixes:
+            found.append((path, max(1, len(path.relative_to(folder).parts))))
+    return found
+
+
+def _name(parts: Sequence[str], depth: int) -> str:
+    return PurePath(*parts[-depth:]).as_posix() if parts else "recording"

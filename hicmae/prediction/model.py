@@ -1,25 +1,19 @@
-"""``hicmae.load`` and what it gives: a checkpoint that predicts recordings.
-
-For: Python programs, ``hicmae predict``, the page. Not for: decoding (``reading.py``), the forward
-pass (``network.py``) or files (``saving.py``).
-"""
+"""``hicmae.load`` and what it gives: a checkpoint that predicts recordings."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import pandas
 
-from hicmae.prediction.collecting import Collected
-from hicmae.prediction.ensemble import Loaded, load_members
-from hicmae.prediction.messages import Clip, Found, Window
-from hicmae.prediction.network import EmotionEnsemble
-from hicmae.prediction.process import DecodingProcess
-from hicmae.prediction.reading import Tell, WindowStream, read_windows
-from hicmae.prediction.results import Prediction
-from hicmae.prediction.settings import WindowConfig
+from hicmae.checkpoints.checkpoint import Labels
+from hicmae.prediction.messages import Clip, Followed, Found, Window, WindowConfig
+from hicmae.prediction.network import EmotionEnsemble, clip_batch, load_ensemble
+from hicmae.prediction.process import DecodingProcess, Tell, WindowStream, read_windows
+from hicmae.prediction.results import Prediction, Track
 
 _KINDS = ("audio-video", "video", "audio")
 
@@ -43,19 +37,16 @@ def load(
 
     Raises: ValueError: nothing there, damaged, not fine-tuned, or no such device.
     """
-    return EmotionPredictor(
-        load_members(source), device=device, precision=precision, batch_size=batch_size
-    )
+    network = load_ensemble(source, device=device, precision=precision)
+    return EmotionPredictor(network, batch_size=batch_size)
 
 
 class EmotionPredictor:
     """Predicts emotion over the time of recordings.
 
     Args:
-        loaded: The networks and what their checkpoints say.
-        device: As for ``load``.
-        precision: As for ``load``.
-        batch_size: As for ``load``.
+        network: The networks and what their checkpoints say.
+        batch_size: Clips that they are shown at once.
 
     Attributes:
         source: Where the checkpoint is.
@@ -67,22 +58,13 @@ class EmotionPredictor:
         decoding: The process that reads recordings.
     """
 
-    def __init__(
-        self,
-        loaded: Loaded,
-        *,
-        device: str = "auto",
-        precision: str = "auto",
-        batch_size: int = 8,
-    ) -> None:
+    def __init__(self, network: EmotionEnsemble, *, batch_size: int = 8) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size = {batch_size} (must be 1 or more)")
-        self.network = EmotionEnsemble(
-            loaded.members, loaded.labels, device=device, precision=precision
-        )
-        self.source, self.notes = loaded.source, loaded.notes
-        self.labels, self.preparation = self.network.labels, loaded.preparation
-        self.input, self.modalities = self.network.config.input, self.network.modalities
+        self.network = network
+        self.source, self.notes = network.source, network.notes
+        self.labels, self.preparation = network.labels, network.preparation
+        self.input, self.modalities = network.config.input, network.modalities
         self.batch_size = batch_size
         self.decoding = DecodingProcess()
 
@@ -176,7 +158,7 @@ class EmotionPredictor:
         if clip.waveform is None:
             raise ValueError("filter bank: the clip has no sound")
         silent = Clip(frames=None, waveform=clip.waveform, num_samples=clip.num_samples)
-        _, fbank = self.network.transform(self.network.batch([silent]))
+        _, fbank = self.network.transform(clip_batch([silent], self.network.device))
         assert fbank is not None
         return np.asarray(fbank[0].cpu().numpy())
 
@@ -191,6 +173,60 @@ class EmotionPredictor:
         if not found.has_sound:
             return ["video"]
         return list(_KINDS) if each else ["audio-video"]
+
+
+class Collected:
+    """One track while its windows come in.
+
+    Args:
+        followed: What is known of it before.
+        labels: What the outputs stand for.
+        kinds: What the network goes by, the first being the one that counts.
+    """
+
+    def __init__(self, followed: Followed, labels: Labels, kinds: Sequence[str]) -> None:
+        self._followed, self._labels, self._kinds = followed, labels, kinds
+        windows, outputs = followed.num_windows, len(labels.names)
+        self._spans = np.zeros((windows, 2))
+        self._num_clips = np.zeros(windows, dtype=np.int64)
+        self._sums = {kind: np.zeros((windows, 2, outputs)) for kind in kinds}
+        self._added = np.zeros(windows, dtype=np.int64)
+        self._thumbnails: list[tuple[float, bytes]] = []
+
+    def begin(self, window: Window) -> None:
+        """Take what is known of a window before the network has seen it."""
+        span = window.start_seconds, window.end_seconds
+        self._spans[window.number] = span
+        self._num_clips[window.number] = len(window.clips)
+        if window.thumbnail:
+            self._thumbnails.append((sum(span) / 2, window.thumbnail))
+
+    def add(self, number: int, outputs: Mapping[str, np.ndarray]) -> None:
+        """Take the outputs (2, C) of one clip of a window: values and logits, by kind."""
+        for kind, values in outputs.items():
+            self._sums[kind][number] += values
+        self._added[number] += 1
+
+    def track(self) -> Track:
+        """The timeline, when every clip has come in."""
+        assert (self._added == self._num_clips).all(), "every clip is seen once"
+        assert (self._num_clips > 0).all(), "every window that was announced has come"
+        followed, counts = self._followed, self._num_clips[:, None, None]
+        means = {kind: sums / counts for kind, sums in self._sums.items()}
+        first = means[self._kinds[0]]
+        return Track(
+            name=followed.name,
+            labels=self._labels,
+            start_seconds=followed.start_seconds,
+            end_seconds=followed.end_seconds,
+            spans=self._spans,
+            values=first[:, 0],
+            logits=first[:, 1],
+            by_modality={kind: mean[:, 0] for kind, mean in means.items()},
+            boxes=_boxes(followed),
+            thumbnails=tuple(self._thumbnails),
+            coverage=followed.coverage,
+        )
 
 
 def _batches(
@@ -212,3 +248,15 @@ def _batches(
                 batch = []
     if batch:
         yield batch
+
+
+def _boxes(followed: Followed) -> pandas.DataFrame:
+    count = len(followed.boxes)
+    times = followed.start_seconds + np.arange(count) / followed.fps
+    table = pandas.DataFrame({"seconds": times.astype(np.float32)})
+    for number, name in enumerate(("x0", "y0", "x1", "y1")):
+        table[name] = followed.boxes[:, number]
+    angles = followed.angles
+    table["angle"] = np.zeros(count, dtype=np.float32) if angles is None else angles
+    table["found_by"] = pandas.Categorical(followed.found_by.astype(object))
+    return table

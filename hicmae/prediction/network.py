@@ -1,25 +1,87 @@
-"""Networks over clips: the transform, the forward pass, the average of an ensemble.
-
-For: batches of clips of one kind. Not for: recordings, or which clips make a window.
+"""The networks behind ``hicmae.load``: one checkpoint, or all folds of a run, and their average.
 
 Shape letters: B clips of a batch, C outputs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from hicmae.checkpoints.labels import Labels
+from hicmae.checkpoints.checkpoint import CONFIG, Checkpoint, Labels, is_checkpoint, load_checkpoint
+from hicmae.checkpoints.networks import build_network
+from hicmae.checkpoints.sources import locate
+from hicmae.devices import choose_device, inference_precision
 from hicmae.emotion import EmotionModel
-from hicmae.precision import resolve_precision
+from hicmae.inference import clip_values
+from hicmae.media.faces import FaceConfig
 from hicmae.prediction.messages import Clip
 from hicmae.transforms import ClipTransform
+
+
+def load_ensemble(
+    source: str | Path, *, device: str = "auto", precision: str = "auto"
+) -> EmotionEnsemble:
+    """Read a checkpoint, or those of all folds of a run; arguments as for ``hicmae.load``.
+
+    Raises: ValueError: nothing there, damaged, not fine-tuned, folds that do not fit together, no
+        such device, or another precision.
+    """
+    folder = locate(source)
+    folders = _folds(folder) or [folder]
+    checkpoints = [load_checkpoint(each) for each in folders]
+    notes: list[str] = []
+    if len(checkpoints) > 1:
+        notes.append(f"the predictions of {len(checkpoints)} folds of {source} are averaged")
+    labels = [_labels(checkpoint, notes) for checkpoint in checkpoints]
+    members = [_member(checkpoint) for checkpoint in checkpoints]
+    preparation, note = preparation_of(checkpoints[0])
+    notes += [note] if note else []
+    for other, names, member in zip(checkpoints[1:], labels[1:], members[1:], strict=True):
+        same = (
+            member.config.input == members[0].config.input
+            and member.emotion.modalities == members[0].emotion.modalities
+            and (names.task, names.names) == (labels[0].task, labels[0].names)
+            and preparation_of(other)[0] == preparation
+        )
+        if not same:
+            raise ValueError(
+                f"{other.path}: differs from {checkpoints[0].path} in its input, its preparation "
+                "or its labels, so their predictions cannot be averaged; name one of them"
+            )
+    return EmotionEnsemble(
+        members,
+        labels,
+        preparation,
+        source=str(source),
+        notes=tuple(dict.fromkeys(notes)),
+        device=device,
+        precision=precision,
+    )
+
+
+def preparation_of(checkpoint: Checkpoint) -> tuple[FaceConfig, str]:
+    """How a checkpoint's images were made, and a line where it does not say.
+
+    A checkpoint that says nothing (one converted from other files) gets the default of
+    ``hicmae shards build`` at the size and frame rate of its input.
+    """
+    data = checkpoint.config.get("data")
+    build = data.get("build") if isinstance(data, Mapping) else None
+    if not isinstance(build, Mapping):
+        default = FaceConfig.default(checkpoint.model_config().input)
+        return default, (
+            f"{checkpoint.path} does not say how its images were made: faces are cut out as by "
+            f"`hicmae shards build` ({default.faces}, margin {default.face_margin:g}, "
+            f"{default.face_size} pixels)"
+        )
+    plain: Mapping[str, Any] = build
+    return FaceConfig.of_build(plain, where=f"{checkpoint.path / CONFIG}: data.build"), ""
 
 
 class EmotionEnsemble:
@@ -29,6 +91,9 @@ class EmotionEnsemble:
         members: The networks.
         labels: What their outputs stand for; of real values each member has its own mean and
             deviation.
+        preparation: How the images of their input are made.
+        source: Where they came from, as the user named it.
+        notes: What the user should know, a line each.
         device: Where they run: ``auto``, ``cpu``, ``cuda``, ….
         precision: ``auto`` (bf16 where the machine computes in it), ``32-true`` or ``bf16-mixed``.
 
@@ -39,24 +104,23 @@ class EmotionEnsemble:
         self,
         members: Sequence[EmotionModel],
         labels: Sequence[Labels],
+        preparation: FaceConfig,
         *,
+        source: str,
+        notes: tuple[str, ...] = (),
         device: str = "auto",
         precision: str = "auto",
     ) -> None:
-        self.device = pick_device(device)
-        self.precision = resolve_precision(precision, accelerator=self.device.type)
-        if self.precision not in ("32-true", "bf16-mixed"):
-            raise ValueError(f"precision = {precision} (allowed: auto, 32-true, bf16-mixed)")
+        self.preparation, self.source, self.notes = preparation, source, notes
+        self.device = choose_device(device)
+        self.precision = inference_precision(precision, self.device)
         self.members = [member.to(self.device).eval() for member in members]
         self.labels = labels[0]
         self.config = members[0].config
         self.modalities = members[0].emotion.modalities
         self.transform = ClipTransform(self.config.input).to(self.device).eval()
         self._scales = [
-            (
-                torch.tensor(each.mean, device=self.device),
-                torch.tensor(each.std, device=self.device),
-            )
+            [torch.tensor(values, device=self.device) for values in (each.mean, each.std)]
             for each in labels
         ]
 
@@ -73,7 +137,7 @@ class EmotionEnsemble:
 
         Raises: ValueError: an output that is no finite number.
         """
-        video, fbank = self.transform(self.batch(clips))
+        video, fbank = self.transform(clip_batch(clips, self.device))
         shown = {"audio-video": (video, fbank), "video": (video, None), "audio": (None, fbank)}
         outputs = {kind: self._outputs(*shown[kind]) for kind in kinds}
         if not all(np.isfinite(values).all() for values in outputs.values()):
@@ -83,49 +147,57 @@ class EmotionEnsemble:
             )
         return outputs
 
-    def batch(self, clips: Sequence[Clip]) -> dict[str, Any]:
-        """Clips of one kind as ``ClipTransform`` takes them, on the device."""
-        batch: dict[str, Any] = {}
-        frames = [clip.frames for clip in clips if clip.frames is not None]
-        waveforms = [clip.waveform for clip in clips if clip.waveform is not None]
-        if frames:
-            batch["frames"] = torch.from_numpy(np.stack(frames)).to(self.device)
-        if waveforms:
-            batch["waveform"] = torch.from_numpy(np.stack(waveforms)).to(self.device)
-            counts = [clip.num_samples for clip in clips]
-            batch["num_samples"] = torch.tensor(counts, device=self.device)
-        return batch
-
     def _outputs(self, video: Tensor | None, fbank: Tensor | None) -> np.ndarray:
-        values, logits = [], []
-        for member, (mean, std) in zip(self.members, self._scales, strict=True):
-            with self._autocast():
-                outputs = member(video, fbank)
-            outputs = outputs.float()
-            logits.append(outputs)
-            if self.labels.task == "classification":
-                values.append(outputs.softmax(dim=1))
-            else:
-                values.append(outputs * std + mean)
-        both = torch.stack([torch.stack(values).mean(0), torch.stack(logits).mean(0)], dim=1)
-        return np.asarray(both.cpu().numpy())  # (B, 2, C)
-
-    def _autocast(self) -> AbstractContextManager[Any]:
-        enabled = self.precision == "bf16-mixed"
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=enabled)
+        task, precision = self.labels.task, self.precision
+        pairs = [
+            clip_values(member, video, fbank, task=task, precision=precision, mean=mean, std=std)
+            for member, (mean, std) in zip(self.members, self._scales, strict=True)
+        ]
+        means = [torch.stack(each).mean(0) for each in zip(*pairs, strict=True)]
+        return np.asarray(torch.stack(means, dim=1).cpu().numpy())  # (B, 2, C)
 
 
-def pick_device(name: str) -> torch.device:
-    """A device by name.
+def clip_batch(clips: Sequence[Clip], device: torch.device) -> dict[str, Any]:
+    """Clips with the same modalities as ``ClipTransform`` takes them, on a device."""
+    batch: dict[str, Any] = {}
+    frames = [clip.frames for clip in clips if clip.frames is not None]
+    waveforms = [clip.waveform for clip in clips if clip.waveform is not None]
+    if frames:
+        batch["frames"] = torch.from_numpy(np.stack(frames)).to(device)
+    if waveforms:
+        batch["waveform"] = torch.from_numpy(np.stack(waveforms)).to(device)
+        batch["num_samples"] = torch.tensor([clip.num_samples for clip in clips], device=device)
+    return batch
 
-    Raises: ValueError: there is none of that name here.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise ValueError(f"device = {name} (allowed: auto, cpu, cuda, cuda:0, …)") from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"device = {name}: no CUDA device found; use cpu or auto")
-    return device
+
+def _folds(folder: Path) -> list[Path]:
+    """The checkpoints of a run's folds, in order; none where the folder is something else."""
+    if is_checkpoint(folder) or is_checkpoint(folder / "checkpoints" / "last"):
+        return []
+    folds = [fold / "checkpoints" / "last" for fold in sorted(folder.glob("fold-*"))]
+    return [fold for fold in folds if is_checkpoint(fold)]
+
+
+def _member(checkpoint: Checkpoint) -> EmotionModel:
+    network = build_network(checkpoint)
+    if not isinstance(network, EmotionModel):
+        raise ValueError(
+            f"{checkpoint.path}: is a pretrained network, which predicts no emotion; fine-tune it "
+            "first (hicmae finetune), or give a fine-tuned one"
+        )
+    return network
+
+
+def _labels(checkpoint: Checkpoint, notes: list[str]) -> Labels:
+    """What the outputs stand for; numbered where nobody has said."""
+    labels = checkpoint.labels()
+    if labels is not None:
+        return labels
+    count = int(checkpoint.config.get("emotion", {}).get("num_outputs", 0))
+    notes.append(
+        f"{checkpoint.path} does not say what its outputs stand for: they are taken for classes "
+        "and numbered"
+    )
+    return Labels(
+        task="classification", names=tuple(f"class{number}" for number in range(max(count, 1)))
+    )

@@ -1,9 +1,9 @@
-"""The decoding process as its user sees it: a recording in, messages out, or one error.
+"""The decoding process: a recording in, its windows out, from either end of the pipe.
 
-For: killing and replacing it when a recording makes it hang or die. It is a program of its own,
-not a fork or a child of ``multiprocessing``: a user's script needs no
-``if __name__ == "__main__"``, and no thread of PyTorch is copied. Not for: what it does
-(``worker.py``).
+Decoders hang and crash on some files; in a process of its own that costs one recording. It is a
+program, ``python -m hicmae.prediction.process FD``, not a fork or a child of ``multiprocessing``:
+a user's script needs no ``if __name__ == "__main__"``, and no thread of PyTorch is copied. PyTorch
+is not imported in it.
 """
 
 from __future__ import annotations
@@ -15,16 +15,143 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import replace
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from hicmae.prediction.messages import Failed, Finished
+import cv2
 
+from hicmae.devices import peak_memory_bytes
+from hicmae.media.errors import MediaError
+from hicmae.media.faces import FaceConfig
+from hicmae.prediction.annotate import AnnotateRequest, annotate
+from hicmae.prediction.messages import Failed, Finished, Found, StageProgress, Window, WindowConfig
+from hicmae.prediction.windows import Request, cut_windows
+from hicmae.settings import InputConfig
+
+Tell = Callable[[StageProgress], None]
 # Messages that wait for the network: a few windows, so that decoding goes on beside it.
 _AHEAD = 8
+# What to do for a request, by its type.
+_TASKS: dict[type[Any], Callable[[Any, Callable[[Any], None]], None]] = {
+    Request: cut_windows,
+    AnnotateRequest: annotate,
+}
+
+
+def read_windows(
+    path: str | Path,
+    *,
+    input: InputConfig,
+    preparation: FaceConfig,
+    config: WindowConfig | None = None,
+    modalities: str = "audio-video",
+    process: DecodingProcess | None = None,
+    progress: Tell | None = None,
+) -> WindowStream:
+    """Begin to read a recording.
+
+    Args:
+        path: A video, a sound file, or a folder of images.
+        input: The network's.
+        preparation: How its images are made, as ``preparation_of`` reads it.
+        config: Where the windows are; none given: one clip long, a second apart.
+        modalities: What the network reads: ``audio-video``, ``video`` or ``audio``.
+        process: Where it is decoded; none given: a new one, which ends with the stream.
+        progress: Called with how far it is.
+
+    Returns: the windows, and what was found in the recording.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        PredictionError: It cannot be read, or does not hold what the network reads.
+        ValueError: Windows that the network cannot be shown.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such file")
+    config = config if config is not None else WindowConfig()
+    config.layout(input)  # refuses what no recording can be asked for
+    read = modalities.split("-")
+    request = Request(
+        path=path,
+        input=input,
+        preparation=config.prepared(preparation),
+        config=config,
+        see="video" in read,
+        hear="audio" in read,
+    )
+    return WindowStream(request, process, progress)
+
+
+class WindowStream:
+    """The windows of one recording; iterate over it once. Use it as a context manager to stop
+    before the end.
+
+    Args:
+        request: Which recording, and how.
+        process: Where it is decoded; None: one of its own.
+        progress: Called with how far it is.
+
+    Attributes:
+        found: What the recording holds: its tracks, their boxes, notes.
+        finished: What its end told; None before the last window.
+    """
+
+    def __init__(
+        self, request: Request, process: DecodingProcess | None, progress: Tell | None
+    ) -> None:
+        self.request = request
+        self.finished: Finished | None = None
+        self._own = DecodingProcess() if process is None else None
+        self._progress = progress
+        decoding = process or self._own
+        assert decoding is not None
+        deadline = request.config.deadline_seconds
+        answers = decoding.ask(request, path=request.path, deadline_seconds=deadline)
+        self._messages = self._told(answers)
+        try:
+            found = next(self._messages)
+        except BaseException:
+            self.close()
+            raise
+        assert isinstance(found, Found)
+        self.found = found
+
+    def __enter__(self) -> WindowStream:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __iter__(self) -> Iterator[Window]:
+        """The windows, in the order in which they end.
+
+        Raises: PredictionError: the recording breaks off in a way that cannot be read.
+        """
+        for message in self._messages:
+            if isinstance(message, Window):
+                yield message
+            elif isinstance(message, Finished):
+                self.finished = message
+        self.close()
+
+    def close(self) -> None:
+        """Stop reading."""
+        self._messages.close()
+        if self._own is not None:
+            self._own.close()
+
+    def _told(self, answers: Iterator[Any]) -> Generator[Any, None, None]:
+        for message in answers:
+            if not isinstance(message, StageProgress):
+                yield message
+            elif self._progress is not None:
+                self._progress(message)
 
 
 class PredictionError(ValueError):
@@ -49,7 +176,7 @@ class DecodingProcess:
         module: What is run in it.
     """
 
-    def __init__(self, module: str = "hicmae.prediction.worker") -> None:
+    def __init__(self, module: str = "hicmae.prediction.process") -> None:
         self._module = module
         self._process: subprocess.Popen[bytes] | None = None
         self._connection: Connection | None = None
@@ -69,7 +196,7 @@ class DecodingProcess:
         """Send a request and give what is answered, as it comes; the last is a ``Finished``.
 
         Args:
-            request: What ``worker.py`` knows.
+            request: Of one of the types of ``_TASKS``.
             path: The recording, for messages.
             deadline_seconds: Without a word from the process for so long it is killed.
 
@@ -83,11 +210,6 @@ class DecodingProcess:
             yield from self._answers(request, path, deadline_seconds)
         finally:
             self._busy.release()
-
-    @property
-    def num_waiting(self) -> int:
-        """Messages that were read and not yet taken."""
-        return self._ahead.qsize()
 
     def close(self) -> None:
         """End the process."""
@@ -172,8 +294,6 @@ class DecodingProcess:
 
 
 class _Lost:
-    """The process says no more."""
-
     def __init__(self, *, hung: bool) -> None:
         self.hung = hung
 
@@ -196,3 +316,79 @@ def _read(
                 continue
         if stop.is_set():
             return
+
+
+def _serve(connection: Connection) -> None:
+    """Work at requests until the other end goes away."""
+    while True:
+        try:
+            request = connection.recv()
+        except EOFError:
+            return
+        try:
+            _answer(request, connection.send)
+        except BrokenPipeError:
+            return
+
+
+def _answer(request: Any, emit: Callable[[Any], None]) -> None:
+    """Do one request; whatever is wrong with its recording becomes the last message."""
+
+    def tell(message: Any) -> None:
+        if isinstance(message, Finished):
+            message = replace(message, peak_memory_bytes=peak_memory_bytes())
+        emit(message)
+
+    try:
+        _TASKS[type(request)](request, tell)
+    except BrokenPipeError:
+        raise
+    except MediaError as error:
+        emit(Failed(cause=error.cause, message=_about(request, error.problem, error.path)))
+    except FileNotFoundError as error:
+        emit(Failed(cause="unreadable", message=_one_line(str(error))))
+    except ValueError as error:
+        emit(Failed(cause="error", message=_about(request, str(error))))
+    except (OSError, MemoryError) as error:
+        emit(Failed(cause="unreadable", message=_about(request, _named(error))))
+    except Exception as error:  # a decoder's surprise costs this recording and not the run
+        emit(Failed(cause="error", message=_about(request, _named(error))))
+
+
+def _about(request: Any, problem: str, path: str | None = None) -> str:
+    """One line that names the recording as the user knows it, or another file by its own name."""
+    own = path is None or os.path.abspath(path) == os.path.abspath(request.path)  # noqa: PTH100
+    return _one_line(f"{request.path if own else path}: {problem}")
+
+
+def _named(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+
+
+def _one_line(text: str) -> str:
+    """File names and messages may hold line breaks and control characters."""
+    text = " ".join(text.split())
+    return "".join(character if character.isprintable() else " " for character in text)
+
+
+def _silence() -> None:
+    """Decoders' own chatter to nowhere; what matters of it is in the messages."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    os.dup2(nowhere, 2)
+    os.close(nowhere)
+
+
+def _end_with(parent: int) -> None:
+    """End when the process that asked is gone, also out of a decoder that hangs."""
+    while os.getppid() == parent:
+        time.sleep(1.0)
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    cv2.setNumThreads(1)
+    if not os.environ.get("HICMAE_DEBUG"):
+        _silence()
+    _serve(Connection(int(sys.argv[1])))

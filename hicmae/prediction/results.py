@@ -1,23 +1,38 @@
-"""What a prediction is: timelines, boxes, a summary.
-
-For: those who call ``predict``. Not for: files (``saving.py``) or pictures (``picture.py``).
-"""
+"""What a prediction is: timelines, boxes, a summary, and the files and the picture of them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+import json
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+import cv2
 import numpy as np
 import pandas
 
-from hicmae.checkpoints.labels import Labels
-from hicmae.prediction.settings import WindowConfig
+from hicmae.checkpoints.checkpoint import Labels
+from hicmae.config import to_dict
+from hicmae.files import whole_folder
+from hicmae.media.crops import decode_jpeg
+from hicmae.prediction.annotate import AnnotateRequest, DrawnTrack
+from hicmae.prediction.messages import StageProgress, WindowConfig
+from hicmae.prediction.process import DecodingProcess, PredictionError, Tell
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 _SETTINGS = WindowConfig()
 # Columns of a timeline that are no outputs.
 _FIXED = ("track", "start", "end", "prediction")
+TIMELINE, LINES, BOXES, SUMMARY = "timeline.csv", "timeline.jsonl", "boxes.csv", "summary.json"
+PICTURE, VIDEO = "timeline.png", "annotated.mp4"
+_DIGITS = "%.6g"
+_MOST_TRACKS = 8
+_INCHES, _DPI = 11.0, 110
+_FACE_INCHES = 0.72
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,19 +118,15 @@ class Track:
     @property
     def timeline(self) -> pandas.DataFrame:
         """One row a window: track, start, end, prediction (of classes), and every output."""
-        return self.timeline_of(self.values)
-
-    def timeline_of(self, values: np.ndarray) -> pandas.DataFrame:
-        """The same with other values (W, C), such as those of ``by_modality``."""
         table = pandas.DataFrame(
             {"track": self.name, "start": self.spans[:, 0], "end": self.spans[:, 1]},
             index=range(len(self.spans)),
         )
         if self.labels.task == "classification":
             names = np.array(self.labels.names, dtype=object)
-            table["prediction"] = names[values.argmax(axis=1)]
+            table["prediction"] = names[self.values.argmax(axis=1)]
         for number, name in enumerate(self.labels.names):
-            table[f"{name}_" if name in _FIXED else name] = values[:, number]
+            table[f"{name}_" if name in _FIXED else name] = self.values[:, number]
         return table
 
     @property
@@ -217,12 +228,241 @@ class Prediction:
             ValueError: The folder is there already.
             PredictionError: The video cannot be drawn into; all else is written.
         """
-        from hicmae.prediction.saving import save_prediction
-
         return save_prediction(
             self, Path(folder), picture=picture, annotate=annotate, overwrite=overwrite
         )
 
 
+def save_prediction(
+    prediction: Prediction,
+    folder: Path,
+    *,
+    picture: bool = False,
+    annotate: bool = False,
+    overwrite: bool = False,
+    process: DecodingProcess | None = None,
+    progress: Tell | None = None,
+) -> Path:
+    """Write a prediction; see ``Prediction.save``.
+
+    Args:
+        prediction: The prediction.
+        folder: Where.
+        picture: Also draw the timelines.
+        annotate: Also write the video with boxes, labels and bars.
+        overwrite: Replace a folder that is there.
+        process: Where the video is decoded again; none given: a new one.
+        progress: Called with how far the video is.
+
+    Raises:
+        ValueError: The folder is there already.
+        PredictionError: The video cannot be drawn into; all else is written.
+    """
+    check_free(folder, overwrite=overwrite)
+    undrawn: PredictionError | None = None
+    with whole_folder(folder) as beside:
+        _write_tables(prediction, beside)
+        if picture:
+            draw_timeline(prediction, beside / PICTURE)
+        if annotate and prediction.is_video:
+            try:
+                _annotate(prediction, beside / VIDEO, process, progress)
+            except PredictionError as error:  # frames between the windows may be damaged
+                undrawn = error
+                (beside / VIDEO).unlink(missing_ok=True)
+    if undrawn is not None:
+        raise PredictionError(
+            undrawn.cause, f"{undrawn} (all but {VIDEO} was written, into {folder})"
+        )
+    return folder
+
+
+def check_free(folder: Path, *, overwrite: bool) -> None:
+    """Refuse a place that holds something, or something that is no prediction.
+
+    Raises: ValueError: what is there, and what to do.
+    """
+    if not folder.exists() and not folder.is_symlink():
+        return
+    if folder.is_dir() and not any(folder.iterdir()):
+        return
+    if not overwrite:
+        raise ValueError(f"{folder}: is there already; pass --overwrite to replace it")
+    if not (folder / SUMMARY).is_file():
+        raise ValueError(
+            f"{folder}: holds no prediction, so it is not replaced; name another --out"
+        )
+
+
+def draw_timeline(prediction: Prediction, file: Path) -> None:
+    """Draw the outputs of every track over time as a PNG; of many tracks, the longest.
+
+    Args:
+        prediction: What to draw.
+        file: The PNG.
+    """
+    from matplotlib.figure import Figure
+
+    longest = sorted(prediction.tracks, key=lambda track: track.start_seconds - track.end_seconds)
+    shown = sorted(longest[:_MOST_TRACKS], key=lambda track: prediction.tracks.index(track))
+    figure = Figure(figsize=(_INCHES, 0.9 + 2.9 * len(shown)), dpi=_DPI, layout="constrained")
+    title = _printable(prediction.path.name)
+    left = len(prediction.tracks) - len(shown)
+    figure.suptitle(f"{title}{f' (and {left} shorter tracks)' if left else ''}", parse_math=False)
+    ratios = [1.0, 3.0] * len(shown)
+    axes = figure.subplots(2 * len(shown), 1, height_ratios=ratios, sharex=True, squeeze=False)
+    for number, track in enumerate(shown):
+        faces, curves = axes[2 * number, 0], axes[2 * number + 1, 0]
+        _curves(curves, track)
+        _faces(faces, track, prediction.seconds)
+    last = axes[-1, 0]
+    last.set_xlim(0, max(prediction.seconds, 1e-3))
+    last.set_xlabel("seconds")
+    for axis in axes[1:-1:2, 0]:
+        axis.tick_params(labelbottom=True)
+    figure.savefig(file, format="png")
+
+
 def _named(names: tuple[str, ...], values: np.ndarray) -> dict[str, float]:
     return {name: float(value) for name, value in zip(names, values, strict=True)}
+
+
+def _write_tables(prediction: Prediction, folder: Path) -> None:
+    prediction.timeline.to_csv(folder / TIMELINE, index=False, float_format=_DIGITS)
+    with (folder / LINES).open("w", encoding="utf-8") as file:
+        for line in _lines(prediction):
+            file.write(json.dumps(line) + "\n")
+    faces = [track for track in prediction.tracks if len(track.boxes)]
+    for number, track in enumerate(faces):
+        table = track.boxes.assign(track=track.name)
+        table = table[["track", *track.boxes.columns]]
+        table.to_csv(
+            folder / BOXES,
+            mode="w" if number == 0 else "a",
+            header=number == 0,
+            index=False,
+            float_format=_DIGITS,
+        )
+    described = to_dict(prediction.summary) | {
+        "checkpoint": prediction.checkpoint,
+        "settings": to_dict(prediction.settings),
+        "labels": to_dict(prediction.labels),
+    }
+    (folder / SUMMARY).write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
+
+
+def _lines(prediction: Prediction) -> Iterator[dict[str, Any]]:
+    names = prediction.labels.names
+    for track in prediction.tracks:
+        for number, (start, end) in enumerate(track.spans.tolist()):
+            line: dict[str, Any] = {"track": track.name, "start": start, "end": end}
+            values = track.values[number]
+            if prediction.labels.task == "classification":
+                line["prediction"] = names[int(values.argmax())]
+            line["values"] = _rounded(names, values)
+            if len(track.by_modality) > 1:
+                line["by_modality"] = {
+                    kind: _rounded(names, each[number]) for kind, each in track.by_modality.items()
+                }
+            yield line
+
+
+def _rounded(names: tuple[str, ...], values: np.ndarray) -> dict[str, float]:
+    return {name: float(_DIGITS % value) for name, value in zip(names, values, strict=True)}
+
+
+def _annotate(
+    prediction: Prediction, file: Path, process: DecodingProcess | None, progress: Tell | None
+) -> None:
+    request = AnnotateRequest(
+        path=prediction.path,
+        out=file,
+        tracks=tuple(_drawn(prediction, track) for track in prediction.tracks),
+    )
+    deadline = prediction.settings.deadline_seconds
+    with contextlib.nullcontext(process) if process else DecodingProcess() as decoding:
+        for message in decoding.ask(request, path=prediction.path, deadline_seconds=deadline):
+            if progress is not None and isinstance(message, StageProgress):
+                progress(message)
+
+
+def _drawn(prediction: Prediction, track: Track) -> DrawnTrack:
+    has_boxes = len(track.boxes) > 0
+    times = track.boxes["seconds"].to_numpy() if has_boxes else np.zeros(0)
+    return DrawnTrack(
+        name=track.name,
+        names=track.labels.names,
+        is_class=track.labels.task == "classification",
+        start_seconds=track.start_seconds,
+        end_seconds=track.end_seconds,
+        middles=track.spans.mean(axis=1),
+        values=track.values,
+        boxes=track.boxes[["x0", "y0", "x1", "y1"]].to_numpy() if has_boxes else np.zeros((0, 4)),
+        angles=track.boxes["angle"].to_numpy() if has_boxes else np.zeros(0),
+        fps=prediction.fps if len(times) else 1.0,
+    )
+
+
+def _curves(axis: Axes, track: Track) -> None:
+    """Outputs over the middle of the windows, held to both ends of what was predicted."""
+    from matplotlib import colormaps
+
+    middles = track.spans.mean(axis=1)
+    times = np.concatenate([track.spans[:1, 0], middles, track.spans[-1:, 1]])
+    values = np.concatenate([track.values[:1], track.values, track.values[-1:]])
+    palette = colormaps["tab10" if values.shape[1] <= 10 else "tab20"]
+    for number, name in enumerate(track.labels.names):
+        axis.plot(
+            times,
+            values[:, number],
+            color=palette(number % palette.N),
+            label=_printable(name),
+            marker="o" if len(middles) <= 60 else None,
+            markevery=slice(1, -1),
+            markersize=3,
+        )
+    if track.labels.task == "classification":
+        axis.set_ylim(-0.02, 1.02)
+        axis.set_ylabel("probability")
+    else:
+        axis.axhline(0, color="0.7", linewidth=0.8, zorder=0)
+        axis.set_ylabel("value")
+    axis.grid(alpha=0.3)
+    legend = axis.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8, frameon=False)
+    for text in legend.get_texts():
+        text.set_parse_math(False)
+
+
+def _faces(axis: Axes, track: Track, seconds: float) -> None:
+    """A face every so often, as many as fit side by side, above the time it was seen at."""
+    from matplotlib.offsetbox import AnnotationBbox, OffsetImage
+
+    axis.set_ylim(0, 1)
+    axis.set_axis_off()
+    axis.set_title(_heading(track), fontsize=10, loc="left", parse_math=False)
+    room = max(seconds, 1e-3) * _FACE_INCHES / (0.8 * _INCHES)
+    free = -np.inf
+    for moment, jpeg in track.thumbnails:
+        if moment < free:
+            continue
+        free = moment + room
+        pixels = decode_jpeg(jpeg)
+        side = round(_FACE_INCHES * _DPI)
+        small = cv2.resize(pixels, (side, side), interpolation=cv2.INTER_AREA)
+        box = AnnotationBbox(OffsetImage(small, zoom=72 / _DPI), (moment, 0.5), frameon=False)
+        axis.add_artist(box)
+
+
+def _heading(track: Track) -> str:
+    summary = track.summary
+    span = f"{track.start_seconds:.1f} to {track.end_seconds:.1f} s"
+    if summary.prediction is not None:
+        mean = summary.mean[summary.prediction]
+        return f"{track.name}, {span}: {_printable(summary.prediction)} (mean {mean:.2f})"
+    means = ", ".join(f"{_printable(name)} {value:+.2f}" for name, value in summary.mean.items())
+    return f"{track.name}, {span}: {means} on average"
+
+
+def _printable(text: str) -> str:
+    """Names without what no font draws."""
+    return "".join(letter if letter.isprintable() else "�" for letter in text)

@@ -1,8 +1,7 @@
 """A batch as readers make it to what the network takes, on the device.
 
-For: the one transform of pretraining, fine-tuning, evaluation and prediction. In training mode it
-augments as its settings say; in evaluation mode it draws nothing. Not for: decoding, choice of
-frames (``hicmae.views``), mixing of clips.
+The one transform of pretraining, fine-tuning, evaluation and prediction. In training mode it
+augments as its settings say; in evaluation mode it draws nothing.
 
 Shape letters: B batch, T frames, H W pixels, S filter-bank frames, F mel bins, n samples.
 
@@ -18,10 +17,9 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from hicmae.settings import InputConfig
-from hicmae.transforms import audio, draws, rand_augment, spectral_masks, video
-from hicmae.transforms.augment import AugmentConfig
-from hicmae.transforms.fbank import HOP_SECONDS, FilterBank
+from hicmae.settings import AugmentConfig, InputConfig
+from hicmae.transforms import audio, draws, rand_augment, video
+from hicmae.transforms.audio import HOP_SECONDS, FilterBank
 
 
 class ClipTransform(nn.Module):
@@ -159,5 +157,5 @@ class ClipTransform(nn.Module):
         ):
             if number > 0:
                 spans = draws.spans(len(fbank), number, fbank.shape[axis], largest, generator)
-                fbank = spectral_masks.hide_spans(fbank, spans, axis)
+                fbank = audio.hide_spans(fbank, spans, axis)
         return fbank

@@ -1,8 +1,8 @@
 """Random numbers, boxes and gains for a batch of clips: one draw a clip.
 
-For: everything random about augmentation, so that it can be tested without a picture. Numbers
-are drawn on the device of the generator, by default the CPU's global one, and moved afterwards:
-one seed gives the same crops on every device. Not for: applying them.
+Everything random about augmentation, so that it can be tested without a picture. Numbers are
+drawn on the device of the generator, by default the CPU's global one, and moved afterwards: one
+seed gives the same crops on every device.
 
 A box is x0, y0, x1, y1 in pixels from the frame's top left corner, edges and not centres: the
 whole frame of width W and height H is (0, 0, W, H).

@@ -1,8 +1,7 @@
 """RandAugment of clips on the device: a few random operations, the same for all frames of a clip.
 
-For: the operations of timm's ``rand-m7-n4-mstd0.5-inc1`` (fifteen, of which magnitudes grow with
-the level) on uint8 batches, each clip with its own operations and strengths. Not for: drawing
-settings of other augmentations (``draws.py``).
+The operations of timm's ``rand-m7-n4-mstd0.5-inc1`` (fifteen, of which magnitudes grow with the
+level) on uint8 batches, each clip with its own operations and strengths.
 
 Clips that drew the same operation go through it together. Colours are handled as Pillow does,
 image by image and in whole levels.

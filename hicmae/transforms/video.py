@@ -1,7 +1,6 @@
 """Frames on the device: size, crop, flip, erasing and normalisation, in batches.
 
-For: uint8 frames (B, T, H, W, 3) of faces to the network's video (B, 3, T, S, S), S the image
-size. Not for: drawing what to crop or erase (``draws.py``) nor finding faces (``hicmae.media``).
+From uint8 frames (B, T, H, W, 3) of faces to the network's video (B, 3, T, S, S), S the image size.
 
 How a frame gets its size, in training and evaluation alike: the largest centred square of it (the
 whole frame, if it is square) is resized to ``image_size``, bilinearly, and with a filter as wide
@@ -11,12 +10,15 @@ training are then cut from that picture and enlarged to its size, so they never 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from einops import rearrange
 from torch import Tensor
 from torch.nn import functional
 
 from hicmae.settings import InputConfig
+from hicmae.views import CROPS
 
 
 def normalise_video(frames: Tensor, input: InputConfig) -> Tensor:
@@ -101,6 +103,23 @@ def crop_video(video: Tensor, boxes: Tensor, flip: Tensor) -> Tensor:
     return rearrange(images, "b (c t) h w -> b c t h w", c=video.shape[1])
 
 
+def crop_views(video: Tensor, crops: Sequence[str]) -> Tensor:
+    """Show each clip in every crop, the crops of a clip one after another.
+
+    Crops are cut from the picture at the network's size and enlarged to it, as in training; the
+    order of cropping and colour normalisation does not matter, both being linear.
+
+    Args:
+        video: (B, 3, T, S, S), floating point.
+        crops: C names out of ``hicmae.views.CROPS``.
+
+    Returns: (B·C, 3, T, S, S).
+    """
+    if tuple(crops) == ("whole",):
+        return video
+    return torch.stack([_crop(video, name) for name in crops], dim=1).flatten(0, 1)
+
+
 def standardise_colours_(video: Tensor, input: InputConfig) -> Tensor:
     """Colours 0 to 255 to (x / 255 - mean) / std, in place: (B, 3, T, H, W) floating point.
 
@@ -146,6 +165,18 @@ def erase_(video: Tensor, boxes: Tensor, chosen: Tensor, noise: Tensor) -> Tenso
     hidden = inside_y[:, :, None] & inside_x[:, None, :] & chosen[:, None, None]  # (B, H, W)
     hidden = hidden[:, None, None]  # (B, 1, 1, H, W)
     return video.mul_(~hidden).add_(noise * hidden)
+
+
+def _crop(video: Tensor, name: str) -> Tensor:
+    """One crop of every clip: (B, 3, T, S, S) to the same."""
+    crop = CROPS[name]
+    if crop.side == 1:
+        return video.flip(-1) if crop.mirrored else video
+    size = video.shape[-1]
+    edges = [crop.left, crop.top, crop.left + crop.side, crop.top + crop.side]
+    box = torch.tensor(edges) * size
+    flip = torch.tensor(crop.mirrored)
+    return crop_video(video, box.expand(len(video), 4), flip.expand(len(video)))
 
 
 def _pixel_centres(size: int, device: torch.device) -> Tensor:

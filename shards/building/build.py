@@ -1,9 +1,8 @@
-"""From recordings to a folder of shards with its index.
+"""From recordings to a folder of shards with its index: ``hicmae shards build``.
 
-For: ``hicmae shards build``. What becomes of one recording is in ``prepare.py``, the way into the
-tars in ``assembly.py``. The folder does not depend on the number of workers, nor on how often the
-build was killed and begun again (``journal.py``), and two builds of the same files give the same
-bytes. Not for: reading shards.
+What becomes of one recording is in ``prepare.py``. The folder does not depend on the number of
+workers, nor on how often the build was killed and begun again (``journal.py``), and two builds of
+the same files give the same bytes.
 """
 
 from __future__ import annotations
@@ -11,37 +10,48 @@ from __future__ import annotations
 import functools
 import json
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from shards.building.assembly import Assembly, Progress, assemble
-from shards.building.face import check_detector
-from shards.building.journal import Done, Journal
-from shards.building.outcome import Refusal
-from shards.building.parts import Part, build_identity, list_digest
-from shards.building.prepare import prepare_recording
-from shards.building.resume import continue_journal, read_quarantine, retry_lost
-from shards.building.workplace import REFUSED_NAME, Workplace, check_out
+from hicmae.files import write_text
+from shards.building.journal import (
+    Done,
+    IndexRow,
+    Journal,
+    build_identity,
+    continue_journal,
+    list_digest,
+)
+from shards.building.prepare import Outcome, Refusal, check_detector, prepare_recording
+from shards.building.workers import Lost, run_in_order
+from shards.building.workplace import Workplace, check_out
+from shards.building.writer import ShardWriter
 from shards.index import write_index
-from shards.keys import unique_keys
-from shards.manifest import ManifestRow, list_folder, read_manifest
-from shards.settings import BuildConfig
+from shards.manifest import ManifestRow, list_folder, printable, read_manifest, unique_keys
+from shards.settings import REFUSED_NAME, BuildConfig, Part
 
-__all__ = [
-    "REFUSED_NAME",
-    "BuildConfig",
-    "BuildResult",
-    "NothingBuiltError",
-    "Part",
-    "Progress",
-    "Refusal",
-    "TooManyRefusedError",
-    "build_shards",
-    "gather",
-    "write_refusals",
-]
+
+@dataclass(frozen=True, kw_only=True)
+class BuildProgress:
+    """How far a build is.
+
+    Args:
+        done: Recordings dealt with, those of earlier runs of the same build included.
+        kept: How many of them an earlier run had dealt with.
+        total: Recordings in all.
+        num_samples: Samples there are.
+        seconds: Length of those that this run wrote.
+        refused: Refusals by cause.
+    """
+
+    done: int
+    kept: int
+    total: int
+    num_samples: int
+    seconds: float
+    refused: Counter[str]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,15 +96,13 @@ def build_shards(
     *,
     overwrite: bool = False,
     part: Part | None = None,
-    quarantine: Path | None = None,
-    retry: bool = False,
-    on_progress: Callable[[Progress], None] | None = None,
+    on_progress: Callable[[BuildProgress], None] | None = None,
 ) -> BuildResult:
     """Build a folder of shards; it appears when it is whole.
 
     Killed at any moment and called again with the same arguments, it goes on from what is in
-    ``OUT.partial``: finished shards are kept, whole samples of unfinished ones are written into
-    new ones, and the recordings of both are not opened again.
+    ``OUT.partial``: finished shards are kept, and recordings whose samples lie in them are not
+    opened again.
 
     Args:
         sources: Folders, CSV or JSON-lines manifests, video files.
@@ -102,9 +110,6 @@ def build_shards(
         config: How.
         overwrite: Whether an earlier build, or an unfinished one of other settings, may go.
         part: Build only these recordings; ``merge.py`` joins the parts.
-        quarantine: ``refused.jsonl`` of an earlier build: recordings that crashed or stalled a
-            decoder then are refused unopened.
-        retry: Open recordings again that crashed or stalled an earlier run of this build.
         on_progress: Called after each recording.
 
     Raises:
@@ -122,22 +127,18 @@ def build_shards(
     nothing = BuildResult(folder=out, num_recordings=len(rows), ignored=ignored)
     if not listed:
         raise NothingBuiltError(_nothing(nothing, check_out(out, overwrite)), nothing)
-    quarantined = read_quarantine(quarantine, rows) if quarantine else {}
     listing = list_digest(listed)
-    identity = build_identity(rows, config, part=part, listing=listing, quarantined=quarantined)
+    identity = build_identity(rows, config, part=part, listing=listing)
     check_detector(config)
-    work = functools.partial(prepare_recording, config=config)
     with Workplace(out) as place:
         content = continue_journal(place, identity, overwrite=overwrite)
         if content and content.complete and not place.shards.exists():
             place.remove()  # killed after the last rename: all that was missing
             return _result(nothing, list(content.recordings.values()), num_kept=len(rows))
         replaces = check_out(out, overwrite)
-        if content and retry:
-            content = retry_lost(place, content, rows, work, config)
         place.shards.mkdir(exist_ok=True)
         with Journal(place.journal, identity, content) as journal:
-            made = assemble(place, rows, work, config, journal, quarantined, on_progress)
+            made = _assemble(place, rows, config, journal, on_progress)
             result = _result(nothing, made.recordings, made.num_kept)
             if made.num_lost > config.most_refused(len(rows)):
                 write_refusals(place.folder / REFUSED_NAME, result.refusals)
@@ -185,9 +186,121 @@ def gather(sources: Sequence[Path | str]) -> tuple[list[ManifestRow], list[Path]
 def write_refusals(path: Path, refusals: Sequence[Refusal]) -> None:
     """Write ``refused.jsonl``: one line a refusal, in the order of the recordings."""
     lines = (json.dumps(asdict(refusal), ensure_ascii=False) + "\n" for refusal in refusals)
-    beside = path.with_name(f"{path.name}.part")
-    beside.write_text("".join(lines), encoding="utf-8")
-    beside.replace(path)
+    write_text(path, "".join(lines))
+
+
+@dataclass(kw_only=True)
+class _Assembly:
+    """What became of the recordings.
+
+    Args:
+        recordings: Of each, in order; ends early where the budget of refusals is exceeded.
+        num_kept: Recordings that an earlier run had dealt with.
+        num_lost: Recordings that gave no sample.
+        rows: Of the index.
+        shards: What ``index.json`` says of each shard.
+    """
+
+    recordings: list[Done] = field(default_factory=list)
+    num_kept: int = 0
+    num_lost: int = 0
+    rows: list[IndexRow] = field(default_factory=list)
+    shards: list[dict[str, Any]] = field(default_factory=list)
+
+
+def _assemble(
+    place: Workplace,
+    rows: Sequence[ManifestRow],
+    config: BuildConfig,
+    journal: Journal,
+    on_progress: Callable[[BuildProgress], None] | None = None,
+) -> _Assembly:
+    """Write the samples of all recordings, in order.
+
+    Args:
+        place: Where.
+        rows: The recordings.
+        config: Of the build.
+        journal: What an earlier run did; what this one does is added.
+        on_progress: Called after each recording.
+
+    Returns: what became of them; it ends early once more are refused than ``config`` allows.
+    """
+    made, refused, seconds = _Assembly(), Counter[str](), 0.0
+    most = config.most_refused(len(rows))
+    wanted = [row for number, row in enumerate(rows) if journal.kept(number) is None]
+    outcomes = _outcomes_of(wanted, config, place)
+    writer = ShardWriter(
+        place.shards,
+        samples_per_shard=config.samples_per_shard,
+        finished=journal.content.shards,
+        on_shard=journal.shard,
+    )
+    with writer:
+        for number in range(len(rows)):
+            done = journal.kept(number)
+            if done is not None:
+                made.num_kept += 1
+                for sample in done.samples:
+                    writer.keep(sample)
+            else:
+                done = _write(next(outcomes), writer, journal.begun(number))
+                seconds += sum(float(sample["seconds"] or 0) for sample in done.samples)
+                journal.recording(number, done)
+            made.recordings.append(done)
+            made.num_lost += not done.samples
+            refused.update(refusal.cause for refusal in done.refusals)
+            if on_progress:
+                on_progress(
+                    BuildProgress(
+                        done=number + 1,
+                        kept=made.num_kept,
+                        total=len(rows),
+                        num_samples=len(writer.rows),
+                        seconds=seconds,
+                        refused=refused,
+                    )
+                )
+            if made.num_lost > most:
+                outcomes.close()
+                writer.drop()
+                return made
+    journal.flush_shards()
+    made.rows, made.shards = writer.rows, writer.shards
+    return made
+
+
+def _outcomes_of(
+    rows: Sequence[ManifestRow], config: BuildConfig, place: Workplace
+) -> Generator[Outcome, None, None]:
+    """What becomes of each recording, in order."""
+    work = functools.partial(prepare_recording, config=config, staging=place.staging())
+    for row, outcome in run_in_order(
+        work,
+        rows,
+        workers=config.workers,
+        deadline_seconds=config.deadline_seconds,
+        memory_bytes=None if config.worker_gib is None else int(config.worker_gib * 2**30),
+    ):
+        if isinstance(outcome, Lost):
+            path = printable(row.path)
+            refusal = Refusal(path=path, cause=outcome.cause, message=f"{path}: {outcome.message}")
+            yield Outcome(refusals=[refusal])
+        else:
+            yield outcome
+
+
+def _write(outcome: Outcome, writer: ShardWriter, begun: Sequence[IndexRow]) -> Done:
+    """Write the samples of a recording, except those that lie in finished shards already."""
+    rows = list(begun)
+    for row in begun:
+        writer.keep(row)
+    there = {row["key"] for row in begun}
+    for sample in outcome.samples:
+        if sample.info.key not in there:
+            rows.append(writer.add(sample.info, sample.mjpg, sample.wav))
+        sample.remove()
+    return Done(samples=rows, refusals=outcome.refusals)
 
 
 def _result(nothing: BuildResult, recordings: Sequence[Done], num_kept: int) -> BuildResult:
@@ -204,7 +317,7 @@ def _result(nothing: BuildResult, recordings: Sequence[Done], num_kept: int) -> 
     )
 
 
-def _about(made: Assembly, result: BuildResult, config: BuildConfig) -> dict[str, Any]:
+def _about(made: _Assembly, result: BuildResult, config: BuildConfig) -> dict[str, Any]:
     """What ``index.json`` says; nothing that differs from one run to the next."""
     suffixes = Counter(path.suffix.lower() or "(none)" for path in result.ignored)
     return {
@@ -222,7 +335,7 @@ def _causes(refusals: Sequence[Refusal]) -> str:
     return ", ".join(f"{count} {cause}" for cause, count in causes)
 
 
-def _too_many(result: BuildResult, made: Assembly, config: BuildConfig, place: Workplace) -> str:
+def _too_many(result: BuildResult, made: _Assembly, config: BuildConfig, place: Workplace) -> str:
     """The line for a build over its budget."""
     return (
         f"{made.num_lost} of {result.num_recordings} recordings are refused, more than "

@@ -1,34 +1,41 @@
 """What an unfinished build has done, so that it can be killed at any moment and go on.
 
-For: ``build.py``. One line of JSON for each recording and each finished shard, behind a first line
-that says which build it is. A line that names a shard is written once the shard itself is on the
-disk, behind the lines of its recordings; what follows the first damaged line is forgotten. Not
-for: finished folders, which keep no journal.
+One line of JSON for each recording and each finished shard, behind a first line that says which
+build it is. A line that names a shard is written once the shard itself is on the disk, behind the
+lines of its recordings; what follows the first damaged line is forgotten. Recordings of which a
+sample lies in a shard that was not finished are opened again. Finished folders keep no journal.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from shards.building.outcome import Outcome, Refusal
-from shards.building.workers import LOST_CAUSES
-from shards.schema import Label
+from hicmae.files import whole_file
+from shards.building.prepare import Refusal
+from shards.building.workplace import Workplace
+from shards.building.writer import shard_name
+from shards.manifest import ManifestRow, printable
+from shards.receipts.facts import library_versions
+from shards.schema import SCHEMA_VERSION, Label
+from shards.settings import BuildConfig, Part
 
 _VERSION = 2  # 2: index rows have a checksum
 
-Row = dict[str, Label | None]
+IndexRow = dict[str, Label | None]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Done:
     """A recording that was dealt with: the index rows of its samples, and what was refused."""
 
-    samples: list[Row] = field(default_factory=list)
+    samples: list[IndexRow] = field(default_factory=list)
     refusals: list[Refusal] = field(default_factory=list)
 
 
@@ -37,13 +44,11 @@ class JournalContent:
     """What a journal tells.
 
     Args:
-        identity: Which build it is, see ``shards/building/parts.py``.
+        identity: Which build it is, see ``build_identity``.
         recordings: Place in the list of recordings → what became of it.
         shards: The finished shards by name, as ``index.json`` describes them.
         complete: Whether the folder was ready to be put in place.
         num_bytes: Length of the part that can be read.
-        salvaged: Place in the list → what became of a recording, of which some samples were in
-            unfinished shards and wait in files again; not part of the file.
     """
 
     identity: dict[str, Any]
@@ -51,7 +56,6 @@ class JournalContent:
     shards: dict[str, dict[str, Any]] = field(default_factory=dict)
     complete: bool = False
     num_bytes: int = 0
-    salvaged: dict[int, Outcome] = field(default_factory=dict)
 
 
 def read_journal(path: Path) -> JournalContent | None:
@@ -106,7 +110,7 @@ class Journal:
         done = self.content.recordings.get(number)
         return done if done and len(self.begun(number)) == len(done.samples) else None
 
-    def begun(self, number: int) -> list[Row]:
+    def begun(self, number: int) -> list[IndexRow]:
         """Those samples of a recording that lie in finished shards."""
         done = self.content.recordings.get(number) or Done()
         return [row for row in done.samples if row["shard"] in self.content.shards]
@@ -148,24 +152,144 @@ class Journal:
             os.fsync(self._file.fileno())
 
 
-def write_journal(path: Path, content: JournalContent) -> None:
-    """Write a journal anew: beside its name, and then renamed."""
-    beside = path.with_name(f"{path.name}.part")
-    with Journal(beside, content.identity, None) as journal:
+def continue_journal(
+    place: Workplace, identity: Mapping[str, Any], *, overwrite: bool
+) -> JournalContent | None:
+    """Find what an earlier run of this build did, and remove what it left unfinished.
+
+    Args:
+        place: Of the build, locked.
+        identity: Of the build that is wanted, see ``build_identity``.
+        overwrite: Whether the unfinished build of something else may go.
+
+    Returns: what its journal tells; None where there is nothing to go on from.
+
+    Raises:
+        ValueError: There is an unfinished build of other recordings or settings.
+    """
+    content = read_journal(place.journal)
+    if content is None:
+        place.clear()
+        return None
+    told = _differences(content.identity, identity)
+    in_place = content.complete and not place.shards.exists()
+    if told and not overwrite and not in_place:
+        raise ValueError(
+            f"{place.folder}: an unfinished build, but not this one ({told}); give what was given "
+            "then to go on with it, --overwrite to begin anew, or another folder"
+        )
+    if told or (in_place and not place.place.exists()):
+        place.clear()
+        return None
+    if in_place:
+        return content
+    return _tidied(place, content)
+
+
+def list_digest(rows: Sequence[ManifestRow]) -> str:
+    """SHA-256 of a list of recordings: keys, names, spans, labels, and not where the files are."""
+    digest = hashlib.sha256()
+    for row in rows:
+        values = {item.name: getattr(row, item.name) for item in fields(row)}
+        said = {
+            name: printable(value.name) if isinstance(value, Path) else value
+            for name, value in values.items()
+        }
+        digest.update(json.dumps(said, sort_keys=True, default=str).encode() + b"\n")
+    return digest.hexdigest()
+
+
+def build_identity(
+    rows: Sequence[ManifestRow],
+    config: BuildConfig,
+    *,
+    part: Part | None,
+    listing: str,
+) -> dict[str, Any]:
+    """All that the bytes of a build follow from, as plain data that JSON gives back unchanged.
+
+    Args:
+        rows: The recordings of this build or part.
+        config: Its settings.
+        part: Which part it is.
+        listing: Digest of the whole list.
+    """
+    digest = hashlib.sha256()
+    for row in rows:
+        for path in (row.path, row.audio, row.boxes):
+            digest.update(f"{printable(path or '')} {_num_bytes(path)}\n".encode())
+    identity = {
+        "settings": config.recorded(),
+        "part": None if part is None else str(part),
+        "list": listing,
+        "files": digest.hexdigest(),
+        "programs": {
+            "schema": SCHEMA_VERSION,
+            **library_versions(),
+        },
+    }
+    return dict(json.loads(json.dumps(identity)))
+
+
+def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    """What two identities do not share, in words; empty if they are the same."""
+    told = []
+    for group in ("settings", "programs"):
+        for name in sorted({*old[group], *new[group]}):
+            before, now = old[group].get(name), new[group].get(name)
+            if before != now:
+                told.append(f"{name} was {before} and is {now}")
+    if old["part"] != new["part"]:
+        told.append(f"part was {old['part']} and is {new['part']}")
+    if old["list"] != new["list"]:
+        told.append("the sources list other recordings")
+    elif old["files"] != new["files"] and old["part"] == new["part"]:
+        told.append("the files are others, or of another size")
+    return ", ".join(told)
+
+
+def _tidied(place: Workplace, content: JournalContent) -> JournalContent:
+    """Keep what is whole: shards without a gap before them, and the recordings in them."""
+    whole: dict[str, dict[str, Any]] = {}
+    gone: set[str] = set()
+    for name, described in sorted(content.shards.items()):
+        path, split = place.shards / name, _split_of(name)
+        whole_file = path.is_file() and path.stat().st_size == described["bytes"]
+        follows = name == shard_name(split, sum(_split_of(other) == split for other in whole))
+        if whole_file and follows and split not in gone:
+            whole[name] = described
+        else:
+            gone.add(split)
+    content.shards = whole
+    # A recording whose samples were in an unfinished shard only is as good as new: its line could
+    # be taken for true once a shard of that name is finished again.
+    content.recordings = {
+        number: done
+        for number, done in sorted(content.recordings.items())
+        if not done.samples or any(row["shard"] in whole for row in done.samples)
+    }
+    _write_journal(place.journal, content)  # before what it no longer knows goes
+    if place.shards.exists():
+        for path in place.shards.iterdir():
+            if path.name in whole:
+                continue
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+    return read_journal(place.journal) or content
+
+
+def _write_journal(path: Path, content: JournalContent) -> None:
+    with (
+        whole_file(path, sync=True) as beside,
+        Journal(beside, content.identity, None) as journal,
+    ):
         for number, done in content.recordings.items():
             journal.recording(number, done)
         for described in content.shards.values():
             journal.shard(described)
         journal.flush_shards()
-        os.fsync(journal._file.fileno())
-    beside.replace(path)
-
-
-def lost_recordings(content: JournalContent) -> Iterator[int]:
-    """Places of the recordings whose worker died or was killed at its deadline."""
-    for number, done in sorted(content.recordings.items()):
-        if any(refusal.cause in LOST_CAUSES for refusal in done.refusals):
-            yield number
 
 
 def _entry(line: bytes) -> dict[str, Any] | None:
@@ -177,3 +301,15 @@ def _entry(line: bytes) -> dict[str, Any] | None:
     except ValueError:
         return None
     return entry if isinstance(entry, dict) else None
+
+
+def _split_of(shard: str) -> str:
+    return shard.rpartition("-")[0]
+
+
+def _num_bytes(path: Path | None) -> int:
+    """Size of a file; -1 where there is none, and for a folder of images."""
+    try:
+        return path.stat().st_size if path is not None and path.is_file() else -1
+    except OSError:
+        return -1

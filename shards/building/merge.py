@@ -1,14 +1,13 @@
 """Joining the parts of a build (``--part 2/8``) into one folder of shards.
 
-For: ``hicmae shards merge``. The parts are left as they are; on one file system their shards are
-shared with the whole, not copied. Not for: joining builds of different recordings, which readers
-mix by weight.
+The parts are left as they are; on one file system their shards are shared with the whole, not
+copied.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
+import shutil
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,13 +16,14 @@ from typing import Any
 
 import pyarrow.parquet
 
-from shards.building.journal import Row
-from shards.building.parts import Part
-from shards.building.workplace import REFUSED_NAME, SUFFIX, Workplace, check_out
+from hicmae.files import DigestingFile
+from shards.building.journal import IndexRow
+from shards.building.workplace import SUFFIX, Workplace, check_out
 from shards.building.writer import shard_name
+from shards.errors import ShardError
 from shards.index import COLUMNS, JOURNAL_NAME, TABLE_NAME, read_index, write_index
-from shards.sample_json import parse_sample_json
-from shards.schema import Label, ShardError
+from shards.schema import Label, parse_sample_json
+from shards.settings import REFUSED_NAME, Part
 
 # What has to be the same in all parts: key of index.json → how a message names it.
 _SHARED = {"config": "settings", "ignored": "ignored files", "schema_version": "schema version"}
@@ -162,9 +162,9 @@ def _differing(one: Any, other: Any) -> str:
 
 def _join_shards(
     folders: Sequence[_PartFolder], to: Path, on_shard: Callable[[int, int], None] | None
-) -> tuple[list[Row], list[dict[str, Any]]]:
+) -> tuple[list[IndexRow], list[dict[str, Any]]]:
     """Bring all tars into one folder under new numbers; the rows and descriptions of them."""
-    rows: list[Row] = []
+    rows: list[IndexRow] = []
     shards: list[dict[str, Any]] = []
     numbers: Counter[str] = Counter()
     total = sum(len(each.info["shards"]) for each in folders)
@@ -196,12 +196,10 @@ def _bring(path: Path, to: Path, shard: dict[str, Any]) -> None:
     try:
         os.link(path, to)
     except OSError:  # another file system, or one without links
-        digest = hashlib.sha256()
-        with path.open("rb") as source, to.open("wb") as copy:
-            while block := source.read(1 << 20):
-                digest.update(block)
-                copy.write(block)
-        if digest.hexdigest() != shard["sha256"]:
+        with path.open("rb") as source, to.open("wb") as file:
+            copy = DigestingFile(file.write)
+            shutil.copyfileobj(source, copy)
+        if copy.sha256 != shard["sha256"]:
             raise ShardError(
                 f"{path}: its bytes are not those that were built (sha256); build this part again"
             ) from None
@@ -219,7 +217,7 @@ def _mixed_labels(folders: Sequence[_PartFolder]) -> set[str]:
     return {name for name, found in kinds.items() if {"string", "double"} <= found}
 
 
-def _as_built(folder: Path, row: dict[str, Any], mixed: set[str]) -> Row:
+def _as_built(folder: Path, row: dict[str, Any], mixed: set[str]) -> IndexRow:
     """A row with the labels that its sample's json has."""
     with (folder / row["shard"]).open("rb") as file:
         file.seek(row["json_offset"])

@@ -1,39 +1,87 @@
 """One recording in, its samples out: what a worker process of the build does.
 
-For: decoding, alignment by time, and the order of things. Results are put into files of a staging
-folder, so that neither worker nor build holds a long recording in memory. Not for: which
-recordings there are (``manifest.py``), faces (``face.py``), JPEG and wav (``members.py``), or
-tars (``writer.py``).
+The recording itself (frames, faces, sound, all times) is ``hicmae/media/recording.py``; here it is
+cut into samples, whose members are written into files of a staging folder, so that neither worker
+nor build holds a long recording in memory.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import hashlib
+import itertools
 import multiprocessing
 import os
-from pathlib import Path
+import wave
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePath
 
 import cv2
 import numpy as np
 
+from hicmae.bench import Stopwatch
+from hicmae.files import DigestingFile, file_sha256
+from hicmae.media.boxes import boxes_of
+from hicmae.media.crops import encode_jpeg
 from hicmae.media.errors import MediaError
-from hicmae.media.image_video import ImageReader
-from shards.building.face import RefusedError, find_faces
-from shards.building.outcome import Outcome, Prepared, Refusal
-from shards.building.segment import Recording, add_segments
-from shards.building.spans import (
-    frames_of_span,
-    open_recording,
-    recording_sound,
-    source_file,
-    with_sound_beside,
-)
-from shards.keys import face_key
-from shards.manifest import ManifestRow, printable
+from hicmae.media.faces import open_detector
+from hicmae.media.image_folder import ImageReader, sound_beside
+from hicmae.media.recording import Finder, Recording, open_pictures, shared_detector
+from hicmae.media.sound import Sound, rms_db
+from hicmae.media.tracking import FaceTrack
+from shards.manifest import ManifestRow, face_key, printable, segment_key
+from shards.schema import SAMPLE_RATE, Digests, FaceInfo, SampleInfo, SoundState, SourceFile
 from shards.settings import BuildConfig
 
-__all__ = ["Outcome", "Prepared", "Refusal", "prepare_recording"]
+# Encoders end sound some milliseconds before the picture; from here on it is worth saying.
+_SHORTER_SECONDS = 0.1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refusal:
+    """A recording, or a segment of one, that did not become a sample.
+
+    Args:
+        path: The file.
+        cause: A word to count it under, such as ``no-face``.
+        message: One line that names the file.
+    """
+
+    path: str
+    cause: str
+    message: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class StagedSample:
+    """A sample whose members lie in the staging folder."""
+
+    info: SampleInfo
+    mjpg: Path
+    wav: Path | None
+
+    def remove(self) -> None:
+        """Delete the staged files."""
+        self.mjpg.unlink()
+        if self.wav is not None:
+            self.wav.unlink()
+
+
+@dataclass(kw_only=True)
+class Outcome:
+    """What became of one recording.
+
+    Args:
+        samples: In order.
+        refusals: Of all of it, or of segments.
+        seconds: Length of the picture that was gone through.
+    """
+
+    samples: list[StagedSample] = field(default_factory=list)
+    refusals: list[Refusal] = field(default_factory=list)
+    seconds: float = 0.0
 
 
 def prepare_recording(row: ManifestRow, *, config: BuildConfig, staging: Path) -> Outcome:
@@ -48,13 +96,11 @@ def prepare_recording(row: ManifestRow, *, config: BuildConfig, staging: Path) -
     path = printable(row.path)
     stem = hashlib.sha256(row.key.encode()).hexdigest()[:24]
     try:
-        row = with_sound_beside(row)
-        return _prepare(row, config, staging / stem)
+        row = _with_sound_beside(row)
+        return make_samples(row, config, staging / stem)
     except MediaError as error:
         cause = error.cause
         message = f"{_named(error.path, row)}: {' '.join(error.problem.split())}"
-    except RefusedError as error:
-        cause, message = error.cause, f"{path}: {error}"
     except FileNotFoundError:
         lost = row.audio if row.audio is not None and row.path.exists() else row.path
         cause, message = "missing-file", f"{printable(lost)}: no such file"
@@ -67,36 +113,60 @@ def prepare_recording(row: ManifestRow, *, config: BuildConfig, staging: Path) -
     return Outcome(refusals=[Refusal(path=path, cause=cause, message=message)])
 
 
-def _prepare(row: ManifestRow, config: BuildConfig, stem: Path) -> Outcome:
-    """Decode the span of a row, find the face or the faces in it, and write their segments."""
-    outcome = Outcome()
-    several, num_faces = config.face_choice == "all", 0
-    short: list[str] = []
-    sound_source = None
-    if row.audio is not None:
-        sound_source = source_file(row.audio, row.audio_name or row.audio.name)
-    for video in open_recording(row, config):
-        with video:
-            start, indices = frames_of_span(row, video, config)
-            images = video.images.paths if isinstance(video, ImageReader) else None
+def make_samples(
+    row: ManifestRow, config: BuildConfig, stem: Path, watch: Stopwatch | None = None
+) -> Outcome:
+    """Decode the span of a row, find the face or the faces in it, and write their segments.
+
+    Args:
+        row: The recording.
+        config: How.
+        stem: Of the names of the files that are written.
+        watch: Counts processor time: ``decoding``, ``faces``, ``encoding``, ``sound``, ``digests``.
+
+    Raises: MediaError, OSError: why it cannot be built.
+    """
+    row, watch = _with_sound_beside(row), watch or Stopwatch()
+    outcome, short, num_faces = Outcome(), list[str](), 0
+    several, sound_source = config.face_choice == "all", None
+    with watch.stage("digests"):
+        if row.audio is not None:
+            sound_source = _source_file(row.audio, row.audio_name or row.audio.name)
+    with watch.stage("decoding"):
+        pictures = open_pictures(row.path, image_fps=row.fps or config.image_fps)
+    for picture in pictures if several else pictures[:1]:
+        with picture, watch.stage("decoding"):
             recording = Recording(
-                row=row,
-                source=source_file(row.path, row.name, images),
-                sound=recording_sound(row, video, start + len(indices) / config.fps, config),
-                sound_source=sound_source,
-                first=video.start_seconds,
-                start=start,
+                row.path,
+                picture,
+                config,
+                fps=config.fps,
+                start=row.start,
+                end=row.end,
+                min_seconds=config.min_seconds,
+                watch=watch,
             )
-            wanted = start + np.arange(len(indices)) / config.fps
-            for face, crops in find_faces(video, row, indices, wanted, config):
-                if several and len(face) / config.fps < config.min_seconds:
-                    at = wanted[face.first] - video.start_seconds
-                    short.append(f"{len(face) / config.fps:.2f} s at {at:.2f} s")
+            images = picture.images.paths if isinstance(picture, ImageReader) else None
+            with watch.stage("digests"):
+                source = _source_file(row.path, row.name, images)
+            with watch.stage("sound"):
+                sound = _sound_of(recording, row, config)
+            maker = _SampleMaker(row, config, recording, sound, source, sound_source, watch)
+            if config.faces == "boxes":
+                remedy = "name one in the manifest's column boxes"
+                finder: Finder = boxes_of(row.path, row.boxes, remedy=remedy)
+            else:
+                finder = shared_detector(config.faces, offline=config.offline)
+            for track in recording.follow(finder, region=row.region):
+                length = len(track.boxes) / config.fps
+                if several and length < config.min_seconds:
+                    at = recording.times[track.first] - picture.start_seconds
+                    short.append(f"{length:.2f} s at {at:.2f} s")
                     continue
                 key = face_key(row.key, num_faces) if several else row.key
-                staged = stem.with_name(f"{stem.name}-{num_faces}")
-                add_segments(outcome, recording, face, crops, key, config, staged)
+                maker.add(outcome, track, key, stem.with_name(f"{stem.name}-{num_faces}"))
                 num_faces += 1
+            outcome.seconds += recording.seconds
     if short:
         listed = f"{', '.join(short[:3])}{', …' if len(short) > 3 else ''}"
         outcome.refusals.append(
@@ -108,6 +178,272 @@ def _prepare(row: ManifestRow, config: BuildConfig, stem: Path) -> Outcome:
             )
         )
     return outcome
+
+
+def check_detector(config: BuildConfig) -> None:
+    """Open the detector once, so that a missing file is fetched, or said, before any work is done.
+
+    Raises:
+        FileNotFoundError: Its file is missing; the line says how to get it and what else there is.
+        ValueError: Its file is not the known one.
+    """
+    try:
+        open_detector(config.faces, offline=config.offline)
+    except FileNotFoundError as error:
+        remedy = "; give the right file in HICMAE_YUNET, or use --faces cascade"
+        known = config.faces != "yunet" or "--faces cascade" in str(error)
+        raise FileNotFoundError(f"{error}{'' if known else remedy}") from error
+
+
+@dataclass(frozen=True)
+class _SampleMaker:
+    """Writes the samples of the faces of one recording; what they share."""
+
+    row: ManifestRow
+    config: BuildConfig
+    recording: Recording
+    sound: Sound | None
+    source: SourceFile
+    sound_source: SourceFile | None
+    watch: Stopwatch
+
+    def add(self, outcome: Outcome, track: FaceTrack, key: str, stem: Path) -> None:
+        """Write the frames of one face as one sample, or as segments of it."""
+        path = printable(self.row.path)
+        face = _FoundFace(track, self.recording, self.config)
+        images = self.recording.crops(track)
+        bounds = _segments(len(track.boxes), self.config)
+        for number, (begin, end) in enumerate(bounds):
+            segment = itertools.islice(images, end - begin)
+            name = key if len(bounds) == 1 else segment_key(key, number)
+            staged = stem.with_name(f"{stem.name}-{number}")
+            try:
+                outcome.samples.append(self._segment(face, begin, end, segment, name, staged))
+            except _LeftOutError as error:
+                outcome.refusals.append(
+                    Refusal(path=path, cause=error.cause, message=f"{path}: {error}")
+                )
+                for _ in segment:  # the images of the next one come after these
+                    pass
+
+    def _segment(
+        self,
+        face: _FoundFace,
+        begin: int,
+        end: int,
+        images: Iterator[np.ndarray],
+        key: str,
+        stem: Path,
+    ) -> StagedSample:
+        """Write one sample: frames ``begin`` to ``end`` of those in which the face is."""
+        row, config, recording, watch = self.row, self.config, self.recording, self.watch
+        offset, seconds = (face.track.first + begin) / config.fps, (end - begin) / config.fps
+        since_first = recording.start - recording.picture.start_seconds + offset
+        where = f"{since_first:.2f}..{since_first + seconds:.2f} s"
+        coverage = face.coverage(begin, end)
+        if coverage == 0 or coverage < config.min_coverage:
+            raise _LeftOutError(
+                "no-face",
+                f"{where}: {config.faces} finds a face in {coverage:.0%} of the frames "
+                f"(min_coverage is {config.min_coverage:.0%})",
+            )
+        with watch.stage("sound"):
+            sound = _span_sound(self.sound, recording.start + offset, seconds, config.silence_db)
+        if sound is None and config.sound == "required":
+            raise _LeftOutError("no-sound", f"{where}: there is no sound in this span")
+        mjpg, wav = stem.with_suffix(".mjpg"), stem.with_suffix(".wav")
+        with watch.stage("encoding"):
+            offsets, mjpg_digest = _write_mjpg(mjpg, images, config)
+        assert len(offsets) == end - begin + 1, "one image for every frame"
+        with watch.stage("sound"):
+            wav_digest = None if sound is None else _write_wav(wav, sound.samples)
+        info = SampleInfo(
+            key=key,
+            source=self.source,
+            start_seconds=round(since_first, 6),
+            end_seconds=round(since_first + seconds, 6),
+            fps=config.fps,
+            num_frames=end - begin,
+            frame_offsets=offsets,
+            face_size=config.face_size,
+            sound="absent" if sound is None else sound.state,
+            num_samples=0 if sound is None else len(sound.samples),
+            padded_samples=0 if sound is None else sound.padded,
+            sound_source=self.sound_source,
+            loudness_db=None if sound is None else sound.loudness_db,
+            sound_damaged=self.sound is not None and self.sound.damaged,
+            split=row.split,
+            speaker=row.speaker,
+            labels=row.labels,
+            faces=face.describe(begin, end),
+            digests=Digests(mjpg=mjpg_digest, wav=wav_digest),
+        )
+        return StagedSample(info=info, mjpg=mjpg, wav=None if sound is None else wav)
+
+
+class _LeftOutError(Exception):
+    """A segment that is not made into a sample, and the word under which it counts."""
+
+    def __init__(self, cause: str, message: str) -> None:
+        super().__init__(message)
+        self.cause = cause
+
+
+class _FoundFace:
+    """How a face was found, in parts of its track."""
+
+    def __init__(self, track: FaceTrack, recording: Recording, config: BuildConfig) -> None:
+        part = slice(track.first, track.first + len(track.boxes))
+        self.track, self._config = track, config
+        self._indices, self._own = recording.indices[part], recording.own[part]
+
+    def coverage(self, begin: int, end: int) -> float:
+        """Share of the frames handed to the detector in which it found the face, an estimate for a
+        part of the track; frames that the recording lacks count as not found.
+        """
+        own = float(self._own[begin:end].mean())
+        if self._config.faces == "none" or (begin, end) == (0, len(self._indices)):
+            return self.track.coverage * own
+        part, words = self._indices[begin:end], self.track.found_by[begin:end]
+        asked = max(1.0, len(np.unique(part)) / self._config.detect_every)
+        return min(1.0, len(np.unique(part[words == "detected"])) / asked) * own
+
+    def describe(self, begin: int, end: int) -> FaceInfo:
+        """What a sample of frames ``begin`` to ``end`` says."""
+        words = np.where(self._own, self.track.found_by, "missing")[begin:end]
+        pixels, faces = self.track.face_pixels, self._config.faces
+        return FaceInfo(
+            policy="none" if faces == "none" else self._config.face_choice,
+            detector=faces,
+            coverage=round(self.coverage(begin, end), 6),
+            found_by=tuple(
+                (word, len(list(run))) for word, run in itertools.groupby(map(str, words))
+            ),
+            face_pixels=None if pixels is None else round(pixels, 2),
+            align=self._config.align,
+        )
+
+
+def _sound_of(recording: Recording, row: ManifestRow, config: BuildConfig) -> Sound | None:
+    """The sound of a recording; None where it has none and need not have any."""
+    try:
+        return recording.sound(row.audio, sample_rate=SAMPLE_RATE)
+    except MediaError as error:
+        if error.cause == "no-sound" and row.audio is None and config.sound == "optional":
+            return None
+        raise
+
+
+def _with_sound_beside(row: ManifestRow) -> ManifestRow:
+    """Name the sound file of a folder of images, if it lies there and the row names none."""
+    if row.audio is not None or not row.path.is_dir():
+        return row
+    audio = sound_beside(row.path)
+    if audio is None:
+        return row
+    inside = audio.parent == row.path
+    folder = PurePath(row.name) if inside else PurePath(row.name).parent
+    return dataclasses.replace(row, audio=audio, audio_name=printable(Path(folder / audio.name)))
+
+
+def _segments(num_frames: int, config: BuildConfig) -> list[tuple[int, int]]:
+    """Cut frames into the fewest equal parts (begin, end) that are short enough."""
+    if config.max_seconds is None:
+        return [(0, num_frames)]
+    most = max(1, int(config.max_seconds * config.fps + 1e-6))
+    count = -(-num_frames // most)
+    bounds = [num_frames * part // count for part in range(count + 1)]
+    return list(itertools.pairwise(bounds))
+
+
+def _source_file(path: Path, name: str, images: Sequence[Path] | None = None) -> SourceFile:
+    """Name, digest and length of a file; of a folder, those of its ``images`` one after another.
+
+    The digest of images is over their names too (each ended by a zero byte, before its content).
+    """
+    digest, size = hashlib.sha256(), 0
+    for file in [path] if images is None else images:
+        if images is not None:
+            digest.update(os.fsencode(file.name) + b"\0")
+        with file.open("rb") as opened:
+            while block := opened.read(1 << 20):
+                digest.update(block)
+                size += len(block)
+    return SourceFile(path=name, sha256=digest.hexdigest(), bytes=size)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _SpanSound:
+    """The sound of one sample.
+
+    Args:
+        samples: (n,) int16, exactly as long as the picture.
+        padded: How many of them are zeros because the recording has no sound there.
+        state: ``present``, ``silent`` or ``shorter``.
+        loudness_db: Level of what is not padding, decibels relative to full scale; None if silent.
+    """
+
+    samples: np.ndarray
+    padded: int
+    state: SoundState
+    loudness_db: float | None
+
+
+def _span_sound(
+    sound: Sound | None, start_seconds: float, seconds: float, silence_db: float
+) -> _SpanSound | None:
+    """Cut the sound of a span of the picture; None if there is none in it.
+
+    Args:
+        sound: Of the recording, at ``SAMPLE_RATE``; None if it has none.
+        start_seconds: Of the span, on the container's clock.
+        seconds: Its length.
+        silence_db: What counts as silent, decibels relative to full scale; of the part that is
+            not padding.
+    """
+    if sound is None:
+        return None
+    num_samples = round(seconds * SAMPLE_RATE)
+    samples, padded = sound.span(start_seconds, num_samples)
+    if padded >= num_samples:
+        return None
+    level = rms_db(samples) + 10 * np.log10(num_samples / (num_samples - padded))
+    if level < silence_db:
+        state: SoundState = "silent"
+    else:
+        state = "shorter" if padded > _SHORTER_SECONDS * SAMPLE_RATE else "present"
+    return _SpanSound(
+        samples=samples,
+        padded=padded,
+        state=state,
+        loudness_db=None if state == "silent" else round(float(level), 3),
+    )
+
+
+def _write_wav(path: Path, samples: np.ndarray) -> str:
+    """Write 16-bit mono PCM (n,) at ``SAMPLE_RATE``; returns the file's SHA-256."""
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(SAMPLE_RATE)
+        file.writeframes(samples.astype("<i2").tobytes())
+    return file_sha256(path)
+
+
+def _write_mjpg(
+    path: Path, images: Iterable[np.ndarray], config: BuildConfig
+) -> tuple[tuple[int, ...], str]:
+    """Write N images (H, W, 3) uint8 RGB one after another as JPEG.
+
+    Returns: N + 1 byte offsets, the last being the length; and the file's SHA-256.
+    """
+    offsets = [0]
+    with path.open("wb") as file:
+        digesting = DigestingFile(file.write)
+        for image in images:
+            digesting.write(encode_jpeg(image, quality=config.jpeg_quality, chroma=config.chroma))
+            offsets.append(digesting.num_bytes)
+    return tuple(offsets), digesting.sha256
 
 
 @functools.cache

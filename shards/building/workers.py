@@ -1,7 +1,7 @@
 """Running one function over many items in processes that may hang or die.
 
-For: decoding, where a damaged file can loop for ever or take the process down. The item is lost,
-nothing else is. Not for: what is done with an item.
+A damaged file can make a decoder loop for ever or take the process down: the item is lost, nothing
+else is.
 """
 
 from __future__ import annotations
@@ -27,8 +27,6 @@ Result = TypeVar("Result")
 _AHEAD = 4
 # What replacing a worker may take on a busy machine, on top of an item's own deadline.
 _GRACE_SECONDS = 120.0
-# Why an item can be lost, see ``Lost``.
-LOST_CAUSES = ("crash", "deadline")
 # How a worker ends that another process told to: pebble makes a status of the one signal. No
 # decoder sends them to its own process.
 _FROM_OUTSIDE = (int(signal.SIGTERM), -signal.SIGTERM, -signal.SIGHUP)

@@ -1,10 +1,8 @@
 """Where a folder of shards is made before it is put in its place: ``OUT.partial`` beside ``OUT``.
 
-For: the build and the merge; one at a time, kept when it is killed. Not for: what is made there.
-
-``OUT.partial`` holds ``shards`` (what becomes ``OUT`` by one rename), ``journal.jsonl``, folders
-of staged samples and of those ``salvaged`` from unfinished shards, ``lock``, and for a moment
-``old``, which is what ``OUT`` was.
+One process is at work in it at a time, and what a killed one made is kept. It holds ``shards``
+(what becomes ``OUT`` by one rename), ``journal.jsonl``, a folder of staged samples, ``lock``, and
+for a moment ``old``, which is what ``OUT`` was.
 """
 
 from __future__ import annotations
@@ -17,11 +15,11 @@ import socket
 import tempfile
 from pathlib import Path
 
-from shards.building.writer import sync
+from hicmae.files import sync_to_disk
 from shards.index import INFO_NAME, JOURNAL_NAME, TABLE_NAME
 from shards.receipts.receipt import RECEIPT_JSON, RECEIPT_PAGE, RECEIPT_PICTURES
+from shards.settings import REFUSED_NAME
 
-REFUSED_NAME = "refused.jsonl"
 SUFFIX = ".partial"
 
 # What a build writes besides tars.
@@ -45,7 +43,6 @@ class Workplace:
         self.folder = place.with_name(place.name + SUFFIX)
         self.shards = self.folder / "shards"
         self.journal = self.folder / JOURNAL_NAME
-        self.salvaged = self.folder / "salvaged"
         self._old = self.folder / "old"
         self._lock: int | None = None
 
@@ -87,11 +84,11 @@ class Workplace:
         A process killed between the renames leaves all that is needed to do them again.
         """
         for path in (*self.shards.rglob("*"), self.shards):
-            sync(path)
+            sync_to_disk(path)
         if self.place.exists():
             self.place.rename(self._old)
         self.shards.rename(self.place)
-        sync(self.place.parent)
+        sync_to_disk(self.place.parent)
         self.remove()
 
     def remove(self) -> None:

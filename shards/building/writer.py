@@ -1,14 +1,9 @@
-"""Writing samples into tars that are the same bytes for the same samples.
-
-For: the build, and tests that need shards. Not for: deciding what a sample holds
-(``prepare.py``) or the index files (``index.py``), whose rows it hands over.
-"""
+"""Writing samples into tars that are the same bytes for the same samples."""
 
 from __future__ import annotations
 
 import hashlib
 import io
-import os
 import tarfile
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -19,17 +14,16 @@ from typing import Any, BinaryIO
 
 import xxhash
 
-from shards.blocks import blocks_of
+from hicmae.files import sync_to_disk
 from shards.index import index_row
-from shards.sample_json import sample_json
-from shards.schema import Label, SampleInfo, is_safe_key
+from shards.schema import Label, SampleInfo, blocks_of, is_safe_key, sample_json
 
 
 class ShardWriter:
     """Writes ``<split>-%06d.tar`` files into a folder, each beside its name and then renamed.
 
     Use it as a context manager: leaving it closes the open shards, leaving it by an error drops
-    them, unless told otherwise. Afterwards ``rows`` holds the index rows and ``shards`` what
+    them. Afterwards ``rows`` holds the index rows and ``shards`` what
     ``index.json`` says of each.
 
     Args:
@@ -38,8 +32,6 @@ class ShardWriter:
         finished: Shards that an interrupted build closed, by name, as ``shards`` describes them;
             they are not written again, and their samples are handed to ``keep`` in their places.
         on_shard: Called with the description of a shard once it is on the disk.
-        keep_unfinished: Whether an error leaves open shards behind as they are, under their names
-            and ``.part``, for a later run to take samples from.
     """
 
     def __init__(
@@ -49,14 +41,12 @@ class ShardWriter:
         samples_per_shard: int,
         finished: Mapping[str, dict[str, Any]] | None = None,
         on_shard: Callable[[dict[str, Any]], None] | None = None,
-        keep_unfinished: bool = False,
     ) -> None:
         self.folder = folder
         self.samples_per_shard = samples_per_shard
         self.rows: list[dict[str, Label | None]] = []
         self._finished = finished or {}
         self._on_shard = on_shard
-        self._keep_unfinished = keep_unfinished
         self._kept: Counter[str] = Counter()
         self._keys: set[str] = set()
         self._open: dict[str, _Shard] = {}
@@ -146,7 +136,7 @@ class ShardWriter:
     def drop(self) -> None:
         """Forget the open shards."""
         while self._open:
-            self._open.popitem()[1].drop(keep=self._keep_unfinished)
+            self._open.popitem()[1].drop()
 
     def _next_name(self, split: str) -> str:
         """Of the shard that the next sample of a split lies in."""
@@ -162,15 +152,6 @@ class ShardWriter:
 def shard_name(split: str, number: int) -> str:
     """File name of a shard; ``number`` counts those of its split from 0."""
     return f"{split}-{number:06d}.tar"
-
-
-def sync(path: Path) -> None:
-    """Wait until a file, or the names in a folder, are on the disk and outlive the machine."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 @dataclass
@@ -213,9 +194,9 @@ class _Shard:
         """Finish the tar and give it its name, once its bytes are on the disk."""
         self.tar.close()
         self.file.close()
-        sync(self.beside)
+        sync_to_disk(self.beside)
         self.beside.replace(self.path)
-        sync(self.path.parent)
+        sync_to_disk(self.path.parent)
         return {
             "name": self.path.name,
             "bytes": self.file.written,
@@ -223,11 +204,10 @@ class _Shard:
             "num_samples": self.num_samples,
         }
 
-    def drop(self, *, keep: bool) -> None:
+    def drop(self) -> None:
         """Forget the tar."""
         self.file.close()
-        if not keep:
-            self.beside.unlink(missing_ok=True)
+        self.beside.unlink(missing_ok=True)
 
 
 class _DigestingFile(io.RawIOBase):

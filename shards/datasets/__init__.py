@@ -1,12 +1,11 @@
 """Datasets whose layout is known, one file each.
 
-For: ``hicmae shards manifest``; a further dataset is one file here and one line in the table. Not
-for: benchmarks, which say what is predicted and how it is scored (``configs/benchmarks/``).
+A further dataset is one file here and one line in the table.
 """
 
 from __future__ import annotations
 
-from hicmae.plain import did_you_mean
+from hicmae.config import did_you_mean
 from shards.datasets import (
     avcaffe,
     crema_d,

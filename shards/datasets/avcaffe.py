@@ -1,7 +1,6 @@
 """AVCAffe: 106 people solve tasks together over the internet and say how they felt.
 
-For: the short segments (6 s each) with the arousal and valence their person reported for the task.
-Not for: the long recordings.
+Read are the short segments (6 s each) with the arousal and valence their person reported.
 
 ``videos/shorter_segments/aiim001/task_1/*.avi``; ``ground_truths/arousal.txt`` and ``valence.txt``
 with lines ``aiim001_task_1, Excited``; ``mental_demand``, ``temporal_demand`` and ``effort`` (0 to

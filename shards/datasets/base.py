@@ -1,8 +1,4 @@
-"""What a dataset's reader says: its items, and everything that is not as documented.
-
-For: the types that every file of this package fills in, and the checks they share (what is there,
-what is missing, how the counts differ). Not for: any one layout, or finding files (``tree.py``).
-"""
+"""What a dataset's reader says: its items, and everything that is not as documented."""
 
 from __future__ import annotations
 

@@ -1,8 +1,4 @@
-"""The function behind ``hicmae shards manifest``: from a dataset's tree to a manifest.
-
-For: the command line; what it prints and the two files it writes. Not for: any layout (one file
-each beside this one).
-"""
+"""The function behind ``hicmae shards manifest``: from a dataset's tree to a manifest."""
 
 from __future__ import annotations
 
@@ -11,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from hicmae.files import write_text
 from shards.datasets import DATASETS, Listing, ReadOptions, find_dataset
 from shards.datasets.base import Item, Media, check_files
 from shards.manifest import printable, write_manifest
@@ -88,9 +85,7 @@ def manifest(
         )
     for difference in differences:
         print(f"warning: {difference}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    rows = _rows(root, path, listing.items, image_fps)
-    write_manifest(path, rows)
+    write_manifest(path, _rows(root, path, listing.items, image_fps))
     agree = len(listing.expected) - len(differences)
     if listing.expected:
         print(f"{agree} of {len(listing.expected)} documented numbers are met")
@@ -133,19 +128,15 @@ def _write_missing(path: Path, listing: Listing) -> None:
     if not listing.missing:
         path.unlink(missing_ok=True)
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.part")
     lines = [
         f"{cause}\t{printable(name)}\n"
         for cause, names in sorted(listing.missing.items())
         for name in names
     ]
-    beside.write_text("".join(lines), encoding="utf-8")
-    beside.replace(path)
+    write_text(path, "".join(lines))
 
 
 def _show(listing: Listing, lacking: Path) -> None:
-    """Print what is missing and left out, the first few by name, and the notes."""
     for what, causes in (("missing", listing.missing), ("left out", listing.left_out)):
         for cause, names in sorted(causes.items()):
             shown = ", ".join(printable(name) for name in names[:_SHOWN])
@@ -158,7 +149,6 @@ def _show(listing: Listing, lacking: Path) -> None:
 
 
 def _overview() -> str:
-    """Every dataset with its layout and where to get it."""
     lines = []
     for name, known in DATASETS.items():
         lines.append(f"{name}: {known.title}")

@@ -1,7 +1,6 @@
 """CREMA-D: 91 actors say twelve sentences in six emotions, rated by a crowd.
 
-For: the tree of the dataset's repository, whole or in part. Not for: other copies; list those in a
-CSV (``csv_list.py``).
+Read is the tree of the dataset's repository, whole or in part; list other copies in a CSV.
 
 ``AudioWAV/1001_DFA_ANG_XX.wav`` and ``VideoFlash/1001_DFA_ANG_XX.flv`` (or any video, or folder of
 frame images, of that name): actor (1001 to 1091) _ sentence _ emotion _ level.

@@ -1,9 +1,8 @@
 """Any other collection: a table with a path a row, and whatever labels it has.
 
-For: copies of datasets in another layout, and collections of one's own. The table (CSV, TSV or JSON
-lines) has a column ``path``, relative to the root, and optionally ``audio``, ``key``, ``speaker``,
-``start``, ``end``, ``region``, ``fps``, ``split`` and ``boxes``; every other column is a label. Not
-for: guessing labels out of file names.
+The table (CSV, TSV or JSON lines) has a column ``path``, relative to the root, and optionally
+``audio``, ``key``, ``speaker``, ``start``, ``end``, ``region``, ``fps``, ``split`` and ``boxes``;
+every other column is a label.
 
 What this does beyond handing the table to ``hicmae shards build``: it names every file that is not
 there, and with ``--folds N`` deals the speakers to N folds of nearly equal size.
@@ -17,9 +16,8 @@ from typing import Any
 
 from shards.datasets.base import Dataset, Item, Listing, ReadOptions
 from shards.datasets.folds import speaker_folds
-from shards.keys import safe_key
+from shards.manifest import read_csv, read_json_lines, safe_key
 from shards.schema import Label
-from shards.tables import read_csv, read_json_lines
 
 _LAYOUT = "files named by the column path of --labels FILE"
 _KNOWN = ("key", "path", "audio", "speaker", "start", "end", "region", "split")

@@ -1,7 +1,6 @@
 """DFEW: clips of films in seven emotions, five folds of its own.
 
-For: the single-labelled clips of the release, as videos or as folders of frames with their sound
-apart. Not for: the clips on which annotators did not agree.
+Read are the single-labelled clips, as videos or as folders of frames with their sound apart.
 
 ``EmoLabel_DataSplit/{train,test}(single-labeled)/set_k.csv`` (columns ``video_name`` and ``label``,
 1 to 7; some copies name them ``label/single_{train,test}set_k.csv``); frames

@@ -1,7 +1,4 @@
-"""Folds of a manifest: those a dataset ships, checked, and ones made by speaker.
-
-For: readers of datasets. Not for: using folds (``finetune/folds.py``).
-"""
+"""Folds of a manifest: those a dataset ships, checked, and ones made by speaker."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """IEMOCAP: ten actors, two a session, in scripted and improvised dialogues.
 
-For: the full release; each utterance becomes a span of its dialogue's video, of which the
-speaker's half is looked at. Not for: single cut sentences (list those in a CSV).
+Each utterance of the full release becomes a span of its dialogue's video, of which the speaker's
+half is looked at. Single cut sentences are to be listed in a CSV.
 
 ``Session1/dialog/EmoEvaluation/Ses01F_impro01.txt`` has lines
 ``[6.2901 - 8.2357]⇥Ses01F_impro01_F000⇥neu⇥[2.5, 2.5, 2.5]`` (seconds; valence, activation and

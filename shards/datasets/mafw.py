@@ -1,8 +1,8 @@
 """MAFW: clips of films and shows in eleven emotions, and in 43 single and compound ones.
 
-For: the release, clips or frames. One manifest serves both benchmarks: ``emotion`` and ``fold`` of
-the single labels, ``compound`` and ``compound_fold`` of the compound ones (176 clips of the first
-have no compound label, and an empty cell there). Not for: the captions.
+One manifest serves both benchmarks: ``emotion`` and ``fold`` of the single labels, ``compound`` and
+``compound_fold`` of the compound ones (176 clips of the first have no compound label, and an empty
+cell there).
 
 ``data/clips/00025.mp4`` or ``data/frames/00025/*.png``; sound of frames as ``00025.wav`` anywhere.
 ``Train & Test Set/single/no_caption/set_k/{train,test}.txt`` have lines ``00025.mp4 anger``, and

@@ -1,7 +1,7 @@
 """MER2023: clips of Chinese films and shows; its track MER-MULTI trains on one part, tests another.
 
-For: the labelled parts: ``train``, and ``test1`` (MER-MULTI), ``test2`` (MER-NOISE) and ``test3``
-(MER-SEMI) where they are there; each becomes a split of its name. Not for: the unlabelled clips.
+Read are the labelled parts, ``train``, and ``test1`` (MER-MULTI), ``test2`` (MER-NOISE) and
+``test3`` (MER-SEMI) where they are there; each becomes a split of its name.
 
 ``train-label.csv`` and ``test1-label.csv`` (columns ``name``, ``discrete``, ``valence``; the test
 lists are handed out apart) anywhere below the root, and the videos ``train/NAME.avi``,

@@ -1,8 +1,7 @@
 """MSP-IMPROV: twelve actors improvise in pairs; the emotion is the one that raters perceived.
 
-For: the release as it is handed out, videos and sound apart. Not for: the *intended* emotion of a
-name such as ``MSP-IMPROV-S01A-F02-P-FM01``, which is not the label (it comes along as
-``intended``).
+Read is the release as it is handed out, videos and sound apart. The *intended* emotion of a name
+such as ``MSP-IMPROV-S01A-F02-P-FM01`` is not the label (it comes along as ``intended``).
 
 A name is sentence and intended emotion - speaker (F01 to F06, M01 to M06; the two of a number make
 a session) - scenario (P, R, S, T) - who listens to whom, and the turn. ``Evaluation.txt`` (also

@@ -1,7 +1,7 @@
 """RAVDESS: 24 actors speak two sentences in eight emotions.
 
-For: the speech part with picture and sound, as unpacked from its archives. Not for: songs, and
-recordings without sound or without picture, which are counted and left out.
+Read is the speech part with picture and sound, as unpacked from its archives; songs, and recordings
+without sound or without picture, are counted and left out.
 
 ``Actor_01/01-01-03-02-01-01-01.mp4``: modality (01 audio-video, 02 video only, 03 audio only) -
 channel (01 speech, 02 song) - emotion - intensity - statement - repetition - actor. Odd actors are

@@ -1,7 +1,6 @@
 """Tables that ship with datasets: CSV, TSV or a spreadsheet, every cell as text.
 
-For: reading labels, votes and demographics by column name. Not for: manifests, whose cells have
-kinds (``shards/tables.py``).
+Cells of manifests have kinds: see ``shards/manifest.py``.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from pathlib import Path
 
 import pandas
 
-from hicmae.plain import did_you_mean
+from hicmae.config import did_you_mean
 
 Row = dict[str, str]
 

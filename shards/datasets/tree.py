@@ -1,8 +1,4 @@
-"""The files below a dataset's root, found by name whatever the folders around them are called.
-
-For: readers of datasets; one walk lists videos, sounds and folders of frame images by name. Not
-for: what the names mean, or what is in the files.
-"""
+"""The files below a dataset's root, found by name whatever the folders around them are called."""
 
 from __future__ import annotations
 

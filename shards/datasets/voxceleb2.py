@@ -1,8 +1,8 @@
 """VoxCeleb2: a million utterances of celebrities, without emotion labels; for pretraining.
 
-For: the trees as unpacked: pictures ``dev/mp4/id00012/21Uxsk56VDQ/00001.mp4`` and sound
+Read are the trees as unpacked: pictures ``dev/mp4/id00012/21Uxsk56VDQ/00001.mp4`` and sound
 ``dev/aac/id00012/21Uxsk56VDQ/00001.m4a`` (or ``wav``), each with or without ``dev`` or ``test`` in
-front. Not for: the audio-only trees of VoxCeleb1.
+front.
 
 Utterances under ``test`` go to the split ``test``, all others to ``train``. Where there is a sound
 tree, an utterance without its file there is named, and so is a sound without its picture.

@@ -1,6 +1,6 @@
 """Werewolf-XL: people playing a game of deceit, with arousal, valence and dominance of each turn.
 
-For: the turns of active speakers. Not for: the listeners' clips, and the self-reported categories.
+Read are the turns of active speakers, not the listeners' clips or the self-reported categories.
 
 Turns are named ``07_01_200``: session (01 to 30) _ seat _ number in the session. Videos (or
 OpenFace's folders ``07_01_200_aligned``, with ``07_01_200.wav``) may lie anywhere below the root.

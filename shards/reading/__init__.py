@@ -1,4 +1,4 @@
 """Bytes of shards, wherever they are, in an order that does not depend on who reads them.
 
-For: what ``shards/streaming.py`` and ``shards/random_access.py`` are made of. Not for: building.
+``streaming.py`` reads for pretraining, ``random_access.py`` for fine-tuning and evaluation.
 """

@@ -1,12 +1,7 @@
-"""What the indexes of one or several folders say of the samples to be read, as compact arrays.
-
-For: the stream, which looks samples up by number. Not for: their order (``order.py``), or reading
-them (``whole_sample.py``).
-"""
+"""What the indexes of one or several folders say of the samples to be read, as compact arrays."""
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -36,7 +31,7 @@ class Row(NamedTuple):
         mjpg_offset: Of its images in the tar, bytes; each member alike. 0 bytes of wav: no sound.
         num_frames: Images.
         num_samples: Samples of sound.
-        blocks_xxh3: Checksum of all its blocks in the tar (``blocks.py``); 0: none is known.
+        blocks_xxh3: Checksum of all its blocks in the tar (``schema.checksum``); 0: none is known.
     """
 
     key: str
@@ -76,7 +71,6 @@ class Corpus:
         shard_numbers: (N,) int32, which of ``shards`` a sample is in.
         keys: N strings.
         left_out: Samples that the indexes themselves tell to be unusable, by cause.
-        digest: Of what the order depends on: the shards' digests, and what was left out.
     """
 
     files: tuple[ShardFiles, ...]
@@ -87,12 +81,11 @@ class Corpus:
     shard_numbers: np.ndarray
     keys: Any
     left_out: dict[str, int]
-    digest: str
 
     @property
-    def is_elsewhere(self) -> bool:
+    def is_remote(self) -> bool:
         """Whether some of its shards have to be fetched."""
-        return any(files.elsewhere is not None for files in self.files)
+        return any(files.remote is not None for files in self.files)
 
     def row(self, sample: int) -> tuple[Row, ShardFiles]:
         """What is said of a sample, and the files it is in."""
@@ -126,7 +119,7 @@ def read_corpus(
         ClipError: A sample without sound, where those are refused, or nothing else.
     """
     shards: list[tuple[int, str]] = []
-    tables, digest, left_out = [], hashlib.sha256(), Counter[str]()
+    tables, left_out = [], Counter[str]()
     for number, folder in enumerate(folders):
         table = _usable_rows(folder, split, fps)
         silent = table["wav_length"] == 0
@@ -141,9 +134,6 @@ def read_corpus(
         places = {name: len(shards) + place for place, name in enumerate(names)}
         shards += [(number, name) for name in names]
         tables.append(table.assign(place=table["shard"].map(places)))
-        counts = table["shard"].value_counts()
-        for name in names:
-            digest.update(f"{name} {folder.described[name]['sha256']} {counts[name]}\n".encode())
     table = pandas.concat(tables, ignore_index=True)
     if table.empty:
         raise ClipError(
@@ -161,12 +151,10 @@ def read_corpus(
         shard_numbers=shard_numbers,
         keys=pyarrow.array(table["key"].tolist(), type=pyarrow.string()),
         left_out=dict(left_out),
-        digest=digest.hexdigest(),
     )
 
 
 def _usable_rows(folder: ShardFolder, split: str, fps: float) -> pandas.DataFrame:
-    """The rows of a split, checked."""
     every = folder.index.table
     table = every if split == "all" else every[every["split"] == split]
     if table.empty:

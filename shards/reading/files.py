@@ -1,8 +1,4 @@
-"""Byte ranges of the tars of a folder, here or in the cache.
-
-For: reading a member by the index's offset and length, and opening a folder wherever it is. Not
-for: knowing what the bytes mean.
-"""
+"""Byte ranges of the tars of a folder, here or in the cache, and single images out of them."""
 
 from __future__ import annotations
 
@@ -14,12 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from shards.errors import ClipError
+import numpy as np
+
+from shards.errors import ClipError, ShardError
 from shards.index import Index, read_index
-from shards.reading.cache import ShardCache
-from shards.reading.cache_config import CacheConfig
-from shards.reading.remote import RemoteFolder, as_remote
-from shards.schema import ShardError
+from shards.reading.remote import CacheConfig, RemoteShards, ShardCache, as_remote
+from shards.sample import decode_frames
+from shards.schema import SampleInfo
 
 _MAX_OPEN = 64
 _FAILED_SECONDS = 60.0  # before a shard that could not be fetched is tried again
@@ -63,23 +60,8 @@ def open_folder(folder: Path | str, cache: CacheConfig | None = None) -> ShardFo
     kept = ShardCache(cache or CacheConfig())
     index = kept.index(remote)
     described = _described(index, str(remote))
-    files = ShardFiles(index.folder, Elsewhere(kept, remote, described))
+    files = ShardFiles(index.folder, RemoteShards(kept, remote, described))
     return ShardFolder(index, described, files, str(remote))
-
-
-@dataclass(frozen=True)
-class Elsewhere:
-    """Where the shards of a folder come from that is not on this machine.
-
-    Args:
-        cache: Where they are kept.
-        remote: The folder.
-        described: Name → what ``index.json`` says of a shard.
-    """
-
-    cache: ShardCache
-    remote: RemoteFolder
-    described: dict[str, Any]
 
 
 class ShardFiles:
@@ -87,11 +69,11 @@ class ShardFiles:
 
     Args:
         folder: Where they are, or where their index is.
-        elsewhere: Where they come from, if not from ``folder``.
+        remote: Where they come from, if not from ``folder``.
     """
 
-    def __init__(self, folder: Path, elsewhere: Elsewhere | None = None) -> None:
-        self.folder, self.elsewhere = folder, elsewhere
+    def __init__(self, folder: Path, remote: RemoteShards | None = None) -> None:
+        self.folder, self.remote = folder, remote
         self._handles: OrderedDict[str, int] = OrderedDict()
         self._fetches: dict[str, Future[Path]] = {}
         self._fetcher: ThreadPoolExecutor | None = None
@@ -136,7 +118,7 @@ class ShardFiles:
         Raises:
             ClipError: It cannot be fetched.
         """
-        if self.elsewhere is None:
+        if self.remote is None:
             return self.folder / shard
         self._forget_parent()
         failure = self._failures.get(shard)
@@ -146,24 +128,21 @@ class ShardFiles:
         try:
             if fetch is not None:
                 fetch.result()  # and it may have gone since
-            return self.elsewhere.cache.shard(
-                self.elsewhere.remote, self.elsewhere.described[shard]
-            )
+            return self.remote.fetch(shard)
         except ClipError as error:
             self._failures[shard] = (time.monotonic(), error)
             raise
 
     def prefetch(self, shard: str) -> None:
         """Begin to fetch a shard that will be wanted soon, in a thread, after those before it."""
-        if self.elsewhere is None:
+        if self.remote is None:
             return
         self._forget_parent()
-        cache, described = self.elsewhere.cache, self.elsewhere.described[shard]
-        if shard in self._handles or shard in self._fetches or cache.holds(described):
+        if shard in self._handles or shard in self._fetches or self.remote.holds(shard):
             return
         if self._fetcher is None:
             self._fetcher = ThreadPoolExecutor(1, thread_name_prefix="fetch-shards")
-        self._fetches[shard] = self._fetcher.submit(cache.shard, self.elsewhere.remote, described)
+        self._fetches[shard] = self._fetcher.submit(self.remote.fetch, shard)
 
     def mend(self, shard: str) -> bool:
         """Whether what was wrong with a shard may be put right by reading it again.
@@ -171,10 +150,10 @@ class ShardFiles:
         That is so if it is a copy in the cache that went bad; it is then dropped. Each is looked
         at once in a process.
         """
-        if self.elsewhere is None or shard in self._checked:
+        if self.remote is None or shard in self._checked:
             return False
         self._checked.add(shard)
-        if not self.elsewhere.cache.drop_damaged(self.elsewhere.described[shard]):
+        if not self.remote.drop_damaged(shard):
             return False
         if shard in self._handles:
             os.close(self._handles.pop(shard))
@@ -186,10 +165,10 @@ class ShardFiles:
             os.close(self._handles.popitem()[1])
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"folder": self.folder, "elsewhere": self.elsewhere}
+        return {"folder": self.folder, "remote": self.remote}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(state["folder"], state["elsewhere"])  # type: ignore[misc]
+        self.__init__(state["folder"], state["remote"])  # type: ignore[misc]
 
     def __del__(self) -> None:
         self.close()
@@ -215,7 +194,7 @@ class ShardFiles:
 
     def _open(self, shard: str, where: str) -> int:
         # Another process may remove a cached shard between the two steps, if the cache is small.
-        for _ in range(3 if self.elsewhere is not None else 1):
+        for _ in range(3 if self.remote is not None else 1):
             try:
                 return os.open(self.path(shard), os.O_RDONLY)
             except FileNotFoundError:
@@ -228,6 +207,29 @@ class ShardFiles:
             f"{where}: no such shard, but the index of {self.folder} lists it; build it again",
             "missing-shard",
         )
+
+
+def read_frame(
+    index: Index, files: ShardFiles, row: int, info: SampleInfo, frame: int
+) -> np.ndarray:
+    """Read one image.
+
+    Args:
+        index: Of the folder.
+        files: Of the same.
+        row: Position of the sample in the index.
+        info: Its json.
+        frame: Number of the image within the sample.
+
+    Returns: uint8 (H, W, 3), RGB.
+    Raises: ClipError: It cannot be read.
+    """
+    shard, offset = index.table["shard"].iloc[row], int(index.table["mjpg_offset"].iloc[row])
+    start, stop = info.frame_offsets[frame : frame + 2]
+    where = f"{index.folder / shard}: sample {info.key!r}"
+    jpeg = files.read(shard, offset + start, stop - start, where)
+    frames = decode_frames(jpeg, (0, stop - start), np.array([0]), where)
+    return np.asarray(frames[0], dtype=np.uint8)
 
 
 def _described(index: Index, name: str) -> dict[str, dict[str, Any]]:

@@ -1,8 +1,5 @@
 """Which sample stands at each place of the endless sequence that pretraining reads.
 
-For: the order alone, as arithmetic on the counts of the indexes. Not for: cutting it into batches
-(``batches.py``), or reading anything.
-
 The order is a function of (counts, weights, seed, window) and of nothing else: not of the number
 of ranks or loader processes, nor of what was read before. So any place of it can be looked up,
 which is what makes resuming exact and a change of the number of processes harmless. An order
@@ -13,6 +10,12 @@ One epoch of a corpus: its shards in an order drawn for the epoch, their samples
 then each sample moved later by a part of the window drawn for it, and all sorted by where they
 went. Neighbours in the result are thus at most a window apart in their shards, and reading stays
 nearly sequential. It is one array of integers, 4 bytes a sample.
+
+A global batch is what all ranks handle in one step: batch b holds the places b·G to (b + 1)·G - 1
+and reaches across the ends of epochs. Its number alone says which places it holds, so it is the
+same batch whatever the number of ranks, as long as ranks x clips of a rank stay the same. A rank
+takes a contiguous share of it, and loader process w of W the batches w, w + W, … of its rank, which
+a DataLoader asks for in turn.
 """
 
 from __future__ import annotations
@@ -123,6 +126,32 @@ def epoch_order(sizes: np.ndarray, *, draws: tuple[int, ...], window: int) -> np
         moved = np.arange(num_samples) + raw[num_shards:] * (window / 2.0**64)
         order = order[np.argsort(moved, kind="stable")]
     return order.astype(np.int32 if num_samples < 2**31 else np.int64)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batches:
+    """How the sequence is cut into global batches, and these into ranks' shares.
+
+    Args:
+        num_samples: Of an epoch, over all ranks.
+        batch_samples: Of a batch of one rank.
+        rank: Of this process.
+        world_size: Number of ranks.
+    """
+
+    num_samples: int
+    batch_samples: int
+    rank: int
+    world_size: int
+
+    def epoch(self, batch: int) -> int:
+        """The epoch in which a global batch begins."""
+        return batch * self.batch_samples * self.world_size // self.num_samples
+
+    def share(self, batch: int) -> range:
+        """The places of the sequence that are this rank's part of a global batch."""
+        first = (batch * self.world_size + self.rank) * self.batch_samples
+        return range(first, first + self.batch_samples)
 
 
 class Mixture:

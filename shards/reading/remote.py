@@ -1,23 +1,68 @@
-"""Folders of shards that are elsewhere: behind an fsspec URL, or a command that prints a file.
-
-For: telling such a folder from a path, and reading its files. Not for: keeping what came
-(``cache.py``).
+"""Folders of shards that are elsewhere, behind an fsspec URL or a command that prints a file, and
+their shards' copies on a local disk for all processes of a machine.
 
 WebDataset opens the commands, as it does for its own users (``pipe:curl -sL https://…/{}``), and
 fails if one of them does; fsspec knows every other scheme.
+
+A shard is kept under its SHA-256, so one that is there is the right one: a rebuilt collection has
+other digests, two URLs of the same collection share their shards. A lock on each shard lets one
+process fetch while the others wait for it. When there is more than allowed, the shards opened
+longest ago are removed; a process that still reads one keeps its open file.
 """
 
 from __future__ import annotations
 
+import hashlib
+import logging
+import os
 import shlex
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-_BLOCK = 1 << 20
+import platformdirs
+
+from hicmae.files import DigestingFile, file_sha256, locked, whole_file
+from shards.errors import ClipError, ShardError
+
+if TYPE_CHECKING:
+    from shards.index import Index
+
+log = logging.getLogger(__name__)
+
+_BLOCK_BYTES = 1 << 20
+_ATTEMPTS = 3
 _PIPE = "pipe:"
 _PACKAGES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "hf": "huggingface_hub"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class CacheConfig:
+    """Where shards from elsewhere are kept; local ones are read where they are.
+
+    Args:
+        folder: Of the cache, shared by all runs of a machine; null: ``hicmae/shards`` in the
+            user's cache folder.
+        gigabytes: How much may stay there, 1e9 bytes; a shard in the making comes on top. What
+            does not fit is fetched again every epoch.
+        retry_seconds: Pause after a failed fetch, doubled after the next; three are tried.
+    """
+
+    folder: Path | None = None
+    gigabytes: float = 100.0
+    retry_seconds: float = 1.0
+
+    def __post_init__(self) -> None:
+        problems = []
+        if not self.gigabytes > 0:
+            problems.append(f"gigabytes = {self.gigabytes} (must be positive)")
+        if not self.retry_seconds >= 0:
+            problems.append(f"retry_seconds = {self.retry_seconds} (must be 0 or more)")
+        if problems:
+            raise ValueError(f"cache: {'; '.join(problems)}")
 
 
 class RemoteError(OSError):
@@ -48,7 +93,7 @@ class RemoteFolder:
     def __str__(self) -> str:
         return self.url
 
-    def copy(self, name: str, sink: Callable[[bytes], None]) -> None:
+    def copy(self, name: str, sink: Callable[[bytes], object]) -> None:
         """Read a file of the folder from beginning to end.
 
         Args:
@@ -82,7 +127,7 @@ class RemoteFolder:
     def _blocks(self, name: str) -> Iterator[bytes]:
         """The file in blocks, none of them empty."""
         with self._open(name) as stream:
-            while block := stream.read(_BLOCK):
+            while block := stream.read(_BLOCK_BYTES):
                 yield block
 
     def _open(self, name: str) -> Any:
@@ -103,6 +148,170 @@ def as_remote(folder: Path | str) -> RemoteFolder | None:
     if isinstance(folder, str) and (folder.startswith(_PIPE) or "://" in folder):
         return RemoteFolder(folder)
     return None
+
+
+class ShardCache:
+    """The cache of one machine.
+
+    Args:
+        config: Where and how much.
+    """
+
+    def __init__(self, config: CacheConfig) -> None:
+        self.config = config
+        folder = config.folder or Path(platformdirs.user_cache_dir("hicmae")) / "shards"
+        self.folder = Path(folder).absolute()
+
+    def index(self, remote: RemoteFolder) -> Index:
+        """Fetch the index of a folder, anew each time it is asked for.
+
+        Raises:
+            FileNotFoundError: It cannot be had.
+            ShardError: It is not one that this program can read.
+        """
+        from shards.index import INFO_NAME, TABLE_NAME, read_index  # which import pandas
+
+        name = hashlib.sha256(remote.url.encode()).hexdigest()[:32]
+        folder = self.folder / "indexes" / name
+        with self._locked(name):
+            for file in (INFO_NAME, TABLE_NAME):
+                try:
+                    self._download(remote, file, folder / file, None)
+                except RemoteError as error:
+                    raise FileNotFoundError(str(error)) from error
+            try:
+                return read_index(folder)
+            except ShardError as error:
+                raise ShardError(f"{remote}: {error}") from error
+
+    def shard(self, remote: RemoteFolder, described: Mapping[str, Any]) -> Path:
+        """The local copy of a shard, fetched if it is not there.
+
+        Args:
+            remote: Where it comes from.
+            described: It, as ``index.json`` does: name, bytes, sha256.
+
+        Raises:
+            ClipError: It cannot be had, or is not the one that the index describes.
+        """
+        path = self._path(described)
+        if not self._touch(path):
+            with self._locked(str(described["sha256"])):
+                if not self._touch(path):
+                    for left in self.folder.glob(f".{path.name}.*.part"):
+                        left.unlink()  # by a process that was killed
+                    self._fetch(remote, described, path)
+                    self._make_room(path)
+        return path
+
+    def holds(self, described: Mapping[str, Any]) -> bool:
+        """Whether a shard is there already."""
+        return self._path(described).exists()
+
+    def drop_damaged(self, described: Mapping[str, Any]) -> bool:
+        """Remove the copy of a shard if its bytes are not those that were fetched.
+
+        Returns: whether that was so, and the shard is to be opened again.
+        """
+        path = self._path(described)
+        with self._locked(str(described["sha256"])):
+            try:
+                if file_sha256(path) == described["sha256"]:
+                    return False
+            except FileNotFoundError:
+                return True
+            log.warning("%s: the copy of %s is damaged; fetched again", path, described["name"])
+            path.unlink()
+            return True
+
+    def _path(self, described: Mapping[str, Any]) -> Path:
+        return self.folder / f"{described['sha256']}.tar"
+
+    def _locked(self, name: str) -> AbstractContextManager[None]:
+        return locked(self.folder / "locks" / f"{name}.lock")
+
+    def _touch(self, path: Path) -> bool:
+        """Note that a shard is wanted now; False if it is not there."""
+        try:
+            os.utime(path)
+        except FileNotFoundError:
+            return False
+        return True
+
+    def _fetch(self, remote: RemoteFolder, described: Mapping[str, Any], path: Path) -> None:
+        name = described["name"]
+        for attempt in range(1, _ATTEMPTS + 1):
+            try:
+                self._download(remote, name, path, described)
+                return
+            except RemoteError as error:
+                if attempt == _ATTEMPTS:
+                    message = f"{name}: {error}; {_ATTEMPTS} tries"
+                    raise ClipError(message, "missing-shard") from error
+                log.warning("%s: %s; trying again", name, error)
+                time.sleep(self.config.retry_seconds * 2 ** (attempt - 1))
+
+    def _download(
+        self,
+        remote: RemoteFolder,
+        name: str,
+        path: Path,
+        described: Mapping[str, Any] | None,
+    ) -> None:
+        """Copy a file and check it against what is said of it."""
+        with whole_file(path) as beside, beside.open("wb") as file:
+            copy = DigestingFile(file.write)
+            remote.copy(name, copy.write)
+            if described is not None and copy.sha256 != described["sha256"]:
+                raise RemoteError(
+                    f"{remote}: {name} is not the one that its index describes "
+                    f"({copy.num_bytes} bytes, the index says {described['bytes']}; sha256 differs)"
+                )
+
+    def _make_room(self, newest: Path) -> None:
+        """Remove the shards opened longest ago until the rest is small enough."""
+        with self._locked("room"):
+            found = []
+            for path in self.folder.glob("*.tar"):
+                try:
+                    about = path.stat()
+                except FileNotFoundError:  # a damaged copy, dropped just now
+                    continue
+                found.append((about.st_mtime_ns, about.st_size, path))
+            total = sum(size for _, size, _ in found)
+            for _, size, path in sorted(found):
+                if total <= self.config.gigabytes * 1e9:
+                    break
+                if path != newest:
+                    path.unlink(missing_ok=True)
+                    total -= size
+
+
+@dataclass(frozen=True)
+class RemoteShards:
+    """The shards of a folder that is elsewhere, fetched into a cache.
+
+    Args:
+        cache: Where they are kept.
+        folder: Where they come from.
+        described: Name → what ``index.json`` says of a shard.
+    """
+
+    cache: ShardCache
+    folder: RemoteFolder
+    described: dict[str, Any]
+
+    def fetch(self, shard: str) -> Path:
+        """See ``ShardCache.shard``."""
+        return self.cache.shard(self.folder, self.described[shard])
+
+    def holds(self, shard: str) -> bool:
+        """See ``ShardCache.holds``."""
+        return self.cache.holds(self.described[shard])
+
+    def drop_damaged(self, shard: str) -> bool:
+        """See ``ShardCache.drop_damaged``."""
+        return self.cache.drop_damaged(self.described[shard])
 
 
 def _line(error: Exception) -> str:

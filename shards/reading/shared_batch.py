@@ -1,7 +1,6 @@
 """Memory in which a loader process hands over its batches, used again and again.
 
-For: ``Lender`` in the loader process, ``Borrower`` in the process that made the stream. Not for:
-what a batch holds (``reader.py``).
+``Lender`` is in the loader process, ``Borrower`` in the process that made the stream.
 
 Torch gives every tensor that leaves a loader process shared memory of its own. The pages of it are
 made and cleared when they are first written, which on a virtual machine took 13 ms for a batch of
@@ -180,7 +179,6 @@ def _give_back(memory: np.ndarray, process: int) -> None:
 
 
 def _shared(size: int) -> torch.Tensor:
-    """Shared memory, as torch's own collate makes it."""
     storage = torch.empty(0, dtype=torch.uint8)._typed_storage()._new_shared(size)
     return torch.empty(0, dtype=torch.uint8).set_(storage)
 

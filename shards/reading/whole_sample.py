@@ -1,8 +1,5 @@
 """Reading one sample whole, and checking every byte of it against its digests.
 
-For: the stream, and the first reading of a sample through the index. Not for: which sample comes
-next, or decoding (``sample.py``).
-
 Every reading is checked, since a shard may go bad between two epochs, and a decoder may show a
 flipped byte without a word. The index has a checksum of all the tar blocks of a sample; where it
 matches, they are byte for byte those that were written, json included. Where it does not, or the
@@ -23,12 +20,17 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from shards.blocks import BLOCK, blocks_of, checksum
-from shards.errors import ClipError, no_sound
+from shards.errors import ClipError, ShardError, no_sound
 from shards.reading.corpus import Row
 from shards.reading.files import ShardFiles
-from shards.sample_json import parse_sample_json, reread_sample_json
-from shards.schema import SampleInfo, ShardError
+from shards.schema import (
+    BLOCK,
+    SampleInfo,
+    blocks_of,
+    checksum,
+    parse_sample_json,
+    reread_sample_json,
+)
 
 
 @dataclass(frozen=True)

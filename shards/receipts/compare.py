@@ -1,38 +1,70 @@
-"""What differs between two preparations: the command ``hicmae shards compare A B``.
+"""Two preparations compared, judged by one word, and printed: ``hicmae shards compare A B``.
 
-For: two folders of shards, or receipts that people mailed; what each comparison is, and how it is
-printed, is in the files beside. Not for: whether shards are whole (``check.py``): the digests that
-builds recorded are believed.
+Each is a folder of shards, or a receipt that somebody mailed. The digests that builds recorded are
+believed; ``hicmae shards check`` computes them. The docstring of the verb states the criteria.
 """
 
 from __future__ import annotations
 
-import json as json_format
-import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
 
+from shards.commands import print_line
 from shards.index import Index, read_index
-from shards.receipts.compare_printing import print_comparison
-from shards.receipts.compare_refusals import compare_refusals
-from shards.receipts.compare_samples import compare_samples
-from shards.receipts.compare_signals import SignalConfig, compare_signals
-from shards.receipts.compare_verdict import SAME, judge
-from shards.receipts.distributions import (
+from shards.receipts.differences import (
+    SignalConfig,
+    compare_refusals,
+    compare_samples,
+    compare_signals,
+)
+from shards.receipts.facts import (
+    ASPECTS,
     QUANTITIES,
+    SampleFacts,
     exact_distance,
     histogram_distance,
+    read_facts,
     shift_in_words,
 )
-from shards.receipts.receipt import RECEIPT_JSON, make_receipt, read_receipt, recorded_versions
-from shards.receipts.sample_facts import SampleFacts, read_facts
+from shards.receipts.receipt import (
+    RECEIPT_JSON,
+    make_receipt,
+    read_receipt,
+    recorded_versions,
+)
+
+IDENTICAL = "identical bytes"
+SAME_CONTENT = "same content"
+OTHER_ENCODING = "same samples, other encoding"
+COMPARABLE = "comparable"
+DIFFERENT = "different"
+# Verdicts by which a result does not depend on which of the two was used.
+SAME = (IDENTICAL, SAME_CONTENT)
+# Settings by which the same sample is coded, or lies in shards, in another way.
+ENCODING = frozenset({"face_size", "jpeg_quality", "chroma", "samples_per_shard"})
+# Settings that decide which recordings become samples, or what their sound is called: what they
+# did is seen in the samples themselves.
+SELECTION = frozenset({"min_coverage", "min_seconds", "sound", "silence_db"})
+MIN_SHARED = 0.95
+MAX_RELABELLED = 0.01
+MAX_RETIMED = 0.01
+MAX_CLASS_SHARE = 0.05
+MAX_DISTANCE = 0.1
+MIN_PSNR_DB = 25.0
+MAX_SHIFTED = 0.05
+# How large an image is in bytes says how it was coded, and not what it shows.
+_COMPARED = ("seconds", "face_pixels", "face_coverage", "loudness_db")
+_COLOURS = {"identical bytes": "green", "same content": "green", "different": "red"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Preparation:
+class Side:
     """One side of a comparison.
 
     Args:
@@ -48,60 +80,7 @@ class Preparation:
     facts: SampleFacts | None = None
 
 
-def compare(
-    *,
-    first: Path,
-    second: Path,
-    signals: int = 0,
-    most: int = 5,
-    json: Path | None = None,
-) -> int:
-    """Say what differs between two preparations.
-
-    The last line is the verdict, the first of these that holds:
-
-    identical bytes: all shards had the same digests when they were built; `hicmae shards check`
-    says whether they still do.
-    same content: pictures, sound, times and labels are the same bytes by key; they lie otherwise
-    in shards, or come from files of other names.
-    same samples, other encoding: keys, times, sound, labels and how faces were found are the
-    same; settings differ at most in face_size, jpeg_quality, chroma and samples_per_shard.
-    comparable: settings that shape samples are the same but for these (others may decide which
-    samples there are); at least 95% of either side's samples are in both; of these at most 1%
-    differ in label, speaker or split, or by more than one frame; no distribution of duration,
-    face size, coverage or loudness is further than 0.1 (Kolmogorov-Smirnov) from the other's.
-    Of receipts without their folders, numbers of samples are compared in place of keys, and
-    shares of classes (within 5%) in place of labels.
-    different: anything else; also if --signals finds more than 5% of its samples shifted in time,
-    or their pictures further apart than 25 dB (median PSNR).
-
-    The exit status is 0 for the first two, 1 for the others, and 2 for what cannot be compared.
-
-    Args:
-        first: A folder of shards, or a receipt.json.
-        second: Another.
-        signals: Also decode so many of the samples that both have, and compare their pictures and
-            sound, and when things happen in them; needs two folders.
-        most: Examples that are shown of each difference.
-        json: Also write everything into this file.
-
-    Raises:
-        FileNotFoundError: There is no such folder or file.
-        ValueError: It is no folder of shards and no receipt, or a number is out of range.
-    """
-    if signals < 0 or most < 0:
-        raise ValueError(f"signals = {signals}, most = {most} (each must be 0 or more)")
-    found = compare_preparations(
-        read_preparation(first), read_preparation(second), num_signals=signals
-    )
-    if json is not None:
-        _write_json(json, found)
-    width = None if sys.stdout.isatty() else 140  # of a file; a terminal knows its own
-    print_comparison(Console(width=width), found, most=most)
-    return 0 if found["verdict"] in SAME else 1
-
-
-def read_preparation(path: Path) -> Preparation:
+def read_preparation(path: Path) -> Side:
     """Read a folder of shards, or a receipt.
 
     Raises:
@@ -113,15 +92,13 @@ def read_preparation(path: Path) -> Preparation:
         index = read_index(path)
         facts = read_facts(index)
         about = make_receipt(index, facts, recorded_versions(path))
-        return Preparation(name=str(path), about=about, index=index, facts=facts)
+        return Side(name=str(path), about=about, index=index, facts=facts)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such folder of shards, and no such {RECEIPT_JSON}")
-    return Preparation(name=str(path), about=read_receipt(path))
+    return Side(name=str(path), about=read_receipt(path))
 
 
-def compare_preparations(
-    first: Preparation, second: Preparation, *, num_signals: int = 0
-) -> dict[str, Any]:
+def compare_preparations(first: Side, second: Side, *, num_signals: int = 0) -> dict[str, Any]:
     """Compare everything there is.
 
     Args:
@@ -183,11 +160,63 @@ def differing(
     return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
 
 
+def judge(found: Mapping[str, Any]) -> tuple[str, list[str]]:
+    """Judge what ``compare_preparations`` found.
+
+    Returns: the verdict, and what stands against the next better one.
+    """
+    digests = found["digests"]
+    if digests["shards"] and digests["ordered_samples"]:
+        return IDENTICAL, []
+    if digests["content"]:
+        return SAME_CONTENT, [_not_identical(found)]
+    if reasons := list(_beyond_comparable(found)):
+        return DIFFERENT, reasons
+    if reasons := list(_beyond_encoding(found)):
+        return COMPARABLE, reasons
+    return OTHER_ENCODING, ["the bytes of the images differ"]
+
+
+def print_comparison(console: Console, found: Mapping[str, Any], *, most: int) -> None:
+    """Print what differs, and the verdict as the last line.
+
+    Args:
+        console: Where.
+        found: What ``compare_preparations`` returns.
+        most: Examples of each difference.
+    """
+    print_line(console, f"A: {found['first']}")
+    print_line(console, f"B: {found['second']}")
+    _table(console, "configuration", ("setting", "A", "B"), _pairs(found["configuration"]))
+    _table(console, "counts", ("", "A", "B"), _pairs(found["counts"]))
+    _table(console, "refused", ("cause", "A", "B"), _pairs(found["refused"]))
+    if found["versions"] is None:
+        print_line(console, "libraries: not known of both (see `hicmae shards receipt --help`)")
+    else:
+        _table(console, "libraries", ("library", "A", "B"), _pairs(found["versions"]))
+    _print_classes(console, found["classes"])
+    if found["samples"] is None:
+        _print_digests(console, found["digests"])
+    else:
+        _print_samples(console, found["samples"], most)
+        _print_refusals(console, found["refusals"], most)
+    _print_distributions(console, found["distributions"])
+    if found["signals"] is not None:
+        _print_signals(console, found["signals"], most)
+    for reason in found["reasons"]:
+        print_line(console, f"- {reason}")
+    verdict = found["verdict"]
+    if verdict in SAME and found["samples"] is not None:
+        told = "digests are those of the builds; whether files are still whole: hicmae shards check"
+        print_line(console, f"({told})")
+    console.print(f"verdict: [bold {_COLOURS.get(verdict, 'yellow')}]{verdict}[/]")
+
+
 def _digests(first: dict[str, Any], second: dict[str, Any]) -> dict[str, bool]:
     return {name: first[name] == second.get(name) for name in first}
 
 
-def _distributions(first: Preparation, second: Preparation) -> dict[str, Any]:
+def _distributions(first: Side, second: Side) -> dict[str, Any]:
     """Of each quantity: both means and medians, distance, and the shift in words."""
     found: dict[str, Any] = {}
     for name in QUANTITIES:
@@ -230,9 +259,230 @@ def _classes(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _write_json(path: Path, data: Any) -> None:
-    """Write beside and rename."""
-    beside = path.with_name(f".{path.name}.part")
-    text = json_format.dumps(data, indent=1, ensure_ascii=False, allow_nan=False)
-    beside.write_text(text + "\n", encoding="utf-8")
-    beside.replace(path)
+def _not_identical(found: Mapping[str, Any]) -> str:
+    if "samples_per_shard" in found["configuration"]:
+        return "samples are dealt to shards in another way"
+    if not found["digests"]["faces"]:
+        return "what is recorded of how faces were found differs"
+    return "samples have another order, or recordings another name"
+
+
+def _beyond_encoding(found: Mapping[str, Any]) -> Iterator[str]:
+    """What differs besides the bytes of the images."""
+    words = {
+        "keys": "the keys differ",
+        "time": "times differ",
+        "sound": "the sound differs",
+        "labels": "labels, speakers or splits differ",
+        "faces": "faces were found otherwise",
+    }
+    for aspect, text in words.items():
+        # Of other keys every digest differs: nothing more is known from that.
+        if not found["digests"][aspect] and (aspect == "keys" or found["digests"]["keys"]):
+            yield text
+    if settings := sorted(found["configuration"].keys() - ENCODING):
+        yield f"settings differ: {', '.join(settings)}"
+
+
+def _beyond_comparable(found: Mapping[str, Any]) -> Iterator[str]:
+    """What makes a result on one side say nothing about the other."""
+    if settings := sorted(found["configuration"].keys() - ENCODING - SELECTION):
+        yield f"settings that shape samples differ: {', '.join(settings)}"
+    first, second = found["num_samples"]
+    samples = found["samples"]
+    shared = min(first, second) if samples is None else samples["num_shared"]
+    share = shared / max(first, second)
+    if share < MIN_SHARED:
+        what = "as many samples" if samples is None else "samples in both"
+        yield f"{what}: {share:.1%} of the larger side (at least {MIN_SHARED:.0%})"
+    if samples is None:
+        for name, label in found["classes"]["differing"].items():
+            gap = label["largest_share_difference"]
+            if gap > MAX_CLASS_SHARE:
+                yield f"a class of {name} has another share by {gap:.1%} (at most 5%)"
+    elif shared:
+        yield from _beyond_in_samples(samples)
+    for name in _COMPARED:
+        distance = found["distributions"][name]["distance"]
+        if distance is not None and distance > MAX_DISTANCE:
+            yield f"{name} are spread otherwise: distance {distance:.2f} (at most {MAX_DISTANCE})"
+        known = found["distributions"][name]["num"]
+        if distance is None and max(known) > 0:
+            yield f"{name} are known of one side only"
+    if found["signals"] is not None:
+        yield from _beyond_in_signals(found["signals"])
+
+
+def _beyond_in_samples(samples: Mapping[str, Any]) -> Iterator[str]:
+    shared = samples["num_shared"]
+    if samples["num_relabelled"] / shared > MAX_RELABELLED:
+        yield (
+            f"{samples['num_relabelled']} of {shared} samples have another label, speaker or split "
+            f"(at most {MAX_RELABELLED:.0%})"
+        )
+    if samples["num_retimed"] / shared > MAX_RETIMED:
+        yield (
+            f"{samples['num_retimed']} of {shared} samples differ by more than one frame "
+            f"(at most {MAX_RETIMED:.0%})"
+        )
+
+
+def _beyond_in_signals(signals: Mapping[str, Any]) -> Iterator[str]:
+    compared = len(signals["samples"])
+    if compared and signals["num_shifted"] / compared > MAX_SHIFTED:
+        yield (
+            f"{signals['num_shifted']} of {compared} decoded samples are shifted in time "
+            f"(at most {MAX_SHIFTED:.0%})"
+        )
+    psnr = signals["median_psnr_db"]
+    if psnr is not None and psnr < MIN_PSNR_DB:
+        yield f"pictures are {psnr:.1f} dB apart in the median (at least {MIN_PSNR_DB:g})"
+
+
+def _print_classes(console: Console, classes: Mapping[str, Any]) -> None:
+    for side, name in (("A", "only_first"), ("B", "only_second")):
+        if classes[name]:
+            print_line(console, f"labels only in {side}: {', '.join(classes[name])}")
+    rows = [
+        (name, value, *map(_text, pair))
+        for name, label in classes["differing"].items()
+        for value, pair in label["counts"].items()
+    ]
+    _table(console, "samples of a class", ("label", "class", "A", "B"), rows)
+
+
+def _print_digests(console: Console, digests: Mapping[str, bool]) -> None:
+    """Of receipts: which aspects agree; which samples differ, only folders can tell."""
+    aspects = {"keys": "names of the samples", **ASPECTS}
+    rows = [
+        (aspect, "same" if digests[aspect] else "differ", text) for aspect, text in aspects.items()
+    ]
+    _table(console, "digests over all samples", ("aspect", "", "of"), rows)
+
+
+def _print_samples(console: Console, samples: Mapping[str, Any], most: int) -> None:
+    only = {"A": samples["only_first"], "B": samples["only_second"]}
+    print_line(
+        console,
+        f"samples: {samples['num_shared']} in both, {len(only['A'])} only in A, {len(only['B'])} "
+        "only in B",
+    )
+    for side, keys in only.items():
+        for key in keys[:most]:
+            print_line(console, f"  only in {side}: {key}")
+        _more(console, len(keys), most)
+    rows = [
+        (aspect, f"{item['num']} of {samples['num_shared']}", ASPECTS[aspect])
+        for aspect, item in samples["aspects"].items()
+        if item["num"]
+    ]
+    _table(console, "samples in both that differ", ("aspect", "samples", "of"), rows)
+    changes: list[Sequence[str]] = []
+    for name, column in samples["columns"].items():
+        examples = [f"{key}: {_text(a)} → {_text(b)}" for key, a, b in column["examples"][:most]]
+        mean, largest = (
+            f"{column[word]:+.4g}" if word in column else "" for word in ("mean", "largest")
+        )
+        changes.append((name, str(column["num"]), mean, largest, "\n".join(examples)))
+    heads = ("column", "samples", "mean of B - A", "largest", "examples, A → B")
+    _table(console, "columns of the index that differ", heads, changes)
+
+
+def _print_refusals(console: Console, refusals: Mapping[str, Any], most: int) -> None:
+    for side, other, name in (("A", "B", "only_first"), ("B", "A", "only_second")):
+        for item in refusals[name][:most]:
+            there = "a sample" if item["sample"] else "neither refused nor a sample"
+            print_line(
+                console,
+                f"refused only in {side}: {item['path']} ({item['cause']}; in {other} {there})",
+            )
+        _more(console, len(refusals[name]), most)
+    for item in refusals["other_cause"][:most]:
+        a, b = item["causes"]
+        print_line(console, f"refused for another cause: {item['path']} ({a} → {b})")
+    _more(console, len(refusals["other_cause"]), most)
+
+
+def _print_distributions(console: Console, distributions: Mapping[str, Any]) -> None:
+    """Every quantity, whether it differs or not: the middle of each, distance and shift."""
+    rows = []
+    for name, item in distributions.items():
+        distance = item["distance"]
+        known = "-" if distance is None else f"{distance:.3f}"
+        if distance is not None and item["from_histograms"]:
+            known = f"≥ {known}"
+        rows.append(
+            (QUANTITIES[name].title, *map(_text, item["median"]), known, f"B: {item['shift']}")
+        )
+    heads = ("", "median A", "median B", "Kolmogorov-Smirnov", "shift of the mean")
+    _table(console, "distributions", heads, rows)
+
+
+def _print_signals(console: Console, signals: Mapping[str, Any], most: int) -> None:
+    """The samples that agree least, first those that are shifted."""
+    samples = signals["samples"]
+    worst = sorted(
+        samples,
+        key=lambda sample: (
+            not sample["shifted"],
+            float("inf") if sample["psnr_db"] is None else sample["psnr_db"],
+        ),
+    )
+    rows = [
+        (
+            sample["key"],
+            f"{sample['mean_difference']:.2f}",
+            "same" if sample["psnr_db"] is None else f"{sample['psnr_db']:.1f}",
+            _text(sample["picture_shift_frames"]),
+            _text(sample["sound_correlation"]),
+            _text(sample["sound_shift_samples"]),
+            _text(sample["sync_change_ms"]),
+        )
+        for sample in worst[: max(most, 1)]
+    ]
+    heads = (
+        "sample",
+        "levels of 255",
+        "PSNR, dB",
+        "picture later, frames",
+        "sound correlation",
+        "sound later, samples",
+        "sound against picture, ms",
+    )
+    _table(console, "pictures and sound, B against A; the worst first", heads, rows)
+    psnr = signals["median_psnr_db"]
+    median = "same pictures in the median" if psnr is None else f"median PSNR {psnr:.1f} dB"
+    print_line(
+        console,
+        f"{len(samples)} samples decoded: {median}, {signals['num_shifted']} shifted in time",
+    )
+
+
+def _pairs(pairs: Mapping[str, Sequence[Any]]) -> list[tuple[str, str, str]]:
+    return [(name, _text(a), _text(b)) for name, (a, b) in pairs.items()]
+
+
+def _table(
+    console: Console, title: str, heads: Sequence[str], rows: Iterable[Sequence[str]]
+) -> None:
+    """A table with its title; nothing without rows."""
+    table = Table(title=title, title_justify="left")
+    for head in heads:
+        table.add_column(head, overflow="fold")
+    for row in rows:
+        table.add_row(*map(escape, row))
+    if table.row_count:
+        console.print(table)
+
+
+def _more(console: Console, number: int, shown: int) -> None:
+    if number > shown:
+        print_line(console, f"  and {number - shown} more (all with --json FILE)")
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return str(value)

@@ -1,11 +1,8 @@
 """The receipt of a folder of shards, by which two people compare their preparations.
 
-For: ``receipt.json``, which machines compare (``compare.py``), and the page beside it; the command
-``hicmae shards receipt``. Not for: whether the shards are whole (``check.py``).
-
-A receipt holds no times and no paths of the machine, so that the same build gives the same bytes.
-It is made from the index and the jsons of the samples; of the images, only those of the contact
-sheet are decoded.
+``receipt.json`` is what machines compare, ``receipt.md`` the page beside it. A receipt holds no
+times and no paths of the machine, so that the same build gives the same bytes. It is made from the
+index and the jsons of the samples; of the images, only those of the contact sheet are decoded.
 """
 
 from __future__ import annotations
@@ -18,38 +15,31 @@ from typing import Any
 
 import numpy as np
 import pandas
-from rich.console import Console
 
+from hicmae.files import write_text
+from shards.errors import ShardError
 from shards.index import Index, read_index
-from shards.receipts.distributions import QUANTILES, QUANTITIES, describe_values
-from shards.receipts.sample_facts import ASPECTS, CONTENT, SampleFacts, read_facts
-from shards.receipts.versions import library_versions
-from shards.schema import SCHEMA_VERSION, ShardError
+from shards.receipts.facts import (
+    ASPECTS,
+    CONTENT,
+    QUANTILES,
+    QUANTITIES,
+    SampleFacts,
+    canonical_json,
+    describe_values,
+    library_versions,
+    read_facts,
+)
+from shards.schema import SCHEMA_VERSION
 
 RECEIPT_JSON = "receipt.json"
 RECEIPT_PAGE = "receipt.md"
 RECEIPT_PICTURES = "receipt"
-
-# Of the content of receipt.json; also to be raised when a bin of distributions.py moves.
+# Of the content of receipt.json; also to be raised when a bin of facts.py moves.
 RECEIPT_VERSION = 1
 
 _PARTS = ("configuration", "counts", "distributions", "digests", "labels", "refused", "versions")
 _MOST_CLASSES = 50  # of a label; one with more is an identifier or a measurement
-
-
-def receipt(*, folder: Path) -> None:
-    """Make the receipt of a folder of shards again: receipt.json, receipt.md and its pictures.
-
-    Builds write one by themselves. The libraries it names are those of the build, if the receipt
-    that is replaced told of the same shards; else they are not known.
-
-    Args:
-        folder: Of the shards.
-    """
-    write_receipt(folder, versions=recorded_versions(folder))
-    Console().print(
-        f"receipt: {folder / RECEIPT_PAGE}", markup=False, highlight=False, soft_wrap=True
-    )
 
 
 def write_receipt(folder: Path, *, versions: Mapping[str, str] | None = None) -> None:
@@ -64,17 +54,16 @@ def write_receipt(folder: Path, *, versions: Mapping[str, str] | None = None) ->
         ShardError: It has no index, or a sample that cannot be read; names it.
     """
     # Drawing is heavy, and builds import this module for the names of the files.
-    from shards.receipts.receipt_page import receipt_page
-    from shards.receipts.receipt_pictures import write_pictures
+    from shards.receipts import page
 
     folder = Path(folder)
     index = read_index(folder)
     about = make_receipt(
         index, read_facts(index), library_versions() if versions is None else versions
     )
-    chosen = write_pictures(folder / RECEIPT_PICTURES, index, about)
-    _write(folder / RECEIPT_PAGE, receipt_page(about, chosen, RECEIPT_PICTURES))
-    _write(folder / RECEIPT_JSON, json.dumps(about, indent=1, ensure_ascii=False) + "\n")
+    cells = page.write_pictures(folder / RECEIPT_PICTURES, index, about)
+    write_text(folder / RECEIPT_PAGE, page.receipt_page(about, cells, RECEIPT_PICTURES))
+    write_text(folder / RECEIPT_JSON, json.dumps(about, indent=1, ensure_ascii=False) + "\n")
 
 
 def make_receipt(index: Index, facts: SampleFacts, versions: Mapping[str, str]) -> dict[str, Any]:
@@ -161,9 +150,8 @@ def recorded_versions(folder: Path) -> dict[str, str]:
 def _digests(index: Index, facts: SampleFacts) -> dict[str, Any]:
     """Hex SHA-256: what two preparations have in common is seen from them alone."""
     settings = {"schema_version": SCHEMA_VERSION, "configuration": index.info["config"]}
-    canonical = json.dumps(settings, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return {
-        "preparation": hashlib.sha256(canonical.encode()).hexdigest(),
+        "preparation": hashlib.sha256(canonical_json(settings)).hexdigest(),
         "content": facts.digest(*CONTENT),
         "ordered_samples": facts.ordered_digest(),
         "keys": facts.digest(),
@@ -177,7 +165,6 @@ def _shard_digests(index: Index) -> dict[str, str]:
 
 
 def _groups(table: pandas.DataFrame, column: str, *, speakers: bool = False) -> dict[str, Any]:
-    """Samples and seconds of every value of a column, by value."""
     groups: dict[str, Any] = {}
     for value, part in table.groupby(column, sort=True):
         groups[_name(value)] = {
@@ -213,7 +200,6 @@ def _label(table: pandas.DataFrame, name: str) -> dict[str, Any]:
 
 
 def _speakers(table: pandas.DataFrame) -> dict[str, Any]:
-    """How many, how much of each, and every one by name."""
     groups = _groups(table, "speaker")
     each = {
         name: _quantiles(np.array([group[name] for group in groups.values()], dtype=np.float64))
@@ -241,10 +227,3 @@ def _counts(column: pandas.Series[Any]) -> dict[str, int]:
 def _name(value: Any) -> str:
     """A value as the name of a group; a column of whole numbers with gaps is read as 1.0, 2.0."""
     return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _write(path: Path, text: str) -> None:
-    """Write beside and rename."""
-    beside = path.with_name(f"{path.name}.part")
-    beside.write_text(text, encoding="utf-8")
-    beside.replace(path)

@@ -1,6 +1,8 @@
-"""A corpus: which clips there are, what they are made from, and the files.
+"""A corpus: which clips there are, what each is made from, and the files.
 
-For: ``synthesize``. Not for: how a face looks or a voice sounds.
+Every clip has its own random streams, made from (seed, speaker, class, take): one for the causes'
+strengths, one for the script, one for the pictures, one for the sound. Nothing else is shared, so
+clips do not depend on the order or the number of workers.
 """
 
 from __future__ import annotations
@@ -8,25 +10,25 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
+from fractions import Fraction
 from pathlib import Path
 
+import av
 import cv2
+import numpy as np
 import pandas as pd
+from numpy.random import Generator, SeedSequence, default_rng
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from shards.synthesis.plan import (
-    ClipPlan,
-    clip_frames,
-    clip_sound,
-    number_order,
-    plan_clips,
-    told_causes,
-)
-from shards.synthesis.render import write_clip
-from shards.synthesis.settings import CorpusConfig
+from hicmae.files import whole_file, write_text
+from shards.synthesis.face import render_frames
+from shards.synthesis.script import Script, draw_script
+from shards.synthesis.settings import EMOTIONS, Causes, CorpusConfig
 from shards.synthesis.speakers import draw_speaker
+from shards.synthesis.voice import render_sound
 
 # What a clip's settings turn into; raised whenever a clip of the same settings changes.
 _GENERATOR = 1
@@ -64,11 +66,11 @@ def synthesize(config: CorpusConfig, out: Path) -> Path:
     paths = [out / str(row["path"]) for row in rows]
     for folder in sorted({path.parent for path in paths}):
         folder.mkdir(parents=True, exist_ok=True)
-    _write_text(facts, described)
+    write_text(facts, described)
     _make_all(config, plans, paths)
     if not config.labelled:  # the order of the rows must not tell either
         rows.sort(key=lambda row: str(row["path"]))
-    _write_text(manifest, pd.DataFrame(rows).to_csv(index=False, lineterminator="\n"))
+    write_text(manifest, pd.DataFrame(rows).to_csv(index=False, lineterminator="\n"))
     return manifest
 
 
@@ -160,7 +162,174 @@ def _usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _write_text(path: Path, text: str) -> None:
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)
+# Purposes of a clip's random streams; 1 is the speakers'.
+_CAUSES, _SCRIPT, _PICTURES, _SOUND, _LABELS = 2, 3, 4, 5, 6
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipPlan:
+    """One clip before it is made; with the corpus' settings it determines every byte.
+
+    Args:
+        speaker: Number of the speaker.
+        class_number: Position in ``EMOTIONS``.
+        take: Number of the take.
+        causes: What it shows and sounds like.
+    """
+
+    speaker: int
+    class_number: int
+    take: int
+    causes: Causes
+
+
+def plan_clips(config: CorpusConfig) -> list[ClipPlan]:
+    """All clips of a corpus: speakers, then takes, then classes."""
+    return [
+        ClipPlan(
+            speaker=speaker,
+            class_number=number,
+            take=take,
+            causes=_causes(config, number, _stream(config, speaker, number, take, _CAUSES)),
+        )
+        for speaker in range(config.first_speaker, config.first_speaker + config.speakers)
+        for take in range(config.takes)
+        for number in range(len(EMOTIONS))
+    ]
+
+
+def clip_script(plan: ClipPlan, config: CorpusConfig) -> Script:
+    """What is said in a clip, a whole number of frames long."""
+    rng = _plan_stream(config, plan, _SCRIPT)
+    seconds = rng.uniform(config.min_seconds, config.max_seconds)
+    return draw_script(rng, round(seconds * config.fps) / config.fps)
+
+
+def clip_frames(plan: ClipPlan, config: CorpusConfig) -> Iterator[np.ndarray]:
+    """A clip's pictures, (S, S, 3) uint8 RGB; the voice takes no part in them."""
+    script = clip_script(plan, config)
+    return render_frames(
+        draw_speaker(config.seed, plan.speaker).looks,
+        script,
+        plan.causes.expression,
+        plan.causes.expression_strength,
+        _plan_stream(config, plan, _PICTURES),
+        num_frames=round(script.seconds * config.fps),
+        fps=config.fps,
+        frame_size=config.frame_size,
+        camera_noise=config.camera_noise,
+    )
+
+
+def clip_sound(plan: ClipPlan, config: CorpusConfig) -> np.ndarray:
+    """A clip's sound, (n,) int16; the expression takes no part in it."""
+    return render_sound(
+        draw_speaker(config.seed, plan.speaker).voice_box,
+        clip_script(plan, config),
+        plan.causes.voice,
+        plan.causes.voice_strength,
+        _plan_stream(config, plan, _SOUND),
+        sample_rate=config.sample_rate,
+        snr_db=config.snr_db,
+    )
+
+
+def told_causes(plan: ClipPlan, config: CorpusConfig) -> Causes:
+    """The causes that the labels tell: the true ones, or others for ``label_noise``."""
+    rng = _plan_stream(config, plan, _LABELS)
+    if rng.random() >= config.label_noise:
+        return plan.causes
+    other = (plan.class_number + int(rng.integers(1, len(EMOTIONS)))) % len(EMOTIONS)
+    return _causes(config, other, rng)
+
+
+def number_order(speaker: int, config: CorpusConfig) -> np.ndarray:
+    """Numbers of a speaker's clips (n,) where names must not tell the class: shuffled."""
+    rng = default_rng(SeedSequence([config.seed, speaker, _LABELS]))
+    return rng.permutation(config.takes * len(EMOTIONS))
+
+
+def _causes(config: CorpusConfig, number: int, rng: Generator) -> Causes:
+    expression, voice = list(EMOTIONS)[number]
+    return Causes(
+        expression=expression,
+        voice=voice,
+        expression_strength=float(rng.uniform(*config.expression_strength)),
+        voice_strength=float(rng.uniform(*config.voice_strength)),
+    )
+
+
+def _plan_stream(config: CorpusConfig, plan: ClipPlan, purpose: int) -> Generator:
+    return _stream(config, plan.speaker, plan.class_number, plan.take, purpose)
+
+
+def _stream(
+    config: CorpusConfig, speaker: int, class_number: int, take: int, purpose: int
+) -> Generator:
+    return default_rng(SeedSequence([config.seed, speaker, class_number, take, purpose]))
+
+
+# Constant quality of H.264 (0 lossless .. 51): faces stay sharp at about 3 KB a frame.
+_QUALITY = "20"
+_SOUND_BITS_PER_SECOND = 64_000
+_SOUND_BLOCK = 1024
+
+
+def write_clip(
+    path: Path, frames: Iterable[np.ndarray], samples: np.ndarray, *, fps: int, sample_rate: int
+) -> None:
+    """Write one clip, beside ``path`` first.
+
+    Args:
+        path: An mp4 file; its folder exists.
+        frames: RGB uint8 (S, S, 3), S even.
+        samples: int16 (n,), mono.
+        fps: Frames per second.
+        sample_rate: Samples per second.
+    """
+    # Bit-exact muxing leaves out the date and the library's version.
+    options = {"fflags": "+bitexact", "movflags": "+faststart"}
+    with (
+        whole_file(path) as part,
+        av.open(str(part), "w", format="mp4", options=options) as container,
+    ):
+        _encode(container, frames, samples, fps=fps, sample_rate=sample_rate)
+
+
+def _encode(
+    container: av.container.OutputContainer,
+    frames: Iterable[np.ndarray],
+    samples: np.ndarray,
+    *,
+    fps: int,
+    sample_rate: int,
+) -> None:
+    sound = container.add_stream("aac", rate=sample_rate, layout="mono")
+    sound.bit_rate = _SOUND_BITS_PER_SECOND
+    sound.codec_context.thread_count = 1
+    video = None
+    for number, frame in enumerate(frames):
+        if video is None:
+            # One thread: with several the bytes would depend on their number. No B-frames: every
+            # decoder then agrees on when the first frame is shown.
+            video = container.add_stream(
+                "libx264",
+                rate=fps,
+                options={"preset": "superfast", "crf": _QUALITY, "bf": "0", "threads": "1"},
+            )
+            video.height, video.width = frame.shape[:2]
+            video.pix_fmt = "yuv420p"
+            video.codec_context.thread_count = 1
+        planes = cv2.cvtColor(frame, cv2.COLOR_RGB2YUV_I420)
+        picture = av.VideoFrame.from_ndarray(planes, format="yuv420p")
+        picture.pts, picture.time_base = number, Fraction(1, fps)
+        container.mux(video.encode(picture))
+    assert video is not None, "a clip has at least one frame"
+    container.mux(video.encode(None))
+    for start in range(0, len(samples), _SOUND_BLOCK):
+        block = np.ascontiguousarray(samples[None, start : start + _SOUND_BLOCK])
+        packet = av.AudioFrame.from_ndarray(block, format="s16", layout="mono")
+        packet.sample_rate = sample_rate
+        packet.pts, packet.time_base = start, Fraction(1, sample_rate)
+        container.mux(sound.encode(packet))
+    container.mux(sound.encode(None))

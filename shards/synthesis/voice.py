@@ -20,8 +20,8 @@ from numpy.random import Generator
 from scipy.ndimage import gaussian_filter1d, uniform_filter1d
 from scipy.signal import fftconvolve
 
-from shards.synthesis.classes import Voice
 from shards.synthesis.script import Script
+from shards.synthesis.settings import Voice
 from shards.synthesis.speakers import VoiceBox
 
 # First four formants of a long vocal tract, hertz. Source: rounded from Peterson and Barney, 1952.

@@ -9,10 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from finetune.bench import bench_finetune
-from finetune.bench_evaluate import bench_evaluate
-from finetune.bench_setting import Setting
-from hicmae.benchmarking.flops import emotion_flops
+from finetune.bench import Setting, bench_evaluate, bench_finetune
+from hicmae.bench import emotion_flops
 from hicmae.config import load_model_config, save_yaml
 from hicmae.emotion import EmotionConfig, EmotionModel
 from hicmae.settings import ModelConfig
@@ -53,7 +51,7 @@ def test_the_figures_of_a_step_agree_and_are_written(
         steps=2,
         warmup=0,
         precision="32-true",
-        accelerator="cpu",
+        device="cpu",
         json=file,
     )
     assert json.loads(file.read_text()) == found
@@ -84,7 +82,7 @@ def test_a_test_reads_every_view_and_knows_what_it_waited_for(
         return forward(self, video, fbank)
 
     monkeypatch.setattr(EmotionModel, "forward", counted)
-    monkeypatch.setattr("finetune.bench_setting.emotion_flops", lambda *_, **__: 1e9)
+    monkeypatch.setattr("hicmae.bench.emotion_flops", lambda *_, **__: 1e9)
     found = bench_evaluate(
         model=model,
         shards=moving_shards(tmp_path / "shards", 5),
@@ -92,7 +90,7 @@ def test_a_test_reads_every_view_and_knows_what_it_waited_for(
         batch_size=4,
         workers=0,
         precision="32-true",
-        accelerator="cpu",
+        device="cpu",
     )
     assert seen == [4, 4, 4, 2], "one batch of noise, then ten views"
     assert found["samples"] == 5
@@ -111,7 +109,7 @@ def test_a_test_reads_every_view_and_knows_what_it_waited_for(
     ("changes", "message"),
     [
         ({"batch_size": 0}, "batch_size = 0"),
-        ({"accelerator": "tpu"}, "accelerator = tpu"),
+        ({"device": "tpu"}, "device = tpu"),
         ({"precision": "16-mixed"}, "precision = 16-mixed"),
         ({"model": "huge"}, "no such size"),
     ],
@@ -131,6 +129,6 @@ def test_too_few_views_for_two_batches_are_refused(model: str, tmp_path: Path) -
 
 
 def test_the_network_of_a_bench_is_in_the_asked_for_place(model: str) -> None:
-    setting = Setting(model, EmotionConfig(num_outputs=2), "32-true", "cpu")
+    setting = Setting(model, 2, "32-true", "cpu")
     assert setting.device.type == "cpu"
-    assert not setting.autocast()._enabled
+    assert setting.precision == "32-true"

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from finetune.benchmark import Benchmark, load_benchmark
-from finetune.resolution import resolve
+from finetune.plan import resolve
 from finetune.settings import OptimizerConfig, RecipeConfig
 from hicmae.config import config_root
+from tests.support.finetune_fixtures import settings
 
 GOOD = """
 name: some
@@ -79,20 +80,20 @@ def test_a_bad_benchmark_is_refused_in_one_line(tmp_path: Path, text: str, said:
 
 def test_the_user_outranks_the_benchmark_and_that_the_default(tmp_path: Path) -> None:
     found = load(tmp_path, GOOD + "recipe: {epochs: 30, frame_stride: 3}")
-    theirs = resolve(found, RecipeConfig(), OptimizerConfig(), epochs=None)
+    theirs = resolve(found, settings())
     assert (theirs.epochs, theirs.frame_stride, theirs.loss) == (30, 3, "cross-entropy")
     assert theirs.learning_rate == 1e-3
-    ours = resolve(found, RecipeConfig(frame_stride=2), OptimizerConfig(), epochs=9)
+    ours = resolve(found, settings(recipe=RecipeConfig(frame_stride=2), epochs=9))
     assert (ours.epochs, ours.frame_stride) == (9, 2)
 
 
 def test_a_recipe_that_cannot_work_is_refused(tmp_path: Path) -> None:
     found = load(tmp_path, GOOD)
     with pytest.raises(ValueError, match="warmup_epochs = 5 leaves nothing of epochs = 5"):
-        resolve(found, RecipeConfig(), OptimizerConfig(), epochs=5)
+        resolve(found, settings(epochs=5))
     with pytest.raises(ValueError, match="loss = ccc does not fit classification"):
-        resolve(found, RecipeConfig(loss="ccc"), OptimizerConfig(), epochs=9)
+        resolve(found, settings(recipe=RecipeConfig(loss="ccc"), epochs=9))
     with pytest.raises(ValueError, match="epochs = 0"):
-        resolve(found, RecipeConfig(), OptimizerConfig(warmup_epochs=0), epochs=0)
+        resolve(found, settings(optimizer=OptimizerConfig(warmup_epochs=0), epochs=0))
     with pytest.raises(ValueError, match=r"batch_size = 0.*; label_smoothing = 1"):
         RecipeConfig(batch_size=0, label_smoothing=1)

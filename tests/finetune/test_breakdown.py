@@ -11,49 +11,42 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from finetune.groups import group_columns
+from finetune.folds import group_columns
 from finetune.kept_features import MAX_SAMPLES, FeatureKeeper, choose_samples, read_features
 from finetune.predictions import Prediction
 from finetune.record import Run, read_run
 from finetune.reporting.breakdown import group_section, speaker_section
-from finetune.reporting.document import Section
+from finetune.reporting.document import Section, Table
 from finetune.reporting.errors import error_section, read_frames, worst
 from finetune.reporting.resampling import class_intervals
-from finetune.reporting.tables import Table
 from finetune.scores import score_units
-from hicmae.checkpoint import load_checkpoint
+from hicmae.checkpoints.checkpoint import load_checkpoint
 from hicmae.checkpoints.networks import build_network
 from hicmae.settings import ModelConfig
 from hicmae.transforms import ClipTransform
-from shards.random_access import ShardDataset
+from shards.reading.random_access import ShardDataset
 from shards.sample import collate
 from tests.support.finetune_fixtures import (
     BENCHMARK,
     VALUES,
     run_tiny,
-    write_labelled_shards,
-    wrong_labels,
 )
+from tests.support.testing_fixtures import trained_run
 
 
 @pytest.fixture(scope="module")
-def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Shards with some wrong labels and a group column that the benchmark does not name."""
-    changes = wrong_labels()
-    for number in range(24):
-        sex = "f" if (number // 2) % 4 < 2 else "m"
-        change = changes.setdefault(number, {})
-        change["labels"] = {**change.get("labels", {}), "sex": sex, "height": 1.5 + number / 100}
-    return write_labelled_shards(tmp_path_factory.mktemp("shards") / "s", changes=changes)
+def trained(tmp_path_factory: pytest.TempPathFactory, tiny_model_config: ModelConfig) -> Path:
+    return trained_run(tmp_path_factory, tiny_model_config)
 
 
-@pytest.fixture(scope="module")
-def run(
-    shards: Path, tmp_path_factory: pytest.TempPathFactory, tiny_model_config: ModelConfig
-) -> Run:
-    """A run of two folds."""
-    folder = tmp_path_factory.mktemp("run")
-    return read_run(run_tiny(folder, shards, tiny_model_config, epochs=1))
+@pytest.fixture
+def shards(trained: Path) -> Path:
+    return trained / "shards"
+
+
+@pytest.fixture
+def run(trained: Path) -> Run:
+    return read_run(trained / "run")
 
 
 def only_table(section: Section) -> Table:
@@ -92,10 +85,11 @@ def test_a_group_has_the_score_of_its_samples_and_small_ones_are_marked(
     by_column = {part.title: part for part in section.parts if isinstance(part, Section)}
     assert set(by_column) == {"By sex"}
     table = only_table(by_column["By sex"])
-    assert list(table.columns[:4]) == ["sex", "samples", "speakers", "UAR, selection last"]
+    assert list(table.columns[:4]) == ["sex", "samples", "speakers", "UAR, selection best-on-test"]
     for row in table.rows:
         own = [item for item in run.units if item.groups["sex"] == row[0]]
-        assert row[1:4] == ["12 (small)", "2", f"{score_units(BENCHMARK, own)['uar']:.3f}"]
+        uar = f"{score_units(BENCHMARK, own)['uar']:.3f} (best-on-test)"
+        assert row[1:4] == ["12 (small)", "2", uar]
     with Image.open(tmp_path / "groups.png") as picture:
         assert picture.width > 500
 
@@ -104,7 +98,7 @@ def test_speakers_stand_worst_first_and_need_names(run: Run, tmp_path: Path) -> 
     section = speaker_section(run, tmp_path)
     assert section is not None
     table = only_table(section)
-    scores = [float(row[2]) for row in table.rows]
+    scores = [float(row[2].removesuffix(" (best-on-test)")) for row in table.rows]
     assert scores == sorted(scores)
     assert {row[0] for row in table.rows} == {"s0", "s1", "s2", "s3"}
     assert (tmp_path / "speakers.png").is_file()
@@ -204,7 +198,7 @@ def test_keeping_features_changes_nothing_that_is_learned(
 ) -> None:
     for name in ("on_train_start", "on_predict_start"):
         monkeypatch.setattr(FeatureKeeper, name, lambda *_: None)
-    without = run_tiny(tmp_path, shards, tiny_model_config, epochs=1, folds="1")
+    without = run_tiny(tmp_path, shards, tiny_model_config, folds="1", selection="best-on-test")
     assert read_features(without / "fold-1") is None
     name = "predictions.jsonl"
     assert (without / "fold-1" / name).read_text() == (run.folder / "fold-1" / name).read_text()

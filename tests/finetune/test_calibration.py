@@ -10,9 +10,9 @@ import pytest
 from sklearn.calibration import calibration_curve
 
 from finetune.predictions import make_prediction
-from finetune.reporting.calibration import NUM_BINS, calibrate
-from finetune.reporting.embedding import MIN_SAMPLES, embed, neighbour_agreement
-from finetune.reporting.ranges import errors_by_range
+from finetune.reporting.classes import NUM_BINS, calibrate
+from finetune.reporting.features import MIN_SAMPLES, lay_out, neighbour_agreement
+from finetune.reporting.values import errors_by_range
 from tests.support.finetune_fixtures import BENCHMARK
 
 
@@ -89,10 +89,10 @@ def test_neighbours_agree_where_truths_lie_together_and_not_where_they_are_mixed
 def test_a_plane_keeps_heaps_apart_and_few_or_equal_samples_have_none() -> None:
     rng = np.random.default_rng(3)
     heaps = np.arange(40) % 2
-    found = embed(rng.normal(size=(40, 6)) + 30 * heaps[:, None])
+    found = lay_out(rng.normal(size=(40, 6)) + 30 * heaps[:, None])
     assert found is not None
     assert found.perplexity == 13
     assert neighbour_agreement(found.places, heaps) == 1
-    again = embed(rng.normal(size=(MIN_SAMPLES - 1, 6)))
+    again = lay_out(rng.normal(size=(MIN_SAMPLES - 1, 6)))
     assert again is None
-    assert embed(np.ones((50, 6))) is None
+    assert lay_out(np.ones((50, 6))) is None

@@ -12,20 +12,26 @@ import pyarrow.parquet
 import pytest
 import torch
 
-from finetune.evaluating import feature_files
-from finetune.evaluating.embedding import embed
-from finetune.evaluating.machine import MachineConfig
-from hicmae.checkpoint import file_sha256, load_checkpoint, save_checkpoint
+from finetune.testing import feature_files
+from finetune.testing.embed import embed
+from hicmae.checkpoints.checkpoint import load_checkpoint, save_checkpoint
 from hicmae.checkpoints.networks import build_network
 from hicmae.encoder import AudioVisualEncoder
+from hicmae.files import file_sha256
 from hicmae.pretraining import HiCMAE
 from hicmae.settings import ModelConfig, ObjectiveConfig
 from hicmae.transforms import ClipTransform
-from shards.random_access import ShardDataset
+from shards.reading.random_access import ShardDataset
 from shards.sample import collate
-from tests.support.finetune_fixtures import labels_of, run_tiny, write_labelled_shards
+from tests.support.finetune_fixtures import labels_of, write_labelled_shards
+from tests.support.testing_fixtures import CPU, trained_run
 
-MACHINE = MachineConfig(accelerator="cpu", precision="32-true", batch_size=5, workers=0)
+MACHINE = CPU | {"batch_size": 5}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, tiny_model_config: ModelConfig) -> Path:
+    return trained_run(tmp_path_factory, tiny_model_config)
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +52,7 @@ def pretrained(tmp_path_factory: pytest.TempPathFactory, tiny_model_config: Mode
 
 
 def features(source: Path, shards: Path, out: Path, **options: Any) -> pd.DataFrame:
-    embed(source=source, inputs=[shards], out=out, machine=MACHINE, **options)
+    embed(source=source, inputs=[shards], out=out, **MACHINE, **options)
     return pyarrow.parquet.read_table(out).to_pandas()
 
 
@@ -98,20 +104,22 @@ def test_rows_say_of_what_they_are_and_the_file_where_from(
 
 
 def test_pooled_features_give_the_predictions_of_a_fine_tuned_network(
-    shards: Path, tiny_model_config: ModelConfig, tmp_path: Path
+    trained: Path, tmp_path: Path
 ) -> None:
-    run = run_tiny(tmp_path, shards, tiny_model_config, folds="1", epochs=1)
+    run, shards = trained / "run", trained / "shards"
     table = features(run / "fold-1", shards, tmp_path / "a.parquet", segments=2, per="view")
     assert table["view"].tolist() == [0, 1] * 24
     assert table["start_seconds"].iloc[:2].tolist() == [0.0, 9 / 25]
     weights = load_checkpoint(run / "fold-1").tensors
     lines = [json.loads(line) for line in (run / "predictions.jsonl").read_text().splitlines()]
     rows = table.groupby("key")["pooled"].apply(lambda views: np.stack(views.to_list()))
-    for line in lines:
+    for line in (line for line in lines if line["fold"] == "1"):
         logits = rows[line["key"]] @ weights["head.weight"].numpy().T + weights["head.bias"].numpy()
         shares = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
         assert shares == pytest.approx(np.array(line["views"]), abs=1e-5)
-    with pytest.raises(ValueError, match=r"network for each fold; name one of them \(fold-1\)"):
+    with pytest.raises(
+        ValueError, match=r"network for each fold; name one of them \(fold-1, fold-2\)"
+    ):
         features(run, shards, tmp_path / "b.parquet")
 
 
@@ -162,7 +170,7 @@ def test_npz_holds_the_same_as_parquet(
         what="layers",
         per="view",
         segments=2,
-        machine=MACHINE,
+        **MACHINE,
     )
     with np.load(out, allow_pickle=False) as found:
         assert set(found.files) == {*table.columns, "hicmae"}
@@ -195,13 +203,13 @@ def test_what_cannot_be_embedded_is_refused_in_one_line_and_leaves_nothing(
             "out": tmp_path / "a.parquet",
         } | options
         with pytest.raises(ValueError, match=said) as caught:
-            embed(machine=MACHINE, **given)
+            embed(**MACHINE, **given)
         assert "\n" not in str(caught.value)
     for name in ("a.parquet", "a.npz"):
         damaged = write_labelled_shards(tmp_path / f"damaged-{name}")
         (damaged / sorted(damaged.glob("*.tar"))[-1].name).write_bytes(b"")
         with pytest.raises(ValueError, match="tar"):
-            embed(source=pretrained, inputs=[damaged], out=tmp_path / name, machine=MACHINE)
+            embed(source=pretrained, inputs=[damaged], out=tmp_path / name, **MACHINE)
     assert not [path for path in tmp_path.iterdir() if not path.is_dir()]
     features(pretrained, shards, tmp_path / "a.parquet")
     with pytest.raises(ValueError, match=r"exists; pass --overwrite"):

@@ -8,16 +8,16 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from finetune.evaluating.evaluate import evaluate
-from finetune.evaluating.machine import MachineConfig
 from finetune.record import read_run, runs_in
 from finetune.reporting.report import report
+from finetune.testing.evaluate import evaluate
 from hicmae.config import save_yaml
 from hicmae.settings import ModelConfig
 from tests.support.finetune_fixtures import (
@@ -26,19 +26,32 @@ from tests.support.finetune_fixtures import (
     run_tiny,
     save_benchmark,
     write_labelled_shards,
-    wrong_labels,
 )
+from tests.support.testing_fixtures import CPU, blank_figures, trained_run
 
-MACHINE = MachineConfig(accelerator="cpu", precision="32-true", batch_size=7, workers=0)
 OTHER = dataclasses.replace(BENCHMARK, name="whistles", classes=("high", "low", "none"))
 
 
+@pytest.fixture(scope="module", autouse=True)
+def no_figures() -> Iterator[None]:
+    """No test of this file looks at one."""
+    with blank_figures():
+        yield
+
+
 @pytest.fixture(scope="module")
-def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A third of the labels is wrong, so scores lie between chance and 1."""
-    return write_labelled_shards(
-        tmp_path_factory.mktemp("evaluate") / "shards", changes=wrong_labels()
-    )
+def trained(tmp_path_factory: pytest.TempPathFactory, tiny_model_config: ModelConfig) -> Path:
+    return trained_run(tmp_path_factory, tiny_model_config)
+
+
+@pytest.fixture
+def shards(trained: Path) -> Path:
+    return trained / "shards"
+
+
+@pytest.fixture
+def finished(trained: Path) -> Path:
+    return trained / "run"
 
 
 @pytest.fixture(scope="module")
@@ -48,18 +61,9 @@ def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_labelled_shards(tmp_path_factory.mktemp("elsewhere") / "shards", changes=changes)
 
 
-@pytest.fixture(scope="module")
-def finished(
-    tmp_path_factory: pytest.TempPathFactory, shards: Path, tiny_model_config: ModelConfig
-) -> Path:
-    return run_tiny(
-        tmp_path_factory.mktemp("finished"), shards, tiny_model_config, selection="best-on-test"
-    )
-
-
 def again(source: Path, out: Path, **options: Any) -> Path:
     """Evaluate on the CPU. Returns: the folder."""
-    evaluate(source=source, out=out, **({"machine": MACHINE} | options))
+    evaluate(source=source, out=out, **(CPU | options))
     return out
 
 
@@ -261,8 +265,8 @@ def test_two_processes_test_each_clip_once_and_give_the_predictions_of_one(
     finished: Path, tmp_path: Path, repository: Path
 ) -> None:
     one = again(finished, tmp_path / "one", segments=3, crops="whole,mirrored")
-    words = "--segments 3 --crops whole,mirrored --machine.accelerator cpu --machine.workers 0"
-    words += " --machine.batch_size 7 --machine.precision 32-true"
+    words = "--segments 3 --crops whole,mirrored --device cpu --workers 0"
+    words += " --batch_size 7 --precision 32-true"
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone"]
     command += ["-m", "hicmae", "evaluate", str(finished), "--out", str(tmp_path / "two")]
     paths = {**os.environ, "PYTHONPATH": str(repository), "OMP_NUM_THREADS": "1"}

@@ -8,9 +8,8 @@ from pathlib import Path
 from finetune.mixing import MixingConfig
 from finetune.record import read_run
 from finetune.settings import OptimizerConfig, RecipeConfig
-from hicmae.settings import ModelConfig
-from hicmae.transforms import AugmentConfig
-from tests.support.finetune_fixtures import BENCHMARK, CROSSED, run_tiny, write_crossed_shards
+from hicmae.settings import AugmentConfig, ModelConfig
+from tests.support.finetune_fixtures import BENCHMARK, CROSSED, train_tiny, write_crossed_shards
 
 
 def test_both_modalities_tell_what_neither_alone_can(
@@ -18,7 +17,7 @@ def test_both_modalities_tell_what_neither_alone_can(
 ) -> None:
     """Colour halves the four classes and pitch the other way, so one of them reaches 1/2."""
     shards = write_crossed_shards(tmp_path / "shards")
-    out = run_tiny(
+    out = train_tiny(
         tmp_path,
         shards,
         tiny_model_config,

@@ -19,15 +19,13 @@ import torch
 from finetune.mixing import MixingConfig
 from finetune.module import FinetuneModule
 from finetune.record import read_run
-from finetune.settings import OptimizerConfig, RecipeConfig, TrainerConfig
-from hicmae.config import save_yaml
-from hicmae.plain import to_dict
-from hicmae.settings import ModelConfig
-from hicmae.transforms import AugmentConfig
+from finetune.settings import OptimizerConfig, RecipeConfig
+from hicmae.config import save_yaml, to_dict
+from hicmae.settings import AugmentConfig, ModelConfig
 from tests.support.finetune_fixtures import (
     BENCHMARK,
-    run_tiny,
     save_benchmark,
+    train_tiny,
     write_labelled_shards,
     wrong_labels,
 )
@@ -36,7 +34,6 @@ from tests.support.finetune_fixtures import (
 RECIPE = RecipeConfig(batch_size=4, drop_path=0.2, ema_decay=0.9, modality_dropout=0.3)
 AUGMENT = AugmentConfig(crop="random-resized", flip=0.5, erase=0.5, rand_operations=2, gain=True)
 OPTIMIZER = OptimizerConfig(warmup_epochs=1.0, learning_rate=0.3, layer_decay=None)
-TRAINER = TrainerConfig(workers=0, progress=False, log_every=1, accelerator="cpu")
 EPOCHS = 6
 
 
@@ -69,12 +66,11 @@ def test_a_killed_sweep_resumes_in_its_fold_to_identical_results(
         "augment": AUGMENT,
         "optimizer": OPTIMIZER,
         "mixing": MixingConfig(audio=True),
-        "trainer": TRAINER,
         "epochs": EPOCHS,
         "selection": "inner-validation",
         "validation_share": 0.3,
     }
-    whole = run_tiny(tmp_path, shards, tiny_model_config, out=tmp_path / "whole", **options)
+    whole = train_tiny(tmp_path, shards, tiny_model_config, out=tmp_path / "whole", **options)
     out = tmp_path / "killed"
     config = {
         name: to_dict(value) if dataclasses.is_dataclass(value) else value
@@ -86,6 +82,9 @@ def test_a_killed_sweep_resumes_in_its_fold_to_identical_results(
         "out": str(out),
         "model": str(tmp_path / "model.yaml"),
         "precision": "32-true",
+        "device": "cpu",
+        "workers": 0,
+        "trainer": {"progress": False, "log_every": 1},
         "wandb": {"mode": "disabled"},
     }
     save_yaml(tmp_path / "config.yaml", config)
@@ -113,7 +112,7 @@ def test_a_killed_sweep_resumes_in_its_fold_to_identical_results(
             process.stderr.close()
     assert (out / "fold-1" / "fold.json").is_file()
     assert not (out / "fold-2").exists()
-    run_tiny(tmp_path, shards, tiny_model_config, out=out, resume=True, **options)
+    train_tiny(tmp_path, shards, tiny_model_config, out=out, resume=True, **options)
     compare(out, whole)
     assert read_run(out).predictions == read_run(whole).predictions
 
@@ -145,15 +144,15 @@ def test_a_resumed_fold_trains_the_missing_epochs_alone(
         started(module)
 
     monkeypatch.setattr(FinetuneModule, "on_train_epoch_start", note)
-    options = {"recipe": RECIPE, "epochs": 5, "folds": "1", "trainer": TRAINER}
+    options = {"recipe": RECIPE, "epochs": 5, "folds": "1"}
     with pytest.raises(seen):
-        run_tiny(tmp_path, shards, tiny_model_config, **options)
+        train_tiny(tmp_path, shards, tiny_model_config, **options)
     partial = tmp_path / "run" / ".fold-1.partial"
     assert list(partial.glob("saved-*.ckpt"))
     trained.remove(stop_at)
     assert trained == [0, 1, 2]
     trained.append(stop_at)  # from now on it goes through
-    run_tiny(tmp_path, shards, tiny_model_config, resume=True, **options)
+    train_tiny(tmp_path, shards, tiny_model_config, resume=True, **options)
     assert trained[4:] == [3, 4]
     rows = pd.read_csv(tmp_path / "run" / "fold-1" / "metrics.csv")
     assert rows["epoch"].dropna().unique().tolist() == [0, 1, 2, 3, 4]
@@ -168,5 +167,5 @@ def test_a_saved_epoch_of_another_configuration_is_not_taken_up(
     out = tmp_path / "run"
     (out / ".fold-1.partial").mkdir(parents=True)
     (out / ".fold-1.partial" / "saved-0123456789abcdef.ckpt").write_text("of another seed")
-    run_tiny(tmp_path, shards, tiny_model_config, resume=True, folds="1", epochs=1)
+    train_tiny(tmp_path, shards, tiny_model_config, resume=True, folds="1", epochs=1)
     assert read_run(out).scores.num_samples == 12

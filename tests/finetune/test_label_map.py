@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from finetune.benchmark import Benchmark, load_benchmark
-from finetune.evaluating.label_map import LabelMap, load_label_map, map_benchmark
+from finetune.testing.label_map import LabelMap, load_label_map, map_benchmark
 from hicmae.config import config_root
 
 OURS = Benchmark(name="ours", task="classification", label="emotion", classes=("a", "b", "c", "d"))

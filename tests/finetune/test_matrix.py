@@ -9,20 +9,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from finetune.evaluating.evaluate import evaluate
-from finetune.evaluating.machine import MachineConfig
-from finetune.evaluating.matrix import make_cells, matrix
 from finetune.record import read_run
+from finetune.testing.evaluate import evaluate, matrix
+from finetune.testing.matrix import make_cells
 from hicmae.settings import ModelConfig
 from tests.support.finetune_fixtures import (
     BENCHMARK,
     run_tiny,
     save_benchmark,
     write_labelled_shards,
-    wrong_labels,
 )
+from tests.support.testing_fixtures import CPU, blank_figures, trained_run
 
-MACHINE = MachineConfig(accelerator="cpu", precision="32-true", workers=0)
 OTHER = dataclasses.replace(BENCHMARK, name="whistles", classes=("high", "low"))
 
 
@@ -32,28 +30,23 @@ def folders(
 ) -> dict[str, Path]:
     """Two corpora, a run on each, and each run on the other's corpus."""
     home = tmp_path_factory.mktemp("matrix")
-    shards = {
-        "tones": write_labelled_shards(home / "tones" / "shards", changes=wrong_labels()),
-        "whistles": write_labelled_shards(home / "whistles" / "shards"),
-    }
-    found = {}
-    for name, benchmark in (("tones", BENCHMARK), ("whistles", OTHER)):
-        rule = "best-on-test" if name == "tones" else "last"
-        found[name] = run_tiny(
-            home / name, shards[name], tiny_model_config, benchmark, selection=rule
-        )
-    for trained, tested, benchmark in (
-        ("tones", "whistles", OTHER),
-        ("whistles", "tones", BENCHMARK),
-    ):
-        found[f"{trained}-{tested}"] = home / f"{trained}-{tested}"
-        evaluate(
-            source=found[trained],
-            out=found[f"{trained}-{tested}"],
-            shards=shards[tested],
-            benchmark=save_benchmark(home, benchmark),
-            machine=MACHINE,
-        )
+    tones = trained_run(tmp_path_factory, tiny_model_config)
+    shards = {"tones": tones / "shards", "whistles": write_labelled_shards(home / "shards")}
+    found = {"tones": tones / "run"}
+    with blank_figures():
+        found["whistles"] = run_tiny(home, shards["whistles"], tiny_model_config, OTHER, epochs=1)
+        for trained, tested, benchmark in (
+            ("tones", "whistles", OTHER),
+            ("whistles", "tones", BENCHMARK),
+        ):
+            found[f"{trained}-{tested}"] = home / f"{trained}-{tested}"
+            evaluate(
+                source=found[trained],
+                out=found[f"{trained}-{tested}"],
+                shards=shards[tested],
+                benchmark=save_benchmark(home, benchmark),
+                **CPU,
+            )
     return found
 
 
@@ -97,7 +90,8 @@ def test_runs_that_were_tested_in_different_ways_share_no_cell(
     folders: dict[str, Path], tmp_path: Path
 ) -> None:
     again = tmp_path / "again"
-    evaluate(source=folders["tones"], out=again, segments=3, machine=MACHINE)
+    with blank_figures():
+        evaluate(source=folders["tones"], out=again, segments=3, **CPU)
     with pytest.raises(ValueError, match=r"tested in different ways \(views or shards\)") as caught:
         make_cells([read_run(folders["tones"]), read_run(again)])
     assert "\n" not in str(caught.value)

@@ -4,43 +4,41 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from finetune.evaluating.importance import make_importance, read_spoiled
-from finetune.evaluating.machine import MachineConfig
-from finetune.evaluating.modalities import modalities
-from finetune.evaluating.modality_page import write_modality_page
-from finetune.evaluating.perturbations import Condition, PerturbationConfig
 from finetune.predictions import Prediction, make_prediction, read_predictions
 from finetune.reporting.report import report
+from finetune.selection import rule_sentence
+from finetune.testing.evaluate import modalities
+from finetune.testing.modalities import make_importance, read_spoiled, write_modality_page
+from finetune.testing.perturbations import Condition, PerturbationConfig
 from hicmae.settings import ModelConfig
 from tests.support.finetune_fixtures import (
     BENCHMARK,
     VALUES,
     labels_of,
     run_tiny,
-    write_labelled_shards,
 )
+from tests.support.testing_fixtures import CPU, blank_figures, trained_run
 
-MACHINE = MachineConfig(accelerator="cpu", precision="32-true", batch_size=9, workers=0)
+MACHINE = CPU | {"batch_size": 9}
 FEW = PerturbationConfig(swaps=3, snr_db=(20.0, -20.0), picture_sd=(50.0,), missing_shares=(0.5,))
 
 
 @pytest.fixture(scope="module")
-def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_labelled_shards(tmp_path_factory.mktemp("modalities") / "shards")
+def trained(tmp_path_factory: pytest.TempPathFactory, tiny_model_config: ModelConfig) -> Path:
+    return trained_run(tmp_path_factory, tiny_model_config)
 
 
 @pytest.fixture(scope="module")
-def finished(
-    tmp_path_factory: pytest.TempPathFactory, shards: Path, tiny_model_config: ModelConfig
-) -> Path:
-    """A run with its modality report."""
-    run = run_tiny(tmp_path_factory.mktemp("finished"), shards, tiny_model_config)
-    modalities(source=run, perturb=FEW, machine=MACHINE)
+def finished(tmp_path_factory: pytest.TempPathFactory, trained: Path) -> Path:
+    """A copy of the run with its modality report."""
+    run = shutil.copytree(trained / "run", tmp_path_factory.mktemp("finished") / "run")
+    modalities(source=run, perturb=FEW, **MACHINE)
     return run
 
 
@@ -86,7 +84,8 @@ def test_the_page_says_what_is_lost_with_its_rule(finished: Path) -> None:
     text = (finished / "modalities" / "modalities.md").read_text()
     for part in ("sound swapped", "picture noise, sd 50 of 255", "missing frames, 50%", "lost UAR"):
         assert part in text
-    assert "no epoch was chosen by a score" in text
+    assert rule_sentence("best-on-test", "default") in text
+    assert "(best-on-test)" in text
     for name in ("importance", "levels"):
         assert (finished / "modalities" / "figures" / f"{name}.png").stat().st_size > 5000
     # hicmae report takes it into the run's own report.
@@ -147,8 +146,9 @@ def test_a_modality_without_information_is_worth_nothing(
         assert wav is not None
         samples.append((dataclasses.replace(changed, digests=digests), mjpg, same))
     shards = write_shards(tmp_path / "alike", samples, samples_per_shard=10)
-    run = run_tiny(tmp_path, shards, tiny_model_config, epochs=4)
-    modalities(source=run, perturb=FEW, machine=MACHINE, out=tmp_path / "out")
+    with blank_figures():
+        run = run_tiny(tmp_path, shards, tiny_model_config, epochs=4)
+    modalities(source=run, perturb=FEW, **MACHINE, out=tmp_path / "out")
     found = read_spoiled(tmp_path / "out")
     assert found.of("unspoiled")[0].scores[0]["uar"] > 0.9
     assert found.of("sound-swapped")[0].losses == (0, 0, 0)
@@ -156,10 +156,19 @@ def test_a_modality_without_information_is_worth_nothing(
 
 
 def test_real_values_and_single_modalities_have_a_page_too(
-    shards: Path, tiny_model_config: ModelConfig, tmp_path: Path
+    trained: Path, tiny_model_config: ModelConfig, tmp_path: Path
 ) -> None:
-    run = run_tiny(tmp_path, shards, tiny_model_config, VALUES, folds="1", modalities="video")
-    modalities(source=run, perturb=FEW, machine=MACHINE)
+    with blank_figures():
+        run = run_tiny(
+            tmp_path,
+            trained / "shards",
+            tiny_model_config,
+            VALUES,
+            folds="1",
+            modalities="video",
+            epochs=1,
+        )
+    modalities(source=run, perturb=FEW, **MACHINE)
     text = (run / "modalities" / "modalities.md").read_text()
     assert "lost CCC" in text
     assert "video frozen" in text
@@ -172,13 +181,11 @@ def test_reports_are_not_overwritten_unasked_nor_other_folders_at_all(
     finished: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(ValueError, match="is not empty; pass --overwrite"):
-        modalities(source=finished, perturb=FEW, machine=MACHINE)
+        modalities(source=finished, perturb=FEW, **MACHINE)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")
     with pytest.raises(ValueError, match="holds no modality report"):
-        modalities(
-            source=finished, perturb=FEW, machine=MACHINE, out=tmp_path / "mine", overwrite=True
-        )
+        modalities(source=finished, perturb=FEW, **MACHINE, out=tmp_path / "mine", overwrite=True)
     assert (tmp_path / "mine" / "thesis.txt").is_file()
     path = tmp_path / "less"
     path.mkdir()

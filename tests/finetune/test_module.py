@@ -11,10 +11,10 @@ from timm.layers import DropPath
 
 from finetune.mixing import MixingConfig
 from finetune.module import FinetuneModule
-from finetune.settings import OptimizerConfig, RecipeConfig, TrainerConfig
+from finetune.settings import HardwareConfig, OptimizerConfig, RecipeConfig
 from hicmae.blocks import Block
 from hicmae.settings import ModelConfig
-from tests.support.finetune_fixtures import run_tiny, split_benchmark, write_labelled_shards
+from tests.support.finetune_fixtures import split_benchmark, train_tiny, write_labelled_shards
 
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
@@ -36,7 +36,7 @@ def test_gradients_are_clipped_to_the_norm_asked_for(
     monkeypatch.setattr(FinetuneModule, "on_before_zero_grad", note)
     shards = write_labelled_shards(tmp_path / "shards")
     for clip_norm in norms:
-        run_tiny(
+        train_tiny(
             tmp_path,
             shards,
             tiny_model_config,
@@ -72,7 +72,7 @@ def test_fp16_trains_in_fp16_on_a_cpu_too(
     monkeypatch.setattr(FinetuneModule, "on_train_end", lambda module: ends.append(weights(module)))
     shards = write_labelled_shards(tmp_path / "shards")
     for precision in ("16-mixed", "32-true"):
-        run_tiny(
+        train_tiny(
             tmp_path,
             shards,
             tiny_model_config,
@@ -123,7 +123,7 @@ def test_activations_computed_again_give_the_same_training(
     shards = write_labelled_shards(tmp_path / "shards")
     runs, found = {}, {}
     for recompute in (False, True):
-        runs[recompute] = run_tiny(
+        runs[recompute] = train_tiny(
             tmp_path,
             shards,
             tiny_model_config,
@@ -132,9 +132,7 @@ def test_activations_computed_again_give_the_same_training(
             epochs=2,
             recipe=RecipeConfig(batch_size=4, drop_path=0.5, modality_dropout=0.3),
             mixing=MixingConfig(audio=True),
-            trainer=TrainerConfig(
-                workers=0, progress=False, log_every=1, accelerator="cpu", recompute=recompute
-            ),
+            hardware=HardwareConfig(recompute=recompute),
         )
         found[recompute] = list(gradients), dict(calls), dropped
         gradients.clear()

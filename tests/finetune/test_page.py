@@ -11,16 +11,17 @@ from PIL import Image
 
 from finetune.reporting.document import (
     Folded,
+    ForeignMarkdown,
     Link,
     Picture,
-    Prepared,
     Section,
+    Table,
+    html_page,
     html_path,
+    measured,
     to_markdown,
     write_document,
 )
-from finetune.reporting.page import html_page
-from finetune.reporting.tables import Table, measured
 
 HOSTILE = "<script>alert(1)</script> & <b>bold</b> | ![x](https://example.org/x.png)"
 
@@ -89,7 +90,7 @@ def test_markdown_of_others_is_fitted_under_the_headings_around_it(tmp_path: Pat
     document = Section(
         title="T",
         parts=[
-            Section(title="S", parts=[Prepared(text=text, folder=tmp_path / "sub", top=2)]),
+            Section(title="S", parts=[ForeignMarkdown(text=text, folder=tmp_path / "sub", top=2)]),
         ],
     )
     found = to_markdown(document, tmp_path / "out")

@@ -9,20 +9,24 @@ import numpy as np
 import pytest
 import torch
 
-from finetune.evaluating.machine import loader_of
-from finetune.evaluating.perturbations import (
+from finetune.testing.machine import loader_of, make_machine
+from finetune.testing.modalities import PerturbedClips
+from finetune.testing.perturbations import (
     Condition,
     PerturbationConfig,
-    PerturbedClips,
     conditions_of,
     held_frames,
     partners,
     perturb,
 )
-from finetune.evaluating.settings import MachineConfig
 from hicmae.settings import ModelConfig
-from shards.random_access import ShardDataset
-from tests.support.finetune_fixtures import write_labelled_shards
+from shards.reading.random_access import ShardDataset
+from tests.support.testing_fixtures import trained_run
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, tiny_model_config: ModelConfig) -> Path:
+    return trained_run(tmp_path_factory, tiny_model_config)
 
 
 def clip(**changes: Any) -> dict[str, Any]:
@@ -123,9 +127,9 @@ def test_everybody_gets_somebody_elses_sound(count: int) -> None:
 
 
 def test_a_swapped_clip_has_its_own_picture_and_the_others_sound(
-    tiny_model_config: ModelConfig, tmp_path: Path
+    tiny_model_config: ModelConfig, trained: Path
 ) -> None:
-    shards = write_labelled_shards(tmp_path / "shards")
+    shards = trained / "shards"
     clips = ShardDataset(shards, input=tiny_model_config.input, views=2)
     given = partners([str(key) for key in clips.rows["key"]], repeat=0, seed=0)
     swap = Condition(kind="sound-swapped")
@@ -139,8 +143,8 @@ def test_a_swapped_clip_has_its_own_picture_and_the_others_sound(
         assert (found["sample"], found["view"], found["key"]) == (sample, view, own["key"])  # type: ignore[index]
 
 
-def test_batches_and_workers_change_nothing(tiny_model_config: ModelConfig, tmp_path: Path) -> None:
-    shards = write_labelled_shards(tmp_path / "shards")
+def test_batches_and_workers_change_nothing(tiny_model_config: ModelConfig, trained: Path) -> None:
+    shards = trained / "shards"
     clips = ShardDataset(shards, input=tiny_model_config.input, views=1)
     for condition in (
         Condition(kind="sound-noise", level=0.0),
@@ -149,7 +153,7 @@ def test_batches_and_workers_change_nothing(tiny_model_config: ModelConfig, tmp_
         spoiled = PerturbedClips(clips, range(24), condition, seed=3)
         found = []
         for batch_size, workers in ((24, 0), (5, 2)):
-            machine = MachineConfig(accelerator="cpu", batch_size=batch_size, workers=workers)
+            machine = make_machine("cpu", batch_size=batch_size, workers=workers)
             batches = list(loader_of(machine, spoiled))
             found.append([torch.cat([b[name] for b in batches]) for name in ("frames", "waveform")])
         for first, second in zip(*found, strict=True):

@@ -11,9 +11,9 @@ import pytest
 import torch
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score
 
-from finetune.evaluation import collect_views
 from finetune.predictions import (
     Prediction,
+    collect_views,
     make_prediction,
     read_predictions,
     write_predictions,

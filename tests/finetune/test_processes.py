@@ -17,19 +17,14 @@ import pytest
 import torch
 from torch import distributed
 
-from finetune.fitting.order import EpochOrder, Share, part_of
-from finetune.fitting.processes import LostProcessError, run_processes
+from finetune.data import EpochOrder, part_of
 from finetune.mixing import MixingConfig
+from finetune.processes import LostProcessError, Share, run_processes
 from finetune.record import read_run
-from finetune.settings import OptimizerConfig, RecipeConfig, TrainerConfig
-from hicmae.checkpoint import load_checkpoint
-from hicmae.settings import ModelConfig
-from hicmae.transforms import AugmentConfig
-from tests.support.finetune_fixtures import VALUES, run_tiny, write_labelled_shards, wrong_labels
-
-
-def trainer(devices: int) -> TrainerConfig:
-    return TrainerConfig(workers=0, progress=False, log_every=1, accelerator="cpu", devices=devices)
+from finetune.settings import HardwareConfig, OptimizerConfig, RecipeConfig
+from hicmae.checkpoints.checkpoint import load_checkpoint
+from hicmae.settings import AugmentConfig, ModelConfig
+from tests.support.finetune_fixtures import VALUES, train_tiny, write_labelled_shards, wrong_labels
 
 
 @pytest.mark.parametrize(("number", "batch"), [(23, 6), (24, 6), (5, 6), (4, 6)])
@@ -91,7 +86,7 @@ def test_two_processes_give_the_metrics_of_one(
     shards = write_labelled_shards(tmp_path / "shards", changes=wrong_labels())
     runs = {}
     for devices in (1, 2):
-        runs[devices] = run_tiny(
+        runs[devices] = train_tiny(
             tmp_path,
             shards,
             tiny_model_config,
@@ -103,7 +98,7 @@ def test_two_processes_give_the_metrics_of_one(
             optimizer=OptimizerConfig(warmup_epochs=1.0, learning_rate=0.05, layer_decay=None),
             augment=AugmentConfig(),
             mixing=MixingConfig(mixup=0.0, cutmix=0.0),
-            trainer=trainer(devices),
+            hardware=HardwareConfig(devices=devices),
             **options,
         )
     one, two = read_run(runs[1]), read_run(runs[2])
@@ -161,8 +156,8 @@ def test_a_process_that_falls_silent_is_told_from_an_error(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("devices", "recipe", "said"),
     [
-        (3, {"batch_size": 4}, "batch_size = 4 cannot be shared by trainer.devices = 3"),
-        (32, {"batch_size": 32}, "trainer.devices = 32 for 12 training samples or test views"),
+        (3, {"batch_size": 4}, "batch_size = 4 cannot be shared by hardware.devices = 3"),
+        (32, {"batch_size": 32}, "hardware.devices = 32 for 12 training samples or test views"),
     ],
 )
 def test_what_devices_cannot_share_is_refused(
@@ -174,11 +169,11 @@ def test_what_devices_cannot_share_is_refused(
 ) -> None:
     shards = write_labelled_shards(tmp_path / "shards")
     with pytest.raises(ValueError, match=said):
-        run_tiny(
+        train_tiny(
             tmp_path,
             shards,
             tiny_model_config,
             recipe=RecipeConfig(**recipe),
-            trainer=trainer(devices),
+            hardware=HardwareConfig(devices=devices),
         )
     assert not (tmp_path / "run").exists()

@@ -15,23 +15,22 @@ from typing import Any
 import pytest
 import torch
 
+import finetune.fold
 import finetune.module
-from finetune import training
-from finetune.fitting.order import EpochOrder, Share
+from finetune.data import EpochOrder
 from finetune.folds import Fold
 from finetune.mixing import MixingConfig
 from finetune.module import FinetuneModule
 from finetune.plan import Plan
+from finetune.processes import Share
 from finetune.record import read_run
-from finetune.settings import OptimizerConfig, RecipeConfig, TrainerConfig
-from hicmae.config import save_yaml
-from hicmae.plain import to_dict
-from hicmae.settings import ModelConfig
-from hicmae.transforms import AugmentConfig
+from finetune.settings import HardwareConfig, OptimizerConfig, RecipeConfig
+from hicmae.config import save_yaml, to_dict
+from hicmae.settings import AugmentConfig, ModelConfig
 from tests.support.finetune_fixtures import (
     BENCHMARK,
-    run_tiny,
     save_benchmark,
+    train_tiny,
     write_labelled_shards,
     wrong_labels,
 )
@@ -46,16 +45,14 @@ OPTIONS: dict[str, Any] = {
     ),
     "optimizer": OptimizerConfig(warmup_epochs=1.0, learning_rate=0.3, layer_decay=None),
     "mixing": MixingConfig(audio=True),
-    "trainer": TrainerConfig(
-        workers=0, progress=False, log_every=1, accelerator="cpu", devices=PROCESSES
-    ),
+    "hardware": HardwareConfig(devices=PROCESSES),
     "epochs": EPOCHS,
     "folds": "1",
     "selection": "best-on-test",
 }
 RESULTS = ("predictions.jsonl", "checkpoints/last/model.safetensors", "metrics.csv")
 PARTIAL = ".fold-1.partial"
-_train = training._work
+_train = finetune.fold._work
 
 
 def record_mixing(plan: Plan, fold: Fold, share: Share) -> None:
@@ -103,8 +100,8 @@ def whole(
         patch.setenv("OMP_NUM_THREADS", "1")
         shards = write_labelled_shards(folder / "shards", changes=wrong_labels())
         with pytest.MonkeyPatch.context() as recorded:
-            recorded.setattr(training, "_work", record_mixing)
-            run = run_tiny(folder, shards, tiny_model_config, out=folder / "whole", **OPTIONS)
+            recorded.setattr(finetune.fold, "_work", record_mixing)
+            run = train_tiny(folder, shards, tiny_model_config, out=folder / "whole", **OPTIONS)
         yield Undisturbed(folder=folder, shards=shards, run=run)
 
 
@@ -160,6 +157,9 @@ def start(whole: Undisturbed, out: Path, *more: str) -> tuple[subprocess.Popen[s
         "out": str(out),
         "model": str(whole.folder / "model.yaml"),
         "precision": "32-true",
+        "device": "cpu",
+        "workers": 0,
+        "trainer": {"progress": False, "log_every": 1},
         "wandb": {"mode": "disabled"},
     }
     save_yaml(whole.folder / "config.yaml", config)
@@ -236,7 +236,7 @@ def test_a_fold_that_loses_a_process_and_then_all_resumes_to_identical_results(
             os.killpg(command.pid, signal.SIGKILL)
     assert stamps(out)
 
-    run_tiny(whole.folder, whole.shards, tiny_model_config, out=out, resume=True, **OPTIONS)
+    train_tiny(whole.folder, whole.shards, tiny_model_config, out=out, resume=True, **OPTIONS)
     for name in RESULTS:
         ours, theirs = (run / "fold-1" / name for run in (out, whole.run))
         assert ours.read_bytes() == theirs.read_bytes(), name

@@ -10,17 +10,14 @@ import pyarrow.parquet
 import pytest
 import torch
 
-from finetune.evaluating.machine import MachineConfig
-from hicmae.checkpoint import save_checkpoint
+from finetune.testing.embed import embed
+from hicmae.checkpoints.checkpoint import save_checkpoint
 from hicmae.pretraining import HiCMAE
 from hicmae.settings import ModelConfig, ObjectiveConfig
 from hicmae.transforms import ClipTransform
+from tests.support.testing_fixtures import CPU
 
-pytest.importorskip("hicmae.prediction")
-
-from finetune.evaluating.embedding import embed
-
-MACHINE = MachineConfig(accelerator="cpu", precision="32-true", batch_size=2, workers=0)
+MACHINE = CPU | {"batch_size": 2}
 
 
 @pytest.fixture
@@ -63,7 +60,7 @@ def test_a_sound_file_gives_the_features_of_its_windows(
             what="fused",
             modalities="audio",
             per=per,  # type: ignore[arg-type]
-            machine=MACHINE,
+            **MACHINE,
         )
         rows[per] = pyarrow.parquet.read_table(tmp_path / f"{per}.parquet").to_pandas()
     views = rows["view"]
@@ -90,7 +87,7 @@ def test_recordings_that_lack_what_is_asked_for_are_named_and_leave_no_file(
     path = tmp_path / "tone.wav"
     write_sound(path, 1.0)
     with pytest.raises(ValueError, match="none of 1 recordings can be embedded") as caught:
-        embed(source=checkpoint, inputs=[path], out=tmp_path / "a.npz", machine=MACHINE)
+        embed(source=checkpoint, inputs=[path], out=tmp_path / "a.npz", **MACHINE)
     assert "\n" not in str(caught.value)
     assert not list(tmp_path.glob("*.npz*"))
     with pytest.raises(FileNotFoundError, match=r"nowhere\.mp4: no such file"):
@@ -98,5 +95,5 @@ def test_recordings_that_lack_what_is_asked_for_are_named_and_leave_no_file(
             source=checkpoint,
             inputs=[tmp_path / "nowhere.mp4"],
             out=tmp_path / "a.npz",
-            machine=MACHINE,
+            **MACHINE,
         )

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import re
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -17,6 +18,7 @@ from finetune.record import read_run
 from finetune.reporting.report import report
 from hicmae.settings import ModelConfig
 from tests.support.finetune_fixtures import BENCHMARK, VALUES, run_tiny, write_labelled_shards
+from tests.support.testing_fixtures import blank_figures
 
 PUBLISHED = dataclasses.replace(
     BENCHMARK,
@@ -25,6 +27,13 @@ PUBLISHED = dataclasses.replace(
     ),
     licence="for research",
 )
+
+
+@pytest.fixture
+def no_figures() -> Iterator[None]:
+    """For the tests that look at none."""
+    with blank_figures():
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -40,11 +49,12 @@ def runs(
             folder, shards, tiny_model_config, benchmark, out=folder / name, epochs=1, **options
         )
 
-    return {
-        "both": run("both", PUBLISHED),
-        "heard": run("heard", PUBLISHED, modalities="audio"),
-        "values": run("values", VALUES),
-    }
+    with blank_figures():
+        return {
+            "both": run("both", PUBLISHED),
+            "heard": run("heard", PUBLISHED, modalities="audio"),
+            "values": run("values", VALUES),
+        }
 
 
 def table_rows(text: str) -> dict[str, list[str]]:
@@ -67,6 +77,7 @@ def tables(text: str) -> list[list[list[str]]]:
     return found
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_runs_stand_in_one_table_a_benchmark_with_what_their_predictions_give(
     runs: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -109,6 +120,7 @@ def test_every_link_of_a_report_leads_to_something(runs: dict[str, Path], tmp_pa
                     assert min(picture.size) > 200
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_a_changed_prediction_changes_the_report_and_is_said(
     runs: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -128,6 +140,7 @@ def test_a_changed_prediction_changes_the_report_and_is_said(
         report(runs=[runs["heard"]], out=tmp_path / "report.md")
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_published_and_measured_numbers_share_no_column(
     runs: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -151,6 +164,7 @@ def test_published_and_measured_numbers_share_no_column(
     assert "Seed 0" in own
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_a_report_of_one_run_is_that_run_in_full_and_html_may_be_left_out(
     runs: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -212,6 +226,7 @@ def test_what_other_commands_left_in_a_run_folder_is_a_section(
     assert "no picture at" not in page
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_damaged_predictions_and_features_are_one_line(
     runs: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -234,6 +249,7 @@ def test_damaged_predictions_and_features_are_one_line(
         report(runs=[folder], out=tmp_path / "report.md")
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_what_cannot_be_compared_is_refused_or_said(
     runs: dict[str, Path], tmp_path: Path, tiny_model_config: ModelConfig
 ) -> None:
@@ -259,6 +275,7 @@ def test_what_cannot_be_compared_is_refused_or_said(
         report(runs=[runs["both"], other], out=tmp_path / "report.md")
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_a_folder_of_runs_stands_for_all_of_them(runs: dict[str, Path], tmp_path: Path) -> None:
     for group in ("one", "two"):
         (tmp_path / group).mkdir()

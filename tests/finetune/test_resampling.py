@@ -12,8 +12,7 @@ import pytest
 from finetune.benchmark import Benchmark
 from finetune.predictions import Prediction, make_prediction
 from finetune.reporting import resampling
-from finetune.reporting.resampling import compare, intervals
-from finetune.reporting.sums import make_sums
+from finetune.reporting.resampling import compare, intervals, make_sums
 from finetune.scores import score
 from tests.support.finetune_fixtures import BENCHMARK, VALUES
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import inspect
 import json
 import shutil
 from pathlib import Path
@@ -13,20 +14,21 @@ import pytest
 import torch
 
 from finetune.benchmark import Benchmark
+from finetune.data import target_moments
 from finetune.folds import make_folds, usable_rows
 from finetune.mixing import MixingConfig
 from finetune.predictions import read_predictions
 from finetune.record import read_run, runs_in
-from finetune.settings import OptimizerConfig, RecipeConfig, TrainerConfig, WandbConfig
-from finetune.targets import target_moments
-from hicmae.checkpoint import load_checkpoint, save_checkpoint
+from finetune.run import finetune
+from finetune.settings import FinetuneConfig, OptimizerConfig, RecipeConfig, TrainerConfig
+from hicmae.checkpoints.checkpoint import load_checkpoint
+from hicmae.config import from_dict, load_yaml, to_dict
 from hicmae.emotion import EmotionConfig, EmotionModel
-from hicmae.plain import from_dict
-from hicmae.pretraining import HiCMAE
-from hicmae.settings import ModelConfig, ObjectiveConfig
+from hicmae.run_logging import WandbConfig
+from hicmae.settings import ModelConfig
 from hicmae.transforms import ClipTransform
 from shards.index import read_index
-from shards.random_access import ShardDataset
+from shards.reading.random_access import ShardDataset
 from shards.sample import collate
 from tests.support.finetune_fixtures import (
     BENCHMARK,
@@ -34,13 +36,9 @@ from tests.support.finetune_fixtures import (
     labels_of,
     run_tiny,
     split_benchmark,
+    train_tiny,
     write_labelled_shards,
 )
-
-
-@pytest.fixture(scope="module")
-def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_labelled_shards(tmp_path_factory.mktemp("finetune") / "shards")
 
 
 @pytest.fixture(scope="module")
@@ -49,20 +47,6 @@ def finished(
 ) -> Path:
     """A run of both folds, both modalities, from scratch."""
     return run_tiny(tmp_path_factory.mktemp("finished"), shards, tiny_model_config)
-
-
-@pytest.fixture
-def pretrained(tmp_path: Path, tiny_model_config: ModelConfig) -> Path:
-    """A pretraining run's folder."""
-    torch.manual_seed(7)
-    model = HiCMAE(tiny_model_config, ObjectiveConfig())
-    save_checkpoint(
-        tmp_path / "pretrained" / "checkpoints" / "last",
-        model,
-        kind="pretraining",
-        config={"model": tiny_model_config},
-    )
-    return tmp_path / "pretrained"
 
 
 def test_a_run_writes_all_that_is_promised_and_nothing_half(finished: Path) -> None:
@@ -94,6 +78,17 @@ def test_a_run_writes_all_that_is_promised_and_nothing_half(finished: Path) -> N
     losses = [float(row["loss_step"]) for row in rows if row["loss_step"]]
     assert len(losses) == 6  # 2 epochs of 12 samples in batches of 4
     assert np.isfinite(losses).all()
+
+
+def test_the_settings_of_a_run_are_those_of_its_file_and_of_the_verb(finished: Path) -> None:
+    written = load_yaml(finished / "config.yaml")
+    names = [item.name for item in dataclasses.fields(FinetuneConfig)]
+    assert list(written) == names
+    config = from_dict(FinetuneConfig, written, "config.yaml")
+    assert to_dict(config) == written
+    assert (config.selection, config.out) == ("last", finished)
+    control = ["seeds", "resume", "overwrite"]
+    assert sorted(inspect.signature(finetune).parameters) == sorted([*names, *control])
 
 
 def test_every_sample_is_predicted_exactly_once_by_its_own_fold(finished: Path) -> None:
@@ -152,10 +147,10 @@ def test_a_seed_gives_the_same_predictions_and_another_seed_others(
     finished: Path, shards: Path, tiny_model_config: ModelConfig, tmp_path: Path
 ) -> None:
     # Alone, the second fold starts from the same seed as after the first.
-    again = run_tiny(tmp_path, shards, tiny_model_config, folds="2")
+    again = train_tiny(tmp_path, shards, tiny_model_config, folds="2")
     kept = (finished / "fold-2" / "predictions.jsonl").read_text()
     assert (again / "fold-2" / "predictions.jsonl").read_text() == kept
-    other = run_tiny(tmp_path, shards, tiny_model_config, folds="2", seed=1, out=tmp_path / "b")
+    other = train_tiny(tmp_path, shards, tiny_model_config, folds="2", seed=1, out=tmp_path / "b")
     assert (other / "fold-2" / "predictions.jsonl").read_text() != kept
 
 
@@ -163,7 +158,8 @@ def test_real_values_are_learned_in_their_own_units(
     shards: Path, tiny_model_config: ModelConfig, tmp_path: Path
 ) -> None:
     for loss in ("ccc", "mse"):
-        out = run_tiny(
+        run_one = run_tiny if loss == "mse" else train_tiny
+        out = run_one(
             tmp_path,
             shards,
             tiny_model_config,
@@ -174,11 +170,11 @@ def test_real_values_are_learned_in_their_own_units(
         run = read_run(out)
         assert run.scores.pooled["ccc_valence"] > 0.5
         assert set(run.scores.pooled) >= {"ccc", "pcc", "ccc_arousal", "pcc_valence"}
-        assert (out / "figures" / "predicted_against_true.png").stat().st_size > 5000
         for item in run.predictions:
             labels = labels_of(int(item.key.split("/")[1]))
             assert item.true == pytest.approx((labels["valence"], labels["arousal"]))
             assert item.predicted == pytest.approx(np.mean(item.views, axis=0), abs=1e-5)
+    assert (out / "figures" / "predicted_against_true.png").stat().st_size > 5000
     stored = load_checkpoint(tmp_path / "mse" / "fold-1").config["targets"]
     training = [item.true for item in run.predictions if item.fold == "2"]
     assert stored["names"] == ["valence", "arousal"]
@@ -204,7 +200,7 @@ def test_targets_are_standardised_over_the_training_side_alone(shards: Path) -> 
 def test_a_single_modality_is_enough_and_alone_is_read(
     modalities: str, shards: Path, tiny_model_config: ModelConfig, tmp_path: Path
 ) -> None:
-    out = run_tiny(tmp_path, shards, tiny_model_config, modalities=modalities, folds="1")
+    out = train_tiny(tmp_path, shards, tiny_model_config, modalities=modalities, folds="1")
     run = read_run(out)
     assert run.facts.modalities == modalities
     assert set(run.folds[0].layer_weights) == {modalities}
@@ -217,16 +213,16 @@ def test_a_silent_sample_is_refused_by_name_where_sound_is_needed(
     mute = write_labelled_shards(tmp_path / "mute", mute=3)
     for modalities in ("audio-video", "audio"):
         with pytest.raises(ValueError, match=r"sample 's1/003' has no sound \(1 of 24 samples\)"):
-            run_tiny(tmp_path, mute, tiny_model_config, modalities=modalities)
+            train_tiny(tmp_path, mute, tiny_model_config, modalities=modalities)
     assert not (tmp_path / "run").exists()
-    run_tiny(tmp_path, mute, tiny_model_config, modalities="video", folds="1")
+    train_tiny(tmp_path, mute, tiny_model_config, modalities="video", folds="1")
 
 
 def test_pretrained_weights_are_taken_over_and_bring_their_sizes(
     shards: Path, pretrained: Path, tmp_path: Path
 ) -> None:
     """Frozen, the encoder must come out of fine-tuning as it went in."""
-    out = run_tiny(
+    out = train_tiny(
         tmp_path,
         shards,
         load_checkpoint(pretrained).model_config(),
@@ -251,10 +247,10 @@ def test_a_checkpoint_of_another_size_is_refused_with_the_differences(
 ) -> None:
     wider = dataclasses.replace(tiny_model_config, encoder_dim=64)
     with pytest.raises(ValueError, match="encoder_dim 32 there, 64 here") as caught:
-        run_tiny(tmp_path, shards, wider, checkpoint=pretrained)
+        train_tiny(tmp_path, shards, wider, checkpoint=pretrained)
     assert "\n" not in str(caught.value)
     with pytest.raises(ValueError, match="neither --checkpoint nor --model"):
-        run_tiny(tmp_path, shards, tiny_model_config, model=None)
+        train_tiny(tmp_path, shards, tiny_model_config, model=None)
     assert not (tmp_path / "run").exists()
 
 
@@ -276,7 +272,7 @@ def test_an_unfit_collection_is_refused_before_anything_is_written(
 ) -> None:
     unfit = write_labelled_shards(tmp_path / "unfit", changes=change)
     with pytest.raises(ValueError, match=said) as caught:
-        run_tiny(tmp_path, unfit, tiny_model_config, benchmark)
+        train_tiny(tmp_path, unfit, tiny_model_config, benchmark)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "run").exists()
 
@@ -284,19 +280,19 @@ def test_an_unfit_collection_is_refused_before_anything_is_written(
 def test_finished_folds_are_kept_on_resume_and_only_with_the_same_configuration(
     shards: Path, tiny_model_config: ModelConfig, tmp_path: Path
 ) -> None:
-    out = run_tiny(tmp_path, shards, tiny_model_config, folds="1")
+    out = train_tiny(tmp_path, shards, tiny_model_config, folds="1")
     (out / ".fold-2.partial").mkdir()  # as a killed run leaves it
     (out / ".fold-2.partial" / "metrics.csv").write_text("half")
     with pytest.raises(ValueError, match="is not empty; finish the run there with --resume"):
-        run_tiny(tmp_path, shards, tiny_model_config)
+        train_tiny(tmp_path, shards, tiny_model_config)
     with pytest.raises(ValueError, match="fold-1: was trained with another configuration"):
-        run_tiny(tmp_path, shards, tiny_model_config, resume=True, seed=3)
+        train_tiny(tmp_path, shards, tiny_model_config, resume=True, seed=3)
     first = (out / "fold-1" / "fold.json").stat().st_mtime_ns
-    run_tiny(tmp_path, shards, tiny_model_config, resume=True)
+    train_tiny(tmp_path, shards, tiny_model_config, resume=True)
     assert (out / "fold-1" / "fold.json").stat().st_mtime_ns == first
     assert not (out / ".fold-2.partial").exists()
     assert list(read_run(out).scores.folds) == ["1", "2"]
-    run_tiny(tmp_path, shards, tiny_model_config, overwrite=True, folds="2", seed=3)
+    train_tiny(tmp_path, shards, tiny_model_config, overwrite=True, folds="2", seed=3)
     assert list(read_run(out).scores.folds) == ["2"]
     assert not (out / "fold-1").exists()
 
@@ -304,26 +300,29 @@ def test_finished_folds_are_kept_on_resume_and_only_with_the_same_configuration(
 def test_several_modalities_are_a_run_each_and_resume_where_they_were(
     shards: Path, tiny_model_config: ModelConfig, tmp_path: Path
 ) -> None:
-    out = run_tiny(tmp_path, shards, tiny_model_config, modalities="video,audio", folds="1")
+    both = {"modalities": "video,audio", "folds": "1"}
+    out = train_tiny(tmp_path, shards, tiny_model_config, **both)
     runs = {folder.name: read_run(folder) for folder in runs_in(out)}
     assert {name: run.facts.modalities for name, run in runs.items()} == {
         "audio": "audio",
         "video": "video",
     }
-    alone = run_tiny(
+    alone = train_tiny(
         tmp_path, shards, tiny_model_config, out=tmp_path / "alone", modalities="audio", folds="1"
     )
     assert runs["audio"].predictions == read_run(alone).predictions
     shutil.rmtree(out / "audio" / "fold-1")
     kept = (out / "video" / "fold-1" / "fold.json").stat().st_mtime_ns
-    run_tiny(tmp_path, shards, tiny_model_config, modalities="video,audio", folds="1", resume=True)
+    train_tiny(
+        tmp_path, shards, tiny_model_config, modalities="video,audio", folds="1", resume=True
+    )
     assert (out / "video" / "fold-1" / "fold.json").stat().st_mtime_ns == kept
     assert read_run(out / "audio").predictions == runs["audio"].predictions
     with pytest.raises(ValueError, match="holds a run; name another folder"):
-        run_tiny(tmp_path, shards, tiny_model_config, out=alone, modalities="video,audio")
+        train_tiny(tmp_path, shards, tiny_model_config, out=alone, modalities="video,audio")
     for wrong in ("video,", "video,video", "sound"):
         with pytest.raises(ValueError, match="several separated by commas"):
-            run_tiny(tmp_path, shards, tiny_model_config, out=tmp_path / "no", modalities=wrong)
+            train_tiny(tmp_path, shards, tiny_model_config, out=tmp_path / "no", modalities=wrong)
     assert not (tmp_path / "no").exists()
 
 
@@ -333,7 +332,7 @@ def test_overwriting_spares_folders_that_hold_no_run(
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")
     with pytest.raises(ValueError, match="is no run folder"):
-        run_tiny(tmp_path, shards, tiny_model_config, out=tmp_path / "mine", overwrite=True)
+        train_tiny(tmp_path, shards, tiny_model_config, out=tmp_path / "mine", overwrite=True)
     assert (tmp_path / "mine" / "thesis.txt").is_file()
 
 
@@ -341,7 +340,7 @@ def test_a_training_that_fails_leaves_no_half_fold(
     shards: Path, tiny_model_config: ModelConfig, tmp_path: Path
 ) -> None:
     with pytest.raises(ValueError, match=r"lower optimizer\.learning_rate"):
-        run_tiny(
+        train_tiny(
             tmp_path,
             shards,
             tiny_model_config,
@@ -356,7 +355,7 @@ def test_a_training_that_fails_leaves_no_half_fold(
 def test_a_fixed_split_mixing_and_one_segment_work_together(
     shards: Path, tiny_model_config: ModelConfig, tmp_path: Path
 ) -> None:
-    out = run_tiny(
+    out = train_tiny(
         tmp_path,
         shards,
         tiny_model_config,
@@ -364,7 +363,8 @@ def test_a_fixed_split_mixing_and_one_segment_work_together(
         recipe=RecipeConfig(batch_size=5, num_segments=1, frame_stride=2),
         mixing=MixingConfig(audio=True),
         accumulate=2,
-        trainer=TrainerConfig(workers=1, progress=False, accelerator="cpu"),
+        trainer=TrainerConfig(progress=False),
+        workers=1,
     )
     run = read_run(out)
     assert list(run.scores.folds) == ["split"]
@@ -380,9 +380,11 @@ def test_every_fold_is_an_offline_run_of_one_group(
     tmp_path: Path,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    out = run_tiny(tmp_path, shards, tiny_model_config, epochs=1, wandb=WandbConfig(mode="offline"))
+    out = train_tiny(
+        tmp_path, shards, tiny_model_config, epochs=1, wandb=WandbConfig(mode="offline")
+    )
     assert "wandb:" not in "".join(capfd.readouterr())
-    files = sorted((out / "wandb").glob("offline-run-*/run-*.wandb"))
+    files = sorted((out / "wandb").glob("fold-*/wandb/offline-run-*/run-*.wandb"))
     assert len(files) == 2
     contents = [file.read_bytes() for file in files]
     for fold in ("1", "2"):

@@ -9,36 +9,30 @@ from typing import Any
 import numpy as np
 import pytest
 
-import finetune.run
+import finetune.fold
+from finetune.fold import train_fold
+from finetune.plan import members, parse_seeds
 from finetune.record import read_run, runs_in
 from finetune.reporting.report import report
 from finetune.reporting.seeds import group_seeds
-from finetune.sweep import members, parse_seeds
-from finetune.training import train_fold
 from hicmae.settings import ModelConfig
-from tests.support.finetune_fixtures import run_tiny, write_labelled_shards, wrong_labels
-
-
-@pytest.fixture(scope="module")
-def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("seeds") / "shards"
-    return write_labelled_shards(folder, changes=wrong_labels())
+from tests.support.finetune_fixtures import settings, train_tiny
 
 
 @pytest.fixture(scope="module")
 def sweep(
-    tmp_path_factory: pytest.TempPathFactory, shards: Path, tiny_model_config: ModelConfig
+    tmp_path_factory: pytest.TempPathFactory, noisy: Path, tiny_model_config: ModelConfig
 ) -> Path:
     """Two seeds of both folds."""
     folder = tmp_path_factory.mktemp("sweep")
-    return run_tiny(folder, shards, tiny_model_config, epochs=1, seeds="0,1")
+    return train_tiny(folder, noisy, tiny_model_config, epochs=1, seeds="0,1")
 
 
 def test_a_seed_of_a_sweep_is_the_run_of_that_seed(
-    sweep: Path, shards: Path, tiny_model_config: ModelConfig, tmp_path: Path
+    sweep: Path, noisy: Path, tiny_model_config: ModelConfig, tmp_path: Path
 ) -> None:
     assert [folder.name for folder in runs_in(sweep)] == ["seed-0", "seed-1"]
-    alone = run_tiny(tmp_path, shards, tiny_model_config, epochs=1, seed=1)
+    alone = train_tiny(tmp_path, noisy, tiny_model_config, epochs=1, seed=1)
     runs = [read_run(folder) for folder in runs_in(sweep)]
     assert runs[1].predictions == read_run(alone).predictions
     assert runs[0].predictions != runs[1].predictions
@@ -71,7 +65,7 @@ def test_the_summary_of_seeds_is_what_numpy_gives(sweep: Path) -> None:
 
 def test_a_killed_sweep_resumes_at_its_fold_to_identical_results(
     sweep: Path,
-    shards: Path,
+    noisy: Path,
     tiny_model_config: ModelConfig,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -79,35 +73,36 @@ def test_a_killed_sweep_resumes_at_its_fold_to_identical_results(
     trained: list[tuple[int, str]] = []
 
     def killed(plan: Any, fold: Any, **options: Any) -> Any:
-        if (plan.seed, fold.name) == (1, "2"):
+        if (plan.config.seed, fold.name) == (1, "2"):
             raise KeyboardInterrupt
-        trained.append((plan.seed, fold.name))
+        trained.append((plan.config.seed, fold.name))
         return train_fold(plan, fold, **options)
 
-    monkeypatch.setattr(finetune.run, "train_fold", killed)
+    monkeypatch.setattr(finetune.fold, "train_fold", killed)
     options: dict[str, Any] = {"epochs": 1, "seeds": "0,1"}
     with pytest.raises(KeyboardInterrupt):
-        run_tiny(tmp_path, shards, tiny_model_config, **options)
+        train_tiny(tmp_path, noisy, tiny_model_config, **options)
     assert not (tmp_path / "run" / "seeds.json").exists()
     monkeypatch.setattr(
-        finetune.run,
+        finetune.fold,
         "train_fold",
         lambda plan, fold, **options: (
-            trained.append((plan.seed, fold.name)) or train_fold(plan, fold, **options)
+            trained.append((plan.config.seed, fold.name)) or train_fold(plan, fold, **options)
         ),
     )
-    run_tiny(tmp_path, shards, tiny_model_config, resume=True, **options)
+    train_tiny(tmp_path, noisy, tiny_model_config, resume=True, **options)
     assert trained == [(0, "1"), (0, "2"), (1, "1"), (1, "2")]  # nothing twice
     for name in ("seed-0/predictions.jsonl", "seed-1/predictions.jsonl", "seeds.json"):
         assert (tmp_path / "run" / name).read_text() == (sweep / name).read_text(), name
 
 
+@pytest.mark.slow
 def test_a_report_takes_seeds_together_and_compares_entries_pairwise(
-    sweep: Path, shards: Path, tiny_model_config: ModelConfig, tmp_path: Path
+    sweep: Path, noisy: Path, tiny_model_config: ModelConfig, tmp_path: Path
 ) -> None:
-    seen = run_tiny(
+    seen = train_tiny(
         tmp_path,
-        shards,
+        noisy,
         tiny_model_config,
         epochs=1,
         seeds="0,1",
@@ -136,10 +131,10 @@ def test_a_report_takes_seeds_together_and_compares_entries_pairwise(
 
 
 def test_runs_of_other_samples_are_not_compared(
-    sweep: Path, shards: Path, tiny_model_config: ModelConfig, tmp_path: Path
+    sweep: Path, noisy: Path, tiny_model_config: ModelConfig, tmp_path: Path
 ) -> None:
-    part = run_tiny(tmp_path, shards, tiny_model_config, epochs=1, folds="1")
-    report(runs=[sweep, part], out=tmp_path / "report.md")
+    part = train_tiny(tmp_path, noisy, tiny_model_config, epochs=1, folds="1")
+    report(runs=[sweep / "seed-0", part], out=tmp_path / "report.md")
     text = (tmp_path / "report.md").read_text()
     assert "did not score the samples of" in text
     assert "all swaps" not in text
@@ -153,8 +148,8 @@ def test_the_same_run_twice_is_two_entries(sweep: Path) -> None:
 
 def test_every_run_of_a_sweep_has_its_folder(tmp_path: Path) -> None:
     def folders(*modalities: Any, seeds: list[int], by_seed: bool) -> list[str]:
-        found = members(tmp_path, list(modalities), seeds, by_seed=by_seed)
-        return [one.folder.relative_to(tmp_path).as_posix() for one in found]
+        found = members(settings(out=tmp_path), list(modalities), seeds, by_seed=by_seed)
+        return [one.out.relative_to(tmp_path).as_posix() for one in found]
 
     assert folders("audio", seeds=[3], by_seed=False) == ["."]
     assert folders("audio", seeds=[3], by_seed=True) == ["seed-3"]

@@ -9,12 +9,12 @@ import pandas as pd
 import pytest
 import torch
 
+from finetune.data import balanced_weights, vote_shares
 from finetune.losses import soft_cross_entropy
 from finetune.mixing import soft_targets
-from finetune.resolution import resolve
-from finetune.settings import OptimizerConfig, RecipeConfig
-from finetune.targets import balanced_weights, vote_shares
-from tests.support.finetune_fixtures import BENCHMARK, VALUES
+from finetune.plan import resolve
+from finetune.settings import RecipeConfig
+from tests.support.finetune_fixtures import BENCHMARK, VALUES, settings
 
 VOTED = dataclasses.replace(BENCHMARK, votes=("votes_low", "votes_high"))
 
@@ -49,17 +49,17 @@ def test_missing_columns_of_votes_are_refused_before_training() -> None:
         vote_shares(VOTED, rows().drop(columns="votes_high"))
     soft = RecipeConfig(soft_labels=True)
     with pytest.raises(ValueError, match="soft_labels needs its key 'votes'"):
-        resolve(BENCHMARK, soft, OptimizerConfig(), epochs=9)
+        resolve(BENCHMARK, settings(recipe=soft, epochs=9))
     for recipe in (soft, RecipeConfig(class_weights="balanced")):
         with pytest.raises(ValueError, match="are for classification"):
-            resolve(VALUES, recipe, OptimizerConfig(), epochs=9)
+            resolve(VALUES, settings(recipe=recipe, epochs=9))
 
 
 def test_a_correlation_of_batches_of_one_is_refused() -> None:
     one = RecipeConfig(batch_size=1, loss="ccc")
     with pytest.raises(ValueError, match=r"batch_size = 1 with loss ccc \(a correlation needs 2"):
-        resolve(VALUES, one, OptimizerConfig(), epochs=9)
-    resolve(VALUES, RecipeConfig(batch_size=1), OptimizerConfig(), epochs=9)
+        resolve(VALUES, settings(recipe=one, epochs=9))
+    resolve(VALUES, settings(recipe=RecipeConfig(batch_size=1), epochs=9))
 
 
 def test_shares_are_smoothed_as_labels_are() -> None:

@@ -11,43 +11,23 @@ import pandas as pd
 import pytest
 import torch
 
-from finetune.fitting.subset import training_subset
-from finetune.loss_terms import loss_terms
-from finetune.losses import combined, concordance_loss
+from finetune.data import training_subset
+from finetune.losses import LOSSES, combined, concordance_loss, loss_terms, register_loss
 from finetune.module import FinetuneModule
 from finetune.record import read_run
 from finetune.settings import LoraConfig, OptimizerConfig, RecipeConfig
-from hicmae.checkpoint import load_checkpoint, save_checkpoint
+from hicmae.checkpoints.checkpoint import load_checkpoint
+from hicmae.config import from_dict, to_dict
 from hicmae.emotion import EmotionConfig, EmotionModel
-from hicmae.plain import from_dict
-from hicmae.pretraining import HiCMAE
-from hicmae.settings import ModelConfig, ObjectiveConfig
-from tests.support.finetune_fixtures import BENCHMARK, VALUES, run_tiny, write_labelled_shards
-
-
-@pytest.fixture(scope="module")
-def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_labelled_shards(tmp_path_factory.mktemp("tuning") / "shards")
-
-
-@pytest.fixture(scope="module")
-def pretrained(tmp_path_factory: pytest.TempPathFactory, tiny_model_config: ModelConfig) -> Path:
-    torch.manual_seed(7)
-    folder = tmp_path_factory.mktemp("pretrained")
-    save_checkpoint(
-        folder / "checkpoints" / "last",
-        HiCMAE(tiny_model_config, ObjectiveConfig()),
-        kind="pretraining",
-        config={"model": tiny_model_config},
-    )
-    return folder
+from hicmae.settings import ModelConfig
+from tests.support.finetune_fixtures import BENCHMARK, VALUES, all_notes, train_tiny
 
 
 @pytest.mark.parametrize("tuning", ["full", "probe", "fusion", "lora"])
 def test_each_tuning_trains_its_part_and_reports_how_much(
     tuning: Any, shards: Path, pretrained: Path, tiny_model_config: ModelConfig, tmp_path: Path
 ) -> None:
-    out = run_tiny(
+    out = train_tiny(
         tmp_path,
         shards,
         tiny_model_config,
@@ -66,7 +46,7 @@ def test_each_tuning_trains_its_part_and_reports_how_much(
     }
     assert after.config["finetuning"]["tuning"] == tuning
     run = read_run(out)
-    text = (out / "report.md").read_text()
+    text = all_notes(run)
     emotion = from_dict(EmotionConfig, after.config["emotion"], "emotion")
     model = EmotionModel(after.model_config(), emotion)
     model.load_state_dict(after.tensors)  # strictly: no trace of how it was tuned
@@ -109,7 +89,7 @@ def test_the_average_of_the_weights_is_tested_saved_and_said(
     recipe = RecipeConfig(batch_size=4, drop_path=0.0, ema_decay=0.5)
     for decay in (0.5, None):
         seen.clear()
-        out = run_tiny(
+        out = train_tiny(
             tmp_path,
             shards,
             tiny_model_config,
@@ -129,7 +109,7 @@ def test_the_average_of_the_weights_is_tested_saved_and_said(
         for name, value in average.items():
             assert saved[name].numpy() == pytest.approx(value, abs=1e-6), name
         said = "an exponential moving average of those of every step, with decay 0.5"
-        assert (said in (out / "report.md").read_text()) == (decay is not None)
+        assert (said in all_notes(read_run(out))) == (decay is not None)
         assert any(not np.allclose(saved[n].numpy(), seen[-1][n], atol=1e-6) for n in average) == (
             decay is not None
         )
@@ -159,7 +139,7 @@ def test_layer_decay_slows_the_layers_far_from_the_head(
     monkeypatch.setattr(FinetuneModule, "on_train_start", begin)
     monkeypatch.setattr(FinetuneModule, "on_train_batch_end", end)
     for decay in (None, 0.5):
-        run_tiny(
+        train_tiny(
             tmp_path,
             shards,
             tiny_model_config,
@@ -186,7 +166,8 @@ def test_layer_decay_slows_the_layers_far_from_the_head(
     ],
 )
 def test_losses_are_read_as_sums(text: str, terms: dict[str, float]) -> None:
-    assert loss_terms(text, "regression") == terms
+    read = loss_terms(text, "regression")
+    assert {term.name: term.factor for term in read} == terms
     outputs = torch.randn(6, 2, generator=torch.Generator().manual_seed(0))
     targets = torch.randn(6, 2, generator=torch.Generator().manual_seed(1))
     gap = outputs - targets
@@ -195,7 +176,7 @@ def test_losses_are_read_as_sums(text: str, terms: dict[str, float]) -> None:
         "l1": gap.abs().mean(),
         "ccc": concordance_loss(outputs, targets),
     }
-    losses = combined(terms, outputs, targets)
+    losses = combined(read, outputs, targets)
     expected = sum(factor * by_hand[name] for name, factor in terms.items())
     assert losses.total.item() == pytest.approx(float(expected))
     assert {name: value.item() for name, value in losses.terms.items()} == pytest.approx(
@@ -223,7 +204,7 @@ def test_each_loss_trains_by_its_own_gradient(
 ) -> None:
     outs = {}
     for loss in ("mse", "l1", "mse+ccc"):
-        outs[loss] = run_tiny(
+        outs[loss] = train_tiny(
             tmp_path,
             shards,
             tiny_model_config,
@@ -244,6 +225,57 @@ def test_each_loss_trains_by_its_own_gradient(
     texts = {(out / "predictions.jsonl").read_text() for out in outs.values()}
     assert len(texts) == 3
     assert read_run(outs["mse+ccc"]).facts.loss == "mse+ccc"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Elbow:
+    """Settings of a loss of somebody else's."""
+
+    bend: float = 1.0
+
+
+def test_a_loss_from_outside_is_one_registered_name_with_its_settings(
+    shards: Path, tiny_model_config: ModelConfig, tmp_path: Path
+) -> None:
+    def recipe(**options: Any) -> RecipeConfig:
+        return RecipeConfig(batch_size=4, drop_path=0.0, loss="mse+0.5*elbow", **options)
+
+    def train(name: str, recipe: RecipeConfig) -> Path:
+        return train_tiny(
+            tmp_path,
+            shards,
+            tiny_model_config,
+            VALUES,
+            out=tmp_path / name,
+            folds="1",
+            epochs=1,
+            recipe=recipe,
+        )
+
+    @register_loss("elbow", tasks=["regression"], settings=Elbow)
+    def elbow(outputs: torch.Tensor, targets: torch.Tensor, *, bend: float) -> torch.Tensor:
+        return torch.nn.functional.huber_loss(outputs, targets, delta=bend)
+
+    try:
+        bent = train("bent", recipe(loss_settings={"elbow": {"bend": 0.1}}))
+        plain = train("plain", recipe())
+        table = pd.read_csv(bent / "fold-1" / "metrics.csv").dropna(subset=["loss_step"])
+        total = (table["loss_mse"] + 0.5 * table["loss_elbow"]).to_numpy()
+        assert table["loss_step"].to_numpy() == pytest.approx(total, rel=1e-5)
+        runs = [read_run(bent), read_run(plain)]
+        assert runs[0].predictions != runs[1].predictions
+        assert runs[0].facts.experiment_digest != runs[1].facts.experiment_digest
+        for settings, said in (
+            ({"elbow": {"blend": 1.0}}, "unknown key 'blend'; did you mean 'bend'"),
+            ({"elbo": {}}, "settings of 'elbo', .*; did you mean 'elbow'"),
+        ):
+            with pytest.raises(ValueError, match=said):
+                train("no", recipe(loss_settings=settings))
+        with pytest.raises(ValueError, match="'elbow' is none of its losses"):
+            loss_terms("elbow", "classification")
+    finally:
+        LOSSES.unregister("elbow")
+    assert "loss_settings" not in to_dict(RecipeConfig())  # nor do digests change by it
 
 
 def test_clips_of_one_modality_are_as_at_test_time(tiny_model_config: ModelConfig) -> None:
@@ -281,7 +313,7 @@ def test_modality_dropout_takes_one_of_two_and_never_both(
         return kept(model, video, fbank, seen, heard)
 
     monkeypatch.setattr(EmotionModel, "forward_each", note)
-    out = run_tiny(
+    out = train_tiny(
         tmp_path,
         shards,
         tiny_model_config,
@@ -290,7 +322,7 @@ def test_modality_dropout_takes_one_of_two_and_never_both(
         modalities=modalities,
         recipe=RecipeConfig(batch_size=4, drop_path=0.0, modality_dropout=share),
     )
-    said = "had one of its modalities alone with probability" in (out / "report.md").read_text()
+    said = "had one of its modalities alone with probability" in all_notes(read_run(out))
     assert said == (modalities == "audio-video")
     if modalities == "video":
         assert drawn == []
@@ -344,7 +376,7 @@ def test_a_fraction_is_stratified_for_classes_and_for_values() -> None:
 def test_a_few_shot_run_says_what_it_was_trained_on(
     shards: Path, tiny_model_config: ModelConfig, tmp_path: Path
 ) -> None:
-    out = run_tiny(
+    out = train_tiny(
         tmp_path,
         shards,
         tiny_model_config,
@@ -354,13 +386,13 @@ def test_a_few_shot_run_says_what_it_was_trained_on(
     )
     assert read_run(out).folds[0].num_train == 4
     said = "trained on 4 of 12 samples: 2 of each class, drawn by seed 0"
-    assert said in (out / "report.md").read_text()
+    assert said in all_notes(read_run(out))
     for recipe, benchmark, message in (
         (RecipeConfig(shots=7), BENCHMARK, "class high has 6 training samples"),
         (RecipeConfig(shots=2), VALUES, "recipe.shots is for classification"),
     ):
         with pytest.raises(ValueError, match=message):
-            run_tiny(
+            train_tiny(
                 tmp_path,
                 shards,
                 tiny_model_config,

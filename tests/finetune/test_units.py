@@ -9,8 +9,7 @@ import pandas as pd
 import pytest
 
 from finetune.predictions import Prediction, make_prediction, read_predictions, write_predictions
-from finetune.scores import score, score_run
-from finetune.units import check_units, scored_units
+from finetune.scores import check_units, score, score_run, scored_units
 from tests.support.finetune_fixtures import BENCHMARK, VALUES
 
 CLIPS = dataclasses.replace(BENCHMARK, average_over="video")

@@ -8,35 +8,39 @@ import numpy as np
 import pytest
 import torch
 
-from finetune.evaluating.features import feature_network
-from finetune.evaluating.machine import MachineConfig
-from finetune.evaluating.views import load_tested, sample_views
 from finetune.predictions import read_predictions
-from hicmae.checkpoint import load_checkpoint, save_checkpoint
+from finetune.testing.extracting import feature_network
+from finetune.testing.machine import make_machine
+from finetune.testing.views import load_tested, sample_views
+from hicmae.checkpoints.checkpoint import load_checkpoint, save_checkpoint
 from hicmae.emotion import EmotionModel
 from hicmae.pretraining import HiCMAE
 from hicmae.settings import ModelConfig, ObjectiveConfig
 from hicmae.transforms import ClipTransform
-from hicmae.transforms.crops import crop_views
+from hicmae.transforms.video import crop_views
 from hicmae.views import CROPS, ViewGrid
 from shards.index import read_index
-from shards.random_access import ShardDataset
+from shards.reading.random_access import ShardDataset
 from shards.sample import collate
-from tests.support.finetune_fixtures import BENCHMARK, run_tiny, write_labelled_shards
+from tests.support.finetune_fixtures import BENCHMARK, run_tiny
+from tests.support.testing_fixtures import blank_figures, trained_run
 
-MACHINE = MachineConfig(accelerator="cpu", precision="32-true", batch_size=5, workers=0)
-
-
-@pytest.fixture(scope="module")
-def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_labelled_shards(tmp_path_factory.mktemp("testing") / "shards")
+MACHINE = make_machine("cpu", "32-true", batch_size=5, workers=0)
 
 
 @pytest.fixture(scope="module")
-def finished(
-    tmp_path_factory: pytest.TempPathFactory, shards: Path, tiny_model_config: ModelConfig
-) -> Path:
-    return run_tiny(tmp_path_factory.mktemp("finished"), shards, tiny_model_config, folds="1")
+def trained(tmp_path_factory: pytest.TempPathFactory, tiny_model_config: ModelConfig) -> Path:
+    return trained_run(tmp_path_factory, tiny_model_config)
+
+
+@pytest.fixture
+def shards(trained: Path) -> Path:
+    return trained / "shards"
+
+
+@pytest.fixture
+def finished(trained: Path) -> Path:
+    return trained / "run"
 
 
 def test_views_are_those_of_the_training_run(finished: Path, shards: Path) -> None:
@@ -44,7 +48,7 @@ def test_views_are_those_of_the_training_run(finished: Path, shards: Path) -> No
     rows = index.table[index.table["fold"] == 1]
     tested = load_tested(load_checkpoint(finished / "fold-1"))
     views = sample_views(tested, index, rows, grid=ViewGrid(segments=2), machine=MACHINE)
-    written = read_predictions(finished / "predictions.jsonl", BENCHMARK)
+    written = read_predictions(finished / "fold-1" / "predictions.jsonl", BENCHMARK)
     assert [item.key for item in written] == list(rows["key"])
     assert views == pytest.approx(np.array([item.views for item in written]), abs=1e-5)
     assert written[0].view_names == ("1:whole", "2:whole")
@@ -117,7 +121,8 @@ def test_segments_that_coincide_are_computed_once(
 def test_crops_are_refused_where_nothing_is_seen(
     shards: Path, tiny_model_config: ModelConfig, tmp_path: Path
 ) -> None:
-    out = run_tiny(tmp_path, shards, tiny_model_config, folds="1", modalities="audio", epochs=1)
+    with blank_figures():
+        out = run_tiny(tmp_path, shards, tiny_model_config, folds="1", modalities="audio", epochs=1)
     index = read_index(shards)
     tested = load_tested(load_checkpoint(out / "fold-1"))
     with pytest.raises(ValueError, match="the network only hears"):

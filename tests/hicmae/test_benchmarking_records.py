@@ -3,7 +3,7 @@
 import pytest
 from rich.console import Console
 
-from hicmae.benchmarking.records import print_parts
+from hicmae.bench import print_parts
 
 
 @pytest.mark.parametrize(("fraction", "is_said"), [(0.62, False), (9.26, True)])

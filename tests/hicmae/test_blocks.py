@@ -30,7 +30,9 @@ def test_clips_attend_alike_in_one_piece_and_in_several(
     clip_bytes = 2 * 12 * 7 * 2  # less than one clip's scores is one clip's all the same
     whole = _attended(2**20, monkeypatch)
     for found, expected in zip(_attended(clips * clip_bytes, monkeypatch), whole, strict=True):
-        assert torch.equal(found, expected)
+        # Where bfloat16 is computed in software, sums may be taken in another order.
+        level = 2**-7 * float(expected.abs().max())
+        torch.testing.assert_close(found, expected, atol=level, rtol=0)
 
 
 def test_plain_products_are_the_fused_kernel_to_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:

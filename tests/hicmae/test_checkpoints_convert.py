@@ -14,11 +14,16 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from hicmae.__main__ import main
-from hicmae.checkpoint import load_checkpoint
-from hicmae.checkpoints.convert import convert_reference, export_reference
-from hicmae.checkpoints.pickles import read_pickle
-from hicmae.checkpoints.reference import reference_name, their_name, to_reference
-from hicmae.checkpoints.sizes import find_sizes
+from hicmae.checkpoints.checkpoint import load_checkpoint
+from hicmae.checkpoints.convert import (
+    convert_reference,
+    export_reference,
+    find_sizes,
+    read_pickle,
+    reference_name,
+    their_name,
+    to_reference,
+)
 from hicmae.config import save_yaml
 from hicmae.emotion import EmotionConfig, EmotionModel
 from hicmae.pretraining import HiCMAE

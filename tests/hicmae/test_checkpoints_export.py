@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from hicmae.__main__ import main
-from hicmae.checkpoint import load_checkpoint, save_checkpoint
 from hicmae.checkpoints import export
-from hicmae.checkpoints.probe import make_probe
+from hicmae.checkpoints.checkpoint import load_checkpoint, save_checkpoint
+from hicmae.checkpoints.portable import make_probe
 from hicmae.emotion import EmotionConfig, EmotionModel, Modalities
 from hicmae.pretraining import HiCMAE
 from hicmae.settings import ModelConfig

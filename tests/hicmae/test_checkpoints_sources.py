@@ -15,7 +15,7 @@ import pytest
 import torch
 from huggingface_hub import constants
 
-from hicmae.checkpoint import load_checkpoint
+from hicmae.checkpoints.checkpoint import load_checkpoint
 from hicmae.checkpoints.sources import locate
 from hicmae.emotion import EmotionConfig, EmotionModel
 from hicmae.pretraining import HiCMAE

@@ -13,10 +13,9 @@ from typing import Literal
 import pytest
 import torch
 
-from hicmae.__main__ import VERBS, Verb, main
-from hicmae.commands import make_parser, parse
+from hicmae.__main__ import RENAMED, VERBS, main
+from hicmae.cli import Verb, make_parser, parse
 from hicmae.media.errors import MediaError
-from hicmae.signature import load_function
 
 CALLS: list[dict[str, object]] = []
 
@@ -136,7 +135,7 @@ def complaint(capsys: pytest.CaptureFixture[str], *words: str) -> str:
 def test_the_overview_lists_every_verb_and_imports_nothing_heavy() -> None:
     code = (
         "import sys; from hicmae.__main__ import main; status = main(['--help']);"
-        "heavy = {'torch', 'numpy', 'jsonargparse', 'rich', 'yaml'} & set(sys.modules);"
+        "heavy = {'torch', 'numpy', 'rich', 'pandas', 'cv2', 'av'} & set(sys.modules);"
         "sys.exit(f'{status} {heavy}' if status or heavy else 0)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
@@ -231,15 +230,49 @@ def test_help_shows_what_docstrings_say_of_parameters_and_fields(
         assert text in shown
 
 
-@pytest.mark.parametrize("words", ["checkpoint convert", "checkpoint export", "doctor", "demo"])
-def test_the_help_of_a_light_verb_needs_no_pytorch(words: str) -> None:
+# Verbs whose modules import what is heavy inside functions.
+LIGHT_VERBS = [
+    name
+    for name in VERBS
+    if name.split()[0] in ("demo", "shards", "predict", "checkpoint", "serve", "doctor")
+    or name in ("pretrain plot", "bench loader", "bench build", "completion")
+]
+
+
+def test_the_help_of_light_verbs_needs_no_pytorch() -> None:
     code = (
-        "import sys; from hicmae.__main__ import main\n"
-        f"try: main({[*words.split(), '--help']!r})\n"
-        "except SystemExit: sys.exit('torch was imported' if 'torch' in sys.modules else 0)"
+        "import contextlib, io, sys; from hicmae.__main__ import main\n"
+        f"for name in {LIGHT_VERBS!r}:\n"
+        "    for words in (['--help'], ['--no_such_option_at_all=1']):\n"
+        "        out = io.StringIO()\n"
+        "        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):\n"
+        "            try: main([*name.split(), *words])\n"
+        "            except SystemExit: pass\n"
+        "        assert out.getvalue(), name\n"
+        "        heavy = {'torch', 'pytorch_lightning', 'sklearn'} & set(sys.modules)\n"
+        "        if heavy: sys.exit(f'{name} {words}: {heavy}')"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_an_old_name_is_refused_with_the_new_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    old = {"machine.accelerator": "mode", "recipe.num": "recipe.num_steps", "seed": "dice"}
+    monkeypatch.setitem(RENAMED, "work", old)
+    for words, expected in (
+        (["--machine.accelerator", "gpu"], "'--machine.accelerator gpu' is now '--mode cuda'"),
+        (["--machine.accelerator=cpu"], "'--machine.accelerator' is now '--mode'"),
+        (["--recipe.num", "3"], "'--recipe.num' is now '--recipe.num_steps'"),
+    ):
+        assert complaint(capsys, "work", "a", "--out", "x", *words).endswith(expected)
+    file = tmp_path / "old.yaml"
+    file.write_text("machine: {accelerator: gpu}\nrecipe: {num: 3}\nseed: 1\n")
+    line = complaint(capsys, "work", "a", "--out", "x", "--config", str(file))
+    assert f"{file}: 'machine.accelerator: gpu' is now 'mode: cuda'; 'recipe.num' is now" in line
+    assert "dice" not in line, "an option that is still there is taken"
+    assert main(["work", "a", "--out", "x", "--seed", "3"]) == 0
 
 
 @pytest.mark.parametrize(
@@ -359,9 +392,9 @@ def test_every_verb_documents_every_option(name: str, capsys: pytest.CaptureFixt
         main([*name.split(), "--help"])
     assert not ended.value.code
     assert f"usage: hicmae {name} " in capsys.readouterr().out
-    function = load_function(VERBS[name].target)
+    function = VERBS[name].function()
     parser = make_parser(function, program=name, positional=VERBS[name].positional)
-    undocumented = [action.dest for action in parser._actions if not action.help]
+    undocumented = [action.dest for action in parser.options().values() if not action.help]
     assert undocumented == []
 
 
@@ -372,7 +405,7 @@ def test_every_verb_ends_its_help_with_an_example_that_it_would_take(
     verb = VERBS[name]
     assert verb.example.startswith(f"hicmae {name}")
     words = shlex.split(verb.example.split(" > ")[0])[1 + len(name.split()) :]
-    function = load_function(verb.target)
+    function = verb.function()
     parse(function, words, program=f"hicmae {name}", positional=verb.positional)
     with pytest.raises(SystemExit):
         main([*name.split(), "--help"])

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from hicmae.commands import parse
-from hicmae.plain import merged
+from hicmae.cli import parse
+from hicmae.config import merged
 from pretrain.run import pretrain
 
 

@@ -7,14 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rich.console import Console
 
 import hicmae.demo
 from hicmae.__main__ import main
 from hicmae.config import config_path, from_dict, load_yaml
-from hicmae.demo import demo
-from hicmae.demo_steps import DemoConfig, groups
-from hicmae.process import Job
+from hicmae.demo import DemoConfig, _Process, demo, groups
 
 STEPS = """
 steps:
@@ -44,20 +41,17 @@ def steps(tmp_path: Path) -> Path:
 def made(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     """Commands that were run; what the second would write is written here."""
     commands: list[list[str]] = []
-    run = hicmae.demo.run_jobs
 
-    def noting(jobs: list[Job], console: Console, *, on_start: Any, **options: Any) -> None:
-        def start(job: Job) -> None:
-            on_start(job)
-            commands.append(list(job.words))
-            if job.words == ("shards", "--help"):
-                folder = job.log.parent.parent / "made"
+    class Noting(_Process):
+        def __init__(self, words: list[str], log: Path, *rest: Any) -> None:
+            commands.append(list(words))
+            if words == ["shards", "--help"]:
+                folder = log.parent.parent / "made"
                 folder.mkdir()  # fails if the folder of an earlier run is still there
                 (folder / "report.md").write_text("done")
+            super().__init__(words, log, *rest)
 
-        run(jobs, console, on_start=start, **options)
-
-    monkeypatch.setattr(hicmae.demo, "run_jobs", noting)
+    monkeypatch.setattr(hicmae.demo, "_Process", Noting)
     return commands
 
 
@@ -154,18 +148,25 @@ def test_grouped_steps_run_as_many_at_once_as_there_are_cores_but_no_more_than_t
     cores: int,
     at_once: int,
 ) -> None:
-    chosen = []
+    chosen: list[int] = []
 
-    def pretend(jobs: list[Job], console: Console, **options: Any) -> None:
-        chosen.append((len(jobs), options["at_once"]))
-        (tmp_path / "out" / "made").mkdir(exist_ok=True)
-        (tmp_path / "out" / "made" / "report.md").touch()
+    class Pretended:
+        seconds = 1.0
+
+        def __init__(self, words: Any, log: Path, at_once: int, number: int, heard: Any) -> None:
+            chosen.append(at_once)
+            (log.parent.parent / "made").mkdir(exist_ok=True)
+            (log.parent.parent / "made" / "report.md").touch()
+            heard.put((number, None))
+
+        def finish(self) -> int:
+            return 0
 
     monkeypatch.setattr(hicmae.demo, "num_cores", lambda: cores)
-    monkeypatch.setattr(hicmae.demo, "run_jobs", pretend)
+    monkeypatch.setattr(hicmae.demo, "_Process", Pretended)
     steps.write_text(PARALLEL % "--version")
     assert demo(out=tmp_path / "out", steps=steps) == 0
-    assert chosen == [(1, 1), (3, at_once), (1, 1)]
+    assert chosen == [1, *[at_once] * 3, 1]
 
 
 def test_a_failed_grouped_step_is_named_and_only_what_is_not_done_runs_again(
@@ -205,13 +206,13 @@ def test_what_a_step_spoils_stays_spoiled_when_it_is_stopped(
     def interrupted(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    run = hicmae.demo.run_jobs
-    monkeypatch.setattr(hicmae.demo, "run_jobs", interrupted)
+    process = hicmae.demo._Process
+    monkeypatch.setattr(hicmae.demo, "_Process", interrupted)
     before = steps.read_text()
     steps.write_text(before.replace('"shards --help"', '"bench --help"'))
     with pytest.raises(KeyboardInterrupt):
         demo(out=out, steps=steps, resume=True)
-    monkeypatch.setattr(hicmae.demo, "run_jobs", run)
+    monkeypatch.setattr(hicmae.demo, "_Process", process)
     made.clear()
     steps.write_text(before)
     assert demo(out=out, steps=steps, resume=True) == 0

@@ -12,12 +12,14 @@ from typing import Any
 import pytest
 import torch
 
-import hicmae.diagnosis.libraries
-import hicmae.diagnosis.machine
-import hicmae.diagnosis.media
-from hicmae.diagnosis.libraries import requirements
-from hicmae.diagnosis.machine import check_devices, check_services, check_storage
-from hicmae.doctor import doctor
+import hicmae.doctor
+from hicmae.doctor import (
+    check_devices,
+    check_services,
+    check_storage,
+    doctor,
+    requirements,
+)
 
 
 def findings(tmp_path: Path, *, status: int = 0) -> dict[str, dict[str, Any]]:
@@ -51,7 +53,7 @@ def test_every_note_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_a_decoder_that_loses_frames_is_broken(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    readers = hicmae.diagnosis.media._READERS
+    readers = hicmae.doctor._READERS
     package, _, wanted = readers["decoder decord (frames)"]
     monkeypatch.setitem(readers, "decoder decord (frames)", (package, lambda path: 7, wanted))
     found = findings(tmp_path, status=1)["decoder decord (frames)"]
@@ -62,7 +64,7 @@ def test_a_decoder_that_loses_frames_is_broken(
 def test_a_library_that_does_not_import_is_named_with_a_remedy(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(hicmae.diagnosis.libraries, "IMPORTED", ("no_such_library",))
+    monkeypatch.setattr(hicmae.doctor, "IMPORTED", ("no_such_library",))
     found = findings(tmp_path, status=1)["no_such_library"]
     assert found["state"] == "broken"
     assert "torchaudio" in found["remedy"]
@@ -108,7 +110,7 @@ def test_a_missing_face_network_is_a_note_with_a_remedy(
 def test_little_shared_memory_and_a_full_disk_are_notes(monkeypatch: pytest.MonkeyPatch) -> None:
     usage = collections.namedtuple("usage", "total used free")
     monkeypatch.setattr(
-        hicmae.diagnosis.machine.shutil, "disk_usage", lambda folder: usage(64 << 20, 0, 64 << 20)
+        hicmae.doctor.shutil, "disk_usage", lambda folder: usage(64 << 20, 0, 64 << 20)
     )
     found = {finding.topic: finding for finding in check_storage()}
     assert found["disk here"].state == "note"
@@ -123,7 +125,7 @@ def test_a_driver_that_torch_cannot_use_is_broken(monkeypatch: pytest.MonkeyPatc
     def run(command: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
         return subprocess.CompletedProcess(command, 0, stdout="NVIDIA H100, 550.1\n")
 
-    monkeypatch.setattr(hicmae.diagnosis.machine.subprocess, "run", run)
+    monkeypatch.setattr(hicmae.doctor.subprocess, "run", run)
     found = {finding.topic: finding for finding in check_devices()}
     assert found["CUDA"].state == "broken"
     assert "driver" in found["CUDA"].remedy or "build" in found["CUDA"].remedy
@@ -133,7 +135,7 @@ def test_slurm_and_a_login_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     def run(command: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
         return subprocess.CompletedProcess(command, 0, stdout="slurm-wlm 22.05\n")
 
-    monkeypatch.setattr(hicmae.diagnosis.machine.subprocess, "run", run)
+    monkeypatch.setattr(hicmae.doctor.subprocess, "run", run)
     monkeypatch.setenv("SLURM_JOB_ID", "17")
     monkeypatch.setenv("WANDB_MODE", "online")
     found = {finding.topic: finding for finding in check_services()}

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
 import pytest
 import torch
+from torch import Tensor, nn
 
-from hicmae.emotion import EmotionConfig, EmotionModel, HierarchicalFusion
-from hicmae.parameters import parameter_groups
+from hicmae.config import to_dict
+from hicmae.emotion import FUSIONS, EmotionConfig, EmotionModel, HierarchicalFusion
+from hicmae.registry import NoSettings
 from hicmae.settings import ModelConfig
 from tests.hicmae.test_encoder import clip
 
@@ -18,7 +24,7 @@ def model(config: ModelConfig, **settings: object) -> EmotionModel:
 
 def test_hierarchical_fusion_starts_as_the_mean_over_layers_and_tokens() -> None:
     layers = tuple(torch.randn(2, 5, 4) for _ in range(3))
-    fused = HierarchicalFusion(3)(layers)
+    fused = HierarchicalFusion(3, 4, NoSettings())(layers)
     torch.testing.assert_close(fused, torch.stack(layers).mean(dim=(0, 2)))
 
 
@@ -71,20 +77,76 @@ def test_without_feature_fusion_only_the_last_layer_is_pooled(
     assert network.encoder.layers == (tiny_model_config.encoder_depth,)
 
 
-def test_parameter_groups_leave_out_what_is_frozen(tiny_model_config: ModelConfig) -> None:
-    network = model(tiny_model_config, modalities="audio")
-    groups = parameter_groups(network, learning_rate=1.0, weight_decay=0.1, layer_decay=0.5)
-    names = {name for group in groups for name in group["names"]}
-    assert names == {name for name, p in network.named_parameters() if p.requires_grad}
-    assert not any(name.startswith("encoder.video.") for name in names)
-    scale = {name: group["lr_scale"] for group in groups for name in group["names"]}
-    # layers: projections 0, encoder 1 and 2, fusion 3, everything else 4
-    assert scale["encoder.audio.project.weight"] == 0.5**4
-    assert scale["encoder.audio.blocks.1.norm1.weight"] == 0.5**2
-    assert scale["encoder.fusion.audio.0.mlp.fc1.weight"] == 0.5
-    assert scale["head.weight"] == scale["encoder.audio.norm.weight"] == 1
-
-
 def test_a_head_without_outputs_is_refused() -> None:
     with pytest.raises(ValueError, match="num_outputs = 0"):
         EmotionConfig(num_outputs=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ToySettings:
+    bias: float = 0.0
+
+
+class ToyFusion(nn.Module):
+    """The mean of the layers through a matrix."""
+
+    def __init__(self, num_layers: int, dim: int, settings: ToySettings) -> None:
+        super().__init__()
+        self.num_layers, self.bias = num_layers, settings.bias
+        self.mix = nn.Linear(dim, dim)
+
+    def forward(self, layers: tuple[Tensor, ...]) -> Tensor:
+        assert len(layers) == self.num_layers
+        return self.mix(torch.stack(layers).mean(dim=(0, 2))) + self.bias
+
+
+@pytest.fixture
+def toy() -> Iterator[None]:
+    """A fusion from outside the package."""
+    FUSIONS.register("toy", settings=ToySettings)(ToyFusion)
+    yield
+    FUSIONS.unregister("toy")
+
+
+@pytest.mark.usefixtures("toy")
+@pytest.mark.parametrize("modalities", ["audio-video", "audio"])
+def test_a_registered_fusion_is_trained_and_travels(
+    tiny_model_config: ModelConfig, modalities: str, tmp_path: Path
+) -> None:
+    chosen = {"fusion": "toy", "fusion_settings": {"bias": 1}, "modalities": modalities}
+    network, batch = model(tiny_model_config, **chosen), clip(tiny_model_config)
+    assert network.layer_weights() == {}
+    optimizer = torch.optim.SGD([p for p in network.parameters() if p.requires_grad], lr=1e-3)
+    losses = []
+    for _ in range(3):
+        loss = (network(*batch) - 1).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[2] < losses[0]
+    for name, parameter in network.named_parameters():
+        assert (parameter.grad is not None) == parameter.requires_grad, name
+    network.save_pretrained(tmp_path / "made")
+    back = EmotionModel.from_pretrained(tmp_path / "made")
+    assert back.emotion == network.emotion
+    assert torch.equal(back(*batch), network(*batch))
+
+
+@pytest.mark.usefixtures("toy")
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"fusion": "hierarchic"}, "'hierarchic' is unknown; did you mean 'hierarchical'"),
+        ({"fusion": "toy", "fusion_settings": {"bios": 1}}, "unknown key 'bios'"),
+        ({"fusion_settings": {"bias": 1}}, "fusion_settings: unknown key 'bias'"),
+        ({"fusion": "toy", "feature_fusion": False}, "leaves nothing to fuse by 'toy'"),
+    ],
+)
+def test_fusions_that_cannot_be_are_named(settings: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        EmotionConfig(num_outputs=2, **settings)
+
+
+def test_a_fusion_is_written_only_where_it_is_asked_for() -> None:
+    assert not {"fusion", "fusion_settings"} & set(to_dict(EmotionConfig(num_outputs=2)))

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from hicmae.media.boxes import read_boxes
-from hicmae.media.crops import crop_every_face, crop_video
 from hicmae.media.errors import MediaError
 from hicmae.media.faces import FaceConfig
+from tests.support.media_files import cut_faces
 
 FPS = 25
 
@@ -41,7 +41,7 @@ class Frames:
             yield frame
 
 
-CONFIG = FaceConfig(detector="boxes", margin=0.0, smoothing_seconds=0.0)
+CONFIG = FaceConfig(faces="boxes", face_margin=0.0, face_smoothing_seconds=0.0)
 COLUMNS = {
     "frame,x0,y0,x1,y1": "{frame},{x},30,{right},50",
     "seconds,left,top,right,bottom": "{seconds:.3f},{x},30,{right},50",
@@ -62,7 +62,7 @@ def test_boxes_follow_the_face_at_its_times(
     tmp_path: Path, header: str, line: str, every: int
 ) -> None:
     table = read_boxes(write_boxes(tmp_path / "clip.csv", header, line, range(0, 30, every)))
-    track, crops = crop_video(Frames(), np.arange(26), table, CONFIG, 20)  # type: ignore[arg-type]
+    ((track, crops),) = cut_faces(Frames(), np.arange(26), table, CONFIG, 20)  # type: ignore[arg-type]
     assert all(crop.min() > 250 for crop in crops)
     assert track.coverage == 1
     assert track.face_pixels == 20
@@ -72,13 +72,13 @@ def test_boxes_follow_the_face_at_its_times(
 def test_where_boxes_are_missing_the_face_is_not_covered(tmp_path: Path) -> None:
     header, line = next(iter(COLUMNS.items()))
     path = write_boxes(tmp_path / "clip.csv", header, line, range(10))
-    track, _ = crop_video(Frames(), np.arange(30), read_boxes(path), CONFIG, 20)  # type: ignore[arg-type]
+    ((track, _),) = cut_faces(Frames(), np.arange(30), read_boxes(path), CONFIG, 20)  # type: ignore[arg-type]
     assert track.coverage == pytest.approx(1 / 3)
     assert track.runs == (("detected", 10), ("held", 20))
     # Rows that say there is no face are no boxes.
     success = [f"{i},{10 + 2 * i},30,{30 + 2 * i},50,{int(i < 15)}" for i in range(30)]
     path.write_text("\n".join(["frame,x0,y0,x1,y1,success", *success]))
-    track, _ = crop_video(Frames(), np.arange(30), read_boxes(path), CONFIG, 20)  # type: ignore[arg-type]
+    ((track, _),) = cut_faces(Frames(), np.arange(30), read_boxes(path), CONFIG, 20)  # type: ignore[arg-type]
     assert track.coverage == 0.5
 
 
@@ -91,7 +91,8 @@ def test_a_track_column_tells_faces_apart(tmp_path: Path) -> None:
         ]
     path = tmp_path / "clip.csv"
     path.write_text("\n".join(rows))
-    faces = crop_every_face(Frames(), np.arange(20), read_boxes(path), CONFIG, 20)  # type: ignore[arg-type]
+    config = replace(CONFIG, face_choice="all")
+    faces = cut_faces(Frames(), np.arange(20), read_boxes(path), config, 20)  # type: ignore[arg-type]
     starts = [track.boxes[0, 0] for track, _ in faces]
     ends = [track.boxes[-1, 0] for track, _ in faces]
     assert starts == [0, 76]
@@ -146,7 +147,7 @@ def test_boxes_that_say_no_face_at_all_are_no_face(tmp_path: Path) -> None:
     path = tmp_path / "clip.csv"
     path.write_text("frame,x0,y0,x1,y1\n")
     with pytest.raises(MediaError, match="boxes found no face in"):
-        crop_video(Frames(), np.arange(30), read_boxes(path), CONFIG, 20)  # type: ignore[arg-type]
+        cut_faces(Frames(), np.arange(30), read_boxes(path), CONFIG, 20)  # type: ignore[arg-type]
     with pytest.raises(FileNotFoundError, match="no such file of face boxes"):
         read_boxes(tmp_path / "gone.csv")
 

@@ -13,12 +13,11 @@ import pytest
 from pebble import ProcessPool
 
 from hicmae.media.container import LFS_POINTER
-from hicmae.media.crops import crop_video
 from hicmae.media.errors import MediaError
 from hicmae.media.faces import FaceConfig, open_detector
-from hicmae.media.frame_times import constant_rate_indices
 from hicmae.media.sound import read_sound
-from hicmae.media.video import open_video
+from hicmae.media.video import constant_rate_indices, open_video
+from tests.support.media_files import cut_faces
 
 DEADLINE_SECONDS = 120
 
@@ -128,15 +127,14 @@ def test_both_decoders_give_the_same_frames_at_the_same_places(clips_dir: Path) 
 @pytest.mark.slow
 def test_talking_faces_are_found_and_framed(clips_dir: Path, yunet_file: Path) -> None:
     cv2.setNumThreads(int(os.environ.get("OMP_NUM_THREADS", "1")))
-    config = FaceConfig(yunet_file=yunet_file)
-    finder = open_detector(config)
+    config, finder = FaceConfig(), open_detector("yunet", {"file": str(yunet_file)})
     assert finder is not None
     for row in rows_of(clips_dir, "talking"):
         with open_video(clips_dir / row["file"]) as reader:
             if reader.height > 800:
                 continue
             indices = constant_rate_indices(reader.timestamps, 25)[:50]
-            track, crops = crop_video(reader, indices, finder, config, 160)
+            ((track, crops),) = cut_faces(reader, indices, finder, config, 160)
             crops = list(crops)
         assert len(crops) == len(track.boxes) == len(indices)
         assert track.coverage >= 0.9, row["file"]

@@ -1,7 +1,8 @@
-"""Detectors are opened by name, follow one face over time, and never take a wrong file."""
+"""Faces have one configuration; detectors are opened by name; a face is followed over time."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -9,9 +10,12 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter1d
 
+from hicmae.config import from_dict, load_yaml
 from hicmae.media import yunet
-from hicmae.media.faces import DETECTORS, Face, FaceConfig, open_detector
+from hicmae.media.faces import Face, FaceConfig, detector_names, open_detector
 from hicmae.media.tracking import FaceTrack, centre_track, face_track
+from hicmae.settings import InputConfig
+from shards.settings import BuildConfig
 
 FPS = 25
 SIZE = (200, 300)
@@ -28,7 +32,7 @@ def follow(
     frame_size: tuple[int, int] = SIZE,
     **config: object,
 ) -> FaceTrack:
-    settings = FaceConfig(**{"margin": 0.0, "smoothing_seconds": 0.0, **config})  # type: ignore[arg-type]
+    settings = FaceConfig(**{"face_margin": 0.0, "face_smoothing_seconds": 0.0, **config})  # type: ignore[arg-type]
     track = face_track(detections, np.arange(count) / FPS, frame_size, settings)
     assert track is not None
     return track
@@ -50,7 +54,7 @@ def test_between_detections_the_box_moves_evenly() -> None:
 
 def test_unequal_times_are_interpolated_by_time() -> None:
     times = np.array([0, 0.1, 0.9, 1.0])
-    config = FaceConfig(margin=0, smoothing_seconds=0)
+    config = FaceConfig(face_margin=0, face_smoothing_seconds=0)
     track = face_track({0: [box_at(100, 80, 60)], 3: [box_at(120, 80, 60)]}, times, SIZE, config)
     assert track is not None
     np.testing.assert_allclose(centres(track)[:, 0], [100, 102, 118, 120], atol=1e-4)
@@ -68,7 +72,7 @@ def test_a_face_that_is_lost_for_a_while_is_bridged_and_counted() -> None:
 
 def test_boxes_are_square_with_the_margin_asked_for() -> None:
     face = Face(box=np.array([10, 20, 50, 80], np.float32), score=1.0)
-    track = follow({0: [face]}, 1, margin=0.5)
+    track = follow({0: [face]}, 1, face_margin=0.5)
     np.testing.assert_allclose(track.boxes, [[30 - 45, 50 - 45, 30 + 45, 50 + 45]])
 
 
@@ -76,7 +80,7 @@ def test_boxes_are_square_with_the_margin_asked_for() -> None:
 def test_jitter_is_smoothed_over_the_time_asked_for(seconds: float, share: float) -> None:
     x = 100 + np.random.default_rng(0).normal(0, 3, 500)
     detections = {i: [box_at(x[i], 80, 50)] for i in range(500)}
-    rough, smooth = follow(detections, 500), follow(detections, 500, smoothing_seconds=seconds)
+    rough, smooth = follow(detections, 500), follow(detections, 500, face_smoothing_seconds=seconds)
     np.testing.assert_allclose(centres(rough)[:, 0], x, atol=1e-4)
     # What white noise keeps of its deviation: the root of the energy of 2 g - g * g, by frequency.
     frequency = np.fft.fftfreq(4096, 1 / FPS)
@@ -90,7 +94,9 @@ def test_smoothing_neither_lags_behind_nor_flattens_a_movement_of_the_head() -> 
     times = np.arange(100) / FPS
     steady, swaying = 50 + 1.5 * np.arange(100), 150 + 20 * np.sin(2 * np.pi * 0.5 * times)
     for x, most in ((steady, 1e-3), (swaying, 0.04 * 20)):
-        track = follow({i: [box_at(x[i], 80, 50)] for i in range(100)}, 100, smoothing_seconds=0.2)
+        track = follow(
+            {i: [box_at(x[i], 80, 50)] for i in range(100)}, 100, face_smoothing_seconds=0.2
+        )
         assert np.abs(centres(track)[:, 0] - x).max() <= most
     once = gaussian_filter1d(swaying, 0.2 * FPS, mode="nearest")
     assert np.abs(once - swaying)[20:80].max() > 0.1 * 20  # what a plain Gaussian would do
@@ -109,7 +115,7 @@ def two_faces(order: int) -> dict[int, list[Face]]:
 def test_of_several_faces_the_policy_names_one_and_stays_with_it(
     policy: str, side: float, x: float, order: int
 ) -> None:
-    track = follow(two_faces(order), 26, policy=policy)
+    track = follow(two_faces(order), 26, face_choice=policy)
     np.testing.assert_allclose(track.boxes[:, 2] - track.boxes[:, 0], side, atol=1e-3)
     assert centres(track)[0, 0] == pytest.approx(x)
 
@@ -142,19 +148,23 @@ def test_without_a_detector_the_middle_square_is_taken() -> None:
 
 def test_settings_that_make_no_sense_are_refused_together() -> None:
     with pytest.raises(ValueError, match=r"detect_every = 0 .*margin = -1"):
-        FaceConfig(detect_every=0, margin=-1)
-    with pytest.raises(ValueError, match="align = eyes with detector = cascade, which finds no"):
-        FaceConfig(detector="cascade", align="eyes")
+        FaceConfig(detect_every=0, face_margin=-1)
+    with pytest.raises(ValueError, match="align = eyes with faces = cascade, which finds no"):
+        FaceConfig(faces="cascade", align="eyes")
     with pytest.raises(ValueError, match="choose among yunet, cascade, boxes, none"):
         open_detector("mtcnn")
-    assert list(DETECTORS) == ["yunet", "cascade", "boxes", "none"]
+    with pytest.raises(ValueError, match=r"'yunnet'; did you mean 'yunet'\? \(one of yunet, cas"):
+        FaceConfig(faces="yunnet")
+    with pytest.raises(ValueError, match="face detector yunet: unknown key 'score'"):
+        open_detector("yunet", {"score": 0.5})
+    assert detector_names() == ["yunet", "cascade", "boxes", "none"]
 
 
 def test_a_wrong_network_is_refused_by_one_line(tmp_path: Path) -> None:
     wrong = tmp_path / "net.onnx"
     wrong.write_bytes(b"not a network")
     with pytest.raises(ValueError, match=r"net\.onnx: not YuNet's network.*8f2383e4") as caught:
-        open_detector(FaceConfig(yunet_file=wrong))
+        open_detector("yunet", {"file": str(wrong)})
     assert "\n" not in str(caught.value)
 
 
@@ -186,8 +196,40 @@ def test_the_network_is_looked_for_where_it_may_be(
 
 @pytest.mark.parametrize("detector", ["yunet", "cascade"])
 def test_pictures_without_faces_have_none(detector: str, yunet_file: Path) -> None:
-    finder = open_detector(FaceConfig(detector=detector, yunet_file=yunet_file))  # type: ignore[arg-type]
+    finder = open_detector(detector, {"file": str(yunet_file)} if detector == "yunet" else {})
     assert finder is not None
     assert finder.name == detector
     for shape in ((1, 1), (3, 500), (500, 3), (30, 300), (120, 160), (720, 1280)) * 4:
         assert finder.detect(np.full((*shape, 3), 128, dtype=np.uint8)) == []
+
+
+def test_it_has_the_fields_and_defaults_of_a_build() -> None:
+    build = BuildConfig()
+    for field in dataclasses.fields(FaceConfig):
+        assert getattr(build, field.name) == field.default, field.name
+
+
+def test_every_profile_gives_one(repository: Path) -> None:
+    profiles = sorted((repository / "configs" / "shards").glob("*.yaml"))
+    read = 0
+    for path in profiles:
+        values = load_yaml(path)
+        names = {field.name for field in dataclasses.fields(BuildConfig)}
+        if not set(values) <= names:
+            continue  # a corpus to render, not a build
+        build = from_dict(BuildConfig, values, where=path.name)
+        preparation = FaceConfig.of_build(build.recorded(), where=path.name)
+        assert preparation.face_size == build.face_size
+        assert preparation.box == build.box
+        read += 1
+    assert read >= 4
+
+
+def test_a_value_that_cannot_be_one_is_refused_by_name() -> None:
+    with pytest.raises(ValueError, match=r"config.json: data.build: face_size = 'big'"):
+        FaceConfig.of_build({"face_size": "big"}, where="config.json: data.build")
+
+
+def test_the_default_has_the_size_and_rate_of_the_input() -> None:
+    default = FaceConfig.default(InputConfig(image_size=96, fps=30.0))
+    assert (default.face_size, default.fps, default.faces) == (96, 30.0, "yunet")

@@ -1,17 +1,19 @@
-"""Frames come upright, in order and with their true times, whatever the container does to them."""
+"""Frames of any recording come by index, at their times, in their colours, at a constant rate."""
 
 from __future__ import annotations
 
 import multiprocessing
 import struct
+from fractions import Fraction
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 
 from hicmae.media import video
 from hicmae.media.errors import MediaError
-from hicmae.media.video import DECODERS, open_video
+from hicmae.media.video import DECODERS, constant_rate_indices, open_video
 from tests.support.media_files import counting_frames, numbers_of, write_recording
 
 COUNT = 40
@@ -205,3 +207,172 @@ def test_a_reader_that_is_opened_anew_goes_on_with_the_same_frames(
     monkeypatch.setattr("hicmae.media.decord_video._HELD_FRAMES", 7)
     with open_video(path, decoders=["decord"]) as video:
         assert np.array_equal(video.read(range(1, 60, 3)), whole)
+
+
+def nearest(timestamps: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    return np.abs(wanted[:, None] - timestamps[None]).argmin(axis=1)
+
+
+def test_the_same_rate_changes_nothing() -> None:
+    for start in (0.0, 0.033, 7.3):
+        for count in (1, 2, 174, 1000):
+            indices = constant_rate_indices(start + np.arange(count) / 25, 25)
+            np.testing.assert_array_equal(indices, np.arange(count))
+            assert indices.dtype == np.int64
+
+
+@pytest.mark.parametrize("fps", [12.5, 20, 29.97, 30, 50, 59.94])
+def test_other_rates_take_the_nearest_frame(fps: float) -> None:
+    timestamps = 0.1 + np.arange(300) / fps
+    indices = constant_rate_indices(timestamps, 25)
+    assert len(indices) == pytest.approx(300 / fps * 25, abs=1)
+    wanted = timestamps[0] + np.arange(len(indices)) / 25
+    error = np.abs(timestamps[indices] - wanted)
+    assert error.max() <= 0.5 / fps + 1e-6 or error[:-1].max() <= 0.5 / fps + 1e-6
+    if fps == 50:
+        np.testing.assert_array_equal(indices, np.arange(0, 300, 2))
+
+
+def test_dropped_frames_are_filled_and_never_shift_what_follows() -> None:
+    whole = np.arange(100) / 25
+    left = np.delete(np.arange(100), [*range(30, 45), 60, 61, 80])
+    indices = constant_rate_indices(whole[left], 25)
+    assert len(indices) == 100
+    np.testing.assert_array_equal(left[indices][left], left)
+    distance = np.abs(whole[left][indices] - whole)  # of two that are equally near, either
+    best = np.abs(whole[left][nearest(whole[left], whole)] - whole)
+    np.testing.assert_allclose(distance, best, atol=1e-6)
+
+
+def test_random_times_give_the_nearest_frame() -> None:
+    rng = np.random.default_rng(0)
+    timestamps = np.cumsum(rng.uniform(0.005, 0.2, 200))
+    indices = constant_rate_indices(timestamps, 25)
+    wanted = timestamps[0] + np.arange(len(indices)) / 25
+    np.testing.assert_array_equal(indices, nearest(timestamps, wanted))
+    assert np.all(np.diff(indices) >= 0)
+
+
+def test_a_span_is_cut_from_the_middle() -> None:
+    timestamps = np.arange(100) / 25
+    np.testing.assert_array_equal(
+        constant_rate_indices(timestamps, 25, start=1.0, end=2.0), np.arange(25, 50)
+    )
+    assert constant_rate_indices(timestamps, 25, start=3.9, end=9.0)[-1] == 99
+
+
+def test_impossible_spans_are_refused() -> None:
+    timestamps = np.arange(100) / 25
+    for start, end in ((5.0, 6.0), (-2.0, -1.0), (2.0, 2.0), (2.0, 1.0)):
+        with pytest.raises(ValueError, match="lies outside"):
+            constant_rate_indices(timestamps, 25, start=start, end=end)
+    with pytest.raises(ValueError, match="empty"):
+        constant_rate_indices(np.zeros(0), 25)
+    with pytest.raises(ValueError, match="fps = 0"):
+        constant_rate_indices(timestamps, 0)
+
+
+# fmt: off
+COLOURS = np.array([
+    [200, 40, 40], [40, 180, 60], [50, 60, 200], [220, 210, 60],
+    [128, 128, 128], [20, 20, 20], [240, 240, 240], [190, 140, 120],
+])
+# fmt: on
+# Weights of red and blue in luma. Source: ITU-R BT.601-7 and BT.709-6, section "signal format".
+WEIGHTS = {"bt601": (0.299, 0.114), "bt709": (0.2126, 0.0722)}
+# Codes of ISO/IEC 23091-2: matrices, and limited or full range as FFmpeg numbers them.
+MATRIX, LIMITED, FULL = {"bt601": 6, "bt709": 1}, 1, 2
+
+
+def ycbcr(matrix: str, full: bool, bits: int) -> np.ndarray:
+    """The colours (8, 3) as a camera would store them."""
+    red_weight, blue_weight = WEIGHTS[matrix]
+    red, green, blue = (COLOURS / 255).T
+    luma = red_weight * red + (1 - red_weight - blue_weight) * green + blue_weight * blue
+    cb, cr = (blue - luma) / (2 - 2 * blue_weight), (red - luma) / (2 - 2 * red_weight)
+    step, most = 2 ** (bits - 8), 2**bits - 1
+    if full:
+        return np.round(np.stack([luma * most, cb * most + 128 * step, cr * most + 128 * step], 1))
+    return np.round(np.stack([16 + 219 * luma, 128 + 224 * cb, 128 + 224 * cr], axis=1) * step)
+
+
+def write_bars(
+    path: Path,
+    *,
+    matrix: str = "bt601",
+    full: bool = False,
+    bits: int = 8,
+    size: tuple[int, int] = (64, 256),
+    codec: str = "libx264",
+    rotation: int | None = None,
+) -> Path:
+    """Eight upright bars of the colours, without loss, tagged as they are stored."""
+    values = ycbcr(matrix, full, bits)
+    pixels = {8: "yuv444p", 10: "yuv420p10le"}[bits] if codec == "libx264" else "yuvj420p"
+    height, width = size
+    with av.open(str(path), "w") as container:
+        options = {"qp": "0"} if codec == "libx264" else {"q": "1"}
+        stream = container.add_stream(codec, rate=25, options=options)
+        stream.height, stream.width, stream.pix_fmt = height, width, pixels
+        stream.codec_context.color_range = FULL if full else LIMITED
+        stream.codec_context.colorspace = MATRIX[matrix]
+        if rotation is not None:
+            stream.set_display_rotation(rotation)
+        for number in range(3):
+            frame = av.VideoFrame(width, height, pixels)
+            for plane, channel in zip(frame.planes, values.T, strict=True):
+                kind = np.uint8 if bits == 8 else np.uint16
+                bars = np.zeros((plane.height, plane.line_size // kind().itemsize), dtype=kind)
+                place = np.minimum(np.arange(plane.width) * 8 // plane.width, 7)
+                bars[:, : plane.width] = channel[place]
+                plane.update(bars.tobytes())
+            frame.color_range, frame.colorspace = (FULL if full else LIMITED), MATRIX[matrix]
+            frame.pts, frame.time_base = number, Fraction(1, 25)
+            for packet in stream.encode(frame):
+                container.mux(packet)
+        for packet in stream.encode(None):
+            container.mux(packet)
+    return path
+
+
+def bars_of(frame: np.ndarray) -> np.ndarray:
+    """The colours in the middle of the bars (8, 3)."""
+    height, width = frame.shape[:2]
+    return frame[height // 2, (np.arange(8) * 2 + 1) * width // 16].astype(int)
+
+
+@pytest.mark.parametrize("decoder", DECODERS)
+@pytest.mark.parametrize("bits", [8, 10])
+@pytest.mark.parametrize("full", [False, True])
+@pytest.mark.parametrize("matrix", WEIGHTS)
+def test_matrix_range_and_depth_are_heeded(
+    tmp_path: Path, matrix: str, full: bool, bits: int, decoder: str
+) -> None:
+    path = write_bars(tmp_path / "bars.mp4", matrix=matrix, full=full, bits=bits)
+    frame = open_video(path, decoders=[decoder]).read([1])[0]
+    np.testing.assert_allclose(bars_of(frame), COLOURS, atol=4)
+
+
+def test_the_full_range_of_motion_jpeg_is_heeded(tmp_path: Path) -> None:
+    path = write_bars(tmp_path / "bars.avi", full=True, codec="mjpeg")
+    np.testing.assert_allclose(bars_of(open_video(path).read([1])[0]), COLOURS, atol=8)
+
+
+@pytest.mark.parametrize("size", [(61, 255), (33, 131), (63, 256)])
+def test_odd_sizes_keep_their_colours_to_the_edge(tmp_path: Path, size: tuple[int, int]) -> None:
+    frame = open_video(write_bars(tmp_path / "bars.mp4", size=size)).read([1])[0]
+    assert frame.shape == (*size, 3)
+    np.testing.assert_allclose(bars_of(frame), COLOURS, atol=4)
+    np.testing.assert_allclose(frame[-1, -1], COLOURS[-1], atol=4)
+
+
+@pytest.mark.parametrize("degrees", [90, 180, 270])
+def test_rotated_colours_are_upright_through_every_decoder(tmp_path: Path, degrees: int) -> None:
+    path = write_bars(tmp_path / "bars.mp4", rotation=degrees)
+    expected = {90: COLOURS[::-1], 180: COLOURS[::-1], 270: COLOURS}[degrees]
+    for decoder in DECODERS:
+        frame = open_video(path, decoders=[decoder]).read([1])[0]
+        if degrees != 180:
+            assert frame.shape == (256, 64, 3)
+            frame = frame.transpose(1, 0, 2)
+        np.testing.assert_allclose(bars_of(frame), expected, atol=4)

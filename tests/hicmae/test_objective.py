@@ -59,6 +59,7 @@ def _two_ranks(rank: int, folder: str) -> None:
     dist.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_global_negatives_on_two_processes_equal_one_process_with_all_clips(
     tmp_path: Path,
 ) -> None:

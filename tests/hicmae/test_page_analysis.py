@@ -9,14 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hicmae.page.analysts import open_analyst
+from hicmae.page.analysis import open_analyst
 from hicmae.page.answers import Model, Prediction
-from hicmae.page.bank import WholeBank
-from hicmae.page.pictures import bank_url
-from hicmae.page.settings import Limits
-from hicmae.prediction.messages import Clip
+from hicmae.page.jobs import Limits
+from hicmae.page.pictures import WholeBank, bank_url
+from hicmae.prediction.messages import Clip, WindowConfig
 from hicmae.prediction.model import load
-from hicmae.prediction.settings import WindowConfig
 from hicmae.settings import ModelConfig
 from tests.support.media_files import counting_frames, write_recording, write_sound
 from tests.support.page_fixtures import CLASSES, write_checkpoint

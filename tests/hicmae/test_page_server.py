@@ -11,9 +11,8 @@ import pytest
 from fastapi.testclient import TestClient
 
 from hicmae.page.guard import known_names
+from hicmae.page.jobs import Limits, UploadFolder
 from hicmae.page.server import make_app
-from hicmae.page.settings import Limits
-from hicmae.page.uploads import UploadFolder
 from tests.support.page_fixtures import SlowAnalyst
 
 PAGE = "http://localhost:8000"

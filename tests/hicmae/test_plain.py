@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 
-from hicmae.plain import did_you_mean, from_dict, to_dict, type_name
+from hicmae.config import did_you_mean, from_dict, to_dict, type_name
 from hicmae.settings import ModelConfig
 
 

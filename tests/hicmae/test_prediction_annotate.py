@@ -11,8 +11,7 @@ import pytest
 
 from hicmae.media.sound import read_sound
 from hicmae.media.video import open_video
-from hicmae.prediction.annotate import AnnotateRequest, annotate
-from hicmae.prediction.drawing import COLOURS, Canvas, DrawnTrack
+from hicmae.prediction.annotate import COLOURS, AnnotateRequest, Canvas, DrawnTrack, annotate
 from tests.support.media_files import (
     counting_frames,
     flash_and_beep,

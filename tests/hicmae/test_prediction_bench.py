@@ -7,13 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from hicmae.config import save_yaml
+from hicmae.config import save_yaml, to_dict
 from hicmae.media.faces import open_detector
 from hicmae.media.sound import read_sound
 from hicmae.media.video import open_video
-from hicmae.plain import to_dict
-from hicmae.prediction.bench import bench_predict
-from hicmae.prediction.bench_video import write_face_video
+from hicmae.prediction.bench import bench_predict, write_face_video
 from hicmae.settings import ModelConfig
 
 
@@ -28,6 +26,7 @@ def test_the_drawn_face_is_found_and_heard(tmp_path: Path) -> None:
     assert -40 < read_sound(tmp_path / "face.mp4").rms_db < -5
 
 
+@pytest.mark.slow
 def test_the_figures_say_what_part_is_what(
     tmp_path: Path, tiny_model_config: ModelConfig, capsys: pytest.CaptureFixture[str]
 ) -> None:

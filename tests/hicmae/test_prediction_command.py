@@ -14,7 +14,7 @@ import pytest
 
 import hicmae
 from hicmae.__main__ import main
-from hicmae.prediction.gathering import gather
+from hicmae.prediction.command import gather
 from hicmae.prediction.process import DecodingProcess
 from hicmae.settings import ModelConfig
 from shards.settings import BuildConfig
@@ -52,6 +52,7 @@ def outcomes(out: Path) -> dict[str, dict[str, str]]:
         return {Path(row["recording"]).name: row for row in csv.DictReader(file)}
 
 
+@pytest.mark.slow
 def test_a_folder_is_predicted_whole_and_what_fails_is_named(
     tmp_path: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

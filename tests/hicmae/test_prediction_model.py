@@ -13,7 +13,7 @@ import pandas
 import pytest
 
 import hicmae
-from hicmae.checkpoint import save_checkpoint
+from hicmae.checkpoints.checkpoint import save_checkpoint
 from hicmae.prediction.messages import Window
 from hicmae.prediction.process import DecodingProcess
 from hicmae.pretraining import HiCMAE
@@ -36,7 +36,7 @@ def one_decoding_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Shared by all networks of these tests; starting one takes longer than most of them."""
     monkeypatch.setattr("hicmae.prediction.model.DecodingProcess", lambda: DECODING)
     yield
-    assert DECODING.num_waiting == 0
+    assert DECODING._ahead.empty()
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -182,6 +182,7 @@ def test_outputs_called_like_columns_stay_apart(
     assert list(table.timeline.columns[-3:]) == ["start_", "prediction_", "end_"]
 
 
+@pytest.mark.slow
 def test_a_script_needs_no_main_guard(tmp_path: Path, checkpoint: Path, repository: Path) -> None:
     video = write_talking(tmp_path / "a.mp4", 1.0)
     script = tmp_path / "script.py"

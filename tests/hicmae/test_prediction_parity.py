@@ -11,9 +11,8 @@ import pytest
 import torch
 
 import hicmae
-from hicmae.media.preparation import Preparation
-from hicmae.prediction.messages import Window
-from hicmae.prediction.settings import WindowConfig
+from hicmae.media.faces import FaceConfig
+from hicmae.prediction.messages import Window, WindowConfig
 from hicmae.settings import ModelConfig
 from hicmae.transforms import ClipTransform
 from hicmae.views import test_views
@@ -22,7 +21,7 @@ from shards.index import read_index
 from shards.reading.corpus import Row
 from shards.reading.files import ShardFiles
 from shards.reading.whole_sample import read_sample
-from shards.sample import collate, make_clip
+from shards.sample import collate, cut_clip
 from shards.settings import BuildConfig
 from tests.support.media_files import write_recording
 from tests.support.prediction_fixtures import (
@@ -51,7 +50,8 @@ def shard_clips(folder: Path, sizes: ModelConfig, key: str, starts: list[int]) -
             input.frame_stride,
             1,
         )
-        clips.append(make_clip(sample.info, sample.mjpg, sample.wav, start + view, input))
+        part = cut_clip(sample.info, sample.mjpg, sample.wav, start + view, input)
+        clips.append(part.decode(input))
     return collate(clips)
 
 
@@ -64,7 +64,7 @@ def assert_same(
     config = read_index(folder / "shards").info["config"]
     checkpoint = write_checkpoint(folder / "checkpoint", sizes, build=build)
     model = hicmae.load(checkpoint, device="cpu", precision="32-true")
-    assert model.preparation == Preparation.of_build(config, where="index")
+    assert model.preparation == FaceConfig.of_build(config, where="index")
     seen: list[Window] = []
     prediction = model.predict(
         recording,

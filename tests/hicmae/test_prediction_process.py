@@ -12,14 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from hicmae.prediction.messages import Finished, Progress
+from hicmae.prediction.messages import Finished, StageProgress
 from hicmae.prediction.process import DecodingProcess, PredictionError
 
 # A process that does what the request says.
 WORKER = """
 import os, signal, sys, time
 from multiprocessing.connection import Connection
-from hicmae.prediction.messages import Failed, Finished, Progress
+from hicmae.prediction.messages import Failed, Finished, StageProgress
 pipe = Connection(int(sys.argv[1]))
 while True:
     try:
@@ -27,7 +27,7 @@ while True:
     except EOFError:
         break
     for number in range(count):
-        pipe.send(Progress(stage=str(os.getpid()), done=number, total=count))
+        pipe.send(StageProgress(stage=str(os.getpid()), done=number, total=count))
     if what == "hang":
         time.sleep(600)
     if what == "crash":
@@ -48,7 +48,7 @@ def ask(process: DecodingProcess, what: str, count: int = 2) -> list[str]:
     """Ask, and give the process ids that answered."""
     messages = list(process.ask((what, count), path=Path("x.mp4"), deadline_seconds=30))
     assert isinstance(messages[-1], Finished)
-    return [message.stage for message in messages if isinstance(message, Progress)]
+    return [message.stage for message in messages if isinstance(message, StageProgress)]
 
 
 def test_one_process_serves_many_recordings(process: DecodingProcess) -> None:
@@ -94,7 +94,7 @@ def test_two_at_once_get_a_process_each(process: DecodingProcess) -> None:
         answers = process.ask(("work", 50), path=Path("x.mp4"), deadline_seconds=30)
         first = next(answers).stage
         assert ask(process, "work")[0] != first
-        rest = [message.stage for message in answers if isinstance(message, Progress)]
+        rest = [message.stage for message in answers if isinstance(message, StageProgress)]
         assert set(rest) == {first}
         assert len(rest) == 49
 
@@ -115,10 +115,11 @@ def test_what_is_said_ahead_is_bounded(process: DecodingProcess) -> None:
         answers = process.ask(("work", 100_000), path=Path("x.mp4"), deadline_seconds=30)
         next(answers)
         time.sleep(0.3)
-        assert process.num_waiting <= 8
+        assert process._ahead.qsize() <= 8
         answers.close()
 
 
+@pytest.mark.slow
 def test_the_process_ends_when_its_user_is_killed(tmp_path: Path) -> None:
     """Also in the middle of something that hangs."""
     script = (

@@ -10,22 +10,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hicmae.media.preparation import Preparation
-from hicmae.prediction.cutting import cut_windows
-from hicmae.prediction.messages import Finished, Found, Window
-from hicmae.prediction.opening import Request
-from hicmae.prediction.reading import read_windows
-from hicmae.prediction.settings import WindowConfig
+from hicmae.media.faces import FaceConfig
+from hicmae.prediction.messages import Finished, Found, Window, WindowConfig
+from hicmae.prediction.process import read_windows
+from hicmae.prediction.windows import Request, cut_windows
 from hicmae.settings import InputConfig
 from tests.support.media_files import write_recording, write_sound
 from tests.support.prediction_fixtures import moving_frames, talk, write_boxes, write_talking
 
 INPUT = InputConfig(image_size=32, num_frames=16, frame_stride=1, fbank_frames=64, mel_bins=32)
-BOXES = Preparation(faces="boxes", face_size=32)
+BOXES = FaceConfig(faces="boxes", face_size=32)
 
 
 def cut(
-    path: Path, config: WindowConfig, preparation: Preparation = BOXES, **changes: Any
+    path: Path, config: WindowConfig, preparation: FaceConfig = BOXES, **changes: Any
 ) -> tuple[Found, list[Window], Finished]:
     """Go through a recording in this process."""
     messages: list[Any] = []
@@ -77,7 +75,7 @@ def test_windows_shorter_than_a_clip_are_refused_with_the_remedy() -> None:
 
 def test_a_detector_without_eyes_is_refused_where_images_are_turned_by_them() -> None:
     with pytest.raises(ValueError, match="faces = cascade: the network was trained on images"):
-        WindowConfig(faces="cascade").prepared(Preparation(align="eyes"))
+        WindowConfig(faces="cascade").prepared(FaceConfig(align="eyes"))
 
 
 def test_clips_cover_a_long_window_evenly(tmp_path: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +12,7 @@ import torch
 from hicmae.blocks import CrossBlock
 from hicmae.config import load_model_config
 from hicmae.emotion import EmotionConfig, EmotionModel
+from hicmae.objective import LOSSES, LossInput, LossOutput
 from hicmae.pretraining import HiCMAE
 from hicmae.settings import ModelConfig, ObjectiveConfig
 from tests.hicmae.test_encoder import clip
@@ -147,12 +150,6 @@ def test_a_share_of_the_hidden_tokens_is_decoded_in_training_and_all_in_evaluati
     assert torch.isfinite(half.loss)
 
 
-@pytest.mark.parametrize("share", [0.0, 1.1])
-def test_a_share_to_decode_out_of_its_range_is_refused(share: float) -> None:
-    with pytest.raises(ValueError, match="decoder_keep"):
-        ObjectiveConfig(decoder_keep=share)
-
-
 def test_activations_computed_again_give_the_same_loss_and_gradients(
     tiny_model_config: ModelConfig,
 ) -> None:
@@ -179,3 +176,86 @@ def test_activations_computed_again_give_the_same_loss_and_gradients(
     assert plain == again
     assert all(map(torch.equal, ours, theirs))
     assert kept_again < kept_plain / 2  # what lies outside of the layers is still kept
+
+
+@dataclass(frozen=True, kw_only=True)
+class ToySettings:
+    layers: tuple[int, ...] = (1,)
+    power: float = 2.0
+
+
+def toy_loss(given: LossInput, settings: ToySettings) -> LossOutput:
+    """Pulls the layers' mean tokens of both modalities together, and says how long they are."""
+    gaps = [
+        (given.video_layers[n].mean(dim=1) - given.audio_layers[n].mean(dim=1)).abs()
+        for n in settings.layers
+    ]
+    length = given.video_fused.norm(dim=-1).mean()
+    return LossOutput(torch.stack(gaps).pow(settings.power).mean(), {"length": length})
+
+
+@pytest.fixture
+def toy() -> Iterator[None]:
+    """A loss from outside the package."""
+    LOSSES.register("toy", settings=ToySettings)(toy_loss)
+    yield
+    LOSSES.unregister("toy")
+
+
+@pytest.mark.usefixtures("toy")
+def test_a_registered_loss_is_summed_logged_trained_and_travels(
+    tiny_model_config: ModelConfig, tmp_path: Path
+) -> None:
+    without, plain, plain_loss = run(tiny_model_config, objective(contrast_layers=(2,)))
+    given = {"toy": {"weight": 0.5, "layers": [1, 2], "power": 1}}
+    network, terms, loss = run(tiny_model_config, objective(contrast_layers=(2,), losses=given))
+    assert set(terms) == {*plain, "toy", "toy_length"}
+    assert list(network.state_dict()) == list(without.state_dict())
+    assert {name: terms[name] for name in plain} == plain
+    assert loss == pytest.approx(plain_loss + 0.5 * terms["toy"])
+    batch = clip(tiny_model_config, batch=3)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.05)
+    for _ in range(5):
+        output = network(*batch)
+        optimizer.zero_grad()
+        output.loss.backward()
+        optimizer.step()
+    assert output.terms["toy"].item() < terms["toy"]
+    network.save_pretrained(tmp_path / "made")
+    assert HiCMAE.from_pretrained(tmp_path / "made").objective == network.objective
+
+
+@pytest.mark.usefixtures("toy")
+@pytest.mark.parametrize(
+    ("losses", "message"),
+    [
+        ({"tay": {}}, "losses.tay: pretraining loss 'tay' is unknown; did you mean 'toy'"),
+        ({"toy": {"powr": 1}}, "losses.toy: unknown key 'powr'; did you mean 'power'"),
+        ({"toy": {"power": "two"}}, "losses.toy: power = 'two'"),
+        ({"toy": {"layers": [9]}}, r"losses.toy.layers = \(9,\) name layers \[9\]"),
+        ({"contrast": {}}, "losses.contrast: is set by the objective's own keys"),
+        ({"tay": {}, "toy": {"powr": 1}}, "losses.tay: .*losses.toy: "),
+    ],
+)
+def test_losses_that_cannot_be_are_named(
+    losses: dict, message: str, tiny_model_config: ModelConfig
+) -> None:
+    with pytest.raises(ValueError, match=message) as error:
+        HiCMAE(tiny_model_config, objective(losses=losses))
+    assert "\n" not in str(error.value)
+
+
+def test_masks_and_targets_by_themselves_are_those_of_the_step(
+    tiny_model_config: ModelConfig,
+) -> None:
+    network = HiCMAE(tiny_model_config, objective(decoder_keep=0.5)).train()
+    batch = clip(tiny_model_config, batch=3)
+    torch.manual_seed(1)
+    output = network(*batch)
+    torch.manual_seed(1)
+    masks = network.draw_masks(3)
+    targets = network.targets(*network.encoder.cut(*batch), *masks)
+    for found, wanted in zip(masks, (output.video_masks, output.audio_masks), strict=True):
+        assert all(map(torch.equal, found, wanted))
+    assert torch.equal(targets[0], output.video_target)
+    assert torch.equal(targets[1], output.audio_target)

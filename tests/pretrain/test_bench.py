@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from hicmae.benchmarking.flops import step_flops
-from hicmae.benchmarking.speed import MatrixPeak
+from hicmae.bench import MatrixPeak, step_flops
 from hicmae.config import load_model_config, to_dict
 from hicmae.settings import ModelConfig, ObjectiveConfig
 from pretrain.bench import _straight_line, bench_step
@@ -47,7 +46,7 @@ def test_the_figures_agree_with_one_another_and_are_written(
         steps=2,
         warmup=1,
         precision="32-true",
-        accelerator="cpu",
+        device="cpu",
         json=file,
     )
     assert torch.get_num_threads() == threads
@@ -83,7 +82,7 @@ def test_the_line_through_the_times_is_the_one_they_lie_on(
         steps=1,
         warmup=0,
         precision="32-true",
-        accelerator="cpu",
+        device="cpu",
     )
     assert set(figures["scaling"]["step_seconds"]) == {"2", "4"}
     assert "time over clips: 2 clips" in capsys.readouterr().out
@@ -104,7 +103,7 @@ def test_the_peak_is_the_median_of_what_was_measured() -> None:
     [
         ({"batch_size": 0}, "batch_size = 0"),
         ({"batch_sizes": (4, 0)}, r"batch_sizes = \[4, 0\]"),
-        ({"accelerator": "tpu"}, "accelerator = tpu"),
+        ({"device": "tpu"}, "device = tpu"),
         ({"precision": "16-mixed"}, r"precision = 16-mixed \(bench step knows"),
         ({"model": "huge"}, "no such size"),
         ({"processes": 1}, "processes = 1"),
@@ -130,7 +129,7 @@ def test_engines_keep_and_send_what_the_paper_says(
         steps=2,
         warmup=1,
         precision="32-true",
-        accelerator="cpu",
+        device="cpu",
         engines=f"single,zero1,{shared}",
     )
     found = figures["engines"]

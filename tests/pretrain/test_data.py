@@ -17,31 +17,31 @@ from tests.support.shard_fixtures import rewrite_shard, write_shards
 
 
 @pytest.fixture(scope="module")
-def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def partly_silent(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return moving_shards(tmp_path_factory.mktemp("shards") / "moving", silent=(3,))
 
 
-def test_a_survey_counts_what_can_be_used(shards: Path, tmp_path: Path) -> None:
-    config = DataConfig(shards=shards, batch_size=4, on_bad="skip")
+def test_a_survey_counts_what_can_be_used(partly_silent: Path, tmp_path: Path) -> None:
+    config = DataConfig(shards=partly_silent, batch_size=4, on_bad="skip")
     found = survey(config)
     assert (found.num_clips, found.num_silent) == (7, 1)
     assert found.hours == pytest.approx(7 * 24 / 25 / 3600)
     assert survey(replace(config, sound="optional")).num_clips == 8
     other = moving_shards(tmp_path / "other", 3)
-    assert survey(replace(config, shards=(shards, other))).num_clips == 10
+    assert survey(replace(config, shards=(partly_silent, other))).num_clips == 10
     assert survey(replace(config, split="all")).num_clips == 7
 
 
-def test_a_split_that_is_not_there_is_refused_with_those_that_are(shards: Path) -> None:
+def test_a_split_that_is_not_there_is_refused_with_those_that_are(partly_silent: Path) -> None:
     with pytest.raises(ValueError, match=r"no samples of split 'val' \(found train\)"):
-        survey(DataConfig(shards=shards, split="val"))
+        survey(DataConfig(shards=partly_silent, split="val"))
 
 
 def test_pictures_are_made_of_the_same_whole_clips_with_sound(
-    shards: Path, tiny_model_config: ModelConfig
+    partly_silent: Path, tiny_model_config: ModelConfig
 ) -> None:
     size = tiny_model_config.input
-    config = DataConfig(shards=shards)
+    config = DataConfig(shards=partly_silent)
     clips = fixed_clips(config, size, 3)
     keys = clips["keys"]
     # In order of their keys: id00/00000, id00/00005, id01/00001, …; the silent id03/00003 is out.
@@ -54,10 +54,10 @@ def test_pictures_are_made_of_the_same_whole_clips_with_sound(
 
 
 def test_a_clip_that_cannot_be_read_gives_way_to_the_next(
-    shards: Path, tmp_path: Path, tiny_model_config: ModelConfig
+    partly_silent: Path, tmp_path: Path, tiny_model_config: ModelConfig
 ) -> None:
     damaged = tmp_path / "damaged"
-    shutil.copytree(shards, damaged)
+    shutil.copytree(partly_silent, damaged)
     tar = next(damaged.glob("train-000000.tar"))
     rewrite_shard(tar, {"id00/00000.mjpg": b"\0" * len(moving_sample(0)[1])})
     keys = fixed_clips(DataConfig(shards=damaged), tiny_model_config.input, 2)["keys"]

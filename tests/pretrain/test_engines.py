@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from hicmae.config import config_root
-from pretrain.engines import EngineConfig, load_engine
-from pretrain.lost_process import lost_process
-from pretrain.processes import Processes, find_processes
+from pretrain.processes import Processes, find_processes, lost_process
 from pretrain.settings import HardwareConfig
-from pretrain.zero import zero_config
+from pretrain.zero import EngineConfig, load_engine, trainer_settings, zero_config
 
 VARIABLES = (
     "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "NODE_RANK",
@@ -80,11 +80,11 @@ def test_deepspeed_is_told_stage_offloading_and_precision() -> None:
 def test_a_command_that_nobody_started_is_the_first_of_its_processes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    hardware = HardwareConfig(accelerator="cpu", devices=2, num_nodes=3)
-    assert find_processes(hardware) == Processes(rank=0, devices=2, num_nodes=3)
+    hardware = HardwareConfig(devices=2, num_nodes=3)
+    assert find_processes(hardware, "cpu") == Processes(rank=0, devices=2, num_nodes=3)
     start_as(monkeypatch, NODE_RANK=2, LOCAL_RANK=1)
-    assert find_processes(hardware).rank == 5
-    assert find_processes(HardwareConfig(accelerator="cpu")).world_size == 1
+    assert find_processes(hardware, "cpu").rank == 5
+    assert find_processes(HardwareConfig(), "cpu").world_size == 1
 
 
 def test_torchrun_and_slurm_say_who_is_there_and_settings_that_differ_are_named(
@@ -92,18 +92,18 @@ def test_torchrun_and_slurm_say_who_is_there_and_settings_that_differ_are_named(
 ) -> None:
     start_as(monkeypatch, SLURM_NTASKS=6, SLURM_NTASKS_PER_NODE=3, SLURM_PROCID=4)
     start_as(monkeypatch, SLURM_JOB_NUM_NODES=2, SLURM_JOB_NAME="run")
-    found = find_processes(HardwareConfig(accelerator="cpu"))
+    found = find_processes(HardwareConfig(), "cpu")
     assert (found.rank, found.devices, found.num_nodes) == (4, 3, 2)
     assert (found.launcher, found.note) == ("slurm", "")
     # torchrun inside of SLURM is who started the processes.
     start_as(monkeypatch, TORCHELASTIC_RUN_ID="x", RANK=5, LOCAL_RANK=1, GROUP_RANK=1)
     start_as(monkeypatch, WORLD_SIZE=8, LOCAL_WORLD_SIZE=4)
-    found = find_processes(HardwareConfig(accelerator="cpu", devices=2))
+    found = find_processes(HardwareConfig(devices=2), "cpu")
     assert (found.rank, found.devices, found.num_nodes) == (5, 4, 2)
     assert "hardware.devices = 2 (found 4)" in found.note
     start_as(monkeypatch, LOCAL_WORLD_SIZE=3)
     with pytest.raises(ValueError, match="the same number on every node"):
-        find_processes(HardwareConfig(accelerator="cpu"))
+        find_processes(HardwareConfig(), "cpu")
 
 
 @pytest.mark.parametrize(
@@ -119,3 +119,19 @@ def test_a_lost_process_is_told_from_a_bug(error: str, world_size: int, lost: bo
     processes = Processes(rank=0, devices=world_size, num_nodes=1)
     line: Any = lost_process(RuntimeError(error), processes, timeout_seconds=600)
     assert (line is not None) == lost
+
+
+def test_one_of_several_gpus_is_the_one_that_lightning_is_told() -> None:
+    def told(device: str) -> dict[str, Any]:
+        return trainer_settings(
+            EngineConfig(kind="single"),
+            processes=find_processes(HardwareConfig(), device),
+            device=torch.device(device),
+            precision="32-true",
+            batch_size=2,
+            timeout_seconds=60,
+            checkpoint_io=TorchCheckpointIO(),
+        )
+
+    assert (told("cuda:3")["accelerator"], told("cuda:3")["devices"]) == ("gpu", [3])
+    assert (told("cpu")["accelerator"], told("cpu")["devices"]) == ("cpu", 1)

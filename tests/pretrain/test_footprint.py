@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from hicmae.parameters import parameter_groups
+from hicmae.optimization import parameter_groups
 from hicmae.pretraining import HiCMAE
 from hicmae.settings import ModelConfig
-from pretrain.engines import EngineConfig, load_engine
 from pretrain.footprint import NetworkSize, footprint, measure_network
+from pretrain.zero import EngineConfig, load_engine
 
 SINGLE = EngineConfig(kind="single")
 

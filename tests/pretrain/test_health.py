@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from hicmae.checkpoint import load_checkpoint
+from hicmae.checkpoints.checkpoint import load_checkpoint
 from hicmae.config import load_yaml
 from hicmae.pretraining import HiCMAE
+from hicmae.run_logging import WandbConfig
 from hicmae.settings import ModelConfig
 from pretrain.health import effective_rank, feature_numbers, feature_std, norm_of, parts_of
 from pretrain.plot import read_curves
-from pretrain.settings import LogConfig, WandbConfig
-from tests.support.pretrain_shards import moving_shards, run_pretraining
+from pretrain.settings import LogConfig
+from tests.support.pretrain_shards import run_pretraining
 from tests.support.wandb_file import history, run_record, wait_for_end
 
 LOG = LogConfig(log_every=1, health_every=2, pictures_every=0, progress=False)
@@ -67,11 +70,12 @@ def test_a_network_that_maps_all_clips_to_one_point_shows(tiny_model_config: Mod
     assert after["feature_rank_audio_layer2"] == before["feature_rank_audio_layer2"]
 
 
-def test_norms_by_part_are_those_of_all_parameters(
-    tmp_path: Path, tiny_model_config: ModelConfig
+def test_norms_by_part_are_those_of_all_parameters_and_of_what_a_step_changed(
+    shards: Path, tmp_path: Path, tiny_model_config: ModelConfig
 ) -> None:
-    shards = moving_shards(tmp_path / "shards")
-    run_pretraining(shards, tmp_path / "run", tiny_model_config, log=LOG)
+    """All checkpoints of the run are kept: the fourth step lies between the last two."""
+    log = replace(LOG, checkpoint_every=1, keep=9)
+    run_pretraining(shards, tmp_path / "run", tiny_model_config, log=log)
     columns = read_curves(tmp_path / "run" / "metrics.csv")
     assert np.isnan(columns["update_norm"]).tolist() == [True, False, True, False]
     model = HiCMAE(tiny_model_config)
@@ -82,38 +86,33 @@ def test_norms_by_part_are_those_of_all_parameters(
         parts = [columns[f"{name}_{part}"][-1] for part in parts_of(model)]
         assert all(value > 0 for value in parts)
         assert np.linalg.norm(parts) == pytest.approx(columns[name][-1], rel=1e-4), name
-
-
-def test_the_norm_of_an_update_is_that_of_the_difference(
-    tmp_path: Path, tiny_model_config: ModelConfig
-) -> None:
-    """Both checkpoints of a run are kept: the second step lies between them."""
-    shards = moving_shards(tmp_path / "shards")
-    log = LogConfig(
-        log_every=1, health_every=2, checkpoint_every=1, pictures_every=0, progress=False
-    )
-    run_pretraining(shards, tmp_path / "run", tiny_model_config, steps=2, log=log)
     before, after = (
         torch.load(tmp_path / "run" / "checkpoints" / f"step-{step:06d}.ckpt", weights_only=True)
-        for step in (1, 2)
+        for step in (3, 4)
     )
     changes = [
         after["state_dict"][name] - value
         for name, value in before["state_dict"].items()
         if name.startswith("model.")
     ]
-    columns = read_curves(tmp_path / "run" / "metrics.csv")
     assert columns["update_norm"][-1] == pytest.approx(float(norm_of(changes)), rel=1e-5)
 
 
 @pytest.mark.slow
 def test_the_offline_wandb_file_has_the_numbers_of_the_csv_and_the_way_back(
-    tmp_path: Path, tiny_model_config: ModelConfig
+    shards: Path,
+    tmp_path: Path,
+    tiny_model_config: ModelConfig,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
-    shards, out = moving_shards(tmp_path / "shards"), tmp_path / "run"
-    wandb = WandbConfig(mode="offline", name="named")
-    run_pretraining(shards, out, tiny_model_config, wandb=wandb, log=LOG)
-    run_pretraining(shards, out, tiny_model_config, steps=6, wandb=wandb, log=LOG, resume=True)
+    """It lies in the run folder and is continued when the run is."""
+    out = tmp_path / "run"
+    settings: dict[str, Any] = {"wandb": WandbConfig(mode="offline", name="named")}
+    settings["log"] = replace(LOG, pictures_every=4)
+    run_pretraining(shards, out, tiny_model_config, **settings)
+    run_pretraining(shards, out, tiny_model_config, steps=6, resume=True, **settings)
+    assert "wandb:" not in "".join(capfd.readouterr())
+    assert list(out.glob("wandb/offline-run-*/files/media/images/reconstruction*.png"))
     files = sorted(out.glob("wandb/offline-run-*/run-*.wandb"))
     for file in files:
         wait_for_end(file)

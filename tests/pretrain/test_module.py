@@ -14,25 +14,26 @@ from torch.utils.data import DataLoader
 import hicmae.pretraining
 from hicmae.blocks import Block
 from hicmae.masks import Masks
-from hicmae.settings import ModelConfig, ObjectiveConfig
-from hicmae.transforms import AugmentConfig
-from pretrain.finite import FiniteGuard
+from hicmae.settings import AugmentConfig, ModelConfig, ObjectiveConfig
+from pretrain.guard import FiniteGuard
 from pretrain.module import PretrainModule, step_seed
-from pretrain.settings import OptimizerConfig
+from pretrain.settings import Counts, DataConfig, HardwareConfig, OptimizerConfig, PretrainConfig
 
 
-def make_module(model: ModelConfig, **changes: Any) -> PretrainModule:
-    arguments: dict[str, Any] = {
-        "model": model,
-        "objective": ObjectiveConfig(),
-        "augment": AugmentConfig(),
-        "optimizer": OptimizerConfig(),
-        "num_steps": 100,
-        "warmup_steps": 10,
-        "global_batch": 64,
-        "seed": 0,
-    }
-    return PretrainModule(**(arguments | changes))
+def make_module(
+    model: ModelConfig, *, num_steps: int = 100, warmup_steps: int = 10, **changes: Any
+) -> PretrainModule:
+    arguments: dict[str, Any] = {"augment": AugmentConfig()} | changes
+    config = PretrainConfig(
+        data=DataConfig(shards="nowhere"), out=Path("nowhere"), model=model, **arguments
+    )
+    counts = Counts(
+        num_steps=num_steps,
+        warmup_steps=warmup_steps,
+        global_batch=64,
+        steps_per_epoch=1,
+    )
+    return PretrainModule(config, counts)
 
 
 def make_batch(model: ModelConfig, clips: int, seed: int = 0) -> dict[str, Any]:
@@ -196,7 +197,7 @@ def test_weight_decay_spares_biases_norms_and_mask_tokens(
 
 def test_recomputing_activations_reaches_the_layers(tiny_model_config: ModelConfig) -> None:
     for recompute in (False, True):
-        module = make_module(tiny_model_config, recompute=recompute)
+        module = make_module(tiny_model_config, hardware=HardwareConfig(recompute=recompute))
         layers = [layer for layer in module.model.modules() if isinstance(layer, Block)]
         assert layers
         assert all(layer.recompute is recompute for layer in layers)

@@ -1,7 +1,8 @@
-"""Recipes turned into counts, sizes by name with changes, and settings that are refused."""
+"""Recipes turned into counts, settings that are refused, and what the dry run says of a run."""
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,48 +10,53 @@ from typing import Any
 import pytest
 
 from hicmae.config import load_model_config, to_dict
-from pretrain.plan import make_plan
-from pretrain.settings import DataConfig, HardwareConfig, LogConfig, OptimizerConfig
-from pretrain.sizes import choose_model
+from hicmae.settings import ModelConfig
+from pretrain.plan import choose_model, make_plan
+from pretrain.settings import (
+    Counts,
+    DataConfig,
+    HardwareConfig,
+    LogConfig,
+    OptimizerConfig,
+    PretrainConfig,
+    count_steps,
+)
+from tests.support.pretrain_shards import run_pretraining
 
 
-def plan(num_clips: int = 1000, **changes: Any) -> Any:
-    arguments: dict[str, Any] = {
-        "batch_size": 8,
-        "accumulate": 1,
-        "world_size": 1,
-        "steps": None,
-        "epochs": 10.0,
-        "optimizer": OptimizerConfig(),
-    }
-    return make_plan(num_clips, **(arguments | changes))
+def make_config(model: ModelConfig | None = None, **changes: Any) -> PretrainConfig:
+    arguments: dict[str, Any] = {"data": DataConfig(shards="shards"), "out": Path("run")}
+    return PretrainConfig(model=model or load_model_config("tiny"), **(arguments | changes))
+
+
+def counts(
+    num_clips: int = 1000, *, batch_size: int = 8, world_size: int = 1, **changes: Any
+) -> Counts:
+    data = DataConfig(shards="shards", batch_size=batch_size)
+    config = make_config(data=data, **({"epochs": 10.0} | changes))
+    return count_steps(config, num_clips=num_clips, world_size=world_size)
 
 
 def test_the_published_recipe_has_its_published_counts() -> None:
-    found = plan(1_091_581, batch_size=40, world_size=4, epochs=100)
-    assert found.global_batch == 160
-    assert found.steps_per_epoch == 6822
-    assert found.num_steps == 682_200
-    assert found.warmup_steps == 5 * 6822
+    found = counts(1_091_581, batch_size=40, world_size=4, epochs=100.0)
+    assert (found.global_batch, found.steps_per_epoch) == (160, 6822)
+    assert (found.num_steps, found.warmup_steps) == (682_200, 5 * 6822)
 
 
 def test_epochs_become_steps_of_the_global_batch() -> None:
-    found = plan(batch_size=8, accumulate=3, world_size=2)
-    assert found.global_batch == 48
-    assert found.steps_per_epoch == 20
+    found = counts(accumulate=3, world_size=2)
+    assert (found.global_batch, found.steps_per_epoch) == (48, 20)
     assert (found.num_steps, found.warmup_steps) == (200, 100)
-    assert plan(epochs=0.5, optimizer=OptimizerConfig(warmup_epochs=0)).num_steps == 62
-    assert plan(steps=70, optimizer=OptimizerConfig(warmup_steps=7)).num_steps == 70
-    assert (
-        plan(num_clips=3, steps=9, optimizer=OptimizerConfig(warmup_steps=0)).steps_per_epoch == 1
-    )
+    assert counts(epochs=0.5, optimizer=OptimizerConfig(warmup_epochs=0)).num_steps == 62
+    assert counts(steps=70, optimizer=OptimizerConfig(warmup_steps=7)).num_steps == 70
+    assert counts(3, steps=9, optimizer=OptimizerConfig(warmup_steps=0)).steps_per_epoch == 1
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"steps": 0}, "steps = 0"),
-        ({"accumulate": 0}, "accumulate = 0"),
+        ({"steps": 0, "workers": -1}, r"steps = 0 \(must be 1 or more\)|workers = -1"),
+        ({"accumulate": 0}, "pretrain: accumulate = 0"),
         ({"epochs": -1.0}, "epochs = -1"),
         ({"epochs": 4.0}, "warmup_epochs: the warm-up takes 625 steps, the run 500"),
         (
@@ -61,8 +67,29 @@ def test_epochs_become_steps_of_the_global_batch() -> None:
 )
 def test_impossible_plans_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message) as caught:
-        plan(**changes)
+        counts(**changes)
     assert "\n" not in str(caught.value)
+
+
+def test_what_is_settled_goes_together(shards: Path, tiny_model_config: ModelConfig) -> None:
+    config = make_config(
+        tiny_model_config,
+        data=DataConfig(shards=shards, batch_size=4),
+        out=shards / "run",
+        optimizer=OptimizerConfig(warmup_steps=1),
+        steps=7,
+        accumulate=2,
+        device="cpu",
+        hardware=HardwareConfig(devices=2),
+    )
+    found = make_plan(config, resume=False)
+    assert found.counts.global_batch == 16
+    assert found.engine.stage == 1, "several processes: ZeRO 1"
+    assert found.is_first
+    assert found.sections["pretraining"] == to_dict(config)
+    assert to_dict(config)["model"] == to_dict(tiny_model_config)
+    assert list(found.notes()) == []
+    assert not (shards / "run").exists(), "nothing is written"
 
 
 def test_a_size_is_a_name_a_file_or_changes_to_one(tmp_path: Path) -> None:
@@ -111,3 +138,63 @@ def test_settings_say_all_their_problems_at_once(make: Any, parts: list[str]) ->
         make()
     for part in parts:
         assert part in str(caught.value)
+
+
+def test_the_plan_has_counts_tokens_memory_operations_and_hours(
+    shards: Path,
+    tmp_path: Path,
+    tiny_model_config: ModelConfig,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("COLUMNS", "160")
+    out = tmp_path / "runs" / "run"
+    settings: dict[str, Any] = {
+        "steps": 3600,
+        "hardware": HardwareConfig(devices=2, strategy="zero2"),
+        "dry_run": True,
+    }
+    assert run_pretraining(shards, out, tiny_model_config, clips_per_second=4.0, **settings) == 0
+    said = capsys.readouterr().out
+    assert list(tmp_path.iterdir()) == [], "nothing is written"
+    assert "8 clips a step (4 x 1 accumulated x 2 processes), 1 steps an epoch" in said
+    assert "steps: 3600 (3600.0 epochs, 28800 clips), warm-up 2" in said
+    # 4 cells, 3 of them hidden, in 8 rows; 8 patches, 6 of them hidden.
+    assert "video 32, of which 8 are seen; audio 8, of which 2 are seen" in said
+    assert "time: 1.0 h at 4 clips a second" in said
+    assert "zero2 (chosen)" in said
+    assert "zero3_offload" in said
+    assert "single" not in said
+    assert "checked: 2 shards" in said
+    assert "hicmae bench step" not in said
+    run_pretraining(shards, out, tiny_model_config, dry_run=True)
+    assert "hicmae bench step" in capsys.readouterr().out, "how to get a speed"
+
+
+def test_every_path_that_will_not_do_is_named_at_once(
+    shards: Path, tmp_path: Path, tiny_model_config: ModelConfig
+) -> None:
+    damaged = tmp_path / "shards"
+    shutil.copytree(shards, damaged)
+    (damaged / "train-000000.tar").unlink()
+    with (damaged / "train-000001.tar").open("ab") as file:
+        file.write(b"more")
+    out = tmp_path / "run"
+    out.mkdir()
+    (out / "metrics.csv").touch()
+    with pytest.raises(ValueError, match="dry run: ") as caught:
+        run_pretraining(damaged, out, tiny_model_config, dry_run=True)
+    said = str(caught.value)
+    assert "\n" not in said
+    assert "train-000000.tar: no such shard" in said
+    assert "train-000001.tar: has" in said
+    assert "holds a run already (metrics.csv)" in said
+    assert (out / "metrics.csv").read_text() == ""
+
+
+def test_too_many_checkpoints_for_the_disk_are_refused(
+    shards: Path, tmp_path: Path, tiny_model_config: ModelConfig
+) -> None:
+    log = LogConfig(keep=10_000_000, pictures_every=0, progress=False)
+    with pytest.raises(ValueError, match=r"free, checkpoints take up to .* GiB; keep fewer"):
+        run_pretraining(shards, tmp_path / "run", tiny_model_config, log=log, dry_run=True)

@@ -10,14 +10,12 @@ import pandas
 import pytest
 import torch
 
-from hicmae.checkpoint import load_checkpoint
+from hicmae.checkpoints.checkpoint import load_checkpoint
 from hicmae.settings import ModelConfig
 from pretrain.plot import read_curves
-from pretrain.probe_scores import find_labels, linear_probe, retrieval
-from pretrain.probe_settings import ProbeConfig
-from pretrain.probes import Probes, probe_data
-from pretrain.settings import DataConfig, LogConfig
-from tests.support.pretrain_shards import moving_sample, moving_shards, run_pretraining
+from pretrain.probes import Probes, find_labels, linear_probe, probe_data, retrieval
+from pretrain.settings import DataConfig, LogConfig, ProbeConfig
+from tests.support.pretrain_shards import moving_sample, run_pretraining
 from tests.support.shard_fixtures import write_shards
 
 LOG = LogConfig(log_every=2, health_every=0, pictures_every=0, progress=False)
@@ -126,13 +124,12 @@ def test_columns_that_are_no_labels_are_left_out_or_refused() -> None:
 
 
 def test_a_run_with_probes_takes_the_same_steps_as_one_without(
-    tmp_path: Path, tiny_model_config: ModelConfig
+    shards: Path, finished: Path, tmp_path: Path, tiny_model_config: ModelConfig
 ) -> None:
-    shards, held_out = moving_shards(tmp_path / "shards"), labelled_shards(tmp_path / "held-out")
+    held_out = labelled_shards(tmp_path / "held-out")
     probe = ProbeConfig(shards=held_out, every=3, batch_size=3)
     run_pretraining(shards, tmp_path / "with", tiny_model_config, log=LOG, probe=probe)
-    run_pretraining(shards, tmp_path / "without", tiny_model_config, log=LOG)
-    expected = load_checkpoint(tmp_path / "without").tensors
+    expected = load_checkpoint(finished).tensors
     for name, tensor in load_checkpoint(tmp_path / "with").tensors.items():
         assert torch.equal(tensor, expected[name]), name
     columns = read_curves(tmp_path / "with" / "metrics.csv")
@@ -149,10 +146,10 @@ def test_a_run_with_probes_takes_the_same_steps_as_one_without(
 
 
 def test_every_clip_is_probed_once_in_its_place_by_one_process_or_two(
-    tmp_path: Path, tiny_model_config: ModelConfig
+    shards: Path, tmp_path: Path, tiny_model_config: ModelConfig
 ) -> None:
     """Batches of two processes, interleaved as features are, give all clips in order."""
-    data = DataConfig(shards=moving_shards(tmp_path / "shards"))
+    data = DataConfig(shards=shards)
     config = ProbeConfig(shards=labelled_shards(tmp_path / "held-out", 7), batch_size=2, clips=5)
     found = probe_data(config, data, tiny_model_config.input)
     assert found is not None
@@ -170,9 +167,8 @@ def test_every_clip_is_probed_once_in_its_place_by_one_process_or_two(
 
 
 def test_clips_that_are_trained_on_are_refused(
-    tmp_path: Path, tiny_model_config: ModelConfig
+    shards: Path, tiny_model_config: ModelConfig
 ) -> None:
-    shards = moving_shards(tmp_path / "shards")
     data, input = DataConfig(shards=shards), tiny_model_config.input
     with pytest.raises(ValueError, match=r"probe\.shards: .* is trained on") as caught:
         probe_data(ProbeConfig(shards=shards), data, input)

@@ -1,117 +1,224 @@
-"""Pretraining as the processes that users start: the command line, Ctrl-C, two ranks."""
+"""Runs as the processes that users start: signals, two ranks, a bad step of one, lost processes."""
 
 from __future__ import annotations
 
-import csv
+import contextlib
+import json
 import os
 import signal
-import subprocess
-import sys
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
-from hicmae.checkpoint import load_checkpoint
-from hicmae.config import save_yaml
+from hicmae.checkpoints.checkpoint import load_checkpoint
 from hicmae.settings import ModelConfig
-from tests.support.pretrain_shards import moving_shards
+from tests.support.pretrain_processes import Runs
 
-pytestmark = pytest.mark.slow
-
-
-@pytest.fixture
-def command(tmp_path: Path, tiny_model_config: ModelConfig) -> list[str]:
-    """``hicmae pretrain`` on 16 clips with a network of nothing."""
-    shards = moving_shards(tmp_path / "shards", 16)
-    save_yaml(tmp_path / "tiny.yaml", tiny_model_config)
-    words = [sys.executable, "-m", "hicmae", "pretrain", "--data.shards", str(shards)]
-    words += ["--model", str(tmp_path / "tiny.yaml"), "--data.batch_size", "4"]
-    words += ["--optimizer.warmup_steps", "2", "--wandb.mode", "disabled"]
-    return [*words, "--log.log_every", "2", "--hardware.accelerator", "cpu"]
+STEPS = 30
+# Of a lost process; the other one's start, on a machine with much to do, must fit too.
+TIMEOUT_SECONDS = 60
+NAMES = ("loss", "gradient_norm", "learning_rate", "clips", "epoch")
 
 
-@pytest.fixture
-def environment(repository: Path) -> dict[str, str]:
-    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(repository)}
+@pytest.fixture(scope="module")
+def runs(
+    tmp_path_factory: pytest.TempPathFactory,
+    repository: Path,
+    tiny_model_config: ModelConfig,
+    many_shards: Path,
+) -> Iterator[Runs]:
+    folder = tmp_path_factory.mktemp("processes")
+    found = Runs(folder, repository, tiny_model_config, many_shards)
+    yield found
+    found.end()
 
 
-def rows_of(out: Path) -> list[dict[str, str]]:
-    with (out / "metrics.csv").open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
-@pytest.fixture
-def endless(
-    command: list[str], environment: dict[str, str], tmp_path: Path
-) -> Iterator[subprocess.Popen[str]]:
-    """A run with readers of its own, in a process group as a terminal makes one."""
-    words = [*command, "--out", str(tmp_path / "run"), "--steps", "1000000", "--data.workers", "2"]
-    process = subprocess.Popen(
-        words, env=environment, stdout=subprocess.PIPE, text=True, start_new_session=True
-    )
-    yield process
-    if process.poll() is None:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-
-
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_to_all_processes_of_a_run_saves_it(
-    number: signal.Signals, endless: subprocess.Popen[str], tmp_path: Path
-) -> None:
-    metrics = tmp_path / "run" / "metrics.csv"
-    for _ in range(1200):
-        if metrics.exists() or endless.poll() is not None:
-            break
-        time.sleep(0.1)
-    os.killpg(endless.pid, number)
-    output, _ = endless.communicate(timeout=120)
-    assert endless.returncode == 128 + number, output
+def test_a_signal_to_all_processes_of_a_run_saves_it(number: signal.Signals, runs: Runs) -> None:
+    """A run with readers of its own, in a process group as a terminal makes one."""
+    out = runs.folder / number.name
+    process = runs.start(number.name, "--steps", "1000000", "--workers", "2")
+    runs.wait_for((out / "metrics.csv").exists, process)
+    os.killpg(process.pid, number)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 128 + number, output
     assert f"stopped by {number.name} after step" in output.splitlines()[-1]
-    step = load_checkpoint(tmp_path / "run").config["step"]
-    assert (tmp_path / "run" / "checkpoints" / f"step-{step:06d}.ckpt").is_file()
-    assert rows_of(tmp_path / "run")[-1]["step"] == str(step)
+    step = load_checkpoint(out).config["step"]
+    assert (out / "checkpoints" / f"step-{step:06d}.ckpt").is_file()
+    assert runs.rows(number.name)[-1]["step"] == str(step)
 
 
-def test_two_processes_train_one_network_on_their_own_clips(
-    command: list[str], environment: dict[str, str], tmp_path: Path
-) -> None:
+@pytest.mark.slow
+def test_two_processes_train_one_network_on_their_own_clips(runs: Runs) -> None:
     """With negatives of both processes, and pictures, whose forward pass gathers them too."""
-    words = [*command, "--out", str(tmp_path / "run"), "--steps", "4", "--data.workers", "0"]
-    words += ["--hardware.devices", "2", "--hardware.strategy", "ddp"]
-    words += ["--objective.negatives", "global", "--log.pictures_every", "4"]
-    done = subprocess.run(
-        words, env=environment, capture_output=True, text=True, timeout=300, check=False
+    output, _ = runs.finish(
+        "two",
+        *("--steps", "4", "--log.log_every", "2", "--optimizer.learning_rate", "3e-4"),
+        *("--hardware.devices", "2", "--hardware.strategy", "ddp"),
+        *("--objective.negatives", "global", "--log.pictures_every", "4"),
     )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("pretrained 4 steps") == 1, "only the first process speaks"
-    rows = rows_of(tmp_path / "run")
+    assert output.count("pretrained 4 steps") == 1, "only the first process speaks"
+    rows = runs.rows("two")
     assert [row["clips"] for row in rows] == ["16", "32"]
     assert [row["epoch"] for row in rows] == ["1", "2"]
     # The logarithm of 8 candidates, twice (layers): untrained features cannot do much better.
     assert float(rows[0]["contrast"]) > 2 * 1.9
-    assert load_checkpoint(tmp_path / "run").config["step"] == 4
-    assert (tmp_path / "run" / "figures" / "reconstruction-000004.png").is_file()
+    assert load_checkpoint(runs.folder / "two").config["step"] == 4
+    assert (runs.folder / "two" / "figures" / "reconstruction-000004.png").is_file()
 
 
-def test_bad_input_is_one_line_and_exit_status_2(
-    command: list[str], environment: dict[str, str], tmp_path: Path
-) -> None:
-    for extra, words in (
-        (["--data.shards", str(tmp_path / "nowhere")], "nowhere"),
+@pytest.mark.parametrize(
+    ("extra", "words"),
+    [
+        (["--data.shards", "nowhere"], "nowhere"),
         (["--optimizer.lerning_rate", "1"], "did you mean '--optimizer.learning_rate'"),
         (["--steps", "few"], "steps"),
-    ):
-        done = subprocess.run(
-            [*command, "--out", str(tmp_path / "run"), *extra],
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
+        (["--device", "tpu"], "device = tpu (allowed: auto, cpu, cuda, cuda:0"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_status_2(
+    extra: list[str], words: str, runs: Runs, command: Callable[..., Any]
+) -> None:
+    done = command(*runs.words("bad", *extra))
+    assert done.status == 2, done.err
+    assert words in done.err
+    assert len(done.err.strip().splitlines()) == 1, done.err
+
+
+@pytest.mark.parametrize("device", ["cuda", "cuda:1"])
+def test_a_gpu_that_is_not_there_is_never_silently_a_cpu(
+    device: str, runs: Runs, command: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    done = command(*runs.words("bad", "--device", device))
+    assert done.status == 2
+    assert f"device = {device}: no CUDA device found" in done.err
+    assert not (runs.folder / "bad").exists()
+
+
+@pytest.mark.slow
+def test_a_run_killed_twice_ends_as_if_it_had_not_been(
+    runs: Runs, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Once between checkpoints, inside a pass over the data, and once while one is written."""
+    # Checkpoints fall into the middle of a row.
+    more = ["--steps", str(STEPS), "--workers", "2", "--accumulate", "2", "--log.log_every", "2"]
+    more += ["--log.checkpoint_every", "5"]
+    out = runs.folder / "killed"
+    runs.here("whole", *more)
+    process = runs.start("killed", *more, "--resume")
+    runs.wait_for(lambda: len(runs.rows("killed")) >= 4, process)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert (out / "checkpoints" / "step-000005.ckpt").is_file()
+
+    process = runs.start("killed", *more, "--resume")
+    runs.wait_for((out / "checkpoints" / ".step-000015.part").exists, process)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+    capsys.readouterr()
+    runs.here("killed", *more, "--resume")
+    assert "from step 1" in capsys.readouterr().out
+    rows = runs.rows("killed")
+    assert [row["step"] for row in rows] == [str(step) for step in range(2, STEPS + 1, 2)]
+    for one, other in zip(runs.rows("whole"), rows, strict=True):
+        assert {name: one[name] for name in NAMES} == {name: other[name] for name in NAMES}
+    expected = runs.weights("whole")
+    for name, tensor in runs.weights("killed").items():
+        assert torch.equal(tensor, expected[name]), name
+    assert not list((out / "checkpoints").glob(".*")), "nothing half-written is left"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("engine", "number"), [("ddp", signal.SIGKILL), ("zero1", signal.SIGSTOP)])
+def test_when_a_process_dies_or_hangs_the_other_says_so_and_ends_in_time(
+    engine: str, number: signal.Signals, runs: Runs
+) -> None:
+    """A stopped process keeps its connections open: only the timeout tells."""
+    name = f"lost-{engine}"
+    process = runs.start(
+        name,
+        *("--steps", "100000", "--hardware.devices", "2", "--hardware.strategy", engine),
+        *("--hardware.timeout_seconds", str(TIMEOUT_SECONDS)),
+    )
+    runs.wait_for((runs.folder / name / "metrics.csv").exists, process)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    ranks = [
+        int(child)
+        for child in children
+        if b"LOCAL_RANK=1" in Path(f"/proc/{child}/environ").read_bytes()
+    ]
+    assert len(ranks) == 1
+    os.kill(ranks[0], number)
+    try:
+        process.wait(timeout=3 * TIMEOUT_SECONDS)
+    finally:
+        # The stopped one holds the pipes; nothing else will end it.
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(ranks[0], signal.SIGKILL)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1, errors
+    told = [line for line in errors.splitlines() if line.startswith("hicmae pretrain: error")]
+    assert len(told) == 1, errors
+    assert "process 0 of 2 has lost another one" in told[0]
+    assert "Traceback" not in errors
+
+
+def poisoned(runs: Runs, engine: str, poison: str, status: int) -> tuple[str, str]:
+    """A run of two processes, the second of which has clips that are no numbers."""
+    return runs.finish(
+        f"poisoned-{engine}",
+        *("--steps", "6", "--max_skipped_steps", "1", "--hardware.devices", "2"),
+        *("--hardware.strategy", engine, "--hardware.timeout_seconds", "120"),
+        status=status,
+        script=runs.repository / "tests" / "support" / "pretrain_poisoned.py",
+        POISON=poison,
+    )
+
+
+def steps_of_adamw(out: Path, step: int) -> set[int]:
+    whole = torch.load(out / "checkpoints" / f"step-{step:06d}.ckpt", weights_only=True)
+    return {int(state["step"]) for state in whole["optimizer_states"][0]["state"].values()}
+
+
+@pytest.mark.slow
+def test_a_bad_step_of_one_process_is_left_out_by_both_until_both_stop(runs: Runs) -> None:
+    """Steps 2 and 4 are bad on the second process; one is allowed."""
+    _, errors = poisoned(runs, "zero1", "1:2,4", 2)
+    out = runs.folder / "poisoned-zero1"
+    # One line on the screen, from the first process, and the samples of both in the run folder.
+    told = [line for line in errors.splitlines() if "hicmae pretrain: error" in line]
+    assert told
+    assert "step 4: " in told[0]
+    assert "max_skipped_steps = 1 allows; saved" in told[0]
+    assert len(list(out.glob("nonfinite-*"))) == 4
+    for step in (2, 4):
+        good, bad = (
+            json.loads((out / f"nonfinite-step-{step:06d}-process-{rank}.json").read_text())
+            for rank in (0, 1)
         )
-        assert done.returncode == 2, done.stderr
-        assert words in done.stderr
-        assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+        assert good["keys_of_broken_inputs"] == []
+        assert bad["keys_of_broken_inputs"] == [bad["keys"][0]]
+        assert len(good["keys"]) == len(bad["keys"]) == 4
+        assert not set(good["keys"]) & set(bad["keys"]), "each process had clips of its own"
+    assert [row["step"] for row in runs.rows("poisoned-zero1")] == ["1", "2", "3", "4"]
+    assert load_checkpoint(out).config["step"] == 4
+    assert all(torch.isfinite(tensor).all() for tensor in runs.weights("poisoned-zero1").values())
+    assert steps_of_adamw(out, 4) == {2}, "AdamW has taken two of four steps"
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_behind_a_bad_step(runs: Runs) -> None:
+    """The one that speaks says where the samples of the one that saw it are named."""
+    output, _ = poisoned(runs, "ddp", "1:2", 0)
+    out = runs.folder / "poisoned-ddp"
+    assert output.count("step 2: not finite") == 1
+    assert "process-0.json and, of the other processes, beside it" in output
+    assert load_checkpoint(out).config["step"] == 6
+    assert all(torch.isfinite(tensor).all() for tensor in runs.weights("poisoned-ddp").values())
+    assert steps_of_adamw(out, 6) == {5}

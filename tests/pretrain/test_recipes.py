@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from hicmae.commands import parse
+from hicmae.cli import parse
 from hicmae.config import config_root, load_model_config, load_yaml
-from pretrain.plan import make_plan
+from pretrain.plan import choose_model
 from pretrain.run import pretrain
-from pretrain.sizes import choose_model
+from pretrain.settings import PretrainConfig, count_steps
 
 CLIPS = 1_091_581  # usable ones of VoxCeleb2's development set
 ABLATIONS = sorted((config_root() / "pretrain" / "ablations").glob("*.yaml"))
@@ -27,10 +28,13 @@ def resolved(*files: str, extra: tuple[str, ...] = ()) -> dict[str, Any]:
 @pytest.mark.parametrize("size", ["tiny", "small", "base"])
 def test_the_published_recipe_is_the_published_one(size: str) -> None:
     found = resolved(f"voxceleb2_{size}.yaml")
-    assert choose_model(found["model"]) == load_model_config(size)
+    names = [item.name for item in fields(PretrainConfig)]
+    settings = {name: found[name] for name in names} | {"model": choose_model(found["model"])}
+    config = PretrainConfig(**settings)
+    assert config.model == load_model_config(size)
     data, optimizer, objective = found["data"], found["optimizer"], found["objective"]
     assert (data.batch_size, found["hardware"].devices, found["accumulate"]) == (40, 4, 1)
-    assert found["precision"] == "16-mixed"
+    assert (found["device"], found["precision"], found["workers"]) == ("cuda", "16-mixed", 10)
     assert (optimizer.betas, optimizer.eps, optimizer.weight_decay) == ((0.9, 0.95), 1e-8, 0.05)
     assert optimizer.clip_norm is None
     assert (objective.video_mask_ratio, objective.audio_mask_ratio) == (0.9, 0.8)
@@ -41,18 +45,10 @@ def test_the_published_recipe_is_the_published_one(size: str) -> None:
     augment = found["augment"]
     assert augment.crop_scales == (1.0, 0.875, 0.75, 0.66)
     assert (augment.crop, augment.flip, augment.gain_concentration) == ("multi-scale", 0, 10)
-    plan = make_plan(
-        CLIPS,
-        batch_size=data.batch_size,
-        accumulate=found["accumulate"],
-        world_size=found["hardware"].devices,
-        steps=found["steps"],
-        epochs=found["epochs"],
-        optimizer=optimizer,
-    )
-    assert (plan.global_batch, plan.num_steps, plan.warmup_steps) == (160, 682_200, 34_110)
-    assert optimizer.learning_rate * plan.global_batch / 256 == pytest.approx(1.875e-4)
-    assert optimizer.min_learning_rate * plan.global_batch / 256 == pytest.approx(6.25e-6)
+    counts = count_steps(config, num_clips=CLIPS, world_size=found["hardware"].devices)
+    assert (counts.global_batch, counts.num_steps, counts.warmup_steps) == (160, 682_200, 34_110)
+    assert optimizer.learning_rate * counts.global_batch / 256 == pytest.approx(1.875e-4)
+    assert optimizer.min_learning_rate * counts.global_batch / 256 == pytest.approx(6.25e-6)
 
 
 @pytest.mark.parametrize("path", ABLATIONS, ids=[path.stem for path in ABLATIONS])

@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-import csv
-import os
 import shutil
-import subprocess
-import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from hicmae.checkpoint import load_checkpoint
-from hicmae.config import save_yaml
 from hicmae.masks import Masks
 from hicmae.settings import InputConfig, ModelConfig, ObjectiveConfig
-from hicmae.transforms import AugmentConfig
 from pretrain.module import PretrainModule, step_seed
-from pretrain.settings import OptimizerConfig
-from shards.streaming import StreamConfig, clip_stream
-from tests.support.pretrain_shards import moving_shards
+from pretrain.settings import Counts, DataConfig, OptimizerConfig, PretrainConfig
+from shards.reading.streaming import StreamConfig, clip_stream
+from tests.support.pretrain_processes import Runs
 
 pytestmark = pytest.mark.slow
 
@@ -30,128 +23,116 @@ OPTIMIZER = OptimizerConfig(learning_rate=0.1, warmup_steps=2, clip_norm=0.5)
 STEPS = 4
 
 
-class Cluster:
-    """Two CPU processes, or one, on the same clips."""
-
-    def __init__(self, folder: Path, repository: Path, sizes: ModelConfig) -> None:
-        self.folder = folder
-        self.environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(repository)}
-        self.shards = moving_shards(folder / "shards", 16)
-        save_yaml(folder / "tiny.yaml", sizes)
-        # All of the tiny network is shared out; by default a device keeps small weights whole.
-        (folder / "zero3.yaml").write_text(
-            "kind: deepspeed\nstage: 3\npersistent_elements: 0\ngathered_elements: 4000\n"
-        )
-
-    def run(self, name: str, engine: str, *more: str) -> str:
-        if (self.folder / f"{engine}.yaml").is_file():
-            engine = str(self.folder / f"{engine}.yaml")
-        devices = "1" if engine == "single" else "2"
-        words = [sys.executable, "-m", "hicmae", "pretrain", "--out", str(self.folder / name)]
-        words += ["--data.shards", str(self.shards), "--model", str(self.folder / "tiny.yaml")]
-        words += ["--data.batch_size", "4", "--data.workers", "0", "--data.shuffle_buffer", "8"]
-        words += ["--optimizer.learning_rate", "0.1", "--optimizer.warmup_steps", "2"]
-        words += ["--optimizer.clip_norm", "0.5", "--steps", str(STEPS)]
-        words += ["--log.log_every", "1", "--log.pictures_every", "0", "--wandb.mode", "disabled"]
-        words += ["--hardware.accelerator", "cpu", "--hardware.devices", devices]
-        words += ["--hardware.strategy", engine, "--precision", "32-true", *more]
-        done = subprocess.run(
-            words, env=self.environment, capture_output=True, text=True, timeout=300, check=False
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
-
-    def losses(self, name: str) -> list[float]:
-        with (self.folder / name / "metrics.csv").open(newline="") as file:
-            return [float(row["loss"]) for row in csv.DictReader(file)]
-
-    def agree(self, name: str, losses: Sequence[float], weights: dict[str, Any]) -> None:
-        assert self.losses(name) == pytest.approx(losses, rel=1e-5)
-        found = load_checkpoint(self.folder / name).tensors
-        assert found.keys() == weights.keys()
-        for key, value in found.items():
-            torch.testing.assert_close(value, weights[key], rtol=1e-3, atol=2e-5, msg=key)
-
-
 @pytest.fixture(scope="module")
-def cluster(
-    tmp_path_factory: pytest.TempPathFactory, repository: Path, tiny_model_config: ModelConfig
-) -> Cluster:
+def runs(
+    tmp_path_factory: pytest.TempPathFactory,
+    repository: Path,
+    tiny_model_config: ModelConfig,
+    many_shards: Path,
+) -> Iterator[Runs]:
     """With the run to compare with: one process that averages over the batches of two."""
-    found = Cluster(tmp_path_factory.mktemp("zero"), repository, tiny_model_config)
-    found.run("one", "single", "--accumulate", "2")
-    return found
+    folder = tmp_path_factory.mktemp("zero")
+    # All of the tiny network is shared out; by default a device keeps small weights whole.
+    (folder / "zero3.yaml").write_text(
+        "kind: deepspeed\nstage: 3\npersistent_elements: 0\ngathered_elements: 4000\n"
+    )
+    found = Runs(folder, repository, tiny_model_config, many_shards)
+    found.options += ["--optimizer.clip_norm", "0.5", "--steps", str(STEPS)]
+    found.options += ["--log.checkpoint_every", "2", "--log.keep", "9"]
+    found.here("one", "--accumulate", "2")
+    yield found
+    found.end()
 
 
-@pytest.mark.parametrize("engine", ["zero1", "zero2", "zero3"])
-def test_two_processes_train_as_one_does_and_their_checkpoint_goes_on_anywhere(
-    engine: str, cluster: Cluster
-) -> None:
-    """Local negatives: the mean over the batches of processes, computed in one."""
-    weights = load_checkpoint(cluster.folder / "one").tensors
-    losses = cluster.losses("one")
-    cluster.run(engine, engine, "--log.checkpoint_every", "2", "--log.keep", "9")
-    cluster.agree(engine, losses, weights)
+def train(runs: Runs, name: str, engine: str, *more: str) -> str:
+    """Two processes, which share as an engine says."""
+    own = runs.folder / f"{engine}.yaml"
+    engine = str(own) if own.is_file() else engine
+    return runs.finish(name, "--hardware.devices", "2", "--hardware.strategy", engine, *more)[0]
 
-    checkpoints = cluster.folder / engine / "checkpoints"
+
+def losses_of(runs: Runs, name: str) -> list[float]:
+    return [float(row["loss"]) for row in runs.rows(name)]
+
+
+def agree(runs: Runs, name: str, losses: Sequence[float], weights: dict[str, Any]) -> None:
+    assert losses_of(runs, name) == pytest.approx(losses, rel=1e-5)
+    found = runs.weights(name)
+    assert found.keys() == weights.keys()
+    for key, value in found.items():
+        torch.testing.assert_close(value, weights[key], rtol=1e-3, atol=2e-5, msg=key)
+
+
+def agree_with_one(runs: Runs, name: str) -> None:
+    agree(runs, name, losses_of(runs, "one"), runs.weights("one"))
+
+
+def half_way(runs: Runs, name: str, copy: str) -> str:
+    """A copy of a run as it was after two steps; its name."""
+    shutil.copytree(runs.folder / name, runs.folder / copy)
     for end in ("ckpt", "json"):
-        (checkpoints / f"step-{STEPS:06d}.{end}").unlink()
-    shards = checkpoints / "step-000002.shards" / "checkpoint"
-    assert len(list(shards.glob("zero_pp_rank_*_optim_states.pt"))) == 2
-    shutil.copytree(cluster.folder / engine, cluster.folder / f"{engine}-alone")
-    said = cluster.run(engine, engine, "--resume")  # from the shards
-    assert "from step 2" in said
-    cluster.agree(engine, losses, weights)
-    said = cluster.run(f"{engine}-alone", "single", "--resume")  # from the whole
-    assert "accumulate = 2 instead of 1" in said
-    cluster.agree(f"{engine}-alone", losses, weights)
-
-
-@pytest.mark.parametrize("engine", ["zero2_offload", "zero3_offload"])
-def test_offloading_changes_where_things_are_and_not_what_they_are(
-    engine: str, cluster: Cluster
-) -> None:
-    """On CPUs the place is the same memory; the path through DeepSpeed is the other one."""
-    cluster.run(engine, engine)
-    weights = load_checkpoint(cluster.folder / "one").tensors
-    cluster.agree(engine, cluster.losses("one"), weights)
+        (runs.folder / copy / "checkpoints" / f"step-{STEPS:06d}.{end}").unlink()
+    return copy
 
 
 @pytest.mark.parametrize("engine", ["zero1", "zero3"])
-def test_a_run_of_one_process_goes_on_in_two(engine: str, cluster: Cluster) -> None:
-    name = f"one-then-{engine}"
-    cluster.run(
-        name, "single", "--accumulate", "2", "--log.checkpoint_every", "2", "--log.keep", "9"
-    )
-    (cluster.folder / name / "checkpoints" / f"step-{STEPS:06d}.ckpt").unlink()
-    said = cluster.run(name, engine, "--resume", "--accumulate", "2")
+def test_two_processes_train_as_one_does_and_go_on_with_the_same_bits(
+    engine: str, runs: Runs
+) -> None:
+    """Local negatives: the mean over the batches of processes, computed in one."""
+    train(runs, engine, engine)
+    agree_with_one(runs, engine)
+    resumed = half_way(runs, engine, f"{engine}-resumed")
+    assert "from step 2" in train(runs, resumed, engine, "--resume")
+    expected = runs.weights(engine)
+    for name, tensor in runs.weights(resumed).items():
+        assert torch.equal(tensor, expected[name]), name
+    assert losses_of(runs, resumed) == losses_of(runs, engine)
+
+
+def test_a_checkpoint_goes_on_in_one_process_and_with_another_engine(
+    runs: Runs, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On CPUs the place is the same memory; the path through DeepSpeed is the other one."""
+    train(runs, "zero2", "zero2")
+    agree_with_one(runs, "zero2")
+    capsys.readouterr()
+    runs.here(half_way(runs, "zero2", "zero2-alone"), "--resume")
+    assert "accumulate = 2 instead of 1" in capsys.readouterr().out
+    agree_with_one(runs, "zero2-alone")
+    offloaded = half_way(runs, "zero2", "zero2-offloaded")
+    train(runs, offloaded, "zero2_offload", "--resume")
+    agree_with_one(runs, offloaded)
+
+
+def test_a_run_of_one_process_goes_on_in_two_with_everything_offloaded(runs: Runs) -> None:
+    name = half_way(runs, "one", "one-then-two")
+    said = train(runs, name, "zero3_offload", "--resume", "--accumulate", "2")
     assert "accumulate = 1 instead of 2" in said
-    one = load_checkpoint(cluster.folder / "one").tensors
-    cluster.agree(name, cluster.losses("one"), one)
+    agree_with_one(runs, name)
 
 
 def test_global_negatives_are_those_of_one_large_batch(
-    cluster: Cluster, tiny_model_config: ModelConfig
+    runs: Runs, many_shards: Path, tiny_model_config: ModelConfig
 ) -> None:
-    losses, weights = train_on_large_batches(cluster.shards, tiny_model_config)
-    cluster.run("global", "zero1", "--objective.negatives", "global")
-    cluster.agree("global", losses, weights)
+    losses, weights = train_on_large_batches(many_shards, tiny_model_config)
+    train(runs, "global", "zero1", "--objective.negatives", "global")
+    agree(runs, "global", losses, weights)
 
 
 def train_on_large_batches(
     shards: Path, sizes: ModelConfig
 ) -> tuple[list[float], dict[str, torch.Tensor]]:
     """A plain loop in this process over the clips, crops and masks of both processes at once."""
-    module = PretrainModule(
+    config = PretrainConfig(
+        data=DataConfig(shards=shards),
+        out=shards / "run",
         model=sizes,
         objective=ObjectiveConfig(negatives="global"),
-        augment=AugmentConfig.pretraining(),
         optimizer=OPTIMIZER,
-        num_steps=STEPS,
-        warmup_steps=2,
-        global_batch=8,
-        seed=0,
     )
+    counts = Counts(num_steps=STEPS, warmup_steps=2, global_batch=8, steps_per_epoch=2)
+    module = PretrainModule(config, counts)
     parts = [iter(parts_of(shards, sizes.input, rank)) for rank in (0, 1)]
     decayed = [p for p in module.model.parameters() if p.ndim > 1]
     others = [p for p in module.model.parameters() if p.ndim <= 1]
@@ -163,7 +144,7 @@ def train_on_large_batches(
         for rank in (0, 1):
             torch.manual_seed(step_seed(0, 2 * step + rank))
             video, fbank = module.transform(next(parts[rank]))
-            masks.append(module.model._masks(video, None, None))
+            masks.append(module.model.draw_masks(len(video)))
             videos.append(video)
             fbanks.append(fbank)
         output = module.model(

@@ -10,9 +10,8 @@ import pytest
 import torch
 
 from hicmae.settings import InputConfig
-from shards.bench import bench_loader
-from shards.bench_media import raw_files, write_bench_shards
-from shards.random_access import ShardDataset
+from shards.bench import bench_loader, raw_files, write_bench_shards
+from shards.reading.random_access import ShardDataset
 from tests.support.shard_fixtures import make_sample, write_shards
 
 

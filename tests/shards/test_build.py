@@ -9,10 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from shards.building.build import BuildConfig, build_shards
+from hicmae.media.faces import DETECTORS, Face
+from hicmae.registry import NoSettings
+from shards.building.build import build_shards
 from shards.check import check_shards
 from shards.index import read_index
-from tests.support.build_fixtures import config, digests, samples
+from shards.settings import BuildConfig
+from tests.support.build_fixtures import config, digests, run_here, samples
 from tests.support.shard_media import brightness, tone, write_video
 
 TINY = config()
@@ -224,3 +227,38 @@ def test_every_talking_clip_becomes_a_sample_and_nothing_is_lost_silently(
     assert not {path for path in refused if path.parent.name == "talking"}
     assert result.num_samples + len(refused) + len(result.ignored) == len(files)
     assert check_shards(tmp_path / "out") == []
+
+
+class BottomRight:
+    """A detector of nobody's package: the face is always in one corner."""
+
+    name = "bottom-right"
+
+    def __init__(self, settings: NoSettings, *, offline: bool = False) -> None: ...
+
+    def detect(self, frame: np.ndarray) -> list[Face]:
+        return [Face(box=np.array([30, 20, 54, 44], dtype=np.float32), score=1.0)]
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_a_detector_of_another_package_is_one_registered_name(
+    installed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def register() -> None:
+        DETECTORS.register("bottom-right")(BottomRight)
+
+    if installed:  # as a plug-in that is imported where its name is first asked for
+        monkeypatch.setattr("hicmae.media.faces.load_plugins", register)
+    else:
+        register()
+    monkeypatch.setattr("shards.building.build.run_in_order", run_here)
+    write_video(tmp_path / "in/a.mp4", seconds=0.6)
+    try:
+        settings = config(faces="bottom-right", face_margin=0.0)
+        build_shards([tmp_path / "in"], tmp_path / "out", settings)
+    finally:
+        DETECTORS.unregister("bottom-right")
+    (info, frames, _) = samples(tmp_path / "out")["a"]
+    assert (info.faces.detector, info.faces.coverage) == ("bottom-right", 1.0)
+    assert info.faces.face_pixels == 24
+    assert frames.shape == (15, 32, 32, 3)

@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 
 import shards.building.build
-from shards.building.build import BuildConfig, NothingBuiltError, build_shards
-from shards.building.outcome import Outcome, Refusal
-from shards.building.prepare import prepare_recording
+from shards.building.build import NothingBuiltError, build_shards
+from shards.building.prepare import Outcome, Refusal, prepare_recording
 from shards.index import read_index
 from shards.manifest import ManifestRow
+from shards.settings import BuildConfig
 from tests.support.build_fixtures import config, digests, samples, write_small_receipt
 from tests.support.shard_media import tone, write_video
 

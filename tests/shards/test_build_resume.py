@@ -19,11 +19,11 @@ import pytest
 from hicmae.__main__ import main
 from shards.building.build import BuildResult, NothingBuiltError, TooManyRefusedError, build_shards
 from shards.building.journal import Journal, read_journal
-from shards.building.parts import Part
 from shards.building.workplace import Workplace
 from shards.check import check_shards
+from shards.errors import ShardError
 from shards.index import read_index
-from shards.schema import ShardError
+from shards.settings import Part
 from tests.support.build_fixtures import (
     config,
     digests,
@@ -178,9 +178,9 @@ def test_what_was_done_before_a_stop_is_counted_and_not_done_again(
     seen: list[Any] = []
     result = build(source, tmp_path / "out", on_progress=seen.append)
     # Finished by then: train 0 (00, 01x2) and 1 (04x2, 05). Begun: test 0 (03, 07).
-    assert list(prepared(log)) == NAMES[8:]
-    assert result.num_kept == 8
-    assert seen[-1].kept == 8
+    assert list(prepared(log)) == ["03", *NAMES[7:]]
+    assert result.num_kept == 6
+    assert seen[-1].kept == 6
     assert (seen[-1].done, seen[-1].total) == (12, 12)
     assert seen[-1].refused == {"no-face": 1, "crash": 1}
 
@@ -234,82 +234,14 @@ def test_a_finished_shard_that_is_gone_or_cut_is_built_again(tmp_path: Path, log
         shutil.rmtree(tmp_path / "out")
 
 
-def test_a_crash_is_not_tried_again_unless_asked_for(
-    tmp_path: Path, log: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_crash_is_not_tried_again(tmp_path: Path, log: Path) -> None:
     source = write_list(tmp_path / "in", NAMES)
-    monkeypatch.setenv("MENDED", "1")
-    build(source, tmp_path / "mended")
-    monkeypatch.delenv("MENDED")
     build(source, tmp_path / "whole")
-    for name in ("out", "retried", "in vain"):
-        assert killed_at(80, lambda name=name: build(source, tmp_path / name))  # type: ignore[misc]
+    assert killed_at(80, lambda: build(source, tmp_path / "out"))
     prepared(log)
     build(source, tmp_path / "out")
     assert "06crash" not in prepared(log)
-    build(source, tmp_path / "in vain", retry=True)
-    assert prepared(log)["06crash"] == 1
-    assert digests(tmp_path / "out") == digests(tmp_path / "whole") == digests(tmp_path / "in vain")
-    monkeypatch.setenv("MENDED", "1")
-    build(source, tmp_path / "retried", retry=True)
-    assert digests(tmp_path / "retried") == digests(tmp_path / "mended")
-    assert "00" not in prepared(log)  # its shard is before the gap
-
-
-@pytest.mark.parametrize("step", [62, 70, 74, 78, 86])
-def test_wherever_it_was_killed_a_recording_that_is_back_has_its_place(
-    step: int, tmp_path: Path, log: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    source = write_list(tmp_path / "in", NAMES)
-    assert killed_at(step, lambda: build(source, tmp_path / "out"))
-    monkeypatch.setenv("MENDED", "1")
-    build(source, tmp_path / "mended")
-    build(source, tmp_path / "out", retry=True)
-    assert digests(tmp_path / "out") == digests(tmp_path / "mended")
-
-
-def test_a_damaged_unfinished_shard_gives_back_the_samples_that_are_whole(
-    tmp_path: Path, log: Path
-) -> None:
-    source = write_list(tmp_path / "in", NAMES)
-    build(source, tmp_path / "whole")
-
-    def stop(now: Any) -> None:
-        if now.done == 9:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        build(source, tmp_path / "out", on_progress=stop)
-    prepared(log)
-    journal = read_journal(tmp_path / "out.partial/journal.jsonl")
-    assert journal is not None
-    (third, seventh) = (journal.recordings[number].samples[0] for number in (3, 7))
-    assert third["shard"] == seventh["shard"] == "test-000000.tar"
-    assert not journal.shards.keys() & {"test-000000.tar"}
-    with (tmp_path / "out.partial/shards/test-000000.tar.part").open("r+b") as file:
-        file.seek(int(seventh["mjpg_offset"]) + 5)  # type: ignore[arg-type]
-        file.write(b"\x55")
-    build(source, tmp_path / "out")
-    assert "03" not in (asked := prepared(log))
-    assert "07" in asked
     assert digests(tmp_path / "out") == digests(tmp_path / "whole")
-    assert check_shards(tmp_path / "out") == []
-
-
-def test_recordings_in_quarantine_are_refused_unopened(tmp_path: Path, log: Path) -> None:
-    source = write_list(tmp_path / "in", NAMES)
-    build(source, tmp_path / "first")
-    prepared(log)
-    refused = tmp_path / "first/refused.jsonl"
-    result = build(source, tmp_path / "second", quarantine=refused)
-    asked = prepared(log)
-    assert "06crash" not in asked
-    assert "02no" in asked  # another setting may find what this one did not
-    assert [item.cause for item in result.refusals] == ["no-face", "crash"]
-    assert digests(tmp_path / "second") == digests(tmp_path / "first")
-    refused.write_text("nonsense\n")
-    with pytest.raises(ValueError, match=r"refused\.jsonl line 1: no refusal"):
-        build(source, tmp_path / "third", quarantine=refused)
 
 
 @pytest.mark.parametrize(

@@ -13,23 +13,24 @@ from scipy.stats import ks_2samp
 
 from hicmae.__main__ import main
 from shards.index import read_index
-from shards.receipts.compare import compare_preparations, read_preparation
-from shards.receipts.compare_verdict import (
+from shards.receipts.compare import (
     COMPARABLE,
     DIFFERENT,
     IDENTICAL,
     OTHER_ENCODING,
     SAME_CONTENT,
+    compare_preparations,
+    read_preparation,
 )
-from shards.receipts.distributions import (
+from shards.receipts.facts import (
     QUANTITIES,
     describe_values,
     exact_distance,
     histogram_distance,
+    read_facts,
     shift_in_words,
 )
 from shards.receipts.receipt import make_receipt
-from shards.receipts.sample_facts import read_facts
 from tests.support.preparations import Sample, changed, moving_sample, write_preparation
 
 

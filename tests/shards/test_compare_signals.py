@@ -9,10 +9,19 @@ import cv2
 import numpy as np
 import pytest
 
-from shards.receipts.compare import compare_preparations, read_preparation
-from shards.receipts.compare_signals import DecodedSample, SignalConfig, compare_sample
-from shards.receipts.compare_verdict import DIFFERENT, OTHER_ENCODING
-from shards.receipts.time_shift import picture_shift, sound_shift
+from shards.receipts.compare import (
+    DIFFERENT,
+    OTHER_ENCODING,
+    compare_preparations,
+    read_preparation,
+)
+from shards.receipts.differences import (
+    DecodedSample,
+    SignalConfig,
+    compare_sample,
+    picture_shift,
+    sound_shift,
+)
 from tests.support.preparations import FPS, RATE, moving_sample, write_preparation
 
 

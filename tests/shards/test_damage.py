@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import shutil
 import tarfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from shards.errors import ClipError
+from shards.errors import ClipError, ShardError
 from shards.index import read_index
-from shards.random_access import ShardDataset
-from shards.sample_json import sample_json
-from shards.schema import SCHEMA_VERSION, ShardError
-from tests.support.shard_fixtures import make_sample, rewrite_shard, write_shards
+from shards.reading.random_access import ShardDataset
+from shards.schema import SCHEMA_VERSION, sample_json
+from tests.support.shard_fixtures import INPUT, SIDE, make_sample, rewrite_shard, write_shards
 from tests.support.stream_fixtures import (
     NUM_SAMPLES,
+    first_batches,
     keys_of,
     loader,
     one_epoch,
@@ -28,17 +27,9 @@ from tests.support.stream_fixtures import (
 KEY = "id00/00005"  # second of the four in train-000001.tar
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Six shards of 23 samples."""
-    samples = [make_sample(number) for number in range(NUM_SAMPLES)]
-    return write_shards(tmp_path_factory.mktemp("shards"), samples)
-
-
 @pytest.fixture
-def folder(whole: Path, tmp_path: Path) -> Path:
-    """A copy to damage."""
-    return Path(shutil.copytree(whole, tmp_path / "copy"))
+def folder(copied_shards: Path) -> Path:
+    return copied_shards
 
 
 def wrong_version(folder: Path) -> None:
@@ -124,22 +115,18 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
-def test_what_is_damaged_is_counted_by_cause_or_named(folder: Path, damage: Any) -> None:
+def test_what_is_damaged_is_counted_by_cause_or_named_by_both_readers(
+    folder: Path, damage: Any
+) -> None:
     cause, count, message = DAMAGES[damage]
     damage(folder)
-    batches = list(one_epoch(folder))
+    batches = one_epoch(folder)
     assert skipped_in(batches) == {cause: count}
     assert len(set(keys_of(batches))) == len(keys_of(batches)) == NUM_SAMPLES - count
     with pytest.raises(ShardError, match=f"train-000001.tar: .*{message}") as error:
-        list(one_epoch(folder, on_bad="raise"))
+        one_epoch(folder, on_bad="raise")
     assert "\n" not in str(error.value)
-
-
-@pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
-def test_random_access_finds_the_same(folder: Path, damage: Any) -> None:
-    cause, count, message = DAMAGES[damage]
-    damage(folder)
-    dataset = ShardDataset(folder, input=one_epoch(folder).input, on_bad="skip")
+    dataset = ShardDataset(folder, input=INPUT, on_bad="skip")
     items = [dataset[number] for number in range(NUM_SAMPLES)]
     assert [item.cause for item in items if not isinstance(item, dict)] == [cause] * count
     with pytest.raises(ShardError, match=f"train-000001.tar: .*{message}"):
@@ -147,10 +134,11 @@ def test_random_access_finds_the_same(folder: Path, damage: Any) -> None:
 
 
 def test_what_is_skipped_makes_its_own_batch_smaller_and_shifts_no_other(
-    whole: Path, folder: Path
+    six_shards: Path, folder: Path
 ) -> None:
     flipped_image(folder)
-    for batch, expected in zip(one_epoch(folder), one_epoch(whole), strict=True):
+    whole = first_batches(stream_of(six_shards), 6)
+    for batch, expected in zip(first_batches(stream_of(folder), 6), whole, strict=True):
         assert batch["keys"] == [key for key in expected["keys"] if key != KEY]
         assert batch["skipped"] == ({"bad-digest": 1} if KEY in expected["keys"] else {})
         assert len(batch["frames"]) == len(batch["keys"])
@@ -160,27 +148,28 @@ def test_what_is_skipped_makes_its_own_batch_smaller_and_shifts_no_other(
 
 def test_a_share_of_bad_samples_is_an_empty_batch_and_ranks_stay_in_step(folder: Path) -> None:
     no_shard(folder)
-    shares = [
-        list(one_epoch(folder, batch_size=2, shuffle_buffer=0, rank=rank, world_size=2))
-        for rank in range(2)
-    ]
+    options = {"batch_size": 2, "shuffle_buffer": 0, "world_size": 2}
+    shares = [first_batches(stream_of(folder, rank=rank, **options), 6) for rank in range(2)]
     assert [len(share) for share in shares] == [6, 6]
-    assert any(not batch["keys"] for share in shares for batch in share)
+    (empty, *_) = [batch for share in shares for batch in share if not batch["keys"]]
+    assert empty["frames"].shape == (0, INPUT.num_frames, SIDE, SIDE, 3)
+    assert empty["waveform"].shape == (0, INPUT.clip_samples)
+    assert empty["num_samples"].shape == (0,)
     assert sum((skipped_in(share) for share in shares), skipped_in([])) == {"missing-shard": 4}
 
 
 def test_all_clips_of_a_bad_sample_are_left_out(folder: Path) -> None:
     flipped_image(folder)
-    batches = list(one_epoch(folder, clips_per_sample=2))
+    batches = one_epoch(folder, batch_size=2, clips_per_sample=2)
     assert len(keys_of(batches)) == 2 * (NUM_SAMPLES - 1)
     assert skipped_in(batches) == {"bad-digest": 1}
 
 
 def test_worker_processes_count_too_and_their_error_stays_one_line(folder: Path) -> None:
     no_json(folder)
-    batches = list(loader(one_epoch(folder), 2))
+    batches = one_epoch(folder, workers=2)
     assert skipped_in(batches) == {"missing-member": 1}
-    iterator = iter(loader(one_epoch(folder, on_bad="raise"), 2))
+    iterator = iter(loader(stream_of(folder, on_bad="raise"), 2))
     with pytest.raises(ShardError) as error:
         list(iterator)
     for process in iterator._workers:  # after an error torch would wait 5 s for each
@@ -193,11 +182,10 @@ def test_worker_processes_count_too_and_their_error_stays_one_line(folder: Path)
 def test_samples_without_sound_follow_the_policy(tmp_path: Path) -> None:
     write_shards(tmp_path, [make_sample(number, sound=number % 3 > 0) for number in range(6)])
     # The index tells of them: batches are full, and the first of an epoch counts them.
-    batches = list(one_epoch(tmp_path, batch_size=2))
+    batches = one_epoch(tmp_path, batch_size=2)
     assert [len(batch["keys"]) for batch in batches] == [2, 2]
     assert [batch["skipped"] for batch in batches] == [{"no-sound": 2}, {}]
-    assert one_epoch(tmp_path).left_out == {"no-sound": 2}
-    batches = list(one_epoch(tmp_path, sound="optional"))
+    batches = one_epoch(tmp_path, sound="optional")
     silent = {
         key: int(count)
         for batch in batches
@@ -219,21 +207,18 @@ def test_a_folder_without_any_sound_is_refused(tmp_path: Path) -> None:
         one_epoch(tmp_path)
 
 
-@pytest.mark.parametrize("options", [{"infinite": True}, {"infinite": False}])
-def test_a_folder_with_nothing_readable_raises_in_the_end(
-    folder: Path, options: dict[str, bool]
-) -> None:
+def test_a_folder_with_nothing_readable_raises_in_the_end(folder: Path) -> None:
     for path in folder.glob("*.tar"):
         path.unlink()
     message = r"16 samples one after another were skipped \(missing-shard: 16\), the last: train"
     with pytest.raises(ClipError, match=message):
-        list(stream_of(folder, **options))
+        list(stream_of(folder))
 
 
 def test_samples_of_unlike_size_are_refused_by_name(tmp_path: Path) -> None:
     write_shards(tmp_path, [make_sample(0), make_sample(1, side=48)])
     with pytest.raises(ValueError, match=r"differ in size \('id0.*build all shards with one face"):
-        list(one_epoch(tmp_path))
+        one_epoch(tmp_path, batch_size=2)
 
 
 def test_an_index_that_points_outside_of_a_shard_is_refused(folder: Path) -> None:

@@ -24,6 +24,8 @@ from tests.support.dataset_trees import (
     text,
 )
 
+Listings = dict[str, tuple[Path, Listing]]
+
 WITH_FOLDS = [name for name in TREES if "fold" in DATASETS[name].columns]
 
 
@@ -40,7 +42,7 @@ def by_key(listing: Listing) -> dict[str, Item]:
 
 
 @pytest.fixture(scope="module")
-def listings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Listing]]:
+def listings(tmp_path_factory: pytest.TempPathFactory) -> Listings:
     """Every imitated tree, written once, and what was read."""
     found = {}
     for name, write in TREES.items():
@@ -52,7 +54,7 @@ def listings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, 
 
 @pytest.mark.parametrize("name", sorted(TREES))
 def test_every_file_of_a_listing_is_there_and_every_class_a_known_one(
-    name: str, listings: dict[str, tuple[Path, Listing]]
+    name: str, listings: Listings
 ) -> None:
     root, listing = listings[name]
     assert by_key(listing)
@@ -68,9 +70,7 @@ def test_every_file_of_a_listing_is_there_and_every_class_a_known_one(
 
 
 @pytest.mark.parametrize("name", sorted(TREES))
-def test_the_same_tree_gives_the_same_listing(
-    name: str, listings: dict[str, tuple[Path, Listing]]
-) -> None:
+def test_the_same_tree_gives_the_same_listing(name: str, listings: Listings) -> None:
     root, listing = listings[name]
     again = read(name, root)
     assert again.items == listing.items
@@ -78,7 +78,7 @@ def test_the_same_tree_gives_the_same_listing(
 
 
 @pytest.mark.parametrize("name", WITH_FOLDS)
-def test_no_speaker_is_in_two_folds(name: str, listings: dict[str, tuple[Path, Listing]]) -> None:
+def test_no_speaker_is_in_two_folds(name: str, listings: Listings) -> None:
     folds = defaultdict(set)
     items = listings[name][1].items
     for item in items:
@@ -93,14 +93,12 @@ def test_no_speaker_is_in_two_folds(name: str, listings: dict[str, tuple[Path, L
 
 
 @pytest.mark.parametrize("name", [name for name in WITH_FOLDS if name in ("iemocap", "msp-improv")])
-def test_a_session_is_one_fold(name: str, listings: dict[str, tuple[Path, Listing]]) -> None:
+def test_a_session_is_one_fold(name: str, listings: Listings) -> None:
     for item in listings[name][1].items:
         assert item.labels["fold"] == item.labels["session"]
 
 
-def test_crema_d_has_the_published_folds_people_and_votes(
-    listings: dict[str, tuple[Path, Listing]],
-) -> None:
+def test_crema_d_has_the_published_folds_people_and_votes(listings: Listings) -> None:
     items = by_key(listings["crema-d"][1])
     folds = {item.speaker: item.labels["fold"] for item in items.values()}
     assert [folds[str(actor)] for actor in (1001, 1018, 1019, 1054, 1055, 1072, 1073, 1091)] == (
@@ -147,9 +145,7 @@ def test_crema_d_leaves_out_what_the_published_lists_do_and_names_what_lacks(
     assert "clips with fold 1: 12, 1451 fewer than documented (1463)" in listing.differences()
 
 
-def test_the_whole_of_ravdess_meets_every_documented_number(
-    listings: dict[str, tuple[Path, Listing]],
-) -> None:
+def test_the_whole_of_ravdess_meets_every_documented_number(listings: Listings) -> None:
     listing = listings["ravdess"][1]
     assert listing.differences() == []
     assert listing.num_missing == 0
@@ -177,9 +173,7 @@ def test_ravdess_names_the_very_recordings_that_lack(tmp_path: Path) -> None:
     assert "clips: 1439, 1 fewer than documented (1440)" in listing.differences()
 
 
-def test_msp_improv_takes_perceived_labels_and_counts_raters(
-    listings: dict[str, tuple[Path, Listing]],
-) -> None:
+def test_msp_improv_takes_perceived_labels_and_counts_raters(listings: Listings) -> None:
     listing = listings["msp-improv"][1]
     item = by_key(listing)["MSP-IMPROV-S01A-M04-S-FM02"]
     assert item.labels["emotion"] == "happiness"
@@ -192,9 +186,7 @@ def test_msp_improv_takes_perceived_labels_and_counts_raters(
     assert item.audio.startswith("Audio/session4/")
 
 
-def test_iemocap_looks_at_the_speaker_s_half_of_the_span(
-    listings: dict[str, tuple[Path, Listing]],
-) -> None:
+def test_iemocap_looks_at_the_speaker_s_half_of_the_span(listings: Listings) -> None:
     items = by_key(listings["iemocap"][1])
     lead, other = items["Ses02M_impro01_M001"], items["Ses02M_impro01_F001"]
     assert (lead.region, other.region) == ("0 0 0.5 1", "0.5 0 1 1")
@@ -217,9 +209,7 @@ def test_iemocap_names_a_missing_dialogue_once(tmp_path: Path) -> None:
     assert len(listing.left_out["no video of the dialogue"]) == 10
 
 
-def test_mafw_serves_single_and_compound_labels_with_one_manifest(
-    listings: dict[str, tuple[Path, Listing]],
-) -> None:
+def test_mafw_serves_single_and_compound_labels_with_one_manifest(listings: Listings) -> None:
     items = by_key(listings["mafw"][1])
     assert len(items) == 220
     assert items["00012"].labels["emotion"] == "disgust"
@@ -278,9 +268,7 @@ def test_dfew_reads_the_annotation_as_a_spreadsheet(tmp_path: Path) -> None:
     assert by_key(read("dfew", tmp_path))["00009"].labels["votes_neutral"] == 7
 
 
-def test_mer2023_keeps_parts_of_the_same_names_apart(
-    listings: dict[str, tuple[Path, Listing]],
-) -> None:
+def test_mer2023_keeps_parts_of_the_same_names_apart(listings: Listings) -> None:
     items = by_key(listings["mer2023"][1])
     train, test = items["train/sample_00000001"], items["test1/sample_00000001"]
     assert (train.split, test.split) == ("train", "test1")
@@ -289,9 +277,7 @@ def test_mer2023_keeps_parts_of_the_same_names_apart(
     assert test.labels == {"emotion": "angry", "valence": 0.1}
 
 
-def test_werewolf_xl_puts_six_sessions_into_a_fold(
-    listings: dict[str, tuple[Path, Listing]],
-) -> None:
+def test_werewolf_xl_puts_six_sessions_into_a_fold(listings: Listings) -> None:
     items = by_key(listings["werewolf-xl"][1])
     assert len(items) == 60
     folds = {item.labels["session"]: item.labels["fold"] for item in items.values()}
@@ -303,9 +289,7 @@ def test_werewolf_xl_puts_six_sessions_into_a_fold(
     assert item.labels["dominance"] == 1.0
 
 
-def test_avcaffe_tests_the_twenty_people_of_its_repository(
-    listings: dict[str, tuple[Path, Listing]],
-) -> None:
+def test_avcaffe_tests_the_twenty_people_of_its_repository(listings: Listings) -> None:
     listing = listings["avcaffe"][1]
     sides = {item.speaker: item.split for item in listing.items}
     assert {person for person, side in sides.items() if side == "test"} == {
@@ -320,7 +304,7 @@ def test_avcaffe_tests_the_twenty_people_of_its_repository(
     assert any("1 of the segments" in note for note in listing.notes)
 
 
-def test_voxceleb2_pairs_pictures_and_sound(listings: dict[str, tuple[Path, Listing]]) -> None:
+def test_voxceleb2_pairs_pictures_and_sound(listings: Listings) -> None:
     listing = listings["voxceleb2"][1]
     items = by_key(listing)
     item = items["id00012/21Uxsk56VDQ/00000"]
@@ -358,25 +342,17 @@ def test_rows_of_one_recording_and_of_one_name_get_keys_of_their_own(tmp_path: P
 
 
 def test_clips_that_no_list_names_are_counted(tmp_path: Path) -> None:
-    for name, stray in (
-        ("mafw", "data/clips/09999.mp4"),
-        ("dfew", "Clip/original/9999.mp4"),
-        ("mer2023", "mer2023train/train/sample_1.avi"),
-        ("msp-improv", "Video/session1/S02A/R/MSP-IMPROV-S02A-F01-R-FM01.avi"),
-        ("werewolf-xl", "01_03_400.mp4"),
+    msp = "MSP-IMPROV-S02A-F01-R-FM01"
+    for name, stray, cause, key in (
+        ("mafw", "data/clips/09999.mp4", "in no list", "09999"),
+        ("dfew", "Clip/original/9999.mp4", "in no list of single labels", "09999"),
+        ("mer2023", "mer2023train/train/sample_1.avi", "not labelled", "train/sample_1"),
+        ("msp-improv", f"Video/session1/S02A/R/{msp}.avi", "not in the evaluation file", msp),
+        ("werewolf-xl", "01_03_400.mp4", "not labelled", "01_03_400"),
     ):
-        root = tmp_path / name
-        TREES[name](root)
-        medium(root / stray)
-        causes = {
-            "mafw": ("in no list", "09999"),
-            "dfew": ("in no list of single labels", "09999"),
-            "mer2023": ("not labelled", "train/sample_1"),
-            "msp-improv": ("not in the evaluation file", "MSP-IMPROV-S02A-F01-R-FM01"),
-            "werewolf-xl": ("not labelled", "01_03_400"),
-        }
-        cause, stem = causes[name]
-        assert read(name, root).left_out[cause] == [stem]
+        TREES[name](tmp_path / name)
+        medium(tmp_path / name / stray)
+        assert read(name, tmp_path / name).left_out[cause] == [key]
 
 
 def test_tables_and_folds_that_do_not_go_together_are_refused(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from shards.datasets import DATASETS
 from shards.index import read_index
 from shards.manifest import read_manifest
 from shards.settings import BuildConfig
-from tests.support.dataset_trees import TREES, crema_d, dfew, mafw_tree, medium, ravdess, sheet
+from tests.support.dataset_trees import TREES, crema_d, medium, sheet
 
 
 def run(*words: str | Path) -> int:
@@ -20,13 +20,18 @@ def run(*words: str | Path) -> int:
     return main(["shards", "manifest", *map(str, words)])
 
 
+def tree(folder: Path, name: str) -> Path:
+    """An imitated copy of a dataset."""
+    (folder / name).mkdir()
+    TREES[name](folder / name)
+    return folder / name
+
+
 @pytest.mark.parametrize("name", sorted(TREES))
 def test_every_manifest_can_be_read_back_and_its_files_are_found(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    root = tmp_path / "copy"
-    root.mkdir()
-    TREES[name](root)
+    root = tree(tmp_path, name)
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     assert run(name, root, "--out", "list.csv") == 0
@@ -46,9 +51,7 @@ def test_every_manifest_can_be_read_back_and_its_files_are_found(
 
 
 def test_keys_speakers_and_spans_survive(tmp_path: Path) -> None:
-    root = tmp_path / "iemocap"
-    root.mkdir()
-    TREES["iemocap"](root)
+    root = tree(tmp_path, "iemocap")
     assert run("iemocap", root, "--out", tmp_path / "list.csv") == 0
     rows = {row.key: row for row in read_manifest(tmp_path / "list.csv")}
     row = rows["Ses02M_impro01_F001"]
@@ -59,9 +62,7 @@ def test_keys_speakers_and_spans_survive(tmp_path: Path) -> None:
 def test_a_partial_copy_is_listed_with_warnings_and_every_missing_file(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    root = tmp_path / "ravdess"
-    root.mkdir()
-    ravdess(root)
+    root = tree(tmp_path, "ravdess")
     for path in sorted(root.glob("Actor_05/01-01-*")):
         path.unlink()
     assert run("ravdess", root, "--out", tmp_path / "list.csv") == 0
@@ -79,9 +80,7 @@ def test_a_partial_copy_is_listed_with_warnings_and_every_missing_file(
 def test_strict_makes_it_an_error_and_writes_no_manifest(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    root = tmp_path / "ravdess"
-    root.mkdir()
-    ravdess(root)
+    root = tree(tmp_path, "ravdess")
     assert run("ravdess", root, "--out", tmp_path / "list.csv", "--strict") == 0
     assert not (tmp_path / "list.csv.missing.txt").exists()
     (tmp_path / "list.csv").unlink()
@@ -102,9 +101,7 @@ def test_strict_makes_it_an_error_and_writes_no_manifest(
 def test_left_out_recordings_are_counted_by_cause(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    root = tmp_path / "msp"
-    root.mkdir()
-    TREES["msp-improv"](root)
+    root = tree(tmp_path, "msp-improv")
     assert run("msp_improv", root, "--out", tmp_path / "list.csv") == 0
     said = capsys.readouterr().out
     assert "left out, perceived as another emotion (O): 12 (" in said
@@ -112,9 +109,7 @@ def test_left_out_recordings_are_counted_by_cause(
 
 
 def test_unknown_labels_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    root = tmp_path / "mafw"
-    root.mkdir()
-    mafw_tree(root)
+    root = tree(tmp_path, "mafw")
     for path in root.glob("Train & Test Set/single/no_caption/set_*/*.txt"):
         path.write_text(path.read_text().replace("00013.mp4 fear", "00013.mp4 bored"))
     assert run("mafw", root, "--out", tmp_path / "list.csv") == 0
@@ -122,9 +117,7 @@ def test_unknown_labels_are_counted(tmp_path: Path, capsys: pytest.CaptureFixtur
 
 
 def test_frames_get_the_frame_rate_that_is_given(tmp_path: Path) -> None:
-    root = tmp_path / "dfew"
-    root.mkdir()
-    dfew(root)
+    root = tree(tmp_path, "dfew")
     medium(root / "Clip/original/9.mp4")
     assert run("dfew", root, "--out", tmp_path / "list.csv", "--image_fps", "24") == 0
     rows = {row.key: row for row in read_manifest(tmp_path / "list.csv")}
@@ -166,9 +159,7 @@ def test_what_cannot_be_done_is_said_in_one_line(
 def test_a_copy_of_which_nothing_is_left_is_an_error_with_its_list(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    root = tmp_path / "dfew"
-    root.mkdir()
-    dfew(root)
+    root = tree(tmp_path, "dfew")
     for path in [*root.glob("Clip/**/*.jpg")]:
         path.unlink()
     assert run("dfew", root, "--out", tmp_path / "list.csv") == 2

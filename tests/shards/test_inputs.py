@@ -8,9 +8,10 @@ import cv2
 import numpy as np
 import pytest
 
-from shards.building.build import BuildConfig, build_shards
+from shards.building.build import build_shards
 from shards.index import read_index
-from shards.sound import decode_sound
+from shards.reading.sound import decode_sound
+from shards.settings import BuildConfig
 from tests.support.media_files import CODECS, flash_and_beep, onset, write_recording, write_sound
 
 CONFIG = BuildConfig(faces="none", face_size=64, workers=1, min_seconds=0.2)

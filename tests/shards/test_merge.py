@@ -16,10 +16,10 @@ import pytest
 from hicmae.__main__ import main
 from shards.building.build import build_shards
 from shards.building.merge import merge_shards
-from shards.building.parts import Part, parse_part
 from shards.check import check_shards
 from shards.index import read_index
 from shards.manifest import ManifestRow
+from shards.settings import Part, parse_part
 from tests.support.build_fixtures import (
     config,
     digests,

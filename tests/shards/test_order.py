@@ -8,16 +8,13 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from shards.reading.batches import Batches
-from shards.reading.order import Mixture, SampleOrder, epoch_order
+from shards.reading.order import Batches, Mixture, SampleOrder, epoch_order
 
 SIZES = np.array([7, 5, 9, 1, 8, 10])
 
 
-def batches(world_size: int, rank: int, *, batch: int, infinite: bool, num: int = 23) -> Batches:
-    return Batches(
-        num_samples=num, batch_samples=batch, rank=rank, world_size=world_size, infinite=infinite
-    )
+def batches(world_size: int, rank: int, *, batch: int) -> Batches:
+    return Batches(num_samples=23, batch_samples=batch, rank=rank, world_size=world_size)
 
 
 @pytest.mark.parametrize("window", [0, 1, 2, 8, 1000])
@@ -116,25 +113,19 @@ def test_corpora_have_epochs_of_their_own() -> None:
             assert sorted(seen) == list(range(size))
 
 
-@pytest.mark.parametrize("infinite", [True, False])
 @pytest.mark.parametrize(("world_size", "batch"), [(1, 12), (2, 6), (3, 4), (4, 3), (6, 2)])
 def test_shares_of_any_number_of_ranks_make_the_same_global_batches(
-    infinite: bool, world_size: int, batch: int
+    world_size: int, batch: int
 ) -> None:
-    whole = batches(1, 0, batch=12, infinite=infinite)
     for number in range(12):
         shares = [
-            batches(world_size, rank, batch=batch, infinite=infinite).share(number)
-            for rank in range(world_size)
+            batches(world_size, rank, batch=batch).share(number) for rank in range(world_size)
         ]
-        assert [place for share in shares for place in share] == list(whole.share(number))
-        assert max(map(len, shares)) - min(map(len, shares)) <= (0 if infinite else 1)
+        places = [place for share in shares for place in share]
+        assert places == list(range(12 * number, 12 * (number + 1)))
+        assert set(map(len, shares)) == {batch}
 
 
 def test_batches_and_epochs_are_counted_through() -> None:
-    finite = batches(2, 0, batch=4, infinite=False)
-    assert (finite.of_epoch, finite.first(2), finite.epoch(5), finite.epoch(6)) == (3, 6, 1, 2)
-    endless = batches(2, 0, batch=4, infinite=True)
-    assert [endless.epoch(number) for number in range(7)] == [0, 0, 0, 1, 1, 1, 2]
     # Epoch 1 begins at place 23, inside of batch 2; epoch 2 at 46, inside of batch 5.
-    assert [endless.first(epoch) for epoch in range(3)] == [0, 3, 6]
+    assert [batches(2, 0, batch=4).epoch(number) for number in range(7)] == [0, 0, 0, 1, 1, 1, 2]

@@ -12,13 +12,11 @@ import pytest
 import torch
 
 from hicmae.views import sound_span, test_views
-from shards.errors import ClipError
+from shards.errors import ClipError, ShardError
 from shards.index import read_index
-from shards.random_access import ShardDataset
+from shards.reading.random_access import ShardDataset, real_values
 from shards.sample import collate
-from shards.sample_json import sample_json
-from shards.schema import ShardError
-from shards.targets import real_values
+from shards.schema import sample_json
 from tests.support.shard_fixtures import (
     INPUT,
     frame_value,

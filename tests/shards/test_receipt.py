@@ -11,11 +11,19 @@ import cv2
 import numpy as np
 import pytest
 
-import shards.reading.frame
-import shards.receipts.receipt_pictures
+import shards.reading.files
+import shards.receipts.page
 from hicmae.__main__ import main
+from shards.errors import ShardError
 from shards.index import read_index
-from shards.receipts.contact_sheet import EVENLY_SPREAD, LOWEST_COVERAGE, SMALLEST_FACES, choose
+from shards.receipts.facts import library_versions, read_facts
+from shards.receipts.page import (
+    EVENLY_SPREAD,
+    LOWEST_COVERAGE,
+    SMALLEST_FACES,
+    choose,
+    receipt_page,
+)
 from shards.receipts.receipt import (
     RECEIPT_JSON,
     RECEIPT_PAGE,
@@ -25,10 +33,6 @@ from shards.receipts.receipt import (
     recorded_versions,
     write_receipt,
 )
-from shards.receipts.receipt_page import receipt_page
-from shards.receipts.sample_facts import read_facts
-from shards.receipts.versions import library_versions
-from shards.schema import ShardError
 from tests.support.preparations import CONFIG, changed, moving_sample, write_preparation
 
 
@@ -64,7 +68,7 @@ def receipt_of(folder: Path) -> dict[str, Any]:
 @pytest.fixture
 def _undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Receipts without their pictures, which take most of the time."""
-    monkeypatch.setattr(shards.receipts.receipt_pictures, "write_pictures", lambda *_: [])
+    monkeypatch.setattr(shards.receipts.page, "write_pictures", lambda *_: [])
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -185,13 +189,13 @@ def test_only_the_images_that_are_shown_are_decoded(
     ]
     folder = write_preparation(tmp_path / "shards", samples, samples_per_shard=50)
     decoded = []
-    decode = shards.reading.frame.decode_frames
+    decode = shards.reading.files.decode_frames
 
     def counting(*arguments):
         decoded.append(arguments)
         return decode(*arguments)
 
-    monkeypatch.setattr(shards.reading.frame, "decode_frames", counting)
+    monkeypatch.setattr(shards.reading.files, "decode_frames", counting)
     write_receipt(folder)
     assert len(decoded) == 8 + 24
 

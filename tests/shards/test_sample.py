@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import struct
+from typing import Any
 
 import cv2
 import numpy as np
@@ -14,9 +15,9 @@ import torch
 import torchvision
 
 from shards.errors import ClipError, Skipped
-from shards.reading.images import decode_frames
-from shards.sample import collate, make_clip
-from shards.sound import decode_sound
+from shards.reading.sound import decode_sound
+from shards.sample import collate, cut_clip, decode_frames, uniform_draw
+from shards.schema import SampleInfo
 from tests.support.shard_fixtures import (
     INPUT,
     SIDE,
@@ -26,6 +27,10 @@ from tests.support.shard_fixtures import (
     sound_values,
     wav_bytes,
 )
+
+
+def clip_of(info: SampleInfo, mjpg: bytes, wav: bytes | None, indices: list[int]) -> dict[str, Any]:
+    return cut_clip(info, mjpg, wav, np.array(indices), INPUT).decode(INPUT)
 
 
 def test_frames_come_in_the_order_asked_for_and_in_rgb() -> None:
@@ -102,7 +107,7 @@ def test_what_is_no_wav_or_ends_early_is_refused() -> None:
 
 def test_picture_and_sound_of_a_clip_are_of_the_same_time() -> None:
     info, mjpg, wav = make_sample(1)
-    clip = make_clip(info, mjpg, wav, np.array([6, 8, 10, 12]), INPUT)
+    clip = clip_of(info, mjpg, wav, [6, 8, 10, 12])
     assert clip["frames"].dtype == torch.uint8
     np.testing.assert_allclose(clip["frames"][0, 0, 0], frame_value(1, 6), atol=3)
     start = 6 * 16000 // 25
@@ -114,7 +119,7 @@ def test_picture_and_sound_of_a_clip_are_of_the_same_time() -> None:
 
 def test_a_clip_at_the_end_is_padded_and_counts_its_sound() -> None:
     info, mjpg, wav = make_sample(1)
-    clip = make_clip(info, mjpg, wav, np.array([20, 22, 24, 24]), INPUT)
+    clip = clip_of(info, mjpg, wav, [20, 22, 24, 24])
     num = 16000 - 20 * 640
     assert clip["num_samples"] == num
     assert clip["waveform"].shape == (INPUT.clip_samples,)
@@ -125,7 +130,7 @@ def test_a_clip_at_the_end_is_padded_and_counts_its_sound() -> None:
 
 def test_a_clip_without_sound_is_silent() -> None:
     info, mjpg, _ = make_sample(1, sound=False)
-    clip = make_clip(info, mjpg, None, np.array([0, 2, 4, 6]), INPUT)
+    clip = clip_of(info, mjpg, None, [0, 2, 4, 6])
     assert clip["num_samples"] == 0
     assert not clip["waveform"].any()
 
@@ -133,18 +138,18 @@ def test_a_clip_without_sound_is_silent() -> None:
 def test_other_rates_and_sizes_than_stated_are_refused() -> None:
     info, mjpg, wav = make_sample(1, fps=30.0)
     with pytest.raises(ClipError, match="30 fps and 16000 Hz, but the model takes 25 fps"):
-        make_clip(info, mjpg, wav, np.array([0, 2, 4, 6]), INPUT)
+        clip_of(info, mjpg, wav, [0, 2, 4, 6])
     info, mjpg, wav = make_sample(1)
     other = dataclasses.replace(info, face_size=48)
     with pytest.raises(ClipError, match=r"sample 'id01/00001': image 0 is 32x32 pixels, not 48x48"):
-        make_clip(other, mjpg, wav, np.array([0, 2, 4, 6]), INPUT)
+        clip_of(other, mjpg, wav, [0, 2, 4, 6])
     with pytest.raises(ClipError, match="its mjpg ends at byte 100"):
-        make_clip(info, mjpg[:100], wav, np.array([0, 2, 4, 6]), INPUT)
+        clip_of(info, mjpg[:100], wav, [0, 2, 4, 6])
 
 
 def test_a_batch_has_the_agreed_parts_and_counts_what_was_skipped() -> None:
-    indices = np.array([0, 2, 4, 6])
-    clips = [make_clip(*make_sample(n), indices, INPUT) for n in range(2)]
+    indices = [0, 2, 4, 6]
+    clips = [clip_of(*make_sample(n), indices) for n in range(2)]
     for number, clip in enumerate(clips):
         clip |= {"label": number, "sample": number, "view": 0, "target": torch.ones(3)}
     batch = collate([clips[0], Skipped("no-sound"), clips[1], Skipped("no-sound")])
@@ -167,9 +172,30 @@ def test_a_batch_has_the_agreed_parts_and_counts_what_was_skipped() -> None:
 
 
 def test_a_batch_of_nothing_or_of_unlike_clips_is_refused() -> None:
-    indices = np.array([0, 2, 4, 6])
+    indices = [0, 2, 4, 6]
     with pytest.raises(ClipError, match=r"every sample of a batch was skipped \(no-sound: 2\)"):
         collate([Skipped("no-sound"), Skipped("no-sound")])
-    clips = [make_clip(*make_sample(n, side=32 + 16 * n), indices, INPUT) for n in range(2)]
+    clips = [clip_of(*make_sample(n, side=32 + 16 * n), indices) for n in range(2)]
     with pytest.raises(ClipError, match="'id00/00000': 4x32x32x3, 'id01/00001': 4x48x48x3"):
         collate(clips)
+
+
+def test_draws_are_the_same_on_every_machine() -> None:
+    # Where a clip begins hangs on these; other numbers would be another training run.
+    assert uniform_draw(0, 0, "a/0001", 0) == 0.5589493831460346
+    assert uniform_draw(0, 0, "a/0001", 0) != uniform_draw(0, 0, "a/0001", 1)
+    assert uniform_draw(1, 12) != uniform_draw(11, 2)
+    assert uniform_draw("1") != uniform_draw(1)
+    with pytest.raises(TypeError):  # what it looks like as text depends on the NumPy
+        uniform_draw(np.int64(1))  # type: ignore[arg-type]
+
+
+def test_draws_are_uniform_and_do_not_follow_from_their_neighbours() -> None:
+    draws = np.array([uniform_draw(3, 0, f"sample/{number:05d}", 0) for number in range(20000)])
+    assert 0 <= draws.min() <= draws.max() < 1
+    # Five standard deviations of a binomial count with 20000 trials of 1/20.
+    counts = np.histogram(draws, bins=20, range=(0, 1))[0]
+    assert np.abs(counts - 1000).max() < 5 * np.sqrt(20000 * 0.05 * 0.95)
+    assert abs(np.corrcoef(draws[1:], draws[:-1])[0, 1]) < 5 / np.sqrt(len(draws))
+    next_epoch = np.array([uniform_draw(3, 1, f"sample/{n:05d}", 0) for n in range(20000)])
+    assert abs(np.corrcoef(draws, next_epoch)[0, 1]) < 5 / np.sqrt(len(draws))

@@ -8,8 +8,15 @@ from typing import Any
 
 import pytest
 
-from shards.sample_json import parse_sample_json, reread_sample_json, sample_json
-from shards.schema import SampleInfo, ShardError, SourceFile, is_safe_key
+from shards.errors import ShardError
+from shards.schema import (
+    SampleInfo,
+    SourceFile,
+    is_safe_key,
+    parse_sample_json,
+    reread_sample_json,
+    sample_json,
+)
 from tests.support.shard_fixtures import make_sample
 
 

@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from shards.building.build import BuildConfig, build_shards
+from shards.building.build import build_shards
 from shards.index import read_index
 from shards.manifest import list_folder, read_manifest
+from shards.settings import BuildConfig
 from tests.shards.test_inputs import read_samples
 from tests.support.media_files import write_recording
 

@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LinearRegression
 
-from shards.synthesis import CorpusConfig
-from shards.synthesis.classes import EMOTIONS, EXPRESSIONS, VOICES, Causes
-from shards.synthesis.plan import ClipPlan, clip_frames, clip_script, clip_sound, plan_clips
+from shards.synthesis.corpus import ClipPlan, clip_frames, clip_script, clip_sound, plan_clips
+from shards.synthesis.settings import EMOTIONS, EXPRESSIONS, VOICES, Causes, CorpusConfig
 
 CONFIG = CorpusConfig(
     speakers=3, takes=1, folds=1, min_seconds=1.0, max_seconds=1.4, frame_size=96, workers=0

@@ -23,8 +23,8 @@ from sklearn.model_selection import GroupKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from shards.synthesis import CorpusConfig, synthesize
-from shards.synthesis.classes import EMOTIONS
+from shards.synthesis.corpus import synthesize
+from shards.synthesis.settings import EMOTIONS, CorpusConfig
 
 pytestmark = pytest.mark.slow
 

@@ -13,16 +13,17 @@ import pandas as pd
 import pytest
 from scipy.signal import correlate
 
-from shards.synthesis import CorpusConfig, render, synthesize
-from shards.synthesis.classes import EMOTIONS
-from shards.synthesis.plan import (
+from shards.synthesis import corpus as making
+from shards.synthesis.corpus import (
     clip_frames,
     clip_script,
     clip_sound,
     number_order,
     plan_clips,
+    synthesize,
     told_causes,
 )
+from shards.synthesis.settings import EMOTIONS, CorpusConfig
 from shards.synthesis.speakers import draw_speaker
 
 SMALL = CorpusConfig(
@@ -171,7 +172,7 @@ def test_an_interrupted_corpus_has_no_manifest_and_no_half_clip(
     class Interrupted(Exception):
         pass
 
-    convert, calls = render.cv2.cvtColor, 0
+    convert, calls = making.cv2.cvtColor, 0
 
     def fail_later(*args: object) -> object:
         nonlocal calls
@@ -180,7 +181,7 @@ def test_an_interrupted_corpus_has_no_manifest_and_no_half_clip(
             raise Interrupted
         return convert(*args)
 
-    monkeypatch.setattr(render.cv2, "cvtColor", fail_later)
+    monkeypatch.setattr(making.cv2, "cvtColor", fail_later)
     with pytest.raises(Interrupted):
         synthesize(SMALL, tmp_path / "out")
     monkeypatch.undo()

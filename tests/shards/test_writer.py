@@ -11,7 +11,7 @@ import pytest
 import webdataset
 
 from shards.building.writer import ShardWriter
-from shards.sample_json import parse_sample_json
+from shards.schema import parse_sample_json
 from tests.support.shard_fixtures import make_sample
 
 SAMPLES = [

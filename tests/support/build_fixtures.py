@@ -20,12 +20,10 @@ import cv2
 import numpy as np
 import pytest
 
-from shards.building.outcome import Outcome, Prepared, Refusal
+from shards.building.prepare import Outcome, Refusal, StagedSample
 from shards.building.workers import Lost
-from shards.keys import segment_key
-from shards.manifest import ManifestRow
-from shards.sample_json import parse_sample_json
-from shards.schema import SampleInfo
+from shards.manifest import ManifestRow, segment_key
+from shards.schema import SampleInfo, parse_sample_json
 from shards.settings import BuildConfig
 from tests.support.shard_fixtures import make_sample
 
@@ -84,13 +82,13 @@ def write_list(folder: Path, names: Sequence[str]) -> Path:
 
 def prepare_by_name(row: ManifestRow, *, config: BuildConfig, staging: Path) -> Outcome:
     """Make what the name of a recording says: ``03``, ``04x2`` (two segments), ``05no``,
-    ``06crash`` (unless ``$MENDED`` is set); and note that it was asked for.
+    ``06crash``; and note that it was asked for.
     """
     with open(os.environ[LOG], "a", encoding="utf-8") as log:  # noqa: PTH123
         log.write(f"{row.path.stem}\n")
     name = row.path.stem
     number, kind = int(name[:2]), name[2:]
-    if kind == "crash" and "MENDED" not in os.environ:
+    if kind == "crash":
         raise ChildProcessError
     if kind == "no":
         refusal = Refusal(path=str(row.path), cause="no-face", message=f"{row.path}: none")
@@ -107,7 +105,7 @@ def prepare_by_name(row: ManifestRow, *, config: BuildConfig, staging: Path) -> 
         assert wav is not None
         stem.with_suffix(".wav").write_bytes(wav)
         made.append(
-            Prepared(
+            StagedSample(
                 info=SampleInfo(**values),
                 mjpg=stem.with_suffix(".mjpg"),
                 wav=stem.with_suffix(".wav"),
@@ -138,7 +136,7 @@ def prepare_here(monkeypatch: pytest.MonkeyPatch, log: Path) -> None:
     """Let builds use ``prepare_by_name`` in this process."""
     monkeypatch.setenv(LOG, str(log))
     monkeypatch.setattr("shards.building.build.prepare_recording", prepare_by_name)
-    monkeypatch.setattr("shards.building.assembly.run_in_order", run_here)
+    monkeypatch.setattr("shards.building.build.run_in_order", run_here)
     monkeypatch.setattr("shards.receipts.receipt.write_receipt", write_small_receipt)
 
 

@@ -1,7 +1,7 @@
 """Trees that imitate datasets, with tiny files in place of media.
 
-For: tests of ``shards/datasets``; each function writes what a release has, for a few people, with
-every class in every fold. Not for: anything that decodes; a medium here is one byte.
+Each function writes what a release has, for a few people, with every class in every fold; a medium
+is one byte.
 """
 
 from __future__ import annotations

@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import inspect
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 
 from finetune.benchmark import Benchmark, FoldProtocol
+from finetune.record import Run
 from finetune.run import finetune
-from finetune.settings import OptimizerConfig, RecipeConfig, TrainerConfig, WandbConfig
-from hicmae.config import save_yaml
-from hicmae.plain import to_dict
-from hicmae.settings import ModelConfig
-from hicmae.transforms import AugmentConfig
+from finetune.settings import FinetuneConfig, OptimizerConfig, RecipeConfig, TrainerConfig
+from hicmae.config import save_yaml, to_dict
+from hicmae.run_logging import WandbConfig
+from hicmae.settings import AugmentConfig, ModelConfig
 from shards.schema import Label
 from tests.support.shard_fixtures import make_sample, wav_bytes, write_shards
 
@@ -127,7 +129,9 @@ def run_tiny(
         "optimizer": OptimizerConfig(warmup_epochs=0, learning_rate=0.1, layer_decay=None),
         "augment": AugmentConfig(flip=0.5),
         "precision": "32-true",
-        "trainer": TrainerConfig(workers=0, progress=False, log_every=1, accelerator="cpu"),
+        "device": "cpu",
+        "workers": 0,
+        "trainer": TrainerConfig(progress=False, log_every=1),
         "wandb": WandbConfig(mode="disabled"),
     }
     finetune(
@@ -137,6 +141,33 @@ def run_tiny(
         **(chosen | options),
     )
     return out
+
+
+def train_tiny(
+    folder: Path,
+    shards: Path,
+    sizes: ModelConfig,
+    benchmark: Benchmark = BENCHMARK,
+    /,
+    **options: Any,
+) -> Path:
+    """The same without the run's report, whose figures take four times as long as the training."""
+    place = "finetune.reporting.run_report.write_run_report"
+    with mock.patch(place, lambda run: run.folder / "report.md"):
+        return run_tiny(folder, shards, sizes, benchmark, **options)
+
+
+def all_notes(run: Run) -> str:
+    """Every sentence that a run and its folds have for the reader of their numbers."""
+    return "\n".join([*run.facts.notes, *(note for fold in run.folds for note in fold.notes)])
+
+
+def settings(**options: Any) -> FinetuneConfig:
+    """Settings of a run as the verb makes them of these options."""
+    signature = inspect.signature(finetune).parameters
+    defaults = {name: option.default for name, option in signature.items()}
+    given = {"benchmark": "tones", "shards": Path("shards"), "out": Path("run")}
+    return FinetuneConfig.from_options({**defaults, **given, **options})
 
 
 def split_benchmark(**protocol: Any) -> Benchmark:

@@ -6,12 +6,19 @@ Not for: faces.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
+
+from hicmae.media.crops import crop_face, crop_reduction
+from hicmae.media.faces import FaceConfig
+from hicmae.media.recording import Recording
+from hicmae.media.tracking import FaceTrack
 
 # Codecs that go into each container, picture and sound.
 CODECS = {
@@ -133,3 +140,25 @@ def _encoded_sound(
         frame.pts = round(start * rate) + begin
         packets += stream.encode(frame)
     return packets + stream.encode(None)
+
+
+def cut_faces(
+    reader: Any,
+    indices: Sequence[int] | np.ndarray,
+    finder: Any,
+    config: FaceConfig,
+    size: int,
+    region: tuple[float, float, float, float] | None = None,
+) -> list[tuple[FaceTrack, Iterator[np.ndarray]]]:
+    """Each face that is followed in frames (T,) of a recording, and its images of one size."""
+    config = dataclasses.replace(config, face_size=size)
+    recording = Recording(reader.path, reader, config, fps=25.0)
+    recording.indices = np.asarray(indices, dtype=np.int64)
+    tracks = recording.follow(finder, region=region)
+    return [(track, recording.crops(track)) for track in tracks]
+
+
+def cut_square(frame: np.ndarray, box: Sequence[float], size: int, angle: float = 0.0) -> Any:
+    """One square of a frame, (size, size, 3) uint8."""
+    boxes = np.array([box], dtype=np.float64)
+    return crop_face(frame, boxes[0], angle, size, crop_reduction(boxes, size))

@@ -16,15 +16,10 @@ import cv2
 import numpy as np
 
 from hicmae.config import to_dict
+from hicmae.run_logging import WandbConfig
 from hicmae.settings import ModelConfig
 from pretrain.run import pretrain
-from pretrain.settings import (
-    DataConfig,
-    HardwareConfig,
-    LogConfig,
-    OptimizerConfig,
-    WandbConfig,
-)
+from pretrain.settings import DataConfig, LogConfig, OptimizerConfig
 from tests.support.shard_fixtures import make_sample, wav_bytes, write_shards
 
 SIDE = 32
@@ -64,7 +59,7 @@ def moving_shards(folder: Path, num_samples: int = 8, *, silent: tuple[int, ...]
 def run_pretraining(shards: Path, out: Path, sizes: ModelConfig, **changes: Any) -> int:
     """``pretrain`` with settings that make it quick; ``changes`` replace any of its arguments."""
     arguments: dict[str, Any] = {
-        "data": DataConfig(shards=shards, batch_size=4, workers=0, shuffle_buffer=0),
+        "data": DataConfig(shards=shards, batch_size=4, shuffle_buffer=0),
         "out": out,
         "model": to_dict(sizes),
         "optimizer": OptimizerConfig(
@@ -72,7 +67,8 @@ def run_pretraining(shards: Path, out: Path, sizes: ModelConfig, **changes: Any)
         ),
         "steps": 4,
         "precision": "32-true",
-        "hardware": HardwareConfig(accelerator="cpu"),
+        "device": "cpu",
+        "workers": 0,
         "log": LogConfig(log_every=2, checkpoint_every=100, pictures_every=0, progress=False),
         "wandb": WandbConfig(mode="disabled"),
     }

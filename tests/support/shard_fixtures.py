@@ -1,7 +1,5 @@
-"""Small shards for the tests of the readers, written with the project's own writer.
-
-For: samples whose every pixel and sound value says which sample and which time it is from. Not
-for: tests (nothing here is one).
+"""Small shards, written with the project's own writer: every pixel and sound value of a sample says
+which sample and which time it is from.
 """
 
 from __future__ import annotations

@@ -1,11 +1,8 @@
-"""What the tests of the stream share: opening one, and what came out of it.
-
-For: the tests of ``shards/streaming.py`` and of what is around it. Not for: tests (nothing here is
-one), nor shards themselves (``shard_fixtures.py``).
-"""
+"""What the tests of the stream share: opening one, and what came out of it."""
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,7 +10,7 @@ from typing import Any
 
 import torch
 
-from shards.streaming import ClipStream, StreamConfig, clip_stream
+from shards.reading.streaming import ClipStream, StreamConfig, clip_stream
 from tests.support.shard_fixtures import INPUT
 
 NUM_SAMPLES = 23
@@ -28,9 +25,21 @@ def stream_of(folder: Any, *, seed: int = 0, **options: Any) -> ClipStream:
     return clip_stream(folder, INPUT, StreamConfig(**config), seed=seed, **options)  # type: ignore[arg-type]
 
 
-def one_epoch(folder: Any, epoch: int = 0, **options: Any) -> ClipStream:
-    """One epoch of it."""
-    return stream_of(folder, infinite=False, first_epoch=epoch, **options)
+def one_epoch(
+    folder: Any, epoch: int = 0, *, batch_size: int = 1, workers: int = 0, **options: Any
+) -> list[dict[str, Any]]:
+    """The batches of one epoch, which must divide into them."""
+    stream = stream_of(folder, batch_size=batch_size, **options)
+    clips = stream.num_samples * stream.config.clips_per_sample
+    count, rest = divmod(clips, batch_size * options.get("world_size", 1))
+    assert rest == 0, (clips, batch_size)
+    stream.first_batch = epoch * count
+    return first_batches(stream, count, workers)
+
+
+def first_batches(stream: ClipStream, count: int, workers: int = 0) -> list[dict[str, Any]]:
+    """So many batches, from a real DataLoader."""
+    return list(itertools.islice(loader(stream, workers), count))
 
 
 def loader(stream: ClipStream, workers: int, **options: Any) -> Any:

@@ -1,1 +1,0 @@
-"""Testing trained networks: views, other corpora, spoiled inputs, and features."""

@@ -1,1 +1,0 @@
-"""The parts of training one fold; put together in ``finetune/training.py``."""

@@ -1,0 +1,445 @@
+"""Training and testing one fold: everything between a checked fold and its folder of results.
+
+Read ``train_fold``, then ``_work``, which is what one process does; below them what they use:
+saving every epoch so that a killed fold goes on where it was, an average of the weights, where the
+numbers are logged, and what is written of a fold that was trained.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import shutil
+import sys
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Checkpoint, WeightAveraging
+from pytorch_lightning.loggers import Logger
+from pytorch_lightning.plugins.environments import LightningEnvironment
+from pytorch_lightning.strategies import DDPStrategy
+from pytorch_lightning.utilities.rank_zero import rank_zero_only
+from torch import Tensor
+
+from finetune.benchmark import Benchmark
+from finetune.data import sides_of, training_loader, view_loader
+from finetune.folds import Fold, as_text
+from finetune.kept_features import FeatureKeeper, choose_samples
+from finetune.module import FinetuneModule, JudgedModule
+from finetune.plan import Plan
+from finetune.predictions import FILE_NAME, Prediction, predictions_of_fold, write_predictions
+from finetune.processes import LostProcessError, Share, from_all, quiet_lightning, run_processes
+from finetune.record import FOLD, FoldFacts, fold_folder, git_commit, read_fold
+from finetune.scores import score
+from finetune.tuning import merge_tuning
+from finetune.validation import InnerSplit
+from hicmae.config import to_dict
+from hicmae.devices import choose_device, trainer_precision
+from hicmae.files import file_sha256, sync_to_disk, write_json
+from hicmae.registry import load_plugins
+from hicmae.run_logging import MetricsFile, WandbRun
+
+_DONE, _METRICS = "done", "metrics.csv"
+
+
+def train_fold(plan: Plan, fold: Fold, *, resume: bool = False) -> FoldFacts:
+    """Train and test one fold; its folder appears when everything in it is written.
+
+    Args:
+        plan: Of the run.
+        fold: What is trained and tested on.
+        resume: Whether a fold that was killed goes on from its last saved epoch.
+
+    Raises: ValueError: a sample that cannot be read, a loss or output that is not finite, or a
+        checkpoint that does not fit the network. What was saved of the fold is then deleted.
+        LostProcessError: one of several processes was killed or hung. What was saved stays then,
+        as with every error that is not the settings' or the data's: a full disk, no memory.
+    """
+    final, folder = fold_folder(plan.out, fold.name), _partial(plan, fold)
+    if not (resume and can_resume(plan, fold)):
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+    try:
+        devices = plan.config.hardware.devices
+        if devices == 1:
+            _work(plan, fold, Share())
+        else:
+            run_processes(devices, _work, (plan, fold), folder)
+        shutil.rmtree(final, ignore_errors=True)
+        (folder / _DONE).replace(final)
+    except LostProcessError:
+        raise
+    except ValueError:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    shutil.rmtree(folder)
+    facts = read_fold(final)
+    assert facts is not None
+    return facts
+
+
+def can_resume(plan: Plan, fold: Fold) -> bool:
+    """Whether an epoch of the fold was saved by a run with this very configuration."""
+    return saved_epoch(_partial(plan, fold), plan.digest).is_file()
+
+
+def saved_epoch(folder: Path, digest: str) -> Path:
+    """Where a fold of this configuration is saved; a file of another one is never taken up."""
+    return folder / f"saved-{digest[:16]}.ckpt"
+
+
+def _partial(plan: Plan, fold: Fold) -> Path:
+    """Where a fold is worked on."""
+    final = fold_folder(plan.out, fold.name)
+    return final.with_name(f".{final.name}.partial")
+
+
+def _work(plan: Plan, fold: Fold, share: Share) -> None:
+    """What one process does for a fold; the first writes the folder ``done``."""
+    folder, config = _partial(plan, fold), plan.config
+    quiet_lightning()
+    if share.of > 1:  # a process of its own knows no losses but ours
+        load_plugins()
+    pl.seed_everything(config.seed, workers=True, verbose=False)
+    sides, choice, notes = sides_of(plan, fold)
+    loader = training_loader(plan, sides.train, share)
+    steps = math.ceil(len(loader) / config.accumulate)
+    kind = FinetuneModule if choice is None else JudgedModule
+    module = kind(plan, sides.train, steps_per_epoch=steps)
+    notes += module.notes
+    saved = saved_epoch(folder, plan.digest)
+    saver = EpochSaver(saved, every=config.trainer.save_every)
+    keeper = _feature_keeper(plan, fold, folder)
+    callbacks: list[pl.Callback] = [keeper] if choice is None else [keeper, choice]
+    if config.recipe.ema_decay is not None:  # after the choice, which wants the average's weights
+        callbacks.append(MovingAverage(config.recipe.ema_decay))
+    log = FoldLog(folder / _METRICS)
+    finished = False
+    try:
+        if share.rank == 0 and config.wandb.mode != "disabled":
+            log.wandb = _wandb_run(plan, fold, goes_on=saved.is_file())
+        trainer = _trainer(
+            plan, folder, log, num_batches=len(loader), callbacks=[*callbacks, saver]
+        )
+        trainer.fit(
+            module,
+            loader,
+            None if choice is None else view_loader(plan, choice.fold.test, share),
+            ckpt_path=saved if saved.is_file() else None,
+            weights_only=True,
+        )
+        if choice is not None:
+            notes += choice.restore(module)
+        merge_tuning(module.model)
+        outputs = _on_cpu(trainer.predict(module, view_loader(plan, fold.test, share)))
+        skipped = sum((Counter(counts) for counts in from_all(module.skipped)), Counter())
+        notes += [f"{count} training clips skipped ({cause})" for cause, count in skipped.items()]
+        everyone = [batch for part in from_all(outputs) for batch in part]
+        if share.rank == 0:
+            epoch = plan.resolved.epochs if choice is None or choice.epoch is None else choice.epoch
+            predictions = predictions_of_fold(
+                plan.benchmark, fold, everyone, num_segments=config.recipe.num_segments
+            )
+            done = folder / _DONE
+            done.mkdir(exist_ok=True)
+            write_predictions(done / FILE_NAME, predictions)
+            keeper.write(done)
+            facts = _facts(
+                plan, fold, sides, module, seconds=saver.seconds, epoch=epoch, notes=notes
+            )
+            _save(plan, facts, module, predictions, done / "checkpoints" / "last")
+            (folder / _METRICS).replace(done / _METRICS)
+            write_json(done / FOLD, to_dict(facts))
+        finished = True
+    finally:
+        if log.wandb is not None:
+            log.wandb.finish(0 if finished else 1)
+
+
+class FoldLog(Logger):
+    """Lightning's numbers in ``metrics.csv`` and, where there is a run of it, in W&B.
+
+    Args:
+        path: The file; a resumed fold continues it.
+
+    Attributes:
+        wandb: The run; none in all processes but the first.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self._path = path
+        self._file: MetricsFile | None = None
+        self.wandb: WandbRun | None = None
+
+    @property
+    def name(self) -> None:
+        """It has none: Lightning would make folders of it."""
+
+    @property
+    def version(self) -> None:
+        """It has none, either."""
+
+    @rank_zero_only
+    def start(self, step: int) -> None:
+        """Open the file for rows from a step on; later ones of a killed attempt are dropped."""
+        self._file = MetricsFile(self._path, keep_steps=step - 1)
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Write a row."""
+        assert self._file is not None, "training has begun"
+        assert step is not None, "Lightning always says which"
+        row = {"step": step, **metrics}
+        self._file.append(row)
+        if self.wandb is not None:
+            self.wandb.log(row)
+
+    def log_hyperparams(self, *_: Any, **__: Any) -> None:
+        """They stand in ``config.yaml``."""
+
+
+class EpochSaver(Checkpoint):
+    """Save everything that the rest of the training depends on, after its epochs.
+
+    Args:
+        path: The file, written beside and then renamed.
+        every: Epochs between savings; 0: never.
+
+    Attributes:
+        seconds: Time of training so far, earlier attempts included.
+    """
+
+    def __init__(self, path: Path, *, every: int) -> None:
+        self.path, self.every = path, every
+        self._before, self._started = 0.0, time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """Time since the first attempt began, without what was lost to kills."""
+        return self._before + time.monotonic() - self._started
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Go on with the log where the saved epoch ended, or begin it."""
+        assert isinstance(trainer.logger, FoldLog)
+        trainer.logger.start(trainer.global_step)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Save the epoch. Lightning calls savers after all others, the module included."""
+        if self.every == 0 or (trainer.current_epoch + 1) % self.every:
+            return
+        beside = self.path.with_name(f".{self.path.name}")
+        trainer.save_checkpoint(beside)  # which all processes take part in
+        if trainer.is_global_zero:
+            sync_to_disk(beside)
+            beside.replace(self.path)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The time so far."""
+        return {"seconds": self.seconds}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Count on from there."""
+        self._before, self._started = float(state_dict["seconds"]), time.monotonic()
+
+
+class MovingAverage(WeightAveraging):
+    """Average the weights after every optimizer step.
+
+    Lightning swaps the average in for validation and leaves it in the network after training; a
+    saved fold holds both.
+
+    Args:
+        decay: Weight of the old average; after n steps it is at most (1 + n) / (10 + n).
+
+    Source: the growing decay is that of TensorFlow's ExponentialMovingAverage.
+    """
+
+    def __init__(self, decay: float) -> None:
+        def average(old: Tensor, new: Tensor, num_averaged: Tensor | int) -> Tensor:
+            number = float(num_averaged)
+            return torch.lerp(new, old, min(decay, (1 + number) / (10 + number)))
+
+        super().__init__(use_buffers=False, avg_fn=average)
+
+
+def _trainer(
+    plan: Plan, folder: Path, log: FoldLog, *, num_batches: int, callbacks: Sequence[pl.Callback]
+) -> pl.Trainer:
+    """Lightning's trainer for one process of a fold."""
+    config, device = plan.config, choose_device(plan.config.device)
+    devices = config.hardware.devices
+    precision, plugins = trainer_precision(plan.precision, device)
+    if devices > 1:
+        plugins.append(LightningEnvironment())  # not SLURM's: a fold's processes are started here
+    return pl.Trainer(
+        accelerator="gpu" if device.type == "cuda" else "cpu",
+        devices=[device.index] if ":" in config.device else devices,
+        strategy=_strategy(plan),
+        plugins=plugins or None,
+        use_distributed_sampler=False,
+        precision=precision,  # type: ignore[arg-type]  # checked by resolve_precision
+        max_epochs=plan.resolved.epochs,
+        accumulate_grad_batches=config.accumulate,
+        gradient_clip_val=config.optimizer.clip_norm,
+        logger=log,
+        log_every_n_steps=min(config.trainer.log_every, num_batches),
+        default_root_dir=folder,
+        callbacks=list(callbacks),
+        num_sanity_val_steps=0,
+        enable_model_summary=False,
+        enable_progress_bar=config.trainer.progress and sys.stderr.isatty(),
+    )
+
+
+def _strategy(plan: Plan) -> DDPStrategy | str:
+    """How several processes keep their weights the same."""
+    if plan.config.hardware.devices == 1:
+        return "auto"
+    return DDPStrategy(
+        timeout=timedelta(seconds=plan.config.hardware.timeout_seconds),
+        # A batch of clips with a modality each leaves weights out that other batches use.
+        find_unused_parameters=plan.config.recipe.modality_dropout > 0,
+        # They never change; and processes do not have as many test views as each other.
+        broadcast_buffers=False,
+    )
+
+
+def _wandb_run(plan: Plan, fold: Fold, *, goes_on: bool) -> WandbRun:
+    """One W&B run a fold, in the group of what one command made; a resumed fold goes on in its."""
+    run_folder = plan.out.resolve().name
+    name = run_folder if run_folder == plan.group else f"{plan.group}-{run_folder}"
+    folder = plan.out / "wandb" / fold_folder(plan.out, fold.name).name
+    if not goes_on:  # an earlier attempt's keeps its files, and no more rows
+        (folder / "wandb" / "run-id.txt").unlink(missing_ok=True)
+    settings = dataclasses.replace(
+        plan.config.wandb, name=plan.config.wandb.name or f"{name}-fold-{fold.name}"
+    )
+    config = {
+        "fold": fold.name,
+        "seed": plan.config.seed,
+        "protocol": to_dict(plan.protocol),
+        "configuration_digest": plan.digest,
+        "benchmark": to_dict(plan.benchmark),
+        "model": to_dict(plan.model),
+        "emotion": to_dict(plan.emotion),
+        "resolved": to_dict(plan.resolved),
+        **{
+            name: to_dict(getattr(plan.config, name))
+            for name in ("recipe", "optimizer", "mixing", "augment")
+        },
+    }
+    return WandbRun(folder, settings, config, group=plan.group)
+
+
+def _feature_keeper(plan: Plan, fold: Fold, folder: Path) -> FeatureKeeper:
+    """What keeps the features of some test samples for the report; in the first process alone."""
+    rows = choose_samples(fold.test, plan.config.seed)
+    views = view_loader(plan, rows, num_segments=1)
+    return FeatureKeeper(views, [str(key) for key in rows["key"]], folder)
+
+
+def _on_cpu(outputs: Any) -> list[dict[str, Tensor]]:
+    """Outputs of one loader's batches, away from the device."""
+    return [{name: value.cpu() for name, value in batch.items()} for batch in outputs]
+
+
+def _facts(
+    plan: Plan,
+    fold: Fold,
+    sides: InnerSplit,
+    module: FinetuneModule,
+    *,
+    seconds: float,
+    epoch: int,
+    notes: list[str],
+) -> FoldFacts:
+    """What is known of a fold that was trained just now."""
+    weights = module.model.layer_weights() if plan.emotion.feature_fusion else {}
+    return FoldFacts(
+        name=fold.name,
+        configuration_digest=plan.digest,
+        num_train=len(sides.train),
+        num_validation=len(sides.validation),
+        num_test=len(fold.test),
+        num_train_speakers=_num_speakers(plan.benchmark, sides.train),
+        num_validation_speakers=_num_speakers(plan.benchmark, sides.validation),
+        num_test_speakers=_num_speakers(plan.benchmark, fold.test),
+        epoch=epoch,
+        seconds=round(seconds, 1),
+        train_loss=module.last_epoch_loss,
+        layer_weights={name: tuple(values.float().tolist()) for name, values in weights.items()},
+        notes=tuple(notes),
+    )
+
+
+def _save(
+    plan: Plan,
+    facts: FoldFacts,
+    module: FinetuneModule,
+    predictions: Sequence[Prediction],
+    folder: Path,
+) -> None:
+    """Write the portable checkpoint, with what is needed to use and to judge it."""
+    recipe, scores = plan.config.recipe, score(plan.benchmark, predictions)
+    config: dict[str, Any] = {
+        "benchmark": to_dict(plan.benchmark),
+        "finetuning": {
+            "fold": facts.name,
+            "seed": plan.config.seed,
+            "selection": plan.protocol.selection,
+            "epoch": facts.epoch,
+            "num_segments": recipe.num_segments,
+            "tuning": recipe.tuning,
+            "ema_decay": recipe.ema_decay,
+            "configuration_digest": plan.digest,
+        },
+        "scores": {name: value if math.isfinite(value) else None for name, value in scores.items()},
+        "protocol": {
+            "benchmark": plan.benchmark.name,
+            "fold": facts.name,
+            "selection": plan.protocol.selection,
+            "epoch": facts.epoch,
+            "num_train": facts.num_train,
+            "num_validation": facts.num_validation,
+            "num_test": facts.num_test,
+            "num_train_speakers": facts.num_train_speakers,
+            "num_test_speakers": facts.num_test_speakers,
+            "num_segments": recipe.num_segments,
+            "epochs": plan.resolved.epochs,
+            "rules": plan.protocol.name,
+            "seed": plan.config.seed,
+            "init": "scratch" if plan.checkpoint is None else "checkpoint",
+            "configuration_digest": plan.digest,
+            "git_commit": git_commit(),
+        },
+        "data": {"index_sha256": plan.shards_digest, "build": plan.index.info.get("config")},
+        "licence": f"The weights learned from the data of '{plan.benchmark.name}', whose terms "
+        f"hold for what is done with them: {plan.benchmark.licence or 'not noted'}.",
+    }
+    receipt = plan.index.folder / "receipt.json"
+    if receipt.is_file():
+        config["data"]["receipt_sha256"] = file_sha256(receipt)
+    if plan.benchmark.task == "regression":
+        config["targets"] = {
+            "names": list(plan.benchmark.targets),
+            "mean": module.target_mean.tolist(),
+            "std": module.target_std.tolist(),
+        }
+    module.model.carried = config
+    module.model.save_pretrained(folder)
+
+
+def _num_speakers(benchmark: Benchmark, rows: pd.DataFrame) -> int | None:
+    """Speakers of one side; none where somebody is not named."""
+    if benchmark.speaker not in rows.columns:
+        return None
+    names = set(rows[benchmark.speaker].map(as_text))
+    return None if "" in names else len(names)

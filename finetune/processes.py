@@ -1,0 +1,180 @@
+"""Training a fold in several processes of this machine that share each batch.
+
+Starting them, telling each who it is, bringing back the one line of an error, and exchanging what
+they found.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import multiprocessing
+import os
+import pickle
+import signal
+import socket
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from pytorch_lightning.utilities.rank_zero import rank_zero_only
+from torch import distributed
+from torch.multiprocessing.spawn import (
+    ProcessContext,
+    ProcessException,
+    ProcessExitedException,
+)
+
+from hicmae.processes import keep_freed_memory, speaks_of_another_process
+from hicmae.terminal import quieten
+
+# Of the process group; each process has them in its environment.
+_HOST = "127.0.0.1"
+# What the others get to end by themselves when one has ended too early.
+_GRACE_SECONDS = 5.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Share:
+    """One of several processes that share the work.
+
+    Args:
+        rank: Number of the process, from 0.
+        of: How many there are.
+    """
+
+    rank: int = 0
+    of: int = 1
+
+
+class LostProcessError(ValueError):
+    """A process died or fell silent while the others went on: the work is worth resuming."""
+
+
+def run_processes(
+    number: int, work: Callable[..., None], arguments: tuple[Any, ...], folder: Path
+) -> None:
+    """Call ``work(*arguments, share)`` in so many processes and wait for them.
+
+    Args:
+        number: Of processes.
+        work: A function of a module.
+        arguments: What can be pickled.
+        folder: Where errors are passed on.
+
+    Raises: ValueError: the first that a process raised; the others are ended.
+        LostProcessError: a process was killed, or did not answer the others in time.
+    """
+    for path in [*folder.glob(".error-*"), *folder.glob(".lost-*")]:  # of an earlier attempt
+        path.unlink()
+    with socket.socket() as free:
+        free.bind((_HOST, 0))
+        port = free.getsockname()[1]
+    context = torch.multiprocessing.start_processes(
+        _one,
+        (number, port, multiprocessing.get_start_method(), work, arguments, folder),
+        nprocs=number,
+        join=False,
+        start_method="spawn",
+    )
+    assert context is not None
+    try:
+        while not context.join(grace_period=_GRACE_SECONDS):
+            pass
+    except ProcessException as error:
+        raise _explained(error, context, folder) from None
+    finally:
+        _interrupt(context.processes)
+
+
+def from_all(value: Any) -> list[Any]:
+    """What each process has, by rank; every process must call this. One process: its own."""
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return [value]
+    found: list[Any] = [None] * distributed.get_world_size()
+    distributed.all_gather_object(found, value)
+    return found
+
+
+def quiet_lightning() -> None:
+    """Leave out what Lightning says of hardware and process groups at every start."""
+    for name in ("pytorch_lightning", "lightning.pytorch", "lightning_fabric", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def _one(
+    rank: int,
+    number: int,
+    port: int,
+    start_method: str,
+    work: Callable[..., None],
+    arguments: tuple[Any, ...],
+    folder: Path,
+) -> None:
+    """What each process does."""
+    if os.environ.get("HICMAE_DEBUG", "") in ("", "0"):
+        quieten()
+    os.environ |= {
+        "MASTER_ADDR": _HOST,
+        "MASTER_PORT": str(port),
+        "WORLD_SIZE": str(number),
+        "NODE_RANK": "0",
+        "LOCAL_RANK": str(rank),
+    }
+    # A spawned process spawns its own by default, and a reader would import everything anew.
+    multiprocessing.set_start_method(start_method, force=True)
+    rank_zero_only.rank = rank  # type: ignore[attr-defined]  # how Lightning keeps it
+    torch.set_num_threads(max(1, torch.get_num_threads() // number))
+    keep_freed_memory()
+    try:
+        work(*arguments, Share(rank=rank, of=number))
+    except ValueError as error:
+        (folder / f".error-{rank}").write_text(str(error), encoding="utf-8")
+        raise
+    except RuntimeError as error:
+        if speaks_of_another_process(error):
+            (folder / f".lost-{rank}").touch()
+        raise
+    finally:
+        if distributed.is_initialized():
+            distributed.destroy_process_group()
+
+
+def _explained(error: ProcessException, context: ProcessContext, folder: Path) -> Exception:
+    """What is raised for a process that has ended too early."""
+    for path in sorted(folder.glob(".error-*")):
+        return ValueError(path.read_text(encoding="utf-8"))
+    which = f"process {error.error_index} of {len(context.processes)}"
+    remedy = "go on from the last saved epoch with --resume"
+    if isinstance(error, ProcessExitedException):
+        how = f"was killed by {error.signal_name}, as happens where memory runs out"
+        if error.exit_code >= 0:
+            how = f"ended with status {error.exit_code}"
+        return LostProcessError(f"{which} {how}; {remedy}")
+    lost = {path.name for path in folder.glob(".lost-*")}
+    if f".lost-{error.error_index}" not in lost:
+        return error
+    for rank, path in enumerate(map(Path, context.error_files)):
+        if f".lost-{rank}" not in lost and path.is_file():  # a bug there, which this one noticed
+            return RuntimeError(pickle.loads(path.read_bytes()))
+    return LostProcessError(
+        f"{which} has lost another one, which died or did not answer within"
+        f" hardware.timeout_seconds; {remedy}"
+    )
+
+
+def _interrupt(processes: Sequence[Any]) -> None:
+    """End what still runs as Ctrl-C does, which not every sender of a signal sends to all."""
+    for process in processes:
+        if process.is_alive():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process.pid, signal.SIGINT)
+    deadline = time.monotonic() + _GRACE_SECONDS
+    for process in processes:
+        process.join(max(0.0, deadline - time.monotonic()))
+        if process.is_alive():
+            process.kill()
+            process.join()

@@ -1,0 +1,370 @@
+"""What a report says of predicted classes: confusion, recall, and whether 0.8 means four of five.
+
+Source of the calibration: Guo et al., 2017, On Calibration of Modern Neural Networks: equal bins of
+the highest probability; the error is the gap between probability and accuracy, averaged over
+samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from torchmetrics.functional.classification import multiclass_calibration_error
+
+from finetune.benchmark import Benchmark
+from finetune.predictions import Prediction, true_and_predicted
+from finetune.record import Run, RunFacts
+from finetune.reporting.breakdown import unit_name
+from finetune.reporting.canvas import BLUE, GREY, ORANGE, make_figure, plain, save
+from finetune.reporting.document import Picture, Section, Table, measured, number, range_of
+from finetune.reporting.resampling import class_intervals
+from hicmae.metrics import confusion_matrix
+
+NUM_BINS = 15
+# More classes than this are drawn in small cells that have no room for counts.
+_FEW_CLASSES = 14
+
+
+def class_sections(run: Run, figures: Path, title: str) -> list[Section]:
+    """Confusion, recall and calibration of a run."""
+    counts = run_counts(run)
+    confusion, recall = figures / "confusion.png", figures / "recall.png"
+    confusion_figure(run.benchmark, counts, confusion, title=title)
+    sure = class_intervals(run.benchmark, run.units)
+    recall_figure(run.benchmark, counts, sure, recall, title=title)
+    return [
+        Section(
+            title="Classes",
+            parts=[
+                "Recall: how many of a class were found; their mean is the UAR. Precision: how many"
+                " that were called so are so. 95 %: of the recall, bootstrap by"
+                f" {run.intervals.by}.",
+                _class_table(run, counts, sure),
+                Picture(path=recall, caption="Recall of each class"),
+                Picture(path=confusion, caption="Confusion matrix"),
+            ],
+        ),
+        _calibration(run, figures, title),
+    ]
+
+
+def run_counts(run: Run) -> np.ndarray:
+    """Confusion matrix of a run, int64 (C, C): true class by predicted class."""
+    true, predicted = true_and_predicted(run.benchmark, run.units)
+    return confusion_matrix(true, predicted, len(run.benchmark.classes))
+
+
+def absent_classes(run: Run) -> list[str]:
+    """Sentences about folds that test no sample of a class, and what their scores then mean."""
+    if not run.benchmark.label:
+        return []
+    sentences = []
+    for fold in run.scores.folds:
+        seen = {item.true for item in run.units if item.fold == fold}
+        absent = [name for name in run.benchmark.classes if name not in seen]
+        if absent:
+            sentences.append(
+                f"Fold {fold} tests no sample of {', '.join(absent)}: its UAR is the mean over the"
+                " classes it tests."
+            )
+    return sentences
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibration:
+    """How probabilities and accuracy go together.
+
+    Args:
+        edges: (bins + 1,) of the highest probability.
+        counts: (bins,) samples.
+        confidence: (bins,) their mean highest probability; not-a-number in an empty bin.
+        accuracy: (bins,) share of them that is right; the same.
+        mean_confidence: Over all samples.
+        mean_accuracy: The same.
+        expected_error: Gap between both, averaged over samples.
+        largest_error: Of any bin.
+    """
+
+    edges: np.ndarray
+    counts: np.ndarray
+    confidence: np.ndarray
+    accuracy: np.ndarray
+    mean_confidence: float
+    mean_accuracy: float
+    expected_error: float
+    largest_error: float
+
+    def verdict(self, facts: RunFacts) -> str:
+        """Too sure, or not sure enough, as a sentence with the run's mark on its numbers."""
+        gap = self.mean_confidence - self.mean_accuracy
+        word = "too sure of itself" if gap > 0 else "not sure enough of itself"
+        sure, right, by = (
+            facts.mark(number(value))
+            for value in (self.mean_confidence, self.mean_accuracy, abs(gap))
+        )
+        return (
+            f"On average the network gives its choice a probability of {sure} and is right in"
+            f" {right} of the cases: {word} by {by}."
+        )
+
+
+def calibrate(benchmark: Benchmark, units: Sequence[Prediction]) -> Calibration:
+    """Compare the highest probability of each unit with whether it was right."""
+    true, _ = true_and_predicted(benchmark, units)
+    probabilities = np.array([item.probabilities for item in units], dtype=np.float64)  # (N, C)
+    confidence = probabilities.max(axis=1)
+    right = probabilities.argmax(axis=1) == true
+    edges = np.linspace(0, 1, NUM_BINS + 1)
+    # As torchmetrics: a probability of 1 is in the last bin, one on an edge in the bin above it.
+    places = np.clip(np.searchsorted(edges, confidence, side="right") - 1, 0, NUM_BINS - 1)
+    counts = np.bincount(places, minlength=NUM_BINS)
+    with np.errstate(invalid="ignore"):
+        mean = np.bincount(places, weights=confidence, minlength=NUM_BINS) / counts
+        hits = np.bincount(places, weights=right, minlength=NUM_BINS) / counts
+    expected, largest = (
+        float(
+            multiclass_calibration_error(
+                torch.from_numpy(probabilities),
+                torch.from_numpy(true),
+                num_classes=len(benchmark.classes),
+                n_bins=NUM_BINS,
+                norm=norm,
+            )
+        )
+        for norm in ("l1", "max")
+    )
+    return Calibration(
+        edges=edges,
+        counts=counts,
+        confidence=mean,
+        accuracy=hits,
+        mean_confidence=float(confidence.mean()),
+        mean_accuracy=float(right.mean()),
+        expected_error=expected,
+        largest_error=largest,
+    )
+
+
+def confusion_figure(benchmark: Benchmark, counts: np.ndarray, path: Path, *, title: str) -> None:
+    """Draw the confusion matrix: shares of each true class as shades, counts as text.
+
+    Args:
+        counts: (C, C) true class by predicted class.
+    """
+    size = len(benchmark.classes)
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    few = size <= _FEW_CLASSES
+    side = 2.6 + (0.72 if few else 0.27) * size
+    figure = make_figure(side + 0.8, side)
+    axes = figure.add_subplot()
+    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    for row, column in np.ndindex(size, size):
+        share = f"{100 * shares[row, column]:.0f}"
+        if few:
+            text = f"{share} %\n({counts[row, column]})"
+        else:
+            text = share if shares[row, column] >= 0.095 else ""
+        axes.text(
+            column,
+            row,
+            text,
+            ha="center",
+            va="center",
+            fontsize=9 if few else 6,
+            color="white" if shares[row, column] > 0.55 else "black",
+        )
+    small = None if few else 7
+    axes.set_xticks(
+        range(size),
+        benchmark.classes,
+        rotation=35 if few else 90,
+        ha="right",
+        rotation_mode="anchor",
+        va="top" if few else "center",
+        fontsize=small,
+    )
+    axes.set_yticks(range(size), benchmark.classes, fontsize=small)
+    axes.set_xlabel("predicted" if few else "predicted (numbers: per cent of the true class)")
+    axes.set_ylabel("true")
+    axes.set_title(title, fontsize=11)
+    bar = figure.colorbar(image, ax=axes, fraction=0.046, pad=0.03)
+    bar.set_label("share of the true class")
+    save(figure, path)
+
+
+def recall_figure(
+    benchmark: Benchmark,
+    counts: np.ndarray,
+    intervals: Sequence[tuple[float, float]],
+    path: Path,
+    *,
+    title: str,
+) -> None:
+    """Draw the recall of each class with its interval and its number of samples.
+
+    Args:
+        counts: (C, C) true class by predicted class.
+        intervals: Low and high of each class; not-a-number where there is none.
+    """
+    size = len(benchmark.classes)
+    support = counts.sum(axis=1)
+    figure = make_figure(7.4, 1.5 + 0.34 * size)
+    axes = figure.add_subplot()
+    places = np.arange(size)[::-1]
+    for index, place in enumerate(places):
+        if not support[index]:
+            axes.text(0.01, place, "no sample", va="center", fontsize=9, color=GREY)
+            continue
+        recall = counts[index, index] / support[index]
+        axes.barh(place, recall, height=0.64, color=BLUE, alpha=0.75)
+        low, high = intervals[index]
+        if not np.isnan(low):
+            axes.plot([low, high], [place, place], color="black", linewidth=1.3)
+        right = max(recall, 0 if np.isnan(high) else high)
+        axes.text(
+            right + 0.012,
+            place,
+            f"{recall:.2f} of {support[index]}",
+            va="center",
+            fontsize=9,
+            bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.6},
+        )
+    seen = support > 0
+    mean = float((counts.diagonal()[seen] / support[seen]).mean())
+    axes.axvline(mean, color=GREY, linewidth=1, linestyle="--", label=f"UAR {mean:.3f}")
+    axes.axvline(1 / size, color=GREY, linewidth=1, linestyle=":", label=f"chance 1/{size}")
+    axes.set_yticks(places, benchmark.classes)
+    axes.set_xlim(0, 1.17)
+    axes.set_xticks(np.linspace(0, 1, 6))
+    axes.set_ylim(-0.6, size - 0.4)
+    axes.set_xlabel("recall (line: 95 %)")
+    axes.set_title(title, fontsize=11)
+    figure.legend(*axes.get_legend_handles_labels(), fontsize=9, ncols=2, loc="outside lower right")
+    plain(axes)
+    save(figure, path)
+
+
+def reliability_figure(found: Calibration, path: Path, *, title: str) -> None:
+    """Draw accuracy against the highest probability, and how often each probability is given."""
+    figure = make_figure(5.6, 6.4)
+    figure.suptitle(title, fontsize=11)
+    above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1.1))
+    _accuracy_panel(above, found)
+    width = found.edges[1] - found.edges[0]
+    below.bar(
+        found.edges[:-1],
+        found.counts / found.counts.sum(),
+        width=width,
+        align="edge",
+        color=BLUE,
+        alpha=0.75,
+        edgecolor="white",
+    )
+    below.axvline(
+        found.mean_confidence, color=ORANGE, label=f"mean probability {found.mean_confidence:.2f}"
+    )
+    below.axvline(
+        found.mean_accuracy,
+        color="black",
+        linestyle="--",
+        label=f"accuracy {found.mean_accuracy:.2f}",
+    )
+    below.set_ylabel("share of samples")
+    below.set_xlabel("highest probability")
+    below.set_ylim(0, below.get_ylim()[1] * 1.5)  # room for the legend
+    below.legend(fontsize=8, loc="upper right", ncols=2, frameon=False)
+    plain(below)
+    save(figure, path)
+
+
+def _class_table(run: Run, counts: np.ndarray, sure: list[tuple[float, float]]) -> Table:
+    mark, rule = run.facts.mark, run.facts.rule
+    rows = []
+    for index, name in enumerate(run.benchmark.classes):
+        hits, samples, calls = counts[index, index], counts[index].sum(), counts[:, index].sum()
+        recall = mark(number(hits / samples)) if samples else "n/a"
+        precision = mark(number(hits / calls)) if calls else "n/a"
+        interval = mark(range_of(*sure[index])) if samples else "n/a"
+        rows.append([name, str(samples), recall, interval, precision, str(calls)])
+    heads = ["class", unit_name(run), measured("recall", rule)]
+    heads += [measured("95 %", rule), measured("precision", rule), "called so"]
+    return Table(columns=heads, rows=rows)
+
+
+def _calibration(run: Run, figures: Path, title: str) -> Section:
+    found = calibrate(run.benchmark, run.units)
+    path = figures / "reliability.png"
+    reliability_figure(found, path, title=title)
+    mark = run.facts.mark
+    rows = [
+        [
+            f"{low:.2f} to {high:.2f}",
+            str(count),
+            mark(number(confidence)),
+            mark(number(accuracy)),
+        ]
+        for low, high, count, confidence, accuracy in zip(
+            found.edges[:-1],
+            found.edges[1:],
+            found.counts.tolist(),
+            found.confidence,
+            found.accuracy,
+            strict=True,
+        )
+        if count
+    ]
+    heads = ["highest probability", unit_name(run)]
+    heads += [measured(name, run.facts.rule) for name in ("mean probability", "accuracy")]
+    return Section(
+        title="Calibration",
+        parts=[
+            f"Expected calibration error: **{mark(number(found.expected_error))}**"
+            f" (selection {run.facts.rule}): {NUM_BINS} bins of equal width over the highest"
+            " probability; the gap between mean probability and accuracy of each, averaged over"
+            f" {unit_name(run)} (Guo et al., 2017). Largest gap of a bin:"
+            f" {mark(number(found.largest_error))}. {found.verdict(run.facts)}",
+            Picture(path=path, caption="Reliability, and how often each probability is given"),
+            Table(columns=heads, rows=rows),
+        ],
+    )
+
+
+def _accuracy_panel(axes: Axes, found: Calibration) -> None:
+    width = found.edges[1] - found.edges[0]
+    filled = found.counts > 0
+    left, accuracy = found.edges[:-1][filled], found.accuracy[filled]
+    confidence = found.confidence[filled]
+    axes.bar(
+        left,
+        accuracy,
+        width=width,
+        align="edge",
+        color=BLUE,
+        alpha=0.75,
+        edgecolor="white",
+        label="accuracy",
+    )
+    axes.bar(
+        left,
+        confidence - accuracy,
+        bottom=accuracy,
+        width=width,
+        align="edge",
+        facecolor="none",
+        edgecolor=ORANGE,
+        hatch="///",
+        linewidth=0.8,
+        label="gap to the mean probability",
+    )
+    axes.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle="--", label="calibrated")
+    axes.set_xlim(0, 1)
+    axes.set_ylim(0, 1)
+    axes.set_ylabel("accuracy")
+    axes.set_title(f"calibration error {found.expected_error:.3f}", fontsize=10, loc="right")
+    axes.legend(fontsize=9, loc="upper left", frameon=False)
+    plain(axes)

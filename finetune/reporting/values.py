@@ -1,0 +1,206 @@
+"""What a report says of predicted real values: against the truth, and the error by its range.
+
+Bias and error in ranges of the truth show what a correlation hides (everybody is put into the
+middle).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from finetune.benchmark import Benchmark
+from finetune.predictions import true_and_predicted
+from finetune.record import Run, RunFacts
+from finetune.reporting.canvas import BLUE, GREY, ORANGE, make_figure, plain, save
+from finetune.reporting.document import Picture, Section, Table, measured, number, signed
+from finetune.scores import Scores
+
+# Ranges of the truth, each with about as many samples; fewer where values repeat.
+NUM_RANGES = 5
+# So few different truths are steps of a scale, and each is a range of its own.
+_MAX_STEPS = 9
+# More points than this hide each other; they are counted in hexagons.
+_MANY_POINTS = 2000
+
+
+def value_sections(run: Run, figures: Path, title: str) -> list[Section]:
+    """Predicted against true, and error by where the truth lies."""
+    true, predicted = true_and_predicted(run.benchmark, run.units)
+    scatter, ranges = figures / "predicted_against_true.png", figures / "error_by_range.png"
+    scatter_figure(run.benchmark, true, predicted, run.scores, scatter, title=title)
+    by_target = {
+        target: errors_by_range(true[:, place], predicted[:, place])
+        for place, target in enumerate(run.benchmark.targets)
+    }
+    range_figure(by_target, ranges, title=title)
+    return [
+        Section(
+            title="Predicted against true",
+            parts=[Picture(path=scatter, caption="Predicted against true values")],
+        ),
+        Section(
+            title="Error by range",
+            parts=[
+                f"Ranges of the true value with about as many samples each (selection:"
+                f" {run.facts.rule}). A bias that falls from the lowest range to the highest means"
+                " that predictions are drawn to the middle.",
+                Picture(path=ranges, caption="Bias and error by range of the true value"),
+                *(range_table(target, found, run.facts) for target, found in by_target.items()),
+            ],
+        ),
+    ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RangeError:
+    """Errors of the samples whose truth lies in one range.
+
+    Args:
+        low: Lowest truth in it.
+        high: Highest.
+        count: Samples.
+        bias: Mean of predicted minus true.
+        rmse: Root of the mean square of it.
+    """
+
+    low: float
+    high: float
+    count: int
+    bias: float
+    rmse: float
+
+    @property
+    def name(self) -> str:
+        """The range as text."""
+        return f"{self.low:.3g}" if self.low == self.high else f"{self.low:.3g} to {self.high:.3g}"
+
+
+def errors_by_range(true: np.ndarray, predicted: np.ndarray) -> list[RangeError]:
+    """Bias and error in ranges of the truth.
+
+    Args:
+        true: (N,).
+        predicted: (N,).
+
+    Returns: ranges in ascending order; together they hold every sample once.
+    """
+    steps = np.unique(true)
+    if len(steps) <= _MAX_STEPS:
+        places = np.searchsorted(steps, true)
+    else:
+        inner = np.quantile(true, np.linspace(0, 1, NUM_RANGES + 1)[1:-1])
+        places = np.searchsorted(np.unique(inner), true, side="left")
+    found = []
+    for place in np.unique(places):
+        own = places == place
+        error = predicted[own] - true[own]
+        found.append(
+            RangeError(
+                low=float(true[own].min()),
+                high=float(true[own].max()),
+                count=int(own.sum()),
+                bias=float(error.mean()),
+                rmse=float(np.sqrt((error**2).mean())),
+            )
+        )
+    return found
+
+
+def range_table(target: str, ranges: list[RangeError], facts: RunFacts) -> Table:
+    """One row a range.
+
+    Args:
+        ranges: As ``errors_by_range`` gives them.
+    """
+    rows = [
+        [
+            item.name,
+            str(item.count),
+            facts.mark(signed(item.bias)),
+            facts.mark(number(item.rmse)),
+        ]
+        for item in ranges
+    ]
+    heads = [measured(name, facts.rule) for name in ("bias (predicted minus true)", "RMSE")]
+    return Table(columns=[f"true {target}", "samples", *heads], rows=rows)
+
+
+def scatter_figure(
+    benchmark: Benchmark,
+    true: np.ndarray,
+    predicted: np.ndarray,
+    scores: Scores,
+    path: Path,
+    *,
+    title: str,
+) -> None:
+    """Draw predicted against true, one panel a target, with the line of perfect prediction.
+
+    Args:
+        true: (N, D).
+        predicted: (N, D).
+    """
+    panels = len(benchmark.targets)
+    many = len(true) > _MANY_POINTS
+    figure = make_figure((4.9 if many else 4.3) * panels + 0.4, 4.6)
+    figure.suptitle(title, fontsize=11)
+    for panel, target in enumerate(benchmark.targets):
+        axes = figure.add_subplot(1, panels, panel + 1)
+        x, y = true[:, panel], predicted[:, panel]
+        ends = [min(x.min(), y.min()), max(x.max(), y.max())]
+        if many:
+            cells = axes.hexbin(
+                x, y, gridsize=40, mincnt=1, bins="log", cmap="viridis_r", linewidths=0
+            )
+            figure.colorbar(cells, ax=axes, label="samples", fraction=0.046)
+        else:
+            axes.scatter(x, y, s=22, alpha=0.55, color=BLUE, edgecolors="none")
+        axes.plot(ends, ends, color=GREY, linewidth=1, linestyle="--", label="predicted = true")
+        ccc = scores.pooled.get(f"ccc_{target}", scores.pooled.get("ccc"))
+        axes.set_title(target if ccc is None else f"{target} (CCC {ccc:.3f})", fontsize=11)
+        axes.set_xlabel(f"true {target}")
+        axes.set_ylabel(f"predicted {target}")
+        axes.set_aspect("equal", adjustable="datalim")
+        axes.legend(fontsize=9, loc="upper left", frameon=False)
+        plain(axes)
+    save(figure, path)
+
+
+def range_figure(by_target: Mapping[str, Sequence[RangeError]], path: Path, *, title: str) -> None:
+    """Draw bias and error in ranges of the truth, one panel a target.
+
+    Args:
+        by_target: Target to its ranges.
+    """
+    figure = make_figure(4.9 * len(by_target) + 0.4, 4.2)
+    figure.suptitle(title, fontsize=11)
+    panels = figure.subplots(1, len(by_target), squeeze=False)[0]
+    for axes, (target, ranges) in zip(panels, by_target.items(), strict=True):
+        places = np.arange(len(ranges))
+        axes.bar(
+            places - 0.2,
+            [item.bias for item in ranges],
+            width=0.38,
+            color=BLUE,
+            label="bias (predicted minus true)",
+        )
+        axes.bar(
+            places + 0.2, [item.rmse for item in ranges], width=0.38, color=ORANGE, label="RMSE"
+        )
+        axes.axhline(0, color=GREY, linewidth=1)
+        names = [
+            "\n".join((item.name.replace(" to ", "\nto "), f"n={item.count}")) for item in ranges
+        ]
+        axes.set_xticks(places, names, fontsize=8)
+        low, high = axes.get_ylim()
+        axes.set_ylim(low, high + 0.25 * (high - low))  # room for the legend
+        axes.set_xlabel(f"true {target}")
+        axes.set_ylabel("error")
+        axes.set_title(target, fontsize=11)
+        axes.legend(fontsize=8, loc="upper right", ncols=2, frameon=False)
+        plain(axes)
+    save(figure, path)

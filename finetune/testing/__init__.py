@@ -1,0 +1,1 @@
+"""Finished networks tested again: other views, other corpora, spoiled inputs, features."""

@@ -1,0 +1,326 @@
+"""Features of clips, of layers, fused, or as the head reads them: of shards and of recordings.
+
+Recordings, which are in no shards, are prepared as the checkpoint's training data was.
+
+Shape letters: B clips, N tokens, D width of the encoder.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+import torch
+from rich.console import Console
+from torch import Tensor
+
+from finetune.testing.machine import Machine, Running, loader_of
+from hicmae.checkpoints.checkpoint import Checkpoint, load_encoder
+from hicmae.checkpoints.networks import build_network
+from hicmae.emotion import EmotionConfig, EmotionModel
+from hicmae.prediction.messages import Window, WindowConfig
+from hicmae.prediction.network import preparation_of
+from hicmae.prediction.process import DecodingProcess, PredictionError, WindowStream, read_windows
+from hicmae.views import test_views
+from shards.index import TABLE_NAME, Index
+from shards.reading.random_access import ShardDataset
+
+What = Literal["pooled", "layers", "fused"]
+Rows = tuple[dict[str, list[Any]], dict[str, np.ndarray]]
+# What a row is of: the file, whose face (or the sound), and when.
+RECORDING_COLUMNS = pyarrow.schema(
+    [
+        ("key", pyarrow.string()),
+        ("track", pyarrow.string()),
+        ("start_seconds", pyarrow.float64()),
+        ("end_seconds", pyarrow.float64()),
+    ]
+)
+
+
+class Extractor:
+    """Gives named features of clips.
+
+    Args:
+        what: ``pooled``: what the head reads, or would (all layers weighted alike) of a pretrained
+            network: (B, 4·D), or (B, 2·D) of a network of one modality. ``layers``: the mean token
+            of each encoder layer, (B, D) each, after the encoder's final norm as in training.
+            ``fused``: the mean token after fusion, (B, D) each.
+        layers: ``all``, or numbers of encoder layers from 1 separated by commas.
+        modalities: What the network is given; none: all that it reads.
+        machine: On what it runs.
+
+    Attributes:
+        modalities: What the network is given.
+        widths: Name of each feature and its width.
+
+    Raises: ValueError: a layer or a modality that the network does not have; layers of something
+        else than ``layers``.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        *,
+        what: What,
+        layers: str,
+        modalities: str | None,
+        machine: Machine,
+    ) -> None:
+        self.network: EmotionModel = feature_network(checkpoint)
+        reads = self.network.emotion.modalities
+        self.modalities = modalities or reads
+        if not set(self.modalities.split("-")) <= set(reads.split("-")):
+            raise ValueError(f"modalities = {modalities}: {checkpoint.path} reads {reads} alone")
+        self.what = what
+        self.input = self.network.config.input
+        depth, width = self.network.config.encoder_depth, self.network.config.encoder_dim
+        if what != "layers" and layers != "all":
+            raise ValueError(f"layers = {layers} is for --what layers (this is {what})")
+        self.layers = tuple(range(1, depth + 1)) if layers == "all" else _layers(layers, depth)
+        present = [name for name in ("video", "audio") if name in self.modalities.split("-")]
+        if what == "pooled":
+            self.widths = {"pooled": self.network.head.in_features}
+        elif what == "fused":
+            self.widths = {f"{name}_fused": width for name in present}
+        else:
+            self.widths = {
+                f"{name}_layer_{layer}": width for name in present for layer in self.layers
+            }
+            self.network.encoder.layers = self.layers
+        self.running = Running(self.network, self.input, self.modalities, machine)
+
+    @torch.no_grad()
+    def __call__(self, video: Tensor | None, fbank: Tensor | None) -> dict[str, np.ndarray]:
+        """Features of a batch of clips, float32 (B, width) by name.
+
+        Args:
+            video: (B, 3, T, H, W) on the device, or None.
+            fbank: (B, S, F) on the device, or None.
+        """
+        with self.running.autocast():
+            if self.what == "pooled":
+                found = {"pooled": self.network.features(video, fbank)}
+            else:
+                found = self._means(video, fbank)
+        return {name: values.float().cpu().numpy() for name, values in found.items()}
+
+    def _means(self, video: Tensor | None, fbank: Tensor | None) -> dict[str, Tensor]:
+        """Mean tokens of layers or of the fusion, (B, D) each."""
+        encoded = self.network.encoder(video, fbank)
+        found = {}
+        for name, tokens in (("video", encoded.video), ("audio", encoded.audio)):
+            if tokens is None:
+                continue
+            if self.what == "fused":
+                found[f"{name}_fused"] = tokens.fused.mean(dim=1)
+            else:
+                for layer, of_layer in zip(self.layers, tokens.layers, strict=True):
+                    found[f"{name}_layer_{layer}"] = of_layer.mean(dim=1)
+        return found
+
+
+def feature_network(checkpoint: Checkpoint) -> EmotionModel:
+    """A network whose ``features`` are those of a checkpoint.
+
+    A pretrained one has no head; its features are those that the head would read at its first
+    step: all layers weighted alike, both modalities.
+    """
+    if checkpoint.kind == "emotion":
+        network = build_network(checkpoint)
+        assert isinstance(network, EmotionModel)
+        return network
+    network = EmotionModel(checkpoint.model_config(), EmotionConfig(num_outputs=1))
+    load_encoder(network.encoder, checkpoint)
+    return network.eval()
+
+
+def shard_rows(extractor: Extractor, index: Index, *, per: str, segments: int) -> Iterator[Rows]:
+    """Columns and features of some rows at a time, in the order of the index."""
+    dataset = ShardDataset(
+        index,
+        input=extractor.input,
+        views=segments,
+        require_sound="audio" in extractor.modalities.split("-"),
+    )
+    waiting: dict[str, list[np.ndarray]] = {name: [] for name in extractor.widths}
+    loader = loader_of(extractor.running.machine, dataset)
+    for batch, video, fbank in extractor.running.batches(loader, "features"):
+        features = extractor(video, fbank)
+        samples, views = batch["sample"].tolist(), batch["view"].tolist()
+        if per == "view":
+            yield _about_views(extractor, index, samples, views, segments), features
+            continue
+        for name, values in features.items():
+            waiting[name] += list(values)
+        whole = len(waiting[next(iter(waiting))]) // segments
+        if whole:
+            last = samples[-1] + 1 if views[-1] == segments - 1 else samples[-1]
+            mean = {
+                name: np.stack(values[: whole * segments])
+                .reshape(whole, segments, -1)
+                .mean(axis=1, dtype=np.float64)
+                .astype(np.float32)
+                for name, values in waiting.items()
+            }
+            waiting = {name: values[whole * segments :] for name, values in waiting.items()}
+            yield _about(index, list(range(last - whole, last))), mean
+
+
+def shard_columns(index: Index, *, per: str) -> pyarrow.Schema:
+    """Types of these columns, as the index has them."""
+    stored = pyarrow.parquet.read_schema(index.folder / TABLE_NAME)
+    fields = [pyarrow.field(name, stored.field(name).type) for name in _columns(index)]
+    if per == "view":
+        fields.append(pyarrow.field("view", pyarrow.int64()))
+        fields.append(pyarrow.field("start_seconds", pyarrow.float64()))
+    return pyarrow.schema(fields)
+
+
+def recording_rows(
+    extractor: Extractor,
+    checkpoint: Checkpoint,
+    files: Sequence[Path],
+    *,
+    per: str,
+    hop: float | None,
+    console: Console,
+    refused: dict[str, str],
+) -> Iterator[Rows]:
+    """Features of recordings: a row a window, or a row a face.
+
+    Args:
+        extractor: Of the features.
+        checkpoint: Which says how its images were made.
+        files: The recordings.
+        per: ``view``: a row a window; ``sample``: the mean over the windows of a face.
+        hop: Seconds from one window to the next; none given: one clip, so that none overlap.
+        console: Where it is said how images are made, if the checkpoint does not.
+        refused: Filled with the recordings that could not be read, and why.
+    """
+    preparation, note = preparation_of(checkpoint)
+    if note:
+        console.print(note)
+    config = WindowConfig(hop=extractor.input.clip_seconds if hop is None else hop)
+    with closing(DecodingProcess()) as process:
+        for path in files:
+            try:
+                with read_windows(
+                    path,
+                    input=extractor.input,
+                    preparation=preparation,
+                    config=config,
+                    modalities=extractor.modalities,
+                    process=process,
+                ) as stream:
+                    _require_modalities(stream, extractor.modalities)
+                    rows = list(_windows(extractor, stream))
+            except (PredictionError, FileNotFoundError) as error:
+                refused[str(path)] = str(error)
+                continue
+            if per == "view":
+                yield from (_of_window(path, window, features) for window, features in rows)
+            else:
+                yield from _of_tracks(path, rows)
+
+
+def _layers(text: str, depth: int) -> tuple[int, ...]:
+    words = [word.strip() for word in text.split(",")]
+    numbers = [int(word) for word in words if word.isdecimal()]
+    if (
+        len(numbers) < len(words)
+        or len(set(numbers)) < len(numbers)
+        or not all(1 <= number <= depth for number in numbers)
+    ):
+        raise ValueError(f"layers = {text} (all, or numbers from 1 to {depth}, each once)")
+    return tuple(sorted(numbers))
+
+
+def _about(index: Index, samples: list[int]) -> dict[str, list[Any]]:
+    rows = index.table.iloc[samples]
+    return {name: rows[name].tolist() for name in _columns(index)}
+
+
+def _about_views(
+    extractor: Extractor, index: Index, samples: list[int], views: list[int], segments: int
+) -> dict[str, list[Any]]:
+    clip = extractor.input
+    starts = []
+    for frames, view in zip(index.table["num_frames"].iloc[samples], views, strict=True):
+        places = test_views(int(frames), clip.num_frames, clip.frame_stride, segments)
+        starts.append(float(places[view][0]) / clip.fps)
+    return _about(index, samples) | {"view": views, "start_seconds": starts}
+
+
+def _columns(index: Index) -> list[str]:
+    return list(dict.fromkeys(["key", "speaker", "split", *index.label_columns]))
+
+
+def _require_modalities(stream: WindowStream, modalities: str) -> None:
+    """Refuse a recording that lacks what is asked for: its row would have other features."""
+    wanted, found = modalities.split("-"), stream.found
+    if "audio" in wanted and not found.has_sound:
+        raise PredictionError(
+            "no-sound", "has no sound; pass --modalities video for the picture alone"
+        )
+    if "video" in wanted and not all(track.is_face for track in found.tracks):
+        raise PredictionError("no-face", "no face was found; pass --modalities audio for the sound")
+
+
+def _windows(
+    extractor: Extractor, stream: WindowStream
+) -> Iterator[tuple[Window, dict[str, np.ndarray]]]:
+    """Windows without their pixels, with features (1, width) by name."""
+    windows = iter(stream)
+    while waiting := list(itertools.islice(windows, extractor.running.machine.batch_size)):
+        yield from _window_features(extractor, waiting)
+
+
+def _window_features(
+    extractor: Extractor, windows: Sequence[Window]
+) -> Iterator[tuple[Window, dict[str, np.ndarray]]]:
+    """Features of some windows; one clip each, as a window is one clip long."""
+    clips = [window.clips[0] for window in windows]
+    frames = [clip.frames for clip in clips if clip.frames is not None]
+    waveforms = [clip.waveform for clip in clips if clip.waveform is not None]
+    batch: dict[str, Any] = {}
+    if frames:
+        batch["frames"] = torch.from_numpy(np.stack(frames))
+    if waveforms:
+        batch["waveform"] = torch.from_numpy(np.stack(waveforms))
+        batch["num_samples"] = torch.tensor([clip.num_samples for clip in clips])
+    found = extractor(*extractor.running.inputs(batch))
+    for place, window in enumerate(windows):
+        yield window, {name: values[place : place + 1] for name, values in found.items()}
+
+
+def _of_window(path: Path, window: Window, features: dict[str, np.ndarray]) -> Rows:
+    about: dict[str, list[Any]] = {
+        "key": [str(path)],
+        "track": [window.track],
+        "start_seconds": [window.start_seconds],
+        "end_seconds": [window.end_seconds],
+    }
+    return about, features
+
+
+def _of_tracks(path: Path, rows: Sequence[tuple[Window, dict[str, np.ndarray]]]) -> Iterator[Rows]:
+    """One row a face: the mean over its windows."""
+    for track in dict.fromkeys(window.track for window, _ in rows):
+        own = [(window, features) for window, features in rows if window.track == track]
+        about: dict[str, list[Any]] = {
+            "key": [str(path)],
+            "track": [track],
+            "start_seconds": [min(window.start_seconds for window, _ in own)],
+            "end_seconds": [max(window.end_seconds for window, _ in own)],
+        }
+        mean = {
+            name: np.mean([features[name] for _, features in own], axis=0) for name in own[0][1]
+        }
+        yield about, mean

@@ -1,0 +1,257 @@
+"""Who was trained on what and tested on what: scores over corpora in one table and picture."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+import numpy as np
+from matplotlib.patches import Rectangle
+
+from finetune.record import Run
+from finetune.reporting.canvas import ORANGE, make_figure, save
+from finetune.reporting.document import Table, json_number, mean_and_sd, number, spread
+from finetune.scores import metric_name
+from finetune.selection import rule_sentence
+from hicmae.files import write_json, write_text
+
+
+@dataclass(frozen=True, kw_only=True)
+class MatrixCell:
+    """Networks of one corpus on one corpus.
+
+    Args:
+        row: Corpus of the training, with modalities and rule where these differ.
+        column: Corpus of the test.
+        within: Whether they are the same: each network on people it has not seen.
+        runs: The evaluations, or the runs themselves.
+        values: Leading metric of each single network.
+        ensemble: The same of their averaged outputs, over seeds; empty within a corpus.
+    """
+
+    row: str
+    column: str
+    within: bool
+    runs: tuple[Run, ...]
+    values: tuple[float, ...]
+    ensemble: tuple[float, ...]
+
+    @property
+    def metric(self) -> str:
+        """The leading metric of the tested corpus."""
+        return self.runs[0].benchmark.ranking
+
+    @property
+    def summary(self) -> tuple[float, float]:
+        """Mean and sample deviation over networks; no deviation of one."""
+        return mean_and_sd(self.values)
+
+    @property
+    def text(self) -> str:
+        """Mean ± deviation, marked as its rule wants it."""
+        return self.runs[0].facts.mark(spread(*self.summary))
+
+
+def write_matrix(runs: Sequence[Run], out: Path) -> Table:
+    """Write runs and their evaluations on other corpora as one page, JSON and picture.
+
+    Args:
+        runs: Of fine-tuning, and evaluations.
+        out: Markdown file; a JSON file of the same name and a figure go beside it.
+
+    Returns: the table of corpora.
+    Raises: ValueError: evaluations of one cell that were made in different ways.
+    """
+    cells = make_cells(runs)
+    table = _grid(cells)
+    figure = out.parent / "figures" / f"{out.stem}.png"
+    matrix_figure(cells, figure)
+    rules = dict.fromkeys(rule_sentence(run.facts.selection, run.facts.protocol) for run in runs)
+    link = quote(Path(os.path.relpath(figure.resolve(), out.resolve().parent)).as_posix())
+    parts = [
+        "# Trained on one corpus, tested on another",
+        "Rows: what the networks were trained on; columns: what they were tested on, with its"
+        " leading metric. A cell is mean ± sample standard deviation over single networks. **Bold:"
+        " within a corpus**, each network on the test side of its own fold, whose people it has"
+        f" not seen. Selection rule: {'; '.join(rules)}.",
+        table.markdown(),
+        f"![Scores over corpora]({link})",
+        "## What each cell is",
+        "Classes that only one side has are not tested, so columns of a row, and rows of a column,"
+        " may be about different classes; chance says how hard each is.",
+        _list(cells).markdown(),
+        *(
+            f"**Note.** {cell.row} on {cell.column}: {note}"
+            for cell in cells
+            for note in dict.fromkeys(note for run in cell.runs for note in run.facts.notes)
+        ),
+    ]
+    write_text(out, "\n\n".join(parts) + "\n")
+    write_json(out.with_suffix(".json"), [_plain(cell) for cell in cells])
+    return table
+
+
+def make_cells(runs: Sequence[Run]) -> list[MatrixCell]:
+    """Sort runs into cells, in the order in which corpora come.
+
+    Raises: ValueError: runs of one cell with other views or samples.
+    """
+    rows = _row_names(runs)
+    members: dict[tuple[str, str], list[Run]] = {}
+    for run, row in zip(runs, rows, strict=True):
+        members.setdefault((row, _tested_on(run)), []).append(run)
+    return [_cell(row, column, group) for (row, column), group in members.items()]
+
+
+def matrix_figure(cells: Sequence[MatrixCell], path: Path) -> None:
+    """Draw scores over corpora as shades; cells within a corpus have a frame."""
+    rows = list(dict.fromkeys(cell.row for cell in cells))
+    columns = list(dict.fromkeys(cell.column for cell in cells))
+    figure = make_figure(3.4 + 1.5 * len(columns), 1.9 + 0.8 * len(rows))
+    axes = figure.add_subplot()
+    values = np.full((len(rows), len(columns)), np.nan)
+    for cell in cells:
+        values[rows.index(cell.row), columns.index(cell.column)] = cell.summary[0]
+    low = min(0.0, float(np.nanmin(values, initial=0.0)))
+    image = axes.imshow(values, cmap="Blues", vmin=low, vmax=1, aspect="auto")
+    for cell in cells:
+        place = columns.index(cell.column), rows.index(cell.row)
+        shade = (cell.summary[0] - low) / (1 - low)
+        axes.text(
+            *place,
+            cell.text.replace(" ± ", "\n± ").replace(" (", "\n("),
+            ha="center",
+            va="center",
+            fontsize=9,
+            color="white" if shade > 0.55 else "black",
+        )
+        if cell.within:
+            corner = (place[0] - 0.48, place[1] - 0.48)
+            axes.add_patch(Rectangle(corner, 0.96, 0.96, fill=False, edgecolor=ORANGE, linewidth=2))
+    metrics = {cell.column: metric_name(cell.metric) for cell in cells}
+    axes.set_xticks(
+        range(len(columns)),
+        [f"{name}\n({metrics[name]})" for name in columns],
+        rotation=20,
+        ha="right",
+        rotation_mode="anchor",
+    )
+    axes.set_yticks(range(len(rows)), rows)
+    axes.set_xlabel("tested on")
+    axes.set_ylabel("trained on")
+    axes.set_title("Scores over corpora; framed: within a corpus", fontsize=11)
+    figure.colorbar(image, ax=axes, fraction=0.046, pad=0.03).set_label("leading metric")
+    save(figure, path)
+
+
+def _cell(row: str, column: str, runs: Sequence[Run]) -> MatrixCell:
+    other = next((run for run in runs if _way(run) != _way(runs[0])), None)
+    if other is not None:
+        raise ValueError(
+            f"{runs[0].folder} and {other.folder}: both are {row} on {column}, tested in different"
+            " ways (views or shards); give one of them"
+        )
+    metric = runs[0].benchmark.ranking
+    values: list[float] = []
+    ensemble = []
+    for run in runs:
+        if run.facts.network == "ensemble":
+            ensemble.append(run.scores.pooled[metric])
+        elif run.facts.network:
+            values.append(run.scores.pooled[metric])
+        else:
+            values += [scores[metric] for scores in run.scores.folds.values()]
+    return MatrixCell(
+        row=row,
+        column=column,
+        within=not runs[0].facts.network,
+        runs=tuple(runs),
+        values=tuple(values),
+        ensemble=tuple(ensemble),
+    )
+
+
+def _way(run: Run) -> tuple[object, ...]:
+    facts = run.facts
+    return facts.num_segments, facts.crops, facts.shards_digest, run.benchmark.columns
+
+
+def _trained_on(run: Run) -> str:
+    return run.facts.trained_on or run.facts.benchmark
+
+
+def _tested_on(run: Run) -> str:
+    return run.facts.benchmark.removesuffix(f" from {run.facts.trained_on}")
+
+
+def _row_names(runs: Sequence[Run]) -> list[str]:
+    """Corpus of the training of each run, with whatever else tells its rows apart."""
+    extras = [(run.facts.modalities, run.facts.init, run.facts.rule) for run in runs]
+    tells = [len({extra[place] for extra in extras}) > 1 for place in range(3)]
+    return [
+        ", ".join(
+            [_trained_on(run), *(text for text, shown in zip(extra, tells, strict=True) if shown)]
+        )
+        for run, extra in zip(runs, extras, strict=True)
+    ]
+
+
+def _grid(cells: Sequence[MatrixCell]) -> Table:
+    by_place = {(cell.row, cell.column): cell for cell in cells}
+    rows, columns = (list(dict.fromkeys(names)) for names in zip(*by_place, strict=True))
+    metrics = {cell.column: metric_name(cell.metric) for cell in cells}
+    lines = []
+    for row in rows:
+        line = [row]
+        for column in columns:
+            cell = by_place.get((row, column))
+            text = "" if cell is None else cell.text
+            line.append(f"**{text}**" if cell is not None and cell.within else text)
+        lines.append(line)
+    heads = [f"{column} ({metrics[column]})" for column in columns]
+    return Table(columns=["trained on", *heads], rows=lines, title="Trained on, tested on")
+
+
+def _list(cells: Sequence[MatrixCell]) -> Table:
+    rows = []
+    for cell in cells:
+        run = cell.runs[0]
+        benchmark = run.benchmark
+        named = benchmark.task == "classification"
+        ignored = ", ".join(f"{name}: {count}" for name, count in run.facts.ignored.items())
+        rows.append(
+            [
+                cell.row,
+                cell.column + (" (within)" if cell.within else ""),
+                metric_name(cell.metric),
+                cell.text,
+                run.facts.mark(number(float(np.mean(cell.ensemble)))) if cell.ensemble else "",
+                run.facts.rule,
+                str(len(cell.values)),
+                str(run.scores.num_samples),
+                ", ".join(benchmark.classes if named else benchmark.targets),
+                number(1 / len(benchmark.classes)) if named else number(0.0),
+                ignored or "none",
+            ]
+        )
+    heads = ["trained on", "tested on", "metric", "mean ± sd", "outputs averaged", "selection"]
+    heads += ["networks", "samples", "classes or targets", "chance", "left out"]
+    return Table(columns=heads, rows=rows)
+
+
+def _plain(cell: MatrixCell) -> dict[str, object]:
+    mean, sd = map(json_number, cell.summary)
+    return {
+        "trained_on": cell.row,
+        "tested_on": cell.column,
+        "within": cell.within,
+        "metric": cell.metric,
+        "selection": cell.runs[0].facts.rule,
+        "networks": [json_number(value) for value in cell.values],
+        "mean": mean,
+        "sd": sd,
+        "runs": [str(run.folder) for run in cell.runs],
+    }

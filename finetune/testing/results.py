@@ -1,0 +1,325 @@
+"""Networks run over what is tested, and their results: run folders, and networks side by side.
+
+What is written is a run folder that ``hicmae report`` takes, with the training's selection rule.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+from finetune.benchmark import Benchmark
+from finetune.folds import as_text
+from finetune.predictions import (
+    FILE_NAME,
+    Prediction,
+    make_prediction,
+    predictions_of_rows,
+    write_predictions,
+)
+from finetune.record import (
+    BENCHMARK,
+    CONFIG,
+    FOLD,
+    FoldFacts,
+    Run,
+    RunFacts,
+    fold_folder,
+    git_commit,
+    read_run,
+    settings_digest,
+    write_scores,
+)
+from finetune.reporting.document import Table, json_number, mean_and_sd, number, spread
+from finetune.reporting.resampling import intervals
+from finetune.reporting.run_report import run_parts, scores_table, write_run_report
+from finetune.scores import metric_name, score_run, scored_units
+from finetune.selection import rule_sentence
+from finetune.testing.machine import Machine
+from finetune.testing.plan import EvaluationPlan, TestSide
+from finetune.testing.views import load_tested, sample_views
+from hicmae import __version__
+from hicmae.config import save_yaml, to_dict
+from hicmae.files import write_json, write_text
+from hicmae.views import ViewGrid
+
+FoldResult = tuple[FoldFacts, Sequence[Prediction]]
+
+
+def run_networks(plan: EvaluationPlan, machine: Machine) -> list[FoldResult]:
+    """Run the networks of one source."""
+    parts: list[FoldResult] = []
+    for side in plan.sides:
+        started = time.monotonic()
+        views = plan.mapped.outputs(
+            sample_views(
+                load_tested(plan.source.checkpoint(side.fold)),
+                plan.index,
+                side.rows,
+                grid=plan.grid,
+                machine=machine,
+                doing=f"fold {side.fold}",
+            )
+        )
+        predictions = predictions_of_rows(
+            plan.mapped.benchmark,
+            side.rows,
+            views,
+            fold=side.fold,
+            grid=plan.grid,
+            groups=plan.groups,
+        )
+        fold = fold_facts(plan, side, seconds=time.monotonic() - started)
+        parts.append((fold, predictions))
+    return parts
+
+
+def write_results(
+    plan: EvaluationPlan,
+    parts: list[FoldResult],
+    facts: RunFacts,
+    out: Path,
+    config: dict[str, Any],
+    console: Console,
+) -> None:
+    """Write what the networks of one source predict: a run, or one for each and their average."""
+    if plan.same_corpus or len(parts) == 1:
+        name = "" if plan.same_corpus else parts[0][0].name
+        run = write_evaluation(out, plan, facts_of_network(facts, name), parts, config)
+        console.print(scores_table(run).terminal())
+        console.print(f"report: {out / 'report.md'}")
+        return
+    runs = []
+    for part in parts:
+        name = part[0].name
+        own = facts_of_network(facts, name)
+        runs.append(write_evaluation(_network_folder(out, name), plan, own, [part], config))
+    together = write_evaluation(
+        out / "ensemble",
+        plan,
+        facts_of_network(facts, "ensemble"),
+        [averaged_networks(plan.mapped.benchmark, parts)],
+        config,
+    )
+    console.print(write_network_summary(out, runs, together).terminal())
+    console.print(f"summary: {out / 'networks.md'}")
+
+
+def write_evaluation(
+    out: Path,
+    plan: EvaluationPlan,
+    facts: RunFacts,
+    parts: Sequence[FoldResult],
+    config: dict[str, Any],
+) -> Run:
+    """Write one run folder; ``scores.json``, which makes it one, comes last."""
+    benchmark = plan.mapped.benchmark
+    pooled = [item for _, predictions in parts for item in predictions]
+    out.mkdir(parents=True, exist_ok=True)
+    save_yaml(out / CONFIG, config)
+    save_yaml(out / BENCHMARK, to_dict(benchmark))
+    for fold, _ in parts:
+        write_json(fold_folder(out, fold.name) / FOLD, to_dict(fold))
+    write_predictions(out / FILE_NAME, pooled)
+    units = scored_units(benchmark, pooled)
+    write_scores(out, facts, score_run(benchmark, pooled), intervals(benchmark, [units]))
+    run = read_run(out)
+    write_run_report(run, run_parts(run))
+    return run
+
+
+def averaged_networks(
+    benchmark: Benchmark, parts: Sequence[FoldResult]
+) -> tuple[FoldFacts, list[Prediction]]:
+    """The outputs of several networks averaged, sample by sample."""
+    names = [f"network {fold.name}" for fold, _ in parts]
+    made = []
+    for items in zip(*(predictions for _, predictions in parts), strict=True):
+        first = items[0]
+        outputs = [
+            item.predicted if item.probabilities is None else item.probabilities for item in items
+        ]
+        made.append(
+            make_prediction(
+                benchmark,
+                key=first.key,
+                fold="ensemble",
+                speaker=first.speaker,
+                true=first.true,
+                views=np.array(outputs, dtype=np.float64),
+                view_names=names,
+                unit=first.unit,
+                groups=first.groups,
+            )
+        )
+    first_fold = parts[0][0]
+    return (
+        dataclasses.replace(
+            first_fold,
+            name="ensemble",
+            num_train=None,
+            num_train_speakers=None,
+            epoch=None,
+            train_loss=None,
+            layer_weights={},
+            seconds=sum(fold.seconds for fold, _ in parts),
+        ),
+        made,
+    )
+
+
+def evaluation_facts(plan: EvaluationPlan, machine: Machine) -> RunFacts:
+    """What the numbers are reported with: the training's facts, and what was tested."""
+    facts, source = plan.source.facts, plan.source
+    decisive = {
+        "grid": plan.grid,
+        "shards": plan.digest,
+        "benchmark": plan.mapped.benchmark,
+        "outputs": plan.mapped.weights.tolist(),
+        "precision": machine.precision,
+    }
+    notes = [*facts.notes, *plan.notes]
+    protocol = facts.protocol
+    if protocol == "paper" and (
+        plan.grid != ViewGrid(segments=facts.num_segments) or not plan.same_corpus
+    ):
+        protocol = "default"
+        notes.append(
+            "the networks were trained and chosen by protocol paper, but tested in another way"
+        )
+    return dataclasses.replace(
+        facts,
+        benchmark=plan.mapped.benchmark.name,
+        num_segments=plan.grid.segments,
+        crops=plan.grid.crops,
+        precision=machine.precision,
+        shards=str(plan.index.folder),
+        shards_digest=plan.digest,
+        configuration_digest=settings_digest({"of": facts.configuration_digest, **decisive}),
+        experiment_digest=settings_digest({"of": facts.experiment_digest, **decisive})
+        if facts.experiment_digest
+        else "",
+        git_commit=git_commit(),
+        version=__version__,
+        ignored=plan.ignored,
+        protocol=protocol,
+        notes=tuple(dict.fromkeys(notes)),
+        evaluates=str(source.path),
+        trained_on="" if plan.tested == source.benchmark else source.benchmark.name,
+    )
+
+
+def facts_of_network(facts: RunFacts, network: str) -> RunFacts:
+    """Facts of one network's evaluation: networks of one run are no seeds of each other.
+
+    Args:
+        facts: Of the evaluation.
+        network: Fold whose network it is, or ``ensemble``; empty within the training's corpus.
+    """
+    if not network:
+        return facts
+    return dataclasses.replace(
+        facts,
+        network=network,
+        configuration_digest=settings_digest([facts.configuration_digest, network]),
+        experiment_digest=settings_digest([facts.experiment_digest, network])
+        if facts.experiment_digest
+        else "",
+    )
+
+
+def fold_facts(plan: EvaluationPlan, side: TestSide, *, seconds: float) -> FoldFacts:
+    """What is known of a fold whose network was tested just now."""
+    trained = next(fold for fold in plan.source.folds if fold.name == side.fold)
+    column = plan.tested.speaker
+    speakers = set(side.rows[column].map(as_text)) if column in side.rows.columns else {""}
+    return dataclasses.replace(
+        trained,
+        num_test=len(side.rows),
+        num_test_speakers=None if "" in speakers else len(speakers),
+        seconds=round(seconds, 1),
+    )
+
+
+def write_network_summary(folder: Path, runs: Sequence[Run], together: Run) -> Table:
+    """Write the scores of several networks on the same samples, and of their average.
+
+    Args:
+        runs: One a network.
+        together: Of the averaged outputs.
+
+    Returns: the table.
+    """
+    facts, metrics = runs[0].facts, list(runs[0].scores.pooled)
+    mark = facts.mark
+    rows = [
+        [
+            f"network of fold {run.facts.network}",
+            str(run.scores.num_samples),
+            *(mark(number(run.scores.pooled[m])) for m in metrics),
+        ]
+        for run in runs
+    ]
+    over = {m: mean_and_sd([run.scores.pooled[m] for run in runs]) for m in metrics}
+    rows.append(["**mean ± sd**", "", *(mark(spread(*over[m])) for m in metrics)])
+    rows.append(
+        [
+            "outputs averaged",
+            str(together.scores.num_samples),
+            *(mark(number(together.scores.pooled[m])) for m in metrics),
+        ]
+    )
+    table = Table(
+        columns=[f"selection: {facts.rule}", "samples", *map(metric_name, metrics)],
+        rows=rows,
+        title=f"{facts.benchmark}, selection: {facts.rule}",
+    )
+    parts = [
+        f"# {facts.benchmark}",
+        f"{len(runs)} networks of `{facts.evaluates}`, trained on {facts.trained_on}, each tested"
+        " on all samples. *mean ± sd*: of the scores of single networks, which is what one of them"
+        " is worth; *outputs averaged*: one prediction of all networks together, which no single"
+        f" one reaches. Selection rule: {rule_sentence(facts.selection, facts.protocol)}.",
+        table.markdown(),
+        *(f"**Note.** {note}" for note in facts.notes),
+        "\n".join(f"- [{run.name}]({run.name}/report.md)" for run in (*runs, together)),
+    ]
+    write_text(folder / "networks.md", "\n\n".join(parts) + "\n")
+    write_json(
+        folder / "networks.json",
+        {
+            "selection": facts.rule,
+            "networks": {run.facts.network: _plain(run.scores.pooled) for run in runs},
+            "mean": _plain({m: mean for m, (mean, _) in over.items()}),
+            "sd": _plain({m: sd for m, (_, sd) in over.items()}),
+            "ensemble": _plain(together.scores.pooled),
+        },
+    )
+    return table
+
+
+def _network_folder(out: Path, fold: str) -> Path:
+    return out / fold_folder(out, fold).name.replace("fold-", "network-", 1)
+
+
+def opening(plan: EvaluationPlan, machine: Machine) -> str:
+    """What is about to happen, in one line."""
+    source, grid = plan.source, plan.grid
+    tested = sum(len(side.rows) for side in plan.sides)
+    where = "their own test sides" if plan.same_corpus else f"all of {plan.tested.name}"
+    return (
+        f"{source.path}: {len(source.checkpoints)} networks of {source.benchmark.name},"
+        f" {source.facts.modalities}, on {where}: {tested} samples x {grid.num_views} views"
+        f" ({grid.segments} segments x {', '.join(grid.crops)}), {machine.precision},"
+        f" {machine.device}, selection {source.facts.rule}"
+    )
+
+
+def _plain(values: dict[str, float]) -> dict[str, float | None]:
+    return {name: json_number(value) for name, value in values.items()}

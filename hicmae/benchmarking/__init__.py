@@ -1,1 +1,0 @@
-"""What every bench of the network measures with: operations, the machine's speed, memory."""

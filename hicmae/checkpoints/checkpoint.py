@@ -1,0 +1,253 @@
+"""Portable checkpoints: a folder of weights and the configuration that made them.
+
+A checkpoint is ``model.safetensors`` and ``config.json``; it knows its own sizes. Beside them may
+lie ``probe.safetensors`` (an input with its output) and ``README.md`` (the model card). Optimizer
+states are not in it: Lightning's own files keep those.
+
+Deviation: the reference ignores names that do not match; here every difference is an error.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from hicmae.config import from_dict, to_dict
+from hicmae.encoder import AudioVisualEncoder
+from hicmae.files import file_sha256, whole_file, whole_folder, write_text
+from hicmae.settings import ModelConfig
+
+FORMAT_VERSION = 1
+WEIGHTS = "model.safetensors"
+CONFIG = "config.json"
+PROBE = "probe.safetensors"
+CARD = "README.md"
+Kind = Literal["pretraining", "emotion"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Labels:
+    """What the outputs of a fine-tuned network stand for.
+
+    Args:
+        task: Classes, or real values.
+        names: One for each output, in order.
+        mean: Of each real value over the training side, in the unit of the labels: the network's
+            outputs times ``std`` plus this. Empty for classes.
+        std: Standard deviation of the same.
+    """
+
+    task: Literal["classification", "regression"]
+    names: tuple[str, ...]
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        problems = []
+        if not self.names or len(set(self.names)) != len(self.names):
+            problems.append(f"names = {list(self.names)} (must be one or more, each once)")
+        wanted = len(self.names) if self.task == "regression" else 0
+        for field in ("mean", "std"):
+            if len(getattr(self, field)) != wanted:
+                problems.append(f"{field} has {len(getattr(self, field))} values, not {wanted}")
+        if problems:
+            raise ValueError(f"labels: {'; '.join(problems)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """A checkpoint that was read.
+
+    Attributes:
+        path: Its folder.
+        kind: What network the weights are of.
+        config: Named sections; ``model`` is always there.
+        tensors: Weights by parameter name.
+        weights_sha256: Digest that the file of the weights should have; none in files of early
+            versions.
+    """
+
+    path: Path
+    kind: Kind
+    config: dict[str, Any]
+    tensors: dict[str, Tensor]
+    weights_sha256: str | None = None
+
+    def model_config(self) -> ModelConfig:
+        """Sizes of the network that the weights belong to."""
+        return from_dict(ModelConfig, self.config["model"], where=f"{self.path / CONFIG}: model")
+
+    def labels(self) -> Labels | None:
+        """What the outputs stand for; ``None``: a pretrained network, or nobody has said.
+
+        Raises: ValueError: the configuration contradicts itself.
+        """
+        where = f"{self.path / CONFIG}: labels"
+        if "labels" in self.config:
+            return from_dict(Labels, self.config["labels"], where=where)
+        benchmark, targets = self.config.get("benchmark"), self.config.get("targets")
+        if targets is not None:
+            return from_dict(Labels, {"task": "regression", **targets}, where=where)
+        if benchmark is not None and benchmark.get("classes"):
+            names = {"task": "classification", "names": benchmark["classes"]}
+            return from_dict(Labels, names, where=where)
+        return None
+
+
+def load_checkpoint(path: Path | str) -> Checkpoint:
+    """Read a checkpoint folder, or the newest one of a run folder (``checkpoints/last``).
+
+    Raises: ValueError: nothing there, unreadable, or of a format this version does not know.
+    """
+    folder = Path(path)
+    for candidate in (folder, folder / "checkpoints" / "last"):
+        if is_checkpoint(candidate):
+            return _read(candidate)
+    found = "no such folder" if not folder.exists() else f"found no {WEIGHTS} with {CONFIG}"
+    raise ValueError(
+        f"{folder}: {found} there or in checkpoints/last; give a run folder or a checkpoint folder"
+    )
+
+
+def is_checkpoint(folder: Path) -> bool:
+    """Whether a folder holds the two files of a checkpoint."""
+    return (folder / CONFIG).is_file() and (folder / WEIGHTS).is_file()
+
+
+def save_checkpoint(
+    folder: Path, model: nn.Module, *, kind: Kind, config: Mapping[str, Any]
+) -> None:
+    """Write a checkpoint folder, beside its place and then renamed into it.
+
+    Args:
+        folder: Where it goes; a checkpoint that is there is replaced.
+        model: HiCMAE or EmotionModel.
+        kind: Which of them.
+        config: Sections by name, dataclasses or plain values; must have ``model``.
+    """
+    tensors = {name: value.detach().cpu() for name, value in model.state_dict().items()}
+    write_checkpoint(folder, tensors, kind=kind, config=config)
+
+
+def write_checkpoint(
+    folder: Path,
+    tensors: Mapping[str, Tensor],
+    *,
+    kind: Kind,
+    config: Mapping[str, Any],
+    probe: Mapping[str, Tensor] | None = None,
+    card: str | None = None,
+) -> None:
+    """Write a checkpoint folder out of weights by name; as ``save_checkpoint``.
+
+    Args:
+        folder: Where it goes; a checkpoint that is there is replaced.
+        tensors: The weights.
+        kind: Of which network.
+        config: Sections by name, dataclasses or plain values; must have ``model``.
+        probe: An input with the network's output (``hicmae/checkpoints/portable.py``).
+        card: Text of the model card.
+    """
+    with whole_folder(folder) as beside:
+        write_files(beside, tensors, kind=kind, config=config, probe=probe, card=card)
+
+
+def write_files(
+    folder: Path,
+    tensors: Mapping[str, Tensor],
+    *,
+    kind: Kind,
+    config: Mapping[str, Any],
+    probe: Mapping[str, Tensor] | None = None,
+    card: str | None = None,
+) -> None:
+    """Write the files of a checkpoint into a folder, each whole; ``config.json``, which makes it
+    one, comes last. The arguments are those of ``write_checkpoint``.
+    """
+    assert "model" in config, "a checkpoint carries the sizes of its network"
+    (folder / CONFIG).unlink(missing_ok=True)
+    weights = {name: value.contiguous() for name, value in tensors.items()}
+    with whole_file(folder / WEIGHTS, sync=True) as beside:
+        save_file(weights, beside)
+    if probe is not None:
+        with whole_file(folder / PROBE, sync=True) as beside:
+            save_file({name: value.contiguous() for name, value in probe.items()}, beside)
+    if card is not None:
+        write_text(folder / CARD, card, sync=True)
+    document = {
+        "format_version": FORMAT_VERSION,
+        "kind": kind,
+        "weights_sha256": file_sha256(folder / WEIGHTS),
+        **to_dict(config),
+    }
+    write_text(folder / CONFIG, json.dumps(document, indent=2) + "\n", sync=True)
+
+
+def load_encoder(encoder: AudioVisualEncoder, checkpoint: Checkpoint) -> None:
+    """Load the encoder's weights from a checkpoint of either kind, strictly.
+
+    Raises: ValueError: a missing, extra or misshapen tensor; all are named.
+    """
+    prefix = "encoder."
+    tensors = {
+        name.removeprefix(prefix): value
+        for name, value in checkpoint.tensors.items()
+        if name.startswith(prefix)
+    }
+    load_weights(encoder, tensors, where=f"{checkpoint.path / WEIGHTS}: encoder")
+
+
+def load_weights(module: nn.Module, tensors: Mapping[str, Tensor], *, where: str) -> None:
+    """Load weights strictly into a module.
+
+    Raises: ValueError: missing, extra or misshapen tensors, each named in one line.
+    """
+    problems = misfits(module.state_dict(), tensors)
+    if problems:
+        shown = "; ".join(problems[:6])
+        more = f"; and {len(problems) - 6} more" if len(problems) > 6 else ""
+        raise ValueError(
+            f"{where}: {len(problems)} tensors do not fit this network ({shown}{more}); "
+            "use the sizes that the checkpoint was made with"
+        )
+    module.load_state_dict(tensors)
+
+
+def misfits(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> list[str]:
+    """Say of each tensor by name what is wrong with it: missing, extra or misshapen."""
+    problems = [f"missing {name}" for name in wanted if name not in found]
+    problems += [f"extra {name}" for name in found if name not in wanted]
+    return problems + [
+        f"{name} is {tuple(found[name].shape)} instead of {tuple(value.shape)}"
+        for name, value in wanted.items()
+        if name in found and found[name].shape != value.shape
+    ]
+
+
+def _read(folder: Path) -> Checkpoint:
+    try:
+        document = dict(json.loads((folder / CONFIG).read_text()))
+        version, kind = document.pop("format_version"), document.pop("kind")
+        digest = document.pop("weights_sha256", None)
+        tensors = load_file(folder / WEIGHTS)
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{folder / CONFIG}: damaged configuration ({error})") from error
+    except SafetensorError as error:
+        raise ValueError(f"{folder / WEIGHTS}: damaged weights ({error})") from error
+    if version != FORMAT_VERSION or kind not in ("pretraining", "emotion"):
+        raise ValueError(
+            f"{folder / CONFIG}: format {version} of kind {kind!r} is not known here "
+            f"(format {FORMAT_VERSION}, pretraining or emotion); upgrade hicmae"
+        )
+    if "model" not in document:
+        raise ValueError(f"{folder / CONFIG}: damaged configuration (no section 'model')")
+    return Checkpoint(
+        path=folder, kind=kind, config=document, tensors=tensors, weights_sha256=digest
+    )

@@ -1,0 +1,299 @@
+"""Folders of frame images read like videos, and what lies below a folder of recordings.
+
+The number of an image is its time: where numbers are missing, time goes on. So are read aligned
+faces of OpenFace, frames of DFEW and MAFW, anything that numbers its images.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from hicmae.media.errors import MediaError
+
+# What a folder's files are taken for; a manifest may name any file.
+# fmt: off
+VIDEO_SUFFIXES = frozenset((
+    ".3g2", ".3gp", ".amv", ".asf", ".avi", ".divx", ".dv", ".f4v", ".flv", ".m2ts", ".m2v", ".m4v",
+    ".mjpeg", ".mjpg", ".mkv", ".mov", ".mp4", ".mpe", ".mpeg", ".mpg", ".mts", ".mxf", ".ogm",
+    ".ogv", ".qt", ".rm", ".rmvb", ".ts", ".vob", ".webm", ".wmv",
+))
+# fmt: on
+IMAGE_SUFFIXES = frozenset((".bmp", ".jpeg", ".jpg", ".png"))
+SOUND_SUFFIXES = (".wav", ".flac", ".m4a", ".mp3", ".aac", ".ogg", ".opus", ".wma")
+
+# Numbers further apart than this on average are times of day or identifiers.
+_MOST_GAPS = 50
+_LAST_NUMBER = re.compile(r"(.*?)(\d+)(\D*)", re.DOTALL)
+# OpenFace writes frame_det_<face>_<frame>.bmp into <name>_aligned, without the frames in which it
+# lost the face; it counts from 1, always.
+_OPENFACE, _OPENFACE_FOLDER = re.compile(r"frame_det_\d+_"), "_aligned"
+
+# OpenCV gives what there is of a JPEG that breaks off, and says nothing; whole ones end so. Some
+# cameras put a little behind it.
+_JPEG_START, _JPEG_END, _TRAILER_BYTES = b"\xff\xd8", b"\xff\xd9", 65536
+# Frame times of a CSV that OpenFace wrote are steps of the frame rate, rounded to milliseconds.
+_FEWEST_STAMPS = 2
+
+
+def walk(folder: Path, seen: set[tuple[int, int]] | None = None) -> Iterator[tuple[Path, bool]]:
+    """What is below a folder and not hidden, in order: files, and folders of images in one piece.
+
+    Args:
+        folder: Where to begin.
+        seen: Folders that were read already, by device and inode: one linked twice is read once.
+
+    Returns: a file and False, or a folder that is one recording and True.
+    """
+    seen = set() if seen is None else seen
+    status = folder.stat()
+    if (status.st_dev, status.st_ino) in seen:
+        return
+    seen.add((status.st_dev, status.st_ino))
+    entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    entries = [entry for entry in entries if not entry.name.startswith(".")]
+    suffixes = {Path(entry.name).suffix.lower() for entry in entries}
+    # Pictures beside videos are thumbnails and covers.
+    images = bool(suffixes & IMAGE_SUFFIXES) and not suffixes & VIDEO_SUFFIXES
+    if images and is_sequence(folder):
+        yield folder, True
+    else:
+        images = False
+    for entry in entries:
+        if entry.is_dir():
+            yield from walk(Path(entry.path), seen)
+        elif not (images and Path(entry.name).suffix.lower() in IMAGE_SUFFIXES):
+            yield Path(entry.path), False
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageFiles:
+    """Images of one face or picture, one a frame.
+
+    Args:
+        folder: Where they lie.
+        paths: N files, in the order of their frames.
+        frames: N frame numbers from 0, ascending; gaps are frames that have no image.
+    """
+
+    folder: Path
+    paths: tuple[Path, ...]
+    frames: tuple[int, ...]
+
+
+def list_images(folder: Path) -> list[ImageFiles]:
+    """The sequences of images in a folder, told apart by what stands before the number.
+
+    The last number in a name is the frame's: counted from 0 if there is a 0, else from 1, so that
+    frames missing at the beginning are missing and not shifted. Only numbers that begin later
+    than there are images are taken for an excerpt, which begins with its first image (OpenFace's
+    never are). Images without numbers are frames in a row, in the natural order of their names.
+
+    Returns: sequences, in the order of their names; a folder without images has none.
+
+    Raises:
+        MediaError: ``unreadable``: two images of one frame, or a folder that cannot be read.
+    """
+    try:
+        names = [entry.name for entry in os.scandir(folder) if not entry.name.startswith(".")]
+    except OSError as error:
+        raise MediaError("unreadable", folder, f"cannot be read ({error.strerror})") from None
+    names = [name for name in names if Path(name).suffix.lower() in IMAGE_SUFFIXES]
+    groups: dict[tuple[str, str], dict[int, str]] = defaultdict(dict)
+    for name in sorted(names):
+        match = _LAST_NUMBER.fullmatch(Path(name).stem)
+        if match is None:
+            groups.clear()
+            break
+        before, number, after = match.groups()
+        other = groups[before, after].setdefault(int(number), name)
+        if other != name:
+            raise MediaError(
+                "unreadable", folder, f"{other} and {name} are both frame {int(number)}"
+            )
+    if not groups or all(len(group) == 1 for group in groups.values()):
+        paths = tuple(folder / name for name in sorted(names, key=natural_order))
+        row = ImageFiles(folder=folder, paths=paths, frames=tuple(range(len(paths))))
+        return [row] if paths else []
+    return [_sequence(folder, before, groups[before, after]) for before, after in sorted(groups)]
+
+
+def is_sequence(folder: Path) -> bool:
+    """Whether a folder holds numbered images, two or more of one name, and so is a recording."""
+    try:
+        return any(
+            len(sequence.paths) > 1
+            and all(_LAST_NUMBER.fullmatch(path.stem) for path in sequence.paths)
+            for sequence in list_images(folder)
+        )
+    except MediaError:
+        return True  # it is one, and says what is wrong with it when it is read
+
+
+def sound_beside(folder: Path) -> Path | None:
+    """The sound file of a folder of images: beside it under its name, or the only one inside.
+
+    ``<name>_aligned`` of OpenFace also takes the sound of ``<name>``.
+    """
+    stems = [folder.name]
+    if folder.name.endswith(_OPENFACE_FOLDER):
+        stems.append(folder.name.removesuffix(_OPENFACE_FOLDER))
+    for stem in stems:
+        for suffix in SOUND_SUFFIXES:
+            path = folder.with_name(f"{stem}{suffix}")
+            if path.is_file():
+                return path
+    inside = [path for path in folder.iterdir() if path.suffix.lower() in SOUND_SUFFIXES]
+    return inside[0] if len(inside) == 1 else None
+
+
+def natural_order(name: str) -> list[tuple[int, str]]:
+    """A sorting key by which ``f10`` comes after ``f9``."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
+
+
+class ImageReader:
+    """Frames of one sequence of images; see ``hicmae.media.video.FrameReader``.
+
+    Pictures of another size than the first one's are brought to it.
+
+    Args:
+        images: The sequence.
+        fps: Frame rate of its numbers, frames per second.
+
+    Raises:
+        MediaError: ``damaged``: the first image cannot be read; ``no-video``: there is none.
+    """
+
+    def __init__(self, images: ImageFiles, fps: float) -> None:
+        if not images.paths:
+            raise MediaError("no-video", images.folder, "a folder without images (bmp, jpg, png)")
+        self.images = images
+        self.path = images.folder
+        self.timestamps = np.array(images.frames, dtype=np.float64) / fps
+        self.frame_clock = np.arange(images.frames[-1] + 1) / fps
+        self.start_seconds = 0.0
+        self.duration_seconds = (images.frames[-1] + 1) / fps
+        self.fps = fps
+        self.height, self.width = read_image(images.paths[0]).shape[:2]
+
+    def __len__(self) -> int:
+        return len(self.images.paths)
+
+    def __enter__(self) -> ImageReader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Nothing stays open."""
+
+    def frames(self, indices: Iterable[int]) -> Iterator[np.ndarray]:
+        """Give frames one at a time, (H, W, 3) uint8 RGB; an index that repeats is read once.
+
+        Raises:
+            MediaError: ``damaged``, naming the image.
+        """
+        last, frame = -1, np.empty(0)
+        for index in map(int, indices):
+            if index != last:
+                last, frame = index, read_image(self.images.paths[index])
+                if frame.shape[:2] != (self.height, self.width):
+                    frame = cv2.resize(
+                        frame, (self.width, self.height), interpolation=cv2.INTER_AREA
+                    )
+            yield frame
+
+
+def open_images(folder: str | Path, fps: float | None = None) -> list[ImageReader]:
+    """Open the sequences of images of a folder, the longest first.
+
+    Args:
+        folder: Of the images.
+        fps: Frame rate of their numbers; none given: that of OpenFace's CSV beside the folder.
+
+    Raises:
+        MediaError: ``no-video``, ``no-rate``, ``unreadable``, or ``damaged`` (the first image).
+    """
+    folder = Path(folder)
+    sequences = list_images(folder)
+    if not sequences:
+        raise MediaError("no-video", folder, "a folder without images (bmp, jpg, png)")
+    rate = fps or _openface_rate(folder)
+    if rate is None:
+        raise MediaError(
+            "no-rate",
+            folder,
+            "images have no times; give their frame rate: --image_fps, or a column fps in the "
+            "manifest",
+        )
+    sequences.sort(key=lambda sequence: -len(sequence.paths))
+    return [ImageReader(sequence, rate) for sequence in sequences]
+
+
+def read_image(path: Path) -> np.ndarray:
+    """Read one image as (H, W, 3) uint8 RGB.
+
+    Raises:
+        MediaError: ``damaged``: it is gone, breaks off or is no image; the message names it.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise MediaError("damaged", path, f"this image cannot be read ({error.strerror})") from None
+    whole = not data.startswith(_JPEG_START) or _JPEG_END in data[-_TRAILER_BYTES:]
+    pixels = None
+    if data and whole:
+        pixels = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), cv2.IMREAD_COLOR)
+    if pixels is None:
+        what = "breaks off" if data and not whole else "is empty" if not data else "is no image"
+        raise MediaError("damaged", path, f"this image {what} ({len(data)} bytes)")
+    return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
+
+
+def _sequence(folder: Path, before: str, group: dict[int, str]) -> ImageFiles:
+    """Number the frames of one group from 0."""
+    numbers = sorted(group)
+    base = min(numbers[0], 1)
+    if numbers[0] - base > len(numbers) and not _OPENFACE.fullmatch(before):
+        base = numbers[0]
+    if numbers[-1] - base > _MOST_GAPS * len(numbers) + 1000:
+        raise MediaError(
+            "unreadable",
+            folder,
+            f"its numbers do not count frames ({len(numbers)} images, {numbers[0]}..{numbers[-1]})",
+        )
+    return ImageFiles(
+        folder=folder,
+        paths=tuple(folder / group[number] for number in numbers),
+        frames=tuple(number - base for number in numbers),
+    )
+
+
+def _openface_rate(folder: Path) -> float | None:
+    """The rate by the columns frame and timestamp of ``<name>.csv`` beside ``<name>_aligned``."""
+    path = folder.with_name(f"{folder.name.removesuffix('_aligned')}.csv")
+    if not path.is_file():
+        return None
+    with path.open(encoding="utf-8", errors="replace", newline="") as file:
+        reader = csv.reader(file, skipinitialspace=True)
+        header = [name.strip().lower() for name in next(reader, [])]
+        if not {"frame", "timestamp"} <= set(header):
+            return None
+        places = header.index("frame"), header.index("timestamp")
+        try:
+            stamps = [tuple(float(cells[place]) for place in places) for cells in reader if cells]
+        except (ValueError, IndexError):
+            return None
+    if len(stamps) < _FEWEST_STAMPS or stamps[-1][1] <= stamps[0][1]:
+        return None
+    return (stamps[-1][0] - stamps[0][0]) / (stamps[-1][1] - stamps[0][1])

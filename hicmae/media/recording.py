@@ -1,0 +1,302 @@
+"""A recording, opened: its picture at a constant rate, its sound and its faces, on one clock.
+
+Building shards and predicting go this way, so that a network sees of a raw recording what it was
+trained on. A dropped frame is filled with its nearest neighbour, never shifted.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from hicmae.bench import Stopwatch
+from hicmae.media.boxes import BoxTable
+from hicmae.media.crops import FaceCutter
+from hicmae.media.errors import MediaError
+from hicmae.media.faces import Face, FaceConfig, FaceDetector, open_detector
+from hicmae.media.image_folder import ImageReader, open_images, sound_beside
+from hicmae.media.sound import Sound, read_sound
+from hicmae.media.tracking import (
+    FaceTrack,
+    SceneCuts,
+    centre_track,
+    face_track,
+    face_tracks,
+    fixed_track,
+)
+from hicmae.media.video import (
+    VideoReader,
+    constant_rate_indices,
+    has_own_frame,
+    open_video,
+)
+
+Finder = FaceDetector | BoxTable | None
+Region = tuple[float, float, float, float]
+
+# Frames up to this many bytes are kept between detecting and cutting; longer or larger recordings
+# are decoded twice instead.
+_KEPT_BYTES = 192 * 2**20
+
+
+def open_pictures(path: Path, *, image_fps: float | None = None) -> list[VideoReader | ImageReader]:
+    """Open the picture of a video, or the sequences of images that a folder holds.
+
+    Args:
+        path: The recording.
+        image_fps: Frame rate of a folder of images that has none of its own.
+
+    Returns: one reader; of a folder in which several faces were numbered apart, one for each, the
+        one with the most images first.
+
+    Raises: as ``open_video`` and ``open_images``.
+    """
+    return list(open_images(path, image_fps)) if path.is_dir() else [open_video(path)]
+
+
+class Recording:
+    """The picture of a recording, or a span of it, at a constant rate. Use it as a context manager.
+
+    Args:
+        path: The recording, as messages name it.
+        picture: Of it, see ``open_pictures``; closed with this.
+        config: How faces are found, followed and cut out.
+        fps: Frames per second wanted.
+        start: Of the span, seconds after the picture's beginning; None: there.
+        end: Of the span; None, or beyond the picture's end: there.
+        min_seconds: The least length of the span.
+        watch: Counts processor time: ``decoding`` and ``faces``.
+        tell: Called with the time of each frame that is decoded, seconds after the first one.
+
+    Attributes:
+        start: Time of the first frame wanted, seconds on the container's clock.
+        indices: (T,) int64, the frame of the picture for each ``start + i / fps``; ascending, with
+            repeats where frames are missing.
+
+    Raises: MediaError: ``too-short``.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        picture: VideoReader | ImageReader,
+        config: FaceConfig,
+        *,
+        fps: float,
+        start: float | None = None,
+        end: float | None = None,
+        min_seconds: float = 0.0,
+        watch: Stopwatch | None = None,
+        tell: Callable[[float], None] | None = None,
+    ) -> None:
+        self.path, self.picture, self.config, self.fps = path, picture, config, fps
+        self._watch, self._tell = watch or Stopwatch(), tell
+        self._kept: dict[int, np.ndarray] = {}
+        first = picture.start_seconds
+        last = first + picture.duration_seconds
+        self.start = first + (start or 0.0)
+        # A span may say more than there is: the recording ends where it ends.
+        stop = last if end is None else min(first + end, last)
+        self.indices = np.zeros(0, dtype=np.int64)
+        if self.start < stop:
+            self.indices = constant_rate_indices(picture.timestamps, fps, self.start, stop)
+        if not len(self.indices) or self.seconds < min_seconds:
+            span = f"its span {start or 0:g}..{end:g} s holds " if end is not None else ""
+            raise MediaError(
+                "too-short",
+                path,
+                f"{span}{max(stop - self.start, 0):.2f} s of picture "
+                f"(min_seconds is {min_seconds:g})",
+            )
+
+    def __enter__(self) -> Recording:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.picture.close()
+
+    @property
+    def seconds(self) -> float:
+        """Length of the span at the constant rate."""
+        return len(self.indices) / self.fps
+
+    @property
+    def end(self) -> float:
+        """Where the span ends, seconds on the container's clock."""
+        return self.start + self.seconds
+
+    @property
+    def times(self) -> np.ndarray:
+        """(T,) seconds for which ``indices`` stand."""
+        return self.start + np.arange(len(self.indices)) / self.fps
+
+    @property
+    def own(self) -> np.ndarray:
+        """(T,) bool, whether the picture has a frame of that time; else the nearest stands in."""
+        return has_own_frame(self.picture.timestamps, self.indices, self.times)
+
+    def follow(
+        self, finder: Finder, *, region: Region | None = None, keep: bool = True
+    ) -> list[FaceTrack]:
+        """Follow the face that the settings choose, or with ``face_choice: all`` every face, each
+        as long as it is seen and the scene lasts.
+
+        Args:
+            finder: A detector, or boxes that are known; None: the middle square, or ``box``.
+            region: Part of the picture whose faces count: x0, y0, x1, y1 as shares of its width
+                and height; a face lies where its middle does. None: all of it.
+            keep: Whether frames that were decoded for the detector are kept for ``crops``, where
+                they are few enough.
+
+        Returns: tracks over the frames at the constant rate, at least one.
+
+        Raises:
+            MediaError: ``no-face``, ``bad-boxes``, ``damaged``, or ``frame-size``: the picture is
+                smaller than the fixed box.
+        """
+        frame_size, config = (self.picture.height, self.picture.width), self.config
+        if config.box is not None:
+            if config.box[2] > frame_size[1] or config.box[3] > frame_size[0]:
+                raise MediaError(
+                    "frame-size",
+                    self.path,
+                    f"its frames are {frame_size[1]}x{frame_size[0]} pixels, too small for the box "
+                    f"{list(config.box)}",
+                )
+            return [fixed_track(len(self.indices), config.box)]
+        if finder is None:
+            return [centre_track(len(self.indices), frame_size)]
+        unique, repeats = np.unique(self.indices, return_counts=True)
+        times = self.picture.timestamps[unique]
+        # Cuts are looked for where a detector looks for faces, not in lists of boxes.
+        scenes = SceneCuts() if config.face_choice == "all" else None
+        with self._watch.stage("faces"):
+            detections = self._detect(finder, unique, region, scenes, keep)
+            if scenes is not None:
+                tracks = face_tracks(detections, times, config, scenes.places)
+            else:
+                track = face_track(detections, times, frame_size, config)
+                tracks = [] if track is None else [track]
+        if not tracks:
+            raise MediaError(
+                "no-face",
+                self.picture.path,
+                f"{finder.name} found no face in {len(detections)} of its frames; "
+                "if these are face crops already, use --faces none",
+            )
+        return [_repeated(track, repeats) for track in tracks]
+
+    def crops(self, track: FaceTrack) -> Iterator[np.ndarray]:
+        """The images of a face, (face_size, face_size, 3) uint8 RGB, one for each of its frames.
+
+        Iterators of several faces do not depend on each other's progress.
+
+        Raises: MediaError: ``damaged``.
+        """
+        part = self.indices[track.first : track.first + len(track.boxes)]
+        distinct, places, counts = np.unique(part, return_index=True, return_counts=True)
+        cutter = FaceCutter(track, self.indices, self.config.face_size)
+        frames = self._frames(distinct)
+        if self._kept:
+            frames = iter([self._kept[index] for index in distinct.tolist()])
+        for frame, place, count in zip(frames, places.tolist(), counts.tolist(), strict=True):
+            with self._watch.stage("faces"):
+                image = cutter.cut(frame, place)
+            for _ in range(count):
+                yield image
+
+    def frames(self, positions: np.ndarray) -> Iterator[np.ndarray]:
+        """The frames (H, W, 3) uint8 RGB at ascending positions of the constant rate.
+
+        Raises: MediaError: ``damaged``.
+        """
+        return self._frames(self.indices[positions])
+
+    def sound(self, audio: Path | None = None, *, sample_rate: int) -> Sound:
+        """The sound on the picture's clock, up to the end of the span.
+
+        Args:
+            audio: A sound file of its own, which begins with the picture.
+            sample_rate: Wanted, Hz.
+
+        Raises: as ``read_sound``; MediaError: ``no-sound``, of a folder of images too.
+        """
+        path, first = sound_file(self.path, audio), self.picture.start_seconds
+        if audio is None and path == self.path:
+            return read_sound(path, sample_rate=sample_rate, end_seconds=self.end)
+        sound = read_sound(path, sample_rate=sample_rate, end_seconds=self.end - first)
+        return sound.shifted(first)
+
+    def _detect(
+        self,
+        finder: FaceDetector | BoxTable,
+        unique: np.ndarray,
+        region: Region | None,
+        scenes: SceneCuts | None,
+        keep: bool,
+    ) -> dict[int, list[Face]]:
+        """Faces by place in ``unique``; frames that the detector saw are shown to ``scenes``."""
+        picture = self.picture
+        if isinstance(finder, BoxTable):
+            detections = finder.faces(picture, unique)
+        else:
+            sampled = sorted({*range(0, len(unique), self.config.detect_every), len(unique) - 1})
+            if keep and len(unique) * picture.height * picture.width * 3 <= _KEPT_BYTES:
+                kept = list(self._frames(unique))
+                self._kept = dict(zip(unique.tolist(), kept, strict=True))
+                frames = iter([kept[place] for place in sampled])
+            else:
+                frames = self._frames(unique[sampled])
+            detections = {}
+            for place, frame in zip(sampled, frames, strict=True):
+                detections[place] = finder.detect(frame)
+                if scenes is not None:
+                    scenes.see(place, frame)
+        if region is None:
+            return detections
+        size = np.array([picture.width, picture.height])
+        low, high = np.array(region[:2]) * size, np.array(region[2:]) * size
+        return {
+            place: [face for face in faces if _lies_in(face, low, high)]
+            for place, faces in detections.items()
+        }
+
+    def _frames(self, indices: np.ndarray) -> Iterator[np.ndarray]:
+        frames = self._watch.iterate("decoding", self.picture.frames(indices))
+        for index, frame in zip(indices.tolist(), frames, strict=True):
+            if self._tell is not None:
+                self._tell(float(self.picture.timestamps[index]) - self.picture.start_seconds)
+            yield frame
+
+
+def sound_file(path: Path, audio: Path | None = None) -> Path:
+    """Where the sound of a recording is: the file that was named, beside a folder, or in itself.
+
+    Raises: MediaError: ``no-sound``: a folder of images without.
+    """
+    if audio is None:
+        audio = sound_beside(path) if path.is_dir() else path
+    if audio is None:
+        raise MediaError("no-sound", path, "a folder of images with no sound file beside it")
+    return audio
+
+
+@functools.cache
+def shared_detector(faces: str, *, offline: bool) -> FaceDetector | None:
+    """A detector by its name, one for all recordings of a process; as ``open_detector``."""
+    return open_detector(faces, offline=offline)
+
+
+def _lies_in(face: Face, low: np.ndarray, high: np.ndarray) -> bool:
+    middle = (face.box[:2] + face.box[2:]) / 2
+    return bool(np.all(middle >= low) and np.all(middle < high))
+
+
+def _repeated(track: FaceTrack, repeats: np.ndarray) -> FaceTrack:
+    """A track of distinct frames with each of them as often as it was asked for."""
+    begin, end = track.first, track.first + len(track.boxes)
+    repeated = track.take(np.repeat(np.arange(end - begin), repeats[begin:end]))
+    return repeated.starting(int(repeats[:begin].sum()))

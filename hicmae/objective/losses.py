@@ -1,0 +1,145 @@
+"""The table of pretraining losses: what each is given, what it gives, and which a run asks for.
+
+A loss is one file: a function of ``LossInput`` and of its settings, registered under the name that
+its term has in the log. Those of the paper are configured by the objective's own keys
+(``video_weight``, ``temperature``, …), further ones by ``objective.losses``:
+
+    objective:
+      losses:
+        my-loss: {weight: 0.1, margin: 0.2}
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from hicmae.masks import Masks
+from hicmae.registry import Registry
+from hicmae.settings import ModelConfig, ObjectiveConfig
+
+
+class LossInput(NamedTuple):
+    """What one step of the network offers its losses.
+
+    Attributes:
+        video_prediction: (B, M, P) hidden tubelets.
+        audio_prediction: (B, M, P) hidden filter-bank patches.
+        video_target: (B, M, P) what was asked for, without gradients.
+        audio_target: (B, M, P) what was asked for, without gradients.
+        video_masks: Visible tubelets and the hidden ones that were decoded.
+        audio_masks: Visible filter-bank patches and the hidden ones that were decoded.
+        video_layers: Encoder layer (from 1) to its visible tokens (B, K, D), normed: the feature
+            layers if decoders read them, and every layer that a loss asks for.
+        audio_layers: The same of the sound.
+        video_fused: (B, K, D) output of the fusion encoder, normed.
+        audio_fused: (B, K, D) output of the fusion encoder, normed.
+    """
+
+    video_prediction: Tensor
+    audio_prediction: Tensor
+    video_target: Tensor
+    audio_target: Tensor
+    video_masks: Masks
+    audio_masks: Masks
+    video_layers: Mapping[int, Tensor]
+    audio_layers: Mapping[int, Tensor]
+    video_fused: Tensor
+    audio_fused: Tensor
+
+
+class LossOutput(NamedTuple):
+    """What a loss gives.
+
+    Attributes:
+        loss: 0-d, before its weight.
+        terms: Further 0-d numbers for the log, by what follows the loss's name and ``_`` there.
+        logits: Of each layer, where the loss contrasts.
+    """
+
+    loss: Tensor
+    terms: Mapping[str, Tensor] = {}
+    logits: tuple[Tensor, ...] = ()
+
+
+Loss = Callable[[LossInput, Any], LossOutput]
+LOSSES: Registry[Loss] = Registry("pretraining loss")
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightedLoss:
+    """A loss that a network is trained with.
+
+    Args:
+        name: In the table, and of its term.
+        weight: Of it in the sum.
+        compute: The function.
+        settings: Its settings. A field ``layers``, of numbers, are encoder layers (from 1) that
+            it reads the tokens of.
+    """
+
+    name: str
+    weight: float
+    compute: Loss
+    settings: Any
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """Encoder layers that it reads."""
+        return tuple(getattr(self.settings, "layers", None) or ())
+
+
+def choose_losses(objective: ObjectiveConfig, config: ModelConfig) -> tuple[WeightedLoss, ...]:
+    """The losses of an objective in the order in which they are summed: the paper's come first.
+
+    Raises: ValueError: an unknown loss, settings that it does not have, layers outside the encoder;
+        all of them are named.
+    """
+    published: dict[str, tuple[float, dict[str, Any]]] = {
+        "video": (objective.video_weight, {}),
+        "audio": (objective.audio_weight, {}),
+    }
+    if objective.contrast:
+        published["contrast"] = (
+            objective.contrast_weight,
+            {
+                "layers": objective.contrast_layers or config.feature_layers,
+                "temperature": objective.temperature,
+                "negatives": objective.negatives,
+            },
+        )
+    chosen, problems = [], []
+    for name, (weight, values) in published.items():
+        chosen.append(_weighted(name, weight, values, f"objective: {name}"))
+    for name, given in objective.losses.items():
+        where = f"objective: losses.{name}"
+        if name in ("video", "audio", "contrast"):
+            keys = "contrast, contrast_weight, …" if name == "contrast" else f"{name}_weight"
+            problems.append(f"{where}: is set by the objective's own keys ({keys})")
+            continue
+        values = {key: value for key, value in given.items() if key != "weight"}
+        try:
+            chosen.append(_weighted(name, float(given.get("weight", 1.0)), values, where))
+        except ValueError as error:
+            text = str(error)
+            problems.append(text if text.startswith(where) else f"{where}: {text}")
+    for loss in chosen:
+        wrong = [layer for layer in loss.layers if not 1 <= layer <= config.encoder_depth]
+        if wrong:
+            key = "contrast_layers" if loss.name == "contrast" else f"losses.{loss.name}.layers"
+            problems.append(
+                f"objective: {key} = {loss.layers} name layers {wrong} "
+                f"of an encoder that has 1..{config.encoder_depth}"
+            )
+    if problems:
+        raise ValueError("; ".join(problems))
+    return tuple(chosen)
+
+
+def _weighted(name: str, weight: float, values: Mapping[str, Any], where: str) -> WeightedLoss:
+    entry = LOSSES[name]
+    settings = entry.configure(values, where)
+    return WeightedLoss(name=name, weight=weight, compute=entry.make, settings=settings)

@@ -1,0 +1,120 @@
+"""Parameter groups of the optimizer, and the learning rate over the steps of a run.
+
+Pretraining and fine-tuning alike; whoever trains multiplies the schedule's value by each group's
+``lr_scale``.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Any
+
+from torch import nn
+
+_ENCODER_LAYER = re.compile(r"encoder\.(?:video|audio)\.blocks\.(\d+)\.")
+_FUSION_LAYER = re.compile(r"encoder\.fusion\.(?:video|audio)\.(\d+)\.")
+_PROJECTION = re.compile(r"encoder\.(?:video|audio)\.project\.")
+
+
+def parameter_groups(
+    model: nn.Module,
+    *,
+    learning_rate: float,
+    weight_decay: float,
+    layer_decay: float | None = None,
+) -> list[dict[str, Any]]:
+    """Group the trainable parameters of a model that holds an ``encoder``.
+
+    Each group has ``params``, ``names``, ``lr`` (= learning_rate * lr_scale), ``lr_scale`` and
+    ``weight_decay``; 1-D parameters have none.
+
+    Args:
+        model: HiCMAE or EmotionModel.
+        learning_rate: Of the last layer.
+        weight_decay: Of matrices.
+        layer_decay: Factor of the learning rate from each layer to the one below; ``None``: one
+            rate for all.
+
+    Source: reference facts, recipes section (both encoders share layer numbers, then the fusion
+    layers, then everything else; the patch projections are layer 0).
+    """
+    depth = {"encoder": 0, "fusion": 0}
+    for name, _ in model.named_parameters():
+        for part, pattern in (("encoder", _ENCODER_LAYER), ("fusion", _FUSION_LAYER)):
+            if match := pattern.search(name):
+                depth[part] = max(depth[part], int(match[1]) + 1)
+    last = depth["encoder"] + depth["fusion"] + 1
+    groups: dict[tuple[int, float], dict[str, Any]] = {}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        layer = last if layer_decay is None else layer_number(name, depth["encoder"], last)
+        decay = 0.0 if parameter.ndim <= 1 else weight_decay
+        scale = 1.0 if layer_decay is None else layer_decay ** (last - layer)
+        group = groups.setdefault(
+            (layer, decay),
+            {
+                "params": [],
+                "names": [],
+                "lr": learning_rate * scale,
+                "lr_scale": scale,
+                "weight_decay": decay,
+            },
+        )
+        group["params"].append(parameter)
+        group["names"].append(name)
+    return list(groups.values())
+
+
+def layer_number(name: str, encoder_depth: int, last: int) -> int:
+    """Layer of a parameter: 0 for projections, 1.. for encoder and fusion layers, else ``last``."""
+    if _PROJECTION.search(name):
+        return 0
+    if match := _ENCODER_LAYER.search(name):
+        return int(match[1]) + 1
+    if match := _FUSION_LAYER.search(name):
+        return encoder_depth + int(match[1]) + 1
+    return last
+
+
+def warmup_cosine(
+    step: int,
+    *,
+    base: float,
+    final: float,
+    num_steps: int,
+    warmup_steps: int,
+    warmup_start: float = 0.0,
+) -> float:
+    """Value of the schedule at one step.
+
+    The warm-up is a straight line whose last step is already at ``base``; the cosine starts at
+    ``base`` on the next step and would reach ``final`` at step ``num_steps``, one after the last.
+    A warm-up of a single step stays at ``warmup_start``. Steps past the end keep ``final``.
+
+    Args:
+        step: Step of the optimiser, counted from 0.
+        base: Highest value, after the warm-up.
+        final: Value at the end.
+        num_steps: Steps of the run, warm-up included.
+        warmup_steps: Steps of the warm-up; 0 for none.
+        warmup_start: Value at step 0 of the warm-up.
+
+    Raises:
+        ValueError: A negative step, no steps at all, or a warm-up longer than the run.
+
+    Source: the cosine is SGDR's (arXiv 1608.03983) without restarts; where exactly the warm-up
+        ends was matched to the numbers of HiCMAE's published code.
+    """
+    if step < 0 or num_steps < 1 or not 0 <= warmup_steps <= num_steps:
+        raise ValueError(
+            f"schedule: step = {step}, num_steps = {num_steps}, warmup_steps = {warmup_steps} "
+            "(must be step >= 0, num_steps >= 1 and 0 <= warmup_steps <= num_steps)"
+        )
+    if step < warmup_steps:
+        return warmup_start + (base - warmup_start) * step / max(1, warmup_steps - 1)
+    if step >= num_steps:
+        return final
+    progress = (step - warmup_steps) / (num_steps - warmup_steps)
+    return final + (base - final) * (1 + math.cos(math.pi * progress)) / 2

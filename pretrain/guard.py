@@ -1,0 +1,274 @@
+"""What all processes leave out or stop at together: steps that are not finite, bad samples.
+
+Each process says once an optimizer step what it has seen (``Agreement``), so that all of them
+leave a step out, or stop, at the same step; ``pretrain.processes.StopOnSignal`` is a third watcher.
+
+Deviation: in the reference one process exits on a loss that is not finite and the others wait;
+here all processes leave the step out, and all stop together when it happens too often.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.strategies import DeepSpeedStrategy
+
+from hicmae.files import write_text
+from pretrain.module import Batch, PretrainModule, StepCallback
+
+# Which samples have no sound stands in the index; they were counted before the run.
+EXPECTED_CAUSES = ("no-sound",)
+# A share is not judged by the first few samples.
+LEAST_SAMPLES = 200
+
+
+class NonFiniteError(ValueError):
+    """The loss or a gradient was infinite or no number too often; the samples are named."""
+
+
+class TooManyBadError(ValueError):
+    """More samples than ``data.max_bad`` allows could not be read."""
+
+
+class Watcher(Protocol):
+    """Looks at something that concerns all processes."""
+
+    def seen(self) -> tuple[int, ...]:
+        """What this process has seen since the last step: always as many numbers."""
+
+    def settle(self, trainer: pl.Trainer, totals: tuple[int, ...]) -> bool:
+        """Act on the sums over processes; whether the run is to stop after this step."""
+
+
+class Agreement(StepCallback):
+    """Sums up what the watchers of all processes have seen, once an optimizer step.
+
+    Args:
+        watchers: The same in every process, in the same order.
+    """
+
+    def __init__(self, watchers: Sequence[Watcher]) -> None:
+        self.watchers = watchers
+
+    def act(self, trainer: pl.Trainer, module: PretrainModule, batch: Batch | None) -> None:
+        """Tell each other, and let every watcher decide."""
+        seen = [watcher.seen() for watcher in self.watchers]
+        if trainer.world_size > 1:
+            numbers = torch.tensor([n for part in seen for n in part], device=module.device)
+            totals = iter(trainer.strategy.reduce(numbers, reduce_op="sum").tolist())
+            seen = [tuple(int(next(totals)) for _ in part) for part in seen]
+        # Every watcher settles, though one may have decided already.
+        decisions = [
+            watcher.settle(trainer, part) for watcher, part in zip(self.watchers, seen, strict=True)
+        ]
+        if any(decisions):
+            trainer.should_stop = True
+
+
+class FiniteGuard(StepCallback):
+    """Measures the gradient norm and leaves out, in all processes, a step with no finite one.
+
+    Such a step counts as one of the run (the schedule and the data go on), but weights and the
+    optimizer's state stay as they were. Each process writes its samples' keys into the run
+    folder. After ``max_skipped`` of them in the whole run the next one stops it, saved.
+
+    The norm is that of gradients averaged over processes, so all see the same; DeepSpeed looks by
+    itself and leaves the step out. With fp16 an infinite gradient is normal (the scaler lowers its
+    scale and skips the step), so there the loss is looked at.
+
+    Args:
+        folder: The run folder.
+        max_skipped: Steps that may be left out in the whole run.
+        say: Takes a line for the user.
+
+    Attributes:
+        error: Why the run was stopped, if it was.
+        num_skipped: Steps left out so far.
+    """
+
+    def __init__(self, folder: Path, *, max_skipped: int, say: Callable[[str], None]) -> None:
+        self.folder = folder
+        self.max_skipped = max_skipped
+        self.say = say
+        self.error: NonFiniteError | None = None
+        self.num_skipped = 0
+        self._module: PretrainModule | None = None
+        self._parameters: list[torch.nn.Parameter] = []  # walking the modules takes milliseconds
+        self._batches: list[Batch] = []  # of the step that goes on
+        self._norm = math.nan
+        self._bad = False
+
+    def state_dict(self) -> dict[str, Any]:
+        """Count that a resumed run goes on with."""
+        return {"num_skipped": self.num_skipped}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take the count of the run that is resumed."""
+        self.num_skipped = state_dict["num_skipped"]
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Begin with an empty step."""
+        super().on_train_start(trainer, pl_module)
+        assert isinstance(pl_module, PretrainModule)
+        self._module = pl_module
+        self._parameters = list(pl_module.model.parameters())
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Batch, batch_idx: int
+    ) -> None:
+        """Remember what goes into the step."""
+        self._batches.append(batch)
+
+    def before_step(self, trainer: pl.Trainer, module: PretrainModule, optimizer: Any) -> None:
+        """Measure, and drop what must not reach the weights; DeepSpeed does so in its step."""
+        if isinstance(trainer.strategy, DeepSpeedStrategy):
+            return
+        gradients = [p.grad for p in self._parameters if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        module.gradient_norm = norm
+        # This waits for the device once a step; in return a bad step never reaches the weights.
+        self._norm = float(norm)
+        if trainer.precision != "16-mixed" and not math.isfinite(self._norm):
+            self._bad = True
+            # AdamW passes over parameters without a gradient.
+            for parameter in self._parameters:
+                parameter.grad = None
+
+    def after_batch(self, trainer: pl.Trainer, module: PretrainModule, outputs: Any) -> None:
+        """With fp16 look at the loss."""
+        if trainer.precision == "16-mixed" and not math.isfinite(float(outputs["terms"]["loss"])):
+            self._bad = True
+
+    def act(self, trainer: pl.Trainer, module: PretrainModule, batch: Batch | None) -> None:
+        """Look at what DeepSpeed has done with the step."""
+        if isinstance(trainer.strategy, DeepSpeedStrategy):
+            engine = trainer.strategy.deepspeed_engine
+            applied = engine.was_step_applied()
+            self._norm = float(engine.get_global_grad_norm() or 0.0) if applied else math.inf
+            module.gradient_norm = torch.tensor(self._norm)
+            self._bad |= not applied and trainer.precision != "16-mixed"
+
+    def seen(self) -> tuple[int, ...]:
+        """Whether this process has seen a step that must be left out."""
+        return (int(self._bad),)
+
+    def settle(self, trainer: pl.Trainer, totals: tuple[int, ...]) -> bool:
+        """Report a step that was left out; stop if it was one too many."""
+        batches, self._batches, self._bad = self._batches, [], False
+        if not totals[0]:
+            return False
+        assert self._module is not None
+        self.num_skipped += 1
+        line = self._report(trainer, self._module, batches)
+        if self.num_skipped <= self.max_skipped:
+            self.say(f"{line}; {self.num_skipped} of at most {self.max_skipped} such steps")
+            return False
+        self.error = NonFiniteError(
+            f"{line}; more than max_skipped_steps = {self.max_skipped} allows; saved; lower "
+            "optimizer.learning_rate, set optimizer.clip_norm or look at the samples, then --resume"
+        )
+        return True
+
+    def _report(self, trainer: pl.Trainer, module: PretrainModule, batches: list[Batch]) -> str:
+        """Save the keys of this process; a line about the step."""
+        step = trainer.global_step
+        keys = [key for batch in batches for key in batch["keys"]]
+        broken = [key for batch in batches for key in _broken_inputs(batch)]
+        terms = {name: float(value) for name, value in module.last_terms.items()}
+        report = {
+            "step": step,
+            "process": trainer.global_rank,
+            "terms": {name: repr(value) for name, value in terms.items()},
+            "gradient_norm": repr(self._norm),
+            "keys": keys,
+            "keys_of_broken_inputs": broken,
+        }
+        path = self.folder / f"nonfinite-step-{step:06d}-process-{trainer.global_rank}.json"
+        write_text(path, json.dumps(report, indent=2) + "\n")
+        named = broken or keys
+        shown = ", ".join(named[:4]) + (f" and {len(named) - 4} more" if len(named) > 4 else "")
+        what = ", ".join(f"{name} {terms[name]:.4g}" for name in terms if "accuracy" not in name)
+        where = "in the input of" if broken else "on"
+        others = " and, of the other processes, beside it" if trainer.world_size > 1 else ""
+        return (
+            f"step {step}: not finite ({what}, gradient norm {self._norm:.4g}) {where} samples "
+            f"{shown}; the step was not taken and all keys are in {path}{others}"
+        )
+
+
+class BadSamples(pl.Callback):
+    """Counts the samples that readers left out, and stops the run when they are too many.
+
+    Args:
+        max_bad: Below 1 a share of the samples so far, of ``LEAST_SAMPLES`` at least; from 1 on a
+            count.
+
+    Attributes:
+        error: Why the run was stopped, if it was.
+    """
+
+    def __init__(self, max_bad: float) -> None:
+        self.max_bad = max_bad
+        self.error: TooManyBadError | None = None
+        self._causes: Counter[str] = Counter()  # in this process
+        self._good, self._bad = 0, 0  # in this process, since the last step
+        self._all_good, self._all_bad = 0, 0  # in all processes, of the whole run
+
+    def state_dict(self) -> dict[str, Any]:
+        """Totals that a resumed run goes on with."""
+        return {"good": self._all_good, "bad": self._all_bad}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take the totals of the run that is resumed."""
+        self._all_good, self._all_bad = state_dict["good"], state_dict["bad"]
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Batch, batch_idx: int
+    ) -> None:
+        """Count what came and what was left out on the way."""
+        self._good += len(batch["keys"])
+        skipped = batch.get("skipped")
+        if skipped:
+            bad = {cause: n for cause, n in skipped.items() if cause not in EXPECTED_CAUSES}
+            self._causes.update(bad)
+            self._bad += sum(bad.values())
+
+    def seen(self) -> tuple[int, ...]:
+        """Good and bad samples since the last step."""
+        counts = self._good, self._bad
+        self._good, self._bad = 0, 0
+        return counts
+
+    def settle(self, trainer: pl.Trainer, totals: tuple[int, ...]) -> bool:
+        """Stop if there are too many."""
+        self._all_good += totals[0]
+        self._all_bad += totals[1]
+        together = self._all_good + self._all_bad
+        allowed = self.max_bad
+        if self.max_bad < 1:
+            allowed *= max(together, LEAST_SAMPLES)
+        if self._all_bad <= allowed:
+            return False
+        here = ", ".join(f"{cause} {n}" for cause, n in sorted(self._causes.items()))
+        self.error = TooManyBadError(
+            f"data: {self._all_bad} of {together} samples could not be read "
+            f"({here or 'all in other processes'}), more than data.max_bad = {self.max_bad:g} "
+            f"allows; saved after step {trainer.global_step}; look at them with `hicmae shards "
+            "check`, then --resume, with another --data.max_bad if they are to be borne"
+        )
+        return True
+
+
+def _broken_inputs(batch: Batch) -> list[str]:
+    """Keys of the clips whose input is not finite already."""
+    fine = torch.ones(len(batch["keys"]), dtype=torch.bool)
+    for name in ("video", "fbank"):
+        fine &= torch.isfinite(batch[name]).flatten(1).all(dim=1).cpu()
+    return [key for key, good in zip(batch["keys"], fine.tolist(), strict=True) if not good]

@@ -1,0 +1,268 @@
+"""Reading samples in any order through the index: the data of fine-tuning and evaluation.
+
+Folds are filters on the index and never copies of the data. The first time that a sample is read,
+it is read whole and all of it is checked (``whole_sample.py``), once for all processes of a loader;
+from then on only the bytes of a clip, which are not checked again: its json, the images from its
+first to its last frame, and the span of its sound.
+
+Deviation: the reference ends on a bad sample or silently reads another in its place; here it is
+an error that names it, or, in training and if asked for, left out and counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas
+import torch
+
+from hicmae.settings import InputConfig
+from hicmae.views import sound_span, test_views, train_indices
+from shards.errors import ClipError, Skipped
+from shards.index import Index
+from shards.reading.corpus import Row
+from shards.reading.files import ShardFiles, ShardFolder, open_folder
+from shards.reading.remote import CacheConfig
+from shards.reading.whole_sample import parse_row_json, read_sample
+from shards.sample import cut_clip, uniform_draw
+from shards.schema import SampleInfo
+
+# Room for what stands before the samples in a wav: RIFF, fmt, perhaps LIST, data.
+_WAV_HEAD = 512
+
+
+class ShardDataset(torch.utils.data.Dataset[dict[str, Any] | Skipped]):
+    """Views of the samples of a folder; batches are made by ``sample.collate``.
+
+    An item is what ``ClipBytes.decode`` gives, with "sample", the position of the sample in
+    ``rows``, "view", the number of the view in the sample, and "label" or "target" if asked for.
+
+    Args:
+        source: A folder with an index, or the index; elsewhere: an fsspec URL, a ``pipe:`` command
+            with ``{}`` for the name of a file, or what ``files.open_folder`` gives for those.
+        input: Geometry of a clip.
+        rows: The rows of the index to read, in any order; none given: all.
+        views: ``train``: one clip a sample, at a position drawn anew for each epoch; a number:
+            so many views a sample, spread over its length, one after another.
+        labels: A column of the index and the names of its classes in order, for "label".
+        targets: Columns of the index, for "target".
+        require_sound: Whether a sample without sound is bad; else its waveform is zeros and its
+            ``num_samples`` 0.
+        on_bad: ``raise``, or ``skip``: the item is then a ``Skipped``, which ``collate`` counts.
+        seed: Positions of the training clips depend on it, the epoch and the row of the index.
+        cache: Where shards from elsewhere are kept; none given: the user's cache folder.
+
+    Attributes:
+        rows: One row an own sample, numbered from 0.
+
+    Raises:
+        FileNotFoundError: No such folder.
+        ValueError: No rows; another frame rate; a label outside the list; a target that is
+            missing; a column that the index does not have.
+    """
+
+    def __init__(
+        self,
+        source: Path | str | Index | ShardFolder,
+        *,
+        input: InputConfig,
+        rows: pandas.DataFrame | None = None,
+        views: Literal["train"] | int = "train",
+        labels: tuple[str, Sequence[str]] | None = None,
+        targets: Sequence[str] | None = None,
+        require_sound: bool = True,
+        on_bad: Literal["raise", "skip"] = "raise",
+        seed: int = 0,
+        cache: CacheConfig | None = None,
+    ) -> None:
+        if isinstance(source, Index):
+            folder = source.folder.resolve()
+            index, self._files = source, ShardFiles(folder)
+        else:
+            opened = source if isinstance(source, ShardFolder) else open_folder(source, cache)
+            index, self._files, folder = opened.index, opened.files, opened.files.folder
+        rows = index.table if rows is None else rows
+        if rows.empty:
+            raise ValueError(f"{folder}: no sample left to read (0 of {len(index.table)} rows)")
+        if not (views == "train" or (isinstance(views, int) and views >= 1)):
+            raise ValueError(f"views = {views!r} (allowed: 'train', or a number from 1)")
+        if labels is not None and targets is not None:
+            raise ValueError("labels and targets: give one of them")
+        other = rows[rows["fps"] != input.fps]
+        if len(other):
+            raise ValueError(
+                f"{folder}: sample {other['key'].iloc[0]!r} has {other['fps'].iloc[0]:g} frames a "
+                f"second, the model takes {input.fps:g}; rebuild the shards at that rate"
+            )
+        self.folder, self.input, self.views, self.seed = folder, input, views, seed
+        self.require_sound, self.on_bad = require_sound, on_bad
+        self.rows = rows.reset_index(drop=True)
+        self.num_views = 1 if views == "train" else int(views)
+        self._labels = None if labels is None else class_numbers(rows, *labels)
+        self._targets = None if targets is None else real_values(rows, targets)
+        # Rows are numbered by the index, so that a sample's clips do not depend on the fold.
+        self._numbers = rows.index.to_numpy()
+        self._records = Row.rows_of(self.rows)
+        self._positions = {str(key): number for number, key in enumerate(self.rows["key"])}
+        # In shared memory, so that persistent workers hear of a new epoch, and all processes of
+        # what one of them has checked.
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+        self._is_checked = torch.zeros(len(rows), dtype=torch.bool).share_memory_()
+
+    def __len__(self) -> int:
+        return len(self._records) * self.num_views
+
+    def __getitem__(self, number: int) -> dict[str, Any] | Skipped:
+        """One view.
+
+        Raises:
+            ClipError: The sample cannot be read, and bad ones are not to be skipped.
+        """
+        if not 0 <= number < len(self):
+            raise IndexError(f"item {number} of {len(self)}")
+        sample, view = divmod(number, self.num_views)
+        try:
+            return self._view(sample, view)
+        except ClipError as error:
+            if self.on_bad == "raise":
+                raise
+            return Skipped(error.cause)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Draw other training clips, in worker processes too."""
+        self._epoch.fill_(epoch)
+
+    def by_key(self, key: str, view: int = 0) -> dict[str, Any]:
+        """One view of the sample of this name.
+
+        Raises:
+            KeyError: No row has that key.
+            ClipError: The sample cannot be read.
+        """
+        return self._view(self._positions[key], view)
+
+    def info(self, sample: int) -> SampleInfo:
+        """Read the json of the sample at a position in ``rows``.
+
+        Raises:
+            ClipError: It cannot be read, or is not what the index says.
+        """
+        row = self._records[sample]
+        return parse_row_json(self._read(row, "json", row.json_offset, row.json_length), row)
+
+    def _view(self, sample: int, view: int) -> dict[str, Any]:
+        row = self._records[sample]
+        mjpg: bytes | memoryview
+        wav: bytes | memoryview | None = None
+        if self._is_checked[sample]:
+            info = self.info(sample)
+            indices = self._indices(sample, view, info.num_frames)
+            first = info.frame_offsets[int(indices[0])]
+            last = info.frame_offsets[int(indices[-1]) + 1]
+            if row.wav_length > 0:
+                _, stop = sound_span(int(indices[0]), self.input)
+                length = min(row.wav_length, _WAV_HEAD + 2 * stop)
+                wav = self._read(row, "wav", row.wav_offset, length)
+            mjpg = self._read(row, "mjpg", row.mjpg_offset + first, last - first)
+        else:
+            whole = read_sample(self._files, row, require_sound=self.require_sound)
+            info, mjpg, wav = whole.info, whole.mjpg, whole.wav
+            indices, first = self._indices(sample, view, info.num_frames), 0
+            self._is_checked[sample] = whole.in_place
+        cut = cut_clip(info, mjpg, wav, indices, self.input, row.where, mjpg_start=first)
+        clip = cut.decode(self.input) | {"sample": sample, "view": view}
+        if self._labels is not None:
+            clip["label"] = int(self._labels[sample])
+        if self._targets is not None:
+            clip["target"] = torch.from_numpy(self._targets[sample])  # (D,)
+        return clip
+
+    def _indices(self, sample: int, view: int, num_frames: int) -> np.ndarray:
+        """Frames of a view, int64 (T,)."""
+        if self.views == "train":
+            draw = uniform_draw(self.seed, int(self._epoch), int(self._numbers[sample]))
+            return train_indices(num_frames, self.input, draw)
+        views = test_views(
+            num_frames, self.input.num_frames, self.input.frame_stride, self.num_views
+        )
+        return views[view]
+
+    def _read(self, row: Row, member: str, offset: int, length: int) -> bytes:
+        return self._files.read(row.shard, offset, length, f"{row.where}: {member}")
+
+
+def class_numbers(rows: pandas.DataFrame, column: str, names: Sequence[str]) -> np.ndarray:
+    """The place of each row's label in the list of classes.
+
+    Args:
+        rows: Of the index.
+        column: Which holds the labels; whole numbers are compared as they are written.
+        names: Of the classes, in order.
+
+    Returns: int64 (number of rows,).
+
+    Raises:
+        ValueError: No such column, a label that is missing or outside the list, a name twice.
+    """
+    _require_columns(rows, [column])
+    numbers = {str(name): number for number, name in enumerate(names)}
+    if len(numbers) < len(names) or not numbers:
+        raise ValueError(f"classes of {column!r} are {list(names)} (each name once, one or more)")
+    found = [_label_text(value) for value in rows[column]]
+    strange = [place for place, label in enumerate(found) if label not in numbers]
+    if strange:
+        example = rows["key"].iloc[strange[0]]
+        label = found[strange[0]]
+        shown = "no label" if label is None else f"label {label!r}"
+        raise ValueError(
+            f"sample {example!r} has {shown} in column {column!r} ({len(strange)} of {len(rows)} "
+            f"samples are outside the list; allowed: {', '.join(numbers)}); mend the manifest or "
+            "leave these rows out"
+        )
+    return np.array([numbers[str(label)] for label in found], dtype=np.int64)
+
+
+def real_values(rows: pandas.DataFrame, columns: Sequence[str]) -> np.ndarray:
+    """The real-valued targets of each row.
+
+    Returns: float32 (number of rows, number of columns), the caller's own.
+
+    Raises:
+        ValueError: No such column, or a value that is missing or no finite number.
+    """
+    if not columns:
+        raise ValueError("targets: no column given")
+    _require_columns(rows, columns)
+    values = rows.loc[:, list(columns)].apply(pandas.to_numeric, errors="coerce")
+    # A copy: pandas hands out its own memory, which may not be written to.
+    targets = values.to_numpy(dtype=np.float32, copy=True)
+    bad = np.argwhere(~np.isfinite(targets))
+    if len(bad):
+        row, place = bad[0]
+        raise ValueError(
+            f"sample {rows['key'].iloc[row]!r} has no number in column {columns[place]!r} (found "
+            f"{rows[columns[place]].iloc[row]!r}; {len(np.unique(bad[:, 0]))} of {len(rows)} "
+            "samples are so); mend the manifest or leave these rows out"
+        )
+    return targets
+
+
+def _label_text(value: object) -> str | None:
+    """A label as it was written; a column with gaps turns whole numbers into fractions."""
+    if value is None or value != value:  # NaN
+        return None
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return str(value)
+
+
+def _require_columns(rows: pandas.DataFrame, columns: Sequence[str]) -> None:
+    absent = [name for name in columns if name not in rows.columns]
+    if absent:
+        raise ValueError(
+            f"the index has no column {', '.join(map(repr, absent))} (found "
+            f"{', '.join(map(str, rows.columns))})"
+        )

@@ -1,0 +1,346 @@
+"""Reading shards as an endless, shuffled sequence of batches: the loader of pretraining.
+
+The sequence of global batches is a function of (the indexes, seed, batch_size x ranks, settings of
+the shuffle) and not of the number of ranks or loader processes. A run that is moved from eight
+devices to four goes on with the same batches, and a batch is known by its number.
+
+Shards are WebDataset's tars, and any WebDataset pipeline reads them. Their order is ours:
+WebDataset deals whole shards to processes and draws from buffers that fill as tars are read, so
+what comes depends on the number of processes, on each one's past, and on nothing that could be
+saved. Here the order is arithmetic (``order.py``), and members are read at the offsets of the
+index. WebDataset still opens what is behind a ``pipe:`` (``remote.py``).
+
+A sample that is skipped is not replaced, so its batch is smaller than the others; where all of a
+rank's share is bad, the batch has no clips. Every rank goes on yielding one batch for each global
+batch, so that no rank waits for another.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from hicmae.settings import InputConfig
+from hicmae.views import train_indices
+from shards.errors import ClipError, named_counts
+from shards.reading.corpus import Corpus, read_corpus
+from shards.reading.files import open_folder
+from shards.reading.order import Batches, Place, SampleOrder
+from shards.reading.remote import CacheConfig
+from shards.reading.shared_batch import Borrower, Lender
+from shards.reading.whole_sample import read_sample
+from shards.sample import ClipBytes, cut_clip, uniform_draw
+
+log = logging.getLogger(__name__)
+
+_LOGGED_PER_CAUSE = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class StreamConfig:
+    """How shards are streamed.
+
+    Args:
+        batch_size: Clips of a batch, per rank. The order of batches depends on this times the
+            number of ranks.
+        shuffle_buffer: Places by which a sample may move within an epoch, after its shards were
+            shuffled; it costs no memory. 0 and 1 leave samples in the order of their shard.
+        split: Split to read, or ``all``.
+        sound: ``required``: a sample without sound is bad; ``optional``: its waveform is zeros
+            and its ``num_samples`` 0.
+        on_bad: What a bad sample or shard does: ``skip`` leaves it out and counts it by cause (its
+            batch is then smaller), ``raise`` stops.
+        clips_per_sample: Clips to cut out of each sample, at positions of their own, one after
+            another in a batch; must divide ``batch_size``.
+        weights: One number for each folder: their samples then alternate in this proportion, each
+            folder with epochs of its own. null: the folders are one collection.
+        cache: Where shards that are not on this machine are kept.
+    """
+
+    batch_size: int = 8
+    shuffle_buffer: int = 1000
+    split: str = "train"
+    sound: Literal["required", "optional"] = "required"
+    on_bad: Literal["skip", "raise"] = "skip"
+    clips_per_sample: int = 1
+    weights: tuple[float, ...] | None = None
+    cache: CacheConfig = field(default_factory=CacheConfig)
+
+    def __post_init__(self) -> None:
+        problems = []
+        for name in ("batch_size", "clips_per_sample"):
+            if getattr(self, name) < 1:
+                problems.append(f"{name} = {getattr(self, name)} (must be 1 or more)")
+        if self.clips_per_sample > 1 and self.batch_size % self.clips_per_sample:
+            problems.append(
+                f"clips_per_sample = {self.clips_per_sample} (must divide batch_size = "
+                f"{self.batch_size})"
+            )
+        if self.shuffle_buffer < 0:
+            problems.append(f"shuffle_buffer = {self.shuffle_buffer} (must be 0 or more)")
+        for name, allowed in (("sound", ("required", "optional")), ("on_bad", ("skip", "raise"))):
+            if getattr(self, name) not in allowed:
+                problems.append(f"{name} = {getattr(self, name)} (allowed: {', '.join(allowed)})")
+        weights = (1.0,) if self.weights is None else self.weights
+        if not weights or not all(weight > 0 and math.isfinite(weight) for weight in weights):
+            problems.append(f"weights = {self.weights} (each must be positive)")
+        if problems:
+            raise ValueError(f"stream: {'; '.join(problems)}")
+
+
+def clip_stream(
+    folders: Path | str | Sequence[Path | str],
+    input: InputConfig,
+    config: StreamConfig,
+    *,
+    seed: int,
+    first_batch: int = 0,
+    rank: int = 0,
+    world_size: int = 1,
+) -> ClipStream:
+    """Open folders of shards as a stream of batches.
+
+    Args:
+        folders: One or more folders with an index: paths, fsspec URLs, or ``pipe:`` commands
+            (``remote.py``).
+        input: Geometry of a clip.
+        config: How to read.
+        seed: Order, and the position of each clip, depend on it and on the epoch; 0 or more.
+        first_batch: Global number of the batch to begin with: as many as were used before.
+        rank: Of this process.
+        world_size: Number of ranks.
+
+    Returns: A dataset for ``DataLoader(stream, batch_size=None, num_workers=…)``. Its items are
+        what ``sample.collate`` gives, with "batch", the global number from the beginning of the
+        stream, and "epoch", in which the batch begins. "skipped" counts the samples that were
+        left out of this batch; those that the index itself tells to be bad are counted in the
+        batch in which an epoch begins. A batch has fewer clips by those, possibly none; all
+        ranks have equally many batches.
+
+    Raises:
+        FileNotFoundError: A folder is absent.
+        ValueError: Nothing to read there, or not at the rates of ``input``; settings that
+            contradict each other.
+    """
+    names = [folders] if isinstance(folders, str | Path) else list(folders)
+    problems = []
+    if not names:
+        problems.append("no folder of shards given")
+    if config.weights is not None and len(config.weights) != len(names):
+        problems.append(f"{len(config.weights)} weights for {len(names)} folders of shards")
+    if min(seed, first_batch) < 0:
+        problems.append(f"seed = {seed}, first_batch = {first_batch} (each must be 0 or more)")
+    if not 0 <= rank < world_size:
+        problems.append(f"rank = {rank} (must lie in 0..{world_size - 1})")
+    if problems:
+        raise ValueError(f"stream: {'; '.join(problems)}")
+    opened = [open_folder(name, config.cache) for name in names]
+    corpora = [
+        read_corpus(
+            group,
+            split=config.split,
+            fps=input.fps,
+            require_sound=config.sound == "required",
+            skip=config.on_bad == "skip",
+        )
+        for group in ([opened] if config.weights is None else [[folder] for folder in opened])
+    ]
+    return ClipStream(
+        corpora,
+        input,
+        config,
+        seed=seed,
+        first_batch=first_batch,
+        rank=rank,
+        world_size=world_size,
+    )
+
+
+class ClipStream(torch.utils.data.IterableDataset[dict[str, Any]]):
+    """What ``clip_stream`` returns; iterating begins at ``first_batch``, each time.
+
+    Attributes:
+        num_samples: Samples of an epoch, over all ranks; of all folders together if weighted.
+    """
+
+    def __init__(
+        self,
+        corpora: Sequence[Corpus],
+        input: InputConfig,
+        config: StreamConfig,
+        *,
+        seed: int,
+        first_batch: int,
+        rank: int,
+        world_size: int,
+    ) -> None:
+        super().__init__()
+        self.corpora, self.input, self.config, self.seed = corpora, input, config, seed
+        self.order = SampleOrder(
+            [corpus.sizes.tolist() for corpus in corpora],
+            config.weights,
+            seed=seed,
+            window=config.shuffle_buffer,
+        )
+        self.num_samples = self.order.num_samples
+        self.batches = Batches(
+            num_samples=self.num_samples,
+            batch_samples=config.batch_size // config.clips_per_sample,
+            rank=rank,
+            world_size=world_size,
+        )
+        self.first_batch = first_batch
+        self._borrower = Borrower()
+        self._lender: Lender | None = None  # in a loader process
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        """Yield the batches of this loader process."""
+        worker = torch.utils.data.get_worker_info()
+        number, num_workers = (worker.id, worker.num_workers) if worker else (0, 1)
+        return self.reader().read(count(self.first_batch + number, num_workers))
+
+    def reader(self) -> Reader:
+        """What reads batches of this rank by their numbers, in any order."""
+        if self._lender is None and torch.utils.data.get_worker_info() is not None:
+            self._lender = Lender(self._borrower)
+        return Reader(self, self._lender)
+
+
+class Reader:
+    """One loader process: its batches of a rank's share of the global ones.
+
+    Args:
+        stream: What is read.
+        lender: Where batches are made that go to another process; none: in memory of their own.
+    """
+
+    def __init__(self, stream: ClipStream, lender: Lender | None = None) -> None:
+        self.corpora, self.order, self.batches = stream.corpora, stream.order, stream.batches
+        self.input, self.config, self.seed = stream.input, stream.config, stream.seed
+        self.lender = lender
+        self.skipped: Counter[str] = Counter()  # in this batch
+        self.logged: Counter[str] = Counter()
+        self.side = stream.input.image_size  # of an image, as last seen
+        # So many bad samples on end are more than two missing shards among whole ones can give.
+        largest = max(int(corpus.sizes.max()) for corpus in self.corpora)
+        self.hopeless = min(self.order.num_samples, 2 * largest + self.order.window)
+        self.lost: Counter[str] = Counter()  # since the last good sample
+        self.ahead = largest if any(corpus.is_remote for corpus in self.corpora) else 0
+        self.looked = 0  # how far ahead, in places of the sequence
+
+    def read(self, numbers: Iterable[int]) -> Iterator[dict[str, Any]]:
+        """Yield this rank's share of the global batches of these numbers.
+
+        Raises:
+            ClipError: Something is bad and not to be skipped, or nothing good is left.
+        """
+        for number in numbers:
+            share = self.batches.share(number)
+            places = [self.order.at(position) for position in share]
+            if self.ahead and share:
+                self._prefetch(share.stop)
+            self.skipped.clear()
+            batch = self._batch(places)
+            batch |= {
+                "skipped": dict(self.skipped),
+                "batch": number,
+                "epoch": self.batches.epoch(number),
+            }
+            yield batch
+
+    def _batch(self, places: Sequence[Place]) -> dict[str, Any]:
+        """The clips of some places, decoded where they will stay."""
+        room = len(places) * self.config.clips_per_sample
+        batch: dict[str, Any] = {}
+        keys: list[str] = []
+        num_samples: list[int] = []
+        images = sounds = np.empty(0)
+        for place in places:
+            begun = len(keys)
+            try:
+                for clip in self._clips(place):
+                    clip.require_size()
+                    if not batch:
+                        self.side = clip.face_size
+                        batch = self._memory(room)
+                        images, sounds = batch["frames"].numpy(), batch["waveform"].numpy()
+                    self._require_side(clip, keys)
+                    clip.decode_into(images[len(keys)], sounds[len(keys)])
+                    keys.append(clip.key)
+                    num_samples.append(len(clip.waveform))
+            except ClipError as error:
+                # Clips of the sample that were fine go too: it is one sample that is skipped.
+                del keys[begun:], num_samples[begun:]
+                self._skip(error)
+            else:
+                self.lost.clear()
+        batch = batch or self._memory(room)
+        for name in ("frames", "waveform", "num_samples"):
+            batch[name] = batch[name][: len(keys)]
+        batch["num_samples"].copy_(torch.tensor(num_samples, dtype=torch.int64))
+        batch["keys"] = keys
+        return batch
+
+    def _clips(self, place: Place) -> Iterator[ClipBytes]:
+        config, corpus = self.config, self.corpora[place.corpus]
+        if place.first:  # what the index already tells to be bad is not in the order
+            self.skipped.update(corpus.left_out)
+        row, files = corpus.row(place.sample)
+        sample = read_sample(files, row, require_sound=config.sound == "required")
+        for number in range(config.clips_per_sample):
+            draw = uniform_draw(self.seed, place.epoch, row.key, number)
+            indices = train_indices(sample.info.num_frames, self.input, draw)
+            yield cut_clip(sample.info, sample.mjpg, sample.wav, indices, self.input, row.where)
+
+    def _memory(self, room: int) -> dict[str, Any]:
+        input, side = self.input, self.side
+        layout: dict[str, tuple[tuple[int, ...], torch.dtype]] = {
+            "frames": ((room, input.num_frames, side, side, 3), torch.uint8),
+            "waveform": ((room, input.clip_samples), torch.int16),
+            "num_samples": ((room,), torch.int64),
+        }
+        if self.lender is not None:
+            return self.lender.lend(layout)
+        return {name: torch.empty(shape, dtype=kind) for name, (shape, kind) in layout.items()}
+
+    def _require_side(self, clip: ClipBytes, keys: Sequence[str]) -> None:
+        if clip.face_size != self.side:
+            raise ValueError(
+                f"samples of one batch differ in size ({keys[0] if keys else 'another'!r}: "
+                f"{self.side} pixels, {clip.where}: {clip.face_size}); build all shards with one "
+                "face_size"
+            )
+
+    def _skip(self, error: ClipError) -> None:
+        if self.config.on_bad == "raise":
+            raise error
+        self.skipped[error.cause] += 1
+        self.lost[error.cause] += 1
+        self.logged[error.cause] += 1
+        if self.logged[error.cause] <= _LOGGED_PER_CAUSE:
+            last = self.logged[error.cause] == _LOGGED_PER_CAUSE
+            log.warning("skipped (%s): %s%s", error.cause, error, " [and so on]" if last else "")
+        if self.lost.total() >= self.hopeless:
+            raise ClipError(
+                f"{self.lost.total()} samples one after another were skipped "
+                f"({named_counts(self.lost)}), the last: {error}; see: hicmae shards check",
+                error.cause,
+            ) from error
+
+    def _prefetch(self, position: int) -> None:
+        """Begin to fetch the shards of what comes after a batch, about one shard ahead."""
+        due: dict[int, list[int]] = {}
+        for place in map(self.order.at, range(max(position, self.looked), position + self.ahead)):
+            due.setdefault(place.corpus, []).append(place.sample)
+        self.looked = position + self.ahead
+        for corpus, samples in due.items():
+            self.corpora[corpus].prefetch(samples)

@@ -1,0 +1,50 @@
+"""What the tests of fine-tuning share: shards that are only read, made once a session."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from hicmae.checkpoints.checkpoint import save_checkpoint
+from hicmae.pretraining import HiCMAE
+from hicmae.settings import ModelConfig, ObjectiveConfig
+from tests.support.finetune_fixtures import write_labelled_shards, wrong_labels
+from tests.support.shared import made_once
+
+
+@pytest.fixture(scope="session")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Labelled shards whose classes are plain to see and hear."""
+    folder = made_once(
+        tmp_path_factory, "labelled", lambda folder: write_labelled_shards(folder / "shards")
+    )
+    return folder / "shards"
+
+
+@pytest.fixture(scope="session")
+def noisy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with labels that cannot all be learned."""
+    folder = made_once(
+        tmp_path_factory,
+        "labelled-wrongly",
+        lambda folder: write_labelled_shards(folder / "shards", changes=wrong_labels()),
+    )
+    return folder / "shards"
+
+
+@pytest.fixture(scope="session")
+def pretrained(tmp_path_factory: pytest.TempPathFactory, tiny_model_config: ModelConfig) -> Path:
+    """A pretraining run's folder."""
+
+    def make(folder: Path) -> None:
+        torch.manual_seed(7)
+        save_checkpoint(
+            folder / "checkpoints" / "last",
+            HiCMAE(tiny_model_config, ObjectiveConfig()),
+            kind="pretraining",
+            config={"model": tiny_model_config},
+        )
+
+    return made_once(tmp_path_factory, "pretrained", make)

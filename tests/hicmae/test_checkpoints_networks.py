@@ -1,0 +1,145 @@
+"""A checkpoint is verified, averaged, and described on a card."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from huggingface_hub import ModelCard
+from safetensors.torch import load_file, save_file
+
+from hicmae.__main__ import main
+from hicmae.checkpoints.checkpoint import Labels, load_checkpoint, save_checkpoint
+from hicmae.checkpoints.networks import average, verify
+from hicmae.checkpoints.portable import model_card
+from hicmae.emotion import EmotionConfig, EmotionModel
+from hicmae.pretraining import HiCMAE
+from hicmae.settings import ModelConfig
+
+
+def emotion_checkpoint(folder: Path, sizes: ModelConfig, *, seed: int, **config: Any) -> Path:
+    torch.manual_seed(seed)
+    network = EmotionModel(sizes, EmotionConfig(num_outputs=2))
+    torch.nn.init.normal_(network.head.weight)
+    network.carried = {"labels": {"task": "classification", "names": ["joy", "anger"]}} | config
+    network.save_pretrained(folder)
+    return folder
+
+
+def test_an_untouched_checkpoint_gives_the_stored_output_exactly(
+    tmp_path: Path, tiny_model_config: ModelConfig
+) -> None:
+    folder = emotion_checkpoint(tmp_path / "a", tiny_model_config, seed=0)
+    verdict = verify(load_checkpoint(folder), tolerance=0.0)
+    assert verdict.difference == 0.0
+    assert verdict.digest == "the same"
+
+
+def test_changed_weights_are_found_by_digest_and_by_the_probe(
+    tmp_path: Path, tiny_model_config: ModelConfig
+) -> None:
+    folder = emotion_checkpoint(tmp_path / "a", tiny_model_config, seed=0)
+    tensors = load_file(folder / "model.safetensors")
+    tensors["head.bias"] += 0.5
+    save_file(tensors, folder / "model.safetensors")
+    checkpoint = load_checkpoint(folder)
+    with pytest.raises(ValueError, match="changed or damaged since it was written"):
+        verify(checkpoint, tolerance=1e-4)
+    with pytest.raises(ValueError, match=r"differs from the stored one by 0\.5"):
+        verify(replace(checkpoint, weights_sha256=None), tolerance=1e-4)
+
+
+def test_labels_that_are_no_outputs_are_found(
+    tmp_path: Path, tiny_model_config: ModelConfig
+) -> None:
+    names = {"task": "classification", "names": ["joy", "anger", "fear"]}
+    folder = emotion_checkpoint(tmp_path / "a", tiny_model_config, seed=0, labels=names)
+    with pytest.raises(ValueError, match="names 3 labels for 2 outputs"):
+        verify(load_checkpoint(folder), tolerance=1e-4)
+
+
+def test_the_average_of_three_is_their_mean(tmp_path: Path, tiny_model_config: ModelConfig) -> None:
+    folders = [
+        emotion_checkpoint(tmp_path / str(seed), tiny_model_config, seed=seed, scores={"uar": 0.5})
+        for seed in range(3)
+    ]
+    words = ["checkpoint", "average", *map(str, folders), "--out", str(tmp_path / "mean")]
+    assert main(words) == 0
+    mean = load_checkpoint(tmp_path / "mean")
+    parts = [load_checkpoint(folder) for folder in folders]
+    for name, value in mean.tensors.items():
+        wanted = sum(part.tensors[name].double() for part in parts) / 3
+        torch.testing.assert_close(value.double(), wanted, atol=1e-7, rtol=0)
+    assert "scores" not in mean.config  # they were measured with other weights
+    assert [part["sha256"] for part in mean.config["averaged"]] == [
+        part.weights_sha256 for part in parts
+    ]
+    verify(mean, tolerance=1e-5)
+
+
+def test_what_does_not_belong_together_is_not_averaged(
+    tmp_path: Path, tiny_model_config: ModelConfig
+) -> None:
+    first = emotion_checkpoint(tmp_path / "a", tiny_model_config, seed=0)
+    names = {"task": "classification", "names": ["anger", "joy"]}
+    second = emotion_checkpoint(tmp_path / "b", tiny_model_config, seed=1, labels=names)
+    with pytest.raises(ValueError, match="labels differ"):
+        average([first, second])
+    save_checkpoint(
+        tmp_path / "c",
+        HiCMAE(tiny_model_config),
+        kind="pretraining",
+        config={"model": tiny_model_config},
+    )
+    with pytest.raises(ValueError, match="kind emotion, the other pretraining"):
+        average([first, tmp_path / "c"])
+    with pytest.raises(ValueError, match="two checkpoints or more, found 1"):
+        average([first])
+
+
+def test_the_card_says_what_the_checkpoint_carries_and_no_more(
+    tmp_path: Path, tiny_model_config: ModelConfig
+) -> None:
+    folder = emotion_checkpoint(
+        tmp_path / "a",
+        tiny_model_config,
+        seed=0,
+        scores={"uar": 0.4125, "war": float("nan")},
+        protocol={"benchmark": "synthetic", "fold": "1", "num_test": 72, "selection": "last"},
+        data={"index_sha256": "abc"},
+        licence="For research.",
+    )
+    card = ModelCard.load(folder / "README.md")
+    assert card.data.library_name == "hicmae"
+    assert [(r.metric_type, r.metric_value) for r in card.data.eval_results] == [("uar", 0.4125)]
+    for text in ("| 1 | anger |", "| war | undefined |", "72 samples of fold 1", "For research."):
+        assert text in card.text, text
+    bare = replace(
+        load_checkpoint(folder), config={"model": load_checkpoint(folder).config["model"]}
+    )
+    text = model_card(bare)
+    assert "Scores" not in text
+    assert "no licence note" in text
+
+
+def test_labels_are_read_from_every_form(tmp_path: Path, tiny_model_config: ModelConfig) -> None:
+    network = EmotionModel(tiny_model_config, EmotionConfig(num_outputs=2))
+    sizes = {"model": tiny_model_config, "emotion": network.emotion}
+
+    def labels(**config: Any) -> Labels | None:
+        save_checkpoint(tmp_path / "a", network, kind="emotion", config=sizes | config)
+        return load_checkpoint(tmp_path / "a").labels()
+
+    assert labels() is None
+    assert labels(benchmark={"classes": ["a", "b"]}) == Labels(
+        task="classification", names=("a", "b")
+    )
+    targets = {"names": ["valence", "arousal"], "mean": [0.1, 0.2], "std": [1.0, 2.0]}
+    assert labels(benchmark={"classes": []}, targets=targets) == Labels(
+        task="regression", names=("valence", "arousal"), mean=(0.1, 0.2), std=(1.0, 2.0)
+    )
+    with pytest.raises(ValueError, match="mean has 0 values, not 2"):
+        labels(targets={"names": ["valence", "arousal"], "mean": [], "std": [1.0, 1.0]})

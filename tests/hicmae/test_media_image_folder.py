@@ -1,0 +1,145 @@
+"""Numbered images are frames of a recording: their numbers are their times."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from hicmae.media.errors import MediaError
+from hicmae.media.image_folder import (
+    is_sequence,
+    list_images,
+    natural_order,
+    open_images,
+    read_image,
+    sound_beside,
+)
+
+
+def write_images(folder: Path, names: list[str], level: int | None = None) -> Path:
+    """Grey images of 20 x 30 pixels; image k has level 10 k unless one is given."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, name in enumerate(names):
+        value = 10 * number if level is None else level
+        cv2.imwrite(str(folder / name), np.full((20, 30, 3), value, dtype=np.uint8))
+    return folder
+
+
+def frames_of(folder: Path) -> list[tuple[int, ...]]:
+    return [sequence.frames for sequence in list_images(folder)]
+
+
+@pytest.mark.parametrize(
+    ("names", "frames"),
+    [
+        (["1.jpg", "2.jpg", "10.jpg"], (0, 1, 9)),
+        (["0.png", "1.png", "3.png"], (0, 1, 3)),
+        (["frame_det_00_000003.bmp", "frame_det_00_000004.bmp"], (2, 3)),
+        # OpenFace counts from the film's beginning however late the face comes.
+        (["frame_det_00_000200.bmp", "frame_det_00_000201.bmp"], (199, 200)),
+        # Anything else that begins so late is an excerpt.
+        (["clip_4321.jpg", "clip_4322.jpg", "clip_4325.jpg"], (0, 1, 4)),
+        (["00025_3_a.jpg", "00025_4_a.jpg"], (2, 3)),
+        (["left.jpg", "right.jpg"], (0, 1)),
+    ],
+)
+def test_the_last_number_of_a_name_is_its_frame(
+    tmp_path: Path, names: list[str], frames: tuple[int, ...]
+) -> None:
+    assert frames_of(write_images(tmp_path, names)) == [frames]
+
+
+def test_several_faces_of_one_folder_are_several_sequences(tmp_path: Path) -> None:
+    names = [f"frame_det_{face:02d}_{number:06d}.bmp" for face in (0, 1) for number in (1, 2, 3)]
+    write_images(tmp_path, names[:-1])
+    assert frames_of(tmp_path) == [(0, 1, 2), (0, 1)]
+    assert [len(reader) for reader in open_images(tmp_path, 25)] == [3, 2]
+
+
+def test_names_in_natural_order() -> None:
+    assert sorted(["f10", "f9", "f1b", "e", "2"], key=natural_order) == [
+        "2",
+        "e",
+        "f1b",
+        "f9",
+        "f10",
+    ]
+
+
+def test_what_cannot_be_a_sequence_is_said(tmp_path: Path) -> None:
+    twice = write_images(tmp_path / "twice", ["1.jpg", "01.jpg"])
+    with pytest.raises(MediaError, match=r"01\.jpg and 1\.jpg are both frame 1"):
+        list_images(twice)
+    clock = write_images(tmp_path / "clock", ["101530.jpg", "114520.jpg", "235959.jpg"])
+    with pytest.raises(MediaError, match=r"do not count frames \(3 images, 101530\.\.235959\)"):
+        list_images(clock)
+    with pytest.raises(MediaError, match="a folder without images"):
+        open_images(tmp_path, 25)
+    assert not is_sequence(write_images(tmp_path / "album", ["anna.jpg", "ben.jpg"]))
+    assert is_sequence(write_images(tmp_path / "frames", ["f1.jpg", "f2.jpg"]))
+
+
+def test_gaps_in_the_numbers_are_time(tmp_path: Path) -> None:
+    write_images(tmp_path, ["3.png", "4.png", "8.png"])
+    (reader,) = open_images(tmp_path, 25)
+    np.testing.assert_allclose(reader.timestamps, [2 / 25, 3 / 25, 7 / 25])
+    assert reader.start_seconds == 0
+    assert reader.duration_seconds == pytest.approx(8 / 25)
+    assert (reader.height, reader.width, len(reader)) == (20, 30, 3)
+    levels = [int(frame[0, 0, 0]) for frame in reader.frames([0, 1, 1, 2])]
+    assert levels == [0, 10, 10, 20]
+
+
+def test_a_rate_must_be_known_and_openface_says_it(tmp_path: Path) -> None:
+    folder = write_images(tmp_path / "anna_aligned", ["frame_det_00_000001.bmp"] * 1)
+    write_images(folder, ["frame_det_00_000002.bmp"])
+    with pytest.raises(MediaError, match="give their frame rate") as error:
+        open_images(folder)
+    assert error.value.cause == "no-rate"
+    rows = [f"{frame}, 0, {(frame - 1) / 29.97:.3f}, 0.98, 1" for frame in range(1, 61)]
+    header = "frame, face_id, timestamp, confidence, success"
+    (tmp_path / "anna.csv").write_text("\n".join([header, *rows]))
+    assert open_images(folder)[0].fps == pytest.approx(29.97, rel=1e-3)
+
+
+def test_images_of_other_sizes_are_brought_to_the_first_ones(tmp_path: Path) -> None:
+    write_images(tmp_path, ["1.png", "2.png"], level=77)
+    cv2.imwrite(str(tmp_path / "2.png"), np.full((41, 61, 3), 90, dtype=np.uint8))
+    frames = list(open_images(tmp_path, 25)[0].frames([0, 1]))
+    assert frames[1].shape == (20, 30, 3)
+    assert np.all(frames[1] == 90)
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "bmp"])
+@pytest.mark.parametrize("share", [0.0, 0.5, 0.99])
+def test_a_damaged_image_is_named(tmp_path: Path, suffix: str, share: float) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    path = tmp_path / f"0007.{suffix}"
+    cv2.imwrite(str(path), pixels)
+    assert read_image(path).shape == (64, 64, 3)
+    if suffix != "jpg":
+        np.testing.assert_array_equal(read_image(path), pixels[..., ::-1])
+    data = path.read_bytes()
+    path.write_bytes(data[: int(len(data) * share)])
+    with pytest.raises(MediaError, match=rf"0007\.{suffix}: this image (is|breaks)") as error:
+        read_image(path)
+    assert error.value.cause == "damaged"
+    path.unlink()
+    with pytest.raises(MediaError, match="this image cannot be read"):
+        read_image(path)
+
+
+def test_the_sound_of_a_folder_lies_beside_it_or_in_it(tmp_path: Path) -> None:
+    folder = write_images(tmp_path / "00025", ["1.jpg", "2.jpg"])
+    assert sound_beside(folder) is None
+    inside = folder / "voice.wav"
+    inside.touch()
+    assert sound_beside(folder) == inside
+    beside = tmp_path / "00025.m4a"
+    beside.touch()
+    assert sound_beside(folder) == beside
+    aligned = write_images(tmp_path / "00025_aligned", ["1.jpg", "2.jpg"])
+    assert sound_beside(aligned) == beside

@@ -1,0 +1,59 @@
+"""The warm-up cosine schedule, and the groups of parameters."""
+
+import math
+
+import pytest
+
+from hicmae.emotion import EmotionConfig, EmotionModel
+from hicmae.optimization import parameter_groups, warmup_cosine
+from hicmae.settings import ModelConfig
+
+
+def test_warm_up_is_a_line_whose_last_step_is_at_the_base_value() -> None:
+    values = [
+        warmup_cosine(step, base=2.0, final=0.0, num_steps=20, warmup_steps=5, warmup_start=1.0)
+        for step in range(6)
+    ]
+    assert values == pytest.approx([1.0, 1.25, 1.5, 1.75, 2.0, 2.0])
+
+
+def test_cosine_falls_from_base_through_the_middle_to_final() -> None:
+    def at(step: int) -> float:
+        return warmup_cosine(step, base=1.0, final=0.2, num_steps=12, warmup_steps=2)
+
+    assert at(2) == 1.0
+    assert at(7) == pytest.approx(0.6)
+    assert at(11) == pytest.approx(0.6 + 0.4 * math.cos(0.9 * math.pi))
+    assert at(12) == at(1000) == 0.2
+    falling = [at(step) for step in range(2, 13)]
+    assert falling == sorted(falling, reverse=True)
+
+
+def test_a_run_may_have_no_warm_up_or_nothing_else() -> None:
+    assert warmup_cosine(0, base=1.0, final=0.0, num_steps=4, warmup_steps=0) == 1.0
+    assert warmup_cosine(3, base=1.0, final=0.0, num_steps=4, warmup_steps=4) == 1.0
+    assert warmup_cosine(0, base=1.0, final=0.0, num_steps=4, warmup_steps=1) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("step", "num_steps", "warmup_steps"), [(-1, 10, 2), (0, 0, 0), (0, 4, 5), (0, 4, -1)]
+)
+def test_impossible_numbers_of_steps_are_refused(
+    step: int, num_steps: int, warmup_steps: int
+) -> None:
+    with pytest.raises(ValueError, match=f"num_steps = {num_steps}"):
+        warmup_cosine(step, base=1.0, final=0.0, num_steps=num_steps, warmup_steps=warmup_steps)
+
+
+def test_parameter_groups_leave_out_what_is_frozen(tiny_model_config: ModelConfig) -> None:
+    network = EmotionModel(tiny_model_config, EmotionConfig(num_outputs=3, modalities="audio"))
+    groups = parameter_groups(network, learning_rate=1.0, weight_decay=0.1, layer_decay=0.5)
+    names = {name for group in groups for name in group["names"]}
+    assert names == {name for name, p in network.named_parameters() if p.requires_grad}
+    assert not any(name.startswith("encoder.video.") for name in names)
+    scale = {name: group["lr_scale"] for group in groups for name in group["names"]}
+    # layers: projections 0, encoder 1 and 2, fusion 3, everything else 4
+    assert scale["encoder.audio.project.weight"] == 0.5**4
+    assert scale["encoder.audio.blocks.1.norm1.weight"] == 0.5**2
+    assert scale["encoder.fusion.audio.0.mlp.fc1.weight"] == 0.5
+    assert scale["head.weight"] == scale["encoder.audio.norm.weight"] == 1

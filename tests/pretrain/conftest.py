@@ -1,0 +1,40 @@
+"""What the tests of pretraining share: small shards, and a finished run on them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from hicmae.settings import ModelConfig
+from tests.support.pretrain_shards import moving_shards, run_pretraining
+from tests.support.shared import made_once
+
+
+@pytest.fixture(scope="session")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eight samples, four a shard; nobody changes them."""
+    folder = made_once(tmp_path_factory, "moving-8", lambda path: moving_shards(path / "shards"))
+    return folder / "shards"
+
+
+@pytest.fixture(scope="session")
+def many_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Sixteen samples; nobody changes them."""
+    folder = made_once(
+        tmp_path_factory, "moving-16", lambda path: moving_shards(path / "shards", 16)
+    )
+    return folder / "shards"
+
+
+@pytest.fixture(scope="session")
+def finished(
+    tmp_path_factory: pytest.TempPathFactory, shards: Path, tiny_model_config: ModelConfig
+) -> Path:
+    """A run of four steps on the eight samples; whoever changes it copies it first."""
+    folder = made_once(
+        tmp_path_factory,
+        "finished-pretraining",
+        lambda path: run_pretraining(shards, path / "run", tiny_model_config),
+    )
+    return folder / "run"

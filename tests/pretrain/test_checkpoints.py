@@ -1,0 +1,220 @@
+"""Checkpoints on the disk: whole or not there, known by digest, kept by rule."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from hicmae.config import to_dict
+from hicmae.settings import ModelConfig
+from pretrain.checkpoints import (
+    CheckpointFiles,
+    Resumption,
+    clear_leftovers,
+    compare_settings,
+    find_resumption,
+    host_copy,
+    newest_checkpoint,
+    save_tensors,
+    step_files,
+    step_of,
+)
+from pretrain.settings import DataConfig, HardwareConfig, PretrainConfig
+
+
+def make_files(**changes: Any) -> CheckpointFiles:
+    settings: dict[str, Any] = {
+        "keep": 2,
+        "keep_every": 0,
+        "portable": lambda weights, step: None,
+    }
+    return CheckpointFiles(**(settings | changes))
+
+
+def resumed(
+    out: Path, model: ModelConfig, *, batch_size: int, accumulate: int, world_size: int
+) -> Resumption:
+    data = DataConfig(shards="shards", batch_size=batch_size)
+    config = PretrainConfig(data=data, out=out, model=model, accumulate=accumulate)
+    return find_resumption(config, world_size=world_size)
+
+
+def state(step: int) -> dict[str, Any]:
+    return {
+        "global_step": step,
+        "state_dict": {"model.weight": torch.full((1000,), float(step))},
+        "place": {"batches": 2 * step, "batch_size": 4, "global_batch": 8},
+    }
+
+
+def save_steps(out: Path, files: CheckpointFiles, *steps: int) -> None:
+    (out / "checkpoints").mkdir(parents=True, exist_ok=True)
+    for step in steps:
+        files.save_checkpoint(state(step), out / "checkpoints" / f"step-{step:06d}.ckpt")
+        assert files.finish() is None
+
+
+def test_the_newest_ones_and_every_so_many_steps_are_kept(tmp_path: Path) -> None:
+    save_steps(tmp_path, make_files(keep=2, keep_every=4), 2, 4, 6, 8, 10, 11)
+    folder = tmp_path / "checkpoints"
+    assert [step_of(path) for path in step_files(folder)] == [4, 8, 10, 11]
+    names = {path.name for path in folder.iterdir()}
+    assert names == {f"step-{n:06d}.{end}" for n in (4, 8, 10, 11) for end in ("ckpt", "json")}
+
+
+def test_a_checkpoint_holds_what_was_there_when_it_was_asked_for(tmp_path: Path) -> None:
+    """Training goes on and changes its weights in place while the thread writes."""
+    data = state(3)
+    files = make_files()
+    (tmp_path / "checkpoints").mkdir()
+    path = tmp_path / "checkpoints" / "step-000003.ckpt"
+    files.save_checkpoint(data, path)
+    data["state_dict"]["model.weight"].zero_()
+    assert files.finish() is None
+    assert files.load_checkpoint(path)["state_dict"]["model.weight"].unique().tolist() == [3.0]
+
+
+def test_a_copy_shares_nothing_and_keeps_types() -> None:
+    whole = torch.arange(10.0)
+    data = {"part": whole[:2], "rows": (whole, [1, "a"]), "none": None}
+    copied = host_copy(data)
+    whole.zero_()
+    assert copied["part"].tolist() == [0.0, 1.0]
+    assert copied["part"].untyped_storage().nbytes() == 8, "a view is not saved with its base"
+    assert isinstance(copied["rows"], tuple)
+    assert copied["rows"][1] == [1, "a"]
+
+
+@pytest.mark.parametrize("kind", ["cut", "changed", "unnoted", "bad note", "no shards"])
+def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_is_used(
+    kind: str, tmp_path: Path, tiny_model_config: ModelConfig
+) -> None:
+    save_steps(tmp_path, make_files(), 5, 7)
+    newest = tmp_path / "checkpoints" / "step-000007.ckpt"
+    note = newest.with_suffix(".json")
+    content = newest.read_bytes()
+    if kind == "cut":
+        newest.write_bytes(content[:-1])
+    elif kind == "changed":
+        newest.write_bytes(content[:500] + bytes([content[500] ^ 1]) + content[501:])
+    elif kind == "unnoted":
+        note.unlink()
+    elif kind == "bad note":
+        note.write_text("{")
+    else:
+        document = json.loads(note.read_text())
+        document["files"]["step-000007.shards/checkpoint/a.pt"] = {"bytes": 1, "sha256": ""}
+        note.write_text(json.dumps(document))
+    path, lines = newest_checkpoint(tmp_path)
+    assert path is not None
+    assert path.name == "step-000005.ckpt"
+    assert len(lines) == 1
+    assert "step-000007.ckpt: damaged" in lines[0]
+    found = resumed(tmp_path, tiny_model_config, batch_size=4, accumulate=2, world_size=1)
+    assert (found.step, found.first_batch) == (5, 10)
+    # Set aside, or it would pass for the newest one again when the run has saved step 6.
+    clear_leftovers(tmp_path, newest=path)
+    assert [step_of(path) for path in step_files(tmp_path / "checkpoints")] == [5]
+    assert (tmp_path / "checkpoints" / "step-000007.ckpt.damaged").is_file()
+
+
+def test_when_every_checkpoint_is_damaged_nothing_is_begun_over_it(tmp_path: Path) -> None:
+    save_steps(tmp_path, make_files(), 5, 7)
+    for path in step_files(tmp_path / "checkpoints"):
+        path.write_bytes(b"")
+    with pytest.raises(ValueError, match=r"step-000007\.ckpt: damaged .*every older one") as caught:
+        newest_checkpoint(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_a_killed_writer_left_is_cleared(tmp_path: Path) -> None:
+    save_steps(tmp_path, make_files(), 5)
+    folder = tmp_path / "checkpoints"
+    (folder / ".step-000007.part").write_bytes(b"half")
+    (folder / ".step-000006.part").mkdir()  # as older runs made it
+    (folder / "step-000007.json").write_text("{}")
+    (folder / "step-000007.shards").mkdir()
+    path, lines = newest_checkpoint(tmp_path)
+    clear_leftovers(tmp_path, newest=path)
+    assert not lines
+    assert {entry.name for entry in folder.iterdir()} == {"step-000005.ckpt", "step-000005.json"}
+
+
+def test_a_failure_to_write_is_told_and_leaves_the_older_checkpoint(tmp_path: Path) -> None:
+    def full(weights: Any, step: int) -> None:
+        if step == 7:
+            raise OSError(28, "No space left on device")
+
+    files = make_files(portable=full)
+    save_steps(tmp_path, files, 5)
+    files.save_checkpoint(state(7), tmp_path / "checkpoints" / "step-000007.ckpt")
+    error = files.finish()
+    assert isinstance(error, OSError)
+    assert error.errno == 28
+    path, lines = newest_checkpoint(tmp_path)
+    assert path is not None
+    assert (path.name, lines) == ("step-000005.ckpt", [])
+
+
+def test_a_disk_that_gives_back_something_else_is_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import pretrain.checkpoints as checkpoints
+
+    force = checkpoints._force
+
+    def lying(file: Any) -> None:
+        file.seek(100)
+        file.write(b"\0\1\2\3")
+        force(file)
+
+    monkeypatch.setattr(checkpoints, "_force", lying)
+    with pytest.raises(OSError, match="just after it was written"):
+        save_tensors(tmp_path / "a.pt", torch.ones(1000))
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "world_size", "accumulate", "first_batch"),
+    [(4, 1, 2, 10), (4, 2, 1, 10), (2, 2, 2, 20), (8, 1, 1, 5)],
+)
+def test_on_other_processes_a_step_takes_the_same_clips(
+    batch_size: int,
+    world_size: int,
+    accumulate: int,
+    first_batch: int,
+    tmp_path: Path,
+    tiny_model_config: ModelConfig,
+) -> None:
+    save_steps(tmp_path, make_files(), 5)  # ten batches of four clips
+    found = resumed(
+        tmp_path, tiny_model_config, batch_size=batch_size, accumulate=1, world_size=world_size
+    )
+    assert (found.accumulate, found.first_batch, found.step) == (accumulate, first_batch, 5)
+    assert bool(found.lines) == (accumulate != 1)
+    with pytest.raises(ValueError, match="takes 8 clips, which 3 processes"):
+        resumed(tmp_path, tiny_model_config, batch_size=4, accumulate=1, world_size=3)
+
+
+def test_a_run_that_older_code_began_goes_on_without_a_word(
+    tmp_path: Path, tiny_model_config: ModelConfig
+) -> None:
+    """Device and workers stood elsewhere in its config.yaml; a real change is still said."""
+    config = PretrainConfig(
+        data=DataConfig(shards="shards"),
+        out=tmp_path,
+        model=tiny_model_config,
+        device="cuda",
+        workers=3,
+        hardware=HardwareConfig(devices=2),
+    )
+    older = to_dict(config)
+    older["hardware"] = {"accelerator": "gpu", **older["hardware"], "devices": 4}
+    older["data"]["workers"] = older.pop("workers")
+    del older["device"]
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(older))
+    assert compare_settings(config) == ["resumed with hardware.devices = 2, was 4"]

@@ -1,0 +1,96 @@
+"""Rows of a run: a CSV that survives crashes and resuming, and whether W&B goes online."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import pytest
+
+from hicmae.run_logging import MetricsFile, wandb_mode
+from pretrain.meter import line_of
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_rows_are_appended_and_a_new_column_is_empty_in_older_rows(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.csv"
+    file = MetricsFile(path)
+    file.append({"step": 1, "loss": 0.123456789})
+    inode = path.stat().st_ino
+    file.append({"step": 2, "loss": 1e-12})
+    assert path.stat().st_ino == inode, "appended to, not written anew"
+    file.append({"step": 3, "loss": float("nan"), "skipped_no-sound": 2})
+    assert rows_of(path) == [
+        {"step": "1", "loss": "0.1234568", "skipped_no-sound": ""},
+        {"step": "2", "loss": "1e-12", "skipped_no-sound": ""},
+        {"step": "3", "loss": "nan", "skipped_no-sound": "2"},
+    ]
+    file.append({"step": 4, "loss": 1.0})
+    assert rows_of(path)[3] == {"step": "4", "loss": "1", "skipped_no-sound": ""}
+    assert [entry.name for entry in tmp_path.iterdir()] == ["metrics.csv"]
+
+
+def test_resuming_drops_later_rows_and_one_that_a_crash_cut(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.csv"
+    path.write_text("step,loss\n10,3.0\n20,2.0\n30,1.5\n40,1.2")  # 1.25 had been on its way
+    file = MetricsFile(path, keep_steps=20)
+    file.append({"step": 30, "loss": 1.75})
+    assert path.read_text() == "step,loss\n10,3.0\n20,2.0\n30,1.75\n"
+    MetricsFile(path)
+    assert path.read_text() == "step,loss\n10,3.0\n20,2.0\n30,1.75\n"
+
+
+@pytest.mark.parametrize(
+    ("setting", "environment", "netrc", "expected"),
+    [
+        ("auto", {}, "", "offline"),
+        ("auto", {"WANDB_API_KEY": "x"}, "", "online"),
+        ("auto", {}, "machine api.wandb.ai login user password x\n", "online"),
+        ("auto", {}, "machine example.org login user password x\n", "offline"),
+        ("auto", {"WANDB_BASE_URL": "https://w.example.org"}, "machine w.example.org login u "
+         "password x\n", "online"),
+        ("auto", {"WANDB_API_KEY": "x", "WANDB_MODE": "offline"}, "", "offline"),
+        ("auto", {"WANDB_MODE": "dryrun"}, "", "offline"),
+        ("auto", {}, "this is no netrc file", "offline"),
+        ("offline", {"WANDB_API_KEY": "x", "WANDB_MODE": "online"}, "", "offline"),
+        ("disabled", {"WANDB_API_KEY": "x"}, "", "disabled"),
+    ],
+)  # fmt: skip
+def test_wandb_is_online_only_where_the_user_is_logged_in(
+    setting: str,
+    environment: dict[str, str],
+    netrc: str,
+    expected: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_BASE_URL"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    file = tmp_path / "netrc"
+    if netrc:
+        file.write_text(netrc)
+        file.chmod(0o600)
+    monkeypatch.setenv("NETRC", str(file))
+    assert wandb_mode(setting) == expected
+
+
+def test_a_line_of_progress_has_the_terms_speed_and_what_was_skipped() -> None:
+    row = {
+        "step": 20,
+        "loss": 1.5,
+        "video": 0.5,
+        "audio": 1.0,
+        "learning_rate": 1e-3,
+        "clips_per_second": 12.34,
+        "data_wait_share": 0.251,
+        "skipped": 0,
+    }
+    line = "step 20/100  loss 1.5000, video 0.5000, audio 1.0000, lr 1.00e-03, 12.3 clips/s, "
+    assert line_of(row, 100) == line + "waiting for data 25%"
+    assert line_of(row | {"skipped": 3}, 100).endswith("25%, skipped 3")
