@@ -204,7 +204,9 @@ class EmotionModel(PortableModel):
         Of a fusion that has no such weights there is nothing.
         """
         learned: dict[str, Tensor] = {}
-        for name in self.emotion.modalities.split("-"):
+        for name in ("video", "audio"):
+            if name not in self.emotion.modalities:
+                continue
             weights = getattr(getattr(self, f"{name}_fusion"), "weights", None)
             if weights is not None:
                 learned[name] = weights().detach()

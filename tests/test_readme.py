@@ -26,12 +26,12 @@ NUM_CLIPS = 24
 OVERRIDES = {
     "shards synthesize": "--speakers 4 --takes 1 --min_seconds 1 --max_seconds 1.2 --workers 1",
     "shards build": "--workers 1",
-    "pretrain": "--epochs 2 --optimizer.warmup_epochs 1 --data.batch_size 8 --data.workers 0",
+    "pretrain": "--epochs 2 --optimizer.warmup_epochs 1 --data.batch_size 8 --workers 0",
     "finetune": "--epochs 2 --folds 0 --workers 0",
-    "evaluate": "--machine.workers 0",
-    "evaluate modalities": "--machine.workers 0 --perturb.swaps 1 --perturb.snr_db [0]"
+    "evaluate": "--workers 0",
+    "evaluate modalities": "--workers 0 --perturb.swaps 1 --perturb.snr_db [0]"
     " --perturb.picture_sd [0.5] --perturb.missing_shares [0.5]",
-    "embed": "--machine.workers 0",
+    "embed": "--workers 0",
 }
 
 
