@@ -84,7 +84,6 @@ class Block(nn.Module):
         return self._layer(tokens)
 
     def _layer(self, tokens: Tensor) -> Tensor:
-        """The layer itself."""
         tokens = tokens + self.drop_path(self.attention(self.norm1(tokens)))
         return tokens + self.drop_path(self.mlp(self.norm2(tokens)))
 
@@ -110,7 +109,6 @@ class CrossBlock(Block):
         return self._cross_layer(tokens, context)
 
     def _cross_layer(self, tokens: Tensor, context: Tensor | None) -> Tensor:
-        """The layer itself."""
         if context is not None:
             read = self.cross_attention(self.cross_norm(tokens), self.context_norm(context))
             tokens = tokens + self.drop_path(read)

@@ -64,11 +64,6 @@ FUSIONS: Registry[Callable[..., nn.Module]] = Registry("feature fusion")
 class HierarchicalFusion(nn.Module):
     """Sums the pooled tokens of all encoder layers of one modality with softmax weights.
 
-    Args:
-        num_layers: L.
-        dim: D, which it does not need.
-        settings: Of which it has none.
-
     Source: HiCMAE, section 3.5 (hierarchical feature fusion); weights equal at the start.
     """
 
@@ -174,15 +169,10 @@ class EmotionModel(PortableModel):
         return self.norm(torch.cat((*layered, *fused), dim=1))
 
     def sections(self) -> dict[str, Any]:
-        """The settings that this network is built from, by their names in a checkpoint."""
         return {"model": self.config, "emotion": self.emotion}
 
     @classmethod
     def from_sections(cls, sections: Mapping[str, Any], where: str) -> EmotionModel:
-        """An empty network from a checkpoint's sections.
-
-        Raises: ValueError: a damaged section, or no ``emotion``; ``where`` says of what.
-        """
         sizes = from_dict(ModelConfig, sections["model"], where=f"{where}: model")
         if "emotion" not in sections:
             raise ValueError(f"{where}: damaged configuration (no section 'emotion')")
@@ -190,11 +180,9 @@ class EmotionModel(PortableModel):
         return cls(sizes, head)
 
     def probe_masks(self, generator: torch.Generator) -> dict[str, Tensor]:
-        """Nothing is hidden from it."""
-        return {}
+        return {}  # nothing is hidden from it
 
     def probe_output(self, probe: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Features and logits of a probe's input."""
         features = self.features(probe["input.video"], probe["input.fbank"])
         return {"output.features": features, "output.logits": self.head(features)}
 
@@ -213,7 +201,6 @@ class EmotionModel(PortableModel):
         return learned
 
     def _fusion(self) -> nn.Module:
-        """A fusion of one modality's layers."""
         entry = FUSIONS[self.emotion.fusion]
         settings = entry.configure(self.emotion.fusion_settings, "emotion: fusion_settings")
         return entry.make(
@@ -222,25 +209,14 @@ class EmotionModel(PortableModel):
 
     def _freeze_absent(self) -> None:
         """Freeze what a model of one modality never runs, so that no optimizer waits for it."""
-        absent = {
-            "audio-video": [],
-            "video": [
-                self.encoder.audio,
-                self.encoder.fusion.audio,
-                self.encoder.fusion.audio_norm,
-            ],
-            "audio": [
-                self.encoder.video,
-                self.encoder.fusion.video,
-                self.encoder.fusion.video_norm,
-            ],
-        }[self.emotion.modalities]
+        encoder, fusion = self.encoder, self.encoder.fusion
+        absent: list[nn.Module] = []
         if self.emotion.modalities == "video":
-            absent.append(self.audio_fusion)
+            absent += [encoder.audio, fusion.audio, fusion.audio_norm, self.audio_fusion]
         elif self.emotion.modalities == "audio":
-            absent.append(self.video_fusion)
+            absent += [encoder.video, fusion.video, fusion.video_norm, self.video_fusion]
         if self.emotion.modalities != "audio-video":
-            for block in (*self.encoder.fusion.video, *self.encoder.fusion.audio):
+            for block in (*fusion.video, *fusion.audio):
                 absent += [block.cross_norm, block.context_norm, block.cross_attention]
         for module in absent:
             module.requires_grad_(False)

@@ -17,17 +17,11 @@ from hicmae.settings import ModelConfig
 
 
 class ModalityTokens(NamedTuple):
-    """What the encoder says of one modality; K = N where nothing was hidden.
+    """What the encoder says of one modality, (B, K, D) each; K = N where nothing was hidden."""
 
-    Attributes:
-        last: (B, K, D) output of the last encoder layer, normed.
-        layers: (B, K, D) output of each asked-for layer, through the same norm, shallow first.
-        fused: (B, K, D) output of the fusion encoder, normed.
-    """
-
-    last: Tensor
-    layers: tuple[Tensor, ...]
-    fused: Tensor
+    last: Tensor  # output of the last encoder layer, normed
+    layers: tuple[Tensor, ...]  # of each asked-for layer, through the same norm, shallow first
+    fused: Tensor  # output of the fusion encoder, normed
 
 
 class EncoderOutput(NamedTuple):

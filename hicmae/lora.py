@@ -21,14 +21,8 @@ PROJECTIONS: dict[str, tuple[str, ...]] = {
 }
 
 
-class LowRankUpdate(nn.Module):
-    """Adds ``alpha / rank`` times the product of two thin matrices to a weight.
-
-    Args:
-        weight: (out, in), what is updated; gives shape and device.
-        rank: Of the update, at most the smaller side of the weight.
-        alpha: See above.
-        dropout: Share of the inputs (columns) that the update does not see in a step.
+class _LowRankUpdate(nn.Module):
+    """Adds ``alpha / rank`` times the product of two thin matrices to a weight (out, in).
 
     Source: LoRA, arXiv 2106.09685: ``up`` starts at zero, so training starts at the old network.
     Deviation: there inputs are dropped token by token; here column by column of the update, the
@@ -85,7 +79,7 @@ def add_lora(
             )
     network.requires_grad_(False)
     for _, layer in chosen:
-        update = LowRankUpdate(layer.weight, rank=rank, alpha=alpha, dropout=dropout)
+        update = _LowRankUpdate(layer.weight, rank=rank, alpha=alpha, dropout=dropout)
         parametrize.register_parametrization(layer, "weight", update)
 
 

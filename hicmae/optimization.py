@@ -49,7 +49,7 @@ def parameter_groups(
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
-        layer = last if layer_decay is None else layer_number(name, depth["encoder"], last)
+        layer = last if layer_decay is None else _layer_number(name, depth["encoder"], last)
         decay = 0.0 if parameter.ndim <= 1 else weight_decay
         scale = 1.0 if layer_decay is None else layer_decay ** (last - layer)
         group = groups.setdefault(
@@ -67,7 +67,7 @@ def parameter_groups(
     return list(groups.values())
 
 
-def layer_number(name: str, encoder_depth: int, last: int) -> int:
+def _layer_number(name: str, encoder_depth: int, last: int) -> int:
     """Layer of a parameter: 0 for projections, 1.. for encoder and fusion layers, else ``last``."""
     if _PROJECTION.search(name):
         return 0

@@ -29,28 +29,19 @@ from hicmae.settings import ModelConfig, ObjectiveConfig
 
 
 class PretrainOutput(NamedTuple):
-    """One pretraining step.
+    """One pretraining step; what is of video and audio is as in ``LossInput``.
 
-    Attributes:
-        loss: 0-d, weighted sum of the terms.
-        terms: ``video``, ``audio``, ``contrast`` (sum over layers, before its weight),
-            ``contrast_accuracy_layer<l>``, and further losses by name; 0-d, without gradients.
-        video_prediction: (B, M, P) hidden tubelets.
-        audio_prediction: (B, M, P) hidden filter-bank patches.
-        video_target: (B, M, P) what was asked for.
-        audio_target: (B, M, P) what was asked for.
-        contrast_logits: (B, B') of each contrasted layer, video to audio.
-        video_masks: visible tubelets and the hidden ones that were decoded.
-        audio_masks: visible filter-bank patches and the hidden ones that were decoded.
+    Terms are ``video``, ``audio``, ``contrast`` (sum over layers, before its weight),
+    ``contrast_accuracy_layer<l>``, and further losses by name; 0-d, without gradients.
     """
 
-    loss: Tensor
+    loss: Tensor  # 0-d, weighted sum of the terms
     terms: dict[str, Tensor]
     video_prediction: Tensor
     audio_prediction: Tensor
     video_target: Tensor
     audio_target: Tensor
-    contrast_logits: tuple[Tensor, ...]
+    contrast_logits: tuple[Tensor, ...]  # (B, B') of each contrasted layer, video to audio
     video_masks: Masks
     audio_masks: Masks
 
@@ -204,21 +195,16 @@ class HiCMAE(PortableModel):
         set_grad_checkpointing(self, enable)
 
     def sections(self) -> dict[str, Any]:
-        """The settings that this network is built from, by their names in a checkpoint."""
         return {"model": self.config, "objective": self.objective}
 
     @classmethod
     def from_sections(cls, sections: Mapping[str, Any], where: str) -> HiCMAE:
-        """An empty network from a checkpoint's sections; one without an objective has the paper's.
-
-        Raises: ValueError: a damaged section; ``where`` says of what.
-        """
+        """As the base has it; a checkpoint without an objective has the paper's."""
         sizes = from_dict(ModelConfig, sections["model"], where=f"{where}: model")
         objective = sections.get("objective", {})
         return cls(sizes, from_dict(ObjectiveConfig, objective, where=f"{where}: objective"))
 
     def probe_masks(self, generator: torch.Generator) -> dict[str, Tensor]:
-        """Hidden tokens of a probe of one clip: ``input.video_mask`` and ``input.fbank_mask``."""
         objective, num_audio = self.objective, self.config.num_audio_tokens
         video = tube_masks(
             1, self.config.video_grid, objective.video_mask_ratio, generator=generator
@@ -230,7 +216,6 @@ class HiCMAE(PortableModel):
         }
 
     def probe_output(self, probe: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Predictions of a probe's hidden tokens."""
         output = self(
             probe["input.video"],
             probe["input.fbank"],
@@ -245,7 +230,6 @@ class HiCMAE(PortableModel):
     def _masks(
         self, video: Tensor, video_mask: Tensor | None, fbank_mask: Tensor | None
     ) -> tuple[Masks, Masks]:
-        """Tokens to show and to decode: those that are given, others drawn."""
         batch, device = len(video), video.device
         return (
             self._video_masks(batch, device)
@@ -276,16 +260,15 @@ class HiCMAE(PortableModel):
     def _sum_losses(self, given: LossInput) -> tuple[Tensor, dict[str, Tensor], tuple[Tensor, ...]]:
         """The weighted sum of the losses, their terms for the log, and the contrast's logits."""
         results = [loss.compute(given, loss.settings) for loss in self.losses]
-        weighted = [
-            loss.weight * result.loss for loss, result in zip(self.losses, results, strict=True)
-        ]
-        total = weighted[0]
-        for value in weighted[1:]:  # one after another, so that the sum is the same to the bit
-            total = total + value
+        total: Tensor | None = None
         terms: dict[str, Tensor] = {}
         logits: tuple[Tensor, ...] = ()
         for loss, result in zip(self.losses, results, strict=True):
+            # One after another, so that the sum is the same to the bit.
+            weighted = loss.weight * result.loss
+            total = weighted if total is None else total + weighted
             terms[loss.name] = result.loss.detach()
             terms |= {f"{loss.name}_{key}": part.detach() for key, part in result.terms.items()}
             logits += result.logits
+        assert total is not None
         return total, terms, logits

@@ -23,25 +23,15 @@ HIDDEN_GREY = 0.5
 
 @dataclass(frozen=True, kw_only=True)
 class Reconstruction:
-    """A few clips as they were, as the network saw them, and as it filled them in.
+    """A few clips as they were, as the network saw them, and as it filled them in."""
 
-    Attributes:
-        frames: (B, T, H, W, 3) original, in [0, 1].
-        masked_frames: the same with hidden tubelets grey.
-        filled_frames: the same with hidden tubelets predicted.
-        fbank: (B, S, F) original, normalised.
-        masked_fbank: the same with hidden patches NaN.
-        filled_fbank: the same with hidden patches predicted.
-        paper_style: Whether mean and deviation of the hidden truth were used.
-    """
-
-    frames: Tensor
-    masked_frames: Tensor
-    filled_frames: Tensor
-    fbank: Tensor
-    masked_fbank: Tensor
-    filled_fbank: Tensor
-    paper_style: bool
+    frames: Tensor  # (B, T, H, W, 3) in [0, 1]
+    masked_frames: Tensor  # the same with hidden tubelets grey
+    filled_frames: Tensor  # the same with hidden tubelets predicted
+    fbank: Tensor  # (B, S, F) normalised
+    masked_fbank: Tensor  # the same with hidden patches NaN
+    filled_fbank: Tensor  # the same with hidden patches predicted
+    paper_style: bool  # whether mean and deviation of the hidden truth were used
 
 
 @torch.no_grad()

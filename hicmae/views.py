@@ -22,19 +22,12 @@ _TIGHT = 0.875
 
 @dataclass(frozen=True, kw_only=True)
 class Crop:
-    """A part of the square picture that the network sees at test time.
-
-    Args:
-        left: Left edge, as a share of the side.
-        top: Top edge, as a share of the side.
-        side: Of the crop, as a share of the side.
-        mirrored: Whether left and right change places.
-    """
+    """A part of the square picture that the network sees at test time, as shares of its side."""
 
     left: float = 0.0
     top: float = 0.0
     side: float = 1.0
-    mirrored: bool = False
+    mirrored: bool = False  # whether left and right change places
 
 
 # Every one is another picture, whatever the frame shows (unless it is symmetric or of one colour).

@@ -1,4 +1,4 @@
-"""The network, objective and conversion against the numbers of the authors' network.
+"""Network, objective, conversion, inputs and scores against the numbers of the authors' code.
 
 Every ``<case>.json`` that has its two tensor files is a case; sizes come from the json.
 """
@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import fields
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +21,15 @@ from hicmae.checkpoints.checkpoint import load_weights
 from hicmae.checkpoints.convert import from_reference, reference_name
 from hicmae.emotion import EmotionConfig, EmotionModel
 from hicmae.masks import masks_from_hidden
+from hicmae.metrics import classification_metrics, regression_metrics
 from hicmae.objective import video_target
-from hicmae.optimization import parameter_groups
+from hicmae.optimization import parameter_groups, warmup_cosine
 from hicmae.patches import take_tokens, tubelets
 from hicmae.pretraining import HiCMAE, PretrainOutput
 from hicmae.settings import InputConfig, ModelConfig, ObjectiveConfig
+from hicmae.transforms import FilterBank
+from hicmae.views import test_views
+from tests.hicmae.test_transforms_audio import assert_same_energies
 
 # Cases are collected before any fixture runs, so the folder is found here as conftest finds it.
 PARITY_DIR = Path(
@@ -32,6 +38,7 @@ PARITY_DIR = Path(
 VALUES = {"atol": 1e-4, "rtol": 0.0}
 LOSSES = {"rel": 1e-5}
 NORMS = {"rel": 1e-3}
+SAME_NAME = {field.name for field in fields(ModelConfig)}  # there and here, but for two
 
 
 class Case:
@@ -50,17 +57,8 @@ class Case:
                 mel_bins=sizes["audio_size"][1],
             ),
             tubelet_frames=sizes["tubelet_size"],
-            patch_size=sizes["patch_size"],
-            encoder_dim=sizes["encoder_dim"],
-            encoder_heads=sizes["encoder_heads"],
-            encoder_depth=sizes["encoder_depth"],
-            fusion_depth=sizes["fusion_depth"],
-            decoder_dim=sizes["decoder_dim"],
-            decoder_heads=sizes["decoder_heads"],
-            decoder_depth=sizes["decoder_depth"],
             feature_layers=tuple(layer + 1 for layer in sizes["skip_layers_zero_based"]),
-            mlp_ratio=sizes["mlp_ratio"],
-            layer_norm_eps=sizes["layer_norm_eps"],
+            **{name: value for name, value in sizes.items() if name in SAME_NAME},
         )
         self.objective = ObjectiveConfig(
             video_mask_ratio=sizes["mask_ratio_video"],
@@ -74,6 +72,10 @@ class Case:
         network = HiCMAE(self.model, self.objective)
         load_weights(network, from_reference(parameters(self.pretrain)), where="case")
         return network
+
+    @cached_property
+    def output(self) -> PretrainOutput:
+        return self.step(self.hicmae())
 
     def step(self, network: HiCMAE) -> PretrainOutput:
         return network(
@@ -115,12 +117,19 @@ def case(request: pytest.FixtureRequest) -> Case:
     return Case(request.param)
 
 
-def test_targets_are_those_of_the_reference(case: Case) -> None:
-    output = case.step(case.hicmae())
-    torch.testing.assert_close(
-        output.video_target, case.pretrain["target_video_framediff"], **VALUES
-    )
-    torch.testing.assert_close(output.audio_target, case.pretrain["target_audio"], **VALUES)
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        ("video_target", "target_video_framediff"),
+        ("audio_target", "target_audio"),
+        ("video_prediction", "pred_video"),
+        ("audio_prediction", "pred_audio"),
+    ],
+)
+def test_targets_and_predictions_are_those_of_the_reference(
+    case: Case, ours: str, theirs: str
+) -> None:
+    torch.testing.assert_close(getattr(case.output, ours), case.pretrain[theirs], **VALUES)
 
 
 def test_video_target_without_frame_difference_is_that_of_the_reference(case: Case) -> None:
@@ -134,24 +143,15 @@ def test_video_target_without_frame_difference_is_that_of_the_reference(case: Ca
     torch.testing.assert_close(target, case.pretrain["target_video"], **VALUES)
 
 
-def test_predictions_are_those_of_the_reference(case: Case) -> None:
-    output = case.step(case.hicmae())
-    torch.testing.assert_close(output.video_prediction, case.pretrain["pred_video"], **VALUES)
-    torch.testing.assert_close(output.audio_prediction, case.pretrain["pred_audio"], **VALUES)
-
-
 def test_contrast_logits_are_those_of_the_reference(case: Case) -> None:
-    output = case.step(case.hicmae())
-    expected = [
-        case.pretrain[f"logits_video_to_audio.{i}"] for i in range(len(case.model.feature_layers))
-    ]
-    assert len(output.contrast_logits) == len(expected)
-    for found, wanted in zip(output.contrast_logits, expected, strict=True):
+    assert len(case.output.contrast_logits) == len(case.model.feature_layers)
+    for place, found in enumerate(case.output.contrast_logits):
+        wanted = case.pretrain[f"logits_video_to_audio.{place}"]
         torch.testing.assert_close(found, wanted, **VALUES)
 
 
 def test_every_loss_is_that_of_the_reference(case: Case) -> None:
-    output = case.step(case.hicmae())
+    output = case.output
     found = {
         "loss_video": output.terms["video"],
         "loss_audio": output.terms["audio"],
@@ -203,3 +203,69 @@ def test_parameter_groups_are_those_of_the_reference(case: Case) -> None:
         assert group["lr_scale"] == pytest.approx(wanted["lr_scale"]), name
         assert group["lr"] == pytest.approx(0.5 * wanted["lr_scale"]), name
         assert group["weight_decay"] == wanted["weight_decay"], name
+
+
+def published(folder: Path, name: str) -> Path:
+    if not (folder / name).exists():
+        pytest.skip(f"{name} is not in the parity folder")
+    return folder / name
+
+
+@pytest.fixture
+def numbers(parity_dir: Path) -> dict[str, Any]:
+    return json.loads(published(parity_dir, "metrics_and_schedules.json").read_text())
+
+
+def test_filter_bank_meets_every_published_case_in_one_batch(parity_dir: Path) -> None:
+    sounds = load_file(published(parity_dir, "fbank.safetensors"))
+    names = sorted(name.removeprefix("wave.") for name in sounds if name.startswith("wave."))
+    assert names
+    waves = [sounds[f"wave.{name}"][0] for name in names]
+    num_samples = torch.tensor([len(wave) for wave in waves])
+    waveform = torch.nn.utils.rnn.pad_sequence(waves, batch_first=True)
+    frames, bins = sounds[f"fbank.{names[0]}"].shape
+    input = InputConfig(fbank_frames=frames, mel_bins=bins)
+    fbank = FilterBank(input)(waveform, num_samples)
+    for name, found in zip(names, fbank, strict=True):
+        assert_same_energies(found, sounds[f"fbank.{name}"], input)
+
+
+def test_classification_scores_meet_the_published_numbers(numbers: dict[str, Any]) -> None:
+    case = numbers["classification"]
+    scores = classification_metrics(
+        case["labels"], case["predictions"], max(case["labels"] + case["predictions"]) + 1
+    )
+    for name, value in scores.items():
+        assert value == pytest.approx(case[name], abs=1e-6), name
+
+
+def test_correlations_meet_the_published_numbers(numbers: dict[str, Any]) -> None:
+    case = numbers["regression"]
+    scores = regression_metrics(case["targets"], case["predictions"])
+    for name in ("pcc", "ccc"):
+        assert scores[name] == pytest.approx(case[name], abs=1e-9), name
+
+
+def test_schedule_meets_the_published_numbers_step_by_step(numbers: dict[str, Any]) -> None:
+    case = numbers["cosine_schedule"]
+    num_steps = case["epochs"] * case["steps_per_epoch"]
+    assert len(case["values"]) == num_steps
+    for step, expected in enumerate(case["values"]):
+        value = warmup_cosine(
+            step,
+            base=case["base"],
+            final=case["final"],
+            num_steps=num_steps,
+            warmup_steps=case["warmup_epochs"] * case["steps_per_epoch"],
+            warmup_start=case["warmup_start"],
+        )
+        assert value == pytest.approx(expected, rel=1e-9, abs=1e-15), f"step {step}"
+
+
+def test_test_time_frames_meet_the_published_ones(numbers: dict[str, Any]) -> None:
+    assert numbers["test_time_frames"]
+    for case in numbers["test_time_frames"]:
+        views = test_views(
+            case["num_frames"], case["clip_frames"], case["stride"], case["segments"]
+        )
+        assert [view.tolist() for view in views] == case["frames"], case["num_frames"]

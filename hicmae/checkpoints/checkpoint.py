@@ -36,16 +36,12 @@ Kind = Literal["pretraining", "emotion"]
 class Labels:
     """What the outputs of a fine-tuned network stand for.
 
-    Args:
-        task: Classes, or real values.
-        names: One for each output, in order.
-        mean: Of each real value over the training side, in the unit of the labels: the network's
-            outputs times ``std`` plus this. Empty for classes.
-        std: Standard deviation of the same.
+    Real values, over the training side and in the unit of the labels, are the network's outputs
+    times ``std`` plus ``mean``; classes have neither.
     """
 
     task: Literal["classification", "regression"]
-    names: tuple[str, ...]
+    names: tuple[str, ...]  # one for each output, in order
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
 
@@ -63,22 +59,13 @@ class Labels:
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """A checkpoint that was read.
+    """A checkpoint that was read."""
 
-    Attributes:
-        path: Its folder.
-        kind: What network the weights are of.
-        config: Named sections; ``model`` is always there.
-        tensors: Weights by parameter name.
-        weights_sha256: Digest that the file of the weights should have; none in files of early
-            versions.
-    """
-
-    path: Path
+    path: Path  # its folder
     kind: Kind
-    config: dict[str, Any]
-    tensors: dict[str, Tensor]
-    weights_sha256: str | None = None
+    config: dict[str, Any]  # named sections; ``model`` is always there
+    tensors: dict[str, Tensor]  # by parameter name
+    weights_sha256: str | None = None  # as it should be; none in files of early versions
 
     def model_config(self) -> ModelConfig:
         """Sizes of the network that the weights belong to."""
@@ -133,30 +120,8 @@ def save_checkpoint(
         config: Sections by name, dataclasses or plain values; must have ``model``.
     """
     tensors = {name: value.detach().cpu() for name, value in model.state_dict().items()}
-    write_checkpoint(folder, tensors, kind=kind, config=config)
-
-
-def write_checkpoint(
-    folder: Path,
-    tensors: Mapping[str, Tensor],
-    *,
-    kind: Kind,
-    config: Mapping[str, Any],
-    probe: Mapping[str, Tensor] | None = None,
-    card: str | None = None,
-) -> None:
-    """Write a checkpoint folder out of weights by name; as ``save_checkpoint``.
-
-    Args:
-        folder: Where it goes; a checkpoint that is there is replaced.
-        tensors: The weights.
-        kind: Of which network.
-        config: Sections by name, dataclasses or plain values; must have ``model``.
-        probe: An input with the network's output (``hicmae/checkpoints/portable.py``).
-        card: Text of the model card.
-    """
     with whole_folder(folder) as beside:
-        write_files(beside, tensors, kind=kind, config=config, probe=probe, card=card)
+        write_files(beside, tensors, kind=kind, config=config)
 
 
 def write_files(
@@ -169,7 +134,15 @@ def write_files(
     card: str | None = None,
 ) -> None:
     """Write the files of a checkpoint into a folder, each whole; ``config.json``, which makes it
-    one, comes last. The arguments are those of ``write_checkpoint``.
+    one, comes last.
+
+    Args:
+        folder: Where they go; other files there stay.
+        tensors: The weights.
+        kind: Of which network.
+        config: Sections by name, dataclasses or plain values; must have ``model``.
+        probe: An input with the network's output (``hicmae/checkpoints/portable.py``).
+        card: Text of the model card.
     """
     assert "model" in config, "a checkpoint carries the sizes of its network"
     (folder / CONFIG).unlink(missing_ok=True)

@@ -49,7 +49,7 @@ def convert(
     from hicmae.checkpoints.convert import LICENCE_NOTE, convert_reference
     from hicmae.config import load_model_config
 
-    done = convert_reference(
+    checkpoint, difference = convert_reference(
         file,
         out,
         sizes=None if model is None else load_model_config(model),
@@ -57,9 +57,10 @@ def convert(
         probe=probe,
         licence=licence or LICENCE_NOTE,
     )
-    print(f"{out}: {done.checkpoint.kind}, {done.num_tensors} tensors, none missing or extra")
-    if done.difference is not None:
-        print(f"largest difference from the output in {probe}: {done.difference:.2g}")
+    num_tensors = len(checkpoint.tensors)
+    print(f"{out}: {checkpoint.kind}, {num_tensors} tensors, none missing or extra")
+    if difference is not None:
+        print(f"largest difference from the output in {probe}: {difference:.2g}")
     else:
         print("no --probe given: the network's own output was stored to check later copies by")
 
@@ -97,12 +98,13 @@ def verify(*, source: str, tolerance: float = 1e-4) -> None:
     from hicmae.checkpoints.networks import read_from
     from hicmae.checkpoints.networks import verify as check
 
-    found = check(read_from(source), tolerance=tolerance)
-    print(f"{source}: {found.num_tensors} tensors fit, all finite; digest: {found.digest}")
-    if found.difference is None:
+    checkpoint = read_from(source)
+    digest, difference = check(checkpoint, tolerance=tolerance)
+    print(f"{source}: {len(checkpoint.tensors)} tensors fit, all finite; digest: {digest}")
+    if difference is None:
         print("no probe is stored, so the output was not compared")
     else:
-        print(f"largest difference from the stored output: {found.difference:.2g}")
+        print(f"largest difference from the stored output: {difference:.2g}")
 
 
 def average(*, sources: list[str], out: Path, overwrite: bool = False) -> None:
@@ -189,10 +191,7 @@ def card(*, folder: Path) -> None:
 
 
 def _check_out(out: Path, overwrite: bool) -> None:
-    """Refuse to replace anything but a checkpoint, and that only when told to.
-
-    Raises: ValueError: something is there.
-    """
+    """Refuse to replace anything but a checkpoint, and that only when told to."""
     if not out.exists():
         return
     from hicmae.checkpoints.checkpoint import is_checkpoint
@@ -206,7 +205,6 @@ def _check_out(out: Path, overwrite: bool) -> None:
 
 
 def _shown(value: Any) -> str:
-    """A fact in one line."""
     if isinstance(value, Mapping):
         return ", ".join(f"{name} {_shown(item)}" for name, item in value.items())
     if isinstance(value, list):

@@ -15,7 +15,7 @@ import re
 import zipfile
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +31,12 @@ from hicmae.checkpoints.checkpoint import (
     load_checkpoint,
     load_weights,
     misfits,
-    write_checkpoint,
+    write_files,
 )
 from hicmae.checkpoints.portable import largest_difference, make_probe, model_card, read_probe
 from hicmae.config import to_dict
 from hicmae.emotion import EmotionConfig, EmotionModel
-from hicmae.files import file_sha256, whole_file
+from hicmae.files import file_sha256, whole_file, whole_folder
 from hicmae.pretraining import HiCMAE
 from hicmae.settings import ModelConfig, ObjectiveConfig
 
@@ -48,6 +48,7 @@ TOLERANCE = 1e-4  # absolute, float32; that of the numbers to meet
 # All published sizes have heads of 64 numbers, in encoders and decoders. Source: reference facts.
 _HEAD_SIZE = 64
 
+_Names = Sequence[tuple[str, str]]
 # The authors' names and ours. The first beginning that fits is exchanged, and then the first part.
 _BEGINNINGS = (
     ("encoder.patch_embed.proj.", "encoder.video.project."),
@@ -85,22 +86,6 @@ _PARTS = (
 )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Conversion:
-    """What a conversion did.
-
-    Args:
-        checkpoint: The folder it wrote, read back.
-        num_tensors: How many there are.
-        difference: Largest absolute difference of what the converted network gives from the
-            authors' numbers; none where no such numbers were given.
-    """
-
-    checkpoint: Checkpoint
-    num_tensors: int
-    difference: float | None
-
-
 def convert_reference(
     file: Path,
     out: Path,
@@ -109,7 +94,7 @@ def convert_reference(
     labels: Sequence[str] = (),
     probe: Path | None = None,
     licence: str = LICENCE_NOTE,
-) -> Conversion:
+) -> tuple[Checkpoint, float | None]:
     """Convert one of the authors' files, pretrained or fine-tuned, to a checkpoint folder.
 
     Args:
@@ -120,6 +105,8 @@ def convert_reference(
         probe: An input with the authors' output, which the network must reproduce.
         licence: Note on what may be done with the weights.
 
+    Returns: the folder it wrote, read back, and the largest absolute difference of what the
+        converted network gives from the probe's numbers, if there is a probe.
     Raises: ValueError: a pickle that holds more than weights, tensors that are missing, extra or
         misshapen, numbers that are none, labels that do not fit, or another output than the
         probe's; nothing is written then. FileNotFoundError: no such file.
@@ -154,8 +141,9 @@ def convert_reference(
     made = make_probe(network.eval()) if stored is None else stored
     config["probe"] = {"from": "this network" if stored is None else "the authors' network"}
     read = Checkpoint(path=out, kind=kind, config=to_dict(config), tensors=ours)
-    write_checkpoint(out, ours, kind=kind, config=config, probe=made, card=model_card(read))
-    return Conversion(checkpoint=load_checkpoint(out), num_tensors=len(ours), difference=difference)
+    with whole_folder(out) as beside:
+        write_files(beside, ours, kind=kind, config=config, probe=made, card=model_card(read))
+    return load_checkpoint(out), difference
 
 
 def export_reference(checkpoint: Checkpoint, out: Path) -> None:
@@ -200,26 +188,13 @@ def read_pickle(path: Path) -> Any:
 
 def reference_name(name: str) -> str:
     """Our name of a parameter of the authors' files (pretraining or fine-tuning network)."""
-    for theirs, ours in _BEGINNINGS:
-        if name.startswith(theirs):
-            name = ours + name.removeprefix(theirs)
-            break
-    for theirs, ours in _PARTS:
-        if theirs in name:
-            return name.replace(theirs, ours)
-    return name
+    return _exchanged(name, _BEGINNINGS, _PARTS)
 
 
 def their_name(name: str) -> str:
     """The authors' name of one of our parameters."""
-    for theirs, ours in _BEGINNINGS:
-        if name.startswith(ours):
-            name = theirs + name.removeprefix(ours)
-            break
-    for theirs, ours in _PARTS:
-        if ours in name:
-            return name.replace(ours, theirs)
-    return name
+    back = [[(ours, theirs) for theirs, ours in table] for table in (_BEGINNINGS, _PARTS)]
+    return _exchanged(name, *back)
 
 
 def from_reference(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -319,6 +294,17 @@ def find_sizes(tensors: Mapping[str, Tensor], options: Namespace | None, where: 
     return replace(default, input=replace(default.input, **clip), **found)
 
 
+def _exchanged(name: str, beginnings: _Names, parts: _Names) -> str:
+    for old, new in beginnings:
+        if name.startswith(old):
+            name = new + name.removeprefix(old)
+            break
+    for old, new in parts:
+        if old in name:
+            return name.replace(old, new)
+    return name
+
+
 def _weights(content: Any, file: Path) -> tuple[dict[str, Tensor], Namespace | None]:
     """The weights of a file, with the options that lie beside them.
 
@@ -374,7 +360,6 @@ def _network(
 
 
 def _source(content: Any, options: Namespace | None, file: Path) -> dict[str, Any]:
-    """Where the weights come from, in plain data."""
     plain = {
         name: value
         for name, value in sorted(vars(options).items() if options else ())
@@ -391,7 +376,6 @@ def _source(content: Any, options: Namespace | None, file: Path) -> dict[str, An
 
 
 def _depth(tensors: Mapping[str, Tensor], stack: str) -> int:
-    """How many layers a stack has."""
     pattern = re.compile(re.escape(stack) + r"\.(\d+)\.")
     return len({match[1] for name in tensors if (match := pattern.match(name))})
 
@@ -417,6 +401,5 @@ def _named(error: Exception) -> list[str]:
 
 
 def _short(error: Exception) -> str:
-    """The first sentence of an error, short enough for one line."""
     lines = str(error).strip().splitlines()
     return lines[0][:120] if lines else type(error).__name__

@@ -34,26 +34,17 @@ _PROBE_CLIPS = 3  # not the number of clips that the network is traced with
 
 @dataclass(frozen=True, kw_only=True)
 class Exported:
-    """What was written, and how it compares with the network in PyTorch.
+    """What was written, and how it compares with the network in PyTorch on the probe's clips."""
 
-    Args:
-        file: Where it is.
-        num_bytes: Its size.
-        difference: Largest absolute difference of a logit on the probe's clips.
-        agreement: Share of the probe's clips with the same largest logit.
-        size_ratio: Its size over that of the float32 weights.
-    """
-
-    file: Path
     num_bytes: int
-    difference: float
-    agreement: float
-    size_ratio: float
+    difference: float  # largest absolute one of a logit
+    agreement: float  # share of the clips with the same largest logit
+    size_ratio: float  # to the float32 weights
 
 
 def export_torch(checkpoint: Checkpoint, out: Path) -> Exported:
     """Write a ``.pt2`` for ``torch.export.load``; it holds ``config.json`` as an extra file."""
-    network = predictor(checkpoint)
+    network = _predictor(checkpoint)
     program = torch.export.export(
         network, network.example(2), dynamic_shapes=network.dynamic_shapes(), strict=False
     )
@@ -62,7 +53,7 @@ def export_torch(checkpoint: Checkpoint, out: Path) -> Exported:
         torch.export.save(program, path, extra_files={"config.json": _config_text(checkpoint)})
         with _quiet():
             loaded = torch.export.load(path).module()
-        return compare(network, loaded, path, out, tolerance=TOLERANCE)
+        return _compare(network, loaded, path, out, tolerance=TOLERANCE)
 
 
 def export_onnx(checkpoint: Checkpoint, out: Path) -> Exported:
@@ -73,10 +64,10 @@ def export_onnx(checkpoint: Checkpoint, out: Path) -> Exported:
     Raises: ValueError: onnx, onnxruntime or onnxscript is absent, or the outputs differ.
     """
     _need_onnx()
-    network = predictor(checkpoint)
+    network = _predictor(checkpoint)
     with _whole_file(out, ".onnx") as path:
         _write_onnx(network, checkpoint, path)
-        return compare(network, _onnx_runner(path), path, out, tolerance=TOLERANCE)
+        return _compare(network, _onnx_runner(path), path, out, tolerance=TOLERANCE)
 
 
 def export_onnx_int8(checkpoint: Checkpoint, out: Path) -> Exported:
@@ -91,7 +82,7 @@ def export_onnx_int8(checkpoint: Checkpoint, out: Path) -> Exported:
     from onnxruntime.quantization import QuantType, quantize_dynamic
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    network = predictor(checkpoint)
+    network = _predictor(checkpoint)
     with _whole_file(out, ".onnx") as path:
         with tempfile.TemporaryDirectory(dir=path.parent) as folder, _quiet():
             whole, prepared = Path(folder) / "whole.onnx", Path(folder) / "prepared.onnx"
@@ -99,21 +90,17 @@ def export_onnx_int8(checkpoint: Checkpoint, out: Path) -> Exported:
             quant_pre_process(whole, prepared, skip_symbolic_shape=True)
             quantize_dynamic(prepared, path, per_channel=True, weight_type=QuantType.QInt8)
         _put_config(path, checkpoint)
-        return compare(network, _onnx_runner(path), path, out, tolerance=None)
+        return _compare(network, _onnx_runner(path), path, out, tolerance=None)
 
 
-class Predictor(nn.Module):
+class _Predictor(nn.Module):
     """A network with exactly the inputs it reads, in a fixed order."""
 
     def __init__(self, network: EmotionModel) -> None:
         super().__init__()
         self.network = network
-        modalities = network.emotion.modalities
-        self.names = {
-            "audio-video": ("video", "fbank"),
-            "video": ("video",),
-            "audio": ("fbank",),
-        }[modalities]
+        names = {"audio-video": ("video", "fbank"), "video": ("video",), "audio": ("fbank",)}
+        self.names = names[network.emotion.modalities]
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """Logits (B, num_outputs) of the inputs in ``names``."""
@@ -131,39 +118,28 @@ class Predictor(nn.Module):
         return (tuple({0: batch} for _ in self.names),)
 
 
-def predictor(checkpoint: Checkpoint) -> Predictor:
-    """The network to export.
-
-    Raises: ValueError: a pretrained network, which predicts nothing.
-    """
+def _predictor(checkpoint: Checkpoint) -> _Predictor:
     network = build_network(checkpoint)
     if not isinstance(network, EmotionModel):
         raise ValueError(
             f"{checkpoint.path}: is a pretrained network, which has no labels; fine-tune it first, "
             "or use --format reference"
         )
-    return Predictor(network).eval()
+    return _Predictor(network).eval()
 
 
 @torch.no_grad()
-def compare(
-    network: Predictor,
+def _compare(
+    network: _Predictor,
     other: Callable[..., Tensor],
     file: Path,
     out: Path,
     *,
     tolerance: float | None,
 ) -> Exported:
-    """Compare an export with the network on several clips, and on one.
+    """Compare an export, ``other``, with the network on several clips, and on one.
 
-    Args:
-        network: In PyTorch.
-        other: The export, with the same inputs.
-        file: What was written.
-        out: What it will be called.
-        tolerance: Largest allowed difference of a logit; none: any, it is only measured.
-
-    Raises: ValueError: a logit differs by more than is allowed.
+    Raises: ValueError: a logit differs by more than the tolerance; without one it is measured only.
     """
     clips = network.example(_PROBE_CLIPS)
     wanted, found = network(*clips), other(*clips)
@@ -177,20 +153,17 @@ def compare(
             f"{out}: the exported network's logits differ from PyTorch's by {difference:.2g}"
             f"{'' if tolerance is None else f' (at most {tolerance:g})'}; not written"
         )
-    same = (found.argmax(dim=1) == wanted.argmax(dim=1)).float().mean().item()
     floats = 4 * sum(value.numel() for value in network.state_dict().values())
     size = file.stat().st_size
     return Exported(
-        file=out,
         num_bytes=size,
         difference=difference,
-        agreement=same,
+        agreement=(found.argmax(dim=1) == wanted.argmax(dim=1)).float().mean().item(),
         size_ratio=size / floats,
     )
 
 
-def _write_onnx(network: Predictor, checkpoint: Checkpoint, path: Path) -> None:
-    """Trace the network and write it with its configuration."""
+def _write_onnx(network: _Predictor, checkpoint: Checkpoint, path: Path) -> None:
     with _quiet():
         program = torch.onnx.export(
             network,
@@ -234,10 +207,7 @@ def _config_text(checkpoint: Checkpoint) -> str:
 
 
 def _need_onnx() -> None:
-    """Refuse to begin what cannot be ended.
-
-    Raises: ValueError: a library is absent.
-    """
+    """Refuse to begin what cannot be ended."""
     wanted = ("onnx", "onnxruntime", "onnxscript")
     absent = [name for name in wanted if importlib.util.find_spec(name) is None]
     if absent:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,12 @@ from hicmae.checkpoints.checkpoint import (
     Checkpoint,
     load_checkpoint,
     misfits,
-    write_checkpoint,
+    write_files,
 )
 from hicmae.checkpoints.portable import largest_difference, make_probe, model_card, read_probe
 from hicmae.checkpoints.sources import locate
 from hicmae.emotion import EmotionModel
-from hicmae.files import file_sha256
+from hicmae.files import file_sha256, whole_folder
 from hicmae.pretraining import HiCMAE
 
 # What was measured with one network's weights does not hold for the mean.
@@ -48,38 +48,26 @@ def read_from(source: str) -> Checkpoint:
 def write_to(out: Path, checkpoint: Checkpoint) -> None:
     """Write a checkpoint with a probe and a card of its own; one that is there is replaced."""
     placed = replace(checkpoint, path=out)
-    write_checkpoint(
-        out,
-        checkpoint.tensors,
-        kind=checkpoint.kind,
-        config={**checkpoint.config, "probe": {"from": "this network"}},
-        probe=make_probe(build_network(placed)),
-        card=model_card(placed),
-    )
+    with whole_folder(out) as beside:
+        write_files(
+            beside,
+            checkpoint.tensors,
+            kind=checkpoint.kind,
+            config={**checkpoint.config, "probe": {"from": "this network"}},
+            probe=make_probe(build_network(placed)),
+            card=model_card(placed),
+        )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Verdict:
-    """What a verification found; every check that failed raised instead.
-
-    Args:
-        num_tensors: Tensors that are there and have the right shape.
-        digest: ``the same``, or ``none stored``.
-        difference: Largest absolute difference from the stored output; none: no probe is stored.
-    """
-
-    num_tensors: int
-    digest: str
-    difference: float | None
-
-
-def verify(checkpoint: Checkpoint, *, tolerance: float) -> Verdict:
+def verify(checkpoint: Checkpoint, *, tolerance: float) -> tuple[str, float | None]:
     """Check a checkpoint: digest, names and shapes, finite values, labels, and its probe.
 
     Args:
         checkpoint: What to check.
         tolerance: Largest allowed difference from the stored output, absolute.
 
+    Returns: of the digest, ``the same`` or ``none stored``; and the largest absolute difference
+        from the stored output, if a probe is stored.
     Raises: ValueError: the first check that failed.
     """
     file = checkpoint.path / WEIGHTS
@@ -107,11 +95,7 @@ def verify(checkpoint: Checkpoint, *, tolerance: float) -> Verdict:
                 f"{probe}: the network's output differs from the stored one by {difference:.2g} "
                 f"(at most {tolerance:g}); --tolerance allows more"
             )
-    return Verdict(
-        num_tensors=len(checkpoint.tensors),
-        digest="none stored" if wanted is None else "the same",
-        difference=difference,
-    )
+    return "none stored" if wanted is None else "the same", difference
 
 
 def describe(checkpoint: Checkpoint) -> dict[str, Any]:

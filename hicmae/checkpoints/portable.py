@@ -7,10 +7,8 @@ conversion, a download, an upgrade of PyTorch or on another machine. ``probe.saf
 ``output.logits`` and ``output.features``, or ``output.video_prediction`` and
 ``output.audio_prediction``.
 
-The *card* is ``README.md`` beside the weights, written from the checkpoint's own configuration:
-nothing is typed by hand and nothing is claimed that the checkpoint does not carry.
-
-The networks are above this file: it knows them by what every ``PortableModel`` can do.
+The *card* is ``README.md`` beside the weights, written from the checkpoint's own configuration
+alone. The networks are above this file: it knows them by what every ``PortableModel`` can do.
 """
 
 from __future__ import annotations
@@ -170,12 +168,9 @@ def make_probe(network: PortableModel, *, seed: int = 0) -> dict[str, Tensor]:
     side = size.image_size
     video = torch.randn(1, 3, size.num_frames, side, side, generator=generator)
     fbank = torch.randn(1, size.fbank_frames, size.mel_bins, generator=generator)
-    probe = {
-        "input.video": video.bfloat16().float(),
-        "input.fbank": fbank.bfloat16().float(),
-    }
+    probe = {"input.video": video.bfloat16().float(), "input.fbank": fbank.bfloat16().float()}
     probe |= network.probe_masks(generator)
-    return probe | run_probe(network, probe)
+    return probe | _run_probe(network, probe)
 
 
 def read_probe(path: Path) -> dict[str, Tensor]:
@@ -212,11 +207,7 @@ def read_probe(path: Path) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def run_probe(network: PortableModel, probe: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """What the network makes of a probe's input; names begin with ``output.``.
-
-    Raises: ValueError: the input is not of this network's shape.
-    """
+def _run_probe(network: PortableModel, probe: Mapping[str, Tensor]) -> dict[str, Tensor]:
     training = network.training
     network.eval()
     try:
@@ -234,7 +225,7 @@ def largest_difference(network: PortableModel, probe: Mapping[str, Tensor], wher
     masks = [name for name in ("input.video_mask", "input.fbank_mask") if name not in probe]
     if network.kind == "pretraining" and masks:
         raise ValueError(f"{where}: a pretraining network's probe has {', '.join(masks)} too")
-    found = run_probe(network, probe)
+    found = _run_probe(network, probe)
     common = sorted(set(wanted) & set(found))
     wrong = [
         f"{name} is {tuple(found[name].shape)}, stored {tuple(wanted[name].shape)}"
@@ -282,14 +273,16 @@ def model_card(checkpoint: Checkpoint) -> str:
             f"{protocol.get('fold', '?')} of {protocol.get('benchmark', '?')}.",
             _table(["metric", "value"], rows),
         ]
-    for title, section in (("Protocol", protocol), ("Data", config.get("data"))):
+    sections = {
+        "Protocol": protocol,
+        "Data": config.get("data"),
+        "Input": _input(config),
+        "Source": config.get("source"),
+    }
+    for title, section in sections.items():
         if section:
             rows = [[key, _plain(value)] for key, value in section.items()]
             parts += [f"## {title}", _table(["", ""], rows)]
-    parts += ["## Input", _table(["", ""], [[k, _plain(v)] for k, v in _input(config).items()])]
-    if config.get("source"):
-        rows = [[key, _plain(value)] for key, value in config["source"].items()]
-        parts += ["## Source", _table(["", ""], rows)]
     parts += ["## Licence", str(config.get("licence") or _UNKNOWN_LICENCE)]
     parts += ["## Use", _use(checkpoint)]
     return "\n\n".join(parts) + "\n"

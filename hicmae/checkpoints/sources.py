@@ -12,6 +12,7 @@ import re
 import urllib.error
 import urllib.request
 from pathlib import Path
+from typing import Any
 
 import platformdirs
 
@@ -37,12 +38,8 @@ def locate(
     Args:
         source: A folder (a checkpoint or a run), ``https://…/folder`` of a checkpoint that any web
             server hands out, or ``owner/name`` on the Hub.
-        revision: Branch, tag or commit on the Hub.
-        cache_dir: Where downloads are kept; none given: the user's cache.
-        force_download: Download again what is in the cache.
-        local_files_only: Use what was downloaded before and no network; also the environment's
-            ``HICMAE_OFFLINE=1`` or ``HF_HUB_OFFLINE=1``.
-        token: Of a private repository on the Hub.
+        revision: As ``huggingface_hub.snapshot_download`` and ``PortableModel.from_pretrained``
+            have it; so are the others.
 
     Raises: ValueError: nothing of that name, no answer, nothing in the cache, or damaged weights.
     """
@@ -55,21 +52,22 @@ def locate(
         raise ValueError(
             f"{text}: no such folder; give a checkpoint or run folder, https://…, or owner/name"
         )
-    return _from_hub(
+    folder = _from_hub(
         text,
+        offline,
         revision=revision,
         cache_dir=cache_dir,
-        force=force_download,
-        offline=offline,
+        force_download=force_download,
         token=token,
     )
+    if not is_checkpoint(folder):
+        raise ValueError(f"{text}: holds no {CONFIG} with {WEIGHTS}; no checkpoint of this project")
+    _check_weights(folder)
+    return folder
 
 
-def check_weights(folder: Path) -> None:
-    """Compare the weights with the digest that the configuration gives, if it gives one.
-
-    Raises: ValueError: they differ.
-    """
+def _check_weights(folder: Path) -> None:
+    """Compare the weights with the digest that the configuration gives, if it gives one."""
     wanted = _digest((folder / CONFIG).read_text(encoding="utf-8"), str(folder / CONFIG))
     if wanted is not None and file_sha256(folder / WEIGHTS) != wanted:
         raise ValueError(
@@ -106,28 +104,16 @@ def _from_web(url: str, cache: Path, *, force: bool, offline: bool) -> Path:
     return folder
 
 
-def _from_hub(
-    name: str,
-    *,
-    revision: str | None,
-    cache_dir: str | Path | None,
-    force: bool,
-    offline: bool,
-    token: str | bool | None,
-) -> Path:
+def _from_hub(name: str, offline: bool, **settings: Any) -> Path:
+    """Download with the settings of ``snapshot_download``."""
     import huggingface_hub
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
-        folder = Path(
+        files = [CONFIG, WEIGHTS, PROBE, CARD]
+        return Path(
             huggingface_hub.snapshot_download(
-                name,
-                revision=revision,
-                cache_dir=cache_dir,
-                force_download=force,
-                local_files_only=offline,
-                token=token,
-                allow_patterns=[CONFIG, WEIGHTS, PROBE, CARD],
+                name, local_files_only=offline, allow_patterns=files, **settings
             )
         )
     except LocalEntryNotFoundError as error:
@@ -136,10 +122,6 @@ def _from_hub(
     except HfHubHTTPError as error:
         reason = str(error).strip().splitlines()[0]
         raise ValueError(f"{name}: no such folder, and the Hub says: {reason}") from error
-    if not is_checkpoint(folder):
-        raise ValueError(f"{name}: holds no {CONFIG} with {WEIGHTS}; no checkpoint of this project")
-    check_weights(folder)
-    return folder
 
 
 def _small_file(url: str) -> str:

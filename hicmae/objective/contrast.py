@@ -15,18 +15,12 @@ from hicmae.objective.losses import LOSSES, LossInput, LossOutput
 
 
 class Contrast(NamedTuple):
-    """What the contrast of one layer yields.
+    """What the contrast of one layer yields; B' counts the clips of all processes where the
+    negatives are global."""
 
-    Attributes:
-        loss: 0-d, symmetric cross-entropy.
-        logits: (B, B') video-to-audio similarities over the temperature; B' counts the clips of
-            all processes where the negatives are global.
-        accuracy: 0-d, share of clips whose own partner is the nearest, both directions.
-    """
-
-    loss: Tensor
-    logits: Tensor
-    accuracy: Tensor
+    loss: Tensor  # 0-d, symmetric cross-entropy
+    logits: Tensor  # (B, B') video-to-audio similarities over the temperature
+    accuracy: Tensor  # 0-d, share of clips whose own partner is the nearest, both directions
 
 
 def contrast(
@@ -68,13 +62,7 @@ def contrast(
 
 @dataclass(frozen=True, kw_only=True)
 class ContrastSettings:
-    """Of the contrast of several layers; see ``ObjectiveConfig``, which holds them.
-
-    Args:
-        layers: Encoder layers (from 1) that are contrasted.
-        temperature: Divisor of the cosine similarities.
-        negatives: Clips of this process, or of all.
-    """
+    """Of the contrast of several layers; see ``ObjectiveConfig``, which holds them."""
 
     layers: tuple[int, ...]
     temperature: float

@@ -25,44 +25,31 @@ from hicmae.settings import ModelConfig, ObjectiveConfig
 class LossInput(NamedTuple):
     """What one step of the network offers its losses.
 
-    Attributes:
-        video_prediction: (B, M, P) hidden tubelets.
-        audio_prediction: (B, M, P) hidden filter-bank patches.
-        video_target: (B, M, P) what was asked for, without gradients.
-        audio_target: (B, M, P) what was asked for, without gradients.
-        video_masks: Visible tubelets and the hidden ones that were decoded.
-        audio_masks: Visible filter-bank patches and the hidden ones that were decoded.
-        video_layers: Encoder layer (from 1) to its visible tokens (B, K, D), normed: the feature
-            layers if decoders read them, and every layer that a loss asks for.
-        audio_layers: The same of the sound.
-        video_fused: (B, K, D) output of the fusion encoder, normed.
-        audio_fused: (B, K, D) output of the fusion encoder, normed.
+    Predictions and targets are of the hidden tokens that were decoded; targets have no gradients.
+    The layers are the feature layers if decoders read them, and every one that a loss asks for.
     """
 
-    video_prediction: Tensor
-    audio_prediction: Tensor
-    video_target: Tensor
-    audio_target: Tensor
+    video_prediction: Tensor  # (B, M, P) tubelets
+    audio_prediction: Tensor  # (B, M, P) filter-bank patches
+    video_target: Tensor  # (B, M, P)
+    audio_target: Tensor  # (B, M, P)
     video_masks: Masks
     audio_masks: Masks
-    video_layers: Mapping[int, Tensor]
+    video_layers: Mapping[int, Tensor]  # encoder layer (from 1): visible tokens (B, K, D), normed
     audio_layers: Mapping[int, Tensor]
-    video_fused: Tensor
-    audio_fused: Tensor
+    video_fused: Tensor  # (B, K, D) output of the fusion encoder, normed
+    audio_fused: Tensor  # (B, K, D)
 
 
 class LossOutput(NamedTuple):
     """What a loss gives.
 
-    Attributes:
-        loss: 0-d, before its weight.
-        terms: Further 0-d numbers for the log, by what follows the loss's name and ``_`` there.
-        logits: Of each layer, where the loss contrasts.
+    Terms are further 0-d numbers for the log, by what follows the loss's name and ``_`` there.
     """
 
-    loss: Tensor
+    loss: Tensor  # 0-d, before its weight
     terms: Mapping[str, Tensor] = {}
-    logits: tuple[Tensor, ...] = ()
+    logits: tuple[Tensor, ...] = ()  # of each layer, where the loss contrasts
 
 
 Loss = Callable[[LossInput, Any], LossOutput]
@@ -71,24 +58,16 @@ LOSSES: Registry[Loss] = Registry("pretraining loss")
 
 @dataclass(frozen=True, kw_only=True)
 class WeightedLoss:
-    """A loss that a network is trained with.
+    """A loss that a network is trained with."""
 
-    Args:
-        name: In the table, and of its term.
-        weight: Of it in the sum.
-        compute: The function.
-        settings: Its settings. A field ``layers``, of numbers, are encoder layers (from 1) that
-            it reads the tokens of.
-    """
-
-    name: str
-    weight: float
+    name: str  # in the table, and of its term
+    weight: float  # of it in the sum
     compute: Loss
     settings: Any
 
     @property
     def layers(self) -> tuple[int, ...]:
-        """Encoder layers that it reads."""
+        """Encoder layers (from 1) that it reads: the field ``layers`` of its settings."""
         return tuple(getattr(self.settings, "layers", None) or ())
 
 

@@ -20,17 +20,11 @@ EPSILON = 1e-6  # added to a patch's standard deviation; reference facts, object
 
 
 class Standardised(NamedTuple):
-    """Values minus their mean over their standard deviation, and what undoes it.
+    """Values minus their mean over their standard deviation, and what undoes it."""
 
-    Attributes:
-        values: (…, P) standardised.
-        mean: broadcastable to ``values``.
-        std: broadcastable to ``values``; epsilon included.
-    """
-
-    values: Tensor
-    mean: Tensor
-    std: Tensor
+    values: Tensor  # (…, P)
+    mean: Tensor  # broadcastable to ``values``
+    std: Tensor  # broadcastable to ``values``; epsilon included
 
 
 def standardise(values: Tensor, dim: int, epsilon: float | Tensor = EPSILON) -> Standardised:
@@ -89,12 +83,10 @@ def reconstruction(prediction: Tensor, target: Tensor) -> Tensor:
 
 
 @LOSSES.register("video")
-def video_loss(given: LossInput, settings: NoSettings) -> LossOutput:
-    """The reconstruction loss of the hidden tubelets."""
+def _video_loss(given: LossInput, settings: NoSettings) -> LossOutput:
     return LossOutput(reconstruction(given.video_prediction, given.video_target))
 
 
 @LOSSES.register("audio")
-def audio_loss(given: LossInput, settings: NoSettings) -> LossOutput:
-    """The reconstruction loss of the hidden filter-bank patches."""
+def _audio_loss(given: LossInput, settings: NoSettings) -> LossOutput:
     return LossOutput(reconstruction(given.audio_prediction, given.audio_target))

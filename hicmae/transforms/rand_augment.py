@@ -52,17 +52,11 @@ _GEOMETRY = ("rotate", "shear-x", "shear-y", "translate-x", "translate-y")
 
 
 class Draws(NamedTuple):
-    """What happens to each clip.
+    """What happens to each clip."""
 
-    Attributes:
-        operation: (B, n) int64, place in ``OPERATIONS``; -1: nothing.
-        level: (B, n) float32 in 0..10; larger changes more.
-        sign: (B, n) float32, 1 or -1, for operations that have two directions.
-    """
-
-    operation: Tensor
-    level: Tensor
-    sign: Tensor
+    operation: Tensor  # (B, n) int64, place in ``OPERATIONS``; -1: nothing
+    level: Tensor  # (B, n) float32 in 0..10; larger changes more
+    sign: Tensor  # (B, n) float32, 1 or -1, for operations that have two directions
 
 
 def draw(

@@ -159,7 +159,7 @@ def server(
     network.save_pretrained(tmp_path / "served" / "made")
     network.save_pretrained(tmp_path / "repository")
     running = Server(tmp_path / "served", tmp_path / "repository")
-    thread = threading.Thread(target=running.serve_forever, daemon=True)
+    thread = threading.Thread(target=running.serve_forever, args=(0.01,), daemon=True)
     thread.start()
     monkeypatch.setattr(constants, "ENDPOINT", running.url)
     url = running.url + "/{repo_id}/resolve/{revision}/{filename}"

@@ -8,6 +8,7 @@ import torch
 from hicmae.emotion import EmotionConfig, EmotionModel
 from hicmae.lora import PROJECTIONS, add_lora, merge_lora
 from hicmae.settings import ModelConfig
+from tests.hicmae.test_encoder import clip
 
 
 def network(sizes: ModelConfig, modalities: str = "audio-video") -> EmotionModel:
@@ -16,20 +17,11 @@ def network(sizes: ModelConfig, modalities: str = "audio-video") -> EmotionModel
     return EmotionModel(sizes, emotion).eval()
 
 
-def inputs(sizes: ModelConfig) -> tuple[torch.Tensor, torch.Tensor]:
-    generator = torch.Generator().manual_seed(1)
-    size = sizes.input
-    video = torch.randn(
-        2, 3, size.num_frames, size.image_size, size.image_size, generator=generator
-    )
-    return video, torch.randn(2, size.fbank_frames, size.mel_bins, generator=generator)
-
-
 @pytest.mark.parametrize("projections", [("qkv",), ("out", "mlp"), ("qkv", "out", "mlp")])
 def test_updates_start_at_nothing_train_alone_and_merge_into_plain_weights(
     tiny_model_config: ModelConfig, projections: tuple[str, ...]
 ) -> None:
-    model, clips = network(tiny_model_config), inputs(tiny_model_config)
+    model, clips = network(tiny_model_config), clip(tiny_model_config)
     plain = {name: value.clone() for name, value in model.state_dict().items()}
     with torch.no_grad():
         before = model(*clips)
@@ -94,11 +86,6 @@ def test_an_absent_modality_has_no_updates(tiny_model_config: ModelConfig) -> No
 
 
 def test_a_rank_that_a_matrix_does_not_have_is_refused(tiny_model_config: ModelConfig) -> None:
+    model = network(tiny_model_config)
     with pytest.raises(ValueError, match=r"lora: rank = 64 exceeds the smaller side of video\.bl"):
-        add_lora(
-            network(tiny_model_config).encoder,
-            rank=64,
-            alpha=1.0,
-            dropout=0.0,
-            projections=("qkv",),
-        )
+        add_lora(model.encoder, rank=64, alpha=1.0, dropout=0.0, projections=("qkv",))

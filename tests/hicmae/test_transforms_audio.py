@@ -118,20 +118,6 @@ def test_sixteen_bit_samples_and_fractions_give_the_same() -> None:
     assert torch.equal(bank(pcm, num_samples), bank(pcm.float() / 32768, num_samples))
 
 
-def test_it_stays_in_float32_under_autocast() -> None:
-    wave, num_samples = _batch([_sound(12000)])
-    bank = FilterBank(INPUT)
-    expected = bank(wave, num_samples)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        found = bank(wave, num_samples)
-    assert found.dtype == torch.float32
-    assert torch.equal(found, expected)
-
-
-def test_checkpoints_carry_none_of_it() -> None:
-    assert FilterBank(INPUT).state_dict() == {}
-
-
 def test_the_number_of_frames_is_that_of_whole_windows() -> None:
     lengths = torch.tensor([0, 399, 400, 559, 560, 40960])
     assert FilterBank(INPUT).num_frames(lengths).tolist() == [0, 0, 1, 1, 2, 254]
@@ -168,11 +154,6 @@ def test_sixteen_bit_samples_become_fractions() -> None:
     pcm = torch.tensor([[-32768, 0, 16384]], dtype=torch.int16)
     assert float_waveform(pcm).tolist() == [[-1.0, 0.0, 0.5]]
     assert float_waveform(torch.tensor([[0.25]], dtype=torch.float64)).dtype == torch.float32
-
-
-def test_waveforms_of_other_types_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"torch\.int32"):
-        float_waveform(torch.zeros(1, 5, dtype=torch.int32))
 
 
 def test_gain_belongs_to_the_clip() -> None:
