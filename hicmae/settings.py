@@ -50,20 +50,17 @@ class InputConfig:
     image_std: tuple[float, float, float] = IMAGENET_STD
 
     def __post_init__(self) -> None:
-        problems = [
-            f"{name} = {getattr(self, name)} (must be positive)"
-            for name in (
-                "image_size",
-                "num_frames",
-                "frame_stride",
-                "fps",
-                "sample_rate",
-                "fbank_frames",
-                "mel_bins",
-                "fbank_std",
-            )
-            if getattr(self, name) <= 0
-        ]
+        problems = _not_positive(
+            self,
+            "image_size",
+            "num_frames",
+            "frame_stride",
+            "fps",
+            "sample_rate",
+            "fbank_frames",
+            "mel_bins",
+            "fbank_std",
+        )
         if min(self.image_std) <= 0:
             problems.append(f"image_std = {self.image_std} (each must be positive)")
         _raise_all("input", problems)
@@ -129,8 +126,7 @@ class ModelConfig:
         for name in ("encoder_depth", "decoder_depth"):
             if getattr(self, name) < 1:
                 problems.append(f"{name} = {getattr(self, name)} (must be 1 or more)")
-        if self.fusion_depth < 0:
-            problems.append(f"fusion_depth = {self.fusion_depth} (must be 0 or more)")
+        problems += _negative(self, "fusion_depth")
         layers = self.feature_layers
         if list(layers) != sorted(set(layers)) or not all(
             1 <= layer <= self.encoder_depth for layer in layers
@@ -221,15 +217,10 @@ class ObjectiveConfig:
             for name in ("video_mask_ratio", "audio_mask_ratio")
             if not 0 < getattr(self, name) < 1
         ]
-        problems += [
-            f"{name} = {getattr(self, name)} (must be 0 or more)"
-            for name in ("video_weight", "audio_weight", "contrast_weight")
-            if getattr(self, name) < 0
-        ]
+        problems += _negative(self, "video_weight", "audio_weight", "contrast_weight")
         if not 0 < self.decoder_keep <= 1:
             problems.append(f"decoder_keep = {self.decoder_keep} (must lie in (0, 1])")
-        if self.temperature <= 0:
-            problems.append(f"temperature = {self.temperature} (must be positive)")
+        problems += _not_positive(self, "temperature")
         if self.contrast_layers is not None and not self.contrast_layers:
             problems.append("contrast_layers is empty (leave it out, or set contrast: false)")
         for name, given in self.losses.items():
@@ -319,22 +310,15 @@ class AugmentConfig:
             problems.append(f"gain_concentration = {self.gain_concentration} (must be 1 or more)")
         if not 0 <= self.rand_magnitude <= 10:
             problems.append(f"rand_magnitude = {self.rand_magnitude} (must lie between 0 and 10)")
-        problems += [
-            f"{name} = {getattr(self, name)} (must be 0 or more)"
-            for name in (
-                "roll_seconds",
-                "rand_operations",
-                "rand_deviation",
-                "time_masks",
-                "frequency_masks",
-            )
-            if getattr(self, name) < 0
-        ]
-        problems += [
-            f"{name} = {getattr(self, name)} (must be positive)"
-            for name in ("time_mask_seconds", "frequency_mask_bins")
-            if getattr(self, name) <= 0
-        ]
+        problems += _negative(
+            self,
+            "roll_seconds",
+            "rand_operations",
+            "rand_deviation",
+            "time_masks",
+            "frequency_masks",
+        )
+        problems += _not_positive(self, "time_mask_seconds", "frequency_mask_bins")
         _raise_all("augment", problems)
 
     @classmethod
@@ -353,6 +337,16 @@ class AugmentConfig:
         one picture.
         """
         return cls(crop="random-resized", flip=0.5, rand_operations=4, erase=0.25)
+
+
+def _not_positive(settings: object, *names: str) -> list[str]:
+    values = {name: getattr(settings, name) for name in names}
+    return [f"{name} = {value} (must be positive)" for name, value in values.items() if value <= 0]
+
+
+def _negative(settings: object, *names: str) -> list[str]:
+    values = {name: getattr(settings, name) for name in names}
+    return [f"{name} = {value} (must be 0 or more)" for name, value in values.items() if value < 0]
 
 
 def _raise_all(what: str, problems: list[str]) -> None:

@@ -204,6 +204,16 @@ def misfits(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> list[s
     ]
 
 
+def check_finite(tensors: Mapping[str, Tensor], *, where: str) -> None:
+    """Refuse infinite values and such that are no numbers.
+
+    Raises: ValueError: there are; the tensors are named.
+    """
+    broken = [name for name, value in tensors.items() if not bool(value.isfinite().all())]
+    if broken:
+        raise ValueError(f"{where}: infinite values or none at all in {', '.join(broken)}")
+
+
 def _read(folder: Path) -> Checkpoint:
     try:
         document = dict(json.loads((folder / CONFIG).read_text()))

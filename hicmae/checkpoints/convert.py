@@ -28,6 +28,7 @@ from hicmae.checkpoints.checkpoint import (
     Checkpoint,
     Kind,
     Labels,
+    check_finite,
     load_checkpoint,
     load_weights,
     misfits,
@@ -122,9 +123,7 @@ def convert_reference(
             f"{file}: {len(problems)} tensors do not fit this network ({'; '.join(problems)}); "
             "give the sizes it was made with: --model SIZE or FILE.yaml"
         )
-    broken = [name for name, value in theirs.items() if not bool(value.isfinite().all())]
-    if broken:
-        raise ValueError(f"{file}: infinite values or none at all in {', '.join(broken)}")
+    check_finite(theirs, where=str(file))
     load_weights(network, ours, where=str(file))
     back = to_reference(ours, sizes)
     assert all(torch.equal(back[name], value) for name, value in theirs.items())

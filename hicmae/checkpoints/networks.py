@@ -14,6 +14,7 @@ from hicmae.checkpoints.checkpoint import (
     PROBE,
     WEIGHTS,
     Checkpoint,
+    check_finite,
     load_checkpoint,
     misfits,
     write_files,
@@ -78,9 +79,7 @@ def verify(checkpoint: Checkpoint, *, tolerance: float) -> tuple[str, float | No
             "damaged since it was written; get it again"
         )
     network = build_network(checkpoint)
-    broken = [name for name, value in checkpoint.tensors.items() if not value.isfinite().all()]
-    if broken:
-        raise ValueError(f"{file}: infinite values or none at all in {', '.join(broken)}")
+    check_finite(checkpoint.tensors, where=str(file))
     labels = checkpoint.labels()
     if labels is not None and len(labels.names) != checkpoint.config["emotion"]["num_outputs"]:
         raise ValueError(

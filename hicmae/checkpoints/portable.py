@@ -41,13 +41,11 @@ from hicmae.config import to_dict
 from hicmae.settings import ModelConfig
 
 # Names in files of numbers that the authors' network gave -> names here.
-_REFERENCE_INPUTS = {
+_REFERENCE_NAMES = {
     "video": "input.video",
     "audio": "input.fbank",
     "mask_video": "input.video_mask",
     "mask_audio": "input.fbank_mask",
-}
-_REFERENCE_OUTPUTS = {
     "pred_video": "output.video_prediction",
     "pred_audio": "output.audio_prediction",
     "features": "output.features",
@@ -188,11 +186,10 @@ def read_probe(path: Path) -> dict[str, Tensor]:
         tensors = load_file(path)
     except SafetensorError as error:
         raise ValueError(f"{path}: damaged probe ({error})") from error
-    names = _REFERENCE_INPUTS | _REFERENCE_OUTPUTS
     probe = {
-        names.get(name, name): value
+        _REFERENCE_NAMES.get(name, name): value
         for name, value in tensors.items()
-        if name in names or name.startswith(("input.", "output."))
+        if name in _REFERENCE_NAMES or name.startswith(("input.", "output."))
     }
     if "input.fbank" in probe and probe["input.fbank"].ndim == 4:
         probe["input.fbank"] = probe["input.fbank"].squeeze(1)

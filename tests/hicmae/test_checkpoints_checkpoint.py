@@ -30,21 +30,17 @@ def saved(tmp_path: Path, network: HiCMAE, tiny_model_config: ModelConfig) -> tu
     return folder, network
 
 
-def test_a_checkpoint_comes_back_as_it_was(
+def test_a_checkpoint_comes_back_as_it_was_from_its_folder_and_the_runs(
     saved: tuple[Path, HiCMAE], tiny_model_config: ModelConfig
 ) -> None:
     folder, network = saved
     found = load_checkpoint(folder)
+    assert load_checkpoint(folder.parent.parent).path == folder  # of the run folder, the last
     assert found.kind == "pretraining"
     assert found.model_config() == tiny_model_config
     assert set(found.tensors) == set(network.state_dict())
     for name, value in network.state_dict().items():
         assert torch.equal(found.tensors[name], value), name
-
-
-def test_a_run_folder_means_its_last_checkpoint(saved: tuple[Path, HiCMAE]) -> None:
-    folder, _ = saved
-    assert load_checkpoint(folder.parent.parent).path == folder
 
 
 def test_the_encoder_loads_strictly_into_an_emotion_model(

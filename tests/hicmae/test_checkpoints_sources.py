@@ -16,7 +16,6 @@ import torch
 from huggingface_hub import constants
 
 from hicmae.checkpoints.checkpoint import load_checkpoint
-from hicmae.checkpoints.sources import locate
 from hicmae.emotion import EmotionConfig, EmotionModel
 from hicmae.pretraining import HiCMAE
 from hicmae.settings import ModelConfig
@@ -178,6 +177,12 @@ def same(first: torch.nn.Module, second: torch.nn.Module) -> bool:
     return set(ours) == set(theirs) and all(torch.equal(ours[k], theirs[k]) for k in ours)
 
 
+def damage(weights: Path) -> None:
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+
+
 def test_a_saved_network_comes_back_with_all_that_it_carries(
     tmp_path: Path, network: EmotionModel
 ) -> None:
@@ -213,11 +218,6 @@ def test_a_pretrained_network_is_shared_the_same_way(
         EmotionModel.from_pretrained(tmp_path / "made")
 
 
-def test_a_name_that_is_nothing_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="no such folder; give a checkpoint or run folder"):
-        locate("no such thing")
-
-
 @pytest.mark.parametrize("ending", ["", "/", "/config.json", "/model.safetensors"])
 def test_a_web_address_is_downloaded_once(
     server: Server, tmp_path: Path, network: EmotionModel, ending: str
@@ -242,10 +242,7 @@ def test_a_download_that_broke_off_goes_on_where_it_was(
 def test_another_file_than_the_configuration_describes_is_not_kept(
     server: Server, tmp_path: Path
 ) -> None:
-    weights = tmp_path / "served" / "made" / "model.safetensors"
-    content = bytearray(weights.read_bytes())
-    content[-1] ^= 1
-    weights.write_bytes(content)
+    damage(tmp_path / "served" / "made" / "model.safetensors")
     with pytest.raises(ValueError, match="sha256") as error:
         EmotionModel.from_pretrained(f"{server.url}/files/made", cache_dir=tmp_path / "cache")
     assert "\n" not in str(error.value)
@@ -290,17 +287,24 @@ def test_a_repository_of_the_hub_is_downloaded(
 
 
 def test_a_damaged_repository_is_refused(server: Server, tmp_path: Path) -> None:
-    weights = tmp_path / "repository" / "model.safetensors"
-    content = bytearray(weights.read_bytes())
-    content[-1] ^= 1
-    weights.write_bytes(content)
+    damage(tmp_path / "repository" / "model.safetensors")
     with pytest.raises(ValueError, match="SHA-256 differs"):
         EmotionModel.from_pretrained("owner/name", cache_dir=tmp_path / "cache")
 
 
-@pytest.mark.parametrize("source", ["{url}/files/nowhere", "other/name", "{url}/"])
-def test_what_is_not_there_gets_one_line(server: Server, tmp_path: Path, source: str) -> None:
-    with pytest.raises(ValueError, match="404") as error:
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("{url}/files/nowhere", "404"),
+        ("other/name", "404"),
+        ("{url}/", "404"),
+        ("no such thing", "no such folder; give a checkpoint or run folder"),
+    ],
+)
+def test_what_is_not_there_gets_one_line(
+    server: Server, tmp_path: Path, source: str, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message) as error:
         EmotionModel.from_pretrained(source.format(url=server.url), cache_dir=tmp_path)
     assert "\n" not in str(error.value)
 

@@ -77,11 +77,6 @@ def test_without_feature_fusion_only_the_last_layer_is_pooled(
     assert network.encoder.layers == (tiny_model_config.encoder_depth,)
 
 
-def test_a_head_without_outputs_is_refused() -> None:
-    with pytest.raises(ValueError, match="num_outputs = 0"):
-        EmotionConfig(num_outputs=0)
-
-
 @dataclass(frozen=True, kw_only=True)
 class ToySettings:
     bias: float = 0.0
@@ -137,15 +132,16 @@ def test_a_registered_fusion_is_trained_and_travels(
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
+        ({"num_outputs": 0}, "num_outputs = 0"),
         ({"fusion": "hierarchic"}, "'hierarchic' is unknown; did you mean 'hierarchical'"),
         ({"fusion": "toy", "fusion_settings": {"bios": 1}}, "unknown key 'bios'"),
         ({"fusion_settings": {"bias": 1}}, "fusion_settings: unknown key 'bias'"),
         ({"fusion": "toy", "feature_fusion": False}, "leaves nothing to fuse by 'toy'"),
     ],
 )
-def test_fusions_that_cannot_be_are_named(settings: dict, message: str) -> None:
+def test_heads_and_fusions_that_cannot_be_are_named(settings: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        EmotionConfig(num_outputs=2, **settings)
+        EmotionConfig(**({"num_outputs": 2} | settings))
 
 
 def test_a_fusion_is_written_only_where_it_is_asked_for() -> None:

@@ -9,12 +9,7 @@ from PIL import Image
 from timm.data import auto_augment
 from torch import Tensor
 
-from hicmae.transforms.rand_augment import (
-    OPERATIONS,
-    Draws,
-    draw,
-    rand_augment,
-)
+from hicmae.transforms.rand_augment import OPERATIONS, Draws, draw, rand_augment
 
 # Our operation -> timm's name of it.
 TIMM = dict(zip(OPERATIONS, auto_augment._RAND_INCREASING_TRANSFORMS, strict=True))
@@ -37,10 +32,8 @@ def clips(batch: int = 2, frames: int = 2, size: int = 40) -> Tensor:
 def by_timm(frames: Tensor, name: str, level: float, sign: float) -> Tensor:
     """One operation on every frame of a clip (T, 3, H, W) as timm does it."""
     arguments = auto_augment.LEVEL_TO_ARG[TIMM[name]]
-    signed = {"_randomly_negate": lambda value: sign * value}
     with pytest.MonkeyPatch.context() as patch:
-        for function, value in signed.items():
-            patch.setattr(auto_augment, function, value)
+        patch.setattr(auto_augment, "_randomly_negate", lambda value: sign * value)
         given = arguments(level, {"translate_pct": 0.45}) if arguments else ()
     operation = auto_augment.NAME_TO_OP[TIMM[name]]
     images = []

@@ -6,14 +6,8 @@ import torch
 from PIL import Image
 
 from hicmae.settings import InputConfig
-from hicmae.transforms.video import (
-    crop_video,
-    erase_,
-    normalise_video,
-    resize_video,
-    restore_video,
-    standardise_colours_,
-)
+from hicmae.transforms import normalise_video, restore_video
+from hicmae.transforms.video import crop_video, erase_, resize_video, standardise_colours_
 
 
 def _frames(*shape: int, seed: int = 0) -> torch.Tensor:
