@@ -157,12 +157,9 @@ class HiCMAE(PortableModel):
         )
 
     def draw_masks(self, batch: int, *, device: torch.device | str = "cpu") -> tuple[Masks, Masks]:
-        """Draw what is hidden of a batch of clips, as the next step would.
+        """Draw what is hidden of a batch of clips, as the next step would: tubelets, patches.
 
         In training mode a share of the hidden tokens is decoded, see ``decoder_keep``.
-
-        Returns: of the tubelets, keep (B, K) and masked (B, M), and the same of the filter-bank
-            patches, on the device.
         """
         return self._video_masks(batch, device), self._audio_masks(batch, device)
 
@@ -191,7 +188,7 @@ class HiCMAE(PortableModel):
         )
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Compute the layers' activations again in the backward pass instead of keeping them."""
+        """As ``hicmae.blocks.set_grad_checkpointing``."""
         set_grad_checkpointing(self, enable)
 
     def sections(self) -> dict[str, Any]:
@@ -254,7 +251,6 @@ class HiCMAE(PortableModel):
         return self.objective.decoder_keep if self.training else 1.0
 
     def _layers(self, tokens: ModalityTokens) -> dict[int, Tensor]:
-        """The tokens of the layers that the encoder was asked for, by their numbers."""
         return dict(zip(self.encoder.layers, tokens.layers, strict=True))
 
     def _sum_losses(self, given: LossInput) -> tuple[Tensor, dict[str, Tensor], tuple[Tensor, ...]]:

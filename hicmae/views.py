@@ -18,6 +18,7 @@ from hicmae.settings import InputConfig
 # Side of the crops that are smaller than the frame, as a share of its side: the second of the
 # scales that pretraining crops with.
 _TIGHT = 0.875
+_ROOM = 1 - _TIGHT
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,14 +35,12 @@ class Crop:
 CROPS = {
     "whole": Crop(),
     "mirrored": Crop(mirrored=True),
-    "centre": Crop(left=(1 - _TIGHT) / 2, top=(1 - _TIGHT) / 2, side=_TIGHT),
-    "centre-mirrored": Crop(
-        left=(1 - _TIGHT) / 2, top=(1 - _TIGHT) / 2, side=_TIGHT, mirrored=True
-    ),
+    "centre": Crop(left=_ROOM / 2, top=_ROOM / 2, side=_TIGHT),
+    "centre-mirrored": Crop(left=_ROOM / 2, top=_ROOM / 2, side=_TIGHT, mirrored=True),
     "top-left": Crop(side=_TIGHT),
-    "top-right": Crop(left=1 - _TIGHT, side=_TIGHT),
-    "bottom-left": Crop(top=1 - _TIGHT, side=_TIGHT),
-    "bottom-right": Crop(left=1 - _TIGHT, top=1 - _TIGHT, side=_TIGHT),
+    "top-right": Crop(left=_ROOM, side=_TIGHT),
+    "bottom-left": Crop(top=_ROOM, side=_TIGHT),
+    "bottom-right": Crop(left=_ROOM, top=_ROOM, side=_TIGHT),
 }
 
 

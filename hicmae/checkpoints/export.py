@@ -108,7 +108,6 @@ class _Predictor(nn.Module):
         return self.network(given.get("video"), given.get("fbank"))
 
     def example(self, num_clips: int) -> tuple[Tensor, ...]:
-        """Different clips, the same every time."""
         probes = [make_probe(self.network, seed=seed) for seed in range(num_clips)]
         return tuple(torch.cat([probe[f"input.{name}"] for probe in probes]) for name in self.names)
 
