@@ -1,7 +1,9 @@
 """Settings: YAML files, the packaged ``configs/``, model sizes, and dataclasses out of plain data.
 
-Dataclasses are built by ``from_dict`` here and not by pydantic: its strict mode takes no list for a
-tuple and no text for a path, which is what YAML holds, and its lax mode takes '3' and true for 1.
+Dataclasses are built by ``from_dict`` here and not by pydantic. Its strict reading of JSON takes
+lists for tuples and text for paths and refuses '3' and true for 3, as is wanted here; but it passes
+over unknown keys unless every dataclass, nested ones too, says otherwise, takes true for a literal
+1, and each of its messages would have to be written anew in a reader's words.
 """
 
 from __future__ import annotations

@@ -1,8 +1,4 @@
-"""What the user of a verb sees on the terminal besides its own output.
-
-For: an exception as one line, and silence where libraries are known to chatter. Not for: output
-of the verbs.
-"""
+"""An exception as one line for the user of a verb, and silence where libraries chatter."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ import tempfile
 import time
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -101,13 +101,13 @@ def bench_loader(
         lines = []
         for count in workers:
             batches = _streamed(index, input, batch_size, split, count)
-            lines.append(_line("stream", count, _measured(batches, seconds), index))
+            lines.append(_line("stream", count, batches, seconds, index))
             batches.close()  # ends its processes
         views = _random(index, input, batch_size)
-        lines.append(_line("random access", 0, _measured(views, seconds), index))
+        lines.append(_line("random access", 0, views, seconds, index))
         if files:
-            clips = raw_clips(files, input, Path(scratch))
-            lines.append(_line("raw video", 0, _measured(clips, seconds), None))
+            clips = _raw_clips(files, input, Path(scratch))
+            lines.append(_line("raw video", 0, clips, seconds, None))
         figures = _figures(lines, index, input, len(files))
     _print(figures)
     write_figures(figures, json)
@@ -122,12 +122,7 @@ def _streamed(
 
     from shards.reading.streaming import StreamConfig, clip_stream
 
-    config = StreamConfig(
-        batch_size=batch_size,
-        split=split,
-        sound="optional",
-        on_bad="raise",
-    )
+    config = StreamConfig(batch_size=batch_size, split=split, sound="optional", on_bad="raise")
     stream = clip_stream(index.folder, input, config, seed=0, rank=0, world_size=1)
     loader = DataLoader(stream, batch_size=None, num_workers=workers)
     for batch in loader:
@@ -148,23 +143,31 @@ def _random(index: Index, input: InputConfig, batch_size: int) -> Iterator[int]:
             yield len(batch["keys"])
 
 
-@dataclass(frozen=True)
-class _Measured:
-    """Clips a second, from the end of one batch to the end of another, and what they took."""
+def _line(
+    what: str, workers: int, batches: Iterator[int], seconds: float, index: Index | None
+) -> dict[str, Any]:
+    """Measure a reader, from the end of one batch to the end of another: a line of the table.
 
-    rate: float
-    cpu_ms: float  # a clip, of this process, or of its loader processes if it has some
-    growth: float  # of its memory, megabytes
-
-
-def _measured(batches: Iterator[int], seconds: float) -> _Measured:
+    The processor's time is of this process, or of its loader processes if it has some.
+    """
     for _ in range(4):  # caches and worker processes are warm after these
         next(batches)
     memory, cpu, start, num_clips = _megabytes(), _cpu_seconds(), time.perf_counter(), 0
     while (elapsed := time.perf_counter() - start) < seconds or not num_clips:
         num_clips += next(batches)
-    cpu = _cpu_seconds() - cpu
-    return _Measured(num_clips / elapsed, 1000 * cpu / num_clips, _megabytes() - memory)
+    rate, cpu, size = num_clips / elapsed, _cpu_seconds() - cpu, None
+    if index is not None and what == "stream":  # which reads all bytes of its samples
+        clip = sum(shard["bytes"] for shard in index.info["shards"]) / len(index.table) / 1e6
+        size = clip * rate
+    return {
+        "what": what,
+        "workers": workers,
+        "clips_per_second": rate,
+        "milliseconds_per_clip": 1000 / rate,
+        "cpu_milliseconds_per_clip": 1000 * cpu / num_clips,
+        "growth_megabytes": None if workers else _megabytes() - memory,
+        "megabytes_per_second": size,
+    }
 
 
 def _cpu_seconds() -> float:
@@ -186,23 +189,6 @@ def _megabytes() -> float:
     return (int(fields[1]) - int(fields[2])) * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
-def _line(what: str, workers: int, measured: _Measured, index: Index | None) -> dict[str, Any]:
-    """One line of the table; a stream reads all bytes of its samples, random access does not."""
-    size = None
-    if index is not None and what == "stream":
-        clip = sum(shard["bytes"] for shard in index.info["shards"]) / len(index.table) / 1e6
-        size = clip * measured.rate
-    return {
-        "what": what,
-        "workers": workers,
-        "clips_per_second": measured.rate,
-        "milliseconds_per_clip": 1000 / measured.rate,
-        "cpu_milliseconds_per_clip": measured.cpu_ms,
-        "growth_megabytes": None if workers else measured.growth,
-        "megabytes_per_second": size,
-    }
-
-
 def _figures(
     lines: list[dict[str, Any]], index: Index, input: InputConfig, num_files: int
 ) -> dict[str, Any]:
@@ -212,7 +198,7 @@ def _figures(
     streams = {line["workers"]: line for line in lines if line["what"] == "stream"}
     main = streams.get(1, lines[0])
     stream = main["clips_per_second"]
-    figures: dict[str, Any] = {
+    return {
         "clips_per_second": stream,
         "cpu_milliseconds_per_clip": main["cpu_milliseconds_per_clip"],
         "growth_megabytes": streams.get(0, {}).get("growth_megabytes"),
@@ -232,7 +218,6 @@ def _figures(
         "num_cores": len(os.sched_getaffinity(0)),
         "load_average": os.getloadavg()[0],
     }
-    return figures
 
 
 def _print(figures: dict[str, Any]) -> None:
@@ -366,11 +351,13 @@ def measure(rows: Sequence[ManifestRow], config: BuildConfig, scratch: Path) -> 
     for row in rows:
         watch = Stopwatch()
         try:
-            seconds = _prepare(row, config, scratch, watch)
+            outcome = make_samples(row, config, scratch / "sample", watch)
         except (MediaError, OSError) as error:
             problems.append(f"{printable(row.path)}: {error}")
             continue
-        video_seconds += seconds
+        for sample in outcome.samples:
+            sample.remove()
+        video_seconds += outcome.seconds
         for name, spent in watch.seconds.items():
             total[name] += spent
     if not video_seconds:
@@ -384,14 +371,6 @@ def measure(rows: Sequence[ManifestRow], config: BuildConfig, scratch: Path) -> 
         "video_seconds_per_core_second": video_seconds / core_seconds,
         "refused": len(problems),
     }
-
-
-def _prepare(row: ManifestRow, config: BuildConfig, scratch: Path, watch: Stopwatch) -> float:
-    """Do to a recording what a build does; returns the length of its picture, seconds."""
-    outcome = make_samples(row, config, scratch / "sample", watch)
-    for sample in outcome.samples:
-        sample.remove()
-    return outcome.seconds
 
 
 def _build_rows(media: Path | None, scratch: Path) -> list[ManifestRow]:
@@ -430,7 +409,7 @@ def _print_build(figures: dict[str, Any]) -> None:
     )
 
 
-SAMPLE_SECONDS = 8.0
+_SAMPLE_SECONDS = 8.0
 _FPS, _SIDE, _RATE = 25, 160, 16000
 _REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -452,7 +431,7 @@ def write_bench_shards(folder: Path, num_samples: int = 48) -> None:
         encode_jpeg(_face(rng, phase), quality=90, chroma="420")
         for phase in np.linspace(0, 2 * np.pi, 50, endpoint=False)
     ]
-    num_frames = round(SAMPLE_SECONDS * _FPS)
+    num_frames = round(_SAMPLE_SECONDS * _FPS)
     with ShardWriter(folder, samples_per_shard=16) as writer:
         for number in range(num_samples):
             images = [jpegs[(number + frame) % len(jpegs)] for frame in range(num_frames)]
@@ -461,13 +440,13 @@ def write_bench_shards(folder: Path, num_samples: int = 48) -> None:
                 key=f"bench/{number:05d}",
                 source=SourceFile(path="synthetic", sha256="0" * 64, bytes=0),
                 start_seconds=0.0,
-                end_seconds=SAMPLE_SECONDS,
+                end_seconds=_SAMPLE_SECONDS,
                 fps=float(_FPS),
                 num_frames=num_frames,
                 frame_offsets=tuple(np.cumsum([0, *map(len, images)]).tolist()),
                 face_size=_SIDE,
                 sound="present",
-                num_samples=round(SAMPLE_SECONDS * _RATE),
+                num_samples=round(_SAMPLE_SECONDS * _RATE),
                 padded_samples=0,
                 sample_rate=_RATE,
                 faces=FaceInfo(
@@ -503,17 +482,12 @@ def raw_files(media: Path | None) -> list[Path]:
     return files
 
 
-def raw_clips(files: Sequence[Path], input: InputConfig, scratch: Path) -> Iterator[int]:
+def _raw_clips(files: Sequence[Path], input: InputConfig, scratch: Path) -> Iterator[int]:
     """Load clips as one does without shards, for ever: yields 1 for each.
 
-    The frames are decoded by decord in the video itself, cropped and normalised, and the filter
-    bank computed, all on one core. The sound comes from wav files made beforehand, as the
-    reference code wants them; making them is not measured.
-
-    Args:
-        files: Videos at the frame rate of ``input``, with sound.
-        input: Geometry of a clip.
-        scratch: For the wav files.
+    The frames are decoded by decord in the video itself (at the frame rate of ``input``), cropped
+    and normalised, and the filter bank computed, all on one core. The sound comes from wav files
+    made beforehand in ``scratch``, as the reference code wants them; that is not measured.
     """
     import decord  # not before PyAV, see hicmae/media/__init__.py
     import torch
@@ -584,7 +558,7 @@ def _face(rng: np.random.Generator, phase: float) -> np.ndarray:
 
 def _wav(rng: np.random.Generator) -> bytes:
     """A buzz with noise, 16-bit mono."""
-    times = np.arange(round(SAMPLE_SECONDS * _RATE)) / _RATE
+    times = np.arange(round(_SAMPLE_SECONDS * _RATE)) / _RATE
     voice = np.sin(2 * np.pi * 130 * times) + 0.5 * np.sin(2 * np.pi * 1040 * times)
     file = io.BytesIO()
     soundfile.write(

@@ -36,6 +36,15 @@ def clone(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
+def wheel(clone: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel, built with the setuptools of this environment."""
+    out = tmp_path_factory.mktemp("wheel")
+    command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation"]
+    run([*command, "--quiet", "--wheel-dir", str(out), str(clone)])
+    return next(out.glob("hicmae-*.whl"))
+
+
+@pytest.fixture(scope="module")
 def empty_environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A virtual environment that sees the libraries of this one and not its own hicmae."""
     folder = tmp_path_factory.mktemp("environment")
@@ -69,8 +78,8 @@ def found_in(where: str, root: Path) -> bool:
     return len(lines) == 5 and all(Path(line).is_relative_to(root.resolve()) for line in lines)
 
 
-def pip_install(environment: Path, clone: Path, *options: str) -> None:
-    """Install the clone alone into an environment, with this one's pip and no network."""
+def pip_install(environment: Path, *options: str) -> None:
+    """Install the wheel or clone alone into an environment, with this one's pip and no network."""
     run(
         [
             sys.executable,
@@ -83,9 +92,9 @@ def pip_install(environment: Path, clone: Path, *options: str) -> None:
             "--no-deps",
             "--no-build-isolation",
             "--no-index",
+            "--no-compile",
             "--force-reinstall",
             *options,
-            str(clone),
         ]
     )
 
@@ -97,8 +106,7 @@ def test_a_plain_clone_works_without_installation(clone: Path, empty_environment
 
 
 @pytest.mark.slow
-def test_a_wheel_holds_every_module_and_every_configuration(clone: Path, tmp_path: Path) -> None:
-    wheel = build_wheel(clone, tmp_path)
+def test_a_wheel_holds_every_module_and_every_configuration(clone: Path, wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         inside = set(archive.namelist())
     for room in ("hicmae", "shards", "pretrain", "finetune"):
@@ -114,9 +122,9 @@ def test_a_wheel_holds_every_module_and_every_configuration(clone: Path, tmp_pat
 
 @pytest.mark.slow
 def test_an_installed_wheel_works_from_another_folder(
-    clone: Path, empty_environment: Path, tmp_path: Path
+    wheel: Path, empty_environment: Path, tmp_path: Path
 ) -> None:
-    pip_install(empty_environment, clone)
+    pip_install(empty_environment, str(wheel))
     python = str(empty_environment / "bin" / "python")
     assert found_in(run([python, "-c", WHERE], cwd=tmp_path).stdout, empty_environment)
     command = str(empty_environment / "bin" / "hicmae")
@@ -129,7 +137,7 @@ def test_an_installed_wheel_works_from_another_folder(
 def test_an_editable_install_finds_the_configurations_of_the_clone(
     clone: Path, empty_environment: Path, tmp_path: Path
 ) -> None:
-    pip_install(empty_environment, clone, "--editable")
+    pip_install(empty_environment, "--editable", str(clone))
     python = str(empty_environment / "bin" / "python")
     assert found_in(run([python, "-c", WHERE], cwd=tmp_path).stdout, clone)
     new = clone / "configs" / "model" / "of-today.yaml"
@@ -137,10 +145,3 @@ def test_an_editable_install_finds_the_configurations_of_the_clone(
     code = "from hicmae.config import load_model_config as l; print(l('of-today').encoder_dim)"
     assert run([python, "-c", code], cwd=tmp_path).stdout == "64\n"
     new.unlink()
-
-
-def build_wheel(clone: Path, out: Path) -> Path:
-    """Build the wheel with the setuptools of this environment."""
-    command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation"]
-    run([*command, "--quiet", "--wheel-dir", str(out), str(clone)])
-    return next(out.glob("hicmae-*.whl"))

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
 import re
 import shlex
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pandas
 import pytest
@@ -94,21 +93,14 @@ def test_a_printed_command_is_accepted_by_its_parser(
 ) -> None:
     monkeypatch.chdir(tmp_path)  # as after `pip install`, away from the sources
     name = verb_of(words)
-    module, _, function = VERBS[name].target.partition(":")
-    parse(
-        getattr(importlib.import_module(module), function),
-        words[len(name.split()) :],
-        program=f"hicmae {name}",
-        positional=VERBS[name].positional,
-    )
+    verb, rest = VERBS[name], words[len(name.split()) :]
+    parse(verb.function(), rest, program=f"hicmae {name}", positional=verb.positional)
 
 
 def test_verbs_and_options_in_the_text_exist() -> None:
     known = {"--help", "--version"}
     for name, verb in VERBS.items():
-        module, _, function = verb.target.partition(":")
-        target = getattr(importlib.import_module(module), function)
-        parser = make_parser(target, program=name, positional=verb.positional)
+        parser = make_parser(verb.function(), program=name, positional=verb.positional)
         known |= set(parser.options())
     named = {word for span in CODE for word in span.split() if word.startswith("--")}
     assert len(named) > 10
@@ -194,7 +186,10 @@ def test_every_file_with_a_marked_deviation_is_in_the_table() -> None:
 
 
 @pytest.mark.slow
-def test_the_walk_throughs_go_from_media_to_a_report_and_predictions(tmp_path: Path) -> None:
+def test_the_walk_throughs_go_from_media_to_a_report_and_predictions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Callable[..., Any]
+) -> None:
+    monkeypatch.chdir(tmp_path)
     steps = hicmae_words(commands(blocks("bash", after=WALK_THROUGH)))
     verbs = [verb_of(words) for words in steps]
     assert verbs[0] == "shards synthesize"
@@ -204,14 +199,8 @@ def test_the_walk_throughs_go_from_media_to_a_report_and_predictions(tmp_path: P
     (tmp_path / "mine.yaml").write_text(*blocks("yaml"), encoding="utf-8")
     for verb, words in zip(verbs, steps, strict=True):
         typed = [*words, *OVERRIDES.get(verb, "").split()]
-        done = subprocess.run(
-            [sys.executable, "-m", "hicmae", *typed],
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, f"hicmae {shlex.join(typed)}\n{done.stdout}\n{done.stderr}"
+        done = command(*typed)
+        assert done.status == 0, f"hicmae {shlex.join(typed)}\n{done.out}\n{done.err}"
 
     # What the text says is there.
     runs = tmp_path / "runs"

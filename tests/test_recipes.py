@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import re
 import shlex
 from pathlib import Path
@@ -51,12 +50,8 @@ def parse_command(words: list[str]) -> str:
         (verb for verb in (" ".join(words[:2]), words[0]) if verb in VERBS), " ".join(words[:2])
     )
     assert name in VERBS, f"no verb '{name}'"
-    module, _, function = VERBS[name].target.partition(":")
-    parser = make_parser(
-        getattr(importlib.import_module(module), function),
-        program=f"hicmae {name}",
-        positional=VERBS[name].positional,
-    )
+    verb = VERBS[name]
+    parser = make_parser(verb.function(), program=f"hicmae {name}", positional=verb.positional)
     chosen = parser.parse_args(words[len(name.split()) :])
     parser.instantiate(chosen)  # runs the settings' own checks
     return name

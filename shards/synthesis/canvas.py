@@ -19,13 +19,9 @@ _SHIFT = 4
 
 @dataclass(frozen=True)
 class Canvas:
-    """A square sheet, x and y from -EXTENT to EXTENT half heads.
+    """A square sheet, x and y from -EXTENT to EXTENT half heads."""
 
-    Args:
-        size: Side, pixels.
-    """
-
-    size: int
+    size: int  # side, pixels
 
     @property
     def scale(self) -> float:
@@ -39,10 +35,8 @@ class Canvas:
 
     def window(self, left: float, top: float, right: float, bottom: float) -> Window:
         """The part of the sheet between these half heads."""
-        edges = np.clip(
-            np.rint((np.array([left, top, right, bottom]) + EXTENT) * self.scale), 0, self.size
-        ).astype(int)
-        return Window(self, int(edges[0]), int(edges[1]), int(edges[2]), int(edges[3]))
+        edges = np.rint((np.array([left, top, right, bottom]) + EXTENT) * self.scale)
+        return Window(self, *np.clip(edges, 0, self.size).astype(int).tolist())
 
     def soft(self, distance: np.ndarray) -> np.ndarray:
         """Coverage 0..1 of a shape whose edge is where ``distance`` (half heads) is 0."""
@@ -142,31 +136,18 @@ def cloth(rng: np.random.Generator, size: int, grain: int) -> np.ndarray:
 
 @dataclass(frozen=True, kw_only=True)
 class Scene:
-    """Light, place and camera of one clip.
+    """Light, place and camera of one clip."""
 
-    Args:
-        light: Direction to the key light (x right, y down, z to the camera), unit length.
-        light_colour: RGB factor of the key light.
-        ambient: Share of light from everywhere.
-        exposure: Factor on everything.
-        offset: Shift of the head, half heads (x, y).
-        scale: Size of the head relative to the usual.
-        roll: Resting tilt of the head, radians.
-        turn: Resting yaw and nod, in half heads of shift at the nose's depth.
-        noise: Standard deviation of the camera's noise, levels of 255.
-        blur: Standard deviation of the lens's blur, in 1/160 of the frame.
-    """
-
-    light: tuple[float, float, float]
-    light_colour: tuple[float, float, float]
-    ambient: float
-    exposure: float
-    offset: tuple[float, float]
-    scale: float
-    roll: float
-    turn: tuple[float, float]
-    noise: float
-    blur: float
+    light: tuple[float, float, float]  # to the key light: x right, y down, z to the camera
+    light_colour: tuple[float, float, float]  # RGB factor
+    ambient: float  # share of light from everywhere
+    exposure: float  # factor on everything
+    offset: tuple[float, float]  # shift of the head, half heads
+    scale: float  # of the head, relative to the usual
+    roll: float  # resting tilt, radians
+    turn: tuple[float, float]  # resting yaw and nod, half heads of shift at the nose's depth
+    noise: float  # standard deviation of the camera's, levels of 255
+    blur: float  # standard deviation of the lens's, in 1/160 of the frame
 
 
 def draw_scene(rng: Generator, camera_noise: float) -> Scene:

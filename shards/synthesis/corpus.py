@@ -104,16 +104,6 @@ def _make_all(config: CorpusConfig, plans: list[ClipPlan], paths: list[Path]) ->
                 progress.advance(task)
 
 
-def _make_clip(plan: ClipPlan, path: Path, config: CorpusConfig) -> None:
-    write_clip(
-        path,
-        clip_frames(plan, config),
-        clip_sound(plan, config),
-        fps=config.fps,
-        sample_rate=config.sample_rate,
-    )
-
-
 def _manifest_rows(config: CorpusConfig, plans: list[ClipPlan]) -> list[dict[str, object]]:
     rows: list[dict[str, object]] = []
     names = _file_names(config, plans)
@@ -168,17 +158,10 @@ _CAUSES, _SCRIPT, _PICTURES, _SOUND, _LABELS = 2, 3, 4, 5, 6
 
 @dataclass(frozen=True, kw_only=True)
 class ClipPlan:
-    """One clip before it is made; with the corpus' settings it determines every byte.
-
-    Args:
-        speaker: Number of the speaker.
-        class_number: Position in ``EMOTIONS``.
-        take: Number of the take.
-        causes: What it shows and sounds like.
-    """
+    """One clip before it is made; with the corpus' settings it determines every byte."""
 
     speaker: int
-    class_number: int
+    class_number: int  # position in ``EMOTIONS``
     take: int
     causes: Causes
 
@@ -275,35 +258,23 @@ _SOUND_BITS_PER_SECOND = 64_000
 _SOUND_BLOCK = 1024
 
 
-def write_clip(
-    path: Path, frames: Iterable[np.ndarray], samples: np.ndarray, *, fps: int, sample_rate: int
-) -> None:
-    """Write one clip, beside ``path`` first.
-
-    Args:
-        path: An mp4 file; its folder exists.
-        frames: RGB uint8 (S, S, 3), S even.
-        samples: int16 (n,), mono.
-        fps: Frames per second.
-        sample_rate: Samples per second.
-    """
+def _make_clip(plan: ClipPlan, path: Path, config: CorpusConfig) -> None:
     # Bit-exact muxing leaves out the date and the library's version.
     options = {"fflags": "+bitexact", "movflags": "+faststart"}
     with (
         whole_file(path) as part,
         av.open(str(part), "w", format="mp4", options=options) as container,
     ):
-        _encode(container, frames, samples, fps=fps, sample_rate=sample_rate)
+        _encode(container, clip_frames(plan, config), clip_sound(plan, config), config)
 
 
 def _encode(
     container: av.container.OutputContainer,
     frames: Iterable[np.ndarray],
     samples: np.ndarray,
-    *,
-    fps: int,
-    sample_rate: int,
+    config: CorpusConfig,
 ) -> None:
+    fps, sample_rate = config.fps, config.sample_rate
     sound = container.add_stream("aac", rate=sample_rate, layout="mono")
     sound.bit_rate = _SOUND_BITS_PER_SECOND
     sound.codec_context.thread_count = 1

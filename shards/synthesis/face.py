@@ -30,9 +30,7 @@ from shards.synthesis.script import Script
 from shards.synthesis.settings import Expression
 from shards.synthesis.speakers import Colour, Looks
 
-# The frame's height in half heads, and the height of its centre.
-_VIEW = 2.22
-_CENTRE = 0.0
+_VIEW = 2.22  # the frame's height in half heads
 
 
 def render_frames(
@@ -55,15 +53,15 @@ def render_frames(
         expression: How the face looks while it is said.
         strength: Of the expression, 0..1.
         rng: Scene, motion and noise are drawn from it.
-        num_frames: Frames.
-        fps: Frames per second.
-        frame_size: Side S of the frames, pixels.
+        num_frames: How many.
+        fps: Frames a second.
+        frame_size: Their side S, pixels.
         camera_noise: Largest standard deviation of the camera's noise, levels of 255.
 
     Yields: frames (S, S, 3) uint8 RGB.
     """
     scene = draw_scene(rng, camera_noise)
-    motion = draw_motion(rng, script, expression, strength, num_frames=num_frames, fps=fps)
+    motion = _draw_motion(rng, script, expression, strength, num_frames=num_frames, fps=fps)
     background = _bytes(paint_background(rng, frame_size, scene))
     shirt, shirt_cover = paint_shirt(rng, frame_size, scene, looks.shirt)
     first_row = int(np.argmax(shirt_cover.max(axis=1) > 0))
@@ -72,8 +70,8 @@ def render_frames(
 
     # A little finer than the frame, so that moving it costs no sharpness.
     canvas = Canvas(round(frame_size * 1.15 * 2 * EXTENT / _VIEW))
-    head = paint_head(canvas, looks, scene, creases(expression, strength))
-    painter = FeaturePainter(canvas, looks, head)
+    head = paint_head(canvas, looks, scene, _creases(expression, strength))
+    painter = _FeaturePainter(canvas, looks, head)
     sheet = np.dstack([painter.still(), _bytes(head.cover)])
     pose = _Pose(canvas, scene, head.depth, looks, frame_size)
     grain_size = frame_size + 64
@@ -117,7 +115,7 @@ class _Pose:
         fade = smoothstep(looks.chin + 0.35, looks.chin, y) * smoothstep(0.85, 0.45, np.abs(x))
         self._jaw = (0.62 * canvas.scale * fall * fade).astype(np.float32)
 
-    def source(self, motion: Motion, frame: int) -> tuple[np.ndarray, np.ndarray]:
+    def source(self, motion: _Motion, frame: int) -> tuple[np.ndarray, np.ndarray]:
         """Columns and rows (S, S) float32 on the canvas for one frame."""
         columns, rows = self._affine(
             motion.shift[frame], self._scene.roll + float(motion.roll[frame])
@@ -133,13 +131,11 @@ class _Pose:
         unit = _VIEW / self._size / self._scene.scale
         offset = np.array(self._scene.offset) + shift
         x = (self._pixels - self._size / 2) * np.float32(unit) - np.float32(offset[0])
-        y = (self._pixels - self._size / 2) * np.float32(unit) - np.float32(offset[1] - _CENTRE)
+        y = (self._pixels - self._size / 2) * np.float32(unit) - np.float32(offset[1])
         cos, sin = np.float32(np.cos(roll)), np.float32(np.sin(roll))
         pivot = np.float32(0.7)
-        scale, middle = (
-            np.float32(self._canvas.scale),
-            np.float32(EXTENT * self._canvas.scale - 0.5),
-        )
+        scale = np.float32(self._canvas.scale)
+        middle = np.float32(EXTENT * self._canvas.scale - 0.5)
         x, y = x[None, :], y[:, None] - pivot
         columns = (cos * scale) * x + ((sin * scale) * y + middle)
         rows = (-sin * scale) * x + ((cos * scale) * y + (pivot * scale + middle))
@@ -151,39 +147,24 @@ def _bytes(values: np.ndarray) -> np.ndarray:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Motion:
-    """Time courses, one value a frame, each (T,) float64. Lengths in half heads.
+class _Motion:
+    """Time courses, one value a frame, each (T,) float64. Lengths in half heads."""
 
-    Args:
-        opening: Gap between the lips.
-        rounding: -1 spread lips, 1 round ones.
-        corners: Lift of the mouth's corners.
-        stretch: Added to half the mouth's width.
-        brows: Lift of the whole brows.
-        pinch: Lowering of the brows' inner ends and their approach.
-        upper_lids: Factor on the height of the upper lids (1 at rest, 0 closed).
-        lower_lids: Factor on the depth of the lower lids.
-        gaze: Shift of the irises (T, 2), x and y.
-        shift: Shift of the head (T, 2).
-        turn: Yaw and nod (T, 2), as the nose's shift.
-        roll: Tilt of the head, radians.
-    """
-
-    opening: np.ndarray
-    rounding: np.ndarray
-    corners: np.ndarray
-    stretch: np.ndarray
-    brows: np.ndarray
-    pinch: np.ndarray
-    upper_lids: np.ndarray
-    lower_lids: np.ndarray
-    gaze: np.ndarray
-    shift: np.ndarray
-    turn: np.ndarray
-    roll: np.ndarray
+    opening: np.ndarray  # gap between the lips
+    rounding: np.ndarray  # -1 spread lips, 1 round ones
+    corners: np.ndarray  # lift of the mouth's corners
+    stretch: np.ndarray  # added to half the mouth's width
+    brows: np.ndarray  # lift of the whole brows
+    pinch: np.ndarray  # lowering of the brows' inner ends, and their approach
+    upper_lids: np.ndarray  # factor on their height: 1 at rest, 0 closed
+    lower_lids: np.ndarray  # factor on their depth
+    gaze: np.ndarray  # shift of the irises (T, 2), x and y
+    shift: np.ndarray  # of the head (T, 2)
+    turn: np.ndarray  # yaw and nod (T, 2), as the nose's shift
+    roll: np.ndarray  # tilt of the head, radians
 
 
-def creases(expression: Expression, strength: float) -> dict[str, float]:
+def _creases(expression: Expression, strength: float) -> dict[str, float]:
     """Folds of the skin, 0..1, that an expression makes; see ``paint_head``."""
     return {
         "cheeks": strength if expression == "smile" else 0.0,
@@ -192,7 +173,7 @@ def creases(expression: Expression, strength: float) -> dict[str, float]:
     }
 
 
-def draw_motion(
+def _draw_motion(
     rng: Generator,
     script: Script,
     expression: Expression,
@@ -200,8 +181,8 @@ def draw_motion(
     *,
     num_frames: int,
     fps: int,
-) -> Motion:
-    """Motion of one clip, frame i at i / fps seconds.
+) -> _Motion:
+    """_Motion of one clip, frame i at i / fps seconds.
 
     Mouth and brows follow the script (brows rise on stressed syllables); blinks, gaze and the
     head's sway are drawn from ``rng``, as is how this person's rest differs today, so that no
@@ -226,7 +207,7 @@ def draw_motion(
     rest_corners, rest_brows, rest_pinch = rng.normal(0, (0.010, 0.012, 0.008))
     rest_lids = rng.normal(1.0, 0.07)
     blinks = _blinks(rng, times)
-    return Motion(
+    return _Motion(
         opening=np.maximum(0.0, 0.17 * mouth_size * speech + 0.03 * smile + 0.07 * surprise),
         rounding=script.rounding(times) + 0.55 * surprise,
         corners=rest_corners + 0.105 * smile - 0.075 * frown + wander(0.004, 0.3),
@@ -279,14 +260,8 @@ _BROW_ARCH, _BROW_END = np.sin(np.pi * _BROW**1.25), 0.02 * _BROW**3
 _BROW_SHAPE = (0.75 + 0.5 * _BROW) * (1 - _BROW**4)
 
 
-class FeaturePainter:
-    """Paints eyes, brows and mouth of one head into a lit sheet.
-
-    Args:
-        canvas: The head's canvas.
-        looks: Whose features.
-        head: The painted head below them.
-    """
+class _FeaturePainter:
+    """Paints eyes, brows and mouth of one head into a lit sheet."""
 
     def __init__(self, canvas: Canvas, looks: Looks, head: Head) -> None:
         self.looks = looks
@@ -322,7 +297,7 @@ class FeaturePainter:
         lit = cv2.multiply(self._colour, self._shade, scale=1 / 128)
         return cv2.add(lit, self._gloss)
 
-    def paint(self, sheet: np.ndarray, motion: Motion, frame: int) -> None:
+    def paint(self, sheet: np.ndarray, motion: _Motion, frame: int) -> None:
         """Paint the features of one frame over the last one's on ``sheet`` (H, W, 3 or 4)."""
         upper = self._colour[self._upper.slices].copy()
         for side in (-1, 1):
@@ -341,7 +316,7 @@ class FeaturePainter:
         lit = cv2.multiply(colour, self._shade[window.slices], scale=1 / 128)
         return cv2.add(lit, self._gloss[window.slices])
 
-    def _paint_eye(self, upper: np.ndarray, side: int, motion: Motion, frame: int) -> None:
+    def _paint_eye(self, upper: np.ndarray, side: int, motion: _Motion, frame: int) -> None:
         looks, window = self.looks, self._eyes[side]
         rows = slice(window.top - self._upper.top, window.bottom - self._upper.top)
         columns = slice(window.left - self._upper.left, window.right - self._upper.left)
@@ -375,7 +350,7 @@ class FeaturePainter:
         window.line(eye, x, lid, self._lash, 0.012 + 0.010 * looks.lashes)
         upper[rows, columns] = eye
 
-    def _paint_brow(self, upper: np.ndarray, side: int, motion: Motion, frame: int) -> None:
+    def _paint_brow(self, upper: np.ndarray, side: int, motion: _Motion, frame: int) -> None:
         looks = self.looks
         pinch = float(motion.pinch[frame])
         x = side * (looks.eye_x - 0.165 + 0.37 * _BROW - 0.30 * pinch * (1 - _BROW))
@@ -385,7 +360,7 @@ class FeaturePainter:
         thick = looks.brow_thickness * _BROW_SHAPE + 0.004
         self._upper.fill(upper, outline(x, y - thick, y + thick), self._brow)
 
-    def _paint_mouth(self, lower: np.ndarray, motion: Motion, frame: int) -> None:
+    def _paint_mouth(self, lower: np.ndarray, motion: _Motion, frame: int) -> None:
         looks, window = self.looks, self._lower
         gap, rounding = float(motion.opening[frame]), float(motion.rounding[frame])
         lift, stretch = float(motion.corners[frame]), float(motion.stretch[frame])

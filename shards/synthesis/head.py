@@ -21,24 +21,16 @@ _CROWN = -1.0
 
 @dataclass(frozen=True, kw_only=True)
 class Head:
-    """A painted head on a canvas of side H = W.
+    """A painted head on a canvas of side H = W, float32."""
 
-    Args:
-        colour: (H, W, 3) float32, 0..1, unlit, multiplied by cover.
-        cover: (H, W) float32, 0..1.
-        shade: (H, W, 3) float32, light arriving at each point.
-        gloss: (H, W, 3) float32, reflected highlight to be added.
-        depth: (H, W) float32, towards the camera, half heads.
-    """
-
-    colour: np.ndarray
-    cover: np.ndarray
-    shade: np.ndarray
-    gloss: np.ndarray
-    depth: np.ndarray
+    colour: np.ndarray  # (H, W, 3), 0..1, unlit, multiplied by cover
+    cover: np.ndarray  # (H, W), 0..1
+    shade: np.ndarray  # (H, W, 3), light arriving at each point
+    gloss: np.ndarray  # (H, W, 3), reflected highlight to be added
+    depth: np.ndarray  # (H, W), towards the camera, half heads
 
 
-def half_width(looks: Looks, y: np.ndarray) -> np.ndarray:
+def _half_width(looks: Looks, y: np.ndarray) -> np.ndarray:
     """Half the width of the face at height y, half heads; 0 above the crown, below the chin."""
     up = np.clip((_WIDEST - y) / (_WIDEST - _CROWN), 0, 1)
     down = np.clip((y - _WIDEST) / (looks.chin - _WIDEST), 0, 1)
@@ -50,27 +42,23 @@ def half_width(looks: Looks, y: np.ndarray) -> np.ndarray:
 def paint_head(canvas: Canvas, looks: Looks, scene: Scene, creases: dict[str, float]) -> Head:
     """Paint and light one head.
 
-    Args:
-        canvas: Where.
-        looks: Whose.
-        scene: Under which light.
-        creases: Strength 0..1 of the folds that an expression makes in the skin: ``cheeks`` (from
-            the nose to the mouth's corners), ``furrow`` (between the brows), ``forehead``.
+    ``creases`` are strengths 0..1 of the folds that an expression makes in the skin: ``cheeks``
+    (from the nose to the mouth's corners), ``furrow`` (between the brows), ``forehead``.
     """
     x, y = canvas.grid()
     rng = default_rng(looks.texture_seed)
-    width = half_width(looks, y)
+    width = _half_width(looks, y)
     # Distance to the outline: horizontal at the sides, vertical at crown and chin.
     inside = np.minimum((width - np.abs(x)) * 0.9, np.minimum(y - _CROWN, looks.chin - y))
     face = canvas.soft(inside)
     depth = _relief(looks, x, y, width, creases)
 
     skin = _skin(canvas, looks, x, y, rng)
-    skin = paint_beard(canvas, looks, skin, inside, rng)
+    skin = _beard(canvas, looks, skin, inside, rng)
     neck = canvas.soft(np.minimum(_neck_half(looks, y) - np.abs(x), y - 0.3))
     ears, ear_shade = _ears(canvas, looks, x, y)
-    back = paint_back_hair(canvas, looks, x, y, rng)
-    front = paint_front_hair(canvas, looks, x, y, width, rng)
+    back = _back_hair(canvas, looks, x, y, rng)
+    front = _front_hair(canvas, looks, x, y, width, rng)
 
     # Back to front: hair behind, neck, ears, face, hair before it.
     tone = np.broadcast_to(np.array(looks.skin, np.float32), skin.shape)
@@ -190,20 +178,19 @@ def _light(
 
 
 @dataclass(frozen=True)
-class Layer:
-    """Colour (H, W, 3) and coverage (H, W) of one layer of paint."""
+class _Layer:
+    """One layer of paint."""
 
-    colour: np.ndarray
-    cover: np.ndarray
+    colour: np.ndarray  # (H, W, 3)
+    cover: np.ndarray  # (H, W)
 
 
-def paint_back_hair(
+def _back_hair(
     canvas: Canvas, looks: Looks, x: np.ndarray, y: np.ndarray, rng: Generator
-) -> Layer:
+) -> _Layer:
     """Hair behind head and neck: long hair, curls, a bun."""
     style = looks.hair_style
-    none = np.full((canvas.size, canvas.size), -1.0, np.float32)
-    shape = none
+    shape = np.full((canvas.size, canvas.size), -1.0, np.float32)
     if style in ("long", "fringe"):
         wide = looks.face_width + 0.10 + looks.hair_volume + 0.10 * smoothstep(0.0, 1.0, y)
         waves = 0.02 * np.sin(9 * y + looks.texture_seed % 7)
@@ -215,22 +202,22 @@ def paint_back_hair(
         shape = 0.82 + 1.6 * looks.hair_volume + curls - np.hypot(x * 1.02, (y + 0.35) * 0.98)
     elif style == "bun":
         shape = 0.28 - np.hypot(x, (y + 1.12) * 1.1)
-    return Layer(_strands(canvas, looks, x, y, rng) * 0.72, canvas.soft(shape))
+    return _Layer(_strands(canvas, looks, x, y, rng) * 0.72, canvas.soft(shape))
 
 
-def paint_front_hair(
+def _front_hair(
     canvas: Canvas,
     looks: Looks,
     x: np.ndarray,
     y: np.ndarray,
     width: np.ndarray,
     rng: Generator,
-) -> Layer:
+) -> _Layer:
     """Hair over the skull, down to the hairline and beside the face."""
     style, volume = looks.hair_style, looks.hair_volume
     if style == "bald":
         empty = np.zeros((canvas.size, canvas.size), np.float32)
-        return Layer(np.zeros((*empty.shape, 3), np.float32), empty)
+        return _Layer(np.zeros((*empty.shape, 3), np.float32), empty)
     side = np.abs(x)
     line = looks.hairline + 0.55 * (x / looks.face_width) ** 4
     low = looks.eye_y + 0.10  # how far down the hair at the temples goes
@@ -258,10 +245,10 @@ def paint_front_hair(
     # Hair is darker at its root and where it turns away.
     root = 0.75 + 0.25 * smoothstep(0.0, 0.2, above)
     turn = 0.7 + 0.3 * smoothstep(0.0, 0.25, outer - side)
-    return Layer(strands * (root * turn)[..., None], canvas.soft(shape * 0.5))
+    return _Layer(strands * (root * turn)[..., None], canvas.soft(shape * 0.5))
 
 
-def paint_beard(
+def _beard(
     canvas: Canvas, looks: Looks, skin: np.ndarray, inside: np.ndarray, rng: Generator
 ) -> np.ndarray:
     """Skin (H, W, 3) with the beard that ``looks`` names."""

@@ -1,7 +1,6 @@
 """What is said in a clip: the syllables, which the mouth shows and the voice sounds.
 
-For: the one thing picture and sound share, and its time courses. Not for: anything that depends
-on the expression or the voice: a script is drawn without knowing either.
+A script is drawn without knowing the expression or the voice.
 """
 
 from __future__ import annotations
@@ -19,21 +18,15 @@ _MOUTHS = {
     "o": (0.7, 0.75),
     "u": (0.4, 1.0),
 }
-VOWELS = tuple(_MOUTHS)
-CONSONANTS = ("none", "nasal", "plosive", "fricative")
+_VOWELS = tuple(_MOUTHS)
+_CONSONANTS = ("none", "nasal", "plosive", "fricative")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Syllable:
-    """A consonant and a vowel.
+    """A vowel, its start and length in seconds, and the consonant just before it.
 
-    Args:
-        start_seconds: Start of the vowel.
-        seconds: Length of the vowel.
-        vowel: One of ``VOWELS``.
-        consonant: One of ``CONSONANTS``, just before the vowel.
-        level: Loudness, 0..1.
-        stress: 1 if stressed, else 0.
+    ``level`` is the loudness, 0..1; ``stress`` is 1 if stressed, else 0.
     """
 
     start_seconds: float
@@ -91,14 +84,14 @@ def draw_script(rng: Generator, seconds: float) -> Script:
         for position in range(int(rng.integers(3, 7))):
             stress = float(rng.random() < 0.35)
             length = rate * rng.uniform(0.11, 0.19) * (1 + 0.35 * stress)
-            consonant = str(rng.choice(CONSONANTS))
+            consonant = str(rng.choice(_CONSONANTS))
             if now + length > seconds - 0.1:
                 return Script(seconds=seconds, syllables=tuple(syllables))
             syllables.append(
                 Syllable(
                     start_seconds=float(now),
                     seconds=float(length),
-                    vowel=str(rng.choice(VOWELS)),
+                    vowel=str(rng.choice(_VOWELS)),
                     consonant=consonant,
                     level=float(rng.uniform(0.55, 0.8) + 0.2 * stress - 0.02 * position),
                     stress=stress,

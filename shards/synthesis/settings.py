@@ -123,14 +123,7 @@ _BRIGHTNESS: dict[str, float] = {"bright": 1.0, "soft": -1.0}
 
 @dataclass(frozen=True, kw_only=True)
 class Causes:
-    """What a clip is made from, and all that its labels depend on.
-
-    Args:
-        expression: How the face looks.
-        voice: How the voice sounds.
-        expression_strength: 0 (neutral) to 1.
-        voice_strength: 0 (neutral) to 1.
-    """
+    """What a clip is made from, and all that its labels depend on; strengths go from 0 to 1."""
 
     expression: Expression
     voice: Voice

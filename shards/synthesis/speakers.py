@@ -1,8 +1,5 @@
 """The people of the corpus: how each looks and how each sounds, drawn once per speaker.
 
-For: everything that stays the same over a speaker's clips. Not for: what a clip adds (light,
-background, pose, noise), drawn in ``scene.py`` and ``voice.py``.
-
 Lengths are in units of half a head: x to the right, y down, the face's centre at (0, 0), the chin
 near y = 0.95 and the crown near y = -1.
 """
@@ -95,19 +92,12 @@ class Looks:
 
 @dataclass(frozen=True, kw_only=True)
 class VoiceBox:
-    """A voice at rest.
+    """A voice at rest."""
 
-    Args:
-        pitch_hz: Mean fundamental frequency.
-        formant_scale: Factor on a long vocal tract's formants (short tracts: above 1).
-        tilt_db: Habitual spectral slope, decibels an octave, added to the neutral one.
-        breath: Habitual share of breath noise in the source, 0..1.
-    """
-
-    pitch_hz: float
-    formant_scale: float
-    tilt_db: float
-    breath: float
+    pitch_hz: float  # mean fundamental frequency
+    formant_scale: float  # factor on a long vocal tract's formants (short tracts: above 1)
+    tilt_db: float  # spectral slope an octave, added to the neutral one
+    breath: float  # share of breath noise in the source, 0..1
 
 
 @dataclass(frozen=True, kw_only=True)

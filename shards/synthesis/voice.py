@@ -1,15 +1,9 @@
 """A clip's sound: a source (pulses of the glottis, breath) through the filter of a vocal tract.
 
-For: ``render_sound``, all that a clip sounds like. It takes the script and the voice and no
-expression, which is why the sound cannot tell the expression. Not for: writing files.
-
-How the two voices differ, in proportion to their strength, and in nothing else:
-
-- ``bright``: pressed (a flatter spectrum, hardly any breath), each syllable rises, vibrato;
-- ``soft``: breathy (a steeper spectrum, audible breath), each syllable falls, no vibrato.
-
-Timing and loudness come from the script alone, because the mouth shows them: the envelope is
-imposed after the source and the filter have been made equally loud.
+``render_sound`` takes no expression, which is why the sound cannot tell it. A ``bright`` voice has
+a flatter spectrum, hardly any breath, rising syllables and vibrato; a ``soft`` one a steeper
+spectrum, audible breath and falling syllables. Timing and loudness are the script's, which the
+mouth shows: the envelope is imposed after source and filter have been made equally loud.
 Source: source-filter theory; Fant, Acoustic Theory of Speech Production, 1960.
 """
 
@@ -57,10 +51,10 @@ def render_sound(
         voice: How it is said.
         strength: Of the voice, 0..1.
         rng: Melody, room, microphone and background noise are drawn from it.
-        sample_rate: Samples per second.
+        sample_rate: Hz.
         snr_db: Range of the distance between voice and background noise, decibels.
 
-    Returns: int16 samples (n,), n = script.seconds · sample_rate, rounded.
+    Returns: int16 (n,), n = script.seconds · sample_rate, rounded.
     """
     num_samples = round(script.seconds * sample_rate)
     sign = (1.0 if voice == "bright" else -1.0) * strength
@@ -72,7 +66,9 @@ def render_sound(
     source = (1 - breath) * pulses / pulses.std() + breath * air
     slope = voice_box.tilt_db + 3.5 * sign + rng.uniform(-1.0, 1.0)
     voiced = _through_tract(source, voice_box, script, slope, sample_rate)
-    speech = _level(voiced, sample_rate) * np.interp(times, *_envelope(script))
+    speech = _level(voiced, sample_rate)
+    control = np.arange(0, script.seconds + 0.1, 1 / _CONTROL_RATE)
+    speech *= np.interp(times, control, script.loudness(control))
     speech += _consonants(script, rng, times, sample_rate)
     return _record(speech, rng, sample_rate, snr_db)
 
@@ -154,11 +150,6 @@ def _level(sound: np.ndarray, sample_rate: int) -> np.ndarray:
     """Sound (n,) made equally loud throughout, so that the envelope can be imposed."""
     power = uniform_filter1d(sound**2, round(0.03 * sample_rate))
     return sound / np.sqrt(np.maximum(power, 1e-4 * power.max() + 1e-12))
-
-
-def _envelope(script: Script) -> tuple[np.ndarray, np.ndarray]:
-    times = np.arange(0, script.seconds + 0.1, 1 / _CONTROL_RATE)
-    return times, script.loudness(times)
 
 
 def _consonants(script: Script, rng: Generator, times: np.ndarray, sample_rate: int) -> np.ndarray:

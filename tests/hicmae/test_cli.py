@@ -1,9 +1,11 @@
-"""The command line: verbs, options, and what a user sees when something is wrong."""
+"""The command line: verbs, options, what a user sees when something is wrong, the tab key."""
 
 from __future__ import annotations
 
 import errno
+import re
 import shlex
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -17,6 +19,7 @@ from hicmae.__main__ import RENAMED, VERBS, main
 from hicmae.cli import Verb, make_parser, parse
 from hicmae.media.errors import MediaError
 
+REAL_VERBS = dict(VERBS)  # before this file adds its own
 CALLS: list[dict[str, object]] = []
 
 
@@ -60,18 +63,7 @@ def work(
         seed: Of the draws.
         folds: Which folds.
     """
-    CALLS.append(
-        {
-            "sources": sources,
-            "out": out,
-            "recipe": recipe,
-            "other": other,
-            "mode": mode,
-            "resume": resume,
-            "seed": seed,
-            "folds": folds,
-        }
-    )
+    CALLS.append(dict(locals()))
 
 
 class _Broken(torch.utils.data.Dataset):
@@ -140,13 +132,10 @@ def test_the_overview_lists_every_verb_and_imports_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    for name, verb in VERBS.items():
-        if name not in ("work", "fail"):
-            assert any(
-                line.split("  ")[1] == name and line.endswith(verb.help)
-                for line in done.stdout.splitlines()
-                if line.startswith("  ")
-            ), name
+    listed = [line for line in done.stdout.splitlines() if line.startswith("  ")]
+    assert [re.sub(" {2,}", "  ", line.strip()) for line in listed] == [
+        f"{name}  {verb.help}" for name, verb in REAL_VERBS.items()
+    ]
 
 
 def test_a_group_lists_its_verbs_only(capsys: pytest.CaptureFixture[str]) -> None:
@@ -230,26 +219,30 @@ def test_help_shows_what_docstrings_say_of_parameters_and_fields(
         assert text in shown
 
 
-# Verbs whose modules import what is heavy inside functions.
-LIGHT_VERBS = [
-    name
-    for name in VERBS
-    if name.split()[0] in ("demo", "shards", "predict", "checkpoint", "serve", "doctor")
-    or name in ("pretrain plot", "bench loader", "bench build", "completion")
-]
+HEAVY = {
+    "deepspeed",
+    "lightning",
+    "matplotlib",
+    "pytorch_lightning",
+    "sklearn",
+    "timm",
+    "torch",
+    "torchaudio",
+    "wandb",
+}
 
 
-def test_the_help_of_light_verbs_needs_no_pytorch() -> None:
+def test_no_help_and_no_refusal_of_any_verb_waits_for_a_heavy_library() -> None:
     code = (
-        "import contextlib, io, sys; from hicmae.__main__ import main\n"
-        f"for name in {LIGHT_VERBS!r}:\n"
+        "import contextlib, io, sys; from hicmae.__main__ import VERBS, main\n"
+        "for name in VERBS:\n"
         "    for words in (['--help'], ['--no_such_option_at_all=1']):\n"
         "        out = io.StringIO()\n"
         "        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):\n"
         "            try: main([*name.split(), *words])\n"
         "            except SystemExit: pass\n"
         "        assert out.getvalue(), name\n"
-        "        heavy = {'torch', 'pytorch_lightning', 'sklearn'} & set(sys.modules)\n"
+        f"        heavy = {HEAVY} & set(sys.modules)\n"
         "        if heavy: sys.exit(f'{name} {words}: {heavy}')"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
@@ -347,9 +340,7 @@ def test_bad_words_get_one_line(
 def test_what_a_user_can_mend_is_one_line(
     capsys: pytest.CaptureFixture[str], kind: str, expected: str
 ) -> None:
-    assert complaint(capsys, "fail", "--kind", kind).startswith("hicmae fail: error: ")
-    main(["fail", "--kind", kind])
-    assert expected in capsys.readouterr().err
+    assert complaint(capsys, "fail", "--kind", kind).startswith(f"hicmae fail: error: {expected}")
 
 
 @pytest.mark.parametrize(("kind", "error"), [("bug", TypeError), ("worker bug", KeyError)])
@@ -383,33 +374,22 @@ def test_a_reader_that_stops_reading_is_no_error() -> None:
     assert done.stderr == ""
 
 
-REAL_VERBS = [name for name in VERBS if name not in ("work", "fail")]
-
-
 @pytest.mark.parametrize("name", REAL_VERBS)
-def test_every_verb_documents_every_option(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as ended:
-        main([*name.split(), "--help"])
-    assert not ended.value.code
-    assert f"usage: hicmae {name} " in capsys.readouterr().out
-    function = VERBS[name].function()
-    parser = make_parser(function, program=name, positional=VERBS[name].positional)
-    undocumented = [action.dest for action in parser.options().values() if not action.help]
-    assert undocumented == []
-
-
-@pytest.mark.parametrize("name", REAL_VERBS)
-def test_every_verb_ends_its_help_with_an_example_that_it_would_take(
+def test_every_verb_documents_every_option_and_ends_with_an_example_that_it_would_take(
     name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     verb = VERBS[name]
+    with pytest.raises(SystemExit) as ended:
+        main([*name.split(), "--help"])
+    assert not ended.value.code
+    shown = capsys.readouterr().out
+    assert f"usage: hicmae {name} " in shown
+    assert shown.endswith(f"\nexample:\n  {verb.example}\n")
+    parser = make_parser(verb.function(), program=name, positional=verb.positional)
+    assert [action.dest for action in parser.options().values() if not action.help] == []
     assert verb.example.startswith(f"hicmae {name}")
     words = shlex.split(verb.example.split(" > ")[0])[1 + len(name.split()) :]
-    function = verb.function()
-    parse(function, words, program=f"hicmae {name}", positional=verb.positional)
-    with pytest.raises(SystemExit):
-        main([*name.split(), "--help"])
-    assert capsys.readouterr().out.endswith(f"\nexample:\n  {verb.example}\n")
+    parse(verb.function(), words, program=f"hicmae {name}", positional=verb.positional)
 
 
 @pytest.mark.parametrize("name", REAL_VERBS)
@@ -456,3 +436,54 @@ def test_a_real_verb_names_the_file_that_is_missing_and_makes_nothing(
     assert captured.err.count("\n") == 1
     assert expected in captured.err
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture(scope="module")
+def script(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The script for bash, as the command prints it."""
+    if shutil.which("bash") is None:
+        pytest.skip("bash is absent")
+    file = tmp_path_factory.mktemp("completion") / "hicmae"
+    with pytest.MonkeyPatch.context() as patch, file.open("w") as out:
+        patch.setattr("sys.stdout", out)
+        assert main(["completion", "bash"]) == 0
+    return file
+
+
+def completed(script: Path, *words: str) -> list[str]:
+    """What bash offers for the last of the words typed after ``hicmae``."""
+    typed = ["hicmae", *words]
+    code = (
+        f"source {shlex.quote(str(script))}; COMP_WORDS=({shlex.join(typed)}); "
+        f"COMP_CWORD={len(typed) - 1}; "
+        f"_shtab_hicmae hicmae {shlex.quote(typed[-1])} {shlex.quote(typed[-2])}; "
+        'printf "%s\\n" "${COMPREPLY[@]}"'
+    )
+    done = subprocess.run(["bash", "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+    return done.stdout.split()
+
+
+@pytest.mark.parametrize("name", REAL_VERBS)
+def test_every_verb_is_completed(script: Path, name: str) -> None:
+    *group, last = name.split()
+    assert last in completed(script, *group, last[:-1])
+
+
+def test_a_verb_with_verbs_below_it_completes_paths_too(
+    script: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "my-run").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert completed(script, "evaluate", "m") == ["modalities", "matrix", "my-run"]
+
+
+def test_options_and_their_values_are_completed(script: Path) -> None:
+    assert completed(script, "pretrain", "--precis") == ["--precision"]
+    assert completed(script, "pretrain", "--precision", "32") == ["32-true"]
+    assert completed(script, "checkpoint", "export", "--format", "onnx-") == ["onnx-int8"]
+
+
+def test_another_shell_than_the_known_ones_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["completion", "fish"]) == 2
+    assert "must be one of bash, zsh, tcsh" in capsys.readouterr().err
