@@ -265,7 +265,6 @@ class _Run:
             made.unlink(missing_ok=True)
 
     def _explain(self, number: int, status: int) -> None:
-        """Say which step failed, with how to repeat it."""
         if self.steps[number].show:
             self.say(self.log(number).read_text(encoding="utf-8").rstrip())
         name = f"[{number + 1}/{len(self.steps)}]"
@@ -333,7 +332,6 @@ class _Process:
             os.killpg(self.process.pid, number)
 
     def kill(self) -> None:
-        """End the whole group."""
         self.signal(signal.SIGKILL)
         self.process.wait()
         self._reader.join()
@@ -431,6 +429,5 @@ def _save_done(out: Path, commands: Sequence[list[str]], seconds: Sequence[float
 
 
 def _clock(seconds: float) -> str:
-    """A duration for reading."""
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest:02d} s" if minutes else f"{seconds:.1f} s"

@@ -122,15 +122,10 @@ def _of_the_clone(file: Path) -> Iterator[str]:
 
 
 def _python() -> Finding:
-    """The interpreter."""
-    return Finding(
-        topic="python",
-        found=f"{platform.python_version()} on {platform.platform()}",
-    )
+    return Finding(topic="python", found=f"{platform.python_version()} on {platform.platform()}")
 
 
 def _package() -> Finding:
-    """This package, with its configurations."""
     configs = config_root()
     num_configs = len(list(configs.rglob("*.yaml")))
     return Finding(
@@ -156,7 +151,6 @@ def _imported(name: str) -> Finding:
 
 
 def _installed() -> Iterator[Finding]:
-    """Every library that is asked for, against its bounds."""
     wanted = requirements()
     if not wanted:
         yield Finding(
@@ -422,14 +416,12 @@ def _write_clip(path: Path) -> None:
 
 
 def _by_decord(path: Path) -> int:
-    """Frames that decord decodes."""
     import decord
 
     return int(decord.VideoReader(str(path)).get_batch(range(CLIP_FRAMES)).shape[0])
 
 
 def _by_av(path: Path) -> int:
-    """Frames that PyAV decodes."""
     import av
 
     with av.open(str(path)) as container:
@@ -445,7 +437,6 @@ def _sound(path: Path) -> int:
 
 
 def _wav(path: Path) -> int:
-    """Samples that soundfile writes and reads."""
     import numpy as np
     import soundfile
 

@@ -14,13 +14,10 @@ import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import Any, Literal, cast
 from urllib.parse import urlsplit
 
 from hicmae.files import write_text
-
-if TYPE_CHECKING:
-    import wandb
 
 Row = Mapping[str, float | int]
 WandbMode = Literal["online", "offline", "disabled"]
