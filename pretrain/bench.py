@@ -2,7 +2,7 @@
 
 Clips a second of the step that training takes (transforms, forward, backward, optimizer), by part,
 and how much of the machine's matrix-product speed it reaches, measured in the same run; and with
-``--engines`` what each engine's step costs, keeps and sends. Reading is ``hicmae bench loader``.
+``--engines`` what each engine's step costs. Reading is ``hicmae bench loader``.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import json as json_format
 import os
-import re
 import socket
 import statistics
 import sys
@@ -72,7 +71,7 @@ def bench_step(
         batch_sizes: Other numbers of clips to measure too, to see how a step's time grows.
         engines: Engines to measure too, separated by commas: names out of configs/engines (single,
             ddp, zero1, zero2, zero3, …) or YAML files, each in processes of its own on this
-            machine: time of a step, bytes kept and sent by a process, and what both should be.
+            machine: time of a step and peak memory (`pretrain --dry_run` has what it should be).
             Take a small model on a CPU.
         processes: Processes of each of these engines but single; batch_size is of each process.
         objective: Masks, weights and ablations.
@@ -84,7 +83,8 @@ def bench_step(
         with ``batch_sizes`` also ``scaling``: ``step_seconds`` of each (the smallest of its steps,
         which other work on the machine disturbs least), and the straight line through them:
         ``seconds_per_clip``, ``fixed_seconds`` and ``r_squared``, 1 where it is straight; with
-        ``engines`` also ``engines``, see ``measure_engines``.
+        ``engines`` also ``engines``: of each ``processes``, ``step_seconds`` (median, of the
+        slowest process) and ``peak_memory_bytes`` (of the process with most).
 
     Raises:
         ValueError: A number is out of range, there is no such device or engine, or an engine did
@@ -171,72 +171,13 @@ def bench_step(
             device=place.type,
             precision=number_format,  # type: ignore[arg-type]  # resolved
         )
-        figures["engines"] = measure_engines(config, chosen, steps=steps, warmup=max(1, warmup))
+        figures["engines"] = {
+            name: _measure_engine(name, *engine, config, steps, max(1, warmup))
+            for name, engine in chosen.items()
+        }
         _print_engines(figures["engines"], console)
     write_figures(figures, json)
     return figures
-
-
-def measure_engines(
-    config: PretrainConfig,
-    engines: Mapping[str, tuple[EngineConfig, int]],
-    *,
-    steps: int,
-    warmup: int,
-) -> dict[str, dict[str, Any]]:
-    """Train on noise with each engine, in processes of its own on this machine.
-
-    Args:
-        config: What is trained, in which batches.
-        engines: By name, each with its number of processes.
-        steps: That are measured.
-        warmup: Steps before them.
-
-    Returns: by engine, ``step_seconds`` (median, of the slowest process), ``processes``,
-        ``kept_bytes`` and ``expected_kept_bytes`` of ``weights``, ``gradients`` and ``optimizer``
-        of the process that keeps most, ``sent_bytes`` and ``expected_sent_bytes`` of a process,
-        ``collectives`` by name.
-
-    Raises: ValueError: a process failed; its last words.
-    """
-    import torch
-
-    from hicmae.pretraining import HiCMAE
-    from pretrain.footprint import expected_sent_bytes, model_states, weight_width
-
-    with torch.device("meta"):
-        network = HiCMAE(config.model, config.objective)
-    sizes = [parameter.numel() for parameter in network.parameters()]
-    found = {}
-    for name, (engine, world_size) in engines.items():
-        width = weight_width(engine, config.precision)
-        whole = sum(size for size in sizes if size < engine.persistent_elements)
-        states = model_states(
-            sum(sizes),
-            engine,
-            precision=config.precision,
-            world_size=world_size,
-            num_whole=whole if engine.stage == 3 else 0,
-        )
-        expected = expected_sent_bytes(
-            engine,
-            width * sum(sizes),
-            whole_bytes=width * whole,
-            gathered_bytes=width * engine.gathered_elements,
-        )
-        parts = _run_engine(name, engine, world_size, config, steps, warmup)
-        found[name] = {
-            "processes": world_size,
-            "step_seconds": max(statistics.median(part["seconds"]) for part in parts),
-            "kept_bytes": {
-                kind: max(part["kept_bytes"][kind] for part in parts) for kind in states
-            },
-            "expected_kept_bytes": states,
-            "sent_bytes": max(part["sent_bytes"] for part in parts),
-            "expected_sent_bytes": round(expected),
-            "collectives": parts[0]["collectives"],
-        }
-    return found
 
 
 def _time_steps(
@@ -248,7 +189,6 @@ def _time_steps(
     warmup: int,
     peak: MatrixPeak,
 ) -> list[tuple[float, ...]]:
-    """Seconds of each part of each step, with a matrix product before every step and at the end."""
     import torch
 
     from hicmae.bench import timed
@@ -284,23 +224,20 @@ def _time_steps(
 
 def _straight_line(seconds: dict[int, float]) -> dict[str, Any]:
     """Fit seconds by clips with a straight line (least squares)."""
-    clips = sorted(seconds)
-    slope, fixed = statistics.linear_regression(clips, [seconds[count] for count in clips])
+    clips, times = zip(*sorted(seconds.items()), strict=True)
+    slope, fixed = statistics.linear_regression(clips, times)
     return {
-        "step_seconds": {str(count): seconds[count] for count in clips},
+        "step_seconds": {str(count): each for count, each in zip(clips, times, strict=True)},
         "seconds_per_clip": slope,
         "fixed_seconds": fixed,
-        "r_squared": statistics.correlation(clips, [seconds[count] for count in clips]) ** 2,
+        "r_squared": statistics.correlation(clips, times) ** 2,
     }
 
 
 def _time_targets(
     network: HiCMAE, transform: ClipTransform, batch: dict[str, Any], steps: int
 ) -> float:
-    """Median seconds of making masks and targets, which the forward pass includes.
-
-    Not of cutting the clips into tokens, which the encoder would need without them.
-    """
+    """Median seconds of making masks and targets (not of cutting the clips into tokens)."""
     import torch
 
     from hicmae.bench import timed
@@ -321,21 +258,16 @@ def _time_targets(
 def _load_engines(
     names: Sequence[str], processes: int, device: str
 ) -> dict[str, tuple[EngineConfig, int]]:
-    """The engines, each with its number of processes.
-
-    Raises: ValueError: an unknown engine, or fewer GPUs than processes.
-    """
+    """The engines, each with its number of processes; ValueError where there are fewer GPUs."""
     import torch
 
     from pretrain.zero import load_engine
 
     found = {}
     for name in names:
-        alone = name == "single" or (
-            Path(name).is_file() and re.search(r"^kind:\s*single", Path(name).read_text(), re.M)
-        )
-        world_size = 1 if alone else processes
-        found[name] = load_engine(name, world_size=world_size), world_size
+        engine = load_engine(name, world_size=processes if name == "auto" else 1)
+        world_size = 1 if engine.kind == "single" else processes
+        found[name] = engine, world_size
         if device == "cuda" and torch.cuda.device_count() < world_size:
             raise ValueError(
                 f"engines: {world_size} processes need as many GPUs (found "
@@ -344,15 +276,15 @@ def _load_engines(
     return found
 
 
-def _run_engine(
+def _measure_engine(
     name: str,
     engine: EngineConfig,
     world_size: int,
     config: PretrainConfig,
     steps: int,
     warmup: int,
-) -> list[dict[str, Any]]:
-    """What each process of an engine has measured."""
+) -> dict[str, float]:
+    """Train on noise in processes of their own; ValueError with the last words of one."""
     from torch import multiprocessing
 
     with socket.socket() as one:  # a port that nobody listens on
@@ -375,10 +307,9 @@ def _run_engine(
             raise ValueError(
                 f"engine {name}: process {error.error_index} of {world_size}: {last}"
             ) from error
-        return [
-            json_format.loads(Path(folder, f"process-{rank}.json").read_text(encoding="utf-8"))
-            for rank in range(world_size)
-        ]
+        parts = [json_format.loads(path.read_text()) for path in Path(folder).glob("*.json")]
+    most = {key: max(part[key] for part in parts) for key in parts[0]}
+    return {"processes": world_size, **most}
 
 
 def _work(
@@ -398,9 +329,8 @@ def _work(
     from torch.utils.data import DataLoader
 
     from hicmae.bench import random_clips
-    from hicmae.devices import choose_device
+    from hicmae.devices import choose_device, peak_memory_bytes
     from hicmae.processes import keep_freed_memory
-    from pretrain.footprint import Traffic, kept_bytes
     from pretrain.module import PretrainModule
     from pretrain.processes import find_processes
     from pretrain.settings import Counts
@@ -410,45 +340,27 @@ def _work(
     for stream in (sys.stdout, sys.stderr):  # what libraries say; an error is raised
         os.dup2(silent, stream.fileno())
     warnings.filterwarnings("ignore")
-    os.environ.update(
-        RANK=str(rank),
-        LOCAL_RANK=str(rank),
-        GROUP_RANK="0",
-        WORLD_SIZE=str(world_size),
-        LOCAL_WORLD_SIZE=str(world_size),
-        MASTER_ADDR="127.0.0.1",
-        MASTER_PORT=str(port),
-        TORCHELASTIC_RUN_ID="bench",
-    )
+    ranks = dict.fromkeys(("RANK", "LOCAL_RANK"), str(rank))
+    sizes = dict.fromkeys(("WORLD_SIZE", "LOCAL_WORLD_SIZE"), str(world_size))
+    os.environ.update(ranks | sizes, GROUP_RANK="0", TORCHELASTIC_RUN_ID="bench")
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     device = choose_device(config.device)
     if device.type == "cpu":
         keep_freed_memory()
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // world_size))
-    counted = warmup + steps  # the last step is counted, which takes time
-    clips = config.data.batch_size
+    clips, num_steps = config.data.batch_size, warmup + steps
     counts = Counts(
-        num_steps=counted + 1,
+        num_steps=num_steps,
         warmup_steps=1,
         global_batch=clips * world_size,
-        steps_per_epoch=counted + 1,
+        steps_per_epoch=num_steps,
     )
-    module = PretrainModule(config, counts)
-    traffic, kept, ended = Traffic(), {}, [0.0]
-
-    def begin(trainer: pl.Trainer, module: Any, batch: Any, number: int) -> None:
-        if number == counted:
-            traffic.__enter__()
-
-    def look(trainer: pl.Trainer, module: Any, optimizer: Any) -> None:
-        if trainer.global_step == counted:
-            kept.update(kept_bytes(module, trainer.strategy.optimizers[0]))
+    ended: list[float] = []
 
     def end(trainer: pl.Trainer, module: Any, outputs: Any, batch: Any, number: int) -> None:
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         ended.append(time.perf_counter())
-        if number == counted:
-            traffic.__exit__(None, None, None)
 
     trainer = pl.Trainer(
         **trainer_settings(
@@ -460,13 +372,9 @@ def _work(
             timeout_seconds=_TIMEOUT_SECONDS,
             checkpoint_io=TorchCheckpointIO(),
         ),
-        max_steps=counts.num_steps,
+        max_steps=num_steps,
         max_epochs=-1,
-        callbacks=[
-            LambdaCallback(
-                on_train_batch_start=begin, on_before_optimizer_step=look, on_train_batch_end=end
-            )
-        ],
+        callbacks=[LambdaCallback(on_train_batch_end=end)],
         logger=False,
         default_root_dir=config.out,
         enable_checkpointing=False,
@@ -477,20 +385,17 @@ def _work(
     )
     batch = random_clips(config.model.input, clips, torch.device("cpu"))
     batch["keys"] = [f"noise-{rank}-{number}" for number in range(clips)]
-    batches: Any = [batch] * counts.num_steps
-    trainer.fit(module, DataLoader(batches, batch_size=None))
+    batches: Any = [batch] * num_steps
+    trainer.fit(PretrainModule(config, counts), DataLoader(batches, batch_size=None))
     seconds = [now - before for before, now in pairwise(ended)]
     figures = {
-        "seconds": seconds[warmup:counted],
-        "kept_bytes": kept,
-        "sent_bytes": traffic.sent_bytes,
-        "collectives": traffic.calls,
+        "step_seconds": statistics.median(seconds[warmup - 1 :]),
+        "peak_memory_bytes": peak_memory_bytes(device),
     }
     (config.out / f"process-{rank}.json").write_text(json_format.dumps(figures), encoding="utf-8")
 
 
 def _print(figures: dict[str, Any], console: Console) -> None:
-    """Show the figures of one device."""
     from hicmae.bench import print_parts
 
     print_parts(
@@ -511,30 +416,18 @@ def _print(figures: dict[str, Any], console: Console) -> None:
         )
 
 
-def _print_engines(found: Mapping[str, Mapping[str, Any]], console: Console) -> None:
-    """Show a line for each engine: measured, and in brackets what it should be."""
+def _print_engines(found: Mapping[str, Mapping[str, float]], console: Console) -> None:
     from rich.table import Table
 
-    def mib(count: float) -> str:
-        return f"{count / 2**20:.2f}"
-
-    table = Table(title="engines: measured (expected), MiB of the process with most")
-    for name in ("engine", "processes", "step ms", "weights", "gradients", "optimizer", "sent"):
+    table = Table(title="engines")
+    for name in ("engine", "processes", "step ms", "peak memory, MiB"):
         table.add_column(name, justify="left" if name == "engine" else "right")
     for name, row in found.items():
-        kept, expected = row["kept_bytes"], row["expected_kept_bytes"]
         table.add_row(
             Path(name).stem,
             str(row["processes"]),
             f"{1000 * row['step_seconds']:.0f}",
-            *(f"{mib(kept[kind])} ({mib(expected[kind])})" for kind in kept),
-            f"{mib(row['sent_bytes'])} ({mib(row['expected_sent_bytes'])})",
+            f"{row['peak_memory_bytes'] / 2**20:.0f}",
         )
     console.print(table)
-    console.print(
-        "expected after ZeRO, arXiv 1910.02054, sections 5 and 7: optimizer, gradients and weights "
-        "over the processes from stage 1, 2 and 3 on (at stage 1 DeepSpeed drops the others' "
-        "gradients too, once they are sent); sent a step: 2 x the weights, 3 x at stage 3 "
-        "but for those that stay whole from forward to backward (gathered_elements). "
-        "Processes on one CPU share its cores: their steps take as many times one's."
-    )
+    console.print("Processes on one CPU share its cores: their steps take as many times one's.")

@@ -3,14 +3,13 @@
 In ``checkpoints/`` a step has ``step-000100.ckpt``, the whole state, from which any number of
 devices goes on, and ``step-000100.json`` with its length and digest. It is written as
 ``.step-000100.part`` while training goes on, read back, and renamed last: a checkpoint that has
-its name is whole. ``last/`` is the portable one, which fine-tuning takes. Engines that share the
-state gather it to the first process, which holds 12 bytes a parameter more while it is written.
+its name is whole. Engines that share the state gather it to the first process, which holds 12
+bytes a parameter more while it is written.
 
-What ``--resume`` keeps, however many processes go on: an optimizer step takes the same clips as it
-would have taken, with the same random draws, because batches are numbered over all processes and
-one step takes as many as before. Where the number of processes changes, ``accumulate`` is changed
-against it. What differs then is the order of additions, so numbers agree but for rounding; and
-with ``negatives: global`` a clip is contrasted with those of the processes that there are.
+However many processes go on, an optimizer step takes the clips and draws that it would have taken:
+batches are numbered over all processes, and ``accumulate`` is changed against their number. What
+differs then is the order of additions; and with ``negatives: global`` a clip is contrasted with
+those of the processes that there are.
 """
 
 from __future__ import annotations
@@ -51,21 +50,13 @@ FileNote = dict[str, int | str]  # bytes, sha256
 
 @dataclass(frozen=True, kw_only=True)
 class Resumption:
-    """Where a run goes on.
+    """Where a run goes on."""
 
-    Attributes:
-        checkpoint: What it goes on from; None: it begins.
-        step: Optimizer steps that are done.
-        first_batch: Batches that all processes together have taken.
-        accumulate: Batches of each process in one optimizer step.
-        lines: What the user should know.
-    """
-
-    checkpoint: Path | None = None
-    step: int = 0
-    first_batch: int = 0
-    accumulate: int
-    lines: tuple[str, ...] = ()
+    checkpoint: Path | None = None  # None: it begins
+    step: int = 0  # optimizer steps that are done
+    first_batch: int = 0  # batches that all processes together have taken
+    accumulate: int  # batches of each process in one optimizer step
+    lines: tuple[str, ...] = ()  # for the user
 
 
 def find_resumption(config: PretrainConfig, *, world_size: int) -> Resumption:
@@ -181,11 +172,9 @@ def newest_checkpoint(out: Path) -> tuple[Path | None, list[str]]:
 
 
 def clear_leftovers(out: Path, *, newest: Path | None) -> None:
-    """Remove what a killed process left half-written, and set damaged checkpoints aside.
+    """Remove what a killed process left half-written, and set aside what is newer than ``newest``.
 
-    Args:
-        out: The run folder.
-        newest: The checkpoint that is gone on from; newer ones are damaged.
+    That is the checkpoint that is gone on from; newer ones are damaged.
     """
     folder = out / "checkpoints"
     for path in step_files(folder):
@@ -205,10 +194,7 @@ class Checkpoints(StepCallback):
     Training goes on while a checkpoint is written. The next one waits for it, and so does the end
     of the run; if it could not be written, that is where all processes stop.
 
-    Args:
-        folder: ``checkpoints/`` of the run folder.
-        files: Writes them.
-        every: Optimizer steps between them; one is also saved when training ends.
+    One is also saved when training ends. ``folder`` is ``checkpoints/`` of the run folder.
     """
 
     def __init__(self, folder: Path, files: CheckpointFiles, *, every: int) -> None:
@@ -229,7 +215,6 @@ class Checkpoints(StepCallback):
     def on_exception(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
     ) -> None:
-        """Finish what was begun."""
         self.files.finish()
 
     def _finish(self, trainer: pl.Trainer) -> None:
@@ -245,12 +230,7 @@ class Checkpoints(StepCallback):
 
 
 class Portable:
-    """Writes ``last/``: weights and configuration, which fine-tuning takes.
-
-    Args:
-        folder: Where.
-        sections: Configuration that it carries; ``model`` and ``objective`` are the network's.
-    """
+    """Writes ``last/``: weights and configuration (``sections``), which fine-tuning takes."""
 
     def __init__(self, folder: Path, sections: Mapping[str, Any]) -> None:
         self.folder = folder
@@ -294,10 +274,7 @@ class CheckpointFiles(CheckpointIO):
         self._pending = self._thread.submit(self._write, host_copy(checkpoint), Path(path))
 
     def finish(self) -> Exception | None:
-        """Wait until what was begun is written.
-
-        Returns: why it could not be, if so.
-        """
+        """Wait until what was begun is written; why it could not be, if so."""
         pending, self._pending = self._pending, None
         if pending is None:
             return None
@@ -317,10 +294,10 @@ class CheckpointFiles(CheckpointIO):
         path = Path(path)
         path.unlink(missing_ok=True)
         note_of(path).unlink(missing_ok=True)
-        shutil.rmtree(shards_of(path), ignore_errors=True)  # which older runs have
+        # DeepSpeed's parts, which older runs left beside it.
+        shutil.rmtree(path.with_suffix(".shards"), ignore_errors=True)
 
     def teardown(self) -> None:
-        """End the thread; ``finish`` has been called."""
         self._thread.shutdown()
 
     def _write(self, whole: dict[str, Any], path: Path) -> None:
@@ -349,7 +326,6 @@ def step_files(folder: Path) -> list[Path]:
 
 
 def step_of(path: Path) -> int:
-    """The step in the name of a resumable checkpoint."""
     match = _STEP_FILE.fullmatch(path.name)
     assert match is not None
     return int(match[1])
@@ -358,11 +334,6 @@ def step_of(path: Path) -> int:
 def note_of(path: Path) -> Path:
     """The file with lengths and digests beside a checkpoint."""
     return path.with_suffix(".json")
-
-
-def shards_of(path: Path) -> Path:
-    """The folder of DeepSpeed's parts that older runs left beside a checkpoint."""
-    return path.with_suffix(".shards")
 
 
 def host_copy(data: Any) -> Any:
@@ -380,9 +351,8 @@ def host_copy(data: Any) -> Any:
 
 
 def save_tensors(path: Path, data: Any) -> FileNote:
-    """Write with ``torch.save``, force it to the disk, and read it back.
+    """Write with ``torch.save``, force it to the disk, and read it back; its length and digest.
 
-    Returns: its length and digest.
     Raises: OSError: it cannot be written, or what is read back is something else.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -398,10 +368,7 @@ def save_tensors(path: Path, data: Any) -> FileNote:
 
 
 def read_note(path: Path) -> dict[str, Any]:
-    """Read a note.
-
-    Raises: ValueError: not there, or not readable.
-    """
+    """Read a note; ValueError: not there, or not readable."""
     try:
         note = json.loads(path.read_text(encoding="utf-8"))
         assert isinstance(note["files"], dict)
@@ -413,12 +380,7 @@ def read_note(path: Path) -> dict[str, Any]:
 
 
 def damage(folder: Path, files: Mapping[str, FileNote]) -> str:
-    """What is wrong with files, or nothing.
-
-    Args:
-        folder: That the names are in.
-        files: Notes by name.
-    """
+    """What is wrong with the files of a folder, of which there are notes by name, or nothing."""
     for name, note in files.items():
         if not (folder / name).is_file():
             return f"{name} is missing"
@@ -443,7 +405,6 @@ def _compare(path: Path, note: FileNote) -> str:
 
 
 def _leaves(tree: Mapping[str, Any], at: str) -> Iterator[tuple[str, Any]]:
-    """Dotted names and values of a nested mapping."""
     for name, value in tree.items():
         if isinstance(value, Mapping):
             yield from _leaves(value, f"{at}{name}.")

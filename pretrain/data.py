@@ -30,16 +30,9 @@ _GRACE_SECONDS = 20  # that a reading process outlives SIGTERM
 
 @dataclass(frozen=True, kw_only=True)
 class Survey:
-    """What the indexes say before any shard is read.
+    """What the indexes say of the samples that can be used, before any shard is read."""
 
-    Attributes:
-        num_clips: Clips of one pass over the samples that can be used.
-        num_silent: Samples without sound, which are left out where sound is required.
-        hours: Length of all samples of the split.
-    """
-
-    num_clips: int
-    num_silent: int
+    num_clips: int  # of one pass
     hours: float
 
 
@@ -71,7 +64,6 @@ def survey(config: DataConfig) -> Survey:
         )
     return Survey(
         num_clips=len(table) * config.clips_per_sample,
-        num_silent=len(absent),
         hours=float(table["seconds"].sum()) / 3600,
     )
 
@@ -79,9 +71,7 @@ def survey(config: DataConfig) -> Survey:
 class PretrainData(pl.LightningDataModule):
     """The endless stream of batches, each process reading its own share.
 
-    Args:
-        config: The recipe: what to read, geometry of a clip, seed of order and positions.
-        first_batch: Batches that all processes together have taken before.
+    ``first_batch`` is the number of batches that all processes together have taken before.
     """
 
     def __init__(self, config: PretrainConfig, *, first_batch: int = 0) -> None:
@@ -176,10 +166,7 @@ def fixed_clips(config: DataConfig, input: InputConfig, count: int) -> dict[str,
 
 
 def _rows(index: Index, split: str) -> pandas.DataFrame:
-    """The rows of a split.
-
-    Raises: ValueError: there are none.
-    """
+    """The rows of a split; ValueError where there are none."""
     table = index.table if split == "all" else index.table[index.table["split"] == split]
     if table.empty:
         found = ", ".join(sorted(index.table["split"].unique())) or "nothing"

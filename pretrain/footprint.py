@@ -1,7 +1,4 @@
-"""What a training step keeps and sends on each device: computed beforehand, and counted.
-
-``footprint`` is what a dry run prints; ``Traffic`` and ``kept_bytes`` count the same in a step
-that runs, for ``hicmae bench step --engines``.
+"""What a training step holds on each device, computed beforehand: what a dry run prints.
 
 With P parameters, N processes, w bytes of a weight in use and m of its fp32 master copy (w = 4
 and m = 0 where weights are fp32; DeepSpeed's fp16 has w = 2 and m = 4), a step holds at its peak
@@ -20,97 +17,57 @@ made with, and what the forward pass keeps for the backward pass. The last is co
 tensor on a pass without content; it grows with the clips. Autocast keeps a cast copy of each
 matrix among it. Kernels' scratch memory and the CUDA context (about half a GiB) are left out.
 
-Sent bytes are counted as the ZeRO paper counts them: what one process sends for a collective over
-many processes. That is the bytes of the tensor for a reduce-scatter, an all-gather, a reduce or a
-broadcast, and twice those for an all-reduce, which is the first two one after the other. With W
-bytes of weights in use a step sends
-
-- single: nothing;
-- ddp: gradients all-reduced, 2·W;
-- ZeRO 1 and 2: gradients reduced to who keeps them, new weights gathered, W + W;
-- ZeRO 3: weights gathered in the forward and again in the backward pass, gradients reduced, 3·W;
-  those too small to share are gathered once, after the optimizer's step, and those that are whole
-  when the forward pass ends are still whole when the backward pass begins.
-
-Source: ZeRO, arXiv 1910.02054, sections 5 and 7 (with few processes the wires carry less,
-(N - 1) / N); gradients of the step before live on
-through the forward pass, because Lightning clears them just before the backward pass.
+Source: ZeRO, arXiv 1910.02054, section 5; gradients of the step before live on through the forward
+pass, because Lightning clears them just before the backward pass.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from hicmae.pretraining import HiCMAE
 from hicmae.settings import InputConfig
 from pretrain.zero import EngineConfig
 
 _AUTOCAST = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
-_SENDS = {0: 2, 1: 2, 2: 2, 3: 3}  # times the weights, by stage; 0 is ddp
 
 
 @dataclass(frozen=True, kw_only=True)
 class Footprint:
-    """Bytes of one step at its peak.
-
-    Attributes:
-        weights: On the device.
-        gradients: On the device.
-        optimizer: AdamW's running means and DeepSpeed's fp32 copy, on the device.
-        buckets: For sending, on the device.
-        activations: Kept for the backward pass, on the device.
-        batch: The clips and what targets are made with, on the device.
-        host: What is offloaded, in the host's memory, for each process.
-    """
+    """Bytes of one step at its peak, on the device but for ``host``."""
 
     weights: int
     gradients: int
-    optimizer: int
-    buckets: int
-    activations: int
-    batch: int
-    host: int
+    optimizer: int  # AdamW's running means and DeepSpeed's fp32 copy
+    buckets: int  # for sending
+    activations: int  # kept for the backward pass
+    batch: int  # the clips and what targets are made with
+    host: int  # what is offloaded, for each process
 
     @property
     def device(self) -> int:
-        """All that is on the device."""
         model = self.weights + self.gradients + self.optimizer
         return model + self.buckets + self.activations + self.batch
 
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkSize:
-    """What of a network decides its footprint.
-
-    Attributes:
-        num_parameters: All.
-        largest_block: Parameters of the largest block, which ZeRO 3 gathers to compute it.
-        activations_per_clip: Bytes kept for the backward pass, of each clip.
-        activations_fixed: Bytes kept whatever the number of clips.
-        batch_per_clip: Bytes of a clip, as bytes, as the network's input and as copies of it.
-    """
+    """What of a network decides its footprint."""
 
     num_parameters: int
-    largest_block: int
-    activations_per_clip: float
-    activations_fixed: float
-    batch_per_clip: int
+    largest_block: int  # parameters; ZeRO 3 gathers a block to compute it
+    activations_per_clip: float  # bytes kept for the backward pass
+    activations_fixed: float  # bytes kept whatever the number of clips
+    batch_per_clip: int  # bytes: the clip, the network's input and copies of it
 
 
 def measure_network(make: Callable[[], HiCMAE], *, precision: str) -> NetworkSize:
-    """Run a network without content, and count.
-
-    Args:
-        make: Makes the network as it will be trained.
-        precision: Lightning's name; decides what autocast casts.
-    """
+    """Run the network that will be trained without content, and count."""
     few, many = 2, 4
     with FakeTensorMode():
         network = make()
@@ -135,18 +92,10 @@ def measure_network(make: Callable[[], HiCMAE], *, precision: str) -> NetworkSiz
 def footprint(
     size: NetworkSize, engine: EngineConfig, *, precision: str, world_size: int, batch_size: int
 ) -> Footprint:
-    """Peak memory of a step; see the module's formula.
-
-    Args:
-        size: Of the network.
-        engine: How devices share.
-        precision: Lightning's name.
-        world_size: Processes.
-        batch_size: Clips that one process handles at once.
-    """
+    """Peak memory of a step with ``batch_size`` clips a process; see the module's formula."""
     count, shared = size.num_parameters, size.num_parameters / world_size
     zero = engine.kind == "deepspeed"
-    width = weight_width(engine, precision)
+    width = _weight_width(engine, precision)
     states = model_states(
         count,
         engine,
@@ -188,16 +137,11 @@ def model_states(
 ) -> dict[str, float]:
     """Bytes of ``weights``, ``gradients`` and ``optimizer`` of one process; see the formula.
 
-    Args:
-        num_parameters: Of the network.
-        engine: How devices share.
-        precision: Lightning's name.
-        world_size: Processes.
-        num_whole: Parameters that stage 3 holds whole beside the shares: those of the layer that
-            is computed, or those too small to share.
+    ``num_whole`` parameters are those that stage 3 holds whole beside the shares: of the layer
+    that is computed, or too small to share.
     """
     shared = num_parameters / world_size
-    width = weight_width(engine, precision)
+    width = _weight_width(engine, precision)
     zero = engine.kind == "deepspeed"
     return {
         "weights": width * (shared + num_whole if engine.stage == 3 else num_parameters),
@@ -206,100 +150,9 @@ def model_states(
     }
 
 
-def expected_sent_bytes(
-    engine: EngineConfig,
-    weight_bytes: float,
-    *,
-    whole_bytes: float = 0.0,
-    gathered_bytes: float = 0.0,
-) -> float:
-    """Bytes that a process should send in a step with one batch; see the module's docstring.
-
-    Args:
-        engine: How processes share.
-        weight_bytes: Of the whole network, as it is computed with.
-        whole_bytes: Of those, of weights that stage 3 does not share.
-        gathered_bytes: Of the shared ones, how much of them stage 3 has whole at once.
-    """
-    if engine.kind == "single":
-        return 0.0
-    once = 0.0
-    if engine.stage == 3:
-        once = whole_bytes + min(gathered_bytes, weight_bytes - whole_bytes)
-    return _SENDS[engine.stage] * weight_bytes - once
-
-
-def weight_width(engine: EngineConfig, precision: str) -> int:
-    """Bytes of a weight in use."""
+def _weight_width(engine: EngineConfig, precision: str) -> int:
     half = precision.endswith("-true") and precision != "32-true"
     return 2 if half or (engine.kind == "deepspeed" and precision == "16-mixed") else 4
-
-
-class Traffic(TorchDispatchMode):
-    """Counts the bytes of every collective call while it is entered.
-
-    Attributes:
-        sent_bytes: So far, as the module's docstring counts.
-        calls: Collective calls by name.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.sent_bytes = 0
-        self.calls: dict[str, int] = {}
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        """Note a collective, and let everything pass."""
-        if func.namespace == "c10d":
-            name = func._opname
-            # A result and its parts are two arguments; the larger is what is spoken of.
-            size = max((sum(map(_nbytes, _tensors(arg))) for arg in args), default=0)
-            if name != "barrier":
-                self.sent_bytes += 2 * size if name.startswith("allreduce") else size
-                self.calls[name] = self.calls.get(name, 0) + 1
-        return func(*args, **(kwargs or {}))
-
-
-def kept_bytes(network: nn.Module, optimizer: Any) -> dict[str, int]:
-    """What this process keeps between the backward pass and the optimizer's step.
-
-    Args:
-        network: Its parameters may be shared out by DeepSpeed.
-        optimizer: PyTorch's, or DeepSpeed's around it.
-
-    Returns: bytes of ``weights``, ``gradients`` and ``optimizer`` (running means, and DeepSpeed's
-        own copy of the weights), wherever they are; storage that is shared counts once, with the
-        first of these.
-    """
-    counted: set[int] = set()
-
-    def total(tensors: Iterable[Tensor | None]) -> int:
-        size = 0
-        for tensor in tensors:
-            if tensor is None or not tensor.numel():
-                continue
-            storage = tensor.untyped_storage()
-            if storage.data_ptr() not in counted:
-                counted.add(storage.data_ptr())
-                size += storage.nbytes()
-        return size
-
-    parameters = list(network.parameters())
-    base = getattr(optimizer, "optimizer", optimizer)
-    masters = [parameter for group in base.param_groups for parameter in group["params"]]
-    whole = [parameter.data for parameter in parameters]
-    parts = [getattr(parameter, "ds_tensor", None) for parameter in parameters]
-    gradients = [parameter.grad for parameter in (*parameters, *masters)]
-    for name in ("averaged_gradients", "grad_partitions_flat_buffer"):
-        gradients += _tensors(getattr(optimizer, name, None))
-    copies = _tensors(getattr(optimizer, "fp32_partitioned_groups_flat", None))
-    return {
-        "weights": total([*whole, *parts]),
-        "gradients": total(gradients),
-        "optimizer": total([*masters, *copies, *_tensors(list(base.state.values()))]),
-    }
 
 
 def _kept_bytes(network: HiCMAE, clips: int, precision: str) -> int:
@@ -332,19 +185,3 @@ def _clip_bytes(input: InputConfig) -> int:
     pixels = 3 * input.num_frames * input.image_size**2
     bank = input.fbank_frames * input.mel_bins
     return pixels * (1 + 4 + 3 * 4) + input.clip_samples * 2 + bank * 4
-
-
-def _tensors(tree: Any) -> Iterator[Tensor]:
-    """Every tensor of nested lists and dictionaries."""
-    if isinstance(tree, Tensor):
-        yield tree
-    elif isinstance(tree, dict):
-        for value in tree.values():
-            yield from _tensors(value)
-    elif isinstance(tree, list | tuple):
-        for value in tree:
-            yield from _tensors(value)
-
-
-def _nbytes(tensor: Tensor) -> int:
-    return tensor.numel() * torch.empty((), dtype=tensor.dtype).element_size()

@@ -39,13 +39,7 @@ PAPER_CAPTION = (
 class Gallery(StepCallback):
     """Draws ``reconstruction-000100.png`` every so often, and when training ends.
 
-    Args:
-        folder: ``figures/`` of the run folder.
-        every: Optimizer steps between pictures.
-        clips: The batch to draw; see ``pretrain.data.fixed_clips``.
-        title: Name of the run.
-        paper_style: Whether brightness and contrast of the hidden truth are used.
-        on_picture: Told name, path and step of a picture, on the first process.
+    ``on_picture`` is told name, path and step of a picture, on the first process.
     """
 
     def __init__(
@@ -66,7 +60,6 @@ class Gallery(StepCallback):
         self.on_picture = on_picture
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Draw where training ended."""
         self.act_once(trainer, pl_module)
 
     @torch.no_grad()
@@ -101,14 +94,9 @@ def draw_reconstructions(
     title: str,
     num_frames: int = 8,
 ) -> None:
-    """Write a PNG: for each clip three rows of faces beside three filter banks.
+    """Write a PNG: for each clip, under its key, three rows of faces beside three filter banks.
 
-    Args:
-        path: Where it goes.
-        reconstruction: The clips.
-        keys: Their names, printed above them.
-        title: What stands on top, such as the run and its step.
-        num_frames: Frames shown of each clip, spread over all of it.
+    ``num_frames`` are shown of each clip, spread over all of it.
     """
     num_clips, total = reconstruction.frames.shape[:2]
     shown = np.linspace(0, total - 1, min(num_frames, total)).round().astype(int)
@@ -158,11 +146,8 @@ def draw_reconstructions(
 
 def _draw_faces(axes: Axes, reconstruction: Reconstruction, clip: int, shown: np.ndarray) -> None:
     """Three rows of frames as one image."""
-    versions = (
-        reconstruction.frames,
-        reconstruction.masked_frames,
-        reconstruction.filled_frames,
-    )
+    drawn = reconstruction
+    versions = (drawn.frames, drawn.masked_frames, drawn.filled_frames)
     rows = [version[clip, shown].numpy() for version in versions]  # each (frames, H, W, 3)
     side = rows[0].shape[1]
     gap = max(1, round(_GAP_PIXELS * side / (_ROW_INCHES * DOTS_PER_INCH)))

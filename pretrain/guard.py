@@ -50,8 +50,7 @@ class Watcher(Protocol):
 class Agreement(StepCallback):
     """Sums up what the watchers of all processes have seen, once an optimizer step.
 
-    Args:
-        watchers: The same in every process, in the same order.
+    The watchers are the same in every process, in the same order.
     """
 
     def __init__(self, watchers: Sequence[Watcher]) -> None:
@@ -106,15 +105,12 @@ class FiniteGuard(StepCallback):
         self._bad = False
 
     def state_dict(self) -> dict[str, Any]:
-        """Count that a resumed run goes on with."""
         return {"num_skipped": self.num_skipped}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take the count of the run that is resumed."""
         self.num_skipped = state_dict["num_skipped"]
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Begin with an empty step."""
         super().on_train_start(trainer, pl_module)
         assert isinstance(pl_module, PretrainModule)
         self._module = pl_module
@@ -123,7 +119,6 @@ class FiniteGuard(StepCallback):
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Batch, batch_idx: int
     ) -> None:
-        """Remember what goes into the step."""
         self._batches.append(batch)
 
     def before_step(self, trainer: pl.Trainer, module: PretrainModule, optimizer: Any) -> None:
@@ -156,7 +151,6 @@ class FiniteGuard(StepCallback):
             self._bad |= not applied and trainer.precision != "16-mixed"
 
     def seen(self) -> tuple[int, ...]:
-        """Whether this process has seen a step that must be left out."""
         return (int(self._bad),)
 
     def settle(self, trainer: pl.Trainer, totals: tuple[int, ...]) -> bool:
@@ -222,11 +216,9 @@ class BadSamples(pl.Callback):
         self._all_good, self._all_bad = 0, 0  # in all processes, of the whole run
 
     def state_dict(self) -> dict[str, Any]:
-        """Totals that a resumed run goes on with."""
         return {"good": self._all_good, "bad": self._all_bad}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take the totals of the run that is resumed."""
         self._all_good, self._all_bad = state_dict["good"], state_dict["bad"]
 
     def on_train_batch_start(
@@ -241,13 +233,11 @@ class BadSamples(pl.Callback):
             self._bad += sum(bad.values())
 
     def seen(self) -> tuple[int, ...]:
-        """Good and bad samples since the last step."""
         counts = self._good, self._bad
         self._good, self._bad = 0, 0
         return counts
 
     def settle(self, trainer: pl.Trainer, totals: tuple[int, ...]) -> bool:
-        """Stop if there are too many."""
         self._all_good += totals[0]
         self._all_bad += totals[1]
         together = self._all_good + self._all_bad

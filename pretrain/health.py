@@ -40,10 +40,6 @@ class Health(StepCallback):
     ``effective_rank``).
 
     A measured step holds a second copy of the parameters and runs the encoder once more.
-
-    Args:
-        every: Optimizer steps between measurements.
-        note: Takes the numbers.
     """
 
     def __init__(self, *, every: int, note: Callable[[Mapping[str, float]], None]) -> None:
@@ -53,7 +49,6 @@ class Health(StepCallback):
         self._gradients: dict[str, float] = {}
 
     def before_step(self, trainer: pl.Trainer, module: PretrainModule, optimizer: Any) -> None:
-        """Keep the parameters of a step that is measured."""
         if (trainer.global_step + 1) % self.every or self._before:
             return
         self._before = {
@@ -68,7 +63,6 @@ class Health(StepCallback):
         self._gradients = {f"gradient_norm_{part}": float(norm) for part, norm in norms.items()}
 
     def act(self, trainer: pl.Trainer, module: PretrainModule, batch: Batch | None) -> None:
-        """Measure when the step has been taken."""
         assert batch is not None
         numbers = self._norms(module.model) | self._gradients
         self._before, self._gradients = {}, {}
@@ -77,7 +71,6 @@ class Health(StepCallback):
         self.note(numbers)
 
     def _norms(self, model: HiCMAE) -> dict[str, float]:
-        """Norms of the parameters, and of what the step did to them."""
         parts = parts_of(model)
         squares = []
         for part, parameters in parts.items():
@@ -119,12 +112,8 @@ def norm_of(tensors: Iterable[Tensor]) -> Tensor:
 def feature_numbers(model: HiCMAE, video: Tensor, fbank: Tensor) -> dict[str, float]:
     """Spread of the pooled features of a batch, over all processes.
 
-    The tokens that are seen are chosen as in training, the same ones every time.
-
-    Args:
-        model: The network.
-        video: Normalised frames (B, 3, T, H, W).
-        fbank: Normalised filter banks (B, S, F).
+    Of normalised frames (B, 3, T, H, W) and filter banks (B, S, F). The tokens that are seen are
+    chosen as in training, the same ones every time.
     """
     config, objective = model.config, model.objective
     generator = torch.Generator().manual_seed(_MASK_SEED)
@@ -140,7 +129,7 @@ def feature_numbers(model: HiCMAE, video: Tensor, fbank: Tensor) -> dict[str, fl
         video_keep=cells.keep.to(video.device),
         fbank_keep=patches.keep.to(video.device),
     )
-    levels = pooled(encoded, model.encoder.layers)
+    levels = _pooled(encoded, model.encoder.layers)
     features = everyones(torch.stack(list(levels.values())))  # (levels, B', D)
     numbers: dict[str, float] = {}
     for name, level in zip(levels, features.double().cpu(), strict=True):  # (B', D)
@@ -149,7 +138,7 @@ def feature_numbers(model: HiCMAE, video: Tensor, fbank: Tensor) -> dict[str, fl
     return numbers
 
 
-def pooled(encoded: EncoderOutput, layers: Iterable[int]) -> dict[str, Tensor]:
+def _pooled(encoded: EncoderOutput, layers: Iterable[int]) -> dict[str, Tensor]:
     """Mean tokens (B, D), float32, by name: each asked-for layer, then the fused tokens."""
     found: dict[str, Tensor] = {}
     for name, tokens in (("video", encoded.video), ("audio", encoded.audio)):
@@ -204,6 +193,5 @@ def _is_sharded(parameter: nn.Parameter) -> bool:
 
 
 def _own_share(parameter: nn.Parameter) -> Tensor:
-    """What this process holds of a parameter."""
     share: Tensor = getattr(parameter, "ds_tensor", parameter)
     return share

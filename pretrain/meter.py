@@ -68,7 +68,6 @@ class StepMeter(StepCallback):
         self._noted.update(values)
 
     def state_dict(self) -> dict[str, Any]:
-        """Running totals that a resumed run goes on with."""
         return {
             "clips": self._clips,
             "seconds": self._seconds,
@@ -77,14 +76,12 @@ class StepMeter(StepCallback):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take the totals of the run that is resumed."""
         self._clips = state_dict["clips"]
         self._seconds = state_dict["seconds"]
         self._skipped_before = dict(state_dict["skipped"])
         self._window = _Window.of(state_dict["window"])
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Start the clock."""
         if pl_module.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(pl_module.device)
         super().on_train_start(trainer, pl_module)
@@ -105,7 +102,6 @@ class StepMeter(StepCallback):
         self._learning_rate = optimizer.param_groups[0]["lr"]
 
     def after_batch(self, trainer: pl.Trainer, module: PretrainModule, outputs: Any) -> None:
-        """Add a batch to the window."""
         self._window.batches += 1
         self._window.clips += self._num_clips * trainer.world_size
         for name, value in outputs["terms"].items():
@@ -120,7 +116,6 @@ class StepMeter(StepCallback):
             self._make_row(trainer, module)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Make a row of the steps that have none yet."""
         if self._window.steps:
             assert isinstance(pl_module, PretrainModule)
             self._make_row(trainer, pl_module)
@@ -172,12 +167,7 @@ class StepMeter(StepCallback):
 
 
 class ProgressShown(pl.Callback):
-    """A bar with steps, loss, clips a second and time to go; without a terminal, a line a row.
-
-    Args:
-        console: Where it is shown.
-        num_steps: Optimizer steps of the whole run.
-    """
+    """A bar with steps, loss, clips a second and time to go; without a terminal, a line a row."""
 
     def __init__(self, console: Console, num_steps: int) -> None:
         self.console = console
@@ -197,7 +187,6 @@ class ProgressShown(pl.Callback):
             self.console.print(line_of(row, self.num_steps), highlight=False, soft_wrap=True)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Put up the bar."""
         if trainer.is_global_zero and self.console.is_terminal:
             self._bar = Progress(
                 TextColumn("pretraining"),
@@ -220,12 +209,10 @@ class ProgressShown(pl.Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Move the bar."""
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=trainer.global_step)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Take the bar down."""
         self._stop()
 
     def on_exception(
@@ -241,7 +228,6 @@ class ProgressShown(pl.Callback):
 
 
 def line_of(row: Row, num_steps: int) -> str:
-    """One line about a row of the meter."""
     parts = [f"loss {row['loss']:.4f}"]
     parts += [f"{name} {row[name]:.4f}" for name in ("video", "audio", "contrast") if name in row]
     parts += [
@@ -287,18 +273,7 @@ class _Window:
 
     @classmethod
     def of(cls, state: Mapping[str, Any]) -> _Window:
-        """The window that ``state`` described."""
-        batches, steps, clips = state["counts"]
-        wait, passed = state["seconds"]
-        return cls(
-            sums=dict(state["sums"]),
-            norms=state["norms"],
-            batches=batches,
-            steps=steps,
-            clips=clips,
-            wait=wait,
-            passed=passed,
-        )
+        return cls(dict(state["sums"]), state["norms"], *state["counts"], *state["seconds"])
 
     def to(self, device: torch.device) -> None:
         """Move the sums to where the next ones will be."""

@@ -183,12 +183,10 @@ class PretrainModule(pl.LightningModule):
         )
 
     def _batch_size(self) -> int:
-        """Clips that one process handles at once."""
         parts = self.trainer.accumulate_grad_batches * self.trainer.world_size
         return self.counts.global_batch // parts
 
     def _has_deepspeed(self) -> bool:
-        """Whether DeepSpeed takes the optimizer's step."""
         return isinstance(self.trainer.strategy, DeepSpeedStrategy)
 
 
@@ -226,7 +224,6 @@ class StepCallback(pl.Callback):
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
-        """Lightning's name for ``before_step``."""
         assert isinstance(pl_module, PretrainModule)
         self.before_step(trainer, pl_module, optimizer)
 
@@ -261,7 +258,6 @@ def step_seed(seed: int, batch: int) -> int:
 
 
 def _stand_in(size: InputConfig, device: torch.device) -> Batch:
-    """A batch of one black, silent clip."""
     shape = (1, size.num_frames, size.image_size, size.image_size, 3)
     return {
         "frames": torch.zeros(shape, dtype=torch.uint8, device=device),

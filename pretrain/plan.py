@@ -41,23 +41,11 @@ _PORTABLE = 4  # bytes a parameter
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What a run will be.
+    """What a run will be."""
 
-    Attributes:
-        config: The settings; a resumed run may have changed ``accumulate``.
-        device: Where this process computes.
-        precision: Lightning's name.
-        processes: Who takes part.
-        engine: How they share.
-        found: What the shards hold.
-        resumption: Where the run goes on.
-        counts: Its steps.
-        probed: The clips of the probes; None: no probes.
-    """
-
-    config: PretrainConfig
-    device: torch.device
-    precision: str
+    config: PretrainConfig  # a resumed run may have changed ``accumulate``
+    device: torch.device  # of this process
+    precision: str  # Lightning's name
     processes: Processes
     engine: EngineConfig
     found: Survey
@@ -86,11 +74,7 @@ class Plan:
 
 
 def make_plan(config: PretrainConfig, *, resume: bool) -> Plan:
-    """Settle what a run will be.
-
-    Args:
-        config: What the user asked for.
-        resume: Whether it goes on from the newest whole checkpoint of its folder.
+    """Settle what a run will be; ``resume``: on from the newest whole checkpoint of its folder.
 
     Raises:
         ValueError: Settings that do not go together, no such device, or shards that cannot be
@@ -156,21 +140,18 @@ def choose_model(model: str | dict[str, Any]) -> ModelConfig:
 def show(plan: Plan, console: Console, *, clips_per_second: float | None, may_exist: bool) -> None:
     """Check every path first, then print the plan.
 
-    Args:
-        run: What it will be.
-        console: Where.
-        clips_per_second: Speed of one device, if it is known.
-        may_exist: Whether a run that is in the folder is gone on with or deleted.
+    ``may_exist``: a run that is in the folder is gone on with or deleted.
 
     Raises: ValueError: paths that will not do, all of them at once.
     """
-    num_parameters = sum(item.numel() for item in _meta_network(plan).parameters())
+    with torch.device("meta"):
+        num_parameters = sum(item.numel() for item in _network(plan).parameters())
     needed = _bytes_on_disk(plan, num_parameters)
     out, log = plan.config.out, plan.config.log
     probed = plan.config.probe.folders if plan.probed else ()
     problems = [
-        *shard_problems((*plan.config.data.folders, *probed)),
-        *folder_problems(out, needed=needed, may_exist=may_exist),
+        *_shard_problems((*plan.config.data.folders, *probed)),
+        *_folder_problems(out, needed=needed, may_exist=may_exist),
     ]
     if problems:
         raise ValueError(f"dry run: {'; '.join(problems)}")
@@ -179,19 +160,18 @@ def show(plan: Plan, console: Console, *, clips_per_second: float | None, may_ex
         console.print(line)
     console.print(_memory_table(plan))
     console.print(
-        f"disk: up to {gib(needed)} in {out} (free: {gib(free_bytes(out))}): "
+        f"disk: up to {_gib(needed)} in {out} (free: {_gib(_free_bytes(out))}): "
         f"{log.keep} checkpoints that are kept and one being written, the portable one"
         + (f", and one for good every {log.keep_every} steps" if log.keep_every else "")
     )
     console.print(
-        f"checked: {sum(1 for _ in tars(plan.config.data.folders))} shards to train on"
-        + (f", {sum(1 for _ in tars(probed))} to probe on" if probed else "")
+        f"checked: {sum(1 for _ in _tars(plan.config.data.folders))} shards to train on"
+        + (f", {sum(1 for _ in _tars(probed))} to probe on" if probed else "")
         + ", all there, whole in size and readable; the run folder can be written"
     )
 
 
 def _plan_lines(plan: Plan, num_parameters: int, clips_per_second: float | None) -> Iterator[str]:
-    """Counts, tokens, operations and hours."""
     counts, model, objective = plan.counts, plan.config.model, plan.config.objective
     yield (
         f"data: {plan.found.num_clips} clips, {plan.found.hours:.1f} h of video; "
@@ -235,7 +215,6 @@ def _plan_lines(plan: Plan, num_parameters: int, clips_per_second: float | None)
 
 
 def _memory_table(plan: Plan) -> Table:
-    """Peak memory of a device, engine by engine."""
     size = measure_network(lambda: _network(plan), precision=plan.precision)
     table = Table(
         title=f"memory of a device at the peak of a step of {plan.config.data.batch_size} clips, "
@@ -269,7 +248,6 @@ def _memory_table(plan: Plan) -> Table:
 
 
 def _network(plan: Plan) -> HiCMAE:
-    """The network as it will be trained."""
     network = HiCMAE(plan.config.model, plan.config.objective)
     network.set_grad_checkpointing(plan.config.hardware.recompute)
     return network
@@ -284,15 +262,9 @@ def _bytes_on_disk(plan: Plan, num_parameters: int) -> int:
     return num_parameters * (kept * _RESUMABLE + _PORTABLE)
 
 
-def _meta_network(plan: Plan) -> HiCMAE:
-    """The network without content."""
-    with torch.device("meta"):
-        return HiCMAE(plan.config.model, plan.config.objective)
-
-
-def shard_problems(folders: Iterable[Path | str]) -> Iterator[str]:
+def _shard_problems(folders: Iterable[Path | str]) -> Iterator[str]:
     """Shards that are absent, unreadable or of another size than the index says."""
-    for path, size in tars(folders):
+    for path, size in _tars(folders):
         if not path.is_file():
             yield f"{path}: no such shard, though the index has it; rebuild or copy it"
         elif not os.access(path, os.R_OK):
@@ -301,7 +273,7 @@ def shard_problems(folders: Iterable[Path | str]) -> Iterator[str]:
             yield f"{path}: has {path.stat().st_size} bytes, the index says {size}; copy it again"
 
 
-def tars(folders: Iterable[Path | str]) -> Iterator[tuple[Path, int]]:
+def _tars(folders: Iterable[Path | str]) -> Iterator[tuple[Path, int]]:
     """Every shard of the folders on this machine, with its size in bytes as the index has it."""
     for folder in folders:
         if not isinstance(folder, Path):
@@ -311,14 +283,8 @@ def tars(folders: Iterable[Path | str]) -> Iterator[tuple[Path, int]]:
             yield folder / shard["name"], int(shard["bytes"])
 
 
-def folder_problems(out: Path, *, needed: int, may_exist: bool) -> Iterator[str]:
-    """Reasons why the run folder could not be written.
-
-    Args:
-        out: The run folder.
-        needed: Bytes that it will hold at most.
-        may_exist: Whether a run that is in it is gone on with or deleted.
-    """
+def _folder_problems(out: Path, *, needed: int, may_exist: bool) -> Iterator[str]:
+    """Reasons why the run folder could not be written, with the bytes it will hold at most."""
     if out.exists() and not out.is_dir():
         yield f"{out}: is a file; give a folder for the run with --out"
         return
@@ -331,26 +297,23 @@ def folder_problems(out: Path, *, needed: int, may_exist: bool) -> Iterator[str]
     nearest = _nearest_folder(out)
     if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
         yield f"{nearest}: cannot be written (permission), so {out} could not be made"
-    elif needed > free_bytes(out):
+    elif needed > _free_bytes(out):
         yield (
-            f"{out}: {gib(free_bytes(out))} free, checkpoints take up to {gib(needed)}; keep fewer "
-            "(log.keep, log.keep_every) or choose another --out"
+            f"{out}: {_gib(_free_bytes(out))} free, checkpoints take up to {_gib(needed)}; keep "
+            "fewer (log.keep, log.keep_every) or choose another --out"
         )
 
 
-def free_bytes(out: Path) -> int:
-    """Bytes free where the run folder is or would be."""
+def _free_bytes(out: Path) -> int:
     return shutil.disk_usage(_nearest_folder(out)).free
 
 
 def _nearest_folder(path: Path) -> Path:
-    """The path, or the nearest thing above it that exists."""
     path = path.resolve()
     return next(candidate for candidate in (path, *path.parents) if candidate.exists())
 
 
-def gib(count: int) -> str:
-    """Bytes as text."""
+def _gib(count: int) -> str:
     return f"{count / 2**30:.2f} GiB"
 
 

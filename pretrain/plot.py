@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -28,16 +29,10 @@ _STYLES = ("-", "--", ":", "-.")
 
 @dataclass(frozen=True, kw_only=True)
 class Panel:
-    """A group of columns that are drawn together.
-
-    Attributes:
-        title: What they are.
-        columns: Pattern that a whole name of a column must match.
-        logarithmic: Whether the axis is.
-    """
+    """Columns that are drawn together."""
 
     title: str
-    columns: str
+    columns: str  # pattern that the whole name of a column must match
     logarithmic: bool = False
 
 
@@ -124,10 +119,7 @@ def read_curves(path: Path) -> dict[str, np.ndarray]:
 def draw_curves(path: Path, curves: Mapping[str, Columns], *, smooth: int = 1) -> None:
     """Write a PNG with a panel for each group of columns that any run has.
 
-    Args:
-        path: Where it goes.
-        curves: Columns of each run by its name.
-        smooth: Rows that a point is the mean of.
+    ``smooth`` is the number of rows that a point is the mean of.
     """
     present = {name for columns in curves.values() for name in columns}
     panels = [
@@ -234,14 +226,8 @@ def _smoothed(values: np.ndarray, window: int) -> np.ndarray:
 
 def _shared_start(names: Sequence[str]) -> str:
     """What all names begin with, up to an underscore."""
-    if len(names) < 2:
-        return ""
-    length = 0
-    for letters in zip(*names, strict=False):
-        if len(set(letters)) > 1:
-            break
-        length += 1
-    return names[0][: names[0].rfind("_", 0, length) + 1]
+    shared = os.path.commonprefix(names) if len(names) > 1 else ""  # noqa: RUF071
+    return shared[: shared.rfind("_") + 1]
 
 
 def _name(file: Path, files: Sequence[Path]) -> str:

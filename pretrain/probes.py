@@ -46,42 +46,25 @@ _LEAST_CLIPS = 2
 
 @dataclass(frozen=True, kw_only=True)
 class Label:
-    """A column of the shards that can be probed.
-
-    Attributes:
-        name: Of the column.
-        kind: Whether its values are classes or numbers.
-        rows: Positions (N',) of the clips that have one.
-        values: (N',) class numbers (int64), or numbers (float64).
-        num_classes: Of classes; 0 of numbers.
-        speakers: (N',) who is seen, as numbers; None where that is not known of all, or there are
-            fewer than two.
-    """
+    """A column of the shards that can be probed."""
 
     name: str
     kind: Literal["classes", "numbers"]
-    rows: np.ndarray
-    values: np.ndarray
-    num_classes: int
-    speakers: np.ndarray | None
+    rows: np.ndarray  # (N',) positions of the clips that have a value
+    values: np.ndarray  # (N',) class numbers (int64), or numbers (float64)
+    num_classes: int  # 0 of numbers
+    speakers: np.ndarray | None  # (N',) numbers; None: not known of all, or fewer than two
 
 
 @dataclass(frozen=True, kw_only=True)
 class ProbeData:
-    """The clips of the probes.
+    """The clips of the probes."""
 
-    Attributes:
-        datasets: One of each folder; the middle of each sample.
-        labels: What is predicted.
-        num_clips: Of all datasets.
-    """
-
-    datasets: tuple[ShardDataset, ...]
+    datasets: tuple[ShardDataset, ...]  # one of each folder; the middle of each sample
     labels: tuple[Label, ...]
 
     @property
     def num_clips(self) -> int:
-        """Clips of all datasets."""
         return sum(len(dataset) for dataset in self.datasets)
 
     def clip(self, number: int) -> dict[str, Any]:
@@ -138,11 +121,6 @@ class Probes(StepCallback):
     ``probe_<label>_uar_both``, ``_video``, ``_audio`` (or ``_ccc_…``), from the mean fused tokens,
     or those of one modality's last layer; beside each its chance level. Every process encodes its
     share of the clips, unmasked; the first one scores.
-
-    Args:
-        data: The clips.
-        config: How often, and how many at once.
-        note: Takes the numbers.
     """
 
     def __init__(
@@ -187,15 +165,9 @@ class Probes(StepCallback):
                         {name: value.to(module.device) for name, value in batch.items()}
                     )
                     encoded = module.model.encoder(video, fbank)
-                    pooled = [
-                        tokens.float().mean(dim=1)
-                        for tokens in (
-                            encoded.video.last,
-                            encoded.audio.last,
-                            encoded.video.fused,
-                            encoded.audio.fused,
-                        )
-                    ]
+                    seen, heard = encoded.video, encoded.audio
+                    tokens = (seen.last, heard.last, seen.fused, heard.fused)
+                    pooled = [part.float().mean(dim=1) for part in tokens]
                     parts.append(torch.stack(pooled))  # (4, B, D)
         finally:
             module.train(was_training)
@@ -318,7 +290,6 @@ def _usable(index: Index, config: ProbeConfig) -> pandas.DataFrame:
 def _refuse_training_clips(
     config: ProbeConfig, data: DataConfig, tables: list[pandas.DataFrame]
 ) -> None:
-    """Raise ValueError where the clips are trained on."""
     trained = {folder.resolve() for folder in data.folders if isinstance(folder, Path)}
     for folder, table in zip(config.folders, tables, strict=True):
         splits = set(table["split"])

@@ -40,25 +40,16 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 @dataclass(frozen=True, kw_only=True)
 class Processes:
-    """Who is there.
+    """Who is there."""
 
-    Attributes:
-        rank: Of this process, over all nodes.
-        devices: Processes on each node.
-        num_nodes: Nodes.
-        launcher: Who starts the processes: ``own``, ``torchrun`` or ``slurm``.
-        note: A line for the user where the settings said otherwise than the launcher, or empty.
-    """
-
-    rank: int
-    devices: int
+    rank: int  # of this process, over all nodes
+    devices: int  # processes on each node
     num_nodes: int
     launcher: Literal["own", "torchrun", "slurm"] = "own"
-    note: str = ""
+    note: str = ""  # for the user, where the settings said otherwise than the launcher
 
     @property
     def world_size(self) -> int:
-        """Processes over all nodes."""
         return self.devices * self.num_nodes
 
     def environment(self) -> ClusterEnvironment:
@@ -142,14 +133,12 @@ class StopOnSignal(pl.Callback):
         return tuple(int(self.received == number) for number in _SIGNALS)
 
     def settle(self, trainer: pl.Trainer, totals: tuple[int, ...]) -> bool:
-        """Stop if any process got one."""
         arrived = [number for number, count in zip(_SIGNALS, totals, strict=True) if count]
         if arrived:
             self.received = arrived[0]
         return bool(arrived)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Take over the signals."""
         if threading.current_thread() is threading.main_thread():
             for number in _SIGNALS:
                 self._previous[number] = signal.signal(number, self._note)
@@ -161,7 +150,6 @@ class StopOnSignal(pl.Callback):
     def on_exception(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
     ) -> None:
-        """Give the signals back."""
         self._give_back()
 
     def _give_back(self) -> None:
@@ -202,7 +190,6 @@ def _started(
 
 
 def _devices(hardware: HardwareConfig, device: str) -> int:
-    """Processes on this node, where nobody has started them yet."""
     if hardware.devices != "auto":
         return hardware.devices
     return 1 if device == "cpu" or ":" in device else max(1, torch.cuda.device_count())

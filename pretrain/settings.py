@@ -278,28 +278,16 @@ class PretrainConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Counts:
-    """How long a run is.
-
-    Attributes:
-        num_steps: Optimizer steps.
-        warmup_steps: Those of the warm-up.
-        global_batch: Clips of one optimizer step, over processes and accumulation.
-        steps_per_epoch: Optimizer steps in which about every clip is seen once.
-    """
+    """How long a run is, in optimizer steps."""
 
     num_steps: int
     warmup_steps: int
-    global_batch: int
-    steps_per_epoch: int
+    global_batch: int  # clips of one optimizer step, over processes and accumulation
+    steps_per_epoch: int  # in which about every clip is seen once
 
 
 def count_steps(config: PretrainConfig, *, num_clips: int, world_size: int) -> Counts:
-    """Turn epochs, batches and warm-up into counts.
-
-    Args:
-        config: The recipe.
-        num_clips: Of one pass over the data.
-        world_size: Processes.
+    """Turn epochs (of ``num_clips``), batches and warm-up into counts.
 
     Raises: ValueError: a warm-up longer than the run.
     """

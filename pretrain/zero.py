@@ -122,14 +122,8 @@ def trainer_settings(
 ) -> dict[str, Any]:
     """What Lightning's trainer is told of an engine, its devices and the number format.
 
-    Args:
-        engine: How devices share.
-        processes: Who takes part.
-        device: Where this process computes.
-        precision: Lightning's name.
-        batch_size: Clips that one process handles at once.
-        timeout_seconds: Longest that a process waits for another.
-        checkpoint_io: Writes and reads checkpoints.
+    ``precision`` is Lightning's name, ``batch_size`` the clips that one process handles at once,
+    and ``timeout_seconds`` the longest that it waits for another.
     """
     on_cpu = device.type == "cpu"
     alone_on = [device.index] if device.index and processes.world_size == 1 else None
@@ -168,14 +162,7 @@ def trainer_settings(
 def zero_config(
     engine: EngineConfig, *, precision: str, batch_size: int, on_cpu: bool
 ) -> dict[str, Any]:
-    """What DeepSpeed is told.
-
-    Args:
-        engine: Stage, offloading, sizes.
-        precision: Lightning's name.
-        batch_size: Clips that one process handles at once.
-        on_cpu: Whether it computes on CPUs, which need no pinned memory.
-    """
+    """What DeepSpeed is told; ``on_cpu``: it computes on CPUs, which need no pinned memory."""
     zero: dict[str, Any] = {
         "stage": engine.stage,
         "overlap_comm": engine.overlap,
@@ -219,9 +206,6 @@ class ZeroPrecision(DeepSpeedPrecision):
 
     DeepSpeed turns off an autocast that is around it, so the module enters ``forward_context``
     inside.
-
-    Args:
-        precision: Lightning's name.
     """
 
     def convert_input(self, data: Any) -> Any:
@@ -230,7 +214,6 @@ class ZeroPrecision(DeepSpeedPrecision):
 
     @contextmanager
     def train_step_context(self) -> Iterator[None]:
-        """Nothing around DeepSpeed."""
         yield
 
     @contextmanager
@@ -240,15 +223,10 @@ class ZeroPrecision(DeepSpeedPrecision):
         if dtype is None:
             yield
             return
-        kind = "cpu" if not torch.cuda.is_available() else self._device_type()
-        with torch.autocast(kind, dtype=dtype):
-            yield
-
-    @staticmethod
-    def _device_type() -> str:
         from deepspeed.accelerator import get_accelerator
 
-        return str(get_accelerator().device_name())
+        with torch.autocast(str(get_accelerator().device_name()), dtype=dtype):
+            yield
 
 
 class ZeroStrategy(DeepSpeedStrategy):
@@ -327,12 +305,7 @@ class ZeroStrategy(DeepSpeedStrategy):
 
 
 def gather_weights(module: nn.Module, *, keep: bool) -> dict[str, Tensor]:
-    """The weights in fp32, on the CPU.
-
-    Args:
-        module: Whose parameters DeepSpeed has shared out.
-        keep: Whether this process wants them; it takes part anyway, and returns nothing else.
-    """
+    """The weights in fp32, on the CPU; where they are not to be kept, nothing comes back."""
     from deepspeed.utils import safe_get_full_fp32_param
 
     weights = {}
@@ -349,12 +322,7 @@ def gather_optimizer(engine: Any, module: nn.Module, *, keep: bool) -> dict[str,
     """The state of AdamW as one device would have it.
 
     Parameters are numbered as the optimizer's groups list them, which is how PyTorch does it; the
-    groups are ``hicmae.parameters.parameter_groups``, in which every parameter has its name.
-
-    Args:
-        engine: DeepSpeed's.
-        module: Its network.
-        keep: Whether this process wants it.
+    groups are ``hicmae.optimization.parameter_groups``, in which every parameter has its name.
     """
     from deepspeed.utils import safe_get_full_optimizer_state
 
@@ -385,13 +353,7 @@ def gather_optimizer(engine: Any, module: nn.Module, *, keep: bool) -> dict[str,
 
 
 def scatter_optimizer(engine: Any, module: nn.Module, checkpoint: Mapping[str, Any]) -> None:
-    """Give each process its part of the whole state.
-
-    Args:
-        engine: DeepSpeed's, made from the weights of the checkpoint.
-        module: Its network.
-        checkpoint: Has ``state_dict`` and ``optimizer_states`` of one device.
-    """
+    """Give each process its part of a checkpoint of one device, whose weights are loaded."""
     whole = checkpoint["optimizer_states"][0]
     optimizer = engine.optimizer
     base = optimizer.optimizer
@@ -419,8 +381,6 @@ def scatter_optimizer(engine: Any, module: nn.Module, checkpoint: Mapping[str, A
 
 
 class _DDP(DDPStrategy):
-    """Lightning's, with our launcher."""
-
     def _configure_launcher(self) -> None:
         assert self.cluster_environment is not None
         self._launcher = Launcher(self.cluster_environment, self.num_processes, self.num_nodes)
@@ -486,7 +446,6 @@ def _link_moments(optimizer: Any) -> None:
 
 
 def _flat_parts(optimizer: Any) -> list[Tensor]:
-    """The flat fp32 tensors that the optimizer in this process updates."""
     stage3 = getattr(optimizer, "fp32_partitioned_groups_flat", None)
     return list(stage3 if stage3 is not None else optimizer.single_partition_of_fp32_groups)
 
@@ -498,7 +457,6 @@ def _buffers(module: nn.Module) -> list[tuple[str, Tensor]]:
 
 
 def _numbers(scaler: Any) -> dict[str, float | int | bool]:
-    """The plain numbers that a loss scaler has learnt."""
     return {
         name: value for name, value in vars(scaler).items() if isinstance(value, bool | int | float)
     }

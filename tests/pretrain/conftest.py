@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from hicmae.settings import ModelConfig
-from tests.support.pretrain_shards import moving_shards, run_pretraining
+from tests.support.pretrain_shards import Train, moving_shards, run_pretraining
 from tests.support.shared import made_once
 
 
@@ -38,3 +40,21 @@ def finished(
         lambda path: run_pretraining(shards, path / "run", tiny_model_config),
     )
     return folder / "run"
+
+
+@pytest.fixture
+def train(shards: Path, tiny_model_config: ModelConfig) -> Train:
+    """``run_pretraining`` into a folder, on the eight samples or on other ``shards``."""
+
+    def run(
+        out: Path, *, shards: Path = shards, sizes: ModelConfig = tiny_model_config, **changes: Any
+    ) -> int:
+        return run_pretraining(shards, out, sizes, **changes)
+
+    return run
+
+
+@pytest.fixture
+def copied(finished: Path, tmp_path: Path) -> Path:
+    """A copy of the finished run that the test may change."""
+    return shutil.copytree(finished, tmp_path / "run")

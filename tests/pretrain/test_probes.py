@@ -15,7 +15,7 @@ from hicmae.settings import ModelConfig
 from pretrain.plot import read_curves
 from pretrain.probes import Probes, find_labels, linear_probe, probe_data, retrieval
 from pretrain.settings import DataConfig, LogConfig, ProbeConfig
-from tests.support.pretrain_shards import moving_sample, run_pretraining
+from tests.support.pretrain_shards import Train, moving_sample
 from tests.support.shard_fixtures import write_shards
 
 LOG = LogConfig(log_every=2, health_every=0, pictures_every=0, progress=False)
@@ -124,11 +124,11 @@ def test_columns_that_are_no_labels_are_left_out_or_refused() -> None:
 
 
 def test_a_run_with_probes_takes_the_same_steps_as_one_without(
-    shards: Path, finished: Path, tmp_path: Path, tiny_model_config: ModelConfig
+    train: Train, finished: Path, tmp_path: Path
 ) -> None:
     held_out = labelled_shards(tmp_path / "held-out")
     probe = ProbeConfig(shards=held_out, every=3, batch_size=3)
-    run_pretraining(shards, tmp_path / "with", tiny_model_config, log=LOG, probe=probe)
+    train(tmp_path / "with", log=LOG, probe=probe)
     expected = load_checkpoint(finished).tensors
     for name, tensor in load_checkpoint(tmp_path / "with").tensors.items():
         assert torch.equal(tensor, expected[name]), name

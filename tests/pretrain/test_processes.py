@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import signal
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import torch
 from hicmae.checkpoints.checkpoint import load_checkpoint
 from hicmae.settings import ModelConfig
 from tests.support.pretrain_processes import Runs
+from tests.support.pretrain_shards import assert_same_weights
 
 STEPS = 30
 # Of a lost process; the other one's start, on a machine with much to do, must fit too.
@@ -50,25 +52,6 @@ def test_a_signal_to_all_processes_of_a_run_saves_it(number: signal.Signals, run
     step = load_checkpoint(out).config["step"]
     assert (out / "checkpoints" / f"step-{step:06d}.ckpt").is_file()
     assert runs.rows(number.name)[-1]["step"] == str(step)
-
-
-@pytest.mark.slow
-def test_two_processes_train_one_network_on_their_own_clips(runs: Runs) -> None:
-    """With negatives of both processes, and pictures, whose forward pass gathers them too."""
-    output, _ = runs.finish(
-        "two",
-        *("--steps", "4", "--log.log_every", "2", "--optimizer.learning_rate", "3e-4"),
-        *("--hardware.devices", "2", "--hardware.strategy", "ddp"),
-        *("--objective.negatives", "global", "--log.pictures_every", "4"),
-    )
-    assert output.count("pretrained 4 steps") == 1, "only the first process speaks"
-    rows = runs.rows("two")
-    assert [row["clips"] for row in rows] == ["16", "32"]
-    assert [row["epoch"] for row in rows] == ["1", "2"]
-    # The logarithm of 8 candidates, twice (layers): untrained features cannot do much better.
-    assert float(rows[0]["contrast"]) > 2 * 1.9
-    assert load_checkpoint(runs.folder / "two").config["step"] == 4
-    assert (runs.folder / "two" / "figures" / "reconstruction-000004.png").is_file()
 
 
 @pytest.mark.parametrize(
@@ -128,18 +111,29 @@ def test_a_run_killed_twice_ends_as_if_it_had_not_been(
     assert [row["step"] for row in rows] == [str(step) for step in range(2, STEPS + 1, 2)]
     for one, other in zip(runs.rows("whole"), rows, strict=True):
         assert {name: one[name] for name in NAMES} == {name: other[name] for name in NAMES}
-    expected = runs.weights("whole")
-    for name, tensor in runs.weights("killed").items():
-        assert torch.equal(tensor, expected[name]), name
+    assert_same_weights(out, runs.folder / "whole")
     assert not list((out / "checkpoints").glob(".*")), "nothing half-written is left"
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("engine", "number"), [("ddp", signal.SIGKILL), ("zero1", signal.SIGSTOP)])
-def test_when_a_process_dies_or_hangs_the_other_says_so_and_ends_in_time(
-    engine: str, number: signal.Signals, runs: Runs
-) -> None:
+def test_when_a_process_dies_or_hangs_the_other_says_so_and_ends_in_time(runs: Runs) -> None:
     """A stopped process keeps its connections open: only the timeout tells."""
+    hung, stopped = start_and_hit(runs, "zero1", signal.SIGSTOP)
+    try:
+        dead, _ = start_and_hit(runs, "ddp", signal.SIGKILL)  # while the other one waits
+        says_that_it_lost_one(dead)
+        hung.wait(timeout=3 * TIMEOUT_SECONDS)
+    finally:
+        # The stopped one holds the pipes; nothing else will end it.
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(stopped, signal.SIGKILL)
+    says_that_it_lost_one(hung)
+
+
+def start_and_hit(
+    runs: Runs, engine: str, number: signal.Signals
+) -> tuple[subprocess.Popen[str], int]:
+    """A run of two processes whose second one has got a signal in training, and that one's id."""
     name = f"lost-{engine}"
     process = runs.start(
         name,
@@ -148,20 +142,17 @@ def test_when_a_process_dies_or_hangs_the_other_says_so_and_ends_in_time(
     )
     runs.wait_for((runs.folder / name / "metrics.csv").exists, process)
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    ranks = [
+    (second,) = [
         int(child)
         for child in children
         if b"LOCAL_RANK=1" in Path(f"/proc/{child}/environ").read_bytes()
     ]
-    assert len(ranks) == 1
-    os.kill(ranks[0], number)
-    try:
-        process.wait(timeout=3 * TIMEOUT_SECONDS)
-    finally:
-        # The stopped one holds the pipes; nothing else will end it.
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(ranks[0], signal.SIGKILL)
-    _, errors = process.communicate(timeout=60)
+    os.kill(second, number)
+    return process, second
+
+
+def says_that_it_lost_one(process: subprocess.Popen[str]) -> None:
+    _, errors = process.communicate(timeout=3 * TIMEOUT_SECONDS)
     assert process.returncode == 1, errors
     told = [line for line in errors.splitlines() if line.startswith("hicmae pretrain: error")]
     assert len(told) == 1, errors
@@ -169,12 +160,13 @@ def test_when_a_process_dies_or_hangs_the_other_says_so_and_ends_in_time(
     assert "Traceback" not in errors
 
 
-def poisoned(runs: Runs, engine: str, poison: str, status: int) -> tuple[str, str]:
+def poisoned(runs: Runs, engine: str, poison: str, *more: str, status: int = 0) -> tuple[str, str]:
     """A run of two processes, the second of which has clips that are no numbers."""
     return runs.finish(
         f"poisoned-{engine}",
         *("--steps", "6", "--max_skipped_steps", "1", "--hardware.devices", "2"),
         *("--hardware.strategy", engine, "--hardware.timeout_seconds", "120"),
+        *more,
         status=status,
         script=runs.repository / "tests" / "support" / "pretrain_poisoned.py",
         POISON=poison,
@@ -189,7 +181,7 @@ def steps_of_adamw(out: Path, step: int) -> set[int]:
 @pytest.mark.slow
 def test_a_bad_step_of_one_process_is_left_out_by_both_until_both_stop(runs: Runs) -> None:
     """Steps 2 and 4 are bad on the second process; one is allowed."""
-    _, errors = poisoned(runs, "zero1", "1:2,4", 2)
+    _, errors = poisoned(runs, "zero1", "1:2,4", status=2)
     out = runs.folder / "poisoned-zero1"
     # One line on the screen, from the first process, and the samples of both in the run folder.
     told = [line for line in errors.splitlines() if "hicmae pretrain: error" in line]
@@ -213,12 +205,19 @@ def test_a_bad_step_of_one_process_is_left_out_by_both_until_both_stop(runs: Run
 
 
 @pytest.mark.slow
-def test_a_run_goes_on_behind_a_bad_step(runs: Runs) -> None:
+def test_two_processes_train_one_network_on_their_own_clips_and_go_on_behind_a_bad_step(
+    runs: Runs,
+) -> None:
     """The one that speaks says where the samples of the one that saw it are named."""
-    output, _ = poisoned(runs, "ddp", "1:2", 0)
+    more = ("--log.log_every", "2", "--optimizer.learning_rate", "3e-4")
+    output, _ = poisoned(runs, "ddp", "1:4", *more)
     out = runs.folder / "poisoned-ddp"
-    assert output.count("step 2: not finite") == 1
+    assert output.count("pretrained 6 steps") == 1, "only the first process speaks"
+    assert output.count("step 4: not finite") == 1
     assert "process-0.json and, of the other processes, beside it" in output
+    rows = runs.rows("poisoned-ddp")
+    assert [row["clips"] for row in rows] == ["16", "32", "48"]
+    assert [row["epoch"] for row in rows] == ["1", "2", "3"]
     assert load_checkpoint(out).config["step"] == 6
     assert all(torch.isfinite(tensor).all() for tensor in runs.weights("poisoned-ddp").values())
     assert steps_of_adamw(out, 6) == {5}

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import csv
 import json
+import math
 import re
 import shutil
 import signal
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -26,21 +27,39 @@ from hicmae.settings import AugmentConfig, ModelConfig, ObjectiveConfig
 from pretrain.guard import NonFiniteError, TooManyBadError
 from pretrain.module import PretrainModule
 from pretrain.settings import DataConfig, HardwareConfig, LogConfig, OptimizerConfig
-from tests.support.pretrain_shards import moving_shards, run_pretraining
+from tests.support.pretrain_shards import Train, assert_same_weights, moving_shards, rows_of
 from tests.support.shard_fixtures import rewrite_shard
 
 
-def rows_of(out: Path) -> list[dict[str, str]]:
-    with (out / "metrics.csv").open(newline="") as file:
-        return list(csv.DictReader(file))
+@pytest.fixture
+def damaged(shards: Path, tmp_path: Path) -> Path:
+    """A copy of the shards that the test may spoil."""
+    return shutil.copytree(shards, tmp_path / "damaged")
+
+
+@pytest.fixture
+def poisoned(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Let a clip of some steps (counted from 0) hold no finite number."""
+    original = PretrainModule.on_after_batch_transfer
+
+    def poison(name: str, clip: int, *steps: int, value: float) -> None:
+        def spoiling(self: PretrainModule, batch: Any, dataloader_idx: int) -> Any:
+            batch = original(self, batch, dataloader_idx)
+            if self.global_step in steps:
+                batch[name][clip] = value
+            return batch
+
+        monkeypatch.setattr(PretrainModule, "on_after_batch_transfer", spoiling)
+
+    return poison
 
 
 def test_a_run_leaves_configuration_metrics_checkpoints_and_pictures(
-    shards: Path, tmp_path: Path, tiny_model_config: ModelConfig
+    train: Train, tmp_path: Path, tiny_model_config: ModelConfig
 ) -> None:
     out = tmp_path / "run"
     log = LogConfig(log_every=2, checkpoint_every=2, keep=1, pictures_every=4, picture_clips=2)
-    assert run_pretraining(shards, out, tiny_model_config, steps=5, log=log) == 0
+    assert train(out, steps=5, log=log) == 0
 
     names = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
     assert names == {
@@ -92,13 +111,11 @@ def test_the_portable_checkpoint_loads_strictly_and_knows_its_size(
 
 
 def test_the_loss_falls_when_the_same_clips_come_again_and_again(
-    shards: Path, tmp_path: Path, tiny_model_config: ModelConfig
+    train: Train, tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
-    run_pretraining(
-        shards,
+    train(
         out,
-        tiny_model_config,
         steps=40,
         log=LogConfig(log_every=5, pictures_every=0, progress=False),
         augment=AugmentConfig(),
@@ -114,11 +131,11 @@ def test_the_loss_falls_when_the_same_clips_come_again_and_again(
     ("accumulate", "workers"), [(3, 0), pytest.param(2, 2, marks=pytest.mark.slow)]
 )
 def test_a_resumed_run_ends_with_the_weights_of_an_unbroken_one(
+    train: Train,
     accumulate: int,
     workers: int,
     shards: Path,
     tmp_path: Path,
-    tiny_model_config: ModelConfig,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """From inside a pass over the data (of two batches), bit for bit, clip for clip."""
@@ -135,7 +152,7 @@ def test_a_resumed_run_ends_with_the_weights_of_an_unbroken_one(
     settings: dict[str, Any] = {"steps": 7, "accumulate": accumulate, "data": data, "log": log}
     settings |= {"augment": AugmentConfig.pretraining(), "workers": workers}
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    run_pretraining(shards, whole, tiny_model_config, **settings)
+    train(whole, **settings)
     keys, taken[:] = list(taken), []
     shutil.copytree(whole, broken)
     # As after a crash in step 6: rows 4 and 5 are there, the last one cut, step 6 never saved.
@@ -144,7 +161,7 @@ def test_a_resumed_run_ends_with_the_weights_of_an_unbroken_one(
     lines = (broken / "metrics.csv").read_text().splitlines(keepends=True)
     (broken / "metrics.csv").write_text("".join(lines[:6]) + lines[6][:9])
 
-    assert run_pretraining(shards, broken, tiny_model_config, resume=True, **settings) == 0
+    assert train(broken, resume=True, **settings) == 0
 
     assert taken == keys[3 * accumulate :]
     assert len(set(keys)) > 2, "passes differ, so that a wrong one would show"
@@ -152,13 +169,11 @@ def test_a_resumed_run_ends_with_the_weights_of_an_unbroken_one(
     for one, other in zip(rows_of(whole), rows_of(broken), strict=True):
         for name in ("loss", "gradient_norm", "learning_rate", "clips", "epoch"):
             assert one[name] == other[name], (one["step"], name)
-    expected = load_checkpoint(whole).tensors
-    for name, tensor in load_checkpoint(broken).tensors.items():
-        assert torch.equal(tensor, expected[name]), name
+    assert_same_weights(broken, whole)
 
 
 def test_fp16_scales_its_loss_on_a_cpu_too_and_resumes_with_its_scale(
-    shards: Path, tmp_path: Path, tiny_model_config: ModelConfig, monkeypatch: pytest.MonkeyPatch
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A scale that overflows at first and is halved until it does not."""
     monkeypatch.setattr(torch.amp, "GradScaler", partial(torch.amp.GradScaler, init_scale=2.0**26))
@@ -173,7 +188,7 @@ def test_fp16_scales_its_loss_on_a_cpu_too_and_resumes_with_its_scale(
     log = LogConfig(log_every=1, checkpoint_every=2, keep=9, pictures_every=0, progress=False)
     settings: dict[str, Any] = {"steps": 8, "log": log, "precision": "16-mixed"}
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    run_pretraining(shards, whole, tiny_model_config, **settings)
+    train(whole, **settings)
     assert kinds == {torch.float16}
     shutil.copytree(whole, broken)
     for path in (broken / "checkpoints").glob("step-*.ckpt"):
@@ -187,89 +202,74 @@ def test_fp16_scales_its_loss_on_a_cpu_too_and_resumes_with_its_scale(
 
     assert scaler(whole, 2)["scale"] < 2.0**26
     assert scaler(whole, 6)["_growth_tracker"] > 0, "steps were taken"
-    assert run_pretraining(shards, broken, tiny_model_config, resume=True, **settings) == 0
+    assert train(broken, resume=True, **settings) == 0
     assert scaler(broken, 8) == scaler(whole, 8)
-    expected = load_checkpoint(whole).tensors
-    for name, tensor in load_checkpoint(broken).tensors.items():
-        assert torch.equal(tensor, expected[name]), name
+    assert_same_weights(broken, whole)
 
 
 def test_resuming_a_finished_run_does_nothing_and_an_empty_folder_begins(
-    shards: Path,
-    finished: Path,
-    tmp_path: Path,
-    tiny_model_config: ModelConfig,
-    capsys: pytest.CaptureFixture[str],
+    train: Train, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "run"
-    assert run_pretraining(shards, out, tiny_model_config, steps=2, resume=True) == 0
+    assert train(out, steps=2, resume=True) == 0
     assert [row["step"] for row in rows_of(out)] == ["2"]
     shutil.rmtree(out)
     shutil.copytree(finished, out)
     before = (out / "metrics.csv").read_text()
     capsys.readouterr()
-    assert run_pretraining(shards, out, tiny_model_config, resume=True) == 0
+    assert train(out, resume=True) == 0
     assert "already pretrained for 4 of 4 steps" in capsys.readouterr().out
     assert (out / "metrics.csv").read_text() == before
 
 
 def test_a_changed_learning_rate_counts_when_resuming_and_is_said(
-    shards: Path,
-    finished: Path,
-    tmp_path: Path,
-    tiny_model_config: ModelConfig,
-    capsys: pytest.CaptureFixture[str],
+    train: Train, copied: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out = shutil.copytree(finished, tmp_path / "run")
     optimizer = OptimizerConfig(learning_rate=64e-5, min_learning_rate=64e-5, warmup_steps=2)
-    run_pretraining(shards, out, tiny_model_config, steps=6, optimizer=optimizer, resume=True)
-    assert float(rows_of(out)[-1]["learning_rate"]) == pytest.approx(1e-5)
+    train(copied, steps=6, optimizer=optimizer, resume=True)
+    assert float(rows_of(copied)[-1]["learning_rate"]) == pytest.approx(1e-5)
     said = capsys.readouterr().out
     assert "resumed with optimizer.learning_rate = 0.00064, was 0.192" in said
     assert "resumed with steps = 6, was 4" in said
 
 
 def test_a_folder_that_holds_a_run_is_neither_mixed_nor_lost(
-    shards: Path, finished: Path, tmp_path: Path, tiny_model_config: ModelConfig
+    train: Train, copied: Path, tmp_path: Path
 ) -> None:
-    out = shutil.copytree(finished, tmp_path / "run")
-    (out / "notes.txt").write_text("mine")
+    (copied / "notes.txt").write_text("mine")
     with pytest.raises(ValueError, match=r"holds a run already .*--resume .*--overwrite"):
-        run_pretraining(shards, out, tiny_model_config)
-    assert run_pretraining(shards, out, tiny_model_config, steps=3, overwrite=True) == 0
-    assert [row["step"] for row in rows_of(out)] == ["2", "3"]
-    assert (out / "notes.txt").read_text() == "mine"
+        train(copied)
+    assert train(copied, steps=3, overwrite=True) == 0
+    assert [row["step"] for row in rows_of(copied)] == ["2", "3"]
+    assert (copied / "notes.txt").read_text() == "mine"
     file = tmp_path / "file"
     file.touch()
     with pytest.raises(ValueError, match="is a file"):
-        run_pretraining(shards, file, tiny_model_config)
+        train(file)
 
 
 def test_another_network_cannot_be_resumed(
-    shards: Path, finished: Path, tmp_path: Path, tiny_model_config: ModelConfig
+    train: Train, copied: Path, tiny_model_config: ModelConfig
 ) -> None:
-    out = shutil.copytree(finished, tmp_path / "run")
     wider = replace(tiny_model_config, encoder_dim=64)
     with pytest.raises(ValueError, match=r"model\.encoder_dim was 32, now 64") as caught:
-        run_pretraining(shards, out, wider, steps=6, resume=True)
+        train(copied, sizes=wider, steps=6, resume=True)
     assert "\n" not in str(caught.value)
-    checkpoint = out / "checkpoints" / "step-000004.ckpt"
+    checkpoint = copied / "checkpoints" / "step-000004.ckpt"
     checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
     with pytest.raises(
         ValueError, match=r"step-000004\.ckpt has 1000 bytes instead of \d+\), and so is"
     ):
-        run_pretraining(shards, out, tiny_model_config, steps=6, resume=True)
+        train(copied, steps=6, resume=True)
 
 
-def test_samples_without_sound_are_named_or_counted(
-    tmp_path: Path, tiny_model_config: ModelConfig
-) -> None:
+def test_samples_without_sound_are_named_or_counted(train: Train, tmp_path: Path) -> None:
     shards = moving_shards(tmp_path / "some-silent", silent=(2,))
     with pytest.raises(ValueError, match=r"sample 'id02/00002' has no sound \(1 of 8"):
-        run_pretraining(shards, tmp_path / "run", tiny_model_config)
+        train(tmp_path / "run", shards=shards)
     assert not (tmp_path / "run").exists()
     data = DataConfig(shards=shards, batch_size=4, shuffle_buffer=0, on_bad="skip")
-    run_pretraining(shards, tmp_path / "run", tiny_model_config, data=data)
+    train(tmp_path / "run", data=data)
     last = rows_of(tmp_path / "run")[-1]
     # 16 clips of 7 usable samples: the silent one was met in two passes, perhaps in a third.
     assert int(last["skipped_no-sound"]) in (2, 3)
@@ -277,14 +277,12 @@ def test_samples_without_sound_are_named_or_counted(
 
 
 def test_a_truncated_shard_stops_the_run_by_name(
-    shards: Path, tmp_path: Path, tiny_model_config: ModelConfig
+    train: Train, damaged: Path, tmp_path: Path
 ) -> None:
-    damaged = tmp_path / "damaged"
-    shutil.copytree(shards, damaged)
     file = damaged / "train-000001.tar"
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 3])
     with pytest.raises(ValueError, match=r"train-000001\.tar: .*truncated") as caught:
-        run_pretraining(damaged, tmp_path / "run", tiny_model_config)
+        train(tmp_path / "run", shards=damaged)
     assert "\n" not in str(caught.value)
 
 
@@ -293,8 +291,6 @@ def test_a_truncated_shard_stops_the_run_by_name(
     [
         ({"data": DataConfig(shards=Path("nowhere"))}, FileNotFoundError, "nowhere"),
         ({"model": "huge"}, ValueError, "no such size"),
-        ({"model": {"fusion_depth": 1}}, ValueError, "what to start from"),
-        ({"steps": 0}, ValueError, "steps = 0"),
         ({"steps": 1}, ValueError, "the warm-up takes 2 steps, the run 1"),
         ({"device": "cuda:0", "hardware": HardwareConfig(devices=2)}, ValueError, "device = cuda"),
         ({"precision": "half"}, ValueError, "'half' is unknown"),
@@ -306,74 +302,52 @@ def test_a_truncated_shard_stops_the_run_by_name(
     ],
 )
 def test_what_cannot_work_is_refused_in_one_line_before_a_folder_is_made(
-    changes: dict[str, Any],
-    error: type[Exception],
-    message: str,
-    shards: Path,
-    tmp_path: Path,
-    tiny_model_config: ModelConfig,
+    train: Train, changes: dict[str, Any], error: type[Exception], message: str, tmp_path: Path
 ) -> None:
     with pytest.raises(error, match=message) as caught:
-        run_pretraining(shards, tmp_path / "run", tiny_model_config, **changes)
+        train(tmp_path / "run", **changes)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "run").exists()
 
 
 def test_a_loss_that_is_not_finite_stops_before_the_weights_and_names_the_samples(
-    shards: Path,
-    tmp_path: Path,
-    tiny_model_config: ModelConfig,
-    monkeypatch: pytest.MonkeyPatch,
+    train: Train, poisoned: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "run"
-    original = PretrainModule.on_after_batch_transfer
+    poisoned("video", 1, 2, value=math.nan)
     weights: list[torch.Tensor] = []
+    modules: list[PretrainModule] = []
+    step = PretrainModule.training_step
 
-    def poisoned(self: PretrainModule, batch: Any, dataloader_idx: int) -> Any:
-        batch = original(self, batch, dataloader_idx)
+    def noting(self: PretrainModule, *args: Any) -> Any:
         if self.global_step == 2:
-            batch["video"][1] = float("nan")
-            weights.extend(parameter.detach().clone() for parameter in self.model.parameters())
-        return batch
+            modules.append(self)
+            weights.extend(parameter.detach().clone() for parameter in self.parameters())
+        return step(self, *args)
 
-    monkeypatch.setattr(PretrainModule, "on_after_batch_transfer", poisoned)
-    stopped: list[PretrainModule] = []
-    fit = PretrainModule.on_train_start
-    monkeypatch.setattr(
-        PretrainModule, "on_train_start", lambda self: (stopped.append(self), fit(self))[1]
-    )
+    monkeypatch.setattr(PretrainModule, "training_step", noting)
     with pytest.raises(NonFiniteError, match=r"step 3: not finite .*video nan") as caught:
-        run_pretraining(shards, out, tiny_model_config, max_skipped_steps=0)
+        train(out, max_skipped_steps=0)
     assert "\n" not in str(caught.value)
     report = json.loads((out / "nonfinite-step-000003-process-0.json").read_text())
     assert len(report["keys"]) == 4
     assert report["keys_of_broken_inputs"] == [report["keys"][1]]
     assert report["keys"][1] in str(caught.value)
-    for before, now in zip(weights, stopped[0].model.parameters(), strict=True):
+    for before, now in zip(weights, modules[0].parameters(), strict=True):
         assert torch.equal(before, now)
 
 
 def test_steps_that_are_not_finite_are_left_out_up_to_a_budget(
-    shards: Path,
+    train: Train,
+    poisoned: Callable[..., None],
     tmp_path: Path,
-    tiny_model_config: ModelConfig,
-    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Two bad steps, one allowed: the second one stops the run, saved with its count."""
     out = tmp_path / "run"
-    original = PretrainModule.on_after_batch_transfer
-
-    def poisoned(self: PretrainModule, batch: Any, dataloader_idx: int) -> Any:
-        batch = original(self, batch, dataloader_idx)
-        if self.global_step in (1, 3):
-            batch["fbank"][0] = float("inf")
-        return batch
-
-    with monkeypatch.context() as patch:
-        patch.setattr(PretrainModule, "on_after_batch_transfer", poisoned)
-        with pytest.raises(NonFiniteError, match=r"step 4: .*max_skipped_steps = 1 allows; saved"):
-            run_pretraining(shards, out, tiny_model_config, steps=6, max_skipped_steps=1)
+    poisoned("fbank", 0, 1, 3, value=math.inf)
+    with pytest.raises(NonFiniteError, match=r"step 4: .*max_skipped_steps = 1 allows; saved"):
+        train(out, steps=6, max_skipped_steps=1)
     assert "step 2: not finite" in capsys.readouterr().out
     assert len(list(out.glob("nonfinite-step-00000[24]-process-0.json"))) == 2
     assert load_checkpoint(out).config["step"] == 4
@@ -382,29 +356,24 @@ def test_steps_that_are_not_finite_are_left_out_up_to_a_budget(
     saved = torch.load(out / "checkpoints" / "step-000004.ckpt", weights_only=True)
     steps = {int(state["step"]) for state in saved["optimizer_states"][0]["state"].values()}
     assert steps == {2}, "AdamW has taken two of four steps"
-    assert run_pretraining(shards, out, tiny_model_config, steps=6, resume=True) == 0
+    assert train(out, steps=6, resume=True) == 0
 
 
 def test_too_many_bad_samples_stop_the_run_by_cause(
-    shards: Path, tmp_path: Path, tiny_model_config: ModelConfig
+    train: Train, damaged: Path, tmp_path: Path
 ) -> None:
-    damaged = tmp_path / "damaged"
-    shutil.copytree(shards, damaged)
     rewrite_shard(damaged / "train-000000.tar", {"id00/00000.mjpg": b"no picture"})
     data = DataConfig(shards=damaged, batch_size=4, shuffle_buffer=0, on_bad="skip", max_bad=2)
     with pytest.raises(
         TooManyBadError, match=r"3 of \d+ samples .*\(\S+ 3\).*max_bad = 2"
     ) as caught:
-        run_pretraining(damaged, tmp_path / "run", tiny_model_config, data=data, steps=50)
+        train(tmp_path / "run", shards=damaged, data=data, steps=50)
     assert "\n" not in str(caught.value)
     assert load_checkpoint(tmp_path / "run").config["step"] < 10
 
 
 def test_sigterm_ends_the_run_after_a_step_and_saves_it(
-    shards: Path,
-    tmp_path: Path,
-    tiny_model_config: ModelConfig,
-    capsys: pytest.CaptureFixture[str],
+    train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "run"
     before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
@@ -415,7 +384,7 @@ def test_sigterm_ends_the_run_after_a_step_and_saves_it(
         signal.raise_signal(signal.SIGTERM)
 
     threading.Thread(target=terminate, daemon=True).start()
-    assert run_pretraining(shards, out, tiny_model_config, steps=100_000) == 128 + signal.SIGTERM
+    assert train(out, steps=100_000) == 128 + signal.SIGTERM
     said = capsys.readouterr().out
     match = re.search(r"stopped by SIGTERM after step (\d+) of 100000.*--resume", said)
     assert match
@@ -426,8 +395,8 @@ def test_sigterm_ends_the_run_after_a_step_and_saves_it(
 
 @pytest.mark.slow
 def test_reader_processes_give_the_same_run_as_none(
-    shards: Path, finished: Path, tmp_path: Path, tiny_model_config: ModelConfig
+    train: Train, finished: Path, tmp_path: Path
 ) -> None:
-    run_pretraining(shards, tmp_path / "run", tiny_model_config, workers=1)
+    train(tmp_path / "run", workers=1)
     for one, other in zip(rows_of(tmp_path / "run"), rows_of(finished), strict=True):
         assert one["loss"] == other["loss"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -11,11 +12,15 @@ import pytest
 import torch
 
 from hicmae.masks import Masks
+from hicmae.pretraining import HiCMAE
 from hicmae.settings import InputConfig, ModelConfig, ObjectiveConfig
+from pretrain.footprint import model_states
 from pretrain.module import PretrainModule, step_seed
 from pretrain.settings import Counts, DataConfig, OptimizerConfig, PretrainConfig
+from pretrain.zero import load_engine
 from shards.reading.streaming import StreamConfig, clip_stream
 from tests.support.pretrain_processes import Runs
+from tests.support.pretrain_shards import assert_same_weights
 
 pytestmark = pytest.mark.slow
 
@@ -44,11 +49,16 @@ def runs(
     found.end()
 
 
-def train(runs: Runs, name: str, engine: str, *more: str) -> str:
-    """Two processes, which share as an engine says."""
+def chosen(runs: Runs, engine: str) -> str:
+    """The engine, or the file of its own that the tests have for it."""
     own = runs.folder / f"{engine}.yaml"
-    engine = str(own) if own.is_file() else engine
-    return runs.finish(name, "--hardware.devices", "2", "--hardware.strategy", engine, *more)[0]
+    return str(own) if own.is_file() else engine
+
+
+def train(runs: Runs, name: str, engine: str, *more: str, **how: Any) -> str:
+    """Two processes, which share as an engine says."""
+    words = ("--hardware.devices", "2", "--hardware.strategy", chosen(runs, engine))
+    return runs.finish(name, *words, *more, **how)[0]
 
 
 def losses_of(runs: Runs, name: str) -> list[float]:
@@ -75,32 +85,57 @@ def half_way(runs: Runs, name: str, copy: str) -> str:
     return copy
 
 
-@pytest.mark.parametrize("engine", ["zero1", "zero3"])
+@pytest.fixture(scope="module", params=["zero1", "zero3"])
+def trained(request: pytest.FixtureRequest, runs: Runs) -> str:
+    """A run of two processes, whose third step was watched; the name of its engine and folder."""
+    engine: str = request.param
+    script = runs.repository / "tests" / "pretrain" / "traffic.py"
+    (runs.folder / "traffic" / engine).mkdir(parents=True)
+    train(runs, engine, engine, script=script, TRAFFIC=str(runs.folder / "traffic" / engine))
+    return engine
+
+
 def test_two_processes_train_as_one_does_and_go_on_with_the_same_bits(
-    engine: str, runs: Runs
+    trained: str, runs: Runs
 ) -> None:
     """Local negatives: the mean over the batches of processes, computed in one."""
-    train(runs, engine, engine)
-    agree_with_one(runs, engine)
-    resumed = half_way(runs, engine, f"{engine}-resumed")
-    assert "from step 2" in train(runs, resumed, engine, "--resume")
-    expected = runs.weights(engine)
-    for name, tensor in runs.weights(resumed).items():
-        assert torch.equal(tensor, expected[name]), name
-    assert losses_of(runs, resumed) == losses_of(runs, engine)
+    agree_with_one(runs, trained)
+    resumed = half_way(runs, trained, f"{trained}-resumed")
+    assert "from step 2" in train(runs, resumed, trained, "--resume")
+    assert_same_weights(runs.folder / resumed, runs.folder / trained)
+    assert losses_of(runs, resumed) == losses_of(runs, trained)
 
 
+def test_an_engine_keeps_and_sends_what_the_paper_says(
+    trained: str, runs: Runs, tiny_model_config: ModelConfig
+) -> None:
+    """With W bytes of weights: new weights and gradients, 2 W; weights twice at stage 3, 3 W.
+
+    But for what is whole when the forward pass ends: it is still whole when the backward begins.
+    """
+    found = [json.loads(path.read_text()) for path in (runs.folder / "traffic" / trained).iterdir()]
+    assert len(found) == 2
+    engine = load_engine(chosen(runs, trained), world_size=2)
+    count = sum(parameter.numel() for parameter in HiCMAE(tiny_model_config).parameters())
+    expected = model_states(count, engine, precision="32-true", world_size=2)
+    if trained == "zero1":  # when it is looked at, those of the other process are gone
+        expected["gradients"] /= 2
+    for kind, size in expected.items():
+        assert max(part["kept"][kind] for part in found) == pytest.approx(size, rel=0.02), kind
+    sent = 2 * 4 * count if trained == "zero1" else 3 * 4 * count - 4 * engine.gathered_elements
+    assert max(part["sent"] for part in found) == pytest.approx(sent, rel=0.05)
+
+
+@pytest.mark.parametrize("trained", ["zero1"], indirect=True)
 def test_a_checkpoint_goes_on_in_one_process_and_with_another_engine(
-    runs: Runs, capsys: pytest.CaptureFixture[str]
+    trained: str, runs: Runs, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """On CPUs the place is the same memory; the path through DeepSpeed is the other one."""
-    train(runs, "zero2", "zero2")
-    agree_with_one(runs, "zero2")
     capsys.readouterr()
-    runs.here(half_way(runs, "zero2", "zero2-alone"), "--resume")
+    runs.here(half_way(runs, trained, "alone"), "--resume")
     assert "accumulate = 2 instead of 1" in capsys.readouterr().out
-    agree_with_one(runs, "zero2-alone")
-    offloaded = half_way(runs, "zero2", "zero2-offloaded")
+    agree_with_one(runs, "alone")
+    offloaded = half_way(runs, trained, "offloaded")
     train(runs, offloaded, "zero2_offload", "--resume")
     agree_with_one(runs, offloaded)
 
@@ -115,9 +150,12 @@ def test_a_run_of_one_process_goes_on_in_two_with_everything_offloaded(runs: Run
 def test_global_negatives_are_those_of_one_large_batch(
     runs: Runs, many_shards: Path, tiny_model_config: ModelConfig
 ) -> None:
+    """With pictures, whose forward pass gathers negatives too."""
     losses, weights = train_on_large_batches(many_shards, tiny_model_config)
-    train(runs, "global", "zero1", "--objective.negatives", "global")
+    more = ("--objective.negatives", "global", "--log.pictures_every", str(STEPS))
+    train(runs, "global", "zero2", *more)
     agree(runs, "global", losses, weights)
+    assert (runs.folder / "global" / "figures" / f"reconstruction-{STEPS:06d}.png").is_file()
 
 
 def train_on_large_batches(

@@ -1,7 +1,4 @@
-"""Folders of shards whose pictures move and whose sound is noise, for tests of receipts.
-
-For: preparations that differ in one known thing. Not for: tests (nothing here is one).
-"""
+"""Folders of shards that differ in one known thing (moving pictures, noise), for receipts."""
 
 from __future__ import annotations
 

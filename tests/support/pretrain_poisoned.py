@@ -1,8 +1,7 @@
 """``hicmae`` with a clip that is no number on one process, for the tests of two processes.
 
-For: a script that tests start in place of ``python -m hicmae``; the launcher starts its other
-processes with the same words, so all of them are poisoned alike. ``POISON`` in the environment
-says where: ``<rank>:<step>,<step>…``, steps counted from 1. Not for: tests (nothing here is one).
+A script that tests start in place of ``python -m hicmae``; the launcher starts its other processes
+with the same words. ``POISON`` in the environment says where: ``<rank>:<step>,<step>…``, from 1.
 """
 
 from __future__ import annotations

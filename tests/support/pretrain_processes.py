@@ -5,7 +5,6 @@ A process costs seconds of imports: what needs none of its own is run ``here``.
 
 from __future__ import annotations
 
-import csv
 import os
 import signal
 import subprocess
@@ -20,6 +19,7 @@ from hicmae.__main__ import main
 from hicmae.checkpoints.checkpoint import load_checkpoint
 from hicmae.config import save_yaml
 from hicmae.settings import ModelConfig
+from tests.support.pretrain_shards import rows_of
 
 
 class Runs:
@@ -88,12 +88,7 @@ class Runs:
             time.sleep(0.001)
 
     def rows(self, name: str) -> list[dict[str, str]]:
-        """The rows of a run's metrics.csv; none where it has none yet."""
-        path = self.folder / name / "metrics.csv"
-        if not path.exists():
-            return []
-        with path.open(newline="") as file:
-            return list(csv.DictReader(file))
+        return rows_of(self.folder / name)
 
     def weights(self, name: str) -> dict[str, Tensor]:
         """The portable checkpoint of a run."""

@@ -1,20 +1,19 @@
-"""Small shards that a network can learn from, for the tests of pretraining.
-
-For: moving coloured patterns with tones, written with the project's own writer. Not for: tests
-(nothing here is one), nor the readers' tests, whose samples tell where they are from
-(``shard_fixtures.py``).
-"""
+"""Small shards that a network can learn from (moving colours, tones), and quick runs on them."""
 
 from __future__ import annotations
 
+import csv
 import hashlib
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
+import torch
 
+from hicmae.checkpoints.checkpoint import load_checkpoint
 from hicmae.config import to_dict
 from hicmae.run_logging import WandbConfig
 from hicmae.settings import ModelConfig
@@ -23,6 +22,8 @@ from pretrain.settings import DataConfig, LogConfig, OptimizerConfig
 from tests.support.shard_fixtures import make_sample, wav_bytes, write_shards
 
 SIDE = 32
+
+Train = Callable[..., int]  # the fixture ``train``
 
 
 def moving_sample(number: int, *, num_frames: int = 24, sound: bool = True) -> Any:
@@ -73,3 +74,19 @@ def run_pretraining(shards: Path, out: Path, sizes: ModelConfig, **changes: Any)
         "wandb": WandbConfig(mode="disabled"),
     }
     return pretrain(**(arguments | changes))
+
+
+def rows_of(out: Path) -> list[dict[str, str]]:
+    """The rows of a run's metrics.csv; none where it has none yet."""
+    path = out / "metrics.csv"
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def assert_same_weights(found: Path, expected: Path) -> None:
+    """Of two runs, bit for bit."""
+    tensors = load_checkpoint(expected).tensors
+    for name, tensor in load_checkpoint(found).tensors.items():
+        assert torch.equal(tensor, tensors[name]), name

@@ -1,8 +1,4 @@
-"""A real SLURM of two nodes on one machine, for the tests of the batch scripts.
-
-For: starting munge, a controller and two node daemons with keys, ports and folders of their own,
-and stopping them again. Not for: tests (nothing here is one), nor anything that outlives them.
-"""
+"""A real SLURM of two nodes on one machine: munge, a controller and two node daemons of its own."""
 
 from __future__ import annotations
 
