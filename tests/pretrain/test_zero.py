@@ -89,7 +89,7 @@ def half_way(runs: Runs, name: str, copy: str) -> str:
 def trained(request: pytest.FixtureRequest, runs: Runs) -> str:
     """A run of two processes, whose third step was watched; the name of its engine and folder."""
     engine: str = request.param
-    script = runs.repository / "tests" / "pretrain" / "traffic.py"
+    script = runs.repository / "tests" / "support" / "traffic.py"
     (runs.folder / "traffic" / engine).mkdir(parents=True)
     train(runs, engine, engine, script=script, TRAFFIC=str(runs.folder / "traffic" / engine))
     return engine
