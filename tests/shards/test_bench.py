@@ -147,6 +147,7 @@ def test_figures_are_printed_and_written(
     assert "Building shards, one core" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_synthetic_faces_stand_in_and_detection_in_all_frames_is_compared(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
