@@ -23,6 +23,7 @@ def model(tmp_path: Path, tiny_model_config: ModelConfig) -> str:
     return str(tmp_path / "tiny.yaml")
 
 
+@pytest.mark.slow
 def test_a_clip_costs_what_linear_maps_and_attention_multiply_by_hand() -> None:
     sizes, emotion = load_model_config("base"), EmotionConfig(num_outputs=6)
     found = emotion_flops(sizes, emotion, backward=False)

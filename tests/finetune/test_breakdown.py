@@ -189,6 +189,7 @@ def test_of_many_samples_some_are_kept_in_their_order() -> None:
     assert len(choose_samples(rows[:7], seed=0)) == 7
 
 
+@pytest.mark.slow
 def test_keeping_features_changes_nothing_that_is_learned(
     run: Run,
     shards: Path,

@@ -67,6 +67,7 @@ def again(source: Path, out: Path, **options: Any) -> Path:
     return out
 
 
+@pytest.mark.slow
 def test_the_same_views_give_the_numbers_of_the_run(finished: Path, tmp_path: Path) -> None:
     run, found = read_run(finished), read_run(again(finished, tmp_path / "again"))
     assert found.scores.pooled == run.scores.pooled
@@ -173,6 +174,7 @@ def test_people_of_the_training_are_never_tested(
     again(finished, tmp_path / "fine", shards=moved)
 
 
+@pytest.mark.slow
 def test_another_corpus_is_tested_whole_by_every_network_with_a_label_map(
     finished: Path, elsewhere: Path, tmp_path: Path
 ) -> None:
@@ -216,6 +218,7 @@ def test_another_corpus_is_tested_whole_by_every_network_with_a_label_map(
     assert "whistles from tones" in (tmp_path / "report.md").read_text()
 
 
+@pytest.mark.slow
 def test_several_runs_are_evaluated_under_their_names(
     shards: Path, tiny_model_config: ModelConfig, tmp_path: Path
 ) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+import pytest
+
 from finetune.mixing import MixingConfig
 from finetune.record import read_run
 from finetune.settings import OptimizerConfig, RecipeConfig
@@ -12,6 +14,7 @@ from hicmae.settings import AugmentConfig, ModelConfig
 from tests.support.finetune_fixtures import BENCHMARK, CROSSED, train_tiny, write_crossed_shards
 
 
+@pytest.mark.slow
 def test_both_modalities_tell_what_neither_alone_can(
     tiny_model_config: ModelConfig, tmp_path: Path
 ) -> None:

@@ -117,6 +117,7 @@ def test_a_killed_sweep_resumes_in_its_fold_to_identical_results(
     assert read_run(out).predictions == read_run(whole).predictions
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("error", "seen"),
     [

@@ -50,6 +50,7 @@ def folders(
     return found
 
 
+@pytest.mark.slow
 def test_rows_are_trained_on_and_columns_tested_on(
     folders: dict[str, Path], tmp_path: Path
 ) -> None:

@@ -42,6 +42,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, trained: Path) -> Path:
     return run
 
 
+@pytest.mark.slow
 def test_every_condition_is_of_every_sample_and_unspoiled_ones_are_the_runs(finished: Path) -> None:
     found = read_spoiled(finished / "modalities")
     assert [(item.condition.kind, len(item.scores)) for item in found.conditions] == [
@@ -80,6 +81,7 @@ def test_a_swap_is_read_both_ways(finished: Path) -> None:
     assert all(labels_of(int(key.split("/")[1]))["fold"] == 1 for key in sound)
 
 
+@pytest.mark.slow
 def test_the_page_says_what_is_lost_with_its_rule(finished: Path) -> None:
     text = (finished / "modalities" / "modalities.md").read_text()
     for part in ("sound swapped", "picture noise, sd 50 of 255", "missing frames, 50%", "lost UAR"):
@@ -128,6 +130,7 @@ def test_importance_is_the_unspoiled_score_minus_the_swapped_one() -> None:
     assert swap.recall_loss("high") == pytest.approx((0.75, np.std([1, 0.5], ddof=1)))
 
 
+@pytest.mark.slow
 def test_a_modality_without_information_is_worth_nothing(
     tiny_model_config: ModelConfig, tmp_path: Path
 ) -> None:

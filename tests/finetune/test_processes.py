@@ -128,6 +128,7 @@ def fail_on_the_second(share: Share) -> None:
     time.sleep(600)
 
 
+@pytest.mark.slow
 def test_an_error_of_a_process_comes_back_as_its_one_line_and_ends_the_others(
     tmp_path: Path,
 ) -> None:

@@ -83,6 +83,7 @@ def column(run: Path, name: str, fold: str = "1") -> list[float]:
         return [float(row[name]) for row in csv.DictReader(file) if row.get(name)]
 
 
+@pytest.mark.slow
 def test_each_rule_scores_the_side_it_names_and_no_other(runs: dict[str, Path]) -> None:
     assert column(runs["last"], "test_uar") == column(runs["last"], "validation_uar") == []
     inner = runs["inner-validation"]
@@ -178,6 +179,7 @@ def test_options_that_contradict_the_protocol_are_refused(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_recordings_are_scored_and_groups_broken_down(
     described: Path, tiny_model_config: ModelConfig, tmp_path: Path
 ) -> None:
@@ -250,6 +252,7 @@ def test_a_batch_of_one_clip_trains(
         )
 
 
+@pytest.mark.slow
 def test_a_class_that_a_fold_does_not_test_is_said(
     tiny_model_config: ModelConfig, tmp_path: Path
 ) -> None:

@@ -45,6 +45,7 @@ def write_sound(path: Path, seconds: float) -> np.ndarray:
     return sound
 
 
+@pytest.mark.slow
 def test_a_sound_file_gives_the_features_of_its_windows(
     model: HiCMAE, checkpoint: Path, tmp_path: Path
 ) -> None:

@@ -77,6 +77,7 @@ def tables(text: str) -> list[list[list[str]]]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_figures")
 def test_runs_stand_in_one_table_a_benchmark_with_what_their_predictions_give(
     runs: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -106,6 +107,7 @@ def test_runs_stand_in_one_table_a_benchmark_with_what_their_predictions_give(
     assert str(out) in shown
 
 
+@pytest.mark.slow
 def test_every_link_of_a_report_leads_to_something(runs: dict[str, Path], tmp_path: Path) -> None:
     out = tmp_path / "deep" / "er" / "report.md"
     report(runs=list(runs.values()), out=out)
@@ -189,6 +191,7 @@ def test_a_report_of_one_run_is_that_run_in_full_and_html_may_be_left_out(
     assert re.sub(r"\]\([^)]*\)", "", own) == re.sub(r"\]\([^)]*\)", "", text)
 
 
+@pytest.mark.slow
 def test_the_html_says_what_the_markdown_says_and_needs_nothing_else(
     runs: dict[str, Path], tmp_path: Path
 ) -> None:

@@ -49,6 +49,7 @@ def finished(
     return run_tiny(tmp_path_factory.mktemp("finished"), shards, tiny_model_config)
 
 
+@pytest.mark.slow
 def test_a_run_writes_all_that_is_promised_and_nothing_half(finished: Path) -> None:
     names = {path.relative_to(finished).as_posix() for path in finished.rglob("*")}
     expected = {
@@ -154,6 +155,7 @@ def test_a_seed_gives_the_same_predictions_and_another_seed_others(
     assert (other / "fold-2" / "predictions.jsonl").read_text() != kept
 
 
+@pytest.mark.slow
 def test_real_values_are_learned_in_their_own_units(
     shards: Path, tiny_model_config: ModelConfig, tmp_path: Path
 ) -> None:
@@ -277,6 +279,7 @@ def test_an_unfit_collection_is_refused_before_anything_is_written(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_finished_folds_are_kept_on_resume_and_only_with_the_same_configuration(
     shards: Path, tiny_model_config: ModelConfig, tmp_path: Path
 ) -> None:
@@ -297,6 +300,7 @@ def test_finished_folds_are_kept_on_resume_and_only_with_the_same_configuration(
     assert not (out / "fold-1").exists()
 
 
+@pytest.mark.slow
 def test_several_modalities_are_a_run_each_and_resume_where_they_were(
     shards: Path, tiny_model_config: ModelConfig, tmp_path: Path
 ) -> None:

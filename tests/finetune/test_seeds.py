@@ -28,6 +28,7 @@ def sweep(
     return train_tiny(folder, noisy, tiny_model_config, epochs=1, seeds="0,1")
 
 
+@pytest.mark.slow
 def test_a_seed_of_a_sweep_is_the_run_of_that_seed(
     sweep: Path, noisy: Path, tiny_model_config: ModelConfig, tmp_path: Path
 ) -> None:
@@ -63,6 +64,7 @@ def test_the_summary_of_seeds_is_what_numpy_gives(sweep: Path) -> None:
     assert f"{np.mean(pooled):.3f} ± {np.std(pooled, ddof=1):.3f}" in text
 
 
+@pytest.mark.slow
 def test_a_killed_sweep_resumes_at_its_fold_to_identical_results(
     sweep: Path,
     noisy: Path,
@@ -130,6 +132,7 @@ def test_a_report_takes_seeds_together_and_compares_entries_pairwise(
     assert cells[5] == "all swaps of 4 values of speaker"
 
 
+@pytest.mark.slow
 def test_runs_of_other_samples_are_not_compared(
     sweep: Path, noisy: Path, tiny_model_config: ModelConfig, tmp_path: Path
 ) -> None:

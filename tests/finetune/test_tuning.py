@@ -76,6 +76,7 @@ def test_each_tuning_trains_its_part_and_reports_how_much(
         assert "low-rank updates of rank 2 (alpha 16, dropout 0) of qkv" in text
 
 
+@pytest.mark.slow
 def test_the_average_of_the_weights_is_tested_saved_and_said(
     shards: Path, tiny_model_config: ModelConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

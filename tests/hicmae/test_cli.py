@@ -327,6 +327,7 @@ def test_bad_words_get_one_line(
     assert CALLS == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "expected"),
     [
@@ -349,6 +350,7 @@ def test_a_bug_keeps_its_traceback(kind: str, error: type[Exception]) -> None:
         main(["fail", "--kind", kind])
 
 
+@pytest.mark.slow
 def test_the_status_of_a_function_is_that_of_the_command() -> None:
     assert main(["fail", "--kind", "none"]) == 3
 

@@ -54,6 +54,7 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     return commands
 
 
+@pytest.mark.slow
 def test_steps_run_in_order_and_end_at_the_report(
     tmp_path: Path, steps: Path, made: list[list[str]], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -157,6 +158,7 @@ def test_grouped_steps_run_as_many_at_once_as_there_are_cores_but_no_more_than_t
     assert chosen == [1, *[at_once] * 3, 1]
 
 
+@pytest.mark.slow
 def test_a_failed_grouped_step_is_named_and_only_what_is_not_done_runs_again(
     tmp_path: Path,
     steps: Path,

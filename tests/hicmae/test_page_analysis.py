@@ -65,6 +65,7 @@ def analysed(analyst: Any, path: Path) -> tuple[Prediction, list[str]]:
     return Prediction.model_validate(result), stages
 
 
+@pytest.mark.slow
 def test_probabilities_of_both_and_each_are_those_of_predict(
     tmp_path: Path, clip: Path, analyst_of: Callable[[str], Any]
 ) -> None:

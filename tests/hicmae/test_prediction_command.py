@@ -84,6 +84,7 @@ def test_a_folder_is_predicted_whole_and_what_fails_is_named(
     assert not list(out.rglob(".*")), "nothing half-written is left"
 
 
+@pytest.mark.slow
 def test_the_files_of_a_recording_agree(tmp_path: Path, checkpoint: Path) -> None:
     video, out = write_talking(tmp_path / "clip.mp4", 2.0), tmp_path / "out"
     words = [video, "--hop", "0.5", "--each_modality", "--picture", "--annotate"]

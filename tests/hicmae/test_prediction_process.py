@@ -67,6 +67,7 @@ def test_a_crash_costs_one_recording_and_names_the_signal(process: DecodingProce
         assert ask(process, "work")[0] != before[0]
 
 
+@pytest.mark.slow
 def test_a_process_that_shows_no_sign_of_life_is_killed(process: DecodingProcess) -> None:
     with process:
         ask(process, "work")  # so that it is there when the clock starts

@@ -177,6 +177,7 @@ def test_a_network_that_lacks_what_it_reads_says_so(
         cut(path, WindowConfig(), see=see, hear=hear)
 
 
+@pytest.mark.slow
 def test_a_long_recording_needs_no_more_memory_than_a_short_one(tmp_path: Path) -> None:
     """What Python allocates while windows go by and are dropped, at its peak."""
     peaks = {}

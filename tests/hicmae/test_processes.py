@@ -42,6 +42,7 @@ def kept(**environment: str) -> tuple[str, int]:
     return said, int(megabytes)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs the GNU C library")
 def test_freed_memory_stays_with_the_process() -> None:
     said, megabytes = kept()
@@ -49,6 +50,7 @@ def test_freed_memory_stays_with_the_process() -> None:
     assert megabytes > 200
 
 
+@pytest.mark.slow
 def test_what_the_environment_says_of_memory_holds() -> None:
     assert kept(MALLOC_ARENA_MAX="2")[0] == "False"
     said, megabytes = kept(MALLOC_MMAP_THRESHOLD_="1000000")

@@ -59,6 +59,7 @@ def test_only_what_a_user_can_mend_becomes_a_line(error: Exception, message: str
     assert user_message(error) == message
 
 
+@pytest.mark.slow
 def test_known_chatter_is_silenced_and_other_warnings_are_not() -> None:
     code = (
         "import warnings, logging; from hicmae.terminal import quieten; quieten();"

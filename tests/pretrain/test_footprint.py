@@ -53,6 +53,7 @@ def measured_peak(model: ModelConfig, clips: int, precision: str) -> int:
     return held + most
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 def test_the_estimate_of_a_step_is_what_a_step_takes(
     precision: str, tiny_model_config: ModelConfig
@@ -68,6 +69,7 @@ def test_the_estimate_of_a_step_is_what_a_step_takes(
         assert 0.8 < measured / (estimate.device - bytes_only) < 1.1, (clips, measured)
 
 
+@pytest.mark.slow
 def test_activations_grow_with_the_clips_and_shrink_with_bf16(
     tiny_model_config: ModelConfig,
 ) -> None:

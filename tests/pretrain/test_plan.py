@@ -140,6 +140,7 @@ def test_settings_say_all_their_problems_at_once(make: Any, parts: list[str]) ->
         assert part in str(caught.value)
 
 
+@pytest.mark.slow
 def test_the_plan_has_counts_tokens_memory_operations_and_hours(
     train: Train,
     shards: Path,

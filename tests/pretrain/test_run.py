@@ -110,6 +110,7 @@ def test_the_portable_checkpoint_loads_strictly_and_knows_its_size(
         assert torch.equal(saved["state_dict"][f"model.{name}"], tensor), name
 
 
+@pytest.mark.slow
 def test_the_loss_falls_when_the_same_clips_come_again_and_again(
     train: Train, tmp_path: Path
 ) -> None:
@@ -172,6 +173,7 @@ def test_a_resumed_run_ends_with_the_weights_of_an_unbroken_one(
     assert_same_weights(broken, whole)
 
 
+@pytest.mark.slow
 def test_fp16_scales_its_loss_on_a_cpu_too_and_resumes_with_its_scale(
     train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -21,6 +21,7 @@ from tests.support.shard_media import brightness, tone, write_video
 TINY = config()
 
 
+@pytest.mark.slow
 def test_a_recording_becomes_frames_and_sound_of_the_same_span(tmp_path: Path) -> None:
     path = write_video(tmp_path / "in/a clip.mp4", seconds=1.2, sound=tone(1.2))
     result = build_shards([tmp_path / "in"], tmp_path / "out", TINY)
@@ -145,6 +146,7 @@ def test_a_fixed_box_is_cut_out_of_every_frame(tmp_path: Path) -> None:
     assert "48x48 pixels, too small for the box [32, 0, 96, 64]" in refusal.message
 
 
+@pytest.mark.slow
 def test_shards_do_not_depend_on_workers_or_on_where_the_folder_is(tmp_path: Path) -> None:
     for number in range(5):
         write_video(

@@ -85,6 +85,7 @@ def doomed(row: ManifestRow, *, config: BuildConfig, staging: Path) -> Outcome:
     return prepare_recording(row, config=config, staging=staging)
 
 
+@pytest.mark.slow
 def test_a_crash_and_a_hang_cost_their_file_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -47,6 +47,7 @@ def test_options_are_the_settings_with_the_same_kinds_and_defaults(
     assert documented == set(parameters)
 
 
+@pytest.mark.slow
 def test_build_check_and_info_work_together(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

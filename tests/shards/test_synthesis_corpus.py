@@ -93,6 +93,7 @@ def test_files_hold_what_was_rendered_in_time(corpus: Path) -> None:
         assert len(drawn) / SMALL.fps == pytest.approx(len(played) / SMALL.sample_rate)
 
 
+@pytest.mark.slow
 def test_the_same_seed_makes_the_same_bytes_whatever_the_number_of_workers(
     corpus: Path, tmp_path: Path
 ) -> None:

@@ -42,6 +42,7 @@ def test_results_come_in_the_order_of_the_items() -> None:
     assert found == [(item, item * item) for item in range(8)]
 
 
+@pytest.mark.slow
 def test_a_death_or_a_hang_costs_that_item_alone() -> None:
     items = ["a", "segfault", "b", "hang", "exit", "c", "segfault", "d"]
     found = dict(
