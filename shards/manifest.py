@@ -49,7 +49,7 @@ class ManifestRow:
 
     Args:
         key: Name of the sample; safe (see ``safe_key``).
-        path: The video file, or a folder of frame images (see ``hicmae/media/image_video.py``).
+        path: The video file, or a folder of frame images (see ``hicmae/media/image_folder.py``).
         name: The same relative to the folder or manifest that named it, for the sample's json.
         audio: A separate sound file that starts with the picture; none: the video's own sound.
         audio_name: The same relative to the manifest.
