@@ -155,7 +155,8 @@ def _work(plan: Plan, fold: Fold, share: Share) -> None:
                 plan, fold, sides, module, seconds=saver.seconds, epoch=epoch, notes=notes
             )
             _save(plan, facts, module, predictions, done / "checkpoints" / "last")
-            (folder / _METRICS).replace(done / _METRICS)
+            # A copy: killed between here and the end, the fold is finished anew with these rows.
+            shutil.copyfile(folder / _METRICS, done / _METRICS)
             write_json(done / FOLD, to_dict(facts))
         finished = True
     finally:

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import Mock
 
 import pandas as pd
 import pytest
@@ -159,6 +160,22 @@ def test_a_resumed_fold_trains_the_missing_epochs_alone(
     assert rows["epoch"].dropna().unique().tolist() == [0, 1, 2, 3, 4]
     assert len(rows["loss_step"].dropna()) == 15
     assert not partial.exists()
+
+
+def test_a_fold_that_is_killed_while_it_is_finished_is_finished_with_all_its_rows(
+    tiny_model_config: ModelConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shards = write_labelled_shards(tmp_path / "shards")
+    options = {"epochs": 2, "folds": "1"}
+    with monkeypatch.context() as patch:
+        full = OSError(errno.ENOSPC, "No space left on device")
+        patch.setattr("finetune.fold.write_json", Mock(side_effect=full))
+        with pytest.raises(OSError, match="No space left"):
+            train_tiny(tmp_path, shards, tiny_model_config, **options)
+    train_tiny(tmp_path, shards, tiny_model_config, resume=True, **options)
+    rows = pd.read_csv(tmp_path / "run" / "fold-1" / "metrics.csv")
+    assert rows["epoch"].dropna().unique().tolist() == [0, 1]
+    assert not (tmp_path / "run" / ".fold-1.partial").exists()
 
 
 def test_a_saved_epoch_of_another_configuration_is_not_taken_up(
