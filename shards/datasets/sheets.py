@@ -10,8 +10,6 @@ import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import pandas
-
 from hicmae.config import did_you_mean
 
 Row = dict[str, str]
@@ -80,6 +78,8 @@ def _rows(lines: Iterator[list[str]], path: Path, keep: Sequence[str]) -> list[R
 
 def _spreadsheet(path: Path) -> list[list[str]]:
     """Cells of the first sheet as text."""
+    import pandas
+
     try:
         cells = pandas.read_excel(path, header=None, dtype=str, na_filter=False)
     except ImportError as error:

@@ -22,9 +22,8 @@ from scipy.signal import correlate, correlation_lags
 from shards.errors import ShardError
 from shards.index import COLUMNS, Index
 from shards.reading.files import ShardFiles
-from shards.reading.sound import decode_sound
 from shards.receipts.facts import ASPECTS, SampleFacts, sample_infos
-from shards.sample import decode_frames
+from shards.sample import decode_frames, decode_sound
 from shards.schema import SampleInfo
 from shards.settings import REFUSED_NAME
 

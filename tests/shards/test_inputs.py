@@ -10,7 +10,7 @@ import pytest
 
 from shards.building.build import build_shards
 from shards.index import read_index
-from shards.reading.sound import decode_sound
+from shards.sample import decode_sound
 from shards.settings import BuildConfig
 from tests.support.media_files import CODECS, flash_and_beep, onset, write_recording, write_sound
 

@@ -15,8 +15,7 @@ import torch
 import torchvision
 
 from shards.errors import ClipError, Skipped
-from shards.reading.sound import decode_sound
-from shards.sample import collate, cut_clip, decode_frames, uniform_draw
+from shards.sample import collate, cut_clip, decode_frames, decode_sound, uniform_draw
 from shards.schema import SampleInfo
 from tests.support.shard_fixtures import (
     INPUT,
