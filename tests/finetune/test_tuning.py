@@ -18,7 +18,7 @@ from finetune.record import read_run
 from finetune.settings import LoraConfig, OptimizerConfig, RecipeConfig
 from hicmae.checkpoints.checkpoint import load_checkpoint
 from hicmae.config import from_dict, to_dict
-from hicmae.emotion import EmotionConfig, EmotionModel
+from hicmae.emotion import FUSIONS, EmotionConfig, EmotionModel
 from hicmae.settings import ModelConfig
 from tests.support.finetune_fixtures import BENCHMARK, VALUES, all_notes, train_tiny
 
@@ -233,6 +233,53 @@ class Elbow:
     """Settings of a loss of somebody else's."""
 
     bend: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Layer:
+    """Settings of the fusion below."""
+
+    number: int = 1
+
+
+class OneLayer(torch.nn.Module):
+    """A fusion that passes one layer on."""
+
+    def __init__(self, num_layers: int, dim: int, settings: Layer) -> None:
+        super().__init__()
+        self.place = settings.number - 1
+
+    def forward(self, layers: tuple[torch.Tensor, ...]) -> torch.Tensor:
+        return layers[self.place].mean(dim=1)
+
+
+def test_a_fusion_from_outside_is_asked_for_by_the_recipe(
+    shards: Path, tiny_model_config: ModelConfig, tmp_path: Path
+) -> None:
+    FUSIONS.register("one-layer", settings=Layer)(OneLayer)
+    try:
+        runs = [
+            train_tiny(
+                tmp_path,
+                shards,
+                tiny_model_config,
+                out=tmp_path / f"layer-{number}",
+                folds="1",
+                epochs=1,
+                recipe=RecipeConfig(
+                    batch_size=4, fusion="one-layer", fusion_settings={"number": number}
+                ),
+            )
+            for number in (1, 2)
+        ]
+        first, second = map(read_run, runs)
+        assert first.predictions != second.predictions
+        assert first.facts.experiment_digest != second.facts.experiment_digest
+        checkpoint = load_checkpoint(runs[1] / "fold-1")
+        emotion = checkpoint.config["emotion"]
+        assert (emotion["fusion"], emotion["fusion_settings"]) == ("one-layer", {"number": 2})
+    finally:
+        FUSIONS.unregister("one-layer")
 
 
 def test_a_loss_from_outside_is_one_registered_name_with_its_settings(
