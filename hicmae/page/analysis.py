@@ -303,7 +303,7 @@ def _relative_boxes(
 
 
 def _thinned(num_boxes: int, rate: float) -> tuple[slice, float]:
-    """Every how manieth box the page is sent, and how many a second these are."""
+    """Which boxes the page is sent (every n-th), and how many a second these are."""
     step = max(1, round(rate / _BOX_RATE))
     return slice(0, num_boxes, step), rate / step
 
