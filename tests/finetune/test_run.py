@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import dataclasses
 import inspect
@@ -12,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from finetune.benchmark import Benchmark
 from finetune.data import target_moments
@@ -21,6 +23,7 @@ from finetune.predictions import read_predictions
 from finetune.record import read_run, runs_in
 from finetune.run import finetune
 from finetune.settings import FinetuneConfig, OptimizerConfig, RecipeConfig, TrainerConfig
+from hicmae.__main__ import main
 from hicmae.checkpoints.checkpoint import load_checkpoint
 from hicmae.config import from_dict, load_yaml, to_dict
 from hicmae.emotion import EmotionConfig, EmotionModel
@@ -394,3 +397,15 @@ def test_every_fold_is_an_offline_run_of_one_group(
     for fold in ("1", "2"):
         assert sum(f"run-fold-{fold}".encode() in content for content in contents) == 1
     assert all(b"loss_step" in content for content in contents)
+
+
+def test_a_config_that_names_a_project_keeps_the_mode_of_the_verb(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "project.yaml").write_text("wandb:\n  project: faces\n")
+    words = ["finetune", "--config", str(tmp_path / "project.yaml"), "--benchmark", "synthetic"]
+    words += ["--shards", "shards", "--out", "run", "--print_config"]
+    with contextlib.suppress(SystemExit):
+        main(words)
+    wandb = yaml.safe_load(capsys.readouterr().out)["wandb"]
+    assert (wandb["mode"], wandb["project"]) == ("offline", "faces")
