@@ -125,12 +125,12 @@ VERBS = {
         computes=True,
     ),
     "bench loader": Verb(
-        target="shards.bench:bench_loader",
+        target="shards.reading.bench:bench_loader",
         help="Measure how fast shards are read",
         example="hicmae bench loader --shards data/shards",
     ),
     "bench build": Verb(
-        target="shards.bench:bench_build",
+        target="shards.building.bench:bench_build",
         help="Measure what building shards costs a core",
         example="hicmae bench build --media recordings --most 4",
     ),
@@ -220,7 +220,11 @@ _OF_MACHINES = {
     "machine.batch_size": "batch_size",
 }
 RENAMED = {
-    "pretrain": {"hardware.accelerator": "device", "data.workers": "workers"},
+    "pretrain": {
+        "hardware.accelerator": "device",
+        "data.workers": "workers",
+        "data.shuffle_buffer": "data.shuffle_shards",
+    },
     "finetune": {
         "trainer.accelerator": "device",
         "trainer.workers": "workers",

@@ -131,6 +131,7 @@ def compare_settings(config: PretrainConfig) -> list[str]:
         if old in before:
             value = before.pop(old)
             before[new] = "cuda" if value == "gpu" else value
+    window = before.pop("data.shuffle_buffer", None)
     now = dict(_leaves(to_dict(config), ""))
     changed = [
         name
@@ -144,7 +145,13 @@ def compare_settings(config: PretrainConfig) -> list[str]:
             f"{path}: the run to resume has another network ({what}); resume with the same "
             "model, or give another --out"
         )
-    return [f"resumed with {name} = {now.get(name)}, was {before.get(name)}" for name in changed]
+    lines = [f"resumed with {name} = {now.get(name)}, was {before.get(name)}" for name in changed]
+    if window is not None:
+        lines.append(
+            f"begun when samples were shuffled within a window (data.shuffle_buffer = {window}); "
+            "from here on they come in another order, see data.shuffle_shards"
+        )
+    return lines
 
 
 def newest_checkpoint(out: Path) -> tuple[Path | None, list[str]]:

@@ -6,6 +6,7 @@ What there is is counted before anything starts; ``shards/`` reads and decodes.
 from __future__ import annotations
 
 import signal
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +22,7 @@ from shards.errors import ClipError
 from shards.index import Index
 from shards.reading.files import open_folder
 from shards.reading.random_access import ShardDataset
-from shards.reading.streaming import StreamConfig, clip_stream
+from shards.reading.streaming import ClipStream, StreamConfig, clip_stream
 from shards.sample import collate
 
 _PREFETCHED_BATCHES = 4  # held ready by each reading process
@@ -68,6 +69,56 @@ def survey(config: DataConfig) -> Survey:
     )
 
 
+def open_stream(
+    config: PretrainConfig, *, first_batch: int = 0, rank: int = 0, world_size: int = 1
+) -> ClipStream:
+    """The endless stream of batches of one process; see ``clip_stream``."""
+    data = config.data
+    return clip_stream(
+        data.folders,
+        config.model.input,
+        StreamConfig(
+            batch_size=data.batch_size,
+            shuffle_shards=data.shuffle_shards,
+            split=data.split,
+            sound=data.sound,
+            on_bad=data.on_bad,
+            weights=data.weights,
+            clips_per_sample=data.clips_per_sample,
+            cache=data.cache,
+        ),
+        seed=config.seed,
+        first_batch=first_batch,
+        rank=rank,
+        world_size=world_size,
+    )
+
+
+def mixing_notes(stream: ClipStream, data: DataConfig) -> Iterator[str]:
+    """What is amiss with how batches are mixed, and what to do, a line each."""
+    speakers = stream.speakers()
+    if speakers is not None and not speakers.is_mixed:
+        gigabytes = sum(corpus.shard_bytes for corpus in stream.corpora) / 1e9
+        remedy = (
+            f"leave out data.shuffle_shards = {data.shuffle_shards}"
+            if data.shuffle_shards is not None
+            else f"raise data.cache.gigabytes = {data.cache.gigabytes:g} (all shards have "
+            f"{gigabytes:.0f}), or build the shards from a shuffled manifest"
+        )
+        yield (
+            f"warning: speakers: {speakers}; contrast then meets the same person too often: "
+            f"{remedy}"
+        )
+    for corpus, lanes in zip(stream.corpora, stream.order.lanes, strict=True):
+        room = corpus.lanes(data.cache)
+        if room is not None and lanes is not None and lanes > room:
+            yield (
+                f"warning: the cache has room for {room} of the {lanes} shards that are read at "
+                "once, so each is fetched many times an epoch; raise data.cache.gigabytes = "
+                f"{data.cache.gigabytes:g} or leave out data.shuffle_shards"
+            )
+
+
 class PretrainData(pl.LightningDataModule):
     """The endless stream of batches, each process reading its own share.
 
@@ -82,21 +133,9 @@ class PretrainData(pl.LightningDataModule):
     def train_dataloader(self) -> DataLoader[dict[str, Any]]:
         """Open the stream; Lightning has set up the processes by then."""
         assert self.trainer is not None
-        data, workers = self.config.data, self.config.workers
-        stream = clip_stream(
-            data.folders,
-            self.config.model.input,
-            StreamConfig(
-                batch_size=data.batch_size,
-                shuffle_buffer=data.shuffle_buffer,
-                split=data.split,
-                sound=data.sound,
-                on_bad=data.on_bad,
-                weights=data.weights,
-                clips_per_sample=data.clips_per_sample,
-                cache=data.cache,
-            ),
-            seed=self.config.seed,
+        workers = self.config.workers
+        stream = open_stream(
+            self.config,
             first_batch=self.first_batch // self.trainer.world_size,
             rank=self.trainer.global_rank,
             world_size=self.trainer.world_size,

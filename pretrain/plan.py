@@ -26,13 +26,14 @@ from hicmae.masks import num_hidden
 from hicmae.pretraining import HiCMAE
 from hicmae.settings import ModelConfig
 from pretrain.checkpoints import Resumption, find_resumption, held_run
-from pretrain.data import Survey, survey
+from pretrain.data import Survey, mixing_notes, open_stream, survey
 from pretrain.footprint import footprint, measure_network
 from pretrain.probes import ProbeData, probe_data
 from pretrain.processes import Processes, find_processes
 from pretrain.settings import Counts, PretrainConfig, count_steps
 from pretrain.zero import EngineConfig, load_engine
 from shards.index import read_index
+from shards.reading.streaming import ClipStream
 
 _ENGINES = ("single", "ddp", "zero1", "zero2", "zero3", "zero2_offload", "zero3_offload")
 _RESUMABLE = 12  # bytes a parameter: fp32 weights and AdamW's two means
@@ -52,6 +53,7 @@ class Plan:
     resumption: Resumption
     counts: Counts
     probed: ProbeData | None
+    stream: ClipStream  # as one process would read it that does all of the work
 
     @property
     def is_first(self) -> bool:
@@ -71,6 +73,7 @@ class Plan:
     def notes(self) -> Iterator[str]:
         """What the user should know before anything begins."""
         yield from filter(None, (self.processes.note, *self.resumption.lines))
+        yield from mixing_notes(self.stream, self.config.data)
 
 
 def make_plan(config: PretrainConfig, *, resume: bool) -> Plan:
@@ -105,6 +108,7 @@ def make_plan(config: PretrainConfig, *, resume: bool) -> Plan:
         resumption=resumption,
         counts=count_steps(config, num_clips=found.num_clips, world_size=processes.world_size),
         probed=probe_data(config.probe, config.data, config.model.input),
+        stream=open_stream(config, world_size=processes.world_size),
     )
 
 
@@ -179,6 +183,8 @@ def _plan_lines(plan: Plan, num_parameters: int, clips_per_second: float | None)
         f"{plan.config.accumulate} accumulated x {plan.processes.world_size} processes), "
         f"{counts.steps_per_epoch} steps an epoch"
     )
+    yield f"speakers: {plan.stream.speakers() or 'not known'}"
+    yield from _fetches(plan.stream)
     total = counts.num_steps * counts.global_batch
     peak = plan.config.optimizer.learning_rate * counts.global_batch / 256
     yield (
@@ -212,6 +218,20 @@ def _plan_lines(plan: Plan, num_parameters: int, clips_per_second: float | None)
             f"time: {total / rate / 3600:.1f} h at {clips_per_second:g} clips a second and "
             f"device ({rate:g} over all; {each:.2f} TFLOP/s a device), if the loader keeps up"
         )
+
+
+def _fetches(stream: ClipStream) -> Iterator[str]:
+    """What has to be fetched before the first batch is whole."""
+    for corpus, lanes in zip(stream.corpora, stream.order.lanes, strict=True):
+        if corpus.is_remote:
+            num_shards = len(corpus.shards)
+            at_once = num_shards if lanes is None else min(max(lanes, 1), num_shards)
+            each = corpus.shard_bytes / num_shards
+            yield (
+                f"fetching: {at_once} of {num_shards} shards are read at once, "
+                f"{at_once * each / 1e9:.1f} of {corpus.shard_bytes / 1e9:.1f} GB; the first steps "
+                "wait for them"
+            )
 
 
 def _memory_table(plan: Plan) -> Table:

@@ -52,8 +52,9 @@ class DataConfig:
             name of a file.
         split: Split to train on, or ``all``.
         batch_size: Clips that one process handles at once (before accumulation).
-        shuffle_buffer: Places by which a sample may move within an epoch, after its shards were
-            shuffled; it costs no memory.
+        shuffle_shards: Shards that are drawn from at once; null: from all on this machine, an
+            epoch being a permutation, and of shards elsewhere from as many as the cache has room
+            for. 0 leaves samples in the order of their shard.
         weights: One number for each folder: their samples then alternate in this proportion;
             null: the folders are one collection.
         clips_per_sample: Clips cut out of each sample, one after another in a batch.
@@ -70,7 +71,7 @@ class DataConfig:
     shards: tuple[str, ...] | str
     split: str = "train"
     batch_size: int = 8
-    shuffle_buffer: int = 1000
+    shuffle_shards: int | None = None
     weights: tuple[float, ...] | None = None
     clips_per_sample: int = 1
     sound: Literal["required", "optional"] = "required"
@@ -83,7 +84,9 @@ class DataConfig:
         if self.weights is not None and len(self.weights) != len(self.folders):
             problems.append(f"{len(self.weights)} weights for {len(self.folders)} folders")
         problems += _below(self, 1, "batch_size")
-        problems += _below(self, 0, "shuffle_buffer", "max_bad")
+        problems += _below(self, 0, "max_bad")
+        if self.shuffle_shards is not None:
+            problems += _below(self, 0, "shuffle_shards")
         _raise_all("data", problems)
 
     @property

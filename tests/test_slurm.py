@@ -68,7 +68,7 @@ def command(tmp_path: Path, tiny_model_config: ModelConfig) -> list[str]:
     shards = moving_shards(tmp_path / "shards", 16)
     save_yaml(tmp_path / "tiny.yaml", tiny_model_config)
     words = ["--data.shards", str(shards), "--model", str(tmp_path / "tiny.yaml")]
-    words += ["--data.batch_size", "2", "--workers", "0", "--data.shuffle_buffer", "4"]
+    words += ["--data.batch_size", "2", "--workers", "0", "--data.shuffle_shards", "4"]
     words += ["--steps", str(STEPS), "--optimizer.warmup_steps", "2", "--precision", "32-true"]
     words += ["--optimizer.learning_rate", "0.2"]  # 3e-3 at 4 clips
     words += ["--device", "cpu", "--hardware.strategy", "zero2"]

@@ -13,6 +13,7 @@ import pyarrow
 
 from shards.errors import ClipError, no_sound
 from shards.reading.files import ShardFiles, ShardFolder
+from shards.reading.remote import CacheConfig
 
 _MEMBERS = ("mjpg", "wav", "json")
 _NUMBERS = (
@@ -20,6 +21,9 @@ _NUMBERS = (
     "num_frames",
     "num_samples",
 )
+
+
+_CACHE_SHARE = 0.8  # of the cache, for the shards that are being read
 
 
 class Row(NamedTuple):
@@ -70,6 +74,8 @@ class Corpus:
         checksums: (N,) uint64, the last column of ``Row``.
         shard_numbers: (N,) int32, which of ``shards`` a sample is in.
         keys: N strings.
+        speakers: (N,) int32, a number for each speaker of each folder; -1: not known.
+        shard_bytes: Of all shards together.
         left_out: Samples that the indexes themselves tell to be unusable, by cause.
     """
 
@@ -80,12 +86,24 @@ class Corpus:
     checksums: np.ndarray
     shard_numbers: np.ndarray
     keys: Any
+    speakers: np.ndarray
+    shard_bytes: int
     left_out: dict[str, int]
 
     @property
     def is_remote(self) -> bool:
         """Whether some of its shards have to be fetched."""
         return any(files.remote is not None for files in self.files)
+
+    def lanes(self, cache: CacheConfig) -> int | None:
+        """Shards that can be drawn from at once; None: all.
+
+        Those of a cache leave room in it for the next ones, which are fetched meanwhile.
+        """
+        room = _CACHE_SHARE * cache.gigabytes * 1e9
+        if not self.is_remote or self.shard_bytes <= room:
+            return None
+        return max(1, int(room / self.shard_bytes * len(self.shards)))
 
     def row(self, sample: int) -> tuple[Row, ShardFiles]:
         """What is said of a sample, and the files it is in."""
@@ -119,7 +137,7 @@ def read_corpus(
         ClipError: A sample without sound, where those are refused, or nothing else.
     """
     shards: list[tuple[int, str]] = []
-    tables, left_out = [], Counter[str]()
+    tables, left_out, shard_bytes = [], Counter[str](), 0
     for number, folder in enumerate(folders):
         table = _usable_rows(folder, split, fps)
         silent = table["wav_length"] == 0
@@ -133,7 +151,8 @@ def read_corpus(
         names = table["shard"].drop_duplicates().tolist()
         places = {name: len(shards) + place for place, name in enumerate(names)}
         shards += [(number, name) for name in names]
-        tables.append(table.assign(place=table["shard"].map(places)))
+        shard_bytes += sum(int(folder.described[name]["bytes"]) for name in names)
+        tables.append(table.assign(place=table["shard"].map(places), folder=number))
     table = pandas.concat(tables, ignore_index=True)
     if table.empty:
         raise ClipError(
@@ -150,8 +169,16 @@ def read_corpus(
         checksums=table["blocks_xxh3"].to_numpy(dtype=np.uint64),
         shard_numbers=shard_numbers,
         keys=pyarrow.array(table["key"].tolist(), type=pyarrow.string()),
+        speakers=_speaker_numbers(table),
+        shard_bytes=shard_bytes,
         left_out=dict(left_out),
     )
+
+
+def _speaker_numbers(table: pandas.DataFrame) -> np.ndarray:
+    """A number for each speaker; the same name in another folder is another person."""
+    numbers = table.groupby(["folder", "speaker"], sort=False, dropna=True).ngroup()
+    return numbers.fillna(-1).to_numpy(dtype=np.int32)
 
 
 def _usable_rows(folder: ShardFolder, split: str, fps: float) -> pandas.DataFrame:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import time
 from collections import OrderedDict
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,7 +19,9 @@ from shards.reading.remote import CacheConfig, RemoteShards, ShardCache, as_remo
 from shards.sample import decode_frames
 from shards.schema import SampleInfo
 
-_MAX_OPEN = 64
+# An epoch goes through many shards at once. A process may often have 1024 files, not all for us.
+_MAX_OPEN = min(512, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4)
+_FETCHES_AT_ONCE = 4
 _FAILED_SECONDS = 60.0  # before a shard that could not be fetched is tried again
 
 
@@ -134,14 +137,14 @@ class ShardFiles:
             raise
 
     def prefetch(self, shard: str) -> None:
-        """Begin to fetch a shard that will be wanted soon, in a thread, after those before it."""
+        """Begin to fetch a shard that will be wanted soon, beside this, after those before it."""
         if self.remote is None:
             return
         self._forget_parent()
         if shard in self._handles or shard in self._fetches or self.remote.holds(shard):
             return
         if self._fetcher is None:
-            self._fetcher = ThreadPoolExecutor(1, thread_name_prefix="fetch-shards")
+            self._fetcher = ThreadPoolExecutor(_FETCHES_AT_ONCE, thread_name_prefix="fetch-shards")
         self._fetches[shard] = self._fetcher.submit(self.remote.fetch, shard)
 
     def mend(self, shard: str) -> bool:

@@ -1,15 +1,19 @@
 """Which sample stands at each place of the endless sequence that pretraining reads.
 
-The order is a function of (counts, weights, seed, window) and of nothing else: not of the number
-of ranks or loader processes, nor of what was read before. So any place of it can be looked up,
+The order is a function of (counts, weights, seed, lanes) and of nothing else: not of the number of
+ranks or loader processes, nor of what was read before. So any place of it can be looked up,
 which is what makes resuming exact and a change of the number of processes harmless. An order
 drawn by a buffer that fills as shards arrive has neither property, which is why it is not left to
 WebDataset's ``shuffle``.
 
-One epoch of a corpus: its shards in an order drawn for the epoch, their samples one after another,
-then each sample moved later by a part of the window drawn for it, and all sorted by where they
-went. Neighbours in the result are thus at most a window apart in their shards, and reading stays
-nearly sequential. It is one array of integers, 4 bytes a sample.
+One epoch of a corpus whose shards can all be open at once is a permutation of its samples. A corpus
+that is fetched through a cache cannot have that. Its shards, in an order drawn for the epoch and
+each with its samples shuffled, then make one line, which is cut into as many lanes as shards may be
+open; the epoch goes down all lanes side by side, so that neighbours come from different lanes. A
+lane opens the next shard when it has come to the end of one, so each is open once an epoch, or
+twice where a cut goes through it. (Lists of recordings are sorted by speaker, and shards are
+written in their order: a shuffle within a window of some thousand samples would fill a batch from
+the few speakers of a few shards.) Either is one array of integers, 4 bytes a sample.
 
 A global batch is what all ranks handle in one step: batch b holds the places b·G to (b + 1)·G - 1
 and reaches across the ends of epochs. Its number alone says which places it holds, so it is the
@@ -55,8 +59,8 @@ class SampleOrder:
         weights: Of each corpus; the shares of the sequence are in proportion to them. None: there
             is one corpus.
         seed: Of every draw, 0 or more.
-        window: Places by which a sample may move; 0 and 1 leave samples in the order of their
-            shard.
+        lanes: Of each corpus, the shards that are drawn from at once; None: from all. 0 leaves
+            samples in the order of their shard, and only shuffles shards.
 
     Attributes:
         num_samples: Samples of all corpora together: the length of an epoch of the sequence.
@@ -68,10 +72,10 @@ class SampleOrder:
         weights: Sequence[float] | None,
         *,
         seed: int,
-        window: int,
+        lanes: Sequence[int | None],
     ) -> None:
         assert weights is not None or len(shard_sizes) == 1, len(shard_sizes)
-        self.seed, self.window = seed, window
+        self.seed, self.lanes = seed, list(lanes)
         self._sizes = [np.asarray(sizes, dtype=np.int64) for sizes in shard_sizes]
         self._mixture = Mixture(weights or [1.0])
         self._counts = [int(sizes.sum()) for sizes in self._sizes]
@@ -97,34 +101,39 @@ class SampleOrder:
             order = epoch_order(
                 self._sizes[corpus],
                 draws=(self.seed, corpus, epoch),
-                window=self.window,
+                lanes=self.lanes[corpus],
             )
             self._epochs[key] = order
         self._epochs.move_to_end(key)
         return order
 
 
-def epoch_order(sizes: np.ndarray, *, draws: tuple[int, ...], window: int) -> np.ndarray:
+def epoch_order(sizes: np.ndarray, *, draws: tuple[int, ...], lanes: int | None) -> np.ndarray:
     """The order of one epoch.
 
     Args:
         sizes: (number of shards,) samples of each.
         draws: What the draws depend on, integers of 0 or more.
-        window: As in ``SampleOrder``.
+        lanes: As one in ``SampleOrder``.
 
     Returns: (N,) int32 or int64, each number from 0 to N - 1 once; sample n is the n-th in the
         order of the shards as given.
     """
     num_shards, num_samples = len(sizes), int(sizes.sum())
     # Only the raw stream of a bit generator is promised to be the same in every NumPy (NEP 19).
-    raw = np.random.PCG64(np.random.SeedSequence(draws)).random_raw(num_shards + num_samples)
-    shards = np.argsort(raw[:num_shards], kind="stable")
-    starts = np.cumsum(sizes) - sizes  # of each shard, where samples are numbered in order
-    placed = np.cumsum(sizes[shards]) - sizes[shards]  # of each, as they were shuffled
-    order = np.arange(num_samples) + np.repeat(starts[shards] - placed, sizes[shards])
-    if window > 1:
-        moved = np.arange(num_samples) + raw[num_shards:] * (window / 2.0**64)
-        order = order[np.argsort(moved, kind="stable")]
+    stream = np.random.PCG64(np.random.SeedSequence(draws))
+    if lanes is None or lanes >= num_shards:
+        order = np.argsort(stream.random_raw(num_samples), kind="stable")
+    else:
+        shards = np.argsort(stream.random_raw(num_shards), kind="stable")
+        starts = np.cumsum(sizes) - sizes  # of each shard, where samples are numbered in order
+        placed = np.cumsum(sizes[shards]) - sizes[shards]  # of each, as they were shuffled
+        order = np.arange(num_samples) + np.repeat(starts[shards] - placed, sizes[shards])
+        if lanes:
+            of_shard = np.repeat(np.arange(num_shards), sizes[shards])
+            order = order[np.lexsort((stream.random_raw(num_samples), of_shard))]
+            rows = np.arange(num_samples) % -(-num_samples // lanes)  # a row: one of each lane
+            order = order[np.lexsort((stream.random_raw(num_samples), rows))]
     return order.astype(np.int32 if num_samples < 2**31 else np.int64)
 
 

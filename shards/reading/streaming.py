@@ -37,6 +37,7 @@ from shards.reading.files import open_folder
 from shards.reading.order import Batches, Place, SampleOrder
 from shards.reading.remote import CacheConfig
 from shards.reading.shared_batch import Borrower, Lender
+from shards.reading.speakers import BatchSpeakers, batch_speakers
 from shards.reading.whole_sample import read_sample
 from shards.sample import ClipBytes, cut_clip, uniform_draw
 
@@ -52,8 +53,9 @@ class StreamConfig:
     Args:
         batch_size: Clips of a batch, per rank. The order of batches depends on this times the
             number of ranks.
-        shuffle_buffer: Places by which a sample may move within an epoch, after its shards were
-            shuffled; it costs no memory. 0 and 1 leave samples in the order of their shard.
+        shuffle_shards: Shards that are drawn from at once (``order.py``); null: from all on this
+            machine, an epoch being a permutation, and of shards elsewhere from as many as the
+            cache has room for. 0 leaves samples in the order of their shard.
         split: Split to read, or ``all``.
         sound: ``required``: a sample without sound is bad; ``optional``: its waveform is zeros
             and its ``num_samples`` 0.
@@ -67,7 +69,7 @@ class StreamConfig:
     """
 
     batch_size: int = 8
-    shuffle_buffer: int = 1000
+    shuffle_shards: int | None = None
     split: str = "train"
     sound: Literal["required", "optional"] = "required"
     on_bad: Literal["skip", "raise"] = "skip"
@@ -85,8 +87,8 @@ class StreamConfig:
                 f"clips_per_sample = {self.clips_per_sample} (must divide batch_size = "
                 f"{self.batch_size})"
             )
-        if self.shuffle_buffer < 0:
-            problems.append(f"shuffle_buffer = {self.shuffle_buffer} (must be 0 or more)")
+        if self.shuffle_shards is not None and self.shuffle_shards < 0:
+            problems.append(f"shuffle_shards = {self.shuffle_shards} (must be 0 or more)")
         for name, allowed in (("sound", ("required", "optional")), ("on_bad", ("skip", "raise"))):
             if getattr(self, name) not in allowed:
                 problems.append(f"{name} = {getattr(self, name)} (allowed: {', '.join(allowed)})")
@@ -189,7 +191,12 @@ class ClipStream(torch.utils.data.IterableDataset[dict[str, Any]]):
             [corpus.sizes.tolist() for corpus in corpora],
             config.weights,
             seed=seed,
-            window=config.shuffle_buffer,
+            lanes=[
+                corpus.lanes(config.cache)
+                if config.shuffle_shards is None
+                else config.shuffle_shards
+                for corpus in corpora
+            ],
         )
         self.num_samples = self.order.num_samples
         self.batches = Batches(
@@ -207,6 +214,11 @@ class ClipStream(torch.utils.data.IterableDataset[dict[str, Any]]):
         worker = torch.utils.data.get_worker_info()
         number, num_workers = (worker.id, worker.num_workers) if worker else (0, 1)
         return self.reader().read(count(self.first_batch + number, num_workers))
+
+    def speakers(self) -> BatchSpeakers | None:
+        """How many a global batch holds, as the indexes tell; None where none is known."""
+        batch_size = self.batches.batch_samples * self.batches.world_size
+        return batch_speakers(self.order, [corpus.speakers for corpus in self.corpora], batch_size)
 
     def reader(self) -> Reader:
         """What reads batches of this rank by their numbers, in any order."""
@@ -232,7 +244,7 @@ class Reader:
         self.side = stream.input.image_size  # of an image, as last seen
         # So many bad samples on end are more than two missing shards among whole ones can give.
         largest = max(int(corpus.sizes.max()) for corpus in self.corpora)
-        self.hopeless = min(self.order.num_samples, 2 * largest + self.order.window)
+        self.hopeless = min(self.order.num_samples, 2 * largest)
         self.lost: Counter[str] = Counter()  # since the last good sample
         self.ahead = largest if any(corpus.is_remote for corpus in self.corpora) else 0
         self.looked = 0  # how far ahead, in places of the sequence
@@ -247,7 +259,7 @@ class Reader:
             share = self.batches.share(number)
             places = [self.order.at(position) for position in share]
             if self.ahead and share:
-                self._prefetch(share.stop)
+                self._prefetch(share)
             self.skipped.clear()
             batch = self._batch(places)
             batch |= {
@@ -336,11 +348,12 @@ class Reader:
                 error.cause,
             ) from error
 
-    def _prefetch(self, position: int) -> None:
-        """Begin to fetch the shards of what comes after a batch, about one shard ahead."""
+    def _prefetch(self, share: range) -> None:
+        """Begin to fetch the shards of a batch and of what comes after it, about one ahead."""
         due: dict[int, list[int]] = {}
-        for place in map(self.order.at, range(max(position, self.looked), position + self.ahead)):
+        stop = share.stop + self.ahead
+        for place in map(self.order.at, range(max(share.start, self.looked), stop)):
             due.setdefault(place.corpus, []).append(place.sample)
-        self.looked = position + self.ahead
+        self.looked = stop
         for corpus, samples in due.items():
             self.corpora[corpus].prefetch(samples)

@@ -215,6 +215,10 @@ def test_a_run_that_older_code_began_goes_on_without_a_word(
     older = to_dict(config)
     older["hardware"] = {"accelerator": "gpu", **older["hardware"], "devices": 4}
     older["data"]["workers"] = older.pop("workers")
-    del older["device"]
+    del older["device"], older["data"]["shuffle_shards"]
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(older))
     assert compare_settings(config) == ["resumed with hardware.devices = 2, was 4"]
+    older["data"]["shuffle_buffer"] = 1000
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(older))
+    _, said = compare_settings(config)
+    assert said.startswith("begun when samples were shuffled within a window (data.shuffle_buffer")

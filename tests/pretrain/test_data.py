@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from hicmae.settings import ModelConfig
-from pretrain.data import fixed_clips, survey
-from pretrain.settings import DataConfig
+from pretrain.data import fixed_clips, mixing_notes, open_stream, survey
+from pretrain.settings import DataConfig, PretrainConfig
+from shards.reading.remote import CacheConfig
 from tests.support.pretrain_shards import moving_sample, moving_shards
 from tests.support.shard_fixtures import rewrite_shard, write_shards
 
@@ -74,3 +77,39 @@ def test_short_samples_are_drawn_only_where_there_is_nothing_else(
     assert len(fixed_clips(DataConfig(shards=only), size, 2)["keys"]) == 2
     mixed = write_shards(tmp_path / "mixed", [*short, moving_sample(2)])
     assert fixed_clips(DataConfig(shards=mixed), size, 2)["keys"] == ["id02/00002"]
+
+
+def test_a_batch_of_few_speakers_is_a_warning_that_says_what_to_do(
+    tmp_path: Path, tiny_model_config: ModelConfig
+) -> None:
+    # Number n is of speaker n % 5: eight shards of four samples, sorted by speaker as listings are.
+    numbers = sorted(range(32), key=lambda number: number % 5)
+    folder = write_shards(
+        tmp_path / "sorted", [moving_sample(number) for number in numbers], samples_per_shard=4
+    )
+
+    def notes(**changes: Any) -> list[str]:
+        data = DataConfig(**({"shards": folder, "batch_size": 8} | changes))
+        config = PretrainConfig(model=tiny_model_config, data=data, out=tmp_path / "run")
+        return list(mixing_notes(open_stream(config), data))
+
+    assert notes() == []
+    (said,) = notes(shuffle_shards=1)
+    assert re.search(
+        r"warning: speakers: [12]\.\d different in a batch of 8 \(4\.\d in a permutation's\); .* "
+        r"leave out data\.shuffle_shards = 1$",
+        said,
+    )
+    elsewhere = f"file://{folder}"
+    whole = sum(path.stat().st_size for path in folder.glob("*.tar")) / 1e9
+    roomy = CacheConfig(folder=tmp_path / "cache", gigabytes=2 * whole)
+    assert notes(shards=elsewhere, cache=roomy) == []
+    small = CacheConfig(
+        folder=tmp_path / "cache", gigabytes=whole / 4
+    )  # for one shard and the next
+    (said,) = notes(shards=elsewhere, cache=small)
+    assert "raise data.cache.gigabytes" in said
+    (said,) = notes(shards=elsewhere, cache=small, shuffle_shards=8)
+    assert said.startswith(
+        "warning: the cache has room for 1 of the 8 shards that are read at once"
+    )

@@ -159,6 +159,7 @@ def test_the_plan_has_counts_tokens_memory_operations_and_hours(
     said = capsys.readouterr().out
     assert list(tmp_path.iterdir()) == [], "nothing is written"
     assert "8 clips a step (4 x 1 accumulated x 2 processes), 1 steps an epoch" in said
+    assert "speakers: 5.0 different in a batch of 8 (5.0 in a permutation's)" in said
     assert "steps: 3600 (3600.0 epochs, 28800 clips), warm-up 2" in said
     # 4 cells, 3 of them hidden, in 8 rows; 8 patches, 6 of them hidden.
     assert "video 32, of which 8 are seen; audio 8, of which 2 are seen" in said

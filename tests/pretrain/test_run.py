@@ -149,7 +149,7 @@ def test_a_resumed_run_ends_with_the_weights_of_an_unbroken_one(
 
     monkeypatch.setattr(PretrainModule, "on_after_batch_transfer", noting)
     log = LogConfig(log_every=1, checkpoint_every=3, keep=9, pictures_every=0, progress=False)
-    data = DataConfig(shards=shards, batch_size=4, shuffle_buffer=8)
+    data = DataConfig(shards=shards, batch_size=4, shuffle_shards=8)
     settings: dict[str, Any] = {"steps": 7, "accumulate": accumulate, "data": data, "log": log}
     settings |= {"augment": AugmentConfig.pretraining(), "workers": workers}
     whole, broken = tmp_path / "whole", tmp_path / "broken"
@@ -270,7 +270,7 @@ def test_samples_without_sound_are_named_or_counted(train: Train, tmp_path: Path
     with pytest.raises(ValueError, match=r"sample 'id02/00002' has no sound \(1 of 8"):
         train(tmp_path / "run", shards=shards)
     assert not (tmp_path / "run").exists()
-    data = DataConfig(shards=shards, batch_size=4, shuffle_buffer=0, on_bad="skip")
+    data = DataConfig(shards=shards, batch_size=4, shuffle_shards=0, on_bad="skip")
     train(tmp_path / "run", data=data)
     last = rows_of(tmp_path / "run")[-1]
     # 16 clips of 7 usable samples: the silent one was met in two passes, perhaps in a third.
@@ -365,7 +365,7 @@ def test_too_many_bad_samples_stop_the_run_by_cause(
     train: Train, damaged: Path, tmp_path: Path
 ) -> None:
     rewrite_shard(damaged / "train-000000.tar", {"id00/00000.mjpg": b"no picture"})
-    data = DataConfig(shards=damaged, batch_size=4, shuffle_buffer=0, on_bad="skip", max_bad=2)
+    data = DataConfig(shards=damaged, batch_size=4, shuffle_shards=0, on_bad="skip", max_bad=2)
     with pytest.raises(
         TooManyBadError, match=r"3 of \d+ samples .*\(\S+ 3\).*max_bad = 2"
     ) as caught:

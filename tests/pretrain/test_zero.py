@@ -203,7 +203,7 @@ def train_on_large_batches(
 
 def parts_of(shards: Path, input: InputConfig, rank: int) -> Any:
     """The clips of one of two processes."""
-    config = StreamConfig(batch_size=4, shuffle_buffer=8, on_bad="raise")
+    config = StreamConfig(batch_size=4, shuffle_shards=8, on_bad="raise")
     return clip_stream(shards, input, config, seed=0, rank=rank, world_size=2)
 
 

@@ -13,8 +13,10 @@ import torch
 from hicmae.__main__ import main
 from hicmae.bench import Stopwatch
 from hicmae.settings import InputConfig
-from shards.bench import STAGES, bench_build, bench_loader, measure, raw_files, write_bench_shards
+from shards.bench import raw_files, write_bench_shards
+from shards.building.bench import STAGES, bench_build, measure
 from shards.building.build import gather
+from shards.reading.bench import bench_loader
 from shards.reading.random_access import ShardDataset
 from tests.support.build_fixtures import config
 from tests.support.shard_fixtures import make_sample, write_shards
@@ -56,7 +58,11 @@ def test_the_bench_measures_given_shards_and_writes_its_figures(
     assert line["megabytes_per_second"] == pytest.approx(
         line["clips_per_second"] * shard_bytes / 8 / 1e6
     )
-    assert "CPU ms/clip" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "CPU ms/clip" in said
+    assert "A batch of 8 holds 5.0 speakers, a permutation's 5.0." in said
+    cold = bench_loader(shards=folder, seconds=0.01, workers=(0,), batch_size=2, cold=True)
+    assert cold["clips_per_second"] > 0
 
 
 def test_raw_video_is_measured_in_the_same_run(clips_dir: Path, tmp_path: Path) -> None:

@@ -148,7 +148,7 @@ def test_what_is_skipped_makes_its_own_batch_smaller_and_shifts_no_other(
 
 def test_a_share_of_bad_samples_is_an_empty_batch_and_ranks_stay_in_step(folder: Path) -> None:
     no_shard(folder)
-    options = {"batch_size": 2, "shuffle_buffer": 0, "world_size": 2}
+    options = {"batch_size": 2, "shuffle_shards": 0, "world_size": 2}
     shares = [first_batches(stream_of(folder, rank=rank, **options), 6) for rank in range(2)]
     assert [len(share) for share in shares] == [6, 6]
     (empty, *_) = [batch for share in shares for batch in share if not batch["keys"]]
@@ -210,7 +210,7 @@ def test_a_folder_without_any_sound_is_refused(tmp_path: Path) -> None:
 def test_a_folder_with_nothing_readable_raises_in_the_end(folder: Path) -> None:
     for path in folder.glob("*.tar"):
         path.unlink()
-    message = r"16 samples one after another were skipped \(missing-shard: 16\), the last: train"
+    message = r"8 samples one after another were skipped \(missing-shard: 8\), the last: train"
     with pytest.raises(ClipError, match=message):
         list(stream_of(folder))
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from shards.reading.order import Batches, Mixture, SampleOrder, epoch_order
+from shards.reading.speakers import batch_speakers
 
 SIZES = np.array([7, 5, 9, 1, 8, 10])
 
@@ -17,14 +18,25 @@ def batches(world_size: int, rank: int, *, batch: int) -> Batches:
     return Batches(num_samples=23, batch_samples=batch, rank=rank, world_size=world_size)
 
 
-@pytest.mark.parametrize("window", [0, 1, 2, 8, 1000])
-def test_an_epoch_holds_every_sample_once(window: int) -> None:
-    order = epoch_order(SIZES, draws=(3, 0, 5), window=window)
+def corpus_by_speaker(samples_of_a_shard: int) -> tuple[np.ndarray, np.ndarray]:
+    """Sizes of shards, and the speaker of each sample: a list sorted by speaker, as listings are.
+
+    800 speakers of 20 to 160 clips; a permutation's batch of 160 holds about 143 of them.
+    """
+    counts = 20 + np.arange(800) * 37 % 141
+    speakers = np.repeat(np.arange(800), counts)
+    full, rest = divmod(len(speakers), samples_of_a_shard)
+    return np.array([samples_of_a_shard] * full + [rest] * (rest > 0)), speakers
+
+
+@pytest.mark.parametrize("lanes", [0, 1, 2, 5, 6, 1000, None])
+def test_an_epoch_holds_every_sample_once(lanes: int | None) -> None:
+    order = epoch_order(SIZES, draws=(3, 0, 5), lanes=lanes)
     assert sorted(order.tolist()) == list(range(SIZES.sum()))
 
 
-def test_without_a_window_whole_shards_are_shuffled_and_nothing_else() -> None:
-    order = epoch_order(SIZES, draws=(3, 0, 5), window=0).tolist()
+def test_without_lanes_whole_shards_are_shuffled_and_nothing_else() -> None:
+    order = epoch_order(SIZES, draws=(3, 0, 5), lanes=0).tolist()
     starts = np.cumsum(SIZES) - SIZES
     shards = {
         int(start): list(range(start, start + size))
@@ -40,31 +52,79 @@ def test_without_a_window_whole_shards_are_shuffled_and_nothing_else() -> None:
     assert met != sorted(shards)
 
 
-def test_a_sample_moves_by_less_than_the_window() -> None:
+@pytest.mark.parametrize("lanes", [1, 7, 30])
+def test_no_more_shards_are_open_at_once_than_there_are_lanes(lanes: int) -> None:
     sizes = np.full(100, 50)
-    still = epoch_order(sizes, draws=(1,), window=0)
-    moved = epoch_order(sizes, draws=(1,), window=200)
-    place = np.argsort(still)[moved]  # where each was before
-    distance = np.abs(np.arange(5000) - place)
-    assert distance.max() < 200
-    assert distance.mean() > 200 / 6  # of uniform draws: about a quarter of the window
+    of_shard = epoch_order(sizes, draws=(1,), lanes=lanes) // 50
+    places = {shard: np.flatnonzero(of_shard == shard) for shard in range(100)}
+    # A shard that two lanes share is open at the end of one and at the beginning of the other.
+    gaps = {shard: np.diff(found) for shard, found in places.items()}
+    cut = [shard for shard, gap in gaps.items() if gap.max() > 3 * lanes]
+    assert len(cut) < lanes
+    open_at = np.zeros(5000, dtype=int)
+    for shard in set(places) - set(cut):
+        open_at[places[shard][0] : places[shard][-1] + 1] += 1
+    # In the row in which a lane passes from one shard to the next, it holds both.
+    assert np.median(open_at) <= lanes
+    assert open_at.max() <= 2 * lanes
+    for shard in set(places) - set(cut):  # each is open for its share of the epoch
+        assert places[shard][-1] - places[shard][0] < 51 * lanes + lanes
+
+
+@pytest.mark.parametrize("samples_of_a_shard", [1, 16, 256, 3000, 10**6])
+@pytest.mark.parametrize("corpora", [1, 2])
+def test_a_corpus_sorted_by_speaker_gives_batches_as_mixed_as_a_permutation(
+    samples_of_a_shard: int, corpora: int
+) -> None:
+    sizes, speakers = corpus_by_speaker(samples_of_a_shard)
+    weights = None if corpora == 1 else (1.0, 1.0)
+    order = SampleOrder([sizes.tolist()] * corpora, weights, seed=0, lanes=[None] * corpora)
+    found = batch_speakers(order, [speakers] * corpora, 160)
+    assert found is not None
+    assert found.batch_size == 160
+    assert found.permuted == pytest.approx(143 if corpora == 1 else 151, abs=1)
+    assert found.found == pytest.approx(found.permuted, abs=1.5)
+    assert found.is_mixed
+
+
+def test_lanes_mix_by_the_speakers_that_their_shards_hold() -> None:
+    sizes, speakers = corpus_by_speaker(256)
+    shares = {}
+    for lanes in (0, 1, 16, 128):
+        order = SampleOrder([sizes.tolist()], None, seed=0, lanes=[lanes])
+        found = batch_speakers(order, [speakers], 160)
+        assert found is not None
+        shares[lanes] = found.found / found.permuted
+        assert found.is_mixed == (shares[lanes] >= 0.9)
+    assert shares[0] < shares[1] < 0.1 < shares[16] < 0.7
+    assert shares[128] > 0.95
+
+
+def test_speakers_that_nobody_knows_do_not_count() -> None:
+    order = SampleOrder([[40]], None, seed=0, lanes=[None])
+    assert batch_speakers(order, [np.full(40, -1)], 8) is None
+    some = batch_speakers(order, [np.repeat([-1, 0, 1, 2], 10)], 40)  # an epoch is one batch
+    assert some is not None
+    assert (some.found, some.permuted) == (3, pytest.approx(3))
 
 
 def test_every_epoch_seed_and_corpus_has_an_order_of_its_own() -> None:
     drawn = [(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1)]
-    orders = {tuple(epoch_order(SIZES, draws=draws, window=8).tolist()) for draws in drawn}
+    orders = {tuple(epoch_order(SIZES, draws=draws, lanes=2).tolist()) for draws in drawn}
     assert len(orders) == 4
 
 
 def test_the_order_is_the_same_for_ever() -> None:
     # A number seen once: another one would begin every resumed run with other batches.
-    order = epoch_order(np.array([3, 4, 2]), draws=(0, 0, 0), window=4)
-    assert order.tolist() == [7, 8, 4, 3, 5, 6, 2, 0, 1]
+    whole = epoch_order(np.array([3, 4, 2]), draws=(0, 0, 0), lanes=None)
+    assert whole.tolist() == [3, 2, 1, 8, 6, 0, 7, 4, 5]
+    order = epoch_order(np.array([3, 4, 2]), draws=(0, 0, 0), lanes=2)
+    assert order.tolist() == [3, 7, 8, 2, 1, 6, 0, 4, 5]
 
 
-def test_samples_move_to_every_place_alike_if_the_window_is_wide() -> None:
+def test_samples_come_to_every_place_alike() -> None:
     firsts = Counter(
-        int(epoch_order(np.array([4, 4]), draws=(0, 0, epoch), window=10**6)[0])
+        int(epoch_order(np.array([4, 4]), draws=(0, 0, epoch), lanes=None)[0])
         for epoch in range(4000)
     )
     assert min(firsts.values()) > 400  # 500 each are expected, 21 their deviation
@@ -72,7 +132,7 @@ def test_samples_move_to_every_place_alike_if_the_window_is_wide() -> None:
 
 
 def test_places_can_be_looked_up_in_any_order_and_in_another_process() -> None:
-    order = SampleOrder([SIZES.tolist()], None, seed=4, window=6)
+    order = SampleOrder([SIZES.tolist()], None, seed=4, lanes=[3])
     places = [order.at(position) for position in range(200)]
     again = pickle.loads(pickle.dumps(order))
     assert [again.at(position) for position in reversed(range(200))] == places[::-1]
@@ -102,7 +162,7 @@ def test_a_place_far_away_is_found_without_counting() -> None:
 
 
 def test_corpora_have_epochs_of_their_own() -> None:
-    order = SampleOrder([[4], [6, 6]], (1, 1), seed=0, window=3)
+    order = SampleOrder([[4], [6, 6]], (1, 1), seed=0, lanes=[None, 1])
     places = [order.at(position) for position in range(48)]
     assert order.num_samples == 16
     for corpus, size in ((0, 4), (1, 12)):

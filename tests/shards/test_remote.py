@@ -125,7 +125,7 @@ def test_the_next_shard_is_fetched_before_it_is_read(
     served: tuple[str, list[str]], cache: CacheConfig
 ) -> None:
     url, asked = served
-    stream = stream_of(url, cache=cache, batch_size=1, shuffle_buffer=0)
+    stream = stream_of(url, cache=cache, batch_size=1, shuffle_shards=0)
     next(iter(stream))  # one sample of one shard
     for _ in range(500):
         if sum(name.endswith(".tar") for name in asked) >= 2:

@@ -141,7 +141,7 @@ def test_the_clip_of_a_sample_depends_on_the_epoch_and_not_on_what_was_read_befo
             for key, waveform in zip(batch["keys"], batch["waveform"], strict=True)
         }
 
-    assert starts(0) == starts(0, batch_size=23, shuffle_buffer=0)
+    assert starts(0) == starts(0, batch_size=23, shuffle_shards=0)
     assert starts(0) != starts(1)
 
 
@@ -214,9 +214,9 @@ def test_another_frame_rate_is_refused_before_reading(tmp_path: Path) -> None:
 
 
 def test_impossible_settings_are_refused_all_at_once(folder: Path) -> None:
-    message = r"batch_size = 0.*shuffle_buffer = -1.*sound = loud.*weights = \(0.0,\)"
+    message = r"batch_size = 0.*shuffle_shards = -1.*sound = loud.*weights = \(0.0,\)"
     with pytest.raises(ValueError, match=message):
-        StreamConfig(batch_size=0, shuffle_buffer=-1, sound="loud", weights=(0.0,))  # type: ignore[arg-type]
+        StreamConfig(batch_size=0, shuffle_shards=-1, sound="loud", weights=(0.0,))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"clips_per_sample = 3 \(must divide batch_size = 8\)"):
         StreamConfig(clips_per_sample=3)
     with pytest.raises(

@@ -31,7 +31,7 @@ class Runs:
         self.started: list[subprocess.Popen[str]] = []
         save_yaml(folder / "tiny.yaml", sizes)
         self.options = ["--data.shards", str(shards), "--model", str(folder / "tiny.yaml")]
-        self.options += ["--data.batch_size", "4", "--data.shuffle_buffer", "8", "--workers", "0"]
+        self.options += ["--data.batch_size", "4", "--data.shuffle_shards", "8", "--workers", "0"]
         self.options += ["--optimizer.warmup_steps", "2", "--optimizer.learning_rate", "0.1"]
         self.options += ["--log.log_every", "1", "--log.pictures_every", "0"]
         self.options += ["--wandb.mode", "disabled", "--device", "cpu", "--precision", "32-true"]

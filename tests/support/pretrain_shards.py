@@ -60,7 +60,7 @@ def moving_shards(folder: Path, num_samples: int = 8, *, silent: tuple[int, ...]
 def run_pretraining(shards: Path, out: Path, sizes: ModelConfig, **changes: Any) -> int:
     """``pretrain`` with settings that make it quick; ``changes`` replace any of its arguments."""
     arguments: dict[str, Any] = {
-        "data": DataConfig(shards=shards, batch_size=4, shuffle_buffer=0),
+        "data": DataConfig(shards=shards, batch_size=4, shuffle_shards=0),
         "out": out,
         "model": to_dict(sizes),
         "optimizer": OptimizerConfig(

@@ -18,7 +18,7 @@ NUM_SAMPLES = 23
 
 def stream_of(folder: Any, *, seed: int = 0, **options: Any) -> ClipStream:
     """A stream of small batches; settings of ``StreamConfig`` and arguments of ``clip_stream``."""
-    config = {"batch_size": 4, "shuffle_buffer": 8}
+    config = {"batch_size": 4, "shuffle_shards": 8}
     for name in StreamConfig.__dataclass_fields__:
         if name in options:
             config[name] = options.pop(name)
