@@ -108,9 +108,10 @@ def compare_preparations(first: Side, second: Side, *, num_signals: int = 0) -> 
         num_signals: Samples to decode.
 
     Returns: plain data: ``first``, ``second`` (names), ``verdict``, ``reasons``,
-        ``configuration``, ``counts``, ``refused``, ``versions`` (name → [A, B], those that
-        differ), ``digests`` (aspect → whether they agree), ``distributions``, and, None unless
-        two folders were given, ``samples``, ``refusals`` and (if asked for) ``signals``.
+        ``configuration``, ``schema_versions``, ``counts``, ``refused``, ``versions`` (name →
+        [A, B], those that differ), ``digests`` (aspect → whether they agree), ``distributions``,
+        and, None unless two folders were given, ``samples``, ``refusals`` and (if asked for)
+        ``signals``.
 
     Raises:
         ValueError: Signals are asked for and a folder is missing.
@@ -129,6 +130,7 @@ def compare_preparations(first: Side, second: Side, *, num_signals: int = 0) -> 
         "digests": {name: value == b["digests"].get(name) for name, value in a["digests"].items()},
         "distributions": _distributions(first, second),
         "classes": _classes(a["labels"], b["labels"]),
+        "schema_versions": [a["schema_version"], b["schema_version"]],
         "num_samples": [a["counts"]["num_samples"], b["counts"]["num_samples"]],
         "samples": None,
         "refusals": None,
@@ -263,6 +265,8 @@ def _classes(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
 def _not_identical(found: Mapping[str, Any]) -> str:
     if "samples_per_shard" in found["configuration"]:
         return "samples are dealt to shards in another way"
+    if len(set(found["schema_versions"])) > 1:
+        return f"jsons are of versions {' and '.join(map(str, found['schema_versions']))}"
     if not found["digests"]["faces"]:
         return "what is recorded of how faces were found differs"
     return "samples have another order, or recordings another name"

@@ -123,7 +123,7 @@ def changed_json(folder: Path, **changes: Any) -> None:
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        ({"schema_version": 9}, "schema version 9, this program reads 2"),
+        ({"schema_version": 9}, "schema version 9, this program reads 2 and 3"),
         ({"fps": 30.0}, "its json says fps 30.0, the index says 25.0"),
         ({"labels": {"emotion": "fear"}}, "its json says emotion 'fear', the index says 'joy'"),
         ({"speaker": None}, "its json says speaker None, the index says 'id01'"),
