@@ -80,7 +80,8 @@ class BoxTable:
                 detections[int(places[rows[0]])] = [
                     face for row in rows.tolist() if (face := self._face(row)) is not None
                 ]
-        spacing = float(np.median(np.diff(np.unique(clock)))) if len(clock) > 1 else interval
+        steps = np.diff(np.unique(clock))  # none where all rows are of one time
+        spacing = float(np.median(steps)) if len(steps) else interval
         return _with_empty(detections, max(1, round(spacing / interval)), len(indices))
 
     def _clock(self, reader: FrameReader) -> np.ndarray:
@@ -156,6 +157,9 @@ def read_boxes(path: str | Path) -> BoxTable:
             f"{', '.join(names[:8]) or 'none'}{', …' if len(names) > 8 else ''})",
         )
     stamps = _numbers(table, times, path)[:, 0]
+    if openface and "frame" in names and len(stamps) > 1 and (stamps == stamps[0]).all():
+        # Of a folder of images (-fdir) every time stamp is 0, and only the frames tell rows apart.
+        times, stamps = ("frame",), _numbers(table, ("frame",), path)[:, 0] - 1
     eyes: np.ndarray | None = None
     if openface:
         boxes, eyes = _of_landmarks(table, path)

@@ -99,7 +99,23 @@ def test_a_track_column_tells_faces_apart(tmp_path: Path) -> None:
     assert ends == [76, 0]
 
 
-def test_openface_output_is_understood_as_it_is(tmp_path: Path) -> None:
+@pytest.mark.parametrize("time", ["0", "0.04", "1.16"])
+def test_boxes_of_one_time_are_of_one_frame(tmp_path: Path, time: str) -> None:
+    path = tmp_path / "clip.csv"
+    path.write_text(
+        f"seconds,track,x0,y0,x1,y1\n{time},anna,20,20,40,40\n{time},ben,90,20,110,40\n"
+    )
+    faces = read_boxes(path).faces(Frames(), np.arange(30))  # type: ignore[arg-type]
+    at = round(float(time) * FPS)
+    assert sorted(faces) == list(range(30))  # the other frames were asked and have none
+    assert [face.track for face in faces.pop(at)] == ["anna", "ben"]
+    assert not any(faces.values())
+    ((track, _),) = cut_faces(Frames(), np.arange(30), read_boxes(path), CONFIG, 20)  # type: ignore[arg-type]
+    assert track.coverage == pytest.approx(1 / 30)
+
+
+@pytest.mark.parametrize("stamped", [True, False], ids=["a video", "a folder of images (-fdir)"])
+def test_openface_output_is_understood_as_it_is(tmp_path: Path, stamped: bool) -> None:
     """Its frames count from 1 and its points begin at the brows."""
     names = [f"{axis}_{point}" for axis in "xy" for point in range(68)]
     rows = [", ".join(["frame", "face_id", "timestamp", "confidence", "success", *names])]
@@ -107,7 +123,7 @@ def test_openface_output_is_understood_as_it_is(tmp_path: Path) -> None:
         x, y = np.full(68, 50.0 + 2 * i), np.full(68, 40.0)
         x[0], x[16], y[19], y[8] = 40 + 2 * i, 60 + 2 * i, 32, 52  # jaws, brow, chin
         x[36:42], x[42:48], y[36:48] = 45 + 2 * i, 55 + 2 * i, 37
-        values = [i + 1, 0, round(i / FPS, 3), 0.98, 1, *x, *y]
+        values = [i + 1, 0, round(i / FPS, 3) if stamped else 0.0, 0.98, 1, *x, *y]
         rows.append(", ".join(map(str, values)))
     path = tmp_path / "clip.csv"
     path.write_text("\n".join(rows))
