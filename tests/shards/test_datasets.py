@@ -465,8 +465,8 @@ def test_sheets_are_read_by_name_and_their_faults_told(tmp_path: Path) -> None:
         column(rows, ("scores",), path)
     with pytest.raises(ValueError, match="holds no table"):
         read_sheet(text(tmp_path / "b.csv", ""))
-    (tmp_path / "c.csv").write_bytes(b"\xff\xfe\x00n")
-    with pytest.raises(ValueError, match="save it as UTF-8 CSV"):
+    (tmp_path / "c.csv").write_bytes(b"Name\n\xff\n")
+    with pytest.raises(ValueError, match=r"is no UTF-8 text .*; save it as UTF-8"):
         read_sheet(tmp_path / "c.csv")
     with pytest.raises(ValueError, match=r"no spreadsheet that can be read|needs the package"):
         read_sheet(medium(tmp_path / "d.xlsx"))

@@ -100,11 +100,14 @@ def test_a_video_can_be_named_itself(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("file,label\na,b\n", "no column 'path' (found: file, label)"),
+        (
+            "file,label\na,b\n",
+            "(found: file, label; call the column of files 'path')",
+        ),
         ("Path,label\na,b\n", "is it 'Path'?"),
-        ("", "no column 'path' (found: nothing)"),
+        ("", "no column 'path' (found: nothing;"),
         ("path,path\na,b\n", "column 'path' is there twice"),
-        ("path,\na,b\n", "a column without a name"),
+        ("path,\na,b\n", "column 2 has no name, and 1 cells (line 2: 'b'); name it, or delete it"),
         ("path,shard\na,b\n", "column 'shard' is a name of the index"),
         ("path,label\na,b,c\n", "line 2: 3 cells under 2 columns"),
         ("path,start\na.mp4,soon\n", "line 2: start is 'soon'"),
@@ -147,7 +150,7 @@ def test_a_mistake_in_json_lines_is_named_with_its_place(
 
 
 def test_many_mistakes_are_one_line(tmp_path: Path) -> None:
-    (tmp_path / "list.csv").write_text("path,start\n" + "a.mp4,x\n" * 9)
+    (tmp_path / "list.csv").write_text("path,start\n" + "a.mp4,x\n" * 9 + "b.mp4,1\n")
     with pytest.raises(ValueError, match="and 6 more lines") as error:
         read_manifest(tmp_path / "list.csv")
     assert "\n" not in str(error.value)
