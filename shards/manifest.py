@@ -45,6 +45,7 @@ _RESERVED = {  # and what for
     "fps": "frame rates",
 }
 
+_NO_TEXT = re.compile("[\0\ud800-\udfff]")
 _PLAIN_NUMBER = re.compile(r"-?[0-9]{1,15}([.,][0-9]{1,15})?")
 _MAX_KEY = 160  # leaves room for what tells keys apart; the schema allows 200
 # What a build puts behind the key of a recording: a face, a segment, or both.
@@ -340,7 +341,7 @@ def _text(name: str, value: Any) -> str:
 
 def _check_characters(name: str, text: str) -> None:
     """Refuse what a JSON can hold and no file name or UTF-8 text can."""
-    if "\0" in text or any("\ud800" <= letter <= "\udfff" for letter in text):
+    if _NO_TEXT.search(text):
         raise ValueError(
             f"{name} is {_shown(text)} (must be text without half characters or zeros)"
         )

@@ -137,6 +137,11 @@ def test_a_mistake_in_a_csv_is_named_with_its_place(tmp_path: Path, text: str, t
         ('{"path": "a", "valence": NaN}\n', "line 1: valence is nan"),
         ('{"path": 1.5}\n', "line 1: path is 1.5 (must be text)"),
         ('{"path": "a", "end": true}\n', "line 1: end is True"),
+        ('{"path": "a\\u0000"}\n', "line 1: path is 'a\\x00' (must be text without half"),
+        ('{"path": "a", "x": "\\ud800"}\n', "line 1: x is '\\ud800' (must be text"),
+        ('{"path": "a", "\\ud800": 1}\n', "line 1: the name of a column is '\\ud800'"),
+        ('{"path": "."}\n{"path": ""}\n{"end": 3}', "line 3: no column 'path'"),
+        ("[" * 100_000, "line 1: no JSON"),
     ],
 )
 def test_a_mistake_in_json_lines_is_named_with_its_place(
