@@ -46,6 +46,7 @@ _RESERVED = {  # and what for
 }
 
 _NO_TEXT = re.compile("[\0\ud800-\udfff]")
+_DRIVE = re.compile(r"[A-Za-z]:[/\\]")
 _PLAIN_NUMBER = re.compile(r"-?[0-9]{1,15}([.,][0-9]{1,15})?")
 _MAX_KEY = 160  # leaves room for what tells keys apart; the schema allows 200
 # What a build puts behind the key of a recording: a face, a segment, or both.
@@ -165,12 +166,19 @@ def read_list(path: Path) -> list[tuple[int, dict[str, Any]]]:
 
 
 def name_in(folder: Path, name: str) -> str:
-    """A name from a table as a path below its folder: ``\\`` of Windows is taken for ``/`` if there
-    is no such file otherwise.
+    """A name from a table as the file below a folder is called.
+
+    That is with ``/`` for the ``\\`` of Windows, and with accents as one character or two: those
+    who unpack on a Mac have two. A name of no file stays, with ``/``.
     """
-    if "\\" in name and not os.path.lexists(folder / name):
-        return name.replace("\\", "/")
-    return name
+    if name.isascii() and "\\" not in name:
+        return name
+    slashed = name.replace("\\", "/")
+    spelled = [
+        unicodedata.normalize(form, each) for form in ("NFC", "NFD") for each in (name, slashed)
+    ]
+    there = (each for each in (name, slashed, *spelled) if os.path.lexists(folder / each))
+    return next(there, slashed)
 
 
 def safe_key(name: str) -> str:
@@ -248,7 +256,7 @@ def _rows(manifest: Path, raw: list[tuple[int, dict[str, Any]]]) -> list[Manifes
         num_given = sum(name in values for _, values in raw)
         # Of a column that holds something else one line is said, and not one a row.
         half = 2 * len(lines) >= num_given if name == "key" else len(lines) == num_given
-        if name in _RESERVED and half and len(lines) > 1:
+        if name in _RESERVED and name != "path" and half and len(lines) > 1:
             problems.append(
                 f"column {name!r} is reserved for {_RESERVED[name]}, and {len(lines)} of its "
                 f"{num_given} cells are wrong (line {number}: {what}); rename it if it is a label"
@@ -298,6 +306,10 @@ def _row(manifest: Path, values: dict[str, Any], wrong: dict[str, str]) -> Manif
     name, audio, boxes = (
         None if item is None else name_in(manifest.parent, item) for item in (name, audio, boxes)
     )
+    if name and _DRIVE.match(name) and not os.path.lexists(manifest.parent / name):
+        wrong["path"] = (
+            f"path {_shown(name)} is on a drive of Windows (write it relative to the table)"
+        )
     start, end = take("start", _seconds), take("end", _seconds)
     if end is not None and end <= (start or 0.0):
         wrong["end"] = f"end {end:g} s is not after start {start or 0:g} s"

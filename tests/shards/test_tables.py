@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import string
+import unicodedata
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -133,6 +134,23 @@ def test_paths_of_windows_are_found(tmp_path: Path) -> None:
     assert second.path == tmp_path / r"odd\name.mp4"
     listing = DATASETS["csv"].read(tmp_path, ReadOptions(labels=tmp_path / "list.csv"))
     assert [item.path for item in listing.items] == ["rec/a.mp4", r"odd\name.mp4"]
+
+
+def test_accents_are_found_in_one_character_or_two(tmp_path: Path) -> None:
+    composed, apart = (unicodedata.normalize(form, "café/é.mp4") for form in ("NFC", "NFD"))
+    assert composed != apart
+    for there, written in ((composed, apart), (apart, composed)):
+        folder = tmp_path / str(len(there))
+        medium(folder / there)
+        ((name, _),) = rows_of(folder / "list.csv", f"path\n{written}\n")
+        assert name == there
+        ((name, _),) = rows_of(folder / "list.csv", "path\n" + written.replace("/", "\\") + "\n")
+        assert name == there
+
+
+def test_a_drive_of_windows_is_said(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"line 2: path 'D:/a.mp4' is on a drive of Windows \("):
+        rows_of(tmp_path / "list.csv", "path\nD:\\a.mp4\nD:/b.mp4\n")
 
 
 def test_a_spreadsheet_says_what_its_csv_says(tmp_path: Path) -> None:
