@@ -130,7 +130,7 @@ def compare_preparations(first: Side, second: Side, *, num_signals: int = 0) -> 
         "digests": {name: value == b["digests"].get(name) for name, value in a["digests"].items()},
         "distributions": _distributions(first, second),
         "classes": _classes(a["labels"], b["labels"]),
-        "schema_versions": [a["schema_version"], b["schema_version"]],
+        "schema_versions": [a.get("schema_version"), b.get("schema_version")],
         "num_samples": [a["counts"]["num_samples"], b["counts"]["num_samples"]],
         "samples": None,
         "refusals": None,
