@@ -157,9 +157,6 @@ def read_boxes(path: str | Path) -> BoxTable:
             f"{', '.join(names[:8]) or 'none'}{', …' if len(names) > 8 else ''})",
         )
     stamps = _numbers(table, times, path)[:, 0]
-    if openface and "frame" in names and len(stamps) > 1 and (stamps == stamps[0]).all():
-        # Of a folder of images (-fdir) every time stamp is 0, and only the frames tell rows apart.
-        times, stamps = ("frame",), _numbers(table, ("frame",), path)[:, 0] - 1
     eyes: np.ndarray | None = None
     if openface:
         boxes, eyes = _of_landmarks(table, path)
