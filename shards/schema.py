@@ -4,9 +4,9 @@ A sample is ``<key>.mjpg`` (JPEG images one after another), ``<key>.wav`` (16 kH
 of the same span; left out if and only if ``sound`` is ``absent``) and ``<key>.json``. Frame i is
 at i / fps seconds and sound sample j at j / sample_rate seconds after ``start_seconds``.
 
-``load_dataset("webdataset")`` of Hugging Face's ``datasets`` takes the types of all samples from the
-first five of the first shard: these must have sound, and a field that is null in all five has to
-stay null, unless it reads them as a stream.
+``load_dataset("webdataset")`` of Hugging Face's ``datasets`` takes the types of all samples from
+the first five of the first shard: these must have sound, and a field that is null in all five has
+to stay null, unless it reads them as a stream.
 
 The run of tar blocks that a sample takes (headers, images, sound, json and padding together) has a
 checksum in the index: the quick proof that it is byte for byte the one that was built. XXH3 with

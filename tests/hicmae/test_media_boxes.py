@@ -99,6 +99,21 @@ def test_a_track_column_tells_faces_apart(tmp_path: Path) -> None:
     assert ends == [76, 0]
 
 
+@pytest.mark.parametrize(("sep", "decimal"), [(";", ","), (";", "."), ("\t", ".")])
+def test_boxes_of_a_spreadsheet_are_read_whatever_is_between_them(
+    tmp_path: Path, sep: str, decimal: str
+) -> None:
+    rows = [["seconds", "x0", "y0", "x1", "y1"], ["0.04", "1.5", "2", "3.25", "4"]]
+    path = tmp_path / "clip.csv"
+    path.write_text(
+        "\ufeff" + "\n".join(sep.join(cell.replace(".", decimal) for cell in row) for row in rows)
+    )
+    table = read_boxes(path)
+    assert table.seconds is not None
+    assert table.seconds.tolist() == [0.04]
+    assert table.boxes.tolist() == [[1.5, 2, 3.25, 4]]
+
+
 @pytest.mark.parametrize("time", ["0", "0.04", "1.16"])
 def test_boxes_of_one_time_are_of_one_frame(tmp_path: Path, time: str) -> None:
     path = tmp_path / "clip.csv"
