@@ -128,7 +128,7 @@ def boxes_of(recording: Path, given: Path | None, *, remedy: str) -> BoxTable:
 
 
 def read_boxes(path: str | Path) -> BoxTable:
-    """Read a CSV (with commas, semicolons or tabs) of face boxes; see the module's docstring for its columns.
+    """Read a CSV of face boxes, between commas, semicolons or tabs; see the module for its columns.
 
     Raises:
         FileNotFoundError: There is no such file.
