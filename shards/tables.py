@@ -23,9 +23,9 @@ from typing import Any
 from hicmae.config import did_you_mean
 from hicmae.media.image_folder import SOUND_SUFFIXES, VIDEO_SUFFIXES
 
-SPREADSHEETS = (".xlsx", ".xlsm")
-JSON_TABLES = (".json", ".jsonl", ".ndjson")
-TEXT_TABLES = (".csv", ".tsv", ".tab", ".txt", ".lst")
+_SPREADSHEETS = (".xlsx", ".xlsm")
+_JSON = (".json", ".jsonl", ".ndjson")
+_TEXTS = (".csv", ".tsv", ".tab", ".txt", ".lst")
 _OTHER_SPREADSHEETS = (".xls", ".xlsb", ".ods", ".numbers")
 
 # Numbers as a program writes them: ids with leading zeros are none, nor are digests such as
@@ -61,8 +61,7 @@ class Cells:
 
 def is_table(path: Path) -> bool:
     """Whether a file is a table, by its suffix."""
-    known = (*TEXT_TABLES, *JSON_TABLES, *SPREADSHEETS, *_OTHER_SPREADSHEETS)
-    return path.suffix.lower() in known
+    return path.suffix.lower() in (*_TEXTS, *_JSON, *_SPREADSHEETS, *_OTHER_SPREADSHEETS)
 
 
 def read_table(
@@ -82,7 +81,7 @@ def read_table(
     Raises:
         ValueError: It cannot be understood: one line with the place and the remedy.
     """
-    if path.suffix.lower() in JSON_TABLES:
+    if path.suffix.lower() in _JSON:
         return _json_rows(path, needed, taken)
     cells = read_cells(path, needed=needed)
     head, lines = _with_head(path, cells, needed)
@@ -118,7 +117,7 @@ def read_cells(path: Path, *, needed: str = "") -> Cells:
     suffix = path.suffix.lower()
     if suffix in _OTHER_SPREADSHEETS:
         raise ValueError(f"{path}: spreadsheets of this kind are not read; save it as .xlsx or CSV")
-    if suffix in SPREADSHEETS:
+    if suffix in _SPREADSHEETS:
         return Cells(_spreadsheet(path), "")
     text = _text(path)
     usual = "\t" if suffix in (".tsv", ".tab") else ","
@@ -284,10 +283,6 @@ def _named_columns(
 
     Raises: ValueError: cells without a column, or a column with content and no name.
     """
-
-    def content(place: int) -> list[tuple[int, str]]:
-        return [(n, line[place]) for n, line in lines if place < len(line) and line[place]]
-
     for number, line in lines:
         if any(line[len(head) :]):
             raise ValueError(
@@ -296,8 +291,8 @@ def _named_columns(
             )
     kept: list[int] = []
     for place, name in enumerate(head):
-        found = content(place) if _PANDAS_INDEX.fullmatch(name) else []
         if _PANDAS_INDEX.fullmatch(name):
+            found = [(n, line[place]) for n, line in lines if place < len(line) and line[place]]
             if not found or (not kept and all(_INTEGER.fullmatch(cell) for _, cell in found)):
                 continue
             if not name:
@@ -417,11 +412,11 @@ def _cell_text(path: Path, number: int, value: Any) -> str:
     if value is None:
         return ""
     if isinstance(value, int | float) and not isinstance(value, bool):
-        if not math.isfinite(value):
+        if isinstance(value, float) and not math.isfinite(value):
             return ""
         if abs(value) >= 1e15:
             raise ValueError(
-                f"{path} line {number}: {value:.0f} is a number of which a spreadsheet keeps 15 "
+                f"{path} line {number}: {str(value)[:20]} is a number of which a spreadsheet keeps 15 "
                 "digits; enter it again in a column that is formatted as text"
             )
         return str(int(value)) if value == int(value) else repr(value)
