@@ -416,8 +416,8 @@ def _cell_text(path: Path, number: int, value: Any) -> str:
             return ""
         if abs(value) >= 1e15:
             raise ValueError(
-                f"{path} line {number}: {str(value)[:20]} is a number of which a spreadsheet keeps 15 "
-                "digits; enter it again in a column that is formatted as text"
+                f"{path} line {number}: {str(value)[:20]} has more digits than the 15 that a "
+                "spreadsheet keeps; enter it again in a column that is formatted as text"
             )
         return str(int(value)) if value == int(value) else repr(value)
     return str(value).strip()
