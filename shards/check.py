@@ -30,19 +30,19 @@ from shards.schema import SampleInfo, blocks_of, checksum, parse_sample_json
 _MEMBERS = ("mjpg", "wav", "json")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Problem:
     """One thing that is wrong.
 
     Args:
         shard: File name of the shard, or of an index file.
-        key: Of the sample; None if it concerns the shard.
         message: What was found and what should be.
+        key: Of the sample; None if it concerns the shard.
     """
 
     shard: str
-    key: str | None
     message: str
+    key: str | None = None
 
     def __str__(self) -> str:
         """One line."""
@@ -97,57 +97,50 @@ def _check_unfinished(folder: Path) -> list[Problem]:
         f"an unfinished build ({num_recordings} recordings are dealt with, {len(shards)} shards "
         "are finished); give the command that began it again to finish it"
     )
-    problems = [Problem(shard=folder.name, key=None, message=told)]
+    problems = [Problem(folder.name, told)]
     for shard in shards:
         path = folder / "shards" / shard["name"]
         if path.is_file():
             problems += _check_bytes(path, shard)
         else:
-            problems.append(Problem(shard=path.name, key=None, message="is missing"))
+            problems.append(Problem(path.name, "is missing"))
     return problems
 
 
 def _check_index(index: Index) -> Iterator[Problem]:
     table = index.table
     for key in table["key"][table["key"].duplicated()].unique():
-        yield Problem(shard="index.parquet", key=str(key), message="is there more than once")
+        yield Problem("index.parquet", "is there more than once", str(key))
     listed = set(index.shards)
     for name in sorted(set(table["shard"]) - listed):
-        yield Problem(shard=name, key=None, message="has rows in the index, and is not in its list")
+        yield Problem(name, "has rows in the index, and is not in its list")
     for path in sorted(index.folder.rglob("*.part")):
-        yield Problem(shard=path.name, key=None, message="is half-written; remove it")
+        yield Problem(path.name, "is half-written; remove it")
     for path in sorted(index.folder.glob("*.tar")):
         if path.name not in listed:
-            yield Problem(shard=path.name, key=None, message="is not in the index")
+            yield Problem(path.name, "is not in the index")
     counts = index.info["counts"]
-    for name, found in (
-        ("num_samples", len(table)),
-        ("num_frames", int(table["num_frames"].sum())),
-    ):
+    totals = {"num_samples": len(table), "num_frames": int(table["num_frames"].sum())}
+    for name, found in totals.items():
         if counts.get(name) != found:
-            yield Problem(
-                shard="index.json",
-                key=None,
-                message=f"counts {name} {counts.get(name)}, its table has {found}",
-            )
+            message = f"counts {name} {counts.get(name)}, its table has {found}"
+            yield Problem("index.json", message)
 
 
 def _check_shard(index: Index, shard: dict[str, Any], rows: pandas.DataFrame) -> Iterator[Problem]:
     name, path = shard["name"], index.folder / shard["name"]
     if not path.is_file():
-        yield Problem(shard=name, key=None, message="is missing; rebuild the folder")
+        yield Problem(name, "is missing; rebuild the folder")
         return
     yield from _check_bytes(path, shard)
     if len(rows) != shard["num_samples"]:
-        yield Problem(
-            shard=name,
-            key=None,
-            message=f"index.json says {shard['num_samples']} samples, the table has {len(rows)}",
-        )
+        message = f"index.json says {shard['num_samples']} samples, the table has {len(rows)}"
+        yield Problem(name, message)
     try:
-        found = _tar_members(path)
+        with tarfile.open(path, "r:") as tar:
+            found = {member.name: (member.offset_data, member.size) for member in tar}
     except (tarfile.TarError, OSError) as error:
-        yield Problem(shard=name, key=None, message=f"cannot be read as a tar ({error})")
+        yield Problem(name, f"cannot be read as a tar ({error})")
         found = None
     expected: set[str] = set()
     with path.open("rb") as file:
@@ -159,33 +152,20 @@ def _check_shard(index: Index, shard: dict[str, Any], rows: pandas.DataFrame) ->
             messages = list(_check_sample(file, row, index.label_columns, present, found))
             if not messages and not _has_its_checksum(file, row):
                 messages = ["its blocks in the tar are not those of its checksum in the index"]
-            yield from (Problem(shard=name, key=key, message=message) for message in messages)
+            yield from (Problem(name, message, key) for message in messages)
     for extra in sorted(found.keys() - expected) if found is not None else ():
-        yield Problem(
-            shard=name, key=extra.split(".")[0], message=f"its member {extra} is not in the index"
-        )
+        key = extra.split(".")[0]
+        yield Problem(name, f"its member {extra} is not in the index", key)
 
 
 def _check_bytes(path: Path, shard: dict[str, Any]) -> Iterator[Problem]:
     """Length and digest of a tar against its description."""
     size = path.stat().st_size
     if size != shard["bytes"]:
-        yield Problem(
-            shard=path.name,
-            key=None,
-            message=f"has {size} bytes, the index says {shard['bytes']}; "
-            + ("it is truncated" if size < shard["bytes"] else "it has grown"),
-        )
+        how = "it is truncated" if size < shard["bytes"] else "it has grown"
+        yield Problem(path.name, f"has {size} bytes, the index says {shard['bytes']}; {how}")
     elif file_sha256(path) != shard["sha256"]:
-        yield Problem(
-            shard=path.name, key=None, message="its bytes are not those that were built (sha256)"
-        )
-
-
-def _tar_members(path: Path) -> dict[str, tuple[int, int]]:
-    """Name → (offset of the data, length), of all members."""
-    with tarfile.open(path, "r:") as tar:
-        return {member.name: (member.offset_data, member.size) for member in tar}
+        yield Problem(path.name, "its bytes are not those that were built (sha256)")
 
 
 def _check_sample(

@@ -91,7 +91,7 @@ def build(
     refused than max_refused allows.
 
     Args:
-        sources: Folders (every video in them), CSV or JSON-lines manifests, or videos.
+        sources: Folders (every video in them), manifests (CSV, .xlsx or JSON lines), or videos.
         out: The folder of shards; new, or the result of an earlier build with --overwrite.
         overwrite: Replace an earlier build, and drop an unfinished one of other settings.
         part: Build one part of the recordings only, such as 2/8 for the second of eight, into a

@@ -21,7 +21,7 @@ import pyarrow.parquet
 
 from hicmae.files import whole_file, write_text
 from shards.errors import ShardError
-from shards.schema import SCHEMA_VERSION, Label, SampleInfo
+from shards.schema import READABLE_VERSIONS, SCHEMA_VERSION, Label, SampleInfo, unreadable
 
 TABLE_NAME = "index.parquet"
 INFO_NAME = "index.json"
@@ -166,11 +166,8 @@ def read_index(folder: Path | str) -> Index:
     except ValueError as error:
         raise ShardError(f"{folder / INFO_NAME}: cannot be read ({error}); rebuild it") from error
     version = info.get("schema_version") if isinstance(info, dict) else None
-    if version != SCHEMA_VERSION:
-        raise ShardError(
-            f"{folder / INFO_NAME}: schema version {version!r}, this program reads "
-            f"{SCHEMA_VERSION}; build these shards again from their recordings"
-        )
+    if version not in READABLE_VERSIONS:
+        raise ShardError(f"{folder / INFO_NAME}: {unreadable(version)}")
     absent = [name for name in ("counts", "config", "label_columns", "shards") if name not in info]
     if absent:
         raise ShardError(f"{folder / INFO_NAME}: no {', '.join(absent)}; rebuild it")

@@ -3,7 +3,7 @@
 Reserved columns: ``key, path, audio, boxes, region, fps, speaker, start, end, split``; every other
 column is a label. Paths are relative to the manifest, and may name a folder of frame images.
 Numbers of a CSV stay numbers; text that only looks like one (``007``) stays text, and a column is
-of one kind throughout.
+of one kind throughout: see ``shards/tables.py``, which reads the table.
 
 A key is the name of a sample: safe inside a tar, and unique in a collection. It is made of ASCII
 letters, digits, ``_``, ``-`` and ``/``; no dot, because webdataset takes what follows a member's
@@ -21,23 +21,33 @@ import os
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import Any
 
-from hicmae.config import did_you_mean
 from hicmae.files import whole_file
 from hicmae.media.image_folder import VIDEO_SUFFIXES, sound_beside, walk
 from shards.schema import Label
+from shards.tables import is_table, read_table
 
 _TEXT_COLUMNS = ("key", "path", "audio", "boxes", "region", "speaker", "split")
-_RESERVED = (*_TEXT_COLUMNS, "start", "end", "fps")
+_RESERVED = {  # and what for
+    "key": "the names of the samples",
+    "path": "files",
+    "audio": "sound files",
+    "boxes": "files of face boxes",
+    "region": "parts of the picture",
+    "speaker": "names of people",
+    "split": "names of splits",
+    "start": "seconds",
+    "end": "seconds",
+    "fps": "frame rates",
+}
 
-# Numbers as a program writes them; ids with leading zeros are none.
-_INTEGER = re.compile(r"-?(0|[1-9]\d{0,17})")
-_NUMBER = re.compile(r"-?((0|[1-9]\d*)(\.\d*)?|\.\d+)([eE][-+]?\d+)?")
-
+_NO_TEXT = re.compile("[\0\ud800-\udfff]")
+_DRIVE = re.compile(r"[A-Za-z]:[/\\]")
+_PLAIN_NUMBER = re.compile(r"-?[0-9]{1,15}([.,][0-9]{1,15})?")
 _MAX_KEY = 160  # leaves room for what tells keys apart; the schema allows 200
 # What a build puts behind the key of a recording: a face, a segment, or both.
 _SEGMENT, _FACE = re.compile(r"-\d{3,}\Z"), re.compile(r"_face\d+\Z")
@@ -81,7 +91,7 @@ class ManifestRow:
 
 
 def read_manifest(source: Path | str) -> list[ManifestRow]:
-    """Read one source: a folder, a ``.csv``, a ``.jsonl``, or a video file.
+    """Read one source: a folder, a table (CSV, JSON lines, ``.xlsx``), or a video file.
 
     Raises:
         FileNotFoundError: There is no such file or folder.
@@ -92,10 +102,8 @@ def read_manifest(source: Path | str) -> list[ManifestRow]:
         return list_folder(source)[0]
     if not source.is_file():
         raise FileNotFoundError(f"{source}: no such folder, manifest or video")
-    if source.suffix.lower() in (".csv", ".tsv"):
-        return _rows(source, read_csv(source))
-    if source.suffix.lower() in (".jsonl", ".ndjson", ".json"):
-        return _rows(source, read_json_lines(source))
+    if is_table(source):
+        return _rows(source, read_list(source))
     return [ManifestRow(key=safe_key(source.stem), path=source, name=printable(source.name))]
 
 
@@ -131,10 +139,12 @@ def write_manifest(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """
     rows = list(rows)
     columns = list(dict.fromkeys(name for row in rows for name in row))
-    _check_columns(path, columns)
+    if clashing := [name for name in columns if name in _index_columns()]:
+        raise ValueError(f"{path}: column {clashing[0]!r} is a name of the index; rename it")
     with whole_file(path) as beside, beside.open("w", encoding="utf-8", newline="") as file:
         if path.suffix.lower() in (".csv", ".tsv"):
-            writer = csv.DictWriter(file, columns, delimiter=_delimiter(path), lineterminator="\n")
+            delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
+            writer = csv.DictWriter(file, columns, delimiter=delimiter, lineterminator="\n")
             writer.writeheader()
             writer.writerows(rows)
         else:
@@ -147,53 +157,28 @@ def printable(name: str | Path) -> str:
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
-def read_csv(path: Path) -> list[tuple[int, dict[str, Any]]]:
-    """Rows with their line numbers; empty cells are left out and each column is of one kind."""
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, delimiter=_delimiter(path))
-            header = [name.strip() for name in next(reader, [])]
-            _check_columns(path, header)
-            lines = [(reader.line_num, cells) for cells in reader if any(cells)]
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{path}: cannot be read as CSV ({error}); save it as UTF-8") from error
-    for number, cells in lines:
-        if len(cells) != len(header):
-            raise ValueError(
-                f"{path} line {number}: {len(cells)} cells under {len(header)} columns; quote "
-                "cells that hold a comma"
-            )
-    columns = {
-        name: _typed([cells[place] for _, cells in lines], text=name in _TEXT_COLUMNS)
-        for place, name in enumerate(header)
-    }
-    return [
-        (number, {name: values[at] for name, values in columns.items() if values[at] is not None})
-        for at, (number, _) in enumerate(lines)
+def read_list(path: Path) -> list[tuple[int, dict[str, Any]]]:
+    """Rows of a table of recordings with the numbers of their lines; empty cells are left out.
+
+    Raises: ValueError: as ``read_table``.
+    """
+    return read_table(path, needed="path", text=_TEXT_COLUMNS, taken=_index_columns())
+
+
+def name_in(folder: Path, name: str) -> str:
+    """A name from a table as the file below a folder is called.
+
+    That is with ``/`` for the ``\\`` of Windows, and with accents as one character or two: those
+    who unpack on a Mac have two. A name of no file stays, with ``/``.
+    """
+    if name.isascii() and "\\" not in name:
+        return name
+    slashed = name.replace("\\", "/")
+    spelled = [
+        unicodedata.normalize(form, each) for form in ("NFC", "NFD") for each in (name, slashed)
     ]
-
-
-def read_json_lines(path: Path) -> list[tuple[int, dict[str, Any]]]:
-    """Rows with their line numbers; nulls are left out."""
-    rows = []
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: is no UTF-8 text ({error.reason})") from error
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise ValueError(
-                f"{path} line {number}: no JSON ({error}); each line is one object"
-            ) from error
-        if not isinstance(row, dict):
-            raise ValueError(f"{path} line {number}: {type(row).__name__}, not an object")
-        _check_columns(path, list(row), f" line {number}")
-        rows.append((number, {name: value for name, value in row.items() if value is not None}))
-    return rows
+    there = (each for each in (name, slashed, *spelled) if os.path.lexists(folder / each))
+    return next(there, slashed)
 
 
 def safe_key(name: str) -> str:
@@ -252,140 +237,191 @@ def unique_keys(rows: Sequence[ManifestRow]) -> list[ManifestRow]:
 
 
 def _rows(manifest: Path, raw: list[tuple[int, dict[str, Any]]]) -> list[ManifestRow]:
-    """Typed rows; every problem is collected (the first ones are told)."""
-    problems: list[str] = []
+    """Typed rows; every problem is collected, and the first ones are told."""
+    wrong: dict[str, list[tuple[int, str]]] = defaultdict(list)  # column → line, what
     rows: list[ManifestRow] = []
     first_line: dict[str, int] = {}
     for number, values in raw:
-        try:
-            row = _row(manifest, values)
-        except ValueError as error:
-            problems.append(f"line {number}: {error}")
-            continue
+        found: dict[str, str] = {}
+        row = _row(manifest, values, found)
         if "key" in values and first_line.setdefault(row.key, number) != number:
-            problems.append(
-                f"line {number}: key {values['key']!r} is that of line {first_line[row.key]}"
-            )
+            found["key"] = f"key {_shown(values['key'])} is that of line {first_line[row.key]}"
+        for name, what in found.items():
+            wrong[name].append((number, what))
         rows.append(row)
+    wrong |= _no_files(rows, raw)
+    problems: list[str] = []
+    for name, lines in wrong.items():
+        number, what = lines[0]
+        num_given = sum(name in values for _, values in raw)
+        # Of a column that holds something else one line is said, and not one a row.
+        half = 2 * len(lines) >= num_given if name == "key" else len(lines) == num_given
+        if name in _RESERVED and name != "path" and half and len(lines) > 1:
+            problems.append(
+                f"column {name!r} is reserved for {_RESERVED[name]}, and {len(lines)} of its "
+                f"{num_given} cells are wrong (line {number}: {what}); rename it if it is a label"
+            )
+        else:
+            problems += [f"line {number}: {what}" for number, what in lines]
     if problems:
         more = f"; and {len(problems) - 3} more lines" if len(problems) > 3 else ""
         raise ValueError(f"{manifest}: {'; '.join(problems[:3])}{more}")
     return rows
 
 
-def _row(manifest: Path, values: dict[str, Any]) -> ManifestRow:
-    """One row, or a ValueError that says what is wrong with it."""
-    for name in _TEXT_COLUMNS:
-        if name in values and not isinstance(values[name], str | int):
-            raise ValueError(f"{name} is {values[name]!r} (must be text)")
+def _no_files(
+    rows: Sequence[ManifestRow], raw: Sequence[tuple[int, dict[str, Any]]]
+) -> dict[str, list[tuple[int, str]]]:
+    """Columns of files of which not one is there, although recordings are: column → line, what."""
+    wrong: dict[str, list[tuple[int, str]]] = {}
+    for name in ("audio", "boxes"):
+        named = [
+            (number, path, values[name])
+            for row, (number, values) in zip(rows, raw, strict=True)
+            if name in values and (path := getattr(row, name)) is not None
+        ]
+        there = (os.path.lexists(path) for _, path, _ in named)
+        if len(named) > 1 and not any(there) and any(os.path.lexists(row.path) for row in rows):
+            wrong[name] = [(n, f"no file {_shown(value)}") for n, _, value in named]
+    return wrong
+
+
+def _row(manifest: Path, values: dict[str, Any], wrong: dict[str, str]) -> ManifestRow:
+    """One row; ``wrong`` gets what is wrong with it, by column."""
+
+    def take(name: str, kind: Callable[[str, Any], Any]) -> Any:
+        """The value of a reserved column, None where it is missing or wrong."""
+        if values.get(name) is None:
+            return None
+        try:
+            return kind(name, values[name])
+        except ValueError as error:
+            wrong[name] = str(error)
+            return None
+
     if "path" not in values:
-        raise ValueError("no path")
-    split = str(values.get("split", "train"))
-    if not re.fullmatch(r"[A-Za-z0-9_]+", split):
-        raise ValueError(f"split {split!r} (letters, digits and '_' are allowed)")
-    span = {name: _seconds(name, values.get(name)) for name in ("start", "end")}
-    if span["end"] is not None and span["end"] <= (span["start"] or 0.0):
-        raise ValueError(f"end {span['end']:g} s is not after start {span['start'] or 0:g} s")
-    labels = {name: value for name, value in values.items() if name not in _RESERVED}
-    for name, value in labels.items():
-        if not isinstance(value, str | int | float | bool):
-            raise ValueError(f"{name} is {type(value).__name__} (must be text, a number or true)")
-        if isinstance(value, float) and not math.isfinite(value):
-            raise ValueError(f"{name} is {value} (leave a missing value out)")
-    name = str(values["path"])
-    audio = str(values["audio"]) if "audio" in values else None
-    boxes = str(values["boxes"]) if "boxes" in values else None
+        wrong["path"] = "no path"
+    name = take("path", _text)
+    audio, boxes = take("audio", _text), take("boxes", _text)
+    name, audio, boxes = (
+        None if item is None else name_in(manifest.parent, item) for item in (name, audio, boxes)
+    )
+    if name and _DRIVE.match(name) and not os.path.lexists(manifest.parent / name):
+        wrong["path"] = (
+            f"path {_shown(name)} is on a drive of Windows (write it relative to the table)"
+        )
+    start, end = take("start", _seconds), take("end", _seconds)
+    if end is not None and end <= (start or 0.0):
+        wrong["end"] = f"end {end:g} s is not after start {start or 0:g} s"
+    labels = {label: value for label, value in values.items() if label not in _RESERVED}
+    for label, value in labels.items():
+        try:
+            _label(label, value)
+        except ValueError as error:
+            wrong[label] = str(error)
+    name = name or ""
+    key = take("key", _text)
     return ManifestRow(
-        key=safe_key(str(values["key"]) if "key" in values else _stem(name)),
+        key=safe_key(_stem(name) if key is None else key),
         path=manifest.parent / name,
         name=name,
         audio=None if audio is None else manifest.parent / audio,
         audio_name=audio,
-        fps=_rate(values.get("fps")),
+        fps=take("fps", _rate),
         boxes=None if boxes is None else manifest.parent / boxes,
-        region=_region(values.get("region")),
-        speaker=str(values["speaker"]) if "speaker" in values else None,
-        start=span["start"],
-        end=span["end"],
-        split=split,
+        region=take("region", _region),
+        speaker=take("speaker", _text),
+        start=start,
+        end=end,
+        split=take("split", _split) or "train",
         labels=labels,
     )
 
 
+def _shown(value: Any) -> str:
+    """A value for a message, of any length."""
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}…"
+
+
+def _text(name: str, value: Any) -> str:
+    if not isinstance(value, str | int):
+        raise ValueError(f"{name} is {_shown(value)} (must be text)")
+    _check_characters(name, str(value))
+    return str(value)
+
+
+def _check_characters(name: str, text: str) -> None:
+    """Refuse what a JSON can hold and no file name or UTF-8 text can."""
+    if _NO_TEXT.search(text):
+        raise ValueError(
+            f"{name} is {_shown(text)} (must be text without half characters or zeros)"
+        )
+
+
+def _label(name: str, value: Any) -> None:
+    if not isinstance(value, str | int | float | bool):
+        raise ValueError(f"{name} is {type(value).__name__} (must be text, a number or true)")
+    _check_characters("the name of a column", name)
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{name} is {value} (leave a missing value out)")
+    _check_characters(name, str(value))
+
+
+def _split(name: str, value: Any) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9_]+", str(value)):
+        raise ValueError(f"split {_shown(str(value))} (letters, digits and '_' are allowed)")
+    return str(value)
+
+
 def _stem(name: str) -> str:
     """A manifest's path without its suffix and without what leads out of the folder."""
-    parts = [part for part in Path(name).with_suffix("").parts if part not in ("..", "/", "")]
-    return parts[-1] if Path(name).is_absolute() else "/".join(parts)
+    path = Path(name)
+    path = path.with_suffix("") if path.name else path
+    parts = [part for part in path.parts if part not in ("..", "/", "")]
+    return parts[-1] if parts and path.is_absolute() else "/".join(parts)
 
 
-def _rate(value: Any) -> float | None:
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
-        raise ValueError(f"fps is {value!r} (must be frames per second, more than 0)")
-    return float(value)
+def _rate(name: str, value: Any) -> float:
+    rate = _number(value)
+    if rate is None or not 0 < rate < math.inf:
+        raise ValueError(f"{name} is {_shown(value)} (must be frames per second, more than 0)")
+    return rate
 
 
-def _region(value: Any) -> tuple[float, float, float, float] | None:
+def _region(name: str, value: Any) -> tuple[float, float, float, float]:
     """A part of the picture, written as four numbers with blanks or commas between them."""
-    if value is None:
-        return None
     try:
         x0, y0, x1, y1 = (float(part) for part in str(value).replace(",", " ").split())
     except ValueError:
         x0, y0, x1, y1 = 1.0, 1.0, 0.0, 0.0
     if not (0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1):
         raise ValueError(
-            f"region is {value!r} (must be x0 y0 x1 y1 as shares of the picture, such as "
+            f"{name} is {_shown(value)} (must be x0 y0 x1 y1 as shares of the picture, such as "
             "'0 0 0.5 1' for its left half)"
         )
     return x0, y0, x1, y1
 
 
-def _seconds(name: str, value: Any) -> float | None:
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
-        raise ValueError(f"{name} is {value!r} (must be seconds, 0 or more)")
-    return float(value)
+def _seconds(name: str, value: Any) -> float:
+    seconds = _number(value)
+    if seconds is None or not 0 <= seconds < math.inf:
+        raise ValueError(f"{name} is {_shown(value)} (must be seconds, 0 or more)")
+    return seconds
 
 
-def _delimiter(path: Path) -> str:
-    return "\t" if path.suffix.lower() == ".tsv" else ","
+def _number(value: Any) -> float | None:
+    """A number, or text that is one because another cell of its column is none; else None."""
+    if isinstance(value, str) and _PLAIN_NUMBER.fullmatch(value):
+        return float(value.replace(",", "."))
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
-def _typed(cells: Sequence[str], *, text: bool) -> list[Any]:
-    """The values of a CSV column: all whole numbers, all numbers or all text; None if empty."""
-    cells = [cell.strip() for cell in cells]
-    given = [cell for cell in cells if cell]
-    kind: Any = str
-    if not text and all(_INTEGER.fullmatch(cell) for cell in given):
-        kind = int
-    elif not text and all(_NUMBER.fullmatch(cell) for cell in given):
-        kind = float
-    return [kind(cell) if cell else None for cell in cells]
-
-
-def _check_columns(path: Path, names: list[str], where: str = "") -> None:
-    """Refuse a manifest without paths, and names that the index needs for itself."""
+def _index_columns() -> set[str]:
+    """Names that the index needs for itself."""
     from shards.index import COLUMNS  # which imports pandas
 
-    problems = []
-    if "path" not in names:
-        near = next((name for name in names if did_you_mean(name.lower(), ["path"])), None)
-        problems.append(
-            f"no column 'path' (found: {', '.join(names) or 'nothing'}"
-            + (f"; is it {near!r}?)" if near else ")")
-        )
-    for name in names:
-        if not name:
-            problems.append("a column without a name")
-        elif names.count(name) > 1:
-            problems.append(f"column {name!r} is there twice")
-        elif name in COLUMNS and name not in _RESERVED:
-            problems.append(f"column {name!r} is a name of the index; rename it")
-    if problems:
-        raise ValueError(f"{path}{where}: {'; '.join(dict.fromkeys(problems))}")
+    return COLUMNS.keys() - set(_RESERVED)
 
 
 def _safe_part(part: str) -> str:

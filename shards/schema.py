@@ -4,6 +4,10 @@ A sample is ``<key>.mjpg`` (JPEG images one after another), ``<key>.wav`` (16 kH
 of the same span; left out if and only if ``sound`` is ``absent``) and ``<key>.json``. Frame i is
 at i / fps seconds and sound sample j at j / sample_rate seconds after ``start_seconds``.
 
+``load_dataset("webdataset")`` of Hugging Face's ``datasets`` takes the types of all samples from
+the first five of the first shard: these must have sound, and a field that is null in all five has
+to stay null, unless it reads them as a stream.
+
 The run of tar blocks that a sample takes (headers, images, sound, json and padding together) has a
 checksum in the index: the quick proof that it is byte for byte the one that was built. XXH3 with
 64 bits takes 0.04 ms for a sample of 8 s, where SHA-256 takes 0.9 ms even with the processor's own
@@ -30,7 +34,11 @@ from shards.errors import ShardError
 
 # Version 2 added faces.face_pixels, faces.align and loudness_db. Shards of version 1 are refused:
 # what they lack cannot be known without the recordings, from which they are built again.
-SCHEMA_VERSION = 2
+# Version 3 writes the runs of faces.found_by as objects, {"count":40,"how":"detected"}. Version 2
+# had pairs, ["detected",40]: a list of two kinds is no type of Arrow, and `datasets` of Hugging
+# Face, which types the first five samples by it, refused the shards. Both are read.
+SCHEMA_VERSION = 3
+READABLE_VERSIONS = (2, 3)
 SAMPLE_RATE = 16000
 
 SoundState = Literal["present", "absent", "silent", "shorter"]
@@ -67,7 +75,8 @@ class FaceInfo:
         detector: Name of the detector, or ``none``.
         coverage: Share of frames in which the detector found it, 0..1. Frames that the source
             lacks (``missing`` in ``found_by``) count as not found, also without a detector.
-        found_by: Run lengths over the frames: ``(("detected", 40), ("interpolated", 3), …)``.
+        found_by: Run lengths over the frames: ``(("detected", 40), ("interpolated", 3), …)``; in
+            the json a list of objects with ``how`` and ``count``.
         face_pixels: Median side of the detector's box, without the margin, pixels of the source;
             None without a detector.
         align: ``eyes`` where the images are turned and scaled by the eyes, else ``none``.
@@ -199,9 +208,12 @@ def sample_problems(info: SampleInfo) -> list[str]:
 
 def sample_json(info: SampleInfo) -> bytes:
     """The bytes of ``<key>.json``: canonical, so that the same sample gives the same bytes."""
+    values = dataclasses.asdict(info)
+    if info.schema_version > 2:
+        values["faces"]["found_by"] = [{"how": how, "count": n} for how, n in info.faces.found_by]
     return (
         json.dumps(
-            dataclasses.asdict(info),
+            values,
             sort_keys=True,
             separators=(",", ":"),
             ensure_ascii=False,
@@ -220,12 +232,12 @@ def reread_sample_json(data: bytes, where: str) -> SampleInfo:
     """
     try:
         raw = json.loads(data)
-        if raw["schema_version"] == SCHEMA_VERSION:
+        if raw["schema_version"] in READABLE_VERSIONS:
             raw["source"] = SourceFile(**raw["source"])
             if raw["sound_source"] is not None:
                 raw["sound_source"] = SourceFile(**raw["sound_source"])
             faces = raw["faces"]
-            faces["found_by"] = tuple((how, count) for how, count in faces["found_by"])
+            faces["found_by"] = _runs(faces["found_by"], raw["schema_version"])
             raw["faces"], raw["digests"] = FaceInfo(**faces), Digests(**raw["digests"])
             raw["frame_offsets"] = tuple(raw["frame_offsets"])
             return SampleInfo(**raw)
@@ -251,16 +263,20 @@ def parse_sample_json(data: bytes, where: str) -> SampleInfo:
     if not isinstance(raw, dict):
         raise ShardError(f"{where}: its json holds {type(raw).__name__}, not an object")
     version = raw.get("schema_version")
-    if version != SCHEMA_VERSION:
-        raise ShardError(
-            f"{where}: schema version {version!r}, this program reads {SCHEMA_VERSION}; build "
-            "these shards again from their recordings"
-        )
+    if version not in READABLE_VERSIONS:
+        raise ShardError(f"{where}: {unreadable(version)}")
     problems: list[str] = []
     values = _checked(SampleInfo, raw, "", problems)
     for name, kind in (("source", SourceFile), ("faces", FaceInfo), ("digests", Digests)):
         if isinstance(values.get(name), dict):
             values[name] = _nested(kind, values[name], name, problems)
+    if isinstance(values.get("faces"), FaceInfo):
+        try:
+            runs = _runs(values["faces"].found_by, version)
+            values["faces"] = dataclasses.replace(values["faces"], found_by=runs)
+        except (ValueError, TypeError, KeyError):
+            form = "[how, count]" if version == 2 else '{"how": …, "count": …}'
+            problems.append(f"faces.found_by is no list of {form}")
     if values.get("sound_source") is not None:
         values["sound_source"] = _nested(
             SourceFile, values["sound_source"], "sound_source", problems
@@ -272,6 +288,16 @@ def parse_sample_json(data: bytes, where: str) -> SampleInfo:
         if not problems:
             return info
     raise ShardError(f"{where}: {'; '.join(problems)}")
+
+
+def unreadable(version: object) -> str:
+    """What to say of shards of a version that is not one of ``READABLE_VERSIONS``."""
+    known = " and ".join(map(str, READABLE_VERSIONS))
+    if isinstance(version, int) and version > SCHEMA_VERSION:
+        remedy = "install a newer hicmae"
+    else:
+        remedy = "build these shards again from their recordings"
+    return f"schema version {version!r}, this program reads {known}; {remedy}"
 
 
 def blocks_of(first_name: str, first_offset: int, last_end: int) -> tuple[int, int]:
@@ -294,6 +320,7 @@ def checksum(blocks: bytes) -> int:
     return xxhash.xxh3_64_intdigest(blocks) or 1
 
 
+_RUN = operator.itemgetter("how", "count")
 _KINDS: dict[str, tuple[type, ...]] = {
     "str": (str,),
     "int": (int,),
@@ -338,13 +365,18 @@ def _nested(cls: type, raw: dict[str, Any], name: str, problems: list[str]) -> A
     values = _checked(cls, raw, f"{name}.", problems)
     if len(problems) > found:
         return None
-    if cls is FaceInfo:
-        runs = values["found_by"]
-        if not all(isinstance(run, list) and [type(x) for x in run] == [str, int] for run in runs):
-            problems.append(f"{name}.found_by is no list of [how, count]")
-            return None
-        values["found_by"] = tuple((how, count) for how, count in runs)
     return cls(**values)
+
+
+def _runs(raw: Any, version: int) -> tuple[tuple[str, int], ...]:
+    """``found_by`` as the json of a version has it.
+
+    Raises: ValueError, TypeError, KeyError: it is something else.
+    """
+    runs = tuple((how, n) for how, n in raw) if version == 2 else tuple(map(_RUN, raw))
+    if set(map(len, raw)) - {2} or any((type(how), type(n)) != (str, int) for how, n in runs):
+        raise ValueError("a run that is not a word and a whole number")
+    return runs
 
 
 def _padded(length: int) -> int:

@@ -80,7 +80,8 @@ class BoxTable:
                 detections[int(places[rows[0]])] = [
                     face for row in rows.tolist() if (face := self._face(row)) is not None
                 ]
-        spacing = float(np.median(np.diff(np.unique(clock)))) if len(clock) > 1 else interval
+        steps = np.diff(np.unique(clock))  # none where all rows are of one time
+        spacing = float(np.median(steps)) if len(steps) else interval
         return _with_empty(detections, max(1, round(spacing / interval)), len(indices))
 
     def _clock(self, reader: FrameReader) -> np.ndarray:
@@ -127,7 +128,7 @@ def boxes_of(recording: Path, given: Path | None, *, remedy: str) -> BoxTable:
 
 
 def read_boxes(path: str | Path) -> BoxTable:
-    """Read a CSV (or a .tsv) of face boxes; see the module's docstring for its columns.
+    """Read a CSV of face boxes, between commas, semicolons or tabs; see the module for its columns.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -137,9 +138,11 @@ def read_boxes(path: str | Path) -> BoxTable:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file of face boxes")
     try:
-        table = pandas.read_csv(
-            path, sep="\t" if path.suffix.lower() == ".tsv" else ",", skipinitialspace=True
-        )
+        with path.open(encoding="utf-8-sig") as file:
+            head = file.readline()
+        sep = max(",;\t", key=head.count)
+        decimal = "," if sep == ";" else "."  # as spreadsheets write where the comma is decimal
+        table = pandas.read_csv(path, sep=sep, decimal=decimal, skipinitialspace=True)
     except (ValueError, pandas.errors.ParserError, UnicodeDecodeError) as error:
         raise MediaError("bad-boxes", path, f"cannot be read as CSV ({error})") from None
     table.columns = [str(name).strip().lower() for name in table.columns]

@@ -86,6 +86,7 @@ def merge_shards(
             "config": folders[0].info["config"],
             "refused": dict(sorted(refused.items())),
             "ignored": folders[0].info["ignored"],
+            "schema_version": folders[0].info["schema_version"],
             "shards": sorted(shards, key=lambda shard: str(shard["name"])),
         }
         write_index(place.shards, rows, about)

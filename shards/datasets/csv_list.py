@@ -16,7 +16,7 @@ from typing import Any
 
 from shards.datasets.base import Dataset, Item, Listing, ReadOptions
 from shards.datasets.folds import speaker_folds
-from shards.manifest import read_csv, read_json_lines, safe_key
+from shards.manifest import name_in, read_list, safe_key
 from shards.schema import Label
 
 _LAYOUT = "files named by the column path of --labels FILE"
@@ -36,17 +36,16 @@ def read(root: Path, options: ReadOptions) -> Listing:
             "label, fold, … as far as there are)"
         )
     table = options.labels
-    rows = (read_csv if table.suffix.lower() in (".csv", ".tsv") else read_json_lines)(table)
     listing = Listing()
     taken: set[str] = set()
-    for line, row in rows:
-        path = str(row.get("path", ""))
+    for line, row in read_list(table):
+        path = name_in(root, str(row.get("path", "")))
         if not path:
             raise ValueError(f"{table} line {line}: no path")
         if not (root / path).exists():
             listing.lack("no such file", path)
             continue
-        audio = str(row["audio"]) if "audio" in row else None
+        audio = name_in(root, str(row["audio"])) if "audio" in row else None
         if audio is not None and not (root / audio).exists():
             listing.lack("no such sound file", audio)
             audio = None

@@ -1,16 +1,15 @@
-"""Tables that ship with datasets: CSV, TSV or a spreadsheet, every cell as text.
+"""Tables that ship with datasets, by the names of their columns, every cell as text.
 
-Cells of manifests have kinds: see ``shards/manifest.py``.
+Cells of manifests have kinds: see ``shards/tables.py``, which reads both.
 """
 
 from __future__ import annotations
 
-import csv
-import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from hicmae.config import did_you_mean
+from shards.tables import read_cells
 
 Row = dict[str, str]
 
@@ -27,14 +26,11 @@ def read_sheet(path: Path, *, keep: Sequence[str] = ()) -> list[Row]:
     Raises:
         ValueError: It cannot be read; one line with the remedy.
     """
-    if path.suffix.lower() in (".xlsx", ".xlsm"):
-        return _rows(iter(_spreadsheet(path)), path, keep)
-    delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            return _rows(csv.reader(file, delimiter=delimiter), path, keep)
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{path}: cannot be read ({error}); save it as UTF-8 CSV") from error
+    lines = [cells for _, cells in read_cells(path).lines]
+    if not lines:
+        raise ValueError(f"{path}: holds no table")
+    kept = [(place, name) for place, name in enumerate(lines[0]) if not keep or name in keep]
+    return [{name: line[place] for place, name in kept if place < len(line)} for line in lines[1:]]
 
 
 def column(rows: Sequence[Row], names: Sequence[str], path: Path) -> str:
@@ -61,31 +57,3 @@ def number(text: str) -> float | None:
     except ValueError:
         return None
     return None if value != value or value in (float("inf"), float("-inf")) else value
-
-
-def _rows(lines: Iterator[list[str]], path: Path, keep: Sequence[str]) -> list[Row]:
-    """A table's lines by the names of its head; empty lines are none."""
-    head = [name.strip() for name in next(lines, [])]
-    if not any(head):
-        raise ValueError(f"{path}: holds no table")
-    kept = [(place, name) for place, name in enumerate(head) if not keep or name in keep]
-    return [
-        {name: line[place].strip() for place, name in kept if place < len(line)}
-        for line in lines
-        if any(line)
-    ]
-
-
-def _spreadsheet(path: Path) -> list[list[str]]:
-    """Cells of the first sheet as text."""
-    import pandas
-
-    try:
-        cells = pandas.read_excel(path, header=None, dtype=str, na_filter=False)
-    except ImportError as error:
-        raise ValueError(
-            f"{path}: needs the package openpyxl (pip install openpyxl), or save it as CSV beside"
-        ) from error
-    except (zipfile.BadZipFile, KeyError, ValueError, OSError) as error:
-        raise ValueError(f"{path}: no spreadsheet that can be read; save it as CSV") from error
-    return [[str(cell) for cell in line] for line in cells.to_numpy().tolist() if any(line)]

@@ -137,7 +137,9 @@ class RemoteFolder:
             return gopen(self.url.replace("{}", shlex.quote(name)), "rb")
         import fsspec
 
-        return fsspec.open(f"{self.url.rstrip('/')}/{name}", "rb")
+        # As a stream: fsspec's buffered reader asks for ranges, which not every web server knows.
+        stream = {"block_size": 0} if self.url.startswith(("http://", "https://")) else {}
+        return fsspec.open(f"{self.url.rstrip('/')}/{name}", "rb", **stream)
 
 
 def as_remote(folder: Path | str) -> RemoteFolder | None:

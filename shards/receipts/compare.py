@@ -6,6 +6,7 @@ believed; ``hicmae shards check`` computes them. The docstring of the verb state
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -107,9 +108,10 @@ def compare_preparations(first: Side, second: Side, *, num_signals: int = 0) -> 
         num_signals: Samples to decode.
 
     Returns: plain data: ``first``, ``second`` (names), ``verdict``, ``reasons``,
-        ``configuration``, ``counts``, ``refused``, ``versions`` (name → [A, B], those that
-        differ), ``digests`` (aspect → whether they agree), ``distributions``, and, None unless
-        two folders were given, ``samples``, ``refusals`` and (if asked for) ``signals``.
+        ``configuration``, ``schema_versions``, ``counts``, ``refused``, ``versions`` (name →
+        [A, B], those that differ), ``digests`` (aspect → whether they agree), ``distributions``,
+        and, None unless two folders were given, ``samples``, ``refusals`` and (if asked for)
+        ``signals``.
 
     Raises:
         ValueError: Signals are asked for and a folder is missing.
@@ -125,9 +127,10 @@ def compare_preparations(first: Side, second: Side, *, num_signals: int = 0) -> 
         "versions": differing(a["versions"], b["versions"])
         if a["versions"] and b["versions"]
         else None,
-        "digests": _digests(a["digests"], b["digests"]),
+        "digests": {name: value == b["digests"].get(name) for name, value in a["digests"].items()},
         "distributions": _distributions(first, second),
         "classes": _classes(a["labels"], b["labels"]),
+        "schema_versions": [a.get("schema_version"), b.get("schema_version")],
         "num_samples": [a["counts"]["num_samples"], b["counts"]["num_samples"]],
         "samples": None,
         "refusals": None,
@@ -196,7 +199,11 @@ def print_comparison(console: Console, found: Mapping[str, Any], *, most: int) -
         _table(console, "libraries", ("library", "A", "B"), _pairs(found["versions"]))
     _print_classes(console, found["classes"])
     if found["samples"] is None:
-        _print_digests(console, found["digests"])
+        # Of receipts: which aspects agree. Which samples differ, only folders can tell.
+        aspects = {"keys": "names of the samples", **ASPECTS}
+        words = {name: "same" if found["digests"][name] else "differ" for name in aspects}
+        rows = [(name, words[name], text) for name, text in aspects.items()]
+        _table(console, "digests over all samples", ("aspect", "", "of"), rows)
     else:
         _print_samples(console, found["samples"], most)
         _print_refusals(console, found["refusals"], most)
@@ -210,10 +217,6 @@ def print_comparison(console: Console, found: Mapping[str, Any], *, most: int) -
         told = "digests are those of the builds; whether files are still whole: hicmae shards check"
         print_line(console, f"({told})")
     console.print(f"verdict: [bold {_COLOURS.get(verdict, 'yellow')}]{verdict}[/]")
-
-
-def _digests(first: dict[str, Any], second: dict[str, Any]) -> dict[str, bool]:
-    return {name: first[name] == second.get(name) for name in first}
 
 
 def _distributions(first: Side, second: Side) -> dict[str, Any]:
@@ -262,6 +265,8 @@ def _classes(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
 def _not_identical(found: Mapping[str, Any]) -> str:
     if "samples_per_shard" in found["configuration"]:
         return "samples are dealt to shards in another way"
+    if len(set(found["schema_versions"])) > 1:
+        return f"jsons are of versions {' and '.join(map(str, found['schema_versions']))}"
     if not found["digests"]["faces"]:
         return "what is recorded of how faces were found differs"
     return "samples have another order, or recordings another name"
@@ -301,7 +306,12 @@ def _beyond_comparable(found: Mapping[str, Any]) -> Iterator[str]:
             if gap > MAX_CLASS_SHARE:
                 yield f"a class of {name} has another share by {gap:.1%} (at most 5%)"
     elif shared:
-        yield from _beyond_in_samples(samples)
+        for number, what, most in (
+            (samples["num_relabelled"], "have another label, speaker or split", MAX_RELABELLED),
+            (samples["num_retimed"], "differ by more than one frame", MAX_RETIMED),
+        ):
+            if number / shared > most:
+                yield f"{number} of {shared} samples {what} (at most {most:.0%})"
     for name in _COMPARED:
         distance = found["distributions"][name]["distance"]
         if distance is not None and distance > MAX_DISTANCE:
@@ -311,20 +321,6 @@ def _beyond_comparable(found: Mapping[str, Any]) -> Iterator[str]:
             yield f"{name} are known of one side only"
     if found["signals"] is not None:
         yield from _beyond_in_signals(found["signals"])
-
-
-def _beyond_in_samples(samples: Mapping[str, Any]) -> Iterator[str]:
-    shared = samples["num_shared"]
-    if samples["num_relabelled"] / shared > MAX_RELABELLED:
-        yield (
-            f"{samples['num_relabelled']} of {shared} samples have another label, speaker or split "
-            f"(at most {MAX_RELABELLED:.0%})"
-        )
-    if samples["num_retimed"] / shared > MAX_RETIMED:
-        yield (
-            f"{samples['num_retimed']} of {shared} samples differ by more than one frame "
-            f"(at most {MAX_RETIMED:.0%})"
-        )
 
 
 def _beyond_in_signals(signals: Mapping[str, Any]) -> Iterator[str]:
@@ -349,15 +345,6 @@ def _print_classes(console: Console, classes: Mapping[str, Any]) -> None:
         for value, pair in label["counts"].items()
     ]
     _table(console, "samples of a class", ("label", "class", "A", "B"), rows)
-
-
-def _print_digests(console: Console, digests: Mapping[str, bool]) -> None:
-    """Of receipts: which aspects agree; which samples differ, only folders can tell."""
-    aspects = {"keys": "names of the samples", **ASPECTS}
-    rows = [
-        (aspect, "same" if digests[aspect] else "differ", text) for aspect, text in aspects.items()
-    ]
-    _table(console, "digests over all samples", ("aspect", "", "of"), rows)
 
 
 def _print_samples(console: Console, samples: Mapping[str, Any], most: int) -> None:
@@ -421,35 +408,25 @@ def _print_distributions(console: Console, distributions: Mapping[str, Any]) -> 
 def _print_signals(console: Console, signals: Mapping[str, Any], most: int) -> None:
     """The samples that agree least, first those that are shifted."""
     samples = signals["samples"]
-    worst = sorted(
-        samples,
-        key=lambda sample: (
-            not sample["shifted"],
-            float("inf") if sample["psnr_db"] is None else sample["psnr_db"],
-        ),
-    )
+    heads = {
+        "picture_shift_frames": "picture later, frames",
+        "sound_correlation": "sound correlation",
+        "sound_shift_samples": "sound later, samples",
+        "sync_change_ms": "sound against picture, ms",
+    }
+    by_psnr = sorted(samples, key=lambda x: math.inf if x["psnr_db"] is None else x["psnr_db"])
+    worst = sorted(by_psnr, key=lambda sample: not sample["shifted"])
     rows = [
         (
             sample["key"],
             f"{sample['mean_difference']:.2f}",
             "same" if sample["psnr_db"] is None else f"{sample['psnr_db']:.1f}",
-            _text(sample["picture_shift_frames"]),
-            _text(sample["sound_correlation"]),
-            _text(sample["sound_shift_samples"]),
-            _text(sample["sync_change_ms"]),
+            *(_text(sample[name]) for name in heads),
         )
         for sample in worst[: max(most, 1)]
     ]
-    heads = (
-        "sample",
-        "levels of 255",
-        "PSNR, dB",
-        "picture later, frames",
-        "sound correlation",
-        "sound later, samples",
-        "sound against picture, ms",
-    )
-    _table(console, "pictures and sound, B against A; the worst first", heads, rows)
+    titles = ("sample", "levels of 255", "PSNR, dB", *heads.values())
+    _table(console, "pictures and sound, B against A; the worst first", titles, rows)
     psnr = signals["median_psnr_db"]
     median = "same pictures in the median" if psnr is None else f"median PSNR {psnr:.1f} dB"
     print_line(

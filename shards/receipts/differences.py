@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -111,7 +110,7 @@ def compare_refusals(
     for here, there in ((0, 1), (1, 0)):
         only.append(
             [
-                {"path": path, "cause": cause, "sample": _has_sample(path, sources[there])}
+                {"path": path, "cause": cause, "sample": bool(_ends(path) & sources[there])}
                 for tail, (path, cause) in sides[here].items()
                 if tail not in sides[there]
             ]
@@ -375,15 +374,10 @@ def _read_refused(folder: Path) -> dict[str, tuple[str, str]]:
     return refused
 
 
-def _has_sample(path: str, sources: set[str]) -> bool:
-    """Whether a recording is the source of a sample, by the longest or any shorter end."""
-    return any(tail in sources for tail in _tails(path))
-
-
-def _tails(path: str) -> Iterator[str]:
+def _ends(path: str) -> set[str]:
+    """The path, and what is left of it without its first folders: as jsons name recordings."""
     parts = PurePosixPath(path).parts
-    for start in range(len(parts)):
-        yield str(PurePosixPath(*parts[start:]))
+    return {str(PurePosixPath(*parts[start:])) for start in range(len(parts))}
 
 
 def _decoded(
@@ -397,12 +391,8 @@ def _decoded(
     sound = np.zeros(0, dtype=np.int16)
     if info.has_sound:
         wav = files.read(place["shard"], int(place["wav_offset"]), int(place["wav_length"]), where)
-        sound = decode_sound(
-            wav,
-            0,
-            min(info.num_samples, round(config.max_seconds * info.sample_rate)),
-            where,
-        )
+        most = round(config.max_seconds * info.sample_rate)
+        sound = decode_sound(wav, 0, min(info.num_samples, most), where)
     return DecodedSample(
         frames=decode_frames(mjpg, offsets, np.arange(num_frames), where),
         fps=info.fps,
@@ -418,21 +408,15 @@ def _pixels(a: DecodedSample, b: DecodedSample, num_frames: int) -> tuple[float,
     absolute, squared, count = 0.0, 0.0, 0
     for time in np.linspace(0, last, num_frames):
         images = [
-            _resized(one.frames[round(time * one.fps)], side).astype(np.float64) for one in (a, b)
+            cv2.resize(frames[round(time * fps)], (side, side), interpolation=cv2.INTER_AREA)
+            for frames, fps in ((a.frames, a.fps), (b.frames, b.fps))
         ]
-        change = images[0] - images[1]
+        change = images[0].astype(np.float64) - images[1]
         absolute += float(np.abs(change).sum())
         squared += float((change**2).sum())
         count += change.size
     psnr = None if squared == 0 else 10 * math.log10(255**2 * count / squared)
     return absolute / count, psnr
-
-
-def _resized(image: np.ndarray, side: int) -> np.ndarray:
-    """A square picture of another size, by averaging."""
-    if image.shape[0] == side:
-        return image
-    return np.asarray(cv2.resize(image, (side, side), interpolation=cv2.INTER_AREA))
 
 
 def _best(scores: dict[int, float]) -> int | None:

@@ -141,7 +141,11 @@ def _summary(about: Mapping[str, Any]) -> str:
         for detector, policy, align in (name.split("/") for name in faces["detectors"])
     )
     rows = [
-        ("samples", f"{counts['num_samples']:,} in {_shards(counts['num_shards'])}"),
+        (
+            "samples",
+            f"{counts['num_samples']:,} in "
+            + ("one shard" if counts["num_shards"] == 1 else f"{counts['num_shards']:,} shards"),
+        ),
         ("hours", f"{counts['hours']:,.2f} ({counts['num_frames']:,} images)"),
         ("bytes", f"{counts['bytes']:,}"),
         ("speakers", f"{counts['num_speakers']:,}"),
@@ -263,16 +267,9 @@ def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     lines = [list(heads), [":---", *["---:"] * (len(heads) - 1)], *map(list, rows)]
     if len(lines) == 2:
         return ""
-    return "\n".join("| " + " | ".join(map(_cell, line)) + " |" for line in lines)
-
-
-def _shards(number: int) -> str:
-    return "one shard" if number == 1 else f"{number:,} shards"
-
-
-def _cell(text: str) -> str:
-    """Text that cannot end its cell."""
-    return text.replace("|", "\\|").replace("\n", " ")
+    # No text can end its cell.
+    cells = ([text.replace("|", "\\|").replace("\n", " ") for text in line] for line in lines)
+    return "\n".join(f"| {' | '.join(line)} |" for line in cells)
 
 
 def _draw_histograms(path: Path, about: Mapping[str, Any]) -> None:
@@ -291,16 +288,11 @@ def _draw_histograms(path: Path, about: Mapping[str, Any]) -> None:
     for name in QUANTITIES:
         axes = figure.add_subplot(rows, _PANELS_PER_ROW, next(places))
         _draw_quantity(axes, name, about["distributions"][name])
-    _draw_counts(
-        figure.add_subplot(rows, _PANELS_PER_ROW, next(places)),
-        "sound, samples",
-        about["sound"]["states"],
-    )
-    _draw_counts(
-        figure.add_subplot(rows, _PANELS_PER_ROW, next(places)),
-        "face box, frames",
-        about["faces"]["found_by"],
-    )
+    for title, counts in (
+        ("sound, samples", about["sound"]["states"]),
+        ("face box, frames", about["faces"]["found_by"]),
+    ):
+        _draw_counts(figure.add_subplot(rows, _PANELS_PER_ROW, next(places)), title, counts)
     _save_png(figure, path)
 
 
@@ -383,15 +375,8 @@ def _draw_contact_sheet(path: Path, index: Index) -> list[Cell]:
         for row, (_, info) in zip(rows, sample_infos(index, rows), strict=True):
             frame = _weakest_frame(info) if group == LOWEST_COVERAGE else info.num_frames // 2
             images.append(_image(index, files, row, info, frame))
-            cells.append(
-                Cell(
-                    group=group,
-                    row=row,
-                    key=info.key,
-                    frame=frame,
-                    caption=_caption(info, group),
-                )
-            )
+            caption = _caption(info, group)
+            cells.append(Cell(group=group, row=row, key=info.key, frame=frame, caption=caption))
     _draw_sheet(path, cells, images)
     return cells
 
@@ -464,16 +449,12 @@ def _draw_sheet(path: Path, cells: Sequence[Cell], images: Sequence[np.ndarray])
     FigureCanvasAgg(figure)
     figure.figimage(sheet[::-1], origin="lower")
     for above, text in headings:
-        figure.text(
-            2 / width,
-            1 - (above + _HEADING - 8) / height,
-            text,
-            fontsize=10,
-            fontweight="bold",
-            va="bottom",
-        )
+        y = 1 - (above + _HEADING - 8) / height
+        figure.text(2 / width, y, text, fontsize=10, fontweight="bold", va="bottom")
     for cell, (left, above) in zip(cells, places, strict=True):
-        for line, text in enumerate((_shortened(cell.key), cell.caption)):
+        # The end of a key tells samples apart.
+        shown = cell.key if len(cell.key) <= 24 else f"…{cell.key[-23:]}"
+        for line, text in enumerate((shown, cell.caption)):
             figure.text(
                 (left + _CELL / 2) / width,
                 1 - (above + _CELL + 2 + 12 * line) / height,
@@ -491,8 +472,3 @@ def _save_png(figure: Figure, path: Path) -> None:
     """Write a figure without the name of the program or a date in it."""
     with whole_file(path) as beside:
         figure.savefig(beside, format="png", metadata={"Software": None})
-
-
-def _shortened(key: str) -> str:
-    """The end of a key, which tells samples apart, as far as it fits under an image."""
-    return key if len(key) <= 24 else f"…{key[-23:]}"

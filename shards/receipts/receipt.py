@@ -30,7 +30,6 @@ from shards.receipts.facts import (
     library_versions,
     read_facts,
 )
-from shards.schema import SCHEMA_VERSION
 
 RECEIPT_JSON = "receipt.json"
 RECEIPT_PAGE = "receipt.md"
@@ -77,7 +76,7 @@ def make_receipt(index: Index, facts: SampleFacts, versions: Mapping[str, str]) 
     table, info = index.table, index.info
     return {
         "receipt_version": RECEIPT_VERSION,
-        "schema_version": SCHEMA_VERSION,
+        "schema_version": index.info["schema_version"],
         "configuration": info["config"],
         "counts": {
             **{name: count for name, count in info["counts"].items() if name != "splits"},
@@ -149,7 +148,10 @@ def recorded_versions(folder: Path) -> dict[str, str]:
 
 def _digests(index: Index, facts: SampleFacts) -> dict[str, Any]:
     """Hex SHA-256: what two preparations have in common is seen from them alone."""
-    settings = {"schema_version": SCHEMA_VERSION, "configuration": index.info["config"]}
+    settings = {
+        "schema_version": index.info["schema_version"],
+        "configuration": index.info["config"],
+    }
     return {
         "preparation": hashlib.sha256(canonical_json(settings)).hexdigest(),
         "content": facts.digest(*CONTENT),

@@ -99,6 +99,36 @@ def test_a_track_column_tells_faces_apart(tmp_path: Path) -> None:
     assert ends == [76, 0]
 
 
+@pytest.mark.parametrize(("sep", "decimal"), [(";", ","), (";", "."), ("\t", ".")])
+def test_boxes_of_a_spreadsheet_are_read_whatever_is_between_them(
+    tmp_path: Path, sep: str, decimal: str
+) -> None:
+    rows = [["seconds", "x0", "y0", "x1", "y1"], ["0.04", "1.5", "2", "3.25", "4"]]
+    path = tmp_path / "clip.csv"
+    path.write_text(
+        "\ufeff" + "\n".join(sep.join(cell.replace(".", decimal) for cell in row) for row in rows)
+    )
+    table = read_boxes(path)
+    assert table.seconds is not None
+    assert table.seconds.tolist() == [0.04]
+    assert table.boxes.tolist() == [[1.5, 2, 3.25, 4]]
+
+
+@pytest.mark.parametrize("time", ["0", "0.04", "1.16"])
+def test_boxes_of_one_time_are_of_one_frame(tmp_path: Path, time: str) -> None:
+    path = tmp_path / "clip.csv"
+    path.write_text(
+        f"seconds,track,x0,y0,x1,y1\n{time},anna,20,20,40,40\n{time},ben,90,20,110,40\n"
+    )
+    faces = read_boxes(path).faces(Frames(), np.arange(30))  # type: ignore[arg-type]
+    at = round(float(time) * FPS)
+    assert sorted(faces) == list(range(30))  # the other frames were asked and have none
+    assert [face.track for face in faces.pop(at)] == ["anna", "ben"]
+    assert not any(faces.values())
+    ((track, _),) = cut_faces(Frames(), np.arange(30), read_boxes(path), CONFIG, 20)  # type: ignore[arg-type]
+    assert track.coverage == pytest.approx(1 / 30)
+
+
 def test_openface_output_is_understood_as_it_is(tmp_path: Path) -> None:
     """Its frames count from 1 and its points begin at the brows."""
     names = [f"{axis}_{point}" for axis in "xy" for point in range(68)]

@@ -102,7 +102,7 @@ def test_an_index_of_another_version_or_a_damaged_one_is_refused(tmp_path: Path)
     write_index(tmp_path, rows({}), ABOUT)
     good = json.loads((tmp_path / "index.json").read_text())
     for bad, told in (
-        (json.dumps(good | {"schema_version": 1}), "schema version 1, this program reads 2"),
+        (json.dumps(good | {"schema_version": 1}), "schema version 1, this program reads 2 and 3"),
         (json.dumps({"schema_version": 2}), "no counts, config, label_columns, shards"),
         ("{", "cannot be read"),
     ):

@@ -100,11 +100,14 @@ def test_a_video_can_be_named_itself(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("file,label\na,b\n", "no column 'path' (found: file, label)"),
+        (
+            "file,label\na,b\n",
+            "(found: file, label; call the column of files 'path')",
+        ),
         ("Path,label\na,b\n", "is it 'Path'?"),
-        ("", "no column 'path' (found: nothing)"),
+        ("", "no column 'path' (found: nothing;"),
         ("path,path\na,b\n", "column 'path' is there twice"),
-        ("path,\na,b\n", "a column without a name"),
+        ("path,\na,b\n", "column 2 has no name, and 1 cells (line 2: 'b'); name it, or delete it"),
         ("path,shard\na,b\n", "column 'shard' is a name of the index"),
         ("path,label\na,b,c\n", "line 2: 3 cells under 2 columns"),
         ("path,start\na.mp4,soon\n", "line 2: start is 'soon'"),
@@ -134,6 +137,11 @@ def test_a_mistake_in_a_csv_is_named_with_its_place(tmp_path: Path, text: str, t
         ('{"path": "a", "valence": NaN}\n', "line 1: valence is nan"),
         ('{"path": 1.5}\n', "line 1: path is 1.5 (must be text)"),
         ('{"path": "a", "end": true}\n', "line 1: end is True"),
+        ('{"path": "a\\u0000"}\n', "line 1: path is 'a\\x00' (must be text without half"),
+        ('{"path": "a", "x": "\\ud800"}\n', "line 1: x is '\\ud800' (must be text"),
+        ('{"path": "a", "\\ud800": 1}\n', "line 1: the name of a column is '\\ud800'"),
+        ('{"path": "."}\n{"path": ""}\n{"end": 3}', "line 3: no column 'path'"),
+        ("[" * 100_000, "line 1: no JSON"),
     ],
 )
 def test_a_mistake_in_json_lines_is_named_with_its_place(
@@ -147,7 +155,7 @@ def test_a_mistake_in_json_lines_is_named_with_its_place(
 
 
 def test_many_mistakes_are_one_line(tmp_path: Path) -> None:
-    (tmp_path / "list.csv").write_text("path,start\n" + "a.mp4,x\n" * 9)
+    (tmp_path / "list.csv").write_text("path,start\n" + "a.mp4,x\n" * 9 + "b.mp4,1\n")
     with pytest.raises(ValueError, match="and 6 more lines") as error:
         read_manifest(tmp_path / "list.csv")
     assert "\n" not in str(error.value)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import http.server
+import io
 import multiprocessing
 import os
 import shutil
@@ -106,6 +107,21 @@ def test_shards_elsewhere_give_the_same_batches(
     batches_equal(first_batches(stream, 1, workers), one_epoch(folder, batch_size=23))
     index = open_folder(folder).index
     assert cached(cache) == sorted(f"{shard['sha256']}.tar" for shard in index.info["shards"])
+
+
+def test_a_large_shard_of_a_server_that_knows_no_ranges_is_fetched(
+    served: tuple[str, list[str]], folder: Path
+) -> None:
+    # 12 MiB, more than fsspec's reader asks for at once.
+    large = folder / "large.bin"
+    large.write_bytes(bytes(range(256)) * 4 * 12 * 1024)
+    got = io.BytesIO()
+    try:
+        RemoteFolder(served[0]).copy(large.name, got.write)
+        assert got.getvalue() == large.read_bytes()
+        assert served[1] == [large.name]
+    finally:
+        large.unlink()
 
 
 def test_processes_fetch_each_shard_once_and_later_runs_none(

@@ -30,6 +30,22 @@ def changed(**changes: Any) -> bytes:
     return json.dumps({name: value for name, value in raw.items() if value != "gone"}).encode()
 
 
+FACES = json.loads(changed())["faces"]
+
+
+def test_a_sample_of_version_2_is_read_as_it_was_and_written_as_it_was() -> None:
+    old = changed(schema_version=2, faces=FACES | {"found_by": [["given", 3], ["held", 2]]})
+    for read in (parse_sample_json, reread_sample_json):
+        sample = read(old, "here")
+        assert sample.faces.found_by == (("given", 3), ("held", 2))
+        assert json.loads(sample_json(sample)) == json.loads(old)
+    new = json.loads(sample_json(dataclasses.replace(sample, schema_version=3)))
+    assert new["faces"]["found_by"] == [
+        {"count": 3, "how": "given"},
+        {"count": 2, "how": "held"},
+    ]
+
+
 def test_a_sample_is_read_back_as_it_was_written() -> None:
     sample = info(
         labels={"emotion": "Freude", "fold": 2, "valence": -0.5, "acted": True}, speaker=None
@@ -68,7 +84,7 @@ def test_what_another_version_wrote_is_named_although_its_bytes_are_proven(data:
 
 def test_the_json_is_plain_and_has_what_the_design_promises() -> None:
     raw = json.loads(sample_json(info()))
-    assert raw["schema_version"] == 2
+    assert raw["schema_version"] == 3
     assert raw["source"] == {"path": "3.mp4", "sha256": "0" * 64, "bytes": 1}
     assert len(raw["frame_offsets"]) == raw["num_frames"] + 1 == 6
     assert raw["num_samples"] == 3200
@@ -81,7 +97,10 @@ def test_the_same_sample_gives_the_same_bytes_whatever_the_order_of_its_labels()
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"schema_version": 1}, "schema version 1, this program reads 2; build these shards again"),
+        (
+            {"schema_version": 1},
+            "schema version 1, this program reads 2 and 3; build these shards again",
+        ),
         ({"loudness_db": "loud"}, 'loudness_db is "loud" (must be float | None)'),
         ({"schema_version": "gone"}, "schema version None"),
         ({"fps": "gone"}, "no field fps"),
@@ -101,6 +120,10 @@ def test_the_same_sample_gives_the_same_bytes_whatever_the_order_of_its_labels()
         ({"padded_samples": 3201}, "padded_samples 3201 of 3200"),
         ({"source": {"path": "a", "bytes": 1}}, "no field source.sha256"),
         ({"faces": {"policy": 1}}, "no field faces.detector"),
+        ({"faces": FACES | {"found_by": [["given", 5]]}}, "faces.found_by is no list of {"),
+        ({"faces": FACES | {"found_by": [{"how": "x", "count": 1.5}]}}, "faces.found_by is no"),
+        ({"faces": FACES | {"found_by": [{"how": "x", "count": 1, "n": 1}]}}, "faces.found_by"),
+        ({"schema_version": 2}, "faces.found_by is no list of [how, count]"),
         ({"key": "a.b"}, "key 'a.b'"),
         ({"fps": 0}, "each must be positive"),
     ],

@@ -202,16 +202,7 @@ def werewolf_xl(root: Path) -> None:
 
 def avcaffe_tree(root: Path) -> None:
     """Eight people of whom three are tested, five tasks each with every class, two segments."""
-    people = (
-        "aiim001",
-        "aiim002",
-        "aiim003",
-        "aiim004",
-        "aiim005",
-        "aiim006",
-        "aiim043",
-        "aiim007",
-    )
+    people = [f"aiim{number:03}" for number in (1, 2, 3, 4, 5, 6, 43, 7)]
     lines: dict[str, list[str]] = {"arousal": [], "valence": [], "mental_demand": []}
     for person in people:
         for task in range(5):
@@ -239,12 +230,8 @@ def voxceleb2(root: Path) -> None:
             medium(root / f"{side}/aac/{person}/21Uxsk56VDQ/{number:05}.m4a")
     (root / "dev/aac/id00012/21Uxsk56VDQ/00001.m4a").unlink()
     medium(root / "dev/aac/id00015/21Uxsk56VDQ/00099.m4a")
-    rows = (
-        "VoxCeleb2 ID ,VGGFace2 ID ,Gender ,Set ",
-        "id00012 ,n1 ,m ,dev ",
-        "id00015 ,n2 ,f ,dev ",
-    )
-    text(root / "vox2_meta.csv", "\n".join(rows))
+    head = "VoxCeleb2 ID ,VGGFace2 ID ,Gender ,Set "
+    text(root / "vox2_meta.csv", f"{head}\nid00012 ,n1 ,m ,dev \nid00015 ,n2 ,f ,dev ")
 
 
 TREES: dict[str, Callable[[Path], None]] = {

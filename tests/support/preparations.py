@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,16 +12,12 @@ from typing import Any
 import cv2
 import numpy as np
 
-from shards.building.writer import ShardWriter
-from shards.index import write_index
-from shards.schema import Digests, FaceInfo, Label, SampleInfo, SourceFile
-from tests.support.shard_fixtures import wav_bytes
+from shards.schema import FaceInfo, Label, SampleInfo, SourceFile
+from tests.support.shard_fixtures import Sample, describe, wav_bytes, write_shards
 
 FPS = 25.0
 RATE = 16000
 CONFIG: dict[str, Any] = {"face_size": 32, "fps": 25.0, "jpeg_quality": 90, "min_coverage": 0.1}
-
-Sample = tuple[SampleInfo, bytes, bytes | None]
 
 
 def moving_sample(
@@ -69,44 +65,28 @@ def moving_sample(
         jpegs.append(cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes())
     num_samples = round(num_frames / FPS * RATE) if sound else 0
     start = round(reach / FPS * RATE) - sound_later
-    wav = wav_bytes(noise[start : start + num_samples].astype(np.int16)) if sound else None
-    mjpg = b"".join(jpegs)
     third = num_frames // 3
-    found_by = (("detected", num_frames),)
+    found_by = [("detected", num_frames)]
     if coverage < 1:
-        found_by = (
-            ("detected", third),
-            ("missing", third),
-            ("detected", num_frames - 2 * third),
-        )
-    info = SampleInfo(
-        key=f"id{number % 3:02d}/{number:05d}",
+        found_by = [("detected", third), ("missing", third), ("detected", num_frames - 2 * third)]
+    return describe(
+        f"id{number % 3:02d}/{number:05d}",
+        jpegs,
+        wav_bytes(noise[start : start + num_samples].astype(np.int16)) if sound else None,
         source=SourceFile(path=f"in/{number}.mp4", sha256=f"{number:064x}", bytes=1),
-        start_seconds=0.0,
-        end_seconds=num_frames / FPS,
         fps=FPS,
-        num_frames=num_frames,
-        frame_offsets=tuple(np.cumsum([0, *map(len, jpegs)]).tolist()),
         face_size=side,
-        sound="present" if sound else "absent",
         num_samples=num_samples,
-        padded_samples=0,
         loudness_db=-24.3 if sound else None,
         faces=FaceInfo(
             policy="largest" if face_pixels else "none",
             detector="yunet" if face_pixels else "none",
             coverage=coverage,
-            found_by=found_by,
+            found_by=tuple(found_by),
             face_pixels=face_pixels,
         ),
-        digests=Digests(
-            mjpg=hashlib.sha256(mjpg).hexdigest(),
-            wav=None if wav is None else hashlib.sha256(wav).hexdigest(),
-        ),
-        speaker=f"id{number % 3:02d}",
         labels=labels if labels is not None else {"emotion": ("joy", "fear")[number % 2]},
     )
-    return info, mjpg, wav
 
 
 def write_preparation(
@@ -118,19 +98,9 @@ def write_preparation(
     samples_per_shard: int = 4,
 ) -> Path:
     """Write shards, their index and the list of refused recordings (path, cause)."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with ShardWriter(folder, samples_per_shard=samples_per_shard) as writer:
-        for info, mjpg, wav in samples:
-            writer.add(info, mjpg, wav)
-    causes = [cause for _, cause in refused]
-    write_index(
-        folder,
-        writer.rows,
-        {
-            "config": CONFIG | (config or {}),
-            "shards": writer.shards,
-            "refused": {cause: causes.count(cause) for cause in sorted(set(causes))},
-        },
+    causes = Counter(sorted(cause for _, cause in refused))
+    write_shards(
+        folder, samples, samples_per_shard, config=CONFIG | (config or {}), refused=dict(causes)
     )
     lines = [
         json.dumps({"path": path, "cause": cause, "message": f"{path}: {cause}"})

@@ -10,6 +10,7 @@ import tarfile
 import wave
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -18,6 +19,8 @@ from hicmae.settings import InputConfig
 from shards.building.writer import ShardWriter
 from shards.index import write_index
 from shards.schema import Digests, FaceInfo, Label, SampleInfo, SourceFile
+
+Sample = tuple[SampleInfo, bytes, bytes | None]
 
 SIDE = 32
 INPUT = InputConfig(
@@ -62,49 +65,58 @@ def make_sample(
     side: int = SIDE,
     split: str = "train",
     labels: dict[str, Label] | None = None,
-) -> tuple[SampleInfo, bytes, bytes | None]:
+) -> Sample:
     """A sample whose frames and sound are ``frame_value`` and ``sound_values``."""
     jpegs = [jpeg(frame_value(number, frame), side) for frame in range(num_frames)]
-    mjpg = b"".join(jpegs)
     num_samples = round(num_frames / fps * 16000) if sound else 0
-    wav = wav_bytes(sound_values(number, num_samples)) if sound else None
-    info = SampleInfo(
-        key=f"id{number % 5:02d}/{number:05d}",
+    return describe(
+        f"id{number % 5:02d}/{number:05d}",
+        jpegs,
+        wav_bytes(sound_values(number, num_samples)) if sound else None,
         source=SourceFile(path=f"{number}.mp4", sha256="0" * 64, bytes=1),
-        start_seconds=0.0,
-        end_seconds=num_frames / fps,
         fps=fps,
-        num_frames=num_frames,
-        frame_offsets=tuple(np.cumsum([0, *map(len, jpegs)]).tolist()),
         face_size=side,
-        sound="present" if sound else "absent",
         num_samples=num_samples,
-        padded_samples=0,
-        faces=FaceInfo(
+        split=split,
+        labels=labels or {},
+    )
+
+
+def describe(key: str, jpegs: Sequence[bytes], wav: bytes | None, **values: Any) -> Sample:
+    """A sample of these members; ``values`` are what the members do not tell, or tell otherwise."""
+    mjpg = b"".join(jpegs)
+    num_frames = len(jpegs)
+    told: dict[str, Any] = {
+        "start_seconds": 0.0,
+        "end_seconds": num_frames / values["fps"],
+        "num_frames": num_frames,
+        "frame_offsets": tuple(np.cumsum([0, *map(len, jpegs)]).tolist()),
+        "sound": "absent" if wav is None else "present",
+        "padded_samples": 0,
+        "faces": FaceInfo(
             policy="none", detector="none", coverage=1.0, found_by=(("given", num_frames),)
         ),
-        digests=Digests(
+        "digests": Digests(
             mjpg=hashlib.sha256(mjpg).hexdigest(),
             wav=None if wav is None else hashlib.sha256(wav).hexdigest(),
         ),
-        split=split,
-        speaker=f"id{number % 5:02d}",
-        labels=labels or {},
-    )
-    return info, mjpg, wav
+        "speaker": key.partition("/")[0],
+    }
+    return SampleInfo(key=key, **told | values), mjpg, wav
 
 
 def write_shards(
     folder: Path,
-    samples: Sequence[tuple[SampleInfo, bytes, bytes | None]],
+    samples: Sequence[Sample],
     samples_per_shard: int = 4,
+    **build: Any,
 ) -> Path:
-    """Write shards and their index; returns the folder."""
+    """Write shards and their index, which says ``build`` too; returns the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     with ShardWriter(folder, samples_per_shard=samples_per_shard) as writer:
-        for info, mjpg, wav in samples:
-            writer.add(info, mjpg, wav)
-    write_index(folder, writer.rows, {"config": {}, "shards": writer.shards})
+        for sample in samples:
+            writer.add(*sample)
+    write_index(folder, writer.rows, {"config": {}, "shards": writer.shards, **build})
     return folder
 
 
