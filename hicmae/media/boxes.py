@@ -10,6 +10,7 @@ OpenFace's columns (``timestamp``, ``x_0`` … ``y_67``) are understood as they 
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -184,8 +185,8 @@ def _with_empty(
     detections: dict[int, list[Face]], step: int, num_places: int
 ) -> dict[int, list[Face]]:
     """Add places without a face wherever rows are missing for longer than ``step`` places."""
-    asked = sorted(detections)
-    for before, after in zip([-step, *asked], [*asked, num_places - 1 + step], strict=True):
+    asked = [-step, *sorted(detections), num_places - 1 + step]
+    for before, after in itertools.pairwise(asked):
         for place in range(before + step, after - step + 1, step):
             detections.setdefault(place, [])
     return detections
@@ -193,17 +194,16 @@ def _with_empty(
 
 def _of_landmarks(table: pandas.DataFrame, path: Path) -> tuple[np.ndarray, np.ndarray]:
     """Boxes (n, 4) about OpenFace's points with a forehead, and eyes (n, 2, 2)."""
-    x = _numbers(table, tuple(f"x_{point}" for point in range(_NUM_POINTS)), path)
-    y = _numbers(table, tuple(f"y_{point}" for point in range(_NUM_POINTS)), path)
+    x, y = (
+        _numbers(table, tuple(f"{axis}_{point}" for point in range(_NUM_POINTS)), path)
+        for axis in "xy"
+    )
     top, bottom = y.min(axis=1), y.max(axis=1)
     boxes = np.column_stack(
         [x.min(axis=1), top - _FOREHEAD * (bottom - top), x.max(axis=1), bottom]
     )
-    eyes = np.stack(
-        [np.column_stack([x[:, eye].mean(axis=1), y[:, eye].mean(axis=1)]) for eye in _EYE_POINTS],
-        axis=1,
-    )
-    return boxes, eyes
+    points = np.stack([x, y], axis=2)
+    return boxes, np.stack([points[:, eye].mean(axis=1) for eye in _EYE_POINTS], axis=1)
 
 
 def _check(path: Path, stamps: np.ndarray, boxes: np.ndarray) -> None:

@@ -114,8 +114,8 @@ def _reduced(
         its pixels, x and y.
     """
     height, width = frame.shape[:2]
-    centre, half = (box[:2] + box[2:]) / 2, (box[2] - box[0]) / 2
-    reach = half * (abs(np.cos(angle)) + abs(np.sin(angle)))
+    centre = (box[:2] + box[2:]) / 2
+    reach = (box[2] - box[0]) / 2 * (abs(np.cos(angle)) + abs(np.sin(angle)))
     # Clip so that a square wholly outside still sees the border it lies beyond.
     low = np.clip(np.floor(centre - reach + 1e-6), 0, (width - 1, height - 1)).astype(int)
     high = np.clip(np.ceil(centre + reach - 1e-6), 1, (width, height)).astype(int)

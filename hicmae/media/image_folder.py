@@ -63,10 +63,8 @@ def walk(folder: Path, seen: set[tuple[int, int]] | None = None) -> Iterator[tup
     suffixes = {Path(entry.name).suffix.lower() for entry in entries}
     # Pictures beside videos are thumbnails and covers.
     images = bool(suffixes & IMAGE_SUFFIXES) and not suffixes & VIDEO_SUFFIXES
-    if images and is_sequence(folder):
+    if images := images and is_sequence(folder):
         yield folder, True
-    else:
-        images = False
     for entry in entries:
         if entry.is_dir():
             yield from walk(Path(entry.path), seen)
@@ -121,8 +119,8 @@ def list_images(folder: Path) -> list[ImageFiles]:
             )
     if not groups or all(len(group) == 1 for group in groups.values()):
         paths = tuple(folder / name for name in sorted(names, key=natural_order))
-        row = ImageFiles(folder=folder, paths=paths, frames=tuple(range(len(paths))))
-        return [row] if paths else []
+        frames = tuple(range(len(paths)))
+        return [ImageFiles(folder=folder, paths=paths, frames=frames)] if paths else []
     return [_sequence(folder, before, groups[before, after]) for before, after in sorted(groups)]
 
 
@@ -143,13 +141,9 @@ def sound_beside(folder: Path) -> Path | None:
 
     ``<name>_aligned`` of OpenFace also takes the sound of ``<name>``.
     """
-    stems = [folder.name]
-    if folder.name.endswith(_OPENFACE_FOLDER):
-        stems.append(folder.name.removesuffix(_OPENFACE_FOLDER))
-    for stem in stems:
+    for stem in (folder.name, folder.name.removesuffix(_OPENFACE_FOLDER)):
         for suffix in SOUND_SUFFIXES:
-            path = folder.with_name(f"{stem}{suffix}")
-            if path.is_file():
+            if (path := folder.with_name(f"{stem}{suffix}")).is_file():
                 return path
     inside = [path for path in folder.iterdir() if path.suffix.lower() in SOUND_SUFFIXES]
     return inside[0] if len(inside) == 1 else None
@@ -207,10 +201,9 @@ class ImageReader:
         for index in map(int, indices):
             if index != last:
                 last, frame = index, read_image(self.images.paths[index])
-                if frame.shape[:2] != (self.height, self.width):
-                    frame = cv2.resize(
-                        frame, (self.width, self.height), interpolation=cv2.INTER_AREA
-                    )
+                size = (self.width, self.height)
+                if frame.shape[1::-1] != size:
+                    frame = cv2.resize(frame, size, interpolation=cv2.INTER_AREA)
             yield frame
 
 
@@ -218,7 +211,6 @@ def open_images(folder: str | Path, fps: float | None = None) -> list[ImageReade
     """Open the sequences of images of a folder, the longest first.
 
     Args:
-        folder: Of the images.
         fps: Frame rate of their numbers; none given: that of OpenFace's CSV beside the folder.
 
     Raises:
@@ -281,7 +273,7 @@ def _sequence(folder: Path, before: str, group: dict[int, str]) -> ImageFiles:
 
 def _openface_rate(folder: Path) -> float | None:
     """The rate by the columns frame and timestamp of ``<name>.csv`` beside ``<name>_aligned``."""
-    path = folder.with_name(f"{folder.name.removesuffix('_aligned')}.csv")
+    path = folder.with_name(f"{folder.name.removesuffix(_OPENFACE_FOLDER)}.csv")
     if not path.is_file():
         return None
     with path.open(encoding="utf-8", errors="replace", newline="") as file:

@@ -103,7 +103,8 @@ def face_track(
     chains = link(detections, times, config.face_gap_seconds)
     if not chains:
         return None
-    chain = choose(chains, config.face_choice, frame_size)
+    policy = POLICIES[config.face_choice]
+    chain = max(chains, key=lambda chain: policy(chain.boxes, frame_size))
     return _filled(chain, times, 0, len(times), len(detections), config)
 
 
@@ -236,22 +237,18 @@ def link(
     named: dict[str, Chain] = {}
     scene = 0
     for number, place in enumerate(sampled):
-        faces = list(detections[place])
+        faces = detections[place]
         scene = place if place in cuts else scene
-        for face in [face for face in faces if face.track is not None]:
-            assert face.track is not None
-            if face.track not in named:
-                named[face.track] = Chain()
-            named[face.track].add(place, face)
+        for face in faces:
+            if face.track is not None:
+                named.setdefault(face.track, Chain()).add(place, face)
         faces = [face for face in faces if face.track is None]
         free = set(range(len(faces)))
         # Two samples in a row are no gap, however sparse the frames are.
         since = min(times[place] - max_gap_seconds, times[sampled[max(number - 1, 0)]])
-        earlier = [
-            chain
-            for chain in chains
-            if chain.places[-1] >= scene and (rejoin or times[chain.places[-1]] >= since)
-        ]
+        earlier = [chain for chain in chains if chain.places[-1] >= scene]
+        if not rejoin:
+            earlier = [chain for chain in earlier if times[chain.places[-1]] >= since]
         if earlier and faces:
             overlap = _overlaps(
                 np.stack([chain.faces[-1].box for chain in earlier]),
@@ -264,19 +261,11 @@ def link(
                 if allowed[row, column] > 0:
                     earlier[row].add(place, faces[column])
                     free.discard(int(column))
-        for column in sorted(free):
-            chain = Chain()
-            chain.add(place, faces[column])
-            chains.append(chain)
+        chains += [Chain([place], [faces[column]]) for column in sorted(free)]
     return sorted(
         [*chains, *named.values()],
         key=lambda chain: (chain.places[0], float(chain.faces[0].box[0])),
     )
-
-
-def choose(chains: Sequence[Chain], policy: str, frame_size: tuple[int, int]) -> Chain:
-    """The chain that a policy of ``POLICIES`` names, given height and width of the frames."""
-    return max(chains, key=lambda chain: POLICIES[policy](chain.boxes, frame_size))
 
 
 def _largest(boxes: np.ndarray, frame_size: tuple[int, int]) -> float:

@@ -70,8 +70,7 @@ def test_boxes_follow_the_face_at_its_times(
 
 
 def test_where_boxes_are_missing_the_face_is_not_covered(tmp_path: Path) -> None:
-    header, line = next(iter(COLUMNS.items()))
-    path = write_boxes(tmp_path / "clip.csv", header, line, range(10))
+    path = write_boxes(tmp_path / "clip.csv", *next(iter(COLUMNS.items())), range(10))
     ((track, _),) = cut_faces(Frames(), np.arange(30), read_boxes(path), CONFIG, 20)  # type: ignore[arg-type]
     assert track.coverage == pytest.approx(1 / 3)
     assert track.runs == (("detected", 10), ("held", 20))
@@ -93,10 +92,7 @@ def test_a_track_column_tells_faces_apart(tmp_path: Path) -> None:
     path.write_text("\n".join(rows))
     config = replace(CONFIG, face_choice="all")
     faces = cut_faces(Frames(), np.arange(20), read_boxes(path), config, 20)  # type: ignore[arg-type]
-    starts = [track.boxes[0, 0] for track, _ in faces]
-    ends = [track.boxes[-1, 0] for track, _ in faces]
-    assert starts == [0, 76]
-    assert ends == [76, 0]
+    assert [track.boxes[[0, -1], 0].tolist() for track, _ in faces] == [[0, 76], [76, 0]]
 
 
 def test_openface_output_is_understood_as_it_is(tmp_path: Path) -> None:
@@ -150,9 +146,5 @@ def test_boxes_that_say_no_face_at_all_are_no_face(tmp_path: Path) -> None:
         cut_faces(Frames(), np.arange(30), read_boxes(path), CONFIG, 20)  # type: ignore[arg-type]
     with pytest.raises(FileNotFoundError, match="no such file of face boxes"):
         read_boxes(tmp_path / "gone.csv")
-
-
-def test_a_recording_in_which_nobody_was_found_has_boxes_that_say_so(tmp_path: Path) -> None:
-    path = tmp_path / "nobody.csv"
     path.write_text("frame,x0,y0,x1,y1,success\n0,0,0,9,9,0\n5,0,0,9,9,0\n")
     assert np.isnan(read_boxes(path).boxes).all()
