@@ -91,12 +91,9 @@ class BoxTable:
             return self.seconds + reader.start_seconds
         clock = reader.frame_clock
         if len(self.frames) and int(self.frames.max()) >= len(clock):
-            raise MediaError(
-                "bad-boxes",
-                self.path,
-                f"has frame {int(self.frames.max())}, but {reader.path.name} has "
-                f"{len(clock)} frames (0..{len(clock) - 1})",
-            )
+            there = f"{reader.path.name} has {len(clock)} frames (0..{len(clock) - 1})"
+            problem = f"has frame {int(self.frames.max())}, but {there}"
+            raise MediaError("bad-boxes", self.path, problem)
         return clock[self.frames]
 
     def _face(self, row: int) -> Face | None:
@@ -113,15 +110,12 @@ def boxes_of(recording: Path, given: Path | None, *, remedy: str) -> BoxTable:
 
     Args:
         recording: A file, or a folder of images.
-        given: The file of boxes.
-        remedy: How to name one, for the message.
+        remedy: How to name a file of boxes, for the message.
 
     Raises: MediaError: ``no-boxes``; ``bad-boxes``, as ``read_boxes``.
     """
-    path = given
-    if path is None:
-        stem = recording.name if recording.is_dir() else recording.stem
-        path = recording.with_name(f"{stem}.csv")
+    stem = recording.name if recording.is_dir() else recording.stem
+    path = given or recording.with_name(f"{stem}.csv")
     if not path.is_file():
         raise MediaError("no-boxes", path, f"no such file of face boxes; {remedy}")
     return read_boxes(path)
@@ -150,12 +144,9 @@ def read_boxes(path: str | Path) -> BoxTable:
     times = _first_of(_TIMES[::-1] if openface else _TIMES, names)
     corners, sizes = _first_of(_CORNERS, names), _first_of(_SIZES, names)
     if times is None or not (openface or corners or sizes):
-        raise MediaError(
-            "bad-boxes",
-            path,
-            f"needs columns frame or seconds, and x0,y0,x1,y1 or x,y,w,h (found "
-            f"{', '.join(names[:8]) or 'none'}{', …' if len(names) > 8 else ''})",
-        )
+        found = f"{', '.join(names[:8]) or 'none'}{', …' if len(names) > 8 else ''}"
+        needed = "columns frame or seconds, and x0,y0,x1,y1 or x,y,w,h"
+        raise MediaError("bad-boxes", path, f"needs {needed} (found {found})")
     stamps = _numbers(table, times, path)[:, 0]
     eyes: np.ndarray | None = None
     if openface:
@@ -232,7 +223,6 @@ def _numbers(table: pandas.DataFrame, columns: tuple[str, ...], path: Path) -> n
     if strange.to_numpy().any():
         row, column = np.argwhere(strange.to_numpy())[0]
         found = table[columns[column]].iloc[row]
-        raise MediaError(
-            "bad-boxes", path, f"line {row + 2}: {columns[column]} is {found!r} (must be a number)"
-        )
+        problem = f"line {row + 2}: {columns[column]} is {found!r} (must be a number)"
+        raise MediaError("bad-boxes", path, problem)
     return values.to_numpy(dtype=np.float64, copy=True)

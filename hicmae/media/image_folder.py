@@ -74,12 +74,9 @@ def walk(folder: Path, seen: set[tuple[int, int]] | None = None) -> Iterator[tup
 
 @dataclass(frozen=True, kw_only=True)
 class ImageFiles:
-    """Images of one face or picture, one a frame.
+    """Images of one face or picture: N files, and their N frame numbers from 0, ascending.
 
-    Args:
-        folder: Where they lie.
-        paths: N files, in the order of their frames.
-        frames: N frame numbers from 0, ascending; gaps are frames that have no image.
+    Gaps in the numbers are frames that have no image.
     """
 
     folder: Path
@@ -157,11 +154,8 @@ def natural_order(name: str) -> list[tuple[int, str]]:
 class ImageReader:
     """Frames of one sequence of images; see ``hicmae.media.video.FrameReader``.
 
-    Pictures of another size than the first one's are brought to it.
-
-    Args:
-        images: The sequence.
-        fps: Frame rate of its numbers, frames per second.
+    Pictures of another size than the first one's are brought to it; ``fps`` is the frame rate of
+    their numbers, frames per second.
 
     Raises:
         MediaError: ``damaged``: the first image cannot be read; ``no-video``: there is none.
@@ -222,12 +216,8 @@ def open_images(folder: str | Path, fps: float | None = None) -> list[ImageReade
         raise MediaError("no-video", folder, "a folder without images (bmp, jpg, png)")
     rate = fps or _openface_rate(folder)
     if rate is None:
-        raise MediaError(
-            "no-rate",
-            folder,
-            "images have no times; give their frame rate: --image_fps, or a column fps in the "
-            "manifest",
-        )
+        remedy = "give their frame rate: --image_fps, or a column fps in the manifest"
+        raise MediaError("no-rate", folder, f"images have no times; {remedy}")
     sequences.sort(key=lambda sequence: -len(sequence.paths))
     return [ImageReader(sequence, rate) for sequence in sequences]
 
@@ -259,11 +249,8 @@ def _sequence(folder: Path, before: str, group: dict[int, str]) -> ImageFiles:
     if numbers[0] - base > len(numbers) and not _OPENFACE.fullmatch(before):
         base = numbers[0]
     if numbers[-1] - base > _MOST_GAPS * len(numbers) + 1000:
-        raise MediaError(
-            "unreadable",
-            folder,
-            f"its numbers do not count frames ({len(numbers)} images, {numbers[0]}..{numbers[-1]})",
-        )
+        found = f"{len(numbers)} images, {numbers[0]}..{numbers[-1]}"
+        raise MediaError("unreadable", folder, f"its numbers do not count frames ({found})")
     return ImageFiles(
         folder=folder,
         paths=tuple(folder / group[number] for number in numbers),

@@ -138,21 +138,16 @@ def face_tracks(
 def centre_track(num_frames: int, frame_size: tuple[int, int]) -> FaceTrack:
     """The middle square of the picture in every frame."""
     height, width = frame_size
-    square = np.array([[width / 2, height / 2, min(height, width)]])
-    return FaceTrack(
-        boxes=_corners(square.repeat(num_frames, axis=0)),
-        found_by=np.full(num_frames, "centre"),
-        coverage=1.0,
-    )
+    square = np.array([width / 2, height / 2, min(height, width)])
+    return fixed_track(num_frames, _corners(square[None])[0], "centre")
 
 
-def fixed_track(num_frames: int, box: tuple[int, int, int, int]) -> FaceTrack:
+def fixed_track(
+    num_frames: int, box: Sequence[float] | np.ndarray, found_by: str = "box"
+) -> FaceTrack:
     """The same square x0, y0, x1, y1 (pixels) of the picture in every frame."""
-    return FaceTrack(
-        boxes=np.array([box], dtype=np.float32).repeat(num_frames, axis=0),
-        found_by=np.full(num_frames, "box"),
-        coverage=1.0,
-    )
+    boxes = np.tile(np.array(box, dtype=np.float32), (num_frames, 1))
+    return FaceTrack(boxes=boxes, found_by=np.full(num_frames, found_by), coverage=1.0)
 
 
 class SceneCuts:
@@ -186,7 +181,7 @@ def is_cut(before: np.ndarray, after: np.ndarray) -> bool:
     if np.abs(before - after).mean() < _DIFFERENT:
         return False
     one, other = (image.mean(axis=2) - image.mean() for image in (before, after))
-    scale = np.sqrt((one**2).sum() * (other**2).sum())
+    scale = np.linalg.norm(one) * np.linalg.norm(other)
     return bool(scale == 0 or (one * other).sum() < _ALIKE * scale)
 
 

@@ -158,9 +158,8 @@ def test_settings_that_make_no_sense_are_refused_together() -> None:
 def test_a_wrong_network_is_refused_by_one_line(tmp_path: Path) -> None:
     wrong = tmp_path / "net.onnx"
     wrong.write_bytes(b"not a network")
-    with pytest.raises(ValueError, match=r"net\.onnx: not YuNet's network.*8f2383e4") as caught:
+    with pytest.raises(ValueError, match=r"^.*net\.onnx: not YuNet's network.*8f2383e4.*\Z"):
         open_detector("yunet", {"file": str(wrong)})
-    assert "\n" not in str(caught.value)
 
 
 def test_the_network_is_looked_for_where_it_may_be(
