@@ -7,7 +7,7 @@ reference against which every decoder's own idea of it is checked.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +15,7 @@ from pathlib import Path
 import av
 import cv2
 import numpy as np
+from av.bitstream import BitStreamFilterContext
 
 from hicmae.media.errors import MediaError
 
@@ -125,6 +126,7 @@ class VideoStream:
         time_base: Seconds of one unit.
         duration_seconds: From the first frame's start to the last one's end.
         keyframes: (N,) bool, where decoding can start.
+        jumps_hold: Whether frames can be counted from any keyframe on (see ``_jumps_hold``).
         counted: Whether stamps are unreliable, so that frames are told apart by counting.
         hides_frames_inside: Whether packets are hidden before or between frames that are shown.
         height: Of the upright picture, pixels.
@@ -140,6 +142,7 @@ class VideoStream:
     time_base: float
     duration_seconds: float
     keyframes: np.ndarray
+    jumps_hold: bool
     counted: bool
     hides_frames_inside: bool
     height: int
@@ -164,8 +167,9 @@ def probe_video(path: str | Path) -> VideoStream:
     """
     with open_container(path) as container:
         stream = _picture_stream(container, path)
+        starts_anew = _starts_anew(stream)
         packets = [
-            (packet.pts, packet.is_discard, packet.is_keyframe, packet.duration)
+            (packet.pts, packet.is_discard, packet.is_keyframe, starts_anew(packet))
             for packet in packets_of(container, stream)
             if not packet.is_corrupt
         ]
@@ -181,10 +185,11 @@ def probe_video(path: str | Path) -> VideoStream:
     if any(pts is None for pts, *_ in packets):
         pts, time_base = _count_frames(path, index, rate)
         keyframes = np.arange(len(pts)) == 0
-        hidden_inside, counted = False, True
+        hidden_inside, counted, jumps_hold = False, True, len(packets) == len(pts) < 2
     else:
         stamps = np.array([pts for pts, *_ in packets], dtype=np.int64)
         keys = np.array([key for _, _, key, _ in packets])
+        jumps_hold = _jumps_hold(stamps, keys, np.array([anew for *_, anew in packets]))
         shown = ~np.array([discard for _, discard, _, _ in packets])
         if keys.any():
             # Frames before the first one that can be decoded alone never come out.
@@ -203,6 +208,7 @@ def probe_video(path: str | Path) -> VideoStream:
         time_base=time_base,
         duration_seconds=float(pts[-1] - pts[0]) * time_base + last,
         keyframes=keyframes,
+        jumps_hold=jumps_hold,
         counted=counted,
         hides_frames_inside=hidden_inside,
         height=height,
@@ -211,6 +217,49 @@ def probe_video(path: str | Path) -> VideoStream:
         container=format_name,
         first_look=first_look,
     )
+
+
+# Kinds of units of which a picture consists that needs none before it: IDR of H.264, and all random
+# access points of HEVC. Source: ITU-T H.264 and H.265, tables 7-1.
+_ANEW = {"h264": "5", "hevc": "16-21"}
+
+
+def _starts_anew(stream: av.video.stream.VideoStream) -> Callable[[av.packet.Packet], bool]:
+    """Tell whether a packet that is marked a keyframe is one; it may be used up by that.
+
+    An intra refresh is marked so too, where decoding can begin and nothing is shown for a while.
+    """
+    kinds = _ANEW.get(stream.codec_context.name)
+    if kinds is None:
+        return lambda packet: packet.is_keyframe
+    units = BitStreamFilterContext(f"filter_units=pass_types={kinds}", stream)
+
+    def tell(packet: av.packet.Packet) -> bool:
+        if not packet.is_keyframe:
+            return False
+        try:
+            return any(len(bytes(part)) for part in units.filter(packet))
+        except av.FFmpegError:
+            return False
+
+    return tell
+
+
+def _jumps_hold(stamps: np.ndarray, keys: np.ndarray, anew: np.ndarray) -> bool:
+    """Whether a decoder that is started at any keyframe gives it first, and then all that follow.
+
+    Not where groups of pictures are open: there pictures that follow a keyframe in the file are
+    shown before it, and need the group before, so that a decoder leaves them out or spoils them.
+
+    Args:
+        stamps: (P,) presentation stamps in the order of decoding.
+        keys: (P,) bool, what the container marks as keyframes.
+        anew: (P,) bool, what the codec does.
+    """
+    places = np.flatnonzero(keys)[1:]
+    before = np.maximum.accumulate(stamps)[places - 1]
+    after = np.minimum.accumulate(stamps[::-1])[::-1][places]
+    return bool(np.all(anew[places] & (before < stamps[places]) & (after == stamps[places])))
 
 
 def _picture_stream(

@@ -1,8 +1,9 @@
 """Frames through decord: fast forward and random access to what it understands.
 
 Files in which decord gives other frames than the container shows are left to the next decoder. All
-of this was seen: in MPEG program streams its first jump
-lands a group of pictures late, so that picture and sound part by half a second; it counts frames
+of this was seen: after a jump into an open group of pictures, or into an intra refresh, it gives
+frames of another moment with the right stamps; in MPEG program streams its first jump lands a group
+of pictures late, so that picture and sound part by half a second; it counts frames
 that an edit list hides among its timestamps, though not among its frames; it repeats neighbours
 for frames it cannot decode; it gives rows of padding for tiny pictures.
 """
@@ -56,6 +57,8 @@ class DecordDecoder:
             raise MediaError(
                 "unreadable", stream.path, f"decord loses its way in {stream.container}"
             )
+        if not stream.jumps_hold:
+            raise MediaError("unreadable", stream.path, "decord gives other frames after a jump")
         if stream.hides_frames_inside or not stream.orientation.is_rotation:
             raise MediaError("unreadable", stream.path, "decord ignores its edit list or mirroring")
         try:

@@ -49,6 +49,37 @@ def test_decord_reads_what_it_reads_rightly_and_pyav_the_rest(tmp_path: Path, cl
     assert open_video(program_stream).decoder == "pyav"
 
 
+@pytest.mark.parametrize(
+    ("suffix", "codec", "options", "b_frames", "decoder"),
+    [
+        (".mp4", "libx265", {"x265-params": "keyint=12:b-adapt=0:log-level=none"}, 2, "pyav"),
+        (".mkv", "mpeg2video", {}, 2, "pyav"),
+        (".mp4", "mpeg4", {}, 2, "pyav"),
+        (".mp4", "libx264", {"x264-params": "intra-refresh=1:keyint=12"}, 0, "pyav"),
+        (".mov", "libx264", {"x264-params": "open-gop=1:keyint=12"}, 2, "pyav"),
+        (".mp4", "libx265", {"x265-params": "keyint=12:open-gop=0:log-level=none"}, 2, "decord"),
+        (".mp4", "libx264", {}, 2, "decord"),
+        (".mp4", "mpeg4", {}, 0, "decord"),
+    ],
+)
+def test_jumps_give_the_frames_asked_for_where_groups_of_pictures_are_open(
+    tmp_path: Path, suffix: str, codec: str, options: dict[str, str], b_frames: int, decoder: str
+) -> None:
+    """decord loses its place in them while its stamps stay right; elsewhere it is not left out."""
+    path = write_recording(
+        tmp_path / f"clip{suffix}",
+        counting_frames(COUNT),
+        TIMES,
+        codec=codec,
+        b_frames=b_frames,
+        options=options,
+    )
+    for indices in ([0, 17, 18, 39], range(12, 20), range(0, 40, 5), [26], [35, 36, 37]):
+        with open_video(path) as reader:
+            assert reader.decoder == decoder
+            assert numbers_of(reader.read(indices), COUNT).tolist() == list(indices)
+
+
 def test_irregular_times_are_kept(tmp_path: Path) -> None:
     times = np.cumsum([0, *np.tile([0.02, 0.05, 0.3, 0.04], 10)])[:COUNT]
     path = write_recording(tmp_path / "clip.mkv", counting_frames(COUNT), times)

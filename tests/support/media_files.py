@@ -48,13 +48,15 @@ def write_recording(
     codec: str | None = None,
     keyframe_every: int = 12,
     b_frames: int = 0,
+    options: dict[str, str] | None = None,
 ) -> Path:
     """Write frames (T, H, W, 3) uint8 shown at ``times`` seconds, and sound (n,) in -1..1."""
     picture_codec, sound_codec = CODECS.get(path.suffix, CODECS[".mkv"])
     picture_codec = codec or picture_codec
-    base = Fraction(1, 25) if picture_codec in {"mpeg4", "mpeg1video"} else Fraction(1, 1000)
+    of_fixed_rate = {"mpeg4", "mpeg1video", "mpeg2video"}
+    base = Fraction(1, 25 if picture_codec in of_fixed_rate else 1000)
     with av.open(str(path), "w") as container:
-        stream = container.add_stream(picture_codec, rate=25)
+        stream = container.add_stream(picture_codec, rate=25, options=options)
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt = _PIXELS.get(picture_codec, "yuv420p")
         stream.codec_context.time_base = base
