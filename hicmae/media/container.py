@@ -7,6 +7,7 @@ reference against which every decoder's own idea of it is checked.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ import numpy as np
 from av.bitstream import BitStreamFilterContext
 
 from hicmae.media.errors import MediaError
+from hicmae.media.picture import Picture, picture_of
 
 LFS_POINTER = b"version https://git-lfs"
 # Formats of FFmpeg that are no recordings: still images, text, and lists that name other files or
@@ -89,33 +91,6 @@ def decoded_frames(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Orientation:
-    """How stored pixels become upright ones: first transposed, then mirrored.
-
-    Source: the display matrix of ISO/IEC 14496-12 (``tkhd``), as FFmpeg hands it on.
-    """
-
-    transpose: bool = False
-    flip_columns: bool = False
-    flip_rows: bool = False
-
-    @property
-    def is_rotation(self) -> bool:
-        """Whether it is a plain rotation: one that mirrors needs a decoder that knows mirrors."""
-        return self.transpose == (self.flip_columns != self.flip_rows)
-
-    def apply(self, frame: np.ndarray) -> np.ndarray:
-        """Turn one frame (H, W, C) upright; contiguous."""
-        if self.transpose:
-            frame = frame.transpose(1, 0, 2)
-        if self.flip_columns:
-            frame = frame[:, ::-1]
-        if self.flip_rows:
-            frame = frame[::-1]
-        return np.ascontiguousarray(frame)
-
-
-@dataclass(frozen=True, kw_only=True)
 class VideoStream:
     """The picture stream of a file.
 
@@ -129,9 +104,7 @@ class VideoStream:
         jumps_hold: Whether frames can be counted from any keyframe on (see ``_jumps_hold``).
         counted: Whether stamps are unreliable, so that frames are told apart by counting.
         hides_frames_inside: Whether packets are hidden before or between frames that are shown.
-        height: Of the upright picture, pixels.
-        width: Of the upright picture, pixels.
-        orientation: From stored to upright pixels.
+        picture: What makes stored pictures those that are shown.
         container: FFmpeg's name of the container.
         first_look: (8, 8, 3) uint8, the first frame upright and tiny: a check on other decoders.
     """
@@ -145,9 +118,7 @@ class VideoStream:
     jumps_hold: bool
     counted: bool
     hides_frames_inside: bool
-    height: int
-    width: int
-    orientation: Orientation
+    picture: Picture
     container: str
     first_look: np.ndarray
 
@@ -181,7 +152,7 @@ def probe_video(path: str | Path) -> VideoStream:
         time_base = float(stream.time_base or 1 / 1000)
         rate = float(stream.guessed_rate or stream.average_rate or 25)
         index = stream.index
-    height, width, orientation, first_look = _first_frame(path, index)
+    picture, first_look = _first_frames(path, index)
     if any(pts is None for pts, *_ in packets):
         pts, time_base = _count_frames(path, index, rate)
         keyframes = np.arange(len(pts)) == 0
@@ -211,14 +182,14 @@ def probe_video(path: str | Path) -> VideoStream:
         jumps_hold=jumps_hold,
         counted=counted,
         hides_frames_inside=hidden_inside,
-        height=height,
-        width=width,
-        orientation=orientation,
+        picture=picture,
         container=format_name,
         first_look=first_look,
     )
 
 
+# Codecs that hold fields, and may begin with pictures that have none.
+_OF_FIELDS = {"h264", "mpeg2video", "mpeg4", "vc1", "wmv3", "mpeg1video"}
 # Kinds of units of which a picture consists that needs none before it: IDR of H.264, and all random
 # access points of HEVC. Source: ITU-T H.264 and H.265, tables 7-1.
 _ANEW = {"h264": "5", "hevc": "16-21"}
@@ -276,8 +247,11 @@ def _picture_stream(
     return stream
 
 
-def _first_frame(path: str | Path, index: int) -> tuple[int, int, Orientation, np.ndarray]:
-    """Decode until one frame comes, for its upright size, its display matrix and its looks."""
+def _first_frames(path: str | Path, index: int) -> tuple[Picture, np.ndarray]:
+    """Decode until one frame comes, and one in the middle, for what has to be done with them.
+
+    Returns: that; (8, 8, 3) uint8, the first frame as it is shown and tiny.
+    """
     errors: list[str] = []
     with open_container(path) as container:
         stream = container.streams[index]
@@ -286,23 +260,26 @@ def _first_frame(path: str | Path, index: int) -> tuple[int, int, Orientation, n
         if frame is None:
             reason = errors[0] if errors else "the decoder stays silent"
             raise MediaError("damaged", path, f"not one frame can be decoded ({reason})")
-        orientation = _orientation(frame)
-        size = frame.height, frame.width
+        frames = [frame]
+        if stream.codec_context.name in _OF_FIELDS and not frame.interlaced_frame:
+            frames += _frame_in_the_middle(container, stream)
+        picture = picture_of(stream, frames)
         # Shrunk here: FFmpeg's own scaler halves the colours' resolution once more on the way.
         tiny = cv2.resize(frame.to_ndarray(format="rgb24"), (8, 8), interpolation=cv2.INTER_AREA)
-    height, width = size[::-1] if orientation.transpose else size
-    return height, width, orientation, orientation.apply(tiny)
+    return picture, picture.orientation.apply(tiny)
 
 
-def _orientation(frame: av.video.frame.VideoFrame) -> Orientation:
-    """Read the display matrix of a frame; one that is missing or skewed changes nothing."""
-    data = frame.side_data.get("DISPLAYMATRIX")
-    if data is None:
-        return Orientation()
-    right_x, right_y, _, down_x, down_y = np.frombuffer(bytes(data), dtype=np.int32)[:5].tolist()
-    if abs(right_y) + abs(down_x) > abs(right_x) + abs(down_y):
-        return Orientation(transpose=True, flip_columns=down_x < 0, flip_rows=right_y < 0)
-    return Orientation(flip_columns=right_x < 0, flip_rows=down_y < 0)
+def _frame_in_the_middle(
+    container: av.container.InputContainer, stream: av.video.stream.VideoStream
+) -> list[av.VideoFrame]:
+    """The first frame after a jump to the middle; none where the file allows no jump."""
+    if not stream.duration:
+        return []
+    try:
+        container.seek((stream.start_time or 0) + stream.duration // 2, stream=stream)
+        return list(itertools.islice(decoded_frames(container, stream, []), 1))
+    except av.FFmpegError:
+        return []
 
 
 def _count_frames(path: str | Path, index: int, rate: float) -> tuple[np.ndarray, float]:

@@ -59,8 +59,12 @@ class DecordDecoder:
             )
         if not stream.jumps_hold:
             raise MediaError("unreadable", stream.path, "decord gives other frames after a jump")
-        if stream.hides_frames_inside or not stream.orientation.is_rotation:
+        picture = stream.picture
+        if stream.hides_frames_inside or not picture.orientation.is_rotation:
             raise MediaError("unreadable", stream.path, "decord ignores its edit list or mirroring")
+        if picture.changes:
+            names = ", ".join(picture.changes)
+            raise MediaError("unreadable", stream.path, f"decord leaves it as stored ({names})")
         try:
             self._reader = self._opened()
             count = len(self._reader)
@@ -82,7 +86,7 @@ class DecordDecoder:
         Raises:
             MediaError: ``damaged``.
         """
-        shape = (self._stream.height, self._stream.width, 3)
+        shape = (*self._stream.picture.size, 3)
         held = int(shape[0] * shape[1] * 1.5)  # bytes of a frame as it is decoded
         most = max(_HELD_BYTES // max(held, 1), _HELD_FRAMES)
         since = int(indices[0]) if len(indices) else 0

@@ -104,7 +104,7 @@ class VideoReader:
             clock is the one of the sound; the first frame need not be at 0.
         frame_clock: The same.
         start_seconds: The first of them.
-        height, width: Of the upright picture, pixels.
+        height, width: Of the upright picture with square pixels.
         duration_seconds: From the first frame's start to the last one's end.
     """
 
@@ -114,7 +114,7 @@ class VideoReader:
         self.timestamps = stream.timestamps
         self.frame_clock = self.timestamps
         self.start_seconds = float(self.timestamps[0])
-        self.height, self.width = stream.height, stream.width
+        self.height, self.width = stream.picture.size
         self.duration_seconds = stream.duration_seconds
         self._names = list(decoders)
         self._decoder = self._next_decoder()
