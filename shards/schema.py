@@ -116,6 +116,9 @@ class SampleInfo:
         labels: Whatever else the manifest says: emotion, valence, fold, …
         faces: How the face was found.
         digests: Of the members.
+        picture: What was done with the stored pictures so that they are as players show them, by
+            the names of ``hicmae.media.picture.Picture.changes``; left out of the file where that
+            is nothing.
         schema_version: Of this file.
     """
 
@@ -139,6 +142,7 @@ class SampleInfo:
     split: str = "train"
     speaker: str | None = None
     labels: dict[str, Label] = field(default_factory=dict)
+    picture: dict[str, Label] = field(default_factory=dict)
     schema_version: int = SCHEMA_VERSION
 
     @property
@@ -199,9 +203,13 @@ def sample_problems(info: SampleInfo) -> list[str]:
 
 def sample_json(info: SampleInfo) -> bytes:
     """The bytes of ``<key>.json``: canonical, so that the same sample gives the same bytes."""
+    values = dataclasses.asdict(info)
+    for name in _LEFT_OUT_IF_EMPTY:
+        if not values[name]:
+            del values[name]
     return (
         json.dumps(
-            dataclasses.asdict(info),
+            values,
             sort_keys=True,
             separators=(",", ":"),
             ensure_ascii=False,
@@ -294,6 +302,8 @@ def checksum(blocks: bytes) -> int:
     return xxhash.xxh3_64_intdigest(blocks) or 1
 
 
+# Fields that came later and that most samples lack: old shards stay readable, bytes as they were.
+_LEFT_OUT_IF_EMPTY = ("picture",)
 _KINDS: dict[str, tuple[type, ...]] = {
     "str": (str,),
     "int": (int,),
@@ -317,6 +327,8 @@ def _checked(cls: type, raw: dict[str, Any], prefix: str, problems: list[str]) -
     fields = _fields(cls)
     problems += [f"unknown field {prefix}{name}" for name in sorted(raw.keys() - fields.keys())]
     for name, (kinds, said) in fields.items():
+        if name not in raw and name in _LEFT_OUT_IF_EMPTY:
+            continue
         if name not in raw:
             problems.append(f"no field {prefix}{name}")
             continue

@@ -13,6 +13,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -171,6 +172,7 @@ class ImageReader:
         self.start_seconds = 0.0
         self.duration_seconds = (images.frames[-1] + 1) / fps
         self.fps = fps
+        self.changes: dict[str, Any] = {}
         self.height, self.width = read_image(images.paths[0]).shape[:2]
 
     def __len__(self) -> int:

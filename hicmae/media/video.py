@@ -106,6 +106,7 @@ class VideoReader:
         start_seconds: The first of them.
         height, width: Of the upright picture with square pixels.
         duration_seconds: From the first frame's start to the last one's end.
+        changes: What is done with stored pictures, see ``hicmae.media.picture.Picture.changes``.
     """
 
     def __init__(self, stream: VideoStream, decoders: Sequence[str] = tuple(DECODERS)) -> None:
@@ -115,6 +116,7 @@ class VideoReader:
         self.frame_clock = self.timestamps
         self.start_seconds = float(self.timestamps[0])
         self.height, self.width = stream.picture.size
+        self.changes = stream.picture.changes
         self.duration_seconds = stream.duration_seconds
         self._names = list(decoders)
         self._decoder = self._next_decoder()

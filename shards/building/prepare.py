@@ -276,6 +276,7 @@ class _SampleMaker:
             speaker=row.speaker,
             labels=row.labels,
             faces=face.describe(begin, end),
+            picture=recording.picture.changes,
             digests=Digests(mjpg=mjpg_digest, wav=wav_digest),
         )
         return StagedSample(info=info, mjpg=mjpg, wav=None if sound is None else wav)

@@ -13,6 +13,8 @@ import pytest
 from hicmae.media.errors import MediaError
 from hicmae.media.picture import deinterlaced, tone_mapped
 from hicmae.media.video import open_video
+from shards.building.build import build_shards
+from tests.support.build_fixtures import config, samples
 
 # Codes of ISO/IEC 23091-2: primaries, transfer, matrix (of BT.709 and of BT.2020), limited range.
 BT709, TRANSFERS = (1, 1, 1, 1), {"pq": (9, 16, 9, 1), "hlg": (9, 18, 9, 1)}
@@ -248,3 +250,15 @@ def test_light_beyond_white_comes_near_it_and_keeps_its_hue(transfer: str) -> No
     ratios = linear(shown) / linear(shown).max(axis=1, keepdims=True)
     np.testing.assert_allclose(ratios, (skin / skin.max())[None].repeat(len(times), 0), atol=0.04)
     np.testing.assert_allclose(shown[2], [205, 150, 120], atol=2)
+
+
+def test_a_sample_says_what_was_done_with_its_pictures(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    pictures = [grey(frame) for frame in moving_fields(20, "tff")]
+    fields = {"fields": "tff", "options": {"flags": "+ildct+ilme"}}
+    for name, about in (("dv", {"aspect": Fraction(16, 15), **fields}), ("plain", {})):
+        path = tmp_path / f"in/{name}.mkv"
+        write_planes(path, pictures, "yuv420p", "libx264", **about)  # type: ignore[arg-type]
+    build_shards([tmp_path / "in"], tmp_path / "out", config())
+    found = {key: info.picture for key, (info, _, _) in samples(tmp_path / "out").items()}
+    assert found == {"dv": {"pixel_aspect": "16:15", "deinterlaced": True}, "plain": {}}
