@@ -8,10 +8,11 @@ reference against which every decoder's own idea of it is checked.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import av
 import cv2
@@ -30,8 +31,14 @@ _OPEN_OPTIONS = {"protocol_whitelist": "file"}
 
 
 @contextmanager
-def open_container(path: str | Path) -> Iterator[av.container.InputContainer]:
+def open_container(
+    path: str | Path, options: Mapping[str, str] = MappingProxyType({})
+) -> Iterator[av.container.InputContainer]:
     """Open a recording, having looked at its first bytes.
+
+    Args:
+        path: The file.
+        options: Of the reader of its container, such as ``VideoStream.options``.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -40,7 +47,7 @@ def open_container(path: str | Path) -> Iterator[av.container.InputContainer]:
     _refuse_by_content(path)
     try:
         # An absolute path: a relative one like "pipe:0" or "-" would mean something to FFmpeg.
-        container = av.open(str(Path(path).absolute()), options=_OPEN_OPTIONS)
+        container = av.open(str(Path(path).absolute()), options={**_OPEN_OPTIONS, **options})
     except (av.FFmpegError, OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise MediaError("unreadable", path, f"not a readable recording ({reason})") from None
@@ -99,7 +106,10 @@ class VideoStream:
         index: Number of the stream in the container.
         pts: (N,) presentation stamps of the frames shown, in units of ``time_base``, ascending.
         time_base: Seconds of one unit.
-        duration_seconds: From the first frame's start to the last one's end.
+        begin_seconds: Where the first frame begins on the clock of the container; one that is older
+            was on the screen at a cut, and is held from there on.
+        end_seconds: Where the last frame ends, which may be held.
+        options: With which the container has to be opened for these stamps.
         keyframes: (N,) bool, where decoding can start.
         jumps_hold: Whether frames can be counted from any keyframe on (see ``_jumps_hold``).
         counted: Whether stamps are unreliable, so that frames are told apart by counting.
@@ -113,7 +123,9 @@ class VideoStream:
     index: int
     pts: np.ndarray
     time_base: float
-    duration_seconds: float
+    begin_seconds: float
+    end_seconds: float
+    options: dict[str, str]
     keyframes: np.ndarray
     jumps_hold: bool
     counted: bool
@@ -125,7 +137,7 @@ class VideoStream:
     @property
     def timestamps(self) -> np.ndarray:
         """(N,) float64, seconds on the clock of the container, which the sound shares."""
-        return self.pts * self.time_base
+        return np.maximum(self.pts * self.time_base, self.begin_seconds)
 
 
 def probe_video(path: str | Path) -> VideoStream:
@@ -138,13 +150,8 @@ def probe_video(path: str | Path) -> VideoStream:
     """
     with open_container(path) as container:
         stream = _picture_stream(container, path)
-        starts_anew = _starts_anew(stream)
-        packets = [
-            (packet.pts, packet.is_discard, packet.is_keyframe, starts_anew(packet))
-            for packet in packets_of(container, stream)
-            if not packet.is_corrupt
-        ]
-        if not packets:
+        walked = _walk(container, stream)
+        if not len(walked.keys):
             raise MediaError("no-video", path, "its picture stream holds no frames")
         format_name = container.format.name
         # AVI has no presentation times; what FFmpeg makes up for them is out of order at times.
@@ -152,32 +159,48 @@ def probe_video(path: str | Path) -> VideoStream:
         time_base = float(stream.time_base or 1 / 1000)
         rate = float(stream.guessed_rate or stream.average_rate or 25)
         index = stream.index
+        ends = (stream.start_time or 0) + stream.duration if stream.duration else None
     picture, first_look = _first_frames(path, index)
-    if any(pts is None for pts, *_ in packets):
+    options: dict[str, str] = {}
+    if walked.stamps is None:
         pts, time_base = _count_frames(path, index, rate)
         keyframes = np.arange(len(pts)) == 0
-        hidden_inside, counted, jumps_hold = False, True, len(packets) == len(pts) < 2
+        hidden_inside, counted, jumps_hold, begin, held = False, True, len(pts) < 2, pts[0], 0
     else:
-        stamps = np.array([pts for pts, *_ in packets], dtype=np.int64)
-        keys = np.array([key for _, _, key, _ in packets])
-        jumps_hold = _jumps_hold(stamps, keys, np.array([anew for *_, anew in packets]))
-        shown = ~np.array([discard for _, discard, _, _ in packets])
+        jumps_hold = _jumps_hold(walked)
+        stamps, keys, shown = walked.stamps, walked.keys, ~walked.hidden
         if keys.any():
             # Frames before the first one that can be decoded alone never come out.
             shown &= stamps >= stamps[keys][0]
         if not shown.any():
             raise MediaError("no-video", path, "the container hides every frame of its picture")
+        begin = stamps[shown].min()
+        last = np.flatnonzero(shown)[stamps[shown].argmax()]
+        held = walked.durations[last]
+        if ends is not None:
+            held = min(held, ends - stamps[last])
+        if walked.hidden.any() and "mov" in format_name.split(","):
+            true_stamps = _stamps_of_media(path, index, stamps)
+            if (true_stamps[0] - stamps[0]) * time_base > _SHIFT_SECONDS:
+                stamps, options = true_stamps, _MEDIA_STAMPS
+                older = np.flatnonzero(~shown & (stamps < begin))
+                if stamps[shown].min() > begin and len(older):
+                    shown[older[stamps[older].argmax()]] = True
         order = np.argsort(stamps, kind="stable")
         stamps, keys, shown = stamps[order], keys[order], shown[order]
         pts, keyframes = stamps[shown], keys[shown]
         hidden_inside = not shown[: np.flatnonzero(shown)[-1] + 1].all()
-    last = float(np.median(np.diff(pts))) * time_base if len(pts) > 1 else 1 / rate
+    usual = float(np.median(np.diff(pts))) * time_base if len(pts) > 1 else 1 / rate
+    # What a container says of the last frame is rounded, or made up, unless it is much longer.
+    lasts = held * time_base if held * time_base > _HELD_FRAMES * usual else usual
     return VideoStream(
         path=Path(path).absolute(),
         index=index,
         pts=pts,
         time_base=time_base,
-        duration_seconds=float(pts[-1] - pts[0]) * time_base + last,
+        begin_seconds=float(begin) * time_base,
+        end_seconds=float(pts[-1]) * time_base + lasts,
+        options=options,
         keyframes=keyframes,
         jumps_hold=jumps_hold,
         counted=counted,
@@ -188,6 +211,68 @@ def probe_video(path: str | Path) -> VideoStream:
     )
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Walked:
+    """The P packets of a stream in the order of decoding.
+
+    Args:
+        stamps: (P,) int64 of presentation; None where one packet or more has none.
+        durations: (P,) int64 in the same units, 0 where unknown.
+        hidden: (P,) bool, by an edit list.
+        keys: (P,) bool, what the container marks as keyframes.
+        anew: (P,) bool, what the codec does.
+    """
+
+    stamps: np.ndarray | None
+    durations: np.ndarray
+    hidden: np.ndarray
+    keys: np.ndarray
+    anew: np.ndarray
+
+
+def _walk(container: av.container.InputContainer, stream: av.video.stream.VideoStream) -> _Walked:
+    """Go through the packets of a stream without decoding them."""
+    starts_anew = _starts_anew(stream)
+    rows = [
+        (
+            packet.pts,
+            packet.duration or 0,
+            packet.is_discard,
+            packet.is_keyframe,
+            starts_anew(packet),
+        )
+        for packet in packets_of(container, stream)
+        if not packet.is_corrupt
+    ]
+    stamps, durations, hidden, keys, anew = zip(*rows, strict=True) if rows else ((),) * 5
+    return _Walked(
+        stamps=None if None in stamps else np.array(stamps, dtype=np.int64),
+        durations=np.array(durations, dtype=np.int64),
+        hidden=np.array(hidden, dtype=bool),
+        keys=np.array(keys, dtype=bool),
+        anew=np.array(anew, dtype=bool),
+    )
+
+
+def _stamps_of_media(path: str | Path, index: int, stamps: np.ndarray) -> np.ndarray:
+    """The stamps (P,) of packets by the edit list alone, where that is one shift of all of them.
+
+    FFmpeg drops the frame that is on the screen at a cut and moves the next one, and all after it,
+    to the cut; the sound stays. Where several cuts move frames differently its ``stamps`` stand.
+    """
+    with open_container(path, _MEDIA_STAMPS) as container:
+        stream = container.streams[index]
+        found = [p.pts for p in packets_of(container, stream) if not p.is_corrupt]
+    if len(found) != len(stamps) or None in found:
+        return stamps
+    true_stamps = np.array(found, dtype=np.int64)
+    return true_stamps if len(np.unique(true_stamps - stamps)) == 1 else stamps
+
+
+# FFmpeg's reader of mp4 and mov then only shifts stamps by the edit list, and hides nothing.
+_MEDIA_STAMPS = {"advanced_editlist": "0"}
+_SHIFT_SECONDS = 2e-3  # smaller shifts are the rounding of edit lists
+_HELD_FRAMES = 3  # a last frame that lasts longer than so many is held
 # Codecs that hold fields, and may begin with pictures that have none.
 _OF_FIELDS = {"h264", "mpeg2video", "mpeg4", "vc1", "wmv3", "mpeg1video"}
 # Kinds of units of which a picture consists that needs none before it: IDR of H.264, and all random
@@ -216,21 +301,17 @@ def _starts_anew(stream: av.video.stream.VideoStream) -> Callable[[av.packet.Pac
     return tell
 
 
-def _jumps_hold(stamps: np.ndarray, keys: np.ndarray, anew: np.ndarray) -> bool:
+def _jumps_hold(walked: _Walked) -> bool:
     """Whether a decoder that is started at any keyframe gives it first, and then all that follow.
 
     Not where groups of pictures are open: there pictures that follow a keyframe in the file are
     shown before it, and need the group before, so that a decoder leaves them out or spoils them.
-
-    Args:
-        stamps: (P,) presentation stamps in the order of decoding.
-        keys: (P,) bool, what the container marks as keyframes.
-        anew: (P,) bool, what the codec does.
     """
-    places = np.flatnonzero(keys)[1:]
+    stamps, places = walked.stamps, np.flatnonzero(walked.keys)[1:]
+    assert stamps is not None
     before = np.maximum.accumulate(stamps)[places - 1]
     after = np.minimum.accumulate(stamps[::-1])[::-1][places]
-    return bool(np.all(anew[places] & (before < stamps[places]) & (after == stamps[places])))
+    return bool(np.all(walked.anew[places] & (before < stamps[places]) & (after == stamps[places])))
 
 
 def _picture_stream(

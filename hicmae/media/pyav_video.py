@@ -68,7 +68,7 @@ class PyavDecoder:
         keyframe = 0 if stream.counted else _keyframe_before(stream, first)
         for start in [keyframe, 0] if keyframe else [0]:
             with ExitStack() as stack:
-                container = stack.enter_context(open_container(stream.path))
+                container = stack.enter_context(open_container(stream.path, stream.options))
                 pictures = container.streams[stream.index]
                 pictures.codec_context.thread_count = 1
                 if start:

@@ -102,7 +102,9 @@ class Recording:
         stop = last if end is None else min(first + end, last)
         self.indices = np.zeros(0, dtype=np.int64)
         if self.start < stop:
-            self.indices = constant_rate_indices(picture.timestamps, fps, self.start, stop)
+            self.indices = constant_rate_indices(
+                picture.timestamps, fps, self.start, stop, last=last
+            )
         if not len(self.indices) or self.seconds < min_seconds:
             span = f"its span {start or 0:g}..{end:g} s holds " if end is not None else ""
             raise MediaError(

@@ -65,6 +65,9 @@ class FrameDecoder(Protocol):
     def close(self) -> None: ...
 
 
+# Cameras and tools that lose frames lose fewer in a row than fill this time.
+_HELD_SECONDS = 0.7
+
 # Name -> opener, in the order in which they are tried.
 DECODERS: dict[str, Callable[[VideoStream], FrameDecoder]] = {
     DecordDecoder.name: DecordDecoder,
@@ -114,10 +117,10 @@ class VideoReader:
         self.path = stream.path
         self.timestamps = stream.timestamps
         self.frame_clock = self.timestamps
-        self.start_seconds = float(self.timestamps[0])
+        self.start_seconds = stream.begin_seconds
         self.height, self.width = stream.picture.size
         self.changes = stream.picture.changes
-        self.duration_seconds = stream.duration_seconds
+        self.duration_seconds = stream.end_seconds - stream.begin_seconds
         self._names = list(decoders)
         self._decoder = self._next_decoder()
 
@@ -204,18 +207,25 @@ class VideoReader:
 
 
 def constant_rate_indices(
-    timestamps: np.ndarray, fps: float, start: float | None = None, end: float | None = None
+    timestamps: np.ndarray,
+    fps: float,
+    start: float | None = None,
+    end: float | None = None,
+    *,
+    last: float | None = None,
 ) -> np.ndarray:
     """Choose the nearest frame in time for every frame of a constant rate.
 
-    Frame i of the result stands for the time ``start + i / fps``.
+    Frame i of the result stands for the time ``start + i / fps``. A picture that stands for longer
+    than 0.7 s is held, as on a screen, until the next one comes: none was lost there.
 
     Args:
         timestamps: (N,) seconds of every frame, ascending.
         fps: Frames per second wanted.
         start: Seconds, on the clock of the timestamps; none given: the first frame.
-        end: Seconds, where the last frame ends; none given: the end of the last frame, which
-            lasts as long as the median one.
+        end: Seconds, where the last frame ends; none given: ``last``.
+        last: Seconds, where the last frame of the recording ends; none given: it lasts as long as
+            the median one.
 
     Returns: (T,) int64 indices, ascending, with repeats where frames are missing; T is the span
         times ``fps``, rounded, and at least 1.
@@ -229,8 +239,9 @@ def constant_rate_indices(
         raise ValueError("timestamps are empty: a recording has one frame or more")
     if not fps > 0:
         raise ValueError(f"fps = {fps} (must be positive)")
-    interval = float(np.median(np.diff(timestamps))) if len(timestamps) > 1 else 1 / fps
-    last = timestamps[-1] + interval
+    gaps = np.diff(timestamps)
+    if last is None:
+        last = float(timestamps[-1]) + (float(np.median(gaps)) if len(gaps) else 1 / fps)
     start = float(timestamps[0]) if start is None else start
     end = last if end is None else end
     if not end > start or start >= last or end <= timestamps[0]:
@@ -241,9 +252,9 @@ def constant_rate_indices(
     # The small term keeps 2.5 frames that were computed as 2.4999999 from losing one.
     count = max(1, int(np.floor((end - start) * fps + 0.5 + 1e-6)))
     wanted = start + np.arange(count) / fps
-    middles = (timestamps[1:] + timestamps[:-1]) / 2
+    changes = timestamps[1:] - np.where(gaps > _HELD_SECONDS, 0, gaps / 2)
     # Stamps rounded to milliseconds make ties out of near ties: those go to the later frame.
-    return np.searchsorted(middles, wanted + 1e-9, side="right").astype(np.int64)
+    return np.searchsorted(changes, wanted + 1e-9, side="right").astype(np.int64)
 
 
 def has_own_frame(timestamps: np.ndarray, indices: np.ndarray, wanted: np.ndarray) -> np.ndarray:

@@ -13,6 +13,8 @@ import pytest
 
 from hicmae.media import video
 from hicmae.media.errors import MediaError
+from hicmae.media.faces import FaceConfig
+from hicmae.media.recording import Recording
 from hicmae.media.video import DECODERS, constant_rate_indices, open_video
 from tests.support.media_files import counting_frames, numbers_of, write_recording
 
@@ -103,6 +105,51 @@ def test_frames_that_an_edit_list_hides_are_not_there(tmp_path: Path, hidden: in
     assert reader.timestamps[0] == pytest.approx(0, abs=1e-3)
     assert numbers_of(reader.read(range(len(reader))), COUNT).tolist() == list(range(hidden, COUNT))
     assert numbers_of(reader.read([COUNT - hidden - 1]), COUNT).tolist() == [COUNT - 1]
+
+
+def test_the_picture_on_the_screen_at_a_cut_is_held_and_what_follows_stays_in_its_place(
+    tmp_path: Path,
+) -> None:
+    """FFmpeg drops it, and moves what follows to the cut while the sound stays."""
+    seconds = np.array([0, 1, 2, 3, 4, *(5 + np.arange(35) / 25)])
+    path = write_recording(tmp_path / "screen.mp4", counting_frames(COUNT), seconds, b_frames=2)
+    _start_at(path, 2.3)
+    reader = open_video(path)
+    np.testing.assert_allclose(reader.timestamps, [0, *(seconds[3:] - 2.3)], atol=2e-3)
+    assert reader.start_seconds == 0
+    for indices in (range(len(reader)), [0], [1], [7, 20]):
+        numbers = numbers_of(reader.read(indices), COUNT)
+        assert numbers.tolist() == [index + 2 for index in indices]
+    # What changes once a second is held until it does; it is not exchanged for the nearer one.
+    shown = constant_rate_indices(reader.timestamps, 25)
+    changes = (np.flatnonzero(np.diff(shown[:70])) + 1) / 25
+    np.testing.assert_allclose(changes[:3], [0.7, 1.7, 2.7], atol=0.04)
+
+
+def test_a_cut_between_two_frames_moves_none_of_them(tmp_path: Path) -> None:
+    path = write_recording(tmp_path / "camera.mp4", counting_frames(COUNT), TIMES, b_frames=2)
+    _start_at(path, 0.23)
+    reader = open_video(path)
+    np.testing.assert_allclose(reader.timestamps, [0, *(TIMES[6:] - 0.23)], atol=2e-3)
+    assert numbers_of(reader.read([0, 1, 9]), COUNT).tolist() == [5, 6, 14]
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+@pytest.mark.parametrize(("last", "seconds"), [(3.0, 4.56), (0.05, 1.6), (None, 1.6)])
+def test_a_picture_that_is_held_at_the_end_is_part_of_it(
+    tmp_path: Path, suffix: str, last: float | None, seconds: float
+) -> None:
+    path = write_recording(
+        tmp_path / f"a{suffix}", counting_frames(COUNT), TIMES, last_seconds=last
+    )
+    reader = open_video(path)
+    assert reader.duration_seconds == pytest.approx(seconds, abs=0.005)
+    with Recording(path, reader, FaceConfig(faces="none"), fps=25, start=1.52) as recording:
+        expected = [38, *[39] * (round(seconds * 25) - 39)]
+        assert recording.indices.tolist() == expected
+    if last == 3.0:
+        with Recording(path, open_video(path), FaceConfig(faces="none"), fps=25, start=3.0) as late:
+            assert set(late.indices.tolist()) == {39}
 
 
 @pytest.mark.parametrize("decoders", [tuple(DECODERS), ("pyav",)])

@@ -49,8 +49,12 @@ def write_recording(
     keyframe_every: int = 12,
     b_frames: int = 0,
     options: dict[str, str] | None = None,
+    last_seconds: float | None = None,
 ) -> Path:
-    """Write frames (T, H, W, 3) uint8 shown at ``times`` seconds, and sound (n,) in -1..1."""
+    """Write frames (T, H, W, 3) uint8 shown at ``times`` seconds, and sound (n,) in -1..1.
+
+    The last frame lasts ``last_seconds``; None: as long as the encoder says.
+    """
     picture_codec, sound_codec = CODECS.get(path.suffix, CODECS[".mkv"])
     picture_codec = codec or picture_codec
     of_fixed_rate = {"mpeg4", "mpeg1video", "mpeg2video"}
@@ -75,6 +79,8 @@ def write_recording(
             frame.pts, frame.time_base = round(time / base), base
             packets += stream.encode(frame)
         packets += stream.encode(None)
+        if last_seconds is not None:
+            packets[-1].duration = round(last_seconds / packets[-1].time_base)
         if voice is not None and sound is not None:
             packets += _encoded_sound(voice, sound, sound_rate, sound_start)
         packets.sort(key=lambda packet: packet.dts * packet.time_base)
