@@ -181,11 +181,12 @@ def probe_video(path: str | Path) -> VideoStream:
             held = min(held, ends - stamps[last])
         if walked.hidden.any() and "mov" in format_name.split(","):
             true_stamps = _stamps_of_media(path, index, stamps)
-            if (true_stamps[0] - stamps[0]) * time_base > _SHIFT_SECONDS:
+            older = np.flatnonzero(~shown & (true_stamps < begin))
+            # Where nothing is older, the first frame only lacks an edit list that makes up for the
+            # decoder's delay; FFmpeg does.
+            if (true_stamps[0] - stamps[0]) * time_base > _SHIFT_SECONDS and len(older):
                 stamps, options = true_stamps, _MEDIA_STAMPS
-                older = np.flatnonzero(~shown & (stamps < begin))
-                if stamps[shown].min() > begin and len(older):
-                    shown[older[stamps[older].argmax()]] = True
+                shown[older[stamps[older].argmax()]] = True
         order = np.argsort(stamps, kind="stable")
         stamps, keys, shown = stamps[order], keys[order], shown[order]
         pts, keyframes = stamps[shown], keys[shown]

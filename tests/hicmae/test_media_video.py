@@ -134,6 +134,16 @@ def test_a_cut_between_two_frames_moves_none_of_them(tmp_path: Path) -> None:
     assert numbers_of(reader.read([0, 1, 9]), COUNT).tolist() == [5, 6, 14]
 
 
+def test_a_first_frame_that_is_late_for_want_of_an_edit_list_begins_the_picture(
+    tmp_path: Path,
+) -> None:
+    path = write_recording(tmp_path / "ravdess.mp4", counting_frames(COUNT), TIMES, b_frames=2)
+    _start_at(path, -0.08)  # as some editors write it: from 0, though the first frame is later
+    reader = open_video(path)
+    assert reader.timestamps[0] == reader.start_seconds == 0
+    assert numbers_of(reader.read([0, 1, 9]), COUNT).tolist() == [0, 1, 9]
+
+
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
 @pytest.mark.parametrize(("last", "seconds"), [(3.0, 4.56), (0.05, 1.6), (None, 1.6)])
 def test_a_picture_that_is_held_at_the_end_is_part_of_it(
