@@ -5,7 +5,8 @@ first frame; also ``time``, ``timestamp``); its box ``x0, y0, x1, y1`` (also ``l
 bottom``) or ``x, y, w, h`` (also ``width``, ``height``), pixels of the upright picture. ``track``
 (also ``track_id``, ``face_id``, ``id``) says whose face it is, ``left_eye_x, left_eye_y,
 right_eye_x, right_eye_y`` where the eyes are (as seen), ``success`` 0 that there was none.
-OpenFace's columns (``timestamp``, ``x_0`` … ``y_67``) are understood as they are.
+OpenFace's columns (``frame`` from 1, ``x_0`` … ``y_67``) are understood as they are; its ``timestamp``
+is the frame's number by the mean rate, and serves where a recording has fewer frames.
 """
 
 from __future__ import annotations
@@ -40,8 +41,8 @@ class BoxTable:
 
     Args:
         path: The file.
-        frames: (n,) int64 frame numbers, or None where the rows have seconds.
-        seconds: (n,) float64 after the recording's start, or None where they have frames.
+        frames: (n,) int64 frame numbers from 0, or None where the rows have seconds alone.
+        seconds: (n,) float64 after the recording's start, or None where they have frames alone.
         boxes: (n, 4) float32 x0, y0, x1, y1, pixels; NaN where the row says there is no face.
         eyes: (n, 2, 2) float32 x, y of the left and the right eye, or None.
         tracks: n names, or None.
@@ -86,11 +87,12 @@ class BoxTable:
 
     def _clock(self, reader: FrameReader) -> np.ndarray:
         """(n,) seconds of the rows on the reader's clock."""
-        if self.frames is None:
-            assert self.seconds is not None
-            return self.seconds + reader.start_seconds
         clock = reader.frame_clock
-        if len(self.frames) and int(self.frames.max()) >= len(clock):
+        beyond = self.frames is None or int(self.frames.max(initial=-1)) >= len(clock)
+        if beyond and self.seconds is not None:
+            return self.seconds + reader.start_seconds
+        assert self.frames is not None
+        if beyond:
             there = f"{reader.path.name} has {len(clock)} frames (0..{len(clock) - 1})"
             problem = f"has frame {int(self.frames.max())}, but {there}"
             raise MediaError("bad-boxes", self.path, problem)
@@ -140,8 +142,7 @@ def read_boxes(path: str | Path) -> BoxTable:
     table.columns = [str(name).strip().lower() for name in table.columns]
     names = list(table.columns)
     openface = {f"{axis}_{point}" for axis in "xy" for point in range(_NUM_POINTS)} <= set(names)
-    # OpenFace counts its frames from 1; its time stamps leave nothing to guess.
-    times = _first_of(_TIMES[::-1] if openface else _TIMES, names)
+    times = _first_of(_TIMES, names)
     corners, sizes = _first_of(_CORNERS, names), _first_of(_SIZES, names)
     if times is None or not (openface or corners or sizes):
         found = f"{', '.join(names[:8]) or 'none'}{', …' if len(names) > 8 else ''}"
@@ -161,11 +162,17 @@ def read_boxes(path: str | Path) -> BoxTable:
         boxes[_numbers(table, ("success",), path)[:, 0] == 0] = np.nan
     _check(path, stamps, boxes)
     tracks = _first_of(_TRACKS, names)
-    by_frame = times == ("frame",)
+    frames = stamps.astype(np.int64) if times == ("frame",) else None
+    seconds = stamps if frames is None else None
+    # Source: issue 304 of TadasBaltrusaitis/OpenFace (its time stamps are of the mean rate).
+    if openface and frames is not None:
+        frames -= int(frames.min(initial=1) > 0)
+        if "timestamp" in names:
+            seconds = _numbers(table, ("timestamp",), path)[:, 0]
     return BoxTable(
         path=path,
-        frames=stamps.astype(np.int64) if by_frame else None,
-        seconds=None if by_frame else stamps,
+        frames=frames,
+        seconds=seconds,
         boxes=boxes.astype(np.float32),
         eyes=None if eyes is None else eyes.astype(np.float32),
         tracks=None if tracks is None else tuple(table[tracks[0]].astype(str)),

@@ -105,7 +105,7 @@ class VideoReader:
     Attributes:
         timestamps: (N,) float64, seconds of every frame on the container's clock, ascending. The
             clock is the one of the sound; the first frame need not be at 0.
-        frame_clock: The same.
+        frame_clock: The same, without a frame that is held at a cut: others do not see it.
         start_seconds: The first of them.
         height, width: Of the upright picture with square pixels.
         duration_seconds: From the first frame's start to the last one's end.
@@ -116,7 +116,8 @@ class VideoReader:
         self.stream = stream
         self.path = stream.path
         self.timestamps = stream.timestamps
-        self.frame_clock = self.timestamps
+        # Others do not see a frame that is held at a cut.
+        self.frame_clock = self.timestamps[1:] if stream.options else self.timestamps
         self.start_seconds = stream.begin_seconds
         self.height, self.width = stream.picture.size
         self.changes = stream.picture.changes

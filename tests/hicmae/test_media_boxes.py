@@ -96,14 +96,14 @@ def test_a_track_column_tells_faces_apart(tmp_path: Path) -> None:
 
 
 def test_openface_output_is_understood_as_it_is(tmp_path: Path) -> None:
-    """Its frames count from 1 and its points begin at the brows."""
+    """Its frames count from 1, its times are of the mean rate, its points begin at the brows."""
     names = [f"{axis}_{point}" for axis in "xy" for point in range(68)]
     rows = [", ".join(["frame", "face_id", "timestamp", "confidence", "success", *names])]
     for i in range(30):
         x, y = np.full(68, 50.0 + 2 * i), np.full(68, 40.0)
         x[0], x[16], y[19], y[8] = 40 + 2 * i, 60 + 2 * i, 32, 52  # jaws, brow, chin
         x[36:42], x[42:48], y[36:48] = 45 + 2 * i, 55 + 2 * i, 37
-        values = [i + 1, 0, round(i / FPS, 3), 0.98, 1, *x, *y]
+        values = [i + 1, 0, round(i / 15.3, 3), 0.98, 1, *x, *y]
         rows.append(", ".join(map(str, values)))
     path = tmp_path / "clip.csv"
     path.write_text("\n".join(rows))
@@ -111,10 +111,14 @@ def test_openface_output_is_understood_as_it_is(tmp_path: Path) -> None:
     np.testing.assert_allclose(table.boxes[0], [40, 27, 60, 52])
     assert table.eyes is not None
     np.testing.assert_allclose(table.eyes[0], [[45, 37], [55, 37]])
-    faces = table.faces(Frames(), np.arange(30))  # type: ignore[arg-type]
-    assert {place: found[0].box[0] for place, found in faces.items()} == {
-        i: 40 + 2 * i for i in range(30)
-    }
+    uneven = Frames()
+    uneven.frame_clock = uneven.timestamps = 5 + np.cumsum([*[1 / 30] * 20, *[0.1] * 10])
+    faces = table.faces(uneven, np.arange(30))  # type: ignore[arg-type]
+    places = {place: found[0].box[0] for place, found in faces.items() if found}
+    assert places == {i: 40 + 2 * i for i in range(30)}
+    # Where the recording has fewer frames than were counted, the time stamps have to do.
+    shorter = table.faces(Frames(count=20), np.arange(20))  # type: ignore[arg-type]
+    assert shorter[10][0].box[0] in (52, 54)
 
 
 @pytest.mark.parametrize(
