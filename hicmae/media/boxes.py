@@ -5,8 +5,8 @@ first frame; also ``time``, ``timestamp``); its box ``x0, y0, x1, y1`` (also ``l
 bottom``) or ``x, y, w, h`` (also ``width``, ``height``), pixels of the upright picture. ``track``
 (also ``track_id``, ``face_id``, ``id``) says whose face it is, ``left_eye_x, left_eye_y,
 right_eye_x, right_eye_y`` where the eyes are (as seen), ``success`` 0 that there was none.
-OpenFace's columns (``frame`` from 1, ``x_0`` … ``y_67``) are understood as they are; its ``timestamp``
-is the frame's number by the mean rate, and serves where a recording has fewer frames.
+OpenFace's columns (``frame`` from 1, ``x_0`` … ``y_67``) are understood as they are; its
+``timestamp`` is the frame's number by the mean rate, and serves where there are fewer frames.
 """
 
 from __future__ import annotations
