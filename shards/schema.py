@@ -96,7 +96,8 @@ class SampleInfo:
     Args:
         key: Name of the sample, unique in its collection, without dots.
         source: The video file.
-        start_seconds: Start of the span in the source, seconds after its first frame.
+        start_seconds: Start of the span in the source, seconds after its beginning, as players
+            count: its first picture or sound.
         end_seconds: End of the span.
         fps: Constant frame rate of the mjpg, frames per second.
         num_frames: N images in the mjpg.

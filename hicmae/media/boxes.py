@@ -1,7 +1,7 @@
 """Face boxes that are known already: from a CSV of one's own, or of OpenFace.
 
-A row is one face in one frame. Its time is ``frame`` (counted from 0) or ``seconds`` (after the
-first frame; also ``time``, ``timestamp``); its box ``x0, y0, x1, y1`` (also ``left, top, right,
+A row is one face in one frame. Its time is ``frame`` (counted from 0) or ``seconds`` (as players
+count; also ``time``, ``timestamp``); its box ``x0, y0, x1, y1`` (also ``left, top, right,
 bottom``) or ``x, y, w, h`` (also ``width``, ``height``), pixels of the upright picture. ``track``
 (also ``track_id``, ``face_id``, ``id``) says whose face it is, ``left_eye_x, left_eye_y,
 right_eye_x, right_eye_y`` where the eyes are (as seen), ``success`` 0 that there was none.
@@ -89,8 +89,9 @@ class BoxTable:
         """(n,) seconds of the rows on the reader's clock."""
         clock = reader.frame_clock
         beyond = self.frames is None or int(self.frames.max(initial=-1)) >= len(clock)
-        if beyond and self.seconds is not None:
-            return self.seconds + reader.start_seconds
+        if beyond and self.seconds is not None:  # the numbers of frames count from the first one
+            since = reader.origin_seconds if self.frames is None else reader.start_seconds
+            return self.seconds + since
         assert self.frames is not None
         if beyond:
             there = f"{reader.path.name} has {len(clock)} frames (0..{len(clock) - 1})"

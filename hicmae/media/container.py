@@ -106,6 +106,8 @@ class VideoStream:
         index: Number of the stream in the container.
         pts: (N,) presentation stamps of the frames shown, in units of ``time_base``, ascending.
         time_base: Seconds of one unit.
+        origin_seconds: Where players begin to count, on the clock of the container: with the first
+            stream that has something to show or to play.
         begin_seconds: Where the first frame begins on the clock of the container; one that is older
             was on the screen at a cut, and is held from there on.
         end_seconds: Where the last frame ends, which may be held.
@@ -123,6 +125,7 @@ class VideoStream:
     index: int
     pts: np.ndarray
     time_base: float
+    origin_seconds: float
     begin_seconds: float
     end_seconds: float
     options: dict[str, str]
@@ -160,6 +163,8 @@ def probe_video(path: str | Path) -> VideoStream:
         rate = float(stream.guessed_rate or stream.average_rate or 25)
         index = stream.index
         ends = (stream.start_time or 0) + stream.duration if stream.duration else None
+        # Encoders of sound put some milliseconds before 0, which players do not count.
+        origin = max(container.start_time or 0, 0) / av.time_base
     picture, first_look = _first_frames(path, index)
     options: dict[str, str] = {}
     if walked.stamps is None:
@@ -199,6 +204,7 @@ def probe_video(path: str | Path) -> VideoStream:
         index=index,
         pts=pts,
         time_base=time_base,
+        origin_seconds=min(origin, float(begin) * time_base),
         begin_seconds=float(begin) * time_base,
         end_seconds=float(pts[-1]) * time_base + lasts,
         options=options,

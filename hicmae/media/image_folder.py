@@ -169,7 +169,7 @@ class ImageReader:
         self.path = images.folder
         self.timestamps = np.array(images.frames, dtype=np.float64) / fps
         self.frame_clock = np.arange(images.frames[-1] + 1) / fps
-        self.start_seconds = 0.0
+        self.origin_seconds = self.start_seconds = 0.0
         self.duration_seconds = (images.frames[-1] + 1) / fps
         self.fps = fps
         self.changes: dict[str, Any] = {}

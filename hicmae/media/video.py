@@ -24,6 +24,8 @@ class FrameReader(Protocol):
     Attributes:
         path: The recording.
         timestamps: (N,) float64, seconds of every frame, ascending.
+        origin_seconds: Where the recording begins on the same clock, from which times are counted
+            that people give and are given, as players do; at or before ``start_seconds``.
         start_seconds: Where the picture begins on the same clock, at or before the first frame.
         frame_clock: (M,) float64, seconds of frame numbers as others count them from 0; more than
             ``timestamps`` where frames are missing.
@@ -35,6 +37,8 @@ class FrameReader(Protocol):
     def path(self) -> Path: ...
     @property
     def timestamps(self) -> np.ndarray: ...
+    @property
+    def origin_seconds(self) -> float: ...
     @property
     def start_seconds(self) -> float: ...
     @property
@@ -106,7 +110,8 @@ class VideoReader:
         timestamps: (N,) float64, seconds of every frame on the container's clock, ascending. The
             clock is the one of the sound; the first frame need not be at 0.
         frame_clock: The same, without a frame that is held at a cut: others do not see it.
-        start_seconds: The first of them.
+        origin_seconds: Where the recording begins on it: its first picture or sound.
+        start_seconds: The first of the timestamps.
         height, width: Of the upright picture with square pixels.
         duration_seconds: From the first frame's start to the last one's end.
         changes: What is done with stored pictures, see ``hicmae.media.picture.Picture.changes``.
@@ -118,7 +123,7 @@ class VideoReader:
         self.timestamps = stream.timestamps
         # Others do not see a frame that is held at a cut.
         self.frame_clock = self.timestamps[1:] if stream.options else self.timestamps
-        self.start_seconds = stream.begin_seconds
+        self.origin_seconds, self.start_seconds = stream.origin_seconds, stream.begin_seconds
         self.height, self.width = stream.picture.size
         self.changes = stream.picture.changes
         self.duration_seconds = stream.end_seconds - stream.begin_seconds

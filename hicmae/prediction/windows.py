@@ -87,12 +87,13 @@ def cut_windows(request: Request, emit: Emit) -> None:
                 raise
             _hear(request, layout, watch, emit, stack)
             return
-        seconds = pictures[0].duration_seconds
+        picture = pictures[0]
+        seconds = picture.start_seconds - picture.origin_seconds + picture.duration_seconds
         teller = _Teller(emit, seconds)
         recording = stack.enter_context(
             Recording(
                 request.path,
-                pictures[0],
+                picture,
                 request.preparation,
                 fps=request.input.fps,
                 watch=watch,
@@ -127,11 +128,12 @@ def cut_windows(request: Request, emit: Emit) -> None:
                 name=f"face{number}",
                 num_frames=len(track.boxes),
                 layout=layout,
+                offset=recording.offset,
                 track=track,
                 recording=recording,
             )
             for number, track in enumerate(tracks)
-        ] or [_Stretch(name=SOUND, num_frames=num_frames, layout=layout)]
+        ] or [_Stretch(name=SOUND, num_frames=num_frames, layout=layout, offset=recording.offset)]
         emit(_found(stretches, seconds, recording, recording.start, sound, notes, layout))
         teller.stage = "windows"
         cutter = _Cutter(stretches, layout, sound, recording.start, watch)
@@ -320,7 +322,7 @@ class _Cutter:
     def _window(self, stretch: _Stretch, views: list[np.ndarray]) -> Window:
         fps = self._layout.input.fps
         start = stretch.starts[stretch.number]
-        begin = (stretch.first + start) / fps
+        begin = stretch.offset + (stretch.first + start) / fps
         clips = tuple(self._clip(stretch, view) for view in views)
         window = Window(
             track=stretch.name,
@@ -359,6 +361,7 @@ class _Stretch:
         name: Of the track.
         num_frames: Of it, at the network's rate.
         layout: Of the windows.
+        offset: Where its recording's frames begin, seconds after the recording's beginning.
         track: The face; None for sound.
         recording: It is in; None for sound.
     """
@@ -369,10 +372,11 @@ class _Stretch:
         name: str,
         num_frames: int,
         layout: WindowLayout,
+        offset: float = 0.0,
         track: FaceTrack | None = None,
         recording: Recording | None = None,
     ) -> None:
-        self.name, self.num_frames, self.track = name, num_frames, track
+        self.name, self.num_frames, self.offset, self.track = name, num_frames, offset, track
         self.first = 0 if track is None else track.first
         self.starts = layout.starts(num_frames)
         self.number = 0
@@ -467,8 +471,8 @@ def _found(
 def _followed(stretch: _Stretch, fps: float) -> Followed:
     followed = Followed(
         name=stretch.name,
-        start_seconds=stretch.first / fps,
-        end_seconds=(stretch.first + stretch.num_frames) / fps,
+        start_seconds=stretch.offset + stretch.first / fps,
+        end_seconds=stretch.offset + (stretch.first + stretch.num_frames) / fps,
         num_windows=len(stretch.starts),
         fps=fps,
     )

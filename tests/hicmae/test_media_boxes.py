@@ -27,6 +27,7 @@ class Frames:
     width: int = 160
 
     def __post_init__(self) -> None:
+        self.origin_seconds = self.start_seconds
         self.timestamps = self.start_seconds + np.arange(self.count) / FPS
         self.frame_clock = self.timestamps
         self.duration_seconds = self.count / FPS
