@@ -15,15 +15,18 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import av
 import cv2
 import numpy as np
 
 from hicmae.bench import Stopwatch
 from hicmae.media.boxes import boxes_of
+from hicmae.media.container import open_container
 from hicmae.media.crops import FaceCutter, decode_jpeg, encode_jpeg
 from hicmae.media.errors import MediaError
 from hicmae.media.faces import FaceConfig, FaceDetector
 from hicmae.media.recording import Finder, Recording, open_pictures, shared_detector, sound_file
+from hicmae.media.sound import sound_stream
 from hicmae.media.sound_spans import SoundSpans
 from hicmae.media.tracking import FaceTrack
 from hicmae.prediction.messages import (
@@ -43,6 +46,7 @@ Emit = Callable[[StageProgress | Found | Window | Finished], None]
 
 SOUND = "sound"
 _PROGRESS_SECONDS = 0.25
+_OUTSIDE_SECONDS = 1.0  # sound without a picture is worth a note from here on
 _THUMBNAIL_PIXELS, _MOST_THUMBNAILS = 96, 12
 
 
@@ -122,6 +126,8 @@ def cut_windows(request: Request, emit: Emit) -> None:
                 )
         if tracks and request.hear and sound is None:
             notes.append(f"{why}: predicted from the picture alone")
+        if sound is not None:
+            notes += _outside(request.path, recording)
         num_frames = len(recording.indices)
         stretches = [
             _Stretch(
@@ -194,6 +200,34 @@ def _open_sound(request: Request, end_seconds: float | None) -> SoundSpans:
         end_seconds=end_seconds,
         history=2 * round(window * rate),
     )
+
+
+def _outside(path: Path, recording: Recording) -> list[str]:
+    """A note of the sound before and after the picture, which no window covers; mostly none.
+
+    By what the container says: decoding all of it only for this would take as long again.
+    """
+    file = sound_file(path)
+    with open_container(file) as container:
+        stream = sound_stream(container, file)
+        begin = float((stream.start_time or 0) * stream.time_base)
+        if stream.duration:
+            end = begin + float(stream.duration * stream.time_base)
+        elif container.duration:
+            end = (max(container.start_time or 0, 0) + container.duration) / av.time_base
+        else:
+            return []
+    shift = recording.start if file != path else 0.0  # a file of its own begins with the picture
+    origin = recording.picture.origin_seconds
+    spans = (begin + shift, recording.start), (recording.end, end + shift)
+    parts = [
+        f"{max(first - origin, 0):.2f}..{last - origin:.2f} s"
+        for first, last in spans
+        if last - first > _OUTSIDE_SECONDS
+    ]
+    if not parts:
+        return []
+    return [f"its sound at {' and '.join(parts)} has no picture and is left out"]
 
 
 def _find_tracks(request: Request, recording: Recording) -> tuple[list[FaceTrack], list[str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -106,3 +107,11 @@ def test_predictions_are_in_the_time_of_players(late: Path) -> None:
     (track,) = found.tracks
     assert track.start_seconds == windows[0].start_seconds == pytest.approx(BEGIN, abs=0.03)
     assert track.end_seconds == found.seconds == pytest.approx(BEGIN + COUNT / 25, abs=0.03)
+    (note,) = found.notes
+    told = re.fullmatch(
+        r"its sound at (.*)\.\.(.*) and (.*)\.\.(.*) s has no picture and is left out",
+        note.replace(" s and", " and"),
+    )
+    assert told is not None
+    outside = [float(value) for value in told.groups()]
+    assert outside == pytest.approx([0, BEGIN, BEGIN + COUNT / 25, SECONDS], abs=0.06)
