@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
 
 import av
 import numpy as np
@@ -15,55 +14,10 @@ from hicmae.media.picture import deinterlaced, tone_mapped
 from hicmae.media.video import open_video
 from shards.building.build import build_shards
 from tests.support.build_fixtures import config, samples
+from tests.support.media_files import write_planes
 
-# Codes of ISO/IEC 23091-2: primaries, transfer, matrix (of BT.709 and of BT.2020), limited range.
-BT709, TRANSFERS = (1, 1, 1, 1), {"pq": (9, 16, 9, 1), "hlg": (9, 18, 9, 1)}
-
-
-def write_planes(
-    path: Path,
-    pictures: list[list[np.ndarray]],
-    pixels: str,
-    codec: str,
-    *,
-    aspect: Fraction | None = None,
-    fields: str = "prog",
-    colours: tuple[int, ...] = BT709,
-    rotation: int | None = None,
-    options: dict[str, str] | None = None,
-) -> Path:
-    """Write pictures that are given as planes, with the flags that are asked for."""
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec, rate=25, options=options)
-        height, width = pictures[0][0].shape
-        stream.height, stream.width, stream.pix_fmt = height, width, pixels
-        stream.bit_rate, context = 4_000_000, stream.codec_context
-        context.color_primaries, context.color_trc = colours[:2]
-        context.colorspace, context.color_range = colours[2:]
-        if aspect is not None:
-            context.sample_aspect_ratio = aspect
-        if rotation is not None:
-            stream.set_display_rotation(rotation)
-        graph = av.filter.Graph()
-        source = graph.add_buffer(
-            width=width, height=height, format=pixels, time_base=Fraction(1, 25)
-        )
-        graph.link_nodes(source, graph.add("setfield", mode=fields), graph.add("buffersink"))
-        graph.configure()
-        for number, planes in enumerate(pictures):
-            frame = av.VideoFrame(width, height, pixels)
-            for plane, values in zip(frame.planes, planes, strict=True):
-                row = np.zeros((plane.height, plane.line_size // values.itemsize), values.dtype)
-                row[:, : plane.width] = values
-                plane.update(row.tobytes())
-            frame.color_primaries, frame.color_trc, frame.colorspace, frame.color_range = colours
-            frame.pts, frame.time_base = number, Fraction(1, 25)
-            graph.push(frame)
-            marked: Any = graph.pull()
-            marked.pts, marked.time_base = number, Fraction(1, 25)
-            container.mux(stream.encode(marked))
-        container.mux(stream.encode(None))
-    return path
+# Codes of ISO/IEC 23091-2: primaries, transfer and matrix of BT.2020, limited range.
+TRANSFERS = {"pq": (9, 16, 9, 1), "hlg": (9, 18, 9, 1)}
 
 
 def grey(luma: np.ndarray) -> list[np.ndarray]:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import multiprocessing
 import struct
-from fractions import Fraction
 from pathlib import Path
 
-import av
 import numpy as np
 import pytest
 
@@ -16,7 +14,12 @@ from hicmae.media.errors import MediaError
 from hicmae.media.faces import FaceConfig
 from hicmae.media.recording import Recording
 from hicmae.media.video import DECODERS, constant_rate_indices, open_video
-from tests.support.media_files import counting_frames, numbers_of, write_recording
+from tests.support.media_files import (
+    counting_frames,
+    numbers_of,
+    write_planes,
+    write_recording,
+)
 
 COUNT = 40
 TIMES = np.arange(COUNT) / 25
@@ -390,32 +393,19 @@ def write_bars(
     rotation: int | None = None,
 ) -> Path:
     """Eight upright bars of the colours, without loss, tagged as they are stored."""
-    values = ycbcr(matrix, full, bits)
-    pixels = {8: "yuv444p", 10: "yuv420p10le"}[bits] if codec == "libx264" else "yuvj420p"
-    height, width = size
-    with av.open(str(path), "w") as container:
-        options = {"qp": "0"} if codec == "libx264" else {"q": "1"}
-        stream = container.add_stream(codec, rate=25, options=options)
-        stream.height, stream.width, stream.pix_fmt = height, width, pixels
-        stream.codec_context.color_range = FULL if full else LIMITED
-        stream.codec_context.colorspace = MATRIX[matrix]
-        if rotation is not None:
-            stream.set_display_rotation(rotation)
-        for number in range(3):
-            frame = av.VideoFrame(width, height, pixels)
-            for plane, channel in zip(frame.planes, values.T, strict=True):
-                kind = np.uint8 if bits == 8 else np.uint16
-                bars = np.zeros((plane.height, plane.line_size // kind().itemsize), dtype=kind)
-                place = np.minimum(np.arange(plane.width) * 8 // plane.width, 7)
-                bars[:, : plane.width] = channel[place]
-                plane.update(bars.tobytes())
-            frame.color_range, frame.colorspace = (FULL if full else LIMITED), MATRIX[matrix]
-            frame.pts, frame.time_base = number, Fraction(1, 25)
-            for packet in stream.encode(frame):
-                container.mux(packet)
-        for packet in stream.encode(None):
-            container.mux(packet)
-    return path
+    pixels, halved = ("yuv444p", 1) if bits == 8 else ("yuv420p10le", 2)
+    options = {"qp": "0"}
+    if codec == "mjpeg":
+        pixels, halved, options = "yuvj420p", 2, {"qmin": "1", "qmax": "1"}
+    planes = []
+    for channel, by in zip(ycbcr(matrix, full, bits).T, (1, halved, halved), strict=True):
+        height, width = (-(-side // by) for side in size)
+        row = channel[np.minimum(np.arange(width) * 8 // width, 7)]
+        planes.append(np.tile(row.astype(np.uint8 if bits == 8 else np.uint16), (height, 1)))
+    colours = (2, 2, MATRIX[matrix], FULL if full else LIMITED)
+    return write_planes(
+        path, [planes] * 3, pixels, codec, colours=colours, rotation=rotation, options=options
+    )
 
 
 def bars_of(frame: np.ndarray) -> np.ndarray:

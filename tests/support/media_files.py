@@ -32,6 +32,7 @@ CODECS = {
     ".ogv": ("libvpx", "libopus"),
     ".3gp": ("libx264", "aac"),
 }
+_BT709 = (1, 1, 1, 1)  # see ``write_planes``
 _PIXELS = {"ffv1": "bgr0", "libx264rgb": "rgb24"}
 
 
@@ -86,6 +87,57 @@ def write_recording(
         packets.sort(key=lambda packet: packet.dts * packet.time_base)
         for packet in packets:
             container.mux(packet)
+    return path
+
+
+def write_planes(
+    path: Path,
+    pictures: Sequence[Sequence[np.ndarray]],
+    pixels: str,
+    codec: str,
+    *,
+    aspect: Fraction | None = None,
+    fields: str = "prog",
+    colours: tuple[int, ...] = _BT709,
+    rotation: int | None = None,
+    options: dict[str, str] | None = None,
+) -> Path:
+    """Write pictures at 25 a second that are given as planes of one format of pixels.
+
+    ``aspect`` is of the pixels, ``fields`` the order of fields (``tff``, ``bff``, ``prog`` without),
+    ``colours`` the codes of ISO/IEC 23091-2: primaries, transfer, matrix; then 1 of limited range,
+    2 of full.
+    """
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=25, options=options)
+        height, width = pictures[0][0].shape
+        stream.height, stream.width, stream.pix_fmt = height, width, pixels
+        stream.bit_rate, context = 4_000_000, stream.codec_context
+        context.color_primaries, context.color_trc = colours[:2]
+        context.colorspace, context.color_range = colours[2:]
+        if aspect is not None:
+            context.sample_aspect_ratio = aspect
+        if rotation is not None:
+            stream.set_display_rotation(rotation)
+        graph = av.filter.Graph()
+        source = graph.add_buffer(
+            width=width, height=height, format=pixels, time_base=Fraction(1, 25)
+        )
+        graph.link_nodes(source, graph.add("setfield", mode=fields), graph.add("buffersink"))
+        graph.configure()
+        for number, planes in enumerate(pictures):
+            frame = av.VideoFrame(width, height, pixels)
+            for plane, values in zip(frame.planes, planes, strict=True):
+                row = np.zeros((plane.height, plane.line_size // values.itemsize), values.dtype)
+                row[:, : plane.width] = values
+                plane.update(row.tobytes())
+            frame.color_primaries, frame.color_trc, frame.colorspace, frame.color_range = colours
+            frame.pts, frame.time_base = number, Fraction(1, 25)
+            graph.push(frame)
+            marked: Any = graph.pull()
+            marked.pts, marked.time_base = number, Fraction(1, 25)
+            container.mux(stream.encode(marked))
+        container.mux(stream.encode(None))
     return path
 
 
