@@ -104,7 +104,7 @@ def write_planes(
 ) -> Path:
     """Write pictures at 25 a second that are given as planes of one format of pixels.
 
-    ``aspect`` is of the pixels, ``fields`` the order of fields (``tff``, ``bff``, ``prog`` without),
+    ``aspect`` is of the pixels, ``fields`` their order (``tff``, ``bff``; ``prog``: none),
     ``colours`` the codes of ISO/IEC 23091-2: primaries, transfer, matrix; then 1 of limited range,
     2 of full.
     """
