@@ -69,7 +69,7 @@ class ManifestRow:
         region: Part of the picture in which faces are looked for: x0, y0, x1, y1 as shares of its
             width and height, 0..1 (a split screen: one speaker's half); none: all of it.
         speaker: Who speaks, if known.
-        start: Start of the span, seconds after the first frame; none: the beginning.
+        start: Start of the span, seconds as players count them; none: the picture's beginning.
         end: End of the span; none: the end.
         split: Which shards it goes into: ``train``, ``test``, …
         labels: Every other column.

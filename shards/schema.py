@@ -105,7 +105,8 @@ class SampleInfo:
     Args:
         key: Name of the sample, unique in its collection, without dots.
         source: The video file.
-        start_seconds: Start of the span in the source, seconds after its first frame.
+        start_seconds: Start of the span in the source, seconds after its beginning, as players
+            count: its first picture or sound.
         end_seconds: End of the span.
         fps: Constant frame rate of the mjpg, frames per second.
         num_frames: N images in the mjpg.
@@ -125,6 +126,9 @@ class SampleInfo:
         labels: Whatever else the manifest says: emotion, valence, fold, …
         faces: How the face was found.
         digests: Of the members.
+        picture: What was done with the stored pictures so that they are as players show them, by
+            the names of ``hicmae.media.picture.Picture.changes``; left out of the file where that
+            is nothing.
         schema_version: Of this file.
     """
 
@@ -148,6 +152,7 @@ class SampleInfo:
     split: str = "train"
     speaker: str | None = None
     labels: dict[str, Label] = field(default_factory=dict)
+    picture: dict[str, Label] = field(default_factory=dict)
     schema_version: int = SCHEMA_VERSION
 
     @property
@@ -211,6 +216,9 @@ def sample_json(info: SampleInfo) -> bytes:
     values = dataclasses.asdict(info)
     if info.schema_version > 2:
         values["faces"]["found_by"] = [{"how": how, "count": n} for how, n in info.faces.found_by]
+    for name in _LEFT_OUT_IF_EMPTY:
+        if not values[name]:
+            del values[name]
     return (
         json.dumps(
             values,
@@ -321,6 +329,8 @@ def checksum(blocks: bytes) -> int:
 
 
 _RUN = operator.itemgetter("how", "count")
+# Fields that came later and that most samples lack: old shards stay readable, bytes as they were.
+_LEFT_OUT_IF_EMPTY = ("picture",)
 _KINDS: dict[str, tuple[type, ...]] = {
     "str": (str,),
     "int": (int,),
@@ -344,6 +354,8 @@ def _checked(cls: type, raw: dict[str, Any], prefix: str, problems: list[str]) -
     fields = _fields(cls)
     problems += [f"unknown field {prefix}{name}" for name in sorted(raw.keys() - fields.keys())]
     for name, (kinds, said) in fields.items():
+        if name not in raw and name in _LEFT_OUT_IF_EMPTY:
+            continue
         if name not in raw:
             problems.append(f"no field {prefix}{name}")
             continue

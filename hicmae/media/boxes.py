@@ -1,15 +1,17 @@
 """Face boxes that are known already: from a CSV of one's own, or of OpenFace.
 
-A row is one face in one frame. Its time is ``frame`` (counted from 0) or ``seconds`` (after the
-first frame; also ``time``, ``timestamp``); its box ``x0, y0, x1, y1`` (also ``left, top, right,
+A row is one face in one frame. Its time is ``frame`` (counted from 0) or ``seconds`` (as players
+count; also ``time``, ``timestamp``); its box ``x0, y0, x1, y1`` (also ``left, top, right,
 bottom``) or ``x, y, w, h`` (also ``width``, ``height``), pixels of the upright picture. ``track``
 (also ``track_id``, ``face_id``, ``id``) says whose face it is, ``left_eye_x, left_eye_y,
 right_eye_x, right_eye_y`` where the eyes are (as seen), ``success`` 0 that there was none.
-OpenFace's columns (``timestamp``, ``x_0`` … ``y_67``) are understood as they are.
+OpenFace's columns (``frame`` from 1, ``x_0`` … ``y_67``) are understood as they are; its
+``timestamp`` is the frame's number by the mean rate, and serves where there are fewer frames.
 """
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,8 +41,8 @@ class BoxTable:
 
     Args:
         path: The file.
-        frames: (n,) int64 frame numbers, or None where the rows have seconds.
-        seconds: (n,) float64 after the recording's start, or None where they have frames.
+        frames: (n,) int64 frame numbers from 0, or None where the rows have seconds alone.
+        seconds: (n,) float64 after the recording's start, or None where they have frames alone.
         boxes: (n, 4) float32 x0, y0, x1, y1, pixels; NaN where the row says there is no face.
         eyes: (n, 2, 2) float32 x, y of the left and the right eye, or None.
         tracks: n names, or None.
@@ -86,17 +88,16 @@ class BoxTable:
 
     def _clock(self, reader: FrameReader) -> np.ndarray:
         """(n,) seconds of the rows on the reader's clock."""
-        if self.frames is None:
-            assert self.seconds is not None
-            return self.seconds + reader.start_seconds
         clock = reader.frame_clock
-        if len(self.frames) and int(self.frames.max()) >= len(clock):
-            raise MediaError(
-                "bad-boxes",
-                self.path,
-                f"has frame {int(self.frames.max())}, but {reader.path.name} has "
-                f"{len(clock)} frames (0..{len(clock) - 1})",
-            )
+        beyond = self.frames is None or int(self.frames.max(initial=-1)) >= len(clock)
+        if beyond and self.seconds is not None:  # the numbers of frames count from the first one
+            since = reader.origin_seconds if self.frames is None else reader.start_seconds
+            return self.seconds + since
+        assert self.frames is not None
+        if beyond:
+            there = f"{reader.path.name} has {len(clock)} frames (0..{len(clock) - 1})"
+            problem = f"has frame {int(self.frames.max())}, but {there}"
+            raise MediaError("bad-boxes", self.path, problem)
         return clock[self.frames]
 
     def _face(self, row: int) -> Face | None:
@@ -113,15 +114,12 @@ def boxes_of(recording: Path, given: Path | None, *, remedy: str) -> BoxTable:
 
     Args:
         recording: A file, or a folder of images.
-        given: The file of boxes.
-        remedy: How to name one, for the message.
+        remedy: How to name a file of boxes, for the message.
 
     Raises: MediaError: ``no-boxes``; ``bad-boxes``, as ``read_boxes``.
     """
-    path = given
-    if path is None:
-        stem = recording.name if recording.is_dir() else recording.stem
-        path = recording.with_name(f"{stem}.csv")
+    stem = recording.name if recording.is_dir() else recording.stem
+    path = given or recording.with_name(f"{stem}.csv")
     if not path.is_file():
         raise MediaError("no-boxes", path, f"no such file of face boxes; {remedy}")
     return read_boxes(path)
@@ -148,16 +146,12 @@ def read_boxes(path: str | Path) -> BoxTable:
     table.columns = [str(name).strip().lower() for name in table.columns]
     names = list(table.columns)
     openface = {f"{axis}_{point}" for axis in "xy" for point in range(_NUM_POINTS)} <= set(names)
-    # OpenFace counts its frames from 1; its time stamps leave nothing to guess.
-    times = _first_of(_TIMES[::-1] if openface else _TIMES, names)
+    times = _first_of(_TIMES, names)
     corners, sizes = _first_of(_CORNERS, names), _first_of(_SIZES, names)
     if times is None or not (openface or corners or sizes):
-        raise MediaError(
-            "bad-boxes",
-            path,
-            f"needs columns frame or seconds, and x0,y0,x1,y1 or x,y,w,h (found "
-            f"{', '.join(names[:8]) or 'none'}{', …' if len(names) > 8 else ''})",
-        )
+        found = f"{', '.join(names[:8]) or 'none'}{', …' if len(names) > 8 else ''}"
+        needed = "columns frame or seconds, and x0,y0,x1,y1 or x,y,w,h"
+        raise MediaError("bad-boxes", path, f"needs {needed} (found {found})")
     stamps = _numbers(table, times, path)[:, 0]
     eyes: np.ndarray | None = None
     if openface:
@@ -172,11 +166,17 @@ def read_boxes(path: str | Path) -> BoxTable:
         boxes[_numbers(table, ("success",), path)[:, 0] == 0] = np.nan
     _check(path, stamps, boxes)
     tracks = _first_of(_TRACKS, names)
-    by_frame = times == ("frame",)
+    frames = stamps.astype(np.int64) if times == ("frame",) else None
+    seconds = stamps if frames is None else None
+    # Source: issue 304 of TadasBaltrusaitis/OpenFace (its time stamps are of the mean rate).
+    if openface and frames is not None:
+        frames -= int(frames.min(initial=1) > 0)
+        if "timestamp" in names:
+            seconds = _numbers(table, ("timestamp",), path)[:, 0]
     return BoxTable(
         path=path,
-        frames=stamps.astype(np.int64) if by_frame else None,
-        seconds=None if by_frame else stamps,
+        frames=frames,
+        seconds=seconds,
         boxes=boxes.astype(np.float32),
         eyes=None if eyes is None else eyes.astype(np.float32),
         tracks=None if tracks is None else tuple(table[tracks[0]].astype(str)),
@@ -187,8 +187,8 @@ def _with_empty(
     detections: dict[int, list[Face]], step: int, num_places: int
 ) -> dict[int, list[Face]]:
     """Add places without a face wherever rows are missing for longer than ``step`` places."""
-    asked = sorted(detections)
-    for before, after in zip([-step, *asked], [*asked, num_places - 1 + step], strict=True):
+    asked = [-step, *sorted(detections), num_places - 1 + step]
+    for before, after in itertools.pairwise(asked):
         for place in range(before + step, after - step + 1, step):
             detections.setdefault(place, [])
     return detections
@@ -196,17 +196,16 @@ def _with_empty(
 
 def _of_landmarks(table: pandas.DataFrame, path: Path) -> tuple[np.ndarray, np.ndarray]:
     """Boxes (n, 4) about OpenFace's points with a forehead, and eyes (n, 2, 2)."""
-    x = _numbers(table, tuple(f"x_{point}" for point in range(_NUM_POINTS)), path)
-    y = _numbers(table, tuple(f"y_{point}" for point in range(_NUM_POINTS)), path)
+    x, y = (
+        _numbers(table, tuple(f"{axis}_{point}" for point in range(_NUM_POINTS)), path)
+        for axis in "xy"
+    )
     top, bottom = y.min(axis=1), y.max(axis=1)
     boxes = np.column_stack(
         [x.min(axis=1), top - _FOREHEAD * (bottom - top), x.max(axis=1), bottom]
     )
-    eyes = np.stack(
-        [np.column_stack([x[:, eye].mean(axis=1), y[:, eye].mean(axis=1)]) for eye in _EYE_POINTS],
-        axis=1,
-    )
-    return boxes, eyes
+    points = np.stack([x, y], axis=2)
+    return boxes, np.stack([points[:, eye].mean(axis=1) for eye in _EYE_POINTS], axis=1)
 
 
 def _check(path: Path, stamps: np.ndarray, boxes: np.ndarray) -> None:
@@ -235,7 +234,6 @@ def _numbers(table: pandas.DataFrame, columns: tuple[str, ...], path: Path) -> n
     if strange.to_numpy().any():
         row, column = np.argwhere(strange.to_numpy())[0]
         found = table[columns[column]].iloc[row]
-        raise MediaError(
-            "bad-boxes", path, f"line {row + 2}: {columns[column]} is {found!r} (must be a number)"
-        )
+        problem = f"line {row + 2}: {columns[column]} is {found!r} (must be a number)"
+        raise MediaError("bad-boxes", path, problem)
     return values.to_numpy(dtype=np.float64, copy=True)

@@ -29,11 +29,7 @@ _GROW, _SHIFT_DOWN = 1.05, 0.04
 
 @dataclass(frozen=True, kw_only=True)
 class CascadeSettings:
-    """Settings of the cascade.
-
-    Args:
-        min_neighbours: Overlapping hits that make a face.
-    """
+    """``min_neighbours``: overlapping hits that make a face."""
 
     min_neighbours: int = 4
 
@@ -42,12 +38,7 @@ class CascadeSettings:
 class CascadeDetector:
     """The bundled cascade on frames scaled to a longest side of 320 pixels.
 
-    Args:
-        settings: Of it.
-        offline: Nothing is fetched anyway.
-
-    Raises:
-        FileNotFoundError: This OpenCV does not bundle the cascade.
+    Raises: FileNotFoundError: this OpenCV does not bundle the cascade.
     """
 
     name, finds_eyes = "cascade", False

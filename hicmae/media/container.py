@@ -7,16 +7,20 @@ reference against which every decoder's own idea of it is checked.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import av
 import cv2
 import numpy as np
+from av.bitstream import BitStreamFilterContext
 
 from hicmae.media.errors import MediaError
+from hicmae.media.picture import Picture, picture_of
 
 LFS_POINTER = b"version https://git-lfs"
 # Formats of FFmpeg that are no recordings: still images, text, and lists that name other files or
@@ -27,8 +31,14 @@ _OPEN_OPTIONS = {"protocol_whitelist": "file"}
 
 
 @contextmanager
-def open_container(path: str | Path) -> Iterator[av.container.InputContainer]:
+def open_container(
+    path: str | Path, options: Mapping[str, str] = MappingProxyType({})
+) -> Iterator[av.container.InputContainer]:
     """Open a recording, having looked at its first bytes.
+
+    Args:
+        path: The file.
+        options: Of the reader of its container, such as ``VideoStream.options``.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -37,7 +47,7 @@ def open_container(path: str | Path) -> Iterator[av.container.InputContainer]:
     _refuse_by_content(path)
     try:
         # An absolute path: a relative one like "pipe:0" or "-" would mean something to FFmpeg.
-        container = av.open(str(Path(path).absolute()), options=_OPEN_OPTIONS)
+        container = av.open(str(Path(path).absolute()), options={**_OPEN_OPTIONS, **options})
     except (av.FFmpegError, OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise MediaError("unreadable", path, f"not a readable recording ({reason})") from None
@@ -88,33 +98,6 @@ def decoded_frames(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Orientation:
-    """How stored pixels become upright ones: first transposed, then mirrored.
-
-    Source: the display matrix of ISO/IEC 14496-12 (``tkhd``), as FFmpeg hands it on.
-    """
-
-    transpose: bool = False
-    flip_columns: bool = False
-    flip_rows: bool = False
-
-    @property
-    def is_rotation(self) -> bool:
-        """Whether it is a plain rotation: one that mirrors needs a decoder that knows mirrors."""
-        return self.transpose == (self.flip_columns != self.flip_rows)
-
-    def apply(self, frame: np.ndarray) -> np.ndarray:
-        """Turn one frame (H, W, C) upright; contiguous."""
-        if self.transpose:
-            frame = frame.transpose(1, 0, 2)
-        if self.flip_columns:
-            frame = frame[:, ::-1]
-        if self.flip_rows:
-            frame = frame[::-1]
-        return np.ascontiguousarray(frame)
-
-
-@dataclass(frozen=True, kw_only=True)
 class VideoStream:
     """The picture stream of a file.
 
@@ -123,13 +106,17 @@ class VideoStream:
         index: Number of the stream in the container.
         pts: (N,) presentation stamps of the frames shown, in units of ``time_base``, ascending.
         time_base: Seconds of one unit.
-        duration_seconds: From the first frame's start to the last one's end.
+        origin_seconds: Where players begin to count, on the clock of the container: with the first
+            stream that has something to show or to play.
+        begin_seconds: Where the first frame begins on the clock of the container; one that is older
+            was on the screen at a cut, and is held from there on.
+        end_seconds: Where the last frame ends, which may be held.
+        options: With which the container has to be opened for these stamps.
         keyframes: (N,) bool, where decoding can start.
+        jumps_hold: Whether frames can be counted from any keyframe on (see ``_jumps_hold``).
         counted: Whether stamps are unreliable, so that frames are told apart by counting.
         hides_frames_inside: Whether packets are hidden before or between frames that are shown.
-        height: Of the upright picture, pixels.
-        width: Of the upright picture, pixels.
-        orientation: From stored to upright pixels.
+        picture: What makes stored pictures those that are shown.
         container: FFmpeg's name of the container.
         first_look: (8, 8, 3) uint8, the first frame upright and tiny: a check on other decoders.
     """
@@ -138,20 +125,22 @@ class VideoStream:
     index: int
     pts: np.ndarray
     time_base: float
-    duration_seconds: float
+    origin_seconds: float
+    begin_seconds: float
+    end_seconds: float
+    options: dict[str, str]
     keyframes: np.ndarray
+    jumps_hold: bool
     counted: bool
     hides_frames_inside: bool
-    height: int
-    width: int
-    orientation: Orientation
+    picture: Picture
     container: str
     first_look: np.ndarray
 
     @property
     def timestamps(self) -> np.ndarray:
         """(N,) float64, seconds on the clock of the container, which the sound shares."""
-        return self.pts * self.time_base
+        return np.maximum(self.pts * self.time_base, self.begin_seconds)
 
 
 def probe_video(path: str | Path) -> VideoStream:
@@ -164,12 +153,8 @@ def probe_video(path: str | Path) -> VideoStream:
     """
     with open_container(path) as container:
         stream = _picture_stream(container, path)
-        packets = [
-            (packet.pts, packet.is_discard, packet.is_keyframe, packet.duration)
-            for packet in packets_of(container, stream)
-            if not packet.is_corrupt
-        ]
-        if not packets:
+        walked = _walk(container, stream)
+        if not len(walked.keys):
             raise MediaError("no-video", path, "its picture stream holds no frames")
         format_name = container.format.name
         # AVI has no presentation times; what FFmpeg makes up for them is out of order at times.
@@ -177,40 +162,163 @@ def probe_video(path: str | Path) -> VideoStream:
         time_base = float(stream.time_base or 1 / 1000)
         rate = float(stream.guessed_rate or stream.average_rate or 25)
         index = stream.index
-    height, width, orientation, first_look = _first_frame(path, index)
-    if any(pts is None for pts, *_ in packets):
+        ends = (stream.start_time or 0) + stream.duration if stream.duration else None
+        # Encoders of sound put some milliseconds before 0, which players do not count.
+        origin = max(container.start_time or 0, 0) / av.time_base
+    picture, first_look = _first_frames(path, index)
+    options: dict[str, str] = {}
+    if walked.stamps is None:
         pts, time_base = _count_frames(path, index, rate)
         keyframes = np.arange(len(pts)) == 0
-        hidden_inside, counted = False, True
+        hidden_inside, counted, jumps_hold, begin, held = False, True, len(pts) < 2, pts[0], 0
     else:
-        stamps = np.array([pts for pts, *_ in packets], dtype=np.int64)
-        keys = np.array([key for _, _, key, _ in packets])
-        shown = ~np.array([discard for _, discard, _, _ in packets])
+        jumps_hold = _jumps_hold(walked)
+        stamps, keys, shown = walked.stamps, walked.keys, ~walked.hidden
         if keys.any():
             # Frames before the first one that can be decoded alone never come out.
             shown &= stamps >= stamps[keys][0]
         if not shown.any():
             raise MediaError("no-video", path, "the container hides every frame of its picture")
+        begin = stamps[shown].min()
+        last = np.flatnonzero(shown)[stamps[shown].argmax()]
+        held = walked.durations[last]
+        if ends is not None:
+            held = min(held, ends - stamps[last])
+        if walked.hidden.any() and "mov" in format_name.split(","):
+            true_stamps = _stamps_of_media(path, index, stamps)
+            older = np.flatnonzero(~shown & (true_stamps < begin))
+            # Where nothing is older, the first frame only lacks an edit list that makes up for the
+            # decoder's delay; FFmpeg does.
+            if (true_stamps[0] - stamps[0]) * time_base > _SHIFT_SECONDS and len(older):
+                stamps, options = true_stamps, _MEDIA_STAMPS
+                shown[older[stamps[older].argmax()]] = True
         order = np.argsort(stamps, kind="stable")
         stamps, keys, shown = stamps[order], keys[order], shown[order]
         pts, keyframes = stamps[shown], keys[shown]
         hidden_inside = not shown[: np.flatnonzero(shown)[-1] + 1].all()
-    last = float(np.median(np.diff(pts))) * time_base if len(pts) > 1 else 1 / rate
+    usual = float(np.median(np.diff(pts))) * time_base if len(pts) > 1 else 1 / rate
+    # What a container says of the last frame is rounded, or made up, unless it is much longer.
+    lasts = held * time_base if held * time_base > _HELD_FRAMES * usual else usual
     return VideoStream(
         path=Path(path).absolute(),
         index=index,
         pts=pts,
         time_base=time_base,
-        duration_seconds=float(pts[-1] - pts[0]) * time_base + last,
+        origin_seconds=min(origin, float(begin) * time_base),
+        begin_seconds=float(begin) * time_base,
+        end_seconds=float(pts[-1]) * time_base + lasts,
+        options=options,
         keyframes=keyframes,
+        jumps_hold=jumps_hold,
         counted=counted,
         hides_frames_inside=hidden_inside,
-        height=height,
-        width=width,
-        orientation=orientation,
+        picture=picture,
         container=format_name,
         first_look=first_look,
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Walked:
+    """The P packets of a stream in the order of decoding.
+
+    Args:
+        stamps: (P,) int64 of presentation; None where one packet or more has none.
+        durations: (P,) int64 in the same units, 0 where unknown.
+        hidden: (P,) bool, by an edit list.
+        keys: (P,) bool, what the container marks as keyframes.
+        anew: (P,) bool, what the codec does.
+    """
+
+    stamps: np.ndarray | None
+    durations: np.ndarray
+    hidden: np.ndarray
+    keys: np.ndarray
+    anew: np.ndarray
+
+
+def _walk(container: av.container.InputContainer, stream: av.video.stream.VideoStream) -> _Walked:
+    """Go through the packets of a stream without decoding them."""
+    starts_anew = _starts_anew(stream)
+    rows = [
+        (
+            packet.pts,
+            packet.duration or 0,
+            packet.is_discard,
+            packet.is_keyframe,
+            starts_anew(packet),
+        )
+        for packet in packets_of(container, stream)
+        if not packet.is_corrupt
+    ]
+    stamps, durations, hidden, keys, anew = zip(*rows, strict=True) if rows else ((),) * 5
+    return _Walked(
+        stamps=None if None in stamps else np.array(stamps, dtype=np.int64),
+        durations=np.array(durations, dtype=np.int64),
+        hidden=np.array(hidden, dtype=bool),
+        keys=np.array(keys, dtype=bool),
+        anew=np.array(anew, dtype=bool),
+    )
+
+
+def _stamps_of_media(path: str | Path, index: int, stamps: np.ndarray) -> np.ndarray:
+    """The stamps (P,) of packets by the edit list alone, where that is one shift of all of them.
+
+    FFmpeg drops the frame that is on the screen at a cut and moves the next one, and all after it,
+    to the cut; the sound stays. Where several cuts move frames differently its ``stamps`` stand.
+    """
+    with open_container(path, _MEDIA_STAMPS) as container:
+        stream = container.streams[index]
+        found = [p.pts for p in packets_of(container, stream) if not p.is_corrupt]
+    if len(found) != len(stamps) or None in found:
+        return stamps
+    true_stamps = np.array(found, dtype=np.int64)
+    return true_stamps if len(np.unique(true_stamps - stamps)) == 1 else stamps
+
+
+# FFmpeg's reader of mp4 and mov then only shifts stamps by the edit list, and hides nothing.
+_MEDIA_STAMPS = {"advanced_editlist": "0"}
+_SHIFT_SECONDS = 2e-3  # smaller shifts are the rounding of edit lists
+_HELD_FRAMES = 3  # a last frame that lasts longer than so many is held
+# Codecs that hold fields, and may begin with pictures that have none.
+_OF_FIELDS = {"h264", "mpeg2video", "mpeg4", "vc1", "wmv3", "mpeg1video"}
+# Kinds of units of which a picture consists that needs none before it: IDR of H.264, and all random
+# access points of HEVC. Source: ITU-T H.264 and H.265, tables 7-1.
+_ANEW = {"h264": "5", "hevc": "16-21"}
+
+
+def _starts_anew(stream: av.video.stream.VideoStream) -> Callable[[av.packet.Packet], bool]:
+    """Tell whether a packet that is marked a keyframe is one; it may be used up by that.
+
+    An intra refresh is marked so too, where decoding can begin and nothing is shown for a while.
+    """
+    kinds = _ANEW.get(stream.codec_context.name)
+    if kinds is None:
+        return lambda packet: packet.is_keyframe
+    units = BitStreamFilterContext(f"filter_units=pass_types={kinds}", stream)
+
+    def tell(packet: av.packet.Packet) -> bool:
+        if not packet.is_keyframe:
+            return False
+        try:
+            return any(len(bytes(part)) for part in units.filter(packet))
+        except av.FFmpegError:
+            return False
+
+    return tell
+
+
+def _jumps_hold(walked: _Walked) -> bool:
+    """Whether a decoder that is started at any keyframe gives it first, and then all that follow.
+
+    Not where groups of pictures are open: there pictures that follow a keyframe in the file are
+    shown before it, and need the group before, so that a decoder leaves them out or spoils them.
+    """
+    stamps, places = walked.stamps, np.flatnonzero(walked.keys)[1:]
+    assert stamps is not None
+    before = np.maximum.accumulate(stamps)[places - 1]
+    after = np.minimum.accumulate(stamps[::-1])[::-1][places]
+    return bool(np.all(walked.anew[places] & (before < stamps[places]) & (after == stamps[places])))
 
 
 def _picture_stream(
@@ -227,8 +335,11 @@ def _picture_stream(
     return stream
 
 
-def _first_frame(path: str | Path, index: int) -> tuple[int, int, Orientation, np.ndarray]:
-    """Decode until one frame comes, for its upright size, its display matrix and its looks."""
+def _first_frames(path: str | Path, index: int) -> tuple[Picture, np.ndarray]:
+    """Decode until one frame comes, and one in the middle, for what has to be done with them.
+
+    Returns: that; (8, 8, 3) uint8, the first frame as it is shown and tiny.
+    """
     errors: list[str] = []
     with open_container(path) as container:
         stream = container.streams[index]
@@ -237,23 +348,26 @@ def _first_frame(path: str | Path, index: int) -> tuple[int, int, Orientation, n
         if frame is None:
             reason = errors[0] if errors else "the decoder stays silent"
             raise MediaError("damaged", path, f"not one frame can be decoded ({reason})")
-        orientation = _orientation(frame)
-        size = frame.height, frame.width
+        frames = [frame]
+        if stream.codec_context.name in _OF_FIELDS and not frame.interlaced_frame:
+            frames += _frame_in_the_middle(container, stream)
+        picture = picture_of(stream, frames)
         # Shrunk here: FFmpeg's own scaler halves the colours' resolution once more on the way.
         tiny = cv2.resize(frame.to_ndarray(format="rgb24"), (8, 8), interpolation=cv2.INTER_AREA)
-    height, width = size[::-1] if orientation.transpose else size
-    return height, width, orientation, orientation.apply(tiny)
+    return picture, picture.orientation.apply(tiny)
 
 
-def _orientation(frame: av.video.frame.VideoFrame) -> Orientation:
-    """Read the display matrix of a frame; one that is missing or skewed changes nothing."""
-    data = frame.side_data.get("DISPLAYMATRIX")
-    if data is None:
-        return Orientation()
-    right_x, right_y, _, down_x, down_y = np.frombuffer(bytes(data), dtype=np.int32)[:5].tolist()
-    if abs(right_y) + abs(down_x) > abs(right_x) + abs(down_y):
-        return Orientation(transpose=True, flip_columns=down_x < 0, flip_rows=right_y < 0)
-    return Orientation(flip_columns=right_x < 0, flip_rows=down_y < 0)
+def _frame_in_the_middle(
+    container: av.container.InputContainer, stream: av.video.stream.VideoStream
+) -> list[av.VideoFrame]:
+    """The first frame after a jump to the middle; none where the file allows no jump."""
+    if not stream.duration:
+        return []
+    try:
+        container.seek((stream.start_time or 0) + stream.duration // 2, stream=stream)
+        return list(itertools.islice(decoded_frames(container, stream, []), 1))
+    except av.FFmpegError:
+        return []
 
 
 def _count_frames(path: str | Path, index: int, rate: float) -> tuple[np.ndarray, float]:

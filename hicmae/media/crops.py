@@ -12,11 +12,6 @@ import simplejpeg
 
 from hicmae.media.tracking import FaceTrack
 
-_CHROMA = {
-    "420": cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420,
-    "444": cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444,
-}
-
 
 class FaceCutter:
     """Cuts one face out of the frames in which it is.
@@ -77,20 +72,19 @@ def crop_face(
 
 
 def encode_jpeg(image: np.ndarray, *, quality: int, chroma: str) -> bytes:
-    """Encode one image.
+    """Encode one image (H, W, 3) uint8 RGB.
 
     Args:
-        image: (H, W, 3) uint8 RGB.
         quality: 1..100.
         chroma: ``420`` halves the resolution of colours in both directions, ``444`` keeps it.
     """
+    sampling = getattr(cv2, f"IMWRITE_JPEG_SAMPLING_FACTOR_{chroma}")
     options = [
         *(cv2.IMWRITE_JPEG_QUALITY, quality),
-        *(cv2.IMWRITE_JPEG_SAMPLING_FACTOR, _CHROMA[chroma]),
+        *(cv2.IMWRITE_JPEG_SAMPLING_FACTOR, sampling),
         *(cv2.IMWRITE_JPEG_OPTIMIZE, 1),  # 3 to 5 % smaller, and no slower to decode
     ]
-    done, jpeg = cv2.imencode(".jpg", image[:, :, ::-1], options)
-    assert done, "cv2 encodes every uint8 image"
+    _, jpeg = cv2.imencode(".jpg", image[:, :, ::-1], options)  # it encodes every uint8 image
     return bytes(jpeg.tobytes())
 
 
@@ -114,8 +108,8 @@ def _reduced(
         its pixels, x and y.
     """
     height, width = frame.shape[:2]
-    centre, half = (box[:2] + box[2:]) / 2, (box[2] - box[0]) / 2
-    reach = half * (abs(np.cos(angle)) + abs(np.sin(angle)))
+    centre = (box[:2] + box[2:]) / 2
+    reach = (box[2] - box[0]) / 2 * (abs(np.cos(angle)) + abs(np.sin(angle)))
     # Clip so that a square wholly outside still sees the border it lies beyond.
     low = np.clip(np.floor(centre - reach + 1e-6), 0, (width - 1, height - 1)).astype(int)
     high = np.clip(np.ceil(centre + reach - 1e-6), 1, (width, height)).astype(int)

@@ -1,8 +1,9 @@
 """Frames through decord: fast forward and random access to what it understands.
 
 Files in which decord gives other frames than the container shows are left to the next decoder. All
-of this was seen: in MPEG program streams its first jump
-lands a group of pictures late, so that picture and sound part by half a second; it counts frames
+of this was seen: after a jump into an open group of pictures, or into an intra refresh, it gives
+frames of another moment with the right stamps; in MPEG program streams its first jump lands a group
+of pictures late, so that picture and sound part by half a second; it counts frames
 that an edit list hides among its timestamps, though not among its frames; it repeats neighbours
 for frames it cannot decode; it gives rows of padding for tiny pictures.
 """
@@ -56,8 +57,14 @@ class DecordDecoder:
             raise MediaError(
                 "unreadable", stream.path, f"decord loses its way in {stream.container}"
             )
-        if stream.hides_frames_inside or not stream.orientation.is_rotation:
+        if not stream.jumps_hold:
+            raise MediaError("unreadable", stream.path, "decord gives other frames after a jump")
+        picture = stream.picture
+        if stream.hides_frames_inside or not picture.orientation.is_rotation:
             raise MediaError("unreadable", stream.path, "decord ignores its edit list or mirroring")
+        if picture.changes:
+            names = ", ".join(picture.changes)
+            raise MediaError("unreadable", stream.path, f"decord leaves it as stored ({names})")
         try:
             self._reader = self._opened()
             count = len(self._reader)
@@ -79,7 +86,7 @@ class DecordDecoder:
         Raises:
             MediaError: ``damaged``.
         """
-        shape = (self._stream.height, self._stream.width, 3)
+        shape = (*self._stream.picture.size, 3)
         held = int(shape[0] * shape[1] * 1.5)  # bytes of a frame as it is decoded
         most = max(_HELD_BYTES // max(held, 1), _HELD_FRAMES)
         since = int(indices[0]) if len(indices) else 0

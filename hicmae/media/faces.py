@@ -37,9 +37,9 @@ class Face:
 
 
 class FaceDetector(Protocol):
-    """Finds the faces of one frame. Where a class says ``finds_eyes = False``, its faces have none.
+    """Made with its settings and ``offline``, whether a file that it lacks must not be fetched.
 
-    It is made with its settings and ``offline``, whether a file that it lacks must not be fetched.
+    Where a class says ``finds_eyes = False``, its faces have none.
     """
 
     name: str
@@ -119,14 +119,13 @@ class FaceConfig:
     def problems(self) -> list[str]:
         """What is wrong with it."""
         problems = [
-            f"{name} = {getattr(self, name)} (must be positive)"
-            for name in ("face_size", "fps", "detect_every")
-            if not getattr(self, name) > 0
+            f"{name} = {value} (must be positive)"
+            for name in ("face_size", "fps", "detect_every", "image_fps")
+            if (value := getattr(self, name)) is not None and not value > 0
         ]
         if not 1 <= self.jpeg_quality <= 100:
             problems.append(f"jpeg_quality = {self.jpeg_quality} (must lie between 1 and 100)")
-        known = _is_known(self.faces)
-        if not known:
+        if not (known := _is_known(self.faces)):
             names = detector_names()
             near = did_you_mean(self.faces, names)
             problems.append(f"faces = {self.faces!r}{near} (one of {', '.join(names)})")
@@ -135,16 +134,13 @@ class FaceConfig:
             ("align", ("none", "eyes")),
             ("chroma", ("420", "444")),
         ):
-            if getattr(self, name) not in choices:
-                found = getattr(self, name)
+            if (found := getattr(self, name)) not in choices:
                 problems.append(f"{name} = {found!r} (one of {', '.join(choices)})")
         problems += [
-            f"{name} = {getattr(self, name)} (must be 0 or more)"
+            f"{name} = {value} (must be 0 or more)"
             for name in ("face_margin", "face_smoothing_seconds", "face_gap_seconds")
-            if getattr(self, name) < 0
+            if (value := getattr(self, name)) < 0
         ]
-        if self.image_fps is not None and not self.image_fps > 0:
-            problems.append(f"image_fps = {self.image_fps} (must be positive)")
         if self.align == "eyes" and known and not finds_eyes(self.faces):
             problems.append(
                 f"align = eyes with faces = {self.faces}, which finds no eyes (it needs yunet, or "
@@ -166,9 +162,8 @@ class FaceConfig:
 
         Raises: ValueError: a value that cannot be one.
         """
-        names = {field.name for field in dataclasses.fields(FaceConfig)}
-        values = {name: build[name] for name in names & set(build)}
-        return from_dict(FaceConfig, values, where=where)
+        names = {field.name for field in dataclasses.fields(FaceConfig)} & set(build)
+        return from_dict(FaceConfig, {name: build[name] for name in names}, where=where)
 
     @classmethod
     def default(cls, input: InputConfig) -> FaceConfig:
@@ -179,14 +174,12 @@ class FaceConfig:
 def open_detector(
     faces: str, settings: Mapping[str, Any] | None = None, *, offline: bool = False
 ) -> FaceDetector | None:
-    """Open a detector.
+    """Open a detector by its name; None for ``boxes`` and ``none``.
 
     Args:
         faces: Its name.
         settings: Of its own; none given: its defaults.
         offline: Never fetch its file; nor is it where ``HICMAE_OFFLINE`` is set.
-
-    Returns: the detector, or None for ``boxes`` and ``none``.
 
     Raises:
         FileNotFoundError: The detector's file is missing.
@@ -196,9 +189,8 @@ def open_detector(
         raise ValueError(f"face detector {faces!r}: choose among {', '.join(detector_names())}")
     if faces not in DETECTORS:
         return None
-    entry = DETECTORS[faces]
-    configured = entry.configure(settings or {}, where=f"face detector {faces}")
-    return entry.make(configured, offline=offline)
+    configured = DETECTORS[faces].configure(settings or {}, where=f"face detector {faces}")
+    return DETECTORS[faces].make(configured, offline=offline)
 
 
 def scaled(frame: np.ndarray, longest_side: int) -> tuple[np.ndarray, np.ndarray]:

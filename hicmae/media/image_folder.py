@@ -13,6 +13,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -63,10 +64,8 @@ def walk(folder: Path, seen: set[tuple[int, int]] | None = None) -> Iterator[tup
     suffixes = {Path(entry.name).suffix.lower() for entry in entries}
     # Pictures beside videos are thumbnails and covers.
     images = bool(suffixes & IMAGE_SUFFIXES) and not suffixes & VIDEO_SUFFIXES
-    if images and is_sequence(folder):
+    if images := images and is_sequence(folder):
         yield folder, True
-    else:
-        images = False
     for entry in entries:
         if entry.is_dir():
             yield from walk(Path(entry.path), seen)
@@ -76,12 +75,9 @@ def walk(folder: Path, seen: set[tuple[int, int]] | None = None) -> Iterator[tup
 
 @dataclass(frozen=True, kw_only=True)
 class ImageFiles:
-    """Images of one face or picture, one a frame.
+    """Images of one face or picture: N files, and their N frame numbers from 0, ascending.
 
-    Args:
-        folder: Where they lie.
-        paths: N files, in the order of their frames.
-        frames: N frame numbers from 0, ascending; gaps are frames that have no image.
+    Gaps in the numbers are frames that have no image.
     """
 
     folder: Path
@@ -121,8 +117,8 @@ def list_images(folder: Path) -> list[ImageFiles]:
             )
     if not groups or all(len(group) == 1 for group in groups.values()):
         paths = tuple(folder / name for name in sorted(names, key=natural_order))
-        row = ImageFiles(folder=folder, paths=paths, frames=tuple(range(len(paths))))
-        return [row] if paths else []
+        frames = tuple(range(len(paths)))
+        return [ImageFiles(folder=folder, paths=paths, frames=frames)] if paths else []
     return [_sequence(folder, before, groups[before, after]) for before, after in sorted(groups)]
 
 
@@ -143,13 +139,9 @@ def sound_beside(folder: Path) -> Path | None:
 
     ``<name>_aligned`` of OpenFace also takes the sound of ``<name>``.
     """
-    stems = [folder.name]
-    if folder.name.endswith(_OPENFACE_FOLDER):
-        stems.append(folder.name.removesuffix(_OPENFACE_FOLDER))
-    for stem in stems:
+    for stem in (folder.name, folder.name.removesuffix(_OPENFACE_FOLDER)):
         for suffix in SOUND_SUFFIXES:
-            path = folder.with_name(f"{stem}{suffix}")
-            if path.is_file():
+            if (path := folder.with_name(f"{stem}{suffix}")).is_file():
                 return path
     inside = [path for path in folder.iterdir() if path.suffix.lower() in SOUND_SUFFIXES]
     return inside[0] if len(inside) == 1 else None
@@ -163,11 +155,8 @@ def natural_order(name: str) -> list[tuple[int, str]]:
 class ImageReader:
     """Frames of one sequence of images; see ``hicmae.media.video.FrameReader``.
 
-    Pictures of another size than the first one's are brought to it.
-
-    Args:
-        images: The sequence.
-        fps: Frame rate of its numbers, frames per second.
+    Pictures of another size than the first one's are brought to it; ``fps`` is the frame rate of
+    their numbers, frames per second.
 
     Raises:
         MediaError: ``damaged``: the first image cannot be read; ``no-video``: there is none.
@@ -180,9 +169,10 @@ class ImageReader:
         self.path = images.folder
         self.timestamps = np.array(images.frames, dtype=np.float64) / fps
         self.frame_clock = np.arange(images.frames[-1] + 1) / fps
-        self.start_seconds = 0.0
+        self.origin_seconds = self.start_seconds = 0.0
         self.duration_seconds = (images.frames[-1] + 1) / fps
         self.fps = fps
+        self.changes: dict[str, Any] = {}
         self.height, self.width = read_image(images.paths[0]).shape[:2]
 
     def __len__(self) -> int:
@@ -207,10 +197,9 @@ class ImageReader:
         for index in map(int, indices):
             if index != last:
                 last, frame = index, read_image(self.images.paths[index])
-                if frame.shape[:2] != (self.height, self.width):
-                    frame = cv2.resize(
-                        frame, (self.width, self.height), interpolation=cv2.INTER_AREA
-                    )
+                size = (self.width, self.height)
+                if frame.shape[1::-1] != size:
+                    frame = cv2.resize(frame, size, interpolation=cv2.INTER_AREA)
             yield frame
 
 
@@ -218,7 +207,6 @@ def open_images(folder: str | Path, fps: float | None = None) -> list[ImageReade
     """Open the sequences of images of a folder, the longest first.
 
     Args:
-        folder: Of the images.
         fps: Frame rate of their numbers; none given: that of OpenFace's CSV beside the folder.
 
     Raises:
@@ -230,12 +218,8 @@ def open_images(folder: str | Path, fps: float | None = None) -> list[ImageReade
         raise MediaError("no-video", folder, "a folder without images (bmp, jpg, png)")
     rate = fps or _openface_rate(folder)
     if rate is None:
-        raise MediaError(
-            "no-rate",
-            folder,
-            "images have no times; give their frame rate: --image_fps, or a column fps in the "
-            "manifest",
-        )
+        remedy = "give their frame rate: --image_fps, or a column fps in the manifest"
+        raise MediaError("no-rate", folder, f"images have no times; {remedy}")
     sequences.sort(key=lambda sequence: -len(sequence.paths))
     return [ImageReader(sequence, rate) for sequence in sequences]
 
@@ -267,11 +251,8 @@ def _sequence(folder: Path, before: str, group: dict[int, str]) -> ImageFiles:
     if numbers[0] - base > len(numbers) and not _OPENFACE.fullmatch(before):
         base = numbers[0]
     if numbers[-1] - base > _MOST_GAPS * len(numbers) + 1000:
-        raise MediaError(
-            "unreadable",
-            folder,
-            f"its numbers do not count frames ({len(numbers)} images, {numbers[0]}..{numbers[-1]})",
-        )
+        found = f"{len(numbers)} images, {numbers[0]}..{numbers[-1]}"
+        raise MediaError("unreadable", folder, f"its numbers do not count frames ({found})")
     return ImageFiles(
         folder=folder,
         paths=tuple(folder / group[number] for number in numbers),
@@ -281,7 +262,7 @@ def _sequence(folder: Path, before: str, group: dict[int, str]) -> ImageFiles:
 
 def _openface_rate(folder: Path) -> float | None:
     """The rate by the columns frame and timestamp of ``<name>.csv`` beside ``<name>_aligned``."""
-    path = folder.with_name(f"{folder.name.removesuffix('_aligned')}.csv")
+    path = folder.with_name(f"{folder.name.removesuffix(_OPENFACE_FOLDER)}.csv")
     if not path.is_file():
         return None
     with path.open(encoding="utf-8", errors="replace", newline="") as file:

@@ -13,6 +13,7 @@ import numpy as np
 
 from hicmae.media.container import VideoStream, decoded_frames, open_container
 from hicmae.media.errors import MediaError
+from hicmae.media.picture import deinterlaced
 
 
 class PyavDecoder:
@@ -42,7 +43,10 @@ class PyavDecoder:
         wanted = indices.tolist()
         place = 0
         shown: av.VideoFrame | None = None
-        for index, frame in self._decode(wanted[0], errors):
+        frames = self._decode(wanted[0], errors)
+        if self._stream.picture.interlaced:  # a frame is made of its neighbours too
+            frames = deinterlaced(self._decode(max(wanted[0] - 1, 0), errors))
+        for index, frame in frames:
             while place < len(wanted) and wanted[place] < index:
                 yield self._upright(shown, wanted[place], errors)
                 place += 1
@@ -64,7 +68,7 @@ class PyavDecoder:
         keyframe = 0 if stream.counted else _keyframe_before(stream, first)
         for start in [keyframe, 0] if keyframe else [0]:
             with ExitStack() as stack:
-                container = stack.enter_context(open_container(stream.path))
+                container = stack.enter_context(open_container(stream.path, stream.options))
                 pictures = container.streams[stream.index]
                 pictures.codec_context.thread_count = 1
                 if start:
@@ -86,8 +90,7 @@ class PyavDecoder:
         """Convert what stands on the screen at a frame, unless it may be missing by damage."""
         if frame is None or errors:
             raise self._damaged(index, errors)
-        pixels = frame.to_ndarray(format="rgb24", **_size(self._stream))
-        return self._stream.orientation.apply(pixels)
+        return self._stream.picture.rgb(frame)
 
     def _damaged(self, index: int, errors: list[str]) -> MediaError:
         seconds = self._stream.timestamps[index]
@@ -98,14 +101,6 @@ class PyavDecoder:
             f"frame {index} (at {seconds:.3f} s) cannot be decoded: {reason}; "
             f"{len(errors)} broken packets so far",
         )
-
-
-def _size(stream: VideoStream) -> dict[str, int]:
-    """Stored size: pictures that change size midway are brought back to the first one's."""
-    height, width = stream.height, stream.width
-    if stream.orientation.transpose:
-        height, width = width, height
-    return {"width": width, "height": height}
 
 
 def _keyframe_before(stream: VideoStream, index: int) -> int:

@@ -65,11 +65,12 @@ class Recording:
         picture: Of it, see ``open_pictures``; closed with this.
         config: How faces are found, followed and cut out.
         fps: Frames per second wanted.
-        start: Of the span, seconds after the picture's beginning; None: there.
+        start: Of the span, seconds after the recording's beginning; None, or before the picture's
+            beginning: there.
         end: Of the span; None, or beyond the picture's end: there.
         min_seconds: The least length of the span.
         watch: Counts processor time: ``decoding`` and ``faces``.
-        tell: Called with the time of each frame that is decoded, seconds after the first one.
+        tell: Called with the time of each frame that is decoded, seconds after the beginning.
 
     Attributes:
         start: Time of the first frame wanted, seconds on the container's clock.
@@ -95,14 +96,19 @@ class Recording:
         self.path, self.picture, self.config, self.fps = path, picture, config, fps
         self._watch, self._tell = watch or Stopwatch(), tell
         self._kept: dict[int, np.ndarray] = {}
-        first = picture.start_seconds
+        first, origin = picture.start_seconds, picture.origin_seconds
         last = first + picture.duration_seconds
-        self.start = first + (start or 0.0)
-        # A span may say more than there is: the recording ends where it ends.
-        stop = last if end is None else min(first + end, last)
+        # A span may say more than there is: the picture begins and ends where it does. Less than a
+        # frame is filled with the nearest one.
+        self.start = first
+        if start is not None and origin + start > first - 1 / fps:
+            self.start = origin + start
+        stop = last if end is None else min(origin + end, last)
         self.indices = np.zeros(0, dtype=np.int64)
         if self.start < stop:
-            self.indices = constant_rate_indices(picture.timestamps, fps, self.start, stop)
+            self.indices = constant_rate_indices(
+                picture.timestamps, fps, self.start, stop, last=last
+            )
         if not len(self.indices) or self.seconds < min_seconds:
             span = f"its span {start or 0:g}..{end:g} s holds " if end is not None else ""
             raise MediaError(
@@ -127,6 +133,11 @@ class Recording:
     def end(self) -> float:
         """Where the span ends, seconds on the container's clock."""
         return self.start + self.seconds
+
+    @property
+    def offset(self) -> float:
+        """Where the span begins, seconds after the recording's beginning."""
+        return self.start - self.picture.origin_seconds
 
     @property
     def times(self) -> np.ndarray:
@@ -268,7 +279,7 @@ class Recording:
         frames = self._watch.iterate("decoding", self.picture.frames(indices))
         for index, frame in zip(indices.tolist(), frames, strict=True):
             if self._tell is not None:
-                self._tell(float(self.picture.timestamps[index]) - self.picture.start_seconds)
+                self._tell(float(self.picture.timestamps[index]) - self.picture.origin_seconds)
             yield frame
 
 

@@ -103,7 +103,8 @@ def face_track(
     chains = link(detections, times, config.face_gap_seconds)
     if not chains:
         return None
-    chain = choose(chains, config.face_choice, frame_size)
+    policy = POLICIES[config.face_choice]
+    chain = max(chains, key=lambda chain: policy(chain.boxes, frame_size))
     return _filled(chain, times, 0, len(times), len(detections), config)
 
 
@@ -137,21 +138,16 @@ def face_tracks(
 def centre_track(num_frames: int, frame_size: tuple[int, int]) -> FaceTrack:
     """The middle square of the picture in every frame."""
     height, width = frame_size
-    square = np.array([[width / 2, height / 2, min(height, width)]])
-    return FaceTrack(
-        boxes=_corners(square.repeat(num_frames, axis=0)),
-        found_by=np.full(num_frames, "centre"),
-        coverage=1.0,
-    )
+    square = np.array([width / 2, height / 2, min(height, width)])
+    return fixed_track(num_frames, _corners(square[None])[0], "centre")
 
 
-def fixed_track(num_frames: int, box: tuple[int, int, int, int]) -> FaceTrack:
+def fixed_track(
+    num_frames: int, box: Sequence[float] | np.ndarray, found_by: str = "box"
+) -> FaceTrack:
     """The same square x0, y0, x1, y1 (pixels) of the picture in every frame."""
-    return FaceTrack(
-        boxes=np.array([box], dtype=np.float32).repeat(num_frames, axis=0),
-        found_by=np.full(num_frames, "box"),
-        coverage=1.0,
-    )
+    boxes = np.tile(np.array(box, dtype=np.float32), (num_frames, 1))
+    return FaceTrack(boxes=boxes, found_by=np.full(num_frames, found_by), coverage=1.0)
 
 
 class SceneCuts:
@@ -185,7 +181,7 @@ def is_cut(before: np.ndarray, after: np.ndarray) -> bool:
     if np.abs(before - after).mean() < _DIFFERENT:
         return False
     one, other = (image.mean(axis=2) - image.mean() for image in (before, after))
-    scale = np.sqrt((one**2).sum() * (other**2).sum())
+    scale = np.linalg.norm(one) * np.linalg.norm(other)
     return bool(scale == 0 or (one * other).sum() < _ALIKE * scale)
 
 
@@ -236,22 +232,18 @@ def link(
     named: dict[str, Chain] = {}
     scene = 0
     for number, place in enumerate(sampled):
-        faces = list(detections[place])
+        faces = detections[place]
         scene = place if place in cuts else scene
-        for face in [face for face in faces if face.track is not None]:
-            assert face.track is not None
-            if face.track not in named:
-                named[face.track] = Chain()
-            named[face.track].add(place, face)
+        for face in faces:
+            if face.track is not None:
+                named.setdefault(face.track, Chain()).add(place, face)
         faces = [face for face in faces if face.track is None]
         free = set(range(len(faces)))
         # Two samples in a row are no gap, however sparse the frames are.
         since = min(times[place] - max_gap_seconds, times[sampled[max(number - 1, 0)]])
-        earlier = [
-            chain
-            for chain in chains
-            if chain.places[-1] >= scene and (rejoin or times[chain.places[-1]] >= since)
-        ]
+        earlier = [chain for chain in chains if chain.places[-1] >= scene]
+        if not rejoin:
+            earlier = [chain for chain in earlier if times[chain.places[-1]] >= since]
         if earlier and faces:
             overlap = _overlaps(
                 np.stack([chain.faces[-1].box for chain in earlier]),
@@ -264,19 +256,11 @@ def link(
                 if allowed[row, column] > 0:
                     earlier[row].add(place, faces[column])
                     free.discard(int(column))
-        for column in sorted(free):
-            chain = Chain()
-            chain.add(place, faces[column])
-            chains.append(chain)
+        chains += [Chain([place], [faces[column]]) for column in sorted(free)]
     return sorted(
         [*chains, *named.values()],
         key=lambda chain: (chain.places[0], float(chain.faces[0].box[0])),
     )
-
-
-def choose(chains: Sequence[Chain], policy: str, frame_size: tuple[int, int]) -> Chain:
-    """The chain that a policy of ``POLICIES`` names, given height and width of the frames."""
-    return max(chains, key=lambda chain: POLICIES[policy](chain.boxes, frame_size))
 
 
 def _largest(boxes: np.ndarray, frame_size: tuple[int, int]) -> float:

@@ -24,6 +24,8 @@ class FrameReader(Protocol):
     Attributes:
         path: The recording.
         timestamps: (N,) float64, seconds of every frame, ascending.
+        origin_seconds: Where the recording begins on the same clock, from which times are counted
+            that people give and are given, as players do; at or before ``start_seconds``.
         start_seconds: Where the picture begins on the same clock, at or before the first frame.
         frame_clock: (M,) float64, seconds of frame numbers as others count them from 0; more than
             ``timestamps`` where frames are missing.
@@ -35,6 +37,8 @@ class FrameReader(Protocol):
     def path(self) -> Path: ...
     @property
     def timestamps(self) -> np.ndarray: ...
+    @property
+    def origin_seconds(self) -> float: ...
     @property
     def start_seconds(self) -> float: ...
     @property
@@ -64,6 +68,9 @@ class FrameDecoder(Protocol):
 
     def close(self) -> None: ...
 
+
+# Cameras and tools that lose frames lose fewer in a row than fill this time.
+_HELD_SECONDS = 0.7
 
 # Name -> opener, in the order in which they are tried.
 DECODERS: dict[str, Callable[[VideoStream], FrameDecoder]] = {
@@ -102,20 +109,24 @@ class VideoReader:
     Attributes:
         timestamps: (N,) float64, seconds of every frame on the container's clock, ascending. The
             clock is the one of the sound; the first frame need not be at 0.
-        frame_clock: The same.
-        start_seconds: The first of them.
-        height, width: Of the upright picture, pixels.
+        frame_clock: The same, without a frame that is held at a cut: others do not see it.
+        origin_seconds: Where the recording begins on it: its first picture or sound.
+        start_seconds: The first of the timestamps.
+        height, width: Of the upright picture with square pixels.
         duration_seconds: From the first frame's start to the last one's end.
+        changes: What is done with stored pictures, see ``hicmae.media.picture.Picture.changes``.
     """
 
     def __init__(self, stream: VideoStream, decoders: Sequence[str] = tuple(DECODERS)) -> None:
         self.stream = stream
         self.path = stream.path
         self.timestamps = stream.timestamps
-        self.frame_clock = self.timestamps
-        self.start_seconds = float(self.timestamps[0])
-        self.height, self.width = stream.height, stream.width
-        self.duration_seconds = stream.duration_seconds
+        # Others do not see a frame that is held at a cut.
+        self.frame_clock = self.timestamps[1:] if stream.options else self.timestamps
+        self.origin_seconds, self.start_seconds = stream.origin_seconds, stream.begin_seconds
+        self.height, self.width = stream.picture.size
+        self.changes = stream.picture.changes
+        self.duration_seconds = stream.end_seconds - stream.begin_seconds
         self._names = list(decoders)
         self._decoder = self._next_decoder()
 
@@ -202,18 +213,25 @@ class VideoReader:
 
 
 def constant_rate_indices(
-    timestamps: np.ndarray, fps: float, start: float | None = None, end: float | None = None
+    timestamps: np.ndarray,
+    fps: float,
+    start: float | None = None,
+    end: float | None = None,
+    *,
+    last: float | None = None,
 ) -> np.ndarray:
     """Choose the nearest frame in time for every frame of a constant rate.
 
-    Frame i of the result stands for the time ``start + i / fps``.
+    Frame i of the result stands for the time ``start + i / fps``. A picture that stands for longer
+    than 0.7 s is held, as on a screen, until the next one comes: none was lost there.
 
     Args:
         timestamps: (N,) seconds of every frame, ascending.
         fps: Frames per second wanted.
         start: Seconds, on the clock of the timestamps; none given: the first frame.
-        end: Seconds, where the last frame ends; none given: the end of the last frame, which
-            lasts as long as the median one.
+        end: Seconds, where the last frame ends; none given: ``last``.
+        last: Seconds, where the last frame of the recording ends; none given: it lasts as long as
+            the median one.
 
     Returns: (T,) int64 indices, ascending, with repeats where frames are missing; T is the span
         times ``fps``, rounded, and at least 1.
@@ -227,8 +245,9 @@ def constant_rate_indices(
         raise ValueError("timestamps are empty: a recording has one frame or more")
     if not fps > 0:
         raise ValueError(f"fps = {fps} (must be positive)")
-    interval = float(np.median(np.diff(timestamps))) if len(timestamps) > 1 else 1 / fps
-    last = timestamps[-1] + interval
+    gaps = np.diff(timestamps)
+    if last is None:
+        last = float(timestamps[-1]) + (float(np.median(gaps)) if len(gaps) else 1 / fps)
     start = float(timestamps[0]) if start is None else start
     end = last if end is None else end
     if not end > start or start >= last or end <= timestamps[0]:
@@ -239,9 +258,9 @@ def constant_rate_indices(
     # The small term keeps 2.5 frames that were computed as 2.4999999 from losing one.
     count = max(1, int(np.floor((end - start) * fps + 0.5 + 1e-6)))
     wanted = start + np.arange(count) / fps
-    middles = (timestamps[1:] + timestamps[:-1]) / 2
+    changes = timestamps[1:] - np.where(gaps > _HELD_SECONDS, 0, gaps / 2)
     # Stamps rounded to milliseconds make ties out of near ties: those go to the later frame.
-    return np.searchsorted(middles, wanted + 1e-9, side="right").astype(np.int64)
+    return np.searchsorted(changes, wanted + 1e-9, side="right").astype(np.int64)
 
 
 def has_own_frame(timestamps: np.ndarray, indices: np.ndarray, wanted: np.ndarray) -> np.ndarray:

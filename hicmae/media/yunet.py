@@ -51,10 +51,6 @@ class YunetSettings:
 class YunetDetector:
     """YuNet on frames scaled to a longest side of 320 pixels.
 
-    Args:
-        settings: Of it.
-        offline: Whether fetching its file is forbidden; so it is where ``HICMAE_OFFLINE`` is set.
-
     Raises:
         FileNotFoundError: The network is nowhere and cannot or must not be fetched.
         ValueError: The file is not the one with the known digest.
@@ -88,11 +84,9 @@ class YunetDetector:
 
 
 def get_yunet(file: str | Path | None = None, *, offline: bool = False) -> Path:
-    """Find the network's file, or fetch it into the user's cache.
+    """Find the network's file (``find_yunet``), or fetch it into the user's cache.
 
-    Args:
-        file: As for ``find_yunet``.
-        offline: Whether fetching is forbidden; so it is where ``HICMAE_OFFLINE`` is set.
+    Nothing is fetched with ``offline`` or where ``HICMAE_OFFLINE`` is set.
 
     Raises:
         FileNotFoundError: It is nowhere, and offline or not to be had; the line says what to do.
@@ -100,8 +94,7 @@ def get_yunet(file: str | Path | None = None, *, offline: bool = False) -> Path:
     try:
         return find_yunet(file)
     except FileNotFoundError as error:
-        named = file or os.environ.get(VARIABLE)
-        if named or offline or is_offline():
+        if file or os.environ.get(VARIABLE) or offline or is_offline():
             raise
         try:
             return fetch(SOURCE, cached_yunet(), sha256=SHA256)
@@ -126,26 +119,19 @@ def find_yunet(file: str | Path | None = None) -> Path:
             if not Path(named).is_file():
                 raise FileNotFoundError(f"{named}: no such file ({origin} as YuNet's network)")
             return Path(named)
-    places = [
-        Path(__file__).resolve().parents[3] / "shared" / "models" / FILE_NAME,
-        cached_yunet(),
-    ]
-    for place in places:
+    beside_clone = Path(__file__).resolve().parents[3] / "shared" / "models" / FILE_NAME
+    for place in (beside_clone, cached_yunet()):
         if place.is_file():
             return place
     raise FileNotFoundError(
-        f"{places[-1]}: YuNet's network is not there; let it be fetched (without --offline and "
+        f"{place}: YuNet's network is not there; let it be fetched (without --offline and "
         f"{OFFLINE_VARIABLE}), put the file from {SOURCE} there, name it in {VARIABLE}, or use "
         "--faces cascade, which finds fewer faces"
     )
 
 
 def read_yunet(file: Path) -> bytes:
-    """Read the network and check that it is the known one.
-
-    Raises:
-        ValueError: Another digest.
-    """
+    """Read the network. Raises ValueError: its digest is not the known one."""
     data = file.read_bytes()
     digest = hashlib.sha256(data).hexdigest()
     if digest != SHA256:
@@ -158,10 +144,6 @@ def read_yunet(file: Path) -> bytes:
 
 def _face(row: np.ndarray, back: np.ndarray) -> Face:
     """Read a row: x, y, width, height, five landmarks (the person's right eye first), score."""
-    corner, size = row[0:2], row[2:4]
-    box = np.concatenate([corner * back, (corner + size) * back])
-    return Face(
-        box=box.astype(np.float32),
-        score=float(row[14]),
-        eyes=(row[4:8].reshape(2, 2) * back).astype(np.float32),
-    )
+    box = np.concatenate([row[:2] * back, (row[:2] + row[2:4]) * back]).astype(np.float32)
+    eyes = (row[4:8].reshape(2, 2) * back).astype(np.float32)
+    return Face(box=box, score=float(row[14]), eyes=eyes)

@@ -1,6 +1,6 @@
 """What the endpoints answer, as documented in /openapi.json, which shows the classes' names.
 
-Times are seconds after the recording's first frame, or its first sound without frames.
+Times are seconds after the recording's beginning, as players count them.
 """
 
 from __future__ import annotations

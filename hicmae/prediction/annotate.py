@@ -63,7 +63,7 @@ class DrawnTrack:
         name: Of the track.
         names: Of the outputs, C of them.
         is_class: Whether they are classes; else real values.
-        start_seconds: Where it begins, after the first frame.
+        start_seconds: Where it begins, after the recording's beginning.
         end_seconds: Where it ends.
         middles: (W,) seconds of the middle of each window, ascending.
         values: (W, C) of each window.
@@ -127,7 +127,7 @@ def annotate(request: AnnotateRequest, emit: Callable[[Any], None]) -> None:
                 for packet in sound.until(moment, base):
                     out.mux(packet)
             frame = av.VideoFrame.from_ndarray(
-                canvas.draw(pixels, moment - video.start_seconds), format="rgb24"
+                canvas.draw(pixels, moment - video.origin_seconds), format="rgb24"
             )
             last_pts = max(round((moment - base) / _TIME_BASE), last_pts + 1)
             frame.pts, frame.time_base = last_pts, _TIME_BASE

@@ -159,7 +159,7 @@ class Followed:
 
     Args:
         name: ``face0``, ``face1``, … in the order in which they appear; ``sound`` without faces.
-        start_seconds: Where it begins, seconds after the recording's first frame (or sample).
+        start_seconds: Where it begins, seconds after the recording's beginning, as players count.
         end_seconds: Where it ends.
         num_windows: Windows there will be.
         boxes: (T, 4) float32 x0, y0, x1, y1 of the square that is cut out, pixels of the upright
@@ -192,7 +192,7 @@ class Found:
 
     Args:
         tracks: The faces, or the sound alone.
-        seconds: Length of the recording.
+        seconds: Length of the recording, from its beginning to the end of its picture (or sound).
         width: Of the upright picture, pixels; 0 without one.
         height: Likewise.
         start_seconds: Where the picture (or the sound) begins on the container's own clock.
@@ -231,7 +231,7 @@ class Window:
     Args:
         track: Name of the face, or ``sound``.
         number: Of the window in its track, from 0.
-        start_seconds: After the recording's first frame (or sample).
+        start_seconds: After the recording's beginning, as players count.
         end_seconds: Likewise; a short track ends before its window would.
         clips: What covers it.
         thumbnail: JPEG of the face in its middle; empty without one.

@@ -90,7 +90,7 @@ class Track:
     Args:
         name: ``face0``, ``face1``, … in the order in which they appear; ``sound`` without faces.
         labels: What the outputs stand for.
-        start_seconds: Where it begins, seconds after the recording's first frame.
+        start_seconds: Where it begins, seconds after the recording's beginning, as players count.
         end_seconds: Where it ends.
         spans: (W, 2) start and end of each window, seconds likewise.
         values: (W, C) probabilities or real values: the mean over the clips of a window.

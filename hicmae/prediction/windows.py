@@ -15,15 +15,18 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import av
 import cv2
 import numpy as np
 
 from hicmae.bench import Stopwatch
 from hicmae.media.boxes import boxes_of
+from hicmae.media.container import open_container
 from hicmae.media.crops import FaceCutter, decode_jpeg, encode_jpeg
 from hicmae.media.errors import MediaError
 from hicmae.media.faces import FaceConfig, FaceDetector
 from hicmae.media.recording import Finder, Recording, open_pictures, shared_detector, sound_file
+from hicmae.media.sound import sound_stream
 from hicmae.media.sound_spans import SoundSpans
 from hicmae.media.tracking import FaceTrack
 from hicmae.prediction.messages import (
@@ -43,6 +46,7 @@ Emit = Callable[[StageProgress | Found | Window | Finished], None]
 
 SOUND = "sound"
 _PROGRESS_SECONDS = 0.25
+_OUTSIDE_SECONDS = 1.0  # sound without a picture is worth a note from here on
 _THUMBNAIL_PIXELS, _MOST_THUMBNAILS = 96, 12
 
 
@@ -87,12 +91,13 @@ def cut_windows(request: Request, emit: Emit) -> None:
                 raise
             _hear(request, layout, watch, emit, stack)
             return
-        seconds = pictures[0].duration_seconds
+        picture = pictures[0]
+        seconds = picture.start_seconds - picture.origin_seconds + picture.duration_seconds
         teller = _Teller(emit, seconds)
         recording = stack.enter_context(
             Recording(
                 request.path,
-                pictures[0],
+                picture,
                 request.preparation,
                 fps=request.input.fps,
                 watch=watch,
@@ -121,17 +126,20 @@ def cut_windows(request: Request, emit: Emit) -> None:
                 )
         if tracks and request.hear and sound is None:
             notes.append(f"{why}: predicted from the picture alone")
+        if sound is not None:
+            notes += _outside(request.path, recording)
         num_frames = len(recording.indices)
         stretches = [
             _Stretch(
                 name=f"face{number}",
                 num_frames=len(track.boxes),
                 layout=layout,
+                offset=recording.offset,
                 track=track,
                 recording=recording,
             )
             for number, track in enumerate(tracks)
-        ] or [_Stretch(name=SOUND, num_frames=num_frames, layout=layout)]
+        ] or [_Stretch(name=SOUND, num_frames=num_frames, layout=layout, offset=recording.offset)]
         emit(_found(stretches, seconds, recording, recording.start, sound, notes, layout))
         teller.stage = "windows"
         cutter = _Cutter(stretches, layout, sound, recording.start, watch)
@@ -192,6 +200,34 @@ def _open_sound(request: Request, end_seconds: float | None) -> SoundSpans:
         end_seconds=end_seconds,
         history=2 * round(window * rate),
     )
+
+
+def _outside(path: Path, recording: Recording) -> list[str]:
+    """A note of the sound before and after the picture, which no window covers; mostly none.
+
+    By what the container says: decoding all of it only for this would take as long again.
+    """
+    file = sound_file(path)
+    with open_container(file) as container:
+        stream = sound_stream(container, file)
+        begin = float((stream.start_time or 0) * stream.time_base)
+        if stream.duration:
+            end = begin + float(stream.duration * stream.time_base)
+        elif container.duration:
+            end = (max(container.start_time or 0, 0) + container.duration) / av.time_base
+        else:
+            return []
+    shift = recording.start if file != path else 0.0  # a file of its own begins with the picture
+    origin = recording.picture.origin_seconds
+    spans = (begin + shift, recording.start), (recording.end, end + shift)
+    parts = [
+        f"{max(first - origin, 0):.2f}..{last - origin:.2f} s"
+        for first, last in spans
+        if last - first > _OUTSIDE_SECONDS
+    ]
+    if not parts:
+        return []
+    return [f"its sound at {' and '.join(parts)} has no picture and is left out"]
 
 
 def _find_tracks(request: Request, recording: Recording) -> tuple[list[FaceTrack], list[str]]:
@@ -320,7 +356,7 @@ class _Cutter:
     def _window(self, stretch: _Stretch, views: list[np.ndarray]) -> Window:
         fps = self._layout.input.fps
         start = stretch.starts[stretch.number]
-        begin = (stretch.first + start) / fps
+        begin = stretch.offset + (stretch.first + start) / fps
         clips = tuple(self._clip(stretch, view) for view in views)
         window = Window(
             track=stretch.name,
@@ -359,6 +395,7 @@ class _Stretch:
         name: Of the track.
         num_frames: Of it, at the network's rate.
         layout: Of the windows.
+        offset: Where its recording's frames begin, seconds after the recording's beginning.
         track: The face; None for sound.
         recording: It is in; None for sound.
     """
@@ -369,10 +406,11 @@ class _Stretch:
         name: str,
         num_frames: int,
         layout: WindowLayout,
+        offset: float = 0.0,
         track: FaceTrack | None = None,
         recording: Recording | None = None,
     ) -> None:
-        self.name, self.num_frames, self.track = name, num_frames, track
+        self.name, self.num_frames, self.offset, self.track = name, num_frames, offset, track
         self.first = 0 if track is None else track.first
         self.starts = layout.starts(num_frames)
         self.number = 0
@@ -467,8 +505,8 @@ def _found(
 def _followed(stretch: _Stretch, fps: float) -> Followed:
     followed = Followed(
         name=stretch.name,
-        start_seconds=stretch.first / fps,
-        end_seconds=(stretch.first + stretch.num_frames) / fps,
+        start_seconds=stretch.offset + stretch.first / fps,
+        end_seconds=stretch.offset + (stretch.first + stretch.num_frames) / fps,
         num_windows=len(stretch.starts),
         fps=fps,
     )

@@ -160,7 +160,7 @@ def make_samples(
             for track in recording.follow(finder, region=row.region):
                 length = len(track.boxes) / config.fps
                 if several and length < config.min_seconds:
-                    at = recording.times[track.first] - picture.start_seconds
+                    at = recording.offset + track.first / config.fps
                     short.append(f"{length:.2f} s at {at:.2f} s")
                     continue
                 key = face_key(row.key, num_faces) if several else row.key
@@ -238,8 +238,8 @@ class _SampleMaker:
         """Write one sample: frames ``begin`` to ``end`` of those in which the face is."""
         row, config, recording, watch = self.row, self.config, self.recording, self.watch
         offset, seconds = (face.track.first + begin) / config.fps, (end - begin) / config.fps
-        since_first = recording.start - recording.picture.start_seconds + offset
-        where = f"{since_first:.2f}..{since_first + seconds:.2f} s"
+        since = recording.offset + offset
+        where = f"{since:.2f}..{since + seconds:.2f} s"
         coverage = face.coverage(begin, end)
         if coverage == 0 or coverage < config.min_coverage:
             raise _LeftOutError(
@@ -260,8 +260,8 @@ class _SampleMaker:
         info = SampleInfo(
             key=key,
             source=self.source,
-            start_seconds=round(since_first, 6),
-            end_seconds=round(since_first + seconds, 6),
+            start_seconds=round(since, 6),
+            end_seconds=round(since + seconds, 6),
             fps=config.fps,
             num_frames=end - begin,
             frame_offsets=offsets,
@@ -276,6 +276,7 @@ class _SampleMaker:
             speaker=row.speaker,
             labels=row.labels,
             faces=face.describe(begin, end),
+            picture=recording.picture.changes,
             digests=Digests(mjpg=mjpg_digest, wav=wav_digest),
         )
         return StagedSample(info=info, mjpg=mjpg, wav=None if sound is None else wav)

@@ -128,6 +128,7 @@ class SampleFacts:
         detectors: ``detector/policy/align`` → number of samples.
         face_sizes: Side of the images, pixels → number of samples.
         padded: Samples whose sound was padded, and the seconds put there.
+        pictures: What was done with stored pictures (``tone_mapped hlg``) → number of samples.
         num_damaged_sounds: Samples parts of whose sound could not be decoded.
     """
 
@@ -139,6 +140,7 @@ class SampleFacts:
     detectors: dict[str, int]
     face_sizes: dict[str, int]
     padded: tuple[int, float]
+    pictures: dict[str, int]
     num_damaged_sounds: int
 
     def digest(self, *aspects: str) -> str:
@@ -167,6 +169,7 @@ def read_facts(index: Index) -> SampleFacts:
     found_by: Counter[str] = Counter()
     detectors: Counter[str] = Counter()
     face_sizes: Counter[int] = Counter()
+    pictures: Counter[str] = Counter()
     num_padded, padded_seconds, num_damaged = 0, 0.0, 0
     sources: list[str] = []
     for number, (data, info) in enumerate(sample_infos(index)):
@@ -178,6 +181,8 @@ def read_facts(index: Index) -> SampleFacts:
             found_by[word] += count
         detectors[f"{info.faces.detector}/{info.faces.policy}/{info.faces.align}"] += 1
         face_sizes[info.face_size] += 1
+        for name, how in info.picture.items():
+            pictures[name if how is True else f"{name} {how}"] += 1
         num_padded += info.padded_samples > 0
         padded_seconds += info.padded_samples / info.sample_rate
         num_damaged += info.sound_damaged
@@ -190,6 +195,7 @@ def read_facts(index: Index) -> SampleFacts:
         detectors=dict(sorted(detectors.items())),
         face_sizes={str(side): count for side, count in sorted(face_sizes.items())},
         padded=(num_padded, padded_seconds),
+        pictures=dict(sorted(pictures.items())),
         num_damaged_sounds=num_damaged,
     )
 

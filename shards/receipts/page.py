@@ -89,6 +89,7 @@ def receipt_page(about: Mapping[str, Any], cells: Sequence[Cell], pictures: str)
             ("shown as", "sample", "frame", ""),
             [(cell.group, f"`{cell.key}`", str(cell.frame), cell.caption) for cell in cells],
         ),
+        _pictures(about),
         "## Distributions",
         f"![Histograms]({pictures}/{HISTOGRAMS_PICTURE})",
         _distributions(about),
@@ -238,6 +239,12 @@ def _sound(about: Mapping[str, Any]) -> str:
     if sound["num_damaged"]:
         rows.append(("damaged in parts", f"{sound['num_damaged']:,} samples"))
     return _table(("sound", ""), rows)
+
+
+def _pictures(about: Mapping[str, Any]) -> str:
+    done = about.get("pictures", {})  # none in most receipts, and in older ones
+    rows = [(name.replace("_", " "), f"{count:,} samples") for name, count in done.items()]
+    return _table(("stored pictures", ""), rows)
 
 
 def _left_out(about: Mapping[str, Any]) -> str:

@@ -100,6 +100,7 @@ def make_receipt(index: Index, facts: SampleFacts, versions: Mapping[str, str]) 
             "found_by": facts.found_by,
             "face_sizes": facts.face_sizes,
         },
+        **({"pictures": facts.pictures} if facts.pictures else {}),
         "refused": info.get("refused", {}),
         "ignored": info.get("ignored", {}),
         "distributions": {name: describe_values(name, table) for name in QUANTITIES},

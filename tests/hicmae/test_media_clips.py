@@ -97,8 +97,7 @@ def test_every_recording_opens_or_is_refused_by_its_cause(clips_dir: Path, kind:
 
 def test_a_few_real_recordings_open(clips_dir: Path) -> None:
     rows = rows_of(clips_dir, "talking")
-    small = sorted(rows, key=lambda row: (clips_dir / row["file"]).stat().st_size)[:4]
-    for row in small:
+    for row in sorted(rows, key=lambda row: (clips_dir / row["file"]).stat().st_size)[:4]:
         found = look(str(clips_dir / row["file"]), 4)
         assert found["ascending"], row["file"]
         assert float(str(found["sound_seconds"])) > 0.5, row["file"]

@@ -134,7 +134,7 @@ class Head:
 
     name = "head"
     path = Path("head.mp4")
-    start_seconds = 0.0
+    origin_seconds = start_seconds = 0.0
     height, width = 360, 480
 
     def __init__(self, count: int = 100, jitter: float = 0.0) -> None:

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import multiprocessing
 import struct
-from fractions import Fraction
 from pathlib import Path
 
-import av
 import numpy as np
 import pytest
 
 from hicmae.media import video
 from hicmae.media.errors import MediaError
+from hicmae.media.faces import FaceConfig
+from hicmae.media.recording import Recording
 from hicmae.media.video import DECODERS, constant_rate_indices, open_video
-from tests.support.media_files import counting_frames, numbers_of, write_recording
+from tests.support.media_files import (
+    counting_frames,
+    numbers_of,
+    write_planes,
+    write_recording,
+)
 
 COUNT = 40
 TIMES = np.arange(COUNT) / 25
@@ -49,6 +54,37 @@ def test_decord_reads_what_it_reads_rightly_and_pyav_the_rest(tmp_path: Path, cl
     assert open_video(program_stream).decoder == "pyav"
 
 
+@pytest.mark.parametrize(
+    ("suffix", "codec", "options", "b_frames", "decoder"),
+    [
+        (".mp4", "libx265", {"x265-params": "keyint=12:b-adapt=0:log-level=none"}, 2, "pyav"),
+        (".mkv", "mpeg2video", {}, 2, "pyav"),
+        (".mp4", "mpeg4", {}, 2, "pyav"),
+        (".mp4", "libx264", {"x264-params": "intra-refresh=1:keyint=12"}, 0, "pyav"),
+        (".mov", "libx264", {"x264-params": "open-gop=1:keyint=12"}, 2, "pyav"),
+        (".mp4", "libx265", {"x265-params": "keyint=12:open-gop=0:log-level=none"}, 2, "decord"),
+        (".mp4", "libx264", {}, 2, "decord"),
+        (".mp4", "mpeg4", {}, 0, "decord"),
+    ],
+)
+def test_jumps_give_the_frames_asked_for_where_groups_of_pictures_are_open(
+    tmp_path: Path, suffix: str, codec: str, options: dict[str, str], b_frames: int, decoder: str
+) -> None:
+    """decord loses its place in them while its stamps stay right; elsewhere it is not left out."""
+    path = write_recording(
+        tmp_path / f"clip{suffix}",
+        counting_frames(COUNT),
+        TIMES,
+        codec=codec,
+        b_frames=b_frames,
+        options=options,
+    )
+    for indices in ([0, 17, 18, 39], range(12, 20), range(0, 40, 5), [26], [35, 36, 37]):
+        with open_video(path) as reader:
+            assert reader.decoder == decoder
+            assert numbers_of(reader.read(indices), COUNT).tolist() == list(indices)
+
+
 def test_irregular_times_are_kept(tmp_path: Path) -> None:
     times = np.cumsum([0, *np.tile([0.02, 0.05, 0.3, 0.04], 10)])[:COUNT]
     path = write_recording(tmp_path / "clip.mkv", counting_frames(COUNT), times)
@@ -56,12 +92,8 @@ def test_irregular_times_are_kept(tmp_path: Path) -> None:
 
 
 def test_a_picture_that_starts_late_says_so(tmp_path: Path) -> None:
-    path = write_recording(
-        tmp_path / "clip.mkv",
-        counting_frames(COUNT),
-        TIMES + 0.4,
-        sound=np.zeros(96000),
-    )
+    frames = counting_frames(COUNT)
+    path = write_recording(tmp_path / "a.mkv", frames, TIMES + 0.4, sound=np.zeros(96000))
     reader = open_video(path)
     assert reader.decoder == "decord"
     assert reader.timestamps[0] == pytest.approx(0.4, abs=1e-3)
@@ -76,6 +108,61 @@ def test_frames_that_an_edit_list_hides_are_not_there(tmp_path: Path, hidden: in
     assert reader.timestamps[0] == pytest.approx(0, abs=1e-3)
     assert numbers_of(reader.read(range(len(reader))), COUNT).tolist() == list(range(hidden, COUNT))
     assert numbers_of(reader.read([COUNT - hidden - 1]), COUNT).tolist() == [COUNT - 1]
+
+
+def test_the_picture_on_the_screen_at_a_cut_is_held_and_what_follows_stays_in_its_place(
+    tmp_path: Path,
+) -> None:
+    """FFmpeg drops it, and moves what follows to the cut while the sound stays."""
+    seconds = np.array([0, 1, 2, 3, 4, *(5 + np.arange(35) / 25)])
+    path = write_recording(tmp_path / "screen.mp4", counting_frames(COUNT), seconds, b_frames=2)
+    _start_at(path, 2.3)
+    reader = open_video(path)
+    np.testing.assert_allclose(reader.timestamps, [0, *(seconds[3:] - 2.3)], atol=2e-3)
+    assert reader.start_seconds == 0
+    for indices in (range(len(reader)), [0], [1], [7, 20]):
+        numbers = numbers_of(reader.read(indices), COUNT)
+        assert numbers.tolist() == [index + 2 for index in indices]
+    # What changes once a second is held until it does; it is not exchanged for the nearer one.
+    shown = constant_rate_indices(reader.timestamps, 25)
+    changes = (np.flatnonzero(np.diff(shown[:70])) + 1) / 25
+    np.testing.assert_allclose(changes[:3], [0.7, 1.7, 2.7], atol=0.04)
+
+
+def test_a_cut_between_two_frames_moves_none_of_them(tmp_path: Path) -> None:
+    path = write_recording(tmp_path / "camera.mp4", counting_frames(COUNT), TIMES, b_frames=2)
+    _start_at(path, 0.23)
+    reader = open_video(path)
+    np.testing.assert_allclose(reader.timestamps, [0, *(TIMES[6:] - 0.23)], atol=2e-3)
+    assert numbers_of(reader.read([0, 1, 9]), COUNT).tolist() == [5, 6, 14]
+
+
+def test_a_first_frame_that_is_late_for_want_of_an_edit_list_begins_the_picture(
+    tmp_path: Path,
+) -> None:
+    path = write_recording(tmp_path / "ravdess.mp4", counting_frames(COUNT), TIMES, b_frames=2)
+    _start_at(path, -0.08)  # as some editors write it: from 0, though the first frame is later
+    reader = open_video(path)
+    assert reader.timestamps[0] == reader.start_seconds == 0
+    assert numbers_of(reader.read([0, 1, 9]), COUNT).tolist() == [0, 1, 9]
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+@pytest.mark.parametrize(("last", "seconds"), [(3.0, 4.56), (0.05, 1.6), (None, 1.6)])
+def test_a_picture_that_is_held_at_the_end_is_part_of_it(
+    tmp_path: Path, suffix: str, last: float | None, seconds: float
+) -> None:
+    path = write_recording(
+        tmp_path / f"a{suffix}", counting_frames(COUNT), TIMES, last_seconds=last
+    )
+    reader = open_video(path)
+    assert reader.duration_seconds == pytest.approx(seconds, abs=0.005)
+    with Recording(path, reader, FaceConfig(faces="none"), fps=25, start=1.52) as recording:
+        expected = [38, *[39] * (round(seconds * 25) - 39)]
+        assert recording.indices.tolist() == expected
+    if last == 3.0:
+        with Recording(path, open_video(path), FaceConfig(faces="none"), fps=25, start=3.0) as late:
+            assert set(late.indices.tolist()) == {39}
 
 
 @pytest.mark.parametrize("decoders", [tuple(DECODERS), ("pyav",)])
@@ -213,12 +300,11 @@ def nearest(timestamps: np.ndarray, wanted: np.ndarray) -> np.ndarray:
     return np.abs(wanted[:, None] - timestamps[None]).argmin(axis=1)
 
 
-def test_the_same_rate_changes_nothing() -> None:
-    for start in (0.0, 0.033, 7.3):
-        for count in (1, 2, 174, 1000):
-            indices = constant_rate_indices(start + np.arange(count) / 25, 25)
-            np.testing.assert_array_equal(indices, np.arange(count))
-            assert indices.dtype == np.int64
+@pytest.mark.parametrize("start", [0.0, 0.033, 7.3])
+@pytest.mark.parametrize("count", [1, 2, 174, 1000])
+def test_the_same_rate_changes_nothing(start: float, count: int) -> None:
+    indices = constant_rate_indices(start + np.arange(count) / 25, 25)
+    np.testing.assert_array_equal(indices, np.arange(count))
 
 
 @pytest.mark.parametrize("fps", [12.5, 20, 29.97, 30, 50, 59.94])
@@ -307,32 +393,19 @@ def write_bars(
     rotation: int | None = None,
 ) -> Path:
     """Eight upright bars of the colours, without loss, tagged as they are stored."""
-    values = ycbcr(matrix, full, bits)
-    pixels = {8: "yuv444p", 10: "yuv420p10le"}[bits] if codec == "libx264" else "yuvj420p"
-    height, width = size
-    with av.open(str(path), "w") as container:
-        options = {"qp": "0"} if codec == "libx264" else {"q": "1"}
-        stream = container.add_stream(codec, rate=25, options=options)
-        stream.height, stream.width, stream.pix_fmt = height, width, pixels
-        stream.codec_context.color_range = FULL if full else LIMITED
-        stream.codec_context.colorspace = MATRIX[matrix]
-        if rotation is not None:
-            stream.set_display_rotation(rotation)
-        for number in range(3):
-            frame = av.VideoFrame(width, height, pixels)
-            for plane, channel in zip(frame.planes, values.T, strict=True):
-                kind = np.uint8 if bits == 8 else np.uint16
-                bars = np.zeros((plane.height, plane.line_size // kind().itemsize), dtype=kind)
-                place = np.minimum(np.arange(plane.width) * 8 // plane.width, 7)
-                bars[:, : plane.width] = channel[place]
-                plane.update(bars.tobytes())
-            frame.color_range, frame.colorspace = (FULL if full else LIMITED), MATRIX[matrix]
-            frame.pts, frame.time_base = number, Fraction(1, 25)
-            for packet in stream.encode(frame):
-                container.mux(packet)
-        for packet in stream.encode(None):
-            container.mux(packet)
-    return path
+    pixels, halved = ("yuv444p", 1) if bits == 8 else ("yuv420p10le", 2)
+    options = {"qp": "0"}
+    if codec == "mjpeg":
+        pixels, halved, options = "yuvj420p", 2, {"qmin": "1", "qmax": "1"}
+    planes = []
+    for channel, by in zip(ycbcr(matrix, full, bits).T, (1, halved, halved), strict=True):
+        height, width = (-(-side // by) for side in size)
+        row = channel[np.minimum(np.arange(width) * 8 // width, 7)]
+        planes.append(np.tile(row.astype(np.uint8 if bits == 8 else np.uint16), (height, 1)))
+    colours = (2, 2, MATRIX[matrix], FULL if full else LIMITED)
+    return write_planes(
+        path, [planes] * 3, pixels, codec, colours=colours, rotation=rotation, options=options
+    )
 
 
 def bars_of(frame: np.ndarray) -> np.ndarray:

@@ -97,6 +97,20 @@ def test_receipt_counts_what_is_there(folder: Path) -> None:
     assert about["faces"]["found_by"] == {"detected": 220, "missing": 10}
 
 
+def test_receipt_counts_what_was_done_with_stored_pictures(tmp_path: Path, folder: Path) -> None:
+    done = {"pixel_aspect": "4:3", "deinterlaced": True}
+    samples = [
+        changed(moving_sample(number, num_frames=30), lambda info, done=done: {"picture": done})
+        for number, done in enumerate([done, {"tone_mapped": "hlg"}, done, {}])
+    ]
+    about = receipt_of(write_preparation(tmp_path / "changed", samples))
+    expected = {"deinterlaced": 2, "pixel_aspect 4:3": 2, "tone_mapped hlg": 1}
+    assert about["pictures"] == expected
+    page = shards.receipts.page.receipt_page(about, [], "pictures")
+    assert "| tone mapped hlg | 1 samples |" in page
+    assert "pictures" not in receipt_of(folder)
+
+
 def test_distributions_are_those_of_numpy(folder: Path) -> None:
     found = receipt_of(folder)["distributions"]
     seconds = np.array([20, 30, 40, 50, 30, 30, 30]) / 25

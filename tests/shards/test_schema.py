@@ -54,6 +54,13 @@ def test_a_sample_is_read_back_as_it_was_written() -> None:
     assert reread_sample_json(sample_json(sample), "here") == sample
 
 
+def test_what_was_done_with_pictures_is_said_only_where_something_was() -> None:
+    assert b'"picture"' not in sample_json(info())
+    sample = info(picture={"pixel_aspect": "4:3", "deinterlaced": True})
+    assert parse_sample_json(sample_json(sample), "here") == sample
+    assert reread_sample_json(sample_json(sample), "here") == sample
+
+
 def test_a_sample_with_a_sound_file_of_its_own_is_read_back() -> None:
     sample = info(sound_source=SourceFile(path="3.wav", sha256="1" * 64, bytes=7), sound="silent")
     assert parse_sample_json(sample_json(sample), "here") == sample

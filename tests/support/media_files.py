@@ -32,6 +32,7 @@ CODECS = {
     ".ogv": ("libvpx", "libopus"),
     ".3gp": ("libx264", "aac"),
 }
+_BT709 = (1, 1, 1, 1)  # see ``write_planes``
 _PIXELS = {"ffv1": "bgr0", "libx264rgb": "rgb24"}
 
 
@@ -48,13 +49,19 @@ def write_recording(
     codec: str | None = None,
     keyframe_every: int = 12,
     b_frames: int = 0,
+    options: dict[str, str] | None = None,
+    last_seconds: float | None = None,
 ) -> Path:
-    """Write frames (T, H, W, 3) uint8 shown at ``times`` seconds, and sound (n,) in -1..1."""
+    """Write frames (T, H, W, 3) uint8 shown at ``times`` seconds, and sound (n,) in -1..1.
+
+    The last frame lasts ``last_seconds``; None: as long as the encoder says.
+    """
     picture_codec, sound_codec = CODECS.get(path.suffix, CODECS[".mkv"])
     picture_codec = codec or picture_codec
-    base = Fraction(1, 25) if picture_codec in {"mpeg4", "mpeg1video"} else Fraction(1, 1000)
+    of_fixed_rate = {"mpeg4", "mpeg1video", "mpeg2video"}
+    base = Fraction(1, 25 if picture_codec in of_fixed_rate else 1000)
     with av.open(str(path), "w") as container:
-        stream = container.add_stream(picture_codec, rate=25)
+        stream = container.add_stream(picture_codec, rate=25, options=options)
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt = _PIXELS.get(picture_codec, "yuv420p")
         stream.codec_context.time_base = base
@@ -73,11 +80,64 @@ def write_recording(
             frame.pts, frame.time_base = round(time / base), base
             packets += stream.encode(frame)
         packets += stream.encode(None)
+        if last_seconds is not None:
+            packets[-1].duration = round(last_seconds / packets[-1].time_base)
         if voice is not None and sound is not None:
             packets += _encoded_sound(voice, sound, sound_rate, sound_start)
         packets.sort(key=lambda packet: packet.dts * packet.time_base)
         for packet in packets:
             container.mux(packet)
+    return path
+
+
+def write_planes(
+    path: Path,
+    pictures: Sequence[Sequence[np.ndarray]],
+    pixels: str,
+    codec: str,
+    *,
+    aspect: Fraction | None = None,
+    fields: str = "prog",
+    colours: tuple[int, ...] = _BT709,
+    rotation: int | None = None,
+    options: dict[str, str] | None = None,
+) -> Path:
+    """Write pictures at 25 a second that are given as planes of one format of pixels.
+
+    ``aspect`` is of the pixels, ``fields`` their order (``tff``, ``bff``; ``prog``: none),
+    ``colours`` the codes of ISO/IEC 23091-2: primaries, transfer, matrix; then 1 of limited range,
+    2 of full.
+    """
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=25, options=options)
+        height, width = pictures[0][0].shape
+        stream.height, stream.width, stream.pix_fmt = height, width, pixels
+        stream.bit_rate, context = 4_000_000, stream.codec_context
+        context.color_primaries, context.color_trc = colours[:2]
+        context.colorspace, context.color_range = colours[2:]
+        if aspect is not None:
+            context.sample_aspect_ratio = aspect
+        if rotation is not None:
+            stream.set_display_rotation(rotation)
+        graph = av.filter.Graph()
+        source = graph.add_buffer(
+            width=width, height=height, format=pixels, time_base=Fraction(1, 25)
+        )
+        graph.link_nodes(source, graph.add("setfield", mode=fields), graph.add("buffersink"))
+        graph.configure()
+        for number, planes in enumerate(pictures):
+            frame = av.VideoFrame(width, height, pixels)
+            for plane, values in zip(frame.planes, planes, strict=True):
+                row = np.zeros((plane.height, plane.line_size // values.itemsize), values.dtype)
+                row[:, : plane.width] = values
+                plane.update(row.tobytes())
+            frame.color_primaries, frame.color_trc, frame.colorspace, frame.color_range = colours
+            frame.pts, frame.time_base = number, Fraction(1, 25)
+            graph.push(frame)
+            marked: Any = graph.pull()
+            marked.pts, marked.time_base = number, Fraction(1, 25)
+            container.mux(stream.encode(marked))
+        container.mux(stream.encode(None))
     return path
 
 
