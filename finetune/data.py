@@ -348,5 +348,4 @@ def _strata(benchmark: Benchmark, rows: pd.DataFrame) -> dict[str, list[int]]:
 def _class_numbers(benchmark: Benchmark, rows: pd.DataFrame) -> np.ndarray:
     """Places of the labels among the classes. Returns: int64 (N,)."""
     assert benchmark.label is not None
-    place = {name: number for number, name in enumerate(benchmark.classes)}
-    return rows[benchmark.label].map(as_text).map(place).to_numpy(dtype=np.int64)
+    return pd.Index(benchmark.classes).get_indexer(pd.Index(rows[benchmark.label].map(as_text)))

@@ -87,18 +87,18 @@ def train_fold(plan: Plan, fold: Fold, *, resume: bool = False) -> FoldFacts:
 
 def can_resume(plan: Plan, fold: Fold) -> bool:
     """Whether an epoch of the fold was saved by a run with this very configuration."""
-    return saved_epoch(_partial(plan, fold), plan.digest).is_file()
-
-
-def saved_epoch(folder: Path, digest: str) -> Path:
-    """Where a fold of this configuration is saved; a file of another one is never taken up."""
-    return folder / f"saved-{digest[:16]}.ckpt"
+    return _saved(plan, fold).is_file()
 
 
 def _partial(plan: Plan, fold: Fold) -> Path:
     """Where a fold is worked on."""
     final = fold_folder(plan.out, fold.name)
     return final.with_name(f".{final.name}.partial")
+
+
+def _saved(plan: Plan, fold: Fold) -> Path:
+    """Where an epoch is saved; a file of another configuration is never taken up."""
+    return _partial(plan, fold) / f"saved-{plan.digest[:16]}.ckpt"
 
 
 def _work(plan: Plan, fold: Fold, share: Share) -> None:
@@ -114,9 +114,11 @@ def _work(plan: Plan, fold: Fold, share: Share) -> None:
     kind = FinetuneModule if choice is None else JudgedModule
     module = kind(plan, sides.train, steps_per_epoch=steps)
     notes += module.notes
-    saved = saved_epoch(folder, plan.digest)
+    saved = _saved(plan, fold)
     saver = EpochSaver(saved, every=config.trainer.save_every)
-    keeper = _feature_keeper(plan, fold, folder)
+    shown = choose_samples(fold.test, config.seed)
+    views = view_loader(plan, shown, num_segments=1)
+    keeper = FeatureKeeper(views, shown["key"].map(str).tolist(), folder)
     callbacks: list[pl.Callback] = [keeper] if choice is None else [keeper, choice]
     if config.recipe.ema_decay is not None:  # after the choice, which wants the average's weights
         callbacks.append(MovingAverage(config.recipe.ema_decay))
@@ -138,7 +140,8 @@ def _work(plan: Plan, fold: Fold, share: Share) -> None:
         if choice is not None:
             notes += choice.restore(module)
         merge_tuning(module.model)
-        outputs = _on_cpu(trainer.predict(module, view_loader(plan, fold.test, share)))
+        found: Any = trainer.predict(module, view_loader(plan, fold.test, share))
+        outputs = [{name: value.cpu() for name, value in batch.items()} for batch in found]
         skipped = sum((Counter(counts) for counts in from_all(module.skipped)), Counter())
         notes += [f"{count} training clips skipped ({cause})" for cause, count in skipped.items()]
         everyone = [batch for part in from_all(outputs) for batch in part]
@@ -167,11 +170,7 @@ def _work(plan: Plan, fold: Fold, share: Share) -> None:
 class FoldLog(Logger):
     """Lightning's numbers in ``metrics.csv`` and, where there is a run of it, in W&B.
 
-    Args:
-        path: The file; a resumed fold continues it.
-
-    Attributes:
-        wandb: The run; none in all processes but the first.
+    A resumed fold continues the file; ``wandb`` is none in all processes but the first.
     """
 
     def __init__(self, path: Path) -> None:
@@ -182,11 +181,9 @@ class FoldLog(Logger):
 
     @property
     def name(self) -> None:
-        """It has none: Lightning would make folders of it."""
+        """It has none, and no version: Lightning would make folders of them."""
 
-    @property
-    def version(self) -> None:
-        """It has none, either."""
+    version = name
 
     @rank_zero_only
     def start(self, step: int) -> None:
@@ -338,18 +335,6 @@ def _wandb_run(plan: Plan, fold: Fold, *, goes_on: bool) -> WandbRun:
         },
     }
     return WandbRun(folder, settings, config, group=plan.group)
-
-
-def _feature_keeper(plan: Plan, fold: Fold, folder: Path) -> FeatureKeeper:
-    """What keeps the features of some test samples for the report; in the first process alone."""
-    rows = choose_samples(fold.test, plan.config.seed)
-    views = view_loader(plan, rows, num_segments=1)
-    return FeatureKeeper(views, [str(key) for key in rows["key"]], folder)
-
-
-def _on_cpu(outputs: Any) -> list[dict[str, Tensor]]:
-    """Outputs of one loader's batches, away from the device."""
-    return [{name: value.cpu() for name, value in batch.items()} for batch in outputs]
 
 
 def _facts(

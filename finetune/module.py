@@ -121,7 +121,8 @@ class FinetuneModule(pl.LightningModule):
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Turn bytes into the network's input, on the device, outside of autocast."""
         wanted = self.model.emotion.modalities.split("-")
-        absent = [name for key, name in _MODALITY.items() if key not in wanted]
+        sources = {"video": "frames", "audio": "waveform"}
+        absent = [name for key, name in sources.items() if key not in wanted]
         video, fbank = self.transform(
             {key: value for key, value in batch.items() if key not in absent}
         )
@@ -230,11 +231,11 @@ class FinetuneModule(pl.LightningModule):
                 self.all_gather(values, sync_grads=True).flatten(0, 1)  # type: ignore[union-attr]
                 for values in (outputs, targets)
             )
-        losses = combined(self.terms, outputs, targets, self.class_weights)
-        if len(losses.terms) > 1:
-            for name, value in losses.terms.items():
-                self.log(f"loss_{name}", value, batch_size=len(targets))
-        return losses.total
+        total, terms = combined(self.terms, outputs, targets, self.class_weights)
+        if len(terms) > 1:
+            named = {f"loss_{name}": value for name, value in terms.items()}
+            self.log_dict(named, batch_size=len(targets))
+        return total
 
     def _targets(self, batch: Batch) -> Tensor:
         """What the loss compares with: smoothed (B, C), or standardised (B, D)."""
@@ -255,7 +256,3 @@ class JudgedModule(FinetuneModule):
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """Predict views of the side that chooses the epoch; as ``predict_step``."""
         return self.predict_step(batch, batch_idx)
-
-
-# Entry of a batch by the modality that reads it.
-_MODALITY = {"video": "frames", "audio": "waveform"}

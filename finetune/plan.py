@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+import pandas as pd
+
 from finetune.benchmark import Benchmark
 from finetune.folds import Fold
 from finetune.losses import Term, default_loss, loss_terms
@@ -366,10 +368,12 @@ def _network(model: str | None, checkpoint: Path | None) -> tuple[ModelConfig, C
     found = load_checkpoint(checkpoint)
     sizes = found.model_config()
     if model is not None:
-        ours, theirs = _flat(to_dict(load_model_config(model))), _flat(to_dict(sizes))
+        ours, theirs = (
+            pd.json_normalize(to_dict(one)).iloc[0] for one in (load_model_config(model), sizes)
+        )
         other = [
             f"{name} {theirs[name]} there, {ours[name]} here"
-            for name in ours
+            for name in ours.index
             if ours[name] != theirs[name]
         ]
         if other:
@@ -378,14 +382,3 @@ def _network(model: str | None, checkpoint: Path | None) -> tuple[ModelConfig, C
                 " --model out, the checkpoint knows its sizes"
             )
     return sizes, found
-
-
-def _flat(data: dict[str, Any], at: str = "") -> dict[str, Any]:
-    """Nested settings as dotted names."""
-    flat: dict[str, Any] = {}
-    for name, value in data.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{at}{name}.")
-        else:
-            flat[f"{at}{name}"] = value
-    return flat

@@ -20,6 +20,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from finetune.benchmark import Benchmark
 from finetune.predictions import FILE_NAME, Prediction, read_predictions
 from finetune.reporting.resampling import Intervals, intervals
@@ -294,19 +296,15 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 def _disagreements(scores: Scores, stored: dict[str, Any]) -> list[str]:
     """Compare what was stored with what the predictions give."""
-    written = stored.get("pooled") or {}
-    sentences = []
-    for metric, value in scores.pooled.items():
-        before = written.get(metric)
-        before = math.nan if before is None else float(before)
-        if math.isnan(before) and math.isnan(value):
-            continue
-        if not math.isclose(before, value, abs_tol=1e-9):
-            sentences.append(
-                f"{SCORES} says {metric} = {before:.4f} and {FILE_NAME} gives {value:.4f};"
-                " the latter is shown."
-            )
-    return sentences
+    written = {
+        name: math.nan if v is None else v for name, v in (stored.get("pooled") or {}).items()
+    }
+    return [
+        f"{SCORES} says {metric} = {before:.4f} and {FILE_NAME} gives {value:.4f};"
+        " the latter is shown."
+        for metric, value in scores.pooled.items()
+        if not np.isclose(before := written.get(metric, math.nan), value, 0, 1e-9, equal_nan=True)
+    ]
 
 
 def _git(folder: Path, *words: str) -> str | None:

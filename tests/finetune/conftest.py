@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from finetune.benchmark import Benchmark
 from hicmae.checkpoints.checkpoint import save_checkpoint
 from hicmae.pretraining import HiCMAE
 from hicmae.settings import ModelConfig, ObjectiveConfig
-from tests.support.finetune_fixtures import write_labelled_shards, wrong_labels
+from tests.support.finetune_fixtures import (
+    BENCHMARK,
+    Train,
+    train_tiny,
+    write_labelled_shards,
+    wrong_labels,
+)
 from tests.support.shared import made_once
 
 
@@ -48,3 +56,16 @@ def pretrained(tmp_path_factory: pytest.TempPathFactory, tiny_model_config: Mode
         )
 
     return made_once(tmp_path_factory, "pretrained", make)
+
+
+@pytest.fixture
+def train(shards: Path, tiny_model_config: ModelConfig, tmp_path: Path) -> Train:
+    """Fine-tunes the tiny network; of a run: its benchmark, ``on`` which shards, its ``name``."""
+
+    def run(
+        benchmark: Benchmark = BENCHMARK, /, *, on: Path = shards, name: str = "run", **options: Any
+    ) -> Path:
+        chosen = {"out": tmp_path / name} | options
+        return train_tiny(tmp_path, on, tiny_model_config, benchmark, **chosen)
+
+    return run

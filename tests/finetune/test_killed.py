@@ -22,13 +22,11 @@ from finetune.module import FinetuneModule
 from finetune.record import read_run
 from finetune.settings import OptimizerConfig, RecipeConfig
 from hicmae.config import save_yaml, to_dict
-from hicmae.settings import AugmentConfig, ModelConfig
+from hicmae.settings import AugmentConfig
 from tests.support.finetune_fixtures import (
     BENCHMARK,
+    Train,
     save_benchmark,
-    train_tiny,
-    write_labelled_shards,
-    wrong_labels,
 )
 
 # Everything that draws or remembers: augmentation, drop path, mixing, an average, a choice.
@@ -59,9 +57,8 @@ def one_thread() -> Iterator[None]:
 @pytest.mark.slow
 @pytest.mark.usefixtures("one_thread")
 def test_a_killed_sweep_resumes_in_its_fold_to_identical_results(
-    tiny_model_config: ModelConfig, tmp_path: Path
+    noisy: Path, tmp_path: Path, train: Train
 ) -> None:
-    shards = write_labelled_shards(tmp_path / "shards", changes=wrong_labels())
     options = {
         "recipe": RECIPE,
         "augment": AUGMENT,
@@ -71,7 +68,7 @@ def test_a_killed_sweep_resumes_in_its_fold_to_identical_results(
         "selection": "inner-validation",
         "validation_share": 0.3,
     }
-    whole = train_tiny(tmp_path, shards, tiny_model_config, out=tmp_path / "whole", **options)
+    whole = train(on=noisy, name="whole", **options)
     out = tmp_path / "killed"
     config = {
         name: to_dict(value) if dataclasses.is_dataclass(value) else value
@@ -79,7 +76,7 @@ def test_a_killed_sweep_resumes_in_its_fold_to_identical_results(
     }
     config |= {
         "benchmark": save_benchmark(tmp_path, BENCHMARK),
-        "shards": str(shards),
+        "shards": str(noisy),
         "out": str(out),
         "model": str(tmp_path / "model.yaml"),
         "precision": "32-true",
@@ -113,7 +110,7 @@ def test_a_killed_sweep_resumes_in_its_fold_to_identical_results(
             process.stderr.close()
     assert (out / "fold-1" / "fold.json").is_file()
     assert not (out / "fold-2").exists()
-    train_tiny(tmp_path, shards, tiny_model_config, out=out, resume=True, **options)
+    train(on=noisy, name="killed", resume=True, **options)
     compare(out, whole)
     assert read_run(out).predictions == read_run(whole).predictions
 
@@ -129,11 +126,10 @@ def test_a_killed_sweep_resumes_in_its_fold_to_identical_results(
 def test_a_resumed_fold_trains_the_missing_epochs_alone(
     error: BaseException,
     seen: type[BaseException],
-    tiny_model_config: ModelConfig,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
+    train: Train,
 ) -> None:
-    shards = write_labelled_shards(tmp_path / "shards")
     trained: list[int] = []
     started = FinetuneModule.on_train_epoch_start
     stop_at = 3
@@ -148,13 +144,13 @@ def test_a_resumed_fold_trains_the_missing_epochs_alone(
     monkeypatch.setattr(FinetuneModule, "on_train_epoch_start", note)
     options = {"recipe": RECIPE, "epochs": 5, "folds": "1"}
     with pytest.raises(seen):
-        train_tiny(tmp_path, shards, tiny_model_config, **options)
+        train(**options)
     partial = tmp_path / "run" / ".fold-1.partial"
     assert list(partial.glob("saved-*.ckpt"))
     trained.remove(stop_at)
     assert trained == [0, 1, 2]
     trained.append(stop_at)  # from now on it goes through
-    train_tiny(tmp_path, shards, tiny_model_config, resume=True, **options)
+    train(resume=True, **options)
     assert trained[4:] == [3, 4]
     rows = pd.read_csv(tmp_path / "run" / "fold-1" / "metrics.csv")
     assert rows["epoch"].dropna().unique().tolist() == [0, 1, 2, 3, 4]
@@ -163,27 +159,25 @@ def test_a_resumed_fold_trains_the_missing_epochs_alone(
 
 
 def test_a_fold_that_is_killed_while_it_is_finished_is_finished_with_all_its_rows(
-    tiny_model_config: ModelConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, train: Train
 ) -> None:
-    shards = write_labelled_shards(tmp_path / "shards")
     options = {"epochs": 2, "folds": "1"}
     with monkeypatch.context() as patch:
         full = OSError(errno.ENOSPC, "No space left on device")
         patch.setattr("finetune.fold.write_json", Mock(side_effect=full))
         with pytest.raises(OSError, match="No space left"):
-            train_tiny(tmp_path, shards, tiny_model_config, **options)
-    train_tiny(tmp_path, shards, tiny_model_config, resume=True, **options)
+            train(**options)
+    train(resume=True, **options)
     rows = pd.read_csv(tmp_path / "run" / "fold-1" / "metrics.csv")
     assert rows["epoch"].dropna().unique().tolist() == [0, 1]
     assert not (tmp_path / "run" / ".fold-1.partial").exists()
 
 
 def test_a_saved_epoch_of_another_configuration_is_not_taken_up(
-    tiny_model_config: ModelConfig, tmp_path: Path
+    tmp_path: Path, train: Train
 ) -> None:
-    shards = write_labelled_shards(tmp_path / "shards")
     out = tmp_path / "run"
     (out / ".fold-1.partial").mkdir(parents=True)
     (out / ".fold-1.partial" / "saved-0123456789abcdef.ckpt").write_text("of another seed")
-    train_tiny(tmp_path, shards, tiny_model_config, resume=True, folds="1", epochs=1)
+    train(resume=True, folds="1", epochs=1)
     assert read_run(out).scores.num_samples == 12

@@ -23,6 +23,7 @@ from tests.support.finetune_fixtures import (
     BENCHMARK,
     CLASSES,
     VALUES,
+    Train,
     all_notes,
     labels_of,
     run_tiny,
@@ -168,14 +169,10 @@ def test_the_paper_protocol_is_that_rule_under_its_own_name(runs: dict[str, Path
     ],
 )
 def test_options_that_contradict_the_protocol_are_refused(
-    options: dict[str, Any],
-    said: str,
-    shards: Path,
-    tiny_model_config: ModelConfig,
-    tmp_path: Path,
+    options: dict[str, Any], said: str, tmp_path: Path, train: Train
 ) -> None:
     with pytest.raises(ValueError, match=said):
-        train_tiny(tmp_path, shards, tiny_model_config, **({"protocol": "paper"} | options))
+        train(**({"protocol": "paper"} | options))
     assert not (tmp_path / "run").exists()
 
 
@@ -197,10 +194,7 @@ def test_recordings_are_scored_and_groups_broken_down(
 
 
 def test_votes_and_weights_of_classes_reach_the_loss_and_not_the_test(
-    described: Path,
-    tiny_model_config: ModelConfig,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    described: Path, monkeypatch: pytest.MonkeyPatch, train: Train
 ) -> None:
     benchmark = dataclasses.replace(BENCHMARK, votes=("votes_low", "votes_high"))
     seen: list[Any] = []
@@ -212,11 +206,9 @@ def test_votes_and_weights_of_classes_reach_the_loss_and_not_the_test(
         return targets
 
     monkeypatch.setattr(FinetuneModule, "_targets", note)
-    out = train_tiny(
-        tmp_path,
-        described,
-        tiny_model_config,
+    out = train(
         benchmark,
+        on=described,
         folds="1",
         epochs=1,
         recipe=RecipeConfig(
@@ -229,27 +221,9 @@ def test_votes_and_weights_of_classes_reach_the_loss_and_not_the_test(
     assert {item.true for item in read_run(out).predictions} == set(CLASSES)
 
 
-def test_a_batch_of_one_clip_trains(
-    shards: Path, tiny_model_config: ModelConfig, tmp_path: Path
-) -> None:
-    out = train_tiny(
-        tmp_path,
-        shards,
-        tiny_model_config,
-        folds="1",
-        epochs=1,
-        recipe=RecipeConfig(batch_size=1, drop_path=0.0),
-    )
+def test_a_batch_of_one_clip_trains(train: Train) -> None:
+    out = train(folds="1", epochs=1, recipe=RecipeConfig(batch_size=1, drop_path=0.0))
     assert read_run(out).scores.num_samples == 12
-    with pytest.raises(ValueError, match="batch_size = 1 with loss ccc"):
-        train_tiny(
-            tmp_path,
-            shards,
-            tiny_model_config,
-            VALUES,
-            out=tmp_path / "no",
-            recipe=RecipeConfig(batch_size=1, loss="ccc"),
-        )
 
 
 @pytest.mark.slow
@@ -268,13 +242,11 @@ def test_a_class_that_a_fold_does_not_test_is_said(
 
 
 def test_constant_true_values_are_undefined_and_the_run_says_so(
-    tiny_model_config: ModelConfig, tmp_path: Path
+    tmp_path: Path, train: Train
 ) -> None:
     changes = {number: {"labels": {"valence": 0.5}} for number in range(24)}
     flat = write_labelled_shards(tmp_path / "shards", changes=changes)
-    out = train_tiny(
-        tmp_path, flat, tiny_model_config, VALUES, epochs=2, selection="inner-validation"
-    )
+    out = train(VALUES, on=flat, epochs=2, selection="inner-validation")
     stored = json.loads((out / "scores.json").read_text())
     assert stored["pooled"]["ccc_valence"] is None
     assert stored["pooled"]["ccc_arousal"] is not None
@@ -287,18 +259,16 @@ def test_constant_true_values_are_undefined_and_the_run_says_so(
 
 
 def test_unnamed_speakers_are_allowed_by_protocol_alone_and_then_said(
-    tiny_model_config: ModelConfig, tmp_path: Path
+    tmp_path: Path, train: Train
 ) -> None:
     changes: dict[int, dict[str, Any]] = {number: {"speaker": None} for number in range(24)}
     unnamed = write_labelled_shards(tmp_path / "shards", changes=changes)
     with pytest.raises(ValueError, match="has no speaker"):
-        train_tiny(tmp_path, unnamed, tiny_model_config)
+        train(on=unnamed)
     run = read_run(
-        train_tiny(
-            tmp_path,
-            unnamed,
-            tiny_model_config,
+        train(
             split_benchmark(shared_speakers=True),
+            on=unnamed,
             epochs=1,
             selection="inner-validation",
         )
@@ -309,12 +279,10 @@ def test_unnamed_speakers_are_allowed_by_protocol_alone_and_then_said(
     assert said in all_notes(run)
 
 
-def test_speakers_shared_by_protocol_are_counted(
-    tiny_model_config: ModelConfig, tmp_path: Path
-) -> None:
+def test_speakers_shared_by_protocol_are_counted(tmp_path: Path, train: Train) -> None:
     changes: dict[int, dict[str, Any]] = {5: {"speaker": "s1"}}
     shared = write_labelled_shards(tmp_path / "shards", changes=changes)
     benchmark = split_benchmark(shared_speakers=True)
-    out = train_tiny(tmp_path, shared, tiny_model_config, benchmark, epochs=1)
+    out = train(benchmark, on=shared, epochs=1)
     said = "1 values of speaker are on both sides, as the benchmark's protocol allows"
     assert said in all_notes(read_run(out))

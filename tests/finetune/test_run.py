@@ -36,6 +36,7 @@ from shards.sample import collate
 from tests.support.finetune_fixtures import (
     BENCHMARK,
     VALUES,
+    Train,
     labels_of,
     run_tiny,
     split_benchmark,
@@ -148,13 +149,13 @@ def test_the_saved_network_gives_the_predictions_that_were_written(
 
 
 def test_a_seed_gives_the_same_predictions_and_another_seed_others(
-    finished: Path, shards: Path, tiny_model_config: ModelConfig, tmp_path: Path
+    finished: Path, train: Train
 ) -> None:
     # Alone, the second fold starts from the same seed as after the first.
-    again = train_tiny(tmp_path, shards, tiny_model_config, folds="2")
+    again = train(folds="2")
     kept = (finished / "fold-2" / "predictions.jsonl").read_text()
     assert (again / "fold-2" / "predictions.jsonl").read_text() == kept
-    other = train_tiny(tmp_path, shards, tiny_model_config, folds="2", seed=1, out=tmp_path / "b")
+    other = train(folds="2", seed=1, name="b")
     assert (other / "fold-2" / "predictions.jsonl").read_text() != kept
 
 
@@ -202,10 +203,8 @@ def test_targets_are_standardised_over_the_training_side_alone(shards: Path) -> 
 
 
 @pytest.mark.parametrize("modalities", ["video", "audio"])
-def test_a_single_modality_is_enough_and_alone_is_read(
-    modalities: str, shards: Path, tiny_model_config: ModelConfig, tmp_path: Path
-) -> None:
-    out = train_tiny(tmp_path, shards, tiny_model_config, modalities=modalities, folds="1")
+def test_a_single_modality_is_enough_and_alone_is_read(modalities: str, train: Train) -> None:
+    out = train(modalities=modalities, folds="1")
     run = read_run(out)
     assert run.facts.modalities == modalities
     assert set(run.folds[0].layer_weights) == {modalities}
@@ -213,14 +212,14 @@ def test_a_single_modality_is_enough_and_alone_is_read(
 
 
 def test_a_silent_sample_is_refused_by_name_where_sound_is_needed(
-    tiny_model_config: ModelConfig, tmp_path: Path
+    tmp_path: Path, train: Train
 ) -> None:
     mute = write_labelled_shards(tmp_path / "mute", mute=3)
     for modalities in ("audio-video", "audio"):
         with pytest.raises(ValueError, match=r"sample 's1/003' has no sound \(1 of 24 samples\)"):
-            train_tiny(tmp_path, mute, tiny_model_config, modalities=modalities)
+            train(on=mute, modalities=modalities)
     assert not (tmp_path / "run").exists()
-    train_tiny(tmp_path, mute, tiny_model_config, modalities="video", folds="1")
+    train(on=mute, modalities="video", folds="1")
 
 
 def test_pretrained_weights_are_taken_over_and_bring_their_sizes(
@@ -248,14 +247,14 @@ def test_pretrained_weights_are_taken_over_and_bring_their_sizes(
 
 
 def test_a_checkpoint_of_another_size_is_refused_with_the_differences(
-    shards: Path, pretrained: Path, tiny_model_config: ModelConfig, tmp_path: Path
+    shards: Path, pretrained: Path, tiny_model_config: ModelConfig, tmp_path: Path, train: Train
 ) -> None:
     wider = dataclasses.replace(tiny_model_config, encoder_dim=64)
     with pytest.raises(ValueError, match="encoder_dim 32 there, 64 here") as caught:
         train_tiny(tmp_path, shards, wider, checkpoint=pretrained)
     assert "\n" not in str(caught.value)
     with pytest.raises(ValueError, match="neither --checkpoint nor --model"):
-        train_tiny(tmp_path, shards, tiny_model_config, model=None)
+        train(model=None)
     assert not (tmp_path / "run").exists()
 
 
@@ -272,100 +271,82 @@ def test_an_unfit_collection_is_refused_before_anything_is_written(
     change: dict[int, dict[str, object]],
     benchmark: Benchmark,
     said: str,
-    tiny_model_config: ModelConfig,
     tmp_path: Path,
+    train: Train,
 ) -> None:
     unfit = write_labelled_shards(tmp_path / "unfit", changes=change)
     with pytest.raises(ValueError, match=said) as caught:
-        train_tiny(tmp_path, unfit, tiny_model_config, benchmark)
+        train(benchmark, on=unfit)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.slow
 def test_finished_folds_are_kept_on_resume_and_only_with_the_same_configuration(
-    shards: Path, tiny_model_config: ModelConfig, tmp_path: Path
+    train: Train,
 ) -> None:
-    out = train_tiny(tmp_path, shards, tiny_model_config, folds="1")
+    out = train(folds="1")
     (out / ".fold-2.partial").mkdir()  # as a killed run leaves it
     (out / ".fold-2.partial" / "metrics.csv").write_text("half")
     with pytest.raises(ValueError, match="is not empty; finish the run there with --resume"):
-        train_tiny(tmp_path, shards, tiny_model_config)
+        train()
     with pytest.raises(ValueError, match="fold-1: was trained with another configuration"):
-        train_tiny(tmp_path, shards, tiny_model_config, resume=True, seed=3)
+        train(resume=True, seed=3)
     first = (out / "fold-1" / "fold.json").stat().st_mtime_ns
-    train_tiny(tmp_path, shards, tiny_model_config, resume=True)
+    train(resume=True)
     assert (out / "fold-1" / "fold.json").stat().st_mtime_ns == first
     assert not (out / ".fold-2.partial").exists()
     assert list(read_run(out).scores.folds) == ["1", "2"]
-    train_tiny(tmp_path, shards, tiny_model_config, overwrite=True, folds="2", seed=3)
+    train(overwrite=True, folds="2", seed=3)
     assert list(read_run(out).scores.folds) == ["2"]
     assert not (out / "fold-1").exists()
 
 
 @pytest.mark.slow
 def test_several_modalities_are_a_run_each_and_resume_where_they_were(
-    shards: Path, tiny_model_config: ModelConfig, tmp_path: Path
+    tmp_path: Path, train: Train
 ) -> None:
     both = {"modalities": "video,audio", "folds": "1"}
-    out = train_tiny(tmp_path, shards, tiny_model_config, **both)
+    out = train(**both)
     runs = {folder.name: read_run(folder) for folder in runs_in(out)}
     assert {name: run.facts.modalities for name, run in runs.items()} == {
         "audio": "audio",
         "video": "video",
     }
-    alone = train_tiny(
-        tmp_path, shards, tiny_model_config, out=tmp_path / "alone", modalities="audio", folds="1"
-    )
+    alone = train(name="alone", modalities="audio", folds="1")
     assert runs["audio"].predictions == read_run(alone).predictions
     shutil.rmtree(out / "audio" / "fold-1")
     kept = (out / "video" / "fold-1" / "fold.json").stat().st_mtime_ns
-    train_tiny(
-        tmp_path, shards, tiny_model_config, modalities="video,audio", folds="1", resume=True
-    )
+    train(modalities="video,audio", folds="1", resume=True)
     assert (out / "video" / "fold-1" / "fold.json").stat().st_mtime_ns == kept
     assert read_run(out / "audio").predictions == runs["audio"].predictions
     with pytest.raises(ValueError, match="holds a run; name another folder"):
-        train_tiny(tmp_path, shards, tiny_model_config, out=alone, modalities="video,audio")
+        train(out=alone, modalities="video,audio")
     for wrong in ("video,", "video,video", "sound"):
         with pytest.raises(ValueError, match="several separated by commas"):
-            train_tiny(tmp_path, shards, tiny_model_config, out=tmp_path / "no", modalities=wrong)
+            train(name="no", modalities=wrong)
     assert not (tmp_path / "no").exists()
 
 
-def test_overwriting_spares_folders_that_hold_no_run(
-    shards: Path, tiny_model_config: ModelConfig, tmp_path: Path
-) -> None:
+def test_overwriting_spares_folders_that_hold_no_run(tmp_path: Path, train: Train) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")
     with pytest.raises(ValueError, match="is no run folder"):
-        train_tiny(tmp_path, shards, tiny_model_config, out=tmp_path / "mine", overwrite=True)
+        train(name="mine", overwrite=True)
     assert (tmp_path / "mine" / "thesis.txt").is_file()
 
 
-def test_a_training_that_fails_leaves_no_half_fold(
-    shards: Path, tiny_model_config: ModelConfig, tmp_path: Path
-) -> None:
+def test_a_training_that_fails_leaves_no_half_fold(tmp_path: Path, train: Train) -> None:
     with pytest.raises(ValueError, match=r"lower optimizer\.learning_rate"):
-        train_tiny(
-            tmp_path,
-            shards,
-            tiny_model_config,
-            optimizer=OptimizerConfig(learning_rate=1e30, warmup_epochs=0),
-        )
+        train(optimizer=OptimizerConfig(learning_rate=1e30, warmup_epochs=0))
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [
         "benchmark.yaml",
         "config.yaml",
     ]
 
 
-def test_a_fixed_split_mixing_and_one_segment_work_together(
-    shards: Path, tiny_model_config: ModelConfig, tmp_path: Path
-) -> None:
-    out = train_tiny(
-        tmp_path,
-        shards,
-        tiny_model_config,
+def test_a_fixed_split_mixing_and_one_segment_work_together(train: Train) -> None:
+    out = train(
         split_benchmark(column="fold", test=(2,)),
         recipe=RecipeConfig(batch_size=5, num_segments=1, frame_stride=2),
         mixing=MixingConfig(audio=True),
@@ -382,14 +363,9 @@ def test_a_fixed_split_mixing_and_one_segment_work_together(
 
 @pytest.mark.slow
 def test_every_fold_is_an_offline_run_of_one_group(
-    shards: Path,
-    tiny_model_config: ModelConfig,
-    tmp_path: Path,
-    capfd: pytest.CaptureFixture[str],
+    capfd: pytest.CaptureFixture[str], train: Train
 ) -> None:
-    out = train_tiny(
-        tmp_path, shards, tiny_model_config, epochs=1, wandb=WandbConfig(mode="offline")
-    )
+    out = train(epochs=1, wandb=WandbConfig(mode="offline"))
     assert "wandb:" not in "".join(capfd.readouterr())
     files = sorted((out / "wandb").glob("fold-*/wandb/offline-run-*/run-*.wandb"))
     assert len(files) == 2

@@ -20,17 +20,14 @@ from hicmae.checkpoints.checkpoint import load_checkpoint
 from hicmae.config import from_dict, to_dict
 from hicmae.emotion import FUSIONS, EmotionConfig, EmotionModel
 from hicmae.settings import ModelConfig
-from tests.support.finetune_fixtures import BENCHMARK, VALUES, all_notes, train_tiny
+from tests.support.finetune_fixtures import BENCHMARK, VALUES, Train, all_notes
 
 
 @pytest.mark.parametrize("tuning", ["full", "probe", "fusion", "lora"])
 def test_each_tuning_trains_its_part_and_reports_how_much(
-    tuning: Any, shards: Path, pretrained: Path, tiny_model_config: ModelConfig, tmp_path: Path
+    tuning: Any, pretrained: Path, train: Train
 ) -> None:
-    out = train_tiny(
-        tmp_path,
-        shards,
-        tiny_model_config,
+    out = train(
         model=None,
         checkpoint=pretrained,
         folds="1",
@@ -78,7 +75,7 @@ def test_each_tuning_trains_its_part_and_reports_how_much(
 
 @pytest.mark.slow
 def test_the_average_of_the_weights_is_tested_saved_and_said(
-    shards: Path, tiny_model_config: ModelConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, train: Train
 ) -> None:
     seen: list[dict[str, np.ndarray]] = []
 
@@ -90,11 +87,8 @@ def test_the_average_of_the_weights_is_tested_saved_and_said(
     recipe = RecipeConfig(batch_size=4, drop_path=0.0, ema_decay=0.5)
     for decay in (0.5, None):
         seen.clear()
-        out = train_tiny(
-            tmp_path,
-            shards,
-            tiny_model_config,
-            out=tmp_path / f"run-{decay}",
+        out = train(
+            name=f"run-{decay}",
             folds="1",
             recipe=dataclasses.replace(recipe, ema_decay=decay),
             optimizer=optimizer,
@@ -119,7 +113,7 @@ def test_the_average_of_the_weights_is_tested_saved_and_said(
 
 
 def test_layer_decay_slows_the_layers_far_from_the_head(
-    shards: Path, tiny_model_config: ModelConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch, train: Train
 ) -> None:
     """One step of AdamW moves a weight by its rate, whatever the gradient."""
     moved: dict[float | None, dict[str, float]] = {}
@@ -140,11 +134,8 @@ def test_layer_decay_slows_the_layers_far_from_the_head(
     monkeypatch.setattr(FinetuneModule, "on_train_start", begin)
     monkeypatch.setattr(FinetuneModule, "on_train_batch_end", end)
     for decay in (None, 0.5):
-        train_tiny(
-            tmp_path,
-            shards,
-            tiny_model_config,
-            out=tmp_path / f"run-{decay}",
+        train(
+            name=f"run-{decay}",
             folds="1",
             epochs=1,
             optimizer=OptimizerConfig(warmup_epochs=0, layer_decay=decay, weight_decay=0.0),
@@ -177,10 +168,10 @@ def test_losses_are_read_as_sums(text: str, terms: dict[str, float]) -> None:
         "l1": gap.abs().mean(),
         "ccc": concordance_loss(outputs, targets),
     }
-    losses = combined(read, outputs, targets)
+    total, each = combined(read, outputs, targets)
     expected = sum(factor * by_hand[name] for name, factor in terms.items())
-    assert losses.total.item() == pytest.approx(float(expected))
-    assert {name: value.item() for name, value in losses.terms.items()} == pytest.approx(
+    assert total.item() == pytest.approx(float(expected))
+    assert {name: value.item() for name, value in each.items()} == pytest.approx(
         {name: by_hand[name].item() for name in terms}
     )
 
@@ -200,17 +191,12 @@ def test_losses_that_are_none_are_refused(text: str, task: str, said: str) -> No
         loss_terms(text, task)
 
 
-def test_each_loss_trains_by_its_own_gradient(
-    shards: Path, tiny_model_config: ModelConfig, tmp_path: Path
-) -> None:
+def test_each_loss_trains_by_its_own_gradient(train: Train) -> None:
     outs = {}
     for loss in ("mse", "l1", "mse+ccc"):
-        outs[loss] = train_tiny(
-            tmp_path,
-            shards,
-            tiny_model_config,
+        outs[loss] = train(
             VALUES,
-            out=tmp_path / loss,
+            name=loss,
             folds="1",
             epochs=1,
             recipe=RecipeConfig(batch_size=4, drop_path=0.0, loss=loss),
@@ -253,17 +239,12 @@ class OneLayer(torch.nn.Module):
         return layers[self.place].mean(dim=1)
 
 
-def test_a_fusion_from_outside_is_asked_for_by_the_recipe(
-    shards: Path, tiny_model_config: ModelConfig, tmp_path: Path
-) -> None:
+def test_a_fusion_from_outside_is_asked_for_by_the_recipe(train: Train) -> None:
     FUSIONS.register("one-layer", settings=Layer)(OneLayer)
     try:
         runs = [
-            train_tiny(
-                tmp_path,
-                shards,
-                tiny_model_config,
-                out=tmp_path / f"layer-{number}",
+            train(
+                name=f"layer-{number}",
                 folds="1",
                 epochs=1,
                 recipe=RecipeConfig(
@@ -282,31 +263,20 @@ def test_a_fusion_from_outside_is_asked_for_by_the_recipe(
         FUSIONS.unregister("one-layer")
 
 
-def test_a_loss_from_outside_is_one_registered_name_with_its_settings(
-    shards: Path, tiny_model_config: ModelConfig, tmp_path: Path
-) -> None:
+def test_a_loss_from_outside_is_one_registered_name_with_its_settings(train: Train) -> None:
     def recipe(**options: Any) -> RecipeConfig:
         return RecipeConfig(batch_size=4, drop_path=0.0, loss="mse+0.5*elbow", **options)
 
-    def train(name: str, recipe: RecipeConfig) -> Path:
-        return train_tiny(
-            tmp_path,
-            shards,
-            tiny_model_config,
-            VALUES,
-            out=tmp_path / name,
-            folds="1",
-            epochs=1,
-            recipe=recipe,
-        )
+    def trained(name: str, recipe: RecipeConfig) -> Path:
+        return train(VALUES, name=name, folds="1", epochs=1, recipe=recipe)
 
     @register_loss("elbow", tasks=["regression"], settings=Elbow)
     def elbow(outputs: torch.Tensor, targets: torch.Tensor, *, bend: float) -> torch.Tensor:
         return torch.nn.functional.huber_loss(outputs, targets, delta=bend)
 
     try:
-        bent = train("bent", recipe(loss_settings={"elbow": {"bend": 0.1}}))
-        plain = train("plain", recipe())
+        bent = trained("bent", recipe(loss_settings={"elbow": {"bend": 0.1}}))
+        plain = trained("plain", recipe())
         table = pd.read_csv(bent / "fold-1" / "metrics.csv").dropna(subset=["loss_step"])
         total = (table["loss_mse"] + 0.5 * table["loss_elbow"]).to_numpy()
         assert table["loss_step"].to_numpy() == pytest.approx(total, rel=1e-5)
@@ -318,7 +288,7 @@ def test_a_loss_from_outside_is_one_registered_name_with_its_settings(
             ({"elbo": {}}, "settings of 'elbo', .*; did you mean 'elbow'"),
         ):
             with pytest.raises(ValueError, match=said):
-                train("no", recipe(loss_settings=settings))
+                trained("no", recipe(loss_settings=settings))
         with pytest.raises(ValueError, match="'elbow' is none of its losses"):
             loss_terms("elbow", "classification")
     finally:
@@ -346,12 +316,7 @@ def test_clips_of_one_modality_are_as_at_test_time(tiny_model_config: ModelConfi
 
 @pytest.mark.parametrize(("share", "modalities"), [(0.5, "audio-video"), (1.0, "video")])
 def test_modality_dropout_takes_one_of_two_and_never_both(
-    share: float,
-    modalities: str,
-    shards: Path,
-    tiny_model_config: ModelConfig,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    share: float, modalities: str, monkeypatch: pytest.MonkeyPatch, train: Train
 ) -> None:
     drawn: list[torch.Tensor] = []
     kept = EmotionModel.forward_each
@@ -361,10 +326,7 @@ def test_modality_dropout_takes_one_of_two_and_never_both(
         return kept(model, video, fbank, seen, heard)
 
     monkeypatch.setattr(EmotionModel, "forward_each", note)
-    out = train_tiny(
-        tmp_path,
-        shards,
-        tiny_model_config,
+    out = train(
         folds="1",
         epochs=10 if modalities == "audio-video" else 1,
         modalities=modalities,
@@ -421,17 +383,8 @@ def test_a_fraction_is_stratified_for_classes_and_for_values() -> None:
     assert training_subset(VALUES, rows, shots=None, fraction=1.0, seed=0) is rows
 
 
-def test_a_few_shot_run_says_what_it_was_trained_on(
-    shards: Path, tiny_model_config: ModelConfig, tmp_path: Path
-) -> None:
-    out = train_tiny(
-        tmp_path,
-        shards,
-        tiny_model_config,
-        folds="1",
-        epochs=1,
-        recipe=RecipeConfig(batch_size=4, shots=2),
-    )
+def test_a_few_shot_run_says_what_it_was_trained_on(tmp_path: Path, train: Train) -> None:
+    out = train(folds="1", epochs=1, recipe=RecipeConfig(batch_size=4, shots=2))
     assert read_run(out).folds[0].num_train == 4
     said = "trained on 4 of 12 samples: 2 of each class, drawn by seed 0"
     assert said in all_notes(read_run(out))
@@ -440,14 +393,7 @@ def test_a_few_shot_run_says_what_it_was_trained_on(
         (RecipeConfig(shots=2), VALUES, "recipe.shots is for classification"),
     ):
         with pytest.raises(ValueError, match=message):
-            train_tiny(
-                tmp_path,
-                shards,
-                tiny_model_config,
-                benchmark,
-                out=tmp_path / "no",
-                recipe=recipe,
-            )
+            train(benchmark, name="no", recipe=recipe)
     assert not (tmp_path / "no").exists()
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import inspect
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -24,6 +25,9 @@ from hicmae.run_logging import WandbConfig
 from hicmae.settings import AugmentConfig, ModelConfig
 from shards.schema import Label
 from tests.support.shard_fixtures import make_sample, wav_bytes, write_shards
+
+# Fine-tunes with a test's own options: see the fixture ``train`` of tests/finetune.
+Train = Callable[..., Path]
 
 CLASSES = ("low", "high")
 CROSSED = ("dark-low", "dark-high", "bright-low", "bright-high")
