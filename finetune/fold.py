@@ -37,7 +37,7 @@ from finetune.plan import Plan
 from finetune.predictions import FILE_NAME, Prediction, predictions_of_fold, write_predictions
 from finetune.processes import LostProcessError, Share, from_all, quiet_lightning, run_processes
 from finetune.record import FOLD, FoldFacts, fold_folder, git_commit, read_fold
-from finetune.scores import score
+from finetune.scores import metric_name, score
 from finetune.tuning import merge_tuning
 from finetune.validation import InnerSplit
 from hicmae.config import to_dict
@@ -117,7 +117,7 @@ def _work(plan: Plan, fold: Fold, share: Share) -> None:
     saved = _saved(plan, fold)
     saver = EpochSaver(saved, every=config.trainer.save_every)
     shown = choose_samples(fold.test, config.seed)
-    views = view_loader(plan, shown, num_segments=1)
+    views = view_loader(plan, shown, views=1)
     keeper = FeatureKeeper(views, shown["key"].map(str).tolist(), folder)
     callbacks: list[pl.Callback] = [keeper] if choice is None else [keeper, choice]
     if config.recipe.ema_decay is not None:  # after the choice, which wants the average's weights
@@ -130,15 +130,23 @@ def _work(plan: Plan, fold: Fold, share: Share) -> None:
         trainer = _trainer(
             plan, folder, log, num_batches=len(loader), callbacks=[*callbacks, saver]
         )
+        judged: Any = "train" if plan.protocol.judge else None
         trainer.fit(
             module,
             loader,
-            None if choice is None else view_loader(plan, choice.fold.test, share),
+            None if choice is None else view_loader(plan, choice.fold.test, share, views=judged),
             ckpt_path=saved if saved.is_file() else None,
             weights_only=True,
         )
         if choice is not None:
             notes += choice.restore(module)
+            if plan.protocol.judge and choice.epoch is not None:
+                notes.append(
+                    f"epoch {choice.epoch} was chosen by {metric_name(plan.protocol.judge)} ="
+                    f" {choice.scores[plan.protocol.judge]:.4f}, of one clip at a random place of"
+                    f" each test sample; the numbers shown are of {config.recipe.num_segments}"
+                    " views of it"
+                )
         merge_tuning(module.model)
         found: Any = trainer.predict(module, view_loader(plan, fold.test, share))
         outputs = [{name: value.cpu() for name, value in batch.items()} for batch in found]

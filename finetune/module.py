@@ -253,6 +253,10 @@ class JudgedModule(FinetuneModule):
     A class of its own, because Lightning warns of a validation step that no loader feeds.
     """
 
+    def on_validation_epoch_start(self) -> None:
+        """Draw the places anew of clips that have a random one."""
+        self.trainer.val_dataloaders.dataset.set_epoch(self.current_epoch)  # type: ignore[union-attr]
+
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """Predict views of the side that chooses the epoch; as ``predict_step``."""
         return self.predict_step(batch, batch_idx)

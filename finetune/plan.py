@@ -20,8 +20,9 @@ import pandas as pd
 from finetune.benchmark import Benchmark
 from finetune.folds import Fold
 from finetune.losses import Term, default_loss, loss_terms
+from finetune.published import JUDGES, departures
 from finetune.record import CONFIG, fold_folder, read_fold, settings_digest
-from finetune.selection import PAPER_SEGMENTS, Protocol
+from finetune.selection import Protocol
 from finetune.settings import FinetuneConfig, Modalities
 from finetune.tuning import apply_tuning
 from hicmae.checkpoints.checkpoint import WEIGHTS, Checkpoint, load_checkpoint
@@ -188,7 +189,7 @@ def members(
     return found
 
 
-def decide_protocol(config: FinetuneConfig) -> Protocol:
+def decide_protocol(config: FinetuneConfig, benchmark: Benchmark) -> Protocol:
     """Settle how a run chooses the tested weights.
 
     Raises: ValueError: options that are not the named protocol's, all of them in one line.
@@ -196,20 +197,18 @@ def decide_protocol(config: FinetuneConfig) -> Protocol:
     selection, share = config.selection, config.validation_share
     if config.protocol == "default":
         return Protocol(selection=selection or "last", validation_share=share)
-    recipe, problems = config.recipe, []
-    if selection not in (None, "best-on-test"):
-        problems.append(f"selection = {selection} (it chooses best-on-test)")
-    if recipe.num_segments != PAPER_SEGMENTS:
-        problems.append(f"recipe.num_segments = {recipe.num_segments} (it has {PAPER_SEGMENTS})")
-    if config.mixing.audio:
-        problems.append("mixing.audio = true (it leaves sound unmixed)")
-    if recipe.soft_labels or recipe.class_weights != "none":
-        problems.append("recipe.soft_labels or class_weights (it has neither)")
-    if recipe.ema_decay is not None or recipe.modality_dropout > 0:
-        problems.append("recipe.ema_decay or modality_dropout (it has neither)")
+    problems = departures(config, benchmark)
     if problems:
-        raise ValueError(f"protocol = paper contradicts {'; '.join(problems)}; leave these out")
-    return Protocol(name="paper", selection="best-on-test", validation_share=share)
+        raise ValueError(
+            f"protocol = paper contradicts {'; '.join(problems)}; take --config"
+            " configs/finetune/paper_base.yaml and leave the rest out"
+        )
+    return Protocol(
+        name="paper",
+        selection="best-on-test",
+        validation_share=share,
+        judge=JUDGES[benchmark.task],
+    )
 
 
 def make_plan(config: FinetuneConfig, benchmark: Benchmark, index: Index, *, group: str) -> Plan:
@@ -217,7 +216,7 @@ def make_plan(config: FinetuneConfig, benchmark: Benchmark, index: Index, *, gro
 
     Raises: ValueError, FileNotFoundError: as ``finetune.run.finetune``.
     """
-    protocol = decide_protocol(config)
+    protocol = decide_protocol(config, benchmark)
     resolved = resolve(benchmark, config)
     sizes, weights = _network(config.model, config.checkpoint)
     if resolved.frame_stride is not None:

@@ -89,8 +89,10 @@ def finetune(
         modalities: What the network sees and hears: audio-video, video or audio. Several separated
             by commas are a run each, in folders of these names under the run folder.
         folds: all, or names of folds separated by commas.
-        protocol: paper: the choices of the published evaluation (the epoch that is best on the
-            test side, two views, folds pooled, sound unmixed), which every number then carries.
+        protocol: paper: the choices of the published evaluation, which every number then carries:
+            the epoch that is best on the test side, by WAR (of real values by CCC) of one clip at
+            a random place of each sample; two views for the numbers shown; folds pooled; and the
+            recipe of configs/finetune/paper_base.yaml, from which no option may depart.
         selection: Whose weights are tested. last: the last epoch's. inner-validation: those of the
             epoch that is best on speakers kept out of the training side. best-on-test: those of
             the epoch that is best on the test side, which every number then carries. null: last.

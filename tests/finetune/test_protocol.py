@@ -8,17 +8,20 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from finetune.benchmark import Benchmark
 from finetune.mixing import MixingConfig
-from finetune.module import FinetuneModule
+from finetune.module import FinetuneModule, JudgedModule
 from finetune.record import read_run
 from finetune.reporting.report import report
 from finetune.reporting.run_report import write_run_report
 from finetune.scores import score, undefined
 from finetune.settings import OptimizerConfig, RecipeConfig
 from hicmae.checkpoints.checkpoint import load_checkpoint
-from hicmae.settings import ModelConfig
+from hicmae.settings import AugmentConfig, ModelConfig
+from shards.reading.random_access import ShardDataset
 from tests.support.finetune_fixtures import (
     BENCHMARK,
     CLASSES,
@@ -26,11 +29,18 @@ from tests.support.finetune_fixtures import (
     Train,
     all_notes,
     labels_of,
+    paper_settings,
     run_tiny,
     split_benchmark,
     train_tiny,
     write_labelled_shards,
 )
+
+_PAPER = paper_settings()
+PAPER: dict[str, Any] = {
+    name: getattr(_PAPER, name)
+    for name in ("protocol", "accumulate", "recipe", "optimizer", "mixing", "augment")
+}
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +84,9 @@ def runs(
         "last": run("last"),
         "inner-validation": run("inner", selection="inner-validation", validation_share=0.3),
         "best-on-test": run("best", selection="best-on-test"),
-        "paper": run("paper", protocol="paper"),
+        "paper": train_tiny(
+            folder, noisy, tiny_model_config, out=folder / "paper", **PAPER, epochs=6
+        ),
     }
 
 
@@ -90,8 +102,8 @@ def test_each_rule_scores_the_side_it_names_and_no_other(runs: dict[str, Path]) 
     inner = runs["inner-validation"]
     assert len(column(inner, "validation_uar")) == len(column(inner, "validation_war")) == 3
     assert column(inner, "test_uar") == []
-    for rule in ("best-on-test", "paper"):
-        assert len(column(runs[rule], "test_uar")) == 3
+    for rule, epochs in (("best-on-test", 3), ("paper", 6)):
+        assert len(column(runs[rule], "test_uar")) == epochs
         assert column(runs[rule], "validation_uar") == []
 
 
@@ -150,13 +162,57 @@ def test_every_number_says_how_its_epoch_was_chosen(
     assert "(best-on-test)" in printed
     assert "too high for what an unseen test side would give" in compared
     assert "protocol paper: the reference's choice of epoch" in compared
+    assert "by WAR for classes and CCC for real values, of one clip at a random place" in compared
 
 
-def test_the_paper_protocol_is_that_rule_under_its_own_name(runs: dict[str, Path]) -> None:
-    paper, best = read_run(runs["paper"]), read_run(runs["best-on-test"])
-    assert paper.predictions == best.predictions
-    assert paper.facts.configuration_digest != best.facts.configuration_digest
+def test_the_paper_protocol_chooses_by_accuracy_of_one_clip_and_tests_on_two_views(
+    runs: dict[str, Path],
+) -> None:
+    paper = read_run(runs["paper"])
     assert (paper.facts.protocol, paper.facts.num_segments) == ("paper", 2)
+    assert {len(item.views) for item in paper.predictions} == {2}
+    for fold in paper.folds:
+        accuracy = column(runs["paper"], "test_war", fold.name)
+        assert fold.epoch == 1 + accuracy.index(max(accuracy))
+        said = f"was chosen by WAR = {max(accuracy):.4f}, of one clip at a random place of each"
+        assert said in "\n".join(fold.notes)
+
+
+@pytest.mark.parametrize(("benchmark", "judge"), [(BENCHMARK, "war"), (VALUES, "ccc")])
+def test_the_paper_protocol_s_epochs_are_judged_on_other_clips_each_and_the_same_again(
+    benchmark: Benchmark, judge: str, train: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A benchmark of which no metric is the judging one is judged by it all the same."""
+    seen: list[list[int]] = []
+    indices = ShardDataset._indices
+
+    def note(dataset: ShardDataset, sample: int, view: int, num_frames: int) -> np.ndarray:
+        found = indices(dataset, sample, view, num_frames)
+        if dataset.on_bad == "raise" and dataset.views == "train" and not train_side(dataset):
+            seen[-1].append(int(found[0]))
+        return found
+
+    def train_side(dataset: ShardDataset) -> bool:
+        return set(dataset.rows["fold"].astype(str)) == {"2"}  # fold 1 is tested
+
+    def begin(module: JudgedModule) -> None:
+        seen.append([])
+        started(module)
+
+    started = JudgedModule.on_validation_epoch_start
+    monkeypatch.setattr(JudgedModule, "on_validation_epoch_start", begin)
+    monkeypatch.setattr(ShardDataset, "_indices", note)
+    leading = "macro_f1" if judge == "war" else "pcc"
+    alone = dataclasses.replace(benchmark, metrics=(leading,), leading=leading)
+    drawn = []
+    for name in ("one", "two"):
+        seen.clear()
+        out = train(alone, name=name, folds="1", epochs=6, **PAPER)
+        assert len(column(out, f"test_{judge}")) == 6
+        drawn.append([list(epoch) for epoch in seen])
+    assert [len(epoch) for epoch in drawn[0]] == [12] * 6
+    assert len({tuple(epoch) for epoch in drawn[0]}) == 6  # other places in every epoch
+    assert drawn[0] == drawn[1]
 
 
 @pytest.mark.parametrize(
@@ -165,6 +221,7 @@ def test_the_paper_protocol_is_that_rule_under_its_own_name(runs: dict[str, Path
         ({"selection": "last"}, "protocol = paper contradicts selection = last"),
         ({"mixing": MixingConfig(audio=True)}, "mixing.audio = true"),
         ({"recipe": RecipeConfig(num_segments=1)}, "recipe.num_segments = 1"),
+        ({"augment": AugmentConfig.finetuning()}, r"augment.crop_area = \[0.5, 1\] .*0.08, 1"),
         ({"protocol": "default", "validation_share": 1.5}, "validation_share = 1.5"),
     ],
 )
@@ -172,7 +229,7 @@ def test_options_that_contradict_the_protocol_are_refused(
     options: dict[str, Any], said: str, tmp_path: Path, train: Train
 ) -> None:
     with pytest.raises(ValueError, match=said):
-        train(**({"protocol": "paper"} | options))
+        train(**(PAPER | options))
     assert not (tmp_path / "run").exists()
 
 

@@ -19,8 +19,14 @@ import numpy as np
 from finetune.benchmark import Benchmark, FoldProtocol
 from finetune.record import Run
 from finetune.run import finetune
-from finetune.settings import FinetuneConfig, OptimizerConfig, RecipeConfig, TrainerConfig
-from hicmae.config import save_yaml, to_dict
+from finetune.settings import (
+    FinetuneConfig,
+    MixingConfig,
+    OptimizerConfig,
+    RecipeConfig,
+    TrainerConfig,
+)
+from hicmae.config import config_root, from_dict, load_yaml, save_yaml, to_dict
 from hicmae.run_logging import WandbConfig
 from hicmae.settings import AugmentConfig, ModelConfig
 from shards.schema import Label
@@ -172,6 +178,22 @@ def settings(**options: Any) -> FinetuneConfig:
     defaults = {name: option.default for name, option in signature.items()}
     given = {"benchmark": "tones", "shards": Path("shards"), "out": Path("run")}
     return FinetuneConfig.from_options({**defaults, **given, **options})
+
+
+def paper_settings(**options: Any) -> FinetuneConfig:
+    """Settings of a run as published, of ``configs/finetune/paper_base.yaml``."""
+    document = load_yaml(config_root() / "finetune/paper_base.yaml")
+    parts = {
+        "recipe": RecipeConfig,
+        "optimizer": OptimizerConfig,
+        "mixing": MixingConfig,
+        "augment": AugmentConfig,
+    }
+    read: dict[str, Any] = {
+        name: from_dict(parts[name], value, name) if name in parts else value
+        for name, value in document.items()
+    }
+    return settings(**{"protocol": "paper", **read, **options})
 
 
 def split_benchmark(**protocol: Any) -> Benchmark:
