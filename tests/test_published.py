@@ -130,6 +130,46 @@ def test_a_benchmark_has_the_recipe_of_its_script(name: str) -> None:
         assert departures(paper_settings(epochs=said["epochs"]), load_benchmark(name)) == []
 
 
+# Their validation side is the test side: in the code, or (MSP-IMPROV) as equal lists.
+PROVEN = {
+    *("avcaffe_arousal", "avcaffe_valence", "crema_d", "crema_d_4", "mafw", "mafw_43"),
+    *("msp_improv", "ravdess", "werewolf_xl"),
+}
+UNRELEASED = {"dfew", "iemocap", "mer_multi"}
+# Folds of the release, UAR and WAR in percent, and what they pool to; not the paper's headline.
+FOLDS = {
+    "crema_d": (
+        "0.8666/0.8667 0.8327/0.8320 0.8723/0.8719 0.8370/0.8379 0.8388/0.8379",
+        "0.8494/0.8491",
+    ),
+    "mafw": (
+        "0.3602/0.4760 0.4157/0.5510 0.4646/0.6010 0.4750/0.6309 0.4188/0.5522",
+        "0.4269/0.5621",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", sorted(PROVEN | UNRELEASED))
+def test_what_is_said_of_the_tested_epoch_is_what_the_release_shows(name: str) -> None:
+    for item in load_benchmark(name).published:
+        if item.method.startswith("HiCMAE"):
+            assert ("their code tests every one on the test split" in item.note) == (name in PROVEN)
+            assert ("the lists of their splits are unreleased" in item.note) == (name in UNRELEASED)
+    if name in FOLDS:
+        headline = load_benchmark(name).published[0]
+        folds, pooled = FOLDS[name]
+        assert f"the folds of the release pool to {pooled}" in headline.note
+        assert all(fold in headline.note for fold in folds.split())
+        assert f"{headline.scores['uar']:.4f}/{headline.scores['war']:.4f}" != pooled
+
+
+def test_no_number_is_credited_to_another_paper() -> None:
+    rows = [item for name in PROVEN for item in load_benchmark(name).published]
+    (source,) = {item.source for item in rows if item.method == "AVF-MAE++"}
+    assert "CVPR 2025" in source
+    assert "arXiv" not in source
+
+
 def other(value: Any) -> Any:
     """Another value of the same kind."""
     if isinstance(value, tuple):
