@@ -38,8 +38,10 @@ from finetune.predictions import FILE_NAME, Prediction, predictions_of_fold, wri
 from finetune.processes import LostProcessError, Share, from_all, quiet_lightning, run_processes
 from finetune.record import FOLD, FoldFacts, fold_folder, git_commit, read_fold
 from finetune.scores import metric_name, score
+from finetune.seen import seen_by
 from finetune.tuning import merge_tuning
 from finetune.validation import InnerSplit
+from hicmae.checkpoints.seen import SECTION, Seen
 from hicmae.config import to_dict
 from hicmae.devices import choose_device, trainer_precision
 from hicmae.files import file_sha256, sync_to_disk, write_json
@@ -165,7 +167,9 @@ def _work(plan: Plan, fold: Fold, share: Share) -> None:
             facts = _facts(
                 plan, fold, sides, module, seconds=saver.seconds, epoch=epoch, notes=notes
             )
-            _save(plan, facts, module, predictions, done / "checkpoints" / "last")
+            chosen_by = [] if choice is None else [choice.fold.test]
+            seen = seen_by(plan, fold.name, [sides.train, *chosen_by])
+            _save(plan, facts, module, predictions, seen, done / "checkpoints" / "last")
             # A copy: killed between here and the end, the fold is finished anew with these rows.
             shutil.copyfile(folder / _METRICS, done / _METRICS)
             write_json(done / FOLD, to_dict(facts))
@@ -379,6 +383,7 @@ def _save(
     facts: FoldFacts,
     module: FinetuneModule,
     predictions: Sequence[Prediction],
+    seen: Seen,
     folder: Path,
 ) -> None:
     """Write the portable checkpoint, with what is needed to use and to judge it."""
@@ -415,6 +420,7 @@ def _save(
             "git_commit": git_commit(),
         },
         "data": {"index_sha256": plan.shards_digest, "build": plan.index.info.get("config")},
+        SECTION: seen.section(),
         "licence": f"The weights learned from the data of '{plan.benchmark.name}', whose terms "
         f"hold for what is done with them: {plan.benchmark.licence or 'not noted'}.",
     }

@@ -92,7 +92,7 @@ def test_the_settings_of_a_run_are_those_of_its_file_and_of_the_verb(finished: P
     config = from_dict(FinetuneConfig, written, "config.yaml")
     assert to_dict(config) == written
     assert (config.selection, config.out) == ("last", finished)
-    control = ["seeds", "resume", "overwrite"]
+    control = ["seeds", "resume", "overwrite", "allow_seen"]
     assert sorted(inspect.signature(finetune).parameters) == sorted([*names, *control])
 
 
