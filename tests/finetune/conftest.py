@@ -9,12 +9,14 @@ import pytest
 import torch
 
 from finetune.benchmark import Benchmark
+from finetune.settings import RecipeConfig
 from hicmae.checkpoints.checkpoint import save_checkpoint
 from hicmae.pretraining import HiCMAE
 from hicmae.settings import ModelConfig, ObjectiveConfig
 from tests.support.finetune_fixtures import (
     BENCHMARK,
     Train,
+    run_tiny,
     train_tiny,
     write_labelled_shards,
     wrong_labels,
@@ -60,12 +62,35 @@ def pretrained(tmp_path_factory: pytest.TempPathFactory, tiny_model_config: Mode
 
 @pytest.fixture
 def train(shards: Path, tiny_model_config: ModelConfig, tmp_path: Path) -> Train:
-    """Fine-tunes the tiny network; of a run: its benchmark, ``on`` which shards, its ``name``."""
+    """Fine-tunes the tiny network.
+
+    Of a run: its benchmark; ``on`` which shards, or ``changes`` of those that are made for it; its
+    ``name``; whether it is ``once``, a fold and an epoch; settings of the recipe by their names;
+    whether it gets its ``report``.
+    """
 
     def run(
-        benchmark: Benchmark = BENCHMARK, /, *, on: Path = shards, name: str = "run", **options: Any
+        benchmark: Benchmark = BENCHMARK,
+        /,
+        *,
+        on: Path = shards,
+        changes: dict[int, dict[str, Any]] | None = None,
+        name: str = "run",
+        once: bool = False,
+        report: bool = False,
+        recipe: dict[str, Any] | RecipeConfig | None = None,
+        **options: Any,
     ) -> Path:
-        chosen = {"out": tmp_path / name} | options
-        return train_tiny(tmp_path, on, tiny_model_config, benchmark, **chosen)
+        if changes is not None:
+            on = write_labelled_shards(tmp_path / f"shards-of-{name}", changes=changes)
+        chosen: dict[str, Any] = {"out": tmp_path / name}
+        if once:
+            chosen |= {"folds": "1", "epochs": 1}
+        if isinstance(recipe, dict):
+            recipe = RecipeConfig(**{"batch_size": 4, "drop_path": 0.0} | recipe)
+        if recipe is not None:
+            chosen["recipe"] = recipe
+        start = run_tiny if report else train_tiny
+        return start(tmp_path, on, tiny_model_config, benchmark, **chosen | options)
 
     return run

@@ -2,32 +2,23 @@
 
 from __future__ import annotations
 
-import dataclasses
 import errno
+import multiprocessing
 import os
 import signal
-import subprocess
-import sys
-import time
-from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from unittest.mock import Mock
 
 import pandas as pd
 import pytest
-import torch
 
 from finetune.mixing import MixingConfig
 from finetune.module import FinetuneModule
 from finetune.record import read_run
 from finetune.settings import OptimizerConfig, RecipeConfig
-from hicmae.config import save_yaml, to_dict
-from hicmae.settings import AugmentConfig
-from tests.support.finetune_fixtures import (
-    BENCHMARK,
-    Train,
-    save_benchmark,
-)
+from hicmae.settings import AugmentConfig, ModelConfig
+from tests.support.finetune_fixtures import Train, train_tiny
 
 # Everything that draws or remembers: augmentation, drop path, mixing, an average, a choice.
 RECIPE = RecipeConfig(batch_size=4, drop_path=0.2, ema_decay=0.9, modality_dropout=0.3)
@@ -45,19 +36,22 @@ def compare(first: Path, second: Path) -> None:
     assert not [path for path in first.iterdir() if path.name.startswith(".")]
 
 
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    """As many threads as the killed process has: sums in another order differ in the last bit."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+def train_until_killed(folder: Path, shards: Path, sizes: ModelConfig, options: Any) -> None:
+    """What a process does that is killed in the third epoch of its second fold."""
+    begin, epochs = FinetuneModule.on_train_epoch_start, iter(range(EPOCHS + 2))
+
+    def killed(module: FinetuneModule) -> None:
+        if next(epochs, None) is None:
+            os.kill(os.getpid(), signal.SIGKILL)
+        begin(module)
+
+    FinetuneModule.on_train_epoch_start = killed  # type: ignore[method-assign]
+    train_tiny(folder, shards, sizes, out=folder / "killed", **options)
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("one_thread")
 def test_a_killed_sweep_resumes_in_its_fold_to_identical_results(
-    noisy: Path, tmp_path: Path, train: Train
+    noisy: Path, tiny_model_config: ModelConfig, tmp_path: Path, train: Train
 ) -> None:
     options = {
         "recipe": RECIPE,
@@ -70,44 +64,12 @@ def test_a_killed_sweep_resumes_in_its_fold_to_identical_results(
     }
     whole = train(on=noisy, name="whole", **options)
     out = tmp_path / "killed"
-    config = {
-        name: to_dict(value) if dataclasses.is_dataclass(value) else value
-        for name, value in options.items()
-    }
-    config |= {
-        "benchmark": save_benchmark(tmp_path, BENCHMARK),
-        "shards": str(noisy),
-        "out": str(out),
-        "model": str(tmp_path / "model.yaml"),
-        "precision": "32-true",
-        "device": "cpu",
-        "workers": 0,
-        "trainer": {"progress": False, "log_every": 1},
-        "wandb": {"mode": "disabled"},
-    }
-    save_yaml(tmp_path / "config.yaml", config)
-    command = [
-        sys.executable,
-        "-m",
-        "hicmae",
-        "finetune",
-        "--config",
-        str(tmp_path / "config.yaml"),
-    ]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE)
-    deadline = time.monotonic() + 300
-    saved = out / ".fold-2.partial"
-    try:
-        while not list(saved.glob("saved-*.ckpt")):  # one epoch of the second fold at least
-            assert process.poll() is None, process.stderr and process.stderr.read().decode()
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
-    finally:
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        if process.stderr:
-            process.stderr.close()
+    process = multiprocessing.get_context("spawn").Process(
+        target=train_until_killed, args=(tmp_path, noisy, tiny_model_config, options)
+    )
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
     assert (out / "fold-1" / "fold.json").is_file()
     assert not (out / "fold-2").exists()
     train(on=noisy, name="killed", resume=True, **options)
@@ -176,8 +138,7 @@ def test_a_fold_that_is_killed_while_it_is_finished_is_finished_with_all_its_row
 def test_a_saved_epoch_of_another_configuration_is_not_taken_up(
     tmp_path: Path, train: Train
 ) -> None:
-    out = tmp_path / "run"
-    (out / ".fold-1.partial").mkdir(parents=True)
-    (out / ".fold-1.partial" / "saved-0123456789abcdef.ckpt").write_text("of another seed")
-    train(resume=True, folds="1", epochs=1)
-    assert read_run(out).scores.num_samples == 12
+    partial = tmp_path / "run" / ".fold-1.partial"
+    partial.mkdir(parents=True)
+    (partial / "saved-0123456789abcdef.ckpt").write_text("of another seed")
+    assert read_run(train(once=True, resume=True)).scores.num_samples == 12

@@ -30,7 +30,6 @@ from tests.support.finetune_fixtures import (
     all_notes,
     labels_of,
     paper_settings,
-    run_tiny,
     split_benchmark,
     train_tiny,
     write_labelled_shards,
@@ -234,11 +233,9 @@ def test_options_that_contradict_the_protocol_are_refused(
 
 
 @pytest.mark.slow
-def test_recordings_are_scored_and_groups_broken_down(
-    described: Path, tiny_model_config: ModelConfig, tmp_path: Path
-) -> None:
+def test_recordings_are_scored_and_groups_broken_down(described: Path, train: Train) -> None:
     benchmark = dataclasses.replace(BENCHMARK, average_over="video", groups=("sex", "age"))
-    run = read_run(run_tiny(tmp_path, described, tiny_model_config, benchmark))
+    run = read_run(train(benchmark, on=described, report=True))
     assert (len(run.predictions), run.scores.num_samples, len(run.units)) == (24, 8, 8)
     text = (run.folder / "report.md").read_text()
     assert "### By sex" in text
@@ -266,11 +263,8 @@ def test_votes_and_weights_of_classes_reach_the_loss_and_not_the_test(
     out = train(
         benchmark,
         on=described,
-        folds="1",
-        epochs=1,
-        recipe=RecipeConfig(
-            batch_size=4, label_smoothing=0.0, soft_labels=True, class_weights="balanced"
-        ),
+        once=True,
+        recipe={"label_smoothing": 0.0, "soft_labels": True, "class_weights": "balanced"},
     )
     for labels, targets, weights in seen:
         assert targets.gather(1, labels[:, None]).flatten().tolist() == pytest.approx([0.8] * 4)
@@ -279,31 +273,25 @@ def test_votes_and_weights_of_classes_reach_the_loss_and_not_the_test(
 
 
 def test_a_batch_of_one_clip_trains(train: Train) -> None:
-    out = train(folds="1", epochs=1, recipe=RecipeConfig(batch_size=1, drop_path=0.0))
+    out = train(once=True, recipe=RecipeConfig(batch_size=1, drop_path=0.0))
     assert read_run(out).scores.num_samples == 12
 
 
 @pytest.mark.slow
-def test_a_class_that_a_fold_does_not_test_is_said(
-    tiny_model_config: ModelConfig, tmp_path: Path
-) -> None:
+def test_a_class_that_a_fold_does_not_test_is_said(train: Train) -> None:
     """Every sample of fold 1 is low; fold 2, which it trains on, has both."""
     numbers = [number for number in range(24) if labels_of(number)["fold"] == 1]
     changes = {number: {"labels": {"emotion": "low"}} for number in numbers}
-    lopsided = write_labelled_shards(tmp_path / "shards", changes=changes)
-    out = run_tiny(tmp_path, lopsided, tiny_model_config, folds="1", epochs=1)
+    out = train(changes=changes, once=True, report=True)
     text = (out / "report.md").read_text()
     assert "Fold 1 tests no sample of high: its UAR is the mean over the classes it tests." in text
     with pytest.raises(ValueError, match="fold 2: no training sample of high"):
-        run_tiny(tmp_path, lopsided, tiny_model_config, out=tmp_path / "b")
+        train(changes=changes, name="no")
 
 
-def test_constant_true_values_are_undefined_and_the_run_says_so(
-    tmp_path: Path, train: Train
-) -> None:
+def test_constant_true_values_are_undefined_and_the_run_says_so(train: Train) -> None:
     changes = {number: {"labels": {"valence": 0.5}} for number in range(24)}
-    flat = write_labelled_shards(tmp_path / "shards", changes=changes)
-    out = train(VALUES, on=flat, epochs=2, selection="inner-validation")
+    out = train(VALUES, changes=changes, selection="inner-validation")
     stored = json.loads((out / "scores.json").read_text())
     assert stored["pooled"]["ccc_valence"] is None
     assert stored["pooled"]["ccc_arousal"] is not None
@@ -315,17 +303,14 @@ def test_constant_true_values_are_undefined_and_the_run_says_so(
     assert "shown as n/a, not as 0" in text
 
 
-def test_unnamed_speakers_are_allowed_by_protocol_alone_and_then_said(
-    tmp_path: Path, train: Train
-) -> None:
+def test_unnamed_speakers_are_allowed_by_protocol_alone_and_then_said(train: Train) -> None:
     changes: dict[int, dict[str, Any]] = {number: {"speaker": None} for number in range(24)}
-    unnamed = write_labelled_shards(tmp_path / "shards", changes=changes)
     with pytest.raises(ValueError, match="has no speaker"):
-        train(on=unnamed)
+        train(changes=changes, name="no")
     run = read_run(
         train(
             split_benchmark(shared_speakers=True),
-            on=unnamed,
+            changes=changes,
             epochs=1,
             selection="inner-validation",
         )
@@ -336,10 +321,8 @@ def test_unnamed_speakers_are_allowed_by_protocol_alone_and_then_said(
     assert said in all_notes(run)
 
 
-def test_speakers_shared_by_protocol_are_counted(tmp_path: Path, train: Train) -> None:
-    changes: dict[int, dict[str, Any]] = {5: {"speaker": "s1"}}
-    shared = write_labelled_shards(tmp_path / "shards", changes=changes)
-    benchmark = split_benchmark(shared_speakers=True)
-    out = train(benchmark, on=shared, epochs=1)
+def test_speakers_shared_by_protocol_are_counted(train: Train) -> None:
+    shared = split_benchmark(shared_speakers=True)
+    out = train(shared, changes={5: {"speaker": "s1"}}, epochs=1)
     said = "1 values of speaker are on both sides, as the benchmark's protocol allows"
     assert said in all_notes(read_run(out))

@@ -68,24 +68,20 @@ def test_a_killed_sweep_resumes_at_its_fold_to_identical_results(
 ) -> None:
     trained: list[tuple[int, str]] = []
 
-    def killed(plan: Any, fold: Any, **options: Any) -> Any:
+    kills = iter([KeyboardInterrupt])
+
+    def killed_once(plan: Any, fold: Any, **options: Any) -> Any:
         if (plan.config.seed, fold.name) == (1, "2"):
-            raise KeyboardInterrupt
+            for kill in kills:
+                raise kill
         trained.append((plan.config.seed, fold.name))
         return train_fold(plan, fold, **options)
 
-    monkeypatch.setattr(finetune.fold, "train_fold", killed)
+    monkeypatch.setattr(finetune.fold, "train_fold", killed_once)
     options: dict[str, Any] = {"epochs": 1, "seeds": "0,1"}
     with pytest.raises(KeyboardInterrupt):
         train(on=noisy, **options)
     assert not (tmp_path / "run" / "seeds.json").exists()
-    monkeypatch.setattr(
-        finetune.fold,
-        "train_fold",
-        lambda plan, fold, **options: (
-            trained.append((plan.config.seed, fold.name)) or train_fold(plan, fold, **options)
-        ),
-    )
     train(on=noisy, resume=True, **options)
     assert trained == [(0, "1"), (0, "2"), (1, "1"), (1, "2")]  # nothing twice
     for name in ("seed-0/predictions.jsonl", "seed-1/predictions.jsonl", "seeds.json"):

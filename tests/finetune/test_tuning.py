@@ -30,8 +30,7 @@ def test_each_tuning_trains_its_part_and_reports_how_much(
     out = train(
         model=None,
         checkpoint=pretrained,
-        folds="1",
-        epochs=1,
+        once=True,
         recipe=RecipeConfig(batch_size=4, tuning=tuning, lora=LoraConfig(rank=2)),
         optimizer=OptimizerConfig(warmup_epochs=0, learning_rate=1.0),
     )
@@ -48,6 +47,7 @@ def test_each_tuning_trains_its_part_and_reports_how_much(
     model = EmotionModel(after.model_config(), emotion)
     model.load_state_dict(after.tensors)  # strictly: no trace of how it was tuned
     own = sum(v.numel() for n, v in model.named_parameters() if not n.startswith("encoder."))
+    assert run.facts.init == "checkpoint"
     if tuning == "full":
         assert len(changed) > 40
         assert run.facts.num_parameters == sum(v.numel() for v in model.parameters())
@@ -136,8 +136,7 @@ def test_layer_decay_slows_the_layers_far_from_the_head(
     for decay in (None, 0.5):
         train(
             name=f"run-{decay}",
-            folds="1",
-            epochs=1,
+            once=True,
             optimizer=OptimizerConfig(warmup_epochs=0, layer_decay=decay, weight_decay=0.0),
         )
     rate = 1e-3 * 4 / 256
@@ -194,13 +193,7 @@ def test_losses_that_are_none_are_refused(text: str, task: str, said: str) -> No
 def test_each_loss_trains_by_its_own_gradient(train: Train) -> None:
     outs = {}
     for loss in ("mse", "l1", "mse+ccc"):
-        outs[loss] = train(
-            VALUES,
-            name=loss,
-            folds="1",
-            epochs=1,
-            recipe=RecipeConfig(batch_size=4, drop_path=0.0, loss=loss),
-        )
+        outs[loss] = train(VALUES, name=loss, once=True, recipe={"loss": loss})
     tables = {loss: pd.read_csv(out / "fold-1" / "metrics.csv") for loss, out in outs.items()}
     assert "loss_ccc" not in tables["mse"]
     rows = tables["mse+ccc"].dropna(subset=["loss_step"])
@@ -245,11 +238,8 @@ def test_a_fusion_from_outside_is_asked_for_by_the_recipe(train: Train) -> None:
         runs = [
             train(
                 name=f"layer-{number}",
-                folds="1",
-                epochs=1,
-                recipe=RecipeConfig(
-                    batch_size=4, fusion="one-layer", fusion_settings={"number": number}
-                ),
+                once=True,
+                recipe={"fusion": "one-layer", "fusion_settings": {"number": number}},
             )
             for number in (1, 2)
         ]
@@ -264,19 +254,16 @@ def test_a_fusion_from_outside_is_asked_for_by_the_recipe(train: Train) -> None:
 
 
 def test_a_loss_from_outside_is_one_registered_name_with_its_settings(train: Train) -> None:
-    def recipe(**options: Any) -> RecipeConfig:
-        return RecipeConfig(batch_size=4, drop_path=0.0, loss="mse+0.5*elbow", **options)
-
-    def trained(name: str, recipe: RecipeConfig) -> Path:
-        return train(VALUES, name=name, folds="1", epochs=1, recipe=recipe)
+    def trained(name: str, **recipe: Any) -> Path:
+        return train(VALUES, name=name, once=True, recipe={"loss": "mse+0.5*elbow", **recipe})
 
     @register_loss("elbow", tasks=["regression"], settings=Elbow)
     def elbow(outputs: torch.Tensor, targets: torch.Tensor, *, bend: float) -> torch.Tensor:
         return torch.nn.functional.huber_loss(outputs, targets, delta=bend)
 
     try:
-        bent = trained("bent", recipe(loss_settings={"elbow": {"bend": 0.1}}))
-        plain = trained("plain", recipe())
+        bent = trained("bent", loss_settings={"elbow": {"bend": 0.1}})
+        plain = trained("plain")
         table = pd.read_csv(bent / "fold-1" / "metrics.csv").dropna(subset=["loss_step"])
         total = (table["loss_mse"] + 0.5 * table["loss_elbow"]).to_numpy()
         assert table["loss_step"].to_numpy() == pytest.approx(total, rel=1e-5)
@@ -288,7 +275,7 @@ def test_a_loss_from_outside_is_one_registered_name_with_its_settings(train: Tra
             ({"elbo": {}}, "settings of 'elbo', .*; did you mean 'elbow'"),
         ):
             with pytest.raises(ValueError, match=said):
-                trained("no", recipe(loss_settings=settings))
+                trained("no", loss_settings=settings)
         with pytest.raises(ValueError, match="'elbow' is none of its losses"):
             loss_terms("elbow", "classification")
     finally:
@@ -330,7 +317,7 @@ def test_modality_dropout_takes_one_of_two_and_never_both(
         folds="1",
         epochs=10 if modalities == "audio-video" else 1,
         modalities=modalities,
-        recipe=RecipeConfig(batch_size=4, drop_path=0.0, modality_dropout=share),
+        recipe={"modality_dropout": share},
     )
     said = "had one of its modalities alone with probability" in all_notes(read_run(out))
     assert said == (modalities == "audio-video")
@@ -384,7 +371,7 @@ def test_a_fraction_is_stratified_for_classes_and_for_values() -> None:
 
 
 def test_a_few_shot_run_says_what_it_was_trained_on(tmp_path: Path, train: Train) -> None:
-    out = train(folds="1", epochs=1, recipe=RecipeConfig(batch_size=4, shots=2))
+    out = train(once=True, recipe=RecipeConfig(batch_size=4, shots=2))
     assert read_run(out).folds[0].num_train == 4
     said = "trained on 4 of 12 samples: 2 of each class, drawn by seed 0"
     assert said in all_notes(read_run(out))
