@@ -118,12 +118,9 @@ def training_subset(
     and a larger number or share holds the smaller one's samples of a class.
 
     Args:
-        benchmark: What is predicted.
-        rows: Of the training side.
         shots: Samples of each class; none: as the fraction says.
         fraction: Share of each class, or of each fifth of the first real value; at least one
             sample of each.
-        seed: Of the choice.
 
     Returns: rows in their old order.
     Raises: ValueError: a class with fewer samples than are wanted.
@@ -148,10 +145,6 @@ def target_moments(
 ) -> tuple[np.ndarray, np.ndarray, list[str]]:
     """Mean and deviation of each real-valued target over the training side alone.
 
-    Args:
-        benchmark: What is predicted.
-        rows: Of the training side.
-
     Returns: mean (D,), standard deviation (D,), 1 where a target is constant, and notes about
         such targets; for classes, zeros, ones and none.
     """
@@ -174,7 +167,6 @@ def vote_shares(benchmark: Benchmark, rows: pd.DataFrame) -> tuple[Tensor, list[
 
     Args:
         benchmark: With ``votes``.
-        rows: Of the training side.
 
     Returns: (N, C) float32, rows sum to 1; and a note about samples without votes.
     Raises: ValueError: the benchmark names no columns of votes; the index lacks one; a count that
@@ -227,9 +219,7 @@ class EpochOrder(Sampler[int]):
     is the only one, and then of that what the processes cannot share evenly.
 
     Args:
-        num_samples: Of the training side.
         batch_size: Of all processes together.
-        seed: Of the orders.
         share: Whose part this is.
     """
 

@@ -55,8 +55,6 @@ def train_fold(plan: Plan, fold: Fold, *, resume: bool = False) -> FoldFacts:
     """Train and test one fold; its folder appears when everything in it is written.
 
     Args:
-        plan: Of the run.
-        fold: What is trained and tested on.
         resume: Whether a fold that was killed goes on from its last saved epoch.
 
     Raises: ValueError: a sample that cannot be read, a loss or output that is not finite, or a
@@ -406,11 +404,10 @@ def _save(
             "fold": facts.name,
             "selection": plan.protocol.selection,
             "epoch": facts.epoch,
-            "num_train": facts.num_train,
-            "num_validation": facts.num_validation,
-            "num_test": facts.num_test,
-            "num_train_speakers": facts.num_train_speakers,
-            "num_test_speakers": facts.num_test_speakers,
+            **{
+                f"num_{side}": getattr(facts, f"num_{side}")
+                for side in ("train", "validation", "test", "train_speakers", "test_speakers")
+            },
             "num_segments": recipe.num_segments,
             "epochs": plan.resolved.epochs,
             "rules": plan.protocol.name,

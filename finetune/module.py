@@ -34,7 +34,6 @@ class FinetuneModule(pl.LightningModule):
     """An emotion network in training for one fold, with the pretrained encoder.
 
     Args:
-        plan: Of the run.
         rows: What is trained on, in the order in which the loader numbers samples.
         steps_per_epoch: Optimizer steps of a pass over them.
 

@@ -36,14 +36,7 @@ from shards.index import TABLE_NAME, Index
 
 @dataclass(frozen=True, kw_only=True)
 class Resolved:
-    """What was decided.
-
-    Args:
-        epochs: Passes over the training side.
-        learning_rate: Base rate at a batch of 256.
-        loss: Training loss, or a sum of several.
-        frame_stride: Of a clip; none: the network's own.
-    """
+    """What was decided of a benchmark's recipe; no stride: the network's own."""
 
     epochs: int
     learning_rate: float
@@ -58,8 +51,6 @@ class Plan:
     Args:
         config: What the user asked for.
         group: Name of the command's folder: the runs that it made belong together.
-        benchmark: What is predicted.
-        index: The shards.
         model: Sizes of the network, with the stride of this run.
         emotion: Its head.
         checkpoint: Where the encoder's weights come from; none: from scratch.

@@ -108,7 +108,6 @@ def predictions_of_fold(
     """Average the views of every test sample, as ``predictions_of_rows`` does.
 
     Args:
-        benchmark: What is predicted.
         fold: Its test rows, in the order in which the loader numbers samples.
         outputs: Of batches, as ``FinetuneModule.predict_step`` gives them.
         num_segments: Views of a sample: clips along time, of the whole picture.
@@ -141,9 +140,7 @@ def predictions_of_rows(
     """Average the views of every sample.
 
     Args:
-        benchmark: What is predicted.
-        rows: N rows of an index.
-        views: (N, V, C), as ``collect_views`` gives them.
+        views: (N, V, C) of the N rows, as ``collect_views`` gives them.
         fold: Name of the fold, in the predictions.
         grid: What the V views are.
         groups: Columns by which scores are broken down.

@@ -60,7 +60,6 @@ def run_processes(
     """Call ``work(*arguments, share)`` in so many processes and wait for them.
 
     Args:
-        number: Of processes.
         work: A function of a module.
         arguments: What can be pickled.
         folder: Where errors are passed on.

@@ -39,7 +39,6 @@ class RunFacts:
     """What every number of a run is reported with.
 
     Args:
-        benchmark: Name of it.
         init: ``checkpoint`` or ``scratch``.
         checkpoint: Folder of the checkpoint, if there is one.
         modalities: What the network sees and hears.
@@ -114,7 +113,6 @@ class FoldFacts:
     """What is known of one finished fold.
 
     Args:
-        name: Of the fold.
         configuration_digest: Of the run that trained it.
         num_train: Training samples, without those of the inner validation; none where a tested
             checkpoint does not say.
@@ -150,10 +148,7 @@ class Run:
     """A finished run, its scores computed again from its predictions.
 
     Args:
-        folder: Where it is.
-        benchmark: The benchmark as it was when the run started.
         facts: Of the run.
-        folds: Of its folds.
         predictions: All of them.
         scores: Computed now.
         disagreements: Sentences about stored scores that are not what the predictions give.
@@ -277,10 +272,7 @@ def git_commit() -> str | None:
     top = _git(room, "rev-parse", "--show-toplevel")
     if top is None or Path(top) != room.parent:
         return None
-    commit = _git(room, "rev-parse", "HEAD")
-    if commit is None:
-        return None
-    return commit + ("+" if _git(room, "status", "--porcelain", "--untracked-files=no") else "")
+    return _git(room, "describe", "--always", "--exclude=*", "--abbrev=40", "--dirty=+")
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -29,8 +29,6 @@ def seen_by(plan: Plan, fold: str, sides: Iterable[pd.DataFrame]) -> Seen:
     """What the network of a fold has seen.
 
     Args:
-        plan: Of the run.
-        fold: Its name.
         sides: Rows that trained it or chose its epoch.
     """
     benchmark, rows = plan.benchmark, pd.concat(list(sides))
@@ -50,8 +48,6 @@ def check_unseen(plan: Plan, folds: Sequence[Fold], *, allow: bool) -> list[str]
     Speakers are compared unless the benchmark's protocol shares them.
 
     Args:
-        plan: Of the run.
-        folds: That are to be trained.
         allow: Whether a checkpoint that has is taken all the same.
 
     Returns: sentences about what it has seen, for the reader of the numbers.

@@ -44,7 +44,6 @@ def inner_split(benchmark: Benchmark, fold: Fold, *, share: float) -> InnerSplit
     Whoever would take the last training sample of a class stays.
 
     Args:
-        benchmark: What is predicted.
         fold: Whose training side is divided.
         share: Of its samples, in (0, 1); at least one value is taken and one left.
 
@@ -91,7 +90,6 @@ class EpochChoice(pl.Callback):
     is never better than another; if all are, the last is taken.
 
     Args:
-        benchmark: What is predicted.
         fold: A fold whose *test* rows are the side to score.
         num_segments: Views of a sample.
         prefix: Of the columns in ``metrics.csv``: ``validation`` or ``test``.

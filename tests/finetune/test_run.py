@@ -56,27 +56,11 @@ def finished(
 @pytest.mark.slow
 def test_a_run_writes_all_that_is_promised_and_nothing_half(finished: Path) -> None:
     names = {path.relative_to(finished).as_posix() for path in finished.rglob("*")}
-    expected = {
-        "config.yaml",
-        "benchmark.yaml",
-        "predictions.jsonl",
-        "scores.json",
-        "report.md",
-        "figures/confusion.png",
-        "figures/layer_weights.png",
-    }
-    for fold in ("fold-1", "fold-2"):
-        expected |= {
-            f"{fold}/{name}"
-            for name in (
-                "metrics.csv",
-                "predictions.jsonl",
-                "fold.json",
-                "checkpoints/last/config.json",
-                "checkpoints/last/model.safetensors",
-            )
-        }
-    assert expected <= names
+    expected = {"config.yaml", "benchmark.yaml", "predictions.jsonl", "scores.json", "report.md"}
+    expected |= {"figures/confusion.png", "figures/layer_weights.png"}
+    of_fold = ["metrics.csv", "predictions.jsonl", "fold.json"]
+    of_fold += ["checkpoints/last/config.json", "checkpoints/last/model.safetensors"]
+    assert expected | {f"fold-{fold}/{name}" for fold in (1, 2) for name in of_fold} <= names
     assert not [name for name in names if "partial" in name or Path(name).name.startswith(".")]
     with (finished / "fold-1" / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
