@@ -20,7 +20,7 @@ from hicmae.checkpoints.checkpoint import Checkpoint
 from hicmae.checkpoints.seen import Seen, digests, seen_of, union
 
 _REMEDY = (
-    "take a checkpoint that has not seen them, or pass --allow_seen true, which every report of"
+    "take a checkpoint that has not seen them, or pass --allow_seen, which every report of"
     " the run then says"
 )
 
