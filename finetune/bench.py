@@ -92,11 +92,11 @@ def bench_finetune(
         fused=True,
     )
 
+    @torch.no_grad()
     def transformed() -> tuple[Tensor | None, Tensor | None, Tensor]:
-        with torch.no_grad():
-            video, fbank = transform(batch)
-            wanted = soft_targets(labels, num_outputs, smoothing=_SMOOTHING)
-            return mix_batch(video, fbank, wanted, mixing)
+        video, fbank = transform(batch)
+        wanted = soft_targets(labels, num_outputs, smoothing=_SMOOTHING)
+        return mix_batch(video, fbank, wanted, mixing)
 
     def loss() -> Tensor:
         with autocast(setting.precision, place):
@@ -267,10 +267,6 @@ class Setting:
             if isinstance(value, Tensor)
         }
 
-        def transformed() -> tuple[Tensor | None, Tensor | None]:
-            with torch.no_grad():
-                return self.plain(there)
-
         def predicted() -> Tensor:
             network = self.network.eval()
             values, _ = clip_values(
@@ -278,7 +274,8 @@ class Setting:
             )
             return values.cpu()
 
-        transforming, (video, fbank) = timed(transformed, self.device)
+        with torch.no_grad():
+            transforming, (video, fbank) = timed(lambda: self.plain(there), self.device)
         predicting, _ = timed(predicted, self.device)
         return {"transforms": transforming, "network": predicting}
 

@@ -57,11 +57,7 @@ class FoldProtocol:
 class BenchmarkRecipe:
     """What a benchmark changes of the recipe; the user's own settings come before it.
 
-    Args:
-        epochs: Passes over the training side.
-        learning_rate: At a batch of 256.
-        loss: Training loss, or a sum of several (``mse+0.5*ccc``).
-        frame_stride: Distance of neighbouring frames of a clip.
+    The settings are those of ``finetune.settings``: of the run, its optimizer and its recipe.
     """
 
     epochs: int | None = None
@@ -165,7 +161,7 @@ class Benchmark:
             f"published {item.method}: '{name}' is no metric of {self.task}"
             for item in self.published
             for name in item.scores
-            if name not in self._metric_names()
+            if name not in {*known, *(f"{m}_{target}" for m in known for target in self.targets)}
         ]
         problems += _repeated("groups", self.groups)
         if self.recipe.loss is not None and self.task in METRICS:
@@ -211,11 +207,6 @@ class Benchmark:
         else:
             problems.append(f"task = {self.task} (must be one of {', '.join(METRICS)})")
         return problems
-
-    def _metric_names(self) -> set[str]:
-        """Every name under which a score of this benchmark may stand."""
-        names = METRICS.get(self.task, ())
-        return {*names, *(f"{name}_{target}" for name in names for target in self.targets)}
 
     @property
     def num_outputs(self) -> int:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -62,9 +62,9 @@ def check_training(plan: Plan, folds: Sequence[Fold]) -> None:
         sides, choice, _ = sides_of(plan, fold)
         if plan.config.recipe.soft_labels:
             vote_shares(plan.benchmark, sides.train)
-        judged = [fold.test] if choice is None else [fold.test, choice.fold.test]
-        views = min(len(rows) for rows in judged) * plan.config.recipe.num_segments
-        fewest = min(len(sides.train), views)
+        views = len(fold.test) * plan.config.recipe.num_segments
+        judged = views if choice is None else len(choice.fold.test) * choice.num_segments
+        fewest = min(len(sides.train), views, judged)
         if devices > fewest:
             raise ValueError(
                 f"fold {fold.name}: hardware.devices = {devices} for {fewest} training"
@@ -94,10 +94,16 @@ def sides_of(plan: Plan, fold: Fold) -> tuple[InnerSplit, EpochChoice | None, li
                 f"the inner validation is divided by {sides.by}: nobody names the"
                 f" {plan.benchmark.speaker}"
             )
+    benchmark, judge = plan.benchmark, plan.protocol.judge
+    if judge:
+        metrics = tuple(dict.fromkeys((*benchmark.metrics, judge)))
+        benchmark = dataclasses.replace(
+            benchmark, metrics=metrics, leading=judge, average_over=None
+        )
     choice = EpochChoice(
-        benchmark=plan.benchmark,
+        benchmark=benchmark,
         fold=judged,
-        num_segments=plan.config.recipe.num_segments,
+        num_segments=1 if judge else plan.config.recipe.num_segments,
         prefix="test" if rule == "best-on-test" else "validation",
     )
     return _reduced(plan, sides, notes), choice, notes
@@ -112,12 +118,9 @@ def training_subset(
     and a larger number or share holds the smaller one's samples of a class.
 
     Args:
-        benchmark: What is predicted.
-        rows: Of the training side.
         shots: Samples of each class; none: as the fraction says.
         fraction: Share of each class, or of each fifth of the first real value; at least one
             sample of each.
-        seed: Of the choice.
 
     Returns: rows in their old order.
     Raises: ValueError: a class with fewer samples than are wanted.
@@ -142,10 +145,6 @@ def target_moments(
 ) -> tuple[np.ndarray, np.ndarray, list[str]]:
     """Mean and deviation of each real-valued target over the training side alone.
 
-    Args:
-        benchmark: What is predicted.
-        rows: Of the training side.
-
     Returns: mean (D,), standard deviation (D,), 1 where a target is constant, and notes about
         such targets; for classes, zeros, ones and none.
     """
@@ -168,7 +167,6 @@ def vote_shares(benchmark: Benchmark, rows: pd.DataFrame) -> tuple[Tensor, list[
 
     Args:
         benchmark: With ``votes``.
-        rows: Of the training side.
 
     Returns: (N, C) float32, rows sum to 1; and a note about samples without votes.
     Raises: ValueError: the benchmark names no columns of votes; the index lacks one; a count that
@@ -221,9 +219,7 @@ class EpochOrder(Sampler[int]):
     is the only one, and then of that what the processes cannot share evenly.
 
     Args:
-        num_samples: Of the training side.
         batch_size: Of all processes together.
-        seed: Of the orders.
         share: Whose part this is.
     """
 
@@ -271,16 +267,22 @@ def training_loader(plan: Plan, rows: pd.DataFrame, share: Share = _ALL) -> Load
 
 
 def view_loader(
-    plan: Plan, rows: pd.DataFrame, share: Share = _ALL, *, num_segments: int | None = None
+    plan: Plan,
+    rows: pd.DataFrame,
+    share: Share = _ALL,
+    *,
+    views: int | Literal["train"] | None = None,
 ) -> Loader:
     """Every view of every sample once, in order; a sample that cannot be read is an error.
 
     Of several processes each reads its part, and nothing is repeated to make parts equal.
-    ``num_segments``, the views of a sample, are the recipe's unless told.
+    ``views`` of a sample are the recipe's unless told; ``train``: one at a random place, another
+    one each epoch.
     """
     recipe = plan.config.recipe
-    views = num_segments or recipe.num_segments
-    dataset = _dataset(plan, rows, views=views, seed=0, on_bad="raise")
+    views = views or recipe.num_segments
+    seed = plan.config.seed if views == "train" else 0
+    dataset = _dataset(plan, rows, views=views, seed=seed, on_bad="raise")
     return DataLoader(
         dataset,
         batch_size=max(1, recipe.batch_size // share.of),
@@ -348,5 +350,4 @@ def _strata(benchmark: Benchmark, rows: pd.DataFrame) -> dict[str, list[int]]:
 def _class_numbers(benchmark: Benchmark, rows: pd.DataFrame) -> np.ndarray:
     """Places of the labels among the classes. Returns: int64 (N,)."""
     assert benchmark.label is not None
-    place = {name: number for number, name in enumerate(benchmark.classes)}
-    return rows[benchmark.label].map(as_text).map(place).to_numpy(dtype=np.int64)
+    return pd.Index(benchmark.classes).get_indexer(pd.Index(rows[benchmark.label].map(as_text)))

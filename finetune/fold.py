@@ -37,9 +37,11 @@ from finetune.plan import Plan
 from finetune.predictions import FILE_NAME, Prediction, predictions_of_fold, write_predictions
 from finetune.processes import LostProcessError, Share, from_all, quiet_lightning, run_processes
 from finetune.record import FOLD, FoldFacts, fold_folder, git_commit, read_fold
-from finetune.scores import score
+from finetune.scores import metric_name, score
+from finetune.seen import seen_by
 from finetune.tuning import merge_tuning
 from finetune.validation import InnerSplit
+from hicmae.checkpoints.seen import SECTION, Seen
 from hicmae.config import to_dict
 from hicmae.devices import choose_device, trainer_precision
 from hicmae.files import file_sha256, sync_to_disk, write_json
@@ -53,8 +55,6 @@ def train_fold(plan: Plan, fold: Fold, *, resume: bool = False) -> FoldFacts:
     """Train and test one fold; its folder appears when everything in it is written.
 
     Args:
-        plan: Of the run.
-        fold: What is trained and tested on.
         resume: Whether a fold that was killed goes on from its last saved epoch.
 
     Raises: ValueError: a sample that cannot be read, a loss or output that is not finite, or a
@@ -87,18 +87,18 @@ def train_fold(plan: Plan, fold: Fold, *, resume: bool = False) -> FoldFacts:
 
 def can_resume(plan: Plan, fold: Fold) -> bool:
     """Whether an epoch of the fold was saved by a run with this very configuration."""
-    return saved_epoch(_partial(plan, fold), plan.digest).is_file()
-
-
-def saved_epoch(folder: Path, digest: str) -> Path:
-    """Where a fold of this configuration is saved; a file of another one is never taken up."""
-    return folder / f"saved-{digest[:16]}.ckpt"
+    return _saved(plan, fold).is_file()
 
 
 def _partial(plan: Plan, fold: Fold) -> Path:
     """Where a fold is worked on."""
     final = fold_folder(plan.out, fold.name)
     return final.with_name(f".{final.name}.partial")
+
+
+def _saved(plan: Plan, fold: Fold) -> Path:
+    """Where an epoch is saved; a file of another configuration is never taken up."""
+    return _partial(plan, fold) / f"saved-{plan.digest[:16]}.ckpt"
 
 
 def _work(plan: Plan, fold: Fold, share: Share) -> None:
@@ -114,9 +114,11 @@ def _work(plan: Plan, fold: Fold, share: Share) -> None:
     kind = FinetuneModule if choice is None else JudgedModule
     module = kind(plan, sides.train, steps_per_epoch=steps)
     notes += module.notes
-    saved = saved_epoch(folder, plan.digest)
+    saved = _saved(plan, fold)
     saver = EpochSaver(saved, every=config.trainer.save_every)
-    keeper = _feature_keeper(plan, fold, folder)
+    shown = choose_samples(fold.test, config.seed)
+    views = view_loader(plan, shown, views=1)
+    keeper = FeatureKeeper(views, shown["key"].map(str).tolist(), folder)
     callbacks: list[pl.Callback] = [keeper] if choice is None else [keeper, choice]
     if config.recipe.ema_decay is not None:  # after the choice, which wants the average's weights
         callbacks.append(MovingAverage(config.recipe.ema_decay))
@@ -128,17 +130,26 @@ def _work(plan: Plan, fold: Fold, share: Share) -> None:
         trainer = _trainer(
             plan, folder, log, num_batches=len(loader), callbacks=[*callbacks, saver]
         )
+        judged: Any = "train" if plan.protocol.judge else None
         trainer.fit(
             module,
             loader,
-            None if choice is None else view_loader(plan, choice.fold.test, share),
+            None if choice is None else view_loader(plan, choice.fold.test, share, views=judged),
             ckpt_path=saved if saved.is_file() else None,
             weights_only=True,
         )
         if choice is not None:
             notes += choice.restore(module)
+            if plan.protocol.judge and choice.epoch is not None:
+                notes.append(
+                    f"epoch {choice.epoch} was chosen by {metric_name(plan.protocol.judge)} ="
+                    f" {choice.scores[plan.protocol.judge]:.4f}, of one clip at a random place of"
+                    f" each test sample; the numbers shown are of {config.recipe.num_segments}"
+                    " views of it"
+                )
         merge_tuning(module.model)
-        outputs = _on_cpu(trainer.predict(module, view_loader(plan, fold.test, share)))
+        found: Any = trainer.predict(module, view_loader(plan, fold.test, share))
+        outputs = [{name: value.cpu() for name, value in batch.items()} for batch in found]
         skipped = sum((Counter(counts) for counts in from_all(module.skipped)), Counter())
         notes += [f"{count} training clips skipped ({cause})" for cause, count in skipped.items()]
         everyone = [batch for part in from_all(outputs) for batch in part]
@@ -154,7 +165,9 @@ def _work(plan: Plan, fold: Fold, share: Share) -> None:
             facts = _facts(
                 plan, fold, sides, module, seconds=saver.seconds, epoch=epoch, notes=notes
             )
-            _save(plan, facts, module, predictions, done / "checkpoints" / "last")
+            chosen_by = [] if choice is None else [choice.fold.test]
+            seen = seen_by(plan, fold.name, [sides.train, *chosen_by])
+            _save(plan, facts, module, predictions, seen, done / "checkpoints" / "last")
             # A copy: killed between here and the end, the fold is finished anew with these rows.
             shutil.copyfile(folder / _METRICS, done / _METRICS)
             write_json(done / FOLD, to_dict(facts))
@@ -167,11 +180,7 @@ def _work(plan: Plan, fold: Fold, share: Share) -> None:
 class FoldLog(Logger):
     """Lightning's numbers in ``metrics.csv`` and, where there is a run of it, in W&B.
 
-    Args:
-        path: The file; a resumed fold continues it.
-
-    Attributes:
-        wandb: The run; none in all processes but the first.
+    A resumed fold continues the file; ``wandb`` is none in all processes but the first.
     """
 
     def __init__(self, path: Path) -> None:
@@ -182,11 +191,9 @@ class FoldLog(Logger):
 
     @property
     def name(self) -> None:
-        """It has none: Lightning would make folders of it."""
+        """It has none, and no version: Lightning would make folders of them."""
 
-    @property
-    def version(self) -> None:
-        """It has none, either."""
+    version = name
 
     @rank_zero_only
     def start(self, step: int) -> None:
@@ -340,18 +347,6 @@ def _wandb_run(plan: Plan, fold: Fold, *, goes_on: bool) -> WandbRun:
     return WandbRun(folder, settings, config, group=plan.group)
 
 
-def _feature_keeper(plan: Plan, fold: Fold, folder: Path) -> FeatureKeeper:
-    """What keeps the features of some test samples for the report; in the first process alone."""
-    rows = choose_samples(fold.test, plan.config.seed)
-    views = view_loader(plan, rows, num_segments=1)
-    return FeatureKeeper(views, [str(key) for key in rows["key"]], folder)
-
-
-def _on_cpu(outputs: Any) -> list[dict[str, Tensor]]:
-    """Outputs of one loader's batches, away from the device."""
-    return [{name: value.cpu() for name, value in batch.items()} for batch in outputs]
-
-
 def _facts(
     plan: Plan,
     fold: Fold,
@@ -386,6 +381,7 @@ def _save(
     facts: FoldFacts,
     module: FinetuneModule,
     predictions: Sequence[Prediction],
+    seen: Seen,
     folder: Path,
 ) -> None:
     """Write the portable checkpoint, with what is needed to use and to judge it."""
@@ -408,11 +404,10 @@ def _save(
             "fold": facts.name,
             "selection": plan.protocol.selection,
             "epoch": facts.epoch,
-            "num_train": facts.num_train,
-            "num_validation": facts.num_validation,
-            "num_test": facts.num_test,
-            "num_train_speakers": facts.num_train_speakers,
-            "num_test_speakers": facts.num_test_speakers,
+            **{
+                f"num_{side}": getattr(facts, f"num_{side}")
+                for side in ("train", "validation", "test", "train_speakers", "test_speakers")
+            },
             "num_segments": recipe.num_segments,
             "epochs": plan.resolved.epochs,
             "rules": plan.protocol.name,
@@ -422,6 +417,7 @@ def _save(
             "git_commit": git_commit(),
         },
         "data": {"index_sha256": plan.shards_digest, "build": plan.index.info.get("config")},
+        SECTION: seen.section(),
         "licence": f"The weights learned from the data of '{plan.benchmark.name}', whose terms "
         f"hold for what is done with them: {plan.benchmark.licence or 'not noted'}.",
     }

@@ -38,9 +38,6 @@ class Fold:
 def usable_rows(benchmark: Benchmark, table: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, int]]:
     """Keep the rows that the benchmark is about, with their truth checked.
 
-    Args:
-        table: The index, one row a sample.
-
     Returns: the rows (row labels are positions in ``table``), and how many were left out by
         ``ignore``, label by label.
     Raises: ValueError: a missing column; a label outside the benchmark's list or a value that is
@@ -188,7 +185,6 @@ def group_columns(benchmark: Benchmark, rows: pd.DataFrame) -> tuple[str, ...]:
     speaker and what divides the folds are no groups.
 
     Args:
-        benchmark: What is predicted.
         rows: Both sides of a fold.
     """
     named = [name for name in benchmark.groups if name in rows.columns]

@@ -67,14 +67,13 @@ class FeatureKeeper(pl.Callback):
             self._after = self._features(trainer, pl_module)
 
     def write(self, folder: Path) -> None:
-        """Write what was taken into a folder; nothing where the first features are missing."""
+        """Write ``features.npz``, whole or not at all; nothing without the first features."""
         if self._after is None or not self._first.is_file():
             return
         with np.load(self._first) as file:
             before = file["before"]
-        write_features(
-            folder, KeptFeatures(keys=tuple(self.keys), before=before, after=self._after)
-        )
+        keys = np.array(self.keys, dtype=np.str_)
+        _write_array(folder / FEATURES, keys=keys, before=before, after=self._after)
         self._first.unlink()
 
     @torch.no_grad()
@@ -99,16 +98,6 @@ def choose_samples(rows: pd.DataFrame, seed: int) -> pd.DataFrame:
         return rows
     chosen = np.random.default_rng(seed).choice(len(rows), MAX_SAMPLES, replace=False)
     return rows.iloc[np.sort(chosen)]
-
-
-def write_features(folder: Path, features: KeptFeatures) -> None:
-    """Write ``features.npz``, whole or not at all."""
-    _write_array(
-        folder / FEATURES,
-        keys=np.array(features.keys, dtype=np.str_),
-        before=features.before,
-        after=features.after,
-    )
 
 
 def read_features(folder: Path) -> KeptFeatures | None:

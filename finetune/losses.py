@@ -72,31 +72,12 @@ def register_loss(
 
 
 class Term(NamedTuple):
-    """A loss of a sum.
-
-    Attributes:
-        name: Of the loss.
-        factor: On its value.
-        loss: What computes it.
-        settings: Of it, by name.
-    """
+    """A loss of a sum, the factor on its value, and its settings by name."""
 
     name: str
     factor: float
     loss: Loss
     settings: dict[str, Any]
-
-
-class Losses(NamedTuple):
-    """A loss of several terms.
-
-    Attributes:
-        total: 0-d, with a gradient.
-        terms: Name to value, 0-d, without.
-    """
-
-    total: Tensor
-    terms: dict[str, Tensor]
 
 
 def default_loss(task: str) -> str:
@@ -149,16 +130,15 @@ def loss_terms(
 
 def combined(
     terms: Sequence[Term], outputs: Tensor, targets: Tensor, class_weights: Tensor | None = None
-) -> Losses:
+) -> tuple[Tensor, dict[str, Tensor]]:
     """A weighted sum of losses and its terms.
 
     Args:
         terms: As ``loss_terms`` reads them.
-        outputs: (B, C).
-        targets: (B, C).
+        outputs, targets: (B, C).
         class_weights: (C,) for losses that take them; none: 1.
 
-    Returns: the sum, 0-d, and each term before its factor.
+    Returns: the sum, 0-d, with a gradient, and by name each term before its factor, without.
     """
     import torch
 
@@ -167,7 +147,7 @@ def combined(
         given = {"weights": class_weights} if term.loss.weighted else {}
         values[term.name] = term.loss(outputs, targets, **term.settings, **given)
     total = torch.stack([term.factor * values[term.name] for term in terms]).sum()
-    return Losses(total, {name: value.detach() for name, value in values.items()})
+    return total, {name: value.detach() for name, value in values.items()}
 
 
 @register_loss("cross-entropy", tasks=["classification"], weighted=True)

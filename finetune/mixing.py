@@ -72,14 +72,9 @@ def soft_targets(labels: Tensor, num_classes: int, *, smoothing: float) -> Tenso
     return shares * (1 - smoothing) + smoothing / num_classes
 
 
-def _neighbour(batch: Tensor) -> Tensor:
-    """Each clip's partner: the one before it, so that nobody is its own."""
-    return batch.roll(1, dims=0)
-
-
 def _blend(batch: Tensor, share: float) -> Tensor:
-    """Every row and its neighbour in the shares ``share`` and ``1 - share``."""
-    return batch * share + _neighbour(batch) * (1 - share)
+    """Every row and its neighbour, the one before it, in the shares ``share``, ``1 - share``."""
+    return batch * share + batch.roll(1, dims=0) * (1 - share)
 
 
 def _cut_box(
@@ -91,7 +86,7 @@ def _cut_box(
     top, bottom = _span(height, side, generator)
     left, right = _span(width, side, generator)
     mixed = video.clone()
-    mixed[..., top:bottom, left:right] = _neighbour(video)[..., top:bottom, left:right]
+    mixed[..., top:bottom, left:right] = video.roll(1, dims=0)[..., top:bottom, left:right]
     return mixed, 1 - (bottom - top) * (right - left) / (height * width)
 
 
@@ -103,7 +98,7 @@ def _cut_span(
     length = round((1 - share) * frames)
     start = int(_uniform(generator) * (frames - length + 1))
     mixed = fbank.clone()
-    mixed[:, start : start + length] = _neighbour(fbank)[:, start : start + length]
+    mixed[:, start : start + length] = fbank.roll(1, dims=0)[:, start : start + length]
     return mixed, 1 - length / frames
 
 

@@ -34,7 +34,6 @@ class FinetuneModule(pl.LightningModule):
     """An emotion network in training for one fold, with the pretrained encoder.
 
     Args:
-        plan: Of the run.
         rows: What is trained on, in the order in which the loader numbers samples.
         steps_per_epoch: Optimizer steps of a pass over them.
 
@@ -121,7 +120,8 @@ class FinetuneModule(pl.LightningModule):
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Turn bytes into the network's input, on the device, outside of autocast."""
         wanted = self.model.emotion.modalities.split("-")
-        absent = [name for key, name in _MODALITY.items() if key not in wanted]
+        sources = {"video": "frames", "audio": "waveform"}
+        absent = [name for key, name in sources.items() if key not in wanted]
         video, fbank = self.transform(
             {key: value for key, value in batch.items() if key not in absent}
         )
@@ -230,11 +230,11 @@ class FinetuneModule(pl.LightningModule):
                 self.all_gather(values, sync_grads=True).flatten(0, 1)  # type: ignore[union-attr]
                 for values in (outputs, targets)
             )
-        losses = combined(self.terms, outputs, targets, self.class_weights)
-        if len(losses.terms) > 1:
-            for name, value in losses.terms.items():
-                self.log(f"loss_{name}", value, batch_size=len(targets))
-        return losses.total
+        total, terms = combined(self.terms, outputs, targets, self.class_weights)
+        if len(terms) > 1:
+            named = {f"loss_{name}": value for name, value in terms.items()}
+            self.log_dict(named, batch_size=len(targets))
+        return total
 
     def _targets(self, batch: Batch) -> Tensor:
         """What the loss compares with: smoothed (B, C), or standardised (B, D)."""
@@ -252,10 +252,10 @@ class JudgedModule(FinetuneModule):
     A class of its own, because Lightning warns of a validation step that no loader feeds.
     """
 
+    def on_validation_epoch_start(self) -> None:
+        """Draw the places anew of clips that have a random one."""
+        self.trainer.val_dataloaders.dataset.set_epoch(self.current_epoch)  # type: ignore[union-attr]
+
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """Predict views of the side that chooses the epoch; as ``predict_step``."""
         return self.predict_step(batch, batch_idx)
-
-
-# Entry of a batch by the modality that reads it.
-_MODALITY = {"video": "frames", "audio": "waveform"}

@@ -15,11 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+import pandas as pd
+
 from finetune.benchmark import Benchmark
 from finetune.folds import Fold
 from finetune.losses import Term, default_loss, loss_terms
+from finetune.published import JUDGES, departures
 from finetune.record import CONFIG, fold_folder, read_fold, settings_digest
-from finetune.selection import PAPER_SEGMENTS, Protocol
+from finetune.selection import Protocol
 from finetune.settings import FinetuneConfig, Modalities
 from finetune.tuning import apply_tuning
 from hicmae.checkpoints.checkpoint import WEIGHTS, Checkpoint, load_checkpoint
@@ -33,14 +36,7 @@ from shards.index import TABLE_NAME, Index
 
 @dataclass(frozen=True, kw_only=True)
 class Resolved:
-    """What was decided.
-
-    Args:
-        epochs: Passes over the training side.
-        learning_rate: Base rate at a batch of 256.
-        loss: Training loss, or a sum of several.
-        frame_stride: Of a clip; none: the network's own.
-    """
+    """What was decided of a benchmark's recipe; no stride: the network's own."""
 
     epochs: int
     learning_rate: float
@@ -55,8 +51,6 @@ class Plan:
     Args:
         config: What the user asked for.
         group: Name of the command's folder: the runs that it made belong together.
-        benchmark: What is predicted.
-        index: The shards.
         model: Sizes of the network, with the stride of this run.
         emotion: Its head.
         checkpoint: Where the encoder's weights come from; none: from scratch.
@@ -186,7 +180,7 @@ def members(
     return found
 
 
-def decide_protocol(config: FinetuneConfig) -> Protocol:
+def decide_protocol(config: FinetuneConfig, benchmark: Benchmark) -> Protocol:
     """Settle how a run chooses the tested weights.
 
     Raises: ValueError: options that are not the named protocol's, all of them in one line.
@@ -194,20 +188,18 @@ def decide_protocol(config: FinetuneConfig) -> Protocol:
     selection, share = config.selection, config.validation_share
     if config.protocol == "default":
         return Protocol(selection=selection or "last", validation_share=share)
-    recipe, problems = config.recipe, []
-    if selection not in (None, "best-on-test"):
-        problems.append(f"selection = {selection} (it chooses best-on-test)")
-    if recipe.num_segments != PAPER_SEGMENTS:
-        problems.append(f"recipe.num_segments = {recipe.num_segments} (it has {PAPER_SEGMENTS})")
-    if config.mixing.audio:
-        problems.append("mixing.audio = true (it leaves sound unmixed)")
-    if recipe.soft_labels or recipe.class_weights != "none":
-        problems.append("recipe.soft_labels or class_weights (it has neither)")
-    if recipe.ema_decay is not None or recipe.modality_dropout > 0:
-        problems.append("recipe.ema_decay or modality_dropout (it has neither)")
+    problems = departures(config, benchmark)
     if problems:
-        raise ValueError(f"protocol = paper contradicts {'; '.join(problems)}; leave these out")
-    return Protocol(name="paper", selection="best-on-test", validation_share=share)
+        raise ValueError(
+            f"protocol = paper contradicts {'; '.join(problems)}; take --config"
+            " configs/finetune/paper_base.yaml and leave the rest out"
+        )
+    return Protocol(
+        name="paper",
+        selection="best-on-test",
+        validation_share=share,
+        judge=JUDGES[benchmark.task],
+    )
 
 
 def make_plan(config: FinetuneConfig, benchmark: Benchmark, index: Index, *, group: str) -> Plan:
@@ -215,7 +207,7 @@ def make_plan(config: FinetuneConfig, benchmark: Benchmark, index: Index, *, gro
 
     Raises: ValueError, FileNotFoundError: as ``finetune.run.finetune``.
     """
-    protocol = decide_protocol(config)
+    protocol = decide_protocol(config, benchmark)
     resolved = resolve(benchmark, config)
     sizes, weights = _network(config.model, config.checkpoint)
     if resolved.frame_stride is not None:
@@ -366,10 +358,12 @@ def _network(model: str | None, checkpoint: Path | None) -> tuple[ModelConfig, C
     found = load_checkpoint(checkpoint)
     sizes = found.model_config()
     if model is not None:
-        ours, theirs = _flat(to_dict(load_model_config(model))), _flat(to_dict(sizes))
+        ours, theirs = (
+            pd.json_normalize(to_dict(one)).iloc[0] for one in (load_model_config(model), sizes)
+        )
         other = [
             f"{name} {theirs[name]} there, {ours[name]} here"
-            for name in ours
+            for name in ours.index
             if ours[name] != theirs[name]
         ]
         if other:
@@ -378,14 +372,3 @@ def _network(model: str | None, checkpoint: Path | None) -> tuple[ModelConfig, C
                 " --model out, the checkpoint knows its sizes"
             )
     return sizes, found
-
-
-def _flat(data: dict[str, Any], at: str = "") -> dict[str, Any]:
-    """Nested settings as dotted names."""
-    flat: dict[str, Any] = {}
-    for name, value in data.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{at}{name}.")
-        else:
-            flat[f"{at}{name}"] = value
-    return flat

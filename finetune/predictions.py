@@ -75,15 +75,8 @@ def make_prediction(
     """Average the views of one sample; seven digits are kept, as float32 has.
 
     Args:
-        benchmark: What is predicted.
-        key: The sample.
-        fold: Of it.
-        speaker: Of it.
-        true: Class name, or real values (D,).
         views: Probabilities (V, C), or real values (V, D) in the benchmark's units.
-        view_names: Of each view.
-        unit: Of it.
-        groups: Of it.
+        benchmark, key, fold, speaker, true, view_names, unit, groups: As of ``Prediction``.
 
     Raises: ValueError: an output that is no finite number.
     """
@@ -112,16 +105,12 @@ def make_prediction(
 def predictions_of_fold(
     benchmark: Benchmark, fold: Fold, outputs: Iterable[dict[str, Tensor]], *, num_segments: int
 ) -> list[Prediction]:
-    """Average the views of every test sample.
+    """Average the views of every test sample, as ``predictions_of_rows`` does.
 
     Args:
-        benchmark: What is predicted.
         fold: Its test rows, in the order in which the loader numbers samples.
         outputs: Of batches, as ``FinetuneModule.predict_step`` gives them.
         num_segments: Views of a sample: clips along time, of the whole picture.
-
-    Returns: one prediction a row, in the order of the rows.
-    Raises: ValueError: an output that is no finite number.
     """
     views = collect_views(
         outputs,
@@ -151,9 +140,7 @@ def predictions_of_rows(
     """Average the views of every sample.
 
     Args:
-        benchmark: What is predicted.
-        rows: N rows of an index.
-        views: (N, V, C), as ``collect_views`` gives them.
+        views: (N, V, C) of the N rows, as ``collect_views`` gives them.
         fold: Name of the fold, in the predictions.
         grid: What the V views are.
         groups: Columns by which scores are broken down.
@@ -161,7 +148,8 @@ def predictions_of_rows(
     Returns: one prediction a row, in the order of the rows.
     Raises: ValueError: an output that is no finite number.
     """
-    truth = _truth(benchmark, rows)
+    named = benchmark.task == "classification"
+    truth: Any = _texts(rows, benchmark.label) if named else true_values(benchmark, rows)
     keys = [str(key) for key in rows["key"]]
     speakers = _texts(rows, benchmark.speaker)
     units = _texts(rows, benchmark.average_over)
@@ -189,11 +177,9 @@ def collect_views(
 
     Args:
         outputs: ``sample`` (B,), ``view`` (B,) and ``output`` (B, C).
-        num_samples: Samples there are.
-        num_views: Views of each.
-        num_outputs: C.
+        num_samples, num_views, num_outputs: S, V and C.
 
-    Returns: float64 (samples, views, C).
+    Returns: float64 (S, V, C).
     Raises: AssertionError: a view that came twice, or did not come.
     """
     collected = np.zeros((num_samples, num_views, num_outputs))
@@ -243,16 +229,12 @@ def true_and_predicted(
     benchmark: Benchmark, predictions: Sequence[Prediction]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Truth and prediction as arrays: class numbers (N,) int64, or values (N, D) float64."""
-    if benchmark.task == "classification":
-        number = {name: index for index, name in enumerate(benchmark.classes)}
-        return (
-            np.array([number[str(item.true)] for item in predictions], dtype=np.int64),
-            np.array([number[str(item.predicted)] for item in predictions], dtype=np.int64),
-        )
-    return (
-        np.array([item.true for item in predictions], dtype=np.float64),
-        np.array([item.predicted for item in predictions], dtype=np.float64),
-    )
+    true = [item.true for item in predictions]
+    predicted = [item.predicted for item in predictions]
+    if benchmark.task == "regression":
+        return np.array(true, dtype=np.float64), np.array(predicted, dtype=np.float64)
+    classes = pd.Index(benchmark.classes)
+    return classes.get_indexer(pd.Index(true)), classes.get_indexer(pd.Index(predicted))
 
 
 def prediction_line(item: Prediction) -> dict[str, Any]:
@@ -311,13 +293,6 @@ def _texts(rows: pd.DataFrame, column: str | None) -> list[str]:
     if column is None or column not in rows.columns:
         return [""] * len(rows)
     return [as_text(value) for value in rows[column]]
-
-
-def _truth(benchmark: Benchmark, rows: pd.DataFrame) -> list[str] | np.ndarray:
-    """Class names, or real values (N, D)."""
-    if benchmark.label:
-        return [as_text(value) for value in rows[benchmark.label]]
-    return true_values(benchmark, rows)
 
 
 def _digits(values: np.ndarray) -> tuple[float, ...]:

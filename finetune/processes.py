@@ -60,7 +60,6 @@ def run_processes(
     """Call ``work(*arguments, share)`` in so many processes and wait for them.
 
     Args:
-        number: Of processes.
         work: A function of a module.
         arguments: What can be pickled.
         folder: Where errors are passed on.
@@ -124,6 +123,8 @@ def _one(
         "NODE_RANK": "0",
         "LOCAL_RANK": str(rank),
     }
+    # How the end of the command is told; a shell lets what it runs in the background ignore it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     # A spawned process spawns its own by default, and a reader would import everything anew.
     multiprocessing.set_start_method(start_method, force=True)
     rank_zero_only.rank = rank  # type: ignore[attr-defined]  # how Lightning keeps it

@@ -20,6 +20,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from finetune.benchmark import Benchmark
 from finetune.predictions import FILE_NAME, Prediction, read_predictions
 from finetune.reporting.resampling import Intervals, intervals
@@ -37,7 +39,6 @@ class RunFacts:
     """What every number of a run is reported with.
 
     Args:
-        benchmark: Name of it.
         init: ``checkpoint`` or ``scratch``.
         checkpoint: Folder of the checkpoint, if there is one.
         modalities: What the network sees and hears.
@@ -112,7 +113,6 @@ class FoldFacts:
     """What is known of one finished fold.
 
     Args:
-        name: Of the fold.
         configuration_digest: Of the run that trained it.
         num_train: Training samples, without those of the inner validation; none where a tested
             checkpoint does not say.
@@ -148,10 +148,7 @@ class Run:
     """A finished run, its scores computed again from its predictions.
 
     Args:
-        folder: Where it is.
-        benchmark: The benchmark as it was when the run started.
         facts: Of the run.
-        folds: Of its folds.
         predictions: All of them.
         scores: Computed now.
         disagreements: Sentences about stored scores that are not what the predictions give.
@@ -275,10 +272,7 @@ def git_commit() -> str | None:
     top = _git(room, "rev-parse", "--show-toplevel")
     if top is None or Path(top) != room.parent:
         return None
-    commit = _git(room, "rev-parse", "HEAD")
-    if commit is None:
-        return None
-    return commit + ("+" if _git(room, "status", "--porcelain", "--untracked-files=no") else "")
+    return _git(room, "describe", "--always", "--exclude=*", "--abbrev=40", "--dirty=+")
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -294,19 +288,15 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 def _disagreements(scores: Scores, stored: dict[str, Any]) -> list[str]:
     """Compare what was stored with what the predictions give."""
-    written = stored.get("pooled") or {}
-    sentences = []
-    for metric, value in scores.pooled.items():
-        before = written.get(metric)
-        before = math.nan if before is None else float(before)
-        if math.isnan(before) and math.isnan(value):
-            continue
-        if not math.isclose(before, value, abs_tol=1e-9):
-            sentences.append(
-                f"{SCORES} says {metric} = {before:.4f} and {FILE_NAME} gives {value:.4f};"
-                " the latter is shown."
-            )
-    return sentences
+    written = {
+        name: math.nan if v is None else v for name, v in (stored.get("pooled") or {}).items()
+    }
+    return [
+        f"{SCORES} says {metric} = {before:.4f} and {FILE_NAME} gives {value:.4f};"
+        " the latter is shown."
+        for metric, value in scores.pooled.items()
+        if not np.isclose(before := written.get(metric, math.nan), value, 0, 1e-9, equal_nan=True)
+    ]
 
 
 def _git(folder: Path, *words: str) -> str | None:

@@ -70,6 +70,7 @@ def finetune(
     seeds: str | None = None,
     resume: bool = False,
     overwrite: bool = False,
+    allow_seen: bool = False,
 ) -> None:
     """Fine-tune for a benchmark, fold by fold, and report.
 
@@ -89,8 +90,10 @@ def finetune(
         modalities: What the network sees and hears: audio-video, video or audio. Several separated
             by commas are a run each, in folders of these names under the run folder.
         folds: all, or names of folds separated by commas.
-        protocol: paper: the choices of the published evaluation (the epoch that is best on the
-            test side, two views, folds pooled, sound unmixed), which every number then carries.
+        protocol: paper: the choices of the published evaluation, which every number then carries:
+            the epoch that is best on the test side, by WAR (of real values by CCC) of one clip at
+            a random place of each sample; two views for the numbers shown; folds pooled; and the
+            recipe of configs/finetune/paper_base.yaml, from which no option may depart.
         selection: Whose weights are tested. last: the last epoch's. inner-validation: those of the
             epoch that is best on speakers kept out of the training side. best-on-test: those of
             the epoch that is best on the test side, which every number then carries. null: last.
@@ -114,10 +117,14 @@ def finetune(
         resume: Keep the folds in the run folder that were finished with this very configuration
             and train the others; one that was killed goes on from its last saved epoch.
         overwrite: Delete the run that is in the run folder.
+        allow_seen: Take a checkpoint that was trained on samples or speakers of the test side, or
+            that does not say on whose; every report of the run then says so. Otherwise it is
+            refused.
 
     Raises:
         ValueError: Settings that do not go together; labels, speakers or sounds that the
-            benchmark cannot use; a checkpoint of another size; a folder that holds a run.
+            benchmark cannot use; a checkpoint of another size, or that has seen the test side; a
+            folder that holds a run.
         FileNotFoundError: No such benchmark, folder of shards or model file.
     """
     options = locals()
@@ -129,6 +136,7 @@ def finetune(
     from finetune.reporting.document import output_console
     from finetune.reporting.seeds import seeds_table, write_seed_summary
     from finetune.scores import check_units
+    from finetune.seen import check_unseen
     from hicmae.config import save_yaml, to_dict
     from shards.index import read_index
 
@@ -146,17 +154,18 @@ def finetune(
         check_sound(rows, modalities=plan.emotion.modalities)
     for plan in plans:
         check_training(plan, divided)
+    known = [check_unseen(plan, divided, allow=allow_seen) for plan in plans]
     for plan in plans:
         prepare_folder(plan.out, divided, plan.digest, resume=resume, overwrite=overwrite)
     console = output_console()
     finished: dict[Path, list[Run]] = {}
-    for plan in plans:
+    for plan, seen in zip(plans, known, strict=True):
         save_yaml(plan.out / CONFIG, to_dict(plan.config))
         save_yaml(plan.out / BENCHMARK, to_dict(what))
         console.print(_opening(plan, divided, len(rows)))
         for fold in divided:
             _one_fold(plan, fold, console, resume=resume)
-        run = _finish(plan, divided, ignored, console)
+        run = _finish(plan, divided, ignored, seen, console)
         finished.setdefault(plan.out.parent, []).append(run)
     for folder, runs in finished.items():
         if len(runs) > 1 and seeds is not None:
@@ -198,7 +207,9 @@ def _one_fold(plan: Plan, fold: Fold, console: Console, *, resume: bool) -> None
     )
 
 
-def _finish(plan: Plan, folds: Sequence[Fold], ignored: dict[str, int], console: Console) -> Run:
+def _finish(
+    plan: Plan, folds: Sequence[Fold], ignored: dict[str, int], seen: list[str], console: Console
+) -> Run:
     """Pool the folds, score, report, and show the table.
 
     Returns: the run as it is read back.
@@ -233,7 +244,7 @@ def _finish(plan: Plan, folds: Sequence[Fold], ignored: dict[str, int], console:
         git_commit=git_commit(),
         version=__version__,
         ignored=ignored,
-        notes=tuple(_notes(plan)),
+        notes=(*seen, *_notes(plan)),
     )
     write_predictions(plan.out / FILE_NAME, pooled)
     scores = score_run(plan.benchmark, pooled)

@@ -58,9 +58,7 @@ class Scores:
         """What ``scores.json`` holds; an undefined value is null."""
         return {
             "num_samples": self.num_samples,
-            "pooled": _null_for_nan(self.pooled),
-            "mean": _null_for_nan(self.mean),
-            "sd": _null_for_nan(self.sd),
+            **{name: _null_for_nan(getattr(self, name)) for name in ("pooled", "mean", "sd")},
             "folds": {
                 name: {"num_samples": self.counts[name], **_null_for_nan(values)}
                 for name, values in self.folds.items()
@@ -93,8 +91,7 @@ def score_units(benchmark: Benchmark, units: Sequence[Prediction]) -> Values:
         each = [float(value) for value in by_target[name]]
         values[name] = float(np.mean(each))
         if len(each) > 1:
-            pairs = zip(benchmark.targets, each, strict=True)
-            values |= {f"{name}_{target}": value for target, value in pairs}
+            values |= zip([f"{name}_{target}" for target in benchmark.targets], each, strict=True)
     return values
 
 

@@ -9,7 +9,7 @@ name ``best-on-test``, and every number so chosen carries it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 Rule = Literal["last", "inner-validation", "best-on-test"]
@@ -34,9 +34,10 @@ _RULES: dict[str, str] = {
     ),
 }
 _PAPER = (
-    "protocol paper: the reference's choice of epoch (best-on-test), views"
-    f" ({PAPER_SEGMENTS} segments, averaged), pooling (all folds together) and mixing (sound left"
-    " unmixed)"
+    "protocol paper: the reference's choice of epoch (best-on-test, by WAR for classes and CCC for"
+    " real values, of one clip at a random place of each sample), views of the numbers shown"
+    f" ({PAPER_SEGMENTS} segments, averaged), pooling (all folds together), recipe and mixing"
+    " (sound left unmixed)"
 )
 
 
@@ -49,11 +50,14 @@ class Protocol:
         selection: The rule.
         validation_share: Share of the training side that ``inner-validation`` keeps out of
             training.
+        judge: Metric that chooses an epoch, of one clip at a random place of each sample; empty:
+            the benchmark's leading one, of the views that are tested.
     """
 
     name: ProtocolName = "default"
     selection: Rule = "last"
     validation_share: float = 0.15
+    judge: str = field(default="", metadata={"omit_default": True})
 
     def __post_init__(self) -> None:
         if not 0 < self.validation_share < 1:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
@@ -36,11 +36,8 @@ class LoraConfig:
     projections: tuple[Projection, ...] = ("qkv",)
 
     def __post_init__(self) -> None:
-        problems = [f"rank = {self.rank} (must be 1 or more)"] if self.rank < 1 else []
-        if self.alpha <= 0:
-            problems.append(f"alpha = {self.alpha} (must be positive)")
-        if not 0 <= self.dropout < 1:
-            problems.append(f"dropout = {self.dropout} (must lie in [0, 1))")
+        bounds = {"1 or more": "rank", "positive": "alpha", "in [0, 1)": "dropout"}
+        problems = _outside(self, bounds)
         known = get_args(Projection)
         if not self.projections or not set(self.projections) <= set(known):
             found = ", ".join(self.projections) or "none"
@@ -109,20 +106,13 @@ class RecipeConfig:
     num_segments: int = 2
 
     def __post_init__(self) -> None:
-        problems = [
-            f"{name} = {value} (must be 1 or more)"
-            for name in ("batch_size", "frame_stride", "num_segments", "shots")
-            if (value := getattr(self, name)) is not None and value < 1
-        ]
-        problems += [
-            f"{name} = {value} (must lie in [0, 1))"
-            for name in ("label_smoothing", "drop_path", "ema_decay")
-            if (value := getattr(self, name)) is not None and not 0 <= value < 1
-        ]
-        if not 0 <= self.modality_dropout <= 1:
-            problems.append(f"modality_dropout = {self.modality_dropout} (must lie in 0..1)")
-        if not 0 < self.fraction <= 1:
-            problems.append(f"fraction = {self.fraction} (must lie in (0, 1])")
+        bounds = {
+            "1 or more": "batch_size frame_stride num_segments shots",
+            "in [0, 1)": "label_smoothing drop_path ema_decay",
+            "in 0..1": "modality_dropout",
+            "in (0, 1]": "fraction",
+        }
+        problems = _outside(self, bounds)
         if self.shots is not None and self.fraction < 1:
             problems.append("shots and fraction are both given; give one of them")
         _raise_all("recipe", problems)
@@ -152,18 +142,12 @@ class OptimizerConfig:
     clip_norm: float | None = None
 
     def __post_init__(self) -> None:
-        problems = [
-            f"{name} = {getattr(self, name)} (must be 0 or more)"
-            for name in ("min_learning_rate", "warmup_epochs", "weight_decay")
-            if getattr(self, name) < 0
-        ]
-        problems += [
-            f"{name} = {value} (must be positive)"
-            for name in ("learning_rate", "clip_norm", "layer_decay")
-            if (value := getattr(self, name)) is not None and value <= 0
-        ]
-        if self.layer_decay is not None and self.layer_decay > 1:
-            problems.append(f"layer_decay = {self.layer_decay} (must be 1 or less)")
+        bounds = {
+            "0 or more": "min_learning_rate warmup_epochs weight_decay",
+            "positive": "learning_rate clip_norm",
+            "in (0, 1]": "layer_decay",
+        }
+        problems = _outside(self, bounds)
         if not all(0 <= beta < 1 for beta in self.betas):
             problems.append(f"betas = {self.betas} (each must lie in [0, 1))")
         _raise_all("optimizer", problems)
@@ -198,17 +182,8 @@ class MixingConfig:
     regression: bool = False
 
     def __post_init__(self) -> None:
-        problems = [
-            f"{name} = {getattr(self, name)} (must be 0 or more)"
-            for name in ("mixup", "cutmix")
-            if getattr(self, name) < 0
-        ]
-        problems += [
-            f"{name} = {getattr(self, name)} (must lie in 0..1)"
-            for name in ("switch", "probability")
-            if not 0 <= getattr(self, name) <= 1
-        ]
-        _raise_all("mixing", problems)
+        bounds = {"0 or more": "mixup cutmix", "in 0..1": "switch probability"}
+        _raise_all("mixing", _outside(self, bounds))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -229,7 +204,7 @@ class HardwareConfig:
     timeout_seconds: int = 1800
 
     def __post_init__(self) -> None:
-        _raise_all("hardware", _below(self, devices=1, timeout_seconds=1))
+        _raise_all("hardware", _outside(self, {"1 or more": "devices timeout_seconds"}))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -252,7 +227,8 @@ class TrainerConfig:
     progress: bool = True
 
     def __post_init__(self) -> None:
-        _raise_all("trainer", _below(self, save_every=0, log_every=1))
+        bounds = {"0 or more": "save_every", "1 or more": "log_every"}
+        _raise_all("trainer", _outside(self, bounds))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -288,7 +264,7 @@ class FinetuneConfig:
     seed: int
 
     def __post_init__(self) -> None:
-        problems = _below(self, accumulate=1, workers=0)
+        problems = _outside(self, {"1 or more": "accumulate", "0 or more": "workers"})
         if problems:
             raise ValueError("; ".join(problems))
 
@@ -313,12 +289,23 @@ def parse_modalities(text: str) -> list[Modalities]:
     return cast("list[Modalities]", names)
 
 
-def _below(settings: Any, **least: int) -> list[str]:
-    """Complaints about numbers of some settings that are too small."""
+_BOUNDS: dict[str, Callable[[float], bool]] = {
+    "0 or more": lambda value: value >= 0,
+    "1 or more": lambda value: value >= 1,
+    "positive": lambda value: value > 0,
+    "in [0, 1)": lambda value: 0 <= value < 1,
+    "in (0, 1]": lambda value: 0 < value <= 1,
+    "in 0..1": lambda value: 0 <= value <= 1,
+}
+
+
+def _outside(settings: Any, names: Mapping[str, str]) -> list[str]:
+    """Complaints about numbers, by the bound that each has; null is within all."""
     return [
-        f"{name} = {getattr(settings, name)} (must be {bound} or more)"
-        for name, bound in least.items()
-        if getattr(settings, name) < bound
+        f"{name} = {value} (must {'lie' if bound.startswith('in') else 'be'} {bound})"
+        for bound, those in names.items()
+        for name in those.split()
+        if (value := getattr(settings, name)) is not None and not _BOUNDS[bound](value)
     ]
 
 

@@ -26,8 +26,7 @@ class InnerSplit:
     """A training side divided again.
 
     Args:
-        train: What is trained on.
-        validation: What chooses the epoch.
+        train, validation: What is trained on, and what chooses the epoch.
         by: Column whose values are on one side each; ``sample`` where none is known.
     """
 
@@ -45,7 +44,6 @@ def inner_split(benchmark: Benchmark, fold: Fold, *, share: float) -> InnerSplit
     Whoever would take the last training sample of a class stays.
 
     Args:
-        benchmark: What is predicted.
         fold: Whose training side is divided.
         share: Of its samples, in (0, 1); at least one value is taken and one left.
 
@@ -62,7 +60,12 @@ def inner_split(benchmark: Benchmark, fold: Fold, *, share: float) -> InnerSplit
     left = counts.sum()
     wanted, taken = share * len(rows), 0
     chosen: set[str] = set()
-    for name in sorted(counts.index, key=lambda name: _place(fold.name, str(name))):
+
+    def place(name: Any) -> str:
+        """Where a value stands in the order of taking."""
+        return hashlib.sha256(f"{fold.name}\n{name}".encode()).hexdigest()
+
+    for name in sorted(counts.index, key=place):
         own = counts.loc[name]
         if chosen and (taken >= wanted or taken + int(own.sum()) > 1.5 * wanted + 1):
             continue
@@ -87,7 +90,6 @@ class EpochChoice(pl.Callback):
     is never better than another; if all are, the last is taken.
 
     Args:
-        benchmark: What is predicted.
         fold: A fold whose *test* rows are the side to score.
         num_segments: Views of a sample.
         prefix: Of the columns in ``metrics.csv``: ``validation`` or ``test``.
@@ -164,8 +166,3 @@ def _is_named(rows: pd.DataFrame, column: str) -> bool:
         return False
     values = rows[column].map(as_text)
     return bool((values != "").all()) and values.nunique() > 1
-
-
-def _place(fold: str, name: str) -> str:
-    """Where a value stands in the order of taking."""
-    return hashlib.sha256(f"{fold}\n{name}".encode()).hexdigest()

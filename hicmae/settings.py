@@ -334,7 +334,8 @@ class AugmentConfig:
         """RandAugment ``rand-m7-n4-mstd0.5-inc1``, random resized crop, flip, erasing; no gain.
 
         Deviation: at least half of the face stays in the crop here, so that eyes and mouth are in
-        one picture.
+        one picture, and the sound keeps its level; ``configs/finetune/paper_base.yaml`` has the
+        published area, 0.08 to 1, and gain.
         """
         return cls(crop="random-resized", flip=0.5, rand_operations=4, erase=0.25)
 

@@ -33,7 +33,8 @@ def convert(
         out: The checkpoint folder to write.
         model: Sizes of the network, a name out of configs/model or a YAML file; null: measured in
             the weights, which works for the published sizes.
-        labels: Classes of a fine-tuned network in the order of its outputs, separated by commas.
+        labels: Classes of a fine-tuned network in the order of its outputs, separated by commas;
+            or a benchmark, a name out of configs/benchmarks, whose classes they are.
         probe: Safetensors file with an input and what the authors' network made of it (video,
             audio, and logits and features, or mask_video, mask_audio, pred_video, pred_audio);
             the converted network must reproduce it. It is kept, for `hicmae checkpoint verify`.
@@ -53,7 +54,7 @@ def convert(
         file,
         out,
         sizes=None if model is None else load_model_config(model),
-        labels=[] if labels is None else [name.strip() for name in labels.split(",")],
+        labels=_class_names(labels),
         probe=probe,
         licence=licence or LICENCE_NOTE,
     )
@@ -212,3 +213,13 @@ def _shown(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     return "none" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _class_names(labels: str | None) -> list[str]:
+    """Classes in the order of a network's outputs: given one by one, or as a benchmark has them."""
+    from hicmae.config import config_root, load_yaml
+
+    names = [] if labels is None else [name.strip() for name in labels.split(",")]
+    if len(names) == 1 and (file := config_root() / f"benchmarks/{names[0]}.yaml").is_file():
+        return [str(name) for name in load_yaml(file).get("classes", [])]
+    return names

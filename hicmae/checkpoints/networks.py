@@ -20,6 +20,7 @@ from hicmae.checkpoints.checkpoint import (
     write_files,
 )
 from hicmae.checkpoints.portable import largest_difference, make_probe, model_card, read_probe
+from hicmae.checkpoints.seen import SECTION, seen_of, union
 from hicmae.checkpoints.sources import locate
 from hicmae.emotion import EmotionModel
 from hicmae.files import file_sha256, whole_folder
@@ -129,7 +130,7 @@ def average(folders: Sequence[Path]) -> Checkpoint:
     """Average the weights of checkpoints of the same network, in float64, one at a time.
 
     Returns: a checkpoint that lies nowhere yet; its configuration is the first one's, without
-        scores, and names the digests of what was averaged.
+        scores, names the digests of what was averaged, and has seen what any of them has.
     Raises: ValueError: fewer than two, or networks, kinds or labels that differ.
     """
     if len(folders) < 2:
@@ -137,17 +138,22 @@ def average(folders: Sequence[Path]) -> Checkpoint:
     first = load_checkpoint(folders[0])
     sums = {name: value.double() for name, value in first.tensors.items()}
     sources = [{"folder": str(folders[0]), "sha256": file_sha256(first.path / WEIGHTS)}]
+    seen = [seen_of(first.config, str(first.path))]
     for folder in folders[1:]:
         other = load_checkpoint(folder)
         _check_alike(first, other)
         for name, value in other.tensors.items():
             sums[name] += value.double()
         sources.append({"folder": str(folder), "sha256": file_sha256(other.path / WEIGHTS)})
+        seen.append(seen_of(other.config, str(other.path)))
     tensors: dict[str, Tensor] = {
         name: (value / len(folders)).to(first.tensors[name].dtype) for name, value in sums.items()
     }
     assert all(torch.is_floating_point(value) for value in tensors.values())
-    kept = {name: part for name, part in first.config.items() if name not in _MEASURED}
+    kept = {name: part for name, part in first.config.items() if name not in {*_MEASURED, SECTION}}
+    known = [part for part in seen if part is not None]
+    if len(known) == len(seen):  # else nobody can tell
+        kept[SECTION] = union(known).section()
     return Checkpoint(
         path=first.path, kind=first.kind, config=kept | {"averaged": sources}, tensors=tensors
     )

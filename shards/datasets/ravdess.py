@@ -1,7 +1,9 @@
 """RAVDESS: 24 actors speak two sentences in eight emotions.
 
-Read is the speech part with picture and sound, as unpacked from its archives; songs, and recordings
-without sound or without picture, are counted and left out.
+Read is the speech part with picture and sound, as unpacked from its archives: a recording as
+modality 01, or else its silent picture (02) with its sound (03), as the lists published with HiCMAE
+pair them; its key is the name of modality 01 either way. Songs, and what of 02 and 03 is not
+needed, are counted and left out.
 
 ``Actor_01/01-01-03-02-01-01-01.mp4``: modality (01 audio-video, 02 video only, 03 audio only) -
 channel (01 speech, 02 song) - emotion - intensity - statement - repetition - actor. Odd actors are
@@ -31,8 +33,9 @@ from shards.datasets.tree import Tree
 
 CLASSES = ("neutral", "calm", "happy", "sad", "angry", "fearful", "disgust", "surprised")
 _MODALITIES = {"02": "no sound (modality 02)", "03": "no picture (modality 03)"}
+_APART = "02-01-… without 03-01-…"
 _NAME = re.compile(r"(0[123])-(0[12])-(0[1-8])-(0[12])-(0[12])-(0[12])-(0[1-9]|1\d|2[0-4])")
-_LAYOUT = "Actor_01/01-01-01-01-01-01-01.mp4 to Actor_24/…"
+_LAYOUT = "Actor_01/01-01-01-01-01-01-01.mp4 to Actor_24/…, or 02-01-….mp4 with 03-01-….wav"
 
 
 def read(root: Path, options: ReadOptions) -> Listing:
@@ -45,23 +48,22 @@ def read(root: Path, options: ReadOptions) -> Listing:
     if not found:
         raise not_this(root, "RAVDESS", _LAYOUT)
     listing = Listing(expected=_EXPECTED)
-    for name in sorted(found):
-        modality, channel = name.split("-")[:2]
-        if channel == "02":
-            listing.leave_out("song", name)
-        elif modality in _MODALITIES:
-            listing.leave_out(_MODALITIES[modality], name)
     for name in _all_names():
-        path = tree.picture(name, options.media)
+        path, audio = tree.picture(name, options.media), tree.sound(name)
         if path is None:
-            listing.lack("no picture", name)
-            continue
+            silent, heard = f"02{name[2:]}", f"03{name[2:]}"
+            path, audio = tree.picture(silent, options.media), tree.sound(heard)
+            if path is None or audio is None:
+                lacks = "no picture" if path is None else f"no sound file ({_APART})"
+                listing.lack(lacks, name)
+                continue
+            found -= {silent, heard}
         _, _, emotion, intensity, statement, repetition, actor = name.split("-")
         listing.items.append(
             Item(
                 key=name,
                 path=path,
-                audio=tree.sound(name),
+                audio=audio,
                 speaker=actor,
                 labels={
                     "emotion": CLASSES[int(emotion) - 1],
@@ -73,6 +75,12 @@ def read(root: Path, options: ReadOptions) -> Listing:
                 },
             )
         )
+    for name in sorted(found):
+        modality, channel = name.split("-")[:2]
+        if channel == "02":
+            listing.leave_out("song", name)
+        elif modality in _MODALITIES:
+            listing.leave_out(_MODALITIES[modality], name)
     return listing
 
 

@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from finetune.benchmark import load_benchmark
-from finetune.folds import as_text, make_folds, usable_rows
+from finetune.benchmark import Benchmark, load_benchmark
+from finetune.folds import Fold, as_text, make_folds, usable_rows
 from hicmae.config import config_root
 from tests.support.finetune_fixtures import BENCHMARK, VALUES, split_benchmark
 
@@ -26,6 +26,11 @@ def table(**columns: object) -> pd.DataFrame:
         "arousal": np.linspace(0, 1, 8),
     }
     return pd.DataFrame(given | columns)
+
+
+def divide(benchmark: Benchmark = BENCHMARK, /, **columns: object) -> list[Fold]:
+    """The folds of those samples."""
+    return make_folds(benchmark, usable_rows(benchmark, table(**columns))[0])
 
 
 def test_each_sample_is_tested_once_and_never_by_its_own_fold() -> None:
@@ -70,26 +75,19 @@ def test_a_fixed_split_has_one_fold_and_leaves_the_rest_alone() -> None:
 
 
 def test_a_speaker_on_both_sides_is_refused_unless_the_protocol_says_so() -> None:
-    leaking = table(speaker=["s0", "s0", "s0", "s1", "s2", "s2", "s3", "s3"])
-    rows, _ = usable_rows(BENCHMARK, leaking)
+    leaking = ["s0", "s0", "s0", "s1", "s2", "s2", "s3", "s3"]
     with pytest.raises(ValueError, match="fold 1: speaker 's0' is on both sides") as caught:
-        make_folds(BENCHMARK, rows)
+        divide(speaker=leaking)
     assert "(1 training and 2 test samples of 1 such)" in str(caught.value)
-    assert len(make_folds(split_benchmark(shared_speakers=True), rows)) == 2
-
-
-def test_speakers_that_are_numbers_leak_as_well() -> None:
-    rows, _ = usable_rows(BENCHMARK, table(speaker=[1.0, 1.0, 1.0, 2.0, 3.0, 3.0, 4.0, 4.0]))
-    with pytest.raises(ValueError, match="speaker '1' is on both sides"):
-        make_folds(BENCHMARK, rows)
+    assert len(divide(split_benchmark(shared_speakers=True), speaker=leaking)) == 2
+    with pytest.raises(ValueError, match="speaker '1' is on both sides"):  # numbers too
+        divide(speaker=[1.0, 1.0, 1.0, 2.0, 3.0, 3.0, 4.0, 4.0])
 
 
 def test_unnamed_speakers_are_refused_unless_the_protocol_says_so() -> None:
     for speaker in (None, [None, *["s1"] * 7]):
-        unnamed = table(speaker=speaker)
-        rows, _ = usable_rows(BENCHMARK, unnamed)
         with pytest.raises(ValueError, match=r"has no speaker \(\d such samples\)"):
-            make_folds(BENCHMARK, rows)
+            divide(speaker=speaker)
     rows, _ = usable_rows(BENCHMARK, table().drop(columns="speaker"))
     with pytest.raises(ValueError, match="the index has no column 'speaker'") as caught:
         make_folds(BENCHMARK, rows)
@@ -119,9 +117,8 @@ def test_labels_that_are_numbers_are_compared_as_written() -> None:
 
 
 def test_a_class_that_is_never_trained_is_refused() -> None:
-    rows, _ = usable_rows(BENCHMARK, table(emotion=["high", "low", *["high"] * 2] * 2))
     with pytest.raises(ValueError, match="fold 1: no training sample of low"):
-        make_folds(BENCHMARK, rows)
+        divide(emotion=["high", "low", *["high"] * 2] * 2)
 
 
 def test_a_target_that_is_no_number_is_named_with_its_sample() -> None:
@@ -133,15 +130,14 @@ def test_a_target_that_is_no_number_is_named_with_its_sample() -> None:
 def test_missing_columns_and_empty_sides_are_refused() -> None:
     with pytest.raises(ValueError, match="no column 'emotion'"):
         usable_rows(BENCHMARK, table().drop(columns="emotion"))
-    rows, _ = usable_rows(BENCHMARK, table())
     with pytest.raises(ValueError, match="no column 'session'"):
-        make_folds(split_benchmark(column="session"), rows)
+        divide(split_benchmark(column="session"))
     with pytest.raises(ValueError, match="no test sample"):
-        make_folds(split_benchmark(test=("3",)), rows)
+        divide(split_benchmark(test=("3",)))
     with pytest.raises(ValueError, match="has one value"):
-        make_folds(BENCHMARK, usable_rows(BENCHMARK, table(fold=1))[0])
+        divide(fold=1)
     with pytest.raises(ValueError, match="sample 'k0' has no fold"):
-        make_folds(BENCHMARK, usable_rows(BENCHMARK, table(fold=[None, *[1] * 4, *[2] * 3]))[0])
+        divide(fold=[None, *[1] * 4, *[2] * 3])
 
 
 def test_cells_are_text_as_people_write_it() -> None:
@@ -150,21 +146,12 @@ def test_cells_are_text_as_people_write_it() -> None:
 
 
 def test_every_offender_is_named_up_to_five() -> None:
-    speaker = [f"s{number}" for number in range(8)]
-    crossing = table(
-        key=[f"k{n}" for n in range(16)],
-        speaker=speaker * 2,
-        fold=[1] * 8 + [2] * 8,
-        emotion=["low", "high"] * 8,
-        valence=0.0,
-        arousal=0.0,
-    )
-    rows, _ = usable_rows(BENCHMARK, crossing)
+    sides = pd.concat([table(fold=1), table(fold=2)])
+    sides["speaker"] = [f"s{number}" for number in range(8)] * 2
     with pytest.raises(ValueError, match="speaker 's0', 's1', 's2', 's3', 's4', … are on both"):
-        make_folds(BENCHMARK, rows)
-    rows, _ = usable_rows(BENCHMARK, crossing.iloc[:10])
+        make_folds(BENCHMARK, sides)
     with pytest.raises(ValueError, match=r"'s0', 's1' are on both .*\(2 training and 2 test"):
-        make_folds(BENCHMARK, rows)
+        make_folds(BENCHMARK, sides.iloc[:10])
 
 
 def test_a_recording_or_dialogue_on_both_sides_is_refused_even_of_shared_speakers() -> None:
@@ -175,16 +162,13 @@ def test_a_recording_or_dialogue_on_both_sides_is_refused_even_of_shared_speaker
         split_benchmark(disjoint=("dialogue",)),
         dataclasses.replace(split_benchmark(shared_speakers=True), average_over="dialogue"),
     ):
-        assert len(make_folds(benchmark, usable_rows(benchmark, table(dialogue=clean))[0])) == 2
-        crossing = table(dialogue=["d0", "d1", "d0", "d2", "d3", "d4", "d5", "d6"])
-        rows, _ = usable_rows(benchmark, crossing)
+        assert len(divide(benchmark, dialogue=clean)) == 2
         with pytest.raises(ValueError, match="fold 1: dialogue 'd0' is on both sides"):
-            make_folds(benchmark, rows)
-        rows, _ = usable_rows(benchmark, table(dialogue=[None, *dialogue[1:]]))
+            divide(benchmark, dialogue=["d0", "d1", "d0", "d2", "d3", "d4", "d5", "d6"])
         with pytest.raises(ValueError, match="sample 'k0' has no dialogue"):
-            make_folds(benchmark, rows)
+            divide(benchmark, dialogue=[None, *dialogue[1:]])
         with pytest.raises(ValueError, match="no column 'dialogue'"):
-            make_folds(benchmark, usable_rows(benchmark, table())[0])
+            divide(benchmark)
 
 
 @pytest.mark.parametrize("path", sorted((config_root() / "benchmarks").glob("*.yaml")))

@@ -9,26 +9,21 @@ import pytest
 
 from finetune.mixing import MixingConfig
 from finetune.record import read_run
-from finetune.settings import OptimizerConfig, RecipeConfig
-from hicmae.settings import AugmentConfig, ModelConfig
-from tests.support.finetune_fixtures import BENCHMARK, CROSSED, train_tiny, write_crossed_shards
+from finetune.settings import OptimizerConfig
+from hicmae.settings import AugmentConfig
+from tests.support.finetune_fixtures import BENCHMARK, CROSSED, Train, write_crossed_shards
 
 
 @pytest.mark.slow
-def test_both_modalities_tell_what_neither_alone_can(
-    tiny_model_config: ModelConfig, tmp_path: Path
-) -> None:
+def test_both_modalities_tell_what_neither_alone_can(tmp_path: Path, train: Train) -> None:
     """Colour halves the four classes and pitch the other way, so one of them reaches 1/2."""
-    shards = write_crossed_shards(tmp_path / "shards")
-    out = train_tiny(
-        tmp_path,
-        shards,
-        tiny_model_config,
+    out = train(
         dataclasses.replace(BENCHMARK, classes=CROSSED),
+        on=write_crossed_shards(tmp_path / "shards"),
         modalities="audio-video,video,audio",
         folds="1",
         epochs=10,
-        recipe=RecipeConfig(batch_size=8, drop_path=0.0),
+        recipe={"batch_size": 8},
         optimizer=OptimizerConfig(warmup_epochs=1, learning_rate=0.1, layer_decay=None),
         mixing=MixingConfig(mixup=0.0, cutmix=0.0),
         augment=AugmentConfig(),

@@ -2,34 +2,23 @@
 
 from __future__ import annotations
 
-import dataclasses
 import errno
+import multiprocessing
 import os
 import signal
-import subprocess
-import sys
-import time
-from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from unittest.mock import Mock
 
 import pandas as pd
 import pytest
-import torch
 
 from finetune.mixing import MixingConfig
 from finetune.module import FinetuneModule
 from finetune.record import read_run
 from finetune.settings import OptimizerConfig, RecipeConfig
-from hicmae.config import save_yaml, to_dict
 from hicmae.settings import AugmentConfig, ModelConfig
-from tests.support.finetune_fixtures import (
-    BENCHMARK,
-    save_benchmark,
-    train_tiny,
-    write_labelled_shards,
-    wrong_labels,
-)
+from tests.support.finetune_fixtures import Train, train_tiny
 
 # Everything that draws or remembers: augmentation, drop path, mixing, an average, a choice.
 RECIPE = RecipeConfig(batch_size=4, drop_path=0.2, ema_decay=0.9, modality_dropout=0.3)
@@ -47,21 +36,23 @@ def compare(first: Path, second: Path) -> None:
     assert not [path for path in first.iterdir() if path.name.startswith(".")]
 
 
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    """As many threads as the killed process has: sums in another order differ in the last bit."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+def train_until_killed(folder: Path, shards: Path, sizes: ModelConfig, options: Any) -> None:
+    """What a process does that is killed in the third epoch of its second fold."""
+    begin, epochs = FinetuneModule.on_train_epoch_start, iter(range(EPOCHS + 2))
+
+    def killed(module: FinetuneModule) -> None:
+        if next(epochs, None) is None:
+            os.kill(os.getpid(), signal.SIGKILL)
+        begin(module)
+
+    FinetuneModule.on_train_epoch_start = killed  # type: ignore[method-assign]
+    train_tiny(folder, shards, sizes, out=folder / "killed", **options)
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("one_thread")
 def test_a_killed_sweep_resumes_in_its_fold_to_identical_results(
-    tiny_model_config: ModelConfig, tmp_path: Path
+    noisy: Path, tiny_model_config: ModelConfig, tmp_path: Path, train: Train
 ) -> None:
-    shards = write_labelled_shards(tmp_path / "shards", changes=wrong_labels())
     options = {
         "recipe": RECIPE,
         "augment": AUGMENT,
@@ -71,49 +62,17 @@ def test_a_killed_sweep_resumes_in_its_fold_to_identical_results(
         "selection": "inner-validation",
         "validation_share": 0.3,
     }
-    whole = train_tiny(tmp_path, shards, tiny_model_config, out=tmp_path / "whole", **options)
+    whole = train(on=noisy, name="whole", **options)
     out = tmp_path / "killed"
-    config = {
-        name: to_dict(value) if dataclasses.is_dataclass(value) else value
-        for name, value in options.items()
-    }
-    config |= {
-        "benchmark": save_benchmark(tmp_path, BENCHMARK),
-        "shards": str(shards),
-        "out": str(out),
-        "model": str(tmp_path / "model.yaml"),
-        "precision": "32-true",
-        "device": "cpu",
-        "workers": 0,
-        "trainer": {"progress": False, "log_every": 1},
-        "wandb": {"mode": "disabled"},
-    }
-    save_yaml(tmp_path / "config.yaml", config)
-    command = [
-        sys.executable,
-        "-m",
-        "hicmae",
-        "finetune",
-        "--config",
-        str(tmp_path / "config.yaml"),
-    ]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE)
-    deadline = time.monotonic() + 300
-    saved = out / ".fold-2.partial"
-    try:
-        while not list(saved.glob("saved-*.ckpt")):  # one epoch of the second fold at least
-            assert process.poll() is None, process.stderr and process.stderr.read().decode()
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
-    finally:
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        if process.stderr:
-            process.stderr.close()
+    process = multiprocessing.get_context("spawn").Process(
+        target=train_until_killed, args=(tmp_path, noisy, tiny_model_config, options)
+    )
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
     assert (out / "fold-1" / "fold.json").is_file()
     assert not (out / "fold-2").exists()
-    train_tiny(tmp_path, shards, tiny_model_config, out=out, resume=True, **options)
+    train(on=noisy, name="killed", resume=True, **options)
     compare(out, whole)
     assert read_run(out).predictions == read_run(whole).predictions
 
@@ -129,11 +88,10 @@ def test_a_killed_sweep_resumes_in_its_fold_to_identical_results(
 def test_a_resumed_fold_trains_the_missing_epochs_alone(
     error: BaseException,
     seen: type[BaseException],
-    tiny_model_config: ModelConfig,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
+    train: Train,
 ) -> None:
-    shards = write_labelled_shards(tmp_path / "shards")
     trained: list[int] = []
     started = FinetuneModule.on_train_epoch_start
     stop_at = 3
@@ -148,13 +106,13 @@ def test_a_resumed_fold_trains_the_missing_epochs_alone(
     monkeypatch.setattr(FinetuneModule, "on_train_epoch_start", note)
     options = {"recipe": RECIPE, "epochs": 5, "folds": "1"}
     with pytest.raises(seen):
-        train_tiny(tmp_path, shards, tiny_model_config, **options)
+        train(**options)
     partial = tmp_path / "run" / ".fold-1.partial"
     assert list(partial.glob("saved-*.ckpt"))
     trained.remove(stop_at)
     assert trained == [0, 1, 2]
     trained.append(stop_at)  # from now on it goes through
-    train_tiny(tmp_path, shards, tiny_model_config, resume=True, **options)
+    train(resume=True, **options)
     assert trained[4:] == [3, 4]
     rows = pd.read_csv(tmp_path / "run" / "fold-1" / "metrics.csv")
     assert rows["epoch"].dropna().unique().tolist() == [0, 1, 2, 3, 4]
@@ -163,27 +121,24 @@ def test_a_resumed_fold_trains_the_missing_epochs_alone(
 
 
 def test_a_fold_that_is_killed_while_it_is_finished_is_finished_with_all_its_rows(
-    tiny_model_config: ModelConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, train: Train
 ) -> None:
-    shards = write_labelled_shards(tmp_path / "shards")
     options = {"epochs": 2, "folds": "1"}
     with monkeypatch.context() as patch:
         full = OSError(errno.ENOSPC, "No space left on device")
         patch.setattr("finetune.fold.write_json", Mock(side_effect=full))
         with pytest.raises(OSError, match="No space left"):
-            train_tiny(tmp_path, shards, tiny_model_config, **options)
-    train_tiny(tmp_path, shards, tiny_model_config, resume=True, **options)
+            train(**options)
+    train(resume=True, **options)
     rows = pd.read_csv(tmp_path / "run" / "fold-1" / "metrics.csv")
     assert rows["epoch"].dropna().unique().tolist() == [0, 1]
     assert not (tmp_path / "run" / ".fold-1.partial").exists()
 
 
 def test_a_saved_epoch_of_another_configuration_is_not_taken_up(
-    tiny_model_config: ModelConfig, tmp_path: Path
+    tmp_path: Path, train: Train
 ) -> None:
-    shards = write_labelled_shards(tmp_path / "shards")
-    out = tmp_path / "run"
-    (out / ".fold-1.partial").mkdir(parents=True)
-    (out / ".fold-1.partial" / "saved-0123456789abcdef.ckpt").write_text("of another seed")
-    train_tiny(tmp_path, shards, tiny_model_config, resume=True, folds="1", epochs=1)
-    assert read_run(out).scores.num_samples == 12
+    partial = tmp_path / "run" / ".fold-1.partial"
+    partial.mkdir(parents=True)
+    (partial / "saved-0123456789abcdef.ckpt").write_text("of another seed")
+    assert read_run(train(once=True, resume=True)).scores.num_samples == 12

@@ -21,8 +21,13 @@ def clips() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     return video, fbank, soft_targets(torch.arange(B) % C, C, smoothing=0.1)
 
 
-def generator(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
+def mixed_clips(seed: int, **settings: float) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Those clips, mixed."""
+    generator = torch.Generator().manual_seed(seed)
+    video, fbank, targets = mix_batch(*clips(), MixingConfig(**settings), generator=generator)
+    assert video is not None
+    assert fbank is not None
+    return video, fbank, targets
 
 
 def test_smoothed_labels_are_probabilities_with_the_mass_where_it_belongs() -> None:
@@ -33,10 +38,7 @@ def test_smoothed_labels_are_probabilities_with_the_mass_where_it_belongs() -> N
 @pytest.mark.parametrize("settings", [{"cutmix": 0.0}, {"mixup": 0.0}, {}, {"audio": True}])
 def test_mixing_conserves_label_mass(settings: dict[str, float]) -> None:
     for seed in range(50):
-        video, fbank, targets = clips()
-        _, _, mixed = mix_batch(
-            video, fbank, targets, MixingConfig(**settings), generator=generator(seed)
-        )
+        targets, mixed = clips()[2], mixed_clips(seed, **settings)[2]
         assert_allclose(mixed.sum(dim=1), np.ones(B), rtol=1e-6)
         assert_allclose(mixed.sum(dim=0), targets.sum(dim=0), rtol=1e-5)  # nobody is lost
         assert mixed.min() >= 0
@@ -46,11 +48,8 @@ def test_mixing_conserves_label_mass(settings: dict[str, float]) -> None:
 def test_labels_are_mixed_in_the_share_of_the_pixels(settings: dict[str, float]) -> None:
     changed = 0
     for seed in range(30):
-        video, fbank, targets = clips()
-        mixed_video, _, mixed = mix_batch(
-            video, fbank, targets, MixingConfig(**settings), generator=generator(seed)
-        )
-        assert mixed_video is not None
+        targets = clips()[2]
+        mixed_video, _, mixed = mixed_clips(seed, **settings)
         # Clip 1 is mixed with clip 0, whose pixels are 0: its mean is the share it keeps.
         share = float(mixed_video[1].mean())
         expected = share * targets[1] + (1 - share) * targets[0]
@@ -63,9 +62,7 @@ def test_labels_are_mixed_in_the_share_of_the_pixels(settings: dict[str, float])
 
 def test_sound_is_left_alone_unless_asked_for() -> None:
     for seed in range(20):
-        video, fbank, targets = clips()
-        _, same, _ = mix_batch(video, fbank, targets, MixingConfig(), generator=generator(seed))
-        assert torch.equal(same, fbank)
+        assert torch.equal(mixed_clips(seed)[1], clips()[1])
 
 
 @pytest.mark.parametrize("with_video", [True, False])
@@ -81,7 +78,7 @@ def test_sound_is_mixed_in_the_share_of_the_labels(
             fbank,
             targets,
             MixingConfig(audio=True, **settings),
-            generator=generator(seed),
+            generator=torch.Generator().manual_seed(seed),
         )
         share = float(mixed_fbank[1].mean())
         expected = share * targets[1] + (1 - share) * targets[0]
@@ -109,7 +106,13 @@ def test_the_input_is_not_written_to() -> None:
     for seed in range(10):
         video, fbank, targets = clips()
         before = [item.clone() for item in (video, fbank, targets)]
-        mix_batch(video, fbank, targets, MixingConfig(audio=True), generator=generator(seed))
+        mix_batch(
+            video,
+            fbank,
+            targets,
+            MixingConfig(audio=True),
+            generator=torch.Generator().manual_seed(seed),
+        )
         for now, then in zip((video, fbank, targets), before, strict=True):
             assert torch.equal(now, then)
 
@@ -119,7 +122,11 @@ def test_shares_follow_the_beta_distribution() -> None:
     for seed in range(600):
         video = torch.tensor([0.0, 1.0]).reshape(2, 1, 1, 1, 1)
         mixed, _, _ = mix_batch(
-            video, None, torch.eye(2), MixingConfig(cutmix=0), generator=generator(seed)
+            video,
+            None,
+            torch.eye(2),
+            MixingConfig(cutmix=0),
+            generator=torch.Generator().manual_seed(seed),
         )
         shares.append(float(mixed[1].mean()))
     # Beta(a, a): mean 1/2, variance 1 / (4 (2a + 1)).

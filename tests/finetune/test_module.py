@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,16 +12,14 @@ from finetune.mixing import MixingConfig
 from finetune.module import FinetuneModule
 from finetune.settings import HardwareConfig, OptimizerConfig, RecipeConfig
 from hicmae.blocks import Block
-from hicmae.settings import ModelConfig
-from tests.support.finetune_fixtures import split_benchmark, train_tiny, write_labelled_shards
+from tests.support.finetune_fixtures import Train, split_benchmark
+
+ONE_FOLD = split_benchmark(column="fold", test=(2,))
 
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 def test_gradients_are_clipped_to_the_norm_asked_for(
-    tiny_model_config: ModelConfig,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    precision: Any,
+    train: Train, monkeypatch: pytest.MonkeyPatch, precision: Any
 ) -> None:
     norms: dict[float | None, list[float]] = {None: [], 0.01: []}
     clip_norm: float | None = None
@@ -34,14 +31,10 @@ def test_gradients_are_clipped_to_the_norm_asked_for(
             norms[clip_norm].append(float(torch.cat(gradients).norm()))
 
     monkeypatch.setattr(FinetuneModule, "on_before_zero_grad", note)
-    shards = write_labelled_shards(tmp_path / "shards")
     for clip_norm in norms:
-        train_tiny(
-            tmp_path,
-            shards,
-            tiny_model_config,
-            split_benchmark(column="fold", test=(2,)),
-            out=tmp_path / f"run-{clip_norm}",
+        train(
+            ONE_FOLD,
+            name=f"run-{clip_norm}",
             epochs=1,
             optimizer=OptimizerConfig(warmup_epochs=0, clip_norm=clip_norm),
             precision=precision,
@@ -50,9 +43,7 @@ def test_gradients_are_clipped_to_the_norm_asked_for(
     assert norms[0.01] == pytest.approx([0.01] * len(norms[None]), rel=1e-3)
 
 
-def test_fp16_trains_in_fp16_on_a_cpu_too(
-    tiny_model_config: ModelConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_fp16_trains_in_fp16_on_a_cpu_too(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
     """Lightning's own would be bf16; after few steps the weights are near those of fp32."""
     formats: list[tuple[bool, torch.dtype]] = []
     ends: list[torch.Tensor] = []
@@ -70,14 +61,10 @@ def test_fp16_trains_in_fp16_on_a_cpu_too(
         FinetuneModule, "on_train_start", lambda module: ends.append(weights(module))
     )
     monkeypatch.setattr(FinetuneModule, "on_train_end", lambda module: ends.append(weights(module)))
-    shards = write_labelled_shards(tmp_path / "shards")
     for precision in ("16-mixed", "32-true"):
-        train_tiny(
-            tmp_path,
-            shards,
-            tiny_model_config,
-            split_benchmark(column="fold", test=(2,)),
-            out=tmp_path / f"run-{precision}",
+        train(
+            ONE_FOLD,
+            name=f"run-{precision}",
             epochs=1,
             optimizer=OptimizerConfig(warmup_epochs=0),
             precision=precision,
@@ -91,7 +78,7 @@ def test_fp16_trains_in_fp16_on_a_cpu_too(
 
 
 def test_activations_computed_again_give_the_same_training(
-    tiny_model_config: ModelConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    train: Train, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Drop path draws in every layer, and must draw the same again in the backward pass."""
     gradients: list[dict[str, torch.Tensor]] = []
@@ -120,15 +107,11 @@ def test_activations_computed_again_give_the_same_training(
     monkeypatch.setattr(FinetuneModule, "on_before_optimizer_step", note)
     monkeypatch.setattr(Block, "_layer", count)
     monkeypatch.setattr(DropPath, "forward", draw)
-    shards = write_labelled_shards(tmp_path / "shards")
     runs, found = {}, {}
     for recompute in (False, True):
-        runs[recompute] = train_tiny(
-            tmp_path,
-            shards,
-            tiny_model_config,
-            split_benchmark(column="fold", test=(2,)),
-            out=tmp_path / f"run-{recompute}",
+        runs[recompute] = train(
+            ONE_FOLD,
+            name=f"run-{recompute}",
             epochs=2,
             recipe=RecipeConfig(batch_size=4, drop_path=0.5, modality_dropout=0.3),
             mixing=MixingConfig(audio=True),

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score
 
+from finetune.benchmark import Benchmark
 from finetune.predictions import (
     Prediction,
     collect_views,
@@ -22,6 +24,13 @@ from finetune.scores import score, score_run, undefined
 from tests.support.finetune_fixtures import BENCHMARK, VALUES
 
 
+def prediction(benchmark: Benchmark, number: int, **fields: Any) -> Prediction:
+    """One of four folds, each of a speaker."""
+    fold = str(number % 4)
+    given = {"key": f"k{number}", "fold": fold, "speaker": f"s{fold}"} | fields
+    return make_prediction(benchmark, **given)
+
+
 def classes(count: int = 40, seed: int = 0) -> list[Prediction]:
     """Predictions of two classes in four folds, most of them right."""
     rng = np.random.default_rng(seed)
@@ -29,38 +38,22 @@ def classes(count: int = 40, seed: int = 0) -> list[Prediction]:
     for number in range(count):
         true = int(rng.integers(2))
         views = rng.dirichlet(np.where(np.arange(2) == true, 3.0, 1.5), size=3)
-        made.append(
-            make_prediction(
-                BENCHMARK,
-                key=f"k{number}",
-                fold=str(number % 4),
-                speaker=f"s{number % 4}",
-                true=BENCHMARK.classes[true],
-                views=views,
-            )
-        )
+        made.append(prediction(BENCHMARK, number, true=BENCHMARK.classes[true], views=views))
     return made
 
 
 def values(count: int = 30) -> list[Prediction]:
-    """Predictions of two values in three folds."""
+    """Predictions of two values."""
     rng = np.random.default_rng(1)
     return [
-        make_prediction(
-            VALUES,
-            key=f"k{number}",
-            fold=str(number % 3),
-            speaker="",
-            true=true,
-            views=true + rng.normal(scale=0.3, size=(2, 2)),
-        )
+        prediction(VALUES, number, true=true, views=true + rng.normal(scale=0.3, size=(2, 2)))
         for number, true in enumerate(rng.normal(size=(count, 2)))
     ]
 
 
 def test_the_views_of_a_sample_are_averaged_before_the_class_is_taken() -> None:
     views = np.array([[0.45, 0.55], [0.9, 0.1], [0.45, 0.55]])  # two of three views say "high"
-    made = make_prediction(BENCHMARK, key="k", fold="1", speaker="s", true="high", views=views)
+    made = prediction(BENCHMARK, 1, true="high", views=views)
     assert made.probabilities == (0.6, 0.4)
     assert made.predicted == "low"
     assert made.views == ((0.45, 0.55), (0.9, 0.1), (0.45, 0.55))
@@ -68,9 +61,7 @@ def test_the_views_of_a_sample_are_averaged_before_the_class_is_taken() -> None:
 
 def test_an_output_that_is_no_number_is_refused_by_name() -> None:
     with pytest.raises(ValueError, match="sample 'k' is no finite number; the training diverged"):
-        make_prediction(
-            VALUES, key="k", fold="1", speaker="", true=(0, 0), views=np.array([[np.nan, 0.0]])
-        )
+        prediction(VALUES, 1, key="k", true=(0, 0), views=np.array([[np.nan, 0.0]]))
 
 
 @pytest.mark.parametrize(("benchmark", "made"), [(BENCHMARK, classes()), (VALUES, values())])
@@ -150,13 +141,8 @@ def test_folds_are_pooled_before_scoring_and_their_spread_is_that_of_samples() -
 
 def test_a_constant_target_is_undefined_and_said_so() -> None:
     made = [
-        make_prediction(
-            VALUES,
-            key=f"k{number}",
-            fold="1",
-            speaker="",
-            true=(0.5, number / 4),
-            views=np.array([[number / 5, number / 4]]),
+        prediction(
+            VALUES, number, true=(0.5, number / 4), views=np.array([[number / 5, number / 4]])
         )
         for number in range(5)
     ]

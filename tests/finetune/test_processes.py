@@ -23,8 +23,11 @@ from finetune.processes import LostProcessError, Share, run_processes
 from finetune.record import read_run
 from finetune.settings import HardwareConfig, OptimizerConfig, RecipeConfig
 from hicmae.checkpoints.checkpoint import load_checkpoint
-from hicmae.settings import AugmentConfig, ModelConfig
-from tests.support.finetune_fixtures import VALUES, train_tiny, write_labelled_shards, wrong_labels
+from hicmae.settings import AugmentConfig
+from tests.support.finetune_fixtures import (
+    VALUES,
+    Train,
+)
 
 
 @pytest.mark.parametrize(("number", "batch"), [(23, 6), (24, 6), (5, 6), (4, 6)])
@@ -68,38 +71,26 @@ def test_every_view_is_in_one_part_alone() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("benchmark", "recipe", "options"),
-    [
-        (None, {"ema_decay": 0.5}, {"selection": "inner-validation", "validation_share": 0.3}),
-        (VALUES, {"loss": "mse+ccc", "num_segments": 3}, {}),
-    ],
-)
-def test_two_processes_give_the_metrics_of_one(
-    benchmark: Any,
-    recipe: dict[str, Any],
-    options: dict[str, Any],
-    tiny_model_config: ModelConfig,
-    tmp_path: Path,
-) -> None:
+def test_two_processes_give_the_metrics_of_one(noisy: Path, train: Train) -> None:
     """Nothing is drawn here but the order and places of the clips, which processes share."""
-    shards = write_labelled_shards(tmp_path / "shards", changes=wrong_labels())
+    recipe = RecipeConfig(
+        batch_size=4, drop_path=0.0, loss="mse+ccc", num_segments=3, ema_decay=0.5
+    )
     runs = {}
     for devices in (1, 2):
-        runs[devices] = train_tiny(
-            tmp_path,
-            shards,
-            tiny_model_config,
-            *([] if benchmark is None else [benchmark]),
-            out=tmp_path / f"run-{devices}",
+        runs[devices] = train(
+            VALUES,
+            on=noisy,
+            name=f"run-{devices}",
             folds="1",
-            epochs=3,
-            recipe=RecipeConfig(batch_size=4, drop_path=0.0, **recipe),
+            epochs=2,
+            recipe=recipe,
             optimizer=OptimizerConfig(warmup_epochs=1.0, learning_rate=0.05, layer_decay=None),
             augment=AugmentConfig(),
             mixing=MixingConfig(mixup=0.0, cutmix=0.0),
             hardware=HardwareConfig(devices=devices),
-            **options,
+            selection="inner-validation",
+            validation_share=0.3,
         )
     one, two = read_run(runs[1]), read_run(runs[2])
     assert one.facts.configuration_digest == two.facts.configuration_digest
@@ -116,7 +107,7 @@ def test_two_processes_give_the_metrics_of_one(
     for column in logged[0].columns:
         values = [table[column].dropna().to_numpy() for table in logged]
         assert values[1] == pytest.approx(values[0], abs=1e-3), column
-    assert len(logged[0]["loss_epoch"].dropna()) == 3
+    assert len(logged[0]["loss_epoch"].dropna()) == 2
     assert one.folds[0].epoch == two.folds[0].epoch
     assert not math.isnan(two.folds[0].train_loss or math.nan)
 
@@ -162,19 +153,8 @@ def test_a_process_that_falls_silent_is_told_from_an_error(tmp_path: Path) -> No
     ],
 )
 def test_what_devices_cannot_share_is_refused(
-    devices: int,
-    recipe: dict[str, Any],
-    said: str,
-    tiny_model_config: ModelConfig,
-    tmp_path: Path,
+    devices: int, recipe: dict[str, Any], said: str, tmp_path: Path, train: Train
 ) -> None:
-    shards = write_labelled_shards(tmp_path / "shards")
     with pytest.raises(ValueError, match=said):
-        train_tiny(
-            tmp_path,
-            shards,
-            tiny_model_config,
-            recipe=RecipeConfig(**recipe),
-            hardware=HardwareConfig(devices=devices),
-        )
+        train(recipe=RecipeConfig(**recipe), hardware=HardwareConfig(devices=devices))
     assert not (tmp_path / "run").exists()

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
+import contextlib
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,22 +22,15 @@ from finetune.folds import Fold
 from finetune.mixing import MixingConfig
 from finetune.module import FinetuneModule
 from finetune.plan import Plan
-from finetune.processes import Share
+from finetune.processes import LostProcessError, Share
 from finetune.record import read_run
 from finetune.settings import HardwareConfig, OptimizerConfig, RecipeConfig
-from hicmae.config import save_yaml, to_dict
 from hicmae.settings import AugmentConfig, ModelConfig
-from tests.support.finetune_fixtures import (
-    BENCHMARK,
-    save_benchmark,
-    train_tiny,
-    write_labelled_shards,
-    wrong_labels,
-)
+from tests.support.finetune_fixtures import Train, train_tiny
 
 pytestmark = pytest.mark.slow
 
-EPOCHS, BATCH, PROCESSES, TRAINED = 8, 6, 2, 12
+EPOCHS, BATCH, PROCESSES, TRAINED = 6, 6, 2, 12
 OPTIONS: dict[str, Any] = {
     "recipe": RecipeConfig(batch_size=BATCH, drop_path=0.2, ema_decay=0.9, modality_dropout=0.3),
     "augment": AugmentConfig(
@@ -51,7 +44,6 @@ OPTIONS: dict[str, Any] = {
     "selection": "best-on-test",
 }
 RESULTS = ("predictions.jsonl", "checkpoints/last/model.safetensors", "metrics.csv")
-PARTIAL = ".fold-1.partial"
 _train = finetune.fold._work
 
 
@@ -75,40 +67,20 @@ def record_mixing(plan: Plan, fold: Fold, share: Share) -> None:
     torch.save(records, plan.out / f"mixed-{share.rank}.pt")
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Undisturbed:
-    """A run that nobody kills.
-
-    Args:
-        folder: With the shards and the files of the command.
-        shards: What is trained on.
-        run: The run folder.
-    """
-
-    folder: Path
-    shards: Path
-    run: Path
-
-
 @pytest.fixture(scope="module")
 def whole(
-    tmp_path_factory: pytest.TempPathFactory, tiny_model_config: ModelConfig
-) -> Iterator[Undisturbed]:
-    folder = tmp_path_factory.mktemp("draws")
+    tmp_path_factory: pytest.TempPathFactory, noisy: Path, tiny_model_config: ModelConfig
+) -> Path:
+    """A run that nobody kills."""
     with pytest.MonkeyPatch.context() as patch:
-        # Sums in another order, as of other threads, differ in the last bit.
-        patch.setenv("OMP_NUM_THREADS", "1")
-        shards = write_labelled_shards(folder / "shards", changes=wrong_labels())
-        with pytest.MonkeyPatch.context() as recorded:
-            recorded.setattr(finetune.fold, "_work", record_mixing)
-            run = train_tiny(folder, shards, tiny_model_config, out=folder / "whole", **OPTIONS)
-        yield Undisturbed(folder=folder, shards=shards, run=run)
+        patch.setattr(finetune.fold, "_work", record_mixing)
+        return train_tiny(tmp_path_factory.mktemp("whole"), noisy, tiny_model_config, **OPTIONS)
 
 
 def test_a_process_mixes_the_clips_of_its_part_of_the_batch_in_a_share_of_its_own(
-    whole: Undisturbed,
+    whole: Path,
 ) -> None:
-    parts = [torch.load(whole.run / f"mixed-{rank}.pt") for rank in range(PROCESSES)]
+    parts = [torch.load(whole / f"mixed-{rank}.pt") for rank in range(PROCESSES)]
     order = EpochOrder(TRAINED, batch_size=BATCH, seed=0, share=Share())
     shares: list[list[float]] = [[], []]
     for step in range(EPOCHS * TRAINED // BATCH):
@@ -145,86 +117,59 @@ def check_mixed(before: Any, after: Any) -> float:
     return share
 
 
-def start(whole: Undisturbed, out: Path, *more: str) -> tuple[subprocess.Popen[str], list[int]]:
-    """The command, in the middle of its fold. Returns: it, and its processes by rank."""
-    config = {
-        name: to_dict(value) if dataclasses.is_dataclass(value) else value
-        for name, value in OPTIONS.items()
-    }
-    config |= {
-        "benchmark": save_benchmark(whole.folder, BENCHMARK),
-        "shards": str(whole.shards),
-        "out": str(out),
-        "model": str(whole.folder / "model.yaml"),
-        "precision": "32-true",
-        "device": "cpu",
-        "workers": 0,
-        "trainer": {"progress": False, "log_every": 1},
-        "wandb": {"mode": "disabled"},
-    }
-    save_yaml(whole.folder / "config.yaml", config)
-    words = ["finetune", "--config", str(whole.folder / "config.yaml"), *more]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "hicmae", *words],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
+def train_and_die(plan: Plan, fold: Fold, share: Share) -> None:
+    """What the second process does for a fold until the memory runs out in its third epoch."""
+    begin = FinetuneModule.on_train_epoch_start
+
+    def killed(module: FinetuneModule) -> None:
+        if module.current_epoch == 2 and share.rank == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        begin(module)
+
+    FinetuneModule.on_train_epoch_start = killed  # type: ignore[method-assign]
+    _train(plan, fold, share)
+
+
+def test_a_fold_that_loses_a_process_resumes_to_identical_results(
+    whole: Path, noisy: Path, train: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(finetune.fold, "_work", train_and_die)
+        with pytest.raises(
+            LostProcessError, match=r"process 1 of 2 was killed by .*--resume"
+        ) as lost:
+            train(on=noisy, **OPTIONS)
+    assert "SIGKILL" in str(lost.value)
+    assert not multiprocessing.active_children()
+    out = train(on=noisy, resume=True, **OPTIONS)
+    for name in RESULTS:
+        assert (out / "fold-1" / name).read_bytes() == (whole / "fold-1" / name).read_bytes(), name
+    assert read_run(out).predictions == read_run(whole).predictions
+    assert not [path for path in out.iterdir() if path.name.startswith(".")]
+
+
+def say_who_and_wait(share: Share) -> None:
+    """What a process does that nobody ends."""
+    print(os.getpid(), flush=True)
+    time.sleep(600)
+
+
+def test_processes_notice_that_the_command_was_killed_alone(tmp_path: Path) -> None:
+    code = (
+        f"import pathlib; from finetune.processes import run_processes; import {__name__} as here;"
+        "run_processes(2, here.say_who_and_wait, (), pathlib.Path.cwd())"
+    )
+    command = subprocess.Popen(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        stdout=subprocess.PIPE,
         text=True,
         start_new_session=True,
     )
-    before = stamps(out)
-    deadline = time.monotonic() + 300
     try:
-        while stamps(out) == before:  # until an epoch is saved
-            assert process.poll() is None, process.communicate()[1]
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
-    except BaseException:
-        os.killpg(process.pid, signal.SIGKILL)
-        raise
-    assert not (out / "fold-1").exists()
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    ranks = [
-        int(child)
-        for child in children  # in the order in which they were started
-        if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()
-    ]
-    return process, ranks
-
-
-def stamps(out: Path) -> list[int]:
-    """When the saved epoch was written."""
-    return [path.stat().st_mtime_ns for path in (out / PARTIAL).glob("saved-*.ckpt")]
-
-
-def is_running(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
-
-
-def test_a_fold_that_loses_a_process_and_then_all_resumes_to_identical_results(
-    whole: Undisturbed, tiny_model_config: ModelConfig
-) -> None:
-    out = whole.folder / "killed"
-    command, ranks = start(whole, out)
-    try:
-        assert len(ranks) == PROCESSES
-        os.kill(ranks[1], signal.SIGKILL)
-        _, errors = command.communicate(timeout=120)
-    finally:
-        if command.poll() is None:
-            os.killpg(command.pid, signal.SIGKILL)
-    assert command.returncode == 2
-    (told,) = (line for line in errors.splitlines() if line.startswith("hicmae finetune: error"))
-    assert "process 1 of 2 was killed by SIGKILL" in told
-    assert "--resume" in told
-    assert "Traceback" not in errors
-    assert not any(map(is_running, ranks))
-    assert stamps(out), "what was saved is still there"
-
-    command, ranks = start(whole, out, "--resume")
-    try:
+        assert command.stdout is not None
+        ranks = [int(command.stdout.readline()) for _ in range(2)]
         command.kill()  # alone: what it has started must notice
         command.communicate(timeout=120)  # until the last process has closed its end
         deadline = time.monotonic() + 60
@@ -232,13 +177,12 @@ def test_a_fold_that_loses_a_process_and_then_all_resumes_to_identical_results(
             assert time.monotonic() < deadline
             time.sleep(0.05)
     finally:
-        if any(map(is_running, ranks)):
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(command.pid, signal.SIGKILL)
-    assert stamps(out)
 
-    train_tiny(whole.folder, whole.shards, tiny_model_config, out=out, resume=True, **OPTIONS)
-    for name in RESULTS:
-        ours, theirs = (run / "fold-1" / name for run in (out, whole.run))
-        assert ours.read_bytes() == theirs.read_bytes(), name
-    assert read_run(out).predictions == read_run(whole.run).predictions
-    assert not [path for path in out.iterdir() if path.name.startswith(".")]
+
+def is_running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False

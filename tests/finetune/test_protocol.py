@@ -8,28 +8,37 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from finetune.mixing import MixingConfig
-from finetune.module import FinetuneModule
+from finetune.benchmark import Benchmark
+from finetune.module import FinetuneModule, JudgedModule
 from finetune.record import read_run
 from finetune.reporting.report import report
 from finetune.reporting.run_report import write_run_report
 from finetune.scores import score, undefined
 from finetune.settings import OptimizerConfig, RecipeConfig
 from hicmae.checkpoints.checkpoint import load_checkpoint
-from hicmae.settings import ModelConfig
+from hicmae.settings import AugmentConfig, ModelConfig
+from shards.reading.random_access import ShardDataset
 from tests.support.finetune_fixtures import (
     BENCHMARK,
     CLASSES,
     VALUES,
+    Train,
     all_notes,
     labels_of,
-    run_tiny,
+    paper_settings,
     split_benchmark,
     train_tiny,
     write_labelled_shards,
 )
+
+_PAPER = paper_settings()
+PAPER: dict[str, Any] = {
+    name: getattr(_PAPER, name)
+    for name in ("protocol", "accumulate", "recipe", "optimizer", "mixing", "augment")
+}
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +82,9 @@ def runs(
         "last": run("last"),
         "inner-validation": run("inner", selection="inner-validation", validation_share=0.3),
         "best-on-test": run("best", selection="best-on-test"),
-        "paper": run("paper", protocol="paper"),
+        "paper": train_tiny(
+            folder, noisy, tiny_model_config, out=folder / "paper", **PAPER, epochs=6
+        ),
     }
 
 
@@ -89,8 +100,8 @@ def test_each_rule_scores_the_side_it_names_and_no_other(runs: dict[str, Path]) 
     inner = runs["inner-validation"]
     assert len(column(inner, "validation_uar")) == len(column(inner, "validation_war")) == 3
     assert column(inner, "test_uar") == []
-    for rule in ("best-on-test", "paper"):
-        assert len(column(runs[rule], "test_uar")) == 3
+    for rule, epochs in (("best-on-test", 3), ("paper", 6)):
+        assert len(column(runs[rule], "test_uar")) == epochs
         assert column(runs[rule], "validation_uar") == []
 
 
@@ -149,42 +160,78 @@ def test_every_number_says_how_its_epoch_was_chosen(
     assert "(best-on-test)" in printed
     assert "too high for what an unseen test side would give" in compared
     assert "protocol paper: the reference's choice of epoch" in compared
+    assert "by WAR for classes and CCC for real values, of one clip at a random place" in compared
 
 
-def test_the_paper_protocol_is_that_rule_under_its_own_name(runs: dict[str, Path]) -> None:
-    paper, best = read_run(runs["paper"]), read_run(runs["best-on-test"])
-    assert paper.predictions == best.predictions
-    assert paper.facts.configuration_digest != best.facts.configuration_digest
+def test_the_paper_protocol_chooses_by_accuracy_of_one_clip_and_tests_on_two_views(
+    runs: dict[str, Path],
+) -> None:
+    paper = read_run(runs["paper"])
     assert (paper.facts.protocol, paper.facts.num_segments) == ("paper", 2)
+    assert {len(item.views) for item in paper.predictions} == {2}
+    for fold in paper.folds:
+        accuracy = column(runs["paper"], "test_war", fold.name)
+        assert fold.epoch == 1 + accuracy.index(max(accuracy))
+        said = f"was chosen by WAR = {max(accuracy):.4f}, of one clip at a random place of each"
+        assert said in "\n".join(fold.notes)
+
+
+@pytest.mark.parametrize(("benchmark", "judge"), [(BENCHMARK, "war"), (VALUES, "ccc")])
+def test_the_paper_protocol_s_epochs_are_judged_on_other_clips_each_and_the_same_again(
+    benchmark: Benchmark, judge: str, train: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A benchmark of which no metric is the judging one is judged by it all the same."""
+    seen: list[list[int]] = []
+    indices = ShardDataset._indices
+
+    def note(dataset: ShardDataset, sample: int, view: int, num_frames: int) -> np.ndarray:
+        found = indices(dataset, sample, view, num_frames)
+        if dataset.on_bad == "raise" and dataset.views == "train" and not train_side(dataset):
+            seen[-1].append(int(found[0]))
+        return found
+
+    def train_side(dataset: ShardDataset) -> bool:
+        return set(dataset.rows["fold"].astype(str)) == {"2"}  # fold 1 is tested
+
+    def begin(module: JudgedModule) -> None:
+        seen.append([])
+        started(module)
+
+    started = JudgedModule.on_validation_epoch_start
+    monkeypatch.setattr(JudgedModule, "on_validation_epoch_start", begin)
+    monkeypatch.setattr(ShardDataset, "_indices", note)
+    leading = "macro_f1" if judge == "war" else "pcc"
+    alone = dataclasses.replace(benchmark, metrics=(leading,), leading=leading)
+    drawn = []
+    for name in ("one", "two"):
+        seen.clear()
+        out = train(alone, name=name, folds="1", epochs=6, **PAPER)
+        assert len(column(out, f"test_{judge}")) == 6
+        drawn.append([list(epoch) for epoch in seen])
+    assert [len(epoch) for epoch in drawn[0]] == [12] * 6
+    assert len({tuple(epoch) for epoch in drawn[0]}) == 6  # other places in every epoch
+    assert drawn[0] == drawn[1]
 
 
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"selection": "last"}, "protocol = paper contradicts selection = last"),
-        ({"mixing": MixingConfig(audio=True)}, "mixing.audio = true"),
-        ({"recipe": RecipeConfig(num_segments=1)}, "recipe.num_segments = 1"),
+        ({"augment": AugmentConfig.finetuning()}, r"augment.crop_area = \[0.5, 1\] .*0.08, 1"),
         ({"protocol": "default", "validation_share": 1.5}, "validation_share = 1.5"),
     ],
 )
 def test_options_that_contradict_the_protocol_are_refused(
-    options: dict[str, Any],
-    said: str,
-    shards: Path,
-    tiny_model_config: ModelConfig,
-    tmp_path: Path,
+    options: dict[str, Any], said: str, tmp_path: Path, train: Train
 ) -> None:
     with pytest.raises(ValueError, match=said):
-        train_tiny(tmp_path, shards, tiny_model_config, **({"protocol": "paper"} | options))
+        train(**(PAPER | options))
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.slow
-def test_recordings_are_scored_and_groups_broken_down(
-    described: Path, tiny_model_config: ModelConfig, tmp_path: Path
-) -> None:
+def test_recordings_are_scored_and_groups_broken_down(described: Path, train: Train) -> None:
     benchmark = dataclasses.replace(BENCHMARK, average_over="video", groups=("sex", "age"))
-    run = read_run(run_tiny(tmp_path, described, tiny_model_config, benchmark))
+    run = read_run(train(benchmark, on=described, report=True))
     assert (len(run.predictions), run.scores.num_samples, len(run.units)) == (24, 8, 8)
     text = (run.folder / "report.md").read_text()
     assert "### By sex" in text
@@ -197,10 +244,7 @@ def test_recordings_are_scored_and_groups_broken_down(
 
 
 def test_votes_and_weights_of_classes_reach_the_loss_and_not_the_test(
-    described: Path,
-    tiny_model_config: ModelConfig,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    described: Path, monkeypatch: pytest.MonkeyPatch, train: Train
 ) -> None:
     benchmark = dataclasses.replace(BENCHMARK, votes=("votes_low", "votes_high"))
     seen: list[Any] = []
@@ -212,16 +256,11 @@ def test_votes_and_weights_of_classes_reach_the_loss_and_not_the_test(
         return targets
 
     monkeypatch.setattr(FinetuneModule, "_targets", note)
-    out = train_tiny(
-        tmp_path,
-        described,
-        tiny_model_config,
+    out = train(
         benchmark,
-        folds="1",
-        epochs=1,
-        recipe=RecipeConfig(
-            batch_size=4, label_smoothing=0.0, soft_labels=True, class_weights="balanced"
-        ),
+        on=described,
+        once=True,
+        recipe={"label_smoothing": 0.0, "soft_labels": True, "class_weights": "balanced"},
     )
     for labels, targets, weights in seen:
         assert targets.gather(1, labels[:, None]).flatten().tolist() == pytest.approx([0.8] * 4)
@@ -229,52 +268,26 @@ def test_votes_and_weights_of_classes_reach_the_loss_and_not_the_test(
     assert {item.true for item in read_run(out).predictions} == set(CLASSES)
 
 
-def test_a_batch_of_one_clip_trains(
-    shards: Path, tiny_model_config: ModelConfig, tmp_path: Path
-) -> None:
-    out = train_tiny(
-        tmp_path,
-        shards,
-        tiny_model_config,
-        folds="1",
-        epochs=1,
-        recipe=RecipeConfig(batch_size=1, drop_path=0.0),
-    )
+def test_a_batch_of_one_clip_trains(train: Train) -> None:
+    out = train(once=True, recipe=RecipeConfig(batch_size=1, drop_path=0.0))
     assert read_run(out).scores.num_samples == 12
-    with pytest.raises(ValueError, match="batch_size = 1 with loss ccc"):
-        train_tiny(
-            tmp_path,
-            shards,
-            tiny_model_config,
-            VALUES,
-            out=tmp_path / "no",
-            recipe=RecipeConfig(batch_size=1, loss="ccc"),
-        )
 
 
 @pytest.mark.slow
-def test_a_class_that_a_fold_does_not_test_is_said(
-    tiny_model_config: ModelConfig, tmp_path: Path
-) -> None:
+def test_a_class_that_a_fold_does_not_test_is_said(train: Train) -> None:
     """Every sample of fold 1 is low; fold 2, which it trains on, has both."""
     numbers = [number for number in range(24) if labels_of(number)["fold"] == 1]
     changes = {number: {"labels": {"emotion": "low"}} for number in numbers}
-    lopsided = write_labelled_shards(tmp_path / "shards", changes=changes)
-    out = run_tiny(tmp_path, lopsided, tiny_model_config, folds="1", epochs=1)
+    out = train(changes=changes, once=True, report=True)
     text = (out / "report.md").read_text()
     assert "Fold 1 tests no sample of high: its UAR is the mean over the classes it tests." in text
     with pytest.raises(ValueError, match="fold 2: no training sample of high"):
-        run_tiny(tmp_path, lopsided, tiny_model_config, out=tmp_path / "b")
+        train(changes=changes, name="no")
 
 
-def test_constant_true_values_are_undefined_and_the_run_says_so(
-    tiny_model_config: ModelConfig, tmp_path: Path
-) -> None:
+def test_constant_true_values_are_undefined_and_the_run_says_so(train: Train) -> None:
     changes = {number: {"labels": {"valence": 0.5}} for number in range(24)}
-    flat = write_labelled_shards(tmp_path / "shards", changes=changes)
-    out = train_tiny(
-        tmp_path, flat, tiny_model_config, VALUES, epochs=2, selection="inner-validation"
-    )
+    out = train(VALUES, changes=changes, selection="inner-validation")
     stored = json.loads((out / "scores.json").read_text())
     assert stored["pooled"]["ccc_valence"] is None
     assert stored["pooled"]["ccc_arousal"] is not None
@@ -286,19 +299,14 @@ def test_constant_true_values_are_undefined_and_the_run_says_so(
     assert "shown as n/a, not as 0" in text
 
 
-def test_unnamed_speakers_are_allowed_by_protocol_alone_and_then_said(
-    tiny_model_config: ModelConfig, tmp_path: Path
-) -> None:
+def test_unnamed_speakers_are_allowed_by_protocol_alone_and_then_said(train: Train) -> None:
     changes: dict[int, dict[str, Any]] = {number: {"speaker": None} for number in range(24)}
-    unnamed = write_labelled_shards(tmp_path / "shards", changes=changes)
     with pytest.raises(ValueError, match="has no speaker"):
-        train_tiny(tmp_path, unnamed, tiny_model_config)
+        train(changes=changes, name="no")
     run = read_run(
-        train_tiny(
-            tmp_path,
-            unnamed,
-            tiny_model_config,
+        train(
             split_benchmark(shared_speakers=True),
+            changes=changes,
             epochs=1,
             selection="inner-validation",
         )
@@ -309,12 +317,8 @@ def test_unnamed_speakers_are_allowed_by_protocol_alone_and_then_said(
     assert said in all_notes(run)
 
 
-def test_speakers_shared_by_protocol_are_counted(
-    tiny_model_config: ModelConfig, tmp_path: Path
-) -> None:
-    changes: dict[int, dict[str, Any]] = {5: {"speaker": "s1"}}
-    shared = write_labelled_shards(tmp_path / "shards", changes=changes)
-    benchmark = split_benchmark(shared_speakers=True)
-    out = train_tiny(tmp_path, shared, tiny_model_config, benchmark, epochs=1)
+def test_speakers_shared_by_protocol_are_counted(train: Train) -> None:
+    shared = split_benchmark(shared_speakers=True)
+    out = train(shared, changes={5: {"speaker": "s1"}}, epochs=1)
     said = "1 values of speaker are on both sides, as the benchmark's protocol allows"
     assert said in all_notes(read_run(out))

@@ -36,6 +36,7 @@ from shards.sample import collate
 from tests.support.finetune_fixtures import (
     BENCHMARK,
     VALUES,
+    Train,
     labels_of,
     run_tiny,
     split_benchmark,
@@ -55,27 +56,11 @@ def finished(
 @pytest.mark.slow
 def test_a_run_writes_all_that_is_promised_and_nothing_half(finished: Path) -> None:
     names = {path.relative_to(finished).as_posix() for path in finished.rglob("*")}
-    expected = {
-        "config.yaml",
-        "benchmark.yaml",
-        "predictions.jsonl",
-        "scores.json",
-        "report.md",
-        "figures/confusion.png",
-        "figures/layer_weights.png",
-    }
-    for fold in ("fold-1", "fold-2"):
-        expected |= {
-            f"{fold}/{name}"
-            for name in (
-                "metrics.csv",
-                "predictions.jsonl",
-                "fold.json",
-                "checkpoints/last/config.json",
-                "checkpoints/last/model.safetensors",
-            )
-        }
-    assert expected <= names
+    expected = {"config.yaml", "benchmark.yaml", "predictions.jsonl", "scores.json", "report.md"}
+    expected |= {"figures/confusion.png", "figures/layer_weights.png"}
+    of_fold = ["metrics.csv", "predictions.jsonl", "fold.json"]
+    of_fold += ["checkpoints/last/config.json", "checkpoints/last/model.safetensors"]
+    assert expected | {f"fold-{fold}/{name}" for fold in (1, 2) for name in of_fold} <= names
     assert not [name for name in names if "partial" in name or Path(name).name.startswith(".")]
     with (finished / "fold-1" / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
@@ -91,7 +76,7 @@ def test_the_settings_of_a_run_are_those_of_its_file_and_of_the_verb(finished: P
     config = from_dict(FinetuneConfig, written, "config.yaml")
     assert to_dict(config) == written
     assert (config.selection, config.out) == ("last", finished)
-    control = ["seeds", "resume", "overwrite"]
+    control = ["seeds", "resume", "overwrite", "allow_seen"]
     assert sorted(inspect.signature(finetune).parameters) == sorted([*names, *control])
 
 
@@ -108,18 +93,14 @@ def test_every_sample_is_predicted_exactly_once_by_its_own_fold(finished: Path) 
         assert sum(item.probabilities) == pytest.approx(1, abs=1e-5)
 
 
-def test_classes_that_are_plain_to_see_and_hear_are_learned(finished: Path) -> None:
-    scores = json.loads((finished / "scores.json").read_text())
-    assert scores["pooled"]["uar"] > 0.9
-    assert scores["num_samples"] == 24
-    assert scores["run"]["selection"] == "last"
-    assert scores["run"]["init"] == "scratch"
-    assert len(scores["run"]["configuration_digest"]) == 64
-
-
-def test_stored_scores_are_those_of_the_predictions(finished: Path) -> None:
+def test_what_is_plain_is_learned_and_stored_scores_are_those_of_the_predictions(
+    finished: Path,
+) -> None:
     run = read_run(finished)
     stored = json.loads((finished / "scores.json").read_text())
+    assert stored["pooled"]["uar"] > 0.9
+    assert (stored["num_samples"], len(run.facts.configuration_digest)) == (24, 64)
+    assert (run.facts.selection, run.facts.init) == ("last", "scratch")
     assert run.disagreements == ()
     assert stored["pooled"] == run.scores.pooled
     assert {name: stored["folds"][name]["uar"] for name in stored["folds"]} == {
@@ -148,30 +129,20 @@ def test_the_saved_network_gives_the_predictions_that_were_written(
 
 
 def test_a_seed_gives_the_same_predictions_and_another_seed_others(
-    finished: Path, shards: Path, tiny_model_config: ModelConfig, tmp_path: Path
+    finished: Path, train: Train
 ) -> None:
     # Alone, the second fold starts from the same seed as after the first.
-    again = train_tiny(tmp_path, shards, tiny_model_config, folds="2")
+    again = train(folds="2")
     kept = (finished / "fold-2" / "predictions.jsonl").read_text()
     assert (again / "fold-2" / "predictions.jsonl").read_text() == kept
-    other = train_tiny(tmp_path, shards, tiny_model_config, folds="2", seed=1, out=tmp_path / "b")
+    other = train(folds="2", seed=1, name="b")
     assert (other / "fold-2" / "predictions.jsonl").read_text() != kept
 
 
 @pytest.mark.slow
-def test_real_values_are_learned_in_their_own_units(
-    shards: Path, tiny_model_config: ModelConfig, tmp_path: Path
-) -> None:
+def test_real_values_are_learned_in_their_own_units(train: Train) -> None:
     for loss in ("ccc", "mse"):
-        run_one = run_tiny if loss == "mse" else train_tiny
-        out = run_one(
-            tmp_path,
-            shards,
-            tiny_model_config,
-            VALUES,
-            recipe=RecipeConfig(batch_size=4, drop_path=0.0, loss=loss),
-            out=tmp_path / loss,
-        )
+        out = train(VALUES, recipe={"loss": loss}, name=loss, report=loss == "mse")
         run = read_run(out)
         assert run.scores.pooled["ccc_valence"] > 0.5
         assert set(run.scores.pooled) >= {"ccc", "pcc", "ccc_arousal", "pcc_valence"}
@@ -180,7 +151,7 @@ def test_real_values_are_learned_in_their_own_units(
             assert item.true == pytest.approx((labels["valence"], labels["arousal"]))
             assert item.predicted == pytest.approx(np.mean(item.views, axis=0), abs=1e-5)
     assert (out / "figures" / "predicted_against_true.png").stat().st_size > 5000
-    stored = load_checkpoint(tmp_path / "mse" / "fold-1").config["targets"]
+    stored = load_checkpoint(out / "fold-1").config["targets"]
     training = [item.true for item in run.predictions if item.fold == "2"]
     assert stored["names"] == ["valence", "arousal"]
     assert stored["mean"] == pytest.approx(np.mean(training, axis=0), rel=1e-5)
@@ -202,10 +173,8 @@ def test_targets_are_standardised_over_the_training_side_alone(shards: Path) -> 
 
 
 @pytest.mark.parametrize("modalities", ["video", "audio"])
-def test_a_single_modality_is_enough_and_alone_is_read(
-    modalities: str, shards: Path, tiny_model_config: ModelConfig, tmp_path: Path
-) -> None:
-    out = train_tiny(tmp_path, shards, tiny_model_config, modalities=modalities, folds="1")
+def test_a_single_modality_is_enough_and_alone_is_read(modalities: str, train: Train) -> None:
+    out = train(modalities=modalities, folds="1")
     run = read_run(out)
     assert run.facts.modalities == modalities
     assert set(run.folds[0].layer_weights) == {modalities}
@@ -213,49 +182,25 @@ def test_a_single_modality_is_enough_and_alone_is_read(
 
 
 def test_a_silent_sample_is_refused_by_name_where_sound_is_needed(
-    tiny_model_config: ModelConfig, tmp_path: Path
+    tmp_path: Path, train: Train
 ) -> None:
     mute = write_labelled_shards(tmp_path / "mute", mute=3)
     for modalities in ("audio-video", "audio"):
         with pytest.raises(ValueError, match=r"sample 's1/003' has no sound \(1 of 24 samples\)"):
-            train_tiny(tmp_path, mute, tiny_model_config, modalities=modalities)
+            train(on=mute, modalities=modalities)
     assert not (tmp_path / "run").exists()
-    train_tiny(tmp_path, mute, tiny_model_config, modalities="video", folds="1")
-
-
-def test_pretrained_weights_are_taken_over_and_bring_their_sizes(
-    shards: Path, pretrained: Path, tmp_path: Path
-) -> None:
-    """Frozen, the encoder must come out of fine-tuning as it went in."""
-    out = train_tiny(
-        tmp_path,
-        shards,
-        load_checkpoint(pretrained).model_config(),
-        model=None,
-        checkpoint=pretrained,
-        folds="1",
-        recipe=RecipeConfig(batch_size=4, tuning="probe"),
-    )
-    before, after = load_checkpoint(pretrained), load_checkpoint(out / "fold-1")
-    names = [name for name in after.tensors if name.startswith("encoder.")]
-    assert len(names) > 20
-    for name in names:
-        assert torch.equal(after.tensors[name], before.tensors[name]), name
-    facts = read_run(out).facts
-    assert facts.init == "checkpoint"
-    head = sum(v.numel() for n, v in after.tensors.items() if not n.startswith("encoder."))
-    assert facts.num_parameters == head
+    train(on=mute, modalities="video", folds="1")
 
 
 def test_a_checkpoint_of_another_size_is_refused_with_the_differences(
-    shards: Path, pretrained: Path, tiny_model_config: ModelConfig, tmp_path: Path
+    shards: Path, pretrained: Path, tiny_model_config: ModelConfig, tmp_path: Path, train: Train
 ) -> None:
     wider = dataclasses.replace(tiny_model_config, encoder_dim=64)
     with pytest.raises(ValueError, match="encoder_dim 32 there, 64 here") as caught:
         train_tiny(tmp_path, shards, wider, checkpoint=pretrained)
     assert "\n" not in str(caught.value)
     with pytest.raises(ValueError, match="neither --checkpoint nor --model"):
-        train_tiny(tmp_path, shards, tiny_model_config, model=None)
+        train(model=None)
     assert not (tmp_path / "run").exists()
 
 
@@ -272,100 +217,81 @@ def test_an_unfit_collection_is_refused_before_anything_is_written(
     change: dict[int, dict[str, object]],
     benchmark: Benchmark,
     said: str,
-    tiny_model_config: ModelConfig,
     tmp_path: Path,
+    train: Train,
 ) -> None:
-    unfit = write_labelled_shards(tmp_path / "unfit", changes=change)
     with pytest.raises(ValueError, match=said) as caught:
-        train_tiny(tmp_path, unfit, tiny_model_config, benchmark)
+        train(benchmark, changes=change)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.slow
 def test_finished_folds_are_kept_on_resume_and_only_with_the_same_configuration(
-    shards: Path, tiny_model_config: ModelConfig, tmp_path: Path
+    train: Train,
 ) -> None:
-    out = train_tiny(tmp_path, shards, tiny_model_config, folds="1")
+    out = train(folds="1")
     (out / ".fold-2.partial").mkdir()  # as a killed run leaves it
     (out / ".fold-2.partial" / "metrics.csv").write_text("half")
     with pytest.raises(ValueError, match="is not empty; finish the run there with --resume"):
-        train_tiny(tmp_path, shards, tiny_model_config)
+        train()
     with pytest.raises(ValueError, match="fold-1: was trained with another configuration"):
-        train_tiny(tmp_path, shards, tiny_model_config, resume=True, seed=3)
+        train(resume=True, seed=3)
     first = (out / "fold-1" / "fold.json").stat().st_mtime_ns
-    train_tiny(tmp_path, shards, tiny_model_config, resume=True)
+    train(resume=True)
     assert (out / "fold-1" / "fold.json").stat().st_mtime_ns == first
     assert not (out / ".fold-2.partial").exists()
     assert list(read_run(out).scores.folds) == ["1", "2"]
-    train_tiny(tmp_path, shards, tiny_model_config, overwrite=True, folds="2", seed=3)
+    train(overwrite=True, folds="2", seed=3)
     assert list(read_run(out).scores.folds) == ["2"]
     assert not (out / "fold-1").exists()
 
 
 @pytest.mark.slow
 def test_several_modalities_are_a_run_each_and_resume_where_they_were(
-    shards: Path, tiny_model_config: ModelConfig, tmp_path: Path
+    tmp_path: Path, train: Train
 ) -> None:
     both = {"modalities": "video,audio", "folds": "1"}
-    out = train_tiny(tmp_path, shards, tiny_model_config, **both)
+    out = train(**both)
     runs = {folder.name: read_run(folder) for folder in runs_in(out)}
     assert {name: run.facts.modalities for name, run in runs.items()} == {
         "audio": "audio",
         "video": "video",
     }
-    alone = train_tiny(
-        tmp_path, shards, tiny_model_config, out=tmp_path / "alone", modalities="audio", folds="1"
-    )
+    alone = train(name="alone", modalities="audio", folds="1")
     assert runs["audio"].predictions == read_run(alone).predictions
     shutil.rmtree(out / "audio" / "fold-1")
     kept = (out / "video" / "fold-1" / "fold.json").stat().st_mtime_ns
-    train_tiny(
-        tmp_path, shards, tiny_model_config, modalities="video,audio", folds="1", resume=True
-    )
+    train(modalities="video,audio", folds="1", resume=True)
     assert (out / "video" / "fold-1" / "fold.json").stat().st_mtime_ns == kept
     assert read_run(out / "audio").predictions == runs["audio"].predictions
     with pytest.raises(ValueError, match="holds a run; name another folder"):
-        train_tiny(tmp_path, shards, tiny_model_config, out=alone, modalities="video,audio")
+        train(out=alone, modalities="video,audio")
     for wrong in ("video,", "video,video", "sound"):
         with pytest.raises(ValueError, match="several separated by commas"):
-            train_tiny(tmp_path, shards, tiny_model_config, out=tmp_path / "no", modalities=wrong)
+            train(name="no", modalities=wrong)
     assert not (tmp_path / "no").exists()
 
 
-def test_overwriting_spares_folders_that_hold_no_run(
-    shards: Path, tiny_model_config: ModelConfig, tmp_path: Path
-) -> None:
+def test_overwriting_spares_folders_that_hold_no_run(tmp_path: Path, train: Train) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")
     with pytest.raises(ValueError, match="is no run folder"):
-        train_tiny(tmp_path, shards, tiny_model_config, out=tmp_path / "mine", overwrite=True)
+        train(name="mine", overwrite=True)
     assert (tmp_path / "mine" / "thesis.txt").is_file()
 
 
-def test_a_training_that_fails_leaves_no_half_fold(
-    shards: Path, tiny_model_config: ModelConfig, tmp_path: Path
-) -> None:
+def test_a_training_that_fails_leaves_no_half_fold(tmp_path: Path, train: Train) -> None:
     with pytest.raises(ValueError, match=r"lower optimizer\.learning_rate"):
-        train_tiny(
-            tmp_path,
-            shards,
-            tiny_model_config,
-            optimizer=OptimizerConfig(learning_rate=1e30, warmup_epochs=0),
-        )
+        train(optimizer=OptimizerConfig(learning_rate=1e30, warmup_epochs=0))
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [
         "benchmark.yaml",
         "config.yaml",
     ]
 
 
-def test_a_fixed_split_mixing_and_one_segment_work_together(
-    shards: Path, tiny_model_config: ModelConfig, tmp_path: Path
-) -> None:
-    out = train_tiny(
-        tmp_path,
-        shards,
-        tiny_model_config,
+def test_a_fixed_split_mixing_and_one_segment_work_together(train: Train) -> None:
+    out = train(
         split_benchmark(column="fold", test=(2,)),
         recipe=RecipeConfig(batch_size=5, num_segments=1, frame_stride=2),
         mixing=MixingConfig(audio=True),
@@ -382,14 +308,9 @@ def test_a_fixed_split_mixing_and_one_segment_work_together(
 
 @pytest.mark.slow
 def test_every_fold_is_an_offline_run_of_one_group(
-    shards: Path,
-    tiny_model_config: ModelConfig,
-    tmp_path: Path,
-    capfd: pytest.CaptureFixture[str],
+    capfd: pytest.CaptureFixture[str], train: Train
 ) -> None:
-    out = train_tiny(
-        tmp_path, shards, tiny_model_config, epochs=1, wandb=WandbConfig(mode="offline")
-    )
+    out = train(epochs=1, wandb=WandbConfig(mode="offline"))
     assert "wandb:" not in "".join(capfd.readouterr())
     files = sorted((out / "wandb").glob("fold-*/wandb/offline-run-*/run-*.wandb"))
     assert len(files) == 2

@@ -16,7 +16,7 @@ from finetune.record import read_run, runs_in
 from finetune.reporting.report import report
 from finetune.reporting.seeds import group_seeds
 from hicmae.settings import ModelConfig
-from tests.support.finetune_fixtures import settings, train_tiny
+from tests.support.finetune_fixtures import Train, settings, train_tiny
 
 
 @pytest.fixture(scope="module")
@@ -29,11 +29,9 @@ def sweep(
 
 
 @pytest.mark.slow
-def test_a_seed_of_a_sweep_is_the_run_of_that_seed(
-    sweep: Path, noisy: Path, tiny_model_config: ModelConfig, tmp_path: Path
-) -> None:
+def test_a_seed_of_a_sweep_is_the_run_of_that_seed(sweep: Path, noisy: Path, train: Train) -> None:
     assert [folder.name for folder in runs_in(sweep)] == ["seed-0", "seed-1"]
-    alone = train_tiny(tmp_path, noisy, tiny_model_config, epochs=1, seed=1)
+    alone = train(on=noisy, epochs=1, seed=1)
     runs = [read_run(folder) for folder in runs_in(sweep)]
     assert runs[1].predictions == read_run(alone).predictions
     assert runs[0].predictions != runs[1].predictions
@@ -66,33 +64,25 @@ def test_the_summary_of_seeds_is_what_numpy_gives(sweep: Path) -> None:
 
 @pytest.mark.slow
 def test_a_killed_sweep_resumes_at_its_fold_to_identical_results(
-    sweep: Path,
-    noisy: Path,
-    tiny_model_config: ModelConfig,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    sweep: Path, noisy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, train: Train
 ) -> None:
     trained: list[tuple[int, str]] = []
 
-    def killed(plan: Any, fold: Any, **options: Any) -> Any:
+    kills = iter([KeyboardInterrupt])
+
+    def killed_once(plan: Any, fold: Any, **options: Any) -> Any:
         if (plan.config.seed, fold.name) == (1, "2"):
-            raise KeyboardInterrupt
+            for kill in kills:
+                raise kill
         trained.append((plan.config.seed, fold.name))
         return train_fold(plan, fold, **options)
 
-    monkeypatch.setattr(finetune.fold, "train_fold", killed)
+    monkeypatch.setattr(finetune.fold, "train_fold", killed_once)
     options: dict[str, Any] = {"epochs": 1, "seeds": "0,1"}
     with pytest.raises(KeyboardInterrupt):
-        train_tiny(tmp_path, noisy, tiny_model_config, **options)
+        train(on=noisy, **options)
     assert not (tmp_path / "run" / "seeds.json").exists()
-    monkeypatch.setattr(
-        finetune.fold,
-        "train_fold",
-        lambda plan, fold, **options: (
-            trained.append((plan.config.seed, fold.name)) or train_fold(plan, fold, **options)
-        ),
-    )
-    train_tiny(tmp_path, noisy, tiny_model_config, resume=True, **options)
+    train(on=noisy, resume=True, **options)
     assert trained == [(0, "1"), (0, "2"), (1, "1"), (1, "2")]  # nothing twice
     for name in ("seed-0/predictions.jsonl", "seed-1/predictions.jsonl", "seeds.json"):
         assert (tmp_path / "run" / name).read_text() == (sweep / name).read_text(), name
@@ -100,17 +90,10 @@ def test_a_killed_sweep_resumes_at_its_fold_to_identical_results(
 
 @pytest.mark.slow
 def test_a_report_takes_seeds_together_and_compares_entries_pairwise(
-    sweep: Path, noisy: Path, tiny_model_config: ModelConfig, tmp_path: Path
+    sweep: Path, noisy: Path, tmp_path: Path, train: Train
 ) -> None:
-    seen = train_tiny(
-        tmp_path,
-        noisy,
-        tiny_model_config,
-        epochs=1,
-        seeds="0,1",
-        modalities="video",
-        selection="best-on-test",
-        out=tmp_path / "seen",
+    seen = train(
+        on=noisy, epochs=1, seeds="0,1", modalities="video", selection="best-on-test", name="seen"
     )
     report(runs=[sweep, seen], out=tmp_path / "report.md")
     text = (tmp_path / "report.md").read_text()
@@ -134,9 +117,9 @@ def test_a_report_takes_seeds_together_and_compares_entries_pairwise(
 
 @pytest.mark.slow
 def test_runs_of_other_samples_are_not_compared(
-    sweep: Path, noisy: Path, tiny_model_config: ModelConfig, tmp_path: Path
+    sweep: Path, noisy: Path, tmp_path: Path, train: Train
 ) -> None:
-    part = train_tiny(tmp_path, noisy, tiny_model_config, epochs=1, folds="1")
+    part = train(on=noisy, epochs=1, folds="1")
     report(runs=[sweep / "seed-0", part], out=tmp_path / "report.md")
     text = (tmp_path / "report.md").read_text()
     assert "did not score the samples of" in text

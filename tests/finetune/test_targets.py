@@ -60,6 +60,8 @@ def test_a_correlation_of_batches_of_one_is_refused() -> None:
     with pytest.raises(ValueError, match=r"batch_size = 1 with loss ccc \(a correlation needs 2"):
         resolve(VALUES, settings(recipe=one, epochs=9))
     resolve(VALUES, settings(recipe=RecipeConfig(batch_size=1), epochs=9))
+    with pytest.raises(ValueError, match=r"recipe\.shots is for classification"):
+        resolve(VALUES, settings(recipe=RecipeConfig(shots=2), epochs=9))
 
 
 def test_shares_are_smoothed_as_labels_are() -> None:

@@ -20,21 +20,25 @@ from hicmae.checkpoints.checkpoint import load_checkpoint
 from hicmae.config import from_dict, to_dict
 from hicmae.emotion import FUSIONS, EmotionConfig, EmotionModel
 from hicmae.settings import ModelConfig
-from tests.support.finetune_fixtures import BENCHMARK, VALUES, all_notes, train_tiny
+from tests.support.finetune_fixtures import BENCHMARK, VALUES, Train, all_notes
 
 
-@pytest.mark.parametrize("tuning", ["full", "probe", "fusion", "lora"])
+@pytest.mark.parametrize(
+    ("tuning", "said"),
+    [
+        ("full", ""),
+        ("probe", "the encoder was frozen: head and layer weights alone were trained"),
+        ("fusion", "the encoders of both modalities were frozen"),
+        ("lora", "low-rank updates of rank 2 (alpha 16, dropout 0) of qkv"),
+    ],
+)
 def test_each_tuning_trains_its_part_and_reports_how_much(
-    tuning: Any, shards: Path, pretrained: Path, tiny_model_config: ModelConfig, tmp_path: Path
+    tuning: Any, said: str, pretrained: Path, train: Train
 ) -> None:
-    out = train_tiny(
-        tmp_path,
-        shards,
-        tiny_model_config,
+    out = train(
         model=None,
         checkpoint=pretrained,
-        folds="1",
-        epochs=1,
+        once=True,
         recipe=RecipeConfig(batch_size=4, tuning=tuning, lora=LoraConfig(rank=2)),
         optimizer=OptimizerConfig(warmup_epochs=0, learning_rate=1.0),
     )
@@ -46,39 +50,34 @@ def test_each_tuning_trains_its_part_and_reports_how_much(
     }
     assert after.config["finetuning"]["tuning"] == tuning
     run = read_run(out)
-    text = all_notes(run)
     emotion = from_dict(EmotionConfig, after.config["emotion"], "emotion")
     model = EmotionModel(after.model_config(), emotion)
     model.load_state_dict(after.tensors)  # strictly: no trace of how it was tuned
     own = sum(v.numel() for n, v in model.named_parameters() if not n.startswith("encoder."))
-    if tuning == "full":
-        assert len(changed) > 40
-        assert run.facts.num_parameters == sum(v.numel() for v in model.parameters())
-    elif tuning == "probe":
-        assert changed == set()
-        assert run.facts.num_parameters == own
-        assert "the encoder was frozen: head and layer weights alone were trained" in text
-    elif tuning == "fusion":
-        assert changed
-        assert {name.split(".")[0] for name in changed} == {"fusion"}
-        fusion = sum(v.numel() for v in model.encoder.fusion.parameters())
-        assert run.facts.num_parameters == own + fusion
-        assert "the encoders of both modalities were frozen" in text
-    else:
-        layers = {name.split(".")[-2] for name in changed}
-        assert layers == {"qkv", "query", "key_value"}
-        thin = sum(
-            2 * sum(v.shape)
+    layers, parts = ({name.split(".")[place] for name in changed} for place in (-2, 0))
+    of_encoder = {
+        "full": sum(v.numel() for v in model.encoder.parameters()),
+        "probe": 0,
+        "fusion": sum(v.numel() for v in model.encoder.fusion.parameters()),
+        "lora": sum(
+            2 * sum(v.shape)  # of rank 2
             for n, v in model.encoder.named_parameters()
-            if n.split(".")[-2] in layers and v.ndim == 2
-        )
-        assert run.facts.num_parameters == own + thin
-        assert "low-rank updates of rank 2 (alpha 16, dropout 0) of qkv" in text
+            if n.split(".")[-2] in ("qkv", "query", "key_value") and v.ndim == 2
+        ),
+    }
+    assert (run.facts.init, run.facts.num_parameters) == ("checkpoint", own + of_encoder[tuning])
+    assert said in all_notes(run)
+    assert {
+        "full": len(changed) > 40,
+        "probe": changed == set(),
+        "fusion": parts == {"fusion"},
+        "lora": layers == {"qkv", "query", "key_value"},
+    }[tuning]
 
 
 @pytest.mark.slow
 def test_the_average_of_the_weights_is_tested_saved_and_said(
-    shards: Path, tiny_model_config: ModelConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, train: Train
 ) -> None:
     seen: list[dict[str, np.ndarray]] = []
 
@@ -86,18 +85,13 @@ def test_the_average_of_the_weights_is_tested_saved_and_said(
         seen.append({n: v.detach().numpy().copy() for n, v in module.model.named_parameters()})
 
     monkeypatch.setattr(FinetuneModule, "on_train_batch_end", note)
-    optimizer = OptimizerConfig(warmup_epochs=0, learning_rate=1.0)
-    recipe = RecipeConfig(batch_size=4, drop_path=0.0, ema_decay=0.5)
     for decay in (0.5, None):
         seen.clear()
-        out = train_tiny(
-            tmp_path,
-            shards,
-            tiny_model_config,
-            out=tmp_path / f"run-{decay}",
+        out = train(
+            name=f"run-{decay}",
             folds="1",
-            recipe=dataclasses.replace(recipe, ema_decay=decay),
-            optimizer=optimizer,
+            recipe={"ema_decay": decay},
+            optimizer=OptimizerConfig(warmup_epochs=0, learning_rate=1.0),
         )
         assert len(seen) == 6
         average = dict(seen[0])
@@ -119,7 +113,7 @@ def test_the_average_of_the_weights_is_tested_saved_and_said(
 
 
 def test_layer_decay_slows_the_layers_far_from_the_head(
-    shards: Path, tiny_model_config: ModelConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch, train: Train
 ) -> None:
     """One step of AdamW moves a weight by its rate, whatever the gradient."""
     moved: dict[float | None, dict[str, float]] = {}
@@ -140,13 +134,9 @@ def test_layer_decay_slows_the_layers_far_from_the_head(
     monkeypatch.setattr(FinetuneModule, "on_train_start", begin)
     monkeypatch.setattr(FinetuneModule, "on_train_batch_end", end)
     for decay in (None, 0.5):
-        train_tiny(
-            tmp_path,
-            shards,
-            tiny_model_config,
-            out=tmp_path / f"run-{decay}",
-            folds="1",
-            epochs=1,
+        train(
+            name=f"run-{decay}",
+            once=True,
             optimizer=OptimizerConfig(warmup_epochs=0, layer_decay=decay, weight_decay=0.0),
         )
     rate = 1e-3 * 4 / 256
@@ -177,10 +167,10 @@ def test_losses_are_read_as_sums(text: str, terms: dict[str, float]) -> None:
         "l1": gap.abs().mean(),
         "ccc": concordance_loss(outputs, targets),
     }
-    losses = combined(read, outputs, targets)
+    total, each = combined(read, outputs, targets)
     expected = sum(factor * by_hand[name] for name, factor in terms.items())
-    assert losses.total.item() == pytest.approx(float(expected))
-    assert {name: value.item() for name, value in losses.terms.items()} == pytest.approx(
+    assert total.item() == pytest.approx(float(expected))
+    assert {name: value.item() for name, value in each.items()} == pytest.approx(
         {name: by_hand[name].item() for name in terms}
     )
 
@@ -200,21 +190,10 @@ def test_losses_that_are_none_are_refused(text: str, task: str, said: str) -> No
         loss_terms(text, task)
 
 
-def test_each_loss_trains_by_its_own_gradient(
-    shards: Path, tiny_model_config: ModelConfig, tmp_path: Path
-) -> None:
+def test_each_loss_trains_by_its_own_gradient(train: Train) -> None:
     outs = {}
     for loss in ("mse", "l1", "mse+ccc"):
-        outs[loss] = train_tiny(
-            tmp_path,
-            shards,
-            tiny_model_config,
-            VALUES,
-            out=tmp_path / loss,
-            folds="1",
-            epochs=1,
-            recipe=RecipeConfig(batch_size=4, drop_path=0.0, loss=loss),
-        )
+        outs[loss] = train(VALUES, name=loss, once=True, recipe={"loss": loss})
     tables = {loss: pd.read_csv(out / "fold-1" / "metrics.csv") for loss, out in outs.items()}
     assert "loss_ccc" not in tables["mse"]
     rows = tables["mse+ccc"].dropna(subset=["loss_step"])
@@ -253,22 +232,14 @@ class OneLayer(torch.nn.Module):
         return layers[self.place].mean(dim=1)
 
 
-def test_a_fusion_from_outside_is_asked_for_by_the_recipe(
-    shards: Path, tiny_model_config: ModelConfig, tmp_path: Path
-) -> None:
+def test_a_fusion_from_outside_is_asked_for_by_the_recipe(train: Train) -> None:
     FUSIONS.register("one-layer", settings=Layer)(OneLayer)
     try:
         runs = [
-            train_tiny(
-                tmp_path,
-                shards,
-                tiny_model_config,
-                out=tmp_path / f"layer-{number}",
-                folds="1",
-                epochs=1,
-                recipe=RecipeConfig(
-                    batch_size=4, fusion="one-layer", fusion_settings={"number": number}
-                ),
+            train(
+                name=f"layer-{number}",
+                once=True,
+                recipe={"fusion": "one-layer", "fusion_settings": {"number": number}},
             )
             for number in (1, 2)
         ]
@@ -282,31 +253,17 @@ def test_a_fusion_from_outside_is_asked_for_by_the_recipe(
         FUSIONS.unregister("one-layer")
 
 
-def test_a_loss_from_outside_is_one_registered_name_with_its_settings(
-    shards: Path, tiny_model_config: ModelConfig, tmp_path: Path
-) -> None:
-    def recipe(**options: Any) -> RecipeConfig:
-        return RecipeConfig(batch_size=4, drop_path=0.0, loss="mse+0.5*elbow", **options)
-
-    def train(name: str, recipe: RecipeConfig) -> Path:
-        return train_tiny(
-            tmp_path,
-            shards,
-            tiny_model_config,
-            VALUES,
-            out=tmp_path / name,
-            folds="1",
-            epochs=1,
-            recipe=recipe,
-        )
+def test_a_loss_from_outside_is_one_registered_name_with_its_settings(train: Train) -> None:
+    def trained(name: str, **recipe: Any) -> Path:
+        return train(VALUES, name=name, once=True, recipe={"loss": "mse+0.5*elbow", **recipe})
 
     @register_loss("elbow", tasks=["regression"], settings=Elbow)
     def elbow(outputs: torch.Tensor, targets: torch.Tensor, *, bend: float) -> torch.Tensor:
         return torch.nn.functional.huber_loss(outputs, targets, delta=bend)
 
     try:
-        bent = train("bent", recipe(loss_settings={"elbow": {"bend": 0.1}}))
-        plain = train("plain", recipe())
+        bent = trained("bent", loss_settings={"elbow": {"bend": 0.1}})
+        plain = trained("plain")
         table = pd.read_csv(bent / "fold-1" / "metrics.csv").dropna(subset=["loss_step"])
         total = (table["loss_mse"] + 0.5 * table["loss_elbow"]).to_numpy()
         assert table["loss_step"].to_numpy() == pytest.approx(total, rel=1e-5)
@@ -318,7 +275,7 @@ def test_a_loss_from_outside_is_one_registered_name_with_its_settings(
             ({"elbo": {}}, "settings of 'elbo', .*; did you mean 'elbow'"),
         ):
             with pytest.raises(ValueError, match=said):
-                train("no", recipe(loss_settings=settings))
+                trained("no", loss_settings=settings)
         with pytest.raises(ValueError, match="'elbow' is none of its losses"):
             loss_terms("elbow", "classification")
     finally:
@@ -346,12 +303,7 @@ def test_clips_of_one_modality_are_as_at_test_time(tiny_model_config: ModelConfi
 
 @pytest.mark.parametrize(("share", "modalities"), [(0.5, "audio-video"), (1.0, "video")])
 def test_modality_dropout_takes_one_of_two_and_never_both(
-    share: float,
-    modalities: str,
-    shards: Path,
-    tiny_model_config: ModelConfig,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    share: float, modalities: str, monkeypatch: pytest.MonkeyPatch, train: Train
 ) -> None:
     drawn: list[torch.Tensor] = []
     kept = EmotionModel.forward_each
@@ -361,14 +313,11 @@ def test_modality_dropout_takes_one_of_two_and_never_both(
         return kept(model, video, fbank, seen, heard)
 
     monkeypatch.setattr(EmotionModel, "forward_each", note)
-    out = train_tiny(
-        tmp_path,
-        shards,
-        tiny_model_config,
+    out = train(
         folds="1",
         epochs=10 if modalities == "audio-video" else 1,
         modalities=modalities,
-        recipe=RecipeConfig(batch_size=4, drop_path=0.0, modality_dropout=share),
+        recipe={"modality_dropout": share},
     )
     said = "had one of its modalities alone with probability" in all_notes(read_run(out))
     assert said == (modalities == "audio-video")
@@ -421,33 +370,13 @@ def test_a_fraction_is_stratified_for_classes_and_for_values() -> None:
     assert training_subset(VALUES, rows, shots=None, fraction=1.0, seed=0) is rows
 
 
-def test_a_few_shot_run_says_what_it_was_trained_on(
-    shards: Path, tiny_model_config: ModelConfig, tmp_path: Path
-) -> None:
-    out = train_tiny(
-        tmp_path,
-        shards,
-        tiny_model_config,
-        folds="1",
-        epochs=1,
-        recipe=RecipeConfig(batch_size=4, shots=2),
-    )
+def test_a_few_shot_run_says_what_it_was_trained_on(tmp_path: Path, train: Train) -> None:
+    out = train(once=True, recipe=RecipeConfig(batch_size=4, shots=2))
     assert read_run(out).folds[0].num_train == 4
     said = "trained on 4 of 12 samples: 2 of each class, drawn by seed 0"
     assert said in all_notes(read_run(out))
-    for recipe, benchmark, message in (
-        (RecipeConfig(shots=7), BENCHMARK, "class high has 6 training samples"),
-        (RecipeConfig(shots=2), VALUES, "recipe.shots is for classification"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            train_tiny(
-                tmp_path,
-                shards,
-                tiny_model_config,
-                benchmark,
-                out=tmp_path / "no",
-                recipe=recipe,
-            )
+    with pytest.raises(ValueError, match="class high has 6 training samples"):
+        train(name="no", recipe=RecipeConfig(shots=7))
     assert not (tmp_path / "no").exists()
 
 

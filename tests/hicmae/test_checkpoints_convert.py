@@ -270,6 +270,8 @@ def test_the_command_converts_verifies_describes_and_goes_back(
     sizes, made = tmp_path / "sizes.yaml", tmp_path / "made"
     save_yaml(sizes, tiny_model_config)
     words = ["checkpoint", "convert", str(finetuned), str(made), "--model", str(sizes)]
+    assert main([*words, "--labels", "mafw_43_index"]) == 2  # of a benchmark, by its name
+    assert "names 43 classes (helplessness_disappointment, disgust_hel" in capsys.readouterr().err
     assert main([*words, "--labels", "joy, anger, fear"]) == 0
     assert "none missing or extra" in capsys.readouterr().out
     assert main(words) == 2

@@ -182,6 +182,29 @@ def test_the_very_file_that_lacks_is_named_and_its_items_are_not_listed(
         assert "clips: 1439, 1 fewer than documented (1440)" in listing.differences()
 
 
+def test_ravdess_pairs_silent_pictures_with_their_sound_where_both_are_apart(
+    tmp_path: Path,
+) -> None:
+    ravdess(tmp_path)
+    for film in tmp_path.glob("Actor_*/01-01-*.mp4"):
+        film.rename(film.with_name(f"02{film.name[2:]}"))
+        medium(film.with_name(f"03{film.stem[2:]}.wav"))
+    (tmp_path / "Actor_07/03-01-03-01-01-01-07.wav").unlink()
+    listing = read("ravdess", tmp_path)
+    assert listing.missing == {"no sound file (02-01-… without 03-01-…)": ["01-01-03-01-01-01-07"]}
+    assert len(listing.items) == 1439
+    item = by_key(listing)["01-01-06-02-01-02-12"]
+    assert (item.path, item.audio) == (
+        "Actor_12/02-01-06-02-01-02-12.mp4",
+        "Actor_12/03-01-06-02-01-02-12.wav",
+    )
+    assert (item.labels["emotion"], item.labels["fold"]) == ("fearful", 3)
+    assert {cause: len(names) for cause, names in listing.left_out.items()} == {
+        "song": 24,
+        "no sound (modality 02)": 1,
+    }
+
+
 def test_msp_improv_takes_perceived_labels_and_counts_raters(listings: Listings) -> None:
     listing = listings["msp-improv"][1]
     item = by_key(listing)["MSP-IMPROV-S01A-M04-S-FM02"]
@@ -220,6 +243,17 @@ def test_mafw_serves_single_and_compound_labels_with_one_manifest(listings: List
     assert items["00220"].labels["compound_fold"] is None
     assert items["00003"].labels["votes_disgust"] == 1
     assert items["00003"].labels["gender_code"] == 1
+
+
+def test_the_counts_of_mafw_are_those_of_all_clips_or_of_those_with_sound(
+    listings: Listings,
+) -> None:
+    """A build with ``--sound required`` leaves 16 of one list out and 15 of the other."""
+    expected = {item.what: (item.number, item.also) for item in listings["mafw"][1].expected}
+    assert expected["clips with one of the 43 emotions"] == (8996, 8981)
+    for place, whole in (("fold", (9172, 9156)), ("compound_fold", (8996, 8981))):
+        folds = [expected[f"clips with {place} {fold}"] for fold in range(1, 6)]
+        assert tuple(map(sum, zip(*folds, strict=True))) == whole
 
 
 def test_mafw_reads_frames_and_names_those_without_sound(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import inspect
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -18,12 +19,21 @@ import numpy as np
 from finetune.benchmark import Benchmark, FoldProtocol
 from finetune.record import Run
 from finetune.run import finetune
-from finetune.settings import FinetuneConfig, OptimizerConfig, RecipeConfig, TrainerConfig
-from hicmae.config import save_yaml, to_dict
+from finetune.settings import (
+    FinetuneConfig,
+    MixingConfig,
+    OptimizerConfig,
+    RecipeConfig,
+    TrainerConfig,
+)
+from hicmae.config import config_root, from_dict, load_yaml, save_yaml, to_dict
 from hicmae.run_logging import WandbConfig
 from hicmae.settings import AugmentConfig, ModelConfig
 from shards.schema import Label
 from tests.support.shard_fixtures import make_sample, wav_bytes, write_shards
+
+# Fine-tunes with a test's own options: see the fixture ``train`` of tests/finetune.
+Train = Callable[..., Path]
 
 CLASSES = ("low", "high")
 CROSSED = ("dark-low", "dark-high", "bright-low", "bright-high")
@@ -64,23 +74,25 @@ def write_labelled_shards(
     """
     samples = []
     for number in range(2 * NUM_SPEAKERS * TAKES):
-        high = number % 2
-        # make_sample's colour tells the number; the class is made by choosing numbers far apart.
-        info, mjpg, wav = make_sample(15 * high + number // 8, sound=number != mute)
-        if wav is not None:
-            time = np.arange(info.num_samples) / info.sample_rate
-            wav = wav_bytes(8000 * np.sin(2 * np.pi * (300 + 900 * high) * time))
-        sound = None if wav is None else hashlib.sha256(wav).hexdigest()
-        fields: dict[str, Any] = {
-            "digests": dataclasses.replace(info.digests, wav=sound),
-            "key": f"s{(number // 2) % NUM_SPEAKERS}/{number:03d}",
-            "speaker": f"s{(number // 2) % NUM_SPEAKERS}",
-            "labels": labels_of(number),
-        }
+        high, speaker = number % 2, (number // 2) % NUM_SPEAKERS
         change = dict((changes or {}).get(number, {}))
-        fields["labels"] = {**fields["labels"], **change.pop("labels", {})}
-        samples.append((dataclasses.replace(info, **(fields | change)), mjpg, wav))
+        labels = labels_of(number) | change.pop("labels", {})
+        fields = {"key": f"s{speaker}/{number:03d}", "speaker": f"s{speaker}", "labels": labels}
+        pitch = None if number == mute else 300 + 900 * high
+        samples.append(_sample(15 * high + number // 8, pitch, fields | change))
     return write_shards(folder, samples, samples_per_shard=10)
+
+
+def _sample(colour: int, pitch: int | None, fields: dict[str, Any]) -> Any:
+    """A sample of a plain colour and a tone, Hz; none: without sound."""
+    info, mjpg, wav = make_sample(colour, sound=pitch is not None)
+    digest = None
+    if pitch is not None:
+        time = np.arange(info.num_samples) / info.sample_rate
+        wav = wav_bytes(8000 * np.sin(2 * np.pi * pitch * time))
+        digest = hashlib.sha256(wav).hexdigest()
+    digests = dataclasses.replace(info.digests, wav=digest)
+    return dataclasses.replace(info, digests=digests, **fields), mjpg, wav
 
 
 def write_crossed_shards(folder: Path) -> Path:
@@ -89,17 +101,9 @@ def write_crossed_shards(folder: Path) -> Path:
     for number in range(4 * NUM_SPEAKERS * TAKES):
         kind, speaker, take = number % 4, (number // 4) % NUM_SPEAKERS, number // 16
         bright, high = divmod(kind, 2)
-        info, mjpg, _ = make_sample(15 * bright + take)
-        time = np.arange(info.num_samples) / info.sample_rate
-        wav = wav_bytes(8000 * np.sin(2 * np.pi * (300 + 900 * high + 20 * take) * time))
-        digests = dataclasses.replace(info.digests, wav=hashlib.sha256(wav).hexdigest())
-        fields: dict[str, Any] = {
-            "digests": digests,
-            "key": f"s{speaker}/{number:03d}",
-            "speaker": f"s{speaker}",
-            "labels": {"emotion": CROSSED[kind], "fold": 1 + speaker % 2},
-        }
-        samples.append((dataclasses.replace(info, **fields), mjpg, wav))
+        labels = {"emotion": CROSSED[kind], "fold": 1 + speaker % 2}
+        fields = {"key": f"s{speaker}/{number:03d}", "speaker": f"s{speaker}", "labels": labels}
+        samples.append(_sample(15 * bright + take, 300 + 900 * high + 20 * take, fields))
     return write_shards(folder, samples, samples_per_shard=16)
 
 
@@ -168,6 +172,22 @@ def settings(**options: Any) -> FinetuneConfig:
     defaults = {name: option.default for name, option in signature.items()}
     given = {"benchmark": "tones", "shards": Path("shards"), "out": Path("run")}
     return FinetuneConfig.from_options({**defaults, **given, **options})
+
+
+def paper_settings(**options: Any) -> FinetuneConfig:
+    """Settings of a run as published, of ``configs/finetune/paper_base.yaml``."""
+    document = load_yaml(config_root() / "finetune/paper_base.yaml")
+    parts = {
+        "recipe": RecipeConfig,
+        "optimizer": OptimizerConfig,
+        "mixing": MixingConfig,
+        "augment": AugmentConfig,
+    }
+    read: dict[str, Any] = {
+        name: from_dict(parts[name], value, name) if name in parts else value
+        for name, value in document.items()
+    }
+    return settings(**{"protocol": "paper", **read, **options})
 
 
 def split_benchmark(**protocol: Any) -> Benchmark:

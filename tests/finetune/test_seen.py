@@ -1,0 +1,200 @@
+"""A checkpoint proves that it has not seen the test side, or is refused."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from finetune.benchmark import Benchmark
+from finetune.record import read_run
+from finetune.reporting.run_report import write_run_report
+from hicmae.checkpoints.checkpoint import CONFIG, load_checkpoint
+from hicmae.checkpoints.networks import average
+from hicmae.checkpoints.seen import Seen, digests, seen_of, union
+from hicmae.settings import ModelConfig
+from tests.support.finetune_fixtures import (
+    BENCHMARK,
+    Train,
+    all_notes,
+    split_benchmark,
+    train_tiny,
+    write_labelled_shards,
+)
+
+# The same corpus divided in another way, as MAFW's compound labels divide it.
+TWO_WAYS = {
+    name: dataclasses.replace(split_benchmark(column=name, shared_speakers=True), dataset="films")
+    for name in ("fold", "other_fold")
+}
+
+
+@pytest.fixture(scope="module")
+def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Shards whose two columns of folds differ for a third of each side."""
+    changes = {
+        number: {"labels": {"other_fold": 1 + (number // 8 + number // 2) % 2}}
+        for number in range(24)
+    }
+    return write_labelled_shards(tmp_path_factory.mktemp("films") / "shards", changes=changes)
+
+
+@pytest.fixture(scope="module")
+def first(
+    tmp_path_factory: pytest.TempPathFactory, films: Path, tiny_model_config: ModelConfig
+) -> Path:
+    """Both folds of one division, trained from scratch."""
+    folder = tmp_path_factory.mktemp("first")
+    return train_tiny(folder, films, tiny_model_config, TWO_WAYS["fold"], epochs=1)
+
+
+def again(train: Train, films: Path, checkpoint: Path, benchmark: Benchmark, **more: Any) -> Path:
+    """Fine-tune a checkpoint on."""
+    return train(benchmark, on=films, model=None, checkpoint=checkpoint, epochs=1, **more)
+
+
+def test_a_fold_goes_on_from_its_own_network_and_no_other_of_the_same_folds(
+    first: Path, films: Path, train: Train
+) -> None:
+    own = again(train, films, first / "fold-1", TWO_WAYS["fold"], folds="1", name="own")
+    assert "may have seen" not in all_notes(read_run(own))
+    with pytest.raises(ValueError, match=r"fold 2: it was trained on 12 of its 12 test") as caught:
+        again(train, films, first / "fold-1", TWO_WAYS["fold"], folds="2")
+    assert "(tones, fold 1)" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_other_folds_of_the_same_corpus_share_samples_and_are_refused_unless_named(
+    first: Path, films: Path, tiny_model_config: ModelConfig, train: Train
+) -> None:
+    said = r"fold 1: it was trained on 4 of its 12 test samples \('s\d/\d{3}', .*--allow_seen, "
+    with pytest.raises(ValueError, match=said):
+        again(train, films, first / "fold-1", TWO_WAYS["other_fold"], folds="1", name="no")
+    run = read_run(
+        again(
+            train,
+            films,
+            first / "fold-1",
+            TWO_WAYS["other_fold"],
+            folds="1",
+            allow_seen=True,
+            name="named",
+        )
+    )
+    note = "the checkpoint may have seen what was tested: fold 1: it was trained on 4 of its 12"
+    assert note in all_notes(run)
+    assert note in write_run_report(run, html=False).read_text()
+
+
+def test_what_was_seen_is_carried_on_from_training_to_training(
+    first: Path, films: Path, train: Train
+) -> None:
+    second = again(
+        train,
+        films,
+        first / "fold-1",
+        TWO_WAYS["other_fold"],
+        folds="2",
+        allow_seen=True,
+        name="second",
+    )
+    one, both = (
+        seen_of(load_checkpoint(run).config, "a checkpoint")
+        for run in (first / "fold-1", second / "fold-2")
+    )
+    assert one is not None
+    assert both is not None
+    assert both.trainings == ("tones, fold 1", "tones, fold 2")
+    assert set(one.samples) < set(both.samples)
+    # Of a third training all that either has seen is refused.
+    with pytest.raises(ValueError, match=r"fold 2: it was trained on 12 of its 12 test samples"):
+        again(train, films, second / "fold-2", TWO_WAYS["fold"], folds="2", name="third")
+
+
+def test_speakers_are_known_again_though_none_of_their_samples_is(
+    films: Path, shards: Path, tmp_path: Path, tiny_model_config: ModelConfig, train: Train
+) -> None:
+    """The network has seen two samples of each class, of speakers who are all tested later."""
+    acted = dataclasses.replace(BENCHMARK, dataset="actors")
+    few = train_tiny(
+        tmp_path, shards, tiny_model_config, acted, out=tmp_path / "few", folds="1", epochs=1
+    )
+    seen = seen_of(load_checkpoint(few / "fold-1").config, "few")
+    assert seen is not None
+    assert len(seen.speakers) == 2
+    renamed = {number: {"key": f"new/{number:03d}", "num_samples": 8000} for number in range(24)}
+    other = write_labelled_shards(tmp_path / "other", changes=renamed)
+    with pytest.raises(ValueError, match=r"fold 2: it was trained on speaker 's1', 's3' of its"):
+        again(train, other, few / "fold-1", acted, folds="2", name="no")
+    again(train, other, few / "fold-1", acted, folds="1", name="disjoint")
+    # Another corpus may name its people alike.
+    elsewhere = dataclasses.replace(acted, dataset="strangers")
+    again(train, other, few / "fold-1", elsewhere, folds="2", name="elsewhere")
+
+
+def test_what_chose_the_epoch_was_seen_too(
+    films: Path, tmp_path: Path, tiny_model_config: ModelConfig
+) -> None:
+    for rule, number in (("last", 12), ("inner-validation", 12), ("best-on-test", 24)):
+        out = train_tiny(
+            tmp_path,
+            films,
+            tiny_model_config,
+            TWO_WAYS["fold"],
+            out=tmp_path / rule,
+            folds="1",
+            epochs=1,
+            selection=rule,
+            validation_share=0.3,
+        )
+        seen = seen_of(load_checkpoint(out / "fold-1").config, rule)
+        assert seen is not None
+        assert len(seen.samples) == 2 * number  # by name and lengths, and by dataset and name
+
+
+def test_a_checkpoint_that_does_not_say_is_refused_unless_it_is_of_another_corpus(
+    first: Path, films: Path, tmp_path: Path, train: Train
+) -> None:
+    silent = tmp_path / "silent"
+    silent.mkdir()
+    for file in (first / "fold-1" / "checkpoints" / "last").iterdir():
+        (silent / file.name).write_bytes(file.read_bytes())
+    document = json.loads((silent / CONFIG).read_text())
+    document.pop("seen")
+    (silent / CONFIG).write_text(json.dumps(document))
+    with pytest.raises(ValueError, match="was trained on labels and does not say on whose"):
+        again(train, films, silent, TWO_WAYS["fold"], folds="1")
+    strangers = dataclasses.replace(TWO_WAYS["fold"], dataset="strangers")
+    again(train, films, silent, strangers, folds="1", name="strangers")
+    document["seen"] = {"trainings": ["a"], "samples": "%", "speakers": ""}
+    (silent / CONFIG).write_text(json.dumps(document))
+    with pytest.raises(ValueError, match="damaged configuration \\(section 'seen'"):
+        again(train, films, silent, TWO_WAYS["fold"], folds="1", name="damaged")
+
+
+def test_an_average_has_seen_what_any_of_its_networks_has(first: Path) -> None:
+    folds = [first / f"fold-{fold}" / "checkpoints" / "last" for fold in (1, 2)]
+    parts = [seen_of(load_checkpoint(folder).config, "fold") for folder in folds]
+    both = seen_of(average(folds).config, "average")
+    assert both is not None
+    for part in parts:
+        assert part is not None
+        assert np.isin(part.samples, both.samples).all()
+    assert both.trainings == ("tones, fold 1", "tones, fold 2")
+
+
+def test_digests_come_back_as_they_were_and_are_the_texts_own() -> None:
+    one = digests(["a", "b", "a"])
+    assert one.dtype == np.uint64
+    assert one[0] == one[2] != one[1]
+    seen = Seen(trainings=("x",), samples=np.unique(one), speakers=digests([]))
+    back = seen_of({"seen": json.loads(json.dumps(seen.section()))}, "here")
+    assert back is not None
+    assert back.samples.tolist() == seen.samples.tolist()
+    assert back.speakers.tolist() == []
+    assert union([seen, seen]).section() == seen.section()
+    assert seen_of({}, "here") is None
