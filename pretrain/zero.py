@@ -18,6 +18,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal
 
+import pytorch_lightning as pl
 import torch
 from pytorch_lightning.plugins.io import CheckpointIO
 from pytorch_lightning.plugins.precision import DeepSpeedPrecision
@@ -211,6 +212,12 @@ class ZeroPrecision(DeepSpeedPrecision):
     def convert_input(self, data: Any) -> Any:
         """Batches are bytes; what is made of them stays fp32, and autocast casts."""
         return data
+
+    def backward(
+        self, tensor: Tensor, model: pl.LightningModule, optimizer: Any, *args: Any, **kwargs: Any
+    ) -> None:
+        """Lightning has divided the loss by the batches of a step; DeepSpeed is not to again."""
+        super().backward(tensor, model, optimizer, *args, scale_wrt_gas=False, **kwargs)
 
     @contextmanager
     def train_step_context(self) -> Iterator[None]:
