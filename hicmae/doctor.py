@@ -27,7 +27,7 @@ from rich.table import Table
 
 import hicmae
 from hicmae.config import config_root
-from hicmae.devices import choose_device, resolve_precision
+from hicmae.devices import cuda_problem, resolve_precision
 from hicmae.files import write_text
 from hicmae.run_logging import wandb_mode
 
@@ -210,14 +210,9 @@ def check_devices() -> list[Finding]:
 
     # What this process may use: a container or a batch system gives fewer than the machine has.
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    findings = [Finding(topic="CPU cores", found=str(cores)), *_memory()]
-    for index in range(torch.cuda.device_count()):
-        device = torch.cuda.get_device_properties(index)
-        memory = f"{device.total_memory / _GIB:.0f} GiB"
-        findings.append(Finding(topic=f"CUDA {index}", found=f"{device.name}, {memory}"))
-    if not torch.cuda.is_available():
-        findings.append(_no_cuda(torch.version.cuda))
-    precision = resolve_precision("auto", choose_device("auto"))
+    findings = [Finding(topic="CPU cores", found=str(cores)), *_memory(), *_cuda()]
+    usable = torch.cuda.is_available() and cuda_problem() is None
+    precision = resolve_precision("auto", torch.device("cuda" if usable else "cpu"))
     fast = precision == "bf16-mixed"
     findings.append(
         Finding(
@@ -294,19 +289,24 @@ def _memory() -> list[Finding]:
     return [Finding(topic="memory", found=f"{total / _GIB:.0f} GiB")]
 
 
-def _no_cuda(built_for: str | None) -> Finding:
-    """Why there is no GPU, as far as can be seen."""
-    driver = _first_line("nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader")
-    if driver is None:
+def _cuda() -> list[Finding]:
+    """The GPUs, or why there is none as far as can be seen."""
+    import torch
+
+    findings = []
+    for index in range(torch.cuda.device_count()):
+        device = torch.cuda.get_device_properties(index)
+        memory = f"{device.total_memory / _GIB:.0f} GiB"
+        found = f"{device.name}, {memory}, compute capability {device.major}.{device.minor}"
+        findings.append(Finding(topic=f"CUDA {index}", found=found))
+    if problem := cuda_problem():
+        found, _, remedy = problem.rpartition("; ")
+        findings.append(Finding(topic="CUDA", state="broken", found=found, remedy=remedy))
+    elif not torch.cuda.is_available():
         remedy = "nothing for prediction and small runs; pretraining wants an NVIDIA GPU"
-        return Finding(topic="CUDA", state="note", found="no GPU: the CPU does it", remedy=remedy)
-    remedy = (
-        "install a build of torch with CUDA"
-        if built_for is None
-        else f"update the driver to one that knows CUDA {built_for}, or see CUDA_VISIBLE_DEVICES"
-    )
-    found = f"{driver} is there, and torch cannot use it"
-    return Finding(topic="CUDA", state="broken", found=found, remedy=remedy)
+        found = "no GPU: the CPU does it"
+        findings.append(Finding(topic="CUDA", state="note", found=found, remedy=remedy))
+    return findings
 
 
 def _disk(topic: str, folder: Path) -> Finding:

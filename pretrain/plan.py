@@ -21,7 +21,7 @@ from rich.table import Table
 from hicmae import __version__
 from hicmae.bench import step_flops
 from hicmae.config import from_dict, load_model_config, merged, to_dict
-from hicmae.devices import choose_device, resolve_precision
+from hicmae.devices import choose_device, cuda_problem, resolve_precision
 from hicmae.masks import num_hidden
 from hicmae.pretraining import HiCMAE
 from hicmae.settings import ModelConfig
@@ -82,6 +82,8 @@ def make_plan(config: PretrainConfig, *, resume: bool) -> Plan:
         FileNotFoundError: No such folder of shards.
     """
     device = choose_device(config.device)
+    if config.device == "auto" and device.type == "cpu" and (problem := cuda_problem()):
+        raise ValueError(f"device = auto: {problem}; or pretrain on the CPU with --device cpu")
     precision = resolve_precision(config.precision, device)
     processes = find_processes(config.hardware, config.device)
     if ":" in config.device and processes.world_size > 1:

@@ -138,6 +138,7 @@ def pretrain(
 def _train(plan: Plan, console: Console, *, resume: bool, overwrite: bool) -> int:
     """Put the pieces together, train, and say what came of it; the exit status."""
     import pytorch_lightning as pl
+    import torch
 
     from hicmae.config import save_yaml
     from hicmae.run_logging import MetricsFile, WandbRun
@@ -149,6 +150,7 @@ def _train(plan: Plan, console: Console, *, resume: bool, overwrite: bool) -> in
         compare_settings,
         prepare_folder,
     )
+    from pretrain.cluster import meet
     from pretrain.data import PretrainData, fixed_clips
     from pretrain.gallery import Gallery
     from pretrain.guard import Agreement, BadSamples, FiniteGuard
@@ -156,7 +158,7 @@ def _train(plan: Plan, console: Console, *, resume: bool, overwrite: bool) -> in
     from pretrain.meter import ProgressShown, StepMeter
     from pretrain.module import PretrainModule
     from pretrain.probes import Probes
-    from pretrain.processes import StopOnSignal, lost_process
+    from pretrain.processes import StopOnSignal, check_gpus, check_port, lost_process
     from pretrain.zero import trainer_settings
 
     config, counts, resumption = plan.config, plan.counts, plan.resumption
@@ -168,6 +170,13 @@ def _train(plan: Plan, console: Console, *, resume: bool, overwrite: bool) -> in
             done = f"already pretrained for {resumption.step} of {counts.num_steps} steps"
             console.print(f"{out}: {done}")
             return 0
+    # What can be wrong with the processes is found before anything is written.
+    if plan.device.type == "cuda":
+        check_gpus(plan.processes, torch.cuda.device_count())
+    check_port(plan.processes)
+    if plan.processes.task is not None:
+        timeout = hardware.timeout_seconds
+        meet(plan.processes.task, device=plan.device, out=str(out), timeout_seconds=timeout)
     module = PretrainModule(config, counts)
     pictured = None
     if log.pictures_every:

@@ -138,6 +138,10 @@ def trainer_settings(
         "process_group_backend": "gloo" if on_cpu else None,
         "timeout": timedelta(seconds=timeout_seconds),
     }
+    if not on_cpu and processes.devices > 1 and torch.cuda.device_count() == 1:
+        # Each process sees one GPU, its own; Lightning would look for that of its number.
+        shared["parallel_devices"] = [torch.device("cuda", 0)] * processes.devices
+        settings["devices"] = 1
     if engine.kind == "deepspeed":
         if on_cpu:
             # DeepSpeed asks the machine what it computes on; one with GPUs would say otherwise.
@@ -154,9 +158,8 @@ def trainer_settings(
         # Buffers are constants (positions, windows): sending them each step would be for nothing.
         ddp = _DDP(gradient_as_bucket_view=True, broadcast_buffers=False, **shared)
         return settings | {"strategy": ddp}
-    if processes.launcher != "own":
-        # The environment is told for what it turns off: Lightning's own requeueing.
-        settings["plugins"].append(processes.environment())
+    # Lightning would take a job of SLURM for the launcher, and requeue it.
+    settings["plugins"].append(processes.environment())
     return settings
 
 
@@ -252,13 +255,14 @@ class ZeroStrategy(DeepSpeedStrategy):
         self.setup_distributed()
 
     def setup_distributed(self) -> None:
-        """Lightning's, without its check of GPU numbers on CPUs, and with its timeout for all."""
+        """Lightning's, with its timeout for all, and without its check of GPU numbers.
+
+        Those do not begin at 0 on CPUs, nor where each process sees one GPU.
+        """
         _time_out_after(self._timeout)
-        if super().root_device.type != "cpu":
-            super().setup_distributed()
-            return
         self.set_world_ranks()
-        _use_gloo_alone()
+        if self.root_device.type == "cpu":
+            _use_gloo_alone()
         self._init_deepspeed_distributed()
 
     def _configure_launcher(self) -> None:

@@ -17,7 +17,8 @@ from pretrain.zero import EngineConfig, load_engine, trainer_settings, zero_conf
 VARIABLES = (
     "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "NODE_RANK",
     "TORCHELASTIC_RUN_ID", "SLURM_NTASKS", "SLURM_NTASKS_PER_NODE", "SLURM_PROCID",
-    "SLURM_LOCALID", "SLURM_NODEID", "SLURM_JOB_NUM_NODES", "SLURM_NNODES", "SLURM_JOB_NAME",
+    "SLURM_LOCALID", "SLURM_NODEID", "SLURM_JOB_ID", "SLURM_STEP_ID", "SLURM_STEP_NUM_TASKS",
+    "SLURM_STEP_TASKS_PER_NODE",
 )  # fmt: skip
 
 
@@ -90,11 +91,12 @@ def test_a_command_that_nobody_started_is_the_first_of_its_processes(
 def test_torchrun_and_slurm_say_who_is_there_and_settings_that_differ_are_named(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    start_as(monkeypatch, SLURM_NTASKS=6, SLURM_NTASKS_PER_NODE=3, SLURM_PROCID=4)
-    start_as(monkeypatch, SLURM_JOB_NUM_NODES=2, SLURM_JOB_NAME="run")
+    start_as(monkeypatch, SLURM_JOB_ID=7, SLURM_STEP_ID=0, SLURM_STEP_NUM_TASKS=6)
+    start_as(monkeypatch, SLURM_STEP_TASKS_PER_NODE="3(x2)", SLURM_PROCID=4, SLURM_NTASKS=6)
     found = find_processes(HardwareConfig(), "cpu")
     assert (found.rank, found.devices, found.num_nodes) == (4, 3, 2)
-    assert (found.launcher, found.note) == ("slurm", "")
+    assert found.launcher == "slurm"
+    assert found.note == "SLURM step 7.0: one run of 6 processes on 2 nodes (3 each)"
     # torchrun inside of SLURM is who started the processes.
     start_as(monkeypatch, TORCHELASTIC_RUN_ID="x", RANK=5, LOCAL_RANK=1, GROUP_RANK=1)
     start_as(monkeypatch, WORLD_SIZE=8, LOCAL_WORLD_SIZE=4)

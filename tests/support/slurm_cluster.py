@@ -35,14 +35,16 @@ class Cluster:
     folder: Path
     environment: Mapping[str, str]
 
-    def call(self, *words: str, environment: Mapping[str, str] | None = None) -> str:
+    def call(
+        self, *words: str, environment: Mapping[str, str] | None = None, seconds: float = 60
+    ) -> str:
         """Run a client program; what it printed. Raises CalledProcessError."""
         done = subprocess.run(
             words,
             env={**os.environ, **self.environment, **(environment or {})},
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=seconds,
             check=False,
         )
         if done.returncode:
