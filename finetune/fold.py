@@ -278,8 +278,11 @@ def _trainer(
     config, device = plan.config, choose_device(plan.config.device)
     devices = config.hardware.devices
     precision, plugins = trainer_precision(plan.precision, device)
-    if devices > 1:
-        plugins.append(LightningEnvironment())  # not SLURM's: a fold's processes are started here
+    # A fold's processes are started here; Lightning would take the tasks of SLURM for one run, and
+    # this one for that of the task's number, which writes nothing.
+    plugins.append(LightningEnvironment())
+    if devices == 1:
+        rank_zero_only.rank = 0  # type: ignore[attr-defined]  # how Lightning keeps it
     return pl.Trainer(
         accelerator="gpu" if device.type == "cuda" else "cpu",
         devices=[device.index] if ":" in config.device else devices,

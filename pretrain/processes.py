@@ -16,7 +16,7 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -68,7 +68,8 @@ def find_processes(hardware: HardwareConfig, device: str) -> Processes:
     """
     if TorchElasticEnvironment.detect():
         world, here = int(os.environ["WORLD_SIZE"]), int(os.environ["LOCAL_WORLD_SIZE"])
-        return _started(hardware, "torchrun", int(os.environ["RANK"]), world, here)
+        found = _started(hardware, "torchrun", int(os.environ["RANK"]), world, here)
+        return replace(found, note="; ".join(filter(None, (found.note, _restarts(os.environ)))))
     task = step_task(os.environ)
     if task is not None:
         found = _started(hardware, "slurm", task.rank, task.world_size, task.devices)
@@ -226,6 +227,23 @@ def _started(
     ]
     note = f"{launcher} started the processes; not used: {', '.join(differs)}" if differs else ""
     return Processes(rank=rank, devices=devices, num_nodes=nodes, launcher=launcher, note=note)
+
+
+def _restarts(environ: Mapping[str, str]) -> str:
+    """A line where torchrun will restart processes that then find the addresses of dead ones.
+
+    It hands the store of its own rendezvous to them, with what the first start left in it; only
+    its own environment can change that.
+    """
+    restarts = environ.get("TORCHELASTIC_MAX_RESTARTS", "0")
+    if restarts == "0" or environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return ""
+    if environ.get("TORCH_DISABLE_SHARE_RDZV_TCP_STORE") == "1":
+        return ""
+    return (
+        f"torchrun restarts up to {restarts} times (--max-restarts), and restarted processes would "
+        "dial the addresses of the dead: start it with TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1"
+    )
 
 
 def _devices(hardware: HardwareConfig, device: str) -> int:

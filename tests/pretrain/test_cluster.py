@@ -123,6 +123,30 @@ def test_the_run_is_what_the_step_says_and_says_so_first(monkeypatch: pytest.Mon
     assert "not used: hardware.devices = 8 (found 2)" in second
 
 
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({}, True),
+        ({"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}, False),
+        ({"TORCHELASTIC_MAX_RESTARTS": "0"}, False),
+        ({"TORCHELASTIC_USE_AGENT_STORE": "False"}, False),  # which that variable is for
+    ],
+)
+def test_restarts_of_torchrun_that_would_dial_the_dead_are_said(
+    more: dict[str, str], said: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", raising=False)
+    torchrun = {
+        "TORCHELASTIC_RUN_ID": "x", "RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2",
+        "LOCAL_WORLD_SIZE": "2", "TORCHELASTIC_MAX_RESTARTS": "3",
+        "TORCHELASTIC_USE_AGENT_STORE": "True",
+    }  # fmt: skip
+    for name, value in (torchrun | more).items():
+        monkeypatch.setenv(name, value)
+    note = find_processes(HardwareConfig(), "cpu").note
+    assert ("TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1" in note) == said
+
+
 @pytest.mark.parametrize("engine", ["ddp", "zero1"])
 def test_a_task_that_sees_one_gpu_takes_it(engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Lightning would look for a GPU of the task's number."""
