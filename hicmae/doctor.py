@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import importlib.util
 import os
 import platform
 import shutil
@@ -344,6 +345,11 @@ def check_decoders() -> list[Finding]:
             remedy = "pip install --force-reinstall av"
             return [Finding(topic="PyAV", state="broken", found=found, remedy=remedy)]
         for name, (package, read, wanted) in _READERS.items():
+            if importlib.util.find_spec(package) is None and package == "decord":
+                found = "not installed: PyAV alone reads videos"
+                remedy = "nothing: decord is faster, and has no wheels for ARM and macOS"
+                findings.append(Finding(topic=name, state="note", found=found, remedy=remedy))
+                continue
             try:
                 count = read(clip)
             except Exception as error:  # likewise

@@ -242,6 +242,7 @@ def _train(plan: Plan, console: Console, *, resume: bool, overwrite: bool) -> in
             batch_size=config.data.batch_size,
             timeout_seconds=hardware.timeout_seconds,
             checkpoint_io=files,
+            clip_norm=config.optimizer.clip_norm,
         ),
         max_steps=counts.num_steps,
         max_epochs=-1,

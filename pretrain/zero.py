@@ -48,6 +48,8 @@ class EngineConfig:
         offload_parameters: Whether weights that are not in use are on the CPU; stage 3 only.
         bucket_elements: Numbers that are sent at once; twice as many take memory.
         overlap: Whether gradients are sent while the backward pass goes on.
+        communication: Number format in which ``deepspeed`` sends gradients: ``auto`` is the
+            format that they have; bf16 sends half of fp32's bytes, and rounds each sum.
         persistent_elements: Weights of fewer numbers stay whole on every device; stage 3 only.
         gathered_elements: Numbers of shared weights that are whole at once, those of the next
             layers among them; stage 3 only. One layer's are whole however many they are.
@@ -61,6 +63,7 @@ class EngineConfig:
     offload_parameters: bool = False
     bucket_elements: int = 50_000_000
     overlap: bool = True
+    communication: Literal["auto", "fp32", "bf16"] = "auto"
     persistent_elements: int = 100_000
     gathered_elements: int = 10_000_000
 
@@ -74,6 +77,8 @@ class EngineConfig:
             problems.append(f"offload_optimizer with kind {self.kind} (needs deepspeed)")
         if self.offload_parameters and self.stage != 3:
             problems.append(f"offload_parameters at stage {self.stage} (needs stage 3)")
+        if self.communication != "auto" and self.kind != "deepspeed":
+            problems.append(f"communication with kind {self.kind} (needs deepspeed)")
         if self.bucket_elements < 1:
             problems.append(f"bucket_elements = {self.bucket_elements} (must be 1 or more)")
         for name in ("persistent_elements", "gathered_elements"):
@@ -120,11 +125,13 @@ def trainer_settings(
     batch_size: int,
     timeout_seconds: int,
     checkpoint_io: CheckpointIO,
+    clip_norm: float | None = None,
 ) -> dict[str, Any]:
     """What Lightning's trainer is told of an engine, its devices and the number format.
 
     ``precision`` is Lightning's name, ``batch_size`` the clips that one process handles at once,
-    and ``timeout_seconds`` the longest that it waits for another.
+    ``timeout_seconds`` the longest that it waits for another, and ``clip_norm`` the largest norm
+    of a gradient.
     """
     on_cpu = device.type == "cpu"
     alone_on = [device.index] if device.index and processes.world_size == 1 else None
@@ -146,7 +153,13 @@ def trainer_settings(
         if on_cpu:
             # DeepSpeed asks the machine what it computes on; one with GPUs would say otherwise.
             os.environ["DS_ACCELERATOR"] = "cpu"
-        config = zero_config(engine, precision=precision, batch_size=batch_size, on_cpu=on_cpu)
+        config = zero_config(
+            engine,
+            precision=precision,
+            batch_size=batch_size,
+            on_cpu=on_cpu,
+            clip_norm=clip_norm,
+        )
         # It brings the number format and is not told it a second time.
         return settings | {
             "strategy": ZeroStrategy(config=config, **shared),
@@ -164,7 +177,12 @@ def trainer_settings(
 
 
 def zero_config(
-    engine: EngineConfig, *, precision: str, batch_size: int, on_cpu: bool
+    engine: EngineConfig,
+    *,
+    precision: str,
+    batch_size: int,
+    on_cpu: bool,
+    clip_norm: float | None = None,
 ) -> dict[str, Any]:
     """What DeepSpeed is told; ``on_cpu``: it computes on CPUs, which need no pinned memory."""
     zero: dict[str, Any] = {
@@ -173,10 +191,12 @@ def zero_config(
         "contiguous_gradients": True,
         "reduce_bucket_size": engine.bucket_elements,
         "allgather_bucket_size": engine.bucket_elements,
-        # Gradients go to the process that keeps them; by default DeepSpeed sends them to all,
-        # which is twice as much, and lets each throw the others' away.
-        "use_multi_rank_bucket_allreduce": False,
     }
+    if on_cpu:
+        # Gradients go to the process that keeps them; by default DeepSpeed sends a bucket to all,
+        # which is twice as much, and lets each throw the others' away. On GPUs that is the faster:
+        # one call for a bucket instead of one for each process that keeps a part of it.
+        zero["use_multi_rank_bucket_allreduce"] = False
     if engine.stage == 3:
         zero |= {
             "stage3_param_persistence_threshold": engine.persistent_elements,
@@ -192,8 +212,12 @@ def zero_config(
         zero["offload_optimizer"] = dict(device)
     if engine.offload_parameters:
         zero["offload_param"] = dict(device)
-    return {
+    config: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": batch_size,
+        # Left out, it is 1 from DeepSpeed 0.19.3 on.
+        "gradient_clipping": clip_norm or 0.0,
+        # It would wait for the device at every step; the run measures its own speed.
+        "timers": {"throughput": {"enabled": False}},
         "zero_optimization": zero,
         # PyTorch's AdamW, fused, updates on a CPU too; DeepSpeed's own wants a compiler.
         "zero_allow_untested_optimizer": True,
@@ -203,6 +227,9 @@ def zero_config(
         "bf16": {"enabled": precision == "bf16-true"},
         "fp16": {"enabled": precision == "16-mixed"},
     }
+    if engine.communication != "auto":
+        config["communication_data_type"] = engine.communication
+    return config
 
 
 class ZeroPrecision(DeepSpeedPrecision):

@@ -111,14 +111,14 @@ def test_one_run_of_several_processes_or_several_of_one_is_what_the_step_says(
     with socket.create_server(("", 0)) as taken:
         script.write_text(
             f"""cd {tmp_path}
-            srun -N1 -n2 --exact {words} --out {out}/A >A.log 2>&1 &
-            srun -N1 -n2 --exact {words} --seed 1 --out {out}/B >B.log 2>&1 &
+            srun -N1 -n2 --overlap {words} --out {out}/A >A.log 2>&1 &
+            srun -N1 -n2 --overlap {words} --seed 1 --out {out}/B >B.log 2>&1 &
             wait
-            srun -N1 -n1 --exact {plan} >one.log 2>&1 &
+            srun -N1 -n1 --overlap {plan} >one.log 2>&1 &
             {plan} >shell.log 2>&1 &
-            MASTER_PORT={taken.getsockname()[1]} srun -N1 -n2 --exact {words} \\
+            MASTER_PORT={taken.getsockname()[1]} srun -N1 -n2 --overlap {words} \\
                 --hardware.timeout_seconds 5 --out {out}/C >C.log 2>&1 &
-            srun -N2 -n2 --exact bash -c '{words} --out {out}/D-$SLURM_PROCID' >D.log 2>&1 &
+            srun -N2 -n2 --overlap bash -c '{words} --out {out}/D-$SLURM_PROCID' >D.log 2>&1 &
             wait
             """
         )

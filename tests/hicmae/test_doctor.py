@@ -5,12 +5,15 @@ from __future__ import annotations
 import collections
 import importlib.metadata
 import json
+import os
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from packaging.requirements import Requirement
 
 import hicmae.devices
 import hicmae.doctor
@@ -61,6 +64,56 @@ def test_a_decoder_that_loses_frames_is_broken(
     found = findings(tmp_path, status=1)["decoder decord (frames)"]
     assert (found["state"], found["remedy"]) == ("broken", "pip install --force-reinstall decord")
     assert "1 broken" in capsys.readouterr().out
+
+
+def test_without_decord_pyav_reads_and_the_doctor_says_so(tmp_path: Path, repository: Path) -> None:
+    """In a process of its own: a decoder is chosen when it is imported."""
+    script = (
+        "import sys; sys.modules['decord'] = None; import hicmae.doctor as doctor; "
+        "from pathlib import Path; from hicmae.media.video import open_video; "
+        f"clip = Path({str(tmp_path / 'clip.mp4')!r}); doctor._write_clip(clip); "
+        "print(open_video(clip).decoder); "
+        "print(*((f.topic, f.state) for f in doctor.check_decoders()), sep='\\n')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env={**os.environ, "PYTHONPATH": str(repository)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[0] == "pyav"
+    assert "('decoder decord (frames)', 'note')" in lines
+    assert "('decoder PyAV (frames)', 'ok')" in lines
+
+
+@pytest.mark.parametrize(
+    ("system", "machine", "wanted"),
+    [
+        ("linux", "x86_64", True),
+        ("win32", "AMD64", True),
+        ("linux", "aarch64", False),
+        ("darwin", "arm64", False),
+        ("darwin", "x86_64", False),
+    ],
+)
+def test_what_is_asked_for_can_be_installed_on_every_system(
+    system: str, machine: str, wanted: bool, repository: Path
+) -> None:
+    tomllib = pytest.importorskip("tomllib", reason="tomllib came with Python 3.11")
+    project = tomllib.loads((repository / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    asked = [Requirement(line) for line in project["dependencies"]]
+    there = {"sys_platform": system, "platform_machine": machine}
+    found = {item.name for item in asked if item.marker is None or item.marker.evaluate(there)}
+    assert ("decord" in found) == wanted
+    assert "av" in found
+    (lightning,) = (item.specifier for item in asked if item.name == "pytorch-lightning")
+    assert [lightning.contains(f"2.6.{n}") for n in range(1, 7)] == [True, False, False] + 3 * [
+        True
+    ]
 
 
 def test_a_library_that_does_not_import_is_named_with_a_remedy(

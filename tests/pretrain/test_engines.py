@@ -78,6 +78,29 @@ def test_deepspeed_is_told_stage_offloading_and_precision() -> None:
     assert not config["zero_optimization"]["offload_optimizer"]["pin_memory"]
 
 
+def test_deepspeed_is_told_what_its_defaults_would_change() -> None:
+    """Its gradient clipping, its timer, which waits for the device, and what it sends in."""
+    engine = EngineConfig(kind="deepspeed", stage=2)
+    for clip_norm in (None, 0.5):
+        config = zero_config(
+            engine, precision="bf16-mixed", batch_size=5, on_cpu=False, clip_norm=clip_norm
+        )
+        assert config["gradient_clipping"] == (clip_norm or 0)
+        assert config["timers"] == {"throughput": {"enabled": False}}
+        assert "communication_data_type" not in config
+        assert "use_multi_rank_bucket_allreduce" not in config["zero_optimization"]
+    config = zero_config(
+        EngineConfig(kind="deepspeed", stage=2, communication="bf16"),
+        precision="bf16-mixed",
+        batch_size=5,
+        on_cpu=True,
+    )
+    assert config["communication_data_type"] == "bf16"
+    assert config["zero_optimization"]["use_multi_rank_bucket_allreduce"] is False
+    with pytest.raises(ValueError, match="communication with kind ddp"):
+        EngineConfig(kind="ddp", communication="bf16")
+
+
 def test_a_command_that_nobody_started_is_the_first_of_its_processes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

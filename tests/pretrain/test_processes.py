@@ -54,6 +54,26 @@ def test_a_signal_to_all_processes_of_a_run_saves_it(number: signal.Signals, run
     assert runs.rows(number.name)[-1]["step"] == str(step)
 
 
+@pytest.mark.slow
+def test_a_signal_that_readers_get_too_is_survived_while_a_slow_disk_saves(runs: Runs) -> None:
+    """Their death would end the training process, unsaved and not requeued."""
+    out = runs.folder / "slow"
+    process = runs.start(
+        "slow",
+        *("--steps", "1000000", "--workers", "2", "--log.checkpoint_every", "3"),
+        script=runs.repository / "tests" / "support" / "pretrain_slow_save.py",
+        SAVE_SECONDS="4",
+    )
+    runs.wait_for((out / "saving").exists, process)
+    os.killpg(process.pid, signal.SIGTERM)
+    output, errors = process.communicate(timeout=120)
+    assert process.returncode == 128 + signal.SIGTERM, output + errors
+    assert "stopped by SIGTERM after step" in output.splitlines()[-1]
+    step = load_checkpoint(out).config["step"]
+    assert (out / "checkpoints" / f"step-{step:06d}.ckpt").is_file()
+    assert runs.rows("slow")[-1]["step"] == str(step)
+
+
 @pytest.mark.parametrize(
     ("extra", "words"),
     [

@@ -42,6 +42,7 @@ def runs(
     (folder / "zero3.yaml").write_text(
         "kind: deepspeed\nstage: 3\npersistent_elements: 0\ngathered_elements: 4000\n"
     )
+    (folder / "bf16.yaml").write_text("kind: deepspeed\nstage: 2\ncommunication: bf16\n")
     found = Runs(folder, repository, tiny_model_config, many_shards)
     found.options += ["--optimizer.clip_norm", "0.5", "--steps", str(STEPS)]
     found.options += ["--log.checkpoint_every", "2", "--log.keep", "9"]
@@ -175,6 +176,7 @@ def test_accumulation_is_the_mean_over_the_batches_of_a_step_with_every_engine(
                 for engine in ENGINES
                 for count in counts
             ),
+            of_two("bf16", "bf16"),
             # They share the batches of one process's step.
             *(of_two(name, engine, "--resume") for engine, name in on.items()),
         ],
@@ -202,6 +204,11 @@ def test_accumulation_is_the_mean_over_the_batches_of_a_step_with_every_engine(
         assert min(expected) > 0.1, "every step is clipped"
         assert norms_of(runs, name) == pytest.approx(expected, rel=1e-4), name
         agree(runs, name, losses_of(runs, f"one-{count}"), runs.weights(f"one-{count}"))
+
+    # Sent in bf16, sums are rounded to 8 bits.
+    sent, exact = norms_of(runs, "bf16"), norms_of(runs, "one-1")
+    assert sent == pytest.approx(exact, rel=0.02)
+    assert sent != pytest.approx(exact, rel=1e-5)
 
 
 def norms_of(runs: Runs, name: str) -> list[float]:
