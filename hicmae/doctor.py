@@ -31,6 +31,7 @@ from hicmae.config import config_root
 from hicmae.devices import cuda_problem, resolve_precision
 from hicmae.files import write_text
 from hicmae.run_logging import wandb_mode
+from hicmae.settings import InputConfig
 
 # Imported, not only looked up: a mismatch of torch and its companions shows at import.
 IMPORTED = ("torch", "torchaudio", "torchvision")
@@ -243,14 +244,21 @@ def check_storage() -> list[Finding]:
             Finding(
                 topic="shared memory",
                 state="note" if small else "ok",
-                found=f"{total / _GIB:.2g} GiB in {shared}",
+                found=f"{total / _GIB:.2g} GiB in {shared}, for {total // _clip_bytes()} clips that "
+                "are read ahead",
                 remedy="loader processes may be killed (bus error): docker run --shm-size=8g, or "
-                "--workers 0"
+                "--workers 0; hicmae pretrain --dry_run says what a run needs"
                 if small
                 else "",
             )
         )
     return findings
+
+
+def _clip_bytes() -> int:
+    """Of a clip of the default size between processes: frames as bytes, sound as int16."""
+    clip = InputConfig()
+    return 3 * clip.num_frames * clip.image_size**2 + 2 * clip.clip_samples
 
 
 def check_services() -> list[Finding]:

@@ -25,7 +25,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -34,7 +34,7 @@ from lightning_fabric.plugins import ClusterEnvironment
 from lightning_fabric.plugins.environments import SLURMEnvironment
 from lightning_fabric.utilities.distributed import _get_default_process_group_backend_for_device
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
-from torch.distributed import DistError, TCPStore
+from torch.distributed import DistError, Store, TCPStore, rendezvous
 
 # Steps from here on are the batch script, an interactive shell and the like.
 _NO_STEP = 0xFFFFFFF0
@@ -178,51 +178,86 @@ def step_ports(task: StepTask) -> list[int]:
     ]
 
 
-def meet(task: StepTask, *, device: torch.device, out: str, timeout_seconds: int) -> None:
-    """Make the process group of the step before anything is written; a collective call.
+def meet(
+    task: StepTask | None,
+    *,
+    rank: int,
+    world_size: int,
+    device: torch.device,
+    out: str,
+    checkpoint: str,
+    timeout_seconds: int,
+) -> str:
+    """Make the process group before anything is written; a collective call.
 
     Args:
-        task: This process.
+        task: This process under SLURM; None: torchrun says where to meet.
+        rank, world_size: Which process of how many this is.
         device: Which backend talks between the processes: gloo on CPUs, NCCL on GPUs.
         out: The run folder, which must be the same for all.
+        checkpoint: Name of the one to go on from; that of the first process counts.
         timeout_seconds: Longest that a process waits for another, here and later.
 
+    Returns: the checkpoint of the first process.
     Raises: ValueError: no port is free, the first process cannot be found, or the tasks have
         folders of their own.
     """
-    address, timeout = StepEnvironment(task).main_address, timedelta(seconds=timeout_seconds)
-    with (
-        serve(task, address)
-        if task.rank == 0
-        else nullcontext(find(task, address, timeout_seconds)) as store
-    ):
+    timeout = timedelta(seconds=timeout_seconds)
+    name = "torchrun" if task is None else task.name
+    with ExitStack() as stack:
+        if task is None:
+            store, *_ = next(rendezvous("env://", rank, world_size, timeout=timeout))
+        else:
+            address = StepEnvironment(task).main_address
+            if rank == 0:
+                served = stack.enter_context(serve(task, address))
+            else:
+                served = find(task, address, timeout_seconds)
+            os.environ |= {"MASTER_ADDR": address, "MASTER_PORT": str(served.port)}
+            store = served
         store.set_timeout(timeout)
-        ranks = range(task.world_size)
-        store.set(f"out/{task.rank}", out)
-        try:
-            folders = {store.get(f"out/{rank}").decode() for rank in ranks}
-            store.set(f"read/{task.rank}", "")
-            if task.rank == 0:  # which takes the store with it, if it ends
-                store.wait([f"read/{rank}" for rank in ranks])
-        except DistError as error:
-            raise ValueError(
-                f"{task.name}: process {task.rank} of {task.world_size} waited for the others in "
-                f"vain ({str(error).splitlines()[0]}); see their messages"
-            ) from None
-    if len(folders) > 1:
-        some = ", ".join(sorted(folders)[:3])
-        raise ValueError(
-            f"{task.name}: its {task.world_size} tasks are one run, and have {len(folders)} run "
-            f"folders ({some}); give all the same --out, or make each a run of its own in a step "
-            "of one task: srun -n1 --exact … &"
+        first = agree(
+            store, name=name, rank=rank, world_size=world_size, out=out, checkpoint=checkpoint
         )
-    os.environ |= {"MASTER_ADDR": address, "MASTER_PORT": str(store.port)}
     backend = _get_default_process_group_backend_for_device(device)
     torch.distributed.init_process_group(
-        backend, store=store, rank=task.rank, world_size=task.world_size, timeout=timeout
+        backend, store=store, rank=rank, world_size=world_size, timeout=timeout
     )
     if device.type == "cuda":  # as Lightning does: NCCL warns of groups that are left
         atexit.register(_end_group)
+    return first
+
+
+def agree(store: Store, *, name: str, rank: int, world_size: int, out: str, checkpoint: str) -> str:
+    """Compare run folders, and take the checkpoint of the first process; a collective call.
+
+    That one has read it and compared its digest; the others do not read it too.
+
+    Raises: ValueError: several folders, or a process that is missing.
+    """
+    ranks = range(world_size)
+    store.set(f"hicmae/out/{rank}", out)
+    if rank == 0:
+        store.set("hicmae/checkpoint", checkpoint)
+    try:
+        folders = {store.get(f"hicmae/out/{other}").decode() for other in ranks}
+        first = store.get("hicmae/checkpoint").decode()
+        store.set(f"hicmae/read/{rank}", "")
+        if rank == 0:  # which takes the store with it, if it ends
+            store.wait([f"hicmae/read/{other}" for other in ranks])
+    except DistError as error:
+        raise ValueError(
+            f"{name}: process {rank} of {world_size} waited for the others in vain "
+            f"({str(error).splitlines()[0]}); see their messages"
+        ) from None
+    if len(folders) > 1:
+        some = ", ".join(sorted(folders)[:3])
+        raise ValueError(
+            f"{name}: its {world_size} tasks are one run, and have {len(folders)} run folders "
+            f"({some}); give all the same --out, or make each a run of its own in a step of one "
+            "task: srun -n1 --exact … &"
+        )
+    return first
 
 
 @contextmanager

@@ -29,7 +29,7 @@ from shards.reading.random_access import ShardDataset
 from shards.reading.streaming import StreamConfig, clip_stream
 from shards.sample import collate
 
-_PREFETCHED_BATCHES = 4  # held ready by each reading process
+PREFETCHED_BATCHES = 4  # held ready by each reading process
 _LOOK_SECONDS = 1  # between looks of a reading process that was told to end
 
 
@@ -122,7 +122,7 @@ class PretrainData(pl.LightningDataModule):
             num_workers=workers,
             pin_memory=self.trainer.strategy.root_device.type == "cuda",
             worker_init_fn=partial(start_worker, over=self._over) if workers else None,
-            prefetch_factor=_PREFETCHED_BATCHES if workers else None,
+            prefetch_factor=PREFETCHED_BATCHES if workers else None,
             # Lightning ends only persistent readers when a run fails.
             persistent_workers=workers > 0,
         )

@@ -138,7 +138,6 @@ def pretrain(
 def _train(plan: Plan, console: Console, *, resume: bool, overwrite: bool) -> int:
     """Put the pieces together, train, and say what came of it; the exit status."""
     import pytorch_lightning as pl
-    import torch
 
     from hicmae.config import save_yaml
     from hicmae.run_logging import MetricsFile, WandbRun
@@ -150,7 +149,6 @@ def _train(plan: Plan, console: Console, *, resume: bool, overwrite: bool) -> in
         compare_settings,
         prepare_folder,
     )
-    from pretrain.cluster import meet
     from pretrain.data import PretrainData, fixed_clips
     from pretrain.gallery import Gallery
     from pretrain.guard import Agreement, BadSamples, FiniteGuard
@@ -158,9 +156,12 @@ def _train(plan: Plan, console: Console, *, resume: bool, overwrite: bool) -> in
     from pretrain.meter import ProgressShown, StepMeter
     from pretrain.module import PretrainModule
     from pretrain.probes import Probes
-    from pretrain.processes import StopOnSignal, check_gpus, check_port, lost_process
+    from pretrain.processes import StopOnSignal, lost_process
     from pretrain.zero import trainer_settings
 
+    plan = _meet(plan, resume=resume)
+    if lack := plan.lack():
+        console.print(lack)
     config, counts, resumption = plan.config, plan.counts, plan.resumption
     out, log, hardware = config.out, config.log, config.hardware
     if resumption.checkpoint:
@@ -170,13 +171,6 @@ def _train(plan: Plan, console: Console, *, resume: bool, overwrite: bool) -> in
             done = f"already pretrained for {resumption.step} of {counts.num_steps} steps"
             console.print(f"{out}: {done}")
             return 0
-    # What can be wrong with the processes is found before anything is written.
-    if plan.device.type == "cuda":
-        check_gpus(plan.processes, torch.cuda.device_count())
-    check_port(plan.processes)
-    if plan.processes.task is not None:
-        timeout = hardware.timeout_seconds
-        meet(plan.processes.task, device=plan.device, out=str(out), timeout_seconds=timeout)
     module = PretrainModule(config, counts)
     pictured = None
     if log.pictures_every:
@@ -275,6 +269,34 @@ def _train(plan: Plan, console: Console, *, resume: bool, overwrite: bool) -> in
             wandb_run.finish(exit_status)
     console.print(_closing(plan, meter.last_row, trainer.global_step, stopper.received))
     return exit_status
+
+
+def _meet(plan: Plan, *, resume: bool) -> Plan:
+    """Find what is wrong with the processes before anything is written; the plan of the first."""
+    import torch
+
+    from pretrain.cluster import meet
+    from pretrain.plan import make_plan
+    from pretrain.processes import check_gpus, check_port
+
+    processes, config = plan.processes, plan.config
+    if plan.device.type == "cuda":
+        check_gpus(processes, torch.cuda.device_count())
+    check_port(processes)
+    if processes.launcher == "own" or processes.world_size == 1:
+        return plan
+    first = meet(
+        processes.task,
+        rank=processes.rank,
+        world_size=processes.world_size,
+        device=plan.device,
+        out=str(config.out),
+        checkpoint=plan.resumption.name,
+        timeout_seconds=config.hardware.timeout_seconds,
+    )
+    if first == plan.resumption.name:
+        return plan
+    return make_plan(config, resume=resume, chosen=first)
 
 
 def _opening(plan: Plan, module: PretrainModule) -> str:

@@ -7,11 +7,13 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from datetime import timedelta
 
 import pytest
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.plugins.io import TorchCheckpointIO
+from torch.distributed import HashStore
 
 from pretrain import cluster
 from pretrain.cluster import StepTask, lone_task, step_task
@@ -275,6 +277,34 @@ def test_a_main_port_of_the_users_that_is_taken_is_named(monkeypatch: pytest.Mon
             cluster.serve(task(0), "127.0.0.1").__enter__()
         with pytest.raises(ValueError, match=rf"process 1 of 2 found no .* \(ports {port}\)"):
             cluster.find(task(1), "127.0.0.1", 1)
+
+
+def agreed(*mine: dict[str, str]) -> list[str]:
+    """What each process of a run gets told, or its error."""
+    store = HashStore()
+    store.set_timeout(timedelta(seconds=10))
+
+    def one(rank: int) -> str:
+        try:
+            return cluster.agree(store, name="a", rank=rank, world_size=len(mine), **mine[rank])
+        except ValueError as error:
+            return str(error)
+
+    with ThreadPoolExecutor(len(mine)) as pool:
+        return list(pool.map(one, range(len(mine))))
+
+
+def test_all_go_on_from_the_checkpoint_of_the_first_which_alone_has_read_it() -> None:
+    newest = {"out": "run", "checkpoint": "step-000004.ckpt"}
+    damaged = newest | {"checkpoint": "step-000002.ckpt"}
+    assert agreed(damaged, newest, newest) == ["step-000002.ckpt"] * 3
+
+
+def test_tasks_of_a_step_with_folders_of_their_own_are_refused_by_all() -> None:
+    found = agreed(*({"out": out, "checkpoint": ""} for out in "ABA"))
+    assert len(found) == 3
+    for error in found:
+        assert error.startswith("a: its 3 tasks are one run, and have 2 run folders (A, B); give")
 
 
 def test_steps_and_jobs_side_by_side_have_ports_of_their_own() -> None:
