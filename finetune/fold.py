@@ -286,7 +286,8 @@ class _Average(AveragedModel):
     @torch.no_grad()
     def update_parameters(self, model: nn.Module) -> None:
         """Take in the weights after a step; buffers are those of the model."""
-        old, new = list(self.module.parameters()), list(model.parameters())
+        old: list[Tensor] = list(self.module.parameters())
+        new: list[Tensor] = list(model.parameters())
         number = int(self.n_averaged)
         if number:
             decay = min(self.decay, (1 + number) / (10 + number))

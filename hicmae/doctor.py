@@ -244,8 +244,8 @@ def check_storage() -> list[Finding]:
             Finding(
                 topic="shared memory",
                 state="note" if small else "ok",
-                found=f"{total / _GIB:.2g} GiB in {shared}, for {total // _clip_bytes()} clips that "
-                "are read ahead",
+                found=f"{total / _GIB:.2g} GiB in {shared}: room for {total // _clip_bytes()} "
+                "clips that are read ahead",
                 remedy="loader processes may be killed (bus error): docker run --shm-size=8g, or "
                 "--workers 0; hicmae pretrain --dry_run says what a run needs"
                 if small

@@ -314,7 +314,7 @@ def _listener(task: StepTask) -> socket.socket:
         try:
             return socket.create_server(("", port))
         except OSError as error:
-            why = error.strerror
+            why = str(error.strerror)
     if "MASTER_PORT" in os.environ:
         raise ValueError(port_taken(ports[0], why))
     raise ValueError(

@@ -118,7 +118,7 @@ def check_port(processes: Processes) -> None:
     try:
         socket.create_server(("", int(port))).close()
     except OSError as error:
-        raise ValueError(port_taken(int(port), error.strerror)) from None
+        raise ValueError(port_taken(int(port), str(error.strerror))) from None
 
 
 class Launcher(_SubprocessScriptLauncher):

@@ -243,7 +243,7 @@ class ZeroPrecision(DeepSpeedPrecision):
         """Batches are bytes; what is made of them stays fp32, and autocast casts."""
         return data
 
-    def backward(
+    def backward(  # type: ignore[override]  # as Lightning's own
         self, tensor: Tensor, model: pl.LightningModule, optimizer: Any, *args: Any, **kwargs: Any
     ) -> None:
         """Lightning has divided the loss by the batches of a step; DeepSpeed is not to again."""

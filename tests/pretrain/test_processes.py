@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -178,6 +179,33 @@ def says_that_it_lost_one(process: subprocess.Popen[str]) -> None:
     assert len(told) == 1, errors
     assert "process 0 of 2 has lost another one" in told[0]
     assert "Traceback" not in errors
+
+
+@pytest.mark.slow
+def test_under_torchrun_all_go_on_from_what_the_first_has_found_whole(runs: Runs) -> None:
+    """The newest checkpoint has its size and not its digest, which one process alone looks at."""
+    script = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "hicmae"]
+    more = ("--steps", "4", "--log.checkpoint_every", "2", "--hardware.timeout_seconds", "60")
+    said = []
+    for last in ((), ("--resume",)):
+        done = subprocess.run(
+            [sys.executable, *script, *runs.words("torchrun", *more, *last)],
+            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(runs.repository)},
+            capture_output=True,
+            text=True,
+            timeout=240,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert done.stdout.count("pretrained 4 steps") == 1, "only the first process speaks"
+        said.append(done.stdout)
+        newest = runs.folder / "torchrun" / "checkpoints" / "step-000004.ckpt"
+        content = newest.read_bytes()
+        newest.write_bytes(content[:500] + bytes([content[500] ^ 1]) + content[501:])
+    assert "pretraining to step 4 of 8 clips" in said[0]
+    assert "step-000004.ckpt: damaged" in said[1]
+    assert "from step 2 to step 4 of 8 clips" in said[1]
+    assert [row["step"] for row in runs.rows("torchrun")] == ["1", "2", "3", "4"]
 
 
 def poisoned(runs: Runs, engine: str, poison: str, *more: str, status: int = 0) -> tuple[str, str]:
