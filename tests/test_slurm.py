@@ -106,7 +106,9 @@ def test_one_run_of_several_processes_or_several_of_one_is_what_the_step_says(
     environment = found_by(cluster, tmp_path, repository)
     out = tmp_path / "runs"
     words = " ".join(["hicmae pretrain", *command, "--steps 2 --wandb.mode disabled"])
-    plan = f"{words} --hardware.strategy auto --dry_run --out {out}/none"
+    # It says what it is, and ends, since the folder is a file.
+    lone = f"{words} --hardware.strategy auto --out {tmp_path}/tiny.yaml"
+    words += " --hardware.strategy ddp"
     script = tmp_path / "steps.sh"
     with socket.create_server(("", 0)) as taken:
         script.write_text(
@@ -114,17 +116,17 @@ def test_one_run_of_several_processes_or_several_of_one_is_what_the_step_says(
             srun -N1 -n2 --overlap {words} --out {out}/A >A.log 2>&1 &
             srun -N1 -n2 --overlap {words} --seed 1 --out {out}/B >B.log 2>&1 &
             wait
-            srun -N1 -n1 --overlap {plan} >one.log 2>&1 &
-            {plan} >shell.log 2>&1 &
+            srun -N1 -n1 --overlap {lone} >one.log 2>&1 &
+            {lone} >shell.log 2>&1 &
             MASTER_PORT={taken.getsockname()[1]} srun -N1 -n2 --overlap {words} \\
-                --hardware.timeout_seconds 5 --out {out}/C >C.log 2>&1 &
+                --hardware.timeout_seconds 3 --out {out}/C >C.log 2>&1 &
             srun -N2 -n2 --overlap bash -c '{words} --out {out}/D-$SLURM_PROCID' >D.log 2>&1 &
             wait
             """
         )
         array = cluster.call(
-            *("sbatch", "--parsable", "--array=0-1", "-n1", "--gpus-per-node=0"),
-            *(f"--output={tmp_path}/array-%a.log", "--wrap", plan),
+            *("sbatch", "--parsable", "--array=3", "-n1", "--gpus-per-node=0"),
+            *(f"--output={tmp_path}/array-%a.log", "--wrap", lone),
             environment=environment,
         ).strip()
         cluster.call(
@@ -132,14 +134,11 @@ def test_one_run_of_several_processes_or_several_of_one_is_what_the_step_says(
             environment=environment,
             seconds=120,
         )
+    cluster.wait_for_end(array, seconds=60)
     said = {
         name: (tmp_path / f"{name}.log").read_text()
-        for name in ("A", "B", "C", "D", "one", "shell")
+        for name in ("A", "B", "C", "D", "one", "shell", "array-3")
     }
-    cluster.wait_for_end(array, seconds=60)
-    for number in (0, 1):
-        lone = (tmp_path / f"array-{number}.log").read_text()
-        assert ", outside srun: a run of its own, of 1 process\n" in lone
     for number, name in enumerate("AB"):
         first = said[name].splitlines()[0]
         assert re.fullmatch(r"SLURM step \d+\.\d+: one run of 2 processes on this node", first), (
@@ -150,6 +149,9 @@ def test_one_run_of_several_processes_or_several_of_one_is_what_the_step_says(
         assert "to step 2 of 4 clips" in said[name]
         assert [row["step"] for row in rows_of(out / name)] == ["1", "2"]
         assert load_checkpoint(out / name).config["pretraining"]["seed"] == number
+    for name in ("one", "shell", "array-3"):
+        assert "is a file" in said[name]
+    assert ", outside srun: a run of its own, of 1 process\n" in said["array-3"]
     assert ", of one task: a run of its own, of 1 process\n" in said["one"]
     assert "outside srun: a run of its own, of 1 process; srun makes one run of" in said["shell"]
     assert said["C"].count("MASTER_PORT = ") == 1

@@ -117,6 +117,22 @@ def test_readers_of_the_long_run_need_the_shared_memory_that_the_plan_says(
     assert larger.lack() == ""
 
 
+def test_a_gpu_that_cannot_be_used_is_not_silently_a_cpu(
+    shards: Path, tiny_model_config: ModelConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever pretrains on a machine with GPUs wants them, also where device is auto."""
+    problem = "V100 has compute capability 7.0, and torch is built for sm_75; install another"
+    for module in ("hicmae.devices", "pretrain.plan"):
+        monkeypatch.setattr(f"{module}.cuda_problem", lambda: problem)
+    config = make_config(
+        tiny_model_config, data=DataConfig(shards=shards, batch_size=4), epochs=900.0
+    )
+    for device in ("auto", "cuda"):
+        with pytest.raises(ValueError, match=f"device = {device}: V100 has compute capability"):
+            make_plan(replace(config, device=device), resume=False)
+    assert make_plan(replace(config, device="cpu"), resume=False).device.type == "cpu"
+
+
 def test_a_size_is_a_name_a_file_or_changes_to_one(tmp_path: Path) -> None:
     tiny = load_model_config("tiny")
     assert choose_model("tiny") == tiny

@@ -159,7 +159,7 @@ def test_accumulation_is_the_mean_over_the_batches_of_a_step_with_every_engine(
 
     One process of 2 N batches a step has the clips of two with N.
     """
-    small = ("--data.batch_size", "1", "--optimizer.clip_norm", "0.1")
+    small = ("--data.batch_size", "1", "--optimizer.clip_norm", "0.1", "--log.health_every", "0")
     counts = (1, 2, 4)
 
     def of_two(name: str, engine: str, *more: str) -> list[str]:
