@@ -193,6 +193,9 @@ def test_a_preempted_job_on_two_nodes_goes_on_and_ends_with_the_same_weights(
         assert time.monotonic() < deadline, said(job)
         time.sleep(0.1)
     cluster.call("scancel", "--signal=USR1", "--batch", job)
+    # The run to compare with has the time until the other one is started again.
+    whole = tmp_path / "whole"
+    undisturbed = submit(whole)
     while cluster.job(job).get("Restarts") != "1":
         assert cluster.job(job)["JobState"] in live, said(job)
         assert time.monotonic() < deadline, said(job)
@@ -214,8 +217,6 @@ def test_a_preempted_job_on_two_nodes_goes_on_and_ends_with_the_same_weights(
     assert log.count("back into the queue") == 1
     assert f"from step {stopped} to step {STEPS}" in log
 
-    whole = tmp_path / "whole"
-    undisturbed = submit(whole)
     assert cluster.wait_for_end(undisturbed, seconds=120)["JobState"] == "COMPLETED", said(
         undisturbed
     )
