@@ -26,7 +26,8 @@ from pytorch_lightning.loggers import Logger
 from pytorch_lightning.plugins.environments import LightningEnvironment
 from pytorch_lightning.strategies import DDPStrategy
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
-from torch import Tensor
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from finetune.benchmark import Benchmark
 from finetune.data import sides_of, training_loader, view_loader
@@ -271,11 +272,37 @@ class MovingAverage(WeightAveraging):
     """
 
     def __init__(self, decay: float) -> None:
-        def average(old: Tensor, new: Tensor, num_averaged: Tensor | int) -> Tensor:
-            number = float(num_averaged)
-            return torch.lerp(new, old, min(decay, (1 + number) / (10 + number)))
+        super().__init__(use_buffers=False)
+        self.decay = decay
 
-        super().__init__(use_buffers=False, avg_fn=average)
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Make the average where the network will be; now it is still on the CPU."""
+        if stage == "fit":
+            device = trainer.strategy.root_device
+            self._average_model = _Average(pl_module, decay=self.decay, device=device)
+
+
+class _Average(AveragedModel):
+    """Updated for all weights at once, and without asking the device how often."""
+
+    def __init__(self, model: nn.Module, *, decay: float, device: torch.device) -> None:
+        super().__init__(model, device=device, use_buffers=False)
+        self.decay = decay
+        self.n_averaged = torch.tensor(0)  # on the CPU
+
+    @torch.no_grad()
+    def update_parameters(self, model: nn.Module) -> None:
+        """Take in the weights after a step; buffers are those of the model."""
+        old: list[Tensor] = list(self.module.parameters())
+        new: list[Tensor] = list(model.parameters())
+        number = int(self.n_averaged)
+        if number:
+            decay = min(self.decay, (1 + number) / (10 + number))
+            new = list(torch._foreach_lerp(new, old, decay))
+        torch._foreach_copy_(old, new)
+        if buffers := list(self.module.buffers()):
+            torch._foreach_copy_(buffers, list(model.buffers()))
+        self.n_averaged += 1
 
 
 def _trainer(
@@ -285,8 +312,11 @@ def _trainer(
     config, device = plan.config, choose_device(plan.config.device)
     devices = config.hardware.devices
     precision, plugins = trainer_precision(plan.precision, device)
-    if devices > 1:
-        plugins.append(LightningEnvironment())  # not SLURM's: a fold's processes are started here
+    # A fold's processes are started here; Lightning would take the tasks of SLURM for one run, and
+    # this one for that of the task's number, which writes nothing.
+    plugins.append(LightningEnvironment())
+    if devices == 1:
+        rank_zero_only.rank = 0  # type: ignore[attr-defined]  # how Lightning keeps it
     return pl.Trainer(
         accelerator="gpu" if device.type == "cuda" else "cpu",
         devices=[device.index] if ":" in config.device else devices,

@@ -12,11 +12,17 @@ import os
 import platform
 import re
 import resource
+import subprocess
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 if TYPE_CHECKING:
     import torch
+
+# The oldest driver for Linux of each CUDA release. Source: CUDA Toolkit release notes, table of
+# minor version compatibility.
+_DRIVERS = {11: "450.80.02", 12: "525.60.13", 13: "580"}
 
 Precision = Literal["auto", "32-true", "bf16-mixed", "bf16-true", "16-mixed"]
 
@@ -25,19 +31,26 @@ def choose_device(name: str) -> torch.device:
     """The device of the option ``device``.
 
     Args:
-        name: ``auto`` (CUDA where it can be used), ``cpu``, ``cuda`` (of several processes each
-            takes the one of its ``LOCAL_RANK``) or ``cuda:N``.
+        name: ``auto`` (CUDA where it can be used, which a line says where a GPU is there and
+            cannot), ``cpu``, ``cuda`` (of several processes each takes the one of its
+            ``LOCAL_RANK``) or ``cuda:N``.
 
-    Raises: ValueError: another name, or no such device here.
+    Raises: ValueError: another name, or no such device here that this build of torch can use.
     """
     import torch
 
     if name != "auto" and not re.fullmatch(r"cpu|cuda(:\d+)?", name):
         raise ValueError(f"device = {name} (allowed: auto, cpu, cuda, cuda:0, …)")
-    has_cuda = torch.cuda.is_available()
-    if name == "cpu" or (name == "auto" and not has_cuda):
+    if name == "cpu":
         return torch.device("cpu")
-    if not has_cuda:
+    problem = cuda_problem()
+    if name == "auto" and (problem is not None or not torch.cuda.is_available()):
+        if problem is not None:
+            print(f"device = auto: the CPU is used: {problem}", file=sys.stderr)
+        return torch.device("cpu")
+    if problem is not None:
+        raise ValueError(f"device = {name}: {problem}; or use cpu")
+    if not torch.cuda.is_available():
         raise ValueError(f"device = {name}: no CUDA device found; use cpu or auto")
     if ":" not in name:
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
@@ -45,6 +58,45 @@ def choose_device(name: str) -> torch.device:
         last = torch.cuda.device_count() - 1
         raise ValueError(f"device = {name}: there is none of that number (cuda:0 to cuda:{last})")
     return torch.device(name)
+
+
+def cuda_problem() -> str | None:
+    """Why an NVIDIA GPU that is there cannot be used, and the remedy; None: it can, or none is."""
+    import torch
+
+    if torch.cuda.is_available():
+        for index in range(torch.cuda.device_count()):
+            major, minor = torch.cuda.get_device_capability(index)
+            if not _compiled_for(major, minor, torch.cuda.get_arch_list()):
+                name = torch.cuda.get_device_name(index)
+                return _wrong_capability(name, f"{major}.{minor}", torch.cuda.get_arch_list())
+        return None
+    if os.environ.get("CUDA_VISIBLE_DEVICES", "0").strip() in ("", "-1", "NoDevFiles"):
+        return None  # hidden on purpose
+    # It lists the GPUs that a container or a job may use, whatever torch can.
+    found = _nvidia_smi("name,driver_version,compute_cap") or _nvidia_smi("name,driver_version")
+    if not found:
+        return None
+    name, driver, *capability = (word.strip() for word in found.split(","))
+    release = torch.version.cuda
+    if release is None:
+        return (
+            f"{name} is there, and torch {torch.__version__} was built without CUDA; install a "
+            "build with CUDA"
+        )
+    flags = torch._C._cuda_getArchFlags() if hasattr(torch._C, "_cuda_getArchFlags") else None
+    architectures = flags.split() if flags else []
+    if capability and re.fullmatch(r"\d+\.\d+", capability[0]):
+        major, minor = map(int, capability[0].split("."))
+        if architectures and not _compiled_for(major, minor, architectures):
+            return _wrong_capability(name, capability[0], architectures)
+    needed = _DRIVERS.get(int(release.split(".")[0]))
+    wanted = f"driver {needed} or newer" if needed else "a newer driver"
+    return (
+        f"{name} is there with driver {driver}, and torch {torch.__version__}, built for CUDA "
+        f"{release}, cannot use it (needs {wanted}); update the driver, or install a build of "
+        "torch for an older CUDA"
+    )
 
 
 def resolve_precision(precision: str, device: torch.device) -> str:
@@ -145,6 +197,45 @@ def resident_memory_bytes() -> int:
     """Memory of this process that is in RAM now; a number that only grows is a leak."""
     with Path("/proc/self/statm").open() as file:
         return int(file.read().split()[1]) * resource.getpagesize()
+
+
+def _compiled_for(major: int, minor: int, architectures: list[str]) -> bool:
+    """Whether a build has code for a compute capability.
+
+    Machine code (``sm_80``) serves later minor versions of its major one, PTX (``compute_80``) all
+    later ones. Source: CUDA C++ programming guide, binary and PTX compatibility.
+    """
+    for architecture in architectures:
+        kind, _, version = architecture.partition("_")
+        digits = re.match(r"\d+", version)
+        if digits is None:
+            continue
+        has = divmod(int(digits[0]), 10)
+        if kind == "sm" and has[0] == major and has[1] <= minor:
+            return True
+        if kind == "compute" and has <= (major, minor):
+            return True
+    return not architectures  # a build that does not say
+
+
+def _wrong_capability(name: str, capability: str, architectures: list[str]) -> str:
+    import torch
+
+    built = ", ".join(architectures)
+    return (
+        f"{name} has compute capability {capability}, and torch {torch.__version__} (CUDA "
+        f"{torch.version.cuda}) is built for {built}; install a build of torch that has it"
+    )
+
+
+def _nvidia_smi(fields: str) -> str:
+    """These fields of the first GPU; nothing where there is none or no such program."""
+    command = ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return (done.stdout.splitlines() or [""])[0].strip()
 
 
 def _cuda_has_bf16() -> bool:

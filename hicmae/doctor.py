@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import importlib.util
 import os
 import platform
 import shutil
@@ -27,9 +28,10 @@ from rich.table import Table
 
 import hicmae
 from hicmae.config import config_root
-from hicmae.devices import choose_device, resolve_precision
+from hicmae.devices import cuda_problem, resolve_precision
 from hicmae.files import write_text
 from hicmae.run_logging import wandb_mode
+from hicmae.settings import InputConfig
 
 # Imported, not only looked up: a mismatch of torch and its companions shows at import.
 IMPORTED = ("torch", "torchaudio", "torchvision")
@@ -210,14 +212,9 @@ def check_devices() -> list[Finding]:
 
     # What this process may use: a container or a batch system gives fewer than the machine has.
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    findings = [Finding(topic="CPU cores", found=str(cores)), *_memory()]
-    for index in range(torch.cuda.device_count()):
-        device = torch.cuda.get_device_properties(index)
-        memory = f"{device.total_memory / _GIB:.0f} GiB"
-        findings.append(Finding(topic=f"CUDA {index}", found=f"{device.name}, {memory}"))
-    if not torch.cuda.is_available():
-        findings.append(_no_cuda(torch.version.cuda))
-    precision = resolve_precision("auto", choose_device("auto"))
+    findings = [Finding(topic="CPU cores", found=str(cores)), *_memory(), *_cuda()]
+    usable = torch.cuda.is_available() and cuda_problem() is None
+    precision = resolve_precision("auto", torch.device("cuda" if usable else "cpu"))
     fast = precision == "bf16-mixed"
     findings.append(
         Finding(
@@ -247,14 +244,21 @@ def check_storage() -> list[Finding]:
             Finding(
                 topic="shared memory",
                 state="note" if small else "ok",
-                found=f"{total / _GIB:.2g} GiB in {shared}",
+                found=f"{total / _GIB:.2g} GiB in {shared}: room for {total // _clip_bytes()} "
+                "clips that are read ahead",
                 remedy="loader processes may be killed (bus error): docker run --shm-size=8g, or "
-                "--workers 0"
+                "--workers 0; hicmae pretrain --dry_run says what a run needs"
                 if small
                 else "",
             )
         )
     return findings
+
+
+def _clip_bytes() -> int:
+    """Of a clip of the default size between processes: frames as bytes, sound as int16."""
+    clip = InputConfig()
+    return 3 * clip.num_frames * clip.image_size**2 + 2 * clip.clip_samples
 
 
 def check_services() -> list[Finding]:
@@ -294,19 +298,24 @@ def _memory() -> list[Finding]:
     return [Finding(topic="memory", found=f"{total / _GIB:.0f} GiB")]
 
 
-def _no_cuda(built_for: str | None) -> Finding:
-    """Why there is no GPU, as far as can be seen."""
-    driver = _first_line("nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader")
-    if driver is None:
+def _cuda() -> list[Finding]:
+    """The GPUs, or why there is none as far as can be seen."""
+    import torch
+
+    findings = []
+    for index in range(torch.cuda.device_count()):
+        device = torch.cuda.get_device_properties(index)
+        memory = f"{device.total_memory / _GIB:.0f} GiB"
+        found = f"{device.name}, {memory}, compute capability {device.major}.{device.minor}"
+        findings.append(Finding(topic=f"CUDA {index}", found=found))
+    if problem := cuda_problem():
+        found, _, remedy = problem.rpartition("; ")
+        findings.append(Finding(topic="CUDA", state="broken", found=found, remedy=remedy))
+    elif not torch.cuda.is_available():
         remedy = "nothing for prediction and small runs; pretraining wants an NVIDIA GPU"
-        return Finding(topic="CUDA", state="note", found="no GPU: the CPU does it", remedy=remedy)
-    remedy = (
-        "install a build of torch with CUDA"
-        if built_for is None
-        else f"update the driver to one that knows CUDA {built_for}, or see CUDA_VISIBLE_DEVICES"
-    )
-    found = f"{driver} is there, and torch cannot use it"
-    return Finding(topic="CUDA", state="broken", found=found, remedy=remedy)
+        found = "no GPU: the CPU does it"
+        findings.append(Finding(topic="CUDA", state="note", found=found, remedy=remedy))
+    return findings
 
 
 def _disk(topic: str, folder: Path) -> Finding:
@@ -344,6 +353,11 @@ def check_decoders() -> list[Finding]:
             remedy = "pip install --force-reinstall av"
             return [Finding(topic="PyAV", state="broken", found=found, remedy=remedy)]
         for name, (package, read, wanted) in _READERS.items():
+            if importlib.util.find_spec(package) is None and package == "decord":
+                found = "not installed: PyAV alone reads videos"
+                remedy = "nothing: decord is faster, and has no wheels for ARM and macOS"
+                findings.append(Finding(topic=name, state="note", found=found, remedy=remedy))
+                continue
             try:
                 count = read(clip)
             except Exception as error:  # likewise

@@ -109,7 +109,9 @@ class WandbRun:
     """One run of Weights & Biases in a run folder; resuming continues it under the same id.
 
     The id stands in ``wandb/run-id.txt`` there; the run there has the resolved configuration, and
-    as ``run_folder`` in it and as its notes the way back: host and folder.
+    as ``run_folder`` in it and as its notes the way back: host and folder. An offline run that was
+    resumed has a folder for each part, ``wandb/offline-run-…``. Rows have the steps of the run in
+    all of them, so that ``wandb sync wandb/offline-run-*`` joins them.
 
     Args:
         folder: The run folder; W&B writes into its ``wandb/``.
@@ -161,13 +163,13 @@ class WandbRun:
 
     def log(self, row: Row) -> None:
         """Send a row; it must have ``step``."""
-        self._run.log(dict(row))
+        self._run.log(dict(row), step=int(row["step"]))
 
     def log_picture(self, name: str, path: Path, step: int) -> None:
         """Send a picture under a name."""
         import wandb
 
-        self._run.log({name: wandb.Image(str(path)), "step": step})
+        self._run.log({name: wandb.Image(str(path)), "step": step}, step=step)
 
     def finish(self, exit_code: int) -> None:
         """Close the run's file."""

@@ -58,15 +58,31 @@ class Resumption:
     accumulate: int  # batches of each process in one optimizer step
     lines: tuple[str, ...] = ()  # for the user
 
+    @property
+    def name(self) -> str:
+        """Of the checkpoint; '' where it begins."""
+        return self.checkpoint.name if self.checkpoint else ""
 
-def find_resumption(config: PretrainConfig, *, world_size: int) -> Resumption:
+
+def find_resumption(
+    config: PretrainConfig, *, world_size: int, chosen: str | None = None, digests: bool = True
+) -> Resumption:
     """Look at the newest whole checkpoint of a run folder.
+
+    Args:
+        config: Of the run.
+        world_size: Processes that go on.
+        chosen: Name of the checkpoint that another process has chosen ('' for none), if it has.
+        digests: Whether files are read to compare their digests, besides their sizes.
 
     Raises: ValueError: all checkpoints are damaged, or the clips of one optimizer step cannot be
         what they were.
     """
     batch_size, accumulate = config.data.batch_size, config.accumulate
-    checkpoint, lines = newest_checkpoint(config.out)
+    if chosen is None:
+        checkpoint, lines = newest_checkpoint(config.out, digests=digests)
+    else:
+        checkpoint, lines = config.out / "checkpoints" / chosen if chosen else None, []
     if checkpoint is None:
         return Resumption(accumulate=accumulate)
     note = read_note(note_of(checkpoint))
@@ -154,7 +170,7 @@ def compare_settings(config: PretrainConfig) -> list[str]:
     return lines
 
 
-def newest_checkpoint(out: Path) -> tuple[Path | None, list[str]]:
+def newest_checkpoint(out: Path, *, digests: bool = True) -> tuple[Path | None, list[str]]:
     """The newest checkpoint that is whole: what ``--resume`` goes on from.
 
     Returns: its path, or None where the run has not saved any; and a line for each newer one that
@@ -164,7 +180,7 @@ def newest_checkpoint(out: Path) -> tuple[Path | None, list[str]]:
     lines: list[str] = []
     for path in reversed(step_files(out / "checkpoints")):
         try:
-            problem = damage(path.parent, read_note(note_of(path))["files"])
+            problem = damage(path.parent, read_note(note_of(path))["files"], digests=digests)
         except ValueError as error:
             problem = str(error)
         if not problem:
@@ -386,12 +402,12 @@ def read_note(path: Path) -> dict[str, Any]:
     return dict(note)
 
 
-def damage(folder: Path, files: Mapping[str, FileNote]) -> str:
+def damage(folder: Path, files: Mapping[str, FileNote], *, digests: bool = True) -> str:
     """What is wrong with the files of a folder, of which there are notes by name, or nothing."""
     for name, note in files.items():
         if not (folder / name).is_file():
             return f"{name} is missing"
-        if problem := _compare(folder / name, note):
+        if problem := _compare(folder / name, note, digests=digests):
             return f"{name} {problem}"
     return ""
 
@@ -404,11 +420,13 @@ def _force(file: BinaryIO) -> None:
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-def _compare(path: Path, note: FileNote) -> str:
+def _compare(path: Path, note: FileNote, *, digests: bool = True) -> str:
     """What differs from the note, or nothing."""
     if path.stat().st_size != note["bytes"]:
         return f"has {path.stat().st_size} bytes instead of {note['bytes']}"
-    return "" if file_sha256(path) == note["sha256"] else "does not have its digest"
+    if digests and file_sha256(path) != note["sha256"]:
+        return "does not have its digest"
+    return ""
 
 
 def _leaves(tree: Mapping[str, Any], at: str) -> Iterator[tuple[str, Any]]:

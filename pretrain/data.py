@@ -5,9 +5,14 @@ What there is is counted before anything starts; ``shards/`` reads and decodes.
 
 from __future__ import annotations
 
+import atexit
+import multiprocessing
+import os
 import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
+from multiprocessing.synchronize import Event
 from typing import Any
 
 import cv2
@@ -25,8 +30,8 @@ from shards.reading.random_access import ShardDataset
 from shards.reading.streaming import ClipStream, StreamConfig, clip_stream
 from shards.sample import collate
 
-_PREFETCHED_BATCHES = 4  # held ready by each reading process
-_GRACE_SECONDS = 20  # that a reading process outlives SIGTERM
+PREFETCHED_BATCHES = 4  # held ready by each reading process
+_LOOK_SECONDS = 1  # between looks of a reading process that was told to end
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,6 +134,16 @@ class PretrainData(pl.LightningDataModule):
         super().__init__()
         self.config = config
         self.first_batch = first_batch
+        self._over = multiprocessing.Event()  # training, its last checkpoint included
+        atexit.register(self._over.set)
+
+    def teardown(self, stage: str) -> None:
+        """Let readers end on a signal; the run is saved."""
+        self._over.set()
+
+    def on_exception(self, exception: BaseException) -> None:
+        """The same; the callbacks have seen it before, and waited for what was being saved."""
+        self._over.set()
 
     def train_dataloader(self) -> DataLoader[dict[str, Any]]:
         """Open the stream; Lightning has set up the processes by then."""
@@ -145,23 +160,33 @@ class PretrainData(pl.LightningDataModule):
             batch_size=None,
             num_workers=workers,
             pin_memory=self.trainer.strategy.root_device.type == "cuda",
-            worker_init_fn=start_worker if workers else None,
-            prefetch_factor=_PREFETCHED_BATCHES if workers else None,
+            worker_init_fn=partial(start_worker, over=self._over) if workers else None,
+            prefetch_factor=PREFETCHED_BATCHES if workers else None,
             # Lightning ends only persistent readers when a run fails.
             persistent_workers=workers > 0,
         )
 
 
-def start_worker(number: int) -> None:
+def start_worker(number: int, *, over: Event) -> None:
     """Prepare a reading process: one thread, and signals are the training process's affair.
 
-    Ctrl-C reaches every process of a terminal, and a cluster's SIGTERM every process of a job;
-    readers must live until the run is saved. A SIGTERM that is meant for them takes effect late.
+    Ctrl-C reaches every process of a terminal, and a cluster's SIGTERM every process of a job.
+    The death of a reader would end the training process, so readers live, however long the run
+    takes to be saved, until training is ``over`` or its process is gone.
     """
+    training_process = os.getppid()
+
+    def look(*_: Any) -> None:
+        if over.is_set() or os.getppid() != training_process:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            os.kill(os.getpid(), signal.SIGTERM)
+        signal.alarm(_LOOK_SECONDS)
+
     cv2.setNumThreads(0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(_GRACE_SECONDS))
+    signal.signal(signal.SIGTERM, look)
+    signal.signal(signal.SIGALRM, look)
 
 
 def fixed_clips(config: DataConfig, input: InputConfig, count: int) -> dict[str, Any]:

@@ -32,6 +32,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from hicmae.pretraining import HiCMAE
 from hicmae.settings import InputConfig
+from pretrain.data import PREFETCHED_BATCHES
 from pretrain.zero import EngineConfig
 
 _AUTOCAST = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
@@ -127,6 +128,16 @@ def footprint(
     )
 
 
+def reader_bytes(input: InputConfig, *, batch_size: int, workers: int, processes: int) -> int:
+    """Shared memory of a node that the readers of its training processes fill.
+
+    Each of the ``workers`` of a process holds the batches that are ready and the one that it makes;
+    frames as bytes and the sound as int16 go through shared memory (``/dev/shm``).
+    """
+    batches = processes * workers * (PREFETCHED_BATCHES + 1)
+    return batches * batch_size * _bytes_of_clip(input)
+
+
 def model_states(
     num_parameters: int,
     engine: EngineConfig,
@@ -180,8 +191,13 @@ def _kept_bytes(network: HiCMAE, clips: int, precision: str) -> int:
     return sum(storage.nbytes() for storage in kept.values())
 
 
+def _bytes_of_clip(input: InputConfig) -> int:
+    """uint8 frames and int16 sound."""
+    return 3 * input.num_frames * input.image_size**2 + 2 * input.clip_samples
+
+
 def _clip_bytes(input: InputConfig) -> int:
-    """Bytes of a clip on the device: uint8 frames, int16 sound, both as fp32, three copies."""
+    """Bytes of a clip on the device: as it was read, both as fp32, three copies."""
     pixels = 3 * input.num_frames * input.image_size**2
     bank = input.fbank_frames * input.mel_bins
-    return pixels * (1 + 4 + 3 * 4) + input.clip_samples * 2 + bank * 4
+    return _bytes_of_clip(input) + pixels * (4 + 3 * 4) + bank * 4

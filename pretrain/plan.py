@@ -21,13 +21,13 @@ from rich.table import Table
 from hicmae import __version__
 from hicmae.bench import step_flops
 from hicmae.config import from_dict, load_model_config, merged, to_dict
-from hicmae.devices import choose_device, resolve_precision
+from hicmae.devices import choose_device, cuda_problem, resolve_precision
 from hicmae.masks import num_hidden
 from hicmae.pretraining import HiCMAE
 from hicmae.settings import ModelConfig
 from pretrain.checkpoints import Resumption, find_resumption, held_run
 from pretrain.data import Survey, mixing_notes, open_stream, survey
-from pretrain.footprint import footprint, measure_network
+from pretrain.footprint import footprint, measure_network, reader_bytes
 from pretrain.probes import ProbeData, probe_data
 from pretrain.processes import Processes, find_processes
 from pretrain.settings import Counts, PretrainConfig, count_steps
@@ -36,6 +36,8 @@ from shards.index import read_index
 from shards.reading.streaming import ClipStream
 
 _ENGINES = ("single", "ddp", "zero1", "zero2", "zero3", "zero2_offload", "zero3_offload")
+_SHARED = Path("/dev/shm")
+_CHOSEN = "HICMAE_CHECKPOINT"  # of the first process, for those that it starts
 _RESUMABLE = 12  # bytes a parameter: fp32 weights and AdamW's two means
 _PORTABLE = 4  # bytes a parameter
 
@@ -70,14 +72,38 @@ class Plan:
             "version": __version__,
         }
 
+    @property
+    def reader_bytes(self) -> int:
+        """Shared memory that the readers of a node fill."""
+        config = self.config
+        return reader_bytes(
+            config.model.input,
+            batch_size=config.data.batch_size,
+            workers=config.workers,
+            processes=self.processes.devices,
+        )
+
     def notes(self) -> Iterator[str]:
         """What the user should know before anything begins."""
         yield from filter(None, (self.processes.note, *self.resumption.lines))
         yield from mixing_notes(self.stream, self.config.data)
 
+    def lack(self) -> str:
+        """A line where readers would fill more shared memory than this machine has, or nothing."""
+        there = _shared_memory()
+        if there is None or there >= self.reader_bytes:
+            return ""
+        return (
+            f"shared memory: readers fill up to {_gib(self.reader_bytes)} of a node's, {_SHARED} "
+            f"has {_gib(there)}: they may be killed (bus error); give it more (mount -o "
+            "remount,size=…, docker run --shm-size), or lower workers or data.batch_size"
+        )
 
-def make_plan(config: PretrainConfig, *, resume: bool) -> Plan:
+
+def make_plan(config: PretrainConfig, *, resume: bool, chosen: str | None = None) -> Plan:
     """Settle what a run will be; ``resume``: on from the newest whole checkpoint of its folder.
+
+    ``chosen`` is the name of the one that the first process has chosen, where that is known.
 
     Raises:
         ValueError: Settings that do not go together, no such device, or shards that cannot be
@@ -85,6 +111,8 @@ def make_plan(config: PretrainConfig, *, resume: bool) -> Plan:
         FileNotFoundError: No such folder of shards.
     """
     device = choose_device(config.device)
+    if config.device == "auto" and device.type == "cpu" and (problem := cuda_problem()):
+        raise ValueError(f"device = auto: {problem}; or pretrain on the CPU with --device cpu")
     precision = resolve_precision(config.precision, device)
     processes = find_processes(config.hardware, config.device)
     if ":" in config.device and processes.world_size > 1:
@@ -96,7 +124,19 @@ def make_plan(config: PretrainConfig, *, resume: bool) -> Plan:
     found = survey(config.data)
     resumption = Resumption(accumulate=config.accumulate)
     if resume:
-        resumption = find_resumption(config, world_size=processes.world_size)
+        # One process reads a checkpoint to compare its digest. Those that it starts are told by the
+        # environment, others when they meet.
+        starts = processes.launcher == "own" and processes.world_size > 1
+        if starts and "LOCAL_RANK" in os.environ and chosen is None:
+            chosen = os.environ.get(_CHOSEN)
+        resumption = find_resumption(
+            config,
+            world_size=processes.world_size,
+            chosen=chosen,
+            digests=processes.rank == 0 or processes.launcher == "own",
+        )
+        if starts and "LOCAL_RANK" not in os.environ:
+            os.environ[_CHOSEN] = resumption.name
         config = dataclasses.replace(config, accumulate=resumption.accumulate)
     return Plan(
         config=config,
@@ -163,6 +203,12 @@ def show(plan: Plan, console: Console, *, clips_per_second: float | None, may_ex
     for line in _plan_lines(plan, num_parameters, clips_per_second):
         console.print(line)
     console.print(_memory_table(plan))
+    there = _shared_memory()
+    console.print(
+        f"shared memory: readers fill up to {_gib(plan.reader_bytes)} of a node's "
+        f"({plan.processes.devices} processes x {plan.config.workers} workers)"
+        + ("" if there is None else f"; {_SHARED} has {_gib(there)} here")
+    )
     console.print(
         f"disk: up to {_gib(needed)} in {out} (free: {_gib(_free_bytes(out))}): "
         f"{log.keep} checkpoints that are kept and one being written, the portable one"
@@ -322,6 +368,11 @@ def _folder_problems(out: Path, *, needed: int, may_exist: bool) -> Iterator[str
             f"{out}: {_gib(_free_bytes(out))} free, checkpoints take up to {_gib(needed)}; keep "
             "fewer (log.keep, log.keep_every) or choose another --out"
         )
+
+
+def _shared_memory() -> int | None:
+    """Size of this machine's, where it can be seen."""
+    return shutil.disk_usage(_SHARED).total if _SHARED.is_dir() else None
 
 
 def _free_bytes(out: Path) -> int:

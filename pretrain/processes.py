@@ -7,16 +7,17 @@ three ways, and where the rank comes from differs:
   others itself; they find ``LOCAL_RANK`` (and, over several machines without a cluster manager,
   everyone needs ``NODE_RANK`` and ``MASTER_ADDR`` from whoever starts them);
 - under torchrun, ``RANK`` and ``LOCAL_WORLD_SIZE`` say it;
-- under SLURM, with ``srun``, ``SLURM_PROCID`` and ``SLURM_NTASKS`` say it.
+- under SLURM, with ``srun``, the variables of the step say it (``pretrain.cluster``).
 """
 
 from __future__ import annotations
 
 import os
 import signal
+import socket
 import threading
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import pytorch_lightning as pl
@@ -24,17 +25,15 @@ import torch
 from lightning_fabric.plugins import ClusterEnvironment
 from lightning_fabric.plugins.environments import (
     LightningEnvironment,
-    SLURMEnvironment,
     TorchElasticEnvironment,
 )
 from lightning_fabric.utilities.distributed import _set_num_threads_if_needed
 from pytorch_lightning.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
 
 from hicmae.processes import speaks_of_another_process
+from pretrain.cluster import StepEnvironment, StepTask, lone_task, port_taken, step_task
 from pretrain.settings import HardwareConfig
 
-# Jobs of these names are sessions in which a person starts things by hand.
-_INTERACTIVE = ("bash", "interactive")
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
@@ -46,18 +45,19 @@ class Processes:
     devices: int  # processes on each node
     num_nodes: int
     launcher: Literal["own", "torchrun", "slurm"] = "own"
-    note: str = ""  # for the user, where the settings said otherwise than the launcher
+    note: str = ""  # for the user: what SLURM makes of it, and settings that are not used
+    task: StepTask | None = None  # of SLURM
 
     @property
     def world_size(self) -> int:
         return self.devices * self.num_nodes
 
     def environment(self) -> ClusterEnvironment:
-        """The same for Lightning. Its own requeueing is off: a run is saved and ends first."""
+        """The same for Lightning, which does not requeue: a run is saved and ends first."""
         if self.launcher == "torchrun":
             return TorchElasticEnvironment()
-        if self.launcher == "slurm":
-            return SLURMEnvironment(auto_requeue=False)
+        if self.task is not None:
+            return StepEnvironment(self.task)
         return LightningEnvironment()
 
 
@@ -68,17 +68,57 @@ def find_processes(hardware: HardwareConfig, device: str) -> Processes:
     """
     if TorchElasticEnvironment.detect():
         world, here = int(os.environ["WORLD_SIZE"]), int(os.environ["LOCAL_WORLD_SIZE"])
-        return _started(hardware, "torchrun", int(os.environ["RANK"]), world, here)
-    if "SLURM_NTASKS" in os.environ and os.environ.get("SLURM_JOB_NAME") not in _INTERACTIVE:
-        world = int(os.environ["SLURM_NTASKS"])
-        nodes = int(os.environ.get("SLURM_JOB_NUM_NODES", os.environ.get("SLURM_NNODES", "1")))
-        here = int(os.environ.get("SLURM_NTASKS_PER_NODE", world // nodes))
-        return _started(hardware, "slurm", int(os.environ.get("SLURM_PROCID", "0")), world, here)
+        found = _started(hardware, "torchrun", int(os.environ["RANK"]), world, here)
+        return replace(found, note="; ".join(filter(None, (found.note, _restarts(os.environ)))))
+    task = step_task(os.environ)
+    if task is not None:
+        found = _started(hardware, "slurm", task.rank, task.world_size, task.devices)
+        note = "; ".join(filter(None, (str(task), found.note)))
+        return replace(found, task=task, note=note)
     devices = _devices(hardware, device)
     nodes = 1 if hardware.num_nodes == "auto" else hardware.num_nodes
     environment = LightningEnvironment()
     rank = environment.node_rank() * devices + environment.local_rank()
-    return Processes(rank=rank, devices=devices, num_nodes=nodes)
+    return Processes(
+        rank=rank, devices=devices, num_nodes=nodes, note=lone_task(os.environ, devices * nodes)
+    )
+
+
+def check_gpus(processes: Processes, num_visible: int) -> None:
+    """Check that every process of this node has a GPU; ``num_visible``: those it can see.
+
+    SLURM may show each task one of its own (``--gpus-per-task``); else all see all of the node.
+
+    Raises: ValueError: there are not as many.
+    """
+    if num_visible >= processes.devices or (num_visible == 1 and processes.launcher != "own"):
+        return
+    if processes.launcher == "own":
+        raise ValueError(
+            f"hardware.devices = {processes.devices}: a process needs a GPU of its own, and "
+            f"{num_visible} can be used here; take --hardware.devices {num_visible}, or --device "
+            "cpu"
+        )
+    raise ValueError(
+        f"{processes.launcher}: started {processes.devices} processes on this node, which see "
+        f"{num_visible} GPUs; let each see one of its own or all see as many as there are "
+        "processes (--gpus-per-task=1, or --gpus-per-node)"
+    )
+
+
+def check_port(processes: Processes) -> None:
+    """Check ``MASTER_PORT`` where this process is the first and starts the others.
+
+    Raises: ValueError: another program has it.
+    """
+    port = os.environ.get("MASTER_PORT", "")
+    first = processes.rank == 0 and processes.launcher == "own" and "LOCAL_RANK" not in os.environ
+    if not (first and processes.world_size > 1 and port.isdigit()):
+        return
+    try:
+        socket.create_server(("", int(port))).close()
+    except OSError as error:
+        raise ValueError(port_taken(int(port), str(error.strerror))) from None
 
 
 class Launcher(_SubprocessScriptLauncher):
@@ -187,6 +227,23 @@ def _started(
     ]
     note = f"{launcher} started the processes; not used: {', '.join(differs)}" if differs else ""
     return Processes(rank=rank, devices=devices, num_nodes=nodes, launcher=launcher, note=note)
+
+
+def _restarts(environ: Mapping[str, str]) -> str:
+    """A line where torchrun will restart processes that then find the addresses of dead ones.
+
+    It hands the store of its own rendezvous to them, with what the first start left in it; only
+    its own environment can change that.
+    """
+    restarts = environ.get("TORCHELASTIC_MAX_RESTARTS", "0")
+    if restarts == "0" or environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return ""
+    if environ.get("TORCH_DISABLE_SHARE_RDZV_TCP_STORE") == "1":
+        return ""
+    return (
+        f"torchrun restarts up to {restarts} times (--max-restarts), and restarted processes would "
+        "dial the addresses of the dead: start it with TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1"
+    )
 
 
 def _devices(hardware: HardwareConfig, device: str) -> int:

@@ -159,6 +159,9 @@ def _train(plan: Plan, console: Console, *, resume: bool, overwrite: bool) -> in
     from pretrain.processes import StopOnSignal, lost_process
     from pretrain.zero import trainer_settings
 
+    plan = _meet(plan, resume=resume)
+    if lack := plan.lack():
+        console.print(lack)
     config, counts, resumption = plan.config, plan.counts, plan.resumption
     out, log, hardware = config.out, config.log, config.hardware
     if resumption.checkpoint:
@@ -233,6 +236,7 @@ def _train(plan: Plan, console: Console, *, resume: bool, overwrite: bool) -> in
             batch_size=config.data.batch_size,
             timeout_seconds=hardware.timeout_seconds,
             checkpoint_io=files,
+            clip_norm=config.optimizer.clip_norm,
         ),
         max_steps=counts.num_steps,
         max_epochs=-1,
@@ -265,6 +269,34 @@ def _train(plan: Plan, console: Console, *, resume: bool, overwrite: bool) -> in
             wandb_run.finish(exit_status)
     console.print(_closing(plan, meter.last_row, trainer.global_step, stopper.received))
     return exit_status
+
+
+def _meet(plan: Plan, *, resume: bool) -> Plan:
+    """Find what is wrong with the processes before anything is written; the plan of the first."""
+    import torch
+
+    from pretrain.cluster import meet
+    from pretrain.plan import make_plan
+    from pretrain.processes import check_gpus, check_port
+
+    processes, config = plan.processes, plan.config
+    if plan.device.type == "cuda":
+        check_gpus(processes, torch.cuda.device_count())
+    check_port(processes)
+    if processes.launcher == "own" or processes.world_size == 1:
+        return plan
+    first = meet(
+        processes.task,
+        rank=processes.rank,
+        world_size=processes.world_size,
+        device=plan.device,
+        out=str(config.out),
+        checkpoint=plan.resumption.name,
+        timeout_seconds=config.hardware.timeout_seconds,
+    )
+    if first == plan.resumption.name:
+        return plan
+    return make_plan(config, resume=resume, chosen=first)
 
 
 def _opening(plan: Plan, module: PretrainModule) -> str:

@@ -18,6 +18,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal
 
+import pytorch_lightning as pl
 import torch
 from pytorch_lightning.plugins.io import CheckpointIO
 from pytorch_lightning.plugins.precision import DeepSpeedPrecision
@@ -47,6 +48,8 @@ class EngineConfig:
         offload_parameters: Whether weights that are not in use are on the CPU; stage 3 only.
         bucket_elements: Numbers that are sent at once; twice as many take memory.
         overlap: Whether gradients are sent while the backward pass goes on.
+        communication: Number format in which ``deepspeed`` sends gradients: ``auto`` is the
+            format that they have; bf16 sends half of fp32's bytes, and rounds each sum.
         persistent_elements: Weights of fewer numbers stay whole on every device; stage 3 only.
         gathered_elements: Numbers of shared weights that are whole at once, those of the next
             layers among them; stage 3 only. One layer's are whole however many they are.
@@ -60,6 +63,7 @@ class EngineConfig:
     offload_parameters: bool = False
     bucket_elements: int = 50_000_000
     overlap: bool = True
+    communication: Literal["auto", "fp32", "bf16"] = "auto"
     persistent_elements: int = 100_000
     gathered_elements: int = 10_000_000
 
@@ -73,6 +77,8 @@ class EngineConfig:
             problems.append(f"offload_optimizer with kind {self.kind} (needs deepspeed)")
         if self.offload_parameters and self.stage != 3:
             problems.append(f"offload_parameters at stage {self.stage} (needs stage 3)")
+        if self.communication != "auto" and self.kind != "deepspeed":
+            problems.append(f"communication with kind {self.kind} (needs deepspeed)")
         if self.bucket_elements < 1:
             problems.append(f"bucket_elements = {self.bucket_elements} (must be 1 or more)")
         for name in ("persistent_elements", "gathered_elements"):
@@ -119,11 +125,13 @@ def trainer_settings(
     batch_size: int,
     timeout_seconds: int,
     checkpoint_io: CheckpointIO,
+    clip_norm: float | None = None,
 ) -> dict[str, Any]:
     """What Lightning's trainer is told of an engine, its devices and the number format.
 
     ``precision`` is Lightning's name, ``batch_size`` the clips that one process handles at once,
-    and ``timeout_seconds`` the longest that it waits for another.
+    ``timeout_seconds`` the longest that it waits for another, and ``clip_norm`` the largest norm
+    of a gradient.
     """
     on_cpu = device.type == "cpu"
     alone_on = [device.index] if device.index and processes.world_size == 1 else None
@@ -137,11 +145,21 @@ def trainer_settings(
         "process_group_backend": "gloo" if on_cpu else None,
         "timeout": timedelta(seconds=timeout_seconds),
     }
+    if not on_cpu and processes.devices > 1 and torch.cuda.device_count() == 1:
+        # Each process sees one GPU, its own; Lightning would look for that of its number.
+        shared["parallel_devices"] = [torch.device("cuda", 0)] * processes.devices
+        settings["devices"] = 1
     if engine.kind == "deepspeed":
         if on_cpu:
             # DeepSpeed asks the machine what it computes on; one with GPUs would say otherwise.
             os.environ["DS_ACCELERATOR"] = "cpu"
-        config = zero_config(engine, precision=precision, batch_size=batch_size, on_cpu=on_cpu)
+        config = zero_config(
+            engine,
+            precision=precision,
+            batch_size=batch_size,
+            on_cpu=on_cpu,
+            clip_norm=clip_norm,
+        )
         # It brings the number format and is not told it a second time.
         return settings | {
             "strategy": ZeroStrategy(config=config, **shared),
@@ -153,14 +171,18 @@ def trainer_settings(
         # Buffers are constants (positions, windows): sending them each step would be for nothing.
         ddp = _DDP(gradient_as_bucket_view=True, broadcast_buffers=False, **shared)
         return settings | {"strategy": ddp}
-    if processes.launcher != "own":
-        # The environment is told for what it turns off: Lightning's own requeueing.
-        settings["plugins"].append(processes.environment())
+    # Lightning would take a job of SLURM for the launcher, and requeue it.
+    settings["plugins"].append(processes.environment())
     return settings
 
 
 def zero_config(
-    engine: EngineConfig, *, precision: str, batch_size: int, on_cpu: bool
+    engine: EngineConfig,
+    *,
+    precision: str,
+    batch_size: int,
+    on_cpu: bool,
+    clip_norm: float | None = None,
 ) -> dict[str, Any]:
     """What DeepSpeed is told; ``on_cpu``: it computes on CPUs, which need no pinned memory."""
     zero: dict[str, Any] = {
@@ -169,10 +191,12 @@ def zero_config(
         "contiguous_gradients": True,
         "reduce_bucket_size": engine.bucket_elements,
         "allgather_bucket_size": engine.bucket_elements,
-        # Gradients go to the process that keeps them; by default DeepSpeed sends them to all,
-        # which is twice as much, and lets each throw the others' away.
-        "use_multi_rank_bucket_allreduce": False,
     }
+    if on_cpu:
+        # Gradients go to the process that keeps them; by default DeepSpeed sends a bucket to all,
+        # which is twice as much, and lets each throw the others' away. On GPUs that is the faster:
+        # one call for a bucket instead of one for each process that keeps a part of it.
+        zero["use_multi_rank_bucket_allreduce"] = False
     if engine.stage == 3:
         zero |= {
             "stage3_param_persistence_threshold": engine.persistent_elements,
@@ -188,8 +212,12 @@ def zero_config(
         zero["offload_optimizer"] = dict(device)
     if engine.offload_parameters:
         zero["offload_param"] = dict(device)
-    return {
+    config: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": batch_size,
+        # Left out, it is 1 from DeepSpeed 0.19.3 on.
+        "gradient_clipping": clip_norm or 0.0,
+        # It would wait for the device at every step; the run measures its own speed.
+        "timers": {"throughput": {"enabled": False}},
         "zero_optimization": zero,
         # PyTorch's AdamW, fused, updates on a CPU too; DeepSpeed's own wants a compiler.
         "zero_allow_untested_optimizer": True,
@@ -199,6 +227,9 @@ def zero_config(
         "bf16": {"enabled": precision == "bf16-true"},
         "fp16": {"enabled": precision == "16-mixed"},
     }
+    if engine.communication != "auto":
+        config["communication_data_type"] = engine.communication
+    return config
 
 
 class ZeroPrecision(DeepSpeedPrecision):
@@ -211,6 +242,12 @@ class ZeroPrecision(DeepSpeedPrecision):
     def convert_input(self, data: Any) -> Any:
         """Batches are bytes; what is made of them stays fp32, and autocast casts."""
         return data
+
+    def backward(  # type: ignore[override]  # as Lightning's own
+        self, tensor: Tensor, model: pl.LightningModule, optimizer: Any, *args: Any, **kwargs: Any
+    ) -> None:
+        """Lightning has divided the loss by the batches of a step; DeepSpeed is not to again."""
+        super().backward(tensor, model, optimizer, *args, scale_wrt_gas=False, **kwargs)
 
     @contextmanager
     def train_step_context(self) -> Iterator[None]:
@@ -245,13 +282,14 @@ class ZeroStrategy(DeepSpeedStrategy):
         self.setup_distributed()
 
     def setup_distributed(self) -> None:
-        """Lightning's, without its check of GPU numbers on CPUs, and with its timeout for all."""
+        """Lightning's, with its timeout for all, and without its check of GPU numbers.
+
+        Those do not begin at 0 on CPUs, nor where each process sees one GPU.
+        """
         _time_out_after(self._timeout)
-        if super().root_device.type != "cpu":
-            super().setup_distributed()
-            return
         self.set_world_ranks()
-        _use_gloo_alone()
+        if self.root_device.type == "cpu":
+            _use_gloo_alone()
         self._init_deepspeed_distributed()
 
     def _configure_launcher(self) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -76,18 +78,13 @@ def command(tmp_path: Path, tiny_model_config: ModelConfig) -> list[str]:
     return [*words, "--wandb.mode", "offline", "--hardware.timeout_seconds", "120"]
 
 
-@pytest.mark.slow
-def test_a_preempted_job_on_two_nodes_goes_on_and_ends_with_the_same_weights(
-    cluster: Cluster,
-    command: list[str],
-    tmp_path: Path,
-    repository: Path,
-) -> None:
-    programs = tmp_path / "bin"
+def found_by(cluster: Cluster, folder: Path, repository: Path) -> dict[str, str]:
+    """Variables with which jobs find the command."""
+    programs = folder / "bin"
     programs.mkdir()
     (programs / "hicmae").write_text(f'#!/bin/sh\nexec {sys.executable} -m hicmae "$@"\n')
     (programs / "hicmae").chmod(0o755)
-    environment = {
+    return {
         "PATH": f"{programs}:{cluster.environment['PATH']}",
         "PYTHONPATH": str(repository),
         # Both nodes are this machine, whatever they are called.
@@ -95,6 +92,84 @@ def test_a_preempted_job_on_two_nodes_goes_on_and_ends_with_the_same_weights(
         "OMP_NUM_THREADS": "1",
         "WANDB_MODE": "offline",
     }
+
+
+@pytest.mark.slow
+def test_one_run_of_several_processes_or_several_of_one_is_what_the_step_says(
+    cluster: Cluster, command: list[str], tmp_path: Path, repository: Path
+) -> None:
+    """In an allocation whose job wishes for two tasks on each of two nodes.
+
+    Two steps side by side on one port of a machine, each on one node of two; a step of one task;
+    a shell without srun; a port that is taken; and an array of single tasks.
+    """
+    environment = found_by(cluster, tmp_path, repository)
+    out = tmp_path / "runs"
+    words = " ".join(["hicmae pretrain", *command, "--steps 2 --wandb.mode disabled"])
+    # It says what it is, and ends, since the folder is a file.
+    lone = f"{words} --hardware.strategy auto --out {tmp_path}/tiny.yaml"
+    words += " --hardware.strategy ddp"
+    script = tmp_path / "steps.sh"
+    with socket.create_server(("", 0)) as taken:
+        script.write_text(
+            f"""cd {tmp_path}
+            srun -N1 -n2 --overlap {words} --out {out}/A >A.log 2>&1 &
+            srun -N1 -n2 --overlap {words} --seed 1 --out {out}/B >B.log 2>&1 &
+            wait
+            srun -N1 -n1 --overlap {lone} >one.log 2>&1 &
+            {lone} >shell.log 2>&1 &
+            MASTER_PORT={taken.getsockname()[1]} srun -N1 -n2 --overlap {words} \\
+                --hardware.timeout_seconds 3 --out {out}/C >C.log 2>&1 &
+            srun -N2 -n2 --overlap bash -c '{words} --out {out}/D-$SLURM_PROCID' >D.log 2>&1 &
+            wait
+            """
+        )
+        array = cluster.call(
+            *("sbatch", "--parsable", "--array=3", "-n1", "--gpus-per-node=0"),
+            *(f"--output={tmp_path}/array-%a.log", "--wrap", lone),
+            environment=environment,
+        ).strip()
+        cluster.call(
+            *("salloc", "-N2", "--ntasks-per-node=2", "bash", str(script)),
+            environment=environment,
+            seconds=120,
+        )
+    cluster.wait_for_end(array, seconds=60)
+    said = {
+        name: (tmp_path / f"{name}.log").read_text()
+        for name in ("A", "B", "C", "D", "one", "shell", "array-3")
+    }
+    for number, name in enumerate("AB"):
+        first = said[name].splitlines()[0]
+        assert re.fullmatch(r"SLURM step \d+\.\d+: one run of 2 processes on this node", first), (
+            said
+        )
+        assert said[name].count("pretrained 2 steps") == 1, said[name]
+        # 16 clips, of which two processes take 2 each.
+        assert "to step 2 of 4 clips" in said[name]
+        assert [row["step"] for row in rows_of(out / name)] == ["1", "2"]
+        assert load_checkpoint(out / name).config["pretraining"]["seed"] == number
+    for name in ("one", "shell", "array-3"):
+        assert "is a file" in said[name]
+    assert ", outside srun: a run of its own, of 1 process\n" in said["array-3"]
+    assert ", of one task: a run of its own, of 1 process\n" in said["one"]
+    assert "outside srun: a run of its own, of 1 process; srun makes one run of" in said["shell"]
+    assert said["C"].count("MASTER_PORT = ") == 1
+    assert "process 1 of 2 found no first process" in said["C"]
+    assert said["D"].count("its 2 tasks are one run, and have 2 run folders") == 2
+    assert sorted(path.name for path in out.iterdir()) == ["A", "B"], "refused, and nothing made"
+    for text in said.values():
+        assert "Traceback" not in text, text
+
+
+@pytest.mark.slow
+def test_a_preempted_job_on_two_nodes_goes_on_and_ends_with_the_same_weights(
+    cluster: Cluster,
+    command: list[str],
+    tmp_path: Path,
+    repository: Path,
+) -> None:
+    environment = found_by(cluster, tmp_path, repository)
     options = ["--nodes=2", "--ntasks-per-node=1", "--gpus-per-node=0", "--cpus-per-task=1"]
     options += ["--time=30", f"--output={tmp_path}/%j.log", f"--chdir={tmp_path}"]
     script = tmp_path / "job.sbatch"
@@ -118,6 +193,9 @@ def test_a_preempted_job_on_two_nodes_goes_on_and_ends_with_the_same_weights(
         assert time.monotonic() < deadline, said(job)
         time.sleep(0.1)
     cluster.call("scancel", "--signal=USR1", "--batch", job)
+    # The run to compare with has the time until the other one is started again.
+    whole = tmp_path / "whole"
+    undisturbed = submit(whole)
     while cluster.job(job).get("Restarts") != "1":
         assert cluster.job(job)["JobState"] in live, said(job)
         assert time.monotonic() < deadline, said(job)
@@ -139,8 +217,6 @@ def test_a_preempted_job_on_two_nodes_goes_on_and_ends_with_the_same_weights(
     assert log.count("back into the queue") == 1
     assert f"from step {stopped} to step {STEPS}" in log
 
-    whole = tmp_path / "whole"
-    undisturbed = submit(whole)
     assert cluster.wait_for_end(undisturbed, seconds=120)["JobState"] == "COMPLETED", said(
         undisturbed
     )

@@ -5,6 +5,7 @@ A decoder is one file beside this one and one line in ``DECODERS``.
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -13,7 +14,6 @@ from typing import Protocol
 import numpy as np
 
 from hicmae.media.container import VideoStream, probe_video
-from hicmae.media.decord_video import DecordDecoder
 from hicmae.media.errors import MediaError
 from hicmae.media.pyav_video import PyavDecoder
 
@@ -73,10 +73,11 @@ class FrameDecoder(Protocol):
 _HELD_SECONDS = 0.7
 
 # Name -> opener, in the order in which they are tried.
-DECODERS: dict[str, Callable[[VideoStream], FrameDecoder]] = {
-    DecordDecoder.name: DecordDecoder,
-    PyavDecoder.name: PyavDecoder,
-}
+DECODERS: dict[str, Callable[[VideoStream], FrameDecoder]] = {PyavDecoder.name: PyavDecoder}
+if importlib.util.find_spec("decord") is not None:  # not on ARM, nor on macOS
+    from hicmae.media.decord_video import DecordDecoder
+
+    DECODERS = {DecordDecoder.name: DecordDecoder, **DECODERS}
 
 
 def open_video(path: str | Path, *, decoders: Sequence[str] = tuple(DECODERS)) -> VideoReader:

@@ -5,14 +5,19 @@ from __future__ import annotations
 import collections
 import importlib.metadata
 import json
+import os
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from packaging.requirements import Requirement
 
+import hicmae.devices
 import hicmae.doctor
+from hicmae.devices import choose_device, cuda_problem
 from hicmae.doctor import (
     check_devices,
     check_services,
@@ -59,6 +64,56 @@ def test_a_decoder_that_loses_frames_is_broken(
     found = findings(tmp_path, status=1)["decoder decord (frames)"]
     assert (found["state"], found["remedy"]) == ("broken", "pip install --force-reinstall decord")
     assert "1 broken" in capsys.readouterr().out
+
+
+def test_without_decord_pyav_reads_and_the_doctor_says_so(tmp_path: Path, repository: Path) -> None:
+    """In a process of its own: a decoder is chosen when it is imported."""
+    script = (
+        "import sys; sys.modules['decord'] = None; import hicmae.doctor as doctor; "
+        "from pathlib import Path; from hicmae.media.video import open_video; "
+        f"clip = Path({str(tmp_path / 'clip.mp4')!r}); doctor._write_clip(clip); "
+        "print(open_video(clip).decoder); "
+        "print(*((f.topic, f.state) for f in doctor.check_decoders()), sep='\\n')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env={**os.environ, "PYTHONPATH": str(repository)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[0] == "pyav"
+    assert "('decoder decord (frames)', 'note')" in lines
+    assert "('decoder PyAV (frames)', 'ok')" in lines
+
+
+@pytest.mark.parametrize(
+    ("system", "machine", "wanted"),
+    [
+        ("linux", "x86_64", True),
+        ("win32", "AMD64", True),
+        ("linux", "aarch64", False),
+        ("darwin", "arm64", False),
+        ("darwin", "x86_64", False),
+    ],
+)
+def test_what_is_asked_for_can_be_installed_on_every_system(
+    system: str, machine: str, wanted: bool, repository: Path
+) -> None:
+    tomllib = pytest.importorskip("tomllib", reason="tomllib came with Python 3.11")
+    project = tomllib.loads((repository / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    asked = [Requirement(line) for line in project["dependencies"]]
+    there = {"sys_platform": system, "platform_machine": machine}
+    found = {item.name for item in asked if item.marker is None or item.marker.evaluate(there)}
+    assert ("decord" in found) == wanted
+    assert "av" in found
+    (lightning,) = (item.specifier for item in asked if item.name == "pytorch-lightning")
+    assert [lightning.contains(f"2.6.{n}") for n in range(1, 7)] == [True, False, False] + 3 * [
+        True
+    ]
 
 
 def test_a_library_that_does_not_import_is_named_with_a_remedy(
@@ -118,17 +173,73 @@ def test_little_shared_memory_and_a_full_disk_are_notes(monkeypatch: pytest.Monk
         assert "--shm-size" in found["shared memory"].remedy
 
 
-def test_a_driver_that_torch_cannot_use_is_broken(monkeypatch: pytest.MonkeyPatch) -> None:
-    if torch.cuda.is_available():
-        pytest.skip("torch can use a GPU here")
+@pytest.mark.parametrize(
+    ("gpu", "release", "words", "remedy"),
+    [
+        ("H100, 535.54, 9.0", "13.0", ("driver 535.54", "needs driver 580 or newer"), "older CUDA"),
+        ("H100, 535.54", "13.0", ("driver 535.54", "needs driver 580 or newer"), "older CUDA"),
+        ("V100, 580.95, 7.0", "13.0", ("compute capability 7.0", "sm_75, sm_90"), "that has it"),
+        ("H100, 580.95, 9.0", None, ("built without CUDA",), "build with CUDA"),
+    ],
+)
+def test_a_gpu_that_torch_cannot_use_is_named_with_what_it_has_and_needs(
+    gpu: str, release: str | None, words: tuple[str, ...], remedy: str,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """By the doctor, and by whoever asks for the device; auto says that it is the CPU."""
 
     def run(command: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
-        return subprocess.CompletedProcess(command, 0, stdout="NVIDIA H100, 550.1\n")
+        # Old drivers do not know the field compute_cap.
+        known = gpu.count(",") == command[1].count(",")
+        if not known:
+            raise subprocess.CalledProcessError(2, command)
+        return subprocess.CompletedProcess(command, 0, stdout=f"{gpu}\n")
 
-    monkeypatch.setattr(hicmae.doctor.subprocess, "run", run)
-    found = {finding.topic: finding for finding in check_devices()}
-    assert found["CUDA"].state == "broken"
-    assert "driver" in found["CUDA"].remedy or "build" in found["CUDA"].remedy
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(hicmae.devices.subprocess, "run", run)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.version, "cuda", release)
+    monkeypatch.setattr(torch._C, "_cuda_getArchFlags", lambda: "sm_75 sm_90", raising=False)
+    found = {finding.topic: finding for finding in check_devices()}["CUDA"]
+    assert found.state == "broken"
+    assert all(word in found.found for word in words), found
+    assert found.remedy.endswith(remedy)
+    with pytest.raises(ValueError, match=f"device = cuda: {gpu.split(',')[0]} ") as caught:
+        choose_device("cuda")
+    assert all(word in str(caught.value) for word in words)
+    capsys.readouterr()
+    assert choose_device("auto").type == "cpu"
+    assert words[0] in capsys.readouterr().err
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    choose_device("auto")
+    assert capsys.readouterr().err == "", "hidden on purpose"
+
+
+@pytest.mark.parametrize(
+    ("capability", "architectures", "usable"),
+    [
+        ((8, 9), ["sm_75", "sm_80"], True),
+        ((7, 0), ["sm_75", "sm_80"], False),
+        ((9, 0), ["sm_80", "compute_80"], True),
+        ((10, 3), ["sm_80", "sm_90a", "sm_100"], True),
+        ((12, 1), ["sm_90", "sm_100"], False),
+        ((8, 0), ["sm_86"], False),
+    ],
+)
+def test_a_gpu_is_used_where_the_build_has_code_for_it(
+    capability: tuple[int, int], architectures: list[str], usable: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: capability)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: "a GPU")
+    monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: architectures)
+    problem = cuda_problem()
+    assert (problem is None) == usable
+    if problem is not None:
+        number = f"{capability[0]}.{capability[1]}"
+        assert problem.startswith(f"a GPU has compute capability {number}, and torch")
 
 
 def test_slurm_and_a_login_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ import torch
 import yaml
 
 from hicmae.config import to_dict
+from hicmae.files import file_sha256
 from hicmae.settings import ModelConfig
 from pretrain.checkpoints import (
     CheckpointFiles,
@@ -24,7 +25,8 @@ from pretrain.checkpoints import (
     step_files,
     step_of,
 )
-from pretrain.settings import DataConfig, HardwareConfig, PretrainConfig
+from pretrain.plan import make_plan
+from pretrain.settings import DataConfig, HardwareConfig, OptimizerConfig, PretrainConfig
 
 
 def make_files(**changes: Any) -> CheckpointFiles:
@@ -121,6 +123,59 @@ def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_is_used(
     clear_leftovers(tmp_path, newest=path)
     assert [step_of(path) for path in step_files(tmp_path / "checkpoints")] == [5]
     assert (tmp_path / "checkpoints" / "step-000007.ckpt.damaged").is_file()
+
+
+@pytest.mark.parametrize(
+    ("process", "read", "step"),
+    [
+        pytest.param({}, 2, 5, id="the first, which starts the others"),
+        pytest.param(
+            {"LOCAL_RANK": "1", "HICMAE_CHECKPOINT": "step-000005.ckpt"}, 0, 5, id="started by it"
+        ),
+        pytest.param({"LOCAL_RANK": "1"}, 2, 5, id="started by hand"),
+        # Its size is right; who has read it says at the meeting that it is damaged.
+        pytest.param({"SLURM_PROCID": "1", "SLURM_STEP_ID": "0"}, 0, 7, id="a task of SLURM"),
+        pytest.param({"SLURM_PROCID": "0", "SLURM_STEP_ID": "0"}, 2, 5, id="SLURM's first"),
+    ],
+)
+def test_one_process_of_a_run_reads_checkpoints_to_compare_their_digests(
+    process: dict[str, str],
+    read: int,
+    step: int,
+    shards: Path,
+    tmp_path: Path,
+    tiny_model_config: ModelConfig,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    save_steps(tmp_path, make_files(), 5, 7)
+    newest = tmp_path / "checkpoints" / "step-000007.ckpt"
+    content = newest.read_bytes()
+    newest.write_bytes(content[:500] + bytes([content[500] ^ 1]) + content[501:])
+    for name in ("LOCAL_RANK", "HICMAE_CHECKPOINT", "TORCHELASTIC_RUN_ID", "SLURM_STEP_ID"):
+        monkeypatch.setenv(name, "")  # so that it is taken back, whoever sets it
+        monkeypatch.delenv(name)
+    for name, value in ({"SLURM_STEP_NUM_TASKS": "2", "SLURM_NTASKS": "2"} | process).items():
+        monkeypatch.setenv(name, value)
+    digested = []
+
+    def digest(path: Path) -> str:
+        digested.append(path.name)
+        return file_sha256(path)
+
+    monkeypatch.setattr("pretrain.checkpoints.file_sha256", digest)
+    config = PretrainConfig(
+        data=DataConfig(shards=shards, batch_size=4),
+        out=tmp_path,
+        model=tiny_model_config,
+        hardware=HardwareConfig(devices=2),
+        steps=9,
+        optimizer=OptimizerConfig(warmup_steps=0),
+        device="cpu",
+    )
+    plan = make_plan(config, resume=True)
+    assert (len(digested), plan.resumption.step) == (read, step)
+    told = make_plan(config, resume=True, chosen="step-000005.ckpt")
+    assert (len(digested), told.resumption.step) == (read, 5)
 
 
 def test_when_every_checkpoint_is_damaged_nothing_is_begun_over_it(tmp_path: Path) -> None:

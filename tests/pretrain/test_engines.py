@@ -17,7 +17,8 @@ from pretrain.zero import EngineConfig, load_engine, trainer_settings, zero_conf
 VARIABLES = (
     "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "NODE_RANK",
     "TORCHELASTIC_RUN_ID", "SLURM_NTASKS", "SLURM_NTASKS_PER_NODE", "SLURM_PROCID",
-    "SLURM_LOCALID", "SLURM_NODEID", "SLURM_JOB_NUM_NODES", "SLURM_NNODES", "SLURM_JOB_NAME",
+    "SLURM_LOCALID", "SLURM_NODEID", "SLURM_JOB_ID", "SLURM_STEP_ID", "SLURM_STEP_NUM_TASKS",
+    "SLURM_STEP_TASKS_PER_NODE",
 )  # fmt: skip
 
 
@@ -77,6 +78,29 @@ def test_deepspeed_is_told_stage_offloading_and_precision() -> None:
     assert not config["zero_optimization"]["offload_optimizer"]["pin_memory"]
 
 
+def test_deepspeed_is_told_what_its_defaults_would_change() -> None:
+    """Its gradient clipping, its timer, which waits for the device, and what it sends in."""
+    engine = EngineConfig(kind="deepspeed", stage=2)
+    for clip_norm in (None, 0.5):
+        config = zero_config(
+            engine, precision="bf16-mixed", batch_size=5, on_cpu=False, clip_norm=clip_norm
+        )
+        assert config["gradient_clipping"] == (clip_norm or 0)
+        assert config["timers"] == {"throughput": {"enabled": False}}
+        assert "communication_data_type" not in config
+        assert "use_multi_rank_bucket_allreduce" not in config["zero_optimization"]
+    config = zero_config(
+        EngineConfig(kind="deepspeed", stage=2, communication="bf16"),
+        precision="bf16-mixed",
+        batch_size=5,
+        on_cpu=True,
+    )
+    assert config["communication_data_type"] == "bf16"
+    assert config["zero_optimization"]["use_multi_rank_bucket_allreduce"] is False
+    with pytest.raises(ValueError, match="communication with kind ddp"):
+        EngineConfig(kind="ddp", communication="bf16")
+
+
 def test_a_command_that_nobody_started_is_the_first_of_its_processes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -90,11 +114,12 @@ def test_a_command_that_nobody_started_is_the_first_of_its_processes(
 def test_torchrun_and_slurm_say_who_is_there_and_settings_that_differ_are_named(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    start_as(monkeypatch, SLURM_NTASKS=6, SLURM_NTASKS_PER_NODE=3, SLURM_PROCID=4)
-    start_as(monkeypatch, SLURM_JOB_NUM_NODES=2, SLURM_JOB_NAME="run")
+    start_as(monkeypatch, SLURM_JOB_ID=7, SLURM_STEP_ID=0, SLURM_STEP_NUM_TASKS=6)
+    start_as(monkeypatch, SLURM_STEP_TASKS_PER_NODE="3(x2)", SLURM_PROCID=4, SLURM_NTASKS=6)
     found = find_processes(HardwareConfig(), "cpu")
     assert (found.rank, found.devices, found.num_nodes) == (4, 3, 2)
-    assert (found.launcher, found.note) == ("slurm", "")
+    assert found.launcher == "slurm"
+    assert found.note == "SLURM step 7.0: one run of 6 processes on 2 nodes (3 each)"
     # torchrun inside of SLURM is who started the processes.
     start_as(monkeypatch, TORCHELASTIC_RUN_ID="x", RANK=5, LOCAL_RANK=1, GROUP_RANK=1)
     start_as(monkeypatch, WORLD_SIZE=8, LOCAL_WORLD_SIZE=4)

@@ -92,6 +92,47 @@ def test_what_is_settled_goes_together(shards: Path, tiny_model_config: ModelCon
     assert not (shards / "run").exists(), "nothing is written"
 
 
+def test_readers_of_the_long_run_need_the_shared_memory_that_the_plan_says(
+    shards: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Eight processes with 11 readers; five batches each, of 128 clips of 16 frames and sound."""
+    config = make_config(
+        load_model_config("base"),
+        data=DataConfig(shards=shards, batch_size=8),
+        workers=11,
+        hardware=HardwareConfig(devices=8),
+        optimizer=OptimizerConfig(warmup_steps=0),
+        device="cpu",
+    )
+    plan = make_plan(config, resume=False)
+    larger = replace(plan, config=replace(config, data=DataConfig(shards=shards, batch_size=128)))
+    clip = 16 * 160 * 160 * 3 + 2 * config.model.input.clip_samples
+    assert larger.reader_bytes == 8 * 11 * 5 * 128 * clip
+    assert 73e9 < larger.reader_bytes < 75e9
+    monkeypatch.setattr("pretrain.plan._shared_memory", lambda: larger.reader_bytes - 1)
+    assert "readers fill up to 68." in larger.lack()
+    assert "remount" in larger.lack()
+    assert plan.lack() == ""
+    monkeypatch.setattr("pretrain.plan._shared_memory", lambda: None)  # not Linux
+    assert larger.lack() == ""
+
+
+def test_a_gpu_that_cannot_be_used_is_not_silently_a_cpu(
+    shards: Path, tiny_model_config: ModelConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever pretrains on a machine with GPUs wants them, also where device is auto."""
+    problem = "V100 has compute capability 7.0, and torch is built for sm_75; install another"
+    for module in ("hicmae.devices", "pretrain.plan"):
+        monkeypatch.setattr(f"{module}.cuda_problem", lambda: problem)
+    config = make_config(
+        tiny_model_config, data=DataConfig(shards=shards, batch_size=4), epochs=900.0
+    )
+    for device in ("auto", "cuda"):
+        with pytest.raises(ValueError, match=f"device = {device}: V100 has compute capability"):
+            make_plan(replace(config, device=device), resume=False)
+    assert make_plan(replace(config, device="cpu"), resume=False).device.type == "cpu"
+
+
 def test_a_size_is_a_name_a_file_or_changes_to_one(tmp_path: Path) -> None:
     tiny = load_model_config("tiny")
     assert choose_model("tiny") == tiny
@@ -168,6 +209,7 @@ def test_the_plan_has_counts_tokens_memory_operations_and_hours(
     assert "zero3_offload" in said
     assert "single" not in said
     assert "checked: 2 shards" in said
+    assert "shared memory: readers fill up to 0.00 GiB of a node's (2 processes x 0 work" in said
     assert "hicmae bench step" not in said
     train(out, dry_run=True)
     assert "hicmae bench step" in capsys.readouterr().out, "how to get a speed"

@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,26 @@ def test_a_signal_to_all_processes_of_a_run_saves_it(number: signal.Signals, run
     step = load_checkpoint(out).config["step"]
     assert (out / "checkpoints" / f"step-{step:06d}.ckpt").is_file()
     assert runs.rows(number.name)[-1]["step"] == str(step)
+
+
+@pytest.mark.slow
+def test_a_signal_that_readers_get_too_is_survived_while_a_slow_disk_saves(runs: Runs) -> None:
+    """Their death would end the training process, unsaved and not requeued."""
+    out = runs.folder / "slow"
+    process = runs.start(
+        "slow",
+        *("--steps", "1000000", "--workers", "2", "--log.checkpoint_every", "3"),
+        script=runs.repository / "tests" / "support" / "pretrain_slow_save.py",
+        SAVE_SECONDS="4",
+    )
+    runs.wait_for((out / "saving").exists, process)
+    os.killpg(process.pid, signal.SIGTERM)
+    output, errors = process.communicate(timeout=120)
+    assert process.returncode == 128 + signal.SIGTERM, output + errors
+    assert "stopped by SIGTERM after step" in output.splitlines()[-1]
+    step = load_checkpoint(out).config["step"]
+    assert (out / "checkpoints" / f"step-{step:06d}.ckpt").is_file()
+    assert runs.rows("slow")[-1]["step"] == str(step)
 
 
 @pytest.mark.parametrize(
@@ -158,6 +179,33 @@ def says_that_it_lost_one(process: subprocess.Popen[str]) -> None:
     assert len(told) == 1, errors
     assert "process 0 of 2 has lost another one" in told[0]
     assert "Traceback" not in errors
+
+
+@pytest.mark.slow
+def test_under_torchrun_all_go_on_from_what_the_first_has_found_whole(runs: Runs) -> None:
+    """The newest checkpoint has its size and not its digest, which one process alone looks at."""
+    script = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "hicmae"]
+    more = ("--steps", "4", "--log.checkpoint_every", "2", "--hardware.timeout_seconds", "60")
+    said = []
+    for last in ((), ("--resume",)):
+        done = subprocess.run(
+            [sys.executable, *script, *runs.words("torchrun", *more, *last)],
+            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(runs.repository)},
+            capture_output=True,
+            text=True,
+            timeout=240,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert done.stdout.count("pretrained 4 steps") == 1, "only the first process speaks"
+        said.append(done.stdout)
+        newest = runs.folder / "torchrun" / "checkpoints" / "step-000004.ckpt"
+        content = newest.read_bytes()
+        newest.write_bytes(content[:500] + bytes([content[500] ^ 1]) + content[501:])
+    assert "pretraining to step 4 of 8 clips" in said[0]
+    assert "step-000004.ckpt: damaged" in said[1]
+    assert "from step 2 to step 4 of 8 clips" in said[1]
+    assert [row["step"] for row in runs.rows("torchrun")] == ["1", "2", "3", "4"]
 
 
 def poisoned(runs: Runs, engine: str, poison: str, *more: str, status: int = 0) -> tuple[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,14 @@ def test_the_published_recipe_is_the_published_one(size: str) -> None:
     assert (counts.global_batch, counts.num_steps, counts.warmup_steps) == (160, 682_200, 34_110)
     assert optimizer.learning_rate * counts.global_batch / 256 == pytest.approx(1.875e-4)
     assert optimizer.min_learning_rate * counts.global_batch / 256 == pytest.approx(6.25e-6)
+
+
+@pytest.mark.parametrize("path", sorted((config_root() / "pretrain").glob("*.yaml")))
+def test_a_recipe_for_gpus_says_which_can_run_it(path: Path) -> None:
+    """The published one was run on GPUs for which today's wheels of torch have no code."""
+    if load_yaml(path).get("device") == "cuda":
+        head = path.read_text(encoding="utf-8").split("# Expect:")[0]
+        assert re.search(r"compute capability \d\.\d \(\w+\) or newer", head)
 
 
 @pytest.mark.parametrize("path", ABLATIONS, ids=[path.stem for path in ABLATIONS])

@@ -19,6 +19,7 @@ from pretrain.module import PretrainModule, step_seed
 from pretrain.settings import Counts, DataConfig, OptimizerConfig, PretrainConfig
 from pretrain.zero import load_engine
 from shards.reading.streaming import StreamConfig, clip_stream
+from tests.support.pretrain_in_turn import run_in_turn
 from tests.support.pretrain_processes import Runs
 from tests.support.pretrain_shards import assert_same_weights
 
@@ -41,6 +42,7 @@ def runs(
     (folder / "zero3.yaml").write_text(
         "kind: deepspeed\nstage: 3\npersistent_elements: 0\ngathered_elements: 4000\n"
     )
+    (folder / "bf16.yaml").write_text("kind: deepspeed\nstage: 2\ncommunication: bf16\n")
     found = Runs(folder, repository, tiny_model_config, many_shards)
     found.options += ["--optimizer.clip_norm", "0.5", "--steps", str(STEPS)]
     found.options += ["--log.checkpoint_every", "2", "--log.keep", "9"]
@@ -145,6 +147,72 @@ def test_a_run_of_one_process_goes_on_in_two_with_everything_offloaded(runs: Run
     said = train(runs, name, "zero3_offload", "--resume", "--accumulate", "2")
     assert "accumulate = 1 instead of 2" in said
     agree_with_one(runs, name)
+
+
+ENGINES = ("ddp", "zero1", "zero2", "zero3", "zero2_offload", "zero3_offload")
+
+
+def test_accumulation_is_the_mean_over_the_batches_of_a_step_with_every_engine(
+    runs: Runs, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Norms before clipping, clipped steps and weights; then on with other numbers of both.
+
+    One process of 2 N batches a step has the clips of two with N.
+    """
+    small = ("--data.batch_size", "1", "--optimizer.clip_norm", "0.1", "--log.health_every", "0")
+    counts = (1, 2, 4)
+
+    def of_two(name: str, engine: str, *more: str) -> list[str]:
+        words = ("--hardware.devices", "2", "--hardware.strategy", chosen(runs, engine))
+        return runs.words(name, *small, *words, *more)
+
+    for count in counts:
+        runs.here(f"one-{count}", *small, "--accumulate", str(2 * count))
+    on = {engine: half_way(runs, "one-2", f"one-2-{engine}") for engine in ("zero1", "zero3")}
+    run_in_turn(
+        [
+            *(
+                of_two(f"{engine}-{count}", engine, "--accumulate", str(count))
+                for engine in ENGINES
+                for count in counts
+            ),
+            of_two("bf16", "bf16"),
+            # They share the batches of one process's step.
+            *(of_two(name, engine, "--resume") for engine, name in on.items()),
+        ],
+        runs.folder,
+        runs.repository,
+    )
+    made = [(f"{engine}-{count}", count) for engine in ENGINES for count in counts]
+    made += [(name, 2) for name in on.values()]
+    # One process, with DeepSpeed and without it, takes the batches of both.
+    alone = []
+    for engine in ("zero1", "zero3"):
+        name = half_way(runs, f"{engine}-2", f"{engine}-2-alone")
+        alone.append(
+            runs.words(name, *small, "--hardware.strategy", chosen(runs, engine), "--resume")
+        )
+        made.append((name, 2))
+    run_in_turn(alone, runs.folder, runs.repository, processes=1)
+    name = half_way(runs, "zero2-2", "zero2-2-single")
+    capsys.readouterr()
+    runs.here(name, *small, "--resume")
+    assert "accumulate = 4 instead of 1" in capsys.readouterr().out
+    made.append((name, 2))
+    for name, count in made:
+        expected = norms_of(runs, f"one-{count}")
+        assert min(expected) > 0.1, "every step is clipped"
+        assert norms_of(runs, name) == pytest.approx(expected, rel=1e-4), name
+        agree(runs, name, losses_of(runs, f"one-{count}"), runs.weights(f"one-{count}"))
+
+    # Sent in bf16, sums are rounded to 8 bits.
+    sent, exact = norms_of(runs, "bf16"), norms_of(runs, "one-1")
+    assert sent == pytest.approx(exact, rel=0.02)
+    assert sent != pytest.approx(exact, rel=1e-5)
+
+
+def norms_of(runs: Runs, name: str) -> list[float]:
+    return [float(row["gradient_norm"]) for row in runs.rows(name)]
 
 
 def test_global_negatives_are_those_of_one_large_batch(

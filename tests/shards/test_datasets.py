@@ -185,7 +185,7 @@ def test_the_very_file_that_lacks_is_named_and_its_items_are_not_listed(
 def test_ravdess_pairs_silent_pictures_with_their_sound_where_both_are_apart(
     tmp_path: Path,
 ) -> None:
-    ravdess(tmp_path)
+    TREES["ravdess"](tmp_path)
     for film in tmp_path.glob("Actor_*/01-01-*.mp4"):
         film.rename(film.with_name(f"02{film.name[2:]}"))
         medium(film.with_name(f"03{film.stem[2:]}.wav"))

@@ -35,14 +35,16 @@ class Cluster:
     folder: Path
     environment: Mapping[str, str]
 
-    def call(self, *words: str, environment: Mapping[str, str] | None = None) -> str:
+    def call(
+        self, *words: str, environment: Mapping[str, str] | None = None, seconds: float = 60
+    ) -> str:
         """Run a client program; what it printed. Raises CalledProcessError."""
         done = subprocess.run(
             words,
             env={**os.environ, **self.environment, **(environment or {})},
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=seconds,
             check=False,
         )
         if done.returncode:
@@ -76,7 +78,7 @@ class Cluster:
 
 @contextmanager
 def two_nodes(folder: Path) -> Iterator[Cluster]:
-    """A cluster of the nodes ``n1`` and ``n2``, one processor each, until the block is left.
+    """A cluster of the nodes ``n1`` and ``n2``, four processors each, until the block is left.
 
     Args:
         folder: An empty one with a short path: a socket's name has at most 107 bytes.
@@ -188,8 +190,8 @@ SlurmdLogFile={folder}/slurmd-%n.log
 SchedulerParameters=sched_interval=1,bf_interval=1,sched_min_interval=0
 KillWait=10
 MinJobAge=600
-NodeName=n1 NodeHostname={host} NodeAddr=127.0.0.1 Port={first} CPUs=1 RealMemory=4000
-NodeName=n2 NodeHostname={host} NodeAddr=127.0.0.1 Port={second} CPUs=1 RealMemory=4000
+NodeName=n1 NodeHostname={host} NodeAddr=127.0.0.1 Port={first} CPUs=4 RealMemory=4000
+NodeName=n2 NodeHostname={host} NodeAddr=127.0.0.1 Port={second} CPUs=4 RealMemory=4000
 PartitionName=main Nodes=n1,n2 Default=YES MaxTime=INFINITE State=UP
 """
     (folder / "state").mkdir()
