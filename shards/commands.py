@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from shards.building.prepare import Refusal
 
 _LINE_SECONDS = 30.0  # from one line of progress to the next, where there is no terminal
+_PUBLISHED_BATCH = 160
 _MOST_NAMED = 200  # files of one cause that are printed; refused.jsonl has all
 _MEANINGS = CAUSES | {
     "missing-file": "a manifest names it and it is not there",
@@ -199,13 +200,18 @@ def info(*, folder: Path, json: Path | None = None) -> None:
         folder: Of the shards.
         json: Also write it into this file.
     """
-    from shards.index import describe, shards_info
+    from shards.index import describe, read_index, shards_info
+    from shards.reading.speakers import folder_speakers
 
     about = shards_info(folder)
+    mixed = folder_speakers(read_index(folder).table, _PUBLISHED_BATCH)
+    about["speakers"]["batch"] = None if mixed is None else dataclasses.asdict(mixed)
     if json is not None:
         write_json(json, about)
     table = Table(show_header=False, box=None, pad_edge=False)
     for name, text in describe(about):
+        if name == "speakers" and mixed is not None:
+            text += f"; {mixed}"
         table.add_row(name, escape(text))
     Console().print(table)
 

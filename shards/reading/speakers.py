@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pandas
 
 from shards.reading.order import SampleOrder
 
@@ -75,6 +76,19 @@ def batch_speakers(
         for numbers, share in zip(speakers, dealt / len(counts), strict=True)
     ]
     return BatchSpeakers(batch_size, float(np.mean(counts)), sum(permuted))
+
+
+def folder_speakers(table: pandas.DataFrame, batch_size: int) -> BatchSpeakers | None:
+    """Count speakers as ``batch_speakers`` does, of all samples of one folder, read from a disk.
+
+    Args:
+        table: Of its index.
+        batch_size: Samples of a batch, over all ranks.
+    """
+    table = table.sort_values(["shard", "json_offset"], kind="stable")
+    sizes = table["shard"].value_counts(sort=False).tolist()
+    speakers = pandas.factorize(table["speaker"])[0]
+    return batch_speakers(SampleOrder([sizes], None, seed=0, lanes=[None]), [speakers], batch_size)
 
 
 def _permuted(speakers: np.ndarray, drawn: float) -> float:

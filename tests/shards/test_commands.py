@@ -137,6 +137,10 @@ def test_a_synthetic_corpus_can_be_built(
     assert "6 clips of 1 speakers" in capsys.readouterr().out
     options = ["--out", str(tmp_path / "out"), "--faces", "none", "--face_size", "64"]
     assert main(["shards", "build", str(corpus / "manifest.csv"), *options]) == 0
+    capsys.readouterr()
+    assert main(["shards", "info", str(tmp_path / "out")]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "1 (0 samples unknown); 1.0 different in a batch of 6 (1.0 in a permutation's)" in said
     index = read_index(tmp_path / "out")
     assert len(index.table) == 6
     assert index.table["sound_state"].unique().tolist() == ["present"]
