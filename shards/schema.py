@@ -111,6 +111,8 @@ class SampleInfo:
         loudness_db: Level of the sound (root mean square, padding left out), decibels relative to
             full scale; None where it is absent or silent.
         sound_damaged: Whether parts of the sound could not be decoded; they are silent here.
+        sound_taken: What was taken instead of the mix of the best track, where that loses the
+            sound (``hicmae.media.sound_decoding.Track``); left out of the file where it is "".
         split: ``train``, ``test``, … as in the name of the shard.
         speaker: Who speaks, if known.
         labels: Whatever else the manifest says: emotion, valence, fold, …
@@ -136,6 +138,7 @@ class SampleInfo:
     sound_source: SourceFile | None = None
     loudness_db: float | None = None
     sound_damaged: bool = False
+    sound_taken: str = ""
     split: str = "train"
     speaker: str | None = None
     labels: dict[str, Label] = field(default_factory=dict)
@@ -199,9 +202,13 @@ def sample_problems(info: SampleInfo) -> list[str]:
 
 def sample_json(info: SampleInfo) -> bytes:
     """The bytes of ``<key>.json``: canonical, so that the same sample gives the same bytes."""
+    values = dataclasses.asdict(info)
+    for name in _LEFT_OUT_IF_EMPTY:
+        if not values[name]:
+            del values[name]
     return (
         json.dumps(
-            dataclasses.asdict(info),
+            values,
             sort_keys=True,
             separators=(",", ":"),
             ensure_ascii=False,
@@ -294,6 +301,8 @@ def checksum(blocks: bytes) -> int:
     return xxhash.xxh3_64_intdigest(blocks) or 1
 
 
+# Fields that came later and that most samples lack: old shards stay readable, bytes as they were.
+_LEFT_OUT_IF_EMPTY = ("sound_taken",)
 _KINDS: dict[str, tuple[type, ...]] = {
     "str": (str,),
     "int": (int,),
@@ -317,6 +326,8 @@ def _checked(cls: type, raw: dict[str, Any], prefix: str, problems: list[str]) -
     fields = _fields(cls)
     problems += [f"unknown field {prefix}{name}" for name in sorted(raw.keys() - fields.keys())]
     for name, (kinds, said) in fields.items():
+        if name not in raw and name in _LEFT_OUT_IF_EMPTY:
+            continue
         if name not in raw:
             problems.append(f"no field {prefix}{name}")
             continue

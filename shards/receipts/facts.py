@@ -128,6 +128,7 @@ class SampleFacts:
         detectors: ``detector/policy/align`` → number of samples.
         face_sizes: Side of the images, pixels → number of samples.
         padded: Samples whose sound was padded, and the seconds put there.
+        sounds_taken: What was taken instead of a mix that loses the sound → number of samples.
         num_damaged_sounds: Samples parts of whose sound could not be decoded.
     """
 
@@ -139,6 +140,7 @@ class SampleFacts:
     detectors: dict[str, int]
     face_sizes: dict[str, int]
     padded: tuple[int, float]
+    sounds_taken: dict[str, int]
     num_damaged_sounds: int
 
     def digest(self, *aspects: str) -> str:
@@ -167,6 +169,7 @@ def read_facts(index: Index) -> SampleFacts:
     found_by: Counter[str] = Counter()
     detectors: Counter[str] = Counter()
     face_sizes: Counter[int] = Counter()
+    sounds_taken: Counter[str] = Counter()
     num_padded, padded_seconds, num_damaged = 0, 0.0, 0
     sources: list[str] = []
     for number, (data, info) in enumerate(sample_infos(index)):
@@ -181,6 +184,8 @@ def read_facts(index: Index) -> SampleFacts:
         num_padded += info.padded_samples > 0
         padded_seconds += info.padded_samples / info.sample_rate
         num_damaged += info.sound_damaged
+        if info.sound_taken:
+            sounds_taken[info.sound_taken] += 1
     return SampleFacts(
         digests=digests,
         record_digests=records,
@@ -190,6 +195,7 @@ def read_facts(index: Index) -> SampleFacts:
         detectors=dict(sorted(detectors.items())),
         face_sizes={str(side): count for side, count in sorted(face_sizes.items())},
         padded=(num_padded, padded_seconds),
+        sounds_taken=dict(sorted(sounds_taken.items())),
         num_damaged_sounds=num_damaged,
     )
 
