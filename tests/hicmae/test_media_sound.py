@@ -5,11 +5,14 @@ from __future__ import annotations
 import wave
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import av
 import numpy as np
 import pytest
 
+from hicmae.media.container import packets_of
 from hicmae.media.errors import MediaError
 from hicmae.media.sound import Sound, read_sound, rms_db
 from hicmae.media.video import open_video
@@ -313,3 +316,15 @@ def test_stamps_that_start_again_are_refused(tmp_path: Path, suffix: str) -> Non
             read(joined)
         assert caught.value.cause == "stamps-restart"
         assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("wrong", "place"), [(9000.0, 30), (-5000.0, 60)])
+def test_one_broken_stamp_is_no_new_beginning(tmp_path: Path, wrong: float, place: int) -> None:
+    frames, times, tone = flash_and_beep(3.0, 0.0)
+    path = write_recording(tmp_path / "whole.mkv", frames, times, sound=tone)
+    with av.open(str(path)) as reading:
+        packets = [packet for packet in reading.demux(video=0) if packet.size]
+        packets[place].dts = round(wrong / packets[place].time_base)
+        container = SimpleNamespace(name=str(path), demux=lambda stream: iter(packets))
+        given = list(packets_of(cast("Any", container), reading.streams[0]))
+        assert len(given) == len(packets) > place
