@@ -121,6 +121,8 @@ class SampleInfo:
         loudness_db: Level of the sound (root mean square, padding left out), decibels relative to
             full scale; None where it is absent or silent.
         sound_damaged: Whether parts of the sound could not be decoded; they are silent here.
+        sound_taken: What was taken instead of the mix of the best track, where that loses the
+            sound (``hicmae.media.sound_decoding.Track``); left out of the file where it is "".
         split: ``train``, ``test``, … as in the name of the shard.
         speaker: Who speaks, if known.
         labels: Whatever else the manifest says: emotion, valence, fold, …
@@ -149,6 +151,7 @@ class SampleInfo:
     sound_source: SourceFile | None = None
     loudness_db: float | None = None
     sound_damaged: bool = False
+    sound_taken: str = ""
     split: str = "train"
     speaker: str | None = None
     labels: dict[str, Label] = field(default_factory=dict)
@@ -330,7 +333,7 @@ def checksum(blocks: bytes) -> int:
 
 _RUN = operator.itemgetter("how", "count")
 # Fields that came later and that most samples lack: old shards stay readable, bytes as they were.
-_LEFT_OUT_IF_EMPTY = ("picture",)
+_LEFT_OUT_IF_EMPTY = ("picture", "sound_taken")
 _KINDS: dict[str, tuple[type, ...]] = {
     "str": (str,),
     "int": (int,),

@@ -8,6 +8,7 @@ reference against which every decoder's own idea of it is checked.
 from __future__ import annotations
 
 import itertools
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,6 +29,8 @@ LFS_POINTER = b"version https://git-lfs"
 _NO_RECORDINGS = {"image2", "tty", "hls", "dash", "concat", "sdp", "rtsp", "lavfi", "applehttp"}
 # A recording never opens anything but itself.
 _OPEN_OPTIONS = {"protocol_whitelist": "file"}
+# Decoding stamps ascend; only those that go back by more than this start again.
+_RESTART_SECONDS = 1.0
 
 
 @contextmanager
@@ -67,9 +70,25 @@ def packets_of(
 
     Packets without content say "the same picture again" (Theora) or mark the end; handed to a
     decoder they would end it.
+
+    Raises: MediaError: ``stamps-restart``: recordings joined as they are, ``cat a.ts b.ts``, are
+        one over the other on one clock.
     """
+    stamps: deque[float] = deque(maxlen=4)
     try:
         for packet in container.demux(stream):
+            if packet.dts is not None:
+                stamps.append(float(packet.dts * packet.time_base))
+                before, after = list(stamps)[:2], list(stamps)[2:]
+                # Two on either side: a single stamp may be broken.
+                if len(after) == 2 and max(after) < min(before) - _RESTART_SECONDS:
+                    raise MediaError(
+                        "stamps-restart",
+                        container.name,
+                        f"the time stamps of its {stream.type} go back from {before[1]:.2f} to "
+                        f"{after[0]:.2f} s, as where recordings were joined end to end; give the "
+                        "parts one by one, or join them with FFmpeg's concat demuxer",
+                    )
             if packet.size:
                 yield packet
     except av.FFmpegError:

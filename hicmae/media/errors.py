@@ -19,6 +19,7 @@ CAUSES = {
     "frame-size": "its frames are smaller than the fixed box",
     "no-rate": "a folder of images whose frame rate nobody says",
     "damaged": "it opens, but frames that were asked for cannot be decoded",
+    "stamps-restart": "recordings joined end to end, whose time stamps start again",
     "deadline": "decoding took longer than allowed",
     "crash": "the decoder took its process down",
 }

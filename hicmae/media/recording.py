@@ -230,7 +230,7 @@ class Recording:
         """The sound on the picture's clock, up to the end of the span.
 
         Args:
-            audio: A sound file of its own, which begins with the picture.
+            audio: A sound file of its own, which begins with the picture, whatever its stamps.
             sample_rate: Wanted, Hz.
 
         Raises: as ``read_sound``; MediaError: ``no-sound``, of a folder of images too.
@@ -238,7 +238,9 @@ class Recording:
         path, first = sound_file(self.path, audio), self.picture.start_seconds
         if audio is None and path == self.path:
             return read_sound(path, sample_rate=sample_rate, end_seconds=self.end)
-        sound = read_sound(path, sample_rate=sample_rate, end_seconds=self.end - first)
+        sound = read_sound(
+            path, sample_rate=sample_rate, end_seconds=self.end - first, from_beginning=True
+        )
         return sound.shifted(first)
 
     def _detect(

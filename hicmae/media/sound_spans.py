@@ -1,7 +1,6 @@
 """Spans of a recording's sound, one after another, while it is decoded.
 
-So hours of sound are gone through in bounded memory, forwards only. The samples are those that
-``read_sound`` and ``Sound.span`` give.
+So hours of sound are gone through in bounded memory, forwards only.
 """
 
 from __future__ import annotations
@@ -11,10 +10,33 @@ from collections.abc import Callable, Generator
 from contextlib import ExitStack
 from pathlib import Path
 
+import av
 import numpy as np
 
 from hicmae.media.container import open_container
-from hicmae.media.sound import nothing_decoded, resampled_pieces, sound_stream
+from hicmae.media.sound_decoding import (
+    Track,
+    beginning_of,
+    choose_track,
+    nothing_decoded,
+    resampled_pieces,
+)
+
+# What digital silence reads, decibels relative to full scale.
+_SILENCE_DB = -180.0
+
+
+def level_db(square_sum: float, count: int) -> float:
+    """Root mean square in decibels relative to full scale, at least -180.
+
+    Args:
+        square_sum: Of int16 samples.
+        count: How many they are.
+    """
+    if not count:
+        return _SILENCE_DB
+    level = float(np.sqrt(square_sum / count)) / 32768
+    return 20 * float(np.log10(max(level, 10 ** (_SILENCE_DB / 20))))
 
 
 class SoundSpans:
@@ -23,13 +45,20 @@ class SoundSpans:
     Args:
         path: A video or sound file.
         sample_rate: Wanted, Hz.
-        end_seconds: Nothing after this is sound, on the container's clock; none given: to the end.
+        end_seconds: Nothing after this is sound, on the clock; none given: to the end.
         history: How far a span may begin before the one that was asked for before, samples.
+        from_beginning: Whether the clock counts from the recording's beginning, whatever its own
+            stamps are: of a sound file that begins with a picture that is elsewhere. Else it is
+            the container's.
 
     Attributes:
-        start_seconds: Time of the first sample on the container's clock.
+        start_seconds: Time of the first sample on the clock.
+        taken: What was taken instead of the mix of the best track, for people; "" if nothing.
 
-    Raises: as ``hicmae.media.sound.read_sound``.
+    Raises:
+        FileNotFoundError: There is no such file.
+        MediaError: ``empty-file``, ``lfs-pointer``, ``unreadable``, ``stamps-restart``,
+            ``no-sound`` (no stream, or one without samples) or ``damaged`` (nothing decodes).
     """
 
     def __init__(
@@ -39,13 +68,18 @@ class SoundSpans:
         sample_rate: int,
         end_seconds: float | None = None,
         history: int = 0,
+        from_beginning: bool = False,
     ) -> None:
         self.sample_rate = sample_rate
         self._history = history
         self._errors: list[str] = []
         self._open = ExitStack()
         try:
-            self._chunks = self._decode(path, end_seconds)
+            container = self._open.enter_context(open_container(path))
+            origin = beginning_of(container) if from_beginning else 0.0
+            track = choose_track(path, None if end_seconds is None else origin + end_seconds)
+            self.taken = track.taken
+            self._chunks = self._decode(container, track, origin, end_seconds)
             first = next(self._chunks, None)
             if first is None:
                 raise nothing_decoded(path, self._errors)
@@ -77,11 +111,10 @@ class SoundSpans:
     @property
     def rms_db(self) -> float:
         """Level of what was decoded so far, decibels relative to full scale; -180 is silence."""
-        mean = self._square_sum / max(self._counted, 1)
-        return max(-180.0, 10 * float(np.log10(max(mean / 32768**2, 1e-18))))
+        return level_db(self._square_sum, self._counted)
 
     def number_at(self, seconds: float) -> int:
-        """The sample at a time on the container's clock, counted from the first one."""
+        """The sample at a time on the clock, counted from the first one."""
         return round((seconds - self.start_seconds) * self.sample_rate)
 
     def span(self, first: int, num_samples: int) -> tuple[np.ndarray, int]:
@@ -119,20 +152,37 @@ class SoundSpans:
                 tell(last / self.sample_rate)
         return last if self._limit is None else min(last, self._limit)
 
+    def whole(self) -> np.ndarray:
+        """Read to the end: every sample (n,) int16."""
+        chunks = list(iter(self._next, None))
+        end = max((place + len(samples) for place, samples in chunks), default=0)
+        whole = np.zeros(end, dtype=np.int16)
+        for place, samples in chunks:
+            skipped = max(0, -place)  # before the first one
+            whole[place + skipped : place + len(samples)] = samples[skipped:]
+        return whole[: self._limit]
+
     def close(self) -> None:
         """Let go of the file."""
         self._chunks.close()
         self._open.close()
 
     def _decode(
-        self, path: str | Path, end_seconds: float | None
+        self,
+        container: av.container.InputContainer,
+        track: Track,
+        origin: float,
+        end_seconds: float | None,
     ) -> Generator[tuple[int, np.ndarray], None, None]:
         """Chunks (number of the first sample, samples); sets ``start_seconds`` at the first."""
-        container = self._open.enter_context(open_container(path))
-        stream = sound_stream(container, path)
         current, done = None, 0
         for piece in resampled_pieces(
-            container, stream, self._errors, self.sample_rate, end_seconds
+            container,
+            track,
+            self._errors,
+            self.sample_rate,
+            origin=origin,
+            end_seconds=end_seconds,
         ):
             for chunk in piece.chunks:
                 if current is None:

@@ -21,7 +21,7 @@ import numpy as np
 
 from hicmae.media.container import open_container, packets_of
 from hicmae.media.errors import MediaError
-from hicmae.media.sound import sound_stream
+from hicmae.media.sound_decoding import sound_stream
 from hicmae.media.sound_spans import SoundSpans
 from hicmae.media.video import VideoReader, open_video
 from hicmae.prediction.messages import Finished, StageProgress

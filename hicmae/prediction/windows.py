@@ -194,8 +194,10 @@ def _sound_of(request: Request, recording: Recording) -> tuple[SoundSpans | None
 def _open_sound(request: Request, end_seconds: float | None) -> SoundSpans:
     rate = request.input.sample_rate
     window = request.config.layout(request.input).window_frames / request.input.fps
+    path = sound_file(request.path)
     return SoundSpans(
-        sound_file(request.path),
+        path,
+        from_beginning=path != request.path,
         sample_rate=rate,
         end_seconds=end_seconds,
         history=2 * round(window * rate),
@@ -523,6 +525,8 @@ def _followed(stretch: _Stretch, fps: float) -> Followed:
 
 def _finished(watch: Stopwatch, sound: SoundSpans | None, preparation: FaceConfig) -> Finished:
     notes = []
+    if sound is not None and sound.taken:
+        notes.append(f"its sound is {sound.taken}")
     if sound is not None and sound.rms_db < preparation.silence_db:
         notes.append(f"its sound is silent (below {preparation.silence_db:g} dB)")
     if sound is not None and sound.damaged:

@@ -272,6 +272,7 @@ class _SampleMaker:
             sound_source=self.sound_source,
             loudness_db=None if sound is None else sound.loudness_db,
             sound_damaged=self.sound is not None and self.sound.damaged,
+            sound_taken="" if sound is None or self.sound is None else self.sound.taken,
             split=row.split,
             speaker=row.speaker,
             labels=row.labels,

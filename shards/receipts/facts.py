@@ -129,6 +129,7 @@ class SampleFacts:
         face_sizes: Side of the images, pixels → number of samples.
         padded: Samples whose sound was padded, and the seconds put there.
         pictures: What was done with stored pictures (``tone_mapped hlg``) → number of samples.
+        sounds_taken: What was taken instead of a mix that loses the sound → number of samples.
         num_damaged_sounds: Samples parts of whose sound could not be decoded.
     """
 
@@ -141,6 +142,7 @@ class SampleFacts:
     face_sizes: dict[str, int]
     padded: tuple[int, float]
     pictures: dict[str, int]
+    sounds_taken: dict[str, int]
     num_damaged_sounds: int
 
     def digest(self, *aspects: str) -> str:
@@ -170,6 +172,7 @@ def read_facts(index: Index) -> SampleFacts:
     detectors: Counter[str] = Counter()
     face_sizes: Counter[int] = Counter()
     pictures: Counter[str] = Counter()
+    sounds_taken: Counter[str] = Counter()
     num_padded, padded_seconds, num_damaged = 0, 0.0, 0
     sources: list[str] = []
     for number, (data, info) in enumerate(sample_infos(index)):
@@ -186,6 +189,8 @@ def read_facts(index: Index) -> SampleFacts:
         num_padded += info.padded_samples > 0
         padded_seconds += info.padded_samples / info.sample_rate
         num_damaged += info.sound_damaged
+        if info.sound_taken:
+            sounds_taken[info.sound_taken] += 1
     return SampleFacts(
         digests=digests,
         record_digests=records,
@@ -196,6 +201,7 @@ def read_facts(index: Index) -> SampleFacts:
         face_sizes={str(side): count for side, count in sorted(face_sizes.items())},
         padded=(num_padded, padded_seconds),
         pictures=dict(sorted(pictures.items())),
+        sounds_taken=dict(sorted(sounds_taken.items())),
         num_damaged_sounds=num_damaged,
     )
 

@@ -238,6 +238,7 @@ def _sound(about: Mapping[str, Any]) -> str:
         rows.append(("padded with zeros", padded))
     if sound["num_damaged"]:
         rows.append(("damaged in parts", f"{sound['num_damaged']:,} samples"))
+    rows += [(taken, f"{count:,} samples") for taken, count in sound.get("taken", {}).items()]
     return _table(("sound", ""), rows)
 
 

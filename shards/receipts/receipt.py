@@ -94,6 +94,7 @@ def make_receipt(index: Index, facts: SampleFacts, versions: Mapping[str, str]) 
             "num_padded": facts.padded[0],
             "padded_seconds": round(facts.padded[1], 3),
             "num_damaged": facts.num_damaged_sounds,
+            **({"taken": facts.sounds_taken} if facts.sounds_taken else {}),
         },
         "faces": {
             "detectors": facts.detectors,

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import wave
+from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import av
 import numpy as np
 import pytest
 
+from hicmae.media.container import packets_of
 from hicmae.media.errors import MediaError
 from hicmae.media.sound import Sound, read_sound, rms_db
 from hicmae.media.video import open_video
@@ -186,3 +191,140 @@ def _without_packets(source: Path, target: Path, begin: float, end: float) -> Pa
             packet.stream = streams[packet.stream]
             writing.mux(packet)
     return target
+
+
+def voice(seconds: float = 2.0, rate: int = 48000) -> np.ndarray:
+    """Loud noise (n,) int16."""
+    return (np.random.default_rng(0).standard_normal(round(seconds * rate)) * 3000).astype(np.int16)
+
+
+def write_tracks(path: Path, tracks: list[tuple[str, list[np.ndarray]]], rate: int = 48000) -> Path:
+    """Write tracks of (layout, channels (n,) int16 each) without a picture."""
+    with av.open(str(path), "w") as out:
+        streams = [out.add_stream("pcm_s16le", rate=rate, layout=layout) for layout, _ in tracks]
+        for stream, (layout, channels) in zip(streams, tracks, strict=True):
+            samples = np.stack(channels, 1).reshape(1, -1)
+            frame = av.AudioFrame.from_ndarray(samples, format="s16", layout=layout)
+            frame.sample_rate, frame.pts, frame.time_base = rate, 0, Fraction(1, rate)
+            out.mux([*stream.encode(frame), *stream.encode(None)])
+    return path
+
+
+V, Q = voice(), np.zeros(96000, dtype=np.int16)
+FAINT = (V // 100).astype(np.int16)
+
+
+@pytest.mark.parametrize(
+    ("tracks", "taken"),
+    [
+        ([("stereo", [V, -V])], "channel 1 of 2, as the mix loses it"),
+        ([("stereo", [FAINT - V, V])], "channel 2 of 2, as the mix loses it"),
+        ([("mono", [Q]), ("mono", [V])], "track 2 of 2, as track 1 is silent"),
+        (
+            [("mono", [Q]), ("mono", [Q]), ("stereo", [-V, V])],
+            "track 3 of 3, as track 1 is silent; channel 1 of 2, as the mix loses it",
+        ),
+        ([("5.1", [Q, Q, V, Q, Q, Q])], ""),
+        ([("5.1", [Q, Q, Q, V, Q, Q])], "channel 4 of 6, as the mix loses it"),
+        ([("mono", [V // 10]), ("mono", [V])], None),
+    ],
+)
+def test_a_voice_that_the_mix_would_lose_is_as_loud_as_in_mono(
+    tmp_path: Path, tracks: list[tuple[str, list[np.ndarray]]], taken: str | None
+) -> None:
+    alone = read_sound(write_tracks(tmp_path / "mono.mov", [("mono", [V])]))
+    sound = read_sound(write_tracks(tmp_path / "clip.mov", tracks))
+    if taken is None:  # a first track that is faint, but is heard
+        assert sound.taken == ""
+        assert sound.rms_db == pytest.approx(alone.rms_db - 20, abs=0.5)
+        return
+    assert sound.taken == taken
+    assert sound.rms_db == pytest.approx(alone.rms_db, abs=0.1)
+    assert abs(np.corrcoef(sound.samples, alone.samples)[0, 1]) > 0.999
+
+
+def test_channels_without_a_layout_are_averaged_or_the_loudest_is_taken(tmp_path: Path) -> None:
+    others = [np.roll(V, 1000 * number) for number in range(6)]
+    levels = {}
+    for name, channels in (("one", [Q, Q, Q, Q, Q, V]), ("all", others), ("mono", [V])):
+        with wave.open(str(tmp_path / f"{name}.wav"), "wb") as file:
+            file.setparams((len(channels), 2, 48000, 0, "NONE", ""))
+            file.writeframes(np.stack(channels, 1).tobytes())
+        levels[name] = read_sound(tmp_path / f"{name}.wav")
+    assert levels["one"].taken == "channel 6 of 6, as the mix loses it"
+    assert levels["one"].rms_db == pytest.approx(levels["mono"].rms_db, abs=0.1)
+    assert levels["all"].taken == ""
+    assert levels["all"].rms_db == pytest.approx(levels["mono"].rms_db - 10 * np.log10(6), abs=0.3)
+
+
+def test_sound_that_is_silent_everywhere_stays_the_first_track(tmp_path: Path) -> None:
+    sound = read_sound(write_tracks(tmp_path / "q.mov", [("stereo", [Q, Q]), ("mono", [Q])]))
+    assert (sound.taken, sound.rms_db) == ("", -180)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "codec", "priming"),  # what the encoder puts before, samples; none says how much
+    [
+        (".mp3", "libmp3lame", 0),
+        (".ts", "aac", 1024),
+        (".mpg", "mp2", 481),
+        (".wma", "wmav2", 2048),
+    ],
+)
+def test_a_sound_file_of_its_own_begins_at_its_beginning(
+    tmp_path: Path, suffix: str, codec: str, priming: int
+) -> None:
+    smooth = np.convolve(np.random.default_rng(1).standard_normal(144000), np.ones(24) / 24, "same")
+    samples = (smooth / np.abs(smooth).max()).astype(np.float32) * 0.5
+    with av.open(str(tmp_path / f"a{suffix}"), "w", options={"max_delay": "700000"}) as out:
+        stream = out.add_stream(codec, rate=48000, layout="mono")
+        stream.bit_rate = 128000
+        size = stream.codec_context.frame_size or 2048
+        form = "s16" if codec == "mp2" else "fltp"
+        cutter = av.AudioResampler(format=form, layout="mono", rate=48000, frame_size=size)
+        frame = av.AudioFrame.from_ndarray(samples[None], format="fltp", layout="mono")
+        frame.sample_rate = 48000
+        for part in (*cutter.resample(frame), *cutter.resample(None)):
+            out.mux(stream.encode(part))
+        out.mux(stream.encode(None))
+    plain = read_sound(write_sound(tmp_path / "a.wav", samples, 48000)).samples / 32768
+    found = read_sound(out.name, end_seconds=2.5, from_beginning=True)
+    assert found.start_seconds + found.duration_seconds == pytest.approx(2.5, abs=0.002)
+    heard = found.span(0, len(plain))[0] / 32768
+    size = 2 * len(plain)
+    lags = np.fft.irfft(np.fft.rfft(heard, size) * np.conj(np.fft.rfft(plain, size)))
+    lag = (int(np.argmax(lags)) + len(plain)) % size - len(plain)
+    assert lag / RATE == pytest.approx(priming / 48000, abs=0.0005)
+
+
+@pytest.mark.parametrize("suffix", [".ts", ".mpg"])
+def test_stamps_that_start_again_are_refused(tmp_path: Path, suffix: str) -> None:
+    rate = 44100 if suffix == ".mpg" else 48000
+    parts = b""
+    for number in range(2):
+        frames, times, tone = flash_and_beep(3.0, 0.0, rate=rate)
+        sound = tone * (number + 1) / 2
+        path = tmp_path / f"{number}{suffix}"
+        write_recording(path, frames, times, sound=sound, sound_rate=rate)
+        assert len(open_video(path)) == 75
+        assert read_sound(path).duration_seconds == pytest.approx(3, abs=0.1)
+        parts += path.read_bytes()
+    joined = tmp_path / f"joined{suffix}"
+    joined.write_bytes(parts)
+    for read, kind in ((open_video, "video"), (read_sound, "audio")):
+        with pytest.raises(MediaError, match=f"stamps of its {kind} go back") as caught:
+            read(joined)
+        assert caught.value.cause == "stamps-restart"
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("wrong", "place"), [(9000.0, 30), (-5000.0, 60)])
+def test_one_broken_stamp_is_no_new_beginning(tmp_path: Path, wrong: float, place: int) -> None:
+    frames, times, tone = flash_and_beep(3.0, 0.0)
+    path = write_recording(tmp_path / "whole.mkv", frames, times, sound=tone)
+    with av.open(str(path)) as reading:
+        packets = [packet for packet in reading.demux(video=0) if packet.size]
+        packets[place].dts = round(wrong / packets[place].time_base)
+        container = SimpleNamespace(name=str(path), demux=lambda stream: iter(packets))
+        given = list(packets_of(cast("Any", container), reading.streams[0]))
+        assert len(given) == len(packets) > place

@@ -155,6 +155,17 @@ def test_silence_is_said(tmp_path: Path) -> None:
     assert "silent" in cut(path, WindowConfig())[2].notes[0]
 
 
+def test_a_channel_taken_alone_is_said_and_is_heard(tmp_path: Path) -> None:
+    voice = talk(2.0, 16000)
+    plain = cut(write_sound(tmp_path / "a.wav", voice, 16000), WindowConfig())
+    opposed = np.stack([voice, -voice], axis=1)
+    found = cut(write_sound(tmp_path / "b.wav", opposed, 16000), WindowConfig())
+    assert plain[2].notes == ()
+    assert found[2].notes == ("its sound is channel 1 of 2, as the mix loses it",)
+    waveforms = [answer[1][0].clips[0].waveform for answer in (found, plain)]
+    assert np.abs(waveforms[0].astype(float) - waveforms[1]).max() <= 2
+
+
 @pytest.mark.parametrize(
     ("see", "hear", "name", "message"),
     [

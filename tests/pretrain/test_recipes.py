@@ -35,7 +35,7 @@ def test_the_published_recipe_is_the_published_one(size: str) -> None:
     assert config.model == load_model_config(size)
     data, optimizer, objective = found["data"], found["optimizer"], found["objective"]
     assert (data.batch_size, found["hardware"].devices, found["accumulate"]) == (40, 4, 1)
-    assert (found["device"], found["precision"], found["workers"]) == ("cuda", "16-mixed", 10)
+    assert (found["device"], found["precision"], found["workers"]) == ("cuda", "16-mixed", 16)
     assert (optimizer.betas, optimizer.eps, optimizer.weight_decay) == ((0.9, 0.95), 1e-8, 0.05)
     assert optimizer.clip_norm is None
     assert (objective.video_mask_ratio, objective.audio_mask_ratio) == (0.9, 0.8)

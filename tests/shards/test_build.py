@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import wave
 from pathlib import Path
 
@@ -14,8 +15,10 @@ from hicmae.registry import NoSettings
 from shards.building.build import build_shards
 from shards.check import check_shards
 from shards.index import read_index
+from shards.schema import sample_json
 from shards.settings import BuildConfig
 from tests.support.build_fixtures import config, digests, run_here, samples
+from tests.support.media_files import write_sound
 from tests.support.shard_media import brightness, tone, write_video
 
 TINY = config()
@@ -80,6 +83,27 @@ def test_every_state_of_the_sound_is_said(tmp_path: Path) -> None:
     assert np.abs(sound[4000:8000]).max() > 5000
     states = read_index(tmp_path / "out").table.set_index("key")["sound_state"]
     assert states["silent"] == "silent"
+
+
+def test_sound_that_a_mix_would_lose_is_said_in_sample_and_receipt(tmp_path: Path) -> None:
+    write_video(tmp_path / "clip.mp4")
+    wave_ = np.sin(np.arange(16000) * 0.2) * 0.3
+    write_sound(tmp_path / "opposed.wav", np.stack([wave_, -wave_], axis=1), 16000)
+    write_sound(tmp_path / "plain.wav", np.stack([wave_, wave_], axis=1), 16000)
+    manifest = tmp_path / "list.csv"
+    manifest.write_text("path,audio,key\nclip.mp4,opposed.wav,opposed\nclip.mp4,plain.wav,plain\n")
+    build_shards([manifest], tmp_path / "out", TINY)
+    found = samples(tmp_path / "out")
+    taken = "channel 1 of 2, as the mix loses it"
+    assert [found[key][0].sound_taken for key in ("opposed", "plain")] == [taken, ""]
+    levels = [found[key][0].loudness_db for key in ("opposed", "plain")]
+    assert levels[0] == pytest.approx(levels[1], abs=0.01)
+    assert b"sound_taken" in sample_json(found["opposed"][0])
+    assert b"sound_taken" not in sample_json(found["plain"][0])
+    receipt = json.loads((tmp_path / "out/receipt.json").read_text())
+    assert receipt["sound"]["taken"] == {taken: 1}
+    assert f"| {taken} | 1 samples |" in (tmp_path / "out/receipt.md").read_text()
+    assert check_shards(tmp_path / "out") == []
 
 
 def test_recordings_without_sound_are_refused_where_it_is_required(tmp_path: Path) -> None:

@@ -146,7 +146,10 @@ def test_a_dataset_can_be_pickled_and_asked_by_key(folder: Path) -> None:
         dataset[20]
 
 
-def test_a_process_keeps_only_some_shards_open(tmp_path: Path) -> None:
+def test_a_process_keeps_only_some_shards_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shards.reading.files._MAX_OPEN", 64)
     samples = [make_sample(number, num_frames=4) for number in range(70)]
     write_shards(tmp_path, samples, samples_per_shard=1)
     dataset = ShardDataset(tmp_path, input=INPUT)
