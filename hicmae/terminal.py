@@ -41,6 +41,11 @@ def one_line(text: str) -> str:
     return re.sub(r"\s*\n\s*", " ", text.strip())
 
 
+def printable(text: str, instead: str = "\N{REPLACEMENT CHARACTER}") -> str:
+    """A text for a terminal or a picture: names of files and classes may hold anything."""
+    return "".join(letter if letter.isprintable() else instead for letter in text)
+
+
 def quieten() -> None:
     """Silence what libraries are known to say that helps no user of a verb."""
     for category, text in _CHATTER:

@@ -15,11 +15,10 @@ import numpy as np
 import pandas
 import torch
 
-from hicmae.checkpoints.checkpoint import load_checkpoint
+from hicmae.checkpoints.checkpoint import Checkpoint, load_checkpoint
 from hicmae.checkpoints.networks import build_network
 from hicmae.checkpoints.sources import locate
 from hicmae.devices import choose_device
-from hicmae.media.faces import FaceConfig
 from hicmae.page.jobs import Limits, Report
 from hicmae.page.pictures import WholeBank, bank_range, bank_url, frame_url, jpeg_url
 from hicmae.prediction.messages import Followed, Found, StageProgress, Window, WindowConfig
@@ -34,8 +33,7 @@ from hicmae.transforms import ClipTransform
 STAGES = {"faces": "Looking for faces", "windows": "Looking and listening"}
 # Boxes a second that the page is sent; it draws what is between them.
 _BOX_RATE = 12.5
-# What the page calls them, and what the network does.
-_KINDS = {"both": "audio-video", "video": "video", "audio": "audio"}
+_CORNERS = ["x0", "y0", "x1", "y1"]
 # Windows of a face that are reconstructed, spread over it, and frames of each that are shown.
 _MOST_WINDOWS = 4
 _SHOWN_FRAMES = 8
@@ -60,47 +58,31 @@ def open_analyst(
     found = None if any(folder.glob("fold-*")) else load_checkpoint(folder)
     if found is None or found.kind == "emotion":
         predictor = load(source, device=device, precision=precision)
-        return EmotionAnalyst(predictor, windows, most_seconds=limits.seconds)
-    network = build_network(found)
-    assert isinstance(network, HiCMAE)
-    preparation, note = preparation_of(found)
-    return ReconstructionAnalyst(
-        network,
-        name=Path(source).name or source,
-        preparation=preparation,
-        config=windows,
-        most_seconds=limits.seconds,
-        device=choose_device(device),
-        notes=(note,) if note else (),
-    )
+        return EmotionAnalyst(predictor, windows, limits.seconds)
+    name = Path(source).name or source
+    return ReconstructionAnalyst(found, name, windows, limits.seconds, choose_device(device))
 
 
 class EmotionAnalyst:
-    """Looks at recordings with a fine-tuned network.
-
-    Args:
-        predictor: The network.
-        config: Its windows.
-        most_seconds: Longest recording that is looked at.
-    """
+    """Looks at recordings of up to so many seconds with a fine-tuned network."""
 
     def __init__(
-        self, predictor: EmotionPredictor, config: WindowConfig, *, most_seconds: float
+        self, predictor: EmotionPredictor, config: WindowConfig, most_seconds: float
     ) -> None:
         self._predictor, self._config, self._most_seconds = predictor, config, most_seconds
 
     def describe(self) -> dict[str, Any]:
         """See ``hicmae.page.answers.Model``."""
-        members = self._predictor.network.members
-        input = self._predictor.input
+        predictor = self._predictor
+        source, members = str(predictor.source), predictor.network.members
         return {
-            "name": Path(str(self._predictor.source)).name or str(self._predictor.source),
+            "name": Path(source).name or source,
             "kind": "emotion",
-            "task": self._predictor.labels.task,
-            "labels": list(self._predictor.labels.names),
-            "modalities": self._predictor.modalities,
+            "task": predictor.labels.task,
+            "labels": list(predictor.labels.names),
+            "modalities": predictor.modalities,
             "num_parameters": sum(p.numel() for net in members for p in net.parameters()),
-            "window_seconds": self._config.window or input.clip_seconds,
+            "window_seconds": self._config.window or predictor.input.clip_seconds,
             "hop_seconds": self._config.hop,
         }
 
@@ -135,7 +117,7 @@ class EmotionAnalyst:
             "height": prediction.height,
             "has_sound": has_sound,
             "notes": [*self._predictor.notes, *prediction.notes],
-            "tracks": [_track(track, prediction) for track in prediction.tracks],
+            "tracks": [_predicted(track, prediction) for track in prediction.tracks],
             "filter_bank": bank.picture(),
             "timings": dict(prediction.stage_seconds),
         }
@@ -146,32 +128,21 @@ class EmotionAnalyst:
 
 
 class ReconstructionAnalyst:
-    """Looks at recordings with a pretrained network.
-
-    Args:
-        network: It.
-        name: What it is called.
-        preparation: How the images of its input are made.
-        config: Its windows.
-        most_seconds: Longest recording that is looked at.
-        device: Where the network runs.
-        notes: What the user should know about the checkpoint.
-    """
+    """Looks at recordings of up to so many seconds with a pretrained network."""
 
     def __init__(
         self,
-        network: HiCMAE,
-        *,
+        checkpoint: Checkpoint,
         name: str,
-        preparation: FaceConfig,
         config: WindowConfig,
         most_seconds: float,
         device: torch.device,
-        notes: tuple[str, ...] = (),
     ) -> None:
-        self._network, self._name, self._notes = network.to(device).eval(), name, notes
-        self._preparation, self._config = preparation, config
-        self._most_seconds, self._device = most_seconds, device
+        network = build_network(checkpoint)
+        assert isinstance(network, HiCMAE)
+        self._network, self._name = network.to(device).eval(), name
+        self._preparation, self._note = preparation_of(checkpoint)
+        self._config, self._most_seconds, self._device = config, most_seconds, device
         self._transform = ClipTransform(network.config.input).to(device).eval()
         self._process = DecodingProcess()
 
@@ -211,9 +182,13 @@ class ReconstructionAnalyst:
                     "this network is a pretrained one, which reads picture and sound together, "
                     f"and there is no {lacking} in the recording"
                 )
-            tracks = {followed.name: _empty(followed, found) for followed in found.tracks}
-            chosen = {followed.name: _chosen(followed.num_windows) for followed in found.tracks}
-            began, network_seconds = time.monotonic(), 0.0
+            tracks = {
+                each.name: _entry(each, each.boxes, each.angles, each.fps, found)
+                | {"thumbnail": "", "summary": {}, "windows": [], "reconstructions": []}
+                for each in found.tracks
+            }
+            chosen = {each.name: _spread(_MOST_WINDOWS, each.num_windows) for each in found.tracks}
+            network_seconds = 0.0
             for window in stream:
                 began = time.monotonic()
                 self._take(window, tracks[window.track], chosen[window.track], bank)
@@ -228,7 +203,7 @@ class ReconstructionAnalyst:
             "width": found.width,
             "height": found.height,
             "has_sound": found.has_sound,
-            "notes": [*self._notes, *found.notes, *finished.notes],
+            "notes": [*filter(None, [self._note]), *found.notes, *finished.notes],
             "tracks": list(tracks.values()),
             "filter_bank": bank.picture(),
             "timings": {**finished.seconds, "network": network_seconds},
@@ -239,12 +214,12 @@ class ReconstructionAnalyst:
         self._process.close()
 
     def _take(
-        self, window: Window, track: dict[str, Any], chosen: set[int], bank: WholeBank
+        self, window: Window, track: dict[str, Any], chosen: list[int], bank: WholeBank
     ) -> None:
         """Take a window: its filter bank, and if it is one of those, its reconstruction."""
-        clip = window.clips[0]
+        clip, span = window.clips[0], {"start": window.start_seconds, "end": window.end_seconds}
         new = bank.wants(window.start_seconds, clip)
-        track["windows"].append({"start": window.start_seconds, "end": window.end_seconds})
+        track["windows"].append(span)
         if not new and window.number not in chosen:
             return
         video, fbank = self._transform(clip_batch([clip], self._device))
@@ -255,9 +230,7 @@ class ReconstructionAnalyst:
         if window.number in chosen:
             track["thumbnail"] = jpeg_url(window.thumbnail)
             made = reconstruct(self._network, video, fbank, seed=window.number)
-            track["reconstructions"].append(
-                {"start": window.start_seconds, "end": window.end_seconds} | _shown(made)
-            )
+            track["reconstructions"].append(span | _shown(made))
 
 
 def _progress_to(report: Report, most_seconds: float) -> Any:
@@ -267,9 +240,8 @@ def _progress_to(report: Report, most_seconds: float) -> Any:
         # While a sound file is measured nobody knows its length: the share done is then 0.
         known = math.isfinite(progress.total)
         _require_length(progress.total if known else progress.done, most_seconds)
-        report(
-            STAGES.get(progress.stage, progress.stage), progress.done / max(progress.total, 1e-6)
-        )
+        stage = STAGES.get(progress.stage, progress.stage)
+        report(stage, progress.done / max(progress.total, 1e-6))
 
     return tell
 
@@ -283,48 +255,18 @@ def _require_length(seconds: float, most_seconds: float) -> None:
         )
 
 
-def _relative_boxes(
-    boxes: np.ndarray, angles: np.ndarray | None, *, width: int, height: int
-) -> list[tuple[float, ...]]:
-    """Boxes (T, 4) x0, y0, x1, y1 in pixels, and angles (T,) in radians, as the page has them.
-
-    Returns: centre x, centre y, width, height as shares of the picture, and degrees clockwise.
-    """
-    x0, y0, x1, y1 = boxes.astype(np.float64).T
-    turned = np.zeros(len(boxes)) if angles is None else np.degrees(angles)
-    columns = (
-        (x0 + x1) / 2 / width,
-        (y0 + y1) / 2 / height,
-        (x1 - x0) / width,
-        (y1 - y0) / height,
-        turned,
-    )
-    return [tuple(round(float(v), 4) for v in row) for row in zip(*columns, strict=True)]
-
-
-def _thinned(num_boxes: int, rate: float) -> tuple[slice, float]:
-    """Which boxes the page is sent (every n-th), and how many a second these are."""
-    step = max(1, round(rate / _BOX_RATE))
-    return slice(0, num_boxes, step), rate / step
-
-
-def _track(track: Track, prediction: Prediction) -> dict[str, Any]:
-    values = {name: track.by_modality.get(kind) for name, kind in _KINDS.items()}
-    # A recording with one modality: what the network went by is all there is.
-    alone = {"video": "video", "audio": "audio"}.get(prediction.modality)
-    values["both"] = track.values
-    if alone is not None:
-        values[alone] = track.values
-    boxes, rate = _boxes(track.boxes, prediction)
-    return {
-        "name": track.name,
-        "is_face": bool(len(track.boxes)),
-        "start": track.start_seconds,
-        "end": track.end_seconds,
-        "coverage": track.coverage,
-        "box_rate": rate,
-        "boxes": boxes,
-        "thumbnail": _middle(track.thumbnails),
+def _predicted(track: Track, prediction: Prediction) -> dict[str, Any]:
+    """A track with its outputs, by everything that there is and by picture and sound alone."""
+    values = {
+        "both": track.values,
+        "video": track.by_modality.get("video"),
+        "audio": track.by_modality.get("audio"),
+    }
+    table = track.boxes if len(track.boxes) else pandas.DataFrame(columns=[*_CORNERS, "angle"])
+    boxes, angles = table[_CORNERS].to_numpy(float), table["angle"].to_numpy(float)
+    thumbnails = track.thumbnails
+    return _entry(track, boxes, angles, prediction.fps, prediction) | {
+        "thumbnail": jpeg_url(thumbnails[len(thumbnails) // 2][1]) if thumbnails else "",
         "summary": {name: _numbers(v.mean(axis=0)) for name, v in values.items() if v is not None},
         "windows": [
             {"start": float(start), "end": float(end)}
@@ -334,53 +276,42 @@ def _track(track: Track, prediction: Prediction) -> dict[str, Any]:
     }
 
 
-def _boxes(table: pandas.DataFrame, prediction: Prediction) -> tuple[list[Any], float]:
-    if len(table) < 2 or not prediction.width:
-        rate = 1.0
-        kept = slice(0, len(table))
-    else:
-        seconds = table["seconds"].to_numpy()
-        rate = (len(seconds) - 1) / float(seconds[-1] - seconds[0])
-        kept, rate = _thinned(len(table), rate)
-    if not len(table) or not prediction.width:
-        return [], rate
-    some = table.iloc[kept]
-    boxes = some[["x0", "y0", "x1", "y1"]].to_numpy()
-    angles = some["angle"].to_numpy(dtype=float)
-    size = {"width": prediction.width, "height": prediction.height}
-    return _relative_boxes(boxes, np.nan_to_num(angles), **size), rate
+def _entry(
+    track: Track | Followed,
+    boxes: np.ndarray,
+    angles: np.ndarray | None,
+    fps: float,
+    of: Prediction | Found,
+) -> dict[str, Any]:
+    """What is told of a track in any case.
 
-
-def _middle(thumbnails: tuple[tuple[float, bytes], ...]) -> str:
-    return jpeg_url(thumbnails[len(thumbnails) // 2][1]) if thumbnails else ""
+    The boxes (T, 4), x0, y0, x1, y1 in pixels, and angles (T,) in radians, at so many a second,
+    become every n-th one's centre, width and height as shares of the picture, and degrees
+    clockwise.
+    """
+    step = max(1, round(fps / _BOX_RATE))
+    size = np.array([of.width, of.height]).clip(1)
+    low, high = boxes[::step, :2].astype(float), boxes[::step, 2:].astype(float)
+    turned = np.zeros(len(boxes)) if angles is None else np.degrees(np.nan_to_num(angles))
+    rows = np.column_stack([(low + high) / 2 / size, (high - low) / size, turned[::step]])
+    return {
+        "name": track.name,
+        "is_face": len(boxes) > 0,
+        "start": track.start_seconds,
+        "end": track.end_seconds,
+        "coverage": track.coverage,
+        "box_rate": fps / step,
+        "boxes": rows.round(4).tolist(),
+    }
 
 
 def _numbers(values: np.ndarray) -> list[float]:
     return [round(float(value), 5) for value in values]
 
 
-def _chosen(num_windows: int) -> set[int]:
-    count = min(_MOST_WINDOWS, num_windows)
-    return set(np.linspace(0, num_windows - 1, count).round().astype(int).tolist())
-
-
-def _empty(followed: Followed, found: Found) -> dict[str, Any]:
-    kept, rate = _thinned(len(followed.boxes), followed.fps)
-    angles = None if followed.angles is None else followed.angles[kept]
-    size = {"width": found.width, "height": found.height}
-    return {
-        "name": followed.name,
-        "is_face": True,
-        "start": followed.start_seconds,
-        "end": followed.end_seconds,
-        "coverage": followed.coverage,
-        "box_rate": rate,
-        "boxes": _relative_boxes(followed.boxes[kept], angles, **size),
-        "thumbnail": "",
-        "summary": {},
-        "windows": [],
-        "reconstructions": [],
-    }
+def _spread(most: int, count: int) -> list[int]:
+    """Some of so many places, at equal distances, the first and the last among them."""
+    return np.linspace(0, count - 1, min(most, count)).round().astype(int).tolist()
 
 
 def _shown(made: Reconstruction) -> dict[str, Any]:
@@ -388,7 +319,7 @@ def _shown(made: Reconstruction) -> dict[str, Any]:
     frames, masked, filled = (
         each[0].numpy() for each in (made.frames, made.masked_frames, made.filled_frames)
     )
-    places = np.linspace(0, len(frames) - 1, min(_SHOWN_FRAMES, len(frames))).round().astype(int)
+    places = _spread(_SHOWN_FRAMES, len(frames))
     hidden = (masked != frames).any(axis=-1)  # a pixel that happens to be that grey is no loss
     banks = [each[0].numpy() for each in (made.fbank, made.masked_fbank, made.filled_fbank)]
     low, high = bank_range(banks[0])

@@ -1,8 +1,5 @@
 """What a browser must not be talked into: other names, other origins, other content.
 
-For: the checks before every request, and the headers of every answer. Not for: what the requests
-ask for (``server.py``).
-
 A page on localhost is reached by every web site the user opens, through his own browser. A site
 may post to it (so requests that change something must come from the page itself), and may point
 its own name at 127.0.0.1 (DNS rebinding, so the Host header must be one that we know).
@@ -11,13 +8,12 @@ its own name at 127.0.0.1 (DNS rebinding, so the Host header must be one that we
 from __future__ import annotations
 
 import ipaddress
-import json
-from collections.abc import Iterable, MutableMapping
-from typing import Any
+from collections.abc import Iterable
 from urllib.parse import urlsplit
 
 from fastapi import HTTPException
-from starlette.datastructures import Headers
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 HEADERS = {
@@ -66,12 +62,16 @@ class Guard:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        headers = Headers(scope=scope)
-        refusal = self._refusal(scope["method"], headers)
-        if refusal is not None:
-            await _answer(send, *refusal)
+        refusal = self._refusal(scope["method"], Headers(scope=scope))
+        if refusal is None:
+            await self._app(scope, self._counted(receive), _with_headers(send))
             return
-        await self._app(scope, self._counted(receive), _with_headers(send))
+        status, cause, message = refusal
+        # What is left of the body is not read.
+        answer = JSONResponse(
+            {"error": {"cause": cause, "message": message}}, status, {"connection": "close"}
+        )
+        await answer(scope, receive, _with_headers(send))
 
     def _refusal(self, method: str, headers: Headers) -> tuple[int, str, str] | None:
         """Status, cause and message of a request that goes no further."""
@@ -115,32 +115,10 @@ def _with_headers(send: Send) -> Send:
 
     async def sent(message: Message) -> None:
         if message["type"] == "http.response.start":
-            message["headers"] = [*message.get("headers", []), *_raw(HEADERS)]
+            MutableHeaders(scope=message).update(HEADERS)
         await send(message)
 
     return sent
-
-
-async def _answer(send: Send, status: int, cause: str, message: str) -> None:
-    """An error as JSON, without asking the application."""
-    body = json.dumps({"error": {"cause": cause, "message": message}}).encode()
-    headers = {
-        "content-type": "application/json",
-        "content-length": str(len(body)),
-        "connection": "close",  # what is left of the body is not read
-        **HEADERS,
-    }
-    start: MutableMapping[str, Any] = {
-        "type": "http.response.start",
-        "status": status,
-        "headers": _raw(headers),
-    }
-    await send(start)
-    await send({"type": "http.response.body", "body": body})
-
-
-def _raw(headers: dict[str, str]) -> list[tuple[bytes, bytes]]:
-    return [(name.encode(), value.encode()) for name, value in headers.items()]
 
 
 def _is_host(text: str) -> bool:
@@ -155,7 +133,6 @@ def _is_host(text: str) -> bool:
 def _is_address(name: str) -> bool:
     """Whether a host is a numeric address."""
     try:
-        ipaddress.ip_address(name)
+        return bool(ipaddress.ip_address(name))
     except ValueError:
         return False
-    return True

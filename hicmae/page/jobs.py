@@ -17,6 +17,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import CancelledError
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, Protocol
@@ -84,35 +85,21 @@ class QueueFullError(Exception):
     """As many recordings wait as may."""
 
 
-class CancelledError(Exception):
-    """Nobody waits for this recording any more."""
-
-
 @dataclass
 class PageJob:
-    """A recording on its way; all fields are changed under the queue's lock.
+    """A recording on its way; all fields are changed under the queue's lock."""
 
-    Attributes:
-        path: The upload; it is deleted when the job ends.
-        name: What the user calls it.
-        touched: When its page last asked, on the monotonic clock.
-        ended: When it was done or failed; none before.
-        stage, share: What is being done, and how much of that is.
-        result: Of the analyst, when done.
-        error: ``cause`` and ``message``, when failed.
-    """
-
-    path: Path
-    name: str
-    touched: float
+    path: Path  # the upload; it is deleted when the job ends
+    name: str  # what the user calls it
+    touched: float  # when its page last asked, on the monotonic clock
     id: str = field(default_factory=lambda: secrets.token_urlsafe(18))
     state: State = "waiting"
     stage: str = ""
-    share: float = 0.0
-    ended: float | None = None
+    share: float = 0.0  # of the stage, that is done
+    ended: float | None = None  # when it was done or failed, on the same clock
     cancelled: bool = False
-    result: dict[str, Any] | None = None
-    error: dict[str, str] | None = None
+    result: dict[str, Any] | None = None  # of the analyst
+    error: dict[str, str] | None = None  # ``cause`` and ``message``
 
 
 class JobQueue:
@@ -138,7 +125,9 @@ class JobQueue:
         """Raises: QueueFullError: as many wait as may."""
         with self._changed:
             self._expire()
-            self._require_room()
+            unfinished = sum(job.ended is None for job in self._jobs.values())
+            if unfinished > self._limits.waiting:
+                raise QueueFullError
 
     def add(self, path: Path, name: str) -> PageJob:
         """Let a recording wait for its turn.
@@ -146,7 +135,7 @@ class JobQueue:
         Raises: QueueFullError: as many wait as may; the file is left to the caller.
         """
         with self._changed:
-            self._require_room()
+            self.require_room()
             job = PageJob(path=path, name=name, touched=self._clock())
             self._jobs[job.id] = job
             self._changed.notify_all()
@@ -194,11 +183,6 @@ class JobQueue:
             self._changed.notify_all()
         self._thread.join(timeout=10)
 
-    def _require_room(self) -> None:
-        unfinished = sum(job.state in ("waiting", "running") for job in self._jobs.values())
-        if unfinished > self._limits.waiting:
-            raise QueueFullError
-
     def _expire(self) -> None:
         """Forget results that are old, and uploads whose page is gone."""
         now = self._clock()
@@ -240,7 +224,7 @@ class JobQueue:
         try:
             result = self._analyst.analyse(job.path, report)
         except CancelledError:
-            pass
+            pass  # nobody waits for it any more
         except ValueError as problem:
             message = str(problem).removeprefix(f"{job.path}: ").replace(str(job.path), job.name)
             error = {"cause": getattr(problem, "cause", "error"), "message": message}
@@ -306,5 +290,5 @@ def _is_running(process: int) -> bool:
     except ProcessLookupError:
         return False
     except (PermissionError, OverflowError):
-        return True
+        pass
     return True

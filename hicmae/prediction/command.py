@@ -7,15 +7,15 @@ import math
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path, PurePath
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from hicmae.files import whole_file
 from hicmae.prediction.messages import Choice, StageProgress, WindowConfig
+from hicmae.terminal import printable
 
 if TYPE_CHECKING:
     from hicmae.prediction.results import Prediction, TrackSummary
@@ -163,17 +163,11 @@ def predict(
     return 2 if failed else 0
 
 
-@dataclass(frozen=True, kw_only=True)
-class Source:
-    """A recording that is to be predicted.
+class Source(NamedTuple):
+    """A recording that is to be predicted."""
 
-    Args:
-        path: The file, or a folder of images.
-        name: Of its folder of results, relative to that of all.
-    """
-
-    path: Path
-    name: str
+    path: Path  # the file, or a folder of images
+    name: str  # of its folder of results, relative to that of all
 
 
 def gather(sources: Sequence[Path], out: Path) -> list[Source]:
@@ -204,28 +198,19 @@ def gather(sources: Sequence[Path], out: Path) -> list[Source]:
     distinct: dict[Path, tuple[Path, int]] = {}
     for path, depth in found.items():
         distinct.setdefault(path.resolve(), (path, depth))
-    parts = {whole: whole.parts[1:] for whole in distinct}
     depths = {whole: depth for whole, (_, depth) in distinct.items()}
-    while True:
-        names = {whole: _name(parts[whole], depths[whole]) for whole in distinct}
+    longer = list(distinct)
+    while longer:
+        names = {whole: _name(whole.parts[1:], depth) for whole, depth in depths.items()}
         counts = Counter(names.values())
         longer = [
             whole
             for whole, name in names.items()
-            if counts[name] > 1 and depths[whole] < len(parts[whole])
+            if counts[name] > 1 and depths[whole] < len(whole.parts) - 1
         ]
-        if not longer:
-            break
         for whole in longer:
             depths[whole] += 1
-    return [Source(path=path, name=names[whole]) for whole, (path, _) in distinct.items()]
-
-
-def printable(text: str) -> str:
-    """A text for a terminal: names of files may hold anything."""
-    return "".join(
-        letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text
-    )
+    return [Source(path, names[whole]) for whole, (path, _) in distinct.items()]
 
 
 class _Bar:
@@ -291,11 +276,10 @@ def _say(console: Console, recording: Source, prediction: Prediction, annotate: 
 
 def _line(track: TrackSummary) -> str:
     span = f"{track.track} {track.start_seconds:.1f}-{track.end_seconds:.1f} s"
-    if track.prediction is None:
-        values = ", ".join(f"{name} {value:+.2f}" for name, value in track.mean.items())
-        return f"{span}: {values} (mean of {track.num_windows} windows)"
-    leading = sorted(track.mean, key=lambda name: -track.mean[name])[:3]
-    values = ", ".join(f"{name} {track.mean[name]:.2f}" for name in leading)
+    means, form = list(track.mean.items()), "+.2f"
+    if track.prediction is not None:  # of classes the first three
+        means, form = sorted(means, key=lambda item: -item[1])[:3], ".2f"
+    values = ", ".join(f"{name} {value:{form}}" for name, value in means)
     return f"{span}: {values} (mean of {track.num_windows} windows)"
 
 

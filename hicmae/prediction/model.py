@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +18,7 @@ from hicmae.prediction.process import DecodingProcess, Tell, WindowStream, read_
 from hicmae.prediction.results import Prediction, Track
 
 _KINDS = ("audio-video", "video", "audio")
+_Shown = tuple[str, int, Clip]  # the track and the number of the window that a clip is of
 
 
 def load(
@@ -106,13 +109,24 @@ class EmotionPredictor:
         with self.windows(path, config=config, progress=progress) as stream:
             found = stream.found
             kinds = self._kinds(found, each_modality)
-            collected = {track.name: Collected(track, self.labels, kinds) for track in found.tracks}
+            windows: dict[str, list[Window]] = {track.name: [] for track in found.tracks}
+            outputs: dict[str, list[list[dict[str, np.ndarray]]]] = {name: [] for name in windows}
             seconds = 0.0
-            for batch in _batches(stream, collected, self.batch_size, on_window):
+
+            def clips() -> Iterator[_Shown]:
+                for window in stream:
+                    if on_window is not None:
+                        on_window(window)
+                    windows[window.track].append(replace(window, clips=()))
+                    outputs[window.track].append([])
+                    for clip in window.clips:
+                        yield window.track, window.number, clip
+
+            for batch in _batches(clips(), self.batch_size):
                 started = time.monotonic()
-                outputs = self.network.run([clip for _, _, clip in batch], kinds)
+                values = self.network.run([clip for _, _, clip in batch], kinds)
                 for place, (track, number, _) in enumerate(batch):
-                    collected[track].add(number, {k: outputs[k][place] for k in kinds})
+                    outputs[track][number].append({kind: values[kind][place] for kind in kinds})
                 seconds += time.monotonic() - started
             finished = stream.finished
         assert finished is not None
@@ -124,7 +138,10 @@ class EmotionPredictor:
             fps=self.input.fps,
             labels=self.labels,
             modality=kinds[0],
-            tracks=tuple(each.track() for each in collected.values()),
+            tracks=tuple(
+                _track(each, self.labels, kinds, windows[each.name], outputs[each.name])
+                for each in found.tracks
+            ),
             notes=(*found.notes, *finished.notes),
             checkpoint=self.source,
             settings=config,
@@ -175,78 +192,46 @@ class EmotionPredictor:
         return list(_KINDS) if each else ["audio-video"]
 
 
-class Collected:
-    """One track while its windows come in.
-
-    Args:
-        followed: What is known of it before.
-        labels: What the outputs stand for.
-        kinds: What the network goes by, the first being the one that counts.
+def _track(
+    followed: Followed,
+    labels: Labels,
+    kinds: Sequence[str],
+    windows: Sequence[Window],
+    outputs: Sequence[Sequence[Mapping[str, np.ndarray]]],
+) -> Track:
+    """The timeline of a track from its windows and, of each clip of each window, the outputs
+    (2, C), values and logits, by what the network went by; the first of these is what counts.
     """
-
-    def __init__(self, followed: Followed, labels: Labels, kinds: Sequence[str]) -> None:
-        self._followed, self._labels, self._kinds = followed, labels, kinds
-        windows, outputs = followed.num_windows, len(labels.names)
-        self._spans = np.zeros((windows, 2))
-        self._num_clips = np.zeros(windows, dtype=np.int64)
-        self._sums = {kind: np.zeros((windows, 2, outputs)) for kind in kinds}
-        self._added = np.zeros(windows, dtype=np.int64)
-        self._thumbnails: list[tuple[float, bytes]] = []
-
-    def begin(self, window: Window) -> None:
-        """Take what is known of a window before the network has seen it."""
-        span = window.start_seconds, window.end_seconds
-        self._spans[window.number] = span
-        self._num_clips[window.number] = len(window.clips)
-        if window.thumbnail:
-            self._thumbnails.append((sum(span) / 2, window.thumbnail))
-
-    def add(self, number: int, outputs: Mapping[str, np.ndarray]) -> None:
-        """Take the outputs (2, C) of one clip of a window: values and logits, by kind."""
-        for kind, values in outputs.items():
-            self._sums[kind][number] += values
-        self._added[number] += 1
-
-    def track(self) -> Track:
-        """The timeline, when every clip has come in."""
-        assert (self._added == self._num_clips).all(), "every clip is seen once"
-        assert (self._num_clips > 0).all(), "every window that was announced has come"
-        followed, counts = self._followed, self._num_clips[:, None, None]
-        means = {kind: sums / counts for kind, sums in self._sums.items()}
-        first = means[self._kinds[0]]
-        return Track(
-            name=followed.name,
-            labels=self._labels,
-            start_seconds=followed.start_seconds,
-            end_seconds=followed.end_seconds,
-            spans=self._spans,
-            values=first[:, 0],
-            logits=first[:, 1],
-            by_modality={kind: mean[:, 0] for kind, mean in means.items()},
-            boxes=_boxes(followed),
-            thumbnails=tuple(self._thumbnails),
-            coverage=followed.coverage,
+    assert len(windows) == followed.num_windows, "every window that was announced has come"
+    means = {
+        kind: np.array(
+            [np.mean([clip[kind] for clip in clips], axis=0, dtype=float) for clips in outputs]
         )
+        for kind in kinds
+    }
+    spans = np.array([[window.start_seconds, window.end_seconds] for window in windows])
+    return Track(
+        name=followed.name,
+        labels=labels,
+        start_seconds=followed.start_seconds,
+        end_seconds=followed.end_seconds,
+        spans=spans,
+        values=means[kinds[0]][:, 0],
+        logits=means[kinds[0]][:, 1],
+        by_modality={kind: mean[:, 0] for kind, mean in means.items()},
+        boxes=_boxes(followed),
+        thumbnails=tuple(
+            (float(span.sum() / 2), window.thumbnail)
+            for span, window in zip(spans, windows, strict=True)
+            if window.thumbnail
+        ),
+        coverage=followed.coverage,
+    )
 
 
-def _batches(
-    stream: WindowStream,
-    collected: Mapping[str, Collected],
-    size: int,
-    on_window: Callable[[Window], None] | None,
-) -> Iterator[list[tuple[str, int, Clip]]]:
-    """Clips with track and number of their window; a long window may be in several batches."""
-    batch: list[tuple[str, int, Clip]] = []
-    for window in stream:
-        if on_window is not None:
-            on_window(window)
-        collected[window.track].begin(window)
-        for clip in window.clips:
-            batch.append((window.track, window.number, clip))
-            if len(batch) == size:
-                yield batch
-                batch = []
-    if batch:
+def _batches(clips: Iterator[_Shown], size: int) -> Iterator[list[_Shown]]:
+    """So many at once; a long window may be in several batches."""
+    while batch := list(itertools.islice(clips, size)):
         yield batch
 
 

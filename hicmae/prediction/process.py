@@ -32,10 +32,12 @@ from hicmae.prediction.annotate import AnnotateRequest, annotate
 from hicmae.prediction.messages import Failed, Finished, Found, StageProgress, Window, WindowConfig
 from hicmae.prediction.windows import Request, cut_windows
 from hicmae.settings import InputConfig
+from hicmae.terminal import printable
 
 Tell = Callable[[StageProgress], None]
 # Messages that wait for the network: a few windows, so that decoding goes on beside it.
 _AHEAD = 8
+_HUNG, _LOST = "hung", "lost"  # what the reader says in place of a message
 # What to do for a request, by its type.
 _TASKS: dict[type[Any], Callable[[Any, Callable[[Any], None]], None]] = {
     Request: cut_windows,
@@ -246,8 +248,8 @@ class DecodingProcess:
                 finished = isinstance(message, (Finished, Failed))
                 if isinstance(message, Failed):
                     raise PredictionError(message.cause, message.message)
-                if isinstance(message, _Lost):
-                    raise self._lost(message, path, deadline_seconds)
+                if message in (_HUNG, _LOST):
+                    raise self._gone(message, path, deadline_seconds)
                 yield message
                 if finished:
                     return
@@ -282,9 +284,9 @@ class DecodingProcess:
         self._connection = ours
         return ours
 
-    def _lost(self, lost: _Lost, path: Path, deadline_seconds: float) -> PredictionError:
+    def _gone(self, how: str, path: Path, deadline_seconds: float) -> PredictionError:
         process = self._process
-        if lost.hung or process is None:
+        if how == _HUNG or process is None:
             return PredictionError(
                 "deadline", f"{path}: no sign of life for {deadline_seconds:g} s; given up"
             )
@@ -293,21 +295,16 @@ class DecodingProcess:
         return PredictionError("crash", f"{path}: the decoding process ended with {how}")
 
 
-class _Lost:
-    def __init__(self, *, hung: bool) -> None:
-        self.hung = hung
-
-
 def _read(
     connection: Connection, ahead: queue.Queue[Any], deadline_seconds: float, stop: threading.Event
 ) -> None:
     """Put messages into a queue until the last one, or until the process hangs or dies."""
     message: Any = None
-    while not isinstance(message, (Finished, Failed, _Lost)):
+    while not (isinstance(message, (Finished, Failed)) or message in (_HUNG, _LOST)):
         try:
-            message = connection.recv() if connection.poll(deadline_seconds) else _Lost(hung=True)
+            message = connection.recv() if connection.poll(deadline_seconds) else _HUNG
         except (EOFError, OSError):
-            message = _Lost(hung=False)
+            message = _LOST
         while not stop.is_set():
             try:
                 ahead.put(message, timeout=0.2)
@@ -367,8 +364,7 @@ def _named(error: BaseException) -> str:
 
 def _one_line(text: str) -> str:
     """File names and messages may hold line breaks and control characters."""
-    text = " ".join(text.split())
-    return "".join(character if character.isprintable() else " " for character in text)
+    return printable(" ".join(text.split()), " ")
 
 
 def _silence() -> None:

@@ -20,6 +20,7 @@ from hicmae.media.crops import decode_jpeg
 from hicmae.prediction.annotate import AnnotateRequest, DrawnTrack
 from hicmae.prediction.messages import StageProgress, WindowConfig
 from hicmae.prediction.process import DecodingProcess, PredictionError, Tell
+from hicmae.terminal import printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -263,7 +264,7 @@ def save_prediction(
     with whole_folder(folder) as beside:
         _write_tables(prediction, beside)
         if picture:
-            draw_timeline(prediction, beside / PICTURE)
+            _draw_timeline(prediction, beside / PICTURE)
         if annotate and prediction.is_video:
             try:
                 _annotate(prediction, beside / VIDEO, process, progress)
@@ -294,19 +295,14 @@ def check_free(folder: Path, *, overwrite: bool) -> None:
         )
 
 
-def draw_timeline(prediction: Prediction, file: Path) -> None:
-    """Draw the outputs of every track over time as a PNG; of many tracks, the longest.
-
-    Args:
-        prediction: What to draw.
-        file: The PNG.
-    """
+def _draw_timeline(prediction: Prediction, file: Path) -> None:
+    """Draw the outputs of every track over time as a PNG; of many tracks, the longest."""
     from matplotlib.figure import Figure
 
     longest = sorted(prediction.tracks, key=lambda track: track.start_seconds - track.end_seconds)
     shown = sorted(longest[:_MOST_TRACKS], key=lambda track: prediction.tracks.index(track))
     figure = Figure(figsize=(_INCHES, 0.9 + 2.9 * len(shown)), dpi=_DPI, layout="constrained")
-    title = _printable(prediction.path.name)
+    title = printable(prediction.path.name)
     left = len(prediction.tracks) - len(shown)
     figure.suptitle(f"{title}{f' (and {left} shorter tracks)' if left else ''}", parse_math=False)
     ratios = [1.0, 3.0] * len(shown)
@@ -368,7 +364,7 @@ def _lines(prediction: Prediction) -> Iterator[dict[str, Any]]:
 
 
 def _rounded(names: tuple[str, ...], values: np.ndarray) -> dict[str, float]:
-    return {name: float(_DIGITS % value) for name, value in zip(names, values, strict=True)}
+    return {name: float(_DIGITS % value) for name, value in _named(names, values).items()}
 
 
 def _annotate(
@@ -416,7 +412,7 @@ def _curves(axis: Axes, track: Track) -> None:
             times,
             values[:, number],
             color=palette(number % palette.N),
-            label=_printable(name),
+            label=printable(name),
             marker="o" if len(middles) <= 60 else None,
             markevery=slice(1, -1),
             markersize=3,
@@ -458,11 +454,6 @@ def _heading(track: Track) -> str:
     span = f"{track.start_seconds:.1f} to {track.end_seconds:.1f} s"
     if summary.prediction is not None:
         mean = summary.mean[summary.prediction]
-        return f"{track.name}, {span}: {_printable(summary.prediction)} (mean {mean:.2f})"
-    means = ", ".join(f"{_printable(name)} {value:+.2f}" for name, value in summary.mean.items())
+        return f"{track.name}, {span}: {printable(summary.prediction)} (mean {mean:.2f})"
+    means = ", ".join(f"{printable(name)} {value:+.2f}" for name, value in summary.mean.items())
     return f"{track.name}, {span}: {means} on average"
-
-
-def _printable(text: str) -> str:
-    """Names without what no font draws."""
-    return "".join(letter if letter.isprintable() else "�" for letter in text)
