@@ -26,7 +26,7 @@ from hicmae.media.crops import FaceCutter, decode_jpeg, encode_jpeg
 from hicmae.media.errors import MediaError
 from hicmae.media.faces import FaceConfig, FaceDetector
 from hicmae.media.recording import Finder, Recording, open_pictures, shared_detector, sound_file
-from hicmae.media.sound import sound_stream
+from hicmae.media.sound_decoding import sound_stream
 from hicmae.media.sound_spans import SoundSpans
 from hicmae.media.tracking import FaceTrack
 from hicmae.prediction.messages import (
@@ -219,9 +219,10 @@ def _outside(path: Path, recording: Recording) -> list[str]:
             end = (max(container.start_time or 0, 0) + container.duration) / av.time_base
         else:
             return []
-    shift = recording.start if file != path else 0.0  # a file of its own begins with the picture
+    if file != path:  # a file of its own begins with the picture, whatever its stamps
+        begin, end = recording.start, recording.start + end - begin
     origin = recording.picture.origin_seconds
-    spans = (begin + shift, recording.start), (recording.end, end + shift)
+    spans = (begin, recording.start), (recording.end, end)
     parts = [
         f"{max(first - origin, 0):.2f}..{last - origin:.2f} s"
         for first, last in spans
