@@ -24,6 +24,7 @@ from hicmae.blocks import set_grad_checkpointing
 from hicmae.checkpoints.checkpoint import load_encoder
 from hicmae.emotion import EmotionModel
 from hicmae.inference import outputs_to_values
+from hicmae.objective.gathering import all_rows
 from hicmae.optimization import parameter_groups, warmup_cosine
 from hicmae.transforms import ClipTransform
 
@@ -226,10 +227,7 @@ class FinetuneModule(pl.LightningModule):
         gradients; the mean of the processes' gradients is then that of one process.
         """
         if any(term.loss.of_batch for term in self.terms) and self.trainer.world_size > 1:
-            outputs, targets = (
-                self.all_gather(values, sync_grads=True).flatten(0, 1)  # type: ignore[union-attr]
-                for values in (outputs, targets)
-            )
+            outputs, targets = all_rows(outputs), all_rows(targets)
         total, terms = combined(self.terms, outputs, targets, self.class_weights)
         if len(terms) > 1:
             named = {f"loss_{name}": value for name, value in terms.items()}

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from hicmae.encoder import EncoderOutput
 from hicmae.masks import random_masks, tube_masks
+from hicmae.objective.gathering import all_rows
 from hicmae.pretraining import HiCMAE
 from pretrain.module import Batch, PretrainModule, StepCallback
 
@@ -67,7 +68,9 @@ class Health(StepCallback):
         numbers = self._norms(module.model) | self._gradients
         self._before, self._gradients = {}, {}
         with trainer.precision_plugin.forward_context():
-            numbers |= feature_numbers(module.model, batch["video"], batch["fbank"])
+            numbers |= feature_numbers(
+                module.model, batch["video"], batch["fbank"], count=len(batch["keys"])
+            )
         self.note(numbers)
 
     def _norms(self, model: HiCMAE) -> dict[str, float]:
@@ -109,11 +112,18 @@ def norm_of(tensors: Iterable[Tensor]) -> Tensor:
 
 
 @torch.no_grad()
-def feature_numbers(model: HiCMAE, video: Tensor, fbank: Tensor) -> dict[str, float]:
+def feature_numbers(
+    model: HiCMAE, video: Tensor, fbank: Tensor, *, count: int | None = None
+) -> dict[str, float]:
     """Spread of the pooled features of a batch, over all processes.
 
     Of normalised frames (B, 3, T, H, W) and filter banks (B, S, F). The tokens that are seen are
     chosen as in training, the same ones every time.
+
+    Args:
+        count: Clips of the batch; the others stand in for those that were all bad.
+
+    Returns: nothing where no process has a clip.
     """
     config, objective = model.config, model.objective
     generator = torch.Generator().manual_seed(_MASK_SEED)
@@ -130,9 +140,12 @@ def feature_numbers(model: HiCMAE, video: Tensor, fbank: Tensor) -> dict[str, fl
         fbank_keep=patches.keep.to(video.device),
     )
     levels = _pooled(encoded, model.encoder.layers)
-    features = everyones(torch.stack(list(levels.values())))  # (levels, B', D)
+    rows = torch.stack(list(levels.values()), dim=1)[:count]  # (B, levels, D)
+    features = all_rows(rows).double().cpu().transpose(0, 1)  # (levels, B', D)
     numbers: dict[str, float] = {}
-    for name, level in zip(levels, features.double().cpu(), strict=True):  # (B', D)
+    if not features.shape[1]:
+        return numbers
+    for name, level in zip(levels, features, strict=True):  # (B', D)
         numbers[f"feature_std_{name}"] = feature_std(level)
         numbers[f"feature_rank_{name}"] = effective_rank(level)
     return numbers
@@ -176,15 +189,6 @@ def effective_rank(features: Tensor) -> float:
         return 0.0
     shares = values / values.sum()
     return float(torch.exp(-(shares * shares.log()).sum()))
-
-
-def everyones(features: Tensor) -> Tensor:
-    """Features (…, B, D) of all processes along B; all must bring equally many."""
-    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
-        return features
-    parts = [torch.empty_like(features) for _ in range(dist.get_world_size())]
-    dist.all_gather(parts, features.contiguous())
-    return torch.cat(parts, dim=-2)
 
 
 def _is_sharded(parameter: nn.Parameter) -> bool:

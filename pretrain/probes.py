@@ -28,8 +28,8 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from hicmae.metrics import classification_metrics, regression_metrics
+from hicmae.objective.gathering import all_rows
 from hicmae.settings import InputConfig
-from pretrain.health import everyones
 from pretrain.module import PretrainModule, StepCallback
 from pretrain.settings import DataConfig, ProbeConfig
 from shards.index import Index, read_index
@@ -168,11 +168,11 @@ class Probes(StepCallback):
                     seen, heard = encoded.video, encoded.audio
                     tokens = (seen.last, heard.last, seen.fused, heard.fused)
                     pooled = [part.float().mean(dim=1) for part in tokens]
-                    parts.append(torch.stack(pooled))  # (4, B, D)
+                    parts.append(torch.stack(pooled, dim=1))  # (B, 4, D)
         finally:
             module.train(was_training)
         # Process r has clips r, r + world, …: interleave, and drop what fills the last batch.
-        gathered = everyones(torch.cat(parts, dim=1)).cpu().numpy()
+        gathered = all_rows(torch.cat(parts)).transpose(0, 1).cpu().numpy()
         order = np.arange(gathered.shape[1]).reshape(trainer.world_size, -1).T.reshape(-1)
         video, audio, *fused = gathered[:, order[: self.data.num_clips]]
         return {"both": np.concatenate(fused, axis=1), "video": video, "audio": audio}

@@ -9,8 +9,8 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
-from torch.distributed.nn.functional import all_gather
 
+from hicmae.objective.gathering import all_rows, are_several, row_counts
 from hicmae.objective.losses import LOSSES, LossInput, LossOutput
 
 
@@ -44,9 +44,9 @@ def contrast(
         video = F.normalize(video.float(), dim=1)
         audio = F.normalize(audio.float(), dim=1)
         all_video, all_audio, first = video, audio, 0
-        if negatives == "global" and dist.is_initialized() and dist.get_world_size() > 1:
-            counts = _counts(len(video), video.device)
-            all_video, all_audio = _gathered(video, counts), _gathered(audio, counts)
+        if negatives == "global" and are_several():
+            counts = row_counts(len(video), video.device)
+            all_video, all_audio = all_rows(video, counts), all_rows(audio, counts)
             first = sum(counts[: dist.get_rank()])
         partner = torch.arange(first, first + len(video), device=video.device)
         video_to_audio = video @ all_audio.T / temperature  # (B, B')
@@ -90,19 +90,3 @@ def hierarchical_contrast(given: LossInput, settings: ContrastSettings) -> LossO
     }
     loss = torch.stack([result.loss for result in results]).sum()
     return LossOutput(loss, accuracies, tuple(result.logits for result in results))
-
-
-def _counts(count: int, device: torch.device) -> list[int]:
-    """How many clips each process has; they differ where bad samples were left out."""
-    mine = torch.tensor([count], device=device)
-    everyone = [torch.empty_like(mine) for _ in range(dist.get_world_size())]
-    dist.all_gather(everyone, mine)
-    return [int(number) for number in everyone]
-
-
-def _gathered(features: Tensor, counts: list[int]) -> Tensor:
-    """Features (B, D) of all processes one after another (B', D), with gradients."""
-    missing = max(counts) - len(features)
-    padded = F.pad(features, (0, 0, 0, missing)).contiguous()
-    parts = all_gather(padded)
-    return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])

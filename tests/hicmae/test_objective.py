@@ -12,6 +12,7 @@ import torch.multiprocessing as mp
 from torch import Tensor
 
 from hicmae.objective import audio_target, contrast, reconstruction, video_target
+from hicmae.objective.gathering import all_rows
 
 TEMPERATURE = 0.07
 
@@ -56,7 +57,32 @@ def _two_ranks(rank: int, folder: str) -> None:
     dist.all_reduce(loss)
     if rank == 0:
         torch.save((loss / 2, gradient / 2), Path(folder) / "result.pt")
+    _unequal(rank)
     dist.destroy_process_group()
+
+
+def _unequal(rank: int) -> None:
+    """Processes that have other numbers of clips, since bad ones were left out."""
+    video, audio = features()
+    for split in (5, 6):  # 5 and 1; 6 and none
+        begin, end = ((0, split), (split, 6))[rank]
+        weight = torch.eye(5, requires_grad=True)
+        rows = all_rows(video[begin:end] @ weight)
+        torch.testing.assert_close(rows, video)
+        (rows**3).sum().backward()
+        gradient, whole = weight.grad, torch.eye(5, requires_grad=True)
+        assert gradient is not None
+        ((video @ whole) ** 3).sum().backward()
+        dist.all_reduce(gradient)
+        torch.testing.assert_close(gradient / 2, whole.grad)
+    begin, end = ((0, 5), (5, 6))[rank]
+    result = contrast(
+        video[begin:end], audio[begin:end], temperature=TEMPERATURE, negatives="global"
+    )
+    alone = contrast(video, audio, temperature=TEMPERATURE)
+    torch.testing.assert_close(result.logits, alone.logits[begin:end])
+    levels = torch.stack((video, audio), dim=1)[begin:end]  # as health gathers several levels
+    torch.testing.assert_close(all_rows(levels), torch.stack((video, audio), dim=1))
 
 
 @pytest.mark.slow
