@@ -44,8 +44,9 @@ from finetune.tuning import merge_tuning
 from finetune.validation import InnerSplit
 from hicmae.checkpoints.seen import SECTION, Seen
 from hicmae.config import to_dict
-from hicmae.devices import choose_device, trainer_precision
+from hicmae.devices import choose_device
 from hicmae.files import file_sha256, sync_to_disk, write_json
+from hicmae.precision import trainer_precision
 from hicmae.registry import load_plugins
 from hicmae.run_logging import MetricsFile, WandbRun
 

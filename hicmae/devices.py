@@ -15,7 +15,7 @@ import resource
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 if TYPE_CHECKING:
     import torch
@@ -144,26 +144,6 @@ def autocast(precision: str, device: torch.device) -> torch.autocast:
     import torch
 
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16-mixed")
-
-
-def trainer_precision(precision: str, device: torch.device) -> tuple[str | None, list[Any]]:
-    """How Lightning's trainer is told a precision.
-
-    On a CPU Lightning's own ``16-mixed`` quietly trains in bf16, though PyTorch scales losses
-    there too (torch.amp.GradScaler, PyTorch 2.3); DeepSpeed scales by itself.
-
-    Args:
-        precision: Lightning's name.
-        device: Where the trainer computes.
-
-    Returns: its ``precision``, and the plug-ins that take its place.
-    """
-    if precision != "16-mixed" or device.type != "cpu":
-        return precision, []
-    import torch
-    from pytorch_lightning.plugins.precision import MixedPrecision
-
-    return None, [MixedPrecision("16-mixed", device="cpu", scaler=torch.amp.GradScaler("cpu"))]
 
 
 def device_name(device: torch.device) -> str:

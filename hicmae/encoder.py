@@ -173,7 +173,8 @@ class ModalityEncoder(nn.Module):
         if keep is not None:
             patches = take_tokens(patches, keep)  # (B, K, P)
             positions = positions[keep]  # (B, K, D)
-        tokens = self.project(patches) + positions
+        # Of a network in bf16 the input is float32 up to here.
+        tokens = self.project(patches.to(positions.dtype)) + positions
         asked: dict[int, Tensor] = {}
         for number, block in enumerate(self.blocks, start=1):
             tokens = block(tokens)

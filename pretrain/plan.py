@@ -31,7 +31,7 @@ from pretrain.footprint import footprint, measure_network, reader_bytes
 from pretrain.probes import ProbeData, probe_data
 from pretrain.processes import Processes, find_processes
 from pretrain.settings import Counts, PretrainConfig, count_steps
-from pretrain.zero import EngineConfig, load_engine
+from pretrain.zero import EngineConfig, check_engine, load_engine
 from shards.index import read_index
 from shards.reading.streaming import ClipStream
 
@@ -121,6 +121,7 @@ def make_plan(config: PretrainConfig, *, resume: bool, chosen: str | None = None
             "processes; take --device cuda, or --hardware.devices 1"
         )
     engine = load_engine(config.hardware.strategy, world_size=processes.world_size)
+    check_engine(engine, precision=precision, compile=config.hardware.compile, device=device)
     found = survey(config.data)
     resumption = Resumption(accumulate=config.accumulate)
     if resume:

@@ -27,7 +27,7 @@ from pytorch_lightning.strategies.parallel import ParallelStrategy
 from torch import Tensor, nn
 
 from hicmae.config import config_path, config_root, from_dict, load_yaml
-from hicmae.devices import trainer_precision
+from hicmae.precision import trainer_precision
 from pretrain.processes import Launcher, Processes
 
 _AUTOCAST = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
@@ -114,6 +114,26 @@ def load_engine(name_or_path: str, *, world_size: int) -> EngineConfig:
             "take auto, ddp or zero1, or --hardware.devices 1"
         )
     return engine
+
+
+def check_engine(
+    engine: EngineConfig, *, precision: str, compile: bool, device: torch.device
+) -> None:
+    """Check that an engine goes with what it is to train.
+
+    Raises: ValueError: why it cannot, and what can.
+    """
+    if engine.kind == "deepspeed" and precision == "16-mixed" and device.type == "cpu":
+        raise ValueError(
+            f"precision = 16-mixed with ZeRO {engine.stage} on a CPU: DeepSpeed keeps weights in "
+            "fp16 there, for which PyTorch has no layer norm on CPUs; take bf16-mixed, or "
+            "hardware.strategy single or ddp"
+        )
+    if compile and engine.stage == 3:
+        raise ValueError(
+            "hardware.compile = true with ZeRO 3: torch.compile would trace weights that are "
+            "shared out among the processes; take zero1 or zero2, or hardware.compile false"
+        )
 
 
 def trainer_settings(

@@ -9,6 +9,7 @@ Shape letters: B batch, S filter-bank frames, F mel bins, n samples.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -61,6 +62,14 @@ class FilterBank(nn.Module):
         self.register_buffer("mel", mel, persistent=False)  # (fft / 2 + 1, F)
         raw_pad = 0.0 if input.pad == "zeros" else math.log(FLOOR)
         self.pad_value = (raw_pad - input.fbank_mean) / (2 * input.fbank_std)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> FilterBank:
+        """Move to a device, and stay float32 where a whole module becomes bf16."""
+        kept = {"window": self.window, "mel": self.mel}
+        super()._apply(fn, recurse)
+        for name, values in kept.items():
+            setattr(self, name, values.to(getattr(self, name).device))
+        return self
 
     @torch.no_grad()
     def forward(self, waveform: Tensor, num_samples: Tensor) -> Tensor:

@@ -71,6 +71,31 @@ def test_impossible_plans_are_refused(changes: dict[str, Any], message: str) -> 
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"hardware": HardwareConfig(strategy="zero1"), "precision": "16-mixed"},
+            "precision = 16-mixed with ZeRO 1 on a CPU: .* take bf16-mixed, or",
+        ),
+        (
+            {"hardware": HardwareConfig(strategy="zero3_offload", compile=True)},
+            "hardware.compile = true with ZeRO 3: .* take zero1 or zero2, or",
+        ),
+    ],
+)
+def test_an_engine_that_cannot_do_it_is_refused_before_anything_is_made(
+    changes: dict[str, Any], message: str, shards: Path, tiny_model_config: ModelConfig
+) -> None:
+    config = make_config(
+        tiny_model_config,
+        **{"data": DataConfig(shards=shards, batch_size=4), "device": "cpu", **changes},
+    )
+    with pytest.raises(ValueError, match=message) as caught:
+        make_plan(config, resume=False)
+    assert "\n" not in str(caught.value)
+
+
 def test_what_is_settled_goes_together(shards: Path, tiny_model_config: ModelConfig) -> None:
     config = make_config(
         tiny_model_config,

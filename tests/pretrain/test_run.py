@@ -209,6 +209,25 @@ def test_fp16_scales_its_loss_on_a_cpu_too_and_resumes_with_its_scale(
     assert_same_weights(broken, whole)
 
 
+def test_a_network_in_bf16_learns_as_in_fp32_and_goes_on_bit_for_bit(
+    train: Train, tmp_path: Path
+) -> None:
+    log = LogConfig(log_every=1, checkpoint_every=2, health_every=2, pictures_every=4)
+    half, whole = tmp_path / "half", tmp_path / "whole"
+    for out, precision in ((half, "bf16-true"), (whole, "32-true")):
+        assert train(out, steps=4, precision=precision, log=log) == 0
+    for name in ("loss", "video", "audio", "gradient_norm"):
+        found, expected = ([float(row[name]) for row in rows_of(out)] for out in (half, whole))
+        assert found == pytest.approx(expected, rel=0.05), name
+    tensors = load_checkpoint(half).tensors
+    assert {tensor.dtype for tensor in tensors.values()} == {torch.bfloat16}
+    broken = shutil.copytree(half, tmp_path / "broken")
+    for suffix in ("ckpt", "json"):
+        (broken / f"checkpoints/step-000004.{suffix}").unlink()
+    assert train(broken, steps=4, precision="bf16-true", log=log, resume=True) == 0
+    assert_same_weights(broken, half)
+
+
 def test_resuming_a_finished_run_does_nothing_and_an_empty_folder_begins(
     train: Train, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
