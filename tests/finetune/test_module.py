@@ -10,6 +10,7 @@ from timm.layers import DropPath
 
 from finetune.mixing import MixingConfig
 from finetune.module import FinetuneModule
+from finetune.record import read_run
 from finetune.settings import HardwareConfig, OptimizerConfig, RecipeConfig
 from hicmae.blocks import Block
 from tests.support.finetune_fixtures import Train, split_benchmark
@@ -41,6 +42,14 @@ def test_gradients_are_clipped_to_the_norm_asked_for(
         )
     assert min(norms[None]) > 0.02
     assert norms[0.01] == pytest.approx([0.01] * len(norms[None]), rel=1e-3)
+
+
+def test_a_network_in_bf16_is_trained_and_tested_nearly_as_in_fp32(train: Train) -> None:
+    half, whole = (
+        read_run(train(ONE_FOLD, name=f"run-{precision}", epochs=1, precision=precision)).folds[0]
+        for precision in ("bf16-true", "32-true")
+    )
+    assert half.train_loss == pytest.approx(whole.train_loss, rel=0.03)
 
 
 def test_fp16_trains_in_fp16_on_a_cpu_too(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
