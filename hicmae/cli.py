@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import importlib
+import importlib.util
 import os
 import re
 import sys
@@ -28,9 +29,11 @@ from hicmae import __version__
 from hicmae.config import config_path, did_you_mean, from_dict, load_yaml, merged, type_name
 from hicmae.processes import keep_freed_memory
 from hicmae.registry import load_plugins
-from hicmae.terminal import one_line, quieten, user_message
+from hicmae.terminal import one_line, quieten, settle, user_message
 
 _SHELLS = ("bash", "zsh", "tcsh")
+# The packages that are installed side by side, and where.
+_ROOMS, _ROOT = ("hicmae", "shards", "pretrain", "finetune"), Path(__file__).resolve().parents[1]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -54,8 +57,12 @@ class Verb:
     computes: bool = False
 
     def function(self) -> Callable[..., Any]:
-        """What the command calls, its module imported."""
+        """What the command calls, its module imported.
+
+        Raises: ValueError: another module of that name, such as a user's own, is in the way.
+        """
         module, _, name = self.target.partition(":")
+        _require_own(module.partition(".")[0])
         function: Callable[..., Any] = getattr(importlib.import_module(module), name)
         return function
 
@@ -75,6 +82,7 @@ def dispatch(
     Returns: the exit status (0 done, 2 bad input, 130 interrupted).
     """
     debug = os.environ.get("HICMAE_DEBUG", "") not in ("", "0")
+    settle()
     name = ""
     try:
         if words[:1] == ["--version"]:
@@ -375,6 +383,22 @@ def _settings_in(hint: Any) -> type[Any] | None:
         if isinstance(member, type) and dataclasses.is_dataclass(member):
             return member
     return None
+
+
+def _require_own(room: str) -> None:
+    """Refuse to run another program's module that is found before this one's.
+
+    Raises: ValueError: one is; where it lies, and what to do.
+    """
+    if room not in _ROOMS:
+        return
+    spec = importlib.util.find_spec(room)
+    found = Path(spec.origin) if spec is not None and spec.origin else None
+    if found is None or found.resolve() != (_ROOT / room / "__init__.py").resolve():
+        raise ValueError(
+            f"{found or room}: is found in place of this program's own module {room!r}; rename it, "
+            "or take its folder out of PYTHONPATH, and do not stand in it with python -m hicmae"
+        )
 
 
 def _split(words: list[str], verbs: Mapping[str, Verb]) -> tuple[str, list[str]]:

@@ -10,16 +10,18 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import filelock
 
 _BLOCK_BYTES = 1 << 20
+_NAME_BYTES = 255  # of a file's name, on the file systems of Linux, macOS and Windows
 
 
 @contextmanager
@@ -37,17 +39,21 @@ def whole_file(path: Path, *, sync: bool = False, keep_suffix: bool = False) -> 
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     end = path.suffix if keep_suffix else ""
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part{end}")
-    try:
-        yield beside
-        beside.chmod(0o644)  # safetensors, and tempfile, write for their owner alone
-        if sync:
-            sync_to_disk(beside)
-        beside.replace(path)
-        if sync:
-            sync_to_disk(path.parent)
-    finally:
-        beside.unlink(missing_ok=True)
+    tail = f".{os.getpid()}.part{end}"
+    hidden = _hidden(path.name, tail)
+    beside = path.with_name(hidden + tail)
+    with _named(path, hidden):
+        try:
+            yield beside
+            beside.chmod(0o644)  # safetensors, and tempfile, write for their owner alone
+            if sync:
+                sync_to_disk(beside)
+            beside.replace(path)
+            if sync:
+                sync_to_disk(path.parent)
+        finally:
+            with suppress(OSError):  # or it would hide what went wrong
+                beside.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str, *, sync: bool = False) -> None:
@@ -75,20 +81,59 @@ def whole_folder(folder: Path) -> Iterator[Path]:
     Yields: an empty folder to write into; it is gone again if anything is raised.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    beside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    hidden = _hidden(folder.name, "-12345678-old")
+    with _named(folder, hidden):
+        beside = Path(tempfile.mkdtemp(prefix=f"{hidden}-", dir=folder.parent))
+        try:
+            yield beside
+            beside.chmod(0o755)
+            if folder.exists():
+                # A folder cannot be replaced in one step: the old one is moved away, then removed.
+                aside = beside.with_name(beside.name + "-old")
+                folder.replace(aside)
+                beside.replace(folder)
+                shutil.rmtree(aside)
+            else:
+                beside.replace(folder)
+        finally:
+            shutil.rmtree(beside, ignore_errors=True)
+
+
+def _hidden(name: str, tail: str) -> str:
+    """The beginning of a hidden name for what is called ``name``: with a tail behind it, it must
+    not be longer than file systems allow, and where it is cut, no letter may be.
+    """
+    room = _NAME_BYTES - 1 - len(os.fsencode(tail))
+    while len(os.fsencode(name)) > room:
+        name = name[:-1]
+    return f".{name}"
+
+
+@contextmanager
+def _named(path: Path, hidden: str) -> Iterator[None]:
+    """Name what was to be written in errors of the system, which say nothing of the file or speak
+    of its hidden name; make such errors of those that libraries have wrapped.
+    """
     try:
-        yield beside
-        beside.chmod(0o755)
-        if folder.exists():
-            # A folder cannot be replaced in one step: the old one is moved away, then removed.
-            aside = beside.with_name(beside.name + "-old")
-            folder.replace(aside)
-            beside.replace(folder)
-            shutil.rmtree(aside)
-        else:
-            beside.replace(folder)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        yield
+    except OSError as error:
+        said = str(path) if error.filename is None else os.fsdecode(error.filename)
+        below = Path(said).parts[len(path.parent.parts) :]
+        if below and Path(said).is_relative_to(path.parent) and below[0].startswith(hidden):
+            said = str(path.joinpath(*below[1:]))
+        if error.errno is not None:
+            error.filename = said
+        raise
+    except Exception as error:
+        # safetensors tells the number of an error; torch.save, of which file nothing else is known.
+        if re.search(r"PytorchStreamWriter failed|inline_container|iostream error", str(error)):
+            raise OSError(
+                f"{path}: cannot be written (a full or failing disk, or a quota); write to another"
+            ) from error
+        number = re.search(r"\(os error (\d+)\)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
 
 
 def sync_to_disk(path: Path) -> None:

@@ -1,23 +1,53 @@
-"""An exception as one line for the user of a verb, and silence where libraries chatter."""
+"""What a verb needs of the terminal and the machine: an exception as one line, text that can always
+be printed, a user with a name, a temporary folder with a short one, silence of libraries.
+"""
 
 from __future__ import annotations
 
+import atexit
 import errno
+import getpass
 import importlib
 import logging
 import os
 import re
+import shutil
+import sys
+import tempfile
 import warnings
+from pathlib import Path
 
 # What a user can cause and mend; anything else is a bug and keeps its traceback.
-_USER_ERRORS = (
-    ValueError,
-    FileNotFoundError,
-    FileExistsError,
-    IsADirectoryError,
-    NotADirectoryError,
-    PermissionError,
-)
+_USER_ERRORS = (ValueError, OSError)
+# Errors of the system that only a wrong program can cause.
+_OWN_FAULTS = {errno.EBADF, errno.EFAULT, errno.ENOTSOCK, errno.ECHILD, errno.ESPIPE}
+# What to do about an error of the system, where its own words do not say it.
+_REMEDIES = {
+    errno.ENOSPC: "free some, or write to another disk",
+    errno.EDQUOT: "free some of your quota, or write to another place",
+    errno.EROFS: "write to another place",
+    errno.ENAMETOOLONG: "give it a shorter name",
+    errno.EMFILE: "allow more with `ulimit -n`, or use fewer --workers",
+    errno.ENFILE: "end other programs, or use fewer --workers",
+    errno.EIO: "the disk, or the way to it, fails; try again, or use another place",
+    errno.ESTALE: "the file server has replaced it; try again, or use another place",
+    errno.ENOLCK: "this file system has no locks to give; use another place",
+    errno.EFBIG: "this file system, or `ulimit -f`, allows no larger file; use another place",
+    errno.ELOOP: "its links lead in a circle",
+    errno.EINVAL: "the file system takes no such name or no such request; use another place",
+    errno.EILSEQ: "the file system takes no such name; give it another one",
+    errno.EBUSY: "another program holds it",
+    errno.ENOMEM: "end other programs, or use fewer --workers",
+    errno.EAGAIN: "no more processes or threads are allowed; use fewer --workers, or `ulimit -u`",
+    errno.EADDRINUSE: "another program listens there; give another port",
+    errno.ECONNREFUSED: "nobody listens there",
+    errno.ETIMEDOUT: "no answer; try again",
+    errno.EHOSTUNREACH: "no way to it; look at the network",
+    errno.ENETUNREACH: "no way to it; look at the network",
+}
+# The name of a socket has at most 107 bytes, and libraries put names of 34 into this folder.
+# Source: unix(7); multiprocessing's listeners, and PyTorch's torch-shm-dir-XXXXXX/manager.sock.
+_LONGEST_TMPDIR = 72
 
 
 def user_message(error: Exception) -> str | None:
@@ -25,15 +55,43 @@ def user_message(error: Exception) -> str | None:
     inner = _worker_message(str(error)) if isinstance(error, (*_USER_ERRORS, RuntimeError)) else ""
     if inner:
         return one_line(inner)
-    if isinstance(error, OSError):
-        full = error.errno == errno.ENOSPC
-        if not full and not isinstance(error, _USER_ERRORS):
-            return None
-        if error.filename is not None and error.strerror:
-            return one_line(f"{error.filename}: {error.strerror.lower()}")
-    elif not isinstance(error, _USER_ERRORS):
+    if not isinstance(error, _USER_ERRORS):
         return None
+    if isinstance(error, OSError) and error.errno is not None and error.strerror:
+        if error.errno in _OWN_FAULTS:
+            return None
+        where = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
+        remedy = _REMEDIES.get(error.errno)
+        said = f"{where}{error.strerror.lower()}" + (f" ({remedy})" if remedy else "")
+        return one_line(said)
     return one_line(str(error)) or type(error).__name__
+
+
+def settle() -> None:
+    """Make do with what some machines lack, before anything heavy is imported.
+
+    Output that is not UTF-8 gets a question mark for what it cannot show; a user without an entry
+    in the list of users, as in containers, gets his number for a name, which PyTorch asks for; a
+    temporary folder whose name is too long for sockets is reached by a link with a short one.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure") and stream.errors in ("strict", None):
+            stream.reconfigure(errors="replace")
+    try:
+        getpass.getuser()
+    except (KeyError, OSError):
+        os.environ["USER"] = f"uid{os.getuid()}"
+    folder = tempfile.gettempdir()
+    if len(os.fsencode(folder)) > _LONGEST_TMPDIR and os.path.isdir("/tmp"):  # noqa: PTH112
+        short = Path(tempfile.mkdtemp(prefix="hicmae-", dir="/tmp"))
+        (short / "t").symlink_to(folder)
+        os.environ["TMPDIR"] = tempfile.tempdir = str(short / "t")
+        atexit.register(_drop_link, short, os.getpid())
+
+
+def _drop_link(short: Path, owner: int) -> None:
+    if os.getpid() == owner:  # not in a fork
+        shutil.rmtree(short, ignore_errors=True)
 
 
 def one_line(text: str) -> str:

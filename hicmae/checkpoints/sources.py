@@ -12,13 +12,16 @@ import re
 import urllib.error
 import urllib.request
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import platformdirs
 
 from hicmae.checkpoints.checkpoint import CARD, CONFIG, PROBE, WEIGHTS, is_checkpoint
 from hicmae.files import file_sha256, write_text
 from hicmae.media.download import OFFLINE_VARIABLE, fetch, is_offline
+
+if TYPE_CHECKING:
+    from huggingface_hub.errors import HfHubHTTPError
 
 _TIMEOUT_SECONDS = 20.0
 _CONFIG_BYTES = 1 << 22  # far more than any configuration; a web page that came instead is refused
@@ -116,12 +119,43 @@ def _from_hub(name: str, offline: bool, **settings: Any) -> Path:
                 name, local_files_only=offline, allow_patterns=files, **settings
             )
         )
+    except HfHubHTTPError as error:
+        raise ValueError(_refusal(name, error, settings.get("revision"))) from error
     except LocalEntryNotFoundError as error:
+        # What the Hub did answer, the library has put behind this one.
+        answer = error.__cause__ or error.__context__
+        if isinstance(answer, HfHubHTTPError):
+            raise ValueError(_refusal(name, answer, settings.get("revision"))) from error
         why = "the network may not be used" if offline else "the Hub does not answer"
         raise ValueError(f"{name}: no such folder, not in the Hub's cache, and {why}") from error
-    except HfHubHTTPError as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ValueError(f"{name}: no such folder, and the Hub says: {reason}") from error
+    except json.JSONDecodeError as error:
+        raise ValueError(
+            f"{name}: {huggingface_hub.constants.ENDPOINT} answers with a page and not as the Hub "
+            "does; sign in to the network, or look at its proxy"
+        ) from error
+
+
+def _refusal(name: str, error: HfHubHTTPError, revision: str | None) -> str:
+    """One line about what the Hub answered, and what to do."""
+    from huggingface_hub.errors import GatedRepoError, RevisionNotFoundError
+
+    status = error.response.status_code
+    if isinstance(error, RevisionNotFoundError):
+        return f"{name}: has no revision {revision!r}; name a branch, a tag or a commit of it"
+    if isinstance(error, GatedRepoError) or status == 403:
+        remedy = "ask for access on its page, then give a token (hf auth login, or HF_TOKEN)"
+    elif status in (401, 404):
+        remedy = "look at the name; if it is private, give a token (hf auth login, or HF_TOKEN)"
+    elif status == 429:
+        wait = error.response.headers.get("Retry-After")
+        remedy = (
+            f"too many requests; try again {f'in {wait} s' if wait else 'later'}, or give a token"
+        )
+    elif status >= 500:
+        remedy = "its own fault; try again later"
+    else:
+        remedy = "look at the name and the network"
+    return f"{name}: no such folder, and the Hub refuses it (HTTP status {status}): {remedy}"
 
 
 def _small_file(url: str) -> str:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import csv
+import errno
 import math
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -15,12 +17,17 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 
 from hicmae.files import whole_file
 from hicmae.prediction.messages import Choice, StageProgress, WindowConfig
-from hicmae.terminal import printable
+from hicmae.terminal import printable, user_message
 
 if TYPE_CHECKING:
     from hicmae.prediction.results import Prediction, TrackSummary
 
 OUTCOMES = "outcomes.csv"
+# Errors of the system that the next recording would meet too.
+_EVERYWHERE = {
+    getattr(errno, name)
+    for name in ("ENOSPC", "EDQUOT", "EROFS", "EIO", "ESTALE", "EMFILE", "ENFILE", "ENOMEM")
+}
 _MOST_TRACKS = 6
 _STAGES = {
     "faces": "finding faces",
@@ -111,7 +118,8 @@ def predict(
     if out.exists() and not out.is_dir():
         raise ValueError(f"{out}: is a file; give a folder as --out")
     for recording in found:
-        check_free(out / recording.name, overwrite=overwrite)
+        with suppress(OSError):  # a name that cannot be there is said when its turn comes
+            check_free(out / recording.name, overwrite=overwrite)
     model = load(checkpoint, device=device, precision=precision, batch_size=batch_size)
     config.layout(model.input)
     config.prepared(model.preparation)
@@ -145,10 +153,14 @@ def predict(
                         process=model.decoding,
                         progress=bar.show,
                     )
-                except (PredictionError, FileNotFoundError) as error:
-                    cause = getattr(error, "cause", "missing-file")
-                    outcomes.append(_outcome(recording, cause, str(error)))
-                    errors.print(f"failed: {printable(str(error))}", markup=False, style="red")
+                except (PredictionError, OSError) as error:
+                    if getattr(error, "errno", None) in _EVERYWHERE:
+                        raise
+                    missing = isinstance(error, FileNotFoundError)
+                    cause = getattr(error, "cause", "missing-file" if missing else "not-written")
+                    message = user_message(error) or str(error)
+                    outcomes.append(_outcome(recording, cause, message))
+                    errors.print(f"failed: {printable(message)}", markup=False, style="red")
                 else:
                     outcomes.append(_outcome(recording, "", "; ".join(prediction.notes)))
                     _say(console, recording, prediction, annotate)

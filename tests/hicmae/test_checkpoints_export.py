@@ -18,9 +18,10 @@ from hicmae.__main__ import main
 from hicmae.checkpoints import export
 from hicmae.checkpoints.checkpoint import load_checkpoint
 from hicmae.checkpoints.portable import make_probe
-from hicmae.emotion import EmotionConfig, EmotionModel, Modalities
+from hicmae.emotion import EmotionModel, Modalities
 from hicmae.pretraining import HiCMAE
 from hicmae.settings import ModelConfig
+from tests.support.prediction_fixtures import write_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -30,12 +31,9 @@ def sizes(tiny_model_config: ModelConfig) -> ModelConfig:
 
 
 def saved(folder: Path, sizes: ModelConfig, modalities: Modalities = "audio-video") -> EmotionModel:
-    torch.manual_seed(0)
-    network = EmotionModel(sizes, EmotionConfig(num_outputs=3, modalities=modalities))
-    torch.nn.init.normal_(network.head.weight, std=0.3)
-    network.carried = {"labels": {"task": "classification", "names": ["joy", "anger", "fear"]}}
-    network.save_pretrained(folder)
-    return network.eval()
+    names = ["joy", "anger", "fear"]
+    write_checkpoint(folder, sizes, names=names, modalities=modalities)
+    return EmotionModel.from_pretrained(folder)
 
 
 def clips(network: EmotionModel, num: int) -> tuple[torch.Tensor, torch.Tensor]:

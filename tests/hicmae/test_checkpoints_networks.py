@@ -18,15 +18,11 @@ from hicmae.checkpoints.portable import model_card
 from hicmae.emotion import EmotionConfig, EmotionModel
 from hicmae.pretraining import HiCMAE
 from hicmae.settings import ModelConfig
+from tests.support.prediction_fixtures import write_checkpoint
 
 
 def emotion_checkpoint(folder: Path, sizes: ModelConfig, *, seed: int, **config: Any) -> Path:
-    torch.manual_seed(seed)
-    network = EmotionModel(sizes, EmotionConfig(num_outputs=2))
-    torch.nn.init.normal_(network.head.weight)
-    network.carried = {"labels": {"task": "classification", "names": ["joy", "anger"]}} | config
-    network.save_pretrained(folder)
-    return folder
+    return write_checkpoint(folder, sizes, names=["joy", "anger"], seed=seed, **config)
 
 
 def test_an_untouched_checkpoint_gives_the_stored_output_exactly(

@@ -7,7 +7,8 @@ import hashlib
 import http.server
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,10 @@ import torch
 from huggingface_hub import constants
 
 from hicmae.checkpoints.checkpoint import load_checkpoint
+from hicmae.checkpoints.portable import PortableModel
 from hicmae.emotion import EmotionConfig, EmotionModel
 from hicmae.pretraining import HiCMAE
-from hicmae.settings import ModelConfig
+from hicmae.settings import ModelConfig, ObjectiveConfig
 
 COMMIT = "c" * 40
 
@@ -31,6 +33,7 @@ class Server(http.server.ThreadingHTTPServer):
         repository: What ``owner/name`` holds; commits go here too.
         requests: (method, path, asked-for range) of everything that came.
         break_after: Bytes after which the next download of weights breaks off.
+        refusal: Status, headers and body that every request gets.
     """
 
     def __init__(self, root: Path, repository: Path) -> None:
@@ -38,6 +41,7 @@ class Server(http.server.ThreadingHTTPServer):
         self.root, self.repository = root, repository
         self.requests: list[tuple[str, str, str | None]] = []
         self.break_after: int | None = None
+        self.refusal: tuple[int, dict[str, str], bytes] | None = None
 
     @property
     def url(self) -> str:
@@ -85,6 +89,14 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         path = self.path.split("?")[0]
         asked = self.headers.get("Range")
         self.server.requests.append((self.command, path, asked))
+        if self.server.refusal is not None:
+            status, headers, content = self.server.refusal
+            self.send_response(status)
+            for item in {**headers, "Content-Length": str(len(content))}.items():
+                self.send_header(*item)
+            self.end_headers()
+            self.wfile.write(content if body else b"")
+            return
         if path.startswith("/api/models/owner/name/tree/"):
             files = sorted(self.server.repository.iterdir())
             oids = [hashlib.sha1(item.read_bytes()).hexdigest() for item in files]
@@ -199,6 +211,32 @@ def test_a_saved_network_comes_back_with_all_that_it_carries(
     )
 
 
+@pytest.mark.parametrize(
+    "made",
+    [
+        lambda sizes: EmotionModel(sizes, EmotionConfig(num_outputs=5, modalities="audio")),
+        lambda sizes: EmotionModel(sizes, EmotionConfig(num_outputs=2, modalities="video")),
+        lambda sizes: HiCMAE(sizes, ObjectiveConfig(video_mask_ratio=0.75, temperature=0.2)),
+    ],
+)
+def test_every_network_comes_back_with_all_of_its_settings(
+    server: Server,
+    tmp_path: Path,
+    tiny_model_config: ModelConfig,
+    made: Callable[[ModelConfig], EmotionModel | HiCMAE],
+) -> None:
+    network = made(replace(tiny_model_config, mlp_ratio=2.0))
+    network.push_to_hub("owner/name", token="hf_test")
+    for source in ("owner/name", tmp_path / "repository"):
+        back = type(network).from_pretrained(source, cache_dir=tmp_path / "cache")
+        assert back.sections() == network.sections()
+        assert same(network, back)
+
+
+def test_no_network_is_left_out_of_that_test() -> None:
+    assert {kind.__name__ for kind in PortableModel.__subclasses__()} == {"EmotionModel", "HiCMAE"}
+
+
 def test_saving_into_a_folder_leaves_other_files_alone(
     tmp_path: Path, network: EmotionModel
 ) -> None:
@@ -290,6 +328,37 @@ def test_a_damaged_repository_is_refused(server: Server, tmp_path: Path) -> None
     damage(tmp_path / "repository" / "model.safetensors")
     with pytest.raises(ValueError, match="SHA-256 differs"):
         EmotionModel.from_pretrained("owner/name", cache_dir=tmp_path / "cache")
+
+
+PAGE = b"<html>sign in, please</html>"
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "message"),
+    [
+        (404, {"X-Error-Code": "RepoNotFound"}, "status 404.*look at the name; if it is private"),
+        (401, {"X-Error-Code": "RepoNotFound"}, "status 401.*give a token .hf auth login"),
+        (403, {"X-Error-Code": "GatedRepo"}, "status 403.*ask for access on its page"),
+        (404, {"X-Error-Code": "RevisionNotFound"}, "has no revision 'v9'; name a branch"),
+        (429, {"Retry-After": "7"}, "status 429.*try again in 7 s"),
+        (500, {}, "status 500.*try again later"),
+        (503, {}, "status 503.*try again later"),
+        (200, {"Content-Type": "text/html"}, "answers with a page and not as the Hub does"),
+    ],
+)
+def test_what_the_hub_refuses_is_one_line_with_the_remedy(
+    server: Server,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    status: int,
+    headers: dict[str, str],
+    message: str,
+) -> None:
+    monkeypatch.setattr("time.sleep", lambda _: None)
+    server.refusal = (status, headers, PAGE if status == 200 else b"{}")
+    with pytest.raises(ValueError, match=f"owner/name: .*{message}") as error:
+        EmotionModel.from_pretrained("owner/name", revision="v9", cache_dir=tmp_path / "cache")
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(

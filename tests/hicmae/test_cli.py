@@ -355,6 +355,20 @@ def test_the_status_of_a_function_is_that_of_the_command() -> None:
     assert main(["fail", "--kind", "none"]) == 3
 
 
+@pytest.mark.parametrize("room", ["finetune", "pretrain", "shards"])
+def test_a_module_of_the_users_that_is_in_the_way_is_named(tmp_path: Path, room: str) -> None:
+    (tmp_path / f"{room}.py").write_text("raise SystemExit('the wrong one was run')")
+    verb = "shards check x" if room == "shards" else f"{room} --help"
+    code = (
+        f"import sys; sys.path.insert(0, {str(tmp_path)!r});"
+        f"from hicmae.__main__ import main; sys.exit(main({verb.split()!r}))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert f"{tmp_path / room}.py: is found in place of" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
 def test_an_interrupt_is_status_130(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["fail", "--kind", "interrupt"]) == 130
     assert capsys.readouterr().err.strip() == "hicmae fail: interrupted"

@@ -15,25 +15,20 @@ from hicmae.page.jobs import Limits
 from hicmae.page.pictures import WholeBank, bank_url
 from hicmae.prediction.messages import Clip, WindowConfig
 from hicmae.prediction.model import load
+from hicmae.pretraining import HiCMAE
 from hicmae.settings import ModelConfig
 from tests.support.media_files import counting_frames, write_recording, write_sound
-from tests.support.page_fixtures import CLASSES, write_checkpoint
+from tests.support.page_fixtures import CLASSES
+from tests.support.prediction_fixtures import real_values, talk, write_checkpoint
 
 WINDOWS = WindowConfig(faces="none", hop=0.5)
-
-
-def tone(seconds: float, rate: int = 16000) -> np.ndarray:
-    """A rising tone."""
-    time = np.arange(round(seconds * rate)) / rate
-    return 0.3 * np.sin(2 * np.pi * (200 + 300 * time) * time).astype(np.float32)
 
 
 @pytest.fixture
 def clip(tmp_path: Path) -> Path:
     """Two seconds with sound."""
     times = np.arange(50) / 25
-    sound = tone(2, 48000)
-    return write_recording(tmp_path / "clip.mp4", counting_frames(50), times, sound=sound)
+    return write_recording(tmp_path / "clip.mp4", counting_frames(50), times, sound=talk(2))
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +41,12 @@ def analyst_of(
     def of(kind: str) -> Any:
         if kind not in opened:
             folder = tmp_path_factory.mktemp(kind) / "network"
-            write_checkpoint(folder, tiny_model_config, kind=kind)
+            names = CLASSES if kind == "classes" else ["arousal", "valence"]
+            labels = {} if kind == "classes" else {"labels": real_values(*names)}
+            if kind == "pretrained":
+                HiCMAE(tiny_model_config).save_pretrained(folder)
+            else:
+                write_checkpoint(folder, tiny_model_config, names=names, **labels)
             opened[kind] = open_analyst(
                 str(folder), WINDOWS, Limits(seconds=3), device="cpu", precision="32-true"
             )
@@ -94,7 +94,9 @@ def test_probabilities_of_both_and_each_are_those_of_predict(
 
 
 def test_sound_alone_says_what_it_went_by(tmp_path: Path, analyst_of: Callable[[str], Any]) -> None:
-    result, _ = analysed(analyst_of("values"), write_sound(tmp_path / "a.wav", tone(1.5), 16000))
+    result, _ = analysed(
+        analyst_of("values"), write_sound(tmp_path / "a.wav", talk(1.5, 16000), 16000)
+    )
     (track,) = result.tracks
     assert (result.task, track.is_face, track.boxes) == ("regression", False, [])
     assert track.summary.video is None
@@ -118,14 +120,14 @@ def test_a_pretrained_network_shows_what_it_makes_of_hidden_parts(
 
 def test_a_pretrained_network_needs_both(tmp_path: Path, analyst_of: Callable[[str], Any]) -> None:
     with pytest.raises(ValueError, match="there is no face in the recording"):
-        analysed(analyst_of("pretrained"), write_sound(tmp_path / "a.wav", tone(1.5), 16000))
+        analysed(analyst_of("pretrained"), write_sound(tmp_path / "a.wav", talk(1.5, 16000), 16000))
 
 
 def test_a_recording_that_is_too_long_is_refused_before_it_is_predicted(
     tmp_path: Path, analyst_of: Callable[[str], Any]
 ) -> None:
     times = np.arange(100) / 25
-    long = write_recording(tmp_path / "long.mp4", counting_frames(100), times, sound=tone(4, 48000))
+    long = write_recording(tmp_path / "long.mp4", counting_frames(100), times, sound=talk(4))
     with pytest.raises(ValueError, match=r"is 4 s long .this page takes up to 3 s"):
         analysed(analyst_of("classes"), long)
 

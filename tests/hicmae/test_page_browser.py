@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 
 from hicmae.settings import ModelConfig
-from tests.support.page_fixtures import CLASSES, write_checkpoint
+from tests.support.page_fixtures import CLASSES
+from tests.support.prediction_fixtures import write_checkpoint
 
 webdriver = pytest.importorskip("selenium.webdriver")
 
@@ -44,7 +45,7 @@ def address(
 ) -> Iterator[str]:
     """Where a page is served."""
     folder = tmp_path_factory.mktemp("page")
-    write_checkpoint(folder / "tiny-network", tiny_model_config)
+    write_checkpoint(folder / "tiny-network", tiny_model_config, names=CLASSES)
     uploads = folder / "uploads"
     uploads.mkdir()
     words = ["serve", "--checkpoint", str(folder / "tiny-network"), "--port", "0"]

@@ -13,14 +13,19 @@ import pandas
 import pytest
 
 import hicmae
-from hicmae.checkpoints.checkpoint import save_checkpoint
 from hicmae.prediction.messages import Window
 from hicmae.prediction.process import DecodingProcess
 from hicmae.pretraining import HiCMAE
-from hicmae.settings import ModelConfig, ObjectiveConfig
+from hicmae.settings import ModelConfig
 from shards.settings import BuildConfig
 from tests.support.media_files import write_sound
-from tests.support.prediction_fixtures import CLASSES, talk, write_checkpoint, write_talking
+from tests.support.prediction_fixtures import (
+    CLASSES,
+    real_values,
+    talk,
+    write_checkpoint,
+    write_talking,
+)
 
 DECODING = DecodingProcess()
 BUILD = BuildConfig(faces="boxes", face_size=32)
@@ -111,7 +116,8 @@ def test_a_network_of_one_modality_reads_it_alone(
 def test_real_values_come_in_their_own_units(
     tmp_path: Path, tiny_model_config: ModelConfig
 ) -> None:
-    labels = {"task": "regression", "names": ("valence", "arousal")}
+    names = ("valence", "arousal")
+    labels = real_values(*names)
     video = write_talking(tmp_path / "a.mp4", 1.0)
     plain, scaled = (
         hicmae.load(
@@ -119,12 +125,13 @@ def test_real_values_come_in_their_own_units(
                 tmp_path / name,
                 tiny_model_config,
                 build=BUILD,
-                labels=labels | {"mean": mean, "std": std},
+                names=names,
+                labels=labels | scale,
             ),
             device="cpu",
             precision="32-true",
         ).predict(video)
-        for name, mean, std in (("a", (0.0, 0.0), (1.0, 1.0)), ("b", (3.0, -2.0), (0.5, 2.0)))
+        for name, scale in (("a", {}), ("b", {"mean": [3.0, -2.0], "std": [0.5, 2.0]}))
     )
     first, second = plain.tracks[0].values, scaled.tracks[0].values
     assert np.allclose(second, first * [0.5, 2.0] + [3.0, -2.0], atol=1e-5)
@@ -165,9 +172,7 @@ def test_a_checkpoint_that_does_not_say_how_gets_the_default_and_that_is_said(
 def test_a_pretrained_network_is_refused_with_the_remedy(
     tmp_path: Path, tiny_model_config: ModelConfig
 ) -> None:
-    network = HiCMAE(tiny_model_config, ObjectiveConfig())
-    config = {"model": tiny_model_config, "objective": ObjectiveConfig()}
-    save_checkpoint(tmp_path / "c", network, kind="pretraining", config=config)
+    HiCMAE(tiny_model_config).save_pretrained(tmp_path / "c")
     with pytest.raises(ValueError, match="is a pretrained network, which predicts no emotion"):
         hicmae.load(tmp_path / "c")
 
@@ -175,8 +180,8 @@ def test_a_pretrained_network_is_refused_with_the_remedy(
 def test_outputs_called_like_columns_stay_apart(
     tmp_path: Path, tiny_model_config: ModelConfig
 ) -> None:
-    labels = {"task": "classification", "names": ("start", "prediction", "end")}
-    folder = write_checkpoint(tmp_path / "c", tiny_model_config, build=BUILD, labels=labels)
+    names = ("start", "prediction", "end")
+    folder = write_checkpoint(tmp_path / "c", tiny_model_config, build=BUILD, names=names)
     table = hicmae.load(folder, device="cpu").predict(write_talking(tmp_path / "a.mp4", 1.0))
     assert isinstance(table.timeline, pandas.DataFrame)
     assert list(table.timeline.columns[-3:]) == ["start_", "prediction_", "end_"]

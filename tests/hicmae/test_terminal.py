@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from hicmae.media.errors import MediaError
-from hicmae.terminal import one_line, user_message
+from hicmae.terminal import one_line, settle, user_message
 
 
 class _TwoArguments(ValueError):
@@ -45,8 +49,12 @@ def test_a_line_break_in_a_message_becomes_a_space() -> None:
             "a/b: no such file or directory",
         ),
         (PermissionError(13, "Permission denied", "a/b"), "a/b: permission denied"),
-        (OSError(28, "No space left on device", "a/b"), "a/b: no space left on device"),
-        (OSError(5, "Input/output error", "a/b"), None),
+        (
+            OSError(28, "No space left on device", "a/b"),
+            "a/b: no space left on device (free some, or write to another disk)",
+        ),
+        (OSError(9, "Bad file descriptor"), None),
+        (OSError("a: cannot be written"), "a: cannot be written"),
         (RuntimeError("a bug"), None),
         (KeyError("a bug"), None),
         (ValueError(in_worker("ValueError", "a.tar: no wav")), "a.tar: no wav"),
@@ -57,6 +65,71 @@ def test_a_line_break_in_a_message_becomes_a_space() -> None:
 )
 def test_only_what_a_user_can_mend_becomes_a_line(error: Exception, message: str | None) -> None:
     assert user_message(error) == message
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "EROFS",
+        "EDQUOT",
+        "ENAMETOOLONG",
+        "EIO",
+        "ESTALE",
+        "EMFILE",
+        "ENFILE",
+        "ENOLCK",
+        "EFBIG",
+        "EILSEQ",
+        "EBUSY",
+    ],
+)
+def test_every_error_of_a_file_system_is_a_line_with_path_and_remedy(name: str) -> None:
+    number = getattr(errno, name)
+    line = user_message(OSError(number, os.strerror(number), "a/b"))
+    assert line is not None
+    assert re.fullmatch(rf"a/b: {os.strerror(number).lower()} \(.+\)", line)
+
+
+def run_python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, **environment},
+    )
+
+
+def test_a_terminal_that_lacks_letters_gets_question_marks() -> None:
+    code = "import sys; from hicmae.__main__ import main; sys.exit(main(['predict', '--help']))"
+    done = run_python(code, PYTHONIOENCODING="latin-1")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "owner/name" in done.stdout
+
+
+def test_a_user_without_a_name_gets_his_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown() -> str:
+        raise KeyError("getpwuid(): uid not found: 54321")
+
+    monkeypatch.setenv("USER", "somebody")
+    monkeypatch.setattr("hicmae.terminal.getpass.getuser", unknown)
+    settle()
+    assert os.environ["USER"] == f"uid{os.getuid()}"
+
+
+def test_sockets_find_room_below_a_long_temporary_folder(tmp_path: Path) -> None:
+    folder = tmp_path / ("t" * 90)
+    folder.mkdir()
+    code = (
+        "from hicmae.terminal import settle; settle();"
+        "import tempfile, multiprocessing.connection as c;"
+        "print(tempfile.gettempdir()); c.Listener(family='AF_UNIX').close();"
+        "tempfile.NamedTemporaryFile(delete=False)"
+    )
+    done = run_python(code, TMPDIR=str(folder))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert list(folder.glob("tmp*")), "what is written still lies where the user wants it"
+    assert not os.path.lexists(done.stdout.strip()), "the link is gone with its process"
 
 
 @pytest.mark.slow

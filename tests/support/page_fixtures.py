@@ -1,7 +1,4 @@
-"""What the tests of the page share: checkpoints of the tiny network, and an analyst that waits.
-
-For: the tests of ``hicmae/page``. Not for: media; see ``media_files.py``.
-"""
+"""An analyst that waits, for the tests of the page."""
 
 from __future__ import annotations
 
@@ -9,32 +6,9 @@ import threading
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from hicmae.emotion import EmotionConfig, EmotionModel
 from hicmae.page.jobs import Report
-from hicmae.pretraining import HiCMAE
-from hicmae.settings import ModelConfig
 
 CLASSES = ["anger", "joy", "<b>calm</b>"]  # a name that a careless page would take for its own
-
-
-def write_checkpoint(folder: Path, sizes: ModelConfig, *, kind: str = "classes") -> Path:
-    """A checkpoint of the tiny network: ``classes``, ``values`` or ``pretrained``."""
-    torch.manual_seed(0)
-    network: EmotionModel | HiCMAE
-    if kind == "pretrained":
-        network = HiCMAE(sizes)
-    else:
-        names = CLASSES if kind == "classes" else ["arousal", "valence"]
-        network = EmotionModel(sizes, EmotionConfig(num_outputs=len(names)))
-        torch.nn.init.normal_(network.head.weight)
-        labels: dict[str, Any] = {"task": "classification", "names": names}
-        if kind == "values":
-            labels = {"task": "regression", "names": names, "mean": [0.0] * 2, "std": [1.0] * 2}
-        network.carried = {"labels": labels}
-    network.save_pretrained(folder)
-    return folder
 
 
 class SlowAnalyst:

@@ -1,7 +1,5 @@
-"""Checkpoints and recordings for the tests of prediction.
-
-For: networks of random weights that carry what a fine-tuned one does, and talking squares whose
-boxes are known. Not for: tests (nothing here is one).
+"""Checkpoints of random weights that carry what a fine-tuned one does, and talking squares whose
+boxes are known.
 """
 
 from __future__ import annotations
@@ -28,21 +26,25 @@ def write_checkpoint(
     *,
     build: BuildConfig | None = None,
     modalities: Any = "audio-video",
-    labels: Mapping[str, Any] | None = None,
+    names: Sequence[str] = CLASSES,
     seed: int = 0,
+    **carried: Any,
 ) -> Path:
     """A fine-tuned checkpoint of random weights whose outputs differ from clip to clip."""
     torch.manual_seed(seed)
-    named = {"task": "classification", "names": CLASSES} if labels is None else dict(labels)
-    head = EmotionConfig(num_outputs=len(named["names"]), modalities=modalities)
-    network = EmotionModel(sizes, head)
+    network = EmotionModel(sizes, EmotionConfig(num_outputs=len(names), modalities=modalities))
     torch.nn.init.normal_(network.head.weight, std=0.5)
-    carried: dict[str, Any] = {"labels": named}
+    network.carried = {"labels": {"task": "classification", "names": list(names)}} | carried
     if build is not None:
-        carried["data"] = {"build": build.recorded()}
-    network.carried = carried
+        network.carried |= {"data": {"build": build.recorded()}}
     network.save_pretrained(folder)
     return folder
+
+
+def real_values(*names: str, mean: float = 0.0, std: float = 1.0) -> dict[str, Any]:
+    """The labels of a regression, with the same scale for each."""
+    count = len(names)
+    return {"task": "regression", "names": names, "mean": [mean] * count, "std": [std] * count}
 
 
 def moving_frames(count: int, *, faces: Sequence[int] = (60,), side: int = 40) -> np.ndarray:
