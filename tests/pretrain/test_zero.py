@@ -149,7 +149,15 @@ def test_a_run_of_one_process_goes_on_in_two_with_everything_offloaded(runs: Run
     agree_with_one(runs, name)
 
 
-ENGINES = ("ddp", "zero1", "zero2", "zero3", "zero2_offload", "zero3_offload")
+# Engines, and the batches of a step that each is tried with; one batch is what the others try.
+ACCUMULATED = {
+    "ddp": (2, 4),
+    "zero1": (2, 4),
+    "zero2": (2, 4),
+    "zero3": (2, 4),
+    "zero2_offload": (2,),
+    "zero3_offload": (2,),
+}
 
 
 def test_accumulation_is_the_mean_over_the_batches_of_a_step_with_every_engine(
@@ -160,30 +168,31 @@ def test_accumulation_is_the_mean_over_the_batches_of_a_step_with_every_engine(
     One process of 2 N batches a step has the clips of two with N.
     """
     small = ("--data.batch_size", "1", "--optimizer.clip_norm", "0.1", "--log.health_every", "0")
-    counts = (1, 2, 4)
 
     def of_two(name: str, engine: str, *more: str) -> list[str]:
         words = ("--hardware.devices", "2", "--hardware.strategy", chosen(runs, engine))
         return runs.words(name, *small, *words, *more)
 
-    for count in counts:
+    for count in (2, 4):
         runs.here(f"one-{count}", *small, "--accumulate", str(2 * count))
     on = {engine: half_way(runs, "one-2", f"one-2-{engine}") for engine in ("zero1", "zero3")}
     run_in_turn(
         [
             *(
                 of_two(f"{engine}-{count}", engine, "--accumulate", str(count))
-                for engine in ENGINES
+                for engine, counts in ACCUMULATED.items()
                 for count in counts
             ),
-            of_two("bf16", "bf16"),
+            of_two("bf16", "bf16", "--accumulate", "2"),
             # They share the batches of one process's step.
             *(of_two(name, engine, "--resume") for engine, name in on.items()),
         ],
         runs.folder,
         runs.repository,
     )
-    made = [(f"{engine}-{count}", count) for engine in ENGINES for count in counts]
+    made = [
+        (f"{engine}-{count}", count) for engine, counts in ACCUMULATED.items() for count in counts
+    ]
     made += [(name, 2) for name in on.values()]
     # One process, with DeepSpeed and without it, takes the batches of both.
     alone = []
@@ -206,7 +215,7 @@ def test_accumulation_is_the_mean_over_the_batches_of_a_step_with_every_engine(
         agree(runs, name, losses_of(runs, f"one-{count}"), runs.weights(f"one-{count}"))
 
     # Sent in bf16, sums are rounded to 8 bits.
-    sent, exact = norms_of(runs, "bf16"), norms_of(runs, "one-1")
+    sent, exact = norms_of(runs, "bf16"), norms_of(runs, "one-2")
     assert sent == pytest.approx(exact, rel=0.02)
     assert sent != pytest.approx(exact, rel=1e-5)
 
