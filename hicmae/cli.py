@@ -276,6 +276,12 @@ class _Parser(ArgumentParser):
         unknown = re.match(r"unrecognized arguments: (.*)", message, re.DOTALL)
         if unknown:
             message = self._unrecognised(unknown.group(1).split(" "))
+        foreign = re.search(r'Parser key "([\w.]+)".* surrogates not allowed', message, re.DOTALL)
+        if foreign:
+            message = (
+                f"{foreign[1]}: a name that is not UTF-8 cannot be typed here; give the folder in "
+                "which it lies, or rename it (`convmv` does whole folders)"
+            )
         misfit = re.match(r'Parser key "([\w.]+)":.*(?:Got|Given) value: (.*)', message, re.DOTALL)
         if misfit:
             message = self._misfit(misfit.group(1), misfit.group(2)) or message

@@ -42,7 +42,7 @@ def whole_file(path: Path, *, sync: bool = False, keep_suffix: bool = False) -> 
     tail = f".{os.getpid()}.part{end}"
     hidden = _hidden(path.name, tail)
     beside = path.with_name(hidden + tail)
-    with _named(path, hidden):
+    with naming(path, hidden):
         try:
             yield beside
             beside.chmod(0o644)  # safetensors, and tempfile, write for their owner alone
@@ -82,7 +82,7 @@ def whole_folder(folder: Path) -> Iterator[Path]:
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     hidden = _hidden(folder.name, "-12345678-old")
-    with _named(folder, hidden):
+    with naming(folder, hidden):
         beside = Path(tempfile.mkdtemp(prefix=f"{hidden}-", dir=folder.parent))
         try:
             yield beside
@@ -110,9 +110,14 @@ def _hidden(name: str, tail: str) -> str:
 
 
 @contextmanager
-def _named(path: Path, hidden: str) -> Iterator[None]:
-    """Name what was to be written in errors of the system, which say nothing of the file or speak
-    of its hidden name; make such errors of those that libraries have wrapped.
+def naming(path: Path, hidden: str = "\0") -> Iterator[None]:
+    """Say in errors of the system which file could not be written: a write says no name at all.
+
+    Errors of libraries that have wrapped one become one again.
+
+    Args:
+        path: What the user knows it by.
+        hidden: The beginning of the name under which it lies beside its place until it is whole.
     """
     try:
         yield

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal, cast
 from urllib.parse import urlsplit
 
-from hicmae.files import write_text
+from hicmae.files import naming, write_text
 
 Row = Mapping[str, float | int]
 WandbMode = Literal["online", "offline", "disabled"]
@@ -82,7 +82,7 @@ class MetricsFile:
             rows = self._read() if self.path.is_file() else []
             self.columns += new
             self._rewrite(rows)
-        with self.path.open("a", newline="", encoding="utf-8") as file:
+        with naming(self.path), self.path.open("a", newline="", encoding="utf-8") as file:
             file.write(self._line({name: _shown(value) for name, value in row.items()}))
 
     def _read(self) -> list[dict[str, str]]:

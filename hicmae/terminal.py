@@ -70,9 +70,10 @@ def user_message(error: Exception) -> str | None:
 def settle() -> None:
     """Make do with what some machines lack, before anything heavy is imported.
 
-    Output that is not UTF-8 gets a question mark for what it cannot show; a user without an entry
-    in the list of users, as in containers, gets his number for a name, which PyTorch asks for; a
-    temporary folder whose name is too long for sockets is reached by a link with a short one.
+    Output that is not UTF-8 gets a question mark for what it cannot show. A user without an entry
+    in the list of users, as in containers, gets his number for a name, which PyTorch asks for, and
+    where no home is told one below the temporary folder. A temporary folder whose name is too long
+    for sockets is reached by a link with a short one.
     """
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure") and stream.errors in ("strict", None):
@@ -81,6 +82,8 @@ def settle() -> None:
         getpass.getuser()
     except (KeyError, OSError):
         os.environ["USER"] = f"uid{os.getuid()}"
+        own = Path(tempfile.gettempdir(), f"hicmae-{os.environ['USER']}")
+        os.environ.setdefault("HOME", str(own))  # where libraries keep what they fetch
     folder = tempfile.gettempdir()
     if len(os.fsencode(folder)) > _LONGEST_TMPDIR and os.path.isdir("/tmp"):  # noqa: PTH112
         short = Path(tempfile.mkdtemp(prefix="hicmae-", dir="/tmp"))

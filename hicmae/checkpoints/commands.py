@@ -139,7 +139,7 @@ def export(
         source: A checkpoint folder, a run folder, https://…, or owner/name on the Hub.
         out: The file to write: .pth, .pt2 or .onnx.
         format: reference: a file for the authors' code; torch: torch.export; onnx: float32;
-            onnx-int8: matrix products in int8, for CPUs, with what that costs.
+            onnx-int8: matrix products in int8, clip by clip, for CPUs, with what that costs.
         overwrite: Replace out if it is there.
 
     Raises:

@@ -74,7 +74,8 @@ def export_onnx_int8(checkpoint: Checkpoint, out: Path) -> Exported:
     """Write an ``.onnx`` whose matrix products are int8 on a CPU, and measure what that costs.
 
     Weights are int8, one scale for each output; activations are scaled as they come (dynamic
-    quantisation). The loss is measured and returned, not bounded.
+    quantisation), with a scale for each clip: what is said of one does not depend on those beside
+    it. The loss is measured and returned, not bounded.
 
     Raises: ValueError: onnx, onnxruntime or onnxscript is absent.
     """
@@ -89,6 +90,7 @@ def export_onnx_int8(checkpoint: Checkpoint, out: Path) -> Exported:
             _write_onnx(network, checkpoint, whole)
             quant_pre_process(whole, prepared, skip_symbolic_shape=True)
             quantize_dynamic(prepared, path, per_channel=True, weight_type=QuantType.QInt8)
+        _run_clip_by_clip(path)
         _put_config(path, checkpoint)
         return _compare(network, _onnx_runner(path), path, out, tolerance=None)
 
@@ -176,6 +178,55 @@ def _write_onnx(network: _Predictor, checkpoint: Checkpoint, path: Path) -> None
         assert program is not None
         program.save(path, external_data=False)
     _put_config(path, checkpoint)
+
+
+def _run_clip_by_clip(path: Path) -> None:
+    """Put a network of clips (B, …) into a ``Scan`` over the first axis.
+
+    ``DynamicQuantizeLinear`` takes one scale for a whole tensor: of a batch, clips would share it.
+    """
+    import onnx
+    from onnx import helper
+
+    model = onnx.load(path)
+    graph = model.graph
+    ends = [*graph.input, *graph.output]
+    inner = {end.name: f"{end.name}.batch" for end in ends}  # within the loop, a batch of one
+    for node in graph.node:
+        for names in (node.input, node.output):
+            names[:] = [inner.get(name, name) for name in names]
+    clips = []
+    for end in ends:
+        kind = end.type.tensor_type
+        shape = [axis.dim_value for axis in kind.shape.dim][1:]
+        clips.append(helper.make_tensor_value_info(f"{end.name}.clip", kind.elem_type, shape))
+    count = len(graph.input)
+    axis = helper.make_tensor("clip.axis", onnx.TensorProto.INT64, [1], [0])
+
+    def reshape(kind: str, source: str, target: str) -> onnx.NodeProto:
+        return helper.make_node(kind, [source, axis.name], [target])
+
+    body = helper.make_graph(
+        [
+            *(reshape("Unsqueeze", f"{x.name}.clip", inner[x.name]) for x in graph.input),
+            *graph.node,
+            *(reshape("Squeeze", inner[x.name], f"{x.name}.clip") for x in graph.output),
+        ],
+        "clip",
+        clips[:count],
+        clips[count:],
+        [*graph.initializer, axis],
+    )
+    scan = helper.make_node(
+        "Scan",
+        [end.name for end in graph.input],
+        [end.name for end in graph.output],
+        body=body,
+        num_scan_inputs=count,
+    )
+    whole = helper.make_graph([scan], graph.name, list(graph.input), list(graph.output))
+    model.graph.CopyFrom(whole)
+    onnx.save(model, path)
 
 
 def _put_config(path: Path, checkpoint: Checkpoint) -> None:

@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from hicmae.files import whole_file
+from hicmae.files import naming, whole_file
 from shards.building.prepare import Refusal
 from shards.building.workplace import Workplace
 from shards.building.writer import shard_name
@@ -146,10 +146,12 @@ class Journal:
         self._file.close()
 
     def _write(self, entry: Mapping[str, Any], *, sync: bool = False) -> None:
-        self._file.write(json.dumps(entry, allow_nan=False).encode() + b"\n")
-        self._file.flush()
-        if sync:
-            os.fsync(self._file.fileno())
+        line = json.dumps(entry, allow_nan=False).encode() + b"\n"
+        with naming(Path(self._file.name)):
+            self._file.write(line)
+            self._file.flush()
+            if sync:
+                os.fsync(self._file.fileno())
 
 
 def continue_journal(

@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 
 import xxhash
 
-from hicmae.files import sync_to_disk
+from hicmae.files import naming, sync_to_disk
 from shards.index import index_row
 from shards.schema import Label, SampleInfo, blocks_of, is_safe_key, sample_json
 
@@ -228,10 +228,12 @@ class _DigestingFile(io.RawIOBase):
     def write(self, data: Any) -> int:
         self.digest.update(data)
         self.blocks.update(data)
-        self._file.write(data)
+        with naming(Path(self._file.name)):
+            self._file.write(data)
         self.written += len(data)
         return len(data)
 
     def close(self) -> None:
-        self._file.close()
+        with naming(Path(self._file.name)):
+            self._file.close()
         super().close()

@@ -120,6 +120,14 @@ def test_int8_is_smaller_and_says_what_it_costs(
     (found,) = session_of(tmp_path / "int8.onnx").run(
         ["logits"], {"video": video.numpy(), "fbank": fbank.numpy()}
     )
+    # A clip says the same alone as beside others, however loud or bright these are.
+    loud = {"video": torch.cat([video[:1], 20 * video[1:]]).numpy()}
+    loud["fbank"] = torch.cat([fbank[:1], 20 * fbank[1:]]).numpy()
+    session = session_of(tmp_path / "int8.onnx")
+    (alone,) = session.run(["logits"], {"video": video[:1].numpy(), "fbank": fbank[:1].numpy()})
+    (beside,) = session.run(["logits"], loud)
+    assert abs(alone[0] - beside[0]).max() < 1e-6
+    assert abs(alone[0] - found[0]).max() < 1e-6
     difference = (torch.from_numpy(found) - network(video, fbank)).abs().max().item()
     assert 0 < difference < 10 * done.difference  # it is quantised, and the loss is as measured
     assert 0 < done.difference < 0.5

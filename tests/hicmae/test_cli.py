@@ -316,6 +316,7 @@ def test_a_bad_file_is_named_with_the_key_and_the_remedy(
         (["a", "--out", "x", "--seed", "b"], "seed = b (must be a whole number or null)"),
         (["a", "--out", "x", "--resume=maybe"], "resume = maybe (must be true or false)"),
         (["a", "--out", "x", "--config", "no.yaml"], "no.yaml: no such configuration file"),
+        (["Zo\udceb.mp4", "--out", "x"], "sources: a name that is not UTF-8 cannot be typed here"),
     ],
 )
 def test_bad_words_get_one_line(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 import errno
 import io
+import itertools
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,7 +19,7 @@ from hicmae.files import whole_file, whole_folder
 from hicmae.prediction.process import DecodingProcess
 from hicmae.settings import ModelConfig
 from tests.support.media_files import write_sound
-from tests.support.prediction_fixtures import talk, write_checkpoint
+from tests.support.prediction_fixtures import talk, write_checkpoint, write_talking
 
 DECODING = DecodingProcess()
 ERRORS = [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE, errno.EMFILE]
@@ -32,6 +33,60 @@ def one_decoding_process() -> Iterator[None]:
         patch.setattr(DECODING, "close", lambda: None)
         yield
         patch.undo()
+
+
+class Faults:
+    """Makes the n-th call that changes something below a folder fail with an error of the system:
+    opening for writing, writing, making a folder, renaming, setting a mode.
+
+    Attributes:
+        folder: Below it calls count; none: nowhere.
+        at: Which of them fails.
+        number: Of the error.
+        calls: How many came.
+    """
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.folder: Path | None = None
+        self.at = self.number = self.calls = 0
+        self._makes = os.mkdir
+        patch.setattr(io, "open", self._opening(io.open))
+        patch.setattr(builtins, "open", self._opening(builtins.open))
+        for name in ("mkdir", "replace", "chmod"):
+            patch.setattr(os, name, self._changing(getattr(os, name)))
+
+    def arm(self, folder: Path, at: int) -> str:
+        """Begin to count; gives what the error will say."""
+        self.folder, self.at, self.calls = folder, at, 0
+        self.number = ERRORS[at % len(ERRORS)]
+        return os.strerror(self.number).lower()
+
+    def step(self, *names: str) -> None:
+        self.calls += 1
+        if self.calls == self.at:
+            raise OSError(self.number, os.strerror(self.number), *names)
+
+    def _counts(self, path: Any) -> bool:
+        known = self.folder is not None and isinstance(path, str | Path)
+        return known and Path(path).is_relative_to(self.folder)
+
+    def _opening(self, real: Callable[..., Any]) -> Callable[..., Any]:
+        def opened(file: Any, mode: str = "r", *rest: Any, **named: Any) -> Any:
+            if not self._counts(file) or not set(mode) & set("wax+"):
+                return real(file, mode, *rest, **named)
+            self.step(str(file))
+            return _FailingFile(real(file, mode, *rest, **named), self.step)
+
+        return opened
+
+    def _changing(self, real: Callable[..., Any]) -> Callable[..., Any]:
+        def changed(path: Any, *rest: Any, **named: Any) -> Any:
+            there = real is self._makes and Path(path).is_dir()  # which is no error
+            if self._counts(path) and not there:
+                self.step(str(path))
+            return real(path, *rest, **named)
+
+        return changed
 
 
 class _FailingFile:
@@ -55,75 +110,45 @@ class _FailingFile:
 
 
 @pytest.fixture
-def failing(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path, int, int], Callable[[], int]]:
-    """Makes the n-th call that changes something below a folder fail with an error of the system:
-    opening for writing, writing, making a folder, renaming, waiting for the disk.
-    """
-
-    makes = os.mkdir
-
-    def arm(folder: Path, number: int, at: int) -> Callable[[], int]:
-        calls = 0
-
-        def step(*names: str) -> None:
-            nonlocal calls
-            calls += 1
-            if calls == at:
-                raise OSError(number, os.strerror(number), *names)
-
-        def below(path: Any) -> bool:
-            return isinstance(path, str | Path) and Path(path).is_relative_to(folder)
-
-        def opening(real: Callable[..., Any]) -> Callable[..., Any]:
-            def opened(file: Any, mode: str = "r", *rest: Any, **named: Any) -> Any:
-                if not below(file) or not set(mode) & set("wax+"):
-                    return real(file, mode, *rest, **named)
-                step(str(file))
-                return _FailingFile(real(file, mode, *rest, **named), step)
-
-            return opened
-
-        def changing(real: Callable[..., Any]) -> Callable[..., Any]:
-            def changed(path: Any, *rest: Any, **named: Any) -> Any:
-                there = real is makes and Path(path).is_dir()  # which is no error
-                if below(path) and not there:
-                    step(str(path))
-                return real(path, *rest, **named)
-
-            return changed
-
-        monkeypatch.setattr(io, "open", opening(io.open))
-        monkeypatch.setattr(builtins, "open", opening(builtins.open))
-        for name in ("mkdir", "replace", "chmod"):
-            monkeypatch.setattr(os, name, changing(getattr(os, name)))
-        return lambda: calls
-
-    return arm
+def faults(monkeypatch: pytest.MonkeyPatch) -> Faults:
+    return Faults(monkeypatch)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("at", range(1, 24))
-def test_predict_says_which_file_could_not_be_written_at_every_write(
+@pytest.mark.parametrize(
+    ("line", "least"),
+    [
+        ("predict {media}/a.wav {media}/b.wav --checkpoint {media}/net --out {out}", 10),
+        ("checkpoint average {media}/net {media}/net --out {out}", 8),
+        ("checkpoint info {media}/net --json {out}/facts.json", 4),
+        ("shards build {media}/v.mp4 --faces none --out {out}", 8),
+    ],
+)
+def test_at_every_write_of_a_verb_the_line_says_which_file_could_not_be_written(
     tmp_path: Path,
     tiny_model_config: ModelConfig,
-    failing: Callable[..., Callable[[], int]],
+    faults: Faults,
     command: Callable[..., Any],
-    at: int,
+    line: str,
+    least: int,
 ) -> None:
-    network = write_checkpoint(tmp_path / "net", tiny_model_config)
-    sounds = [write_sound(tmp_path / f"{n}.wav", talk(0.8, 16000), 16000) for n in "ab"]
-    out, number = tmp_path / "out", ERRORS[at % len(ERRORS)]
-    calls = failing(out, number, at)
-    done = command("predict", *sounds, "--checkpoint", network, "--out", out)
-    if calls() < at:
-        assert done.status == 0
-        pytest.skip(f"only {calls()} writes")
-    assert done.status == 2
-    assert os.strerror(number).lower() in done.err
-    assert str(out) in done.err
-    assert "/." not in done.err, "hidden names say nothing to the user"
-    assert len(done.err.splitlines()) == 1
-    assert not list(out.rglob(".*"))
+    write_checkpoint(tmp_path / "net", tiny_model_config)
+    write_talking(tmp_path / "v.mp4", 0.8)
+    for name in "ab":
+        write_sound(tmp_path / f"{name}.wav", talk(0.8, 16000), 16000)
+    for at in itertools.count(1):
+        results = tmp_path / f"results{at}"
+        said = faults.arm(results, at)
+        done = command(line.format(media=tmp_path, out=results / "out"))
+        if faults.calls < at:
+            break
+        assert (done.status, len(done.err.splitlines())) == (2, 1), (at, done.err)
+        assert said in done.err
+        assert str(results) in done.err
+        assert "/." not in done.err, "hidden names say nothing to the user"
+        assert not list(results.rglob(".out*")), "nothing half-written is left"
+    assert done.status == 0
+    assert at > least
 
 
 @pytest.mark.parametrize("letters", ["x" * 255, "面" * 85])

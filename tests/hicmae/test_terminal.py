@@ -112,9 +112,13 @@ def test_a_user_without_a_name_gets_his_number(monkeypatch: pytest.MonkeyPatch) 
         raise KeyError("getpwuid(): uid not found: 54321")
 
     monkeypatch.setenv("USER", "somebody")
+    monkeypatch.setenv("HOME", "somewhere")  # so that it is put back
+    monkeypatch.delenv("HOME")
     monkeypatch.setattr("hicmae.terminal.getpass.getuser", unknown)
     settle()
-    assert os.environ["USER"] == f"uid{os.getuid()}"
+    name = os.environ["USER"]
+    assert name == f"uid{os.getuid()}"
+    assert Path(os.environ["HOME"]).name == f"hicmae-{name}"
 
 
 def test_sockets_find_room_below_a_long_temporary_folder(tmp_path: Path) -> None:
