@@ -7,8 +7,8 @@
 # earlier, silently; `get_frame_timestamp` is right. Read from the beginning, all 300 are right, and
 # so are those of H.264 with closed groups after any jump.
 # Versions: decord 0.6.0, files by PyAV 18.1.0.
-# Why it matters here: faces would be paired with the sound of another moment. hicmae/media/container.py
-# looks at the packets, and such streams are left to PyAV (tested).
+# Why it matters here: faces would be paired with the sound of another moment. The packets are looked
+# at (hicmae/media/container.py), and such streams are left to PyAV (tested).
 set -euo pipefail
 
 work=$(mktemp -d)
