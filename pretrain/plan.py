@@ -86,7 +86,8 @@ class Plan:
     def notes(self) -> Iterator[str]:
         """What the user should know before anything begins."""
         yield from filter(None, (self.processes.note, *self.resumption.lines))
-        yield from mixing_notes(self.stream, self.config.data)
+        if self.is_first:  # the others would count the same speakers
+            yield from mixing_notes(self.stream, self.config.data)
 
     def lack(self) -> str:
         """A line where readers would fill more shared memory than this machine has, or nothing."""
