@@ -209,17 +209,9 @@ class EmotionModel(PortableModel):
 
     def _freeze_absent(self) -> None:
         """Freeze what a model of one modality never runs, so that no optimizer waits for it."""
-        encoder, fusion = self.encoder, self.encoder.fusion
-        absent: list[nn.Module] = []
-        if self.emotion.modalities == "video":
-            absent += [encoder.audio, fusion.audio, fusion.audio_norm, self.audio_fusion]
-        elif self.emotion.modalities == "audio":
-            absent += [encoder.video, fusion.video, fusion.video_norm, self.video_fusion]
-        if self.emotion.modalities != "audio-video":
-            for block in (*fusion.video, *fusion.audio):
-                absent += [block.cross_norm, block.context_norm, block.cross_attention]
-        for module in absent:
-            module.requires_grad_(False)
+        self.encoder.freeze_absent(self.emotion.modalities)
+        for name, fusion in (("video", self.video_fusion), ("audio", self.audio_fusion)):
+            fusion.requires_grad_(name in self.emotion.modalities)
         if not self.emotion.feature_fusion:  # one layer: its softmax weight is always 1
             self.video_fusion.requires_grad_(False)
             self.audio_fusion.requires_grad_(False)

@@ -10,8 +10,10 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
-from hicmae.objective.gathering import all_rows, are_several, row_counts
+from hicmae.objective.gathering import all_rows, are_several, row_counts, shared_mean
 from hicmae.objective.losses import LOSSES, LossInput, LossOutput
+
+_NOT_THERE = -1e9  # a similarity that no clip has: its share of a softmax is exactly 0
 
 
 class Contrast(NamedTuple):
@@ -21,6 +23,7 @@ class Contrast(NamedTuple):
     loss: Tensor  # 0-d, symmetric cross-entropy
     logits: Tensor  # (B, B') video-to-audio similarities over the temperature
     accuracy: Tensor  # 0-d, share of clips whose own partner is the nearest, both directions
+    absent: Tensor | None = None  # 0-d, 1 where fewer than two clips had both, else 0
 
 
 def contrast(
@@ -29,6 +32,7 @@ def contrast(
     *,
     temperature: float,
     negatives: Literal["local", "global"] = "local",
+    there: Tensor | None = None,
 ) -> Contrast:
     """Contrast pooled features (B, D) of the two modalities of the same clips.
 
@@ -36,6 +40,10 @@ def contrast(
     the rows of its own clips: the mean over processes of this loss, and of its gradients as data
     parallel training averages them, equals that of one process with all clips, if all
     processes bring equally many; otherwise each process's mean counts alike.
+
+    Where some clips lack a modality, those that are ``there`` (B,) are contrasted with one another,
+    and the mean is over those of all processes; fewer than two among those that share negatives
+    have nothing to be told apart from, and add nothing.
 
     Source: HiCMAE, section 3.2 (InfoNCE on each layer); reference facts, objective section.
     """
@@ -48,6 +56,8 @@ def contrast(
             counts = row_counts(len(video), video.device)
             all_video, all_audio = all_rows(video, counts), all_rows(audio, counts)
             first = sum(counts[: dist.get_rank()])
+        if there is not None:
+            return _contrast_of_some(video, audio, all_video, all_audio, first, there, temperature)
         partner = torch.arange(first, first + len(video), device=video.device)
         video_to_audio = video @ all_audio.T / temperature  # (B, B')
         audio_to_video = audio @ all_video.T / temperature
@@ -58,6 +68,30 @@ def contrast(
             (video_to_audio.argmax(dim=1) == partner, audio_to_video.argmax(dim=1) == partner)
         )
     return Contrast(loss, video_to_audio, hits.float().mean())
+
+
+def _contrast_of_some(
+    video: Tensor,
+    audio: Tensor,
+    all_video: Tensor,
+    all_audio: Tensor,
+    first: int,
+    there: Tensor,
+    temperature: float,
+) -> Contrast:
+    """The same of those clips that are ``there``; shapes do not depend on how many they are."""
+    columns = there if all_video is video else all_rows(there.float()) > 0  # (B')
+    enough = columns.sum() >= 2
+    partner = torch.arange(first, first + len(video), device=video.device)
+    losses, hits = [], []
+    for own, others in ((video, all_audio), (audio, all_video)):
+        # Finite, as a row that has no partner must still have a gradient: of 0.
+        logits = (own @ others.T / temperature).masked_fill(~columns, _NOT_THERE)
+        losses.append(F.cross_entropy(logits, partner, reduction="none"))
+        hits.append((logits.argmax(dim=1) == partner).float())
+    used = there & enough
+    loss, accuracy = (shared_mean((a + b) / 2, used) for a, b in (losses, hits))
+    return Contrast(loss, video @ all_audio.T / temperature, accuracy, 1 - enough.float())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +107,8 @@ class ContrastSettings:
 def hierarchical_contrast(given: LossInput, settings: ContrastSettings) -> LossOutput:
     """Sum of the layers' contrastive losses, with the accuracy and the logits of each.
 
+    Of a mixture, ``contrast_absent`` is the share of batches in which it had nothing to contrast.
+
     Source: HiCMAE, section 3.2.
     """
     results = [
@@ -81,6 +117,7 @@ def hierarchical_contrast(given: LossInput, settings: ContrastSettings) -> LossO
             given.audio_layers[layer].mean(dim=1),
             temperature=settings.temperature,
             negatives=settings.negatives,
+            there=None if given.seen is None or given.heard is None else given.seen & given.heard,
         )
         for layer in settings.layers
     ]
@@ -88,5 +125,7 @@ def hierarchical_contrast(given: LossInput, settings: ContrastSettings) -> LossO
         f"accuracy_layer{layer}": result.accuracy
         for layer, result in zip(settings.layers, results, strict=True)
     }
+    if results[0].absent is not None:  # of every layer alike
+        accuracies["absent"] = results[0].absent
     loss = torch.stack([result.loss for result in results]).sum()
     return LossOutput(loss, accuracies, tuple(result.logits for result in results))

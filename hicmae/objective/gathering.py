@@ -31,6 +31,20 @@ def row_counts(count: int, device: torch.device) -> list[int]:
     return [int(number) for number in everyone]
 
 
+def shared_mean(values: Tensor, there: Tensor) -> Tensor:
+    """Mean of values (B,) over those clips of all processes that are ``there``, (B,) boolean.
+
+    Each process gets its own clips' part of the sum, times the number of processes, over the count
+    of all: the mean over processes, of this and of its gradients, is that of one process with all
+    clips, however they are dealt. 0 where none is there. Every process must call this.
+    """
+    total, count = torch.where(there, values, 0.0).sum(), there.sum()
+    if not are_several():
+        return total / count.clamp(min=1)
+    dist.all_reduce(count)
+    return total * dist.get_world_size() / count.clamp(min=1)
+
+
 def all_rows(rows: Tensor, counts: Sequence[int] | None = None) -> Tensor:
     """Rows (B, …) of all processes (B', …), with gradients.
 
