@@ -82,11 +82,19 @@ def reconstruction(prediction: Tensor, target: Tensor) -> Tensor:
     return F.mse_loss(prediction.float(), target.float())
 
 
+def _of_present(prediction: Tensor, target: Tensor, present: Tensor, count: Tensor) -> LossOutput:
+    """The mean over the clips that are there, which the others meet exactly."""
+    met = torch.where(present[:, None, None], prediction.float(), target)
+    return LossOutput(reconstruction(met, target) * (len(present) / count))
+
+
 @LOSSES.register("video")
 def _video_loss(given: LossInput, settings: NoSettings) -> LossOutput:
-    return LossOutput(reconstruction(given.video_prediction, given.video_target))
+    there, count = given.presence.video, given.presence.counts[0]
+    return _of_present(given.video_prediction, given.video_target, there, count)
 
 
 @LOSSES.register("audio")
 def _audio_loss(given: LossInput, settings: NoSettings) -> LossOutput:
-    return LossOutput(reconstruction(given.audio_prediction, given.audio_target))
+    there, count = given.presence.audio, given.presence.counts[1]
+    return _of_present(given.audio_prediction, given.audio_target, there, count)
