@@ -23,7 +23,15 @@ from hicmae.masks import (
     running_cells,
     tube_masks,
 )
-from hicmae.objective import LossInput, audio_target, choose_losses, video_target
+from hicmae.objective import (
+    LossInput,
+    LossOutput,
+    Presence,
+    audio_target,
+    choose_losses,
+    video_target,
+    whole,
+)
 from hicmae.patches import take_tokens
 from hicmae.settings import ModelConfig, ObjectiveConfig
 
@@ -109,14 +117,12 @@ class HiCMAE(PortableModel):
         *,
         video_mask: Tensor | None = None,
         fbank_mask: Tensor | None = None,
-        seen: Tensor | None = None,
-        heard: Tensor | None = None,
+        presence: Presence | None = None,
     ) -> PretrainOutput:
         """Hide, encode and reconstruct a batch of clips, and sum the losses.
 
-        A clip that lacks a modality adds the losses of what it has, computed as of the other alone;
-        each loss is the mean over the clips of all processes that have what it needs. Shapes do not
-        depend on how many these are.
+        A clip that lacks a modality adds the losses of what it has, computed as of the other alone.
+        Shapes do not depend on how many do.
 
         Args:
             video: Normalised frames (B, 3, T, H, W); not looked at in training on sound alone.
@@ -124,12 +130,47 @@ class HiCMAE(PortableModel):
             video_mask: Boolean (B, N), True = hidden; drawn at random if none is given. Given
                 masks are decoded whole, drawn ones by ``decoder_keep`` in training mode.
             fbank_mask: The same of the filter bank.
-            seen: (B,) boolean, which clips have their picture; None: all. Every process gives one,
-                or none does.
-            heard: The same of the sound.
+            presence: Which clips the losses count; all of them if none is given.
         """
         video = video if "video" in self.modalities else None
         fbank = fbank if "audio" in self.modalities else None
+        clips = fbank if video is None else video
+        assert clips is not None, "a batch has what the network is trained on"
+        presence = presence or whole(len(clips), clips.device)
+        given, results = self._compute(video, fbank, video_mask, fbank_mask, presence)
+        for loss in self.losses:
+            if loss.gathers:
+                results[loss.name] = loss.compute(given, loss.settings)
+        total, terms, logits = self._sum_losses(results)
+        return PretrainOutput(
+            loss=total,
+            terms=terms,
+            video_prediction=given.video_prediction,
+            audio_prediction=given.audio_prediction,
+            video_target=given.video_target,
+            audio_target=given.audio_target,
+            contrast_logits=logits,
+            video_masks=given.video_masks,
+            audio_masks=given.audio_masks,
+        )
+
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """Compile the step as ``torch.compile`` does, less the losses that gather.
+
+        What processes exchange stands between graphs: inside it would break them, and processes
+        that compile at different moments would wait for each other in different calls.
+        """
+        self._compute = torch.compile(self._compute, *args, **kwargs)  # type: ignore[method-assign]
+
+    def _compute(
+        self,
+        video: Tensor | None,
+        fbank: Tensor | None,
+        video_mask: Tensor | None,
+        fbank_mask: Tensor | None,
+        presence: Presence,
+    ) -> tuple[LossInput, dict[str, LossOutput]]:
+        """All of a step that this process does alone: as ``forward``, and losses by name."""
         video_masks, audio_masks = self._masks(video, fbank, video_mask, fbank_mask)
         # The encoder takes the visible ones of these, the targets the hidden ones.
         video_patches, audio_patches = self.encoder.cut(video, fbank)
@@ -138,8 +179,8 @@ class HiCMAE(PortableModel):
             audio_patches,
             video_keep=None if video_masks is None else video_masks.keep,
             fbank_keep=None if audio_masks is None else audio_masks.keep,
-            seen=seen,
-            heard=heard,
+            seen=presence.video if presence.is_mixed else None,
+            heard=presence.audio if presence.is_mixed else None,
         )
         parts: dict[str, Any] = {"video_masks": video_masks, "audio_masks": audio_masks}
         for name, tokens, decoder, masks in (
@@ -154,19 +195,9 @@ class HiCMAE(PortableModel):
         parts["video_target"], parts["audio_target"] = self.targets(
             video_patches, audio_patches, video_masks, audio_masks
         )
-        given = LossInput(**parts, seen=seen, heard=heard)
-        loss, terms, logits = self._sum_losses(given)
-        return PretrainOutput(
-            loss=loss,
-            terms=terms,
-            video_prediction=given.video_prediction,
-            audio_prediction=given.audio_prediction,
-            video_target=given.video_target,
-            audio_target=given.audio_target,
-            contrast_logits=logits,
-            video_masks=given.video_masks,
-            audio_masks=given.audio_masks,
-        )
+        given = LossInput(presence=presence, **parts)
+        alone = [loss for loss in self.losses if not loss.gathers]
+        return given, {loss.name: loss.compute(given, loss.settings) for loss in alone}
 
     def draw_masks(self, batch: int, *, device: torch.device | str = "cpu") -> tuple[Masks, Masks]:
         """Draw what is hidden of a batch of clips, as the next step would: tubelets, patches.
@@ -259,20 +290,15 @@ class HiCMAE(PortableModel):
         video_mask: Tensor | None,
         fbank_mask: Tensor | None,
     ) -> tuple[Masks | None, Masks | None]:
-        video_masks = audio_masks = None
-        if video is not None:
-            video_masks = (
-                self._video_masks(len(video), video.device)
-                if video_mask is None
-                else masks_from_hidden(video_mask)
-            )
-        if fbank is not None:
-            audio_masks = (
-                self._audio_masks(len(fbank), fbank.device)
-                if fbank_mask is None
-                else masks_from_hidden(fbank_mask)
-            )
-        return video_masks, audio_masks
+        """The masks of what there is: those given, else drawn."""
+        found: list[Masks | None] = []
+        for clips, given, draw in (
+            (video, video_mask, self._video_masks),
+            (fbank, fbank_mask, self._audio_masks),
+        ):
+            drawn = draw(len(clips), clips.device) if clips is not None and given is None else None
+            found.append(drawn if given is None else masks_from_hidden(given))
+        return found[0], found[1]
 
     def _video_masks(self, batch: int, device: torch.device | str) -> Masks:
         grid, share = self.config.video_grid, self._decoded_share()
@@ -290,13 +316,15 @@ class HiCMAE(PortableModel):
     def _layers(self, tokens: ModalityTokens) -> dict[int, Tensor]:
         return dict(zip(self.encoder.layers, tokens.layers, strict=True))
 
-    def _sum_losses(self, given: LossInput) -> tuple[Tensor, dict[str, Tensor], tuple[Tensor, ...]]:
+    def _sum_losses(
+        self, results: Mapping[str, LossOutput]
+    ) -> tuple[Tensor, dict[str, Tensor], tuple[Tensor, ...]]:
         """The weighted sum of the losses, their terms for the log, and the contrast's logits."""
-        results = [loss.compute(given, loss.settings) for loss in self.losses]
         total: Tensor | None = None
         terms: dict[str, Tensor] = {}
         logits: tuple[Tensor, ...] = ()
-        for loss, result in zip(self.losses, results, strict=True):
+        for loss in self.losses:
+            result = results[loss.name]
             # One after another, so that the sum is the same to the bit.
             weighted = loss.weight * result.loss
             total = weighted if total is None else total + weighted

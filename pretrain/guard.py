@@ -260,5 +260,7 @@ def _broken_inputs(batch: Batch) -> list[str]:
     """Keys of the clips whose input is not finite already."""
     fine = torch.ones(len(batch["keys"]), dtype=torch.bool)
     for name in ("video", "fbank"):
+        if batch[name] is None:  # not trained on
+            continue
         fine &= torch.isfinite(batch[name]).flatten(1).all(dim=1).cpu()
     return [key for key, good in zip(batch["keys"], fine.tolist(), strict=True) if not good]

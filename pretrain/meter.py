@@ -60,10 +60,10 @@ class StepMeter(StepCallback):
         self._clips = 0
         self._seconds = 0.0
         self._learning_rate = 0.0
-        self._noted: dict[str, float] = {}
+        self._noted: dict[str, float | Tensor] = {}
         self._window = _Window()
 
-    def note(self, values: Mapping[str, float]) -> None:
+    def note(self, values: Mapping[str, float | Tensor]) -> None:
         """Add numbers to the next row: of what is measured less often than rows are made."""
         self._noted.update(values)
 
@@ -125,7 +125,17 @@ class StepMeter(StepCallback):
         names = list(self._window.sums)
         means = torch.stack([self._window.sums[name] for name in names]) / self._window.batches
         means = trainer.strategy.reduce(means, reduce_op="mean")
-        values = dict(zip(names, means.tolist(), strict=True))  # waits for the device
+        device = means.device
+        measured = {name: value for name, value in self._noted.items() if isinstance(value, Tensor)}
+        noted = {
+            name: value for name, value in self._noted.items() if not isinstance(value, Tensor)
+        }
+        numbers = [*means, torch.as_tensor(self._window.norms, device=device), *measured.values()]
+        # All together, as each of them would wait for the device.
+        found = torch.stack([number.to(device, torch.float64) for number in numbers]).tolist()
+        values = dict(zip(names, found, strict=False))
+        norms = found[len(names)]
+        noted |= dict(zip(measured, found[len(names) + 1 :], strict=True))
         passed = time.perf_counter() - self._window.started
         self._clips += self._window.clips
         self._seconds += passed
@@ -136,7 +146,7 @@ class StepMeter(StepCallback):
             "clips": self._clips,
             "seconds": self._seconds,
             **values,
-            "gradient_norm": float(self._window.norms) / self._window.steps,
+            "gradient_norm": norms / self._window.steps,
             "learning_rate": self._learning_rate,
             "clips_per_second": self._window.clips / passed,
             "data_wait_share": self._window.wait / passed,
@@ -144,7 +154,7 @@ class StepMeter(StepCallback):
             "resident_memory_bytes": resident_memory_bytes(),
             "skipped": sum(skipped.values()),
             **{f"skipped_{cause}": count for cause, count in sorted(skipped.items())},
-            **self._noted,
+            **noted,
         }
         self._noted = {}
         self.last_row = row

@@ -43,6 +43,18 @@ class Skipped:
 LACKED = {"mjpg": "picture", "wav": "sound"}
 
 
+def needed_members(modalities: str, *, picture: bool, sound: bool) -> tuple[str, ...]:
+    """The members without which a sample is bad.
+
+    Args:
+        modalities: ``audio-video``, ``video`` or ``audio``: one that is read alone is needed.
+        picture: Whether the picture is needed where both are read.
+        sound: Whether the sound is.
+    """
+    alone = {"video": ("mjpg",), "audio": ("wav",)}
+    return alone.get(modalities, ("mjpg",) * picture + ("wav",) * sound)
+
+
 def lacks(member: str, where: str, found: str, declared: bool) -> ClipError:
     """The error of a sample without a member of ``LACKED``.
 

@@ -174,18 +174,6 @@ def cut_clip(
     )
 
 
-def needed_members(modalities: str, *, picture: bool, sound: bool) -> tuple[str, ...]:
-    """The members without which a sample is bad.
-
-    Args:
-        modalities: ``audio-video``, ``video`` or ``audio``: one that is read alone is needed.
-        picture: Whether the picture is needed where both are read.
-        sound: Whether the sound is.
-    """
-    alone = {"video": ("mjpg",), "audio": ("wav",)}
-    return alone.get(modalities, ("mjpg",) * picture + ("wav",) * sound)
-
-
 def check_rates(info: SampleInfo, input: InputConfig, where: str) -> None:
     """Refuse a sample whose clock is not the network's.
 

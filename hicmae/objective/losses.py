@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from hicmae.masks import Masks
+from hicmae.objective.presence import Presence
 from hicmae.registry import Registry
 from hicmae.settings import ModelConfig, ObjectiveConfig
 
@@ -32,6 +33,7 @@ class LossInput(NamedTuple):
     Where a network is trained on one modality alone, nothing of the other is there.
     """
 
+    presence: Presence  # of the B clips; a loss counts those that are there
     video_prediction: Tensor = _ABSENT  # (B, M, P) tubelets
     audio_prediction: Tensor = _ABSENT  # (B, M, P) filter-bank patches
     video_target: Tensor = _ABSENT  # (B, M, P)
@@ -43,10 +45,6 @@ class LossInput(NamedTuple):
     audio_layers: Mapping[int, Tensor] = _ABSENT
     video_fused: Tensor = _ABSENT  # (B, K, D) output of the fusion encoder, normed
     audio_fused: Tensor = _ABSENT  # (B, K, D)
-    # (B,) boolean, which clips have their picture and their sound; None: all of them. What is of
-    # the others means nothing: ``hicmae.objective.gathering.shared_mean`` leaves it out.
-    seen: Tensor | None = None
-    heard: Tensor | None = None
 
 
 class LossOutput(NamedTuple):
@@ -77,6 +75,11 @@ class WeightedLoss:
     def layers(self) -> tuple[int, ...]:
         """Encoder layers (from 1) that it reads: the field ``layers`` of its settings."""
         return tuple(getattr(self.settings, "layers", None) or ())
+
+    @property
+    def gathers(self) -> bool:
+        """Whether it reads other processes' clips: the field ``negatives`` of its settings."""
+        return getattr(self.settings, "negatives", "local") == "global"
 
 
 def choose_losses(

@@ -13,7 +13,6 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
-from hicmae.objective.gathering import shared_mean
 from hicmae.objective.losses import LOSSES, LossInput, LossOutput
 from hicmae.registry import NoSettings
 
@@ -75,24 +74,27 @@ def audio_target(patches: Tensor) -> Tensor:
     return standardise(patches.float(), dim=2).values
 
 
-def reconstruction(prediction: Tensor, target: Tensor, there: Tensor | None = None) -> Tensor:
+def reconstruction(prediction: Tensor, target: Tensor) -> Tensor:
     """Mean squared error over all elements of hidden tokens (B, M, P), 0-d float32.
-
-    Of a mixture, over the clips of all processes that are ``there``, (B,) boolean.
 
     Source: HiCMAE, equation of the reconstruction loss; reference facts, objective section.
     """
-    if there is not None:
-        squares = F.mse_loss(prediction.float(), target.float(), reduction="none")
-        return shared_mean(squares.mean(dim=(1, 2)), there)
     return F.mse_loss(prediction.float(), target.float())
+
+
+def _of_present(prediction: Tensor, target: Tensor, present: Tensor, count: Tensor) -> LossOutput:
+    """The mean over the clips that are there, which the others meet exactly."""
+    met = torch.where(present[:, None, None], prediction.float(), target)
+    return LossOutput(reconstruction(met, target) * (len(present) / count))
 
 
 @LOSSES.register("video")
 def _video_loss(given: LossInput, settings: NoSettings) -> LossOutput:
-    return LossOutput(reconstruction(given.video_prediction, given.video_target, given.seen))
+    there, count = given.presence.video, given.presence.counts[0]
+    return _of_present(given.video_prediction, given.video_target, there, count)
 
 
 @LOSSES.register("audio")
 def _audio_loss(given: LossInput, settings: NoSettings) -> LossOutput:
-    return LossOutput(reconstruction(given.audio_prediction, given.audio_target, given.heard))
+    there, count = given.presence.audio, given.presence.counts[1]
+    return _of_present(given.audio_prediction, given.audio_target, there, count)

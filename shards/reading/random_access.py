@@ -21,13 +21,13 @@ import torch
 
 from hicmae.settings import InputConfig
 from hicmae.views import sound_span, test_views, train_indices
-from shards.errors import ClipError, Skipped
+from shards.errors import ClipError, Skipped, needed_members
 from shards.index import Index
 from shards.reading.corpus import Row
 from shards.reading.files import ShardFiles, ShardFolder, open_folder
 from shards.reading.remote import CacheConfig
 from shards.reading.whole_sample import parse_row_json, read_sample
-from shards.sample import cut_clip, needed_members, uniform_draw
+from shards.sample import cut_clip, uniform_draw
 from shards.schema import SampleInfo
 
 # Room for what stands before the samples in a wav: RIFF, fmt, perhaps LIST, data.

@@ -11,8 +11,15 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import Tensor
 
-from hicmae.objective import audio_target, contrast, reconstruction, video_target
+from hicmae.objective import (
+    audio_target,
+    contrasts,
+    find_presence,
+    reconstruction,
+    video_target,
+)
 from hicmae.objective.gathering import all_rows
+from pretrain.health import spread
 
 TEMPERATURE = 0.07
 
@@ -36,33 +43,63 @@ def features() -> tuple[Tensor, Tensor]:
 
 def test_contrast_is_the_symmetric_cross_entropy() -> None:
     video, audio = features()
-    result = contrast(video, audio, temperature=TEMPERATURE)
+    result, same, swapped = contrasts(
+        [(video, audio), (video, video), (video, video.roll(1, 0))], temperature=TEMPERATURE
+    )
     assert result.loss.item() == pytest.approx(numpy_contrast(video.numpy(), audio.numpy()))
-    assert contrast(video, video, temperature=TEMPERATURE).accuracy.item() == 1
-    swapped = contrast(video, video.roll(1, 0), temperature=TEMPERATURE)
+    assert same.accuracy.item() == 1
     assert swapped.accuracy.item() == 0
+
+
+def test_clips_that_are_not_there_are_nobodys_negatives_and_have_no_gradient() -> None:
+    video, audio = (part.requires_grad_() for part in features())
+    there = torch.tensor([True, False, True, True, False, True])
+    padded, none = (
+        contrasts([(video, audio)], temperature=TEMPERATURE, presence=presence)[0]
+        for presence in (find_presence(there, there), find_presence(there, ~there))
+    )
+    (alone,) = contrasts([(video[there], audio[there])], temperature=TEMPERATURE)
+    torch.testing.assert_close(padded.loss, alone.loss)
+    torch.testing.assert_close(padded.accuracy, alone.accuracy)
+    wanted = torch.autograd.grad(alone.loss, (video, audio))
+    found = torch.autograd.grad(padded.loss, (video, audio))
+    torch.testing.assert_close(found, wanted)
+    assert none.loss == none.accuracy == 0
+    assert not any(part.any() for part in torch.autograd.grad(none.loss, (video, audio)))
 
 
 def _two_ranks(rank: int, folder: str) -> None:
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank,
                             world_size=2)  # fmt: skip
-    video, audio = (part[3 * rank : 3 * rank + 3] for part in features())
-    weight = torch.eye(5, requires_grad=True)  # a shared parameter, as in data parallel training
-    result = contrast(video @ weight, audio @ weight, temperature=TEMPERATURE, negatives="global")
-    result.loss.backward()
-    gradient, loss = weight.grad, result.loss.detach()
-    assert gradient is not None
-    assert result.logits.shape == (3, 6)
-    dist.all_reduce(gradient)
-    dist.all_reduce(loss)
-    if rank == 0:
-        torch.save((loss / 2, gradient / 2), Path(folder) / "result.pt")
+    for split in (3, 2, 0):  # of three places, the second process has so many clips
+        begin, count = ((0, 3), (3, split))[rank]
+        video, audio = (part[begin : begin + 3] for part in features())
+        present = torch.arange(3) < count
+        weight = torch.eye(5, requires_grad=True)  # shared, as in data parallel training
+        (result,) = contrasts(
+            [(video @ weight, audio @ weight)],
+            temperature=TEMPERATURE,
+            negatives="global",
+            presence=find_presence(present, present),
+        )
+        result.loss.backward()
+        assert weight.grad is not None
+        assert result.logits.shape == (3, 6)
+        found = torch.stack((result.loss.detach(), result.accuracy))
+        for sums in (found, weight.grad):
+            dist.all_reduce(sums)
+        whole_video, whole_audio = (part[: 3 + split] for part in features())
+        alone = torch.eye(5, requires_grad=True)
+        pair = (whole_video @ alone, whole_audio @ alone)
+        (wanted,) = contrasts([pair], temperature=TEMPERATURE)
+        wanted.loss.backward()
+        torch.testing.assert_close(found / 2, torch.stack((wanted.loss.detach(), wanted.accuracy)))
+        torch.testing.assert_close(weight.grad / 2, alone.grad)
     _unequal(rank)
-    dist.destroy_process_group()
 
 
 def _unequal(rank: int) -> None:
-    """Processes that have other numbers of clips, since bad ones were left out."""
+    """Processes that have other numbers of clips."""
     video, audio = features()
     for split in (5, 6):  # 5 and 1; 6 and none
         begin, end = ((0, split), (split, 6))[rank]
@@ -75,28 +112,24 @@ def _unequal(rank: int) -> None:
         ((video @ whole) ** 3).sum().backward()
         dist.all_reduce(gradient)
         torch.testing.assert_close(gradient / 2, whole.grad)
+    levels = torch.stack((video, audio), dim=1)
     begin, end = ((0, 5), (5, 6))[rank]
-    result = contrast(
-        video[begin:end], audio[begin:end], temperature=TEMPERATURE, negatives="global"
-    )
-    alone = contrast(video, audio, temperature=TEMPERATURE)
-    torch.testing.assert_close(result.logits, alone.logits[begin:end])
-    levels = torch.stack((video, audio), dim=1)[begin:end]  # as health gathers several levels
-    torch.testing.assert_close(all_rows(levels), torch.stack((video, audio), dim=1))
+    torch.testing.assert_close(all_rows(levels[begin:end]), levels)
+    # What health exchanges is sums, of the clips that are there.
+    both = levels.transpose(0, 1)  # (2, 6, 5)
+    mine = both[:, 2 * rank : 2 * rank + 4]  # the first has two of four, and the second all
+    found = spread(mine, torch.tensor([True, True, bool(rank), bool(rank)]))
+    dist.destroy_process_group()
+    for ours, wanted in zip(found, spread(both, torch.ones(6, dtype=torch.bool)), strict=True):
+        torch.testing.assert_close(ours, wanted)
 
 
 @pytest.mark.slow
 def test_global_negatives_on_two_processes_equal_one_process_with_all_clips(
     tmp_path: Path,
 ) -> None:
+    """Also where the second process lacks some of its clips, or all."""
     mp.start_processes(_two_ranks, args=(str(tmp_path),), nprocs=2, start_method="spawn")
-    loss, gradient = torch.load(tmp_path / "result.pt")
-    video, audio = features()
-    weight = torch.eye(5, requires_grad=True)
-    whole = contrast(video @ weight, audio @ weight, temperature=TEMPERATURE)
-    whole.loss.backward()
-    torch.testing.assert_close(loss, whole.loss.detach())
-    torch.testing.assert_close(gradient, weight.grad)
 
 
 def test_video_target_standardises_each_channel_and_takes_the_difference() -> None:

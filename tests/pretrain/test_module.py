@@ -21,7 +21,12 @@ from pretrain.settings import Counts, DataConfig, HardwareConfig, OptimizerConfi
 
 
 def make_module(
-    model: ModelConfig, *, num_steps: int = 100, warmup_steps: int = 10, **changes: Any
+    model: ModelConfig,
+    *,
+    num_steps: int = 100,
+    warmup_steps: int = 10,
+    global_batch: int = 2,
+    **changes: Any,
 ) -> PretrainModule:
     arguments: dict[str, Any] = {"augment": AugmentConfig()} | changes
     config = PretrainConfig(
@@ -30,7 +35,7 @@ def make_module(
     counts = Counts(
         num_steps=num_steps,
         warmup_steps=warmup_steps,
-        global_batch=64,
+        global_batch=global_batch,
         steps_per_epoch=1,
     )
     return PretrainModule(config, counts)
@@ -68,7 +73,7 @@ def fit(module: PretrainModule, batches: list[dict[str, Any]], **settings: Any) 
 def test_the_learning_rate_warms_up_and_falls_as_published(
     tiny_model_config: ModelConfig,
 ) -> None:
-    module = make_module(tiny_model_config)
+    module = make_module(tiny_model_config, global_batch=64)
     assert module.peak_learning_rate == pytest.approx(3e-4 * 64 / 256)
     expected = [step / 9 for step in range(10)]
     floor = 1e-5 / 3e-4
@@ -129,6 +134,7 @@ def test_accumulated_batches_take_the_step_of_one_large_batch(
             tiny_model_config,
             objective=ObjectiveConfig(contrast=False),
             warmup_steps=0,
+            global_batch=8,
             optimizer=OptimizerConfig(learning_rate=1e-2),
         )
         taken: list[dict[str, torch.Tensor]] = []
