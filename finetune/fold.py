@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from finetune.benchmark import Benchmark
-from finetune.data import sides_of, training_loader, view_loader
+from finetune.data import is_mixed, sides_of, training_loader, view_loader
 from finetune.folds import Fold, as_text
 from finetune.kept_features import FeatureKeeper, choose_samples
 from finetune.module import FinetuneModule, JudgedModule
@@ -345,7 +345,7 @@ def _strategy(plan: Plan) -> DDPStrategy | str:
     return DDPStrategy(
         timeout=timedelta(seconds=plan.config.hardware.timeout_seconds),
         # A batch of clips with a modality each leaves weights out that other batches use.
-        find_unused_parameters=plan.config.recipe.modality_dropout > 0,
+        find_unused_parameters=plan.config.recipe.modality_dropout > 0 or is_mixed(plan),
         # They never change; and processes do not have as many test views as each other.
         broadcast_buffers=False,
     )

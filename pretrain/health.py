@@ -105,7 +105,7 @@ def parts_of(model: nn.Module) -> dict[str, list[nn.Parameter]]:
         if parameter.requires_grad:
             start = next(start for start in _PARTS if name.startswith(start))
             parts[_PARTS[start]].append(parameter)
-    return parts
+    return {part: found for part, found in parts.items() if found}
 
 
 def norm_of(tensors: Iterable[Tensor]) -> Tensor:
