@@ -122,7 +122,17 @@ def describe(checkpoint: Checkpoint) -> dict[str, Any]:
         facts["modalities"] = checkpoint.config["emotion"]["modalities"]
         facts["task"] = None if labels is None else labels.task
         facts["labels"] = None if labels is None else list(labels.names)
-    kept = ("scores", "protocol", "data", "source", "averaged", "step", "version", "licence")
+    kept = (
+        "modalities",
+        "scores",
+        "protocol",
+        "data",
+        "source",
+        "averaged",
+        "step",
+        "version",
+        "licence",
+    )
     return facts | {name: checkpoint.config[name] for name in kept if name in checkpoint.config}
 
 

@@ -84,7 +84,7 @@ def receipt_page(about: Mapping[str, Any], cells: Sequence[Cell], pictures: str)
         "## Digests",
         _table(("of", "SHA-256"), _digest_rows(about)),
         "## Faces",
-        f"![Faces of the samples]({pictures}/{FACES_PICTURE})",
+        f"![Faces of the samples]({pictures}/{FACES_PICTURE})" if cells else "There are none.",
         _table(
             ("shown as", "sample", "frame", ""),
             [(cell.group, f"`{cell.key}`", str(cell.frame), cell.caption) for cell in cells],
