@@ -160,7 +160,7 @@ class _Bench:
         self._numbers = itertools.count()
         # A fork has everything imported, but where the first process has so much as looked for a
         # GPU, CUDA fails in its forks.
-        self._context = multiprocessing.get_context("spawn" if self.on_gpu else "forkserver")
+        self._context: Any = multiprocessing.get_context("spawn" if self.on_gpu else "forkserver")
         if not self.on_gpu:
             self._context.set_forkserver_preload(
                 ["pretrain.run", "pretrain.bench", "pretrain.zero"]
