@@ -65,6 +65,7 @@ def bench_gpu(
     parts: str = "all",
     engines: str = ",".join(_ENGINES),
     precisions: str = ",".join(_PRECISIONS),
+    compile: bool = True,
     minutes: float = 9.0,
     against: Path | None = None,
 ) -> int:
@@ -82,6 +83,7 @@ def bench_gpu(
             (speed, launches, waits and memory of each size), loader, finetune, predict, reference.
         engines: Of these engines, names out of configs/engines.
         precisions: In these precisions.
+        compile: Whether engines are tried compiled too.
         minutes: Most that all takes.
         against: A checkout of the authors' code, for the part reference: its step turn about with
             ours.
@@ -100,6 +102,7 @@ def bench_gpu(
     asked = _Asked(
         _chosen("engines", engines, _ENGINES),
         _chosen("precisions", precisions, _PRECISIONS),
+        (False, True) if compile else (False,),
         against,
     )
     # Of those that are killed; nobody is to be told.
@@ -132,6 +135,7 @@ def bench_gpu(
 class _Asked(NamedTuple):
     engines: tuple[str, ...]
     precisions: tuple[str, ...]
+    compiled: tuple[bool, ...]
     against: Path | None
 
 
@@ -348,7 +352,7 @@ def _engines(bench: _Bench) -> Verdict:
     wanted = read_rows(reference)
     left = {}
     for compiled, precision, engine in itertools.product(
-        (False, True), bench.asked.precisions, bench.asked.engines
+        bench.asked.compiled, bench.asked.precisions, bench.asked.engines
     ):
         if engine != "single" or count == 1:
             name = f"{engine} {precision}{' compiled' if compiled else ''}"
