@@ -16,6 +16,7 @@ import socket
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -249,8 +250,11 @@ class _Job(NamedTuple):
 
     def kill(self) -> None:
         """End it and what it has started."""
-        if self.process.pid and self.process.is_alive():
-            os.killpg(self.process.pid, signal.SIGKILL)
+        if self.process.is_alive():
+            assert self.process.pid
+            with suppress(ProcessLookupError):  # it has not begun, and started nothing
+                os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.kill()
         self.process.join()
 
     def result(self) -> Any:
@@ -517,7 +521,8 @@ def _loader(bench: _Bench) -> Verdict:
 def _finetune(bench: _Bench) -> Verdict:
     size = ("base", "32") if bench.on_gpu else ("demo", "2")
     words = ("--model", size[0], "--batch_size", size[1], "--device", bench.setup.device)
-    found = bench.command("bench", "finetune", *words, "--steps", "4", "--warmup", "2")
+    few = ("4", "2") if bench.on_gpu else ("2", "1")
+    found = bench.command("bench", "finetune", *words, "--steps", few[0], "--warmup", few[1])
     bench.figures["finetune"] = found
     return Verdict(
         "ok",

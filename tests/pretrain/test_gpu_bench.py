@@ -25,9 +25,8 @@ def test_every_part_runs_on_a_cpu_and_its_figures_are_written(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "gpu.json"
-    status = bench_gpu(
-        json=file, device="cpu", engines="single,ddp", precisions="32-true", compile=False
-    )
+    small = {"engines": "single,ddp", "precisions": "32-true", "compile": False}
+    status = bench_gpu(json=file, device="cpu", minutes=60, **small)
     said = capsys.readouterr().out
     assert status == 0, said
     found = json.loads(file.read_text())
