@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -40,6 +41,7 @@ _ENGINES = ("single", "ddp", "zero1", "zero2", "zero3", "zero2_offload", "zero3_
 _PRECISIONS = ("32-true", "bf16-mixed", "bf16-true", "16-mixed")
 # What this project wants of a GPU: a share of the product's speed, from so many clips on.
 _WANTED_SHARE, _WANTED_CLIPS = 0.3, 64
+_WANTED_RATIO = 2.0  # of the authors' time over ours
 _STALL_SECONDS = 120
 _SAVED_EVERY = 4
 
@@ -204,15 +206,12 @@ class _Bench:
             raise _FailedError(f"hicmae {' '.join(words[:2])}: status {status}")
         return dict(json_format.loads(file.read_text())) if more else {}
 
-    def together(self, work: Callable[..., Any], *arguments: Any) -> list[_Job]:
-        """As many processes as there are GPUs, each told its number and a free port."""
+    def together(self, setup: Setup, work: Callable[..., Any], *arguments: Any) -> list[_Job]:
+        """As many processes as it says, each told its number and a free port."""
         with socket.socket() as one:
             one.bind(("127.0.0.1", 0))
             port = int(one.getsockname()[1])
-        return [
-            self.start(work, self.setup, rank, port, *arguments)
-            for rank in range(self.setup.processes)
-        ]
+        return [self.start(work, setup, rank, port, *arguments) for rank in range(setup.processes)]
 
     def shards(self) -> Path:
         """Shards of drawn faces, made once."""
@@ -329,7 +328,7 @@ def _negatives(bench: _Bench) -> Verdict:
         raise _NotRunError("one GPU has no others to gather from")
     folder = bench.folder / "negatives"
     folder.mkdir()
-    jobs = bench.together(negatives, folder)
+    jobs = bench.together(bench.setup, negatives, folder)
     try:
         for job in jobs:
             job.wait(bench.limited(90))
@@ -354,28 +353,20 @@ def _engines(bench: _Bench) -> Verdict:
     words = ("--hardware.strategy", "single", "--precision", "32-true", "--accumulate", str(count))
     bench.command(*bench.pretraining(reference, 2, "--hardware.devices", "1", *words))
     wanted = read_rows(reference)
-    left = {}
-    for compiled, precision, engine in itertools.product(
-        bench.asked.compiled, bench.asked.precisions, bench.asked.engines
-    ):
-        if engine != "single" or count == 1:
-            name = f"{engine} {precision}{' compiled' if compiled else ''}"
-            more = ["--hardware.devices", str(count), "--hardware.strategy", engine]
-            more += ["--precision", precision, "--hardware.compile", str(compiled).lower()]
-            left[name] = bench.pretraining(folder / name.replace(" ", "-"), 2, *more)
     outcomes: dict[str, str] = {}
     bench.figures["engines"] = outcomes
-    while left:
-        ended = _run_engines(bench, left)
-        for name in list(left):
-            if name in ended:
-                outcomes[name] = _judge_engine(name, ended[name], left.pop(name), wanted)
-        if left and "" in ended:  # all processes are gone: the next one ended them
-            outcomes[next(iter(left))] = f"failed: {ended['']['said']}"
-            del left[next(iter(left))]
-        if left and bench.left(-math.inf) < _RESERVED:
-            outcomes |= dict.fromkeys(left, "not run: no time was left")
-            break
+    for compiled, precision in itertools.product(bench.asked.compiled, bench.asked.precisions):
+        for alone in (True, False) if count > 1 else (False,):
+            left = {}
+            for engine in bench.asked.engines:
+                if count == 1 or alone == (engine == "single"):
+                    more = ["--hardware.devices", str(1 if alone else count)]
+                    more += ["--accumulate", str(count if alone else 1), "--precision", precision]
+                    more += ["--hardware.strategy", engine]
+                    more += ["--hardware.compile", str(compiled).lower()]
+                    name = f"{engine} {precision}{' compiled' if compiled else ''}"
+                    left[name] = bench.pretraining(folder / name.replace(" ", "-"), 2, *more)
+            _settle_engines(bench, 1 if alone else count, left, wanted, outcomes)
     kinds = [text.partition(":")[0] for text in outcomes.values()]
     counts = ", ".join(f"{kinds.count(kind)} {kind}" for kind in dict.fromkeys(kinds))
     text = f"{count} processes beside one in fp32: {counts}"
@@ -385,9 +376,34 @@ def _engines(bench: _Bench) -> Verdict:
     return Verdict("ok", text)
 
 
-def _run_engines(bench: _Bench, runs: dict[str, list[str]]) -> dict[str, dict[str, Any]]:
+def _settle_engines(
+    bench: _Bench,
+    processes: int,
+    left: dict[str, list[str]],
+    wanted: list[dict[str, float]],
+    outcomes: dict[str, str],
+) -> None:
+    """Make the runs and judge each; one that ends the processes is followed by new ones."""
+    while left:
+        if bench.left(-math.inf) < _RESERVED:
+            outcomes |= dict.fromkeys(left, "not run: no time was left")
+            return
+        ended = _run_engines(bench, processes, left)
+        for name in list(left):
+            if name in ended:
+                outcomes[name] = _judge_engine(name, ended[name], left.pop(name), wanted)
+        if left and "" in ended:
+            name = next(iter(left))
+            outcomes[name] = f"failed: {ended['']['said']}"
+            del left[name]
+
+
+def _run_engines(
+    bench: _Bench, processes: int, runs: dict[str, list[str]]
+) -> dict[str, dict[str, Any]]:
     """How each run ended; ``''`` is what the processes said that ended before all were made."""
-    jobs = bench.together(engine_runs, list(runs.values()))
+    setup = replace(bench.setup, processes=processes)
+    jobs = bench.together(setup, engine_runs, list(runs.values()))
     files = {name: Path(words[words.index("--out") + 1]) for name, words in runs.items()}
     done, since = -1, time.monotonic()
     why = ""
@@ -487,6 +503,12 @@ def _steps(bench: _Bench) -> Verdict:
     text = f"{len(rows)} batches, see the table"
     if not bench.on_gpu:
         return Verdict("ok", text)
+    shares = [
+        row["peak_memory_bytes"] / row["estimated_bytes"]
+        for row in rows
+        if "peak_memory_bytes" in row
+    ]
+    text += f"; memory {min(shares):.2f} to {max(shares):.2f} times the dry run's estimate"
     low = [
         f"{row['model']} {row['clips']} clips {row['fraction_of_peak']:.0%}"
         for row in rows
@@ -547,7 +569,14 @@ def _predict(bench: _Bench) -> Verdict:
 def _reference(bench: _Bench) -> Verdict:
     if bench.asked.against is None:
         raise _NotRunError("no checkout of the authors' code is named (--against FOLDER)")
-    raise _NotRunError("not yet")
+    model, clips, few = ("base", "20", "5") if bench.on_gpu else ("small", "2", "1")
+    words = ("--model", model, "--batch_size", clips, "--steps", few, "--warmup", few)
+    words += ("--device", bench.setup.device, "--against", str(bench.asked.against))
+    found = bench.figures["reference"] = bench.command("bench", "step", *words)
+    ratio = found["against"]["ratio"]
+    text = f"{model}, {clips} clips: the authors' step takes {ratio:.2f} times as long as ours"
+    wanted = ratio >= _WANTED_RATIO or not bench.on_gpu
+    return Verdict("ok" if wanted else "missed", f"{text} (wanted {_WANTED_RATIO:g} times)")
 
 
 _PARTS: dict[str, Callable[[_Bench], Verdict]] = {

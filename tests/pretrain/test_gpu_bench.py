@@ -34,7 +34,7 @@ def test_every_part_runs_on_a_cpu_and_its_figures_are_written(
     assert kinds.pop("machine") == kinds.pop("reference") == "not run"
     assert set(kinds.values()) == {"ok"}, said
     assert set(kinds) | {"machine"} == set(found) - {"verdicts"}
-    assert found["engines"] == {"ddp 32-true": "ok"}
+    assert found["engines"] == {"single 32-true": "ok", "ddp 32-true": "ok"}
     assert found["parity"]["32-true gradient"] < 1e-5 < found["parity"]["bf16-mixed gradient"]
     assert found["negatives"]["processes"] == 2
     assert [row["clips"] for row in found["steps"]] == [2, 4]
