@@ -569,9 +569,9 @@ def _predict(bench: _Bench) -> Verdict:
 def _reference(bench: _Bench) -> Verdict:
     if bench.asked.against is None:
         raise _NotRunError("no checkout of the authors' code is named (--against FOLDER)")
-    model, clips, few = ("base", "20", "5") if bench.on_gpu else ("small", "2", "1")
-    words = ("--model", model, "--batch_size", clips, "--steps", few, "--warmup", few)
-    words += ("--device", bench.setup.device, "--against", str(bench.asked.against))
+    model, clips, few = ("base", "40", "5") if bench.on_gpu else ("small", "2", "1")
+    words = ["--model", model, "--batch_size", clips, "--steps", few, "--warmup", few]
+    words += ["--device", bench.setup.device, "--against", str(bench.asked.against)]
     found = bench.figures["reference"] = bench.command("bench", "step", *words)
     ratio = found["against"]["ratio"]
     text = f"{model}, {clips} clips: the authors' step takes {ratio:.2f} times as long as ours"
