@@ -156,7 +156,8 @@ class HardwareConfig:
             few hundred steps on).
         recompute: Whether each layer's activations are computed again in the backward pass
             instead of being kept (gradient checkpointing): a third more time, less memory.
-        timeout_seconds: Longest that a process waits for another one before it gives up.
+        timeout_seconds: Longest that a process waits for another one before it gives up; of one
+            that has died it hears at once.
     """
 
     devices: int | Literal["auto"] = "auto"
