@@ -1,7 +1,7 @@
 """``hicmae bench gpu``: everything that has to be seen on a GPU, by one command, without data.
 
-Each part runs in processes of its own, whose crash or standstill is a verdict and not the end of
-the others. What they do is ``pretrain.gpu_checks`` and the other benches.
+Each part runs in processes of its own (``pretrain.gpu_jobs``), whose crash or standstill is a
+verdict and not the end of the others. What they do is ``pretrain.gpu_checks`` and other benches.
 """
 
 from __future__ import annotations
@@ -9,21 +9,17 @@ from __future__ import annotations
 import itertools
 import json as json_format
 import math
-import multiprocessing
 import os
 import signal
-import socket
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from pretrain.gpu_checks import (
     LIMITS,
-    Setup,
     engine_runs,
     machine,
     negatives,
@@ -31,10 +27,9 @@ from pretrain.gpu_checks import (
     read_rows,
     steps,
 )
+from pretrain.gpu_jobs import Asked, Bench, FailedError, NotRunError, run_command
 
 if TYPE_CHECKING:
-    from multiprocessing.process import BaseProcess
-
     from rich.console import Console
 
 _ENGINES = ("single", "ddp", "zero1", "zero2", "zero3", "zero2_offload", "zero3_offload")
@@ -51,14 +46,6 @@ class Verdict(NamedTuple):
 
     kind: Literal["ok", "missed", "failed", "not run"]
     text: str
-
-
-class _NotRunError(Exception):
-    """Something that a part needs is not here."""
-
-
-class _FailedError(Exception):
-    """A part has crashed, stood still, or given a wrong answer."""
 
 
 def bench_gpu(
@@ -102,7 +89,7 @@ def bench_gpu(
     from hicmae.files import write_json
 
     chosen = _chosen("parts", parts, tuple(_PARTS))
-    asked = _Asked(
+    asked = Asked(
         _chosen("engines", engines, _ENGINES),
         _chosen("precisions", precisions, _PRECISIONS),
         (False, True) if compile else (False,),
@@ -114,15 +101,15 @@ def bench_gpu(
     place = choose_device(device)
     figures: dict[str, Any] = {"verdicts": {}}
     with tempfile.TemporaryDirectory(prefix="hicmae-gpu-") as folder:
-        bench = _Bench(place.type, Path(folder), minutes * 60, asked, figures)
+        bench = Bench(place.type, Path(folder), minutes * 60, asked, figures)
         for name in chosen:
             began = time.monotonic()
             try:
                 bench.left(5)
                 verdict = _PARTS[name](bench)
-            except _NotRunError as error:
+            except NotRunError as error:
                 verdict = Verdict("not run", str(error))
-            except _FailedError as error:
+            except FailedError as error:
                 verdict = Verdict("failed", str(error))
             figures["verdicts"][name] = {
                 **verdict._asdict(),
@@ -135,156 +122,6 @@ def bench_gpu(
     return int(any(found["kind"] == "failed" for found in figures["verdicts"].values()))
 
 
-class _Asked(NamedTuple):
-    engines: tuple[str, ...]
-    precisions: tuple[str, ...]
-    compiled: tuple[bool, ...]
-    against: Path | None
-
-
-class _Bench:
-    """Starts what parts need, within the time that is left.
-
-    Attributes:
-        figures: Of the parts so far, by name.
-        setup: For the checks.
-    """
-
-    def __init__(
-        self, device: str, folder: Path, seconds: float, asked: _Asked, figures: dict[str, Any]
-    ) -> None:
-        import torch
-
-        self.figures = figures
-        self.folder = folder
-        self.asked = asked
-        self.on_gpu = device == "cuda"
-        gpus = torch.cuda.device_count() if self.on_gpu else 0
-        self.setup = Setup(
-            device=device, processes=gpus or 2, model="base" if self.on_gpu else "demo"
-        )
-        self._deadline = time.monotonic() + seconds
-        self._numbers = itertools.count()
-        # A fork has everything imported, but where the first process has so much as looked for a
-        # GPU, CUDA fails in its forks.
-        self._context: Any = multiprocessing.get_context("spawn" if self.on_gpu else "forkserver")
-        if not self.on_gpu:
-            self._context.set_forkserver_preload(
-                ["pretrain.run", "pretrain.bench", "pretrain.zero"]
-            )
-
-    def left(self, least: float) -> float:
-        """Seconds that are left; a part is not run where they are fewer than ``least``."""
-        left = self._deadline - time.monotonic()
-        if left < least:
-            raise _NotRunError("no time was left (--minutes)")
-        return left
-
-    def start(self, work: Callable[..., Any], *arguments: Any) -> _Job:
-        """Call a function of a module in a process of its own."""
-        base = self.folder / f"job-{next(self._numbers)}"
-        process = self._context.Process(target=_call, args=(base, work, arguments))
-        process.start()
-        return _Job(process, base)
-
-    def run(self, work: Callable[..., Any], *arguments: Any, limit: float = 120) -> Any:
-        """What it returns."""
-        job = self.start(work, *arguments)
-        job.wait(self.limited(limit))
-        return job.result()
-
-    def limited(self, seconds: float) -> float:
-        """So long a wait, but no longer than is left; a CPU is shared with who knows what."""
-        return min(seconds if self.on_gpu else 10 * seconds, self.left(5))
-
-    def command(self, *words: str, limit: float = 120) -> dict[str, Any]:
-        """The figures of a bench, or nothing of another verb."""
-        file = self.folder / f"command-{next(self._numbers)}.json"
-        more = ["--json", str(file)] if words[0] == "bench" else []
-        status = self.run(_main, [*words, *more], limit=limit)
-        if status:
-            raise _FailedError(f"hicmae {' '.join(words[:2])}: status {status}")
-        return dict(json_format.loads(file.read_text())) if more else {}
-
-    def together(self, setup: Setup, work: Callable[..., Any], *arguments: Any) -> list[_Job]:
-        """As many processes as it says, each told its number and a free port."""
-        with socket.socket() as one:
-            one.bind(("127.0.0.1", 0))
-            port = int(one.getsockname()[1])
-        return [self.start(work, setup, rank, port, *arguments) for rank in range(setup.processes)]
-
-    def shards(self) -> Path:
-        """Shards of drawn faces, made once."""
-        from shards.bench import write_bench_shards
-
-        folder = self.folder / "shards"
-        if not folder.exists():
-            write_bench_shards(folder, 48 if self.on_gpu else 16)
-        return folder
-
-    def pretraining(self, out: Path, steps: int, *more: str) -> list[str]:
-        """The words of a run of a small network whose numbers are compared."""
-        return [
-            *("pretrain", "--model", "demo", "--data.shards", str(self.shards())),
-            *("--out", str(out), "--steps", str(steps), "--data.batch_size", "4"),
-            *("--optimizer.warmup_steps", "1", "--optimizer.learning_rate", "0.1", "--workers"),
-            *("0", "--log.log_every", "1", "--log.pictures_every", "0", "--log.health_every", "0"),
-            *("--log.progress", "false", "--wandb.mode", "disabled", "--device"),
-            *(self.setup.device, "--hardware.timeout_seconds", "100", *more),
-        ]
-
-
-class _Job(NamedTuple):
-    """A process; its log and what it returned are beside ``base``."""
-
-    process: BaseProcess
-    base: Path
-
-    def wait(self, seconds: float) -> None:
-        """Until it ends, and no longer than that."""
-        self.process.join(seconds)
-        if self.process.is_alive():
-            self.kill()
-            raise _FailedError(f"stood still, or took longer than {seconds:.0f} s")
-
-    def kill(self) -> None:
-        """End it and what it has started."""
-        if self.process.is_alive():
-            assert self.process.pid
-            with suppress(ProcessLookupError):  # it has not begun, and started nothing
-                os.killpg(self.process.pid, signal.SIGKILL)
-            self.process.kill()
-        self.process.join()
-
-    def result(self) -> Any:
-        if self.process.exitcode == 0:
-            return json_format.loads(self.base.with_suffix(".json").read_text(encoding="utf-8"))
-        raise _FailedError(self.said() or f"ended with {self.process.exitcode}")
-
-    def said(self) -> str:
-        """Its last line."""
-        log = self.base.with_suffix(".log")
-        lines = (
-            log.read_text(encoding="utf-8", errors="replace").split("\n") if log.exists() else []
-        )
-        return next((line.strip()[:300] for line in reversed(lines) if line.strip()), "")
-
-
-def _call(base: Path, work: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
-    os.setsid()
-    with base.with_suffix(".log").open("w") as log:
-        for stream in (1, 2):
-            os.dup2(log.fileno(), stream)
-    value = work(*arguments)
-    base.with_suffix(".json").write_text(json_format.dumps(value), encoding="utf-8")
-
-
-def _main(words: Sequence[str]) -> int:
-    from hicmae.__main__ import main
-
-    return main(words)
-
-
 def _chosen(option: str, text: str, known: tuple[str, ...]) -> tuple[str, ...]:
     names = known if text == "all" else tuple(name.strip() for name in text.split(","))
     if wrong := [name for name in names if name not in known]:
@@ -292,7 +129,7 @@ def _chosen(option: str, text: str, known: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(name for name in known if name in names)
 
 
-def _machine(bench: _Bench) -> Verdict:
+def _machine(bench: Bench) -> Verdict:
     found = bench.figures["machine"] = bench.run(machine, bench.setup)
     speeds = ", ".join(
         f"{value / 1e12:.3g} TFLOP/s in {name.removeprefix('product_flops_')}"
@@ -305,7 +142,7 @@ def _machine(bench: _Bench) -> Verdict:
     return Verdict("ok", f"{found['devices']} x {text}; compute capability {found['capability']}")
 
 
-def _parity(bench: _Bench) -> Verdict:
+def _parity(bench: Bench) -> Verdict:
     found = bench.figures["parity"] = bench.run(parity, bench.setup)
     worst: dict[str, tuple[float, str]] = {}
     wrong = []
@@ -317,15 +154,15 @@ def _parity(bench: _Bench) -> Verdict:
             wrong.append(f"{name} {error:.2g} (at most {limit:g})")
         worst[precision] = max(worst.get(precision, (0.0, "")), (error, what))
     if wrong:
-        raise _FailedError(f"{bench.setup.model} beside fp64 on the CPU: {'; '.join(wrong)}")
+        raise FailedError(f"{bench.setup.model} beside fp64 on the CPU: {'; '.join(wrong)}")
     said = ", ".join(f"{name} {error:.1e} ({what})" for name, (error, what) in worst.items())
     return Verdict("ok", f"{bench.setup.model} beside fp64 on the CPU, at most: {said}")
 
 
-def _negatives(bench: _Bench) -> Verdict:
+def _negatives(bench: Bench) -> Verdict:
     count = bench.setup.processes
     if count == 1:
-        raise _NotRunError("one GPU has no others to gather from")
+        raise NotRunError("one GPU has no others to gather from")
     folder = bench.folder / "negatives"
     folder.mkdir()
     jobs = bench.together(bench.setup, negatives, folder)
@@ -342,11 +179,11 @@ def _negatives(bench: _Bench) -> Verdict:
     text = f"{count} processes beside one: loss {found['value']:.1e}, gradient "
     text += f"{found['gradient']:.1e}"
     if not all(found[name] <= LIMITS["32-true"][name] for name in found):
-        raise _FailedError(text)
+        raise FailedError(text)
     return Verdict("ok", text)
 
 
-def _engines(bench: _Bench) -> Verdict:
+def _engines(bench: Bench) -> Verdict:
     """Two steps each; several processes share the clips that one accumulates."""
     count, folder = bench.setup.processes, bench.folder / "engines"
     reference = folder / "reference"
@@ -372,12 +209,12 @@ def _engines(bench: _Bench) -> Verdict:
     text = f"{count} processes beside one in fp32: {counts}"
     wrong = [f"{name}: {said}" for name, said in outcomes.items() if said.startswith("failed")]
     if wrong:
-        raise _FailedError(f"{text}; {'; '.join(wrong)}")
+        raise FailedError(f"{text}; {'; '.join(wrong)}")
     return Verdict("ok", text)
 
 
 def _settle_engines(
-    bench: _Bench,
+    bench: Bench,
     processes: int,
     left: dict[str, list[str]],
     wanted: list[dict[str, float]],
@@ -399,7 +236,7 @@ def _settle_engines(
 
 
 def _run_engines(
-    bench: _Bench, processes: int, runs: dict[str, list[str]]
+    bench: Bench, processes: int, runs: dict[str, list[str]]
 ) -> dict[str, dict[str, Any]]:
     """How each run ended; ``''`` is what the processes said that ended before all were made."""
     setup = replace(bench.setup, processes=processes)
@@ -454,26 +291,26 @@ def _judge_engine(
     return f"failed: {'; '.join(wrong)}" if wrong else "ok"
 
 
-def _resume(bench: _Bench) -> Verdict:
+def _resume(bench: Bench) -> Verdict:
     """Kill a run between checkpoints; what goes on ends like one that was left alone."""
     folder, num_steps = bench.folder / "resume", 30 if bench.on_gpu else 10
     more = ["--hardware.devices", "1", "--log.checkpoint_every", str(_SAVED_EVERY)]
     more += ["--precision", "32-true"]
     bench.command(*bench.pretraining(folder / "whole", num_steps, *more))
     words = bench.pretraining(folder / "killed", num_steps, *more, "--resume")
-    job = bench.start(_main, words)
+    job = bench.start(run_command, words)
     until = time.monotonic() + bench.limited(90)
     while len(read_rows(folder / "killed")) < _SAVED_EVERY + 1:
         if time.monotonic() > until or not job.process.is_alive():
             job.kill()
-            raise _FailedError(f"the run to be killed did not get so far: {job.said()}")
+            raise FailedError(f"the run to be killed did not get so far: {job.said()}")
         time.sleep(0.01)
     job.kill()
     done = len(read_rows(folder / "killed"))
     bench.command(*words)
     whole, found = read_rows(folder / "whole"), read_rows(folder / "killed")
     if [row["step"] for row in found] != [row["step"] for row in whole]:
-        raise _FailedError("the resumed run has other steps than one that was left alone")
+        raise FailedError("the resumed run has other steps than one that was left alone")
     error = max(
         abs(row["loss"] - right["loss"]) / right["loss"]
         for row, right in zip(found, whole, strict=True)
@@ -481,11 +318,11 @@ def _resume(bench: _Bench) -> Verdict:
     bench.figures["resume"] = {"killed_after": done, "steps": len(found), "loss_difference": error}
     text = f"killed after step {done} of {len(found)} and resumed: loss differs by {error:.1e}"
     if not error <= LIMITS["32-true"]["value"]:
-        raise _FailedError(text)
+        raise FailedError(text)
     return Verdict("ok", text)
 
 
-def _steps(bench: _Bench) -> Verdict:
+def _steps(bench: Bench) -> Verdict:
     clips = [64, 8, 16, 32, 128] if bench.on_gpu else [2, 4]
     rows: list[dict[str, Any]] = []
     bench.figures["steps"] = rows
@@ -494,12 +331,12 @@ def _steps(bench: _Bench) -> Verdict:
         file = bench.folder / f"steps-{model}.json"
         try:
             bench.run(steps, bench.setup, model, clips, file, limit=70)
-        except _FailedError as error:
+        except FailedError as error:
             wrong.append(f"{model}: {error}")
         finally:
             rows += json_format.loads(file.read_text()) if file.exists() else []
     if wrong:
-        raise _FailedError("; ".join(wrong))
+        raise FailedError("; ".join(wrong))
     text = f"{len(rows)} batches, see the table"
     if not bench.on_gpu:
         return Verdict("ok", text)
@@ -520,7 +357,7 @@ def _steps(bench: _Bench) -> Verdict:
     return Verdict("ok", f"{text}; {wish}: reached")
 
 
-def _loader(bench: _Bench) -> Verdict:
+def _loader(bench: Bench) -> Verdict:
     from hicmae.prediction.bench import write_face_video
 
     media = bench.folder / "media"
@@ -540,7 +377,7 @@ def _loader(bench: _Bench) -> Verdict:
     return Verdict("ok" if needed < here else "missed", text)
 
 
-def _finetune(bench: _Bench) -> Verdict:
+def _finetune(bench: Bench) -> Verdict:
     size = ("base", "32") if bench.on_gpu else ("demo", "2")
     words = ("--model", size[0], "--batch_size", size[1], "--device", bench.setup.device)
     few = ("4", "2") if bench.on_gpu else ("2", "1")
@@ -553,7 +390,7 @@ def _finetune(bench: _Bench) -> Verdict:
     )
 
 
-def _predict(bench: _Bench) -> Verdict:
+def _predict(bench: Bench) -> Verdict:
     model, seconds = ("base", "30") if bench.on_gpu else ("demo", "4")
     words = ("--model", model, "--seconds", seconds, "--faces", "none")
     found = bench.command("bench", "predict", *words, "--device", bench.setup.device)
@@ -566,9 +403,9 @@ def _predict(bench: _Bench) -> Verdict:
     )
 
 
-def _reference(bench: _Bench) -> Verdict:
+def _reference(bench: Bench) -> Verdict:
     if bench.asked.against is None:
-        raise _NotRunError("no checkout of the authors' code is named (--against FOLDER)")
+        raise NotRunError("no checkout of the authors' code is named (--against FOLDER)")
     model, clips, few = ("base", "40", "5") if bench.on_gpu else ("small", "2", "1")
     words = ["--model", model, "--batch_size", clips, "--steps", few, "--warmup", few]
     words += ["--device", bench.setup.device, "--against", str(bench.asked.against)]
@@ -579,7 +416,7 @@ def _reference(bench: _Bench) -> Verdict:
     return Verdict("ok" if wanted else "missed", f"{text} (wanted {_WANTED_RATIO:g} times)")
 
 
-_PARTS: dict[str, Callable[[_Bench], Verdict]] = {
+_PARTS: dict[str, Callable[[Bench], Verdict]] = {
     "machine": _machine,
     "parity": _parity,
     "negatives": _negatives,

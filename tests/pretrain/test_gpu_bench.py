@@ -12,12 +12,13 @@ from typing import Any
 import pytest
 
 from pretrain import gpu_bench
-from pretrain.gpu_bench import _Asked, _Bench, _FailedError, _judge_engine, _NotRunError, bench_gpu
+from pretrain.gpu_bench import _judge_engine, bench_gpu
+from pretrain.gpu_jobs import Asked, Bench, FailedError, NotRunError
 
 
 @pytest.fixture
-def bench(tmp_path: Path) -> _Bench:
-    return _Bench("cpu", tmp_path, 60, _Asked(("ddp",), ("32-true",), (False,), None), {})
+def bench(tmp_path: Path) -> Bench:
+    return Bench("cpu", tmp_path, 60, Asked(("ddp",), ("32-true",), (False,), None), {})
 
 
 @pytest.mark.slow
@@ -44,25 +45,25 @@ def test_every_part_runs_on_a_cpu_and_its_figures_are_written(
         assert f"\n{name}: " in f"\n{said}"
 
 
-def test_a_part_that_crashes_or_stands_still_is_told_and_ends_alone(bench: _Bench) -> None:
-    with pytest.raises(_FailedError, match="ended with 3"):
+def test_a_part_that_crashes_or_stands_still_is_told_and_ends_alone(bench: Bench) -> None:
+    with pytest.raises(FailedError, match="ended with 3"):
         bench.run(os._exit, 3)
-    with pytest.raises(_FailedError, match="ValueError: "):
+    with pytest.raises(FailedError, match="ValueError: "):
         bench.run(math.sqrt, -1)
     job = bench.start(time.sleep, 60)
-    with pytest.raises(_FailedError, match="stood still"):
+    with pytest.raises(FailedError, match="stood still"):
         job.wait(0.2)
     assert not job.process.is_alive()
-    with pytest.raises(_NotRunError, match="no time was left"):
+    with pytest.raises(NotRunError, match="no time was left"):
         bench.left(1000)
 
 
 @pytest.mark.parametrize("error", [0.5, math.nan])
 def test_a_wrong_answer_is_a_failure(
-    error: float, bench: _Bench, monkeypatch: pytest.MonkeyPatch
+    error: float, bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(bench, "run", lambda *_, **__: {"bf16-mixed logits": error})
-    with pytest.raises(_FailedError, match=r"bf16-mixed logits (0\.5|nan) \(at most 0\.03\)"):
+    with pytest.raises(FailedError, match=r"bf16-mixed logits (0\.5|nan) \(at most 0\.03\)"):
         gpu_bench._parity(bench)
 
 
