@@ -14,6 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from hicmae.devices import send
 from hicmae.encoder import EncoderOutput
 from hicmae.masks import random_masks, tube_masks
 from hicmae.objective.gathering import are_several
@@ -136,8 +137,8 @@ def feature_numbers(
     encoded = model.encoder(
         video,
         fbank,
-        video_keep=cells.keep.to(video.device, non_blocking=True),
-        fbank_keep=patches.keep.to(video.device, non_blocking=True),
+        video_keep=send(cells.keep, video.device),
+        fbank_keep=send(patches.keep, video.device),
     )
     levels = _pooled(encoded, model.encoder.layers)
     present = (presence or whole(len(video), video.device)).both
