@@ -368,9 +368,10 @@ def test_steps_that_are_not_finite_are_left_out_up_to_a_budget(
 ) -> None:
     """Two bad steps, one allowed: the second one stops the run, saved with its count."""
     out = tmp_path / "run"
+    optimizer = OptimizerConfig(learning_rate=1e-2, warmup_steps=2, fused=fused)
     poisoned("fbank", 0, 1, 3, value=math.inf)
     with pytest.raises(NonFiniteError, match=r"step 4: .*max_skipped_steps = 1 allows; saved"):
-        train(out, steps=6, max_skipped_steps=1, optimizer=OptimizerConfig(fused=fused))
+        train(out, steps=6, max_skipped_steps=1, optimizer=optimizer)
     assert "step 2: not finite" in capsys.readouterr().out
     assert len(list(out.glob("nonfinite-step-00000[24]-process-0.json"))) == 2
     assert load_checkpoint(out).config["step"] == 4
