@@ -153,8 +153,9 @@ class FiniteGuard(StepCallback):
     ) -> None:
         """Keep what names the samples; the batch itself would take its memory until the look."""
         self._keys += batch["keys"]
-        sums = (batch[name].flatten(1).sum(dim=1) for name in ("video", "fbank"))
-        self._inputs.append(sum(sums)[: len(batch["keys"])])
+        given = [batch[name] for name in ("video", "fbank") if batch[name] is not None]
+        sums = torch.stack([values.flatten(1).sum(dim=1) for values in given])
+        self._inputs.append(sums.sum(dim=0)[: len(batch["keys"])])
 
     def before_step(self, trainer: pl.Trainer, module: PretrainModule, optimizer: Any) -> None:
         """Measure, and keep what is bad from the weights; DeepSpeed does so in its step."""

@@ -167,7 +167,8 @@ def move(images: Tensor, maps: Tensor) -> Tensor:
         [x.expand(height, width), y[:, None].expand(height, width), torch.ones_like(x + y[:, None])]
     )  # (3, H, W)
     with torch.autocast(device.type, enabled=False):
-        across, down = torch.einsum("bij,jhw->ibhw", send(maps, device), places)  # (b, H, W) each
+        source = torch.einsum("bij,jhw->bhwi", send(maps, device), places)
+        across, down = source.unbind(-1)  # (b, H, W) each
         inside = (across >= 0) & (across < width) & (down >= 0) & (down < height)
         moved = torch.nn.functional.grid_sample(
             rearrange(images, "b t c h w -> b (t c) h w").float(),
