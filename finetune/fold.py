@@ -294,7 +294,7 @@ class MovingAverage(WeightAveraging):
 class _Average(AveragedModel):
     """Updated for all weights at once, and without asking the device how often."""
 
-    def __init__(self, model: nn.Module, *, decay: float, device: torch.device) -> None:
+    def __init__(self, model: nn.Module, *, decay: float, device: torch.device | None) -> None:
         super().__init__(model, device=device, use_buffers=False)
         self.decay = decay
         self.n_averaged = torch.tensor(0)  # on the CPU

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from finetune.benchmark import Benchmark
-from finetune.fold import MovingAverage
+from finetune.fold import MovingAverage, _Average
 from finetune.losses import loss_terms
 from finetune.module import FinetuneModule
 from finetune.settings import MixingConfig, OptimizerConfig, RecipeConfig
@@ -69,7 +69,7 @@ def steps_of(
         )
         optimizer = module.configure_optimizers()["optimizer"]
         average = MovingAverage(0.99)
-        average.setup(trainer, module, "fit")
+        average._average_model = _Average(module, decay=0.99, device=None)
         module.train()
         found = []
         for step in range(LOG_EVERY):
