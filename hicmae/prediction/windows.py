@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import functools
 import math
+import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import av
 import cv2
@@ -21,7 +23,7 @@ import numpy as np
 
 from hicmae.bench import Stopwatch
 from hicmae.media.boxes import boxes_of
-from hicmae.media.container import open_container
+from hicmae.media.container import open_container, packets_of
 from hicmae.media.crops import FaceCutter, decode_jpeg, encode_jpeg
 from hicmae.media.errors import MediaError
 from hicmae.media.faces import FaceConfig, FaceDetector
@@ -39,6 +41,7 @@ from hicmae.prediction.messages import (
     WindowConfig,
     WindowLayout,
 )
+from hicmae.prediction.spans import Span
 from hicmae.settings import InputConfig
 from hicmae.views import sound_span, test_views
 
@@ -61,6 +64,8 @@ class Request:
         config: Where the windows are.
         see: Whether the network reads pictures.
         hear: Whether it reads sound.
+        spans: One window for each of these, instead of windows a hop apart.
+        alone: Whether sound outside the picture has windows of its own; else a note names it.
     """
 
     path: Path
@@ -69,6 +74,8 @@ class Request:
     config: WindowConfig
     see: bool = True
     hear: bool = True
+    spans: tuple[Span, ...] | None = None
+    alone: bool = False
 
 
 def cut_windows(request: Request, emit: Emit) -> None:
@@ -105,7 +112,11 @@ def cut_windows(request: Request, emit: Emit) -> None:
             )
         )
         sound, why = _sound_of(request, recording)
+        outside = _outside(request, recording) if sound or request.alone else []
         if sound is not None:
+            if request.alone and outside and outside[-1][1] > recording.end:
+                sound.close()
+                sound = _open_sound(request, None)
             stack.enter_context(sound)
         tracks: list[FaceTrack] = []
         notes: list[str] = []
@@ -126,33 +137,39 @@ def cut_windows(request: Request, emit: Emit) -> None:
                 )
         if tracks and request.hear and sound is None:
             notes.append(f"{why}: predicted from the picture alone")
-        if sound is not None:
-            notes += _outside(request.path, recording)
-        num_frames = len(recording.indices)
-        stretches = [
+        heard = outside if request.alone and sound is not None else []
+        if outside and (tracks or not heard):
+            notes.append(_outside_note(outside, picture.origin_seconds, request, bool(heard)))
+        whole = [(recording.start, recording.end), *heard]
+        whole = [(min(first for first, _ in whole), max(last for _, last in whole))]
+        seconds = max(seconds, whole[0][1] - picture.origin_seconds)
+        parts = whole if request.spans is not None or not tracks else heard
+        sounds = [] if sound is None else _sound_stretches(parts, recording, layout)
+        faces = [
             _Stretch(
                 name=f"face{number}",
                 num_frames=len(track.boxes),
                 layout=layout,
                 offset=recording.offset,
+                first=track.first,
                 track=track,
                 recording=recording,
             )
             for number, track in enumerate(tracks)
-        ] or [_Stretch(name=SOUND, num_frames=num_frames, layout=layout, offset=recording.offset)]
-        emit(_found(stretches, seconds, recording, recording.start, sound, notes, layout))
+        ]
+        stretches, missed = _spanned([*faces, *sounds], request, why)
+        found = _found(stretches, seconds, recording, recording.start, sound, notes, layout)
+        emit(replace(found, missed=missed))
         teller.stage = "windows"
         cutter = _Cutter(stretches, layout, sound, recording.start, watch)
-        if tracks:
-            positions = np.flatnonzero(cutter.needed(num_frames))
-            frames = recording.frames(positions)
-            for position, frame in zip(positions.tolist(), frames, strict=True):
-                for window in cutter.take(position, frame):
-                    emit(window)
-        else:
-            for window in cutter.heard():
-                teller(window.end_seconds)
+        positions = np.flatnonzero(cutter.needed(len(recording.indices)))
+        frames = recording.frames(positions) if len(positions) else iter(())
+        for position, frame in zip(positions.tolist(), frames, strict=True):
+            for window in cutter.take(position, frame):
                 emit(window)
+        for window in cutter.rest():
+            teller(window.end_seconds)
+            emit(window)
         emit(_finished(watch, sound, request.preparation))
 
 
@@ -169,9 +186,11 @@ def _hear(
     stretch = _Stretch(name=SOUND, num_frames=num_frames, layout=layout)
     notes = ["no picture: predicted from the sound alone"] if request.see else []
     start = sound.start_seconds
-    emit(_found([stretch], seconds, None, start, sound, notes, layout))
+    stretches, missed = _spanned([stretch], request, "")
+    found = _found(stretches, seconds, None, start, sound, notes, layout)
+    emit(replace(found, missed=missed))
     teller = _Teller(emit, seconds, stage="windows")
-    for window in _Cutter([stretch], layout, sound, start, watch).heard():
+    for window in _Cutter(stretches, layout, sound, start, watch).rest():
         teller(window.end_seconds)
         emit(window)
     emit(_finished(watch, sound, request.preparation))
@@ -204,33 +223,118 @@ def _open_sound(request: Request, end_seconds: float | None) -> SoundSpans:
     )
 
 
-def _outside(path: Path, recording: Recording) -> list[str]:
-    """A note of the sound before and after the picture, which no window covers; mostly none.
+def _outside(request: Request, recording: Recording) -> list[tuple[float, float]]:
+    """The sound before and after the picture, seconds on the container's clock; mostly none.
 
-    By what the container says: decoding all of it only for this would take as long again.
+    By what the container says, and where that is much, by the packets: decoding all of it only for
+    this would take as long again.
     """
-    file = sound_file(path)
-    with open_container(file) as container:
-        stream = sound_stream(container, file)
-        begin = float((stream.start_time or 0) * stream.time_base)
-        if stream.duration:
-            end = begin + float(stream.duration * stream.time_base)
-        elif container.duration:
-            end = (max(container.start_time or 0, 0) + container.duration) / av.time_base
-        else:
-            return []
-    if file != path:  # a file of its own begins with the picture, whatever its stamps
-        begin, end = recording.start, recording.start + end - begin
-    origin = recording.picture.origin_seconds
-    spans = (begin, recording.start), (recording.end, end)
-    parts = [
-        f"{max(first - origin, 0):.2f}..{last - origin:.2f} s"
-        for first, last in spans
-        if last - first > _OUTSIDE_SECONDS
-    ]
-    if not parts:
+    try:
+        file = sound_file(request.path)
+        with open_container(file) as container:
+            stream = sound_stream(container, file)
+            begin = float((stream.start_time or 0) * stream.time_base)
+            if stream.duration:
+                end = begin + float(stream.duration * stream.time_base)
+            elif container.duration:
+                end = (max(container.start_time or 0, 0) + container.duration) / av.time_base
+            else:
+                return []
+            own = file != request.path  # it begins with the picture, whatever its stamps
+            shift = recording.start - begin if own else 0.0
+            if end + shift - recording.end > _OUTSIDE_SECONDS:
+                stamps = (
+                    (packet.pts + (packet.duration or 0)) * packet.time_base
+                    for packet in packets_of(container, stream)
+                    if packet.pts is not None
+                )
+                end = float(max(stamps, default=begin))
+    except MediaError:  # no sound that could be outside
         return []
-    return [f"its sound at {' and '.join(parts)} has no picture and is left out"]
+    begin = max(begin + shift, recording.picture.origin_seconds)
+    spans = (begin, recording.start), (recording.end, end + shift)
+    return [(first, last) for first, last in spans if last - first > _OUTSIDE_SECONDS]
+
+
+def _outside_note(
+    outside: Sequence[tuple[float, float]], origin: float, request: Request, heard: bool
+) -> str:
+    parts = " and ".join(f"{first - origin:.2f}..{last - origin:.2f} s" for first, last in outside)
+    said = f"its sound at {parts} has no picture"
+    if heard:
+        return f"{said}: predicted from the sound alone"
+    return f"{said} and is left out{'' if request.hear else ' (the network reads pictures alone)'}"
+
+
+def _sound_stretches(
+    parts: Sequence[tuple[float, float]], recording: Recording, layout: WindowLayout
+) -> list[_Stretch]:
+    """A stretch of sound alone for each part, seconds on the container's clock."""
+    fps = layout.input.fps
+    return [
+        _Stretch(
+            name=SOUND if len(parts) == 1 else f"{SOUND}{number}",
+            num_frames=max(1, round((last - begin) * fps)),
+            layout=layout,
+            offset=recording.offset,
+            first=round((begin - recording.start) * fps),
+        )
+        for number, (begin, last) in enumerate(parts)
+    ]
+
+
+def _spanned(
+    stretches: list[_Stretch], request: Request, why: str
+) -> tuple[list[_Stretch], tuple[tuple[int, str], ...]]:
+    """The stretches that spans are in, each with their windows; all, where none are asked for.
+
+    A span goes to the face that is seen for most of it, of such the largest; where none is for
+    half of it, to the sound alone if that is there.
+
+    Args:
+        stretches: Faces and sound.
+        request: With the spans.
+        why: Why there is no sound, if there is none.
+
+    Returns: the stretches, and of each span that is in none its number and why.
+
+    Raises: MediaError: ``no-span``: all are in none.
+    """
+    if request.spans is None:
+        return stretches, ()
+    missed: list[tuple[int, str]] = []
+    windows: dict[str, list[_Piece]] = {stretch.name: [] for stretch in stretches}
+    fps, offset = request.input.fps, stretches[0].offset
+    for number, span in enumerate(request.spans):
+        begin = round((span.start - offset) * fps)
+        end = max(begin + 1, round((span.end - offset) * fps))
+        ranked = [
+            (*stretch.share(begin, end), -place, stretch)
+            for place, stretch in enumerate(stretches)
+            if span.face in ("", stretch.name)
+        ]
+        seen, *_, chosen = max(ranked, default=(0.0, stretches[0]), key=lambda each: each[:-1])
+        if not seen:
+            low = offset + min(stretch.first for stretch in stretches) / fps
+            high = offset + max(stretch.first + stretch.num_frames for stretch in stretches) / fps
+            reason = f"there is no {span.face} in it"
+            if not span.face and span.start < high and span.end > low:
+                reason = f"no face is seen in it{f', and {why}' if why else ''}"
+            elif not span.face:
+                reason = f"it lies outside of what was seen and heard ({low:.2f}..{high:.2f} s)"
+            missed.append((number, reason))
+            continue
+        start = max(begin, chosen.first) - chosen.first
+        stop = min(end, chosen.first + chosen.num_frames) - chosen.first
+        windows[chosen.name].append(_Piece(number, start, stop - start, stop))
+    if len(missed) == len(request.spans):
+        raise MediaError(
+            "no-span", request.path, f"none of {len(missed)} spans has an answer: {missed[0][1]}"
+        )
+    used = [stretch for stretch in stretches if windows[stretch.name]]
+    for stretch in used:
+        stretch.ask(sorted(windows[stretch.name], key=lambda piece: piece.start + piece.end))
+    return used, tuple(missed)
 
 
 def _find_tracks(request: Request, recording: Recording) -> tuple[list[FaceTrack], list[str]]:
@@ -340,40 +444,38 @@ class _Cutter:
         """Take the frame at a position; gives the windows that are complete with it."""
         while self._coming and self._coming[0].first <= position:
             self._open.append(self._coming.pop(0))
-        for stretch in self._open:
-            with self._watch.stage("images"):
+        with self._watch.stage("images"):
+            for stretch in self._open:
                 stretch.put(position, frame)
-            while stretch.number < len(stretch.starts):
-                views = stretch.views(stretch.starts[stretch.number])
-                if views[-1][-1] + stretch.first > position:
-                    break
-                yield self._window(stretch, views)
-        self._open = [stretch for stretch in self._open if stretch.number < len(stretch.starts)]
+        yield from self._complete(position)
 
-    def heard(self) -> Iterator[Window]:
-        """The windows of sound alone."""
-        for stretch in self._all:
-            while stretch.number < len(stretch.starts):
-                yield self._window(stretch, stretch.views(stretch.starts[stretch.number]))
+    def rest(self) -> Iterator[Window]:
+        """The windows that no frame completes: of sound alone."""
+        self._open, self._coming = [*self._open, *self._coming], []
+        yield from self._complete(sys.maxsize)
 
-    def _window(self, stretch: _Stretch, views: list[np.ndarray]) -> Window:
-        fps = self._layout.input.fps
-        start = stretch.starts[stretch.number]
-        begin = stretch.offset + (stretch.first + start) / fps
-        clips = tuple(self._clip(stretch, view) for view in views)
+    def _complete(self, position: int) -> Iterator[Window]:
+        """Windows that end by a frame, in the order in which they do: sound goes by once."""
+        while ready := [stretch for stretch in self._open if stretch.last <= position]:
+            yield self._window(min(ready, key=lambda stretch: stretch.last))
+        self._open = [stretch for stretch in self._open if stretch.last < math.inf]
+
+    def _window(self, stretch: _Stretch) -> Window:
+        fps, piece = self._layout.input.fps, stretch.pieces[stretch.at]
+        begin = stretch.offset + (stretch.first + piece.start) / fps
         window = Window(
             track=stretch.name,
-            number=stretch.number,
+            number=piece.number,
             start_seconds=begin,
-            end_seconds=begin + stretch.length(start) / fps,
-            clips=clips,
+            end_seconds=begin + piece.length / fps,
+            clips=tuple(self._clip(stretch, view, piece.end) for view in stretch.views(piece)),
             thumbnail=stretch.thumbnail(),
         )
-        stretch.end_window()
+        stretch.go_on(stretch.at + 1)
         return window
 
-    def _clip(self, stretch: _Stretch, view: np.ndarray) -> Clip:
-        """One clip, with the sound that belongs to it in a sample of this stretch."""
+    def _clip(self, stretch: _Stretch, view: np.ndarray, stop: int) -> Clip:
+        """One clip, with the sound that belongs to it in a sample that ends at a frame."""
         frames = stretch.images(view)
         if self._sound is None:
             return Clip(frames=frames, waveform=None)
@@ -383,9 +485,18 @@ class _Cutter:
             origin = self._sound.number_at(self._start + stretch.first / input.fps)
             waveform, _ = self._sound.span(origin + begin, end - begin)
         # The sound of a sample is as long as its picture; beyond it there is none.
-        valid = max(0, min(end, round(stretch.num_frames / input.fps * input.sample_rate)) - begin)
+        valid = max(0, min(end, round(stop / input.fps * input.sample_rate)) - begin)
         waveform[valid:] = 0
         return Clip(frames=frames, waveform=waveform, num_samples=min(valid, end - begin))
+
+
+class _Piece(NamedTuple):
+    """A window of a stretch, or a clip of one; frames are counted in the stretch."""
+
+    number: int  # of the window
+    start: int
+    length: int
+    end: int  # where the sound that belongs to it does
 
 
 class _Stretch:
@@ -399,6 +510,7 @@ class _Stretch:
         num_frames: Of it, at the network's rate.
         layout: Of the windows.
         offset: Where its recording's frames begin, seconds after the recording's beginning.
+        first: Its first frame, counted in the recording; sound may begin before.
         track: The face; None for sound.
         recording: It is in; None for sound.
     """
@@ -410,34 +522,69 @@ class _Stretch:
         num_frames: int,
         layout: WindowLayout,
         offset: float = 0.0,
+        first: int = 0,
         track: FaceTrack | None = None,
         recording: Recording | None = None,
     ) -> None:
         self.name, self.num_frames, self.offset, self.track = name, num_frames, offset, track
-        self.first = 0 if track is None else track.first
-        self.starts = layout.starts(num_frames)
-        self.number = 0
+        self.first, self.spans = first, tuple[int, ...]()
         self._layout = layout
         self._images: dict[int, np.ndarray] = {}
-        count = min(_MOST_THUMBNAILS, len(self.starts))
-        self._pictured = set(np.linspace(0, len(self.starts) - 1, count).round().astype(int))
-        self._wanted = np.zeros(num_frames, dtype=bool)
         if track is not None and recording is not None:
             self._config = recording.config
             self._cutter = FaceCutter(track, recording.indices, self._config.face_size)
-            for start in self.starts:
-                for view in self.views(start):
-                    self._wanted[view] = True
+        self._plan(
+            [
+                _Piece(number, start, min(layout.window_frames, num_frames - start), num_frames)
+                for number, start in enumerate(layout.starts(num_frames))
+            ]
+        )
 
-    def length(self, start: int) -> int:
-        """Frames of the window that starts there."""
-        return min(self._layout.window_frames, self.num_frames - start)
+    def ask(self, windows: Sequence[_Piece]) -> None:
+        """Have other windows, numbered by their spans; in the order of their middles."""
+        self.spans = tuple(window.number for window in windows)
+        clip = self._layout.input.num_frames * self._layout.input.frame_stride
+        pieces = []
+        for number, (_, start, length, end) in enumerate(windows):
+            for view in self._views(start, length, math.ceil(length / clip)):
+                begin = int(view[0])
+                pieces.append(_Piece(number, begin, min(clip, end - begin), end))
+        self._plan(sorted(pieces, key=lambda piece: piece.start))
 
-    def views(self, start: int) -> list[np.ndarray]:
-        """(T,) frames, counted in this stretch, of each clip of the window that starts there."""
-        clip, length = self._layout.input, self.length(start)
-        clip_frames = clip.num_frames * clip.frame_stride
-        count = min(self._layout.num_clips, math.ceil(length / clip_frames))
+    def _plan(self, pieces: list[_Piece]) -> None:
+        self.pieces = pieces
+        count = min(_MOST_THUMBNAILS, len(pieces))
+        self._pictured = set(np.linspace(0, len(pieces) - 1, count).round().astype(int))
+        self._wanted = np.zeros(self.num_frames, dtype=bool)
+        for piece in pieces if self.track is not None else ():
+            for view in self.views(piece):
+                self._wanted[view] = True
+        self.go_on(0)
+
+    @property
+    def num_windows(self) -> int:
+        """How many different ones."""
+        return len(self.spans) or len(self.pieces)
+
+    def share(self, begin: int, end: int) -> tuple[float, float]:
+        """How much of a span of the recording's frames is here, and the area of its boxes.
+
+        Of sound half of that counts, and a little less: a face that is seen for half goes first.
+        """
+        low, high = max(begin, self.first), min(end, self.first + self.num_frames)
+        part = max(high - low, 0) / (end - begin)
+        if self.track is None or not part:
+            return 0.499 * part, 0.0
+        boxes = self.track.boxes[low - self.first : high - self.first]
+        return part, float(np.prod(boxes[:, 2:] - boxes[:, :2], axis=1).mean())
+
+    def views(self, piece: _Piece) -> list[np.ndarray]:
+        """(T,) frames, counted in this stretch, of each clip of a piece."""
+        return self._views(piece.start, piece.length, self._layout.num_clips)
+
+    def _views(self, start: int, length: int, most: int) -> list[np.ndarray]:
+        clip = self._layout.input
+        count = min(most, math.ceil(length / (clip.num_frames * clip.frame_stride)))
         return [
             start + view for view in test_views(length, clip.num_frames, clip.frame_stride, count)
         ]
@@ -445,7 +592,8 @@ class _Stretch:
     def wanted(self, num_frames: int) -> np.ndarray:
         """(num_frames,) bool, of the recording: which frames its windows need."""
         whole = np.zeros(num_frames, dtype=bool)
-        whole[self.first : self.first + self.num_frames] = self._wanted
+        if self.track is not None:
+            whole[self.first : self.first + self.num_frames] = self._wanted
         return whole
 
     def put(self, position: int, frame: np.ndarray) -> None:
@@ -465,19 +613,23 @@ class _Stretch:
 
     def thumbnail(self) -> bytes:
         """The middle image of the present window, small, if it is one to be shown."""
-        if self.track is None or self.number not in self._pictured:
+        if self.track is None or self.at not in self._pictured:
             return b""
-        start = self.starts[self.number]
-        middle = start + self.length(start) / 2
+        _, start, length, _ = self.pieces[self.at]
+        middle = start + length / 2
         place = min(self._images, key=lambda place: abs(place - middle))
         side = (_THUMBNAIL_PIXELS, _THUMBNAIL_PIXELS)
         small = cv2.resize(self._images[place], side, interpolation=cv2.INTER_AREA)
         return encode_jpeg(small, quality=85, chroma="420")
 
-    def end_window(self) -> None:
-        """Go on to the next window and drop what it does not need."""
-        self.number += 1
-        keep = self.starts[self.number] if self.number < len(self.starts) else math.inf
+    def go_on(self, at: int) -> None:
+        """Go on to a piece and drop what it does not need; ``last`` is its last frame, counted in
+        the recording.
+        """
+        self.at, self.last, keep = at, math.inf, math.inf
+        if at < len(self.pieces):
+            piece = self.pieces[at]
+            self.last, keep = self.first + int(self.views(piece)[-1][-1]), piece.start
         self._images = {place: image for place, image in self._images.items() if place >= keep}
 
 
@@ -510,8 +662,9 @@ def _followed(stretch: _Stretch, fps: float) -> Followed:
         name=stretch.name,
         start_seconds=stretch.offset + stretch.first / fps,
         end_seconds=stretch.offset + (stretch.first + stretch.num_frames) / fps,
-        num_windows=len(stretch.starts),
+        num_windows=stretch.num_windows,
         fps=fps,
+        spans=stretch.spans,
     )
     if stretch.track is None:
         return followed
