@@ -55,6 +55,7 @@ def predict(
     spans: Path | None = None,
     span_tiers: str | None = None,
     tiers: str | None = None,
+    min_confidence: float | None = None,
     overwrite: bool = False,
     device: str = "auto",
     precision: Literal["auto", "32-true", "bf16-mixed"] = "auto",
@@ -98,6 +99,9 @@ def predict(
         span_tiers: Tiers of the .TextGrid or .eaf to read, separated by commas; null: all.
         tiers: Also write the answers for annotation tools: eaf (ELAN), textgrid (Praat), vtt
             (subtitles), or several separated by commas.
+        min_confidence: Where no class is as probable (0 to 1), the prediction is "not sure"; the
+            probabilities are written all the same. null: the threshold that fine-tuning has
+            fitted, if it has (hicmae finetune, recipe.calibrate); 0: always the best class.
         overwrite: Replace results that are there; without it nothing is begun if any are.
         device: auto, cpu, cuda, ….
         precision: auto (bf16 where the machine computes in it), 32-true or bf16-mixed.
@@ -142,6 +146,7 @@ def predict(
             check_free(out / recording.name, overwrite=overwrite)
     model = load(checkpoint, device=device, precision=precision, batch_size=batch_size)
     config.layout(model.input)
+    model.confidence(min_confidence)
     config.prepared(model.preparation)
     console, errors = _console(sys.stdout), _console(sys.stderr)
     for note in model.notes:
@@ -164,6 +169,7 @@ def predict(
                         each_modality=each_modality,
                         progress=bar.show,
                         spans=asked.get(recording.path),
+                        min_confidence=min_confidence,
                     )
                     save_prediction(
                         prediction,
@@ -321,7 +327,8 @@ def _say(console: Console, recording: Source, prediction: Prediction, annotate: 
 def _line(track: TrackSummary) -> str:
     span = f"{track.track} {track.start_seconds:.1f}-{track.end_seconds:.1f} s"
     values = _means(track.mean, is_class=track.prediction is not None)
-    return f"{span}: {values} (mean of {track.num_windows} windows)"
+    unsure = f", not sure in {track.not_sure:.0%} of them" if track.not_sure else ""
+    return f"{span}: {values} (mean of {track.num_windows} windows{unsure})"
 
 
 def _means(values: Mapping[str, float], *, is_class: bool) -> str:

@@ -89,6 +89,7 @@ class EmotionPredictor:
         progress: Tell | None = None,
         on_window: Callable[[Window], None] | None = None,
         spans: Sequence[Span] | None = None,
+        min_confidence: float | None = None,
     ) -> Prediction:
         """Predict one recording.
 
@@ -103,12 +104,16 @@ class EmotionPredictor:
             on_window: Called with every window before the network is; for its filter bank
                 (``filter_bank``) or its frames.
             spans: One value for each of these, in place of windows (``read_spans`` reads files).
+            min_confidence: Where no class is as probable, the prediction is ``not sure``; none
+                given: the threshold of the checkpoint's calibration, if it has one.
 
         Raises:
+            ValueError: A confidence outside 0..1, or of real values.
             FileNotFoundError: There is no such file.
             PredictionError: It cannot be read, or does not hold what the network reads.
         """
         config = config if config is not None else WindowConfig(window=window, hop=hop)
+        least = self.confidence(min_confidence)
         with self.windows(path, config=config, progress=progress, spans=spans) as stream:
             found = stream.found
             kinds = {each.name: self._kinds(each, found, each_modality) for each in found.tracks}
@@ -145,7 +150,12 @@ class EmotionPredictor:
             labels=self.labels,
             modality=kinds[found.tracks[0].name][0],
             tracks=tuple(
-                _track(each, self.labels, kinds[each.name], windows[each.name], outputs[each.name])
+                replace(
+                    _track(
+                        each, self.labels, kinds[each.name], windows[each.name], outputs[each.name]
+                    ),
+                    min_confidence=least,
+                )
                 for each in found.tracks
             ),
             notes=(*found.notes, *finished.notes),
@@ -177,6 +187,19 @@ class EmotionPredictor:
             spans=spans,
             alone=True,
         )
+
+    def confidence(self, asked: float | None) -> float:
+        """The least probability of an answer: what is asked for, or else the checkpoint's own.
+
+        Raises: ValueError: outside 0..1, or of real values.
+        """
+        if asked is None:
+            return self.network.threshold
+        if self.labels.task != "classification":
+            raise ValueError("min_confidence is for classes; this network predicts real values")
+        if not 0 <= asked <= 1:
+            raise ValueError(f"min_confidence = {asked} (must lie in 0..1)")
+        return asked
 
     def filter_bank(self, clip: Clip) -> np.ndarray:
         """The filter bank (S, F) of a clip's sound, normalised as the network is given it.

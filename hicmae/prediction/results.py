@@ -508,6 +508,7 @@ def _drawn(prediction: Prediction, track: Track) -> DrawnTrack:
         boxes=track.boxes[["x0", "y0", "x1", "y1"]].to_numpy() if has_boxes else np.zeros((0, 4)),
         angles=track.boxes["angle"].to_numpy() if has_boxes else np.zeros(0),
         fps=prediction.fps if len(times) else 1.0,
+        min_confidence=track.min_confidence,
     )
 
 
@@ -565,7 +566,7 @@ def _heading(track: Track) -> str:
     summary = track.summary
     span = f"{track.start_seconds:.1f} to {track.end_seconds:.1f} s"
     if summary.prediction is not None:
-        mean = summary.mean[summary.prediction]
+        mean = max(summary.mean.values())
         return f"{track.name}, {span}: {printable(summary.prediction)} (mean {mean:.2f})"
     means = ", ".join(f"{printable(name)} {value:+.2f}" for name, value in summary.mean.items())
     return f"{track.name}, {span}: {means} on average"
