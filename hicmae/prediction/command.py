@@ -312,12 +312,6 @@ def _say(console: Console, recording: Source, prediction: Prediction, annotate: 
         said = f"{printable(speaker)}: {_means(mean, is_class=is_class)} (mean of the spans)"
         console.print(f"{name}: {said}", markup=False)
     notes = list(prediction.notes)
-    if prediction.missed:
-        number, why = next(iter(prediction.missed.items()))
-        notes.append(
-            f"{len(prediction.missed)} of {len(prediction.spans or ())} spans have no answer, as "
-            f"{number + 1}: {why}; see spans.csv"
-        )
     if annotate and not prediction.is_video:
         notes.append("no video to draw into: no annotated.mp4")
     for note in notes:

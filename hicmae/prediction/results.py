@@ -433,6 +433,7 @@ def _write_tables(prediction: Prediction, folder: Path) -> None:
     described = to_dict(prediction.summary) | {
         "checkpoint": prediction.checkpoint,
         "settings": to_dict(prediction.settings),
+        "min_confidence": prediction.tracks[0].min_confidence,
         "labels": to_dict(prediction.labels),
     }
     (folder / SUMMARY).write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")

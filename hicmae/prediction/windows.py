@@ -158,8 +158,7 @@ def cut_windows(request: Request, emit: Emit) -> None:
             for number, track in enumerate(tracks)
         ]
         stretches, missed = _spanned([*faces, *sounds], request, why)
-        found = _found(stretches, seconds, recording, recording.start, sound, notes, layout)
-        emit(replace(found, missed=missed))
+        emit(_found(stretches, seconds, recording, recording.start, sound, notes, layout, missed))
         teller.stage = "windows"
         cutter = _Cutter(stretches, layout, sound, recording.start, watch)
         positions = np.flatnonzero(cutter.needed(len(recording.indices)))
@@ -187,8 +186,7 @@ def _hear(
     notes = ["no picture: predicted from the sound alone"] if request.see else []
     start = sound.start_seconds
     stretches, missed = _spanned([stretch], request, "")
-    found = _found(stretches, seconds, None, start, sound, notes, layout)
-    emit(replace(found, missed=missed))
+    emit(_found(stretches, seconds, None, start, sound, notes, layout, missed))
     teller = _Teller(emit, seconds, stage="windows")
     for window in _Cutter(stretches, layout, sound, start, watch).rest():
         teller(window.end_seconds)
@@ -641,11 +639,15 @@ def _found(
     sound: SoundSpans | None,
     notes: list[str],
     layout: WindowLayout,
+    missed: tuple[tuple[int, str], ...],
 ) -> Found:
     fps = layout.input.fps
     clip = layout.input.clip_seconds
     if seconds < clip - 0.5 / fps:
         notes = [*notes, f"shorter than the network's clip ({seconds:.2f} of {clip:.2f} s)"]
+    if missed:
+        number, why = missed[0]
+        notes = [*notes, f"{len(missed)} of the spans have no answer, as the {number + 1}.: {why}"]
     return Found(
         tracks=tuple(_followed(stretch, fps) for stretch in stretches),
         seconds=seconds,
@@ -654,6 +656,7 @@ def _found(
         start_seconds=start,
         has_sound=sound is not None,
         notes=tuple(notes),
+        missed=missed,
     )
 
 
