@@ -9,22 +9,18 @@ from __future__ import annotations
 
 import functools
 import math
-import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
 
 import av
-import cv2
 import numpy as np
 
 from hicmae.bench import Stopwatch
 from hicmae.media.boxes import boxes_of
 from hicmae.media.container import open_container, packets_of
-from hicmae.media.crops import FaceCutter, decode_jpeg, encode_jpeg
 from hicmae.media.errors import MediaError
 from hicmae.media.faces import FaceConfig, FaceDetector
 from hicmae.media.recording import Finder, Recording, open_pictures, shared_detector, sound_file
@@ -32,7 +28,6 @@ from hicmae.media.sound_decoding import sound_stream
 from hicmae.media.sound_spans import SoundSpans
 from hicmae.media.tracking import FaceTrack
 from hicmae.prediction.messages import (
-    Clip,
     Finished,
     Followed,
     Found,
@@ -42,15 +37,14 @@ from hicmae.prediction.messages import (
     WindowLayout,
 )
 from hicmae.prediction.spans import Span
+from hicmae.prediction.stretches import Cutter, Piece, Stretch
 from hicmae.settings import InputConfig
-from hicmae.views import sound_span, test_views
 
 Emit = Callable[[StageProgress | Found | Window | Finished], None]
 
 SOUND = "sound"
 _PROGRESS_SECONDS = 0.25
 _OUTSIDE_SECONDS = 1.0  # sound without a picture is worth a note from here on
-_THUMBNAIL_PIXELS, _MOST_THUMBNAILS = 96, 12
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,7 +140,7 @@ def cut_windows(request: Request, emit: Emit) -> None:
         parts = whole if request.spans is not None or not tracks else heard
         sounds = [] if sound is None else _sound_stretches(parts, recording, layout)
         faces = [
-            _Stretch(
+            Stretch(
                 name=f"face{number}",
                 num_frames=len(track.boxes),
                 layout=layout,
@@ -160,7 +154,7 @@ def cut_windows(request: Request, emit: Emit) -> None:
         stretches, missed = _spanned([*faces, *sounds], request, why)
         emit(_found(stretches, seconds, recording, recording.start, sound, notes, layout, missed))
         teller.stage = "windows"
-        cutter = _Cutter(stretches, layout, sound, recording.start, watch)
+        cutter = Cutter(stretches, layout, sound, recording.start, watch)
         positions = np.flatnonzero(cutter.needed(len(recording.indices)))
         frames = recording.frames(positions) if len(positions) else iter(())
         for position, frame in zip(positions.tolist(), frames, strict=True):
@@ -182,13 +176,13 @@ def _hear(
         sound = stack.enter_context(_open_sound(request, None))
     seconds = num_samples / sound.sample_rate
     num_frames = max(1, math.floor(seconds * layout.input.fps + 0.5))
-    stretch = _Stretch(name=SOUND, num_frames=num_frames, layout=layout)
+    stretch = Stretch(name=SOUND, num_frames=num_frames, layout=layout)
     notes = ["no picture: predicted from the sound alone"] if request.see else []
     start = sound.start_seconds
     stretches, missed = _spanned([stretch], request, "")
     emit(_found(stretches, seconds, None, start, sound, notes, layout, missed))
     teller = _Teller(emit, seconds, stage="windows")
-    for window in _Cutter(stretches, layout, sound, start, watch).rest():
+    for window in Cutter(stretches, layout, sound, start, watch).rest():
         teller(window.end_seconds)
         emit(window)
     emit(_finished(watch, sound, request.preparation))
@@ -266,11 +260,11 @@ def _outside_note(
 
 def _sound_stretches(
     parts: Sequence[tuple[float, float]], recording: Recording, layout: WindowLayout
-) -> list[_Stretch]:
+) -> list[Stretch]:
     """A stretch of sound alone for each part, seconds on the container's clock."""
     fps = layout.input.fps
     return [
-        _Stretch(
+        Stretch(
             name=SOUND if len(parts) == 1 else f"{SOUND}{number}",
             num_frames=max(1, round((last - begin) * fps)),
             layout=layout,
@@ -282,8 +276,8 @@ def _sound_stretches(
 
 
 def _spanned(
-    stretches: list[_Stretch], request: Request, why: str
-) -> tuple[list[_Stretch], tuple[tuple[int, str], ...]]:
+    stretches: list[Stretch], request: Request, why: str
+) -> tuple[list[Stretch], tuple[tuple[int, str], ...]]:
     """The stretches that spans are in, each with their windows; all, where none are asked for.
 
     A span goes to the face that is seen for most of it, of such the largest; where none is for
@@ -301,7 +295,7 @@ def _spanned(
     if request.spans is None:
         return stretches, ()
     missed: list[tuple[int, str]] = []
-    windows: dict[str, list[_Piece]] = {stretch.name: [] for stretch in stretches}
+    windows: dict[str, list[Piece]] = {stretch.name: [] for stretch in stretches}
     fps, offset = request.input.fps, stretches[0].offset
     for number, span in enumerate(request.spans):
         begin = round((span.start - offset) * fps)
@@ -324,7 +318,7 @@ def _spanned(
             continue
         start = max(begin, chosen.first) - chosen.first
         stop = min(end, chosen.first + chosen.num_frames) - chosen.first
-        windows[chosen.name].append(_Piece(number, start, stop - start, stop))
+        windows[chosen.name].append(Piece(number, start, stop - start, stop))
     if len(missed) == len(request.spans):
         raise MediaError(
             "no-span", request.path, f"none of {len(missed)} spans has an answer: {missed[0][1]}"
@@ -407,232 +401,8 @@ class _Teller:
             self._emit(StageProgress(stage=self.stage, done=seconds, total=self._total))
 
 
-class _Cutter:
-    """The stretches of a recording while its frames go by.
-
-    Args:
-        stretches: In the order in which they begin.
-        layout: Of the windows.
-        sound: Of the recording, if there is any.
-        start: Where the recording begins on the container's clock, seconds.
-        watch: Counts the stages ``images`` and ``sound``.
-    """
-
-    def __init__(
-        self,
-        stretches: list[_Stretch],
-        layout: WindowLayout,
-        sound: SoundSpans | None,
-        start: float,
-        watch: Stopwatch,
-    ) -> None:
-        self._all, self._layout, self._sound = stretches, layout, sound
-        self._start, self._watch = start, watch
-        self._coming = sorted(stretches, key=lambda stretch: stretch.first)
-        self._open: list[_Stretch] = []
-
-    def needed(self, num_frames: int) -> np.ndarray:
-        """(num_frames,) bool: which frames of the recording any window needs."""
-        needed = np.zeros(num_frames, dtype=bool)
-        for stretch in self._all:
-            needed |= stretch.wanted(num_frames)
-        return needed
-
-    def take(self, position: int, frame: np.ndarray) -> Iterator[Window]:
-        """Take the frame at a position; gives the windows that are complete with it."""
-        while self._coming and self._coming[0].first <= position:
-            self._open.append(self._coming.pop(0))
-        with self._watch.stage("images"):
-            for stretch in self._open:
-                stretch.put(position, frame)
-        yield from self._complete(position)
-
-    def rest(self) -> Iterator[Window]:
-        """The windows that no frame completes: of sound alone."""
-        self._open, self._coming = [*self._open, *self._coming], []
-        yield from self._complete(sys.maxsize)
-
-    def _complete(self, position: int) -> Iterator[Window]:
-        """Windows that end by a frame, in the order in which they do: sound goes by once."""
-        while ready := [stretch for stretch in self._open if stretch.last <= position]:
-            yield self._window(min(ready, key=lambda stretch: stretch.last))
-        self._open = [stretch for stretch in self._open if stretch.last < math.inf]
-
-    def _window(self, stretch: _Stretch) -> Window:
-        fps, piece = self._layout.input.fps, stretch.pieces[stretch.at]
-        begin = stretch.offset + (stretch.first + piece.start) / fps
-        window = Window(
-            track=stretch.name,
-            number=piece.number,
-            start_seconds=begin,
-            end_seconds=begin + piece.length / fps,
-            clips=tuple(self._clip(stretch, view, piece.end) for view in stretch.views(piece)),
-            thumbnail=stretch.thumbnail(),
-        )
-        stretch.go_on(stretch.at + 1)
-        return window
-
-    def _clip(self, stretch: _Stretch, view: np.ndarray, stop: int) -> Clip:
-        """One clip, with the sound that belongs to it in a sample that ends at a frame."""
-        frames = stretch.images(view)
-        if self._sound is None:
-            return Clip(frames=frames, waveform=None)
-        input = self._layout.input
-        with self._watch.stage("sound"):
-            begin, end = sound_span(int(view[0]), input)
-            origin = self._sound.number_at(self._start + stretch.first / input.fps)
-            waveform, _ = self._sound.span(origin + begin, end - begin)
-        # The sound of a sample is as long as its picture; beyond it there is none.
-        valid = max(0, min(end, round(stop / input.fps * input.sample_rate)) - begin)
-        waveform[valid:] = 0
-        return Clip(frames=frames, waveform=waveform, num_samples=min(valid, end - begin))
-
-
-class _Piece(NamedTuple):
-    """A window of a stretch, or a clip of one; frames are counted in the stretch."""
-
-    number: int  # of the window
-    start: int
-    length: int
-    end: int  # where the sound that belongs to it does
-
-
-class _Stretch:
-    """One face from its first to its last frame, or the sound, and the windows open in it.
-
-    The images that windows need are cut out once and dropped with the last window. They go through
-    the JPEG codec as those of shards do: the network sees what it was trained on.
-
-    Args:
-        name: Of the track.
-        num_frames: Of it, at the network's rate.
-        layout: Of the windows.
-        offset: Where its recording's frames begin, seconds after the recording's beginning.
-        first: Its first frame, counted in the recording; sound may begin before.
-        track: The face; None for sound.
-        recording: It is in; None for sound.
-    """
-
-    def __init__(
-        self,
-        *,
-        name: str,
-        num_frames: int,
-        layout: WindowLayout,
-        offset: float = 0.0,
-        first: int = 0,
-        track: FaceTrack | None = None,
-        recording: Recording | None = None,
-    ) -> None:
-        self.name, self.num_frames, self.offset, self.track = name, num_frames, offset, track
-        self.first, self.spans = first, tuple[int, ...]()
-        self._layout = layout
-        self._images: dict[int, np.ndarray] = {}
-        if track is not None and recording is not None:
-            self._config = recording.config
-            self._cutter = FaceCutter(track, recording.indices, self._config.face_size)
-        self._plan(
-            [
-                _Piece(number, start, min(layout.window_frames, num_frames - start), num_frames)
-                for number, start in enumerate(layout.starts(num_frames))
-            ]
-        )
-
-    def ask(self, windows: Sequence[_Piece]) -> None:
-        """Have other windows, numbered by their spans; in the order of their middles."""
-        self.spans = tuple(window.number for window in windows)
-        clip = self._layout.input.num_frames * self._layout.input.frame_stride
-        pieces = []
-        for number, (_, start, length, end) in enumerate(windows):
-            for view in self._views(start, length, math.ceil(length / clip)):
-                begin = int(view[0])
-                pieces.append(_Piece(number, begin, min(clip, end - begin), end))
-        self._plan(sorted(pieces, key=lambda piece: piece.start))
-
-    def _plan(self, pieces: list[_Piece]) -> None:
-        self.pieces = pieces
-        count = min(_MOST_THUMBNAILS, len(pieces))
-        self._pictured = set(np.linspace(0, len(pieces) - 1, count).round().astype(int))
-        self._wanted = np.zeros(self.num_frames, dtype=bool)
-        for piece in pieces if self.track is not None else ():
-            for view in self.views(piece):
-                self._wanted[view] = True
-        self.go_on(0)
-
-    @property
-    def num_windows(self) -> int:
-        """How many different ones."""
-        return len(self.spans) or len(self.pieces)
-
-    def share(self, begin: int, end: int) -> tuple[float, float]:
-        """How much of a span of the recording's frames is here, and the area of its boxes.
-
-        Of sound half of that counts, and a little less: a face that is seen for half goes first.
-        """
-        low, high = max(begin, self.first), min(end, self.first + self.num_frames)
-        part = max(high - low, 0) / (end - begin)
-        if self.track is None or not part:
-            return 0.499 * part, 0.0
-        boxes = self.track.boxes[low - self.first : high - self.first]
-        return part, float(np.prod(boxes[:, 2:] - boxes[:, :2], axis=1).mean())
-
-    def views(self, piece: _Piece) -> list[np.ndarray]:
-        """(T,) frames, counted in this stretch, of each clip of a piece."""
-        return self._views(piece.start, piece.length, self._layout.num_clips)
-
-    def _views(self, start: int, length: int, most: int) -> list[np.ndarray]:
-        clip = self._layout.input
-        count = min(most, math.ceil(length / (clip.num_frames * clip.frame_stride)))
-        return [
-            start + view for view in test_views(length, clip.num_frames, clip.frame_stride, count)
-        ]
-
-    def wanted(self, num_frames: int) -> np.ndarray:
-        """(num_frames,) bool, of the recording: which frames its windows need."""
-        whole = np.zeros(num_frames, dtype=bool)
-        if self.track is not None:
-            whole[self.first : self.first + self.num_frames] = self._wanted
-        return whole
-
-    def put(self, position: int, frame: np.ndarray) -> None:
-        """Cut this face out of a frame of the recording, if a window needs it."""
-        place = position - self.first
-        if not (0 <= place < self.num_frames and self._wanted[place]):
-            return
-        image = self._cutter.cut(frame, place)
-        quality, chroma = self._config.jpeg_quality, self._config.chroma
-        self._images[place] = decode_jpeg(encode_jpeg(image, quality=quality, chroma=chroma))
-
-    def images(self, view: np.ndarray) -> np.ndarray | None:
-        """(T, H, W, 3) of a clip; None for sound."""
-        if self.track is None:
-            return None
-        return np.stack([self._images[place] for place in view.tolist()])
-
-    def thumbnail(self) -> bytes:
-        """The middle image of the present window, small, if it is one to be shown."""
-        if self.track is None or self.at not in self._pictured:
-            return b""
-        _, start, length, _ = self.pieces[self.at]
-        middle = start + length / 2
-        place = min(self._images, key=lambda place: abs(place - middle))
-        side = (_THUMBNAIL_PIXELS, _THUMBNAIL_PIXELS)
-        small = cv2.resize(self._images[place], side, interpolation=cv2.INTER_AREA)
-        return encode_jpeg(small, quality=85, chroma="420")
-
-    def go_on(self, at: int) -> None:
-        """Go on to a piece and drop what it does not need; ``last`` is its last frame, counted in
-        the recording.
-        """
-        self.at, self.last, keep = at, math.inf, math.inf
-        if at < len(self.pieces):
-            piece = self.pieces[at]
-            self.last, keep = self.first + int(self.views(piece)[-1][-1]), piece.start
-        self._images = {place: image for place, image in self._images.items() if place >= keep}
-
-
 def _found(
-    stretches: list[_Stretch],
+    stretches: list[Stretch],
     seconds: float,
     recording: Recording | None,
     start: float,
@@ -660,7 +430,7 @@ def _found(
     )
 
 
-def _followed(stretch: _Stretch, fps: float) -> Followed:
+def _followed(stretch: Stretch, fps: float) -> Followed:
     followed = Followed(
         name=stretch.name,
         start_seconds=stretch.offset + stretch.first / fps,
