@@ -445,6 +445,8 @@ def _lines(prediction: Prediction) -> Iterator[dict[str, Any]]:
         predictions = track.predictions
         for number, (start, end) in enumerate(track.spans.tolist()):
             line: dict[str, Any] = {"track": track.name, "start": start, "end": end}
+            if track.span_numbers:
+                line["span"] = track.span_numbers[number]
             values = track.values[number]
             if prediction.labels.task == "classification":
                 line["prediction"] = predictions[number]

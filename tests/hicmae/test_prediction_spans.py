@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import itertools
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -254,6 +255,9 @@ def test_praat_elan_and_players_read_the_tiers(
         ("ben", *answers.loc[[3], ["start", "end", "prediction"]].to_numpy().tolist()),
         ("ben 2", *answers.loc[[4], ["start", "end", "prediction"]].to_numpy().tolist()),
     ]
+    lines = [json.loads(line) for line in (folder / "timeline.jsonl").read_text().splitlines()]
+    told = {line["span"]: line["prediction"] for line in lines}
+    assert [told[number] for number in range(5)] == answers["prediction"].tolist()
     eaf = Eaf(folder / "timeline.eaf")
     grid = parselmouth.read(str(folder / "timeline.TextGrid"))
     names = [
@@ -284,15 +288,15 @@ def test_praat_elan_and_players_read_the_tiers(
     cues = WebVTT.read(str(folder / "timeline.vtt"), strict=True)
     assert [cue.voice for cue in cues] == ["anna", "ben", "anna", "ben", "anna"]
 
-    lines = pandas.read_csv(tmp_path / "windows" / "a b.mp4" / "timeline.csv")
+    table = pandas.read_csv(tmp_path / "windows" / "a b.mp4" / "timeline.csv")
     marks = Eaf(tmp_path / "windows" / "a b.mp4" / "timeline.eaf").get_annotation_data_for_tier(
         "face0 probability"
     )
-    edges = [0.0, *((lines["start"] + lines["end"]) / 2).rolling(2).mean().dropna(), 2.0]
+    edges = [0.0, *((table["start"] + table["end"]) / 2).rolling(2).mean().dropna(), 2.0]
     assert [(a / 1000, b / 1000) for a, b, _ in marks] == [
         pytest.approx(pair, abs=2e-3) for pair in itertools.pairwise(edges)
     ]
-    best = lines[list(CLASSES)].max(axis=1)
+    best = table[list(CLASSES)].max(axis=1)
     assert [text for _, _, text in marks] == [f"{value:.2f}" for value in best]
 
 
