@@ -181,17 +181,22 @@ class Stretch:
         """How many different ones."""
         return len(self.spans) or len(self.pieces)
 
+    def part(self, begin: int, end: int) -> tuple[int, int]:
+        """What of a span of the recording's frames is here, counted here."""
+        low, high = max(begin - self.first, 0), min(end - self.first, self.num_frames)
+        return low, max(low, high)
+
     def share(self, begin: int, end: int) -> tuple[float, float]:
         """How much of a span of the recording's frames is here, and the area of its boxes.
 
         Of sound half of that counts, and a little less: a face that is seen for half goes first.
         """
-        low, high = max(begin, self.first), min(end, self.first + self.num_frames)
-        part = max(high - low, 0) / (end - begin)
-        if self.track is None or not part:
-            return 0.499 * part, 0.0
-        boxes = self.track.boxes[low - self.first : high - self.first]
-        return part, float(np.prod(boxes[:, 2:] - boxes[:, :2], axis=1).mean())
+        low, high = self.part(begin, end)
+        share = (high - low) / (end - begin)
+        if self.track is None or not share:
+            return 0.499 * share, 0.0
+        boxes = self.track.boxes[low:high]
+        return share, float(np.prod(boxes[:, 2:] - boxes[:, :2], axis=1).mean())
 
     def views(self, piece: Piece) -> list[np.ndarray]:
         """(T,) frames, counted in this stretch, of each clip of a piece."""

@@ -316,8 +316,7 @@ def _spanned(
                 reason = f"it lies outside of what was seen and heard ({low:.2f}..{high:.2f} s)"
             missed.append((number, reason))
             continue
-        start = max(begin, chosen.first) - chosen.first
-        stop = min(end, chosen.first + chosen.num_frames) - chosen.first
+        start, stop = chosen.part(begin, end)
         windows[chosen.name].append(Piece(number, start, stop - start, stop))
     if len(missed) == len(request.spans):
         raise MediaError(
