@@ -10,7 +10,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from hicmae.devices import autocast
+from hicmae.devices import autocast, send
 
 
 def by_presence(
@@ -42,13 +42,12 @@ def by_presence(
             continue
         pictures = sounds = None
         if has_video and video is not None:
-            pictures = video[rows.to(video.device, non_blocking=True)]
+            pictures = video[send(rows, video.device)]
         if has_sound and fbank is not None:
-            sounds = fbank[rows.to(fbank.device, non_blocking=True)]
+            sounds = fbank[send(rows, fbank.device)]
         parts.append(network(pictures, sounds))
         places.append(rows)
-    back = torch.cat(places).argsort().to(parts[0].device, non_blocking=True)
-    return torch.cat(parts)[back]
+    return torch.cat(parts)[send(torch.cat(places).argsort(), parts[0].device)]
 
 
 @torch.inference_mode()
@@ -63,6 +62,7 @@ def clip_values(
     std: Tensor | None = None,
     seen: Tensor | None = None,
     heard: Tensor | None = None,
+    temperature: float = 1.0,
 ) -> tuple[Tensor, Tensor]:
     """Ask a network about clips.
 
@@ -76,6 +76,7 @@ def clip_values(
         std: (C,) their standard deviation.
         seen: Where some lack a modality, as of ``by_presence``.
         heard: Likewise.
+        temperature: Of the softmax of classes.
 
     Returns: probabilities, or real values in the labels' own unit, and what the network gave
         before; both (B, C) float32.
@@ -84,7 +85,8 @@ def clip_values(
     assert given is not None, "a clip has picture or sound"
     with autocast(precision, given.device):
         outputs = by_presence(network, video, fbank, seen, heard)
-    return outputs_to_values(outputs, task=task, mean=mean, std=std), outputs.float()
+    scaled = outputs.float() / temperature if task == "classification" else outputs
+    return outputs_to_values(scaled, task=task, mean=mean, std=std), outputs.float()
 
 
 def outputs_to_values(

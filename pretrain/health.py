@@ -14,6 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from hicmae.devices import send
 from hicmae.encoder import EncoderOutput
 from hicmae.masks import random_masks, tube_masks
 from hicmae.objective.gathering import are_several
@@ -137,8 +138,8 @@ def feature_numbers(
     encoded = model.encoder(
         video,
         fbank,
-        video_keep=cells.keep.to(device, non_blocking=True),
-        fbank_keep=patches.keep.to(device, non_blocking=True),
+        video_keep=send(cells.keep, device),
+        fbank_keep=send(patches.keep, device),
     )
     levels = _pooled(encoded, model.encoder.layers)
     present = (presence or whole(batch, device)).both

@@ -65,7 +65,7 @@ class DataConfig:
             of its sound. Contrast is between clips that have both.
         sound: The same of the sound.
         on_bad: What a bad sample or shard does: ``raise`` stops with its name, ``skip`` leaves it
-            out, counted by cause.
+            out, counted by cause; a black, silent clip that no loss counts takes its place.
         max_bad: With ``skip``, how many bad samples a run bears before it stops, saved: below 1 a
             share of the samples so far (of 200 at least), from 1 on a count. Samples that the
             index knows to lack picture or sound are no part of it.
@@ -169,7 +169,8 @@ class HardwareConfig:
             few hundred steps on).
         recompute: Whether each layer's activations are computed again in the backward pass
             instead of being kept (gradient checkpointing): a third more time, less memory.
-        timeout_seconds: Longest that a process waits for another one before it gives up.
+        timeout_seconds: Longest that a process waits for another one before it gives up; of one
+            that has died it hears at once.
     """
 
     devices: int | Literal["auto"] = "auto"

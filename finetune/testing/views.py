@@ -199,7 +199,7 @@ def _all_crops(
         for name in ("seen", "heard")
         if name in batch and video is not None and fbank is not None
     }
-    units = {}
+    units: dict[str, Any] = {}
     if labels.task == "regression":
         units = {
             name: torch.tensor(values, dtype=torch.float32, device=running.machine.device)

@@ -19,7 +19,10 @@ from hicmae.objective import (
     video_target,
 )
 from hicmae.objective.gathering import all_rows
+from hicmae.pretraining import HiCMAE
+from hicmae.settings import ModelConfig, ObjectiveConfig
 from pretrain.health import spread
+from tests.hicmae.test_encoder import clip
 
 TEMPERATURE = 0.07
 
@@ -68,7 +71,7 @@ def test_clips_that_are_not_there_are_nobodys_negatives_and_have_no_gradient() -
     assert not any(part.any() for part in torch.autograd.grad(none.loss, (video, audio)))
 
 
-def _two_ranks(rank: int, folder: str) -> None:
+def _two_ranks(rank: int, folder: str, config: ModelConfig) -> None:
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank,
                             world_size=2)  # fmt: skip
     for split in (3, 2, 0):  # of three places, the second process has so many clips
@@ -95,7 +98,39 @@ def _two_ranks(rank: int, folder: str) -> None:
         wanted.loss.backward()
         torch.testing.assert_close(found / 2, torch.stack((wanted.loss.detach(), wanted.accuracy)))
         torch.testing.assert_close(weight.grad / 2, alone.grad)
+    _whole_step(rank, config)
     _unequal(rank)
+
+
+def _whole_step(rank: int, config: ModelConfig) -> None:
+    """All losses, of a batch of two clips and one of two of which one is there."""
+    torch.manual_seed(0)
+    network = HiCMAE(config, ObjectiveConfig(negatives="global"))
+    video, fbank = clip(config, batch=3)
+    hidden = torch.zeros(3, config.num_video_tokens, dtype=torch.bool)
+    hidden[:, ::2] = True
+    bank = torch.zeros(3, config.num_audio_tokens, dtype=torch.bool)
+    bank[:, ::2] = True
+    present = torch.tensor([True, not rank])
+    # The third clip's place is taken by noise.
+    mine = [part[2 * rank : 2 * rank + 2] for part in (video, fbank, hidden, bank)]
+    mine = [torch.cat((part, part[:1] * 2))[:2] if rank else part for part in mine]
+    mine[2:] = [part.bool() for part in mine[2:]]
+    presence = find_presence(present, present)
+    found = network(*mine[:2], video_mask=mine[2], fbank_mask=mine[3], presence=presence)
+    found.loss.backward()
+    terms = torch.stack([found.loss.detach(), *found.terms.values()])
+    gradients = {n: p.grad.clone() for n, p in network.named_parameters()}
+    for sums in (terms, *gradients.values()):
+        dist.all_reduce(sums)
+    network.zero_grad()
+    object.__setattr__(network.losses[-1].settings, "negatives", "local")
+    wanted = network(video, fbank, video_mask=hidden, fbank_mask=bank)
+    wanted.loss.backward()
+    expected = torch.stack([wanted.loss.detach(), *wanted.terms.values()])
+    torch.testing.assert_close(terms / 2, expected)
+    for name, parameter in network.named_parameters():
+        torch.testing.assert_close(gradients[name] / 2, parameter.grad, msg=name)
 
 
 def _unequal(rank: int) -> None:
@@ -126,10 +161,12 @@ def _unequal(rank: int) -> None:
 
 @pytest.mark.slow
 def test_global_negatives_on_two_processes_equal_one_process_with_all_clips(
-    tmp_path: Path,
+    tmp_path: Path, tiny_model_config: ModelConfig
 ) -> None:
     """Also where the second process lacks some of its clips, or all."""
-    mp.start_processes(_two_ranks, args=(str(tmp_path),), nprocs=2, start_method="spawn")
+    mp.start_processes(
+        _two_ranks, args=(str(tmp_path), tiny_model_config), nprocs=2, start_method="spawn"
+    )
 
 
 def test_video_target_standardises_each_channel_and_takes_the_difference() -> None:
