@@ -5,12 +5,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hicmae import blocks
+from hicmae import blocks, fused
 
 
 def _attended(scores_bytes: int, monkeypatch: pytest.MonkeyPatch) -> tuple[Tensor, ...]:
     """Attention of 5 clips to fewer tokens, and the gradients of queries, keys and values."""
-    monkeypatch.setattr(blocks, "_SCORES_BYTES", scores_bytes)
+    monkeypatch.setattr(fused, "SCORES_BYTES", scores_bytes)
     generator = torch.Generator().manual_seed(0)
     shapes = ((5, 2, 12, 8), (5, 2, 7, 8), (5, 2, 7, 8))
     inputs = [
@@ -40,7 +40,7 @@ def test_plain_products_are_the_fused_kernel_to_bfloat16(monkeypatch: pytest.Mon
     query, key, value = (
         torch.randn(3, 2, 40, 16, generator=generator).bfloat16() for _ in range(3)
     )
-    monkeypatch.setattr(blocks, "_SCORES_BYTES", 2 * 40 * 40 * 2)
+    monkeypatch.setattr(fused, "SCORES_BYTES", 2 * 40 * 40 * 2)
     exact = F.scaled_dot_product_attention(query.float(), key.float(), value.float())
     # bfloat16 has 8 bits: scores up to 6 or so are rounded to 1/64, and so on.
     torch.testing.assert_close(
