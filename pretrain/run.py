@@ -199,7 +199,13 @@ def _train(plan: Plan, console: Console, *, resume: bool, overwrite: bool) -> in
     # checkpoint holds what the meter has counted and all processes have agreed on.
     meter = StepMeter(log_every=log.log_every, epoch_clips=plan.found.num_clips, sinks=sinks)
     stopper = StopOnSignal()
-    guard = FiniteGuard(out, max_skipped=config.max_skipped_steps, say=console.print)
+    guard = FiniteGuard(
+        out,
+        max_skipped=config.max_skipped_steps,
+        say=console.print,
+        look_every=log.log_every,
+        read=meter.read,
+    )
     bad_samples = BadSamples(config.data.max_bad)
     callbacks: list[pl.Callback] = [guard, bad_samples]
     if log.health_every:

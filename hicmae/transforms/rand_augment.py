@@ -22,6 +22,7 @@ from einops import rearrange
 from torch import Tensor
 from torchvision.transforms.v2 import functional
 
+from hicmae.devices import send
 from hicmae.transforms.draws import uniform
 
 # What stands where a moved picture leaves nothing. Source: timm.
@@ -105,7 +106,7 @@ def rand_augment(frames: Tensor, draws: Draws) -> Tensor:
                 groups.setdefault("geometry" if name in _GEOMETRY else name, []).append(clip)
         for name, clips in groups.items():
             level, sign = draws.level[clips, step], draws.sign[clips, step]
-            rows = torch.tensor(clips, device=frames.device)
+            rows = send(torch.tensor(clips), frames.device)
             images = frames[rows]  # (b, T, 3, H, W)
             if name == "geometry":
                 names = [OPERATIONS[chosen[clip]] for clip in clips]
@@ -165,13 +166,12 @@ def move(images: Tensor, maps: Tensor) -> Tensor:
     places = torch.stack(
         [x.expand(height, width), y[:, None].expand(height, width), torch.ones_like(x + y[:, None])]
     )  # (3, H, W)
-    size = torch.tensor([width, height], device=device, dtype=torch.float32)
     with torch.autocast(device.type, enabled=False):
-        source = torch.einsum("bij,jhw->bhwi", maps.to(device, non_blocking=True), places)
-        inside = ((source >= 0) & (source < size)).all(dim=-1)  # (b, H, W)
+        across, down = torch.einsum("bij,jhw->ibhw", send(maps, device), places)  # (b, H, W) each
+        inside = (across >= 0) & (across < width) & (down >= 0) & (down < height)
         moved = torch.nn.functional.grid_sample(
             rearrange(images, "b t c h w -> b (t c) h w").float(),
-            source * (2 / size) - 1,
+            torch.stack((across * (2 / width) - 1, down * (2 / height) - 1), dim=-1),
             mode="bilinear",
             padding_mode="border",
             align_corners=False,
@@ -190,7 +190,7 @@ def _blend(images: Tensor, plain: Tensor | float, level: Tensor, sign: Tensor) -
 
 def _each(values: Tensor, images: Tensor) -> Tensor:
     """One value a clip, (b,), on the device of the images and in their shape."""
-    return values.view(-1, 1, 1, 1, 1).to(images.device, non_blocking=True)
+    return send(values.view(-1, 1, 1, 1, 1), images.device)
 
 
 def _posterize(images: Tensor, level: Tensor, sign: Tensor) -> Tensor:
