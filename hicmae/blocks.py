@@ -169,16 +169,19 @@ def set_grad_checkpointing(network: nn.Module, enable: bool = True) -> None:
 def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """Attention of (B, heads, N, d) to (B, heads, M, d): softmax(query key' / sqrt(d)) value.
 
-    PyTorch's fused kernel, but for bfloat16 on a CPU, where forward and backward of two plain
-    products took a third of its time (112 against 367 ms for 4 clips of 800 tokens with 8 heads,
-    7 against 28 ms for 32 clips of 128 tokens with 4, on two cores with AVX-512 BF16). These go a
-    few clips at a time, see ``SCORES_BYTES``.
+    PyTorch's fused kernel, but for gradients in bfloat16 on a CPU, where forward and backward of
+    two plain products took a third of its time (112 against 367 ms for 4 clips of 800 tokens with 8
+    heads, 7 against 28 ms for 32 clips of 128 tokens with 4, on two cores with AVX-512 BF16). These
+    go a few clips at a time, see ``SCORES_BYTES``; ``fused.attend`` is for what suits it.
     """
-    if query.device.type != "cpu" or query.dtype != torch.bfloat16:
+    plain = query.device.type == "cpu" and query.dtype == torch.bfloat16
+    if not plain or not (torch.is_grad_enabled() and query.requires_grad):
         return F.scaled_dot_product_attention(query, key, value)
     query = query * query.shape[-1] ** -0.5
     clip_bytes = query.shape[1] * query.shape[2] * key.shape[2] * query.itemsize
-    parts = [tensor.split(max(1, fused.SCORES_BYTES // clip_bytes)) for tensor in (query, key, value)]
+    parts = [
+        tensor.split(max(1, fused.SCORES_BYTES // clip_bytes)) for tensor in (query, key, value)
+    ]
     attended = [
         (part @ keys.transpose(-2, -1)).softmax(dim=-1) @ values
         for part, keys, values in zip(*parts, strict=True)

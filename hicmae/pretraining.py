@@ -212,15 +212,22 @@ class HiCMAE(PortableModel):
 
         Returns: (B, M, P) of the picture and of the sound, float32, without gradients.
         """
-        return (
-            video_target(
-                take_tokens(video_patches, video_masks.masked),
+        masked = video_masks.masked
+        # A CPU takes a clip at a time: the C library takes what is over 32 MB from the system anew
+        # at each step, which clears every page of it.
+        step = (
+            1 if masked.device.type == "cpu" and not torch.compiler.is_compiling() else len(masked)
+        )
+        video = video_patches.new_empty(*masked.shape, video_patches.shape[-1], dtype=torch.float32)
+        for first in range(0, len(masked), max(1, step)):
+            part = slice(first, first + step)
+            video[part] = video_target(
+                take_tokens(video_patches[part], masked[part]),
                 tubelet_frames=self.config.tubelet_frames,
                 image_std=self.config.input.image_std,
                 frame_difference=self.objective.frame_difference,
-            ),
-            audio_target(take_tokens(audio_patches, audio_masks.masked)),
-        )
+            )
+        return video, audio_target(take_tokens(audio_patches, audio_masks.masked))
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """As ``hicmae.blocks.set_grad_checkpointing``."""
