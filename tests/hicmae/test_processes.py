@@ -10,6 +10,8 @@ import sys
 import pytest
 import torch
 
+from hicmae.processes import choose_threads, wait_passively
+
 _TAKE_AND_FREE = """
 from pathlib import Path
 import torch
