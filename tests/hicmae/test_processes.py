@@ -15,7 +15,7 @@ from hicmae.processes import choose_threads, wait_passively
 _TAKE_AND_FREE = """
 from pathlib import Path
 import torch
-from hicmae.processes import choose_threads, keep_freed_memory, wait_passively
+from hicmae.processes import keep_freed_memory
 
 def megabytes():
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 // 10**6
