@@ -43,8 +43,8 @@ class SelfAttention(nn.Module):
     def added(self, tokens: Tensor, norm: nn.LayerNorm, share: Tensor | None) -> Tensor:
         """Tokens (B, N, D) and, times ``share``, the attention of the normed ones; ``fused``."""
         qkv = fused.norm_linear(tokens, norm, self.qkv.weight, self.bias())
-        attended = fused.attend(*_heads(qkv, 3, self.num_heads))
-        return fused.linear_add(tokens, attended, self.out, share)
+        attended = attend(*_heads(qkv, 3, self.num_heads))
+        return fused.linear_add(tokens, attended.transpose(1, 2).flatten(2), self.out, share)
 
 
 class CrossAttention(nn.Module):
@@ -80,8 +80,9 @@ class CrossAttention(nn.Module):
         """Tokens (B, N, D) and, times ``share``, what they read of a context; ``fused``."""
         query = fused.norm_linear(tokens, norms[0], self.query.weight, self.query.bias)
         key_value = fused.norm_linear(context, norms[1], self.key_value.weight, self.bias())
-        heads = _heads(query, 1, self.num_heads) + _heads(key_value, 2, self.num_heads)
-        return fused.linear_add(tokens, fused.attend(*heads), self.out, share)
+        (query,) = _heads(query, 1, self.num_heads)
+        attended = attend(query, *_heads(key_value, 2, self.num_heads))
+        return fused.linear_add(tokens, attended.transpose(1, 2).flatten(2), self.out, share)
 
 
 class Block(nn.Module):
@@ -166,22 +167,26 @@ def set_grad_checkpointing(network: nn.Module, enable: bool = True) -> None:
             module.recompute = enable
 
 
+# Scores of attention held in one piece, bytes. The C library takes pieces of over 32 MB from the
+# system anew each time, which clears every page of them: softmax of 4 clips of 800 tokens in 10
+# layers of 8 heads, forward and backward, took 1.43 s in one piece and 0.32 s clip by clip.
+_SCORES_BYTES = 16 * 2**20
+
+
 def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """Attention of (B, heads, N, d) to (B, heads, M, d): softmax(query key' / sqrt(d)) value.
 
     PyTorch's fused kernel, but for gradients in bfloat16 on a CPU, where forward and backward of
     two plain products took a third of its time (112 against 367 ms for 4 clips of 800 tokens with 8
     heads, 7 against 28 ms for 32 clips of 128 tokens with 4, on two cores with AVX-512 BF16). These
-    go a few clips at a time, see ``SCORES_BYTES``; ``fused.attend`` is for what suits it.
+    go a few clips at a time, see ``_SCORES_BYTES``.
     """
     plain = query.device.type == "cpu" and query.dtype == torch.bfloat16
     if not plain or not (torch.is_grad_enabled() and query.requires_grad):
         return F.scaled_dot_product_attention(query, key, value)
     query = query * query.shape[-1] ** -0.5
     clip_bytes = query.shape[1] * query.shape[2] * key.shape[2] * query.itemsize
-    parts = [
-        tensor.split(max(1, fused.SCORES_BYTES // clip_bytes)) for tensor in (query, key, value)
-    ]
+    parts = [tensor.split(max(1, _SCORES_BYTES // clip_bytes)) for tensor in (query, key, value)]
     attended = [
         (part @ keys.transpose(-2, -1)).softmax(dim=-1) @ values
         for part, keys, values in zip(*parts, strict=True)

@@ -4,12 +4,11 @@ For speed and memory only: ``hicmae/blocks.py`` says what a layer computes and u
 ``suits`` allows it. The residual stream, norms and gradients of weights are float32, everything
 between them bfloat16, and what a backward pass can compute again cheaply is not kept.
 
-Shape letters: B batch, N tokens, M context tokens, D width, E output width, h heads, d head width.
+Shape letters: B batch, N tokens, D width, E output width.
 """
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
@@ -18,14 +17,6 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 _BF16 = torch.bfloat16
-# Scores of attention held in one piece, bytes. The C library takes pieces of over 32 MB from the
-# system anew each time, which clears every page of them: softmax of 4 clips of 800 tokens in 10
-# layers of 8 heads, forward and backward, took 1.43 s in one piece and 0.32 s clip by clip.
-SCORES_BYTES = 16 * 2**20
-# Heads are padded with zeros to this width, where products of many tokens take half the time with
-# AMX (6 heads of 800 tokens, one core: 1.3 ms at a width of 128, 2.4 at 64), and there is room for
-# what is to be subtracted from every row of a product, which then costs nothing.
-_PADDED = 128
 
 
 def suits(network: nn.Module, tokens: Tensor) -> bool:
@@ -77,12 +68,6 @@ def mlp_add(
     weights = (norm.weight, norm.bias, first.weight, first.bias, second.weight, second.bias)
     out: Tensor = _MlpAdd.apply(tokens, *weights, norm.eps, share)
     return out
-
-
-def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Attention of bfloat16 (B, h, N, d) to (B, h, M, d), which may be views: (B, N, h * d)."""
-    out: Tensor = _Attend.apply(query, key, value)
-    return out.transpose(1, 2).flatten(2)
 
 
 def squared_errors(prediction: Tensor, target: Tensor) -> Tensor:
@@ -193,52 +178,6 @@ class _MlpAdd(torch.autograd.Function):
         return of_tokens, *of_norm, of_weight, of_bias, of_second, of_second_bias, None, None
 
 
-class _Attend(torch.autograd.Function):
-    """PyTorch's fused forward, and a backward of plain products a few clips at a time.
-
-    PyTorch's fused backward took 188 ms of one core for 8 clips of 800 tokens with 6 heads.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        # (B, h, N, d) that lies as (B, N, h, d), and the logarithms (B, h, N) of the sums.
-        fused = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-        out, sums = fused(query, key, value)
-        ctx.save_for_backward(query, key, value, out, sums)
-        return out
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        query, key, value, out, sums = ctx.saved_tensors
-        batch, heads, tokens, width = query.shape
-        context = key.shape[2]
-        of_query, of_key, of_value = _like(query, key, value)
-        # With probabilities P = exp(S - sums) of scores S = scale * query key', and Δ of each row
-        # the product of the output and its gradient: dS = P ∘ (dO value' - Δ). P is held times a
-        # power of two about as large as the number of tokens, so that even attention is near 1,
-        # where bfloat16 is fine; dO and Δ are divided by it.
-        power = 2.0 ** round(math.log2(context))
-        scale = width**-0.5
-        clips = max(1, SCORES_BYTES // (heads * tokens * context * query.itemsize))
-        with torch.autocast("cpu", enabled=False):
-            delta = (grad * out).sum(-1, dtype=torch.float32).neg_().div_(power)
-            shift = math.log(power) - sums
-            for first in range(0, batch, clips):
-                part = slice(first, first + clips)
-                query_, key_ = _padded(query[part], shift[part], scale), _padded(key[part])
-                grad_, value_ = _padded(grad[part], delta[part], 1 / power), _padded(value[part])
-                weights = torch.bmm(query_, key_.mT).exp_()  # (b h, N, M), power * P
-                slopes = torch.bmm(grad_, value_.mT).mul_(weights)  # dS
-                for whole, product in (
-                    (of_value, torch.bmm(weights.mT, grad_[..., :width])),
-                    (of_key, torch.bmm(slopes.mT, query_[..., :width])),
-                    (of_query, torch.bmm(slopes, key_[..., :width]).mul_(scale)),
-                ):
-                    whole[part].copy_(product.view_as(whole[part]))
-        return of_query, of_key, of_value
-
-
 class _SquaredErrors(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, prediction: Tensor, target: Tensor) -> Tensor:
@@ -259,28 +198,6 @@ class _SquaredErrors(torch.autograd.Function):
         for out, slope, of_clip in zip(scaled, slopes, grad, strict=True):
             torch.mul(slope, of_clip, out=out)
         return scaled, None
-
-
-def _padded(part: Tensor, extra: Tensor | None = None, factor: float = 1.0) -> Tensor:
-    """(b, h, N, d) times a factor as (b h, N, d + …), with a number for each row behind it.
-
-    In a product with one that was given none, the number (b, h, N) is added to its row: it is held
-    as the sum of two of bfloat16, and the other has ones there.
-    """
-    *shape, width = part.shape
-    room = part.new_zeros(*shape, max(_PADDED, width + 2))
-    torch.mul(part, factor, out=room[..., :width])
-    if extra is None:
-        room[..., width : width + 2] = 1
-    else:
-        room[..., width] = extra
-        room[..., width + 1] = extra - room[..., width].float()
-    return room.flatten(0, 1)
-
-
-def _like(*parts: Tensor) -> list[Tensor]:
-    """Room for the gradients of (B, h, N, d), which lies as (B, N, h, d)."""
-    return [part.new_empty(part.transpose(1, 2).shape).transpose(1, 2) for part in parts]
 
 
 def _norm(tokens: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, ...]:

@@ -12,7 +12,7 @@ from hicmae.fused import suits
 
 def _attended(scores_bytes: int, monkeypatch: pytest.MonkeyPatch) -> tuple[Tensor, ...]:
     """Attention of 5 clips to fewer tokens, and the gradients of queries, keys and values."""
-    monkeypatch.setattr(fused, "SCORES_BYTES", scores_bytes)
+    monkeypatch.setattr(blocks, "_SCORES_BYTES", scores_bytes)
     generator = torch.Generator().manual_seed(0)
     shapes = ((5, 2, 12, 8), (5, 2, 7, 8), (5, 2, 7, 8))
     inputs = [
@@ -42,7 +42,7 @@ def test_plain_products_are_the_fused_kernel_to_bfloat16(monkeypatch: pytest.Mon
     query, key, value = (
         torch.randn(3, 2, 40, 16, generator=generator).bfloat16() for _ in range(3)
     )
-    monkeypatch.setattr(fused, "SCORES_BYTES", 2 * 40 * 40 * 2)
+    monkeypatch.setattr(blocks, "_SCORES_BYTES", 2 * 40 * 40 * 2)
     exact = F.scaled_dot_product_attention(query.float(), key.float(), value.float())
     # bfloat16 has 8 bits: scores up to 6 or so are rounded to 1/64, and so on.
     torch.testing.assert_close(
@@ -71,10 +71,10 @@ def test_own_backward_passes_are_as_near_to_float32_as_autograd_in_bfloat16(
         nn.init.normal_(weight, std=0.2)
     layer.recompute = recompute
     inputs = [torch.randn(5, 12, 32), torch.randn(5, 7, 32)]
-    monkeypatch.setattr(fused, "SCORES_BYTES", 2 * 2 * 12 * 12 * 2)  # two clips at a time
+    monkeypatch.setattr(blocks, "_SCORES_BYTES", 2 * 2 * 12 * 12 * 2)  # two clips at a time
     calls = []
-    attend = fused.attend
-    monkeypatch.setattr(fused, "attend", lambda *parts: calls.append(1) or attend(*parts))
+    add = fused.linear_add
+    monkeypatch.setattr(fused, "linear_add", lambda *parts: calls.append(1) or add(*parts))
     found = {}
     for name, own in (("float32", False), ("autograd", False), ("own", True)):
         torch.manual_seed(1)  # of stochastic depth
