@@ -21,7 +21,7 @@ from typing import Any
 import pandas as pd
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import Checkpoint, WeightAveraging
+from pytorch_lightning.callbacks import Checkpoint, RichProgressBar, WeightAveraging
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.plugins.environments import LightningEnvironment
 from pytorch_lightning.strategies import DDPStrategy
@@ -260,6 +260,14 @@ class EpochSaver(Checkpoint):
         self._before, self._started = float(state_dict["seconds"]), time.monotonic()
 
 
+class _Bar(RichProgressBar):
+    """Shows the loss of the newest row: Lightning would read one from the device at every step."""
+
+    def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
+        assert isinstance(pl_module, FinetuneModule)
+        return {**super().get_metrics(trainer, pl_module), "loss": round(pl_module.shown_loss, 4)}
+
+
 class MovingAverage(WeightAveraging):
     """Average the weights after every optimizer step.
 
@@ -286,7 +294,7 @@ class MovingAverage(WeightAveraging):
 class _Average(AveragedModel):
     """Updated for all weights at once, and without asking the device how often."""
 
-    def __init__(self, model: nn.Module, *, decay: float, device: torch.device) -> None:
+    def __init__(self, model: nn.Module, *, decay: float, device: torch.device | None) -> None:
         super().__init__(model, device=device, use_buffers=False)
         self.decay = decay
         self.n_averaged = torch.tensor(0)  # on the CPU
@@ -316,12 +324,13 @@ def _trainer(
     # A fold's processes are started here; Lightning would take the tasks of SLURM for one run, and
     # this one for that of the task's number, which writes nothing.
     plugins.append(LightningEnvironment())
+    shows = config.trainer.progress and sys.stderr.isatty()
     if devices == 1:
         rank_zero_only.rank = 0  # type: ignore[attr-defined]  # how Lightning keeps it
     return pl.Trainer(
         accelerator="gpu" if device.type == "cuda" else "cpu",
         devices=[device.index] if ":" in config.device else devices,
-        strategy=_strategy(plan),
+        strategy=_strategy(plan, device),
         plugins=plugins or None,
         use_distributed_sampler=False,
         precision=precision,  # type: ignore[arg-type]  # checked by resolve_precision
@@ -331,19 +340,21 @@ def _trainer(
         logger=log,
         log_every_n_steps=min(config.trainer.log_every, num_batches),
         default_root_dir=folder,
-        callbacks=list(callbacks),
+        callbacks=[*callbacks, _Bar()] if shows else list(callbacks),
         num_sanity_val_steps=0,
         enable_model_summary=False,
-        enable_progress_bar=config.trainer.progress and sys.stderr.isatty(),
+        enable_progress_bar=shows,
     )
 
 
-def _strategy(plan: Plan) -> DDPStrategy | str:
+def _strategy(plan: Plan, device: torch.device) -> DDPStrategy | str:
     """How several processes keep their weights the same."""
     if plan.config.hardware.devices == 1:
         return "auto"
     return DDPStrategy(
         timeout=timedelta(seconds=plan.config.hardware.timeout_seconds),
+        # Hosts exchange their numbers of rows beside the devices, which would be waited for.
+        process_group_backend="gloo" if device.type == "cpu" else "cpu:gloo,cuda:nccl",
         # A batch of clips with a modality each leaves weights out that other batches use.
         find_unused_parameters=plan.config.recipe.modality_dropout > 0,
         # They never change; and processes do not have as many test views as each other.

@@ -53,19 +53,20 @@ class Watcher(Protocol):
 class Agreement(StepCallback):
     """Sums up what the watchers of all processes have seen, once an optimizer step.
 
-    The watchers are the same in every process, in the same order.
+    The watchers are the same in every process, in the same order; ``add`` sums over processes.
     """
 
-    def __init__(self, watchers: Sequence[Watcher]) -> None:
+    def __init__(
+        self, watchers: Sequence[Watcher], add: Callable[[Sequence[int]], list[int]]
+    ) -> None:
         self.watchers = watchers
+        self.add = add
 
     def act(self, trainer: pl.Trainer, module: PretrainModule, batch: Batch | None) -> None:
         """Tell each other, and let every watcher decide."""
         seen = [watcher.seen() for watcher in self.watchers]
-        if trainer.world_size > 1:
-            numbers = torch.tensor([n for part in seen for n in part], device=module.device)
-            totals = iter(trainer.strategy.reduce(numbers, reduce_op="sum").tolist())
-            seen = [tuple(int(next(totals)) for _ in part) for part in seen]
+        totals = iter(self.add([n for part in seen for n in part]))
+        seen = [tuple(next(totals) for _ in part) for part in seen]
         # Every watcher settles, though one may have decided already.
         decisions = [
             watcher.settle(trainer, part) for watcher, part in zip(self.watchers, seen, strict=True)
@@ -152,8 +153,9 @@ class FiniteGuard(StepCallback):
     ) -> None:
         """Keep what names the samples; the batch itself would take its memory until the look."""
         self._keys += batch["keys"]
-        sums = (batch[name].flatten(1).sum(dim=1) for name in ("video", "fbank"))
-        self._inputs.append(sum(sums)[: len(batch["keys"])])
+        given = [batch[name] for name in ("video", "fbank") if batch[name] is not None]
+        sums = torch.stack([values.flatten(1).sum(dim=1) for values in given])
+        self._inputs.append(sums.sum(dim=0)[: len(batch["keys"])])
 
     def before_step(self, trainer: pl.Trainer, module: PretrainModule, optimizer: Any) -> None:
         """Measure, and keep what is bad from the weights; DeepSpeed does so in its step."""

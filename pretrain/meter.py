@@ -49,6 +49,7 @@ class StepMeter(StepCallback):
         log_every: Optimizer steps between rows; the last step always has one.
         epoch_clips: Clips of one pass over the data.
         sinks: Take the rows.
+        gather: What each process has, of what this one has: ``SideGroup.gather``.
     """
 
     def __init__(
@@ -57,7 +58,9 @@ class StepMeter(StepCallback):
         log_every: int,
         epoch_clips: int,
         sinks: Sequence[Callable[[Row], None]],
+        gather: Callable[[Any], list[Any]] = lambda value: [value],
     ) -> None:
+        self._gather = gather
         self.log_every = log_every
         self.epoch_clips = epoch_clips
         self.sinks = sinks
@@ -185,13 +188,8 @@ class StepMeter(StepCallback):
 
     def _total_skipped(self) -> dict[str, int]:
         """Samples left out so far, by cause, over all processes; a collective call."""
-        counts = [dict(self.skipped)]
-        if dist.is_available() and dist.is_initialized():
-            everyone: list[Any] = [None] * dist.get_world_size()
-            dist.all_gather_object(everyone, counts[0])
-            counts = everyone
         total = Counter(self._skipped_before)
-        for part in counts:
+        for part in self._gather(dict(self.skipped)):
             total.update(part)
         return dict(total)
 

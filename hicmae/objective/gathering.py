@@ -1,9 +1,8 @@
 """Rows of all processes one after another.
 
-``equal_rows`` is for a training step, whose batches have their size however many samples were bad;
-``all_rows`` for what is looked at now and then, and waits until hosts have told their numbers: a
-collective operation on tensors of different sizes ends in an error, waits for ever or returns what
-was never sent.
+``equal_rows`` is for batches that have their size however many samples were bad; ``all_rows``
+waits until hosts have told their numbers: a collective operation on tensors of different sizes ends
+in an error, waits for ever or returns what was never sent.
 """
 
 from __future__ import annotations
@@ -33,7 +32,9 @@ def all_rows(rows: Tensor) -> Tensor:
     """As ``equal_rows`` of processes with 0 or more rows each, which may differ."""
     if not are_several():
         return rows
-    mine = torch.tensor([len(rows)], device=rows.device)
+    # Where hosts have a way of their own, no device is waited for.
+    beside = "cpu:" in dist.get_backend_config()
+    mine = torch.tensor([len(rows)], device="cpu" if beside else rows.device)
     everyone = [torch.empty_like(mine) for _ in range(dist.get_world_size())]
     dist.all_gather(everyone, mine)
     counts = torch.cat(everyone).tolist()

@@ -81,7 +81,7 @@ def steps_of(
         guard = FiniteGuard(folder, max_skipped=0, say=print, look_every=LOG_EVERY, read=meter.read)
         bad = BadSamples(0.5)
         callbacks = [guard, bad, Health(every=HEALTH_EVERY, note=meter.note), meter]
-        callbacks.append(Agreement([guard, bad]))
+        callbacks.append(Agreement([guard, bad], list))
         optimizer = module.configure_optimizers()["optimizer"]
         for callback in callbacks:
             callback.on_train_start(trainer, module)
