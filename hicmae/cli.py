@@ -253,7 +253,12 @@ def completion_script(verbs: Mapping[str, Verb], shell: str) -> str:
     # When all are there: the verbs below a verb stand where it takes its first path.
     for name, verb in verbs.items():
         path = tuple(name.split())
-        real = make_parser(verb.function(), program=_program(name), positional=verb.positional)
+        real = make_parser(
+            verb.function(),
+            program=_program(name),
+            positional=verb.positional,
+            computes=verb.computes,
+        )
         for option, action in real.options().items():
             _copy_option(option, action, parsers[path])
         if path in below and verb.positional:
