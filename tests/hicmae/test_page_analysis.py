@@ -121,6 +121,8 @@ def test_a_pretrained_network_shows_what_it_makes_of_hidden_parts(
 def test_a_pretrained_network_needs_both(tmp_path: Path, analyst_of: Callable[[str], Any]) -> None:
     with pytest.raises(ValueError, match="there is no face in the recording"):
         analysed(analyst_of("pretrained"), write_sound(tmp_path / "a.wav", talk(1.5, 16000), 16000))
+    with pytest.raises(ValueError, match="it has to be fine-tuned"):
+        analyst_of("pretrained").live()
 
 
 def test_a_recording_that_is_too_long_is_refused_before_it_is_predicted(
