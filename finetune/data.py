@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
@@ -31,6 +32,7 @@ from finetune.folds import (
 from finetune.plan import Plan
 from finetune.processes import Share
 from finetune.validation import EpochChoice, InnerSplit, inner_split
+from shards.errors import Skipped
 from shards.reading.random_access import ShardDataset
 from shards.sample import collate
 
@@ -288,7 +290,8 @@ def training_loader(plan: Plan, rows: pd.DataFrame, share: Share = _ALL) -> Load
         sampler=EpochOrder(len(rows), batch_size=size, seed=seed, share=share),
         generator=torch.Generator().manual_seed(seed),
         persistent_workers=config.workers > 0,
-        **_common(plan),
+        # The steps of several processes need clips in each: there a batch without ends the run.
+        **_common(plan) | ({"collate_fn": _clips_or_none} if share.of == 1 else {}),
     )
 
 
@@ -344,6 +347,12 @@ def _common(plan: Plan) -> dict[str, Any]:
         "collate_fn": collate,
         "pin_memory": torch.cuda.is_available() and plan.config.device != "cpu",
     }
+
+
+def _clips_or_none(clips: Sequence[dict[str, Any] | Skipped]) -> dict[str, Any]:
+    """``collate``; of clips that were all skipped their causes alone."""
+    causes = Counter(clip.cause for clip in clips if isinstance(clip, Skipped))
+    return {"skipped": dict(causes)} if sum(causes.values()) == len(clips) else collate(clips)
 
 
 def _reduced(plan: Plan, sides: InnerSplit, notes: list[str]) -> InnerSplit:

@@ -29,6 +29,7 @@ from hicmae.inference import by_presence, outputs_to_values
 from hicmae.objective.gathering import all_rows
 from hicmae.optimization import parameter_groups, warmup_cosine
 from hicmae.transforms import ClipTransform
+from shards.errors import named_counts
 
 Batch = dict[str, Any]
 
@@ -115,6 +116,11 @@ class FinetuneModule(pl.LightningModule):
         Logged here, because Lightning would do it after the epoch is saved, and a kill in between
         would lose it.
         """
+        if "loss_epoch" not in self.trainer.callback_metrics:
+            raise ValueError(
+                f"every training clip of epoch {self.current_epoch + 1} was skipped "
+                f"({named_counts(self.skipped)}); `hicmae shards check` names what is damaged"
+            )
         self.last_epoch_loss = self._finite(self.trainer.callback_metrics["loss_epoch"])
         row = {"epoch": self.current_epoch, "loss_epoch": self.last_epoch_loss}
         for logger in self.loggers:
@@ -131,6 +137,10 @@ class FinetuneModule(pl.LightningModule):
     @torch.no_grad()
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Turn bytes into the network's input, on the device, outside of autocast."""
+        for cause, count in (batch.get("skipped") or {}).items():
+            self.skipped[cause] = self.skipped.get(cause, 0) + count
+        if batch.keys() <= {"skipped"}:  # all of them
+            return {}
         wanted = self.model.emotion.modalities.split("-")
         sources = {"video": "frames", "audio": "waveform"}
         absent = [name for key, name in sources.items() if key not in wanted]
@@ -139,12 +149,12 @@ class FinetuneModule(pl.LightningModule):
         )
         names = ("label", "target", "sample", "view", "seen", "heard")
         kept = {key: batch[key] for key in names if key in batch}
-        for cause, count in (batch.get("skipped") or {}).items():
-            self.skipped[cause] = self.skipped.get(cause, 0) + count
         return kept | {"video": video, "fbank": fbank}
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Mix, predict, and compare. Returns: the loss, 0-d."""
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
+        """Mix, predict, and compare. Returns: the loss, 0-d; None of a batch without clips."""
+        if not batch:
+            return None
         video, fbank, targets = batch["video"], batch["fbank"], self._targets(batch)
         mixing = self.plan.config.mixing
         if self.benchmark.task == "classification" or mixing.regression:

@@ -60,9 +60,9 @@ def clip_values(
     precision: str = "32-true",
     mean: Tensor | None = None,
     std: Tensor | None = None,
+    temperature: float = 1.0,
     seen: Tensor | None = None,
     heard: Tensor | None = None,
-    temperature: float = 1.0,
 ) -> tuple[Tensor, Tensor]:
     """Ask a network about clips.
 
@@ -74,9 +74,9 @@ def clip_values(
         precision: Of the arithmetic: ``32-true`` or ``bf16-mixed``.
         mean: (C,) of the real values that the network was trained on.
         std: (C,) their standard deviation.
+        temperature: Of the softmax of classes.
         seen: Where some lack a modality, as of ``by_presence``.
         heard: Likewise.
-        temperature: Of the softmax of classes.
 
     Returns: probabilities, or real values in the labels' own unit, and what the network gave
         before; both (B, C) float32.

@@ -208,7 +208,10 @@ def collate(clips: Sequence[dict[str, Any] | Skipped]) -> dict[str, Any]:
     skipped = Counter(clip.cause for clip in clips if isinstance(clip, Skipped))
     kept = [clip for clip in clips if not isinstance(clip, Skipped)]
     if not kept:
-        raise ClipError(f"every sample of a batch was skipped ({named_counts(skipped)})")
+        raise ClipError(
+            f"every sample of a batch was skipped ({named_counts(skipped)}); `hicmae shards check` "
+            "names what is damaged; rebuild it, or take larger batches"
+        )
     sizes = {tuple(clip["frames"].shape): clip["key"] for clip in kept if "frames" in clip}
     if len(sizes) > 1:
         found = ", ".join(f"{key!r}: {'x'.join(map(str, size))}" for size, key in sizes.items())

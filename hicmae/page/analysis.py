@@ -21,6 +21,7 @@ from hicmae.checkpoints.sources import locate
 from hicmae.devices import choose_device
 from hicmae.page.jobs import Limits, Report
 from hicmae.page.pictures import WholeBank, bank_range, bank_url, frame_url, jpeg_url
+from hicmae.prediction.live import LiveNetwork
 from hicmae.prediction.messages import Followed, Found, StageProgress, Window, WindowConfig
 from hicmae.prediction.model import EmotionPredictor, load
 from hicmae.prediction.network import clip_batch, preparation_of
@@ -122,6 +123,10 @@ class EmotionAnalyst:
             "timings": dict(prediction.stage_seconds),
         }
 
+    def live(self) -> LiveNetwork:
+        """See ``hicmae.page.jobs.Analyst``."""
+        return LiveNetwork(self._predictor.network, self._config)
+
     def close(self) -> None:
         """End the decoding process."""
         self._predictor.close()
@@ -213,6 +218,10 @@ class ReconstructionAnalyst:
             "filter_bank": bank.picture(),
             "timings": {**finished.seconds, "network": network_seconds},
         }
+
+    def live(self) -> LiveNetwork:
+        """See ``hicmae.page.jobs.Analyst``."""
+        raise ValueError("a pretrained network says nothing about emotion; it has to be fine-tuned")
 
     def close(self) -> None:
         """End the decoding process."""
