@@ -30,7 +30,8 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from finetune.benchmark import Benchmark
-from finetune.data import sides_of, training_loader, view_loader
+from finetune.calibration import fit_calibration
+from finetune.data import is_mixed, sides_of, training_loader, view_loader
 from finetune.folds import Fold, as_text
 from finetune.kept_features import FeatureKeeper, choose_samples
 from finetune.module import FinetuneModule, JudgedModule
@@ -150,16 +151,23 @@ def _work(plan: Plan, fold: Fold, share: Share) -> None:
                     " views of it"
                 )
         merge_tuning(module.model)
-        found: Any = trainer.predict(module, view_loader(plan, fold.test, share))
-        outputs = [{name: value.cpu() for name, value in batch.items()} for batch in found]
+
+        def tested(rows: pd.DataFrame) -> list[Prediction]:
+            found: Any = trainer.predict(module, view_loader(plan, rows, share))
+            outputs = [{name: value.cpu() for name, value in batch.items()} for batch in found]
+            return predictions_of_fold(
+                plan.benchmark,
+                dataclasses.replace(fold, test=rows),
+                [batch for part in from_all(outputs) for batch in part],
+                num_segments=config.recipe.num_segments,
+            )
+
+        predictions = tested(fold.test)
+        kept_out = tested(sides.validation) if plan.calibrates else []
         skipped = sum((Counter(counts) for counts in from_all(module.skipped)), Counter())
         notes += [f"{count} training clips skipped ({cause})" for cause, count in skipped.items()]
-        everyone = [batch for part in from_all(outputs) for batch in part]
         if share.rank == 0:
             epoch = plan.resolved.epochs if choice is None or choice.epoch is None else choice.epoch
-            predictions = predictions_of_fold(
-                plan.benchmark, fold, everyone, num_segments=config.recipe.num_segments
-            )
             done = folder / _DONE
             done.mkdir(exist_ok=True)
             write_predictions(done / FILE_NAME, predictions)
@@ -167,7 +175,11 @@ def _work(plan: Plan, fold: Fold, share: Share) -> None:
             facts = _facts(
                 plan, fold, sides, module, seconds=saver.seconds, epoch=epoch, notes=notes
             )
+            if kept_out:
+                fitted = fit_calibration(plan.benchmark, kept_out, answered=config.recipe.answered)
+                facts = dataclasses.replace(facts, calibration=fitted)
             chosen_by = [] if choice is None else [choice.fold.test]
+            chosen_by += [sides.validation] if plan.calibrates and choice is None else []
             seen = seen_by(plan, fold.name, [sides.train, *chosen_by])
             _save(plan, facts, module, predictions, seen, done / "checkpoints" / "last")
             # A copy: killed between here and the end, the fold is finished anew with these rows.
@@ -356,7 +368,7 @@ def _strategy(plan: Plan, device: torch.device) -> DDPStrategy | str:
         # Hosts exchange their numbers of rows beside the devices, which would be waited for.
         process_group_backend="gloo" if device.type == "cpu" else "cpu:gloo,cuda:nccl",
         # A batch of clips with a modality each leaves weights out that other batches use.
-        find_unused_parameters=plan.config.recipe.modality_dropout > 0,
+        find_unused_parameters=plan.config.recipe.modality_dropout > 0 or is_mixed(plan),
         # They never change; and processes do not have as many test views as each other.
         broadcast_buffers=False,
     )
@@ -463,6 +475,8 @@ def _save(
         "licence": f"The weights learned from the data of '{plan.benchmark.name}', whose terms "
         f"hold for what is done with them: {plan.benchmark.licence or 'not noted'}.",
     }
+    if facts.calibration is not None:
+        config["calibration"] = to_dict(facts.calibration)
     receipt = plan.index.folder / "receipt.json"
     if receipt.is_file():
         config["data"]["receipt_sha256"] = file_sha256(receipt)

@@ -69,7 +69,7 @@ def machine(setup: Setup) -> dict[str, Any]:
         }
     for precision in dict.fromkeys(("32-true", found["precision"])):
         peak = MatrixPeak(precision, place)
-        for _ in range(3):
+        for _ in range(3 if place.type == "cuda" else 1):
             peak.measure()
         found[f"product_flops_{precision}"] = peak.flops
     return found
@@ -219,7 +219,11 @@ def steps(setup: Setup, model: str, clips: Sequence[int], file: Path) -> None:
         row: dict[str, Any] = {"model": model, "clips": count}
         try:
             found = bench_step(
-                model=model, batch_size=count, steps=num_steps, warmup=_WARM, device=setup.device
+                model=model,
+                batch_size=count,
+                steps=num_steps,
+                warmup=min(_WARM, num_steps),
+                device=setup.device,
             )
             row |= {
                 name: found[name]
@@ -246,7 +250,7 @@ def launches(model: str, clips: int, precision: str, place: torch.device) -> dic
     from torch.profiler import ProfilerActivity, profile
 
     step = _step(model, clips, precision, place)
-    for _ in range(_WARM):
+    for _ in range(_WARM if place.type == "cuda" else 1):
         step()
     on_gpu = place.type == "cuda"
     with profile(activities=[ProfilerActivity.CPU, *[ProfilerActivity.CUDA] * on_gpu]) as profiler:

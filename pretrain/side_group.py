@@ -96,14 +96,24 @@ class SideGroup(pl.Callback):
         self._ending.acquire()
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Make the groups, and watch."""
+        """Make the groups, and watch.
+
+        Raises: ValueError: gloo finds no way between the hosts.
+        """
         if trainer.world_size == 1:
             return
         ranks = list(range(trainer.world_size))
         timeout = timedelta(seconds=self._timeout_seconds)
-        self._group = distributed.new_group(ranks, timeout=timeout, backend="gloo")
-        # One of its own, as an exchange that nothing answers breaks a group.
-        self._ring = distributed.new_group(ranks, timeout=_FOREVER, backend="gloo")
+        try:
+            self._group = distributed.new_group(ranks, timeout=timeout, backend="gloo")
+            # One of its own, as an exchange that nothing answers breaks a group.
+            self._ring = distributed.new_group(ranks, timeout=_FOREVER, backend="gloo")
+        except RuntimeError as error:
+            raise ValueError(
+                f"process {trainer.global_rank} of {trainer.world_size}: no connection to the "
+                f"others over gloo ({str(error).splitlines()[0]}); see their messages, or name the "
+                "network interface between the nodes with GLOO_SOCKET_IFNAME"
+            ) from None
         for work in (self._listen, self._watch):
             self._watchers.append(threading.Thread(target=work, daemon=True, name="side group"))
             self._watchers[-1].start()
