@@ -226,18 +226,31 @@ class HiCMAE(PortableModel):
             there is none of.
         """
         return (
-            None
-            if video_patches is None or video_masks is None
-            else video_target(
-                take_tokens(video_patches, video_masks.masked),
-                tubelet_frames=self.config.tubelet_frames,
-                image_std=self.config.input.image_std,
-                frame_difference=self.objective.frame_difference,
-            ),
+            None if video_patches is None else self._video_targets(video_patches, video_masks),
             None
             if audio_patches is None or audio_masks is None
             else audio_target(take_tokens(audio_patches, audio_masks.masked)),
         )
+
+    def _video_targets(self, patches: Tensor, masks: Masks | None) -> Tensor | None:
+        if masks is None:
+            return None
+        masked = masks.masked
+        # A CPU takes a clip at a time: the C library takes what is over 32 MB from the system anew
+        # at each step, which clears every page of it.
+        step = (
+            1 if masked.device.type == "cpu" and not torch.compiler.is_compiling() else len(masked)
+        )
+        video = patches.new_empty(*masked.shape, patches.shape[-1], dtype=torch.float32)
+        for first in range(0, len(masked), max(1, step)):
+            part = slice(first, first + step)
+            video[part] = video_target(
+                take_tokens(patches[part], masked[part]),
+                tubelet_frames=self.config.tubelet_frames,
+                image_std=self.config.input.image_std,
+                frame_difference=self.objective.frame_difference,
+            )
+        return video
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """As ``hicmae.blocks.set_grad_checkpointing``."""
