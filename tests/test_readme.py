@@ -18,12 +18,12 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 WALK_THROUGH = "<!-- walk-through -->\n"
 
-# Of the labelled corpus in the walk-throughs: four speakers with six classes.
-NUM_CLIPS = 24
+# Of the labelled corpus in the walk-throughs: a speaker of either fold with six classes.
+NUM_CLIPS = 12
 
 # What makes the walk-throughs small: appended to the printed commands, and nothing else changed.
 OVERRIDES = {
-    "shards synthesize": "--speakers 4 --takes 1 --min_seconds 1 --max_seconds 1.2 --workers 1",
+    "shards synthesize": "--speakers 2 --takes 1 --min_seconds 1 --max_seconds 1.2 --workers 1",
     "shards build": "--workers 1",
     "pretrain": "--epochs 2 --optimizer.warmup_epochs 1 --data.batch_size 8 --workers 0",
     "finetune": "--epochs 2 --folds 0 --workers 0",
