@@ -64,7 +64,7 @@ def check_training(plan: Plan, folds: Sequence[Fold]) -> None:
             vote_shares(plan.benchmark, sides.train)
         views = len(fold.test) * plan.config.recipe.num_segments
         judged = views if choice is None else len(choice.fold.test) * choice.num_segments
-        fewest = min(len(sides.train), views, judged)
+        fewest = min(len(sides.train), views, judged, len(sides.validation) or views)
         if devices > fewest:
             raise ValueError(
                 f"fold {fold.name}: hardware.devices = {devices} for {fewest} training"
@@ -83,10 +83,8 @@ def sides_of(plan: Plan, fold: Fold) -> tuple[InnerSplit, EpochChoice | None, li
             " benchmark's protocol allows"
         )
     rule = plan.protocol.selection
-    if rule == "last":
-        return _reduced(plan, sides, notes), None, notes
     judged = fold
-    if rule == "inner-validation":
+    if rule == "inner-validation" or plan.calibrates:
         sides = inner_split(plan.benchmark, fold, share=plan.protocol.validation_share)
         judged = Fold(name=fold.name, train=sides.train, test=sides.validation)
         if sides.by != plan.benchmark.speaker:
@@ -94,6 +92,13 @@ def sides_of(plan: Plan, fold: Fold) -> tuple[InnerSplit, EpochChoice | None, li
                 f"the inner validation is divided by {sides.by}: nobody names the"
                 f" {plan.benchmark.speaker}"
             )
+    if rule == "last":
+        if plan.calibrates:
+            notes.append(
+                f"{len(sides.validation)} samples of its training side were kept out of training,"
+                " to fit the calibration"
+            )
+        return _reduced(plan, sides, notes), None, notes
     benchmark, judge = plan.benchmark, plan.protocol.judge
     if judge:
         metrics = tuple(dict.fromkeys((*benchmark.metrics, judge)))

@@ -5,6 +5,7 @@ Shape letters: B batch, C classes, D real-valued targets.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from typing import Any
 
@@ -47,6 +48,7 @@ class FinetuneModule(pl.LightningModule):
         target_std: (D,) of the same.
         skipped: Training clips that could not be read, by cause.
         last_epoch_loss: Mean loss of the last epoch that has ended.
+        shown_loss: Of the newest step that has a row.
 
     Raises: ValueError: votes that are no counts, or a checkpoint that does not fit.
     """
@@ -67,6 +69,7 @@ class FinetuneModule(pl.LightningModule):
         self.warmup_steps = round(config.optimizer.warmup_epochs * steps_per_epoch)
         self.skipped: dict[str, int] = {}
         self.last_epoch_loss: float | None = None
+        self.shown_loss = math.nan
         mean, std, self.notes = target_moments(plan.benchmark, rows)
         shares = weights = None
         if config.recipe.soft_labels:
@@ -111,7 +114,7 @@ class FinetuneModule(pl.LightningModule):
         Logged here, because Lightning would do it after the epoch is saved, and a kill in between
         would lose it.
         """
-        self.last_epoch_loss = float(self.trainer.callback_metrics["loss_epoch"])
+        self.last_epoch_loss = self._finite(self.trainer.callback_metrics["loss_epoch"])
         row = {"epoch": self.current_epoch, "loss_epoch": self.last_epoch_loss}
         for logger in self.loggers:
             logger.log_metrics(row, step=self.global_step - 1)
@@ -137,14 +140,8 @@ class FinetuneModule(pl.LightningModule):
         mixing = self.plan.config.mixing
         if self.benchmark.task == "classification" or mixing.regression:
             video, fbank, targets = mix_batch(video, fbank, targets, mixing)
-        loss = self._loss(self._outputs(video, fbank).float(), targets)
-        if not torch.isfinite(loss):
-            raise ValueError(
-                f"the training loss became {loss.item()} in epoch {self.current_epoch + 1};"
-                " lower optimizer.learning_rate or set optimizer.clip_norm"
-            )
+        loss, terms = self._loss(self._outputs(video, fbank).float(), targets)
         size = len(targets)
-        self.log("loss_step", loss, prog_bar=True, batch_size=size, sync_dist=True)
         self.log(
             "loss_epoch",
             loss,
@@ -152,10 +149,16 @@ class FinetuneModule(pl.LightningModule):
             on_epoch=True,
             logger=False,
             batch_size=size,
-            sync_dist=True,
+            sync_dist=True,  # at the epoch's end
         )
-        rate = self.learning_rate * self.rate_factor(self.global_step)
-        self.log("learning_rate", rate, batch_size=size)
+        # The host waits for the device, and processes for each other, where a row is due alone.
+        every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if self.trainer.is_last_batch or (self.global_step + 1) % every == 0:
+            shown = self.trainer.strategy.reduce(loss.detach().clone(), reduce_op="mean")
+            self.shown_loss = self._finite(shown)
+            rate = self.learning_rate * self.rate_factor(self.global_step)
+            row = {f"loss_{name}": value for name, value in terms.items()}
+            self.log_dict(row | {"loss_step": shown, "learning_rate": rate}, batch_size=size)
         return loss
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
@@ -220,8 +223,8 @@ class FinetuneModule(pl.LightningModule):
         seen, heard = ~(single & (draws[:, 1] < 0.5)), ~(single & (draws[:, 1] >= 0.5))
         return self.model.forward_each(video, fbank, seen, heard)
 
-    def _loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """The loss of a batch; of the whole batch, where several processes share it.
+    def _loss(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of a batch and, of a sum, its terms; of all processes' where they share a batch.
 
         A correlation is of the batch and no mean over clips, so outputs are gathered, with their
         gradients; the mean of the processes' gradients is then that of one process.
@@ -229,10 +232,17 @@ class FinetuneModule(pl.LightningModule):
         if any(term.loss.of_batch for term in self.terms) and self.trainer.world_size > 1:
             outputs, targets = all_rows(outputs), all_rows(targets)
         total, terms = combined(self.terms, outputs, targets, self.class_weights)
-        if len(terms) > 1:
-            named = {f"loss_{name}": value for name, value in terms.items()}
-            self.log_dict(named, batch_size=len(targets))
-        return total
+        return total, terms if len(terms) > 1 else {}
+
+    def _finite(self, loss: Tensor) -> float:
+        """A loss on the host. Raises: ValueError: it is no finite number."""
+        value = float(loss)
+        if not math.isfinite(value):
+            raise ValueError(
+                f"the training loss became {value} in epoch {self.current_epoch + 1};"
+                " lower optimizer.learning_rate or set optimizer.clip_norm"
+            )
+        return value
 
     def _targets(self, batch: Batch) -> Tensor:
         """What the loss compares with: smoothed (B, C), or standardised (B, D)."""

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from hicmae.blocks import truncated_normal_linears
 from hicmae.checkpoints.portable import PortableModel
 from hicmae.config import from_dict
+from hicmae.devices import send
 from hicmae.encoder import AudioVisualEncoder
 from hicmae.registry import NoSettings, Registry
 from hicmae.settings import ModelConfig
@@ -135,13 +136,12 @@ class EmotionModel(PortableModel):
         for has_video, has_sound in ((True, True), (True, False), (False, True), (False, False)):
             rows = ((seen == has_video) & (heard == has_sound)).nonzero().flatten()
             if len(rows):
-                own = rows.to(video.device, non_blocking=True)
+                own = send(rows, video.device)
                 parts.append(
                     self(video[own] if has_video else None, fbank[own] if has_sound else None)
                 )
                 places.append(rows)
-        back = torch.cat(places).argsort().to(video.device, non_blocking=True)
-        return torch.cat(parts)[back]
+        return torch.cat(parts)[send(torch.cat(places).argsort(), video.device)]
 
     def features(self, video: Tensor | None, fbank: Tensor | None) -> Tensor:
         """Pooled features after the final norm: (B, 4D), or (B, 2D) of a single modality.

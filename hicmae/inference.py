@@ -21,6 +21,7 @@ def clip_values(
     precision: str = "32-true",
     mean: Tensor | None = None,
     std: Tensor | None = None,
+    temperature: float = 1.0,
 ) -> tuple[Tensor, Tensor]:
     """Ask a network about clips.
 
@@ -32,6 +33,7 @@ def clip_values(
         precision: Of the arithmetic: ``32-true`` or ``bf16-mixed``.
         mean: (C,) of the real values that the network was trained on.
         std: (C,) their standard deviation.
+        temperature: Of the softmax of classes.
 
     Returns: probabilities, or real values in the labels' own unit, and what the network gave
         before; both (B, C) float32.
@@ -40,7 +42,8 @@ def clip_values(
     assert given is not None, "a clip has picture or sound"
     with autocast(precision, given.device):
         outputs = network(video, fbank)
-    return outputs_to_values(outputs, task=task, mean=mean, std=std), outputs.float()
+    scaled = outputs.float() / temperature if task == "classification" else outputs
+    return outputs_to_values(scaled, task=task, mean=mean, std=std), outputs.float()
 
 
 def outputs_to_values(

@@ -23,7 +23,15 @@ from hicmae.masks import (
     running_cells,
     tube_masks,
 )
-from hicmae.objective import LossInput, audio_target, choose_losses, video_target
+from hicmae.objective import (
+    LossInput,
+    LossOutput,
+    Presence,
+    audio_target,
+    choose_losses,
+    video_target,
+    whole,
+)
 from hicmae.patches import take_tokens
 from hicmae.settings import ModelConfig, ObjectiveConfig
 
@@ -97,6 +105,7 @@ class HiCMAE(PortableModel):
         *,
         video_mask: Tensor | None = None,
         fbank_mask: Tensor | None = None,
+        presence: Presence | None = None,
     ) -> PretrainOutput:
         """Hide, encode and reconstruct a batch of clips, and sum the losses.
 
@@ -106,7 +115,43 @@ class HiCMAE(PortableModel):
             video_mask: Boolean (B, N), True = hidden; drawn at random if none is given. Given
                 masks are decoded whole, drawn ones by ``decoder_keep`` in training mode.
             fbank_mask: The same of the filter bank.
+            presence: Which clips the losses count; all of them if none is given.
         """
+        presence = presence or whole(len(video), video.device)
+        given, results = self._compute(video, fbank, video_mask, fbank_mask, presence)
+        for loss in self.losses:
+            if loss.gathers:
+                results[loss.name] = loss.compute(given, loss.settings)
+        total, terms, logits = self._sum_losses(results)
+        return PretrainOutput(
+            loss=total,
+            terms=terms,
+            video_prediction=given.video_prediction,
+            audio_prediction=given.audio_prediction,
+            video_target=given.video_target,
+            audio_target=given.audio_target,
+            contrast_logits=logits,
+            video_masks=given.video_masks,
+            audio_masks=given.audio_masks,
+        )
+
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """Compile the step as ``torch.compile`` does, less the losses that gather.
+
+        What processes exchange stands between graphs: inside it would break them, and processes
+        that compile at different moments would wait for each other in different calls.
+        """
+        self._compute = torch.compile(self._compute, *args, **kwargs)  # type: ignore[method-assign]
+
+    def _compute(
+        self,
+        video: Tensor,
+        fbank: Tensor,
+        video_mask: Tensor | None,
+        fbank_mask: Tensor | None,
+        presence: Presence,
+    ) -> tuple[LossInput, dict[str, LossOutput]]:
+        """All of a step that this process does alone: as ``forward``, and losses by name."""
         video_masks, audio_masks = self._masks(video, video_mask, fbank_mask)
         # The encoder takes the visible ones of these, the targets the hidden ones.
         video_patches, audio_patches = self.encoder.cut(video, fbank)
@@ -130,31 +175,21 @@ class HiCMAE(PortableModel):
         target_video, target_audio = self.targets(
             video_patches, audio_patches, video_masks, audio_masks
         )
-        loss, terms, logits = self._sum_losses(
-            LossInput(
-                video_prediction=video_prediction,
-                audio_prediction=audio_prediction,
-                video_target=target_video,
-                audio_target=target_audio,
-                video_masks=video_masks,
-                audio_masks=audio_masks,
-                video_layers=video_layers,
-                audio_layers=audio_layers,
-                video_fused=encoded.video.fused,
-                audio_fused=encoded.audio.fused,
-            )
-        )
-        return PretrainOutput(
-            loss=loss,
-            terms=terms,
+        given = LossInput(
             video_prediction=video_prediction,
             audio_prediction=audio_prediction,
             video_target=target_video,
             audio_target=target_audio,
-            contrast_logits=logits,
             video_masks=video_masks,
             audio_masks=audio_masks,
+            video_layers=video_layers,
+            audio_layers=audio_layers,
+            video_fused=encoded.video.fused,
+            audio_fused=encoded.audio.fused,
+            presence=presence,
         )
+        alone = [loss for loss in self.losses if not loss.gathers]
+        return given, {loss.name: loss.compute(given, loss.settings) for loss in alone}
 
     def draw_masks(self, batch: int, *, device: torch.device | str = "cpu") -> tuple[Masks, Masks]:
         """Draw what is hidden of a batch of clips, as the next step would: tubelets, patches.
@@ -253,13 +288,15 @@ class HiCMAE(PortableModel):
     def _layers(self, tokens: ModalityTokens) -> dict[int, Tensor]:
         return dict(zip(self.encoder.layers, tokens.layers, strict=True))
 
-    def _sum_losses(self, given: LossInput) -> tuple[Tensor, dict[str, Tensor], tuple[Tensor, ...]]:
+    def _sum_losses(
+        self, results: Mapping[str, LossOutput]
+    ) -> tuple[Tensor, dict[str, Tensor], tuple[Tensor, ...]]:
         """The weighted sum of the losses, their terms for the log, and the contrast's logits."""
-        results = [loss.compute(given, loss.settings) for loss in self.losses]
         total: Tensor | None = None
         terms: dict[str, Tensor] = {}
         logits: tuple[Tensor, ...] = ()
-        for loss, result in zip(self.losses, results, strict=True):
+        for loss in self.losses:
+            result = results[loss.name]
             # One after another, so that the sum is the same to the bit.
             weighted = loss.weight * result.loss
             total = weighted if total is None else total + weighted

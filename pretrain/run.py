@@ -79,7 +79,7 @@ def pretrain(
         precision: auto: bf16-mixed where the machine computes in bfloat16, else 32-true.
         workers: Reading processes of each training process; 0 reads in the training process.
         max_skipped_steps: Optimizer steps that may be left out, in the whole run, because the loss
-            or a gradient was not finite; the next one stops the run, saved.
+            or a gradient was not finite; with one more the run stops, saved, at its next row.
         hardware: What the training runs on.
         log: What is written, and how often.
         probe: Retrieval and linear probes on held-out shards while the run goes on.
@@ -220,9 +220,20 @@ def _train(plan: Plan, console: Console, *, resume: bool, overwrite: bool) -> in
     # Callbacks act in this order: the guard measures the norm that the meter takes, what is
     # measured now and then goes into the row that the meter makes of the same step, and a
     # checkpoint holds what the meter has counted and all processes have agreed on.
-    meter = StepMeter(log_every=log.log_every, epoch_clips=plan.found.num_clips, sinks=sinks)
+    meter = StepMeter(
+        log_every=log.log_every,
+        epoch_clips=plan.found.num_clips,
+        sinks=sinks,
+        gather=side_group.gather,
+    )
     stopper = StopOnSignal()
-    guard = FiniteGuard(out, max_skipped=config.max_skipped_steps, say=console.print)
+    guard = FiniteGuard(
+        out,
+        max_skipped=config.max_skipped_steps,
+        say=console.print,
+        look_every=log.log_every,
+        read=meter.read,
+    )
     bad_samples = BadSamples(config.data.max_bad)
     callbacks: list[pl.Callback] = [guard, bad_samples]
     if log.health_every:

@@ -60,7 +60,7 @@ class DataConfig:
         clips_per_sample: Clips cut out of each sample, one after another in a batch.
         sound: ``required``: a sample without sound is bad; ``optional``: it is silent.
         on_bad: What a bad sample or shard does: ``raise`` stops with its name, ``skip`` leaves it
-            out, counted by cause.
+            out, counted by cause; a black, silent clip that no loss counts takes its place.
         max_bad: With ``skip``, how many bad samples a run bears before it stops, saved: below 1 a
             share of the samples so far (of 200 at least), from 1 on a count. Samples that the
             index knows to be without sound are no part of it.

@@ -82,6 +82,14 @@ class SideGroup(pl.Callback):
         self._step, self._first = None, False
         return [int(total) for total in totals]
 
+    def gather(self, value: Any) -> list[Any]:
+        """What each process has, by rank; a collective call."""
+        if self._group is None:
+            return [value]
+        found: list[Any] = [None] * distributed.get_world_size()
+        distributed.all_gather_object(found, value, group=self._group)
+        return found
+
     def disarm(self) -> None:
         """Leave the end to the caller, who waits for it here where the thread is at it already."""
         self._done.set()

@@ -186,7 +186,7 @@ def _all_crops(
         video = crop_views(video, grid.crops)  # (B·crops, 3, T, S, S)
     if fbank is not None:
         fbank = fbank.repeat_interleave(num_crops, dim=0)
-    units = {}
+    units: dict[str, Any] = {}
     if labels.task == "regression":
         units = {
             name: torch.tensor(values, dtype=torch.float32, device=running.machine.device)

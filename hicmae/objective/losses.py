@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from hicmae.masks import Masks
+from hicmae.objective.presence import Presence
 from hicmae.registry import Registry
 from hicmae.settings import ModelConfig, ObjectiveConfig
 
@@ -39,6 +40,7 @@ class LossInput(NamedTuple):
     audio_layers: Mapping[int, Tensor]
     video_fused: Tensor  # (B, K, D) output of the fusion encoder, normed
     audio_fused: Tensor  # (B, K, D)
+    presence: Presence  # of the B clips; a loss counts those that are there
 
 
 class LossOutput(NamedTuple):
@@ -69,6 +71,11 @@ class WeightedLoss:
     def layers(self) -> tuple[int, ...]:
         """Encoder layers (from 1) that it reads: the field ``layers`` of its settings."""
         return tuple(getattr(self.settings, "layers", None) or ())
+
+    @property
+    def gathers(self) -> bool:
+        """Whether it reads other processes' clips: the field ``negatives`` of its settings."""
+        return getattr(self.settings, "negatives", "local") == "global"
 
 
 def choose_losses(objective: ObjectiveConfig, config: ModelConfig) -> tuple[WeightedLoss, ...]:
