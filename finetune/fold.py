@@ -31,7 +31,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from finetune.benchmark import Benchmark
 from finetune.calibration import fit_calibration
-from finetune.data import sides_of, training_loader, view_loader
+from finetune.data import is_mixed, sides_of, training_loader, view_loader
 from finetune.folds import Fold, as_text
 from finetune.kept_features import FeatureKeeper, choose_samples
 from finetune.module import FinetuneModule, JudgedModule
@@ -368,7 +368,7 @@ def _strategy(plan: Plan, device: torch.device) -> DDPStrategy | str:
         # Hosts exchange their numbers of rows beside the devices, which would be waited for.
         process_group_backend="gloo" if device.type == "cpu" else "cpu:gloo,cuda:nccl",
         # A batch of clips with a modality each leaves weights out that other batches use.
-        find_unused_parameters=plan.config.recipe.modality_dropout > 0,
+        find_unused_parameters=plan.config.recipe.modality_dropout > 0 or is_mixed(plan),
         # They never change; and processes do not have as many test views as each other.
         broadcast_buffers=False,
     )

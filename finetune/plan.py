@@ -217,6 +217,12 @@ def make_plan(config: FinetuneConfig, benchmark: Benchmark, index: Index, *, gro
     protocol = decide_protocol(config, benchmark)
     resolved = resolve(benchmark, config)
     sizes, weights = _network(config.model, config.checkpoint)
+    only = None if weights is None else weights.config.get("modalities")
+    if only not in (None, config.modalities):
+        raise ValueError(
+            f"{config.checkpoint}: was pretrained on {only} alone, and modalities ="
+            f" {config.modalities} would read what has learned nothing; pass --modalities {only}"
+        )
     if resolved.frame_stride is not None:
         clip = dataclasses.replace(sizes.input, frame_stride=resolved.frame_stride)
         sizes = dataclasses.replace(sizes, input=clip)

@@ -26,8 +26,8 @@ from hicmae.files import write_text
 from pretrain.meter import Reader, read_now
 from pretrain.module import Batch, PretrainModule, StepCallback
 
-# Which samples have no sound stands in the index; they were counted before the run.
-EXPECTED_CAUSES = ("no-sound",)
+# Which samples lack sound or picture stands in the index; they were counted before the run.
+EXPECTED_CAUSES = ("no-sound", "no-picture")
 # A share is not judged by the first few samples.
 LEAST_SAMPLES = 200
 

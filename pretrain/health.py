@@ -106,7 +106,7 @@ def parts_of(model: nn.Module) -> dict[str, list[nn.Parameter]]:
         if parameter.requires_grad:
             start = next(start for start in _PARTS if name.startswith(start))
             parts[_PARTS[start]].append(parameter)
-    return parts
+    return {part: found for part, found in parts.items() if found}
 
 
 def norm_of(tensors: Iterable[Tensor]) -> Tensor:
@@ -117,31 +117,32 @@ def norm_of(tensors: Iterable[Tensor]) -> Tensor:
 
 @torch.no_grad()
 def feature_numbers(
-    model: HiCMAE, video: Tensor, fbank: Tensor, presence: Presence | None = None
+    model: HiCMAE, video: Tensor | None, fbank: Tensor | None, presence: Presence | None = None
 ) -> dict[str, Tensor]:
     """Spread of the pooled features of a batch, over all processes.
 
-    Of normalised frames (B, 3, T, H, W) and filter banks (B, S, F), of the clips that are there.
+    Of normalised frames (B, 3, T, H, W) and filter banks (B, S, F), of the clips that have all.
     The tokens that are seen are chosen as in training, the same ones every time.
 
     Returns: 0-d each, of no number where no process has a clip.
     """
     config, objective = model.config, model.objective
     generator = torch.Generator().manual_seed(_MASK_SEED)
-    cells = tube_masks(
-        len(video), config.video_grid, objective.video_mask_ratio, generator=generator
-    )
+    clips = fbank if video is None else video
+    assert clips is not None
+    batch, device = len(clips), clips.device
+    cells = tube_masks(batch, config.video_grid, objective.video_mask_ratio, generator=generator)
     patches = random_masks(
-        len(video), config.num_audio_tokens, objective.audio_mask_ratio, generator=generator
+        batch, config.num_audio_tokens, objective.audio_mask_ratio, generator=generator
     )
     encoded = model.encoder(
         video,
         fbank,
-        video_keep=send(cells.keep, video.device),
-        fbank_keep=send(patches.keep, video.device),
+        video_keep=send(cells.keep, device),
+        fbank_keep=send(patches.keep, device),
     )
     levels = _pooled(encoded, model.encoder.layers)
-    present = (presence or whole(len(video), video.device)).both
+    present = (presence or whole(batch, device)).both
     spreads, ranks = spread(torch.stack(list(levels.values())), present)
     kinds = {"feature_std": spreads, "feature_rank": ranks}
     return {
@@ -155,7 +156,8 @@ def _pooled(encoded: EncoderOutput, layers: Iterable[int]) -> dict[str, Tensor]:
     """Mean tokens (B, D), float32, by name: each asked-for layer, then the fused tokens."""
     found: dict[str, Tensor] = {}
     for name, tokens in (("video", encoded.video), ("audio", encoded.audio)):
-        assert tokens is not None
+        if tokens is None:
+            continue
         for layer, values in zip(layers, tokens.layers, strict=True):
             found[f"{name}_layer{layer}"] = values.float().mean(dim=1)
         found[f"{name}_fused"] = tokens.fused.float().mean(dim=1)

@@ -51,7 +51,7 @@ class PretrainModule(pl.LightningModule):
         torch.manual_seed(config.seed)
         self.config = config
         self.counts = counts
-        self.model = HiCMAE(config.model, config.objective)
+        self.model = HiCMAE(config.model, config.objective, config.data.modalities)
         self.model.set_grad_checkpointing(config.hardware.recompute)
         if config.hardware.compile:
             self.model.compile()
@@ -102,7 +102,9 @@ class PretrainModule(pl.LightningModule):
         kept = {name: batch[name] for name in ("keys", "skipped") if name in batch}
         tensors, present = self._filled(batch)
         video, fbank = self.transform(tensors)
-        return kept | {"video": video, "fbank": fbank, "presence": find_presence(present, present)}
+        # A mixture tells of each clip what it has, which of what stands in is nothing.
+        seen, heard = (tensors.get(name, present) for name in ("seen", "heard"))
+        return kept | {"video": video, "fbank": fbank, "presence": find_presence(seen, heard)}
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
         """One forward pass; Lightning averages accumulated gradients and takes the step.
@@ -184,8 +186,8 @@ class PretrainModule(pl.LightningModule):
         count = len(batch["keys"])
         missing = max(self._batch_size() - count, 0)
         present = torch.arange(count + missing, device=self.device) < count
-        names = ("frames", "waveform", "num_samples")
-        tensors = {name: batch[name].to(self.device) for name in names}
+        names = ("frames", "waveform", "num_samples", "seen", "heard")
+        tensors = {name: batch[name].to(self.device) for name in names if name in batch}
         if missing:
             tensors = {
                 name: F.pad(part, (0, 0) * (part.ndim - 1) + (0, missing))

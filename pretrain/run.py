@@ -176,6 +176,8 @@ def _train(plan: Plan, console: Console, *, resume: bool, overwrite: bool) -> in
     pictured = None
     if log.pictures_every:
         pictured = fixed_clips(config.data, config.model.input, log.picture_clips)
+        if pictured is None:
+            console.print("no sample has both picture and sound: no pictures of reconstructions")
     if plan.is_first:
         prepare_folder(out, resume=resume, overwrite=overwrite)
         clear_leftovers(out, newest=resumption.checkpoint)

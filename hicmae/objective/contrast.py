@@ -40,7 +40,8 @@ def contrasts(
 
     Args:
         pairs: Of video and audio, of each layer.
-        presence: Which clips have both; the others are nobody's negatives. None given: all.
+        presence: Which clips have both; the others are nobody's negatives. None given: all. Where
+            fewer than two of those that share negatives have, they add nothing.
 
     Source: HiCMAE, section 3.2 (InfoNCE on each layer); reference facts, objective section.
     """
@@ -58,8 +59,10 @@ def contrasts(
             gathered = equal_rows(rows).unbind(1)
             there = list(zip(gathered[::2], gathered[1::2], strict=True))
             everyone, first = presence.everyone, dist.get_rank() * len(rows)
+        enough, count = presence.contrastable(shared=negatives == "global")
+        counted = presence.both & enough
         return [
-            _contrast(*mine, *others, presence, everyone, first, temperature)
+            _contrast(*mine, *others, counted, count, everyone, first, temperature)
             for mine, others in zip(own, there, strict=True)
         ]
 
@@ -69,12 +72,16 @@ def _contrast(
     audio: Tensor,
     all_video: Tensor,
     all_audio: Tensor,
-    presence: Presence,
+    counted: Tensor,
+    count: Tensor,
     everyone: Tensor,
     first: int,
     temperature: float,
 ) -> Contrast:
-    """Of features of length 1 (B, D) among all (B', D), of which ours begin at ``first``."""
+    """Of features of length 1 (B, D) among all (B', D), of which ours begin at ``first``.
+
+    The mean is over our ``counted`` (B,) of ``count`` a process.
+    """
     partner = torch.arange(first, first + len(video), device=video.device)
     # The smallest number and not infinity, of which a clip without a partner would make none.
     lowest = torch.finfo(video.dtype).min
@@ -82,8 +89,7 @@ def _contrast(
         (rows @ others.T / temperature).masked_fill(~everyone, lowest)  # (B, B')
         for rows, others in ((video, all_audio), (audio, all_video))
     )
-    own, count = presence.both, presence.counts[2]
-    target = torch.where(own, partner, -100)  # which cross_entropy passes over
+    target = torch.where(counted, partner, -100)  # which cross_entropy passes over
     loss = (
         F.cross_entropy(video_to_audio, target, reduction="sum") / count
         + F.cross_entropy(audio_to_video, target, reduction="sum") / count
@@ -91,7 +97,7 @@ def _contrast(
     hits = torch.stack(
         (video_to_audio.argmax(dim=1) == partner, audio_to_video.argmax(dim=1) == partner)
     )
-    return Contrast(loss, video_to_audio, (hits & own).sum() / (2 * count))
+    return Contrast(loss, video_to_audio, (hits & counted).sum() / (2 * count))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,6 +112,9 @@ class ContrastSettings:
 @LOSSES.register("contrast", settings=ContrastSettings)
 def hierarchical_contrast(given: LossInput, settings: ContrastSettings) -> LossOutput:
     """Sum of the layers' contrastive losses, with the accuracy and the logits of each.
+
+    Of clips that may lack a modality, ``contrast_absent`` is the share of batches in which too few
+    had both.
 
     Source: HiCMAE, section 3.2.
     """
@@ -122,5 +131,8 @@ def hierarchical_contrast(given: LossInput, settings: ContrastSettings) -> LossO
         f"accuracy_layer{layer}": result.accuracy
         for layer, result in zip(settings.layers, results, strict=True)
     }
+    if given.presence.is_mixed:
+        enough, _ = given.presence.contrastable(shared=settings.negatives == "global")
+        accuracies["absent"] = 1 - enough.float()
     loss = torch.stack([result.loss for result in results]).sum()
     return LossOutput(loss, accuracies, tuple(result.logits for result in results))

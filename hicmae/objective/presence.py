@@ -35,6 +35,28 @@ class Presence(NamedTuple):
         """(B,) boolean."""
         return self.video & self.audio
 
+    @property
+    def is_mixed(self) -> bool:
+        """Whether a clip may lack one of the two: then each has a vector of its own."""
+        return self.video is not self.audio
+
+    def contrastable(self, *, shared: bool) -> tuple[Tensor, Tensor]:
+        """Whether this process's clips have another one to be told apart from, and how many have.
+
+        Args:
+            shared: Whether the clips of all processes are told apart, or those of each.
+
+        Returns: 0-d boolean: whether two or more that share negatives have both; and 0-d float32:
+            how many are contrasted, mean over processes, above 0.
+        """
+        num_processes = len(self.everyone) // len(self.video)
+        groups = self.everyone.reshape(1 if shared else num_processes, -1).sum(
+            dim=1
+        )  # clips with both
+        used = torch.where(groups >= 2, groups, 0).sum().float().clamp(min=1)
+        mine = groups.sum() if shared else self.both.sum()
+        return mine >= 2, used / num_processes
+
 
 def find_presence(video: Tensor, audio: Tensor) -> Presence:
     """From what this process has, (B,) boolean each; a collective call that no host waits in."""

@@ -19,7 +19,7 @@ import av
 import cv2
 import numpy as np
 
-from hicmae.media.container import open_container, packets_of
+from hicmae.media.container import ffmpeg_name, open_container, packets_of
 from hicmae.media.errors import MediaError
 from hicmae.media.sound_decoding import sound_stream
 from hicmae.media.sound_spans import SoundSpans
@@ -113,7 +113,8 @@ def annotate(request: AnnotateRequest, emit: Callable[[Any], None]) -> None:
     with ExitStack() as stack:
         video = stack.enter_context(open_video(request.path))
         canvas = Canvas(request.tracks, video.height, video.width)
-        out = stack.enter_context(av.open(str(request.out.absolute()), "w", format="mp4"))
+        name = stack.enter_context(ffmpeg_name(request.out, "wb"))
+        out = stack.enter_context(av.open(name, "w", format="mp4"))
         picture = _picture(out, canvas, video)
         sound = _sound(request.path, video, out, stack)
         # The copy begins with the picture, or with sound that begins much before it: encoders put

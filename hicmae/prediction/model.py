@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +12,7 @@ import numpy as np
 import pandas
 
 from hicmae.checkpoints.checkpoint import Labels
+from hicmae.prediction.live import LiveFrame, LiveNetwork, LiveSound, Moment, predict_live
 from hicmae.prediction.messages import Clip, Followed, Found, Window, WindowConfig
 from hicmae.prediction.network import EmotionEnsemble, clip_batch, load_ensemble
 from hicmae.prediction.process import DecodingProcess, Tell, WindowStream, read_windows
@@ -187,6 +188,44 @@ class EmotionPredictor:
             spans=spans,
             alone=True,
         )
+
+    def live(
+        self,
+        source: Iterable[LiveFrame | LiveSound],
+        *,
+        hop: float = 1.0,
+        config: WindowConfig | None = None,
+        keep_up: bool = True,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> Iterator[Moment]:
+        """Predict while it happens: one value every hop, about the last clip of the network.
+
+        With a camera that OpenCV opens (add ``LiveSound`` for what a microphone hears)::
+
+            def camera():
+                capture = cv2.VideoCapture(0)
+                while (read := capture.read())[0]:
+                    yield hicmae.LiveFrame(seconds=time.monotonic(), pixels=read[1][..., ::-1])
+
+            for moment in hicmae.load("runs/pretrained").live(camera()):
+                print(moment.values, f"{moment.delay_seconds:.2f} s after it happened")
+
+        Args:
+            source: Pictures and sound in the order of their times, on one clock. It is read by a
+                thread of its own, unless ``keep_up`` is off.
+            hop: Seconds from one window to the next.
+            config: Detector and choice of the face, ``all`` being the largest; its windows do not
+                count.
+            keep_up: Leave windows out, and count them, where the network is slower than the
+                source; else every window comes, later and later.
+            clock: What delays are measured with, seconds.
+
+        Returns: what the network says of each window, until the source ends.
+
+        Raises: ValueError: a picture or sound of another form, or no such detector.
+        """
+        network = LiveNetwork(self.network, config or WindowConfig())
+        return predict_live(network, source, hop=hop, keep_up=keep_up, clock=clock)
 
     def confidence(self, asked: float | None) -> float:
         """The least probability of an answer: what is asked for, or else the checkpoint's own.

@@ -126,6 +126,10 @@ class EmotionEnsemble:
         self.device = choose_device(device)
         self.precision = inference_precision(precision, self.device)
         self.members = [member.to(self.device).eval() for member in members]
+        if self.precision == "bf16-mixed":  # what autocast would do anew for each batch of clips
+            for layer in (each for member in self.members for each in member.modules()):
+                if isinstance(layer, torch.nn.Linear):
+                    layer.bfloat16()
         self.labels = labels[0]
         self._temperatures = [each.temperature for each in calibrations] or [1.0] * len(members)
         self.threshold = float(np.mean([each.threshold for each in calibrations] or [0.0]))

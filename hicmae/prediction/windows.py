@@ -340,7 +340,7 @@ def _find_tracks(request: Request, recording: Recording) -> tuple[list[FaceTrack
     if config.faces == "boxes":
         finder: Finder = boxes_of(request.path, request.config.boxes, remedy="name it with --boxes")
     else:
-        finder, note = _detector(config.faces, config.align, request.config.offline)
+        finder, note = find_detector(config.faces, config.align, request.config.offline)
         notes += [note] if note else []
     try:
         tracks = recording.follow(finder, keep=False)
@@ -375,7 +375,7 @@ def _find_tracks(request: Request, recording: Recording) -> tuple[list[FaceTrack
 
 
 @functools.cache
-def _detector(faces: str, align: str, offline: bool) -> tuple[FaceDetector | None, str]:
+def find_detector(faces: str, align: str, offline: bool) -> tuple[FaceDetector | None, str]:
     """The detector, or the bundled one and a note where YuNet's file is not to be had."""
     try:
         return shared_detector(faces, offline=offline), ""
