@@ -131,6 +131,8 @@ class SampleInfo:
         picture: What was done with the stored pictures so that they are as players show them, by
             the names of ``hicmae.media.picture.Picture.changes``; left out of the file where that
             is nothing.
+        sync: How mouth and voice go together (``hicmae.media.speaking.Agreement``); left out of
+            the file where nobody asked.
         schema_version: Of this file.
     """
 
@@ -156,6 +158,7 @@ class SampleInfo:
     speaker: str | None = None
     labels: dict[str, Label] = field(default_factory=dict)
     picture: dict[str, Label] = field(default_factory=dict)
+    sync: dict[str, Label] = field(default_factory=dict)
     schema_version: int = SCHEMA_VERSION
 
     @property
@@ -333,7 +336,7 @@ def checksum(blocks: bytes) -> int:
 
 _RUN = operator.itemgetter("how", "count")
 # Fields that came later and that most samples lack: old shards stay readable, bytes as they were.
-_LEFT_OUT_IF_EMPTY = ("picture", "sound_taken")
+_LEFT_OUT_IF_EMPTY = ("picture", "sound_taken", "sync")
 _KINDS: dict[str, tuple[type, ...]] = {
     "str": (str,),
     "int": (int,),

@@ -33,9 +33,12 @@ class BuildConfig(FaceConfig):
         faces: Detector: ``yunet``, ``cascade`` (bundled, finds fewer), ``boxes`` (a CSV of each
             recording, OpenFace's too: the manifest's column boxes, or NAME.csv beside it), or
             ``none`` for pictures that are faces already.
-        face_choice: Which of several faces: the ``largest``, the most ``central``, or ``all``:
-            one sample for each, as long as it is seen and the scene lasts, named KEY_face0,
-            KEY_face1, ….
+        face_choice: Which of several faces: the ``largest``, the most ``central``, ``all`` (one
+            sample for each, as long as it is seen and the scene lasts, named KEY_face0, KEY_face1,
+            …), or ``speaking``: the one whose mouth goes with the sound, in each segment of
+            max_seconds anew, as long as it is seen.
+        sync: Also measure how well each mouth goes with the sound; the receipt names samples whose
+            picture and sound do not belong together or have slipped. ``speaking`` does so anyway.
         face_margin: How much of the face box's side is added around it.
         face_smoothing_seconds: Over what time the box's movements are smoothed (standard
             deviation); 0: not at all.

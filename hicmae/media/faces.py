@@ -28,12 +28,14 @@ class Face:
         eyes: (2, 2) float32 x, y of the eye on the picture's left and of the one on its right, or
             None where the detector does not tell.
         track: Whose face it is, where a list of boxes says so; detectors do not know.
+        mouth: (2,) float32 x, y of its middle, or None where the detector does not tell.
     """
 
     box: np.ndarray
     score: float
     eyes: np.ndarray | None = None
     track: str | None = None
+    mouth: np.ndarray | None = None
 
 
 class FaceDetector(Protocol):
@@ -81,7 +83,9 @@ class FaceConfig:
         faces: A name of ``DETECTORS``; ``boxes``: a list of boxes (``boxes.py``); ``none``: the
             middle square of the picture, or ``box``.
         face_choice: Of several faces: ``largest`` (seen longest and largest), ``central`` (nearest
-            to the middle of the picture for longest) or ``all``.
+            to the middle of the picture for longest), ``all``, or ``speaking`` (whose mouth goes
+            with the voice, see ``speaking.py``).
+        sync: Whether the mouth of each face is held against the sound; with ``speaking`` it is.
         face_margin: Space added around the detector's box, as a share of its longer side.
         face_smoothing_seconds: Standard deviation of the smoothing of the box over time; 0: none.
         face_gap_seconds: How long a face may stay unfound and still be the same where it moved.
@@ -101,7 +105,8 @@ class FaceConfig:
     jpeg_quality: int = 90
     chroma: Literal["420", "444"] = "420"
     faces: str = "yunet"
-    face_choice: Literal["largest", "central", "all"] = "largest"
+    face_choice: Literal["largest", "central", "all", "speaking"] = "largest"
+    sync: bool = False
     face_margin: float = 0.3
     face_smoothing_seconds: float = 0.2
     face_gap_seconds: float = 1.0
@@ -115,6 +120,16 @@ class FaceConfig:
     def __post_init__(self) -> None:
         if problems := self.problems():
             raise ValueError(f"faces: {'; '.join(problems)}")
+
+    @property
+    def needs_mouths(self) -> bool:
+        """Whether mouths are looked at, so that tracks must say where they are."""
+        return self.sync or self.face_choice == "speaking"
+
+    @property
+    def follows_all(self) -> bool:
+        """Whether every face is followed, each while it is seen and the scene lasts."""
+        return self.face_choice in ("all", "speaking")
 
     def problems(self) -> list[str]:
         """What is wrong with it."""
@@ -130,7 +145,7 @@ class FaceConfig:
             near = did_you_mean(self.faces, names)
             problems.append(f"faces = {self.faces!r}{near} (one of {', '.join(names)})")
         for name, choices in (
-            ("face_choice", ("largest", "central", "all")),
+            ("face_choice", ("largest", "central", "all", "speaking")),
             ("align", ("none", "eyes")),
             ("chroma", ("420", "444")),
         ):
@@ -146,6 +161,9 @@ class FaceConfig:
                 f"align = eyes with faces = {self.faces}, which finds no eyes (it needs yunet, or "
                 "boxes with eyes)"
             )
+        if self.faces == _NONE and self.needs_mouths:
+            asked = "sync = true" if self.sync else "face_choice = speaking"
+            problems.append(f"{asked} with faces = none, which finds no faces (it needs yunet)")
         if not 0 <= self.min_coverage <= 1:
             problems.append(f"min_coverage = {self.min_coverage} (must lie between 0 and 1)")
         if self.box is not None:

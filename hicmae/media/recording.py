@@ -152,8 +152,8 @@ class Recording:
     def follow(
         self, finder: Finder, *, region: Region | None = None, keep: bool = True
     ) -> list[FaceTrack]:
-        """Follow the face that the settings choose, or with ``face_choice: all`` every face, each
-        as long as it is seen and the scene lasts.
+        """Follow the face that the settings choose, or with ``face_choice: all`` or ``speaking``
+        every face, each as long as it is seen and the scene lasts.
 
         Args:
             finder: A detector, or boxes that are known; None: the middle square, or ``box``.
@@ -183,7 +183,7 @@ class Recording:
         unique, repeats = np.unique(self.indices, return_counts=True)
         times = self.picture.timestamps[unique]
         # Cuts are looked for where a detector looks for faces, not in lists of boxes.
-        scenes = SceneCuts() if config.face_choice == "all" else None
+        scenes = SceneCuts() if config.follows_all else None
         with self._watch.stage("faces"):
             detections = self._detect(finder, unique, region, scenes, keep)
             if scenes is not None:

@@ -79,8 +79,9 @@ def predict(
         hop: Seconds from one value to the next.
         faces: Detector (yunet, cascade, boxes, none); profile: the one with which the checkpoint's
             training data was made. none takes the middle of the picture, for face crops.
-        face_choice: A timeline for all faces, for the largest, the most central, or for the one
-            that the checkpoint's training data would have (profile).
+        face_choice: A timeline for all faces, for the largest, the most central, the one whose
+            mouth goes with the sound, window by window (speaking), or for the one that the
+            checkpoint's training data would have (profile).
         boxes: CSV of face boxes, with --faces boxes; none given: NAME.csv beside the recording.
         image_fps: Frame rate of folders of images that have none of their own.
         min_seconds: Faces seen for less are left out.

@@ -18,7 +18,7 @@ from hicmae.settings import InputConfig
 if TYPE_CHECKING:
     from hicmae.media.faces import FaceConfig
 
-Choice = Literal["all", "largest", "central", "profile"]
+Choice = Literal["all", "largest", "central", "speaking", "profile"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +34,8 @@ class WindowConfig:
         faces: Detector; ``profile``: the one of the checkpoint's preparation. The others are for
             recordings of another kind than those of the training.
         face_choice: Which of several faces: ``all`` (a timeline for each), the ``largest``, the
-            most ``central``, or what the checkpoint's preparation says (``profile``).
+            most ``central``, in each window the one that is ``speaking``, or what the checkpoint's
+            preparation says (``profile``).
         boxes: With ``faces: boxes``: the CSV of face boxes; none given: NAME.csv beside it.
         image_fps: Frame rate of folders of images that have none of their own.
         min_seconds: Faces seen for less are left out, and counted.

@@ -28,6 +28,7 @@ from hicmae.media.faces import FaceConfig, FaceDetector
 from hicmae.media.recording import Finder, Recording, open_pictures, shared_detector, sound_file
 from hicmae.media.sound_decoding import sound_stream
 from hicmae.media.sound_spans import SoundSpans
+from hicmae.media.speaking import Speakers
 from hicmae.media.tracking import FaceTrack
 from hicmae.prediction.messages import (
     Clip,
@@ -129,6 +130,12 @@ def cut_windows(request: Request, emit: Emit) -> None:
         if sound is not None:
             notes += _outside(request.path, recording)
         num_frames = len(recording.indices)
+        starts = [layout.starts(len(track.boxes)) for track in tracks]
+        if len(tracks) > 1 and request.preparation.face_choice == "speaking":
+            spoken = _spoken(request, recording, tracks, layout)
+            if not spoken:
+                notes.append("no sound tells who speaks: every face is predicted")
+            starts = spoken or starts
         stretches = [
             _Stretch(
                 name=f"face{number}",
@@ -137,8 +144,10 @@ def cut_windows(request: Request, emit: Emit) -> None:
                 offset=recording.offset,
                 track=track,
                 recording=recording,
+                starts=starts[number],
             )
             for number, track in enumerate(tracks)
+            if starts[number]
         ] or [_Stretch(name=SOUND, num_frames=num_frames, layout=layout, offset=recording.offset)]
         emit(_found(stretches, seconds, recording, recording.start, sound, notes, layout))
         teller.stage = "windows"
@@ -204,6 +213,41 @@ def _open_sound(request: Request, end_seconds: float | None) -> SoundSpans:
     )
 
 
+def _spoken(
+    request: Request, recording: Recording, tracks: list[FaceTrack], layout: WindowLayout
+) -> list[list[int]]:
+    """First frames of the windows of each face in which no other goes better with the sound.
+
+    Returns: of each track; nothing where there is no sound.
+    """
+    try:
+        sound = _open_sound(request, recording.end)
+    except MediaError as error:
+        if error.cause not in ("no-sound", "damaged"):
+            raise
+        return []
+    origin = sound.number_at(recording.start)
+
+    def cut(first: int, count: int) -> np.ndarray:
+        return sound.span(origin + first, count)[0]
+
+    with sound:
+        speakers = Speakers(recording, tracks, cut, sound.sample_rate)
+    spoken = [
+        [
+            start
+            for start in layout.starts(len(track.boxes))
+            if number
+            == speakers.speaker(track.first + start, track.first + start + layout.window_frames)
+        ]
+        for number, track in enumerate(tracks)
+    ]
+    if not any(spoken):  # faces by turns, none of which is seen for as long as a window
+        best = speakers.speaker(0, len(recording.indices)) or 0
+        spoken[best] = layout.starts(len(tracks[best].boxes))
+    return spoken
+
+
 def _outside(path: Path, recording: Recording) -> list[str]:
     """A note of the sound before and after the picture, which no window covers; mostly none.
 
@@ -263,7 +307,7 @@ def _find_tracks(request: Request, recording: Recording) -> tuple[list[FaceTrack
         tracks = []
     if config.box is not None:
         return tracks, notes
-    if config.face_choice != "all":
+    if not config.follows_all:
         tracks = [track for track in tracks if track.coverage >= config.min_coverage]
     fps, least = request.input.fps, request.config.min_seconds
     kept = [
@@ -401,6 +445,7 @@ class _Stretch:
         offset: Where its recording's frames begin, seconds after the recording's beginning.
         track: The face; None for sound.
         recording: It is in; None for sound.
+        starts: First frames of its windows; None: all that the layout gives.
     """
 
     def __init__(
@@ -412,10 +457,11 @@ class _Stretch:
         offset: float = 0.0,
         track: FaceTrack | None = None,
         recording: Recording | None = None,
+        starts: list[int] | None = None,
     ) -> None:
         self.name, self.num_frames, self.offset, self.track = name, num_frames, offset, track
         self.first = 0 if track is None else track.first
-        self.starts = layout.starts(num_frames)
+        self.starts = layout.starts(num_frames) if starts is None else starts
         self.number = 0
         self._layout = layout
         self._images: dict[int, np.ndarray] = {}

@@ -14,7 +14,7 @@ import itertools
 import multiprocessing
 import os
 import wave
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 
@@ -30,13 +30,24 @@ from hicmae.media.faces import open_detector
 from hicmae.media.image_folder import ImageReader, sound_beside
 from hicmae.media.recording import Finder, Recording, open_pictures, shared_detector
 from hicmae.media.sound import Sound, rms_db
+from hicmae.media.speaking import Agreement, Speakers
 from hicmae.media.tracking import FaceTrack
 from shards.manifest import ManifestRow, face_key, printable, segment_key
-from shards.schema import SAMPLE_RATE, Digests, FaceInfo, SampleInfo, SoundState, SourceFile
+from shards.schema import (
+    SAMPLE_RATE,
+    Digests,
+    FaceInfo,
+    Label,
+    SampleInfo,
+    SoundState,
+    SourceFile,
+)
 from shards.settings import BuildConfig
 
 # Encoders end sound some milliseconds before the picture; from here on it is worth saying.
 _SHORTER_SECONDS = 0.1
+
+_Agree = Callable[[int, int], Agreement]  # of two frames of the recording
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,14 +168,20 @@ def make_samples(
                 finder: Finder = boxes_of(row.path, row.boxes, remedy=remedy)
             else:
                 finder = shared_detector(config.faces, offline=config.offline)
-            for track in recording.follow(finder, region=row.region):
+            tracks = recording.follow(finder, region=row.region)
+            speakers = _speakers(recording, tracks, sound, config)
+            faces = [(number, track, row.key) for number, track in enumerate(tracks)]
+            if config.face_choice == "speaking":
+                faces = _speaking(recording, speakers, row, config)
+            for number, track, key in faces:
                 length = len(track.boxes) / config.fps
-                if several and length < config.min_seconds:
+                if config.follows_all and length < config.min_seconds:
                     at = recording.offset + track.first / config.fps
                     short.append(f"{length:.2f} s at {at:.2f} s")
                     continue
-                key = face_key(row.key, num_faces) if several else row.key
-                maker.add(outcome, track, key, stem.with_name(f"{stem.name}-{num_faces}"))
+                key = face_key(row.key, num_faces) if several else key
+                agree = None if speakers is None else functools.partial(speakers.agreement, number)
+                maker.add(outcome, track, key, stem.with_name(f"{stem.name}-{num_faces}"), agree)
                 num_faces += 1
             outcome.seconds += recording.seconds
     if short:
@@ -207,10 +224,12 @@ class _SampleMaker:
     sound_source: SourceFile | None
     watch: Stopwatch
 
-    def add(self, outcome: Outcome, track: FaceTrack, key: str, stem: Path) -> None:
+    def add(
+        self, outcome: Outcome, track: FaceTrack, key: str, stem: Path, agree: _Agree | None
+    ) -> None:
         """Write the frames of one face as one sample, or as segments of it."""
         path = printable(self.row.path)
-        face = _FoundFace(track, self.recording, self.config)
+        face = _FoundFace(track, self.recording, self.config, agree)
         images = self.recording.crops(track)
         bounds = _segments(len(track.boxes), self.config)
         for number, (begin, end) in enumerate(bounds):
@@ -278,6 +297,7 @@ class _SampleMaker:
             labels=row.labels,
             faces=face.describe(begin, end),
             picture=recording.picture.changes,
+            sync={} if sound is None or sound.state == "silent" else face.sync(begin, end),
             digests=Digests(mjpg=mjpg_digest, wav=wav_digest),
         )
         return StagedSample(info=info, mjpg=mjpg, wav=None if sound is None else wav)
@@ -294,9 +314,11 @@ class _LeftOutError(Exception):
 class _FoundFace:
     """How a face was found, in parts of its track."""
 
-    def __init__(self, track: FaceTrack, recording: Recording, config: BuildConfig) -> None:
+    def __init__(
+        self, track: FaceTrack, recording: Recording, config: BuildConfig, agree: _Agree | None
+    ) -> None:
         part = slice(track.first, track.first + len(track.boxes))
-        self.track, self._config = track, config
+        self.track, self._config, self._agree = track, config, agree
         self._indices, self._own = recording.indices[part], recording.own[part]
 
     def coverage(self, begin: int, end: int) -> float:
@@ -309,6 +331,13 @@ class _FoundFace:
         part, words = self._indices[begin:end], self.track.found_by[begin:end]
         asked = max(1.0, len(np.unique(part)) / self._config.detect_every)
         return min(1.0, len(np.unique(part[words == "detected"])) / asked) * own
+
+    def sync(self, begin: int, end: int) -> dict[str, Label]:
+        """How mouth and voice go together in frames ``begin`` to ``end``; none: not asked for."""
+        if self._agree is None:
+            return {}
+        found = self._agree(self.track.first + begin, self.track.first + end)
+        return {name: round(value, 3) for name, value in found._asdict().items()}
 
     def describe(self, begin: int, end: int) -> FaceInfo:
         """What a sample of frames ``begin`` to ``end`` says."""
@@ -334,6 +363,44 @@ def _sound_of(recording: Recording, row: ManifestRow, config: BuildConfig) -> So
         if error.cause == "no-sound" and row.audio is None and config.sound == "optional":
             return None
         raise
+
+
+def _speakers(
+    recording: Recording, tracks: Sequence[FaceTrack], sound: Sound | None, config: BuildConfig
+) -> Speakers | None:
+    """The faces held against the sound, where that is asked for and there is any.
+
+    Raises: MediaError: ``no-sound``, where it has to say who speaks.
+    """
+    if not config.needs_mouths:
+        return None
+    if sound is None or sound.rms_db < config.silence_db:
+        if config.face_choice == "speaking":
+            found = "no" if sound is None else "only silent"
+            problem = (
+                f"there is {found} sound to tell who speaks (--face_choice largest needs none)"
+            )
+            raise MediaError("no-sound", recording.path, problem)
+        return None
+
+    def cut(first: int, count: int) -> np.ndarray:
+        return sound.span(recording.start + first / SAMPLE_RATE, count)[0]
+
+    return Speakers(recording, tracks, cut, SAMPLE_RATE)
+
+
+def _speaking(
+    recording: Recording, speakers: Speakers | None, row: ManifestRow, config: BuildConfig
+) -> list[tuple[int, FaceTrack, str]]:
+    """The face that speaks in each segment, as long as it is seen: number, track and key."""
+    assert speakers is not None, "without sound it was refused"
+    bounds, found = _segments(len(recording.indices), config), []
+    for number, (begin, end) in enumerate(bounds):
+        speaker = speakers.speaker(begin, end)
+        if speaker is not None:
+            key = row.key if len(bounds) == 1 else segment_key(row.key, number)
+            found.append((speaker, speakers.tracks[speaker].between(begin, end), key))
+    return found
 
 
 def _with_sound_beside(row: ManifestRow) -> ManifestRow:
