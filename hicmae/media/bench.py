@@ -28,7 +28,7 @@ from hicmae.media.recording import Recording, open_pictures, shared_detector
 from hicmae.media.sound import read_sound
 from hicmae.media.speaking import LEAST_SECONDS, Speakers, verdict
 
-_FPS, _RATE, _HOP_SECONDS, _HEIGHT = 25, 16000, 0.64, 360
+_FPS, _RATE, _HOP_SECONDS, _HEIGHT = 25, 16000, 0.64, 288
 _WIDEST = 4 / 3  # of a panel: more is cut off on both sides
 _SHIFT_SECONDS, _RESAMPLINGS = 0.4, 2000
 _CONFIG = FaceConfig(fps=_FPS, face_choice="speaking")
@@ -41,7 +41,7 @@ class _Clip:
     name: str
     pictures: list[bytes]
     sound: np.ndarray
-    speakers: Callable[[Callable[[int, int], np.ndarray]], Speakers]
+    speakers: Speakers
 
 
 def bench_speaking(
@@ -126,13 +126,9 @@ def _read(path: Path) -> _Clip | None:
                 for frame in recording.frames(np.arange(num_frames))
             ]
             samples, _ = sound.span(recording.start, round(recording.seconds * _RATE))
+            speakers = Speakers(recording, tracks)
     except MediaError:
         return None
-
-    def speakers(cut: Callable[[int, int], np.ndarray]) -> Speakers:
-        with Recording(path, open_pictures(path)[0], _CONFIG, fps=_FPS) as again:
-            return Speakers(again, tracks, cut, _RATE)
-
     return _Clip(path.name, pictures, samples, speakers)
 
 
@@ -154,7 +150,7 @@ def _write(
     ]
     size, first = round(length / _FPS * _RATE), round(heard[1] / _FPS * _RATE)
     with av.open(str(path), "w") as out:
-        picture = out.add_stream("libx264", rate=_FPS, options={"crf": "20", "preset": "fast"})
+        picture = out.add_stream("libx264", rate=_FPS, options={"crf": "20", "preset": "veryfast"})
         picture.height, picture.width = frames[0].shape[:2]
         picture.pix_fmt = "yuv420p"
         voice = out.add_stream("aac", rate=_RATE, layout="mono")
@@ -180,14 +176,18 @@ def _is_right(path: Path, left: int, right: int) -> bool:
     with Recording(path, open_pictures(path)[0], _CONFIG, fps=_FPS) as recording:
         tracks = recording.follow(shared_detector("yunet", offline=True))
 
-        def cut(first: int, count: int) -> np.ndarray:
-            return sound.span(recording.start + first / _RATE, count)[0]
-
-        speaker = Speakers(recording, tracks, cut, _RATE).speaker(0, len(recording.indices))
+        samples, _ = sound.span(recording.start - 1, round((recording.seconds + 2) * _RATE))
+        cut = _cutter(samples, _RATE)
+        speaker = Speakers(recording, tracks).hear(cut, _RATE).speaker(0, len(recording.indices))
     if speaker is None:
         return False
     box = tracks[speaker].boxes.mean(axis=0)
     return bool(left <= (box[0] + box[2]) / 2 < right)
+
+
+def _cutter(samples: np.ndarray, first: int) -> Callable[[int, int], np.ndarray]:
+    """Cuts samples that are counted from ``first`` on."""
+    return lambda begin, count: samples[first + begin :][:count]
 
 
 def _share(hits: Sequence[Sequence[bool]]) -> dict[str, float]:
@@ -208,8 +208,7 @@ def _flagged(clips: Sequence[_Clip]) -> dict[str, float]:
         for number, clip in enumerate(clips):
             samples, late = sound_of(number)
             padded = np.pad(samples, (_RATE, len(clip.pictures) * _RATE // _FPS + _RATE))
-            first = _RATE - round(late * _RATE)
-            speakers = clip.speakers(lambda begin, n: padded[first + begin :][:n])  # noqa: B023
+            speakers = clip.speakers.hear(_cutter(padded, _RATE - round(late * _RATE)), _RATE)
             num_frames = min(len(clip.pictures), int(len(samples) / _RATE * _FPS))
             flags.append(verdict(speakers.agreement(0, 0, num_frames), num_frames / _FPS) != "")
         return float(np.mean(flags))

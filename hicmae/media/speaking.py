@@ -80,20 +80,11 @@ class Speakers:
     Args:
         recording: Opened.
         tracks: Its faces, with marks.
-        cut: Gives so many samples (n,) int16 of the sound, from a number on that counts from the
-            first frame and may be negative; numbers ascend.
-        sample_rate: Of the sound, Hz.
 
     Raises: MediaError: ``damaged``.
     """
 
-    def __init__(
-        self,
-        recording: Recording,
-        tracks: Sequence[FaceTrack],
-        cut: Callable[[int, int], np.ndarray],
-        sample_rate: int,
-    ) -> None:
+    def __init__(self, recording: Recording, tracks: Sequence[FaceTrack]) -> None:
         self.tracks, self.fps = tracks, recording.fps
         meters = [_Meter(track) for track in tracks]
         wanted = np.zeros(len(recording.indices), dtype=bool)
@@ -104,8 +95,19 @@ class Speakers:
             for meter in meters:
                 meter.see(position, frame)
         self._motion = [_quick(meter.motion, self.fps) for meter in meters]
-        voice = loudness(cut, sample_rate, self.fps, len(recording.indices))
+        self._voice = np.zeros(len(recording.indices))
+
+    def hear(self, cut: Callable[[int, int], np.ndarray], sample_rate: int) -> Speakers:
+        """Take the sound that the mouths are held against; returns itself.
+
+        Args:
+            cut: Gives so many samples (n,) int16 of it, from a number on that counts from the first
+                frame and may be negative; numbers ascend.
+            sample_rate: Hz.
+        """
+        voice = loudness(cut, sample_rate, self.fps, len(self._voice))
         self._voice = _quick(voice[:, None], self.fps)[:, 0]
+        return self
 
     def speaker(self, begin: int, end: int) -> int | None:
         """Number of the track that speaks in the frames ``begin`` to ``end``, None if none is seen.
@@ -138,7 +140,7 @@ class Speakers:
 def loudness(
     cut: Callable[[int, int], np.ndarray], sample_rate: int, fps: float, num_frames: int
 ) -> np.ndarray:
-    """The loudness of the voice in the middle of each of T frames: (T,); as ``Speakers``."""
+    """The loudness of the voice in the middle of each of T frames: (T,); see ``Speakers``."""
     size = round(_WINDOW_SECONDS * sample_rate)
     frequencies = np.fft.rfftfreq(size, 1 / sample_rate)
     band = (frequencies >= _BAND_HZ[0]) & (frequencies < _BAND_HZ[1])

@@ -232,7 +232,7 @@ def _spoken(
         return sound.span(origin + first, count)[0]
 
     with sound:
-        speakers = Speakers(recording, tracks, cut, sound.sample_rate)
+        speakers = Speakers(recording, tracks).hear(cut, sound.sample_rate)
     spoken = [
         [
             start

@@ -386,7 +386,7 @@ def _speakers(
     def cut(first: int, count: int) -> np.ndarray:
         return sound.span(recording.start + first / SAMPLE_RATE, count)[0]
 
-    return Speakers(recording, tracks, cut, SAMPLE_RATE)
+    return Speakers(recording, tracks).hear(cut, SAMPLE_RATE)
 
 
 def _speaking(
