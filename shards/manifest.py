@@ -27,6 +27,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from hicmae.files import whole_file
+from hicmae.media.face_stack import is_stack
 from hicmae.media.image_folder import VIDEO_SUFFIXES, sound_beside, walk
 from shards.schema import Label
 from shards.tables import is_table, read_table
@@ -111,7 +112,8 @@ def list_folder(folder: Path) -> tuple[list[ManifestRow], list[Path]]:
     """List the recordings below a folder, links followed, in the order of their names.
 
     A recording is a file with the suffix of a video, or a folder (this one too) of numbered
-    images without a video among them; its sound file (see ``sound_beside``) belongs to it.
+    images without a video among them, or a .npy stack of images; the sound file of images (see
+    ``sound_beside``) belongs to them.
 
     Returns: The rows, keyed by their path inside the folder; and the other files, ignored. Hidden
         files and folders are neither.
@@ -119,12 +121,13 @@ def list_folder(folder: Path) -> tuple[list[ManifestRow], list[Path]]:
     rows, ignored, sounds = [], [], set()
     for path, is_folder in walk(folder):
         name = path.relative_to(folder).as_posix() if path != folder else folder.resolve().name
-        if is_folder or path.suffix.lower() in VIDEO_SUFFIXES:
+        is_images = is_folder or is_stack(path)
+        if is_images or path.suffix.lower() in VIDEO_SUFFIXES:
             key = safe_key(name if is_folder else name.removesuffix(path.suffix))
             rows.append(ManifestRow(key=key, path=path, name=printable(name)))
         else:
             ignored.append(path)
-        if is_folder:
+        if is_images:
             sounds.add(sound_beside(path))
     return rows, [path for path in ignored if path not in sounds]
 

@@ -46,8 +46,10 @@ class BuildConfig(FaceConfig):
         align: ``eyes`` turns and scales every image so that the eyes are level and in their
             place; ``none`` keeps pictures upright.
         detect_every: Frames from one detection to the next; the box is interpolated in between.
-        image_fps: Frame rate of folders of images that have no rate of their own (the manifest's
-            column fps, OpenFace's CSV), frames per second; none given: such folders are refused.
+        image_fps: Frame rate of folders and .npy stacks of images that have no rate of their own
+            (the manifest's column fps, OpenFace's CSV), frames per second; none: they are refused.
+        stack_colours: Which colour is first in .npy stacks of images (T, H, W, 3) uint8: ``bgr`` as
+            OpenCV and MERTools write them, or ``rgb``; none given: stacks are refused.
         min_coverage: Least share of the frames shown to the detector in which it finds the face.
         box: With ``faces: none``: cut x0, y0, x1, y1 out of every frame, pixels; none given: the
             largest square in its middle.

@@ -92,7 +92,8 @@ class FaceConfig:
         align: ``eyes`` turns and scales the square so that the eyes are level, in their place and
             at their distance; ``none`` keeps it upright about the box.
         detect_every: Frames from one detection to the next; in between the box is interpolated.
-        image_fps: Frame rate of folders of images that have none of their own.
+        image_fps: Frame rate of folders and stacks of images that have none of their own.
+        stack_colours: Which colour is first in .npy stacks of images (``face_stack.py``).
         min_coverage: Least share of the frames shown to the detector in which it finds the face.
         box: With ``faces: none``: x0, y0, x1, y1 cut out of every frame, pixels.
         silence_db: Sound below this level counts as silent, decibels relative to full scale.
@@ -113,6 +114,7 @@ class FaceConfig:
     align: Literal["none", "eyes"] = "none"
     detect_every: int = 5
     image_fps: float | None = None
+    stack_colours: Literal["bgr", "rgb"] | None = None
     min_coverage: float = 0.1
     box: tuple[int, int, int, int] | None = None
     silence_db: float = -70.0
@@ -161,6 +163,8 @@ class FaceConfig:
                 f"align = eyes with faces = {self.faces}, which finds no eyes (it needs yunet, or "
                 "boxes with eyes)"
             )
+        if self.stack_colours not in (None, "bgr", "rgb"):
+            problems.append(f"stack_colours = {self.stack_colours!r} (bgr or rgb)")
         if self.faces == _NONE and self.needs_mouths:
             asked = "sync = true" if self.sync else "face_choice = speaking"
             problems.append(f"{asked} with faces = none, which finds no faces (it needs yunet)")

@@ -16,6 +16,7 @@ from hicmae.bench import Stopwatch
 from hicmae.media.boxes import BoxTable
 from hicmae.media.crops import FaceCutter
 from hicmae.media.errors import MediaError
+from hicmae.media.face_stack import SUFFIX, StackReader
 from hicmae.media.faces import Face, FaceConfig, FaceDetector, open_detector
 from hicmae.media.image_folder import ImageReader, open_images, sound_beside
 from hicmae.media.sound import Sound, read_sound
@@ -42,19 +43,26 @@ Region = tuple[float, float, float, float]
 _KEPT_BYTES = 192 * 2**20
 
 
-def open_pictures(path: Path, *, image_fps: float | None = None) -> list[VideoReader | ImageReader]:
-    """Open the picture of a video, or the sequences of images that a folder holds.
+def open_pictures(
+    path: Path, *, image_fps: float | None = None, colours: str | None = None
+) -> list[VideoReader | ImageReader | StackReader]:
+    """Open the picture of a video, the sequences of images that a folder holds, or a .npy stack.
 
     Args:
         path: The recording.
-        image_fps: Frame rate of a folder of images that has none of its own.
+        image_fps: Frame rate of images that have none of their own.
+        colours: Which colour is first in a stack.
 
     Returns: one reader; of a folder in which several faces were numbered apart, one for each, the
         one with the most images first.
 
-    Raises: as ``open_video`` and ``open_images``.
+    Raises: as ``open_video``, ``open_images`` and ``StackReader``.
     """
-    return list(open_images(path, image_fps)) if path.is_dir() else [open_video(path)]
+    if path.is_dir():
+        return list(open_images(path, image_fps))
+    if path.suffix.lower() == SUFFIX:
+        return [StackReader(path, image_fps, colours)]
+    return [open_video(path)]
 
 
 class Recording:
@@ -83,7 +91,7 @@ class Recording:
     def __init__(
         self,
         path: Path,
-        picture: VideoReader | ImageReader,
+        picture: VideoReader | ImageReader | StackReader,
         config: FaceConfig,
         *,
         fps: float,
@@ -291,10 +299,16 @@ def sound_file(path: Path, audio: Path | None = None) -> Path:
     Raises: MediaError: ``no-sound``: a folder of images without.
     """
     if audio is None:
-        audio = sound_beside(path) if path.is_dir() else path
+        audio = sound_beside(path) if has_no_sound(path) else path
     if audio is None:
-        raise MediaError("no-sound", path, "a folder of images with no sound file beside it")
+        what = "folder" if path.is_dir() else "stack"
+        raise MediaError("no-sound", path, f"a {what} of images with no sound file beside it")
     return audio
+
+
+def has_no_sound(path: Path) -> bool:
+    """Whether it is images alone, whose sound can only lie in a file of its own."""
+    return path.is_dir() or path.suffix.lower() == SUFFIX
 
 
 @functools.cache

@@ -48,6 +48,7 @@ def predict(
     face_choice: Choice = "all",
     boxes: Path | None = None,
     image_fps: float | None = None,
+    stack_colours: Literal["bgr", "rgb"] | None = None,
     min_seconds: float = 0.5,
     each_modality: bool = False,
     picture: bool = False,
@@ -83,7 +84,8 @@ def predict(
             mouth goes with the sound, window by window (speaking), or for the one that the
             checkpoint's training data would have (profile).
         boxes: CSV of face boxes, with --faces boxes; none given: NAME.csv beside the recording.
-        image_fps: Frame rate of folders of images that have none of their own.
+        image_fps: Frame rate of folders and .npy stacks of images that have none of their own.
+        stack_colours: Which colour is first in .npy stacks of images: bgr (OpenCV) or rgb.
         min_seconds: Faces seen for less are left out.
         each_modality: Also predict from picture and sound alone (in timeline.jsonl).
         picture: Also draw the timelines, with faces (timeline.png).
@@ -109,6 +111,7 @@ def predict(
         face_choice=face_choice,
         boxes=boxes,
         image_fps=image_fps,
+        stack_colours=stack_colours,
         min_seconds=min_seconds,
         offline=offline,
         deadline_seconds=deadline_seconds,
@@ -329,6 +332,7 @@ def _suffixes() -> frozenset[str]:
 
 def _below(folder: Path, out: Path) -> list[tuple[Path, int]]:
     """Recordings below a folder, each with the number of parts of its path within it."""
+    from hicmae.media.face_stack import is_stack
     from hicmae.media.image_folder import is_sequence, walk
 
     if is_sequence(folder):
@@ -337,7 +341,7 @@ def _below(folder: Path, out: Path) -> list[tuple[Path, int]]:
     for path, is_images in walk(folder):
         if results in path.resolve().parents:
             continue
-        if is_images or path.suffix.lower() in suffixes:
+        if is_images or path.suffix.lower() in suffixes or is_stack(path):
             found.append((path, max(1, len(path.relative_to(folder).parts))))
     return found
 

@@ -37,7 +37,8 @@ class WindowConfig:
             most ``central``, in each window the one that is ``speaking``, or what the checkpoint's
             preparation says (``profile``).
         boxes: With ``faces: boxes``: the CSV of face boxes; none given: NAME.csv beside it.
-        image_fps: Frame rate of folders of images that have none of their own.
+        image_fps: Frame rate of folders and .npy stacks of images that have none of their own.
+        stack_colours: Which colour is first in .npy stacks: ``bgr`` or ``rgb``.
         min_seconds: Faces seen for less are left out, and counted.
         offline: Never fetch the detector's file; nor is it where HICMAE_OFFLINE is set.
         deadline_seconds: A recording whose decoding shows no sign of life for so long is given up.
@@ -49,6 +50,7 @@ class WindowConfig:
     face_choice: Choice = "all"
     boxes: Path | None = None
     image_fps: float | None = None
+    stack_colours: Literal["bgr", "rgb"] | None = None
     min_seconds: float = 0.5
     offline: bool = False
     deadline_seconds: float = 120.0
@@ -86,6 +88,8 @@ class WindowConfig:
             preparation = replace(preparation, faces=self.faces, box=None)
         if self.image_fps is not None:
             preparation = replace(preparation, image_fps=self.image_fps)
+        if self.stack_colours is not None:
+            preparation = replace(preparation, stack_colours=self.stack_colours)
         if self.face_choice != "profile":
             preparation = replace(preparation, face_choice=self.face_choice)
         return preparation

@@ -86,7 +86,8 @@ def cut_windows(request: Request, emit: Emit) -> None:
     layout = request.config.layout(request.input)
     with ExitStack() as stack:
         try:
-            pictures = open_pictures(request.path, image_fps=request.preparation.image_fps)
+            rate, colours = request.preparation.image_fps, request.preparation.stack_colours
+            pictures = open_pictures(request.path, image_fps=rate, colours=colours)
         except MediaError as error:
             if not request.hear or error.cause != "no-video" or request.path.is_dir():
                 raise

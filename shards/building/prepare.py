@@ -26,10 +26,17 @@ from hicmae.files import DigestingFile, file_sha256
 from hicmae.media.boxes import boxes_of
 from hicmae.media.crops import encode_jpeg
 from hicmae.media.errors import MediaError
+from hicmae.media.face_stack import StackReader
 from hicmae.media.faces import open_detector
 from hicmae.media.image_folder import ImageReader, sound_beside
-from hicmae.media.recording import Finder, Recording, open_pictures, shared_detector
-from hicmae.media.sound import Sound, rms_db
+from hicmae.media.recording import (
+    Finder,
+    Recording,
+    has_no_sound,
+    open_pictures,
+    shared_detector,
+)
+from hicmae.media.sound import Sound, read_sound, rms_db
 from hicmae.media.speaking import Agreement, Speakers
 from hicmae.media.tracking import FaceTrack
 from shards.manifest import ManifestRow, face_key, printable, segment_key
@@ -144,7 +151,8 @@ def make_samples(
         if row.audio is not None:
             sound_source = _source_file(row.audio, row.audio_name or row.audio.name)
     with watch.stage("decoding"):
-        pictures = open_pictures(row.path, image_fps=row.fps or config.image_fps)
+        rate = row.fps or config.image_fps
+        pictures = open_pictures(row.path, image_fps=rate, colours=config.stack_colours)
     for picture in pictures if several else pictures[:1]:
         with picture, watch.stage("decoding"):
             recording = Recording(
@@ -162,6 +170,8 @@ def make_samples(
                 source = _source_file(row.path, row.name, images)
             with watch.stage("sound"):
                 sound = _sound_of(recording, row, config)
+                if isinstance(picture, StackReader) and sound is not None:
+                    _check_rate(picture, row)
             maker = _SampleMaker(row, config, recording, sound, source, sound_source, watch)
             if config.faces == "boxes":
                 remedy = "name one in the manifest's column boxes"
@@ -403,9 +413,25 @@ def _speaking(
     return found
 
 
+def _check_rate(stack: StackReader, row: ManifestRow) -> None:
+    """Refuse a rate at which pictures, which say no times, and their sound differ by a tenth.
+
+    Raises: MediaError: ``no-rate``.
+    """
+    lasts = read_sound(row.audio or row.path, sample_rate=SAMPLE_RATE).duration_seconds
+    if abs(stack.duration_seconds - lasts) > max(0.5, 0.1 * lasts):
+        raise MediaError(
+            "no-rate",
+            stack.path,
+            f"{len(stack)} pictures at {stack.fps:g} a second last {stack.duration_seconds:.2f} s, "
+            f"their sound {lasts:.2f} s: --image_fps {len(stack) / lasts:.3g} fits, if no picture "
+            "is missing",
+        )
+
+
 def _with_sound_beside(row: ManifestRow) -> ManifestRow:
     """Name the sound file of a folder of images, if it lies there and the row names none."""
-    if row.audio is not None or not row.path.is_dir():
+    if row.audio is not None or not has_no_sound(row.path):
         return row
     audio = sound_beside(row.path)
     if audio is None:
