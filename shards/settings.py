@@ -37,6 +37,9 @@ class BuildConfig(FaceConfig):
             sample for each, as long as it is seen and the scene lasts, named KEY_face0, KEY_face1,
             …), or ``speaking``: the one whose mouth goes with the sound, in each segment of
             max_seconds anew, as long as it is seen.
+        identity: With ``all``: ``sface`` joins faces of different scenes that are one person's (one
+            key, a segment a scene), by OpenCV's SFace, fetched once (39 MB; HICMAE_SFACE names a
+            file). Faces are compared within one recording; nothing of it is stored, nobody named.
         sync: Also measure how well each mouth goes with the sound; the receipt names samples whose
             picture and sound do not belong together or have slipped. ``speaking`` does so anyway.
         face_margin: How much of the face box's side is added around it.

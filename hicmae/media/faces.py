@@ -28,14 +28,15 @@ class Face:
         eyes: (2, 2) float32 x, y of the eye on the picture's left and of the one on its right, or
             None where the detector does not tell.
         track: Whose face it is, where a list of boxes says so; detectors do not know.
-        mouth: (2,) float32 x, y of its middle, or None where the detector does not tell.
+        landmarks: (5, 2) float32 x, y of eyes, tip of the nose and corners of the mouth, each time
+            the one on the picture's left first; None where the detector does not tell.
     """
 
     box: np.ndarray
     score: float
     eyes: np.ndarray | None = None
     track: str | None = None
-    mouth: np.ndarray | None = None
+    landmarks: np.ndarray | None = None
 
 
 class FaceDetector(Protocol):
@@ -51,6 +52,18 @@ class FaceDetector(Protocol):
         ...
 
 
+class FaceEmbedder(Protocol):
+    """Says what a face looks like; ``same``: the cosine from which two faces are one person's."""
+
+    name: str
+    same: float
+
+    def embed(self, frame: np.ndarray, face: Face) -> np.ndarray:
+        """A vector (D,) of length 1 for a face in (H, W, 3) uint8 RGB."""
+        ...
+
+
+EMBEDDERS: Registry[Callable[..., FaceEmbedder]] = Registry("face embedder")
 DETECTORS: Registry[Callable[..., FaceDetector]] = Registry("face detector")
 # Where nothing detects: faces are boxes that are known, or pictures are faces already.
 _BOXES, _NONE = "boxes", "none"
@@ -85,6 +98,8 @@ class FaceConfig:
         face_choice: Of several faces: ``largest`` (seen longest and largest), ``central`` (nearest
             to the middle of the picture for longest), ``all``, or ``speaking`` (whose mouth goes
             with the voice, see ``speaking.py``).
+        identity: ``none``, or the embedder (``identity.py``) by which, with ``all``, faces of
+            different scenes are joined where they are one person's.
         sync: Whether the mouth of each face is held against the sound; with ``speaking`` it is.
         face_margin: Space added around the detector's box, as a share of its longer side.
         face_smoothing_seconds: Standard deviation of the smoothing of the box over time; 0: none.
@@ -108,6 +123,7 @@ class FaceConfig:
     faces: str = "yunet"
     face_choice: Literal["largest", "central", "all", "speaking"] = "largest"
     sync: bool = False
+    identity: str = "none"
     face_margin: float = 0.3
     face_smoothing_seconds: float = 0.2
     face_gap_seconds: float = 1.0
@@ -163,6 +179,8 @@ class FaceConfig:
                 f"align = eyes with faces = {self.faces}, which finds no eyes (it needs yunet, or "
                 "boxes with eyes)"
             )
+        if self.identity != _NONE:
+            problems += self._identity_problems()
         if self.stack_colours not in (None, "bgr", "rgb"):
             problems.append(f"stack_colours = {self.stack_colours!r} (bgr or rgb)")
         if self.faces == _NONE and self.needs_mouths:
@@ -176,6 +194,18 @@ class FaceConfig:
                 problems.append(f"box is given with faces = {self.faces} (it needs faces: none)")
             if not (0 <= x0 < x1 and 0 <= y0 < y1 and x1 - x0 == y1 - y0):
                 problems.append(f"box = {list(self.box)} (must be a square x0, y0, x1, y1)")
+        return problems
+
+    def _identity_problems(self) -> list[str]:
+        if self.identity not in EMBEDDERS:
+            load_plugins()
+        if self.identity not in EMBEDDERS:
+            return [f"identity = {self.identity!r} (one of none, {', '.join(EMBEDDERS.names)})"]
+        problems = []
+        if self.face_choice != "all":
+            problems.append(f"identity with face_choice = {self.face_choice} (it needs all)")
+        if self.identity == "sface" and self.faces != "yunet":
+            problems.append(f"identity = sface with faces = {self.faces} (it needs yunet)")
         return problems
 
     @classmethod

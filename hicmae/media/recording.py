@@ -17,7 +17,8 @@ from hicmae.media.boxes import BoxTable
 from hicmae.media.crops import FaceCutter
 from hicmae.media.errors import MediaError
 from hicmae.media.face_stack import SUFFIX, StackReader
-from hicmae.media.faces import Face, FaceConfig, FaceDetector, open_detector
+from hicmae.media.faces import Face, FaceConfig, FaceDetector, FaceEmbedder, open_detector
+from hicmae.media.identity import joined, same_people
 from hicmae.media.image_folder import ImageReader, open_images, sound_beside
 from hicmae.media.sound import Sound, read_sound
 from hicmae.media.tracking import (
@@ -158,7 +159,12 @@ class Recording:
         return has_own_frame(self.picture.timestamps, self.indices, self.times)
 
     def follow(
-        self, finder: Finder, *, region: Region | None = None, keep: bool = True
+        self,
+        finder: Finder,
+        *,
+        region: Region | None = None,
+        keep: bool = True,
+        embedder: FaceEmbedder | None = None,
     ) -> list[FaceTrack]:
         """Follow the face that the settings choose, or with ``face_choice: all`` or ``speaking``
         every face, each as long as it is seen and the scene lasts.
@@ -169,6 +175,7 @@ class Recording:
                 and height; a face lies where its middle does. None: all of it.
             keep: Whether frames that were decoded for the detector are kept for ``crops``, where
                 they are few enough.
+            embedder: Joins faces of different scenes that are one person's.
 
         Returns: tracks over the frames at the constant rate, at least one.
 
@@ -196,6 +203,8 @@ class Recording:
             detections = self._detect(finder, unique, region, scenes, keep)
             if scenes is not None:
                 tracks = face_tracks(detections, times, config, scenes.places)
+                if embedder is not None and len(tracks) > 1:
+                    tracks = self._people(tracks, unique, embedder)
             else:
                 track = face_track(detections, times, frame_size, config)
                 tracks = [] if track is None else [track]
@@ -284,6 +293,22 @@ class Recording:
             place: [face for face in faces if _lies_in(face, low, high)]
             for place, faces in detections.items()
         }
+
+    def _people(
+        self, tracks: list[FaceTrack], unique: np.ndarray, embedder: FaceEmbedder
+    ) -> list[FaceTrack]:
+        """Tracks of faces over the frames ``unique``, joined where they are one person's."""
+        vectors: list[list[np.ndarray]] = [[] for _ in tracks]
+        wanted = sorted({place for track in tracks for place, _ in track.portraits})
+        for place, frame in zip(wanted, self._frames(unique[wanted]), strict=True):
+            for track, found in zip(tracks, vectors, strict=True):
+                found += [
+                    embedder.embed(frame, face) for at, face in track.portraits if at == place
+                ]
+        means = [np.mean(found, axis=0) for found in vectors]
+        means = [mean / max(float(np.linalg.norm(mean)), 1e-9) for mean in means]
+        spans = [(track.first, track.first + len(track.boxes)) for track in tracks]
+        return joined(tracks, same_people(spans, means, embedder.same))
 
     def _frames(self, indices: np.ndarray) -> Iterator[np.ndarray]:
         frames = self._watch.iterate("decoding", self.picture.frames(indices))

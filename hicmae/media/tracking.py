@@ -22,6 +22,7 @@ from hicmae.media.faces import Face, FaceConfig
 EYE_DISTANCE, EYE_RISE = 0.34, 0.12
 # How far below the middle the mouth lies; the median of 31 clips.
 _MOUTH_DROP = 0.226
+_NUM_PORTRAITS = 5
 _MARKS_SECONDS = 0.12  # over which the places of eyes and mouth are smoothed
 # A head turned sideways brings its eyes together; its box hardly shrinks. The square never gets
 # smaller than this share of the box's longer side.
@@ -44,7 +45,8 @@ class FaceTrack:
     Args:
         boxes: (T, 4) float32 x0, y0, x1, y1, square, pixels; may reach outside the frame.
         found_by: (T,) words: ``detected``; ``interpolated`` between detections; ``held`` before
-            the first or after the last; ``centre`` where nothing was asked to detect.
+            the first or after the last; ``centre`` where nothing was asked to detect; ``absent``
+            between the scenes in which a person is seen (``identity.py``).
         coverage: Share of the frames handed to the detector in which it found this face, 0..1; 1
             where nothing was asked to detect.
         face_pixels: Median of the longer side of the detector's boxes, without the margin, pixels;
@@ -54,6 +56,7 @@ class FaceTrack:
         first: Frame number of the first of the T frames.
         marks: (T, 2, 2) float32 x, y of the middles between the eyes and of the mouth, pixels; None
             where nobody asks (``FaceConfig.needs_mouths``).
+        portraits: A few of the detections, with the number of the frame each is in.
     """
 
     boxes: np.ndarray
@@ -63,6 +66,13 @@ class FaceTrack:
     angles: np.ndarray | None = None
     first: int = 0
     marks: np.ndarray | None = None
+    portraits: tuple[tuple[int, Face], ...] = ()
+
+    @property
+    def seen(self) -> list[tuple[int, int]]:
+        """Where the face is in the picture: frames of this track, first and behind the last."""
+        edges = np.flatnonzero(np.diff(np.pad(self.found_by != "absent", 1).astype(np.int8)))
+        return [(int(begin), int(end)) for begin, end in edges.reshape(-1, 2)]
 
     @property
     def found(self) -> np.ndarray:
@@ -328,7 +338,14 @@ def _filled(
         angles=filled[:, 3].astype(np.float32) if aligned else None,
         first=begin,
         marks=_marks(chain, span, times) if config.needs_mouths else None,
+        portraits=_portraits(chain),
     )
+
+
+def _portraits(chain: Chain) -> tuple[tuple[int, Face], ...]:
+    """Some detections, evenly spread."""
+    few = np.unique(np.linspace(0, len(chain.places) - 1, _NUM_PORTRAITS).round().astype(int))
+    return tuple((chain.places[number], chain.faces[number]) for number in few.tolist())
 
 
 def _marks(chain: Chain, span: np.ndarray, times: np.ndarray) -> np.ndarray:
@@ -337,8 +354,8 @@ def _marks(chain: Chain, span: np.ndarray, times: np.ndarray) -> np.ndarray:
     for pose, face in zip(poses, chain.faces, strict=True):
         down = np.array([0.0, pose[2]])
         eyes, mouth = pose[:2] - EYE_RISE * down, pose[:2] + _MOUTH_DROP * down
-        if face.eyes is not None and face.mouth is not None:
-            eyes, mouth = np.mean(face.eyes, axis=0), face.mouth
+        if face.landmarks is not None:
+            eyes, mouth = face.landmarks[:2].mean(axis=0), face.landmarks[3:].mean(axis=0)
         known.append(np.concatenate([eyes, mouth]))
     columns = np.array(known).T
     marks = np.stack([np.interp(span, times[chain.places], column) for column in columns], axis=1)

@@ -46,6 +46,7 @@ def predict(
     hop: float = 1.0,
     faces: str = "profile",
     face_choice: Choice = "all",
+    identity: str = "none",
     boxes: Path | None = None,
     image_fps: float | None = None,
     stack_colours: Literal["bgr", "rgb"] | None = None,
@@ -83,6 +84,9 @@ def predict(
         face_choice: A timeline for all faces, for the largest, the most central, the one whose
             mouth goes with the sound, window by window (speaking), or for the one that the
             checkpoint's training data would have (profile).
+        identity: With face_choice all: sface gives the faces of one person in different scenes one
+            timeline, by OpenCV's SFace (fetched once, 39 MB). Faces are compared within one
+            recording; nothing of it is stored, nobody is named.
         boxes: CSV of face boxes, with --faces boxes; none given: NAME.csv beside the recording.
         image_fps: Frame rate of folders and .npy stacks of images that have none of their own.
         stack_colours: Which colour is first in .npy stacks of images: bgr (OpenCV) or rgb.
@@ -109,6 +113,7 @@ def predict(
         hop=hop,
         faces=faces,
         face_choice=face_choice,
+        identity=identity,
         boxes=boxes,
         image_fps=image_fps,
         stack_colours=stack_colours,

@@ -36,6 +36,7 @@ class WindowConfig:
         face_choice: Which of several faces: ``all`` (a timeline for each), the ``largest``, the
             most ``central``, in each window the one that is ``speaking``, or what the checkpoint's
             preparation says (``profile``).
+        identity: With ``all``: ``sface`` joins the faces of one person in different scenes.
         boxes: With ``faces: boxes``: the CSV of face boxes; none given: NAME.csv beside it.
         image_fps: Frame rate of folders and .npy stacks of images that have none of their own.
         stack_colours: Which colour is first in .npy stacks: ``bgr`` or ``rgb``.
@@ -48,6 +49,7 @@ class WindowConfig:
     hop: float = 1.0
     faces: str = "profile"
     face_choice: Choice = "all"
+    identity: str = "none"
     boxes: Path | None = None
     image_fps: float | None = None
     stack_colours: Literal["bgr", "rgb"] | None = None
@@ -92,7 +94,7 @@ class WindowConfig:
             preparation = replace(preparation, stack_colours=self.stack_colours)
         if self.face_choice != "profile":
             preparation = replace(preparation, face_choice=self.face_choice)
-        return preparation
+        return replace(preparation, identity=self.identity)
 
     def layout(self, input: InputConfig) -> WindowLayout:
         """The same in frames of a network's input.

@@ -25,6 +25,7 @@ from hicmae.media.container import open_container
 from hicmae.media.crops import FaceCutter, decode_jpeg, encode_jpeg
 from hicmae.media.errors import MediaError
 from hicmae.media.faces import FaceConfig, FaceDetector
+from hicmae.media.identity import shared_embedder
 from hicmae.media.recording import Finder, Recording, open_pictures, shared_detector, sound_file
 from hicmae.media.sound_decoding import sound_stream
 from hicmae.media.sound_spans import SoundSpans
@@ -131,7 +132,10 @@ def cut_windows(request: Request, emit: Emit) -> None:
         if sound is not None:
             notes += _outside(request.path, recording)
         num_frames = len(recording.indices)
-        starts = [layout.starts(len(track.boxes)) for track in tracks]
+        starts = [
+            [first + start for first, last in track.seen for start in layout.starts(last - first)]
+            for track in tracks
+        ]
         if len(tracks) > 1 and request.preparation.face_choice == "speaking":
             spoken = _spoken(request, recording, tracks, layout)
             if not spoken:
@@ -293,7 +297,8 @@ def _find_tracks(request: Request, recording: Recording) -> tuple[list[FaceTrack
         finder, note = _detector(config.faces, config.align, request.config.offline)
         notes += [note] if note else []
     try:
-        tracks = recording.follow(finder, keep=False)
+        embedder = shared_embedder(config.identity, offline=request.config.offline)
+        tracks = recording.follow(finder, keep=False, embedder=embedder)
     except MediaError as error:
         picture = recording.picture
         if error.cause == "frame-size":
@@ -462,6 +467,7 @@ class _Stretch:
     ) -> None:
         self.name, self.num_frames, self.offset, self.track = name, num_frames, offset, track
         self.first = 0 if track is None else track.first
+        self._seen = [] if track is None else track.seen
         self.starts = layout.starts(num_frames) if starts is None else starts
         self.number = 0
         self._layout = layout
@@ -478,7 +484,10 @@ class _Stretch:
 
     def length(self, start: int) -> int:
         """Frames of the window that starts there."""
-        return min(self._layout.window_frames, self.num_frames - start)
+        last = self.num_frames
+        if self.track is not None:  # a window does not reach into another scene
+            last = next(end for begin, end in self._seen if begin <= start < end)
+        return min(self._layout.window_frames, last - start)
 
     def views(self, start: int) -> list[np.ndarray]:
         """(T,) frames, counted in this stretch, of each clip of the window that starts there."""

@@ -28,6 +28,7 @@ from hicmae.media.crops import encode_jpeg
 from hicmae.media.errors import MediaError
 from hicmae.media.face_stack import StackReader
 from hicmae.media.faces import open_detector
+from hicmae.media.identity import shared_embedder
 from hicmae.media.image_folder import ImageReader, sound_beside
 from hicmae.media.recording import (
     Finder,
@@ -178,7 +179,8 @@ def make_samples(
                 finder: Finder = boxes_of(row.path, row.boxes, remedy=remedy)
             else:
                 finder = shared_detector(config.faces, offline=config.offline)
-            tracks = recording.follow(finder, region=row.region)
+            embedder = shared_embedder(config.identity, offline=config.offline)
+            tracks = recording.follow(finder, region=row.region, embedder=embedder)
             speakers = _speakers(recording, tracks, sound, config)
             faces = [(number, track, row.key) for number, track in enumerate(tracks)]
             if config.face_choice == "speaking":
@@ -216,9 +218,11 @@ def check_detector(config: BuildConfig) -> None:
     """
     try:
         open_detector(config.faces, offline=config.offline)
+        shared_embedder(config.identity, offline=config.offline)
     except FileNotFoundError as error:
         remedy = "; give the right file in HICMAE_YUNET, or use --faces cascade"
         known = config.faces != "yunet" or "--faces cascade" in str(error)
+        known = known or config.identity != "none"
         raise FileNotFoundError(f"{error}{'' if known else remedy}") from error
 
 
@@ -241,9 +245,17 @@ class _SampleMaker:
         path = printable(self.row.path)
         face = _FoundFace(track, self.recording, self.config, agree)
         images = self.recording.crops(track)
-        bounds = _segments(len(track.boxes), self.config)
+        least, done = self.config.min_seconds * self.config.fps, 0
+        runs = [run for run in track.seen if run[1] - run[0] >= least] or track.seen[:1]
+        bounds = [
+            (first + begin, first + end)
+            for first, last in runs
+            for begin, end in _segments(last - first, self.config)
+        ]
         for number, (begin, end) in enumerate(bounds):
-            segment = itertools.islice(images, end - begin)
+            for _ in itertools.islice(images, begin - done):  # another scene
+                pass
+            segment, done = itertools.islice(images, end - begin), end
             name = key if len(bounds) == 1 else segment_key(key, number)
             staged = stem.with_name(f"{stem.name}-{number}")
             try:
