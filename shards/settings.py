@@ -18,6 +18,9 @@ REFUSED_NAME = "refused.jsonl"
 # Settings that change how a build runs and not what it writes.
 _RUN_ONLY = ("offline", "workers", "worker_gib", "deadline_seconds", "max_refused")
 
+# Those that came later: left out where they change nothing, so that a build says what it said.
+_BEFORE = {"sync": False, "identity": "none", "stack_colours": None}
+
 _BUDGET = re.compile(r"(?P<percent>(?:\d{1,2}(?:\.\d+)?|100))%|(?P<count>\d+)")
 
 
@@ -119,7 +122,7 @@ class BuildConfig(FaceConfig):
         return {
             name: list(value) if isinstance(value, tuple) else value
             for name, value in dataclasses.asdict(self).items()
-            if name not in _RUN_ONLY
+            if name not in _RUN_ONLY and _BEFORE.get(name, ...) != value
         }
 
 
