@@ -22,11 +22,13 @@ _PUBLIC = {
     "ObjectiveConfig": "hicmae.settings",
     "Prediction": "hicmae.prediction.results",
     "PredictionError": "hicmae.prediction.process",
+    "Span": "hicmae.prediction.spans",
     "Track": "hicmae.prediction.results",
     "WindowConfig": "hicmae.prediction.messages",
     "load": "hicmae.prediction.model",
     "load_checkpoint": "hicmae.checkpoints.checkpoint",
     "load_model_config": "hicmae.config",
+    "read_spans": "hicmae.prediction.spans",
 }
 
 __all__ = ["__version__", *sorted(_PUBLIC)]

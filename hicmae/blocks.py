@@ -102,15 +102,23 @@ class CrossBlock(Block):
         self.context_norm = nn.LayerNorm(dim, eps=eps)
         self.cross_attention = CrossAttention(dim, num_heads)
 
-    def forward(self, tokens: Tensor, context: Tensor | None = None) -> Tensor:
-        """Map tokens (B, N, D), reading context (B, M, D) or nothing, to (B, N, D)."""
-        if self.recompute and torch.is_grad_enabled():
-            return checkpoint(self._cross_layer, tokens, context, use_reentrant=False)
-        return self._cross_layer(tokens, context)
+    def forward(
+        self, tokens: Tensor, context: Tensor | None = None, there: Tensor | None = None
+    ) -> Tensor:
+        """Map tokens (B, N, D), reading context (B, M, D) or nothing, to (B, N, D).
 
-    def _cross_layer(self, tokens: Tensor, context: Tensor | None) -> Tensor:
+        Args:
+            there: (B,) boolean, which clips have a context; all of them if none is given.
+        """
+        if self.recompute and torch.is_grad_enabled():
+            return checkpoint(self._cross_layer, tokens, context, there, use_reentrant=False)
+        return self._cross_layer(tokens, context, there)
+
+    def _cross_layer(self, tokens: Tensor, context: Tensor | None, there: Tensor | None) -> Tensor:
         if context is not None:
             read = self.cross_attention(self.cross_norm(tokens), self.context_norm(context))
+            if there is not None:
+                read = torch.where(there[:, None, None], read, 0.0)
             tokens = tokens + self.drop_path(read)
         return self._layer(tokens)
 

@@ -15,11 +15,10 @@ Item = TypeVar("Item")
 
 REFUSED_NAME = "refused.jsonl"
 
+# What builds did before a setting was there: left out of the index, as it was then.
+_BEFORE = {"picture": "optional", "sync": False, "identity": "none", "stack_colours": None}
 # Settings that change how a build runs and not what it writes.
 _RUN_ONLY = ("offline", "workers", "worker_gib", "deadline_seconds", "max_refused")
-
-# Those that came later: left out where they change nothing, so that a build says what it said.
-_BEFORE = {"sync": False, "identity": "none", "stack_colours": None}
 
 _BUDGET = re.compile(r"(?P<percent>(?:\d{1,2}(?:\.\d+)?|100))%|(?P<count>\d+)")
 
@@ -59,6 +58,9 @@ class BuildConfig(FaceConfig):
         min_coverage: Least share of the frames shown to the detector in which it finds the face.
         box: With ``faces: none``: cut x0, y0, x1, y1 out of every frame, pixels; none given: the
             largest square in its middle.
+        picture: ``optional`` makes samples of sound alone from sound files and from recordings
+            without a picture, ``required`` refuses these, ``none`` takes the sound alone of every
+            recording.
         sound: ``required`` refuses recordings without sound, ``optional`` keeps them.
         silence_db: Sound below this level counts as silent, decibels relative to full scale.
         min_seconds: Shorter recordings are refused.
@@ -74,6 +76,7 @@ class BuildConfig(FaceConfig):
             limit goes on with it.
     """
 
+    picture: Literal["optional", "required", "none"] = "optional"
     sound: Literal["optional", "required"] = "optional"
     min_seconds: float = 0.5
     max_seconds: float | None = None

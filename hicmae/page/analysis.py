@@ -140,6 +140,11 @@ class ReconstructionAnalyst:
     ) -> None:
         network = build_network(checkpoint)
         assert isinstance(network, HiCMAE)
+        if network.modalities != "audio-video":
+            raise ValueError(
+                f"{name}: was pretrained on {network.modalities} alone, and the page shows what a "
+                "network makes of picture and sound; fine-tune it first"
+            )
         self._network, self._name = network.to(device).eval(), name
         self._preparation, self._note = preparation_of(checkpoint)
         self._config, self._most_seconds, self._device = config, most_seconds, device
@@ -317,11 +322,17 @@ def _spread(most: int, count: int) -> list[int]:
 def _shown(made: Reconstruction) -> dict[str, Any]:
     """One reconstruction as pictures, with the error of its hidden pixels."""
     frames, masked, filled = (
-        each[0].numpy() for each in (made.frames, made.masked_frames, made.filled_frames)
+        each[0].numpy()
+        for each in (made.frames, made.masked_frames, made.filled_frames)
+        if each is not None
     )
     places = _spread(_SHOWN_FRAMES, len(frames))
     hidden = (masked != frames).any(axis=-1)  # a pixel that happens to be that grey is no loss
-    banks = [each[0].numpy() for each in (made.fbank, made.masked_fbank, made.filled_fbank)]
+    banks = [
+        each[0].numpy()
+        for each in (made.fbank, made.masked_fbank, made.filled_fbank)
+        if each is not None
+    ]
     low, high = bank_range(banks[0])
     return {
         "original": [frame_url(frames[place]) for place in places],

@@ -70,6 +70,7 @@ class DrawnTrack:
         boxes: (T, 4) x0, y0, x1, y1, pixels, one a frame at ``fps``; none for sound.
         angles: (T,) radians, clockwise.
         fps: Of the boxes.
+        min_confidence: A class that is less probable is not named.
     """
 
     name: str
@@ -82,6 +83,7 @@ class DrawnTrack:
     boxes: np.ndarray
     angles: np.ndarray
     fps: float
+    min_confidence: float = 0.0
 
     def place(self, seconds: float) -> int:
         """Row of its boxes at a time."""
@@ -296,7 +298,8 @@ class Canvas:
         if not track.is_class:
             return ""  # which of them would stand there?
         best = int(values.argmax())
-        return f"{track.names[best]} {values[best]:.2f}"
+        name = track.names[best] if values[best] >= track.min_confidence else "not sure"
+        return f"{name} {values[best]:.2f}"
 
 
 def _picture(out: av.container.OutputContainer, canvas: Canvas, video: VideoReader) -> Any:

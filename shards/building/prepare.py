@@ -11,12 +11,14 @@ import dataclasses
 import functools
 import hashlib
 import itertools
+import math
 import multiprocessing
 import os
 import wave
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
+from typing import Any
 
 import cv2
 import numpy as np
@@ -29,17 +31,21 @@ from hicmae.media.errors import MediaError
 from hicmae.media.face_stack import StackReader
 from hicmae.media.faces import open_detector
 from hicmae.media.identity import shared_embedder
-from hicmae.media.image_folder import ImageReader, sound_beside
+from hicmae.media.image_folder import SOUND_SUFFIXES, ImageReader, sound_beside
 from hicmae.media.recording import (
     Finder,
     Recording,
     has_no_sound,
     open_pictures,
     shared_detector,
+    sound_file,
 )
 from hicmae.media.sound import Sound, read_sound, rms_db
-from hicmae.media.speaking import Agreement, Speakers
+from hicmae.media.sound_decoding import choose_track
+from hicmae.media.speaking import Agreement
 from hicmae.media.tracking import FaceTrack
+from hicmae.media.video import VideoReader
+from shards.building.faces import check_rate, segments, speakers_of, speaking_faces
 from shards.manifest import ManifestRow, face_key, printable, segment_key
 from shards.schema import (
     SAMPLE_RATE,
@@ -78,14 +84,14 @@ class StagedSample:
     """A sample whose members lie in the staging folder."""
 
     info: SampleInfo
-    mjpg: Path
+    mjpg: Path | None
     wav: Path | None
 
     def remove(self) -> None:
         """Delete the staged files."""
-        self.mjpg.unlink()
-        if self.wav is not None:
-            self.wav.unlink()
+        for member in (self.mjpg, self.wav):
+            if member is not None:
+                member.unlink()
 
 
 @dataclass(kw_only=True)
@@ -95,7 +101,7 @@ class Outcome:
     Args:
         samples: In order.
         refusals: Of all of it, or of segments.
-        seconds: Length of the picture that was gone through.
+        seconds: Length of the picture, or of sound alone, that was gone through.
     """
 
     samples: list[StagedSample] = field(default_factory=list)
@@ -137,6 +143,8 @@ def make_samples(
 ) -> Outcome:
     """Decode the span of a row, find the face or the faces in it, and write their segments.
 
+    Where there is no picture, or none is wanted, the segments are of the sound alone.
+
     Args:
         row: The recording.
         config: How.
@@ -148,12 +156,13 @@ def make_samples(
     row, watch = _with_sound_beside(row), watch or Stopwatch()
     outcome, short, num_faces = Outcome(), list[str](), 0
     several, sound_source = config.face_choice == "all", None
+    with watch.stage("decoding"):
+        pictures = _pictures_of(row, config)
+    if not pictures:
+        return _sound_alone(row, config, stem, watch)
     with watch.stage("digests"):
         if row.audio is not None:
             sound_source = _source_file(row.audio, row.audio_name or row.audio.name)
-    with watch.stage("decoding"):
-        rate = row.fps or config.image_fps
-        pictures = open_pictures(row.path, image_fps=rate, colours=config.stack_colours)
     for picture in pictures if several else pictures[:1]:
         with picture, watch.stage("decoding"):
             recording = Recording(
@@ -172,7 +181,7 @@ def make_samples(
             with watch.stage("sound"):
                 sound = _sound_of(recording, row, config)
                 if isinstance(picture, StackReader) and sound is not None:
-                    _check_rate(picture, row)
+                    check_rate(picture, row)
             maker = _SampleMaker(row, config, recording, sound, source, sound_source, watch)
             if config.faces == "boxes":
                 remedy = "name one in the manifest's column boxes"
@@ -181,10 +190,10 @@ def make_samples(
                 finder = shared_detector(config.faces, offline=config.offline)
             embedder = shared_embedder(config.identity, offline=config.offline)
             tracks = recording.follow(finder, region=row.region, embedder=embedder)
-            speakers = _speakers(recording, tracks, sound, config)
+            speakers = speakers_of(recording, tracks, sound, config)
             faces = [(number, track, row.key) for number, track in enumerate(tracks)]
             if config.face_choice == "speaking":
-                faces = _speaking(recording, speakers, row, config)
+                faces = speaking_faces(recording, speakers, row, config)
             for number, track, key in faces:
                 length = len(track.boxes) / config.fps
                 if config.follows_all and length < config.min_seconds:
@@ -250,7 +259,7 @@ class _SampleMaker:
         bounds = [
             (first + begin, first + end)
             for first, last in runs
-            for begin, end in _segments(last - first, self.config)
+            for begin, end in segments(last - first, self.config)
         ]
         for number, (begin, end) in enumerate(bounds):
             for _ in itertools.islice(images, begin - done):  # another scene
@@ -307,13 +316,8 @@ class _SampleMaker:
             num_frames=end - begin,
             frame_offsets=offsets,
             face_size=config.face_size,
-            sound="absent" if sound is None else sound.state,
-            num_samples=0 if sound is None else len(sound.samples),
-            padded_samples=0 if sound is None else sound.padded,
+            **_told_of(sound, self.sound),
             sound_source=self.sound_source,
-            loudness_db=None if sound is None else sound.loudness_db,
-            sound_damaged=self.sound is not None and self.sound.damaged,
-            sound_taken="" if sound is None or self.sound is None else self.sound.taken,
             split=row.split,
             speaker=row.speaker,
             labels=row.labels,
@@ -377,6 +381,93 @@ class _FoundFace:
         )
 
 
+def is_sound(path: Path) -> bool:
+    """Whether a file is a sound file by its suffix, so that no face is looked for."""
+    return path.suffix.lower() in SOUND_SUFFIXES
+
+
+def _pictures_of(row: ManifestRow, config: BuildConfig) -> list[VideoReader | ImageReader]:
+    """The picture of a recording, opened; none where its sound is to be used alone.
+
+    A file without picture and sound is refused for its picture.
+    """
+    if config.picture == "none":
+        return []
+    try:
+        rate = row.fps or config.image_fps
+        return open_pictures(row.path, image_fps=rate, colours=config.stack_colours)
+    except MediaError as error:
+        if error.cause != "no-video" or config.picture == "required" or row.path.is_dir():
+            raise
+        if row.audio is None:
+            try:
+                choose_track(row.path)
+            except MediaError as other:
+                raise (error if other.cause == "no-sound" else other) from None
+        return []
+
+
+def _sound_alone(row: ManifestRow, config: BuildConfig, stem: Path, watch: Stopwatch) -> Outcome:
+    """Write the segments of a recording's sound; times count from its beginning.
+
+    Raises: MediaError: ``no-sound``, ``too-short``, or as ``read_sound``.
+    """
+    path = sound_file(row.path, row.audio)
+    with watch.stage("digests"):
+        source = _source_file(path, row.name if row.audio is None else row.audio_name or path.name)
+    with watch.stage("sound"):
+        sound = read_sound(path, sample_rate=SAMPLE_RATE, end_seconds=row.end, from_beginning=True)
+    start = max(row.start or 0.0, sound.start_seconds)
+    seconds = max(sound.start_seconds + sound.duration_seconds - start, 0.0)
+    num_frames = math.floor(seconds * config.fps + 0.5)  # as for predicting
+    if seconds < config.min_seconds or not num_frames:
+        raise MediaError(
+            "too-short",
+            row.path,
+            f"it holds {seconds:.2f} s of sound (min_seconds is {config.min_seconds:g})",
+        )
+    outcome = Outcome(seconds=num_frames / config.fps)
+    bounds = segments(num_frames, config)
+    for number, (begin, end) in enumerate(bounds):
+        since, length = start + begin / config.fps, (end - begin) / config.fps
+        wav = stem.with_name(f"{stem.name}-{number}").with_suffix(".wav")
+        with watch.stage("sound"):
+            span = _span_sound(sound, since, length, config.silence_db)
+            assert span is not None, "it lies within the sound"
+            digest = _write_wav(wav, span.samples)
+        info = SampleInfo(
+            key=row.key if len(bounds) == 1 else segment_key(row.key, number),
+            source=source,
+            start_seconds=round(since, 6),
+            end_seconds=round(since + length, 6),
+            fps=config.fps,
+            num_frames=end - begin,
+            frame_offsets=(0,),
+            face_size=0,
+            **_told_of(span, sound),
+            split=row.split,
+            speaker=row.speaker,
+            labels=row.labels,
+            faces=FaceInfo(policy="none", detector="none", coverage=0.0, found_by=()),
+            digests=Digests(mjpg=None, wav=digest),
+            images="absent",
+        )
+        outcome.samples.append(StagedSample(info=info, mjpg=None, wav=wav))
+    return outcome
+
+
+def _told_of(span: _SpanSound | None, sound: Sound | None) -> dict[str, Any]:
+    """What a sample says of its sound, and of the recording's."""
+    return {
+        "sound": "absent" if span is None else span.state,
+        "num_samples": 0 if span is None else len(span.samples),
+        "padded_samples": 0 if span is None else span.padded,
+        "loudness_db": None if span is None else span.loudness_db,
+        "sound_damaged": sound is not None and sound.damaged,
+        "sound_taken": "" if span is None or sound is None else sound.taken,
+    }
+
+
 def _sound_of(recording: Recording, row: ManifestRow, config: BuildConfig) -> Sound | None:
     """The sound of a recording; None where it has none and need not have any."""
     try:
@@ -385,60 +476,6 @@ def _sound_of(recording: Recording, row: ManifestRow, config: BuildConfig) -> So
         if error.cause == "no-sound" and row.audio is None and config.sound == "optional":
             return None
         raise
-
-
-def _speakers(
-    recording: Recording, tracks: Sequence[FaceTrack], sound: Sound | None, config: BuildConfig
-) -> Speakers | None:
-    """The faces held against the sound, where that is asked for and there is any.
-
-    Raises: MediaError: ``no-sound``, where it has to say who speaks.
-    """
-    if not config.needs_mouths:
-        return None
-    if sound is None or sound.rms_db < config.silence_db:
-        if config.face_choice == "speaking":
-            found = "no" if sound is None else "only silent"
-            problem = (
-                f"there is {found} sound to tell who speaks (--face_choice largest needs none)"
-            )
-            raise MediaError("no-sound", recording.path, problem)
-        return None
-
-    def cut(first: int, count: int) -> np.ndarray:
-        return sound.span(recording.start + first / SAMPLE_RATE, count)[0]
-
-    return Speakers(recording, tracks).hear(cut, SAMPLE_RATE)
-
-
-def _speaking(
-    recording: Recording, speakers: Speakers | None, row: ManifestRow, config: BuildConfig
-) -> list[tuple[int, FaceTrack, str]]:
-    """The face that speaks in each segment, as long as it is seen: number, track and key."""
-    assert speakers is not None, "without sound it was refused"
-    bounds, found = _segments(len(recording.indices), config), []
-    for number, (begin, end) in enumerate(bounds):
-        speaker = speakers.speaker(begin, end)
-        if speaker is not None:
-            key = row.key if len(bounds) == 1 else segment_key(row.key, number)
-            found.append((speaker, speakers.tracks[speaker].between(begin, end), key))
-    return found
-
-
-def _check_rate(stack: StackReader, row: ManifestRow) -> None:
-    """Refuse a rate at which pictures, which say no times, and their sound differ by a tenth.
-
-    Raises: MediaError: ``no-rate``.
-    """
-    lasts = read_sound(row.audio or row.path, sample_rate=SAMPLE_RATE).duration_seconds
-    if abs(stack.duration_seconds - lasts) > max(0.5, 0.1 * lasts):
-        raise MediaError(
-            "no-rate",
-            stack.path,
-            f"{len(stack)} pictures at {stack.fps:g} a second last {stack.duration_seconds:.2f} s, "
-            f"their sound {lasts:.2f} s: --image_fps {len(stack) / lasts:.3g} fits, if no picture "
-            "is missing",
-        )
 
 
 def _with_sound_beside(row: ManifestRow) -> ManifestRow:
@@ -451,16 +488,6 @@ def _with_sound_beside(row: ManifestRow) -> ManifestRow:
     inside = audio.parent == row.path
     folder = PurePath(row.name) if inside else PurePath(row.name).parent
     return dataclasses.replace(row, audio=audio, audio_name=printable(Path(folder / audio.name)))
-
-
-def _segments(num_frames: int, config: BuildConfig) -> list[tuple[int, int]]:
-    """Cut frames into the fewest equal parts (begin, end) that are short enough."""
-    if config.max_seconds is None:
-        return [(0, num_frames)]
-    most = max(1, int(config.max_seconds * config.fps + 1e-6))
-    count = -(-num_frames // most)
-    bounds = [num_frames * part // count for part in range(count + 1)]
-    return list(itertools.pairwise(bounds))
 
 
 def _source_file(path: Path, name: str, images: Sequence[Path] | None = None) -> SourceFile:
