@@ -4,18 +4,21 @@ segments begin, and whether a stack of pictures and its sound are of one length.
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Sequence
+from pathlib import Path, PurePath
 
 import numpy as np
 
 from hicmae.media.errors import MediaError
 from hicmae.media.face_stack import StackReader
-from hicmae.media.recording import Recording
+from hicmae.media.image_folder import sound_beside
+from hicmae.media.recording import Recording, has_no_sound
 from hicmae.media.sound import Sound, read_sound
 from hicmae.media.speaking import Speakers
 from hicmae.media.tracking import FaceTrack
-from shards.manifest import ManifestRow, segment_key
+from shards.manifest import ManifestRow, printable, segment_key
 from shards.schema import SAMPLE_RATE
 from shards.settings import BuildConfig
 
@@ -82,3 +85,15 @@ def segments(num_frames: int, config: BuildConfig) -> list[tuple[int, int]]:
     count = -(-num_frames // most)
     bounds = [num_frames * part // count for part in range(count + 1)]
     return list(itertools.pairwise(bounds))
+
+
+def with_sound_beside(row: ManifestRow) -> ManifestRow:
+    """Name the sound file of a folder of images, if it lies there and the row names none."""
+    if row.audio is not None or not has_no_sound(row.path):
+        return row
+    audio = sound_beside(row.path)
+    if audio is None:
+        return row
+    inside = audio.parent == row.path
+    folder = PurePath(row.name) if inside else PurePath(row.name).parent
+    return dataclasses.replace(row, audio=audio, audio_name=printable(Path(folder / audio.name)))

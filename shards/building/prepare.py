@@ -7,7 +7,6 @@ nor build holds a long recording in memory.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import hashlib
 import itertools
@@ -17,7 +16,7 @@ import os
 import wave
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -31,11 +30,10 @@ from hicmae.media.errors import MediaError
 from hicmae.media.face_stack import StackReader
 from hicmae.media.faces import open_detector
 from hicmae.media.identity import shared_embedder
-from hicmae.media.image_folder import SOUND_SUFFIXES, ImageReader, sound_beside
+from hicmae.media.image_folder import SOUND_SUFFIXES, ImageReader
 from hicmae.media.recording import (
     Finder,
     Recording,
-    has_no_sound,
     open_pictures,
     shared_detector,
     sound_file,
@@ -45,7 +43,13 @@ from hicmae.media.sound_decoding import choose_track
 from hicmae.media.speaking import Agreement
 from hicmae.media.tracking import FaceTrack
 from hicmae.media.video import VideoReader
-from shards.building.faces import check_rate, segments, speakers_of, speaking_faces
+from shards.building.faces import (
+    check_rate,
+    segments,
+    speakers_of,
+    speaking_faces,
+    with_sound_beside,
+)
 from shards.manifest import ManifestRow, face_key, printable, segment_key
 from shards.schema import (
     SAMPLE_RATE,
@@ -121,7 +125,7 @@ def prepare_recording(row: ManifestRow, *, config: BuildConfig, staging: Path) -
     path = printable(row.path)
     stem = hashlib.sha256(row.key.encode()).hexdigest()[:24]
     try:
-        row = _with_sound_beside(row)
+        row = with_sound_beside(row)
         return make_samples(row, config, staging / stem)
     except MediaError as error:
         cause = error.cause
@@ -153,7 +157,7 @@ def make_samples(
 
     Raises: MediaError, OSError: why it cannot be built.
     """
-    row, watch = _with_sound_beside(row), watch or Stopwatch()
+    row, watch = with_sound_beside(row), watch or Stopwatch()
     outcome, short, num_faces = Outcome(), list[str](), 0
     several, sound_source = config.face_choice == "all", None
     with watch.stage("decoding"):
@@ -230,8 +234,7 @@ def check_detector(config: BuildConfig) -> None:
         shared_embedder(config.identity, offline=config.offline)
     except FileNotFoundError as error:
         remedy = "; give the right file in HICMAE_YUNET, or use --faces cascade"
-        known = config.faces != "yunet" or "--faces cascade" in str(error)
-        known = known or config.identity != "none"
+        known = config.faces != "yunet" or "--faces cascade" in str(error) or "SFace" in str(error)
         raise FileNotFoundError(f"{error}{'' if known else remedy}") from error
 
 
@@ -262,8 +265,7 @@ class _SampleMaker:
             for begin, end in segments(last - first, self.config)
         ]
         for number, (begin, end) in enumerate(bounds):
-            for _ in itertools.islice(images, begin - done):  # another scene
-                pass
+            list(itertools.islice(images, begin - done))  # of another scene
             segment, done = itertools.islice(images, end - begin), end
             name = key if len(bounds) == 1 else segment_key(key, number)
             staged = stem.with_name(f"{stem.name}-{number}")
@@ -476,18 +478,6 @@ def _sound_of(recording: Recording, row: ManifestRow, config: BuildConfig) -> So
         if error.cause == "no-sound" and row.audio is None and config.sound == "optional":
             return None
         raise
-
-
-def _with_sound_beside(row: ManifestRow) -> ManifestRow:
-    """Name the sound file of a folder of images, if it lies there and the row names none."""
-    if row.audio is not None or not has_no_sound(row.path):
-        return row
-    audio = sound_beside(row.path)
-    if audio is None:
-        return row
-    inside = audio.parent == row.path
-    folder = PurePath(row.name) if inside else PurePath(row.name).parent
-    return dataclasses.replace(row, audio=audio, audio_name=printable(Path(folder / audio.name)))
 
 
 def _source_file(path: Path, name: str, images: Sequence[Path] | None = None) -> SourceFile:
