@@ -265,7 +265,8 @@ class _SampleMaker:
             for begin, end in segments(last - first, self.config)
         ]
         for number, (begin, end) in enumerate(bounds):
-            list(itertools.islice(images, begin - done))  # of another scene
+            for _ in itertools.islice(images, begin - done):  # another scene
+                pass
             segment, done = itertools.islice(images, end - begin), end
             name = key if len(bounds) == 1 else segment_key(key, number)
             staged = stem.with_name(f"{stem.name}-{number}")
