@@ -37,6 +37,7 @@ from hicmae.media.video import (
 )
 
 Finder = FaceDetector | BoxTable | None
+Picture = VideoReader | ImageReader | StackReader
 Region = tuple[float, float, float, float]
 
 # Frames up to this many bytes are kept between detecting and cutting; longer or larger recordings
@@ -46,7 +47,7 @@ _KEPT_BYTES = 192 * 2**20
 
 def open_pictures(
     path: Path, *, image_fps: float | None = None, colours: str | None = None
-) -> list[VideoReader | ImageReader | StackReader]:
+) -> list[Picture]:
     """Open the picture of a video, the sequences of images that a folder holds, or a .npy stack.
 
     Args:
@@ -92,7 +93,7 @@ class Recording:
     def __init__(
         self,
         path: Path,
-        picture: VideoReader | ImageReader | StackReader,
+        picture: Picture,
         config: FaceConfig,
         *,
         fps: float,

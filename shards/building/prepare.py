@@ -33,6 +33,7 @@ from hicmae.media.identity import shared_embedder
 from hicmae.media.image_folder import SOUND_SUFFIXES, ImageReader
 from hicmae.media.recording import (
     Finder,
+    Picture,
     Recording,
     open_pictures,
     shared_detector,
@@ -42,7 +43,6 @@ from hicmae.media.sound import Sound, read_sound, rms_db
 from hicmae.media.sound_decoding import choose_track
 from hicmae.media.speaking import Agreement
 from hicmae.media.tracking import FaceTrack
-from hicmae.media.video import VideoReader
 from shards.building.faces import (
     check_rate,
     segments,
@@ -389,7 +389,7 @@ def is_sound(path: Path) -> bool:
     return path.suffix.lower() in SOUND_SUFFIXES
 
 
-def _pictures_of(row: ManifestRow, config: BuildConfig) -> list[VideoReader | ImageReader]:
+def _pictures_of(row: ManifestRow, config: BuildConfig) -> list[Picture]:
     """The picture of a recording, opened; none where its sound is to be used alone.
 
     A file without picture and sound is refused for its picture.
