@@ -217,6 +217,7 @@ def make_plan(config: FinetuneConfig, benchmark: Benchmark, index: Index, *, gro
     protocol = decide_protocol(config, benchmark)
     resolved = resolve(benchmark, config)
     sizes, weights = _network(config.model, config.checkpoint)
+    seconds = sizes.input.clip_seconds
     only = None if weights is None else weights.config.get("modalities")
     if only not in (None, config.modalities):
         raise ValueError(
@@ -226,6 +227,8 @@ def make_plan(config: FinetuneConfig, benchmark: Benchmark, index: Index, *, gro
     if resolved.frame_stride is not None:
         clip = dataclasses.replace(sizes.input, frame_stride=resolved.frame_stride)
         sizes = dataclasses.replace(sizes, input=clip)
+    if (num_frames := _num_frames(config.model)) is not None:
+        sizes = _longer(sizes, num_frames, seconds)
     emotion = EmotionConfig(
         num_outputs=benchmark.num_outputs,
         modalities=cast("Modalities", config.modalities),
@@ -366,8 +369,50 @@ def _device_problems(config: FinetuneConfig, of_batch: str | None) -> list[str]:
     return problems
 
 
-def _network(model: str | None, checkpoint: Path | None) -> tuple[ModelConfig, Checkpoint | None]:
+def _num_frames(model: str | dict[str, Any] | None) -> int | None:
+    """Frames of a clip that were asked for: ``--model.num_frames``.
+
+    Raises: ValueError: something else was asked for too, or no number of frames.
+    """
+    if not isinstance(model, dict) or set(model) == {"size"}:
+        return None
+    found = model.get("num_frames")
+    if set(model) - {"num_frames", "size"} or type(found) is not int or found < 1:
+        raise ValueError(
+            f"model: {to_dict(model)} (of a network here its size and num_frames, a whole number, "
+            "may be said: --model.num_frames 32)"
+        )
+    return found
+
+
+def _longer(sizes: ModelConfig, num_frames: int, seconds: float) -> ModelConfig:
+    """The same network for clips of so many frames, with as much sound as picture again.
+
+    Positions are computed for any number of tokens (``blocks.sinusoid_positions``), and time runs
+    slowest through them: those of the first frames stay what they were.
+    """
+    clip = dataclasses.replace(sizes.input, num_frames=num_frames)
+    patch = sizes.patch_size
+    patches = round(sizes.input.fbank_frames * clip.clip_seconds / seconds / patch)
+    clip = dataclasses.replace(clip, fbank_frames=max(1, patches) * patch)
+    return dataclasses.replace(sizes, input=clip)
+
+
+def _network(
+    model: str | dict[str, Any] | None, checkpoint: Path | None
+) -> tuple[ModelConfig, Checkpoint | None]:
     """Sizes of the network, and the checkpoint if there is one."""
+    if isinstance(model, dict):
+        asked, model = _num_frames(model), model.get("size")
+        if checkpoint is not None and asked is not None:
+            learned = [
+                name for name in load_checkpoint(checkpoint).tensors if name.endswith("positions")
+            ]
+            if learned:
+                raise ValueError(
+                    f"{checkpoint}: has learned positions ({learned[0]}), which are there for its "
+                    "own number of frames alone; leave --model.num_frames out"
+                )
     if checkpoint is None:
         if model is None:
             raise ValueError(

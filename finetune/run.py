@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from finetune.selection import ProtocolName, Rule, marked, rule_label
 from finetune.settings import (
@@ -48,7 +48,7 @@ def finetune(
     shards: Path,
     out: Path,
     checkpoint: Path | None = None,
-    model: str | None = None,
+    model: str | dict[str, Any] | None = None,
     modalities: str = "audio-video",
     folds: str = "all",
     protocol: ProtocolName = "default",
@@ -86,7 +86,9 @@ def finetune(
         checkpoint: Run folder or checkpoint folder whose encoder is fine-tuned; the sizes of the
             network come from it. None given: training starts from scratch.
         model: Size of the network from scratch: a name out of configs/model (tiny, small, base)
-            or a YAML file.
+            or a YAML file; with --model.num_frames 32 --model.size with one of these. Clips of
+            more frames than a checkpoint was trained on are --model.num_frames alone: positions
+            are fixed sinusoids, and the sound grows with the picture.
         modalities: What the network sees and hears: audio-video, video or audio. Several separated
             by commas are a run each, in folders of these names under the run folder.
         folds: all, or names of folds separated by commas.
@@ -176,7 +178,14 @@ def finetune(
 
 def _opening(plan: Plan, folds: Sequence[Fold], num_rows: int) -> str:
     """What is about to happen, in one line."""
-    start = "from scratch" if plan.checkpoint is None else f"from {plan.checkpoint.path}"
+    start, clip = "from scratch", plan.model.input
+    if plan.checkpoint is not None:
+        start, had = f"from {plan.checkpoint.path}", plan.checkpoint.model_config().input
+        if clip.num_frames != had.num_frames:
+            start += (
+                f", on clips of {clip.num_frames} frames and {clip.clip_seconds:.2f} s instead of"
+                f" {had.num_frames} and {had.clip_seconds:.2f} s (positions are fixed sinusoids)"
+            )
     return (
         f"{plan.benchmark.name}: {plan.benchmark.task}, {plan.emotion.modalities}, {start};"
         f" {num_rows} samples, {len(folds)} folds, {plan.resolved.epochs} epochs,"

@@ -250,7 +250,7 @@ class FinetuneConfig:
     shards: Path
     out: Path
     checkpoint: Path | None
-    model: str | None
+    model: str | dict[str, Any] | None
     modalities: str
     folds: str
     protocol: ProtocolName

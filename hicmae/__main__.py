@@ -134,6 +134,11 @@ VERBS = {
         help="Measure what building shards costs a core",
         example="hicmae bench build --media recordings --most 4",
     ),
+    "bench speaking": Verb(
+        target="hicmae.media.bench:bench_speaking",
+        help="How often the face that speaks is found among several",
+        example="hicmae bench speaking --media clips",
+    ),
     "bench predict": Verb(
         target="hicmae.prediction.bench:bench_predict",
         help="Measure prediction from end to end, by part",

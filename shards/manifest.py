@@ -27,6 +27,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from hicmae.files import whole_file
+from hicmae.media.face_stack import is_stack
 from hicmae.media.image_folder import SOUND_SUFFIXES, VIDEO_SUFFIXES, sound_beside, walk
 from shards.schema import Label
 from shards.tables import is_table, read_table
@@ -112,15 +113,16 @@ def list_folder(folder: Path, *, sound_alone: bool = True) -> tuple[list[Manifes
     """List the recordings below a folder, links followed, in the order of their names.
 
     A recording is a file with the suffix of a video, a folder (this one too) of numbered images
-    without a video among them, whose sound file (see ``sound_beside``) belongs to it, or, with
-    ``sound_alone``, a sound file; not one of a video's name beside it, which is its sound again.
+    without a video among them or a .npy stack of images, whose sound file (see ``sound_beside``)
+    belongs to it, or, with ``sound_alone``, a sound file; not one of a video's name beside it,
+    which is its sound again.
 
     Returns: The rows, keyed by their path inside the folder; and the other files, ignored. Hidden
         files and folders are neither.
     """
     found, ignored, sounds = list(walk(folder)), [], set()
     for path, is_folder in found:
-        if is_folder:
+        if is_folder or is_stack(path):
             sounds.add(sound_beside(path))
     videos = {path.with_suffix("") for path, _ in found if path.suffix.lower() in VIDEO_SUFFIXES}
     rows = []
@@ -128,7 +130,8 @@ def list_folder(folder: Path, *, sound_alone: bool = True) -> tuple[list[Manifes
         suffix = path.suffix.lower()
         alone = sound_alone and suffix in SOUND_SUFFIXES and path.with_suffix("") not in videos
         name = path.relative_to(folder).as_posix() if path != folder else folder.resolve().name
-        if is_folder or suffix in VIDEO_SUFFIXES or (alone and path not in sounds):
+        pictured = is_folder or suffix in VIDEO_SUFFIXES or is_stack(path)
+        if pictured or (alone and path not in sounds):
             key = safe_key(name if is_folder else name.removesuffix(path.suffix))
             rows.append(ManifestRow(key=key, path=path, name=printable(name)))
         elif path not in sounds:

@@ -134,6 +134,8 @@ class SampleInfo:
         picture: What was done with the stored pictures so that they are as players show them, by
             the names of ``hicmae.media.picture.Picture.changes``; left out of the file where that
             is nothing.
+        sync: How mouth and voice go together (``hicmae.media.speaking.Agreement``); left out of
+            the file where nobody asked.
         images: ``present``, or ``absent`` (no mjpg); left out of the file where present.
         schema_version: Of this file.
     """
@@ -160,6 +162,7 @@ class SampleInfo:
     speaker: str | None = None
     labels: dict[str, Label] = field(default_factory=dict)
     picture: dict[str, Label] = field(default_factory=dict)
+    sync: dict[str, Label] = field(default_factory=dict)
     images: ImageState = "present"
     schema_version: int = SCHEMA_VERSION
 
@@ -355,7 +358,7 @@ def checksum(blocks: bytes) -> int:
 
 _RUN = operator.itemgetter("how", "count")
 # Fields that came later, and what they are of most samples: old shards stay as they were.
-_LEFT_OUT: dict[str, Any] = {"picture": {}, "sound_taken": "", "images": "present"}
+_LEFT_OUT: dict[str, Any] = {"picture": {}, "sound_taken": "", "images": "present", "sync": {}}
 _KINDS: dict[str, tuple[type, ...]] = {
     "str": (str,),
     "int": (int,),

@@ -16,7 +16,7 @@ Item = TypeVar("Item")
 REFUSED_NAME = "refused.jsonl"
 
 # What builds did before a setting was there: left out of the index, as it was then.
-_BEFORE = {"picture": "optional"}
+_BEFORE = {"picture": "optional", "sync": False, "identity": "none", "stack_colours": None}
 # Settings that change how a build runs and not what it writes.
 _RUN_ONLY = ("offline", "workers", "worker_gib", "deadline_seconds", "max_refused")
 
@@ -35,9 +35,15 @@ class BuildConfig(FaceConfig):
         faces: Detector: ``yunet``, ``cascade`` (bundled, finds fewer), ``boxes`` (a CSV of each
             recording, OpenFace's too: the manifest's column boxes, or NAME.csv beside it), or
             ``none`` for pictures that are faces already.
-        face_choice: Which of several faces: the ``largest``, the most ``central``, or ``all``:
-            one sample for each, as long as it is seen and the scene lasts, named KEY_face0,
-            KEY_face1, ….
+        face_choice: Which of several faces: the ``largest``, the most ``central``, ``all`` (one
+            sample for each, as long as it is seen and the scene lasts, named KEY_face0, KEY_face1,
+            …), or ``speaking``: the one whose mouth goes with the sound, in each segment of
+            max_seconds anew, as long as it is seen.
+        identity: With ``all``: ``sface`` joins faces of different scenes that are one person's (one
+            key, a segment a scene), by OpenCV's SFace, fetched once (39 MB; HICMAE_SFACE names a
+            file). Faces are compared within one recording; nothing of it is stored, nobody named.
+        sync: Also measure how well each mouth goes with the sound; the receipt names samples whose
+            picture and sound do not belong together or have slipped. ``speaking`` does so anyway.
         face_margin: How much of the face box's side is added around it.
         face_smoothing_seconds: Over what time the box's movements are smoothed (standard
             deviation); 0: not at all.
@@ -45,8 +51,10 @@ class BuildConfig(FaceConfig):
         align: ``eyes`` turns and scales every image so that the eyes are level and in their
             place; ``none`` keeps pictures upright.
         detect_every: Frames from one detection to the next; the box is interpolated in between.
-        image_fps: Frame rate of folders of images that have no rate of their own (the manifest's
-            column fps, OpenFace's CSV), frames per second; none given: such folders are refused.
+        image_fps: Frame rate of folders and .npy stacks of images that have no rate of their own
+            (the manifest's column fps, OpenFace's CSV), frames per second; none: they are refused.
+        stack_colours: Which colour is first in .npy stacks of images (T, H, W, 3) uint8: ``bgr`` as
+            OpenCV and MERTools write them, or ``rgb``; none given: stacks are refused.
         min_coverage: Least share of the frames shown to the detector in which it finds the face.
         box: With ``faces: none``: cut x0, y0, x1, y1 out of every frame, pixels; none given: the
             largest square in its middle.

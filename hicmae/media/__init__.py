@@ -10,4 +10,4 @@ detectors. A decoder or a detector is one file here and one line in its table.
 import av  # noqa: F401, I001
 
 # Detectors register themselves, in the order in which messages name them.
-from hicmae.media import yunet, cascade  # noqa: F401
+from hicmae.media import yunet, cascade, identity  # noqa: F401

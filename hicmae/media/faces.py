@@ -28,12 +28,15 @@ class Face:
         eyes: (2, 2) float32 x, y of the eye on the picture's left and of the one on its right, or
             None where the detector does not tell.
         track: Whose face it is, where a list of boxes says so; detectors do not know.
+        landmarks: (5, 2) float32 x, y of eyes, tip of the nose and corners of the mouth, each time
+            the one on the picture's left first; None where the detector does not tell.
     """
 
     box: np.ndarray
     score: float
     eyes: np.ndarray | None = None
     track: str | None = None
+    landmarks: np.ndarray | None = None
 
 
 class FaceDetector(Protocol):
@@ -49,6 +52,18 @@ class FaceDetector(Protocol):
         ...
 
 
+class FaceEmbedder(Protocol):
+    """Says what a face looks like; ``same``: the cosine from which two faces are one person's."""
+
+    name: str
+    same: float
+
+    def embed(self, frame: np.ndarray, face: Face) -> np.ndarray:
+        """A vector (D,) of length 1 for a face in (H, W, 3) uint8 RGB."""
+        ...
+
+
+EMBEDDERS: Registry[Callable[..., FaceEmbedder]] = Registry("face embedder")
 DETECTORS: Registry[Callable[..., FaceDetector]] = Registry("face detector")
 # Where nothing detects: faces are boxes that are known, or pictures are faces already.
 _BOXES, _NONE = "boxes", "none"
@@ -81,14 +96,19 @@ class FaceConfig:
         faces: A name of ``DETECTORS``; ``boxes``: a list of boxes (``boxes.py``); ``none``: the
             middle square of the picture, or ``box``.
         face_choice: Of several faces: ``largest`` (seen longest and largest), ``central`` (nearest
-            to the middle of the picture for longest) or ``all``.
+            to the middle of the picture for longest), ``all``, or ``speaking`` (whose mouth goes
+            with the voice, see ``speaking.py``).
+        identity: ``none``, or the embedder (``identity.py``) by which, with ``all``, faces of
+            different scenes are joined where they are one person's.
+        sync: Whether the mouth of each face is held against the sound; with ``speaking`` it is.
         face_margin: Space added around the detector's box, as a share of its longer side.
         face_smoothing_seconds: Standard deviation of the smoothing of the box over time; 0: none.
         face_gap_seconds: How long a face may stay unfound and still be the same where it moved.
         align: ``eyes`` turns and scales the square so that the eyes are level, in their place and
             at their distance; ``none`` keeps it upright about the box.
         detect_every: Frames from one detection to the next; in between the box is interpolated.
-        image_fps: Frame rate of folders of images that have none of their own.
+        image_fps: Frame rate of folders and stacks of images that have none of their own.
+        stack_colours: Which colour is first in .npy stacks of images (``face_stack.py``).
         min_coverage: Least share of the frames shown to the detector in which it finds the face.
         box: With ``faces: none``: x0, y0, x1, y1 cut out of every frame, pixels.
         silence_db: Sound below this level counts as silent, decibels relative to full scale.
@@ -101,13 +121,16 @@ class FaceConfig:
     jpeg_quality: int = 90
     chroma: Literal["420", "444"] = "420"
     faces: str = "yunet"
-    face_choice: Literal["largest", "central", "all"] = "largest"
+    face_choice: Literal["largest", "central", "all", "speaking"] = "largest"
+    sync: bool = False
+    identity: str = "none"
     face_margin: float = 0.3
     face_smoothing_seconds: float = 0.2
     face_gap_seconds: float = 1.0
     align: Literal["none", "eyes"] = "none"
     detect_every: int = 5
     image_fps: float | None = None
+    stack_colours: Literal["bgr", "rgb"] | None = None
     min_coverage: float = 0.1
     box: tuple[int, int, int, int] | None = None
     silence_db: float = -70.0
@@ -115,6 +138,16 @@ class FaceConfig:
     def __post_init__(self) -> None:
         if problems := self.problems():
             raise ValueError(f"faces: {'; '.join(problems)}")
+
+    @property
+    def needs_mouths(self) -> bool:
+        """Whether mouths are looked at, so that tracks must say where they are."""
+        return self.sync or self.face_choice == "speaking"
+
+    @property
+    def follows_all(self) -> bool:
+        """Whether every face is followed, each while it is seen and the scene lasts."""
+        return self.face_choice in ("all", "speaking")
 
     def problems(self) -> list[str]:
         """What is wrong with it."""
@@ -130,7 +163,7 @@ class FaceConfig:
             near = did_you_mean(self.faces, names)
             problems.append(f"faces = {self.faces!r}{near} (one of {', '.join(names)})")
         for name, choices in (
-            ("face_choice", ("largest", "central", "all")),
+            ("face_choice", ("largest", "central", "all", "speaking")),
             ("align", ("none", "eyes")),
             ("chroma", ("420", "444")),
         ):
@@ -146,6 +179,13 @@ class FaceConfig:
                 f"align = eyes with faces = {self.faces}, which finds no eyes (it needs yunet, or "
                 "boxes with eyes)"
             )
+        if self.identity != _NONE:
+            problems += self._identity_problems()
+        if self.stack_colours not in (None, "bgr", "rgb"):
+            problems.append(f"stack_colours = {self.stack_colours!r} (bgr or rgb)")
+        if self.faces == _NONE and self.needs_mouths:
+            asked = "sync = true" if self.sync else "face_choice = speaking"
+            problems.append(f"{asked} with faces = none, which finds no faces (it needs yunet)")
         if not 0 <= self.min_coverage <= 1:
             problems.append(f"min_coverage = {self.min_coverage} (must lie between 0 and 1)")
         if self.box is not None:
@@ -154,6 +194,18 @@ class FaceConfig:
                 problems.append(f"box is given with faces = {self.faces} (it needs faces: none)")
             if not (0 <= x0 < x1 and 0 <= y0 < y1 and x1 - x0 == y1 - y0):
                 problems.append(f"box = {list(self.box)} (must be a square x0, y0, x1, y1)")
+        return problems
+
+    def _identity_problems(self) -> list[str]:
+        if self.identity not in EMBEDDERS:
+            load_plugins()
+        if self.identity not in EMBEDDERS:
+            return [f"identity = {self.identity!r} (one of none, {', '.join(EMBEDDERS.names)})"]
+        problems = []
+        if self.face_choice != "all":
+            problems.append(f"identity with face_choice = {self.face_choice} (it needs all)")
+        if self.identity == "sface" and self.faces != "yunet":
+            problems.append(f"identity = sface with faces = {self.faces} (it needs yunet)")
         return problems
 
     @classmethod

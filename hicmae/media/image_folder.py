@@ -143,12 +143,15 @@ def is_sequence(folder: Path) -> bool:
 def sound_beside(folder: Path) -> Path | None:
     """The sound file of a folder of images: beside it under its name, or the only one inside.
 
-    ``<name>_aligned`` of OpenFace also takes the sound of ``<name>``.
+    ``<name>_aligned`` of OpenFace also takes the sound of ``<name>``, ``<name>.npy`` too.
     """
-    for stem in (folder.name, folder.name.removesuffix(_OPENFACE_FOLDER)):
+    name = folder.name if folder.is_dir() else folder.stem
+    for stem in (name, name.removesuffix(_OPENFACE_FOLDER)):
         for suffix in SOUND_SUFFIXES:
             if (path := folder.with_name(f"{stem}{suffix}")).is_file():
                 return path
+    if not folder.is_dir():
+        return None
     inside = [path for path in folder.iterdir() if path.suffix.lower() in SOUND_SUFFIXES]
     return inside[0] if len(inside) == 1 else None
 

@@ -16,7 +16,9 @@ from hicmae.bench import Stopwatch
 from hicmae.media.boxes import BoxTable
 from hicmae.media.crops import FaceCutter
 from hicmae.media.errors import MediaError
-from hicmae.media.faces import Face, FaceConfig, FaceDetector, open_detector
+from hicmae.media.face_stack import SUFFIX, StackReader
+from hicmae.media.faces import Face, FaceConfig, FaceDetector, FaceEmbedder, open_detector
+from hicmae.media.identity import joined, same_people
 from hicmae.media.image_folder import ImageReader, open_images, sound_beside
 from hicmae.media.sound import Sound, read_sound
 from hicmae.media.tracking import (
@@ -36,6 +38,7 @@ from hicmae.media.video import (
 )
 
 Finder = FaceDetector | BoxTable | None
+Picture = VideoReader | ImageReader | StackReader
 Region = tuple[float, float, float, float]
 
 # Frames up to this many bytes are kept between detecting and cutting; longer or larger recordings
@@ -43,19 +46,26 @@ Region = tuple[float, float, float, float]
 _KEPT_BYTES = 192 * 2**20
 
 
-def open_pictures(path: Path, *, image_fps: float | None = None) -> list[VideoReader | ImageReader]:
-    """Open the picture of a video, or the sequences of images that a folder holds.
+def open_pictures(
+    path: Path, *, image_fps: float | None = None, colours: str | None = None
+) -> list[Picture]:
+    """Open the picture of a video, the sequences of images that a folder holds, or a .npy stack.
 
     Args:
         path: The recording.
-        image_fps: Frame rate of a folder of images that has none of its own.
+        image_fps: Frame rate of images that have none of their own.
+        colours: Which colour is first in a stack.
 
     Returns: one reader; of a folder in which several faces were numbered apart, one for each, the
         one with the most images first.
 
-    Raises: as ``open_video`` and ``open_images``.
+    Raises: as ``open_video``, ``open_images`` and ``StackReader``.
     """
-    return list(open_images(path, image_fps)) if path.is_dir() else [open_video(path)]
+    if path.is_dir():
+        return list(open_images(path, image_fps))
+    if path.suffix.lower() == SUFFIX:
+        return [StackReader(path, image_fps, colours)]
+    return [open_video(path)]
 
 
 class Recording:
@@ -151,10 +161,15 @@ class Recording:
         return has_own_frame(self.picture.timestamps, self.indices, self.times)
 
     def follow(
-        self, finder: Finder, *, region: Region | None = None, keep: bool = True
+        self,
+        finder: Finder,
+        *,
+        region: Region | None = None,
+        keep: bool = True,
+        embedder: FaceEmbedder | None = None,
     ) -> list[FaceTrack]:
-        """Follow the face that the settings choose, or with ``face_choice: all`` every face, each
-        as long as it is seen and the scene lasts.
+        """Follow the face that the settings choose, or with ``face_choice: all`` or ``speaking``
+        every face, each as long as it is seen and the scene lasts.
 
         Args:
             finder: A detector, or boxes that are known; None: the middle square, or ``box``.
@@ -162,6 +177,7 @@ class Recording:
                 and height; a face lies where its middle does. None: all of it.
             keep: Whether frames that were decoded for the detector are kept for ``crops``, where
                 they are few enough.
+            embedder: Joins faces of different scenes that are one person's.
 
         Returns: tracks over the frames at the constant rate, at least one.
 
@@ -184,11 +200,13 @@ class Recording:
         unique, repeats = np.unique(self.indices, return_counts=True)
         times = self.picture.timestamps[unique]
         # Cuts are looked for where a detector looks for faces, not in lists of boxes.
-        scenes = SceneCuts() if config.face_choice == "all" else None
+        scenes = SceneCuts() if config.follows_all else None
         with self._watch.stage("faces"):
             detections = self._detect(finder, unique, region, scenes, keep)
             if scenes is not None:
                 tracks = face_tracks(detections, times, config, scenes.places)
+                if embedder is not None and len(tracks) > 1:
+                    tracks = self._people(tracks, unique, embedder)
             else:
                 track = face_track(detections, times, frame_size, config)
                 tracks = [] if track is None else [track]
@@ -278,6 +296,22 @@ class Recording:
             for place, faces in detections.items()
         }
 
+    def _people(
+        self, tracks: list[FaceTrack], unique: np.ndarray, embedder: FaceEmbedder
+    ) -> list[FaceTrack]:
+        """Tracks of faces over the frames ``unique``, joined where they are one person's."""
+        vectors: list[list[np.ndarray]] = [[] for _ in tracks]
+        wanted = sorted({place for track in tracks for place, _ in track.portraits})
+        for place, frame in zip(wanted, self._frames(unique[wanted]), strict=True):
+            for track, found in zip(tracks, vectors, strict=True):
+                found += [
+                    embedder.embed(frame, face) for at, face in track.portraits if at == place
+                ]
+        means = [np.mean(found, axis=0) for found in vectors]
+        means = [mean / max(float(np.linalg.norm(mean)), 1e-9) for mean in means]
+        spans = [(track.first, track.first + len(track.boxes)) for track in tracks]
+        return joined(tracks, same_people(spans, means, embedder.same))
+
     def _frames(self, indices: np.ndarray) -> Iterator[np.ndarray]:
         frames = self._watch.iterate("decoding", self.picture.frames(indices))
         for index, frame in zip(indices.tolist(), frames, strict=True):
@@ -292,10 +326,16 @@ def sound_file(path: Path, audio: Path | None = None) -> Path:
     Raises: MediaError: ``no-sound``: a folder of images without.
     """
     if audio is None:
-        audio = sound_beside(path) if path.is_dir() else path
+        audio = sound_beside(path) if has_no_sound(path) else path
     if audio is None:
-        raise MediaError("no-sound", path, "a folder of images with no sound file beside it")
+        what = "folder" if path.is_dir() else "stack"
+        raise MediaError("no-sound", path, f"a {what} of images with no sound file beside it")
     return audio
+
+
+def has_no_sound(path: Path) -> bool:
+    """Whether it is images alone, whose sound can only lie in a file of its own."""
+    return path.is_dir() or path.suffix.lower() == SUFFIX
 
 
 @functools.cache

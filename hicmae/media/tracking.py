@@ -20,6 +20,10 @@ from hicmae.media.faces import Face, FaceConfig
 # Where the eyes lie in YuNet's boxes, as shares of the longer side: their distance, and how far
 # above the middle. Medians of 95 frames of real clips; quartiles 0.323..0.353 and 0.105..0.141.
 EYE_DISTANCE, EYE_RISE = 0.34, 0.12
+# How far below the middle the mouth lies; the median of 31 clips.
+_MOUTH_DROP = 0.226
+_NUM_PORTRAITS = 5
+_MARKS_SECONDS = 0.12  # over which the places of eyes and mouth are smoothed
 # A head turned sideways brings its eyes together; its box hardly shrinks. The square never gets
 # smaller than this share of the box's longer side.
 _LEAST_SIDE = 0.9
@@ -41,7 +45,8 @@ class FaceTrack:
     Args:
         boxes: (T, 4) float32 x0, y0, x1, y1, square, pixels; may reach outside the frame.
         found_by: (T,) words: ``detected``; ``interpolated`` between detections; ``held`` before
-            the first or after the last; ``centre`` where nothing was asked to detect.
+            the first or after the last; ``centre`` where nothing was asked to detect; ``absent``
+            between the scenes in which a person is seen (``identity.py``).
         coverage: Share of the frames handed to the detector in which it found this face, 0..1; 1
             where nothing was asked to detect.
         face_pixels: Median of the longer side of the detector's boxes, without the margin, pixels;
@@ -49,6 +54,9 @@ class FaceTrack:
         angles: (T,) float32 radians by which each square is turned about its middle, clockwise as
             seen; None: not at all.
         first: Frame number of the first of the T frames.
+        marks: (T, 2, 2) float32 x, y of the middles between the eyes and of the mouth, pixels; None
+            where nobody asks (``FaceConfig.needs_mouths``).
+        portraits: A few of the detections, with the number of the frame each is in.
     """
 
     boxes: np.ndarray
@@ -57,6 +65,14 @@ class FaceTrack:
     face_pixels: float | None = None
     angles: np.ndarray | None = None
     first: int = 0
+    marks: np.ndarray | None = None
+    portraits: tuple[tuple[int, Face], ...] = ()
+
+    @property
+    def seen(self) -> list[tuple[int, int]]:
+        """Where the face is in the picture: frames of this track, first and behind the last."""
+        edges = np.flatnonzero(np.diff(np.pad(self.found_by != "absent", 1).astype(np.int8)))
+        return [(int(begin), int(end)) for begin, end in edges.reshape(-1, 2)]
 
     @property
     def found(self) -> np.ndarray:
@@ -74,6 +90,11 @@ class FaceTrack:
         """The same with another number for its first frame."""
         return replace(self, first=first)
 
+    def between(self, begin: int, end: int) -> FaceTrack:
+        """What there is of it in the frames ``begin`` to ``end``."""
+        begin, end = max(begin, self.first), min(end, self.first + len(self.boxes))
+        return self.take(np.arange(begin, end) - self.first).starting(begin)
+
     def take(self, places: np.ndarray) -> FaceTrack:
         """The same for other frames: place i becomes ``places[i]``."""
         return replace(
@@ -81,6 +102,7 @@ class FaceTrack:
             boxes=self.boxes[places],
             found_by=self.found_by[places],
             angles=None if self.angles is None else self.angles[places],
+            marks=None if self.marks is None else self.marks[places],
         )
 
 
@@ -315,7 +337,29 @@ def _filled(
         face_pixels=float(np.median((boxes[:, 2:] - boxes[:, :2]).max(axis=1))),
         angles=filled[:, 3].astype(np.float32) if aligned else None,
         first=begin,
+        marks=_marks(chain, span, times) if config.needs_mouths else None,
+        portraits=_portraits(chain),
     )
+
+
+def _portraits(chain: Chain) -> tuple[tuple[int, Face], ...]:
+    """Some detections, evenly spread."""
+    few = np.unique(np.linspace(0, len(chain.places) - 1, _NUM_PORTRAITS).round().astype(int))
+    return tuple((chain.places[number], chain.faces[number]) for number in few.tolist())
+
+
+def _marks(chain: Chain, span: np.ndarray, times: np.ndarray) -> np.ndarray:
+    """Where eyes and mouth are at each of the times ``span``: (T, 2, 2), see ``FaceTrack``."""
+    poses, known = _poses_by_boxes(chain.boxes), []
+    for pose, face in zip(poses, chain.faces, strict=True):
+        down = np.array([0.0, pose[2]])
+        eyes, mouth = pose[:2] - EYE_RISE * down, pose[:2] + _MOUTH_DROP * down
+        if face.landmarks is not None:
+            eyes, mouth = face.landmarks[:2].mean(axis=0), face.landmarks[3:].mean(axis=0)
+        known.append(np.concatenate([eyes, mouth]))
+    columns = np.array(known).T
+    marks = np.stack([np.interp(span, times[chain.places], column) for column in columns], axis=1)
+    return smooth(marks, span, _MARKS_SECONDS).reshape(-1, 2, 2).astype(np.float32)
 
 
 def _poses_by_boxes(boxes: np.ndarray) -> np.ndarray:

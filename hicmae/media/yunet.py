@@ -145,5 +145,5 @@ def read_yunet(file: Path) -> bytes:
 def _face(row: np.ndarray, back: np.ndarray) -> Face:
     """Read a row: x, y, width, height, five landmarks (the person's right eye first), score."""
     box = np.concatenate([row[:2] * back, (row[:2] + row[2:4]) * back]).astype(np.float32)
-    eyes = (row[4:8].reshape(2, 2) * back).astype(np.float32)
-    return Face(box=box, score=float(row[14]), eyes=eyes)
+    marks = (row[4:14].reshape(5, 2) * back).astype(np.float32)  # eyes, nose, corners of the mouth
+    return Face(box=box, score=float(row[14]), eyes=marks[:2], landmarks=marks)

@@ -47,7 +47,8 @@ def serve(
         faces: Detector; profile: the one with which the checkpoint's training data was made. none
             takes the middle of the picture, for face crops.
         face_choice: All faces, of which the page shows one or the other, or the largest, the most
-            central, or the one that the checkpoint's training data would have (profile).
+            central, the one that speaks, or the one that the checkpoint's training data would have
+            (profile).
         limits: How much is taken, and for how long it is kept.
         device: auto (a GPU if there is one), cpu, cuda, ….
         precision: auto (bf16 where the machine computes in it), 32-true or bf16-mixed.

@@ -85,6 +85,15 @@ class DrawnTrack:
     fps: float
     min_confidence: float = 0.0
 
+    def place(self, seconds: float) -> int:
+        """Row of its boxes at a time."""
+        return min(round((seconds - self.start_seconds) * self.fps), len(self.boxes) - 1)
+
+    def is_seen(self, seconds: float) -> bool:
+        """Whether it is there at a time; a person is not in every scene."""
+        there = self.start_seconds <= seconds < self.end_seconds
+        return there and not (len(self.boxes) and np.isnan(self.boxes[self.place(seconds)]).any())
+
 
 @dataclass(frozen=True, kw_only=True)
 class AnnotateRequest:
@@ -189,9 +198,7 @@ class Canvas:
             frame = cv2.resize(frame, (width, height), interpolation=cv2.INTER_LINEAR)
         image[:height, :width] = frame
         present = [
-            (number, track)
-            for number, track in enumerate(self._tracks)
-            if track.start_seconds <= seconds < track.end_seconds
+            (number, track) for number, track in enumerate(self._tracks) if track.is_seen(seconds)
         ]
         for number, track in present:
             if len(track.boxes):
@@ -208,7 +215,7 @@ class Canvas:
     def _box(
         self, image: np.ndarray, track: DrawnTrack, colour: tuple[int, ...], seconds: float
     ) -> None:
-        place = min(round((seconds - track.start_seconds) * track.fps), len(track.boxes) - 1)
+        place = track.place(seconds)
         box, angle = track.boxes[place] * self._scale, float(track.angles[place])
         centre, half = (box[:2] + box[2:]) / 2, (box[2] - box[0]) / 2
         across = half * np.array([math.cos(angle), math.sin(angle)])

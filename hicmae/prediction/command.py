@@ -46,8 +46,10 @@ def predict(
     hop: float = 1.0,
     faces: str = "profile",
     face_choice: Choice = "all",
+    identity: str = "none",
     boxes: Path | None = None,
     image_fps: float | None = None,
+    stack_colours: Literal["bgr", "rgb"] | None = None,
     min_seconds: float = 0.5,
     each_modality: bool = False,
     picture: bool = False,
@@ -83,10 +85,15 @@ def predict(
         hop: Seconds from one value to the next.
         faces: Detector (yunet, cascade, boxes, none); profile: the one with which the checkpoint's
             training data was made. none takes the middle of the picture, for face crops.
-        face_choice: A timeline for all faces, for the largest, the most central, or for the one
-            that the checkpoint's training data would have (profile).
+        face_choice: A timeline for all faces, for the largest, the most central, the one whose
+            mouth goes with the sound, window by window (speaking), or for the one that the
+            checkpoint's training data would have (profile).
+        identity: With face_choice all: sface gives the faces of one person in different scenes one
+            timeline, by OpenCV's SFace (fetched once, 39 MB). Faces are compared within one
+            recording; nothing of it is stored, nobody is named.
         boxes: CSV of face boxes, with --faces boxes; none given: NAME.csv beside the recording.
-        image_fps: Frame rate of folders of images that have none of their own.
+        image_fps: Frame rate of folders and .npy stacks of images that have none of their own.
+        stack_colours: Which colour is first in .npy stacks of images: bgr (OpenCV) or rgb.
         min_seconds: Faces seen for less are left out.
         each_modality: Also predict from picture and sound alone (in timeline.jsonl).
         picture: Also draw the timelines, with faces (timeline.png).
@@ -123,8 +130,10 @@ def predict(
         hop=hop,
         faces=faces,
         face_choice=face_choice,
+        identity=identity,
         boxes=boxes,
         image_fps=image_fps,
+        stack_colours=stack_colours,
         min_seconds=min_seconds,
         offline=offline,
         deadline_seconds=deadline_seconds,
@@ -366,6 +375,7 @@ def _suffixes() -> frozenset[str]:
 
 def _below(folder: Path, out: Path) -> list[tuple[Path, int]]:
     """Recordings below a folder, each with the number of parts of its path within it."""
+    from hicmae.media.face_stack import is_stack
     from hicmae.media.image_folder import is_sequence, walk
 
     if is_sequence(folder):
@@ -374,7 +384,7 @@ def _below(folder: Path, out: Path) -> list[tuple[Path, int]]:
     for path, is_images in walk(folder):
         if results in path.resolve().parents:
             continue
-        if is_images or path.suffix.lower() in suffixes:
+        if is_images or path.suffix.lower() in suffixes or is_stack(path):
             found.append((path, max(1, len(path.relative_to(folder).parts))))
     return found
 

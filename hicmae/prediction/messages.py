@@ -18,7 +18,7 @@ from hicmae.settings import InputConfig
 if TYPE_CHECKING:
     from hicmae.media.faces import FaceConfig
 
-Choice = Literal["all", "largest", "central", "profile"]
+Choice = Literal["all", "largest", "central", "speaking", "profile"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,9 +34,12 @@ class WindowConfig:
         faces: Detector; ``profile``: the one of the checkpoint's preparation. The others are for
             recordings of another kind than those of the training.
         face_choice: Which of several faces: ``all`` (a timeline for each), the ``largest``, the
-            most ``central``, or what the checkpoint's preparation says (``profile``).
+            most ``central``, in each window the one that is ``speaking``, or what the checkpoint's
+            preparation says (``profile``).
+        identity: With ``all``: ``sface`` joins the faces of one person in different scenes.
         boxes: With ``faces: boxes``: the CSV of face boxes; none given: NAME.csv beside it.
-        image_fps: Frame rate of folders of images that have none of their own.
+        image_fps: Frame rate of folders and .npy stacks of images that have none of their own.
+        stack_colours: Which colour is first in .npy stacks: ``bgr`` or ``rgb``.
         min_seconds: Faces seen for less are left out, and counted.
         offline: Never fetch the detector's file; nor is it where HICMAE_OFFLINE is set.
         deadline_seconds: A recording whose decoding shows no sign of life for so long is given up.
@@ -46,8 +49,10 @@ class WindowConfig:
     hop: float = 1.0
     faces: str = "profile"
     face_choice: Choice = "all"
+    identity: str = "none"
     boxes: Path | None = None
     image_fps: float | None = None
+    stack_colours: Literal["bgr", "rgb"] | None = None
     min_seconds: float = 0.5
     offline: bool = False
     deadline_seconds: float = 120.0
@@ -85,9 +90,11 @@ class WindowConfig:
             preparation = replace(preparation, faces=self.faces, box=None)
         if self.image_fps is not None:
             preparation = replace(preparation, image_fps=self.image_fps)
+        if self.stack_colours is not None:
+            preparation = replace(preparation, stack_colours=self.stack_colours)
         if self.face_choice != "profile":
             preparation = replace(preparation, face_choice=self.face_choice)
-        return preparation
+        return replace(preparation, identity=self.identity)
 
     def layout(self, input: InputConfig) -> WindowLayout:
         """The same in frames of a network's input.

@@ -325,7 +325,7 @@ def _boxes(followed: Followed) -> pandas.DataFrame:
     times = followed.start_seconds + np.arange(count) / followed.fps
     table = pandas.DataFrame({"seconds": times.astype(np.float32)})
     for number, name in enumerate(("x0", "y0", "x1", "y1")):
-        table[name] = followed.boxes[:, number]
+        table[name] = np.where(followed.found_by == "absent", np.nan, followed.boxes[:, number])
     angles = followed.angles
     table["angle"] = np.zeros(count, dtype=np.float32) if angles is None else angles
     table["found_by"] = pandas.Categorical(followed.found_by.astype(object))

@@ -17,6 +17,7 @@ from hicmae.checkpoints.checkpoint import Labels
 from hicmae.config import to_dict
 from hicmae.files import whole_folder
 from hicmae.media.crops import decode_jpeg
+from hicmae.media.recording import has_no_sound
 from hicmae.prediction.annotate import AnnotateRequest, DrawnTrack
 from hicmae.prediction.messages import StageProgress, WindowConfig
 from hicmae.prediction.process import DecodingProcess, PredictionError, Tell
@@ -224,7 +225,7 @@ class Prediction:
     @property
     def is_video(self) -> bool:
         """Whether there is a moving picture in one file, to be drawn into."""
-        return self.width > 0 and not self.path.is_dir()
+        return self.width > 0 and not has_no_sound(self.path)
 
     @property
     def timeline(self) -> pandas.DataFrame:

@@ -128,6 +128,7 @@ class Stretch:
         first: Its first frame, counted in the recording; sound may begin before.
         track: The face; None for sound.
         recording: It is in; None for sound.
+        starts: First frames of its windows; None: all that the layout gives.
     """
 
     def __init__(
@@ -140,6 +141,7 @@ class Stretch:
         first: int = 0,
         track: FaceTrack | None = None,
         recording: Recording | None = None,
+        starts: Sequence[int] | None = None,
     ) -> None:
         self.name, self.num_frames, self.offset, self.track = name, num_frames, offset, track
         self.first, self.spans = first, tuple[int, ...]()
@@ -148,12 +150,12 @@ class Stretch:
         if track is not None and recording is not None:
             self._config = recording.config
             self._cutter = FaceCutter(track, recording.indices, self._config.face_size)
-        self._plan(
-            [
-                Piece(number, start, min(layout.window_frames, num_frames - start), num_frames)
-                for number, start in enumerate(layout.starts(num_frames))
-            ]
-        )
+        pieces, seen = [], [(0, num_frames)] if track is None else track.seen
+        for number, start in enumerate(layout.starts(num_frames) if starts is None else starts):
+            # A window does not reach into another scene.
+            last = next(end for begin, end in seen if begin <= start < end)
+            pieces.append(Piece(number, start, min(layout.window_frames, last - start), last))
+        self._plan(pieces)
 
     def ask(self, windows: Sequence[Piece]) -> None:
         """Have other windows, numbered by their spans; in the order of their middles."""

@@ -23,9 +23,11 @@ from hicmae.media.boxes import boxes_of
 from hicmae.media.container import open_container, packets_of
 from hicmae.media.errors import MediaError
 from hicmae.media.faces import FaceConfig, FaceDetector
+from hicmae.media.identity import shared_embedder
 from hicmae.media.recording import Finder, Recording, open_pictures, shared_detector, sound_file
 from hicmae.media.sound_decoding import sound_stream
 from hicmae.media.sound_spans import SoundSpans
+from hicmae.media.speaking import Speakers
 from hicmae.media.tracking import FaceTrack
 from hicmae.prediction.messages import (
     Finished,
@@ -86,7 +88,8 @@ def cut_windows(request: Request, emit: Emit) -> None:
     layout = request.config.layout(request.input)
     with ExitStack() as stack:
         try:
-            pictures = open_pictures(request.path, image_fps=request.preparation.image_fps)
+            rate, colours = request.preparation.image_fps, request.preparation.stack_colours
+            pictures = open_pictures(request.path, image_fps=rate, colours=colours)
         except MediaError as error:
             if not request.hear or error.cause != "no-video" or request.path.is_dir():
                 raise
@@ -139,6 +142,16 @@ def cut_windows(request: Request, emit: Emit) -> None:
         seconds = max(seconds, whole[0][1] - picture.origin_seconds)
         parts = whole if request.spans is not None or not tracks else heard
         sounds = [] if sound is None else _sound_stretches(parts, recording, layout)
+        starts = [
+            [first + start for first, last in track.seen for start in layout.starts(last - first)]
+            for track in tracks
+        ]
+        speaking = request.preparation.face_choice == "speaking" and request.spans is None
+        if len(tracks) > 1 and speaking:
+            spoken = _spoken(request, recording, tracks, layout)
+            if not spoken:
+                notes.append("no sound tells who speaks: every face is predicted")
+            starts = spoken or starts
         faces = [
             Stretch(
                 name=f"face{number}",
@@ -148,8 +161,10 @@ def cut_windows(request: Request, emit: Emit) -> None:
                 first=track.first,
                 track=track,
                 recording=recording,
+                starts=starts[number],
             )
             for number, track in enumerate(tracks)
+            if starts[number]
         ]
         stretches, missed = _spanned([*faces, *sounds], request, why)
         emit(_found(stretches, seconds, recording, recording.start, sound, notes, layout, missed))
@@ -213,6 +228,41 @@ def _open_sound(request: Request, end_seconds: float | None) -> SoundSpans:
         end_seconds=end_seconds,
         history=2 * round(window * rate),
     )
+
+
+def _spoken(
+    request: Request, recording: Recording, tracks: list[FaceTrack], layout: WindowLayout
+) -> list[list[int]]:
+    """First frames of the windows of each face in which no other goes better with the sound.
+
+    Returns: of each track; nothing where there is no sound.
+    """
+    try:
+        sound = _open_sound(request, recording.end)
+    except MediaError as error:
+        if error.cause not in ("no-sound", "damaged"):
+            raise
+        return []
+    origin = sound.number_at(recording.start)
+
+    def cut(first: int, count: int) -> np.ndarray:
+        return sound.span(origin + first, count)[0]
+
+    with sound:
+        speakers = Speakers(recording, tracks).hear(cut, sound.sample_rate)
+    spoken = [
+        [
+            start
+            for start in layout.starts(len(track.boxes))
+            if number
+            == speakers.speaker(track.first + start, track.first + start + layout.window_frames)
+        ]
+        for number, track in enumerate(tracks)
+    ]
+    if not any(spoken):  # faces by turns, none of which is seen for as long as a window
+        best = speakers.speaker(0, len(recording.indices)) or 0
+        spoken[best] = layout.starts(len(tracks[best].boxes))
+    return spoken
 
 
 def _outside(request: Request, recording: Recording) -> list[tuple[float, float]]:
@@ -343,7 +393,8 @@ def _find_tracks(request: Request, recording: Recording) -> tuple[list[FaceTrack
         finder, note = find_detector(config.faces, config.align, request.config.offline)
         notes += [note] if note else []
     try:
-        tracks = recording.follow(finder, keep=False)
+        embedder = shared_embedder(config.identity, offline=request.config.offline)
+        tracks = recording.follow(finder, keep=False, embedder=embedder)
     except MediaError as error:
         picture = recording.picture
         if error.cause == "frame-size":
@@ -358,7 +409,7 @@ def _find_tracks(request: Request, recording: Recording) -> tuple[list[FaceTrack
         tracks = []
     if config.box is not None:
         return tracks, notes
-    if config.face_choice != "all":
+    if not config.follows_all:
         tracks = [track for track in tracks if track.coverage >= config.min_coverage]
     fps, least = request.input.fps, request.config.min_seconds
     kept = [

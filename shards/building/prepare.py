@@ -7,7 +7,6 @@ nor build holds a long recording in memory.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import hashlib
 import itertools
@@ -15,9 +14,9 @@ import math
 import multiprocessing
 import os
 import wave
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -28,10 +27,13 @@ from hicmae.files import DigestingFile, file_sha256
 from hicmae.media.boxes import boxes_of
 from hicmae.media.crops import encode_jpeg
 from hicmae.media.errors import MediaError
+from hicmae.media.face_stack import StackReader
 from hicmae.media.faces import open_detector
-from hicmae.media.image_folder import SOUND_SUFFIXES, ImageReader, sound_beside
+from hicmae.media.identity import shared_embedder
+from hicmae.media.image_folder import SOUND_SUFFIXES, ImageReader
 from hicmae.media.recording import (
     Finder,
+    Picture,
     Recording,
     open_pictures,
     shared_detector,
@@ -39,14 +41,31 @@ from hicmae.media.recording import (
 )
 from hicmae.media.sound import Sound, read_sound, rms_db
 from hicmae.media.sound_decoding import choose_track
+from hicmae.media.speaking import Agreement
 from hicmae.media.tracking import FaceTrack
-from hicmae.media.video import VideoReader
+from shards.building.faces import (
+    check_rate,
+    segments,
+    speakers_of,
+    speaking_faces,
+    with_sound_beside,
+)
 from shards.manifest import ManifestRow, face_key, printable, segment_key
-from shards.schema import SAMPLE_RATE, Digests, FaceInfo, SampleInfo, SoundState, SourceFile
+from shards.schema import (
+    SAMPLE_RATE,
+    Digests,
+    FaceInfo,
+    Label,
+    SampleInfo,
+    SoundState,
+    SourceFile,
+)
 from shards.settings import BuildConfig
 
 # Encoders end sound some milliseconds before the picture; from here on it is worth saying.
 _SHORTER_SECONDS = 0.1
+
+_Agree = Callable[[int, int], Agreement]  # of two frames of the recording
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +125,7 @@ def prepare_recording(row: ManifestRow, *, config: BuildConfig, staging: Path) -
     path = printable(row.path)
     stem = hashlib.sha256(row.key.encode()).hexdigest()[:24]
     try:
-        row = _with_sound_beside(row)
+        row = with_sound_beside(row)
         return make_samples(row, config, staging / stem)
     except MediaError as error:
         cause = error.cause
@@ -138,7 +157,7 @@ def make_samples(
 
     Raises: MediaError, OSError: why it cannot be built.
     """
-    row, watch = _with_sound_beside(row), watch or Stopwatch()
+    row, watch = with_sound_beside(row), watch or Stopwatch()
     outcome, short, num_faces = Outcome(), list[str](), 0
     several, sound_source = config.face_choice == "all", None
     with watch.stage("decoding"):
@@ -165,20 +184,29 @@ def make_samples(
                 source = _source_file(row.path, row.name, images)
             with watch.stage("sound"):
                 sound = _sound_of(recording, row, config)
+                if isinstance(picture, StackReader) and sound is not None:
+                    check_rate(picture, row)
             maker = _SampleMaker(row, config, recording, sound, source, sound_source, watch)
             if config.faces == "boxes":
                 remedy = "name one in the manifest's column boxes"
                 finder: Finder = boxes_of(row.path, row.boxes, remedy=remedy)
             else:
                 finder = shared_detector(config.faces, offline=config.offline)
-            for track in recording.follow(finder, region=row.region):
+            embedder = shared_embedder(config.identity, offline=config.offline)
+            tracks = recording.follow(finder, region=row.region, embedder=embedder)
+            speakers = speakers_of(recording, tracks, sound, config)
+            faces = [(number, track, row.key) for number, track in enumerate(tracks)]
+            if config.face_choice == "speaking":
+                faces = speaking_faces(recording, speakers, row, config)
+            for number, track, key in faces:
                 length = len(track.boxes) / config.fps
-                if several and length < config.min_seconds:
+                if config.follows_all and length < config.min_seconds:
                     at = recording.offset + track.first / config.fps
                     short.append(f"{length:.2f} s at {at:.2f} s")
                     continue
-                key = face_key(row.key, num_faces) if several else row.key
-                maker.add(outcome, track, key, stem.with_name(f"{stem.name}-{num_faces}"))
+                key = face_key(row.key, num_faces) if several else key
+                agree = None if speakers is None else functools.partial(speakers.agreement, number)
+                maker.add(outcome, track, key, stem.with_name(f"{stem.name}-{num_faces}"), agree)
                 num_faces += 1
             outcome.seconds += recording.seconds
     if short:
@@ -203,9 +231,10 @@ def check_detector(config: BuildConfig) -> None:
     """
     try:
         open_detector(config.faces, offline=config.offline)
+        shared_embedder(config.identity, offline=config.offline)
     except FileNotFoundError as error:
         remedy = "; give the right file in HICMAE_YUNET, or use --faces cascade"
-        known = config.faces != "yunet" or "--faces cascade" in str(error)
+        known = config.faces != "yunet" or "--faces cascade" in str(error) or "SFace" in str(error)
         raise FileNotFoundError(f"{error}{'' if known else remedy}") from error
 
 
@@ -221,14 +250,24 @@ class _SampleMaker:
     sound_source: SourceFile | None
     watch: Stopwatch
 
-    def add(self, outcome: Outcome, track: FaceTrack, key: str, stem: Path) -> None:
+    def add(
+        self, outcome: Outcome, track: FaceTrack, key: str, stem: Path, agree: _Agree | None
+    ) -> None:
         """Write the frames of one face as one sample, or as segments of it."""
         path = printable(self.row.path)
-        face = _FoundFace(track, self.recording, self.config)
+        face = _FoundFace(track, self.recording, self.config, agree)
         images = self.recording.crops(track)
-        bounds = _segments(len(track.boxes), self.config)
+        least, done = self.config.min_seconds * self.config.fps, 0
+        runs = [run for run in track.seen if run[1] - run[0] >= least] or track.seen[:1]
+        bounds = [
+            (first + begin, first + end)
+            for first, last in runs
+            for begin, end in segments(last - first, self.config)
+        ]
         for number, (begin, end) in enumerate(bounds):
-            segment = itertools.islice(images, end - begin)
+            for _ in itertools.islice(images, begin - done):  # another scene
+                pass
+            segment, done = itertools.islice(images, end - begin), end
             name = key if len(bounds) == 1 else segment_key(key, number)
             staged = stem.with_name(f"{stem.name}-{number}")
             try:
@@ -287,6 +326,7 @@ class _SampleMaker:
             labels=row.labels,
             faces=face.describe(begin, end),
             picture=recording.picture.changes,
+            sync={} if sound is None or sound.state == "silent" else face.sync(begin, end),
             digests=Digests(mjpg=mjpg_digest, wav=wav_digest),
         )
         return StagedSample(info=info, mjpg=mjpg, wav=None if sound is None else wav)
@@ -303,9 +343,11 @@ class _LeftOutError(Exception):
 class _FoundFace:
     """How a face was found, in parts of its track."""
 
-    def __init__(self, track: FaceTrack, recording: Recording, config: BuildConfig) -> None:
+    def __init__(
+        self, track: FaceTrack, recording: Recording, config: BuildConfig, agree: _Agree | None
+    ) -> None:
         part = slice(track.first, track.first + len(track.boxes))
-        self.track, self._config = track, config
+        self.track, self._config, self._agree = track, config, agree
         self._indices, self._own = recording.indices[part], recording.own[part]
 
     def coverage(self, begin: int, end: int) -> float:
@@ -318,6 +360,13 @@ class _FoundFace:
         part, words = self._indices[begin:end], self.track.found_by[begin:end]
         asked = max(1.0, len(np.unique(part)) / self._config.detect_every)
         return min(1.0, len(np.unique(part[words == "detected"])) / asked) * own
+
+    def sync(self, begin: int, end: int) -> dict[str, Label]:
+        """How mouth and voice go together in frames ``begin`` to ``end``; none: not asked for."""
+        if self._agree is None:
+            return {}
+        found = self._agree(self.track.first + begin, self.track.first + end)
+        return {name: round(value, 3) for name, value in found._asdict().items()}
 
     def describe(self, begin: int, end: int) -> FaceInfo:
         """What a sample of frames ``begin`` to ``end`` says."""
@@ -340,7 +389,7 @@ def is_sound(path: Path) -> bool:
     return path.suffix.lower() in SOUND_SUFFIXES
 
 
-def _pictures_of(row: ManifestRow, config: BuildConfig) -> list[VideoReader | ImageReader]:
+def _pictures_of(row: ManifestRow, config: BuildConfig) -> list[Picture]:
     """The picture of a recording, opened; none where its sound is to be used alone.
 
     A file without picture and sound is refused for its picture.
@@ -348,7 +397,8 @@ def _pictures_of(row: ManifestRow, config: BuildConfig) -> list[VideoReader | Im
     if config.picture == "none":
         return []
     try:
-        return open_pictures(row.path, image_fps=row.fps or config.image_fps)
+        rate = row.fps or config.image_fps
+        return open_pictures(row.path, image_fps=rate, colours=config.stack_colours)
     except MediaError as error:
         if error.cause != "no-video" or config.picture == "required" or row.path.is_dir():
             raise
@@ -380,7 +430,7 @@ def _sound_alone(row: ManifestRow, config: BuildConfig, stem: Path, watch: Stopw
             f"it holds {seconds:.2f} s of sound (min_seconds is {config.min_seconds:g})",
         )
     outcome = Outcome(seconds=num_frames / config.fps)
-    bounds = _segments(num_frames, config)
+    bounds = segments(num_frames, config)
     for number, (begin, end) in enumerate(bounds):
         since, length = start + begin / config.fps, (end - begin) / config.fps
         wav = stem.with_name(f"{stem.name}-{number}").with_suffix(".wav")
@@ -429,28 +479,6 @@ def _sound_of(recording: Recording, row: ManifestRow, config: BuildConfig) -> So
         if error.cause == "no-sound" and row.audio is None and config.sound == "optional":
             return None
         raise
-
-
-def _with_sound_beside(row: ManifestRow) -> ManifestRow:
-    """Name the sound file of a folder of images, if it lies there and the row names none."""
-    if row.audio is not None or not row.path.is_dir():
-        return row
-    audio = sound_beside(row.path)
-    if audio is None:
-        return row
-    inside = audio.parent == row.path
-    folder = PurePath(row.name) if inside else PurePath(row.name).parent
-    return dataclasses.replace(row, audio=audio, audio_name=printable(Path(folder / audio.name)))
-
-
-def _segments(num_frames: int, config: BuildConfig) -> list[tuple[int, int]]:
-    """Cut frames into the fewest equal parts (begin, end) that are short enough."""
-    if config.max_seconds is None:
-        return [(0, num_frames)]
-    most = max(1, int(config.max_seconds * config.fps + 1e-6))
-    count = -(-num_frames // most)
-    bounds = [num_frames * part // count for part in range(count + 1)]
-    return list(itertools.pairwise(bounds))
 
 
 def _source_file(path: Path, name: str, images: Sequence[Path] | None = None) -> SourceFile:

@@ -11,7 +11,7 @@ import dataclasses
 import hashlib
 import importlib.metadata
 import json
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +21,7 @@ import numpy as np
 import pandas
 
 import hicmae
+from hicmae.media.speaking import Agreement, verdict
 from shards.index import Index
 from shards.reading.files import ShardFiles
 from shards.schema import SampleInfo, parse_sample_json
@@ -133,6 +134,8 @@ class SampleFacts:
         pictures: What was done with stored pictures (``tone_mapped hlg``) → number of samples.
         sounds_taken: What was taken instead of a mix that loses the sound → number of samples.
         num_damaged_sounds: Samples parts of whose sound could not be decoded.
+        sync: Of samples whose mouth was held against the sound: ``ok``, ``apart`` (they do not go
+            together) and ``shifted``, see ``hicmae.media.speaking.verdict`` → key → what is said.
     """
 
     digests: dict[str, np.ndarray]
@@ -146,6 +149,7 @@ class SampleFacts:
     pictures: dict[str, int]
     sounds_taken: dict[str, int]
     num_damaged_sounds: int
+    sync: dict[str, dict[str, str]]
 
     def digest(self, *aspects: str) -> str:
         """SHA-256 over some aspects of all samples by key, however they lie in shards; hex."""
@@ -176,6 +180,7 @@ def read_facts(index: Index) -> SampleFacts:
     pictures: Counter[str] = Counter()
     sounds_taken: Counter[str] = Counter()
     num_padded, padded_seconds, num_damaged = 0, 0.0, 0
+    sync: dict[str, dict[str, str]] = defaultdict(dict)
     sources: list[str] = []
     for number, (data, info) in enumerate(sample_infos(index)):
         records[number] = np.frombuffer(_digest(data), dtype=np.uint8)
@@ -194,6 +199,10 @@ def read_facts(index: Index) -> SampleFacts:
         num_damaged += info.sound_damaged
         if info.sound_taken:
             sounds_taken[info.sound_taken] += 1
+        if info.sync:
+            found = Agreement(**info.sync)  # type: ignore[arg-type]
+            said = f"evidence {found.evidence:.1f}, sound {found.lag_seconds:+.2f} s"
+            sync[verdict(found, info.seconds) or "ok"][info.key] = said
     return SampleFacts(
         digests=digests,
         record_digests=records,
@@ -206,6 +215,7 @@ def read_facts(index: Index) -> SampleFacts:
         pictures=dict(sorted(pictures.items())),
         sounds_taken=dict(sorted(sounds_taken.items())),
         num_damaged_sounds=num_damaged,
+        sync=dict(sorted(sync.items())),
     )
 
 

@@ -36,6 +36,7 @@ SMALLEST_FACES = "smallest faces in the source"
 EVENLY_SPREAD = "evenly spread over the folder"
 
 _MOST_SPEAKERS = 10
+_MOST_NAMED = 20  # samples of one doubt
 _SPREAD = ("mean", "sd", "least", "5 %", "25 %", "median", "75 %", "95 %", "most")
 _SHOWN_QUANTILES = ("0", "0.05", "0.25", "0.5", "0.75", "0.95", "1")
 
@@ -90,6 +91,7 @@ def receipt_page(about: Mapping[str, Any], cells: Sequence[Cell], pictures: str)
             [(cell.group, f"`{cell.key}`", str(cell.frame), cell.caption) for cell in cells],
         ),
         _pictures(about),
+        _sync(about),
         "## Distributions",
         f"![Histograms]({pictures}/{HISTOGRAMS_PICTURE})",
         _distributions(about),
@@ -247,6 +249,19 @@ def _pictures(about: Mapping[str, Any]) -> str:
     done = about.get("pictures", {})  # none in most receipts, and in older ones
     rows = [(name.replace("_", " "), f"{count:,} samples") for name, count in done.items()]
     return _table(("stored pictures", ""), rows)
+
+
+def _sync(about: Mapping[str, Any]) -> str:
+    found = about.get("sync")  # only where mouths were held against the sound
+    if not found:
+        return ""
+    rows = [("go together", f"{found['num_ok']:,} samples")]
+    for word, title in (("apart", "perhaps not of one moment"), ("shifted", "perhaps slipped")):
+        keys = found.get(word, {})
+        listed = "; ".join(f"`{key}` ({said})" for key, said in list(keys.items())[:_MOST_NAMED])
+        more = ", …" if len(keys) > _MOST_NAMED else ""
+        rows.append((title, f"{found[f'num_{word}']:,} samples{': ' * bool(keys)}{listed}{more}"))
+    return _table(("mouth and voice", ""), rows)
 
 
 def _left_out(about: Mapping[str, Any]) -> str:

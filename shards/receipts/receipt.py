@@ -104,6 +104,7 @@ def make_receipt(index: Index, facts: SampleFacts, versions: Mapping[str, str]) 
             "face_sizes": facts.face_sizes,
         },
         **({"pictures": facts.pictures} if facts.pictures else {}),
+        **({"sync": _sync(facts)} if facts.sync else {}),
         "refused": info.get("refused", {}),
         "ignored": info.get("ignored", {}),
         "distributions": {name: describe_values(name, table) for name in QUANTITIES},
@@ -164,6 +165,13 @@ def _digests(index: Index, facts: SampleFacts) -> dict[str, Any]:
         **{aspect: facts.digest(aspect) for aspect in ASPECTS},
         "shards": _shard_digests(index),
     }
+
+
+def _sync(facts: SampleFacts) -> dict[str, Any]:
+    """How many samples go with their sound, and which seem not to."""
+    words = ("ok", "apart", "shifted")
+    about: dict[str, Any] = {f"num_{word}": len(facts.sync.get(word, {})) for word in words}
+    return about | {word: facts.sync[word] for word in words[1:] if word in facts.sync}
 
 
 def _shard_digests(index: Index) -> dict[str, str]:
