@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
@@ -19,10 +20,19 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
 from finetune.benchmark import Benchmark
-from finetune.folds import Fold, as_text, need_column, shared_values, true_values
+from finetune.folds import (
+    HELD,
+    Fold,
+    as_text,
+    held_of,
+    need_column,
+    shared_values,
+    true_values,
+)
 from finetune.plan import Plan
 from finetune.processes import Share
 from finetune.validation import EpochChoice, InnerSplit, inner_split
+from shards.errors import Skipped
 from shards.reading.random_access import ShardDataset
 from shards.sample import collate
 
@@ -32,20 +42,33 @@ NUM_BANDS = 5
 _ALL = Share()
 
 
-def check_sound(rows: pd.DataFrame, *, modalities: str) -> None:
-    """Refuse samples without sound where the network listens.
+def check_modalities(rows: pd.DataFrame, *, modalities: str, whole: bool = False) -> None:
+    """Refuse samples that lack what the network reads.
+
+    Args:
+        modalities: What it reads; of both, a sample may lack one.
+        whole: Unless all must have both.
 
     Raises: ValueError: the first such sample, and how many there are.
     """
-    if "audio" not in modalities.split("-"):
+    if modalities == "audio-video" and not whole:
         return
-    mute = np.flatnonzero((rows["num_samples"] <= 0).to_numpy())
-    if len(mute):
-        raise ValueError(
-            f"sample '{rows.iloc[int(mute[0])]['key']}' has no sound ({len(mute)} of {len(rows)}"
-            f" samples), and modalities = {modalities} needs it; leave them out of the shards, or"
-            " pass --modalities video"
-        )
+    for member, what, name, other in (
+        ("mjpg", "picture", "video", "audio"),
+        ("wav", "sound", "audio", "video"),
+    ):
+        lacking = np.flatnonzero((rows[f"{member}_length"] <= 0).to_numpy())
+        if len(lacking) and name in modalities.split("-"):
+            raise ValueError(
+                f"sample '{rows.iloc[int(lacking[0])]['key']}' has no {what} ({len(lacking)} of"
+                f" {len(rows)} samples), and modalities = {modalities} needs it; leave them out of"
+                f" the shards, or pass --modalities {other}"
+            )
+
+
+def is_mixed(plan: Plan) -> bool:
+    """Whether the network reads both modalities, and a sample lacks one."""
+    return plan.emotion.modalities == "audio-video" and HELD in held_of(plan.index.table)
 
 
 def check_training(plan: Plan, folds: Sequence[Fold]) -> None:
@@ -64,7 +87,7 @@ def check_training(plan: Plan, folds: Sequence[Fold]) -> None:
             vote_shares(plan.benchmark, sides.train)
         views = len(fold.test) * plan.config.recipe.num_segments
         judged = views if choice is None else len(choice.fold.test) * choice.num_segments
-        fewest = min(len(sides.train), views, judged)
+        fewest = min(len(sides.train), views, judged, len(sides.validation) or views)
         if devices > fewest:
             raise ValueError(
                 f"fold {fold.name}: hardware.devices = {devices} for {fewest} training"
@@ -83,10 +106,8 @@ def sides_of(plan: Plan, fold: Fold) -> tuple[InnerSplit, EpochChoice | None, li
             " benchmark's protocol allows"
         )
     rule = plan.protocol.selection
-    if rule == "last":
-        return _reduced(plan, sides, notes), None, notes
     judged = fold
-    if rule == "inner-validation":
+    if rule == "inner-validation" or plan.calibrates:
         sides = inner_split(plan.benchmark, fold, share=plan.protocol.validation_share)
         judged = Fold(name=fold.name, train=sides.train, test=sides.validation)
         if sides.by != plan.benchmark.speaker:
@@ -94,6 +115,13 @@ def sides_of(plan: Plan, fold: Fold) -> tuple[InnerSplit, EpochChoice | None, li
                 f"the inner validation is divided by {sides.by}: nobody names the"
                 f" {plan.benchmark.speaker}"
             )
+    if rule == "last":
+        if plan.calibrates:
+            notes.append(
+                f"{len(sides.validation)} samples of its training side were kept out of training,"
+                " to fit the calibration"
+            )
+        return _reduced(plan, sides, notes), None, notes
     benchmark, judge = plan.benchmark, plan.protocol.judge
     if judge:
         metrics = tuple(dict.fromkeys((*benchmark.metrics, judge)))
@@ -262,7 +290,8 @@ def training_loader(plan: Plan, rows: pd.DataFrame, share: Share = _ALL) -> Load
         sampler=EpochOrder(len(rows), batch_size=size, seed=seed, share=share),
         generator=torch.Generator().manual_seed(seed),
         persistent_workers=config.workers > 0,
-        **_common(plan),
+        # The steps of several processes need clips in each: there a batch without ends the run.
+        **_common(plan) | ({"collate_fn": _clips_or_none} if share.of == 1 else {}),
     )
 
 
@@ -303,7 +332,9 @@ def _dataset(plan: Plan, rows: pd.DataFrame, *, views: Any, seed: int, on_bad: A
         views=views,
         labels=(benchmark.label, benchmark.classes) if benchmark.label else None,
         targets=benchmark.targets or None,
-        require_sound="audio" in plan.emotion.modalities.split("-"),
+        modalities=plan.emotion.modalities,
+        require_picture=False,
+        require_sound=False,
         on_bad=on_bad,
         seed=seed,
     )
@@ -318,11 +349,21 @@ def _common(plan: Plan) -> dict[str, Any]:
     }
 
 
+def _clips_or_none(clips: Sequence[dict[str, Any] | Skipped]) -> dict[str, Any]:
+    """``collate``; of clips that were all skipped their causes alone."""
+    causes = Counter(clip.cause for clip in clips if isinstance(clip, Skipped))
+    return {"skipped": dict(causes)} if sum(causes.values()) == len(clips) else collate(clips)
+
+
 def _reduced(plan: Plan, sides: InnerSplit, notes: list[str]) -> InnerSplit:
     """The sides with what the recipe wants of the training side, and a note about it."""
     recipe, seed = plan.config.recipe, plan.config.seed
     shots, fraction = recipe.shots, recipe.fraction
     rows = training_subset(plan.benchmark, sides.train, shots=shots, fraction=fraction, seed=seed)
+    if HELD in rows and plan.emotion.modalities == "audio-video":
+        counts = rows[HELD].value_counts().sort_index()
+        held = ", ".join(f"{count} with {name}" for name, count in counts.items())
+        notes.append(f"not every training sample has picture and sound: {held}")
     of_batch = any(term.loss.of_batch for term in plan.loss_terms)
     if len(rows) < 2 <= recipe.batch_size and of_batch:
         raise ValueError(

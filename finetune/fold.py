@@ -21,7 +21,7 @@ from typing import Any
 import pandas as pd
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import Checkpoint, WeightAveraging
+from pytorch_lightning.callbacks import Checkpoint, RichProgressBar, WeightAveraging
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.plugins.environments import LightningEnvironment
 from pytorch_lightning.strategies import DDPStrategy
@@ -30,7 +30,8 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from finetune.benchmark import Benchmark
-from finetune.data import sides_of, training_loader, view_loader
+from finetune.calibration import fit_calibration
+from finetune.data import is_mixed, sides_of, training_loader, view_loader
 from finetune.folds import Fold, as_text
 from finetune.kept_features import FeatureKeeper, choose_samples
 from finetune.module import FinetuneModule, JudgedModule
@@ -150,16 +151,23 @@ def _work(plan: Plan, fold: Fold, share: Share) -> None:
                     " views of it"
                 )
         merge_tuning(module.model)
-        found: Any = trainer.predict(module, view_loader(plan, fold.test, share))
-        outputs = [{name: value.cpu() for name, value in batch.items()} for batch in found]
+
+        def tested(rows: pd.DataFrame) -> list[Prediction]:
+            found: Any = trainer.predict(module, view_loader(plan, rows, share))
+            outputs = [{name: value.cpu() for name, value in batch.items()} for batch in found]
+            return predictions_of_fold(
+                plan.benchmark,
+                dataclasses.replace(fold, test=rows),
+                [batch for part in from_all(outputs) for batch in part],
+                num_segments=config.recipe.num_segments,
+            )
+
+        predictions = tested(fold.test)
+        kept_out = tested(sides.validation) if plan.calibrates else []
         skipped = sum((Counter(counts) for counts in from_all(module.skipped)), Counter())
         notes += [f"{count} training clips skipped ({cause})" for cause, count in skipped.items()]
-        everyone = [batch for part in from_all(outputs) for batch in part]
         if share.rank == 0:
             epoch = plan.resolved.epochs if choice is None or choice.epoch is None else choice.epoch
-            predictions = predictions_of_fold(
-                plan.benchmark, fold, everyone, num_segments=config.recipe.num_segments
-            )
             done = folder / _DONE
             done.mkdir(exist_ok=True)
             write_predictions(done / FILE_NAME, predictions)
@@ -167,7 +175,11 @@ def _work(plan: Plan, fold: Fold, share: Share) -> None:
             facts = _facts(
                 plan, fold, sides, module, seconds=saver.seconds, epoch=epoch, notes=notes
             )
+            if kept_out:
+                fitted = fit_calibration(plan.benchmark, kept_out, answered=config.recipe.answered)
+                facts = dataclasses.replace(facts, calibration=fitted)
             chosen_by = [] if choice is None else [choice.fold.test]
+            chosen_by += [sides.validation] if plan.calibrates and choice is None else []
             seen = seen_by(plan, fold.name, [sides.train, *chosen_by])
             _save(plan, facts, module, predictions, seen, done / "checkpoints" / "last")
             # A copy: killed between here and the end, the fold is finished anew with these rows.
@@ -260,6 +272,14 @@ class EpochSaver(Checkpoint):
         self._before, self._started = float(state_dict["seconds"]), time.monotonic()
 
 
+class _Bar(RichProgressBar):
+    """Shows the loss of the newest row: Lightning would read one from the device at every step."""
+
+    def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
+        assert isinstance(pl_module, FinetuneModule)
+        return {**super().get_metrics(trainer, pl_module), "loss": round(pl_module.shown_loss, 4)}
+
+
 class MovingAverage(WeightAveraging):
     """Average the weights after every optimizer step.
 
@@ -286,7 +306,7 @@ class MovingAverage(WeightAveraging):
 class _Average(AveragedModel):
     """Updated for all weights at once, and without asking the device how often."""
 
-    def __init__(self, model: nn.Module, *, decay: float, device: torch.device) -> None:
+    def __init__(self, model: nn.Module, *, decay: float, device: torch.device | None) -> None:
         super().__init__(model, device=device, use_buffers=False)
         self.decay = decay
         self.n_averaged = torch.tensor(0)  # on the CPU
@@ -316,12 +336,13 @@ def _trainer(
     # A fold's processes are started here; Lightning would take the tasks of SLURM for one run, and
     # this one for that of the task's number, which writes nothing.
     plugins.append(LightningEnvironment())
+    shows = config.trainer.progress and sys.stderr.isatty()
     if devices == 1:
         rank_zero_only.rank = 0  # type: ignore[attr-defined]  # how Lightning keeps it
     return pl.Trainer(
         accelerator="gpu" if device.type == "cuda" else "cpu",
         devices=[device.index] if ":" in config.device else devices,
-        strategy=_strategy(plan),
+        strategy=_strategy(plan, device),
         plugins=plugins or None,
         use_distributed_sampler=False,
         precision=precision,  # type: ignore[arg-type]  # checked by resolve_precision
@@ -331,21 +352,23 @@ def _trainer(
         logger=log,
         log_every_n_steps=min(config.trainer.log_every, num_batches),
         default_root_dir=folder,
-        callbacks=list(callbacks),
+        callbacks=[*callbacks, _Bar()] if shows else list(callbacks),
         num_sanity_val_steps=0,
         enable_model_summary=False,
-        enable_progress_bar=config.trainer.progress and sys.stderr.isatty(),
+        enable_progress_bar=shows,
     )
 
 
-def _strategy(plan: Plan) -> DDPStrategy | str:
+def _strategy(plan: Plan, device: torch.device) -> DDPStrategy | str:
     """How several processes keep their weights the same."""
     if plan.config.hardware.devices == 1:
         return "auto"
     return DDPStrategy(
         timeout=timedelta(seconds=plan.config.hardware.timeout_seconds),
+        # Hosts exchange their numbers of rows beside the devices, which would be waited for.
+        process_group_backend="gloo" if device.type == "cpu" else "cpu:gloo,cuda:nccl",
         # A batch of clips with a modality each leaves weights out that other batches use.
-        find_unused_parameters=plan.config.recipe.modality_dropout > 0,
+        find_unused_parameters=plan.config.recipe.modality_dropout > 0 or is_mixed(plan),
         # They never change; and processes do not have as many test views as each other.
         broadcast_buffers=False,
     )
@@ -452,6 +475,8 @@ def _save(
         "licence": f"The weights learned from the data of '{plan.benchmark.name}', whose terms "
         f"hold for what is done with them: {plan.benchmark.licence or 'not noted'}.",
     }
+    if facts.calibration is not None:
+        config["calibration"] = to_dict(facts.calibration)
     receipt = plan.index.folder / "receipt.json"
     if receipt.is_file():
         config["data"]["receipt_sha256"] = file_sha256(receipt)

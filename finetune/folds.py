@@ -18,6 +18,8 @@ from shards.index import COLUMNS
 
 # A column with more values than this is a measurement or a name and no group.
 MAX_VALUES = 12
+# What a sample has, where some lack a modality.
+HELD = "modalities there"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +58,7 @@ def usable_rows(benchmark: Benchmark, table: pd.DataFrame) -> tuple[pd.DataFrame
                     f"sample '{row['key']}': {column} = {row[column]!r} is no finite number"
                     f" ({len(wrong)} such samples; benchmark '{benchmark.name}')"
                 )
-        return table, {}
+        return held_of(table), {}
     assert benchmark.label is not None
     labels = table[benchmark.label].map(as_text)
     ignored = labels.isin(benchmark.ignore)
@@ -70,7 +72,7 @@ def usable_rows(benchmark: Benchmark, table: pd.DataFrame) -> tuple[pd.DataFrame
             f" {', '.join(benchmark.classes)}){did_you_mean(found, benchmark.classes)}"
         )
     counts = {str(name): int(count) for name, count in labels[ignored].value_counts().items()}
-    return table[~ignored], counts
+    return held_of(table[~ignored]), counts
 
 
 def make_folds(benchmark: Benchmark, rows: pd.DataFrame, *, folds: str = "all") -> list[Fold]:
@@ -177,6 +179,18 @@ def shared_values(fold: Fold, column: str) -> list[str]:
     return sorted(set.intersection(*sides) - {""}, key=_numbers_first)
 
 
+def held_of(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows of an index; where a sample lacks a modality, with the column ``HELD``: what each has.
+
+    So scores and counts are told apart by it, as by any group.
+    """
+    seen, heard = rows["mjpg_length"] > 0, rows["wav_length"] > 0
+    if (seen & heard).all():
+        return rows
+    words = np.select([seen & heard, seen], ["picture and sound", "picture alone"], "sound alone")
+    return rows.assign(**{HELD: words})
+
+
 def group_columns(benchmark: Benchmark, rows: pd.DataFrame) -> tuple[str, ...]:
     """Columns by whose values predictions are grouped: the benchmark's, then those found.
 
@@ -187,7 +201,7 @@ def group_columns(benchmark: Benchmark, rows: pd.DataFrame) -> tuple[str, ...]:
     Args:
         rows: Both sides of a fold.
     """
-    named = [name for name in benchmark.groups if name in rows.columns]
+    named = [name for name in (HELD, *benchmark.groups) if name in rows.columns]
     taken = {
         *COLUMNS,
         *benchmark.columns,

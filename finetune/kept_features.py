@@ -9,6 +9,7 @@ from __future__ import annotations
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,6 +18,7 @@ import torch
 
 from finetune.data import Loader
 from hicmae.files import whole_file
+from hicmae.inference import by_presence
 
 FEATURES = "features.npz"
 _BEFORE = "features-before.npz"
@@ -84,9 +86,11 @@ class FeatureKeeper(pl.Callback):
         found = []
         with trainer.precision_plugin.forward_context():
             for batch in self.loader:
+                seen, heard = batch.get("seen"), batch.get("heard")
                 moved = pl_module.transfer_batch_to_device(batch, pl_module.device, 0)
                 ready = pl_module.on_after_batch_transfer(moved, 0)
-                features = pl_module.model.features(ready["video"], ready["fbank"])  # type: ignore[operator, union-attr]
+                ask: Any = pl_module.model.features  # type: ignore[union-attr]
+                features = by_presence(ask, ready["video"], ready["fbank"], seen, heard)
                 found.append(features.float().cpu().numpy().astype(np.float16))
         pl_module.train(was_training)
         return np.concatenate(found)

@@ -20,6 +20,7 @@ def mix_batch(
     config: MixingConfig,
     *,
     generator: torch.Generator | None = None,
+    neighbour: Tensor | None = None,
 ) -> tuple[Tensor | None, Tensor | None, Tensor]:
     """Blend every clip of a batch with its neighbour, and their targets in the same share.
 
@@ -29,6 +30,7 @@ def mix_batch(
         targets: (B, C) class probabilities or (B, D) real values.
         config: What to do.
         generator: Source of the draws (on the CPU); none given: PyTorch's.
+        neighbour: (B,) which clip each is blended with; none given: the one before it.
 
     Returns: the three, mixed; tensors of the input are not written to. Each row of class
         probabilities keeps its sum.
@@ -40,19 +42,21 @@ def mix_batch(
         return video, fbank, targets
     if len(targets) < 2 or _uniform(generator) >= config.probability:
         return video, fbank, targets
+    if neighbour is None:
+        neighbour = torch.arange(len(targets), device=targets.device).roll(1)
     cuts = config.cutmix > 0 and (config.mixup == 0 or _uniform(generator) < config.switch)
     share = _beta(config.cutmix if cuts else config.mixup, generator)
     if cuts and video is not None:
-        video, share = _cut_box(video, share, generator)
+        video, share = _cut_box(video, share, neighbour, generator)
     elif video is not None:
-        video = _blend(video, share)
+        video = _blend(video, share, neighbour)
     if fbank is not None and config.audio:
         if cuts:
-            fbank, sound_share = _cut_span(fbank, share, generator)
+            fbank, sound_share = _cut_span(fbank, share, neighbour, generator)
             share = sound_share if video is None else share
         else:
-            fbank = _blend(fbank, share)
-    return video, fbank, _blend(targets, share)
+            fbank = _blend(fbank, share, neighbour)
+    return video, fbank, _blend(targets, share, neighbour)
 
 
 def soft_targets(labels: Tensor, num_classes: int, *, smoothing: float) -> Tensor:
@@ -72,13 +76,27 @@ def soft_targets(labels: Tensor, num_classes: int, *, smoothing: float) -> Tenso
     return shares * (1 - smoothing) + smoothing / num_classes
 
 
-def _blend(batch: Tensor, share: float) -> Tensor:
-    """Every row and its neighbour, the one before it, in the shares ``share``, ``1 - share``."""
-    return batch * share + batch.roll(1, dims=0) * (1 - share)
+def alike(seen: Tensor, heard: Tensor) -> Tensor:
+    """For each clip the one before it, cyclically, that has the same modalities; (B,) int64.
+
+    Of a clip that lacks one, half of another one's would be nobody's picture or sound.
+
+    Args: seen, heard: (B,) boolean, whether a clip has its picture and its sound.
+    """
+    kinds, found = 2 * seen.long() + heard.long(), torch.arange(len(seen))
+    for kind in kinds.unique():
+        rows = (kinds == kind).nonzero().flatten()
+        found[rows] = rows.roll(1)
+    return found
+
+
+def _blend(batch: Tensor, share: float, neighbour: Tensor) -> Tensor:
+    """Every row and its neighbour in the shares ``share``, ``1 - share``."""
+    return batch * share + batch[neighbour] * (1 - share)
 
 
 def _cut_box(
-    video: Tensor, share: float, generator: torch.Generator | None
+    video: Tensor, share: float, neighbour: Tensor, generator: torch.Generator | None
 ) -> tuple[Tensor, float]:
     """Put a box of the neighbour into every frame; the share kept is that of the pixels."""
     height, width = video.shape[-2:]
@@ -86,19 +104,19 @@ def _cut_box(
     top, bottom = _span(height, side, generator)
     left, right = _span(width, side, generator)
     mixed = video.clone()
-    mixed[..., top:bottom, left:right] = video.roll(1, dims=0)[..., top:bottom, left:right]
+    mixed[..., top:bottom, left:right] = video[neighbour][..., top:bottom, left:right]
     return mixed, 1 - (bottom - top) * (right - left) / (height * width)
 
 
 def _cut_span(
-    fbank: Tensor, share: float, generator: torch.Generator | None
+    fbank: Tensor, share: float, neighbour: Tensor, generator: torch.Generator | None
 ) -> tuple[Tensor, float]:
     """Put a span of time of the neighbour's sound, of length ``1 - share``, into every clip."""
     frames = fbank.shape[1]
     length = round((1 - share) * frames)
     start = int(_uniform(generator) * (frames - length + 1))
     mixed = fbank.clone()
-    mixed[:, start : start + length] = fbank.roll(1, dims=0)[:, start : start + length]
+    mixed[:, start : start + length] = fbank[neighbour][:, start : start + length]
     return mixed, 1 - length / frames
 
 

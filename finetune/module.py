@@ -5,6 +5,7 @@ Shape letters: B batch, C classes, D real-valued targets.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from typing import Any
 
@@ -16,17 +17,18 @@ from torch import Tensor
 
 from finetune.data import balanced_weights, target_moments, vote_shares
 from finetune.losses import combined
-from finetune.mixing import mix_batch, soft_targets
+from finetune.mixing import alike, mix_batch, soft_targets
 from finetune.plan import Plan
 from finetune.processes import from_all
 from finetune.tuning import apply_tuning
 from hicmae.blocks import set_grad_checkpointing
 from hicmae.checkpoints.checkpoint import load_encoder
 from hicmae.emotion import EmotionModel
-from hicmae.inference import outputs_to_values
+from hicmae.inference import by_presence, outputs_to_values
 from hicmae.objective.gathering import all_rows
 from hicmae.optimization import parameter_groups, warmup_cosine
 from hicmae.transforms import ClipTransform
+from shards.errors import named_counts
 
 Batch = dict[str, Any]
 
@@ -47,6 +49,7 @@ class FinetuneModule(pl.LightningModule):
         target_std: (D,) of the same.
         skipped: Training clips that could not be read, by cause.
         last_epoch_loss: Mean loss of the last epoch that has ended.
+        shown_loss: Of the newest step that has a row.
 
     Raises: ValueError: votes that are no counts, or a checkpoint that does not fit.
     """
@@ -67,6 +70,7 @@ class FinetuneModule(pl.LightningModule):
         self.warmup_steps = round(config.optimizer.warmup_epochs * steps_per_epoch)
         self.skipped: dict[str, int] = {}
         self.last_epoch_loss: float | None = None
+        self.shown_loss = math.nan
         mean, std, self.notes = target_moments(plan.benchmark, rows)
         shares = weights = None
         if config.recipe.soft_labels:
@@ -111,40 +115,53 @@ class FinetuneModule(pl.LightningModule):
         Logged here, because Lightning would do it after the epoch is saved, and a kill in between
         would lose it.
         """
-        self.last_epoch_loss = float(self.trainer.callback_metrics["loss_epoch"])
+        if "loss_epoch" not in self.trainer.callback_metrics:
+            raise ValueError(
+                f"every training clip of epoch {self.current_epoch + 1} was skipped "
+                f"({named_counts(self.skipped)}); `hicmae shards check` names what is damaged"
+            )
+        self.last_epoch_loss = self._finite(self.trainer.callback_metrics["loss_epoch"])
         row = {"epoch": self.current_epoch, "loss_epoch": self.last_epoch_loss}
         for logger in self.loggers:
             logger.log_metrics(row, step=self.global_step - 1)
             logger.save()
 
+    def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Keep what each clip has where nothing waits for it: as plain numbers."""
+        for name in ("seen", "heard"):
+            if isinstance(batch.get(name), Tensor):
+                batch[name] = batch[name].tolist()
+        return batch
+
     @torch.no_grad()
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Turn bytes into the network's input, on the device, outside of autocast."""
+        for cause, count in (batch.get("skipped") or {}).items():
+            self.skipped[cause] = self.skipped.get(cause, 0) + count
+        if batch.keys() <= {"skipped"}:  # all of them
+            return {}
         wanted = self.model.emotion.modalities.split("-")
         sources = {"video": "frames", "audio": "waveform"}
         absent = [name for key, name in sources.items() if key not in wanted]
         video, fbank = self.transform(
             {key: value for key, value in batch.items() if key not in absent}
         )
-        kept = {key: batch[key] for key in ("label", "target", "sample", "view") if key in batch}
-        for cause, count in (batch.get("skipped") or {}).items():
-            self.skipped[cause] = self.skipped.get(cause, 0) + count
+        names = ("label", "target", "sample", "view", "seen", "heard")
+        kept = {key: batch[key] for key in names if key in batch}
         return kept | {"video": video, "fbank": fbank}
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Mix, predict, and compare. Returns: the loss, 0-d."""
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
+        """Mix, predict, and compare. Returns: the loss, 0-d; None of a batch without clips."""
+        if not batch:
+            return None
         video, fbank, targets = batch["video"], batch["fbank"], self._targets(batch)
         mixing = self.plan.config.mixing
         if self.benchmark.task == "classification" or mixing.regression:
-            video, fbank, targets = mix_batch(video, fbank, targets, mixing)
-        loss = self._loss(self._outputs(video, fbank).float(), targets)
-        if not torch.isfinite(loss):
-            raise ValueError(
-                f"the training loss became {loss.item()} in epoch {self.current_epoch + 1};"
-                " lower optimizer.learning_rate or set optimizer.clip_norm"
-            )
+            seen, heard = _presence(batch)
+            other = None if seen is None or heard is None else alike(seen, heard).to(targets.device)
+            video, fbank, targets = mix_batch(video, fbank, targets, mixing, neighbour=other)
+        loss, terms = self._loss(self._outputs(video, fbank, batch).float(), targets)
         size = len(targets)
-        self.log("loss_step", loss, prog_bar=True, batch_size=size, sync_dist=True)
         self.log(
             "loss_epoch",
             loss,
@@ -152,10 +169,16 @@ class FinetuneModule(pl.LightningModule):
             on_epoch=True,
             logger=False,
             batch_size=size,
-            sync_dist=True,
+            sync_dist=True,  # at the epoch's end
         )
-        rate = self.learning_rate * self.rate_factor(self.global_step)
-        self.log("learning_rate", rate, batch_size=size)
+        # The host waits for the device, and processes for each other, where a row is due alone.
+        every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if self.trainer.is_last_batch or (self.global_step + 1) % every == 0:
+            shown = self.trainer.strategy.reduce(loss.detach().clone(), reduce_op="mean")
+            self.shown_loss = self._finite(shown)
+            rate = self.learning_rate * self.rate_factor(self.global_step)
+            row = {f"loss_{name}": value for name, value in terms.items()}
+            self.log_dict(row | {"loss_step": shown, "learning_rate": rate}, batch_size=size)
         return loss
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
@@ -165,7 +188,7 @@ class FinetuneModule(pl.LightningModule):
             values (B, D) in the benchmark's units.
         """
         values = outputs_to_values(
-            self.model(batch["video"], batch["fbank"]),
+            by_presence(self.model, batch["video"], batch["fbank"], *_presence(batch)),
             task=self.benchmark.task,
             mean=self.target_mean,
             std=self.target_std,
@@ -210,18 +233,23 @@ class FinetuneModule(pl.LightningModule):
         self.skipped = dict(checkpoint["skipped"]) if self.global_rank == 0 else {}
         self.last_epoch_loss = checkpoint["last_epoch_loss"]
 
-    def _outputs(self, video: Tensor | None, fbank: Tensor | None) -> Tensor:
+    def _outputs(self, video: Tensor | None, fbank: Tensor | None, batch: Batch) -> Tensor:
         """Predict training clips, some of which have one of their modalities alone."""
         dropout = self.plan.config.recipe.modality_dropout
-        if dropout == 0 or video is None or fbank is None:
+        seen, heard = _presence(batch)
+        if dropout > 0 and video is not None and fbank is not None:
+            draws = torch.rand(len(video), 2)  # on the CPU, as all draws are
+            whole = torch.ones(len(video), dtype=torch.bool)
+            seen, heard = (whole if there is None else there for there in (seen, heard))
+            single = (draws[:, 0] < dropout) & seen & heard  # who has one alone keeps it
+            seen = seen & ~(single & (draws[:, 1] < 0.5))
+            heard = heard & ~(single & (draws[:, 1] >= 0.5))
+        if seen is None or heard is None:
             return self.model(video, fbank)
-        draws = torch.rand(len(video), 2)  # on the CPU, as all draws are
-        single = draws[:, 0] < dropout
-        seen, heard = ~(single & (draws[:, 1] < 0.5)), ~(single & (draws[:, 1] >= 0.5))
         return self.model.forward_each(video, fbank, seen, heard)
 
-    def _loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """The loss of a batch; of the whole batch, where several processes share it.
+    def _loss(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of a batch and, of a sum, its terms; of all processes' where they share a batch.
 
         A correlation is of the batch and no mean over clips, so outputs are gathered, with their
         gradients; the mean of the processes' gradients is then that of one process.
@@ -229,10 +257,17 @@ class FinetuneModule(pl.LightningModule):
         if any(term.loss.of_batch for term in self.terms) and self.trainer.world_size > 1:
             outputs, targets = all_rows(outputs), all_rows(targets)
         total, terms = combined(self.terms, outputs, targets, self.class_weights)
-        if len(terms) > 1:
-            named = {f"loss_{name}": value for name, value in terms.items()}
-            self.log_dict(named, batch_size=len(targets))
-        return total
+        return total, terms if len(terms) > 1 else {}
+
+    def _finite(self, loss: Tensor) -> float:
+        """A loss on the host. Raises: ValueError: it is no finite number."""
+        value = float(loss)
+        if not math.isfinite(value):
+            raise ValueError(
+                f"the training loss became {value} in epoch {self.current_epoch + 1};"
+                " lower optimizer.learning_rate or set optimizer.clip_norm"
+            )
+        return value
 
     def _targets(self, batch: Batch) -> Tensor:
         """What the loss compares with: smoothed (B, C), or standardised (B, D)."""
@@ -242,6 +277,13 @@ class FinetuneModule(pl.LightningModule):
             smoothing = self.plan.config.recipe.label_smoothing
             return soft_targets(truth, self.benchmark.num_outputs, smoothing=smoothing)
         return (batch["target"] - self.target_mean) / self.target_std
+
+
+def _presence(batch: Batch) -> tuple[Tensor | None, Tensor | None]:
+    """Which clips have their picture and their sound, (B,) boolean; None where all have both."""
+    if "seen" not in batch or (all(batch["seen"]) and all(batch["heard"])):
+        return None, None
+    return torch.tensor(batch["seen"]), torch.tensor(batch["heard"])
 
 
 class JudgedModule(FinetuneModule):

@@ -129,6 +129,13 @@ class Plan:
         apply_tuning(model, self.config.recipe)
         return sum(item.numel() for item in model.parameters() if item.requires_grad)
 
+    @property
+    def calibrates(self) -> bool:
+        """Whether a temperature and a threshold are fitted on a side kept out of training."""
+        inner = self.protocol.selection == "inner-validation"
+        asked = self.config.recipe.calibrate
+        return self.benchmark.task == "classification" and (inner if asked is None else asked)
+
     def scaled(self, rate: float) -> float:
         """A base rate scaled to the batch. Source: linear scaling rule at 256 clips."""
         return rate * self.batch_size / 256
@@ -210,6 +217,12 @@ def make_plan(config: FinetuneConfig, benchmark: Benchmark, index: Index, *, gro
     protocol = decide_protocol(config, benchmark)
     resolved = resolve(benchmark, config)
     sizes, weights = _network(config.model, config.checkpoint)
+    only = None if weights is None else weights.config.get("modalities")
+    if only not in (None, config.modalities):
+        raise ValueError(
+            f"{config.checkpoint}: was pretrained on {only} alone, and modalities ="
+            f" {config.modalities} would read what has learned nothing; pass --modalities {only}"
+        )
     if resolved.frame_stride is not None:
         clip = dataclasses.replace(sizes.input, frame_stride=resolved.frame_stride)
         sizes = dataclasses.replace(sizes, input=clip)
@@ -254,6 +267,8 @@ def resolve(benchmark: Benchmark, config: FinetuneConfig) -> Resolved:
             problems.append("recipe.soft_labels and class_weights are for classification")
         if recipe.shots is not None:
             problems.append("recipe.shots is for classification (take recipe.fraction)")
+        if recipe.calibrate:
+            problems.append("recipe.calibrate is for classification")
     else:
         if recipe.soft_labels and not benchmark.votes:
             problems.append(
@@ -261,6 +276,11 @@ def resolve(benchmark: Benchmark, config: FinetuneConfig) -> Resolved:
             )
         if recipe.class_weights != "none" and not all(term.loss.weighted for term in terms):
             problems.append(f"recipe.class_weights: loss {loss} weighs no classes")
+    if recipe.calibrate and (config.selection == "best-on-test" or config.protocol == "paper"):
+        problems.append(
+            "recipe.calibrate with selection best-on-test, which keeps nobody out of training (take"
+            " last or inner-validation)"
+        )
     of_batch = next((term.name for term in terms if term.loss.of_batch), None)
     if of_batch and recipe.batch_size == 1:
         problems.append(

@@ -152,6 +152,8 @@ def _explained(error: ProcessException, context: ProcessContext, folder: Path) -
     remedy = "go on from the last saved epoch with --resume"
     if isinstance(error, ProcessExitedException):
         how = f"was killed by {error.signal_name}, as happens where memory runs out"
+        if error.signal_name == "SIGABRT":  # what a watchdog of NCCL does
+            how = "was aborted; another one may not have answered within hardware.timeout_seconds"
         if error.exit_code >= 0:
             how = f"ended with status {error.exit_code}"
         return LostProcessError(f"{which} {how}; {remedy}")

@@ -27,6 +27,7 @@ from finetune.predictions import FILE_NAME, Prediction, read_predictions
 from finetune.reporting.resampling import Intervals, intervals
 from finetune.scores import Scores, score_run, scored_units, undefined
 from finetune.selection import marked, rule_label
+from hicmae.checkpoints.checkpoint import Calibration
 from hicmae.config import from_dict, load_yaml, to_dict
 from hicmae.files import write_json
 
@@ -126,6 +127,7 @@ class FoldFacts:
         train_loss: Mean loss of the last epoch.
         layer_weights: Modality to the learned weight of each layer.
         notes: Sentences a reader of its numbers should know.
+        calibration: How sure its network may be; none where nobody has fitted that.
     """
 
     name: str
@@ -141,6 +143,7 @@ class FoldFacts:
     num_validation_speakers: int | None = None
     epoch: int | None = None
     notes: tuple[str, ...] = ()
+    calibration: Calibration | None = field(default=None, metadata={"omit_default": True})
 
 
 @dataclass(frozen=True, kw_only=True)

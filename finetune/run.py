@@ -129,7 +129,7 @@ def finetune(
     """
     options = locals()
     from finetune.benchmark import load_benchmark
-    from finetune.data import check_sound, check_training
+    from finetune.data import check_modalities, check_training
     from finetune.folds import make_folds, usable_rows
     from finetune.plan import make_plan, members, parse_seeds, prepare_folder
     from finetune.record import BENCHMARK, CONFIG
@@ -151,7 +151,7 @@ def finetune(
     check_units(what, rows)
     divided = make_folds(what, rows, folds=folds)
     for plan in plans:
-        check_sound(rows, modalities=plan.emotion.modalities)
+        check_modalities(rows, modalities=plan.emotion.modalities)
     for plan in plans:
         check_training(plan, divided)
     known = [check_unseen(plan, divided, allow=allow_seen) for plan in plans]

@@ -82,6 +82,11 @@ class RecipeConfig:
         frame_stride: Distance of neighbouring frames of a clip; null: the benchmark's, or else
             the network's own.
         num_segments: Test-time views of a sample along time, whose outputs are averaged.
+        calibrate: Classification: fit a temperature and a threshold, below which the answer is
+            "not sure", on speakers kept out of training (validation_share); prediction then goes by
+            them, the tested numbers do not. null: where selection is inner-validation, which
+            keeps some out; true: with selection last too, which then trains on fewer.
+        answered: Share of their samples that the threshold leaves an answer.
     """
 
     batch_size: int = 56
@@ -104,13 +109,15 @@ class RecipeConfig:
     fraction: float = 1.0
     frame_stride: int | None = None
     num_segments: int = 2
+    calibrate: bool | None = field(default=None, metadata={"omit_default": True})
+    answered: float = field(default=0.95, metadata={"omit_default": True})
 
     def __post_init__(self) -> None:
         bounds = {
             "1 or more": "batch_size frame_stride num_segments shots",
             "in [0, 1)": "label_smoothing drop_path ema_decay",
             "in 0..1": "modality_dropout",
-            "in (0, 1]": "fraction",
+            "in (0, 1]": "fraction answered",
         }
         problems = _outside(self, bounds)
         if self.shots is not None and self.fraction < 1:

@@ -18,15 +18,20 @@ _PUBLIC = {
     "EmotionPredictor": "hicmae.prediction.model",
     "HiCMAE": "hicmae.pretraining",
     "InputConfig": "hicmae.settings",
+    "LiveFrame": "hicmae.prediction.live",
+    "LiveSound": "hicmae.prediction.live",
     "ModelConfig": "hicmae.settings",
+    "Moment": "hicmae.prediction.live",
     "ObjectiveConfig": "hicmae.settings",
     "Prediction": "hicmae.prediction.results",
     "PredictionError": "hicmae.prediction.process",
+    "Span": "hicmae.prediction.spans",
     "Track": "hicmae.prediction.results",
     "WindowConfig": "hicmae.prediction.messages",
     "load": "hicmae.prediction.model",
     "load_checkpoint": "hicmae.checkpoints.checkpoint",
     "load_model_config": "hicmae.config",
+    "read_spans": "hicmae.prediction.spans",
 }
 
 __all__ = ["__version__", *sorted(_PUBLIC)]

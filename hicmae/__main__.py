@@ -146,6 +146,11 @@ VERBS = {
         example="hicmae bench step --model tiny",
         computes=True,
     ),
+    "bench gpu": Verb(
+        target="pretrain.gpu_bench:bench_gpu",
+        help="Measure and check everything that needs a GPU, in one go",
+        example="hicmae bench gpu --json gpu.json",
+    ),
     "bench finetune": Verb(
         target="finetune.bench:bench_finetune",
         help="Measure a fine-tuning step",

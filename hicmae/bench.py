@@ -96,7 +96,13 @@ def median_parts(names: Sequence[str], rows: Sequence[Sequence[float]]) -> dict[
     return {**parts, "step": statistics.median(sum(row) for row in rows)}
 
 
-def step_flops(model: ModelConfig, objective: ObjectiveConfig, *, backward: bool = True) -> float:
+def step_flops(
+    model: ModelConfig,
+    objective: ObjectiveConfig,
+    *,
+    backward: bool = True,
+    modalities: str = "audio-video",
+) -> float:
     """Operations (a multiply-add is two) that the network needs for one clip of a training step.
 
     Counted on tensors without content. Attention and matrix products count, the rest does not.
@@ -105,6 +111,7 @@ def step_flops(model: ModelConfig, objective: ObjectiveConfig, *, backward: bool
         model: Sizes.
         objective: Masks and ablations.
         backward: Whether the backward pass is counted too.
+        modalities: What is trained on.
     """
     import torch
 
@@ -112,7 +119,7 @@ def step_flops(model: ModelConfig, objective: ObjectiveConfig, *, backward: bool
 
     with torch.device("meta"):
         # The contrast is left out: it is next to nothing, and autocast refuses such tensors.
-        network = HiCMAE(model, replace(objective, contrast=False))
+        network = HiCMAE(model, replace(objective, contrast=False), modalities)
     return _count(lambda video, fbank: network(video, fbank).loss, model.input, backward)
 
 

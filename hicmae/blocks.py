@@ -12,6 +12,8 @@ from timm.layers import DropPath, Mlp
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from hicmae import fused
+
 
 class SelfAttention(nn.Module):
     """Multi-head attention of tokens to one another; queries and values have a bias, keys none.
@@ -29,11 +31,20 @@ class SelfAttention(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Map tokens (B, N, D) to (B, N, D)."""
-        bias = torch.cat((self.query_bias, torch.zeros_like(self.query_bias), self.value_bias))
-        qkv = F.linear(tokens, self.qkv.weight, bias)
+        qkv = F.linear(tokens, self.qkv.weight, self.bias())
         query, key, value = _heads(qkv, 3, self.num_heads)
         attended = attend(query, key, value)  # (B, heads, N, D / heads)
         return self.out(rearrange(attended, "b h n d -> b n (h d)"))
+
+    def bias(self) -> Tensor:
+        """(3 * D,) of queries, keys and values."""
+        return torch.cat((self.query_bias, torch.zeros_like(self.query_bias), self.value_bias))
+
+    def added(self, tokens: Tensor, norm: nn.LayerNorm, share: Tensor | None) -> Tensor:
+        """Tokens (B, N, D) and, times ``share``, the attention of the normed ones; ``fused``."""
+        qkv = fused.norm_linear(tokens, norm, self.qkv.weight, self.bias())
+        attended = attend(*_heads(qkv, 3, self.num_heads))
+        return fused.linear_add(tokens, attended.transpose(1, 2).flatten(2), self.out, share)
 
 
 class CrossAttention(nn.Module):
@@ -49,12 +60,29 @@ class CrossAttention(nn.Module):
 
     def forward(self, tokens: Tensor, context: Tensor) -> Tensor:
         """Map tokens (B, N, D), reading context (B, M, D), to (B, N, D)."""
-        bias = torch.cat((torch.zeros_like(self.value_bias), self.value_bias))
-        key_value = F.linear(context, self.key_value.weight, bias)
+        key_value = F.linear(context, self.key_value.weight, self.bias())
         (query,) = _heads(self.query(tokens), 1, self.num_heads)
         key, value = _heads(key_value, 2, self.num_heads)
         attended = attend(query, key, value)
         return self.out(rearrange(attended, "b h n d -> b n (h d)"))
+
+    def bias(self) -> Tensor:
+        """(2 * D,) of keys and values."""
+        return torch.cat((torch.zeros_like(self.value_bias), self.value_bias))
+
+    def added(
+        self,
+        tokens: Tensor,
+        context: Tensor,
+        norms: tuple[nn.LayerNorm, nn.LayerNorm],
+        share: Tensor | None,
+    ) -> Tensor:
+        """Tokens (B, N, D) and, times ``share``, what they read of a context; ``fused``."""
+        query = fused.norm_linear(tokens, norms[0], self.query.weight, self.query.bias)
+        key_value = fused.norm_linear(context, norms[1], self.key_value.weight, self.bias())
+        (query,) = _heads(query, 1, self.num_heads)
+        attended = attend(query, *_heads(key_value, 2, self.num_heads))
+        return fused.linear_add(tokens, attended.transpose(1, 2).flatten(2), self.out, share)
 
 
 class Block(nn.Module):
@@ -84,8 +112,18 @@ class Block(nn.Module):
         return self._layer(tokens)
 
     def _layer(self, tokens: Tensor) -> Tensor:
+        if fused.suits(self, tokens):
+            tokens = self.attention.added(tokens, self.norm1, self._share(tokens))
+            layers = self.mlp.fc1, self.mlp.fc2
+            return fused.mlp_add(tokens, self.norm2, *layers, self._share(tokens))
         tokens = tokens + self.drop_path(self.attention(self.norm1(tokens)))
         return tokens + self.drop_path(self.mlp(self.norm2(tokens)))
+
+    def _share(self, tokens: Tensor) -> Tensor | None:
+        """(B, 1, 1) what stochastic depth multiplies a branch with; none: nothing."""
+        if isinstance(self.drop_path, nn.Identity) or not self.training:
+            return None
+        return self.drop_path(tokens.new_ones(len(tokens), 1, 1, dtype=torch.bfloat16))
 
 
 class CrossBlock(Block):
@@ -102,15 +140,26 @@ class CrossBlock(Block):
         self.context_norm = nn.LayerNorm(dim, eps=eps)
         self.cross_attention = CrossAttention(dim, num_heads)
 
-    def forward(self, tokens: Tensor, context: Tensor | None = None) -> Tensor:
-        """Map tokens (B, N, D), reading context (B, M, D) or nothing, to (B, N, D)."""
-        if self.recompute and torch.is_grad_enabled():
-            return checkpoint(self._cross_layer, tokens, context, use_reentrant=False)
-        return self._cross_layer(tokens, context)
+    def forward(
+        self, tokens: Tensor, context: Tensor | None = None, there: Tensor | None = None
+    ) -> Tensor:
+        """Map tokens (B, N, D), reading context (B, M, D) or nothing, to (B, N, D).
 
-    def _cross_layer(self, tokens: Tensor, context: Tensor | None) -> Tensor:
-        if context is not None:
+        Args:
+            there: (B,) boolean, which clips have a context; all of them if none is given.
+        """
+        if self.recompute and torch.is_grad_enabled():
+            return checkpoint(self._cross_layer, tokens, context, there, use_reentrant=False)
+        return self._cross_layer(tokens, context, there)
+
+    def _cross_layer(self, tokens: Tensor, context: Tensor | None, there: Tensor | None) -> Tensor:
+        if context is not None and there is None and fused.suits(self, tokens):
+            norms = self.cross_norm, self.context_norm
+            tokens = self.cross_attention.added(tokens, context, norms, self._share(tokens))
+        elif context is not None:
             read = self.cross_attention(self.cross_norm(tokens), self.context_norm(context))
+            if there is not None:
+                read = torch.where(there[:, None, None], read, 0.0)
             tokens = tokens + self.drop_path(read)
         return self._layer(tokens)
 
@@ -135,12 +184,13 @@ _SCORES_BYTES = 16 * 2**20
 def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """Attention of (B, heads, N, d) to (B, heads, M, d): softmax(query key' / sqrt(d)) value.
 
-    PyTorch's fused kernel, but for bfloat16 on a CPU, where forward and backward of two plain
-    products took a third of its time (112 against 367 ms for 4 clips of 800 tokens with 8 heads,
-    7 against 28 ms for 32 clips of 128 tokens with 4, on two cores with AVX-512 BF16). These go a
-    few clips at a time, see ``_SCORES_BYTES``.
+    PyTorch's fused kernel, but for gradients in bfloat16 on a CPU, where forward and backward of
+    two plain products took a third of its time (112 against 367 ms for 4 clips of 800 tokens with 8
+    heads, 7 against 28 ms for 32 clips of 128 tokens with 4, on two cores with AVX-512 BF16). These
+    go a few clips at a time, see ``_SCORES_BYTES``.
     """
-    if query.device.type != "cpu" or query.dtype != torch.bfloat16:
+    plain = query.device.type == "cpu" and query.dtype == torch.bfloat16
+    if not plain or not (torch.is_grad_enabled() and query.requires_grad):
         return F.scaled_dot_product_attention(query, key, value)
     query = query * query.shape[-1] ** -0.5
     clip_bytes = query.shape[1] * query.shape[2] * key.shape[2] * query.itemsize

@@ -27,7 +27,7 @@ from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
 
 from hicmae import __version__
 from hicmae.config import config_path, did_you_mean, from_dict, load_yaml, merged, type_name
-from hicmae.processes import keep_freed_memory
+from hicmae.processes import choose_threads, keep_freed_memory, wait_passively
 from hicmae.registry import load_plugins
 from hicmae.terminal import one_line, quieten, settle, user_message
 
@@ -47,7 +47,7 @@ class Verb:
             (``"1"``: exactly one, ``"+"``: one or more).
         example: A command that somebody would type, shown under the options.
         computes: Whether a network runs in its process, over and over: see
-            ``keep_freed_memory``.
+            ``keep_freed_memory``, ``wait_passively`` and ``choose_threads``, whose option it has.
     """
 
     target: str
@@ -95,6 +95,8 @@ def dispatch(
         verb = verbs[name]
         if not debug:
             quieten()
+        if verb.computes:
+            wait_passively()
         load_plugins()
         function = verb.function()
         values = parse(
@@ -104,8 +106,11 @@ def dispatch(
             positional=verb.positional,
             example=verb.example,
             renamed=renamed.get(name, {}),
+            computes=verb.computes,
         )
         if verb.computes:
+            if said := choose_threads(values.pop("threads")):
+                print(said, file=sys.stderr)
             keep_freed_memory()
         status = function(**values)
         sys.stdout.flush()
@@ -135,17 +140,24 @@ def parse(
     positional: Mapping[str, str],
     example: str = "",
     renamed: Mapping[str, str] = MappingProxyType({}),
+    computes: bool = False,
 ) -> dict[str, Any]:
     """Turn command-line words into the keyword arguments of a function; see ``make_parser``.
 
     Raises: ValueError: an unknown option or key, a value of a wrong type, or something missing.
     """
     parser = make_parser(
-        function, program=program, positional=positional, example=example, renamed=renamed
+        function,
+        program=program,
+        positional=positional,
+        example=example,
+        renamed=renamed,
+        computes=computes,
     )
     chosen = parser.parse_args(parser.prepared(arguments))
     built = parser.instantiate(chosen)
-    return {name: built[name] for name in get_type_hints(function) if name != "return"}
+    names = [*get_type_hints(function), *(["threads"] if computes else [])]
+    return {name: built[name] for name in names if name != "return"}
 
 
 def make_parser(
@@ -155,6 +167,7 @@ def make_parser(
     positional: Mapping[str, str],
     example: str = "",
     renamed: Mapping[str, str] = MappingProxyType({}),
+    computes: bool = False,
 ) -> _Parser:
     """The parser of one verb.
 
@@ -194,6 +207,15 @@ def make_parser(
         number: Any = None if count == "1" else count
         parser.add_argument(name, type=kind, help=texts.get(name, ""), nargs=number)
     parser.add_function_arguments(function, as_group=False, skip=set(positional))
+    if computes:
+        parser.add_argument(
+            "--threads",
+            type=int | None,
+            default=None,
+            metavar="N",
+            help="Threads of the network on a CPU; none given: one a core. Fewer are faster for a "
+            "small network where other work keeps the cores busy.",
+        )
     for action in parser.options().values():
         if _hint(action) is bool:
             action.nargs, action.const = "?", True  # `--resume` says the same as `--resume true`
@@ -231,7 +253,12 @@ def completion_script(verbs: Mapping[str, Verb], shell: str) -> str:
     # When all are there: the verbs below a verb stand where it takes its first path.
     for name, verb in verbs.items():
         path = tuple(name.split())
-        real = make_parser(verb.function(), program=_program(name), positional=verb.positional)
+        real = make_parser(
+            verb.function(),
+            program=_program(name),
+            positional=verb.positional,
+            computes=verb.computes,
+        )
         for option, action in real.options().items():
             _copy_option(option, action, parsers[path])
         if path in below and verb.positional:

@@ -155,6 +155,13 @@ def device_name(device: torch.device) -> str:
     return f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"
 
 
+def send(values: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Small numbers to a device, for which nobody waits: what is not pinned is staged first."""
+    if device.type == "cuda" and values.device.type == "cpu":
+        values = values.pin_memory()
+    return values.to(device, non_blocking=True)
+
+
 def peak_memory_bytes(device: torch.device | None = None) -> int:
     """Most memory used so far: of a CUDA device's allocator, else resident of this process.
 

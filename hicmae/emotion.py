@@ -13,6 +13,7 @@ from hicmae.blocks import truncated_normal_linears
 from hicmae.checkpoints.portable import PortableModel
 from hicmae.config import from_dict
 from hicmae.encoder import AudioVisualEncoder
+from hicmae.inference import by_presence
 from hicmae.registry import NoSettings, Registry
 from hicmae.settings import ModelConfig
 
@@ -116,32 +117,15 @@ class EmotionModel(PortableModel):
         """Logits or real values (B, num_outputs) of frames (B, 3, T, H, W), banks (B, S, F)."""
         return self.head(self.features(video, fbank))
 
-    def forward_each(self, video: Tensor, fbank: Tensor, seen: Tensor, heard: Tensor) -> Tensor:
-        """As ``forward``, clip by clip with the modalities that it has.
-
-        Clips of the same modalities go through the network together, and what a clip lacks is not
-        computed: its output is exactly that of a call without the modality.
-
-        Args:
-            video: (B, 3, T, H, W).
-            fbank: (B, S, F).
-            seen: (B,) boolean, whether the clip has its video; on the CPU, so that nothing waits.
-            heard: (B,) boolean, whether it has its sound; one of the two at least.
+    def forward_each(
+        self, video: Tensor | None, fbank: Tensor | None, seen: Tensor, heard: Tensor
+    ) -> Tensor:
+        """As ``forward``, clip by clip with the modalities that it has; see ``by_presence``.
 
         Returns: (B, num_outputs).
         Raises: ValueError: a clip without both, or without what this model reads.
         """
-        parts, places = [], []
-        for has_video, has_sound in ((True, True), (True, False), (False, True), (False, False)):
-            rows = ((seen == has_video) & (heard == has_sound)).nonzero().flatten()
-            if len(rows):
-                own = rows.to(video.device, non_blocking=True)
-                parts.append(
-                    self(video[own] if has_video else None, fbank[own] if has_sound else None)
-                )
-                places.append(rows)
-        back = torch.cat(places).argsort().to(video.device, non_blocking=True)
-        return torch.cat(parts)[back]
+        return by_presence(self, video, fbank, seen, heard)
 
     def features(self, video: Tensor | None, fbank: Tensor | None) -> Tensor:
         """Pooled features after the final norm: (B, 4D), or (B, 2D) of a single modality.
@@ -209,17 +193,9 @@ class EmotionModel(PortableModel):
 
     def _freeze_absent(self) -> None:
         """Freeze what a model of one modality never runs, so that no optimizer waits for it."""
-        encoder, fusion = self.encoder, self.encoder.fusion
-        absent: list[nn.Module] = []
-        if self.emotion.modalities == "video":
-            absent += [encoder.audio, fusion.audio, fusion.audio_norm, self.audio_fusion]
-        elif self.emotion.modalities == "audio":
-            absent += [encoder.video, fusion.video, fusion.video_norm, self.video_fusion]
-        if self.emotion.modalities != "audio-video":
-            for block in (*fusion.video, *fusion.audio):
-                absent += [block.cross_norm, block.context_norm, block.cross_attention]
-        for module in absent:
-            module.requires_grad_(False)
+        self.encoder.freeze_absent(self.emotion.modalities)
+        for name, fusion in (("video", self.video_fusion), ("audio", self.audio_fusion)):
+            fusion.requires_grad_(name in self.emotion.modalities)
         if not self.emotion.feature_fusion:  # one layer: its softmax weight is always 1
             self.video_fusion.requires_grad_(False)
             self.audio_fusion.requires_grad_(False)

@@ -102,6 +102,8 @@ class AudioVisualEncoder(nn.Module):
         *,
         video_keep: Tensor | None = None,
         fbank_keep: Tensor | None = None,
+        seen: Tensor | None = None,
+        heard: Tensor | None = None,
     ) -> EncoderOutput:
         """Encode clips that are cut, so that who needs the pieces too need not cut them again.
 
@@ -110,6 +112,9 @@ class AudioVisualEncoder(nn.Module):
             audio_patches: Filter-bank patches (B, N, P), as ``cut`` gives them.
             video_keep: As in ``forward``.
             fbank_keep: As in ``forward``.
+            seen: (B,) boolean, which clips have their picture: the others' sound reads none, and
+                what comes out of their picture means nothing. All of them if none is given.
+            heard: The same of the sound.
         """
         video_last = audio_last = None
         video_layers: tuple[Tensor, ...] = ()
@@ -118,11 +123,28 @@ class AudioVisualEncoder(nn.Module):
             video_last, video_layers = self.video(video_patches, video_keep, self.layers)
         if audio_patches is not None:
             audio_last, audio_layers = self.audio(audio_patches, fbank_keep, self.layers)
-        video_fused, audio_fused = self.fusion(video_last, audio_last)
+        video_fused, audio_fused = self.fusion(video_last, audio_last, seen, heard)
         return EncoderOutput(
             video=_bundle(video_last, video_layers, video_fused),
             audio=_bundle(audio_last, audio_layers, audio_fused),
         )
+
+    def freeze_absent(self, modalities: str) -> None:
+        """Freeze what one modality alone never runs, so that no optimizer waits for it.
+
+        Args:
+            modalities: ``audio-video`` (nothing), ``video`` or ``audio``.
+        """
+        if modalities == "audio-video":
+            return
+        fusion = self.fusion
+        absent: list[nn.Module] = [self.audio, fusion.audio, fusion.audio_norm]
+        if modalities == "audio":
+            absent = [self.video, fusion.video, fusion.video_norm]
+        for block in (*fusion.video, *fusion.audio):
+            absent += [block.cross_norm, block.context_norm, block.cross_attention]
+        for module in absent:
+            module.requires_grad_(False)
 
     def _check(self, video: Tensor | None, fbank: Tensor | None) -> None:
         size = self.config.input
@@ -207,13 +229,20 @@ class FusionEncoder(nn.Module):
         self.audio_norm = nn.LayerNorm(config.encoder_dim, eps=config.layer_norm_eps)
 
     def forward(
-        self, video: Tensor | None, audio: Tensor | None
+        self,
+        video: Tensor | None,
+        audio: Tensor | None,
+        seen: Tensor | None = None,
+        heard: Tensor | None = None,
     ) -> tuple[Tensor | None, Tensor | None]:
-        """Fuse tokens (B, K, D) of both modalities; an absent one stays absent."""
+        """Fuse tokens (B, K, D) of both modalities; an absent one stays absent.
+
+        Of clips that lack one, ``seen`` and ``heard`` tell, as in ``AudioVisualEncoder.encode``.
+        """
         for video_block, audio_block in zip(self.video, self.audio, strict=True):
             video, audio = (
-                None if video is None else video_block(video, audio),
-                None if audio is None else audio_block(audio, video),
+                None if video is None else video_block(video, audio, heard),
+                None if audio is None else audio_block(audio, video, seen),
             )
         return (
             None if video is None else self.video_norm(video),

@@ -5,10 +5,49 @@ Shape letters: B clips, C outputs.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
-from hicmae.devices import autocast
+from hicmae.devices import autocast, send
+
+
+def by_presence(
+    network: Callable[[Tensor | None, Tensor | None], Tensor],
+    video: Tensor | None,
+    fbank: Tensor | None,
+    seen: Tensor | None = None,
+    heard: Tensor | None = None,
+) -> Tensor:
+    """Ask a network about clips, each with the modalities that it has.
+
+    Clips of the same modalities go through the network together, and what a clip lacks is not
+    computed: its output is exactly that of a call without the modality.
+
+    Args:
+        network: Gives (B, …) of frames (B, 3, T, H, W) and filter banks (B, S, F).
+        video: Of no clip at all, None.
+        fbank: Likewise.
+        seen: (B,) boolean, whether a clip has its video; on the CPU, so that nothing waits. None:
+            all have what is given.
+        heard: The same of its sound; one of the two at least.
+    """
+    if seen is None or heard is None or bool((seen & heard).all()):
+        return network(video, fbank)
+    parts, places = [], []
+    for has_video, has_sound in ((True, True), (True, False), (False, True), (False, False)):
+        rows = ((seen == has_video) & (heard == has_sound)).nonzero().flatten()
+        if not len(rows):
+            continue
+        pictures = sounds = None
+        if has_video and video is not None:
+            pictures = video[send(rows, video.device)]
+        if has_sound and fbank is not None:
+            sounds = fbank[send(rows, fbank.device)]
+        parts.append(network(pictures, sounds))
+        places.append(rows)
+    return torch.cat(parts)[send(torch.cat(places).argsort(), parts[0].device)]
 
 
 @torch.inference_mode()
@@ -21,6 +60,9 @@ def clip_values(
     precision: str = "32-true",
     mean: Tensor | None = None,
     std: Tensor | None = None,
+    temperature: float = 1.0,
+    seen: Tensor | None = None,
+    heard: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Ask a network about clips.
 
@@ -32,6 +74,9 @@ def clip_values(
         precision: Of the arithmetic: ``32-true`` or ``bf16-mixed``.
         mean: (C,) of the real values that the network was trained on.
         std: (C,) their standard deviation.
+        temperature: Of the softmax of classes.
+        seen: Where some lack a modality, as of ``by_presence``.
+        heard: Likewise.
 
     Returns: probabilities, or real values in the labels' own unit, and what the network gave
         before; both (B, C) float32.
@@ -39,8 +84,9 @@ def clip_values(
     given = video if video is not None else fbank
     assert given is not None, "a clip has picture or sound"
     with autocast(precision, given.device):
-        outputs = network(video, fbank)
-    return outputs_to_values(outputs, task=task, mean=mean, std=std), outputs.float()
+        outputs = by_presence(network, video, fbank, seen, heard)
+    scaled = outputs.float() / temperature if task == "classification" else outputs
+    return outputs_to_values(scaled, task=task, mean=mean, std=std), outputs.float()
 
 
 def outputs_to_values(

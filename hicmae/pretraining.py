@@ -23,7 +23,15 @@ from hicmae.masks import (
     running_cells,
     tube_masks,
 )
-from hicmae.objective import LossInput, audio_target, choose_losses, video_target
+from hicmae.objective import (
+    LossInput,
+    LossOutput,
+    Presence,
+    audio_target,
+    choose_losses,
+    video_target,
+    whole,
+)
 from hicmae.patches import take_tokens
 from hicmae.settings import ModelConfig, ObjectiveConfig
 
@@ -32,7 +40,8 @@ class PretrainOutput(NamedTuple):
     """One pretraining step; what is of video and audio is as in ``LossInput``.
 
     Terms are ``video``, ``audio``, ``contrast`` (sum over layers, before its weight),
-    ``contrast_accuracy_layer<l>``, and further losses by name; 0-d, without gradients.
+    ``contrast_accuracy_layer<l>``, and further losses by name; 0-d, without gradients. Of one
+    modality alone, what is of the other is None.
     """
 
     loss: Tensor  # 0-d, weighted sum of the terms
@@ -52,6 +61,8 @@ class HiCMAE(PortableModel):
     Args:
         config: Sizes.
         objective: Masks, losses and ablations.
+        modalities: What it is trained on: ``audio-video``, ``video`` or ``audio``. The other one's
+            part is there, frozen as it was drawn.
 
     Raises: ValueError: unknown losses, layers outside the encoder, mask ratios that leave nothing.
     Source: HiCMAE, arXiv 2401.05698.
@@ -59,12 +70,18 @@ class HiCMAE(PortableModel):
 
     kind = "pretraining"
 
-    def __init__(self, config: ModelConfig, objective: ObjectiveConfig | None = None) -> None:
+    def __init__(
+        self,
+        config: ModelConfig,
+        objective: ObjectiveConfig | None = None,
+        modalities: str = "audio-video",
+    ) -> None:
         super().__init__()
         self.config = config
         self.objective = objective = objective or ObjectiveConfig()
         self.skip_layers = config.feature_layers if objective.skip_connections else ()
-        self.losses = choose_losses(objective, config)
+        self.modalities = modalities
+        self.losses = choose_losses(objective, config, modalities)
         _, height, width = config.video_grid
         num_hidden(height * width, objective.video_mask_ratio)
         num_hidden(config.num_audio_tokens, objective.audio_mask_ratio)
@@ -89,72 +106,98 @@ class HiCMAE(PortableModel):
             num_values=config.patch_values,
             num_skips=len(self.skip_layers),
         )
+        self.encoder.freeze_absent(modalities)
+        for name, decoder in (("video", self.video_decoder), ("audio", self.audio_decoder)):
+            decoder.requires_grad_(name in modalities)
 
     def forward(
         self,
-        video: Tensor,
-        fbank: Tensor,
+        video: Tensor | None,
+        fbank: Tensor | None,
         *,
         video_mask: Tensor | None = None,
         fbank_mask: Tensor | None = None,
+        presence: Presence | None = None,
     ) -> PretrainOutput:
         """Hide, encode and reconstruct a batch of clips, and sum the losses.
 
+        A clip that lacks a modality adds the losses of what it has, computed as of the other alone.
+        Shapes do not depend on how many do.
+
         Args:
-            video: Normalised frames (B, 3, T, H, W).
-            fbank: Normalised filter banks (B, S, F).
+            video: Normalised frames (B, 3, T, H, W); not looked at in training on sound alone.
+            fbank: Normalised filter banks (B, S, F); likewise.
             video_mask: Boolean (B, N), True = hidden; drawn at random if none is given. Given
                 masks are decoded whole, drawn ones by ``decoder_keep`` in training mode.
             fbank_mask: The same of the filter bank.
+            presence: Which clips the losses count; all of them if none is given.
         """
-        video_masks, audio_masks = self._masks(video, video_mask, fbank_mask)
+        video = video if "video" in self.modalities else None
+        fbank = fbank if "audio" in self.modalities else None
+        clips = fbank if video is None else video
+        assert clips is not None, "a batch has what the network is trained on"
+        presence = presence or whole(len(clips), clips.device)
+        given, results = self._compute(video, fbank, video_mask, fbank_mask, presence)
+        for loss in self.losses:
+            if loss.gathers:
+                results[loss.name] = loss.compute(given, loss.settings)
+        total, terms, logits = self._sum_losses(results)
+        return PretrainOutput(
+            loss=total,
+            terms=terms,
+            video_prediction=given.video_prediction,
+            audio_prediction=given.audio_prediction,
+            video_target=given.video_target,
+            audio_target=given.audio_target,
+            contrast_logits=logits,
+            video_masks=given.video_masks,
+            audio_masks=given.audio_masks,
+        )
+
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """Compile the step as ``torch.compile`` does, less the losses that gather.
+
+        What processes exchange stands between graphs: inside it would break them, and processes
+        that compile at different moments would wait for each other in different calls.
+        """
+        self._compute = torch.compile(self._compute, *args, **kwargs)  # type: ignore[method-assign]
+
+    def _compute(
+        self,
+        video: Tensor | None,
+        fbank: Tensor | None,
+        video_mask: Tensor | None,
+        fbank_mask: Tensor | None,
+        presence: Presence,
+    ) -> tuple[LossInput, dict[str, LossOutput]]:
+        """All of a step that this process does alone: as ``forward``, and losses by name."""
+        video_masks, audio_masks = self._masks(video, fbank, video_mask, fbank_mask)
         # The encoder takes the visible ones of these, the targets the hidden ones.
         video_patches, audio_patches = self.encoder.cut(video, fbank)
-        assert video_patches is not None
-        assert audio_patches is not None
         encoded = self.encoder.encode(
             video_patches,
             audio_patches,
-            video_keep=video_masks.keep,
-            fbank_keep=audio_masks.keep,
+            video_keep=None if video_masks is None else video_masks.keep,
+            fbank_keep=None if audio_masks is None else audio_masks.keep,
+            seen=presence.video if presence.is_mixed else None,
+            heard=presence.audio if presence.is_mixed else None,
         )
-        assert encoded.video is not None
-        assert encoded.audio is not None
-        video_layers, audio_layers = self._layers(encoded.video), self._layers(encoded.audio)
-        video_prediction = self.video_decoder(
-            encoded.video.fused, [video_layers[layer] for layer in self.skip_layers], video_masks
-        )
-        audio_prediction = self.audio_decoder(
-            encoded.audio.fused, [audio_layers[layer] for layer in self.skip_layers], audio_masks
-        )
-        target_video, target_audio = self.targets(
+        parts: dict[str, Any] = {"video_masks": video_masks, "audio_masks": audio_masks}
+        for name, tokens, decoder, masks in (
+            ("video", encoded.video, self.video_decoder, video_masks),
+            ("audio", encoded.audio, self.audio_decoder, audio_masks),
+        ):
+            if tokens is not None:
+                layers = self._layers(tokens)
+                skips = [layers[layer] for layer in self.skip_layers]
+                parts[f"{name}_prediction"] = decoder(tokens.fused, skips, masks)
+                parts |= {f"{name}_layers": layers, f"{name}_fused": tokens.fused}
+        parts["video_target"], parts["audio_target"] = self.targets(
             video_patches, audio_patches, video_masks, audio_masks
         )
-        loss, terms, logits = self._sum_losses(
-            LossInput(
-                video_prediction=video_prediction,
-                audio_prediction=audio_prediction,
-                video_target=target_video,
-                audio_target=target_audio,
-                video_masks=video_masks,
-                audio_masks=audio_masks,
-                video_layers=video_layers,
-                audio_layers=audio_layers,
-                video_fused=encoded.video.fused,
-                audio_fused=encoded.audio.fused,
-            )
-        )
-        return PretrainOutput(
-            loss=loss,
-            terms=terms,
-            video_prediction=video_prediction,
-            audio_prediction=audio_prediction,
-            video_target=target_video,
-            audio_target=target_audio,
-            contrast_logits=logits,
-            video_masks=video_masks,
-            audio_masks=audio_masks,
-        )
+        given = LossInput(presence=presence, **parts)
+        alone = [loss for loss in self.losses if not loss.gathers]
+        return given, {loss.name: loss.compute(given, loss.settings) for loss in alone}
 
     def draw_masks(self, batch: int, *, device: torch.device | str = "cpu") -> tuple[Masks, Masks]:
         """Draw what is hidden of a batch of clips, as the next step would: tubelets, patches.
@@ -165,8 +208,12 @@ class HiCMAE(PortableModel):
 
     @torch.no_grad()
     def targets(
-        self, video_patches: Tensor, audio_patches: Tensor, video_masks: Masks, audio_masks: Masks
-    ) -> tuple[Tensor, Tensor]:
+        self,
+        video_patches: Tensor | None,
+        audio_patches: Tensor | None,
+        video_masks: Masks | None,
+        audio_masks: Masks | None,
+    ) -> tuple[Tensor | None, Tensor | None]:
         """What the decoders shall predict, of the hidden tubelets and patches only.
 
         Args:
@@ -175,31 +222,54 @@ class HiCMAE(PortableModel):
             video_masks: Which tubelets are hidden, (B, M) of them.
             audio_masks: Which filter-bank patches are hidden.
 
-        Returns: (B, M, P) of the picture and of the sound, float32, without gradients.
+        Returns: (B, M, P) of the picture and of the sound, float32, without gradients; None of what
+            there is none of.
         """
         return (
-            video_target(
-                take_tokens(video_patches, video_masks.masked),
+            None if video_patches is None else self._video_targets(video_patches, video_masks),
+            None
+            if audio_patches is None or audio_masks is None
+            else audio_target(take_tokens(audio_patches, audio_masks.masked)),
+        )
+
+    def _video_targets(self, patches: Tensor, masks: Masks | None) -> Tensor | None:
+        if masks is None:
+            return None
+        masked = masks.masked
+        # A CPU takes a clip at a time: the C library takes what is over 32 MB from the system anew
+        # at each step, which clears every page of it.
+        step = (
+            1 if masked.device.type == "cpu" and not torch.compiler.is_compiling() else len(masked)
+        )
+        video = patches.new_empty(*masked.shape, patches.shape[-1], dtype=torch.float32)
+        for first in range(0, len(masked), max(1, step)):
+            part = slice(first, first + step)
+            video[part] = video_target(
+                take_tokens(patches[part], masked[part]),
                 tubelet_frames=self.config.tubelet_frames,
                 image_std=self.config.input.image_std,
                 frame_difference=self.objective.frame_difference,
-            ),
-            audio_target(take_tokens(audio_patches, audio_masks.masked)),
-        )
+            )
+        return video
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """As ``hicmae.blocks.set_grad_checkpointing``."""
         set_grad_checkpointing(self, enable)
 
     def sections(self) -> dict[str, Any]:
-        return {"model": self.config, "objective": self.objective}
+        own = {"model": self.config, "objective": self.objective}
+        return own | ({"modalities": self.modalities} if self.modalities != "audio-video" else {})
 
     @classmethod
     def from_sections(cls, sections: Mapping[str, Any], where: str) -> HiCMAE:
         """As the base has it; a checkpoint without an objective has the paper's."""
         sizes = from_dict(ModelConfig, sections["model"], where=f"{where}: model")
         objective = sections.get("objective", {})
-        return cls(sizes, from_dict(ObjectiveConfig, objective, where=f"{where}: objective"))
+        modalities = sections.get("modalities", "audio-video")
+        if modalities not in ("audio-video", "video", "audio"):
+            raise ValueError(f"{where}: damaged configuration (modalities {modalities!r})")
+        losses = from_dict(ObjectiveConfig, objective, where=f"{where}: objective")
+        return cls(sizes, losses, modalities)
 
     def probe_masks(self, generator: torch.Generator) -> dict[str, Tensor]:
         objective, num_audio = self.objective, self.config.num_audio_tokens
@@ -219,23 +289,29 @@ class HiCMAE(PortableModel):
             video_mask=probe["input.video_mask"],
             fbank_mask=probe["input.fbank_mask"],
         )
+        predictions = {"video": output.video_prediction, "audio": output.audio_prediction}
         return {
-            "output.video_prediction": output.video_prediction,
-            "output.audio_prediction": output.audio_prediction,
+            f"output.{name}_prediction": values
+            for name, values in predictions.items()
+            if name in self.modalities
         }
 
     def _masks(
-        self, video: Tensor, video_mask: Tensor | None, fbank_mask: Tensor | None
-    ) -> tuple[Masks, Masks]:
-        batch, device = len(video), video.device
-        return (
-            self._video_masks(batch, device)
-            if video_mask is None
-            else masks_from_hidden(video_mask),
-            self._audio_masks(batch, device)
-            if fbank_mask is None
-            else masks_from_hidden(fbank_mask),
-        )
+        self,
+        video: Tensor | None,
+        fbank: Tensor | None,
+        video_mask: Tensor | None,
+        fbank_mask: Tensor | None,
+    ) -> tuple[Masks | None, Masks | None]:
+        """The masks of what there is: those given, else drawn."""
+        found: list[Masks | None] = []
+        for clips, given, draw in (
+            (video, video_mask, self._video_masks),
+            (fbank, fbank_mask, self._audio_masks),
+        ):
+            drawn = draw(len(clips), clips.device) if clips is not None and given is None else None
+            found.append(drawn if given is None else masks_from_hidden(given))
+        return found[0], found[1]
 
     def _video_masks(self, batch: int, device: torch.device | str) -> Masks:
         grid, share = self.config.video_grid, self._decoded_share()
@@ -253,13 +329,15 @@ class HiCMAE(PortableModel):
     def _layers(self, tokens: ModalityTokens) -> dict[int, Tensor]:
         return dict(zip(self.encoder.layers, tokens.layers, strict=True))
 
-    def _sum_losses(self, given: LossInput) -> tuple[Tensor, dict[str, Tensor], tuple[Tensor, ...]]:
+    def _sum_losses(
+        self, results: Mapping[str, LossOutput]
+    ) -> tuple[Tensor, dict[str, Tensor], tuple[Tensor, ...]]:
         """The weighted sum of the losses, their terms for the log, and the contrast's logits."""
-        results = [loss.compute(given, loss.settings) for loss in self.losses]
         total: Tensor | None = None
         terms: dict[str, Tensor] = {}
         logits: tuple[Tensor, ...] = ()
-        for loss, result in zip(self.losses, results, strict=True):
+        for loss in self.losses:
+            result = results[loss.name]
             # One after another, so that the sum is the same to the bit.
             weighted = loss.weight * result.loss
             total = weighted if total is None else total + weighted

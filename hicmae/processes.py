@@ -43,6 +43,49 @@ def keep_freed_memory() -> bool:
     return bool(done and library.mallopt(_M_TRIM_THRESHOLD, _NEVER))
 
 
+def wait_passively() -> None:
+    """Have threads that wait for others of their network sleep, and not spin beside other work.
+
+    Before PyTorch is imported, whose OpenMP reads it then; a setting of the user's own stays.
+    """
+    if "OMP_WAIT_POLICY" not in os.environ and "GOMP_SPINCOUNT" not in os.environ:
+        os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+
+
+def choose_threads(threads: int | None) -> str:
+    """Set how many threads a network of this process, and of those that it starts, has.
+
+    Args:
+        threads: Of the option; none given: one a core, or ``OMP_NUM_THREADS``. The load does not
+            choose it, for sums of another number of threads differ in their last digits, and a
+            resumed run would not be the unbroken one.
+
+    Returns: A line for the user: where it was asked for, or where other work keeps so much of the
+        cores that fewer threads are faster; else nothing.
+
+    Raises: ValueError: fewer than 1 thread, or more than there are cores.
+    """
+    import torch
+
+    cores = len(os.sched_getaffinity(0))
+    if threads is not None:
+        if not 1 <= threads <= cores:
+            raise ValueError(
+                f"threads = {threads} (must lie between 1 and {cores}, the cores here)"
+            )
+        os.environ["OMP_NUM_THREADS"] = str(threads)
+        torch.set_num_threads(threads)
+        return f"threads: {threads} of {cores} cores"
+    load, now = os.getloadavg()[0], torch.get_num_threads()
+    if now == 1 or load < cores / 2:
+        return ""
+    fewer = max(1, int(cores - load))
+    return (
+        f"threads: {now} of {cores} cores, {load:.1f} of which other work keeps busy; with "
+        f"--threads {fewer} a small network may be faster"
+    )
+
+
 _TRACES = re.compile(
     r"gloo|nccl|connection (closed|reset|refused)|timed out|timeout|socket|broken pipe|"
     r"process group|c10d|tcpstore",

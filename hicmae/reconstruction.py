@@ -23,20 +23,28 @@ HIDDEN_GREY = 0.5
 
 @dataclass(frozen=True, kw_only=True)
 class Reconstruction:
-    """A few clips as they were, as the network saw them, and as it filled them in."""
+    """A few clips as they were, as the network saw them, and as it filled them in.
 
-    frames: Tensor  # (B, T, H, W, 3) in [0, 1]
-    masked_frames: Tensor  # the same with hidden tubelets grey
-    filled_frames: Tensor  # the same with hidden tubelets predicted
-    fbank: Tensor  # (B, S, F) normalised
-    masked_fbank: Tensor  # the same with hidden patches NaN
-    filled_fbank: Tensor  # the same with hidden patches predicted
+    Of a network that was trained on one modality alone, there is nothing (None) of the other.
+    """
+
+    frames: Tensor | None  # (B, T, H, W, 3) in [0, 1]
+    masked_frames: Tensor | None  # the same with hidden tubelets grey
+    filled_frames: Tensor | None  # the same with hidden tubelets predicted
+    fbank: Tensor | None  # (B, S, F) normalised
+    masked_fbank: Tensor | None  # the same with hidden patches NaN
+    filled_fbank: Tensor | None  # the same with hidden patches predicted
     paper_style: bool  # whether mean and deviation of the hidden truth were used
 
 
 @torch.no_grad()
 def reconstruct(
-    model: HiCMAE, video: Tensor, fbank: Tensor, *, paper_style: bool = False, seed: int = 0
+    model: HiCMAE,
+    video: Tensor | None,
+    fbank: Tensor | None,
+    *,
+    paper_style: bool = False,
+    seed: int = 0,
 ) -> Reconstruction:
     """Hide part of some clips, let the network fill it in, and undo the standardisation.
 
@@ -50,35 +58,55 @@ def reconstruct(
     Returns: tensors on the CPU, float32.
     """
     config, objective = model.config, model.objective
+    clips = fbank if video is None else video
+    assert clips is not None
     generator = torch.Generator().manual_seed(seed)
     cells = tube_masks(
-        len(video), config.video_grid, objective.video_mask_ratio, generator=generator
+        len(clips), config.video_grid, objective.video_mask_ratio, generator=generator
     )
     patches = random_masks(
-        len(video), config.num_audio_tokens, objective.audio_mask_ratio, generator=generator
+        len(clips), config.num_audio_tokens, objective.audio_mask_ratio, generator=generator
     )
     output = model(
         video,
         fbank,
-        video_mask=hidden_from_masks(cells, config.num_video_tokens).to(video.device),
-        fbank_mask=hidden_from_masks(patches, config.num_audio_tokens).to(video.device),
+        video_mask=hidden_from_masks(cells, config.num_video_tokens).to(clips.device),
+        fbank_mask=hidden_from_masks(patches, config.num_audio_tokens).to(clips.device),
     )
-    size = config.input
-    mean, std = (torch.tensor(values)[:, None] for values in (size.image_mean, size.image_std))
-    frames = video.float().cpu() * std[..., None, None] + mean[..., None, None]
-    fbank = fbank.float().cpu()
+    pictures: list[Tensor | None] = [None, None, None]
+    if video is not None and output.video_prediction is not None:
+        pictures = _pictures(
+            model, video.float().cpu(), output.video_prediction, cells, paper_style
+        )
+    banks: list[Tensor | None] = [None, None, None]
+    if fbank is not None and output.audio_prediction is not None:
+        banks = _banks(model, fbank.float().cpu(), output.audio_prediction, patches, paper_style)
+    return Reconstruction(
+        frames=pictures[0],
+        masked_frames=pictures[1],
+        filled_frames=pictures[2],
+        fbank=banks[0],
+        masked_fbank=banks[1],
+        filled_fbank=banks[2],
+        paper_style=paper_style,
+    )
 
+
+def _pictures(
+    model: HiCMAE, video: Tensor, prediction: Tensor, cells: Masks, paper_style: bool
+) -> list[Tensor | None]:
+    """Frames of normalised video (B, 3, T, H, W): as they were, masked, and filled in."""
+    config, size = model.config, model.config.input
+    mean, std = (torch.tensor(values)[:, None] for values in (size.image_mean, size.image_std))
+    frames = video * std[..., None, None] + mean[..., None, None]
     # Each colour channel was standardised alone: (B, N, pixels, 3).
     tokens = rearrange(
         tubelets(frames, config.tubelet_frames, config.patch_size), "b n (q c) -> b n q c", c=3
     )
     values = rearrange(
-        output.video_prediction.float().cpu(),
-        "b m (f q c) -> b m f q c",
-        f=config.tubelet_frames,
-        c=3,
+        prediction.float().cpu(), "b m (f q c) -> b m f q c", f=config.tubelet_frames, c=3
     )
-    if objective.frame_difference:
+    if model.objective.frame_difference:
         values = values.cumsum(dim=2)  # first frame, then its differences added up
     predicted = _restore(
         rearrange(values, "b m f q c -> b m (f q) c"), tokens, cells, config.video_grid, paper_style
@@ -96,28 +124,28 @@ def reconstruct(
             "b c t h w -> b t h w c",
         ).clamp(0, 1)
 
+    return [
+        rearrange(frames, "b c t h w -> b t h w c").clamp(0, 1),
+        assemble(torch.full_like(predicted, HIDDEN_GREY)),
+        assemble(predicted),
+    ]
+
+
+def _banks(
+    model: HiCMAE, fbank: Tensor, prediction: Tensor, patches: Masks, paper_style: bool
+) -> list[Tensor | None]:
+    """Filter banks (B, S, F): as they were, masked, and filled in."""
+    config = model.config
     banks = fbank_patches(fbank, config.patch_size)[..., None]  # (B, N, P, 1)
     sounded = _restore(
-        output.audio_prediction.float().cpu()[..., None],
-        banks,
-        patches,
-        config.audio_grid,
-        paper_style,
+        prediction.float().cpu()[..., None], banks, patches, config.audio_grid, paper_style
     )
 
-    def assemble_bank(hidden: Tensor) -> Tensor:
+    def assemble(hidden: Tensor) -> Tensor:
         filled = _put(banks, patches.masked, hidden)[..., 0]
         return unfbank_patches(filled, config.audio_grid, config.patch_size)
 
-    return Reconstruction(
-        frames=rearrange(frames, "b c t h w -> b t h w c").clamp(0, 1),
-        masked_frames=assemble(torch.full_like(predicted, HIDDEN_GREY)),
-        filled_frames=assemble(predicted),
-        fbank=fbank,
-        masked_fbank=assemble_bank(torch.full_like(sounded, torch.nan)),
-        filled_fbank=assemble_bank(sounded),
-        paper_style=paper_style,
-    )
+    return [fbank, assemble(torch.full_like(sounded, torch.nan)), assemble(sounded)]
 
 
 def visible_statistics(

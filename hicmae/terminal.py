@@ -127,6 +127,7 @@ _CHATTER: tuple[tuple[type[Warning], str], ...] = (
     (Warning, r".*Checkpoint directory .* exists and is not empty.*"),
     (Warning, r".*is smaller than the logging interval.*"),
     (Warning, r".*Found .* module\(s\) in eval mode at the start of training.*"),
+    (Warning, r".*`training_step` returned `None`.*"),  # of a batch whose clips were all skipped
     # Both hooks are the module's on purpose: transforms run on its device.
     (Warning, r".*You have overridden `on_(before|after)_batch_transfer`.*"),
     # Jobs need no srun on a machine that merely has one.

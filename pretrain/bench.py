@@ -49,6 +49,7 @@ def bench_step(
     batch_sizes: tuple[int, ...] = (),
     engines: str = "",
     processes: int = 2,
+    against: Path | None = None,
     objective: ObjectiveConfig = PretrainConfig.objective,
     augment: AugmentConfig = PretrainConfig.augment,
     json: Path | None = None,
@@ -74,6 +75,8 @@ def bench_step(
             machine: time of a step and peak memory (`pretrain --dry_run` has what it should be).
             Take a small model on a CPU.
         processes: Processes of each of these engines but single; batch_size is of each process.
+        against: A checkout of the authors' code (github.com/sunlicai/HiCMAE): the step of their
+            network is timed turn about with ours, without transforms; small and base.
         objective: Masks, weights and ablations.
         augment: Random changes to the clips.
         json: File for the figures.
@@ -83,6 +86,7 @@ def bench_step(
         with ``batch_sizes`` also ``scaling``: ``step_seconds`` of each (the smallest of its steps,
         which other work on the machine disturbs least), and the straight line through them:
         ``seconds_per_clip``, ``fixed_seconds`` and ``r_squared``, 1 where it is straight; with
+        ``against`` also ``against``: their time over ours, see ``pretrain/against.py``; with
         ``engines`` also ``engines``: of each ``processes``, ``step_seconds`` (median, of the
         slowest process) and ``peak_memory_bytes`` (of the process with most).
 
@@ -156,6 +160,15 @@ def bench_step(
         "device": device_name(place),
         "torch": torch.__version__,
     }
+    if against is not None:
+        from pretrain.against import time_against
+
+        batch = random_clips(sizes.input, batch_size, place)
+        with torch.no_grad():
+            clips_there = transform(batch)
+        figures["against"] = time_against(
+            against, network, *clips_there, precision=number_format, steps=steps, warmup=warmup
+        )
     if len(fastest) > 1:
         figures["scaling"] = _straight_line(fastest)
     console = Console(highlight=False, soft_wrap=True)
@@ -404,6 +417,12 @@ def _print(figures: dict[str, Any], console: Console) -> None:
         figures,
         console,
     )
+    if "against" in figures:
+        turns = figures["against"]
+        console.print(
+            f"the authors' network turn about with ours: its step takes {turns['ratio']:.2f} times "
+            f"as long ({turns['processor_ratio']:.2f} times the processor time)"
+        )
     if "scaling" in figures:
         line = figures["scaling"]
         each = ", ".join(

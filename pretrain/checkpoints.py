@@ -32,7 +32,7 @@ from torch import Tensor
 
 from hicmae.checkpoints.checkpoint import save_checkpoint
 from hicmae.config import load_yaml, to_dict
-from hicmae.files import DigestingFile, file_sha256, sync_to_disk, write_json
+from hicmae.files import DigestingFile, file_sha256, naming, sync_to_disk, write_json
 from hicmae.pretraining import HiCMAE
 from pretrain.module import Batch, PretrainModule, StepCallback
 from pretrain.settings import PretrainConfig
@@ -325,7 +325,12 @@ class CheckpointFiles(CheckpointIO):
 
     def _write(self, whole: dict[str, Any], path: Path) -> None:
         part = path.with_name(f".{path.stem}.part")
-        files = {path.name: save_tensors(part, whole)}
+        try:
+            with naming(path, part.name):
+                files = {path.name: save_tensors(part, whole)}
+        except BaseException:
+            part.unlink(missing_ok=True)
+            raise
         step = int(whole["global_step"])
         weights = {
             name.removeprefix("model."): value for name, value in whole["state_dict"].items()

@@ -36,6 +36,8 @@ from lightning_fabric.utilities.distributed import _get_default_process_group_ba
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from torch.distributed import DistError, Store, TCPStore, rendezvous
 
+from pretrain.side_group import main_timeout
+
 # Steps from here on are the batch script, an interactive shell and the like.
 _NO_STEP = 0xFFFFFFF0
 # Below the ports that Linux hands out itself. The number of ports is a prime, so that jobs whose
@@ -221,7 +223,11 @@ def meet(
         )
     backend = _get_default_process_group_backend_for_device(device)
     torch.distributed.init_process_group(
-        backend, store=store, rank=rank, world_size=world_size, timeout=timeout
+        backend,
+        store=store,
+        rank=rank,
+        world_size=world_size,
+        timeout=main_timeout(timeout_seconds, device),
     )
     if device.type == "cuda":  # as Lightning does: NCCL warns of groups that are left
         atexit.register(_end_group)

@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader
 
 from hicmae.settings import InputConfig
 from pretrain.settings import DataConfig, PretrainConfig
-from shards.errors import ClipError
+from shards.errors import LACKED, ClipError, needed_members
 from shards.index import Index
 from shards.reading.files import open_folder
 from shards.reading.random_access import ShardDataset
@@ -48,18 +48,20 @@ def survey(config: DataConfig) -> Survey:
     Raises:
         FileNotFoundError: A folder is missing.
         ValueError: No index, nothing of that split, fewer samples than a batch, or samples
-            without sound where it is required and bad samples raise.
+            that lack what is required where bad samples raise.
     """
     opened = [open_folder(folder, config.cache) for folder in config.folders]
     tables = [_rows(folder.index, config.split) for folder in opened]
     table = pandas.concat(tables, ignore_index=True)
-    absent = table[table["sound_state"] == "absent"]
-    if config.sound == "required":
+    for member in config.needed:
+        what = LACKED[member]
+        absent = table[table[f"{member}_length"] == 0]
         if len(absent) and config.on_bad == "raise":
+            other = f", or --data.{what} optional" if config.modalities == "audio-video" else ""
             raise ValueError(
-                f"{absent['shard'].iloc[0]}: sample {absent['key'].iloc[0]!r} has no sound "
+                f"{absent['shard'].iloc[0]}: sample {absent['key'].iloc[0]!r} has no {what} "
                 f"({len(absent)} of {len(table)} samples have none); pass --data.on_bad skip to "
-                "leave them out, or --data.sound optional"
+                f"leave them out{other}"
             )
         table = table.drop(absent.index)
     if len(table) < config.batch_size:
@@ -86,6 +88,8 @@ def open_stream(
             batch_size=data.batch_size,
             shuffle_shards=data.shuffle_shards,
             split=data.split,
+            modalities=data.modalities,
+            picture=data.picture,
             sound=data.sound,
             on_bad=data.on_bad,
             weights=data.weights,
@@ -189,28 +193,35 @@ def start_worker(number: int, *, over: Event) -> None:
     signal.signal(signal.SIGALRM, look)
 
 
-def fixed_clips(config: DataConfig, input: InputConfig, count: int) -> dict[str, Any]:
+def fixed_clips(config: DataConfig, input: InputConfig, count: int) -> dict[str, Any] | None:
     """Take the same few clips whenever the same shards are asked.
 
-    Samples with sound, spread evenly over the keys in order; the middle of each. One that cannot
-    be read gives way to the next.
+    Samples with all that is trained on, spread evenly over the keys in order; the middle of each.
+    One that cannot be read gives way to the next.
 
-    Returns: a batch of at most ``count`` clips.
+    Returns: a batch of at most ``count`` clips; None where no sample has all of it.
     Raises: ClipError: none can be read.
     """
     candidates = []
+    needed = needed_members(config.modalities, picture=True, sound=True)
     for folder in config.folders:
         opened = open_folder(folder, config.cache)
         rows = _rows(opened.index, config.split)
-        rows = rows[rows["sound_state"] != "absent"].sort_values("key")
+        for member in needed:
+            rows = rows[rows[f"{member}_length"] > 0]
+        rows = rows.sort_values("key")
         whole = rows[rows["num_frames"] >= input.num_frames * input.frame_stride]
         rows = rows if whole.empty else whole  # a repeated last frame makes a dull picture
         if len(rows):
-            dataset = ShardDataset(opened, input=input, rows=rows, views=1)
+            dataset = ShardDataset(
+                opened, input=input, rows=rows, views=1, modalities=config.modalities
+            )
             candidates += [(dataset, number) for number in range(len(dataset))]
     places = np.linspace(0, len(candidates) - 1, min(count, len(candidates))).round().astype(int)
+    if not candidates:
+        return None
     clips: list[Any] = []
-    problem = ClipError(f"{config.folders[0]}: no sample with sound to draw a picture of")
+    problem: ClipError | None = None
     taken: set[int] = set()
     for place in places.tolist():
         for number in range(place, len(candidates)):
@@ -225,6 +236,7 @@ def fixed_clips(config: DataConfig, input: InputConfig, count: int) -> dict[str,
                 continue
             break
     if not clips:
+        assert problem is not None
         raise problem
     return collate(clips)
 

@@ -128,14 +128,21 @@ def footprint(
     )
 
 
-def reader_bytes(input: InputConfig, *, batch_size: int, workers: int, processes: int) -> int:
+def reader_bytes(
+    input: InputConfig,
+    *,
+    batch_size: int,
+    workers: int,
+    processes: int,
+    modalities: str = "audio-video",
+) -> int:
     """Shared memory of a node that the readers of its training processes fill.
 
     Each of the ``workers`` of a process holds the batches that are ready and the one that it makes;
     frames as bytes and the sound as int16 go through shared memory (``/dev/shm``).
     """
     batches = processes * workers * (PREFETCHED_BATCHES + 1)
-    return batches * batch_size * _bytes_of_clip(input)
+    return batches * batch_size * _bytes_of_clip(input, modalities)
 
 
 def model_states(
@@ -191,9 +198,10 @@ def _kept_bytes(network: HiCMAE, clips: int, precision: str) -> int:
     return sum(storage.nbytes() for storage in kept.values())
 
 
-def _bytes_of_clip(input: InputConfig) -> int:
+def _bytes_of_clip(input: InputConfig, modalities: str = "audio-video") -> int:
     """uint8 frames and int16 sound."""
-    return 3 * input.num_frames * input.image_size**2 + 2 * input.clip_samples
+    pixels = 3 * input.num_frames * input.image_size**2
+    return pixels * ("video" in modalities) + 2 * input.clip_samples * ("audio" in modalities)
 
 
 def _clip_bytes(input: InputConfig) -> int:

@@ -1,6 +1,7 @@
 """Pictures of reconstructions while a run goes on, always of the same clips.
 
-A picture has, for each clip, its faces and its filter bank: original, masked and filled in.
+A picture has, for each clip, its faces and its filter bank (or what is trained on of them):
+original, masked and filled in.
 """
 
 from __future__ import annotations
@@ -69,10 +70,10 @@ class Gallery(StepCallback):
         module.eval()
         try:
             tensors = ("frames", "waveform", "num_samples")
-            clips = {name: self.clips[name].to(module.device) for name in tensors}
+            clips = {
+                name: self.clips[name].to(module.device) for name in tensors if name in self.clips
+            }
             video, fbank = module.transform(clips)
-            assert video is not None
-            assert fbank is not None
             with trainer.precision_plugin.forward_context():
                 result = reconstruct(module.model, video, fbank, paper_style=self.paper_style)
         finally:
@@ -98,14 +99,16 @@ def draw_reconstructions(
 
     ``num_frames`` are shown of each clip, spread over all of it.
     """
-    num_clips, total = reconstruction.frames.shape[:2]
-    shown = np.linspace(0, total - 1, min(num_frames, total)).round().astype(int)
+    num_clips, total = len(keys), 0
+    if reconstruction.frames is not None:
+        total = reconstruction.frames.shape[1]
+    shown = np.linspace(0, max(total - 1, 0), min(num_frames, total)).round().astype(int)
     # Any two neighbours may fall on first frames of tubelets; second frames, where the difference
     # is added, are shown as often.
-    if reconstruction.frames.shape[1] >= 2 * len(shown):
+    if total >= 2 * len(shown):
         shown = np.array([2 * (index // 2) + place % 2 for place, index in enumerate(shown)])
-    width_faces = _ROW_INCHES * len(shown)
-    width_bank = 4.2
+    width_faces = max(_ROW_INCHES * len(shown), 0.1)  # a column of its own even without
+    width_bank = 4.2 if reconstruction.fbank is not None else 0.1
     height = num_clips * (3 * _ROW_INCHES + _CLIP_GAP_INCHES)
     figure = Figure(
         figsize=(width_faces + width_bank + 1.0, height + 0.95), dpi=DOTS_PER_INCH, facecolor="w"
@@ -135,10 +138,13 @@ def draw_reconstructions(
     )
     for clip, key in enumerate(keys):
         faces = figure.add_subplot(grid[clip, 0])
-        _draw_faces(faces, reconstruction, clip, shown)
         faces.set_title(key, fontsize=9, loc="left", pad=4)
+        if reconstruction.frames is not None:
+            _draw_faces(faces, reconstruction, clip, shown)
+        else:
+            faces.set_axis_off()
         banks = grid[clip, 1].subgridspec(3, 1, hspace=0.06)
-        for row in range(3):
+        for row in range(3 if reconstruction.fbank is not None else 0):
             _draw_bank(figure.add_subplot(banks[row]), reconstruction, clip, row)
     with whole_file(path) as beside:
         figure.savefig(beside, format="png")
@@ -148,7 +154,8 @@ def _draw_faces(axes: Axes, reconstruction: Reconstruction, clip: int, shown: np
     """Three rows of frames as one image."""
     drawn = reconstruction
     versions = (drawn.frames, drawn.masked_frames, drawn.filled_frames)
-    rows = [version[clip, shown].numpy() for version in versions]  # each (frames, H, W, 3)
+    # Each (frames, H, W, 3).
+    rows = [version[clip, shown].numpy() for version in versions if version is not None]
     side = rows[0].shape[1]
     gap = max(1, round(_GAP_PIXELS * side / (_ROW_INCHES * DOTS_PER_INCH)))
     step = side + gap
@@ -171,11 +178,16 @@ def _draw_faces(axes: Axes, reconstruction: Reconstruction, clip: int, shown: np
 
 def _draw_bank(axes: Axes, reconstruction: Reconstruction, clip: int, row: int) -> None:
     """One filter bank: time to the right, frequency upwards, one colour scale for all three."""
-    versions = (reconstruction.fbank, reconstruction.masked_fbank, reconstruction.filled_fbank)
-    low, high = np.percentile(reconstruction.fbank[clip].numpy(), (1, 99))
+    drawn = reconstruction
+    versions = [
+        version[clip].numpy()
+        for version in (drawn.fbank, drawn.masked_fbank, drawn.filled_fbank)
+        if version is not None
+    ]
+    low, high = np.percentile(versions[0], (1, 99))
     axes.set_facecolor(HIDDEN_COLOUR)
     axes.imshow(
-        versions[row][clip].numpy().T,
+        versions[row].T,
         origin="lower",
         aspect="auto",
         cmap="magma",

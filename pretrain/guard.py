@@ -13,18 +13,21 @@ import json
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.strategies import DeepSpeedStrategy
+from torch import Tensor
 
 from hicmae.files import write_text
+from pretrain.meter import Reader, read_now
 from pretrain.module import Batch, PretrainModule, StepCallback
 
-# Which samples have no sound stands in the index; they were counted before the run.
-EXPECTED_CAUSES = ("no-sound",)
+# Which samples lack sound or picture stands in the index; they were counted before the run.
+EXPECTED_CAUSES = ("no-sound", "no-picture")
 # A share is not judged by the first few samples.
 LEAST_SAMPLES = 200
 
@@ -50,19 +53,20 @@ class Watcher(Protocol):
 class Agreement(StepCallback):
     """Sums up what the watchers of all processes have seen, once an optimizer step.
 
-    The watchers are the same in every process, in the same order.
+    The watchers are the same in every process, in the same order; ``add`` sums over processes.
     """
 
-    def __init__(self, watchers: Sequence[Watcher]) -> None:
+    def __init__(
+        self, watchers: Sequence[Watcher], add: Callable[[Sequence[int]], list[int]]
+    ) -> None:
         self.watchers = watchers
+        self.add = add
 
     def act(self, trainer: pl.Trainer, module: PretrainModule, batch: Batch | None) -> None:
         """Tell each other, and let every watcher decide."""
         seen = [watcher.seen() for watcher in self.watchers]
-        if trainer.world_size > 1:
-            numbers = torch.tensor([n for part in seen for n in part], device=module.device)
-            totals = iter(trainer.strategy.reduce(numbers, reduce_op="sum").tolist())
-            seen = [tuple(int(next(totals)) for _ in part) for part in seen]
+        totals = iter(self.add([n for part in seen for n in part]))
+        seen = [tuple(next(totals) for _ in part) for part in seen]
         # Every watcher settles, though one may have decided already.
         decisions = [
             watcher.settle(trainer, part) for watcher, part in zip(self.watchers, seen, strict=True)
@@ -71,12 +75,26 @@ class Agreement(StepCallback):
             trainer.should_stop = True
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Step:
+    """What is told of a step that was not finite; all numbers are still on the device."""
+
+    number: int
+    keys: list[str]
+    inputs: Tensor  # of each clip the sum of what the network was given
+    terms: dict[str, Tensor]
+    norm: Tensor
+    watched: Tensor  # finite where the step was
+
+
 class FiniteGuard(StepCallback):
     """Measures the gradient norm and leaves out, in all processes, a step with no finite one.
 
     Such a step counts as one of the run (the schedule and the data go on), but weights and the
-    optimizer's state stay as they were. Each process writes its samples' keys into the run
-    folder. After ``max_skipped`` of them in the whole run the next one stops it, saved.
+    optimizer's state stay as they were: a fused AdamW is told on the device, which nothing waits
+    for; one that is not fused is waited for. What was left out is looked at and told of every
+    ``look_every`` steps; each process writes its samples' keys into the run folder. After
+    ``max_skipped`` of them in the whole run, the run stops, saved.
 
     The norm is that of gradients averaged over processes, so all see the same; DeepSpeed looks by
     itself and leaves the step out. With fp16 an infinite gradient is normal (the scaler lowers its
@@ -86,26 +104,41 @@ class FiniteGuard(StepCallback):
         folder: The run folder.
         max_skipped: Steps that may be left out in the whole run.
         say: Takes a line for the user.
+        look_every: As of ``read``.
+        read: ``StepMeter.read``, which waits for the device every so many steps.
 
     Attributes:
         error: Why the run was stopped, if it was.
-        num_skipped: Steps left out so far.
+        num_skipped: Steps left out so far, of those that were looked at.
     """
 
-    def __init__(self, folder: Path, *, max_skipped: int, say: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        max_skipped: int,
+        say: Callable[[str], None],
+        look_every: int = 1,
+        read: Reader = read_now,
+    ) -> None:
         self.folder = folder
         self.max_skipped = max_skipped
         self.say = say
+        self.look_every = look_every
+        self.read = read
         self.error: NonFiniteError | None = None
         self.num_skipped = 0
-        self._module: PretrainModule | None = None
         self._parameters: list[torch.nn.Parameter] = []  # walking the modules takes milliseconds
-        self._batches: list[Batch] = []  # of the step that goes on
-        self._norm = math.nan
-        self._bad = False
+        self._keys: list[str] = []  # of the step that goes on
+        self._inputs: list[Tensor] = []
+        self._losses: list[Tensor] = []
+        self._steps: list[_Step] = []  # since the last look
+        self._looked: list[_Step] = []
+        self._flags: list[int] = []  # of these, whether they were not finite here
 
     def state_dict(self) -> dict[str, Any]:
-        return {"num_skipped": self.num_skipped}
+        unseen = sum(not math.isfinite(float(step.watched)) for step in self._steps)
+        return {"num_skipped": self.num_skipped + unseen}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.num_skipped = state_dict["num_skipped"]
@@ -113,86 +146,114 @@ class FiniteGuard(StepCallback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
         assert isinstance(pl_module, PretrainModule)
-        self._module = pl_module
         self._parameters = list(pl_module.model.parameters())
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Batch, batch_idx: int
     ) -> None:
-        self._batches.append(batch)
+        """Keep what names the samples; the batch itself would take its memory until the look."""
+        self._keys += batch["keys"]
+        given = [batch[name] for name in ("video", "fbank") if batch[name] is not None]
+        sums = torch.stack([values.flatten(1).sum(dim=1) for values in given])
+        self._inputs.append(sums.sum(dim=0)[: len(batch["keys"])])
 
     def before_step(self, trainer: pl.Trainer, module: PretrainModule, optimizer: Any) -> None:
-        """Measure, and drop what must not reach the weights; DeepSpeed does so in its step."""
+        """Measure, and keep what is bad from the weights; DeepSpeed does so in its step."""
         if isinstance(trainer.strategy, DeepSpeedStrategy):
             return
         gradients = [p.grad for p in self._parameters if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
         module.gradient_norm = norm
-        # This waits for the device once a step; in return a bad step never reaches the weights.
-        self._norm = float(norm)
-        if trainer.precision != "16-mixed" and not math.isfinite(self._norm):
-            self._bad = True
+        if trainer.precision == "16-mixed":
+            return
+        if optimizer.param_groups[0].get("fused"):
+            optimizer.found_inf = (~norm.isfinite()).float()  # as PyTorch's GradScaler tells it
+        elif not math.isfinite(float(norm)):
             # AdamW passes over parameters without a gradient.
             for parameter in self._parameters:
                 parameter.grad = None
 
     def after_batch(self, trainer: pl.Trainer, module: PretrainModule, outputs: Any) -> None:
-        """With fp16 look at the loss."""
-        if trainer.precision == "16-mixed" and not math.isfinite(float(outputs["terms"]["loss"])):
-            self._bad = True
+        self._losses.append(outputs["terms"]["loss"])
 
     def act(self, trainer: pl.Trainer, module: PretrainModule, batch: Batch | None) -> None:
-        """Look at what DeepSpeed has done with the step."""
+        """Keep the step until it is looked at; DeepSpeed says what it has done with it."""
         if isinstance(trainer.strategy, DeepSpeedStrategy):
             engine = trainer.strategy.deepspeed_engine
-            applied = engine.was_step_applied()
-            self._norm = float(engine.get_global_grad_norm() or 0.0) if applied else math.inf
-            module.gradient_norm = torch.tensor(self._norm)
-            self._bad |= not applied and trainer.precision != "16-mixed"
+            norm = engine.get_global_grad_norm() if engine.was_step_applied() else math.inf
+            if not isinstance(norm, Tensor):
+                norm = torch.full((), norm or 0.0, device=module.device)
+            module.gradient_norm = norm
+        assert module.gradient_norm is not None
+        norm, loss = module.gradient_norm, torch.stack(self._losses).sum()
+        step = _Step(
+            number=trainer.global_step,
+            keys=self._keys,
+            inputs=torch.cat(self._inputs),
+            terms=module.last_terms,
+            norm=norm,
+            watched=loss if trainer.precision == "16-mixed" else norm,
+        )
+        self._steps.append(step)
+        self._keys, self._inputs, self._losses = [], [], []
+        if trainer.global_step % self.look_every == 0:
+            self.read([step.watched for step in self._steps], self._look)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Look at what came after the last look; no step follows that others could stop."""
+        self._look([float(step.watched) for step in self._steps])
+        self.settle(trainer, self.seen())
 
     def seen(self) -> tuple[int, ...]:
-        return (int(self._bad),)
+        flags, self._flags = self._flags, []
+        return tuple(flags + [0] * (self.look_every - len(flags)))
 
     def settle(self, trainer: pl.Trainer, totals: tuple[int, ...]) -> bool:
-        """Report a step that was left out; stop if it was one too many."""
-        batches, self._batches, self._bad = self._batches, [], False
-        if not totals[0]:
-            return False
-        assert self._module is not None
-        self.num_skipped += 1
-        line = self._report(trainer, self._module, batches)
-        if self.num_skipped <= self.max_skipped:
-            self.say(f"{line}; {self.num_skipped} of at most {self.max_skipped} such steps")
-            return False
-        self.error = NonFiniteError(
-            f"{line}; more than max_skipped_steps = {self.max_skipped} allows; saved; lower "
-            "optimizer.learning_rate, set optimizer.clip_norm or look at the samples, then --resume"
-        )
-        return True
+        """Report steps that were left out; stop if there was one too many."""
+        looked, self._looked = self._looked, []
+        for step, bad in zip(looked, totals, strict=False):
+            if not bad:
+                continue
+            self.num_skipped += 1
+            line = self._report(trainer, step)
+            if self.num_skipped <= self.max_skipped:
+                self.say(f"{line}; {self.num_skipped} of at most {self.max_skipped} such steps")
+                continue
+            self.error = self.error or NonFiniteError(
+                f"{line}; more than max_skipped_steps = {self.max_skipped} allows; saved; lower "
+                "optimizer.learning_rate, set optimizer.clip_norm or look at the samples, then "
+                "--resume"
+            )
+        return self.error is not None
 
-    def _report(self, trainer: pl.Trainer, module: PretrainModule, batches: list[Batch]) -> str:
+    def _look(self, watched: Sequence[float]) -> None:
+        self._flags = [int(not math.isfinite(value)) for value in watched]
+        self._looked, self._steps = self._steps, []
+
+    def _report(self, trainer: pl.Trainer, step: _Step) -> str:
         """Save the keys of this process; a line about the step."""
-        step = trainer.global_step
-        keys = [key for batch in batches for key in batch["keys"]]
-        broken = [key for batch in batches for key in _broken_inputs(batch)]
-        terms = {name: float(value) for name, value in module.last_terms.items()}
+        fine = step.inputs.isfinite().tolist()
+        broken = [key for key, good in zip(step.keys, fine, strict=True) if not good]
+        terms = {name: float(value) for name, value in step.terms.items()}
+        norm = float(step.norm)
         report = {
-            "step": step,
+            "step": step.number,
             "process": trainer.global_rank,
             "terms": {name: repr(value) for name, value in terms.items()},
-            "gradient_norm": repr(self._norm),
-            "keys": keys,
+            "gradient_norm": repr(norm),
+            "keys": step.keys,
             "keys_of_broken_inputs": broken,
         }
-        path = self.folder / f"nonfinite-step-{step:06d}-process-{trainer.global_rank}.json"
+        name = f"nonfinite-step-{step.number:06d}-process-{trainer.global_rank}.json"
+        path = self.folder / name
         write_text(path, json.dumps(report, indent=2) + "\n")
-        named = broken or keys
+        named = broken or step.keys
         shown = ", ".join(named[:4]) + (f" and {len(named) - 4} more" if len(named) > 4 else "")
         what = ", ".join(f"{name} {terms[name]:.4g}" for name in terms if "accuracy" not in name)
         where = "in the input of" if broken else "on"
         others = " and, of the other processes, beside it" if trainer.world_size > 1 else ""
         return (
-            f"step {step}: not finite ({what}, gradient norm {self._norm:.4g}) {where} samples "
+            f"step {step.number}: not finite ({what}, gradient norm {norm:.4g}) {where} samples "
             f"{shown}; the step was not taken and all keys are in {path}{others}"
         )
 
@@ -254,11 +315,3 @@ class BadSamples(pl.Callback):
             "check`, then --resume, with another --data.max_bad if they are to be borne"
         )
         return True
-
-
-def _broken_inputs(batch: Batch) -> list[str]:
-    """Keys of the clips whose input is not finite already."""
-    fine = torch.ones(len(batch["keys"]), dtype=torch.bool)
-    for name in ("video", "fbank"):
-        fine &= torch.isfinite(batch[name]).flatten(1).all(dim=1).cpu()
-    return [key for key, good in zip(batch["keys"], fine.tolist(), strict=True) if not good]

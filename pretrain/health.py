@@ -14,9 +14,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from hicmae.devices import send
 from hicmae.encoder import EncoderOutput
 from hicmae.masks import random_masks, tube_masks
-from hicmae.objective.gathering import all_rows
+from hicmae.objective.gathering import are_several
+from hicmae.objective.presence import Presence, whole
 from hicmae.pretraining import HiCMAE
 from pretrain.module import Batch, PretrainModule, StepCallback
 
@@ -37,17 +39,17 @@ class Health(StepCallback):
     part (``update_norm_video_encoder``, …), and ``gradient_norm_<part>`` where gradients lie with
     the parameters (DeepSpeed keeps them to itself). For each asked-for layer of both encoders and
     for the fused tokens, over the clips of the newest batch of all processes:
-    ``feature_std_video_layer4`` and ``feature_rank_video_layer4`` (see ``feature_std`` and
-    ``effective_rank``).
+    ``feature_std_video_layer4`` and ``feature_rank_video_layer4`` (``spread``).
 
-    A measured step holds a second copy of the parameters and runs the encoder once more.
+    A measured step holds a second copy of the parameters, runs the encoder once more, and waits for
+    the device where eigenvalues are solved for.
     """
 
-    def __init__(self, *, every: int, note: Callable[[Mapping[str, float]], None]) -> None:
+    def __init__(self, *, every: int, note: Callable[[Mapping[str, Tensor]], None]) -> None:
         self.every = every
         self.note = note
         self._before: dict[str, list[Tensor]] = {}
-        self._gradients: dict[str, float] = {}
+        self._gradients: dict[str, Tensor] = {}
 
     def before_step(self, trainer: pl.Trainer, module: PretrainModule, optimizer: Any) -> None:
         if (trainer.global_step + 1) % self.every or self._before:
@@ -60,8 +62,9 @@ class Health(StepCallback):
             part: [item.grad for item in parameters if item.grad is not None]
             for part, parameters in parts_of(module.model).items()
         }
-        norms = {part: norm_of(found) for part, found in gradients.items() if found}
-        self._gradients = {f"gradient_norm_{part}": float(norm) for part, norm in norms.items()}
+        self._gradients = {
+            f"gradient_norm_{part}": norm_of(found) for part, found in gradients.items() if found
+        }
 
     def act(self, trainer: pl.Trainer, module: PretrainModule, batch: Batch | None) -> None:
         assert batch is not None
@@ -69,11 +72,11 @@ class Health(StepCallback):
         self._before, self._gradients = {}, {}
         with trainer.precision_plugin.forward_context():
             numbers |= feature_numbers(
-                module.model, batch["video"], batch["fbank"], count=len(batch["keys"])
+                module.model, batch["video"], batch["fbank"], batch["presence"]
             )
         self.note(numbers)
 
-    def _norms(self, model: HiCMAE) -> dict[str, float]:
+    def _norms(self, model: HiCMAE) -> dict[str, Tensor]:
         parts = parts_of(model)
         squares = []
         for part, parameters in parts.items():
@@ -83,15 +86,16 @@ class Health(StepCallback):
                 changes = [new - old for new, old in zip(now, self._before[part], strict=True)]
                 squares.append(norm_of(changes) ** 2)
         total = torch.stack(squares).reshape(len(parts), -1)  # (parts, 1 or 2)
-        total = total.to(model.encoder.video.positions.device)  # parameters may be offloaded
+        # Parameters may be offloaded.
+        total = total.to(model.encoder.video.positions.device, non_blocking=True)
         if any(_is_sharded(item) for items in parts.values() for item in items):
             dist.all_reduce(total)  # each process holds a share of every parameter
         kinds = ("parameter_norm", "update_norm")[: total.shape[1]]
-        numbers: dict[str, float] = {}
+        numbers: dict[str, Tensor] = {}
         for column, name in enumerate(kinds):
-            numbers[name] = float(total[:, column].sum().sqrt())
-            for part, square in zip(parts, total[:, column].tolist(), strict=True):
-                numbers[f"{name}_{part}"] = square**0.5
+            numbers[name] = total[:, column].sum().sqrt()
+            for part, square in zip(parts, total[:, column], strict=True):
+                numbers[f"{name}_{part}"] = square.sqrt()
         return numbers
 
 
@@ -102,7 +106,7 @@ def parts_of(model: nn.Module) -> dict[str, list[nn.Parameter]]:
         if parameter.requires_grad:
             start = next(start for start in _PARTS if name.startswith(start))
             parts[_PARTS[start]].append(parameter)
-    return parts
+    return {part: found for part, found in parts.items() if found}
 
 
 def norm_of(tensors: Iterable[Tensor]) -> Tensor:
@@ -113,82 +117,99 @@ def norm_of(tensors: Iterable[Tensor]) -> Tensor:
 
 @torch.no_grad()
 def feature_numbers(
-    model: HiCMAE, video: Tensor, fbank: Tensor, *, count: int | None = None
-) -> dict[str, float]:
+    model: HiCMAE, video: Tensor | None, fbank: Tensor | None, presence: Presence | None = None
+) -> dict[str, Tensor]:
     """Spread of the pooled features of a batch, over all processes.
 
-    Of normalised frames (B, 3, T, H, W) and filter banks (B, S, F). The tokens that are seen are
-    chosen as in training, the same ones every time.
+    Of normalised frames (B, 3, T, H, W) and filter banks (B, S, F), of the clips that have all.
+    The tokens that are seen are chosen as in training, the same ones every time.
 
-    Args:
-        count: Clips of the batch; the others stand in for those that were all bad.
-
-    Returns: nothing where no process has a clip.
+    Returns: 0-d each, of no number where no process has a clip.
     """
     config, objective = model.config, model.objective
     generator = torch.Generator().manual_seed(_MASK_SEED)
-    cells = tube_masks(
-        len(video), config.video_grid, objective.video_mask_ratio, generator=generator
-    )
+    clips = fbank if video is None else video
+    assert clips is not None
+    batch, device = len(clips), clips.device
+    cells = tube_masks(batch, config.video_grid, objective.video_mask_ratio, generator=generator)
     patches = random_masks(
-        len(video), config.num_audio_tokens, objective.audio_mask_ratio, generator=generator
+        batch, config.num_audio_tokens, objective.audio_mask_ratio, generator=generator
     )
     encoded = model.encoder(
         video,
         fbank,
-        video_keep=cells.keep.to(video.device),
-        fbank_keep=patches.keep.to(video.device),
+        video_keep=send(cells.keep, device),
+        fbank_keep=send(patches.keep, device),
     )
     levels = _pooled(encoded, model.encoder.layers)
-    rows = torch.stack(list(levels.values()), dim=1)[:count]  # (B, levels, D)
-    features = all_rows(rows).double().cpu().transpose(0, 1)  # (levels, B', D)
-    numbers: dict[str, float] = {}
-    if not features.shape[1]:
-        return numbers
-    for name, level in zip(levels, features, strict=True):  # (B', D)
-        numbers[f"feature_std_{name}"] = feature_std(level)
-        numbers[f"feature_rank_{name}"] = effective_rank(level)
-    return numbers
+    present = (presence or whole(batch, device)).both
+    spreads, ranks = spread(torch.stack(list(levels.values())), present)
+    kinds = {"feature_std": spreads, "feature_rank": ranks}
+    return {
+        f"{kind}_{name}": value
+        for kind, values in kinds.items()
+        for name, value in zip(levels, values, strict=True)
+    }
 
 
 def _pooled(encoded: EncoderOutput, layers: Iterable[int]) -> dict[str, Tensor]:
     """Mean tokens (B, D), float32, by name: each asked-for layer, then the fused tokens."""
     found: dict[str, Tensor] = {}
     for name, tokens in (("video", encoded.video), ("audio", encoded.audio)):
-        assert tokens is not None
+        if tokens is None:
+            continue
         for layer, values in zip(layers, tokens.layers, strict=True):
             found[f"{name}_layer{layer}"] = values.float().mean(dim=1)
         found[f"{name}_fused"] = tokens.fused.float().mean(dim=1)
     return found
 
 
-def feature_std(features: Tensor) -> float:
-    """Standard deviation of L2-normalised features (B, D), mean over D, times the root of D.
+def spread(features: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
+    """Whether features (L, B, D) of L levels differ from clip to clip, of all processes together.
 
-    Near 1 where features point in all directions, 0 where all are the same.
+    Each process adds up its own clips, and only sums are exchanged: (L, D) and (L, D, D).
 
-    Source: the collapse measure of SimSiam, arXiv 2011.10566, section 4.1.
+    Args:
+        features: Of this process, on its device.
+        present: (B,) boolean, of which clips.
+
+    Returns: (L,) float64 each, of no number where there is no clip or a feature is none.
+        The standard deviation of L2-normalised features, mean over D, times the root of D: near 1
+        where they point in all directions, 0 where all are the same.
+        The effective rank, how many directions they use: e to the entropy of the shares of the
+        singular values of features less their mean, which are the roots of the eigenvalues of their
+        D × D scatter. At most B - 1 or D; 1 where they lie on a line, 0 where all are the same.
+
+    Source: the collapse measure of SimSiam, arXiv 2011.10566, section 4.1; Roy and Vetterli, The
+        effective rank, EUSIPCO 2007.
     """
-    unit = nn.functional.normalize(features, dim=1)
-    return float(unit.std(dim=0, correction=0).mean() * features.shape[1] ** 0.5)
-
-
-def effective_rank(features: Tensor) -> float:
-    """How many directions features (B, D) use: e to the entropy of the singular values' shares.
-
-    Of features less their mean, so at most B - 1 or D; 1 where they lie on a line, 0 where all
-    are the same.
-
-    Source: Roy and Vetterli, The effective rank, EUSIPCO 2007.
-    """
-    centred = features - features.mean(dim=0)
-    values = torch.linalg.svdvals(centred)
+    weight = present.double()[:, None]  # (B, 1)
+    features = features.double()
+    both = torch.stack((features, nn.functional.normalize(features, dim=2)))  # (2, L, B, D)
+    count = _over_processes(weight.sum())
+    mean = _over_processes((both * weight).sum(dim=2, keepdim=True)) / count.clamp(min=1)
+    centred, unit = (both - mean) * weight  # (L, B, D) each
+    scatter = _over_processes(centred.mT @ centred)  # (L, D, D)
+    variance = _over_processes(unit.square().sum(dim=1)) / count  # (L, D)
+    known = scatter.isfinite().all(dim=(1, 2)) & (count > 0)
+    values = torch.linalg.eigvalsh(torch.where(known[:, None, None], scatter, 0.0))
     # What rounding leaves of identical features is no direction.
-    values = values[values > torch.finfo(torch.float32).eps * features.norm()]
-    if not len(values):
-        return 0.0
-    shares = values / values.sum()
-    return float(torch.exp(-(shares * shares.log()).sum()))
+    squares = _over_processes((features * weight).square().sum(dim=(1, 2)))
+    least = torch.finfo(torch.float32).eps * squares.sqrt()  # (L,)
+    values = values.clamp(min=0).sqrt()  # (L, D) singular values
+    values = torch.where(values > least[:, None], values, 0.0)
+    total = values.sum(dim=1, keepdim=True)
+    shares = values / torch.where(total > 0, total, 1.0)
+    entropy = -torch.special.xlogy(shares, shares).sum(dim=1)
+    ranks = torch.where(total[:, 0] > 0, entropy.exp(), 0.0)
+    spreads = variance.sqrt().mean(dim=1) * features.shape[2] ** 0.5
+    return spreads, torch.where(known, ranks, torch.nan)
+
+
+def _over_processes(sums: Tensor) -> Tensor:
+    if are_several():
+        dist.all_reduce(sums)
+    return sums
 
 
 def _is_sharded(parameter: nn.Parameter) -> bool:

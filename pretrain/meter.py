@@ -25,6 +25,14 @@ from hicmae.devices import peak_memory_bytes, resident_memory_bytes
 from hicmae.run_logging import Row
 from pretrain.module import Batch, PretrainModule, StepCallback
 
+# Takes numbers that are on a device, and what is done with them once they are on the host.
+Reader = Callable[[Sequence[Tensor], Callable[[Sequence[float]], None]], None]
+
+
+def read_now(values: Sequence[Tensor], then: Callable[[Sequence[float]], None]) -> None:
+    """A ``Reader`` that waits for the device at once."""
+    then([float(value) for value in values])
+
 
 class StepMeter(StepCallback):
     """Counts, times and averages; hands a row to each sink on the first process.
@@ -41,6 +49,7 @@ class StepMeter(StepCallback):
         log_every: Optimizer steps between rows; the last step always has one.
         epoch_clips: Clips of one pass over the data.
         sinks: Take the rows.
+        gather: What each process has, of what this one has: ``SideGroup.gather``.
     """
 
     def __init__(
@@ -49,7 +58,9 @@ class StepMeter(StepCallback):
         log_every: int,
         epoch_clips: int,
         sinks: Sequence[Callable[[Row], None]],
+        gather: Callable[[Any], list[Any]] = lambda value: [value],
     ) -> None:
+        self._gather = gather
         self.log_every = log_every
         self.epoch_clips = epoch_clips
         self.sinks = sinks
@@ -60,12 +71,17 @@ class StepMeter(StepCallback):
         self._clips = 0
         self._seconds = 0.0
         self._learning_rate = 0.0
-        self._noted: dict[str, float] = {}
+        self._noted: dict[str, float | Tensor] = {}
+        self._asked: list[tuple[Sequence[Tensor], Callable[[Sequence[float]], None]]] = []
         self._window = _Window()
 
-    def note(self, values: Mapping[str, float]) -> None:
+    def note(self, values: Mapping[str, float | Tensor]) -> None:
         """Add numbers to the next row: of what is measured less often than rows are made."""
         self._noted.update(values)
+
+    def read(self, values: Sequence[Tensor], then: Callable[[Sequence[float]], None]) -> None:
+        """Read numbers, 0-d each, along with those of the next row: a ``Reader``."""
+        self._asked.append((values, then))
 
     def state_dict(self) -> dict[str, Any]:
         return {
@@ -125,7 +141,24 @@ class StepMeter(StepCallback):
         names = list(self._window.sums)
         means = torch.stack([self._window.sums[name] for name in names]) / self._window.batches
         means = trainer.strategy.reduce(means, reduce_op="mean")
-        values = dict(zip(names, means.tolist(), strict=True))  # waits for the device
+        measured = {name: value for name, value in self._noted.items() if isinstance(value, Tensor)}
+        noted = {
+            name: value for name, value in self._noted.items() if not isinstance(value, Tensor)
+        }
+        asked = [value for some, _ in self._asked for value in some]
+        norms = torch.as_tensor(self._window.norms)
+        # All together, because the host waits for the device here, and nowhere else.
+        numbers = [*means, norms, *measured.values(), *asked]
+        found = iter(
+            torch.stack(
+                [number.to(means.device, torch.float64, non_blocking=True) for number in numbers]
+            ).tolist()
+        )
+        values = {name: next(found) for name in names}
+        norm = next(found) / self._window.steps
+        noted |= {name: next(found) for name in measured}
+        for some, then in self._asked:
+            then([next(found) for _ in some])
         passed = time.perf_counter() - self._window.started
         self._clips += self._window.clips
         self._seconds += passed
@@ -136,7 +169,7 @@ class StepMeter(StepCallback):
             "clips": self._clips,
             "seconds": self._seconds,
             **values,
-            "gradient_norm": float(self._window.norms) / self._window.steps,
+            "gradient_norm": norm,
             "learning_rate": self._learning_rate,
             "clips_per_second": self._window.clips / passed,
             "data_wait_share": self._window.wait / passed,
@@ -144,9 +177,9 @@ class StepMeter(StepCallback):
             "resident_memory_bytes": resident_memory_bytes(),
             "skipped": sum(skipped.values()),
             **{f"skipped_{cause}": count for cause, count in sorted(skipped.items())},
-            **self._noted,
+            **noted,
         }
-        self._noted = {}
+        self._noted, self._asked = {}, []
         self.last_row = row
         if trainer.is_global_zero:
             for sink in self.sinks:
@@ -155,13 +188,8 @@ class StepMeter(StepCallback):
 
     def _total_skipped(self) -> dict[str, int]:
         """Samples left out so far, by cause, over all processes; a collective call."""
-        counts = [dict(self.skipped)]
-        if dist.is_available() and dist.is_initialized():
-            everyone: list[Any] = [None] * dist.get_world_size()
-            dist.all_gather_object(everyone, counts[0])
-            counts = everyone
         total = Counter(self._skipped_before)
-        for part in counts:
+        for part in self._gather(dict(self.skipped)):
             total.update(part)
         return dict(total)
 

@@ -16,12 +16,13 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+import torch.nn.functional as F
 from pytorch_lightning.strategies import DeepSpeedStrategy
 from torch import Tensor
 
+from hicmae.objective import find_presence
 from hicmae.optimization import parameter_groups, warmup_cosine
 from hicmae.pretraining import HiCMAE
-from hicmae.settings import InputConfig
 from hicmae.transforms import ClipTransform
 from pretrain.settings import Counts, PretrainConfig
 
@@ -50,7 +51,7 @@ class PretrainModule(pl.LightningModule):
         torch.manual_seed(config.seed)
         self.config = config
         self.counts = counts
-        self.model = HiCMAE(config.model, config.objective)
+        self.model = HiCMAE(config.model, config.objective, config.data.modalities)
         self.model.set_grad_checkpointing(config.hardware.recompute)
         if config.hardware.compile:
             self.model.compile()
@@ -87,36 +88,34 @@ class PretrainModule(pl.LightningModule):
 
     @torch.no_grad()
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """Turn bytes into the network's input, on the device, with this batch's random numbers."""
+        """Turn bytes into the network's input, on the device, with this batch's random numbers.
+
+        A batch of fewer clips than it should have, since bad ones were left out, is filled up with
+        black, silent ones; ``presence`` says which are there. So nothing is compiled anew, other
+        processes wait for nobody, and a process whose clips were all bad takes part.
+        """
         # The reader numbers what all processes take at once; its count and ours must agree.
         world_size = self.trainer.world_size
         assert batch.get("batch", self.num_batches // world_size) * world_size == self.num_batches
         torch.manual_seed(step_seed(self.config.seed, self.num_batches + self.global_rank))
         self.num_batches += world_size
         kept = {name: batch[name] for name in ("keys", "skipped") if name in batch}
-        if not batch["keys"]:
-            batch = _stand_in(self.model.config.input, self.device)
-        video, fbank = self.transform(batch)
-        return kept | {"video": video, "fbank": fbank}
+        tensors, present = self._filled(batch)
+        video, fbank = self.transform(tensors)
+        # A mixture tells of each clip what it has, which of what stands in is nothing.
+        seen, heard = (tensors.get(name, present) for name in ("seen", "heard"))
+        return kept | {"video": video, "fbank": fbank, "presence": find_presence(seen, heard)}
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
         """One forward pass; Lightning averages accumulated gradients and takes the step.
-
-        A process whose clips of a batch were all bad takes part with a black, silent one, or the
-        others would wait for it; its loss counts nothing.
 
         Returns: ``loss`` and, detached, every term by name with ``loss`` among them.
         """
         # Lightning has entered it already, but DeepSpeed has left it again.
         with self.trainer.precision_plugin.forward_context():
-            output = self.model(batch["video"], batch["fbank"])
-        counts = float(bool(batch["keys"]))
-        loss = output.loss * counts
-        self.last_terms = {
-            name: term * counts
-            for name, term in ({"loss": output.loss.detach()} | output.terms).items()
-        }
-        return {"loss": loss, "terms": self.last_terms}
+            output = self.model(batch["video"], batch["fbank"], presence=batch["presence"])
+        self.last_terms = {"loss": output.loss.detach()} | output.terms
+        return {"loss": output.loss, "terms": self.last_terms}
 
     def configure_optimizers(self) -> Any:
         """AdamW over the parameter groups, and the schedule, one value an optimizer step."""
@@ -181,6 +180,20 @@ class PretrainModule(pl.LightningModule):
             num_steps=self.counts.num_steps,
             warmup_steps=self.counts.warmup_steps,
         )
+
+    def _filled(self, batch: Batch) -> tuple[Batch, Tensor]:
+        """The tensors of a batch with B clips or more, and (B,) whether each is there."""
+        count = len(batch["keys"])
+        missing = max(self._batch_size() - count, 0)
+        present = torch.arange(count + missing, device=self.device) < count
+        names = ("frames", "waveform", "num_samples", "seen", "heard")
+        tensors = {name: batch[name].to(self.device) for name in names if name in batch}
+        if missing:
+            tensors = {
+                name: F.pad(part, (0, 0) * (part.ndim - 1) + (0, missing))
+                for name, part in tensors.items()
+            }
+        return tensors, present
 
     def _batch_size(self) -> int:
         parts = self.trainer.accumulate_grad_batches * self.trainer.world_size
@@ -255,12 +268,3 @@ def step_seed(seed: int, batch: int) -> int:
     """A seed for the draws of one batch: any two differ in all their numbers."""
     text = f"{seed}/{batch}".encode()
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little") >> 1
-
-
-def _stand_in(size: InputConfig, device: torch.device) -> Batch:
-    shape = (1, size.num_frames, size.image_size, size.image_size, 3)
-    return {
-        "frames": torch.zeros(shape, dtype=torch.uint8, device=device),
-        "waveform": torch.zeros((1, size.clip_samples), dtype=torch.int16, device=device),
-        "num_samples": torch.zeros(1, dtype=torch.int64, device=device),
-    }

@@ -65,9 +65,11 @@ class Plan:
     @property
     def sections(self) -> dict[str, Any]:
         """What the portable checkpoint says of itself."""
+        modalities = self.config.data.modalities
         return {
             "model": self.config.model,
             "objective": self.config.objective,
+            **({} if modalities == "audio-video" else {"modalities": modalities}),
             "pretraining": to_dict(self.config),
             "version": __version__,
         }
@@ -81,6 +83,7 @@ class Plan:
             batch_size=config.data.batch_size,
             workers=config.workers,
             processes=self.processes.devices,
+            modalities=config.data.modalities,
         )
 
     def notes(self) -> Iterator[str]:
@@ -243,12 +246,18 @@ def _plan_lines(plan: Plan, num_parameters: int, clips_per_second: float | None)
     cells = height * width
     video = (cells - num_hidden(cells, objective.video_mask_ratio)) * model.video_grid[0]
     audio = model.num_audio_tokens - num_hidden(model.num_audio_tokens, objective.audio_mask_ratio)
-    yield (
-        f"tokens a clip: video {model.num_video_tokens}, of which {video} are seen; audio "
-        f"{model.num_audio_tokens}, of which {audio} are seen; a step decodes "
-        f"{counts.global_batch * (model.num_video_tokens + model.num_audio_tokens)}"
-    )
-    flops = step_flops(model, objective)
+    tokens = {
+        name: (total, seen)
+        for name, total, seen in (
+            ("video", model.num_video_tokens, video),
+            ("audio", model.num_audio_tokens, audio),
+        )
+        if name in plan.config.data.modalities
+    }
+    said = "; ".join(f"{name} {n}, of which {seen} are seen" for name, (n, seen) in tokens.items())
+    decoded = counts.global_batch * sum(n for n, _ in tokens.values())
+    yield f"tokens a clip: {said}; a step decodes {decoded}"
+    flops = step_flops(model, objective, modalities=plan.config.data.modalities)
     yield (
         f"network: {num_parameters / 1e6:.1f} M parameters, {plan.precision}; {flops / 1e9:.1f} "
         f"GFLOP a clip forward and backward, {flops * counts.global_batch / 1e12:.2f} TFLOP a "
@@ -316,7 +325,7 @@ def _memory_table(plan: Plan) -> Table:
 
 
 def _network(plan: Plan) -> HiCMAE:
-    network = HiCMAE(plan.config.model, plan.config.objective)
+    network = HiCMAE(plan.config.model, plan.config.objective, plan.config.data.modalities)
     network.set_grad_checkpointing(plan.config.hardware.recompute)
     return network
 

@@ -32,6 +32,7 @@ from hicmae.objective.gathering import all_rows
 from hicmae.settings import InputConfig
 from pretrain.module import PretrainModule, StepCallback
 from pretrain.settings import DataConfig, ProbeConfig
+from shards.errors import needed_members
 from shards.index import Index, read_index
 from shards.reading.random_access import ShardDataset
 from shards.sample import collate
@@ -79,7 +80,8 @@ class ProbeData:
 
 
 def probe_data(config: ProbeConfig, data: DataConfig, input: InputConfig) -> ProbeData | None:
-    """Choose the clips of the probes: spread evenly over the samples with sound, in key order.
+    """Choose the clips of the probes: spread evenly over the samples with all that is trained on,
+    in key order.
 
     Returns: None where the recipe has no probes.
     Raises:
@@ -89,12 +91,13 @@ def probe_data(config: ProbeConfig, data: DataConfig, input: InputConfig) -> Pro
     if not config.every or config.shards is None:
         return None
     indexes = [read_index(folder) for folder in config.folders]
-    tables = [_usable(index, config) for index in indexes]
+    tables = [_usable(index, config, data.modalities) for index in indexes]
     _refuse_training_clips(config, data, tables)
     counts = [len(table) for table in tables]
     if sum(counts) < _LEAST_CLIPS:
         raise ValueError(
-            f"probe.shards: {sum(counts)} samples of split {config.split!r} with sound in "
+            f"probe.shards: {sum(counts)} samples of split {config.split!r} with "
+            f"{data.modalities.replace('audio-video', 'sound and picture')} in "
             f"{', '.join(map(str, config.folders))} (needed: {_LEAST_CLIPS} or more)"
         )
     chosen = np.linspace(0, sum(counts) - 1, min(config.clips, sum(counts))).round().astype(int)
@@ -104,7 +107,9 @@ def probe_data(config: ProbeConfig, data: DataConfig, input: InputConfig) -> Pro
         first += len(table)
         if len(inside):
             taken = table.iloc[inside]
-            datasets.append(ShardDataset(index, input=input, rows=taken, views=1))
+            datasets.append(
+                ShardDataset(index, input=input, rows=taken, views=1, modalities=data.modalities)
+            )
             rows.append(taken[["speaker", *index.label_columns]])
     table = pandas.concat(rows, ignore_index=True)
     probed = table.drop(columns="speaker") if config.labels is None else table
@@ -142,8 +147,8 @@ class Probes(StepCallback):
             self.note(self.scores(features))
 
     def scores(self, features: Mapping[str, np.ndarray]) -> dict[str, float]:
-        """All probes of features (N, D) by name: ``video``, ``audio`` and ``both``."""
-        found = retrieval(features["video"], features["audio"])
+        """All probes of features (N, D) by name: ``video``, ``audio`` and ``both``, or the one."""
+        found = retrieval(features["video"], features["audio"]) if "both" in features else {}
         for label in self.data.labels:
             for name, values in features.items():
                 for metric, value in linear_probe(values, label).items():
@@ -165,16 +170,19 @@ class Probes(StepCallback):
                         {name: value.to(module.device) for name, value in batch.items()}
                     )
                     encoded = module.model.encoder(video, fbank)
-                    seen, heard = encoded.video, encoded.audio
-                    tokens = (seen.last, heard.last, seen.fused, heard.fused)
+                    there = [part for part in (encoded.video, encoded.audio) if part is not None]
+                    tokens = [part.last for part in there] + [part.fused for part in there]
                     pooled = [part.float().mean(dim=1) for part in tokens]
-                    parts.append(torch.stack(pooled, dim=1))  # (B, 4, D)
+                    parts.append(torch.stack(pooled, dim=1))  # (B, 4, D), or (B, 2, D) of one
         finally:
             module.train(was_training)
         # Process r has clips r, r + world, …: interleave, and drop what fills the last batch.
         gathered = all_rows(torch.cat(parts)).transpose(0, 1).cpu().numpy()
         order = np.arange(gathered.shape[1]).reshape(trainer.world_size, -1).T.reshape(-1)
-        video, audio, *fused = gathered[:, order[: self.data.num_clips]]
+        found = gathered[:, order[: self.data.num_clips]]
+        if len(found) == 2:  # of one modality alone
+            return {module.model.modalities: found[0]}
+        video, audio, *fused = found
         return {"both": np.concatenate(fused, axis=1), "video": video, "audio": audio}
 
     def _batches(self, rank: int, world_size: int) -> Iterator[dict[str, Tensor]]:
@@ -185,7 +193,8 @@ class Probes(StepCallback):
             places = range(first, min(first + size, share))
             numbers = [min(place * world_size + rank, self.data.num_clips - 1) for place in places]
             batch = collate([self.data.clip(number) for number in numbers])
-            yield {name: batch[name] for name in ("frames", "waveform", "num_samples")}
+            tensors = ("frames", "waveform", "num_samples")
+            yield {name: batch[name] for name in tensors if name in batch}
 
 
 def retrieval(video: np.ndarray, audio: np.ndarray) -> dict[str, float]:
@@ -279,12 +288,14 @@ def linear_probe(features: np.ndarray, label: Label) -> dict[str, float]:
     return {"ccc": regression_metrics(values, predicted)["ccc"][0], "chance_ccc": 0.0}
 
 
-def _usable(index: Index, config: ProbeConfig) -> pandas.DataFrame:
+def _usable(index: Index, config: ProbeConfig, modalities: str) -> pandas.DataFrame:
     """The rows that can be probed, in key order."""
     table = index.table
     if config.split != "all":
         table = table[table["split"] == config.split]
-    return table[table["sound_state"] != "absent"].sort_values("key")
+    for member in needed_members(modalities, picture=True, sound=True):
+        table = table[table[f"{member}_length"] > 0]
+    return table.sort_values("key")
 
 
 def _refuse_training_clips(

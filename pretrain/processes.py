@@ -125,7 +125,7 @@ class Launcher(_SubprocessScriptLauncher):
     """Starts the other processes of this machine; each runs the same command.
 
     Lightning's kills this process without a word when another one has died. Here the others find
-    out by themselves, at the latest after ``hardware.timeout_seconds``, say so and end.
+    out by themselves (``pretrain.side_group``), say so and end.
     """
 
     def launch(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -139,12 +139,15 @@ class Launcher(_SubprocessScriptLauncher):
         return function(*args, **kwargs)
 
 
-def lost_process(error: RuntimeError, processes: Processes, *, timeout_seconds: int) -> str | None:
+def lost_process(
+    error: RuntimeError | None, processes: Processes, *, timeout_seconds: int
+) -> str | None:
     """One line about an error that comes of another process; None: it is something else.
 
-    That one has died or hangs is noticed by gloo and NCCL, at the latest after the timeout.
+    That one has died or hangs is noticed by the side group, at the latest after the timeout;
+    without an ``error`` it is known already.
     """
-    if processes.world_size == 1 or not speaks_of_another_process(error):
+    if error and (processes.world_size == 1 or not speaks_of_another_process(error)):
         return None
     return (
         f"process {processes.rank} of {processes.world_size} has lost another one, which died or "

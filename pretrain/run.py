@@ -79,7 +79,7 @@ def pretrain(
         precision: auto: bf16-mixed where the machine computes in bfloat16, else 32-true.
         workers: Reading processes of each training process; 0 reads in the training process.
         max_skipped_steps: Optimizer steps that may be left out, in the whole run, because the loss
-            or a gradient was not finite; the next one stops the run, saved.
+            or a gradient was not finite; with one more the run stops, saved, at its next row.
         hardware: What the training runs on.
         log: What is written, and how often.
         probe: Retrieval and linear probes on held-out shards while the run goes on.
@@ -157,6 +157,7 @@ def _train(plan: Plan, console: Console, *, resume: bool, overwrite: bool) -> in
     from pretrain.module import PretrainModule
     from pretrain.probes import Probes
     from pretrain.processes import StopOnSignal, lost_process
+    from pretrain.side_group import SideGroup
     from pretrain.zero import trainer_settings
 
     plan = _meet(plan, resume=resume)
@@ -175,6 +176,8 @@ def _train(plan: Plan, console: Console, *, resume: bool, overwrite: bool) -> in
     pictured = None
     if log.pictures_every:
         pictured = fixed_clips(config.data, config.model.input, log.picture_clips)
+        if pictured is None:
+            console.print("no sample has both picture and sound: no pictures of reconstructions")
     if plan.is_first:
         prepare_folder(out, resume=resume, overwrite=overwrite)
         clear_leftovers(out, newest=resumption.checkpoint)
@@ -194,19 +197,52 @@ def _train(plan: Plan, console: Console, *, resume: bool, overwrite: bool) -> in
         if log.progress:
             sinks.append(progress.show_row)
 
+    files = CheckpointFiles(
+        keep=log.keep,
+        keep_every=log.keep_every,
+        portable=Portable(out / "checkpoints" / "last", plan.sections),
+    )
+
+    def say_lost(error: RuntimeError | None) -> bool:
+        """Say that another process is lost; False: the error is another one."""
+        line = lost_process(error, plan.processes, timeout_seconds=hardware.timeout_seconds)
+        if line is not None:
+            print(f"hicmae pretrain: error: {line}", file=sys.stderr, flush=True)
+        return line is not None
+
+    def end_stuck() -> None:
+        """Of a process whose device never answers again."""
+        say_lost(None)
+        files.teardown()  # what is being written is whole then
+        if wandb_run is not None:
+            wandb_run.finish(1)
+
+    side_group = SideGroup(hardware.timeout_seconds, end=end_stuck)
+
     # Callbacks act in this order: the guard measures the norm that the meter takes, what is
     # measured now and then goes into the row that the meter makes of the same step, and a
     # checkpoint holds what the meter has counted and all processes have agreed on.
-    meter = StepMeter(log_every=log.log_every, epoch_clips=plan.found.num_clips, sinks=sinks)
+    meter = StepMeter(
+        log_every=log.log_every,
+        epoch_clips=plan.found.num_clips,
+        sinks=sinks,
+        gather=side_group.gather,
+    )
     stopper = StopOnSignal()
-    guard = FiniteGuard(out, max_skipped=config.max_skipped_steps, say=console.print)
+    guard = FiniteGuard(
+        out,
+        max_skipped=config.max_skipped_steps,
+        say=console.print,
+        look_every=log.log_every,
+        read=meter.read,
+    )
     bad_samples = BadSamples(config.data.max_bad)
     callbacks: list[pl.Callback] = [guard, bad_samples]
     if log.health_every:
         callbacks.append(Health(every=log.health_every, note=meter.note))
     if plan.probed is not None:
         callbacks.append(Probes(plan.probed, config.probe, note=meter.note))
-    callbacks += [meter, stopper, Agreement([stopper, guard, bad_samples])]
+    callbacks += [meter, stopper, Agreement([stopper, guard, bad_samples], side_group.sum)]
     if log.progress:
         callbacks.append(progress)
     if pictured is not None:
@@ -220,12 +256,8 @@ def _train(plan: Plan, console: Console, *, resume: bool, overwrite: bool) -> in
                 on_picture=wandb_run.log_picture if wandb_run else None,
             )
         )
-    files = CheckpointFiles(
-        keep=log.keep,
-        keep_every=log.keep_every,
-        portable=Portable(out / "checkpoints" / "last", plan.sections),
-    )
     callbacks.append(Checkpoints(out / "checkpoints", files, every=log.checkpoint_every))
+    callbacks.append(side_group)
 
     trainer = pl.Trainer(
         **trainer_settings(
@@ -259,10 +291,9 @@ def _train(plan: Plan, console: Console, *, resume: bool, overwrite: bool) -> in
             raise error
         exit_status = 128 + stopper.received if stopper.received else 0
     except RuntimeError as error:
-        lost = lost_process(error, plan.processes, timeout_seconds=hardware.timeout_seconds)
-        if lost is None:
+        side_group.disarm()
+        if not say_lost(error):
             raise
-        print(f"hicmae pretrain: error: {lost}", file=sys.stderr)
         return exit_status
     finally:
         if wandb_run is not None:

@@ -13,6 +13,7 @@ from typing import Literal
 from hicmae.devices import Precision
 from hicmae.run_logging import WandbConfig
 from hicmae.settings import AugmentConfig, ModelConfig, ObjectiveConfig
+from shards.errors import needed_members
 from shards.reading.remote import CacheConfig, as_remote
 
 _OBJECTIVE = ObjectiveConfig()
@@ -58,12 +59,16 @@ class DataConfig:
         weights: One number for each folder: their samples then alternate in this proportion;
             null: the folders are one collection.
         clips_per_sample: Clips cut out of each sample, one after another in a batch.
-        sound: ``required``: a sample without sound is bad; ``optional``: it is silent.
+        modalities: What is trained on: ``audio-video``, or ``video`` or ``audio`` alone: a masked
+            autoencoder of the picture or of the sound, for which a sample without it is bad.
+        picture: ``required``: a sample without a picture is bad; ``optional``: it adds the losses
+            of its sound. Contrast is between clips that have both.
+        sound: The same of the sound.
         on_bad: What a bad sample or shard does: ``raise`` stops with its name, ``skip`` leaves it
-            out, counted by cause.
+            out, counted by cause; a black, silent clip that no loss counts takes its place.
         max_bad: With ``skip``, how many bad samples a run bears before it stops, saved: below 1 a
             share of the samples so far (of 200 at least), from 1 on a count. Samples that the
-            index knows to be without sound are no part of it.
+            index knows to lack picture or sound are no part of it.
         cache: Where shards are kept that are not on this machine.
     """
 
@@ -74,6 +79,8 @@ class DataConfig:
     shuffle_shards: int | None = None
     weights: tuple[float, ...] | None = None
     clips_per_sample: int = 1
+    modalities: Literal["audio-video", "video", "audio"] = "audio-video"
+    picture: Literal["required", "optional"] = "required"
     sound: Literal["required", "optional"] = "required"
     on_bad: Literal["raise", "skip"] = "raise"
     max_bad: float = 0.05
@@ -94,6 +101,12 @@ class DataConfig:
         """The folders of shards; text where one is not on this machine."""
         named = (self.shards,) if isinstance(self.shards, str | Path) else self.shards
         return tuple(name if as_remote(name) else Path(name) for name in named)
+
+    @property
+    def needed(self) -> tuple[str, ...]:
+        """Members of a shard without which a sample is bad."""
+        picture, sound = self.picture == "required", self.sound == "required"
+        return needed_members(self.modalities, picture=picture, sound=sound)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,7 +169,8 @@ class HardwareConfig:
             few hundred steps on).
         recompute: Whether each layer's activations are computed again in the backward pass
             instead of being kept (gradient checkpointing): a third more time, less memory.
-        timeout_seconds: Longest that a process waits for another one before it gives up.
+        timeout_seconds: Longest that a process waits for another one before it gives up; of one
+            that has died it hears at once.
     """
 
     devices: int | Literal["auto"] = "auto"

@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from hicmae.config import config_path, config_root, from_dict, load_yaml
 from hicmae.precision import trainer_precision
 from pretrain.processes import Launcher, Processes
+from pretrain.side_group import main_timeout
 
 _AUTOCAST = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 _MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -163,7 +164,7 @@ def trainer_settings(
     shared: dict[str, Any] = {
         "cluster_environment": processes.environment(),
         "process_group_backend": "gloo" if on_cpu else None,
-        "timeout": timedelta(seconds=timeout_seconds),
+        "timeout": main_timeout(timeout_seconds, device),
     }
     if not on_cpu and processes.devices > 1 and torch.cuda.device_count() == 1:
         # Each process sees one GPU, its own; Lightning would look for that of its number.

@@ -25,7 +25,8 @@ from shards.building.journal import read_journal
 from shards.building.workplace import SUFFIX
 from shards.errors import ShardError
 from shards.index import JOURNAL_NAME, Index, read_index
-from shards.schema import SampleInfo, blocks_of, checksum, parse_sample_json
+from shards.reading.corpus import Row
+from shards.schema import SampleInfo, checksum, parse_sample_json
 
 _MEMBERS = ("mjpg", "wav", "json")
 
@@ -120,7 +121,8 @@ def _check_index(index: Index) -> Iterator[Problem]:
         if path.name not in listed:
             yield Problem(path.name, "is not in the index")
     counts = index.info["counts"]
-    totals = {"num_samples": len(table), "num_frames": int(table["num_frames"].sum())}
+    images = table["num_frames"][table["mjpg_length"] > 0]
+    totals = {"num_samples": len(table), "num_frames": int(images.sum())}
     for name, found in totals.items():
         if counts.get(name) != found:
             message = f"counts {name} {counts.get(name)}, its table has {found}"
@@ -217,8 +219,9 @@ def _check_sample(
     missing = [kind for kind in info.members if kind not in present]
     if missing:
         yield f"its json tells of a {' and a '.join(missing)}, the index of none"
-    if "wav" in present and not info.has_sound:
-        yield "its json says that it has no sound, the index has a wav"
+    for kind, what in (("mjpg", "images"), ("wav", "sound")):
+        if kind in present and kind not in info.members:
+            yield f"its json says that it has no {what}, the index has a {kind}"
     yield from _check_row(label_columns, row, info)
     for kind, digest in (("mjpg", info.digests.mjpg), ("wav", info.digests.wav)):
         if kind in contents and digest and hashlib.sha256(contents[kind]).hexdigest() != digest:
@@ -236,8 +239,7 @@ def _has_its_checksum(file: io.BufferedReader, row: Mapping[str, Any]) -> bool:
         file: Its shard, in which its members are where the index says.
         row: Of the index.
     """
-    end = int(row["json_offset"]) + int(row["json_length"])
-    begin, end = blocks_of(f"{row['key']}.mjpg", int(row["mjpg_offset"]), end)
+    begin, end = Row(**{name: row[name] for name in Row._fields}).blocks
     file.seek(begin)
     return row["blocks_xxh3"] in (0, checksum(file.read(end - begin)))
 

@@ -83,16 +83,17 @@ def build(
     part: str | None = None,
     config: BuildConfig,
 ) -> None:
-    """Build shards from videos.
+    """Build shards from videos and sound files.
 
-    Every recording becomes a sample of face images at a constant frame rate with its sound, or is
-    refused by name and cause (also in OUT/refused.jsonl). A build that was interrupted or killed
-    goes on where it was when the same command is given again; until it is done, it is in
-    OUT.partial. The exit status is 0 if anything was built, and 2 if nothing was or if more was
-    refused than max_refused allows.
+    Every recording becomes a sample of face images at a constant frame rate with its sound, or of
+    its sound alone, or is refused by name and cause (also in OUT/refused.jsonl). A build that was
+    interrupted or killed goes on where it was when the same command is given again; until it is
+    done, it is in OUT.partial. The exit status is 0 if anything was built, and 2 if nothing was or
+    if more was refused than max_refused allows.
 
     Args:
-        sources: Folders (every video in them), manifests (CSV, .xlsx or JSON lines), or videos.
+        sources: Folders (every recording in them), manifests (CSV, .xlsx or JSON lines), or
+            recordings.
         out: The folder of shards; new, or the result of an earlier build with --overwrite.
         overwrite: Replace an earlier build, and drop an unfinished one of other settings.
         part: Build one part of the recordings only, such as 2/8 for the second of eight, into a
@@ -126,10 +127,11 @@ def build(
     took = time.monotonic() - began
     num_new = result.num_recordings - result.num_kept
     kept = f", {result.num_kept} of them by an earlier run" if result.num_kept else ""
+    alone = f"{count} of sound alone, " if (count := result.num_sound_alone) else ""
     print_line(
         console,
         f"{result.num_samples} samples ({result.seconds / 3600:.2f} hours) from "
-        f"{result.num_recordings} recordings{kept}, {len(result.refusals)} refused, in "
+        f"{result.num_recordings} recordings{kept}, {alone}{len(result.refusals)} refused, in "
         f"{took:.0f} s ({num_new / took:.1f}/s): {result.folder}",
     )
 
@@ -335,7 +337,9 @@ def print_left_out(console: Console, result: BuildResult) -> None:
         names = ", ".join(printable(path) for path in result.ignored[:_MOST_NAMED])
         more = ", …" if len(result.ignored) > _MOST_NAMED else ""
         print_line(
-            console, f"ignored, no videos by their suffix ({len(result.ignored)}): {names}{more}"
+            console,
+            "ignored, no recordings by their suffix, or a video's sound beside it "
+            f"({len(result.ignored)}): {names}{more}",
         )
 
 

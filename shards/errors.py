@@ -19,8 +19,9 @@ class ClipError(ShardError):
 
     Args:
         message: What, where, found, allowed, remedy.
-        cause: A slug: ``no-sound``, ``bad-digest``, ``bad-image``, ``bad-sound``, ``bad-json``,
-            ``missing-member``, ``missing-shard``, ``truncated``, ``unreadable``, ``wrong-rate``.
+        cause: A slug: ``no-sound``, ``no-picture``, ``bad-digest``, ``bad-image``, ``bad-sound``,
+            ``bad-json``, ``missing-member``, ``missing-shard``, ``truncated``, ``unreadable``,
+            ``wrong-rate``.
     """
 
     def __init__(self, message: str, cause: str = "unreadable") -> None:
@@ -38,18 +39,36 @@ class Skipped:
     cause: str
 
 
-def no_sound(where: str, found: str, declared: bool) -> ClipError:
-    """The error of a sample without wav member.
+# What a sample may lack: a member, and the setting that allows it.
+LACKED = {"mjpg": "picture", "wav": "sound"}
+
+
+def needed_members(modalities: str, *, picture: bool, sound: bool) -> tuple[str, ...]:
+    """The members without which a sample is bad.
 
     Args:
+        modalities: ``audio-video``, ``video`` or ``audio``: one that is read alone is needed.
+        picture: Whether the picture is needed where both are read.
+        sound: Whether the sound is.
+    """
+    alone = {"video": ("mjpg",), "audio": ("wav",)}
+    return alone.get(modalities, ("mjpg",) * picture + ("wav",) * sound)
+
+
+def lacks(member: str, where: str, found: str, declared: bool) -> ClipError:
+    """The error of a sample without a member of ``LACKED``.
+
+    Args:
+        member: Which.
         where: Shard and key.
         found: The members there are.
-        declared: Whether its json says that there is sound.
+        declared: Whether its json says that it is there.
     """
-    remedy = "rebuild it" if declared else "rebuild it or pass sound: optional"
+    what = LACKED[member]
+    remedy = "rebuild it" if declared else f"rebuild it or pass {what}: optional"
     return ClipError(
-        f"{where} has no wav member (found {found}); {remedy}",
-        "missing-member" if declared else "no-sound",
+        f"{where} has no {member} member (found {found}); {remedy}",
+        "missing-member" if declared else f"no-{what}",
     )
 
 

@@ -192,11 +192,12 @@ _MOST_CLASSES = 20
 def shards_info(folder: Path | str) -> dict[str, Any]:
     """Counts, hours, speakers, sound and labels, as plain data.
 
-    Returns: ``folder``, ``num_samples``, ``num_frames``, ``hours``, ``bytes``, ``num_shards``,
-        ``seconds`` (min, median, max of a sample), ``fps`` (its values), ``splits``, ``speakers``
-        (num, unknown), ``sound`` (by state), ``face_coverage`` (mean, min), ``labels`` (a column:
-        ``classes`` with counts, or ``min``/``mean``/``max``; and ``missing``), ``refused``,
-        ``ignored``, ``config``, ``part`` (number, of, …; None unless it is one of a build's parts).
+    Returns: ``folder``, ``num_samples``, ``num_frames`` (images), ``num_sound_alone``, ``hours``,
+        ``bytes``, ``num_shards``, ``seconds`` (min, median, max of a sample), ``fps`` (its values),
+        ``splits``, ``speakers`` (num, unknown), ``sound`` (by state), ``face_coverage`` (mean, min;
+        None without images), ``labels`` (a column: ``classes`` with counts, or
+        ``min``/``mean``/``max``; and ``missing``), ``refused``, ``ignored``, ``config``, ``part``
+        (number, of, …; None unless it is one of a build's parts).
 
     Raises:
         FileNotFoundError: There is no such folder.
@@ -204,10 +205,12 @@ def shards_info(folder: Path | str) -> dict[str, Any]:
     """
     index = read_index(folder)
     table = index.table
+    seen = table[table["mjpg_length"] > 0]
     return {
         "folder": str(folder),
         "num_samples": len(table),
-        "num_frames": int(table["num_frames"].sum()),
+        "num_frames": int(seen["num_frames"].sum()),
+        "num_sound_alone": len(table) - len(seen),
         "hours": float(table["seconds"].sum()) / 3600,
         "bytes": sum(int(shard["bytes"]) for shard in index.info["shards"]),
         "num_shards": len(index.shards),
@@ -224,9 +227,11 @@ def shards_info(folder: Path | str) -> dict[str, Any]:
         },
         "sound": _value_counts(table["sound_state"]),
         "face_coverage": {
-            "mean": float(table["face_coverage"].mean()),
-            "min": float(table["face_coverage"].min()),
-        },
+            "mean": float(seen["face_coverage"].mean()),
+            "min": float(seen["face_coverage"].min()),
+        }
+        if len(seen)
+        else None,
         "labels": {name: _label_spread(index, name) for name in index.label_columns},
         "refused": index.info.get("refused", {}),
         "ignored": index.info.get("ignored", {}),
@@ -254,8 +259,12 @@ def describe(about: dict[str, Any]) -> list[tuple[str, str]]:
             f"{about['speakers']['num']} ({about['speakers']['unknown']} samples unknown)",
         ),
         ("sound", _listed(about["sound"])),
-        ("face found in", f"{coverage['mean']:.1%} of frames (least {coverage['min']:.1%})"),
     ]
+    if coverage is not None:
+        found = f"{coverage['mean']:.1%} of frames (least {coverage['min']:.1%})"
+        lines.append(("face found in", found))
+    if about["num_sound_alone"]:
+        lines.append(("sound alone", f"{about['num_sound_alone']} samples without a picture"))
     for name, label in about["labels"].items():
         spread = (
             _listed(label["classes"])
@@ -277,7 +286,7 @@ def _counts(rows: Sequence[Mapping[str, Label | None]]) -> dict[str, Any]:
     splits = Counter(str(row["split"]) for row in rows)
     return {
         "num_samples": len(rows),
-        "num_frames": sum(int(row["num_frames"] or 0) for row in rows),
+        "num_frames": sum(int(row["num_frames"] or 0) for row in rows if row["mjpg_length"]),
         "seconds": round(sum(float(row["seconds"] or 0) for row in rows), 3),
         "splits": dict(sorted(splits.items())),
     }

@@ -27,7 +27,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from hicmae.files import whole_file
-from hicmae.media.image_folder import VIDEO_SUFFIXES, sound_beside, walk
+from hicmae.media.image_folder import SOUND_SUFFIXES, VIDEO_SUFFIXES, sound_beside, walk
 from shards.schema import Label
 from shards.tables import is_table, read_table
 
@@ -59,7 +59,8 @@ class ManifestRow:
 
     Args:
         key: Name of the sample; safe (see ``safe_key``).
-        path: The video file, or a folder of frame images (see ``hicmae/media/image_folder.py``).
+        path: The video or sound file, or a folder of frame images (see
+            ``hicmae/media/image_folder.py``).
         name: The same relative to the folder or manifest that named it, for the sample's json.
         audio: A separate sound file that starts with the picture; none: the video's own sound.
         audio_name: The same relative to the manifest.
@@ -91,7 +92,7 @@ class ManifestRow:
 
 
 def read_manifest(source: Path | str) -> list[ManifestRow]:
-    """Read one source: a folder, a table (CSV, JSON lines, ``.xlsx``), or a video file.
+    """Read one source: a folder, a table (CSV, JSON lines, ``.xlsx``), or a recording.
 
     Raises:
         FileNotFoundError: There is no such file or folder.
@@ -101,32 +102,38 @@ def read_manifest(source: Path | str) -> list[ManifestRow]:
     if source.is_dir():
         return list_folder(source)[0]
     if not source.is_file():
-        raise FileNotFoundError(f"{source}: no such folder, manifest or video")
+        raise FileNotFoundError(f"{source}: no such folder, manifest or recording")
     if is_table(source):
         return _rows(source, read_list(source))
     return [ManifestRow(key=safe_key(source.stem), path=source, name=printable(source.name))]
 
 
-def list_folder(folder: Path) -> tuple[list[ManifestRow], list[Path]]:
+def list_folder(folder: Path, *, sound_alone: bool = True) -> tuple[list[ManifestRow], list[Path]]:
     """List the recordings below a folder, links followed, in the order of their names.
 
-    A recording is a file with the suffix of a video, or a folder (this one too) of numbered
-    images without a video among them; its sound file (see ``sound_beside``) belongs to it.
+    A recording is a file with the suffix of a video, a folder (this one too) of numbered images
+    without a video among them, whose sound file (see ``sound_beside``) belongs to it, or, with
+    ``sound_alone``, a sound file; not one of a video's name beside it, which is its sound again.
 
     Returns: The rows, keyed by their path inside the folder; and the other files, ignored. Hidden
         files and folders are neither.
     """
-    rows, ignored, sounds = [], [], set()
-    for path, is_folder in walk(folder):
-        name = path.relative_to(folder).as_posix() if path != folder else folder.resolve().name
-        if is_folder or path.suffix.lower() in VIDEO_SUFFIXES:
-            key = safe_key(name if is_folder else name.removesuffix(path.suffix))
-            rows.append(ManifestRow(key=key, path=path, name=printable(name)))
-        else:
-            ignored.append(path)
+    found, ignored, sounds = list(walk(folder)), [], set()
+    for path, is_folder in found:
         if is_folder:
             sounds.add(sound_beside(path))
-    return rows, [path for path in ignored if path not in sounds]
+    videos = {path.with_suffix("") for path, _ in found if path.suffix.lower() in VIDEO_SUFFIXES}
+    rows = []
+    for path, is_folder in found:
+        suffix = path.suffix.lower()
+        alone = sound_alone and suffix in SOUND_SUFFIXES and path.with_suffix("") not in videos
+        name = path.relative_to(folder).as_posix() if path != folder else folder.resolve().name
+        if is_folder or suffix in VIDEO_SUFFIXES or (alone and path not in sounds):
+            key = safe_key(name if is_folder else name.removesuffix(path.suffix))
+            rows.append(ManifestRow(key=key, path=path, name=printable(name)))
+        elif path not in sounds:
+            ignored.append(path)
+    return rows, ignored
 
 
 def write_manifest(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:

@@ -36,9 +36,10 @@ class ClipBytes:
         key: Of the sample.
         where: How an error names it.
         images: Numbers, within the sample, of the images that occur in the clip; ascending.
-        jpegs: These images.
+        jpegs: These images; none where it has no picture, or none is read.
         repeats: (T,) which of them each frame of the clip is.
         waveform: int16 (n,), at most as long as the clip; empty without sound.
+        heard: Whether it has sound.
         face_size: Side that the images must have, pixels.
     """
 
@@ -49,6 +50,12 @@ class ClipBytes:
     repeats: np.ndarray
     waveform: np.ndarray
     face_size: int
+    heard: bool = True
+
+    @property
+    def seen(self) -> bool:
+        """Whether it has a picture."""
+        return bool(self.jpegs)
 
     def require_size(self) -> None:
         """Refuse images of another size than their json says, before they are decoded.
@@ -57,18 +64,29 @@ class ClipBytes:
             ClipError: The first one is.
         """
         side = self.face_size
-        require_image_size(self.jpegs[0], (side, side), self.where, int(self.images[0]))
+        if self.seen:
+            require_image_size(self.jpegs[0], (side, side), self.where, int(self.images[0]))
 
-    def decode_into(self, frames: np.ndarray, waveform: np.ndarray) -> None:
+    def decode_into(self, frames: np.ndarray | None, waveform: np.ndarray | None) -> None:
         """Decode into the place of a clip.
 
         Args:
-            frames: uint8 (T, H, W, 3), overwritten.
+            frames: uint8 (T, H, W, 3), overwritten, with zeros where there is no picture; None: no
+                place.
             waveform: int16 (clip_samples,), overwritten; zeros after the sound.
 
         Raises:
             ClipError: An image cannot be decoded, or is not of that size.
         """
+        if waveform is not None:
+            count = len(self.waveform)
+            waveform[:count] = self.waveform
+            waveform[count:] = 0
+        if frames is None:
+            return
+        if not self.seen:
+            frames[...] = 0
+            return
         done, last = -1, frames[0]
         for frame, place in zip(frames, self.repeats.tolist(), strict=True):
             if place == done:  # the last image of a short sample is held
@@ -76,36 +94,37 @@ class ClipBytes:
             else:
                 decode_image(frame, self.jpegs[place], self.where, int(self.images[place]))
             last, done = frame, place
-        count = len(self.waveform)
-        waveform[:count] = self.waveform
-        waveform[count:] = 0
 
-    def decode(self, input: InputConfig) -> dict[str, Any]:
+    def decode(self, input: InputConfig, modalities: str = "audio-video") -> dict[str, Any]:
         """Decode into one clip of a batch.
 
-        Returns: "frames" uint8 (T, H, W, 3) RGB, "waveform" int16 (clip_samples,) zero-padded,
-            "num_samples" valid sound samples (0: no sound), "key".
+        Returns: "frames" uint8 (T, H, W, 3) RGB if it has a picture, "waveform" int16
+            (clip_samples,) zero-padded, "num_samples" valid sound samples (0: no sound), "key", and
+            of both modalities "seen" and "heard", whether it has its picture and its sound.
 
         Raises:
             ClipError: The bytes are not what the json says.
         """
         import torch
 
-        side = self.face_size
-        frames = np.empty((len(self.repeats), side, side, 3), dtype=np.uint8)
-        waveform = np.empty(input.clip_samples, dtype=np.int16)
+        side, read = self.face_size, modalities.split("-")
+        frames = waveform = None
+        if self.seen:
+            frames = np.empty((len(self.repeats), side, side, 3), dtype=np.uint8)
+        if "audio" in read:
+            waveform = np.empty(input.clip_samples, dtype=np.int16)
         self.decode_into(frames, waveform)
-        return {
-            "frames": torch.from_numpy(frames),
-            "waveform": torch.from_numpy(waveform),
-            "num_samples": len(self.waveform),
-            "key": self.key,
-        }
+        clip: dict[str, Any] = {"key": self.key}
+        if frames is not None:
+            clip["frames"] = torch.from_numpy(frames)
+        if waveform is not None:
+            clip |= {"waveform": torch.from_numpy(waveform), "num_samples": len(self.waveform)}
+        return clip | ({"seen": self.seen, "heard": self.heard} if len(read) > 1 else {})
 
 
 def cut_clip(
     info: SampleInfo,
-    mjpg: bytes | memoryview,
+    mjpg: bytes | memoryview | None,
     wav: bytes | memoryview | None,
     indices: np.ndarray,
     input: InputConfig,
@@ -117,8 +136,8 @@ def cut_clip(
 
     Args:
         info: Its json.
-        mjpg: Its images, or a part that holds the clip's.
-        wav: Its sound, None if it has none; may end where the clip's sound ends.
+        mjpg: Its images, or a part that holds the clip's; None if it has none or none are read.
+        wav: Its sound; likewise; may end where the clip's sound ends.
         indices: (T,) frames of the clip, ascending.
         input: Its geometry.
         where: How an error names the sample.
@@ -134,8 +153,8 @@ def cut_clip(
     else:
         distinct, repeats = np.unique(indices, return_inverse=True)
     offsets = info.frame_offsets
-    end = mjpg_start + len(mjpg)
-    if end < offsets[int(distinct[-1]) + 1]:
+    end = mjpg_start + len(mjpg or b"")
+    if mjpg is not None and end < offsets[int(distinct[-1]) + 1]:
         raise ClipError(
             f"{where}: its mjpg ends at byte {end}, its json says {offsets[-1]}; rebuild it",
             "truncated",
@@ -145,12 +164,13 @@ def cut_clip(
         key=info.key,
         where=where,
         images=distinct,
-        jpegs=cut_images(mjpg, offsets, distinct, mjpg_start),
+        jpegs=() if mjpg is None else cut_images(mjpg, offsets, distinct, mjpg_start),
         repeats=repeats,
         waveform=np.zeros(0, dtype=np.int16)
         if wav is None
         else decode_sound(wav, start, stop, where),
         face_size=info.face_size,
+        heard=wav is not None,
     )
 
 
@@ -175,8 +195,9 @@ def collate(clips: Sequence[dict[str, Any] | Skipped]) -> dict[str, Any]:
         clips: What ``ClipBytes.decode`` gives, possibly with "label", "target", "sample", "view"; a
             ``Skipped`` is left out and counted.
 
-    Returns: "frames" uint8 (B, T, H, W, 3), "waveform" int16 (B, clip_samples), "num_samples"
-        int64 (B,), "keys" list of B strings, "label", "sample", "view" int64 (B,) and "target"
+    Returns: "frames" uint8 (B, T, H, W, 3), where any has a picture, with zeros for those that
+        have none; "waveform" int16 (B, clip_samples), "num_samples" int64 (B,), "keys" list of B
+        strings, "seen" and "heard" bool (B,), "label", "sample", "view" int64 (B,) and "target"
         float32 (B, D) where the clips have them, "skipped" dict of cause to count.
 
     Raises:
@@ -187,15 +208,23 @@ def collate(clips: Sequence[dict[str, Any] | Skipped]) -> dict[str, Any]:
     skipped = Counter(clip.cause for clip in clips if isinstance(clip, Skipped))
     kept = [clip for clip in clips if not isinstance(clip, Skipped)]
     if not kept:
-        raise ClipError(f"every sample of a batch was skipped ({named_counts(skipped)})")
-    sizes = {tuple(clip["frames"].shape): clip["key"] for clip in kept}
+        raise ClipError(
+            f"every sample of a batch was skipped ({named_counts(skipped)}); `hicmae shards check` "
+            "names what is damaged; rebuild it, or take larger batches"
+        )
+    sizes = {tuple(clip["frames"].shape): clip["key"] for clip in kept if "frames" in clip}
     if len(sizes) > 1:
         found = ", ".join(f"{key!r}: {'x'.join(map(str, size))}" for size, key in sizes.items())
         raise ClipError(
             f"samples of one batch differ in size ({found}); build all shards with one face_size"
         )
     batch: dict[str, Any] = {"keys": [clip["key"] for clip in kept], "skipped": dict(skipped)}
+    for size in sizes:
+        blank = torch.zeros(size, dtype=torch.uint8)
+        batch["frames"] = torch.stack([clip.get("frames", blank) for clip in kept])
     for name, first in kept[0].items():
+        if name == "frames":
+            continue
         if isinstance(first, torch.Tensor):
             batch[name] = torch.stack([clip[name] for clip in kept])
         elif isinstance(first, int):

@@ -1,12 +1,14 @@
 """What one sample of a shard is: the members of the tar, the bytes of ``<key>.json``, the blocks.
 
-A sample is ``<key>.mjpg`` (JPEG images one after another), ``<key>.wav`` (16 kHz mono 16-bit PCM
-of the same span; left out if and only if ``sound`` is ``absent``) and ``<key>.json``. Frame i is
-at i / fps seconds and sound sample j at j / sample_rate seconds after ``start_seconds``.
+A sample is ``<key>.mjpg`` (JPEG images one after another; left out if and only if ``images`` is
+``absent``), ``<key>.wav`` (16 kHz mono 16-bit PCM of the same span; left out if and only if
+``sound`` is ``absent``; one of the two is there) and ``<key>.json``. Frame i is at i / fps seconds
+and sound sample j at j / sample_rate seconds after ``start_seconds``; sound alone is counted in
+frames of the same clock.
 
 ``load_dataset("webdataset")`` of Hugging Face's ``datasets`` takes the types of all samples from
-the first five of the first shard: these must have sound, and a field that is null in all five has
-to stay null, unless it reads them as a stream.
+the first five of the first shard: these must have images and sound, and a field that is null in
+all five has to stay null, unless it reads them as a stream.
 
 The run of tar blocks that a sample takes (headers, images, sound, json and padding together) has a
 checksum in the index: the quick proof that it is byte for byte the one that was built. XXH3 with
@@ -42,6 +44,7 @@ READABLE_VERSIONS = (2, 3)
 SAMPLE_RATE = 16000
 
 SoundState = Literal["present", "absent", "silent", "shorter"]
+ImageState = Literal["present", "absent"]
 Label = str | int | float | bool
 
 BLOCK = tarfile.BLOCKSIZE
@@ -92,9 +95,9 @@ class FaceInfo:
 
 @dataclass(frozen=True, kw_only=True)
 class Digests:
-    """SHA-256 of the members; ``wav`` is None where there is no sound."""
+    """SHA-256 of the members; None of one that is not there."""
 
-    mjpg: str
+    mjpg: str | None
     wav: str | None
 
 
@@ -104,14 +107,14 @@ class SampleInfo:
 
     Args:
         key: Name of the sample, unique in its collection, without dots.
-        source: The video file.
+        source: The video file; of sound alone, the file that was heard.
         start_seconds: Start of the span in the source, seconds after its beginning, as players
             count: its first picture or sound.
         end_seconds: End of the span.
         fps: Constant frame rate of the mjpg, frames per second.
-        num_frames: N images in the mjpg.
-        frame_offsets: N + 1 byte offsets into the mjpg; the last is its length.
-        face_size: Side of the square images, pixels.
+        num_frames: N images in the mjpg; of sound alone, frames at ``fps`` in its length.
+        frame_offsets: N + 1 byte offsets into the mjpg; the last is its length. Without images: 0.
+        face_size: Side of the square images, pixels; 0 without.
         sound: ``present``; ``absent`` (no wav); ``silent`` (below the silence level); ``shorter``
             (ends, or begins, noticeably inside the picture's span). Silence outranks shortness.
         num_samples: Sound samples of the wav, 0 if absent.
@@ -131,6 +134,7 @@ class SampleInfo:
         picture: What was done with the stored pictures so that they are as players show them, by
             the names of ``hicmae.media.picture.Picture.changes``; left out of the file where that
             is nothing.
+        images: ``present``, or ``absent`` (no mjpg); left out of the file where present.
         schema_version: Of this file.
     """
 
@@ -156,11 +160,12 @@ class SampleInfo:
     speaker: str | None = None
     labels: dict[str, Label] = field(default_factory=dict)
     picture: dict[str, Label] = field(default_factory=dict)
+    images: ImageState = "present"
     schema_version: int = SCHEMA_VERSION
 
     @property
     def seconds(self) -> float:
-        """Length of the picture, seconds."""
+        """Length of the picture, or of sound alone, seconds."""
         return self.num_frames / self.fps
 
     @property
@@ -169,9 +174,15 @@ class SampleInfo:
         return self.sound != "absent"
 
     @property
+    def has_images(self) -> bool:
+        """Whether there is an mjpg member."""
+        return self.images != "absent"
+
+    @property
     def members(self) -> tuple[str, ...]:
         """Extensions of the members this sample must have, in the order of the tar."""
-        return ("mjpg", "wav", "json") if self.has_sound else ("mjpg", "json")
+        there = {"mjpg": self.has_images, "wav": self.has_sound, "json": True}
+        return tuple(name for name, is_there in there.items() if is_there)
 
 
 def is_safe_key(key: str) -> bool:
@@ -185,11 +196,22 @@ def sample_problems(info: SampleInfo) -> list[str]:
     offsets = info.frame_offsets
     if not is_safe_key(info.key):
         problems.append(f"key {info.key!r} is not made of letters, digits, '_', '-' and '/'")
-    if info.num_frames < 1 or info.fps <= 0 or info.face_size < 1:
+    if info.images not in get_args(ImageState):
+        problems.append(f"images {info.images!r} (allowed: {', '.join(get_args(ImageState))})")
+    elif info.has_images != (info.digests.mjpg is not None) or not (
+        info.has_images or (info.has_sound and offsets == (0,) and info.face_size == 0)
+    ):
+        problems.append(
+            f"images are {info.images} but the mjpg digest is {info.digests.mjpg}, frame_offsets "
+            f"begin {offsets[:2]}, face_size is {info.face_size} and sound is {info.sound}"
+        )
+    if info.num_frames < 1 or info.fps <= 0 or info.face_size < info.has_images:
         problems.append(
             f"num_frames {info.num_frames}, fps {info.fps}, face_size {info.face_size} "
             "(each must be positive)"
         )
+    elif not info.has_images:
+        pass
     # Every reader parses every sample; loops in Python over 200 offsets took a third of that.
     elif not set(map(type, offsets)) <= {int}:
         problems.append("frame_offsets are not all whole numbers")
@@ -219,8 +241,8 @@ def sample_json(info: SampleInfo) -> bytes:
     values = dataclasses.asdict(info)
     if info.schema_version > 2:
         values["faces"]["found_by"] = [{"how": how, "count": n} for how, n in info.faces.found_by]
-    for name in _LEFT_OUT_IF_EMPTY:
-        if not values[name]:
+    for name, usual in _LEFT_OUT.items():
+        if values[name] == usual:
             del values[name]
     return (
         json.dumps(
@@ -332,8 +354,8 @@ def checksum(blocks: bytes) -> int:
 
 
 _RUN = operator.itemgetter("how", "count")
-# Fields that came later and that most samples lack: old shards stay readable, bytes as they were.
-_LEFT_OUT_IF_EMPTY = ("picture", "sound_taken")
+# Fields that came later, and what they are of most samples: old shards stay as they were.
+_LEFT_OUT: dict[str, Any] = {"picture": {}, "sound_taken": "", "images": "present"}
 _KINDS: dict[str, tuple[type, ...]] = {
     "str": (str,),
     "int": (int,),
@@ -342,6 +364,7 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "bool": (bool,),
     "str | None": (str, type(None)),
     "SoundState": (str,),
+    "ImageState": (str,),
     "SourceFile": (dict,),
     "FaceInfo": (dict,),
     "Digests": (dict,),
@@ -357,7 +380,7 @@ def _checked(cls: type, raw: dict[str, Any], prefix: str, problems: list[str]) -
     fields = _fields(cls)
     problems += [f"unknown field {prefix}{name}" for name in sorted(raw.keys() - fields.keys())]
     for name, (kinds, said) in fields.items():
-        if name not in raw and name in _LEFT_OUT_IF_EMPTY:
+        if name not in raw and name in _LEFT_OUT:
             continue
         if name not in raw:
             problems.append(f"no field {prefix}{name}")

@@ -15,6 +15,8 @@ Item = TypeVar("Item")
 
 REFUSED_NAME = "refused.jsonl"
 
+# What builds did before a setting was there: left out of the index, as it was then.
+_BEFORE = {"picture": "optional"}
 # Settings that change how a build runs and not what it writes.
 _RUN_ONLY = ("offline", "workers", "worker_gib", "deadline_seconds", "max_refused")
 
@@ -48,6 +50,9 @@ class BuildConfig(FaceConfig):
         min_coverage: Least share of the frames shown to the detector in which it finds the face.
         box: With ``faces: none``: cut x0, y0, x1, y1 out of every frame, pixels; none given: the
             largest square in its middle.
+        picture: ``optional`` makes samples of sound alone from sound files and from recordings
+            without a picture, ``required`` refuses these, ``none`` takes the sound alone of every
+            recording.
         sound: ``required`` refuses recordings without sound, ``optional`` keeps them.
         silence_db: Sound below this level counts as silent, decibels relative to full scale.
         min_seconds: Shorter recordings are refused.
@@ -63,6 +68,7 @@ class BuildConfig(FaceConfig):
             limit goes on with it.
     """
 
+    picture: Literal["optional", "required", "none"] = "optional"
     sound: Literal["optional", "required"] = "optional"
     min_seconds: float = 0.5
     max_seconds: float | None = None
@@ -111,7 +117,7 @@ class BuildConfig(FaceConfig):
         return {
             name: list(value) if isinstance(value, tuple) else value
             for name, value in dataclasses.asdict(self).items()
-            if name not in _RUN_ONLY
+            if name not in _RUN_ONLY and _BEFORE.get(name, ...) != value
         }
 
 

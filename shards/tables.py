@@ -23,6 +23,7 @@ from typing import Any
 from hicmae.config import did_you_mean
 from hicmae.media.image_folder import SOUND_SUFFIXES, VIDEO_SUFFIXES
 
+_RECORDINGS = VIDEO_SUFFIXES | frozenset(SOUND_SUFFIXES)
 _SPREADSHEETS = (".xlsx", ".xlsm")
 _JSON = (".json", ".jsonl", ".ndjson")
 _TEXTS = (".csv", ".tsv", ".tab", ".txt", ".lst")
@@ -244,7 +245,7 @@ def _with_head(
         lines = [(number, line) for number, line in lines if any(line)]
         if head := _head_of_list([line for _, line in lines], needed):
             return head, lines
-    if any(_is_medium(word, VIDEO_SUFFIXES) for word in " ".join(names).split()):
+    if any(_is_medium(word, _RECORDINGS) for word in " ".join(names).split()):
         line = ("," if len(names) > 1 else " ").join(names)[:60]
         raise ValueError(
             f"{path} line {cells.lines[0][0]}: {line!r} is a recording and no name of a column; "
@@ -260,7 +261,7 @@ def _head_of_list(lines: Sequence[Sequence[str]], needed: str) -> list[str]:
     """
     if not lines or len({len(line) for line in lines}) != 1:
         return []
-    if not all(_is_medium(line[0], VIDEO_SUFFIXES) for line in lines):
+    if not all(_is_medium(line[0], _RECORDINGS) for line in lines):
         return []
     if len(lines[0]) == 1:
         return [needed]

@@ -16,6 +16,7 @@ import pytest
 
 from hicmae.__main__ import main
 from hicmae.settings import InputConfig, ModelConfig
+from tests.support.system_faults import Faults
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -28,10 +29,14 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
+# What takes minutes: real clusters, engines, walk-throughs.
+_DEAREST = ("test_demo.py", "test_slurm.py", "test_zero.py", "test_processes.py", "test_readme.py")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the files that have slow tests: a long one at the end would leave cores idle."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: item.path not in slow)
+    items.sort(key=lambda item: (item.path.name not in _DEAREST, item.path not in slow))
 
 
 @pytest.fixture(scope="session")
@@ -63,6 +68,11 @@ def command(capsys: pytest.CaptureFixture[str]) -> Callable[..., Finished]:
         return Finished(status, *capsys.readouterr())
 
     return run
+
+
+@pytest.fixture
+def faults(monkeypatch: pytest.MonkeyPatch) -> Faults:
+    return Faults(monkeypatch)
 
 
 @pytest.fixture(scope="session")

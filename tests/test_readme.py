@@ -94,13 +94,15 @@ def test_a_printed_command_is_accepted_by_its_parser(
     monkeypatch.chdir(tmp_path)  # as after `pip install`, away from the sources
     name = verb_of(words)
     verb, rest = VERBS[name], words[len(name.split()) :]
-    parse(verb.function(), rest, program=f"hicmae {name}", positional=verb.positional)
+    about = {"positional": verb.positional, "computes": verb.computes}
+    parse(verb.function(), rest, program=f"hicmae {name}", **about)
 
 
 def test_verbs_and_options_in_the_text_exist() -> None:
     known = {"--help", "--version"}
     for name, verb in VERBS.items():
-        parser = make_parser(verb.function(), program=name, positional=verb.positional)
+        about = {"positional": verb.positional, "computes": verb.computes}
+        parser = make_parser(verb.function(), program=name, **about)
         known |= set(parser.options())
     ours = [span for span in CODE if not span.startswith("srun ")]
     named = {word for span in ours for word in span.split() if word.startswith("--")}

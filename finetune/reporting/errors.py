@@ -118,7 +118,8 @@ def read_frames(
         digest: SHA-256 that their index has if they are the run's.
         keys: Of the samples.
 
-    Returns: key to uint8 (H, W, 3), and a sentence about those that are missing, if any.
+    Returns: key to uint8 (H, W, 3), of samples that have a picture, and a sentence about those
+        that are missing, if any.
     """
     try:
         index = read_index(folder)
@@ -137,7 +138,8 @@ def read_frames(
         files, frames = ShardFiles(index.folder), {}
         for key in keys:
             _, info = next(sample_infos(index, [places[key]]))
-            frames[key] = read_frame(index, files, places[key], info, info.num_frames // 2)
+            if info.has_images:
+                frames[key] = read_frame(index, files, places[key], info, info.num_frames // 2)
     except FileNotFoundError:
         return {}, (
             f"The shards are no longer in {folder}, so no frames are shown; `--shards FOLDER` says"
@@ -183,7 +185,8 @@ def _sheet(
     figure = make_figure(width / DOTS_PER_INCH, height / DOTS_PER_INCH, arranged=False)
     for place, mistake in enumerate(mistakes):
         left, top = side * (place % _COLUMNS), step * (place // _COLUMNS)
-        face = Image.fromarray(frames[mistake.sample]).resize(
+        alone = np.full((_FACE, _FACE, 3), 230, dtype=np.uint8)  # of sound alone
+        face = Image.fromarray(frames.get(mistake.sample, alone)).resize(
             (_FACE, _FACE), Image.Resampling.LANCZOS
         )
         sheet[top + head : top + head + _FACE, left : left + _FACE] = np.asarray(face)

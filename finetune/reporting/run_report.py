@@ -15,6 +15,7 @@ from finetune.benchmark import Benchmark, Published
 from finetune.record import CONFIG, Run, RunFacts
 from finetune.reporting.breakdown import group_section, speaker_section, unit_name
 from finetune.reporting.classes import absent_classes, class_sections
+from finetune.reporting.coverage import coverage_section
 from finetune.reporting.document import (
     Folded,
     ForeignMarkdown,
@@ -71,6 +72,7 @@ def run_parts(run: Run, *, shards: Path | None = None) -> Sequence[Part]:
         Section(title="Measured", parts=[metrics_table(run), scores_table(run), *_notes(run)]),
         published_section(run.benchmark),
         *(class_sections if of_classes else value_sections)(run, figures, title),
+        coverage_section(run, figures, title) if of_classes else None,
         speaker_section(run, figures),
         group_section(run, figures),
         *_others(run.folder),

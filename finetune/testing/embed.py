@@ -58,7 +58,7 @@ def embed(
             sound; a file that is there; not one recording that can be read.
         FileNotFoundError: No such input.
     """
-    from finetune.data import check_sound
+    from finetune.data import check_modalities
     from finetune.record import SCORES
     from finetune.reporting.document import output_console
     from finetune.testing.extracting import (
@@ -96,7 +96,7 @@ def embed(
     console = output_console()
     refused: dict[str, str] = {}
     if shards is not None:
-        check_sound(shards.table, modalities=extractor.modalities)
+        check_modalities(shards.table, modalities=extractor.modalities, whole=True)
         schema = shard_columns(shards, per=per)
         rows = shard_rows(extractor, shards, per=per, segments=segments)
     else:

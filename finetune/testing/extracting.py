@@ -74,7 +74,8 @@ class Extractor:
         machine: Machine,
     ) -> None:
         self.network: EmotionModel = feature_network(checkpoint)
-        reads = self.network.emotion.modalities
+        # Of one that was pretrained on one modality alone, the other part learned nothing.
+        reads = checkpoint.config.get("modalities") or self.network.emotion.modalities
         self.modalities = modalities or reads
         if not set(self.modalities.split("-")) <= set(reads.split("-")):
             raise ValueError(f"modalities = {modalities}: {checkpoint.path} reads {reads} alone")
@@ -147,7 +148,7 @@ def shard_rows(extractor: Extractor, index: Index, *, per: str, segments: int) -
         index,
         input=extractor.input,
         views=segments,
-        require_sound="audio" in extractor.modalities.split("-"),
+        modalities=extractor.modalities,
     )
     waiting: dict[str, list[np.ndarray]] = {name: [] for name in extractor.widths}
     loader = loader_of(extractor.running.machine, dataset)

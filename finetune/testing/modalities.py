@@ -20,6 +20,7 @@ from rich.console import Console
 from torch.utils.data import Dataset, Subset
 
 from finetune.benchmark import Benchmark
+from finetune.data import check_modalities
 from finetune.predictions import (
     Prediction,
     parse_prediction,
@@ -486,6 +487,7 @@ def _predictions(
     with another one's picture. One pass of the network is both.
     """
     equal = equal_segments(tested, rows, plan.grid.segments)
+    check_modalities(rows, modalities=tested.modalities, whole=True)
     clips = view_dataset(tested, plan.index, rows, plan.grid.segments)
     swapped = None
     if condition.kind == "sound-swapped":

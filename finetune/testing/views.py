@@ -5,6 +5,7 @@ Shape letters: N samples, V views of each, C outputs.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
-from finetune.data import check_sound
+from finetune.data import check_modalities
 from finetune.predictions import collect_views
 from finetune.testing.machine import Machine, Ranks, Running, loader_of
 from hicmae.checkpoints.checkpoint import Checkpoint, Labels
@@ -96,8 +97,8 @@ def sample_views(
         grid: Views of each sample.
 
     Returns: float64 (N, V, C): probabilities, or values in the units of the labels.
-    Raises: ValueError: a sample without sound where the network listens, or one that cannot be
-        read.
+    Raises: ValueError: a sample without the one modality that the network reads, or one that
+        cannot be read.
     """
     check_views(tested.modalities, grid)
     equal = equal_segments(tested, rows, grid.segments)
@@ -114,15 +115,17 @@ def sample_views(
 def view_dataset(tested: Tested, index: Index, rows: pd.DataFrame, segments: int) -> ShardDataset:
     """Every segment of every sample, one after another.
 
-    Raises: ValueError: a sample without sound where the network listens.
+    Raises: ValueError: a sample without the one modality that the network reads.
     """
-    check_sound(rows, modalities=tested.modalities)
+    check_modalities(rows, modalities=tested.modalities)
     return ShardDataset(
         index,
         input=tested.network.config.input,
         rows=rows,
         views=segments,
-        require_sound="audio" in tested.modalities.split("-"),
+        modalities=tested.modalities,
+        require_picture=False,
+        require_sound=False,
     )
 
 
@@ -167,7 +170,7 @@ def run_views(
     for batch, video, fbank in running.batches(loader_of(machine, ranks.own(dataset)), doing):
         video = None if hidden == "video" else video
         fbank = None if hidden == "audio" else fbank
-        found = _all_crops(tested, running, video, fbank, grid)  # (B, crops, C)
+        found = _all_crops(tested, running, video, fbank, batch, grid)  # (B, crops, C)
         outputs.append(_spread(batch["sample"].tolist(), batch["view"].tolist(), found, equal))
     return collect_views(
         ranks.gathered(outputs),
@@ -178,7 +181,12 @@ def run_views(
 
 
 def _all_crops(
-    tested: Tested, running: Running, video: Tensor | None, fbank: Tensor | None, grid: ViewGrid
+    tested: Tested,
+    running: Running,
+    video: Tensor | None,
+    fbank: Tensor | None,
+    batch: Mapping[str, Any],
+    grid: ViewGrid,
 ) -> Tensor:
     """Probabilities, or real values, of clips in every crop: (B, crops, C), on the CPU."""
     num_crops, labels = len(grid.crops), tested.labels
@@ -186,7 +194,12 @@ def _all_crops(
         video = crop_views(video, grid.crops)  # (B·crops, 3, T, S, S)
     if fbank is not None:
         fbank = fbank.repeat_interleave(num_crops, dim=0)
-    units = {}
+    presence = {
+        name: batch[name].repeat_interleave(num_crops)
+        for name in ("seen", "heard")
+        if name in batch and video is not None and fbank is not None
+    }
+    units: dict[str, Any] = {}
     if labels.task == "regression":
         units = {
             name: torch.tensor(values, dtype=torch.float32, device=running.machine.device)
@@ -199,6 +212,7 @@ def _all_crops(
         task=labels.task,
         precision=running.machine.precision,
         **units,
+        **presence,
     )
     return values.unflatten(0, (-1, num_crops)).cpu()
 

@@ -58,6 +58,34 @@ class Labels:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Calibration:
+    """How sure a fine-tuned network of classes may be, fitted on samples it was not trained on.
+
+    Args:
+        temperature: Logits are divided by it, before they become probabilities.
+        threshold: Where no class is as probable, none of them is the answer.
+        answered: Share of the samples of the fit that have an answer.
+        num_samples: How many they were.
+        surprise: Mean negative logarithm of the true class's probability at the temperature, nats.
+        surprise_before: The same at temperature 1.
+    """
+
+    temperature: float
+    threshold: float
+    answered: float
+    num_samples: int
+    surprise: float
+    surprise_before: float
+
+    def __post_init__(self) -> None:
+        if not (self.temperature > 0 and 0 <= self.threshold <= 1):
+            raise ValueError(
+                f"calibration: temperature = {self.temperature} (must be positive), threshold = "
+                f"{self.threshold} (must lie in 0..1)"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
 class Checkpoint:
     """A checkpoint that was read."""
 
@@ -86,6 +114,15 @@ class Checkpoint:
             names = {"task": "classification", "names": benchmark["classes"]}
             return from_dict(Labels, names, where=where)
         return None
+
+    def calibration(self) -> Calibration | None:
+        """How sure it may be; ``None``: nobody has fitted that.
+
+        Raises: ValueError: the configuration contradicts itself.
+        """
+        found = self.config.get("calibration")
+        where = f"{self.path / CONFIG}: calibration"
+        return None if found is None else from_dict(Calibration, found, where=where)
 
 
 def load_checkpoint(path: Path | str) -> Checkpoint:

@@ -34,6 +34,20 @@ _RESTART_SECONDS = 1.0
 
 
 @contextmanager
+def ffmpeg_name(path: str | Path, mode: str = "rb") -> Iterator[str]:
+    """A name under which FFmpeg opens a file: by its number where the file's own is not UTF-8."""
+    # An absolute path: a relative one like "pipe:0" or "-" would mean something to FFmpeg.
+    path = Path(path).absolute()
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        with path.open(mode) as file:
+            yield f"/proc/self/fd/{file.fileno()}"
+    else:
+        yield str(path)
+
+
+@contextmanager
 def open_container(
     path: str | Path, options: Mapping[str, str] = MappingProxyType({})
 ) -> Iterator[av.container.InputContainer]:
@@ -49,8 +63,8 @@ def open_container(
     """
     _refuse_by_content(path)
     try:
-        # An absolute path: a relative one like "pipe:0" or "-" would mean something to FFmpeg.
-        container = av.open(str(Path(path).absolute()), options={**_OPEN_OPTIONS, **options})
+        with ffmpeg_name(path) as name:
+            container = av.open(name, options={**_OPEN_OPTIONS, **options})
     except (av.FFmpegError, OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise MediaError("unreadable", path, f"not a readable recording ({reason})") from None

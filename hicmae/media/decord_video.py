@@ -18,7 +18,7 @@ import cv2
 import decord
 import numpy as np
 
-from hicmae.media.container import VideoStream
+from hicmae.media.container import VideoStream, ffmpeg_name
 from hicmae.media.errors import MediaError
 
 # decord keeps times in 32 bits and some containers round to milliseconds.
@@ -109,9 +109,8 @@ class DecordDecoder:
 
     def _opened(self) -> decord.VideoReader:
         """The file, opened anew."""
-        reader = decord.VideoReader(
-            str(self._stream.path), ctx=decord.cpu(0), num_threads=1, fault_tol=_FAULTS
-        )
+        with ffmpeg_name(self._stream.path) as name:
+            reader = decord.VideoReader(name, ctx=decord.cpu(0), num_threads=1, fault_tol=_FAULTS)
         _OPEN.add(reader)
         return reader
 

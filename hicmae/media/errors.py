@@ -14,6 +14,7 @@ CAUSES = {
     "no-sound": "there is no sound in it",
     "too-short": "fewer seconds than asked for",
     "no-face": "the detector found no face",
+    "no-span": "none of the spans that were asked for is in it",
     "no-boxes": "face boxes were promised and there is no file of them",
     "bad-boxes": "the file of face boxes is not one, or of another recording",
     "frame-size": "its frames are smaller than the fixed box",

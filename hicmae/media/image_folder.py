@@ -29,7 +29,13 @@ VIDEO_SUFFIXES = frozenset((
 ))
 # fmt: on
 IMAGE_SUFFIXES = frozenset((".bmp", ".jpeg", ".jpg", ".png"))
-SOUND_SUFFIXES = (".wav", ".flac", ".m4a", ".mp3", ".aac", ".ogg", ".opus", ".wma")
+# fmt: off
+SOUND_SUFFIXES = (
+    ".wav", ".flac", ".m4a", ".mp3", ".aac", ".ogg", ".opus", ".wma", ".3ga", ".ac3", ".aif",
+    ".aifc", ".aiff", ".amr", ".ape", ".au", ".awb", ".caf", ".m4b", ".mka", ".mp2", ".oga",
+    ".rf64", ".spx", ".w64", ".weba", ".wv",
+)
+# fmt: on
 
 # Numbers further apart than this on average are times of day or identifiers.
 _MOST_GAPS = 50

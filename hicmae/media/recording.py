@@ -28,6 +28,7 @@ from hicmae.media.tracking import (
     fixed_track,
 )
 from hicmae.media.video import (
+    FrameReader,
     VideoReader,
     constant_rate_indices,
     has_own_frame,
@@ -83,7 +84,7 @@ class Recording:
     def __init__(
         self,
         path: Path,
-        picture: VideoReader | ImageReader,
+        picture: FrameReader,
         config: FaceConfig,
         *,
         fps: float,

@@ -9,7 +9,7 @@ import importlib.util
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -31,6 +31,7 @@ class FrameReader(Protocol):
             ``timestamps`` where frames are missing.
         duration_seconds: From ``start_seconds`` to the end of the last frame.
         height, width: Pixels.
+        changes: What is done with stored pictures, see ``hicmae.media.picture.Picture.changes``.
     """
 
     @property
@@ -49,10 +50,14 @@ class FrameReader(Protocol):
     def height(self) -> int: ...
     @property
     def width(self) -> int: ...
+    @property
+    def changes(self) -> dict[str, Any]: ...
 
     def __len__(self) -> int: ...
 
     def frames(self, indices: Iterable[int]) -> Iterator[np.ndarray]: ...
+
+    def close(self) -> None: ...
 
 
 class FrameDecoder(Protocol):

@@ -1,7 +1,8 @@
 """The terms of the pretraining objective, a loss a file; ``losses.py`` is their table."""
 
-from hicmae.objective.contrast import contrast
+from hicmae.objective.contrast import contrasts
 from hicmae.objective.losses import LOSSES, LossInput, LossOutput, choose_losses
+from hicmae.objective.presence import Presence, find_presence, whole
 from hicmae.objective.reconstruction import (
     audio_target,
     reconstruction,
@@ -13,10 +14,13 @@ __all__ = [
     "LOSSES",
     "LossInput",
     "LossOutput",
+    "Presence",
     "audio_target",
     "choose_losses",
-    "contrast",
+    "contrasts",
+    "find_presence",
     "reconstruction",
     "standardise",
     "video_target",
+    "whole",
 ]

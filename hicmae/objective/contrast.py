@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -10,8 +11,9 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
-from hicmae.objective.gathering import all_rows, are_several, row_counts
+from hicmae.objective.gathering import are_several, equal_rows
 from hicmae.objective.losses import LOSSES, LossInput, LossOutput
+from hicmae.objective.presence import Presence, whole
 
 
 class Contrast(NamedTuple):
@@ -23,41 +25,79 @@ class Contrast(NamedTuple):
     accuracy: Tensor  # 0-d, share of clips whose own partner is the nearest, both directions
 
 
-def contrast(
-    video: Tensor,
-    audio: Tensor,
+def contrasts(
+    pairs: Sequence[tuple[Tensor, Tensor]],
     *,
     temperature: float,
     negatives: Literal["local", "global"] = "local",
-) -> Contrast:
-    """Contrast pooled features (B, D) of the two modalities of the same clips.
+    presence: Presence | None = None,
+) -> list[Contrast]:
+    """Contrast pooled features (B, D) of the two modalities of the same clips, pair by pair.
 
-    With ``global`` negatives every process gathers the features of all, with gradients, and takes
-    the rows of its own clips: the mean over processes of this loss, and of its gradients as data
-    parallel training averages them, equals that of one process with all clips, if all
-    processes bring equally many; otherwise each process's mean counts alike.
+    With ``global`` negatives every process gathers the features of all at once, with gradients, and
+    takes the rows of its own clips: the mean over processes of this loss, and of its gradients as
+    data parallel training averages them, equals that of one process with all clips.
+
+    Args:
+        pairs: Of video and audio, of each layer.
+        presence: Which clips have both; the others are nobody's negatives. None given: all. Where
+            fewer than two of those that share negatives have, they add nothing.
 
     Source: HiCMAE, section 3.2 (InfoNCE on each layer); reference facts, objective section.
     """
+    device = pairs[0][0].device
+    presence = presence or whole(len(pairs[0][0]), device)
     # Half precision has too few digits for similarities divided by 0.07.
-    with torch.autocast(device_type=video.device.type, enabled=False):
-        video = F.normalize(video.float(), dim=1)
-        audio = F.normalize(audio.float(), dim=1)
-        all_video, all_audio, first = video, audio, 0
+    with torch.autocast(device_type=device.type, enabled=False):
+        own = [
+            (F.normalize(video.float(), dim=1), F.normalize(audio.float(), dim=1))
+            for video, audio in pairs
+        ]
+        there, everyone, first = own, presence.both, 0
         if negatives == "global" and are_several():
-            counts = row_counts(len(video), video.device)
-            all_video, all_audio = all_rows(video, counts), all_rows(audio, counts)
-            first = sum(counts[: dist.get_rank()])
-        partner = torch.arange(first, first + len(video), device=video.device)
-        video_to_audio = video @ all_audio.T / temperature  # (B, B')
-        audio_to_video = audio @ all_video.T / temperature
-        loss = (
-            F.cross_entropy(video_to_audio, partner) + F.cross_entropy(audio_to_video, partner)
-        ) / 2
-        hits = torch.cat(
-            (video_to_audio.argmax(dim=1) == partner, audio_to_video.argmax(dim=1) == partner)
-        )
-    return Contrast(loss, video_to_audio, hits.float().mean())
+            rows = torch.stack([row for pair in own for row in pair], dim=1)  # (B, 2 L, D)
+            gathered = equal_rows(rows).unbind(1)
+            there = list(zip(gathered[::2], gathered[1::2], strict=True))
+            everyone, first = presence.everyone, dist.get_rank() * len(rows)
+        enough, count = presence.contrastable(shared=negatives == "global")
+        counted = presence.both & enough
+        return [
+            _contrast(*mine, *others, counted, count, everyone, first, temperature)
+            for mine, others in zip(own, there, strict=True)
+        ]
+
+
+def _contrast(
+    video: Tensor,
+    audio: Tensor,
+    all_video: Tensor,
+    all_audio: Tensor,
+    counted: Tensor,
+    count: Tensor,
+    everyone: Tensor,
+    first: int,
+    temperature: float,
+) -> Contrast:
+    """Of features of length 1 (B, D) among all (B', D), of which ours begin at ``first``.
+
+    The mean is over our ``counted`` (B,) of ``count`` a process.
+    """
+    partner = torch.arange(first, first + len(video), device=video.device)
+    # The smallest number and not infinity, of which a clip without a partner would make none.
+    lowest = torch.finfo(video.dtype).min
+    video_to_audio, audio_to_video = (
+        (rows @ others.T / temperature).masked_fill(~everyone, lowest)  # (B, B')
+        for rows, others in ((video, all_audio), (audio, all_video))
+    )
+    target = torch.where(counted, partner, -100)  # which cross_entropy passes over
+    loss = (
+        F.cross_entropy(video_to_audio, target, reduction="sum") / count
+        + F.cross_entropy(audio_to_video, target, reduction="sum") / count
+    ) / 2
+    hits = torch.stack(
+        (video_to_audio.argmax(dim=1) == partner, audio_to_video.argmax(dim=1) == partner)
+    )
+    return Contrast(loss, video_to_audio, (hits & counted).sum() / (2 * count))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,20 +113,26 @@ class ContrastSettings:
 def hierarchical_contrast(given: LossInput, settings: ContrastSettings) -> LossOutput:
     """Sum of the layers' contrastive losses, with the accuracy and the logits of each.
 
+    Of clips that may lack a modality, ``contrast_absent`` is the share of batches in which too few
+    had both.
+
     Source: HiCMAE, section 3.2.
     """
-    results = [
-        contrast(
-            given.video_layers[layer].mean(dim=1),
-            given.audio_layers[layer].mean(dim=1),
-            temperature=settings.temperature,
-            negatives=settings.negatives,
-        )
-        for layer in settings.layers
-    ]
+    results = contrasts(
+        [
+            (given.video_layers[layer].mean(dim=1), given.audio_layers[layer].mean(dim=1))
+            for layer in settings.layers
+        ],
+        temperature=settings.temperature,
+        negatives=settings.negatives,
+        presence=given.presence,
+    )
     accuracies = {
         f"accuracy_layer{layer}": result.accuracy
         for layer, result in zip(settings.layers, results, strict=True)
     }
+    if given.presence.is_mixed:
+        enough, _ = given.presence.contrastable(shared=settings.negatives == "global")
+        accuracies["absent"] = 1 - enough.float()
     loss = torch.stack([result.loss for result in results]).sum()
     return LossOutput(loss, accuracies, tuple(result.logits for result in results))

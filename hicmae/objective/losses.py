@@ -18,8 +18,11 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from hicmae.masks import Masks
+from hicmae.objective.presence import Presence
 from hicmae.registry import Registry
 from hicmae.settings import ModelConfig, ObjectiveConfig
+
+_ABSENT: Any = None  # of a modality that the network is not trained on
 
 
 class LossInput(NamedTuple):
@@ -27,18 +30,21 @@ class LossInput(NamedTuple):
 
     Predictions and targets are of the hidden tokens that were decoded; targets have no gradients.
     The layers are the feature layers if decoders read them, and every one that a loss asks for.
+    Where a network is trained on one modality alone, nothing of the other is there.
     """
 
-    video_prediction: Tensor  # (B, M, P) tubelets
-    audio_prediction: Tensor  # (B, M, P) filter-bank patches
-    video_target: Tensor  # (B, M, P)
-    audio_target: Tensor  # (B, M, P)
-    video_masks: Masks
-    audio_masks: Masks
-    video_layers: Mapping[int, Tensor]  # encoder layer (from 1): visible tokens (B, K, D), normed
-    audio_layers: Mapping[int, Tensor]
-    video_fused: Tensor  # (B, K, D) output of the fusion encoder, normed
-    audio_fused: Tensor  # (B, K, D)
+    presence: Presence  # of the B clips; a loss counts those that are there
+    video_prediction: Tensor = _ABSENT  # (B, M, P) tubelets
+    audio_prediction: Tensor = _ABSENT  # (B, M, P) filter-bank patches
+    video_target: Tensor = _ABSENT  # (B, M, P)
+    audio_target: Tensor = _ABSENT  # (B, M, P)
+    video_masks: Masks = _ABSENT
+    audio_masks: Masks = _ABSENT
+    # Encoder layer (from 1): visible tokens (B, K, D), normed.
+    video_layers: Mapping[int, Tensor] = _ABSENT
+    audio_layers: Mapping[int, Tensor] = _ABSENT
+    video_fused: Tensor = _ABSENT  # (B, K, D) output of the fusion encoder, normed
+    audio_fused: Tensor = _ABSENT  # (B, K, D)
 
 
 class LossOutput(NamedTuple):
@@ -70,9 +76,18 @@ class WeightedLoss:
         """Encoder layers (from 1) that it reads: the field ``layers`` of its settings."""
         return tuple(getattr(self.settings, "layers", None) or ())
 
+    @property
+    def gathers(self) -> bool:
+        """Whether it reads other processes' clips: the field ``negatives`` of its settings."""
+        return getattr(self.settings, "negatives", "local") == "global"
 
-def choose_losses(objective: ObjectiveConfig, config: ModelConfig) -> tuple[WeightedLoss, ...]:
+
+def choose_losses(
+    objective: ObjectiveConfig, config: ModelConfig, modalities: str = "audio-video"
+) -> tuple[WeightedLoss, ...]:
     """The losses of an objective in the order in which they are summed: the paper's come first.
+
+    Of one modality alone there is its own reconstruction, and no contrast.
 
     Raises: ValueError: an unknown loss, settings that it does not have, layers outside the encoder;
         all of them are named.
@@ -81,7 +96,8 @@ def choose_losses(objective: ObjectiveConfig, config: ModelConfig) -> tuple[Weig
         "video": (objective.video_weight, {}),
         "audio": (objective.audio_weight, {}),
     }
-    if objective.contrast:
+    published = {name: loss for name, loss in published.items() if name in modalities}
+    if objective.contrast and modalities == "audio-video":
         published["contrast"] = (
             objective.contrast_weight,
             {

@@ -6,6 +6,7 @@ The targets are the standardised values of the hidden tokens.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -13,6 +14,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
+from hicmae import fused
 from hicmae.objective.losses import LOSSES, LossInput, LossOutput
 from hicmae.registry import NoSettings
 
@@ -27,8 +29,10 @@ class Standardised(NamedTuple):
     std: Tensor  # broadcastable to ``values``; epsilon included
 
 
-def standardise(values: Tensor, dim: int, epsilon: float | Tensor = EPSILON) -> Standardised:
+def standardise(values: Tensor, dim: int, epsilons: Sequence[float] = ()) -> Standardised:
     """Subtract the mean and divide by the unbiased standard deviation + epsilon along ``dim``.
+
+    ``epsilons``: one for each place of the last axis, ``EPSILON`` if none are given.
 
     Targets ask for no gradient: this works in place on its own copy, and has none to give.
     """
@@ -36,7 +40,12 @@ def standardise(values: Tensor, dim: int, epsilon: float | Tensor = EPSILON) -> 
     centred = values - mean
     # Not Tensor.std, which takes five times as long along a dimension that is not the last.
     norm = torch.linalg.vector_norm(centred, dim=dim, keepdim=True)
-    std = norm / math.sqrt(values.shape[dim] - 1) + epsilon
+    std = norm / math.sqrt(values.shape[dim] - 1)
+    if epsilons:
+        for place, epsilon in enumerate(epsilons):  # a tensor of them would have to be sent
+            std[..., place] += epsilon
+    else:
+        std += EPSILON
     return Standardised(centred.div_(std), mean, std)
 
 
@@ -56,10 +65,10 @@ def video_target(
     Source: HiCMAE, section 3.4; reference facts, objective section.
     """
     # Standardising s·x + m with epsilon is standardising x with epsilon / s.
-    epsilon = EPSILON / torch.tensor(image_std, device=tubelets.device)
+    epsilons = [EPSILON / std for std in image_std]
     pixels = rearrange(tubelets.float(), "b m (p c) -> b m p c", c=len(image_std))
     values = rearrange(
-        standardise(pixels, dim=2, epsilon=epsilon).values,
+        standardise(pixels, dim=2, epsilons=epsilons).values,
         "b m (f p) c -> b m f (p c)",
         f=tubelet_frames,
     )
@@ -82,11 +91,22 @@ def reconstruction(prediction: Tensor, target: Tensor) -> Tensor:
     return F.mse_loss(prediction.float(), target.float())
 
 
+def _of_present(prediction: Tensor, target: Tensor, present: Tensor, count: Tensor) -> LossOutput:
+    """The mean over the clips that are there, which the others meet exactly."""
+    if prediction.device.type == "cpu" and prediction.dtype == torch.bfloat16:
+        errors = fused.squared_errors(prediction, target).masked_fill(~present, 0)
+        return LossOutput(errors.sum() / count)
+    met = torch.where(present[:, None, None], prediction.float(), target)
+    return LossOutput(reconstruction(met, target) * (len(present) / count))
+
+
 @LOSSES.register("video")
 def _video_loss(given: LossInput, settings: NoSettings) -> LossOutput:
-    return LossOutput(reconstruction(given.video_prediction, given.video_target))
+    there, count = given.presence.video, given.presence.counts[0]
+    return _of_present(given.video_prediction, given.video_target, there, count)
 
 
 @LOSSES.register("audio")
 def _audio_loss(given: LossInput, settings: NoSettings) -> LossOutput:
-    return LossOutput(reconstruction(given.audio_prediction, given.audio_target))
+    there, count = given.presence.audio, given.presence.counts[1]
+    return _of_present(given.audio_prediction, given.audio_target, there, count)

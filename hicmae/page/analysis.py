@@ -21,6 +21,7 @@ from hicmae.checkpoints.sources import locate
 from hicmae.devices import choose_device
 from hicmae.page.jobs import Limits, Report
 from hicmae.page.pictures import WholeBank, bank_range, bank_url, frame_url, jpeg_url
+from hicmae.prediction.live import LiveNetwork
 from hicmae.prediction.messages import Followed, Found, StageProgress, Window, WindowConfig
 from hicmae.prediction.model import EmotionPredictor, load
 from hicmae.prediction.network import clip_batch, preparation_of
@@ -122,6 +123,10 @@ class EmotionAnalyst:
             "timings": dict(prediction.stage_seconds),
         }
 
+    def live(self) -> LiveNetwork:
+        """See ``hicmae.page.jobs.Analyst``."""
+        return LiveNetwork(self._predictor.network, self._config)
+
     def close(self) -> None:
         """End the decoding process."""
         self._predictor.close()
@@ -140,6 +145,11 @@ class ReconstructionAnalyst:
     ) -> None:
         network = build_network(checkpoint)
         assert isinstance(network, HiCMAE)
+        if network.modalities != "audio-video":
+            raise ValueError(
+                f"{name}: was pretrained on {network.modalities} alone, and the page shows what a "
+                "network makes of picture and sound; fine-tune it first"
+            )
         self._network, self._name = network.to(device).eval(), name
         self._preparation, self._note = preparation_of(checkpoint)
         self._config, self._most_seconds, self._device = config, most_seconds, device
@@ -208,6 +218,10 @@ class ReconstructionAnalyst:
             "filter_bank": bank.picture(),
             "timings": {**finished.seconds, "network": network_seconds},
         }
+
+    def live(self) -> LiveNetwork:
+        """See ``hicmae.page.jobs.Analyst``."""
+        raise ValueError("a pretrained network says nothing about emotion; it has to be fine-tuned")
 
     def close(self) -> None:
         """End the decoding process."""
@@ -317,11 +331,17 @@ def _spread(most: int, count: int) -> list[int]:
 def _shown(made: Reconstruction) -> dict[str, Any]:
     """One reconstruction as pictures, with the error of its hidden pixels."""
     frames, masked, filled = (
-        each[0].numpy() for each in (made.frames, made.masked_frames, made.filled_frames)
+        each[0].numpy()
+        for each in (made.frames, made.masked_frames, made.filled_frames)
+        if each is not None
     )
     places = _spread(_SHOWN_FRAMES, len(frames))
     hidden = (masked != frames).any(axis=-1)  # a pixel that happens to be that grey is no loss
-    banks = [each[0].numpy() for each in (made.fbank, made.masked_fbank, made.filled_fbank)]
+    banks = [
+        each[0].numpy()
+        for each in (made.fbank, made.masked_fbank, made.filled_fbank)
+        if each is not None
+    ]
     low, high = bank_range(banks[0])
     return {
         "original": [frame_url(frames[place]) for place in places],

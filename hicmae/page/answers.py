@@ -36,6 +36,9 @@ class Model(BaseModel):
     hop_seconds: float
     max_megabytes: float
     max_seconds: float
+    live: str = Field(
+        description="Why this browser's camera cannot be looked at live; empty: it can"
+    )
 
 
 class Outputs(BaseModel):
@@ -118,3 +121,23 @@ class Progress(BaseModel):
     share: float = Field(description="Of the stage, 0..1")
     error: Error | None
     result: Prediction | None
+
+
+class LiveWindow(BaseModel):
+    """What comes with the pictures and the sound of a window; times are of one clock, seconds."""
+
+    end: float = Field(description="Where the window ends; it is one clip of the network long")
+    times: list[float] = Field(default=[], description="When each picture was taken, ascending")
+    sound_start: float = Field(default=0.0, description="When the first sample was taken")
+    sound_rate: int = Field(default=48000, ge=8000, le=384000, description="Samples a second")
+
+
+class Live(BaseModel):
+    """What the network says of a window."""
+
+    modality: str = Field(description="What it went by: audio-video, video, audio; empty: nothing")
+    values: list[float] | None = Field(description="One for each label; null: nothing to go by")
+    box: tuple[float, float, float, float, float] | None = Field(
+        description="Of the face in the last picture, as those of a track"
+    )
+    seconds: float = Field(description="That the work took")

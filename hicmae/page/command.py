@@ -5,7 +5,6 @@ The page listens before the network is loaded, so that a port that is taken is s
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import socket
 
@@ -34,8 +33,10 @@ def serve(
     """Open a page on this machine that shows what a network sees and hears in a clip.
 
     Drop or record a clip: face box, emotion over time, which modality mattered, filter bank; of a
-    pretrained checkpoint reconstructions. Programs post to /api/predict, described in
-    /openapi.json. Recordings are deleted as soon as they were looked at.
+    pretrained checkpoint reconstructions. Live: what the camera shows, a window a second, with the
+    measured delay; only in a browser on this machine, whose pictures and sound go nowhere else.
+    Programs post to /api/predict, described in /openapi.json. Recordings are deleted as soon as
+    they were looked at.
 
     Args:
         checkpoint: A checkpoint or run folder, owner/name on the Hub, or https://….
@@ -59,7 +60,7 @@ def serve(
     import uvicorn
 
     from hicmae.page.analysis import open_analyst
-    from hicmae.page.guard import known_names
+    from hicmae.page.guard import is_loopback, known_names
     from hicmae.page.jobs import UploadFolder
     from hicmae.page.server import make_app
 
@@ -127,16 +128,6 @@ def bound_socket(host: str, port: int) -> socket.socket:
             f"cannot listen at {host}, port {port} ({why.lower()}); give another --port (0: any "
             "that is free) or --host"
         ) from error
-
-
-def is_loopback(host: str) -> bool:
-    """Whether an address is reached from this machine alone."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def url_of(host: str, listener: socket.socket) -> str:

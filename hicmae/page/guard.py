@@ -43,6 +43,16 @@ def known_names(host: str, more: Iterable[str] = ()) -> set[str]:
     return _LOOPBACK | {host.lower()} | {name.lower() for name in more}
 
 
+def is_loopback(host: str) -> bool:
+    """Whether an address is reached from this machine alone."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
 class Guard:
     """Refuses requests by their Host, Origin and size, and adds headers to every answer.
 

@@ -20,7 +20,10 @@ from collections.abc import Callable
 from concurrent.futures import CancelledError
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, Protocol
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, Protocol
+
+if TYPE_CHECKING:
+    from hicmae.prediction.live import LiveNetwork
 
 log = logging.getLogger(__name__)
 State = Literal["waiting", "running", "done", "failed"]
@@ -78,6 +81,12 @@ class Analyst(Protocol):
         """Look at a recording, as plain data; ``report`` is called often and may raise.
 
         Raises: ValueError: the recording cannot be used; its ``cause`` may be a word for why.
+        """
+
+    def live(self) -> LiveNetwork:
+        """Give what looks at a camera.
+
+        Raises: ValueError: nothing here can; the line says why.
         """
 
 

@@ -6,12 +6,13 @@ No request names a file: jobs have random ids, the page's own files are those of
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib import resources
 from typing import Annotated, Any
 
-from fastapi import FastAPI, File, HTTPException, Request, UploadFile
+from fastapi import FastAPI, File, Form, HTTPException, Request, UploadFile
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException as StarletteHTTPException
@@ -28,6 +29,7 @@ from hicmae.page.jobs import (
     UploadFolder,
     shown_name,
 )
+from hicmae.page.live import look_live, why_not_live
 
 _ASSETS = {
     "/": ("index.html", "text/html; charset=utf-8"),
@@ -35,6 +37,8 @@ _ASSETS = {
     "/page.js": ("page.js", "text/javascript; charset=utf-8"),
     "/charts.js": ("charts.js", "text/javascript; charset=utf-8"),
     "/recorder.js": ("recorder.js", "text/javascript; charset=utf-8"),
+    "/live.js": ("live.js", "text/javascript; charset=utf-8"),
+    "/microphone.js": ("microphone.js", "text/javascript; charset=utf-8"),
 }
 _POLL_SECONDS = 0.1
 _FORM_BYTES = 1 << 16  # around the file in a form
@@ -67,7 +71,7 @@ def make_app(
         names: Host names under which the page may be asked for.
         any_address: Whether numeric addresses are among them.
     """
-    jobs = JobQueue(analyst, limits)
+    jobs, looking = JobQueue(analyst, limits), threading.Lock()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -109,9 +113,12 @@ def make_app(
             raise HTTPException(503, {"cause": "busy", "message": message}) from None
 
     @app.get("/api/model", summary="What the network is, and what the page takes")
-    def model() -> answers.Model:
-        return answers.Model.model_validate(
-            analyst.describe() | {"max_megabytes": limits.megabytes, "max_seconds": limits.seconds}
+    def model(request: Request) -> answers.Model:
+        return answers.Model(
+            **analyst.describe(),
+            max_megabytes=limits.megabytes,
+            max_seconds=limits.seconds,
+            live=why_not_live(request, analyst),
         )
 
     @app.post("/api/predict", summary="A recording in, its prediction out", responses=_ERRORS)
@@ -155,6 +162,23 @@ def make_app(
         if not jobs.forget(id):
             raise HTTPException(404, _NO_JOB)
 
+    @app.post(
+        "/api/live",
+        summary="The last seconds of a camera of this machine in, what they show out",
+        responses=_ERRORS,
+    )
+    def live(
+        request: Request,
+        about: Annotated[str, Form(description="JSON, see LiveWindow")],
+        frames: Annotated[list[UploadFile], File(description="JPEG")] = [],  # noqa: B006
+        sound: Annotated[UploadFile | None, File(description="int16, one channel")] = None,
+    ) -> answers.Live:
+        """Frames and sound come whole with every window; nothing of them is kept or written."""
+        if why := why_not_live(request, analyst):
+            raise HTTPException(403, {"cause": "not-live", "message": why})
+        with looking:  # one window after the other
+            return look_live(analyst.live(), about, frames, sound)
+
     return app
 
 
@@ -183,4 +207,6 @@ async def _as_failure(request: Request, error: Exception) -> JSONResponse:
 async def _as_bad_request(request: Request, error: Exception) -> JSONResponse:
     """A form without a file."""
     message = "send the recording as the form field 'file' (curl -F file=@clip.mp4 …)"
+    if request.url.path == "/api/live":
+        message = "send the form fields about, frames and sound, as /openapi.json says"
     return JSONResponse({"error": {"cause": "request", "message": message}}, status_code=422)

@@ -19,7 +19,7 @@ import av
 import cv2
 import numpy as np
 
-from hicmae.media.container import open_container, packets_of
+from hicmae.media.container import ffmpeg_name, open_container, packets_of
 from hicmae.media.errors import MediaError
 from hicmae.media.sound_decoding import sound_stream
 from hicmae.media.sound_spans import SoundSpans
@@ -70,6 +70,7 @@ class DrawnTrack:
         boxes: (T, 4) x0, y0, x1, y1, pixels, one a frame at ``fps``; none for sound.
         angles: (T,) radians, clockwise.
         fps: Of the boxes.
+        min_confidence: A class that is less probable is not named.
     """
 
     name: str
@@ -82,6 +83,7 @@ class DrawnTrack:
     boxes: np.ndarray
     angles: np.ndarray
     fps: float
+    min_confidence: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +113,8 @@ def annotate(request: AnnotateRequest, emit: Callable[[Any], None]) -> None:
     with ExitStack() as stack:
         video = stack.enter_context(open_video(request.path))
         canvas = Canvas(request.tracks, video.height, video.width)
-        out = stack.enter_context(av.open(str(request.out.absolute()), "w", format="mp4"))
+        name = stack.enter_context(ffmpeg_name(request.out, "wb"))
+        out = stack.enter_context(av.open(name, "w", format="mp4"))
         picture = _picture(out, canvas, video)
         sound = _sound(request.path, video, out, stack)
         # The copy begins with the picture, or with sound that begins much before it: encoders put
@@ -289,7 +292,8 @@ class Canvas:
         if not track.is_class:
             return ""  # which of them would stand there?
         best = int(values.argmax())
-        return f"{track.names[best]} {values[best]:.2f}"
+        name = track.names[best] if values[best] >= track.min_confidence else "not sure"
+        return f"{name} {values[best]:.2f}"
 
 
 def _picture(out: av.container.OutputContainer, canvas: Canvas, video: VideoReader) -> Any:

@@ -7,7 +7,7 @@ import errno
 import math
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Literal, NamedTuple
@@ -52,6 +52,10 @@ def predict(
     each_modality: bool = False,
     picture: bool = False,
     annotate: bool = False,
+    spans: Path | None = None,
+    span_tiers: str | None = None,
+    tiers: str | None = None,
+    min_confidence: float | None = None,
     overwrite: bool = False,
     device: str = "auto",
     precision: Literal["auto", "32-true", "bf16-mixed"] = "auto",
@@ -87,6 +91,17 @@ def predict(
         each_modality: Also predict from picture and sound alone (in timeline.jsonl).
         picture: Also draw the timelines, with faces (timeline.png).
         annotate: Also write the video with boxes, labels, bars and its sound (annotated.mp4).
+        spans: One answer for each span of this file, in spans.csv, instead of one a window, and
+            one for each speaker it names, in summary.json: .csv (columns start, end in seconds or
+            h:mm:ss.s; speaker, text, path, face are optional), .srt, .vtt, .rttm, .TextGrid, .eaf;
+            or a folder with a file for each recording. A span is of the face that is seen for most
+            of it, else of the sound. Times count from the recording's beginning.
+        span_tiers: Tiers of the .TextGrid or .eaf to read, separated by commas; null: all.
+        tiers: Also write the answers for annotation tools: eaf (ELAN), textgrid (Praat), vtt
+            (subtitles), or several separated by commas.
+        min_confidence: Where no class is as probable (0 to 1), the prediction is "not sure"; the
+            probabilities are written all the same. null: the threshold that fine-tuning has
+            fitted, if it has (hicmae finetune, recipe.calibrate); 0: always the best class.
         overwrite: Replace results that are there; without it nothing is begun if any are.
         device: auto, cpu, cuda, ….
         precision: auto (bf16 where the machine computes in it), 32-true or bf16-mixed.
@@ -100,6 +115,8 @@ def predict(
     from hicmae.prediction.model import load
     from hicmae.prediction.process import PredictionError
     from hicmae.prediction.results import check_free, save_prediction
+    from hicmae.prediction.spans import spans_of
+    from hicmae.prediction.tiers import parse_formats
 
     config = WindowConfig(
         window=window,
@@ -112,7 +129,14 @@ def predict(
         offline=offline,
         deadline_seconds=deadline_seconds,
     )
+    formats = parse_formats(tiers)
     found = gather(recordings, out)
+    wanted = [name.strip() for name in (span_tiers or "").split(",") if name.strip()]
+    if spans is None and wanted:
+        raise ValueError("span_tiers says which tiers of --spans are read; give that too")
+    if spans is not None and window is not None:
+        raise ValueError("window: with --spans each span is one window; leave one of them out")
+    asked = spans_of(spans, [each.path for each in found], wanted) if spans is not None else {}
     if boxes is not None and len(found) > 1:
         raise ValueError(f"boxes = {boxes} is of one recording, and there are {len(found)}")
     if out.exists() and not out.is_dir():
@@ -122,6 +146,7 @@ def predict(
             check_free(out / recording.name, overwrite=overwrite)
     model = load(checkpoint, device=device, precision=precision, batch_size=batch_size)
     config.layout(model.input)
+    model.confidence(min_confidence)
     config.prepared(model.preparation)
     console, errors = _console(sys.stdout), _console(sys.stderr)
     for note in model.notes:
@@ -143,6 +168,8 @@ def predict(
                         config=config,
                         each_modality=each_modality,
                         progress=bar.show,
+                        spans=asked.get(recording.path),
+                        min_confidence=min_confidence,
                     )
                     save_prediction(
                         prediction,
@@ -150,6 +177,7 @@ def predict(
                         picture=picture,
                         annotate=annotate,
                         overwrite=overwrite,
+                        tiers=formats,
                         process=model.decoding,
                         progress=bar.show,
                     )
@@ -279,6 +307,10 @@ def _say(console: Console, recording: Source, prediction: Prediction, annotate: 
     if len(summary.tracks) > _MOST_TRACKS:
         more = len(summary.tracks) - _MOST_TRACKS
         console.print(f"{name}: and {more} more tracks, see its summary.json", markup=False)
+    is_class = prediction.labels.task == "classification"
+    for speaker, mean in summary.speakers.items():
+        said = f"{printable(speaker)}: {_means(mean, is_class=is_class)} (mean of the spans)"
+        console.print(f"{name}: {said}", markup=False)
     notes = list(prediction.notes)
     if annotate and not prediction.is_video:
         notes.append("no video to draw into: no annotated.mp4")
@@ -288,11 +320,17 @@ def _say(console: Console, recording: Source, prediction: Prediction, annotate: 
 
 def _line(track: TrackSummary) -> str:
     span = f"{track.track} {track.start_seconds:.1f}-{track.end_seconds:.1f} s"
-    means, form = list(track.mean.items()), "+.2f"
-    if track.prediction is not None:  # of classes the first three
+    values = _means(track.mean, is_class=track.prediction is not None)
+    unsure = f", not sure in {track.not_sure:.0%} of them" if track.not_sure else ""
+    return f"{span}: {values} (mean of {track.num_windows} windows{unsure})"
+
+
+def _means(values: Mapping[str, float], *, is_class: bool) -> str:
+    """Outputs by name; of classes the first three."""
+    means, form = list(values.items()), "+.2f"
+    if is_class:
         means, form = sorted(means, key=lambda item: -item[1])[:3], ".2f"
-    values = ", ".join(f"{name} {value:{form}}" for name, value in means)
-    return f"{span}: {values} (mean of {track.num_windows} windows)"
+    return ", ".join(f"{name} {value:{form}}" for name, value in means)
 
 
 def _outcome(recording: Source, cause: str, message: str) -> dict[str, str]:

@@ -168,6 +168,7 @@ class Followed:
         found_by: (T,) words, see ``hicmae.media.tracking.FaceTrack``; none for sound.
         coverage: Share of the frames handed to the detector in which it found this face.
         fps: Of the boxes.
+        spans: Numbers of the spans that the windows are of, where spans were asked for.
     """
 
     name: str
@@ -179,6 +180,7 @@ class Followed:
     found_by: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype="<U1"))
     coverage: float = 1.0
     fps: float = 25.0
+    spans: tuple[int, ...] = ()
 
     @property
     def is_face(self) -> bool:
@@ -191,13 +193,14 @@ class Found:
     """What a recording holds, said before its first window.
 
     Args:
-        tracks: The faces, or the sound alone.
+        tracks: The faces, or the sound alone; after faces, sound that has no picture.
         seconds: Length of the recording, from its beginning to the end of its picture (or sound).
         width: Of the upright picture, pixels; 0 without one.
         height: Likewise.
         start_seconds: Where the picture (or the sound) begins on the container's own clock.
         has_sound: Whether sound goes into the windows.
         notes: What the user should know about this recording, a line each.
+        missed: Of each span without a window its number, and why it has none.
     """
 
     tracks: tuple[Followed, ...]
@@ -207,6 +210,7 @@ class Found:
     start_seconds: float
     has_sound: bool
     notes: tuple[str, ...] = ()
+    missed: tuple[tuple[int, str], ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -226,11 +230,12 @@ class Clip:
 
 @dataclass(frozen=True, kw_only=True)
 class Window:
-    """The stretch of time that one prediction is about.
+    """The stretch of time that one prediction is about, or a clip of it: of a span, each clip
+    comes alone, so that none is too long.
 
     Args:
         track: Name of the face, or ``sound``.
-        number: Of the window in its track, from 0.
+        number: Of the window in its track, from 0; that of a span several times.
         start_seconds: After the recording's beginning, as players count.
         end_seconds: Likewise; a short track ends before its window would.
         clips: What covers it.

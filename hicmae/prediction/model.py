@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,10 +12,12 @@ import numpy as np
 import pandas
 
 from hicmae.checkpoints.checkpoint import Labels
+from hicmae.prediction.live import LiveFrame, LiveNetwork, LiveSound, Moment, predict_live
 from hicmae.prediction.messages import Clip, Followed, Found, Window, WindowConfig
 from hicmae.prediction.network import EmotionEnsemble, clip_batch, load_ensemble
 from hicmae.prediction.process import DecodingProcess, Tell, WindowStream, read_windows
 from hicmae.prediction.results import Prediction, Track
+from hicmae.prediction.spans import Span
 
 _KINDS = ("audio-video", "video", "audio")
 _Shown = tuple[str, int, Clip]  # the track and the number of the window that a clip is of
@@ -87,6 +89,8 @@ class EmotionPredictor:
         each_modality: bool = False,
         progress: Tell | None = None,
         on_window: Callable[[Window], None] | None = None,
+        spans: Sequence[Span] | None = None,
+        min_confidence: float | None = None,
     ) -> Prediction:
         """Predict one recording.
 
@@ -100,33 +104,41 @@ class EmotionPredictor:
             progress: Called with how far it is.
             on_window: Called with every window before the network is; for its filter bank
                 (``filter_bank``) or its frames.
+            spans: One value for each of these, in place of windows (``read_spans`` reads files).
+            min_confidence: Where no class is as probable, the prediction is ``not sure``; none
+                given: the threshold of the checkpoint's calibration, if it has one.
 
         Raises:
+            ValueError: A confidence outside 0..1, or of real values.
             FileNotFoundError: There is no such file.
             PredictionError: It cannot be read, or does not hold what the network reads.
         """
         config = config if config is not None else WindowConfig(window=window, hop=hop)
-        with self.windows(path, config=config, progress=progress) as stream:
+        least = self.confidence(min_confidence)
+        with self.windows(path, config=config, progress=progress, spans=spans) as stream:
             found = stream.found
-            kinds = self._kinds(found, each_modality)
-            windows: dict[str, list[Window]] = {track.name: [] for track in found.tracks}
-            outputs: dict[str, list[list[dict[str, np.ndarray]]]] = {name: [] for name in windows}
+            kinds = {each.name: self._kinds(each, found, each_modality) for each in found.tracks}
+            windows: dict[str, list[list[Window]]] = {}
+            outputs: dict[str, list[list[dict[str, np.ndarray]]]] = {}
+            for each in found.tracks:
+                windows[each.name] = [[] for _ in range(each.num_windows)]
+                outputs[each.name] = [[] for _ in range(each.num_windows)]
             seconds = 0.0
 
             def clips() -> Iterator[_Shown]:
                 for window in stream:
                     if on_window is not None:
                         on_window(window)
-                    windows[window.track].append(replace(window, clips=()))
-                    outputs[window.track].append([])
+                    windows[window.track][window.number].append(replace(window, clips=()))
                     for clip in window.clips:
                         yield window.track, window.number, clip
 
             for batch in _batches(clips(), self.batch_size):
                 started = time.monotonic()
-                values = self.network.run([clip for _, _, clip in batch], kinds)
+                shown = kinds[batch[0][0]]
+                values = self.network.run([clip for _, _, clip in batch], shown)
                 for place, (track, number, _) in enumerate(batch):
-                    outputs[track][number].append({kind: values[kind][place] for kind in kinds})
+                    outputs[track][number].append({kind: values[kind][place] for kind in shown})
                 seconds += time.monotonic() - started
             finished = stream.finished
         assert finished is not None
@@ -137,12 +149,19 @@ class EmotionPredictor:
             height=found.height,
             fps=self.input.fps,
             labels=self.labels,
-            modality=kinds[0],
+            modality=kinds[found.tracks[0].name][0],
             tracks=tuple(
-                _track(each, self.labels, kinds, windows[each.name], outputs[each.name])
+                replace(
+                    _track(
+                        each, self.labels, kinds[each.name], windows[each.name], outputs[each.name]
+                    ),
+                    min_confidence=least,
+                )
                 for each in found.tracks
             ),
             notes=(*found.notes, *finished.notes),
+            spans=None if spans is None else tuple(spans),
+            missed=dict(found.missed),
             checkpoint=self.source,
             settings=config,
             stage_seconds={**finished.seconds, "network": seconds},
@@ -155,6 +174,7 @@ class EmotionPredictor:
         *,
         config: WindowConfig | None = None,
         progress: Tell | None = None,
+        spans: Sequence[Span] | None = None,
     ) -> WindowStream:
         """The windows of a recording, as the network is shown them; see ``read_windows``."""
         return read_windows(
@@ -165,7 +185,60 @@ class EmotionPredictor:
             modalities=self.modalities,
             process=self.decoding,
             progress=progress,
+            spans=spans,
+            alone=True,
         )
+
+    def live(
+        self,
+        source: Iterable[LiveFrame | LiveSound],
+        *,
+        hop: float = 1.0,
+        config: WindowConfig | None = None,
+        keep_up: bool = True,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> Iterator[Moment]:
+        """Predict while it happens: one value every hop, about the last clip of the network.
+
+        With a camera that OpenCV opens (add ``LiveSound`` for what a microphone hears)::
+
+            def camera():
+                capture = cv2.VideoCapture(0)
+                while (read := capture.read())[0]:
+                    yield hicmae.LiveFrame(seconds=time.monotonic(), pixels=read[1][..., ::-1])
+
+            for moment in hicmae.load("runs/pretrained").live(camera()):
+                print(moment.values, f"{moment.delay_seconds:.2f} s after it happened")
+
+        Args:
+            source: Pictures and sound in the order of their times, on one clock. It is read by a
+                thread of its own, unless ``keep_up`` is off.
+            hop: Seconds from one window to the next.
+            config: Detector and choice of the face, ``all`` being the largest; its windows do not
+                count.
+            keep_up: Leave windows out, and count them, where the network is slower than the
+                source; else every window comes, later and later.
+            clock: What delays are measured with, seconds.
+
+        Returns: what the network says of each window, until the source ends.
+
+        Raises: ValueError: a picture or sound of another form, or no such detector.
+        """
+        network = LiveNetwork(self.network, config or WindowConfig())
+        return predict_live(network, source, hop=hop, keep_up=keep_up, clock=clock)
+
+    def confidence(self, asked: float | None) -> float:
+        """The least probability of an answer: what is asked for, or else the checkpoint's own.
+
+        Raises: ValueError: outside 0..1, or of real values.
+        """
+        if asked is None:
+            return self.network.threshold
+        if self.labels.task != "classification":
+            raise ValueError("min_confidence is for classes; this network predicts real values")
+        if not 0 <= asked <= 1:
+            raise ValueError(f"min_confidence = {asked} (must lie in 0..1)")
+        return asked
 
     def filter_bank(self, clip: Clip) -> np.ndarray:
         """The filter bank (S, F) of a clip's sound, normalised as the network is given it.
@@ -183,9 +256,9 @@ class EmotionPredictor:
         """End the decoding process; it starts again when it is needed."""
         self.decoding.close()
 
-    def _kinds(self, found: Found, each: bool) -> list[str]:
-        """What to go by: first what is there."""
-        if not found.tracks[0].is_face:
+    def _kinds(self, track: Followed, found: Found, each: bool) -> list[str]:
+        """What to go by in a track: first what is there."""
+        if not track.is_face:
             return ["audio"]
         if not found.has_sound:
             return ["video"]
@@ -196,20 +269,26 @@ def _track(
     followed: Followed,
     labels: Labels,
     kinds: Sequence[str],
-    windows: Sequence[Window],
+    windows: Sequence[Sequence[Window]],
     outputs: Sequence[Sequence[Mapping[str, np.ndarray]]],
 ) -> Track:
-    """The timeline of a track from its windows and, of each clip of each window, the outputs
-    (2, C), values and logits, by what the network went by; the first of these is what counts.
+    """The timeline of a track from the parts of its windows and, of each clip of each window, the
+    outputs (2, C), values and logits, by what the network went by; the first of these is what
+    counts.
     """
-    assert len(windows) == followed.num_windows, "every window that was announced has come"
+    assert all(windows), "every window that was announced has come"
     means = {
         kind: np.array(
             [np.mean([clip[kind] for clip in clips], axis=0, dtype=float) for clips in outputs]
         )
         for kind in kinds
     }
-    spans = np.array([[window.start_seconds, window.end_seconds] for window in windows])
+    spans = np.array(
+        [
+            [min(part.start_seconds for part in parts), max(part.end_seconds for part in parts)]
+            for parts in windows
+        ]
+    )
     return Track(
         name=followed.name,
         labels=labels,
@@ -221,18 +300,24 @@ def _track(
         by_modality={kind: mean[:, 0] for kind, mean in means.items()},
         boxes=_boxes(followed),
         thumbnails=tuple(
-            (float(span.sum() / 2), window.thumbnail)
-            for span, window in zip(spans, windows, strict=True)
-            if window.thumbnail
+            ((part.start_seconds + part.end_seconds) / 2, part.thumbnail)
+            for part in itertools.chain(*windows)
+            if part.thumbnail
         ),
         coverage=followed.coverage,
+        span_numbers=followed.spans,
     )
 
 
 def _batches(clips: Iterator[_Shown], size: int) -> Iterator[list[_Shown]]:
-    """So many at once; a long window may be in several batches."""
-    while batch := list(itertools.islice(clips, size)):
-        yield batch
+    """So many at once, all with picture or all without; a long window may be in several batches."""
+    waiting: dict[bool, list[_Shown]] = {}
+    for shown in clips:
+        is_seen = shown[2].frames is not None
+        waiting.setdefault(is_seen, []).append(shown)
+        if len(waiting[is_seen]) == size:
+            yield waiting.pop(is_seen)
+    yield from waiting.values()
 
 
 def _boxes(followed: Followed) -> pandas.DataFrame:

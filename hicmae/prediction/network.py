@@ -13,7 +13,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hicmae.checkpoints.checkpoint import CONFIG, Checkpoint, Labels, is_checkpoint, load_checkpoint
+from hicmae.checkpoints.checkpoint import (
+    CONFIG,
+    Calibration,
+    Checkpoint,
+    Labels,
+    is_checkpoint,
+    load_checkpoint,
+)
 from hicmae.checkpoints.networks import build_network
 from hicmae.checkpoints.sources import locate
 from hicmae.devices import choose_device, inference_precision
@@ -39,6 +46,7 @@ def load_ensemble(
     if len(checkpoints) > 1:
         notes.append(f"the predictions of {len(checkpoints)} folds of {source} are averaged")
     labels = [_labels(checkpoint, notes) for checkpoint in checkpoints]
+    calibrations = _calibrations(checkpoints, notes)
     members = [_member(checkpoint) for checkpoint in checkpoints]
     preparation, note = preparation_of(checkpoints[0])
     notes += [note] if note else []
@@ -59,6 +67,7 @@ def load_ensemble(
         labels,
         preparation,
         source=str(source),
+        calibrations=calibrations,
         notes=tuple(dict.fromkeys(notes)),
         device=device,
         precision=precision,
@@ -93,6 +102,7 @@ class EmotionEnsemble:
             deviation.
         preparation: How the images of their input are made.
         source: Where they came from, as the user named it.
+        calibrations: How sure each may be; none given: nobody has fitted that.
         notes: What the user should know, a line each.
         device: Where they run: ``auto``, ``cpu``, ``cuda``, ….
         precision: ``auto`` (bf16 where the machine computes in it), ``32-true`` or ``bf16-mixed``.
@@ -107,6 +117,7 @@ class EmotionEnsemble:
         preparation: FaceConfig,
         *,
         source: str,
+        calibrations: Sequence[Calibration] = (),
         notes: tuple[str, ...] = (),
         device: str = "auto",
         precision: str = "auto",
@@ -115,7 +126,13 @@ class EmotionEnsemble:
         self.device = choose_device(device)
         self.precision = inference_precision(precision, self.device)
         self.members = [member.to(self.device).eval() for member in members]
+        if self.precision == "bf16-mixed":  # what autocast would do anew for each batch of clips
+            for layer in (each for member in self.members for each in member.modules()):
+                if isinstance(layer, torch.nn.Linear):
+                    layer.bfloat16()
         self.labels = labels[0]
+        self._temperatures = [each.temperature for each in calibrations] or [1.0] * len(members)
+        self.threshold = float(np.mean([each.threshold for each in calibrations] or [0.0]))
         self.config = members[0].config
         self.modalities = members[0].emotion.modalities
         self.transform = ClipTransform(self.config.input).to(self.device).eval()
@@ -150,8 +167,19 @@ class EmotionEnsemble:
     def _outputs(self, video: Tensor | None, fbank: Tensor | None) -> np.ndarray:
         task, precision = self.labels.task, self.precision
         pairs = [
-            clip_values(member, video, fbank, task=task, precision=precision, mean=mean, std=std)
-            for member, (mean, std) in zip(self.members, self._scales, strict=True)
+            clip_values(
+                member,
+                video,
+                fbank,
+                task=task,
+                precision=precision,
+                mean=mean,
+                std=std,
+                temperature=temperature,
+            )
+            for member, (mean, std), temperature in zip(
+                self.members, self._scales, self._temperatures, strict=True
+            )
         ]
         means = [torch.stack(each).mean(0) for each in zip(*pairs, strict=True)]
         return np.asarray(torch.stack(means, dim=1).cpu().numpy())  # (B, 2, C)
@@ -186,6 +214,27 @@ def _member(checkpoint: Checkpoint) -> EmotionModel:
             "first (hicmae finetune), or give a fine-tuned one"
         )
     return network
+
+
+def _calibrations(checkpoints: Sequence[Checkpoint], notes: list[str]) -> list[Calibration]:
+    """How sure each may be, and a line that says so; none where one does not say."""
+    given = [checkpoint.calibration() for checkpoint in checkpoints]
+    found = [each for each in given if each is not None]
+    if not found:
+        return []
+    if len(found) < len(given):
+        notes.append(
+            f"{len(found)} of {len(given)} folds are calibrated, which is left out: it takes all"
+        )
+        return []
+    threshold = float(np.mean([each.threshold for each in found]))
+    notes.append(
+        f"calibrated on {sum(each.num_samples for each in found)} samples kept out of training "
+        f"(temperature {', '.join(f'{each.temperature:.2f}' for each in found)}): where no class "
+        f"reaches {threshold:.3f} the prediction is 'not sure' (--min_confidence sets another "
+        "limit, 0 none)"
+    )
+    return found
 
 
 def _labels(checkpoint: Checkpoint, notes: list[str]) -> Labels:

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import replace
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
@@ -30,6 +30,7 @@ from hicmae.media.errors import MediaError
 from hicmae.media.faces import FaceConfig
 from hicmae.prediction.annotate import AnnotateRequest, annotate
 from hicmae.prediction.messages import Failed, Finished, Found, StageProgress, Window, WindowConfig
+from hicmae.prediction.spans import Span
 from hicmae.prediction.windows import Request, cut_windows
 from hicmae.settings import InputConfig
 from hicmae.terminal import printable
@@ -54,6 +55,8 @@ def read_windows(
     modalities: str = "audio-video",
     process: DecodingProcess | None = None,
     progress: Tell | None = None,
+    spans: Sequence[Span] | None = None,
+    alone: bool = False,
 ) -> WindowStream:
     """Begin to read a recording.
 
@@ -65,6 +68,9 @@ def read_windows(
         modalities: What the network reads: ``audio-video``, ``video`` or ``audio``.
         process: Where it is decoded; none given: a new one, which ends with the stream.
         progress: Called with how far it is.
+        spans: One window for each of these, of the face that is seen for most of it or of the
+            sound alone, instead of windows a hop apart; none given: those.
+        alone: Whether sound outside the picture has windows of its own; else a note names it.
 
     Returns: the windows, and what was found in the recording.
 
@@ -86,6 +92,8 @@ def read_windows(
         config=config,
         see="video" in read,
         hear="audio" in read,
+        spans=None if spans is None else tuple(spans),
+        alone=alone,
     )
     return WindowStream(request, process, progress)
 

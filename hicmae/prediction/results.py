@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,16 +20,19 @@ from hicmae.media.crops import decode_jpeg
 from hicmae.prediction.annotate import AnnotateRequest, DrawnTrack
 from hicmae.prediction.messages import StageProgress, WindowConfig
 from hicmae.prediction.process import DecodingProcess, PredictionError, Tell
+from hicmae.prediction.spans import Span
+from hicmae.prediction.tiers import FORMATS, Mark, Owner
 from hicmae.terminal import printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _SETTINGS = WindowConfig()
+NOT_SURE = "not sure"  # the prediction where no class is probable enough
 # Columns of a timeline that are no outputs.
 _FIXED = ("track", "start", "end", "prediction")
 TIMELINE, LINES, BOXES, SUMMARY = "timeline.csv", "timeline.jsonl", "boxes.csv", "summary.json"
-PICTURE, VIDEO = "timeline.png", "annotated.mp4"
+SPANS, PICTURE, VIDEO = "spans.csv", "timeline.png", "annotated.mp4"
 _DIGITS = "%.6g"
 _MOST_TRACKS = 8
 _INCHES, _DPI = 11.0, 110
@@ -46,7 +49,10 @@ class TrackSummary:
         end_seconds: Where it ends.
         num_windows: Windows that were predicted.
         coverage: Share of the frames looked at in which the face was found; 1 for sound.
-        prediction: The class with the largest mean probability; None for real values.
+        modality: What the network went by.
+        prediction: The class with the largest mean probability, or ``NOT_SURE`` where that is
+            less than what is asked for; None for real values.
+        not_sure: Share of the windows in which no class is as probable as is asked for.
         share: Of each class, the share of the windows in which it is the most probable.
         mean: Of each output over the windows.
         std: Its standard deviation over the windows.
@@ -57,7 +63,9 @@ class TrackSummary:
     end_seconds: float
     num_windows: int
     coverage: float
+    modality: str
     prediction: str | None
+    not_sure: float
     share: dict[str, float]
     mean: dict[str, float]
     std: dict[str, float]
@@ -73,6 +81,7 @@ class Summary:
         modality: What the network went by: ``audio-video``, ``video`` or ``audio``.
         tracks: Of each face, or of the sound.
         notes: What the user should know.
+        speakers: Of each speaker whom spans name, the mean of each output over the time of theirs.
     """
 
     path: str
@@ -80,6 +89,7 @@ class Summary:
     modality: str
     tracks: tuple[TrackSummary, ...]
     notes: tuple[str, ...]
+    speakers: dict[str, dict[str, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -102,6 +112,8 @@ class Track:
             picture), angle (radians, clockwise), found_by. Empty for sound.
         thumbnails: Some windows: seconds of their middle, and a JPEG of the face.
         coverage: Share of the frames looked at in which the face was found.
+        span_numbers: Which span each window is of, where spans were asked for.
+        min_confidence: Where no class is as probable, the prediction is ``NOT_SURE``.
     """
 
     name: str
@@ -115,6 +127,24 @@ class Track:
     boxes: pandas.DataFrame = field(default_factory=pandas.DataFrame)
     thumbnails: tuple[tuple[float, bytes], ...] = ()
     coverage: float = 1.0
+    span_numbers: tuple[int, ...] = ()
+    min_confidence: float = 0.0
+
+    @property
+    def modality(self) -> str:
+        """What the network went by: ``audio-video``, ``video`` or ``audio``."""
+        return next(iter(self.by_modality), "")
+
+    @property
+    def predictions(self) -> list[str]:
+        """The class of each window, or ``NOT_SURE``; of real values nothing."""
+        if self.labels.task != "classification":
+            return []
+        return [self._class(values) for values in self.values]
+
+    def _class(self, values: np.ndarray) -> str:
+        best = int(values.argmax())
+        return self.labels.names[best] if values[best] >= self.min_confidence else NOT_SURE
 
     @property
     def timeline(self) -> pandas.DataFrame:
@@ -124,8 +154,7 @@ class Track:
             index=range(len(self.spans)),
         )
         if self.labels.task == "classification":
-            names = np.array(self.labels.names, dtype=object)
-            table["prediction"] = names[self.values.argmax(axis=1)]
+            table["prediction"] = self.predictions
         for number, name in enumerate(self.labels.names):
             table[f"{name}_" if name in _FIXED else name] = self.values[:, number]
         return table
@@ -143,7 +172,9 @@ class Track:
             end_seconds=self.end_seconds,
             num_windows=len(self.values),
             coverage=self.coverage,
-            prediction=names[int(mean.argmax())] if is_class else None,
+            modality=self.modality,
+            prediction=self._class(mean) if is_class else None,
+            not_sure=float((self.values.max(axis=1) < self.min_confidence).mean()) * is_class,
             share=_named(names, leads) if is_class else {},
             mean=_named(names, mean),
             std=_named(names, std),
@@ -162,8 +193,11 @@ class Prediction:
         fps: Frame rate of the tracks' boxes, that of the network's input.
         labels: What the outputs stand for.
         modality: What the network went by: ``audio-video``, ``video`` or ``audio``.
-        tracks: A timeline for each face, or the one of the sound.
+        tracks: A timeline for each face, or the one of the sound; after faces, sound without a
+            picture.
         notes: What the user should know, a line each.
+        spans: What one value each was asked for; None: windows were.
+        missed: Of spans without a value, by number, why.
         checkpoint: Whose prediction it is.
         settings: Where the windows were, and whose.
         stage_seconds: Time of the stages: processor time of ``decoding``, ``faces``, ``images``
@@ -180,6 +214,8 @@ class Prediction:
     modality: str
     tracks: tuple[Track, ...]
     notes: tuple[str, ...] = ()
+    spans: tuple[Span, ...] | None = None
+    missed: Mapping[int, str] = field(default_factory=dict)
     checkpoint: str = ""
     settings: WindowConfig = _SETTINGS
     stage_seconds: Mapping[str, float] = field(default_factory=dict)
@@ -196,6 +232,46 @@ class Prediction:
         return pandas.concat([track.timeline for track in self.tracks], ignore_index=True)
 
     @property
+    def answers(self) -> pandas.DataFrame:
+        """One row a span, in the order of their file: start, end, speaker, text; which track
+        answers, what the network went by, the share of the span that it is about; prediction and
+        every output; a note where there is none. Empty without spans.
+        """
+        rows: list[dict[str, Any]] = [
+            {"start": s.start, "end": s.end, "speaker": s.speaker, "text": s.text}
+            for s in self.spans or ()
+        ]
+        for track in self.tracks:
+            table = track.timeline.drop(columns="track")
+            for number, row in zip(track.span_numbers, table.to_dict("records"), strict=False):
+                length = row.pop("end") - row.pop("start")
+                share = min(length / (rows[number]["end"] - rows[number]["start"]), 1.0)
+                rows[number] |= {"track": track.name, "modality": track.modality, "share": share}
+                rows[number] |= {str(name): value for name, value in row.items()}
+        for number, why in self.missed.items():
+            rows[number]["note"] = why
+        table = pandas.DataFrame(rows)
+        return table[[name for name in table if name != "note"] + ["note"] * bool(self.missed)]
+
+    @property
+    def speakers(self) -> dict[str, dict[str, float]]:
+        """Of each speaker whom spans name, the mean of each output, weighted by time."""
+        found: dict[str, list[tuple[float, np.ndarray]]] = {}
+        for track in self.tracks:
+            for place, number in enumerate(track.span_numbers):
+                assert self.spans is not None
+                weight = float(track.spans[place, 1] - track.spans[place, 0])
+                found.setdefault(self.spans[number].speaker, []).append(
+                    (weight, track.values[place])
+                )
+        found.pop("", None)
+        return {
+            name: _named(self.labels.names, np.average([v for _, v in of], axis=0, weights=w))
+            for name, of in sorted(found.items())
+            if (w := [weight for weight, _ in of])
+        }
+
+    @property
     def summary(self) -> Summary:
         """The recording in a few numbers."""
         return Summary(
@@ -204,6 +280,7 @@ class Prediction:
             modality=self.modality,
             tracks=tuple(track.summary for track in self.tracks),
             notes=self.notes,
+            speakers=self.speakers,
         )
 
     def save(
@@ -213,15 +290,18 @@ class Prediction:
         picture: bool = False,
         annotate: bool = False,
         overwrite: bool = False,
+        tiers: Sequence[str] = (),
     ) -> Path:
         """Write the prediction into a folder of its own, whole or not at all.
 
         Args:
-            folder: Where: ``timeline.csv``, ``timeline.jsonl``, ``boxes.csv``, ``summary.json``.
+            folder: Where: ``timeline.csv``, ``timeline.jsonl``, ``boxes.csv``, ``summary.json``;
+                with spans also ``spans.csv``.
             picture: Also draw ``timeline.png``.
             annotate: Also write ``annotated.mp4``, the video with boxes, labels and bars; not for
                 a sound file or a folder of images.
             overwrite: Replace a folder that is there.
+            tiers: Also write the timelines for annotation tools: names of ``tiers.FORMATS``.
 
         Returns: the folder.
 
@@ -230,7 +310,12 @@ class Prediction:
             PredictionError: The video cannot be drawn into; all else is written.
         """
         return save_prediction(
-            self, Path(folder), picture=picture, annotate=annotate, overwrite=overwrite
+            self,
+            Path(folder),
+            picture=picture,
+            annotate=annotate,
+            overwrite=overwrite,
+            tiers=tiers,
         )
 
 
@@ -241,6 +326,7 @@ def save_prediction(
     picture: bool = False,
     annotate: bool = False,
     overwrite: bool = False,
+    tiers: Sequence[str] = (),
     process: DecodingProcess | None = None,
     progress: Tell | None = None,
 ) -> Path:
@@ -252,6 +338,7 @@ def save_prediction(
         picture: Also draw the timelines.
         annotate: Also write the video with boxes, labels and bars.
         overwrite: Replace a folder that is there.
+        tiers: Names of ``tiers.FORMATS``.
         process: Where the video is decoded again; none given: a new one.
         progress: Called with how far the video is.
 
@@ -263,6 +350,8 @@ def save_prediction(
     undrawn: PredictionError | None = None
     with whole_folder(folder) as beside:
         _write_tables(prediction, beside)
+        for name in tiers:
+            FORMATS[name](_owners(prediction), beside, prediction.path, prediction.seconds)
         if picture:
             _draw_timeline(prediction, beside / PICTURE)
         if annotate and prediction.is_video:
@@ -339,9 +428,12 @@ def _write_tables(prediction: Prediction, folder: Path) -> None:
             index=False,
             float_format=_DIGITS,
         )
+    if prediction.spans is not None:
+        prediction.answers.to_csv(folder / SPANS, index=False, float_format=_DIGITS)
     described = to_dict(prediction.summary) | {
         "checkpoint": prediction.checkpoint,
         "settings": to_dict(prediction.settings),
+        "min_confidence": prediction.tracks[0].min_confidence,
         "labels": to_dict(prediction.labels),
     }
     (folder / SUMMARY).write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
@@ -350,17 +442,40 @@ def _write_tables(prediction: Prediction, folder: Path) -> None:
 def _lines(prediction: Prediction) -> Iterator[dict[str, Any]]:
     names = prediction.labels.names
     for track in prediction.tracks:
+        predictions = track.predictions
         for number, (start, end) in enumerate(track.spans.tolist()):
             line: dict[str, Any] = {"track": track.name, "start": start, "end": end}
+            if track.span_numbers:
+                line["span"] = track.span_numbers[number]
             values = track.values[number]
             if prediction.labels.task == "classification":
-                line["prediction"] = names[int(values.argmax())]
+                line["prediction"] = predictions[number]
             line["values"] = _rounded(names, values)
             if len(track.by_modality) > 1:
                 line["by_modality"] = {
                     kind: _rounded(names, each[number]) for kind, each in track.by_modality.items()
                 }
             yield line
+
+
+def _owners(prediction: Prediction) -> list[Owner]:
+    """What annotation tools are told: of each speaker the spans; or of each track the windows, each
+    from the middle to its neighbour before to that to the next, so that none overlap.
+    """
+    names, spans = prediction.labels.names, prediction.spans
+    marks: dict[str, list[Mark]] = {}
+    for track in prediction.tracks:
+        middles = track.spans.mean(axis=1)
+        edges = [track.start_seconds, *(middles[1:] + middles[:-1]) / 2, track.end_seconds]
+        labels = track.predictions or [""] * len(middles)
+        for number, (label, values) in enumerate(zip(labels, track.values, strict=True)):
+            start, end, owner = edges[number], edges[number + 1], track.name
+            if spans is not None:
+                span = spans[track.span_numbers[number]]
+                start, end, owner = span.start, span.end, span.speaker or "spans"
+            told = {"probability": float(values.max())} if label else _named(names, values)
+            marks.setdefault(owner, []).append(Mark(float(start), float(end), label, told))
+    return [Owner(name, each, joined=spans is None) for name, each in marks.items()]
 
 
 def _rounded(names: tuple[str, ...], values: np.ndarray) -> dict[str, float]:
@@ -396,6 +511,7 @@ def _drawn(prediction: Prediction, track: Track) -> DrawnTrack:
         boxes=track.boxes[["x0", "y0", "x1", "y1"]].to_numpy() if has_boxes else np.zeros((0, 4)),
         angles=track.boxes["angle"].to_numpy() if has_boxes else np.zeros(0),
         fps=prediction.fps if len(times) else 1.0,
+        min_confidence=track.min_confidence,
     )
 
 
@@ -453,7 +569,7 @@ def _heading(track: Track) -> str:
     summary = track.summary
     span = f"{track.start_seconds:.1f} to {track.end_seconds:.1f} s"
     if summary.prediction is not None:
-        mean = summary.mean[summary.prediction]
+        mean = max(summary.mean.values())
         return f"{track.name}, {span}: {printable(summary.prediction)} (mean {mean:.2f})"
     means = ", ".join(f"{printable(name)} {value:+.2f}" for name, value in summary.mean.items())
     return f"{track.name}, {span}: {means} on average"

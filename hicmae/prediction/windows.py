@@ -10,19 +10,17 @@ from __future__ import annotations
 import functools
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import av
-import cv2
 import numpy as np
 
 from hicmae.bench import Stopwatch
 from hicmae.media.boxes import boxes_of
-from hicmae.media.container import open_container
-from hicmae.media.crops import FaceCutter, decode_jpeg, encode_jpeg
+from hicmae.media.container import open_container, packets_of
 from hicmae.media.errors import MediaError
 from hicmae.media.faces import FaceConfig, FaceDetector
 from hicmae.media.recording import Finder, Recording, open_pictures, shared_detector, sound_file
@@ -30,7 +28,6 @@ from hicmae.media.sound_decoding import sound_stream
 from hicmae.media.sound_spans import SoundSpans
 from hicmae.media.tracking import FaceTrack
 from hicmae.prediction.messages import (
-    Clip,
     Finished,
     Followed,
     Found,
@@ -39,15 +36,15 @@ from hicmae.prediction.messages import (
     WindowConfig,
     WindowLayout,
 )
+from hicmae.prediction.spans import Span
+from hicmae.prediction.stretches import Cutter, Piece, Stretch
 from hicmae.settings import InputConfig
-from hicmae.views import sound_span, test_views
 
 Emit = Callable[[StageProgress | Found | Window | Finished], None]
 
 SOUND = "sound"
 _PROGRESS_SECONDS = 0.25
 _OUTSIDE_SECONDS = 1.0  # sound without a picture is worth a note from here on
-_THUMBNAIL_PIXELS, _MOST_THUMBNAILS = 96, 12
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +58,8 @@ class Request:
         config: Where the windows are.
         see: Whether the network reads pictures.
         hear: Whether it reads sound.
+        spans: One window for each of these, instead of windows a hop apart.
+        alone: Whether sound outside the picture has windows of its own; else a note names it.
     """
 
     path: Path
@@ -69,6 +68,8 @@ class Request:
     config: WindowConfig
     see: bool = True
     hear: bool = True
+    spans: tuple[Span, ...] | None = None
+    alone: bool = False
 
 
 def cut_windows(request: Request, emit: Emit) -> None:
@@ -105,7 +106,11 @@ def cut_windows(request: Request, emit: Emit) -> None:
             )
         )
         sound, why = _sound_of(request, recording)
+        outside = _outside(request, recording) if sound or request.alone else []
         if sound is not None:
+            if request.alone and outside and outside[-1][1] > recording.end:
+                sound.close()
+                sound = _open_sound(request, None)
             stack.enter_context(sound)
         tracks: list[FaceTrack] = []
         notes: list[str] = []
@@ -126,33 +131,38 @@ def cut_windows(request: Request, emit: Emit) -> None:
                 )
         if tracks and request.hear and sound is None:
             notes.append(f"{why}: predicted from the picture alone")
-        if sound is not None:
-            notes += _outside(request.path, recording)
-        num_frames = len(recording.indices)
-        stretches = [
-            _Stretch(
+        heard = outside if request.alone and sound is not None else []
+        if outside and (tracks or not heard):
+            notes.append(_outside_note(outside, picture.origin_seconds, request, bool(heard)))
+        whole = [(recording.start, recording.end), *heard]
+        whole = [(min(first for first, _ in whole), max(last for _, last in whole))]
+        seconds = max(seconds, whole[0][1] - picture.origin_seconds)
+        parts = whole if request.spans is not None or not tracks else heard
+        sounds = [] if sound is None else _sound_stretches(parts, recording, layout)
+        faces = [
+            Stretch(
                 name=f"face{number}",
                 num_frames=len(track.boxes),
                 layout=layout,
                 offset=recording.offset,
+                first=track.first,
                 track=track,
                 recording=recording,
             )
             for number, track in enumerate(tracks)
-        ] or [_Stretch(name=SOUND, num_frames=num_frames, layout=layout, offset=recording.offset)]
-        emit(_found(stretches, seconds, recording, recording.start, sound, notes, layout))
+        ]
+        stretches, missed = _spanned([*faces, *sounds], request, why)
+        emit(_found(stretches, seconds, recording, recording.start, sound, notes, layout, missed))
         teller.stage = "windows"
-        cutter = _Cutter(stretches, layout, sound, recording.start, watch)
-        if tracks:
-            positions = np.flatnonzero(cutter.needed(num_frames))
-            frames = recording.frames(positions)
-            for position, frame in zip(positions.tolist(), frames, strict=True):
-                for window in cutter.take(position, frame):
-                    emit(window)
-        else:
-            for window in cutter.heard():
-                teller(window.end_seconds)
+        cutter = Cutter(stretches, layout, sound, recording.start, watch)
+        positions = np.flatnonzero(cutter.needed(len(recording.indices)))
+        frames = recording.frames(positions) if len(positions) else iter(())
+        for position, frame in zip(positions.tolist(), frames, strict=True):
+            for window in cutter.take(position, frame):
                 emit(window)
+        for window in cutter.rest():
+            teller(window.end_seconds)
+            emit(window)
         emit(_finished(watch, sound, request.preparation))
 
 
@@ -166,12 +176,13 @@ def _hear(
         sound = stack.enter_context(_open_sound(request, None))
     seconds = num_samples / sound.sample_rate
     num_frames = max(1, math.floor(seconds * layout.input.fps + 0.5))
-    stretch = _Stretch(name=SOUND, num_frames=num_frames, layout=layout)
+    stretch = Stretch(name=SOUND, num_frames=num_frames, layout=layout)
     notes = ["no picture: predicted from the sound alone"] if request.see else []
     start = sound.start_seconds
-    emit(_found([stretch], seconds, None, start, sound, notes, layout))
+    stretches, missed = _spanned([stretch], request, "")
+    emit(_found(stretches, seconds, None, start, sound, notes, layout, missed))
     teller = _Teller(emit, seconds, stage="windows")
-    for window in _Cutter([stretch], layout, sound, start, watch).heard():
+    for window in Cutter(stretches, layout, sound, start, watch).rest():
         teller(window.end_seconds)
         emit(window)
     emit(_finished(watch, sound, request.preparation))
@@ -204,33 +215,117 @@ def _open_sound(request: Request, end_seconds: float | None) -> SoundSpans:
     )
 
 
-def _outside(path: Path, recording: Recording) -> list[str]:
-    """A note of the sound before and after the picture, which no window covers; mostly none.
+def _outside(request: Request, recording: Recording) -> list[tuple[float, float]]:
+    """The sound before and after the picture, seconds on the container's clock; mostly none.
 
-    By what the container says: decoding all of it only for this would take as long again.
+    By what the container says, and where that is much, by the packets: decoding all of it only for
+    this would take as long again.
     """
-    file = sound_file(path)
-    with open_container(file) as container:
-        stream = sound_stream(container, file)
-        begin = float((stream.start_time or 0) * stream.time_base)
-        if stream.duration:
-            end = begin + float(stream.duration * stream.time_base)
-        elif container.duration:
-            end = (max(container.start_time or 0, 0) + container.duration) / av.time_base
-        else:
-            return []
-    if file != path:  # a file of its own begins with the picture, whatever its stamps
-        begin, end = recording.start, recording.start + end - begin
-    origin = recording.picture.origin_seconds
-    spans = (begin, recording.start), (recording.end, end)
-    parts = [
-        f"{max(first - origin, 0):.2f}..{last - origin:.2f} s"
-        for first, last in spans
-        if last - first > _OUTSIDE_SECONDS
-    ]
-    if not parts:
+    try:
+        file = sound_file(request.path)
+        with open_container(file) as container:
+            stream = sound_stream(container, file)
+            begin = float((stream.start_time or 0) * stream.time_base)
+            if stream.duration:
+                end = begin + float(stream.duration * stream.time_base)
+            elif container.duration:
+                end = (max(container.start_time or 0, 0) + container.duration) / av.time_base
+            else:
+                return []
+            own = file != request.path  # it begins with the picture, whatever its stamps
+            shift = recording.start - begin if own else 0.0
+            if end + shift - recording.end > _OUTSIDE_SECONDS:
+                stamps = (
+                    (packet.pts + (packet.duration or 0)) * packet.time_base
+                    for packet in packets_of(container, stream)
+                    if packet.pts is not None
+                )
+                end = float(max(stamps, default=begin))
+    except MediaError:  # no sound that could be outside
         return []
-    return [f"its sound at {' and '.join(parts)} has no picture and is left out"]
+    begin = max(begin + shift, recording.picture.origin_seconds)
+    spans = (begin, recording.start), (recording.end, end + shift)
+    return [(first, last) for first, last in spans if last - first > _OUTSIDE_SECONDS]
+
+
+def _outside_note(
+    outside: Sequence[tuple[float, float]], origin: float, request: Request, heard: bool
+) -> str:
+    parts = " and ".join(f"{first - origin:.2f}..{last - origin:.2f} s" for first, last in outside)
+    said = f"its sound at {parts} has no picture"
+    if heard:
+        return f"{said}: predicted from the sound alone"
+    return f"{said} and is left out{'' if request.hear else ' (the network reads pictures alone)'}"
+
+
+def _sound_stretches(
+    parts: Sequence[tuple[float, float]], recording: Recording, layout: WindowLayout
+) -> list[Stretch]:
+    """A stretch of sound alone for each part, seconds on the container's clock."""
+    fps = layout.input.fps
+    return [
+        Stretch(
+            name=SOUND if len(parts) == 1 else f"{SOUND}{number}",
+            num_frames=max(1, round((last - begin) * fps)),
+            layout=layout,
+            offset=recording.offset,
+            first=round((begin - recording.start) * fps),
+        )
+        for number, (begin, last) in enumerate(parts)
+    ]
+
+
+def _spanned(
+    stretches: list[Stretch], request: Request, why: str
+) -> tuple[list[Stretch], tuple[tuple[int, str], ...]]:
+    """The stretches that spans are in, each with their windows; all, where none are asked for.
+
+    A span goes to the face that is seen for most of it, of such the largest; where none is for
+    half of it, to the sound alone if that is there.
+
+    Args:
+        stretches: Faces and sound.
+        request: With the spans.
+        why: Why there is no sound, if there is none.
+
+    Returns: the stretches, and of each span that is in none its number and why.
+
+    Raises: MediaError: ``no-span``: all are in none.
+    """
+    if request.spans is None:
+        return stretches, ()
+    missed: list[tuple[int, str]] = []
+    windows: dict[str, list[Piece]] = {stretch.name: [] for stretch in stretches}
+    fps, offset = request.input.fps, stretches[0].offset
+    for number, span in enumerate(request.spans):
+        begin = round((span.start - offset) * fps)
+        end = max(begin + 1, round((span.end - offset) * fps))
+        ranked = [
+            (*stretch.share(begin, end), -place, stretch)
+            for place, stretch in enumerate(stretches)
+            if span.face in ("", stretch.name)
+        ]
+        seen, *_, chosen = max(ranked, default=(0.0, stretches[0]), key=lambda each: each[:-1])
+        if not seen:
+            low = offset + min(stretch.first for stretch in stretches) / fps
+            high = offset + max(stretch.first + stretch.num_frames for stretch in stretches) / fps
+            reason = f"there is no {span.face} in it"
+            if not span.face and span.start < high and span.end > low:
+                reason = f"no face is seen in it{f', and {why}' if why else ''}"
+            elif not span.face:
+                reason = f"it lies outside of what was seen and heard ({low:.2f}..{high:.2f} s)"
+            missed.append((number, reason))
+            continue
+        start, stop = chosen.part(begin, end)
+        windows[chosen.name].append(Piece(number, start, stop - start, stop))
+    if len(missed) == len(request.spans):
+        raise MediaError(
+            "no-span", request.path, f"none of {len(missed)} spans has an answer: {missed[0][1]}"
+        )
+    used = [stretch for stretch in stretches if windows[stretch.name]]
+    for stretch in used:
+        stretch.ask(sorted(windows[stretch.name], key=lambda piece: piece.start + piece.end))
+    return used, tuple(missed)
 
 
 def _find_tracks(request: Request, recording: Recording) -> tuple[list[FaceTrack], list[str]]:
@@ -245,7 +340,7 @@ def _find_tracks(request: Request, recording: Recording) -> tuple[list[FaceTrack
     if config.faces == "boxes":
         finder: Finder = boxes_of(request.path, request.config.boxes, remedy="name it with --boxes")
     else:
-        finder, note = _detector(config.faces, config.align, request.config.offline)
+        finder, note = find_detector(config.faces, config.align, request.config.offline)
         notes += [note] if note else []
     try:
         tracks = recording.follow(finder, keep=False)
@@ -280,7 +375,7 @@ def _find_tracks(request: Request, recording: Recording) -> tuple[list[FaceTrack
 
 
 @functools.cache
-def _detector(faces: str, align: str, offline: bool) -> tuple[FaceDetector | None, str]:
+def find_detector(faces: str, align: str, offline: bool) -> tuple[FaceDetector | None, str]:
     """The detector, or the bundled one and a note where YuNet's file is not to be had."""
     try:
         return shared_detector(faces, offline=offline), ""
@@ -305,195 +400,23 @@ class _Teller:
             self._emit(StageProgress(stage=self.stage, done=seconds, total=self._total))
 
 
-class _Cutter:
-    """The stretches of a recording while its frames go by.
-
-    Args:
-        stretches: In the order in which they begin.
-        layout: Of the windows.
-        sound: Of the recording, if there is any.
-        start: Where the recording begins on the container's clock, seconds.
-        watch: Counts the stages ``images`` and ``sound``.
-    """
-
-    def __init__(
-        self,
-        stretches: list[_Stretch],
-        layout: WindowLayout,
-        sound: SoundSpans | None,
-        start: float,
-        watch: Stopwatch,
-    ) -> None:
-        self._all, self._layout, self._sound = stretches, layout, sound
-        self._start, self._watch = start, watch
-        self._coming = sorted(stretches, key=lambda stretch: stretch.first)
-        self._open: list[_Stretch] = []
-
-    def needed(self, num_frames: int) -> np.ndarray:
-        """(num_frames,) bool: which frames of the recording any window needs."""
-        needed = np.zeros(num_frames, dtype=bool)
-        for stretch in self._all:
-            needed |= stretch.wanted(num_frames)
-        return needed
-
-    def take(self, position: int, frame: np.ndarray) -> Iterator[Window]:
-        """Take the frame at a position; gives the windows that are complete with it."""
-        while self._coming and self._coming[0].first <= position:
-            self._open.append(self._coming.pop(0))
-        for stretch in self._open:
-            with self._watch.stage("images"):
-                stretch.put(position, frame)
-            while stretch.number < len(stretch.starts):
-                views = stretch.views(stretch.starts[stretch.number])
-                if views[-1][-1] + stretch.first > position:
-                    break
-                yield self._window(stretch, views)
-        self._open = [stretch for stretch in self._open if stretch.number < len(stretch.starts)]
-
-    def heard(self) -> Iterator[Window]:
-        """The windows of sound alone."""
-        for stretch in self._all:
-            while stretch.number < len(stretch.starts):
-                yield self._window(stretch, stretch.views(stretch.starts[stretch.number]))
-
-    def _window(self, stretch: _Stretch, views: list[np.ndarray]) -> Window:
-        fps = self._layout.input.fps
-        start = stretch.starts[stretch.number]
-        begin = stretch.offset + (stretch.first + start) / fps
-        clips = tuple(self._clip(stretch, view) for view in views)
-        window = Window(
-            track=stretch.name,
-            number=stretch.number,
-            start_seconds=begin,
-            end_seconds=begin + stretch.length(start) / fps,
-            clips=clips,
-            thumbnail=stretch.thumbnail(),
-        )
-        stretch.end_window()
-        return window
-
-    def _clip(self, stretch: _Stretch, view: np.ndarray) -> Clip:
-        """One clip, with the sound that belongs to it in a sample of this stretch."""
-        frames = stretch.images(view)
-        if self._sound is None:
-            return Clip(frames=frames, waveform=None)
-        input = self._layout.input
-        with self._watch.stage("sound"):
-            begin, end = sound_span(int(view[0]), input)
-            origin = self._sound.number_at(self._start + stretch.first / input.fps)
-            waveform, _ = self._sound.span(origin + begin, end - begin)
-        # The sound of a sample is as long as its picture; beyond it there is none.
-        valid = max(0, min(end, round(stretch.num_frames / input.fps * input.sample_rate)) - begin)
-        waveform[valid:] = 0
-        return Clip(frames=frames, waveform=waveform, num_samples=min(valid, end - begin))
-
-
-class _Stretch:
-    """One face from its first to its last frame, or the sound, and the windows open in it.
-
-    The images that windows need are cut out once and dropped with the last window. They go through
-    the JPEG codec as those of shards do: the network sees what it was trained on.
-
-    Args:
-        name: Of the track.
-        num_frames: Of it, at the network's rate.
-        layout: Of the windows.
-        offset: Where its recording's frames begin, seconds after the recording's beginning.
-        track: The face; None for sound.
-        recording: It is in; None for sound.
-    """
-
-    def __init__(
-        self,
-        *,
-        name: str,
-        num_frames: int,
-        layout: WindowLayout,
-        offset: float = 0.0,
-        track: FaceTrack | None = None,
-        recording: Recording | None = None,
-    ) -> None:
-        self.name, self.num_frames, self.offset, self.track = name, num_frames, offset, track
-        self.first = 0 if track is None else track.first
-        self.starts = layout.starts(num_frames)
-        self.number = 0
-        self._layout = layout
-        self._images: dict[int, np.ndarray] = {}
-        count = min(_MOST_THUMBNAILS, len(self.starts))
-        self._pictured = set(np.linspace(0, len(self.starts) - 1, count).round().astype(int))
-        self._wanted = np.zeros(num_frames, dtype=bool)
-        if track is not None and recording is not None:
-            self._config = recording.config
-            self._cutter = FaceCutter(track, recording.indices, self._config.face_size)
-            for start in self.starts:
-                for view in self.views(start):
-                    self._wanted[view] = True
-
-    def length(self, start: int) -> int:
-        """Frames of the window that starts there."""
-        return min(self._layout.window_frames, self.num_frames - start)
-
-    def views(self, start: int) -> list[np.ndarray]:
-        """(T,) frames, counted in this stretch, of each clip of the window that starts there."""
-        clip, length = self._layout.input, self.length(start)
-        clip_frames = clip.num_frames * clip.frame_stride
-        count = min(self._layout.num_clips, math.ceil(length / clip_frames))
-        return [
-            start + view for view in test_views(length, clip.num_frames, clip.frame_stride, count)
-        ]
-
-    def wanted(self, num_frames: int) -> np.ndarray:
-        """(num_frames,) bool, of the recording: which frames its windows need."""
-        whole = np.zeros(num_frames, dtype=bool)
-        whole[self.first : self.first + self.num_frames] = self._wanted
-        return whole
-
-    def put(self, position: int, frame: np.ndarray) -> None:
-        """Cut this face out of a frame of the recording, if a window needs it."""
-        place = position - self.first
-        if not (0 <= place < self.num_frames and self._wanted[place]):
-            return
-        image = self._cutter.cut(frame, place)
-        quality, chroma = self._config.jpeg_quality, self._config.chroma
-        self._images[place] = decode_jpeg(encode_jpeg(image, quality=quality, chroma=chroma))
-
-    def images(self, view: np.ndarray) -> np.ndarray | None:
-        """(T, H, W, 3) of a clip; None for sound."""
-        if self.track is None:
-            return None
-        return np.stack([self._images[place] for place in view.tolist()])
-
-    def thumbnail(self) -> bytes:
-        """The middle image of the present window, small, if it is one to be shown."""
-        if self.track is None or self.number not in self._pictured:
-            return b""
-        start = self.starts[self.number]
-        middle = start + self.length(start) / 2
-        place = min(self._images, key=lambda place: abs(place - middle))
-        side = (_THUMBNAIL_PIXELS, _THUMBNAIL_PIXELS)
-        small = cv2.resize(self._images[place], side, interpolation=cv2.INTER_AREA)
-        return encode_jpeg(small, quality=85, chroma="420")
-
-    def end_window(self) -> None:
-        """Go on to the next window and drop what it does not need."""
-        self.number += 1
-        keep = self.starts[self.number] if self.number < len(self.starts) else math.inf
-        self._images = {place: image for place, image in self._images.items() if place >= keep}
-
-
 def _found(
-    stretches: list[_Stretch],
+    stretches: list[Stretch],
     seconds: float,
     recording: Recording | None,
     start: float,
     sound: SoundSpans | None,
     notes: list[str],
     layout: WindowLayout,
+    missed: tuple[tuple[int, str], ...],
 ) -> Found:
     fps = layout.input.fps
     clip = layout.input.clip_seconds
     if seconds < clip - 0.5 / fps:
         notes = [*notes, f"shorter than the network's clip ({seconds:.2f} of {clip:.2f} s)"]
+    if missed:
+        number, why = missed[0]
+        notes = [*notes, f"{len(missed)} of the spans have no answer, as the {number + 1}.: {why}"]
     return Found(
         tracks=tuple(_followed(stretch, fps) for stretch in stretches),
         seconds=seconds,
@@ -502,16 +425,18 @@ def _found(
         start_seconds=start,
         has_sound=sound is not None,
         notes=tuple(notes),
+        missed=missed,
     )
 
 
-def _followed(stretch: _Stretch, fps: float) -> Followed:
+def _followed(stretch: Stretch, fps: float) -> Followed:
     followed = Followed(
         name=stretch.name,
         start_seconds=stretch.offset + stretch.first / fps,
         end_seconds=stretch.offset + (stretch.first + stretch.num_frames) / fps,
-        num_windows=len(stretch.starts),
+        num_windows=stretch.num_windows,
         fps=fps,
+        spans=stretch.spans,
     )
     if stretch.track is None:
         return followed

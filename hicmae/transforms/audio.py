@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torchaudio.compliance import kaldi
 
+from hicmae.devices import send
 from hicmae.settings import InputConfig
 
 WINDOW_SECONDS = 0.025
@@ -179,6 +180,6 @@ def hide_spans(fbank: Tensor, spans: Tensor, axis: int) -> Tensor:
     Source: SpecAugment, arXiv 1904.08779 (time and frequency masks; the value is the mean).
     """
     place = torch.arange(fbank.shape[axis], device=fbank.device)
-    first, end = spans.to(fbank.device, non_blocking=True)[..., None].unbind(2)  # (B, N, 1)
+    first, end = send(spans, fbank.device)[..., None].unbind(2)  # (B, N, 1)
     hidden = ((place >= first) & (place < end)).any(dim=1)  # (B, size)
     return fbank.masked_fill(hidden[:, :, None] if axis == 1 else hidden[:, None, :], 0.0)

@@ -17,6 +17,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
+from hicmae.devices import send
 from hicmae.settings import AugmentConfig, InputConfig
 from hicmae.transforms import audio, draws, rand_augment, video
 from hicmae.transforms.audio import HOP_SECONDS, FilterBank
@@ -137,11 +138,11 @@ class ClipTransform(nn.Module):
         sound = audio.float_waveform(waveform)
         if self.training and augment.gain:
             gain = draws.gains(batch, augment.gain_concentration, generator)
-            sound = audio.apply_gain(sound, gain.to(sound.device, non_blocking=True))
+            sound = audio.apply_gain(sound, send(gain, sound.device))
         if self.training and augment.roll_seconds > 0:
             largest = round(augment.roll_seconds * self.input.sample_rate)
             shift = draws.uniform(batch, generator=generator) * (2 * largest + 1)
-            shift = shift.long().to(sound.device, non_blocking=True) - largest
+            shift = send(shift.long(), sound.device) - largest
             sound = audio.roll(sound, num_samples, shift)
         fbank = self.filter_bank(sound, num_samples)
         return self._mask(fbank, generator) if self.training else fbank

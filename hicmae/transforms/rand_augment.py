@@ -22,6 +22,7 @@ from einops import rearrange
 from torch import Tensor
 from torchvision.transforms.v2 import functional
 
+from hicmae.devices import send
 from hicmae.transforms.draws import uniform
 
 # What stands where a moved picture leaves nothing. Source: timm.
@@ -105,7 +106,7 @@ def rand_augment(frames: Tensor, draws: Draws) -> Tensor:
                 groups.setdefault("geometry" if name in _GEOMETRY else name, []).append(clip)
         for name, clips in groups.items():
             level, sign = draws.level[clips, step], draws.sign[clips, step]
-            rows = torch.tensor(clips, device=frames.device)
+            rows = send(torch.tensor(clips), frames.device)
             images = frames[rows]  # (b, T, 3, H, W)
             if name == "geometry":
                 names = [OPERATIONS[chosen[clip]] for clip in clips]
@@ -165,13 +166,13 @@ def move(images: Tensor, maps: Tensor) -> Tensor:
     places = torch.stack(
         [x.expand(height, width), y[:, None].expand(height, width), torch.ones_like(x + y[:, None])]
     )  # (3, H, W)
-    size = torch.tensor([width, height], device=device, dtype=torch.float32)
     with torch.autocast(device.type, enabled=False):
-        source = torch.einsum("bij,jhw->bhwi", maps.to(device, non_blocking=True), places)
-        inside = ((source >= 0) & (source < size)).all(dim=-1)  # (b, H, W)
+        source = torch.einsum("bij,jhw->bhwi", send(maps, device), places)
+        across, down = source.unbind(-1)  # (b, H, W) each
+        inside = (across >= 0) & (across < width) & (down >= 0) & (down < height)
         moved = torch.nn.functional.grid_sample(
             rearrange(images, "b t c h w -> b (t c) h w").float(),
-            source * (2 / size) - 1,
+            torch.stack((across * (2 / width) - 1, down * (2 / height) - 1), dim=-1),
             mode="bilinear",
             padding_mode="border",
             align_corners=False,
@@ -190,7 +191,7 @@ def _blend(images: Tensor, plain: Tensor | float, level: Tensor, sign: Tensor) -
 
 def _each(values: Tensor, images: Tensor) -> Tensor:
     """One value a clip, (b,), on the device of the images and in their shape."""
-    return values.view(-1, 1, 1, 1, 1).to(images.device, non_blocking=True)
+    return send(values.view(-1, 1, 1, 1, 1), images.device)
 
 
 def _posterize(images: Tensor, level: Tensor, sign: Tensor) -> Tensor:
@@ -224,13 +225,32 @@ def _contrast(images: Tensor, level: Tensor, sign: Tensor) -> Tensor:
 
 
 def _sharpness(images: Tensor, level: Tensor, sign: Tensor) -> Tensor:
-    """Softer or sharper."""
-    return _blend(images, functional.adjust_sharpness_image(images, 0.0).float(), level, sign)
+    """Softer or sharper than with each pixel inside a mean of its neighbours and five of itself.
+
+    Torchvision's sends its filter to the device, which the host waits for.
+    """
+    values = images.flatten(0, 1).float()  # (b T, 3, H, W)
+    kernel = torch.full((3, 1, 3, 3), 1 / 13, device=images.device)
+    kernel[:, :, 1, 1].fill_(5 / 13)
+    values[..., 1:-1, 1:-1] = torch.nn.functional.conv2d(values, kernel, groups=3).round()
+    return _blend(images, values.view(images.shape), level, sign)
+
+
+def _auto_contrast(images: Tensor, level: Tensor, sign: Tensor) -> Tensor:
+    """Spread each colour over all levels; torchvision's asks the device which are plain."""
+    values = images.float()
+    lowest, highest = (
+        extreme(values, dim=(-2, -1), keepdim=True) for extreme in (torch.amin, torch.amax)
+    )
+    plain = lowest == highest
+    scale = torch.where(plain, 1.0, (highest - lowest) * (1 / 255))
+    spread = (values - torch.where(plain, 0.0, lowest)) / scale
+    return spread.clamp(0, 255).to(torch.uint8)
 
 
 # Operation on (b, T, 3, H, W) uint8 with (b,) levels and signs.
 _COLOURS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
-    "auto-contrast": lambda images, level, sign: functional.autocontrast_image(images),
+    "auto-contrast": _auto_contrast,
     "equalize": lambda images, level, sign: functional.equalize_image(images),
     "invert": lambda images, level, sign: functional.invert_image(images),
     "posterize": _posterize,

@@ -17,6 +17,7 @@ from einops import rearrange
 from torch import Tensor
 from torch.nn import functional
 
+from hicmae.devices import send
 from hicmae.settings import InputConfig
 from hicmae.views import CROPS
 
@@ -79,8 +80,8 @@ def crop_video(video: Tensor, boxes: Tensor, flip: Tensor) -> Tensor:
     Returns: (B, C, T, H, W); bilinear between pixel centres, the border repeated.
     """
     height, width = video.shape[-2:]
-    boxes = boxes.to(video.device, torch.float32, non_blocking=True)
-    flip = flip.to(video.device, non_blocking=True)
+    boxes = send(boxes.float(), video.device)
+    flip = send(flip, video.device)
     x0, y0, x1, y1 = boxes[:, :, None].unbind(1)  # (B, 1) each
     left, right = torch.where(flip[:, None], x1, x0), torch.where(flip[:, None], x0, x1)
     across = left + (right - left) * _pixel_centres(width, video.device)  # (B, W) pixels
@@ -123,10 +124,14 @@ def crop_views(video: Tensor, crops: Sequence[str]) -> Tensor:
 def standardise_colours_(video: Tensor, input: InputConfig) -> Tensor:
     """Colours 0 to 255 to (x / 255 - mean) / std, in place: (B, 3, T, H, W) floating point.
 
-    In place because a fresh copy of the batch costs more than the arithmetic on a processor.
+    In place because a fresh copy of the batch costs more than the arithmetic on a processor; colour
+    by colour, because a tensor of their means would have to be sent to the device.
     """
-    mean, std = _colours(input, video.device)
-    return video.mul_(1 / (255 * std)).sub_(mean / std)
+    mean, std = torch.tensor(input.image_mean), torch.tensor(input.image_std)
+    factors, less = (1 / (255 * std)).tolist(), (mean / std).tolist()
+    for colour, channel in enumerate(video.unbind(1)):
+        channel.mul_(factors[colour]).sub_(less[colour])
+    return video
 
 
 def restore_video(video: Tensor, input: InputConfig) -> Tensor:
@@ -138,7 +143,10 @@ def restore_video(video: Tensor, input: InputConfig) -> Tensor:
 
     Returns: (B, T, H, W, 3) uint8, values outside what can be shown clipped.
     """
-    mean, std = _colours(input, video.device)
+    mean, std = (
+        send(torch.tensor(values).view(3, 1, 1, 1), video.device)
+        for values in (input.image_mean, input.image_std)
+    )
     levels = ((video.float() * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
     return rearrange(levels, "b c t h w -> b t h w c").contiguous()
 
@@ -156,8 +164,8 @@ def erase_(video: Tensor, boxes: Tensor, chosen: Tensor, noise: Tensor) -> Tenso
     Source: random erasing (arXiv 1708.04896), with noise for each pixel.
     """
     height, width = video.shape[-2:]
-    boxes = boxes.to(video.device, torch.float32, non_blocking=True)
-    chosen = chosen.to(video.device, non_blocking=True)
+    boxes = send(boxes.float(), video.device)
+    chosen = send(chosen, video.device)
     x0, y0, x1, y1 = boxes[:, :, None].unbind(1)  # (B, 1) each
     x = width * _pixel_centres(width, video.device)
     y = height * _pixel_centres(height, video.device)
@@ -182,12 +190,3 @@ def _crop(video: Tensor, name: str) -> Tensor:
 def _pixel_centres(size: int, device: torch.device) -> Tensor:
     """Centres of a row of pixels as fractions of its length: (size,)."""
     return (torch.arange(size, device=device, dtype=torch.float32) + 0.5) / size
-
-
-def _colours(input: InputConfig, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of the colours: (3, 1, 1, 1) each."""
-    mean, std = (
-        torch.tensor(values, dtype=torch.float32).view(3, 1, 1, 1).to(device, non_blocking=True)
-        for values in (input.image_mean, input.image_std)
-    )
-    return mean, std

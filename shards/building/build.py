@@ -24,7 +24,13 @@ from shards.building.journal import (
     continue_journal,
     list_digest,
 )
-from shards.building.prepare import Outcome, Refusal, check_detector, prepare_recording
+from shards.building.prepare import (
+    Outcome,
+    Refusal,
+    check_detector,
+    is_sound,
+    prepare_recording,
+)
 from shards.building.workers import Lost, run_in_order
 from shards.building.workplace import Workplace, check_out
 from shards.building.writer import ShardWriter
@@ -63,15 +69,17 @@ class BuildResult:
         num_recordings: Rows of the sources, or of this part of them.
         num_kept: How many of them an earlier, unfinished run had dealt with.
         num_samples: Samples written.
+        num_sound_alone: Those of them without a picture.
         seconds: Their length together.
         refusals: Recordings (or segments of some) that are not in the shards, in order.
-        ignored: Files of source folders that are no videos by their suffix.
+        ignored: Files of source folders that are no recordings by their suffix.
     """
 
     folder: Path
     num_recordings: int
     num_kept: int = 0
     num_samples: int = 0
+    num_sound_alone: int = 0
     seconds: float = 0.0
     refusals: list[Refusal] = field(default_factory=list)
     ignored: list[Path] = field(default_factory=list)
@@ -105,7 +113,7 @@ def build_shards(
     opened again.
 
     Args:
-        sources: Folders, CSV or JSON-lines manifests, video files.
+        sources: Folders, CSV or JSON-lines manifests, video or sound files.
         out: The folder; new, empty, or (with ``overwrite``) the result of an earlier build.
         config: How.
         overwrite: Whether an earlier build, or an unfinished one of other settings, may go.
@@ -122,14 +130,15 @@ def build_shards(
     """
     config = config or BuildConfig()
     out = Path(out)
-    listed, ignored = gather(sources)
+    listed, ignored = gather(sources, sound_alone=config.picture != "required")
     rows = listed if part is None else part.cut(listed)
     nothing = BuildResult(folder=out, num_recordings=len(rows), ignored=ignored)
     if not listed:
         raise NothingBuiltError(_nothing(nothing, check_out(out, overwrite)), nothing)
     listing = list_digest(listed)
     identity = build_identity(rows, config, part=part, listing=listing)
-    check_detector(config)
+    if config.picture != "none" and not all(is_sound(row.path) for row in listed):
+        check_detector(config)
     with Workplace(out) as place:
         content = continue_journal(place, identity, overwrite=overwrite)
         if content and content.complete and not place.shards.exists():
@@ -169,13 +178,18 @@ def build_shards(
     return result
 
 
-def gather(sources: Sequence[Path | str]) -> tuple[list[ManifestRow], list[Path]]:
-    """List the recordings of all sources under unique keys, and the files that were ignored."""
+def gather(
+    sources: Sequence[Path | str], *, sound_alone: bool = True
+) -> tuple[list[ManifestRow], list[Path]]:
+    """List the recordings of all sources under unique keys, and the files that were ignored.
+
+    Args: sound_alone: Whether sound files in folders are recordings.
+    """
     rows: list[ManifestRow] = []
     ignored: list[Path] = []
     for source in map(Path, sources):
         if source.is_dir():
-            found, others = list_folder(source)
+            found, others = list_folder(source, sound_alone=sound_alone)
             rows += found
             ignored += others
         else:
@@ -311,6 +325,7 @@ def _result(nothing: BuildResult, recordings: Sequence[Done], num_kept: int) -> 
         num_recordings=nothing.num_recordings,
         num_kept=num_kept,
         num_samples=len(rows),
+        num_sound_alone=sum(row["mjpg_length"] == 0 for row in rows),
         seconds=sum(float(row["seconds"] or 0) for row in rows),
         refusals=[refusal for done in recordings for refusal in done.refusals],
         ignored=nothing.ignored,
@@ -350,7 +365,7 @@ def _nothing(result: BuildResult, replaces: bool) -> str:
     if not result.num_recordings:
         suffixes = sorted({path.suffix.lower() or "(none)" for path in result.ignored})
         found = f" ({len(result.ignored)} other files: {', '.join(suffixes)})" * bool(suffixes)
-        return f"nothing was built: there are no videos in the sources{found}"
+        return f"nothing was built: there are no recordings in the sources{found}"
     where = "" if replaces else f"; each is named in {result.folder / REFUSED_NAME}"
     kept = f"; {result.folder} is left as it was" if replaces else ""
     return (

@@ -11,12 +11,14 @@ import dataclasses
 import functools
 import hashlib
 import itertools
+import math
 import multiprocessing
 import os
 import wave
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
+from typing import Any
 
 import cv2
 import numpy as np
@@ -27,10 +29,18 @@ from hicmae.media.boxes import boxes_of
 from hicmae.media.crops import encode_jpeg
 from hicmae.media.errors import MediaError
 from hicmae.media.faces import open_detector
-from hicmae.media.image_folder import ImageReader, sound_beside
-from hicmae.media.recording import Finder, Recording, open_pictures, shared_detector
-from hicmae.media.sound import Sound, rms_db
+from hicmae.media.image_folder import SOUND_SUFFIXES, ImageReader, sound_beside
+from hicmae.media.recording import (
+    Finder,
+    Recording,
+    open_pictures,
+    shared_detector,
+    sound_file,
+)
+from hicmae.media.sound import Sound, read_sound, rms_db
+from hicmae.media.sound_decoding import choose_track
 from hicmae.media.tracking import FaceTrack
+from hicmae.media.video import VideoReader
 from shards.manifest import ManifestRow, face_key, printable, segment_key
 from shards.schema import SAMPLE_RATE, Digests, FaceInfo, SampleInfo, SoundState, SourceFile
 from shards.settings import BuildConfig
@@ -59,14 +69,14 @@ class StagedSample:
     """A sample whose members lie in the staging folder."""
 
     info: SampleInfo
-    mjpg: Path
+    mjpg: Path | None
     wav: Path | None
 
     def remove(self) -> None:
         """Delete the staged files."""
-        self.mjpg.unlink()
-        if self.wav is not None:
-            self.wav.unlink()
+        for member in (self.mjpg, self.wav):
+            if member is not None:
+                member.unlink()
 
 
 @dataclass(kw_only=True)
@@ -76,7 +86,7 @@ class Outcome:
     Args:
         samples: In order.
         refusals: Of all of it, or of segments.
-        seconds: Length of the picture that was gone through.
+        seconds: Length of the picture, or of sound alone, that was gone through.
     """
 
     samples: list[StagedSample] = field(default_factory=list)
@@ -118,6 +128,8 @@ def make_samples(
 ) -> Outcome:
     """Decode the span of a row, find the face or the faces in it, and write their segments.
 
+    Where there is no picture, or none is wanted, the segments are of the sound alone.
+
     Args:
         row: The recording.
         config: How.
@@ -129,11 +141,13 @@ def make_samples(
     row, watch = _with_sound_beside(row), watch or Stopwatch()
     outcome, short, num_faces = Outcome(), list[str](), 0
     several, sound_source = config.face_choice == "all", None
+    with watch.stage("decoding"):
+        pictures = _pictures_of(row, config)
+    if not pictures:
+        return _sound_alone(row, config, stem, watch)
     with watch.stage("digests"):
         if row.audio is not None:
             sound_source = _source_file(row.audio, row.audio_name or row.audio.name)
-    with watch.stage("decoding"):
-        pictures = open_pictures(row.path, image_fps=row.fps or config.image_fps)
     for picture in pictures if several else pictures[:1]:
         with picture, watch.stage("decoding"):
             recording = Recording(
@@ -266,13 +280,8 @@ class _SampleMaker:
             num_frames=end - begin,
             frame_offsets=offsets,
             face_size=config.face_size,
-            sound="absent" if sound is None else sound.state,
-            num_samples=0 if sound is None else len(sound.samples),
-            padded_samples=0 if sound is None else sound.padded,
+            **_told_of(sound, self.sound),
             sound_source=self.sound_source,
-            loudness_db=None if sound is None else sound.loudness_db,
-            sound_damaged=self.sound is not None and self.sound.damaged,
-            sound_taken="" if sound is None or self.sound is None else self.sound.taken,
             split=row.split,
             speaker=row.speaker,
             labels=row.labels,
@@ -324,6 +333,92 @@ class _FoundFace:
             face_pixels=None if pixels is None else round(pixels, 2),
             align=self._config.align,
         )
+
+
+def is_sound(path: Path) -> bool:
+    """Whether a file is a sound file by its suffix, so that no face is looked for."""
+    return path.suffix.lower() in SOUND_SUFFIXES
+
+
+def _pictures_of(row: ManifestRow, config: BuildConfig) -> list[VideoReader | ImageReader]:
+    """The picture of a recording, opened; none where its sound is to be used alone.
+
+    A file without picture and sound is refused for its picture.
+    """
+    if config.picture == "none":
+        return []
+    try:
+        return open_pictures(row.path, image_fps=row.fps or config.image_fps)
+    except MediaError as error:
+        if error.cause != "no-video" or config.picture == "required" or row.path.is_dir():
+            raise
+        if row.audio is None:
+            try:
+                choose_track(row.path)
+            except MediaError as other:
+                raise (error if other.cause == "no-sound" else other) from None
+        return []
+
+
+def _sound_alone(row: ManifestRow, config: BuildConfig, stem: Path, watch: Stopwatch) -> Outcome:
+    """Write the segments of a recording's sound; times count from its beginning.
+
+    Raises: MediaError: ``no-sound``, ``too-short``, or as ``read_sound``.
+    """
+    path = sound_file(row.path, row.audio)
+    with watch.stage("digests"):
+        source = _source_file(path, row.name if row.audio is None else row.audio_name or path.name)
+    with watch.stage("sound"):
+        sound = read_sound(path, sample_rate=SAMPLE_RATE, end_seconds=row.end, from_beginning=True)
+    start = max(row.start or 0.0, sound.start_seconds)
+    seconds = max(sound.start_seconds + sound.duration_seconds - start, 0.0)
+    num_frames = math.floor(seconds * config.fps + 0.5)  # as for predicting
+    if seconds < config.min_seconds or not num_frames:
+        raise MediaError(
+            "too-short",
+            row.path,
+            f"it holds {seconds:.2f} s of sound (min_seconds is {config.min_seconds:g})",
+        )
+    outcome = Outcome(seconds=num_frames / config.fps)
+    bounds = _segments(num_frames, config)
+    for number, (begin, end) in enumerate(bounds):
+        since, length = start + begin / config.fps, (end - begin) / config.fps
+        wav = stem.with_name(f"{stem.name}-{number}").with_suffix(".wav")
+        with watch.stage("sound"):
+            span = _span_sound(sound, since, length, config.silence_db)
+            assert span is not None, "it lies within the sound"
+            digest = _write_wav(wav, span.samples)
+        info = SampleInfo(
+            key=row.key if len(bounds) == 1 else segment_key(row.key, number),
+            source=source,
+            start_seconds=round(since, 6),
+            end_seconds=round(since + length, 6),
+            fps=config.fps,
+            num_frames=end - begin,
+            frame_offsets=(0,),
+            face_size=0,
+            **_told_of(span, sound),
+            split=row.split,
+            speaker=row.speaker,
+            labels=row.labels,
+            faces=FaceInfo(policy="none", detector="none", coverage=0.0, found_by=()),
+            digests=Digests(mjpg=None, wav=digest),
+            images="absent",
+        )
+        outcome.samples.append(StagedSample(info=info, mjpg=None, wav=wav))
+    return outcome
+
+
+def _told_of(span: _SpanSound | None, sound: Sound | None) -> dict[str, Any]:
+    """What a sample says of its sound, and of the recording's."""
+    return {
+        "sound": "absent" if span is None else span.state,
+        "num_samples": 0 if span is None else len(span.samples),
+        "padded_samples": 0 if span is None else span.padded,
+        "loudness_db": None if span is None else span.loudness_db,
+        "sound_damaged": sound is not None and sound.damaged,
+        "sound_taken": "" if span is None or sound is None else sound.taken,
+    }
 
 
 def _sound_of(recording: Recording, row: ManifestRow, config: BuildConfig) -> Sound | None:

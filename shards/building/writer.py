@@ -74,20 +74,21 @@ class ShardWriter:
             self._closed[split].append(self._finished[name])
 
     def add(
-        self, info: SampleInfo, mjpg: bytes | Path, wav: bytes | Path | None
+        self, info: SampleInfo, mjpg: bytes | Path | None, wav: bytes | Path | None
     ) -> dict[str, Label | None]:
         """Append a sample to the shard of its split.
 
         Args:
             info: The sample; its json is made here.
-            mjpg: The images, or the file that holds them.
-            wav: The sound likewise; None if and only if the sample has none.
+            mjpg: The images, or the file that holds them; None if and only if it has none.
+            wav: The sound likewise.
 
         Returns: its index row.
 
         Raises:
             ValueError: The key is unsafe or was written before.
         """
+        assert (mjpg is not None) == info.has_images, info.key
         assert (wav is not None) == info.has_sound, info.key
         if not is_safe_key(info.key):
             raise ValueError(

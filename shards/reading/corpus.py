@@ -11,9 +11,10 @@ import numpy as np
 import pandas
 import pyarrow
 
-from shards.errors import ClipError, no_sound
+from shards.errors import LACKED, ClipError, lacks
 from shards.reading.files import ShardFiles, ShardFolder
 from shards.reading.remote import CacheConfig
+from shards.schema import blocks_of
 
 _MEMBERS = ("mjpg", "wav", "json")
 _NUMBERS = (
@@ -32,8 +33,9 @@ class Row(NamedTuple):
     Args:
         key: Its name.
         shard: File name of its tar.
-        mjpg_offset: Of its images in the tar, bytes; each member alike. 0 bytes of wav: no sound.
-        num_frames: Images.
+        mjpg_offset: Of its images in the tar, bytes; each member alike. 0 bytes of mjpg: no images,
+            of wav: no sound.
+        num_frames: Images, or frames in the length of sound alone.
         num_samples: Samples of sound.
         blocks_xxh3: Checksum of all its blocks in the tar (``schema.checksum``); 0: none is known.
     """
@@ -61,6 +63,12 @@ class Row(NamedTuple):
         """How an error names the sample."""
         return f"{self.shard}: sample {self.key!r}"
 
+    @property
+    def blocks(self) -> tuple[int, int]:
+        """Where its blocks in the tar begin and end, bytes."""
+        first = ("mjpg", self.mjpg_offset) if self.mjpg_length else ("wav", self.wav_offset)
+        return blocks_of(f"{self.key}.{first[0]}", first[1], self.json_offset + self.json_length)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Corpus:
@@ -75,6 +83,7 @@ class Corpus:
         shard_numbers: (N,) int32, which of ``shards`` a sample is in.
         keys: N strings.
         speakers: (N,) int32, a number for each speaker of each folder; -1: not known.
+        is_mixed: Whether some lack their picture or their sound.
         shard_bytes: Of all shards together.
         left_out: Samples that the indexes themselves tell to be unusable, by cause.
     """
@@ -87,6 +96,7 @@ class Corpus:
     shard_numbers: np.ndarray
     keys: Any
     speakers: np.ndarray
+    is_mixed: bool
     shard_bytes: int
     left_out: dict[str, int]
 
@@ -120,7 +130,7 @@ class Corpus:
 
 
 def read_corpus(
-    folders: Sequence[ShardFolder], *, split: str, fps: float, require_sound: bool, skip: bool
+    folders: Sequence[ShardFolder], *, split: str, fps: float, require: Sequence[str], skip: bool
 ) -> Corpus:
     """Make one corpus of folders.
 
@@ -128,25 +138,28 @@ def read_corpus(
         folders: One or more.
         split: To read, or ``all``.
         fps: Frame rate that the samples must have.
-        require_sound: Whether a sample without sound is bad.
+        require: Members (of ``LACKED``) without which a sample is bad.
         skip: Whether such samples are left out, or refused.
 
     Raises:
         ValueError: A folder has no sample of the split, another frame rate, or an index that
             contradicts itself.
-        ClipError: A sample without sound, where those are refused, or nothing else.
+        ClipError: A sample that lacks one, where those are refused, or nothing else.
     """
     shards: list[tuple[int, str]] = []
     tables, left_out, shard_bytes = [], Counter[str](), 0
     for number, folder in enumerate(folders):
         table = _usable_rows(folder, split, fps)
-        silent = table["wav_length"] == 0
-        if require_sound and silent.any():
+        for member in require:
+            lacking = table[f"{member}_length"] == 0
+            if not lacking.any():
+                continue
             if not skip:
-                row = table[silent].iloc[0]
-                raise no_sound(f"{row['shard']}: sample {row['key']!r}", "mjpg, json", False)
-            left_out["no-sound"] += int(silent.sum())
-            table = table[~silent]
+                row = table[lacking].iloc[0]
+                there = ", ".join(name for name in _MEMBERS if row[f"{name}_length"] > 0)
+                raise lacks(member, f"{row['shard']}: sample {row['key']!r}", there, False)
+            left_out[f"no-{LACKED[member]}"] += int(lacking.sum())
+            table = table[~lacking]
         table = table.sort_values(["shard", "json_offset"], kind="stable")
         names = table["shard"].drop_duplicates().tolist()
         places = {name: len(shards) + place for place, name in enumerate(names)}
@@ -157,8 +170,9 @@ def read_corpus(
     if table.empty:
         raise ClipError(
             f"{', '.join(folder.name for folder in folders)}: no sample of split {split!r} has "
-            f"sound ({left_out['no-sound']} were left out); pass sound: optional",
-            "no-sound",
+            f"{' and '.join(LACKED[member] for member in require)} ({left_out.total()} were left "
+            f"out); pass {LACKED[require[-1]]}: optional",
+            min(left_out),
         )
     shard_numbers = table["place"].to_numpy(dtype=np.int32)
     return Corpus(
@@ -170,6 +184,7 @@ def read_corpus(
         shard_numbers=shard_numbers,
         keys=pyarrow.array(table["key"].tolist(), type=pyarrow.string()),
         speakers=_speaker_numbers(table),
+        is_mixed=bool((table[["mjpg_length", "wav_length"]] == 0).to_numpy().any()),
         shard_bytes=shard_bytes,
         left_out=dict(left_out),
     )
@@ -199,7 +214,7 @@ def _usable_rows(folder: ShardFolder, split: str, fps: float) -> pandas.DataFram
     bad = ends.isna() | (table["num_frames"] < 1)
     for member in _MEMBERS:
         offset, length = table[f"{member}_offset"], table[f"{member}_length"]
-        absent = (length == 0) if member == "wav" else False
+        absent = (length == 0) if member in LACKED else False
         bad |= ~(absent | ((offset >= 512) & (length > 0) & (offset + length <= ends)))
     if bad.any():
         row = table[bad].iloc[0]

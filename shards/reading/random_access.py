@@ -21,7 +21,7 @@ import torch
 
 from hicmae.settings import InputConfig
 from hicmae.views import sound_span, test_views, train_indices
-from shards.errors import ClipError, Skipped
+from shards.errors import ClipError, Skipped, needed_members
 from shards.index import Index
 from shards.reading.corpus import Row
 from shards.reading.files import ShardFiles, ShardFolder, open_folder
@@ -49,8 +49,12 @@ class ShardDataset(torch.utils.data.Dataset[dict[str, Any] | Skipped]):
             so many views a sample, spread over its length, one after another.
         labels: A column of the index and the names of its classes in order, for "label".
         targets: Columns of the index, for "target".
-        require_sound: Whether a sample without sound is bad; else its waveform is zeros and its
-            ``num_samples`` 0.
+        modalities: What is read: ``audio-video``, ``video`` or ``audio``; a sample without the
+            one that is read alone is bad.
+        require_picture: Whether one without a picture is bad where both are read; else the item
+            has no "frames", and "seen" says so.
+        require_sound: Whether one without sound is; else its waveform is zeros, its
+            ``num_samples`` 0, and "heard" says so.
         on_bad: ``raise``, or ``skip``: the item is then a ``Skipped``, which ``collate`` counts.
         seed: Positions of the training clips depend on it, the epoch and the row of the index.
         cache: Where shards from elsewhere are kept; none given: the user's cache folder.
@@ -73,6 +77,8 @@ class ShardDataset(torch.utils.data.Dataset[dict[str, Any] | Skipped]):
         views: Literal["train"] | int = "train",
         labels: tuple[str, Sequence[str]] | None = None,
         targets: Sequence[str] | None = None,
+        modalities: str = "audio-video",
+        require_picture: bool = True,
         require_sound: bool = True,
         on_bad: Literal["raise", "skip"] = "raise",
         seed: int = 0,
@@ -98,7 +104,8 @@ class ShardDataset(torch.utils.data.Dataset[dict[str, Any] | Skipped]):
                 f"second, the model takes {input.fps:g}; rebuild the shards at that rate"
             )
         self.folder, self.input, self.views, self.seed = folder, input, views, seed
-        self.require_sound, self.on_bad = require_sound, on_bad
+        self.modalities, self.on_bad = modalities, on_bad
+        self._needed = needed_members(modalities, picture=require_picture, sound=require_sound)
         self.rows = rows.reset_index(drop=True)
         self.num_views = 1 if views == "train" else int(views)
         self._labels = None if labels is None else class_numbers(rows, *labels)
@@ -154,26 +161,29 @@ class ShardDataset(torch.utils.data.Dataset[dict[str, Any] | Skipped]):
         return parse_row_json(self._read(row, "json", row.json_offset, row.json_length), row)
 
     def _view(self, sample: int, view: int) -> dict[str, Any]:
-        row = self._records[sample]
-        mjpg: bytes | memoryview
+        row, read, first = self._records[sample], self.modalities, 0
+        mjpg: bytes | memoryview | None = None
         wav: bytes | memoryview | None = None
         if self._is_checked[sample]:
             info = self.info(sample)
             indices = self._indices(sample, view, info.num_frames)
-            first = info.frame_offsets[int(indices[0])]
-            last = info.frame_offsets[int(indices[-1]) + 1]
-            if row.wav_length > 0:
+            if row.wav_length > 0 and "audio" in read:
                 _, stop = sound_span(int(indices[0]), self.input)
                 length = min(row.wav_length, _WAV_HEAD + 2 * stop)
                 wav = self._read(row, "wav", row.wav_offset, length)
-            mjpg = self._read(row, "mjpg", row.mjpg_offset + first, last - first)
+            if row.mjpg_length > 0 and "video" in read:
+                first = info.frame_offsets[int(indices[0])]
+                last = info.frame_offsets[int(indices[-1]) + 1]
+                mjpg = self._read(row, "mjpg", row.mjpg_offset + first, last - first)
         else:
-            whole = read_sample(self._files, row, require_sound=self.require_sound)
-            info, mjpg, wav = whole.info, whole.mjpg, whole.wav
-            indices, first = self._indices(sample, view, info.num_frames), 0
+            whole = read_sample(self._files, row, require=self._needed)
+            info = whole.info
+            mjpg = whole.mjpg if "video" in read else None
+            wav = whole.wav if "audio" in read else None
+            indices = self._indices(sample, view, info.num_frames)
             self._is_checked[sample] = whole.in_place
         cut = cut_clip(info, mjpg, wav, indices, self.input, row.where, mjpg_start=first)
-        clip = cut.decode(self.input) | {"sample": sample, "view": view}
+        clip = cut.decode(self.input, read) | {"sample": sample, "view": view}
         if self._labels is not None:
             clip["label"] = int(self._labels[sample])
         if self._targets is not None:

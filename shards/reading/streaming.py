@@ -31,12 +31,12 @@ import torch
 
 from hicmae.settings import InputConfig
 from hicmae.views import train_indices
-from shards.errors import ClipError, named_counts
+from shards.errors import ClipError, named_counts, needed_members
 from shards.reading.corpus import Corpus, read_corpus
 from shards.reading.files import open_folder
 from shards.reading.order import Batches, Place, SampleOrder
 from shards.reading.remote import CacheConfig
-from shards.reading.shared_batch import Borrower, Lender
+from shards.reading.shared_batch import Borrower, Lender, LentBatch
 from shards.reading.speakers import BatchSpeakers, batch_speakers
 from shards.reading.whole_sample import read_sample
 from shards.sample import ClipBytes, cut_clip, uniform_draw
@@ -57,8 +57,12 @@ class StreamConfig:
             machine, an epoch being a permutation, and of shards elsewhere from as many as the
             cache has room for. 0 leaves samples in the order of their shard.
         split: Split to read, or ``all``.
-        sound: ``required``: a sample without sound is bad; ``optional``: its waveform is zeros
-            and its ``num_samples`` 0.
+        modalities: What is read: ``audio-video``, ``video`` or ``audio``; a sample without the
+            one that is read alone is bad.
+        picture: Where both are read, ``required``: a sample without a picture is bad;
+            ``optional``: its frames are black, and "seen" says so.
+        sound: ``required``: a sample without sound is bad; ``optional``: its waveform is zeros,
+            its ``num_samples`` 0, and "heard" says so.
         on_bad: What a bad sample or shard does: ``skip`` leaves it out and counts it by cause (its
             batch is then smaller), ``raise`` stops.
         clips_per_sample: Clips to cut out of each sample, at positions of their own, one after
@@ -71,6 +75,8 @@ class StreamConfig:
     batch_size: int = 8
     shuffle_shards: int | None = None
     split: str = "train"
+    modalities: Literal["audio-video", "video", "audio"] = "audio-video"
+    picture: Literal["required", "optional"] = "required"
     sound: Literal["required", "optional"] = "required"
     on_bad: Literal["skip", "raise"] = "skip"
     clips_per_sample: int = 1
@@ -89,7 +95,12 @@ class StreamConfig:
             )
         if self.shuffle_shards is not None and self.shuffle_shards < 0:
             problems.append(f"shuffle_shards = {self.shuffle_shards} (must be 0 or more)")
-        for name, allowed in (("sound", ("required", "optional")), ("on_bad", ("skip", "raise"))):
+        for name, allowed in (
+            ("modalities", ("audio-video", "video", "audio")),
+            ("picture", ("required", "optional")),
+            ("sound", ("required", "optional")),
+            ("on_bad", ("skip", "raise")),
+        ):
             if getattr(self, name) not in allowed:
                 problems.append(f"{name} = {getattr(self, name)} (allowed: {', '.join(allowed)})")
         weights = (1.0,) if self.weights is None else self.weights
@@ -97,6 +108,13 @@ class StreamConfig:
             problems.append(f"weights = {self.weights} (each must be positive)")
         if problems:
             raise ValueError(f"stream: {'; '.join(problems)}")
+
+    @property
+    def needed(self) -> tuple[str, ...]:
+        """Members without which a sample is bad."""
+        return needed_members(
+            self.modalities, picture=self.picture == "required", sound=self.sound == "required"
+        )
 
 
 def clip_stream(
@@ -151,7 +169,7 @@ def clip_stream(
             group,
             split=config.split,
             fps=input.fps,
-            require_sound=config.sound == "required",
+            require=config.needed,
             skip=config.on_bad == "skip",
         )
         for group in ([opened] if config.weights is None else [[folder] for folder in opened])
@@ -172,6 +190,8 @@ class ClipStream(torch.utils.data.IterableDataset[dict[str, Any]]):
 
     Attributes:
         num_samples: Samples of an epoch, over all ranks; of all folders together if weighted.
+        is_mixed: Whether some clips lack a modality that is read: batches then have "seen" and
+            "heard", (B,) boolean.
     """
 
     def __init__(
@@ -206,6 +226,8 @@ class ClipStream(torch.utils.data.IterableDataset[dict[str, Any]]):
             world_size=world_size,
         )
         self.first_batch = first_batch
+        both = config.modalities == "audio-video"
+        self.is_mixed = both and any(corpus.is_mixed for corpus in corpora)
         self._borrower = Borrower()
         self._lender: Lender | None = None  # in a loader process
 
@@ -238,7 +260,7 @@ class Reader:
     def __init__(self, stream: ClipStream, lender: Lender | None = None) -> None:
         self.corpora, self.order, self.batches = stream.corpora, stream.order, stream.batches
         self.input, self.config, self.seed = stream.input, stream.config, stream.seed
-        self.lender = lender
+        self.lender, self.is_mixed = lender, stream.is_mixed
         self.skipped: Counter[str] = Counter()  # in this batch
         self.logged: Counter[str] = Counter()
         self.side = stream.input.image_size  # of an image, as last seen
@@ -274,31 +296,41 @@ class Reader:
         room = len(places) * self.config.clips_per_sample
         batch: dict[str, Any] = {}
         keys: list[str] = []
-        num_samples: list[int] = []
-        images = sounds = np.empty(0)
+        about: dict[str, list[Any]] = {"num_samples": [], "seen": [], "heard": []}
+        images: np.ndarray | None = None
+        sounds: np.ndarray | None = None
         for place in places:
             begun = len(keys)
             try:
                 for clip in self._clips(place):
                     clip.require_size()
-                    if not batch:
-                        self.side = clip.face_size
+                    # Sound alone does not tell the side; the first picture of a batch does.
+                    other = clip.seen and clip.face_size != self.side and not any(about["seen"])
+                    if not batch or other:
+                        before, self.side = batch, clip.face_size if clip.seen else self.side
                         batch = self._memory(room)
-                        images, sounds = batch["frames"].numpy(), batch["waveform"].numpy()
+                        images, sounds = map(_array, (batch.get("frames"), batch.get("waveform")))
+                        self._move(before, images, sounds, len(keys))
                     self._require_side(clip, keys)
-                    clip.decode_into(images[len(keys)], sounds[len(keys)])
+                    clip.decode_into(
+                        *(None if a is None else a[len(keys)] for a in (images, sounds))
+                    )
                     keys.append(clip.key)
-                    num_samples.append(len(clip.waveform))
+                    about["num_samples"].append(len(clip.waveform))
+                    about["seen"].append(clip.seen)
+                    about["heard"].append(clip.heard)
             except ClipError as error:
                 # Clips of the sample that were fine go too: it is one sample that is skipped.
-                del keys[begun:], num_samples[begun:]
+                for values in (keys, *about.values()):
+                    del values[begun:]
                 self._skip(error)
             else:
                 self.lost.clear()
         batch = batch or self._memory(room)
-        for name in ("frames", "waveform", "num_samples"):
+        for name in list(batch):
             batch[name] = batch[name][: len(keys)]
-        batch["num_samples"].copy_(torch.tensor(num_samples, dtype=torch.int64))
+            if name in about:
+                batch[name].copy_(torch.tensor(about[name], dtype=batch[name].dtype))
         batch["keys"] = keys
         return batch
 
@@ -307,25 +339,45 @@ class Reader:
         if place.first:  # what the index already tells to be bad is not in the order
             self.skipped.update(corpus.left_out)
         row, files = corpus.row(place.sample)
-        sample = read_sample(files, row, require_sound=config.sound == "required")
+        sample = read_sample(files, row, require=config.needed)
+        mjpg = sample.mjpg if "video" in config.modalities else None
+        wav = sample.wav if "audio" in config.modalities else None
         for number in range(config.clips_per_sample):
             draw = uniform_draw(self.seed, place.epoch, row.key, number)
             indices = train_indices(sample.info.num_frames, self.input, draw)
-            yield cut_clip(sample.info, sample.mjpg, sample.wav, indices, self.input, row.where)
+            yield cut_clip(sample.info, mjpg, wav, indices, self.input, row.where)
 
     def _memory(self, room: int) -> dict[str, Any]:
         input, side = self.input, self.side
-        layout: dict[str, tuple[tuple[int, ...], torch.dtype]] = {
-            "frames": ((room, input.num_frames, side, side, 3), torch.uint8),
-            "waveform": ((room, input.clip_samples), torch.int16),
-            "num_samples": ((room,), torch.int64),
-        }
+        layout: dict[str, tuple[tuple[int, ...], torch.dtype]] = {}
+        if "video" in self.config.modalities:
+            layout["frames"] = ((room, input.num_frames, side, side, 3), torch.uint8)
+        if "audio" in self.config.modalities:
+            layout["waveform"] = ((room, input.clip_samples), torch.int16)
+            layout["num_samples"] = ((room,), torch.int64)
+        if self.is_mixed:
+            layout |= dict.fromkeys(("seen", "heard"), ((room,), torch.bool))
         if self.lender is not None:
             return self.lender.lend(layout)
         return {name: torch.empty(shape, dtype=kind) for name, (shape, kind) in layout.items()}
 
+    def _move(
+        self,
+        before: dict[str, Any],
+        images: np.ndarray | None,
+        sounds: np.ndarray | None,
+        count: int,
+    ) -> None:
+        """Take over so many clips without a picture from memory that is given back."""
+        if images is not None:
+            images[:count] = 0
+        if sounds is not None and before:
+            sounds[:count] = before["waveform"][:count].numpy()
+        if isinstance(before, LentBatch) and before.block is not None:
+            before.block.memory[0] = 0
+
     def _require_side(self, clip: ClipBytes, keys: Sequence[str]) -> None:
-        if clip.face_size != self.side:
+        if clip.seen and clip.face_size != self.side:
             raise ValueError(
                 f"samples of one batch differ in size ({keys[0] if keys else 'another'!r}: "
                 f"{self.side} pixels, {clip.where}: {clip.face_size}); build all shards with one "
@@ -357,3 +409,7 @@ class Reader:
         self.looked = stop
         for corpus, samples in due.items():
             self.corpora[corpus].prefetch(samples)
+
+
+def _array(values: torch.Tensor | None) -> np.ndarray | None:
+    return None if values is None else values.numpy()

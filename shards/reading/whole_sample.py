@@ -16,17 +16,17 @@ from __future__ import annotations
 
 import hashlib
 import tarfile
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from shards.errors import ClipError, ShardError, no_sound
+from shards.errors import LACKED, ClipError, ShardError, lacks
 from shards.reading.corpus import Row
 from shards.reading.files import ShardFiles
 from shards.schema import (
     BLOCK,
     SampleInfo,
-    blocks_of,
     checksum,
     parse_sample_json,
     reread_sample_json,
@@ -39,37 +39,37 @@ class WholeSample:
 
     Args:
         info: Its json.
-        mjpg: Its images.
-        wav: Its sound; None if it has none.
+        mjpg: Its images; None if it has none.
+        wav: Its sound; likewise.
         in_place: Whether its members are where the index says.
     """
 
     info: SampleInfo
-    mjpg: bytes | memoryview
+    mjpg: bytes | memoryview | None
     wav: bytes | memoryview | None
     in_place: bool = True
 
 
-def read_sample(files: ShardFiles, row: Row, *, require_sound: bool) -> WholeSample:
+def read_sample(files: ShardFiles, row: Row, *, require: Collection[str]) -> WholeSample:
     """Read a sample and check it.
 
     Args:
         files: Of its folder.
         row: What the index says of it.
-        require_sound: Whether a sample without sound is bad.
+        require: Members (of ``LACKED``) without which it is bad.
 
     Raises:
         ClipError: It is not what was built; names shard, key and cause.
     """
     whole = _read_unchanged(files, row) if row.blocks_xxh3 else None
-    if whole is not None and (whole.wav is not None or not require_sound):
+    if whole is not None and set(whole.info.members).issuperset(require):
         return whole
     try:
-        return _read_sample(files, row, require_sound)
+        return _read_sample(files, row, require)
     except ClipError:
         if not files.mend(row.shard):
             raise
-    return _read_sample(files, row, require_sound)
+    return _read_sample(files, row, require)
 
 
 def parse_row_json(data: bytes, row: Row, *, proven: bool = False) -> SampleInfo:
@@ -100,7 +100,7 @@ def parse_row_json(data: bytes, row: Row, *, proven: bool = False) -> SampleInfo
 
 def _read_unchanged(files: ShardFiles, row: Row) -> WholeSample | None:
     """A sample whose blocks are those that were written, in one reading; None if they are not."""
-    begin, end = blocks_of(f"{row.key}.mjpg", row.mjpg_offset, row.json_offset + row.json_length)
+    begin, end = row.blocks
     try:
         blocks = files.read(row.shard, begin, end - begin, row.where)
     except ClipError:
@@ -114,27 +114,33 @@ def _read_unchanged(files: ShardFiles, row: Row) -> WholeSample | None:
 
     # An index of other shards would have other checksums; its numbers are compared all the same.
     info = parse_row_json(bytes(member(row.json_offset, row.json_length)), row, proven=True)
-    if info.has_sound != (row.wav_length > 0):
+    places = {
+        "mjpg": (row.mjpg_offset, row.mjpg_length),
+        "wav": (row.wav_offset, row.wav_length),
+    }
+    if any((name in info.members) != (length > 0) for name, (_, length) in places.items()):
         return None
-    wav = member(row.wav_offset, row.wav_length) if info.has_sound else None
-    return WholeSample(info, member(row.mjpg_offset, row.mjpg_length), wav)
+    mjpg, wav = (member(*place) if place[1] else None for place in places.values())
+    return WholeSample(info, mjpg, wav)
 
 
-def _read_sample(files: ShardFiles, row: Row, require_sound: bool) -> WholeSample:
+def _read_sample(files: ShardFiles, row: Row, require: Collection[str]) -> WholeSample:
     data, in_place = _member(files, row, "json", row.json_offset, row.json_length)
     info = parse_row_json(data, row)
-    if not info.has_sound and require_sound:
-        raise no_sound(row.where, "mjpg, json", declared=False)
-    mjpg, found = _member(files, row, "mjpg", row.mjpg_offset, row.mjpg_length)
-    in_place = in_place and found
-    _require_digest(mjpg, info.digests.mjpg, row, "mjpg")
-    wav = None
-    if info.has_sound:
-        wav, found = _member(files, row, "wav", row.wav_offset, row.wav_length)
-        in_place = in_place and found
-        assert info.digests.wav is not None, "the schema says so"
-        _require_digest(wav, info.digests.wav, row, "wav")
-    return WholeSample(info, mjpg, wav, in_place)
+    for name in LACKED:
+        if name in require and name not in info.members:
+            raise lacks(name, row.where, ", ".join(info.members), declared=False)
+    parts: dict[str, bytes] = {}
+    for name, offset, length, digest in (
+        ("mjpg", row.mjpg_offset, row.mjpg_length, info.digests.mjpg),
+        ("wav", row.wav_offset, row.wav_length, info.digests.wav),
+    ):
+        if name in info.members:
+            parts[name], found = _member(files, row, name, offset, length)
+            in_place = in_place and found
+            assert digest is not None, "the schema says so"
+            _require_digest(parts[name], digest, row, name)
+    return WholeSample(info, parts.get("mjpg"), parts.get("wav"), in_place)
 
 
 def _member(
@@ -216,7 +222,7 @@ def _absent(row: Row, extension: str, walk: _Walk) -> ClipError:
             "truncated",
         )
     if extension == "wav":
-        return no_sound(row.where, ", ".join(found), declared=True)
+        return lacks("wav", row.where, ", ".join(found), declared=True)
     return ClipError(
         f"{row.where} has no {extension} member (found {', '.join(found) or 'none of it'}); "
         "rebuild it",

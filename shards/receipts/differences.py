@@ -182,7 +182,7 @@ class DecodedSample:
     """One sample as signals.
 
     Args:
-        frames: uint8 (T, H, W, 3).
+        frames: uint8 (T, H, W, 3); T is 0 of sound alone.
         fps: Of the frames.
         sound: int16 (n,); empty without sound.
         sample_rate: Of the sound, Hz.
@@ -205,10 +205,13 @@ def compare_sample(a: DecodedSample, b: DecodedSample, config: SignalConfig) -> 
         ``sound_shift_samples`` and ``sound_shift_ms`` (None: silent, absent, or nothing in
         common), ``sync_change_ms``: by how much sound moved against the picture, ``shifted``.
     """
-    difference, psnr = _pixels(a, b, config.num_frames)
     fps = max(a.fps, b.fps)
     reach = config.max_shift_seconds
-    picture = picture_shift(a.frames, a.fps, b.frames, b.fps, max_seconds=reach)
+    # One picture alone has nothing to be compared with: the digests of the pictures tell of it.
+    difference, psnr, picture = 0.0, None, None
+    if len(a.frames) and len(b.frames):
+        difference, psnr = _pixels(a, b, config.num_frames)
+        picture = picture_shift(a.frames, a.fps, b.frames, b.fps, max_seconds=reach)
     sound, correlation = None, None
     if a.sample_rate == b.sample_rate:
         sound, correlation = sound_shift(a.sound, b.sound, a.sample_rate, max_seconds=reach)
@@ -386,15 +389,18 @@ def _decoded(
     place = index.table.iloc[row]
     where = f"{index.folder / place['shard']}: sample {info.key!r}"
     num_frames = min(info.num_frames, max(1, round(config.max_seconds * info.fps)))
-    offsets = info.frame_offsets[: num_frames + 1]
-    mjpg = files.read(place["shard"], int(place["mjpg_offset"]), offsets[-1], where)
+    frames = np.zeros((0, 1, 1, 3), dtype=np.uint8)
+    if info.has_images:
+        offsets = info.frame_offsets[: num_frames + 1]
+        mjpg = files.read(place["shard"], int(place["mjpg_offset"]), offsets[-1], where)
+        frames = decode_frames(mjpg, offsets, np.arange(num_frames), where)
     sound = np.zeros(0, dtype=np.int16)
     if info.has_sound:
         wav = files.read(place["shard"], int(place["wav_offset"]), int(place["wav_length"]), where)
         most = round(config.max_seconds * info.sample_rate)
         sound = decode_sound(wav, 0, min(info.num_samples, most), where)
     return DecodedSample(
-        frames=decode_frames(mjpg, offsets, np.arange(num_frames), where),
+        frames=frames,
         fps=info.fps,
         sound=sound,
         sample_rate=info.sample_rate,

@@ -93,8 +93,9 @@ QUANTITIES: dict[str, Quantity] = {
         title="face coverage, share of frames",
         unit="",
         edges=np.linspace(0, 1, 51),
-        values=lambda table: table["face_coverage"],
+        values=lambda table: table["face_coverage"].where(table["mjpg_length"] > 0),
         words=("lower", "higher"),
+        missing="no picture",
     ),
     "loudness_db": Quantity(
         title="loudness, dBFS",
@@ -108,8 +109,9 @@ QUANTITIES: dict[str, Quantity] = {
         title="size of an image, bytes",
         unit="B",
         edges=_doubling(256, 12, 6),  # to 1 MiB
-        values=lambda table: table["mjpg_length"] / table["num_frames"],
+        values=lambda table: (table["mjpg_length"] / table["num_frames"]).replace(0, np.nan),
         words=("smaller", "larger"),
+        missing="no picture",
         logarithmic=True,
     ),
 }
@@ -182,8 +184,9 @@ def read_facts(index: Index) -> SampleFacts:
         sources.append(info.source.path)
         for word, count in info.faces.found_by:
             found_by[word] += count
-        detectors[f"{info.faces.detector}/{info.faces.policy}/{info.faces.align}"] += 1
-        face_sizes[info.face_size] += 1
+        if info.has_images:
+            detectors[f"{info.faces.detector}/{info.faces.policy}/{info.faces.align}"] += 1
+            face_sizes[info.face_size] += 1
         for name, how in info.picture.items():
             pictures[name if how is True else f"{name} {how}"] += 1
         num_padded += info.padded_samples > 0

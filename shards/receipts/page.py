@@ -84,7 +84,7 @@ def receipt_page(about: Mapping[str, Any], cells: Sequence[Cell], pictures: str)
         "## Digests",
         _table(("of", "SHA-256"), _digest_rows(about)),
         "## Faces",
-        f"![Faces of the samples]({pictures}/{FACES_PICTURE})",
+        f"![Faces of the samples]({pictures}/{FACES_PICTURE})" if cells else "There are none.",
         _table(
             ("shown as", "sample", "frame", ""),
             [(cell.group, f"`{cell.key}`", str(cell.frame), cell.caption) for cell in cells],
@@ -148,10 +148,11 @@ def _summary(about: Mapping[str, Any]) -> str:
             + ("one shard" if counts["num_shards"] == 1 else f"{counts['num_shards']:,} shards"),
         ),
         ("hours", f"{counts['hours']:,.2f} ({counts['num_frames']:,} images)"),
+        *(("sound alone", f"{n:,} samples") for n in [counts.get("num_sound_alone")] if n),
         ("bytes", f"{counts['bytes']:,}"),
         ("speakers", f"{counts['num_speakers']:,}"),
-        ("images", ", ".join(f"{side} x {side} pixels" for side in faces["face_sizes"])),
-        ("faces", detectors),
+        ("images", ", ".join(f"{side} x {side} pixels" for side in faces["face_sizes"]) or "none"),
+        ("faces", detectors or "no picture"),
         ("refused", f"{counts['num_refused']:,}"),
     ]
     return _table(("", ""), rows)
@@ -394,13 +395,16 @@ def choose(index: Index) -> dict[str, list[int]]:
     table = index.table
     coverage = table["face_coverage"].to_numpy(dtype=np.float64)
     pixels = table["face_pixels"].to_numpy(dtype=np.float64)
-    weak = [int(row) for row in np.argsort(coverage, kind="stable") if coverage[row] < 1][:_WEAK]
+    seen = table["mjpg_length"].to_numpy() > 0
+    weak = [
+        int(row) for row in np.argsort(coverage, kind="stable") if coverage[row] < 1 and seen[row]
+    ][:_WEAK]
     small = [
         int(row)
         for row in np.argsort(pixels, kind="stable")[: 2 * _WEAK]
         if np.isfinite(pixels[row]) and row not in weak
     ][:_WEAK]
-    left = np.setdiff1d(np.arange(len(table)), [*weak, *small])
+    left = np.setdiff1d(np.flatnonzero(seen), [*weak, *small])
     places = np.linspace(0, len(left) - 1, min(_EVENLY, len(left))).round().astype(int)
     groups = {LOWEST_COVERAGE: weak, SMALLEST_FACES: small, EVENLY_SPREAD: left[places].tolist()}
     return {group: rows for group, rows in groups.items() if rows}

@@ -74,12 +74,14 @@ def make_receipt(index: Index, facts: SampleFacts, versions: Mapping[str, str]) 
         versions: Of the libraries that built it; empty if not known.
     """
     table, info = index.table, index.info
+    alone = int((table["mjpg_length"] == 0).sum())
     return {
         "receipt_version": RECEIPT_VERSION,
         "schema_version": index.info["schema_version"],
         "configuration": info["config"],
         "counts": {
             **{name: count for name, count in info["counts"].items() if name != "splits"},
+            **({"num_sound_alone": alone} if alone else {}),
             "hours": round(float(table["seconds"].sum()) / 3600, 4),
             "bytes": sum(int(shard["bytes"]) for shard in info["shards"]),
             "num_shards": len(info["shards"]),

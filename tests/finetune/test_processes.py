@@ -9,6 +9,7 @@ import signal
 import time
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,10 +17,11 @@ import pandas as pd
 import pytest
 import torch
 from torch import distributed
+from torch.multiprocessing.spawn import ProcessExitedException
 
 from finetune.data import EpochOrder, part_of
 from finetune.mixing import MixingConfig
-from finetune.processes import LostProcessError, Share, run_processes
+from finetune.processes import LostProcessError, Share, _explained, run_processes
 from finetune.record import read_run
 from finetune.settings import HardwareConfig, OptimizerConfig, RecipeConfig
 from hicmae.checkpoints.checkpoint import load_checkpoint
@@ -143,6 +145,14 @@ def test_a_process_that_falls_silent_is_told_from_an_error(tmp_path: Path) -> No
     with pytest.raises(LostProcessError, match=r"process 0 of 2 has lost another one.*--resume"):
         run_processes(2, wait_for_the_second, (), tmp_path)
     assert not multiprocessing.active_children()
+
+
+def test_a_process_that_nccl_aborts_is_not_taken_for_one_without_memory(tmp_path: Path) -> None:
+    context: Any = SimpleNamespace(processes=[0, 1])
+    for name, words in (("SIGABRT", "hardware.timeout_seconds"), ("SIGKILL", "memory runs out")):
+        number = -getattr(signal, name)
+        error = ProcessExitedException("", 1, 0, number, signal_name=name)
+        assert words in str(_explained(error, context, tmp_path))
 
 
 @pytest.mark.parametrize(

@@ -37,6 +37,7 @@ from tests.support.finetune_fixtures import (
     BENCHMARK,
     VALUES,
     Train,
+    all_notes,
     labels_of,
     run_tiny,
     split_benchmark,
@@ -185,9 +186,8 @@ def test_a_silent_sample_is_refused_by_name_where_sound_is_needed(
     tmp_path: Path, train: Train
 ) -> None:
     mute = write_labelled_shards(tmp_path / "mute", mute=3)
-    for modalities in ("audio-video", "audio"):
-        with pytest.raises(ValueError, match=r"sample 's1/003' has no sound \(1 of 24 samples\)"):
-            train(on=mute, modalities=modalities)
+    with pytest.raises(ValueError, match=r"sample 's1/003' has no sound \(1 of 24 samples\)"):
+        train(on=mute, modalities="audio")
     assert not (tmp_path / "run").exists()
     train(on=mute, modalities="video", folds="1")
 
@@ -330,3 +330,28 @@ def test_a_config_that_names_a_project_keeps_the_mode_of_the_verb(
         main(words)
     wandb = yaml.safe_load(capsys.readouterr().out)["wandb"]
     assert (wandb["mode"], wandb["project"]) == ("offline", "faces")
+
+
+def test_a_batch_whose_clips_are_all_damaged_is_left_out_and_the_next_one_comes(
+    tmp_path: Path, shards: Path, tiny_model_config: ModelConfig
+) -> None:
+    broken = shutil.copytree(shards, tmp_path / "broken")
+    table = read_index(broken).table
+    training = table[table["fold"] == 2]
+    chosen = {
+        "folds": "1",
+        "recipe": RecipeConfig(batch_size=2, drop_path=0.0),
+        "trainer": TrainerConfig(progress=False, log_every=1, on_bad="skip"),
+    }
+    for rows, skipped in ((training.iloc[:11], 22), (training, 0)):
+        for row in rows.itertuples():
+            with (broken / row.shard).open("r+b") as file:
+                file.seek(row.mjpg_offset + 40)
+                file.write(b"damaged")
+        if skipped:  # six batches an epoch, of which one has a clip
+            out = tmp_path / "some"
+            run = read_run(train_tiny(tmp_path, broken, tiny_model_config, out=out, **chosen))
+            assert f"{skipped} training clips skipped (bad-digest)" in all_notes(run)
+            assert run.folds[0].train_loss is not None
+    with pytest.raises(ValueError, match=r"every training clip of epoch 1 .*bad-digest: 12"):
+        train_tiny(tmp_path, broken, tiny_model_config, out=tmp_path / "none", **chosen)

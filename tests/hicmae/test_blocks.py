@@ -1,11 +1,13 @@
-"""Attention by plain products, which stands in for PyTorch's kernel for bfloat16 on a CPU."""
+"""Layers in bfloat16 on a CPU: plain products of attention, and backward passes of our own."""
 
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from hicmae import blocks
+from hicmae import blocks, fused
+from hicmae.blocks import Block, CrossBlock
+from hicmae.fused import suits
 
 
 def _attended(scores_bytes: int, monkeypatch: pytest.MonkeyPatch) -> tuple[Tensor, ...]:
@@ -46,3 +48,71 @@ def test_plain_products_are_the_fused_kernel_to_bfloat16(monkeypatch: pytest.Mon
     torch.testing.assert_close(
         blocks.attend(query, key, value).float(), exact, atol=0.03, rtol=0.03
     )
+
+
+def _step(layer: nn.Module, inputs: list[Tensor], precision: str) -> Tensor:
+    """Output and all gradients of a layer, one after another."""
+    layer.zero_grad()
+    given = [tensor.clone().requires_grad_() for tensor in inputs]
+    with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+        out = layer(*given)
+    out.square().mean().backward()
+    gradients = [tensor.grad for tensor in (*given, *layer.parameters())]
+    return torch.cat([part.flatten() for part in (out.detach(), *gradients) if part is not None])
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+def test_own_backward_passes_are_as_near_to_float32_as_autograd_in_bfloat16(
+    recompute: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    layer = CrossBlock(32, 2, mlp_ratio=4.0, eps=1e-6, drop_path=0.4)
+    for weight in layer.parameters():
+        nn.init.normal_(weight, std=0.2)
+    layer.recompute = recompute
+    inputs = [torch.randn(5, 12, 32), torch.randn(5, 7, 32)]
+    monkeypatch.setattr(blocks, "_SCORES_BYTES", 2 * 2 * 12 * 12 * 2)  # two clips at a time
+    calls = []
+    add = fused.linear_add
+    monkeypatch.setattr(fused, "linear_add", lambda *parts: calls.append(1) or add(*parts))
+    found = {}
+    for name, own in (("float32", False), ("autograd", False), ("own", True)):
+        torch.manual_seed(1)  # of stochastic depth
+        if not own:
+            monkeypatch.setattr(fused, "suits", lambda *_: False)
+        else:
+            monkeypatch.setattr(fused, "suits", suits)
+        found[name] = _step(layer, inputs, "32" if name == "float32" else "bf16")
+    assert len(calls) == 2 * (1 + recompute)
+    off = {name: float((found[name] - found["float32"]).norm()) for name in ("autograd", "own")}
+    assert off["own"] < 1.5 * off["autograd"]
+    assert off["own"] < 0.02 * float(found["float32"].norm())
+
+
+def test_layers_that_somebody_looks_into_or_changes_compute_as_they_are_written() -> None:
+    tokens = torch.randn(1, 3, 16)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert fused.suits(Block(16, 2, mlp_ratio=2, eps=1e-6), tokens)
+        hooked = Block(16, 2, mlp_ratio=2, eps=1e-6)
+        hooked.mlp.fc1.register_forward_hook(lambda *_: None)
+        assert not fused.suits(hooked, tokens)
+        changed = Block(16, 2, mlp_ratio=2, eps=1e-6)
+        nn.utils.parametrizations.weight_norm(changed.mlp.fc1)
+        assert not fused.suits(changed, tokens)
+        with torch.no_grad():
+            assert not fused.suits(Block(16, 2, mlp_ratio=2, eps=1e-6), tokens)
+    assert not fused.suits(Block(16, 2, mlp_ratio=2, eps=1e-6), tokens)
+
+
+def test_squared_errors_are_those_of_float32_and_their_gradients_of_bfloat16() -> None:
+    prediction = torch.randn(3, 4, 5).bfloat16().requires_grad_()
+    target, counts = torch.randn(3, 4, 5), torch.tensor([1.0, 0.0, 0.5])
+    errors = fused.squared_errors(prediction, target)
+    (errors * counts).sum().backward()
+    given = prediction.detach().float().requires_grad_()
+    wanted = F.mse_loss(given, target, reduction="none").mean(dim=(1, 2))
+    (wanted * counts).sum().backward()
+    torch.testing.assert_close(errors, wanted)
+    assert prediction.grad is not None
+    assert given.grad is not None
+    torch.testing.assert_close(prediction.grad.float(), given.grad, atol=1e-6, rtol=2**-7)

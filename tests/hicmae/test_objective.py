@@ -11,8 +11,18 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import Tensor
 
-from hicmae.objective import audio_target, contrast, reconstruction, video_target
+from hicmae.objective import (
+    audio_target,
+    contrasts,
+    find_presence,
+    reconstruction,
+    video_target,
+)
 from hicmae.objective.gathering import all_rows
+from hicmae.pretraining import HiCMAE
+from hicmae.settings import ModelConfig, ObjectiveConfig
+from pretrain.health import spread
+from tests.hicmae.test_encoder import clip
 
 TEMPERATURE = 0.07
 
@@ -36,33 +46,95 @@ def features() -> tuple[Tensor, Tensor]:
 
 def test_contrast_is_the_symmetric_cross_entropy() -> None:
     video, audio = features()
-    result = contrast(video, audio, temperature=TEMPERATURE)
+    result, same, swapped = contrasts(
+        [(video, audio), (video, video), (video, video.roll(1, 0))], temperature=TEMPERATURE
+    )
     assert result.loss.item() == pytest.approx(numpy_contrast(video.numpy(), audio.numpy()))
-    assert contrast(video, video, temperature=TEMPERATURE).accuracy.item() == 1
-    swapped = contrast(video, video.roll(1, 0), temperature=TEMPERATURE)
+    assert same.accuracy.item() == 1
     assert swapped.accuracy.item() == 0
 
 
-def _two_ranks(rank: int, folder: str) -> None:
+def test_clips_that_are_not_there_are_nobodys_negatives_and_have_no_gradient() -> None:
+    video, audio = (part.requires_grad_() for part in features())
+    there = torch.tensor([True, False, True, True, False, True])
+    padded, none = (
+        contrasts([(video, audio)], temperature=TEMPERATURE, presence=presence)[0]
+        for presence in (find_presence(there, there), find_presence(there, ~there))
+    )
+    (alone,) = contrasts([(video[there], audio[there])], temperature=TEMPERATURE)
+    torch.testing.assert_close(padded.loss, alone.loss)
+    torch.testing.assert_close(padded.accuracy, alone.accuracy)
+    wanted = torch.autograd.grad(alone.loss, (video, audio))
+    found = torch.autograd.grad(padded.loss, (video, audio))
+    torch.testing.assert_close(found, wanted)
+    assert none.loss == none.accuracy == 0
+    assert not any(part.any() for part in torch.autograd.grad(none.loss, (video, audio)))
+
+
+def _two_ranks(rank: int, folder: str, config: ModelConfig) -> None:
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank,
                             world_size=2)  # fmt: skip
-    video, audio = (part[3 * rank : 3 * rank + 3] for part in features())
-    weight = torch.eye(5, requires_grad=True)  # a shared parameter, as in data parallel training
-    result = contrast(video @ weight, audio @ weight, temperature=TEMPERATURE, negatives="global")
-    result.loss.backward()
-    gradient, loss = weight.grad, result.loss.detach()
-    assert gradient is not None
-    assert result.logits.shape == (3, 6)
-    dist.all_reduce(gradient)
-    dist.all_reduce(loss)
-    if rank == 0:
-        torch.save((loss / 2, gradient / 2), Path(folder) / "result.pt")
+    for split in (3, 2, 0):  # of three places, the second process has so many clips
+        begin, count = ((0, 3), (3, split))[rank]
+        video, audio = (part[begin : begin + 3] for part in features())
+        present = torch.arange(3) < count
+        weight = torch.eye(5, requires_grad=True)  # shared, as in data parallel training
+        (result,) = contrasts(
+            [(video @ weight, audio @ weight)],
+            temperature=TEMPERATURE,
+            negatives="global",
+            presence=find_presence(present, present),
+        )
+        result.loss.backward()
+        assert weight.grad is not None
+        assert result.logits.shape == (3, 6)
+        found = torch.stack((result.loss.detach(), result.accuracy))
+        for sums in (found, weight.grad):
+            dist.all_reduce(sums)
+        whole_video, whole_audio = (part[: 3 + split] for part in features())
+        alone = torch.eye(5, requires_grad=True)
+        pair = (whole_video @ alone, whole_audio @ alone)
+        (wanted,) = contrasts([pair], temperature=TEMPERATURE)
+        wanted.loss.backward()
+        torch.testing.assert_close(found / 2, torch.stack((wanted.loss.detach(), wanted.accuracy)))
+        torch.testing.assert_close(weight.grad / 2, alone.grad)
+    _whole_step(rank, config)
     _unequal(rank)
-    dist.destroy_process_group()
+
+
+def _whole_step(rank: int, config: ModelConfig) -> None:
+    """All losses, of a batch of two clips and one of two of which one is there."""
+    torch.manual_seed(0)
+    network = HiCMAE(config, ObjectiveConfig(negatives="global"))
+    video, fbank = clip(config, batch=3)
+    hidden = torch.zeros(3, config.num_video_tokens, dtype=torch.bool)
+    hidden[:, ::2] = True
+    bank = torch.zeros(3, config.num_audio_tokens, dtype=torch.bool)
+    bank[:, ::2] = True
+    present = torch.tensor([True, not rank])
+    # The third clip's place is taken by noise.
+    mine = [part[2 * rank : 2 * rank + 2] for part in (video, fbank, hidden, bank)]
+    mine = [torch.cat((part, part[:1] * 2))[:2] if rank else part for part in mine]
+    mine[2:] = [part.bool() for part in mine[2:]]
+    presence = find_presence(present, present)
+    found = network(*mine[:2], video_mask=mine[2], fbank_mask=mine[3], presence=presence)
+    found.loss.backward()
+    terms = torch.stack([found.loss.detach(), *found.terms.values()])
+    gradients = {n: p.grad.clone() for n, p in network.named_parameters()}
+    for sums in (terms, *gradients.values()):
+        dist.all_reduce(sums)
+    network.zero_grad()
+    object.__setattr__(network.losses[-1].settings, "negatives", "local")
+    wanted = network(video, fbank, video_mask=hidden, fbank_mask=bank)
+    wanted.loss.backward()
+    expected = torch.stack([wanted.loss.detach(), *wanted.terms.values()])
+    torch.testing.assert_close(terms / 2, expected)
+    for name, parameter in network.named_parameters():
+        torch.testing.assert_close(gradients[name] / 2, parameter.grad, msg=name)
 
 
 def _unequal(rank: int) -> None:
-    """Processes that have other numbers of clips, since bad ones were left out."""
+    """Processes that have other numbers of clips."""
     video, audio = features()
     for split in (5, 6):  # 5 and 1; 6 and none
         begin, end = ((0, split), (split, 6))[rank]
@@ -75,28 +147,26 @@ def _unequal(rank: int) -> None:
         ((video @ whole) ** 3).sum().backward()
         dist.all_reduce(gradient)
         torch.testing.assert_close(gradient / 2, whole.grad)
+    levels = torch.stack((video, audio), dim=1)
     begin, end = ((0, 5), (5, 6))[rank]
-    result = contrast(
-        video[begin:end], audio[begin:end], temperature=TEMPERATURE, negatives="global"
-    )
-    alone = contrast(video, audio, temperature=TEMPERATURE)
-    torch.testing.assert_close(result.logits, alone.logits[begin:end])
-    levels = torch.stack((video, audio), dim=1)[begin:end]  # as health gathers several levels
-    torch.testing.assert_close(all_rows(levels), torch.stack((video, audio), dim=1))
+    torch.testing.assert_close(all_rows(levels[begin:end]), levels)
+    # What health exchanges is sums, of the clips that are there.
+    both = levels.transpose(0, 1)  # (2, 6, 5)
+    mine = both[:, 2 * rank : 2 * rank + 4]  # the first has two of four, and the second all
+    found = spread(mine, torch.tensor([True, True, bool(rank), bool(rank)]))
+    dist.destroy_process_group()
+    for ours, wanted in zip(found, spread(both, torch.ones(6, dtype=torch.bool)), strict=True):
+        torch.testing.assert_close(ours, wanted)
 
 
 @pytest.mark.slow
 def test_global_negatives_on_two_processes_equal_one_process_with_all_clips(
-    tmp_path: Path,
+    tmp_path: Path, tiny_model_config: ModelConfig
 ) -> None:
-    mp.start_processes(_two_ranks, args=(str(tmp_path),), nprocs=2, start_method="spawn")
-    loss, gradient = torch.load(tmp_path / "result.pt")
-    video, audio = features()
-    weight = torch.eye(5, requires_grad=True)
-    whole = contrast(video @ weight, audio @ weight, temperature=TEMPERATURE)
-    whole.loss.backward()
-    torch.testing.assert_close(loss, whole.loss.detach())
-    torch.testing.assert_close(gradient, weight.grad)
+    """Also where the second process lacks some of its clips, or all."""
+    mp.start_processes(
+        _two_ranks, args=(str(tmp_path), tiny_model_config), nprocs=2, start_method="spawn"
+    )
 
 
 def test_video_target_standardises_each_channel_and_takes_the_difference() -> None:

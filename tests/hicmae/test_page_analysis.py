@@ -21,6 +21,7 @@ from tests.support.media_files import counting_frames, write_recording, write_so
 from tests.support.page_fixtures import CLASSES
 from tests.support.prediction_fixtures import real_values, talk, write_checkpoint
 
+LIMITS = ("max_megabytes", "max_seconds")
 WINDOWS = WindowConfig(faces="none", hop=0.5)
 
 
@@ -60,7 +61,7 @@ def analyst_of(
 def analysed(analyst: Any, path: Path) -> tuple[Prediction, list[str]]:
     """What the page is sent about a recording, and the stages that were told."""
     stages: list[str] = []
-    Model.model_validate(analyst.describe() | {"max_megabytes": 1, "max_seconds": 1})
+    Model.model_validate(analyst.describe() | dict.fromkeys(LIMITS, 1) | {"live": ""})
     result = analyst.analyse(path, lambda stage, share: stages.append(stage))
     return Prediction.model_validate(result), stages
 
@@ -121,6 +122,8 @@ def test_a_pretrained_network_shows_what_it_makes_of_hidden_parts(
 def test_a_pretrained_network_needs_both(tmp_path: Path, analyst_of: Callable[[str], Any]) -> None:
     with pytest.raises(ValueError, match="there is no face in the recording"):
         analysed(analyst_of("pretrained"), write_sound(tmp_path / "a.wav", talk(1.5, 16000), 16000))
+    with pytest.raises(ValueError, match="it has to be fine-tuned"):
+        analyst_of("pretrained").live()
 
 
 def test_a_recording_that_is_too_long_is_refused_before_it_is_predicted(

@@ -6,6 +6,7 @@ Chromium and its driver are Debian's packages; without them these tests are skip
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -13,9 +14,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import av
 import pytest
 
+from hicmae.media.sound import read_sound
+from hicmae.media.video import open_video
 from hicmae.settings import ModelConfig
+from tests.support.media_files import write_sound
 from tests.support.page_fixtures import CLASSES
 from tests.support.prediction_fixtures import write_checkpoint
 
@@ -67,21 +72,39 @@ def address(
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    """Chromium without a window."""
+def browser(clips_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """Chromium without a window; its camera and its microphone play somebody who talks."""
     binary = shutil.which("chromium") or shutil.which("chromium-browser")
     driver = shutil.which("chromedriver")
     if binary is None or driver is None:
         pytest.skip("chromium and chromedriver are absent (apt-get install chromium-driver)")
     options = webdriver.ChromeOptions()
     options.binary_location = binary
-    for flag in FLAGS:
+    picture, sound = camera_files(
+        clips_dir / "talking" / "marlin_video01.mp4", tmp_path_factory.mktemp("camera")
+    )
+    camera = f"--use-file-for-fake-video-capture={picture}"
+    for flag in (*FLAGS, camera, f"--use-file-for-fake-audio-capture={sound}"):
         options.add_argument(flag)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     made = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
     made.set_script_timeout(SECONDS)
     yield made
     made.quit()
+
+
+def camera_files(video: Path, folder: Path) -> tuple[Path, Path]:
+    """A recording in the forms that Chromium's fake camera and microphone play, over and over."""
+    reader = open_video(video)
+    with av.open(folder / "camera.mjpeg", "w", format="mjpeg") as out:
+        stream = out.add_stream("mjpeg", rate=25, options={"qscale": "3"})
+        stream.width, stream.height, stream.pix_fmt = reader.width, reader.height, "yuvj420p"
+        for pixels in reader.frames(range(len(reader))):
+            out.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        out.mux(stream.encode(None))
+    reader.close()
+    sound = read_sound(video, sample_rate=48000).samples / 32768
+    return folder / "camera.mjpeg", write_sound(folder / "microphone.wav", sound, 48000)
 
 
 @pytest.fixture
@@ -193,7 +216,39 @@ def test_a_recording_of_camera_and_microphone_goes_up(page: Any) -> None:
     until(page, lambda: text(page, "recorded").startswith("2"))
     assert part(page, "preview").is_displayed()
     part(page, "record-stop").click()
-    # The fake camera shows no face and the fake microphone beeps: sound alone.
     assert settled(page) == "result"
-    assert "sound alone" in text(page, "notes")
+    assert "face0" in text(page, "track") or not part(page, "track-choice").is_displayed()
+    assert page.find_elements("css selector", "#timeline .line")
     assert text(page, "result-title").startswith("recording.")
+
+
+def test_the_camera_is_looked_at_live_with_its_delay_and_stops(page: Any) -> None:
+    part(page, "live").click()
+    # Three windows: the second one is a second after the first, whatever the machine does.
+    lines = "return [...document.querySelectorAll('#live-timeline .line')].map("
+    points = f"{lines}line => line.getAttribute('points').split(' ').length)"
+    until(page, lambda: page.execute_script(points)[:1] >= [3])
+    names = [bar.text for bar in page.find_elements("css selector", "#live-now .name")]
+    assert names == CLASSES
+    assert text(page, "live-by") == "by picture and sound"
+    found = re.match(r"Delay (\S+) s \(median (\S+) s\), of which .* took (\S+) s", said(page))
+    assert found is not None, said(page)
+    delay, median, work = map(float, found.groups())
+    assert delay > 0
+    assert median >= work > 0
+    box = part(page, "live-box")
+    until(page, box.is_displayed)
+    script = """const at = (id) => document.getElementById(id).getBoundingClientRect();
+    const [box, video] = [at('live-box'), at('live-video')];
+    return [(box.left + box.width / 2 - video.left) / video.width, box.width / video.width];"""
+    middle, width = page.execute_script(script)
+    assert 0.2 < middle < 0.8
+    assert 0.1 < width < 1
+    part(page, "live-stop").click()
+    assert not part(page, "live-view").is_displayed()
+    assert page.execute_script("return document.getElementById('live-video').srcObject") is None
+    assert part(page, "drop").is_displayed()
+
+
+def said(page: Any) -> str:
+    return text(page, "live-delay")

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from hicmae.__main__ import main
-from hicmae.page.command import bound_socket, is_loopback, url_of
+from hicmae.page.command import bound_socket, url_of
+from hicmae.page.guard import is_loopback
 
 
 def test_any_free_port_is_taken_and_told() -> None:

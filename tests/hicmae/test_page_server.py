@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 
+from hicmae.media.crops import encode_jpeg
 from hicmae.page.guard import known_names
 from hicmae.page.jobs import Limits, UploadFolder
 from hicmae.page.server import make_app
@@ -35,7 +38,7 @@ def folder(tmp_path: Path) -> UploadFolder:
 def client(analyst: SlowAnalyst, folder: UploadFolder) -> Iterator[TestClient]:
     limits = Limits(megabytes=0.2, waiting=1)
     app = make_app(analyst, limits=limits, folder=folder, names=known_names("127.0.0.1"))
-    with TestClient(app, base_url=PAGE) as made:
+    with TestClient(app, base_url=PAGE, client=("127.0.0.1", 50000)) as made:
         yield made
 
 
@@ -226,7 +229,15 @@ def test_the_page_loads_nothing_from_elsewhere_and_says_so(client: TestClient) -
     assert "default-src 'none'" in policy
     assert "frame-ancestors 'none'" in policy
     assert "unsafe" not in policy
-    for path in ("/", "/page.css", "/page.js", "/charts.js", "/recorder.js"):
+    for path in (
+        "/",
+        "/page.css",
+        "/page.js",
+        "/charts.js",
+        "/recorder.js",
+        "/live.js",
+        "/microphone.js",
+    ):
         answer = client.get(path)
         assert answer.status_code == 200
         assert answer.headers["x-content-type-options"] == "nosniff"
@@ -236,9 +247,73 @@ def test_the_page_loads_nothing_from_elsewhere_and_says_so(client: TestClient) -
         assert "innerHTML" not in text
 
 
+def window(count: int = 2, picture: bytes = b"", **about: Any) -> dict[str, Any]:
+    """The form of a live window: so many pictures, 32 x 48, and 640 ms of sound."""
+    picture = picture or encode_jpeg(np.zeros((32, 48, 3), np.uint8), quality=90, chroma="420")
+    files: list[Any] = [("frames", ("f.jpg", picture, "image/jpeg"))] * count
+    files.append(("sound", ("s", np.zeros(10240, "<i2").tobytes(), "application/octet-stream")))
+    times = [9.5 + 0.04 * number for number in range(count)]
+    about = {"end": 10.0, "times": times, "sound_start": 9.36, "sound_rate": 16000} | about
+    return {"files": files, "data": {"about": json.dumps(about)}}
+
+
+def test_a_live_window_is_answered_at_once_and_nothing_of_it_is_written(
+    client: TestClient, analyst: SlowAnalyst, folder: UploadFolder
+) -> None:
+    assert client.get("/api/model").json()["live"] == ""
+    answer = client.post("/api/live", **window())
+    assert answer.status_code == 200, answer.text
+    said = answer.json()
+    assert (said["modality"], said["values"]) == ("video", [0.25])
+    assert said["box"] == pytest.approx([1 / 3, 0.375, 1 / 3, 0.5, 0.0], abs=1e-4)
+    assert analyst.looked == [(2, (32, 48, 3), 10240, 10.0)]
+    assert list(folder.path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("client_host", "base", "headers"),
+    [
+        ("192.0.2.7", PAGE, {}),
+        ("127.0.0.1", "http://lab.example", {}),
+        ("127.0.0.1", PAGE, {"x-forwarded-for": "192.0.2.7"}),
+        ("127.0.0.1", PAGE, {"via": "1.1 proxy"}),
+    ],
+)
+def test_the_camera_of_another_machine_is_not_looked_at(
+    analyst: SlowAnalyst, folder: UploadFolder, client_host: str, base: str, headers: dict[str, str]
+) -> None:
+    names = known_names("0.0.0.0", ["lab.example"])
+    app = make_app(analyst, limits=Limits(), folder=folder, names=names, any_address=True)
+    with TestClient(app, base_url=base, client=(client_host, 5), headers=headers) as client:
+        assert "must not leave its machine" in client.get("/api/model").json()["live"]
+        assert error(client.post("/api/live", **window()), 403) == "not-live"
+    assert analyst.looked == []
+
+
+@pytest.mark.parametrize(
+    ("form", "status", "message"),
+    [
+        (window(picture=b"no picture"), 422, "jpeg"),
+        (window(times=[9.5]), 422, "2 frames with 1 times"),
+        (window(times=[9.5, 9.5]), 422, "after one of 9.500 s"),
+        (window(end="soon"), 422, "about: end: "),
+        (window(sound_rate=0), 422, "about: sound_rate: "),
+        (window() | {"data": {}}, 422, "form fields about, frames and sound"),
+        (window(count=201), 413, "up to 200 frames"),
+    ],
+)
+def test_a_live_window_that_is_none_is_refused_in_one_line(
+    client: TestClient, form: dict[str, Any], status: int, message: str
+) -> None:
+    answer = client.post("/api/live", **form)
+    error(answer, status)
+    assert message in answer.json()["error"]["message"].lower()
+    assert "\n" not in answer.json()["error"]["message"]
+
+
 def test_the_endpoints_are_documented(client: TestClient) -> None:
     paths = client.get("/openapi.json").json()["paths"]
-    assert set(paths) == {"/api/model", "/api/predict", "/api/jobs", "/api/jobs/{id}"}
+    assert set(paths) == {"/api/model", "/api/predict", "/api/jobs", "/api/jobs/{id}", "/api/live"}
     assert {"200", "403", "413", "421", "422", "503"} <= set(
         paths["/api/predict"]["post"]["responses"]
     )

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -113,6 +115,26 @@ def test_the_files_of_a_recording_agree(tmp_path: Path, checkpoint: Path) -> Non
     picture = cv2.imread(str(folder / "timeline.png"))
     assert picture is not None
     assert min(picture.shape[:2]) > 200
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other file systems take only UTF-8")
+def test_names_that_are_not_utf8_are_predicted_and_built_like_others(
+    tmp_path: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    media, out = tmp_path / "media", tmp_path / "out"
+    plain = write_talking(media / "plain.mp4", 0.8)
+    for name in (b"Zo\xeb", b"\xc3\xe6\xca\xd4"):  # in Latin-1, and in GBK
+        for suffix in (".mp4", ".csv"):
+            shutil.copy(plain.with_suffix(suffix), media / os.fsdecode(name + suffix.encode()))
+    assert predict(media, "--annotate", checkpoint=checkpoint, out=out) == 0
+    results = [path.parent for path in out.glob("*/timeline.csv")]
+    assert len(results) == 3
+    assert len({(result / "timeline.csv").read_text() for result in results}) == 1
+    assert len({(result / "annotated.mp4").stat().st_size for result in results}) == 1
+    shards = tmp_path / "shards"
+    assert main(["shards", "build", str(media), "--out", str(shards), "--faces", "boxes"]) == 0
+    assert "3 samples" in capsys.readouterr().out
+    assert main(["shards", "check", str(shards)]) == 0
 
 
 def test_results_are_replaced_only_where_asked_and_nothing_is_begun_before(

@@ -13,6 +13,7 @@ import pytest
 from hicmae.media.faces import FaceConfig
 from hicmae.prediction.messages import Finished, Found, Window, WindowConfig
 from hicmae.prediction.process import read_windows
+from hicmae.prediction.spans import Span
 from hicmae.prediction.windows import Request, cut_windows
 from hicmae.settings import InputConfig
 from tests.support.media_files import write_recording, write_sound
@@ -189,7 +190,10 @@ def test_a_network_that_lacks_what_it_reads_says_so(
 
 
 @pytest.mark.slow
-def test_a_long_recording_needs_no_more_memory_than_a_short_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize("spans", [None, (Span(start=0, end=40),)], ids=["windows", "a span"])
+def test_a_long_recording_needs_no_more_memory_than_a_short_one(
+    tmp_path: Path, spans: tuple[Span, ...] | None
+) -> None:
     """What Python allocates while windows go by and are dropped, at its peak."""
     peaks = {}
     for seconds in (4, 40):
@@ -202,7 +206,11 @@ def test_a_long_recording_needs_no_more_memory_than_a_short_one(tmp_path: Path) 
         del frames
         preparation = replace(BOXES, face_size=160)
         request = Request(
-            path=path, input=INPUT, preparation=preparation, config=WindowConfig(hop=0.5)
+            path=path,
+            input=INPUT,
+            preparation=preparation,
+            config=WindowConfig(hop=0.5),
+            spans=spans,
         )
         cut_windows(request, lambda _: None)
         tracemalloc.start()

@@ -8,6 +8,9 @@ import subprocess
 import sys
 
 import pytest
+import torch
+
+from hicmae.processes import choose_threads, wait_passively
 
 _TAKE_AND_FREE = """
 from pathlib import Path
@@ -56,3 +59,33 @@ def test_what_the_environment_says_of_memory_holds() -> None:
     said, megabytes = kept(MALLOC_MMAP_THRESHOLD_="1000000")
     assert said == "False"
     assert megabytes < 50, "each block went back"
+
+
+def test_threads_are_those_asked_for_and_a_loaded_machine_is_told_of(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    found: list[int] = []
+    monkeypatch.setattr(torch, "set_num_threads", found.append)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
+    monkeypatch.setattr(os, "getloadavg", lambda: (5.6, 0, 0))
+    monkeypatch.setenv("OMP_NUM_THREADS", "8")  # put back afterwards
+    assert choose_threads(3) == "threads: 3 of 8 cores"
+    assert (found, os.environ["OMP_NUM_THREADS"]) == ([3], "3")
+    assert "5.6 of which other work keeps busy; with --threads 2" in choose_threads(None)
+    assert found == [3], "the load changes no number"
+    monkeypatch.setattr(os, "getloadavg", lambda: (0.5, 0, 0))
+    assert choose_threads(None) == ""
+    for wrong in (0, 9):
+        with pytest.raises(ValueError, match=rf"threads = {wrong} \(must lie between 1 and 8"):
+            choose_threads(wrong)
+
+
+def test_waiting_is_passive_unless_the_user_says_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
+    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+    wait_passively()
+    assert os.environ["OMP_WAIT_POLICY"] == "ACTIVE"
+    monkeypatch.delenv("OMP_WAIT_POLICY")
+    wait_passively()
+    assert os.environ["OMP_WAIT_POLICY"] == "PASSIVE"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -88,6 +89,52 @@ def test_the_line_through_the_times_is_the_one_they_lie_on(
     assert "time over clips: 2 clips" in capsys.readouterr().out
 
 
+CHECKOUT = """
+import torch
+from timm.models.layers import trunc_normal_
+from timm.models.registry import register_model
+
+class Network(torch.nn.Module):
+    def __init__(self, decoder_depth):
+        super().__init__()
+        self.row = torch.nn.Parameter(trunc_normal_(torch.empty(1536)))
+        assert decoder_depth == {depth}
+
+    def forward(self, video, hidden, fbank, hidden_audio):
+        clips, layers = len(video), 2
+        logits = [self.row[:clips].outer(self.row[-clips:])] * layers
+        seen = self.row.expand(clips, int(hidden.sum()) // clips, -1)
+        heard = self.row[:256].expand(clips, int(hidden_audio.sum()) // clips, -1)
+        assert fbank.ndim == 4
+        return seen, heard, logits, logits
+
+@register_model
+def pretrain_hicmae_dim{width}_patch16_{side}_a256(pretrained=False, decoder_depth=0, **rest):
+    return Network(decoder_depth)
+"""
+
+
+def test_the_step_of_a_checkout_is_timed_turn_about_with_ours(
+    tiny_model_config: ModelConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    size = tiny_model_config
+    text = CHECKOUT.replace("{depth}", str(size.decoder_depth))
+    text = text.replace("{width}", str(size.encoder_dim))
+    (tmp_path / "modeling_pretrain_av.py").write_text(
+        text.replace("{side}", str(size.input.image_size))
+    )
+    given: dict[str, Any] = {"batch_size": 2, "steps": 2, "warmup": 0, "precision": "32-true"}
+    found = bench_step(model=to_dict(size), device="cpu", against=tmp_path, **given)["against"]
+    assert len(found["seconds"]["theirs"]) == len(found["seconds"]["ours"]) == 2
+    turns = zip(found["seconds"]["theirs"], found["seconds"]["ours"], strict=True)
+    assert found["ratio"] == pytest.approx(sum(theirs / ours for theirs, ours in turns) / 2)
+    assert "the authors' network turn about with ours" in capsys.readouterr().out
+    assert "modeling_pretrain_av" not in sys.modules
+    (tmp_path / "modeling_pretrain_av.py").write_text("")
+    with pytest.raises(ValueError, match="has no pretrain_hicmae_dim"):
+        bench_step(model=to_dict(size), device="cpu", against=tmp_path, **given)
+
+
 def test_the_peak_is_the_median_of_what_was_measured() -> None:
     peak = MatrixPeak("32-true", torch.device("cpu"), side=64)
     for _ in range(3):
@@ -108,6 +155,7 @@ def test_the_peak_is_the_median_of_what_was_measured() -> None:
         ({"model": "huge"}, "no such size"),
         ({"processes": 1}, "processes = 1"),
         ({"engines": "single,zero4"}, "no such engine"),
+        ({"against": Path("nowhere")}, "no modeling_pretrain_av.py there"),
     ],
 )
 def test_a_bench_that_cannot_run_says_why(changes: dict[str, Any], message: str) -> None:

@@ -15,13 +15,21 @@ from hicmae.config import load_yaml
 from hicmae.pretraining import HiCMAE
 from hicmae.run_logging import WandbConfig
 from hicmae.settings import ModelConfig
-from pretrain.health import effective_rank, feature_numbers, feature_std, norm_of, parts_of
+from pretrain.health import feature_numbers, norm_of, parts_of, spread
 from pretrain.plot import read_curves
 from pretrain.settings import LogConfig
 from tests.support.pretrain_shards import Train
 from tests.support.wandb_file import history, run_record, wait_for_end
 
 LOG = LogConfig(log_every=1, health_every=2, pictures_every=0, progress=False)
+
+
+def feature_std(features: torch.Tensor) -> float:
+    return float(spread(features[None], torch.ones(len(features), dtype=torch.bool))[0])
+
+
+def effective_rank(features: torch.Tensor) -> float:
+    return float(spread(features[None], torch.ones(len(features), dtype=torch.bool))[1])
 
 
 def test_the_effective_rank_counts_directions() -> None:
@@ -34,6 +42,26 @@ def test_the_effective_rank_counts_directions() -> None:
     assert effective_rank(torch.ones(8, 4)) == 0
     constant = torch.ones(8, 4) * 1e3 + 1e-5 * torch.randn(8, 4)
     assert effective_rank(constant) == 0, "rounding is no direction"
+
+
+@pytest.mark.parametrize("shape", [(6, 96), (160, 96)])
+def test_the_spectrum_of_the_scatter_is_that_of_the_singular_values(
+    shape: tuple[int, int],
+) -> None:
+    """With clips that are not there, and a mean that is far greater than what differs."""
+    features = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0))
+    features = features * torch.logspace(0, -5, shape[1]) + 3
+    present = torch.arange(shape[0]) % 3 != 1
+    spreads, ranks = spread(features, present)
+    for level, rows in enumerate(features[:, present].double().numpy()):
+        values = np.linalg.svd(rows - rows.mean(axis=0), compute_uv=False)
+        values = values[values > np.finfo(np.float32).eps * np.linalg.norm(rows)]
+        shares = values / values.sum()
+        assert ranks[level] == pytest.approx(np.exp(-(shares * np.log(shares)).sum()), rel=1e-9)
+        unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+        assert spreads[level] == pytest.approx(unit.std(axis=0).mean() * 96**0.5, rel=1e-9)
+    for nothing in (spread(features, present & False), spread(features * torch.nan, present)):
+        assert all(bool(values.isnan().all()) for values in nothing)
 
 
 def test_the_spread_of_features_is_one_at_random_and_nothing_where_they_collapse() -> None:

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
+import torch.distributed as dist
+from torch.testing._internal.distributed.fake_pg import FakeStore
 from torch.utils.data import DataLoader
 
 import hicmae.pretraining
@@ -21,7 +23,12 @@ from pretrain.settings import Counts, DataConfig, HardwareConfig, OptimizerConfi
 
 
 def make_module(
-    model: ModelConfig, *, num_steps: int = 100, warmup_steps: int = 10, **changes: Any
+    model: ModelConfig,
+    *,
+    num_steps: int = 100,
+    warmup_steps: int = 10,
+    global_batch: int = 2,
+    **changes: Any,
 ) -> PretrainModule:
     arguments: dict[str, Any] = {"augment": AugmentConfig()} | changes
     config = PretrainConfig(
@@ -30,7 +37,7 @@ def make_module(
     counts = Counts(
         num_steps=num_steps,
         warmup_steps=warmup_steps,
-        global_batch=64,
+        global_batch=global_batch,
         steps_per_epoch=1,
     )
     return PretrainModule(config, counts)
@@ -68,7 +75,7 @@ def fit(module: PretrainModule, batches: list[dict[str, Any]], **settings: Any) 
 def test_the_learning_rate_warms_up_and_falls_as_published(
     tiny_model_config: ModelConfig,
 ) -> None:
-    module = make_module(tiny_model_config)
+    module = make_module(tiny_model_config, global_batch=64)
     assert module.peak_learning_rate == pytest.approx(3e-4 * 64 / 256)
     expected = [step / 9 for step in range(10)]
     floor = 1e-5 / 3e-4
@@ -104,10 +111,8 @@ def test_draws_depend_on_seed_and_batch_and_on_nothing_else(
     assert not torch.equal(first[1], other[1])
 
 
-def test_accumulated_batches_take_the_step_of_one_large_batch(
-    tiny_model_config: ModelConfig, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Without contrast, whose negatives are those of a batch, and with the same cells hidden."""
+def fix_masks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hide the same tokens of all clips."""
 
     def fixed_cells(batch: int, grid: Any, ratio: float, **_: Any) -> Masks:
         return fixed_tokens(batch, math.prod(grid), ratio)
@@ -118,6 +123,62 @@ def test_accumulated_batches_take_the_step_of_one_large_batch(
 
     monkeypatch.setattr(hicmae.pretraining, "tube_masks", fixed_cells)
     monkeypatch.setattr(hicmae.pretraining, "random_masks", fixed_tokens)
+
+
+def losses_of(module: PretrainModule, batch: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """The terms of a batch, gradients being added up in the module."""
+    module.trainer = pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
+    module.num_batches = 0
+    outputs = module.training_step(module.on_after_batch_transfer(batch, 0), 0)
+    outputs["loss"].backward()
+    return outputs["terms"]
+
+
+def test_a_batch_that_is_filled_up_has_the_losses_and_gradients_of_its_clips(
+    tiny_model_config: ModelConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fix_masks(monkeypatch)
+    batch = make_batch(tiny_model_config, 3)
+    small, filled = (make_module(tiny_model_config, global_batch=count) for count in (3, 8))
+    torch.testing.assert_close(losses_of(filled, batch), losses_of(small, batch))
+    for (name, found), wanted in zip(filled.named_parameters(), small.parameters(), strict=True):
+        torch.testing.assert_close(found.grad, wanted.grad, msg=name)
+
+
+@pytest.mark.parametrize("negatives", ["local", "global"])
+def test_a_compiled_step_is_one_graph_without_collectives_whatever_is_missing_of_a_batch(
+    negatives: Any, tiny_model_config: ModelConfig
+) -> None:
+    graphs: list[torch.fx.GraphModule] = []
+
+    def keep(graph: torch.fx.GraphModule, inputs: Any) -> Any:
+        graphs.append(graph)
+        return graph.forward
+
+    torch.compiler.reset()
+    module = make_module(
+        tiny_model_config, global_batch=6, objective=ObjectiveConfig(negatives=negatives)
+    )
+    module.model.compile(backend=keep)
+    dist.init_process_group("fake", rank=0, world_size=2, store=FakeStore())
+    try:
+        for clips in (3, 2, 0):
+            losses_of(module, make_batch(tiny_model_config, clips))
+    finally:
+        dist.destroy_process_group()
+    assert len(graphs) == 1
+    calls = " ".join(str(node.target) for graph in graphs for node in graph.graph.nodes)
+    assert "linear" in calls
+    assert "gather" not in calls.replace("torch.gather", "")
+    assert "c10d" not in calls
+
+
+def test_accumulated_batches_take_the_step_of_one_large_batch(
+    tiny_model_config: ModelConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without contrast, whose negatives are those of a batch, and with the same cells hidden."""
+
+    fix_masks(monkeypatch)
     whole = make_batch(tiny_model_config, 8)
     parts = [
         {name: value[start : start + 2] for name, value in whole.items() if name != "skipped"}
@@ -129,6 +190,7 @@ def test_accumulated_batches_take_the_step_of_one_large_batch(
             tiny_model_config,
             objective=ObjectiveConfig(contrast=False),
             warmup_steps=0,
+            global_batch=8,
             optimizer=OptimizerConfig(learning_rate=1e-2),
         )
         taken: list[dict[str, torch.Tensor]] = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -17,8 +18,12 @@ import torch
 
 from hicmae.checkpoints.checkpoint import load_checkpoint
 from hicmae.settings import ModelConfig
+from pretrain.checkpoints import newest_checkpoint
+from pretrain.settings import HardwareConfig
+from pretrain.side_group import GRACE_SECONDS, main_timeout
 from tests.support.pretrain_processes import Runs
 from tests.support.pretrain_shards import assert_same_weights
+from tests.support.wandb_file import records
 
 STEPS = 30
 # Of a lost process; the other one's start, on a machine with much to do, must fit too.
@@ -151,17 +156,55 @@ def test_when_a_process_dies_or_hangs_the_other_says_so_and_ends_in_time(runs: R
     says_that_it_lost_one(hung)
 
 
+@pytest.mark.slow
+def test_a_process_that_its_device_never_lets_go_says_at_once_that_another_has_died(
+    runs: Runs,
+) -> None:
+    """Long before its timeout: what was being saved is whole, and the run of W&B has ended."""
+    process, _ = start_and_hit(
+        runs,
+        "ddp",
+        signal.SIGKILL,
+        *("--hardware.timeout_seconds", "600", "--log.checkpoint_every", "3"),
+        *("--wandb.mode", "offline"),
+        begun="stuck",
+        script=runs.repository / "tests" / "support" / "pretrain_stuck.py",
+    )
+    says_that_it_lost_one(process)
+    out = runs.folder / "lost-ddp-stuck"
+    assert newest_checkpoint(out) == (out / "checkpoints" / "step-000003.ckpt", [])
+    (file,) = out.glob("wandb/offline-run-*/run-*.wandb")
+    assert [record.exit.exit_code for record in records(file) if record.HasField("exit")] == [1]
+
+
+def test_each_timeout_ends_before_the_next_one_would_cut_it_off(repository: Path) -> None:
+    own = HardwareConfig().timeout_seconds
+    main = main_timeout(own, torch.device("cuda")).total_seconds()
+    assert main_timeout(own, torch.device("cpu")).total_seconds() == own
+    assert own + GRACE_SECONDS < own + 2 * GRACE_SECONDS < main
+    for script in ("one_node", "several_nodes"):
+        text = (repository / "pretrain" / "slurm" / f"{script}.sbatch").read_text()
+        (wait,) = re.findall(r"^srun .*--wait=(\d+)", text, re.MULTILINE)
+        assert main < int(wait)
+
+
 def start_and_hit(
-    runs: Runs, engine: str, number: signal.Signals
+    runs: Runs,
+    engine: str,
+    number: signal.Signals,
+    *more: str,
+    begun: str = "metrics.csv",
+    **how: Any,
 ) -> tuple[subprocess.Popen[str], int]:
     """A run of two processes whose second one has got a signal in training, and that one's id."""
-    name = f"lost-{engine}"
+    name = f"lost-{engine}{'-' + begun if how else ''}"
     process = runs.start(
         name,
         *("--steps", "100000", "--hardware.devices", "2", "--hardware.strategy", engine),
-        *("--hardware.timeout_seconds", str(TIMEOUT_SECONDS)),
+        *("--hardware.timeout_seconds", str(TIMEOUT_SECONDS), *more),
+        **how,
     )
-    runs.wait_for((runs.folder / name / "metrics.csv").exists, process)
+    runs.wait_for((runs.folder / name / begun).exists, process)
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     (second,) = [
         int(child)

@@ -348,7 +348,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights_and_names_the_sample
 
     monkeypatch.setattr(PretrainModule, "training_step", noting)
     with pytest.raises(NonFiniteError, match=r"step 3: not finite .*video nan") as caught:
-        train(out, max_skipped_steps=0)
+        train(out, max_skipped_steps=0, log=LogConfig(log_every=1, pictures_every=0))
     assert "\n" not in str(caught.value)
     report = json.loads((out / "nonfinite-step-000003-process-0.json").read_text())
     assert len(report["keys"]) == 4
@@ -358,7 +358,9 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights_and_names_the_sample
         assert torch.equal(before, now)
 
 
+@pytest.mark.parametrize("fused", [True, False])
 def test_steps_that_are_not_finite_are_left_out_up_to_a_budget(
+    fused: bool,
     train: Train,
     poisoned: Callable[..., None],
     tmp_path: Path,
@@ -366,9 +368,10 @@ def test_steps_that_are_not_finite_are_left_out_up_to_a_budget(
 ) -> None:
     """Two bad steps, one allowed: the second one stops the run, saved with its count."""
     out = tmp_path / "run"
+    optimizer = OptimizerConfig(learning_rate=1e-2, warmup_steps=2, fused=fused)
     poisoned("fbank", 0, 1, 3, value=math.inf)
     with pytest.raises(NonFiniteError, match=r"step 4: .*max_skipped_steps = 1 allows; saved"):
-        train(out, steps=6, max_skipped_steps=1)
+        train(out, steps=6, max_skipped_steps=1, optimizer=optimizer)
     assert "step 2: not finite" in capsys.readouterr().out
     assert len(list(out.glob("nonfinite-step-00000[24]-process-0.json"))) == 2
     assert load_checkpoint(out).config["step"] == 4

@@ -149,12 +149,13 @@ def test_a_run_of_one_process_goes_on_in_two_with_everything_offloaded(runs: Run
     agree_with_one(runs, name)
 
 
-# Engines, and the batches of a step that each is tried with; one batch is what the others try.
+# Engines, and the batches of a step that each is tried with; one batch is what the others try, and
+# what is lost or counted twice with four is so with every stage that keeps a part of the gradients.
 ACCUMULATED = {
-    "ddp": (2, 4),
-    "zero1": (2, 4),
+    "ddp": (2,),
+    "zero1": (2,),
     "zero2": (2, 4),
-    "zero3": (2, 4),
+    "zero3": (2,),
     "zero2_offload": (2,),
     "zero3_offload": (2,),
 }

@@ -218,7 +218,8 @@ def test_real_recordings_become_faces_and_refusals(
         "awkward/eamm_00015_is_wav.mov",
         "awkward/bad_video_sample.mp4",
     ]
-    result = build_shards([clips_dir / name for name in names], tmp_path / "out", BuildConfig())
+    config = BuildConfig(picture="required")
+    result = build_shards([clips_dir / name for name in names], tmp_path / "out", config)
     found = samples(tmp_path / "out")
     assert {key: info.sound for key, (info, _, _) in found.items()} == {
         "lrs3_OzA6jRYjVQs_00004": "present",
@@ -247,7 +248,7 @@ def test_every_talking_clip_becomes_a_sample_and_nothing_is_lost_silently(
 ) -> None:
     monkeypatch.setenv("HICMAE_YUNET", str(yunet_file))
     sources = [clips_dir / "talking", clips_dir / "awkward"]
-    result = build_shards(sources, tmp_path / "out", BuildConfig())
+    result = build_shards(sources, tmp_path / "out", BuildConfig(picture="required"))
     files = {path for source in sources for path in source.iterdir()}
     refused = {Path(item.path) for item in result.refusals}
     assert not {path for path in refused if path.parent.name == "talking"}

@@ -113,7 +113,9 @@ def test_a_crash_and_a_hang_cost_their_file_alone(
 def test_nothing_built_is_an_error_that_says_why(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "in/a.txt").touch()
-    with pytest.raises(NothingBuiltError, match=r"no videos in the sources \(1 other files: .txt"):
+    with pytest.raises(
+        NothingBuiltError, match=r"no recordings in the sources \(1 other files: .txt"
+    ):
         build_shards([tmp_path / "in"], tmp_path / "out", TINY)
     assert not (tmp_path / "out").exists()
     (tmp_path / "in/empty.mp4").touch()

@@ -104,7 +104,9 @@ def test_a_folder_of_images_is_found_and_thumbnails_are_not(tmp_path: Path) -> N
         (tmp_path / name).touch()
     for name in ("faces/b.wav", "faces/other.wav", "faces/b/notes.txt"):
         (tmp_path / name).touch()
-    rows, ignored = list_folder(tmp_path)
+    rows, _ = list_folder(tmp_path)
+    assert [row.key for row in rows] == ["faces/b", "faces/other", "films/a"]
+    rows, ignored = list_folder(tmp_path, sound_alone=False)
     assert [(row.key, row.path) for row in rows] == [
         ("faces/b", tmp_path / "faces/b"),
         ("films/a", tmp_path / "films/a.mp4"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet
 import pytest
@@ -81,9 +82,9 @@ def test_whole_samples_are_read_at_once_and_others_part_by_part(
     checked: list[str] = []
     parts = whole_sample._read_sample
 
-    def counted(files: ShardFiles, row: Row, require_sound: bool) -> whole_sample.WholeSample:
+    def counted(files: ShardFiles, row: Row, require: Any) -> whole_sample.WholeSample:
         checked.append(row.key)
-        return parts(files, row, require_sound)
+        return parts(files, row, require)
 
     monkeypatch.setattr(whole_sample, "_read_sample", counted)
     epoch_of(folder)

@@ -30,7 +30,7 @@ from hicmae.config import config_root, from_dict, load_yaml, save_yaml, to_dict
 from hicmae.run_logging import WandbConfig
 from hicmae.settings import AugmentConfig, ModelConfig
 from shards.schema import Label
-from tests.support.shard_fixtures import make_sample, wav_bytes, write_shards
+from tests.support.shard_fixtures import make_sample, wav_bytes, without_picture, write_shards
 
 # Fine-tunes with a test's own options: see the fixture ``train`` of tests/finetune.
 Train = Callable[..., Path]
@@ -63,13 +63,18 @@ def wrong_labels() -> dict[int, dict[str, Any]]:
 
 
 def write_labelled_shards(
-    folder: Path, *, mute: int | None = None, changes: dict[int, dict[str, Any]] | None = None
+    folder: Path,
+    *,
+    mute: int | None = None,
+    blind: tuple[int, ...] = (),
+    changes: dict[int, dict[str, Any]] | None = None,
 ) -> Path:
     """Shards of 4 speakers x 2 classes x 3 takes in two folds of two speakers each.
 
     Args:
         folder: Where.
         mute: Number of a sample that has no sound.
+        blind: Numbers of those that have no picture.
         changes: Fields of single samples' descriptions, or ``labels`` merged into theirs.
     """
     samples = []
@@ -79,7 +84,8 @@ def write_labelled_shards(
         labels = labels_of(number) | change.pop("labels", {})
         fields = {"key": f"s{speaker}/{number:03d}", "speaker": f"s{speaker}", "labels": labels}
         pitch = None if number == mute else 300 + 900 * high
-        samples.append(_sample(15 * high + number // 8, pitch, fields | change))
+        sample = _sample(15 * high + number // 8, pitch, fields | change)
+        samples.append(without_picture(sample) if number in blind else sample)
     return write_shards(folder, samples, samples_per_shard=10)
 
 

@@ -6,7 +6,11 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from hicmae.page.jobs import Report
+from hicmae.prediction.live import Moment
+from hicmae.settings import InputConfig
 
 CLASSES = ["anger", "joy", "<b>calm</b>"]  # a name that a careless page would take for its own
 
@@ -17,11 +21,15 @@ class SlowAnalyst:
     Attributes:
         go: Set when recordings may end.
         seen: Contents of the recordings so far.
+        looked: Number and size of the pictures, samples and end of each live window so far.
     """
+
+    input = InputConfig(image_size=32, frame_stride=1, fbank_frames=64, mel_bins=32)
 
     def __init__(self) -> None:
         self.go = threading.Event()
         self.seen: list[bytes] = []
+        self.looked: list[tuple[Any, ...]] = []
 
     def describe(self) -> dict[str, Any]:
         """As the page wants it."""
@@ -35,6 +43,20 @@ class SlowAnalyst:
             "window_seconds": 1.0,
             "hop_seconds": 1.0,
         }
+
+    def live(self) -> Any:
+        """Itself."""
+        return self
+
+    def look(self, frames: list[Any], sound: Any, end: float) -> Moment:
+        """Note what a live network would be shown."""
+        heard = 0 if sound is None else len(sound.samples)
+        self.looked.append((len(frames), frames[-1].pixels.shape, heard, end))
+        box = np.array([8.0, 4.0, 24.0, 20.0])
+        values = np.array([0.25])
+        return Moment(
+            start_seconds=end - 0.64, end_seconds=end, values=values, modality="video", box=box
+        )
 
     def analyse(self, path: Path, report: Report) -> dict[str, Any]:
         """Wait, and tell how it goes."""

@@ -4,6 +4,7 @@ which sample and which time it is from.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import io
 import tarfile
@@ -20,7 +21,7 @@ from shards.building.writer import ShardWriter
 from shards.index import write_index
 from shards.schema import Digests, FaceInfo, Label, SampleInfo, SourceFile
 
-Sample = tuple[SampleInfo, bytes, bytes | None]
+Sample = tuple[SampleInfo, bytes | None, bytes | None]
 
 SIDE = 32
 INPUT = InputConfig(
@@ -61,15 +62,16 @@ def make_sample(
     *,
     num_frames: int = 25,
     sound: bool = True,
+    picture: bool = True,
     fps: float = 25.0,
     side: int = SIDE,
     split: str = "train",
     labels: dict[str, Label] | None = None,
 ) -> Sample:
-    """A sample whose frames and sound are ``frame_value`` and ``sound_values``."""
+    """A sample whose frames and sound are ``frame_value`` and ``sound_values``; one may lack."""
     jpegs = [jpeg(frame_value(number, frame), side) for frame in range(num_frames)]
     num_samples = round(num_frames / fps * 16000) if sound else 0
-    return describe(
+    sample = describe(
         f"id{number % 5:02d}/{number:05d}",
         jpegs,
         wav_bytes(sound_values(number, num_samples)) if sound else None,
@@ -80,6 +82,16 @@ def make_sample(
         split=split,
         labels=labels or {},
     )
+    return sample if picture else without_picture(sample)
+
+
+def without_picture(sample: Sample) -> Sample:
+    """The sound of a sample alone."""
+    info, _, wav = sample
+    faces = FaceInfo(policy="none", detector="none", coverage=0.0, found_by=())
+    digests = dataclasses.replace(info.digests, mjpg=None)
+    told: dict[str, Any] = {"frame_offsets": (0,), "face_size": 0, "images": "absent"}
+    return dataclasses.replace(info, faces=faces, digests=digests, **told), None, wav
 
 
 def describe(key: str, jpegs: Sequence[bytes], wav: bytes | None, **values: Any) -> Sample:

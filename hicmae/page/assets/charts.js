@@ -135,6 +135,30 @@ export class Timeline {
   }
 }
 
+/** Put a box where a face is: centre, width and height as shares of the picture, and degrees. */
+export function frameFace(box, [x, y, width, height, angle], caption, colour) {
+  box.hidden = false;
+  box.style.left = `${100 * (x - width / 2)}%`;
+  box.style.top = `${100 * (y - height / 2)}%`;
+  box.style.width = `${100 * width}%`;
+  box.style.height = `${100 * height}%`;
+  box.style.transform = `rotate(${angle}deg)`;
+  box.style.setProperty("--colour", colour);
+  const [label] = box.children;
+  label.textContent = caption;
+  // Inside the box, and inside the picture, where there is no room above it.
+  const top = y - height / 2;
+  label.style.bottom = top < 0.08 ? "auto" : "100%";
+  label.style.top = top < 0.08 ? `${100 * Math.max(-top, 0) / height}%` : "auto";
+}
+
+/** What is said in one line, and in which colour: the first class, or all real values. */
+export function captionOf(labels, values, task) {
+  const top = values.indexOf(Math.max(...values));
+  return task === "classification" ? [`${labels[top]} ${values[top].toFixed(2)}`, colourOf(top)]
+    : [labels.map((label, i) => `${label} ${values[i].toFixed(2)}`).join("  "), "#ffffff"];
+}
+
 /** Seconds as a clock shows them. */
 export function clock(seconds, step = 1) {
   const digits = step < 1 ? 1 : 0;

@@ -1,6 +1,7 @@
 // The page: a clip goes up, its prediction comes down and moves with playback.
 
-import { Timeline, bars, clock, colourOf, element, legend, updateBars } from "/charts.js";
+import { Timeline, bars, captionOf, clock, element, frameFace, legend, updateBars } from "/charts.js";
+import { LiveView } from "/live.js";
 import { Recorder } from "/recorder.js";
 
 const at = (id) => document.getElementById(id);
@@ -249,11 +250,7 @@ function moved(time = shown?.playable ? at("player").currentTime : Number(at("po
   let caption = track.name, colour = "#ffffff";
   if (now?.both) {
     updateBars(at("now"), result.labels, now.both, shown.range);
-    const top = now.both.indexOf(Math.max(...now.both));
-    caption = result.task === "classification"
-      ? `${result.labels[top]} ${now.both[top].toFixed(2)}`
-      : result.labels.map((label, i) => `${label} ${now.both[i].toFixed(2)}`).join("  ");
-    if (result.task === "classification") colour = colourOf(top);
+    [caption, colour] = captionOf(result.labels, now.both, result.task);
   } else {
     at("now").replaceChildren(element("p", { className: "quiet",
       textContent: "Nothing was predicted for this moment." }));
@@ -273,20 +270,7 @@ function place(track, time, caption, colour) {
   const before = track.boxes[Math.min(Math.max(Math.floor(index), 0), last)];
   const after = track.boxes[Math.min(Math.max(Math.ceil(index), 0), last)];
   const part = Math.min(Math.max(index - Math.floor(index), 0), 1);
-  const [x, y, width, height, angle] = before.map((v, i) => v + (after[i] - v) * part);
-  box.hidden = false;
-  box.style.left = `${100 * (x - width / 2)}%`;
-  box.style.top = `${100 * (y - height / 2)}%`;
-  box.style.width = `${100 * width}%`;
-  box.style.height = `${100 * height}%`;
-  box.style.transform = `rotate(${angle}deg)`;
-  box.style.setProperty("--colour", colour);
-  const label = at("box-label");
-  label.textContent = caption;
-  // Inside the box, and inside the picture, where there is no room above it.
-  const top = y - height / 2;
-  label.style.bottom = top < 0.08 ? "auto" : "100%";
-  label.style.top = top < 0.08 ? `${100 * Math.max(-top, 0) / height}%` : "auto";
+  frameFace(box, before.map((v, i) => v + (after[i] - v) * part), caption, colour);
 }
 
 function follow() {
@@ -359,6 +343,27 @@ function record() {
   at("record-drop").addEventListener("click", () => recorder.stop(false));
 }
 
+/** What the camera shows while it runs; offered where its pictures cannot leave the machine. */
+function live() {
+  at("live").hidden = Boolean(model.live);
+  at("why-not-live").hidden = !model.live || model.kind !== "emotion";
+  at("why-not-live").textContent = `No live view: ${model.live}.`;
+  const view = new LiveView({ model, ask, at });
+  const end = (message) => {
+    view.stop();
+    at("live-view").hidden = true;
+    at("drop").hidden = false;
+    fail(message);
+  };
+  at("live").addEventListener("click", async () => {
+    end("");
+    at("drop").hidden = true;
+    at("live-view").hidden = false;
+    await view.run().catch((problem) => end(problem.message));
+  });
+  at("live-stop").addEventListener("click", () => end(""));
+}
+
 async function greet() {
   try {
     model = await ask("/api/model");
@@ -372,6 +377,7 @@ async function greet() {
     `${model.name}: ${(model.num_parameters / 1e6).toFixed(1)} M parameters, ${model.modalities}; ${what}`;
   at("limits").textContent = `Up to ${model.max_megabytes} MB and ${clock(model.max_seconds)}`
     + (model.max_seconds >= 60 ? " min" : "");
+  live();
 }
 
 listen();

@@ -1,0 +1,240 @@
+"""The layers' arithmetic for training in bfloat16 on a CPU, with backward passes of our own.
+
+For speed and memory only: ``hicmae/blocks.py`` says what a layer computes and uses these where
+``suits`` allows it. The residual stream, norms and gradients of weights are float32, everything
+between them bfloat16, and what a backward pass can compute again cheaply is not kept.
+
+Shape letters: B batch, N tokens, D width, E output width.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+_BF16 = torch.bfloat16
+
+
+def suits(network: nn.Module, tokens: Tensor) -> bool:
+    """Whether a layer may be computed here: it trains on a CPU under autocast to bfloat16.
+
+    Not where somebody looks into the layer (hooks), has replaced a part of it (LoRA), has its
+    weights elsewhere (ZeRO 3), or compiles or exports it.
+    """
+    if (
+        tokens.device.type != "cpu"
+        or not torch.is_grad_enabled()
+        or not torch.is_autocast_enabled("cpu")
+        or torch.get_autocast_dtype("cpu") != _BF16
+        or torch.compiler.is_compiling()
+        or type(tokens) is not Tensor
+    ):
+        return False
+    for part in network.modules():
+        if isinstance(part, nn.Linear) and type(part) is not nn.Linear:
+            return False
+        if part is not network and (part._forward_hooks or part._forward_pre_hooks):
+            return False
+    return all(
+        weight.dtype == torch.float32
+        and type(weight) is nn.Parameter
+        and not hasattr(weight, "ds_id")
+        for weight in network.parameters()
+    )
+
+
+def norm_linear(tokens: Tensor, norm: nn.LayerNorm, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Norm and linear map of float32 (B, N, D), to bfloat16 (B, N, E)."""
+    out: Tensor = _NormLinear.apply(tokens, norm.weight, norm.bias, weight, bias, norm.eps)
+    return out
+
+
+def linear_add(
+    tokens: Tensor, inner: Tensor, linear: nn.Linear, share: Tensor | None = None
+) -> Tensor:
+    """Add a linear map of bfloat16 (B, N, E) to tokens (B, N, D), times ``share`` (B, 1, 1)."""
+    out: Tensor = _LinearAdd.apply(tokens, inner, linear.weight, linear.bias, share)
+    return out
+
+
+def mlp_add(
+    tokens: Tensor, norm: nn.LayerNorm, first: nn.Linear, second: nn.Linear, share: Tensor | None
+) -> Tensor:
+    """Add the MLP with GELU of the normed tokens (B, N, D) to them, times ``share`` (B, 1, 1)."""
+    weights = (norm.weight, norm.bias, first.weight, first.bias, second.weight, second.bias)
+    out: Tensor = _MlpAdd.apply(tokens, *weights, norm.eps, share)
+    return out
+
+
+def squared_errors(prediction: Tensor, target: Tensor) -> Tensor:
+    """Mean squared error (B,) of each clip: bfloat16 (B, M, P) from float32 (B, M, P).
+
+    The gradient is kept in bfloat16, and no difference of a batch in float32.
+    """
+    out: Tensor = _SquaredErrors.apply(prediction, target)
+    return out
+
+
+class _NormLinear(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        tokens: Tensor,
+        norm_weight: Tensor,
+        norm_bias: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        eps: float,
+    ) -> Tensor:
+        with torch.autocast("cpu", enabled=False):
+            normed, mean, scale = _norm(tokens, norm_weight, norm_bias, eps)
+            ctx.save_for_backward(tokens, mean, scale, norm_weight, norm_bias, normed, weight)
+            return _linear(normed, weight, bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        tokens, mean, scale, norm_weight, norm_bias, normed, weight = ctx.saved_tensors
+        with torch.autocast("cpu", enabled=False):
+            grad = _rows(grad)
+            of_weight = _of_weight(grad, normed) if ctx.needs_input_grad[3] else None
+            of_bias = _of_bias(grad) if ctx.needs_input_grad[4] else None
+            of_tokens = _of_norm(
+                grad @ weight.to(_BF16), tokens, mean, scale, norm_weight, norm_bias
+            )
+        return *of_tokens, of_weight, of_bias, None
+
+
+class _LinearAdd(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        tokens: Tensor,
+        inner: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        share: Tensor | None,
+    ) -> Tensor:
+        with torch.autocast("cpu", enabled=False):
+            ctx.save_for_backward(inner, weight, share)
+            return _added(tokens, _linear(inner, weight, bias), share)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        inner, weight, share = ctx.saved_tensors
+        with torch.autocast("cpu", enabled=False):
+            rows = _rows(grad if share is None else grad * share)
+            of_weight = _of_weight(rows, inner) if ctx.needs_input_grad[2] else None
+            of_bias = _of_bias(rows) if ctx.needs_input_grad[3] else None
+            return grad, (rows @ weight.to(_BF16)).view_as(inner), of_weight, of_bias, None
+
+
+class _MlpAdd(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        tokens: Tensor,
+        norm_weight: Tensor,
+        norm_bias: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        second_weight: Tensor,
+        second_bias: Tensor,
+        eps: float,
+        share: Tensor | None,
+    ) -> Tensor:
+        with torch.autocast("cpu", enabled=False):
+            normed, mean, scale = _norm(tokens, norm_weight, norm_bias, eps)
+            hidden = _linear(normed, weight, bias)
+            ctx.save_for_backward(
+                *(tokens, mean, scale, norm_weight, norm_bias, normed),
+                *(hidden, weight, second_weight, share),
+            )
+            return _added(tokens, _linear(F.gelu(hidden), second_weight, second_bias), share)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        tokens, mean, scale, norm_weight, norm_bias, normed, *rest = ctx.saved_tensors
+        hidden, weight, second_weight, share = rest
+        needed = ctx.needs_input_grad
+        with torch.autocast("cpu", enabled=False):
+            rows = _rows(grad if share is None else grad * share)
+            of_second = _of_weight(rows, F.gelu(hidden)) if needed[5] else None
+            of_second_bias = _of_bias(rows) if needed[6] else None
+            inner = rows @ second_weight.to(_BF16)
+            torch.ops.aten.gelu_backward.grad_input(inner, _rows(hidden), grad_input=inner)
+            of_weight = _of_weight(inner, normed) if needed[3] else None
+            of_bias = _of_bias(inner) if needed[4] else None
+            of_tokens, *of_norm = _of_norm(
+                inner @ weight.to(_BF16), tokens, mean, scale, norm_weight, norm_bias
+            )
+            of_tokens += grad
+        return of_tokens, *of_norm, of_weight, of_bias, of_second, of_second_bias, None, None
+
+
+class _SquaredErrors(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, prediction: Tensor, target: Tensor) -> Tensor:
+        slopes = torch.empty_like(prediction)
+        errors = []
+        for said, wanted, slope in zip(prediction, target, slopes, strict=True):
+            difference = (said.float() - wanted).flatten()
+            errors.append(difference.dot(difference) / difference.numel())
+            torch.mul(difference.view_as(slope), 2 / difference.numel(), out=slope)
+        ctx.save_for_backward(slopes)
+        return torch.stack(errors)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        (slopes,) = ctx.saved_tensors
+        scaled = torch.empty_like(slopes)
+        for out, slope, of_clip in zip(scaled, slopes, grad, strict=True):
+            torch.mul(slope, of_clip, out=out)
+        return scaled, None
+
+
+def _norm(tokens: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, ...]:
+    """Normed tokens in bfloat16, their means, and one over their deviations."""
+    normed, mean, scale = torch.native_layer_norm(tokens, tokens.shape[-1:], weight, bias, eps)
+    return normed.to(_BF16), mean, scale
+
+
+def _of_norm(
+    grad: Tensor, tokens: Tensor, mean: Tensor, scale: Tensor, weight: Tensor, bias: Tensor
+) -> tuple[Tensor, ...]:
+    """Gradients of tokens, weight and bias of a norm, float32."""
+    grad = grad.view_as(tokens).float()
+    found: tuple[Tensor, ...] = torch.ops.aten.native_layer_norm_backward(
+        grad, tokens, tokens.shape[-1:], mean, scale, weight, bias, [True, True, True]
+    )
+    return found
+
+
+def _rows(tokens: Tensor) -> Tensor:
+    return tokens.reshape(-1, tokens.shape[-1]).to(_BF16)
+
+
+def _linear(inner: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """In bfloat16. The cast weight is not kept: casting it again costs 1 % of a step's time."""
+    return F.linear(inner, weight.to(_BF16), None if bias is None else bias.to(_BF16))
+
+
+def _of_weight(grad: Tensor, inner: Tensor) -> Tensor:
+    return (grad.T @ _rows(inner)).float()
+
+
+def _of_bias(grad: Tensor) -> Tensor:
+    return grad.sum(
+        0
+    ).float()  # sums float32 inside; asked for as float32 it takes five times as long
+
+
+def _added(tokens: Tensor, branch: Tensor, share: Tensor | None) -> Tensor:
+    return tokens + (branch if share is None else branch * share)

@@ -1,0 +1,334 @@
+"""What ``hicmae bench gpu`` measures and compares, each in processes of its own.
+
+``pretrain.gpu_bench`` starts these, limits their time and judges what they found.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from collections.abc import Callable, Sequence
+from contextlib import redirect_stderr
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from hicmae.pretraining import HiCMAE
+
+# Of clips whose every number is drawn; seen on CPUs: 2e-6 in fp32, 4e-3 and 3e-2 in bf16.
+LIMITS = {"32-true": {"value": 1e-3, "gradient": 1e-2}, "half": {"value": 3e-2, "gradient": 0.2}}
+_SEED = 7
+_WARM = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setup:
+    """What all parts are told.
+
+    Args:
+        device: cpu or cuda.
+        processes: Of the parts that take several: as many as there are GPUs; 2 on a CPU.
+        model: Size of the network that answers are compared of.
+        clips: Of a batch that answers are compared of.
+    """
+
+    device: str
+    processes: int
+    model: str
+    clips: int = 2
+
+
+def machine(setup: Setup) -> dict[str, Any]:
+    """What computes here, and the speed of its products."""
+    import torch
+
+    from hicmae.bench import MatrixPeak
+    from hicmae.devices import choose_device, device_name, resolve_precision
+
+    place = choose_device(setup.device)
+    found: dict[str, Any] = {
+        "device": device_name(place),
+        "cores": len(os.sched_getaffinity(0)),
+        "torch": torch.__version__,
+        "cuda": torch.version.cuda,
+        "precision": resolve_precision("auto", place),
+    }
+    if place.type == "cuda":
+        facts = torch.cuda.get_device_properties(place)
+        found |= {
+            "devices": torch.cuda.device_count(),
+            "capability": f"{facts.major}.{facts.minor}",
+            "memory_bytes": facts.total_memory,
+            "nccl": ".".join(map(str, torch.cuda.nccl.version())),
+        }
+    for precision in dict.fromkeys(("32-true", found["precision"])):
+        peak = MatrixPeak(precision, place)
+        for _ in range(3 if place.type == "cuda" else 1):
+            peak.measure()
+        found[f"product_flops_{precision}"] = peak.flops
+    return found
+
+
+def parity(setup: Setup) -> dict[str, float]:
+    """Answers of the device beside those of the same weights in fp64 on the CPU.
+
+    Returns: of each precision and quantity the largest difference over the largest value there,
+        of gradients the norm of the difference over the norm.
+    """
+    import torch
+
+    from hicmae.bench import random_clips
+    from hicmae.config import load_model_config
+    from hicmae.devices import autocast, choose_device
+    from hicmae.emotion import EmotionConfig, EmotionModel
+    from hicmae.pretraining import HiCMAE
+    from hicmae.settings import ObjectiveConfig
+    from hicmae.transforms import ClipTransform
+
+    place, sizes = choose_device(setup.device), load_model_config(setup.model)
+    torch.manual_seed(_SEED)
+    network = HiCMAE(sizes, ObjectiveConfig(contrast_weight=0.5)).double()
+    emotion = EmotionModel(sizes, EmotionConfig(num_outputs=6)).double().eval()
+    transform = ClipTransform(sizes.input).eval()
+    batch = random_clips(sizes.input, setup.clips, torch.device("cpu"))
+    video, fbank = transform(batch)
+    masks = _hidden(network, setup.clips)
+
+    def answers(place: torch.device, precision: str) -> dict[str, Tensor]:
+        dtype = torch.float64 if precision == "64" else torch.float32
+        for net in (network, emotion):
+            net.to(place, dtype).zero_grad()
+        clip = [video.to(place, dtype), fbank.to(place, dtype)]
+        with autocast(precision, place):
+            output = network(*clip, video_mask=masks[0].to(place), fbank_mask=masks[1].to(place))
+            with torch.no_grad():
+                logits = emotion(*clip)
+        output.loss.backward()
+        gradients = [p.grad.flatten() for p in network.parameters() if p.grad is not None]
+        found = {
+            **{name: output.terms[name] for name in ("video", "audio", "contrast")},
+            "video prediction": output.video_prediction,
+            "audio prediction": output.audio_prediction,
+            "logits": logits,
+            "gradient": torch.cat(gradients),
+        }
+        return {name: value.detach().double().cpu() for name, value in found.items()}
+
+    wanted = answers(torch.device("cpu"), "64")
+    there = transform.to(place)({name: value.to(place) for name, value in batch.items()})
+    errors = {
+        f"32-true {name}": _error(mine.cpu(), its)
+        for name, mine, its in zip(("frames", "filter bank"), there, (video, fbank), strict=True)
+    }
+    for precision in ("32-true", "bf16-mixed"):
+        for name, value in answers(place, precision).items():
+            errors[f"{precision} {name}"] = _error(value, wanted[name])
+    return errors
+
+
+def negatives(setup: Setup, rank: int, port: int, folder: Path) -> None:
+    """One of several processes whose contrast is over the clips of all.
+
+    It writes the differences to one process with all clips: of the loss, and of the gradient.
+    """
+    import torch
+    from torch import distributed
+
+    from hicmae.bench import random_clips
+    from hicmae.config import load_model_config
+    from hicmae.devices import choose_device
+    from hicmae.pretraining import HiCMAE
+    from hicmae.settings import ObjectiveConfig
+    from hicmae.transforms import ClipTransform
+
+    _join(rank, setup.processes, port)
+    place, sizes = choose_device(setup.device), load_model_config(setup.model)
+    if place.type == "cuda":
+        torch.cuda.set_device(place)
+    num_clips = setup.clips * setup.processes
+    torch.manual_seed(_SEED)
+    batch = random_clips(sizes.input, num_clips, place)
+    video, fbank = ClipTransform(sizes.input).to(place).eval()(batch)
+    mine = slice(rank * setup.clips, (rank + 1) * setup.clips)
+    masks = [mask.to(place) for mask in _hidden(HiCMAE(sizes), num_clips)]
+    results = []
+    for kind, part in (("local", slice(None)), ("global", mine)):
+        torch.manual_seed(_SEED)
+        objective = ObjectiveConfig(
+            negatives="global" if kind == "global" else "local", contrast_weight=0.5
+        )
+        network = HiCMAE(sizes, objective).to(place)
+        if kind == "global":
+            distributed.init_process_group(
+                "gloo" if place.type == "cpu" else "nccl", rank=rank, world_size=setup.processes
+            )
+        loss = network(
+            video[part], fbank[part], video_mask=masks[0][part], fbank_mask=masks[1][part]
+        ).loss
+        loss.backward()
+        found = [loss.detach().reshape(1)]
+        found += [p.grad.flatten() for p in network.parameters() if p.grad is not None]
+        results.append(torch.cat(found))
+    distributed.all_reduce(results[1])
+    whole, shared = results[0].cpu(), results[1].cpu() / setup.processes
+    errors = {"value": _error(shared[:1], whole[:1]), "gradient": _error(shared[1:], whole[1:])}
+    (folder / f"{rank}.json").write_text(json.dumps(errors), encoding="utf-8")
+    distributed.destroy_process_group()
+
+
+def engine_runs(setup: Setup, rank: int, port: int, runs: Sequence[list[str]]) -> None:
+    """One of the processes that make every run in turn, by the command.
+
+    How one ended, with its last word, stands in a file beside the run's folder.
+    """
+    from hicmae.__main__ import main
+
+    _join(rank, setup.processes, port)
+    for words in runs:
+        said = io.StringIO()
+        with redirect_stderr(said):
+            status = main(words)
+        ended = {"status": status, "said": said.getvalue().strip()}
+        out = Path(words[words.index("--out") + 1])
+        out.with_suffix(f".{rank}").write_text(json.dumps(ended), encoding="utf-8")
+
+
+def steps(setup: Setup, model: str, clips: Sequence[int], file: Path) -> None:
+    """Steps of one size, a batch after another; the file has what is known after each."""
+    import torch
+
+    from hicmae.config import load_model_config
+    from hicmae.devices import choose_device, resolve_precision
+    from hicmae.pretraining import HiCMAE
+    from hicmae.settings import ObjectiveConfig
+    from pretrain.bench import bench_step
+    from pretrain.footprint import footprint, measure_network
+    from pretrain.zero import load_engine
+
+    place = choose_device(setup.device)
+    precision, sizes = resolve_precision("auto", place), load_model_config(model)
+    size = measure_network(lambda: HiCMAE(sizes, ObjectiveConfig()), precision=precision)
+    rows, num_steps = [], 5 if place.type == "cuda" else 1
+    for count in clips:
+        row: dict[str, Any] = {"model": model, "clips": count}
+        try:
+            found = bench_step(
+                model=model,
+                batch_size=count,
+                steps=num_steps,
+                warmup=min(_WARM, num_steps),
+                device=setup.device,
+            )
+            row |= {
+                name: found[name]
+                for name in ("clips_per_second", "fraction_of_peak", "peak_memory_bytes")
+            }
+            if count == clips[0]:
+                row |= launches(model, count, precision, place)
+        except torch.OutOfMemoryError:
+            row["out_of_memory"] = True
+        engine = load_engine("single", world_size=1)
+        row["estimated_bytes"] = footprint(
+            size, engine, precision=precision, world_size=1, batch_size=count
+        ).device
+        rows.append(row)
+        file.write_text(json.dumps(rows), encoding="utf-8")
+
+
+def launches(model: str, clips: int, precision: str, place: torch.device) -> dict[str, int]:
+    """Kernels of one step, and how often the host waited for the device in it.
+
+    On a CPU, which launches none, ``operators`` of PyTorch that a step calls.
+    """
+    import torch
+    from torch.profiler import ProfilerActivity, profile
+
+    step = _step(model, clips, precision, place)
+    for _ in range(_WARM if place.type == "cuda" else 1):
+        step()
+    on_gpu = place.type == "cuda"
+    with profile(activities=[ProfilerActivity.CPU, *[ProfilerActivity.CUDA] * on_gpu]) as profiler:
+        step()
+        if on_gpu:
+            torch.cuda.synchronize()
+    events = list(profiler.events())
+    if not on_gpu:
+        return {"operators": sum(event.name.startswith("aten::") for event in events)}
+    names = [event.name for event in events]
+    waits = sum("Synchronize" in name for name in names) - 1  # the last is ours
+    return {"launches": sum("LaunchKernel" in name for name in names), "waits": waits}
+
+
+def read_rows(out: Path) -> list[dict[str, float]]:
+    """The rows of a run's metrics.csv; none where it has none yet."""
+    path = out / "metrics.csv"
+    if not path.is_file():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        return [
+            {name: float(value) for name, value in row.items() if value}
+            for row in csv.DictReader(file)
+            if row.get("loss")
+        ]
+
+
+def _step(model: str, clips: int, precision: str, place: torch.device) -> Callable[[], None]:
+    """A training step as ``bench step`` takes it."""
+    import torch
+
+    from hicmae.bench import random_clips
+    from hicmae.config import load_model_config
+    from hicmae.devices import autocast
+    from hicmae.optimization import parameter_groups
+    from hicmae.pretraining import HiCMAE
+    from hicmae.settings import AugmentConfig, ObjectiveConfig
+    from hicmae.transforms import ClipTransform
+
+    sizes = load_model_config(model)
+    network = HiCMAE(sizes, ObjectiveConfig()).to(place)
+    transform = ClipTransform(sizes.input, AugmentConfig()).to(place).train()
+    batch = random_clips(sizes.input, clips, place)
+    groups = parameter_groups(network, learning_rate=1e-4, weight_decay=0.05)
+    optimizer = torch.optim.AdamW(groups, fused=True)
+
+    def step() -> None:
+        video, fbank = transform(batch)
+        with autocast(precision, place):
+            loss = network(video, fbank).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
+def _hidden(network: HiCMAE, clips: int) -> list[Tensor]:
+    """Masks (B, N) for both modalities, True = hidden, as the network would draw them."""
+    from hicmae.masks import hidden_from_masks
+
+    numbers = network.config.num_video_tokens, network.config.num_audio_tokens
+    drawn = zip(network.draw_masks(clips), numbers, strict=True)
+    return [hidden_from_masks(masks, number) for masks, number in drawn]
+
+
+def _error(found: Tensor, wanted: Tensor) -> float:
+    """Norm of the difference over the norm; of one number, the relative difference."""
+    difference = (found.double() - wanted.double()).norm() / wanted.double().norm()
+    return float(difference)
+
+
+def _join(rank: int, processes: int, port: int) -> None:
+    """Be one of several processes that somebody has started on this machine."""
+    os.environ |= {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "NODE_RANK": "0",
+        "LOCAL_RANK": str(rank),
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
+    }

@@ -1,0 +1,75 @@
+"""Fine-tuning on samples some of which lack a modality."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from finetune.data import check_modalities
+from finetune.mixing import alike, mix_batch
+from finetune.record import read_run
+from finetune.settings import MixingConfig
+from finetune.testing.machine import make_machine
+from finetune.testing.views import load_tested, sample_views
+from hicmae.checkpoints.checkpoint import load_checkpoint
+from hicmae.views import ViewGrid
+from shards.index import read_index
+from tests.support.finetune_fixtures import Train, all_notes, write_labelled_shards
+
+BLIND, MUTE = (2, 3, 6, 10, 16), 8
+
+
+@pytest.fixture
+def mixture(tmp_path: Path) -> Path:
+    return write_labelled_shards(tmp_path / "mixture", mute=MUTE, blind=BLIND)
+
+
+def test_samples_that_lack_a_modality_are_trained_on_counted_and_scored_apart(
+    mixture: Path, train: Train
+) -> None:
+    run = read_run(train(on=mixture, once=True, recipe={"modality_dropout": 0.3}))
+    held = Counter(item.groups["modalities there"] for item in run.units)
+    assert held == {"picture and sound": 10, "picture alone": 1, "sound alone": 1}
+    assert "picture and sound: 8 with picture and sound, 4 with sound alone" in all_notes(run)
+    # Asked again, by another path, the network says of each what it said, whatever it lacks.
+    index = read_index(mixture)
+    keys = [item.key for item in run.units]
+    rows = index.table[index.table["key"].isin(keys)]
+    tested = load_tested(load_checkpoint(run.folder / "fold-1" / "checkpoints" / "last"))
+    machine = make_machine("cpu", "32-true", batch_size=5, workers=0)
+    views = sample_views(
+        tested, index, rows, grid=ViewGrid(segments=run.facts.num_segments), machine=machine
+    )
+    said = {item.key: item.views for item in run.units}
+    for key, found in zip(rows["key"], views, strict=True):
+        assert found == pytest.approx(np.array(said[key]), abs=1e-5), key
+
+
+def test_what_needs_both_names_the_first_sample_that_lacks_one(mixture: Path) -> None:
+    table = read_index(mixture).table
+    check_modalities(table, modalities="audio-video")
+    with pytest.raises(ValueError, match=r"'s1/002' has no picture .5 of 24.*--modalities audio"):
+        check_modalities(table, modalities="audio-video", whole=True)
+    with pytest.raises(ValueError, match=r"'s1/002' has no picture"):
+        check_modalities(table, modalities="video")
+
+
+def test_clips_are_mixed_with_those_that_have_the_same() -> None:
+    seen = torch.tensor([True, False, True, True, False])
+    heard = torch.tensor([True, True, True, False, True])
+    assert alike(seen, heard).tolist() == [2, 4, 0, 3, 1]
+    video, targets = torch.arange(5.0).reshape(5, 1, 1, 1, 1), torch.eye(5)
+    mixed, _, shares = mix_batch(
+        video,
+        None,
+        targets,
+        MixingConfig(mixup=1.0, cutmix=0.0, probability=1.0),
+        neighbour=alike(seen, heard),
+    )
+    assert mixed is not None
+    assert shares[3, 3] == 1  # alone of its kind
+    assert mixed.flatten() == pytest.approx(shares @ torch.arange(5.0))

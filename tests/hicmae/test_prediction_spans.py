@@ -1,0 +1,337 @@
+"""Spans in, tiers out: files of annotation tools, one answer a span, sound outside the picture."""
+
+from __future__ import annotations
+
+import codecs
+import itertools
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas
+import pytest
+from pympi import Eaf, TextGrid
+from webvtt import WebVTT
+
+import hicmae
+from hicmae.__main__ import main
+from hicmae.prediction.messages import WindowConfig
+from hicmae.prediction.process import DecodingProcess, PredictionError
+from hicmae.prediction.spans import Span, read_spans, spans_of
+from hicmae.prediction.tiers import FORMATS, Mark, Owner, parse_formats
+from hicmae.settings import ModelConfig
+from shards.building.build import build_shards
+from shards.settings import BuildConfig
+from tests.hicmae.test_prediction_parity import shard_clips
+from tests.support.media_files import write_recording
+from tests.support.prediction_fixtures import (
+    CLASSES,
+    moving_frames,
+    real_values,
+    talk,
+    write_boxes,
+    write_checkpoint,
+    write_talking,
+)
+
+DECODING = DecodingProcess()
+BUILD = BuildConfig(faces="boxes", face_size=32)
+SAID = [(0.5, 1.25, "anna", "yes, well"), (61.0, 62.5, "ben", "no & never")]
+TEXTS = {
+    "a.csv": "speaker;start;end;text\nanna;0,5;1,25;yes, well\nben;1:01;0:01:02,5;no & never\n",
+    "b.csv": "start,duration,speaker,text\n0.5,.75,anna,'yes, well'\n61,1.5,ben,no & never\n",
+    "c.srt": "1\n00:00:00,500 --> 00:00:01,250\n[anna]: yes,\nwell\n\n"
+    "2\n00:01:01,000 --> 00:01:02,500\n[ben]: no & never\n",
+    "d.vtt": "WEBVTT\n\n00:00.500 --> 00:01.250 align:left\n<v anna><i>yes, well</i>\n\nNOTE x\n\n"
+    "01:01.000 --> 01:02.500\n<v ben>no & never\n",
+    "e.rttm": ";; x\nSPKR-INFO talk 1 <NA> <NA> <NA> unknown anna <NA>\n"
+    "SPEAKER talk 1 0.50 0.75 <NA> <NA> anna <NA> <NA>\n"
+    "SPEAKER talk 1 61.00 1.50 <NA> <NA> ben <NA> <NA>\n",
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_decoding_process() -> Iterator[None]:
+    """Shared by all networks of these tests; starting one takes longer than most of them."""
+    with pytest.MonkeyPatch.context() as patch, DECODING:
+        patch.setattr("hicmae.prediction.model.DecodingProcess", lambda: DECODING)
+        yield
+
+
+def told(path: Path, *tiers: str) -> list[tuple[float, float, str, str]]:
+    return [(s.start, s.end, s.speaker, s.text) for s in read_spans(path, tiers)]
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_spans_are_read_from_each_kind_of_text(tmp_path: Path, name: str) -> None:
+    file = tmp_path / name
+    file.write_text(TEXTS[name].replace("'", '"'), encoding="utf-8-sig")
+    expected = [(*each[:3], "" if name == "e.rttm" else each[3]) for each in SAID]
+    assert told(file) == expected
+
+
+@pytest.mark.parametrize("codec", ["utf-8", "utf-16", "binary"])
+def test_spans_are_read_from_tiers(tmp_path: Path, codec: str) -> None:
+    grid = TextGrid(xmax=70.0)
+    for _, _, speaker, _ in SAID:
+        grid.add_tier(speaker)
+    grid.add_tier("clicks", "TextTier").add_point(3.0, "click")
+    for start, end, speaker, text in SAID:
+        grid.get_tier(speaker).add_interval(start, end, text)
+    file = tmp_path / "a.TextGrid"
+    grid.to_file(file, codec="utf-8", mode="b" if codec == "binary" else "n")
+    if codec == "utf-16":  # as Praat writes what is not Latin
+        file.write_bytes(codecs.BOM_UTF16_BE + file.read_text().encode("utf-16-be"))
+    assert told(file) == SAID
+    assert told(file, "ben") == SAID[1:]
+
+
+def test_spans_are_read_from_elan_by_participant_and_without_dependent_tiers(
+    tmp_path: Path,
+) -> None:
+    eaf = Eaf()
+    eaf.remove_tier("default")
+    eaf.add_linguistic_type("words", "Time_Subdivision")
+    for tier, speaker in (("utterances", "anna"), ("ben", None)):
+        eaf.add_tier(tier, part=speaker)
+    eaf.add_tier("w", "words", parent="utterances")
+    for start, end, speaker, text in SAID:
+        tier = "utterances" if speaker == "anna" else speaker
+        eaf.add_annotation(tier, round(start * 1000) - 250, round(end * 1000) - 250, text)
+    eaf.add_annotation("w", 250, 500, "yes")
+    eaf.add_linked_file("file:///talk.mp4", mimetype="video/mp4", time_origin=250)
+    eaf.to_file(tmp_path / "a.eaf")
+    assert told(tmp_path / "a.eaf") == SAID
+    assert told(tmp_path / "a.eaf", "utterances") == SAID[:1]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("a.txt", "", r"a.txt: no kind of spans \(known: .csv, .tsv, .srt"),
+        ("a.csv", "from,to\n1,2\n", "needs columns start, and end or duration.*found: from, to"),
+        ("a.csv", "start,end\n1,2\n1,x\n", r"a.csv line 3: end = 'x' \(seconds, or h:mm:ss.s\)"),
+        ("a.csv", "start,end,text\n3,2,hm\n", r"ends at 2 s and begins at 3 s \('hm'\); mend"),
+        ("a.csv", "start,end\n", "holds no span"),
+        ("a.vtt", "1\n00:00.500 --> 00:01.250\nx\n", "a.vtt: cannot be read as .vtt"),
+        ("a.eaf", "<a>", r"a.eaf: cannot be read as .eaf \(Unable to parse eaf"),
+        ("a.TextGrid", "File type = \n", "a.TextGrid: cannot be read as .textgrid"),
+        ("a.rttm", "SPEAKER a 1 x 2 <NA> <NA> b\n", "line 1: field 4 = 'x'"),
+    ],
+)
+def test_what_is_no_file_of_spans_is_one_line(
+    tmp_path: Path, name: str, text: str, message: str
+) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(ValueError, match=message) as error:
+        read_spans(tmp_path / name)
+    assert "\n" not in str(error.value)
+
+
+def test_spans_go_to_the_recording_they_name(tmp_path: Path) -> None:
+    both = [tmp_path / "one.mp4", tmp_path / "two.wav"]
+    file = tmp_path / "spans.csv"
+    file.write_text("path,start,end\none.mp4,0,1\nx/two.wav,2,3\n")
+    assert [s.start for each in both for s in spans_of(file, both)[each]] == [0, 2]
+    file.write_text("start,end\n0,1\n")
+    assert spans_of(file, both[:1])[both[0]] == (Span(start=0, end=1),)
+    with pytest.raises(ValueError, match="its spans are of one recording, and there are 2"):
+        spans_of(file, both)
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    file.rename(folder / "one.csv")
+    assert spans_of(folder, both[:1])[both[0]][0].end == 1
+    with pytest.raises(ValueError, match=r"holds no spans of two.wav"):
+        spans_of(folder, both)
+
+
+def test_each_span_has_one_answer_and_sound_without_a_picture_is_heard(
+    tmp_path: Path, tiny_model_config: ModelConfig
+) -> None:
+    frames = moving_frames(75, faces=(50, 140))
+    # The camera is on from 2 to 5 s, the second face for the last second.
+    video = write_recording(tmp_path / "a.mp4", frames, 2 + np.arange(75) / 25, sound=talk(8.0))
+    write_boxes(tmp_path / "a.csv", {"f": (50, 0, 74), "g": (140, 50, 74)})
+    model = hicmae.load(
+        write_checkpoint(tmp_path / "both", tiny_model_config, build=BUILD), device="cpu"
+    )
+    whole = model.predict(video)
+    assert [(track.name, track.modality) for track in whole.tracks] == [
+        ("face0", "audio-video"),
+        ("face1", "audio-video"),
+        ("sound0", "audio"),
+        ("sound1", "audio"),
+    ]
+    ends = [(track.start_seconds, track.end_seconds) for track in whole.tracks]
+    assert np.allclose(ends, [(2, 5), (4, 5), (0, 2), (5, 8)], atol=0.07)
+    for track in whole.tracks:
+        assert np.allclose(track.spans[[0, -1], [0, 1]], (track.start_seconds, track.end_seconds))
+    (note,) = whole.notes
+    assert note.endswith("s has no picture: predicted from the sound alone")
+    assert whole.seconds == pytest.approx(8, abs=0.07)
+
+    spans = [
+        Span(start=4.1, end=4.9, speaker="anna"),  # both faces: they are as large
+        Span(start=4.1, end=4.9, speaker="ben", face="face1"),
+        Span(start=0.2, end=1.0, speaker="anna"),
+        Span(start=1.5, end=3.5, speaker="ben"),  # a face for three quarters of it
+        Span(start=2.0, end=8.0, speaker="anna"),  # a face for half of it
+        Span(start=9.0, end=9.5),
+        Span(start=1.0, end=7.0, face="face7"),
+    ]
+    prediction = model.predict(video, spans=spans)
+    table = prediction.answers
+    assert list(table["track"])[1:5] == ["face1", "sound", "face0", "face0"]
+    assert np.allclose(table["share"][:5], [1, 1, 1, 0.75, 0.5], atol=0.04)
+    assert list(table["modality"])[2:4] == ["audio", "audio-video"]
+    assert table["note"][:5].isna().all()
+    assert table["note"][5].startswith("it lies outside of what was seen and heard (0.00..")
+    assert table["note"][6] == "there is no face7 in it"
+    assert prediction.notes[-1].startswith("2 of the spans have no answer, as the 6.: it lies")
+    assert table[[*CLASSES, "prediction"]].notna().all(axis=1).tolist() == [True] * 5 + [False] * 2
+    own = table.iloc[[1, 3]]
+    mean = np.average(
+        own[list(CLASSES)], axis=0, weights=(own["end"] - own["start"]) * own["share"]
+    )
+    assert list(prediction.speakers["ben"].values()) == pytest.approx(mean, abs=0.005)
+    with pytest.raises(PredictionError, match="none of 1 spans has an answer: it lies outside"):
+        model.predict(video, spans=[Span(start=9, end=10)])
+
+    blind = write_checkpoint(tmp_path / "h", tiny_model_config, build=BUILD, modalities="audio")
+    (heard,) = hicmae.load(blind, device="cpu").predict(video).tracks
+    assert (heard.start_seconds, heard.end_seconds) == pytest.approx((0, 8), abs=0.07)
+    deaf = write_checkpoint(tmp_path / "s", tiny_model_config, build=BUILD, modalities="video")
+    seen = hicmae.load(deaf, device="cpu").predict(video)
+    assert [track.name for track in seen.tracks] == ["face0", "face1"]
+    assert seen.notes[-1].endswith("is left out (the network reads pictures alone)")
+    assert "5.0" in seen.notes[-1]
+
+
+@pytest.mark.parametrize(("start", "end", "views"), [(0.8, 1.2, 1), (0.4, 2.0, 3)])
+def test_a_span_is_predicted_as_the_sample_that_a_build_makes_of_it(
+    tmp_path: Path, tiny_model_config: ModelConfig, start: float, end: float, views: int
+) -> None:
+    video = write_talking(tmp_path / "a.mp4", 3.0)
+    build = BuildConfig(faces="none", face_size=32, min_seconds=0.1, workers=1)
+    (tmp_path / "list.csv").write_text(f"path,start,end\na.mp4,{start},{end}\n")
+    build_shards([tmp_path / "list.csv"], tmp_path / "shards", build)
+    checkpoint = write_checkpoint(tmp_path / "checkpoint", tiny_model_config, build=build)
+    model = hicmae.load(checkpoint, device="cpu", precision="32-true")
+    found = model.predict(
+        video, config=WindowConfig(), spans=[Span(start=start, end=end)], on_window=None
+    )
+    length = round((end - start) * 25)
+    last = max(0, length - 16)
+    starts = [number * last // max(views - 1, 1) for number in range(views)]
+    batch = shard_clips(tmp_path / "shards", tiny_model_config, "a", starts)
+    transformed = model.network.transform(batch)
+    logits = model.network.members[0](*transformed).detach().numpy()
+    (track,) = found.tracks
+    assert np.abs(track.logits[0] - logits.mean(axis=0)).max() < 1e-3
+    assert track.spans.tolist() == [pytest.approx([start, end])]
+
+
+def test_praat_elan_and_players_read_the_tiers(
+    tmp_path: Path, tiny_model_config: ModelConfig
+) -> None:
+    parselmouth = pytest.importorskip("parselmouth")
+    video = write_talking(tmp_path / "a b.mp4", 2.0)
+    checkpoint = write_checkpoint(tmp_path / "checkpoint", tiny_model_config, build=BUILD)
+    (tmp_path / "spans.csv").write_text(
+        "start,end,speaker\n0.1,0.9,anna\n0.5,1.5,anna\n1.5,2.0,anna\n0.2,1.9,ben\n1.5,1.9,ben\n"
+    )
+    words = ["predict", str(video), "--checkpoint", str(checkpoint), "--device", "cpu"]
+    words += ["--tiers", "eaf,textgrid,vtt", "--out"]
+    assert main([*words, str(tmp_path / "windows")]) == 0
+    of_spans = ["--spans", str(tmp_path / "spans.csv")]
+    assert main([*words, str(tmp_path / "spans"), *of_spans]) == 0
+
+    folder = tmp_path / "spans" / "a b.mp4"
+    answers = pandas.read_csv(folder / "spans.csv")
+    expected = [
+        ("anna", *answers.loc[[0, 2], ["start", "end", "prediction"]].to_numpy().tolist()),
+        ("anna 2", *answers.loc[[1], ["start", "end", "prediction"]].to_numpy().tolist()),
+        ("ben", *answers.loc[[3], ["start", "end", "prediction"]].to_numpy().tolist()),
+        ("ben 2", *answers.loc[[4], ["start", "end", "prediction"]].to_numpy().tolist()),
+    ]
+    lines = [json.loads(line) for line in (folder / "timeline.jsonl").read_text().splitlines()]
+    told = {line["span"]: line["prediction"] for line in lines}
+    assert [told[number] for number in range(5)] == answers["prediction"].tolist()
+    eaf = Eaf(folder / "timeline.eaf")
+    grid = parselmouth.read(str(folder / "timeline.TextGrid"))
+    names = [
+        parselmouth.praat.call(grid, "Get tier name", number + 1)
+        for number in range(parselmouth.praat.call(grid, "Get number of tiers"))
+    ]
+    assert set(names) == set(eaf.get_tier_names())
+    assert parselmouth.praat.call(grid, "Get end time") == pytest.approx(2.0, abs=0.05)
+    for tier, *marks in expected:
+        assert eaf.get_parameters_for_tier(tier)["PARTICIPANT"] == tier.split()[0]
+        found = [
+            [a / 1000, b / 1000, text] for a, b, text in eaf.get_annotation_data_for_tier(tier)
+        ]
+        assert found == marks
+        number, call = names.index(tier) + 1, parselmouth.praat.call
+        intervals = [
+            [
+                call(grid, f"Get {edge} of interval", number, place)
+                for edge in ("start time", "end time")
+            ]
+            + [call(grid, "Get label of interval", number, place)]
+            for place in range(1, call(grid, "Get number of intervals", number) + 1)
+        ]
+        assert [each for each in intervals if each[2]] == marks
+    (media,) = eaf.get_linked_files()
+    assert (folder / media["RELATIVE_MEDIA_URL"]).resolve() == video.resolve()
+    assert media["MEDIA_URL"].endswith("/a%20b.mp4")
+    cues = WebVTT.read(str(folder / "timeline.vtt"), strict=True)
+    assert [cue.voice for cue in cues] == ["anna", "ben", "anna", "ben", "anna"]
+
+    table = pandas.read_csv(tmp_path / "windows" / "a b.mp4" / "timeline.csv")
+    marks = Eaf(tmp_path / "windows" / "a b.mp4" / "timeline.eaf").get_annotation_data_for_tier(
+        "face0 probability"
+    )
+    edges = [0.0, *((table["start"] + table["end"]) / 2).rolling(2).mean().dropna(), 2.0]
+    assert [(a / 1000, b / 1000) for a, b, _ in marks] == [
+        pytest.approx(pair, abs=2e-3) for pair in itertools.pairwise(edges)
+    ]
+    best = table[list(CLASSES)].max(axis=1)
+    assert [text for _, _, text in marks] == [f"{value:.2f}" for value in best]
+
+
+def test_neighbours_are_joined_and_hostile_names_are_kept(tmp_path: Path) -> None:
+    marks = [
+        Mark(0.0, 1.0, 'a "b" <i>&', {"probability": 0.5}),
+        Mark(1.0, 2.0, 'a "b" <i>&', {"probability": 0.7}),
+        Mark(2.0, 2.0001, "--> x\ny", {"probability": 1.0}),
+    ]
+    owners = [Owner('f"0', marks, joined=True), Owner("v", [Mark(0, 1, "", {"x": 0.25})], False)]
+    for write in FORMATS.values():
+        write(owners, tmp_path, tmp_path / "clip.unheard-of", 2.0)
+    expected = [(0, 2000, 'a "b" <i>&'), (2000, 2001, "--> x\N{REPLACEMENT CHARACTER}y")]
+    eaf = Eaf(tmp_path / "timeline.eaf")
+    assert eaf.get_annotation_data_for_tier('f"0') == expected
+    assert eaf.get_annotation_data_for_tier("v x") == [(0, 1000, "+0.250")]
+    grid = TextGrid(tmp_path / "timeline.TextGrid")
+    assert [name for _, name in grid.get_tier_name_num()][:2] == ['f"0', 'f"0 probability']
+    found = [(round(a * 1000), round(b * 1000), text) for a, b, text in grid.tiers[0].intervals]
+    assert found == expected
+    assert len(WebVTT.read(str(tmp_path / "timeline.vtt"), strict=True)) == 4
+    assert parse_formats("eaf, vtt") == ("eaf", "vtt")
+    with pytest.raises(ValueError, match=r"no format 'srt' \(known: eaf, textgrid, vtt\)"):
+        parse_formats("eaf,srt")
+
+
+def test_real_values_are_a_tier_each(tmp_path: Path, tiny_model_config: ModelConfig) -> None:
+    names = ("valence", "arousal")
+    labels = real_values(*names)
+    checkpoint = write_checkpoint(
+        tmp_path / "c", tiny_model_config, build=BUILD, names=names, labels=labels
+    )
+    prediction = hicmae.load(checkpoint, device="cpu").predict(
+        write_talking(tmp_path / "a.mp4", 1.0)
+    )
+    prediction.save(tmp_path / "out", tiers=("eaf",))
+    tiers = Eaf(tmp_path / "out" / "timeline.eaf").get_tier_names()
+    assert list(tiers) == ["face0 valence", "face0 arousal"]

@@ -1,0 +1,90 @@
+"""Runs on clips that lack a modality, and on one modality alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from finetune.record import read_run
+from hicmae.checkpoints.checkpoint import load_checkpoint
+from hicmae.checkpoints.networks import build_network
+from hicmae.pretraining import HiCMAE
+from hicmae.settings import ModelConfig, ObjectiveConfig
+from pretrain.data import survey
+from pretrain.settings import DataConfig, LogConfig
+from tests.support.finetune_fixtures import train_tiny, write_labelled_shards
+from tests.support.pretrain_shards import moving_sample, rows_of, run_pretraining
+from tests.support.shard_fixtures import without_picture, write_shards
+
+LOG = LogConfig(
+    log_every=1, health_every=1, pictures_every=2, picture_clips=1, checkpoint_every=9,
+    progress=False,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def mixture(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eight samples: every fourth without a picture, every fourth without sound."""
+    samples = [moving_sample(number, sound=number % 4 != 1) for number in range(8)]
+    samples = [
+        without_picture(sample) if number % 4 == 2 else sample
+        for number, sample in enumerate(samples)
+    ]
+    return write_shards(tmp_path_factory.mktemp("mixture") / "shards", samples)
+
+
+def test_a_mixture_trains_on_what_each_clip_has(
+    mixture: Path, tmp_path: Path, tiny_model_config: ModelConfig
+) -> None:
+    data = DataConfig(
+        shards=mixture, batch_size=2, shuffle_shards=0, picture="optional", sound="optional"
+    )
+    assert survey(data).num_clips == 8
+    run_pretraining(mixture, tmp_path / "run", tiny_model_config, data=data, log=LOG)
+    rows = rows_of(tmp_path / "run")
+    # In their order each batch has one clip with both, and the contrast nothing to tell apart.
+    assert [float(row["contrast_absent"]) for row in rows] == [1.0] * 4
+    assert [float(row["contrast"]) for row in rows] == [0.0] * 4
+    assert all(float(row["video"]) > 0 and float(row["audio"]) > 0 for row in rows)
+    assert {row["skipped"] for row in rows} == {"0"}
+    with pytest.raises(ValueError, match=r"no picture .2 of 8 .*--data.picture optional"):
+        survey(DataConfig(shards=mixture, sound="optional"))
+
+
+def test_sound_alone_is_a_masked_autoencoder_whose_checkpoint_is_fine_tuned(
+    mixture: Path, tmp_path: Path, tiny_model_config: ModelConfig
+) -> None:
+    data = DataConfig(
+        shards=mixture, batch_size=3, shuffle_shards=0, modalities="audio", on_bad="skip"
+    )
+    run_pretraining(mixture, tmp_path / "run", tiny_model_config, data=data, steps=2, log=LOG)
+    rows = rows_of(tmp_path / "run")
+    assert [float(row["loss"]) for row in rows] == [float(row["audio"]) for row in rows]
+    assert not {"video", "contrast", "feature_std_video_fused"} & rows[0].keys()
+    assert float(rows[0]["feature_std_audio_fused"]) > 0
+    assert (tmp_path / "run/figures/reconstruction-000002.png").is_file()
+    checkpoint = load_checkpoint(tmp_path / "run" / "checkpoints" / "last")
+    network = build_network(checkpoint)
+    assert isinstance(network, HiCMAE)
+    assert network.modalities == "audio"
+    torch.manual_seed(0)
+    drawn = HiCMAE(tiny_model_config, ObjectiveConfig()).state_dict()
+    for name, value in network.state_dict().items():
+        crossed = "fusion" in name and ("cross" in name or "context" in name)
+        if "video" in name or crossed:
+            assert torch.equal(value, drawn[name]), name
+        elif name.endswith(("project.weight", "mlp.fc1.weight", "head.weight")):
+            assert not torch.equal(value, drawn[name]), name
+    shards = write_labelled_shards(tmp_path / "labelled", blind=(0, 5))
+    out = train_tiny(
+        tmp_path, shards, tiny_model_config, checkpoint=tmp_path / "run", model=None,
+        modalities="audio", folds="1", epochs=1, out=tmp_path / "tuned",
+    )  # fmt: skip
+    assert read_run(out).facts.modalities == "audio"
+    with pytest.raises(ValueError, match="pretrained on audio alone"):
+        train_tiny(
+            tmp_path, shards, tiny_model_config, checkpoint=tmp_path / "run", model=None,
+            out=tmp_path / "both",
+        )  # fmt: skip
