@@ -22,6 +22,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.text import Text
@@ -35,7 +36,7 @@ _AT_ONCE = 2
 # What a command that is told to stop gets to end by itself, seconds.
 _GRACE_SECONDS = 10.0
 
-Values = dict[str, int | float | str]
+Values = dict[str, bool | int | float | str]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,9 +92,25 @@ class DemoConfig:
         if problems:
             raise ValueError(f"demo: {'; '.join(problems)}")
 
-    def filled(self, out: Path, *, quick: bool) -> Values:
-        """What stands in for the names in braces."""
-        return {**self.values, **(self.quick if quick else {}), "out": str(out)}
+    def filled(self, out: Path, *, quick: bool, given: Values | None = None) -> Values:
+        """What stands in for the names in braces.
+
+        Args:
+            out: The demo's folder.
+            quick: Whether with the small values.
+            given: Values in place of both.
+
+        Raises: ValueError: a name that is not among the values.
+        """
+        given = given or {}
+        if unknown := sorted(set(given) - set(self.values)):
+            raise ValueError(
+                f"demo: values: {', '.join(unknown)} (allowed: {', '.join(self.values)})"
+            )
+        chosen = {**self.values, **(self.quick if quick else {}), **given}
+        # As a command line has them: true, not True.
+        words = {k: json.dumps(v) if isinstance(v, bool) else v for k, v in chosen.items()}
+        return {**words, "out": str(out)}
 
 
 def demo(
@@ -101,6 +118,7 @@ def demo(
     out: Path = Path("demo"),
     steps: Path = DEMO_STEPS,
     quick: bool = False,
+    values: dict[str, Any] | None = None,
     resume: bool = False,
     overwrite: bool = False,
 ) -> int:
@@ -113,6 +131,7 @@ def demo(
         out: Folder for everything the demo makes.
         steps: YAML list of the steps.
         quick: Use the small values: a minute that shows that everything runs, and no more.
+        values: Values in place of those of the file, such as '{seed: 1}'.
         resume: Go on in OUT where an earlier demo stopped.
         overwrite: Start anew in the OUT of an earlier demo, which is removed.
 
@@ -121,18 +140,20 @@ def demo(
     """
     path = config_path(steps)
     config = from_dict(DemoConfig, load_yaml(path), str(path))
+    filled = config.filled(out, quick=quick, given=values)
     _prepare(out, resume=resume, overwrite=overwrite)
-    run = _Run(config, out, quick=quick)
+    run = _Run(config.steps, out, filled)
     began = time.monotonic()
     for group in groups(config.steps):
         status = run.group(group)
         if status != 0:
             again = ["demo", "--resume", "--out", str(out), *(["--quick"] if quick else [])]
+            again += ["--values", json.dumps(values)] if values else []
             if steps != DEMO_STEPS:
                 again += ["--steps", str(steps)]
             run.say(f"To go on from here: hicmae {shlex.join(again)}")
             return status
-    report = Path(fill(config.report, config.filled(out, quick=quick)))
+    report = Path(fill(config.report, filled))
     if not report.is_file():
         raise ValueError(f"{path}: report {report} was made by no step")
     before = f", {run.num_before} of them before, the others" if run.num_before else ""
@@ -141,11 +162,10 @@ def demo(
     return 0
 
 
-def step_words(config: DemoConfig, out: Path, *, quick: bool) -> list[list[str]]:
+def step_words(steps: Sequence[Step], values: Values) -> list[list[str]]:
     """The words after ``hicmae`` of every step."""
-    values = config.filled(out, quick=quick)
     # Split first, then fill in: a path with a space stays one word.
-    return [[fill(word, values) for word in shlex.split(step.command)] for step in config.steps]
+    return [[fill(word, values) for word in shlex.split(step.command)] for step in steps]
 
 
 def groups(steps: Sequence[Step]) -> list[list[int]]:
@@ -173,19 +193,18 @@ class _Run:
     """One run of a demo, group by group.
 
     Args:
-        config: The steps.
+        steps: The steps.
         out: The demo's folder, prepared.
-        quick: Whether with the small values.
+        values: What stands in for the names in braces.
 
     Attributes:
         num_before: Steps that an earlier run has done.
     """
 
-    def __init__(self, config: DemoConfig, out: Path, *, quick: bool) -> None:
-        self.steps, self.out = config.steps, out
-        self.values = config.filled(out, quick=quick)
-        self.commands = step_words(config, out, quick=quick)
-        self.seconds = _read_done(out, self.commands, groups(config.steps))
+    def __init__(self, steps: Sequence[Step], out: Path, values: Values) -> None:
+        self.steps, self.out, self.values = steps, out, values
+        self.commands = step_words(steps, values)
+        self.seconds = _read_done(out, self.commands, groups(steps))
         self.num_before = sum(taken is not None for taken in self.seconds)
         self.console = Console(highlight=False)
         # At once: what comes after a step that is to run again is not done any more.

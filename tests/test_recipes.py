@@ -106,7 +106,8 @@ def test_every_step_of_the_demo_is_accepted_by_its_parser(
     monkeypatch.chdir(tmp_path)
     path = config_root() / "demo.yaml"
     config = from_dict(DemoConfig, load_yaml(path), str(path))
-    verbs = [parse_command(words) for words in step_words(config, Path("some demo"), quick=quick)]
+    values = config.filled(Path("some demo"), quick=quick)
+    verbs = [parse_command(words) for words in step_words(config.steps, values)]
     assert verbs[0] == "shards synthesize"
     assert verbs[-1] == "report"
     assert {"shards build", "shards check", "pretrain", "finetune"} <= set(verbs)

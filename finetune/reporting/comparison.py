@@ -23,6 +23,7 @@ from finetune.reporting.document import (
     range_of,
     signed,
 )
+from finetune.reporting.label_curve import label_curve_parts
 from finetune.reporting.resampling import LEVEL, NUM_DRAWS, Comparison, compare
 from finetune.reporting.run_report import (
     REPORT,
@@ -133,6 +134,7 @@ def _benchmark_section(group: Named, out: Path, whole: Mapping[str, Sequence[Par
         figure,
         title=f"{benchmark.name}: {measured(metric_name(leading), _rules(runs))}",
     )
+    labels = label_curve_parts(entries, figure.with_name(f"labels-{_slug(benchmark.name)}.png"))
     published = published_section(benchmark)
     parts: list[Part] = [
         benchmark.title,
@@ -141,6 +143,7 @@ def _benchmark_section(group: Named, out: Path, whole: Mapping[str, Sequence[Par
         *_cautions(group),
         *dict.fromkeys(run.intervals.sentence() for run in runs),
         Picture(path=figure, caption=f"{metric_name(leading)} of the runs"),
+        *labels,
         *seed_parts(entries),
         *paired_parts(entries),
         *([_recalls(group)] if benchmark.label else []),

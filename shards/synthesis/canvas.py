@@ -150,22 +150,34 @@ class Scene:
     blur: float  # standard deviation of the lens's, in 1/160 of the frame
 
 
-def draw_scene(rng: Generator, camera_noise: float) -> Scene:
-    """A scene at random."""
-    direction = np.array([rng.uniform(-0.9, 0.9), rng.uniform(-0.8, 0.15), 1.0])
+def draw_scene(rng: Generator, camera_noise: float, variety: float = 1.0) -> Scene:
+    """A scene at random.
+
+    Args:
+        rng: Draws it, the same numbers whatever the variety.
+        camera_noise: Largest standard deviation of the noise, levels of 255.
+        variety: How far scenes are from one another, 0..1; 0 is a studio, where light, camera and
+            resting head are always the same.
+    """
+
+    def between(low: float, high: float) -> float:
+        drawn = float(rng.uniform(low, high))
+        return drawn if variety == 1 else (low + high) / 2 + variety * (drawn - (low + high) / 2)
+
+    direction = np.array([between(-0.9, 0.9), between(-0.8, 0.15), 1.0])
     direction /= np.linalg.norm(direction)
-    warmth = rng.uniform(-0.12, 0.12)
+    warmth = between(-0.12, 0.12)
     return Scene(
         light=(float(direction[0]), float(direction[1]), float(direction[2])),
         light_colour=(1 + warmth, 1.0, 1 - warmth),
-        ambient=float(rng.uniform(0.35, 0.6)),
-        exposure=float(rng.uniform(0.75, 1.12)),
-        offset=(float(rng.uniform(-0.08, 0.08)), float(rng.uniform(-0.06, 0.06))),
-        scale=float(rng.uniform(0.9, 1.08)),
-        roll=float(rng.uniform(-0.09, 0.09)),
-        turn=(float(rng.uniform(-0.10, 0.10)), float(rng.uniform(-0.05, 0.05))),
+        ambient=between(0.35, 0.6),
+        exposure=between(0.75, 1.12),
+        offset=(between(-0.08, 0.08), between(-0.06, 0.06)),
+        scale=between(0.9, 1.08),
+        roll=between(-0.09, 0.09),
+        turn=(between(-0.10, 0.10), between(-0.05, 0.05)),
         noise=float(rng.uniform(0.25, 1.0)) * camera_noise,
-        blur=float(rng.uniform(0.0, 0.7)),
+        blur=between(0.0, 0.7),
     )
 
 

@@ -201,6 +201,7 @@ def clip_frames(plan: ClipPlan, config: CorpusConfig) -> Iterator[np.ndarray]:
         fps=config.fps,
         frame_size=config.frame_size,
         camera_noise=config.camera_noise,
+        scene_variety=config.scene_variety,
     )
 
 

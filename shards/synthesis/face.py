@@ -44,6 +44,7 @@ def render_frames(
     fps: int,
     frame_size: int,
     camera_noise: float,
+    scene_variety: float = 1.0,
 ) -> Iterator[np.ndarray]:
     """Render one clip.
 
@@ -57,12 +58,16 @@ def render_frames(
         fps: Frames a second.
         frame_size: Their side S, pixels.
         camera_noise: Largest standard deviation of the camera's noise, levels of 255.
+        scene_variety: As ``draw_scene`` takes it; the wall's colours come nearer to grey alike.
 
     Yields: frames (S, S, 3) uint8 RGB.
     """
-    scene = draw_scene(rng, camera_noise)
+    scene = draw_scene(rng, camera_noise, scene_variety)
     motion = _draw_motion(rng, script, expression, strength, num_frames=num_frames, fps=fps)
-    background = _bytes(paint_background(rng, frame_size, scene))
+    wall = paint_background(rng, frame_size, scene)
+    if scene_variety < 1:
+        wall = 0.5 + scene_variety * (wall - 0.5)
+    background = _bytes(wall)
     shirt, shirt_cover = paint_shirt(rng, frame_size, scene, looks.shirt)
     first_row = int(np.argmax(shirt_cover.max(axis=1) > 0))
     shirt_paint = _bytes(shirt * shirt_cover[..., None])[first_row:]

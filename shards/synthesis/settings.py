@@ -40,6 +40,8 @@ class CorpusConfig:
         voice_strength: Range from which a clip's strength of voice is drawn.
         snr_db: Range from which the distance of voice and background noise is drawn, decibels.
         camera_noise: Largest standard deviation of the camera's noise, levels of 255.
+        scene_variety: How much light, wall, camera and resting head differ from clip to clip, 0..1;
+            0 is a studio.
         label_noise: Share of the clips whose emotion, valence and arousal are those of other,
             randomly drawn causes. Files' names, expression and voice columns stay true.
         workers: Processes; 0 works in this one, none given means one a core.
@@ -60,6 +62,7 @@ class CorpusConfig:
     voice_strength: tuple[float, float] = (0.35, 1.0)
     snr_db: tuple[float, float] = (12.0, 30.0)
     camera_noise: float = 6.0
+    scene_variety: float = 1.0
     label_noise: float = 0.0
     workers: int | None = None
 
@@ -92,8 +95,9 @@ class CorpusConfig:
                 problems.append(f"{name} = {(low, high)} (must ascend within 0..1)")
         if self.snr_db[0] > self.snr_db[1]:
             problems.append(f"snr_db = {self.snr_db} (must ascend)")
-        if not 0 <= self.label_noise <= 1:
-            problems.append(f"label_noise = {self.label_noise} (must lie within 0..1)")
+        for name in ("scene_variety", "label_noise"):
+            if not 0 <= getattr(self, name) <= 1:
+                problems.append(f"{name} = {getattr(self, name)} (must lie within 0..1)")
         if self.labelled and self.folds > self.speakers:
             problems.append(f"folds = {self.folds} (more than the {self.speakers} speakers)")
         if self.workers is not None and self.workers < 0:

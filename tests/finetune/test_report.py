@@ -14,8 +14,12 @@ import pytest
 from PIL import Image
 
 from finetune.benchmark import Benchmark, Published
-from finetune.record import read_run
+from finetune.record import Run, read_run
+from finetune.reporting.document import Section, Table
+from finetune.reporting.label_curve import label_curve_parts
 from finetune.reporting.report import report
+from finetune.reporting.seeds import SeedGroup
+from finetune.scores import score_run
 from hicmae.settings import ModelConfig
 from tests.support.finetune_fixtures import BENCHMARK, VALUES, run_tiny, write_labelled_shards
 from tests.support.testing_fixtures import blank_figures
@@ -287,3 +291,58 @@ def test_a_folder_of_runs_stands_for_all_of_them(runs: dict[str, Path], tmp_path
     text = (tmp_path / "report.md").read_text(encoding="utf-8")
     assert "#### one/audio-video" in text
     assert "#### two/audio-video" in text
+
+
+def entry(run: Run, *, labels: int, wrong: int, checkpoint: str | None = None) -> SeedGroup:
+    """The run as if it had been trained on so many labels and had told so many samples falsely."""
+    classes = run.benchmark.classes
+    predictions = []
+    for number, item in enumerate(sorted(run.predictions, key=lambda item: item.key)):
+        other = classes[1 - classes.index(str(item.true))]
+        told = other if number < wrong else item.true
+        predictions.append(dataclasses.replace(item, predicted=told))
+    facts = dataclasses.replace(
+        run.facts, init="checkpoint" if checkpoint else "scratch", checkpoint=checkpoint
+    )
+    changed = dataclasses.replace(
+        run,
+        facts=facts,
+        folds=tuple(dataclasses.replace(fold, num_train=labels) for fold in run.folds),
+        predictions=tuple(predictions),
+        scores=score_run(run.benchmark, predictions),
+    )
+    return SeedGroup(name=f"{labels}-{checkpoint}", runs=(changed,))
+
+
+def test_runs_on_fewer_labels_become_a_curve_with_paired_gains(
+    runs: dict[str, Path], tmp_path: Path
+) -> None:
+    run = read_run(runs["both"])
+    start = {"checkpoint": "runs/pretrain"}
+    entries = [
+        entry(run, labels=12, wrong=6),
+        entry(run, labels=6, wrong=12),
+        entry(run, labels=6, wrong=6, **start),
+        entry(run, labels=12, wrong=0, **start),
+    ]
+    picture = tmp_path / "labels.png"
+    (section,) = label_curve_parts(entries, picture)
+    assert isinstance(section, Section)
+    points, gains = (part for part in section.parts if isinstance(part, Table))
+    assert [(row[0], row[1], row[4]) for row in points.rows] == [
+        ("scratch, audio-video", "6", "0.500"),
+        ("scratch, audio-video", "12", "0.750"),
+        ("checkpoint pretrain, audio-video", "6", "0.750"),
+        ("checkpoint pretrain, audio-video", "12", "1.000"),
+    ]
+    # With 6 labels as good as scratch with 12, which halves the labels.
+    assert [row[1:4] for row in gains.rows] == [
+        ["6", "as many", "+0.250"],
+        ["6", "twice as many", "+0.000"],
+        ["12", "as many", "+0.250"],
+    ]
+    with Image.open(picture) as drawn:
+        assert min(drawn.size) > 300
+    # One number of labels makes no curve.
+    assert label_curve_parts([entries[0], entries[3]], tmp_path / "none.png") == []
+    assert not (tmp_path / "none.png").exists()

@@ -242,6 +242,21 @@ def test_an_unknown_value_is_refused_before_anything_runs(tmp_path: Path, steps:
     assert not (tmp_path / "out").exists()
 
 
+def test_values_given_by_hand_stand_above_those_of_the_file_and_are_in_its_list(
+    tmp_path: Path, steps: Path, made: list[list[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    steps.write_text(STEPS % "shards bild {word}")
+    out = tmp_path / "out"
+    assert demo(out=out, steps=steps, quick=True, values={"word": True}) == 2
+    assert made[-1] == ["shards", "bild", "true"]
+    again = capsys.readouterr().out.split("To go on from here: hicmae ")[1]
+    assert """--values '{"word": true}'""" in again
+    words = ["demo", "--out", str(tmp_path / "new"), "--steps", str(steps), "--values", "{wrd: 1}"]
+    assert main(words) == 2
+    assert "values: wrd (allowed: word)" in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
+
+
 def test_the_steps_of_the_repository_are_read() -> None:
     path = config_path("configs/demo.yaml")
     config = from_dict(DemoConfig, load_yaml(path), str(path))
