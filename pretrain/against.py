@@ -95,12 +95,17 @@ def time_against(
     }
 
 
+def check_checkout(folder: Path) -> None:
+    """Raises: ValueError: the authors' pretraining network is not there."""
+    if not (folder / f"{_MODULE}.py").is_file():
+        raise ValueError(f"--against {folder}: no {_MODULE}.py there (it is a checkout of HiCMAE)")
+
+
 def load_reference(folder: Path, ours: HiCMAE) -> nn.Module:
     """The authors' pretraining network of our size, with random weights. Raises: ValueError."""
     size = ours.config
     name = f"pretrain_hicmae_dim{size.encoder_dim}_patch16_{size.input.image_size}_a256"
-    if not (folder / f"{_MODULE}.py").is_file():
-        raise ValueError(f"--against {folder}: no {_MODULE}.py there (it is a checkout of HiCMAE)")
+    check_checkout(folder)
     with _their_modules(folder):
         make = getattr(importlib.import_module(_MODULE), name, None)
         if make is None:

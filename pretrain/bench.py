@@ -108,6 +108,7 @@ def bench_step(
     from hicmae.devices import choose_device, device_name, peak_memory_bytes, resolve_precision
     from hicmae.pretraining import HiCMAE
     from hicmae.transforms import ClipTransform
+    from pretrain.against import check_checkout, time_against
     from pretrain.plan import choose_model
 
     if min((batch_size, steps, *batch_sizes)) < 1 or warmup < 0 or processes < 2:
@@ -122,6 +123,8 @@ def bench_step(
     sizes = choose_model(model)
     names = [name.strip() for name in engines.split(",") if name.strip()]
     chosen = _load_engines(names, processes, place.type)  # before minutes have passed
+    if against is not None:
+        check_checkout(against)
     torch.manual_seed(0)
     network = HiCMAE(sizes, objective).to(place)
     transform = ClipTransform(sizes.input, augment).to(place).train()
@@ -161,8 +164,6 @@ def bench_step(
         "torch": torch.__version__,
     }
     if against is not None:
-        from pretrain.against import time_against
-
         batch = random_clips(sizes.input, batch_size, place)
         with torch.no_grad():
             clips_there = transform(batch)

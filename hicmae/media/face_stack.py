@@ -44,7 +44,9 @@ class StackReader:
         try:
             stack = np.load(path, mmap_mode="r")
         except (ValueError, EOFError) as error:  # OSError is said as of any file
-            found = "objects: its pictures differ in size" if "pickle" in str(error) else str(error)
+            words = ("pickle", "objects")  # by NumPy's version
+            objects = any(word in str(error) for word in words)
+            found = "objects: its pictures differ in size" if objects else str(error)
             raise MediaError("unreadable", path, f"no stack of pictures ({found})") from None
         if stack.ndim != 4 or stack.shape[3] != 3 or not stack.size:
             wanted = "(pictures, rows, columns, 3 colours)"

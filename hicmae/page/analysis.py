@@ -19,8 +19,9 @@ from hicmae.checkpoints.checkpoint import Checkpoint, load_checkpoint
 from hicmae.checkpoints.networks import build_network
 from hicmae.checkpoints.sources import locate
 from hicmae.devices import choose_device
-from hicmae.page.jobs import Limits, Report
+from hicmae.page.jobs import Report
 from hicmae.page.pictures import WholeBank, bank_range, bank_url, frame_url, jpeg_url
+from hicmae.page.settings import Limits
 from hicmae.prediction.live import LiveNetwork
 from hicmae.prediction.messages import Followed, Found, StageProgress, Window, WindowConfig
 from hicmae.prediction.model import EmotionPredictor, load

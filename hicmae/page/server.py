@@ -23,13 +23,13 @@ from hicmae.page.guard import Guard
 from hicmae.page.jobs import (
     Analyst,
     JobQueue,
-    Limits,
     PageJob,
     QueueFullError,
     UploadFolder,
     shown_name,
 )
 from hicmae.page.live import look_live, why_not_live
+from hicmae.page.settings import Limits
 
 _ASSETS = {
     "/": ("index.html", "text/html; charset=utf-8"),

@@ -24,6 +24,8 @@ def table(**columns: object) -> pd.DataFrame:
         "emotion": ["low", "high"] * 4,
         "valence": np.linspace(-1, 1, 8),
         "arousal": np.linspace(0, 1, 8),
+        "mjpg_length": 1,
+        "wav_length": 1,
     }
     return pd.DataFrame(given | columns)
 
@@ -180,6 +182,7 @@ def test_no_packaged_benchmark_lets_a_speaker_or_session_leak(path: Path) -> Non
     size = 10 * max(1, len(benchmark.classes))
     column = np.repeat([str(side) for side in sides], size)
     rows = pd.DataFrame({"key": [f"k{n}" for n in range(2 * size)], protocol.column: column})
+    rows[["mjpg_length", "wav_length"]] = 1
     rows[benchmark.speaker] = [f"{side}-{n % 5}" for n, side in enumerate(column)]
     for name in benchmark.disjoint:
         rows[name] = [f"{side}-{n}" for n, side in enumerate(column)]

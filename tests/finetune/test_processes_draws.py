@@ -52,8 +52,8 @@ def record_mixing(plan: Plan, fold: Fold, share: Share) -> None:
     records: list[dict[str, Any]] = []
     mix, step = finetune.module.mix_batch, FinetuneModule.training_step
 
-    def note(*inputs: Any) -> Any:
-        mixed = mix(*inputs)
+    def note(*inputs: Any, **options: Any) -> Any:
+        mixed = mix(*inputs, **options)
         records[-1] |= {"before": inputs[:3], "after": mixed}
         return mixed
 

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 import hicmae.demo
-from hicmae.demo import DemoConfig, Step, _Run
+from hicmae.demo import Step, _Run
 
 POPEN = subprocess.Popen
 
@@ -36,7 +36,7 @@ def run(out: Path, *codes: str) -> tuple[int, list[str], list[bool]]:
     steps = tuple(Step(title=str(n), command=shlex.quote(code)) for n, code in enumerate(codes))
     (out / "logs").mkdir(exist_ok=True)
     (out / "demo.json").write_text('{"commands": [], "seconds": []}')
-    started = _Run(DemoConfig(steps=steps, report="r"), out, quick=False)
+    started = _Run(steps, out, {})
     status = started.group(range(len(codes)))
     logs = [started.log(n) for n in range(len(codes))]
     texts = [log.read_text() if log.is_file() else "" for log in logs]

@@ -203,7 +203,9 @@ def test_samples_without_sound_follow_the_policy(tmp_path: Path) -> None:
 
 def test_a_folder_without_any_sound_is_refused(tmp_path: Path) -> None:
     write_shards(tmp_path, [make_sample(number, sound=False) for number in range(3)])
-    with pytest.raises(ClipError, match=r"no sample of split 'train' has sound \(3 were left out"):
+    with pytest.raises(
+        ClipError, match=r"no sample of split 'train' has picture and sound \(3 were left out"
+    ):
         one_epoch(tmp_path)
 
 

@@ -32,6 +32,7 @@ def index_table(dataset: str, folder: Path) -> pandas.DataFrame:
     return pandas.DataFrame(
         [
             {"key": row.key, "speaker": row.speaker, "split": row.split, **row.labels}
+            | {"mjpg_length": 1, "wav_length": 1}
             for row in read_manifest(folder / "list.csv")
         ]
     )

@@ -162,7 +162,7 @@ def test_many_mistakes_are_one_line(tmp_path: Path) -> None:
 
 
 def test_a_source_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="nowhere: no such folder, manifest or video"):
+    with pytest.raises(FileNotFoundError, match="nowhere: no such folder, manifest or recording"):
         read_manifest(tmp_path / "nowhere")
 
 

@@ -167,6 +167,8 @@ def test_a_batch_has_the_agreed_parts_and_counts_what_was_skipped() -> None:
         "sample": ((2,), torch.int64),
         "view": ((2,), torch.int64),
         "target": ((2, 3), torch.float32),
+        "seen": ((2,), torch.bool),
+        "heard": ((2,), torch.bool),
     }
 
 
