@@ -44,12 +44,23 @@ def keep_freed_memory() -> bool:
 
 
 def wait_passively() -> None:
-    """Have threads that wait for others of their network sleep, and not spin beside other work.
+    """Have threads that wait for others of their network sleep, where other work needs the cores.
+
+    A thread that spins is awake sooner, and on cores of its own a small network's step takes 0.6 to
+    0.8 of the time; beside other work it takes what the others compute with (measured:
+    ``configs/speed.md``). Results do not depend on it.
 
     Before PyTorch is imported, whose OpenMP reads it then; a setting of the user's own stays.
     """
-    if "OMP_WAIT_POLICY" not in os.environ and "GOMP_SPINCOUNT" not in os.environ:
+    if "OMP_WAIT_POLICY" in os.environ or "GOMP_SPINCOUNT" in os.environ:
+        return
+    if others_compute():
         os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+
+
+def others_compute() -> bool:
+    """Whether other work has kept half of the cores or more busy, on average of the last minute."""
+    return os.getloadavg()[0] >= len(os.sched_getaffinity(0)) / 2
 
 
 def choose_threads(threads: int | None) -> str:
@@ -77,7 +88,7 @@ def choose_threads(threads: int | None) -> str:
         torch.set_num_threads(threads)
         return f"threads: {threads} of {cores} cores"
     load, now = os.getloadavg()[0], torch.get_num_threads()
-    if now == 1 or load < cores / 2:
+    if now == 1 or not others_compute():
         return ""
     fewer = max(1, int(cores - load))
     return (
