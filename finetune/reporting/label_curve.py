@@ -49,7 +49,9 @@ class Curve:
     @property
     def name(self) -> str:
         """In tables and legends."""
-        words = self.start if self.start == _SCRATCH else f"checkpoint {Path(self.start).name}"
+        # A run is known by its folder, not by the one of its last step in it.
+        said = [part for part in Path(self.start).parts if part not in ("checkpoints", "last")]
+        words = self.start if self.start == _SCRATCH else f"checkpoint {(said or ['last'])[-1]}"
         return f"{words}, {self.modalities}"
 
 
