@@ -136,6 +136,7 @@ class EmotionEnsemble:
         self.config = members[0].config
         self.modalities = members[0].emotion.modalities
         self.transform = ClipTransform(self.config.input).to(self.device).eval()
+        self._heads = [each.heads for each in labels]
         self._scales = [
             [torch.tensor(values, device=self.device) for values in (each.mean, each.std)]
             for each in labels
@@ -175,10 +176,11 @@ class EmotionEnsemble:
                 precision=precision,
                 mean=mean,
                 std=std,
+                heads=heads,
                 temperature=temperature,
             )
-            for member, (mean, std), temperature in zip(
-                self.members, self._scales, self._temperatures, strict=True
+            for member, (mean, std), heads, temperature in zip(
+                self.members, self._scales, self._heads, self._temperatures, strict=True
             )
         ]
         means = [torch.stack(each).mean(0) for each in zip(*pairs, strict=True)]
