@@ -242,11 +242,11 @@ def cumulative_link(outputs: Tensor, targets: Tensor) -> Tensor:
     import torch
     from torch.nn import functional
 
-    from hicmae.heads import border_logits
+    from hicmae.heads import border_logits, border_steps
 
     logits = border_logits(outputs)  # (B, K - 1), falling from border to border
     # log(σ(a) − σ(b)) with a > b, without the difference of numbers that are nearly the same.
-    gap = torch.log(-torch.expm1(logits[:, 1:] - logits[:, :-1]))
+    gap = torch.log(-torch.expm1(-border_steps(outputs)))
     inner = functional.logsigmoid(logits[:, :-1]) + functional.logsigmoid(-logits[:, 1:]) + gap
     lowest, highest = functional.logsigmoid(-logits[:, :1]), functional.logsigmoid(logits[:, -1:])
     return -(targets * torch.cat([lowest, inner, highest], dim=1)).sum(dim=1).mean()

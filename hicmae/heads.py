@@ -19,8 +19,12 @@ if TYPE_CHECKING:
 
 Kind = Literal["classification", "multilabel", "distribution", "regression", "ordinal"]
 KINDS: tuple[str, ...] = get_args(Kind)
+# Kinds that answer with names.
+ANSWERING = ("classification", "multilabel", "ordinal")
 # The least probability at which a class is named, where nobody has chosen one.
 HALF = 0.5
+# Between two borders of ordered levels, in logits.
+LEAST_STEP = 1e-4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,10 +115,16 @@ def border_logits(outputs: Tensor) -> Tensor:
     Source: McCullagh, 1980, Regression models for ordinal data (proportional odds).
     """
     import torch
+
+    steps = torch.cat([outputs[:, 1:2], border_steps(outputs)], dim=1)
+    return outputs[:, :1] - steps.cumsum(dim=1)
+
+
+def border_steps(outputs: Tensor) -> Tensor:
+    """How far each border but the lowest lies above the one before it, (B, K - 2), positive."""
     from torch.nn import functional
 
-    steps = torch.cat([outputs[:, 1:2], functional.softplus(outputs[:, 2:])], dim=1)
-    return outputs[:, :1] - steps.cumsum(dim=1)
+    return functional.softplus(outputs[:, 2:]) + LEAST_STEP
 
 
 def constant_outputs(heads: Sequence[HeadLabels]) -> tuple[int, ...]:
