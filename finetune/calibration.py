@@ -66,8 +66,9 @@ def best_thresholds(
 ) -> dict[str, tuple[float, ...]]:
     """The probability from which each class of a multilabel head is named: where its F1 is best.
 
-    Candidates lie half way between two neighbouring probabilities; of equal ones the nearest to a
-    half is taken. A class that nobody of these samples has, or that all have, keeps a half.
+    Candidates lie half way between two neighbouring probabilities, and below the lowest; of equal
+    ones the nearest to a half is taken. A class that nobody of these samples has, or that all have,
+    keeps a half.
 
     Args:
         predictions: Of samples that were not trained on.
@@ -104,7 +105,7 @@ def _best_threshold(there: np.ndarray, sure: np.ndarray) -> float:
     if there.min() == there.max():
         return HALF
     values = np.unique(sure)
-    candidates = np.concatenate([[HALF], (values[1:] + values[:-1]) / 2])
+    candidates = np.concatenate([[HALF, values[0] / 2], (values[1:] + values[:-1]) / 2])
     given = sure >= candidates[:, None]  # (T, N)
     f1 = 2 * (given & (there > 0)).sum(axis=1) / (given.sum(axis=1) + there.sum())
     best = candidates[f1 >= f1.max() - 1e-12]
