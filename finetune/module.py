@@ -40,7 +40,7 @@ from shards.errors import named_counts
 
 Batch = dict[str, Any]
 # Shares of a blend add up to 1 but for rounding.
-_WHOLE = 1 - 1e-5
+WHOLE = 1 - 1e-5
 
 
 class FinetuneModule(pl.LightningModule):
@@ -299,7 +299,7 @@ class FinetuneModule(pl.LightningModule):
             outputs, targets = all_rows(outputs), all_rows(targets)
         if self.known is not None:
             # What was blended with a clip that has no label has none.
-            known = targets[:, outputs.shape[1] :] > _WHOLE
+            known = targets[:, outputs.shape[1] :] > WHOLE
             weights = {name: each.to(outputs.device) for name, each in self.head_weights.items()}
             targets = targets[:, : outputs.shape[1]]
             return combined_heads(self.head_losses, outputs, targets, known, weights)

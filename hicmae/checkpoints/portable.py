@@ -291,7 +291,7 @@ def model_card(checkpoint: Checkpoint) -> str:
 
 def _heads_table(heads: Sequence[HeadLabels]) -> str:
     """What each output of several heads stands for."""
-    rows = []
+    rows: list[list[str]] = []
     for head in heads:
         limits = [f"{value:.3f}" for value in head.thresholds] or [""] * len(head.names)
         for name, limit in zip(head.names, limits, strict=True):

@@ -9,9 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
+from finetune import module
 from finetune.benchmark import Benchmark
 from finetune.heads import Head
+from finetune.mixing import mix_batch
 from finetune.record import read_run
 from finetune.settings import MixingConfig
 from finetune.testing.evaluate import evaluate
@@ -95,7 +98,7 @@ CHANGES = {number: everything(number) for number in range(24)}
 def test_every_kind_is_trained_scored_tested_again_and_predicted(
     train: Train, tmp_path: Path
 ) -> None:
-    options = {"folds": "1", "epochs": 6, "mixing": MixingConfig(regression=True)}
+    options: dict[str, Any] = {"folds": "1", "epochs": 40}
     folder = train(ALL, changes=CHANGES, recipe={"class_weights": "balanced"}, **options)
     run = read_run(folder)
     pooled = run.scores.pooled
@@ -150,6 +153,17 @@ def test_every_kind_is_trained_scored_tested_again_and_predicted(
     assert shown.tracks[0].windows[0].both == pytest.approx(
         prediction.tracks[0].values[0].tolist(), abs=1e-4
     )
+
+
+def test_a_clip_that_was_blended_with_one_without_a_label_has_none() -> None:
+    known = torch.tensor([[1.0, 1.0], [1.0, 0.0], [1.0, 1.0]])
+    targets = torch.cat([torch.rand(3, 4), known], dim=1)
+    video = torch.rand(3, 3, 4, 8, 8)
+    mixing = MixingConfig(mixup=1.0, cutmix=0.0, probability=1.0, regression=True)
+    _, _, mixed = mix_batch(
+        video, None, targets, mixing, generator=torch.Generator().manual_seed(3)
+    )
+    assert (mixed[:, 4:] > module.WHOLE).tolist() == [[True, True], [True, False], [True, False]]
 
 
 def test_what_does_not_go_together_is_one_line(train: Train) -> None:
