@@ -5,21 +5,19 @@ One is a YAML file of ``configs/benchmarks/`` and no code.
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+from finetune.heads import FALLING, METRICS, Head, known_metrics
 from finetune.losses import loss_terms
 from hicmae.config import config_path, did_you_mean, from_dict, load_yaml
 
-Task = Literal["classification", "regression"]
-
-# Metrics of each task, by the names of hicmae.metrics; the first leads unless a benchmark says so.
-METRICS: dict[str, tuple[str, ...]] = {
-    "classification": ("uar", "war", "weighted_f1", "macro_f1"),
-    "regression": ("ccc", "pcc"),
-}
+Task = Literal["classification", "regression", "joint"]
+_TASKS = ("classification", "regression", "joint")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +101,7 @@ class Benchmark:
 
     Args:
         name: Short name, used in tables.
-        task: ``classification`` or ``regression``.
+        task: ``classification``, ``regression``, or ``joint``: several heads.
         title: What it is, one sentence.
         label: Classification: column of the index that holds the class.
         classes: Classification: the classes, in the order of the network's outputs.
@@ -118,7 +116,10 @@ class Benchmark:
         groups: Columns by which scores are broken down.
         average_over: Column whose equal values make one scored unit: its samples' outputs are
             averaged (clips of one recording).
-        metrics: What is reported; none given: every metric of the task.
+        heads: Joint: what is predicted; a score is called ``HEAD.METRIC``.
+        combinations: Joint: scores of its own, by name: factors of others, such as
+            ``{emotion.weighted_f1: 1, dimensions.mse: -0.25}``.
+        metrics: What is reported; none given: every metric of the task. Heads name their own.
         leading: The metric that ranks; none given: the first.
         recipe: What it changes of the recipe.
         published: Numbers of others.
@@ -139,6 +140,10 @@ class Benchmark:
     votes: tuple[str, ...] = ()
     groups: tuple[str, ...] = ()
     average_over: str | None = None
+    heads: tuple[Head, ...] = field(default=(), metadata={"omit_default": True})
+    combinations: dict[str, dict[str, float]] = field(
+        default_factory=dict, hash=False, metadata={"omit_default": True}
+    )
     metrics: tuple[str, ...] = ()
     leading: str | None = None
     recipe: BenchmarkRecipe = field(default_factory=BenchmarkRecipe)
@@ -148,7 +153,7 @@ class Benchmark:
 
     def __post_init__(self) -> None:
         problems = self._task_problems()
-        known = METRICS.get(self.task, ())
+        known = self._known_metrics()
         for metric in (*self.metrics, *([self.leading] if self.leading else [])):
             if metric not in known:
                 problems.append(
@@ -163,6 +168,12 @@ class Benchmark:
             for name in item.scores
             if name not in {*known, *(f"{m}_{target}" for m in known for target in self.targets)}
         ]
+        lead = self.leading or next(iter(self.metrics or self._told()), "")
+        if lead.rpartition(".")[2].partition("_")[0] in FALLING:
+            problems.append(
+                f"leading = {lead}, which is the better the lower it is; name a combination"
+                " in which its factor is negative"
+            )
         problems += _repeated("groups", self.groups)
         if self.recipe.loss is not None and self.task in METRICS:
             try:
@@ -172,13 +183,19 @@ class Benchmark:
         if problems:
             raise ValueError("; ".join(problems))
         if not self.metrics:
-            object.__setattr__(self, "metrics", known)
+            metrics = self._told() if self.heads else METRICS[self.task]
+            object.__setattr__(self, "metrics", metrics)
         if self.leading is None:
             object.__setattr__(self, "leading", self.metrics[0])
 
     def _task_problems(self) -> list[str]:
         """What the task needs, and what it has no use for."""
         problems = []
+        if self.task == "joint":
+            return self._joint_problems()
+        problems += [
+            f"{name} is for joint" for name in ("heads", "combinations") if getattr(self, name)
+        ]
         if self.task == "classification":
             if not self.label:
                 problems.append("missing key 'label' (column of the class)")
@@ -205,18 +222,108 @@ class Benchmark:
                 if getattr(self, name)
             ]
         else:
-            problems.append(f"task = {self.task} (must be one of {', '.join(METRICS)})")
+            problems.append(f"task = {self.task} (must be one of {', '.join(_TASKS)})")
         return problems
+
+    def _joint_problems(self) -> list[str]:
+        """The same of several heads."""
+        names = [head.name for head in self.heads]
+        problems = [] if self.heads else ["missing key 'heads' (what is predicted, a list)"]
+        problems += _repeated("heads", names)
+        problems += [
+            f"{name} stands in a head"
+            for name in ("label", "classes", "ignore", "targets", "votes")
+            if getattr(self, name)
+        ]
+        if self.metrics and self.metrics != self._told():
+            problems.append("metrics stand in each head")
+        if self.recipe.loss is not None:
+            problems.append("recipe.loss stands in a head (its loss)")
+        scores = self._told(every=True)
+        for name, parts in self.combinations.items():
+            if "." in name or not parts:
+                problems.append(f"combination '{name}' (a name without a point, and its parts)")
+            problems += [
+                f"combination {name}: '{part}' is no score{did_you_mean(part, scores)} (scores:"
+                f" {', '.join(scores)})"
+                for part in parts
+                if part not in scores
+            ]
+        return problems
+
+    def _told(self, *, every: bool = False) -> tuple[str, ...]:
+        """Scores of heads: those that are reported, with those of single targets if ``every``."""
+        found = []
+        for head in self.heads:
+            for metric in known_metrics(head.kind) if every else head.metrics:
+                found.append(f"{head.name}.{metric}")
+                if every and len(head.targets) > 1:
+                    found += [f"{head.name}.{metric}_{target}" for target in head.targets]
+        return (*found, *(() if every else self.combinations))
+
+    def _known_metrics(self) -> tuple[str, ...]:
+        """Whatever may lead or be reported."""
+        if self.task != "joint":
+            return known_metrics(self.task) if self.task in METRICS else ()
+        told = set(self._told())
+        lead = [
+            name
+            for name in self._told(every=True)
+            if name.partition("_")[0] in told or name in told
+        ]
+        return (*lead, *self.combinations)
+
+    @property
+    def every_head(self) -> tuple[Head, ...]:
+        """What is predicted: the heads, or the one, without a name, of a single task."""
+        if self.heads:
+            return self.heads
+        return (self._only_head,)
+
+    @functools.cached_property
+    def _only_head(self) -> Head:
+        assert self.task != "joint"
+        return Head(
+            name="",
+            kind=self.task,
+            label=self.label,
+            classes=self.classes,
+            ignore=self.ignore,
+            targets=self.targets,
+            metrics=self.metrics,
+        )
+
+    def of_head(self, head: Head) -> Benchmark | None:
+        """The benchmark of one head alone, levels as classes; none of kinds that have none."""
+        if not self.heads:
+            return self
+        if head.kind not in ("classification", "ordinal", "regression"):
+            return None
+        named: Any = "regression" if head.kind == "regression" else "classification"
+        return dataclasses.replace(
+            self,
+            task=named,
+            heads=(),
+            combinations={},
+            label=head.label,
+            classes=head.classes,
+            ignore=head.ignore,
+            targets=head.targets,
+            metrics=tuple(m for m in head.metrics if m in METRICS[named]),
+            leading=None,
+            recipe=BenchmarkRecipe(),
+            published=(),
+        )
 
     @property
     def num_outputs(self) -> int:
-        """Outputs of the network: classes, or real values."""
-        return len(self.classes) if self.task == "classification" else len(self.targets)
+        """Outputs of the network: classes, or real values, of all heads."""
+        return sum(len(head.names) for head in self.every_head)
 
     @property
     def columns(self) -> tuple[str, ...]:
         """Columns of the index that hold the truth."""
-        return (self.label,) if self.label else self.targets
+        return tuple(dict.fromkeys(c for head in self.every_head for c in head.sources))
 
     @property
     def disjoint(self) -> tuple[str, ...]:

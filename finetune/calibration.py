@@ -15,8 +15,9 @@ from scipy.optimize import minimize_scalar
 from scipy.special import softmax
 
 from finetune.benchmark import Benchmark
-from finetune.predictions import Prediction, true_and_predicted
+from finetune.predictions import Prediction, head_arrays, of_head, true_and_predicted
 from hicmae.checkpoints.checkpoint import Calibration
+from hicmae.heads import HALF
 
 _TEMPERATURES = (0.05, 20.0)
 _LEAST = 1e-12  # a probability of 0 was rounded
@@ -60,6 +61,33 @@ def fit_calibration(
     )
 
 
+def best_thresholds(
+    benchmark: Benchmark, predictions: Sequence[Prediction]
+) -> dict[str, tuple[float, ...]]:
+    """The probability from which each class of a multilabel head is named: where its F1 is best.
+
+    Candidates lie half way between two neighbouring probabilities, and below the lowest; of equal
+    ones the nearest to a half is taken. A class that nobody of these samples has, or that all have,
+    keeps a half.
+
+    Args:
+        predictions: Of samples that were not trained on.
+
+    Returns: by head, one of each class.
+    Source: Lipton et al., 2014, Optimal Thresholding of Classifiers to Maximize F1 Measure.
+    """
+    found = {}
+    for head in benchmark.heads:
+        units = of_head(head, predictions)
+        if head.kind != "multilabel" or not units:
+            continue
+        true, _ = head_arrays(head, units)
+        sure = np.array([unit.probabilities for unit in units], dtype=np.float64)
+        columns = zip(true.T, sure.T, strict=True)
+        found[head.name] = tuple(_best_threshold(there, own) for there, own in columns)
+    return found
+
+
 def calibrated(
     benchmark: Benchmark, predictions: Sequence[Prediction], found: Mapping[str, Calibration]
 ) -> list[Prediction]:
@@ -70,6 +98,18 @@ def calibrated(
         best = benchmark.classes[int(mean.argmax())]
         changed.append(dataclasses.replace(item, probabilities=tuple(mean), predicted=best))
     return changed
+
+
+def _best_threshold(there: np.ndarray, sure: np.ndarray) -> float:
+    """Of one class: truth (N,) and probability (N,)."""
+    if there.min() == there.max():
+        return HALF
+    values = np.unique(sure)
+    candidates = np.concatenate([[HALF, values[0] / 2], (values[1:] + values[:-1]) / 2])
+    given = sure >= candidates[:, None]  # (T, N)
+    f1 = 2 * (given & (there > 0)).sum(axis=1) / (given.sum(axis=1) + there.sum())
+    best = candidates[f1 >= f1.max() - 1e-12]
+    return float(best[np.abs(best - HALF).argmin()])
 
 
 def _tempered(predictions: Sequence[Prediction], temperature: float) -> np.ndarray:

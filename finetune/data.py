@@ -27,8 +27,8 @@ from finetune.folds import (
     held_of,
     need_column,
     shared_values,
-    true_values,
 )
+from finetune.heads import Head, read_truth
 from finetune.plan import Plan
 from finetune.processes import Share
 from finetune.validation import EpochChoice, InnerSplit, inner_split
@@ -119,7 +119,7 @@ def sides_of(plan: Plan, fold: Fold) -> tuple[InnerSplit, EpochChoice | None, li
         if plan.calibrates:
             notes.append(
                 f"{len(sides.validation)} samples of its training side were kept out of training,"
-                " to fit the calibration"
+                f" to fit {'the thresholds' if plan.benchmark.heads else 'the calibration'}"
             )
         return _reduced(plan, sides, notes), None, notes
     benchmark, judge = plan.benchmark, plan.protocol.judge
@@ -174,18 +174,54 @@ def target_moments(
     """Mean and deviation of each real-valued target over the training side alone.
 
     Returns: mean (D,), standard deviation (D,), 1 where a target is constant, and notes about
-        such targets; for classes, zeros, ones and none.
+        such targets; for classes, zeros, ones and none. Of several heads, of all their outputs.
     """
     if benchmark.task == "classification":
         return np.zeros(1), np.ones(1), []
-    values = true_values(benchmark, rows)
-    constant = values.min(axis=0) == values.max(axis=0)
-    notes = [
-        f"{name} is the same in every training sample, so nothing was learned about it"
-        for name, flag in zip(benchmark.targets, constant, strict=True)
-        if flag
-    ]
-    return values.mean(axis=0), np.where(constant, 1.0, values.std(axis=0)), notes
+    means, deviations, notes = [], [], []
+    for head in benchmark.every_head:
+        if head.kind != "regression":
+            means.append(np.zeros(len(head.names)))
+            deviations.append(np.ones(len(head.names)))
+            continue
+        values, known = read_truth(head, rows)
+        values = values[known]
+        constant = values.min(axis=0) == values.max(axis=0)
+        means.append(values.mean(axis=0))
+        deviations.append(np.where(constant, 1.0, values.std(axis=0)))
+        notes += [
+            f"{name} is the same in every training sample, so nothing was learned about it"
+            for name, flag in zip(head.targets, constant, strict=True)
+            if flag
+        ]
+    return np.concatenate(means), np.concatenate(deviations), notes
+
+
+def joint_targets(
+    benchmark: Benchmark, rows: pd.DataFrame, *, smoothing: float
+) -> tuple[Tensor, Tensor, list[str]]:
+    """What the losses of several heads compare with, and who has the labels of which.
+
+    Args: smoothing: Mass of each class spread over all, of heads of kind classification.
+
+    Returns: (N, C) float32, real values standardised over the rows that have them; (N, H) bool;
+        and notes about samples without the labels of a head.
+    """
+    mean, std, notes = target_moments(benchmark, rows)
+    targets, known = [], []
+    for head in benchmark.heads:
+        truth, has = read_truth(head, rows)
+        if head.kind == "classification":
+            truth = truth * (1 - smoothing) + smoothing / len(head.classes)
+        targets.append(truth)
+        known.append(has)
+        if not has.all():
+            notes.append(
+                f"{int((~has).sum())} of {len(rows)} training samples have no label of"
+                f" '{head.name}'; they train the other heads"
+            )
+    whole = torch.from_numpy((np.concatenate(targets, axis=1) - mean) / std).float()
+    return whole, torch.from_numpy(np.stack(known, axis=1)), notes
 
 
 def vote_shares(benchmark: Benchmark, rows: pd.DataFrame) -> tuple[Tensor, list[str]]:
@@ -237,6 +273,13 @@ def balanced_weights(benchmark: Benchmark, rows: pd.DataFrame) -> Tensor:
     counts = np.bincount(_class_numbers(benchmark, rows), minlength=len(benchmark.classes))
     assert counts.min() > 0, "a fold without a class is refused before training"
     return torch.from_numpy(len(rows) / (len(counts) * counts)).float()
+
+
+def head_weights(head: Head, rows: pd.DataFrame) -> Tensor:
+    """The same of one head, over the samples that have its label. Returns: (C,) float32."""
+    truth, known = read_truth(head, rows)
+    counts = truth[known].sum(axis=0)
+    return torch.from_numpy(known.sum() / (len(counts) * counts)).float()
 
 
 class EpochOrder(Sampler[int]):
@@ -331,7 +374,7 @@ def _dataset(plan: Plan, rows: pd.DataFrame, *, views: Any, seed: int, on_bad: A
         rows=rows,
         views=views,
         labels=(benchmark.label, benchmark.classes) if benchmark.label else None,
-        targets=benchmark.targets or None,
+        targets=benchmark.targets or None,  # those of several heads are the trainer's
         modalities=plan.emotion.modalities,
         require_picture=False,
         require_sound=False,
@@ -380,7 +423,13 @@ def _reduced(plan: Plan, sides: InnerSplit, notes: list[str]) -> InnerSplit:
 
 def _strata(benchmark: Benchmark, rows: pd.DataFrame) -> dict[str, list[int]]:
     """Positions of the rows by class, or by band of the first real value."""
-    if benchmark.label:
+    if benchmark.heads:
+        named = [head for head in benchmark.heads if head.kind in ("classification", "ordinal")]
+        if not named:
+            return {"": list(range(len(rows)))}
+        truth, known = read_truth(named[0], rows)
+        names = np.where(known, np.array(named[0].classes)[truth.argmax(axis=1)], "")
+    elif benchmark.label:
         names = rows[benchmark.label].map(as_text).to_numpy()
     else:
         rank = pd.to_numeric(rows[benchmark.targets[0]]).rank(method="first").to_numpy()

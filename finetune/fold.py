@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pandas as pd
@@ -30,7 +31,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from finetune.benchmark import Benchmark
-from finetune.calibration import fit_calibration
+from finetune.calibration import best_thresholds, fit_calibration
 from finetune.data import is_mixed, sides_of, training_loader, view_loader
 from finetune.folds import Fold, as_text
 from finetune.kept_features import FeatureKeeper, choose_samples
@@ -43,10 +44,12 @@ from finetune.scores import metric_name, score
 from finetune.seen import seen_by
 from finetune.tuning import merge_tuning
 from finetune.validation import InnerSplit
+from hicmae.checkpoints.checkpoint import Labels
 from hicmae.checkpoints.seen import SECTION, Seen
 from hicmae.config import to_dict
 from hicmae.devices import choose_device
 from hicmae.files import file_sha256, sync_to_disk, write_json
+from hicmae.heads import output_names
 from hicmae.precision import trainer_precision
 from hicmae.registry import load_plugins
 from hicmae.run_logging import MetricsFile, WandbRun
@@ -152,7 +155,9 @@ def _work(plan: Plan, fold: Fold, share: Share) -> None:
                 )
         merge_tuning(module.model)
 
-        def tested(rows: pd.DataFrame) -> list[Prediction]:
+        def tested(
+            rows: pd.DataFrame, limits: Mapping[str, Sequence[float]] = MappingProxyType({})
+        ) -> list[Prediction]:
             found: Any = trainer.predict(module, view_loader(plan, rows, share))
             outputs = [{name: value.cpu() for name, value in batch.items()} for batch in found]
             return predictions_of_fold(
@@ -160,10 +165,21 @@ def _work(plan: Plan, fold: Fold, share: Share) -> None:
                 dataclasses.replace(fold, test=rows),
                 [batch for part in from_all(outputs) for batch in part],
                 num_segments=config.recipe.num_segments,
+                thresholds=limits,
             )
 
-        predictions = tested(fold.test)
-        kept_out = tested(sides.validation) if plan.calibrates else []
+        limits: Mapping[str, Sequence[float]] = {}
+        if plan.calibrates and plan.benchmark.heads:
+            limits = best_thresholds(plan.benchmark, tested(sides.validation))
+            notes += [
+                f"{name}: a class is named from a probability of"
+                f" {', '.join(f'{value:.3f}' for value in each)} (chosen on the"
+                f" {len(sides.validation)} samples kept out of training)"
+                for name, each in limits.items()
+            ]
+        predictions = tested(fold.test, limits)
+        calibrates = plan.calibrates and not plan.benchmark.heads
+        kept_out = tested(sides.validation) if calibrates else []
         skipped = sum((Counter(counts) for counts in from_all(module.skipped)), Counter())
         notes += [f"{count} training clips skipped ({cause})" for cause, count in skipped.items()]
         if share.rank == 0:
@@ -480,7 +496,18 @@ def _save(
     receipt = plan.index.folder / "receipt.json"
     if receipt.is_file():
         config["data"]["receipt_sha256"] = file_sha256(receipt)
-    if plan.benchmark.task == "regression":
+    if plan.benchmark.heads:
+        limits = predictions[0].limits
+        heads = tuple(h.labels(limits.get(h.name, ())) for h in plan.benchmark.heads)
+        labels = Labels(
+            task="joint",
+            names=output_names(heads),
+            mean=tuple(module.target_mean.tolist()),
+            std=tuple(module.target_std.tolist()),
+            heads=heads,
+        )
+        config["labels"] = to_dict(labels)
+    elif plan.benchmark.task == "regression":
         config["targets"] = {
             "names": list(plan.benchmark.targets),
             "mean": module.target_mean.tolist(),

@@ -7,12 +7,12 @@ classes named before anything is trained; and the columns by which scores are br
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from finetune.benchmark import Benchmark
+from finetune.heads import NAMED, as_text, read_truth
 from hicmae.config import did_you_mean
 from shards.index import COLUMNS
 
@@ -48,6 +48,12 @@ def usable_rows(benchmark: Benchmark, table: pd.DataFrame) -> tuple[pd.DataFrame
     table = table.reset_index(drop=True)
     for column in benchmark.columns:
         need_column(table, column, f"benchmark '{benchmark.name}'")
+    if benchmark.heads:
+        has = np.any([read_truth(head, table)[1] for head in benchmark.heads], axis=0)
+        if not has.any():
+            raise ValueError(f"no sample has a label of any head of benchmark '{benchmark.name}'")
+        without = int((~has).sum())
+        return held_of(table[has]), {"without a label of any head": without} if without else {}
     if benchmark.task == "regression":
         for column in benchmark.targets:
             values = pd.to_numeric(table[column], errors="coerce").to_numpy(dtype=np.float64)
@@ -134,6 +140,16 @@ def check_fold(benchmark: Benchmark, fold: Fold) -> None:
         )
     for column in benchmark.disjoint:
         _check_disjoint(benchmark, fold, column, remedy=f"mend '{benchmark.folds.column}'")
+    for head in benchmark.heads:
+        truth, known = read_truth(head, fold.train)
+        if not known.any():
+            raise ValueError(f"fold {fold.name}: no training sample has a label of '{head.name}'")
+        absent = [name for name, n in zip(head.names, truth.sum(axis=0), strict=True) if n <= 0]
+        if absent and head.kind in NAMED:
+            raise ValueError(
+                f"fold {fold.name}: no training sample of {', '.join(absent)} (head '{head.name}');"
+                " a class that is never seen cannot be learned"
+            )
     if benchmark.label:
         present = set(fold.train[benchmark.label].map(as_text))
         absent = [name for name in benchmark.classes if name not in present]
@@ -147,15 +163,6 @@ def check_fold(benchmark: Benchmark, fold: Fold) -> None:
 def true_values(benchmark: Benchmark, rows: pd.DataFrame) -> np.ndarray:
     """Real targets of rows. Returns: float64 (N, D), in the benchmark's order and units."""
     return rows[list(benchmark.targets)].apply(pd.to_numeric).to_numpy(dtype=np.float64)
-
-
-def as_text(value: Any) -> str:
-    """A cell as the text a person would write: 3.0 is ``3``, nothing is empty."""
-    if value is None or (isinstance(value, float) and np.isnan(value)) or value is pd.NA:
-        return ""
-    if isinstance(value, float | np.floating) and float(value).is_integer():
-        return str(int(value))
-    return str(value)
 
 
 def need_column(table: pd.DataFrame, column: str, who: str) -> None:

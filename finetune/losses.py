@@ -25,7 +25,7 @@ class Loss:
     Args:
         compute: From outputs (B, C), targets (B, C) and, by name, each of its settings to a value,
             0-d.
-        tasks: What it is for: ``classification``, ``regression``.
+        tasks: What it is for: kinds of ``hicmae.heads``.
         of_batch: Whether it is of the batch and no mean over clips, as a correlation is: it needs
             two clips, and those of all processes together.
         weighted: Whether it takes ``weights`` (C,), a factor of each class.
@@ -92,7 +92,7 @@ def loss_terms(
 
     Args:
         text: Such as ``ccc``, ``mse+ccc`` or ``mse + 0.5*ccc``.
-        task: ``classification`` or ``regression``.
+        task: ``classification``, ``regression``, or another kind of head.
         settings: Of losses, by their names.
 
     Returns: the terms, in the order written.
@@ -150,7 +150,44 @@ def combined(
     return total, {name: value.detach() for name, value in values.items()}
 
 
-@register_loss("cross-entropy", tasks=["classification"], weighted=True)
+def combined_heads(
+    heads: Sequence[tuple[str, float, slice, Sequence[Term]]],
+    outputs: Tensor,
+    targets: Tensor,
+    known: Tensor,
+    class_weights: Mapping[str, Tensor],
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The weighted sum of the losses of several heads, each over the clips that have its label.
+
+    Args:
+        heads: Name, weight, place of the outputs, and terms of each.
+        outputs, targets: (B, C) of all heads.
+        known: (B, H) bool, who has the label of which.
+        class_weights: By head, as of ``combined``.
+
+    Returns: the sum, 0-d, with a gradient (0 of a head whose label no clip has, or one clip alone
+        where the loss is of the batch); by head, and of sums ``HEAD.TERM``, the values without.
+    """
+    import torch
+
+    losses, told = [], {}
+    for number, (name, weight, place, terms) in enumerate(heads):
+        rows = known[:, number].nonzero().flatten()
+        least = 2 if any(term.loss.of_batch for term in terms) else 1
+        if len(rows) < least:
+            losses.append(0.0 * outputs[:, place].sum())
+            continue
+        own, parts = combined(
+            terms, outputs[rows, place], targets[rows, place], class_weights.get(name)
+        )
+        losses.append(weight * own)
+        told[name] = own.detach()
+        if len(parts) > 1:
+            told |= {f"{name}.{term}": value for term, value in parts.items()}
+    return torch.stack(losses).sum(), told
+
+
+@register_loss("cross-entropy", tasks=["classification", "distribution"], weighted=True)
 def soft_cross_entropy(outputs: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
     """Cross-entropy with class probabilities as targets.
 
@@ -164,6 +201,55 @@ def soft_cross_entropy(outputs: Tensor, targets: Tensor, weights: Tensor | None 
     from torch.nn import functional
 
     return functional.cross_entropy(outputs, targets, weight=weights)
+
+
+@register_loss("kl", tasks=["distribution"])
+def divergence(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Kullback-Leibler divergence of predicted shares from the true ones, mean over clips.
+
+    Args: outputs: (B, C) logits. targets: (B, C) shares, rows sum to 1.
+
+    Returns: 0-d, nats.
+    """
+    from torch.nn import functional
+
+    return functional.kl_div(outputs.log_softmax(dim=1), targets, reduction="batchmean")
+
+
+@register_loss("binary-cross-entropy", tasks=["multilabel"])
+def binary_cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Cross-entropy of each class on its own, mean over clips and classes.
+
+    Args: outputs: (B, C) logits. targets: (B, C) in 0..1.
+
+    Returns: 0-d, nats.
+    """
+    from torch.nn import functional
+
+    return functional.binary_cross_entropy_with_logits(outputs, targets)
+
+
+@register_loss("cumulative-link", tasks=["ordinal"])
+def cumulative_link(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Negative logarithm of the probability of the true level under proportional odds.
+
+    Args: outputs: (B, K) score and borders, see ``hicmae.heads.border_logits``. targets: (B, K)
+        probability of each level (one-hot, or mixed).
+
+    Returns: mean over clips, 0-d, nats.
+    Source: McCullagh, 1980, Regression models for ordinal data.
+    """
+    import torch
+    from torch.nn import functional
+
+    from hicmae.heads import border_logits, border_steps
+
+    logits = border_logits(outputs)  # (B, K - 1), falling from border to border
+    # log(σ(a) − σ(b)) with a > b, without the difference of numbers that are nearly the same.
+    gap = torch.log(-torch.expm1(-border_steps(outputs)))
+    inner = functional.logsigmoid(logits[:, :-1]) + functional.logsigmoid(-logits[:, 1:]) + gap
+    lowest, highest = functional.logsigmoid(-logits[:, :1]), functional.logsigmoid(logits[:, -1:])
+    return -(targets * torch.cat([lowest, inner, highest], dim=1)).sum(dim=1).mean()
 
 
 @register_loss("mse", tasks=["regression"])

@@ -15,8 +15,14 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from finetune.data import balanced_weights, target_moments, vote_shares
-from finetune.losses import combined
+from finetune.data import (
+    balanced_weights,
+    head_weights,
+    joint_targets,
+    target_moments,
+    vote_shares,
+)
+from finetune.losses import combined, combined_heads
 from finetune.mixing import alike, mix_batch, soft_targets
 from finetune.plan import Plan
 from finetune.processes import from_all
@@ -25,6 +31,7 @@ from hicmae.blocks import set_grad_checkpointing
 from hicmae.checkpoints.checkpoint import load_encoder
 from hicmae.devices import send
 from hicmae.emotion import EmotionModel
+from hicmae.heads import slices
 from hicmae.inference import by_presence, outputs_to_values
 from hicmae.objective.gathering import all_rows
 from hicmae.optimization import parameter_groups, warmup_cosine
@@ -32,6 +39,8 @@ from hicmae.transforms import ClipTransform
 from shards.errors import named_counts
 
 Batch = dict[str, Any]
+# Shares of a blend add up to 1 but for rounding.
+WHOLE = 1 - 1e-5
 
 
 class FinetuneModule(pl.LightningModule):
@@ -46,6 +55,9 @@ class FinetuneModule(pl.LightningModule):
         frozen: Parts that are not trained and stay as they are at test time (no drop path).
         soft_labels: (N, C) shares of votes of the rows; none: labels are trained on.
         class_weights: (C,) factor of each class in the loss; none: 1.
+        joint_targets: (N, C) what the losses of several heads compare with; none: one task.
+        known: (N, H) bool, which rows have the labels of which head.
+        head_weights: Of heads, as ``class_weights``.
         target_mean: (D,) of the rows; real values are standardised for the loss.
         target_std: (D,) of the same.
         skipped: Training clips that could not be read, by cause.
@@ -59,6 +71,8 @@ class FinetuneModule(pl.LightningModule):
     target_std: Tensor
     soft_labels: Tensor | None
     class_weights: Tensor | None
+    joint_targets: Tensor | None
+    known: Tensor | None
 
     def __init__(self, plan: Plan, rows: pd.DataFrame, *, steps_per_epoch: int) -> None:
         super().__init__()
@@ -66,6 +80,13 @@ class FinetuneModule(pl.LightningModule):
         self.plan = plan
         self.benchmark, self.settings, self.seed = plan.benchmark, config.optimizer, config.seed
         self.terms = plan.loss_terms
+        self.heads = [head.labels() for head in plan.benchmark.heads]
+        self.head_losses = [
+            (head.name, head.weight, place, terms)
+            for head, terms, (_, place) in zip(
+                plan.benchmark.heads, plan.head_terms, slices(self.heads), strict=False
+            )
+        ]
         self.learning_rate = plan.scaled(plan.resolved.learning_rate)
         self.num_steps = steps_per_epoch * plan.resolved.epochs
         self.warmup_steps = round(config.optimizer.warmup_epochs * steps_per_epoch)
@@ -73,11 +94,21 @@ class FinetuneModule(pl.LightningModule):
         self.last_epoch_loss: float | None = None
         self.shown_loss = math.nan
         mean, std, self.notes = target_moments(plan.benchmark, rows)
-        shares = weights = None
+        shares = weights = targets = known = None
+        self.head_weights: dict[str, Tensor] = {}
+        if plan.benchmark.heads:
+            smoothing = config.recipe.label_smoothing
+            targets, known, self.notes = joint_targets(plan.benchmark, rows, smoothing=smoothing)
         if config.recipe.soft_labels:
             shares, silent = vote_shares(plan.benchmark, rows)
             self.notes += silent
-        if config.recipe.class_weights == "balanced":
+        if config.recipe.class_weights == "balanced" and plan.benchmark.heads:
+            self.head_weights = {
+                head.name: head_weights(head, rows)
+                for head in plan.benchmark.heads
+                if head.kind == "classification"
+            }
+        elif config.recipe.class_weights == "balanced":
             weights = balanced_weights(plan.benchmark, rows)
         self.model = EmotionModel(plan.model, plan.emotion)
         self.transform = ClipTransform(plan.model.input, config.augment)
@@ -85,6 +116,9 @@ class FinetuneModule(pl.LightningModule):
         self.register_buffer("target_std", torch.from_numpy(std).float())
         self.register_buffer("soft_labels", shares, persistent=False)
         self.register_buffer("class_weights", weights, persistent=False)
+        self.register_buffer("joint_targets", targets, persistent=False)
+        self.register_buffer("known", known, persistent=False)
+        self.all_known = known is None or bool(known.all())
         if plan.checkpoint is not None:
             load_encoder(self.model.encoder, plan.checkpoint)
         self.frozen = apply_tuning(self.model, config.recipe)
@@ -157,7 +191,8 @@ class FinetuneModule(pl.LightningModule):
             return None
         video, fbank, targets = batch["video"], batch["fbank"], self._targets(batch)
         mixing = self.plan.config.mixing
-        if self.benchmark.task == "classification" or mixing.regression:
+        kinds = {head.kind for head in self.benchmark.every_head}
+        if "regression" not in kinds or mixing.regression:
             seen, heard = _presence(batch)
             other = None
             if seen is not None and heard is not None:
@@ -195,6 +230,7 @@ class FinetuneModule(pl.LightningModule):
             task=self.benchmark.task,
             mean=self.target_mean,
             std=self.target_std,
+            heads=self.heads,
         )
         return {"sample": batch["sample"], "view": batch["view"], "output": values}
 
@@ -257,8 +293,16 @@ class FinetuneModule(pl.LightningModule):
         A correlation is of the batch and no mean over clips, so outputs are gathered, with their
         gradients; the mean of the processes' gradients is then that of one process.
         """
-        if any(term.loss.of_batch for term in self.terms) and self.trainer.world_size > 1:
+        of_batch = any(term.loss.of_batch for term in self.terms)
+        # The mean over clips that have a label is of all processes' clips too.
+        if (of_batch or not self.all_known) and self.trainer.world_size > 1:
             outputs, targets = all_rows(outputs), all_rows(targets)
+        if self.known is not None:
+            # What was blended with a clip that has no label has none.
+            known = targets[:, outputs.shape[1] :] > WHOLE
+            weights = {name: each.to(outputs.device) for name, each in self.head_weights.items()}
+            targets = targets[:, : outputs.shape[1]]
+            return combined_heads(self.head_losses, outputs, targets, known, weights)
         total, terms = combined(self.terms, outputs, targets, self.class_weights)
         return total, terms if len(terms) > 1 else {}
 
@@ -273,7 +317,13 @@ class FinetuneModule(pl.LightningModule):
         return value
 
     def _targets(self, batch: Batch) -> Tensor:
-        """What the loss compares with: smoothed (B, C), or standardised (B, D)."""
+        """What the loss compares with: smoothed (B, C), or standardised (B, D).
+
+        Of several heads (B, C + H): after the targets, 1 for each head whose label is there.
+        """
+        if self.joint_targets is not None and self.known is not None:
+            rows = batch["sample"]
+            return torch.cat([self.joint_targets[rows], self.known[rows].float()], dim=1)
         if self.benchmark.task == "classification":
             soft = self.soft_labels
             truth = batch["label"] if soft is None else soft[batch["sample"]]

@@ -30,6 +30,7 @@ from hicmae.config import load_model_config, to_dict
 from hicmae.devices import choose_device, resolve_precision
 from hicmae.emotion import EmotionConfig, EmotionModel
 from hicmae.files import file_sha256
+from hicmae.heads import constant_outputs
 from hicmae.settings import ModelConfig
 from shards.index import TABLE_NAME, Index
 
@@ -89,8 +90,15 @@ class Plan:
     @property
     def loss_terms(self) -> list[Term]:
         """What the training loss is a sum of."""
+        return [term for terms in self.head_terms for term in terms]
+
+    @property
+    def head_terms(self) -> list[list[Term]]:
+        """The same of each head."""
+        if self.benchmark.heads:
+            return [head.terms for head in self.benchmark.heads]
         settings = self.config.recipe.loss_settings
-        return loss_terms(self.resolved.loss, self.benchmark.task, settings)
+        return [loss_terms(self.resolved.loss, self.benchmark.task, settings)]
 
     @functools.cached_property
     def digest(self) -> str:
@@ -131,9 +139,13 @@ class Plan:
 
     @property
     def calibrates(self) -> bool:
-        """Whether a temperature and a threshold are fitted on a side kept out of training."""
+        """Whether temperature and threshold, or a joint network's, are of a side kept out."""
         inner = self.protocol.selection == "inner-validation"
         asked = self.config.recipe.calibrate
+        if self.benchmark.heads:  # thresholds of classes that may be there at once
+            kinds = {head.kind for head in self.benchmark.heads}
+            kept_out = self.protocol.selection != "best-on-test" and asked is not False
+            return "multilabel" in kinds and kept_out
         return self.benchmark.task == "classification" and (inner if asked is None else asked)
 
     def scaled(self, rate: float) -> float:
@@ -195,6 +207,11 @@ def decide_protocol(config: FinetuneConfig, benchmark: Benchmark) -> Protocol:
     selection, share = config.selection, config.validation_share
     if config.protocol == "default":
         return Protocol(selection=selection or "last", validation_share=share)
+    if benchmark.heads:
+        raise ValueError(
+            f"protocol = paper is for one task, and benchmark '{benchmark.name}' has heads; leave"
+            " --protocol out"
+        )
     problems = departures(config, benchmark)
     if problems:
         raise ValueError(
@@ -236,6 +253,7 @@ def make_plan(config: FinetuneConfig, benchmark: Benchmark, index: Index, *, gro
         fusion=config.recipe.fusion,
         fusion_settings=config.recipe.fusion_settings,
         drop_path=config.recipe.drop_path,
+        constants=constant_outputs([head.labels() for head in benchmark.heads]),
     )
     return Plan(
         config=dataclasses.replace(config, selection=protocol.selection),
@@ -258,13 +276,19 @@ def resolve(benchmark: Benchmark, config: FinetuneConfig) -> Resolved:
     Raises: ValueError: no epoch, a loss of the other task, or a warm-up as long as the training.
     """
     recipe, optimizer, ours = config.recipe, config.optimizer, benchmark.recipe
-    loss = recipe.loss or ours.loss or default_loss(benchmark.task)
     problems = []
     terms: list[Term] = []
-    try:
-        terms = loss_terms(loss, benchmark.task, recipe.loss_settings)
-    except ValueError as error:
-        problems.append(f"recipe.{error}")
+    if benchmark.heads:
+        heads = benchmark.heads
+        loss = " + ".join(f"{h.weight:g} * {h.name}: {h.loss_text}" for h in heads)
+        terms = [term for head in heads for term in head.terms]
+        problems += _joint_problems(config, benchmark)
+    else:
+        loss = recipe.loss or ours.loss or default_loss(benchmark.task)
+        try:
+            terms = loss_terms(loss, benchmark.task, recipe.loss_settings)
+        except ValueError as error:
+            problems.append(f"recipe.{error}")
     if benchmark.task == "regression":
         if recipe.soft_labels or recipe.class_weights != "none":
             problems.append("recipe.soft_labels and class_weights are for classification")
@@ -272,7 +296,7 @@ def resolve(benchmark: Benchmark, config: FinetuneConfig) -> Resolved:
             problems.append("recipe.shots is for classification (take recipe.fraction)")
         if recipe.calibrate:
             problems.append("recipe.calibrate is for classification")
-    else:
+    elif not benchmark.heads:
         if recipe.soft_labels and not benchmark.votes:
             problems.append(
                 "recipe.soft_labels needs its key 'votes' (columns of the raters' votes)"
@@ -347,6 +371,30 @@ def prepare_folder(
                 " name another folder, or pass --overwrite"
             )
     out.mkdir(parents=True, exist_ok=True)
+
+
+def _joint_problems(config: FinetuneConfig, benchmark: Benchmark) -> list[str]:
+    """Settings of a recipe that say something else of several heads."""
+    recipe, kinds = config.recipe, {head.kind for head in benchmark.heads}
+    problems = []
+    if recipe.loss is not None or recipe.loss_settings:
+        problems.append("recipe.loss and loss_settings stand in each head")
+    if recipe.soft_labels:
+        problems.append("recipe.soft_labels (take a head of kind distribution with votes)")
+    if recipe.shots is not None:
+        problems.append("recipe.shots is for classification (take recipe.fraction)")
+    if recipe.class_weights != "none":
+        of_classes = [head for head in benchmark.heads if head.kind == "classification"]
+        if not of_classes:
+            problems.append("recipe.class_weights: no head is of kind classification")
+        problems += [
+            f"recipe.class_weights: loss {head.loss_text} of head '{head.name}' weighs no classes"
+            for head in of_classes
+            if not all(term.loss.weighted for term in head.terms)
+        ]
+    if recipe.calibrate and "multilabel" not in kinds:
+        problems.append("recipe.calibrate of heads is for kind multilabel (its thresholds)")
+    return problems
 
 
 def _device_problems(config: FinetuneConfig, of_batch: str | None) -> list[str]:

@@ -21,6 +21,7 @@ import pandas as pd
 
 from finetune.benchmark import Benchmark
 from finetune.folds import Fold, as_text, group_columns, true_values
+from finetune.heads import Head, chosen, parsed, read_truth, truth_of
 from hicmae.files import whole_file
 from hicmae.views import ViewGrid
 
@@ -38,7 +39,8 @@ class Prediction:
         key: The sample.
         fold: The fold whose test side it is on.
         speaker: Who speaks, empty if nobody said.
-        true: Class name, or the real values in the order and units of the benchmark.
+        true: Class name, or the real values in the order and units of the benchmark; of several
+            heads nothing; in one of those, nothing too where nobody has labelled the sample.
         predicted: The same, predicted.
         probabilities: Of each class, averaged over the views; none for real values.
         views: Of each view, probabilities or real values.
@@ -46,6 +48,9 @@ class Prediction:
             something else (samples of a recording), and in files of early versions.
         unit: Value of the benchmark's ``average_over`` column; empty where it has none.
         groups: Values of its ``groups`` columns, by name.
+        heads: Joint: what each head says, by its name. Of several classes at once, truth and
+            prediction are zeros and ones; of shares, the shares.
+        thresholds: Of several classes at once: the least probability at which each is named.
     """
 
     key: str
@@ -58,6 +63,28 @@ class Prediction:
     view_names: tuple[str, ...] = ()
     unit: str = ""
     groups: dict[str, str] = field(default_factory=dict)
+    heads: dict[str, Prediction] = field(default_factory=dict)
+    thresholds: tuple[float, ...] = ()
+
+    @property
+    def outputs(self) -> tuple[float, ...]:
+        """The mean over the views: probabilities, or real values, those of all heads in a row."""
+        if self.heads:
+            return tuple(value for item in self.heads.values() for value in item.outputs)
+        if self.probabilities is not None:
+            return self.probabilities
+        assert isinstance(self.predicted, tuple)
+        return self.predicted
+
+    @property
+    def limits(self) -> dict[str, tuple[float, ...]]:
+        """Thresholds of the heads that have some."""
+        return {name: item.thresholds for name, item in self.heads.items() if item.thresholds}
+
+    @property
+    def truths(self) -> Any:
+        """What is true, of each head."""
+        return {name: item.true for name, item in self.heads.items()} or self.true
 
 
 def make_prediction(
@@ -71,12 +98,15 @@ def make_prediction(
     view_names: Sequence[str] = (),
     unit: str = "",
     groups: Mapping[str, str] = MappingProxyType({}),
+    thresholds: Mapping[str, Sequence[float]] = MappingProxyType({}),
 ) -> Prediction:
     """Average the views of one sample; seven digits are kept, as float32 has.
 
     Args:
         views: Probabilities (V, C), or real values (V, D) in the benchmark's units.
-        benchmark, key, fold, speaker, true, view_names, unit, groups: As of ``Prediction``.
+        true: As of ``Prediction``; of several heads, by their names.
+        thresholds: Of heads that have some.
+        benchmark, key, fold, speaker, view_names, unit, groups: As of ``Prediction``.
 
     Raises: ValueError: an output that is no finite number.
     """
@@ -85,25 +115,36 @@ def make_prediction(
             f"fold {fold}: the network's output for sample '{key}' is no finite number;"
             " the training diverged, lower optimizer.learning_rate or set optimizer.clip_norm"
         )
+    about: dict[str, Any] = {
+        "key": key,
+        "fold": fold,
+        "speaker": speaker,
+        "view_names": tuple(view_names),
+        "unit": unit,
+        "groups": dict(groups),
+    }
+    if benchmark.heads:
+        kept = tuple(_digits(view) for view in views)
+        return _joint(benchmark, about, true, views.mean(axis=0), kept, thresholds)
     mean = _digits(views.mean(axis=0))
     kept_views = tuple(_digits(view) for view in views)
     named = benchmark.task == "classification"
     return Prediction(
-        key=key,
-        fold=fold,
-        speaker=speaker,
         true=str(true) if named else tuple(float(value) for value in true),
         predicted=benchmark.classes[int(np.argmax(mean))] if named else mean,
         probabilities=mean if named else None,
         views=kept_views,
-        view_names=tuple(view_names),
-        unit=unit,
-        groups=dict(groups),
+        **about,
     )
 
 
 def predictions_of_fold(
-    benchmark: Benchmark, fold: Fold, outputs: Iterable[dict[str, Tensor]], *, num_segments: int
+    benchmark: Benchmark,
+    fold: Fold,
+    outputs: Iterable[dict[str, Tensor]],
+    *,
+    num_segments: int,
+    thresholds: Mapping[str, Sequence[float]] = MappingProxyType({}),
 ) -> list[Prediction]:
     """Average the views of every test sample, as ``predictions_of_rows`` does.
 
@@ -111,6 +152,7 @@ def predictions_of_fold(
         fold: Its test rows, in the order in which the loader numbers samples.
         outputs: Of batches, as ``FinetuneModule.predict_step`` gives them.
         num_segments: Views of a sample: clips along time, of the whole picture.
+        thresholds: Of heads that have some.
     """
     views = collect_views(
         outputs,
@@ -125,6 +167,7 @@ def predictions_of_fold(
         fold=fold.name,
         grid=ViewGrid(segments=num_segments),
         groups=group_columns(benchmark, pd.concat([fold.train, fold.test])),
+        thresholds=thresholds,
     )
 
 
@@ -136,6 +179,7 @@ def predictions_of_rows(
     fold: str,
     grid: ViewGrid,
     groups: Sequence[str] = (),
+    thresholds: Mapping[str, Sequence[float]] = MappingProxyType({}),
 ) -> list[Prediction]:
     """Average the views of every sample.
 
@@ -144,12 +188,17 @@ def predictions_of_rows(
         fold: Name of the fold, in the predictions.
         grid: What the V views are.
         groups: Columns by which scores are broken down.
+        thresholds: Of heads that have some.
 
     Returns: one prediction a row, in the order of the rows.
     Raises: ValueError: an output that is no finite number.
     """
     named = benchmark.task == "classification"
-    truth: Any = _texts(rows, benchmark.label) if named else true_values(benchmark, rows)
+    truth: Any
+    if benchmark.heads:
+        truth = _joint_truth(benchmark, rows)
+    else:
+        truth = _texts(rows, benchmark.label) if named else true_values(benchmark, rows)
     keys = [str(key) for key in rows["key"]]
     speakers = _texts(rows, benchmark.speaker)
     units = _texts(rows, benchmark.average_over)
@@ -165,6 +214,7 @@ def predictions_of_rows(
             view_names=grid.names,
             unit=units[sample],
             groups={name: values[sample] for name, values in cells.items()},
+            thresholds=thresholds,
         )
         for sample in range(len(rows))
     ]
@@ -229,12 +279,30 @@ def true_and_predicted(
     benchmark: Benchmark, predictions: Sequence[Prediction]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Truth and prediction as arrays: class numbers (N,) int64, or values (N, D) float64."""
+    (head,) = benchmark.every_head
+    return head_arrays(head, predictions)
+
+
+def of_head(head: Head, predictions: Sequence[Prediction]) -> list[Prediction]:
+    """What one head says of the samples that have its label."""
+    if not head.name:
+        return list(predictions)
+    found = (item.heads[head.name] for item in predictions)
+    return [item for item in found if item.true]
+
+
+def head_arrays(head: Head, predictions: Sequence[Prediction]) -> tuple[np.ndarray, np.ndarray]:
+    """Truth and prediction of one head, of samples that have its label.
+
+    Returns: numbers of classes or levels (N,) int64, or numbers (N, K) float64: zeros and ones,
+        shares, or real values.
+    """
     true = [item.true for item in predictions]
     predicted = [item.predicted for item in predictions]
-    if benchmark.task == "regression":
-        return np.array(true, dtype=np.float64), np.array(predicted, dtype=np.float64)
-    classes = pd.Index(benchmark.classes)
-    return classes.get_indexer(pd.Index(true)), classes.get_indexer(pd.Index(predicted))
+    if head.kind in ("classification", "ordinal"):
+        classes = pd.Index(head.classes)
+        return classes.get_indexer(pd.Index(true)), classes.get_indexer(pd.Index(predicted))
+    return np.array(true, dtype=np.float64), np.array(predicted, dtype=np.float64)
 
 
 def prediction_line(item: Prediction) -> dict[str, Any]:
@@ -244,15 +312,17 @@ def prediction_line(item: Prediction) -> dict[str, Any]:
         "key": item.key,
         "fold": item.fold,
         "speaker": item.speaker,
-        "label" if named else "target": item.true,
-        "prediction": item.predicted,
     }
+    if not item.heads:
+        line |= {"label" if named else "target": item.true, "prediction": item.predicted}
     if item.unit:
         line["unit"] = item.unit
     if item.groups:
         line["groups"] = item.groups
     if named:
         line["probabilities"] = item.probabilities
+    if item.heads:
+        line["heads"] = {name: _head_line(own) for name, own in item.heads.items()}
     if item.view_names:
         line["view_names"] = item.view_names
     return line | {"views": item.views}
@@ -261,6 +331,8 @@ def prediction_line(item: Prediction) -> dict[str, Any]:
 def parse_prediction(line: dict[str, Any], benchmark: Benchmark) -> Prediction:
     """The prediction that a line holds."""
     named = benchmark.task == "classification"
+    if benchmark.heads:
+        return _parse_joint(line, benchmark)
     true, predicted = line["label" if named else "target"], line["prediction"]
     if named:
         for name in (true, predicted):
@@ -286,6 +358,89 @@ def parse_prediction(line: dict[str, Any], benchmark: Benchmark) -> Prediction:
         unit=str(line.get("unit", "")),
         groups={str(name): str(value) for name, value in line.get("groups", {}).items()},
     )
+
+
+def _joint_truth(benchmark: Benchmark, rows: pd.DataFrame) -> list[dict[str, Any]]:
+    """What is true of each row, by head; nothing where nobody says."""
+    found: list[dict[str, Any]] = [{} for _ in range(len(rows))]
+    for head in benchmark.heads:
+        truth, known = read_truth(head, rows)
+        for place, item in enumerate(found):
+            item[head.name] = truth_of(head, truth[place]) if known[place] else ()
+    return found
+
+
+def _joint(
+    benchmark: Benchmark,
+    about: dict[str, Any],
+    true: Mapping[str, Any],
+    mean: np.ndarray,
+    views: tuple[tuple[float, ...], ...],
+    thresholds: Mapping[str, Sequence[float]],
+) -> Prediction:
+    """The prediction of all heads from the mean (C,) of the views."""
+    heads, start = {}, 0
+    for head in benchmark.heads:
+        place = slice(start, start := start + len(head.names))
+        own = _digits(mean[place])
+        limits = head.labels(thresholds.get(head.name, ())).thresholds
+        heads[head.name] = Prediction(
+            true=true[head.name],
+            predicted=chosen(head, np.array(own), limits),
+            probabilities=None if head.kind == "regression" else own,
+            views=tuple(view[place] for view in views),
+            thresholds=limits,
+            **about,
+        )
+    return Prediction(true=(), predicted=(), probabilities=None, views=views, heads=heads, **about)
+
+
+def _head_line(item: Prediction) -> dict[str, Any]:
+    """What a line says of one head."""
+    line: dict[str, Any] = {"truth": item.true or None, "prediction": item.predicted}
+    if item.probabilities is not None:
+        line["probabilities"] = item.probabilities
+    if item.thresholds:
+        line["thresholds"] = item.thresholds
+    return line
+
+
+def _parse_joint(line: dict[str, Any], benchmark: Benchmark) -> Prediction:
+    """The prediction of several heads that a line holds."""
+    if set(line["heads"]) != {head.name for head in benchmark.heads}:
+        raise ValueError(f"heads {', '.join(line['heads'])} are not those of the benchmark")
+    if benchmark.average_over and not line.get("unit"):
+        raise ValueError(f"no unit, though the benchmark averages over {benchmark.average_over}")
+    names = tuple(map(str, line.get("view_names", ())))
+    views = tuple(tuple(map(float, view)) for view in line["views"])
+    if any(len(view) != benchmark.num_outputs for view in views):
+        raise ValueError(f"{benchmark.num_outputs} values are expected for each view")
+    if names and len(names) != len(views):
+        raise ValueError(f"{len(names)} view_names for {len(views)} views")
+    about: dict[str, Any] = {
+        "key": str(line["key"]),
+        "fold": str(line["fold"]),
+        "speaker": str(line["speaker"]),
+        "view_names": names,
+        "unit": str(line.get("unit", "")),
+        "groups": {str(name): str(value) for name, value in line.get("groups", {}).items()},
+    }
+    heads, start = {}, 0
+    for head in benchmark.heads:
+        place = slice(start, start := start + len(head.names))
+        own = line["heads"][head.name]
+        values = own["prediction" if head.kind == "regression" else "probabilities"]
+        if len(values) != len(head.names):
+            raise ValueError(f"head '{head.name}': {len(head.names)} values are expected")
+        heads[head.name] = Prediction(
+            true=() if own["truth"] is None else parsed(head, own["truth"]),
+            predicted=parsed(head, own["prediction"]),
+            probabilities=None if head.kind == "regression" else tuple(map(float, values)),
+            views=tuple(view[place] for view in views),
+            thresholds=tuple(map(float, own.get("thresholds", ()))),
+            **about,
+        )
+    return Prediction(true=(), predicted=(), probabilities=None, views=views, heads=heads, **about)
 
 
 def _texts(rows: pd.DataFrame, column: str | None) -> list[str]:

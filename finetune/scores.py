@@ -7,7 +7,7 @@ is scored are samples, or recordings whose samples' outputs are averaged.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,8 +16,15 @@ import pandas as pd
 
 from finetune.benchmark import Benchmark
 from finetune.folds import as_text
-from finetune.predictions import Prediction, make_prediction, true_and_predicted
-from hicmae.metrics import classification_metrics, regression_metrics
+from finetune.heads import Head, combination, known_metrics, score_names
+from finetune.predictions import Prediction, head_arrays, make_prediction, of_head
+from hicmae.metrics import (
+    classification_metrics,
+    distribution_metrics,
+    multilabel_metrics,
+    ordinal_metrics,
+    regression_metrics,
+)
 
 Values = dict[str, float]
 
@@ -28,6 +35,14 @@ _NAMES = {
     "macro_f1": "macro F1",
     "ccc": "CCC",
     "pcc": "PCC",
+    "mse": "MSE",
+    "micro_f1": "micro F1",
+    "exact": "exact match",
+    "intersection": "intersection",
+    "cosine": "cosine",
+    "kl": "KL",
+    "qwk": "QWK",
+    "mae": "MAE",
 }
 
 
@@ -81,18 +96,43 @@ def score_units(benchmark: Benchmark, units: Sequence[Prediction]) -> Values:
         ``ccc_<target>`` one of them; a constant target makes both metrics not-a-number, a constant
         prediction PCC alone.
     """
-    true, predicted = true_and_predicted(benchmark, units)
-    if benchmark.task == "classification":
-        found = classification_metrics(true, predicted, num_classes=len(benchmark.classes))
-        return {name: float(found[name]) for name in benchmark.metrics}
-    by_target = regression_metrics(true, predicted)
-    values: Values = {}
-    for name in benchmark.metrics:
-        each = [float(value) for value in by_target[name]]
-        values[name] = float(np.mean(each))
-        if len(each) > 1:
-            values |= zip([f"{name}_{target}" for target in benchmark.targets], each, strict=True)
-    return values
+    if not benchmark.heads:
+        return _head_scores(benchmark.every_head[0], units, benchmark.metrics)
+    every: Values = {}
+    told: list[str] = []
+    for head in benchmark.heads:
+        own = _head_scores(head, of_head(head, units), known_metrics(head.kind))
+        every |= {f"{head.name}.{name}": value for name, value in own.items()}
+        told += [f"{head.name}.{n}" for n in own if n in score_names(head, head.metrics)]
+    for name, weights in benchmark.combinations.items():
+        every[name] = float(combination(weights, every))
+    kept = dict.fromkeys([benchmark.ranking, *told, *benchmark.combinations])
+    return {name: every[name] for name in kept}
+
+
+def _head_scores(head: Head, units: Sequence[Prediction], metrics: Sequence[str]) -> Values:
+    """Metrics of one head over units that have its label; not-a-number where there are none."""
+    if not units:
+        return dict.fromkeys(score_names(head, metrics), math.nan)
+    true, predicted = head_arrays(head, units)
+    found: Mapping[str, float]
+    if head.kind == "regression":
+        by_target, values = regression_metrics(true, predicted), {}
+        for name in metrics:
+            each = [float(value) for value in by_target[name]]
+            values[name] = float(np.mean(each))
+            if len(each) > 1:
+                values |= zip([f"{name}_{target}" for target in head.targets], each, strict=True)
+        return values
+    if head.kind == "classification":
+        found = classification_metrics(true, predicted, num_classes=len(head.classes))
+    elif head.kind == "ordinal":
+        found = ordinal_metrics(true, predicted, num_levels=len(head.classes))
+    elif head.kind == "multilabel":
+        found = multilabel_metrics(true, predicted)
+    else:
+        found = distribution_metrics(true, predicted)
+    return {name: float(found[name]) for name in metrics}
 
 
 def score_run(benchmark: Benchmark, predictions: Sequence[Prediction]) -> Scores:
@@ -172,6 +212,11 @@ def metric_name(metric: str) -> str:
     """A metric as people write it: ``ccc_valence`` is ``CCC valence``."""
     if metric in _NAMES:
         return _NAMES[metric]
+    head, point, own = metric.partition(".")
+    if point and own.partition("_")[0] in {name.partition("_")[0] for name in _NAMES}:
+        return f"{head} {metric_name(own)}"
+    if "_" in metric and metric.partition("_")[0] not in _NAMES:
+        return metric  # a combination, by its own name
     base, _, target = metric.partition("_")
     return f"{_NAMES.get(base, base)} {target}"
 
@@ -184,23 +229,22 @@ def _null_for_nan(values: Values) -> dict[str, float | None]:
 def _unit(benchmark: Benchmark, unit: str, items: Sequence[Prediction]) -> Prediction:
     """The prediction of one recording."""
     first = items[0]
-    other = next((item for item in items if item.true != first.true), None)
+    other = next((item for item in items if item.truths != first.truths), None)
     if other is not None:
         raise ValueError(
             f"{benchmark.average_over} '{unit}': samples '{first.key}' and '{other.key}' have"
             " different truths; make the predictions again"
         )
-    outputs = [
-        item.predicted if item.probabilities is None else item.probabilities for item in items
-    ]
+    outputs = [item.outputs for item in items]
     return make_prediction(
         benchmark,
         key=unit,
         fold=first.fold,
         speaker=_common([item.speaker for item in items]),
-        true=first.true,
+        true=first.truths,
         views=np.array(outputs, dtype=np.float64),
         unit=unit,
+        thresholds=first.limits,
         groups={
             name: _common([item.groups.get(name, "") for item in items]) for name in first.groups
         },

@@ -10,12 +10,14 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytorch_lightning as pl
 from torch import Tensor
 
 from finetune.benchmark import Benchmark
 from finetune.folds import Fold, as_text
+from finetune.heads import NAMED, read_truth
 from finetune.predictions import predictions_of_fold
 from finetune.processes import from_all
 from finetune.scores import Values, score
@@ -55,9 +57,8 @@ def inner_split(benchmark: Benchmark, fold: Fold, *, share: float) -> InnerSplit
         known = (benchmark.speaker, *benchmark.disjoint)
         by = next((name for name in known if _is_named(rows, name)), "sample")
     units = rows["key" if by == "sample" else by].map(as_text)
-    labels = rows[benchmark.label].map(as_text) if benchmark.label else pd.Series("", rows.index)
-    counts = pd.crosstab(units, labels)  # (units, classes)
-    left = counts.sum()
+    counts = _class_counts(benchmark, rows, units)  # (units, classes)
+    sizes, left = units.value_counts(), counts.sum()
     wanted, taken = share * len(rows), 0
     chosen: set[str] = set()
 
@@ -67,11 +68,11 @@ def inner_split(benchmark: Benchmark, fold: Fold, *, share: float) -> InnerSplit
 
     for name in sorted(counts.index, key=place):
         own = counts.loc[name]
-        if chosen and (taken >= wanted or taken + int(own.sum()) > 1.5 * wanted + 1):
+        if chosen and (taken >= wanted or taken + int(sizes[name]) > 1.5 * wanted + 1):
             continue
         if (left - own).min() <= 0 or len(chosen) + 1 == len(counts):
             continue
-        left, taken = left - own, taken + int(own.sum())
+        left, taken = left - own, taken + int(sizes[name])
         chosen.add(name)
     if not chosen:
         raise ValueError(
@@ -81,6 +82,21 @@ def inner_split(benchmark: Benchmark, fold: Fold, *, share: float) -> InnerSplit
         )
     out = units.isin(chosen)
     return InnerSplit(train=rows[~out], validation=rows[out], by=by)
+
+
+def _class_counts(benchmark: Benchmark, rows: pd.DataFrame, units: pd.Series) -> pd.DataFrame:
+    """How many samples of each class each unit has; of several heads, who has labels, too."""
+    if not benchmark.heads:
+        labels = pd.Series("", rows.index)
+        if benchmark.label:
+            labels = rows[benchmark.label].map(as_text)
+        return pd.crosstab(units, labels)
+    found = []
+    for head in benchmark.heads:
+        truth, known = read_truth(head, rows)
+        found += [known[:, None], *([truth > 0] if head.kind in NAMED else [])]
+    table = pd.DataFrame(np.concatenate(found, axis=1).astype(int), index=rows.index)
+    return table.groupby(units).sum()
 
 
 class EpochChoice(pl.Callback):

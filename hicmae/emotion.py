@@ -32,6 +32,7 @@ class EmotionConfig:
         drop_path: Rate of stochastic depth in the last layers; it rises linearly from 0.
         fusion: How the layers are fused, a name out of ``FUSIONS``.
         fusion_settings: Settings of that fusion.
+        constants: Outputs that are the same for every clip, and learned (borders of levels).
     """
 
     num_outputs: int
@@ -42,10 +43,13 @@ class EmotionConfig:
     fusion_settings: dict[str, Any] = field(
         default_factory=dict, hash=False, metadata={"omit_default": True}
     )
+    constants: tuple[int, ...] = field(default=(), metadata={"omit_default": True})
 
     def __post_init__(self) -> None:
         if self.num_outputs < 1:
             raise ValueError(f"emotion: num_outputs = {self.num_outputs} (must be 1 or more)")
+        if not set(self.constants) <= set(range(self.num_outputs)):
+            raise ValueError(f"emotion: constants = {self.constants} of {self.num_outputs} outputs")
         if not 0 <= self.drop_path < 1:
             raise ValueError(f"emotion: drop_path = {self.drop_path} (must lie in [0, 1))")
         FUSIONS[self.fusion].configure(self.fusion_settings, "emotion: fusion_settings")
@@ -82,6 +86,23 @@ class HierarchicalFusion(nn.Module):
         return torch.einsum("l,lbd->bd", self.weights().to(pooled.dtype), pooled)
 
 
+class HeadWithConstants(nn.Linear):
+    """A linear layer some of whose outputs are their bias alone."""
+
+    varies: Tensor
+
+    def __init__(self, width: int, num_outputs: int, constants: tuple[int, ...]) -> None:
+        super().__init__(width, num_outputs)
+        varies = torch.ones(num_outputs, 1)
+        varies[list(constants)] = 0
+        self.register_buffer("varies", varies, persistent=False)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Outputs (B, C) of features (B, D)."""
+        weight = self.weight * self.varies.to(self.weight.dtype)
+        return nn.functional.linear(input, weight, self.bias)
+
+
 class EmotionModel(PortableModel):
     """Predicts emotion from a clip.
 
@@ -110,7 +131,11 @@ class EmotionModel(PortableModel):
         self.audio_fusion = self._fusion()
         width = config.encoder_dim * (4 if emotion.modalities == "audio-video" else 2)
         self.norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
-        self.head = nn.Linear(width, emotion.num_outputs)
+        self.head = (
+            HeadWithConstants(width, emotion.num_outputs, emotion.constants)
+            if emotion.constants
+            else nn.Linear(width, emotion.num_outputs)
+        )
         self._freeze_absent()
 
     def forward(self, video: Tensor | None, fbank: Tensor | None) -> Tensor:

@@ -5,12 +5,13 @@ Shape letters: B clips, C outputs.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from hicmae.devices import autocast, send
+from hicmae.heads import HeadLabels, head_values, slices
 
 
 def by_presence(
@@ -60,6 +61,7 @@ def clip_values(
     precision: str = "32-true",
     mean: Tensor | None = None,
     std: Tensor | None = None,
+    heads: Sequence[HeadLabels] = (),
     temperature: float = 1.0,
     seen: Tensor | None = None,
     heard: Tensor | None = None,
@@ -70,10 +72,11 @@ def clip_values(
         network: An ``EmotionModel``, or what is called like one, in evaluation mode.
         video: Normalised frames (B, 3, T, H, W), or none.
         fbank: Normalised filter banks (B, S, F), or none.
-        task: ``classification`` or ``regression``.
+        task: ``classification``, ``regression`` or ``joint``.
         precision: Of the arithmetic: ``32-true`` or ``bf16-mixed``.
         mean: (C,) of the real values that the network was trained on.
         std: (C,) their standard deviation.
+        heads: Of ``joint``, in the order of their outputs.
         temperature: Of the softmax of classes.
         seen: Where some lack a modality, as of ``by_presence``.
         heard: Likewise.
@@ -86,16 +89,24 @@ def clip_values(
     with autocast(precision, given.device):
         outputs = by_presence(network, video, fbank, seen, heard)
     scaled = outputs.float() / temperature if task == "classification" else outputs
-    return outputs_to_values(scaled, task=task, mean=mean, std=std), outputs.float()
+    return outputs_to_values(scaled, task=task, mean=mean, std=std, heads=heads), outputs.float()
 
 
 def outputs_to_values(
-    outputs: Tensor, *, task: str, mean: Tensor | None = None, std: Tensor | None = None
+    outputs: Tensor,
+    *,
+    task: str,
+    mean: Tensor | None = None,
+    std: Tensor | None = None,
+    heads: Sequence[HeadLabels] = (),
 ) -> Tensor:
     """What outputs (B, C) of a network stand for: probabilities, or real values; float32."""
     outputs = outputs.float()
     if task == "classification":
         return outputs.softmax(dim=-1)
+    if heads:
+        parts = [head_values(outputs[:, place], head.kind) for head, place in slices(heads)]
+        outputs = torch.cat(parts, dim=1)
     if std is not None:
         outputs = outputs * std
     return outputs if mean is None else outputs + mean

@@ -14,8 +14,11 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 from torchmetrics.functional.classification import (
     multiclass_accuracy,
+    multiclass_cohen_kappa,
     multiclass_confusion_matrix,
     multiclass_f1_score,
+    multilabel_exact_match,
+    multilabel_f1_score,
 )
 from torchmetrics.functional.regression import concordance_corrcoef, pearson_corrcoef
 
@@ -87,7 +90,7 @@ def regression_metrics(
         targets: (N, D) or (N,) true values.
         predictions: The same shape.
 
-    Returns: ``pcc`` and ``ccc``, each a list of D numbers.
+    Returns: ``pcc``, ``ccc`` and ``mse`` (mean squared error), each a list of D numbers.
     Raises: ValueError: nothing to score, shapes that differ, or a value that is not finite.
     Source: Lin, 1989, "A concordance correlation coefficient to evaluate reproducibility".
     """
@@ -101,6 +104,8 @@ def regression_metrics(
         if not torch.isfinite(values).all():
             raise ValueError(f"regression metrics: {name} hold values that are not finite")
     scores: dict[str, list[float]] = {"pcc": [], "ccc": []}
+    errors = (true - predicted).square().reshape(len(true), -1)
+    scores["mse"] = errors.mean(dim=0).tolist()
     columns = (values.reshape(len(values), -1).unbind(1) for values in (true, predicted))
     for target, prediction in zip(*columns, strict=True):
         # Tested here and not left to the library: rounding of the mean of equal numbers leaves
@@ -113,6 +118,71 @@ def regression_metrics(
         scores["pcc"].append(pearson_corrcoef(prediction, target).item())
         scores["ccc"].append(concordance_corrcoef(prediction, target).item())
     return scores
+
+
+def multilabel_metrics(targets: ArrayLike, predictions: ArrayLike) -> dict[str, float]:
+    """Scores of several classes at once.
+
+    - ``macro_f1``: mean F1 of the classes; one that nobody has and nobody was given counts 0.
+    - ``micro_f1``: F1 of all decisions together.
+    - ``exact``: share of samples of which every class is right.
+
+    Args: targets, predictions: (N, K) zeros and ones.
+    """
+    true, predicted = (_tensor(values).long() for values in (targets, predictions))
+    size = true.shape[1]
+    f1 = {
+        f"{name}_f1": multilabel_f1_score(predicted, true, size, average=name).item()
+        for name in ("macro", "micro")
+    }
+    return f1 | {"exact": multilabel_exact_match(predicted, true, size).item()}
+
+
+def distribution_metrics(targets: ArrayLike, predictions: ArrayLike) -> dict[str, float]:
+    """Scores of predicted shares, means over samples.
+
+    - ``intersection``: sum of the smaller of both shares; 1 where they are the same.
+    - ``cosine``: of the angle between them.
+    - ``kl``: divergence of the predicted from the true shares, nats; the lower, the better.
+
+    Args: targets, predictions: (N, K); rows sum to 1.
+    Source: Geng, 2016, "Label distribution learning", section 4.
+    """
+    found = distribution_agreement(np.asarray(targets), np.asarray(predictions))
+    return {name: float(values.mean()) for name, values in found.items()}
+
+
+def distribution_agreement(true: np.ndarray, predicted: np.ndarray) -> dict[str, np.ndarray]:
+    """What ``distribution_metrics`` averages, of each sample: (N,) by name."""
+    least = np.finfo(np.float32).tiny  # a probability of 0 was rounded
+    lengths = np.linalg.norm(true, axis=1) * np.linalg.norm(predicted, axis=1)
+    logs = np.log(np.maximum(true, least)) - np.log(np.maximum(predicted, least))
+    return {
+        "intersection": np.minimum(true, predicted).sum(axis=1),
+        "cosine": (true * predicted).sum(axis=1) / lengths,
+        "kl": (true * logs).sum(axis=1),
+    }
+
+
+def ordinal_metrics(
+    labels: ArrayLike | Tensor, predictions: ArrayLike | Tensor, num_levels: int
+) -> dict[str, float]:
+    """Scores of ordered levels.
+
+    - ``qwk``: quadratic weighted kappa; nan where truth and predictions are one and the same level.
+    - ``war``: accuracy.
+    - ``mae``: mean distance in levels; the lower, the better.
+
+    Args: labels, predictions: (N,) levels, 0 to K - 1. num_levels: K.
+    Source: Cohen, 1968, "Weighted kappa".
+    """
+    true, predicted = _classes(labels, predictions, num_levels)
+    kappa = multiclass_cohen_kappa(predicted, true, num_levels, weights="quadratic").item()
+    return {
+        "qwk": kappa,
+        "war": multiclass_accuracy(predicted, true, num_levels, average="micro").item(),
+        "mae": (true - predicted).abs().double().mean().item(),
+    }
 
 
 def _classes(

@@ -255,6 +255,8 @@ def _dots(run: Run, groups: Sequence[Group], *, people: bool) -> list[Dot]:
 
 
 def _meaning(run: Run) -> str:
+    if run.benchmark.heads:
+        return "A score is of the samples of the group that have its head's label."
     if run.benchmark.task == "classification":
         return "UAR is the mean over the classes that occur in the group."
     return (

@@ -46,11 +46,12 @@ class Mistake:
     size: float
 
 
-def error_section(run: Run, figures: Path, shards: Path | None) -> Section | None:
+def error_section(run: Run, figures: Path, shards: Path | None, *, of: str = "") -> Section | None:
     """The most confident errors of a run; of real values, the largest.
 
     Args:
         shards: Where the run's shards are now; none given: where they were.
+        of: Name of the head, where there are several.
 
     Returns: nothing where no unit is wrong.
     """
@@ -81,7 +82,7 @@ def error_section(run: Run, figures: Path, shards: Path | None) -> Section | Non
         parts.append(f"**Note.** {missing}")
     parts.append(_table(run, mistakes))
     title = "Most confident errors" if of_classes else "Largest errors"
-    return Section(title=title, parts=parts)
+    return Section(title=f"{title} of head {of}" if of else title, parts=parts)
 
 
 def worst(run: Run) -> list[Mistake]:

@@ -20,7 +20,9 @@ import numpy as np
 from scipy import sparse
 
 from finetune.benchmark import Benchmark
-from finetune.predictions import Prediction, true_and_predicted
+from finetune.heads import METRICS, Head, combination, score_names
+from finetune.predictions import Prediction, head_arrays, of_head
+from hicmae.metrics import distribution_agreement
 
 NUM_DRAWS = 2000
 LEVEL = 0.95
@@ -217,18 +219,21 @@ def make_sums(benchmark: Benchmark, runs: Sequence[Sequence[Prediction]]) -> Sum
     else:
         by, clusters = "sample", np.arange(len(first))
     matrices = []
-    centre: np.ndarray | None = None
+    num_clusters = int(clusters.max()) + 1
+    centres: dict[str, np.ndarray] = {}
     for run in runs:
         ordered = sorted(run, key=lambda item: order[item.key])
-        assert [(item.key, item.true) for item in ordered] == [
-            (item.key, item.true) for item in first
+        assert [(item.key, item.truths) for item in ordered] == [
+            (item.key, item.truths) for item in first
         ], "runs of other samples"
-        true, predicted = true_and_predicted(benchmark, ordered)
-        if benchmark.task == "classification":
-            matrices.append(_counts(true, predicted, clusters, len(benchmark.classes)))
-        else:
-            centre = true.mean(axis=0) if centre is None else centre
-            matrices.append(_moments(true - centre, predicted - centre, clusters))
+        parts = []
+        for head in benchmark.every_head:
+            known = np.array([not head.name or bool(i.heads[head.name].true) for i in ordered])
+            own, places = of_head(head, ordered), clusters[known]
+            if head.kind == "regression" and head.name not in centres and own:
+                centres[head.name] = head_arrays(head, own)[0].mean(axis=0)
+            parts.append(_sums(head, own, places, num_clusters, centres.get(head.name)))
+        matrices.append(sparse.hstack(parts, format="csr") if len(parts) > 1 else parts[0])
     return Sums(by=by, runs=tuple(matrices), metrics=_metrics_of(benchmark))
 
 
@@ -261,7 +266,7 @@ def value_metrics(totals: np.ndarray, num_targets: int) -> Metrics:
         totals: (R, 1 + 5·D): weight, then sums of t, p, t², p², t·p for each target.
         num_targets: D.
 
-    Returns: ``ccc`` and ``pcc``, (R, D) each.
+    Returns: ``ccc``, ``pcc`` and ``mse``, (R, D) each.
     """
     size = totals[:, :1]  # (R, 1)
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -279,7 +284,42 @@ def value_metrics(totals: np.ndarray, num_targets: int) -> Metrics:
     return {
         "ccc": np.where(flat_t, np.nan, np.where(flat_p, 0.0, ccc)),
         "pcc": np.where(flat_t | flat_p, np.nan, pcc),
+        "mse": square_t + square_p - 2 * product,
     }
+
+
+def multilabel_metrics(totals: np.ndarray, num_classes: int) -> Metrics:
+    """As ``hicmae.metrics.multilabel_metrics``.
+
+    Args:
+        totals: (R, 2 + 3·K): weight, weight of samples that are right, then hits, names that are
+            true and names that were given, of each class.
+        num_classes: K.
+    """
+    hits, true, given = totals[:, 2:].reshape(-1, 3, num_classes).transpose(1, 0, 2)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        each = np.where(true + given > 0, 2 * hits / (true + given), 0.0)
+        whole = (true + given).sum(axis=1)
+        return {
+            "macro_f1": each.mean(axis=1),
+            "micro_f1": np.where(whole > 0, 2 * hits.sum(axis=1) / whole, 0.0),
+            "exact": totals[:, 1] / totals[:, 0],
+        }
+
+
+def ordinal_metrics(totals: np.ndarray, num_levels: int) -> Metrics:
+    """As ``hicmae.metrics.ordinal_metrics``, of weighted confusion matrices (R, K·K)."""
+    matrix = totals.reshape(-1, num_levels, num_levels)
+    gap = np.abs(np.arange(num_levels)[:, None] - np.arange(num_levels))
+    size = matrix.sum(axis=(1, 2))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        chance = matrix.sum(2)[:, :, None] * matrix.sum(1)[:, None, :] / size[:, None, None]
+        by_chance = (chance * gap**2).sum(axis=(1, 2))
+        return {
+            "qwk": 1 - (matrix * gap**2).sum(axis=(1, 2)) / by_chance,
+            "war": np.einsum("rkk->r", matrix) / size,
+            "mae": (matrix * gap).sum(axis=(1, 2)) / size,
+        }
 
 
 def _swap_test(
@@ -342,38 +382,93 @@ def _percentiles(values: np.ndarray) -> tuple[float, float]:
 
 
 def _metrics_of(benchmark: Benchmark) -> Callable[[np.ndarray], Metrics]:
+    """From totals of all heads, one after another, to scores by name."""
 
-    def of_classes(totals: np.ndarray) -> Metrics:
-        found = class_metrics(totals, len(benchmark.classes))
-        return {name: found[name] for name in benchmark.metrics}
+    def metrics(totals: np.ndarray) -> Metrics:
+        values: Metrics = {}
+        start = 0
+        for head in benchmark.every_head:
+            end = start + _num_sums(head)
+            own = _head_metrics(head, totals[:, start:end])
+            start = end
+            values |= {f"{head.name}.{n}" if head.name else n: value for n, value in own.items()}
+        for name, weights in benchmark.combinations.items():
+            values[name] = combination(weights, values)
+        if benchmark.heads:
+            return values
+        return {
+            name: values[name] for name in score_names(benchmark.every_head[0], benchmark.metrics)
+        }
 
-    def of_values(totals: np.ndarray) -> Metrics:
-        found = value_metrics(totals, len(benchmark.targets))
-        values = {}
-        for name in benchmark.metrics:
-            values[name] = found[name].mean(axis=1)
-            if len(benchmark.targets) > 1:
-                for place, target in enumerate(benchmark.targets):
-                    values[f"{name}_{target}"] = found[name][:, place]
-        return values
+    return metrics
 
-    return of_classes if benchmark.task == "classification" else of_values
+
+def _head_metrics(head: Head, totals: np.ndarray) -> Metrics:
+    """Every metric of one head."""
+    size = len(head.names)
+    if head.kind == "classification":
+        return class_metrics(totals, size)
+    if head.kind == "ordinal":
+        return ordinal_metrics(totals, size)
+    if head.kind == "multilabel":
+        return multilabel_metrics(totals, size)
+    if head.kind == "distribution":
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return dict(zip(METRICS[head.kind], (totals[:, 1:] / totals[:, :1]).T, strict=True))
+    found, values = value_metrics(totals, size), {}
+    for name, each in found.items():
+        values[name] = each.mean(axis=1)
+        if size > 1:
+            values |= {f"{name}_{t}": each[:, place] for place, t in enumerate(head.targets)}
+    return values
+
+
+def _num_sums(head: Head) -> int:
+    """Q of one head."""
+    size = len(head.names)
+    if head.kind in ("classification", "ordinal"):
+        return size**2
+    if head.kind == "multilabel":
+        return 2 + 3 * size
+    return 1 + (5 * size if head.kind == "regression" else len(METRICS[head.kind]))
+
+
+def _sums(
+    head: Head,
+    units: Sequence[Prediction],
+    clusters: np.ndarray,
+    num_clusters: int,
+    centre: np.ndarray | None,
+) -> sparse.csr_array:
+    """Sums of one head over units that have its label, (S, Q); ``centre`` (D,) of real values."""
+    if not units:
+        return sparse.csr_array((num_clusters, _num_sums(head)))
+    true, predicted = head_arrays(head, units)
+    ones = np.ones((len(true), 1))
+    if head.kind in ("classification", "ordinal"):
+        return _counts(true, predicted, clusters, len(head.classes), num_clusters)
+    if head.kind == "regression":
+        true, predicted = true - centre, predicted - centre
+        rows = [ones, true, predicted, true**2, predicted**2, true * predicted]
+    elif head.kind == "multilabel":
+        right = (true == predicted).all(axis=1, keepdims=True)
+        rows = [ones, right, true * predicted, true, predicted]
+    else:
+        rows = [ones, *(v[:, None] for v in distribution_agreement(true, predicted).values())]
+    sums = np.zeros((num_clusters, _num_sums(head)))
+    np.add.at(sums, clusters, np.hstack(rows))
+    return sparse.csr_array(sums)
 
 
 def _counts(
-    true: np.ndarray, predicted: np.ndarray, clusters: np.ndarray, num_classes: int
+    true: np.ndarray,
+    predicted: np.ndarray,
+    clusters: np.ndarray,
+    num_classes: int,
+    num_clusters: int,
 ) -> sparse.csr_array:
     """Confusion matrix of each cluster, (S, K·K)."""
-    shape = (int(clusters.max()) + 1, num_classes**2)
+    shape = (num_clusters, num_classes**2)
     ones = np.ones(len(true))
     # Entries that stand twice are added up.
     return sparse.coo_array((ones, (clusters, true * num_classes + predicted)), shape).tocsr()
-
-
-def _moments(true: np.ndarray, predicted: np.ndarray, clusters: np.ndarray) -> sparse.csr_array:
-    """Sums of each cluster, (S, 1 + 5·D)."""
-    ones = np.ones((len(true), 1))
-    rows = np.hstack([ones, true, predicted, true**2, predicted**2, true * predicted])
-    sums = np.zeros((int(clusters.max()) + 1, rows.shape[1]))
-    np.add.at(sums, clusters, rows)
-    return sparse.csr_array(sums)

@@ -14,7 +14,7 @@ import yaml
 from finetune.benchmark import Benchmark, Published
 from finetune.record import CONFIG, Run, RunFacts
 from finetune.reporting.breakdown import group_section, speaker_section, unit_name
-from finetune.reporting.classes import absent_classes, class_sections
+from finetune.reporting.classes import absent_classes
 from finetune.reporting.coverage import coverage_section
 from finetune.reporting.document import (
     Folded,
@@ -31,7 +31,7 @@ from finetune.reporting.document import (
 )
 from finetune.reporting.errors import error_section
 from finetune.reporting.features import feature_section, layer_section
-from finetune.reporting.values import value_sections
+from finetune.reporting.heads import head_sections, run_of_head
 from finetune.scores import metric_name, undefined
 from finetune.selection import rule_sentence
 
@@ -68,17 +68,22 @@ def run_parts(run: Run, *, shards: Path | None = None) -> Sequence[Part]:
     pooled = f"{len(folds)} folds pooled" if len(folds) > 1 else f"fold {folds[0]}"
     title = f"{run.name}: {run.facts.benchmark}, {pooled}\nselection {run.facts.rule}"
     of_classes = run.benchmark.task == "classification"
+    heads = [(head, run_of_head(run, head)) for head in run.benchmark.every_head]
+    alone = [(head, own) for head, own in heads if own is not None]
+    # The picture of features is coloured by the first head of which every sample has the label.
+    whole = (own for _, own in alone if len(own.predictions) == len(run.predictions))
+    shown = next(whole, None)
     found = [
         Section(title="Measured", parts=[metrics_table(run), scores_table(run), *_notes(run)]),
         published_section(run.benchmark),
-        *(class_sections if of_classes else value_sections)(run, figures, title),
+        *head_sections(run, figures, title),
         coverage_section(run, figures, title) if of_classes else None,
         speaker_section(run, figures),
         group_section(run, figures),
         *_others(run.folder),
-        feature_section(run, figures),
+        None if shown is None else feature_section(shown, figures),
         layer_section(run, figures),
-        error_section(run, figures, shards),
+        *(error_section(own, figures / head.name, shards, of=head.name) for head, own in alone),
         Section(title="What was run", parts=[facts_table(_facts(run))]),
         Section(title="Folds", parts=[_fold_table(run)]),
         _configuration(run),
@@ -169,6 +174,12 @@ def published_section(benchmark: Benchmark) -> Section | None:
 
 def chance(benchmark: Benchmark) -> str:
     """What guessing reaches in the leading metric, as a sentence."""
+    if benchmark.heads:
+        return (
+            f"It is of {len(benchmark.heads)} heads: "
+            + ", ".join(f"{head.name} ({head.kind})" for head in benchmark.heads)
+            + "."
+        )
     if benchmark.task == "regression":
         return "Guessing one value for everybody has a CCC of 0."
     size = len(benchmark.classes)

@@ -178,6 +178,11 @@ def modalities(
             segments=segments,
             crops="whole",
         )
+        if plan.tested.heads:
+            raise ValueError(
+                f"{folder}: has several heads; what each modality brings is told of one task"
+                " (hicmae evaluate tests all heads)"
+            )
         if perturb.swaps and plan.source.facts.modalities == "audio-video":
             for side in plan.sides:
                 partners([str(key) for key in side.rows["key"]], repeat=0, seed=perturb.seed)

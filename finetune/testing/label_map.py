@@ -129,6 +129,13 @@ def map_benchmark(trained: Benchmark, tested: Benchmark, names: LabelMap | None)
     """
     if trained == tested and names is None:
         return _itself(tested)
+    if trained.heads or tested.heads:
+        if names is None and trained.heads == tested.heads:
+            return _itself(tested)
+        raise ValueError(
+            f"'{trained.name}' and '{tested.name}': a network of several heads is tested on a"
+            " benchmark of the same heads alone (a label map is of one task)"
+        )
     if trained.task != tested.task:
         raise ValueError(
             f"'{trained.name}' is {trained.task} and '{tested.name}' is {tested.task}: a network"

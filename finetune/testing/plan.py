@@ -232,6 +232,8 @@ def _of_checkpoint(path: Path, checkpoint: Checkpoint) -> Source:
     where = f"{checkpoint.path}: benchmark"
     if config.get("benchmark"):
         benchmark = from_dict(Benchmark, config["benchmark"], where)
+    elif labels.heads:
+        raise ValueError(f"{where} is not there, and nobody else says where labels of heads stand")
     elif labels.task == "classification":
         benchmark = Benchmark(
             name="not stated", task="classification", label="label", classes=labels.names

@@ -47,6 +47,7 @@ from finetune.testing.views import load_tested, sample_views
 from hicmae import __version__
 from hicmae.config import save_yaml, to_dict
 from hicmae.files import write_json, write_text
+from hicmae.heads import thresholds_of
 from hicmae.views import ViewGrid
 
 FoldResult = tuple[FoldFacts, Sequence[Prediction]]
@@ -57,6 +58,7 @@ def run_networks(plan: EvaluationPlan, machine: Machine) -> list[FoldResult]:
     parts: list[FoldResult] = []
     for side in plan.sides:
         started = time.monotonic()
+        labels = plan.source.checkpoint(side.fold).labels()
         views = plan.mapped.outputs(
             sample_views(
                 load_tested(plan.source.checkpoint(side.fold)),
@@ -74,6 +76,7 @@ def run_networks(plan: EvaluationPlan, machine: Machine) -> list[FoldResult]:
             fold=side.fold,
             grid=plan.grid,
             groups=plan.groups,
+            thresholds=thresholds_of(labels.heads if labels else ()),
         )
         fold = fold_facts(plan, side, seconds=time.monotonic() - started)
         parts.append((fold, predictions))
@@ -142,17 +145,20 @@ def averaged_networks(
     made = []
     for items in zip(*(predictions for _, predictions in parts), strict=True):
         first = items[0]
-        outputs = [
-            item.predicted if item.probabilities is None else item.probabilities for item in items
-        ]
+        outputs = [item.outputs for item in items]
+        limits = {
+            name: np.mean([item.limits[name] for item in items], axis=0).tolist()
+            for name in first.limits
+        }
         made.append(
             make_prediction(
                 benchmark,
                 key=first.key,
                 fold="ensemble",
                 speaker=first.speaker,
-                true=first.true,
+                true=first.truths,
                 views=np.array(outputs, dtype=np.float64),
+                thresholds=limits,
                 view_names=names,
                 unit=first.unit,
                 groups=first.groups,

@@ -200,7 +200,7 @@ def _all_crops(
         if name in batch and video is not None and fbank is not None
     }
     units: dict[str, Any] = {}
-    if labels.task == "regression":
+    if labels.mean:
         units = {
             name: torch.tensor(values, dtype=torch.float32, device=running.machine.device)
             for name, values in (("mean", labels.mean), ("std", labels.std))
@@ -210,6 +210,7 @@ def _all_crops(
         video,
         fbank,
         task=labels.task,
+        heads=labels.heads,
         precision=running.machine.precision,
         **units,
         **presence,

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from hicmae.config import from_dict, to_dict
 from hicmae.encoder import AudioVisualEncoder
 from hicmae.files import file_sha256, whole_file, whole_folder, write_text
+from hicmae.heads import HeadLabels, output_names
 from hicmae.settings import ModelConfig
 
 FORMAT_VERSION = 1
@@ -37,22 +38,28 @@ class Labels:
     """What the outputs of a fine-tuned network stand for.
 
     Real values, over the training side and in the unit of the labels, are the network's outputs
-    times ``std`` plus ``mean``; classes have neither.
+    times ``std`` plus ``mean``; classes have neither. Of several heads (``joint``) the outputs
+    stand one after another, and what is no real value has mean 0 and deviation 1.
     """
 
-    task: Literal["classification", "regression"]
+    task: Literal["classification", "regression", "joint"]
     names: tuple[str, ...]  # one for each output, in order
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
+    heads: tuple[HeadLabels, ...] = field(default=(), metadata={"omit_default": True})
 
     def __post_init__(self) -> None:
         problems = []
+        if (self.task == "joint") != bool(self.heads):
+            problems.append(f"{len(self.heads)} heads for task {self.task}")
+        elif self.heads and output_names(self.heads) != self.names:
+            problems.append("names are not those of the heads")
         if not self.names or len(set(self.names)) != len(self.names):
             problems.append(f"names = {list(self.names)} (must be one or more, each once)")
-        wanted = len(self.names) if self.task == "regression" else 0
-        for field in ("mean", "std"):
-            if len(getattr(self, field)) != wanted:
-                problems.append(f"{field} has {len(getattr(self, field))} values, not {wanted}")
+        wanted = 0 if self.task == "classification" else len(self.names)
+        for name in ("mean", "std"):
+            if len(getattr(self, name)) != wanted:
+                problems.append(f"{name} has {len(getattr(self, name))} values, not {wanted}")
         if problems:
             raise ValueError(f"labels: {'; '.join(problems)}")
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar
@@ -38,6 +38,7 @@ from hicmae.checkpoints.checkpoint import (
 )
 from hicmae.checkpoints.sources import locate
 from hicmae.config import to_dict
+from hicmae.heads import HeadLabels
 from hicmae.settings import ModelConfig
 
 # Names in files of numbers that the authors' network gave -> names here.
@@ -255,10 +256,13 @@ def model_card(checkpoint: Checkpoint) -> str:
     parts = [f"---\n{data.to_yaml()}\n---", f"# {name}", _opening(checkpoint)]
     labels = checkpoint.labels()
     if labels is not None:
-        rows = [[str(number), label] for number, label in enumerate(labels.names)]
-        what = "Class" if labels.task == "classification" else "Real value"
-        parts += ["## Outputs", _table(["output", what.lower()], rows)]
-        if labels.task == "regression":
+        if labels.heads:
+            parts += ["## Outputs", _heads_table(labels.heads)]
+        else:
+            rows = [[str(number), label] for number, label in enumerate(labels.names)]
+            what = "Class" if labels.task == "classification" else "Real value"
+            parts += ["## Outputs", _table(["output", what.lower()], rows)]
+        if labels.mean:
             parts.append(
                 "An output times its deviation plus its mean is in the unit of the labels."
             )
@@ -283,6 +287,16 @@ def model_card(checkpoint: Checkpoint) -> str:
     parts += ["## Licence", str(config.get("licence") or _UNKNOWN_LICENCE)]
     parts += ["## Use", _use(checkpoint)]
     return "\n\n".join(parts) + "\n"
+
+
+def _heads_table(heads: Sequence[HeadLabels]) -> str:
+    """What each output of several heads stands for."""
+    rows: list[list[str]] = []
+    for head in heads:
+        limits = [f"{value:.3f}" for value in head.thresholds] or [""] * len(head.names)
+        for name, limit in zip(head.names, limits, strict=True):
+            rows.append([str(len(rows)), head.name, head.kind, name, limit])
+    return _table(["output", "head", "kind", "what", "named from"], rows)
 
 
 def _name(checkpoint: Checkpoint) -> str:

@@ -18,6 +18,7 @@ import torch
 from hicmae.checkpoints.checkpoint import Checkpoint, load_checkpoint
 from hicmae.checkpoints.networks import build_network
 from hicmae.checkpoints.sources import locate
+from hicmae.config import to_dict
 from hicmae.devices import choose_device
 from hicmae.page.jobs import Report
 from hicmae.page.pictures import WholeBank, bank_range, bank_url, frame_url, jpeg_url
@@ -82,6 +83,7 @@ class EmotionAnalyst:
             "kind": "emotion",
             "task": predictor.labels.task,
             "labels": list(predictor.labels.names),
+            "heads": to_dict(predictor.labels.heads),
             "modalities": predictor.modalities,
             "num_parameters": sum(p.numel() for net in members for p in net.parameters()),
             "window_seconds": self._config.window or predictor.input.clip_seconds,
@@ -114,6 +116,7 @@ class EmotionAnalyst:
             "kind": "emotion",
             "task": prediction.labels.task,
             "labels": list(prediction.labels.names),
+            "heads": to_dict(prediction.labels.heads),
             "seconds": prediction.seconds,
             "width": prediction.width,
             "height": prediction.height,

@@ -23,13 +23,23 @@ class Failure(BaseModel):
     error: Error
 
 
+class Head(BaseModel):
+    """One of several heads of a network."""
+
+    name: str
+    kind: str = Field(description="As of hicmae.heads.HeadLabels")
+    names: list[str] = Field(description="One for each of its outputs")
+    thresholds: list[float] = Field(description="Of multilabel, from where each class is named")
+
+
 class Model(BaseModel):
     """What the network is, and what the page takes."""
 
     name: str
     kind: Literal["emotion", "pretraining"]
-    task: Literal["classification", "regression", "none"]
+    task: Literal["classification", "regression", "joint", "none"]
     labels: list[str] = Field(description="What the outputs stand for; empty if pretrained")
+    heads: list[Head] = Field(default=[], description="Of several heads; their labels in a row")
     modalities: str
     num_parameters: int
     window_seconds: float
@@ -98,8 +108,9 @@ class Prediction(BaseModel):
     """Everything about one recording."""
 
     kind: Literal["emotion", "pretraining"]
-    task: Literal["classification", "regression", "none"]
+    task: Literal["classification", "regression", "joint", "none"]
     labels: list[str]
+    heads: list[Head] = Field(default=[], description="Of several heads; their labels in a row")
     seconds: float
     width: int
     height: int

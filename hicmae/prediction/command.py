@@ -330,6 +330,8 @@ def _say(console: Console, recording: Source, prediction: Prediction, annotate: 
 def _line(track: TrackSummary) -> str:
     span = f"{track.track} {track.start_seconds:.1f}-{track.end_seconds:.1f} s"
     values = _means(track.mean, is_class=track.prediction is not None)
+    if track.heads:
+        values = "; ".join(f"{name}: {printable(said)}" for name, said in track.heads.items())
     unsure = f", not sure in {track.not_sure:.0%} of them" if track.not_sure else ""
     return f"{span}: {values} (mean of {track.num_windows} windows{unsure})"
 

@@ -234,6 +234,8 @@ class EmotionPredictor:
         """
         if asked is None:
             return self.network.threshold
+        if self.labels.heads:
+            raise ValueError("min_confidence is for one task of classes; this network has heads")
         if self.labels.task != "classification":
             raise ValueError("min_confidence is for classes; this network predicts real values")
         if not 0 <= asked <= 1:

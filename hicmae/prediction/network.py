@@ -6,6 +6,7 @@ Shape letters: B clips of a batch, C outputs.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,7 @@ def load_ensemble(
             member.config.input == members[0].config.input
             and member.emotion.modalities == members[0].emotion.modalities
             and (names.task, names.names) == (labels[0].task, labels[0].names)
+            and [head.kind for head in names.heads] == [head.kind for head in labels[0].heads]
             and preparation_of(other)[0] == preparation
         )
         if not same:
@@ -130,12 +132,13 @@ class EmotionEnsemble:
             for layer in (each for member in self.members for each in member.modules()):
                 if isinstance(layer, torch.nn.Linear):
                     layer.bfloat16()
-        self.labels = labels[0]
+        self.labels = _common_labels(labels)
         self._temperatures = [each.temperature for each in calibrations] or [1.0] * len(members)
         self.threshold = float(np.mean([each.threshold for each in calibrations] or [0.0]))
         self.config = members[0].config
         self.modalities = members[0].emotion.modalities
         self.transform = ClipTransform(self.config.input).to(self.device).eval()
+        self._heads = [each.heads for each in labels]
         self._scales = [
             [torch.tensor(values, device=self.device) for values in (each.mean, each.std)]
             for each in labels
@@ -175,10 +178,11 @@ class EmotionEnsemble:
                 precision=precision,
                 mean=mean,
                 std=std,
+                heads=heads,
                 temperature=temperature,
             )
-            for member, (mean, std), temperature in zip(
-                self.members, self._scales, self._temperatures, strict=True
+            for member, (mean, std), heads, temperature in zip(
+                self.members, self._scales, self._heads, self._temperatures, strict=True
             )
         ]
         means = [torch.stack(each).mean(0) for each in zip(*pairs, strict=True)]
@@ -235,6 +239,20 @@ def _calibrations(checkpoints: Sequence[Checkpoint], notes: list[str]) -> list[C
         "limit, 0 none)"
     )
     return found
+
+
+def _common_labels(labels: Sequence[Labels]) -> Labels:
+    """What the mean of the outputs stands for: thresholds of classes are averaged too."""
+    first = labels[0]
+    heads = tuple(
+        replace(head, thresholds=tuple(np.mean([each.thresholds for each in of], axis=0).tolist()))
+        if head.thresholds
+        else head
+        for head, of in zip(
+            first.heads, zip(*(each.heads for each in labels), strict=True), strict=True
+        )
+    )
+    return replace(first, heads=heads)
 
 
 def _labels(checkpoint: Checkpoint, notes: list[str]) -> Labels:

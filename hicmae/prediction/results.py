@@ -16,6 +16,7 @@ import pandas
 from hicmae.checkpoints.checkpoint import Labels
 from hicmae.config import to_dict
 from hicmae.files import whole_folder
+from hicmae.heads import ANSWERING, answers
 from hicmae.media.crops import decode_jpeg
 from hicmae.media.recording import has_no_sound
 from hicmae.prediction.annotate import AnnotateRequest, DrawnTrack
@@ -57,6 +58,7 @@ class TrackSummary:
         share: Of each class, the share of the windows in which it is the most probable.
         mean: Of each output over the windows.
         std: Its standard deviation over the windows.
+        heads: Of several heads, what each says by its means.
     """
 
     track: str
@@ -70,6 +72,7 @@ class TrackSummary:
     share: dict[str, float]
     mean: dict[str, float]
     std: dict[str, float]
+    heads: dict[str, str] = field(default_factory=dict, metadata={"omit_default": True})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,6 +146,12 @@ class Track:
             return []
         return [self._class(values) for values in self.values]
 
+    @property
+    def answers(self) -> list[dict[str, str]]:
+        """Of several heads, what each says of each window; else nothing."""
+        heads = self.labels.heads
+        return [answers(heads, values) for values in self.values] if heads else []
+
     def _class(self, values: np.ndarray) -> str:
         best = int(values.argmax())
         return self.labels.names[best] if values[best] >= self.min_confidence else NOT_SURE
@@ -156,6 +165,10 @@ class Track:
         )
         if self.labels.task == "classification":
             table["prediction"] = self.predictions
+        said = self.answers
+        for head in self.labels.heads:
+            if head.kind in ANSWERING:
+                table[f"{head.name}.prediction"] = [each[head.name] for each in said]
         for number, name in enumerate(self.labels.names):
             table[f"{name}_" if name in _FIXED else name] = self.values[:, number]
         return table
@@ -179,6 +192,7 @@ class Track:
             share=_named(names, leads) if is_class else {},
             mean=_named(names, mean),
             std=_named(names, std),
+            heads=answers(self.labels.heads, mean),
         )
 
 
@@ -443,7 +457,7 @@ def _write_tables(prediction: Prediction, folder: Path) -> None:
 def _lines(prediction: Prediction) -> Iterator[dict[str, Any]]:
     names = prediction.labels.names
     for track in prediction.tracks:
-        predictions = track.predictions
+        predictions, said = track.predictions, track.answers
         for number, (start, end) in enumerate(track.spans.tolist()):
             line: dict[str, Any] = {"track": track.name, "start": start, "end": end}
             if track.span_numbers:
@@ -451,6 +465,8 @@ def _lines(prediction: Prediction) -> Iterator[dict[str, Any]]:
             values = track.values[number]
             if prediction.labels.task == "classification":
                 line["prediction"] = predictions[number]
+            if said:
+                line["predictions"] = said[number]
             line["values"] = _rounded(names, values)
             if len(track.by_modality) > 1:
                 line["by_modality"] = {
@@ -572,5 +588,7 @@ def _heading(track: Track) -> str:
     if summary.prediction is not None:
         mean = max(summary.mean.values())
         return f"{track.name}, {span}: {printable(summary.prediction)} (mean {mean:.2f})"
+    if summary.heads:
+        return f"{track.name}, {span}: {printable('; '.join(summary.heads.values()))} on average"
     means = ", ".join(f"{printable(name)} {value:+.2f}" for name, value in summary.mean.items())
     return f"{track.name}, {span}: {means} on average"

@@ -117,7 +117,8 @@ def test_constant_targets_have_no_score_and_constant_predictions_none_or_zero(
 
 def test_a_single_sample_has_no_correlation() -> None:
     scores = regression_metrics([[1.0, 2.0]], [[1.0, 2.0]])
-    assert all(math.isnan(value) for values in scores.values() for value in values)
+    assert all(math.isnan(value) for name in ("pcc", "ccc") for value in scores[name])
+    assert scores["mse"] == [0.0, 0.0]
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,8 @@
 // The page: a clip goes up, its prediction comes down and moves with playback.
 
-import { Timeline, bars, captionOf, clock, element, frameFace, legend, updateBars } from "/charts.js";
+import {
+  Timeline, bars, captionOf, clock, element, frameFace, legend, saidBy, updateBars,
+} from "/charts.js";
 import { LiveView } from "/live.js";
 import { Recorder } from "/recorder.js";
 
@@ -127,7 +129,7 @@ function longest(tracks) {
 }
 
 function range() {
-  if (shown.result.task !== "regression") return [0, 1];
+  if (!["regression", "joint"].includes(shown.result.task)) return [0, 1];
   const all = shown.result.tracks.flatMap((track) => track.windows)
     .flatMap((w) => [w.both, w.video, w.audio]).filter(Boolean).flat();
   const high = Math.max(1, ...all.map(Math.abs));
@@ -196,7 +198,10 @@ function mattered({ both, video, audio }) {
   const far = { picture: distance(video), sound: distance(audio) };
   const nearer = far.picture < far.sound ? "picture" : "sound";
   const top = (one) => labels[one.indexOf(Math.max(...one))];
-  const says = task === "classification"
+  const says = task === "joint"
+    ? `Together: ${saidBy(shown.result.heads, both)}. Picture alone: `
+      + `${saidBy(shown.result.heads, video)}. Sound alone: ${saidBy(shown.result.heads, audio)}. `
+    : task === "classification"
     ? `Together: ${top(both)}; picture alone: ${top(video)}; sound alone: ${top(audio)}. ` : "";
   return `${says}The joint answer lies nearer to the ${nearer} `
     + `(distance to the picture's ${far.picture.toFixed(2)}, to the sound's `
@@ -250,7 +255,7 @@ function moved(time = shown?.playable ? at("player").currentTime : Number(at("po
   let caption = track.name, colour = "#ffffff";
   if (now?.both) {
     updateBars(at("now"), result.labels, now.both, shown.range);
-    [caption, colour] = captionOf(result.labels, now.both, result.task);
+    [caption, colour] = captionOf(result.labels, now.both, result.task, result.heads);
   } else {
     at("now").replaceChildren(element("p", { className: "quiet",
       textContent: "Nothing was predicted for this moment." }));
