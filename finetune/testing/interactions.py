@@ -127,9 +127,11 @@ def discrete(
     """What is decomposed: name to sound, picture, both, truth, each (N,) whole numbers.
 
     Real values become thirds of the true values' and of each condition's own, which asks for their
-    order and not for their scale. Nothing where a modality was not tested alone.
+    order and not for their scale. Nothing where a modality was not tested alone, and nothing of
+    benchmarks of other kinds.
     """
-    if not all(condition in predictions for condition in _CONDITIONS):
+    known = benchmark.task in ("classification", "regression")
+    if not known or not all(condition in predictions for condition in _CONDITIONS):
         return {}
     found = []
     for condition in _CONDITIONS:
