@@ -20,6 +20,8 @@ from finetune.plan import Plan
 from hicmae.checkpoints.checkpoint import Checkpoint
 from hicmae.checkpoints.seen import Seen, digests, seen_of, union
 
+# What every note about a network that has seen too much says.
+SEEN = "may have seen what was tested"
 _REMEDY = (
     "take a checkpoint that has not seen them, or pass --allow_seen, which every report of"
     " the run then says"
@@ -97,7 +99,7 @@ def refuse_seen(
     if found and not allow:
         trained = "" if seen is None else f" ({'; '.join(seen.trainings)})"
         raise ValueError(f"{path}{trained}: {'; '.join(found)}; {_REMEDY}")
-    return [f"the checkpoint may have seen what was tested: {problem}" for problem in found]
+    return [f"the checkpoint {SEEN}: {problem}" for problem in found]
 
 
 def _samples(benchmark: Benchmark, rows: pd.DataFrame) -> list[np.ndarray]:

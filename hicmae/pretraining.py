@@ -41,7 +41,8 @@ class PretrainOutput(NamedTuple):
 
     Terms are ``video``, ``audio``, ``contrast`` (sum over layers, before its weight),
     ``contrast_accuracy_layer<l>``, and further losses by name; 0-d, without gradients. Of one
-    modality alone, what is of the other is None.
+    modality alone, what is of the other is None; so are predictions and targets in a training
+    without reconstruction.
     """
 
     loss: Tensor  # 0-d, weighted sum of the terms

@@ -32,6 +32,7 @@ from finetune.record import BENCHMARK, CONFIG, RunFacts
 from finetune.reporting.canvas import BLUE, GREY, ORANGE, make_figure, plain, save
 from finetune.reporting.document import Table, mean_and_sd, number, spread
 from finetune.scores import Values, metric_name, score_units, scored_units
+from finetune.seen import SEEN
 from finetune.selection import rule_sentence
 from finetune.testing.interactions import interaction_parts
 from finetune.testing.machine import Machine
@@ -368,7 +369,8 @@ def modality_parts(folder: Path) -> list[str]:
     facts, (benchmark, predictions) = read_modality_facts(folder), read_conditions(folder)
     importance = make_importance(benchmark, predictions)
     title = f"{facts.benchmark}, selection {facts.rule}"
-    parts = [_how_to_read(importance), _headline(importance, facts)]
+    parts = [f"**Note.** {note}" for note in facts.notes if SEEN in note]
+    parts += [_how_to_read(importance), _headline(importance, facts)]
     parts.append(importance_table(importance, facts).markdown())
     has_swaps = bool(importance.of("sound-swapped"))
     if has_swaps:

@@ -17,7 +17,7 @@ from finetune.benchmark import Benchmark, load_benchmark
 from finetune.folds import Fold, as_text, group_columns, make_folds, shared_values, usable_rows
 from finetune.record import SCORES, FoldFacts, RunFacts, fold_folder, read_run
 from finetune.scores import check_units
-from finetune.seen import found_in, refuse_seen
+from finetune.seen import SEEN, found_in, refuse_seen
 from finetune.testing.label_map import Mapped, load_label_map, map_benchmark
 from finetune.testing.views import check_views
 from hicmae import __version__
@@ -378,7 +378,7 @@ def _prove_unseen(
     if problem and not allow:
         raise ValueError(problem)
     if problem:
-        return [f"the network may have seen what was tested: {problem}"]
+        return [f"the network {SEEN}: {problem}"]
     chosen_on_it = source.facts.selection == "best-on-test" and (own or (within and keys < theirs))
     if seen is None or chosen_on_it:
         return notes

@@ -30,7 +30,8 @@ class LossInput(NamedTuple):
 
     Predictions and targets are of the hidden tokens that were decoded; targets have no gradients.
     The layers are the feature layers if decoders read them, and every one that a loss asks for.
-    Where a network is trained on one modality alone, nothing of the other is there.
+    Where a network is trained on one modality alone, nothing of the other is there, and without
+    reconstruction no prediction and no target.
     """
 
     presence: Presence  # of the B clips; a loss counts those that are there

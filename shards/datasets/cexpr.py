@@ -13,6 +13,7 @@ the seven classes of the ABAW competitions (arXiv 2407.03835). Untried on real f
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from shards.datasets.base import Dataset, Item, Listing, ReadOptions, not_this
@@ -45,7 +46,7 @@ def read(root: Path, options: ReadOptions) -> Listing:
     if not tables:
         raise not_this(root, "C-EXPR-DB", _LAYOUT)
     listing = Listing()
-    found: list[tuple[str, float, float, str, str]] = []
+    items: list[Item] = []
     for table in tables:
         video = PurePosixPath(table).stem
         path = tree.picture(video, options.media)
@@ -64,23 +65,23 @@ def read(root: Path, options: ReadOptions) -> Listing:
             elif len(shown) != 1:
                 listing.leave_out("none of the seven, or several at once", span)
             else:
-                found.append((video, start, stop, shown[0], path))
-    videos = {video: video for video, *_ in found}
+                items.append(
+                    Item(
+                        key=span,
+                        path=path,
+                        audio=tree.sound(video),
+                        speaker=video,
+                        start=start,
+                        end=stop,
+                        labels={"emotion": shown[0]},
+                    )
+                )
+    videos = {item.speaker: item.speaker for item in items if item.speaker is not None}
     folds = speaker_folds(videos, min(_FOLDS, len(videos))) if len(videos) > 1 else {}
-    counts: dict[str, int] = {}
-    for video, start, stop, label, path in found:
-        counts[video] = counts.get(video, 0) + 1
-        listing.items.append(
-            Item(
-                key=f"{video}/{counts[video]:03}",
-                path=path,
-                audio=tree.sound(video),
-                speaker=video,
-                start=start,
-                end=stop,
-                labels={"emotion": label, "fold": folds.get(video)},
-            )
-        )
+    listing.items = [
+        replace(item, labels=item.labels | {"fold": folds.get(item.speaker or "")})
+        for item in items
+    ]
     return listing
 
 
