@@ -27,6 +27,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -64,6 +65,15 @@ class Interactions:
     synergy_of_predictions: tuple[float, float]
     synergy: tuple[float, float]
     disagreement: float
+
+
+class Columns(NamedTuple):
+    """What is decomposed, each (N,) whole numbers: three predictions, and the truth."""
+
+    sound: np.ndarray
+    picture: np.ndarray
+    both: np.ndarray
+    label: np.ndarray
 
 
 def interactions(
@@ -107,24 +117,24 @@ def interaction_parts(
     """
     parts = [_HOW_TO_READ]
     for name, columns in discrete(benchmark, predictions).items():
-        found, (*said, label) = interactions(*columns), columns
-        generator = np.random.default_rng(0)
+        found, generator = interactions(*columns), np.random.default_rng(0)
+        few = len(np.unique(columns.label)) <= _MOST_SHUFFLED
         shuffled = [
-            interactions(*said, generator.permutation(label))
-            for _ in range(_SHUFFLES if len(np.unique(label)) <= _MOST_SHUFFLED else 0)
+            interactions(*columns._replace(label=generator.permutation(columns.label)))
+            for _ in range(_SHUFFLES if few else 0)
         ]
         parts.append(_table(name, found, shuffled, facts).markdown())
         parts.append(
             f"The predictions from sound and from picture differ for {found.disagreement:.0%} of"
-            f" {len(label)} samples."
+            f" {len(columns.label)} samples."
         )
     return parts if parts[1:] else []
 
 
 def discrete(
     benchmark: Benchmark, predictions: Mapping[Condition, Sequence[Prediction]]
-) -> dict[str, tuple[np.ndarray, ...]]:
-    """What is decomposed: name to sound, picture, both, truth, each (N,) whole numbers.
+) -> dict[str, Columns]:
+    """What is decomposed, by the name of the label.
 
     Real values become thirds of the true values' and of each condition's own, which asks for their
     order and not for their scale. Nothing where a modality was not tested alone, and nothing of
@@ -138,11 +148,12 @@ def discrete(
         units = scored_units(benchmark, predictions[condition])
         in_order = sorted(units, key=lambda item: (item.fold, item.key))
         found.append(true_and_predicted(benchmark, in_order))
-    columns = (*(said for _, said in found), found[0][0])
+    (label, sound), (_, picture), (_, both) = found
+    columns = Columns(sound, picture, both, label)
     if benchmark.task == "classification":
         return {benchmark.label or "label": columns}
     return {
-        target: tuple(_thirds(values[:, place]) for values in columns)
+        target: Columns(*(_thirds(values[:, place]) for values in columns))
         for place, target in enumerate(benchmark.targets)
     }
 
