@@ -9,6 +9,7 @@ its name and its lengths: neither depends on labels, folds or how faces were cut
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -19,6 +20,8 @@ from finetune.plan import Plan
 from hicmae.checkpoints.checkpoint import Checkpoint
 from hicmae.checkpoints.seen import Seen, digests, seen_of, union
 
+# What every note about a network that has seen too much says.
+SEEN = "may have seen what was tested"
 _REMEDY = (
     "take a checkpoint that has not seen them, or pass --allow_seen, which every report of"
     " the run then says"
@@ -57,26 +60,46 @@ def check_unseen(plan: Plan, folds: Sequence[Fold], *, allow: bool) -> list[str]
     if weights is None or weights.kind != "emotion":
         return []
     seen = seen_of(weights.config, str(weights.path))
-    problems = []
     if seen is None and not _of_another_dataset(weights, benchmark):
-        problems.append("it was trained on labels and does not say on whose")
-    for fold in folds if seen is not None else ():
-        assert seen is not None
-        known = [np.isin(part, seen.samples) for part in _samples(benchmark, fold.test)]
-        keys = fold.test["key"][np.logical_or.reduce(known)].map(str)
-        if len(keys):
-            what = f"{len(keys)} of its {len(fold.test)} test samples ({_few(list(keys))})"
-            problems.append(f"fold {fold.name}: it was trained on {what}")
-        elif not benchmark.folds.shared_speakers:
-            names, found = _speakers(benchmark, fold.test)
-            met = np.array(names, dtype=np.str_)[np.isin(found, seen.speakers)].tolist()
-            if met:
-                what = f"{benchmark.speaker} {_few(met)} of its test side"
-                problems.append(f"fold {fold.name}: it was trained on {what}")
-    if problems and not allow:
+        problems = ["it was trained on labels and does not say on whose"]
+    else:
+        problems = [found_in(seen, benchmark, fold) for fold in folds if seen is not None]
+    return refuse_seen(weights.path, seen, problems, allow=allow)
+
+
+def found_in(seen: Seen, benchmark: Benchmark, fold: Fold) -> str:
+    """What of a fold's test side a network has seen, in words; empty for nothing."""
+    known = [np.isin(part, seen.samples) for part in _samples(benchmark, fold.test)]
+    keys = fold.test["key"][np.logical_or.reduce(known)].map(str)
+    if len(keys):
+        what = f"{len(keys)} of its {len(fold.test)} test samples ({_few(list(keys))})"
+        return f"fold {fold.name}: it was trained on {what}"
+    if not benchmark.folds.shared_speakers:
+        names, found = _speakers(benchmark, fold.test)
+        met = np.array(names, dtype=np.str_)[np.isin(found, seen.speakers)].tolist()
+        if met:
+            what = f"{benchmark.speaker} {_few(met)} of its test side"
+            return f"fold {fold.name}: it was trained on {what}"
+    return ""
+
+
+def refuse_seen(
+    path: Path, seen: Seen | None, problems: Iterable[str], *, allow: bool
+) -> list[str]:
+    """Refuse a network that has seen what it is tested on, or say so to the reader.
+
+    Args:
+        path: Of the network.
+        seen: What it has seen, where it says so.
+        problems: Sentences of ``found_in``; empty ones are none.
+
+    Returns: sentences for the reader of the numbers. Raises: ValueError: not allowed.
+    """
+    found = [problem for problem in problems if problem]
+    if found and not allow:
         trained = "" if seen is None else f" ({'; '.join(seen.trainings)})"
-        raise ValueError(f"{weights.path}{trained}: {'; '.join(problems)}; {_REMEDY}")
-    return [f"the checkpoint may have seen what was tested: {problem}" for problem in problems]
+        raise ValueError(f"{path}{trained}: {'; '.join(found)}; {_REMEDY}")
+    return [f"the checkpoint {SEEN}: {problem}" for problem in found]
 
 
 def _samples(benchmark: Benchmark, rows: pd.DataFrame) -> list[np.ndarray]:

@@ -117,6 +117,18 @@ def step_flops(
 
     from hicmae.pretraining import HiCMAE
 
+    if not objective.reconstruction:
+        with torch.device("meta"):
+            encoder = HiCMAE(model, objective, modalities)
+            seen, heard = (masks.keep for masks in encoder.draw_masks(_CLIPS, device="meta"))
+
+        def contrasted(video: torch.Tensor, fbank: torch.Tensor) -> torch.Tensor:
+            found = encoder.encoder(video, fbank, video_keep=seen, fbank_keep=heard)
+            assert found.video is not None
+            assert found.audio is not None
+            return found.video.last.sum() + found.audio.last.sum()
+
+        return _count(contrasted, model.input, backward)
     with torch.device("meta"):
         # The contrast is left out: it is next to nothing, and autocast refuses such tensors.
         network = HiCMAE(model, replace(objective, contrast=False), modalities)

@@ -135,16 +135,25 @@ class AudioVisualEncoder(nn.Module):
         Args:
             modalities: ``audio-video`` (nothing), ``video`` or ``audio``.
         """
-        if modalities == "audio-video":
-            return
-        fusion = self.fusion
-        absent: list[nn.Module] = [self.audio, fusion.audio, fusion.audio_norm]
-        if modalities == "audio":
-            absent = [self.video, fusion.video, fusion.video_norm]
-        for block in (*fusion.video, *fusion.audio):
-            absent += [block.cross_norm, block.context_norm, block.cross_attention]
-        for module in absent:
+        for module in self.idle_parts(modalities):
             module.requires_grad_(False)
+
+    def idle_parts(self, stage: str) -> list[nn.Module]:
+        """What a stage of training has no use for: layers that read the other modality, and what
+        is of a modality that is left out.
+
+        Args:
+            stage: ``audio-video`` (nothing is idle), ``apart``, ``video`` or ``audio``.
+        """
+        fusion = self.fusion
+        idle: list[nn.Module] = []
+        if stage == "video":
+            idle = [self.audio, fusion.audio, fusion.audio_norm]
+        elif stage == "audio":
+            idle = [self.video, fusion.video, fusion.video_norm]
+        for block in (*fusion.video, *fusion.audio) if stage != "audio-video" else ():
+            idle += [block.cross_norm, block.context_norm, block.cross_attention]
+        return idle
 
     def _check(self, video: Tensor | None, fbank: Tensor | None) -> None:
         size = self.config.input

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from hicmae.blocks import set_grad_checkpointing, xavier_linears
 from hicmae.checkpoints.portable import PortableModel
@@ -33,7 +33,7 @@ from hicmae.objective import (
     whole,
 )
 from hicmae.patches import take_tokens
-from hicmae.settings import ModelConfig, ObjectiveConfig
+from hicmae.settings import WHOLE, ModelConfig, ObjectiveConfig
 
 
 class PretrainOutput(NamedTuple):
@@ -41,7 +41,8 @@ class PretrainOutput(NamedTuple):
 
     Terms are ``video``, ``audio``, ``contrast`` (sum over layers, before its weight),
     ``contrast_accuracy_layer<l>``, and further losses by name; 0-d, without gradients. Of one
-    modality alone, what is of the other is None.
+    modality alone, what is of the other is None; so are predictions and targets in a training
+    without reconstruction.
     """
 
     loss: Tensor  # 0-d, weighted sum of the terms
@@ -64,6 +65,10 @@ class HiCMAE(PortableModel):
         modalities: What it is trained on: ``audio-video``, ``video`` or ``audio``. The other one's
             part is there, frozen as it was drawn.
 
+    Attributes:
+        stage: What is trained at present: ``audio-video``, which is all, or a name out of
+            ``ObjectiveConfig.stages``. Whoever trains moves it on.
+
     Raises: ValueError: unknown losses, layers outside the encoder, mask ratios that leave nothing.
     Source: HiCMAE, arXiv 2401.05698.
     """
@@ -81,6 +86,7 @@ class HiCMAE(PortableModel):
         self.objective = objective = objective or ObjectiveConfig()
         self.skip_layers = config.feature_layers if objective.skip_connections else ()
         self.modalities = modalities
+        self.stage = WHOLE
         self.losses = choose_losses(objective, config, modalities)
         _, height, width = config.video_grid
         num_hidden(height * width, objective.video_mask_ratio)
@@ -108,7 +114,9 @@ class HiCMAE(PortableModel):
         )
         self.encoder.freeze_absent(modalities)
         for name, decoder in (("video", self.video_decoder), ("audio", self.audio_decoder)):
-            decoder.requires_grad_(name in modalities)
+            decoder.requires_grad_(name in modalities and objective.reconstruction)
+        if not objective.reconstruction and not any(loss.reads_fusion for loss in self.losses):
+            self.encoder.fusion.requires_grad_(False)
 
     def forward(
         self,
@@ -174,14 +182,19 @@ class HiCMAE(PortableModel):
         video_masks, audio_masks = self._masks(video, fbank, video_mask, fbank_mask)
         # The encoder takes the visible ones of these, the targets the hidden ones.
         video_patches, audio_patches = self.encoder.cut(video, fbank)
+        seen, heard = (presence.video, presence.audio) if presence.is_mixed else (None, None)
+        if self.stage != WHOLE:  # neither modality reads the other
+            seen = heard = torch.zeros_like(presence.video)
         encoded = self.encoder.encode(
             video_patches,
             audio_patches,
             video_keep=None if video_masks is None else video_masks.keep,
             fbank_keep=None if audio_masks is None else audio_masks.keep,
-            seen=presence.video if presence.is_mixed else None,
-            heard=presence.audio if presence.is_mixed else None,
+            seen=seen,
+            heard=heard,
         )
+        # What nobody learns from is made for pictures and probes alone.
+        decodes = self.objective.reconstruction or not self.training
         parts: dict[str, Any] = {"video_masks": video_masks, "audio_masks": audio_masks}
         for name, tokens, decoder, masks in (
             ("video", encoded.video, self.video_decoder, video_masks),
@@ -189,12 +202,14 @@ class HiCMAE(PortableModel):
         ):
             if tokens is not None:
                 layers = self._layers(tokens)
-                skips = [layers[layer] for layer in self.skip_layers]
-                parts[f"{name}_prediction"] = decoder(tokens.fused, skips, masks)
+                if decodes:
+                    skips = [layers[layer] for layer in self.skip_layers]
+                    parts[f"{name}_prediction"] = decoder(tokens.fused, skips, masks)
                 parts |= {f"{name}_layers": layers, f"{name}_fused": tokens.fused}
-        parts["video_target"], parts["audio_target"] = self.targets(
-            video_patches, audio_patches, video_masks, audio_masks
-        )
+        if decodes:
+            parts["video_target"], parts["audio_target"] = self.targets(
+                video_patches, audio_patches, video_masks, audio_masks
+            )
         given = LossInput(presence=presence, **parts)
         alone = [loss for loss in self.losses if not loss.gathers]
         return given, {loss.name: loss.compute(given, loss.settings) for loss in alone}
@@ -251,6 +266,15 @@ class HiCMAE(PortableModel):
                 frame_difference=self.objective.frame_difference,
             )
         return video
+
+    def idle_parameters(self) -> Iterator[nn.Parameter]:
+        """What the stage does not train; its gradients are zero, and no optimizer may decay it."""
+        idle = self.encoder.idle_parts(self.stage)
+        for name, decoder in (("video", self.video_decoder), ("audio", self.audio_decoder)):
+            if self.stage in ("video", "audio") and name != self.stage:
+                idle.append(decoder)
+        for part in idle:
+            yield from part.parameters()
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """As ``hicmae.blocks.set_grad_checkpointing``."""
@@ -338,8 +362,9 @@ class HiCMAE(PortableModel):
         logits: tuple[Tensor, ...] = ()
         for loss in self.losses:
             result = results[loss.name]
-            # One after another, so that the sum is the same to the bit.
-            weighted = loss.weight * result.loss
+            # One after another, so that the sum is the same to the bit. What is not in the stage
+            # is computed all the same: the log has it, and processes gather in one order.
+            weighted = (loss.weight if loss.is_in(self.stage) else 0.0) * result.loss
             total = weighted if total is None else total + weighted
             terms[loss.name] = result.loss.detach()
             terms |= {f"{loss.name}_{key}": part.detach() for key, part in result.terms.items()}

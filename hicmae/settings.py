@@ -15,6 +15,10 @@ from typing import Any, Literal
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
+# What a stage of pretraining trains: all of it, or what may come before (``ObjectiveConfig``).
+WHOLE, APART = "audio-video", "apart"
+STAGES = (APART, "audio", "video")
+
 
 @dataclass(frozen=True, kw_only=True)
 class InputConfig:
@@ -193,6 +197,12 @@ class ObjectiveConfig:
             the first.
         losses: Further losses by their registered names (``hicmae/objective/losses.py``): the
             ``weight`` of each in the sum, 1 if left out, and its own settings.
+        reconstruction: Whether hidden tokens are predicted. Without, decoders are there and not
+            trained, nor is the fusion encoder unless a further loss reads it.
+        stages: Epochs of what comes before training on all of it, in this order: ``apart`` (each
+            modality learns as if it were alone, both at once), ``audio`` or ``video`` (that one
+            alone). The losses of several modalities, and the layers in which one reads the other,
+            wait until after the last.
     """
 
     video_mask_ratio: float = 0.9
@@ -208,6 +218,10 @@ class ObjectiveConfig:
     skip_connections: bool = True
     frame_difference: bool = True
     losses: dict[str, dict[str, Any]] = field(
+        default_factory=dict, hash=False, metadata={"omit_default": True}
+    )
+    reconstruction: bool = field(default=True, metadata={"omit_default": True})
+    stages: dict[str, float] = field(
         default_factory=dict, hash=False, metadata={"omit_default": True}
     )
 
@@ -228,6 +242,16 @@ class ObjectiveConfig:
             is_number = isinstance(weight, int | float) and not isinstance(weight, bool)
             if not is_number or not 0 <= weight < math.inf:
                 problems.append(f"losses.{name}.weight = {weight!r} (must be 0 or more)")
+        for name, epochs in self.stages.items():
+            if name not in STAGES:
+                problems.append(f"stages: '{name}' is none of {', '.join(STAGES)}")
+            if isinstance(epochs, bool) or not 0 < epochs < math.inf:
+                problems.append(f"stages.{name} = {epochs} epochs (must be positive)")
+        if self.stages and not self.reconstruction:
+            problems.append(
+                "stages: a modality alone has its reconstruction to learn from, and"
+                " reconstruction is false"
+            )
         _raise_all("objective", problems)
 
 

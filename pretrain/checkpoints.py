@@ -41,7 +41,7 @@ from pretrain.settings import PretrainConfig
 _RUN_PARTS = ("config.yaml", "metrics.csv", "checkpoints", "figures", "wandb")
 _STEP_FILE = re.compile(r"step-(\d+)\.ckpt")
 # Settings without which the checkpoint's weights do not fit the network.
-_FIXED = ("model.", "objective.skip_connections")
+_FIXED = ("model.", "objective.skip_connections", "objective.reconstruction")
 # Settings that older runs have under other names.
 _RENAMED = {"hardware.accelerator": "device", "data.workers": "workers"}
 

@@ -111,6 +111,7 @@ class PretrainModule(pl.LightningModule):
 
         Returns: ``loss`` and, detached, every term by name with ``loss`` among them.
         """
+        self.model.stage = self.counts.stage(self.trainer.global_step)
         # Lightning has entered it already, but DeepSpeed has left it again.
         with self.trainer.precision_plugin.forward_context():
             output = self.model(batch["video"], batch["fbank"], presence=batch["presence"])
@@ -138,6 +139,14 @@ class PretrainModule(pl.LightningModule):
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": schedule, "interval": "step"},
         }
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Let the optimizer pass over what the stage does not train: of a gradient that is zero it
+        would decay the weight. DeepSpeed takes the gradients elsewhere, and there it does decay.
+        """
+        if self.counts.stages and not self._has_deepspeed():
+            for parameter in self.model.idle_parameters():
+                parameter.grad = None
 
     def configure_gradient_clipping(
         self,

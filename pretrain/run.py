@@ -174,7 +174,7 @@ def _train(plan: Plan, console: Console, *, resume: bool, overwrite: bool) -> in
             return 0
     module = PretrainModule(config, counts)
     pictured = None
-    if log.pictures_every:
+    if log.pictures_every and config.objective.reconstruction:
         pictured = fixed_clips(config.data, config.model.input, log.picture_clips)
         if pictured is None:
             console.print("no sample has both picture and sound: no pictures of reconstructions")
@@ -341,6 +341,7 @@ def _opening(plan: Plan, module: PretrainModule) -> str:
         f"{plan.config.out}: pretraining {going}to step {counts.num_steps} of "
         f"{counts.global_batch} clips, {counts.steps_per_epoch} steps an epoch, warm-up "
         f"{counts.warmup_steps}, peak learning rate {module.peak_learning_rate:.2e}"
+        + "".join(f"; {name} to step {end}" for end, name in counts.stages)
     )
 
 

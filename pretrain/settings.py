@@ -7,12 +7,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import accumulate
 from pathlib import Path
 from typing import Literal
 
 from hicmae.devices import Precision
 from hicmae.run_logging import WandbConfig
-from hicmae.settings import AugmentConfig, ModelConfig, ObjectiveConfig
+from hicmae.settings import WHOLE, AugmentConfig, ModelConfig, ObjectiveConfig
 from shards.errors import needed_members
 from shards.reading.remote import CacheConfig, as_remote
 
@@ -301,12 +302,17 @@ class Counts:
     warmup_steps: int
     global_batch: int  # clips of one optimizer step, over processes and accumulation
     steps_per_epoch: int  # in which about every clip is seen once
+    stages: tuple[tuple[int, str], ...] = ()  # step at which each ends, and its name
+
+    def stage(self, step: int) -> str:
+        """What the optimizer step after ``step`` others trains (``ObjectiveConfig.stages``)."""
+        return next((name for end, name in self.stages if step < end), WHOLE)
 
 
 def count_steps(config: PretrainConfig, *, num_clips: int, world_size: int) -> Counts:
     """Turn epochs (of ``num_clips``), batches and warm-up into counts.
 
-    Raises: ValueError: a warm-up longer than the run.
+    Raises: ValueError: a warm-up longer than the run, or stages that leave nothing of it.
     """
     optimizer = config.optimizer
     global_batch = config.data.batch_size * config.accumulate * world_size
@@ -321,9 +327,18 @@ def count_steps(config: PretrainConfig, *, num_clips: int, world_size: int) -> C
             f"optimizer.{name}: the warm-up takes {warmup_steps} steps, the run {num_steps} "
             f"({per_epoch} steps an epoch); shorten it or train longer"
         )
+    stages = config.objective.stages
+    ends = list(accumulate(round(epochs * per_epoch) for epochs in stages.values()))
+    if ends and ends[-1] >= num_steps:
+        raise ValueError(
+            f"objective.stages: they take {ends[-1]} steps, the run {num_steps} ({per_epoch} steps"
+            " an epoch), which leaves none to train both modalities together; shorten them or"
+            " train longer"
+        )
     return Counts(
         num_steps=num_steps,
         warmup_steps=warmup_steps,
         global_batch=global_batch,
         steps_per_epoch=per_epoch,
+        stages=tuple(zip(ends, stages, strict=True)),
     )

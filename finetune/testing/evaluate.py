@@ -29,6 +29,7 @@ def evaluate(
     precision: Literal["auto", "32-true", "bf16-mixed"] = "auto",
     batch_size: int = 16,
     workers: int = 2,
+    allow_seen: bool = False,
     overwrite: bool = False,
 ) -> None:
     """Test finished networks with more views, or on another corpus, and report.
@@ -56,11 +57,13 @@ def evaluate(
         precision: auto: bf16-mixed where the machine computes in bfloat16, else 32-true.
         batch_size: Clips handled at once (each in all its crops).
         workers: Reading processes; 0 reads in the testing process.
+        allow_seen: Test networks that were trained on samples or speakers of the test side, or that
+            started from one that was; the report then says so.
         overwrite: Delete the evaluation that is in the folder.
 
     Raises:
-        ValueError: Views that would be equal; classes that do not correspond; somebody of the
-            training among the tested; a folder that is not empty.
+        ValueError: Views that would be equal; classes that do not correspond; a sample or
+            somebody of the training among the tested; a folder that is not empty.
         FileNotFoundError: No such run, shards, benchmark or label map.
     """
     from finetune.record import runs_in
@@ -86,6 +89,7 @@ def evaluate(
         "precision": precision,
         "batch_size": batch_size,
         "workers": workers,
+        **({"allow_seen": True} if allow_seen else {}),
     }
     plans = []
     for folder in given:
@@ -96,6 +100,7 @@ def evaluate(
             label_map=label_map,
             segments=segments,
             crops=crops,
+            allow_seen=allow_seen,
         )
         plans.append((out / folder.relative_to(source) if len(given) > 1 else out, plan))
     ranks.wait()  # all have seen the folder as it was
@@ -124,6 +129,7 @@ def modalities(
     precision: Literal["auto", "32-true", "bf16-mixed"] = "auto",
     batch_size: int = 16,
     workers: int = 2,
+    allow_seen: bool = False,
     overwrite: bool = False,
 ) -> None:
     """Find out how much each modality matters to finished networks, overall and class by class.
@@ -147,6 +153,7 @@ def modalities(
         precision: auto: bf16-mixed where the machine computes in bfloat16, else 32-true.
         batch_size: Clips handled at once.
         workers: Reading processes; 0 reads in the testing process.
+        allow_seen: Test networks that were trained on samples or speakers of the test side.
         overwrite: Delete the modality report that is in the folder.
 
     Raises:
@@ -177,6 +184,7 @@ def modalities(
             label_map=label_map,
             segments=segments,
             crops="whole",
+            allow_seen=allow_seen,
         )
         if plan.tested.heads:
             raise ValueError(
@@ -200,6 +208,7 @@ def modalities(
             "precision": precision,
             "batch_size": batch_size,
             "workers": workers,
+            **({"allow_seen": True} if allow_seen else {}),
         }
         run_conditions(plan, place, config, perturb, machine, console)
 

@@ -32,7 +32,9 @@ from finetune.record import BENCHMARK, CONFIG, RunFacts
 from finetune.reporting.canvas import BLUE, GREY, ORANGE, make_figure, plain, save
 from finetune.reporting.document import Table, mean_and_sd, number, spread
 from finetune.scores import Values, metric_name, score_units, scored_units
+from finetune.seen import SEEN
 from finetune.selection import rule_sentence
+from finetune.testing.interactions import interaction_parts
 from finetune.testing.machine import Machine
 from finetune.testing.perturbations import (
     SPOILS,
@@ -207,6 +209,14 @@ class Importance:
 def read_spoiled(folder: Path) -> Importance:
     """Read the predictions of every condition and score them.
 
+    Raises: as ``read_conditions``.
+    """
+    return make_importance(*read_conditions(folder))
+
+
+def read_conditions(folder: Path) -> tuple[Benchmark, dict[Condition, list[Prediction]]]:
+    """Read the predictions of every condition.
+
     Raises: FileNotFoundError: no such file. ValueError: a line that is no prediction; a condition
         that lacks a sample or has one twice.
     """
@@ -242,9 +252,7 @@ def read_spoiled(folder: Path) -> Importance:
     for condition, members in found.items():
         if members.keys() != found[plain].keys():
             raise ValueError(f"{path}: '{condition.name}' is not of all samples; make it again")
-    return make_importance(
-        benchmark, {key: list(members.values()) for key, members in found.items()}
-    )
+    return benchmark, {key: list(members.values()) for key, members in found.items()}
 
 
 def make_importance(
@@ -358,9 +366,11 @@ def modality_parts(folder: Path) -> list[str]:
     Args:
         folder: Of ``hicmae evaluate modalities``.
     """
-    facts, importance = read_modality_facts(folder), read_spoiled(folder)
+    facts, (benchmark, predictions) = read_modality_facts(folder), read_conditions(folder)
+    importance = make_importance(benchmark, predictions)
     title = f"{facts.benchmark}, selection {facts.rule}"
-    parts = [_how_to_read(importance), _headline(importance, facts)]
+    parts = [f"**Note.** {note}" for note in facts.notes if SEEN in note]
+    parts += [_how_to_read(importance), _headline(importance, facts)]
     parts.append(importance_table(importance, facts).markdown())
     has_swaps = bool(importance.of("sound-swapped"))
     if has_swaps:
@@ -378,6 +388,7 @@ def modality_parts(folder: Path) -> list[str]:
             ]
         parts.append("Recall of each class in every condition:")
         parts.append(class_table(importance, facts).markdown())
+    parts += interaction_parts(benchmark, predictions, facts)
     return [part for part in parts if part]
 
 

@@ -17,10 +17,12 @@ from finetune.benchmark import Benchmark, load_benchmark
 from finetune.folds import Fold, as_text, group_columns, make_folds, shared_values, usable_rows
 from finetune.record import SCORES, FoldFacts, RunFacts, fold_folder, read_run
 from finetune.scores import check_units
+from finetune.seen import SEEN, found_in, refuse_seen
 from finetune.testing.label_map import Mapped, load_label_map, map_benchmark
 from finetune.testing.views import check_views
 from hicmae import __version__
 from hicmae.checkpoints.checkpoint import Checkpoint, is_checkpoint, load_checkpoint
+from hicmae.checkpoints.seen import seen_of
 from hicmae.config import from_dict
 from hicmae.emotion import EmotionConfig
 from hicmae.files import file_sha256
@@ -68,13 +70,15 @@ def make_plan(
     label_map: str | None,
     segments: int | None,
     crops: str,
+    allow_seen: bool = False,
 ) -> EvaluationPlan:
     """Check what the user asked for and find what is tested.
 
     The arguments are those of ``evaluate``.
 
     Raises: ValueError, FileNotFoundError: as there; labels that are none of the benchmark's; folds
-        that it does not have; a person on both sides, or nobody can tell.
+        that it does not have; a sample or person on both sides, or nobody can tell, and that is not
+        allowed.
     """
     if shards is None and not source.facts.shards:
         raise ValueError(f"{source.path}: does not say which shards it is of; give --shards")
@@ -107,11 +111,19 @@ def make_plan(
     notes: list[str] = []
     if within:
         divided = make_folds(tested, rows, folds=",".join(source.checkpoints))
-        for fold in divided:
-            notes += _prove_unseen(source, tested, fold, index, same_index=same_index)
-        chosen = [(fold.name, fold.test) for fold in divided]
     else:
-        chosen = [(name, rows) for name in source.checkpoints]
+        divided = [Fold(name=name, train=rows.iloc[:0], test=rows) for name in source.checkpoints]
+    for fold in divided:
+        notes += _prove_unseen(
+            source,
+            tested,
+            fold,
+            index,
+            same_index=same_index,
+            within=within,
+            allow=allow_seen,
+        )
+    chosen = [(fold.name, fold.test) for fold in divided]
     sides: list[TestSide] = []
     for name, own in chosen:
         kept, left_out = mapped.rows(own)
@@ -341,17 +353,51 @@ def _mapping_notes(tested: Benchmark, mapped: Mapped, ignored: dict[str, int]) -
 
 
 def _prove_unseen(
-    source: Source, tested: Benchmark, fold: Fold, index: Index, *, same_index: bool
+    source: Source,
+    tested: Benchmark,
+    fold: Fold,
+    index: Index,
+    *,
+    same_index: bool,
+    within: bool,
+    allow: bool,
 ) -> list[str]:
-    """Prove that a network of this corpus did not train on its test side. Returns: notes.
+    """Prove that a network did not train on what it is tested on, nor what it started from.
 
-    Raises: ValueError: it did, or nobody can tell.
+    The digests of its checkpoint tell, of its own training and of all before it; within its own
+    corpus so does the index of the training, and of a checkpoint without digests nothing else. That
+    an epoch was chosen on its own test side its selection rule says, and so does every number.
+
+    Returns: notes. Raises: ValueError: it did, or nobody can tell.
     """
-    if source.benchmark == tested and same_index:
-        return []  # make_folds divided the very index of the training
+    keys, theirs = set(fold.test["key"].map(str)), set(source.tested.get(fold.name, {}))
+    own = within and (keys == theirs or (source.benchmark == tested and same_index))
+    weights = source.checkpoint(fold.name)
+    seen = seen_of(weights.config, str(weights.path))
+    problem, notes = "", list[str]()
+    if within and not own:
+        problem, notes = _by_the_index(source, tested, fold, index, same_index, told=seen is None)
+    if problem and not allow:
+        raise ValueError(problem)
+    if problem:
+        return [f"the network {SEEN}: {problem}"]
+    chosen_on_it = source.facts.selection == "best-on-test" and (own or (within and keys < theirs))
+    if seen is None or chosen_on_it:
+        return notes
+    return notes + refuse_seen(weights.path, seen, [found_in(seen, tested, fold)], allow=allow)
+
+
+def _by_the_index(
+    source: Source, tested: Benchmark, fold: Fold, index: Index, same_index: bool, *, told: bool
+) -> tuple[str, list[str]]:
+    """What the index of the training proves of a test side of the same corpus.
+
+    Args:
+        told: Whether nothing else tells, so that counts must.
+
+    Returns: why the network may not be tested on it, empty if it may; and notes.
+    """
     keys = set(fold.test["key"].map(str))
-    if keys == set(source.tested.get(fold.name, {})):
-        return []  # the very samples that the run tested
     training = index if same_index else _index_of_training(source)
     if training is not None:
         rows, _ = usable_rows(source.benchmark, training.table)
@@ -362,27 +408,29 @@ def _prove_unseen(
         repeated = keys & set(theirs.train["key"].map(str))
         if repeated or (shared and not allowed):
             what, names = (tested.speaker, shared) if shared else ("sample", sorted(repeated))
-            raise ValueError(
+            return (
                 f"fold {fold.name}: {what} {_few(names)} of the test side was in the training of"
                 f" {source.checkpoints[fold.name]}; a network is only tested on people it has not"
                 " seen. Leave --shards and --benchmark out to test its own test side"
-            )
-        return []
+            ), []
+        return "", []
+    if not told:
+        return "", []
     said = next(item for item in source.folds if item.name == fold.name)
     speakers = set(fold.test[tested.speaker].map(as_text)) if tested.speaker in fold.test else set()
     counted = (len(keys), len(speakers))
     if source.benchmark.name == tested.name and counted == (said.num_test, said.num_test_speakers):
-        return [
+        return "", [
             f"fold {fold.name}: these shards are not those of the training; that its test side is"
             f" the same was taken from its name and its counts ({counted[0]} samples,"
             f" {counted[1]} speakers)"
         ]
-    raise ValueError(
+    return (
         f"fold {fold.name}: nobody can tell whether {source.path} has trained on its test side"
         f" ({counted[0]} samples of {counted[1]} speakers; {said.num_test} samples of"
         f" {said.num_test_speakers} were tested after the training, in other shards). Put the"
         " shards of the training back in their place, or name a benchmark of another corpus"
-    )
+    ), []
 
 
 def _index_of_training(source: Source) -> Index | None:

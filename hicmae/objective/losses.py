@@ -20,7 +20,7 @@ from torch import Tensor
 from hicmae.masks import Masks
 from hicmae.objective.presence import Presence
 from hicmae.registry import Registry
-from hicmae.settings import ModelConfig, ObjectiveConfig
+from hicmae.settings import APART, WHOLE, ModelConfig, ObjectiveConfig
 
 _ABSENT: Any = None  # of a modality that the network is not trained on
 
@@ -30,7 +30,8 @@ class LossInput(NamedTuple):
 
     Predictions and targets are of the hidden tokens that were decoded; targets have no gradients.
     The layers are the feature layers if decoders read them, and every one that a loss asks for.
-    Where a network is trained on one modality alone, nothing of the other is there.
+    Where a network is trained on one modality alone, nothing of the other is there, and without
+    reconstruction no prediction and no target.
     """
 
     presence: Presence  # of the B clips; a loss counts those that are there
@@ -81,6 +82,16 @@ class WeightedLoss:
         """Whether it reads other processes' clips: the field ``negatives`` of its settings."""
         return getattr(self.settings, "negatives", "local") == "global"
 
+    @property
+    def reads_fusion(self) -> bool:
+        """Whether it reads what the fusion encoder gives, besides what decoders make of it: the
+        field ``fusion`` of its settings."""
+        return bool(getattr(self.settings, "fusion", False))
+
+    def is_in(self, stage: str) -> bool:
+        """Whether a network is trained with it in a stage (``ObjectiveConfig.stages``)."""
+        return stage == WHOLE or self.name in (("video", "audio") if stage == APART else (stage,))
+
 
 def choose_losses(
     objective: ObjectiveConfig, config: ModelConfig, modalities: str = "audio-video"
@@ -89,14 +100,18 @@ def choose_losses(
 
     Of one modality alone there is its own reconstruction, and no contrast.
 
-    Raises: ValueError: an unknown loss, settings that it does not have, layers outside the encoder;
-        all of them are named.
+    Raises: ValueError: an unknown loss, settings that it does not have, layers outside the encoder,
+        no loss at all; all of them are named.
     """
     published: dict[str, tuple[float, dict[str, Any]]] = {
         "video": (objective.video_weight, {}),
         "audio": (objective.audio_weight, {}),
     }
-    published = {name: loss for name, loss in published.items() if name in modalities}
+    published = {
+        name: loss
+        for name, loss in published.items()
+        if name in modalities and objective.reconstruction
+    }
     if objective.contrast and modalities == "audio-video":
         published["contrast"] = (
             objective.contrast_weight,
@@ -129,6 +144,23 @@ def choose_losses(
                 f"objective: {key} = {loss.layers} name layers {wrong} "
                 f"of an encoder that has 1..{config.encoder_depth}"
             )
+    deepest = max((layer for loss in chosen for layer in loss.layers), default=0)
+    idle = not objective.reconstruction and not any(loss.reads_fusion for loss in chosen)
+    if chosen and not problems and idle and deepest < config.encoder_depth:
+        problems.append(
+            f"objective: without reconstruction no loss reads layers {deepest + 1} to"
+            f" {config.encoder_depth} of the encoder; add the last to contrast_layers"
+        )
+    if not chosen and not problems:
+        problems.append(
+            f"objective: no loss is left to train {modalities} with; set reconstruction: true"
+            + (", or contrast: true" if modalities == WHOLE else "")
+        )
+    if objective.stages and modalities != WHOLE:
+        problems.append(
+            f"objective: stages are of a training on both modalities, and this one is on"
+            f" {modalities}; leave stages out, or take data.modalities {WHOLE}"
+        )
     if problems:
         raise ValueError("; ".join(problems))
     return tuple(chosen)

@@ -8,11 +8,14 @@ from __future__ import annotations
 from hicmae.config import did_you_mean
 from shards.datasets import (
     avcaffe,
+    blemore,
+    cexpr,
     crema_d,
     csv_list,
     dfew,
     iemocap,
     mafw,
+    meld,
     mer2023,
     msp_improv,
     ravdess,
@@ -34,6 +37,9 @@ DATASETS: dict[str, Dataset] = {
     "mer2023": mer2023.DATASET,
     "werewolf-xl": werewolf_xl.DATASET,
     "avcaffe": avcaffe.DATASET,
+    "meld": meld.DATASET,
+    "blemore": blemore.DATASET,
+    "c-expr-db": cexpr.DATASET,
     "csv": csv_list.DATASET,
 }
 

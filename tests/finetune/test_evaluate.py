@@ -57,7 +57,9 @@ def finished(trained: Path) -> Path:
 @pytest.fixture(scope="module")
 def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The recordings of other people, who have the same names, and other class names."""
-    changes = {n: {"labels": {"emotion": "none"}} for n in (0, 1)}
+    changes: dict[int, dict[str, Any]] = {n: {"key": f"elsewhere/{n:03d}"} for n in range(24)}
+    for number in (0, 1):
+        changes[number]["labels"] = {"emotion": "none"}
     return write_labelled_shards(tmp_path_factory.mktemp("elsewhere") / "shards", changes=changes)
 
 

@@ -86,6 +86,8 @@ def test_the_page_says_what_is_lost_with_its_rule(finished: Path) -> None:
     text = (finished / "modalities" / "modalities.md").read_text()
     for part in ("sound swapped", "picture noise, sd 50 of 255", "missing frames, 50%", "lost UAR"):
         assert part in text
+    for part in ("sound or picture (redundancy)", "both together (synergy), at least"):
+        assert part in text
     assert rule_sentence("best-on-test", "default") in text
     assert "(best-on-test)" in text
     for name in ("importance", "levels"):
@@ -176,6 +178,7 @@ def test_real_values_and_single_modalities_have_a_page_too(
     assert "lost CCC" in text
     assert "video frozen" in text
     assert "swapped" not in text.split("|")[1]
+    assert "redundancy" not in text  # one modality has nothing to share
     assert not (run / "modalities" / "figures" / "importance.png").exists()
     assert (run / "modalities" / "figures" / "levels.png").exists()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 from finetune.benchmark import Benchmark
 from finetune.record import read_run
 from finetune.reporting.run_report import write_run_report
+from finetune.testing.evaluate import evaluate
 from hicmae.checkpoints.checkpoint import CONFIG, load_checkpoint
 from hicmae.checkpoints.networks import average
 from hicmae.checkpoints.seen import Seen, digests, seen_of, union
@@ -21,10 +23,12 @@ from tests.support.finetune_fixtures import (
     BENCHMARK,
     Train,
     all_notes,
+    save_benchmark,
     split_benchmark,
     train_tiny,
     write_labelled_shards,
 )
+from tests.support.testing_fixtures import CPU, blank_figures
 
 # The same corpus divided in another way, as MAFW's compound labels divide it.
 TWO_WAYS = {
@@ -174,6 +178,90 @@ def test_a_checkpoint_that_does_not_say_is_refused_unless_it_is_of_another_corpu
     (silent / CONFIG).write_text(json.dumps(document))
     with pytest.raises(ValueError, match="damaged configuration \\(section 'seen'"):
         again(train, films, silent, TWO_WAYS["fold"], folds="1", name="damaged")
+
+
+def on_another(source: Path, shards: Path, benchmark: Benchmark, out: Path, **options: Any) -> Path:
+    """Evaluate on a benchmark that the networks were not trained for, or on other shards."""
+    path = save_benchmark(out.parent, benchmark)
+    evaluate(source=source, out=out, shards=shards, benchmark=path, **(CPU | options))
+    return out
+
+
+def test_a_network_is_not_tested_on_what_the_one_it_started_from_has_seen(
+    first: Path, films: Path, tmp_path: Path, train: Train
+) -> None:
+    """Fold 2 of the second run is clean of its own training, not of the one before it."""
+    with blank_figures():
+        second = again(
+            train,
+            films,
+            first / "fold-1",
+            TWO_WAYS["fold"],
+            folds="2",
+            allow_seen=True,
+            name="after",
+        )
+        said = r"\(tones, fold 1; tones, fold 2\): fold 2: it was trained on 12 of its 12"
+        with pytest.raises(ValueError, match=said) as caught:
+            evaluate(source=second, out=tmp_path / "no", **CPU)
+        assert "\n" not in str(caught.value)
+        assert not (tmp_path / "no").exists()
+        out = tmp_path / "named"
+        evaluate(source=second, out=out, allow_seen=True, **CPU)
+    note = "the checkpoint may have seen what was tested: fold 2: it was trained on 12 of its 12"
+    assert note in all_notes(read_run(out))
+    assert note in (out / "report.md").read_text()
+
+
+def test_another_benchmark_of_seen_samples_is_found_out_by_the_digests(
+    first: Path, tmp_path: Path
+) -> None:
+    """What the corpus is called makes no difference: names and lengths are the same."""
+    other = dataclasses.replace(TWO_WAYS["fold"], name="cinema", dataset="cinema")
+    copied = write_labelled_shards(tmp_path / "copied", changes={0: {"labels": {"seat": 1}}})
+    with (
+        blank_figures(),
+        pytest.raises(ValueError, match=r"fold 1: it was trained on 12 of its 24"),
+    ):
+        on_another(first, copied, other, tmp_path / "no", folds="1")
+    renamed = {n: {"key": f"new/{n:03d}"} for n in range(24)}
+    strangers = write_labelled_shards(tmp_path / "strangers", changes=renamed)
+    with blank_figures():
+        run = read_run(on_another(first, strangers, other, tmp_path / "fine", folds="1"))
+    assert "may have seen" not in all_notes(run)
+
+
+def test_the_digests_tell_where_the_shards_of_the_training_are_gone(
+    films: Path, tmp_path: Path, tiny_model_config: ModelConfig
+) -> None:
+    """Half of a test side, in shards that nobody could compare with those of the training."""
+    gone = shutil.copytree(films, tmp_path / "gone")
+    for rule in ("last", "best-on-test"):
+        run = train_tiny(
+            tmp_path,
+            gone,
+            tiny_model_config,
+            TWO_WAYS["fold"],
+            out=tmp_path / rule,
+            folds="1",
+            epochs=1,
+            selection=rule,
+        )
+        alone = tmp_path / f"alone-{rule}"  # a network without its run
+        shutil.copytree(run / "fold-1" / "checkpoints" / "last", alone)
+    shutil.rmtree(gone)
+    few = {n: {"labels": {"fold": 3}} for n in range(0, 24, 3)}
+    rebuilt = write_labelled_shards(tmp_path / "rebuilt", changes=few)
+    with blank_figures():
+        evaluate(source=tmp_path / "alone-last", out=tmp_path / "a", shards=rebuilt, **CPU)
+        assert "may have seen" not in all_notes(read_run(tmp_path / "a"))
+        # Whose epoch was chosen on a test side that nobody knows any more.
+        with pytest.raises(ValueError, match="fold 1: it was trained on 8 of its 8"):
+            evaluate(
+                source=tmp_path / "alone-best-on-test", out=tmp_path / "b", shards=rebuilt, **CPU
+            )
+        # Its run knows it.
+        evaluate(source=tmp_path / "best-on-test", out=tmp_path / "c", shards=rebuilt, **CPU)
 
 
 def test_an_average_has_seen_what_any_of_its_networks_has(first: Path) -> None:

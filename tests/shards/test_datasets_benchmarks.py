@@ -22,6 +22,8 @@ NAMES = sorted(
     if not path.stem.startswith("synthetic")
 )
 
+UNPUBLISHED = {"c_expr_db", "meld"}  # nobody has reported sound and picture by these rules
+
 
 def index_table(dataset: str, folder: Path) -> pandas.DataFrame:
     """What the index of shards built from an imitated tree would hold."""
@@ -45,10 +47,11 @@ def tables(tmp_path_factory: pytest.TempPathFactory) -> dict[str, pandas.DataFra
     return {name: index_table(name, tmp_path_factory.mktemp(name)) for name in sorted(wanted)}
 
 
-def test_the_nine_benchmarks_are_there() -> None:
+def test_the_benchmarks_are_there() -> None:
     assert NAMES == [
         "avcaffe_arousal",
         "avcaffe_valence",
+        "c_expr_db",
         "crema_d",
         "crema_d_4",
         "dfew",
@@ -56,13 +59,14 @@ def test_the_nine_benchmarks_are_there() -> None:
         "mafw",
         "mafw_43",
         "mafw_43_index",
+        "meld",
         "mer_multi",
         "msp_improv",
         "ravdess",
         "werewolf_xl",
     ]
     datasets = {load_benchmark(name).dataset for name in NAMES}
-    assert datasets == DATASETS.keys() - {"voxceleb2", "csv"}
+    assert datasets == DATASETS.keys() - {"voxceleb2", "csv", "blemore"}
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -82,10 +86,21 @@ def test_labels_are_the_classes_of_the_dataset_s_reader(name: str) -> None:
 
 def test_the_compound_emotions_have_two_orders_and_nothing_else_apart() -> None:
     ours, index = load_benchmark("mafw_43"), load_benchmark("mafw_43_index")
-    # Source: cate2label, "Group_multi", of public code for MAFW.
-    places = {"helplessness_disappointment": 0, "anger": 20, "anger_sadness": 5, "neutral": 7}
-    places |= {"disgust_anxiety": 11, "contempt": 40, "sadness_helplessness": 42}
-    assert {name: index.classes.index(name) for name in places} == places
+    # Source: cate2label, "Group_multi", of public code for MAFW; initials of all 43 in its order,
+    # which differs from ours from the first place on.
+    initials = {name: "".join(part[:4] + "." for part in name.split("_")) for name in ours.classes}
+    assert len(set(initials.values())) == 43
+    assert " ".join(initials[name] for name in index.classes) == (
+        "help.disa. disg.help. fear.surp. ange.surp. disg. ange.sadn. disg.cont. neut. anxi.help."
+        " fear.anxi. surp. disg.anxi. ange.disg.cont. fear.sadn. sadn.disa. anxi. fear. happ.cont."
+        " sadn.help.disa. disg.anxi.help. ange. disg.disa. surp.anxi. happ. sadn. ange.disg."
+        " ange.disg.anxi. fear.surp.anxi. help. sadn.anxi. disg.surp. disa. sadn.anxi.help."
+        " disg.sadn. anxi.help.disa. disg.help.disa. happ.surp. sadn.surp. ange.help."
+        " fear.sadn.anxi. cont. ange.anxi. sadn.help."
+    )
+    assert not any(
+        one == other for one, other in zip(ours.classes[:12], index.classes[:12], strict=True)
+    )
     assert dataclasses.replace(index, name=ours.name, classes=ours.classes) == ours
 
 
@@ -98,6 +113,7 @@ def test_its_folds_can_be_made_and_leak_nothing(
     rows, _ = usable_rows(benchmark, table)
     folds = make_folds(benchmark, rows)  # proves that no speaker is on both sides
     numbers = {
+        "c_expr_db": 5,
         "crema_d": 5,
         "crema_d_4": 5,
         "dfew": 5,
@@ -123,6 +139,8 @@ def test_a_benchmark_that_hides_a_leak_is_caught(
     name: str, tables: dict[str, pandas.DataFrame]
 ) -> None:
     benchmark = load_benchmark(name)
+    if name == "meld":
+        return  # its roles are in every part, as named people
     if benchmark.folds.shared_speakers:
         assert tables[benchmark.dataset]["speaker"].isna().all()  # nobody could tell
         return
@@ -155,7 +173,9 @@ def test_clips_without_a_compound_label_are_left_out_and_counted(
 @pytest.mark.parametrize("name", NAMES)
 def test_every_published_number_has_a_source_and_is_a_fraction(name: str) -> None:
     benchmark: Benchmark = load_benchmark(name)
-    assert benchmark.published
+    if name in UNPUBLISHED:
+        assert not benchmark.published
+        return
     assert benchmark.published[0].method == "HiCMAE base"
     for item in benchmark.published:
         assert item.source

@@ -10,7 +10,7 @@ import csv
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from shards.datasets import avcaffe, mafw
+from shards.datasets import avcaffe, cexpr, mafw, meld
 
 SMALL_CREMA_ACTORS = (1001, 1018, 1019, 1036, 1037, 1054, 1055, 1072, 1073, 1091)
 
@@ -234,6 +234,63 @@ def voxceleb2(root: Path) -> None:
     text(root / "vox2_meta.csv", f"{head}\nid00012 ,n1 ,m ,dev \nid00015 ,n2 ,f ,dev ")
 
 
+def meld_tree(root: Path) -> None:
+    """Three parts whose dialogues have the same numbers; one clip lacks, one is in no table."""
+    folders = ("train_splits", "dev_splits_complete", "output_repeated_splits_test")
+    head = ("Sr No.", "Utterance", "Speaker", "Emotion", "Sentiment", "Dialogue_ID")
+    head += ("Utterance_ID", "Season", "Episode", "StartTime", "EndTime")
+    for part, folder in zip(("train", "dev", "test"), folders, strict=True):
+        rows = []
+        for dialogue in range(2):
+            for utterance, emotion in enumerate(meld.CLASSES):
+                speaker = ("Ross", "Rachel", "All")[utterance % 3]
+                mood = ("neutral", "positive", "negative")[utterance % 3]
+                said = ("Oh, what?", speaker, emotion, mood, dialogue, utterance, 4, 7)
+                rows.append((len(rows) + 1, *said, "00:20:57,256", "00:21:00,049"))
+                if (part, dialogue, utterance) != ("train", 1, 6):
+                    medium(root / f"{part}/{folder}/dia{dialogue}_utt{utterance}.mp4")
+        sheet(root / f"{part}_sent_emo.csv", head, rows)
+    medium(root / "test/output_repeated_splits_test/final_videos_testdia0_utt0.mp4")
+
+
+def blemore_tree(root: Path) -> None:
+    """Six actors with folds and one without: every emotion, and a blend in all proportions."""
+    head = ("filename", "video_id", "gender", "mix", "emotion_1", "version", "intensity_level")
+    head += ("situation", "emotion_2", "emotion_1_salience", "emotion_2_salience", "fold")
+    rows: dict[str, list[Sequence[object]]] = {"train": [], "test": []}
+    for number in range(7):
+        actor, part = f"A{100 + number}", "train" if number < 6 else "test"
+        names = [f"{actor}_{code}_int1_ver1" for code in ("ang", "disg", "fea", "hap", "sad")]
+        names.append(f"{actor}_neu_sit2_ver1")
+        names += [f"{actor}_mix_ang_hap_{share}_ver1" for share in ("50_50", "70_30", "30_70")]
+        for name in names:
+            medium(root / f"{part}/{name}.mov")
+            rest = ("f" if number % 2 else "m", int("mix" in name), *[""] * 8)
+            rows[part].append((name, actor, *rest[:9], number % 5 if part == "train" else ""))
+    for part, lines in rows.items():
+        sheet(root / f"{part}_metadata.csv", head, lines)
+
+
+def cexpr_tree(root: Path) -> None:
+    """Six videos with every class; in the first a span of two classes and one without any."""
+    classes = [name.replace("_", " ").title() for name in cexpr.CLASSES]
+    head = ("Begin Time - hh:mm:ss.ms", "End Time - hh:mm:ss.ms", *classes, "Other")
+    for video in range(6):
+        medium(root / f"videos/{video}-30-1920x1080.mp4")
+        rows: list[Sequence[object]] = [
+            (
+                f"00:00:{2 * place:02}.000",
+                f"00:00:{2 * place + 1:02}.500",
+                *(1 if place == other else "" for other in range(8)),
+            )
+            for place in range(7)
+        ]
+        if video == 0:
+            rows += [("00:00:20.000", "00:00:21.000", 1, 1, *[""] * 6)]
+            rows += [("00:00:22.000", "00:00:23.000", *[""] * 7, 1)]
+        sheet(root / f"annotation/{video}-30-1920x1080.csv", head, rows)
+
+
 TREES: dict[str, Callable[[Path], None]] = {
     "voxceleb2": voxceleb2,
     "crema-d": crema_d,
@@ -245,4 +302,7 @@ TREES: dict[str, Callable[[Path], None]] = {
     "mer2023": mer2023,
     "werewolf-xl": werewolf_xl,
     "avcaffe": avcaffe_tree,
+    "meld": meld_tree,
+    "blemore": blemore_tree,
+    "c-expr-db": cexpr_tree,
 }

@@ -1,0 +1,86 @@
+"""Presence and salience: what is named, and what of it is right."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from hicmae.blends import (
+    Thresholds,
+    choose_thresholds,
+    named_blends,
+    presence_accuracy,
+    salience_accuracy,
+)
+
+LOW = Thresholds(0.1, 0.1)
+
+
+@pytest.mark.parametrize(
+    ("shares", "named"),
+    [
+        ([0.8, 0.1, 0.05, 0.05], [0.7, 0.3, 0, 0]),
+        ([0.2, 0.7, 0.05, 0.05], [0.3, 0.7, 0, 0]),
+        ([0.4, 0.35, 0.2, 0.05], [0.5, 0.5, 0, 0]),  # of three the two largest
+        ([0.45, 0.55, 0, 0], [0.5, 0.5, 0, 0]),  # a difference of exactly 0.1
+        ([0.95, 0.05, 0, 0], [1, 0, 0, 0]),
+        ([0.05, 0.04, 0.03, 0], [1, 0, 0, 0]),  # something is always named
+        ([0.1, 0, 0, 0.9], [0, 0, 0, 1]),  # the last one does not blend
+        ([0.6, 0, 0, 0.4], [1, 0, 0, 0]),
+    ],
+)
+def test_shares_become_one_emotion_or_two_in_known_proportions(
+    shares: list[float], named: list[float]
+) -> None:
+    assert named_blends(np.array([shares]), LOW, unblended=3)[0].tolist() == named
+
+
+def test_the_accuracies_are_those_of_the_definition() -> None:
+    """The samples that the published evaluation shows as its example, counted by hand."""
+    anger, disgust, fear, happy, neutral = np.eye(5)
+    cases = [  # true, named
+        (anger, neutral),
+        (anger, anger),
+        (disgust, fear),
+        (disgust, disgust),
+        (fear, happy),
+        (fear, fear),
+        (0.5 * disgust + 0.5 * happy, 0.5 * disgust + 0.5 * happy),
+        (0.7 * disgust + 0.3 * happy, 0.3 * disgust + 0.7 * happy),
+        (0.3 * anger + 0.7 * happy, 0.3 * anger + 0.7 * happy),
+        (0.5 * anger + 0.5 * happy, 0.5 * anger + 0.5 * happy),
+        (0.3 * anger + 0.7 * happy, 0.3 * anger + 0.7 * happy),
+        (0.5 * anger + 0.5 * happy, 0.3 * anger + 0.7 * happy),
+        (0.5 * anger + 0.5 * happy, happy),  # half of a blend is neither
+        (happy, 0.5 * anger + 0.5 * happy),
+    ]
+    true, named = (np.array(side) for side in zip(*cases, strict=True))
+    assert presence_accuracy(true, named) == pytest.approx(9 / 14)
+    assert salience_accuracy(true, named) == pytest.approx(4 / 7)
+    assert math.isnan(salience_accuracy(true[:6], named[:6]))
+
+
+def test_thresholds_are_those_that_undo_how_shares_were_made() -> None:
+    generator = np.random.default_rng(0)
+    true = np.eye(5)[generator.integers(5, size=300)]
+    for row in range(0, 300, 2):
+        first, second = generator.permutation(4)[:2]
+        share = (0.3, 0.5, 0.7)[row % 3]
+        true[row] = share * np.eye(5)[first] + (1 - share) * np.eye(5)[second]
+    shares = true + generator.uniform(0, 0.09, true.shape)
+    chosen = choose_thresholds(true, shares, unblended=4)
+    named = named_blends(shares, chosen, unblended=4)
+    assert presence_accuracy(true, named) == 1
+    assert salience_accuracy(true, named) == 1
+    assert presence_accuracy(true, named_blends(shares, Thresholds(0.95, 0.05))) < 0.7
+
+
+def test_what_is_no_share_is_refused() -> None:
+    fine = np.full((3, 4), 0.25)
+    for wrong in (fine[:0], fine[:, :1], fine[0], fine - 1, fine * np.nan):
+        with pytest.raises(ValueError, match=r"^blends: shares"):
+            named_blends(wrong, LOW)
+    with pytest.raises(ValueError, match=r"\(2, 4\) and \(3, 4\)"):
+        presence_accuracy(fine, fine[:2])
