@@ -34,6 +34,7 @@ _OTHER_SPREADSHEETS = (".xls", ".xlsb", ".ods", ".numbers")
 _INTEGER = re.compile(r"-?(0|[1-9][0-9]*)")
 _NUMBER = re.compile(r"-?((0|[1-9][0-9]*)(\.[0-9]*)?|\.[0-9]+|[0-9](\.[0-9]*)?[eE][-+]?[0-9]{1,3})")
 _DECIMAL_COMMA = re.compile(r"-?[0-9]+(,[0-9]+)?")
+_LONGEST_CELL = 2**24  # characters; a trace of an annotator an hour long has 10^5
 _EXACT = 2**53  # whole numbers up to here are told apart as float64 too; beyond are ids
 # An id that a program took for a number, as Excel (7.12346E+18) and pandas (7.123456789012346e+18)
 # write what is left of it: it names others too.
@@ -185,6 +186,8 @@ def _records(text: str, delimiter: str) -> list[tuple[int, list[str]]]:
 
     Raises: csv.Error: a cell that is too long, or a quotation mark that is never closed.
     """
+
+    csv.field_size_limit(_LONGEST_CELL)  # of the process; its own, 2^17, is short of a long trace
 
     def records(strict: bool) -> list[tuple[int, list[str]]]:
         reader = csv.reader(

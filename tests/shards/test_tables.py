@@ -91,6 +91,12 @@ def test_a_column_is_of_one_kind_and_loses_nothing(
     ]
 
 
+def test_a_cell_may_be_as_long_as_the_trace_of_an_hour(tmp_path: Path) -> None:
+    trace = json.dumps([round(0.1 * place, 1) for place in range(36_000)])
+    ((_, labels),) = rows_of(tmp_path / "m.csv", f'path,note\na.mp4,"{trace}"\n')
+    assert labels == {"note": trace}
+
+
 def test_a_comma_is_decimal_only_where_it_separates_nothing(tmp_path: Path) -> None:
     rows = rows_of(tmp_path / "a.tsv", "path\tcodes\na.mp4\t1,2\nb.mp4\t3\n")
     assert [labels for _, labels in rows] == [{"codes": "1,2"}, {"codes": "3"}]
@@ -205,7 +211,7 @@ def test_json_is_read_by_lines_and_as_one_list(tmp_path: Path) -> None:
         ("path,x\na.mp4,\x00\n", "is no text (it holds zero bytes)"),
         ("path\temotion\na.mp4\tj\n".encode("utf-16-le"), "is no text (it holds zero bytes)"),
         (",".join(f"column{n}" for n in range(300)) + "\n", "column11 and 288 more"),
-        ("path,x\n" + "a.mp4," + "x" * 200_000 + "\n", "field larger than field limit"),
+        ("path,x\n" + "a.mp4," + "x" * (2**24 + 1) + "\n", "field larger than field limit"),
     ],
 )
 def test_what_cannot_be_read_is_one_line_with_its_place(
