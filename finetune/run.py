@@ -149,7 +149,7 @@ def finetune(
         config, parse_modalities(modalities), parse_seeds(seeds, seed), by_seed=seeds is not None
     )
     plans = [make_plan(one, what, index, group=out.resolve().name) for one in sweep]
-    rows, ignored = usable_rows(what, index.table)
+    rows, ignored = usable_rows(what, plans[0].index.table)
     check_units(what, rows)
     divided = make_folds(what, rows, folds=folds)
     for plan in plans:

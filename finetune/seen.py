@@ -18,6 +18,7 @@ from finetune.folds import Fold, as_text
 from finetune.plan import Plan
 from hicmae.checkpoints.checkpoint import Checkpoint
 from hicmae.checkpoints.seen import Seen, digests, seen_of, union
+from shards.reading.random_access import SAMPLE
 
 _REMEDY = (
     "take a checkpoint that has not seen them, or pass --allow_seen, which every report of"
@@ -81,10 +82,11 @@ def check_unseen(plan: Plan, folds: Sequence[Fold], *, allow: bool) -> list[str]
 
 def _samples(benchmark: Benchmark, rows: pd.DataFrame) -> list[np.ndarray]:
     """Digests of each row (N,): by name and lengths, and by dataset and name where it has one."""
-    lengths = zip(rows["key"], rows["num_frames"], rows["num_samples"], strict=True)
+    names = rows.get(SAMPLE, rows["key"])
+    lengths = zip(names, rows["num_frames"], rows["num_samples"], strict=True)
     found = [digests(f"{key}\n{frames}\n{samples}" for key, frames, samples in lengths)]
     if benchmark.dataset:
-        found.append(digests(f"{benchmark.dataset}\n{key}" for key in rows["key"]))
+        found.append(digests(f"{benchmark.dataset}\n{key}" for key in names))
     return found
 
 

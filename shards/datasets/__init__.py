@@ -16,6 +16,7 @@ from shards.datasets import (
     mer2023,
     msp_improv,
     ravdess,
+    traces,
     voxceleb2,
     werewolf_xl,
 )
@@ -35,6 +36,7 @@ DATASETS: dict[str, Dataset] = {
     "werewolf-xl": werewolf_xl.DATASET,
     "avcaffe": avcaffe.DATASET,
     "csv": csv_list.DATASET,
+    "traces": traces.DATASET,
 }
 
 
