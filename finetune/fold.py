@@ -43,6 +43,7 @@ from finetune.over_time import (
     smooth,
     smoothing_note,
 )
+from finetune.personal import gain_note, is_shared
 from finetune.plan import Plan
 from finetune.predictions import FILE_NAME, Prediction, predictions_of_fold, write_predictions
 from finetune.processes import LostProcessError, Share, from_all, quiet_lightning, run_processes
@@ -144,6 +145,25 @@ def _work(plan: Plan, fold: Fold, share: Share) -> None:
         trainer = _trainer(
             plan, folder, log, num_batches=len(loader), callbacks=[*callbacks, saver]
         )
+
+        def tested(
+            rows: pd.DataFrame, limits: Mapping[str, Sequence[float]] = MappingProxyType({})
+        ) -> list[Prediction]:
+            found: Any = trainer.predict(module, view_loader(plan, rows, share))
+            outputs = [{name: value.cpu() for name, value in batch.items()} for batch in found]
+            return predictions_of_fold(
+                plan.benchmark,
+                dataclasses.replace(fold, test=rows),
+                [batch for part in from_all(outputs) for batch in part],
+                num_segments=config.recipe.num_segments,
+                thresholds=limits,
+            )
+
+        shared: list[Prediction] = []
+        if is_shared(
+            config, plan.checkpoint
+        ):  # which the module still is; a saved epoch comes later
+            shared = tested(fold.test)
         judged: Any = "train" if plan.protocol.judge else None
         trainer.fit(
             module,
@@ -163,19 +183,6 @@ def _work(plan: Plan, fold: Fold, share: Share) -> None:
                 )
         merge_tuning(module.model)
 
-        def tested(
-            rows: pd.DataFrame, limits: Mapping[str, Sequence[float]] = MappingProxyType({})
-        ) -> list[Prediction]:
-            found: Any = trainer.predict(module, view_loader(plan, rows, share))
-            outputs = [{name: value.cpu() for name, value in batch.items()} for batch in found]
-            return predictions_of_fold(
-                plan.benchmark,
-                dataclasses.replace(fold, test=rows),
-                [batch for part in from_all(outputs) for batch in part],
-                num_segments=config.recipe.num_segments,
-                thresholds=limits,
-            )
-
         limits: Mapping[str, Sequence[float]] = {}
         if plan.calibrates and plan.benchmark.heads:
             limits = best_thresholds(plan.benchmark, tested(sides.validation))
@@ -192,6 +199,11 @@ def _work(plan: Plan, fold: Fold, share: Share) -> None:
             window = choose_smoothing(plan.benchmark, kept_out)
             settled = dataclasses.replace(settled, smoothing_seconds=window)
             predictions = smooth(plan.benchmark, predictions, window)
+            if shared:
+                before = score(plan.benchmark, smooth(plan.benchmark, shared, window))
+                settled = dataclasses.replace(settled, shared=before)
+                who = str(config.recipe.annotator)
+                notes.append(gain_note(who, before, score(plan.benchmark, predictions)))
             notes += settled.notes() + smoothing_note(settled, len(kept_out))
         skipped = sum((Counter(counts) for counts in from_all(module.skipped)), Counter())
         notes += [f"{count} training clips skipped ({cause})" for cause, count in skipped.items()]

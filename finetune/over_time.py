@@ -203,6 +203,16 @@ def per_recording(benchmark: Benchmark, predictions: Sequence[Prediction]) -> di
     return {str(name): float(value) for name, value in table.mean().items()}
 
 
+def recordings_note(benchmark: Benchmark, predictions: Sequence[Prediction]) -> list[str]:
+    """CCC per recording as a sentence of the record; none of a benchmark that is not over time."""
+    if benchmark.over_time is None:
+        return []
+    means = per_recording(benchmark, predictions)
+    told = ", ".join(f"{name} {value:.4f}" for name, value in means.items())
+    number = len(_recordings(predictions))
+    return [f"CCC per recording, mean of {number}: {told} (the scores are pooled over instants)"]
+
+
 def _recordings(
     predictions: Sequence[Prediction],
 ) -> dict[str, tuple[list[int], np.ndarray]]:

@@ -21,6 +21,7 @@ from finetune.benchmark import Benchmark
 from finetune.folds import Fold
 from finetune.instants import instant_index
 from finetune.losses import Term, default_loss, loss_terms
+from finetune.personal import personal_config
 from finetune.published import JUDGES, departures
 from finetune.record import CONFIG, fold_folder, read_fold, settings_digest
 from finetune.selection import Protocol
@@ -242,6 +243,7 @@ def make_plan(config: FinetuneConfig, benchmark: Benchmark, index: Index, *, gro
     protocol = decide_protocol(config, benchmark)
     resolved = resolve(benchmark, config)
     sizes, weights = _network(config.model, config.checkpoint)
+    config = personal_config(config, benchmark, weights)
     seconds = sizes.input.clip_seconds
     only = None if weights is None else weights.config.get("modalities")
     if only not in (None, config.modalities):

@@ -223,6 +223,7 @@ def _finish(
 
     Returns: the run as it is read back.
     """
+    from finetune.over_time import recordings_note
     from finetune.predictions import FILE_NAME, write_predictions
     from finetune.record import RunFacts, git_commit, read_run, write_scores
     from finetune.reporting.resampling import intervals
@@ -253,7 +254,7 @@ def _finish(
         git_commit=git_commit(),
         version=__version__,
         ignored=ignored,
-        notes=(*seen, *_notes(plan)),
+        notes=(*seen, *_notes(plan), *recordings_note(plan.benchmark, pooled)),
     )
     write_predictions(plan.out / FILE_NAME, pooled)
     scores = score_run(plan.benchmark, pooled)

@@ -20,7 +20,6 @@ from typing import Any
 
 import numpy as np
 
-from hicmae.config import did_you_mean
 from shards.tables import read_cells, read_table
 
 # How an annotator is called whom nobody names, as where a trace is a mean already.
@@ -217,11 +216,8 @@ def read_notes(path: Path, *, annotator: str = MEAN) -> Notes:
     absent = [name for name in (begin, end) if name not in columns]
     named = [name for name in columns if name and name not in _TIMES]
     if absent or not named:
-        lacking = "time, or start and end" if absent else "a column of values, such as valence"
-        raise ValueError(
-            f"{path}: no column {lacking} (found {', '.join(columns) or 'nothing'})"
-            f"{did_you_mean('time', columns) if absent else ''}"
-        )
+        lacking = "column time, or start and end" if absent else "column of values, such as valence"
+        raise ValueError(f"{path}: no {lacking} (found {', '.join(columns) or 'nothing'})")
     rows = read_table(path, needed=begin, text=("annotator",))
     by: dict[str, list[tuple[int, dict[str, Any]]]] = {}
     for number, row in rows:

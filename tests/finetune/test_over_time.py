@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from finetune.over_time import per_recording
@@ -41,6 +40,8 @@ def test_lags_are_found_and_the_run_says_all_that_was_decided(train: Train, trac
     assert settled["lags"]["anna"] == pytest.approx(ANNA, abs=0.08)
     assert settled["lags"]["ben"] == pytest.approx(BEN, abs=0.08)
     assert sum(settled["weights"]["valence"].values()) == pytest.approx(1)
+    means = per_recording(run.benchmark, run.predictions)
+    assert any(f"ccc {means['ccc']:.4f}" in note for note in run.facts.notes)
     print(settled, run.scores.pooled, per_recording(run.benchmark, run.predictions))
     report = (folder / "report.md").read_text()
     assert "CCC per recording" in report

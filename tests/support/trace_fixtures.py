@@ -59,9 +59,7 @@ def write_trace_shards(
         }
         for part, (begin, end, trace) in enumerate(parts_of(notes, f"r{number}", seconds, CONFIG)):
             times = np.arange(round(begin * FPS), round(end * FPS)) / FPS
-            jpegs = [
-                jpeg((int(130 + 100 * value),) * 3) for value in brightness(number, times)
-            ]
+            jpegs = [jpeg((int(130 + 100 * value),) * 3) for value in brightness(number, times)]
             labels: dict[str, Label] = {
                 "recording": trace.recording,
                 "trace": trace.text(),
