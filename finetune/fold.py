@@ -160,9 +160,7 @@ def _work(plan: Plan, fold: Fold, share: Share) -> None:
             )
 
         shared: list[Prediction] = []
-        if is_shared(
-            config, plan.checkpoint
-        ):  # which the module still is; a saved epoch comes later
+        if is_shared(config, plan.checkpoint):  # the module still is that
             shared = tested(fold.test)
         judged: Any = "train" if plan.protocol.judge else None
         trainer.fit(
