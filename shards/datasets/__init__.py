@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from hicmae.config import did_you_mean
 from shards.datasets import (
+    aff_wild2,
     avcaffe,
     crema_d,
     csv_list,
@@ -35,6 +36,7 @@ DATASETS: dict[str, Dataset] = {
     "mer2023": mer2023.DATASET,
     "werewolf-xl": werewolf_xl.DATASET,
     "avcaffe": avcaffe.DATASET,
+    "aff-wild2": aff_wild2.DATASET,
     "csv": csv_list.DATASET,
     "traces": traces.DATASET,
 }

@@ -8,7 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from finetune.benchmark import load_benchmark
 from hicmae.__main__ import main
+from shards.datasets import DATASETS
 from shards.manifest import read_manifest
 from shards.synthesis.annotators import ANNOTATORS
 from shards.synthesis.corpus import synthesize
@@ -23,6 +25,7 @@ from shards.traces import (
     parts_of,
     read_notes,
 )
+from tests.support.media_files import counting_frames, write_recording
 
 
 def written(folder: Path, text: str, name: str = "trace.csv") -> Path:
@@ -181,3 +184,34 @@ def test_the_synthetic_corpus_becomes_a_manifest_with_lags_as_made(
     assert "is noted from 0 to 900 s" in said
     assert len(said.splitlines()) == 1
     assert math.isfinite(rows[0].end or 0)
+
+
+def test_aff_wild2_is_listed_as_documented(tmp_path: Path) -> None:
+    frames, times = counting_frames(50), np.arange(50) / 25
+    for name in ("12-24-1920x1080", "video3"):
+        write_recording(tmp_path / f"{name}.mp4", frames, times)
+    values = [f"{0.01 * number:.2f},-0.5" for number in range(50)]
+    values[10:20] = ["-5,-5"] * 10
+    for side, name in (("Train_Set", "12-24-1920x1080"), ("Validation_Set", "video3_left")):
+        (tmp_path / "VA" / side).mkdir(parents=True)
+        text = "\n".join(["valence,arousal", *values])
+        (tmp_path / "VA" / side / f"{name}.txt").write_text(text)
+    out = tmp_path / "list.jsonl"
+    words = ["shards", "manifest", "aff-wild2", str(tmp_path), "--out", str(out)]
+    assert main([*words, "--trace.hop_seconds", "0.04", "--trace.max_gap_seconds", "0.2"]) == 0
+    first, second = read_manifest(out)
+    assert (first.labels["set"], second.labels["set"]) == ("train", "validation")
+    assert (first.region, second.region) == (None, (0.0, 0.0, 0.5, 1.0))
+    assert second.speaker == "video3"
+    trace = parse_trace(first.labels["trace"], first.key)
+    noted = trace.late("valence", "mean", 0.0)
+    at = trace.since + trace.hop * np.arange(trace.num_own)
+    known = np.isfinite(noted)
+    # Frame n is on from n / 25 s on, its value in the middle of that.
+    assert noted[known] == pytest.approx(0.01 * (at[known] * 25 - 0.5), abs=1e-4)
+    assert not known[(at > 10.5 / 25) & (at < 19.5 / 25)].any()
+    benchmark = load_benchmark("aff_wild2")
+    assert {*benchmark.targets, benchmark.folds.column} <= {*trace.values, *first.labels}
+    assert benchmark.dataset in DATASETS
+    (tmp_path / "VA" / "Train_Set" / "12-24-1920x1080.txt").write_text("valence,arousal\n0\n")
+    assert main(words) == 2
