@@ -139,7 +139,7 @@ def instant_index(
         values.append(found[own])
     if not keys:
         raise ValueError(f"{index.folder}: no instant has a value of {', '.join(targets)}")
-    instants = table.iloc[places].drop(columns=settings.trace).reset_index(drop=True)
+    instants = table.drop(columns=settings.trace).iloc[places].reset_index(drop=True)
     instants[SAMPLE] = instants["key"]
     instants["key"] = keys
     instants[FIRST] = np.concatenate(spans[::2])

@@ -109,7 +109,9 @@ def choose_lags(
     Args:
         rows: Instants of the training side.
 
-    Returns: annotator to seconds. Of equal lags the shortest; 0 for whom nothing is known.
+    Returns: annotator to seconds. Of equal lags the shortest; 0 for who has noted one recording
+        alone.
+    Raises: ValueError: there is one recording.
     Source: that the lag is the shift at which labels agree most with features of the recording is
         Mariooryad and Busso, 2015, "Correcting time-continuous emotional labels by modeling the
         reaction lag of evaluators" (there by mutual information).
@@ -119,7 +121,12 @@ def choose_lags(
     if len(rows) > _MOST_INSTANTS:
         rows = rows.iloc[np.linspace(0, len(rows) - 1, _MOST_INSTANTS).astype(int)]
     features = _features(plan, _centred(rows, traces, plan))
-    groups = rows["recording"].to_numpy() if "recording" in rows else rows[SAMPLE].to_numpy()
+    groups = np.array([recording_of(str(key))[0] for key in rows["key"]])
+    if len(np.unique(groups)) < 2:
+        raise ValueError(
+            f"the lag of annotators cannot be chosen on one recording ('{groups[0]}'); name it:"
+            " over_time.lag_seconds"
+        )
     found = {}
     for who in people:
         noted = np.stack(
@@ -328,7 +335,7 @@ def _agreement(features: np.ndarray, noted: np.ndarray, groups: np.ndarray) -> n
     Returns: (columns,); not-a-number where nothing can be fitted.
     """
     num_groups = len(np.unique(groups))
-    if num_groups < 2 or len(features) < 4:
+    if num_groups < 2:  # somebody who has noted one recording alone
         return np.full(noted.shape[1], np.nan)
     said = np.zeros_like(noted)
     for train, test in GroupKFold(min(5, num_groups)).split(features, groups=groups):

@@ -41,8 +41,8 @@ class TraceConfig:
         hop_seconds: From one labelled instant to the next.
         window_seconds: The label is the mean over a window of this length around its instant; 0:
             the value there, interpolated between two that were noted.
-        part_seconds: A recording is stored in parts of this many labelled seconds, because reading
-            a clip takes longer the longer its sample is.
+        part_seconds: A recording is stored in equal parts of at most so many labelled seconds,
+            because reading a clip takes longer the longer its sample is.
         context_seconds: What a network may be shown for one label; each part has as much more at
             its ends, which is all that is stored twice.
         place: Where in its context the label lies: 0 at the beginning, 1 at the end.
@@ -304,15 +304,18 @@ def parts_of(
         value: {who: noted.at(times, config) for who, noted in each.items()}
         for value, each in notes.items()
     }
-    size = max(1, round(config.part_seconds / hop))
+    count = math.ceil(len(times) * hop / config.part_seconds - 1e-6)
     more = math.ceil(config.max_lag_seconds / hop) + 1
     before = config.place * config.context_seconds
     after = config.context_seconds - before
     found = []
-    for start in range(0, len(times), size):
-        own = times[start : start + size]
+    for places in np.array_split(np.arange(len(times)), max(1, min(count, len(times)))):
+        if not len(places):
+            continue
+        own = times[places]
+        stop = int(places[-1]) + 1 + more
         piece: Values = {
-            value: {who: x[start : start + size + more] for who, x in each.items()}
+            value: {who: x[int(places[0]) : stop] for who, x in each.items()}
             for value, each in every.items()
         }
         if not any(np.isfinite(x).any() for each in piece.values() for x in each.values()):

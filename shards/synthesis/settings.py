@@ -14,7 +14,7 @@ So the best any classifier can do is 1/2 from the pictures, 1/3 from the sound, 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 
@@ -67,7 +67,7 @@ class CorpusConfig:
     camera_noise: float = 6.0
     scene_variety: float = 1.0
     label_noise: float = 0.0
-    over_time: bool = False
+    over_time: bool = field(default=False, metadata={"omit_default": True})
     workers: int | None = None
 
     def __post_init__(self) -> None:
