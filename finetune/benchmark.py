@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from finetune.heads import FALLING, METRICS, Head, known_metrics
+from finetune.instants import OverTime
 from finetune.losses import loss_terms
 from hicmae.config import config_path, did_you_mean, from_dict, load_yaml
 
@@ -119,6 +120,7 @@ class Benchmark:
         heads: Joint: what is predicted; a score is called ``HEAD.METRIC``.
         combinations: Joint: scores of its own, by name: factors of others, such as
             ``{emotion.weighted_f1: 1, dimensions.mse: -0.25}``.
+        over_time: Regression: targets are values over time, and what is scored are instants.
         metrics: What is reported; none given: every metric of the task. Heads name their own.
         leading: The metric that ranks; none given: the first.
         recipe: What it changes of the recipe.
@@ -144,6 +146,7 @@ class Benchmark:
     combinations: dict[str, dict[str, float]] = field(
         default_factory=dict, hash=False, metadata={"omit_default": True}
     )
+    over_time: OverTime | None = field(default=None, metadata={"omit_default": True})
     metrics: tuple[str, ...] = ()
     leading: str | None = None
     recipe: BenchmarkRecipe = field(default_factory=BenchmarkRecipe)
@@ -175,6 +178,8 @@ class Benchmark:
                 " in which its factor is negative"
             )
         problems += _repeated("groups", self.groups)
+        if self.over_time is not None and (self.task != "regression" or self.average_over):
+            problems.append("over_time is for regression without average_over")
         if self.recipe.loss is not None and self.task in METRICS:
             try:
                 loss_terms(self.recipe.loss, self.task)

@@ -107,7 +107,7 @@ def sides_of(plan: Plan, fold: Fold) -> tuple[InnerSplit, EpochChoice | None, li
         )
     rule = plan.protocol.selection
     judged = fold
-    if rule == "inner-validation" or plan.calibrates:
+    if rule == "inner-validation" or plan.keeps_out:
         sides = inner_split(plan.benchmark, fold, share=plan.protocol.validation_share)
         judged = Fold(name=fold.name, train=sides.train, test=sides.validation)
         if sides.by != plan.benchmark.speaker:
@@ -116,10 +116,12 @@ def sides_of(plan: Plan, fold: Fold) -> tuple[InnerSplit, EpochChoice | None, li
                 f" {plan.benchmark.speaker}"
             )
     if rule == "last":
-        if plan.calibrates:
+        if plan.keeps_out:
+            thing = "the thresholds" if plan.benchmark.heads else "the calibration"
+            thing = "the smoothing" if plan.benchmark.over_time else thing
             notes.append(
                 f"{len(sides.validation)} samples of its training side were kept out of training,"
-                f" to fit {'the thresholds' if plan.benchmark.heads else 'the calibration'}"
+                f" to fit {thing}"
             )
         return _reduced(plan, sides, notes), None, notes
     benchmark, judge = plan.benchmark, plan.protocol.judge

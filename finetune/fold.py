@@ -36,6 +36,14 @@ from finetune.data import is_mixed, sides_of, training_loader, view_loader
 from finetune.folds import Fold, as_text
 from finetune.kept_features import FeatureKeeper, choose_samples
 from finetune.module import FinetuneModule, JudgedModule
+from finetune.over_time import (
+    choose_smoothing,
+    over_time_facts,
+    settle_fold,
+    smooth,
+    smoothing_note,
+)
+from finetune.personal import gain_note, is_shared
 from finetune.plan import Plan
 from finetune.predictions import FILE_NAME, Prediction, predictions_of_fold, write_predictions
 from finetune.processes import LostProcessError, Share, from_all, quiet_lightning, run_processes
@@ -114,6 +122,7 @@ def _work(plan: Plan, fold: Fold, share: Share) -> None:
     if share.of > 1:  # a process of its own knows no losses but ours
         load_plugins()
     pl.seed_everything(config.seed, workers=True, verbose=False)
+    fold, settled = settle_fold(plan, fold)
     sides, choice, notes = sides_of(plan, fold)
     loader = training_loader(plan, sides.train, share)
     steps = math.ceil(len(loader) / config.accumulate)
@@ -136,6 +145,23 @@ def _work(plan: Plan, fold: Fold, share: Share) -> None:
         trainer = _trainer(
             plan, folder, log, num_batches=len(loader), callbacks=[*callbacks, saver]
         )
+
+        def tested(
+            rows: pd.DataFrame, limits: Mapping[str, Sequence[float]] = MappingProxyType({})
+        ) -> list[Prediction]:
+            found: Any = trainer.predict(module, view_loader(plan, rows, share))
+            outputs = [{name: value.cpu() for name, value in batch.items()} for batch in found]
+            return predictions_of_fold(
+                plan.benchmark,
+                dataclasses.replace(fold, test=rows),
+                [batch for part in from_all(outputs) for batch in part],
+                num_segments=config.recipe.num_segments,
+                thresholds=limits,
+            )
+
+        shared: list[Prediction] = []
+        if is_shared(config, plan.checkpoint):  # the module still is that
+            shared = tested(fold.test)
         judged: Any = "train" if plan.protocol.judge else None
         trainer.fit(
             module,
@@ -155,19 +181,6 @@ def _work(plan: Plan, fold: Fold, share: Share) -> None:
                 )
         merge_tuning(module.model)
 
-        def tested(
-            rows: pd.DataFrame, limits: Mapping[str, Sequence[float]] = MappingProxyType({})
-        ) -> list[Prediction]:
-            found: Any = trainer.predict(module, view_loader(plan, rows, share))
-            outputs = [{name: value.cpu() for name, value in batch.items()} for batch in found]
-            return predictions_of_fold(
-                plan.benchmark,
-                dataclasses.replace(fold, test=rows),
-                [batch for part in from_all(outputs) for batch in part],
-                num_segments=config.recipe.num_segments,
-                thresholds=limits,
-            )
-
         limits: Mapping[str, Sequence[float]] = {}
         if plan.calibrates and plan.benchmark.heads:
             limits = best_thresholds(plan.benchmark, tested(sides.validation))
@@ -178,8 +191,18 @@ def _work(plan: Plan, fold: Fold, share: Share) -> None:
                 for name, each in limits.items()
             ]
         predictions = tested(fold.test, limits)
-        calibrates = plan.calibrates and not plan.benchmark.heads
-        kept_out = tested(sides.validation) if calibrates else []
+        keeps_out = plan.keeps_out and not plan.benchmark.heads
+        kept_out = tested(sides.validation) if keeps_out else []
+        if settled is not None:
+            window = choose_smoothing(plan.benchmark, kept_out)
+            settled = dataclasses.replace(settled, smoothing_seconds=window)
+            predictions = smooth(plan.benchmark, predictions, window)
+            if shared:
+                before = score(plan.benchmark, smooth(plan.benchmark, shared, window))
+                settled = dataclasses.replace(settled, shared=before)
+                who = str(config.recipe.annotator)
+                notes.append(gain_note(who, before, score(plan.benchmark, predictions)))
+            notes += settled.notes() + smoothing_note(settled, len(kept_out))
         skipped = sum((Counter(counts) for counts in from_all(module.skipped)), Counter())
         notes += [f"{count} training clips skipped ({cause})" for cause, count in skipped.items()]
         if share.rank == 0:
@@ -191,11 +214,13 @@ def _work(plan: Plan, fold: Fold, share: Share) -> None:
             facts = _facts(
                 plan, fold, sides, module, seconds=saver.seconds, epoch=epoch, notes=notes
             )
-            if kept_out:
+            if settled is not None:
+                facts = dataclasses.replace(facts, over_time=over_time_facts(settled))
+            elif kept_out:
                 fitted = fit_calibration(plan.benchmark, kept_out, answered=config.recipe.answered)
                 facts = dataclasses.replace(facts, calibration=fitted)
             chosen_by = [] if choice is None else [choice.fold.test]
-            chosen_by += [sides.validation] if plan.calibrates and choice is None else []
+            chosen_by += [sides.validation] if plan.keeps_out and choice is None else []
             seen = seen_by(plan, fold.name, [sides.train, *chosen_by])
             _save(plan, facts, module, predictions, seen, done / "checkpoints" / "last")
             # A copy: killed between here and the end, the fold is finished anew with these rows.

@@ -13,6 +13,7 @@ import pandas as pd
 
 from finetune.benchmark import Benchmark
 from finetune.heads import NAMED, as_text, read_truth
+from finetune.instants import COLUMNS as OF_INSTANTS
 from hicmae.config import did_you_mean
 from shards.index import COLUMNS
 
@@ -46,6 +47,11 @@ def usable_rows(benchmark: Benchmark, table: pd.DataFrame) -> tuple[pd.DataFrame
         no finite number, with the key of the first such sample.
     """
     table = table.reset_index(drop=True)
+    if benchmark.over_time is not None and not set(OF_INSTANTS) <= set(table.columns):
+        raise ValueError(
+            f"benchmark '{benchmark.name}' is over time, which `hicmae finetune` alone scores; its"
+            " report has the numbers"
+        )
     for column in benchmark.columns:
         need_column(table, column, f"benchmark '{benchmark.name}'")
     if benchmark.heads:
@@ -211,6 +217,7 @@ def group_columns(benchmark: Benchmark, rows: pd.DataFrame) -> tuple[str, ...]:
     named = [name for name in (HELD, *benchmark.groups) if name in rows.columns]
     taken = {
         *COLUMNS,
+        *OF_INSTANTS,
         *benchmark.columns,
         *benchmark.votes,
         benchmark.speaker,

@@ -24,6 +24,7 @@ from finetune.data import (
 )
 from finetune.losses import combined, combined_heads
 from finetune.mixing import alike, mix_batch, soft_targets
+from finetune.personal import is_shared, start_from_shared
 from finetune.plan import Plan
 from finetune.processes import from_all
 from finetune.tuning import apply_tuning
@@ -121,6 +122,8 @@ class FinetuneModule(pl.LightningModule):
         self.all_known = known is None or bool(known.all())
         if plan.checkpoint is not None:
             load_encoder(self.model.encoder, plan.checkpoint)
+            if is_shared(config, plan.checkpoint):
+                start_from_shared(self.model, plan.checkpoint, self.target_mean, self.target_std)
         self.frozen = apply_tuning(self.model, config.recipe)
         set_grad_checkpointing(self.model, config.hardware.recompute)
 

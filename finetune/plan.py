@@ -19,7 +19,9 @@ import pandas as pd
 
 from finetune.benchmark import Benchmark
 from finetune.folds import Fold
+from finetune.instants import instant_index
 from finetune.losses import Term, default_loss, loss_terms
+from finetune.personal import personal_config
 from finetune.published import JUDGES, departures
 from finetune.record import CONFIG, fold_folder, read_fold, settings_digest
 from finetune.selection import Protocol
@@ -148,6 +150,13 @@ class Plan:
             return "multilabel" in kinds and kept_out
         return self.benchmark.task == "classification" and (inner if asked is None else asked)
 
+    @property
+    def keeps_out(self) -> bool:
+        """Whether speakers are kept out of training for that, or for a window of smoothing."""
+        over_time = self.benchmark.over_time
+        smooths = over_time is not None and len(over_time.smoothing_seconds) > 1
+        return self.calibrates or (smooths and self.protocol.selection != "best-on-test")
+
     def scaled(self, rate: float) -> float:
         """A base rate scaled to the batch. Source: linear scaling rule at 256 clips."""
         return rate * self.batch_size / 256
@@ -234,6 +243,7 @@ def make_plan(config: FinetuneConfig, benchmark: Benchmark, index: Index, *, gro
     protocol = decide_protocol(config, benchmark)
     resolved = resolve(benchmark, config)
     sizes, weights = _network(config.model, config.checkpoint)
+    config = personal_config(config, benchmark, weights)
     seconds = sizes.input.clip_seconds
     only = None if weights is None else weights.config.get("modalities")
     if only not in (None, config.modalities):
@@ -246,6 +256,16 @@ def make_plan(config: FinetuneConfig, benchmark: Benchmark, index: Index, *, gro
         sizes = dataclasses.replace(sizes, input=clip)
     if (num_frames := _num_frames(config.model)) is not None:
         sizes = _longer(sizes, num_frames, seconds)
+    if benchmark.over_time is not None:
+        index = instant_index(
+            index,
+            benchmark.targets,
+            benchmark.over_time,
+            sizes.input.clip_seconds,
+            annotator=config.recipe.annotator,
+        )
+    elif config.recipe.annotator is not None:
+        raise ValueError("recipe.annotator is for benchmarks over time (over_time)")
     emotion = EmotionConfig(
         num_outputs=benchmark.num_outputs,
         modalities=cast("Modalities", config.modalities),

@@ -128,6 +128,7 @@ class FoldFacts:
         layer_weights: Modality to the learned weight of each layer.
         notes: Sentences a reader of its numbers should know.
         calibration: How sure its network may be; none where nobody has fitted that.
+        over_time: Of labels over time, what its training side decided (``finetune.over_time``).
     """
 
     name: str
@@ -144,6 +145,7 @@ class FoldFacts:
     epoch: int | None = None
     notes: tuple[str, ...] = ()
     calibration: Calibration | None = field(default=None, metadata={"omit_default": True})
+    over_time: dict[str, Any] = field(default_factory=dict, metadata={"omit_default": True})
 
 
 @dataclass(frozen=True, kw_only=True)

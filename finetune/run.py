@@ -149,7 +149,7 @@ def finetune(
         config, parse_modalities(modalities), parse_seeds(seeds, seed), by_seed=seeds is not None
     )
     plans = [make_plan(one, what, index, group=out.resolve().name) for one in sweep]
-    rows, ignored = usable_rows(what, index.table)
+    rows, ignored = usable_rows(what, plans[0].index.table)
     check_units(what, rows)
     divided = make_folds(what, rows, folds=folds)
     for plan in plans:
@@ -223,6 +223,7 @@ def _finish(
 
     Returns: the run as it is read back.
     """
+    from finetune.over_time import recordings_note
     from finetune.predictions import FILE_NAME, write_predictions
     from finetune.record import RunFacts, git_commit, read_run, write_scores
     from finetune.reporting.resampling import intervals
@@ -253,7 +254,7 @@ def _finish(
         git_commit=git_commit(),
         version=__version__,
         ignored=ignored,
-        notes=(*seen, *_notes(plan)),
+        notes=(*seen, *_notes(plan), *recordings_note(plan.benchmark, pooled)),
     )
     write_predictions(plan.out / FILE_NAME, pooled)
     scores = score_run(plan.benchmark, pooled)

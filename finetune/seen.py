@@ -19,6 +19,7 @@ from finetune.folds import Fold, as_text
 from finetune.plan import Plan
 from hicmae.checkpoints.checkpoint import Checkpoint
 from hicmae.checkpoints.seen import Seen, digests, seen_of, union
+from shards.reading.random_access import SAMPLE
 
 # What every note about a network that has seen too much says.
 SEEN = "may have seen what was tested"
@@ -104,10 +105,11 @@ def refuse_seen(
 
 def _samples(benchmark: Benchmark, rows: pd.DataFrame) -> list[np.ndarray]:
     """Digests of each row (N,): by name and lengths, and by dataset and name where it has one."""
-    lengths = zip(rows["key"], rows["num_frames"], rows["num_samples"], strict=True)
+    names = rows.get(SAMPLE, rows["key"])
+    lengths = zip(names, rows["num_frames"], rows["num_samples"], strict=True)
     found = [digests(f"{key}\n{frames}\n{samples}" for key, frames, samples in lengths)]
     if benchmark.dataset:
-        found.append(digests(f"{benchmark.dataset}\n{key}" for key in rows["key"]))
+        found.append(digests(f"{benchmark.dataset}\n{key}" for key in names))
     return found
 
 

@@ -87,6 +87,9 @@ class RecipeConfig:
             them, the tested numbers do not. null: where selection is inner-validation, which
             keeps some out; true: with selection last too, which then trains on fewer.
         answered: Share of their samples that the threshold leaves an answer.
+        annotator: Of labels over time: train and test on what this one annotator has noted. From a
+            fine-tuned checkpoint, head and fusion are then trained alone (tuning fusion) unless
+            tuning says something else than full, and the report says what that gained.
     """
 
     batch_size: int = 56
@@ -111,6 +114,7 @@ class RecipeConfig:
     num_segments: int = 2
     calibrate: bool | None = field(default=None, metadata={"omit_default": True})
     answered: float = field(default=0.95, metadata={"omit_default": True})
+    annotator: str | None = field(default=None, metadata={"omit_default": True})
 
     def __post_init__(self) -> None:
         bounds = {

@@ -32,6 +32,7 @@ from finetune.reporting.document import (
 from finetune.reporting.errors import error_section
 from finetune.reporting.features import feature_section, layer_section
 from finetune.reporting.heads import head_sections, run_of_head
+from finetune.reporting.over_time import over_time_section
 from finetune.scores import metric_name, undefined
 from finetune.selection import rule_sentence
 
@@ -76,6 +77,7 @@ def run_parts(run: Run, *, shards: Path | None = None) -> Sequence[Part]:
     found = [
         Section(title="Measured", parts=[metrics_table(run), scores_table(run), *_notes(run)]),
         published_section(run.benchmark),
+        over_time_section(run),
         *head_sections(run, figures, title),
         coverage_section(run, figures, title) if of_classes else None,
         speaker_section(run, figures),

@@ -44,6 +44,7 @@ def predict(
     out: Path = Path("predictions"),
     window: float | None = None,
     hop: float = 1.0,
+    rate: float | None = None,
     faces: str = "profile",
     face_choice: Choice = "all",
     identity: str = "none",
@@ -83,6 +84,8 @@ def predict(
         window: Seconds that one value is about; none given: one clip of the network. A longer one
             is covered by several clips, which are averaged.
         hop: Seconds from one value to the next.
+        rate: Values a second, in place of hop; each face's are then written as a trace too
+            (trace-face0.csv: time, and a column for each output).
         faces: Detector (yunet, cascade, boxes, none); profile: the one with which the checkpoint's
             training data was made. none takes the middle of the picture, for face crops.
         face_choice: A timeline for all faces, for the largest, the most central, the one whose
@@ -124,10 +127,13 @@ def predict(
     from hicmae.prediction.results import check_free, save_prediction
     from hicmae.prediction.spans import spans_of
     from hicmae.prediction.tiers import parse_formats
+    from hicmae.prediction.traces import hop_of
 
+    if rate is not None and spans is not None:
+        raise ValueError("rate: with --spans each span has one value; leave one of them out")
     config = WindowConfig(
         window=window,
-        hop=hop,
+        hop=hop_of(rate, hop),
         faces=faces,
         face_choice=face_choice,
         identity=identity,
@@ -187,6 +193,7 @@ def predict(
                         annotate=annotate,
                         overwrite=overwrite,
                         tiers=formats,
+                        rate=rate,
                         process=model.decoding,
                         progress=bar.show,
                     )

@@ -24,6 +24,7 @@ from hicmae.prediction.messages import StageProgress, WindowConfig
 from hicmae.prediction.process import DecodingProcess, PredictionError, Tell
 from hicmae.prediction.spans import Span
 from hicmae.prediction.tiers import FORMATS, Mark, Owner
+from hicmae.prediction.traces import write_trace
 from hicmae.terminal import printable
 
 if TYPE_CHECKING:
@@ -342,6 +343,7 @@ def save_prediction(
     annotate: bool = False,
     overwrite: bool = False,
     tiers: Sequence[str] = (),
+    rate: float | None = None,
     process: DecodingProcess | None = None,
     progress: Tell | None = None,
 ) -> Path:
@@ -354,6 +356,7 @@ def save_prediction(
         annotate: Also write the video with boxes, labels and bars.
         overwrite: Replace a folder that is there.
         tiers: Names of ``tiers.FORMATS``.
+        rate: Also write a trace of each track, of so many values a second.
         process: Where the video is decoded again; none given: a new one.
         progress: Called with how far the video is.
 
@@ -365,6 +368,8 @@ def save_prediction(
     undrawn: PredictionError | None = None
     with whole_folder(folder) as beside:
         _write_tables(prediction, beside)
+        for track in prediction.tracks if rate is not None else ():
+            write_trace(track, rate, beside)
         for name in tiers:
             FORMATS[name](_owners(prediction), beside, prediction.path, prediction.seconds)
         if picture:

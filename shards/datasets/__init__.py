@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from hicmae.config import did_you_mean
 from shards.datasets import (
+    aff_wild2,
     avcaffe,
     blemore,
     cexpr,
@@ -19,6 +20,7 @@ from shards.datasets import (
     mer2023,
     msp_improv,
     ravdess,
+    traces,
     voxceleb2,
     werewolf_xl,
 )
@@ -40,7 +42,9 @@ DATASETS: dict[str, Dataset] = {
     "meld": meld.DATASET,
     "blemore": blemore.DATASET,
     "c-expr-db": cexpr.DATASET,
+    "aff-wild2": aff_wild2.DATASET,
     "csv": csv_list.DATASET,
+    "traces": traces.DATASET,
 }
 
 

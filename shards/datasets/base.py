@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from shards.schema import Label
+from shards.traces import TraceConfig
 
 Media = Literal["auto", "clips", "frames"]
 
@@ -135,11 +136,13 @@ class ReadOptions:
         media: Read videos, folders of frame images, or (``auto``) videos where there are any.
         labels: File of labels, where it is not found by its documented name.
         num_folds: Folds to make by speaker, for ``csv`` without a fold column.
+        trace: How recordings with values over time are cut.
     """
 
     media: Media = "auto"
     labels: Path | None = None
     num_folds: int | None = None
+    trace: TraceConfig = field(default_factory=TraceConfig)
 
     def __post_init__(self) -> None:
         if self.num_folds is not None and self.num_folds < 2:

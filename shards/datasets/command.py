@@ -11,7 +11,9 @@ from hicmae.files import write_text
 from shards.datasets import DATASETS, Listing, ReadOptions, find_dataset
 from shards.datasets.base import Item, Media, check_files
 from shards.manifest import printable, write_manifest
+from shards.traces import TraceConfig
 
+_TRACE = TraceConfig()
 _SHOWN = 3  # names of each cause on the screen; the list of missing files has all
 
 
@@ -24,6 +26,7 @@ def manifest(
     labels: Path | None = None,
     folds: int | None = None,
     image_fps: float | None = None,
+    trace: TraceConfig = _TRACE,
     missing: Path | None = None,
     strict: bool = False,
     list: bool = False,
@@ -42,6 +45,7 @@ def manifest(
         labels: The file of labels, where it is not found by its documented name.
         folds: For csv: make so many folds by speaker.
         image_fps: Frame rate of folders of images, frames per second.
+        trace: For labels over time: how recordings are cut.
         missing: Where to list the missing files; none given: MANIFEST.missing.txt.
         strict: A missing file or a count that differs is an error, and no manifest is written.
         list: Show the datasets and what is expected of each.
@@ -60,9 +64,9 @@ def manifest(
     if image_fps is not None and not 0 < image_fps < float("inf"):
         raise ValueError(f"image_fps = {image_fps} (must be more than 0)")
     known = find_dataset(dataset)
-    options = ReadOptions(media=media, labels=labels, num_folds=folds)
-    if folds is not None and known is not DATASETS["csv"]:
-        raise ValueError(f"folds is for csv; {known.title} has its own")
+    options = ReadOptions(media=media, labels=labels, num_folds=folds, trace=trace)
+    if folds is not None and known not in (DATASETS["csv"], DATASETS["traces"]):
+        raise ValueError(f"folds is for csv and traces; {known.title} has its own")
     if labels is not None and not known.takes_labels:
         raise ValueError(f"labels = {labels}: {known.title} has its labels in its own files")
     path = out or Path(f"{dataset.lower().replace('_', '-')}.csv")

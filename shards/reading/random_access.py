@@ -30,6 +30,9 @@ from shards.reading.whole_sample import parse_row_json, read_sample
 from shards.sample import cut_clip, uniform_draw
 from shards.schema import SampleInfo
 
+# Columns of rows that are instants of samples: name of the sample (``key`` is the instant's), and
+# the frames of it that a view is taken from.
+SAMPLE, FIRST, WINDOW = "sample_key", "context_first", "context_frames"
 # Room for what stands before the samples in a wav: RIFF, fmt, perhaps LIST, data.
 _WAV_HEAD = 512
 
@@ -44,7 +47,8 @@ class ShardDataset(torch.utils.data.Dataset[dict[str, Any] | Skipped]):
         source: A folder with an index, or the index; elsewhere: an fsspec URL, a ``pipe:`` command
             with ``{}`` for the name of a file, or what ``files.open_folder`` gives for those.
         input: Geometry of a clip.
-        rows: The rows of the index to read, in any order; none given: all.
+        rows: The rows of the index to read, in any order; none given: all. With the columns
+            ``SAMPLE``, ``FIRST`` and ``WINDOW`` each is a span of a sample.
         views: ``train``: one clip a sample, at a position drawn anew for each epoch; a number:
             so many views a sample, spread over its length, one after another.
         labels: A column of the index and the names of its classes in order, for "label".
@@ -112,7 +116,11 @@ class ShardDataset(torch.utils.data.Dataset[dict[str, Any] | Skipped]):
         self._targets = None if targets is None else real_values(rows, targets)
         # Rows are numbered by the index, so that a sample's clips do not depend on the fold.
         self._numbers = rows.index.to_numpy()
-        self._records = Row.rows_of(self.rows)
+        of_samples = SAMPLE in self.rows
+        names = self.rows[SAMPLE] if of_samples else self.rows["key"]
+        self._records = Row.rows_of(self.rows.assign(key=names) if of_samples else self.rows)
+        self._spans = self.rows[[FIRST, WINDOW]].to_numpy() if of_samples else None
+        self._places = pandas.factorize(names)[0]  # rows of one sample share its check
         self._positions = {str(key): number for number, key in enumerate(self.rows["key"])}
         # In shared memory, so that persistent workers hear of a new epoch, and all processes of
         # what one of them has checked.
@@ -164,7 +172,7 @@ class ShardDataset(torch.utils.data.Dataset[dict[str, Any] | Skipped]):
         row, read, first = self._records[sample], self.modalities, 0
         mjpg: bytes | memoryview | None = None
         wav: bytes | memoryview | None = None
-        if self._is_checked[sample]:
+        if self._is_checked[self._places[sample]]:
             info = self.info(sample)
             indices = self._indices(sample, view, info.num_frames)
             if row.wav_length > 0 and "audio" in read:
@@ -181,7 +189,7 @@ class ShardDataset(torch.utils.data.Dataset[dict[str, Any] | Skipped]):
             mjpg = whole.mjpg if "video" in read else None
             wav = whole.wav if "audio" in read else None
             indices = self._indices(sample, view, info.num_frames)
-            self._is_checked[sample] = whole.in_place
+            self._is_checked[self._places[sample]] = whole.in_place
         cut = cut_clip(info, mjpg, wav, indices, self.input, row.where, mjpg_start=first)
         clip = cut.decode(self.input, read) | {"sample": sample, "view": view}
         if self._labels is not None:
@@ -192,6 +200,14 @@ class ShardDataset(torch.utils.data.Dataset[dict[str, Any] | Skipped]):
 
     def _indices(self, sample: int, view: int, num_frames: int) -> np.ndarray:
         """Frames of a view, int64 (T,)."""
+        first = 0
+        if self._spans is not None:
+            first, length = self._spans[sample].tolist()
+            num_frames = min(length, num_frames - first)
+        return first + self._frames_of(sample, view, num_frames)
+
+    def _frames_of(self, sample: int, view: int, num_frames: int) -> np.ndarray:
+        """The same, counted from the beginning of a span."""
         if self.views == "train":
             draw = uniform_draw(self.seed, int(self._epoch), int(self._numbers[sample]))
             return train_indices(num_frames, self.input, draw)

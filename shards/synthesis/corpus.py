@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from fractions import Fraction
@@ -24,6 +24,7 @@ from numpy.random import Generator, SeedSequence, default_rng
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from hicmae.files import whole_file, write_text
+from shards.synthesis.annotators import annotations, strength_course
 from shards.synthesis.face import render_frames
 from shards.synthesis.script import Script, draw_script
 from shards.synthesis.settings import EMOTIONS, Causes, CorpusConfig
@@ -68,6 +69,8 @@ def synthesize(config: CorpusConfig, out: Path) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
     write_text(facts, described)
     _make_all(config, plans, paths)
+    if config.over_time:
+        _write_annotations(config, plans, rows, out)
     if not config.labelled:  # the order of the rows must not tell either
         rows.sort(key=lambda row: str(row["path"]))
     write_text(manifest, pd.DataFrame(rows).to_csv(index=False, lineterminator="\n"))
@@ -77,6 +80,8 @@ def synthesize(config: CorpusConfig, out: Path) -> Path:
 def _describe(config: CorpusConfig) -> str:
     """What the corpus is, as JSON; the number of workers is no part of it."""
     settings = {name: value for name, value in asdict(config).items() if name != "workers"}
+    if not config.over_time:  # corpora that were made before it stay what they are
+        del settings["over_time"]
     return json.dumps({"generator": _GENERATOR, **settings}, indent=2) + "\n"
 
 
@@ -102,6 +107,21 @@ def _make_all(config: CorpusConfig, plans: list[ClipPlan], paths: list[Path]) ->
             chunk = max(1, min(16, len(plans) // (4 * workers)))
             for _ in pool.map(_make_clip, plans, paths, [config] * len(plans), chunksize=chunk):
                 progress.advance(task)
+
+
+def _write_annotations(
+    config: CorpusConfig, plans: list[ClipPlan], rows: list[dict[str, object]], out: Path
+) -> None:
+    """A CSV of both annotators for each clip, and the table for ``shards manifest traces``."""
+    listed = []
+    for plan, row in zip(plans, rows, strict=True):
+        name = f"annotations/{Path(str(row['path'])).stem}.csv"
+        noted = annotations(plan.causes, _course(plan, config), clip_script(plan, config).seconds)
+        (out / name).parent.mkdir(exist_ok=True)
+        write_text(out / name, noted.to_csv(index=False, lineterminator="\n"))
+        listed.append({**{key: row[key] for key in ("path", "speaker", "fold")}, "trace": name})
+    table = pd.DataFrame(listed).to_csv(index=False, lineterminator="\n")
+    write_text(out / "recordings.csv", table)
 
 
 def _manifest_rows(config: CorpusConfig, plans: list[ClipPlan]) -> list[dict[str, object]]:
@@ -153,7 +173,7 @@ def _usable_cores() -> int:
 
 
 # Purposes of a clip's random streams; 1 is the speakers'.
-_CAUSES, _SCRIPT, _PICTURES, _SOUND, _LABELS = 2, 3, 4, 5, 6
+_CAUSES, _SCRIPT, _PICTURES, _SOUND, _LABELS, _COURSE = 2, 3, 4, 5, 6, 7
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,7 +215,7 @@ def clip_frames(plan: ClipPlan, config: CorpusConfig) -> Iterator[np.ndarray]:
         draw_speaker(config.seed, plan.speaker).looks,
         script,
         plan.causes.expression,
-        plan.causes.expression_strength,
+        _strength(plan, config, script),
         _plan_stream(config, plan, _PICTURES),
         num_frames=round(script.seconds * config.fps),
         fps=config.fps,
@@ -203,6 +223,18 @@ def clip_frames(plan: ClipPlan, config: CorpusConfig) -> Iterator[np.ndarray]:
         camera_noise=config.camera_noise,
         scene_variety=config.scene_variety,
     )
+
+
+def _strength(plan: ClipPlan, config: CorpusConfig, script: Script) -> float | np.ndarray:
+    """Strength of the expression, or of each frame where it rises and falls."""
+    if not config.over_time:
+        return plan.causes.expression_strength
+    return _course(plan, config)(np.arange(round(script.seconds * config.fps)) / config.fps)
+
+
+def _course(plan: ClipPlan, config: CorpusConfig) -> Callable[[np.ndarray], np.ndarray]:
+    rng = _plan_stream(config, plan, _COURSE)
+    return strength_course(rng, plan.causes.expression_strength)
 
 
 def clip_sound(plan: ClipPlan, config: CorpusConfig) -> np.ndarray:

@@ -37,7 +37,7 @@ def render_frames(
     looks: Looks,
     script: Script,
     expression: Expression,
-    strength: float,
+    strength: float | np.ndarray,
     rng: Generator,
     *,
     num_frames: int,
@@ -52,7 +52,7 @@ def render_frames(
         looks: Whose face.
         script: What is said; frame i shows the moment i / fps.
         expression: How the face looks while it is said.
-        strength: Of the expression, 0..1.
+        strength: Of the expression, 0..1; or that of each frame (T,).
         rng: Scene, motion and noise are drawn from it.
         num_frames: How many.
         fps: Frames a second.
@@ -75,7 +75,7 @@ def render_frames(
 
     # A little finer than the frame, so that moving it costs no sharpness.
     canvas = Canvas(round(frame_size * 1.15 * 2 * EXTENT / _VIEW))
-    head = paint_head(canvas, looks, scene, _creases(expression, strength))
+    head = paint_head(canvas, looks, scene, _creases(expression, float(np.mean(strength))))
     painter = _FeaturePainter(canvas, looks, head)
     sheet = np.dstack([painter.still(), _bytes(head.cover)])
     pose = _Pose(canvas, scene, head.depth, looks, frame_size)
@@ -182,7 +182,7 @@ def _draw_motion(
     rng: Generator,
     script: Script,
     expression: Expression,
-    strength: float,
+    strength: float | np.ndarray,
     *,
     num_frames: int,
     fps: int,

@@ -14,7 +14,7 @@ So the best any classifier can do is 1/2 from the pictures, 1/3 from the sound, 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 
@@ -44,6 +44,9 @@ class CorpusConfig:
             0 is a studio.
         label_noise: Share of the clips whose emotion, valence and arousal are those of other,
             randomly drawn causes. Files' names, expression and voice columns stay true.
+        over_time: Whether each clip's strength of expression rises and falls, from 0 to the one
+            that is drawn for it; two annotators then note valence and arousal over time, in
+            annotations/ and recordings.csv (``shards/synthesis/annotators.py``).
         workers: Processes; 0 works in this one, none given means one a core.
     """
 
@@ -64,6 +67,7 @@ class CorpusConfig:
     camera_noise: float = 6.0
     scene_variety: float = 1.0
     label_noise: float = 0.0
+    over_time: bool = field(default=False, metadata={"omit_default": True})
     workers: int | None = None
 
     def __post_init__(self) -> None:
@@ -100,6 +104,8 @@ class CorpusConfig:
                 problems.append(f"{name} = {getattr(self, name)} (must lie within 0..1)")
         if self.labelled and self.folds > self.speakers:
             problems.append(f"folds = {self.folds} (more than the {self.speakers} speakers)")
+        if self.over_time and (not self.labelled or self.label_noise):
+            problems.append("over_time goes with labelled and without label_noise")
         if self.workers is not None and self.workers < 0:
             problems.append(f"workers = {self.workers} (must be 0 or more)")
         if problems:

@@ -1,0 +1,359 @@
+"""The protocol of labels over time: lag, combination of annotators, smoothing, scores.
+
+Everything is decided on the training side of a fold and applied to its test side unseen:
+``settle_fold`` before training gives every instant its label, and ``smooth`` after it averages
+what the network says of a recording. Scores are pooled over all instants, and of each recording.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from sklearn.linear_model import RidgeCV
+from sklearn.model_selection import GroupKFold
+from sklearn.preprocessing import StandardScaler
+
+from finetune.benchmark import Benchmark
+from finetune.data import view_loader
+from finetune.folds import Fold, check_fold
+from finetune.instants import NUMBER, OverTime, recording_of, traces_of
+from finetune.module import FinetuneModule
+from finetune.plan import Plan
+from finetune.predictions import Prediction
+from finetune.scores import score
+from hicmae.devices import choose_device
+from hicmae.inference import by_presence
+from hicmae.metrics import regression_metrics
+from shards.reading.random_access import FIRST, SAMPLE, WINDOW
+from shards.traces import Trace
+
+# Instants whose features choose the lag: the fit takes time with their number, not its error.
+_MOST_INSTANTS = 3000
+_PENALTIES = tuple(10.0**power for power in range(-1, 6))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settled:
+    """What was decided of a fold on its training side.
+
+    Args:
+        lags: Annotator to seconds.
+        weights: Target to annotator to weight, adding up to 1.
+        smoothing_seconds: Window of the moving average; 0: none.
+        shared: Scores that the shared network has on the labels of the one annotator.
+    """
+
+    lags: dict[str, float]
+    weights: dict[str, dict[str, float]]
+    smoothing_seconds: float = 0.0
+    shared: dict[str, float] = field(default_factory=dict)
+
+    def notes(self) -> list[str]:
+        """Sentences for the reader of the numbers."""
+        told = [
+            f"annotator {who}: labels are taken {lag:.2f} s after what they are about"
+            for who, lag in self.lags.items()
+        ]
+        for target, weights in self.weights.items():
+            if len(weights) > 1:
+                shares = ", ".join(f"{who} {value:.3f}" for who, value in weights.items())
+                told.append(f"{target} is the weighted mean of its annotators: {shares}")
+        return told
+
+
+def settle_fold(plan: Plan, fold: Fold) -> tuple[Fold, Settled | None]:
+    """Give the instants of both sides their labels, as the training side alone decides.
+
+    Returns: the fold without instants that have no label, and what was decided; of a benchmark
+        that is not over time, the fold as it is and None.
+    Raises: ValueError: a side on which nothing has a label.
+    """
+    settings, benchmark = plan.benchmark.over_time, plan.benchmark
+    if settings is None:
+        return fold, None
+    traces = traces_of(plan.index, settings)
+    only = plan.config.recipe.annotator
+    inside = [traces[key] for key in fold.train[SAMPLE].unique()]
+    people = list(dict.fromkeys(who for trace in inside for who in trace.annotators))
+    people = [who for who in people if only in (None, who)]
+    train = _thinned(fold.train, settings.train_every)
+    if settings.lag_seconds is None:
+        lags = choose_lags(plan, train, traces, people)
+    else:
+        lags = dict.fromkeys(people, settings.lag_seconds)
+    weights = {
+        target: _weights(train, traces, target, lags, settings) for target in benchmark.targets
+    }
+    settled = Settled(lags=lags, weights=weights)
+    sides = [_labelled(rows, traces, settled) for rows in (train, fold.test)]
+    fold = dataclasses.replace(fold, train=sides[0], test=sides[1])
+    check_fold(benchmark, fold)
+    return fold, settled
+
+
+def choose_lags(
+    plan: Plan, rows: pd.DataFrame, traces: Mapping[str, Trace], people: Sequence[str]
+) -> dict[str, float]:
+    """The lag of each annotator at which labels are best predicted from what is shown.
+
+    A ridge regression from the pooled features of the network that training starts from, on
+    contexts around each instant, is fitted for all lags at once on some recordings and judged by
+    CCC on the others.
+
+    Args:
+        rows: Instants of the training side.
+
+    Returns: annotator to seconds. Of equal lags the shortest; 0 for who has noted one recording
+        alone.
+    Raises: ValueError: there is one recording.
+    Source: that the lag is the shift at which labels agree most with features of the recording is
+        Mariooryad and Busso, 2015, "Correcting time-continuous emotional labels by modeling the
+        reaction lag of evaluators" (there by mutual information).
+    """
+    settings = plan.benchmark.over_time
+    assert settings is not None
+    if len(rows) > _MOST_INSTANTS:
+        rows = rows.iloc[np.linspace(0, len(rows) - 1, _MOST_INSTANTS).astype(int)]
+    features = _features(plan, _centred(rows, traces, plan))
+    groups = np.array([recording_of(str(key))[0] for key in rows["key"]])
+    if len(np.unique(groups)) < 2:
+        raise ValueError(
+            f"the lag of annotators cannot be chosen on one recording ('{groups[0]}'); name it:"
+            " over_time.lag_seconds"
+        )
+    found = {}
+    for who in people:
+        noted = np.stack(
+            [
+                _noted(rows, traces, target, who, float(lag))
+                for target in plan.benchmark.targets
+                for lag in settings.lags
+            ],
+            axis=1,
+        )  # (N, D·L)
+        known = np.isfinite(noted).all(axis=1)
+        agreement = _agreement(features[known], noted[known], groups[known])
+        agreement = agreement.reshape(len(plan.benchmark.targets), -1).mean(axis=0)
+        if not np.isfinite(agreement).any():
+            found[who] = 0.0
+            continue
+        found[who] = round(float(settings.lags[int(np.nanargmax(agreement))]), 6)
+    return found
+
+
+def smooth(
+    benchmark: Benchmark, predictions: Sequence[Prediction], window_seconds: float
+) -> list[Prediction]:
+    """Average what is said of a recording over the instants at most half a window away.
+
+    Returns: the predictions in their order; their views are left as they were.
+    """
+    if window_seconds <= 0:
+        return list(predictions)
+    found = list(predictions)
+    for places, times in _recordings(predictions).values():
+        values = np.array([predictions[place].outputs for place in places])  # (N, D)
+        sums = np.concatenate([np.zeros((1, values.shape[1])), values.cumsum(axis=0)])
+        half = window_seconds / 2 + 1e-6
+        first = np.searchsorted(times, times - half)
+        last = np.searchsorted(times, times + half, side="right")
+        means = (sums[last] - sums[first]) / (last - first)[:, None]
+        for place, mean in zip(places, means.tolist(), strict=True):
+            said = tuple(float(f"{value:.7g}") for value in mean)
+            found[place] = dataclasses.replace(predictions[place], predicted=said)
+    return found
+
+
+def choose_smoothing(benchmark: Benchmark, kept_out: Sequence[Prediction]) -> float:
+    """The window with the best leading score on instants kept out of training, the shortest of
+    equals.
+    """
+    assert benchmark.over_time is not None
+    windows = sorted(benchmark.over_time.smoothing_seconds)
+    if len(windows) == 1 or not kept_out:
+        return windows[0]
+    scores = [
+        score(benchmark, smooth(benchmark, kept_out, window))[benchmark.ranking]
+        for window in windows
+    ]
+    return windows[int(np.nanargmax(scores))] if np.isfinite(scores).any() else windows[0]
+
+
+def recording_scores(
+    benchmark: Benchmark, predictions: Sequence[Prediction]
+) -> dict[str, dict[str, float]]:
+    """CCC of each recording by target, and their mean over targets (``ccc``).
+
+    Returns: recording to scores; not-a-number where the labels of one are constant.
+    """
+    found = {}
+    for recording, (places, _) in _recordings(predictions).items():
+        true = np.array([predictions[place].true for place in places], dtype=np.float64)
+        said = np.array([predictions[place].predicted for place in places], dtype=np.float64)
+        values = [float(value) for value in regression_metrics(true, said)["ccc"]]
+        found[recording] = {"ccc": float(np.mean(values))}
+        if len(values) > 1:
+            names = [f"ccc_{target}" for target in benchmark.targets]
+            found[recording] |= dict(zip(names, values, strict=True))
+    return found
+
+
+def per_recording(benchmark: Benchmark, predictions: Sequence[Prediction]) -> dict[str, float]:
+    """Mean over recordings of the CCC of each, recordings with constant labels left out."""
+    table = pd.DataFrame(recording_scores(benchmark, predictions).values())
+    return {str(name): float(value) for name, value in table.mean().items()}
+
+
+def recordings_note(benchmark: Benchmark, predictions: Sequence[Prediction]) -> list[str]:
+    """CCC per recording as a sentence of the record; none of a benchmark that is not over time."""
+    if benchmark.over_time is None:
+        return []
+    means = per_recording(benchmark, predictions)
+    told = ", ".join(f"{name} {value:.4f}" for name, value in means.items())
+    number = len(_recordings(predictions))
+    return [f"CCC per recording, mean of {number}: {told} (the scores are pooled over instants)"]
+
+
+def _recordings(
+    predictions: Sequence[Prediction],
+) -> dict[str, tuple[list[int], np.ndarray]]:
+    """Places of the predictions of each recording in the order of time, and their times (N,)."""
+    found: dict[str, list[tuple[float, int]]] = {}
+    for place, item in enumerate(predictions):
+        recording, seconds = recording_of(item.key)
+        found.setdefault(recording, []).append((seconds, place))
+    return {
+        recording: ([p for _, p in sorted(own)], np.array([t for t, _ in sorted(own)]))
+        for recording, own in found.items()
+    }
+
+
+def _thinned(rows: pd.DataFrame, every: int) -> pd.DataFrame:
+    """Every so manieth instant of each sample."""
+    return rows if every == 1 else rows[rows[NUMBER] % every == 0]
+
+
+def _noted(
+    rows: pd.DataFrame, traces: Mapping[str, Trace], target: str, who: str, lag: float
+) -> np.ndarray:
+    """What one annotator noted of each instant, (N,); not-a-number where nothing."""
+    found = np.full(len(rows), np.nan)
+    numbers = rows[NUMBER].to_numpy()
+    for key, places in rows.groupby(SAMPLE, sort=False).indices.items():
+        if target in traces[key].values:
+            found[places] = traces[key].late(target, who, lag)[numbers[places]]
+    return found
+
+
+def _weights(
+    rows: pd.DataFrame,
+    traces: Mapping[str, Trace],
+    target: str,
+    lags: Mapping[str, float],
+    settings: OverTime,
+) -> dict[str, float]:
+    """Weight of each annotator in a label, adding up to 1.
+
+    Source of the evaluator-weighted estimator: Grimm and Kroschel, 2005, "Evaluation of natural
+    emotions using self assessment manikins": weights are the correlations of each evaluator with
+    the mean of all. Deviation: a negative one counts as 0.
+    """
+    equal = dict.fromkeys(lags, 1 / len(lags))
+    if settings.combine == "mean" or len(lags) == 1:
+        return equal
+    noted = np.stack([_noted(rows, traces, target, who, lag) for who, lag in lags.items()])
+    known = noted[:, np.isfinite(noted).all(axis=0)]  # (K, N) where everybody has noted
+    if known.shape[1] < 2:
+        return equal
+    with np.errstate(invalid="ignore", divide="ignore"):
+        agreement = np.corrcoef(known, known.mean(axis=0))[-1, :-1]
+    agreement = np.clip(np.nan_to_num(agreement), 0, None)
+    if agreement.sum() == 0:
+        return equal
+    shares = agreement / agreement.sum()
+    return {who: float(share) for who, share in zip(lags, shares, strict=True)}
+
+
+def _labelled(rows: pd.DataFrame, traces: Mapping[str, Trace], settled: Settled) -> pd.DataFrame:
+    """Instants with their labels; those without any are left out."""
+    labels = {}
+    for target, weights in settled.weights.items():
+        noted = np.stack(
+            [_noted(rows, traces, target, who, settled.lags[who]) for who in weights]
+        )  # (K, N)
+        known = np.isfinite(noted)
+        shares = np.array(list(weights.values()))[:, None] * known
+        total = shares.sum(axis=0)
+        # Where all who have noted something weigh nothing, there is no label.
+        labels[target] = np.where(
+            total > 0,
+            np.where(known, noted * shares, 0.0).sum(axis=0) / np.where(total > 0, total, 1.0),
+            np.nan,
+        )
+    rows = rows.assign(**labels)
+    return rows[np.isfinite(rows[list(labels)].to_numpy()).all(axis=1)]
+
+
+def _centred(rows: pd.DataFrame, traces: Mapping[str, Trace], plan: Plan) -> pd.DataFrame:
+    """The same instants, each in the middle of the shortest context."""
+    input = plan.model.input
+    length = np.minimum(round(input.clip_seconds * input.fps), rows["num_frames"].to_numpy())
+    at = np.array([traces[key].at for key in rows[SAMPLE]])
+    hop = np.array([traces[key].hop for key in rows[SAMPLE]])
+    begin = np.round((at + hop * rows[NUMBER].to_numpy()) * input.fps - length / 2)
+    begin = np.clip(begin, 0, rows["num_frames"].to_numpy() - length).astype(np.int64)
+    return rows.assign(**{FIRST: begin, WINDOW: length})
+
+
+@torch.no_grad()
+def _features(plan: Plan, rows: pd.DataFrame) -> np.ndarray:
+    """Pooled features of rows with the weights that training starts from, (N, W)."""
+    with torch.random.fork_rng():
+        torch.manual_seed(plan.config.seed)
+        module = FinetuneModule(plan, rows, steps_per_epoch=1)
+    module.to(choose_device(plan.config.device)).eval()
+    found = []
+    for batch in view_loader(plan, rows, views=1):
+        seen, heard = batch.get("seen"), batch.get("heard")
+        moved = module.transfer_batch_to_device(batch, module.device, 0)
+        ready = module.on_after_batch_transfer(moved, 0)
+        ask: Any = module.model.features
+        features = by_presence(ask, ready["video"], ready["fbank"], seen, heard)
+        found.append(features.float().cpu().numpy())
+    return np.concatenate(found).astype(np.float64)
+
+
+def _agreement(features: np.ndarray, noted: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """CCC of each column of labels with what features of other recordings predict of it.
+
+    Returns: (columns,); not-a-number where nothing can be fitted.
+    """
+    num_groups = len(np.unique(groups))
+    if num_groups < 2:  # somebody who has noted one recording alone
+        return np.full(noted.shape[1], np.nan)
+    said = np.zeros_like(noted)
+    for train, test in GroupKFold(min(5, num_groups)).split(features, groups=groups):
+        scaler = StandardScaler().fit(features[train])
+        fit = RidgeCV(_PENALTIES, alpha_per_target=True)
+        fit.fit(scaler.transform(features[train]), noted[train])
+        said[test] = fit.predict(scaler.transform(features[test])).reshape(len(test), -1)
+    return np.array(regression_metrics(noted, said)["ccc"], dtype=np.float64)
+
+
+def over_time_facts(settled: Settled | None) -> dict[str, Any]:
+    """What a fold's record keeps of it."""
+    return {} if settled is None else dataclasses.asdict(settled)
+
+
+def smoothing_note(settled: Settled, num_kept_out: int) -> list[str]:
+    """What smoothed the predictions, for the reader of the numbers."""
+    if not settled.smoothing_seconds:
+        return []
+    chosen = f", chosen on the {num_kept_out} instants kept out of training" if num_kept_out else ""
+    return [f"predictions are means over {settled.smoothing_seconds:g} s of each recording{chosen}"]

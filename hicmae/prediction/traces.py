@@ -1,0 +1,51 @@
+"""Predictions as traces: a time and the values, at a rate of one's own.
+
+One file a face (``trace-face0.csv``), as ``hicmae shards manifest traces`` reads them.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas
+
+if TYPE_CHECKING:
+    from hicmae.prediction.results import Track
+
+
+def hop_of(rate: float | None, hop: float) -> float:
+    """Seconds from one window to the next: ``hop``, or for a trace of so many values a second.
+
+    Raises: ValueError: the rate is not positive.
+    """
+    if rate is None:
+        return hop
+    if not 0 < rate < float("inf"):
+        raise ValueError(f"rate = {rate} (must be values per second, more than 0)")
+    return 1 / rate
+
+
+def write_trace(track: Track, rate: float, folder: Path) -> Path:
+    """Write what is said of one face or of the sound at equal steps.
+
+    A value stands at the middle of its window; between two it is interpolated. Nothing is said
+    before the first middle and after the last.
+
+    Args:
+        rate: Values a second.
+
+    Returns: the file.
+    """
+    middles = track.spans.mean(axis=1)
+    order = np.argsort(middles, kind="stable")
+    first, last = np.ceil(middles.min() * rate - 1e-6), np.floor(middles.max() * rate + 1e-6)
+    times = np.arange(int(first), int(last) + 1) / rate if last >= first else middles[:1]
+    table = pandas.DataFrame({"time": times})
+    for number, name in enumerate(track.labels.names):
+        values = np.interp(times, middles[order], track.values[order, number])
+        table[f"{name}_" if name == "time" else name] = values
+    file = folder / f"trace-{track.name}.csv"
+    table.to_csv(file, index=False, float_format="%.6g")
+    return file

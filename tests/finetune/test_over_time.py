@@ -1,0 +1,160 @@
+"""Labels over time: lag, annotators, smoothing and scores, from shards to a report."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from finetune.instants import OverTime, instant_index, recording_of
+from finetune.over_time import per_recording, recording_scores, smooth
+from finetune.predictions import make_prediction
+from finetune.record import read_run
+from finetune.scores import score
+from shards.index import read_index
+from shards.reading.random_access import ShardDataset
+from tests.support.finetune_fixtures import Train
+from tests.support.shard_fixtures import INPUT
+from tests.support.shared import made_once
+from tests.support.trace_fixtures import (
+    ANNA,
+    BEN,
+    FPS,
+    brightness,
+    over_time_benchmark,
+    write_trace_shards,
+)
+
+
+@pytest.fixture(scope="module")
+def traced(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Shards of recordings with two annotators."""
+    folder = made_once(
+        tmp_path_factory, "traced", lambda folder: write_trace_shards(folder / "shards")
+    )
+    return folder / "shards"
+
+
+def test_lags_are_found_and_the_run_says_all_that_was_decided(train: Train, traced: Path) -> None:
+    benchmark = over_time_benchmark(
+        lag_seconds=None, combine="evaluator-weighted", smoothing_seconds=(0.0, 1.0)
+    )
+    folder = train(
+        benchmark,
+        on=traced,
+        modalities="video",
+        folds="1",
+        epochs=2,
+        recipe={"batch_size": 16},
+        report=True,
+    )
+    run = read_run(folder)
+    settled = run.folds[0].over_time
+    assert settled["lags"]["anna"] == pytest.approx(ANNA, abs=0.08)
+    assert settled["lags"]["ben"] == pytest.approx(BEN, abs=0.08)
+    assert sum(settled["weights"]["valence"].values()) == pytest.approx(1)
+    means = per_recording(run.benchmark, run.predictions)
+    assert any(f"ccc {means['ccc']:.4f}" in note for note in run.facts.notes)
+    print(settled, run.scores.pooled, per_recording(run.benchmark, run.predictions))
+    report = (folder / "report.md").read_text()
+    assert "CCC per recording" in report
+
+
+def test_a_personal_network_beats_the_shared_one_on_its_annotator(
+    train: Train, traced: Path
+) -> None:
+    lags = {"lag_seconds": 0.8}
+    options = {"on": traced, "modalities": "video", "folds": "1"}
+    shared = train(
+        over_time_benchmark(**lags), name="shared", epochs=3, recipe={"batch_size": 16}, **options
+    )
+    personal = train(
+        over_time_benchmark(**lags),
+        name="personal",
+        epochs=3,
+        checkpoint=shared / "fold-1" / "checkpoints" / "last",
+        model=None,
+        recipe={"batch_size": 16, "annotator": "ben"},
+        **options,
+    )
+    run = read_run(personal)
+    before, after = run.folds[0].over_time["shared"]["ccc"], run.scores.pooled["ccc"]
+    assert after > before + 0.05
+    notes = " ".join(run.folds[0].notes)
+    assert "on the labels of ben, from the shared network to the personal one: ccc" in notes
+    # The baseline is the shared network as it was: its predictions, scored on the labels of ben.
+    said = {item.key: item.predicted for item in read_run(shared).predictions}
+    own = [item for item in run.predictions if item.key in said]
+    again = [dataclasses.replace(item, predicted=said[item.key]) for item in own]
+    assert len(own) == len(run.predictions)
+    assert score(run.benchmark, again)["ccc"] == pytest.approx(before, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("settings", "recipe", "said"),
+    [
+        ({}, {"annotator": "bem"}, "recipe.annotator = bem: nobody .* did you mean 'ben'"),
+        ({"trace": "traces"}, {}, "no column 'traces'"),
+    ],
+)
+def test_what_the_shards_lack_is_named_before_training(
+    train: Train, traced: Path, settings: dict[str, Any], recipe: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(ValueError, match=said):
+        train(
+            over_time_benchmark(**settings), on=traced, modalities="video", recipe=recipe, once=True
+        )
+
+
+def test_instants_are_samples_of_the_frames_around_them(traced: Path) -> None:
+    index = read_index(traced)
+    settings = OverTime(context_seconds=0.8, place=0.25, max_lag_seconds=2.0)
+    instants = instant_index(index, ["valence"], settings, INPUT.clip_seconds)
+    assert instants.table["key"].is_unique
+    dataset = ShardDataset(instants, input=INPUT, views=2, modalities="video", targets=["valence"])
+    item = {str(key): number for number, key in enumerate(instants.table["key"])}["r0@6.000"]
+    shown = [dataset[2 * item + view]["frames"].float().mean(dim=(1, 2, 3)) for view in range(2)]
+    begin = round((6.0 - 0.25 * 0.8) * FPS)
+    # The first view begins with the context, the last one ends with it; frames are every second.
+    for view, first in zip(shown, (begin, begin + 12), strict=True):
+        times = (first + np.arange(4) * 2) / FPS
+        expected = 130 + 100 * brightness(0, times)
+        assert np.abs(view.numpy() - expected).max() < 3
+
+
+def test_smoothing_and_recordings_agree_with_a_plain_loop() -> None:
+    draws = np.random.default_rng(0)
+    benchmark = over_time_benchmark()
+    items = [
+        make_prediction(
+            benchmark,
+            key=f"r{number % 2}@{0.2 * (number // 2):.3f}",
+            fold="1",
+            speaker="s",
+            true=[draws.normal()],
+            views=draws.normal(size=(1, 1)),
+        )
+        for number in range(40)
+    ]
+    smoothed = smooth(benchmark, items, 1.0)
+    for place, item in enumerate(smoothed):
+        recording, seconds = recording_of(item.key)
+        near = [
+            other.outputs[0]
+            for other in items
+            if recording_of(other.key)[0] == recording
+            and abs(recording_of(other.key)[1] - seconds) <= 0.5 + 1e-6
+        ]
+        assert item.predicted[0] == pytest.approx(np.mean(near), abs=1e-6), place
+    for recording, values in recording_scores(benchmark, items).items():
+        own = [item for item in items if item.key.startswith(f"{recording}@")]
+        true, said = (
+            np.array([each[0] for each in side])
+            for side in zip(*((item.true, item.predicted) for item in own), strict=True)
+        )
+        bias = (true.mean() - said.mean()) ** 2
+        expected = 2 * np.cov(true, said, bias=True)[0, 1] / (true.var() + said.var() + bias)
+        assert values["ccc"] == pytest.approx(expected)

@@ -1,0 +1,51 @@
+"""Predictions as traces: their times, their values, and that they can be read back as labels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hicmae.checkpoints.checkpoint import Labels
+from hicmae.prediction.results import Track
+from hicmae.prediction.traces import hop_of, write_trace
+from shards.traces import read_notes
+
+LABELS = Labels(task="regression", names=("valence", "time"), mean=(0.0, 0.0), std=(1.0, 1.0))
+
+
+def track(middles: np.ndarray) -> Track:
+    """A face whose windows of a second have these middles; its values follow from them."""
+    values = np.stack([2 * middles, -middles], axis=1)
+    return Track(
+        name="face0",
+        labels=LABELS,
+        start_seconds=0.0,
+        end_seconds=10.0,
+        spans=np.stack([middles - 0.5, middles + 0.5], axis=1),
+        values=values,
+        logits=values,
+    )
+
+
+@pytest.mark.parametrize("rate", [5.0, 4.0, 0.5])
+def test_a_trace_has_equal_steps_and_the_values_of_its_windows(tmp_path: Path, rate: float) -> None:
+    middles = np.array([0.7, 0.9, 1.1, 1.6, 6.3])
+    file = write_trace(track(middles), rate, tmp_path)
+    assert file.name == "trace-face0.csv"
+    noted = read_notes(file)
+    times = noted["valence"]["mean"].start
+    assert np.allclose(np.diff(times), 1 / rate)
+    assert 0.7 <= times[0] < 0.7 + 1 / rate
+    assert 6.3 - 1 / rate < times[-1] <= 6.3 + 1e-6
+    assert noted["valence"]["mean"].value == pytest.approx(2 * times, rel=1e-5)
+    assert noted["time_"]["mean"].value == pytest.approx(-times, rel=1e-5)
+
+
+def test_a_rate_takes_the_place_of_the_hop() -> None:
+    assert hop_of(None, 1.5) == 1.5
+    assert hop_of(4.0, 1.5) == 0.25
+    for wrong in (0.0, -1.0, float("inf")):
+        with pytest.raises(ValueError, match="rate = "):
+            hop_of(wrong, 1.0)

@@ -1,0 +1,217 @@
+"""Traces: what is read, how recordings are cut into parts, and what is refused."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from finetune.benchmark import load_benchmark
+from hicmae.__main__ import main
+from shards.datasets import DATASETS
+from shards.manifest import read_manifest
+from shards.synthesis.annotators import ANNOTATORS
+from shards.synthesis.corpus import synthesize
+from shards.synthesis.settings import CorpusConfig
+from shards.traces import (
+    Noted,
+    Notes,
+    TraceConfig,
+    check_times,
+    joined,
+    parse_trace,
+    parts_of,
+    read_notes,
+)
+from tests.support.media_files import counting_frames, write_recording
+
+
+def written(folder: Path, text: str, name: str = "trace.csv") -> Path:
+    """A file of a trace."""
+    (folder / name).write_text(text, encoding="utf-8")
+    return folder / name
+
+
+def line(seconds: float, *, step: float = 0.1) -> Notes:
+    """One annotator who notes twice the time."""
+    times = np.arange(0, seconds + 1e-9, step)
+    return {"valence": {"anna": Noted(start=times, end=times, value=2 * times)}}
+
+
+def test_annotators_stand_in_columns_in_a_column_or_in_files(tmp_path: Path) -> None:
+    columns = read_notes(written(tmp_path, "time,valence.anna,valence.ben\n0,0,1\n1,1,\n2,2,3\n"))
+    assert columns["valence"]["ben"].start.tolist() == [0, 2]
+    long = read_notes(
+        written(
+            tmp_path, "time,annotator,valence\n0,anna,0\n0,ben,1\n1,anna,1\n2,anna,2\n2,ben,3\n"
+        )
+    )
+    alone = written(tmp_path, "time;valence\n0;1\n2;3\n", "ben.csv")
+    files = joined(
+        [
+            read_notes(written(tmp_path, "time,valence\n0,0\n1,1\n2,2\n"), annotator="anna"),
+            read_notes(alone, annotator="ben"),
+        ],
+        "a.mp4",
+    )
+    for found in (long, files):
+        for who in ("anna", "ben"):
+            assert found["valence"][who].value.tolist() == columns["valence"][who].value.tolist()
+            assert found["valence"][who].start.tolist() == columns["valence"][who].start.tolist()
+
+
+def test_windows_hold_their_value_and_instants_are_interpolated(tmp_path: Path) -> None:
+    config = TraceConfig()
+    windows = read_notes(written(tmp_path, "start,end,valence\n0,0.2,1\n0.2,0.4,3\n"))
+    noted = windows["valence"]["mean"]
+    assert noted.at(np.array([0.0, 0.1, 0.19, 0.2, 0.39]), config).tolist() == [1, 1, 1, 3, 3]
+    instants = read_notes(written(tmp_path, "time,valence\n0,0\n1,1\n5,1\n"))["valence"]["mean"]
+    found = instants.at(np.array([0.25, 1.0, 3.0, 5.0, 6.0]), config)
+    # Nothing is known in a gap, and beyond the end.
+    assert found[[0, 1, 3]].tolist() == [0.25, 1.0, 1.0]
+    assert np.isnan(found[[2, 4]]).all()
+
+
+def test_a_window_around_an_instant_gives_the_mean() -> None:
+    noted = line(4.0)["valence"]["anna"]
+    config = TraceConfig(window_seconds=1.0)
+    assert noted.at(np.array([1.0, 2.0]), config) == pytest.approx([2.0, 4.0])
+    times = np.arange(0, 4.01, 0.1)
+    squares = Noted(start=times, end=times, value=times**2)
+    # The mean of t² from 0.5 to 1.5 is 13/12.
+    assert squares.at(np.array([1.0]), config)[0] == pytest.approx(13 / 12, abs=0.02)
+
+
+def test_parts_label_each_instant_once_and_store_little_twice() -> None:
+    config = TraceConfig(hop_seconds=0.2, part_seconds=5.0, context_seconds=2.0, max_lag_seconds=1)
+    parts = parts_of(line(61.0), "r", 61.0, config)
+    own = [trace.since + trace.hop * k for _, _, trace in parts for k in range(trace.num_own)]
+    assert own == pytest.approx(np.arange(0, 61, 0.2).tolist())
+    stored = sum(end - begin for begin, end, _ in parts)
+    assert stored <= 61.0 + 2.0 * len(parts)
+    text = sum(len(trace.text()) for _, _, trace in parts)
+    double = parts_of(line(122.0), "r", 122.0, config)
+    assert sum(len(trace.text()) for _, _, trace in double) < 2.2 * text
+    for begin, end, trace in parts[1:-1]:
+        assert begin + trace.at == pytest.approx(trace.since)
+        assert trace.at == pytest.approx(1.0)
+        assert end == pytest.approx(trace.since + trace.hop * (trace.num_own - 1) + 1.0)
+
+
+@pytest.mark.parametrize("lag", [0.0, 0.2, 0.53, 1.0])
+def test_a_lag_reads_later_values_beyond_the_end_of_a_part(lag: float) -> None:
+    config = TraceConfig(hop_seconds=0.2, part_seconds=5.0, max_lag_seconds=1.0)
+    _, _, trace = parts_of(line(20.0), "r", 20.0, config)[1]
+    read = parse_trace(trace.text(), "sample 'r/001'")
+    times = read.since + read.hop * np.arange(read.num_own)
+    assert read.late("valence", "anna", lag) == pytest.approx(2 * (times + lag), abs=1e-5)
+    assert np.isnan(read.late("valence", "nobody", lag)).all()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("time,valence\n1,0\n0.5,1\n", "line 3: time 0.5 s does not come after 1 s"),
+        ("time,valence\n1,0\n1,1\n", "line 3: time 1 s does not come after 1 s"),
+        ("seconds,valence\n1,0\n", "no column time, or start and end"),
+        ("start,valence\n1,0\n", "no column time, or start and end"),
+        ("time\n1\n", "no column of values"),
+        ("time,valence\n1,high\n", "line 2: valence is 'high'"),
+        ("time,valence\n1,\n", "holds no value"),
+        ("start,end,valence\n0,1,0\n0.5,2,1\n", "line 3: window 0.5 to 2 s"),
+        ("", "no column time"),
+    ],
+)
+def test_a_file_that_cannot_be_understood_is_refused(tmp_path: Path, text: str, said: str) -> None:
+    path = written(tmp_path, text)
+    with pytest.raises(ValueError, match=said) as refused:
+        read_notes(path)
+    assert str(path) in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_traces_that_leave_the_recording_or_overlap_nowhere_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"a\.mp4: valence of 'anna' is noted from 0 to 30 s"):
+        check_times(line(30.0), 12.0, "a.mp4")
+    check_times(line(12.3), 12.0, "a.mp4")
+    late = np.array([40.0, 41.0])
+    other: Notes = {"valence": {"ben": Noted(start=late, end=late, value=late)}}
+    with pytest.raises(ValueError, match=r"'anna' .until 30 s. and 'ben' .from 40 s. overlap"):
+        joined([line(30.0), other], "a.mp4")
+    with pytest.raises(ValueError, match="'anna' has noted valence in two files"):
+        joined([line(30.0), line(20.0)], "a.mp4")
+    with pytest.raises(ValueError, match="sample 'a': holds no trace"):
+        parse_trace("0.5", "sample 'a'")
+    with pytest.raises(ValueError, match=r"hop_seconds = 0 .*; place = 2"):
+        TraceConfig(hop_seconds=0, place=2.0)
+
+
+def test_the_synthetic_corpus_becomes_a_manifest_with_lags_as_made(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = CorpusConfig(
+        speakers=1,
+        takes=1,
+        folds=1,
+        min_seconds=3.0,
+        max_seconds=3.2,
+        frame_size=32,
+        workers=0,
+        over_time=True,
+    )
+    root = tmp_path / "corpus"
+    synthesize(config, root)
+    out = tmp_path / "list.jsonl"
+    words = ["shards", "manifest", "traces", str(root), "--out", str(out)]
+    assert main([*words, "--trace.part_seconds", "2", "--trace.max_lag_seconds", "1.5"]) == 0
+    rows = read_manifest(out)
+    assert len(rows) == 2 * 6
+    trace = parse_trace(rows[0].labels["trace"], rows[0].key)
+    assert trace.annotators == list(ANNOTATORS)
+    anna, ben = ANNOTATORS["anna"], ANNOTATORS["ben"]
+    first = trace.late("valence", "anna", anna.lag_seconds)
+    second = trace.late("valence", "ben", ben.lag_seconds)
+    known = np.isfinite(first) & np.isfinite(second)
+    assert known.sum() >= 5
+    assert second[known] == pytest.approx(ben.scale * first[known] + ben.offset, abs=0.02)
+    assert np.ptp(first[known]) > 0.02
+    bad = root / "annotations" / f"{Path(rows[0].name).stem}.csv"
+    bad.write_text("time,valence\n0,0\n900,1\n", encoding="utf-8")
+    assert main(words) == 2
+    said = capsys.readouterr().err.strip()
+    assert "is noted from 0 to 900 s" in said
+    assert len(said.splitlines()) == 1
+    assert math.isfinite(rows[0].end or 0)
+
+
+def test_aff_wild2_is_listed_as_documented(tmp_path: Path) -> None:
+    frames, times = counting_frames(50), np.arange(50) / 25
+    for name in ("12-24-1920x1080", "video3"):
+        write_recording(tmp_path / f"{name}.mp4", frames, times)
+    values = [f"{0.01 * number:.2f},-0.5" for number in range(50)]
+    values[10:20] = ["-5,-5"] * 10
+    for side, name in (("Train_Set", "12-24-1920x1080"), ("Validation_Set", "video3_left")):
+        (tmp_path / "VA" / side).mkdir(parents=True)
+        text = "\n".join(["valence,arousal", *values])
+        (tmp_path / "VA" / side / f"{name}.txt").write_text(text)
+    out = tmp_path / "list.jsonl"
+    words = ["shards", "manifest", "aff-wild2", str(tmp_path), "--out", str(out)]
+    assert main([*words, "--trace.hop_seconds", "0.04", "--trace.max_gap_seconds", "0.2"]) == 0
+    first, second = read_manifest(out)
+    assert (first.labels["set"], second.labels["set"]) == ("train", "validation")
+    assert (first.region, second.region) == (None, (0.0, 0.0, 0.5, 1.0))
+    assert second.speaker == "video3"
+    trace = parse_trace(first.labels["trace"], first.key)
+    noted = trace.late("valence", "mean", 0.0)
+    at = trace.since + trace.hop * np.arange(trace.num_own)
+    known = np.isfinite(noted)
+    # Frame n is on from n / 25 s on, its value in the middle of that.
+    assert noted[known] == pytest.approx(0.01 * (at[known] * 25 - 0.5), abs=1e-4)
+    assert not known[(at > 10.5 / 25) & (at < 19.5 / 25)].any()
+    benchmark = load_benchmark("aff_wild2")
+    assert {*benchmark.targets, benchmark.folds.column} <= {*trace.values, *first.labels}
+    assert benchmark.dataset in DATASETS
+    (tmp_path / "VA" / "Train_Set" / "12-24-1920x1080.txt").write_text("valence,arousal\n0\n")
+    assert main(words) == 2
