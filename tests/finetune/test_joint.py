@@ -21,7 +21,6 @@ from finetune.testing.evaluate import evaluate
 from finetune.testing.label_map import map_benchmark
 from hicmae.checkpoints.checkpoint import load_checkpoint
 from hicmae.page.analysis import open_analyst
-from hicmae.page.answers import Model
 from hicmae.page.answers import Prediction as PageAnswer
 from hicmae.page.settings import Limits
 from hicmae.prediction.messages import WindowConfig
@@ -143,11 +142,11 @@ def test_every_kind_is_trained_scored_tested_again_and_predicted(
     assert set(summary["tracks"][0]["heads"]) == {head.name for head in ALL.heads}
     analyst = open_analyst(network, windows, Limits(seconds=3), device="cpu", precision="32-true")
     try:
-        model = Model.model_validate(analyst.describe())
+        described = analyst.describe()
         shown = PageAnswer.model_validate(analyst.analyse(clip, lambda *_: None))
     finally:
         analyst.close()
-    assert [head.name for head in model.heads] == [head.name for head in ALL.heads]
+    assert [head["name"] for head in described["heads"]] == [head.name for head in ALL.heads]
     assert shown.task == "joint"
     assert shown.labels == list(labels.names)
     assert shown.tracks[0].windows[0].both == pytest.approx(
