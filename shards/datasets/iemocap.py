@@ -150,6 +150,6 @@ DATASET = Dataset(
     layout=_LAYOUT,
     access="by application to SAIL, University of Southern California",
     read=read,
-    columns=("emotion", "fold"),
+    columns=("emotion", "fold", "valence", "arousal", "dominance"),
     classes={"emotion": CLASSES},
 )

@@ -76,6 +76,6 @@ DATASET = Dataset(
     layout=_LAYOUT,
     access="by signed licence agreement: huggingface.co/datasets/MERChallenge/MER2023",
     read=read,
-    columns=("emotion", "split"),
+    columns=("emotion", "split", "valence"),
     classes={"emotion": CLASSES},
 )

@@ -136,7 +136,7 @@ DATASET = Dataset(
     layout=_LAYOUT,
     access="by application to the MSP lab, University of Texas at Dallas",
     read=read,
-    columns=("emotion", "fold"),
+    columns=("emotion", "fold", "valence", "arousal", "dominance"),
     classes={"emotion": CLASSES},
     takes_labels=True,
 )
