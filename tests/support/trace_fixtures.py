@@ -1,7 +1,7 @@
 """Small shards of recordings whose brightness rises and falls, with annotators who follow it.
 
-For: labels over time. Anna is late and notes what is shown; Ben is later, notes it upside down or
-on another scale, as a test asks. Not for: tests (nothing here is one).
+For: labels over time. Anna is late and notes what is shown; Ben is later, and notes it on another
+scale. Not for: tests (nothing here is one).
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def write_trace_shards(
     *,
     recordings: int = 6,
     seconds: float = 12.0,
-    ben: tuple[float, float] = (0.5, 0.3),
+    ben: tuple[float, float] = (0.25, 0.6),
 ) -> Path:
     """Shards of recordings of as many speakers in two folds, in parts, with both traces.
 
