@@ -246,8 +246,9 @@ def _noted(
     found = np.full(len(rows), np.nan)
     numbers = rows[NUMBER].to_numpy()
     for key, places in rows.groupby(SAMPLE, sort=False).indices.items():
-        if target in traces[key].values:
-            found[places] = traces[key].late(target, who, lag)[numbers[places]]
+        trace = traces[str(key)]
+        if target in trace.values:
+            found[places] = trace.late(target, who, lag)[numbers[places]]
     return found
 
 

@@ -178,7 +178,8 @@ class Trace:
             value: {who: [_rounded(x) for x in found.tolist()] for who, found in each.items()}
             for value, each in self.values.items()
         }
-        told = {"recording": self.recording, "since": _rounded(self.since), "hop": self.hop}
+        told: dict[str, Any] = {"recording": self.recording, "hop": self.hop}
+        told["since"] = _rounded(self.since)
         told |= {"at": _rounded(self.at), "num_own": self.num_own, "values": values}
         return json.dumps(told, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
@@ -339,7 +340,7 @@ def _noted(
 ) -> Noted | None:
     """One column of one annotator; rows without a value are left out."""
     kept = [(number, row) for number, row in rows if row.get(name) is not None]
-    table = []
+    table: list[list[Any]] = []
     for number, row in kept:
         cells = [row.get(begin), row.get(end), row[name]]
         for what, cell in zip((begin, end, name), cells, strict=True):

@@ -368,8 +368,9 @@ def save_prediction(
     undrawn: PredictionError | None = None
     with whole_folder(folder) as beside:
         _write_tables(prediction, beside)
-        for track in prediction.tracks if rate is not None else ():
-            write_trace(track, rate, beside)
+        if rate is not None:
+            for track in prediction.tracks:
+                write_trace(track, rate, beside)
         for name in tiers:
             FORMATS[name](_owners(prediction), beside, prediction.path, prediction.seconds)
         if picture:

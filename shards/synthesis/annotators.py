@@ -48,7 +48,7 @@ def strength_course(rng: Generator, most: float) -> Callable[[np.ndarray], np.nd
     return course
 
 
-def annotations(
+def noted_by_all(
     causes: Causes, course: Callable[[np.ndarray], np.ndarray], seconds: float
 ) -> pd.DataFrame:
     """What both note of a recording: time, and valence and arousal of each; none before the lag.

@@ -24,7 +24,7 @@ from numpy.random import Generator, SeedSequence, default_rng
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from hicmae.files import whole_file, write_text
-from shards.synthesis.annotators import annotations, strength_course
+from shards.synthesis.annotators import noted_by_all, strength_course
 from shards.synthesis.face import render_frames
 from shards.synthesis.script import Script, draw_script
 from shards.synthesis.settings import EMOTIONS, Causes, CorpusConfig
@@ -116,7 +116,7 @@ def _write_annotations(
     listed = []
     for plan, row in zip(plans, rows, strict=True):
         name = f"annotations/{Path(str(row['path'])).stem}.csv"
-        noted = annotations(plan.causes, _course(plan, config), clip_script(plan, config).seconds)
+        noted = noted_by_all(plan.causes, _course(plan, config), clip_script(plan, config).seconds)
         (out / name).parent.mkdir(exist_ok=True)
         write_text(out / name, noted.to_csv(index=False, lineterminator="\n"))
         listed.append({**{key: row[key] for key in ("path", "speaker", "fold")}, "trace": name})

@@ -1,7 +1,7 @@
 """Small shards of recordings whose brightness rises and falls, with annotators who follow it.
 
-For: labels over time. Anna is late and notes what is shown; Ben is later, notes it upside down or
-on another scale, as a test asks. Not for: tests (nothing here is one).
+For: labels over time. Anna is late and notes what is shown; Ben is later, and notes it on another
+scale. Not for: tests (nothing here is one).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from tests.support.shard_fixtures import describe, jpeg, write_shards
 
 FPS = 25
 ANNA, BEN = 0.48, 1.24
-CONFIG = TraceConfig(part_seconds=8.0, context_seconds=0.4, hop_seconds=0.4, max_lag_seconds=2.0)
+CONFIG = TraceConfig(part_seconds=8.0, context_seconds=0.4, hop_seconds=0.2, max_lag_seconds=2.0)
 
 
 def brightness(number: int, times: np.ndarray) -> np.ndarray:
@@ -40,9 +40,9 @@ def noted(number: int, seconds: float, *, lag: float, scale: float, offset: floa
 def write_trace_shards(
     folder: Path,
     *,
-    recordings: int = 6,
+    recordings: int = 8,
     seconds: float = 12.0,
-    ben: tuple[float, float] = (0.5, 0.3),
+    ben: tuple[float, float] = (0.25, 0.6),
 ) -> Path:
     """Shards of recordings of as many speakers in two folds, in parts, with both traces.
 
