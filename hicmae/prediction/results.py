@@ -352,8 +352,7 @@ def save_prediction(
     Args:
         prediction: The prediction.
         folder: Where.
-        picture: Also draw the timelines.
-        annotate: Also write the video with boxes, labels and bars.
+        picture, annotate: Also the timelines, and the video with boxes, labels and bars.
         overwrite: Replace a folder that is there.
         tiers: Names of ``tiers.FORMATS``.
         rate: Also write a trace of each track, of so many values a second.
@@ -368,9 +367,10 @@ def save_prediction(
     undrawn: PredictionError | None = None
     with whole_folder(folder) as beside:
         _write_tables(prediction, beside)
-        if rate is not None:
-            for track in prediction.tracks:
-                write_trace(track, rate, beside)
+        for track in prediction.tracks:
+            if rate is not None:
+                file = beside / f"trace-{track.name}.csv"
+                write_trace(file, track.spans, track.values, track.labels.names, rate=rate)
         for name in tiers:
             FORMATS[name](_owners(prediction), beside, prediction.path, prediction.seconds)
         if picture:

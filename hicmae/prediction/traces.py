@@ -5,14 +5,11 @@ One file a face (``trace-face0.csv``), as ``hicmae shards manifest traces`` read
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas
-
-if TYPE_CHECKING:
-    from hicmae.prediction.results import Track
 
 
 def hop_of(rate: float | None, hop: float) -> float:
@@ -27,25 +24,27 @@ def hop_of(rate: float | None, hop: float) -> float:
     return 1 / rate
 
 
-def write_trace(track: Track, rate: float, folder: Path) -> Path:
+def write_trace(
+    file: Path, spans: np.ndarray, values: np.ndarray, names: Sequence[str], *, rate: float
+) -> None:
     """Write what is said of one face or of the sound at equal steps.
 
     A value stands at the middle of its window; between two it is interpolated. Nothing is said
     before the first middle and after the last.
 
     Args:
+        file: The CSV.
+        spans: (N, 2) begin and end of each window, seconds.
+        values: (N, D) what is said of it.
+        names: D columns.
         rate: Values a second.
-
-    Returns: the file.
     """
-    middles = track.spans.mean(axis=1)
+    middles = spans.mean(axis=1)
     order = np.argsort(middles, kind="stable")
     first, last = np.ceil(middles.min() * rate - 1e-6), np.floor(middles.max() * rate + 1e-6)
     times = np.arange(int(first), int(last) + 1) / rate if last >= first else middles[:1]
     table = pandas.DataFrame({"time": times})
-    for number, name in enumerate(track.labels.names):
-        values = np.interp(times, middles[order], track.values[order, number])
-        table[f"{name}_" if name == "time" else name] = values
-    file = folder / f"trace-{track.name}.csv"
+    for number, name in enumerate(names):
+        course = np.interp(times, middles[order], values[order, number])
+        table[f"{name}_" if name == "time" else name] = course
     table.to_csv(file, index=False, float_format="%.6g")
-    return file

@@ -7,33 +7,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hicmae.checkpoints.checkpoint import Labels
-from hicmae.prediction.results import Track
 from hicmae.prediction.traces import hop_of, write_trace
 from shards.traces import read_notes
-
-LABELS = Labels(task="regression", names=("valence", "time"), mean=(0.0, 0.0), std=(1.0, 1.0))
-
-
-def track(middles: np.ndarray) -> Track:
-    """A face whose windows of a second have these middles; its values follow from them."""
-    values = np.stack([2 * middles, -middles], axis=1)
-    return Track(
-        name="face0",
-        labels=LABELS,
-        start_seconds=0.0,
-        end_seconds=10.0,
-        spans=np.stack([middles - 0.5, middles + 0.5], axis=1),
-        values=values,
-        logits=values,
-    )
 
 
 @pytest.mark.parametrize("rate", [5.0, 4.0, 0.5])
 def test_a_trace_has_equal_steps_and_the_values_of_its_windows(tmp_path: Path, rate: float) -> None:
     middles = np.array([0.7, 0.9, 1.1, 1.6, 6.3])
-    file = write_trace(track(middles), rate, tmp_path)
-    assert file.name == "trace-face0.csv"
+    spans = np.stack([middles - 0.5, middles + 0.5], axis=1)
+    file = tmp_path / "trace-face0.csv"
+    write_trace(file, spans, np.stack([2 * middles, -middles], 1), ("valence", "time"), rate=rate)
     noted = read_notes(file)
     times = noted["valence"]["mean"].start
     assert np.allclose(np.diff(times), 1 / rate)

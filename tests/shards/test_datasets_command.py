@@ -131,7 +131,10 @@ def test_frames_get_the_frame_rate_that_is_given(tmp_path: Path) -> None:
         (["ravdess"], "a dataset and its root are needed"),
         (["ravdes", "."], "did you mean 'ravdess'?"),
         (["ravdess", "nowhere"], "nowhere: no such folder"),
-        (["ravdess", ".", "--folds", "3"], "folds is for csv and traces; RAVDESS (speech) has its own"),
+        (
+            ["ravdess", ".", "--folds", "3"],
+            "folds is for csv and traces; RAVDESS (speech) has its own",
+        ),
         (["ravdess", ".", "--out", "list.txt"], "out = list.txt (must end in .csv, .tsv or"),
         (["csv", ".", "--folds", "1"], "folds = 1 (must be 2 or more)"),
         (["csv", ".", "--labels", "no.csv"], "no.csv: no such file of labels"),

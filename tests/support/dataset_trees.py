@@ -94,9 +94,7 @@ def msp_improv(root: Path) -> None:
                 medium(root / f"Video/{folder}/MSP-IMPROV-{name}.avi")
                 medium(root / f"Audio/{folder}/MSP-IMPROV-{name}.wav")
                 dominance = "3.0" if turn % 2 else "NaN"
-                head = (
-                    f"UTD-IMPROV-{name}.avi; {letter}; A:3.5; V:2.250000; D:{dominance} ; N:4.0;"
-                )
+                head = f"UTD-IMPROV-{name}.avi; {letter}; A:3.5; V:2.250000; D:{dominance} ; N:4.0;"
                 raters = [
                     "W-1; Angry; Angry,Depressed; A:4.0; V:2.0; D:NaN; N:3.0;",
                     "W-2; Angry; Angry; A:4.0; V:2.0; D:NaN; N:3.0;",
