@@ -124,7 +124,7 @@ def test_files_named_in_the_text_exist() -> None:
 
 def test_pictures_and_links_lead_somewhere() -> None:
     pictures = re.findall(r"!\[([^\]]+)\]\(([^)]+)\)", README)
-    expected = {"confusion.png", "faces.png", "reconstruction.png"}
+    expected = {"confusion.png", "faces.png", "labels.png", "reconstruction.png"}
     assert {path for _, path in pictures} == {f".github/images/{name}" for name in expected}
     for caption, path in pictures:
         assert len(caption) > 20, f"{path}: say what is to be seen"
