@@ -104,7 +104,7 @@ def choose_lags(
 
     A ridge regression from the pooled features of the network that training starts from, on
     contexts around each instant, is fitted for all lags at once on some recordings and judged by
-    CCC on the others.
+    correlation on the others.
 
     Args:
         rows: Instants of the training side.
@@ -143,8 +143,26 @@ def choose_lags(
         if not np.isfinite(agreement).any():
             found[who] = 0.0
             continue
-        found[who] = round(float(settings.lags[int(np.nanargmax(agreement))]), 6)
+        found[who] = _middle_of_the_best(np.array(settings.lags), agreement)
     return found
+
+
+def _middle_of_the_best(lags: np.ndarray, agreement: np.ndarray) -> float:
+    """The lag in the middle of those around the best that leave up to twice its share unexplained.
+
+    A clip shows motion, by which labels a little earlier and later are predicted about as well: the
+    best of them is anywhere among them, and they lie evenly around the true one.
+
+    Args:
+        lags: Seconds (L,), ascending.
+        agreement: Correlation at each (L,), not-a-number where there is none.
+    """
+    unexplained = np.where(np.isfinite(agreement), 1 - agreement * np.abs(agreement), np.inf)
+    best = int(unexplained.argmin())
+    worse = np.flatnonzero(unexplained > 2 * unexplained[best])
+    first = worse[worse < best].max(initial=-1) + 1
+    end = worse[worse > best].min(initial=len(lags))
+    return round(float(lags[first:end].mean()), 6)
 
 
 def smooth(
@@ -307,7 +325,9 @@ def _centred(rows: pd.DataFrame, traces: Mapping[str, Trace], plan: Plan) -> pd.
     length = np.minimum(round(input.clip_seconds * input.fps), rows["num_frames"].to_numpy())
     at = np.array([traces[key].at for key in rows[SAMPLE]])
     hop = np.array([traces[key].hop for key in rows[SAMPLE]])
-    begin = np.round((at + hop * rows[NUMBER].to_numpy()) * input.fps - length / 2)
+    # A clip's frames stand for a moment each, the last of them a stride before the end.
+    middle = (length - input.frame_stride) / 2
+    begin = np.round((at + hop * rows[NUMBER].to_numpy()) * input.fps - middle)
     begin = np.clip(begin, 0, rows["num_frames"].to_numpy() - length).astype(np.int64)
     return rows.assign(**{FIRST: begin, WINDOW: length})
 
@@ -331,7 +351,10 @@ def _features(plan: Plan, rows: pd.DataFrame) -> np.ndarray:
 
 
 def _agreement(features: np.ndarray, noted: np.ndarray, groups: np.ndarray) -> np.ndarray:
-    """CCC of each column of labels with what features of other recordings predict of it.
+    """Correlation of each column of labels with what features of other recordings predict of it.
+
+    Not CCC: what is predicted varies less than the labels do, so that CCC would favour lags between
+    two instants, where interpolation takes some of the labels' variance as well.
 
     Returns: (columns,); not-a-number where nothing can be fitted.
     """
@@ -344,7 +367,7 @@ def _agreement(features: np.ndarray, noted: np.ndarray, groups: np.ndarray) -> n
         fit = RidgeCV(_PENALTIES, alpha_per_target=True)
         fit.fit(scaler.transform(features[train]), noted[train])
         said[test] = fit.predict(scaler.transform(features[test])).reshape(len(test), -1)
-    return np.array(regression_metrics(noted, said)["ccc"], dtype=np.float64)
+    return np.array(regression_metrics(noted, said)["pcc"], dtype=np.float64)
 
 
 def over_time_facts(settled: Settled | None) -> dict[str, Any]:

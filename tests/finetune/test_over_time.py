@@ -53,8 +53,8 @@ def test_lags_are_found_and_the_run_says_all_that_was_decided(train: Train, trac
     )
     run = read_run(folder)
     settled = run.folds[0].over_time
-    assert settled["lags"]["anna"] == pytest.approx(ANNA, abs=0.08)
-    assert settled["lags"]["ben"] == pytest.approx(BEN, abs=0.08)
+    assert settled["lags"]["anna"] == pytest.approx(ANNA, abs=0.04)
+    assert settled["lags"]["ben"] == pytest.approx(BEN, abs=0.04)
     assert sum(settled["weights"]["valence"].values()) == pytest.approx(1)
     means = per_recording(run.benchmark, run.predictions)
     assert any(f"ccc {means['ccc']:.4f}" in note for note in run.facts.notes)
