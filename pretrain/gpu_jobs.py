@@ -121,7 +121,8 @@ class Bench:
     def pretraining(self, out: Path, steps: int, *more: str) -> list[str]:
         """The words of a run of a small network whose numbers are compared."""
         return [
-            *("pretrain", "--model", "demo", "--data.shards", str(self.shards())),
+            *("pretrain", "--model.size", "demo", "--model.input.fps", "25"),  # as the shards have
+            *("--data.shards", str(self.shards())),
             *("--out", str(out), "--steps", str(steps), "--data.batch_size", "4"),
             *("--optimizer.warmup_steps", "1", "--optimizer.learning_rate", "0.1", "--workers"),
             *("0", "--log.log_every", "1", "--log.pictures_every", "0", "--log.health_every", "0"),

@@ -177,19 +177,23 @@ def test_a_recording_or_dialogue_on_both_sides_is_refused_even_of_shared_speaker
 def test_no_packaged_benchmark_lets_a_speaker_or_session_leak(path: Path) -> None:
     """Ten samples a class and side; then one of the training side joins a test speaker."""
     benchmark = load_benchmark(path.stem)
+    if benchmark.over_time:  # whose instants are divided as their samples are
+        benchmark = dataclasses.replace(benchmark, over_time=None)
     protocol = benchmark.folds
     sides = ["1", "2"] if protocol.test is None else [protocol.train[0], protocol.test[0]]
-    size = 10 * max(1, len(benchmark.classes))
+    classes = {head.label: head.classes for head in benchmark.every_head if head.label}
+    size = 10 * max(1, *map(len, classes.values())) if classes else 10
     column = np.repeat([str(side) for side in sides], size)
     rows = pd.DataFrame({"key": [f"k{n}" for n in range(2 * size)], protocol.column: column})
     rows[["mjpg_length", "wav_length"]] = 1
     rows[benchmark.speaker] = [f"{side}-{n % 5}" for n, side in enumerate(column)]
     for name in benchmark.disjoint:
         rows[name] = [f"{side}-{n}" for n, side in enumerate(column)]
-    if benchmark.label:
-        rows[benchmark.label] = list(benchmark.classes) * 20
-    for name in benchmark.targets:
-        rows[name] = np.linspace(-1, 1, 2 * size)
+    for label, names in classes.items():
+        rows[label] = np.resize(names, 2 * size)
+    for head in benchmark.every_head:
+        for name in head.targets:
+            rows[name] = np.linspace(-1, 1, 2 * size)
     folds = make_folds(benchmark, usable_rows(benchmark, rows)[0])
     assert len(folds) == (2 if protocol.test is None else 1)
     leaking = rows.copy()
