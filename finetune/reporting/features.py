@@ -5,8 +5,11 @@ Source of the layout: van der Maaten and Hinton, 2008, Visualizing Data using t-
 
 from __future__ import annotations
 
+import hashlib
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -26,10 +29,12 @@ from finetune.reporting.canvas import (
     save,
 )
 from finetune.reporting.document import Part, Picture, Section, Table, measured, number
+from hicmae.files import whole_file
 
 SEED = 0
 PERPLEXITY = 30.0
 NEIGHBOURS = 5
+LAYOUTS = "features.npz"  # beside the picture: where its points lie
 # Fewer samples are no picture.
 MIN_SAMPLES = 20
 
@@ -51,11 +56,12 @@ def feature_section(run: Run, figures: Path) -> Section:
     truth = {name: _truth(run, found) for name, found in kept_folds.items()}
     parts: list[Part] = [_explanation(run), _agreement_table(run, kept_folds, truth)]
     fold, first = next(iter(kept_folds.items()))
-    laid = {
-        "before (the weights that training started from)": lay_out(first.before),
-        "after (the weights that were tested)": lay_out(first.after),
+    laid = laid_out(first, figures / LAYOUTS)
+    headings = {
+        "before": "before (the weights that training started from)",
+        "after": "after (the weights that were tested)",
     }
-    found = {heading: one for heading, one in laid.items() if one is not None}
+    found = {headings[name]: one for name, one in laid.items() if one is not None}
     if found:
         path = figures / "features.png"
         perplexity = next(iter(found.values())).perplexity
@@ -116,11 +122,46 @@ def lay_out(features: np.ndarray) -> Layout | None:
     # Here and not above: every fine-tuning would wait half a second for them at its start.
     from sklearn.manifold import TSNE
     from sklearn.preprocessing import StandardScaler
+    from threadpoolctl import threadpool_limits
 
     perplexity = min(PERPLEXITY, (len(features) - 1) / 3)
     layout = TSNE(perplexity=perplexity, init="pca", learning_rate="auto", random_state=SEED)
-    places = layout.fit_transform(StandardScaler().fit_transform(features))
+    # So few points take as long with several threads, which wait for each other at full speed.
+    with threadpool_limits(1):
+        places = layout.fit_transform(StandardScaler().fit_transform(features))
     return Layout(places=places, perplexity=perplexity)
+
+
+def laid_out(features: KeptFeatures, path: Path) -> dict[str, Layout | None]:
+    """The layouts before and after, from ``path`` where an earlier report kept them there.
+
+    A layout takes a second or more, and a report of several runs draws each run again.
+    """
+    digest = hashlib.sha256(f"{SEED} {PERPLEXITY} {MIN_SAMPLES} {version('scikit-learn')}".encode())
+    for array in (features.before, features.after):
+        digest.update(np.ascontiguousarray(array).data)
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            if str(file["digest"]) == digest.hexdigest():
+                return {
+                    name: Layout(places=file[name], perplexity=float(file[f"{name}_perplexity"]))
+                    if name in file
+                    else None
+                    for name in ("before", "after")
+                }
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+        pass  # none, another version's, or a damaged one: it is made anew
+    found = {"before": lay_out(features.before), "after": lay_out(features.after)}
+    kept = {"digest": np.array(digest.hexdigest())}
+    kept |= {name: one.places for name, one in found.items() if one is not None}
+    kept |= {
+        f"{name}_perplexity": np.array(one.perplexity)
+        for name, one in found.items()
+        if one is not None
+    }
+    with whole_file(path) as beside, beside.open("wb") as written:
+        np.savez(written, **kept)  # type: ignore[arg-type]
+    return found
 
 
 def neighbour_agreement(features: np.ndarray, truth: np.ndarray) -> float:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 from sklearn.calibration import calibration_curve
 
+from finetune.kept_features import KeptFeatures
 from finetune.predictions import make_prediction
+from finetune.reporting import features as feature_report
 from finetune.reporting.classes import NUM_BINS, calibrate
-from finetune.reporting.features import MIN_SAMPLES, lay_out, neighbour_agreement
+from finetune.reporting.features import MIN_SAMPLES, laid_out, lay_out, neighbour_agreement
 from finetune.reporting.values import errors_by_range
 from tests.support.finetune_fixtures import BENCHMARK
 
@@ -96,3 +100,33 @@ def test_a_plane_keeps_heaps_apart_and_few_or_equal_samples_have_none() -> None:
     again = lay_out(rng.normal(size=(MIN_SAMPLES - 1, 6)))
     assert again is None
     assert lay_out(np.ones((50, 6))) is None
+
+
+def test_a_plane_is_laid_out_once_for_the_same_features(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(4)
+    before, after = rng.normal(size=(2, 40, 6)).astype(np.float32)
+    kept = KeptFeatures(keys=tuple(map(str, range(40))), before=np.ones_like(before), after=after)
+    path = tmp_path / "features.npz"
+    first = laid_out(kept, path)
+    asked = []
+
+    def counted(features: np.ndarray) -> feature_report.Layout | None:
+        asked.append(features)
+        return lay_out(features)
+
+    monkeypatch.setattr(feature_report, "lay_out", counted)
+    again = laid_out(kept, path)
+    assert not asked
+    assert first["before"] is again["before"] is None
+    assert first["after"] is not None
+    assert again["after"] is not None
+    assert np.array_equal(first["after"].places, again["after"].places)
+    assert first["after"].perplexity == again["after"].perplexity
+    other = replace(kept, before=before)
+    assert laid_out(other, path)["before"] is not None
+    assert len(asked) == 2
+    path.write_bytes(path.read_bytes()[:100])
+    assert laid_out(other, path)["after"] is not None
+    assert len(asked) == 4
