@@ -16,7 +16,7 @@ import pandas
 from hicmae.checkpoints.checkpoint import Labels
 from hicmae.config import to_dict
 from hicmae.files import whole_folder
-from hicmae.heads import ANSWERING, answers
+from hicmae.heads import answers
 from hicmae.media.crops import decode_jpeg
 from hicmae.media.recording import has_no_sound
 from hicmae.prediction.annotate import AnnotateRequest, DrawnTrack
@@ -168,7 +168,7 @@ class Track:
             table["prediction"] = self.predictions
         said = self.answers
         for head in self.labels.heads:
-            if head.kind in ANSWERING:
+            if head.answers_names:
                 table[f"{head.name}.prediction"] = [each[head.name] for each in said]
         for number, name in enumerate(self.labels.names):
             table[f"{name}_" if name in _FIXED else name] = self.values[:, number]
