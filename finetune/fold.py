@@ -511,6 +511,8 @@ def _save(
         "licence": f"The weights learned from the data of '{plan.benchmark.name}', whose terms "
         f"hold for what is done with them: {plan.benchmark.licence or 'not noted'}.",
     }
+    if facts.over_time.get("smoothing_seconds"):
+        config["over_time"] = {"smoothing_seconds": facts.over_time["smoothing_seconds"]}
     if facts.calibration is not None:
         config["calibration"] = to_dict(facts.calibration)
     receipt = plan.index.folder / "receipt.json"

@@ -30,6 +30,7 @@ from finetune.scores import score
 from hicmae.devices import choose_device
 from hicmae.inference import by_presence
 from hicmae.metrics import regression_metrics
+from hicmae.prediction.traces import moving_mean
 from shards.reading.random_access import FIRST, SAMPLE, WINDOW
 from shards.traces import Trace
 
@@ -177,11 +178,7 @@ def smooth(
     found = list(predictions)
     for places, times in _recordings(predictions).values():
         values = np.array([predictions[place].outputs for place in places])  # (N, D)
-        sums = np.concatenate([np.zeros((1, values.shape[1])), values.cumsum(axis=0)])
-        half = window_seconds / 2 + 1e-6
-        first = np.searchsorted(times, times - half)
-        last = np.searchsorted(times, times + half, side="right")
-        means = (sums[last] - sums[first]) / (last - first)[:, None]
+        means = moving_mean(times, values, window_seconds)
         for place, mean in zip(places, means.tolist(), strict=True):
             said = tuple(float(f"{value:.7g}") for value in mean)
             found[place] = dataclasses.replace(predictions[place], predicted=said)

@@ -276,6 +276,7 @@ def model_card(checkpoint: Checkpoint) -> str:
         ]
     sections = {
         "Protocol": protocol,
+        "Over time": config.get("over_time"),
         "Data": config.get("data"),
         "Input": _input(config),
         "Source": config.get("source"),

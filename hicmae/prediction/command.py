@@ -45,6 +45,7 @@ def predict(
     window: float | None = None,
     hop: float = 1.0,
     rate: float | None = None,
+    smoothing: float | None = None,
     faces: str = "profile",
     face_choice: Choice = "all",
     identity: str = "none",
@@ -86,6 +87,8 @@ def predict(
         hop: Seconds from one value to the next.
         rate: Values a second, in place of hop; each face's are then written as a trace too
             (trace-face0.csv: time, and a column for each output).
+        smoothing: Seconds that each value of a trace is a mean over; null: what fine-tuning over
+            time has chosen, if it has; 0: none.
         faces: Detector (yunet, cascade, boxes, none); profile: the one with which the checkpoint's
             training data was made. none takes the middle of the picture, for face crops.
         face_choice: A timeline for all faces, for the largest, the most central, the one whose
@@ -131,6 +134,10 @@ def predict(
 
     if rate is not None and spans is not None:
         raise ValueError("rate: with --spans each span has one value; leave one of them out")
+    if smoothing is not None and (rate is None or not 0 <= smoothing < float("inf")):
+        raise ValueError(
+            f"smoothing = {smoothing:g} (must be seconds from 0, of the traces of --rate)"
+        )
     config = WindowConfig(
         window=window,
         hop=hop_of(rate, hop),
@@ -194,6 +201,9 @@ def predict(
                         overwrite=overwrite,
                         tiers=formats,
                         rate=rate,
+                        smoothing_seconds=(
+                            model.network.smoothing_seconds if smoothing is None else smoothing
+                        ),
                         process=model.decoding,
                         progress=bar.show,
                     )

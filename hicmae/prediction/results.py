@@ -344,6 +344,7 @@ def save_prediction(
     overwrite: bool = False,
     tiers: Sequence[str] = (),
     rate: float | None = None,
+    smoothing_seconds: float = 0.0,
     process: DecodingProcess | None = None,
     progress: Tell | None = None,
 ) -> Path:
@@ -356,6 +357,7 @@ def save_prediction(
         overwrite: Replace a folder that is there.
         tiers: Names of ``tiers.FORMATS``.
         rate: Also write a trace of each track, of so many values a second.
+        smoothing_seconds: Of the trace, as of ``write_trace``.
         process: Where the video is decoded again; none given: a new one.
         progress: Called with how far the video is.
 
@@ -370,7 +372,14 @@ def save_prediction(
         for track in prediction.tracks:
             if rate is not None:
                 file = beside / f"trace-{track.name}.csv"
-                write_trace(file, track.spans, track.values, track.labels.names, rate=rate)
+                write_trace(
+                    file,
+                    track.spans,
+                    track.values,
+                    track.labels.names,
+                    rate=rate,
+                    smoothing_seconds=smoothing_seconds,
+                )
         for name in tiers:
             FORMATS[name](_owners(prediction), beside, prediction.path, prediction.seconds)
         if picture:
