@@ -47,11 +47,6 @@ def usable_rows(benchmark: Benchmark, table: pd.DataFrame) -> tuple[pd.DataFrame
         no finite number, with the key of the first such sample.
     """
     table = table.reset_index(drop=True)
-    if benchmark.over_time is not None and not set(OF_INSTANTS) <= set(table.columns):
-        raise ValueError(
-            f"benchmark '{benchmark.name}' is over time, which `hicmae finetune` alone scores; its"
-            " report has the numbers"
-        )
     for column in benchmark.columns:
         need_column(table, column, f"benchmark '{benchmark.name}'")
     divider, unasked = benchmark.folds.column, {*map(as_text, benchmark.folds.ignore)}

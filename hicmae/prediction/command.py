@@ -130,7 +130,7 @@ def predict(
     from hicmae.prediction.results import check_free, save_prediction
     from hicmae.prediction.spans import spans_of
     from hicmae.prediction.tiers import parse_formats
-    from hicmae.prediction.traces import hop_of
+    from hicmae.prediction.traces import TraceForm, hop_of
 
     if rate is not None and spans is not None:
         raise ValueError("rate: with --spans each span has one value; leave one of them out")
@@ -179,6 +179,8 @@ def predict(
             "for other recordings pass --faces yunet",
             markup=False,
         )
+    smoothed = model.network.smoothing_seconds if smoothing is None else smoothing
+    trace = None if rate is None else TraceForm(rate, smoothed)
     outcomes: list[dict[str, str]] = []
     try:
         with model, _Bar(errors, len(found)) as bar:
@@ -200,10 +202,7 @@ def predict(
                         annotate=annotate,
                         overwrite=overwrite,
                         tiers=formats,
-                        rate=rate,
-                        smoothing_seconds=(
-                            model.network.smoothing_seconds if smoothing is None else smoothing
-                        ),
+                        trace=trace,
                         process=model.decoding,
                         progress=bar.show,
                     )

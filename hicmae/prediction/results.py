@@ -24,7 +24,7 @@ from hicmae.prediction.messages import StageProgress, WindowConfig
 from hicmae.prediction.process import DecodingProcess, PredictionError, Tell
 from hicmae.prediction.spans import Span
 from hicmae.prediction.tiers import FORMATS, Mark, Owner
-from hicmae.prediction.traces import write_trace
+from hicmae.prediction.traces import TraceForm, write_trace
 from hicmae.terminal import printable
 
 if TYPE_CHECKING:
@@ -343,8 +343,7 @@ def save_prediction(
     annotate: bool = False,
     overwrite: bool = False,
     tiers: Sequence[str] = (),
-    rate: float | None = None,
-    smoothing_seconds: float = 0.0,
+    trace: TraceForm | None = None,
     process: DecodingProcess | None = None,
     progress: Tell | None = None,
 ) -> Path:
@@ -356,8 +355,7 @@ def save_prediction(
         picture, annotate: Also the timelines, and the video with boxes, labels and bars.
         overwrite: Replace a folder that is there.
         tiers: Names of ``tiers.FORMATS``.
-        rate: Also write a trace of each track, of so many values a second.
-        smoothing_seconds: Of the trace, as of ``write_trace``.
+        trace: Also write a trace of each track, of this form.
         process: Where the video is decoded again; none given: a new one.
         progress: Called with how far the video is.
 
@@ -370,16 +368,9 @@ def save_prediction(
     with whole_folder(folder) as beside:
         _write_tables(prediction, beside)
         for track in prediction.tracks:
-            if rate is not None:
+            if trace is not None:
                 file = beside / f"trace-{track.name}.csv"
-                write_trace(
-                    file,
-                    track.spans,
-                    track.values,
-                    track.labels.names,
-                    rate=rate,
-                    smoothing_seconds=smoothing_seconds,
-                )
+                write_trace(file, track.spans, track.values, track.labels.names, trace)
         for name in tiers:
             FORMATS[name](_owners(prediction), beside, prediction.path, prediction.seconds)
         if picture:

@@ -7,9 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas
+
+
+class TraceForm(NamedTuple):
+    """``rate``: values a second; ``smoothing_seconds``: what is said is averaged over so much
+    before; 0: it stays as it is.
+    """
+
+    rate: float
+    smoothing_seconds: float = 0.0
 
 
 def hop_of(rate: float | None, hop: float) -> float:
@@ -44,9 +54,7 @@ def write_trace(
     spans: np.ndarray,
     values: np.ndarray,
     names: Sequence[str],
-    *,
-    rate: float,
-    smoothing_seconds: float = 0.0,
+    form: TraceForm,
 ) -> None:
     """Write what is said of one face or of the sound at equal steps.
 
@@ -58,9 +66,9 @@ def write_trace(
         spans: (N, 2) begin and end of each window, seconds.
         values: (N, D) what is said of it.
         names: D columns.
-        rate: Values a second.
-        smoothing_seconds: What is said is averaged over so much before; 0: as it is.
+        form: Of the trace.
     """
+    rate, smoothing_seconds = form
     order = np.argsort(spans.mean(axis=1), kind="stable")
     middles, values = spans.mean(axis=1)[order], values[order]
     if smoothing_seconds > 0:
