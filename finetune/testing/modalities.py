@@ -548,7 +548,7 @@ def _equal_pairs(own: list[int], other: list[int]) -> list[int]:
 def _score(benchmark: Benchmark, predictions: Sequence[Prediction]) -> tuple[Values, Values]:
     """Metrics, and the recall of each class (or level) that occurs."""
     units = scored_units(benchmark, predictions)
-    recalls = {}
+    recalls: Values = {}
     for head in benchmark.every_head:
         own = of_head(head, units)
         if head.kind in ("classification", "ordinal") and own:
