@@ -413,8 +413,9 @@ def _joint_problems(config: FinetuneConfig, benchmark: Benchmark) -> list[str]:
         ]
     if recipe.calibrate and not any(head.has_thresholds for head in benchmark.heads):
         problems.append(
-            "recipe.calibrate of heads is for thresholds, which kind multilabel and a distribution"
-            " with metric presence or salience have"
+            "recipe.calibrate of heads is for the thresholds of kind multilabel and of a"
+            " distribution with metric presence or salience (a temperature and a limit are of one"
+            " softmax, and heads have one each or none)"
         )
     return problems
 

@@ -119,11 +119,11 @@ def make_plan(
         divided = make_folds(tested, rows, folds=",".join(source.checkpoints))
     else:
         divided = [Fold(name=name, train=rows.iloc[:0], test=rows) for name in source.checkpoints]
-    smoothing = {}
-    for place, (fold, said) in enumerate(zip(divided, source.folds, strict=True)):
-        network = source.checkpoints[fold.name]
-        fold, window = settled_again(tested, index, fold, said.over_time, network)
-        divided[place], smoothing[fold.name] = fold, window
+    decided, smoothing = {fold.name: fold.over_time for fold in source.folds}, {}
+    for place, fold in enumerate(divided):
+        divided[place], smoothing[fold.name] = settled_again(
+            tested, index, fold, decided[fold.name], source.checkpoints[fold.name]
+        )
     for fold in divided:
         notes += _prove_unseen(
             source,

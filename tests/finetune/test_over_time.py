@@ -11,8 +11,9 @@ import numpy as np
 import pandas
 import pytest
 
+from finetune.folds import Fold
 from finetune.instants import OverTime, instant_index, recording_of
-from finetune.over_time import per_recording, recording_scores, smooth
+from finetune.over_time import per_recording, recording_scores, settled_again, smooth
 from finetune.predictions import make_prediction
 from finetune.record import read_run
 from finetune.scores import score
@@ -177,6 +178,22 @@ def test_instants_are_samples_of_the_frames_around_them(traced: Path) -> None:
         times = (first + np.arange(4) * 2) / FPS
         expected = 130 + 100 * brightness(0, times)
         assert np.abs(view.numpy() - expected).max() < 3
+
+
+def test_labels_of_strangers_have_no_known_lag(traced: Path) -> None:
+    benchmark, index = over_time_benchmark(), read_index(traced)
+    assert benchmark.over_time is not None
+    instants = instant_index(index, ["valence"], benchmark.over_time, INPUT.clip_seconds)
+    fold = Fold(name="1", train=instants.table.iloc[:0], test=instants.table)
+    decided = {"lags": {"ben": 1.2}, "weights": {"valence": {"ben": 1.0}}}
+    found, window = settled_again(
+        benchmark, instants, fold, decided | {"smoothing_seconds": 0.5}, Path("run")
+    )
+    assert window == 0.5
+    assert 0 < len(found.test) < len(instants.table)  # the last of Ben's come too late
+    strangers = {"lags": {"carl": 1.2}, "weights": {"valence": {"carl": 1.0}}}
+    with pytest.raises(ValueError, match="nothing is noted by carl, whose lags alone run knows"):
+        settled_again(benchmark, instants, fold, strangers, Path("run"))
 
 
 def test_smoothing_and_recordings_agree_with_a_plain_loop() -> None:
