@@ -34,6 +34,8 @@ class FoldProtocol:
             that is refused before training.
         disjoint: Further columns none of whose values may be on both sides (dialogue, video), a
             shared speaker or not.
+        ignore: Values of ``column`` that the protocol leaves out (empty: samples without one); such
+            samples are counted.
     """
 
     column: str = "fold"
@@ -41,6 +43,7 @@ class FoldProtocol:
     test: tuple[str | int, ...] | None = None
     shared_speakers: bool = False
     disjoint: tuple[str, ...] = ()
+    ignore: tuple[str | int, ...] = field(default=(), metadata={"omit_default": True})
 
     def __post_init__(self) -> None:
         if self.train is not None and self.test is None:
@@ -260,7 +263,7 @@ class Benchmark:
         """Scores of heads: those that are reported, with those of single targets if ``every``."""
         found = []
         for head in self.heads:
-            for metric in known_metrics(head.kind) if every else head.metrics:
+            for metric in head.scored if every else head.metrics:
                 found.append(f"{head.name}.{metric}")
                 if every and len(head.targets) > 1:
                     found += [f"{head.name}.{metric}_{target}" for target in head.targets]

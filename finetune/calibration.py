@@ -16,6 +16,7 @@ from scipy.special import softmax
 
 from finetune.benchmark import Benchmark
 from finetune.predictions import Prediction, head_arrays, of_head, true_and_predicted
+from hicmae.blends import choose_thresholds
 from hicmae.checkpoints.checkpoint import Calibration
 from hicmae.heads import HALF
 
@@ -64,28 +65,52 @@ def fit_calibration(
 def best_thresholds(
     benchmark: Benchmark, predictions: Sequence[Prediction]
 ) -> dict[str, tuple[float, ...]]:
-    """The probability from which each class of a multilabel head is named: where its F1 is best.
+    """The thresholds of heads that have some.
 
+    Of several classes at once the probability from which each is named: where its F1 is best.
     Candidates lie half way between two neighbouring probabilities, and below the lowest; of equal
     ones the nearest to a half is taken. A class that nobody of these samples has, or that all have,
-    keeps a half.
+    keeps a half. Of shares that name blends: see ``hicmae.blends.choose_thresholds``.
 
     Args:
         predictions: Of samples that were not trained on.
 
-    Returns: by head, one of each class.
+    Returns: by head, one of each class, or both of blends.
     Source: Lipton et al., 2014, Optimal Thresholding of Classifiers to Maximize F1 Measure.
     """
-    found = {}
+    found: dict[str, tuple[float, ...]] = {}
     for head in benchmark.heads:
         units = of_head(head, predictions)
-        if head.kind != "multilabel" or not units:
+        if not head.has_thresholds or not units:
             continue
-        true, _ = head_arrays(head, units)
+        true, shares = head_arrays(head, units)
+        if head.names_blends:
+            alone = head.classes.index(head.unblended) if head.unblended else None
+            best = choose_thresholds(true, shares, unblended=alone)
+            found[head.name] = (float(best.presence), float(best.equal))
+            continue
         sure = np.array([unit.probabilities for unit in units], dtype=np.float64)
         columns = zip(true.T, sure.T, strict=True)
         found[head.name] = tuple(_best_threshold(there, own) for there, own in columns)
     return found
+
+
+def threshold_notes(
+    benchmark: Benchmark, found: Mapping[str, Sequence[float]], num_samples: int
+) -> list[str]:
+    """What ``best_thresholds`` has found on so many samples, for the reader of the numbers."""
+    notes = []
+    for head in benchmark.heads:
+        each = [f"{value:.3f}" for value in found.get(head.name, ())]
+        if each:
+            what = f"a class is named from a probability of {', '.join(each)}"
+            if head.names_blends:
+                what = f"a second emotion is named from a share of {each[0]}, and as equal up to"
+                what += f" {each[1]} below the first"
+            notes.append(
+                f"{head.name}: {what} (chosen on the {num_samples} samples kept out of training)"
+            )
+    return notes
 
 
 def calibrated(

@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from finetune.benchmark import Benchmark
-from finetune.calibration import best_thresholds, fit_calibration
+from finetune.calibration import best_thresholds, fit_calibration, threshold_notes
 from finetune.data import is_mixed, sides_of, training_loader, view_loader
 from finetune.folds import Fold, as_text
 from finetune.kept_features import FeatureKeeper, choose_samples
@@ -184,12 +184,7 @@ def _work(plan: Plan, fold: Fold, share: Share) -> None:
         limits: Mapping[str, Sequence[float]] = {}
         if plan.calibrates and plan.benchmark.heads:
             limits = best_thresholds(plan.benchmark, tested(sides.validation))
-            notes += [
-                f"{name}: a class is named from a probability of"
-                f" {', '.join(f'{value:.3f}' for value in each)} (chosen on the"
-                f" {len(sides.validation)} samples kept out of training)"
-                for name, each in limits.items()
-            ]
+            notes += threshold_notes(plan.benchmark, limits, len(sides.validation))
         predictions = tested(fold.test, limits)
         keeps_out = plan.keeps_out and not plan.benchmark.heads
         kept_out = tested(sides.validation) if keeps_out else []
@@ -516,6 +511,8 @@ def _save(
         "licence": f"The weights learned from the data of '{plan.benchmark.name}', whose terms "
         f"hold for what is done with them: {plan.benchmark.licence or 'not noted'}.",
     }
+    if facts.over_time.get("smoothing_seconds"):
+        config["over_time"] = {"smoothing_seconds": facts.over_time["smoothing_seconds"]}
     if facts.calibration is not None:
         config["calibration"] = to_dict(facts.calibration)
     receipt = plan.index.folder / "receipt.json"

@@ -42,18 +42,24 @@ def usable_rows(benchmark: Benchmark, table: pd.DataFrame) -> tuple[pd.DataFrame
     """Keep the rows that the benchmark is about, with their truth checked.
 
     Returns: the rows (row labels are positions in ``table``), and how many were left out by
-        ``ignore``, label by label.
+        ``ignore``, label by label, or by ``folds.ignore``.
     Raises: ValueError: a missing column; a label outside the benchmark's list or a value that is
         no finite number, with the key of the first such sample.
     """
     table = table.reset_index(drop=True)
-    if benchmark.over_time is not None and not set(OF_INSTANTS) <= set(table.columns):
-        raise ValueError(
-            f"benchmark '{benchmark.name}' is over time, which `hicmae finetune` alone scores; its"
-            " report has the numbers"
-        )
     for column in benchmark.columns:
         need_column(table, column, f"benchmark '{benchmark.name}'")
+    divider, unasked = benchmark.folds.column, {*map(as_text, benchmark.folds.ignore)}
+    if unasked and divider in table.columns:
+        value = table[divider].map(as_text)
+        kept, counts = _usable(benchmark, table[~value.isin(unasked)])
+        left = value[value.isin(unasked)].value_counts()
+        return kept, counts | {f"{divider} '{name}'": int(n) for name, n in left.items()}
+    return _usable(benchmark, table)
+
+
+def _usable(benchmark: Benchmark, table: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, int]]:
+    """The same of those that the protocol divides."""
     if benchmark.heads:
         has = np.any([read_truth(head, table)[1] for head in benchmark.heads], axis=0)
         if not has.any():

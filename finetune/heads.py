@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from finetune.losses import Term, default_loss, loss_terms
+from hicmae.blends import UNCHOSEN
 from hicmae.config import did_you_mean
 from hicmae.heads import HALF, KINDS, HeadLabels, Kind
 
@@ -27,7 +28,8 @@ METRICS: dict[str, tuple[str, ...]] = {
     "distribution": ("intersection", "cosine", "kl"),
     "ordinal": ("qwk", "war", "mae"),
 }
-_ASKED_FOR: dict[str, tuple[str, ...]] = {"regression": ("mse",)}
+_BLENDS = ("presence", "salience")  # of hicmae.blends; they come together
+_ASKED_FOR: dict[str, tuple[str, ...]] = {"regression": ("mse",), "distribution": _BLENDS}
 # The lower, the better: they are told, and lead nowhere but in a combination.
 FALLING = ("mse", "kl", "mae")
 # Kinds that choose among names, each of which somebody must have in training.
@@ -75,6 +77,8 @@ class Head:
         loss: Training loss, or a sum such as ``mse+0.5*ccc``; none given: the first of the kind.
         loss_settings: Settings of losses that have some, by the loss's name.
         weight: Factor on this head's loss in the sum over heads.
+        unblended: Distribution with presence or salience among its metrics: the class that is
+            named alone or not at all.
     """
 
     name: str
@@ -89,6 +93,7 @@ class Head:
     loss: str | None = None
     loss_settings: dict[str, Any] = field(default_factory=dict, hash=False)
     weight: float = 1.0
+    unblended: str | None = field(default=None, metadata={"omit_default": True})
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -142,6 +147,13 @@ class Head:
         both = sorted(set(self.classes) & set(self.ignore))
         if both:
             problems.append(f"{', '.join(both)} in classes and in ignore")
+        if self.names_blends and self.votes:
+            problems.append("presence and salience are of proportions (columns), not of votes")
+        if self.unblended is not None and not (self.names_blends and self.unblended in self.names):
+            problems.append(
+                f"unblended = {self.unblended} (must be one of the classes of a distribution with"
+                " metric presence or salience)"
+            )
         if not 0 < self.weight < float("inf"):
             problems.append(f"weight = {self.weight} (must be a positive number)")
         return problems
@@ -150,6 +162,22 @@ class Head:
     def names(self) -> tuple[str, ...]:
         """One for each output."""
         return self.targets if self.kind == "regression" else self.classes
+
+    @property
+    def names_blends(self) -> bool:
+        """Whether it names blends, so that it has two thresholds and both accuracies."""
+        return self.kind == "distribution" and bool({*_BLENDS} & {*self.metrics})
+
+    @property
+    def has_thresholds(self) -> bool:
+        """Whether some are chosen on samples kept out of training."""
+        return self.kind == "multilabel" or self.names_blends
+
+    @property
+    def scored(self) -> tuple[str, ...]:
+        """Every metric that it can have, reported or not."""
+        left = () if self.names_blends else _BLENDS
+        return tuple(name for name in known_metrics(self.kind) if name not in left)
 
     @property
     def sources(self) -> tuple[str, ...]:
@@ -167,11 +195,18 @@ class Head:
         return self.loss or default_loss(self.kind)
 
     def labels(self, thresholds: Sequence[float] = ()) -> HeadLabels:
-        """What its outputs stand for, with the thresholds of its classes (none given: a half)."""
+        """What its outputs stand for, with its thresholds (none given: nobody has chosen)."""
         chosen: tuple[float, ...] = ()
-        if self.kind == "multilabel":
-            chosen = tuple(thresholds) or (HALF,) * len(self.classes)
-        return HeadLabels(name=self.name, kind=self.kind, names=self.names, thresholds=chosen)
+        if self.has_thresholds:
+            unchosen = UNCHOSEN if self.names_blends else (HALF,) * len(self.classes)
+            chosen = tuple(thresholds) or unchosen
+        return HeadLabels(
+            name=self.name,
+            kind=self.kind,
+            names=self.names,
+            thresholds=chosen,
+            unblended=self.unblended or "",
+        )
 
 
 def as_text(value: Any) -> str:

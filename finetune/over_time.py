@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,14 +28,19 @@ from finetune.module import FinetuneModule
 from finetune.plan import Plan
 from finetune.predictions import Prediction
 from finetune.scores import score
+from hicmae.config import from_dict
 from hicmae.devices import choose_device
 from hicmae.inference import by_presence
 from hicmae.metrics import regression_metrics
+from hicmae.prediction.traces import moving_mean
+from shards.index import Index
 from shards.reading.random_access import FIRST, SAMPLE, WINDOW
 from shards.traces import Trace
 
 # Instants whose features choose the lag: the fit takes time with their number, not its error.
 _MOST_INSTANTS = 3000
+# How the note about single recordings begins.
+RECORDINGS = "CCC per recording"
 _PENALTIES = tuple(10.0**power for power in range(-1, 6))
 
 
@@ -95,6 +101,36 @@ def settle_fold(plan: Plan, fold: Fold) -> tuple[Fold, Settled | None]:
     fold = dataclasses.replace(fold, train=sides[0], test=sides[1])
     check_fold(benchmark, fold)
     return fold, settled
+
+
+def settled_again(
+    benchmark: Benchmark, index: Index, fold: Fold, decided: Mapping[str, Any], network: Path
+) -> tuple[Fold, float]:
+    """Give the instants of a test side their labels as a finished training has decided.
+
+    Args:
+        index: Of the instants.
+        decided: What the record of the network's fold keeps (``over_time_facts``).
+        network: Where the network is.
+
+    Returns: the fold with the instants that have a label, and the window of smoothing, seconds.
+    Raises: ValueError: the record keeps nothing, or none of its annotators has noted anything.
+    """
+    if benchmark.over_time is None:
+        return fold, 0.0
+    if not decided:
+        raise ValueError(
+            f"{network}: does not say which lags its training side chose, without which labels over"
+            " time are not those of what is shown; name the run folder of hicmae finetune"
+        )
+    settled = from_dict(Settled, decided, f"{network}: over_time")
+    rows = _labelled(fold.test, traces_of(index, benchmark.over_time), settled)
+    if rows.empty:
+        raise ValueError(
+            f"{index.folder}: nothing is noted by {', '.join(settled.lags)}, whose lags alone"
+            f" {network} knows; name the annotators alike"
+        )
+    return dataclasses.replace(fold, test=rows), settled.smoothing_seconds
 
 
 def choose_lags(
@@ -177,11 +213,7 @@ def smooth(
     found = list(predictions)
     for places, times in _recordings(predictions).values():
         values = np.array([predictions[place].outputs for place in places])  # (N, D)
-        sums = np.concatenate([np.zeros((1, values.shape[1])), values.cumsum(axis=0)])
-        half = window_seconds / 2 + 1e-6
-        first = np.searchsorted(times, times - half)
-        last = np.searchsorted(times, times + half, side="right")
-        means = (sums[last] - sums[first]) / (last - first)[:, None]
+        means = moving_mean(times, values, window_seconds)
         for place, mean in zip(places, means.tolist(), strict=True):
             said = tuple(float(f"{value:.7g}") for value in mean)
             found[place] = dataclasses.replace(predictions[place], predicted=said)
@@ -235,7 +267,7 @@ def recordings_note(benchmark: Benchmark, predictions: Sequence[Prediction]) -> 
     means = per_recording(benchmark, predictions)
     told = ", ".join(f"{name} {value:.4f}" for name, value in means.items())
     number = len(_recordings(predictions))
-    return [f"CCC per recording, mean of {number}: {told} (the scores are pooled over instants)"]
+    return [f"{RECORDINGS}, mean of {number}: {told} (the scores are pooled over instants)"]
 
 
 def _recordings(

@@ -144,10 +144,9 @@ class Plan:
         """Whether temperature and threshold, or a joint network's, are of a side kept out."""
         inner = self.protocol.selection == "inner-validation"
         asked = self.config.recipe.calibrate
-        if self.benchmark.heads:  # thresholds of classes that may be there at once
-            kinds = {head.kind for head in self.benchmark.heads}
+        if self.benchmark.heads:  # their thresholds
             kept_out = self.protocol.selection != "best-on-test" and asked is not False
-            return "multilabel" in kinds and kept_out
+            return any(head.has_thresholds for head in self.benchmark.heads) and kept_out
         return self.benchmark.task == "classification" and (inner if asked is None else asked)
 
     @property
@@ -395,7 +394,7 @@ def prepare_folder(
 
 def _joint_problems(config: FinetuneConfig, benchmark: Benchmark) -> list[str]:
     """Settings of a recipe that say something else of several heads."""
-    recipe, kinds = config.recipe, {head.kind for head in benchmark.heads}
+    recipe = config.recipe
     problems = []
     if recipe.loss is not None or recipe.loss_settings:
         problems.append("recipe.loss and loss_settings stand in each head")
@@ -412,8 +411,12 @@ def _joint_problems(config: FinetuneConfig, benchmark: Benchmark) -> list[str]:
             for head in of_classes
             if not all(term.loss.weighted for term in head.terms)
         ]
-    if recipe.calibrate and "multilabel" not in kinds:
-        problems.append("recipe.calibrate of heads is for kind multilabel (its thresholds)")
+    if recipe.calibrate and not any(head.has_thresholds for head in benchmark.heads):
+        problems.append(
+            "recipe.calibrate of heads is for the thresholds of kind multilabel and of a"
+            " distribution with metric presence or salience (a temperature and a limit are of one"
+            " softmax, and heads have one each or none)"
+        )
     return problems
 
 

@@ -22,6 +22,7 @@ import pandas as pd
 from finetune.benchmark import Benchmark
 from finetune.folds import Fold, as_text, group_columns, true_values
 from finetune.heads import Head, chosen, parsed, read_truth, truth_of
+from hicmae.blends import Thresholds
 from hicmae.files import whole_file
 from hicmae.views import ViewGrid
 
@@ -50,7 +51,8 @@ class Prediction:
         groups: Values of its ``groups`` columns, by name.
         heads: Joint: what each head says, by its name. Of several classes at once, truth and
             prediction are zeros and ones; of shares, the shares.
-        thresholds: Of several classes at once: the least probability at which each is named.
+        thresholds: Of several classes at once: the least probability at which each is named; of
+            shares that name blends, those of ``hicmae.blends``.
     """
 
     key: str
@@ -303,6 +305,13 @@ def head_arrays(head: Head, predictions: Sequence[Prediction]) -> tuple[np.ndarr
         classes = pd.Index(head.classes)
         return classes.get_indexer(pd.Index(true)), classes.get_indexer(pd.Index(predicted))
     return np.array(true, dtype=np.float64), np.array(predicted, dtype=np.float64)
+
+
+def named_shares(head: Head, units: Sequence[Prediction]) -> np.ndarray:
+    """The blends (N, K) that a head of shares names, of each unit at its own thresholds."""
+    thresholds = np.array([item.thresholds for item in units], dtype=np.float64)
+    shares = np.array([item.predicted for item in units], dtype=np.float64)
+    return head.labels().blends(shares, Thresholds(*thresholds.T))
 
 
 def prediction_line(item: Prediction) -> dict[str, Any]:

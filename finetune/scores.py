@@ -7,7 +7,7 @@ is scored are samples, or recordings whose samples' outputs are averaged.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,8 +16,9 @@ import pandas as pd
 
 from finetune.benchmark import Benchmark
 from finetune.folds import as_text
-from finetune.heads import Head, combination, known_metrics, score_names
-from finetune.predictions import Prediction, head_arrays, make_prediction, of_head
+from finetune.heads import Head, combination, score_names
+from finetune.predictions import Prediction, head_arrays, make_prediction, named_shares, of_head
+from hicmae.blends import blend_metrics
 from hicmae.metrics import (
     classification_metrics,
     distribution_metrics,
@@ -41,6 +42,8 @@ _NAMES = {
     "intersection": "intersection",
     "cosine": "cosine",
     "kl": "KL",
+    "presence": "presence accuracy",
+    "salience": "salience accuracy",
     "qwk": "QWK",
     "mae": "MAE",
 }
@@ -101,7 +104,7 @@ def score_units(benchmark: Benchmark, units: Sequence[Prediction]) -> Values:
     every: Values = {}
     told: list[str] = []
     for head in benchmark.heads:
-        own = _head_scores(head, of_head(head, units), known_metrics(head.kind))
+        own = _head_scores(head, of_head(head, units), head.scored)
         every |= {f"{head.name}.{name}": value for name, value in own.items()}
         told += [f"{head.name}.{n}" for n in own if n in score_names(head, head.metrics)]
     for name, weights in benchmark.combinations.items():
@@ -115,7 +118,7 @@ def _head_scores(head: Head, units: Sequence[Prediction], metrics: Sequence[str]
     if not units:
         return dict.fromkeys(score_names(head, metrics), math.nan)
     true, predicted = head_arrays(head, units)
-    found: Mapping[str, float]
+    found: dict[str, float]
     if head.kind == "regression":
         by_target, values = regression_metrics(true, predicted), {}
         for name in metrics:
@@ -132,6 +135,8 @@ def _head_scores(head: Head, units: Sequence[Prediction], metrics: Sequence[str]
         found = multilabel_metrics(true, predicted)
     else:
         found = distribution_metrics(true, predicted)
+        if head.names_blends:
+            found |= blend_metrics(true, named_shares(head, units))
     return {name: float(found[name]) for name in metrics}
 
 

@@ -85,7 +85,8 @@ class RecipeConfig:
         calibrate: Classification: fit a temperature and a threshold, below which the answer is
             "not sure", on speakers kept out of training (validation_share); prediction then goes by
             them, the tested numbers do not. null: where selection is inner-validation, which
-            keeps some out; true: with selection last too, which then trains on fewer.
+            keeps some out; true: with selection last too, which then trains on fewer. Heads with
+            thresholds fit these so unless it is false, and nothing else.
         answered: Share of their samples that the threshold leaves an answer.
         annotator: Of labels over time: train and test on what this one annotator has noted. From a
             fine-tuned checkpoint, head and fusion are then trained alone (tuning fusion) unless

@@ -19,14 +19,30 @@ _MORE, _LESS = 0.7, 0.3  # of a blend in which one emotion leads
 
 
 class Thresholds(NamedTuple):
-    """How shares become a blend.
+    """How shares become a blend, of all samples or of each (N,).
 
     ``presence``: least share of an emotion that is named; ``equal``: largest difference of two
     that are named as 50/50.
     """
 
-    presence: float
-    equal: float
+    presence: float | np.ndarray
+    equal: float | np.ndarray
+
+
+# Where nobody has chosen: half way between the proportions, 0 and 0.3, 50/50 and 70/30.
+UNCHOSEN = (0.15, 0.2)
+
+
+class Right(NamedTuple):
+    """What is right of each sample: booleans (N,).
+
+    ``presence``: exactly the true emotions are named; ``blends``: two are shown; ``salience``: two
+    are shown, and these are named in their proportions.
+    """
+
+    presence: np.ndarray
+    blends: np.ndarray
+    salience: np.ndarray
 
 
 def named_blends(
@@ -56,8 +72,8 @@ def named_blends(
     return named
 
 
-def presence_accuracy(true: np.ndarray, named: np.ndarray) -> float:
-    """Share of samples of which exactly the true emotions are named.
+def what_is_right(true: np.ndarray, named: np.ndarray) -> Right:
+    """Compare what is named with what is shown.
 
     Args:
         true: (N, K) proportions, above 0 where an emotion is shown.
@@ -66,19 +82,23 @@ def presence_accuracy(true: np.ndarray, named: np.ndarray) -> float:
     Raises: ValueError: nothing to score, or shapes that differ.
     """
     _check(true, named)
-    return float(np.mean(((true > 0) == (named > 0)).all(axis=1)))
-
-
-def salience_accuracy(true: np.ndarray, named: np.ndarray) -> float:
-    """Share of the samples with two emotions of which these two are named, in their proportions.
-
-    Args and errors as of ``presence_accuracy``. Not-a-number where no sample shows two.
-    """
-    _check(true, named)
     blends = (true > 0).sum(axis=1) == 2
-    if not blends.any():
-        return float("nan")
-    return float(np.mean(np.isclose(true[blends], named[blends], atol=0.005).all(axis=1)))
+    return Right(
+        presence=((true > 0) == (named > 0)).all(axis=1),
+        blends=blends,
+        salience=blends & np.isclose(true, named, atol=0.005).all(axis=1),
+    )
+
+
+def blend_metrics(true: np.ndarray, named: np.ndarray) -> dict[str, float]:
+    """``presence``: share of samples of which exactly the true emotions are named; ``salience``:
+    share of those with two emotions that are named in their proportions, not-a-number without any.
+
+    Args and errors as of ``what_is_right``.
+    """
+    right = what_is_right(true, named)
+    salience = right.salience[right.blends].mean() if right.blends.any() else float("nan")
+    return {"presence": float(right.presence.mean()), "salience": float(salience)}
 
 
 def choose_thresholds(
@@ -93,13 +113,13 @@ def choose_thresholds(
 
     Source: the published evaluation, which searches a grid from 0.05 to 0.95.
     """
+    _check(true, shares)
     best, chosen = -1.0, Thresholds(_GRID[0], _GRID[0])
     for presence in _GRID:
         for equal in _GRID:
             candidate = Thresholds(presence, equal)
             named = named_blends(shares, candidate, unblended=unblended)
-            both = (presence_accuracy(true, named), salience_accuracy(true, named))
-            score = float(np.nanmean(both))
+            score = float(np.nanmean(list(blend_metrics(true, named).values())))
             if score > best + 1e-12:
                 best, chosen = score, candidate
     return chosen

@@ -9,18 +9,18 @@ Shape letters: B clips, C outputs, K classes or ordered levels.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
+
+from hicmae.blends import Thresholds, named_blends
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 Kind = Literal["classification", "multilabel", "distribution", "regression", "ordinal"]
 KINDS: tuple[str, ...] = get_args(Kind)
-# Kinds that answer with names.
-ANSWERING = ("classification", "multilabel", "ordinal")
 # The least probability at which a class is named, where nobody has chosen one.
 HALF = 0.5
 # Between two borders of ordered levels, in logits.
@@ -37,23 +37,42 @@ class HeadLabels:
             shares of them, which sum to 1; regression: real values; ordinal: one of the levels,
             the lowest first.
         names: One for each output, in order.
-        thresholds: Of multilabel: the least probability at which each class is named.
+        thresholds: Of multilabel: the least probability at which each class is named. Of a
+            distribution that names blends: both of ``hicmae.blends.Thresholds``.
+        unblended: Of such a one: the class that is named alone or not at all; empty: none.
     """
 
     name: str
     kind: Kind
     names: tuple[str, ...]
     thresholds: tuple[float, ...] = ()
+    unblended: str = field(default="", metadata={"omit_default": True})
 
     def __post_init__(self) -> None:
-        wanted = len(self.names) if self.kind == "multilabel" else 0
-        if len(self.thresholds) != wanted:
+        wanted = {"multilabel": (len(self.names),), "distribution": (0, 2)}.get(self.kind, (0,))
+        if len(self.thresholds) not in wanted:
             raise ValueError(
-                f"head {self.name}: {len(self.thresholds)} thresholds (must be {wanted})"
+                f"head {self.name}: {len(self.thresholds)} thresholds (must be"
+                f" {' or '.join(map(str, wanted))})"
             )
+        if self.unblended and self.unblended not in self.names:
+            raise ValueError(f"head {self.name}: unblended = {self.unblended} is none of its names")
+
+    @property
+    def answers_names(self) -> bool:
+        """Whether it answers with names, not with numbers."""
+        return self.kind in ("classification", "multilabel", "ordinal") or bool(self.thresholds)
+
+    def blends(self, shares: np.ndarray, thresholds: Thresholds | None = None) -> np.ndarray:
+        """The proportions (N, K) that shares (N, K) amount to; thresholds: none given, its own."""
+        alone = self.names.index(self.unblended) if self.unblended else None
+        return named_blends(shares, thresholds or Thresholds(*self.thresholds), unblended=alone)
 
     def answer(self, values: Sequence[float] | np.ndarray) -> str:
-        """What values (K,) of this head say: a class, classes with plus signs, or the values."""
+        """What values (K,) of this head say: a class, classes with plus signs, or the values.
+
+        Of a blend each class has its percentage behind it, the larger one first.
+        """
         given = np.asarray(values, dtype=np.float64)
         if self.kind in ("classification", "ordinal"):
             return self.names[int(given.argmax())]
@@ -62,6 +81,13 @@ class HeadLabels:
                 n for n, v, t in zip(self.names, given, self.thresholds, strict=True) if v >= t
             ]
             return "+".join(named) or "none"
+        if self.thresholds:
+            (shares,) = self.blends(given[None])
+            order = np.argsort(-shares, kind="stable")[: np.count_nonzero(shares)]
+            return " + ".join(
+                self.names[n] if len(order) == 1 else f"{self.names[n]} {100 * shares[n]:.0f}"
+                for n in order
+            )
         form = "+.2f" if self.kind == "regression" else ".2f"
         return ", ".join(f"{n} {v:{form}}" for n, v in zip(self.names, given, strict=True))
 

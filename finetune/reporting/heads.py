@@ -13,12 +13,13 @@ from pathlib import Path
 import numpy as np
 
 from finetune.heads import Head
-from finetune.predictions import head_arrays, of_head
+from finetune.predictions import head_arrays, named_shares, of_head
 from finetune.record import Run
 from finetune.reporting.classes import class_sections
 from finetune.reporting.document import Part, Section, Table, measured, number, signed
 from finetune.reporting.values import value_sections
 from finetune.scores import score_run
+from hicmae.blends import blend_metrics
 
 
 def run_of_head(run: Run, head: Head) -> Run | None:
@@ -61,6 +62,8 @@ def head_sections(run: Run, figures: Path, title: str) -> list[Section]:
             told.append(_class_table(run, head))
         if labelled and head.kind == "distribution":
             told.append(_share_table(run, head))
+        if labelled and head.names_blends:
+            told += _blend_parts(run, head)
         sections.append(Section(title=f"Head {head.name}", parts=[*told, *parts]))
     return sections
 
@@ -111,3 +114,26 @@ def _share_table(run: Run, head: Head) -> Table:
     names = ("mean share, predicted", "bias", "mean distance")
     heads = [measured(name, run.facts.rule) for name in names]
     return Table(columns=["class", "mean share, true", *heads], rows=rows)
+
+
+def _blend_parts(run: Run, head: Head) -> list[Part]:
+    """Blends: the thresholds of each fold, and of what is shown how often it is named rightly."""
+    units, mark = of_head(head, run.units), run.facts.mark
+    true, named = head_arrays(head, units)[0], named_shares(head, units)
+    limits = dict.fromkeys((unit.fold, *map("{:.2f}".format, unit.thresholds)) for unit in units)
+    shown = np.array(["+".join(np.array(head.classes)[row > 0]) for row in true])
+    rows = []
+    for name in sorted(set(shown), key=lambda name: (name.count("+"), name)):
+        found = blend_metrics(true[shown == name], named[shown == name])
+        counted = str(int((shown == name).sum()))
+        rows.append([name, counted, *(mark(number(value)) for value in found.values())])
+    heads = [measured(f"{name} accuracy", run.facts.rule) for name in ("presence", "salience")]
+    return [
+        "Presence: exactly the emotions that are shown are named. Salience: two are shown, and they"
+        " are named in their proportions.",
+        Table(
+            columns=["fold", "second named from a share of", "equal up to a difference of"],
+            rows=[list(row) for row in limits],
+        ),
+        Table(columns=["shown", "samples", *heads], rows=rows),
+    ]

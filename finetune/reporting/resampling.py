@@ -20,8 +20,9 @@ import numpy as np
 from scipy import sparse
 
 from finetune.benchmark import Benchmark
-from finetune.heads import METRICS, Head, combination, score_names
-from finetune.predictions import Prediction, head_arrays, of_head
+from finetune.heads import Head, combination, score_names
+from finetune.predictions import Prediction, head_arrays, named_shares, of_head
+from hicmae.blends import what_is_right
 from hicmae.metrics import distribution_agreement
 
 NUM_DRAWS = 2000
@@ -414,7 +415,9 @@ def _head_metrics(head: Head, totals: np.ndarray) -> Metrics:
         return multilabel_metrics(totals, size)
     if head.kind == "distribution":
         with np.errstate(invalid="ignore", divide="ignore"):
-            return dict(zip(METRICS[head.kind], (totals[:, 1:] / totals[:, :1]).T, strict=True))
+            shares = (totals[:, 1:4] / totals[:, :1]).T
+            both = (totals[:, 4:6] / totals[:, [0, 6]]).T if head.names_blends else ()
+        return dict(zip(head.scored, (*shares, *both), strict=True))
     found, values = value_metrics(totals, size), {}
     for name, each in found.items():
         values[name] = each.mean(axis=1)
@@ -430,7 +433,9 @@ def _num_sums(head: Head) -> int:
         return size**2
     if head.kind == "multilabel":
         return 2 + 3 * size
-    return 1 + (5 * size if head.kind == "regression" else len(METRICS[head.kind]))
+    if head.kind == "regression":
+        return 1 + 5 * size
+    return 7 if head.names_blends else 4
 
 
 def _sums(
@@ -454,7 +459,11 @@ def _sums(
         right = (true == predicted).all(axis=1, keepdims=True)
         rows = [ones, right, true * predicted, true, predicted]
     else:
-        rows = [ones, *(v[:, None] for v in distribution_agreement(true, predicted).values())]
+        each = [*distribution_agreement(true, predicted).values()]
+        if head.names_blends:
+            right = what_is_right(true, named_shares(head, units))
+            each += [right.presence, right.salience, right.blends]
+        rows = [ones, *(values[:, None] for values in each)]
     sums = np.zeros((num_clusters, _num_sums(head)))
     np.add.at(sums, clusters, np.hstack(rows))
     return sparse.csr_array(sums)

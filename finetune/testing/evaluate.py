@@ -186,10 +186,10 @@ def modalities(
             crops="whole",
             allow_seen=allow_seen,
         )
-        if plan.tested.heads:
+        if plan.tested.over_time is not None:
             raise ValueError(
-                f"{folder}: has several heads; what each modality brings is told of one task"
-                " (hicmae evaluate tests all heads)"
+                f"{folder}: is over time, where another instant's sound is often of the same"
+                " recording, so that a swap takes little away (hicmae evaluate tests instants)"
             )
         if perturb.swaps and plan.source.facts.modalities == "audio-video":
             for side in plan.sides:

@@ -32,7 +32,7 @@ from typing import NamedTuple
 import numpy as np
 
 from finetune.benchmark import Benchmark
-from finetune.predictions import Prediction, true_and_predicted
+from finetune.predictions import Prediction, head_arrays, of_head
 from finetune.record import RunFacts
 from finetune.reporting.document import Table
 from finetune.scores import scored_units
@@ -138,24 +138,28 @@ def discrete(
 
     Real values become thirds of the true values' and of each condition's own, which asks for their
     order and not for their scale. Nothing where a modality was not tested alone, and nothing of
-    benchmarks of other kinds.
+    several classes at once and of shares, which are no one label.
     """
-    known = benchmark.task in ("classification", "regression")
-    if not known or not all(condition in predictions for condition in _CONDITIONS):
+    if not all(condition in predictions for condition in _CONDITIONS):
         return {}
-    found = []
-    for condition in _CONDITIONS:
-        units = scored_units(benchmark, predictions[condition])
-        in_order = sorted(units, key=lambda item: (item.fold, item.key))
-        found.append(true_and_predicted(benchmark, in_order))
-    (label, sound), (_, picture), (_, both) = found
-    columns = Columns(sound, picture, both, label)
-    if benchmark.task == "classification":
-        return {benchmark.label or "label": columns}
-    return {
-        target: Columns(*(_thirds(values[:, place]) for values in columns))
-        for place, target in enumerate(benchmark.targets)
-    }
+    conditions = [
+        sorted(scored_units(benchmark, predictions[condition]), key=lambda i: (i.fold, i.key))
+        for condition in _CONDITIONS
+    ]
+    made = {}
+    for head in benchmark.every_head:
+        if head.kind in ("multilabel", "distribution") or not of_head(head, conditions[0]):
+            continue
+        found = [head_arrays(head, of_head(head, units)) for units in conditions]
+        (label, sound), (_, picture), (_, both) = found
+        columns = Columns(sound, picture, both, label)
+        if head.kind != "regression":
+            made[head.name or benchmark.label or "label"] = columns
+            continue
+        for place, target in enumerate(head.targets):
+            name = f"{head.name}.{target}" if head.name else target
+            made[name] = Columns(*(_thirds(values[:, place]) for values in columns))
+    return made
 
 
 def information(joint: np.ndarray) -> float:

@@ -134,7 +134,8 @@ def map_benchmark(trained: Benchmark, tested: Benchmark, names: LabelMap | None)
             return _itself(tested)
         raise ValueError(
             f"'{trained.name}' and '{tested.name}': a network of several heads is tested on a"
-            " benchmark of the same heads alone (a label map is of one task)"
+            " benchmark of the same heads alone (a label map says what the classes of one task are"
+            " in another; heads of several kinds have no such table)"
         )
     if trained.task != tested.task:
         raise ValueError(

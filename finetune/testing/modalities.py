@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,10 +23,11 @@ from finetune.benchmark import Benchmark
 from finetune.data import check_modalities
 from finetune.predictions import (
     Prediction,
+    head_arrays,
+    of_head,
     parse_prediction,
     prediction_line,
     predictions_of_rows,
-    true_and_predicted,
 )
 from finetune.record import BENCHMARK, CONFIG, RunFacts
 from finetune.reporting.canvas import BLUE, GREY, ORANGE, make_figure, plain, save
@@ -57,6 +58,7 @@ from finetune.testing.views import (
 )
 from hicmae.config import from_dict, load_yaml, save_yaml, to_dict
 from hicmae.files import whole_file, write_json, write_text
+from hicmae.heads import thresholds_of
 from hicmae.views import ViewGrid
 from shards.reading.random_access import ShardDataset
 
@@ -140,27 +142,19 @@ def run_conditions(
         for side in plan.sides:
             network = load_tested(plan.source.checkpoint(side.fold))
             for condition in conditions:
-                for spoiled in _predictions(
+                for read_as, prediction in _predictions(
                     plan, network, side.fold, side.rows, condition, perturb, machine
                 ):
                     line = {
-                        "condition": spoiled.condition.kind,
-                        "level": spoiled.condition.level,
-                        "repeat": spoiled.condition.repeat,
-                        **prediction_line(spoiled.prediction),
+                        "condition": read_as.kind,
+                        "level": read_as.level,
+                        "repeat": read_as.repeat,
+                        **prediction_line(prediction),
                     }
                     file.write(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n")
     page = write_modality_page(out)
     console.print(importance_table(read_spoiled(out), facts).terminal())
     console.print(f"report: {page}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class SpoiledPrediction:
-    """What a network said of one spoiled sample."""
-
-    condition: Condition
-    prediction: Prediction
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -379,7 +373,7 @@ def modality_parts(folder: Path) -> list[str]:
     if any(item.condition.level is not None for item in importance.conditions):
         level_figure(importance, folder / "figures" / "levels.png", title=title)
         parts.append("![Score against noise and missing frames](figures/levels.png)")
-    if importance.benchmark.task == "classification":
+    if importance.conditions[0].recalls[0]:
         if has_swaps:
             parts += [
                 "Class by class: recall, and what of it is lost when one modality is another"
@@ -491,7 +485,7 @@ def _predictions(
     condition: Condition,
     perturb: PerturbationConfig,
     machine: Machine,
-) -> Iterator[SpoiledPrediction]:
+) -> Iterator[tuple[Condition, Prediction]]:
     """What a network says of its test side in one condition; of a swap, in both of its readings.
 
     The sample whose picture is shown has the sound of another one; that other one has its sound
@@ -520,20 +514,28 @@ def _predictions(
     )
     # A view is of no interest here: one mean a line keeps the file small.
     mean = plan.mapped.outputs(views).mean(axis=1, keepdims=True)  # (N, 1, C)
-    yield from _named(plan, rows, mean, fold, condition)
+    limits = thresholds_of(tested.labels.heads)
+    yield from _named(plan, rows, mean, fold, condition, limits)
     if swapped is not None:
         of_sound = np.empty_like(mean)
         of_sound[swapped] = mean
         other = Condition(kind="picture-swapped", repeat=condition.repeat)
-        yield from _named(plan, rows, of_sound, fold, other)
+        yield from _named(plan, rows, of_sound, fold, other, limits)
 
 
 def _named(
-    plan: EvaluationPlan, rows: pd.DataFrame, mean: np.ndarray, fold: str, condition: Condition
-) -> Iterator[SpoiledPrediction]:
+    plan: EvaluationPlan,
+    rows: pd.DataFrame,
+    mean: np.ndarray,
+    fold: str,
+    condition: Condition,
+    limits: Mapping[str, Sequence[float]],
+) -> Iterator[tuple[Condition, Prediction]]:
     one = ViewGrid(segments=1)
-    for item in predictions_of_rows(plan.mapped.benchmark, rows, mean, fold=fold, grid=one):
-        yield SpoiledPrediction(condition=condition, prediction=item)
+    for item in predictions_of_rows(
+        plan.mapped.benchmark, rows, mean, fold=fold, grid=one, thresholds=limits
+    ):
+        yield condition, item
 
 
 def _equal_pairs(own: list[int], other: list[int]) -> list[int]:
@@ -544,17 +546,19 @@ def _equal_pairs(own: list[int], other: list[int]) -> list[int]:
 
 
 def _score(benchmark: Benchmark, predictions: Sequence[Prediction]) -> tuple[Values, Values]:
-    """Metrics, and the recall of each class that occurs."""
+    """Metrics, and the recall of each class (or level) that occurs."""
     units = scored_units(benchmark, predictions)
-    values = score_units(benchmark, units)
-    if benchmark.task == "regression":
-        return values, {}
-    true, predicted = true_and_predicted(benchmark, units)
-    return values, {
-        name: float(np.mean(predicted[true == place] == place))
-        for place, name in enumerate(benchmark.classes)
-        if (true == place).any()
-    }
+    recalls: Values = {}
+    for head in benchmark.every_head:
+        own = of_head(head, units)
+        if head.kind in ("classification", "ordinal") and own:
+            true, predicted = head_arrays(head, own)
+            recalls |= {
+                f"{head.name}.{name}".lstrip("."): float(np.mean(predicted[true == place] == place))
+                for place, name in enumerate(head.classes)
+                if (true == place).any()
+            }
+    return score_units(benchmark, units), recalls
 
 
 def _headline(importance: Importance, facts: RunFacts) -> str:

@@ -15,6 +15,8 @@ import pandas as pd
 
 from finetune.benchmark import Benchmark, load_benchmark
 from finetune.folds import Fold, as_text, group_columns, make_folds, shared_values, usable_rows
+from finetune.instants import instant_index
+from finetune.over_time import settled_again
 from finetune.record import SCORES, FoldFacts, RunFacts, fold_folder, read_run
 from finetune.scores import check_units
 from finetune.seen import SEEN, found_in, refuse_seen
@@ -28,6 +30,7 @@ from hicmae.emotion import EmotionConfig
 from hicmae.files import file_sha256
 from hicmae.views import ViewGrid
 from shards.index import TABLE_NAME, Index, read_index
+from shards.reading.random_access import WINDOW
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +49,7 @@ class EvaluationPlan:
         sides: What each network is tested on.
         ignored: Samples that are not tested, by label.
         groups: Columns by which scores are broken down.
+        smoothing: Over time: seconds over which each fold's predictions are averaged.
         notes: Sentences a reader of the numbers should know.
     """
 
@@ -59,6 +63,7 @@ class EvaluationPlan:
     sides: tuple[TestSide, ...]
     ignored: dict[str, int]
     groups: tuple[str, ...]
+    smoothing: dict[str, float]
     notes: tuple[str, ...]
 
 
@@ -103,6 +108,7 @@ def make_plan(
         crops=tuple(part.strip() for part in crops.split(",")),
     )
     check_views(source.facts.modalities, grid)
+    index = _instants(source, tested, index)
     rows, ignored = usable_rows(tested, index.table)
     check_units(tested, rows)
     same_index = digest == source.facts.shards_digest
@@ -113,6 +119,11 @@ def make_plan(
         divided = make_folds(tested, rows, folds=",".join(source.checkpoints))
     else:
         divided = [Fold(name=name, train=rows.iloc[:0], test=rows) for name in source.checkpoints]
+    decided, smoothing = {fold.name: fold.over_time for fold in source.folds}, {}
+    for place, fold in enumerate(divided):
+        divided[place], smoothing[fold.name] = settled_again(
+            tested, index, fold, decided[fold.name], source.checkpoints[fold.name]
+        )
     for fold in divided:
         notes += _prove_unseen(
             source,
@@ -142,6 +153,7 @@ def make_plan(
         sides=tuple(sides),
         ignored=ignored,
         groups=group_columns(tested, rows),
+        smoothing=smoothing,
         notes=(*notes, *_mapping_notes(tested, mapped, ignored)),
     )
 
@@ -400,6 +412,7 @@ def _by_the_index(
     keys = set(fold.test["key"].map(str))
     training = index if same_index else _index_of_training(source)
     if training is not None:
+        training = _instants(source, source.benchmark, training)
         rows, _ = usable_rows(source.benchmark, training.table)
         theirs = make_folds(source.benchmark, rows, folds=fold.name)[0]
         both = Fold(name=fold.name, train=theirs.train, test=fold.test)
@@ -431,6 +444,21 @@ def _by_the_index(
         f" {said.num_test_speakers} were tested after the training, in other shards). Put the"
         " shards of the training back in their place, or name a benchmark of another corpus"
     ), []
+
+
+def _instants(source: Source, benchmark: Benchmark, index: Index) -> Index:
+    """The index of the instants of a benchmark over time, as the networks of a source see them."""
+    if benchmark.over_time is None or WINDOW in index.table.columns:
+        return index
+    people = {who for fold in source.folds for who in fold.over_time.get("lags", {})}
+    clip = source.checkpoint(next(iter(source.checkpoints))).model_config().input
+    return instant_index(
+        index,
+        benchmark.targets,
+        benchmark.over_time,
+        clip.clip_seconds,
+        annotator=people.pop() if len(people) == 1 else None,
+    )
 
 
 def _index_of_training(source: Source) -> Index | None:

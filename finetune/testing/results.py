@@ -16,6 +16,7 @@ from rich.console import Console
 
 from finetune.benchmark import Benchmark
 from finetune.folds import as_text
+from finetune.over_time import RECORDINGS, recordings_note, smooth
 from finetune.predictions import (
     FILE_NAME,
     Prediction,
@@ -78,6 +79,8 @@ def run_networks(plan: EvaluationPlan, machine: Machine) -> list[FoldResult]:
             groups=plan.groups,
             thresholds=thresholds_of(labels.heads if labels else ()),
         )
+        window = plan.smoothing[side.fold]
+        predictions = smooth(plan.mapped.benchmark, predictions, window)
         fold = fold_facts(plan, side, seconds=time.monotonic() - started)
         parts.append((fold, predictions))
     return parts
@@ -124,6 +127,8 @@ def write_evaluation(
     """Write one run folder; ``scores.json``, which makes it one, comes last."""
     benchmark = plan.mapped.benchmark
     pooled = [item for _, predictions in parts for item in predictions]
+    notes = [note for note in facts.notes if not note.startswith(RECORDINGS)]
+    facts = dataclasses.replace(facts, notes=(*notes, *recordings_note(benchmark, pooled)))
     out.mkdir(parents=True, exist_ok=True)
     save_yaml(out / CONFIG, config)
     save_yaml(out / BENCHMARK, to_dict(benchmark))

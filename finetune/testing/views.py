@@ -25,7 +25,7 @@ from hicmae.inference import clip_values
 from hicmae.transforms.video import crop_views
 from hicmae.views import ViewGrid, first_equal_segments
 from shards.index import Index
-from shards.reading.random_access import ShardDataset
+from shards.reading.random_access import WINDOW, ShardDataset
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,7 +132,8 @@ def view_dataset(tested: Tested, index: Index, rows: pd.DataFrame, segments: int
 def equal_segments(tested: Tested, rows: pd.DataFrame, segments: int) -> list[list[int]]:
     """For each sample, for each of its segments, the first one that is the same clip."""
     input = tested.network.config.input
-    return [first_equal_segments(int(n), input, segments) for n in rows["num_frames"]]
+    lengths = rows.get(WINDOW, rows["num_frames"])
+    return [first_equal_segments(int(n), input, segments) for n in lengths]
 
 
 def distinct_items(equal: list[list[int]]) -> list[int]:

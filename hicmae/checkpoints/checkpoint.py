@@ -131,6 +131,19 @@ class Checkpoint:
         where = f"{self.path / CONFIG}: calibration"
         return None if found is None else from_dict(Calibration, found, where=where)
 
+    def smoothing_seconds(self) -> float:
+        """Window over which predictions of a recording are averaged, as its training chose it.
+
+        Raises: ValueError: it is no time.
+        """
+        found = self.config.get("over_time", {}).get("smoothing_seconds", 0.0)
+        if not isinstance(found, int | float) or not 0 <= found < float("inf"):
+            raise ValueError(
+                f"{self.path / CONFIG}: over_time.smoothing_seconds = {found!r} (must be seconds"
+                " from 0)"
+            )
+        return float(found)
+
 
 def load_checkpoint(path: Path | str) -> Checkpoint:
     """Read a checkpoint folder, or the newest one of a run folder (``checkpoints/last``).

@@ -27,7 +27,7 @@ from hicmae.files import file_sha256, whole_folder
 from hicmae.pretraining import HiCMAE
 
 # What was measured with one network's weights does not hold for the mean.
-_MEASURED = ("scores", "protocol", "step", "probe", "source", "calibration")
+_MEASURED = ("scores", "protocol", "step", "probe", "source", "calibration", "over_time")
 
 
 def build_network(checkpoint: Checkpoint) -> HiCMAE | EmotionModel:
@@ -123,7 +123,7 @@ def describe(checkpoint: Checkpoint) -> dict[str, Any]:
         facts["task"] = None if labels is None else labels.task
         facts["labels"] = None if labels is None else list(labels.names)
     kept = ("scores", "protocol", "data", "source", "averaged", "step", "version", "licence")
-    named = ("calibration", "modalities", *kept)
+    named = ("calibration", "over_time", "modalities", *kept)
     return facts | {name: checkpoint.config[name] for name in named if name in checkpoint.config}
 
 

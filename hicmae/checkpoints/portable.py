@@ -276,6 +276,7 @@ def model_card(checkpoint: Checkpoint) -> str:
         ]
     sections = {
         "Protocol": protocol,
+        "Over time": config.get("over_time"),
         "Data": config.get("data"),
         "Input": _input(config),
         "Source": config.get("source"),
@@ -294,6 +295,8 @@ def _heads_table(heads: Sequence[HeadLabels]) -> str:
     rows: list[list[str]] = []
     for head in heads:
         limits = [f"{value:.3f}" for value in head.thresholds] or [""] * len(head.names)
+        if head.kind == "distribution" and head.thresholds:
+            limits = [f"{limits[0]} (two as equal up to {limits[1]} apart)"] * len(head.names)
         for name, limit in zip(head.names, limits, strict=True):
             rows.append([str(len(rows)), head.name, head.kind, name, limit])
     return _table(["output", "head", "kind", "what", "named from"], rows)

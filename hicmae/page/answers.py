@@ -29,7 +29,7 @@ class Head(BaseModel):
     name: str
     kind: str = Field(description="As of hicmae.heads.HeadLabels")
     names: list[str] = Field(description="One for each of its outputs")
-    thresholds: list[float] = Field(description="Of multilabel, from where each class is named")
+    thresholds: list[float] = Field(description="As of hicmae.heads.HeadLabels")
 
 
 class Model(BaseModel):

@@ -45,6 +45,7 @@ def predict(
     window: float | None = None,
     hop: float = 1.0,
     rate: float | None = None,
+    smoothing: float | None = None,
     faces: str = "profile",
     face_choice: Choice = "all",
     identity: str = "none",
@@ -86,6 +87,8 @@ def predict(
         hop: Seconds from one value to the next.
         rate: Values a second, in place of hop; each face's are then written as a trace too
             (trace-face0.csv: time, and a column for each output).
+        smoothing: Seconds that each value of a trace is a mean over; null: what fine-tuning over
+            time has chosen, if it has; 0: none.
         faces: Detector (yunet, cascade, boxes, none); profile: the one with which the checkpoint's
             training data was made. none takes the middle of the picture, for face crops.
         face_choice: A timeline for all faces, for the largest, the most central, the one whose
@@ -127,10 +130,14 @@ def predict(
     from hicmae.prediction.results import check_free, save_prediction
     from hicmae.prediction.spans import spans_of
     from hicmae.prediction.tiers import parse_formats
-    from hicmae.prediction.traces import hop_of
+    from hicmae.prediction.traces import TraceForm, hop_of
 
     if rate is not None and spans is not None:
         raise ValueError("rate: with --spans each span has one value; leave one of them out")
+    if smoothing is not None and (rate is None or not 0 <= smoothing < float("inf")):
+        raise ValueError(
+            f"smoothing = {smoothing:g} (must be seconds from 0, of the traces of --rate)"
+        )
     config = WindowConfig(
         window=window,
         hop=hop_of(rate, hop),
@@ -172,6 +179,8 @@ def predict(
             "for other recordings pass --faces yunet",
             markup=False,
         )
+    smoothed = model.network.smoothing_seconds if smoothing is None else smoothing
+    trace = None if rate is None else TraceForm(rate, smoothed)
     outcomes: list[dict[str, str]] = []
     try:
         with model, _Bar(errors, len(found)) as bar:
@@ -193,7 +202,7 @@ def predict(
                         annotate=annotate,
                         overwrite=overwrite,
                         tiers=formats,
-                        rate=rate,
+                        trace=trace,
                         process=model.decoding,
                         progress=bar.show,
                     )

@@ -235,7 +235,10 @@ class EmotionPredictor:
         if asked is None:
             return self.network.threshold
         if self.labels.heads:
-            raise ValueError("min_confidence is for one task of classes; this network has heads")
+            raise ValueError(
+                "min_confidence is for one task of classes; this network has heads, whose"
+                " probabilities have no scale in common"
+            )
         if self.labels.task != "classification":
             raise ValueError("min_confidence is for classes; this network predicts real values")
         if not 0 <= asked <= 1:

@@ -48,6 +48,12 @@ def load_ensemble(
         notes.append(f"the predictions of {len(checkpoints)} folds of {source} are averaged")
     labels = [_labels(checkpoint, notes) for checkpoint in checkpoints]
     calibrations = _calibrations(checkpoints, notes)
+    smoothing = float(np.mean([checkpoint.smoothing_seconds() for checkpoint in checkpoints]))
+    if smoothing:
+        notes.append(
+            f"traces (--rate) are means over {smoothing:g} s, as fine-tuning chose (--smoothing"
+            " sets another time, 0 none)"
+        )
     members = [_member(checkpoint) for checkpoint in checkpoints]
     preparation, note = preparation_of(checkpoints[0])
     notes += [note] if note else []
@@ -70,6 +76,7 @@ def load_ensemble(
         preparation,
         source=str(source),
         calibrations=calibrations,
+        smoothing_seconds=smoothing,
         notes=tuple(dict.fromkeys(notes)),
         device=device,
         precision=precision,
@@ -105,6 +112,7 @@ class EmotionEnsemble:
         preparation: How the images of their input are made.
         source: Where they came from, as the user named it.
         calibrations: How sure each may be; none given: nobody has fitted that.
+        smoothing_seconds: Window over which traces are averaged; of several the mean; 0: none.
         notes: What the user should know, a line each.
         device: Where they run: ``auto``, ``cpu``, ``cuda``, ….
         precision: ``auto`` (bf16 where the machine computes in it), ``32-true`` or ``bf16-mixed``.
@@ -120,11 +128,13 @@ class EmotionEnsemble:
         *,
         source: str,
         calibrations: Sequence[Calibration] = (),
+        smoothing_seconds: float = 0.0,
         notes: tuple[str, ...] = (),
         device: str = "auto",
         precision: str = "auto",
     ) -> None:
         self.preparation, self.source, self.notes = preparation, source, notes
+        self.smoothing_seconds = smoothing_seconds
         self.device = choose_device(device)
         self.precision = inference_precision(precision, self.device)
         self.members = [member.to(self.device).eval() for member in members]

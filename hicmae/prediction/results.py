@@ -16,7 +16,7 @@ import pandas
 from hicmae.checkpoints.checkpoint import Labels
 from hicmae.config import to_dict
 from hicmae.files import whole_folder
-from hicmae.heads import ANSWERING, answers
+from hicmae.heads import answers
 from hicmae.media.crops import decode_jpeg
 from hicmae.media.recording import has_no_sound
 from hicmae.prediction.annotate import AnnotateRequest, DrawnTrack
@@ -24,7 +24,7 @@ from hicmae.prediction.messages import StageProgress, WindowConfig
 from hicmae.prediction.process import DecodingProcess, PredictionError, Tell
 from hicmae.prediction.spans import Span
 from hicmae.prediction.tiers import FORMATS, Mark, Owner
-from hicmae.prediction.traces import write_trace
+from hicmae.prediction.traces import TraceForm, write_trace
 from hicmae.terminal import printable
 
 if TYPE_CHECKING:
@@ -168,7 +168,7 @@ class Track:
             table["prediction"] = self.predictions
         said = self.answers
         for head in self.labels.heads:
-            if head.kind in ANSWERING:
+            if head.answers_names:
                 table[f"{head.name}.prediction"] = [each[head.name] for each in said]
         for number, name in enumerate(self.labels.names):
             table[f"{name}_" if name in _FIXED else name] = self.values[:, number]
@@ -343,7 +343,7 @@ def save_prediction(
     annotate: bool = False,
     overwrite: bool = False,
     tiers: Sequence[str] = (),
-    rate: float | None = None,
+    trace: TraceForm | None = None,
     process: DecodingProcess | None = None,
     progress: Tell | None = None,
 ) -> Path:
@@ -355,7 +355,7 @@ def save_prediction(
         picture, annotate: Also the timelines, and the video with boxes, labels and bars.
         overwrite: Replace a folder that is there.
         tiers: Names of ``tiers.FORMATS``.
-        rate: Also write a trace of each track, of so many values a second.
+        trace: Also write a trace of each track, of this form.
         process: Where the video is decoded again; none given: a new one.
         progress: Called with how far the video is.
 
@@ -368,9 +368,9 @@ def save_prediction(
     with whole_folder(folder) as beside:
         _write_tables(prediction, beside)
         for track in prediction.tracks:
-            if rate is not None:
+            if trace is not None:
                 file = beside / f"trace-{track.name}.csv"
-                write_trace(file, track.spans, track.values, track.labels.names, rate=rate)
+                write_trace(file, track.spans, track.values, track.labels.names, trace)
         for name in tiers:
             FORMATS[name](_owners(prediction), beside, prediction.path, prediction.seconds)
         if picture:

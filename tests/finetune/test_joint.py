@@ -17,8 +17,10 @@ from finetune.heads import Head
 from finetune.mixing import mix_batch
 from finetune.record import read_run
 from finetune.settings import MixingConfig
-from finetune.testing.evaluate import evaluate
+from finetune.testing.evaluate import evaluate, modalities
 from finetune.testing.label_map import map_benchmark
+from finetune.testing.modalities import read_spoiled
+from finetune.testing.perturbations import PerturbationConfig
 from hicmae.checkpoints.checkpoint import load_checkpoint
 from hicmae.page.analysis import open_analyst
 from hicmae.page.answers import Prediction as PageAnswer
@@ -116,6 +118,14 @@ def test_every_kind_is_trained_scored_tested_again_and_predicted(
     again = read_run(tmp_path / "again")
     assert again.scores.pooled == pytest.approx(pooled, abs=1e-5, nan_ok=True)
     assert "Head tags" in (tmp_path / "again" / "report.md").read_text()
+    few = PerturbationConfig(swaps=1, snr_db=(0.0,), picture_sd=(50.0,), missing_shares=(0.5,))
+    modalities(source=folder, perturb=few, device="cpu", precision="32-true", workers=0)
+    unspoiled = read_spoiled(folder / "modalities").conditions[0]
+    assert unspoiled.scores[0] == pytest.approx(pooled, abs=1e-5, nan_ok=True)
+    assert unspoiled.recalls[0].keys() >= {"emotion.low", "emotion.high", "level.much"}
+    page = (folder / "modalities" / "modalities.md").read_text()
+    for what in ("emotion", "values.valence", "values.arousal", "level"):
+        assert f"told of {what} by" in page
     card = (folder / "fold-1" / "checkpoints" / "last" / "README.md").read_text()
     assert "| tags | multilabel | shrill |" in card
 

@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas
 import pytest
 
+from finetune.folds import Fold
 from finetune.instants import OverTime, instant_index, recording_of
-from finetune.over_time import per_recording, recording_scores, smooth
+from finetune.over_time import per_recording, recording_scores, settled_again, smooth
 from finetune.predictions import make_prediction
 from finetune.record import read_run
 from finetune.scores import score
+from finetune.testing.evaluate import evaluate, modalities
+from hicmae.__main__ import main
+from hicmae.checkpoints.checkpoint import load_checkpoint
 from shards.index import read_index
 from shards.reading.random_access import ShardDataset
 from tests.support.finetune_fixtures import Train
+from tests.support.media_files import write_recording
 from tests.support.shard_fixtures import INPUT
 from tests.support.shared import made_once
 from tests.support.trace_fixtures import (
@@ -92,6 +99,55 @@ def test_a_personal_network_beats_the_shared_one_on_its_annotator(
     assert score(run.benchmark, again)["ccc"] == pytest.approx(before, abs=1e-3)
 
 
+def test_what_training_decided_is_kept_for_testing_again_and_for_traces(
+    train: Train, traced: Path, tmp_path: Path
+) -> None:
+    folder = train(
+        over_time_benchmark(lag_seconds=0.8, smoothing_seconds=(1.0,)),
+        on=traced,
+        modalities="video",
+        folds="1",
+        epochs=1,
+        recipe={"batch_size": 16},
+    )
+    run, options = read_run(folder), {"device": "cpu", "precision": "32-true", "workers": 0}
+    evaluate(source=folder, out=tmp_path / "again", **options)
+    again = read_run(tmp_path / "again")
+    assert again.scores.pooled == pytest.approx(run.scores.pooled, abs=1e-4)
+    assert [item.key for item in again.predictions] == [item.key for item in run.predictions]
+    for item, other in zip(again.predictions, run.predictions, strict=True):
+        assert item.true == other.true
+        assert item.predicted == pytest.approx(other.predicted, abs=1e-4)
+    told = [note for note in again.facts.notes if note.startswith("CCC per recording")]
+    assert len(told) == 1
+    assert "CCC per recording" in (tmp_path / "again" / "report.md").read_text()
+    with pytest.raises(ValueError, match="is over time, where another instant's sound"):
+        modalities(source=folder, **options)
+    # A checkpoint keeps the window, and not whose labels came how late.
+    alone = shutil.copytree(folder / "fold-1" / "checkpoints" / "last", tmp_path / "alone")
+    assert load_checkpoint(alone).smoothing_seconds() == 1.0
+    assert "anna" not in (alone / "config.json").read_text()
+    with pytest.raises(ValueError, match="does not say which lags its training side chose"):
+        evaluate(source=alone, out=tmp_path / "no", shards=traced, **options)
+
+    frames = (100 + 60 * brightness(3, np.arange(100) / FPS)).astype(np.uint8)
+    clip = tmp_path / "clip.mp4"
+    pictures = np.broadcast_to(frames[:, None, None, None], (100, 32, 32, 3))
+    write_recording(clip, pictures, np.arange(100) / FPS)
+    traces = []
+    for name, more in (("smooth", []), ("raw", ["--smoothing", "0"])):
+        words = [str(clip), "--checkpoint", str(alone), "--out", str(tmp_path / name)]
+        told = ["--rate", "5", "--faces", "none", "--device", "cpu", *more]
+        assert main(["predict", *words, *told]) == 0
+        (file,) = (tmp_path / name).rglob("trace-*.csv")
+        traces.append(pandas.read_csv(file)["valence"].to_numpy())
+    smoothed, raw = traces
+    # Five values lie within half a second; at the ends there are fewer.
+    expected = np.convolve(raw, np.full(5, 0.2), mode="valid")
+    assert smoothed[3:-3] == pytest.approx(expected[1:-1], abs=1e-5)
+    assert np.abs(smoothed - raw).max() > 1e-3
+
+
 @pytest.mark.parametrize(
     ("settings", "recipe", "said"),
     [
@@ -122,6 +178,22 @@ def test_instants_are_samples_of_the_frames_around_them(traced: Path) -> None:
         times = (first + np.arange(4) * 2) / FPS
         expected = 130 + 100 * brightness(0, times)
         assert np.abs(view.numpy() - expected).max() < 3
+
+
+def test_labels_of_strangers_have_no_known_lag(traced: Path) -> None:
+    benchmark, index = over_time_benchmark(), read_index(traced)
+    assert benchmark.over_time is not None
+    instants = instant_index(index, ["valence"], benchmark.over_time, INPUT.clip_seconds)
+    fold = Fold(name="1", train=instants.table.iloc[:0], test=instants.table)
+    decided = {"lags": {"ben": 1.2}, "weights": {"valence": {"ben": 1.0}}}
+    found, window = settled_again(
+        benchmark, instants, fold, decided | {"smoothing_seconds": 0.5}, Path("run")
+    )
+    assert window == 0.5
+    assert 0 < len(found.test) < len(instants.table)  # the last of Ben's come too late
+    strangers = {"lags": {"carl": 1.2}, "weights": {"valence": {"carl": 1.0}}}
+    with pytest.raises(ValueError, match="nothing is noted by carl, whose lags alone run knows"):
+        settled_again(benchmark, instants, fold, strangers, Path("run"))
 
 
 def test_smoothing_and_recordings_agree_with_a_plain_loop() -> None:

@@ -19,6 +19,7 @@ import torch
 from torch import distributed
 from torch.multiprocessing.spawn import ProcessExitedException
 
+from finetune.benchmark import Benchmark
 from finetune.data import EpochOrder, part_of
 from finetune.mixing import MixingConfig
 from finetune.processes import LostProcessError, Share, _explained, run_processes
@@ -26,10 +27,9 @@ from finetune.record import read_run
 from finetune.settings import HardwareConfig, OptimizerConfig, RecipeConfig
 from hicmae.checkpoints.checkpoint import load_checkpoint
 from hicmae.settings import AugmentConfig
-from tests.support.finetune_fixtures import (
-    VALUES,
-    Train,
-)
+from tests.finetune.test_joint import ALL as JOINT
+from tests.finetune.test_joint import CHANGES
+from tests.support.finetune_fixtures import VALUES, Train, write_labelled_shards
 
 
 @pytest.mark.parametrize(("number", "batch"), [(23, 6), (24, 6), (5, 6), (4, 6)])
@@ -73,16 +73,29 @@ def test_every_view_is_in_one_part_alone() -> None:
 
 
 @pytest.mark.slow
-def test_two_processes_give_the_metrics_of_one(noisy: Path, train: Train) -> None:
-    """Nothing is drawn here but the order and places of the clips, which processes share."""
+@pytest.mark.parametrize("benchmark", [VALUES, JOINT], ids=lambda one: one.name)
+def test_two_processes_give_the_metrics_of_one(
+    benchmark: Benchmark, noisy: Path, train: Train, tmp_path: Path
+) -> None:
+    """Nothing is drawn here but the order and places of the clips, which processes share.
+
+    Of the joint one some clips lack a head's label, so that a process may have none of a batch.
+    """
     recipe = RecipeConfig(
-        batch_size=4, drop_path=0.0, loss="mse+ccc", num_segments=3, ema_decay=0.5
+        batch_size=4,
+        drop_path=0.0,
+        loss=None if benchmark.heads else "mse+ccc",
+        num_segments=3,
+        ema_decay=0.5,
     )
+    shards = noisy
+    if benchmark.heads:
+        shards = write_labelled_shards(tmp_path / "joint", changes=CHANGES)
     runs = {}
     for devices in (1, 2):
         runs[devices] = train(
-            VALUES,
-            on=noisy,
+            benchmark,
+            on=shards,
             name=f"run-{devices}",
             folds="1",
             epochs=2,

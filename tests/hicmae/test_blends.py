@@ -9,11 +9,11 @@ import pytest
 
 from hicmae.blends import (
     Thresholds,
+    blend_metrics,
     choose_thresholds,
     named_blends,
-    presence_accuracy,
-    salience_accuracy,
 )
+from hicmae.heads import HeadLabels
 
 LOW = Thresholds(0.1, 0.1)
 
@@ -57,9 +57,9 @@ def test_the_accuracies_are_those_of_the_definition() -> None:
         (happy, 0.5 * anger + 0.5 * happy),
     ]
     true, named = (np.array(side) for side in zip(*cases, strict=True))
-    assert presence_accuracy(true, named) == pytest.approx(9 / 14)
-    assert salience_accuracy(true, named) == pytest.approx(4 / 7)
-    assert math.isnan(salience_accuracy(true[:6], named[:6]))
+    found = blend_metrics(true, named)
+    assert found == pytest.approx({"presence": 9 / 14, "salience": 4 / 7})
+    assert math.isnan(blend_metrics(true[:6], named[:6])["salience"])
 
 
 def test_thresholds_are_those_that_undo_how_shares_were_made() -> None:
@@ -72,9 +72,13 @@ def test_thresholds_are_those_that_undo_how_shares_were_made() -> None:
     shares = true + generator.uniform(0, 0.09, true.shape)
     chosen = choose_thresholds(true, shares, unblended=4)
     named = named_blends(shares, chosen, unblended=4)
-    assert presence_accuracy(true, named) == 1
-    assert salience_accuracy(true, named) == 1
-    assert presence_accuracy(true, named_blends(shares, Thresholds(0.95, 0.05))) < 0.7
+    assert blend_metrics(true, named) == {"presence": 1, "salience": 1}
+    assert blend_metrics(true, named_blends(shares, Thresholds(0.95, 0.05)))["presence"] < 0.7
+    # Thresholds of each sample are those of all, one by one.
+    own = Thresholds(*np.array([chosen, (0.95, 0.05)] * 150).T)
+    mixed = named_blends(shares, own, unblended=4)
+    assert (mixed[::2] == named[::2]).all()
+    assert (mixed[1::2] == np.eye(5)[shares[1::2].argmax(axis=1)]).all()
 
 
 def test_what_is_no_share_is_refused() -> None:
@@ -83,4 +87,22 @@ def test_what_is_no_share_is_refused() -> None:
         with pytest.raises(ValueError, match=r"^blends: shares"):
             named_blends(wrong, LOW)
     with pytest.raises(ValueError, match=r"\(2, 4\) and \(3, 4\)"):
-        presence_accuracy(fine, fine[:2])
+        blend_metrics(fine, fine[:2])
+
+
+def test_a_head_answers_with_what_it_names() -> None:
+    head = HeadLabels(
+        name="emotions",
+        kind="distribution",
+        names=("joy", "fear", "calm"),
+        thresholds=(0.2, 0.1),
+        unblended="calm",
+    )
+    assert head.answer([0.3, 0.6, 0.1]) == "fear 70 + joy 30"
+    assert head.answer([0.45, 0.5, 0.05]) == "joy 50 + fear 50"
+    assert head.answer([0.3, 0.1, 0.6]) == "calm"
+    assert HeadLabels(name="e", kind="distribution", names=("a", "b")).answer([0.7, 0.3]) == (
+        "a 0.70, b 0.30"
+    )
+    with pytest.raises(ValueError, match="1 thresholds \\(must be 0 or 2\\)"):
+        HeadLabels(name="e", kind="distribution", names=("a", "b"), thresholds=(0.2,))

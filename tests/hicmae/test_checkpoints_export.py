@@ -16,9 +16,12 @@ import torch
 
 from hicmae.__main__ import main
 from hicmae.checkpoints import export
-from hicmae.checkpoints.checkpoint import load_checkpoint
+from hicmae.checkpoints.checkpoint import Labels, load_checkpoint
 from hicmae.checkpoints.portable import make_probe
+from hicmae.config import from_dict, to_dict
 from hicmae.emotion import EmotionModel, Modalities
+from hicmae.heads import HeadLabels, output_names
+from hicmae.inference import clip_values, outputs_to_values
 from hicmae.pretraining import HiCMAE
 from hicmae.settings import ModelConfig
 from tests.support.prediction_fixtures import write_checkpoint
@@ -59,6 +62,47 @@ def test_torch_export_gives_the_same_logits_for_any_number_of_clips(
     assert json.loads(files["config.json"])["labels"]["names"] == ["joy", "anger", "fear"]
     assert main([*words, "--format", "torch"]) == 2
     assert "pass --overwrite to replace it" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_several_heads_are_exported_with_what_their_outputs_stand_for(
+    tmp_path: Path, sizes: ModelConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    heads = (
+        HeadLabels(name="emotion", kind="classification", names=("joy", "anger")),
+        HeadLabels(name="tags", kind="multilabel", names=("loud", "fast"), thresholds=(0.3, 0.6)),
+        HeadLabels(name="level", kind="ordinal", names=("little", "some", "much")),
+        HeadLabels(
+            name="blend",
+            kind="distribution",
+            names=("joy", "fear", "calm"),
+            thresholds=(0.2, 0.1),
+            unblended="calm",
+        ),
+        HeadLabels(name="real", kind="regression", names=("valence",)),
+    )
+    names, count = output_names(heads), len(output_names(heads))
+    scale = {"mean": (0.0,) * (count - 1) + (0.4,), "std": (1.0,) * (count - 1) + (2.0,)}
+    labels = Labels(task="joint", names=names, heads=heads, **scale)
+    write_checkpoint(
+        tmp_path / "made", sizes, names=names, modalities="audio", labels=to_dict(labels)
+    )
+    network, out = EmotionModel.from_pretrained(tmp_path / "made"), tmp_path / "made.pt2"
+    words = ["checkpoint", "export", str(tmp_path / "made"), str(out), "--format", "torch"]
+    assert main(words) == 0, capsys.readouterr().err
+    files = {"config.json": ""}
+    loaded = torch.export.load(out, extra_files=files).module()
+    _, fbank = clips(network, 3)
+    logits = loaded(fbank)
+    # What the file says is enough to read its outputs: probabilities, levels, shares and values.
+    said = from_dict(Labels, json.loads(files["config.json"])["labels"], "labels")
+    assert said == labels
+    units = {name: torch.tensor(values) for name, values in scale.items()}
+    values = outputs_to_values(logits, task=said.task, heads=said.heads, **units)
+    wanted, _ = clip_values(network, None, fbank, task="joint", heads=heads, **units)
+    torch.testing.assert_close(values, wanted, atol=1e-4, rtol=0)
+    for own in (values[:, :2], values[:, 4:7], values[:, 7:10]):
+        torch.testing.assert_close(own.sum(dim=1), torch.ones(3), atol=1e-5, rtol=0)
 
 
 @pytest.fixture(scope="module")
