@@ -335,8 +335,7 @@ def training_loader(plan: Plan, rows: pd.DataFrame, share: Share = _ALL) -> Load
         sampler=EpochOrder(len(rows), batch_size=size, seed=seed, share=share),
         generator=torch.Generator().manual_seed(seed),
         persistent_workers=config.workers > 0,
-        # The steps of several processes need clips in each: there a batch without ends the run.
-        **_common(plan) | ({"collate_fn": _clips_or_none} if share.of == 1 else {}),
+        **_common(plan) | {"collate_fn": _clips_or_none},
     )
 
 

@@ -94,6 +94,7 @@ class FinetuneModule(pl.LightningModule):
         self.skipped: dict[str, int] = {}
         self.last_epoch_loss: float | None = None
         self.shown_loss = math.nan
+        self.num_used = 0  # clips of all processes since the last optimizer step
         mean, std, self.notes = target_moments(plan.benchmark, rows)
         shares = weights = targets = known = None
         self.head_weights: dict[str, Tensor] = {}
@@ -177,7 +178,7 @@ class FinetuneModule(pl.LightningModule):
         for cause, count in (batch.get("skipped") or {}).items():
             self.skipped[cause] = self.skipped.get(cause, 0) + count
         if batch.keys() <= {"skipped"}:  # all of them
-            return {}
+            return self._stand_in() if self.trainer.world_size > 1 else {}
         wanted = self.model.emotion.modalities.split("-")
         sources = {"video": "frames", "audio": "waveform"}
         absent = [name for key, name in sources.items() if key not in wanted]
@@ -189,20 +190,34 @@ class FinetuneModule(pl.LightningModule):
         return kept | {"video": video, "fbank": fbank}
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
-        """Mix, predict, and compare. Returns: the loss, 0-d; None of a batch without clips."""
+        """Mix, predict, and compare. Returns: the loss, 0-d; None of a batch without clips.
+
+        Of several processes one without clips takes part with a gradient of zero, and the others'
+        count for more; a step in which none has any is left out.
+        """
         if not batch:
             return None
-        video, fbank, targets = batch["video"], batch["fbank"], self._targets(batch)
-        mixing = self.plan.config.mixing
-        kinds = {head.kind for head in self.benchmark.every_head}
-        if "regression" not in kinds or mixing.regression:
-            seen, heard = _presence(batch)
-            other = None
-            if seen is not None and heard is not None:
-                other = send(alike(seen, heard), targets.device)
-            video, fbank, targets = mix_batch(video, fbank, targets, mixing, neighbour=other)
-        loss, terms = self._loss(self._outputs(video, fbank, batch).float(), targets)
+        video, fbank = batch["video"], batch["fbank"]
+        if "sample" in batch:
+            targets = self._targets(batch)
+            mixing = self.plan.config.mixing
+            kinds = {head.kind for head in self.benchmark.every_head}
+            if "regression" not in kinds or mixing.regression:
+                seen, heard = _presence(batch)
+                other = None
+                if seen is not None and heard is not None:
+                    other = send(alike(seen, heard), targets.device)
+                video, fbank, targets = mix_batch(video, fbank, targets, mixing, neighbour=other)
+            outputs = self._outputs(video, fbank, batch).float()
+        else:
+            outputs = self.model(video, fbank).float()
+            targets = self._nothing_wanted()
         size = len(targets)
+        total, share = self._shared(size)
+        self.num_used += total
+        if not total:
+            return (outputs * 0).sum()
+        loss, terms = self._loss(outputs, targets)
         self.log(
             "loss_epoch",
             loss,
@@ -212,6 +227,8 @@ class FinetuneModule(pl.LightningModule):
             batch_size=size,
             sync_dist=True,  # at the epoch's end
         )
+        # A loss of the gathered clips is that of all already.
+        loss = loss if self._gathers or share == 1 else loss * share
         # The host waits for the device, and processes for each other, where a row is due alone.
         every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         if self.trainer.is_last_batch or (self.global_step + 1) % every == 0:
@@ -221,6 +238,12 @@ class FinetuneModule(pl.LightningModule):
             row = {f"loss_{name}": value for name, value in terms.items()}
             self.log_dict(row | {"loss_step": shown, "learning_rate": rate}, batch_size=size)
         return loss
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Let the optimizer pass over a step for which no process had a clip."""
+        if not self.num_used:
+            optimizer.zero_grad()
+        self.num_used = 0
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """Predict views.
@@ -296,10 +319,10 @@ class FinetuneModule(pl.LightningModule):
         A correlation is of the batch and no mean over clips, so outputs are gathered, with their
         gradients; the mean of the processes' gradients is then that of one process.
         """
-        of_batch = any(term.loss.of_batch for term in self.terms)
-        # The mean over clips that have a label is of all processes' clips too.
-        if (of_batch or not self.all_known) and self.trainer.world_size > 1:
-            outputs, targets = all_rows(outputs), all_rows(targets)
+        if self._gathers:
+            outputs, targets = all_rows(outputs[: len(targets)]), all_rows(targets)
+        elif not len(targets):  # its own mean is of nothing
+            return (outputs * 0).sum(), {}
         if self.known is not None:
             # What was blended with a clip that has no label has none.
             known = targets[:, outputs.shape[1] :] > WHOLE
@@ -308,6 +331,42 @@ class FinetuneModule(pl.LightningModule):
             return combined_heads(self.head_losses, outputs, targets, known, weights)
         total, terms = combined(self.terms, outputs, targets, self.class_weights)
         return total, terms if len(terms) > 1 else {}
+
+    @property
+    def _gathers(self) -> bool:
+        """Whether the loss is of all processes' clips together."""
+        of_batch = any(term.loss.of_batch for term in self.terms)
+        # The mean over clips that have a label is of all processes' clips too.
+        return (of_batch or not self.all_known) and self.trainer.world_size > 1
+
+    def _shared(self, size: int) -> tuple[int, float]:
+        """The clips of all processes, and this one's over the mean of them.
+
+        Hosts tell each other, but only where clips may be skipped: else all have as many.
+        """
+        world_size = self.trainer.world_size
+        if world_size == 1 or self.plan.config.trainer.on_bad == "raise":
+            return size * world_size, 1.0
+        total = sum(from_all(size))
+        return total, size * world_size / max(total, 1)
+
+    def _stand_in(self) -> Batch:
+        """A black, silent clip, for a process whose own were all skipped; nothing counts it."""
+        size, wanted = self.plan.model.input, self.model.emotion.modalities
+        side = size.image_size
+        video = torch.zeros(1, 3, size.num_frames, side, side, device=self.device)
+        fbank = torch.zeros(1, size.fbank_frames, size.mel_bins, device=self.device)
+        return {
+            "video": video if "video" in wanted else None,
+            "fbank": fbank if "audio" in wanted else None,
+        }
+
+    def _nothing_wanted(self) -> Tensor:
+        """The targets of no clip, as wide as those of clips are; see ``_targets``."""
+        width = self.benchmark.num_outputs
+        if self.joint_targets is not None and self.known is not None:
+            width = self.joint_targets.shape[1] + self.known.shape[1]
+        return torch.zeros(0, width, device=self.device)
 
     def _finite(self, loss: Tensor) -> float:
         """A loss on the host. Raises: ValueError: it is no finite number."""

@@ -217,35 +217,47 @@ class Checkpoints(StepCallback):
     Training goes on while a checkpoint is written. The next one waits for it, and so does the end
     of the run; if it could not be written, that is where all processes stop.
 
-    One is also saved when training ends. ``folder`` is ``checkpoints/`` of the run folder.
+    One is also saved when training ends.
+
+    Args:
+        folder: ``checkpoints/`` of the run folder.
+        files: Writes them.
+        every: Optimizer steps between two.
+        gather: Gives what each process has, off the device (``SideGroup.gather``).
     """
 
-    def __init__(self, folder: Path, files: CheckpointFiles, *, every: int) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        files: CheckpointFiles,
+        *,
+        every: int,
+        gather: Callable[[bool], list[bool]],
+    ) -> None:
         self.folder = folder
         self.files = files
         self.every = every
+        self.gather = gather
 
     def act(self, trainer: pl.Trainer, module: PretrainModule, batch: Batch | None) -> None:
         """Save; all processes take part: some engines have a part of the state in each."""
-        self._finish(trainer)
+        self._finish()
         trainer.save_checkpoint(self.folder / f"step-{trainer.global_step:06d}.ckpt")
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Save where the run ended, or was stopped, and wait until it is written."""
         self.act_once(trainer, pl_module)
-        self._finish(trainer)
+        self._finish()
 
     def on_exception(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
     ) -> None:
         self.files.finish()
 
-    def _finish(self, trainer: pl.Trainer) -> None:
+    def _finish(self) -> None:
         """Wait for the checkpoint that is being written; if one process failed, all fail."""
         error = self.files.finish()
-        failed = error is not None
-        if trainer.world_size > 1:
-            failed = trainer.strategy.reduce_boolean_decision(failed, all=False)
+        failed = any(self.gather(error is not None))
         if error is not None:
             raise error
         if failed:

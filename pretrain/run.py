@@ -256,7 +256,8 @@ def _train(plan: Plan, console: Console, *, resume: bool, overwrite: bool) -> in
                 on_picture=wandb_run.log_picture if wandb_run else None,
             )
         )
-    callbacks.append(Checkpoints(out / "checkpoints", files, every=log.checkpoint_every))
+    every, gather = log.checkpoint_every, side_group.gather
+    callbacks.append(Checkpoints(out / "checkpoints", files, every=every, gather=gather))
     callbacks.append(side_group)
 
     trainer = pl.Trainer(

@@ -108,16 +108,19 @@ class Speakers:
         self._voice = _quick(voice[:, None], self.fps)[:, 0]
         return self
 
-    def speaker(self, begin: int, end: int) -> int | None:
+    def speaker(self, begin: int, end: int, *, among: Sequence[int] | None = None) -> int | None:
         """Number of the track that speaks in the frames ``begin`` to ``end``, None if none is seen.
 
-        Where that is short, what is around it counts too.
+        Where that is short, what is around it counts too. Of tracks ``among`` these alone, if they
+        are given.
         """
         more = max(0, round(LEAST_SECONDS * self.fps) - (end - begin))
         seen = [
             number
             for number, track in enumerate(self.tracks)
-            if track.first < end and track.first + len(track.boxes) > begin
+            if track.first < end
+            and track.first + len(track.boxes) > begin
+            and (among is None or number in among)
         ]
         begin, end = begin - more // 2, end + more - more // 2
         return max(

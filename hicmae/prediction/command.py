@@ -108,7 +108,8 @@ def predict(
             one for each speaker it names, in summary.json: .csv (columns start, end in seconds or
             h:mm:ss.s; speaker, text, path, face are optional), .srt, .vtt, .rttm, .TextGrid, .eaf;
             or a folder with a file for each recording. A span is of the face that is seen for most
-            of it, else of the sound. Times count from the recording's beginning.
+            of it (with face_choice speaking: that speaks in it), else of the sound. Times count
+            from the recording's beginning.
         span_tiers: Tiers of the .TextGrid or .eaf to read, separated by commas; null: all.
         tiers: Also write the answers for annotation tools: eaf (ELAN), textgrid (Praat), vtt
             (subtitles), or several separated by commas.

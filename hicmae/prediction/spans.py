@@ -39,7 +39,8 @@ class Span:
         text: What stands there: a transcript, a label.
         recording: The recording it is of, by its path, its name or its name without the ending;
             empty: of any.
-        face: The face it is about (``face0``, …); empty: the one that is seen for most of it.
+        face: The face it is about (``face0``, …); empty: the one that is seen for most of it, or
+            that speaks in it.
     """
 
     start: float

@@ -184,8 +184,15 @@ class Stretch:
         return len(self.spans) or len(self.pieces)
 
     def part(self, begin: int, end: int) -> tuple[int, int]:
-        """What of a span of the recording's frames is here, counted here."""
-        low, high = max(begin - self.first, 0), min(end - self.first, self.num_frames)
+        """The longest piece of a span of the recording's frames in which it is seen, counted here.
+
+        Between two scenes with the same person nobody is seen.
+        """
+        seen = [(0, self.num_frames)] if self.track is None else self.track.seen
+        low, high = max(
+            ((max(begin - self.first, first), min(end - self.first, last)) for first, last in seen),
+            key=lambda piece: piece[1] - piece[0],
+        )
         return low, max(low, high)
 
     def share(self, begin: int, end: int) -> tuple[float, float]:

@@ -46,6 +46,9 @@ Emit = Callable[[StageProgress | Found | Window | Finished], None]
 
 SOUND = "sound"
 _PROGRESS_SECONDS = 0.25
+# What is done, without and with spans, where nothing tells who speaks.
+_LEFT = "every face is predicted", "a span is of the face that is seen for most of it"
+_SEEN_SHARE = 0.5  # of a span; a face that is seen for less of it is not asked whether it speaks
 _OUTSIDE_SECONDS = 1.0  # sound without a picture is worth a note from here on
 
 
@@ -146,12 +149,13 @@ def cut_windows(request: Request, emit: Emit) -> None:
             [first + start for first, last in track.seen for start in layout.starts(last - first)]
             for track in tracks
         ]
-        speaking = request.preparation.face_choice == "speaking" and request.spans is None
-        if len(tracks) > 1 and speaking:
-            spoken = _spoken(request, recording, tracks, layout)
-            if not spoken:
-                notes.append("no sound tells who speaks: every face is predicted")
-            starts = spoken or starts
+        speakers: Speakers | None = None
+        if len(tracks) > 1 and request.preparation.face_choice == "speaking":
+            speakers = _speakers(request, recording, tracks)
+            if speakers is None:
+                notes.append(f"no sound tells who speaks: {_LEFT[request.spans is not None]}")
+            elif request.spans is None:
+                starts = _spoken(speakers, recording, layout)
         faces = [
             Stretch(
                 name=f"face{number}",
@@ -166,7 +170,7 @@ def cut_windows(request: Request, emit: Emit) -> None:
             for number, track in enumerate(tracks)
             if starts[number]
         ]
-        stretches, missed = _spanned([*faces, *sounds], request, why)
+        stretches, missed = _spanned([*faces, *sounds], request, why, speakers)
         emit(_found(stretches, seconds, recording, recording.start, sound, notes, layout, missed))
         teller.stage = "windows"
         cutter = Cutter(stretches, layout, sound, recording.start, watch)
@@ -230,26 +234,25 @@ def _open_sound(request: Request, end_seconds: float | None) -> SoundSpans:
     )
 
 
-def _spoken(
-    request: Request, recording: Recording, tracks: list[FaceTrack], layout: WindowLayout
-) -> list[list[int]]:
-    """First frames of the windows of each face in which no other goes better with the sound.
-
-    Returns: of each track; nothing where there is no sound.
-    """
+def _speakers(request: Request, recording: Recording, tracks: list[FaceTrack]) -> Speakers | None:
+    """The faces held against the sound; None where there is no sound."""
     try:
         sound = _open_sound(request, recording.end)
     except MediaError as error:
         if error.cause not in ("no-sound", "damaged"):
             raise
-        return []
+        return None
     origin = sound.number_at(recording.start)
 
     def cut(first: int, count: int) -> np.ndarray:
         return sound.span(origin + first, count)[0]
 
     with sound:
-        speakers = Speakers(recording, tracks).hear(cut, sound.sample_rate)
+        return Speakers(recording, tracks).hear(cut, sound.sample_rate)
+
+
+def _spoken(speakers: Speakers, recording: Recording, layout: WindowLayout) -> list[list[int]]:
+    """First frames of the windows of each face in which no other goes better with the sound."""
     spoken = [
         [
             start
@@ -257,11 +260,11 @@ def _spoken(
             if number
             == speakers.speaker(track.first + start, track.first + start + layout.window_frames)
         ]
-        for number, track in enumerate(tracks)
+        for number, track in enumerate(speakers.tracks)
     ]
     if not any(spoken):  # faces by turns, none of which is seen for as long as a window
         best = speakers.speaker(0, len(recording.indices)) or 0
-        spoken[best] = layout.starts(len(tracks[best].boxes))
+        spoken[best] = layout.starts(len(speakers.tracks[best].boxes))
     return spoken
 
 
@@ -326,17 +329,19 @@ def _sound_stretches(
 
 
 def _spanned(
-    stretches: list[Stretch], request: Request, why: str
+    stretches: list[Stretch], request: Request, why: str, speakers: Speakers | None = None
 ) -> tuple[list[Stretch], tuple[tuple[int, str], ...]]:
     """The stretches that spans are in, each with their windows; all, where none are asked for.
 
-    A span goes to the face that is seen for most of it, of such the largest; where none is for
-    half of it, to the sound alone if that is there.
+    A span goes to the face that speaks in it, if that is asked for; else to the one that is seen
+    for most of it, of such the largest. Where none is for half of it, it goes to the sound alone if
+    that is there.
 
     Args:
         stretches: Faces and sound.
         request: With the spans.
         why: Why there is no sound, if there is none.
+        speakers: The faces, where the one that speaks is asked for.
 
     Returns: the stretches, and of each span that is in none its number and why.
 
@@ -350,10 +355,13 @@ def _spanned(
     for number, span in enumerate(request.spans):
         begin = round((span.start - offset) * fps)
         end = max(begin + 1, round((span.end - offset) * fps))
+        named = span.face
+        if not named and speakers is not None:
+            named = _speaks(speakers, stretches, begin, end)
         ranked = [
             (*stretch.share(begin, end), -place, stretch)
             for place, stretch in enumerate(stretches)
-            if span.face in ("", stretch.name)
+            if named in ("", stretch.name)
         ]
         seen, *_, chosen = max(ranked, default=(0.0, stretches[0]), key=lambda each: each[:-1])
         if not seen:
@@ -376,6 +384,19 @@ def _spanned(
     for stretch in used:
         stretch.ask(sorted(windows[stretch.name], key=lambda piece: piece.start + piece.end))
     return used, tuple(missed)
+
+
+def _speaks(speakers: Speakers, stretches: Sequence[Stretch], begin: int, end: int) -> str:
+    """Name of the face that speaks in a span of the recording's frames; "" where none is seen for
+    half of it."""
+    seen = [
+        number
+        for number, track in enumerate(speakers.tracks)
+        for stretch in stretches
+        if stretch.track is track and stretch.share(begin, end)[0] >= _SEEN_SHARE
+    ]
+    speaker = speakers.speaker(begin, end, among=seen)
+    return "" if speaker is None else f"face{speaker}"
 
 
 def _find_tracks(request: Request, recording: Recording) -> tuple[list[FaceTrack], list[str]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import multiprocessing
 import os
+import shutil
 import signal
 import time
 from datetime import timedelta
@@ -24,12 +25,13 @@ from finetune.data import EpochOrder, part_of
 from finetune.mixing import MixingConfig
 from finetune.processes import LostProcessError, Share, _explained, run_processes
 from finetune.record import read_run
-from finetune.settings import HardwareConfig, OptimizerConfig, RecipeConfig
+from finetune.settings import HardwareConfig, OptimizerConfig, RecipeConfig, TrainerConfig
 from hicmae.checkpoints.checkpoint import load_checkpoint
 from hicmae.settings import AugmentConfig
+from shards.index import read_index
 from tests.finetune.test_joint import ALL as JOINT
 from tests.finetune.test_joint import CHANGES
-from tests.support.finetune_fixtures import VALUES, Train, write_labelled_shards
+from tests.support.finetune_fixtures import VALUES, Train, all_notes, write_labelled_shards
 
 
 @pytest.mark.parametrize(("number", "batch"), [(23, 6), (24, 6), (5, 6), (4, 6)])
@@ -125,6 +127,43 @@ def test_two_processes_give_the_metrics_of_one(
     assert len(logged[0]["loss_epoch"].dropna()) == 2
     assert one.folds[0].epoch == two.folds[0].epoch
     assert not math.isnan(two.folds[0].train_loss or math.nan)
+
+
+@pytest.mark.slow
+def test_two_processes_leave_out_the_clips_that_one_does(
+    shards: Path, tmp_path: Path, train: Train
+) -> None:
+    """Of batches of two clips some have one, for which a process has none, and some have none."""
+    broken = shutil.copytree(shards, tmp_path / "broken")
+    table = read_index(broken).table
+    training = table[table["fold"] == 2]
+    for row in training.iloc[:8].itertuples():
+        with (broken / row.shard).open("r+b") as file:
+            file.seek(row.mjpg_offset + 40)
+            file.write(b"damaged")
+    runs = [
+        train(
+            on=broken,
+            name=f"run-{devices}",
+            folds="1",
+            epochs=2,
+            recipe={"batch_size": 2},
+            optimizer=OptimizerConfig(warmup_epochs=1.0, learning_rate=0.05, layer_decay=None),
+            augment=AugmentConfig(),
+            mixing=MixingConfig(mixup=0.0, cutmix=0.0),
+            trainer=TrainerConfig(progress=False, log_every=1, on_bad="skip"),
+            hardware=HardwareConfig(devices=devices),
+        )
+        for devices in (1, 2)
+    ]
+    for run in map(read_run, runs):
+        assert "16 training clips skipped (bad-digest)" in all_notes(run)
+    weights = [load_checkpoint(run / "fold-1").tensors for run in runs]
+    for name, tensor in weights[0].items():
+        assert torch.allclose(weights[1][name], tensor, atol=2e-4), name
+    logged = [pd.read_csv(run / "fold-1" / "metrics.csv") for run in runs]
+    losses = [table["loss_epoch"].dropna().to_numpy() for table in logged]
+    assert losses[1] == pytest.approx(losses[0], abs=1e-3)
 
 
 def fail_on_the_second(share: Share) -> None:

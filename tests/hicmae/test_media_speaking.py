@@ -11,6 +11,7 @@ import pytest
 from hicmae.media.faces import FaceConfig
 from hicmae.media.speaking import LEAST_SECONDS, Agreement, agreement, verdict
 from hicmae.prediction.messages import WindowConfig
+from hicmae.prediction.spans import Span
 from shards.building.build import NothingBuiltError, build_shards
 from shards.index import read_index
 from shards.receipts.facts import sample_infos
@@ -70,6 +71,26 @@ def test_in_each_window_the_one_who_speaks_in_it_is_predicted(tmp_path: Path) ->
     found, windows, _ = cut(silent, WindowConfig(face_choice="speaking"))
     assert "no sound tells who speaks: every face is predicted" in found.notes
     assert {window.track for window in windows} == {"face0", "face1"}
+
+
+def test_a_span_is_of_the_one_who_speaks_in_it(tmp_path: Path) -> None:
+    path = write_faces(tmp_path / "talk.mp4", TURNS, sum(TURNS))
+    asked = ((0.5, 3.5, ""), (4.5, 7.5, ""), (4.5, 7.5, "face0"), (5.0, 5.4, ""))
+    spans = tuple(Span(start=start, end=end, face=face) for start, end, face in asked)
+    told = {}
+    for choice in ("all", "speaking"):
+        found, windows, _ = cut(path, WindowConfig(face_choice=choice), spans=spans)
+        assert {window.track for window in windows} == {track.name for track in found.tracks}
+        told[choice] = {number: track.name for track in found.tracks for number in track.spans}
+    # Both are seen all the time, and both are as large.
+    assert set(told["all"].values()) == {"face0"}
+    assert told["speaking"] == {0: "face0", 1: "face1", 2: "face0", 3: "face1"}
+    silent = write_faces(tmp_path / "mute.mp4", TURNS, None)
+    found, *_ = cut(silent, WindowConfig(face_choice="speaking"), spans=spans)
+    assert [track.name for track in found.tracks] == ["face0"]
+    assert "no sound tells who speaks: a span is of the face that is seen for most of it" in (
+        found.notes
+    )
 
 
 def test_the_receipt_names_clips_whose_sound_is_another_or_has_slipped(tmp_path: Path) -> None:

@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 
 from hicmae.media.faces import FaceConfig
+from hicmae.media.tracking import FaceTrack
 from hicmae.prediction.messages import Finished, Found, Window, WindowConfig
 from hicmae.prediction.process import read_windows
 from hicmae.prediction.spans import Span
+from hicmae.prediction.stretches import Stretch
 from hicmae.prediction.windows import Request, cut_windows
 from hicmae.settings import InputConfig
 from tests.support.media_files import write_recording, write_sound
@@ -235,3 +237,19 @@ def test_windows_of_a_stream_come_with_what_was_found(tmp_path: Path) -> None:
     assert "faces" in told or "windows" in told
     with pytest.raises(FileNotFoundError, match=r"nowhere.mp4: no such file"):
         read_windows(tmp_path / "nowhere.mp4", input=INPUT, preparation=BOXES)
+
+
+def test_a_span_of_a_person_in_two_scenes_is_of_the_longer_one() -> None:
+    found_by = np.array(["detected"] * 50 + ["absent"] * 30 + ["detected"] * 20)
+    track = FaceTrack(
+        boxes=np.tile(np.float32([0, 0, 40, 40]), (100, 1)),
+        found_by=found_by,
+        coverage=1.0,
+        first=5,
+    )
+    layout = WindowConfig().layout(INPUT)
+    stretch = Stretch(name="face0", num_frames=100, layout=layout, first=5, track=track, starts=[0])
+    assert stretch.part(0, 200) == (0, 50)
+    assert stretch.part(45, 105) == (80, 100)  # 10 frames of one scene, 20 of the other
+    assert stretch.share(60, 80) == (0.0, 0.0)  # nobody is seen
+    assert stretch.share(95, 105)[0] == 1.0

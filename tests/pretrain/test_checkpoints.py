@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from hicmae.files import file_sha256
 from hicmae.settings import ModelConfig
 from pretrain.checkpoints import (
     CheckpointFiles,
+    Checkpoints,
     Resumption,
     clear_leftovers,
     compare_settings,
@@ -59,6 +61,32 @@ def save_steps(out: Path, files: CheckpointFiles, *steps: int) -> None:
     for step in steps:
         files.save_checkpoint(state(step), out / "checkpoints" / f"step-{step:06d}.ckpt")
         assert files.finish() is None
+
+
+def test_hosts_tell_each_other_off_the_device_whether_a_checkpoint_was_written(
+    tmp_path: Path,
+) -> None:
+    told: list[bool] = []
+
+    def gather(failed: bool) -> list[bool]:
+        told.append(failed)
+        return [failed, True]
+
+    # It has no strategy, by which the main group would be asked.
+    trainer: Any = SimpleNamespace(global_step=4, world_size=2)
+    checkpoints = Checkpoints(tmp_path, make_files(), every=2, gather=gather)
+    with pytest.raises(ValueError, match="another process could not write its checkpoint"):
+        checkpoints.act(trainer, None, None)  # type: ignore[arg-type]
+
+    def full(weights: Any, step: int) -> None:
+        raise ValueError("no space left")
+
+    files = make_files(portable=full)
+    files.save_checkpoint(state(4), tmp_path / "step-000004.ckpt")
+    checkpoints = Checkpoints(tmp_path, files, every=2, gather=gather)
+    with pytest.raises(ValueError, match="no space left"):
+        checkpoints.act(trainer, None, None)  # type: ignore[arg-type]
+    assert told == [False, True]
 
 
 def test_the_newest_ones_and_every_so_many_steps_are_kept(tmp_path: Path) -> None:
