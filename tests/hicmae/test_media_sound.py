@@ -269,6 +269,7 @@ def test_sound_that_is_silent_everywhere_stays_the_first_track(tmp_path: Path) -
         (".ts", "aac", 1024),
         (".mpg", "mp2", 481),
         (".wma", "wmav2", 2048),
+        (".flv", "aac", 1024),
     ],
 )
 def test_a_sound_file_of_its_own_begins_at_its_beginning(
