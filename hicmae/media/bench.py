@@ -192,8 +192,14 @@ def _right(speakers: Speakers, num_frames: int, left: int, right: int) -> list[b
 
 def _cutter(samples: np.ndarray, first: int) -> Callable[[int, int], np.ndarray]:
     """Cuts samples that are counted from ``first`` on, with silence about them."""
-    padded = np.pad(samples, 2 * _RATE)
-    return lambda begin, count: padded[2 * _RATE + first + begin :][:count]
+
+    def cut(begin: int, count: int) -> np.ndarray:
+        found = np.zeros(count, samples.dtype)
+        low, high = np.clip((first + begin, first + begin + count), 0, len(samples))
+        found[low - first - begin :][: high - low] = samples[low:high]
+        return found
+
+    return cut
 
 
 def _share(hits: Sequence[Sequence[bool]]) -> dict[str, float]:
