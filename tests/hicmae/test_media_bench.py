@@ -47,7 +47,7 @@ def test_the_share_that_is_right_is_of_every_window_of_clips_of_any_length(
     # Windows of 2.56 s each 0.64 s: 7 + 2 + 3 of so many frames.
     assert [figures[name]["num"] for name in ("two", "three", "both")] == [12, 12, 24]
     for name in ("two", "three", "both"):
-        assert figures[name]["right"] >= 0.9
+        assert figures[name]["right"] >= 0.75
         assert figures[name]["low"] <= figures[name]["right"] <= figures[name]["high"]
     assert figures["flagged"]["own sound"] == 0
     assert figures["flagged"]["sound of the next clip"] >= 0.6
