@@ -18,7 +18,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -49,8 +48,8 @@ class Step:
         makes: The folder it writes, removed before the step runs so that a half-done one does not
             stand in the way of ``--resume``.
         show: Whether its whole output is shown when it is done.
-        group: Name shared with neighbours that need nothing of one another: two of them run side
-            by side where there are two cores.
+        group: Name shared with neighbours of which two run side by side where there are two cores.
+            One whose command names the folder that another of them ``makes`` waits for that.
     """
 
     title: str
@@ -179,6 +178,18 @@ def groups(steps: Sequence[Step]) -> list[list[int]]:
     return found
 
 
+def needs(steps: Sequence[Step]) -> list[set[int]]:
+    """Of every step the numbers, from 0, of those before it whose folder its command names."""
+    return [
+        {
+            other
+            for other, before in enumerate(steps[:number])
+            if before.makes and re.search(re.escape(before.makes) + r"(?![\w.-])", step.command)
+        }
+        for number, step in enumerate(steps)
+    ]
+
+
 def fill(text: str, values: Values) -> str:
     """Replace ``{name}`` by its value; other braces (YAML or JSON in a command) stay."""
     return re.sub(r"\{(\w+)\}", lambda match: str(values[match.group(1)]), text)
@@ -204,7 +215,8 @@ class _Run:
     def __init__(self, steps: Sequence[Step], out: Path, values: Values) -> None:
         self.steps, self.out, self.values = steps, out, values
         self.commands = step_words(steps, values)
-        self.seconds = _read_done(out, self.commands, groups(steps))
+        self.needs = needs(steps)
+        self.seconds = _read_done(out, self.commands, groups(steps), self.needs)
         self.num_before = sum(taken is not None for taken in self.seconds)
         self.console = Console(highlight=False)
         # At once: what comes after a step that is to run again is not done any more.
@@ -218,7 +230,7 @@ class _Run:
 
         Returns: 0, or the exit status of the one that failed.
         """
-        waiting = deque(number for number in numbers if self.seconds[number] is None)
+        waiting = [number for number in numbers if self.seconds[number] is None]
         for number in numbers:
             if number not in waiting:
                 self._announce(number)
@@ -229,8 +241,9 @@ class _Run:
         with _ended_by_signals():
             try:
                 while waiting or running:
-                    while waiting and len(running) < at_once:
-                        number = waiting.popleft()
+                    while len(running) < at_once and (ready := self._ready(waiting)):
+                        number = ready[0]
+                        waiting.remove(number)
                         self._announce(number)
                         self._clear(number)
                         running[number] = _Process(
@@ -255,6 +268,14 @@ class _Run:
             finally:
                 _stop(list(running.values()))
         return 0
+
+    def _ready(self, waiting: Sequence[int]) -> list[int]:
+        """Those of the waiting steps that need nothing that is not made yet."""
+        return [
+            number
+            for number in waiting
+            if all(self.seconds[other] is not None for other in self.needs[number])
+        ]
 
     def log(self, number: int) -> Path:
         """The file for the output of a step."""
@@ -415,23 +436,28 @@ def _prepare(out: Path, *, resume: bool, overwrite: bool) -> None:
 
 
 def _read_done(
-    out: Path, commands: Sequence[list[str]], groups: Sequence[Sequence[int]]
+    out: Path,
+    commands: Sequence[list[str]],
+    groups: Sequence[Sequence[int]],
+    needs: Sequence[set[int]],
 ) -> list[float | None]:
     """What each step took in an earlier demo, or None where it has to run.
 
-    A step that differs spoils what comes after it, but not those beside it.
+    A step that differs spoils what comes after it, but of those beside it only what needs it.
 
     Args:
         out: The folder.
         commands: The words of each step.
-        groups: The steps by number, from 0; those of one group do not depend on one another.
+        groups: The steps by number, from 0.
+        needs: Of each step those whose folder it reads.
     """
     state = json.loads((out / _STATE).read_text(encoding="utf-8"))
     saved = list(zip(state["commands"], state["seconds"], strict=True))
     seconds: list[float | None] = [None] * len(commands)
     for group in groups:
         for number in group:
-            if number < len(saved) and saved[number][0] == commands[number]:
+            whole = all(seconds[other] is not None for other in needs[number])
+            if whole and number < len(saved) and saved[number][0] == commands[number]:
                 seconds[number] = saved[number][1]
         if any(seconds[number] is None for number in group):
             break

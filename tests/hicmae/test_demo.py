@@ -10,7 +10,7 @@ import pytest
 import hicmae.demo
 from hicmae.__main__ import main
 from hicmae.config import config_path, from_dict, load_yaml
-from hicmae.demo import DemoConfig, _Process, demo, groups
+from hicmae.demo import DemoConfig, Step, _Process, demo, groups, needs
 
 STEPS = """
 steps:
@@ -156,6 +156,77 @@ def test_grouped_steps_run_as_many_at_once_as_there_are_cores_but_no_more_than_t
     steps.write_text(PARALLEL % "--version")
     assert demo(out=tmp_path / "out", steps=steps) == 0
     assert chosen == [1, *[at_once] * 3, 1]
+
+
+CHAIN = """
+steps:
+  - {title: Long, command: "pretrain --out {out}/long", makes: "{out}/long", group: all}
+  - {title: Media, command: "shards --out {out}/made", makes: "{out}/made", group: all}
+  - title: Of media
+    command: "report {out}/made/report.md --out {out}/of"
+    makes: "{out}/of"
+    group: all
+  - {title: Of both, command: "report {out}/long {out}/of", group: all}
+  - {title: Like the first, command: "report {out}/longer", group: all}
+report: "{out}/made/report.md"
+"""
+
+
+def test_a_step_needs_those_whose_folder_its_command_names(steps: Path) -> None:
+    steps.write_text(CHAIN)
+    config = from_dict(DemoConfig, load_yaml(steps), str(steps))
+    assert needs(config.steps) == [set(), set(), {1}, {0, 2}, set()]
+    assert needs([Step(title="", command="{out}/a", makes="{out}/a")]) == [set()]
+
+
+@pytest.mark.parametrize(
+    ("cores", "expected"),
+    [
+        (1, ["+0", "-0", "+1", "-1", "+2", "-2", "+3", "-3", "+4", "-4"]),
+        # Beside the long first the others run; what needs it comes when it is done.
+        (2, ["+0", "+1", "-1", "+2", "-2", "+4", "-4", "-0", "+3", "-3"]),
+    ],
+)
+def test_a_grouped_step_waits_for_what_it_needs_and_for_no_other(
+    tmp_path: Path,
+    steps: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    cores: int,
+    expected: list[str],
+) -> None:
+    told: list[str] = []
+    ends: list[Any] = []
+
+    class Pretended:
+        seconds = 1.0
+
+        def __init__(self, words: Any, log: Path, at_once: int, number: int, heard: Any) -> None:
+            told.append(f"+{number}")
+            self.number = number
+            (log.parent.parent / "made").mkdir(exist_ok=True)
+            (log.parent.parent / "made" / "report.md").touch()
+            if number == 0 and at_once == 2:  # it outlasts all that do not need it
+                ends.append(lambda: heard.put((0, None)))
+            else:
+                heard.put((number, None))
+
+        def finish(self) -> int:
+            told.append(f"-{self.number}")
+            if told.count("-4") and ends:
+                ends.pop()()
+            return 0
+
+    monkeypatch.setattr(hicmae.demo, "num_cores", lambda: cores)
+    monkeypatch.setattr(hicmae.demo, "_Process", Pretended)
+    steps.write_text(CHAIN)
+    out = tmp_path / "out"
+    assert demo(out=out, steps=steps) == 0
+    assert told == expected
+    # A step that differs spoils what needs it, and nothing else.
+    told.clear()
+    steps.write_text(CHAIN.replace("shards --out", "shards --seed 1 --out"))
+    assert demo(out=out, steps=steps, resume=True) == 0
+    assert [word for word in told if word[0] == "+"] == ["+1", "+2", "+3"]
 
 
 @pytest.mark.slow
