@@ -5,10 +5,10 @@ first: opposed channels cancel in a mix, and a camera's first track may not be p
 
 Encoders put a block of silence before the sound (AAC 1024 samples, mp2 481, mp3 1105, WMA 2048 of
 48 kHz). MP4, Matroska and mp3's own header say so, and stamps begin where the sound does. ASF, FLV,
-AVI and MPEG streams do not: there sound is late by that much, 10 to 43 ms, here as in FFmpeg's
-player. It is left so: how much it is depends on the encoder, which the file does not name. Of WMA
-FFmpeg's decoder drops two blocks (its skip samples) and stamps what follows as the third, though
-one of them was sound: so its stamps are one block late.
+AVI and MPEG streams do not: there sound is late by that much, 10 to 46 ms, by the stamps that
+FFmpeg gives. It is left so: how much it is depends on the encoder, which the file does not name.
+Of WMA FFmpeg's decoder drops two blocks (its skip samples) and stamps what follows as the third,
+though one of them was sound: so its stamps are one block late.
 """
 
 from __future__ import annotations
