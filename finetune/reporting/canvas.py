@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -52,9 +52,10 @@ def save(figure: Figure, path: Path, *, photographs: bool = False) -> None:
         path: Where.
         photographs: Whether it shows photographs, which few colours would spoil.
     """
-    drawn = io.BytesIO()
-    figure.savefig(drawn, format="png")
-    image = Image.open(drawn).convert("RGB")
+    canvas = figure.canvas
+    assert isinstance(canvas, FigureCanvasAgg)
+    canvas.draw()
+    image = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
     dpi = (DOTS_PER_INCH, DOTS_PER_INCH)
     with whole_file(path) as beside:
         if photographs:
@@ -63,4 +64,5 @@ def save(figure: Figure, path: Path, *, photographs: bool = False) -> None:
             few = image.quantize(
                 _COLOURS, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE
             )
-            few.save(beside, format="PNG", optimize=True, dpi=dpi)
+            # A ninth level takes six times as long for files smaller by 8 %.
+            few.save(beside, format="PNG", compress_level=6, dpi=dpi)
