@@ -194,6 +194,8 @@ def test_no_packaged_benchmark_lets_a_speaker_or_session_leak(path: Path) -> Non
     for head in benchmark.every_head:
         for name in head.targets:
             rows[name] = np.linspace(-1, 1, 2 * size)
+        for name in getattr(head, "columns", ()):
+            rows[name] = 1 / len(head.columns)
     folds = make_folds(benchmark, usable_rows(benchmark, rows)[0])
     assert len(folds) == (2 if protocol.test is None else 1)
     leaking = rows.copy()
