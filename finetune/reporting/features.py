@@ -56,7 +56,7 @@ def feature_section(run: Run, figures: Path) -> Section:
     truth = {name: _truth(run, found) for name, found in kept_folds.items()}
     parts: list[Part] = [_explanation(run), _agreement_table(run, kept_folds, truth)]
     fold, first = next(iter(kept_folds.items()))
-    laid = laid_out(first, figures / LAYOUTS)
+    laid = kept_layouts(first, figures / LAYOUTS)
     headings = {
         "before": "before (the weights that training started from)",
         "after": "after (the weights that were tested)",
@@ -122,17 +122,18 @@ def lay_out(features: np.ndarray) -> Layout | None:
     # Here and not above: every fine-tuning would wait half a second for them at its start.
     from sklearn.manifold import TSNE
     from sklearn.preprocessing import StandardScaler
-    from threadpoolctl import threadpool_limits
 
-    perplexity = min(PERPLEXITY, (len(features) - 1) / 3)
+    perplexity = _perplexity(len(features))
     layout = TSNE(perplexity=perplexity, init="pca", learning_rate="auto", random_state=SEED)
-    # So few points take as long with several threads, which wait for each other at full speed.
-    with threadpool_limits(1):
-        places = layout.fit_transform(StandardScaler().fit_transform(features))
+    places = layout.fit_transform(StandardScaler().fit_transform(features))
     return Layout(places=places, perplexity=perplexity)
 
 
-def laid_out(features: KeptFeatures, path: Path) -> dict[str, Layout | None]:
+def _perplexity(num_samples: int) -> float:
+    return min(PERPLEXITY, (num_samples - 1) / 3)
+
+
+def kept_layouts(features: KeptFeatures, path: Path) -> dict[str, Layout | None]:
     """The layouts before and after, from ``path`` where an earlier report kept them there.
 
     A layout takes a second or more, and a report of several runs draws each run again.
@@ -143,8 +144,9 @@ def laid_out(features: KeptFeatures, path: Path) -> dict[str, Layout | None]:
     try:
         with np.load(path, allow_pickle=False) as file:
             if str(file["digest"]) == digest.hexdigest():
+                size = len(features.keys)
                 return {
-                    name: Layout(places=file[name], perplexity=float(file[f"{name}_perplexity"]))
+                    name: Layout(places=file[name], perplexity=_perplexity(size))
                     if name in file
                     else None
                     for name in ("before", "after")
@@ -152,13 +154,8 @@ def laid_out(features: KeptFeatures, path: Path) -> dict[str, Layout | None]:
     except (OSError, ValueError, KeyError, zipfile.BadZipFile):
         pass  # none, another version's, or a damaged one: it is made anew
     found = {"before": lay_out(features.before), "after": lay_out(features.after)}
-    kept = {"digest": np.array(digest.hexdigest())}
-    kept |= {name: one.places for name, one in found.items() if one is not None}
-    kept |= {
-        f"{name}_perplexity": np.array(one.perplexity)
-        for name, one in found.items()
-        if one is not None
-    }
+    kept = {name: one.places for name, one in found.items() if one is not None}
+    kept["digest"] = np.array(digest.hexdigest())
     with whole_file(path) as beside, beside.open("wb") as written:
         np.savez(written, **kept)  # type: ignore[arg-type]
     return found

@@ -15,7 +15,7 @@ from finetune.kept_features import KeptFeatures
 from finetune.predictions import make_prediction
 from finetune.reporting import features as feature_report
 from finetune.reporting.classes import NUM_BINS, calibrate
-from finetune.reporting.features import MIN_SAMPLES, laid_out, lay_out, neighbour_agreement
+from finetune.reporting.features import MIN_SAMPLES, kept_layouts, lay_out, neighbour_agreement
 from finetune.reporting.values import errors_by_range
 from tests.support.finetune_fixtures import BENCHMARK
 
@@ -102,14 +102,14 @@ def test_a_plane_keeps_heaps_apart_and_few_or_equal_samples_have_none() -> None:
     assert lay_out(np.ones((50, 6))) is None
 
 
-def test_a_plane_is_laid_out_once_for_the_same_features(
+def test_a_plane_is_kept_layouts_once_for_the_same_features(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rng = np.random.default_rng(4)
     before, after = rng.normal(size=(2, 40, 6)).astype(np.float32)
     kept = KeptFeatures(keys=tuple(map(str, range(40))), before=np.ones_like(before), after=after)
     path = tmp_path / "features.npz"
-    first = laid_out(kept, path)
+    first = kept_layouts(kept, path)
     asked = []
 
     def counted(features: np.ndarray) -> feature_report.Layout | None:
@@ -117,7 +117,7 @@ def test_a_plane_is_laid_out_once_for_the_same_features(
         return lay_out(features)
 
     monkeypatch.setattr(feature_report, "lay_out", counted)
-    again = laid_out(kept, path)
+    again = kept_layouts(kept, path)
     assert not asked
     assert first["before"] is again["before"] is None
     assert first["after"] is not None
@@ -125,8 +125,8 @@ def test_a_plane_is_laid_out_once_for_the_same_features(
     assert np.array_equal(first["after"].places, again["after"].places)
     assert first["after"].perplexity == again["after"].perplexity
     other = replace(kept, before=before)
-    assert laid_out(other, path)["before"] is not None
+    assert kept_layouts(other, path)["before"] is not None
     assert len(asked) == 2
     path.write_bytes(path.read_bytes()[:100])
-    assert laid_out(other, path)["after"] is not None
+    assert kept_layouts(other, path)["after"] is not None
     assert len(asked) == 4

@@ -31,7 +31,13 @@ from hicmae.settings import AugmentConfig
 from shards.index import read_index
 from tests.finetune.test_joint import ALL as JOINT
 from tests.finetune.test_joint import CHANGES
-from tests.support.finetune_fixtures import VALUES, Train, all_notes, write_labelled_shards
+from tests.support.finetune_fixtures import (
+    VALUES,
+    Train,
+    all_notes,
+    damage_pictures,
+    write_labelled_shards,
+)
 
 
 @pytest.mark.parametrize(("number", "batch"), [(23, 6), (24, 6), (5, 6), (4, 6)])
@@ -137,10 +143,7 @@ def test_two_processes_leave_out_the_clips_that_one_does(
     broken = shutil.copytree(shards, tmp_path / "broken")
     table = read_index(broken).table
     training = table[table["fold"] == 2]
-    for row in training.iloc[:8].itertuples():
-        with (broken / row.shard).open("r+b") as file:
-            file.seek(row.mjpg_offset + 40)
-            file.write(b"damaged")
+    damage_pictures(broken, training.iloc[:8])
     runs = [
         train(
             on=broken,

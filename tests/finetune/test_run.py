@@ -38,6 +38,7 @@ from tests.support.finetune_fixtures import (
     VALUES,
     Train,
     all_notes,
+    damage_pictures,
     labels_of,
     run_tiny,
     split_benchmark,
@@ -344,10 +345,7 @@ def test_a_batch_whose_clips_are_all_damaged_is_left_out_and_the_next_one_comes(
         "trainer": TrainerConfig(progress=False, log_every=1, on_bad="skip"),
     }
     for rows, skipped in ((training.iloc[:11], 22), (training, 0)):
-        for row in rows.itertuples():
-            with (broken / row.shard).open("r+b") as file:
-                file.seek(row.mjpg_offset + 40)
-                file.write(b"damaged")
+        damage_pictures(broken, rows)
         if skipped:  # six batches an epoch, of which one has a clip
             out = tmp_path / "some"
             run = read_run(train_tiny(tmp_path, broken, tiny_model_config, out=out, **chosen))

@@ -15,6 +15,7 @@ from typing import Any
 from unittest import mock
 
 import numpy as np
+import pandas as pd
 
 from finetune.benchmark import Benchmark, FoldProtocol
 from finetune.record import Run
@@ -170,6 +171,14 @@ def train_tiny(
 def all_notes(run: Run) -> str:
     """Every sentence that a run and its folds have for the reader of their numbers."""
     return "\n".join([*run.facts.notes, *(note for fold in run.folds for note in fold.notes)])
+
+
+def damage_pictures(folder: Path, rows: pd.DataFrame) -> None:
+    """Write over a part of the first picture of samples of an index."""
+    for row in rows.itertuples():
+        with (folder / row.shard).open("r+b") as file:
+            file.seek(row.mjpg_offset + 40)
+            file.write(b"damaged")
 
 
 def settings(**options: Any) -> FinetuneConfig:
