@@ -67,7 +67,7 @@ class DemoConfig:
         steps: The commands in order.
         report: The file to look at in the end.
         values: Numbers and words that commands share, by name.
-        quick: Values that replace those for a run of a minute that shows nothing but that
+        quick: Values that replace those for a run of two minutes that shows nothing but that
             everything runs.
     """
 
@@ -129,7 +129,7 @@ def demo(
     Args:
         out: Folder for everything the demo makes.
         steps: YAML list of the steps.
-        quick: Use the small values: a minute that shows that everything runs, and no more.
+        quick: Use the small values: two minutes that show that everything runs, and no more.
         values: Values in place of those of the file, such as '{seed: 1}'.
         resume: Go on in OUT where an earlier demo stopped.
         overwrite: Start anew in the OUT of an earlier demo, which is removed.
