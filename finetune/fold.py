@@ -294,7 +294,7 @@ class EpochSaver(Checkpoint):
         if self.every == 0 or (trainer.current_epoch + 1) % self.every:
             return
         beside = self.path.with_name(f".{self.path.name}")
-        trainer.save_checkpoint(beside)  # which all processes take part in
+        trainer.save_checkpoint(beside, weights_only=False)  # which all processes take part in
         if trainer.is_global_zero:
             sync_to_disk(beside)
             beside.replace(self.path)

@@ -242,7 +242,9 @@ class Checkpoints(StepCallback):
     def act(self, trainer: pl.Trainer, module: PretrainModule, batch: Batch | None) -> None:
         """Save; all processes take part: some engines have a part of the state in each."""
         self._finish()
-        trainer.save_checkpoint(self.folder / f"step-{trainer.global_step:06d}.ckpt")
+        trainer.save_checkpoint(
+            self.folder / f"step-{trainer.global_step:06d}.ckpt", weights_only=False
+        )
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Save where the run ended, or was stopped, and wait until it is written."""

@@ -62,11 +62,14 @@ class SourceFile:
             the same bytes.
         sha256: Digest of the whole file.
         bytes: Its length.
+        cut_off: What it lacks of what its header announces (``hicmae.media.cut_off``), for people;
+            left out of the file where that is nothing.
     """
 
     path: str
     sha256: str
     bytes: int
+    cut_off: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -244,9 +247,9 @@ def sample_json(info: SampleInfo) -> bytes:
     values = dataclasses.asdict(info)
     if info.schema_version > 2:
         values["faces"]["found_by"] = [{"how": how, "count": n} for how, n in info.faces.found_by]
-    for name, usual in _LEFT_OUT.items():
-        if values[name] == usual:
-            del values[name]
+    for part in (values, values["source"], values["sound_source"] or {}):
+        for name in [name for name in part if name in _LEFT_OUT and part[name] == _LEFT_OUT[name]]:
+            del part[name]
     return (
         json.dumps(
             values,
@@ -358,7 +361,13 @@ def checksum(blocks: bytes) -> int:
 
 _RUN = operator.itemgetter("how", "count")
 # Fields that came later, and what they are of most samples: old shards stay as they were.
-_LEFT_OUT: dict[str, Any] = {"picture": {}, "sound_taken": "", "images": "present", "sync": {}}
+_LEFT_OUT: dict[str, Any] = {
+    "picture": {},
+    "sound_taken": "",
+    "images": "present",
+    "sync": {},
+    "cut_off": "",
+}
 _KINDS: dict[str, tuple[type, ...]] = {
     "str": (str,),
     "int": (int,),

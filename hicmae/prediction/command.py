@@ -350,7 +350,8 @@ def _line(track: TrackSummary) -> str:
     if track.heads:
         values = "; ".join(f"{name}: {printable(said)}" for name, said in track.heads.items())
     unsure = f", not sure in {track.not_sure:.0%} of them" if track.not_sure else ""
-    return f"{span}: {values} (mean of {track.num_windows} windows{unsure})"
+    windows = "one window" if track.num_windows == 1 else f"mean of {track.num_windows} windows"
+    return f"{span}: {values} ({windows}{unsure})"
 
 
 def _means(values: Mapping[str, float], *, is_class: bool) -> str:

@@ -21,6 +21,7 @@ import numpy as np
 from hicmae.bench import Stopwatch
 from hicmae.media.boxes import boxes_of
 from hicmae.media.container import open_container, packets_of
+from hicmae.media.cut_off import cut_off
 from hicmae.media.errors import MediaError
 from hicmae.media.faces import FaceConfig, FaceDetector
 from hicmae.media.identity import shared_embedder
@@ -182,7 +183,7 @@ def cut_windows(request: Request, emit: Emit) -> None:
         for window in cutter.rest():
             teller(window.end_seconds)
             emit(window)
-        emit(_finished(watch, sound, request.preparation))
+        emit(_finished(watch, sound, request))
 
 
 def _hear(
@@ -204,7 +205,7 @@ def _hear(
     for window in Cutter(stretches, layout, sound, start, watch).rest():
         teller(window.end_seconds)
         emit(window)
-    emit(_finished(watch, sound, request.preparation))
+    emit(_finished(watch, sound, request))
 
 
 def _sound_of(request: Request, recording: Recording) -> tuple[SoundSpans | None, str]:
@@ -521,12 +522,12 @@ def _followed(stretch: Stretch, fps: float) -> Followed:
     )
 
 
-def _finished(watch: Stopwatch, sound: SoundSpans | None, preparation: FaceConfig) -> Finished:
-    notes = []
+def _finished(watch: Stopwatch, sound: SoundSpans | None, request: Request) -> Finished:
+    notes = [lacks for lacks in [cut_off(request.path)] if lacks]
     if sound is not None and sound.taken:
         notes.append(f"its sound is {sound.taken}")
-    if sound is not None and sound.rms_db < preparation.silence_db:
-        notes.append(f"its sound is silent (below {preparation.silence_db:g} dB)")
+    if sound is not None and sound.rms_db < request.preparation.silence_db:
+        notes.append(f"its sound is silent (below {request.preparation.silence_db:g} dB)")
     if sound is not None and sound.damaged:
         notes.append("parts of its sound cannot be decoded and count as silence")
     return Finished(seconds=dict(watch.seconds), notes=tuple(notes))

@@ -13,8 +13,7 @@ import itertools
 import math
 import multiprocessing
 import os
-import wave
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,9 +22,8 @@ import cv2
 import numpy as np
 
 from hicmae.bench import Stopwatch
-from hicmae.files import DigestingFile, file_sha256
 from hicmae.media.boxes import boxes_of
-from hicmae.media.crops import encode_jpeg
+from hicmae.media.cut_off import cut_off
 from hicmae.media.errors import MediaError
 from hicmae.media.face_stack import StackReader
 from hicmae.media.faces import open_detector
@@ -50,6 +48,7 @@ from shards.building.faces import (
     speaking_faces,
     with_sound_beside,
 )
+from shards.building.members import source_file, write_mjpg, write_wav
 from shards.manifest import ManifestRow, face_key, printable, segment_key
 from shards.schema import (
     SAMPLE_RATE,
@@ -129,7 +128,9 @@ def prepare_recording(row: ManifestRow, *, config: BuildConfig, staging: Path) -
         return make_samples(row, config, staging / stem)
     except MediaError as error:
         cause = error.cause
-        message = f"{_named(error.path, row)}: {' '.join(error.problem.split())}"
+        lacks = [lack for lack in [cut_off(Path(error.path))] if lack]
+        problem = "; ".join([error.problem, *lacks])
+        message = f"{_named(error.path, row)}: {' '.join(problem.split())}"
     except FileNotFoundError:
         lost = row.audio if row.audio is not None and row.path.exists() else row.path
         cause, message = "missing-file", f"{printable(lost)}: no such file"
@@ -166,7 +167,7 @@ def make_samples(
         return _sound_alone(row, config, stem, watch)
     with watch.stage("digests"):
         if row.audio is not None:
-            sound_source = _source_file(row.audio, row.audio_name or row.audio.name)
+            sound_source = source_file(row.audio, row.audio_name or row.audio.name)
     for picture in pictures if several else pictures[:1]:
         with picture, watch.stage("decoding"):
             recording = Recording(
@@ -181,7 +182,7 @@ def make_samples(
             )
             images = picture.images.paths if isinstance(picture, ImageReader) else None
             with watch.stage("digests"):
-                source = _source_file(row.path, row.name, images)
+                source = source_file(row.path, row.name, images)
             with watch.stage("sound"):
                 sound = _sound_of(recording, row, config)
                 if isinstance(picture, StackReader) and sound is not None:
@@ -306,10 +307,10 @@ class _SampleMaker:
             raise _LeftOutError("no-sound", f"{where}: there is no sound in this span")
         mjpg, wav = stem.with_suffix(".mjpg"), stem.with_suffix(".wav")
         with watch.stage("encoding"):
-            offsets, mjpg_digest = _write_mjpg(mjpg, images, config)
+            offsets, mjpg_digest = write_mjpg(mjpg, images, config)
         assert len(offsets) == end - begin + 1, "one image for every frame"
         with watch.stage("sound"):
-            wav_digest = None if sound is None else _write_wav(wav, sound.samples)
+            wav_digest = None if sound is None else write_wav(wav, sound.samples)
         info = SampleInfo(
             key=key,
             source=self.source,
@@ -417,7 +418,7 @@ def _sound_alone(row: ManifestRow, config: BuildConfig, stem: Path, watch: Stopw
     """
     path = sound_file(row.path, row.audio)
     with watch.stage("digests"):
-        source = _source_file(path, row.name if row.audio is None else row.audio_name or path.name)
+        source = source_file(path, row.name if row.audio is None else row.audio_name or path.name)
     with watch.stage("sound"):
         sound = read_sound(path, sample_rate=SAMPLE_RATE, end_seconds=row.end, from_beginning=True)
     start = max(row.start or 0.0, sound.start_seconds)
@@ -437,7 +438,7 @@ def _sound_alone(row: ManifestRow, config: BuildConfig, stem: Path, watch: Stopw
         with watch.stage("sound"):
             span = _span_sound(sound, since, length, config.silence_db)
             assert span is not None, "it lies within the sound"
-            digest = _write_wav(wav, span.samples)
+            digest = write_wav(wav, span.samples)
         info = SampleInfo(
             key=row.key if len(bounds) == 1 else segment_key(row.key, number),
             source=source,
@@ -479,22 +480,6 @@ def _sound_of(recording: Recording, row: ManifestRow, config: BuildConfig) -> So
         if error.cause == "no-sound" and row.audio is None and config.sound == "optional":
             return None
         raise
-
-
-def _source_file(path: Path, name: str, images: Sequence[Path] | None = None) -> SourceFile:
-    """Name, digest and length of a file; of a folder, those of its ``images`` one after another.
-
-    The digest of images is over their names too (each ended by a zero byte, before its content).
-    """
-    digest, size = hashlib.sha256(), 0
-    for file in [path] if images is None else images:
-        if images is not None:
-            digest.update(os.fsencode(file.name) + b"\0")
-        with file.open("rb") as opened:
-            while block := opened.read(1 << 20):
-                digest.update(block)
-                size += len(block)
-    return SourceFile(path=name, sha256=digest.hexdigest(), bytes=size)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -543,32 +528,6 @@ def _span_sound(
         state=state,
         loudness_db=None if state == "silent" else round(float(level), 3),
     )
-
-
-def _write_wav(path: Path, samples: np.ndarray) -> str:
-    """Write 16-bit mono PCM (n,) at ``SAMPLE_RATE``; returns the file's SHA-256."""
-    with wave.open(str(path), "wb") as file:
-        file.setnchannels(1)
-        file.setsampwidth(2)
-        file.setframerate(SAMPLE_RATE)
-        file.writeframes(samples.astype("<i2").tobytes())
-    return file_sha256(path)
-
-
-def _write_mjpg(
-    path: Path, images: Iterable[np.ndarray], config: BuildConfig
-) -> tuple[tuple[int, ...], str]:
-    """Write N images (H, W, 3) uint8 RGB one after another as JPEG.
-
-    Returns: N + 1 byte offsets, the last being the length; and the file's SHA-256.
-    """
-    offsets = [0]
-    with path.open("wb") as file:
-        digesting = DigestingFile(file.write)
-        for image in images:
-            digesting.write(encode_jpeg(image, quality=config.jpeg_quality, chroma=config.chroma))
-            offsets.append(digesting.num_bytes)
-    return tuple(offsets), digesting.sha256
 
 
 @functools.cache

@@ -133,6 +133,7 @@ class SampleFacts:
         padded: Samples whose sound was padded, and the seconds put there.
         pictures: What was done with stored pictures (``tone_mapped hlg``) → number of samples.
         sounds_taken: What was taken instead of a mix that loses the sound → number of samples.
+        cut_off: Key of each sample of a recording that is cut off → what is said of that.
         num_damaged_sounds: Samples parts of whose sound could not be decoded.
         sync: Of samples whose mouth was held against the sound: ``ok``, ``apart`` (they do not go
             together) and ``shifted``, see ``hicmae.media.speaking.verdict`` → key → what is said.
@@ -148,6 +149,7 @@ class SampleFacts:
     padded: tuple[int, float]
     pictures: dict[str, int]
     sounds_taken: dict[str, int]
+    cut_off: dict[str, str]
     num_damaged_sounds: int
     sync: dict[str, dict[str, str]]
 
@@ -181,6 +183,7 @@ def read_facts(index: Index) -> SampleFacts:
     sounds_taken: Counter[str] = Counter()
     num_padded, padded_seconds, num_damaged = 0, 0.0, 0
     sync: dict[str, dict[str, str]] = defaultdict(dict)
+    cut_off: dict[str, str] = {}
     sources: list[str] = []
     for number, (data, info) in enumerate(sample_infos(index)):
         records[number] = np.frombuffer(_digest(data), dtype=np.uint8)
@@ -199,6 +202,9 @@ def read_facts(index: Index) -> SampleFacts:
         num_damaged += info.sound_damaged
         if info.sound_taken:
             sounds_taken[info.sound_taken] += 1
+        sources_of = [source for source in (info.source, info.sound_source) if source is not None]
+        for lacks in (source.cut_off for source in sources_of if source.cut_off):
+            cut_off[info.key] = lacks
         if info.sync:
             found = Agreement(**info.sync)  # type: ignore[arg-type]
             said = f"evidence {found.evidence:.1f}, sound {found.lag_seconds:+.2f} s"
@@ -214,6 +220,7 @@ def read_facts(index: Index) -> SampleFacts:
         padded=(num_padded, padded_seconds),
         pictures=dict(sorted(pictures.items())),
         sounds_taken=dict(sorted(sounds_taken.items())),
+        cut_off=dict(sorted(cut_off.items())),
         num_damaged_sounds=num_damaged,
         sync=dict(sorted(sync.items())),
     )

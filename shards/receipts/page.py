@@ -92,6 +92,7 @@ def receipt_page(about: Mapping[str, Any], cells: Sequence[Cell], pictures: str)
         ),
         _pictures(about),
         _sync(about),
+        _cut_off(about),
         "## Distributions",
         f"![Histograms]({pictures}/{HISTOGRAMS_PICTURE})",
         _distributions(about),
@@ -262,6 +263,13 @@ def _sync(about: Mapping[str, Any]) -> str:
         more = ", …" if len(keys) > _MOST_NAMED else ""
         rows.append((title, f"{found[f'num_{word}']:,} samples{': ' * bool(keys)}{listed}{more}"))
     return _table(("mouth and voice", ""), rows)
+
+
+def _cut_off(about: Mapping[str, Any]) -> str:
+    found = about.get("cut_off", {})  # none in most receipts, and in older ones
+    rows = [(f"`{key}`", said) for key, said in list(found.items())[:_MOST_NAMED]]
+    rows += [("…", f"{len(found):,} in all")] * (len(found) > _MOST_NAMED)
+    return _table(("sample", "its recording"), rows)
 
 
 def _left_out(about: Mapping[str, Any]) -> str:

@@ -103,6 +103,7 @@ def make_receipt(index: Index, facts: SampleFacts, versions: Mapping[str, str]) 
             "found_by": facts.found_by,
             "face_sizes": facts.face_sizes,
         },
+        **({"cut_off": facts.cut_off} if facts.cut_off else {}),
         **({"pictures": facts.pictures} if facts.pictures else {}),
         **({"sync": _sync(facts)} if facts.sync else {}),
         "refused": info.get("refused", {}),
