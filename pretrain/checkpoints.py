@@ -32,7 +32,7 @@ from torch import Tensor
 
 from hicmae.checkpoints.checkpoint import save_checkpoint
 from hicmae.config import load_yaml, to_dict
-from hicmae.files import DigestingFile, file_sha256, naming, sync_to_disk, write_json
+from hicmae.files import DigestingFile, file_sha256, sync_to_disk, whole_file, write_json
 from hicmae.pretraining import HiCMAE
 from pretrain.module import Batch, PretrainModule, StepCallback
 from pretrain.settings import PretrainConfig
@@ -338,24 +338,17 @@ class CheckpointFiles(CheckpointIO):
         self._thread.shutdown()
 
     def _write(self, whole: dict[str, Any], path: Path) -> None:
-        part = path.with_name(f".{path.stem}.part")
-        try:
-            with naming(path, part.name):
-                files = {path.name: save_tensors(part, whole)}
-        except BaseException:
-            part.unlink(missing_ok=True)
-            raise
         step = int(whole["global_step"])
         weights = {
             name.removeprefix("model."): value for name, value in whole["state_dict"].items()
         }
-        # Before the publication: a crash in between leaves weights that are too new, not too old.
-        self.portable(weights, step)
-        self.remove_checkpoint(path)
-        note = {"step": step, **whole["place"], "files": files}
-        write_json(note_of(path), note, sync=True)
-        part.replace(path)
-        sync_to_disk(path.parent)
+        with whole_file(path, sync=True) as part:
+            files = {path.name: save_tensors(part, whole)}
+            # Before the publication: a crash in between leaves weights that are too new, not old.
+            self.portable(weights, step)
+            self.remove_checkpoint(path)
+            note = {"step": step, **whole["place"], "files": files}
+            write_json(note_of(path), note, sync=True)
         for old in step_files(path.parent)[: -self.keep]:
             if not self.keep_every or step_of(old) % self.keep_every:
                 self.remove_checkpoint(old)

@@ -242,6 +242,8 @@ def test_a_failure_to_write_is_told_and_leaves_the_older_checkpoint(tmp_path: Pa
     path, lines = newest_checkpoint(tmp_path)
     assert path is not None
     assert (path.name, lines) == ("step-000005.ckpt", [])
+    left = {entry.name for entry in (tmp_path / "checkpoints").iterdir()}
+    assert left == {"step-000005.ckpt", "step-000005.json"}, "nothing half-written"
 
 
 def test_a_disk_that_gives_back_something_else_is_noticed(

@@ -18,7 +18,8 @@ ERRORS += [errno.EACCES, errno.ENAMETOOLONG, errno.EFBIG, errno.EILSEQ]
 
 class Faults:
     """Makes the n-th call that changes something below a folder fail with an error of the system:
-    opening for writing, writing, making a folder, renaming, setting a mode.
+    opening for writing, writing, making a folder, renaming, setting a mode. Of the writes to one
+    file the 1st, 2nd, 4th, 8th and so on count: weights are thousands, all of one line of code.
 
     Attributes:
         folder: Below it calls count; none: nowhere.
@@ -74,10 +75,12 @@ class _FailingFile:
     """A file that can be opened and not be written to; as with the real ones, no name is told."""
 
     def __init__(self, file: Any, fail: Callable[[], None]) -> None:
-        self._file, self._fail = file, fail
+        self._file, self._fail, self._writes = file, fail, 0
 
     def write(self, block: Any) -> int:
-        self._fail()
+        self._writes += 1
+        if self._writes & (self._writes - 1) == 0:
+            self._fail()
         return int(self._file.write(block))
 
     def __getattr__(self, name: str) -> Any:
