@@ -110,6 +110,11 @@ def answers(heads: Sequence[HeadLabels], values: np.ndarray) -> dict[str, str]:
     return {head.name: head.answer(values[place]) for head, place in slices(heads)}
 
 
+def said(heads: Sequence[HeadLabels], values: np.ndarray) -> str:
+    """The same in one line: each head, a colon, and its answer; "" without heads."""
+    return "; ".join(f"{name}: {answer}" for name, answer in answers(heads, values).items())
+
+
 def head_values(outputs: Tensor, kind: str) -> Tensor:
     """What outputs (B, K) of one head stand for: probabilities, or (regression) themselves.
 

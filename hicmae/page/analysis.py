@@ -20,6 +20,7 @@ from hicmae.checkpoints.networks import build_network
 from hicmae.checkpoints.sources import locate
 from hicmae.config import to_dict
 from hicmae.devices import choose_device
+from hicmae.heads import said
 from hicmae.page.jobs import Report
 from hicmae.page.pictures import WholeBank, bank_range, bank_url, frame_url, jpeg_url
 from hicmae.page.settings import Limits
@@ -275,20 +276,23 @@ def _require_length(seconds: float, most_seconds: float) -> None:
 
 def _predicted(track: Track, prediction: Prediction) -> dict[str, Any]:
     """A track with its outputs, by everything that there is and by picture and sound alone."""
-    values = {
-        "both": track.values,
-        "video": track.by_modality.get("video"),
-        "audio": track.by_modality.get("audio"),
-    }
+    values = {"both": track.values, **track.by_modality}
+    values = {name: values[name] for name in ("both", "video", "audio") if name in values}
+    heads = prediction.labels.heads
+
+    def outputs(of: dict[str, np.ndarray]) -> dict[str, Any]:
+        told = {"said": {name: said(heads, v) for name, v in of.items()}} if heads else {}
+        return {name: _numbers(v) for name, v in of.items()} | told
+
     table = track.boxes if len(track.boxes) else pandas.DataFrame(columns=[*_CORNERS, "angle"])
     boxes, angles = table[_CORNERS].to_numpy(float), table["angle"].to_numpy(float)
     thumbnails = track.thumbnails
     return _entry(track, boxes, angles, prediction.fps, prediction) | {
         "thumbnail": jpeg_url(thumbnails[len(thumbnails) // 2][1]) if thumbnails else "",
-        "summary": {name: _numbers(v.mean(axis=0)) for name, v in values.items() if v is not None},
+        "summary": outputs({name: v.mean(axis=0) for name, v in values.items()}),
         "windows": [
             {"start": float(start), "end": float(end)}
-            | {name: _numbers(v[number]) for name, v in values.items() if v is not None}
+            | outputs({name: v[number] for name, v in values.items()})
             for number, (start, end) in enumerate(track.spans)
         ],
     }

@@ -57,6 +57,7 @@ class Outputs(BaseModel):
     both: list[float] | None = Field(default=None, description="Everything that there is")
     video: list[float] | None = Field(default=None, description="The picture alone")
     audio: list[float] | None = Field(default=None, description="The sound alone")
+    said: dict[str, str] = Field(default={}, description="What several heads say, by each of these")
 
 
 class Window(Outputs):
@@ -148,6 +149,7 @@ class Live(BaseModel):
 
     modality: str = Field(description="What it went by: audio-video, video, audio; empty: nothing")
     values: list[float] | None = Field(description="One for each label; null: nothing to go by")
+    said: str = Field(default="", description="What several heads say")
     box: tuple[float, float, float, float, float] | None = Field(
         description="Of the face in the last picture, as those of a track"
     )

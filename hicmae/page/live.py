@@ -88,7 +88,11 @@ def look_live(
         box = (*shares.round(4).tolist(), round(float(np.degrees(moment.angle)), 2))
     values = None if moment.values is None else [round(float(v), 5) for v in moment.values]
     return answers.Live(
-        modality=moment.modality, values=values, box=box, seconds=time.monotonic() - began
+        modality=moment.modality,
+        values=values,
+        said=moment.said,
+        box=box,
+        seconds=time.monotonic() - began,
     )
 
 

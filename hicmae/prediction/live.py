@@ -19,6 +19,7 @@ from typing import Any
 import av
 import numpy as np
 
+from hicmae.heads import said
 from hicmae.media.crops import FaceCutter, decode_jpeg, encode_jpeg
 from hicmae.media.errors import MediaError
 from hicmae.media.recording import Recording
@@ -74,6 +75,7 @@ class Moment:
         values: (C,) probabilities or real values in the order of the labels; None: neither a face
             nor sound that the network could go by.
         modality: What it went by: ``audio-video``, ``video``, ``audio``; "" without values.
+        said: What the values of several heads say (``hicmae.heads.said``); "" of one.
         box: (4,) x0, y0, x1, y1 of the face in the last picture, pixels; None without one.
         angle: Radians by which the box is turned, clockwise.
         delay_seconds: From the arrival of the last picture or sound of the window to its values,
@@ -85,6 +87,7 @@ class Moment:
     end_seconds: float
     values: np.ndarray | None
     modality: str
+    said: str = ""
     box: np.ndarray | None = None
     angle: float = 0.0
     delay_seconds: float = 0.0
@@ -139,6 +142,7 @@ class LiveNetwork:
             end_seconds=end,
             values=values,
             modality=modality,
+            said="" if values is None else said(self._network.labels.heads, values),
             box=box,
             angle=angle,
         )

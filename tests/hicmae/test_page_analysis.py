@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from hicmae.config import to_dict
+from hicmae.heads import HeadLabels
 from hicmae.page.analysis import open_analyst
 from hicmae.page.answers import Model, Prediction
 from hicmae.page.pictures import WholeBank, bank_url
@@ -42,8 +44,19 @@ def analyst_of(
     def of(kind: str) -> Any:
         if kind not in opened:
             folder = tmp_path_factory.mktemp(kind) / "network"
-            names = CLASSES if kind == "classes" else ["arousal", "valence"]
-            labels = {} if kind == "classes" else {"labels": real_values(*names)}
+            names = CLASSES if kind in ("classes", "blends") else ["arousal", "valence"]
+            labels = {} if kind in ("classes", "blends") else {"labels": real_values(*names)}
+            if kind == "blends":
+                head = HeadLabels(
+                    name="emotions",
+                    kind="distribution",
+                    names=tuple(CLASSES),
+                    thresholds=(0.1, 0.2),
+                )
+                named = [f"emotions.{name}" for name in CLASSES]
+                scale = {"mean": [0.0] * 3, "std": [1.0] * 3}
+                joint = {"task": "joint", "names": named, "heads": to_dict([head])}
+                labels = {"labels": joint | scale}
             if kind == "pretrained":
                 HiCMAE(tiny_model_config).save_pretrained(folder)
             else:
@@ -64,6 +77,27 @@ def analysed(analyst: Any, path: Path) -> tuple[Prediction, list[str]]:
     Model.model_validate(analyst.describe() | dict.fromkeys(LIMITS, 1) | {"live": ""})
     result = analyst.analyse(path, lambda stage, share: stages.append(stage))
     return Prediction.model_validate(result), stages
+
+
+@pytest.mark.slow
+def test_what_several_heads_say_comes_in_words_by_everything_and_by_each(
+    clip: Path, analyst_of: Callable[[str], Any]
+) -> None:
+    analyst = analyst_of("blends")
+    result, _ = analysed(analyst, clip)
+    (track,) = result.tracks
+    for outputs in (track.summary, *track.windows):
+        assert set(outputs.said) == {"both", "video", "audio"}
+        shares = dict(zip(CLASSES, outputs.both or [], strict=True))
+        words = outputs.said["both"]
+        assert words.startswith("emotions: ")
+        first, *second = sorted(shares, key=lambda name: -shares[name])
+        if shares[second[0]] < 0.1:
+            assert words == f"emotions: {first}"
+        else:
+            equal = shares[first] - shares[second[0]] <= 0.2
+            parts = (50, 50) if equal else (70, 30)
+            assert words == f"emotions: {first} {parts[0]} + {second[0]} {parts[1]}"
 
 
 @pytest.mark.slow

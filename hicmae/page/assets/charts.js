@@ -152,23 +152,10 @@ export function frameFace(box, [x, y, width, height, angle], caption, colour) {
   label.style.top = top < 0.08 ? `${100 * Math.max(-top, 0) / height}%` : "auto";
 }
 
-/** What each of several heads says: a class or level, the classes that are there, or numbers. */
-export function saidBy(heads, values) {
-  let start = 0;
-  return heads.map(({ name, kind, names, thresholds }) => {
-    const own = values.slice(start, start += names.length);
-    if (kind === "multilabel") {
-      return `${name}: ${names.filter((_, i) => own[i] >= thresholds[i]).join("+") || "none"}`;
-    }
-    const top = own.indexOf(Math.max(...own));
-    return `${name}: ${["classification", "ordinal"].includes(kind) ? names[top]
-      : names.map((one, i) => `${one} ${own[i].toFixed(2)}`).join(", ")}`;
-  }).join("; ");
-}
-
-/** What is said in one line, and in which colour: the first class, all real values or all heads. */
-export function captionOf(labels, values, task, heads = []) {
-  if (task === "joint") return [saidBy(heads, values), "#ffffff"];
+/** What is said in one line, and in which colour: the first class, all real values, or what
+ *  several heads say. */
+export function captionOf(labels, values, task, said) {
+  if (task === "joint") return [said, "#ffffff"];
   const top = values.indexOf(Math.max(...values));
   return task === "classification" ? [`${labels[top]} ${values[top].toFixed(2)}`, colourOf(top)]
     : [labels.map((label, i) => `${label} ${values[i].toFixed(2)}`).join("  "), "#ffffff"];

@@ -149,7 +149,7 @@ export class LiveView {
     }
   }
 
-  show({ modality, values, box }, windows, end) {
+  show({ modality, values, said, box }, windows, end) {
     const { model, at } = this;
     while (windows.length && windows[0].end < end - SHOWN_SECONDS) windows.shift();
     const all = windows.flatMap((window) => window.values);
@@ -164,7 +164,7 @@ export class LiveView {
       const video = at("live-video");
       video.parentElement.style.aspectRatio = `${video.videoWidth} / ${video.videoHeight}`;
       frameFace(at("live-box"), box, ...captionOf(model.labels, values, model.task,
-        model.heads));
+        said));
     }
     const shown = windows.map((window) => ({ both: window.values,
       start: window.end - end + SHOWN_SECONDS, end: window.end - end + SHOWN_SECONDS }));

@@ -1,7 +1,7 @@
 // The page: a clip goes up, its prediction comes down and moves with playback.
 
 import {
-  Timeline, bars, captionOf, clock, element, frameFace, legend, saidBy, updateBars,
+  Timeline, bars, captionOf, clock, element, frameFace, legend, updateBars,
 } from "/charts.js";
 import { LiveView } from "/live.js";
 import { Recorder } from "/recorder.js";
@@ -186,7 +186,7 @@ function compare(track) {
   at("mattered").textContent = mattered(track.summary);
 }
 
-function mattered({ both, video, audio }) {
+function mattered({ both, video, audio, said }) {
   if (!both) return "";
   if (!video || !audio) {
     return video ? "The network went by the picture: there is no other."
@@ -199,8 +199,7 @@ function mattered({ both, video, audio }) {
   const nearer = far.picture < far.sound ? "picture" : "sound";
   const top = (one) => labels[one.indexOf(Math.max(...one))];
   const says = task === "joint"
-    ? `Together: ${saidBy(shown.result.heads, both)}. Picture alone: `
-      + `${saidBy(shown.result.heads, video)}. Sound alone: ${saidBy(shown.result.heads, audio)}. `
+    ? `Together: ${said.both}. Picture alone: ${said.video}. Sound alone: ${said.audio}. `
     : task === "classification"
     ? `Together: ${top(both)}; picture alone: ${top(video)}; sound alone: ${top(audio)}. ` : "";
   return `${says}The joint answer lies nearer to the ${nearer} `
@@ -255,7 +254,7 @@ function moved(time = shown?.playable ? at("player").currentTime : Number(at("po
   let caption = track.name, colour = "#ffffff";
   if (now?.both) {
     updateBars(at("now"), result.labels, now.both, shown.range);
-    [caption, colour] = captionOf(result.labels, now.both, result.task, result.heads);
+    [caption, colour] = captionOf(result.labels, now.both, result.task, now.said?.both);
   } else {
     at("now").replaceChildren(element("p", { className: "quiet",
       textContent: "Nothing was predicted for this moment." }));
