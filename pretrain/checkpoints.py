@@ -1,10 +1,10 @@
 """Checkpoints of a run: when they are saved, how they are written, and where a run goes on.
 
 In ``checkpoints/`` a step has ``step-000100.ckpt``, the whole state, from which any number of
-devices goes on, and ``step-000100.json`` with its length and digest. It is written as
-``.step-000100.part`` while training goes on, read back, and renamed last: a checkpoint that has
-its name is whole. Engines that share the state gather it to the first process, which holds 12
-bytes a parameter more while it is written.
+devices goes on, and ``step-000100.json`` with its length and digest. It is written under a hidden
+name while training goes on, read back, and renamed last: a checkpoint that has its name is whole.
+Engines that share the state gather it to the first process, which holds 12 bytes a parameter more
+while it is written.
 
 However many processes go on, an optimizer step takes the clips and draws that it would have taken:
 batches are numbered over all processes, and ``accumulate`` is changed against their number. What

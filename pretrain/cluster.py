@@ -79,7 +79,8 @@ class StepTask:
 def step_task(environ: Mapping[str, str]) -> StepTask | None:
     """The task that a process is; None: it is none of several, and makes a run of its own.
 
-    Raises: ValueError: the nodes of the step have different numbers of tasks.
+    Raises: ValueError: the nodes of the step have different numbers of tasks, or the variables do
+        not fit each other.
     """
     step, total = environ.get("SLURM_STEP_ID", ""), environ.get("SLURM_STEP_NUM_TASKS", "")
     if not (step.isdigit() and int(step) < _NO_STEP and total.isdigit() and int(total) > 1):
@@ -89,24 +90,46 @@ def step_task(environ: Mapping[str, str]) -> StepTask | None:
     if environ.get("SLURM_NTASKS", total) != total or "SLURM_PROCID" not in environ:
         return None
     counts = list(_counts(environ.get("SLURM_STEP_TASKS_PER_NODE", total)))
-    job = environ.get("SLURM_JOB_ID", "0")
+    job = whole_number(environ, "SLURM_JOB_ID", 0)
+    rank = whole_number(environ, "SLURM_PROCID")
     if len(set(counts)) > 1:
         raise ValueError(
             f"SLURM step {job}.{step}: started {total} processes, {', '.join(map(str, counts))} on "
             "its nodes; start the same number on every node (srun --ntasks-per-node)"
         )
+    if not counts or sum(counts) != int(total) or rank >= int(total):
+        raise ValueError(
+            f"SLURM step {job}.{step}: this would be process {rank} of {total}, and its nodes have "
+            f"{', '.join(map(str, counts)) or 'none'} (SLURM_PROCID, SLURM_STEP_NUM_TASKS, "
+            "SLURM_STEP_TASKS_PER_NODE): start with srun, or unset what is left of them"
+        )
     nodes = environ.get("SLURM_STEP_NODELIST", environ.get("SLURM_NODELIST", "127.0.0.1"))
     return StepTask(
-        job=job,
+        job=str(job),
         step=step,
-        restart=int(environ.get("SLURM_RESTART_COUNT", "0")),
-        rank=int(environ["SLURM_PROCID"]),
-        local_rank=int(environ.get("SLURM_LOCALID", "0")),
-        node_rank=int(environ.get("SLURM_NODEID", "0")),
+        restart=whole_number(environ, "SLURM_RESTART_COUNT", 0),
+        rank=rank,
+        local_rank=whole_number(environ, "SLURM_LOCALID", 0),
+        node_rank=whole_number(environ, "SLURM_NODEID", 0),
         devices=counts[0],
         num_nodes=len(counts),
         first_node=SLURMEnvironment.resolve_root_node_address(nodes),
     )
+
+
+def whole_number(environ: Mapping[str, str], name: str, default: int | None = None) -> int:
+    """What a launcher has put into the environment; absent: ``default``.
+
+    Raises: ValueError: it is no whole number, or absent without a default.
+    """
+    value = environ.get(name, default)
+    if value is None or not re.fullmatch(r"\d+", str(value)):
+        found = "is not set" if value is None else f"= {value!r} is no whole number"
+        raise ValueError(
+            f"environment: {name} {found}, so the launcher's other variables cannot be used; start "
+            "with torchrun or srun, or unset what is left of them"
+        )
+    return int(value)
 
 
 def lone_task(environ: Mapping[str, str], num_processes: int) -> str:
@@ -118,7 +141,7 @@ def lone_task(environ: Mapping[str, str], num_processes: int) -> str:
     is_step &= environ.get("SLURM_STEP_NUM_TASKS") == environ.get("SLURM_NTASKS") == "1"
     where = f"SLURM step {job}.{step}, of one task" if is_step else f"SLURM job {job}, outside srun"
     what = "1 process" if num_processes == 1 else f"{num_processes} processes, which it starts"
-    wished = 1 if is_step else int(environ.get("SLURM_NTASKS", "1"))
+    wished = 1 if is_step else whole_number(environ, "SLURM_NTASKS", 1)
     remedy = f"; srun makes one run of the job's {wished} tasks" if wished > 1 else ""
     return f"{where}: a run of its own, of {what}{remedy}"
 
@@ -144,7 +167,7 @@ class StepEnvironment(ClusterEnvironment):
     @property
     def main_port(self) -> int:
         """``MASTER_PORT``, which ``meet`` has set."""
-        return int(os.environ.get("MASTER_PORT", step_ports(self.task)[0]))
+        return given_port(os.environ) or step_ports(self.task)[0]
 
     @staticmethod
     def detect() -> bool:
@@ -170,10 +193,21 @@ class StepEnvironment(ClusterEnvironment):
         return self.task.node_rank
 
 
+def given_port(environ: Mapping[str, str]) -> int | None:
+    """``MASTER_PORT``; None where it is not set.
+
+    Raises: ValueError: it is no port.
+    """
+    port = whole_number(environ, "MASTER_PORT", 0) if "MASTER_PORT" in environ else None
+    if port is not None and not 0 < port < 65536:
+        raise ValueError(f"environment: MASTER_PORT = {port} (must be 1 to 65535); unset it")
+    return port
+
+
 def step_ports(task: StepTask) -> list[int]:
     """Where the tasks may meet, in the order of trying; ``MASTER_PORT`` alone where it is set."""
-    if "MASTER_PORT" in os.environ:
-        return [int(os.environ["MASTER_PORT"])]
+    if port := given_port(os.environ):
+        return [port]
     first = int(task.job) * _PORTS_PER_JOB + int(task.step)
     return [
         _FIRST_PORT + (first + number * _NEXT_TRY) % _NUM_PORTS for number in range(_PORT_TRIES)

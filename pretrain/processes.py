@@ -31,9 +31,18 @@ from lightning_fabric.utilities.distributed import _set_num_threads_if_needed
 from pytorch_lightning.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
 
 from hicmae.processes import speaks_of_another_process
-from pretrain.cluster import StepEnvironment, StepTask, lone_task, port_taken, step_task
+from pretrain.cluster import (
+    StepEnvironment,
+    StepTask,
+    given_port,
+    lone_task,
+    port_taken,
+    step_task,
+    whole_number,
+)
 from pretrain.settings import HardwareConfig
 
+_OF_LAUNCHERS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK")
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
@@ -64,11 +73,14 @@ class Processes:
 def find_processes(hardware: HardwareConfig, device: str) -> Processes:
     """Find out from the environment and the settings; ``device`` is the option.
 
-    Raises: ValueError: torchrun or SLURM started different numbers of processes on its nodes.
+    Raises: ValueError: torchrun or SLURM started different numbers of processes on its nodes, or
+        what a launcher left in the environment does not fit.
     """
     if TorchElasticEnvironment.detect():
-        world, here = int(os.environ["WORLD_SIZE"]), int(os.environ["LOCAL_WORLD_SIZE"])
-        found = _started(hardware, "torchrun", int(os.environ["RANK"]), world, here)
+        names = ("RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
+        rank, world, here = (whole_number(os.environ, name) for name in names)
+        whole_number(os.environ, "LOCAL_RANK")
+        found = _started(hardware, "torchrun", rank, world, here)
         return replace(found, note="; ".join(filter(None, (found.note, _restarts(os.environ)))))
     task = step_task(os.environ)
     if task is not None:
@@ -77,8 +89,9 @@ def find_processes(hardware: HardwareConfig, device: str) -> Processes:
         return replace(found, task=task, note=note)
     devices = _devices(hardware, device)
     nodes = 1 if hardware.num_nodes == "auto" else hardware.num_nodes
-    environment = LightningEnvironment()
-    rank = environment.node_rank() * devices + environment.local_rank()
+    node = whole_number(os.environ, "NODE_RANK", whole_number(os.environ, "GROUP_RANK", 0))
+    rank = node * devices + whole_number(os.environ, "LOCAL_RANK", 0)
+    _check_leftovers(os.environ, rank, devices * nodes)
     return Processes(
         rank=rank, devices=devices, num_nodes=nodes, note=lone_task(os.environ, devices * nodes)
     )
@@ -109,16 +122,16 @@ def check_gpus(processes: Processes, num_visible: int) -> None:
 def check_port(processes: Processes) -> None:
     """Check ``MASTER_PORT`` where this process is the first and starts the others.
 
-    Raises: ValueError: another program has it.
+    Raises: ValueError: it is no port, or another program has it.
     """
-    port = os.environ.get("MASTER_PORT", "")
+    port = given_port(os.environ)
     first = processes.rank == 0 and processes.launcher == "own" and "LOCAL_RANK" not in os.environ
-    if not (first and processes.world_size > 1 and port.isdigit()):
+    if port is None or not first or processes.world_size == 1:
         return
     try:
-        socket.create_server(("", int(port))).close()
+        socket.create_server(("", port)).close()
     except OSError as error:
-        raise ValueError(port_taken(int(port), str(error.strerror))) from None
+        raise ValueError(port_taken(port, str(error.strerror))) from None
 
 
 class Launcher(_SubprocessScriptLauncher):
@@ -214,10 +227,10 @@ def _started(
     devices: int,
 ) -> Processes:
     """Processes that somebody else started; their counts hold, whatever the settings say."""
-    if world_size % devices:
+    if not devices or world_size % devices or rank >= world_size:
         raise ValueError(
-            f"{launcher}: started {world_size} processes, {devices} of them on this node; start "
-            "the same number on every node"
+            f"{launcher}: started {world_size} processes, {devices} of them on this node, of which "
+            f"this is number {rank}; start the same number on every node"
         )
     nodes = world_size // devices
     wished = (hardware.devices, hardware.num_nodes)
@@ -230,6 +243,25 @@ def _started(
     ]
     note = f"{launcher} started the processes; not used: {', '.join(differs)}" if differs else ""
     return Processes(rank=rank, devices=devices, num_nodes=nodes, launcher=launcher, note=note)
+
+
+def _check_leftovers(environ: Mapping[str, str], rank: int, world_size: int) -> None:
+    """Compare what another launcher has said, if one has, with a run that starts its own processes.
+
+    Each of its processes would train alone otherwise, all into one folder.
+    """
+    said = {name: environ[name] for name in _OF_LAUNCHERS if name in environ}
+    differs = {"RANK", "WORLD_SIZE"} <= said.keys() and (
+        (said["RANK"], said["WORLD_SIZE"]) != (str(rank), str(world_size))
+    )
+    if rank < world_size and not differs:
+        return
+    listed = ", ".join(f"{name} = {value}" for name, value in said.items())
+    raise ValueError(
+        f"environment: {listed} do not fit a run of hardware.devices x num_nodes = {world_size} "
+        "processes that starts them itself: start with torchrun or srun, set hardware.devices and "
+        "num_nodes to what is started, or unset what is left of another launcher"
+    )
 
 
 def _restarts(environ: Mapping[str, str]) -> str:

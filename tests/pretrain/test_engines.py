@@ -108,7 +108,8 @@ def test_a_command_that_nobody_started_is_the_first_of_its_processes(
     assert find_processes(hardware, "cpu") == Processes(rank=0, devices=2, num_nodes=3)
     start_as(monkeypatch, NODE_RANK=2, LOCAL_RANK=1)
     assert find_processes(hardware, "cpu").rank == 5
-    assert find_processes(HardwareConfig(), "cpu").world_size == 1
+    with pytest.raises(ValueError, match="LOCAL_RANK = 1, NODE_RANK = 2 do not fit"):
+        find_processes(HardwareConfig(), "cpu")  # every one of them would be a run of its own
 
 
 def test_torchrun_and_slurm_say_who_is_there_and_settings_that_differ_are_named(
