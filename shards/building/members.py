@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hicmae.files import DigestingFile, file_sha256
+from hicmae.files import DigestingFile, file_sha256, naming
 from hicmae.media.crops import encode_jpeg
 from hicmae.media.cut_off import cut_off
 from shards.schema import SAMPLE_RATE, SourceFile
@@ -39,7 +39,7 @@ def source_file(path: Path, name: str, images: Sequence[Path] | None = None) -> 
 
 def write_wav(path: Path, samples: np.ndarray) -> str:
     """Write 16-bit mono PCM (n,) at ``SAMPLE_RATE``; returns the file's SHA-256."""
-    with wave.open(str(path), "wb") as file:
+    with naming(path), wave.open(str(path), "wb") as file:
         file.setnchannels(1)
         file.setsampwidth(2)
         file.setframerate(SAMPLE_RATE)
@@ -55,7 +55,7 @@ def write_mjpg(
     Returns: N + 1 byte offsets, the last being the length; and the file's SHA-256.
     """
     offsets = [0]
-    with path.open("wb") as file:
+    with naming(path), path.open("wb") as file:
         digesting = DigestingFile(file.write)
         for image in images:
             digesting.write(encode_jpeg(image, quality=config.jpeg_quality, chroma=config.chroma))

@@ -119,6 +119,8 @@ def prepare_recording(row: ManifestRow, *, config: BuildConfig, staging: Path) -
         row: The recording.
         config: How.
         staging: An existing folder for the members.
+
+    Raises: OSError: nothing can be written into ``staging``, for which no recording is to blame.
     """
     _settle_worker()
     path = printable(row.path)
@@ -135,6 +137,9 @@ def prepare_recording(row: ManifestRow, *, config: BuildConfig, staging: Path) -
         lost = row.audio if row.audio is not None and row.path.exists() else row.path
         cause, message = "missing-file", f"{printable(lost)}: no such file"
     except (OSError, MemoryError) as error:
+        written = getattr(error, "filename", None)
+        if written is not None and Path(os.fsdecode(written)).is_relative_to(staging):
+            raise
         cause, message = "unreadable", f"{path}: {_one_line(error)}"
     except Exception as error:  # a decoder's surprise costs this recording and not the build
         cause, message = "error", f"{path}: {_one_line(error)}"

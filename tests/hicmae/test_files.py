@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from hicmae.files import whole_file, whole_folder
 from hicmae.prediction.process import DecodingProcess
 from hicmae.settings import ModelConfig
+from tests.support.build_fixtures import run_here
 from tests.support.media_files import write_sound
 from tests.support.prediction_fixtures import talk, write_checkpoint, write_talking
 from tests.support.system_faults import Faults
@@ -45,9 +46,11 @@ def test_at_every_write_of_a_verb_the_line_says_which_file_could_not_be_written(
     tiny_model_config: ModelConfig,
     faults: Faults,
     command: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
     line: str,
     least: int,
 ) -> None:
+    monkeypatch.setattr("shards.building.build.run_in_order", run_here)
     write_checkpoint(tmp_path / "net", tiny_model_config)
     write_talking(tmp_path / "v.mp4", 0.8)
     for name in "ab":
