@@ -30,6 +30,8 @@ from hicmae.config import config_path, from_dict, load_yaml
 from hicmae.files import write_text
 
 DEMO_STEPS = Path("configs/demo.yaml")
+# Kinds of values; text may be given as anything.
+_KINDS = {bool: "true or false", int: "a number", float: "a number"}
 _STATE = "demo.json"
 _AT_ONCE = 2
 # What a command that is told to stop gets to end by itself, seconds.
@@ -99,13 +101,16 @@ class DemoConfig:
             quick: Whether with the small values.
             given: Values in place of both.
 
-        Raises: ValueError: a name that is not among the values.
+        Raises: ValueError: a name that is not among the values, or something of another kind.
         """
         given = given or {}
         if unknown := sorted(set(given) - set(self.values)):
-            raise ValueError(
-                f"demo: values: {', '.join(unknown)} (allowed: {', '.join(self.values)})"
-            )
+            raise ValueError(f"values: {', '.join(unknown)} (allowed: {', '.join(self.values)})")
+        for name, value in given.items():
+            usual = self.values[name]
+            kind = _KINDS.get(type(usual), "")
+            if kind and _KINDS.get(type(value)) != kind:
+                raise ValueError(f"values: {name} = {value!r} (must be {kind}, such as {usual!r})")
         chosen = {**self.values, **(self.quick if quick else {}), **given}
         # As a command line has them: true, not True.
         words = {k: json.dumps(v) if isinstance(v, bool) else v for k, v in chosen.items()}

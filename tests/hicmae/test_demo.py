@@ -326,6 +326,13 @@ def test_values_given_by_hand_stand_above_those_of_the_file_and_are_in_its_list(
     assert main(words) == 2
     assert "values: wrd (allowed: word)" in capsys.readouterr().err
     assert not (tmp_path / "new").exists()
+    for wrong in ("seed: x", "contrast: 1", "epochs: true"):
+        assert main(["demo", "--out", str(tmp_path / "new"), "--values", f"{{{wrong}}}"]) == 2
+        name = wrong.split(":")[0]
+        said = capsys.readouterr().err
+        assert f"hicmae demo: error: values: {name} = " in said
+        assert " (must be " in said
+        assert not (tmp_path / "new").exists()
 
 
 def test_the_steps_of_the_repository_are_read() -> None:
