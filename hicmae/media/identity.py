@@ -37,7 +37,7 @@ class SFaceSettings:
 
 @EMBEDDERS.register("sface", settings=SFaceSettings)
 class SFace:
-    """OpenCV's SFace (39 MB). Its real network was not at hand: only the joining has been tried.
+    """OpenCV's SFace (39 MB). Its real weights were not at hand: tried with others in their place.
 
     Source: Y. Zhong et al., "SFace: Sigmoid-Constrained Hypersphere Loss", 2021; the likeness from
     which two faces are one person's is that of OpenCV's model zoo.
@@ -59,7 +59,8 @@ class SFace:
 
         assert face.landmarks is not None, "FaceConfig asks for a detector that finds them"
         row = np.concatenate([face.box[:2], face.box[2:] - face.box[:2], face.landmarks.ravel()])
-        image = self._network.alignCrop(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR), row[None])
+        row = row[None].astype(np.float32)  # OpenCV takes the bytes for that, whatever they are
+        image = self._network.alignCrop(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR), row)
         vector = self._network.feature(image).ravel().astype(np.float64)
         return np.asarray(vector / np.linalg.norm(vector))
 

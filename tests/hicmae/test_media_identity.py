@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
+from hicmae.files import file_sha256
 from hicmae.media.faces import EMBEDDERS, Face, FaceConfig
-from hicmae.media.identity import FILE_NAME, get_sface, same_people
+from hicmae.media.identity import FILE_NAME, SFace, SFaceSettings, get_sface, same_people
 from hicmae.prediction.messages import WindowConfig
 from hicmae.registry import NoSettings
 from shards.building.prepare import make_samples
@@ -116,6 +119,66 @@ def test_faces_seen_together_are_never_one_person() -> None:
     assert same_people([(0, 10), (5, 15), (20, 30)], [one, one, one], 0.5) == [0, 1, 0]
     assert same_people([(0, 10), (10, 20), (20, 30)], [one, other, near], 0.5) == [0, 1, 0]
     assert same_people([(0, 10), (10, 20), (20, 30)], [one, other, near], 0.9) == [0, 1, 2]
+
+
+def write_stand_in(path: Path) -> str:
+    """A network with SFace's input and output: 128 numbers from 7 x 7 places of its picture."""
+    onnx = pytest.importorskip("onnx")
+    helper, tensors = onnx.helper, onnx.numpy_helper
+    weights = np.random.default_rng(0).normal(size=(3 * 49, 128)).astype(np.float32)
+    kind = onnx.TensorProto.FLOAT
+    nodes = [
+        helper.make_node(
+            "AveragePool", ["data"], ["places"], kernel_shape=[16, 16], strides=[16, 16]
+        ),
+        helper.make_node("Flatten", ["places"], ["row"]),
+        helper.make_node("MatMul", ["row", "weights"], ["fc1"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "stand-in",
+        [helper.make_tensor_value_info("data", kind, [1, 3, 112, 112])],
+        [helper.make_tensor_value_info("fc1", kind, [1, 128])],
+        [tensors.from_array(weights, "weights")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 11)], ir_version=6)
+    onnx.save(model, path)
+    return file_sha256(path)
+
+
+# Eyes, nose and corners of the mouth as YuNet gives them, left in the picture first.
+LANDMARKS = np.array([[38, 52], [74, 52], [56, 72], [42, 92], [70, 92]], dtype=np.float64)
+
+
+def seen(turn: float, scale: float, *, swap: bool = False) -> tuple[np.ndarray, Face]:
+    """A face of patches, turned (degrees) and scaled; ``swap``: with red for blue."""
+    patches = np.random.default_rng(1).integers(0, 255, (7, 7, 3), dtype=np.uint8)
+    picture = cv2.resize(patches, (112, 112), interpolation=cv2.INTER_CUBIC)
+    move = cv2.getRotationMatrix2D((56, 56), turn, scale)
+    move[:, 2] += (100, 80)
+    frame = cv2.warpAffine(picture[:, :, ::-1] if swap else picture, move, (320, 320))
+    points = LANDMARKS @ move[:, :2].T + move[:, 2]
+    box = np.concatenate([points.min(0) - 20, points.max(0) + 20])
+    return frame, Face(box=box, score=0.9, landmarks=points)
+
+
+def test_opencv_turns_a_face_upright_by_its_landmarks_before_it_is_compared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All of ``SFace`` but the weights of the real network."""
+    file = tmp_path / FILE_NAME
+    monkeypatch.setattr("hicmae.media.identity.SHA256", write_stand_in(file))
+    network = SFace(SFaceSettings(file=file))
+    plain = network.embed(*seen(0, 1.0))
+    assert plain.shape == (128,)
+    assert abs(np.linalg.norm(plain) - 1) < 1e-9
+    for turn, scale in ((25, 1.0), (-40, 1.5), (90, 0.8)):
+        assert plain @ network.embed(*seen(turn, scale)) > 0.99, (turn, scale)
+    assert plain @ network.embed(*seen(0, 1.0, swap=True)) < 0.98
+    frame, face = seen(0, 1.0)
+    assert face.landmarks is not None
+    mirrored = replace(face, landmarks=face.landmarks[[1, 0, 2, 4, 3]])
+    assert plain @ network.embed(frame, mirrored) < 0.98
 
 
 def test_a_network_that_is_missing_or_another_is_said_in_one_line(
