@@ -23,8 +23,8 @@ NAMES = sorted(
 )
 
 # Nobody has reported sound and picture by these rules.
+WITHOUT_HICMAE = {"blemore"}  # its authors have tried others
 UNPUBLISHED = {
-    "blemore",
     "c_expr_db",
     "iemocap_joint",
     "meld",
@@ -201,10 +201,12 @@ def test_every_published_number_has_a_source_and_is_a_fraction(name: str) -> Non
     if name in UNPUBLISHED:
         assert not benchmark.published
         return
-    assert benchmark.published[0].method == "HiCMAE base"
+    methods = [item.method for item in benchmark.published]
+    assert (methods[0] == "HiCMAE base") == (name not in WITHOUT_HICMAE)
     for item in benchmark.published:
         assert item.source
         assert item.modalities
         assert all(0 < value < 1 for value in item.scores.values())
-    leading = benchmark.ranking
-    assert any(metric.startswith(leading) for metric in benchmark.published[0].scores)
+    leading = benchmark.combinations.get(benchmark.ranking) or {benchmark.ranking: 1.0}
+    for part in leading:
+        assert any(metric.startswith(part) for metric in benchmark.published[0].scores)
