@@ -40,6 +40,12 @@ def cut_off(path: Path) -> str:
         return ""
 
 
+def problem_of(error: MediaError) -> str:
+    """What is wrong with a recording, and what it lacks, if that is why."""
+    lacks = cut_off(Path(error.path))
+    return f"{error.problem}; {lacks}" if lacks else error.problem
+
+
 def _by_bytes(path: Path) -> str:
     """Of a RIFF: its length is in its first bytes, and FFmpeg takes what is there for it."""
     with path.open("rb") as file:

@@ -26,7 +26,7 @@ from typing import Any
 import cv2
 
 from hicmae.devices import peak_memory_bytes
-from hicmae.media.cut_off import cut_off
+from hicmae.media.cut_off import problem_of
 from hicmae.media.errors import MediaError
 from hicmae.media.faces import FaceConfig
 from hicmae.prediction.annotate import AnnotateRequest, annotate
@@ -350,9 +350,8 @@ def _answer(request: Any, emit: Callable[[Any], None]) -> None:
     except BrokenPipeError:
         raise
     except MediaError as error:
-        lacks = [lack for lack in [cut_off(Path(error.path))] if lack]
-        problem = "; ".join([error.problem, *lacks])
-        emit(Failed(cause=error.cause, message=_about(request, problem, error.path)))
+        message = _about(request, problem_of(error), error.path)
+        emit(Failed(cause=error.cause, message=message))
     except FileNotFoundError as error:
         emit(Failed(cause="unreadable", message=_one_line(str(error))))
     except ValueError as error:

@@ -23,7 +23,7 @@ import numpy as np
 
 from hicmae.bench import Stopwatch
 from hicmae.media.boxes import boxes_of
-from hicmae.media.cut_off import cut_off
+from hicmae.media.cut_off import problem_of
 from hicmae.media.errors import MediaError
 from hicmae.media.face_stack import StackReader
 from hicmae.media.faces import open_detector
@@ -130,9 +130,7 @@ def prepare_recording(row: ManifestRow, *, config: BuildConfig, staging: Path) -
         return make_samples(row, config, staging / stem)
     except MediaError as error:
         cause = error.cause
-        lacks = [lack for lack in [cut_off(Path(error.path))] if lack]
-        problem = "; ".join([error.problem, *lacks])
-        message = f"{_named(error.path, row)}: {' '.join(problem.split())}"
+        message = f"{_named(error.path, row)}: {' '.join(problem_of(error).split())}"
     except FileNotFoundError:
         lost = row.audio if row.audio is not None and row.path.exists() else row.path
         cause, message = "missing-file", f"{printable(lost)}: no such file"
