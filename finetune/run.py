@@ -261,9 +261,11 @@ def _finish(
     units = scored_units(plan.benchmark, pooled)
     write_scores(plan.out, facts, scores, intervals(plan.benchmark, [units]))
     run = read_run(plan.out)
-    report = write_run_report(run)
     console.print(scores_table(run).terminal())
-    console.print(f"report: {report}")
+    if plan.config.trainer.report:
+        console.print(f"report: {write_run_report(run)}")
+    else:
+        console.print(f"no report is drawn; to have one: hicmae report {run.folder}")
     return run
 
 

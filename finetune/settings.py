@@ -231,12 +231,14 @@ class TrainerConfig:
             fold that was killed starts anew.
         log_every: Optimizer steps between rows of ``metrics.csv``.
         progress: Whether a progress bar is drawn (on a terminal).
+        report: Whether to draw the run's report; ``hicmae report RUN`` does so at any later time.
     """
 
     on_bad: Literal["raise", "skip"] = "raise"
     save_every: int = 1
     log_every: int = 10
     progress: bool = True
+    report: bool = field(default=True, metadata={"omit_default": True})
 
     def __post_init__(self) -> None:
         bounds = {"0 or more": "save_every", "1 or more": "log_every"}

@@ -14,8 +14,6 @@ import re
 import shlex
 import shutil
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -28,6 +26,7 @@ from rich.text import Text
 
 from hicmae.config import config_path, from_dict, load_yaml
 from hicmae.files import write_text
+from hicmae.forked import VerbProcess
 
 DEMO_STEPS = Path("configs/demo.yaml")
 # Kinds of values; text may be given as anything.
@@ -36,6 +35,7 @@ _STATE = "demo.json"
 _AT_ONCE = 2
 # What a command that is told to stop gets to end by itself, seconds.
 _GRACE_SECONDS = 10.0
+_MAIN = "hicmae.__main__:main"
 
 Values = dict[str, bool | int | float | str]
 
@@ -318,7 +318,7 @@ class _Run:
 
 
 class _Process:
-    """A command under this interpreter; it leads a process group, which ends with it.
+    """A command whose output is shown and kept as it comes; what it has started ends with it.
 
     Args:
         words: The words after ``hicmae``.
@@ -339,21 +339,13 @@ class _Process:
     ) -> None:
         share = {"OMP_NUM_THREADS": str(max(1, num_cores() // at_once))} if at_once > 1 else {}
         self.log, self._began = log, time.monotonic()
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "hicmae", *words],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            stdin=subprocess.DEVNULL,
-            env={**share, **os.environ, "PYTHONUNBUFFERED": "1"},
-            start_new_session=True,
-        )
+        self.process = VerbProcess(words, {**share, **os.environ}, _MAIN)
         self._reader = threading.Thread(target=self._read, args=(number, heard), daemon=True)
         self._reader.start()
 
     def _read(self, number: int, heard: queue.Queue[tuple[int, str | None]]) -> None:
-        assert self.process.stdout is not None
         with self.log.open("w", encoding="utf-8") as file:
-            for raw in self.process.stdout:
+            for raw in self.process.output:
                 line = raw.decode("utf-8", errors="replace").rstrip("\n").split("\r")[-1]
                 file.write(line + "\n")
                 file.flush()
@@ -368,17 +360,12 @@ class _Process:
         Returns: the exit status as a shell gives it (128 + signal when killed).
         """
         status = self.process.wait()
+        assert status is not None
         self.kill()
-        return status if status >= 0 else 128 - status
-
-    def signal(self, number: signal.Signals) -> None:
-        """Send a signal to the command and all it has started."""
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.process.pid, number)
+        return status
 
     def kill(self) -> None:
-        self.signal(signal.SIGKILL)
-        self.process.wait()
+        self.process.kill()
         self._reader.join()
 
 
@@ -386,11 +373,10 @@ def _stop(running: Sequence[_Process]) -> None:
     """Interrupt commands, give them a moment to end by themselves, and kill what is left."""
     try:
         for process in running:
-            process.signal(signal.SIGINT)
+            process.process.signal(signal.SIGINT)
         deadline = time.monotonic() + _GRACE_SECONDS
         for process in running:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.process.wait(timeout=max(0.0, deadline - time.monotonic()))
+            process.process.wait(max(0.0, deadline - time.monotonic()))
     finally:
         for process in running:
             process.kill()

@@ -30,6 +30,7 @@ from shards.building.prepare import (
     check_detector,
     is_sound,
     prepare_recording,
+    settle_worker,
 )
 from shards.building.workers import Lost, run_in_order
 from shards.building.workplace import Workplace, check_out
@@ -294,6 +295,7 @@ def _outcomes_of(
         rows,
         workers=config.workers,
         deadline_seconds=config.deadline_seconds,
+        initializer=settle_worker,
         memory_bytes=None if config.worker_gib is None else int(config.worker_gib * 2**30),
     ):
         if isinstance(outcome, Lost):

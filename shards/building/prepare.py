@@ -11,7 +11,6 @@ import functools
 import hashlib
 import itertools
 import math
-import multiprocessing
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -122,7 +121,6 @@ def prepare_recording(row: ManifestRow, *, config: BuildConfig, staging: Path) -
 
     Raises: OSError: nothing can be written into ``staging``, for which no recording is to blame.
     """
-    _settle_worker()
     path = printable(row.path)
     stem = hashlib.sha256(row.key.encode()).hexdigest()[:24]
     try:
@@ -534,13 +532,11 @@ def _span_sound(
 
 
 @functools.cache
-def _settle_worker() -> None:
+def settle_worker() -> None:
     """Once in a worker process: one thread, and decoders' own chatter to nowhere.
 
     What matters of it is in the refusals; libraries write the rest past Python to stderr.
     """
-    if multiprocessing.parent_process() is None:
-        return
     cv2.setNumThreads(1)
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)

@@ -6,6 +6,7 @@ else is.
 
 from __future__ import annotations
 
+import functools
 import multiprocessing
 import os
 import resource
@@ -51,6 +52,7 @@ def run_in_order(
     *,
     workers: int | None,
     deadline_seconds: float,
+    initializer: Callable[[], None] | None = None,
     memory_bytes: int | None = None,
 ) -> Iterator[tuple[Item, Result | Lost]]:
     """Give the results in the order of the items, whatever the number of workers.
@@ -63,13 +65,15 @@ def run_in_order(
         items: What it is called with.
         workers: Processes; none: one a core that this process may use.
         deadline_seconds: A worker that takes longer for an item is killed and replaced.
+        initializer: Called once in each worker.
         memory_bytes: What a worker may allocate for its data; it gets a MemoryError beyond it, or
             dies, which costs it the item. None: no limit.
     """
     workers = min(workers or len(os.sched_getaffinity(0)), max(len(items), 1))
     # Workers are forked from a server that has imported what the function needs.
     module = getattr(function, "func", function).__module__
-    pool = _Pool(workers, preload=module, memory_bytes=memory_bytes)
+    first = functools.partial(_begin, initializer, memory_bytes)
+    pool = _Pool(workers, preload=module, initializer=first)
     waiting: deque[tuple[Item, ProcessFuture]] = deque()
     upcoming = iter(items)
     restarted_for: Item | None = None
@@ -121,12 +125,12 @@ def run_in_order(
 class _Pool:
     """A process pool that can begin anew."""
 
-    def __init__(self, workers: int, *, preload: str, memory_bytes: int | None) -> None:
+    def __init__(self, workers: int, *, preload: str, initializer: Callable[[], None]) -> None:
         # Forked from a server of its own: as quick as fork, and safe beside a progress bar.
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload([preload])
         self._workers = workers
-        self._memory_bytes = memory_bytes
+        self._initializer = initializer
         self._pool = self._new_pool()
 
     def schedule(
@@ -154,10 +158,7 @@ class _Pool:
 
     def _new_pool(self) -> ProcessPool:
         return ProcessPool(
-            max_workers=self._workers,
-            context=self._context,
-            initializer=_limit_memory,
-            initargs=(self._memory_bytes,),
+            max_workers=self._workers, context=self._context, initializer=self._initializer
         )
 
     def stop(self) -> None:
@@ -166,12 +167,14 @@ class _Pool:
         self._pool.join()
 
 
-def _limit_memory(num_bytes: int | None) -> None:
+def _begin(initializer: Callable[[], None] | None, memory_bytes: int | None) -> None:
     """In a new worker: bound what it may allocate (not what it maps from files)."""
-    if num_bytes is not None:
+    if memory_bytes is not None:
         hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
-        most = num_bytes if hard == resource.RLIM_INFINITY else min(num_bytes, hard)
+        most = memory_bytes if hard == resource.RLIM_INFINITY else min(memory_bytes, hard)
         resource.setrlimit(resource.RLIMIT_DATA, (most, hard))
+    if initializer is not None:
+        initializer()
 
 
 def _succeeded(future: ProcessFuture) -> bool:

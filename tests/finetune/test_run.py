@@ -9,6 +9,7 @@ import inspect
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -45,6 +46,7 @@ from tests.support.finetune_fixtures import (
     train_tiny,
     write_labelled_shards,
 )
+from tests.support.testing_fixtures import blank_figures
 
 
 @pytest.fixture(scope="module")
@@ -246,6 +248,27 @@ def test_finished_folds_are_kept_on_resume_and_only_with_the_same_configuration(
     train(overwrite=True, folds="2", seed=3)
     assert list(read_run(out).scores.folds) == ["2"]
     assert not (out / "fold-1").exists()
+
+
+def test_a_run_without_a_report_has_it_drawn_later(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    shards: Path,
+    tiny_model_config: ModelConfig,
+) -> None:
+    def train(**options: Any) -> Path:
+        quiet = TrainerConfig(progress=False, **options)
+        sides = {"epochs": 1, "folds": "1", "resume": True, "trainer": quiet}
+        return run_tiny(tmp_path, shards, tiny_model_config, BENCHMARK, **sides)
+
+    out = train(report=False)
+    assert f"to have one: hicmae report {out}\n" in capsys.readouterr().out.replace("\n ", " ")
+    assert not (out / "report.md").exists()
+    assert not (out / "figures").exists()
+    with blank_figures():
+        train()
+    assert "(kept, epoch 1)" in capsys.readouterr().out
+    assert "## Measured" in (out / "report.md").read_text()
 
 
 @pytest.mark.slow

@@ -124,6 +124,6 @@ def fill_memory(num_mib: int) -> int:
 
 def test_a_worker_that_wants_too_much_memory_is_told_so() -> None:
     found = run_in_order(
-        fill_memory, [64, 4096, 64], workers=1, deadline_seconds=60, memory_bytes=1 << 30
+        fill_memory, [64, 8192, 64], workers=1, deadline_seconds=60, memory_bytes=4 << 30
     )
     assert [outcome for _, outcome in found] == [64, -1, 64]

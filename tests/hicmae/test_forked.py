@@ -1,0 +1,75 @@
+"""Commands in forked processes: they are what a process of their own would have been."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hicmae import forked
+from hicmae.forked import VerbProcess
+
+
+def say_all(words: list[str]) -> int:
+    """Stands for ``hicmae``: says what a command can see of its process."""
+    import atexit
+    import multiprocessing
+    import sys
+
+    import torch
+
+    atexit.register(print, "the end")
+    facts = {
+        "argv": sys.argv[1:],
+        "leads": os.getpgid(0) == os.getpid() == os.getsid(0),
+        "environment": {name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "HOME", "SAID")},
+        "threads": torch.get_num_threads(),
+        "input": sys.stdin.read(),
+        "interrupt": signal.getsignal(signal.SIGINT) is signal.default_int_handler,
+        "cores": len(os.sched_getaffinity(0)),
+        "servers": multiprocessing.active_children(),
+    }
+    print(json.dumps(facts))
+    print("aside", file=sys.stderr)
+    return int(words[0])
+
+
+def finish(*words: str, **environment: str) -> tuple[int | None, list[str]]:
+    process = VerbProcess(words, {**os.environ, **environment}, f"{__name__}:say_all")
+    said = process.output.read().decode().splitlines()
+    status = process.wait(60)
+    process.kill()
+    return status, said
+
+
+def test_a_command_sees_its_words_its_environment_and_an_end(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("SAID", raising=False)
+    cores = len(os.sched_getaffinity(0))
+    for number, said in (("1", "so"), (str(cores), "else")):
+        status, lines = finish("7", "--out", "a b", SAID=said, OMP_NUM_THREADS=number, HOME="/x")
+        facts: dict[str, Any] = json.loads(lines[0])
+        assert status == 7
+        assert sorted(lines[1:]) == ["aside", "the end"]
+        assert facts == {
+            "argv": ["7", "--out", "a b"],
+            "leads": True,
+            "environment": {"OMP_NUM_THREADS": number, "HOME": "/x", "SAID": said},
+            "threads": int(number),
+            "input": "",
+            "interrupt": True,
+            "cores": cores,
+            "servers": [],
+        }
+
+
+def test_what_is_imported_beforehand_exists() -> None:
+    for name in forked._IMPORTED:  # one that does not is passed over without a word
+        importlib.import_module(name)
