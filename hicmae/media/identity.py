@@ -37,7 +37,8 @@ class SFaceSettings:
 
 @EMBEDDERS.register("sface", settings=SFaceSettings)
 class SFace:
-    """OpenCV's SFace (39 MB). Its real weights were not at hand: tried with others in their place.
+    """OpenCV's SFace (39 MB). Its real weights were not at hand: tried with others in their place,
+    and what joins faces with another network (dlib's) on real people.
 
     Source: Y. Zhong et al., "SFace: Sigmoid-Constrained Hypersphere Loss", 2021; the likeness from
     which two faces are one person's is that of OpenCV's model zoo.

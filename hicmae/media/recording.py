@@ -286,7 +286,7 @@ class Recording:
             for place, frame in zip(sampled, frames, strict=True):
                 detections[place] = finder.detect(frame)
                 if scenes is not None:
-                    scenes.see(place, frame)
+                    scenes.see(place, frame, detections[place])
         if region is None:
             return detections
         size = np.array([picture.width, picture.height])

@@ -7,6 +7,7 @@ the box is smoothed and, where that is asked for, turned by the eyes.
 from __future__ import annotations
 
 import itertools
+from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -36,6 +37,13 @@ _SIDE = 32  # of a thumbnail, pixels
 # of both, cuts and the wildest camera movements; of 1770 pairs out of two recordings 93 % were (the
 # rest show one studio). Talking heads of one take stayed above a correlation of 0.47.
 _ALIKE, _DIFFERENT = 0.4, 15.0
+# What tells two people in one studio apart: what the face in a place has in common with the one
+# there 0.2 s before, correlation of brightness over the box and a margin, at the least; more where
+# the frame has changed by so many times the median of the last pairs, and by so much, 0..255. Of
+# 699 pairs out of 31 real recordings none was below; of 436 pairs of two people every one was, or
+# is told by the whole frames as above, by which alone 92 % are.
+_SAME_LOOK, _SAME_LOOK_IN_A_JUMP, _LOOK_MARGIN = 0.5, 0.85, 0.15
+_JUMP, _LEAST_JUMP, _FEWEST_CHANGES, _MOST_CHANGES = 5.0, 8.0, 3, 10
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,19 +184,41 @@ class SceneCuts:
     """Where scenes begin among frames that go by; of the frames the last is kept, and tiny.
 
     Attributes:
-        places: Of the frames that show another scene than the one before.
+        places: Of the frames that show another scene than the one before: other colours in another
+            arrangement, or in the place of every face another one.
     """
 
     def __init__(self) -> None:
         self.places: set[int] = set()
         self._before: np.ndarray | None = None
+        self._faces: list[Face] = []
+        self._looks: list[np.ndarray] = []
+        self._changes: deque[float] = deque(maxlen=_MOST_CHANGES)
 
-    def see(self, place: int, frame: np.ndarray) -> None:
-        """Look at the next frame (H, W, 3) uint8; places ascend."""
-        glance = thumbnail(frame)
-        if self._before is not None and is_cut(self._before, glance):
-            self.places.add(place)
-        self._before = glance
+    def see(self, place: int, frame: np.ndarray, faces: Sequence[Face] = ()) -> None:
+        """Look at the next frame (H, W, 3) uint8 and the faces in it; places ascend."""
+        glance, looks = thumbnail(frame), [_look(frame, face.box) for face in faces]
+        if self._before is not None:
+            change = float(np.abs(self._before - glance).mean())
+            if is_cut(self._before, glance) or self._others_in_place(faces, looks, change):
+                self.places.add(place)
+            self._changes.append(change)
+        self._before, self._faces, self._looks = glance, list(faces), looks
+
+    def _others_in_place(
+        self, faces: Sequence[Face], looks: Sequence[np.ndarray], change: float
+    ) -> bool:
+        """Whether faces are where faces were, and none of them looks like the one before."""
+        if not faces or not self._faces:
+            return False
+        usual = np.median(self._changes) if len(self._changes) >= _FEWEST_CHANGES else np.inf
+        jumped = change >= max(_LEAST_JUMP, _JUMP * float(usual))
+        needed = _SAME_LOOK_IN_A_JUMP if jumped else _SAME_LOOK
+        boxes = [np.stack([face.box for face in some]) for some in (self._faces, faces)]
+        pairs = np.argwhere(_overlaps(*boxes) >= _SAME_FACE)
+        return len(pairs) > 0 and all(
+            _correlation(self._looks[before], looks[now]) < needed for before, now in pairs
+        )
 
 
 def thumbnail(frame: np.ndarray) -> np.ndarray:
@@ -202,9 +232,24 @@ def is_cut(before: np.ndarray, after: np.ndarray) -> bool:
     """Whether two thumbnails show different scenes: other colours in another arrangement."""
     if np.abs(before - after).mean() < _DIFFERENT:
         return False
-    one, other = (image.mean(axis=2) - image.mean() for image in (before, after))
-    scale = np.linalg.norm(one) * np.linalg.norm(other)
-    return bool(scale == 0 or (one * other).sum() < _ALIKE * scale)
+    return not _correlation(before, after) >= _ALIKE
+
+
+def _correlation(first: np.ndarray, second: np.ndarray) -> float:
+    """Of the brightness of two thumbnails, -1..1; with a blank one nan."""
+    one, other = (image.mean(axis=2) - image.mean() for image in (first, second))
+    scale = float(np.linalg.norm(one) * np.linalg.norm(other))
+    return float((one * other).sum()) / scale if scale > 0 else float("nan")
+
+
+def _look(frame: np.ndarray, box: np.ndarray) -> np.ndarray:
+    """A face (x0, y0, x1, y1) with a margin at a glance: float32 (32, 32, 3)."""
+    height, width = frame.shape[:2]
+    margin = _LOOK_MARGIN * float((box[2:] - box[:2]).max())
+    x0, y0 = np.clip(box[:2] - margin, 0, [width - 1, height - 1]).astype(int)
+    x1, y1 = np.clip(box[2:] + margin, [x0 + 1, y0 + 1], [width, height]).astype(int)
+    part = np.ascontiguousarray(frame[y0:y1, x0:x1])
+    return cv2.resize(part, (_SIDE, _SIDE), interpolation=cv2.INTER_AREA).astype(np.float32)
 
 
 @dataclass

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from scipy.ndimage import map_coordinates
@@ -11,7 +12,14 @@ from scipy.ndimage import map_coordinates
 from hicmae.media import recording
 from hicmae.media.errors import MediaError
 from hicmae.media.faces import Face, FaceConfig
-from hicmae.media.tracking import EYE_DISTANCE, EYE_RISE, face_tracks, is_cut, thumbnail
+from hicmae.media.tracking import (
+    EYE_DISTANCE,
+    EYE_RISE,
+    SceneCuts,
+    face_tracks,
+    is_cut,
+    thumbnail,
+)
 from hicmae.media.video import open_video
 from tests.support.media_files import cut_faces, cut_square, write_recording
 
@@ -348,6 +356,40 @@ def test_a_flash_a_pan_and_grain_are_no_cuts_and_another_room_is() -> None:
     assert is_cut(before, thumbnail(room(2.0)))
     assert is_cut(before, thumbnail(np.full_like(picture, 255)))
     assert not is_cut(thumbnail(np.zeros_like(picture)), thumbnail(np.zeros_like(picture)))
+
+
+def head(seed: int) -> np.ndarray:
+    """A face of broad spots (40, 40, 3) uint8, another one for each seed."""
+    spots = np.random.default_rng(seed).uniform(0, 255, (5, 5, 1)).repeat(3, axis=2)
+    return cv2.resize(spots, (40, 40), interpolation=cv2.INTER_CUBIC).clip(0, 255).astype(np.uint8)
+
+
+def film(*scenes: tuple[int, ...], light: int = 0, turn: int = 0) -> set[int]:
+    """Where scenes of ten frames begin in one room, of heads side by side.
+
+    Args:
+        scenes: The seeds of their heads.
+        light: That comes on with each scene.
+        turn: By which heads turn with each frame, pixels.
+    """
+    cuts, rng = SceneCuts(), np.random.default_rng(0)
+    for place, seeds in enumerate(scene for scene in scenes for _ in range(10)):
+        frame, faces = room(0.0) + rng.normal(0, 2, room(0.0).shape) + light * (place // 10), []
+        for number, seed in enumerate(seeds):
+            left = 20 + 60 * number
+            frame[20:60, left : left + 40] = np.roll(head(seed), turn * place, axis=1)
+            faces.append(Face(box=np.array([left, 20, left + 40, 60]), score=1.0))
+        cuts.see(place, frame.clip(0, 255).astype(np.uint8), faces)
+    return cuts.places
+
+
+def test_another_face_in_the_place_of_one_is_a_cut_in_the_same_room() -> None:
+    assert film((1,), (2,), (3,)) == {10, 20}
+    assert film((1,), (1,), (1,), light=40) == set(), "a lamp is no cut"
+    assert film((1,), turn=2) == set(), "nor a head that turns"
+    assert film((1, 2), (1, 3)) == set(), "nor one of two people who is another"
+    assert film((1, 2), (3, 4)) == {10}
+    assert film((1,), ()) == set()
 
 
 @pytest.mark.parametrize("shape", [(40, 50, 3), (1080, 1920, 3)])
