@@ -9,7 +9,7 @@
 
 PYTHON ?= python3
 # Processes that run tests, each a file at a time. Many tests start processes of their own: on two
-# cores three of these took 31 minutes, and a cluster's deadline passed, where two take 23.
+# cores and beside other work three took 31 minutes, and a cluster's deadline passed; two took 23.
 JOBS ?= 2
 VENV := .venv
 READY := $(VENV)/.ready-for-pyproject

@@ -35,6 +35,7 @@ _STATE = "demo.json"
 _AT_ONCE = 2
 # What a command that is told to stop gets to end by itself, seconds.
 _GRACE_SECONDS = 10.0
+# What takes the words of a command.
 _MAIN = "hicmae.__main__:main"
 
 Values = dict[str, bool | int | float | str]

@@ -39,11 +39,11 @@ _SIDE = 32  # of a thumbnail, pixels
 _ALIKE, _DIFFERENT = 0.4, 15.0
 # What tells two people in one studio apart: what the face in a place has in common with the one
 # there 0.2 s before, correlation of brightness over the box and a margin, at the least; more where
-# the frame has changed by so many times the median of the last pairs, and by so much, 0..255. Of
-# 699 pairs out of 31 real recordings none was below; of 436 pairs of two people every one was, or
-# is told by the whole frames as above, by which alone 92 % are.
+# the frame has changed by so many times the median of the last pairs, and by so much, 0..255. In
+# 32 real recordings, 735 pairs, the one cut was found and no other; of 872 passages from the end of
+# one to the beginning of another one's 871 were, 791 of them by the whole frames alone.
 _SAME_LOOK, _SAME_LOOK_IN_A_JUMP, _LOOK_MARGIN = 0.5, 0.85, 0.15
-_JUMP, _LEAST_JUMP, _FEWEST_CHANGES, _MOST_CHANGES = 5.0, 8.0, 3, 10
+_JUMP, _LEAST_JUMP, _FEWEST_CHANGES, _MOST_CHANGES = 6.0, 8.0, 3, 10
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -531,7 +531,6 @@ def _span_sound(
     )
 
 
-@functools.cache
 def settle_worker() -> None:
     """Once in a worker process: one thread, and decoders' own chatter to nowhere.
 
