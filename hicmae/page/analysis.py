@@ -78,7 +78,7 @@ class EmotionAnalyst:
     def describe(self) -> dict[str, Any]:
         """See ``hicmae.page.answers.Model``."""
         predictor = self._predictor
-        source, members = str(predictor.source), predictor.network.members
+        source = str(predictor.source)
         return {
             "name": Path(source).name or source,
             "kind": "emotion",
@@ -86,7 +86,7 @@ class EmotionAnalyst:
             "labels": list(predictor.labels.names),
             "heads": to_dict(predictor.labels.heads),
             "modalities": predictor.modalities,
-            "num_parameters": sum(p.numel() for net in members for p in net.parameters()),
+            "num_parameters": predictor.network.num_parameters,
             "window_seconds": self._config.window or predictor.input.clip_seconds,
             "hop_seconds": self._config.hop,
         }

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hicmae.blocks import prepare_for_bf16
 from hicmae.checkpoints.checkpoint import (
     CONFIG,
     Calibration,
@@ -138,10 +139,9 @@ class EmotionEnsemble:
         self.device = choose_device(device)
         self.precision = inference_precision(precision, self.device)
         self.members = [member.to(self.device).eval() for member in members]
-        if self.precision == "bf16-mixed":  # what autocast would do anew for each batch of clips
-            for layer in (each for member in self.members for each in member.modules()):
-                if isinstance(layer, torch.nn.Linear):
-                    layer.bfloat16()
+        self.num_parameters = sum(p.numel() for net in self.members for p in net.parameters())
+        for member in self.members if self.precision == "bf16-mixed" else ():
+            prepare_for_bf16(member)
         self.labels = _common_labels(labels)
         self._temperatures = [each.temperature for each in calibrations] or [1.0] * len(members)
         self.threshold = float(np.mean([each.threshold for each in calibrations] or [0.0]))
