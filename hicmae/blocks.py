@@ -184,12 +184,11 @@ def prepare_for_bf16(network: nn.Module) -> None:
     Weights are cast once, where autocast would for each batch. On a CPU those of the layers here
     are laid out for it too, with GELU computed in the product before it (``hicmae/packed.py``).
     """
-    parts = list(network.modules())
     if can_pack() and all(weight.device.type == "cpu" for weight in network.parameters()):
-        for block in parts:
+        for block in list(network.modules()):
             if isinstance(block, Block):
                 _pack(block)
-    for part in parts:
+    for part in network.modules():
         if isinstance(part, nn.Linear):
             part.bfloat16()
 
