@@ -46,8 +46,8 @@ class SelfAttention(nn.Module):
     def added(self, tokens: Tensor, norm: nn.LayerNorm, share: Tensor | None) -> Tensor:
         """Tokens (B, N, D) and, times ``share``, the attention of the normed ones; ``fused``."""
         qkv = fused.norm_linear(tokens, norm, self.qkv.weight, self.bias())
-        attended = attend(*_heads(qkv, 3, self.num_heads))
-        return fused.linear_add(tokens, attended.transpose(1, 2).flatten(2), self.out, share)
+        attended = fused.attention(self.num_heads, qkv)
+        return fused.linear_add(tokens, attended, self.out, share)
 
 
 class CrossAttention(nn.Module):
@@ -83,9 +83,8 @@ class CrossAttention(nn.Module):
         """Tokens (B, N, D) and, times ``share``, what they read of a context; ``fused``."""
         query = fused.norm_linear(tokens, norms[0], self.query.weight, self.query.bias)
         key_value = fused.norm_linear(context, norms[1], self.key_value.weight, self.bias())
-        (query,) = _heads(query, 1, self.num_heads)
-        attended = attend(query, *_heads(key_value, 2, self.num_heads))
-        return fused.linear_add(tokens, attended.transpose(1, 2).flatten(2), self.out, share)
+        attended = fused.attention(self.num_heads, query, key_value)
+        return fused.linear_add(tokens, attended, self.out, share)
 
 
 class Block(nn.Module):

@@ -1,12 +1,16 @@
-"""Linear layers for prediction in bfloat16 on a CPU, their weights laid out once.
+"""Products in bfloat16 on a CPU with the weight laid out as the matrix units read it.
 
-Otherwise oneDNN lays them out anew in each call, as the matrix units read them. Laid out before,
-base's products took 0.4 to 0.8 of the time (one core with AMX, 100 to 6,400 rows, turn about).
+For prediction once (``PackedLinear``): base's products took 0.4 to 0.8 of the time (one core with
+AMX, 100 to 6,400 rows, turn about). For training, where weights change, in each product of many
+rows (``product``): what oneDNN does by itself in a plain one takes longer.
+
 The operators are those that PyTorch's own compiler (inductor, with freezing) puts in the place of
 linear layers; they are no public interface, so where they are missing layers stay as they are.
 """
 
 from __future__ import annotations
+
+import functools
 
 import torch
 from torch import Tensor, nn
@@ -39,6 +43,17 @@ class PackedLinear(nn.Module):
         return out
 
 
+def product(rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Map bfloat16 rows (..., D) by a weight (E, D) and a bias (E,), laid out for this call.
+
+    The weight may be a transposed view. Without gradients; only where ``can_pack``.
+    """
+    laid_out = torch.ops.mkldnn._reorder_linear_weight(weight)
+    out: Tensor = torch.ops.mkldnn._linear_pointwise(rows, laid_out, bias, "none", [], "")
+    return out
+
+
+@functools.cache
 def can_pack() -> bool:
     """Whether this PyTorch has the operators, for a CPU that computes in bfloat16."""
     operators = torch.ops.mkldnn

@@ -8,6 +8,9 @@ from torch import Tensor, nn
 from hicmae import blocks, fused
 from hicmae.blocks import Block, CrossBlock
 from hicmae.fused import suits
+from hicmae.packed import can_pack
+
+packs = pytest.mark.skipif(not can_pack(), reason="no bfloat16 of oneDNN on this machine")
 
 
 def _attended(scores_bytes: int, monkeypatch: pytest.MonkeyPatch) -> tuple[Tensor, ...]:
@@ -61,17 +64,21 @@ def _step(layer: nn.Module, inputs: list[Tensor], precision: str) -> Tensor:
     return torch.cat([part.flatten() for part in (out.detach(), *gradients) if part is not None])
 
 
-@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize("many", [pytest.param(0, marks=packs), 10**9], ids=["laid out", "plain"])
+@pytest.mark.parametrize(("heads", "recompute"), [(1, False), (2, False), (2, True)])
 def test_own_backward_passes_are_as_near_to_float32_as_autograd_in_bfloat16(
-    recompute: bool, monkeypatch: pytest.MonkeyPatch
+    heads: int, recompute: bool, many: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     torch.manual_seed(0)
-    layer = CrossBlock(32, 2, mlp_ratio=4.0, eps=1e-6, drop_path=0.4)
+    layer = CrossBlock(32, heads, mlp_ratio=4.0, eps=1e-6, drop_path=0.4)
     for weight in layer.parameters():
         nn.init.normal_(weight, std=0.2)
     layer.recompute = recompute
     inputs = [torch.randn(5, 12, 32), torch.randn(5, 7, 32)]
     monkeypatch.setattr(blocks, "_SCORES_BYTES", 2 * 2 * 12 * 12 * 2)  # two clips at a time
+    monkeypatch.setattr(fused, "_SCORES_BYTES", 3 * 12 * 12 * 2)  # three heads at a time
+    monkeypatch.setattr(fused, "_MANY_ROWS", many)
+    monkeypatch.setattr(fused, "_MANY_ROWS_BACK", many)
     calls = []
     add = fused.linear_add
     monkeypatch.setattr(fused, "linear_add", lambda *parts: calls.append(1) or add(*parts))
@@ -89,6 +96,31 @@ def test_own_backward_passes_are_as_near_to_float32_as_autograd_in_bfloat16(
     assert off["own"] < 0.02 * float(found["float32"].norm())
 
 
+def test_attention_a_few_heads_at_a_time_is_that_of_autograd() -> None:
+    """At full size, where the scores of a few heads fill what is worked on at a time."""
+    generator = torch.Generator().manual_seed(0)
+    shapes = ((2, 800, 3 * 6 * 64),), ((2, 50, 6 * 64), (2, 30, 2 * 6 * 64))
+    for shape in shapes:
+        given = [torch.randn(one, generator=generator).bfloat16() for one in shape]
+        asked = torch.randn(*shape[0][:2], 6 * 64, generator=generator).bfloat16()
+        own, plain = ([part.clone().requires_grad_() for part in given] for _ in range(2))
+        attended = fused.attention(6, *own)
+        attended.backward(asked)
+        parts = [part for one in plain for part in one.unflatten(2, (-1, 6, 64)).unbind(2)]
+        expected = blocks.attend(*(part.transpose(1, 2) for part in parts)).transpose(1, 2)
+        expected.flatten(2).backward(asked)
+        for found, wanted in zip(
+            (attended, *(part.grad for part in own)),
+            (expected.flatten(2), *(part.grad for part in plain)),
+            strict=True,
+        ):
+            assert found is not None
+            assert wanted is not None
+            # Where bfloat16 is computed in software, sums may be taken in another order.
+            level = 2**-8 * float(wanted.abs().max())
+            torch.testing.assert_close(found, wanted, atol=level, rtol=0)
+
+
 def test_layers_that_somebody_looks_into_or_changes_compute_as_they_are_written() -> None:
     tokens = torch.randn(1, 3, 16)
     with torch.autocast("cpu", torch.bfloat16):
@@ -99,9 +131,35 @@ def test_layers_that_somebody_looks_into_or_changes_compute_as_they_are_written(
         changed = Block(16, 2, mlp_ratio=2, eps=1e-6)
         nn.utils.parametrizations.weight_norm(changed.mlp.fc1)
         assert not fused.suits(changed, tokens)
-        with torch.no_grad():
-            assert not fused.suits(Block(16, 2, mlp_ratio=2, eps=1e-6), tokens)
     assert not fused.suits(Block(16, 2, mlp_ratio=2, eps=1e-6), tokens)
+
+
+@packs
+def test_a_block_held_for_prediction_computes_as_it_is_written() -> None:
+    block = Block(16, 2, mlp_ratio=2, eps=1e-6).eval()
+    tokens = torch.randn(1, 3, 16)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        before = block(tokens)
+        blocks.prepare_for_bf16(block)
+        assert not fused.suits(block, tokens)
+        torch.testing.assert_close(block(tokens), before, atol=0.02, rtol=0.02)
+
+
+def test_without_gradients_a_layer_says_what_it_says_with_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    torch.manual_seed(0)
+    layer = CrossBlock(32, 2, mlp_ratio=4.0, eps=1e-6, drop_path=0.4).eval()
+    inputs = [torch.randn(5, 12, 32), torch.randn(5, 7, 32)]
+    with torch.autocast("cpu", torch.bfloat16):
+        trained = layer(*inputs)
+        with torch.no_grad():
+            found = layer(*inputs)
+            monkeypatch.setattr(fused, "suits", lambda *_: False)
+            plain = layer(*inputs)
+    assert not found.requires_grad
+    for expected in (trained, plain):
+        torch.testing.assert_close(found, expected, atol=0.03, rtol=0.03)
 
 
 def test_squared_errors_are_those_of_float32_and_their_gradients_of_bfloat16() -> None:
