@@ -13,8 +13,9 @@ import os
 import pickle
 import signal
 import socket
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from torch.multiprocessing.spawn import (
     ProcessExitedException,
 )
 
+from hicmae.forked import as_a_program, forking
 from hicmae.processes import keep_freed_memory, speaks_of_another_process
 from hicmae.terminal import quieten
 
@@ -59,6 +61,8 @@ def run_processes(
 ) -> None:
     """Call ``work(*arguments, share)`` in so many processes and wait for them.
 
+    They are forked from one with the libraries imported, which all calls of a command share.
+
     Args:
         work: A function of a module.
         arguments: What can be pickled.
@@ -74,10 +78,18 @@ def run_processes(
         port = free.getsockname()[1]
     context = torch.multiprocessing.start_processes(
         _one,
-        (number, port, multiprocessing.get_start_method(), work, arguments, folder),
+        (
+            number,
+            port,
+            dict(os.environ),
+            multiprocessing.get_start_method(),
+            work,
+            arguments,
+            folder,
+        ),
         nprocs=number,
         join=False,
-        start_method="spawn",
+        start_method=forking().get_start_method(),
     )
     assert context is not None
     try:
@@ -108,15 +120,14 @@ def _one(
     rank: int,
     number: int,
     port: int,
+    environment: Mapping[str, str],
     start_method: str,
     work: Callable[..., None],
     arguments: tuple[Any, ...],
     folder: Path,
 ) -> None:
     """What each process does."""
-    if os.environ.get("HICMAE_DEBUG", "") in ("", "0"):
-        quieten()
-    os.environ |= {
+    of_group = {
         "MASTER_ADDR": _HOST,
         "MASTER_PORT": str(port),
         "WORLD_SIZE": str(number),
@@ -125,23 +136,36 @@ def _one(
     }
     # How the end of the command is told; a shell lets what it runs in the background ignore it.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    # A spawned process spawns its own by default, and a reader would import everything anew.
+    threading.Thread(target=_end_with_the_command, daemon=True).start()
+    # A process starts its own as it was started by default, and a reader would import everything.
     multiprocessing.set_start_method(start_method, force=True)
     rank_zero_only.rank = rank  # type: ignore[attr-defined]  # how Lightning keeps it
-    torch.set_num_threads(max(1, torch.get_num_threads() // number))
-    keep_freed_memory()
-    try:
-        work(*arguments, Share(rank=rank, of=number))
-    except ValueError as error:
-        (folder / f".error-{rank}").write_text(str(error), encoding="utf-8")
-        raise
-    except RuntimeError as error:
-        if speaks_of_another_process(error):
-            (folder / f".lost-{rank}").touch()
-        raise
-    finally:
-        if distributed.is_initialized():
-            distributed.destroy_process_group()
+    with as_a_program(environment):
+        if os.environ.get("HICMAE_DEBUG", "") in ("", "0"):
+            quieten()
+        os.environ |= of_group
+        torch.set_num_threads(max(1, torch.get_num_threads() // number))
+        keep_freed_memory()
+        try:
+            work(*arguments, Share(rank=rank, of=number))
+        except ValueError as error:
+            (folder / f".error-{rank}").write_text(str(error), encoding="utf-8")
+            raise
+        except RuntimeError as error:
+            if speaks_of_another_process(error):
+                (folder / f".lost-{rank}").touch()
+            raise
+        finally:
+            if distributed.is_initialized():
+                distributed.destroy_process_group()
+
+
+def _end_with_the_command() -> None:
+    """Interrupt this process when the command is gone; what it was forked from may live on."""
+    command = multiprocessing.parent_process()
+    assert command is not None
+    command.join()
+    os.kill(os.getpid(), signal.SIGINT)
 
 
 def _explained(error: ProcessException, context: ProcessContext, folder: Path) -> Exception:

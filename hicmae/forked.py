@@ -1,7 +1,7 @@
-"""``hicmae WORDS`` in a process of its own that is forked from one with the libraries imported.
+"""Processes that are forked from one with the libraries imported, and ``hicmae WORDS`` in such.
 
 Importing them takes a process of its own five to seven seconds of processor time, which a program
-that runs many commands pays once.
+that starts many pays once.
 """
 
 from __future__ import annotations
@@ -11,15 +11,16 @@ import multiprocessing
 import os
 import signal
 import sys
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection
+from multiprocessing.context import ForkServerContext, SpawnContext
 from pathlib import Path
 from pkgutil import resolve_name
 
 # What the verbs import, their own modules among it. None of it starts a thread of PyTorch's or
-# looks for a GPU, which no fork would survive. Elsewhere than on Linux libraries do not bear forks.
-_IMPORTED = (
+# looks for a GPU, which no fork would survive.
+IMPORTED = (
     *("torch", "torchaudio", "pytorch_lightning", "torchmetrics", "wandb", "sklearn.manifold"),
     *("matplotlib.pyplot", "matplotlib.backends.backend_agg", "hicmae.__main__"),
     *("pretrain.run", "pretrain.module", "finetune.run", "finetune.fold"),
@@ -27,13 +28,51 @@ _IMPORTED = (
 )
 
 
+def forking(imported: Sequence[str] = IMPORTED) -> ForkServerContext | SpawnContext:
+    """Of ``multiprocessing``: starts processes that are forked from a server.
+
+    A process has one server: the first that is started from it decides what it has imported. What
+    else a process needs it imports itself. It ends with the last that it has forked and the one
+    that has started it. Elsewhere than on Linux, where libraries do not bear forks, each process
+    imports all.
+
+    Args:
+        imported: Modules; those that are not there are passed over without a word.
+    """
+    if sys.platform != "linux":
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(list(imported))
+    return context
+
+
+@contextmanager
+def as_a_program(environment: Mapping[str, str]) -> Iterator[None]:
+    """In a forked process: what is done within is done as if the process had imported everything.
+
+    Args:
+        environment: All of its environment variables. The libraries were imported under those
+            with which the server started; of what they read then only ``OMP_NUM_THREADS`` is
+            heeded here.
+    """
+    threads, before = environment.get("OMP_NUM_THREADS", ""), os.environ.get("OMP_NUM_THREADS")
+    os.environ.clear()
+    os.environ.update(environment)
+    if "torch" in sys.modules and threads != before and threads.isdecimal() and int(threads) > 0:
+        sys.modules["torch"].set_num_threads(int(threads))
+    try:
+        yield
+    finally:
+        # A forked process ends without what libraries and the command want done at the end.
+        atexit._run_exitfuncs()
+
+
 class VerbProcess:
     """A command that has started; it leads a process group, to which all belong that it starts.
 
     Args:
         words: The words after ``hicmae``.
-        environment: All of its environment variables. The libraries are imported under those of
-            this process; of what they read then only ``OMP_NUM_THREADS`` is heeded here.
+        environment: All of its environment variables, see ``as_a_program``.
         main: ``module:function`` that takes the words and returns the exit status.
 
     Attributes:
@@ -46,8 +85,7 @@ class VerbProcess:
         environment: Mapping[str, str],
         main: str = "hicmae.__main__:main",
     ) -> None:
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(list(_IMPORTED) if sys.platform == "linux" else [])
+        context = forking()
         reader, writer = context.Pipe(duplex=False)
         self._process = context.Process(
             target=_run, args=(list(words), dict(environment), main, writer)
@@ -85,13 +123,7 @@ def _run(words: list[str], environment: dict[str, str], main: str, output: Conne
     for stream in (1, 2):
         os.dup2(output.fileno(), stream)
     output.close()
-    os.environ.clear()
-    os.environ.update(environment)
     sys.argv = [str(Path(__file__).with_name("__main__.py")), *words]
-    threads = environment.get("OMP_NUM_THREADS", "")
-    if "torch" in sys.modules and threads.isdecimal() and int(threads) > 0:
-        sys.modules["torch"].set_num_threads(int(threads))
-    status = resolve_name(main)(words)
-    # A forked process ends without what libraries and the command want done at the end.
-    atexit._run_exitfuncs()
+    with as_a_program(environment):
+        status = resolve_name(main)(words)
     sys.exit(status)

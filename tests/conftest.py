@@ -10,11 +10,13 @@ import os
 import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
+from multiprocessing import forkserver
 from pathlib import Path
 
 import pytest
 
 from hicmae.__main__ import main
+from hicmae.forked import IMPORTED
 from hicmae.settings import InputConfig, ModelConfig
 from tests.support.system_faults import Faults
 
@@ -27,6 +29,10 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 # The networks of tests are so small that a second thread only waits for the first, and burns a
 # core at it: on two busy cores, four times the processor time. Set before PyTorch is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# A worker has one server from which processes fork: it is started by the first test that needs it,
+# and has imported what any of them does.
+forkserver.set_forkserver_preload(list(IMPORTED))
+forkserver.set_forkserver_preload = lambda _: None
 
 
 # What takes minutes: real clusters, engines, walk-throughs.

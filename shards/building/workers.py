@@ -7,7 +7,6 @@ else is.
 from __future__ import annotations
 
 import functools
-import multiprocessing
 import os
 import resource
 import signal
@@ -20,6 +19,8 @@ from typing import TypeVar
 
 from pebble import ProcessFuture, ProcessPool
 from pebble.common import ProcessExpired
+
+from hicmae.forked import forking
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -127,8 +128,7 @@ class _Pool:
 
     def __init__(self, workers: int, *, preload: str, initializer: Callable[[], None]) -> None:
         # Forked from a server of its own: as quick as fork, and safe beside a progress bar.
-        self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload([preload])
+        self._context = forking([preload])
         self._workers = workers
         self._initializer = initializer
         self._pool = self._new_pool()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import json
 import math
 import multiprocessing
 import os
@@ -20,6 +22,7 @@ import torch
 from torch import distributed
 from torch.multiprocessing.spawn import ProcessExitedException
 
+import finetune.processes
 from finetune.benchmark import Benchmark
 from finetune.data import EpochOrder, part_of
 from finetune.mixing import MixingConfig
@@ -169,6 +172,50 @@ def test_two_processes_leave_out_the_clips_that_one_does(
     assert losses[1] == pytest.approx(losses[0], abs=1e-3)
 
 
+def say_what_it_is(folder: Path, share: Share) -> None:
+    """What a process can see of how it was started."""
+    facts = {
+        "said": os.environ.get("SAID"),
+        "rank": os.environ["LOCAL_RANK"],
+        "threads": torch.get_num_threads(),
+        "forked from": os.getppid(),
+        "leader": os.getpgid(0),
+        "interrupt": signal.getsignal(signal.SIGINT) is signal.default_int_handler,
+        "readers": multiprocessing.get_start_method(),
+        "cuda": torch.cuda._is_in_bad_fork(),
+    }
+    (folder / f"{share.rank}.json").write_text(json.dumps(facts))
+    atexit.register((folder / f"{share.rank}.end").touch)
+
+
+@pytest.mark.slow
+def test_processes_are_forked_from_one_and_are_what_this_one_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cores, servers = len(os.sched_getaffinity(0)), set()
+    for said, threads in (("so", 1), ("else", cores)):
+        folder = tmp_path / said
+        folder.mkdir()
+        monkeypatch.setenv("SAID", said)
+        monkeypatch.setenv("OMP_NUM_THREADS", str(threads))
+        run_processes(2, say_what_it_is, (folder,), tmp_path)
+        for rank in range(2):
+            facts = json.loads((folder / f"{rank}.json").read_text())
+            servers.add(facts.pop("forked from"))
+            assert facts == {
+                "said": said,
+                "rank": str(rank),
+                "threads": max(1, threads // 2),
+                "leader": os.getpgid(0),  # Ctrl-C reaches all
+                "interrupt": True,
+                "readers": multiprocessing.get_start_method(),
+                "cuda": False,
+            }
+            assert (folder / f"{rank}.end").exists()
+    assert len(servers) == 1
+    assert servers != {os.getpid()}
+
+
 def fail_on_the_second(share: Share) -> None:
     """What one process cannot do while the other waits for it."""
     if share.rank == 1:
@@ -176,9 +223,15 @@ def fail_on_the_second(share: Share) -> None:
     time.sleep(600)
 
 
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The others, which do not end by themselves, get a second instead of five."""
+    monkeypatch.setattr(finetune.processes, "_GRACE_SECONDS", 1.0)
+
+
 @pytest.mark.slow
 def test_an_error_of_a_process_comes_back_as_its_one_line_and_ends_the_others(
-    tmp_path: Path,
+    tmp_path: Path, impatient: None
 ) -> None:
     with pytest.raises(ValueError, match=r"^sample 's1/003' cannot be read$"):
         run_processes(2, fail_on_the_second, (), tmp_path)
@@ -195,7 +248,7 @@ def wait_for_the_second(share: Share) -> None:
 
 
 @pytest.mark.slow
-def test_a_process_that_falls_silent_is_told_from_an_error(tmp_path: Path) -> None:
+def test_a_process_that_falls_silent_is_told_from_an_error(tmp_path: Path, impatient: None) -> None:
     (tmp_path / ".error-0").write_text("of an earlier attempt")
     with pytest.raises(LostProcessError, match=r"process 0 of 2 has lost another one.*--resume"):
         run_processes(2, wait_for_the_second, (), tmp_path)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import multiprocessing
 import os
+import select
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -22,9 +20,10 @@ from finetune.folds import Fold
 from finetune.mixing import MixingConfig
 from finetune.module import FinetuneModule
 from finetune.plan import Plan
-from finetune.processes import LostProcessError, Share
+from finetune.processes import LostProcessError, Share, run_processes
 from finetune.record import read_run
 from finetune.settings import HardwareConfig, OptimizerConfig, RecipeConfig
+from hicmae.forked import VerbProcess
 from hicmae.settings import AugmentConfig, ModelConfig
 from tests.support.finetune_fixtures import Train, train_tiny
 
@@ -154,31 +153,27 @@ def say_who_and_wait(share: Share) -> None:
     time.sleep(600)
 
 
+def train_for_ever(words: list[str]) -> int:
+    """Stands for ``hicmae``: a command whose processes do that."""
+    run_processes(2, say_who_and_wait, (), Path(words[0]))
+    return 0
+
+
 def test_processes_notice_that_the_command_was_killed_alone(tmp_path: Path) -> None:
-    code = (
-        f"import pathlib; from finetune.processes import run_processes; import {__name__} as here;"
-        "run_processes(2, here.say_who_and_wait, (), pathlib.Path.cwd())"
-    )
-    command = subprocess.Popen(
-        [sys.executable, "-c", code],
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
-        stdout=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+    command = VerbProcess([str(tmp_path)], os.environ, f"{__name__}:train_for_ever")
     try:
-        assert command.stdout is not None
-        ranks = [int(command.stdout.readline()) for _ in range(2)]
-        command.kill()  # alone: what it has started must notice
-        command.communicate(timeout=120)  # until the last process has closed its end
+        ranks = [int(command.output.readline()) for _ in range(2)]
+        command._process.kill()  # alone: what it has started must notice
+        assert command.wait(60) == 128 + signal.SIGKILL
         deadline = time.monotonic() + 60
         while any(map(is_running, ranks)):
             assert time.monotonic() < deadline
             time.sleep(0.05)
+        # What they were forked from has closed its end too.
+        assert select.select([command.output], [], [], 120)[0]
+        assert command.output.read() == b""
     finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(command.pid, signal.SIGKILL)
+        command.kill()
 
 
 def is_running(pid: int) -> bool:

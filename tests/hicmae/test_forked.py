@@ -72,5 +72,11 @@ def test_a_command_sees_its_words_its_environment_and_an_end(
 
 
 def test_what_is_imported_beforehand_exists() -> None:
-    for name in forked._IMPORTED:  # one that does not is passed over without a word
+    for name in forked.IMPORTED:  # one that does not is passed over without a word
         importlib.import_module(name)
+
+
+def test_elsewhere_than_on_linux_processes_are_spawned(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert forked.forking().get_start_method() == "forkserver"
+    monkeypatch.setattr("sys.platform", "darwin")
+    assert forked.forking().get_start_method() == "spawn"
