@@ -6,8 +6,7 @@ import dataclasses
 import json
 import os
 import shutil
-import subprocess
-import sys
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from finetune.record import read_run, runs_in
 from finetune.reporting.report import report
 from finetune.testing.evaluate import evaluate
 from hicmae.config import save_yaml
+from hicmae.forked import VerbProcess
 from hicmae.settings import ModelConfig
 from tests.support.finetune_fixtures import (
     BENCHMARK,
@@ -29,6 +29,10 @@ from tests.support.finetune_fixtures import (
 )
 from tests.support.testing_fixtures import CPU, blank_figures, trained_run
 
+_OF_TWO = (
+    "--segments 3 --crops whole,mirrored --device cpu --workers 0 --batch_size 7"
+    " --precision 32-true"
+)
 OTHER = dataclasses.replace(BENCHMARK, name="whistles", classes=("high", "low", "none"))
 
 
@@ -267,19 +271,25 @@ def test_what_cannot_be_evaluated_is_refused_in_one_line(
 
 @pytest.mark.slow
 def test_two_processes_test_each_clip_once_and_give_the_predictions_of_one(
-    finished: Path, tmp_path: Path, repository: Path
+    finished: Path, tmp_path: Path
 ) -> None:
     one = again(finished, tmp_path / "one", segments=3, crops="whole,mirrored")
-    words = "--segments 3 --crops whole,mirrored --device cpu --workers 0"
-    words += " --batch_size 7 --precision 32-true"
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone"]
-    command += ["-m", "hicmae", "evaluate", str(finished), "--out", str(tmp_path / "two")]
-    paths = {**os.environ, "PYTHONPATH": str(repository), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*command, *words.split()], cwd=tmp_path, env=paths, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("report:") == 1
+    words = ["evaluate", str(finished), "--out", str(tmp_path / "two"), *_OF_TWO.split()]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        torchrun = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+    torchrun |= {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "TORCHELASTIC_RUN_ID": "two"}
+    started = [
+        VerbProcess(words, {**os.environ, **torchrun, "RANK": rank, "LOCAL_RANK": rank})
+        for rank in "01"
+    ]
+    try:
+        said = [process.output.read().decode() for process in started]
+        assert [process.wait() for process in started] == [0, 0], said
+    finally:
+        for process in started:
+            process.kill()
+    assert "".join(said).count("report:") == 1
     first, second = read_run(one), read_run(tmp_path / "two")
     assert first.scores.pooled == second.scores.pooled
     assert first.facts.configuration_digest == second.facts.configuration_digest

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import multiprocessing
 import os
 import signal
 from pathlib import Path
@@ -17,6 +16,7 @@ from finetune.mixing import MixingConfig
 from finetune.module import FinetuneModule
 from finetune.record import read_run
 from finetune.settings import OptimizerConfig, RecipeConfig
+from hicmae.forked import forking
 from hicmae.settings import AugmentConfig, ModelConfig
 from tests.support.finetune_fixtures import Train, train_tiny
 
@@ -64,7 +64,7 @@ def test_a_killed_sweep_resumes_in_its_fold_to_identical_results(
     }
     whole = train(on=noisy, name="whole", **options)
     out = tmp_path / "killed"
-    process = multiprocessing.get_context("spawn").Process(
+    process = forking().Process(
         target=train_until_killed, args=(tmp_path, noisy, tiny_model_config, options)
     )
     process.start()

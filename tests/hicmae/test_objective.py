@@ -11,6 +11,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import Tensor
 
+from hicmae.forked import forking
 from hicmae.objective import (
     audio_target,
     contrasts,
@@ -164,9 +165,8 @@ def test_global_negatives_on_two_processes_equal_one_process_with_all_clips(
     tmp_path: Path, tiny_model_config: ModelConfig
 ) -> None:
     """Also where the second process lacks some of its clips, or all."""
-    mp.start_processes(
-        _two_ranks, args=(str(tmp_path), tiny_model_config), nprocs=2, start_method="spawn"
-    )
+    arguments, method = (str(tmp_path), tiny_model_config), forking().get_start_method()
+    mp.start_processes(_two_ranks, args=arguments, nprocs=2, start_method=method)
 
 
 def test_video_target_standardises_each_channel_and_takes_the_difference() -> None:

@@ -10,6 +10,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import Tensor, nn
 
+from hicmae.forked import forking
 from hicmae.masks import hidden_from_masks, random_masks, tube_masks
 from hicmae.objective import find_presence
 from hicmae.pretraining import HiCMAE, PretrainOutput
@@ -122,4 +123,5 @@ def test_two_processes_have_the_loss_and_the_gradient_of_one(
     tmp_path: Path, tiny_model_config: ModelConfig
 ) -> None:
     arguments = (str(tmp_path), tiny_model_config)
-    mp.start_processes(_two_ranks, args=arguments, nprocs=2, start_method="spawn")
+    method = forking().get_start_method()
+    mp.start_processes(_two_ranks, args=arguments, nprocs=2, start_method=method)
