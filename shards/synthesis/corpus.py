@@ -8,7 +8,6 @@ clips do not depend on the order or the number of workers.
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -24,6 +23,7 @@ from numpy.random import Generator, SeedSequence, default_rng
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from hicmae.files import whole_file, write_text
+from hicmae.forked import forking
 from shards.synthesis.annotators import noted_by_all, strength_course
 from shards.synthesis.face import render_frames
 from shards.synthesis.script import Script, draw_script
@@ -101,9 +101,8 @@ def _make_all(config: CorpusConfig, plans: list[ClipPlan], paths: list[Path]) ->
                 _make_clip(plan, path, config)
                 progress.advance(task)
             return
-        # Spawned, not forked: the caller may hold threads (torch, OpenCV) that a fork would break.
-        context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(workers, context, initializer=_start_worker) as pool:
+        # Not forked from here: the caller may hold threads (torch, OpenCV) that a fork would break.
+        with ProcessPoolExecutor(workers, forking([__name__]), initializer=_start_worker) as pool:
             chunk = max(1, min(16, len(plans) // (4 * workers)))
             for _ in pool.map(_make_clip, plans, paths, [config] * len(plans), chunksize=chunk):
                 progress.advance(task)
