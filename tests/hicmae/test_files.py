@@ -18,6 +18,7 @@ from tests.support.build_fixtures import run_here
 from tests.support.media_files import write_sound
 from tests.support.prediction_fixtures import talk, write_checkpoint, write_talking
 from tests.support.system_faults import Faults
+from tests.support.testing_fixtures import blank_figures
 
 DECODING = DecodingProcess()
 
@@ -31,7 +32,15 @@ def one_decoding_process() -> Iterator[None]:
         patch.undo()
 
 
+@pytest.fixture
+def no_figures() -> Iterator[None]:
+    """They are written, and nobody looks at one."""
+    with blank_figures():
+        yield
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("no_figures")
 @pytest.mark.parametrize(
     ("line", "least"),
     [

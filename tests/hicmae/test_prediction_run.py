@@ -14,7 +14,7 @@ from finetune.settings import RecipeConfig
 from hicmae.settings import ModelConfig
 from shards.building.build import build_shards
 from shards.settings import BuildConfig
-from tests.support.finetune_fixtures import run_tiny
+from tests.support.finetune_fixtures import train_tiny
 from tests.support.prediction_fixtures import write_talking
 
 BENCHMARK = Benchmark(
@@ -39,7 +39,7 @@ def test_a_run_predicts_a_video_as_it_predicted_its_shard(
     (tmp_path / "list.csv").write_text("\n".join(rows) + "\n")
     build = BuildConfig(faces="boxes", face_size=40, workers=1)
     build_shards([tmp_path / "list.csv"], tmp_path / "shards", build)
-    run = run_tiny(
+    run = train_tiny(
         tmp_path,
         tmp_path / "shards",
         tiny_model_config,

@@ -191,30 +191,39 @@ def test_a_network_that_lacks_what_it_reads_says_so(
         cut(path, WindowConfig(), see=see, hear=hear)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("spans", [None, (Span(start=0, end=40),)], ids=["windows", "a span"])
-def test_a_long_recording_needs_no_more_memory_than_a_short_one(
-    tmp_path: Path, spans: tuple[Span, ...] | None
-) -> None:
-    """What Python allocates while windows go by and are dropped, at its peak."""
-    peaks = {}
+@pytest.fixture(scope="module")
+def long_and_short(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
+    """Recordings of 4 s and 40 s with a face in a box."""
+    folder, paths = tmp_path_factory.mktemp("lengths"), {}
     for seconds in (4, 40):
         count = 25 * seconds
         frames = np.tile(moving_frames(100), (seconds // 4, 1, 1, 1))
-        path = write_recording(
-            tmp_path / f"{seconds}.mp4", frames, np.arange(count) / 25, sound=talk(seconds)
+        paths[seconds] = write_recording(
+            folder / f"{seconds}.mp4", frames, np.arange(count) / 25, sound=talk(seconds)
         )
-        write_boxes(tmp_path / f"{seconds}.csv", {"a": (60, 0, count - 1)})
-        del frames
-        preparation = replace(BOXES, face_size=160)
-        request = Request(
+        write_boxes(folder / f"{seconds}.csv", {"a": (60, 0, count - 1)})
+    return paths
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("spans", [None, (Span(start=0, end=40),)], ids=["windows", "a span"])
+def test_a_long_recording_needs_no_more_memory_than_a_short_one(
+    long_and_short: dict[int, Path], spans: tuple[Span, ...] | None
+) -> None:
+    """What Python allocates while windows go by and are dropped, at its peak."""
+    requests = {
+        seconds: Request(
             path=path,
             input=INPUT,
-            preparation=preparation,
+            preparation=replace(BOXES, face_size=160),
             config=WindowConfig(hop=0.5),
             spans=spans,
         )
-        cut_windows(request, lambda _: None)
+        for seconds, path in long_and_short.items()
+    }
+    cut_windows(requests[4], lambda _: None)  # imports and what is kept from then on
+    peaks = {}
+    for seconds, request in requests.items():
         tracemalloc.start()
         cut_windows(request, lambda _: None)
         peaks[seconds] = tracemalloc.get_traced_memory()[1]

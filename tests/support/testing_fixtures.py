@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 
 from hicmae.settings import ModelConfig
 from tests.support.finetune_fixtures import run_tiny, write_labelled_shards, wrong_labels
@@ -22,7 +22,7 @@ CPU: dict[str, Any] = {"device": "cpu", "precision": "32-true", "batch_size": 7,
 def blank_figures() -> Iterator[None]:
     """Figures are empty: drawing them takes longer than everything else in a small run."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(FigureCanvasAgg, "draw", FigureCanvasAgg.get_renderer)
+        patch.setattr(Figure, "draw", lambda figure, renderer: None)
         yield
 
 
