@@ -29,9 +29,18 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 # The networks of tests are so small that a second thread only waits for the first, and burns a
 # core at it: on two busy cores, four times the processor time. Set before PyTorch is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# What runs import as they go; none of it starts a thread. DeepSpeed's optimizer Muon, which every
+# run of it imports, takes PyTorch's compiler along.
+_OF_RUNS = (
+    *("pretrain.plan", "pretrain.data", "pretrain.checkpoints", "pretrain.gallery"),
+    *("pretrain.guard", "pretrain.health", "pretrain.meter", "pretrain.probes", "pretrain.zero"),
+    *("pyarrow.dataset", "torch.distributed.algorithms.ddp_comm_hooks.default_hooks"),
+    *("deepspeed", "deepspeed.runtime.zero.muon.muon_optimizer"),
+    "deepspeed.runtime.superoffload.superoffload_stage3",
+)
 # A worker has one server from which processes fork: it is started by the first test that needs it,
 # and has imported what any of them does.
-forkserver.set_forkserver_preload(list(IMPORTED))
+forkserver.set_forkserver_preload([*IMPORTED, *_OF_RUNS])
 forkserver.set_forkserver_preload = lambda _: None
 
 

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import re
 import signal
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,13 +18,13 @@ from hicmae.settings import ModelConfig
 from pretrain.checkpoints import newest_checkpoint
 from pretrain.settings import HardwareConfig
 from pretrain.side_group import GRACE_SECONDS, main_timeout
-from tests.support.pretrain_processes import Runs
+from tests.support.pretrain_processes import Process, Runs, places
 from tests.support.pretrain_shards import assert_same_weights
 from tests.support.wandb_file import records
 
 STEPS = 30
-# Of a lost process; the other one's start, on a machine with much to do, must fit too.
-TIMEOUT_SECONDS = 60
+# Of a process that hangs; what both begin with, on a machine with much to do, must fit too.
+HUNG_SECONDS = 20
 NAMES = ("loss", "gradient_norm", "learning_rate", "clips", "epoch")
 
 
@@ -51,9 +48,8 @@ def test_a_signal_to_all_processes_of_a_run_saves_it(number: signal.Signals, run
     out = runs.folder / number.name
     process = runs.start(number.name, "--steps", "1000000", "--workers", "2")
     runs.wait_for((out / "metrics.csv").exists, process)
-    os.killpg(process.pid, number)
-    output, _ = process.communicate(timeout=120)
-    assert process.returncode == 128 + number, output
+    process.signal(number)
+    output, _ = process.end(128 + number, 120)
     assert f"stopped by {number.name} after step" in output.splitlines()[-1]
     step = load_checkpoint(out).config["step"]
     assert (out / "checkpoints" / f"step-{step:06d}.ckpt").is_file()
@@ -67,13 +63,12 @@ def test_a_signal_that_readers_get_too_is_survived_while_a_slow_disk_saves(runs:
     process = runs.start(
         "slow",
         *("--steps", "1000000", "--workers", "2", "--log.checkpoint_every", "3"),
-        script=runs.repository / "tests" / "support" / "pretrain_slow_save.py",
+        script="pretrain_slow_save",
         SAVE_SECONDS="4",
     )
     runs.wait_for((out / "saving").exists, process)
-    os.killpg(process.pid, signal.SIGTERM)
-    output, errors = process.communicate(timeout=120)
-    assert process.returncode == 128 + signal.SIGTERM, output + errors
+    process.signal(signal.SIGTERM)
+    output, _ = process.end(128 + signal.SIGTERM, 120)
     assert "stopped by SIGTERM after step" in output.splitlines()[-1]
     step = load_checkpoint(out).config["step"]
     assert (out / "checkpoints" / f"step-{step:06d}.ckpt").is_file()
@@ -121,15 +116,13 @@ def test_a_run_killed_twice_ends_as_if_it_had_not_been(
     runs.here("whole", *more)
     process = runs.start("killed", *more, "--resume")
     runs.wait_for(lambda: len(runs.rows("killed")) >= 4, process)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    process.kill()
     assert (out / "checkpoints" / "step-000005.ckpt").is_file()
 
     process = runs.start("killed", *more, "--resume")
     half = ".step-000015.ckpt.*.part"
     runs.wait_for(lambda: any((out / "checkpoints").glob(half)), process)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    process.kill()
 
     capsys.readouterr()
     runs.here("killed", *more, "--resume")
@@ -144,16 +137,20 @@ def test_a_run_killed_twice_ends_as_if_it_had_not_been(
 
 @pytest.mark.slow
 def test_when_a_process_dies_or_hangs_the_other_says_so_and_ends_in_time(runs: Runs) -> None:
-    """A stopped process keeps its connections open: only the timeout tells."""
-    hung, stopped = start_and_hit(runs, "zero1", signal.SIGSTOP)
-    try:
-        dead, _ = start_and_hit(runs, "ddp", signal.SIGKILL)  # while the other one waits
-        says_that_it_lost_one(dead)
-        hung.wait(timeout=3 * TIMEOUT_SECONDS)
-    finally:
-        # The stopped one holds the pipes; nothing else will end it.
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(stopped, signal.SIGKILL)
+    """A stopped process keeps its connections open: only the timeout tells.
+
+    Of the run that loses its process the first has started it, as a user's does.
+    """
+    hung, stopped = runs.start_two(
+        "hung", *endless("zero1"), "--hardware.timeout_seconds", str(HUNG_SECONDS)
+    )
+    runs.wait_for((runs.folder / "hung" / "metrics.csv").exists, hung)
+    stopped.signal(signal.SIGSTOP)
+    words = runs.words("dead", "--hardware.devices", "2", *endless("ddp"))
+    dead = runs.start_program("dead", "-m", "hicmae", *words)
+    runs.wait_for((runs.folder / "dead" / "metrics.csv").exists, dead)
+    os.kill(child_of(dead.begun.pid), signal.SIGKILL)
+    says_that_it_lost_one(dead)
     says_that_it_lost_one(hung)
 
 
@@ -162,17 +159,16 @@ def test_a_process_that_its_device_never_lets_go_says_at_once_that_another_has_d
     runs: Runs,
 ) -> None:
     """Long before its timeout: what was being saved is whole, and the run of W&B has ended."""
-    process, _ = start_and_hit(
-        runs,
-        "ddp",
-        signal.SIGKILL,
-        *("--hardware.timeout_seconds", "600", "--log.checkpoint_every", "3"),
+    process, second = runs.start_two(
+        "stuck",
+        *(*endless("ddp"), "--hardware.timeout_seconds", "600", "--log.checkpoint_every", "3"),
         *("--wandb.mode", "offline"),
-        begun="stuck",
-        script=runs.repository / "tests" / "support" / "pretrain_stuck.py",
+        script="pretrain_stuck",
     )
+    out = runs.folder / "stuck"
+    runs.wait_for((out / "stuck").exists, process)
+    second.signal(signal.SIGKILL)
     says_that_it_lost_one(process)
-    out = runs.folder / "lost-ddp-stuck"
     assert newest_checkpoint(out) == (out / "checkpoints" / "step-000003.ckpt", [])
     (file,) = out.glob("wandb/offline-run-*/run-*.wandb")
     assert [record.exit.exit_code for record in records(file) if record.HasField("exit")] == [1]
@@ -189,36 +185,23 @@ def test_each_timeout_ends_before_the_next_one_would_cut_it_off(repository: Path
         assert main < int(wait)
 
 
-def start_and_hit(
-    runs: Runs,
-    engine: str,
-    number: signal.Signals,
-    *more: str,
-    begun: str = "metrics.csv",
-    **how: Any,
-) -> tuple[subprocess.Popen[str], int]:
-    """A run of two processes whose second one has got a signal in training, and that one's id."""
-    name = f"lost-{engine}{'-' + begun if how else ''}"
-    process = runs.start(
-        name,
-        *("--steps", "100000", "--hardware.devices", "2", "--hardware.strategy", engine),
-        *("--hardware.timeout_seconds", str(TIMEOUT_SECONDS), *more),
-        **how,
-    )
-    runs.wait_for((runs.folder / name / begun).exists, process)
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+def endless(engine: str) -> tuple[str, ...]:
+    return ("--steps", "100000", "--hardware.strategy", engine)
+
+
+def child_of(first: int) -> int:
+    """The process that the first of a run has started as the second."""
+    children = Path(f"/proc/{first}/task/{first}/children").read_text().split()
     (second,) = [
         int(child)
         for child in children
         if b"LOCAL_RANK=1" in Path(f"/proc/{child}/environ").read_bytes()
     ]
-    os.kill(second, number)
-    return process, second
+    return second
 
 
-def says_that_it_lost_one(process: subprocess.Popen[str]) -> None:
-    _, errors = process.communicate(timeout=3 * TIMEOUT_SECONDS)
-    assert process.returncode == 1, errors
+def says_that_it_lost_one(process: Process) -> None:
+    _, errors = process.end(1, 180)
     told = [line for line in errors.splitlines() if line.startswith("hicmae pretrain: error")]
     assert len(told) == 1, errors
     assert "process 0 of 2 has lost another one" in told[0]
@@ -227,42 +210,33 @@ def says_that_it_lost_one(process: subprocess.Popen[str]) -> None:
 
 @pytest.mark.slow
 def test_under_torchrun_all_go_on_from_what_the_first_has_found_whole(runs: Runs) -> None:
-    """The newest checkpoint has its size and not its digest, which one process alone looks at."""
-    script = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "hicmae"]
+    """The newest checkpoint has its size and not its digest, which one process alone looks at.
+
+    Begun by two processes that find what torchrun would tell them, and continued under torchrun.
+    """
     more = ("--steps", "4", "--log.checkpoint_every", "2", "--hardware.timeout_seconds", "60")
-    said = []
-    for last in ((), ("--resume",)):
-        done = subprocess.run(
-            [sys.executable, *script, *runs.words("torchrun", *more, *last)],
-            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(runs.repository)},
-            capture_output=True,
-            text=True,
-            timeout=240,
-            check=False,
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-        assert done.stdout.count("pretrained 4 steps") == 1, "only the first process speaks"
-        said.append(done.stdout)
-        newest = runs.folder / "torchrun" / "checkpoints" / "step-000004.ckpt"
-        content = newest.read_bytes()
-        newest.write_bytes(content[:500] + bytes([content[500] ^ 1]) + content[501:])
+    told = {"TORCHELASTIC_RUN_ID": "none", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    begun = [
+        runs.start("torchrun", *more, RANK=place["LOCAL_RANK"], **told, **place)
+        for place in places(2)
+    ]
+    said = ["".join(process.end()[0] for process in begun)]
+    newest = runs.folder / "torchrun" / "checkpoints" / "step-000004.ckpt"
+    content = newest.read_bytes()
+    newest.write_bytes(content[:500] + bytes([content[500] ^ 1]) + content[501:])
+    script = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "hicmae"]
+    words = runs.words("torchrun", *more, "--resume")
+    said.append(runs.start_program("torchrun", *script, *words).end()[0])
+    for output in said:
+        assert output.count("pretrained 4 steps") == 1, "only the first process speaks"
     assert "pretraining to step 4 of 8 clips" in said[0]
     assert "step-000004.ckpt: damaged" in said[1]
     assert "from step 2 to step 4 of 8 clips" in said[1]
     assert [row["step"] for row in runs.rows("torchrun")] == ["1", "2", "3", "4"]
 
 
-def poisoned(runs: Runs, engine: str, poison: str, *more: str, status: int = 0) -> tuple[str, str]:
-    """A run of two processes, the second of which has clips that are no numbers."""
-    return runs.finish(
-        f"poisoned-{engine}",
-        *("--steps", "6", "--max_skipped_steps", "1", "--hardware.devices", "2"),
-        *("--hardware.strategy", engine, "--hardware.timeout_seconds", "120"),
-        *more,
-        status=status,
-        script=runs.repository / "tests" / "support" / "pretrain_poisoned.py",
-        POISON=poison,
-    )
+# The second process has clips that are no numbers.
+POISONED = ("--steps", "6", "--max_skipped_steps", "1", "--hardware.timeout_seconds", "120")
 
 
 def steps_of_adamw(out: Path, step: int) -> set[int]:
@@ -272,8 +246,10 @@ def steps_of_adamw(out: Path, step: int) -> set[int]:
 
 @pytest.mark.slow
 def test_a_bad_step_of_one_process_is_left_out_by_both_until_both_stop(runs: Runs) -> None:
-    """Steps 2 and 4 are bad on the second process; one is allowed."""
-    _, errors = poisoned(runs, "zero1", "1:2,4", status=2)
+    """Steps 2 and 4 are bad on the second process, which the first starts; one is allowed."""
+    words = (*POISONED, "--hardware.devices", "2", "--hardware.strategy", "zero1")
+    first = runs.start("poisoned-zero1", *words, script="pretrain_poisoned", POISON="1:2,4")
+    _, errors = first.end(2)
     out = runs.folder / "poisoned-zero1"
     # One line on the screen, from the first process, and the samples of both in the run folder.
     told = [line for line in errors.splitlines() if "hicmae pretrain: error" in line]
@@ -302,7 +278,12 @@ def test_two_processes_train_one_network_on_their_own_clips_and_go_on_behind_a_b
 ) -> None:
     """The one that speaks says where the samples of the one that saw it are named."""
     more = ("--log.log_every", "2", "--optimizer.learning_rate", "3e-4")
-    output, _ = poisoned(runs, "ddp", "1:4", *more)
+    output, _ = runs.finish_two(
+        "poisoned-ddp",
+        *(*POISONED, "--hardware.strategy", "ddp", *more),
+        script="pretrain_poisoned",
+        POISON="1:4",
+    )
     out = runs.folder / "poisoned-ddp"
     assert output.count("pretrained 6 steps") == 1, "only the first process speaks"
     assert output.count("step 4: not finite") == 1

@@ -19,7 +19,6 @@ from pretrain.module import PretrainModule, step_seed
 from pretrain.settings import Counts, DataConfig, OptimizerConfig, PretrainConfig
 from pretrain.zero import load_engine
 from shards.reading.streaming import StreamConfig, clip_stream
-from tests.support.pretrain_in_turn import run_in_turn
 from tests.support.pretrain_processes import Runs
 from tests.support.pretrain_shards import assert_same_weights
 
@@ -57,10 +56,9 @@ def chosen(runs: Runs, engine: str) -> str:
     return str(own) if own.is_file() else engine
 
 
-def train(runs: Runs, name: str, engine: str, *more: str, **how: Any) -> str:
+def train(runs: Runs, name: str, engine: str, *more: str, **how: str) -> str:
     """Two processes, which share as an engine says."""
-    words = ("--hardware.devices", "2", "--hardware.strategy", chosen(runs, engine))
-    return runs.finish(name, *words, *more, **how)[0]
+    return runs.finish_two(name, "--hardware.strategy", chosen(runs, engine), *more, **how)[0]
 
 
 def losses_of(runs: Runs, name: str) -> list[float]:
@@ -91,9 +89,9 @@ def half_way(runs: Runs, name: str, copy: str) -> str:
 def trained(request: pytest.FixtureRequest, runs: Runs) -> str:
     """A run of two processes, whose third step was watched; the name of its engine and folder."""
     engine: str = request.param
-    script = runs.repository / "tests" / "support" / "traffic.py"
-    (runs.folder / "traffic" / engine).mkdir(parents=True)
-    train(runs, engine, engine, script=script, TRAFFIC=str(runs.folder / "traffic" / engine))
+    folder = runs.folder / "traffic" / engine
+    folder.mkdir(parents=True)
+    train(runs, engine, engine, script="traffic", TRAFFIC=str(folder))
     return engine
 
 
@@ -177,7 +175,7 @@ def test_accumulation_is_the_mean_over_the_batches_of_a_step_with_every_engine(
     for count in (2, 4):
         runs.here(f"one-{count}", *small, "--accumulate", str(2 * count))
     on = {engine: half_way(runs, "one-2", f"one-2-{engine}") for engine in ("zero1", "zero3")}
-    run_in_turn(
+    runs.in_turn(
         [
             *(
                 of_two(f"{engine}-{count}", engine, "--accumulate", str(count))
@@ -187,9 +185,7 @@ def test_accumulation_is_the_mean_over_the_batches_of_a_step_with_every_engine(
             of_two("bf16", "bf16", "--accumulate", "2"),
             # They share the batches of one process's step.
             *(of_two(name, engine, "--resume") for engine, name in on.items()),
-        ],
-        runs.folder,
-        runs.repository,
+        ]
     )
     made = [
         (f"{engine}-{count}", count) for engine, counts in ACCUMULATED.items() for count in counts
@@ -203,7 +199,7 @@ def test_accumulation_is_the_mean_over_the_batches_of_a_step_with_every_engine(
             runs.words(name, *small, "--hardware.strategy", chosen(runs, engine), "--resume")
         )
         made.append((name, 2))
-    run_in_turn(alone, runs.folder, runs.repository, processes=1)
+    runs.in_turn(alone, processes=1)
     name = half_way(runs, "zero2-2", "zero2-2-single")
     capsys.readouterr()
     runs.here(name, *small, "--resume")
