@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import errno
+import gc
 import re
 import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -64,6 +66,15 @@ def work(
         folds: Which folds.
     """
     CALLS.append(dict(locals()))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def hurried_readers() -> Iterator[None]:
+    """A loader that an error has left waits five seconds for its reader when it is collected."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.utils.data._utils, "MP_STATUS_CHECK_INTERVAL", 0.2)
+        yield
+        gc.collect()
 
 
 class _Broken(torch.utils.data.Dataset):
