@@ -137,13 +137,12 @@ def _one(
     # How the end of the command is told; a shell lets what it runs in the background ignore it.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     threading.Thread(target=_end_with_the_command, daemon=True).start()
-    # A process starts its own as it was started by default, and a reader would import everything.
-    multiprocessing.set_start_method(start_method, force=True)
     rank_zero_only.rank = rank  # type: ignore[attr-defined]  # how Lightning keeps it
     with as_a_program(environment):
         if os.environ.get("HICMAE_DEBUG", "") in ("", "0"):
             quieten()
         os.environ |= of_group
+        multiprocessing.set_start_method(start_method, force=True)
         torch.set_num_threads(max(1, torch.get_num_threads() // number))
         keep_freed_memory()
         try:

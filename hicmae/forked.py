@@ -55,6 +55,8 @@ def as_a_program(environment: Mapping[str, str]) -> Iterator[None]:
             with which the server started; of what they read then only ``OMP_NUM_THREADS`` is
             heeded here.
     """
+    # A fork's own processes, readers among them, would begin as it has: from another such server.
+    multiprocessing.set_start_method(None, force=True)
     threads, before = environment.get("OMP_NUM_THREADS", ""), os.environ.get("OMP_NUM_THREADS")
     os.environ.clear()
     os.environ.update(environment)

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hicmae.devices import Precision
+from hicmae.forked import forking
 from hicmae.settings import AugmentConfig, ObjectiveConfig
 from pretrain.settings import DataConfig, PretrainConfig
 
@@ -307,11 +308,14 @@ def _measure_engine(
     with tempfile.TemporaryDirectory(prefix="hicmae-bench-") as folder:
         config = dataclasses.replace(config, out=Path(folder))
         try:
-            multiprocessing.spawn(
+            # A fork has everything imported, and could not use CUDA.
+            forked = forking(("pretrain.module", "pretrain.zero")).get_start_method()
+            multiprocessing.start_processes(
                 _work,
                 (engine, world_size, port, config, steps, warmup),
                 nprocs=world_size,
                 daemon=True,
+                start_method=forked if config.device == "cpu" else "spawn",
             )
         except (
             multiprocessing.ProcessRaisedException,

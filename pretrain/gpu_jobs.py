@@ -17,6 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from hicmae.forked import IMPORTED, forking
 from pretrain.gpu_checks import Setup
 
 if TYPE_CHECKING:
@@ -63,11 +64,11 @@ class Bench:
         self._numbers = itertools.count()
         # A fork has everything imported, but where the first process has so much as looked for a
         # GPU, CUDA fails in its forks.
-        self._context: Any = multiprocessing.get_context("spawn" if self.on_gpu else "forkserver")
-        if not self.on_gpu:
-            self._context.set_forkserver_preload(
-                ["pretrain.run", "pretrain.bench", "pretrain.zero"]
-            )
+        self._context: Any = (
+            multiprocessing.get_context("spawn")
+            if self.on_gpu
+            else forking((*IMPORTED, "pretrain.bench", "pretrain.zero"))
+        )
 
     def left(self, least: float) -> float:
         """Seconds that are left; a part is not run where they are fewer than ``least``."""
@@ -169,6 +170,7 @@ class Job(NamedTuple):
 
 def _call(base: Path, work: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
     os.setsid()
+    multiprocessing.set_start_method(None, force=True)  # readers begin as they always do
     with base.with_suffix(".log").open("w") as log:
         for stream in (1, 2):
             os.dup2(log.fileno(), stream)

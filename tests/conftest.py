@@ -29,8 +29,8 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 # The networks of tests are so small that a second thread only waits for the first, and burns a
 # core at it: on two busy cores, four times the processor time. Set before PyTorch is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-# What runs import as they go; none of it starts a thread. DeepSpeed's optimizer Muon, which every
-# run of it imports, takes PyTorch's compiler along.
+# What runs import as they go; none of it starts a thread. DeepSpeed looks for a GPU, which no fork
+# could use then; its optimizer Muon, which every run of it imports, takes PyTorch's compiler along.
 _OF_RUNS = (
     *("pretrain.plan", "pretrain.data", "pretrain.checkpoints", "pretrain.gallery"),
     *("pretrain.guard", "pretrain.health", "pretrain.meter", "pretrain.probes", "pretrain.zero"),

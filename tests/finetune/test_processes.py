@@ -182,7 +182,6 @@ def say_what_it_is(folder: Path, share: Share) -> None:
         "leader": os.getpgid(0),
         "interrupt": signal.getsignal(signal.SIGINT) is signal.default_int_handler,
         "readers": multiprocessing.get_start_method(),
-        "cuda": torch.cuda._is_in_bad_fork(),
     }
     (folder / f"{share.rank}.json").write_text(json.dumps(facts))
     atexit.register((folder / f"{share.rank}.end").touch)
@@ -209,7 +208,6 @@ def test_processes_are_forked_from_one_and_are_what_this_one_is(
                 "leader": os.getpgid(0),  # Ctrl-C reaches all
                 "interrupt": True,
                 "readers": multiprocessing.get_start_method(),
-                "cuda": False,
             }
             assert (folder / f"{rank}.end").exists()
     assert len(servers) == 1

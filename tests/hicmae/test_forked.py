@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import importlib
 import json
+import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +21,6 @@ from hicmae.forked import VerbProcess
 def say_all(words: list[str]) -> int:
     """Stands for ``hicmae``: says what a command can see of its process."""
     import atexit
-    import multiprocessing
-    import sys
 
     import torch
 
@@ -33,6 +34,7 @@ def say_all(words: list[str]) -> int:
         "interrupt": signal.getsignal(signal.SIGINT) is signal.default_int_handler,
         "cores": len(os.sched_getaffinity(0)),
         "servers": multiprocessing.active_children(),
+        "starts": multiprocessing.get_start_method(),
     }
     print(json.dumps(facts))
     print("aside", file=sys.stderr)
@@ -68,12 +70,31 @@ def test_a_command_sees_its_words_its_environment_and_an_end(
             "interrupt": signal.getsignal(signal.SIGINT) is not signal.SIG_IGN,
             "cores": cores,
             "servers": [],
+            "starts": multiprocessing.get_start_method(),  # as readers are here
         }
 
 
 def test_what_is_imported_beforehand_exists() -> None:
     for name in forked.IMPORTED:  # one that does not is passed over without a word
         importlib.import_module(name)
+
+
+_FORKED = """
+import importlib, os, sys, torch
+from hicmae.forked import IMPORTED
+for name in IMPORTED:
+    importlib.import_module(name)
+if (child := os.fork()) == 0:
+    os._exit(torch.cuda._is_in_bad_fork())
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+@pytest.mark.slow
+def test_what_is_imported_beforehand_looks_for_no_gpu(repository: Path) -> None:
+    """Else no fork could use one."""
+    environment = {**os.environ, "PYTHONPATH": str(repository)}
+    subprocess.run([sys.executable, "-c", _FORKED], env=environment, check=True)
 
 
 def test_elsewhere_than_on_linux_processes_are_spawned(monkeypatch: pytest.MonkeyPatch) -> None:
