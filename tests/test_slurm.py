@@ -132,9 +132,9 @@ def test_one_run_of_several_processes_or_several_of_one_is_what_the_step_says(
         cluster.call(
             *("salloc", "-N2", "--ntasks-per-node=2", "bash", str(script)),
             environment=environment,
-            seconds=120,
+            seconds=480,
         )
-    cluster.wait_for_end(array, seconds=60)
+    cluster.wait_for_end(array, seconds=240)
     said = {
         name: (tmp_path / f"{name}.log").read_text()
         for name in ("A", "B", "C", "D", "one", "shell", "array-3")
@@ -207,7 +207,7 @@ def test_a_preempted_job_on_two_nodes_goes_on_and_ends_with_the_same_weights(
     while cluster.job(job)["JobState"] not in ("PENDING", "RUNNING", "COMPLETED"):
         time.sleep(0.1)
     cluster.call("scontrol", "update", f"JobId={job}", "StartTime=now+4")
-    ended = cluster.wait_for_end(job, seconds=120)
+    ended = cluster.wait_for_end(job, seconds=480)
 
     log = said(job)
     assert ended["JobState"] == "COMPLETED", f"{log}\n{cluster.log()}"
@@ -217,7 +217,7 @@ def test_a_preempted_job_on_two_nodes_goes_on_and_ends_with_the_same_weights(
     assert log.count("back into the queue") == 1
     assert f"from step {stopped} to step {STEPS}" in log
 
-    assert cluster.wait_for_end(undisturbed, seconds=120)["JobState"] == "COMPLETED", said(
+    assert cluster.wait_for_end(undisturbed, seconds=480)["JobState"] == "COMPLETED", said(
         undisturbed
     )
     assert load_checkpoint(broken).config["step"] == STEPS
@@ -266,7 +266,7 @@ def test_folds_side_by_side_are_collected(
     pooling = cluster.call(
         *sent, f"--dependency=afterok:{array}", str(script), *words, environment=environment
     ).strip()
-    assert cluster.wait_for_end(pooling, seconds=60)["JobState"] == "COMPLETED"
+    assert cluster.wait_for_end(pooling, seconds=240)["JobState"] == "COMPLETED"
     assert sorted(path.name for path in out.iterdir()) == ["fold-1", "fold-2", "fold-3"]
     assert not list(tmp_path.glob("sweep.fold-*"))
     lines = calls.read_text().splitlines()
