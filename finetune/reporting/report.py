@@ -2,23 +2,7 @@
 
 from __future__ import annotations
 
-import functools
-import os
-import signal
-from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-from hicmae.forked import forking
-
-if TYPE_CHECKING:
-    from finetune.record import Run
-    from finetune.reporting.document import Part
-
-# Processes that draw begin with five to seven seconds of imports, two runs' worth of figures.
-_MANY_RUNS = 6
 
 
 def report(
@@ -27,7 +11,6 @@ def report(
     out: Path = Path("report.md"),
     html: bool = True,
     shards: Path | None = None,
-    workers: int | None = None,
 ) -> None:
     """Report on finished fine-tuning runs: one in full, or several side by side.
 
@@ -40,11 +23,9 @@ def report(
         html: Whether to write the same as one HTML file too, beside it, with its pictures inside.
         shards: Where the shards of the runs are now, for the frames of the most confident errors;
             null: where they were when the run was made.
-        workers: Processes that draw the runs' own reports; null: one a core where there are six
-            runs or more, else this one.
 
     Raises: FileNotFoundError: no such run. ValueError: a run that is not finished or damaged, or
-        two that share a name, a report in place of a run's own, or no worker.
+        two that share a name, or a report in place of a run's own.
     """
     from finetune.record import read_run, runs_in
     from finetune.reporting.comparison import (
@@ -55,17 +36,16 @@ def report(
         summary_table,
     )
     from finetune.reporting.document import Section, output_console, write_document
-    from finetune.reporting.run_report import REPORT, scores_table
+    from finetune.reporting.run_report import REPORT, run_parts, scores_table, write_run_report
 
-    if workers is not None and workers < 1:
-        raise ValueError(f"workers = {workers} (must be at least 1, or null: one a core)")
     found = [read_run(folder) for given in runs for folder in runs_in(given)]
     pairs = name_runs(found)
     if any(out.resolve() == (run.folder / REPORT).resolve() for run in found):
         raise ValueError(f"{out}: is a run's own report; choose another file for the comparison")
     groups = group_runs(pairs)
-    own = _own_reports([run for _, run in pairs], shards, html=html, workers=workers)
-    parts = {name: said for (name, _), said in zip(pairs, own, strict=True)}
+    parts = {name: run_parts(run, shards=shards) for name, run in pairs}
+    for name, run in pairs:
+        write_run_report(run, parts[name], html=html)
     console = output_console()
     for group in groups:
         several = runs_table(group) if len(pairs) > 1 else scores_table(group[0][1])
@@ -77,38 +57,3 @@ def report(
         console.print(summary_table(pairs).terminal())
     for path in write_document(document, out, html=html):
         console.print(f"report: {path}")
-
-
-def _own_reports(
-    runs: Sequence[Run], shards: Path | None, *, html: bool, workers: int | None
-) -> list[Sequence[Part]]:
-    """Draw and write each run's own report; what they say."""
-    if workers is None:
-        workers = len(os.sched_getaffinity(0)) if len(runs) >= _MANY_RUNS else 1
-    workers = min(workers, len(runs))
-    draw = functools.partial(_own_report, shards=shards, html=html)
-    if workers == 1:
-        return [draw(run) for run in runs]
-    context = forking(("finetune.reporting.run_report",))
-    with ProcessPoolExecutor(workers, context, _leave_interrupts) as pool:
-        try:
-            return list(pool.map(draw, runs))
-        except BrokenProcessPool:
-            raise ValueError(
-                "report: a process that drew has died, as happens where memory runs out, and in a"
-                ' script without `if __name__ == "__main__"`; --workers 1 draws one run after'
-                " the other, in this process"
-            ) from None
-
-
-def _leave_interrupts() -> None:
-    """Ctrl-C reaches all processes; the one that was started by hand ends the others."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-def _own_report(run: Run, *, shards: Path | None, html: bool) -> Sequence[Part]:
-    from finetune.reporting.run_report import run_parts, write_run_report
-
-    parts = run_parts(run, shards=shards)
-    write_run_report(run, parts, html=html)
-    return parts
