@@ -35,7 +35,7 @@ class SelfAttention(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         """Map tokens (B, N, D) to (B, N, D)."""
         qkv = _projected(tokens, self.qkv, self.bias)
-        query, key, value = _heads(qkv, 3, self.num_heads)
+        query, key, value = fused.cut_heads(self.num_heads, qkv)
         attended = attend(query, key, value)  # (B, heads, N, D / heads)
         return self.out(rearrange(attended, "b h n d -> b n (h d)"))
 
@@ -64,8 +64,7 @@ class CrossAttention(nn.Module):
     def forward(self, tokens: Tensor, context: Tensor) -> Tensor:
         """Map tokens (B, N, D), reading context (B, M, D), to (B, N, D)."""
         key_value = _projected(context, self.key_value, self.bias)
-        (query,) = _heads(self.query(tokens), 1, self.num_heads)
-        key, value = _heads(key_value, 2, self.num_heads)
+        query, key, value = fused.cut_heads(self.num_heads, self.query(tokens), key_value)
         attended = attend(query, key, value)
         return self.out(rearrange(attended, "b h n d -> b n (h d)"))
 
@@ -242,13 +241,6 @@ def _projected(
     if isinstance(linear, PackedLinear):
         return linear(tokens)  # made with it
     return F.linear(tokens, linear.weight, bias())
-
-
-def _heads(projected: Tensor, parts: int, num_heads: int) -> tuple[Tensor, ...]:
-    """Cut (B, N, parts * D) into so many views (B, heads, N, D / heads)."""
-    # Cut where they lie: cutting the heads first would copy the gradient of it twice.
-    cut = rearrange(projected, "b n (s h d) -> b n s h d", s=parts, h=num_heads)
-    return tuple(part.transpose(1, 2) for part in cut.unbind(2))
 
 
 def sinusoid_positions(num_tokens: int, dim: int) -> Tensor:

@@ -9,7 +9,6 @@ Shape letters: B batch, N tokens, D width, E output width.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -89,11 +88,19 @@ def attention(num_heads: int, *projected: Tensor) -> Tensor:
             keys and values (B, M, 2 * D).
     """
     if not torch.is_grad_enabled():  # PyTorch's kernel is the faster one without gradients
-        query, key, value = _cut(num_heads, projected)
+        query, key, value = cut_heads(num_heads, *projected)
         attended = F.scaled_dot_product_attention(query, key, value)
         return attended.transpose(1, 2).flatten(2)
     out: Tensor = _Attention.apply(num_heads, *projected)
     return out
+
+
+def cut_heads(num_heads: int, *projected: Tensor) -> list[Tensor]:
+    """Queries, keys and values, views (B, heads, N, d) of what ``attention`` takes."""
+    width = sum(part.shape[-1] for part in projected) // (3 * num_heads)
+    # Cut where they lie: cutting the heads first would copy the gradient of it twice.
+    cut = [part.unflatten(2, (-1, num_heads, width)).unbind(2) for part in projected]
+    return [part.transpose(1, 2) for parts in cut for part in parts]
 
 
 def squared_errors(prediction: Tensor, target: Tensor) -> Tensor:
@@ -214,7 +221,7 @@ class _Attention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, num_heads: int, *projected: Tensor) -> Tensor:
         with torch.autocast("cpu", enabled=False):
-            cut = _cut(num_heads, projected)
+            cut = cut_heads(num_heads, *projected)
             query, key, value = (_head_by_head(part) for part in cut)
             query = query * query.shape[-1] ** -0.5
             together = max(1, _SCORES_BYTES // (query.shape[1] * key.shape[1] * query.itemsize))
@@ -235,7 +242,8 @@ class _Attention(torch.autograd.Function):
         saved = ctx.saved_tensors
         projected, shares = saved[: ctx.num_projected], saved[ctx.num_projected :]
         with torch.autocast("cpu", enabled=False):
-            query, key, value = (_head_by_head(part) for part in _cut(ctx.num_heads, projected))
+            cut = cut_heads(ctx.num_heads, *projected)
+            query, key, value = (_head_by_head(part) for part in cut)
             grad = _head_by_head(grad.unflatten(2, (ctx.num_heads, -1)).transpose(1, 2))
             scale = query.shape[-1] ** -0.5
             query = query * scale
@@ -254,7 +262,7 @@ class _Attention(torch.autograd.Function):
                 torch.bmm(slopes.mT, queries, out=of_keys)
             found[0] *= scale
             of_projected = [torch.empty_like(part) for part in projected]
-            for place, part in zip(_cut(ctx.num_heads, of_projected), found, strict=True):
+            for place, part in zip(cut_heads(ctx.num_heads, *of_projected), found, strict=True):
                 place.copy_(part.view(place.shape))
         return None, *of_projected
 
@@ -296,13 +304,6 @@ def _of_norm(
         grad, tokens, tokens.shape[-1:], mean, scale, weight, bias, [True, True, True]
     )
     return found
-
-
-def _cut(num_heads: int, projected: Sequence[Tensor]) -> list[Tensor]:
-    """Views (B, heads, N, d) of the queries, keys and values in what ``attention`` takes."""
-    width = sum(part.shape[-1] for part in projected) // (3 * num_heads)
-    cut = [part.unflatten(2, (-1, num_heads, width)).unbind(2) for part in projected]
-    return [part.transpose(1, 2) for parts in cut for part in parts]
 
 
 def _head_by_head(part: Tensor) -> Tensor:
