@@ -86,6 +86,7 @@ def said(path: Path) -> list[str]:
     return [line for line in lines if not ABOUT.match(line)]
 
 
+@pytest.mark.slow
 def test_a_build_gives_the_bytes_that_it_gave_before(
     here: Path, command: Callable[..., Any]
 ) -> None:
@@ -173,6 +174,7 @@ def test_a_checkpoint_of_before_loads_whole_and_computes_what_it_did() -> None:
     assert norm == pytest.approx(expected["gradient_norm"], rel=1e-4)
 
 
+@pytest.mark.slow
 def test_a_fold_of_before_is_known_kept_and_reported_as_it_was(
     here: Path, command: Callable[..., Any]
 ) -> None:

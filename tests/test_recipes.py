@@ -73,6 +73,7 @@ def test_a_recipe_opens_with_title_command_hardware_and_what_to_expect(path: Pat
     assert re.search(r"\d|not yet measured", expected), "Expect: a number, or not yet measured"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", RECIPES, ids=NAMES)
 def test_the_command_of_a_recipe_is_accepted_by_its_parser(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -99,6 +100,7 @@ def test_a_benchmark_is_one(name: str) -> None:
     load_benchmark(config_root() / name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("quick", [False, True])
 def test_every_step_of_the_demo_is_accepted_by_its_parser(
     quick: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -41,6 +41,7 @@ def test_a_clip_costs_what_linear_maps_and_attention_multiply_by_hand() -> None:
     assert 2.8 < emotion_flops(sizes, emotion) / found < 3.1
 
 
+@pytest.mark.slow
 def test_the_figures_of_a_step_agree_and_are_written(
     model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -123,6 +123,7 @@ def test_pooled_features_give_the_predictions_of_a_fine_tuned_network(
         features(run, shards, tmp_path / "b.parquet")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("segments", [1, 3, 7])
 def test_a_sample_is_the_mean_of_its_views_wherever_batches_end(
     segments: int, pretrained: Path, shards: Path, tmp_path: Path

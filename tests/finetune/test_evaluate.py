@@ -87,6 +87,7 @@ def test_the_same_views_give_the_numbers_of_the_run(finished: Path, tmp_path: Pa
     assert found.disagreements == ()
 
 
+@pytest.mark.slow
 def test_views_are_segments_times_crops_and_say_which_they_are(
     finished: Path, tmp_path: Path
 ) -> None:
@@ -103,6 +104,7 @@ def test_views_are_segments_times_crops_and_say_which_they_are(
     assert f"hicmae evaluate {finished} --config config.yaml" in text
 
 
+@pytest.mark.slow
 def test_the_selection_rule_stays_with_the_numbers(finished: Path, tmp_path: Path) -> None:
     out = again(finished, tmp_path / "views", segments=1)
     assert read_run(out).facts.selection == "best-on-test"
@@ -114,6 +116,7 @@ def test_the_selection_rule_stays_with_the_numbers(finished: Path, tmp_path: Pat
     assert "(best-on-test)" in row
 
 
+@pytest.mark.slow
 def test_report_computes_all_metrics_again_from_the_file(finished: Path, tmp_path: Path) -> None:
     out = again(finished, tmp_path / "views", segments=1)
     path = out / "predictions.jsonl"
@@ -124,6 +127,7 @@ def test_report_computes_all_metrics_again_from_the_file(finished: Path, tmp_pat
     assert "the latter is shown" in (tmp_path / "report.md").read_text()
 
 
+@pytest.mark.slow
 def test_one_fold_or_its_checkpoint_alone_is_tested_on_its_own_side(
     finished: Path, shards: Path, tmp_path: Path
 ) -> None:
@@ -148,6 +152,7 @@ def test_one_fold_or_its_checkpoint_alone_is_tested_on_its_own_side(
         again(alone, tmp_path / "no")
 
 
+@pytest.mark.slow
 def test_real_values_come_back_in_their_units(
     shards: Path, tiny_model_config: ModelConfig, tmp_path: Path
 ) -> None:
@@ -157,6 +162,7 @@ def test_real_values_come_back_in_their_units(
         assert first.predicted == pytest.approx(second.predicted, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_people_of_the_training_are_never_tested(
     finished: Path, shards: Path, tmp_path: Path
 ) -> None:
@@ -238,6 +244,7 @@ def test_several_runs_are_evaluated_under_their_names(
     assert "(2 seeds)" in (tmp_path / "report.md").read_text()
 
 
+@pytest.mark.slow
 def test_what_cannot_be_evaluated_is_refused_in_one_line(
     finished: Path, shards: Path, elsewhere: Path, tmp_path: Path
 ) -> None:

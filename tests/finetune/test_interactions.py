@@ -91,6 +91,7 @@ def test_gates_are_decomposed_as_published(
         assert found.synergy[0] == pytest.approx(0.5, abs=1e-3)
 
 
+@pytest.mark.slow
 def test_the_least_information_is_that_of_a_search() -> None:
     """Against a search over every q of two bits, of which each label leaves one number free."""
     generator = np.random.default_rng(0)

@@ -42,6 +42,7 @@ JOINT = Benchmark(
 )
 
 
+@pytest.mark.slow
 def test_a_joint_run_learns_both_heads_and_reports_them(train: Train) -> None:
     folder = train(JOINT, epochs=4, report=True)
     run = read_run(folder)
@@ -96,6 +97,7 @@ ALL = Benchmark(name="all", task="joint", heads=(EMOTION, VALUES, TAGS, SHARES, 
 CHANGES = {number: everything(number) for number in range(24)}
 
 
+@pytest.mark.slow
 def test_every_kind_is_trained_scored_tested_again_and_predicted(
     train: Train, tmp_path: Path
 ) -> None:

@@ -13,6 +13,7 @@ from hicmae.encoder import AudioVisualEncoder
 from tests.support.finetune_fixtures import Train
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_16_frames_is_fine_tuned_on_32_with_their_sound(
     train: Train, pretrained: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

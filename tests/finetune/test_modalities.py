@@ -160,6 +160,7 @@ def test_a_modality_without_information_is_worth_nothing(
     assert min(found.of("picture-swapped")[0].losses) > 0.25
 
 
+@pytest.mark.slow
 def test_real_values_and_single_modalities_have_a_page_too(
     trained: Path, tiny_model_config: ModelConfig, tmp_path: Path
 ) -> None:

@@ -18,6 +18,7 @@ from tests.support.finetune_fixtures import Train, split_benchmark
 ONE_FOLD = split_benchmark(column="fold", test=(2,))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 def test_gradients_are_clipped_to_the_norm_asked_for(
     train: Train, monkeypatch: pytest.MonkeyPatch, precision: Any
@@ -86,6 +87,7 @@ def test_fp16_trains_in_fp16_on_a_cpu_too(train: Train, monkeypatch: pytest.Monk
     assert (fp16 - begun).norm() > 10 * (fp16 - fp32).norm() > 0
 
 
+@pytest.mark.slow
 def test_activations_computed_again_give_the_same_training(
     train: Train, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -100,6 +100,7 @@ def test_risk_and_coverage_are_those_counted_by_hand() -> None:
     assert at_share(sure, wrong, 0.6) == (0.6, 0.8, 0.25)  # two are as sure
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("one_decoding_process")
 def test_what_says_how_sure_it_may_be_is_asked_by_it(
     tmp_path: Path, tiny_model_config: ModelConfig
@@ -143,6 +144,7 @@ def test_what_says_how_sure_it_may_be_is_asked_by_it(
         hicmae.load(values, device="cpu").predict(video, min_confidence=0.5)
 
 
+@pytest.mark.slow
 def test_a_run_fits_it_on_people_kept_out_and_shows_it(train: Train, tmp_path: Path) -> None:
     recipe = RecipeConfig(batch_size=4, drop_path=0.0, calibrate=True, answered=0.5)
     run = read_run(train(recipe=recipe, validation_share=0.3))

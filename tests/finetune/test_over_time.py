@@ -46,6 +46,7 @@ def traced(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "shards"
 
 
+@pytest.mark.slow
 def test_lags_are_found_and_the_run_says_all_that_was_decided(train: Train, traced: Path) -> None:
     benchmark = over_time_benchmark(
         lag_seconds=None, combine="evaluator-weighted", smoothing_seconds=(0.0, 1.0)
@@ -70,6 +71,7 @@ def test_lags_are_found_and_the_run_says_all_that_was_decided(train: Train, trac
     assert "CCC per recording" in report
 
 
+@pytest.mark.slow
 def test_a_personal_network_beats_the_shared_one_on_its_annotator(
     train: Train, traced: Path
 ) -> None:
@@ -100,6 +102,7 @@ def test_a_personal_network_beats_the_shared_one_on_its_annotator(
     assert score(run.benchmark, again)["ccc"] == pytest.approx(before, abs=1e-3)
 
 
+@pytest.mark.slow
 def test_what_training_decided_is_kept_for_testing_again_and_for_traces(
     train: Train, traced: Path, tmp_path: Path
 ) -> None:

@@ -185,6 +185,7 @@ def test_the_paper_protocol_chooses_by_accuracy_of_one_clip_and_tests_on_two_vie
         assert said in "\n".join(fold.notes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("benchmark", "judge"), [(BENCHMARK, "war"), (VALUES, "ccc")])
 def test_the_paper_protocol_s_epochs_are_judged_on_other_clips_each_and_the_same_again(
     benchmark: Benchmark, judge: str, train: Train, monkeypatch: pytest.MonkeyPatch
@@ -294,6 +295,7 @@ def test_a_class_that_a_fold_does_not_test_is_said(train: Train) -> None:
         train(changes=changes, name="no")
 
 
+@pytest.mark.slow
 def test_constant_true_values_are_undefined_and_the_run_says_so(train: Train) -> None:
     changes = {number: {"labels": {"valence": 0.5}} for number in range(24)}
     out = train(VALUES, changes=changes, selection="inner-validation")
@@ -308,6 +310,7 @@ def test_constant_true_values_are_undefined_and_the_run_says_so(train: Train) ->
     assert "shown as n/a, not as 0" in text
 
 
+@pytest.mark.slow
 def test_unnamed_speakers_are_allowed_by_protocol_alone_and_then_said(train: Train) -> None:
     changes: dict[int, dict[str, Any]] = {number: {"speaker": None} for number in range(24)}
     with pytest.raises(ValueError, match="has no speaker"):

@@ -82,6 +82,7 @@ def test_a_sound_file_gives_the_features_of_its_windows(
     assert len(rows["sample"]) == 1
 
 
+@pytest.mark.slow
 def test_recordings_that_lack_what_is_asked_for_are_named_and_leave_no_file(
     checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

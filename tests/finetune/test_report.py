@@ -256,6 +256,7 @@ def test_damaged_predictions_and_features_are_one_line(
         report(runs=[folder], out=tmp_path / "report.md")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_figures")
 def test_what_cannot_be_compared_is_refused_or_said(
     runs: dict[str, Path], tmp_path: Path, tiny_model_config: ModelConfig

@@ -166,6 +166,7 @@ def test_the_p_value_of_few_speakers_is_that_of_all_swaps() -> None:
     assert found.low > 0  # a gap this large is seen
 
 
+@pytest.mark.slow
 def test_runs_that_are_alike_do_not_differ(monkeypatch: pytest.MonkeyPatch) -> None:
     made = classes(speakers=20)
     same = compare(THREE, [made], [made])

@@ -132,6 +132,7 @@ def test_the_saved_network_gives_the_predictions_that_were_written(
         assert outputs.numpy() == pytest.approx(np.array(item.views), abs=1e-5)
 
 
+@pytest.mark.slow
 def test_a_seed_gives_the_same_predictions_and_another_seed_others(
     finished: Path, train: Train
 ) -> None:

@@ -119,6 +119,7 @@ def test_what_was_seen_is_carried_on_from_training_to_training(
         again(train, films, second / "fold-2", TWO_WAYS["fold"], folds="2", name="third")
 
 
+@pytest.mark.slow
 def test_speakers_are_known_again_though_none_of_their_samples_is(
     films: Path, shards: Path, tmp_path: Path, tiny_model_config: ModelConfig, train: Train
 ) -> None:
@@ -140,6 +141,7 @@ def test_speakers_are_known_again_though_none_of_their_samples_is(
     again(train, other, few / "fold-1", elsewhere, folds="2", name="elsewhere")
 
 
+@pytest.mark.slow
 def test_what_chose_the_epoch_was_seen_too(
     films: Path, tmp_path: Path, tiny_model_config: ModelConfig
 ) -> None:
@@ -187,6 +189,7 @@ def on_another(source: Path, shards: Path, benchmark: Benchmark, out: Path, **op
     return out
 
 
+@pytest.mark.slow
 def test_a_network_is_not_tested_on_what_the_one_it_started_from_has_seen(
     first: Path, films: Path, tmp_path: Path, train: Train
 ) -> None:
@@ -231,6 +234,7 @@ def test_another_benchmark_of_seen_samples_is_found_out_by_the_digests(
     assert "may have seen" not in all_notes(run)
 
 
+@pytest.mark.slow
 def test_the_digests_tell_where_the_shards_of_the_training_are_gone(
     films: Path, tmp_path: Path, tiny_model_config: ModelConfig
 ) -> None:

@@ -190,6 +190,7 @@ def test_losses_that_are_none_are_refused(text: str, task: str, said: str) -> No
         loss_terms(text, task)
 
 
+@pytest.mark.slow
 def test_each_loss_trains_by_its_own_gradient(train: Train) -> None:
     outs = {}
     for loss in ("mse", "l1", "mse+ccc"):
@@ -301,6 +302,7 @@ def test_clips_of_one_modality_are_as_at_test_time(tiny_model_config: ModelConfi
             model.forward_each(video, fbank, seen, torch.zeros(5, dtype=torch.bool))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("share", "modalities"), [(0.5, "audio-video"), (1.0, "video")])
 def test_modality_dropout_takes_one_of_two_and_never_both(
     share: float, modalities: str, monkeypatch: pytest.MonkeyPatch, train: Train

@@ -103,6 +103,7 @@ def logged(name: str, value: Any, *, prog_bar: bool = False, **how: Any) -> None
         value.item()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("benchmark", "recipe", "loss"),
     [

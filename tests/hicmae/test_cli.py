@@ -243,6 +243,7 @@ HEAVY = {
 }
 
 
+@pytest.mark.slow
 def test_no_help_and_no_refusal_of_any_verb_waits_for_a_heavy_library() -> None:
     code = (
         "import contextlib, io, sys; from hicmae.__main__ import VERBS, main\n"

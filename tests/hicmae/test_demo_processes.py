@@ -116,6 +116,7 @@ def gone(folder: Path, *names: str) -> bool:
     return not any(map(is_running, numbers))
 
 
+@pytest.mark.slow
 def test_a_failure_stops_those_beside_it_with_all_they_started(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -128,6 +129,7 @@ def test_a_failure_stops_those_beside_it_with_all_they_started(
     assert len(list((tmp_path / "logs").iterdir())) == 2, "the third was not started"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "error"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)]
 )

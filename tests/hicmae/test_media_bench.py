@@ -40,6 +40,7 @@ def clips(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_the_share_that_is_right_is_of_every_window_of_clips_of_any_length(
     clips: Path, tmp_path: Path
 ) -> None:
@@ -54,6 +55,7 @@ def test_the_share_that_is_right_is_of_every_window_of_clips_of_any_length(
     assert json.loads((tmp_path / "figures.json").read_text())["two"] == figures["two"]
 
 
+@pytest.mark.slow
 def test_a_wrong_choice_counts_as_wrong(clips: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench.Speakers, "speaker", lambda *_: None)
     assert bench_speaking(media=clips)["both"]["right"] == 0

@@ -147,6 +147,7 @@ def test_talking_faces_are_found_and_framed(clips_dir: Path, yunet_file: Path) -
             assert 0.45 < (box[3] - box[1]) / 160 < 1.05, row["file"]
 
 
+@pytest.mark.slow
 def test_the_cascade_finds_the_face_of_a_small_frame_where_it_is_in_the_large_one(
     clips_dir: Path,
 ) -> None:

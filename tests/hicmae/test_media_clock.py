@@ -79,6 +79,7 @@ def test_boxes_of_annotators_count_from_the_beginning(late: Path) -> None:
     assert place == pytest.approx(25, abs=1)
 
 
+@pytest.mark.slow
 def test_a_sample_says_where_it_is_and_has_the_sound_of_its_time(
     late: Path, tmp_path: Path
 ) -> None:

@@ -111,6 +111,7 @@ def test_of_what_is_no_recording_nothing_is_said(tmp_path: Path, name: str) -> N
     assert cut_off(tmp_path / name) == ""
 
 
+@pytest.mark.slow
 def test_a_build_keeps_it_in_the_sample_the_receipt_and_the_refusal(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     path = index_first(whole(tmp_path / "a.mp4"))

@@ -27,6 +27,7 @@ from tests.support.media_files import (
 RATE = 16000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv", ".webm", ".avi", ".flv", ".mpg"])
 @pytest.mark.parametrize("flash_at", [0.4, 1.52])
 def test_flash_and_beep_stay_together(tmp_path: Path, suffix: str, flash_at: float) -> None:

@@ -29,6 +29,7 @@ def config(**changes: object) -> BuildConfig:
     return BuildConfig(**{"face_choice": "speaking", **settings, **changes})  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_the_face_whose_mouth_goes_with_the_sound_is_built(tmp_path: Path) -> None:
     sources = [
         write_faces(tmp_path / f"{name}.mp4", (CARL, ANNA, BEN), heard)
@@ -43,6 +44,7 @@ def test_the_face_whose_mouth_goes_with_the_sound_is_built(tmp_path: Path) -> No
     assert all(not info.sync for _, info in sample_infos(read_index(tmp_path / "all")))
 
 
+@pytest.mark.slow
 def test_in_each_segment_the_one_who_speaks_in_it_is_built(tmp_path: Path) -> None:
     path = write_faces(tmp_path / "talk.mp4", TURNS, sum(TURNS))
     build_shards([path], tmp_path / "shards", config(max_seconds=4))
@@ -55,6 +57,7 @@ def test_in_each_segment_the_one_who_speaks_in_it_is_built(tmp_path: Path) -> No
     assert np.array_equal(first["talk-001"][0], second["talk_face1-001"][0])
 
 
+@pytest.mark.slow
 def test_in_each_window_the_one_who_speaks_in_it_is_predicted(tmp_path: Path) -> None:
     path = write_faces(tmp_path / "talk.mp4", TURNS, sum(TURNS))
     found, windows, _ = cut(path, WindowConfig(face_choice="speaking", hop=0.5))
@@ -73,6 +76,7 @@ def test_in_each_window_the_one_who_speaks_in_it_is_predicted(tmp_path: Path) ->
     assert {window.track for window in windows} == {"face0", "face1"}
 
 
+@pytest.mark.slow
 def test_a_span_is_of_the_one_who_speaks_in_it(tmp_path: Path) -> None:
     path = write_faces(tmp_path / "talk.mp4", TURNS, sum(TURNS))
     asked = ((0.5, 3.5, ""), (4.5, 7.5, ""), (4.5, 7.5, "face0"), (5.0, 5.4, ""))
@@ -93,6 +97,7 @@ def test_a_span_is_of_the_one_who_speaks_in_it(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_the_receipt_names_clips_whose_sound_is_another_or_has_slipped(tmp_path: Path) -> None:
     for name, heard, late in (("own", ANNA, 0.0), ("dubbed", CARL, 0.0), ("late", ANNA, 0.48)):
         write_faces(tmp_path / f"{name}.mp4", (ANNA,), heard, late=late)

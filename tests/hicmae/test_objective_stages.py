@@ -53,6 +53,7 @@ def test_contrast_alone_trains_both_encoders_and_nothing_that_it_does_not_read(
     assert terms["loss"] == pytest.approx(0.0025 * terms["contrast"].item())
 
 
+@pytest.mark.slow
 def test_contrast_alone_decodes_nothing_in_training_and_all_of_it_when_asked(
     tiny_model_config: ModelConfig,
 ) -> None:

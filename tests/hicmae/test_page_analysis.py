@@ -128,6 +128,7 @@ def test_probabilities_of_both_and_each_are_those_of_predict(
     assert stages
 
 
+@pytest.mark.slow
 def test_sound_alone_says_what_it_went_by(tmp_path: Path, analyst_of: Callable[[str], Any]) -> None:
     result, _ = analysed(
         analyst_of("values"), write_sound(tmp_path / "a.wav", talk(1.5, 16000), 16000)
@@ -139,6 +140,7 @@ def test_sound_alone_says_what_it_went_by(tmp_path: Path, analyst_of: Callable[[
     assert any("sound alone" in note for note in result.notes)
 
 
+@pytest.mark.slow
 def test_a_pretrained_network_shows_what_it_makes_of_hidden_parts(
     tmp_path: Path, clip: Path, analyst_of: Callable[[str], Any]
 ) -> None:
@@ -169,6 +171,7 @@ def test_a_recording_that_is_too_long_is_refused_before_it_is_predicted(
         analysed(analyst_of("classes"), long)
 
 
+@pytest.mark.slow
 def test_a_damaged_recording_has_its_cause(
     tmp_path: Path, analyst_of: Callable[[str], Any]
 ) -> None:

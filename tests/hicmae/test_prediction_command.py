@@ -117,6 +117,7 @@ def test_the_files_of_a_recording_agree(tmp_path: Path, checkpoint: Path) -> Non
     assert min(picture.shape[:2]) > 200
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="other file systems take only UTF-8")
 def test_names_that_are_not_utf8_are_predicted_and_built_like_others(
     tmp_path: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
@@ -243,6 +244,7 @@ def test_every_real_file_is_predicted_or_named_with_its_cause(
     assert "from the picture alone" in rows["astorfi_output_video_noaudio.mp4"]["message"]
 
 
+@pytest.mark.slow
 def test_a_video_that_cannot_be_drawn_into_keeps_its_timeline(
     tmp_path: Path, checkpoint: Path
 ) -> None:

@@ -53,6 +53,7 @@ def live(video: Path, *, sound: bool = True, begin: float = 0.0) -> list[LiveFra
     return sorted(pieces, key=lambda piece: piece.seconds)
 
 
+@pytest.mark.slow
 def test_it_says_what_is_said_of_the_same_recording(
     tmp_path: Path, model: hicmae.EmotionPredictor
 ) -> None:
@@ -121,6 +122,7 @@ def test_a_slow_network_leaves_windows_out_and_says_how_late_it_is(
         assert moment.delay_seconds == pytest.approx(110 - moment.end_seconds, abs=0.11)
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_and_the_face_is_the_one_of_the_camera(
     clips_dir: Path, yunet_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

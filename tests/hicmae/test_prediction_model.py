@@ -50,6 +50,7 @@ def ended() -> Iterator[None]:
     DECODING.close()
 
 
+@pytest.mark.slow
 def test_a_video_becomes_a_table(tmp_path: Path, checkpoint: Path) -> None:
     model = hicmae.load(checkpoint, device="cpu")
     prediction = model.predict(write_talking(tmp_path / "a.mp4", 2.0))

@@ -106,6 +106,7 @@ def assert_same(
     return {track.name: len(track.values) for track in prediction.tracks}
 
 
+@pytest.mark.slow
 def test_raw_and_shard_give_the_same_logits(tmp_path: Path, tiny_model_config: ModelConfig) -> None:
     build = BuildConfig(faces="boxes", face_size=40, jpeg_quality=80, workers=1)
     recording = write_talking(tmp_path / "one face.mp4", 3.1)
@@ -140,6 +141,7 @@ def test_so_they_do_for_a_recording_shorter_than_a_clip(
     assert windows == {"face0": 1}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["talking/1001_DFA_SAD_XX.flv", "talking/grid_lbax4n.mpg"])
 @pytest.mark.parametrize("align", ["none", "eyes"])
 def test_so_they_do_for_real_faces(

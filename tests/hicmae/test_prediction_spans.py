@@ -146,6 +146,7 @@ def test_spans_go_to_the_recording_they_name(tmp_path: Path) -> None:
         spans_of(folder, both)
 
 
+@pytest.mark.slow
 def test_each_span_has_one_answer_and_sound_without_a_picture_is_heard(
     tmp_path: Path, tiny_model_config: ModelConfig
 ) -> None:
@@ -208,6 +209,7 @@ def test_each_span_has_one_answer_and_sound_without_a_picture_is_heard(
     assert "5.0" in seen.notes[-1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("start", "end", "views"), [(0.8, 1.2, 1), (0.4, 2.0, 3)])
 def test_a_span_is_predicted_as_the_sample_that_a_build_makes_of_it(
     tmp_path: Path, tiny_model_config: ModelConfig, start: float, end: float, views: int
@@ -232,6 +234,7 @@ def test_a_span_is_predicted_as_the_sample_that_a_build_makes_of_it(
     assert track.spans.tolist() == [pytest.approx([start, end])]
 
 
+@pytest.mark.slow
 def test_praat_elan_and_players_read_the_tiers(
     tmp_path: Path, tiny_model_config: ModelConfig
 ) -> None:
@@ -323,6 +326,7 @@ def test_neighbours_are_joined_and_hostile_names_are_kept(tmp_path: Path) -> Non
         parse_formats("eaf,srt")
 
 
+@pytest.mark.slow
 def test_real_values_are_a_tier_each(tmp_path: Path, tiny_model_config: ModelConfig) -> None:
     names = ("valence", "arousal")
     labels = real_values(*names)

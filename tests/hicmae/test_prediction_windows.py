@@ -233,6 +233,7 @@ def test_a_long_recording_needs_no_more_memory_than_a_short_one(
     assert peaks[40] - peaks[4] < 900_000
 
 
+@pytest.mark.slow
 def test_windows_of_a_stream_come_with_what_was_found(tmp_path: Path) -> None:
     path = write_talking(tmp_path / "a.mp4", 2.0)
     told: list[str] = []

@@ -18,6 +18,7 @@ from hicmae.settings import ModelConfig, ObjectiveConfig
 from tests.hicmae.test_encoder import clip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("size", "finetuning", "pretraining"),
     [("tiny", 20.5, 22.7), ("small", 45.7, 50.6), ("base", 80.8, 99.6)],
@@ -110,6 +111,7 @@ def test_frame_difference_changes_the_target_only(tiny_model_config: ModelConfig
     )
 
 
+@pytest.mark.slow
 def test_a_batch_is_learned(tiny_model_config: ModelConfig) -> None:
     torch.manual_seed(0)
     network = HiCMAE(tiny_model_config, objective())

@@ -17,6 +17,7 @@ from hicmae.settings import ModelConfig, ObjectiveConfig
 from pretrain.bench import _straight_line, bench_step
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("size", "published"), [("tiny", 3.1), ("small", 6.1), ("base", 15.1)])
 def test_forward_operations_are_the_published_ones_less_the_hidden_projections(
     size: str, published: float
@@ -28,6 +29,7 @@ def test_forward_operations_are_the_published_ones_less_the_hidden_projections(
     assert ours + hidden * model.encoder_dim / 1e9 == pytest.approx(published, abs=0.1)
 
 
+@pytest.mark.slow
 def test_backward_costs_about_twice_as_much_as_forward(tiny_model_config: ModelConfig) -> None:
     forward = step_flops(tiny_model_config, ObjectiveConfig(), backward=False)
     both = step_flops(tiny_model_config, ObjectiveConfig())
@@ -36,6 +38,7 @@ def test_backward_costs_about_twice_as_much_as_forward(tiny_model_config: ModelC
     assert less < forward
 
 
+@pytest.mark.slow
 def test_the_figures_agree_with_one_another_and_are_written(
     tiny_model_config: ModelConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -67,6 +70,7 @@ def test_the_figures_agree_with_one_another_and_are_written(
     assert "backward" in said
 
 
+@pytest.mark.slow
 def test_the_line_through_the_times_is_the_one_they_lie_on(
     tiny_model_config: ModelConfig, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -114,6 +118,7 @@ def pretrain_hicmae_dim{width}_patch16_{side}_a256(pretrained=False, decoder_dep
 """
 
 
+@pytest.mark.slow
 def test_the_step_of_a_checkout_is_timed_turn_about_with_ours(
     tiny_model_config: ModelConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -258,6 +258,7 @@ def together(tasks: list[StepTask], seconds: int = 20) -> list[int | str]:
         return list(pool.map(one, tasks))
 
 
+@pytest.mark.slow
 def test_tasks_meet_behind_a_port_that_is_taken_and_beside_another_step(first_ports: int) -> None:
     """Whoever has the port does not speak as a store does, or is the store of another run."""
     with listening(first_ports):
@@ -270,6 +271,7 @@ def test_tasks_meet_behind_a_port_that_is_taken_and_beside_another_step(first_po
     assert found[0] == found[3] != found[1] == found[2]
 
 
+@pytest.mark.slow
 def test_a_main_port_of_the_users_that_is_taken_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     with listening() as port:
         monkeypatch.setenv("MASTER_PORT", str(port))

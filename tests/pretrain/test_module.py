@@ -145,6 +145,7 @@ def test_a_batch_that_is_filled_up_has_the_losses_and_gradients_of_its_clips(
         torch.testing.assert_close(found.grad, wanted.grad, msg=name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("negatives", ["local", "global"])
 def test_a_compiled_step_is_one_graph_without_collectives_whatever_is_missing_of_a_batch(
     negatives: Any, tiny_model_config: ModelConfig

@@ -54,6 +54,7 @@ def poisoned(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     return poison
 
 
+@pytest.mark.slow
 def test_a_run_leaves_configuration_metrics_checkpoints_and_pictures(
     train: Train, tmp_path: Path, tiny_model_config: ModelConfig
 ) -> None:
@@ -128,6 +129,7 @@ def test_the_loss_falls_when_the_same_clips_come_again_and_again(
     assert float(rows[-1]["audio"]) < 0.8 * float(rows[0]["audio"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("accumulate", "workers"), [(3, 0), pytest.param(2, 2, marks=pytest.mark.slow)]
 )
@@ -209,6 +211,7 @@ def test_fp16_scales_its_loss_on_a_cpu_too_and_resumes_with_its_scale(
     assert_same_weights(broken, whole)
 
 
+@pytest.mark.slow
 def test_a_network_in_bf16_learns_as_in_fp32_and_goes_on_bit_for_bit(
     train: Train, tmp_path: Path
 ) -> None:
@@ -358,6 +361,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights_and_names_the_sample
         assert torch.equal(before, now)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fused", [True, False])
 def test_steps_that_are_not_finite_are_left_out_up_to_a_budget(
     fused: bool,

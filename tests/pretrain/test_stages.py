@@ -34,6 +34,7 @@ def changed(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> 
     return {name for name in before if not torch.equal(before[name], after[name])}
 
 
+@pytest.mark.slow
 def test_a_staged_run_moves_what_its_stages_name_and_resumes_in_the_middle_of_each(
     train: Train, tmp_path: Path
 ) -> None:

@@ -150,6 +150,7 @@ def pretended_trainer(engine: str, dtype: torch.dtype | None) -> Any:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("engine", "dtype"),
     [("single", None), ("single", torch.bfloat16), ("deepspeed", torch.bfloat16)],
@@ -160,6 +161,7 @@ def test_a_step_waits_for_nothing_but_its_row(
     assert_no_waits(steps_of(tiny_model_config, tmp_path, engine, dtype))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("two_processes")
 @pytest.mark.parametrize("engine", ["ddp", "deepspeed"])
 def test_a_step_of_several_processes_with_global_negatives_waits_for_nothing_but_its_row(

@@ -60,6 +60,7 @@ def test_other_frame_rates_and_dropped_frames_are_filled_by_time(tmp_path: Path)
     np.testing.assert_allclose(varying[11:20], brightness(np.arange(11, 20) / 25), atol=3)
 
 
+@pytest.mark.slow
 def test_every_state_of_the_sound_is_said(tmp_path: Path) -> None:
     for name, sound in (
         ("absent", None),
@@ -201,6 +202,7 @@ def test_files_of_one_name_in_two_sources_are_both_kept(tmp_path: Path) -> None:
     assert list(samples(tmp_path / "out")) == ["x/clip", "y/clip"]
 
 
+@pytest.mark.slow
 def test_real_recordings_become_faces_and_refusals(
     tmp_path: Path, clips_dir: Path, yunet_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

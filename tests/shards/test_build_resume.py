@@ -94,6 +94,7 @@ def killed_at(step: int, work: Callable[[], object]) -> bool:
     return os.WIFSIGNALED(status)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("replaces", "first"),
     # What it replaces is touched at the end only.

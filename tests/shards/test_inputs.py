@@ -49,6 +49,7 @@ def numbers_of(images: np.ndarray) -> np.ndarray:
     return (fields.reshape(len(images), 16) << np.arange(16)).sum(axis=1)
 
 
+@pytest.mark.slow
 def test_a_flash_and_a_beep_stay_together_through_every_container(tmp_path: Path) -> None:
     frames, times, tone = flash_and_beep(3, FLASH_SECONDS)
     source = tmp_path / "videos"

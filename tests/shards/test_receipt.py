@@ -123,6 +123,7 @@ def test_distributions_are_those_of_numpy(folder: Path) -> None:
     assert found["face_coverage"]["bins"] == [[0.5, 0.52, 1], [0.98, 1.0, 6]]
 
 
+@pytest.mark.slow
 def test_receipt_is_the_same_bytes_again_and_elsewhere(folder: Path, tmp_path: Path) -> None:
     write_receipt(folder)
     once = contents(folder)

@@ -62,6 +62,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return synthesize(SMALL, tmp_path_factory.mktemp("corpus")).parent
 
 
+@pytest.mark.slow
 def test_the_manifest_names_every_file_and_its_meaning(corpus: Path) -> None:
     table = pd.read_csv(corpus / "manifest.csv")
     written = {str(path.relative_to(corpus)) for path in corpus.rglob("*.mp4")}
@@ -126,6 +127,7 @@ def test_speakers_differ_in_looks_and_pitch() -> None:
     assert np.std([person.looks.skin for person in people], axis=0).min() > 0.1
 
 
+@pytest.mark.slow
 def test_an_unlabelled_corpus_tells_nothing(tmp_path: Path) -> None:
     config = replace(SMALL, labelled=False, speakers=1, first_speaker=7, folds=4)
     table = pd.read_csv(synthesize(config, tmp_path / "out"))
@@ -207,6 +209,7 @@ def test_every_problem_of_the_settings_is_named_at_once() -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_faces_are_found_by_the_detector(yunet_file: Path) -> None:
     config = replace(SMALL, speakers=6, frame_size=160)
     detector = cv2.FaceDetectorYN.create(str(yunet_file), "", (160, 160), 0.6)

@@ -348,6 +348,7 @@ def read_or_refuse(path: Path) -> list[ManifestRow] | str:
     return rows
 
 
+@pytest.mark.slow
 def test_generated_tables_are_read_rightly_or_refused_in_one_line(tmp_path: Path) -> None:
     outcomes: Counter[str] = Counter()
     for number in range(NUM_TABLES // 2):
