@@ -10,7 +10,6 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from timm.layers import DropPath, Mlp
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -86,6 +85,43 @@ class CrossAttention(nn.Module):
         return fused.linear_add(tokens, attended, self.out, share)
 
 
+class Mlp(nn.Module):
+    """Two linear layers with GELU between them, the hidden one ``hidden`` wide."""
+
+    def __init__(self, dim: int, hidden: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(dim, hidden)
+        self.act: nn.Module = nn.GELU()
+        self.fc2 = nn.Linear(hidden, dim)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Map tokens (B, N, D) to (B, N, D)."""
+        return self.fc2(self.act(self.fc1(tokens)))
+
+
+class DropPath(nn.Module):
+    """Stochastic depth: in training a branch is left out for a share of the clips.
+
+    What stays is divided by the share that stays, so that the mean is the same. timm has it too,
+    and the MLP; importing it, with all its models and torchvision's, was half of a command's start.
+
+    Args:
+        rate: Share that is left out, in [0, 1).
+    Source: Huang et al., 2016, Deep Networks with Stochastic Depth.
+    """
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, branch: Tensor) -> Tensor:
+        """Of (B, ...), with one draw a clip."""
+        if not self.training:
+            return branch
+        stays = branch.new_empty(len(branch), *(1,) * (branch.ndim - 1))
+        return branch * stays.bernoulli_(1 - self.rate).div_(1 - self.rate)
+
+
 class Block(nn.Module):
     """Pre-norm self-attention, then an MLP with GELU, each added to its input.
 
@@ -103,7 +139,7 @@ class Block(nn.Module):
         self.norm1 = nn.LayerNorm(dim, eps=eps)
         self.attention = SelfAttention(dim, num_heads)
         self.norm2 = nn.LayerNorm(dim, eps=eps)
-        self.mlp = Mlp(dim, hidden_features=int(dim * mlp_ratio))
+        self.mlp = Mlp(dim, int(dim * mlp_ratio))
         self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
 
     def forward(self, tokens: Tensor) -> Tensor:

@@ -6,13 +6,12 @@ from typing import Any
 
 import pytest
 import torch
-from timm.layers import DropPath
 
 from finetune.mixing import MixingConfig
 from finetune.module import FinetuneModule
 from finetune.record import read_run
 from finetune.settings import HardwareConfig, OptimizerConfig, RecipeConfig
-from hicmae.blocks import Block
+from hicmae.blocks import Block, DropPath
 from tests.support.finetune_fixtures import Train, split_benchmark
 
 ONE_FOLD = split_benchmark(column="fold", test=(2,))
