@@ -1,16 +1,19 @@
 """What a network says about a recording, as the page shows it, in the form of ``answers.py``.
 
 Of a fine-tuned network predictions of both modalities and of each alone; of a pretrained one what
-it makes of hidden parts of some windows of each face.
+it makes of hidden parts of some windows of each face. Pictures are data: URLs, which a page shows
+without asking for another file.
 """
 
 from __future__ import annotations
 
+import base64
 import math
 import time
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pandas
 import torch
@@ -21,11 +24,9 @@ from hicmae.checkpoints.sources import locate
 from hicmae.config import to_dict
 from hicmae.devices import choose_device
 from hicmae.heads import said
-from hicmae.page.jobs import Report
-from hicmae.page.pictures import WholeBank, bank_range, bank_url, frame_url, jpeg_url
-from hicmae.page.settings import Limits
+from hicmae.page.jobs import Limits, Report
 from hicmae.prediction.live import LiveNetwork
-from hicmae.prediction.messages import Followed, Found, StageProgress, Window, WindowConfig
+from hicmae.prediction.messages import Clip, Followed, Found, StageProgress, Window, WindowConfig
 from hicmae.prediction.model import EmotionPredictor, load
 from hicmae.prediction.network import clip_batch, preparation_of
 from hicmae.prediction.process import DecodingProcess, read_windows
@@ -41,6 +42,12 @@ _CORNERS = ["x0", "y0", "x1", "y1"]
 # Windows of a face that are reconstructed, spread over it, and frames of each that are shown.
 _MOST_WINDOWS = 4
 _SHOWN_FRAMES = 8
+_JPEG_QUALITY = 85
+# Beyond this many columns a filter bank is averaged over time: a screen has no more.
+_MOST_COLUMNS = 6000
+# Frames of 25 ms, 10 ms apart, see ``hicmae.transforms.fbank``.
+_ROWS_PER_SECOND = 100
+_ROW_SECONDS = 0.025
 
 
 def open_analyst(
@@ -252,6 +259,90 @@ class ReconstructionAnalyst:
             track["reconstructions"].append(span | _shown(made))
 
 
+class WholeBank:
+    """Grows to the right with each window that reaches further than those before.
+
+    Args:
+        sample_rate: Of the clips' sound, Hz.
+    """
+
+    def __init__(self, sample_rate: int) -> None:
+        self._sample_rate = sample_rate
+        self._rows: list[np.ndarray] = []
+        self._start: float | None = None
+        self._end = 0.0
+
+    def wants(self, start: float, clip: Clip) -> bool:
+        """Whether a clip that begins at a time, seconds, says something new."""
+        num_rows = self._num_rows(clip)
+        return num_rows > 0 and start + num_rows / _ROWS_PER_SECOND > self._end + 0.005
+
+    def add(self, start: float, clip: Clip, bank: np.ndarray) -> None:
+        """Take what is new in a filter bank (S, F) of a clip that ``wants`` was asked about."""
+        if self._start is None:
+            self._start = self._end = start
+        gap = round((start - self._end) * _ROWS_PER_SECOND)
+        if gap > 0:  # no window looked there
+            self._rows.append(np.full((gap, bank.shape[1]), np.nan, dtype=np.float32))
+        num_rows = self._num_rows(clip)
+        self._rows.append(bank[max(0, -gap) : num_rows])
+        self._end = start + num_rows / _ROWS_PER_SECOND
+
+    def picture(self) -> dict[str, object] | None:
+        """The picture with its span in seconds; None without sound."""
+        bank = np.concatenate(self._rows) if self._rows else np.zeros((0, 1))
+        if not len(bank) or np.isnan(bank).all():
+            return None
+        low, high = bank_range(bank)
+        url = bank_url(bank, low=low, high=high)
+        return {"picture": url, "start": self._start, "end": self._end}
+
+    def _num_rows(self, clip: Clip) -> int:
+        """Frames that are of sound; behind them are zeros that fill the network's input."""
+        if clip.waveform is None:
+            return 0
+        seconds = clip.num_samples / self._sample_rate
+        return max(0, int((seconds - _ROW_SECONDS) * _ROWS_PER_SECOND + 1e-6) + 1)
+
+
+def jpeg_url(jpeg: bytes) -> str:
+    """A JPEG as a data: URL; nothing for none."""
+    return f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}" if jpeg else ""
+
+
+def frame_url(frame: np.ndarray) -> str:
+    """A frame (H, W, 3), RGB in 0..1, as a data: URL."""
+    image = (255 * np.clip(frame, 0, 1)).round().astype(np.uint8)
+    jpeg = _encoded(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
+    return jpeg_url(jpeg)
+
+
+def bank_url(bank: np.ndarray, *, low: float, high: float) -> str:
+    """A filter bank (S, F) as a data: URL of a PNG, low notes below; NaN is grey.
+
+    Args:
+        bank: The values.
+        low: Shown darkest.
+        high: Shown brightest.
+    """
+    step = -(-len(bank) // _MOST_COLUMNS)
+    if step > 1:
+        whole = len(bank) // step * step
+        bank = bank[:whole].reshape(-1, step, bank.shape[1]).mean(axis=1)
+    hidden = np.isnan(bank)
+    shares = np.clip((np.nan_to_num(bank) - low) / max(high - low, 1e-6), 0, 1)
+    image = cv2.applyColorMap((255 * shares).astype(np.uint8), cv2.COLORMAP_MAGMA)
+    image[hidden] = 128
+    png = _encoded(".png", np.ascontiguousarray(image.transpose(1, 0, 2)[::-1]), [])
+    return f"data:image/png;base64,{base64.b64encode(png).decode()}"
+
+
+def bank_range(bank: np.ndarray) -> tuple[float, float]:
+    """What to show darkest and brightest: nearly all of the values lie between them."""
+    low, high = np.nanpercentile(bank, (1, 99.5))
+    return float(low), float(high)
+
+
 def _progress_to(report: Report, most_seconds: float) -> Any:
     """What tells a report how far the decoding is, and refuses recordings that are too long."""
 
@@ -358,3 +449,9 @@ def _shown(made: Reconstruction) -> dict[str, Any]:
         "fbank": [bank_url(bank, low=low, high=high) for bank in banks],
         "error": float(np.square(filled - frames)[hidden].mean()),
     }
+
+
+def _encoded(suffix: str, image: np.ndarray, options: list[int]) -> bytes:
+    done, data = cv2.imencode(suffix, image, options)
+    assert done, suffix
+    return bytes(data.tobytes())

@@ -11,10 +11,9 @@ import pytest
 
 from hicmae.config import to_dict
 from hicmae.heads import HeadLabels
-from hicmae.page.analysis import open_analyst
+from hicmae.page.analysis import WholeBank, bank_url, open_analyst
 from hicmae.page.answers import Model, Prediction
-from hicmae.page.pictures import WholeBank, bank_url
-from hicmae.page.settings import Limits
+from hicmae.page.jobs import Limits
 from hicmae.prediction.messages import Clip, WindowConfig
 from hicmae.prediction.model import load
 from hicmae.pretraining import HiCMAE

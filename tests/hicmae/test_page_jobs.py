@@ -13,8 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from hicmae.page.jobs import JobQueue, QueueFullError, UploadFolder, shown_name
-from hicmae.page.settings import Limits
+from hicmae.page.jobs import JobQueue, Limits, QueueFullError, UploadFolder, shown_name
 from tests.support.page_fixtures import SlowAnalyst
 
 
