@@ -27,8 +27,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from hicmae.files import whole_file
-from hicmae.media.face_stack import is_stack
-from hicmae.media.image_folder import SOUND_SUFFIXES, VIDEO_SUFFIXES, sound_beside, walk
+from hicmae.media.images import SOUND_SUFFIXES, VIDEO_SUFFIXES, is_stack, sound_beside, walk
 from shards.schema import Label
 from shards.tables import is_table, read_table
 
@@ -61,7 +60,7 @@ class ManifestRow:
     Args:
         key: Name of the sample; safe (see ``safe_key``).
         path: The video or sound file, or a folder of frame images (see
-            ``hicmae/media/image_folder.py``).
+            ``hicmae/media/images.py``).
         name: The same relative to the folder or manifest that named it, for the sample's json.
         audio: A separate sound file that starts with the picture; none: the video's own sound.
         audio_name: The same relative to the manifest.

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from hicmae.config import did_you_mean
-from hicmae.media.image_folder import SOUND_SUFFIXES, VIDEO_SUFFIXES
+from hicmae.media.images import SOUND_SUFFIXES, VIDEO_SUFFIXES
 
 _RECORDINGS = VIDEO_SUFFIXES | frozenset(SOUND_SUFFIXES)
 _SPREADSHEETS = (".xlsx", ".xlsm")

@@ -23,7 +23,7 @@ from hicmae.bench import write_figures
 from hicmae.media.crops import decode_jpeg, encode_jpeg
 from hicmae.media.errors import MediaError
 from hicmae.media.faces import FaceConfig
-from hicmae.media.image_folder import walk
+from hicmae.media.images import walk
 from hicmae.media.recording import Recording, open_pictures, shared_detector
 from hicmae.media.sound import read_sound
 from hicmae.media.speaking import LEAST_SECONDS, Speakers, verdict

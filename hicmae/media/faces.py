@@ -108,7 +108,7 @@ class FaceConfig:
             at their distance; ``none`` keeps it upright about the box.
         detect_every: Frames from one detection to the next; in between the box is interpolated.
         image_fps: Frame rate of folders and stacks of images that have none of their own.
-        stack_colours: Which colour is first in .npy stacks of images (``face_stack.py``).
+        stack_colours: Which colour is first in .npy stacks of images (``images.py``).
         min_coverage: Least share of the frames shown to the detector in which it finds the face.
         box: With ``faces: none``: x0, y0, x1, y1 cut out of every frame, pixels.
         silence_db: Sound below this level counts as silent, decibels relative to full scale.

@@ -16,10 +16,15 @@ from hicmae.bench import Stopwatch
 from hicmae.media.boxes import BoxTable
 from hicmae.media.crops import FaceCutter
 from hicmae.media.errors import MediaError
-from hicmae.media.face_stack import SUFFIX, StackReader
 from hicmae.media.faces import Face, FaceConfig, FaceDetector, FaceEmbedder, open_detector
 from hicmae.media.identity import joined, same_people
-from hicmae.media.image_folder import ImageReader, open_images, sound_beside
+from hicmae.media.images import (
+    STACK_SUFFIX,
+    ImageReader,
+    StackReader,
+    open_images,
+    sound_beside,
+)
 from hicmae.media.sound import Sound, read_sound
 from hicmae.media.tracking import (
     FaceTrack,
@@ -63,7 +68,7 @@ def open_pictures(
     """
     if path.is_dir():
         return list(open_images(path, image_fps))
-    if path.suffix.lower() == SUFFIX:
+    if path.suffix.lower() == STACK_SUFFIX:
         return [StackReader(path, image_fps, colours)]
     return [open_video(path)]
 
@@ -335,7 +340,7 @@ def sound_file(path: Path, audio: Path | None = None) -> Path:
 
 def has_no_sound(path: Path) -> bool:
     """Whether it is images alone, whose sound can only lie in a file of its own."""
-    return path.is_dir() or path.suffix.lower() == SUFFIX
+    return path.is_dir() or path.suffix.lower() == STACK_SUFFIX
 
 
 @functools.cache

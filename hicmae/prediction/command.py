@@ -388,15 +388,14 @@ def _write_outcomes(file: Path, outcomes: Sequence[dict[str, str]]) -> None:
 
 
 def _suffixes() -> frozenset[str]:
-    from hicmae.media.image_folder import SOUND_SUFFIXES, VIDEO_SUFFIXES
+    from hicmae.media.images import SOUND_SUFFIXES, VIDEO_SUFFIXES
 
     return VIDEO_SUFFIXES | frozenset(SOUND_SUFFIXES)
 
 
 def _below(folder: Path, out: Path) -> list[tuple[Path, int]]:
     """Recordings below a folder, each with the number of parts of its path within it."""
-    from hicmae.media.face_stack import is_stack
-    from hicmae.media.image_folder import is_sequence, walk
+    from hicmae.media.images import is_sequence, is_stack, walk
 
     if is_sequence(folder):
         return [(folder, 1)]

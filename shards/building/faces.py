@@ -12,8 +12,7 @@ from pathlib import Path, PurePath
 import numpy as np
 
 from hicmae.media.errors import MediaError
-from hicmae.media.face_stack import StackReader
-from hicmae.media.image_folder import sound_beside
+from hicmae.media.images import StackReader, sound_beside
 from hicmae.media.recording import Recording, has_no_sound
 from hicmae.media.sound import Sound, read_sound
 from hicmae.media.speaking import Speakers

@@ -24,10 +24,9 @@ from hicmae.bench import Stopwatch
 from hicmae.media.boxes import boxes_of
 from hicmae.media.cut_off import problem_of
 from hicmae.media.errors import MediaError
-from hicmae.media.face_stack import StackReader
 from hicmae.media.faces import open_detector
 from hicmae.media.identity import shared_embedder
-from hicmae.media.image_folder import SOUND_SUFFIXES, ImageReader
+from hicmae.media.images import SOUND_SUFFIXES, ImageReader, StackReader
 from hicmae.media.recording import (
     Finder,
     Picture,

@@ -1,7 +1,9 @@
-"""Folders of frame images read like videos, and what lies below a folder of recordings.
+"""Images read like videos: numbered in folders, or stacked in .npy files; and what lies in folders.
 
 The number of an image is its time: where numbers are missing, time goes on. So are read aligned
-faces of OpenFace, frames of DFEW and MAFW, anything that numbers its images.
+faces of OpenFace, frames of DFEW and MAFW, anything that numbers its images. A stack (T, H, W, 3)
+uint8 has an image for every frame, as ``generate_face_videoOne`` of zeroQiaoba/MERTools writes what
+OpenCV read, blue first.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+from typing_extensions import Self
 
 from hicmae.media.errors import MediaError
 
@@ -36,6 +39,8 @@ SOUND_SUFFIXES = (
     ".rf64", ".spx", ".w64", ".weba", ".wv",
 )
 # fmt: on
+
+STACK_SUFFIX = ".npy"
 
 # Numbers further apart than this on average are times of day or identifiers.
 _MOST_GAPS = 50
@@ -140,6 +145,16 @@ def is_sequence(folder: Path) -> bool:
         return True  # it is one, and says what is wrong with it when it is read
 
 
+def is_stack(path: Path) -> bool:
+    """Whether a file holds pictures by its name and head; features have fewer dimensions."""
+    if path.suffix.lower() != STACK_SUFFIX or path.is_dir():
+        return False
+    try:
+        return bool(np.load(path, mmap_mode="r").ndim == 4)
+    except (ValueError, OSError, EOFError):
+        return False
+
+
 def sound_beside(folder: Path) -> Path | None:
     """The sound file of a folder of images: beside it under its name, or the only one inside.
 
@@ -161,7 +176,31 @@ def natural_order(name: str) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
 
 
-class ImageReader:
+class _Pictures:
+    """What readers of images share: frame numbers (N,) from 0 are times, and nothing stays open."""
+
+    def __init__(self, path: Path, numbers: np.ndarray, fps: float) -> None:
+        self.path, self.fps = path, fps
+        self.timestamps = numbers / fps
+        self.frame_clock = np.arange(numbers[-1] + 1) / fps
+        self.origin_seconds = self.start_seconds = 0.0
+        self.duration_seconds = float((numbers[-1] + 1) / fps)
+        self.changes: dict[str, Any] = {}
+
+    def __len__(self) -> int:
+        return len(self.timestamps)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Nothing stays open."""
+
+
+class ImageReader(_Pictures):
     """Frames of one sequence of images; see ``hicmae.media.video.FrameReader``.
 
     Pictures of another size than the first one's are brought to it; ``fps`` is the frame rate of
@@ -175,26 +214,8 @@ class ImageReader:
         if not images.paths:
             raise MediaError("no-video", images.folder, "a folder without images (bmp, jpg, png)")
         self.images = images
-        self.path = images.folder
-        self.timestamps = np.array(images.frames, dtype=np.float64) / fps
-        self.frame_clock = np.arange(images.frames[-1] + 1) / fps
-        self.origin_seconds = self.start_seconds = 0.0
-        self.duration_seconds = (images.frames[-1] + 1) / fps
-        self.fps = fps
-        self.changes: dict[str, Any] = {}
+        super().__init__(images.folder, np.array(images.frames), fps)
         self.height, self.width = read_image(images.paths[0]).shape[:2]
-
-    def __len__(self) -> int:
-        return len(self.images.paths)
-
-    def __enter__(self) -> ImageReader:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Nothing stays open."""
 
     def frames(self, indices: Iterable[int]) -> Iterator[np.ndarray]:
         """Give frames one at a time, (H, W, 3) uint8 RGB; an index that repeats is read once.
@@ -210,6 +231,56 @@ class ImageReader:
                 if frame.shape[1::-1] != size:
                     frame = cv2.resize(frame, size, interpolation=cv2.INTER_AREA)
             yield frame
+
+
+class StackReader(_Pictures):
+    """Frames of a stack (T, H, W, 3) uint8; see ``hicmae.media.video.FrameReader``.
+
+    Args:
+        path: The file.
+        fps: Its frame rate; None: nobody said.
+        colours: ``bgr`` or ``rgb``; None: nobody said, and the file cannot.
+
+    Raises:
+        MediaError: ``unreadable`` (no array, or of another shape or type), ``no-colours``,
+            ``no-rate``.
+    """
+
+    def __init__(self, path: Path, fps: float | None, colours: str | None) -> None:
+        try:
+            stack = np.load(path, mmap_mode="r")
+        except (ValueError, EOFError) as error:  # OSError is said as of any file
+            words = ("pickle", "objects")  # by NumPy's version
+            objects = any(word in str(error) for word in words)
+            found = "objects: its pictures differ in size" if objects else str(error)
+            raise MediaError("unreadable", path, f"no stack of pictures ({found})") from None
+        if stack.ndim != 4 or stack.shape[3] != 3 or not stack.size:
+            wanted = "(pictures, rows, columns, 3 colours)"
+            raise MediaError("unreadable", path, f"has the shape {stack.shape}, not {wanted}")
+        if stack.dtype != np.uint8:
+            remedy = "must be uint8, 0..255"
+            raise MediaError("unreadable", path, f"holds {stack.dtype} numbers ({remedy})")
+        if fps is None:
+            remedy = "give its frame rate: --image_fps, or a column fps in the manifest"
+            raise MediaError("no-rate", path, f"a stack has no times; {remedy}")
+        if colours is None:
+            means = stack[:: max(1, len(stack) // 16)].mean(axis=(0, 1, 2))
+            likely = "bgr" if means[2] > means[0] else "rgb"
+            raise MediaError(
+                "no-colours",
+                path,
+                "a stack does not say which colour is first: --stack_colours bgr (OpenCV, "
+                f"MERTools) or rgb; by the redness of skin it is {likely}",
+            )
+        super().__init__(path, np.arange(len(stack)), fps)
+        self._stack, self._reverse = stack, colours == "bgr"
+        self.height, self.width = stack.shape[1:3]
+
+    def frames(self, indices: Iterable[int]) -> Iterator[np.ndarray]:
+        """Give frames one at a time, (H, W, 3) uint8 RGB."""
+        for index in map(int, indices):
+            frame = self._stack[index]
+            yield np.ascontiguousarray(frame[..., ::-1] if self._reverse else frame)
 
 
 def open_images(folder: str | Path, fps: float | None = None) -> list[ImageReader]:
