@@ -21,8 +21,8 @@ import numpy as np
 
 from hicmae.media.container import ffmpeg_name, open_container, packets_of
 from hicmae.media.errors import MediaError
+from hicmae.media.sound import SoundSpans
 from hicmae.media.sound_decoding import sound_stream
-from hicmae.media.sound_spans import SoundSpans
 from hicmae.media.video import VideoReader, open_video
 from hicmae.prediction.messages import Finished, StageProgress
 

@@ -16,7 +16,7 @@ import numpy as np
 from hicmae.bench import Stopwatch
 from hicmae.media.crops import FaceCutter, decode_jpeg, encode_jpeg
 from hicmae.media.recording import Recording
-from hicmae.media.sound_spans import SoundSpans
+from hicmae.media.sound import SoundSpans
 from hicmae.media.tracking import FaceTrack
 from hicmae.prediction.messages import Clip, Window, WindowLayout
 from hicmae.views import sound_span, test_views

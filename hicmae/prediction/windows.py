@@ -26,8 +26,8 @@ from hicmae.media.errors import MediaError
 from hicmae.media.faces import FaceConfig, FaceDetector
 from hicmae.media.identity import shared_embedder
 from hicmae.media.recording import Finder, Recording, open_pictures, shared_detector, sound_file
+from hicmae.media.sound import SoundSpans
 from hicmae.media.sound_decoding import sound_stream
-from hicmae.media.sound_spans import SoundSpans
 from hicmae.media.speaking import Speakers
 from hicmae.media.tracking import FaceTrack
 from hicmae.prediction.messages import (
