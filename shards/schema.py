@@ -62,8 +62,8 @@ class SourceFile:
             the same bytes.
         sha256: Digest of the whole file.
         bytes: Its length.
-        cut_off: What it lacks of what its header announces (``hicmae.media.cut_off``), for people;
-            left out of the file where that is nothing.
+        cut_off: What it lacks of what its header announces (``hicmae.media.container``), for
+            people; left out of the file where that is nothing.
     """
 
     path: str

@@ -1,21 +1,16 @@
-"""Raw video in: frames by index with their true times, and the frames of a constant rate.
-
-A decoder is one file beside this one and one line in ``DECODERS``.
-"""
+"""Raw video in: frames by index with their true times, and the frames of a constant rate."""
 
 from __future__ import annotations
 
-import importlib.util
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Protocol
 
 import numpy as np
 
 from hicmae.media.container import VideoStream, probe_video
+from hicmae.media.decoders import DECODERS, FrameDecoder
 from hicmae.media.errors import MediaError
-from hicmae.media.pyav_video import PyavDecoder
 
 
 class FrameReader(Protocol):
@@ -60,29 +55,8 @@ class FrameReader(Protocol):
     def close(self) -> None: ...
 
 
-class FrameDecoder(Protocol):
-    """What a decoder offers: frames of strictly ascending indices, (H, W, 3) uint8 RGB upright.
-
-    It raises MediaError when it is made for a stream it cannot read, and from ``frames`` when a
-    frame cannot be given.
-    """
-
-    name: str
-
-    def frames(self, indices: np.ndarray) -> Iterator[np.ndarray]: ...
-
-    def close(self) -> None: ...
-
-
 # Cameras and tools that lose frames lose fewer in a row than fill this time.
 _HELD_SECONDS = 0.7
-
-# Name -> opener, in the order in which they are tried.
-DECODERS: dict[str, Callable[[VideoStream], FrameDecoder]] = {PyavDecoder.name: PyavDecoder}
-if importlib.util.find_spec("decord") is not None:  # not on ARM, nor on macOS
-    from hicmae.media.decord_video import DecordDecoder
-
-    DECODERS = {DecordDecoder.name: DecordDecoder, **DECODERS}
 
 
 def open_video(path: str | Path, *, decoders: Sequence[str] = tuple(DECODERS)) -> VideoReader:
@@ -142,12 +116,7 @@ class VideoReader:
     def __enter__(self) -> VideoReader:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     @property

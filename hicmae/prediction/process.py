@@ -26,7 +26,7 @@ from typing import Any
 import cv2
 
 from hicmae.devices import peak_memory_bytes
-from hicmae.media.cut_off import problem_of
+from hicmae.media.container import problem_of
 from hicmae.media.errors import MediaError
 from hicmae.media.faces import FaceConfig
 from hicmae.prediction.annotate import AnnotateRequest, annotate

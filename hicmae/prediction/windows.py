@@ -20,8 +20,7 @@ import numpy as np
 
 from hicmae.bench import Stopwatch
 from hicmae.media.boxes import boxes_of
-from hicmae.media.container import open_container, packets_of
-from hicmae.media.cut_off import cut_off
+from hicmae.media.container import cut_off, open_container, packets_of
 from hicmae.media.errors import MediaError
 from hicmae.media.faces import FaceConfig, FaceDetector
 from hicmae.media.identity import shared_embedder

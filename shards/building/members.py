@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from hicmae.files import DigestingFile, file_sha256, naming
+from hicmae.media.container import cut_off
 from hicmae.media.crops import encode_jpeg
-from hicmae.media.cut_off import cut_off
 from shards.schema import SAMPLE_RATE, SourceFile
 from shards.settings import BuildConfig
 

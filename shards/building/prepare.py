@@ -22,7 +22,7 @@ import numpy as np
 
 from hicmae.bench import Stopwatch
 from hicmae.media.boxes import boxes_of
-from hicmae.media.cut_off import problem_of
+from hicmae.media.container import problem_of
 from hicmae.media.errors import MediaError
 from hicmae.media.faces import open_detector
 from hicmae.media.identity import shared_embedder

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hicmae.media import video
+from hicmae.media.decoders import DECODERS, DecordDecoder
 from hicmae.media.errors import MediaError
 from hicmae.media.faces import FaceConfig
 from hicmae.media.recording import Recording
-from hicmae.media.video import DECODERS, constant_rate_indices, open_video
+from hicmae.media.video import VideoReader, constant_rate_indices, open_video
 from tests.support.media_files import (
     counting_frames,
     numbers_of,
@@ -200,7 +200,7 @@ def test_odd_sizes_come_back_whole(tmp_path: Path, height: int, width: int) -> N
 def test_a_decoder_that_breaks_midway_is_replaced(
     clip: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Breaking(video.DecordDecoder):
+    class Breaking(DecordDecoder):
         def frames(self, indices: np.ndarray):  # type: ignore[no-untyped-def]
             for number, frame in zip(indices, super().frames(indices), strict=True):
                 if number >= 9:
@@ -261,7 +261,7 @@ def test_indices_must_ascend_within_the_recording(clip: Path) -> None:
         open_video(clip, decoders=["ffmpeg"])
 
 
-def _close_and_open(inherited: video.VideoReader, clip: Path) -> None:
+def _close_and_open(inherited: VideoReader, clip: Path) -> None:
     inherited.close()
     assert numbers_of(open_video(clip).read([7]), COUNT).tolist() == [7]
 
@@ -290,8 +290,8 @@ def test_a_reader_that_is_opened_anew_goes_on_with_the_same_frames(
     path = write_recording(tmp_path / "a.mp4", counting_frames(60), times, b_frames=2)
     with open_video(path, decoders=["decord"]) as video:
         whole = video.read(range(1, 60, 3))
-    monkeypatch.setattr("hicmae.media.decord_video._HELD_BYTES", 1)
-    monkeypatch.setattr("hicmae.media.decord_video._HELD_FRAMES", 7)
+    monkeypatch.setattr("hicmae.media.decoders._HELD_BYTES", 1)
+    monkeypatch.setattr("hicmae.media.decoders._HELD_FRAMES", 7)
     with open_video(path, decoders=["decord"]) as video:
         assert np.array_equal(video.read(range(1, 60, 3)), whole)
 
