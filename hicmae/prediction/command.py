@@ -126,12 +126,11 @@ def predict(
     Raises: ValueError: results that are there, a checkpoint that predicts nothing, wrong settings.
     """
     # Not above: `--help` needs no PyTorch.
+    from hicmae.prediction.exports import TraceForm, hop_of, parse_formats
     from hicmae.prediction.model import load
     from hicmae.prediction.process import PredictionError
-    from hicmae.prediction.results import check_free, save_prediction
+    from hicmae.prediction.results import check_free
     from hicmae.prediction.spans import spans_of
-    from hicmae.prediction.tiers import parse_formats
-    from hicmae.prediction.traces import TraceForm, hop_of
 
     if rate is not None and spans is not None:
         raise ValueError("rate: with --spans each span has one value; leave one of them out")
@@ -196,8 +195,7 @@ def predict(
                         spans=asked.get(recording.path),
                         min_confidence=min_confidence,
                     )
-                    save_prediction(
-                        prediction,
+                    prediction.save(
                         out / recording.name,
                         picture=picture,
                         annotate=annotate,

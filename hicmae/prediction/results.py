@@ -20,11 +20,10 @@ from hicmae.heads import answers
 from hicmae.media.crops import decode_jpeg
 from hicmae.media.recording import has_no_sound
 from hicmae.prediction.annotate import AnnotateRequest, DrawnTrack
+from hicmae.prediction.exports import FORMATS, Mark, Owner, TraceForm, write_trace
 from hicmae.prediction.messages import StageProgress, WindowConfig
 from hicmae.prediction.process import DecodingProcess, PredictionError, Tell
 from hicmae.prediction.spans import Span
-from hicmae.prediction.tiers import FORMATS, Mark, Owner
-from hicmae.prediction.traces import TraceForm, write_trace
 from hicmae.terminal import printable
 
 if TYPE_CHECKING:
@@ -307,6 +306,9 @@ class Prediction:
         annotate: bool = False,
         overwrite: bool = False,
         tiers: Sequence[str] = (),
+        trace: TraceForm | None = None,
+        process: DecodingProcess | None = None,
+        progress: Tell | None = None,
     ) -> Path:
         """Write the prediction into a folder of its own, whole or not at all.
 
@@ -317,7 +319,10 @@ class Prediction:
             annotate: Also write ``annotated.mp4``, the video with boxes, labels and bars; not for
                 a sound file or a folder of images.
             overwrite: Replace a folder that is there.
-            tiers: Also write the timelines for annotation tools: names of ``tiers.FORMATS``.
+            tiers: Also write the timelines for annotation tools: names of ``exports.FORMATS``.
+            trace: Also write a trace of each track, of this form.
+            process: Where the video is decoded again; none given: a new one.
+            progress: Called with how far the video is.
 
         Returns: the folder.
 
@@ -325,67 +330,30 @@ class Prediction:
             ValueError: The folder is there already.
             PredictionError: The video cannot be drawn into; all else is written.
         """
-        return save_prediction(
-            self,
-            Path(folder),
-            picture=picture,
-            annotate=annotate,
-            overwrite=overwrite,
-            tiers=tiers,
-        )
-
-
-def save_prediction(
-    prediction: Prediction,
-    folder: Path,
-    *,
-    picture: bool = False,
-    annotate: bool = False,
-    overwrite: bool = False,
-    tiers: Sequence[str] = (),
-    trace: TraceForm | None = None,
-    process: DecodingProcess | None = None,
-    progress: Tell | None = None,
-) -> Path:
-    """Write a prediction; see ``Prediction.save``.
-
-    Args:
-        prediction: The prediction.
-        folder: Where.
-        picture, annotate: Also the timelines, and the video with boxes, labels and bars.
-        overwrite: Replace a folder that is there.
-        tiers: Names of ``tiers.FORMATS``.
-        trace: Also write a trace of each track, of this form.
-        process: Where the video is decoded again; none given: a new one.
-        progress: Called with how far the video is.
-
-    Raises:
-        ValueError: The folder is there already.
-        PredictionError: The video cannot be drawn into; all else is written.
-    """
-    check_free(folder, overwrite=overwrite)
-    undrawn: PredictionError | None = None
-    with whole_folder(folder) as beside:
-        _write_tables(prediction, beside)
-        for track in prediction.tracks:
-            if trace is not None:
-                file = beside / f"trace-{track.name}.csv"
-                write_trace(file, track.spans, track.values, track.labels.names, trace)
-        for name in tiers:
-            FORMATS[name](_owners(prediction), beside, prediction.path, prediction.seconds)
-        if picture:
-            _draw_timeline(prediction, beside / PICTURE)
-        if annotate and prediction.is_video:
-            try:
-                _annotate(prediction, beside / VIDEO, process, progress)
-            except PredictionError as error:  # frames between the windows may be damaged
-                undrawn = error
-                (beside / VIDEO).unlink(missing_ok=True)
-    if undrawn is not None:
-        raise PredictionError(
-            undrawn.cause, f"{undrawn} (all but {VIDEO} was written, into {folder})"
-        )
-    return folder
+        folder = Path(folder)
+        check_free(folder, overwrite=overwrite)
+        undrawn: PredictionError | None = None
+        with whole_folder(folder) as beside:
+            _write_tables(self, beside)
+            for track in self.tracks:
+                if trace is not None:
+                    file = beside / f"trace-{track.name}.csv"
+                    write_trace(file, track.spans, track.values, track.labels.names, trace)
+            for name in tiers:
+                FORMATS[name](_owners(self), beside, self.path, self.seconds)
+            if picture:
+                _draw_timeline(self, beside / PICTURE)
+            if annotate and self.is_video:
+                try:
+                    _annotate(self, beside / VIDEO, process, progress)
+                except PredictionError as error:  # frames between the windows may be damaged
+                    undrawn = error
+                    (beside / VIDEO).unlink(missing_ok=True)
+        if undrawn is not None:
+            raise PredictionError(
+                undrawn.cause, f"{undrawn} (all but {VIDEO} was written, into {folder})"
+            )
+        return folder
 
 
 def check_free(folder: Path, *, overwrite: bool) -> None:

@@ -16,10 +16,10 @@ from webvtt import WebVTT
 
 import hicmae
 from hicmae.__main__ import main
+from hicmae.prediction.exports import FORMATS, Mark, Owner, parse_formats
 from hicmae.prediction.messages import WindowConfig
 from hicmae.prediction.process import DecodingProcess, PredictionError
 from hicmae.prediction.spans import Span, read_spans, spans_of
-from hicmae.prediction.tiers import FORMATS, Mark, Owner, parse_formats
 from hicmae.settings import ModelConfig
 from shards.building.build import build_shards
 from shards.settings import BuildConfig

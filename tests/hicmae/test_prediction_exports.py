@@ -8,7 +8,7 @@ import numpy as np
 import pandas
 import pytest
 
-from hicmae.prediction.traces import TraceForm, hop_of, write_trace
+from hicmae.prediction.exports import TraceForm, hop_of, write_trace
 from shards.traces import read_notes
 
 
