@@ -32,7 +32,7 @@ from hicmae.config import from_dict
 from hicmae.devices import choose_device
 from hicmae.inference import by_presence
 from hicmae.metrics import regression_metrics
-from hicmae.prediction.exports import moving_mean
+from hicmae.prediction.timelines import moving_mean
 from shards.index import Index
 from shards.reading.random_access import FIRST, SAMPLE, WINDOW
 from shards.traces import Trace

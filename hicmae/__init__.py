@@ -25,13 +25,13 @@ _PUBLIC = {
     "ObjectiveConfig": "hicmae.settings",
     "Prediction": "hicmae.prediction.results",
     "PredictionError": "hicmae.prediction.process",
-    "Span": "hicmae.prediction.spans",
+    "Span": "hicmae.prediction.timelines",
     "Track": "hicmae.prediction.results",
     "WindowConfig": "hicmae.prediction.messages",
     "load": "hicmae.prediction.model",
     "load_checkpoint": "hicmae.checkpoints.checkpoint",
     "load_model_config": "hicmae.config",
-    "read_spans": "hicmae.prediction.spans",
+    "read_spans": "hicmae.prediction.timelines",
 }
 
 __all__ = ["__version__", *sorted(_PUBLIC)]

@@ -126,11 +126,10 @@ def predict(
     Raises: ValueError: results that are there, a checkpoint that predicts nothing, wrong settings.
     """
     # Not above: `--help` needs no PyTorch.
-    from hicmae.prediction.exports import TraceForm, hop_of, parse_formats
     from hicmae.prediction.model import load
     from hicmae.prediction.process import PredictionError
     from hicmae.prediction.results import check_free
-    from hicmae.prediction.spans import spans_of
+    from hicmae.prediction.timelines import TraceForm, hop_of, parse_formats, spans_of
 
     if rate is not None and spans is not None:
         raise ValueError("rate: with --spans each span has one value; leave one of them out")

@@ -17,7 +17,7 @@ from hicmae.prediction.messages import Clip, Followed, Found, Window, WindowConf
 from hicmae.prediction.network import EmotionEnsemble, clip_batch, load_ensemble
 from hicmae.prediction.process import DecodingProcess, Tell, WindowStream, read_windows
 from hicmae.prediction.results import Prediction, Track
-from hicmae.prediction.spans import Span
+from hicmae.prediction.timelines import Span
 
 _KINDS = ("audio-video", "video", "audio")
 _Shown = tuple[str, int, Clip]  # the track and the number of the window that a clip is of

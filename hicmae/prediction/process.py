@@ -31,7 +31,7 @@ from hicmae.media.errors import MediaError
 from hicmae.media.faces import FaceConfig
 from hicmae.prediction.annotate import AnnotateRequest, annotate
 from hicmae.prediction.messages import Failed, Finished, Found, StageProgress, Window, WindowConfig
-from hicmae.prediction.spans import Span
+from hicmae.prediction.timelines import Span
 from hicmae.prediction.windows import Request, cut_windows
 from hicmae.settings import InputConfig
 from hicmae.terminal import printable

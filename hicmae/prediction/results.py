@@ -20,10 +20,9 @@ from hicmae.heads import answers
 from hicmae.media.crops import decode_jpeg
 from hicmae.media.recording import has_no_sound
 from hicmae.prediction.annotate import AnnotateRequest, DrawnTrack
-from hicmae.prediction.exports import FORMATS, Mark, Owner, TraceForm, write_trace
 from hicmae.prediction.messages import StageProgress, WindowConfig
 from hicmae.prediction.process import DecodingProcess, PredictionError, Tell
-from hicmae.prediction.spans import Span
+from hicmae.prediction.timelines import FORMATS, Mark, Owner, Span, TraceForm, write_trace
 from hicmae.terminal import printable
 
 if TYPE_CHECKING:
@@ -319,7 +318,7 @@ class Prediction:
             annotate: Also write ``annotated.mp4``, the video with boxes, labels and bars; not for
                 a sound file or a folder of images.
             overwrite: Replace a folder that is there.
-            tiers: Also write the timelines for annotation tools: names of ``exports.FORMATS``.
+            tiers: Also write the timelines for annotation tools: names of ``timelines.FORMATS``.
             trace: Also write a trace of each track, of this form.
             process: Where the video is decoded again; none given: a new one.
             progress: Called with how far the video is.

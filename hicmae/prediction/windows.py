@@ -38,8 +38,8 @@ from hicmae.prediction.messages import (
     WindowConfig,
     WindowLayout,
 )
-from hicmae.prediction.spans import Span
 from hicmae.prediction.stretches import Cutter, Piece, Stretch
+from hicmae.prediction.timelines import Span
 from hicmae.settings import InputConfig
 
 Emit = Callable[[StageProgress | Found | Window | Finished], None]

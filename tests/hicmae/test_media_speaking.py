@@ -11,7 +11,7 @@ import pytest
 from hicmae.media.faces import FaceConfig
 from hicmae.media.speaking import LEAST_SECONDS, Agreement, agreement, verdict
 from hicmae.prediction.messages import WindowConfig
-from hicmae.prediction.spans import Span
+from hicmae.prediction.timelines import Span
 from shards.building.build import NothingBuiltError, build_shards
 from shards.index import read_index
 from shards.receipts.facts import sample_infos

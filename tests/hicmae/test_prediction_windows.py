@@ -14,8 +14,8 @@ from hicmae.media.faces import FaceConfig
 from hicmae.media.tracking import FaceTrack
 from hicmae.prediction.messages import Finished, Found, Window, WindowConfig
 from hicmae.prediction.process import read_windows
-from hicmae.prediction.spans import Span
 from hicmae.prediction.stretches import Stretch
+from hicmae.prediction.timelines import Span
 from hicmae.prediction.windows import Request, cut_windows
 from hicmae.settings import InputConfig
 from tests.support.media_files import write_recording, write_sound

@@ -1,4 +1,4 @@
-"""Spans in, tiers out: files of annotation tools, one answer a span, sound outside the picture."""
+"""Spans in, tiers and traces out: files of annotation tools, one answer a span, sound outside."""
 
 from __future__ import annotations
 
@@ -16,13 +16,24 @@ from webvtt import WebVTT
 
 import hicmae
 from hicmae.__main__ import main
-from hicmae.prediction.exports import FORMATS, Mark, Owner, parse_formats
 from hicmae.prediction.messages import WindowConfig
 from hicmae.prediction.process import DecodingProcess, PredictionError
-from hicmae.prediction.spans import Span, read_spans, spans_of
+from hicmae.prediction.timelines import (
+    FORMATS,
+    Mark,
+    Owner,
+    Span,
+    TraceForm,
+    hop_of,
+    parse_formats,
+    read_spans,
+    spans_of,
+    write_trace,
+)
 from hicmae.settings import ModelConfig
 from shards.building.build import build_shards
 from shards.settings import BuildConfig
+from shards.traces import read_notes
 from tests.hicmae.test_prediction_parity import shard_clips
 from tests.support.media_files import write_recording
 from tests.support.prediction_fixtures import (
@@ -339,3 +350,44 @@ def test_real_values_are_a_tier_each(tmp_path: Path, tiny_model_config: ModelCon
     prediction.save(tmp_path / "out", tiers=("eaf",))
     tiers = Eaf(tmp_path / "out" / "timeline.eaf").get_tier_names()
     assert list(tiers) == ["face0 valence", "face0 arousal"]
+
+
+@pytest.mark.parametrize("rate", [5.0, 4.0, 0.5])
+def test_a_trace_has_equal_steps_and_the_values_of_its_windows(tmp_path: Path, rate: float) -> None:
+    middles = np.array([0.7, 0.9, 1.1, 1.6, 6.3])
+    spans = np.stack([middles - 0.5, middles + 0.5], axis=1)
+    file = tmp_path / "trace-face0.csv"
+    write_trace(
+        file, spans, np.stack([2 * middles, -middles], 1), ("valence", "time"), TraceForm(rate)
+    )
+    noted = read_notes(file)
+    times = noted["valence"]["mean"].start
+    assert np.allclose(np.diff(times), 1 / rate)
+    assert 0.7 <= times[0] < 0.7 + 1 / rate
+    assert 6.3 - 1 / rate < times[-1] <= 6.3 + 1e-6
+    assert noted["valence"]["mean"].value == pytest.approx(2 * times, rel=1e-5)
+    assert noted["time_"]["mean"].value == pytest.approx(-times, rel=1e-5)
+
+
+def test_a_smoothed_trace_is_the_mean_around_each_window(tmp_path: Path) -> None:
+    draws = np.random.default_rng(0)
+    middles = np.concatenate([np.arange(1, 4, 0.25), np.arange(7, 9, 0.25)])  # absent between
+    spans = np.stack([middles - 0.3, middles + 0.3], axis=1)
+    values = draws.normal(size=(len(middles), 2))
+    order = draws.permutation(len(middles))
+    file = tmp_path / "trace.csv"
+    write_trace(file, spans[order], values[order], ("a", "b"), TraceForm(4.0, 1.0))
+    found = pandas.read_csv(file).set_index("time")
+    for place, middle in enumerate(middles):
+        near = np.abs(middles - middle) <= 0.5 + 1e-9
+        assert 3 <= near.sum() <= 5
+        assert found.loc[middle].to_numpy() == pytest.approx(values[near].mean(axis=0), abs=1e-5)
+        assert found.loc[middle, "a"] != pytest.approx(values[place, 0], abs=1e-5)
+
+
+def test_a_rate_takes_the_place_of_the_hop() -> None:
+    assert hop_of(None, 1.5) == 1.5
+    assert hop_of(4.0, 1.5) == 0.25
+    for wrong in (0.0, -1.0, float("inf")):
+        with pytest.raises(ValueError, match="rate = "):
+            hop_of(wrong, 1.0)
