@@ -1,4 +1,4 @@
-"""What a network says about a recording, as the page shows it, in the form of ``answers.py``.
+"""What a network says about a recording, as the page shows it, in the form of ``server.py``.
 
 Of a fine-tuned network predictions of both modalities and of each alone; of a pretrained one what
 it makes of hidden parts of some windows of each face. Pictures are data: URLs, which a page shows
@@ -83,7 +83,7 @@ class EmotionAnalyst:
         self._predictor, self._config, self._most_seconds = predictor, config, most_seconds
 
     def describe(self) -> dict[str, Any]:
-        """See ``hicmae.page.answers.Model``."""
+        """See ``hicmae.page.server.Model``."""
         predictor = self._predictor
         source = str(predictor.source)
         return {
@@ -99,7 +99,7 @@ class EmotionAnalyst:
         }
 
     def analyse(self, path: Path, report: Report) -> dict[str, Any]:
-        """See ``hicmae.page.answers.Prediction``.
+        """See ``hicmae.page.server.Prediction``.
 
         Raises: PredictionError, ValueError: the recording cannot be used, or is too long.
         """
@@ -169,7 +169,7 @@ class ReconstructionAnalyst:
         self._process = DecodingProcess()
 
     def describe(self) -> dict[str, Any]:
-        """See ``hicmae.page.answers.Model``."""
+        """See ``hicmae.page.server.Model``."""
         return {
             "name": self._name,
             "kind": "pretraining",
@@ -182,7 +182,7 @@ class ReconstructionAnalyst:
         }
 
     def analyse(self, path: Path, report: Report) -> dict[str, Any]:
-        """See ``hicmae.page.answers.Prediction``.
+        """See ``hicmae.page.server.Prediction``.
 
         Raises: PredictionError, ValueError: the recording cannot be used, or is too long.
         """

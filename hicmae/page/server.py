@@ -1,4 +1,7 @@
-"""The page's endpoints: routes, live windows of a camera, and errors as JSON of one form.
+"""The page's endpoints: what they answer, routes, live windows of a camera, errors of one form.
+
+The answers are documented in /openapi.json, which shows the classes' names; times are seconds after
+the recording's beginning, as players count them.
 
 No request names a file: jobs have random ids, the page's own files are those of a fixed table.
 Live is for browsers of this machine alone, judged by the address and by the name that is asked for;
@@ -13,19 +16,18 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from importlib import resources
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import simplejpeg
 from fastapi import FastAPI, File, Form, HTTPException, Request, UploadFile
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
-from pydantic import ValidationError
+from pydantic import BaseModel, Field, ValidationError
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
 import hicmae
 from hicmae.media.crops import decode_jpeg
-from hicmae.page import answers
 from hicmae.page.guard import Guard, is_loopback
 from hicmae.page.jobs import (
     Analyst,
@@ -54,8 +56,156 @@ _PASSED_ON = ("forwarded", "via", "x-forwarded-for", "x-real-ip")
 _NO_JOB = {"cause": "no-job", "message": "no such recording; results are kept for some minutes"}
 _POLL_SECONDS = 0.1
 _FORM_BYTES = 1 << 16  # around the file in a form
+
+
+class Error(BaseModel):
+    """Why something was refused."""
+
+    cause: str = Field(description="A word: no-face, damaged, too-large, busy, …")
+    message: str = Field(description="The same in a sentence")
+
+
+class Failure(BaseModel):
+    """The form of every error."""
+
+    error: Error
+
+
+class Head(BaseModel):
+    """One of several heads of a network."""
+
+    name: str
+    kind: str = Field(description="As of hicmae.heads.HeadLabels")
+    names: list[str] = Field(description="One for each of its outputs")
+    thresholds: list[float] = Field(description="As of hicmae.heads.HeadLabels")
+
+
+class Model(BaseModel):
+    """What the network is, and what the page takes."""
+
+    name: str
+    kind: Literal["emotion", "pretraining"]
+    task: Literal["classification", "regression", "joint", "none"]
+    labels: list[str] = Field(description="What the outputs stand for; empty if pretrained")
+    heads: list[Head] = Field(default=[], description="Of several heads; their labels in a row")
+    modalities: str
+    num_parameters: int
+    window_seconds: float
+    hop_seconds: float
+    max_megabytes: float
+    max_seconds: float
+    live: str = Field(
+        description="Why this browser's camera cannot be looked at live; empty: it can"
+    )
+
+
+class Outputs(BaseModel):
+    """Probabilities, or real values, one for each label; null: could not be computed."""
+
+    both: list[float] | None = Field(default=None, description="Everything that there is")
+    video: list[float] | None = Field(default=None, description="The picture alone")
+    audio: list[float] | None = Field(default=None, description="The sound alone")
+    said: dict[str, str] = Field(default={}, description="What several heads say, by each of these")
+
+
+class Window(Outputs):
+    """One prediction."""
+
+    start: float
+    end: float
+
+
+class Reconstruction(BaseModel):
+    """What a pretrained network makes of hidden parts; pictures are data: URLs."""
+
+    start: float
+    end: float
+    original: list[str] = Field(description="Frames as they are")
+    masked: list[str] = Field(description="What the network sees of them")
+    filled: list[str] = Field(description="What it makes of that")
+    fbank: list[str] = Field(description="The filter bank: as it is, masked, filled")
+    error: float = Field(description="Mean squared error of the hidden pixels, in 0..1 squared")
+
+
+class Track(BaseModel):
+    """One face that is followed, or the sound alone."""
+
+    name: str
+    is_face: bool
+    start: float
+    end: float
+    coverage: float = Field(description="Share of the looked-at frames that show this face")
+    box_rate: float = Field(description="Boxes a second, the first at start")
+    boxes: list[tuple[float, float, float, float, float]] = Field(
+        description="Centre x and y, width, height (of the picture's, 0..1), degrees clockwise"
+    )
+    thumbnail: str = Field(description="data: URL; empty without a face")
+    summary: Outputs = Field(description="Mean over the windows")
+    windows: list[Window]
+    reconstructions: list[Reconstruction] = []
+
+
+class FilterBank(BaseModel):
+    """The sound as the network is given it."""
+
+    picture: str = Field(description="data: URL of a PNG; time to the right, low notes below")
+    start: float
+    end: float
+
+
+class Prediction(BaseModel):
+    """Everything about one recording."""
+
+    kind: Literal["emotion", "pretraining"]
+    task: Literal["classification", "regression", "joint", "none"]
+    labels: list[str]
+    heads: list[Head] = Field(default=[], description="Of several heads; their labels in a row")
+    seconds: float
+    width: int
+    height: int
+    has_sound: bool
+    notes: list[str]
+    tracks: list[Track]
+    filter_bank: FilterBank | None
+    timings: dict[str, float] = Field(description="Seconds that the work took, by part")
+
+
+class Progress(BaseModel):
+    """Where a recording is."""
+
+    id: str
+    name: str
+    state: Literal["waiting", "running", "done", "failed"]
+    ahead: int = Field(description="Recordings before it")
+    stage: str
+    share: float = Field(description="Of the stage, 0..1")
+    error: Error | None
+    result: Prediction | None
+
+
+class LiveWindow(BaseModel):
+    """What comes with the pictures and the sound of a window; times are of one clock, seconds."""
+
+    end: float = Field(description="Where the window ends; it is one clip of the network long")
+    times: list[float] = Field(default=[], description="When each picture was taken, ascending")
+    sound_start: float = Field(default=0.0, description="When the first sample was taken")
+    sound_rate: int = Field(default=48000, ge=8000, le=384000, description="Samples a second")
+
+
+class Live(BaseModel):
+    """What the network says of a window."""
+
+    modality: str = Field(description="What it went by: audio-video, video, audio; empty: nothing")
+    values: list[float] | None = Field(description="One for each label; null: nothing to go by")
+    said: str = Field(default="", description="What several heads say")
+    box: tuple[float, float, float, float, float] | None = Field(
+        description="Of the face in the last picture, as those of a track"
+    )
+    seconds: float = Field(description="That the work took")
+
+
 _ERRORS: dict[int | str, dict[str, Any]] = {
-    status: {"model": answers.Failure, "description": text}
+    status: {"model": Failure, "description": text}
     for status, text in {
         403: "From another web site",
         413: "Larger than the limit",
@@ -125,8 +275,8 @@ def make_app(
             raise HTTPException(503, {"cause": "busy", "message": message}) from None
 
     @app.get("/api/model", summary="What the network is, and what the page takes")
-    def model(request: Request) -> answers.Model:
-        return answers.Model(
+    def model(request: Request) -> Model:
+        return Model(
             **analyst.describe(),
             max_megabytes=limits.megabytes,
             max_seconds=limits.seconds,
@@ -134,7 +284,7 @@ def make_app(
         )
 
     @app.post("/api/predict", summary="A recording in, its prediction out", responses=_ERRORS)
-    async def predict(request: Request, file: Annotated[UploadFile, File()]) -> answers.Prediction:
+    async def predict(request: Request, file: Annotated[UploadFile, File()]) -> Prediction:
         """Waits for its turn, then for the result. Errors name a cause; the recording is deleted
         in any case. For progress, or to give up, use /api/jobs.
         """
@@ -147,27 +297,27 @@ def make_app(
                 if status["state"] == "failed":
                     raise HTTPException(422, status["error"])
                 if status["state"] == "done":
-                    return answers.Prediction.model_validate(status["result"])
+                    return Prediction.model_validate(status["result"])
                 await asyncio.sleep(_POLL_SECONDS)
             raise HTTPException(503, {"cause": "gone", "message": "nobody waited for the result"})
         finally:
             jobs.forget(job.id)
 
     @app.post("/api/jobs", status_code=202, summary="Let a recording wait", responses=_ERRORS)
-    def add_job(file: Annotated[UploadFile, File()]) -> answers.Progress:
+    def add_job(file: Annotated[UploadFile, File()]) -> Progress:
         """Answers at once; ask /api/jobs/{id} how it goes."""
-        return answers.Progress.model_validate(jobs.status(enqueue(file).id))
+        return Progress.model_validate(jobs.status(enqueue(file).id))
 
     @app.get(
         "/api/jobs/{id}",
         summary="How a recording goes",
-        responses={404: {"model": answers.Failure}},
+        responses={404: {"model": Failure}},
     )
-    def job_status(id: str) -> answers.Progress:
+    def job_status(id: str) -> Progress:
         status = jobs.status(id)
         if status is None:
             raise HTTPException(404, _NO_JOB)
-        return answers.Progress.model_validate(status)
+        return Progress.model_validate(status)
 
     @app.delete("/api/jobs/{id}", status_code=204, summary="Give a recording up")
     def drop_job(id: str) -> None:
@@ -184,7 +334,7 @@ def make_app(
         about: Annotated[str, Form(description="JSON, see LiveWindow")],
         frames: Annotated[list[UploadFile], File(description="JPEG")] = [],  # noqa: B006
         sound: Annotated[UploadFile | None, File(description="int16, one channel")] = None,
-    ) -> answers.Live:
+    ) -> Live:
         """Frames and sound come whole with every window; nothing of them is kept or written."""
         if why := why_not_live(request, analyst):
             raise HTTPException(403, {"cause": "not-live", "message": why})
@@ -212,12 +362,12 @@ def why_not_live(request: Request, analyst: Analyst) -> str:
 
 def look_live(
     network: LiveNetwork, about: str, frames: Sequence[UploadFile], sound: UploadFile | None
-) -> answers.Live:
+) -> Live:
     """Look at one window.
 
     Args:
         network: What looks.
-        about: An ``answers.LiveWindow`` as JSON.
+        about: An ``LiveWindow`` as JSON.
         frames: JPEG pictures.
         sound: int16 samples, little endian, one channel.
 
@@ -225,7 +375,7 @@ def look_live(
     """
     began = time.monotonic()
     try:
-        window = answers.LiveWindow.model_validate_json(about)
+        window = LiveWindow.model_validate_json(about)
         if len(window.times) != len(frames):
             raise ValueError(f"{len(frames)} frames with {len(window.times)} times")
         parts = [*frames, *([sound] if sound is not None else [])]
@@ -255,7 +405,7 @@ def look_live(
         shares = np.concatenate([(low + high) / 2 / size, (high - low) / size])
         box = (*shares.round(4).tolist(), round(float(np.degrees(moment.angle)), 2))
     values = None if moment.values is None else [round(float(v), 5) for v in moment.values]
-    return answers.Live(
+    return Live(
         modality=moment.modality,
         values=values,
         said=moment.said,
