@@ -121,13 +121,15 @@ def packets_of(
 def decoded_frames(
     container: av.container.InputContainer, stream: av.stream.Stream, errors: list[str]
 ) -> Iterator[av.frame.Frame]:
-    """Decode a stream, going on after packets that cannot be decoded.
+    """Decode a stream with one thread, going on after packets that cannot be decoded.
 
     Args:
         container: Positioned where to start.
         stream: Pictures or sound.
         errors: Every packet that failed appends its message here.
     """
+    if not stream.codec_context.is_open:
+        stream.codec_context.thread_count = 1
     for packet in packets_of(container, stream):
         try:
             yield from packet.decode()
@@ -137,6 +139,14 @@ def decoded_frames(
         yield from stream.codec_context.decode(None)
     except av.FFmpegError as error:
         errors.append(error.strerror or str(error))
+
+
+def beginning_of(container: av.container.InputContainer) -> float:
+    """Where an open recording begins on its own clock, seconds, not below 0.
+
+    A transport stream may begin at any stamp, and encoders' delays are cut off behind 0.
+    """
+    return max(container.start_time or 0, 0) / av.time_base
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,7 +216,7 @@ def probe_video(path: str | Path) -> VideoStream:
         index = stream.index
         ends = (stream.start_time or 0) + stream.duration if stream.duration else None
         # Encoders of sound put some milliseconds before 0, which players do not count.
-        origin = max(container.start_time or 0, 0) / av.time_base
+        origin = beginning_of(container)
     picture, first_look = _first_frames(path, index)
     options: dict[str, str] = {}
     if walked.stamps is None:
@@ -398,7 +408,6 @@ def _picture_stream(
         raise MediaError("no-video", path, f"no picture stream (found {found})")
     if stream.codec_context is None:
         raise MediaError("unreadable", path, "its picture is of a kind no decoder here knows")
-    stream.codec_context.thread_count = 1
     return stream
 
 
@@ -410,7 +419,6 @@ def _first_frames(path: str | Path, index: int) -> tuple[Picture, np.ndarray]:
     errors: list[str] = []
     with open_container(path) as container:
         stream = container.streams[index]
-        stream.codec_context.thread_count = 1
         frame = next(decoded_frames(container, stream, errors), None)
         if frame is None:
             reason = errors[0] if errors else "the decoder stays silent"
@@ -440,9 +448,7 @@ def _frame_in_the_middle(
 def _count_frames(path: str | Path, index: int, rate: float) -> tuple[np.ndarray, float]:
     """Stamp the frames of a stream that carries no times by its frame rate (N,)."""
     with open_container(path) as container:
-        stream = container.streams[index]
-        stream.codec_context.thread_count = 1
-        count = sum(1 for _ in decoded_frames(container, stream, []))
+        count = sum(1 for _ in decoded_frames(container, container.streams[index], []))
     if not count:
         raise MediaError("damaged", path, "not one frame can be decoded")
     return np.arange(count, dtype=np.int64), 1 / rate
@@ -509,7 +515,7 @@ def _by_time(path: Path) -> str:
         names = set(container.format.name.split(","))
         streams = [*container.streams.video, *container.streams.audio]
         places = [stream.index for stream in streams]
-        begin = max(container.start_time or 0, 0) / av.time_base
+        begin = beginning_of(container)
         said = None
         if names & _BY_STREAM:
             ends = [

@@ -198,7 +198,6 @@ class PyavDecoder:
             with ExitStack() as stack:
                 container = stack.enter_context(open_container(stream.path, stream.options))
                 pictures = container.streams[stream.index]
-                pictures.codec_context.thread_count = 1
                 if start:
                     container.seek(int(stream.pts[start]), stream=pictures)
                 position = -1

@@ -15,14 +15,9 @@ from pathlib import Path
 import av
 import numpy as np
 
-from hicmae.media.container import open_container
-from hicmae.media.sound_decoding import (
-    Track,
-    beginning_of,
-    choose_track,
-    nothing_decoded,
-    resampled_pieces,
-)
+from hicmae.media.container import beginning_of, open_container
+from hicmae.media.errors import MediaError
+from hicmae.media.sound_decoding import Track, choose_track, resampled_pieces
 
 # What digital silence reads, decibels relative to full scale.
 _SILENCE_DB = -180.0
@@ -147,7 +142,9 @@ class SoundSpans:
             self._chunks = self._decode(container, track, origin, end_seconds)
             first = next(self._chunks, None)
             if first is None:
-                raise nothing_decoded(path, self._errors)
+                cause = "damaged" if self._errors else "no-sound"
+                why = [*self._errors, "its sound has no samples"][0]
+                raise MediaError(cause, path, f"no sound can be decoded ({why})")
         except BaseException:
             self._open.close()
             raise

@@ -96,7 +96,7 @@ def choose_track(path: str | Path, end_seconds: float | None = None) -> Track:
 def sound_stream(
     container: av.container.InputContainer, path: str | Path
 ) -> av.audio.stream.AudioStream:
-    """The best sound stream of an open recording, decoded with one thread.
+    """The best sound stream of an open recording.
 
     Raises: MediaError: ``no-sound``.
     """
@@ -104,16 +104,7 @@ def sound_stream(
     if stream is None or stream.codec_context is None:
         found = ", ".join(sorted({stream.type for stream in container.streams}))
         raise MediaError("no-sound", path, f"no sound stream (found {found or 'no streams'})")
-    stream.codec_context.thread_count = 1
     return stream
-
-
-def beginning_of(container: av.container.InputContainer) -> float:
-    """Where an open recording begins on its own clock, seconds, not below 0.
-
-    A transport stream may begin at any stamp, and encoders' delays are cut off behind 0.
-    """
-    return max(container.start_time or 0, 0) / av.time_base
 
 
 def resampled_pieces(
@@ -139,7 +130,6 @@ def resampled_pieces(
         again until there is a gap. A piece may be given once more when it is finished.
     """
     stream = container.streams[track.index]
-    stream.codec_context.thread_count = 1
     piece: SoundPiece | None = None
     for frame in decoded_frames(container, stream, errors):
         time = None if frame.time is None else frame.time - origin
@@ -156,12 +146,6 @@ def resampled_pieces(
     if piece is not None:
         piece.finish()
         yield piece
-
-
-def nothing_decoded(path: str | Path, errors: list[str]) -> MediaError:
-    """The error of a sound stream that gave no sample."""
-    cause, why = ("damaged", errors[0]) if errors else ("no-sound", "its sound has no samples")
-    return MediaError(cause, path, f"no sound can be decoded ({why})")
 
 
 @dataclass
@@ -253,7 +237,6 @@ def _listen(
     powers, mixed, seconds = np.zeros(0), 0.0, 0.0
     with open_container(path) as container:
         stream = container.streams[index]
-        stream.codec_context.thread_count = 1
         for frame in decoded_frames(container, stream, []):
             if end_seconds is not None and frame.time is not None and frame.time >= end_seconds:
                 break

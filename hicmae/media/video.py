@@ -86,15 +86,8 @@ class VideoReader:
         stream: What the file holds.
         decoders: Names of ``DECODERS``, in the order in which they are tried.
 
-    Attributes:
-        timestamps: (N,) float64, seconds of every frame on the container's clock, ascending. The
-            clock is the one of the sound; the first frame need not be at 0.
-        frame_clock: The same, without a frame that is held at a cut: others do not see it.
-        origin_seconds: Where the recording begins on it: its first picture or sound.
-        start_seconds: The first of the timestamps.
-        height, width: Of the upright picture with square pixels.
-        duration_seconds: From the first frame's start to the last one's end.
-        changes: What is done with stored pictures, see ``hicmae.media.picture.Picture.changes``.
+    Attributes: as ``FrameReader``. The clock is the container's, which the sound shares; the first
+    frame need not be at 0. ``height`` and ``width`` are of the upright picture with square pixels.
     """
 
     def __init__(self, stream: VideoStream, decoders: Sequence[str] = tuple(DECODERS)) -> None:

@@ -373,7 +373,7 @@ def _predicted(track: Track, prediction: Prediction) -> dict[str, Any]:
 
     def outputs(of: dict[str, np.ndarray]) -> dict[str, Any]:
         told = {"said": {name: said(heads, v) for name, v in of.items()}} if heads else {}
-        return {name: _numbers(v) for name, v in of.items()} | told
+        return {name: [round(float(n), 5) for n in v] for name, v in of.items()} | told
 
     table = track.boxes if len(track.boxes) else pandas.DataFrame(columns=[*_CORNERS, "angle"])
     boxes, angles = table[_CORNERS].to_numpy(float), table["angle"].to_numpy(float)
@@ -416,10 +416,6 @@ def _entry(
         "box_rate": fps / step,
         "boxes": rows.round(4).tolist(),
     }
-
-
-def _numbers(values: np.ndarray) -> list[float]:
-    return [round(float(value), 5) for value in values]
 
 
 def _spread(most: int, count: int) -> list[int]:

@@ -18,8 +18,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from hicmae.bench import write_figures
 from hicmae.devices import device_name, peak_memory_bytes
-from hicmae.files import write_json
 from hicmae.prediction.messages import Window, WindowConfig
 
 if TYPE_CHECKING:
@@ -111,6 +111,7 @@ def bench_predict(
         prediction = predictor.predict(video, config=config, on_window=note)
         taken, busy = time.monotonic() - began, time.process_time() - busy
     predictor.close()
+    own_bytes = peak_memory_bytes()
     figures = {
         "seconds_of_video": prediction.seconds,
         "seconds": taken,
@@ -121,7 +122,9 @@ def bench_predict(
         "first_window_seconds": first[0] if first else taken,
         "num_windows": sum(len(track.values) for track in prediction.tracks),
         "num_tracks": len(prediction.tracks),
-        **_memory(prediction),
+        "peak_memory_bytes": own_bytes + prediction.decoder_memory_bytes,
+        "network_memory_bytes": own_bytes,
+        "decoder_memory_bytes": prediction.decoder_memory_bytes,
         "model": checkpoint or model,
         "hop": hop,
         "window": window or predictor.input.clip_seconds,
@@ -131,8 +134,7 @@ def bench_predict(
         "torch": torch.__version__,
     }
     _print(figures, prediction)
-    if json is not None:
-        write_json(json, figures)
+    write_figures(figures, json)
     return figures
 
 
@@ -184,15 +186,6 @@ def _random_network(model: str, device: str, precision: str) -> EmotionEnsemble:
         device=device,
         precision=precision,
     )
-
-
-def _memory(prediction: Prediction) -> dict[str, int]:
-    own, decoder = peak_memory_bytes(), prediction.decoder_memory_bytes
-    return {
-        "peak_memory_bytes": own + decoder,
-        "network_memory_bytes": own,
-        "decoder_memory_bytes": decoder,
-    }
 
 
 def _print(figures: dict[str, Any], prediction: Prediction) -> None:
