@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import simplejpeg
 
+from hicmae.media.faces import FaceConfig
 from hicmae.media.tracking import FaceTrack
 
 
@@ -19,20 +20,26 @@ class FaceCutter:
     Args:
         track: The face, at a constant rate.
         indices: (T,) frames of the recording at that rate, ascending, with repeats.
-        size: Side of the images, pixels.
+        config: Side of the images, and their JPEG.
     """
 
-    def __init__(self, track: FaceTrack, indices: np.ndarray, size: int) -> None:
-        self._track, self._size = track, size
+    def __init__(self, track: FaceTrack, indices: np.ndarray, config: FaceConfig) -> None:
+        self._track, self._config = track, config
         # Over the frames that the recording has: repeats are not seen twice.
         part = indices[track.first : track.first + len(track.boxes)]
-        self._reduction = crop_reduction(track.boxes[np.unique(part, return_index=True)[1]], size)
+        distinct = np.unique(part, return_index=True)[1]
+        self._reduction = crop_reduction(track.boxes[distinct], config.face_size)
 
     def cut(self, frame: np.ndarray, place: int) -> np.ndarray:
         """The image (size, size, 3) of the frame (H, W, 3) at a place of the track."""
         angle = 0.0 if self._track.angles is None else float(self._track.angles[place])
         box = self._track.boxes[place].astype(np.float64)
-        return crop_face(frame, box, angle, self._size, self._reduction)
+        return crop_face(frame, box, angle, self._config.face_size, self._reduction)
+
+    def cut_as_stored(self, frame: np.ndarray, place: int) -> np.ndarray:
+        """The same image as the readers of shards give it: through its JPEG."""
+        quality, chroma = self._config.jpeg_quality, self._config.chroma
+        return decode_jpeg(encode_jpeg(self.cut(frame, place), quality=quality, chroma=chroma))
 
 
 def crop_reduction(boxes: np.ndarray, size: int) -> float:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from os import PathLike, fspath
 
+from hicmae.terminal import printable
+
 # Cause -> what it means. Refused inputs are counted under these words; a word is never reused for
 # something else, since they stand in written reports.
 CAUSES = {
@@ -42,7 +44,9 @@ class MediaError(ValueError):
     def __init__(self, cause: str, path: str | PathLike[str], problem: str) -> None:
         if cause not in CAUSES:
             raise ValueError(f"cause {cause!r} is none of {', '.join(CAUSES)}")
-        super().__init__(f"{_one_line(fspath(path))}: {_one_line(problem)}")
+        # File names and decoder messages may hold line breaks and control characters.
+        name, found = (printable(text.strip(), " ") for text in (fspath(path), problem))
+        super().__init__(f"{name}: {found}")
         self.cause = cause
         self.path = fspath(path)
         self.problem = problem
@@ -50,8 +54,3 @@ class MediaError(ValueError):
     def __reduce__(self) -> tuple[type[MediaError], tuple[str, str, str]]:
         """Survive the way back from a worker process."""
         return type(self), (self.cause, self.path, self.problem)
-
-
-def _one_line(text: str) -> str:
-    """File names and decoder messages may hold line breaks and control characters."""
-    return "".join(character if character.isprintable() else " " for character in text.strip())

@@ -233,7 +233,7 @@ class Recording:
         """
         part = self.indices[track.first : track.first + len(track.boxes)]
         distinct, places, counts = np.unique(part, return_index=True, return_counts=True)
-        cutter = FaceCutter(track, self.indices, self.config.face_size)
+        cutter = FaceCutter(track, self.indices, self.config)
         frames = self._frames(distinct)
         if self._kept:
             frames = iter([self._kept[index] for index in distinct.tolist()])

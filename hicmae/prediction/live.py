@@ -20,7 +20,7 @@ import av
 import numpy as np
 
 from hicmae.heads import said
-from hicmae.media.crops import FaceCutter, decode_jpeg, encode_jpeg
+from hicmae.media.crops import FaceCutter
 from hicmae.media.errors import MediaError
 from hicmae.media.recording import Recording
 from hicmae.media.sound import Sound
@@ -166,11 +166,10 @@ class LiveNetwork:
             return None, None, 0.0
         if track.coverage < self._config.min_coverage:
             return None, None, 0.0
-        cutter = FaceCutter(track, recording.indices, self._config.face_size)
+        cutter = FaceCutter(track, recording.indices, self._config)
         (view,) = test_views(len(recording.indices), input.num_frames, input.frame_stride, 1)
-        quality, chroma = self._config.jpeg_quality, self._config.chroma
         images = [
-            decode_jpeg(encode_jpeg(cutter.cut(frame, place), quality=quality, chroma=chroma))
+            cutter.cut_as_stored(frame, place)
             for place, frame in zip(view.tolist(), recording.frames(view), strict=True)
         ]
         angle = 0.0 if track.angles is None else float(track.angles[-1])

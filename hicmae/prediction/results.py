@@ -489,7 +489,6 @@ def _annotate(
 
 def _drawn(prediction: Prediction, track: Track) -> DrawnTrack:
     has_boxes = len(track.boxes) > 0
-    times = track.boxes["seconds"].to_numpy() if has_boxes else np.zeros(0)
     return DrawnTrack(
         name=track.name,
         names=track.labels.names,
@@ -500,7 +499,7 @@ def _drawn(prediction: Prediction, track: Track) -> DrawnTrack:
         values=track.values,
         boxes=track.boxes[["x0", "y0", "x1", "y1"]].to_numpy() if has_boxes else np.zeros((0, 4)),
         angles=track.boxes["angle"].to_numpy() if has_boxes else np.zeros(0),
-        fps=prediction.fps if len(times) else 1.0,
+        fps=prediction.fps if has_boxes else 1.0,
         min_confidence=track.min_confidence,
     )
 

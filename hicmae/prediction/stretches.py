@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 
 from hicmae.bench import Stopwatch
-from hicmae.media.crops import FaceCutter, decode_jpeg, encode_jpeg
+from hicmae.media.crops import FaceCutter, encode_jpeg
 from hicmae.media.recording import Recording
 from hicmae.media.sound import SoundSpans
 from hicmae.media.tracking import FaceTrack
@@ -148,8 +148,7 @@ class Stretch:
         self._layout = layout
         self._images: dict[int, np.ndarray] = {}
         if track is not None and recording is not None:
-            self._config = recording.config
-            self._cutter = FaceCutter(track, recording.indices, self._config.face_size)
+            self._cutter = FaceCutter(track, recording.indices, recording.config)
         pieces, seen = [], [(0, num_frames)] if track is None else track.seen
         for number, start in enumerate(layout.starts(num_frames) if starts is None else starts):
             # A window does not reach into another scene.
@@ -228,11 +227,8 @@ class Stretch:
     def put(self, position: int, frame: np.ndarray) -> None:
         """Cut this face out of a frame of the recording, if a window needs it."""
         place = position - self.first
-        if not (0 <= place < self.num_frames and self._wanted[place]):
-            return
-        image = self._cutter.cut(frame, place)
-        quality, chroma = self._config.jpeg_quality, self._config.chroma
-        self._images[place] = decode_jpeg(encode_jpeg(image, quality=quality, chroma=chroma))
+        if 0 <= place < self.num_frames and self._wanted[place]:
+            self._images[place] = self._cutter.cut_as_stored(frame, place)
 
     def images(self, view: np.ndarray) -> np.ndarray | None:
         """(T, H, W, 3) of a clip; None for sound."""
