@@ -2,7 +2,7 @@
 
 ``recording.py`` opens a recording and is what building and prediction use; ``video.py`` gives
 pictures and ``sound.py`` sound, both on one clock; ``faces.py`` has the settings and the table of
-detectors. A decoder or a detector is one file here and one line in its table.
+detectors. A detector is one file here that registers itself, a decoder a class in ``decoders.py``.
 """
 
 # decord loads its codecs for the whole process, and a libvpx that PyAV then takes for its own
