@@ -29,24 +29,15 @@ class FrameReader(Protocol):
         changes: What is done with stored pictures, see ``hicmae.media.picture.Picture.changes``.
     """
 
-    @property
-    def path(self) -> Path: ...
-    @property
-    def timestamps(self) -> np.ndarray: ...
-    @property
-    def origin_seconds(self) -> float: ...
-    @property
-    def start_seconds(self) -> float: ...
-    @property
-    def frame_clock(self) -> np.ndarray: ...
-    @property
-    def duration_seconds(self) -> float: ...
-    @property
-    def height(self) -> int: ...
-    @property
-    def width(self) -> int: ...
-    @property
-    def changes(self) -> dict[str, Any]: ...
+    path: Path
+    timestamps: np.ndarray
+    origin_seconds: float
+    start_seconds: float
+    frame_clock: np.ndarray
+    duration_seconds: float
+    height: int
+    width: int
+    changes: dict[str, Any]
 
     def __len__(self) -> int: ...
 
