@@ -18,8 +18,7 @@ import re
 from pathlib import Path
 
 from shards.datasets.base import Dataset, Expected, Item, Listing, ReadOptions, not_this
-from shards.datasets.sheets import number
-from shards.datasets.tree import Tree
+from shards.datasets.tree import Tree, number
 from shards.schema import Label
 
 CLASSES = {

@@ -16,10 +16,8 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
-from shards.datasets.base import Dataset, Item, Listing, ReadOptions, not_this
-from shards.datasets.folds import speaker_folds
-from shards.datasets.sheets import column, number, read_sheet
-from shards.datasets.tree import Tree
+from shards.datasets.base import Dataset, Item, Listing, ReadOptions, not_this, speaker_folds
+from shards.datasets.tree import Tree, column, number, read_sheet
 
 CLASSES = (
     "fearfully_surprised",

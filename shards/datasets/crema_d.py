@@ -30,8 +30,7 @@ from shards.datasets.base import (
     folds_expected,
     not_this,
 )
-from shards.datasets.sheets import column, number, read_sheet
-from shards.datasets.tree import Tree
+from shards.datasets.tree import Tree, column, number, read_sheet
 from shards.schema import Label
 
 CLASSES = ("anger", "disgust", "fear", "happiness", "neutral", "sadness")

@@ -14,8 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from shards.datasets.base import Dataset, Item, Listing, ReadOptions
-from shards.datasets.folds import speaker_folds
+from shards.datasets.base import Dataset, Item, Listing, ReadOptions, speaker_folds
 from shards.manifest import name_in, read_list, safe_key
 from shards.schema import Label
 

@@ -25,10 +25,9 @@ from shards.datasets.base import (
     ReadOptions,
     folds_expected,
     not_this,
+    official_folds,
 )
-from shards.datasets.folds import official_folds
-from shards.datasets.sheets import column, number, read_sheet
-from shards.datasets.tree import Tree
+from shards.datasets.tree import Tree, column, number, read_sheet
 from shards.schema import Label
 
 CLASSES = ("happy", "sad", "neutral", "angry", "surprise", "disgust", "fear")

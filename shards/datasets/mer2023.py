@@ -16,8 +16,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from shards.datasets.base import Dataset, Expected, Item, Listing, ReadOptions, not_this
-from shards.datasets.sheets import column, number, read_sheet
-from shards.datasets.tree import Tree
+from shards.datasets.tree import Tree, column, number, read_sheet
 
 CLASSES = ("neutral", "angry", "happy", "sad", "worried", "surprise")
 _PARTS = ("train", "test1", "test2", "test3")

@@ -31,8 +31,7 @@ from shards.datasets.base import (
     folds_expected,
     not_this,
 )
-from shards.datasets.sheets import number
-from shards.datasets.tree import Tree
+from shards.datasets.tree import Tree, number
 from shards.schema import Label
 
 CLASSES = ("anger", "happiness", "neutral", "sadness")

@@ -22,8 +22,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from shards.datasets.base import Dataset, Expected, Item, Listing, ReadOptions, not_this
-from shards.datasets.sheets import read_sheet
-from shards.datasets.tree import SOUND_SUFFIXES
+from shards.datasets.tree import SOUND_SUFFIXES, read_sheet
 from shards.manifest import VIDEO_SUFFIXES
 from shards.schema import Label
 

@@ -19,8 +19,7 @@ import re
 from pathlib import Path
 
 from shards.datasets.base import Dataset, Expected, Item, Listing, ReadOptions, not_this
-from shards.datasets.sheets import Row, column, number, read_sheet
-from shards.datasets.tree import Tree
+from shards.datasets.tree import Row, Tree, column, number, read_sheet
 from shards.schema import Label
 
 TARGETS = ("arousal", "valence", "dominance")

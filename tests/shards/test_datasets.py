@@ -9,10 +9,8 @@ import pandas
 import pytest
 
 from shards.datasets import DATASETS, Item, Listing, ReadOptions, find_dataset
-from shards.datasets.base import Expected, check_files
-from shards.datasets.folds import official_folds, speaker_folds
-from shards.datasets.sheets import column, number, read_sheet
-from shards.datasets.tree import Tree
+from shards.datasets.base import Expected, check_files, official_folds, speaker_folds
+from shards.datasets.tree import Tree, column, number, read_sheet
 from tests.support.dataset_trees import (
     TREES,
     crema_d,
