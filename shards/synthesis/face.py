@@ -14,21 +14,21 @@ import numpy as np
 from numpy.random import Generator
 from scipy.ndimage import gaussian_filter1d
 
-from shards.synthesis.canvas import (
+from shards.synthesis.head import (
     EXTENT,
     Canvas,
+    Head,
     Scene,
     Window,
     draw_scene,
     outline,
     paint_background,
+    paint_head,
     paint_shirt,
     smoothstep,
 )
-from shards.synthesis.head import Head, paint_head
-from shards.synthesis.script import Script
 from shards.synthesis.settings import Expression
-from shards.synthesis.speakers import Colour, Looks
+from shards.synthesis.speakers import Colour, Looks, Script
 
 _VIEW = 2.22  # the frame's height in half heads
 

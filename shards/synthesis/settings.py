@@ -46,7 +46,7 @@ class CorpusConfig:
             randomly drawn causes. Files' names, expression and voice columns stay true.
         over_time: Whether each clip's strength of expression rises and falls, from 0 to the one
             that is drawn for it; two annotators then note valence and arousal over time, in
-            annotations/ and recordings.csv (``shards/synthesis/annotators.py``).
+            annotations/ and recordings.csv (``shards/synthesis/corpus.py``).
         workers: Processes; 0 works in this one, none given means one a core.
     """
 

@@ -14,9 +14,8 @@ from numpy.random import Generator
 from scipy.ndimage import gaussian_filter1d, uniform_filter1d
 from scipy.signal import fftconvolve
 
-from shards.synthesis.script import Script
 from shards.synthesis.settings import Voice
-from shards.synthesis.speakers import VoiceBox
+from shards.synthesis.speakers import Script, VoiceBox
 
 # First four formants of a long vocal tract, hertz. Source: rounded from Peterson and Barney, 1952.
 _FORMANTS = {

@@ -12,8 +12,7 @@ from finetune.benchmark import load_benchmark
 from hicmae.__main__ import main
 from shards.datasets import DATASETS
 from shards.manifest import read_manifest
-from shards.synthesis.annotators import ANNOTATORS
-from shards.synthesis.corpus import synthesize
+from shards.synthesis.corpus import ANNOTATORS, synthesize
 from shards.synthesis.settings import CorpusConfig
 from shards.traces import (
     Noted,
