@@ -203,7 +203,7 @@ def info(*, folder: Path, json: Path | None = None) -> None:
         json: Also write it into this file.
     """
     from shards.index import describe, read_index, shards_info
-    from shards.reading.speakers import folder_speakers
+    from shards.reading.order import folder_speakers
 
     about = shards_info(folder)
     mixed = folder_speakers(read_index(folder).table, _PUBLISHED_BATCH)

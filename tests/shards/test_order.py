@@ -8,8 +8,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from shards.reading.order import Batches, Mixture, SampleOrder, epoch_order
-from shards.reading.speakers import batch_speakers
+from shards.reading.order import Batches, Mixture, SampleOrder, batch_speakers, epoch_order
 
 SIZES = np.array([7, 5, 9, 1, 8, 10])
 
