@@ -21,8 +21,7 @@ import numpy as np
 import pandas
 
 from hicmae.files import file_sha256
-from shards.building.journal import read_journal
-from shards.building.workplace import SUFFIX
+from shards.building.journal import SUFFIX, read_journal
 from shards.errors import ShardError
 from shards.index import JOURNAL_NAME, Index, read_index
 from shards.reading.corpus import Row

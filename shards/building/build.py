@@ -16,11 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from hicmae.files import write_text
+from hicmae.media.images import SOUND_SUFFIXES
 from shards.building.journal import (
     Done,
     IndexRow,
     Journal,
+    Workplace,
     build_identity,
+    check_out,
     continue_journal,
     list_digest,
 )
@@ -28,12 +31,10 @@ from shards.building.prepare import (
     Outcome,
     Refusal,
     check_detector,
-    is_sound,
     prepare_recording,
     settle_worker,
 )
 from shards.building.workers import Lost, run_in_order
-from shards.building.workplace import Workplace, check_out
 from shards.building.writer import ShardWriter
 from shards.index import write_index
 from shards.manifest import ManifestRow, list_folder, printable, read_manifest, unique_keys
@@ -138,7 +139,9 @@ def build_shards(
         raise NothingBuiltError(_nothing(nothing, check_out(out, overwrite)), nothing)
     listing = list_digest(listed)
     identity = build_identity(rows, config, part=part, listing=listing)
-    if config.picture != "none" and not all(is_sound(row.path) for row in listed):
+    if config.picture != "none" and not all(
+        row.path.suffix.lower() in SOUND_SUFFIXES for row in listed
+    ):
         check_detector(config)
     with Workplace(out) as place:
         content = continue_journal(place, identity, overwrite=overwrite)

@@ -17,8 +17,7 @@ from typing import Any
 import pyarrow.parquet
 
 from hicmae.files import DigestingFile
-from shards.building.journal import IndexRow
-from shards.building.workplace import SUFFIX, Workplace, check_out
+from shards.building.journal import SUFFIX, IndexRow, Workplace, check_out
 from shards.building.writer import shard_name
 from shards.errors import ShardError
 from shards.index import COLUMNS, JOURNAL_NAME, TABLE_NAME, read_index, write_index

@@ -7,14 +7,15 @@ nor build holds a long recording in memory.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import hashlib
 import itertools
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import cv2
@@ -26,37 +27,23 @@ from hicmae.media.container import problem_of
 from hicmae.media.errors import MediaError
 from hicmae.media.faces import open_detector
 from hicmae.media.identity import shared_embedder
-from hicmae.media.images import SOUND_SUFFIXES, ImageReader, StackReader
+from hicmae.media.images import ImageReader, StackReader, sound_beside
 from hicmae.media.recording import (
     Finder,
     Picture,
     Recording,
+    has_no_sound,
     open_pictures,
     shared_detector,
     sound_file,
 )
 from hicmae.media.sound import Sound, read_sound, rms_db
 from hicmae.media.sound_decoding import choose_track
-from hicmae.media.speaking import Agreement
+from hicmae.media.speaking import Agreement, Speakers
 from hicmae.media.tracking import FaceTrack
-from shards.building.faces import (
-    check_rate,
-    segments,
-    speakers_of,
-    speaking_faces,
-    with_sound_beside,
-)
-from shards.building.members import source_file, write_mjpg, write_wav
+from shards.building.writer import source_file, write_mjpg, write_wav
 from shards.manifest import ManifestRow, face_key, printable, segment_key
-from shards.schema import (
-    SAMPLE_RATE,
-    Digests,
-    FaceInfo,
-    Label,
-    SampleInfo,
-    SoundState,
-    SourceFile,
-)
+from shards.schema import SAMPLE_RATE, Digests, FaceInfo, Label, SampleInfo, SourceFile
 from shards.settings import BuildConfig
 
 # Encoders end sound some milliseconds before the picture; from here on it is worth saying.
@@ -123,7 +110,7 @@ def prepare_recording(row: ManifestRow, *, config: BuildConfig, staging: Path) -
     path = printable(row.path)
     stem = hashlib.sha256(row.key.encode()).hexdigest()[:24]
     try:
-        row = with_sound_beside(row)
+        row = _with_sound_beside(row)
         return make_samples(row, config, staging / stem)
     except MediaError as error:
         cause = error.cause
@@ -158,7 +145,7 @@ def make_samples(
 
     Raises: MediaError, OSError: why it cannot be built.
     """
-    row, watch = with_sound_beside(row), watch or Stopwatch()
+    row, watch = _with_sound_beside(row), watch or Stopwatch()
     outcome, short, num_faces = Outcome(), list[str](), 0
     several, sound_source = config.face_choice == "all", None
     with watch.stage("decoding"):
@@ -186,7 +173,7 @@ def make_samples(
             with watch.stage("sound"):
                 sound = _sound_of(recording, row, config)
                 if isinstance(picture, StackReader) and sound is not None:
-                    check_rate(picture, row)
+                    _check_rate(picture, row)
             maker = _SampleMaker(row, config, recording, sound, source, sound_source, watch)
             if config.faces == "boxes":
                 remedy = "name one in the manifest's column boxes"
@@ -195,10 +182,10 @@ def make_samples(
                 finder = shared_detector(config.faces, offline=config.offline)
             embedder = shared_embedder(config.identity, offline=config.offline)
             tracks = recording.follow(finder, region=row.region, embedder=embedder)
-            speakers = speakers_of(recording, tracks, sound, config)
+            speakers = _speakers_of(recording, tracks, sound, config)
             faces = [(number, track, row.key) for number, track in enumerate(tracks)]
             if config.face_choice == "speaking":
-                faces = speaking_faces(recording, speakers, row, config)
+                faces = _speaking_faces(recording, speakers, row, config)
             for number, track, key in faces:
                 length = len(track.boxes) / config.fps
                 if config.follows_all and length < config.min_seconds:
@@ -212,14 +199,9 @@ def make_samples(
             outcome.seconds += recording.seconds
     if short:
         listed = f"{', '.join(short[:3])}{', …' if len(short) > 3 else ''}"
-        outcome.refusals.append(
-            Refusal(
-                path=printable(row.path),
-                cause="short-face",
-                message=f"{printable(row.path)}: {len(short)} of {len(short) + num_faces} faces "
-                f"are seen for less than min_seconds = {config.min_seconds:g} ({listed})",
-            )
-        )
+        seen = f"{len(short)} of {len(short) + num_faces} faces are seen for less than"
+        message = f"{seen} min_seconds = {config.min_seconds:g} ({listed})"
+        outcome.refusals.append(_refusal(row, "short-face", message))
     return outcome
 
 
@@ -255,7 +237,6 @@ class _SampleMaker:
         self, outcome: Outcome, track: FaceTrack, key: str, stem: Path, agree: _Agree | None
     ) -> None:
         """Write the frames of one face as one sample, or as segments of it."""
-        path = printable(self.row.path)
         face = _FoundFace(track, self.recording, self.config, agree)
         images = self.recording.crops(track)
         least, done = self.config.min_seconds * self.config.fps, 0
@@ -263,7 +244,7 @@ class _SampleMaker:
         bounds = [
             (first + begin, first + end)
             for first, last in runs
-            for begin, end in segments(last - first, self.config)
+            for begin, end in _segments(last - first, self.config)
         ]
         for number, (begin, end) in enumerate(bounds):
             for _ in itertools.islice(images, begin - done):  # another scene
@@ -271,14 +252,13 @@ class _SampleMaker:
             segment, done = itertools.islice(images, end - begin), end
             name = key if len(bounds) == 1 else segment_key(key, number)
             staged = stem.with_name(f"{stem.name}-{number}")
-            try:
-                outcome.samples.append(self._segment(face, begin, end, segment, name, staged))
-            except _LeftOutError as error:
-                outcome.refusals.append(
-                    Refusal(path=path, cause=error.cause, message=f"{path}: {error}")
-                )
-                for _ in segment:  # the images of the next one come after these
-                    pass
+            made = self._segment(face, begin, end, segment, name, staged)
+            if isinstance(made, StagedSample):
+                outcome.samples.append(made)
+                continue
+            outcome.refusals.append(made)
+            for _ in segment:  # the images of the next one come after these
+                pass
 
     def _segment(
         self,
@@ -288,7 +268,7 @@ class _SampleMaker:
         images: Iterator[np.ndarray],
         key: str,
         stem: Path,
-    ) -> StagedSample:
+    ) -> StagedSample | Refusal:
         """Write one sample: frames ``begin`` to ``end`` of those in which the face is."""
         row, config, recording, watch = self.row, self.config, self.recording, self.watch
         offset, seconds = (face.track.first + begin) / config.fps, (end - begin) / config.fps
@@ -296,21 +276,20 @@ class _SampleMaker:
         where = f"{since:.2f}..{since + seconds:.2f} s"
         coverage = face.coverage(begin, end)
         if coverage == 0 or coverage < config.min_coverage:
-            raise _LeftOutError(
-                "no-face",
-                f"{where}: {config.faces} finds a face in {coverage:.0%} of the frames "
-                f"(min_coverage is {config.min_coverage:.0%})",
-            )
+            found = f"{config.faces} finds a face in {coverage:.0%} of the frames"
+            least = f"(min_coverage is {config.min_coverage:.0%})"
+            return _refusal(row, "no-face", f"{where}: {found} {least}")
         with watch.stage("sound"):
-            sound = _span_sound(self.sound, recording.start + offset, seconds, config.silence_db)
+            at = recording.start + offset
+            sound, told = _span_sound(self.sound, at, seconds, config.silence_db)
         if sound is None and config.sound == "required":
-            raise _LeftOutError("no-sound", f"{where}: there is no sound in this span")
+            return _refusal(row, "no-sound", f"{where}: there is no sound in this span")
         mjpg, wav = stem.with_suffix(".mjpg"), stem.with_suffix(".wav")
         with watch.stage("encoding"):
             offsets, mjpg_digest = write_mjpg(mjpg, images, config)
         assert len(offsets) == end - begin + 1, "one image for every frame"
         with watch.stage("sound"):
-            wav_digest = None if sound is None else write_wav(wav, sound.samples)
+            wav_digest = None if sound is None else write_wav(wav, sound)
         info = SampleInfo(
             key=key,
             source=self.source,
@@ -320,25 +299,22 @@ class _SampleMaker:
             num_frames=end - begin,
             frame_offsets=offsets,
             face_size=config.face_size,
-            **_told_of(sound, self.sound),
+            **told,
             sound_source=self.sound_source,
             split=row.split,
             speaker=row.speaker,
             labels=row.labels,
             faces=face.describe(begin, end),
             picture=recording.picture.changes,
-            sync={} if sound is None or sound.state == "silent" else face.sync(begin, end),
+            sync={} if told["sound"] in ("absent", "silent") else face.sync(begin, end),
             digests=Digests(mjpg=mjpg_digest, wav=wav_digest),
         )
         return StagedSample(info=info, mjpg=mjpg, wav=None if sound is None else wav)
 
 
-class _LeftOutError(Exception):
-    """A segment that is not made into a sample, and the word under which it counts."""
-
-    def __init__(self, cause: str, message: str) -> None:
-        super().__init__(message)
-        self.cause = cause
+def _refusal(row: ManifestRow, cause: str, text: str) -> Refusal:
+    path = printable(row.path)
+    return Refusal(path=path, cause=cause, message=f"{path}: {text}")
 
 
 class _FoundFace:
@@ -385,9 +361,16 @@ class _FoundFace:
         )
 
 
-def is_sound(path: Path) -> bool:
-    """Whether a file is a sound file by its suffix, so that no face is looked for."""
-    return path.suffix.lower() in SOUND_SUFFIXES
+def _with_sound_beside(row: ManifestRow) -> ManifestRow:
+    """Name the sound file of a folder of images, if it lies there and the row names none."""
+    if row.audio is not None or not has_no_sound(row.path):
+        return row
+    audio = sound_beside(row.path)
+    if audio is None:
+        return row
+    inside = audio.parent == row.path
+    folder = PurePath(row.name) if inside else PurePath(row.name).parent
+    return dataclasses.replace(row, audio=audio, audio_name=printable(Path(folder / audio.name)))
 
 
 def _pictures_of(row: ManifestRow, config: BuildConfig) -> list[Picture]:
@@ -411,6 +394,70 @@ def _pictures_of(row: ManifestRow, config: BuildConfig) -> list[Picture]:
         return []
 
 
+def _speakers_of(
+    recording: Recording, tracks: Sequence[FaceTrack], sound: Sound | None, config: BuildConfig
+) -> Speakers | None:
+    """The faces held against the sound, where that is asked for and there is any.
+
+    Raises: MediaError: ``no-sound``, where it has to say who speaks.
+    """
+    if not config.needs_mouths:
+        return None
+    if sound is None or sound.rms_db < config.silence_db:
+        if config.face_choice == "speaking":
+            found = "no" if sound is None else "only silent"
+            problem = (
+                f"there is {found} sound to tell who speaks (--face_choice largest needs none)"
+            )
+            raise MediaError("no-sound", recording.path, problem)
+        return None
+
+    def cut(first: int, count: int) -> np.ndarray:
+        return sound.span(recording.start + first / SAMPLE_RATE, count)[0]
+
+    return Speakers(recording, tracks).hear(cut, SAMPLE_RATE)
+
+
+def _speaking_faces(
+    recording: Recording, speakers: Speakers | None, row: ManifestRow, config: BuildConfig
+) -> list[tuple[int, FaceTrack, str]]:
+    """The face that speaks in each segment, as long as it is seen: number, track and key."""
+    assert speakers is not None, "without sound it was refused"
+    bounds, found = _segments(len(recording.indices), config), []
+    for number, (begin, end) in enumerate(bounds):
+        speaker = speakers.speaker(begin, end)
+        if speaker is not None:
+            key = row.key if len(bounds) == 1 else segment_key(row.key, number)
+            found.append((speaker, speakers.tracks[speaker].between(begin, end), key))
+    return found
+
+
+def _check_rate(stack: StackReader, row: ManifestRow) -> None:
+    """Refuse a rate at which pictures, which say no times, and their sound differ by a tenth.
+
+    Raises: MediaError: ``no-rate``.
+    """
+    lasts = read_sound(row.audio or row.path, sample_rate=SAMPLE_RATE).duration_seconds
+    if abs(stack.duration_seconds - lasts) > max(0.5, 0.1 * lasts):
+        raise MediaError(
+            "no-rate",
+            stack.path,
+            f"{len(stack)} pictures at {stack.fps:g} a second last {stack.duration_seconds:.2f} s, "
+            f"their sound {lasts:.2f} s: --image_fps {len(stack) / lasts:.3g} fits, if no picture "
+            "is missing",
+        )
+
+
+def _segments(num_frames: int, config: BuildConfig) -> list[tuple[int, int]]:
+    """Cut frames into the fewest equal parts (begin, end) that are short enough."""
+    if config.max_seconds is None:
+        return [(0, num_frames)]
+    most = max(1, int(config.max_seconds * config.fps + 1e-6))
+    count = -(-num_frames // most)
+    bounds = [num_frames * part // count for part in range(count + 1)]
+    return list(itertools.pairwise(bounds))
+
+
 def _sound_alone(row: ManifestRow, config: BuildConfig, stem: Path, watch: Stopwatch) -> Outcome:
     """Write the segments of a recording's sound; times count from its beginning.
 
@@ -431,14 +478,14 @@ def _sound_alone(row: ManifestRow, config: BuildConfig, stem: Path, watch: Stopw
             f"it holds {seconds:.2f} s of sound (min_seconds is {config.min_seconds:g})",
         )
     outcome = Outcome(seconds=num_frames / config.fps)
-    bounds = segments(num_frames, config)
+    bounds = _segments(num_frames, config)
     for number, (begin, end) in enumerate(bounds):
         since, length = start + begin / config.fps, (end - begin) / config.fps
         wav = stem.with_name(f"{stem.name}-{number}").with_suffix(".wav")
         with watch.stage("sound"):
-            span = _span_sound(sound, since, length, config.silence_db)
+            span, told = _span_sound(sound, since, length, config.silence_db)
             assert span is not None, "it lies within the sound"
-            digest = write_wav(wav, span.samples)
+            digest = write_wav(wav, span)
         info = SampleInfo(
             key=row.key if len(bounds) == 1 else segment_key(row.key, number),
             source=source,
@@ -448,7 +495,7 @@ def _sound_alone(row: ManifestRow, config: BuildConfig, stem: Path, watch: Stopw
             num_frames=end - begin,
             frame_offsets=(0,),
             face_size=0,
-            **_told_of(span, sound),
+            **told,
             split=row.split,
             speaker=row.speaker,
             labels=row.labels,
@@ -458,18 +505,6 @@ def _sound_alone(row: ManifestRow, config: BuildConfig, stem: Path, watch: Stopw
         )
         outcome.samples.append(StagedSample(info=info, mjpg=None, wav=wav))
     return outcome
-
-
-def _told_of(span: _SpanSound | None, sound: Sound | None) -> dict[str, Any]:
-    """What a sample says of its sound, and of the recording's."""
-    return {
-        "sound": "absent" if span is None else span.state,
-        "num_samples": 0 if span is None else len(span.samples),
-        "padded_samples": 0 if span is None else span.padded,
-        "loudness_db": None if span is None else span.loudness_db,
-        "sound_damaged": sound is not None and sound.damaged,
-        "sound_taken": "" if span is None or sound is None else sound.taken,
-    }
 
 
 def _sound_of(recording: Recording, row: ManifestRow, config: BuildConfig) -> Sound | None:
@@ -482,27 +517,10 @@ def _sound_of(recording: Recording, row: ManifestRow, config: BuildConfig) -> So
         raise
 
 
-@dataclass(frozen=True, kw_only=True)
-class _SpanSound:
-    """The sound of one sample.
-
-    Args:
-        samples: (n,) int16, exactly as long as the picture.
-        padded: How many of them are zeros because the recording has no sound there.
-        state: ``present``, ``silent`` or ``shorter``.
-        loudness_db: Level of what is not padding, decibels relative to full scale; None if silent.
-    """
-
-    samples: np.ndarray
-    padded: int
-    state: SoundState
-    loudness_db: float | None
-
-
 def _span_sound(
     sound: Sound | None, start_seconds: float, seconds: float, silence_db: float
-) -> _SpanSound | None:
-    """Cut the sound of a span of the picture; None if there is none in it.
+) -> tuple[np.ndarray | None, dict[str, Any]]:
+    """Cut the sound of a span of the picture, and tell what its sample says of it.
 
     Args:
         sound: Of the recording, at ``SAMPLE_RATE``; None if it has none.
@@ -510,24 +528,26 @@ def _span_sound(
         seconds: Its length.
         silence_db: What counts as silent, decibels relative to full scale; of the part that is
             not padding.
+
+    Returns: (n,) int16, exactly as long as the picture, None if there is none in it; and fields of
+        ``SampleInfo``.
     """
+    told: dict[str, Any] = {"sound": "absent", "num_samples": 0, "padded_samples": 0}
     if sound is None:
-        return None
+        return None, told
+    told["sound_damaged"] = sound.damaged
     num_samples = round(seconds * SAMPLE_RATE)
     samples, padded = sound.span(start_seconds, num_samples)
     if padded >= num_samples:
-        return None
+        return None, told
     level = rms_db(samples) + 10 * np.log10(num_samples / (num_samples - padded))
+    state = "shorter" if padded > _SHORTER_SECONDS * SAMPLE_RATE else "present"
     if level < silence_db:
-        state: SoundState = "silent"
+        state = "silent"
     else:
-        state = "shorter" if padded > _SHORTER_SECONDS * SAMPLE_RATE else "present"
-    return _SpanSound(
-        samples=samples,
-        padded=padded,
-        state=state,
-        loudness_db=None if state == "silent" else round(float(level), 3),
-    )
+        told["loudness_db"] = round(float(level), 3)
+    told |= {"sound": state, "num_samples": len(samples), "padded_samples": padded}
+    return samples, told | {"sound_taken": sound.taken}
 
 
 def settle_worker() -> None:

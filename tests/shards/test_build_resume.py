@@ -18,8 +18,7 @@ import pytest
 
 from hicmae.__main__ import main
 from shards.building.build import BuildResult, NothingBuiltError, TooManyRefusedError, build_shards
-from shards.building.journal import Journal, read_journal
-from shards.building.workplace import Workplace
+from shards.building.journal import Journal, Workplace, read_journal
 from shards.check import check_shards
 from shards.errors import ShardError
 from shards.index import read_index
