@@ -32,9 +32,9 @@ from finetune.heads import Head, read_truth
 from finetune.plan import Plan
 from finetune.processes import Share
 from finetune.validation import EpochChoice, InnerSplit, inner_split
-from shards.errors import Skipped
 from shards.reading.random_access import ShardDataset
 from shards.sample import collate
+from shards.schema import Skipped
 
 Loader = DataLoader[Any]
 # Bands of the first real value that a share is taken from alike.

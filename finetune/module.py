@@ -37,7 +37,7 @@ from hicmae.inference import by_presence, outputs_to_values
 from hicmae.objective.gathering import all_rows
 from hicmae.optimization import parameter_groups, warmup_cosine
 from hicmae.transforms import ClipTransform
-from shards.errors import named_counts
+from shards.schema import named_counts
 
 Batch = dict[str, Any]
 # Shares of a blend add up to 1 but for rounding.

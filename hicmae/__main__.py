@@ -47,13 +47,13 @@ VERBS = {
         example="hicmae shards manifest crema-d data/CREMA-D --out crema_d.csv",
     ),
     "shards receipt": Verb(
-        target="shards.receipts.command:receipt",
+        target="shards.commands:receipt",
         help="Make the receipt of a folder of shards again",
         positional={"folder": "1"},
         example="hicmae shards receipt data/shards",
     ),
     "shards compare": Verb(
-        target="shards.receipts.command:compare",
+        target="shards.commands:compare",
         help="Say what differs between two folders of shards, or between their receipts",
         positional={"first": "1", "second": "1"},
         example="hicmae shards compare data/shards theirs/receipt.json",

@@ -23,12 +23,12 @@ from torch.utils.data import DataLoader
 
 from hicmae.settings import InputConfig
 from pretrain.settings import DataConfig, PretrainConfig
-from shards.errors import LACKED, ClipError, needed_members
 from shards.index import Index
 from shards.reading.files import open_folder
 from shards.reading.random_access import ShardDataset
 from shards.reading.streaming import ClipStream, StreamConfig, clip_stream
 from shards.sample import collate
+from shards.schema import LACKED, ClipError, needed_members
 
 PREFETCHED_BATCHES = 4  # held ready by each reading process
 _LOOK_SECONDS = 1  # between looks of a reading process that was told to end

@@ -32,10 +32,10 @@ from hicmae.objective.gathering import all_rows
 from hicmae.settings import InputConfig
 from pretrain.module import PretrainModule, StepCallback
 from pretrain.settings import DataConfig, ProbeConfig
-from shards.errors import needed_members
 from shards.index import Index, read_index
 from shards.reading.random_access import ShardDataset
 from shards.sample import collate
+from shards.schema import needed_members
 
 RANKS = (1, 5, 10)
 _FOLDS = 4

@@ -14,8 +14,8 @@ from typing import Literal
 from hicmae.devices import Precision
 from hicmae.run_logging import WandbConfig
 from hicmae.settings import WHOLE, AugmentConfig, ModelConfig, ObjectiveConfig
-from shards.errors import needed_members
 from shards.reading.remote import CacheConfig, as_remote
+from shards.schema import needed_members
 
 _OBJECTIVE = ObjectiveConfig()
 _AUGMENT = AugmentConfig.pretraining()

@@ -22,10 +22,9 @@ import pandas
 
 from hicmae.files import file_sha256
 from shards.building.journal import SUFFIX, read_journal
-from shards.errors import ShardError
 from shards.index import JOURNAL_NAME, Index, read_index
-from shards.reading.corpus import Row
-from shards.schema import SampleInfo, checksum, parse_sample_json
+from shards.reading.files import Row
+from shards.schema import SampleInfo, ShardError, checksum, parse_sample_json
 
 _MEMBERS = ("mjpg", "wav", "json")
 

@@ -20,8 +20,14 @@ import pyarrow
 import pyarrow.parquet
 
 from hicmae.files import whole_file, write_text
-from shards.errors import ShardError
-from shards.schema import READABLE_VERSIONS, SCHEMA_VERSION, Label, SampleInfo, unreadable
+from shards.schema import (
+    READABLE_VERSIONS,
+    SCHEMA_VERSION,
+    Label,
+    SampleInfo,
+    ShardError,
+    unreadable,
+)
 
 TABLE_NAME = "index.parquet"
 INFO_NAME = "index.json"

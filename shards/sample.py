@@ -20,8 +20,7 @@ import xxhash
 
 from hicmae.settings import InputConfig
 from hicmae.views import sound_span
-from shards.errors import ClipError, Skipped, named_counts
-from shards.schema import SampleInfo
+from shards.schema import ClipError, SampleInfo, Skipped, named_counts
 
 _JPEG_START, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
 # RIFF format tags: plain PCM, and "see the sub-format", which is PCM again for 16-bit mono.

@@ -16,6 +16,8 @@ checksum in the index: the quick proof that it is byte for byte the one that was
 instructions; damage that nobody intends escapes it once in 2^64 cases. Against an adversary there
 are the SHA-256 digests of the json and of ``index.json``.
 
+What is wrong with shards is told in one line; what is with samples can be counted by cause.
+
 Source of XXH3: https://github.com/Cyan4973/xxHash/blob/dev/doc/xxhash_spec.md
 """
 
@@ -26,13 +28,12 @@ import json
 import operator
 import re
 import tarfile
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, Literal, get_args
 
 import xxhash
-
-from shards.errors import ShardError
 
 # Version 2 added faces.face_pixels, faces.align and loudness_db. Shards of version 1 are refused:
 # what they lack cannot be known without the recordings, from which they are built again.
@@ -357,6 +358,76 @@ def blocks_of(first_name: str, first_offset: int, last_end: int) -> tuple[int, i
 def checksum(blocks: bytes) -> int:
     """XXH3 (64 bits, seed 0) of the blocks of a sample; never 0, which stands for none."""
     return xxhash.xxh3_64_intdigest(blocks) or 1
+
+
+class ShardError(ValueError):
+    """A shard, its index or one of its samples is not what the schema says; one line."""
+
+
+class ClipError(ShardError):
+    """A sample, or a whole shard, that cannot be read; one line, and a cause to count it by.
+
+    A DataLoader re-raises the error of a worker process with that process's traceback as the
+    message; the one line is taken out of it again.
+
+    Args:
+        message: What, where, found, allowed, remedy.
+        cause: A slug: ``no-sound``, ``no-picture``, ``bad-digest``, ``bad-image``, ``bad-sound``,
+            ``bad-json``, ``missing-member``, ``missing-shard``, ``truncated``, ``unreadable``,
+            ``wrong-rate``.
+    """
+
+    def __init__(self, message: str, cause: str = "unreadable") -> None:
+        if message.startswith(f"Caught {type(self).__name__} in DataLoader worker"):
+            line = re.compile(rf"^[\w.]*{type(self).__name__}: (.*)$", re.MULTILINE)
+            message = line.findall(message)[-1]
+        super().__init__(" ".join(message.split()))
+        self.cause = cause
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """Stands for a sample that was left out; ``collate`` counts it."""
+
+    cause: str
+
+
+# What a sample may lack: a member, and the setting that allows it.
+LACKED = {"mjpg": "picture", "wav": "sound"}
+
+
+def needed_members(modalities: str, *, picture: bool, sound: bool) -> tuple[str, ...]:
+    """The members without which a sample is bad.
+
+    Args:
+        modalities: ``audio-video``, ``video`` or ``audio``: one that is read alone is needed.
+        picture: Whether the picture is needed where both are read.
+        sound: Whether the sound is.
+    """
+    alone = {"video": ("mjpg",), "audio": ("wav",)}
+    return alone.get(modalities, ("mjpg",) * picture + ("wav",) * sound)
+
+
+def lacks(member: str, where: str, found: str, declared: bool) -> ClipError:
+    """The error of a sample without a member of ``LACKED``.
+
+    Args:
+        member: Which.
+        where: Shard and key.
+        found: The members there are.
+        declared: Whether its json says that it is there.
+    """
+    what = LACKED[member]
+    remedy = "rebuild it" if declared else f"rebuild it or pass {what}: optional"
+    return ClipError(
+        f"{where} has no {member} member (found {found}); {remedy}",
+        "missing-member" if declared else f"no-{what}",
+    )
+
+
+def named_counts(counts: Mapping[str, int]) -> str:
+    """Counts by cause, for a message: ``bad-image: 2, no-sound: 1``."""
+    return ", ".join(f"{cause}: {count}" for cause, count in sorted(counts.items()))
 
 
 _RUN = operator.itemgetter("how", "count")

@@ -19,10 +19,10 @@ from finetune.record import Run
 from finetune.reporting.canvas import DOTS_PER_INCH, GREY, make_figure, save
 from finetune.reporting.document import Part, Picture, Section, Table
 from hicmae.files import file_sha256
-from shards.errors import ClipError, ShardError
 from shards.index import TABLE_NAME, read_index
 from shards.reading.files import ShardFiles, read_frame
 from shards.receipts.facts import sample_infos
+from shards.schema import ClipError, ShardError
 
 NUM_ERRORS = 20
 _COLUMNS = 5

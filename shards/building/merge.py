@@ -19,9 +19,8 @@ import pyarrow.parquet
 from hicmae.files import DigestingFile
 from shards.building.journal import SUFFIX, IndexRow, Workplace, check_out
 from shards.building.writer import shard_name
-from shards.errors import ShardError
 from shards.index import COLUMNS, JOURNAL_NAME, TABLE_NAME, read_index, write_index
-from shards.schema import Label, parse_sample_json
+from shards.schema import Label, ShardError, parse_sample_json
 from shards.settings import REFUSED_NAME, Part
 
 # What has to be the same in all parts: key of index.json → how a message names it.

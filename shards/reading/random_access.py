@@ -21,14 +21,12 @@ import torch
 
 from hicmae.settings import InputConfig
 from hicmae.views import sound_span, test_views, train_indices
-from shards.errors import ClipError, Skipped, needed_members
 from shards.index import Index
-from shards.reading.corpus import Row
-from shards.reading.files import ShardFiles, ShardFolder, open_folder
+from shards.reading.files import Row, ShardFiles, ShardFolder, open_folder
 from shards.reading.remote import CacheConfig
 from shards.reading.whole_sample import parse_row_json, read_sample
 from shards.sample import cut_clip, uniform_draw
-from shards.schema import SampleInfo
+from shards.schema import ClipError, SampleInfo, Skipped, needed_members
 
 # Columns of rows that are instants of samples: name of the sample (``key`` is the instant's), and
 # the frames of it that a view is taken from.

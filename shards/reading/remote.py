@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 import platformdirs
 
 from hicmae.files import DigestingFile, file_sha256, locked, whole_file
-from shards.errors import ClipError, ShardError
+from shards.schema import ClipError, ShardError
 
 if TYPE_CHECKING:
     from shards.index import Index

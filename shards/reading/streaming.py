@@ -31,14 +31,13 @@ import torch
 
 from hicmae.settings import InputConfig
 from hicmae.views import train_indices
-from shards.errors import ClipError, named_counts, needed_members
-from shards.reading.corpus import Corpus, read_corpus
-from shards.reading.files import open_folder
+from shards.reading.files import Corpus, open_folder, read_corpus
 from shards.reading.order import Batches, BatchSpeakers, Place, SampleOrder, batch_speakers
 from shards.reading.remote import CacheConfig
 from shards.reading.shared_batch import Borrower, Lender, LentBatch
 from shards.reading.whole_sample import read_sample
 from shards.sample import ClipBytes, cut_clip, uniform_draw
+from shards.schema import ClipError, named_counts, needed_members
 
 log = logging.getLogger(__name__)
 

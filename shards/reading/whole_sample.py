@@ -21,13 +21,15 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from shards.errors import LACKED, ClipError, ShardError, lacks
-from shards.reading.corpus import Row
-from shards.reading.files import ShardFiles
+from shards.reading.files import Row, ShardFiles
 from shards.schema import (
     BLOCK,
+    LACKED,
+    ClipError,
     SampleInfo,
+    ShardError,
     checksum,
+    lacks,
     parse_sample_json,
     reread_sample_json,
 )

@@ -16,7 +16,6 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from shards.commands import print_line
 from shards.index import Index, read_index
 from shards.receipts.differences import (
     SignalConfig,
@@ -188,13 +187,13 @@ def print_comparison(console: Console, found: Mapping[str, Any], *, most: int) -
         found: What ``compare_preparations`` returns.
         most: Examples of each difference.
     """
-    print_line(console, f"A: {found['first']}")
-    print_line(console, f"B: {found['second']}")
+    _say(console, f"A: {found['first']}")
+    _say(console, f"B: {found['second']}")
     _table(console, "configuration", ("setting", "A", "B"), _pairs(found["configuration"]))
     _table(console, "counts", ("", "A", "B"), _pairs(found["counts"]))
     _table(console, "refused", ("cause", "A", "B"), _pairs(found["refused"]))
     if found["versions"] is None:
-        print_line(console, "libraries: not known of both (see `hicmae shards receipt --help`)")
+        _say(console, "libraries: not known of both (see `hicmae shards receipt --help`)")
     else:
         _table(console, "libraries", ("library", "A", "B"), _pairs(found["versions"]))
     _print_classes(console, found["classes"])
@@ -211,11 +210,11 @@ def print_comparison(console: Console, found: Mapping[str, Any], *, most: int) -
     if found["signals"] is not None:
         _print_signals(console, found["signals"], most)
     for reason in found["reasons"]:
-        print_line(console, f"- {reason}")
+        _say(console, f"- {reason}")
     verdict = found["verdict"]
     if verdict in SAME and found["samples"] is not None:
         told = "digests are those of the builds; whether files are still whole: hicmae shards check"
-        print_line(console, f"({told})")
+        _say(console, f"({told})")
     console.print(f"verdict: [bold {_COLOURS.get(verdict, 'yellow')}]{verdict}[/]")
 
 
@@ -338,7 +337,7 @@ def _beyond_in_signals(signals: Mapping[str, Any]) -> Iterator[str]:
 def _print_classes(console: Console, classes: Mapping[str, Any]) -> None:
     for side, name in (("A", "only_first"), ("B", "only_second")):
         if classes[name]:
-            print_line(console, f"labels only in {side}: {', '.join(classes[name])}")
+            _say(console, f"labels only in {side}: {', '.join(classes[name])}")
     rows = [
         (name, value, *map(_text, pair))
         for name, label in classes["differing"].items()
@@ -349,14 +348,14 @@ def _print_classes(console: Console, classes: Mapping[str, Any]) -> None:
 
 def _print_samples(console: Console, samples: Mapping[str, Any], most: int) -> None:
     only = {"A": samples["only_first"], "B": samples["only_second"]}
-    print_line(
+    _say(
         console,
         f"samples: {samples['num_shared']} in both, {len(only['A'])} only in A, {len(only['B'])} "
         "only in B",
     )
     for side, keys in only.items():
         for key in keys[:most]:
-            print_line(console, f"  only in {side}: {key}")
+            _say(console, f"  only in {side}: {key}")
         _more(console, len(keys), most)
     rows = [
         (aspect, f"{item['num']} of {samples['num_shared']}", ASPECTS[aspect])
@@ -379,14 +378,14 @@ def _print_refusals(console: Console, refusals: Mapping[str, Any], most: int) ->
     for side, other, name in (("A", "B", "only_first"), ("B", "A", "only_second")):
         for item in refusals[name][:most]:
             there = "a sample" if item["sample"] else "neither refused nor a sample"
-            print_line(
+            _say(
                 console,
                 f"refused only in {side}: {item['path']} ({item['cause']}; in {other} {there})",
             )
         _more(console, len(refusals[name]), most)
     for item in refusals["other_cause"][:most]:
         a, b = item["causes"]
-        print_line(console, f"refused for another cause: {item['path']} ({a} → {b})")
+        _say(console, f"refused for another cause: {item['path']} ({a} → {b})")
     _more(console, len(refusals["other_cause"]), most)
 
 
@@ -429,7 +428,7 @@ def _print_signals(console: Console, signals: Mapping[str, Any], most: int) -> N
     _table(console, "pictures and sound, B against A; the worst first", titles, rows)
     psnr = signals["median_psnr_db"]
     median = "same pictures in the median" if psnr is None else f"median PSNR {psnr:.1f} dB"
-    print_line(
+    _say(
         console,
         f"{len(samples)} samples decoded: {median}, {signals['num_shifted']} shifted in time",
     )
@@ -454,7 +453,7 @@ def _table(
 
 def _more(console: Console, number: int, shown: int) -> None:
     if number > shown:
-        print_line(console, f"  and {number - shown} more (all with --json FILE)")
+        _say(console, f"  and {number - shown} more (all with --json FILE)")
 
 
 def _text(value: Any) -> str:
@@ -463,3 +462,8 @@ def _text(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.6g}"
     return str(value)
+
+
+def _say(console: Console, text: str) -> None:
+    """A whole line, whatever the width of the terminal."""
+    console.print(text, markup=False, highlight=False, soft_wrap=True)

@@ -18,12 +18,11 @@ import numpy as np
 import pandas
 from scipy.signal import correlate, correlation_lags
 
-from shards.errors import ShardError
 from shards.index import COLUMNS, Index
 from shards.reading.files import ShardFiles
 from shards.receipts.facts import ASPECTS, SampleFacts, sample_infos
 from shards.sample import decode_frames, decode_sound
-from shards.schema import SampleInfo
+from shards.schema import SampleInfo, ShardError
 from shards.settings import REFUSED_NAME
 
 # Columns that say where the bytes of a sample lie; "mjpg_length" and the like follow the encoding.

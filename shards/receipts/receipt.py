@@ -17,7 +17,6 @@ import numpy as np
 import pandas
 
 from hicmae.files import write_text
-from shards.errors import ShardError
 from shards.index import Index, read_index
 from shards.receipts.facts import (
     ASPECTS,
@@ -30,6 +29,7 @@ from shards.receipts.facts import (
     library_versions,
     read_facts,
 )
+from shards.schema import ShardError
 
 RECEIPT_JSON = "receipt.json"
 RECEIPT_PAGE = "receipt.md"

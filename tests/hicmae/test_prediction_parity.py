@@ -20,8 +20,7 @@ from hicmae.transforms import ClipTransform
 from hicmae.views import test_views
 from shards.building.build import build_shards
 from shards.index import read_index
-from shards.reading.corpus import Row
-from shards.reading.files import ShardFiles
+from shards.reading.files import Row, ShardFiles
 from shards.reading.whole_sample import read_sample
 from shards.sample import collate, cut_clip
 from shards.settings import BuildConfig

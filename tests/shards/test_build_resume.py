@@ -20,8 +20,8 @@ from hicmae.__main__ import main
 from shards.building.build import BuildResult, NothingBuiltError, TooManyRefusedError, build_shards
 from shards.building.journal import Journal, Workplace, read_journal
 from shards.check import check_shards
-from shards.errors import ShardError
 from shards.index import read_index
+from shards.schema import ShardError
 from shards.settings import Part
 from tests.support.build_fixtures import (
     config,

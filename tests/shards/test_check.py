@@ -17,8 +17,7 @@ import pyarrow.parquet
 import pytest
 
 from shards.check import check_shards
-from shards.errors import ShardError
-from shards.schema import Digests, SampleInfo
+from shards.schema import Digests, SampleInfo, ShardError
 from tests.support.shard_fixtures import jpeg, make_sample, rewrite_shard, wav_bytes, write_shards
 
 FIRST = "train-000000.tar"

@@ -8,10 +8,9 @@ from typing import Any
 
 import pytest
 
-from shards.errors import ClipError, ShardError
 from shards.index import read_index
 from shards.reading.random_access import ShardDataset
-from shards.schema import SCHEMA_VERSION, sample_json
+from shards.schema import SCHEMA_VERSION, ClipError, ShardError, sample_json
 from tests.support.shard_fixtures import INPUT, SIDE, make_sample, rewrite_shard, write_shards
 from tests.support.stream_fixtures import (
     NUM_SAMPLES,

@@ -20,10 +20,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from shards.errors import Skipped
 from shards.index import INFO_NAME, TABLE_NAME
 from shards.reading.random_access import ShardDataset
 from shards.reading.streaming import Reader
+from shards.schema import Skipped
 from tests.support.shard_fixtures import INPUT, make_sample, write_shards
 from tests.support.stream_fixtures import first_batches, stream_of, tar
 

@@ -12,9 +12,8 @@ import pandas
 import pytest
 
 from shards.building.writer import ShardWriter
-from shards.errors import ShardError
 from shards.index import COLUMNS, describe, index_row, read_index, shards_info, write_index
-from shards.schema import Label
+from shards.schema import Label, ShardError
 from tests.support.shard_fixtures import make_sample
 
 ABOUT: dict[str, Any] = {"counts": {"num_recordings": 3}, "config": {"fps": 25}, "shards": []}

@@ -12,11 +12,10 @@ import pytest
 import torch
 
 from hicmae.views import sound_span, test_views
-from shards.errors import ClipError, ShardError
 from shards.index import read_index
 from shards.reading.random_access import ShardDataset, real_values
 from shards.sample import collate
-from shards.schema import sample_json
+from shards.schema import ClipError, ShardError, sample_json
 from tests.support.shard_fixtures import (
     INPUT,
     frame_value,

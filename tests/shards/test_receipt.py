@@ -14,7 +14,6 @@ import pytest
 import shards.reading.files
 import shards.receipts.page
 from hicmae.__main__ import main
-from shards.errors import ShardError
 from shards.index import read_index
 from shards.receipts.facts import library_versions, read_facts
 from shards.receipts.page import (
@@ -33,6 +32,7 @@ from shards.receipts.receipt import (
     recorded_versions,
     write_receipt,
 )
+from shards.schema import ShardError
 from tests.support.preparations import CONFIG, changed, moving_sample, write_preparation
 
 

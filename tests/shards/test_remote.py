@@ -17,10 +17,10 @@ import fsspec
 import pytest
 import torch
 
-from shards.errors import ClipError, ShardError
 from shards.reading.files import open_folder
 from shards.reading.random_access import ShardDataset
 from shards.reading.remote import CacheConfig, RemoteFolder, ShardCache
+from shards.schema import ClipError, ShardError
 from tests.support.shard_fixtures import INPUT, make_sample, write_shards
 from tests.support.stream_fixtures import (
     first_batches,

@@ -14,9 +14,8 @@ import soundfile
 import torch
 import torchvision
 
-from shards.errors import ClipError, Skipped
 from shards.sample import collate, cut_clip, decode_frames, decode_sound, uniform_draw
-from shards.schema import SampleInfo
+from shards.schema import ClipError, SampleInfo, Skipped
 from tests.support.shard_fixtures import (
     INPUT,
     SIDE,

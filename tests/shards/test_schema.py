@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from shards.errors import ShardError
 from shards.schema import (
     SampleInfo,
+    ShardError,
     SourceFile,
     is_safe_key,
     parse_sample_json,

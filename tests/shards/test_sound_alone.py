@@ -14,13 +14,12 @@ import torch
 from hicmae.files import file_sha256
 from shards.building.build import build_shards
 from shards.check import check_shards
-from shards.errors import ClipError
 from shards.index import read_index, write_index
 from shards.reading.random_access import ShardDataset
 from shards.reading.streaming import StreamConfig, clip_stream
 from shards.receipts.facts import sample_infos
 from shards.sample import collate
-from shards.schema import parse_sample_json, sample_json
+from shards.schema import ClipError, parse_sample_json, sample_json
 from shards.settings import BuildConfig
 from tests.support.media_files import counting_frames, write_recording, write_sound
 from tests.support.shard_fixtures import INPUT, make_sample, sound_values, write_shards

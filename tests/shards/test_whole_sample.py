@@ -12,8 +12,7 @@ import xxhash
 
 from shards.index import TABLE_NAME, read_index
 from shards.reading import whole_sample
-from shards.reading.corpus import Row
-from shards.reading.files import ShardFiles
+from shards.reading.files import Row, ShardFiles
 from shards.reading.random_access import ShardDataset
 from shards.schema import SampleInfo
 from tests.support.shard_fixtures import INPUT, make_sample, write_shards
