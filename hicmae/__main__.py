@@ -125,7 +125,7 @@ VERBS = {
         computes=True,
     ),
     "bench loader": Verb(
-        target="shards.reading.bench:bench_loader",
+        target="shards.bench:bench_loader",
         help="Measure how fast shards are read",
         example="hicmae bench loader --shards data/shards",
     ),

@@ -1,28 +1,135 @@
-"""What the benches of reading and building read: videos at hand, or shards of synthetic faces."""
+"""``hicmae bench loader``: clips a second of both readers of shards, and of reading without shards.
+
+All in the same run, since machines differ and are shared. What benches of other verbs read is here
+too: videos at hand, or shards of synthetic faces.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import io
+import itertools
+import multiprocessing
 import os
+import tempfile
+import time
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
 import soundfile
+from rich.console import Console
+from rich.table import Table
 
+from hicmae.bench import write_figures
 from hicmae.media.crops import encode_jpeg
+from hicmae.media.sound import read_sound
+from hicmae.settings import InputConfig
+from hicmae.views import sound_span, train_indices
 from shards.building.writer import ShardWriter
-from shards.index import write_index
+from shards.index import Index, read_index, write_index
 from shards.schema import Digests, FaceInfo, SampleInfo, SourceFile
 
 if TYPE_CHECKING:
-    pass
+    from shards.reading.order import BatchSpeakers
+    from shards.reading.streaming import ClipStream
 
 _SAMPLE_SECONDS = 8.0
 _FPS, _SIDE, _RATE = 25, 160, 16000
 _REPOSITORY = Path(__file__).resolve().parent.parent
+_PUBLISHED_BATCH = 160
+_NOTE = (
+    "A clip is {num_frames} frames at stride {frame_stride} and {clip_seconds:.2f} s of sound. "
+    "Samples are {mean_sample_seconds:.1f} s long, an image is {mean_frame_bytes:.0f} bytes. "
+    "From shards come uint8 frames and int16 sound (crop, normalisation and filter bank run on the "
+    "training device), every byte of a sample checked; from raw video, normalised frames and a "
+    "filter bank, made on the CPU. CPU ms/clip is of the processes that read, and counts no "
+    "waiting."
+)
+
+
+def bench_loader(
+    *,
+    shards: Path | None = None,
+    media: Path | None = None,
+    seconds: float = 5.0,
+    workers: tuple[int, ...] = (0, 1, 2),
+    batch_size: int = 8,
+    split: str = "all",
+    cold: bool = False,
+    json: Path | None = None,
+) -> dict[str, Any]:
+    """Measure how many clips a second are read, and print a table.
+
+    Every process is held to one thread, so that a process is a core. ``0`` workers reads in the
+    measuring process itself.
+
+    Args:
+        shards: A folder of shards; none given: a temporary one of synthetic 160-pixel faces.
+        media: A video, or a folder of some, to read without shards for comparison; none given:
+            ``$HICMAE_CLIPS_DIR/talking/vox_*.mp4`` (by default ``../shared/clips``) if it exists.
+        seconds: How long to measure each line.
+        workers: Numbers of loader processes to try.
+        batch_size: Clips of a batch.
+        split: Split of the shards to read.
+        cold: Have the system forget what it holds of the shards before each line, as if they were
+            read for the first time. What is read twice within a line is still held.
+        json: File for the figures.
+
+    Returns: The figures. ``clips_per_second``: the stream with one worker, or the first number of
+        workers if one is not among them; ``raw_clips_per_second`` and ``ratio`` (over it) where
+        there is raw media; ``two_workers_over_one`` where both are measured;
+        ``cpu_milliseconds_per_clip``, of the same stream; ``growth_megabytes`` (of the memory of
+        the process while it was measured) where 0 workers are;
+        ``random_access_clips_per_second``; ``speakers`` and ``speakers_permuted``, of a batch of
+        ``speakers_batch_size`` as published, where they are known; ``lines``: everything in the
+        table.
+
+    Raises:
+        ValueError: A number is out of range, or the shards cannot be read.
+    """
+    from torch.utils.data import DataLoader
+
+    from shards.reading.random_access import ShardDataset
+    from shards.sample import collate
+
+    if seconds <= 0 or batch_size < 1 or not workers or min(workers) < 0:
+        raise ValueError(
+            f"seconds = {seconds}, batch_size = {batch_size}, workers = {workers} (seconds must "
+            "be positive, batch_size 1 or more, and one or more numbers of workers 0 or more)"
+        )
+    files = raw_files(media)
+    with tempfile.TemporaryDirectory(prefix="hicmae-bench-") as scratch, _one_thread():
+        folder = Path(scratch) / "shards" if shards is None else shards
+        if shards is None:
+            write_bench_shards(folder)
+        index = read_index(folder)
+        input = replace(InputConfig(), fps=float(index.table["fps"].iloc[0]))
+        lines = []
+        speakers = _stream(index, input, _PUBLISHED_BATCH, split).speakers()
+        for count in workers:
+            if cold:
+                _forget(index)
+            stream = _stream(index, input, batch_size, split)
+            batches = _clips_of(DataLoader(stream, batch_size=None, num_workers=count))
+            lines.append(_line("stream", count, batches, seconds, index))
+            batches.close()  # ends its processes
+        if cold:
+            _forget(index)
+        views = ShardDataset(index, input=input, require_sound=False)
+        loader = DataLoader(views, batch_size=batch_size, shuffle=True, collate_fn=collate)
+        lines.append(_line("random access", 0, _clips_of(loader), seconds, index))
+        if files:
+            clips = _raw_clips(files, input, Path(scratch))
+            lines.append(_line("raw video", 0, clips, seconds, None))
+        figures = _figures(lines, index, input, len(files), speakers)
+    _print(figures)
+    write_figures(figures, json)
+    return figures
 
 
 def write_bench_shards(folder: Path, num_samples: int = 48) -> None:
@@ -91,6 +198,216 @@ def raw_files(media: Path | None) -> list[Path]:
     if not files:
         raise ValueError(f"{media}: no mp4 file in this folder")
     return files
+
+
+def _stream(index: Index, input: InputConfig, batch_size: int, split: str) -> ClipStream:
+    from shards.reading.streaming import StreamConfig, clip_stream
+
+    config = StreamConfig(batch_size=batch_size, split=split, sound="optional", on_bad="raise")
+    return clip_stream(index.folder, input, config, seed=0)
+
+
+def _clips_of(loader: Iterable[dict[str, Any]]) -> Generator[int, None, None]:
+    """Clips of each batch, for ever."""
+    while True:
+        for batch in loader:
+            yield len(batch["keys"])
+
+
+def _forget(index: Index) -> None:
+    """Have the system drop what it holds of the shards."""
+    for name in index.shards:
+        with (index.folder / name).open("rb") as file:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def _line(
+    what: str, workers: int, batches: Iterator[int], seconds: float, index: Index | None
+) -> dict[str, Any]:
+    """Measure a reader, from the end of one batch to the end of another: a line of the table.
+
+    The processor's time is of this process, or of its loader processes if it has some.
+    """
+    for _ in range(4):  # caches and worker processes are warm after these
+        next(batches)
+    memory, cpu, start, num_clips = _megabytes(), _cpu_seconds(), time.perf_counter(), 0
+    while (elapsed := time.perf_counter() - start) < seconds or not num_clips:
+        num_clips += next(batches)
+    rate, cpu, size = num_clips / elapsed, _cpu_seconds() - cpu, None
+    if index is not None and what == "stream":  # which reads all bytes of its samples
+        clip = sum(shard["bytes"] for shard in index.info["shards"]) / len(index.table) / 1e6
+        size = clip * rate
+    return {
+        "what": what,
+        "workers": workers,
+        "clips_per_second": rate,
+        "milliseconds_per_clip": 1000 / rate,
+        "cpu_milliseconds_per_clip": 1000 * cpu / num_clips,
+        "growth_megabytes": None if workers else _megabytes() - memory,
+        "megabytes_per_second": size,
+    }
+
+
+def _cpu_seconds() -> float:
+    """Of the processor, taken by the child processes of this one, or by this one if it has none."""
+    children = [process.pid for process in multiprocessing.active_children()]
+    if not children:
+        return time.process_time()
+    ticks = 0
+    for child in children:
+        # Source: proc_pid_stat(5); utime and stime are fields 14 and 15, the name is in brackets.
+        fields = Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()
+        ticks += int(fields[11]) + int(fields[12])
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def _megabytes() -> float:
+    """Memory that is this process's own and in use, 1e6 bytes (Linux)."""
+    fields = Path("/proc/self/statm").read_text().split()
+    return (int(fields[1]) - int(fields[2])) * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+def _figures(
+    lines: list[dict[str, Any]],
+    index: Index,
+    input: InputConfig,
+    num_files: int,
+    speakers: BatchSpeakers | None,
+) -> dict[str, Any]:
+    """What goes into the JSON file."""
+    table = index.table
+    rates = {line["what"]: line["clips_per_second"] for line in lines}
+    streams = {line["workers"]: line for line in lines if line["what"] == "stream"}
+    main = streams.get(1, lines[0])
+    stream = main["clips_per_second"]
+    return {
+        "clips_per_second": stream,
+        "cpu_milliseconds_per_clip": main["cpu_milliseconds_per_clip"],
+        "growth_megabytes": streams.get(0, {}).get("growth_megabytes"),
+        "two_workers_over_one": streams[2]["clips_per_second"] / streams[1]["clips_per_second"]
+        if {1, 2} <= streams.keys()
+        else None,
+        "random_access_clips_per_second": rates["random access"],
+        "raw_clips_per_second": rates.get("raw video"),
+        "ratio": stream / rates["raw video"] if "raw video" in rates else None,
+        "num_raw_files": num_files,
+        "lines": lines,
+        "num_frames": input.num_frames,
+        "frame_stride": input.frame_stride,
+        "clip_seconds": input.clip_seconds,
+        "mean_sample_seconds": float(table["seconds"].mean()),
+        "mean_frame_bytes": float(table["mjpg_length"].sum() / table["num_frames"].sum()),
+        "num_cores": len(os.sched_getaffinity(0)),
+        "load_average": os.getloadavg()[0],
+        "speakers": speakers and speakers.found,
+        "speakers_permuted": speakers and speakers.permuted,
+        "speakers_batch_size": speakers and speakers.batch_size,
+    }
+
+
+def _print(figures: dict[str, Any]) -> None:
+    table = Table(title="Loading clips")
+    table.add_column("reader")
+    for name in ("loader processes", "clips/s", "ms/clip", "CPU ms/clip", "MB/s"):
+        table.add_column(name, justify="right")
+    for line in figures["lines"]:
+        size, cpu = line["megabytes_per_second"], line["cpu_milliseconds_per_clip"]
+        table.add_row(
+            line["what"],
+            str(line["workers"] or "none, in this process"),
+            f"{line['clips_per_second']:.0f}",
+            f"{line['milliseconds_per_clip']:.2f}",
+            f"{cpu:.2f}",
+            "" if size is None else f"{size:.0f}",
+        )
+    console = Console()
+    console.print(table)
+    console.print(_NOTE.format(**figures), highlight=False)
+    if figures["speakers"] is not None:
+        console.print(
+            f"A batch of {figures['speakers_batch_size']} holds {figures['speakers']:.1f} "
+            f"speakers, a permutation's {figures['speakers_permuted']:.1f}."
+        )
+    if figures["growth_megabytes"] is not None:
+        console.print(f"Reading in this process, it grew by {figures['growth_megabytes']:.1f} MB.")
+    if figures["two_workers_over_one"] is not None:
+        console.print(
+            f"Two workers give {figures['two_workers_over_one']:.2f} times the clips of one, on "
+            f"{figures['num_cores']} cores."
+        )
+    if figures["ratio"] is not None:
+        console.print(
+            f"The stream gives {figures['ratio']:.1f} times the clips of raw video "
+            f"({figures['num_raw_files']} files)."
+        )
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Hold torch and OpenCV to one thread, so that a process is a core."""
+    import torch
+
+    before = torch.get_num_threads(), cv2.getNumThreads()
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before[0])
+        cv2.setNumThreads(before[1])
+
+
+def _raw_clips(files: Sequence[Path], input: InputConfig, scratch: Path) -> Iterator[int]:
+    """Load clips as one does without shards, for ever: yields 1 for each.
+
+    The frames are decoded by decord in the video itself (at the frame rate of ``input``), cropped
+    and normalised, and the filter bank computed, all on one core. The sound comes from wav files
+    made beforehand in ``scratch``, as the reference code wants them; that is not measured.
+    """
+    import decord  # not before PyAV, see hicmae/media/__init__.py
+    import torch
+    import torchaudio
+
+    wavs = []
+    for number, file in enumerate(files):
+        sound = read_sound(file, sample_rate=input.sample_rate)
+        wavs.append(scratch / f"{number}.wav")
+        soundfile.write(wavs[-1], sound.samples, input.sample_rate, subtype="PCM_16")
+    mean = np.array(input.image_mean, dtype=np.float32)
+    std = np.array(input.image_std, dtype=np.float32)
+    rng = np.random.default_rng(0)
+    for file, wav in itertools.cycle(zip(files, wavs, strict=True)):
+        video = decord.VideoReader(str(file), num_threads=1)
+        indices = train_indices(len(video), input, rng.random())
+        frames = video.get_batch(indices).asnumpy()  # (T, H, W, 3)
+        frames = np.stack([_cropped(frame, input.image_size) for frame in frames])
+        pixels = torch.from_numpy((frames.astype(np.float32) / 255 - mean) / std)
+        start, stop = sound_span(int(indices[0]), input)
+        samples, _ = soundfile.read(wav, start=start, stop=stop, dtype="float32")
+        fbank = torchaudio.compliance.kaldi.fbank(
+            torch.from_numpy(samples - samples.mean())[None],
+            htk_compat=True,
+            sample_frequency=input.sample_rate,
+            use_energy=False,
+            window_type="hanning",
+            num_mel_bins=input.mel_bins,
+            dither=0.0,
+            frame_shift=10,
+        )
+        fbank = (fbank - input.fbank_mean) / (2 * input.fbank_std)
+        assert pixels.isfinite().all(), file
+        assert fbank.isfinite().all(), file
+        yield 1
+
+
+def _cropped(frame: np.ndarray, side: int) -> np.ndarray:
+    """The face of a VoxCeleb2 frame (Source: HiCMAE's fixed crop), else the middle, resized."""
+    height, width = frame.shape[:2]
+    if (height, width) == (224, 224) and side == 160:
+        return frame[:160, 32:192]
+    short = min(height, width)
+    top, left = (height - short) // 2, (width - short) // 2
+    return cv2.resize(frame[top : top + short, left : left + short], (side, side))
 
 
 def _face(rng: np.random.Generator, phase: float) -> np.ndarray:

@@ -13,10 +13,9 @@ import torch
 from hicmae.__main__ import main
 from hicmae.bench import Stopwatch
 from hicmae.settings import InputConfig
-from shards.bench import raw_files, write_bench_shards
+from shards.bench import bench_loader, raw_files, write_bench_shards
 from shards.building.bench import STAGES, bench_build, measure
 from shards.building.build import gather
-from shards.reading.bench import bench_loader
 from shards.reading.random_access import ShardDataset
 from tests.support.build_fixtures import config
 from tests.support.shard_fixtures import make_sample, write_shards
