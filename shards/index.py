@@ -226,12 +226,12 @@ def shards_info(folder: Path | str) -> dict[str, Any]:
             "max": float(table["seconds"].max()),
         },
         "fps": sorted(float(fps) for fps in table["fps"].unique()),
-        "splits": _value_counts(table["split"]),
+        "splits": value_counts(table["split"]),
         "speakers": {
             "num": int(table["speaker"].nunique()),
             "unknown": int(table["speaker"].isna().sum()),
         },
-        "sound": _value_counts(table["sound_state"]),
+        "sound": value_counts(table["sound_state"]),
         "face_coverage": {
             "mean": float(seen["face_coverage"].mean()),
             "min": float(seen["face_coverage"].min()),
@@ -288,6 +288,17 @@ def describe(about: dict[str, Any]) -> list[tuple[str, str]]:
     return lines
 
 
+def value_counts(column: pandas.Series[Any]) -> dict[str, int]:
+    """How often each value is there, in their order."""
+    counts = column.value_counts().sort_index()
+    return {value_name(value): int(count) for value, count in counts.items()}
+
+
+def value_name(value: Any) -> str:
+    """A value as the name of a group; a column of whole numbers with gaps is read as 1.0, 2.0."""
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
 def _counts(rows: Sequence[Mapping[str, Label | None]]) -> dict[str, Any]:
     splits = Counter(str(row["split"]) for row in rows)
     return {
@@ -324,11 +335,4 @@ def _label_spread(index: Index, name: str) -> dict[str, Any]:
             "max": float(given.max()),
             "missing": missing,
         }
-    return {"classes": _value_counts(given), "missing": missing}
-
-
-def _value_counts(column: pandas.Series[Any]) -> dict[str, int]:
-    counts = column.value_counts().sort_index()
-    # A column of whole numbers with gaps is read as 1.0, 2.0, …
-    names = (f"{value:g}" if isinstance(value, float) else str(value) for value in counts.index)
-    return dict(zip(names, map(int, counts), strict=True))
+    return {"classes": value_counts(given), "missing": missing}

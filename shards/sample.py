@@ -143,10 +143,16 @@ def cut_clip(
         mjpg_start: Where in the whole the part of the mjpg begins, bytes.
 
     Raises:
-        ClipError: The bytes are not what the json says.
+        ClipError: The bytes are not what the json says, or its frame or sampling rate is not the
+            network's.
     """
     where = where or f"sample {info.key!r}"
-    check_rates(info, input, where)
+    if info.fps != input.fps or (info.has_sound and info.sample_rate != input.sample_rate):
+        raise ClipError(
+            f"{where}: {info.fps:g} fps and {info.sample_rate} Hz, but the model takes "
+            f"{input.fps:g} fps and {input.sample_rate} Hz; rebuild the shards at that rate",
+            "wrong-rate",
+        )
     if (np.diff(indices) > 0).all():  # which is quicker than to look for those that are equal
         distinct, repeats = indices, np.arange(len(indices))
     else:
@@ -171,20 +177,6 @@ def cut_clip(
         face_size=info.face_size,
         heard=wav is not None,
     )
-
-
-def check_rates(info: SampleInfo, input: InputConfig, where: str) -> None:
-    """Refuse a sample whose clock is not the network's.
-
-    Raises:
-        ClipError: Frame rate or sampling rate differ.
-    """
-    if info.fps != input.fps or (info.has_sound and info.sample_rate != input.sample_rate):
-        raise ClipError(
-            f"{where}: {info.fps:g} fps and {info.sample_rate} Hz, but the model takes "
-            f"{input.fps:g} fps and {input.sample_rate} Hz; rebuild the shards at that rate",
-            "wrong-rate",
-        )
 
 
 def collate(clips: Sequence[dict[str, Any] | Skipped]) -> dict[str, Any]:
@@ -377,12 +369,7 @@ def _undecodable(jpeg: bytes | memoryview, where: str, number: int) -> ClipError
 def _sound_layout(header: bytes | memoryview, where: str = "wav") -> tuple[int, int]:
     """Where the samples of a 16-bit mono PCM wav file begin, and how many it says there are.
 
-    Args:
-        header: The file, or so much of it that the head of its ``data`` chunk is included.
-        where: How an error names the file.
-
-    Raises:
-        ClipError: Not such a file.
+    Of the file, so much is needed that the head of its ``data`` chunk is included.
 
     Source: Multimedia Programming Interface and Data Specifications 1.0 (RIFF), IBM and
         Microsoft, 1991.

@@ -209,19 +209,11 @@ def write_refusals(path: Path, refusals: Sequence[Refusal]) -> None:
 
 @dataclass(kw_only=True)
 class _Assembly:
-    """What became of the recordings.
-
-    Args:
-        recordings: Of each, in order; ends early where the budget of refusals is exceeded.
-        num_kept: Recordings that an earlier run had dealt with.
-        num_lost: Recordings that gave no sample.
-        rows: Of the index.
-        shards: What ``index.json`` says of each shard.
-    """
+    """What became of the recordings, in order; what the index says of the samples and shards."""
 
     recordings: list[Done] = field(default_factory=list)
-    num_kept: int = 0
-    num_lost: int = 0
+    num_kept: int = 0  # recordings that an earlier run had dealt with
+    num_lost: int = 0  # that gave no sample
     rows: list[IndexRow] = field(default_factory=list)
     shards: list[dict[str, Any]] = field(default_factory=list)
 
@@ -233,16 +225,9 @@ def _assemble(
     journal: Journal,
     on_progress: Callable[[BuildProgress], None] | None = None,
 ) -> _Assembly:
-    """Write the samples of all recordings, in order.
+    """Write the samples of all recordings, in order; what is done is added to the journal.
 
-    Args:
-        place: Where.
-        rows: The recordings.
-        config: Of the build.
-        journal: What an earlier run did; what this one does is added.
-        on_progress: Called after each recording.
-
-    Returns: what became of them; it ends early once more are refused than ``config`` allows.
+    It ends early once more are refused than ``config`` allows.
     """
     made, refused, seconds = _Assembly(), Counter[str](), 0.0
     most = config.most_refused(len(rows))

@@ -19,15 +19,12 @@ from pathlib import Path, PurePosixPath
 from shards.datasets.base import Dataset, Item, Listing, ReadOptions, not_this, speaker_folds
 from shards.datasets.tree import Tree, column, number, read_sheet
 
+# fmt: off
 CLASSES = (
-    "fearfully_surprised",
-    "happily_surprised",
-    "sadly_surprised",
-    "disgustedly_surprised",
-    "angrily_surprised",
-    "sadly_fearful",
-    "sadly_angry",
+    "fearfully_surprised", "happily_surprised", "sadly_surprised", "disgustedly_surprised",
+    "angrily_surprised", "sadly_fearful", "sadly_angry",
 )
+# fmt: on
 _FOLDS = 5
 _FOLDER = "annotation"
 _LAYOUT = "annotation/VIDEO.csv of ELAN, and videos of these names"

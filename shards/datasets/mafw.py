@@ -37,55 +37,25 @@ from shards.datasets.base import (
 from shards.datasets.tree import Tree, column, number, read_sheet
 from shards.schema import Label
 
+# fmt: off
 CLASSES = (
-    "anger",
-    "disgust",
-    "fear",
-    "happiness",
-    "neutral",
-    "sadness",
-    "surprise",
-    "contempt",
-    "anxiety",
-    "helplessness",
-    "disappointment",
+    "anger", "disgust", "fear", "happiness", "neutral", "sadness", "surprise", "contempt",
+    "anxiety", "helplessness", "disappointment",
 )
 # The eleven, then pairs and triples in the order of their parts; the release has no order of them.
 COMPOUND_CLASSES = (
     *CLASSES,
-    "anger_disgust",
-    "anger_sadness",
-    "anger_surprise",
-    "anger_anxiety",
-    "anger_helplessness",
-    "disgust_sadness",
-    "disgust_surprise",
-    "disgust_contempt",
-    "disgust_anxiety",
-    "disgust_helplessness",
-    "disgust_disappointment",
-    "fear_sadness",
-    "fear_surprise",
-    "fear_anxiety",
-    "happiness_surprise",
-    "happiness_contempt",
-    "sadness_surprise",
-    "sadness_anxiety",
-    "sadness_helplessness",
-    "sadness_disappointment",
-    "surprise_anxiety",
-    "anxiety_helplessness",
-    "helplessness_disappointment",
-    "anger_disgust_contempt",
-    "anger_disgust_anxiety",
-    "disgust_anxiety_helplessness",
-    "disgust_helplessness_disappointment",
-    "fear_sadness_anxiety",
-    "fear_surprise_anxiety",
-    "sadness_anxiety_helplessness",
-    "sadness_helplessness_disappointment",
-    "anxiety_helplessness_disappointment",
+    "anger_disgust", "anger_sadness", "anger_surprise", "anger_anxiety", "anger_helplessness",
+    "disgust_sadness", "disgust_surprise", "disgust_contempt", "disgust_anxiety",
+    "disgust_helplessness", "disgust_disappointment", "fear_sadness", "fear_surprise",
+    "fear_anxiety", "happiness_surprise", "happiness_contempt", "sadness_surprise",
+    "sadness_anxiety", "sadness_helplessness", "sadness_disappointment", "surprise_anxiety",
+    "anxiety_helplessness", "helplessness_disappointment", "anger_disgust_contempt",
+    "anger_disgust_anxiety", "disgust_anxiety_helplessness", "disgust_helplessness_disappointment",
+    "fear_sadness_anxiety", "fear_surprise_anxiety", "sadness_anxiety_helplessness",
+    "sadness_helplessness_disappointment", "anxiety_helplessness_disappointment",
 )
+# fmt: on
 _LAYOUT = "Train & Test Set/single/no_caption/set_1/test.txt to set_5, and clips or frames"
 _TASKS = (
     ("single", "emotion", "fold", CLASSES),

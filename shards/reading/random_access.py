@@ -202,17 +202,12 @@ class ShardDataset(torch.utils.data.Dataset[dict[str, Any] | Skipped]):
         if self._spans is not None:
             first, length = self._spans[sample].tolist()
             num_frames = min(length, num_frames - first)
-        return first + self._frames_of(sample, view, num_frames)
-
-    def _frames_of(self, sample: int, view: int, num_frames: int) -> np.ndarray:
-        """The same, counted from the beginning of a span."""
+        input = self.input
         if self.views == "train":
             draw = uniform_draw(self.seed, int(self._epoch), int(self._numbers[sample]))
-            return train_indices(num_frames, self.input, draw)
-        views = test_views(
-            num_frames, self.input.num_frames, self.input.frame_stride, self.num_views
-        )
-        return views[view]
+            return first + train_indices(num_frames, input, draw)
+        views = test_views(num_frames, input.num_frames, input.frame_stride, self.num_views)
+        return first + views[view]
 
     def _read(self, row: Row, member: str, offset: int, length: int) -> bytes:
         return self._files.read(row.shard, offset, length, f"{row.where}: {member}")

@@ -141,7 +141,12 @@ def _read_sample(files: ShardFiles, row: Row, require: Collection[str]) -> Whole
             parts[name], found = _member(files, row, name, offset, length)
             in_place = in_place and found
             assert digest is not None, "the schema says so"
-            _require_digest(parts[name], digest, row, name)
+            if hashlib.sha256(parts[name]).hexdigest() != digest:
+                raise ClipError(
+                    f"{row.where}: its {name} is not the one that was built (sha256 differs, "
+                    f"{len(parts[name])} bytes); copy or build its shard again",
+                    "bad-digest",
+                )
     return WholeSample(info, parts.get("mjpg"), parts.get("wav"), in_place)
 
 
@@ -168,15 +173,6 @@ def _member(
     if place is not None:
         return files.read(row.shard, *place, where), False
     raise short if short is not None and walk.damage is not None else _absent(row, extension, walk)
-
-
-def _require_digest(data: bytes, digest: str, row: Row, extension: str) -> None:
-    if hashlib.sha256(data).hexdigest() != digest:
-        raise ClipError(
-            f"{row.where}: its {extension} is not the one that was built (sha256 differs, "
-            f"{len(data)} bytes); copy or build its shard again",
-            "bad-digest",
-        )
 
 
 @dataclass(frozen=True)

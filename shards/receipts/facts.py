@@ -13,7 +13,7 @@ import importlib.metadata
 import json
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import av
@@ -118,7 +118,7 @@ QUANTITIES: dict[str, Quantity] = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class SampleFacts:
     """What the jsons say; the arrays have one row a sample, in the order of the index.
 
@@ -130,7 +130,8 @@ class SampleFacts:
         found_by: How the boxes of frames were found → number of frames.
         detectors: ``detector/policy/align`` → number of samples.
         face_sizes: Side of the images, pixels → number of samples.
-        padded: Samples whose sound was padded, and the seconds put there.
+        num_padded: Samples whose sound was padded.
+        padded_seconds: What was put there, of all together.
         pictures: What was done with stored pictures (``tone_mapped hlg``) → number of samples.
         sounds_taken: What was taken instead of a mix that loses the sound → number of samples.
         cut_off: Key of each sample of a recording that is cut off → what is said of that.
@@ -142,16 +143,17 @@ class SampleFacts:
     digests: dict[str, np.ndarray]
     record_digests: np.ndarray
     keys: list[str]
-    sources: list[str]
-    found_by: dict[str, int]
-    detectors: dict[str, int]
-    face_sizes: dict[str, int]
-    padded: tuple[int, float]
-    pictures: dict[str, int]
-    sounds_taken: dict[str, int]
-    cut_off: dict[str, str]
-    num_damaged_sounds: int
-    sync: dict[str, dict[str, str]]
+    sources: list[str] = field(default_factory=list)
+    found_by: Counter[str] = field(default_factory=Counter)
+    detectors: Counter[str] = field(default_factory=Counter)
+    face_sizes: Counter[int] = field(default_factory=Counter)
+    num_padded: int = 0
+    padded_seconds: float = 0.0
+    pictures: Counter[str] = field(default_factory=Counter)
+    sounds_taken: Counter[str] = field(default_factory=Counter)
+    cut_off: dict[str, str] = field(default_factory=dict)
+    num_damaged_sounds: int = 0
+    sync: dict[str, dict[str, str]] = field(default_factory=lambda: defaultdict(dict))
 
     def digest(self, *aspects: str) -> str:
         """SHA-256 over some aspects of all samples by key, however they lie in shards; hex."""
@@ -174,56 +176,37 @@ def read_facts(index: Index) -> SampleFacts:
         ShardError: A shard is missing or cut off, or a json cannot be read; names the sample.
     """
     table = index.table
-    digests = {aspect: np.zeros((len(table), _DIGEST_BYTES), dtype=np.uint8) for aspect in ASPECTS}
-    records = np.zeros((len(table), _DIGEST_BYTES), dtype=np.uint8)
-    found_by: Counter[str] = Counter()
-    detectors: Counter[str] = Counter()
-    face_sizes: Counter[int] = Counter()
-    pictures: Counter[str] = Counter()
-    sounds_taken: Counter[str] = Counter()
-    num_padded, padded_seconds, num_damaged = 0, 0.0, 0
-    sync: dict[str, dict[str, str]] = defaultdict(dict)
-    cut_off: dict[str, str] = {}
-    sources: list[str] = []
+    shape = (len(table), _DIGEST_BYTES)
+    facts = SampleFacts(
+        digests={aspect: np.zeros(shape, dtype=np.uint8) for aspect in ASPECTS},
+        record_digests=np.zeros(shape, dtype=np.uint8),
+        keys=[str(key) for key in table["key"]],
+    )
     for number, (data, info) in enumerate(sample_infos(index)):
-        records[number] = np.frombuffer(_digest(data), dtype=np.uint8)
+        facts.record_digests[number] = _digest(data)
         for aspect, value in _aspects(info).items():
-            digests[aspect][number] = np.frombuffer(_digest(canonical_json(value)), dtype=np.uint8)
-        sources.append(info.source.path)
+            facts.digests[aspect][number] = _digest(canonical_json(value))
+        facts.sources.append(info.source.path)
         for word, count in info.faces.found_by:
-            found_by[word] += count
+            facts.found_by[word] += count
         if info.has_images:
-            detectors[f"{info.faces.detector}/{info.faces.policy}/{info.faces.align}"] += 1
-            face_sizes[info.face_size] += 1
+            facts.detectors[f"{info.faces.detector}/{info.faces.policy}/{info.faces.align}"] += 1
+            facts.face_sizes[info.face_size] += 1
         for name, how in info.picture.items():
-            pictures[name if how is True else f"{name} {how}"] += 1
-        num_padded += info.padded_samples > 0
-        padded_seconds += info.padded_samples / info.sample_rate
-        num_damaged += info.sound_damaged
+            facts.pictures[name if how is True else f"{name} {how}"] += 1
+        facts.num_padded += info.padded_samples > 0
+        facts.padded_seconds += info.padded_samples / info.sample_rate
+        facts.num_damaged_sounds += info.sound_damaged
         if info.sound_taken:
-            sounds_taken[info.sound_taken] += 1
-        sources_of = [source for source in (info.source, info.sound_source) if source is not None]
-        for lacks in (source.cut_off for source in sources_of if source.cut_off):
-            cut_off[info.key] = lacks
+            facts.sounds_taken[info.sound_taken] += 1
+        for source in (info.source, info.sound_source):
+            if source is not None and source.cut_off:
+                facts.cut_off[info.key] = source.cut_off
         if info.sync:
             found = Agreement(**info.sync)  # type: ignore[arg-type]
             said = f"evidence {found.evidence:.1f}, sound {found.lag_seconds:+.2f} s"
-            sync[verdict(found, info.seconds) or "ok"][info.key] = said
-    return SampleFacts(
-        digests=digests,
-        record_digests=records,
-        keys=[str(key) for key in table["key"]],
-        sources=sources,
-        found_by=dict(sorted(found_by.items())),
-        detectors=dict(sorted(detectors.items())),
-        face_sizes={str(side): count for side, count in sorted(face_sizes.items())},
-        padded=(num_padded, padded_seconds),
-        pictures=dict(sorted(pictures.items())),
-        sounds_taken=dict(sorted(sounds_taken.items())),
-        cut_off=dict(sorted(cut_off.items())),
-        num_damaged_sounds=num_damaged,
-        sync=dict(sorted(sync.items())),
-    )
+            facts.sync[verdict(found, info.seconds) or "ok"][info.key] = said
+    return facts
 
 
 def sample_infos(
@@ -282,17 +265,18 @@ def describe_values(name: str, table: pandas.DataFrame) -> dict[str, Any]:
         "num_missing": len(values) - len(known),
         "mean": _short(known.mean()) if len(known) else None,
         "sd": _short(known.std()) if len(known) else None,
-        "quantiles": {
-            f"{share:g}": _short(value)
-            for share, value in zip(QUANTILES, np.quantile(known, QUANTILES), strict=True)
-        }
-        if len(known)
-        else {},
+        "quantiles": quantiles_of(known) if len(known) else {},
         "bins": [
             [_short(edges[place]), _short(edges[place + 1]), int(counts[place])]
             for place in np.flatnonzero(counts)
         ],
     }
+
+
+def quantiles_of(values: np.ndarray) -> dict[str, float]:
+    """``QUANTILES`` by their names, of values (N,)."""
+    found = zip(QUANTILES, np.quantile(values, QUANTILES), strict=True)
+    return {f"{share:g}": _short(value) for share, value in found}
 
 
 def histogram_distance(first: Mapping[str, Any], second: Mapping[str, Any]) -> float | None:
@@ -375,8 +359,9 @@ def canonical_json(value: Any) -> bytes:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
 
 
-def _digest(data: bytes) -> bytes:
-    return hashlib.blake2b(data, digest_size=_DIGEST_BYTES).digest()
+def _digest(data: bytes) -> np.ndarray:
+    """uint8 (16,)."""
+    return np.frombuffer(hashlib.blake2b(data, digest_size=_DIGEST_BYTES).digest(), dtype=np.uint8)
 
 
 def _short(value: float | np.floating[Any]) -> float:

@@ -390,15 +390,8 @@ def _say(axes: Axes, text: str) -> None:
 def _draw_contact_sheet(path: Path, index: Index) -> list[Cell]:
     """Draw faces into a PNG whose bytes depend on the samples alone.
 
-    Args:
-        path: Of the PNG.
-        index: Of the folder.
-
     Returns: what is on it, in order. Of the samples with the lowest coverage it is the middle of
         the longest stretch without a detection, where the crop is a guess; of others, the middle.
-
-    Raises:
-        ShardError: A sample that cannot be read; names it.
     """
     cells: list[Cell] = []
     images: list[np.ndarray] = []

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +17,16 @@ import numpy as np
 import pandas
 
 from hicmae.files import write_text
-from shards.index import Index, read_index
+from shards.index import Index, read_index, value_counts, value_name
 from shards.receipts.facts import (
     ASPECTS,
     CONTENT,
-    QUANTILES,
     QUANTITIES,
     SampleFacts,
     canonical_json,
     describe_values,
     library_versions,
+    quantiles_of,
     read_facts,
 )
 from shards.schema import ShardError
@@ -92,19 +92,19 @@ def make_receipt(index: Index, facts: SampleFacts, versions: Mapping[str, str]) 
         "labels": {name: _label(table, name) for name in index.label_columns},
         "speakers": _speakers(table),
         "sound": {
-            "states": _counts(table["sound_state"]),
-            "num_padded": facts.padded[0],
-            "padded_seconds": round(facts.padded[1], 3),
+            "states": value_counts(table["sound_state"]),
+            "num_padded": facts.num_padded,
+            "padded_seconds": round(facts.padded_seconds, 3),
             "num_damaged": facts.num_damaged_sounds,
-            **({"taken": facts.sounds_taken} if facts.sounds_taken else {}),
+            **({"taken": _sorted(facts.sounds_taken)} if facts.sounds_taken else {}),
         },
         "faces": {
-            "detectors": facts.detectors,
-            "found_by": facts.found_by,
-            "face_sizes": facts.face_sizes,
+            "detectors": _sorted(facts.detectors),
+            "found_by": _sorted(facts.found_by),
+            "face_sizes": _sorted(facts.face_sizes),
         },
-        **({"cut_off": facts.cut_off} if facts.cut_off else {}),
-        **({"pictures": facts.pictures} if facts.pictures else {}),
+        **({"cut_off": _sorted(facts.cut_off)} if facts.cut_off else {}),
+        **({"pictures": _sorted(facts.pictures)} if facts.pictures else {}),
         **({"sync": _sync(facts)} if facts.sync else {}),
         "refused": info.get("refused", {}),
         "ignored": info.get("ignored", {}),
@@ -152,6 +152,10 @@ def recorded_versions(folder: Path) -> dict[str, str]:
     return dict(old["versions"]) if same else {}
 
 
+def _sorted(groups: Mapping[Any, Any]) -> dict[str, Any]:
+    return {str(name): groups[name] for name in sorted(groups)}
+
+
 def _digests(index: Index, facts: SampleFacts) -> dict[str, Any]:
     """Hex SHA-256: what two preparations have in common is seen from them alone."""
     settings = {
@@ -182,12 +186,12 @@ def _shard_digests(index: Index) -> dict[str, str]:
 def _groups(table: pandas.DataFrame, column: str, *, speakers: bool = False) -> dict[str, Any]:
     groups: dict[str, Any] = {}
     for value, part in table.groupby(column, sort=True):
-        groups[_name(value)] = {
+        groups[value_name(value)] = {
             "num_samples": len(part),
             "seconds": round(float(part["seconds"].sum()), 3),
         }
         if speakers:
-            groups[_name(value)]["num_speakers"] = int(part["speaker"].nunique())
+            groups[value_name(value)]["num_speakers"] = int(part["speaker"].nunique())
     return groups
 
 
@@ -207,7 +211,7 @@ def _label(table: pandas.DataFrame, name: str) -> dict[str, Any]:
             "missing": missing,
             "mean": round(float(values.mean()), 6),
             "sd": round(float(values.std()), 6),
-            "quantiles": _quantiles(values),
+            "quantiles": quantiles_of(values),
         }
     if num_values > _MOST_CLASSES:
         return {"missing": missing, "num_values": num_values}
@@ -217,7 +221,7 @@ def _label(table: pandas.DataFrame, name: str) -> dict[str, Any]:
 def _speakers(table: pandas.DataFrame) -> dict[str, Any]:
     groups = _groups(table, "speaker")
     each = {
-        name: _quantiles(np.array([group[name] for group in groups.values()], dtype=np.float64))
+        name: quantiles_of(np.array([group[name] for group in groups.values()], dtype=np.float64))
         for name in ("num_samples", "seconds")
         if groups
     }
@@ -227,18 +231,3 @@ def _speakers(table: pandas.DataFrame) -> dict[str, Any]:
         "quantiles": each,
         "each": groups,
     }
-
-
-def _quantiles(values: Sequence[float] | np.ndarray) -> dict[str, float]:
-    found = zip(QUANTILES, np.quantile(values, QUANTILES), strict=True)
-    return {f"{share:g}": float(f"{value:.6g}") for share, value in found}
-
-
-def _counts(column: pandas.Series[Any]) -> dict[str, int]:
-    counts = column.value_counts().sort_index()
-    return {_name(value): int(count) for value, count in counts.items()}
-
-
-def _name(value: Any) -> str:
-    """A value as the name of a group; a column of whole numbers with gaps is read as 1.0, 2.0."""
-    return f"{value:g}" if isinstance(value, float) else str(value)
