@@ -7,6 +7,7 @@ else is.
 from __future__ import annotations
 
 import functools
+import itertools
 import os
 import resource
 import signal
@@ -71,22 +72,37 @@ def run_in_order(
             dies, which costs it the item. None: no limit.
     """
     workers = min(workers or len(os.sched_getaffinity(0)), max(len(items), 1))
-    # Workers are forked from a server that has imported what the function needs.
-    module = getattr(function, "func", function).__module__
+    # Forked from a server of their own, which has imported what the function needs: as quick as
+    # fork, and safe beside a progress bar.
+    context = forking([getattr(function, "func", function).__module__])
     first = functools.partial(_begin, initializer, memory_bytes)
-    pool = _Pool(workers, preload=module, initializer=first)
+    new_pool = functools.partial(ProcessPool, workers, context=context, initializer=first)
+    pool = new_pool()
     waiting: deque[tuple[Item, ProcessFuture]] = deque()
     upcoming = iter(items)
     restarted_for: Item | None = None
     repeated_for: Item | None = None
+
+    def schedule(item: Item) -> ProcessFuture:
+        return pool.schedule(function, args=(item,), timeout=deadline_seconds)
+
+    def stop() -> None:
+        pool.stop()
+        pool.join()
+
+    def restart() -> None:
+        """Stop all workers, and queue again what they have not finished."""
+        nonlocal pool
+        stop()
+        pool = new_pool()
+        for place, (item, future) in enumerate(waiting):
+            if not future.done() or future.cancelled() or future.exception() is not None:
+                waiting[place] = (item, schedule(item))
+
     try:
         while True:
-            while len(waiting) < workers * _AHEAD:
-                try:
-                    item = next(upcoming)
-                except StopIteration:
-                    break
-                waiting.append((item, pool.schedule(function, item, deadline_seconds)))
+            for item in itertools.islice(upcoming, workers * _AHEAD - len(waiting)):
+                waiting.append((item, schedule(item)))
             if not waiting:
                 return
             item, future = waiting.popleft()
@@ -98,13 +114,12 @@ def run_in_order(
                     cause="deadline", message=f"took longer than {deadline_seconds:g} s; given up"
                 )
                 if not future.done():  # the pool lost sight of it
-                    waiting = pool.restart(function, waiting, deadline_seconds)
+                    restart()
             except ProcessExpired as error:
                 if error.exitcode in _FROM_OUTSIDE and repeated_for is not item:
                     # Someone ends this whole build, most likely: the item is not to blame.
                     repeated_for = item
-                    again = pool.schedule(function, item, deadline_seconds)
-                    waiting.appendleft((item, again))
+                    waiting.appendleft((item, schedule(item)))
                     continue
                 outcome = Lost(cause="crash", message=_death(error.exitcode))
             except BrokenProcessPool as error:
@@ -114,57 +129,13 @@ def run_in_order(
                 if first_time:
                     restarted_for = item
                     waiting.appendleft((item, future))
-                waiting = pool.restart(function, waiting, deadline_seconds)
+                restart()
                 if first_time:
                     continue
                 outcome = Lost(cause="crash", message=f"its process died ({error})")
             yield item, outcome
     finally:
-        pool.stop()
-
-
-class _Pool:
-    """A process pool that can begin anew."""
-
-    def __init__(self, workers: int, *, preload: str, initializer: Callable[[], None]) -> None:
-        # Forked from a server of its own: as quick as fork, and safe beside a progress bar.
-        self._context = forking([preload])
-        self._workers = workers
-        self._initializer = initializer
-        self._pool = self._new_pool()
-
-    def schedule(
-        self, function: Callable[[Item], Result], item: Item, deadline_seconds: float
-    ) -> ProcessFuture:
-        """Queue one item."""
-        return self._pool.schedule(function, args=(item,), timeout=deadline_seconds)
-
-    def restart(
-        self,
-        function: Callable[[Item], Result],
-        waiting: deque[tuple[Item, ProcessFuture]],
-        deadline_seconds: float,
-    ) -> deque[tuple[Item, ProcessFuture]]:
-        """Stop all workers, and queue again what they have not finished."""
-        self.stop()
-        self._pool = self._new_pool()
-        return deque(
-            (
-                item,
-                future if _succeeded(future) else self.schedule(function, item, deadline_seconds),
-            )
-            for item, future in waiting
-        )
-
-    def _new_pool(self) -> ProcessPool:
-        return ProcessPool(
-            max_workers=self._workers, context=self._context, initializer=self._initializer
-        )
-
-    def stop(self) -> None:
-        """Kill the workers."""
-        self._pool.stop()
-        self._pool.join()
+        stop()
 
 
 def _begin(initializer: Callable[[], None] | None, memory_bytes: int | None) -> None:
@@ -175,10 +146,6 @@ def _begin(initializer: Callable[[], None] | None, memory_bytes: int | None) -> 
         resource.setrlimit(resource.RLIMIT_DATA, (most, hard))
     if initializer is not None:
         initializer()
-
-
-def _succeeded(future: ProcessFuture) -> bool:
-    return bool(future.done() and not future.cancelled() and future.exception() is None)
 
 
 def _death(exitcode: int) -> str:
