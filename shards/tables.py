@@ -129,16 +129,13 @@ def read_cells(path: Path, *, needed: str = "") -> Cells:
     else:
         delimiter, skipped = _delimiter(text, usual, needed), 0
     try:
-        lines = [
-            (number + skipped, [cell.strip() for cell in cells])
-            for number, cells in _records(text, delimiter)
-        ]
+        lines = _records(text, delimiter)
     except csv.Error as error:
         raise ValueError(
             f"{path}: cannot be read as CSV ({error}); save it as UTF-8 CSV, with cells that hold "
             f"a {_DELIMITERS.get(delimiter, 'separator')} or a quotation mark in quotes"
         ) from error
-    return Cells([(number, cells) for number, cells in lines if any(cells)], delimiter)
+    return Cells([(number + skipped, cells) for number, cells in lines], delimiter)
 
 
 def _check_columns(
@@ -182,7 +179,7 @@ def _text(path: Path) -> str:
 
 
 def _records(text: str, delimiter: str) -> list[tuple[int, list[str]]]:
-    """Records with the numbers of their (last) lines.
+    """Records with the numbers of their (last) lines; no blanks around cells, no empty records.
 
     Raises: csv.Error: a cell that is too long, or a quotation mark that is never closed.
     """
@@ -205,8 +202,9 @@ def _records(text: str, delimiter: str) -> list[tuple[int, list[str]]]:
             raise csv.Error("a quotation mark is never closed") from error
         found = records(strict=False)
     if delimiter == " ":  # several are one
-        return [(number, [cell for cell in cells if cell]) for number, cells in found]
-    return found
+        found = [(number, [cell for cell in cells if cell]) for number, cells in found]
+    stripped = ((number, [cell.strip() for cell in cells]) for number, cells in found)
+    return [(number, cells) for number, cells in stripped if any(cells)]
 
 
 def _delimiter(text: str, usual: str, needed: str) -> str:
@@ -239,13 +237,9 @@ def _with_head(
     # Lists of video networks have no head, and blanks between the cells.
     for delimiter in dict.fromkeys((cells.delimiter, " ", "\t", ";")):
         try:
-            lines = [
-                (number, [cell.strip() for cell in line])
-                for number, line in _records(_text(path), delimiter)
-            ]
+            lines = _records(_text(path), delimiter)
         except csv.Error:
             continue
-        lines = [(number, line) for number, line in lines if any(line)]
         if head := _head_of_list([line for _, line in lines], needed):
             return head, lines
     if any(_is_medium(word, _RECORDINGS) for word in " ".join(names).split()):

@@ -318,11 +318,9 @@ def _beyond_comparable(found: Mapping[str, Any]) -> Iterator[str]:
         known = found["distributions"][name]["num"]
         if distance is None and max(known) > 0:
             yield f"{name} are known of one side only"
-    if found["signals"] is not None:
-        yield from _beyond_in_signals(found["signals"])
-
-
-def _beyond_in_signals(signals: Mapping[str, Any]) -> Iterator[str]:
+    signals = found["signals"]
+    if signals is None:
+        return
     compared = len(signals["samples"])
     if compared and signals["num_shifted"] / compared > MAX_SHIFTED:
         yield (

@@ -53,15 +53,18 @@ def compare_samples(
         difference, B - A), ``num_relabelled`` (another split, speaker or label) and
         ``num_retimed`` (more than one frame longer or shorter).
     """
-    a, b = (index.table.set_index("key", drop=False) for index in (first, second))
-    order_b = pandas.Index(b.index)
-    places_b = order_b.get_indexer(pandas.Index(a.index))
+    a, b = first.table, second.table
+    places_b = pandas.Index(b["key"]).get_indexer(pandas.Index(a["key"]))
     rows_a = np.flatnonzero(places_b >= 0)
     rows_b = places_b[rows_a]
-    in_a = np.zeros(len(b), dtype=bool)
-    in_a[rows_b] = True
     shared_a, shared_b = a.iloc[rows_a], b.iloc[rows_b]
     keys = shared_a["key"].to_numpy()
+    aspects: dict[str, Any] = {}
+    for name in ASPECTS:
+        digests_a, digests_b = first_facts.digests[name][rows_a], second_facts.digests[name][rows_b]
+        differs = (digests_a != digests_b).any(axis=1)
+        examples = [str(key) for key in keys[differs][:_EXAMPLES]]
+        aspects[name] = {"num": int(differs.sum()), "keys": examples}
     columns: dict[str, Any] = {}
     relabelled = np.zeros(len(keys), dtype=bool)
     labels = {"split", "speaker", *first.label_columns, *second.label_columns}
@@ -79,8 +82,8 @@ def compare_samples(
     return {
         "num_shared": len(keys),
         "only_first": [str(key) for key in a["key"].to_numpy()[places_b < 0]],
-        "only_second": [str(key) for key in b["key"].to_numpy()[~in_a]],
-        "aspects": _aspects(keys, rows_a, first_facts, rows_b, second_facts),
+        "only_second": [str(key) for key in b["key"][~b["key"].isin(a["key"])]],
+        "aspects": aspects,
         "columns": columns,
         "num_relabelled": int(relabelled.sum()),
         "num_retimed": int(retimed.sum()),
@@ -105,15 +108,14 @@ def compare_refusals(
     sides = [_read_refused(folder) for folder in (first, second)]
     sources = [set(facts.sources) for facts in (first_facts, second_facts)]
     both = [tail for tail in sides[0] if tail in sides[1]]
-    only = []
-    for here, there in ((0, 1), (1, 0)):
-        only.append(
-            [
-                {"path": path, "cause": cause, "sample": bool(_ends(path) & sources[there])}
-                for tail, (path, cause) in sides[here].items()
-                if tail not in sides[there]
-            ]
-        )
+    only = [
+        [
+            {"path": path, "cause": cause, "sample": bool(_ends(path) & sources[there])}
+            for tail, (path, cause) in sides[here].items()
+            if tail not in sides[there]
+        ]
+        for here, there in ((0, 1), (1, 0))
+    ]
     return {
         "only_first": only[0],
         "only_second": only[1],
@@ -297,23 +299,6 @@ def sound_shift(
     near = np.abs(lags) <= min(max_seconds * sample_rate, length / 2)
     scores = dict(zip(lags[near].tolist(), products[near].tolist(), strict=True))
     return _best(scores), float(scores[0])
-
-
-def _aspects(
-    keys: np.ndarray,
-    rows_a: np.ndarray,
-    first: SampleFacts,
-    rows_b: np.ndarray,
-    second: SampleFacts,
-) -> dict[str, Any]:
-    found = {}
-    for aspect in ASPECTS:
-        differs = (first.digests[aspect][rows_a] != second.digests[aspect][rows_b]).any(axis=1)
-        found[aspect] = {
-            "num": int(differs.sum()),
-            "keys": [str(key) for key in keys[differs][:_EXAMPLES]],
-        }
-    return found
 
 
 def _compare_column(

@@ -15,7 +15,7 @@ So the best any classifier can do is 1/2 from the pictures, 1/3 from the sound, 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import Literal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,9 +114,6 @@ class CorpusConfig:
 
 Expression = Literal["smile", "frown", "surprise"]
 Voice = Literal["bright", "soft"]
-
-EXPRESSIONS: tuple[Expression, ...] = get_args(Expression)
-VOICES: tuple[Voice, ...] = get_args(Voice)
 
 EMOTIONS: dict[tuple[Expression, Voice], str] = {
     ("smile", "bright"): "joy",

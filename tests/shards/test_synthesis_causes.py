@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import replace
+from typing import get_args
 
 import numpy as np
 import pytest
 from sklearn.linear_model import LinearRegression
 
 from shards.synthesis.corpus import ClipPlan, clip_frames, clip_script, clip_sound, plan_clips
-from shards.synthesis.settings import EMOTIONS, EXPRESSIONS, VOICES, Causes, CorpusConfig
+from shards.synthesis.settings import EMOTIONS, Causes, CorpusConfig, Expression, Voice
 
+EXPRESSIONS, VOICES = get_args(Expression), get_args(Voice)
 CONFIG = CorpusConfig(
     speakers=3, takes=1, folds=1, min_seconds=1.0, max_seconds=1.4, frame_size=96, workers=0
 )
