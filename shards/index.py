@@ -212,6 +212,7 @@ def shards_info(folder: Path | str) -> dict[str, Any]:
     index = read_index(folder)
     table = index.table
     seen = table[table["mjpg_length"] > 0]
+    coverage = seen["face_coverage"].agg(["mean", "min"]).to_dict() if len(seen) else None
     return {
         "folder": str(folder),
         "num_samples": len(table),
@@ -220,11 +221,7 @@ def shards_info(folder: Path | str) -> dict[str, Any]:
         "hours": float(table["seconds"].sum()) / 3600,
         "bytes": sum(int(shard["bytes"]) for shard in index.info["shards"]),
         "num_shards": len(index.shards),
-        "seconds": {
-            "min": float(table["seconds"].min()),
-            "median": float(table["seconds"].median()),
-            "max": float(table["seconds"].max()),
-        },
+        "seconds": table["seconds"].agg(["min", "median", "max"]).to_dict(),
         "fps": sorted(float(fps) for fps in table["fps"].unique()),
         "splits": value_counts(table["split"]),
         "speakers": {
@@ -232,12 +229,7 @@ def shards_info(folder: Path | str) -> dict[str, Any]:
             "unknown": int(table["speaker"].isna().sum()),
         },
         "sound": value_counts(table["sound_state"]),
-        "face_coverage": {
-            "mean": float(seen["face_coverage"].mean()),
-            "min": float(seen["face_coverage"].min()),
-        }
-        if len(seen)
-        else None,
+        "face_coverage": coverage,
         "labels": {name: _label_spread(index, name) for name in index.label_columns},
         "refused": index.info.get("refused", {}),
         "ignored": index.info.get("ignored", {}),
@@ -329,10 +321,6 @@ def _label_spread(index: Index, name: str) -> dict[str, Any]:
     missing = int(column.isna().sum())
     measured = pandas.api.types.is_float_dtype(given) and not bool((given % 1 == 0).all())
     if pandas.api.types.is_numeric_dtype(given) and (measured or given.nunique() > _MOST_CLASSES):
-        return {
-            "min": float(given.min()),
-            "mean": float(given.mean()),
-            "max": float(given.max()),
-            "missing": missing,
-        }
+        spread = given.agg(["min", "mean", "max"])
+        return {**{str(name): value for name, value in spread.items()}, "missing": missing}
     return {"classes": value_counts(given), "missing": missing}

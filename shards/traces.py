@@ -60,22 +60,17 @@ class TraceConfig:
 
     def __post_init__(self) -> None:
         problems = [
-            f"{name} = {value:g} (must be {what})"
-            for name, value, what, right in (
-                ("hop_seconds", self.hop_seconds, "0.02 or more", self.hop_seconds >= 0.02),
-                ("window_seconds", self.window_seconds, "0 or more", self.window_seconds >= 0),
-                (
-                    "part_seconds",
-                    self.part_seconds,
-                    "at least hop_seconds",
-                    self.part_seconds >= self.hop_seconds,
-                ),
-                ("context_seconds", self.context_seconds, "0 or more", self.context_seconds >= 0),
-                ("place", self.place, "in 0..1", 0 <= self.place <= 1),
-                ("max_lag_seconds", self.max_lag_seconds, "0 or more", self.max_lag_seconds >= 0),
-                ("max_gap_seconds", self.max_gap_seconds, "positive", self.max_gap_seconds > 0),
+            f"{name} = {getattr(self, name):g} (must be {what})"
+            for name, what, right in (
+                ("hop_seconds", "0.02 or more", self.hop_seconds >= 0.02),
+                ("window_seconds", "0 or more", self.window_seconds >= 0),
+                ("part_seconds", "at least hop_seconds", self.part_seconds >= self.hop_seconds),
+                ("context_seconds", "0 or more", self.context_seconds >= 0),
+                ("place", "in 0..1", 0 <= self.place <= 1),
+                ("max_lag_seconds", "0 or more", self.max_lag_seconds >= 0),
+                ("max_gap_seconds", "positive", self.max_gap_seconds > 0),
             )
-            if not (right and math.isfinite(value))
+            if not (right and math.isfinite(getattr(self, name)))
         ]
         if problems:
             raise ValueError(f"trace: {'; '.join(problems)}")

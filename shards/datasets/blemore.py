@@ -94,14 +94,8 @@ def labels_of(name: str) -> dict[str, Label | None] | None:
     if found["alone"]:
         shares = {_CODES[found["alone"]]: 100}
     else:
-        pair = (
-            (_CODES[found["first"]], int(found["share"])),
-            (
-                _CODES[found["second"]],
-                int(found["rest"]),
-            ),
-        )
-        shares = dict(pair)
+        pairs = (("first", "share"), ("second", "rest"))
+        shares = {_CODES[found[name]]: int(found[share]) for name, share in pairs}
         if len(shares) < 2 or sum(shares.values()) != 100:
             return None
     is_level = found["kind"] == "int"

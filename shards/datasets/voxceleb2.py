@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from shards.datasets.base import Dataset, Expected, Item, Listing, ReadOptions, not_this
@@ -45,7 +45,7 @@ def read(root: Path, options: ReadOptions) -> Listing:
     sounds: dict[tuple[str, str], list[str]] = {}
     pictures: list[tuple[str, str]] = []
     for side, person, path in people:
-        if any(_kind(name) == "picture" for name in _utterances(root / path)):
+        if any(_utterances(root / path, VIDEO_SUFFIXES)):
             pictures.append((side, path))
         else:
             sounds.setdefault((side, person), []).append(path)
@@ -55,14 +55,11 @@ def read(root: Path, options: ReadOptions) -> Listing:
         person = path.rpartition("/")[2]
         spoken: dict[str, str] = {}
         for folder in (path, *sounds.pop((side, person), ())):
-            for name in _utterances(root / folder):
-                if _kind(name) == "sound":
-                    spoken.setdefault(name.rpartition(".")[0], f"{folder}/{name}")
+            for name in _utterances(root / folder, SOUND_SUFFIXES):
+                spoken.setdefault(name.rpartition(".")[0], f"{folder}/{name}")
         has_sounds = bool(spoken)
         labels: dict[str, Label | None] = {"sex": sexes.get(person)}
-        for name in _utterances(root / path):
-            if _kind(name) != "picture":
-                continue
+        for name in _utterances(root / path, VIDEO_SUFFIXES):
             utterance = name.rpartition(".")[0]
             audio = spoken.pop(utterance, None)
             if has_sounds and audio is None:
@@ -81,7 +78,7 @@ def read(root: Path, options: ReadOptions) -> Listing:
             listing.lack("sound without its video", f"{side}/{person}/{utterance}")
     for (side, person), folders in sorted(sounds.items()):
         for folder in folders:
-            for name in _utterances(root / folder):
+            for name in _utterances(root / folder, SOUND_SUFFIXES):
                 utterance = name.rpartition(".")[0]
                 listing.lack("sound without its video", f"{side}/{person}/{utterance}")
     sides = {item.split for item in listing.items}
@@ -102,7 +99,7 @@ def _people(folder: str, prefix: str) -> Iterator[tuple[str, str, str]]:
             yield from _people(f"{folder}/{name}", f"{prefix}{name}/")
 
 
-def _utterances(folder: Path) -> Iterator[str]:
+def _utterances(folder: Path, suffixes: Collection[str]) -> Iterator[str]:
     """``21Uxsk56VDQ/00001.mp4`` and so on, in order."""
     with os.scandir(folder) as entries:
         videos = sorted(entry.name for entry in entries if entry.is_dir())
@@ -110,16 +107,8 @@ def _utterances(folder: Path) -> Iterator[str]:
         with os.scandir(folder / video) as entries:
             names = sorted(entry.name for entry in entries)
         for name in names:
-            if not name.startswith(".") and _kind(name):
+            if not name.startswith(".") and f".{name.rpartition('.')[2].lower()}" in suffixes:
                 yield f"{video}/{name}"
-
-
-def _kind(name: str) -> str:
-    """``picture``, ``sound`` or nothing, by the suffix."""
-    suffix = f".{name.rpartition('.')[2].lower()}"
-    if suffix in VIDEO_SUFFIXES:
-        return "picture"
-    return "sound" if suffix in SOUND_SUFFIXES else ""
 
 
 def _sexes(root: Path) -> dict[str, str]:

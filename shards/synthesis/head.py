@@ -273,20 +273,20 @@ def paint_head(canvas: Canvas, looks: Looks, scene: Scene, creases: dict[str, fl
     skin = _beard(canvas, looks, skin, inside, rng)
     neck = canvas.soft(np.minimum(_neck_half(looks, y) - np.abs(x), y - 0.3))
     ears, ear_shade = _ears(canvas, looks, x, y)
-    back = _back_hair(canvas, looks, x, y, rng)
-    front = _front_hair(canvas, looks, x, y, width, rng)
+    back, back_cover = _back_hair(canvas, looks, x, y, rng)
+    front, front_cover = _front_hair(canvas, looks, x, y, width, rng)
 
     # Back to front: hair behind, neck, ears, face, hair before it.
     tone = np.broadcast_to(np.array(looks.skin, np.float32), skin.shape)
     under_chin = 0.62 + 0.25 * smoothstep(looks.chin, looks.chin + 0.4, y)
-    colour = mix(np.zeros_like(skin), back.colour, back.cover)
+    colour = mix(np.zeros_like(skin), back, back_cover)
     colour = mix(colour, tone * (under_chin + 0 * x)[..., None], neck)
     colour = mix(colour, tone * ear_shade[..., None], ears)
     colour = mix(colour, skin, face)
-    colour = mix(colour, front.colour, front.cover)
-    cover = 1 - (1 - back.cover) * (1 - neck) * (1 - ears) * (1 - face) * (1 - front.cover)
+    colour = mix(colour, front, front_cover)
+    cover = 1 - (1 - back_cover) * (1 - neck) * (1 - ears) * (1 - face) * (1 - front_cover)
 
-    shade, gloss = _light(canvas, scene, depth, face * (1 - front.cover))
+    shade, gloss = _light(canvas, scene, depth, face * (1 - front_cover))
     return Head(
         colour=np.clip(colour, 0, 1).astype(np.float32),
         cover=cover.astype(np.float32),
@@ -393,18 +393,10 @@ def _light(
     return shade, gloss * np.array(scene.light_colour)
 
 
-@dataclass(frozen=True)
-class _Layer:
-    """One layer of paint."""
-
-    colour: np.ndarray  # (H, W, 3)
-    cover: np.ndarray  # (H, W)
-
-
 def _back_hair(
     canvas: Canvas, looks: Looks, x: np.ndarray, y: np.ndarray, rng: Generator
-) -> _Layer:
-    """Hair behind head and neck: long hair, curls, a bun."""
+) -> tuple[np.ndarray, np.ndarray]:
+    """Hair behind head and neck (long hair, curls, a bun): colour (H, W, 3) and cover (H, W)."""
     style = looks.hair_style
     shape = np.full((canvas.size, canvas.size), -1.0, np.float32)
     if style in ("long", "fringe"):
@@ -418,7 +410,7 @@ def _back_hair(
         shape = 0.82 + 1.6 * looks.hair_volume + curls - np.hypot(x * 1.02, (y + 0.35) * 0.98)
     elif style == "bun":
         shape = 0.28 - np.hypot(x, (y + 1.12) * 1.1)
-    return _Layer(_strands(canvas, looks, x, y, rng) * 0.72, canvas.soft(shape))
+    return _strands(canvas, looks, x, y, rng) * 0.72, canvas.soft(shape)
 
 
 def _front_hair(
@@ -428,12 +420,12 @@ def _front_hair(
     y: np.ndarray,
     width: np.ndarray,
     rng: Generator,
-) -> _Layer:
-    """Hair over the skull, down to the hairline and beside the face."""
+) -> tuple[np.ndarray, np.ndarray]:
+    """Hair over the skull, down to the hairline and beside the face: colour and cover."""
     style, volume = looks.hair_style, looks.hair_volume
     if style == "bald":
         empty = np.zeros((canvas.size, canvas.size), np.float32)
-        return _Layer(np.zeros((*empty.shape, 3), np.float32), empty)
+        return np.zeros((*empty.shape, 3), np.float32), empty
     side = np.abs(x)
     line = looks.hairline + 0.55 * (x / looks.face_width) ** 4
     low = looks.eye_y + 0.10  # how far down the hair at the temples goes
@@ -461,7 +453,7 @@ def _front_hair(
     # Hair is darker at its root and where it turns away.
     root = 0.75 + 0.25 * smoothstep(0.0, 0.2, above)
     turn = 0.7 + 0.3 * smoothstep(0.0, 0.25, outer - side)
-    return _Layer(strands * (root * turn)[..., None], canvas.soft(shape * 0.5))
+    return strands * (root * turn)[..., None], canvas.soft(shape * 0.5)
 
 
 def _beard(
