@@ -409,12 +409,9 @@ def needed_members(modalities: str, *, picture: bool, sound: bool) -> tuple[str,
 
 
 def lacks(member: str, where: str, found: str, declared: bool) -> ClipError:
-    """The error of a sample without a member of ``LACKED``.
+    """The error of a sample without a member of ``LACKED``; it has those that were ``found``.
 
     Args:
-        member: Which.
-        where: Shard and key.
-        found: The members there are.
         declared: Whether its json says that it is there.
     """
     what = LACKED[member]

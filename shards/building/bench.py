@@ -93,11 +93,6 @@ def bench_build(
 def measure(rows: Sequence[ManifestRow], config: BuildConfig, scratch: Path) -> dict[str, Any]:
     """Prepare recordings stage by stage, and count the processor's time for each.
 
-    Args:
-        rows: The recordings.
-        config: Of the build.
-        scratch: For the members of the samples.
-
     Returns: ``seconds`` (by stage), ``shares`` (of them, together 1), ``video_seconds``,
         ``core_seconds``, ``video_seconds_per_core_second``, ``refused`` (how many recordings;
         they do not count).

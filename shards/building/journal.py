@@ -50,9 +50,6 @@ _OURS = {INFO_NAME, TABLE_NAME, REFUSED_NAME, RECEIPT_JSON, RECEIPT_PAGE, RECEIP
 class Workplace:
     """The folder ``OUT.partial``, locked while in use. Use it as a context manager.
 
-    Args:
-        out: The folder that is wanted.
-
     Raises (on entering):
         ValueError: Another process is at work there.
     """
@@ -351,13 +348,8 @@ def build_identity(
     part: Part | None,
     listing: str,
 ) -> dict[str, Any]:
-    """All that the bytes of a build follow from, as plain data that JSON gives back unchanged.
-
-    Args:
-        rows: The recordings of this build or part.
-        config: Its settings.
-        part: Which part it is.
-        listing: Digest of the whole list.
+    """All that the bytes of a build or part follow from, as data that JSON gives back unchanged;
+    ``listing`` is the digest of the whole list.
     """
     digest = hashlib.sha256()
     for row in rows:

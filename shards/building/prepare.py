@@ -100,12 +100,9 @@ class Outcome:
 def prepare_recording(row: ManifestRow, *, config: BuildConfig, staging: Path) -> Outcome:
     """Make the samples of one recording; whatever is wrong with it becomes a refusal.
 
-    Args:
-        row: The recording.
-        config: How.
-        staging: An existing folder for the members.
+    Their members are written into ``staging``, an existing folder.
 
-    Raises: OSError: nothing can be written into ``staging``, for which no recording is to blame.
+    Raises: OSError: nothing can be written there, for which no recording is to blame.
     """
     path = printable(row.path)
     stem = hashlib.sha256(row.key.encode()).hexdigest()[:24]
@@ -138,8 +135,6 @@ def make_samples(
     Where there is no picture, or none is wanted, the segments are of the sound alone.
 
     Args:
-        row: The recording.
-        config: How.
         stem: Of the names of the files that are written.
         watch: Counts processor time: ``decoding``, ``faces``, ``encoding``, ``sound``, ``digests``.
 

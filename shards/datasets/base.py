@@ -314,14 +314,10 @@ def official_folds(
 
 
 def speaker_folds(speakers: Mapping[str, str], num_folds: int) -> dict[str, int]:
-    """Divide clips into folds of nearly equal size, each speaker in one of them.
+    """Divide clips, each with its speaker, into folds of nearly equal size, no speaker in two.
 
     The largest speakers are dealt first, each to the smallest fold so far; ties go by name, so the
     same clips always give the same folds.
-
-    Args:
-        speakers: Clip to speaker.
-        num_folds: How many folds.
 
     Returns: Clip to fold, 1 to ``num_folds``.
     Raises: ValueError: fewer speakers than folds.

@@ -19,7 +19,7 @@ import pandas
 import pyarrow
 
 from shards.index import Index, read_index
-from shards.reading.remote import CacheConfig, RemoteShards, ShardCache, as_remote
+from shards.reading.remote import CacheConfig, RemoteShards, as_remote
 from shards.sample import decode_frames
 from shards.schema import LACKED, ClipError, SampleInfo, ShardError, blocks_of, lacks
 
@@ -71,11 +71,10 @@ def open_folder(folder: Path | str, cache: CacheConfig | None = None) -> ShardFo
         # A loader process may run in another directory.
         files = ShardFiles(index.folder.resolve())
         return ShardFolder(index, _described(index, str(folder)), files, str(folder))
-    kept = ShardCache(cache or CacheConfig())
-    index = kept.index(remote)
-    described = _described(index, str(remote))
-    files = ShardFiles(index.folder, RemoteShards(kept, remote, described))
-    return ShardFolder(index, described, files, str(remote))
+    shards = RemoteShards(remote, cache or CacheConfig())
+    index = shards.index()
+    shards.described = described = _described(index, str(remote))
+    return ShardFolder(index, described, ShardFiles(index.folder, shards), str(remote))
 
 
 class ShardFiles:
@@ -96,13 +95,7 @@ class ShardFiles:
         self._process = os.getpid()
 
     def read(self, shard: str, offset: int, length: int, where: str) -> bytes:
-        """Read a range of bytes.
-
-        Args:
-            shard: File name.
-            offset: Of the first byte.
-            length: How many.
-            where: How an error names what is read.
+        """Read a range of bytes; ``where`` is how an error names what is read.
 
         Raises:
             ClipError: No such shard, it ends before the range does, or reading fails.
@@ -389,14 +382,7 @@ def read_corpus(
 def read_frame(
     index: Index, files: ShardFiles, row: int, info: SampleInfo, frame: int
 ) -> np.ndarray:
-    """Read one image.
-
-    Args:
-        index: Of the folder.
-        files: Of the same.
-        row: Position of the sample in the index.
-        info: Its json.
-        frame: Number of the image within the sample.
+    """Read one image: number ``frame`` of the sample at position ``row`` of the index.
 
     Returns: uint8 (H, W, 3), RGB.
     Raises: ClipError: It cannot be read.

@@ -170,14 +170,11 @@ class Batches:
 
 
 class Mixture:
-    """Deals the places of one sequence out to several, in proportion to weights.
+    """Deals the places of one sequence out to several, in proportion to weights, all positive.
 
     Every stretch of the sequence holds each in its proportion, to within a few places; the first
     takes the places at which the whole part of position x share grows, the next does so among
     what is left, and so on, in exact integers.
-
-    Args:
-        weights: Positive.
     """
 
     def __init__(self, weights: Sequence[float]) -> None:
@@ -261,12 +258,7 @@ def batch_speakers(
 
 
 def folder_speakers(table: pandas.DataFrame, batch_size: int) -> BatchSpeakers | None:
-    """Count speakers as ``batch_speakers`` does, of all samples of one folder, read from a disk.
-
-    Args:
-        table: Of its index.
-        batch_size: Samples of a batch, over all ranks.
-    """
+    """Count as ``batch_speakers`` does, of all samples of one index, read from a disk."""
     table = table.sort_values(["shard", "json_offset"], kind="stable")
     sizes = table["shard"].value_counts(sort=False).tolist()
     speakers = pandas.factorize(table["speaker"])[0]

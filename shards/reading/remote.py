@@ -94,11 +94,7 @@ class RemoteFolder:
         return self.url
 
     def copy(self, name: str, sink: Callable[[bytes], object]) -> None:
-        """Read a file of the folder from beginning to end.
-
-        Args:
-            name: Of the file.
-            sink: Called with each block of it, in order.
+        """Read a file of the folder; ``sink`` is called with each block of it, in order.
 
         Raises:
             RemoteError: It cannot be opened, or reading it failed.
@@ -152,20 +148,26 @@ def as_remote(folder: Path | str) -> RemoteFolder | None:
     return None
 
 
-class ShardCache:
-    """The cache of one machine.
+class RemoteShards:
+    """The shards of a folder that is elsewhere, and their copies in the cache of this machine.
 
     Args:
-        config: Where and how much.
+        remote: Where they come from.
+        config: Of the cache.
+
+    Attributes:
+        described: Name → what ``index.json`` says of a shard: name, bytes, sha256. To be set before
+            any is fetched.
     """
 
-    def __init__(self, config: CacheConfig) -> None:
-        self.config = config
+    def __init__(self, remote: RemoteFolder, config: CacheConfig) -> None:
+        self.remote, self.config = remote, config
         folder = config.folder or Path(platformdirs.user_cache_dir("hicmae")) / "shards"
         self.folder = Path(folder).absolute()
+        self.described: Mapping[str, Mapping[str, Any]] = {}
 
-    def index(self, remote: RemoteFolder) -> Index:
-        """Fetch the index of a folder, anew each time it is asked for.
+    def index(self) -> Index:
+        """Fetch the index of the folder, anew each time it is asked for.
 
         Raises:
             FileNotFoundError: It cannot be had.
@@ -173,61 +175,57 @@ class ShardCache:
         """
         from shards.index import INFO_NAME, TABLE_NAME, read_index  # which import pandas
 
-        name = hashlib.sha256(remote.url.encode()).hexdigest()[:32]
+        name = hashlib.sha256(self.remote.url.encode()).hexdigest()[:32]
         folder = self.folder / "indexes" / name
         with self._locked(name):
             for file in (INFO_NAME, TABLE_NAME):
                 try:
-                    self._download(remote, file, folder / file, None)
+                    self._download(file, folder / file, None)
                 except RemoteError as error:
                     raise FileNotFoundError(str(error)) from error
             try:
                 return read_index(folder)
             except ShardError as error:
-                raise ShardError(f"{remote}: {error}") from error
+                raise ShardError(f"{self.remote}: {error}") from error
 
-    def shard(self, remote: RemoteFolder, described: Mapping[str, Any]) -> Path:
+    def fetch(self, shard: str) -> Path:
         """The local copy of a shard, fetched if it is not there.
-
-        Args:
-            remote: Where it comes from.
-            described: It, as ``index.json`` does: name, bytes, sha256.
 
         Raises:
             ClipError: It cannot be had, or is not the one that the index describes.
         """
-        path = self._path(described)
+        path = self._path(shard)
         if not self._touch(path):
-            with self._locked(str(described["sha256"])):
+            with self._locked(path.stem):
                 if not self._touch(path):
                     for left in self.folder.glob(f".{path.name}.*.part"):
                         left.unlink()  # by a process that was killed
-                    self._fetch(remote, described, path)
+                    self._try(shard, path)
                     self._make_room(path)
         return path
 
-    def holds(self, described: Mapping[str, Any]) -> bool:
+    def holds(self, shard: str) -> bool:
         """Whether a shard is there already."""
-        return self._path(described).exists()
+        return self._path(shard).exists()
 
-    def drop_damaged(self, described: Mapping[str, Any]) -> bool:
+    def drop_damaged(self, shard: str) -> bool:
         """Remove the copy of a shard if its bytes are not those that were fetched.
 
         Returns: whether that was so, and the shard is to be opened again.
         """
-        path = self._path(described)
-        with self._locked(str(described["sha256"])):
+        path = self._path(shard)
+        with self._locked(path.stem):
             try:
-                if file_sha256(path) == described["sha256"]:
+                if file_sha256(path) == path.stem:
                     return False
             except FileNotFoundError:
                 return True
-            log.warning("%s: the copy of %s is damaged; fetched again", path, described["name"])
+            log.warning("%s: the copy of %s is damaged; fetched again", path, shard)
             path.unlink()
             return True
 
-    def _path(self, described: Mapping[str, Any]) -> Path:
-        return self.folder / f"{described['sha256']}.tar"
+    def _path(self, shard: str) -> Path:
+        return self.folder / f"{self.described[shard]['sha256']}.tar"
 
     def _locked(self, name: str) -> AbstractContextManager[None]:
         return locked(self.folder / "locks" / f"{name}.lock")
@@ -240,33 +238,26 @@ class ShardCache:
             return False
         return True
 
-    def _fetch(self, remote: RemoteFolder, described: Mapping[str, Any], path: Path) -> None:
-        name = described["name"]
+    def _try(self, shard: str, path: Path) -> None:
         for attempt in range(1, _ATTEMPTS + 1):
             try:
-                self._download(remote, name, path, described)
+                self._download(shard, path, self.described[shard])
                 return
             except RemoteError as error:
                 if attempt == _ATTEMPTS:
-                    message = f"{name}: {error}; {_ATTEMPTS} tries"
+                    message = f"{shard}: {error}; {_ATTEMPTS} tries"
                     raise ClipError(message, "missing-shard") from error
-                log.warning("%s: %s; trying again", name, error)
+                log.warning("%s: %s; trying again", shard, error)
                 time.sleep(self.config.retry_seconds * 2 ** (attempt - 1))
 
-    def _download(
-        self,
-        remote: RemoteFolder,
-        name: str,
-        path: Path,
-        described: Mapping[str, Any] | None,
-    ) -> None:
+    def _download(self, name: str, path: Path, described: Mapping[str, Any] | None) -> None:
         """Copy a file and check it against what is said of it."""
         with whole_file(path) as beside, beside.open("wb") as file:
             copy = DigestingFile(file.write)
-            remote.copy(name, copy.write)
+            self.remote.copy(name, copy.write)
             if described is not None and copy.sha256 != described["sha256"]:
                 raise RemoteError(
-                    f"{remote}: {name} is not the one that its index describes "
+                    f"{self.remote}: {name} is not the one that its index describes "
                     f"({copy.num_bytes} bytes, the index says {described['bytes']}; sha256 differs)"
                 )
 
@@ -287,33 +278,6 @@ class ShardCache:
                 if path != newest:
                     path.unlink(missing_ok=True)
                     total -= size
-
-
-@dataclass(frozen=True)
-class RemoteShards:
-    """The shards of a folder that is elsewhere, fetched into a cache.
-
-    Args:
-        cache: Where they are kept.
-        folder: Where they come from.
-        described: Name → what ``index.json`` says of a shard.
-    """
-
-    cache: ShardCache
-    folder: RemoteFolder
-    described: dict[str, Any]
-
-    def fetch(self, shard: str) -> Path:
-        """See ``ShardCache.shard``."""
-        return self.cache.shard(self.folder, self.described[shard])
-
-    def holds(self, shard: str) -> bool:
-        """See ``ShardCache.holds``."""
-        return self.cache.holds(self.described[shard])
-
-    def drop_damaged(self, shard: str) -> bool:
-        """See ``ShardCache.drop_damaged``."""
-        return self.cache.drop_damaged(self.described[shard])
 
 
 def _line(error: Exception) -> str:

@@ -70,11 +70,7 @@ class Borrower:
 
 
 class Lender:
-    """The blocks of this loader process.
-
-    Args:
-        borrower: Of the stream.
-    """
+    """The blocks of this loader process."""
 
     def __init__(self, borrower: Borrower) -> None:
         self.borrower = borrower.name

@@ -99,12 +99,7 @@ def read_preparation(path: Path) -> Side:
 
 
 def compare_preparations(first: Side, second: Side, *, num_signals: int = 0) -> dict[str, Any]:
-    """Compare everything there is.
-
-    Args:
-        first: One side, A.
-        second: The other, B.
-        num_signals: Samples to decode.
+    """Compare everything there is of A and B, and decode so many samples of both.
 
     Returns: plain data: ``first``, ``second`` (names), ``verdict``, ``reasons``,
         ``configuration``, ``schema_versions``, ``counts``, ``refused``, ``versions`` (name →
@@ -180,12 +175,8 @@ def judge(found: Mapping[str, Any]) -> tuple[str, list[str]]:
 
 
 def print_comparison(console: Console, found: Mapping[str, Any], *, most: int) -> None:
-    """Print what differs, and the verdict as the last line.
-
-    Args:
-        console: Where.
-        found: What ``compare_preparations`` returns.
-        most: Examples of each difference.
+    """Print what ``compare_preparations`` found, ``most`` examples of each difference, and the
+    verdict as the last line.
     """
     _say(console, f"A: {found['first']}")
     _say(console, f"B: {found['second']}")

@@ -212,14 +212,7 @@ def read_facts(index: Index) -> SampleFacts:
 def sample_infos(
     index: Index, numbers: Sequence[int] | None = None
 ) -> Iterator[tuple[bytes, SampleInfo]]:
-    """The jsons of samples, one after another.
-
-    Args:
-        index: Of the folder.
-        numbers: Rows of the index, in the order wanted; none given: all.
-
-    Returns: iterator over (bytes of the json, what they say).
-    """
+    """The jsons of these rows of the index, in this order, or of all: bytes, what they say."""
     columns = ["key", "shard", "json_offset", "json_length"]
     table = index.table[columns]
     if numbers is not None:
@@ -245,11 +238,7 @@ def library_versions() -> dict[str, str]:
 
 
 def describe_values(name: str, table: pandas.DataFrame) -> dict[str, Any]:
-    """Summarise a quantity.
-
-    Args:
-        name: In ``QUANTITIES``.
-        table: Of an index.
+    """Summarise one of ``QUANTITIES`` in the table of an index.
 
     Returns: ``num``, ``num_missing``, ``mean``, ``sd``, ``quantiles`` (name → value; the first
         three are absent or null where nothing is known) and ``bins``: [from, to, count] of those

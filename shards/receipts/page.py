@@ -117,12 +117,7 @@ def receipt_page(about: Mapping[str, Any], cells: Sequence[Cell], pictures: str)
 
 
 def write_pictures(folder: Path, index: Index, about: Mapping[str, Any]) -> list[Cell]:
-    """Write both pictures into a folder and remove what else was in it.
-
-    Args:
-        folder: Of the pictures.
-        index: Of the shards.
-        about: The content of ``receipt.json``.
+    """Write both pictures of a receipt into a folder and remove what else was in it.
 
     Returns: what the contact sheet shows.
     """

@@ -66,11 +66,9 @@ def write_receipt(folder: Path, *, versions: Mapping[str, str] | None = None) ->
 
 
 def make_receipt(index: Index, facts: SampleFacts, versions: Mapping[str, str]) -> dict[str, Any]:
-    """The content of ``receipt.json``.
+    """The content of ``receipt.json``, made from the index and the facts of its samples.
 
     Args:
-        index: Of the folder.
-        facts: From its samples.
         versions: Of the libraries that built it; empty if not known.
     """
     table, info = index.table, index.info

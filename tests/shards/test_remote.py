@@ -19,7 +19,7 @@ import torch
 
 from shards.reading.files import open_folder
 from shards.reading.random_access import ShardDataset
-from shards.reading.remote import CacheConfig, RemoteFolder, ShardCache
+from shards.reading.remote import CacheConfig, RemoteFolder, RemoteShards
 from shards.schema import ClipError, ShardError
 from tests.support.shard_fixtures import INPUT, make_sample, write_shards
 from tests.support.stream_fixtures import (
@@ -177,15 +177,15 @@ def test_the_cache_keeps_to_its_size_and_drops_what_was_opened_longest_ago(
     keys = keys_of(one_epoch(f"file://{folder}", cache=config))
     assert len(set(keys)) == 23  # what is dropped while it is read is fetched again
     assert len(cached(config)) <= 3
-    kept = ShardCache(config)
-    remote = RemoteFolder(f"file://{folder}")
-    shards = open_folder(folder).index.info["shards"]
+    kept = RemoteShards(RemoteFolder(f"file://{folder}"), config)
+    kept.described = open_folder(folder).described
+    names = list(kept.described)
     for number in (0, 1, 0, 2):
-        os.utime(kept.shard(remote, shards[number]), ns=(0, number_of_call(kept)))
-    assert [kept.holds(shard) for shard in shards[:3]] == [True, False, True]
+        os.utime(kept.fetch(names[number]), ns=(0, number_of_call(kept)))
+    assert [kept.holds(name) for name in names[:3]] == [True, False, True]
 
 
-def number_of_call(kept: ShardCache) -> int:
+def number_of_call(kept: RemoteShards) -> int:
     """Times that ascend, whatever the clock of the file system."""
     return max(path.stat().st_mtime_ns for path in kept.folder.glob("*.tar")) + 1_000_000
 
@@ -223,11 +223,11 @@ def test_a_copy_that_goes_bad_in_the_cache_is_fetched_again(
 
 def fetch(config: CacheConfig, url: str, barrier: Any, results: Any) -> None:
     """In a process of its own: fetch one shard at the same time as others."""
-    kept = ShardCache(config)
-    remote = RemoteFolder(url)
-    described = kept.index(remote).info["shards"][0]
+    kept = RemoteShards(RemoteFolder(url), config)
+    described = kept.index().info["shards"][0]
+    kept.described = {described["name"]: described}
     barrier.wait()
-    results.put(kept.shard(remote, described).stat().st_size)
+    results.put(kept.fetch(described["name"]).stat().st_size)
 
 
 def test_processes_that_want_the_same_shard_at_once_share_one_fetch(
