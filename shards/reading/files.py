@@ -364,6 +364,8 @@ def read_corpus(
             min(left_out),
         )
     shard_numbers = table["place"].to_numpy(dtype=np.int32)
+    # The same name in another folder is another person.
+    speakers = table.groupby(["folder", "speaker"], sort=False, dropna=True).ngroup()
     return Corpus(
         files=tuple(folder.files for folder in folders),
         shards=tuple(shards),
@@ -372,7 +374,7 @@ def read_corpus(
         checksums=table["blocks_xxh3"].to_numpy(dtype=np.uint64),
         shard_numbers=shard_numbers,
         keys=pyarrow.array(table["key"].tolist(), type=pyarrow.string()),
-        speakers=_speaker_numbers(table),
+        speakers=speakers.fillna(-1).to_numpy(dtype=np.int32),
         is_mixed=bool((table[["mjpg_length", "wav_length"]] == 0).to_numpy().any()),
         shard_bytes=shard_bytes,
         left_out=dict(left_out),
@@ -410,12 +412,6 @@ def _described(index: Index, name: str) -> dict[str, dict[str, Any]]:
     raise ShardError(
         f"{name}: its index.json does not say {', '.join(kinds)} of every shard; build it again"
     )
-
-
-def _speaker_numbers(table: pandas.DataFrame) -> np.ndarray:
-    """A number for each speaker; the same name in another folder is another person."""
-    numbers = table.groupby(["folder", "speaker"], sort=False, dropna=True).ngroup()
-    return numbers.fillna(-1).to_numpy(dtype=np.int32)
 
 
 def _usable_rows(folder: ShardFolder, split: str, fps: float) -> pandas.DataFrame:

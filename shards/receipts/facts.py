@@ -124,7 +124,7 @@ class SampleFacts:
 
     Args:
         digests: Aspect → uint8 (N, 16).
-        record_digests: uint8 (N, 16), of the whole json.
+        record_digests: uint8 (N, 16), of the whole json, which holds those of its members.
         keys: Of the samples.
         sources: Paths of their recordings, as their jsons name them.
         found_by: How the boxes of frames were found → number of frames.
@@ -163,10 +163,6 @@ class SampleFacts:
             for aspect in aspects:
                 digest.update(self.digests[aspect][number].tobytes())
         return digest.hexdigest()
-
-    def ordered_digest(self) -> str:
-        """SHA-256 over the whole jsons, which hold the digests of their members, in order; hex."""
-        return hashlib.sha256(self.record_digests.tobytes()).hexdigest()
 
 
 def read_facts(index: Index) -> SampleFacts:

@@ -163,7 +163,7 @@ def _digests(index: Index, facts: SampleFacts) -> dict[str, Any]:
     return {
         "preparation": hashlib.sha256(canonical_json(settings)).hexdigest(),
         "content": facts.digest(*CONTENT),
-        "ordered_samples": facts.ordered_digest(),
+        "ordered_samples": hashlib.sha256(facts.record_digests.tobytes()).hexdigest(),
         "keys": facts.digest(),
         **{aspect: facts.digest(aspect) for aspect in ASPECTS},
         "shards": _shard_digests(index),
