@@ -259,7 +259,7 @@ class Setting:
         from torch import Tensor
 
         from hicmae.bench import timed
-        from hicmae.inference import clip_values
+        from hicmae.emotion import clip_values
 
         there = {
             name: value.to(self.device, non_blocking=True)

@@ -16,9 +16,8 @@ from scipy.special import softmax
 
 from finetune.benchmark import Benchmark
 from finetune.predictions import Prediction, head_arrays, of_head, true_and_predicted
-from hicmae.blends import choose_thresholds
 from hicmae.checkpoints.checkpoint import Calibration
-from hicmae.heads import HALF
+from hicmae.heads import HALF, choose_thresholds
 
 _TEMPERATURES = (0.05, 20.0)
 _LEAST = 1e-12  # a probability of 0 was rounded
@@ -70,7 +69,7 @@ def best_thresholds(
     Of several classes at once the probability from which each is named: where its F1 is best.
     Candidates lie half way between two neighbouring probabilities, and below the lowest; of equal
     ones the nearest to a half is taken. A class that nobody of these samples has, or that all have,
-    keeps a half. Of shares that name blends: see ``hicmae.blends.choose_thresholds``.
+    keeps a half. Of shares that name blends: see ``hicmae.heads.choose_thresholds``.
 
     Args:
         predictions: Of samples that were not trained on.

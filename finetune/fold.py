@@ -52,13 +52,12 @@ from finetune.scores import metric_name, score
 from finetune.seen import seen_by
 from finetune.tuning import merge_tuning
 from finetune.validation import InnerSplit
-from hicmae.checkpoints.checkpoint import Labels
-from hicmae.checkpoints.seen import SECTION, Seen
+from hicmae.checkpoints.checkpoint import SEEN_SECTION, Labels, Seen
 from hicmae.config import to_dict
 from hicmae.devices import choose_device
 from hicmae.files import file_sha256, sync_to_disk, write_json
 from hicmae.heads import output_names
-from hicmae.precision import trainer_precision
+from hicmae.optimization import trainer_precision
 from hicmae.registry import load_plugins
 from hicmae.run_logging import MetricsFile, WandbRun
 
@@ -507,7 +506,7 @@ def _save(
             "git_commit": git_commit(),
         },
         "data": {"index_sha256": plan.shards_digest, "build": plan.index.info.get("config")},
-        SECTION: seen.section(),
+        SEEN_SECTION: seen.section(),
         "licence": f"The weights learned from the data of '{plan.benchmark.name}', whose terms "
         f"hold for what is done with them: {plan.benchmark.licence or 'not noted'}.",
     }

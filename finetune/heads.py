@@ -16,9 +16,8 @@ import numpy as np
 import pandas as pd
 
 from finetune.losses import Term, default_loss, loss_terms
-from hicmae.blends import UNCHOSEN
 from hicmae.config import did_you_mean
-from hicmae.heads import HALF, KINDS, HeadLabels, Kind
+from hicmae.heads import HALF, KINDS, UNCHOSEN, HeadLabels, Kind
 
 # Metrics of each kind, by the names of hicmae.metrics; those of the next table are on demand.
 METRICS: dict[str, tuple[str, ...]] = {
@@ -28,7 +27,7 @@ METRICS: dict[str, tuple[str, ...]] = {
     "distribution": ("intersection", "cosine", "kl"),
     "ordinal": ("qwk", "war", "mae"),
 }
-_BLENDS = ("presence", "salience")  # of hicmae.blends; they come together
+_BLENDS = ("presence", "salience")  # of hicmae.heads; they come together
 _ASKED_FOR: dict[str, tuple[str, ...]] = {"regression": ("mse",), "distribution": _BLENDS}
 # The lower, the better: they are told, and lead nowhere but in a combination.
 FALLING = ("mse", "kl", "mae")

@@ -17,8 +17,8 @@ import pytorch_lightning as pl
 import torch
 
 from finetune.data import Loader
+from hicmae.emotion import by_presence
 from hicmae.files import whole_file
-from hicmae.inference import by_presence
 
 FEATURES = "features.npz"
 _BEFORE = "features-before.npz"

@@ -31,10 +31,9 @@ from finetune.tuning import apply_tuning
 from hicmae.blocks import set_grad_checkpointing
 from hicmae.checkpoints.checkpoint import load_encoder
 from hicmae.devices import send
-from hicmae.emotion import EmotionModel
+from hicmae.emotion import EmotionModel, by_presence, outputs_to_values
 from hicmae.heads import slices
-from hicmae.inference import by_presence, outputs_to_values
-from hicmae.objective.gathering import all_rows
+from hicmae.objective.presence import all_rows
 from hicmae.optimization import parameter_groups, warmup_cosine
 from hicmae.transforms import ClipTransform
 from shards.schema import named_counts

@@ -30,7 +30,7 @@ from finetune.predictions import Prediction
 from finetune.scores import score
 from hicmae.config import from_dict
 from hicmae.devices import choose_device
-from hicmae.inference import by_presence
+from hicmae.emotion import by_presence
 from hicmae.metrics import regression_metrics
 from hicmae.prediction.timelines import moving_mean
 from shards.index import Index

@@ -22,8 +22,8 @@ import pandas as pd
 from finetune.benchmark import Benchmark
 from finetune.folds import Fold, as_text, group_columns, true_values
 from finetune.heads import Head, chosen, parsed, read_truth, truth_of
-from hicmae.blends import Thresholds
 from hicmae.files import whole_file
+from hicmae.heads import Thresholds
 from hicmae.views import ViewGrid
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ class Prediction:
         heads: Joint: what each head says, by its name. Of several classes at once, truth and
             prediction are zeros and ones; of shares, the shares.
         thresholds: Of several classes at once: the least probability at which each is named; of
-            shares that name blends, those of ``hicmae.blends``.
+            shares that name blends, those of ``hicmae.heads``.
     """
 
     key: str

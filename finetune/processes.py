@@ -29,8 +29,7 @@ from torch.multiprocessing.spawn import (
     ProcessExitedException,
 )
 
-from hicmae.forked import as_a_program, forking
-from hicmae.processes import keep_freed_memory, speaks_of_another_process
+from hicmae.processes import as_a_program, forking, keep_freed_memory, speaks_of_another_process
 from hicmae.terminal import quieten
 
 # Of the process group; each process has them in its environment.

@@ -18,7 +18,7 @@ from finetune.benchmark import Benchmark
 from finetune.folds import as_text
 from finetune.heads import Head, combination, score_names
 from finetune.predictions import Prediction, head_arrays, make_prediction, named_shares, of_head
-from hicmae.blends import blend_metrics
+from hicmae.heads import blend_metrics
 from hicmae.metrics import (
     classification_metrics,
     distribution_metrics,

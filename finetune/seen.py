@@ -1,7 +1,7 @@
 """Proof that a checkpoint was not trained on what it is to be tested on.
 
 A fold's network carries digests of the samples that trained it or chose its epoch, and of their
-speakers, together with those of the network that it started from (``hicmae/checkpoints/seen.py``).
+speakers, together with those of the network that it started from (``Seen``, in its checkpoint).
 A sample is known by the names of its dataset and itself, and, whatever the dataset is called, by
 its name and its lengths: neither depends on labels, folds or how faces were cut.
 """
@@ -17,8 +17,7 @@ import pandas as pd
 from finetune.benchmark import Benchmark
 from finetune.folds import Fold, as_text
 from finetune.plan import Plan
-from hicmae.checkpoints.checkpoint import Checkpoint
-from hicmae.checkpoints.seen import Seen, digests, seen_of, union
+from hicmae.checkpoints.checkpoint import Checkpoint, Seen, digests, seen_of, union
 from shards.reading.random_access import SAMPLE
 
 # What every note about a network that has seen too much says.

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from hicmae import fused
-from hicmae.packed import PackedLinear, can_pack
+from hicmae.fused import PackedLinear, can_pack
 
 
 class SelfAttention(nn.Module):
@@ -216,7 +216,7 @@ def prepare_for_bf16(network: nn.Module) -> None:
     """Hold the linear layers of a network in bfloat16, for prediction and nothing else.
 
     Weights are cast once, where autocast would for each batch. On a CPU those of the layers here
-    are laid out for it too, with GELU computed in the product before it (``hicmae/packed.py``).
+    are laid out for it too, with GELU computed in the product before it (``hicmae/fused.py``).
     """
     if can_pack() and all(weight.device.type == "cpu" for weight in network.parameters()):
         for block in list(network.modules()):

@@ -26,7 +26,7 @@ from rich.text import Text
 
 from hicmae.config import config_path, from_dict, load_yaml
 from hicmae.files import write_text
-from hicmae.forked import VerbProcess
+from hicmae.processes import VerbProcess
 
 DEMO_STEPS = Path("configs/demo.yaml")
 # Kinds of values; text may be given as anything.

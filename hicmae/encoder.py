@@ -1,7 +1,10 @@
 """The one definition of the network that pretraining, fine-tuning and prediction share.
 
+Clips are cut once: one order of the values inside a tubelet, (frame, row, column, channel), serves
+the projection and the targets alike. Token order: (time, height, width) and (time, frequency).
+
 Shape letters: B batch, C channels, T frames, H W pixels, S filter-bank frames, F mel bins,
-N tokens, K kept tokens, D width, L layers.
+N tokens, P values of one, K kept tokens, D width, L layers.
 """
 
 from __future__ import annotations
@@ -9,10 +12,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import torch
+from einops import rearrange
 from torch import Tensor, nn
 
 from hicmae.blocks import Block, CrossBlock, sinusoid_positions
-from hicmae.patches import fbank_patches, take_tokens, tubelets
 from hicmae.settings import ModelConfig
 
 
@@ -262,6 +266,57 @@ class FusionEncoder(nn.Module):
 def rising_rates(last: float, depth: int) -> list[float]:
     """Rates of stochastic depth that rise linearly from 0 to ``last`` over ``depth`` layers."""
     return [last * layer / max(depth - 1, 1) for layer in range(depth)]
+
+
+def tubelets(video: Tensor, tubelet_frames: int, patch_size: int) -> Tensor:
+    """Cut video (B, C, T, H, W) into tubelets (B, N, P)."""
+    return rearrange(
+        video,
+        "b c (t f) (h y) (w x) -> b (t h w) (f y x c)",
+        f=tubelet_frames,
+        y=patch_size,
+        x=patch_size,
+    )
+
+
+def untubelets(
+    tokens: Tensor, grid: tuple[int, int, int], tubelet_frames: int, patch_size: int
+) -> Tensor:
+    """Put tubelets (B, N, P) of a (time, height, width) grid together to video (B, C, T, H, W)."""
+    time, height, width = grid
+    return rearrange(
+        tokens,
+        "b (t h w) (f y x c) -> b c (t f) (h y) (w x)",
+        t=time,
+        h=height,
+        w=width,
+        f=tubelet_frames,
+        y=patch_size,
+        x=patch_size,
+    )
+
+
+def fbank_patches(fbank: Tensor, patch_size: int) -> Tensor:
+    """Cut filter banks (B, S, F) into patches (B, N, P)."""
+    return rearrange(fbank, "b (s y) (f x) -> b (s f) (y x)", y=patch_size, x=patch_size)
+
+
+def unfbank_patches(tokens: Tensor, grid: tuple[int, int], patch_size: int) -> Tensor:
+    """Put patches (B, N, P) of a (time, frequency) grid together to filter banks (B, S, F)."""
+    return rearrange(
+        tokens,
+        "b (s f) (y x) -> b (s y) (f x)",
+        s=grid[0],
+        f=grid[1],
+        y=patch_size,
+        x=patch_size,
+    )
+
+
+def take_tokens(tokens: Tensor, index: Tensor) -> Tensor:
+    """Gather tokens (B, N, P) at index (B, K) along the token axis to (B, K, P)."""
+    # Whole rows are copied; torch.gather looks up every value of them and takes twice as long.
+    return tokens[torch.arange(len(tokens), device=tokens.device)[:, None], index]
 
 
 def _bundle(

@@ -13,9 +13,9 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from hicmae.encoder import fbank_patches, take_tokens, tubelets, unfbank_patches, untubelets
 from hicmae.masks import Masks, hidden_from_masks, random_masks, tube_masks
 from hicmae.objective import standardise
-from hicmae.patches import fbank_patches, take_tokens, tubelets, unfbank_patches, untubelets
 from hicmae.pretraining import HiCMAE
 
 HIDDEN_GREY = 0.5

@@ -24,9 +24,9 @@ from torch import Tensor, nn
 
 from hicmae.bench import timed
 from hicmae.devices import autocast
+from hicmae.encoder import fbank_patches, tubelets
 from hicmae.masks import hidden_from_masks
 from hicmae.objective import audio_target, video_target
-from hicmae.patches import fbank_patches, tubelets
 from hicmae.pretraining import HiCMAE
 
 _MODULE = "modeling_pretrain_av"

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hicmae.devices import Precision
-from hicmae.forked import forking
+from hicmae.processes import forking
 from hicmae.settings import AugmentConfig, ObjectiveConfig
 from pretrain.settings import DataConfig, PretrainConfig
 

@@ -17,7 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from hicmae.forked import IMPORTED, forking
+from hicmae.processes import IMPORTED, forking
 from pretrain.gpu_checks import Setup
 
 if TYPE_CHECKING:

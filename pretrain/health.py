@@ -17,8 +17,7 @@ from torch import Tensor, nn
 from hicmae.devices import send
 from hicmae.encoder import EncoderOutput
 from hicmae.masks import random_masks, tube_masks
-from hicmae.objective.gathering import are_several
-from hicmae.objective.presence import Presence, whole
+from hicmae.objective.presence import Presence, are_several, whole
 from hicmae.pretraining import HiCMAE
 from pretrain.module import Batch, PretrainModule, StepCallback
 

@@ -27,7 +27,7 @@ from pytorch_lightning.strategies.parallel import ParallelStrategy
 from torch import Tensor, nn
 
 from hicmae.config import config_path, config_root, from_dict, load_yaml
-from hicmae.precision import trainer_precision
+from hicmae.optimization import trainer_precision
 from pretrain.processes import Launcher, Processes
 from pretrain.side_group import main_timeout
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from hicmae.__main__ import main
-from hicmae.forked import IMPORTED
+from hicmae.processes import IMPORTED
 from hicmae.settings import InputConfig, ModelConfig
 from tests.support.system_faults import Faults
 

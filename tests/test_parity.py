@@ -20,11 +20,11 @@ from torch import Tensor
 from hicmae.checkpoints.checkpoint import load_weights
 from hicmae.checkpoints.convert import from_reference, reference_name
 from hicmae.emotion import EmotionConfig, EmotionModel
+from hicmae.encoder import take_tokens, tubelets
 from hicmae.masks import masks_from_hidden
 from hicmae.metrics import classification_metrics, regression_metrics
 from hicmae.objective import video_target
 from hicmae.optimization import parameter_groups, warmup_cosine
-from hicmae.patches import take_tokens, tubelets
 from hicmae.pretraining import HiCMAE, PretrainOutput
 from hicmae.settings import InputConfig, ModelConfig, ObjectiveConfig
 from hicmae.transforms import FilterBank

@@ -19,7 +19,7 @@ from finetune.reporting.classes import class_sections
 from finetune.reporting.document import Part, Section, Table, measured, number, signed
 from finetune.reporting.values import value_sections
 from finetune.scores import score_run
-from hicmae.blends import blend_metrics
+from hicmae.heads import blend_metrics
 
 
 def run_of_head(run: Run, head: Head) -> Run | None:

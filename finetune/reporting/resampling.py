@@ -22,7 +22,7 @@ from scipy import sparse
 from finetune.benchmark import Benchmark
 from finetune.heads import Head, combination, score_names
 from finetune.predictions import Prediction, head_arrays, named_shares, of_head
-from hicmae.blends import what_is_right
+from hicmae.heads import what_is_right
 from hicmae.metrics import distribution_agreement
 
 NUM_DRAWS = 2000

@@ -23,8 +23,7 @@ from finetune.seen import SEEN, found_in, refuse_seen
 from finetune.testing.label_map import Mapped, load_label_map, map_benchmark
 from finetune.testing.views import check_views
 from hicmae import __version__
-from hicmae.checkpoints.checkpoint import Checkpoint, is_checkpoint, load_checkpoint
-from hicmae.checkpoints.seen import seen_of
+from hicmae.checkpoints.checkpoint import Checkpoint, is_checkpoint, load_checkpoint, seen_of
 from hicmae.config import from_dict
 from hicmae.emotion import EmotionConfig
 from hicmae.files import file_sha256

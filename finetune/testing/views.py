@@ -20,8 +20,7 @@ from finetune.predictions import collect_views
 from finetune.testing.machine import Machine, Ranks, Running, loader_of
 from hicmae.checkpoints.checkpoint import Checkpoint, Labels
 from hicmae.checkpoints.networks import build_network
-from hicmae.emotion import EmotionModel
-from hicmae.inference import clip_values
+from hicmae.emotion import EmotionModel, clip_values
 from hicmae.transforms.video import crop_views
 from hicmae.views import ViewGrid, first_equal_segments
 from shards.index import Index

@@ -9,12 +9,15 @@ Deviation: the reference ignores names that do not match; here every difference 
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -30,6 +33,7 @@ WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
 PROBE = "probe.safetensors"
 CARD = "README.md"
+SEEN_SECTION = "seen"  # of the configuration
 Kind = Literal["pretraining", "emotion"]
 
 
@@ -90,6 +94,34 @@ class Calibration:
                 f"calibration: temperature = {self.temperature} (must be positive), threshold = "
                 f"{self.threshold} (must lie in 0..1)"
             )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seen:
+    """Samples and speakers of every training on labels that led to a network.
+
+    Whoever fine-tunes it again proves with them that no sample of the test side, and nobody on it,
+    was in an earlier training. Digests have 64 bits: two of a million different samples are
+    mistaken for each other once in 40 million cases. What a sample is known by is fine-tuning's to
+    say.
+
+    Args:
+        trainings: What they were, such as ``mafw, fold 1``, each once.
+        samples: Digests (N,) uint64, ascending; a sample may have several.
+        speakers: Digests (M,) uint64, ascending.
+    """
+
+    trainings: tuple[str, ...]
+    samples: np.ndarray
+    speakers: np.ndarray
+
+    def section(self) -> dict[str, Any]:
+        """The section ``seen`` of a checkpoint; digests are little-endian, in base64."""
+        return {
+            "trainings": list(self.trainings),
+            "samples": base64.b64encode(self.samples.astype("<u8").tobytes()).decode(),
+            "speakers": base64.b64encode(self.speakers.astype("<u8").tobytes()).decode(),
+        }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -269,6 +301,42 @@ def check_finite(tensors: Mapping[str, Tensor], *, where: str) -> None:
     broken = [name for name, value in tensors.items() if not bool(value.isfinite().all())]
     if broken:
         raise ValueError(f"{where}: infinite values or none at all in {', '.join(broken)}")
+
+
+def digests(texts: Iterable[str]) -> np.ndarray:
+    """BLAKE2b with 64 bits of texts. Returns: (N,) uint64, in their order."""
+    found = b"".join(hashlib.blake2b(text.encode(), digest_size=8).digest() for text in texts)
+    return np.frombuffer(found, dtype="<u8").astype(np.uint64)
+
+
+def seen_of(config: Mapping[str, Any], where: str) -> Seen | None:
+    """What a checkpoint's configuration says; none where it says nothing.
+
+    Raises: ValueError: the section is damaged; ``where`` says of what.
+    """
+    if SEEN_SECTION not in config:
+        return None
+    try:
+        section = config[SEEN_SECTION]
+        samples, speakers = (
+            np.frombuffer(base64.b64decode(section[name], validate=True), dtype="<u8")
+            for name in ("samples", "speakers")
+        )
+        trainings = tuple(map(str, section["trainings"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{where}: damaged configuration (section '{SEEN_SECTION}': {error}); take another copy"
+        ) from error
+    return Seen(trainings=trainings, samples=samples, speakers=speakers)
+
+
+def union(parts: Sequence[Seen]) -> Seen:
+    """All that any of some networks has seen."""
+    return Seen(
+        trainings=tuple(dict.fromkeys(name for part in parts for name in part.trainings)),
+        samples=np.unique(np.concatenate([part.samples for part in parts])),
+        speakers=np.unique(np.concatenate([part.speakers for part in parts])),
+    )
 
 
 def _read(folder: Path) -> Checkpoint:

@@ -12,15 +12,17 @@ from torch import Tensor
 
 from hicmae.checkpoints.checkpoint import (
     PROBE,
+    SEEN_SECTION,
     WEIGHTS,
     Checkpoint,
     check_finite,
     load_checkpoint,
     misfits,
+    seen_of,
+    union,
     write_files,
 )
 from hicmae.checkpoints.portable import largest_difference, make_probe, model_card, read_probe
-from hicmae.checkpoints.seen import SECTION, seen_of, union
 from hicmae.checkpoints.sources import locate
 from hicmae.emotion import EmotionModel
 from hicmae.files import file_sha256, whole_folder
@@ -151,10 +153,12 @@ def average(folders: Sequence[Path]) -> Checkpoint:
         name: (value / len(folders)).to(first.tensors[name].dtype) for name, value in sums.items()
     }
     assert all(torch.is_floating_point(value) for value in tensors.values())
-    kept = {name: part for name, part in first.config.items() if name not in {*_MEASURED, SECTION}}
+    kept = {
+        name: part for name, part in first.config.items() if name not in {*_MEASURED, SEEN_SECTION}
+    }
     known = [part for part in seen if part is not None]
     if len(known) == len(seen):  # else nobody can tell
-        kept[SECTION] = union(known).section()
+        kept[SEEN_SECTION] = union(known).section()
     return Checkpoint(
         path=first.path, kind=first.kind, config=kept | {"averaged": sources}, tensors=tensors
     )

@@ -11,9 +11,8 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
-from hicmae.objective.gathering import are_several, equal_rows
 from hicmae.objective.losses import LOSSES, LossInput, LossOutput
-from hicmae.objective.presence import Presence, whole
+from hicmae.objective.presence import Presence, are_several, equal_rows, whole
 
 
 class Contrast(NamedTuple):

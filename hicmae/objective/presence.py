@@ -1,8 +1,10 @@
 """Which clips of a batch are there, and how the means of losses count them.
 
 A batch keeps its size though samples could not be read, or lack a modality: black pictures and
-silence stand in, so that a graph is compiled once and all processes gather equally many rows. No
-loss counts what stands in.
+silence stand in, so that a graph is compiled once and all processes gather equally many rows
+(``equal_rows``). No loss counts what stands in. ``all_rows``, for other numbers, waits until hosts
+have told theirs: a collective operation on tensors of different sizes ends in an error, waits for
+ever or returns what was never sent.
 
 Shape letters: B clips of this process, B' of all that share the step.
 """
@@ -13,9 +15,9 @@ from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from torch import Tensor
-
-from hicmae.objective.gathering import are_several, equal_rows
+from torch.distributed.nn.functional import all_gather
 
 
 class Presence(NamedTuple):
@@ -71,3 +73,32 @@ def whole(batch: int, device: torch.device) -> Presence:
     everyone = torch.ones(batch * processes, dtype=torch.bool, device=device)
     own = everyone[:batch]
     return Presence(own, own, everyone, torch.full((3,), float(batch), device=device))
+
+
+def are_several() -> bool:
+    """Whether there are other processes to gather from."""
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+def equal_rows(rows: Tensor) -> Tensor:
+    """Rows (B, …) of all processes (B', …), rank by rank, with gradients; B is the same in all.
+
+    The gradient of a process's rows is the sum over processes: where all of them compute the same
+    loss of all rows, the mean of their parameters' gradients is that of one process with all rows.
+    """
+    return torch.cat(all_gather(rows.contiguous())) if are_several() else rows
+
+
+def all_rows(rows: Tensor) -> Tensor:
+    """As ``equal_rows`` of processes with 0 or more rows each, which may differ."""
+    if not are_several():
+        return rows
+    # Where hosts have a way of their own, no device is waited for.
+    beside = "cpu:" in dist.get_backend_config()
+    mine = torch.tensor([len(rows)], device="cpu" if beside else rows.device)
+    everyone = [torch.empty_like(mine) for _ in range(dist.get_world_size())]
+    dist.all_gather(everyone, mine)
+    counts = torch.cat(everyone).tolist()
+    padded = F.pad(rows, (0, 0) * (rows.ndim - 1) + (0, max(counts) - len(rows)))
+    parts = equal_rows(padded).chunk(len(counts))
+    return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])

@@ -26,8 +26,7 @@ from hicmae.checkpoints.checkpoint import (
 from hicmae.checkpoints.networks import build_network
 from hicmae.checkpoints.sources import locate
 from hicmae.devices import choose_device, inference_precision
-from hicmae.emotion import EmotionModel
-from hicmae.inference import clip_values
+from hicmae.emotion import EmotionModel, clip_values
 from hicmae.media.faces import FaceConfig
 from hicmae.prediction.messages import Clip
 from hicmae.transforms import ClipTransform

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from hicmae.devices import send
 from hicmae.settings import AugmentConfig, InputConfig
-from hicmae.transforms import audio, draws, rand_augment, video
+from hicmae.transforms import audio, augmentation, video
 from hicmae.transforms.audio import HOP_SECONDS, FilterBank
 
 
@@ -85,7 +85,7 @@ class ClipTransform(nn.Module):
         augment = self.augment
         if augment.rand_operations == 0:
             return clips
-        drawn = rand_augment.draw(
+        drawn = augmentation.draw_operations(
             len(clips),
             augment.rand_operations,
             augment.rand_magnitude,
@@ -93,7 +93,7 @@ class ClipTransform(nn.Module):
             generator,
         )
         levels = rearrange(clips.round().to(torch.uint8), "b c t h w -> b t c h w")
-        levels = rand_augment.rand_augment(levels, drawn)
+        levels = augmentation.rand_augment(levels, drawn)
         return rearrange(levels, "b t c h w -> b c t h w").to(
             torch.float32, memory_format=torch.contiguous_format
         )
@@ -105,13 +105,15 @@ class ClipTransform(nn.Module):
             return clips
         batch = len(clips)
         if augment.crop == "multi-scale":
-            boxes = draws.multi_scale_boxes(batch, size, size, augment.crop_scales, generator)
+            boxes = augmentation.multi_scale_boxes(
+                batch, size, size, augment.crop_scales, generator
+            )
         elif augment.crop == "random-resized":
             area, aspect = augment.crop_area, augment.crop_aspect
-            boxes = draws.random_boxes(batch, size, size, area, aspect, generator)
+            boxes = augmentation.random_boxes(batch, size, size, area, aspect, generator)
         else:
-            boxes = draws.whole_boxes(batch, size, size)
-        flip = draws.uniform(batch, generator=generator) < augment.flip
+            boxes = augmentation.whole_boxes(batch, size, size)
+        flip = augmentation.uniform(batch, generator=generator) < augment.flip
         return video.crop_video(clips, boxes, flip)
 
     def _erase(self, clips: Tensor, generator: torch.Generator | None) -> Tensor:
@@ -121,10 +123,10 @@ class ClipTransform(nn.Module):
             return clips
         batch, channels, _, height, width = clips.shape
         area, aspect = augment.erase_area, augment.erase_aspect
-        boxes = draws.random_boxes(batch, height, width, area, aspect, generator)
-        chosen = draws.uniform(batch, generator=generator) < augment.erase
+        boxes = augmentation.random_boxes(batch, height, width, area, aspect, generator)
+        chosen = augmentation.uniform(batch, generator=generator) < augment.erase
         # The noise is too much to draw on the CPU and move; its seed is not.
-        seed = int(draws.uniform(1, generator=generator).item() * 2**24)
+        seed = int(augmentation.uniform(1, generator=generator).item() * 2**24)
         on_device = torch.Generator(clips.device).manual_seed(seed)
         noise = torch.randn(
             (batch, channels, 1, height, width), generator=on_device, device=clips.device
@@ -137,11 +139,11 @@ class ClipTransform(nn.Module):
         augment, batch = self.augment, len(waveform)
         sound = audio.float_waveform(waveform)
         if self.training and augment.gain:
-            gain = draws.gains(batch, augment.gain_concentration, generator)
+            gain = augmentation.gains(batch, augment.gain_concentration, generator)
             sound = audio.apply_gain(sound, send(gain, sound.device))
         if self.training and augment.roll_seconds > 0:
             largest = round(augment.roll_seconds * self.input.sample_rate)
-            shift = draws.uniform(batch, generator=generator) * (2 * largest + 1)
+            shift = augmentation.uniform(batch, generator=generator) * (2 * largest + 1)
             shift = send(shift.long(), sound.device) - largest
             sound = audio.roll(sound, num_samples, shift)
         fbank = self.filter_bank(sound, num_samples)
@@ -157,6 +159,8 @@ class ClipTransform(nn.Module):
             (augment.frequency_masks, widest, 2),
         ):
             if number > 0:
-                spans = draws.spans(len(fbank), number, fbank.shape[axis], largest, generator)
+                spans = augmentation.spans(
+                    len(fbank), number, fbank.shape[axis], largest, generator
+                )
                 fbank = audio.hide_spans(fbank, spans, axis)
         return fbank

@@ -21,7 +21,7 @@ from typing import TypeVar
 from pebble import ProcessFuture, ProcessPool
 from pebble.common import ProcessExpired
 
-from hicmae.forked import forking
+from hicmae.processes import forking
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

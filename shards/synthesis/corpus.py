@@ -28,7 +28,7 @@ from numpy.random import Generator, SeedSequence, default_rng
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from hicmae.files import whole_file, write_text
-from hicmae.forked import forking
+from hicmae.processes import forking
 from shards.synthesis.face import render_frames
 from shards.synthesis.settings import EMOTIONS, Causes, CorpusConfig
 from shards.synthesis.speakers import Script, draw_script, draw_speaker

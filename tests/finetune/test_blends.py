@@ -16,8 +16,8 @@ from finetune.record import read_run
 from finetune.reporting.resampling import make_sums
 from finetune.scores import score
 from finetune.testing.evaluate import evaluate
-from hicmae.blends import blend_metrics, choose_thresholds, named_blends
 from hicmae.checkpoints.checkpoint import load_checkpoint
+from hicmae.heads import blend_metrics, choose_thresholds, named_blends
 from hicmae.prediction.messages import WindowConfig
 from hicmae.prediction.model import load
 from tests.support.blend_fixtures import (

@@ -18,7 +18,7 @@ from finetune.record import read_run, runs_in
 from finetune.reporting.report import report
 from finetune.testing.evaluate import evaluate
 from hicmae.config import save_yaml
-from hicmae.forked import VerbProcess
+from hicmae.processes import VerbProcess
 from hicmae.settings import ModelConfig
 from tests.support.finetune_fixtures import (
     BENCHMARK,

@@ -16,7 +16,7 @@ from finetune.mixing import MixingConfig
 from finetune.module import FinetuneModule
 from finetune.record import read_run
 from finetune.settings import OptimizerConfig, RecipeConfig
-from hicmae.forked import forking
+from hicmae.processes import forking
 from hicmae.settings import AugmentConfig, ModelConfig
 from tests.support.finetune_fixtures import Train, train_tiny
 

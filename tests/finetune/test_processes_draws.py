@@ -23,7 +23,7 @@ from finetune.plan import Plan
 from finetune.processes import LostProcessError, Share, run_processes
 from finetune.record import read_run
 from finetune.settings import HardwareConfig, OptimizerConfig, RecipeConfig
-from hicmae.forked import VerbProcess
+from hicmae.processes import VerbProcess
 from hicmae.settings import AugmentConfig, ModelConfig
 from tests.support.finetune_fixtures import Train, train_tiny
 

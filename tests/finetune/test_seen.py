@@ -15,9 +15,8 @@ from finetune.benchmark import Benchmark
 from finetune.record import read_run
 from finetune.reporting.run_report import write_run_report
 from finetune.testing.evaluate import evaluate
-from hicmae.checkpoints.checkpoint import CONFIG, load_checkpoint
+from hicmae.checkpoints.checkpoint import CONFIG, Seen, digests, load_checkpoint, seen_of, union
 from hicmae.checkpoints.networks import average
-from hicmae.checkpoints.seen import Seen, digests, seen_of, union
 from hicmae.settings import ModelConfig
 from tests.support.finetune_fixtures import (
     BENCHMARK,

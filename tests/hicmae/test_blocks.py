@@ -1,4 +1,8 @@
-"""Layers in bfloat16 on a CPU: plain products of attention, and backward passes of our own."""
+"""Layers in bfloat16 on a CPU: plain products of attention, backward passes of our own, and packed
+layers, which say what they said before.
+"""
+
+import copy
 
 import pytest
 import torch
@@ -7,8 +11,10 @@ from torch import Tensor, nn
 
 from hicmae import blocks, fused
 from hicmae.blocks import Block, CrossBlock
-from hicmae.fused import suits
-from hicmae.packed import can_pack
+from hicmae.emotion import EmotionConfig, EmotionModel, clip_values
+from hicmae.fused import PackedLinear, can_pack, suits
+from hicmae.settings import ModelConfig
+from tests.hicmae.test_encoder import clip
 
 packs = pytest.mark.skipif(not can_pack(), reason="no bfloat16 of oneDNN on this machine")
 
@@ -174,3 +180,65 @@ def test_squared_errors_are_those_of_float32_and_their_gradients_of_bfloat16() -
     assert prediction.grad is not None
     assert given.grad is not None
     torch.testing.assert_close(prediction.grad.float(), given.grad, atol=1e-6, rtol=2**-7)
+
+
+def trained(config: ModelConfig) -> EmotionModel:
+    """A network all of whose weights and biases matter."""
+    torch.manual_seed(0)
+    network = EmotionModel(config, EmotionConfig(num_outputs=3)).eval()
+    with torch.no_grad():
+        for weight in network.parameters():
+            weight += 0.1 * torch.randn_like(weight)
+    return network
+
+
+def logits(network: nn.Module, batch: tuple[Tensor | None, ...], precision: str) -> Tensor:
+    return clip_values(network, *batch, task="classification", precision=precision)[1]
+
+
+@packs
+@pytest.mark.parametrize("shown", ["both", "picture", "sound"])
+def test_a_packed_network_is_as_near_to_float32_as_autocast(
+    tiny_model_config: ModelConfig, shown: str
+) -> None:
+    network = trained(tiny_model_config)
+    video, fbank = clip(tiny_model_config)
+    batch = (video if shown != "sound" else None, fbank if shown != "picture" else None)
+    packed = copy.deepcopy(network)
+    blocks.prepare_for_bf16(packed)
+    with torch.inference_mode():
+        exact = network.features(*batch)
+        with torch.autocast("cpu", torch.bfloat16):
+            errors = [(each.features(*batch) - exact).square().mean() for each in (packed, network)]
+    of_packed, of_autocast = (error.sqrt() for error in errors)
+    assert 0 < of_packed < 1.2 * of_autocast < 0.05 * exact.square().mean().sqrt()
+
+
+@packs
+def test_every_layer_of_the_blocks_is_packed_and_nothing_else(
+    tiny_model_config: ModelConfig,
+) -> None:
+    network = trained(tiny_model_config)
+    before = {name for name, each in network.named_modules() if isinstance(each, nn.Linear)}
+    blocks.prepare_for_bf16(network)
+    after = dict(network.named_modules())
+    plain = {name for name, each in after.items() if isinstance(each, nn.Linear)}
+    assert plain == {"encoder.video.project", "encoder.audio.project", "head"}
+    assert {
+        name for name, each in after.items() if isinstance(each, PackedLinear)
+    } == before - plain
+    assert not any(isinstance(each, nn.GELU) for each in after.values())
+    assert all(after[name].weight.dtype == torch.bfloat16 for name in plain)
+
+
+def test_without_the_operators_weights_are_cast(
+    tiny_model_config: ModelConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(blocks, "can_pack", lambda: False)
+    network = trained(tiny_model_config)
+    batch = clip(tiny_model_config)
+    expected = logits(network, batch, "bf16-mixed")
+    blocks.prepare_for_bf16(network)
+    linears = [each for each in network.modules() if isinstance(each, nn.Linear)]
+    assert all(each.weight.dtype == torch.bfloat16 for each in linears)
+    assert torch.equal(logits(network, batch, "bf16-mixed"), expected)

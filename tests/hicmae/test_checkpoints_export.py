@@ -19,9 +19,8 @@ from hicmae.checkpoints import export
 from hicmae.checkpoints.checkpoint import Labels, load_checkpoint
 from hicmae.checkpoints.portable import make_probe
 from hicmae.config import from_dict, to_dict
-from hicmae.emotion import EmotionModel, Modalities
+from hicmae.emotion import EmotionModel, Modalities, clip_values, outputs_to_values
 from hicmae.heads import HeadLabels, output_names
-from hicmae.inference import clip_values, outputs_to_values
 from hicmae.pretraining import HiCMAE
 from hicmae.settings import ModelConfig
 from tests.support.prediction_fixtures import write_checkpoint

@@ -11,7 +11,6 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import Tensor
 
-from hicmae.forked import forking
 from hicmae.objective import (
     audio_target,
     contrasts,
@@ -19,8 +18,9 @@ from hicmae.objective import (
     reconstruction,
     video_target,
 )
-from hicmae.objective.gathering import all_rows
+from hicmae.objective.presence import all_rows
 from hicmae.pretraining import HiCMAE
+from hicmae.processes import forking
 from hicmae.settings import ModelConfig, ObjectiveConfig
 from pretrain.health import spread
 from tests.hicmae.test_encoder import clip

@@ -10,10 +10,10 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import Tensor, nn
 
-from hicmae.forked import forking
 from hicmae.masks import hidden_from_masks, random_masks, tube_masks
 from hicmae.objective import find_presence
 from hicmae.pretraining import HiCMAE, PretrainOutput
+from hicmae.processes import forking
 from hicmae.settings import ModelConfig, ObjectiveConfig
 
 # Each process, where there are two, has two clips with both of them, or one and none.

@@ -9,7 +9,7 @@ import torch
 from torchaudio.compliance import kaldi
 
 from hicmae.settings import AugmentConfig, InputConfig
-from hicmae.transforms import ClipTransform, FilterBank, draws
+from hicmae.transforms import ClipTransform, FilterBank, augmentation
 from hicmae.transforms.audio import apply_gain, float_waveform, hide_spans, roll
 
 INPUT = InputConfig(fbank_frames=64)
@@ -193,12 +193,12 @@ def test_spans_become_the_mean_and_nothing_else_changes() -> None:
 
 
 def test_spans_lie_on_the_axis_and_have_every_length_up_to_the_largest() -> None:
-    spans = draws.spans(2000, 2, 20, 7, torch.Generator().manual_seed(0))
+    spans = augmentation.spans(2000, 2, 20, 7, torch.Generator().manual_seed(0))
     length = spans[..., 1] - spans[..., 0]
     assert spans.min() >= 0
     assert spans.max() == 20
     assert set(length.flatten().tolist()) == set(range(8))
-    longer = draws.spans(200, 1, 5, 50, torch.Generator().manual_seed(0))
+    longer = augmentation.spans(200, 1, 5, 50, torch.Generator().manual_seed(0))
     assert longer.max() == 5
 
 

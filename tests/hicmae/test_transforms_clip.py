@@ -9,7 +9,7 @@ from scipy import stats
 
 from hicmae.settings import AugmentConfig, InputConfig
 from hicmae.transforms import ClipTransform, FilterBank, normalise_video
-from hicmae.transforms.draws import CROP_PLACES
+from hicmae.transforms.augmentation import CROP_PLACES
 from tests.hicmae.test_transforms_audio import assert_same_energies
 
 INPUT = InputConfig(image_size=32, num_frames=4, fbank_frames=64, mel_bins=32)

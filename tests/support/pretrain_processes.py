@@ -1,7 +1,7 @@
 """Pretraining runs in processes of their own, for tests of two processes and of killed ones.
 
 A program started anew costs seven seconds of processor time in imports. What does not test how one
-starts is forked from a process that has them (``hicmae.forked``), and two processes that train
+starts is forked from a process that has them (``hicmae.processes``), and two processes that train
 together are both forked: these tests are their launcher. What needs no process of its own is run
 ``here``.
 """
@@ -25,7 +25,7 @@ from torch import Tensor
 from hicmae.__main__ import main
 from hicmae.checkpoints.checkpoint import load_checkpoint
 from hicmae.config import save_yaml
-from hicmae.forked import VerbProcess
+from hicmae.processes import VerbProcess
 from hicmae.settings import ModelConfig
 from tests.support.pretrain_shards import rows_of
 

@@ -1,4 +1,4 @@
-"""Presence and salience: what is named, and what of it is right."""
+"""Blends: what is named, and what of it is right."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import math
 import numpy as np
 import pytest
 
-from hicmae.blends import (
+from hicmae.heads import (
+    HeadLabels,
     Thresholds,
     blend_metrics,
     choose_thresholds,
     named_blends,
 )
-from hicmae.heads import HeadLabels
 
 LOW = Thresholds(0.1, 0.1)
 
