@@ -36,8 +36,6 @@ from lightning_fabric.utilities.distributed import _get_default_process_group_ba
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from torch.distributed import DistError, Store, TCPStore, rendezvous
 
-from pretrain.side_group import main_timeout
-
 # Steps from here on are the batch script, an interactive shell and the like.
 _NO_STEP = 0xFFFFFFF0
 # Below the ports that Linux hands out itself. The number of ports is a prime, so that jobs whose
@@ -46,6 +44,8 @@ _FIRST_PORT, _NUM_PORTS, _PORTS_PER_JOB = 12_000, 20_011, 61
 _PORT_TRIES, _NEXT_TRY = 8, 7_919
 _ANSWER_SECONDS = 2.0
 _PAUSE_SECONDS = 0.1
+# How much later than an exchange between hosts one of NCCL's gives up.
+WATCHDOG_SECONDS = 60
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -266,6 +266,12 @@ def meet(
     if device.type == "cuda":  # as Lightning does: NCCL warns of groups that are left
         atexit.register(_end_group)
     return first
+
+
+def main_timeout(timeout_seconds: int, device: torch.device) -> timedelta:
+    """How long the group waits that gradients go through."""
+    later = 0 if device.type == "cpu" else WATCHDOG_SECONDS
+    return timedelta(seconds=timeout_seconds + later)
 
 
 def agree(store: Store, *, name: str, rank: int, world_size: int, out: str, checkpoint: str) -> str:

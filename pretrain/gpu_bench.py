@@ -1,7 +1,7 @@
 """``hicmae bench gpu``: everything that has to be seen on a GPU, by one command, without data.
 
-Each part runs in processes of its own (``pretrain.gpu_jobs``), whose crash or standstill is a
-verdict and not the end of the others. What they do is ``pretrain.gpu_checks`` and other benches.
+Each part runs in processes of its own, whose crash or standstill is a verdict and not the end of
+the others. What they do is ``pretrain.gpu_checks`` and other benches.
 """
 
 from __future__ import annotations
@@ -20,14 +20,18 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from pretrain.gpu_checks import (
     LIMITS,
+    Asked,
+    Bench,
+    FailedError,
+    NotRunError,
     engine_runs,
     machine,
     negatives,
     parity,
     read_rows,
+    run_command,
     steps,
 )
-from pretrain.gpu_jobs import Asked, Bench, FailedError, NotRunError, run_command
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -156,8 +156,7 @@ def _train(plan: Plan, console: Console, *, resume: bool, overwrite: bool) -> in
     from pretrain.meter import ProgressShown, StepMeter
     from pretrain.module import PretrainModule
     from pretrain.probes import Probes
-    from pretrain.processes import StopOnSignal, lost_process
-    from pretrain.side_group import SideGroup
+    from pretrain.processes import SideGroup, StopOnSignal, lost_process
     from pretrain.zero import trainer_settings
 
     plan = _meet(plan, resume=resume)

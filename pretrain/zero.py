@@ -28,8 +28,8 @@ from torch import Tensor, nn
 
 from hicmae.config import config_path, config_root, from_dict, load_yaml
 from hicmae.optimization import trainer_precision
+from pretrain.cluster import main_timeout
 from pretrain.processes import Launcher, Processes
-from pretrain.side_group import main_timeout
 
 _AUTOCAST = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 _MOMENTS = ("exp_avg", "exp_avg_sq")

@@ -13,7 +13,7 @@ import pytest
 
 from pretrain import gpu_bench
 from pretrain.gpu_bench import _judge_engine, bench_gpu
-from pretrain.gpu_jobs import Asked, Bench, FailedError, NotRunError
+from pretrain.gpu_checks import Asked, Bench, FailedError, NotRunError
 
 
 @pytest.fixture

@@ -16,8 +16,9 @@ import torch
 from hicmae.checkpoints.checkpoint import load_checkpoint
 from hicmae.settings import ModelConfig
 from pretrain.checkpoints import newest_checkpoint
+from pretrain.cluster import main_timeout
+from pretrain.processes import GRACE_SECONDS
 from pretrain.settings import HardwareConfig
-from pretrain.side_group import GRACE_SECONDS, main_timeout
 from tests.support.pretrain_processes import Process, Runs, places
 from tests.support.pretrain_shards import assert_same_weights
 from tests.support.wandb_file import records

@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-import pretrain.side_group
+import pretrain.processes
 from hicmae.__main__ import main
 from pretrain.checkpoints import CheckpointFiles
 from pretrain.module import PretrainModule
@@ -44,7 +44,7 @@ def _give_up(self: CheckpointFiles) -> None:
 PretrainModule.training_step = _stuck  # type: ignore[method-assign]
 CheckpointFiles._write = _slowly  # type: ignore[method-assign]
 CheckpointFiles.teardown = _give_up  # type: ignore[method-assign]
-vars(pretrain.side_group)["GRACE_SECONDS"] = 2
+vars(pretrain.processes)["GRACE_SECONDS"] = 2
 
 if __name__ == "__main__":
     sys.exit(main())
