@@ -54,7 +54,7 @@ class InputConfig:
     image_std: tuple[float, float, float] = IMAGENET_STD
 
     def __post_init__(self) -> None:
-        problems = _not_positive(
+        problems = not_positive(
             self,
             "image_size",
             "num_frames",
@@ -67,7 +67,7 @@ class InputConfig:
         )
         if min(self.image_std) <= 0:
             problems.append(f"image_std = {self.image_std} (each must be positive)")
-        _raise_all("input", problems)
+        raise_all("input", problems)
 
     @property
     def clip_seconds(self) -> float:
@@ -130,7 +130,7 @@ class ModelConfig:
         for name in ("encoder_depth", "decoder_depth"):
             if getattr(self, name) < 1:
                 problems.append(f"{name} = {getattr(self, name)} (must be 1 or more)")
-        problems += _negative(self, "fusion_depth")
+        problems += below(self, 0, "fusion_depth")
         layers = self.feature_layers
         if list(layers) != sorted(set(layers)) or not all(
             1 <= layer <= self.encoder_depth for layer in layers
@@ -138,7 +138,7 @@ class ModelConfig:
             problems.append(
                 f"feature_layers = {layers} (must ascend within 1..{self.encoder_depth})"
             )
-        _raise_all("model", problems)
+        raise_all("model", problems)
 
     @property
     def video_grid(self) -> tuple[int, int, int]:
@@ -231,10 +231,10 @@ class ObjectiveConfig:
             for name in ("video_mask_ratio", "audio_mask_ratio")
             if not 0 < getattr(self, name) < 1
         ]
-        problems += _negative(self, "video_weight", "audio_weight", "contrast_weight")
+        problems += below(self, 0, "video_weight", "audio_weight", "contrast_weight")
         if not 0 < self.decoder_keep <= 1:
             problems.append(f"decoder_keep = {self.decoder_keep} (must lie in (0, 1])")
-        problems += _not_positive(self, "temperature")
+        problems += not_positive(self, "temperature")
         if self.contrast_layers is not None and not self.contrast_layers:
             problems.append("contrast_layers is empty (leave it out, or set contrast: false)")
         for name, given in self.losses.items():
@@ -252,7 +252,7 @@ class ObjectiveConfig:
                 "stages: a modality alone has its reconstruction to learn from, and"
                 " reconstruction is false"
             )
-        _raise_all("objective", problems)
+        raise_all("objective", problems)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -334,16 +334,17 @@ class AugmentConfig:
             problems.append(f"gain_concentration = {self.gain_concentration} (must be 1 or more)")
         if not 0 <= self.rand_magnitude <= 10:
             problems.append(f"rand_magnitude = {self.rand_magnitude} (must lie between 0 and 10)")
-        problems += _negative(
+        problems += below(
             self,
+            0,
             "roll_seconds",
             "rand_operations",
             "rand_deviation",
             "time_masks",
             "frequency_masks",
         )
-        problems += _not_positive(self, "time_mask_seconds", "frequency_mask_bins")
-        _raise_all("augment", problems)
+        problems += not_positive(self, "time_mask_seconds", "frequency_mask_bins")
+        raise_all("augment", problems)
 
     @classmethod
     def pretraining(cls) -> AugmentConfig:
@@ -364,17 +365,19 @@ class AugmentConfig:
         return cls(crop="random-resized", flip=0.5, rand_operations=4, erase=0.25)
 
 
-def _not_positive(settings: object, *names: str) -> list[str]:
+def below(settings: object, least: float, *names: str) -> list[str]:
+    """Problems of fields that must be ``least`` or more."""
     values = {name: getattr(settings, name) for name in names}
-    return [f"{name} = {value} (must be positive)" for name, value in values.items() if value <= 0]
+    return [f"{n} = {v} (must be {least:g} or more)" for n, v in values.items() if v < least]
 
 
-def _negative(settings: object, *names: str) -> list[str]:
+def not_positive(settings: object, *names: str) -> list[str]:
+    """Problems of fields that must be positive."""
     values = {name: getattr(settings, name) for name in names}
-    return [f"{name} = {value} (must be 0 or more)" for name, value in values.items() if value < 0]
+    return [f"{name} = {v} (must be positive)" for name, v in values.items() if not v > 0]
 
 
-def _raise_all(what: str, problems: list[str]) -> None:
-    """Report every problem of a configuration at once."""
+def raise_all(what: str, problems: list[str]) -> None:
+    """Report every problem of a settings group at once."""
     if problems:
         raise ValueError(f"{what}: {'; '.join(problems)}")

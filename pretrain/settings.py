@@ -13,35 +13,21 @@ from typing import Literal
 
 from hicmae.devices import Precision
 from hicmae.run_logging import WandbConfig
-from hicmae.settings import WHOLE, AugmentConfig, ModelConfig, ObjectiveConfig
+from hicmae.settings import (
+    WHOLE,
+    AugmentConfig,
+    ModelConfig,
+    ObjectiveConfig,
+    below,
+    not_positive,
+    raise_all,
+)
 from shards.reading.remote import CacheConfig, as_remote
 from shards.schema import needed_members
 
 _OBJECTIVE = ObjectiveConfig()
 _AUGMENT = AugmentConfig.pretraining()
 _WANDB = WandbConfig(project="hicmae-pretrain")
-
-
-def _below(config: object, least: float, *names: str) -> list[str]:
-    return [
-        f"{name} = {getattr(config, name)} (must be {least:g} or more)"
-        for name in names
-        if getattr(config, name) < least
-    ]
-
-
-def _not_positive(config: object, *names: str) -> list[str]:
-    return [
-        f"{name} = {getattr(config, name)} (must be positive)"
-        for name in names
-        if not getattr(config, name) > 0
-    ]
-
-
-def _raise_all(what: str, problems: list[str]) -> None:
-    """Report every problem of a settings group at once."""
-    if problems:
-        raise ValueError(f"{what}: {'; '.join(problems)}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,11 +77,11 @@ class DataConfig:
         problems = [] if self.folders else ["shards is empty (name one folder or more)"]
         if self.weights is not None and len(self.weights) != len(self.folders):
             problems.append(f"{len(self.weights)} weights for {len(self.folders)} folders")
-        problems += _below(self, 1, "batch_size")
-        problems += _below(self, 0, "max_bad")
+        problems += below(self, 1, "batch_size")
+        problems += below(self, 0, "max_bad")
         if self.shuffle_shards is not None:
-            problems += _below(self, 0, "shuffle_shards")
-        _raise_all("data", problems)
+            problems += below(self, 0, "shuffle_shards")
+        raise_all("data", problems)
 
     @property
     def folders(self) -> tuple[Path | str, ...]:
@@ -139,20 +125,20 @@ class OptimizerConfig:
     fused: bool = True
 
     def __post_init__(self) -> None:
-        problems = _below(self, 0, "min_learning_rate", "warmup_epochs", "weight_decay")
-        problems += _not_positive(self, "learning_rate", "eps")
+        problems = below(self, 0, "min_learning_rate", "warmup_epochs", "weight_decay")
+        problems += not_positive(self, "learning_rate", "eps")
         if self.min_learning_rate > self.learning_rate:
             problems.append(
                 f"min_learning_rate = {self.min_learning_rate} (must not exceed learning_rate"
                 f" = {self.learning_rate})"
             )
         if self.warmup_steps is not None:
-            problems += _below(self, 0, "warmup_steps")
+            problems += below(self, 0, "warmup_steps")
         if self.clip_norm is not None:
-            problems += _not_positive(self, "clip_norm")
+            problems += not_positive(self, "clip_norm")
         if not all(0 <= beta < 1 for beta in self.betas):
             problems.append(f"betas = {self.betas} (each must lie in [0, 1))")
-        _raise_all("optimizer", problems)
+        raise_all("optimizer", problems)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,11 +168,11 @@ class HardwareConfig:
     timeout_seconds: int = 600
 
     def __post_init__(self) -> None:
-        problems = _below(self, 1, "timeout_seconds")
+        problems = below(self, 1, "timeout_seconds")
         for name in ("devices", "num_nodes"):
             if isinstance(getattr(self, name), int):
-                problems += _below(self, 1, name)
-        _raise_all("hardware", problems)
+                problems += below(self, 1, name)
+        raise_all("hardware", problems)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -218,9 +204,9 @@ class LogConfig:
     progress: bool = True
 
     def __post_init__(self) -> None:
-        problems = _below(self, 1, "log_every", "checkpoint_every", "keep", "picture_clips")
-        problems += _below(self, 0, "pictures_every", "keep_every", "health_every")
-        _raise_all("log", problems)
+        problems = below(self, 1, "log_every", "checkpoint_every", "keep", "picture_clips")
+        problems += below(self, 0, "pictures_every", "keep_every", "health_every")
+        raise_all("log", problems)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -245,11 +231,11 @@ class ProbeConfig:
     labels: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
-        problems = _below(self, 0, "every") + _below(self, 2, "clips")
-        problems += _below(self, 1, "batch_size")
+        problems = below(self, 0, "every") + below(self, 2, "clips")
+        problems += below(self, 1, "batch_size")
         if self.shards is not None and not self.folders:
             problems.append("shards is empty (name one folder or more, or leave it out)")
-        _raise_all("probe", problems)
+        raise_all("probe", problems)
 
     @property
     def folders(self) -> tuple[Path, ...]:
@@ -286,12 +272,12 @@ class PretrainConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        problems = _below(self, 1, "accumulate") + _below(self, 0, "workers")
+        problems = below(self, 1, "accumulate") + below(self, 0, "workers")
         if self.steps is not None:
-            problems += _below(self, 1, "steps")
+            problems += below(self, 1, "steps")
         elif not self.epochs > 0:
-            problems += _not_positive(self, "epochs")
-        _raise_all("pretrain", problems)
+            problems += not_positive(self, "epochs")
+        raise_all("pretrain", problems)
 
 
 @dataclass(frozen=True, kw_only=True)
