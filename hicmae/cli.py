@@ -98,21 +98,12 @@ def dispatch(
         if verb.computes:
             wait_passively()
         load_plugins()
-        function = verb.function()
-        values = parse(
-            function,
-            rest,
-            program=_program(name),
-            positional=verb.positional,
-            example=verb.example,
-            renamed=renamed.get(name, {}),
-            computes=verb.computes,
-        )
+        values = make_parser(name, verb, renamed.get(name, {})).keywords(rest)
         if verb.computes:
             if said := choose_threads(values.pop("threads")):
                 print(said, file=sys.stderr)
             keep_freed_memory()
-        status = function(**values)
+        status = verb.function()(**values)
         sys.stdout.flush()
     except KeyboardInterrupt:
         if debug:
@@ -132,53 +123,18 @@ def dispatch(
     return status if isinstance(status, int) and not isinstance(status, bool) else 0
 
 
-def parse(
-    function: Callable[..., Any],
-    arguments: list[str],
-    *,
-    program: str,
-    positional: Mapping[str, str],
-    example: str = "",
-    renamed: Mapping[str, str] = MappingProxyType({}),
-    computes: bool = False,
-) -> dict[str, Any]:
-    """Turn command-line words into the keyword arguments of a function; see ``make_parser``.
-
-    Raises: ValueError: an unknown option or key, a value of a wrong type, or something missing.
-    """
-    parser = make_parser(
-        function,
-        program=program,
-        positional=positional,
-        example=example,
-        renamed=renamed,
-        computes=computes,
-    )
-    chosen = parser.parse_args(parser.prepared(arguments))
-    built = parser.instantiate(chosen)
-    names = [*get_type_hints(function), *(["threads"] if computes else [])]
-    return {name: built[name] for name in names if name != "return"}
-
-
 def make_parser(
-    function: Callable[..., Any],
-    *,
-    program: str,
-    positional: Mapping[str, str],
-    example: str = "",
-    renamed: Mapping[str, str] = MappingProxyType({}),
-    computes: bool = False,
+    name: str, verb: Verb, renamed: Mapping[str, str] = MappingProxyType({})
 ) -> _Parser:
     """The parser of one verb.
 
     Args:
-        function: The function behind a verb; its parameters are plain types or dataclasses.
-        program: The verb as typed, for messages.
-        positional: Parameters given without ``--``, with how many (``"1"`` or ``"+"``).
-        example: A command that its help ends with.
+        name: The verb as typed.
+        verb: Its function has parameters of plain types or dataclasses.
         renamed: Dotted old name -> dotted new one of options; an old one is refused with the new
             one named, unless the function still has it.
     """
+    function, program, positional = verb.function(), _program(name), verb.positional
     words = "".join(f"{n.upper()}{' ...' if c == '+' else ''} " for n, c in positional.items())
     said = docstring_parser.parse(function.__doc__ or "")
     parser = _Parser(
@@ -188,7 +144,7 @@ def make_parser(
         exit_on_error=False,
         allow_abbrev=False,  # or a misspelt option that begins another one would be taken for it
     )
-    parser.example, parser.renamed = example, renamed
+    parser.example, parser.renamed = verb.example, renamed
     parser.add_argument(
         "--config",
         action=_ConfigFile,
@@ -199,15 +155,18 @@ def make_parser(
     # jsonargparse runs `if TYPE_CHECKING:` blocks to make sense of annotations that are still text,
     # and with them imports that a help text need not wait for.
     function.__annotations__ = hints = get_type_hints(function)
+    parser.parameters = [parameter for parameter in hints if parameter != "return"]
     texts = {item.arg_name: one_line(item.description or "") for item in said.params}
-    for name, count in positional.items():
-        hint = hints[name]
+    for parameter, count in positional.items():
+        hint = hints[parameter]
         # A list of paths takes one path a word.
         kind = get_args(hint)[0] if get_origin(hint) in (list, tuple) else hint
         number: Any = None if count == "1" else count
-        parser.add_argument(name, type=kind, help=texts.get(name, ""), nargs=number)
+        text = texts.get(parameter, "")
+        parser.add_argument(parameter, type=kind, help=text, nargs=number)
     parser.add_function_arguments(function, as_group=False, skip=set(positional))
-    if computes:
+    if verb.computes:
+        parser.parameters.append("threads")
         parser.add_argument(
             "--threads",
             type=int | None,
@@ -253,13 +212,7 @@ def completion_script(verbs: Mapping[str, Verb], shell: str) -> str:
     # When all are there: the verbs below a verb stand where it takes its first path.
     for name, verb in verbs.items():
         path = tuple(name.split())
-        real = make_parser(
-            verb.function(),
-            program=_program(name),
-            positional=verb.positional,
-            computes=verb.computes,
-        )
-        for option, action in real.options().items():
+        for option, action in make_parser(name, verb).options().items():
             _copy_option(option, action, parsers[path])
         if path in below and verb.positional:
             below[path].complete = _words_or_paths(path, list(below[path].choices))
@@ -271,6 +224,15 @@ class _Parser(ArgumentParser):
 
     example = ""
     renamed: Mapping[str, str] = MappingProxyType({})
+    parameters: list[str]  # what the function takes, and the option threads
+
+    def keywords(self, arguments: list[str]) -> dict[str, Any]:
+        """Turn command-line words into the function's keyword arguments.
+
+        Raises: ValueError: an unknown option or key, a value of a wrong type, or something missing.
+        """
+        built = self.instantiate(self.parse_args(self.prepared(arguments)))
+        return {name: built[name] for name in self.parameters}
 
     def options(self) -> dict[str, argparse.Action]:
         """Options by name with dashes, positional parameters by name alone."""

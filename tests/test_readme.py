@@ -12,7 +12,7 @@ import pandas
 import pytest
 
 from hicmae.__main__ import VERBS
-from hicmae.cli import make_parser, parse
+from hicmae.cli import make_parser
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
@@ -94,16 +94,13 @@ def test_a_printed_command_is_accepted_by_its_parser(
     monkeypatch.chdir(tmp_path)  # as after `pip install`, away from the sources
     name = verb_of(words)
     verb, rest = VERBS[name], words[len(name.split()) :]
-    about = {"positional": verb.positional, "computes": verb.computes}
-    parse(verb.function(), rest, program=f"hicmae {name}", **about)
+    make_parser(name, verb).keywords(rest)
 
 
 def test_verbs_and_options_in_the_text_exist() -> None:
     known = {"--help", "--version"}
     for name, verb in VERBS.items():
-        about = {"positional": verb.positional, "computes": verb.computes}
-        parser = make_parser(verb.function(), program=name, **about)
-        known |= set(parser.options())
+        known |= set(make_parser(name, verb).options())
     ours = [span for span in CODE if not span.startswith("srun ")]
     named = {word for span in ours for word in span.split() if word.startswith("--")}
     assert len(named) > 10

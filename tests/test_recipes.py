@@ -51,7 +51,7 @@ def parse_command(words: list[str]) -> str:
     )
     assert name in VERBS, f"no verb '{name}'"
     verb = VERBS[name]
-    parser = make_parser(verb.function(), program=f"hicmae {name}", positional=verb.positional)
+    parser = make_parser(name, verb)
     chosen = parser.parse_args(words[len(name.split()) :])
     parser.instantiate(chosen)  # runs the settings' own checks
     return name

@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from hicmae.__main__ import RENAMED, VERBS, main
-from hicmae.cli import Verb, make_parser, parse
+from hicmae.cli import Verb, make_parser
 from hicmae.media.errors import MediaError
 
 REAL_VERBS = dict(VERBS)  # before this file adds its own
@@ -414,11 +414,11 @@ def test_every_verb_documents_every_option_and_ends_with_an_example_that_it_woul
     shown = capsys.readouterr().out
     assert f"usage: hicmae {name} " in shown
     assert shown.endswith(f"\nexample:\n  {verb.example}\n")
-    parser = make_parser(verb.function(), program=name, positional=verb.positional)
+    parser = make_parser(name, verb)
     assert [action.dest for action in parser.options().values() if not action.help] == []
     assert verb.example.startswith(f"hicmae {name}")
     words = shlex.split(verb.example.split(" > ")[0])[1 + len(name.split()) :]
-    parse(verb.function(), words, program=f"hicmae {name}", positional=verb.positional)
+    parser.keywords(words)
 
 
 @pytest.mark.parametrize("name", REAL_VERBS)

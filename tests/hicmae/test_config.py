@@ -9,7 +9,8 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 
-from hicmae.cli import parse
+from hicmae.__main__ import VERBS
+from hicmae.cli import make_parser
 from hicmae.config import (
     config_path,
     config_root,
@@ -23,7 +24,6 @@ from hicmae.config import (
     type_name,
 )
 from hicmae.settings import ModelConfig
-from pretrain.run import pretrain
 
 
 def test_an_exponent_without_a_dot_is_a_number_and_an_empty_file_a_mapping(tmp_path: Path) -> None:
@@ -271,7 +271,7 @@ def parsed(tmp_path: Path, *files: str, extra: tuple[str, ...] = ()) -> dict[str
         path = tmp_path / f"{number}.yaml"
         path.write_text(text)
         words += ["--config", str(path)]
-    return parse(pretrain, [*words, *extra], program="hicmae pretrain", positional={})
+    return make_parser("pretrain", VERBS["pretrain"]).keywords([*words, *extra])
 
 
 def test_a_later_file_changes_only_what_it_names(tmp_path: Path) -> None:

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from hicmae.cli import parse
+from hicmae.__main__ import VERBS
+from hicmae.cli import make_parser
 from hicmae.config import config_root, load_model_config, load_yaml
 from pretrain.plan import choose_model
-from pretrain.run import pretrain
 from pretrain.settings import PretrainConfig, count_steps
 
 CLIPS = 1_091_581  # usable ones of VoxCeleb2's development set
@@ -23,7 +23,7 @@ def resolved(*files: str, extra: tuple[str, ...] = ()) -> dict[str, Any]:
     words = ["--data.shards", "x", "--out", "y"]
     for file in files:
         words += ["--config", f"configs/pretrain/{file}"]
-    return parse(pretrain, [*words, *extra], program="hicmae pretrain", positional={})
+    return make_parser("pretrain", VERBS["pretrain"]).keywords([*words, *extra])
 
 
 @pytest.mark.parametrize("size", ["tiny", "small", "base"])

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import torch
 
-from hicmae.cli import parse
+from hicmae.__main__ import VERBS
+from hicmae.cli import make_parser
 from hicmae.settings import ObjectiveConfig
-from pretrain.run import pretrain
 from pretrain.settings import Counts, LogConfig, OptimizerConfig
 from tests.pretrain.test_plan import counts
 from tests.support.pretrain_shards import Train, assert_same_weights, rows_of
@@ -123,7 +123,7 @@ def test_the_recipes_are_laid_over_any_other(name: str) -> None:
         words = ["--data.shards", "x", "--out", "y"]
         for file in (base, name):
             words += ["--config", f"configs/pretrain/{file}.yaml"]
-        found = parse(pretrain, words, program="hicmae pretrain", positional={})["objective"]
+        found = make_parser("pretrain", VERBS["pretrain"]).keywords(words)["objective"]
         if name == "staged":
             assert found.stages == {"apart": 10}
             assert found.reconstruction
@@ -131,5 +131,5 @@ def test_the_recipes_are_laid_over_any_other(name: str) -> None:
             assert not found.reconstruction
             assert found.contrast_weight == 1.0
     words += ["--objective.reconstruction", "true", "--objective.stages", "{audio: 2, video: 3}"]
-    found = parse(pretrain, words, program="hicmae pretrain", positional={})["objective"]
+    found = make_parser("pretrain", VERBS["pretrain"]).keywords(words)["objective"]
     assert list(found.stages.items()) == [("audio", 2), ("video", 3)]
