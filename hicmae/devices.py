@@ -118,7 +118,14 @@ def resolve_precision(precision: str, device: torch.device) -> str:
         raise ValueError(f"precision: '{precision}' is unknown (allowed: {allowed})")
     if precision != "auto":
         return precision
-    fast = _cuda_has_bf16() if device.type == "cuda" else _cpu_has_bf16()
+    import torch
+
+    if device.type == "cuda":
+        usable = torch.cuda.is_available()
+        fast = usable and torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        found = torch.cpu.get_capabilities()
+        fast = bool(found.get("avx512_bf16") or found.get("amx_bf16"))
     return "bf16-mixed" if fast else "32-true"
 
 
@@ -223,18 +230,3 @@ def _nvidia_smi(fields: str) -> str:
     except (OSError, subprocess.SubprocessError):
         return ""
     return (done.stdout.splitlines() or [""])[0].strip()
-
-
-def _cuda_has_bf16() -> bool:
-    """Whether the current CUDA device computes bf16 natively."""
-    import torch
-
-    return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
-
-
-def _cpu_has_bf16() -> bool:
-    """Whether this CPU multiplies bf16 matrices in hardware (x86: AVX-512 BF16, AMX)."""
-    import torch
-
-    found = torch.cpu.get_capabilities()
-    return bool(found.get("avx512_bf16") or found.get("amx_bf16"))

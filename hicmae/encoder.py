@@ -185,16 +185,7 @@ class ModalityEncoder(nn.Module):
         self.register_buffer(
             "positions", sinusoid_positions(num_tokens, config.encoder_dim), persistent=False
         )
-        self.blocks = nn.ModuleList(
-            Block(
-                config.encoder_dim,
-                config.encoder_heads,
-                mlp_ratio=config.mlp_ratio,
-                eps=config.layer_norm_eps,
-                drop_path=rate,
-            )
-            for rate in rising_rates(drop_path, config.encoder_depth)
-        )
+        self.blocks = _stack(Block, config, config.encoder_depth, drop_path)
         self.norm = nn.LayerNorm(config.encoder_dim, eps=config.layer_norm_eps)
 
     def forward(
@@ -223,21 +214,8 @@ class FusionEncoder(nn.Module):
 
     def __init__(self, config: ModelConfig, drop_path: float) -> None:
         super().__init__()
-
-        def stack() -> nn.ModuleList:
-            return nn.ModuleList(
-                CrossBlock(
-                    config.encoder_dim,
-                    config.encoder_heads,
-                    mlp_ratio=config.mlp_ratio,
-                    eps=config.layer_norm_eps,
-                    drop_path=rate,
-                )
-                for rate in rising_rates(drop_path, config.fusion_depth)
-            )
-
-        self.video = stack()
-        self.audio = stack()
+        self.video = _stack(CrossBlock, config, config.fusion_depth, drop_path)
+        self.audio = _stack(CrossBlock, config, config.fusion_depth, drop_path)
         self.video_norm = nn.LayerNorm(config.encoder_dim, eps=config.layer_norm_eps)
         self.audio_norm = nn.LayerNorm(config.encoder_dim, eps=config.layer_norm_eps)
 
@@ -317,6 +295,19 @@ def take_tokens(tokens: Tensor, index: Tensor) -> Tensor:
     """Gather tokens (B, N, P) at index (B, K) along the token axis to (B, K, P)."""
     # Whole rows are copied; torch.gather looks up every value of them and takes twice as long.
     return tokens[torch.arange(len(tokens), device=tokens.device)[:, None], index]
+
+
+def _stack(kind: type[Block], config: ModelConfig, depth: int, drop_path: float) -> nn.ModuleList:
+    return nn.ModuleList(
+        kind(
+            config.encoder_dim,
+            config.encoder_heads,
+            mlp_ratio=config.mlp_ratio,
+            eps=config.layer_norm_eps,
+            drop_path=rate,
+        )
+        for rate in rising_rates(drop_path, depth)
+    )
 
 
 def _bundle(

@@ -230,6 +230,23 @@ class HiCMAE(PortableModel):
         """
         return self._video_masks(batch, device), self._audio_masks(batch, device)
 
+    def whole_masks(self, batch: int, generator: torch.Generator) -> tuple[Masks, Masks]:
+        """The same from a generator, on the CPU; all that is hidden is decoded, always."""
+        config, objective = self.config, self.objective
+        video, audio = objective.video_mask_ratio, objective.audio_mask_ratio
+        return (
+            tube_masks(batch, config.video_grid, video, generator=generator),
+            random_masks(batch, config.num_audio_tokens, audio, generator=generator),
+        )
+
+    def hidden(self, masks: tuple[Masks, Masks]) -> tuple[Tensor, Tensor]:
+        """Masks of both modalities as ``forward`` takes them: boolean (B, N), True = hidden."""
+        video, audio = masks
+        return (
+            hidden_from_masks(video, self.config.num_video_tokens),
+            hidden_from_masks(audio, self.config.num_audio_tokens),
+        )
+
     @torch.no_grad()
     def targets(
         self,
@@ -303,15 +320,8 @@ class HiCMAE(PortableModel):
         return cls(sizes, losses, modalities)
 
     def probe_masks(self, generator: torch.Generator) -> dict[str, Tensor]:
-        objective, num_audio = self.objective, self.config.num_audio_tokens
-        video = tube_masks(
-            1, self.config.video_grid, objective.video_mask_ratio, generator=generator
-        )
-        audio = random_masks(1, num_audio, objective.audio_mask_ratio, generator=generator)
-        return {
-            "input.video_mask": hidden_from_masks(video, self.config.num_video_tokens),
-            "input.fbank_mask": hidden_from_masks(audio, num_audio),
-        }
+        video, audio = self.hidden(self.whole_masks(1, generator))
+        return {"input.video_mask": video, "input.fbank_mask": audio}
 
     def probe_output(self, probe: Mapping[str, Tensor]) -> dict[str, Tensor]:
         output = self(

@@ -14,7 +14,7 @@ from einops import rearrange
 from torch import Tensor
 
 from hicmae.encoder import fbank_patches, take_tokens, tubelets, unfbank_patches, untubelets
-from hicmae.masks import Masks, hidden_from_masks, random_masks, tube_masks
+from hicmae.masks import Masks
 from hicmae.objective import standardise
 from hicmae.pretraining import HiCMAE
 
@@ -57,22 +57,11 @@ def reconstruct(
 
     Returns: tensors on the CPU, float32.
     """
-    config, objective = model.config, model.objective
     clips = fbank if video is None else video
     assert clips is not None
-    generator = torch.Generator().manual_seed(seed)
-    cells = tube_masks(
-        len(clips), config.video_grid, objective.video_mask_ratio, generator=generator
-    )
-    patches = random_masks(
-        len(clips), config.num_audio_tokens, objective.audio_mask_ratio, generator=generator
-    )
-    output = model(
-        video,
-        fbank,
-        video_mask=hidden_from_masks(cells, config.num_video_tokens).to(clips.device),
-        fbank_mask=hidden_from_masks(patches, config.num_audio_tokens).to(clips.device),
-    )
+    cells, patches = model.whole_masks(len(clips), torch.Generator().manual_seed(seed))
+    seen, heard = (mask.to(clips.device) for mask in model.hidden((cells, patches)))
+    output = model(video, fbank, video_mask=seen, fbank_mask=heard)
     pictures: list[Tensor | None] = [None, None, None]
     if video is not None and output.video_prediction is not None:
         pictures = _pictures(

@@ -25,7 +25,6 @@ from torch import Tensor, nn
 from hicmae.bench import timed
 from hicmae.devices import autocast
 from hicmae.encoder import fbank_patches, tubelets
-from hicmae.masks import hidden_from_masks
 from hicmae.objective import audio_target, video_target
 from hicmae.pretraining import HiCMAE
 
@@ -125,9 +124,7 @@ def load_reference(folder: Path, ours: HiCMAE) -> nn.Module:
 def _their_loss(theirs: nn.Module, ours: HiCMAE, video: Tensor, fbank: Tensor) -> Tensor:
     """The paper's loss of their network, its targets in their order: of all, then the hidden."""
     size, objective = ours.config, ours.objective
-    masks = ours.draw_masks(len(video), device=video.device)
-    counts = size.num_video_tokens, size.num_audio_tokens
-    hidden = [hidden_from_masks(mask, count) for mask, count in zip(masks, counts, strict=True)]
+    hidden = ours.hidden(ours.draw_masks(len(video), device=video.device))
     with torch.no_grad():
         pieces = tubelets(video, size.tubelet_frames, size.patch_size)
         pictures = video_target(

@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +27,7 @@ from hicmae.settings import AugmentConfig, ObjectiveConfig
 from pretrain.settings import DataConfig, PretrainConfig
 
 if TYPE_CHECKING:
+    import torch
     from rich.console import Console
 
     from hicmae.bench import MatrixPeak
@@ -138,7 +139,8 @@ def bench_step(
     fastest: dict[int, float] = {}
     for clips in (batch_size, *sorted(set(batch_sizes) - {batch_size})):
         batch = random_clips(sizes.input, clips, place)
-        rows = _time_steps(network, transform, batch, number_format, steps, warmup, peak)
+        parts = step_parts(network, transform, batch, number_format)
+        rows = _time_steps(parts, place, steps, warmup, peak)
         fastest[clips] = min(sum(row) for row in rows)
         if clips == batch_size:
             seconds = median_parts(_PARTS, rows)
@@ -195,44 +197,51 @@ def bench_step(
     return figures
 
 
-def _time_steps(
-    network: HiCMAE,
-    transform: ClipTransform,
-    batch: dict[str, Any],
-    precision: str,
-    steps: int,
-    warmup: int,
-    peak: MatrixPeak,
-) -> list[tuple[float, ...]]:
+def step_parts(
+    network: HiCMAE, transform: ClipTransform, batch: dict[str, Any], precision: str
+) -> list[Callable[[], None]]:
+    """The parts of a training step, ``_PARTS``, each to be called after the one before it."""
     import torch
 
-    from hicmae.bench import timed
     from hicmae.devices import autocast
     from hicmae.optimization import parameter_groups
 
-    device = batch["frames"].device
-    optimizer = torch.optim.AdamW(
-        parameter_groups(network, learning_rate=1e-4, weight_decay=0.05), fused=True
-    )
+    groups = parameter_groups(network, learning_rate=1e-4, weight_decay=0.05)
+    optimizer = torch.optim.AdamW(groups, fused=True)
+    made: dict[str, Any] = {}
 
-    def forward() -> torch.Tensor:
-        with autocast(precision, device):
-            loss: torch.Tensor = network(video, fbank).loss
-        return loss
+    def prepare() -> None:
+        made["clips"] = transform(batch)
+
+    def forward() -> None:
+        with autocast(precision, batch["frames"].device):
+            made["loss"] = network(*made["clips"]).loss
+
+    def backward() -> None:
+        made["loss"].backward()
 
     def update() -> None:
         optimizer.step()
         optimizer.zero_grad()
 
+    return [prepare, forward, backward, update]
+
+
+def _time_steps(
+    parts: Sequence[Callable[[], None]],
+    device: torch.device,
+    steps: int,
+    warmup: int,
+    peak: MatrixPeak,
+) -> list[tuple[float, ...]]:
+    """Seconds of each part of each step; products of matrices are measured between steps."""
+    from hicmae.bench import timed
+
     rows: list[tuple[float, ...]] = []
     for step in range(warmup + steps):
         if step >= warmup:
             peak.measure()
-        transforming, (video, fbank) = timed(lambda: transform(batch), device)
-        forwarding, loss = timed(forward, device)
-        backwarding, _ = timed(loss.backward, device)
-        updating, _ = timed(update, device)
-        rows.append((transforming, forwarding, backwarding, updating))
+        rows.append(tuple(timed(part, device)[0] for part in parts))
     peak.measure()
     return rows[warmup:]
 

@@ -33,9 +33,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from hicmae.pretraining import HiCMAE
 from hicmae.settings import InputConfig
 from pretrain.data import PREFETCHED_BATCHES
-from pretrain.zero import EngineConfig
-
-_AUTOCAST = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
+from pretrain.zero import AUTOCAST, EngineConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,7 +187,7 @@ def _kept_bytes(network: HiCMAE, clips: int, precision: str) -> int:
             kept[storage._cdata] = storage
         return tensor
 
-    dtype = _AUTOCAST.get(precision)
+    dtype = AUTOCAST.get(precision)
     with (
         torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor),
         torch.autocast("cpu", dtype or torch.bfloat16, enabled=dtype is not None),

@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from hicmae.pretraining import HiCMAE
-
 
 # Of clips whose every number is drawn; seen on CPUs: 2e-6 in fp32, 4e-3 and 3e-2 in bf16.
 LIMITS = {"32-true": {"value": 1e-3, "gradient": 1e-2}, "half": {"value": 3e-2, "gradient": 0.2}}
@@ -110,7 +108,7 @@ def parity(setup: Setup) -> dict[str, float]:
     transform = ClipTransform(sizes.input).eval()
     batch = random_clips(sizes.input, setup.clips, torch.device("cpu"))
     video, fbank = transform(batch)
-    masks = _hidden(network, setup.clips)
+    masks = network.hidden(network.draw_masks(setup.clips))
 
     def answers(place: torch.device, precision: str) -> dict[str, Tensor]:
         dtype = torch.float64 if precision == "64" else torch.float32
@@ -168,7 +166,8 @@ def negatives(setup: Setup, rank: int, port: int, folder: Path) -> None:
     batch = random_clips(sizes.input, num_clips, place)
     video, fbank = ClipTransform(sizes.input).to(place).eval()(batch)
     mine = slice(rank * setup.clips, (rank + 1) * setup.clips)
-    masks = [mask.to(place) for mask in _hidden(HiCMAE(sizes), num_clips)]
+    hiding = HiCMAE(sizes)
+    masks = [mask.to(place) for mask in hiding.hidden(hiding.draw_masks(num_clips))]
     results = []
     for kind, part in (("local", slice(None)), ("global", mine)):
         torch.manual_seed(_SEED)
@@ -261,7 +260,22 @@ def launches(model: str, clips: int, precision: str, place: torch.device) -> dic
     import torch
     from torch.profiler import ProfilerActivity, profile
 
-    step = _step(model, clips, precision, place)
+    from hicmae.bench import random_clips
+    from hicmae.config import load_model_config
+    from hicmae.pretraining import HiCMAE
+    from hicmae.settings import AugmentConfig, ObjectiveConfig
+    from hicmae.transforms import ClipTransform
+    from pretrain.bench import step_parts
+
+    sizes = load_model_config(model)
+    network = HiCMAE(sizes, ObjectiveConfig()).to(place)
+    transform = ClipTransform(sizes.input, AugmentConfig()).to(place).train()
+    parts = step_parts(network, transform, random_clips(sizes.input, clips, place), precision)
+
+    def step() -> None:
+        for part in parts:
+            part()
+
     for _ in range(_WARM if place.type == "cuda" else 1):
         step()
     on_gpu = place.type == "cuda"
@@ -288,45 +302,6 @@ def read_rows(out: Path) -> list[dict[str, float]]:
             for row in csv.DictReader(file)
             if row.get("loss")
         ]
-
-
-def _step(model: str, clips: int, precision: str, place: torch.device) -> Callable[[], None]:
-    """A training step as ``bench step`` takes it."""
-    import torch
-
-    from hicmae.bench import random_clips
-    from hicmae.config import load_model_config
-    from hicmae.devices import autocast
-    from hicmae.optimization import parameter_groups
-    from hicmae.pretraining import HiCMAE
-    from hicmae.settings import AugmentConfig, ObjectiveConfig
-    from hicmae.transforms import ClipTransform
-
-    sizes = load_model_config(model)
-    network = HiCMAE(sizes, ObjectiveConfig()).to(place)
-    transform = ClipTransform(sizes.input, AugmentConfig()).to(place).train()
-    batch = random_clips(sizes.input, clips, place)
-    groups = parameter_groups(network, learning_rate=1e-4, weight_decay=0.05)
-    optimizer = torch.optim.AdamW(groups, fused=True)
-
-    def step() -> None:
-        video, fbank = transform(batch)
-        with autocast(precision, place):
-            loss = network(video, fbank).loss
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-
-    return step
-
-
-def _hidden(network: HiCMAE, clips: int) -> list[Tensor]:
-    """Masks (B, N) for both modalities, True = hidden, as the network would draw them."""
-    from hicmae.masks import hidden_from_masks
-
-    numbers = network.config.num_video_tokens, network.config.num_audio_tokens
-    drawn = zip(network.draw_masks(clips), numbers, strict=True)
-    return [hidden_from_masks(masks, number) for masks, number in drawn]
 
 
 def _error(found: Tensor, wanted: Tensor) -> float:

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from hicmae.devices import send
 from hicmae.encoder import EncoderOutput
-from hicmae.masks import random_masks, tube_masks
 from hicmae.objective.presence import Presence, are_several, whole
 from hicmae.pretraining import HiCMAE
 from pretrain.module import Batch, PretrainModule, StepCallback
@@ -87,7 +86,7 @@ class Health(StepCallback):
         total = torch.stack(squares).reshape(len(parts), -1)  # (parts, 1 or 2)
         # Parameters may be offloaded.
         total = total.to(model.encoder.video.positions.device, non_blocking=True)
-        if any(_is_sharded(item) for items in parts.values() for item in items):
+        if any(hasattr(item, "ds_tensor") for items in parts.values() for item in items):
             dist.all_reduce(total)  # each process holds a share of every parameter
         kinds = ("parameter_norm", "update_norm")[: total.shape[1]]
         numbers: dict[str, Tensor] = {}
@@ -125,15 +124,10 @@ def feature_numbers(
 
     Returns: 0-d each, of no number where no process has a clip.
     """
-    config, objective = model.config, model.objective
-    generator = torch.Generator().manual_seed(_MASK_SEED)
     clips = fbank if video is None else video
     assert clips is not None
     batch, device = len(clips), clips.device
-    cells = tube_masks(batch, config.video_grid, objective.video_mask_ratio, generator=generator)
-    patches = random_masks(
-        batch, config.num_audio_tokens, objective.audio_mask_ratio, generator=generator
-    )
+    cells, patches = model.whole_masks(batch, torch.Generator().manual_seed(_MASK_SEED))
     encoded = model.encoder(
         video,
         fbank,
@@ -211,11 +205,7 @@ def _over_processes(sums: Tensor) -> Tensor:
     return sums
 
 
-def _is_sharded(parameter: nn.Parameter) -> bool:
-    """Whether DeepSpeed's ZeRO 3 has left this process a share of it only."""
-    return hasattr(parameter, "ds_tensor")
-
-
 def _own_share(parameter: nn.Parameter) -> Tensor:
+    """What DeepSpeed's ZeRO 3 has left this process of a parameter; else all of it."""
     share: Tensor = getattr(parameter, "ds_tensor", parameter)
     return share

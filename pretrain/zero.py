@@ -31,7 +31,7 @@ from hicmae.optimization import trainer_precision
 from pretrain.cluster import main_timeout
 from pretrain.processes import Launcher, Processes
 
-_AUTOCAST = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
+AUTOCAST = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 # The module holds the network as ``model``; names in the optimizer's groups are the network's.
 _PREFIX = "model."
@@ -277,7 +277,7 @@ class ZeroPrecision(DeepSpeedPrecision):
     @contextmanager
     def forward_context(self) -> Iterator[None]:
         """Autocast where the precision is mixed."""
-        dtype = _AUTOCAST.get(self.precision)
+        dtype = AUTOCAST.get(self.precision)
         if dtype is None:
             yield
             return
