@@ -25,21 +25,19 @@ _NAME_BYTES = 255  # of a file's name, on the file systems of Linux, macOS and W
 
 
 @contextmanager
-def whole_file(path: Path, *, sync: bool = False, keep_suffix: bool = False) -> Iterator[Path]:
+def whole_file(path: Path, *, sync: bool = False, suffix: str = "") -> Iterator[Path]:
     """Write a file beside its place; it is renamed into it when everything is written.
 
     Args:
         path: Where it goes; what is there is replaced. Its parents are made.
         sync: Whether the data, and then the name, are on the disk before this ends, so that they
             outlive the machine: where losing the file would lose work.
-        keep_suffix: Whether what is written has the file's suffix already, for libraries that
-            tell the format by it.
+        suffix: How the name ends that is written to, for libraries that tell the format by it.
 
     Yields: the path to write to; it is gone again if anything is raised.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    end = path.suffix if keep_suffix else ""
-    tail = f".{os.getpid()}.part{end}"
+    tail = f".{os.getpid()}.part{suffix}"
     hidden = _hidden(path.name, tail)
     beside = path.with_name(hidden + tail)
     with naming(path, hidden):

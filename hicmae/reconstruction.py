@@ -137,22 +137,20 @@ def _banks(
     return [fbank, assemble(torch.full_like(sounded, torch.nan)), assemble(sounded)]
 
 
-def visible_statistics(
-    statistics: Tensor, masks: Masks, grid: tuple[int, ...], *, power: float = 2.0
-) -> Tensor:
+def visible_statistics(statistics: Tensor, masks: Masks, grid: tuple[int, ...]) -> Tensor:
     """Guess what the hidden tokens' statistics are from those of the visible ones.
 
     Args:
         statistics: (B, N, C) of all tokens; those of hidden ones are not read.
         masks: Which tokens are visible.
         grid: Tokens along each axis.
-        power: A visible token counts by its distance on the grid to the minus twice this.
 
-    Returns: (B, M, C), averages weighted by inverse distance (Shepard's interpolation).
+    Returns: (B, M, C), averages weighted by distance on the grid to the minus fourth (Shepard's
+        interpolation).
     """
     axes = torch.meshgrid(*(torch.arange(length) for length in grid), indexing="ij")
     places = torch.stack(axes, dim=-1).reshape(-1, len(grid)).float()  # (N, axes)
-    weights = torch.cdist(places[masks.masked], places[masks.keep]) ** (-2 * power)  # (B, M, K)
+    weights = torch.cdist(places[masks.masked], places[masks.keep]) ** -4.0  # (B, M, K)
     weights = weights / weights.sum(dim=-1, keepdim=True)
     return weights @ take_tokens(statistics, masks.keep)
 

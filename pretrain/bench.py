@@ -400,15 +400,8 @@ def _work(
             checkpoint_io=TorchCheckpointIO(),
         ),
         max_steps=num_steps,
-        max_epochs=-1,
         callbacks=[LambdaCallback(on_train_batch_end=end)],
-        logger=False,
         default_root_dir=config.out,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-        limit_val_batches=0,
     )
     batch = random_clips(config.model.input, clips, torch.device("cpu"))
     batch["keys"] = [f"noise-{rank}-{number}" for number in range(clips)]

@@ -271,17 +271,10 @@ def _train(plan: Plan, console: Console, *, resume: bool, overwrite: bool) -> in
             clip_norm=config.optimizer.clip_norm,
         ),
         max_steps=counts.num_steps,
-        max_epochs=-1,
         accumulate_grad_batches=config.accumulate,
         gradient_clip_val=config.optimizer.clip_norm,
         callbacks=callbacks,
         default_root_dir=out,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-        limit_val_batches=0,
     )
     reader = PretrainData(config, first_batch=resumption.first_batch)
     exit_status = 1

@@ -148,7 +148,8 @@ def trainer_settings(
     checkpoint_io: CheckpointIO,
     clip_norm: float | None = None,
 ) -> dict[str, Any]:
-    """What Lightning's trainer is told of an engine, its devices and the number format.
+    """What Lightning's trainer is told of an engine, its devices, the number format, and what is
+    not its own to do.
 
     ``precision`` is Lightning's name, ``batch_size`` the clips that one process handles at once,
     ``timeout_seconds`` the longest that it waits for another, and ``clip_norm`` the largest norm
@@ -160,6 +161,14 @@ def trainer_settings(
         "accelerator": "cpu" if on_cpu else "gpu",
         "devices": alone_on or processes.devices,
         "num_nodes": processes.num_nodes,
+        # Steps are counted; rows, checkpoints, the bar and who reads which clips are ours.
+        "max_epochs": -1,
+        "limit_val_batches": 0,
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "use_distributed_sampler": False,
     }
     shared: dict[str, Any] = {
         "cluster_environment": processes.environment(),

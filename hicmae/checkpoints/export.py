@@ -49,7 +49,7 @@ def export_torch(checkpoint: Checkpoint, out: Path) -> Exported:
         network, network.example(2), dynamic_shapes=network.dynamic_shapes(), strict=False
     )
 
-    with _whole_file(out, ".pt2") as path:
+    with whole_file(out, suffix=".pt2") as path:
         torch.export.save(program, path, extra_files={"config.json": _config_text(checkpoint)})
         with _quiet():
             loaded = torch.export.load(path).module()
@@ -65,7 +65,7 @@ def export_onnx(checkpoint: Checkpoint, out: Path) -> Exported:
     """
     _need_onnx()
     network = _predictor(checkpoint)
-    with _whole_file(out, ".onnx") as path:
+    with whole_file(out, suffix=".onnx") as path:
         _write_onnx(network, checkpoint, path)
         return _compare(network, _onnx_runner(path), path, out, tolerance=TOLERANCE)
 
@@ -84,7 +84,7 @@ def export_onnx_int8(checkpoint: Checkpoint, out: Path) -> Exported:
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     network = _predictor(checkpoint)
-    with _whole_file(out, ".onnx") as path:
+    with whole_file(out, suffix=".onnx") as path:
         with tempfile.TemporaryDirectory(dir=path.parent) as folder, _quiet():
             whole, prepared = Path(folder) / "whole.onnx", Path(folder) / "prepared.onnx"
             _write_onnx(network, checkpoint, whole)
@@ -265,18 +265,6 @@ def _need_onnx() -> None:
             f"export: {', '.join(absent)} not installed; pip install 'hicmae[export]' or "
             f"pip install {' '.join(absent)}"
         )
-
-
-@contextlib.contextmanager
-def _whole_file(out: Path, suffix: str) -> Iterator[Path]:
-    """As ``whole_file``, under a name that ends as the libraries want it, whatever ``out`` does."""
-    with whole_file(out) as beside:
-        named = beside.with_name(beside.name + suffix)
-        try:
-            yield named
-            named.replace(beside)
-        finally:
-            named.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

@@ -175,8 +175,6 @@ def test_a_task_that_sees_one_gpu_takes_it(engine: str, monkeypatch: pytest.Monk
             timeout_seconds=60,
             checkpoint_io=TorchCheckpointIO(),
         ),
-        logger=False,
-        enable_checkpointing=False,
     )
     assert trainer.strategy.root_device == torch.device("cuda", 0)
     trainer.strategy.set_world_ranks()
