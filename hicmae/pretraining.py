@@ -109,17 +109,14 @@ class HiCMAE(PortableModel):
             # the reference, which its Xavier rule does not touch.
             if block not in projections:
                 xavier_linears(block)
-        self.video_decoder = ReconstructionDecoder(
-            config,
-            num_tokens=config.num_video_tokens,
-            num_values=config.tubelet_values,
-            num_skips=len(self.skip_layers),
-        )
-        self.audio_decoder = ReconstructionDecoder(
-            config,
-            num_tokens=config.num_audio_tokens,
-            num_values=config.patch_values,
-            num_skips=len(self.skip_layers),
+        self.video_decoder, self.audio_decoder = (
+            ReconstructionDecoder(
+                config, num_tokens=tokens, num_values=values, num_skips=len(self.skip_layers)
+            )
+            for tokens, values in (
+                (config.num_video_tokens, config.tubelet_values),
+                (config.num_audio_tokens, config.patch_values),
+            )
         )
         self.encoder.freeze_absent(modalities)
         for name, decoder in (("video", self.video_decoder), ("audio", self.audio_decoder)):

@@ -1,8 +1,8 @@
 """Portable checkpoints: a folder of weights and the configuration that made them.
 
 A checkpoint is ``model.safetensors`` and ``config.json``; it knows its own sizes. Beside them may
-lie ``probe.safetensors`` (an input with its output) and ``README.md`` (the model card). Optimizer
-states are not in it: Lightning's own files keep those.
+lie ``probe.safetensors`` (an input with its output) and ``README.md`` (the model card, written from
+the configuration alone). Optimizer states are not in it: Lightning's own files keep those.
 
 Deviation: the reference ignores names that do not match; here every difference is an error.
 """
@@ -12,12 +12,14 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from huggingface_hub import EvalResult, ModelCardData
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -34,6 +36,7 @@ CONFIG = "config.json"
 PROBE = "probe.safetensors"
 CARD = "README.md"
 SEEN_SECTION = "seen"  # of the configuration
+_UNKNOWN_LICENCE = "The checkpoint carries no licence note: ask whoever made it."
 Kind = Literal["pretraining", "emotion"]
 
 
@@ -337,6 +340,140 @@ def union(parts: Sequence[Seen]) -> Seen:
         samples=np.unique(np.concatenate([part.samples for part in parts])),
         speakers=np.unique(np.concatenate([part.speakers for part in parts])),
     )
+
+
+def model_card(checkpoint: Checkpoint) -> str:
+    """Text of the card, with the metadata that the Hub reads on top."""
+    name = _card_name(checkpoint)
+    config = checkpoint.config
+    protocol = config.get("protocol", {})
+    data = ModelCardData(
+        library_name="hicmae",
+        license="other",
+        pipeline_tag="video-classification",
+        tags=["audio-visual", "emotion-recognition", "hicmae", checkpoint.kind],
+        model_name=name,
+        eval_results=list(_card_results(checkpoint)) or None,
+        ignore_metadata_errors=True,
+    )
+    parts = [f"---\n{data.to_yaml()}\n---", f"# {name}", _card_opening(checkpoint)]
+    labels = checkpoint.labels()
+    if labels is not None:
+        if labels.heads:
+            parts += ["## Outputs", _heads_table(labels.heads)]
+        else:
+            rows = [[str(number), label] for number, label in enumerate(labels.names)]
+            what = "Class" if labels.task == "classification" else "Real value"
+            parts += ["## Outputs", _table(["output", what.lower()], rows)]
+        if labels.mean:
+            parts.append(
+                "An output times its deviation plus its mean is in the unit of the labels."
+            )
+    if config.get("scores"):
+        rows = [[metric, _card_number(value)] for metric, value in config["scores"].items()]
+        parts += [
+            "## Scores",
+            f"Measured on {protocol.get('num_test', '?')} samples of fold "
+            f"{protocol.get('fold', '?')} of {protocol.get('benchmark', '?')}.",
+            _table(["metric", "value"], rows),
+        ]
+    sections = {
+        "Protocol": protocol,
+        "Over time": config.get("over_time"),
+        "Data": config.get("data"),
+        "Input": _card_input(config),
+        "Source": config.get("source"),
+    }
+    for title, section in sections.items():
+        if section:
+            rows = [[key, _card_value(value)] for key, value in section.items()]
+            parts += [f"## {title}", _table(["", ""], rows)]
+    parts += ["## Licence", str(config.get("licence") or _UNKNOWN_LICENCE)]
+    parts += ["## Use", _card_use(checkpoint)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _heads_table(heads: Sequence[HeadLabels]) -> str:
+    """What each output of several heads stands for."""
+    rows: list[list[str]] = []
+    for head in heads:
+        limits = [f"{value:.3f}" for value in head.thresholds] or [""] * len(head.names)
+        if head.kind == "distribution" and head.thresholds:
+            limits = [f"{limits[0]} (two as equal up to {limits[1]} apart)"] * len(head.names)
+        for name, limit in zip(head.names, limits, strict=True):
+            rows.append([str(len(rows)), head.name, head.kind, name, limit])
+    return _table(["output", "head", "kind", "what", "named from"], rows)
+
+
+def _card_name(checkpoint: Checkpoint) -> str:
+    """What was learned, or else the folder's name, or that of the run it is the last one of."""
+    protocol, folder = checkpoint.config.get("protocol"), checkpoint.path.resolve()
+    if protocol:
+        return f"hicmae-{protocol.get('benchmark', '?')}-fold-{protocol.get('fold', '?')}"
+    is_last = folder.name == "last" and folder.parent.name == "checkpoints"
+    return folder.parent.parent.name if is_last else folder.name
+
+
+def _card_opening(checkpoint: Checkpoint) -> str:
+    size = checkpoint.model_config()
+    millions = sum(value.numel() for value in checkpoint.tensors.values()) / 1e6
+    what = {
+        "pretraining": "A pretrained audio-visual masked autoencoder",
+        "emotion": "A network that predicts emotion from face and voice",
+    }[checkpoint.kind]
+    return (
+        f"{what} ([HiCMAE](https://arxiv.org/abs/2401.05698)), {millions:.1f} M parameters: "
+        f"{size.encoder_depth} layers of width {size.encoder_dim} for each of picture and sound, "
+        f"{size.fusion_depth} that fuse them."
+    )
+
+
+def _card_results(checkpoint: Checkpoint) -> Iterator[EvalResult]:
+    protocol = checkpoint.config.get("protocol", {})
+    for metric, value in (checkpoint.config.get("scores") or {}).items():
+        if value is not None and math.isfinite(value):
+            benchmark = str(protocol.get("benchmark", "unknown"))
+            yield EvalResult(
+                task_type="video-classification",
+                dataset_type=benchmark,
+                dataset_name=benchmark,
+                dataset_split=f"fold {protocol.get('fold', '?')}",
+                metric_type=metric,
+                metric_value=round(float(value), 4),
+            )
+
+
+def _card_input(config: Mapping[str, Any]) -> dict[str, Any]:
+    clip = config["model"].get("input", {})
+    keep = ("image_size", "num_frames", "frame_stride", "fps", "sample_rate", "fbank_frames")
+    return {name: clip[name] for name in keep if name in clip} | {
+        "modalities": config.get("emotion", {}).get("modalities", "audio-video")
+    }
+
+
+def _card_use(checkpoint: Checkpoint) -> str:
+    kind = "EmotionModel" if checkpoint.kind == "emotion" else "HiCMAE"
+    return (
+        f"```python\nfrom hicmae import {kind}\n\n"
+        f'model = {kind}.from_pretrained("this folder, owner/name or URL")\n```'
+    )
+
+
+def _table(head: list[str], rows: list[list[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def _card_number(value: float | None) -> str:
+    return "undefined" if value is None or not math.isfinite(value) else f"{value:.4f}"
+
+
+def _card_value(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {_card_value(item)}" for key, item in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(_card_value(item) for item in value)
+    return str(value).replace("|", "\\|").replace("\n", " ")
 
 
 def _read(folder: Path) -> Checkpoint:

@@ -32,9 +32,10 @@ from hicmae.checkpoints.checkpoint import (
     load_checkpoint,
     load_weights,
     misfits,
+    model_card,
     write_files,
 )
-from hicmae.checkpoints.portable import largest_difference, make_probe, model_card, read_probe
+from hicmae.checkpoints.portable import largest_difference, make_probe, read_probe
 from hicmae.config import to_dict
 from hicmae.emotion import EmotionConfig, EmotionModel
 from hicmae.files import file_sha256, whole_file, whole_folder

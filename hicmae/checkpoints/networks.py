@@ -18,12 +18,12 @@ from hicmae.checkpoints.checkpoint import (
     check_finite,
     load_checkpoint,
     misfits,
+    model_card,
     seen_of,
     union,
     write_files,
 )
-from hicmae.checkpoints.portable import largest_difference, make_probe, model_card, read_probe
-from hicmae.checkpoints.sources import locate
+from hicmae.checkpoints.portable import largest_difference, locate, make_probe, read_probe
 from hicmae.emotion import EmotionModel
 from hicmae.files import file_sha256, whole_folder
 from hicmae.pretraining import HiCMAE

@@ -1,4 +1,8 @@
-"""Networks that travel: loading and sharing them, and the probe and card that go with the weights.
+"""Networks that travel: loading and sharing them, and the probe that goes with the weights.
+
+A checkpoint is in a folder, at a web address, or in a repository of the Hugging Face Hub; any of
+the three becomes a folder on this machine, downloaded once, resumed where it broke off, checked by
+digest.
 
 A *probe* is a stored input with the network's output, so that weights can be checked after a
 conversion, a download, an upgrade of PyTorch or on another machine. ``probe.safetensors`` holds
@@ -7,39 +11,50 @@ conversion, a download, an upgrade of PyTorch or on another machine. ``probe.saf
 ``output.logits`` and ``output.features``, or ``output.video_prediction`` and
 ``output.audio_prediction``.
 
-The *card* is ``README.md`` beside the weights, written from the checkpoint's own configuration
-alone. The networks are above this file: it knows them by what every ``PortableModel`` can do.
+The networks are above this file: it knows them by what every ``PortableModel`` can do.
 """
 
 from __future__ import annotations
 
-import math
+import hashlib
+import json
+import re
+import urllib.error
+import urllib.request
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
+import platformdirs
 import torch
-from huggingface_hub import EvalResult, ModelCardData, ModelHubMixin
+from huggingface_hub import ModelHubMixin
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from typing_extensions import Self
 
 from hicmae.checkpoints.checkpoint import (
+    CARD,
     CONFIG,
+    PROBE,
     WEIGHTS,
     Checkpoint,
     Kind,
+    is_checkpoint,
     load_checkpoint,
     load_weights,
+    model_card,
     write_files,
 )
-from hicmae.checkpoints.sources import locate
 from hicmae.config import to_dict
-from hicmae.heads import HeadLabels
+from hicmae.files import file_sha256, write_text
+from hicmae.media.download import OFFLINE_VARIABLE, fetch, is_offline
 from hicmae.settings import ModelConfig
+
+if TYPE_CHECKING:
+    from huggingface_hub.errors import HfHubHTTPError
 
 # Names in files of numbers that the authors' network gave -> names here.
 _REFERENCE_NAMES = {
@@ -52,7 +67,8 @@ _REFERENCE_NAMES = {
     "features": "output.features",
     "logits": "output.logits",
 }
-_UNKNOWN_LICENCE = "The checkpoint carries no licence note: ask whoever made it."
+_TIMEOUT_SECONDS = 20.0
+_CONFIG_BYTES = 1 << 22  # far more than any configuration; a web page that came instead is refused
 
 
 class PortableModel(nn.Module, ModelHubMixin):
@@ -239,135 +255,165 @@ def largest_difference(network: PortableModel, probe: Mapping[str, Tensor], wher
     return max(differences) if all(value == value for value in differences) else float("nan")
 
 
-def model_card(checkpoint: Checkpoint) -> str:
-    """Text of the card, with the metadata that the Hub reads on top."""
-    name = _name(checkpoint)
-    config = checkpoint.config
-    protocol = config.get("protocol", {})
-    data = ModelCardData(
-        library_name="hicmae",
-        license="other",
-        pipeline_tag="video-classification",
-        tags=["audio-visual", "emotion-recognition", "hicmae", checkpoint.kind],
-        model_name=name,
-        eval_results=list(_results(checkpoint)) or None,
-        ignore_metadata_errors=True,
+def locate(
+    source: str | Path,
+    *,
+    revision: str | None = None,
+    cache_dir: str | Path | None = None,
+    force_download: bool = False,
+    local_files_only: bool = False,
+    token: str | bool | None = None,
+) -> Path:
+    """The folder of a checkpoint, downloaded if need be; its weights are what they should be.
+
+    Args:
+        source: A folder (a checkpoint or a run), ``https://…/folder`` of a checkpoint that any web
+            server hands out, or ``owner/name`` on the Hub.
+        revision: As ``huggingface_hub.snapshot_download`` and ``PortableModel.from_pretrained``
+            have it; so are the others.
+
+    Raises: ValueError: nothing of that name, no answer, nothing in the cache, or damaged weights.
+    """
+    text, offline = str(source), local_files_only or is_offline()
+    if re.match(r"https?://", text):
+        return _from_web(text, _cache(cache_dir), force=force_download, offline=offline)
+    if Path(source).exists():
+        return Path(source)
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", text):
+        raise ValueError(
+            f"{text}: no such folder; give a checkpoint or run folder, https://…, or owner/name"
+        )
+    folder = _from_hub(
+        text,
+        offline,
+        revision=revision,
+        cache_dir=cache_dir,
+        force_download=force_download,
+        token=token,
     )
-    parts = [f"---\n{data.to_yaml()}\n---", f"# {name}", _opening(checkpoint)]
-    labels = checkpoint.labels()
-    if labels is not None:
-        if labels.heads:
-            parts += ["## Outputs", _heads_table(labels.heads)]
-        else:
-            rows = [[str(number), label] for number, label in enumerate(labels.names)]
-            what = "Class" if labels.task == "classification" else "Real value"
-            parts += ["## Outputs", _table(["output", what.lower()], rows)]
-        if labels.mean:
-            parts.append(
-                "An output times its deviation plus its mean is in the unit of the labels."
+    if not is_checkpoint(folder):
+        raise ValueError(f"{text}: holds no {CONFIG} with {WEIGHTS}; no checkpoint of this project")
+    _check_weights(folder)
+    return folder
+
+
+def _check_weights(folder: Path) -> None:
+    """Compare the weights with the digest that the configuration gives, if it gives one."""
+    wanted = _digest((folder / CONFIG).read_text(encoding="utf-8"), str(folder / CONFIG))
+    if wanted is not None and file_sha256(folder / WEIGHTS) != wanted:
+        raise ValueError(
+            f"{folder / WEIGHTS}: not the file that {CONFIG} describes (SHA-256 differs); "
+            "download it again with force_download"
+        )
+
+
+def _from_web(url: str, cache: Path, *, force: bool, offline: bool) -> Path:
+    base = re.sub(rf"/+({re.escape(CONFIG)}|{re.escape(WEIGHTS)})?$", "", url)
+    place = cache / hashlib.sha256(base.encode()).hexdigest()[:16]
+    described = place / CONFIG
+    if offline:
+        if not described.is_file():
+            raise ValueError(f"{base}: not downloaded yet, and the network may not be used")
+        text = described.read_text(encoding="utf-8")
+    else:
+        text = _small_file(f"{base}/{CONFIG}")
+    digest = _digest(text, f"{base}/{CONFIG}")
+    if digest is None:
+        raise ValueError(
+            f"{base}/{CONFIG}: gives no weights_sha256, so a download could not be checked; "
+            "write the checkpoint again with this version"
+        )
+    folder = place / digest[:16]
+    if force:
+        (folder / WEIGHTS).unlink(missing_ok=True)
+    if not (folder / WEIGHTS).is_file():
+        if offline:
+            raise ValueError(f"{base}: not downloaded yet, and the network may not be used")
+        fetch(f"{base}/{WEIGHTS}", folder / WEIGHTS, sha256=digest)
+    for file in (folder / CONFIG, described):
+        write_text(file, text)
+    return folder
+
+
+def _from_hub(name: str, offline: bool, **settings: Any) -> Path:
+    """Download with the settings of ``snapshot_download``."""
+    import huggingface_hub
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        files = [CONFIG, WEIGHTS, PROBE, CARD]
+        return Path(
+            huggingface_hub.snapshot_download(
+                name, local_files_only=offline, allow_patterns=files, **settings
             )
-    if config.get("scores"):
-        rows = [[metric, _number(value)] for metric, value in config["scores"].items()]
-        parts += [
-            "## Scores",
-            f"Measured on {protocol.get('num_test', '?')} samples of fold "
-            f"{protocol.get('fold', '?')} of {protocol.get('benchmark', '?')}.",
-            _table(["metric", "value"], rows),
-        ]
-    sections = {
-        "Protocol": protocol,
-        "Over time": config.get("over_time"),
-        "Data": config.get("data"),
-        "Input": _input(config),
-        "Source": config.get("source"),
-    }
-    for title, section in sections.items():
-        if section:
-            rows = [[key, _plain(value)] for key, value in section.items()]
-            parts += [f"## {title}", _table(["", ""], rows)]
-    parts += ["## Licence", str(config.get("licence") or _UNKNOWN_LICENCE)]
-    parts += ["## Use", _use(checkpoint)]
-    return "\n\n".join(parts) + "\n"
+        )
+    except HfHubHTTPError as error:
+        raise ValueError(_refusal(name, error, settings.get("revision"))) from error
+    except LocalEntryNotFoundError as error:
+        # What the Hub did answer, the library has put behind this one.
+        answer = error.__cause__ or error.__context__
+        if isinstance(answer, HfHubHTTPError):
+            raise ValueError(_refusal(name, answer, settings.get("revision"))) from error
+        why = "the network may not be used" if offline else "the Hub does not answer"
+        raise ValueError(f"{name}: no such folder, not in the Hub's cache, and {why}") from error
+    except json.JSONDecodeError as error:
+        raise ValueError(
+            f"{name}: {huggingface_hub.constants.ENDPOINT} answers with a page and not as the Hub "
+            "does; sign in to the network, or look at its proxy"
+        ) from error
 
 
-def _heads_table(heads: Sequence[HeadLabels]) -> str:
-    """What each output of several heads stands for."""
-    rows: list[list[str]] = []
-    for head in heads:
-        limits = [f"{value:.3f}" for value in head.thresholds] or [""] * len(head.names)
-        if head.kind == "distribution" and head.thresholds:
-            limits = [f"{limits[0]} (two as equal up to {limits[1]} apart)"] * len(head.names)
-        for name, limit in zip(head.names, limits, strict=True):
-            rows.append([str(len(rows)), head.name, head.kind, name, limit])
-    return _table(["output", "head", "kind", "what", "named from"], rows)
+def _refusal(name: str, error: HfHubHTTPError, revision: str | None) -> str:
+    """One line about what the Hub answered, and what to do."""
+    from huggingface_hub.errors import GatedRepoError, RevisionNotFoundError
+
+    status = error.response.status_code
+    if isinstance(error, RevisionNotFoundError):
+        return f"{name}: has no revision {revision!r}; name a branch, a tag or a commit of it"
+    if isinstance(error, GatedRepoError) or status == 403:
+        remedy = "ask for access on its page, then give a token (hf auth login, or HF_TOKEN)"
+    elif status in (401, 404):
+        remedy = "look at the name; if it is private, give a token (hf auth login, or HF_TOKEN)"
+    elif status == 429:
+        wait = error.response.headers.get("Retry-After")
+        remedy = (
+            f"too many requests; try again {f'in {wait} s' if wait else 'later'}, or give a token"
+        )
+    elif status >= 500:
+        remedy = "its own fault; try again later"
+    else:
+        remedy = "look at the name and the network"
+    return f"{name}: no such folder, and the Hub refuses it (HTTP status {status}): {remedy}"
 
 
-def _name(checkpoint: Checkpoint) -> str:
-    """What was learned, or else the folder's name, or that of the run it is the last one of."""
-    protocol, folder = checkpoint.config.get("protocol"), checkpoint.path.resolve()
-    if protocol:
-        return f"hicmae-{protocol.get('benchmark', '?')}-fold-{protocol.get('fold', '?')}"
-    is_last = folder.name == "last" and folder.parent.name == "checkpoints"
-    return folder.parent.parent.name if is_last else folder.name
+def _small_file(url: str) -> str:
+    try:
+        with urllib.request.urlopen(url, timeout=_TIMEOUT_SECONDS) as answer:
+            content = answer.read(_CONFIG_BYTES + 1)
+    except urllib.error.HTTPError as error:
+        raise ValueError(f"{url}: HTTP status {error.code} ({error.reason})") from None
+    except OSError as error:
+        reason = getattr(error, "reason", None) or error
+        raise ValueError(
+            f"{url}: cannot be fetched ({reason}); {OFFLINE_VARIABLE}=1 uses what is in the cache"
+        ) from None
+    if len(content) > _CONFIG_BYTES:
+        raise ValueError(f"{url}: too large for a configuration (more than {_CONFIG_BYTES} bytes)")
+    return content.decode("utf-8", errors="replace")
 
 
-def _opening(checkpoint: Checkpoint) -> str:
-    size = checkpoint.model_config()
-    millions = sum(value.numel() for value in checkpoint.tensors.values()) / 1e6
-    what = {
-        "pretraining": "A pretrained audio-visual masked autoencoder",
-        "emotion": "A network that predicts emotion from face and voice",
-    }[checkpoint.kind]
-    return (
-        f"{what} ([HiCMAE](https://arxiv.org/abs/2401.05698)), {millions:.1f} M parameters: "
-        f"{size.encoder_depth} layers of width {size.encoder_dim} for each of picture and sound, "
-        f"{size.fusion_depth} that fuse them."
-    )
+def _digest(text: str, where: str) -> str | None:
+    """The digest of the weights in a configuration's text."""
+    try:
+        found = json.loads(text).get("weights_sha256")
+    except (ValueError, AttributeError):
+        raise ValueError(f"{where}: no checkpoint's configuration (not JSON)") from None
+    if found is not None and not re.fullmatch(r"[0-9a-f]{64}", str(found)):
+        raise ValueError(f"{where}: weights_sha256 = {found!r} is no SHA-256")
+    return found
 
 
-def _results(checkpoint: Checkpoint) -> Iterator[EvalResult]:
-    protocol = checkpoint.config.get("protocol", {})
-    for metric, value in (checkpoint.config.get("scores") or {}).items():
-        if value is not None and math.isfinite(value):
-            benchmark = str(protocol.get("benchmark", "unknown"))
-            yield EvalResult(
-                task_type="video-classification",
-                dataset_type=benchmark,
-                dataset_name=benchmark,
-                dataset_split=f"fold {protocol.get('fold', '?')}",
-                metric_type=metric,
-                metric_value=round(float(value), 4),
-            )
-
-
-def _input(config: Mapping[str, Any]) -> dict[str, Any]:
-    clip = config["model"].get("input", {})
-    keep = ("image_size", "num_frames", "frame_stride", "fps", "sample_rate", "fbank_frames")
-    return {name: clip[name] for name in keep if name in clip} | {
-        "modalities": config.get("emotion", {}).get("modalities", "audio-video")
-    }
-
-
-def _use(checkpoint: Checkpoint) -> str:
-    kind = "EmotionModel" if checkpoint.kind == "emotion" else "HiCMAE"
-    return (
-        f"```python\nfrom hicmae import {kind}\n\n"
-        f'model = {kind}.from_pretrained("this folder, owner/name or URL")\n```'
-    )
-
-
-def _table(head: list[str], rows: list[list[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
-
-
-def _number(value: float | None) -> str:
-    return "undefined" if value is None or not math.isfinite(value) else f"{value:.4f}"
-
-
-def _plain(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return ", ".join(f"{key} {_plain(item)}" for key, item in value.items())
-    if isinstance(value, list | tuple):
-        return ", ".join(_plain(item) for item in value)
-    return str(value).replace("|", "\\|").replace("\n", " ")
+def _cache(cache_dir: str | Path | None) -> Path:
+    if cache_dir is not None:
+        return Path(cache_dir)
+    return Path(platformdirs.user_cache_dir("hicmae")) / "checkpoints"

@@ -20,7 +20,7 @@ import torch
 
 from hicmae.checkpoints.checkpoint import Checkpoint, load_checkpoint
 from hicmae.checkpoints.networks import build_network
-from hicmae.checkpoints.sources import locate
+from hicmae.checkpoints.portable import locate
 from hicmae.config import to_dict
 from hicmae.devices import choose_device
 from hicmae.heads import said

@@ -24,7 +24,7 @@ from hicmae.checkpoints.checkpoint import (
     load_checkpoint,
 )
 from hicmae.checkpoints.networks import build_network
-from hicmae.checkpoints.sources import locate
+from hicmae.checkpoints.portable import locate
 from hicmae.devices import choose_device, inference_precision
 from hicmae.emotion import EmotionModel, clip_values
 from hicmae.media.faces import FaceConfig

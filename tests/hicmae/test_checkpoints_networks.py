@@ -12,9 +12,8 @@ from huggingface_hub import ModelCard
 from safetensors.torch import load_file, save_file
 
 from hicmae.__main__ import main
-from hicmae.checkpoints.checkpoint import Labels, load_checkpoint, save_checkpoint
+from hicmae.checkpoints.checkpoint import Labels, load_checkpoint, model_card, save_checkpoint
 from hicmae.checkpoints.networks import average, verify
-from hicmae.checkpoints.portable import model_card
 from hicmae.emotion import EmotionConfig, EmotionModel
 from hicmae.pretraining import HiCMAE
 from hicmae.settings import ModelConfig
