@@ -33,6 +33,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from hicmae.pretraining import HiCMAE
 from hicmae.settings import InputConfig
 from pretrain.data import PREFETCHED_BATCHES
+from pretrain.settings import PretrainConfig
 from pretrain.zero import AUTOCAST, EngineConfig
 
 
@@ -126,21 +127,15 @@ def footprint(
     )
 
 
-def reader_bytes(
-    input: InputConfig,
-    *,
-    batch_size: int,
-    workers: int,
-    processes: int,
-    modalities: str = "audio-video",
-) -> int:
+def reader_bytes(config: PretrainConfig, processes: int) -> int:
     """Shared memory of a node that the readers of its training processes fill.
 
-    Each of the ``workers`` of a process holds the batches that are ready and the one that it makes;
+    Each of the workers of a process holds the batches that are ready and the one that it makes;
     frames as bytes and the sound as int16 go through shared memory (``/dev/shm``).
     """
-    batches = processes * workers * (PREFETCHED_BATCHES + 1)
-    return batches * batch_size * _bytes_of_clip(input, modalities)
+    batches = processes * config.workers * (PREFETCHED_BATCHES + 1)
+    clip = _bytes_of_clip(config.model.input, config.data.modalities)
+    return batches * config.data.batch_size * clip
 
 
 def model_states(

@@ -77,14 +77,7 @@ class Plan:
     @property
     def reader_bytes(self) -> int:
         """Shared memory that the readers of a node fill."""
-        config = self.config
-        return reader_bytes(
-            config.model.input,
-            batch_size=config.data.batch_size,
-            workers=config.workers,
-            processes=self.processes.devices,
-            modalities=config.data.modalities,
-        )
+        return reader_bytes(self.config, self.processes.devices)
 
     def notes(self) -> Iterator[str]:
         """What the user should know before anything begins."""
