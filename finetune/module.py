@@ -33,7 +33,7 @@ from hicmae.checkpoints.checkpoint import load_encoder
 from hicmae.devices import send
 from hicmae.emotion import EmotionModel, by_presence, outputs_to_values
 from hicmae.heads import slices
-from hicmae.objective.presence import all_rows
+from hicmae.objective.losses import all_rows
 from hicmae.optimization import parameter_groups, warmup_cosine
 from hicmae.transforms import ClipTransform
 from shards.schema import named_counts

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from hicmae.devices import send
 from hicmae.encoder import EncoderOutput
-from hicmae.objective.presence import Presence, are_several, whole
+from hicmae.objective.losses import Presence, are_several, whole
 from hicmae.pretraining import HiCMAE
 from pretrain.module import Batch, PretrainModule, StepCallback
 

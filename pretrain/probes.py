@@ -28,7 +28,7 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from hicmae.metrics import classification_metrics, regression_metrics
-from hicmae.objective.presence import all_rows
+from hicmae.objective.losses import all_rows
 from hicmae.settings import InputConfig
 from pretrain.module import PretrainModule, StepCallback
 from pretrain.settings import DataConfig, ProbeConfig

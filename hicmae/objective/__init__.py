@@ -1,8 +1,15 @@
 """The terms of the pretraining objective, a loss a file; ``losses.py`` is their table."""
 
 from hicmae.objective.contrast import contrasts
-from hicmae.objective.losses import LOSSES, LossInput, LossOutput, choose_losses
-from hicmae.objective.presence import Presence, find_presence, whole
+from hicmae.objective.losses import (
+    LOSSES,
+    LossInput,
+    LossOutput,
+    Presence,
+    choose_losses,
+    find_presence,
+    whole,
+)
 from hicmae.objective.reconstruction import (
     audio_target,
     reconstruction,

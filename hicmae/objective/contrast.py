@@ -11,8 +11,15 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
-from hicmae.objective.losses import LOSSES, LossInput, LossOutput
-from hicmae.objective.presence import Presence, are_several, equal_rows, whole
+from hicmae.objective.losses import (
+    LOSSES,
+    LossInput,
+    LossOutput,
+    Presence,
+    are_several,
+    equal_rows,
+    whole,
+)
 
 
 class Contrast(NamedTuple):

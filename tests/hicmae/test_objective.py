@@ -18,7 +18,7 @@ from hicmae.objective import (
     reconstruction,
     video_target,
 )
-from hicmae.objective.presence import all_rows
+from hicmae.objective.losses import all_rows
 from hicmae.pretraining import HiCMAE
 from hicmae.processes import forking
 from hicmae.settings import ModelConfig, ObjectiveConfig
