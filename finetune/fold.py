@@ -31,9 +31,8 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from finetune.benchmark import Benchmark
-from finetune.calibration import best_thresholds, fit_calibration, threshold_notes
 from finetune.data import is_mixed, sides_of, training_loader, view_loader
-from finetune.folds import Fold, as_text
+from finetune.folds import Fold, as_text, seen_by
 from finetune.kept_features import FeatureKeeper, choose_samples
 from finetune.module import FinetuneModule, JudgedModule
 from finetune.over_time import (
@@ -43,15 +42,13 @@ from finetune.over_time import (
     smooth,
     smoothing_note,
 )
-from finetune.personal import gain_note, is_shared
 from finetune.plan import Plan
 from finetune.predictions import FILE_NAME, Prediction, predictions_of_fold, write_predictions
 from finetune.processes import LostProcessError, Share, from_all, quiet_lightning, run_processes
 from finetune.record import FOLD, FoldFacts, fold_folder, git_commit, read_fold
 from finetune.scores import metric_name, score
-from finetune.seen import seen_by
-from finetune.tuning import merge_tuning
-from finetune.validation import InnerSplit
+from finetune.tuning import gain_note, is_shared, merge_tuning
+from finetune.validation import InnerSplit, best_thresholds, fit_calibration, threshold_notes
 from hicmae.checkpoints.checkpoint import SEEN_SECTION, Labels, Seen
 from hicmae.config import to_dict
 from hicmae.devices import choose_device
@@ -215,7 +212,7 @@ def _work(plan: Plan, fold: Fold, share: Share) -> None:
                 facts = dataclasses.replace(facts, calibration=fitted)
             chosen_by = [] if choice is None else [choice.fold.test]
             chosen_by += [sides.validation] if plan.keeps_out and choice is None else []
-            seen = seen_by(plan, fold.name, [sides.train, *chosen_by])
+            seen = seen_by(plan.benchmark, plan.checkpoint, fold.name, [sides.train, *chosen_by])
             _save(plan, facts, module, predictions, seen, done / "checkpoints" / "last")
             # A copy: killed between here and the end, the fold is finished anew with these rows.
             shutil.copyfile(folder / _METRICS, done / _METRICS)

@@ -24,10 +24,9 @@ from finetune.data import (
 )
 from finetune.losses import combined, combined_heads
 from finetune.mixing import alike, mix_batch, soft_targets
-from finetune.personal import is_shared, start_from_shared
 from finetune.plan import Plan
 from finetune.processes import from_all
-from finetune.tuning import apply_tuning
+from finetune.tuning import apply_tuning, is_shared, start_from_shared
 from hicmae.blocks import set_grad_checkpointing
 from hicmae.checkpoints.checkpoint import load_encoder
 from hicmae.devices import send

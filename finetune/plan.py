@@ -21,12 +21,10 @@ from finetune.benchmark import Benchmark
 from finetune.folds import Fold
 from finetune.instants import instant_index
 from finetune.losses import Term, default_loss, loss_terms
-from finetune.personal import personal_config
-from finetune.published import JUDGES, departures
 from finetune.record import CONFIG, fold_folder, read_fold, settings_digest
-from finetune.selection import Protocol
+from finetune.selection import Protocol, decide_protocol
 from finetune.settings import FinetuneConfig, Modalities
-from finetune.tuning import apply_tuning
+from finetune.tuning import apply_tuning, personal_config
 from hicmae.checkpoints.checkpoint import WEIGHTS, Checkpoint, load_checkpoint
 from hicmae.config import load_model_config, to_dict
 from hicmae.devices import choose_device, resolve_precision
@@ -205,33 +203,6 @@ def members(
                 " seeds"
             )
     return found
-
-
-def decide_protocol(config: FinetuneConfig, benchmark: Benchmark) -> Protocol:
-    """Settle how a run chooses the tested weights.
-
-    Raises: ValueError: options that are not the named protocol's, all of them in one line.
-    """
-    selection, share = config.selection, config.validation_share
-    if config.protocol == "default":
-        return Protocol(selection=selection or "last", validation_share=share)
-    if benchmark.heads:
-        raise ValueError(
-            f"protocol = paper is for one task, and benchmark '{benchmark.name}' has heads; leave"
-            " --protocol out"
-        )
-    problems = departures(config, benchmark)
-    if problems:
-        raise ValueError(
-            f"protocol = paper contradicts {'; '.join(problems)}; take --config"
-            " configs/finetune/paper_base.yaml and leave the rest out"
-        )
-    return Protocol(
-        name="paper",
-        selection="best-on-test",
-        validation_share=share,
-        judge=JUDGES[benchmark.task],
-    )
 
 
 def make_plan(config: FinetuneConfig, benchmark: Benchmark, index: Index, *, group: str) -> Plan:

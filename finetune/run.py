@@ -10,13 +10,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from finetune.selection import ProtocolName, Rule, marked, rule_label
 from finetune.settings import (
     FinetuneConfig,
     HardwareConfig,
     MixingConfig,
     OptimizerConfig,
+    ProtocolName,
     RecipeConfig,
+    Rule,
     TrainerConfig,
     parse_modalities,
 )
@@ -132,13 +133,12 @@ def finetune(
     options = locals()
     from finetune.benchmark import load_benchmark
     from finetune.data import check_modalities, check_training
-    from finetune.folds import make_folds, usable_rows
+    from finetune.folds import check_unseen, make_folds, usable_rows
     from finetune.plan import make_plan, members, parse_seeds, prepare_folder
     from finetune.record import BENCHMARK, CONFIG
     from finetune.reporting.document import output_console
     from finetune.reporting.seeds import seeds_table, write_seed_summary
     from finetune.scores import check_units
-    from finetune.seen import check_unseen
     from hicmae.config import save_yaml, to_dict
     from shards.index import read_index
 
@@ -156,7 +156,7 @@ def finetune(
         check_modalities(rows, modalities=plan.emotion.modalities)
     for plan in plans:
         check_training(plan, divided)
-    known = [check_unseen(plan, divided, allow=allow_seen) for plan in plans]
+    known = [check_unseen(what, plan.checkpoint, divided, allow=allow_seen) for plan in plans]
     for plan in plans:
         prepare_folder(plan.out, divided, plan.digest, resume=resume, overwrite=overwrite)
     console = output_console()
@@ -178,6 +178,8 @@ def finetune(
 
 def _opening(plan: Plan, folds: Sequence[Fold], num_rows: int) -> str:
     """What is about to happen, in one line."""
+    from finetune.selection import rule_label
+
     start, clip = "from scratch", plan.model.input
     if plan.checkpoint is not None:
         start, had = f"from {plan.checkpoint.path}", plan.checkpoint.model_config().input
@@ -200,6 +202,7 @@ def _one_fold(plan: Plan, fold: Fold, console: Console, *, resume: bool) -> None
     from finetune.record import fold_folder, read_fold
     from finetune.reporting.document import number
     from finetune.scores import score
+    from finetune.selection import marked
 
     facts = read_fold(fold_folder(plan.out, fold.name))
     kept = facts is not None

@@ -1,27 +1,35 @@
 """Which epoch's weights are tested, and under whose rules: a part of every number.
 
-The names of the rules and what they mean in words; ``finetune/validation.py`` follows them.
+The names of the rules and what they mean in words (``finetune/validation.py`` follows them), and
+every choice of the published fine-tuning with where it is written: ``--protocol paper`` refuses a
+run that makes another one. Not here: what the authors' scripts leave to the machine (number format,
+processes, readers), and the sizes of the network.
 
 Deviation: the reference reports the epoch that is best on the test split. Here the last epoch is
 tested, or the best on people carved out of the training side; the reference's choice goes by the
 name ``best-on-test``, and every number so chosen carries it.
+
+Source: https://github.com/sunlicai/HiCMAE, read at commit cdd28d4. *script*: those of CREMA-D and
+MAFW under ``scripts/voxceleb2``; *program*: defaults of ``run_class_finetuning_av.py``, which these
+scripts leave as they are; *code*: ``kinetics_av.py`` and the files it calls.
 """
 
 from __future__ import annotations
 
+import json
+import math
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any
 
-Rule = Literal["last", "inner-validation", "best-on-test"]
-ProtocolName = Literal["default", "paper"]
+from finetune.benchmark import Benchmark, Task
+from finetune.losses import default_loss
+from finetune.settings import FinetuneConfig, ProtocolName, Rule
 
 # Test-time clips of a sample in the published evaluation (of its two crops, which are the same
 # picture for square frames, one is taken).
 PAPER_SEGMENTS = 2
-
 # What stands behind a number of an epoch that was chosen on the test side.
 CHOSEN_ON_TEST = " (best-on-test)"
-
 _RULES: dict[str, str] = {
     "last": "last: the weights after the last epoch were tested; no epoch was chosen by a score",
     "inner-validation": (
@@ -80,3 +88,142 @@ def rule_sentence(selection: str, protocol: str) -> str:
 def marked(number: str, selection: str) -> str:
     """A number as it is shown: one that was chosen on the test side says so itself."""
     return f"{number}{CHOSEN_ON_TEST}" if selection == "best-on-test" and number else number
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A setting of a run, dotted as on the command line, its published value and the source."""
+
+    option: str
+    value: Any
+    source: str
+
+
+# Base rate at 256 clips, and clips of an optimizer step: 4 processes x 14. In the script of
+# Werewolf-XL, 32 clips a process, two devices are named and four processes started: its batch is
+# not known, and no batch is asked for where real values are predicted.
+LEARNING_RATE = 1e-3
+BATCH_SIZE = 56
+# What the epoch is chosen by, measured on one clip at a random place of each sample. Source:
+# program (accuracy), and the script of Werewolf-XL (CCC, the mean over its three values).
+JUDGES: dict[Task, str] = {"classification": "war", "regression": "ccc"}
+CHOICES = (
+    Choice("recipe.label_smoothing", 0.1, "program: --smoothing"),
+    Choice("recipe.drop_path", 0.1, "program: --drop_path"),
+    Choice("recipe.feature_fusion", True, "paper, section 3.5"),
+    Choice("recipe.fusion", "hierarchical", "paper, section 3.5"),
+    Choice("recipe.tuning", "full", "code: nothing is frozen"),
+    Choice("recipe.soft_labels", False, "code: one class a line"),
+    Choice("recipe.class_weights", "none", "code: its loss has none"),
+    Choice("recipe.modality_dropout", 0.0, "code: both are always read"),
+    Choice("recipe.ema_decay", None, "program: --model_ema is off"),
+    Choice("recipe.shots", None, "script: all of train.csv"),
+    Choice("recipe.fraction", 1.0, "script: all of train.csv"),
+    Choice("recipe.num_segments", 2, "script: --test_num_segment"),
+    Choice("optimizer.min_learning_rate", 1e-6, "program: --min_lr"),
+    Choice("optimizer.warmup_epochs", 5.0, "program: --warmup_epochs"),
+    Choice("optimizer.weight_decay", 0.05, "script: --weight_decay"),
+    Choice("optimizer.betas", (0.9, 0.999), "script: --opt_betas"),
+    Choice("optimizer.layer_decay", 0.75, "program: --layer_decay"),
+    Choice("optimizer.clip_norm", None, "program: --clip_grad"),
+    Choice("mixing.mixup", 0.8, "program: --mixup"),
+    Choice("mixing.cutmix", 1.0, "program: --cutmix"),
+    Choice("mixing.switch", 0.5, "program: --mixup_switch_prob"),
+    Choice("mixing.probability", 1.0, "program: --mixup_prob"),
+    Choice("mixing.audio", False, "code: frames and labels alone are mixed"),
+    Choice("mixing.regression", False, "code of the regression program: no mixing"),
+    Choice("augment.crop", "random-resized", "code"),
+    Choice("augment.crop_area", (0.08, 1.0), "code; a comment beside it speaks of 0.8"),
+    Choice("augment.crop_aspect", (0.75, 1.3333), "code"),
+    Choice("augment.flip", 0.5, "code"),
+    Choice("augment.rand_operations", 4, "program: --aa rand-m7-n4-mstd0.5-inc1"),
+    Choice("augment.rand_magnitude", 7.0, "program: --aa"),
+    Choice("augment.rand_deviation", 0.5, "program: --aa"),
+    Choice("augment.erase", 0.25, "program: --reprob"),
+    Choice("augment.erase_area", (0.02, 1 / 3), "code: random_erasing.py"),
+    Choice("augment.erase_aspect", (0.3, 1 / 0.3), "code: random_erasing.py"),
+    Choice("augment.gain", True, "program: --roll_mag_aug is on; here in training alone"),
+    Choice("augment.gain_concentration", 10, "code"),
+    Choice("augment.roll_seconds", 0.0, "code: its roll draws from a range of 1"),
+    Choice("augment.time_masks", 0, "program: --timem"),
+    Choice("augment.frequency_masks", 0, "program: --freqm"),
+)
+
+
+def decide_protocol(config: FinetuneConfig, benchmark: Benchmark) -> Protocol:
+    """Settle how a run chooses the tested weights.
+
+    Raises: ValueError: options that are not the named protocol's, all of them in one line.
+    """
+    selection, share = config.selection, config.validation_share
+    if config.protocol == "default":
+        return Protocol(selection=selection or "last", validation_share=share)
+    if benchmark.heads:
+        raise ValueError(
+            f"protocol = paper is for one task, and benchmark '{benchmark.name}' has heads; leave"
+            " --protocol out"
+        )
+    problems = departures(config, benchmark)
+    if problems:
+        raise ValueError(
+            f"protocol = paper contradicts {'; '.join(problems)}; take --config"
+            " configs/finetune/paper_base.yaml and leave the rest out"
+        )
+    return Protocol(
+        name="paper",
+        selection="best-on-test",
+        validation_share=share,
+        judge=JUDGES[benchmark.task],
+    )
+
+
+def departures(config: FinetuneConfig, benchmark: Benchmark) -> list[str]:
+    """What of a run is not the published fine-tuning, each with what that has.
+
+    Epochs, loss and stride are asked for where a script of the benchmark gives them, which stands
+    in its file.
+    """
+    ours = benchmark.recipe
+    found = []
+    if config.selection not in (None, "best-on-test"):
+        found.append(f"selection = {config.selection} (it chooses best-on-test)")
+    batch = config.recipe.batch_size * config.accumulate
+    if benchmark.task == "classification" and batch != BATCH_SIZE:
+        found.append(
+            f"recipe.batch_size x accumulate = {config.recipe.batch_size} x {config.accumulate}"
+            f" (it has {BATCH_SIZE} clips a step, 14 x 4)"
+        )
+    wanted = {choice.option: choice.value for choice in CHOICES} | {
+        "epochs": ours.epochs,
+        "optimizer.learning_rate": ours.learning_rate or LEARNING_RATE,
+        "recipe.loss": ours.loss or default_loss(benchmark.task),
+        "recipe.frame_stride": ours.frame_stride,
+    }
+    left_open = {"epochs", "optimizer.learning_rate", "recipe.loss", "recipe.frame_stride"}
+    for option, value in wanted.items():
+        given: Any = config
+        for name in option.split("."):
+            given = getattr(given, name)
+        if option in left_open and (given is None or value is None):
+            continue
+        if not _same(given, value):
+            found.append(f"{option} = {_shown(given)} (it has {_shown(value)})")
+    return found
+
+
+def _same(given: Any, value: Any) -> bool:
+    """Whether a setting is the published one; numbers may be rounded to four digits."""
+    if isinstance(value, tuple):
+        return len(given) == len(value) and all(map(_same, given, value))
+    if isinstance(value, float):
+        return math.isclose(given, value, rel_tol=1e-4)
+    return bool(given == value)
+
+
+def _shown(value: Any) -> str:
+    """A setting as it stands in a file."""
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(_shown, value))}]"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return value if isinstance(value, str) else json.dumps(value)

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
-from finetune.selection import ProtocolName, Rule
 from hicmae.devices import Precision
 from hicmae.run_logging import WandbConfig
 from hicmae.settings import AugmentConfig
@@ -16,6 +15,9 @@ from hicmae.settings import AugmentConfig
 Modalities = Literal["audio-video", "video", "audio"]
 Tuning = Literal["full", "probe", "fusion", "lora"]
 Projection = Literal["qkv", "out", "mlp"]
+# Whose weights are tested, and by whose choices; ``finetune/selection.py`` follows them.
+Rule = Literal["last", "inner-validation", "best-on-test"]
+ProtocolName = Literal["default", "paper"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,7 @@ import pytest
 
 from finetune.benchmark import load_benchmark
 from finetune.plan import decide_protocol
-from finetune.published import CHOICES, departures
+from finetune.selection import CHOICES, departures
 from finetune.settings import FinetuneConfig
 from hicmae.config import config_root, from_dict, load_yaml, to_dict
 from tests.support.finetune_fixtures import paper_settings

@@ -12,7 +12,6 @@ import numpy as np
 from scipy.integrate import trapezoid
 
 from finetune.benchmark import Benchmark
-from finetune.calibration import calibrated
 from finetune.predictions import Prediction, true_and_predicted
 from finetune.record import Run
 from finetune.reporting.breakdown import unit_name
@@ -20,6 +19,7 @@ from finetune.reporting.canvas import BLUE, GREY, ORANGE, make_figure, plain, sa
 from finetune.reporting.classes import calibrate
 from finetune.reporting.document import Picture, Section, Table, measured, number
 from finetune.scores import scored_units
+from finetune.validation import calibrated
 
 SHARES = (1.0, 0.9, 0.8, 0.6, 0.4, 0.2)
 

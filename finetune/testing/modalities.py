@@ -21,6 +21,7 @@ from torch.utils.data import Dataset, Subset
 
 from finetune.benchmark import Benchmark
 from finetune.data import check_modalities
+from finetune.folds import SEEN
 from finetune.predictions import (
     Prediction,
     head_arrays,
@@ -33,7 +34,6 @@ from finetune.record import BENCHMARK, CONFIG, RunFacts
 from finetune.reporting.canvas import BLUE, GREY, ORANGE, make_figure, plain, save
 from finetune.reporting.document import Table, mean_and_sd, number, spread
 from finetune.scores import Values, metric_name, score_units, scored_units
-from finetune.seen import SEEN
 from finetune.selection import rule_sentence
 from finetune.testing.interactions import interaction_parts
 from finetune.testing.machine import Machine

@@ -6,7 +6,6 @@ is proven that nobody it trained on is there; another corpus is tested whole.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,12 +13,22 @@ from typing import Any
 import pandas as pd
 
 from finetune.benchmark import Benchmark, load_benchmark
-from finetune.folds import Fold, as_text, group_columns, make_folds, shared_values, usable_rows
+from finetune.folds import (
+    SEEN,
+    Fold,
+    as_text,
+    few,
+    found_in,
+    group_columns,
+    make_folds,
+    refuse_seen,
+    shared_values,
+    usable_rows,
+)
 from finetune.instants import instant_index
 from finetune.over_time import settled_again
 from finetune.record import SCORES, FoldFacts, RunFacts, fold_folder, read_run
 from finetune.scores import check_units
-from finetune.seen import SEEN, found_in, refuse_seen
 from finetune.testing.label_map import Mapped, load_label_map, map_benchmark
 from finetune.testing.views import check_views
 from hicmae import __version__
@@ -421,7 +430,7 @@ def _by_the_index(
         if repeated or (shared and not allowed):
             what, names = (tested.speaker, shared) if shared else ("sample", sorted(repeated))
             return (
-                f"fold {fold.name}: {what} {_few(names)} of the test side was in the training of"
+                f"fold {fold.name}: {what} {few(names)} of the test side was in the training of"
                 f" {source.checkpoints[fold.name]}; a network is only tested on people it has not"
                 " seen. Leave --shards and --benchmark out to test its own test side"
             ), []
@@ -467,7 +476,3 @@ def _index_of_training(source: Source) -> Index | None:
     if not source.facts.shards or not table.is_file():
         return None
     return read_index(folder) if file_sha256(table) == source.facts.shards_digest else None
-
-
-def _few(names: Sequence[str]) -> str:
-    return ", ".join(f"'{name}'" for name in names[:5]) + (", …" if len(names) > 5 else "")

@@ -18,12 +18,12 @@ from sklearn.metrics import (
 )
 
 from finetune.benchmark import Benchmark, load_benchmark
-from finetune.calibration import best_thresholds
 from finetune.heads import Head, read_truth
 from finetune.losses import combined_heads, cumulative_link
 from finetune.predictions import Prediction, make_prediction
 from finetune.reporting.resampling import make_sums
 from finetune.scores import score
+from finetune.validation import best_thresholds
 from hicmae.config import from_dict
 from hicmae.heads import LEAST_STEP, border_logits, head_values
 from hicmae.metrics import distribution_metrics, multilabel_metrics, ordinal_metrics

@@ -12,11 +12,11 @@ from scipy.special import softmax
 from sklearn.metrics import log_loss
 
 import hicmae
-from finetune.calibration import calibrated, fit_calibration
 from finetune.predictions import Prediction, make_prediction
 from finetune.record import read_run
 from finetune.reporting.coverage import at_share, confidence, coverage_section, risk_curve
 from finetune.settings import RecipeConfig
+from finetune.validation import calibrated, fit_calibration
 from hicmae.checkpoints.checkpoint import Calibration, load_checkpoint
 from hicmae.checkpoints.networks import average
 from hicmae.prediction.process import DecodingProcess
