@@ -90,13 +90,13 @@ VERBS = {
         computes=True,
     ),
     "report": Verb(
-        target="finetune.reporting.report:report",
+        target="finetune.commands:report",
         help="Report on fine-tuning runs, in Markdown and one HTML file",
         positional={"runs": "+"},
         example="hicmae report runs/emotion runs/scratch --out runs/report.md",
     ),
     "evaluate": Verb(
-        target="finetune.testing.evaluate:evaluate",
+        target="finetune.commands:evaluate",
         help="Test finished networks with more views, or on another corpus",
         positional={"source": "1"},
         example="hicmae evaluate runs/emotion --segments 4 --crops whole,mirrored "
@@ -104,20 +104,20 @@ VERBS = {
         computes=True,
     ),
     "evaluate modalities": Verb(
-        target="finetune.testing.evaluate:modalities",
+        target="finetune.commands:modalities",
         help="Find out how much each modality matters to finished networks",
         positional={"source": "1"},
         example="hicmae evaluate modalities runs/emotion --perturb.swaps 5",
         computes=True,
     ),
     "evaluate matrix": Verb(
-        target="finetune.testing.evaluate:matrix",
+        target="finetune.commands:matrix",
         help="Put runs and their evaluations on other corpora into one table",
         positional={"runs": "+"},
         example="hicmae evaluate matrix runs/crema_d runs/crema_d-on-ravdess --out matrix.md",
     ),
     "embed": Verb(
-        target="finetune.testing.embed:embed",
+        target="finetune.commands:embed",
         help="Write features of shards or recordings to Parquet or NPZ, for other classifiers",
         positional={"source": "1", "inputs": "+"},
         example="hicmae embed runs/pretrained data/shards --what layers --layers 4,7,10 "

@@ -135,7 +135,7 @@ IMPORTED = (
     *("torch", "torchaudio", "pytorch_lightning", "torchmetrics", "wandb", "sklearn.manifold"),
     *("matplotlib.pyplot", "matplotlib.backends.backend_agg", "hicmae.__main__"),
     *("pretrain.run", "pretrain.module", "finetune.run", "finetune.fold"),
-    *("finetune.reporting.report", "shards.commands", "shards.building.build"),
+    *("finetune.commands", "shards.commands", "shards.building.build"),
 )
 
 

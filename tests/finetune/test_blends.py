@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from finetune.benchmark import load_benchmark
+from finetune.commands import evaluate
 from finetune.heads import Head
 from finetune.predictions import make_prediction
 from finetune.record import read_run
 from finetune.reporting.resampling import make_sums
 from finetune.scores import score
-from finetune.testing.evaluate import evaluate
 from hicmae.checkpoints.checkpoint import load_checkpoint
 from hicmae.heads import blend_metrics, choose_thresholds, named_blends
 from hicmae.prediction.messages import WindowConfig

@@ -12,8 +12,8 @@ import pyarrow.parquet
 import pytest
 import torch
 
+from finetune.commands import embed
 from finetune.testing import feature_files
-from finetune.testing.embed import embed
 from hicmae.checkpoints.checkpoint import load_checkpoint, save_checkpoint
 from hicmae.checkpoints.networks import build_network
 from hicmae.encoder import AudioVisualEncoder

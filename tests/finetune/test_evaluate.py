@@ -14,9 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from finetune.commands import evaluate, report
 from finetune.record import read_run, runs_in
-from finetune.reporting.report import report
-from finetune.testing.evaluate import evaluate
 from hicmae.config import save_yaml
 from hicmae.processes import VerbProcess
 from hicmae.settings import ModelConfig

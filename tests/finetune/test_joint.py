@@ -13,11 +13,11 @@ import torch
 
 from finetune import module
 from finetune.benchmark import Benchmark
+from finetune.commands import evaluate, modalities
 from finetune.heads import Head
 from finetune.mixing import mix_batch
 from finetune.record import read_run
 from finetune.settings import MixingConfig
-from finetune.testing.evaluate import evaluate, modalities
 from finetune.testing.label_map import map_benchmark
 from finetune.testing.modalities import read_spoiled
 from finetune.testing.perturbations import PerturbationConfig

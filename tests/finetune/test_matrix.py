@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from finetune.commands import evaluate, matrix
 from finetune.record import read_run
-from finetune.testing.evaluate import evaluate, matrix
 from finetune.testing.matrix import make_cells
 from hicmae.settings import ModelConfig
 from tests.support.finetune_fixtures import (

@@ -10,10 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from finetune.commands import modalities, report
 from finetune.predictions import Prediction, make_prediction, read_predictions
-from finetune.reporting.report import report
 from finetune.selection import rule_sentence
-from finetune.testing.evaluate import modalities
 from finetune.testing.modalities import make_importance, read_spoiled, write_modality_page
 from finetune.testing.perturbations import Condition, PerturbationConfig
 from hicmae.settings import ModelConfig

@@ -11,13 +11,13 @@ import numpy as np
 import pandas
 import pytest
 
+from finetune.commands import evaluate, modalities
 from finetune.folds import Fold
 from finetune.instants import OverTime, instant_index, recording_of
 from finetune.over_time import per_recording, recording_scores, settled_again, smooth
 from finetune.predictions import make_prediction
 from finetune.record import read_run
 from finetune.scores import score
-from finetune.testing.evaluate import evaluate, modalities
 from hicmae.__main__ import main
 from hicmae.checkpoints.checkpoint import load_checkpoint
 from shards.index import read_index

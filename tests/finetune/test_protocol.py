@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from finetune.benchmark import Benchmark
+from finetune.commands import report
 from finetune.module import FinetuneModule, JudgedModule
 from finetune.record import read_run
-from finetune.reporting.report import report
 from finetune.reporting.run_report import write_run_report
 from finetune.scores import score, undefined
 from finetune.settings import OptimizerConfig, RecipeConfig

@@ -10,7 +10,7 @@ import pyarrow.parquet
 import pytest
 import torch
 
-from finetune.testing.embed import embed
+from finetune.commands import embed
 from hicmae.checkpoints.checkpoint import save_checkpoint
 from hicmae.pretraining import HiCMAE
 from hicmae.settings import ModelConfig, ObjectiveConfig

@@ -14,10 +14,10 @@ import pytest
 from PIL import Image
 
 from finetune.benchmark import Benchmark, Published
+from finetune.commands import report
 from finetune.record import Run, read_run
 from finetune.reporting.document import Section, Table
 from finetune.reporting.label_curve import label_curve_parts
-from finetune.reporting.report import report
 from finetune.reporting.seeds import SeedGroup
 from finetune.scores import score_run
 from hicmae.settings import ModelConfig

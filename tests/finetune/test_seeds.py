@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 import finetune.fold
+from finetune.commands import report
 from finetune.fold import train_fold
 from finetune.plan import members, parse_seeds
 from finetune.record import read_run, runs_in
-from finetune.reporting.report import report
 from finetune.reporting.seeds import group_seeds
 from hicmae.settings import ModelConfig
 from tests.support.finetune_fixtures import Train, settings, train_tiny

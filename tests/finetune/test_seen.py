@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from finetune.benchmark import Benchmark
+from finetune.commands import evaluate
 from finetune.record import read_run
 from finetune.reporting.run_report import write_run_report
-from finetune.testing.evaluate import evaluate
 from hicmae.checkpoints.checkpoint import CONFIG, Seen, digests, load_checkpoint, seen_of, union
 from hicmae.checkpoints.networks import average
 from hicmae.settings import ModelConfig
