@@ -309,11 +309,12 @@ def embed(
     from finetune.testing.extracting import (
         RECORDING_COLUMNS,
         Extractor,
+        check_ending,
+        feature_file,
         recording_rows,
         shard_columns,
         shard_rows,
     )
-    from finetune.testing.feature_files import check_ending, feature_file
     from finetune.testing.machine import make_machine, require_alone
     from hicmae.checkpoints.checkpoint import load_checkpoint
 

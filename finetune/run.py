@@ -137,7 +137,7 @@ def finetune(
     from finetune.plan import make_plan, members, parse_seeds, prepare_folder
     from finetune.record import BENCHMARK, CONFIG
     from finetune.reporting.document import output_console
-    from finetune.reporting.seeds import seeds_table, write_seed_summary
+    from finetune.reporting.entries import seeds_table, write_seed_summary
     from finetune.scores import check_units
     from hicmae.config import save_yaml, to_dict
     from shards.index import read_index

@@ -11,8 +11,20 @@ import numpy as np
 
 from finetune.predictions import Prediction
 from finetune.record import Run
-from finetune.reporting.canvas import BLUE, GREY, make_figure, plain, save
-from finetune.reporting.document import Part, Picture, Section, Table, measured, number, range_of
+from finetune.reporting.document import (
+    BLUE,
+    GREY,
+    Part,
+    Picture,
+    Section,
+    Table,
+    make_figure,
+    measured,
+    number,
+    plain,
+    range_of,
+    save,
+)
 from finetune.reporting.resampling import intervals
 from finetune.scores import Values, metric_name, score_units
 

@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from finetune.record import Run
-from finetune.reporting.canvas import BLUE, ORANGE, make_figure, plain, save
 from finetune.reporting.classes import absent_classes, run_counts
 from finetune.reporting.document import (
+    BLUE,
+    ORANGE,
     Folded,
     Link,
     Part,
@@ -18,12 +19,21 @@ from finetune.reporting.document import (
     Section,
     Table,
     fold_spread,
+    make_figure,
     measured,
     number,
+    plain,
     range_of,
+    save,
     signed,
 )
-from finetune.reporting.label_curve import label_curve_parts
+from finetune.reporting.entries import (
+    SeedGroup,
+    group_seeds,
+    how_to_read_seeds,
+    label_curve_parts,
+    seeds_table,
+)
 from finetune.reporting.resampling import LEVEL, NUM_DRAWS, Comparison, compare
 from finetune.reporting.run_report import (
     REPORT,
@@ -31,7 +41,6 @@ from finetune.reporting.run_report import (
     published_names,
     published_section,
 )
-from finetune.reporting.seeds import SeedGroup, group_seeds, how_to_read_seeds, seeds_table
 from finetune.scores import Scores, metric_name, undefined
 from finetune.selection import rule_sentence
 

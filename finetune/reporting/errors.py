@@ -16,8 +16,16 @@ from PIL import Image
 from finetune.benchmark import Benchmark
 from finetune.predictions import Prediction, true_and_predicted
 from finetune.record import Run
-from finetune.reporting.canvas import DOTS_PER_INCH, GREY, make_figure, save
-from finetune.reporting.document import Part, Picture, Section, Table
+from finetune.reporting.document import (
+    DOTS_PER_INCH,
+    GREY,
+    Part,
+    Picture,
+    Section,
+    Table,
+    make_figure,
+    save,
+)
 from hicmae.files import file_sha256
 from shards.index import TABLE_NAME, read_index
 from shards.reading.files import ShardFiles, read_frame

@@ -19,16 +19,21 @@ from finetune.benchmark import Benchmark
 from finetune.kept_features import KeptFeatures, read_features
 from finetune.predictions import true_and_predicted
 from finetune.record import Run, fold_folder
-from finetune.reporting.canvas import (
+from finetune.reporting.document import (
     GREY,
     MARKERS,
     MODALITY_COLOURS,
     PALETTE,
+    Part,
+    Picture,
+    Section,
+    Table,
     make_figure,
+    measured,
+    number,
     plain,
     save,
 )
-from finetune.reporting.document import Part, Picture, Section, Table, measured, number
 from hicmae.files import whole_file
 
 SEED = 0

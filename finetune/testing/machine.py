@@ -1,7 +1,11 @@
-"""On what networks are tested: the device, the way of a batch into them, the processes together.
+"""On what networks are tested, and every view of every sample through one of them, once.
+
+The device, the way of a batch into a network, the processes together.
 
 Deviation: the reference pads the samples of its processes to equal numbers and averages their
 scores; here no sample is repeated, and scores are computed once, from all of them.
+
+Shape letters: N samples, V views of each, C outputs.
 """
 
 from __future__ import annotations
@@ -12,6 +16,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import numpy as np
+import pandas as pd
 import torch
 import torch.distributed
 from rich.console import Console
@@ -19,9 +25,19 @@ from rich.progress import track
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Subset
 
+from finetune.data import check_modalities
+from finetune.predictions import collect_views
+from hicmae.checkpoints.checkpoint import Checkpoint, Labels
+from hicmae.checkpoints.networks import build_network
 from hicmae.devices import autocast, choose_device, inference_precision
+from hicmae.emotion import EmotionModel
+from hicmae.inference import clip_values
 from hicmae.settings import InputConfig
 from hicmae.transforms import ClipTransform
+from hicmae.transforms.video import crop_views
+from hicmae.views import ViewGrid, first_equal_segments
+from shards.index import Index
+from shards.reading.random_access import WINDOW, ShardDataset
 from shards.sample import collate
 
 # Entry of a batch by the modality that reads it.
@@ -182,3 +198,214 @@ def require_alone(verb: str) -> None:
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ValueError(f"{verb} runs in one process; start it without torchrun")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tested:
+    """A fine-tuned network that can be tested.
+
+    Args:
+        network: In evaluation mode.
+        labels: What its outputs stand for.
+    """
+
+    network: EmotionModel
+    labels: Labels
+
+    @property
+    def modalities(self) -> str:
+        """What it sees and hears."""
+        return self.network.emotion.modalities
+
+
+def load_tested(checkpoint: Checkpoint) -> Tested:
+    """The network of a fine-tuned checkpoint.
+
+    Raises: ValueError: a pretrained one, or one that does not say what its outputs stand for.
+    """
+    network = build_network(checkpoint)
+    if not isinstance(network, EmotionModel):
+        raise ValueError(
+            f"{checkpoint.path}: is a pretrained network, which predicts nothing; fine-tune it"
+            " first (`hicmae finetune`)"
+        )
+    labels = checkpoint.labels()
+    if labels is None:
+        raise ValueError(
+            f"{checkpoint.path}: does not say what its {network.emotion.num_outputs} outputs stand"
+            " for; convert it again with their names (`hicmae checkpoint convert --help`)"
+        )
+    return Tested(network=network, labels=labels)
+
+
+def check_views(modalities: str, grid: ViewGrid) -> None:
+    """Refuse views that would be equal for a network that sees nothing.
+
+    Raises: ValueError: several crops for a network that only hears.
+    """
+    if "video" not in modalities.split("-") and grid.crops != ("whole",):
+        raise ValueError(
+            f"crops = {','.join(grid.crops)}: the network only hears, so its views would be equal;"
+            " leave --crops out"
+        )
+
+
+def sample_views(
+    tested: Tested,
+    index: Index,
+    rows: pd.DataFrame,
+    *,
+    grid: ViewGrid,
+    machine: Machine,
+    doing: str = "",
+) -> np.ndarray:
+    """Run a network over all views of some samples.
+
+    A segment is read once for all its crops, and segments that coincide (of samples hardly longer
+    than a clip) are computed once and stand in the place of each.
+
+    Args:
+        rows: Of the index.
+        grid: Views of each sample.
+
+    Returns: float64 (N, V, C): probabilities, or values in the units of the labels.
+    Raises: ValueError: a sample without the one modality that the network reads, or one that
+        cannot be read.
+    """
+    check_views(tested.modalities, grid)
+    equal = equal_segments(tested, rows, grid.segments)
+    return run_views(
+        tested,
+        Subset(view_dataset(tested, index, rows, grid.segments), distinct_items(equal)),
+        equal=equal,
+        grid=grid,
+        machine=machine,
+        doing=doing,
+    )
+
+
+def view_dataset(tested: Tested, index: Index, rows: pd.DataFrame, segments: int) -> ShardDataset:
+    """Every segment of every sample, one after another.
+
+    Raises: ValueError: a sample without the one modality that the network reads.
+    """
+    check_modalities(rows, modalities=tested.modalities)
+    return ShardDataset(
+        index,
+        input=tested.network.config.input,
+        rows=rows,
+        views=segments,
+        modalities=tested.modalities,
+        require_picture=False,
+        require_sound=False,
+    )
+
+
+def equal_segments(tested: Tested, rows: pd.DataFrame, segments: int) -> list[list[int]]:
+    """For each sample, for each of its segments, the first one that is the same clip."""
+    input = tested.network.config.input
+    lengths = rows.get(WINDOW, rows["num_frames"])
+    return [first_equal_segments(int(n), input, segments) for n in lengths]
+
+
+def distinct_items(equal: list[list[int]]) -> list[int]:
+    """Numbers, in ``view_dataset``, of the segments that have to be computed."""
+    return [
+        sample * len(firsts) + segment
+        for sample, firsts in enumerate(equal)
+        for segment in sorted(set(firsts))
+    ]
+
+
+def run_views(
+    tested: Tested,
+    dataset: Dataset[Any],
+    *,
+    equal: list[list[int]],
+    grid: ViewGrid,
+    machine: Machine,
+    hidden: str = "",
+    doing: str = "",
+) -> np.ndarray:
+    """Run a network over clips and put what it says into the place of every view.
+
+    Args:
+        dataset: Clips with ``sample`` and ``view`` (the segment), each of those that differ once.
+        equal: As ``equal_segments`` gives it.
+        grid: Views of each sample.
+        hidden: A modality that the network is not given, though it reads it: video or audio.
+
+    Returns: float64 (N, V, C), the same in every process of several.
+    """
+    running = Running(tested.network, tested.network.config.input, tested.modalities, machine)
+    ranks = Ranks()
+    outputs = []
+    for batch, video, fbank in running.batches(loader_of(machine, ranks.own(dataset)), doing):
+        video = None if hidden == "video" else video
+        fbank = None if hidden == "audio" else fbank
+        found = _all_crops(tested, running, video, fbank, batch, grid)  # (B, crops, C)
+        outputs.append(_spread(batch["sample"].tolist(), batch["view"].tolist(), found, equal))
+    return collect_views(
+        ranks.gathered(outputs),
+        num_samples=len(equal),
+        num_views=grid.num_views,
+        num_outputs=len(tested.labels.names),
+    )
+
+
+def _all_crops(
+    tested: Tested,
+    running: Running,
+    video: Tensor | None,
+    fbank: Tensor | None,
+    batch: Mapping[str, Any],
+    grid: ViewGrid,
+) -> Tensor:
+    """Probabilities, or real values, of clips in every crop: (B, crops, C), on the CPU."""
+    num_crops, labels = len(grid.crops), tested.labels
+    if video is not None:
+        video = crop_views(video, grid.crops)  # (B·crops, 3, T, S, S)
+    if fbank is not None:
+        fbank = fbank.repeat_interleave(num_crops, dim=0)
+    presence = {
+        name: batch[name].repeat_interleave(num_crops)
+        for name in ("seen", "heard")
+        if name in batch and video is not None and fbank is not None
+    }
+    units: dict[str, Any] = {}
+    if labels.mean:
+        units = {
+            name: torch.tensor(values, dtype=torch.float32, device=running.machine.device)
+            for name, values in (("mean", labels.mean), ("std", labels.std))
+        }
+    values, _ = clip_values(
+        tested.network,
+        video,
+        fbank,
+        task=labels.task,
+        heads=labels.heads,
+        precision=running.machine.precision,
+        **units,
+        **presence,
+    )
+    return values.unflatten(0, (-1, num_crops)).cpu()
+
+
+def _spread(
+    samples: list[int], segments: list[int], outputs: Tensor, equal: list[list[int]]
+) -> dict[str, Tensor]:
+    """Put outputs (B, crops, C) of clips into the places of all segments that are these clips."""
+    places = [
+        (number, sample, segment)
+        for number, (sample, shown) in enumerate(zip(samples, segments, strict=True))
+        for segment, first in enumerate(equal[sample])
+        if first == shown
+    ]
+    number, sample, segment = torch.tensor(places).unbind(1)
+    crops = outputs.shape[1]
+    views = segment[:, None] * crops + torch.arange(crops)  # (places, crops)
+    return {
+        "sample": sample.repeat_interleave(crops),
+        "view": views.flatten(),
+        "output": outputs[number].flatten(0, 1),
+    }

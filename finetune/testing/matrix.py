@@ -12,8 +12,16 @@ import numpy as np
 from matplotlib.patches import Rectangle
 
 from finetune.record import Run
-from finetune.reporting.canvas import ORANGE, make_figure, save
-from finetune.reporting.document import Table, json_number, mean_and_sd, number, spread
+from finetune.reporting.document import (
+    ORANGE,
+    Table,
+    json_number,
+    make_figure,
+    mean_and_sd,
+    number,
+    save,
+    spread,
+)
 from finetune.scores import metric_name
 from finetune.selection import rule_sentence
 from hicmae.files import write_json, write_text

@@ -31,12 +31,30 @@ from finetune.predictions import (
     predictions_of_rows,
 )
 from finetune.record import BENCHMARK, CONFIG, RunFacts
-from finetune.reporting.canvas import BLUE, GREY, ORANGE, make_figure, plain, save
-from finetune.reporting.document import Table, mean_and_sd, number, spread
+from finetune.reporting.document import (
+    BLUE,
+    GREY,
+    ORANGE,
+    Table,
+    make_figure,
+    mean_and_sd,
+    number,
+    plain,
+    save,
+    spread,
+)
 from finetune.scores import Values, metric_name, score_units, scored_units
 from finetune.selection import rule_sentence
 from finetune.testing.interactions import interaction_parts
-from finetune.testing.machine import Machine
+from finetune.testing.machine import (
+    Machine,
+    Tested,
+    distinct_items,
+    equal_segments,
+    load_tested,
+    run_views,
+    view_dataset,
+)
 from finetune.testing.perturbations import (
     SPOILS,
     UNSPOILED,
@@ -48,14 +66,6 @@ from finetune.testing.perturbations import (
 )
 from finetune.testing.plan import EvaluationPlan
 from finetune.testing.results import evaluation_facts
-from finetune.testing.views import (
-    Tested,
-    distinct_items,
-    equal_segments,
-    load_tested,
-    run_views,
-    view_dataset,
-)
 from hicmae.config import from_dict, load_yaml, save_yaml, to_dict
 from hicmae.files import whole_file, write_json, write_text
 from hicmae.heads import thresholds_of
@@ -175,13 +185,10 @@ class Spoiled:
     losses: tuple[float, ...]
     recall_losses: tuple[Values, ...]
 
-    def mean_and_sd(self, metric: str) -> tuple[float, float]:
-        """Of a metric over permutations."""
-        return mean_and_sd([values[metric] for values in self.scores])
 
-    def recall_loss(self, name: str) -> tuple[float, float]:
-        """Of a class's loss over permutations."""
-        return mean_and_sd([values[name] for values in self.recall_losses])
+def over(permutations: Sequence[Values], name: str) -> tuple[float, float]:
+    """Mean and sample deviation of a score over permutations."""
+    return mean_and_sd([values[name] for values in permutations])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -290,7 +297,7 @@ def importance_table(importance: Importance, facts: RunFacts) -> Table:
     rows = [
         [
             item.condition.name,
-            *(facts.mark(spread(*item.mean_and_sd(metric))) for metric in metrics),
+            *(facts.mark(spread(*over(item.scores, metric))) for metric in metrics),
             ""
             if item.condition.kind == UNSPOILED
             else facts.mark(spread(*mean_and_sd(item.losses))),
@@ -311,10 +318,7 @@ def class_table(importance: Importance, facts: RunFacts) -> Table:
     rows = [
         [
             item.condition.name,
-            *(
-                facts.mark(spread(*mean_and_sd([one[name] for one in item.recalls])))
-                for name in names
-            ),
+            *(facts.mark(spread(*over(item.recalls, name))) for name in names),
         ]
         for item in importance.conditions
     ]
@@ -329,7 +333,7 @@ def class_importance_table(importance: Importance, facts: RunFacts) -> Table:
         [
             name,
             facts.mark(number(plain[name])),
-            *(facts.mark(spread(*swap.recall_loss(name))) for swap in swaps),
+            *(facts.mark(spread(*over(swap.recall_losses, name))) for swap in swaps),
         ]
         for name in plain
     ]
@@ -416,7 +420,7 @@ def importance_figure(importance: Importance, path: Path, *, title: str) -> None
     for index, (swap, colour, who) in enumerate(
         zip(swaps, (BLUE, ORANGE), ("picture", "sound"), strict=True)
     ):
-        found = [mean_and_sd(swap.losses), *(swap.recall_loss(name) for name in names)]
+        found = [mean_and_sd(swap.losses), *(over(swap.recall_losses, name) for name in names)]
         means, sds = (np.array(values) for values in zip(*found, strict=True))
         axes.bar(
             places + (index - 0.5) * 0.38,
@@ -448,7 +452,7 @@ def level_figure(importance: Importance, path: Path, *, title: str) -> None:
     }
     shown = {kind: importance.of(kind) for kind in kinds if importance.of(kind)}
     leading = importance.benchmark.ranking
-    unspoiled = importance.of(UNSPOILED)[0].mean_and_sd(leading)[0]
+    unspoiled = over(importance.of(UNSPOILED)[0].scores, leading)[0]
     figure = make_figure(3.6 * len(shown) + 0.6, 3.8)
     figure.suptitle(title, fontsize=11)
     first = None
@@ -457,14 +461,14 @@ def level_figure(importance: Importance, path: Path, *, title: str) -> None:
         first = first or axes
         label, colour = kinds[kind]
         points = sorted(
-            (item.condition.level or 0.0, item.mean_and_sd(leading)[0]) for item in items
+            (item.condition.level or 0.0, over(item.scores, leading)[0]) for item in items
         )
         levels, values = zip(*points, strict=True)
         axes.plot(levels, values, marker="o", color=colour)
         axes.axhline(unspoiled, color=GREY, linewidth=1, linestyle="--", label="unspoiled")
         frozen = importance.of("video-frozen")
         if kind == "missing-frames" and frozen:
-            still = frozen[0].mean_and_sd(leading)[0]
+            still = over(frozen[0].scores, leading)[0]
             axes.axhline(still, color=GREY, linewidth=1, linestyle=":", label="one frame, frozen")
         if kind == "sound-noise":
             axes.invert_xaxis()  # worse to the right, as in the other panels
@@ -567,7 +571,7 @@ def _headline(importance: Importance, facts: RunFacts) -> str:
     if not all(swaps.values()):
         return ""
     sound, picture = (mean_and_sd(swaps[kind][0].losses) for kind in swaps)
-    plain = importance.of(UNSPOILED)[0].mean_and_sd(importance.benchmark.ranking)
+    plain = over(importance.of(UNSPOILED)[0].scores, importance.benchmark.ranking)
     return (
         f"**{metric} is {facts.mark(spread(*plain))}; with another sample's sound it loses"
         f" {facts.mark(spread(*sound))}, with another sample's picture"

@@ -30,7 +30,7 @@ from finetune.over_time import settled_again
 from finetune.record import SCORES, FoldFacts, RunFacts, fold_folder, read_run
 from finetune.scores import check_units
 from finetune.testing.label_map import Mapped, load_label_map, map_benchmark
-from finetune.testing.views import check_views
+from finetune.testing.machine import check_views
 from hicmae import __version__
 from hicmae.checkpoints.checkpoint import Checkpoint, is_checkpoint, load_checkpoint, seen_of
 from hicmae.config import from_dict

@@ -42,9 +42,8 @@ from finetune.reporting.resampling import intervals
 from finetune.reporting.run_report import run_parts, scores_table, write_run_report
 from finetune.scores import metric_name, score_run, scored_units
 from finetune.selection import rule_sentence
-from finetune.testing.machine import Machine
+from finetune.testing.machine import Machine, load_tested, sample_views
 from finetune.testing.plan import EvaluationPlan, TestSide
-from finetune.testing.views import load_tested, sample_views
 from hicmae import __version__
 from hicmae.config import save_yaml, to_dict
 from hicmae.files import write_json, write_text

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from finetune.commands import embed
-from finetune.testing import feature_files
+from finetune.testing import extracting
 from hicmae.checkpoints.checkpoint import load_checkpoint, save_checkpoint
 from hicmae.checkpoints.networks import build_network
 from hicmae.encoder import AudioVisualEncoder
@@ -158,7 +158,7 @@ def test_one_modality_is_encoded_without_the_other(
 def test_npz_holds_the_same_as_parquet(
     pretrained: Path, shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(feature_files, "ROW_GROUP", 7)
+    monkeypatch.setattr(extracting, "ROW_GROUP", 7)
     table = features(
         pretrained, shards, tmp_path / "a.parquet", what="layers", per="view", segments=2
     )

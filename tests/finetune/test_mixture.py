@@ -13,8 +13,7 @@ from finetune.data import check_modalities
 from finetune.mixing import alike, mix_batch
 from finetune.record import read_run
 from finetune.settings import MixingConfig
-from finetune.testing.machine import make_machine
-from finetune.testing.views import load_tested, sample_views
+from finetune.testing.machine import load_tested, make_machine, sample_views
 from hicmae.checkpoints.checkpoint import load_checkpoint
 from hicmae.views import ViewGrid
 from shards.index import read_index

@@ -14,7 +14,7 @@ from sklearn.metrics import log_loss
 import hicmae
 from finetune.predictions import Prediction, make_prediction
 from finetune.record import read_run
-from finetune.reporting.coverage import at_share, confidence, coverage_section, risk_curve
+from finetune.reporting.classes import at_share, confidence, coverage_section, risk_curve
 from finetune.settings import RecipeConfig
 from finetune.validation import calibrated, fit_calibration
 from hicmae.checkpoints.checkpoint import Calibration, load_checkpoint

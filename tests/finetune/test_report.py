@@ -17,8 +17,7 @@ from finetune.benchmark import Benchmark, Published
 from finetune.commands import report
 from finetune.record import Run, read_run
 from finetune.reporting.document import Section, Table
-from finetune.reporting.label_curve import label_curve_parts
-from finetune.reporting.seeds import SeedGroup
+from finetune.reporting.entries import SeedGroup, label_curve_parts
 from finetune.scores import score_run
 from hicmae.settings import ModelConfig
 from tests.support.finetune_fixtures import BENCHMARK, VALUES, run_tiny, write_labelled_shards

@@ -14,7 +14,7 @@ from finetune.commands import report
 from finetune.fold import train_fold
 from finetune.plan import members, parse_seeds
 from finetune.record import read_run, runs_in
-from finetune.reporting.seeds import group_seeds
+from finetune.reporting.entries import group_seeds
 from hicmae.settings import ModelConfig
 from tests.support.finetune_fixtures import Train, settings, train_tiny
 

@@ -10,8 +10,7 @@ import torch
 
 from finetune.predictions import read_predictions
 from finetune.testing.extracting import feature_network
-from finetune.testing.machine import make_machine
-from finetune.testing.views import load_tested, sample_views
+from finetune.testing.machine import load_tested, make_machine, sample_views
 from hicmae.checkpoints.checkpoint import load_checkpoint, save_checkpoint
 from hicmae.emotion import EmotionModel
 from hicmae.pretraining import HiCMAE
