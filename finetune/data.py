@@ -259,28 +259,25 @@ def vote_shares(benchmark: Benchmark, rows: pd.DataFrame) -> tuple[Tensor, list[
     counts = np.where(empty, 0.0, counts)
     totals = counts.sum(axis=1, keepdims=True)
     voted = totals > 0
-    hard = np.eye(len(benchmark.classes))[_class_numbers(benchmark, rows)]
+    (head,) = benchmark.every_head
+    hard, _ = read_truth(head, rows)
     shares = np.where(voted, counts / np.where(voted, totals, 1.0), hard)
     silent = int((~voted).sum())
     notes = [f"{silent} of {len(rows)} training samples have no vote and keep their label"]
     return torch.from_numpy(shares).float(), notes if silent else []
 
 
-def balanced_weights(benchmark: Benchmark, rows: pd.DataFrame) -> Tensor:
+def balanced_weights(head: Head, rows: pd.DataFrame) -> Tensor:
     """Weight of each class in the loss: N / (C · n_c), 1 on average over the training samples.
+
+    Args: head: Of kind classification; of several heads, the samples that have its label count.
 
     Returns: (C,) float32.
     Source: King and Zeng, 2001, "Logistic regression in rare events data".
     """
-    counts = np.bincount(_class_numbers(benchmark, rows), minlength=len(benchmark.classes))
-    assert counts.min() > 0, "a fold without a class is refused before training"
-    return torch.from_numpy(len(rows) / (len(counts) * counts)).float()
-
-
-def head_weights(head: Head, rows: pd.DataFrame) -> Tensor:
-    """The same of one head, over the samples that have its label. Returns: (C,) float32."""
     truth, known = read_truth(head, rows)
     counts = truth[known].sum(axis=0)
+    assert head.name or counts.min() > 0, "a fold without a class is refused before training"
     return torch.from_numpy(known.sum() / (len(counts) * counts)).float()
 
 
@@ -436,9 +433,3 @@ def _strata(benchmark: Benchmark, rows: pd.DataFrame) -> dict[str, list[int]]:
         rank = pd.to_numeric(rows[benchmark.targets[0]]).rank(method="first").to_numpy()
         names = np.ceil(rank / len(rows) * min(NUM_BANDS, len(rows))).astype(int).astype(str)
     return {str(name): np.flatnonzero(names == name).tolist() for name in sorted(set(names))}
-
-
-def _class_numbers(benchmark: Benchmark, rows: pd.DataFrame) -> np.ndarray:
-    """Places of the labels among the classes. Returns: int64 (N,)."""
-    assert benchmark.label is not None
-    return pd.Index(benchmark.classes).get_indexer(pd.Index(rows[benchmark.label].map(as_text)))

@@ -33,7 +33,6 @@ from torch.optim.swa_utils import AveragedModel
 from finetune.benchmark import Benchmark
 from finetune.data import is_mixed, sides_of, training_loader, view_loader
 from finetune.folds import Fold, as_text, seen_by
-from finetune.kept_features import FeatureKeeper, choose_samples
 from finetune.module import FinetuneModule, JudgedModule
 from finetune.over_time import (
     choose_smoothing,
@@ -46,6 +45,7 @@ from finetune.plan import Plan
 from finetune.predictions import FILE_NAME, Prediction, predictions_of_fold, write_predictions
 from finetune.processes import LostProcessError, Share, from_all, quiet_lightning, run_processes
 from finetune.record import FOLD, FoldFacts, fold_folder, git_commit, read_fold
+from finetune.reporting.features import FeatureKeeper, choose_samples
 from finetune.scores import metric_name, score
 from finetune.tuning import gain_note, is_shared, merge_tuning
 from finetune.validation import InnerSplit, best_thresholds, fit_calibration, threshold_notes

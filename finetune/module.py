@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,6 @@ from torch import Tensor
 
 from finetune.data import (
     balanced_weights,
-    head_weights,
     joint_targets,
     target_moments,
     vote_shares,
@@ -56,7 +56,7 @@ class FinetuneModule(pl.LightningModule):
         class_weights: (C,) factor of each class in the loss; none: 1.
         joint_targets: (N, C) what the losses of several heads compare with; none: one task.
         known: (N, H) bool, which rows have the labels of which head.
-        head_weights: Of heads, as ``class_weights``.
+        head_weights: By head, as ``class_weights``; of one task by the empty name.
         target_mean: (D,) of the rows; real values are standardised for the loss.
         target_std: (D,) of the same.
         skipped: Training clips that could not be read, by cause.
@@ -94,28 +94,25 @@ class FinetuneModule(pl.LightningModule):
         self.shown_loss = math.nan
         self.num_used = 0  # clips of all processes since the last optimizer step
         mean, std, self.notes = target_moments(plan.benchmark, rows)
-        shares = weights = targets = known = None
-        self.head_weights: dict[str, Tensor] = {}
+        shares = targets = known = None
         if plan.benchmark.heads:
             smoothing = config.recipe.label_smoothing
             targets, known, self.notes = joint_targets(plan.benchmark, rows, smoothing=smoothing)
         if config.recipe.soft_labels:
             shares, silent = vote_shares(plan.benchmark, rows)
             self.notes += silent
-        if config.recipe.class_weights == "balanced" and plan.benchmark.heads:
-            self.head_weights = {
-                head.name: head_weights(head, rows)
-                for head in plan.benchmark.heads
-                if head.kind == "classification"
-            }
-        elif config.recipe.class_weights == "balanced":
-            weights = balanced_weights(plan.benchmark, rows)
+        balanced = config.recipe.class_weights == "balanced"
+        self.head_weights = {
+            head.name: balanced_weights(head, rows)
+            for head in (plan.benchmark.every_head if balanced else ())
+            if head.kind == "classification"
+        }
         self.model = EmotionModel(plan.model, plan.emotion)
         self.transform = ClipTransform(plan.model.input, config.augment)
         self.register_buffer("target_mean", torch.from_numpy(mean).float())
         self.register_buffer("target_std", torch.from_numpy(std).float())
         self.register_buffer("soft_labels", shares, persistent=False)
-        self.register_buffer("class_weights", weights, persistent=False)
+        self.register_buffer("class_weights", self.head_weights.get(""), persistent=False)
         self.register_buffer("joint_targets", targets, persistent=False)
         self.register_buffer("known", known, persistent=False)
         self.all_known = known is None or bool(known.all())
@@ -257,6 +254,18 @@ class FinetuneModule(pl.LightningModule):
             heads=self.heads,
         )
         return {"sample": batch["sample"], "view": batch["view"], "output": values}
+
+    @torch.no_grad()
+    def pooled(self, loader: Iterable[Batch]) -> np.ndarray:
+        """Features (N, W) float32 of the clips of a loader, as the head reads them."""
+        found = []
+        for batch in loader:
+            seen, heard = batch.get("seen"), batch.get("heard")
+            moved = self.transfer_batch_to_device(batch, self.device, 0)
+            ready = self.on_after_batch_transfer(moved, 0)
+            features = by_presence(self.model.features, ready["video"], ready["fbank"], seen, heard)
+            found.append(features.float().cpu().numpy())
+        return np.concatenate(found)
 
     def configure_optimizers(self) -> Any:
         """AdamW over the parameter groups, and the schedule, one value an optimizer step."""

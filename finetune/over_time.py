@@ -30,7 +30,6 @@ from finetune.predictions import Prediction
 from finetune.scores import score
 from hicmae.config import from_dict
 from hicmae.devices import choose_device
-from hicmae.emotion import by_presence
 from hicmae.metrics import regression_metrics
 from hicmae.prediction.timelines import moving_mean
 from shards.index import Index
@@ -364,22 +363,13 @@ def _centred(rows: pd.DataFrame, traces: Mapping[str, Trace], plan: Plan) -> pd.
     return rows.assign(**{FIRST: begin, WINDOW: length})
 
 
-@torch.no_grad()
 def _features(plan: Plan, rows: pd.DataFrame) -> np.ndarray:
     """Pooled features of rows with the weights that training starts from, (N, W)."""
     with torch.random.fork_rng():
         torch.manual_seed(plan.config.seed)
         module = FinetuneModule(plan, rows, steps_per_epoch=1)
     module.to(choose_device(plan.config.device)).eval()
-    found = []
-    for batch in view_loader(plan, rows, views=1):
-        seen, heard = batch.get("seen"), batch.get("heard")
-        moved = module.transfer_batch_to_device(batch, module.device, 0)
-        ready = module.on_after_batch_transfer(moved, 0)
-        ask: Any = module.model.features
-        features = by_presence(ask, ready["video"], ready["fbank"], seen, heard)
-        found.append(features.float().cpu().numpy())
-    return np.concatenate(found).astype(np.float64)
+    return module.pooled(view_loader(plan, rows, views=1)).astype(np.float64)
 
 
 def _agreement(features: np.ndarray, noted: np.ndarray, groups: np.ndarray) -> np.ndarray:

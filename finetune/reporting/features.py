@@ -1,4 +1,7 @@
-"""What a report says of the network itself: its features before and after, the layers it reads.
+"""The network itself: features of some test samples before and after training, and its layers.
+
+A training keeps them in ``fold-<name>/features.npz``, from which a report draws what it changed,
+without the shards or the network.
 
 Source of the layout: van der Maaten and Hinton, 2008, Visualizing Data using t-SNE.
 """
@@ -11,12 +14,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
+import pandas as pd
+import pytorch_lightning as pl
 
 from finetune.benchmark import Benchmark
-from finetune.kept_features import KeptFeatures, read_features
+from finetune.data import Loader
 from finetune.predictions import true_and_predicted
 from finetune.record import Run, fold_folder
 from finetune.reporting.document import (
@@ -42,6 +47,10 @@ NEIGHBOURS = 5
 LAYOUTS = "features.npz"  # beside the picture: where its points lie
 # Fewer samples are no picture.
 MIN_SAMPLES = 20
+FEATURES = "features.npz"
+_BEFORE = "features-before.npz"
+# Enough points for a picture; 4 MB a side at the width of the base model.
+MAX_SAMPLES = 1000
 
 
 def feature_section(run: Run, figures: Path) -> Section:
@@ -69,10 +78,9 @@ def feature_section(run: Run, figures: Path) -> Section:
     found = {headings[name]: one for name, one in laid.items() if one is not None}
     if found:
         path = figures / "features.png"
-        perplexity = next(iter(found.values())).perplexity
         layout_figure(
             run.benchmark,
-            {heading: one.places for heading, one in found.items()},
+            found,
             truth[fold],
             path,
             title=f"{run.name}: t-SNE of {len(first.keys)} test samples, fold {fold}",
@@ -80,9 +88,9 @@ def feature_section(run: Run, figures: Path) -> Section:
         parts.append(
             Picture(
                 path=path,
-                caption=f"t-SNE of the features of fold {fold}: perplexity {perplexity:.3g},"
-                f" seed {SEED}, started from the first two principal components, features"
-                " standardised; distances between heaps mean nothing",
+                caption=f"t-SNE of the features of fold {fold}: perplexity"
+                f" {perplexity(len(first.keys)):.3g}, seed {SEED}, started from the first two"
+                " principal components, features standardised; distances between heaps mean nothing",
             )
         )
     else:
@@ -107,38 +115,29 @@ def layer_section(run: Run, figures: Path) -> Section | None:
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Layout:
-    """Samples in a plane.
-
-    Args:
-        places: (N, 2).
-        perplexity: That was used.
-    """
-
-    places: np.ndarray
-    perplexity: float
-
-
-def lay_out(features: np.ndarray) -> Layout | None:
-    """Lay features (N, W) out in a plane; nothing of few samples or of equal ones."""
+def lay_out(features: np.ndarray) -> np.ndarray | None:
+    """Lay features (N, W) out in a plane (N, 2); nothing of few samples or of equal ones."""
     if len(features) < MIN_SAMPLES or not np.ptp(features, axis=0).any():
         return None
     # Here and not above: every fine-tuning would wait half a second for them at its start.
     from sklearn.manifold import TSNE
     from sklearn.preprocessing import StandardScaler
 
-    perplexity = _perplexity(len(features))
-    layout = TSNE(perplexity=perplexity, init="pca", learning_rate="auto", random_state=SEED)
-    places = layout.fit_transform(StandardScaler().fit_transform(features))
-    return Layout(places=places, perplexity=perplexity)
+    layout = TSNE(
+        perplexity=perplexity(len(features)),
+        init="pca",
+        learning_rate="auto",
+        random_state=SEED,
+    )
+    return np.asarray(layout.fit_transform(StandardScaler().fit_transform(features)))
 
 
-def _perplexity(num_samples: int) -> float:
+def perplexity(num_samples: int) -> float:
+    """Of a layout: fewer samples have fewer neighbours."""
     return min(PERPLEXITY, (num_samples - 1) / 3)
 
 
-def kept_layouts(features: KeptFeatures, path: Path) -> dict[str, Layout | None]:
+def kept_layouts(features: KeptFeatures, path: Path) -> dict[str, np.ndarray | None]:
     """The layouts before and after, from ``path`` where an earlier report kept them there.
 
     A layout takes a second or more, and a report of several runs draws each run again.
@@ -149,17 +148,11 @@ def kept_layouts(features: KeptFeatures, path: Path) -> dict[str, Layout | None]
     try:
         with np.load(path, allow_pickle=False) as file:
             if str(file["digest"]) == digest.hexdigest():
-                size = len(features.keys)
-                return {
-                    name: Layout(places=file[name], perplexity=_perplexity(size))
-                    if name in file
-                    else None
-                    for name in ("before", "after")
-                }
+                return {name: file.get(name) for name in ("before", "after")}
     except (OSError, ValueError, KeyError, zipfile.BadZipFile):
         pass  # none, another version's, or a damaged one: it is made anew
     found = {"before": lay_out(features.before), "after": lay_out(features.after)}
-    kept = {name: one.places for name, one in found.items() if one is not None}
+    kept = {name: places for name, places in found.items() if places is not None}
     kept["digest"] = np.array(digest.hexdigest())
     with whole_file(path) as beside, beside.open("wb") as written:
         np.savez(written, **kept)  # type: ignore[arg-type]
@@ -288,6 +281,98 @@ def layer_weight_figure(
     save(figure, path)
 
 
+@dataclass(frozen=True, kw_only=True)
+class KeptFeatures:
+    """Pooled features of the same samples with the first and with the tested weights.
+
+    Args:
+        keys: Of the samples (N,).
+        before: (N, W) with the weights that training started from.
+        after: (N, W) with those that were tested.
+    """
+
+    keys: tuple[str, ...]
+    before: np.ndarray
+    after: np.ndarray
+
+
+class FeatureKeeper(pl.Callback):
+    """Takes the pooled features of the middle view of samples at the start of training and again
+    before the test; what it looks at moves no random draw of the training.
+
+    Args:
+        loader: One view of each sample, in order.
+        keys: Of the samples of the loader.
+        folder: Where the first features lie until the last are there, so that a training that is
+            killed and goes on still has them.
+    """
+
+    def __init__(self, loader: Loader, keys: list[str], folder: Path) -> None:
+        self.loader = loader
+        self.keys = keys
+        self._first = folder / _BEFORE
+        self._after: np.ndarray | None = None
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Features of the first weights; of a training that goes on they lie there already."""
+        if trainer.is_global_zero and trainer.global_step == 0:
+            _write_array(self._first, before=self._features(trainer, pl_module))
+
+    def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Features of the weights that are tested."""
+        if trainer.is_global_zero:
+            self._after = self._features(trainer, pl_module)
+
+    def write(self, folder: Path) -> None:
+        """Write ``features.npz``, whole or not at all; nothing without the first features."""
+        if self._after is None or not self._first.is_file():
+            return
+        with np.load(self._first) as file:
+            before = file["before"]
+        keys = np.array(self.keys, dtype=np.str_)
+        _write_array(folder / FEATURES, keys=keys, before=before, after=self._after)
+        self._first.unlink()
+
+    def _features(self, trainer: pl.Trainer, module: Any) -> np.ndarray:
+        """(N, W) float16."""
+        was_training = module.training
+        module.eval()
+        with trainer.precision_plugin.forward_context():
+            found: np.ndarray = module.pooled(self.loader).astype(np.float16)
+        module.train(was_training)
+        return found
+
+
+def choose_samples(rows: pd.DataFrame, seed: int) -> pd.DataFrame:
+    """Rows whose features are kept: all, or ``MAX_SAMPLES`` drawn evenly, in their order."""
+    if len(rows) <= MAX_SAMPLES:
+        return rows
+    chosen = np.random.default_rng(seed).choice(len(rows), MAX_SAMPLES, replace=False)
+    return rows.iloc[np.sort(chosen)]
+
+
+def read_features(folder: Path) -> KeptFeatures | None:
+    """Read the features of a fold; nothing where none were kept (early versions).
+
+    Raises: ValueError: a damaged file.
+    """
+    path = folder / FEATURES
+    if not path.is_file():
+        return None
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            features = KeptFeatures(
+                keys=tuple(map(str, file["keys"])),
+                before=file["before"].astype(np.float32),
+                after=file["after"].astype(np.float32),
+            )
+    except (KeyError, ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path}: damaged ({error}); delete it, or run the fold again") from error
+    if not len(features.keys) == len(features.before) == len(features.after):
+        raise ValueError(f"{path}: damaged (its parts differ in length); delete it")
+    return features
+
+
 def _truth(run: Run, features: KeptFeatures) -> np.ndarray:
     """Truth of the samples: class numbers (N,), or values (N, D).
 
@@ -349,7 +434,7 @@ def _targets(run: Run, truth: np.ndarray) -> list[tuple[str, np.ndarray]]:
     return [(f", {name}", truth[:, place]) for place, name in enumerate(run.benchmark.targets)]
 
 
-def _class_legend(figure: Figure, benchmark: Benchmark, handles: tuple[Sequence, Sequence]) -> None:
+def _class_legend(figure: Any, benchmark: Benchmark, handles: tuple[Sequence, Sequence]) -> None:
     """One legend for all panels, beside them; in columns where there are many classes."""
     figure.legend(
         *handles,
@@ -358,3 +443,8 @@ def _class_legend(figure: Figure, benchmark: Benchmark, handles: tuple[Sequence,
         ncols=1 + len(benchmark.classes) // 23,
         frameon=False,
     )
+
+
+def _write_array(path: Path, **arrays: np.ndarray) -> None:
+    with whole_file(path) as beside, beside.open("wb") as file:
+        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]

@@ -12,12 +12,12 @@ import pytest
 from PIL import Image
 
 from finetune.folds import group_columns
-from finetune.kept_features import MAX_SAMPLES, FeatureKeeper, choose_samples, read_features
 from finetune.predictions import Prediction
 from finetune.record import Run, read_run
 from finetune.reporting.breakdown import group_section, speaker_section
 from finetune.reporting.document import Section, Table
 from finetune.reporting.errors import error_section, read_frames, worst
+from finetune.reporting.features import MAX_SAMPLES, FeatureKeeper, choose_samples, read_features
 from finetune.reporting.resampling import class_intervals
 from finetune.scores import score_units
 from hicmae.checkpoints.checkpoint import load_checkpoint

@@ -76,7 +76,7 @@ def test_balanced_weights_are_scikit_learns_and_average_to_one() -> None:
     from sklearn.utils.class_weight import compute_class_weight
 
     table = rows()
-    found = balanced_weights(BENCHMARK, table)
+    found = balanced_weights(BENCHMARK.every_head[0], table)
     expected = compute_class_weight(
         "balanced", classes=np.array(BENCHMARK.classes), y=table["emotion"].to_numpy(dtype=str)
     )
