@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -322,6 +323,15 @@ class Benchmark:
             recipe=BenchmarkRecipe(),
             published=(),
         )
+
+    @property
+    def placed(self) -> list[tuple[Head, slice]]:
+        """Each of several heads with the place of its outputs."""
+        ends = itertools.accumulate(len(head.names) for head in self.heads)
+        return [
+            (head, slice(end - len(head.names), end))
+            for head, end in zip(self.heads, ends, strict=True)
+        ]
 
     @property
     def num_outputs(self) -> int:

@@ -31,7 +31,6 @@ from hicmae.blocks import set_grad_checkpointing
 from hicmae.checkpoints.checkpoint import load_encoder
 from hicmae.devices import send
 from hicmae.emotion import EmotionModel, by_presence, outputs_to_values
-from hicmae.heads import slices
 from hicmae.objective.losses import all_rows
 from hicmae.optimization import parameter_groups, warmup_cosine
 from hicmae.transforms import ClipTransform
@@ -81,10 +80,7 @@ class FinetuneModule(pl.LightningModule):
         self.terms = plan.loss_terms
         self.heads = [head.labels() for head in plan.benchmark.heads]
         self.head_losses = [
-            (head.name, head.weight, place, terms)
-            for head, terms, (_, place) in zip(
-                plan.benchmark.heads, plan.head_terms, slices(self.heads), strict=False
-            )
+            (head.name, head.weight, place, head.terms) for head, place in plan.benchmark.placed
         ]
         self.learning_rate = plan.scaled(plan.resolved.learning_rate)
         self.num_steps = steps_per_epoch * plan.resolved.epochs

@@ -90,15 +90,10 @@ class Plan:
     @property
     def loss_terms(self) -> list[Term]:
         """What the training loss is a sum of."""
-        return [term for terms in self.head_terms for term in terms]
-
-    @property
-    def head_terms(self) -> list[list[Term]]:
-        """The same of each head."""
         if self.benchmark.heads:
-            return [head.terms for head in self.benchmark.heads]
+            return [term for head in self.benchmark.heads for term in head.terms]
         settings = self.config.recipe.loss_settings
-        return [loss_terms(self.resolved.loss, self.benchmark.task, settings)]
+        return loss_terms(self.resolved.loss, self.benchmark.task, settings)
 
     @functools.cached_property
     def digest(self) -> str:

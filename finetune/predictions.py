@@ -10,7 +10,7 @@ batches included; here every sample counts exactly once.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -125,11 +125,22 @@ def make_prediction(
         "unit": unit,
         "groups": dict(groups),
     }
-    if benchmark.heads:
-        kept = tuple(_digits(view) for view in views)
-        return _joint(benchmark, about, true, views.mean(axis=0), kept, thresholds)
-    mean = _digits(views.mean(axis=0))
     kept_views = tuple(_digits(view) for view in views)
+    whole = views.mean(axis=0)  # (C,)
+    if benchmark.heads:
+
+        def said(head: Head, place: slice) -> dict[str, Any]:
+            own = _digits(whole[place])
+            limits = head.labels(thresholds.get(head.name, ())).thresholds
+            return {
+                "true": true[head.name],
+                "predicted": chosen(head, np.array(own), limits),
+                "probabilities": None if head.kind == "regression" else own,
+                "thresholds": limits,
+            }
+
+        return _joint(benchmark, about, kept_views, said)
+    mean = _digits(whole)
     named = benchmark.task == "classification"
     return Prediction(
         true=str(true) if named else tuple(float(value) for value in true),
@@ -338,34 +349,59 @@ def prediction_line(item: Prediction) -> dict[str, Any]:
 
 
 def parse_prediction(line: dict[str, Any], benchmark: Benchmark) -> Prediction:
-    """The prediction that a line holds."""
+    """The prediction that a line holds.
+
+    Raises: KeyError, TypeError, ValueError: it holds none of this benchmark.
+    """
     named = benchmark.task == "classification"
+    true: Any = None
+    predicted: Any = None
     if benchmark.heads:
-        return _parse_joint(line, benchmark)
-    true, predicted = line["label" if named else "target"], line["prediction"]
-    if named:
-        for name in (true, predicted):
-            if name not in benchmark.classes:
-                raise ValueError(f"class '{name}' is none of {', '.join(benchmark.classes)}")
+        if set(line["heads"]) != {head.name for head in benchmark.heads}:
+            raise ValueError(f"heads {', '.join(line['heads'])} are not those of the benchmark")
+    else:
+        true, predicted = line["label" if named else "target"], line["prediction"]
+    for name in (true, predicted) if named else ():
+        if name not in benchmark.classes:
+            raise ValueError(f"class '{name}' is none of {', '.join(benchmark.classes)}")
     if benchmark.average_over and not line.get("unit"):
         raise ValueError(f"no unit, though the benchmark averages over {benchmark.average_over}")
-    vectors = [*line["views"], line["probabilities"] if named else predicted]
-    if any(len(vector) != benchmark.num_outputs for vector in vectors):
+    views = tuple(tuple(map(float, view)) for view in line["views"])
+    told = [] if benchmark.heads else [line["probabilities"] if named else predicted]
+    if any(len(vector) != benchmark.num_outputs for vector in (*views, *told)):
         raise ValueError(f"{benchmark.num_outputs} values are expected for each view")
     names = tuple(map(str, line.get("view_names", ())))
-    if names and len(names) != len(line["views"]):
-        raise ValueError(f"{len(names)} view_names for {len(line['views'])} views")
+    if names and len(names) != len(views):
+        raise ValueError(f"{len(names)} view_names for {len(views)} views")
+    about: dict[str, Any] = {
+        "key": str(line["key"]),
+        "fold": str(line["fold"]),
+        "speaker": str(line["speaker"]),
+        "view_names": names,
+        "unit": str(line.get("unit", "")),
+        "groups": {str(name): str(value) for name, value in line.get("groups", {}).items()},
+    }
+    if benchmark.heads:
+
+        def said(head: Head, place: slice) -> dict[str, Any]:
+            own = line["heads"][head.name]
+            values = own["prediction" if head.kind == "regression" else "probabilities"]
+            if len(values) != len(head.names):
+                raise ValueError(f"head '{head.name}': {len(head.names)} values are expected")
+            return {
+                "true": () if own["truth"] is None else parsed(head, own["truth"]),
+                "predicted": parsed(head, own["prediction"]),
+                "probabilities": None if head.kind == "regression" else tuple(map(float, values)),
+                "thresholds": tuple(map(float, own.get("thresholds", ()))),
+            }
+
+        return _joint(benchmark, about, views, said)
     return Prediction(
-        key=str(line["key"]),
-        fold=str(line["fold"]),
-        speaker=str(line["speaker"]),
         true=true if named else tuple(map(float, true)),
         predicted=predicted if named else tuple(map(float, predicted)),
         probabilities=tuple(map(float, line["probabilities"])) if named else None,
-        views=tuple(tuple(map(float, view)) for view in line["views"]),
-        view_names=names,
-        unit=str(line.get("unit", "")),
-        groups={str(name): str(value) for name, value in line.get("groups", {}).items()},
+        views=views,
+        **about,
     )
 
 
@@ -382,25 +418,16 @@ def _joint_truth(benchmark: Benchmark, rows: pd.DataFrame) -> list[dict[str, Any
 def _joint(
     benchmark: Benchmark,
     about: dict[str, Any],
-    true: Mapping[str, Any],
-    mean: np.ndarray,
     views: tuple[tuple[float, ...], ...],
-    thresholds: Mapping[str, Sequence[float]],
+    said: Callable[[Head, slice], dict[str, Any]],
 ) -> Prediction:
-    """The prediction of all heads from the mean (C,) of the views."""
-    heads, start = {}, 0
-    for head in benchmark.heads:
-        place = slice(start, start := start + len(head.names))
-        own = _digits(mean[place])
-        limits = head.labels(thresholds.get(head.name, ())).thresholds
-        heads[head.name] = Prediction(
-            true=true[head.name],
-            predicted=chosen(head, np.array(own), limits),
-            probabilities=None if head.kind == "regression" else own,
-            views=tuple(view[place] for view in views),
-            thresholds=limits,
-            **about,
+    """The prediction of all heads; ``said`` is what one says at the place of its outputs."""
+    heads = {
+        head.name: Prediction(
+            views=tuple(view[place] for view in views), **said(head, place), **about
         )
+        for head, place in benchmark.placed
+    }
     return Prediction(true=(), predicted=(), probabilities=None, views=views, heads=heads, **about)
 
 
@@ -412,44 +439,6 @@ def _head_line(item: Prediction) -> dict[str, Any]:
     if item.thresholds:
         line["thresholds"] = item.thresholds
     return line
-
-
-def _parse_joint(line: dict[str, Any], benchmark: Benchmark) -> Prediction:
-    """The prediction of several heads that a line holds."""
-    if set(line["heads"]) != {head.name for head in benchmark.heads}:
-        raise ValueError(f"heads {', '.join(line['heads'])} are not those of the benchmark")
-    if benchmark.average_over and not line.get("unit"):
-        raise ValueError(f"no unit, though the benchmark averages over {benchmark.average_over}")
-    names = tuple(map(str, line.get("view_names", ())))
-    views = tuple(tuple(map(float, view)) for view in line["views"])
-    if any(len(view) != benchmark.num_outputs for view in views):
-        raise ValueError(f"{benchmark.num_outputs} values are expected for each view")
-    if names and len(names) != len(views):
-        raise ValueError(f"{len(names)} view_names for {len(views)} views")
-    about: dict[str, Any] = {
-        "key": str(line["key"]),
-        "fold": str(line["fold"]),
-        "speaker": str(line["speaker"]),
-        "view_names": names,
-        "unit": str(line.get("unit", "")),
-        "groups": {str(name): str(value) for name, value in line.get("groups", {}).items()},
-    }
-    heads, start = {}, 0
-    for head in benchmark.heads:
-        place = slice(start, start := start + len(head.names))
-        own = line["heads"][head.name]
-        values = own["prediction" if head.kind == "regression" else "probabilities"]
-        if len(values) != len(head.names):
-            raise ValueError(f"head '{head.name}': {len(head.names)} values are expected")
-        heads[head.name] = Prediction(
-            true=() if own["truth"] is None else parsed(head, own["truth"]),
-            predicted=parsed(head, own["prediction"]),
-            probabilities=None if head.kind == "regression" else tuple(map(float, values)),
-            views=tuple(view[place] for view in views),
-            thresholds=tuple(map(float, own.get("thresholds", ()))),
-            **about,
-        )
-    return Prediction(true=(), predicted=(), probabilities=None, views=views, heads=heads, **about)
 
 
 def _texts(rows: pd.DataFrame, column: str | None) -> list[str]:

@@ -75,18 +75,12 @@ def group_section(run: Run, figures: Path) -> Section | None:
             members.setdefault(item.groups.get(column) or "(none)", []).append(item)
         groups = [_group(run, value, members[value]) for value in sorted(members)]
         tables.append(Section(title=f"By {column}", parts=[_table(run, column, groups)]))
-        panels.append((column, _dots(run, groups, people=True)))
+        panels.append((column, groups))
     if not tables:
         return None
     leading = run.benchmark.ranking
     path = figures / "groups.png"
-    dot_figure(
-        panels,
-        run.scores.pooled[leading],
-        path,
-        what=measured(metric_name(leading), run.facts.rule),
-        title=f"{run.name}: scores by group",
-    )
+    dot_figure(run, panels, path, people=True, title=f"{run.name}: scores by group")
     parts: list[Part] = [
         f"Pooled over folds. {_meaning(run)} 95 %: of {metric_name(leading)}, bootstrap by"
         f" {run.benchmark.speaker} within the group (by sample where the group has one or they"
@@ -114,13 +108,8 @@ def speaker_section(run: Run, figures: Path) -> Section | None:
     groups = [_group(run, name, units, surely=surely) for name, units in members.items()]
     groups.sort(key=lambda one: (_last_if_undefined(one.scores[leading]), one.name))
     path = figures / "speakers.png"
-    dot_figure(
-        [("", _dots(run, groups, people=False))],
-        run.scores.pooled[leading],
-        path,
-        what=measured(metric_name(leading), run.facts.rule),
-        title=f"{run.name}: scores by {who}, the worst first",
-    )
+    title = f"{run.name}: scores by {who}, the worst first"
+    dot_figure(run, [("", groups)], path, people=False, title=title)
     shown, left_out = groups, ""
     if len(groups) > _WORST + _BEST:
         shown = [*groups[:_WORST], *groups[-_BEST:]]
@@ -143,55 +132,39 @@ def unit_name(run: Run) -> str:
     return f"{run.benchmark.average_over}s" if run.benchmark.average_over else "samples"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Dot:
-    """One row of a dot plot.
-
-    Args:
-        name: Beside it.
-        value: Where the dot is; not-a-number: no dot.
-        low: Of its interval; not-a-number: none.
-        high: The same.
-        small: Whether it stands for few samples, and is drawn hollow.
-    """
-
-    name: str
-    value: float
-    low: float = float("nan")
-    high: float = float("nan")
-    small: bool = False
-
-
 def dot_figure(
-    panels: Sequence[tuple[str, Sequence[Dot]]],
-    overall: float,
+    run: Run,
+    panels: Sequence[tuple[str, Sequence[Group]]],
     path: Path,
     *,
-    what: str,
+    people: bool,
     title: str,
 ) -> None:
-    """Draw scores with intervals as dots, in one panel for each kind of group.
+    """Draw leading scores with intervals as dots, in one panel for each kind of group.
+
+    A small group's dot is hollow; a dashed line is the score of all samples.
 
     Args:
         panels: Headings and rows, from above; more rows than ``MAX_NAMED`` lose their names.
-        overall: Of all samples; a line. Not-a-number: none.
-        what: Is drawn along the axis.
+        people: Whether few speakers make a group small, too.
     """
-    heights = [_height(len(dots)) for _, dots in panels]
+    leading = run.benchmark.ranking
+    overall, what = run.scores.pooled[leading], measured(metric_name(leading), run.facts.rule)
+    heights = [_height(len(groups)) for _, groups in panels]
     figure = make_figure(7.6, 1.4 + sum(heights) + 0.35 * len(panels))
     figure.suptitle(title, fontsize=11)
     grid = figure.subplots(len(panels), 1, sharex=True, squeeze=False, height_ratios=heights)
-    for axes, (heading, dots) in zip(grid[:, 0], panels, strict=True):
-        places = np.arange(len(dots))[::-1]
-        for place, dot in zip(places, dots, strict=True):
-            if not np.isnan(dot.low):
-                axes.plot([dot.low, dot.high], [place, place], color=BLUE, linewidth=1.2, alpha=0.6)
-            if np.isnan(dot.value):
+    for axes, (heading, groups) in zip(grid[:, 0], panels, strict=True):
+        places = np.arange(len(groups))[::-1]
+        for place, one in zip(places, groups, strict=True):
+            if not np.isnan(one.interval[0]):
+                axes.plot(one.interval, [place, place], color=BLUE, linewidth=1.2, alpha=0.6)
+            if np.isnan(one.scores[leading]):
                 axes.text(0.0, place, "n/a", va="center", fontsize=8, color=GREY)
             else:
-                colour = "white" if dot.small else BLUE
+                colour = "white" if one.is_small(people=people) else BLUE
                 axes.plot(
-                    dot.value,
+                    one.scores[leading],
                     place,
                     "o",
                     markersize=5,
@@ -201,21 +174,22 @@ def dot_figure(
                 )
         if not np.isnan(overall):
             axes.axvline(overall, color=GREY, linewidth=1, linestyle="--")
-        if len(dots) <= MAX_NAMED:
-            axes.set_yticks(places, [dot.name for dot in dots], fontsize=8)
+        if len(groups) <= MAX_NAMED:
+            names = [f"{one.name} ({len(one.units)})" for one in groups]
+            axes.set_yticks(places, names, fontsize=8)
         else:
             axes.set_yticks([])
-            axes.set_ylabel(f"{len(dots)} of them")
-        axes.set_ylim(-0.7, len(dots) - 0.3)
+            axes.set_ylabel(f"{len(groups)} of them")
+        axes.set_ylim(-0.7, len(groups) - 0.3)
         if heading:
             axes.set_title(heading, fontsize=10, loc="left")
         axes.grid(axis="x", color="#dddddd", linewidth=0.6)
         axes.set_axisbelow(True)
         plain(axes)
-    every = [dot for _, dots in panels for dot in dots]
-    key = [] if all(np.isnan(dot.low) for dot in every) else ["line: 95 %"]
+    every = [one for _, groups in panels for one in groups]
+    key = [] if all(np.isnan(one.interval[0]) for one in every) else ["line: 95 %"]
     key += [] if np.isnan(overall) else [f"dashed: all samples, {overall:.3f}"]
-    key += ["hollow: few samples"] if any(dot.small for dot in every) else []
+    key += ["hollow: few samples"] if any(one.is_small(people=people) for one in every) else []
     grid[-1, 0].set_xlabel(f"{what} ({'; '.join(key)})" if key else what)
     save(figure, path)
 
@@ -251,19 +225,6 @@ def _table(run: Run, column: str, groups: Sequence[Group], *, people: bool = Tru
         cells += [mark(number(one.scores[metric])) for metric in metrics[1:]]
         rows.append(cells)
     return Table(columns=heads, rows=rows)
-
-
-def _dots(run: Run, groups: Sequence[Group], *, people: bool) -> list[Dot]:
-    return [
-        Dot(
-            name=f"{one.name} ({len(one.units)})",
-            value=one.scores[run.benchmark.ranking],
-            low=one.interval[0],
-            high=one.interval[1],
-            small=one.is_small(people=people),
-        )
-        for one in groups
-    ]
 
 
 def _meaning(run: Run) -> str:

@@ -90,7 +90,8 @@ def feature_section(run: Run, figures: Path) -> Section:
                 path=path,
                 caption=f"t-SNE of the features of fold {fold}: perplexity"
                 f" {perplexity(len(first.keys)):.3g}, seed {SEED}, started from the first two"
-                " principal components, features standardised; distances between heaps mean nothing",
+                " principal components, features standardised; distances between heaps mean"
+                " nothing",
             )
         )
     else:

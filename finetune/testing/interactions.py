@@ -252,19 +252,21 @@ def _table(
     name: str, found: Interactions, shuffled: Sequence[Interactions], facts: RunFacts
 ) -> Table:
     """One row a part: bits, share of the label's, and what chance would give."""
-    rows = {
-        "sound or picture (redundancy)": lambda item: item.redundant,
-        "sound alone (unique)": lambda item: item.first,
-        "picture alone (unique)": lambda item: item.second,
-        "both together (synergy), at least": lambda item: item.synergy[0],
-        "both together (synergy), at most": lambda item: item.synergy[1],
-        "of it a fusion of the two predictions, at least": lambda item: item.synergy_of_predictions[
-            0
-        ],
-        "of it a fusion of the two predictions, at most": lambda item: item.synergy_of_predictions[
-            1
-        ],
-    }
+
+    def bits(item: Interactions) -> list[float]:
+        alone = [item.redundant, item.first, item.second]
+        return [*alone, *item.synergy, *item.synergy_of_predictions]
+
+    whats = (
+        "sound or picture (redundancy)",
+        "sound alone (unique)",
+        "picture alone (unique)",
+        "both together (synergy), at least",
+        "both together (synergy), at most",
+        "of it a fusion of the two predictions, at least",
+        "of it a fusion of the two predictions, at most",
+    )
+    by_chance = [f"{np.mean(each):.2f}" for each in zip(*map(bits, shuffled), strict=True)]
     return Table(
         columns=[
             f"told of {name} by (selection: {facts.rule})",
@@ -275,11 +277,13 @@ def _table(
         rows=[
             [
                 what,
-                facts.mark(f"{of(found):.2f}"),
-                f"{of(found) / found.label:.0%}" if found.label else "n/a",
-                f"{np.mean([of(item) for item in shuffled]):.2f}" if shuffled else "n/a",
+                facts.mark(f"{value:.2f}"),
+                f"{value / found.label:.0%}" if found.label else "n/a",
+                chance,
             ]
-            for what, of in rows.items()
+            for what, value, chance in zip(
+                whats, bits(found), by_chance or ["n/a"] * len(whats), strict=True
+            )
         ],
     )
 

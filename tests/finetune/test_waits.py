@@ -39,7 +39,6 @@ def steps_of(
         config=config,
         benchmark=benchmark,
         loss_terms=loss_terms(loss, benchmark.task),
-        head_terms=(),
         resolved=SimpleNamespace(learning_rate=1e-3, epochs=1),
         scaled=lambda rate: rate,
         model=sizes,
