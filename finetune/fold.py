@@ -30,13 +30,11 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from finetune.benchmark import Benchmark
 from finetune.data import is_mixed, sides_of, training_loader, view_loader
-from finetune.folds import Fold, as_text, seen_by
+from finetune.folds import Fold, num_speakers, seen_by
 from finetune.module import FinetuneModule, JudgedModule
 from finetune.over_time import (
     choose_smoothing,
-    over_time_facts,
     settle_fold,
     smooth,
     smoothing_note,
@@ -206,7 +204,7 @@ def _work(plan: Plan, fold: Fold, share: Share) -> None:
                 plan, fold, sides, module, seconds=saver.seconds, epoch=epoch, notes=notes
             )
             if settled is not None:
-                facts = dataclasses.replace(facts, over_time=over_time_facts(settled))
+                facts = dataclasses.replace(facts, over_time=dataclasses.asdict(settled))
             elif kept_out:
                 fitted = fit_calibration(plan.benchmark, kept_out, answered=config.recipe.answered)
                 facts = dataclasses.replace(facts, calibration=fitted)
@@ -451,9 +449,9 @@ def _facts(
         num_train=len(sides.train),
         num_validation=len(sides.validation),
         num_test=len(fold.test),
-        num_train_speakers=_num_speakers(plan.benchmark, sides.train),
-        num_validation_speakers=_num_speakers(plan.benchmark, sides.validation),
-        num_test_speakers=_num_speakers(plan.benchmark, fold.test),
+        num_train_speakers=num_speakers(plan.benchmark, sides.train),
+        num_validation_speakers=num_speakers(plan.benchmark, sides.validation),
+        num_test_speakers=num_speakers(plan.benchmark, fold.test),
         epoch=epoch,
         seconds=round(seconds, 1),
         train_loss=module.last_epoch_loss,
@@ -533,11 +531,3 @@ def _save(
         }
     module.model.carried = config
     module.model.save_pretrained(folder)
-
-
-def _num_speakers(benchmark: Benchmark, rows: pd.DataFrame) -> int | None:
-    """Speakers of one side; none where somebody is not named."""
-    if benchmark.speaker not in rows.columns:
-        return None
-    names = set(rows[benchmark.speaker].map(as_text))
-    return None if "" in names else len(names)

@@ -215,6 +215,14 @@ def few(names: Sequence[str], most: int = 5) -> str:
     return ", ".join(f"'{name}'" for name in names[:most]) + (", …" if len(names) > most else "")
 
 
+def num_speakers(benchmark: Benchmark, rows: pd.DataFrame) -> int | None:
+    """Speakers of one side; none where somebody is not named."""
+    if benchmark.speaker not in rows.columns:
+        return None
+    names = set(rows[benchmark.speaker].map(as_text))
+    return None if "" in names else len(names)
+
+
 def held_of(rows: pd.DataFrame) -> pd.DataFrame:
     """Rows of an index; where a sample lacks a modality, with the column ``HELD``: what each has.
 

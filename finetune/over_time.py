@@ -87,7 +87,7 @@ def settle_fold(plan: Plan, fold: Fold) -> tuple[Fold, Settled | None]:
     inside = [traces[key] for key in fold.train[SAMPLE].unique()]
     people = list(dict.fromkeys(who for trace in inside for who in trace.annotators))
     people = [who for who in people if only in (None, who)]
-    train = _thinned(fold.train, settings.train_every)
+    train = fold.train[fold.train[NUMBER] % settings.train_every == 0]
     if settings.lag_seconds is None:
         lags = choose_lags(plan, train, traces, people)
     else:
@@ -109,7 +109,7 @@ def settled_again(
 
     Args:
         index: Of the instants.
-        decided: What the record of the network's fold keeps (``over_time_facts``).
+        decided: What the record of the network's fold keeps (a ``Settled``).
         network: Where the network is.
 
     Returns: the fold with the instants that have a label, and the window of smoothing, seconds.
@@ -283,11 +283,6 @@ def _recordings(
     }
 
 
-def _thinned(rows: pd.DataFrame, every: int) -> pd.DataFrame:
-    """Every so manieth instant of each sample."""
-    return rows if every == 1 else rows[rows[NUMBER] % every == 0]
-
-
 def _noted(
     rows: pd.DataFrame, traces: Mapping[str, Trace], target: str, who: str, lag: float
 ) -> np.ndarray:
@@ -390,11 +385,6 @@ def _agreement(features: np.ndarray, noted: np.ndarray, groups: np.ndarray) -> n
         fit.fit(scaler.transform(features[train]), noted[train])
         said[test] = fit.predict(scaler.transform(features[test])).reshape(len(test), -1)
     return np.array(regression_metrics(noted, said)["pcc"], dtype=np.float64)
-
-
-def over_time_facts(settled: Settled | None) -> dict[str, Any]:
-    """What a fold's record keeps of it."""
-    return {} if settled is None else dataclasses.asdict(settled)
 
 
 def smoothing_note(settled: Settled, num_kept_out: int) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
@@ -39,12 +39,12 @@ class LoraConfig:
 
     def __post_init__(self) -> None:
         bounds = {"1 or more": "rank", "positive": "alpha", "in [0, 1)": "dropout"}
-        problems = _outside(self, bounds)
+        problems = []
         known = get_args(Projection)
         if not self.projections or not set(self.projections) <= set(known):
             found = ", ".join(self.projections) or "none"
             problems.append(f"projections = {found} (some of {', '.join(known)})")
-        _raise_all("recipe.lora", problems)
+        _check("recipe.lora", self, bounds, problems)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,10 +126,9 @@ class RecipeConfig:
             "in 0..1": "modality_dropout",
             "in (0, 1]": "fraction answered",
         }
-        problems = _outside(self, bounds)
-        if self.shots is not None and self.fraction < 1:
-            problems.append("shots and fraction are both given; give one of them")
-        _raise_all("recipe", problems)
+        both = self.shots is not None and self.fraction < 1
+        problems = ["shots and fraction are both given; give one of them"] if both else []
+        _check("recipe", self, bounds, problems)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,10 +160,9 @@ class OptimizerConfig:
             "positive": "learning_rate clip_norm",
             "in (0, 1]": "layer_decay",
         }
-        problems = _outside(self, bounds)
-        if not all(0 <= beta < 1 for beta in self.betas):
-            problems.append(f"betas = {self.betas} (each must lie in [0, 1))")
-        _raise_all("optimizer", problems)
+        wrong = not all(0 <= beta < 1 for beta in self.betas)
+        problems = [f"betas = {self.betas} (each must lie in [0, 1))"] if wrong else []
+        _check("optimizer", self, bounds, problems)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,7 +195,7 @@ class MixingConfig:
 
     def __post_init__(self) -> None:
         bounds = {"0 or more": "mixup cutmix", "in 0..1": "switch probability"}
-        _raise_all("mixing", _outside(self, bounds))
+        _check("mixing", self, bounds)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -218,7 +216,7 @@ class HardwareConfig:
     timeout_seconds: int = 1800
 
     def __post_init__(self) -> None:
-        _raise_all("hardware", _outside(self, {"1 or more": "devices timeout_seconds"}))
+        _check("hardware", self, {"1 or more": "devices timeout_seconds"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -244,7 +242,7 @@ class TrainerConfig:
 
     def __post_init__(self) -> None:
         bounds = {"0 or more": "save_every", "1 or more": "log_every"}
-        _raise_all("trainer", _outside(self, bounds))
+        _check("trainer", self, bounds)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -280,9 +278,7 @@ class FinetuneConfig:
     seed: int
 
     def __post_init__(self) -> None:
-        problems = _outside(self, {"1 or more": "accumulate", "0 or more": "workers"})
-        if problems:
-            raise ValueError("; ".join(problems))
+        _check("", self, {"1 or more": "accumulate", "0 or more": "workers"})
 
     @classmethod
     def from_options(cls, options: Mapping[str, Any]) -> FinetuneConfig:
@@ -315,17 +311,16 @@ _BOUNDS: dict[str, Callable[[float], bool]] = {
 }
 
 
-def _outside(settings: Any, names: Mapping[str, str]) -> list[str]:
-    """Complaints about numbers, by the bound that each has; null is within all."""
-    return [
+def _check(
+    what: str, settings: Any, bounds: Mapping[str, str], problems: Sequence[str] = ()
+) -> None:
+    """Refuse numbers by the bound that each has (null is within all), with every other problem."""
+    outside = [
         f"{name} = {value} (must {'lie' if bound.startswith('in') else 'be'} {bound})"
-        for bound, those in names.items()
+        for bound, those in bounds.items()
         for name in those.split()
         if (value := getattr(settings, name)) is not None and not _BOUNDS[bound](value)
     ]
-
-
-def _raise_all(what: str, problems: list[str]) -> None:
-    """Report every problem of a settings group at once."""
-    if problems:
-        raise ValueError(f"{what}: {'; '.join(problems)}")
+    if outside or problems:
+        where = f"{what}: " if what else ""
+        raise ValueError(where + "; ".join([*outside, *problems]))

@@ -106,7 +106,7 @@ def speaker_section(run: Run, figures: Path) -> Section | None:
     leading, who = run.benchmark.ranking, run.benchmark.speaker
     surely = len(members) <= MAX_NAMED
     groups = [_group(run, name, units, surely=surely) for name, units in members.items()]
-    groups.sort(key=lambda one: (_last_if_undefined(one.scores[leading]), one.name))
+    groups.sort(key=lambda one: (np.nan_to_num(one.scores[leading], nan=math.inf), one.name))
     path = figures / "speakers.png"
     title = f"{run.name}: scores by {who}, the worst first"
     dot_figure(run, [("", groups)], path, people=False, title=title)
@@ -150,7 +150,8 @@ def dot_figure(
     """
     leading = run.benchmark.ranking
     overall, what = run.scores.pooled[leading], measured(metric_name(leading), run.facts.rule)
-    heights = [_height(len(groups)) for _, groups in panels]
+    rows = [len(groups) for _, groups in panels]
+    heights = [0.21 * count + 0.15 if count <= MAX_NAMED else 6.0 for count in rows]
     figure = make_figure(7.6, 1.4 + sum(heights) + 0.35 * len(panels))
     figure.suptitle(title, fontsize=11)
     grid = figure.subplots(len(panels), 1, sharex=True, squeeze=False, height_ratios=heights)
@@ -236,11 +237,3 @@ def _meaning(run: Run) -> str:
         "CCC is taken within the group: low where the true values hardly differ there, n/a where"
         " they are all the same."
     )
-
-
-def _last_if_undefined(value: float) -> float:
-    return math.inf if math.isnan(value) else value
-
-
-def _height(rows: int) -> float:
-    return 0.21 * rows + 0.15 if rows <= MAX_NAMED else 6.0

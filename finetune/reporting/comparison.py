@@ -217,7 +217,8 @@ def paired_parts(groups: Sequence[SeedGroup]) -> list[Section]:
     if len(groups) < 2:
         return []
     first, *others = groups
-    alike = [group for group in others if _same_samples(first, group)]
+    truths = [{item.key: item.true for item in one.runs[0].units} for one in groups]
+    alike = [one for one, own in zip(others, truths[1:], strict=True) if own == truths[0]]
     rows = [_row(first, group, compare_groups(first, group)) for group in alike]
     name = metric_name(first.runs[0].benchmark.ranking)
     parts: list[Part] = []
@@ -346,11 +347,6 @@ def _rules(runs: Sequence[Run]) -> str:
 
 def _slug(name: str) -> str:
     return "".join(c if c.isalnum() or c in "._-" else "_" for c in name)
-
-
-def _same_samples(first: SeedGroup, group: SeedGroup) -> bool:
-    truths = [{item.key: item.true for item in one.runs[0].units} for one in (first, group)]
-    return truths[0] == truths[1]
 
 
 def _row(first: SeedGroup, group: SeedGroup, found: Comparison) -> list[str]:

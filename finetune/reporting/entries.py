@@ -306,7 +306,8 @@ def draw_label_curves(curves: Sequence[Curve], path: Path) -> None:
     axes.set_xlabel("labelled clips that each fold is trained on")
     axes.set_ylabel(f"{metric_name(leading)}, pooled over folds (bars: {LEVEL:.0%})")
     axes.set_ylim(min(0.0, axes.get_ylim()[0]), 1.0)
-    rules = ", ".join(dict.fromkeys(_rule(group) for c in curves for group in c.points.values()))
+    shown = (group.runs[0].facts.rule for curve in curves for group in curve.points.values())
+    rules = ", ".join(dict.fromkeys(shown))
     axes.set_title(f"{first.benchmark.name}: {measured(metric_name(leading), rules)}", fontsize=11)
     axes.legend(frameon=False, loc="lower right")
     plain(axes)
@@ -364,7 +365,3 @@ def _gains(curve: Curve, scratch: Curve) -> list[list[str]]:
             row = [curve.name, f"{labels:g}", words, mark(signed(found.difference))]
             rows.append([*row, mark(range_of(found.low, found.high))])
     return rows
-
-
-def _rule(group: SeedGroup) -> str:
-    return group.runs[0].facts.rule

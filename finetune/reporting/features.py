@@ -239,7 +239,14 @@ def layout_figure(
         if target is not None:
             figure.colorbar(points, ax=list(grid[row]), label=f"true {target}", fraction=0.03)
     if targets == (None,):
-        _class_legend(figure, benchmark, grid[0][0].get_legend_handles_labels())
+        # One legend for all panels, beside them; in columns where there are many classes.
+        figure.legend(
+            *grid[0][0].get_legend_handles_labels(),
+            fontsize=9 if len(benchmark.classes) <= 14 else 6,
+            loc="outside right center",
+            ncols=1 + len(benchmark.classes) // 23,
+            frameon=False,
+        )
     save(figure, path)
 
 
@@ -433,17 +440,6 @@ def _targets(run: Run, truth: np.ndarray) -> list[tuple[str, np.ndarray]]:
     if truth.ndim == 1:
         return [("", truth)]
     return [(f", {name}", truth[:, place]) for place, name in enumerate(run.benchmark.targets)]
-
-
-def _class_legend(figure: Any, benchmark: Benchmark, handles: tuple[Sequence, Sequence]) -> None:
-    """One legend for all panels, beside them; in columns where there are many classes."""
-    figure.legend(
-        *handles,
-        fontsize=9 if len(benchmark.classes) <= 14 else 6,
-        loc="outside right center",
-        ncols=1 + len(benchmark.classes) // 23,
-        frameon=False,
-    )
 
 
 def _write_array(path: Path, **arrays: np.ndarray) -> None:

@@ -449,9 +449,12 @@ def _sums(
     if not units:
         return sparse.csr_array((num_clusters, _num_sums(head)))
     true, predicted = head_arrays(head, units)
-    ones = np.ones((len(true), 1))
     if head.kind in ("classification", "ordinal"):
-        return _counts(true, predicted, clusters, len(head.classes), num_clusters)
+        # Of the confusion matrix of each cluster; entries that stand twice are added up.
+        places = (clusters, true * len(head.classes) + predicted)
+        shape = (num_clusters, _num_sums(head))
+        return sparse.coo_array((np.ones(len(true)), places), shape).tocsr()
+    ones = np.ones((len(true), 1))
     if head.kind == "regression":
         true, predicted = true - centre, predicted - centre
         rows = [ones, true, predicted, true**2, predicted**2, true * predicted]
@@ -467,17 +470,3 @@ def _sums(
     sums = np.zeros((num_clusters, _num_sums(head)))
     np.add.at(sums, clusters, np.hstack(rows))
     return sparse.csr_array(sums)
-
-
-def _counts(
-    true: np.ndarray,
-    predicted: np.ndarray,
-    clusters: np.ndarray,
-    num_classes: int,
-    num_clusters: int,
-) -> sparse.csr_array:
-    """Confusion matrix of each cluster, (S, K·K)."""
-    shape = (num_clusters, num_classes**2)
-    ones = np.ones(len(true))
-    # Entries that stand twice are added up.
-    return sparse.coo_array((ones, (clusters, true * num_classes + predicted)), shape).tocsr()

@@ -18,7 +18,7 @@ import yaml
 from finetune.benchmark import Benchmark, Published
 from finetune.heads import Head
 from finetune.predictions import head_arrays, named_shares, of_head
-from finetune.record import CONFIG, Run, RunFacts
+from finetune.record import CONFIG, Run
 from finetune.reporting.breakdown import group_section, speaker_section, unit_name
 from finetune.reporting.classes import absent_classes, class_sections, coverage_section
 from finetune.reporting.document import (
@@ -277,6 +277,7 @@ def _notes(run: Run) -> list[str]:
 
 def _facts(run: Run) -> dict[str, object]:
     facts = run.facts
+    crops = "" if facts.crops == ("whole",) else f" x {len(facts.crops)} ({', '.join(facts.crops)})"
     ignored = ", ".join(f"{name}: {count}" for name, count in facts.ignored.items())
     return {
         "start": facts.init,
@@ -299,7 +300,7 @@ def _facts(run: Run) -> dict[str, object]:
             None if facts.learning_rate is None else f"{facts.learning_rate:.3g}"
         ),
         "loss": facts.loss,
-        "test-time views": _views(facts),
+        "test-time views": f"{facts.num_segments}{crops}",
         "trained parameters": f"{facts.num_parameters:,}",
         "precision": facts.precision,
         "shards": f"{facts.shards} ({facts.shards_digest[:12]})",
@@ -329,11 +330,6 @@ def _fold_table(run: Run) -> Table:
     columns += ["inner validation samples", "inner validation speakers"] if inner else []
     columns += ["test samples", "test speakers", "tested epoch", "last training loss", "seconds"]
     return Table(columns=columns, rows=rows)
-
-
-def _views(facts: RunFacts) -> str:
-    crops = "" if facts.crops == ("whole",) else f" x {len(facts.crops)} ({', '.join(facts.crops)})"
-    return f"{facts.num_segments}{crops}"
 
 
 def _configuration(run: Run) -> Section | None:

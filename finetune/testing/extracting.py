@@ -234,10 +234,10 @@ def recording_rows(
             except (PredictionError, FileNotFoundError) as error:
                 refused[str(path)] = str(error)
                 continue
-            if per == "view":
-                yield from (_of_window(path, window, features) for window, features in rows)
-            else:
-                yield from _of_tracks(path, rows)
+            tracks = dict.fromkeys(window.track for window, _ in rows)
+            by_track = [[row for row in rows if row[0].track == track] for track in tracks]
+            groups = [[row] for row in rows] if per == "view" else by_track
+            yield from (_mean_row(path, own) for own in groups)
 
 
 class ParquetFeatures:
@@ -440,54 +440,34 @@ def _require_modalities(stream: WindowStream, modalities: str) -> None:
 def _windows(
     extractor: Extractor, stream: WindowStream
 ) -> Iterator[tuple[Window, dict[str, np.ndarray]]]:
-    """Windows without their pixels, with features (1, width) by name."""
+    """Windows, of one clip each, with features (1, width) by name."""
     windows = iter(stream)
     while waiting := list(itertools.islice(windows, extractor.running.machine.batch_size)):
-        yield from _window_features(extractor, waiting)
+        clips = [window.clips[0] for window in waiting]
+        frames = [clip.frames for clip in clips if clip.frames is not None]
+        waveforms = [clip.waveform for clip in clips if clip.waveform is not None]
+        batch: dict[str, Any] = {}
+        if frames:
+            batch["frames"] = torch.from_numpy(np.stack(frames))
+        if waveforms:
+            batch["waveform"] = torch.from_numpy(np.stack(waveforms))
+            batch["num_samples"] = torch.tensor([clip.num_samples for clip in clips])
+        found = extractor(*extractor.running.inputs(batch))
+        for place, window in enumerate(waiting):
+            yield window, {name: values[place : place + 1] for name, values in found.items()}
 
 
-def _window_features(
-    extractor: Extractor, windows: Sequence[Window]
-) -> Iterator[tuple[Window, dict[str, np.ndarray]]]:
-    """Features of some windows; one clip each, as a window is one clip long."""
-    clips = [window.clips[0] for window in windows]
-    frames = [clip.frames for clip in clips if clip.frames is not None]
-    waveforms = [clip.waveform for clip in clips if clip.waveform is not None]
-    batch: dict[str, Any] = {}
-    if frames:
-        batch["frames"] = torch.from_numpy(np.stack(frames))
-    if waveforms:
-        batch["waveform"] = torch.from_numpy(np.stack(waveforms))
-        batch["num_samples"] = torch.tensor([clip.num_samples for clip in clips])
-    found = extractor(*extractor.running.inputs(batch))
-    for place, window in enumerate(windows):
-        yield window, {name: values[place : place + 1] for name, values in found.items()}
-
-
-def _of_window(path: Path, window: Window, features: dict[str, np.ndarray]) -> Rows:
+def _mean_row(path: Path, rows: Sequence[tuple[Window, dict[str, np.ndarray]]]) -> Rows:
+    """One row: the mean over some windows of a face."""
+    windows = [window for window, _ in rows]
     about: dict[str, list[Any]] = {
         "key": [str(path)],
-        "track": [window.track],
-        "start_seconds": [window.start_seconds],
-        "end_seconds": [window.end_seconds],
+        "track": [windows[0].track],
+        "start_seconds": [min(window.start_seconds for window in windows)],
+        "end_seconds": [max(window.end_seconds for window in windows)],
     }
-    return about, features
-
-
-def _of_tracks(path: Path, rows: Sequence[tuple[Window, dict[str, np.ndarray]]]) -> Iterator[Rows]:
-    """One row a face: the mean over its windows."""
-    for track in dict.fromkeys(window.track for window, _ in rows):
-        own = [(window, features) for window, features in rows if window.track == track]
-        about: dict[str, list[Any]] = {
-            "key": [str(path)],
-            "track": [track],
-            "start_seconds": [min(window.start_seconds for window, _ in own)],
-            "end_seconds": [max(window.end_seconds for window, _ in own)],
-        }
-        mean = {
-            name: np.mean([features[name] for _, features in own], axis=0) for name in own[0][1]
-        }
-        yield about, mean
+    mean = {name: np.mean([features[name] for _, features in rows], axis=0) for name in rows[0][1]}
+    return about, mean
 
 
 def _plain_array(values: list[Any], kind: pyarrow.DataType) -> np.ndarray:

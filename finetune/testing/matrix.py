@@ -110,7 +110,8 @@ def make_cells(runs: Sequence[Run]) -> list[MatrixCell]:
     rows = _row_names(runs)
     members: dict[tuple[str, str], list[Run]] = {}
     for run, row in zip(runs, rows, strict=True):
-        members.setdefault((row, _tested_on(run)), []).append(run)
+        tested_on = run.facts.benchmark.removesuffix(f" from {run.facts.trained_on}")
+        members.setdefault((row, tested_on), []).append(run)
     return [_cell(row, column, group) for (row, column), group in members.items()]
 
 
@@ -187,21 +188,16 @@ def _way(run: Run) -> tuple[object, ...]:
     return facts.num_segments, facts.crops, facts.shards_digest, run.benchmark.columns
 
 
-def _trained_on(run: Run) -> str:
-    return run.facts.trained_on or run.facts.benchmark
-
-
-def _tested_on(run: Run) -> str:
-    return run.facts.benchmark.removesuffix(f" from {run.facts.trained_on}")
-
-
 def _row_names(runs: Sequence[Run]) -> list[str]:
     """Corpus of the training of each run, with whatever else tells its rows apart."""
     extras = [(run.facts.modalities, run.facts.init, run.facts.rule) for run in runs]
     tells = [len({extra[place] for extra in extras}) > 1 for place in range(3)]
     return [
         ", ".join(
-            [_trained_on(run), *(text for text, shown in zip(extra, tells, strict=True) if shown)]
+            [
+                run.facts.trained_on or run.facts.benchmark,
+                *(text for text, shown in zip(extra, tells, strict=True) if shown),
+            ]
         )
         for run, extra in zip(runs, extras, strict=True)
     ]

@@ -142,11 +142,10 @@ def make_plan(
             within=within,
             allow=allow_seen,
         )
-    chosen = [(fold.name, fold.test) for fold in divided]
     sides: list[TestSide] = []
-    for name, own in chosen:
-        kept, left_out = mapped.rows(own)
-        sides.append(TestSide(fold=name, rows=kept))
+    for fold in divided:
+        kept, left_out = mapped.rows(fold.test)
+        sides.append(TestSide(fold=fold.name, rows=kept))
         if within or not sides[1:]:  # every network of another corpus leaves out the same
             for label, count in left_out.items():
                 ignored[label] = ignored.get(label, 0) + count
@@ -208,7 +207,9 @@ def read_source(path: Path, *, folds: str = "all") -> Source:
     for folder in (path, path / "checkpoints" / "last"):
         if is_checkpoint(folder):
             found = load_checkpoint(folder)
-            run = _run_above(folder)
+            # RUN/fold-1/checkpoints/last
+            parents = folder.resolve().parents
+            run = parents[2] if len(parents) > 2 and (parents[2] / SCORES).is_file() else None
             fold = str((found.config.get("finetuning") or {}).get("fold", ""))
             if run is not None and fold:
                 return _chosen(replace(_of_run(run), path=path), fold)
@@ -330,15 +331,10 @@ def _chosen(source: Source, folds: str) -> Source:
             f" (folds: {', '.join(names)}, or all)"
         )
     for name in wanted:
-        if not any(
-            is_checkpoint(folder)
-            for folder in (
-                source.checkpoints[name],
-                source.checkpoints[name] / "checkpoints" / "last",
-            )
-        ):
+        folder = source.checkpoints[name]
+        if not is_checkpoint(folder) and not is_checkpoint(folder / "checkpoints" / "last"):
             raise ValueError(
-                f"{source.checkpoints[name]}: holds no weights (checkpoints/last is gone); train"
+                f"{folder}: holds no weights (checkpoints/last is gone); train"
                 " this fold again with `hicmae finetune … --resume`"
             )
     return replace(
@@ -346,12 +342,6 @@ def _chosen(source: Source, folds: str) -> Source:
         folds=tuple(fold for fold in source.folds if fold.name in wanted),
         checkpoints={name: source.checkpoints[name] for name in names if name in wanted},
     )
-
-
-def _run_above(checkpoint: Path) -> Path | None:
-    """The run folder that a checkpoint folder is part of: ``RUN/fold-1/checkpoints/last``."""
-    parents = checkpoint.resolve().parents
-    return parents[2] if len(parents) > 2 and (parents[2] / SCORES).is_file() else None
 
 
 def _mapping_notes(tested: Benchmark, mapped: Mapped, ignored: dict[str, int]) -> list[str]:

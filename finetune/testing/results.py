@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import numpy as np
 from rich.console import Console
 
 from finetune.benchmark import Benchmark
-from finetune.folds import as_text
+from finetune.folds import num_speakers
 from finetune.over_time import RECORDINGS, recordings_note, smooth
 from finetune.predictions import (
     FILE_NAME,
@@ -211,10 +211,7 @@ def evaluation_facts(plan: EvaluationPlan, machine: Machine) -> RunFacts:
         precision=machine.precision,
         shards=str(plan.index.folder),
         shards_digest=plan.digest,
-        configuration_digest=settings_digest({"of": facts.configuration_digest, **decisive}),
-        experiment_digest=settings_digest({"of": facts.experiment_digest, **decisive})
-        if facts.experiment_digest
-        else "",
+        **_digests(facts, lambda digest: {"of": digest, **decisive}),
         git_commit=git_commit(),
         version=__version__,
         ignored=plan.ignored,
@@ -234,25 +231,17 @@ def facts_of_network(facts: RunFacts, network: str) -> RunFacts:
     """
     if not network:
         return facts
-    return dataclasses.replace(
-        facts,
-        network=network,
-        configuration_digest=settings_digest([facts.configuration_digest, network]),
-        experiment_digest=settings_digest([facts.experiment_digest, network])
-        if facts.experiment_digest
-        else "",
-    )
+    digests = _digests(facts, lambda digest: [digest, network])
+    return dataclasses.replace(facts, network=network, **digests)
 
 
 def fold_facts(plan: EvaluationPlan, side: TestSide, *, seconds: float) -> FoldFacts:
     """What is known of a fold whose network was tested just now."""
     trained = next(fold for fold in plan.source.folds if fold.name == side.fold)
-    column = plan.tested.speaker
-    speakers = set(side.rows[column].map(as_text)) if column in side.rows.columns else {""}
     return dataclasses.replace(
         trained,
         num_test=len(side.rows),
-        num_test_speakers=None if "" in speakers else len(speakers),
+        num_test_speakers=num_speakers(plan.tested, side.rows),
         seconds=round(seconds, 1),
     )
 
@@ -267,24 +256,15 @@ def write_network_summary(folder: Path, runs: Sequence[Run], together: Run) -> T
     Returns: the table.
     """
     facts, metrics = runs[0].facts, list(runs[0].scores.pooled)
-    mark = facts.mark
-    rows = [
-        [
-            f"network of fold {run.facts.network}",
-            str(run.scores.num_samples),
-            *(mark(number(run.scores.pooled[m])) for m in metrics),
-        ]
-        for run in runs
-    ]
+
+    def row(what: str, run: Run) -> list[str]:
+        values = (facts.mark(number(run.scores.pooled[m])) for m in metrics)
+        return [what, str(run.scores.num_samples), *values]
+
     over = {m: mean_and_sd([run.scores.pooled[m] for run in runs]) for m in metrics}
-    rows.append(["**mean ± sd**", "", *(mark(spread(*over[m])) for m in metrics)])
-    rows.append(
-        [
-            "outputs averaged",
-            str(together.scores.num_samples),
-            *(mark(number(together.scores.pooled[m])) for m in metrics),
-        ]
-    )
+    rows = [row(f"network of fold {run.facts.network}", run) for run in runs]
+    rows.append(["**mean ± sd**", "", *(facts.mark(spread(*over[m])) for m in metrics)])
+    rows.append(row("outputs averaged", together))
     table = Table(
         columns=[f"selection: {facts.rule}", "samples", *map(metric_name, metrics)],
         rows=rows,
@@ -312,6 +292,15 @@ def write_network_summary(folder: Path, runs: Sequence[Run], together: Run) -> T
         },
     )
     return table
+
+
+def _digests(facts: RunFacts, further: Callable[[str], object]) -> dict[str, Any]:
+    """Digests of what was tested; an early version's run has no second one."""
+    old = facts.experiment_digest
+    return {
+        "configuration_digest": settings_digest(further(facts.configuration_digest)),
+        "experiment_digest": old and settings_digest(further(old)),
+    }
 
 
 def _network_folder(out: Path, fold: str) -> Path:
