@@ -231,9 +231,6 @@ def vote_shares(benchmark: Benchmark, rows: pd.DataFrame) -> tuple[Tensor, list[
 
     A sample without a vote for any of the classes keeps its label.
 
-    Args:
-        benchmark: With ``votes``.
-
     Returns: (N, C) float32, rows sum to 1; and a note about samples without votes.
     Raises: ValueError: the benchmark names no columns of votes; the index lacks one; a count that
         is no number or negative.

@@ -241,9 +241,6 @@ def group_columns(benchmark: Benchmark, rows: pd.DataFrame) -> tuple[str, ...]:
     A column is found if the manifest brought it, at least two and at most ``MAX_VALUES`` values
     occur in it, each more than once, and it is text, whole numbers or yes and no. The truth, the
     speaker and what divides the folds are no groups.
-
-    Args:
-        rows: Both sides of a fold.
     """
     named = [name for name in (HELD, *benchmark.groups) if name in rows.columns]
     taken = {

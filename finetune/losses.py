@@ -134,7 +134,6 @@ def combined(
     """A weighted sum of losses and its terms.
 
     Args:
-        terms: As ``loss_terms`` reads them.
         outputs, targets: (B, C).
         class_weights: (C,) for losses that take them; none: 1.
 

@@ -110,7 +110,6 @@ def settled_again(
     Args:
         index: Of the instants.
         decided: What the record of the network's fold keeps (a ``Settled``).
-        network: Where the network is.
 
     Returns: the fold with the instants that have a label, and the window of smoothing, seconds.
     Raises: ValueError: the record keeps nothing, or none of its annotators has noted anything.
@@ -140,9 +139,6 @@ def choose_lags(
     A ridge regression from the pooled features of the network that training starts from, on
     contexts around each instant, is fitted for all lags at once on some recordings and judged by
     correlation on the others.
-
-    Args:
-        rows: Instants of the training side.
 
     Returns: annotator to seconds. Of equal lags the shortest; 0 for who has noted one recording
         alone.

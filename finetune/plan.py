@@ -177,9 +177,6 @@ def members(
     """The runs of a command: ``OUT``, ``OUT/video``, ``OUT/seed-0`` or ``OUT/video/seed-0``.
 
     Args:
-        config: Of the command.
-        modalities: One or several.
-        seeds: The same.
         by_seed: Whether seeds were asked for, so that even one has a folder of its own (others
             may be added later).
 

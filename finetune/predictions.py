@@ -107,8 +107,6 @@ def make_prediction(
     Args:
         views: Probabilities (V, C), or real values (V, D) in the benchmark's units.
         true: As of ``Prediction``; of several heads, by their names.
-        thresholds: Of heads that have some.
-        benchmark, key, fold, speaker, view_names, unit, groups: As of ``Prediction``.
 
     Raises: ValueError: an output that is no finite number.
     """
@@ -165,7 +163,6 @@ def predictions_of_fold(
         fold: Its test rows, in the order in which the loader numbers samples.
         outputs: Of batches, as ``FinetuneModule.predict_step`` gives them.
         num_segments: Views of a sample: clips along time, of the whole picture.
-        thresholds: Of heads that have some.
     """
     views = collect_views(
         outputs,
@@ -198,10 +195,8 @@ def predictions_of_rows(
 
     Args:
         views: (N, V, C) of the N rows, as ``collect_views`` gives them.
-        fold: Name of the fold, in the predictions.
         grid: What the V views are.
         groups: Columns by which scores are broken down.
-        thresholds: Of heads that have some.
 
     Returns: one prediction a row, in the order of the rows.
     Raises: ValueError: an output that is no finite number.

@@ -44,7 +44,6 @@ class Share:
 
     Args:
         rank: Number of the process, from 0.
-        of: How many there are.
     """
 
     rank: int = 0

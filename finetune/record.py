@@ -153,9 +153,6 @@ class Run:
     """A finished run, its scores computed again from its predictions.
 
     Args:
-        facts: Of the run.
-        predictions: All of them.
-        scores: Computed now.
         disagreements: Sentences about stored scores that are not what the predictions give.
     """
 

@@ -164,10 +164,6 @@ def score_run(benchmark: Benchmark, predictions: Sequence[Prediction]) -> Scores
 def scored_units(benchmark: Benchmark, predictions: Sequence[Prediction]) -> list[Prediction]:
     """Average the outputs of the samples of each recording, every sample with the same weight.
 
-    Args:
-        benchmark: What is predicted; without ``average_over`` each sample is a unit.
-        predictions: Of samples.
-
     Returns: one prediction a unit, in the order of their first samples. Its key is the unit's
         value, its views are its samples' outputs; where the samples' speakers or groups differ,
         its own is empty.

@@ -66,7 +66,6 @@ def inner_split(benchmark: Benchmark, fold: Fold, *, share: float) -> InnerSplit
     Whoever would take the last training sample of a class stays.
 
     Args:
-        fold: Whose training side is divided.
         share: Of its samples, in (0, 1); at least one value is taken and one left.
 
     Raises: ValueError: there is nothing to take that leaves every class in training.
@@ -207,7 +206,6 @@ def fit_calibration(
 
     Args:
         predictions: Of classes, of samples that were not trained on.
-        answered: The share.
     """
     true, _ = true_and_predicted(benchmark, predictions)
 

@@ -42,11 +42,8 @@ class Group:
     """Units that have something in common.
 
     Args:
-        name: What.
-        units: They.
-        scores: Theirs.
         interval: 95 % of the leading metric.
-        num_speakers: Theirs; none where somebody is not named.
+        num_speakers: None where somebody is not named.
     """
 
     name: str

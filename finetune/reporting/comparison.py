@@ -91,8 +91,7 @@ def comparison(
     """Draw and say everything about several runs.
 
     Args:
-        pairs: The runs with their names.
-        groups: The same by benchmark.
+        groups: The same runs by benchmark.
         out: Markdown file that it is for; figures go beside it.
         whole: What each run's own report says, by its name.
     """

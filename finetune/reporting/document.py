@@ -61,10 +61,7 @@ _COLOURS = 128  # of a written PNG; drawings have few
 class Table:
     """Text in rows; numbers are aligned right, the first column and words left.
 
-    Args:
-        columns: Heads.
-        rows: As many cells each.
-        title: Shown on the terminal.
+    Args: columns: Heads. title: Shown on the terminal.
     """
 
     columns: Sequence[str]
@@ -176,7 +173,6 @@ class ForeignMarkdown:
     """Markdown of others, whose headings and relative links are fitted in.
 
     Args:
-        text: The Markdown.
         folder: That its links start from.
         top: Number of ``#`` of its highest headings, which come right below those around them.
     """
@@ -188,12 +184,7 @@ class ForeignMarkdown:
 
 @dataclass(frozen=True, kw_only=True)
 class Folded:
-    """Parts that are shown when somebody asks for them.
-
-    Args:
-        summary: What is always shown; no markup.
-        parts: The rest.
-    """
+    """Parts that are shown when somebody asks for them; the summary, without markup, always is."""
 
     summary: str
     parts: Sequence[Part]
@@ -201,11 +192,9 @@ class Folded:
 
 @dataclass(frozen=True, kw_only=True)
 class Section:
-    """A heading and what is below it.
+    """A heading and what is below it, in order; empty text is left out.
 
-    Args:
-        title: The heading.
-        parts: In order; empty text is left out. A string is a paragraph or a list in Markdown.
+    A string is a paragraph or a list in Markdown.
     """
 
     title: str
@@ -216,12 +205,9 @@ Part = str | Table | Picture | Link | ForeignMarkdown | Folded | Section
 
 
 def write_document(document: Section, out: Path, *, html: bool) -> list[Path]:
-    """Write a report.
+    """Write a report, whose first heading is the document's.
 
-    Args:
-        document: Its first heading and all the rest.
-        out: Markdown file.
-        html: Whether to write the same beside it as one HTML file that holds its pictures.
+    Args: html: Whether to write the same beside it as one HTML file that holds its pictures.
 
     Returns: the files.
     """
@@ -245,15 +231,12 @@ def to_markdown(document: Section, folder: Path) -> str:
 
 
 def html_page(text: str, folder: Path, *, title: str) -> str:
-    """Render a page.
+    """Render Markdown as a whole HTML document.
 
     Args:
-        text: Markdown.
         folder: Where the Markdown file is: its pictures are read, and a link to the Markdown of
             another report leads to its HTML where there is one.
         title: Of the window.
-
-    Returns: a whole HTML document.
     """
     parser = _parser()
     environment = {"folder": folder}
@@ -275,10 +258,7 @@ def html_page(text: str, folder: Path, *, title: str) -> str:
 def make_figure(width: float, height: float, *, arranged: bool = True) -> Figure:
     """An empty figure, inches; no window and no global state.
 
-    Args:
-        width: Of it.
-        height: Of it.
-        arranged: Whether what is drawn is to be moved until nothing overlaps.
+    Args: arranged: Whether what is drawn is moved until nothing overlaps.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -296,12 +276,8 @@ def plain(axes: Axes) -> None:
 
 
 def save(figure: Figure, path: Path, *, photographs: bool = False) -> None:
-    """Write a PNG of few colours, or a JPEG of photographs, beside its place, then rename it.
-
-    Args:
-        figure: To write.
-        path: Where.
-        photographs: Whether it shows photographs, which few colours would spoil.
+    """Write a PNG of few colours, or a JPEG of photographs, which few colours would spoil, whole or
+    not at all.
     """
     canvas: Any = figure.canvas  # of ``make_figure``
     canvas.draw()

@@ -49,12 +49,7 @@ _TWICE = 0.05
 
 @dataclass(frozen=True, kw_only=True)
 class SeedGroup:
-    """Runs of one experiment with a seed each; often a single one.
-
-    Args:
-        name: In tables.
-        runs: In the order of their seeds.
-    """
+    """Runs of one experiment with a seed each, in the order of their seeds; often a single one."""
 
     name: str
     runs: tuple[Run, ...]
@@ -132,12 +127,7 @@ def seeds_table(groups: Sequence[SeedGroup], *, title: str = "") -> Table:
 
 
 def write_seed_summary(folder: Path, runs: Sequence[Run]) -> SeedGroup:
-    """Write ``seeds.json`` and ``seeds.md`` beside the runs of a sweep over seeds.
-
-    Args:
-        folder: That holds the runs.
-        runs: Of one experiment.
-    """
+    """Write ``seeds.json`` and ``seeds.md`` beside the runs of one experiment, in their folder."""
     group = SeedGroup(name=folder.resolve().name, runs=tuple(runs))
     facts, metrics = runs[0].facts, list(runs[0].scores.pooled)
     write_json(
@@ -227,12 +217,7 @@ def label_curves(groups: Sequence[SeedGroup]) -> list[Curve]:
 
 
 def label_curve_parts(groups: Sequence[SeedGroup], figure: Path) -> list[Part]:
-    """A picture and a table of the curves; nothing where there are none.
-
-    Args:
-        groups: Entries of one benchmark.
-        figure: PNG to write.
-    """
+    """A picture (PNG) and a table of the curves of one benchmark; nothing where there are none."""
     curves = label_curves(groups)
     if not curves:
         return []

@@ -239,11 +239,8 @@ def make_sums(benchmark: Benchmark, runs: Sequence[Sequence[Prediction]]) -> Sum
 
 
 def class_metrics(totals: np.ndarray, num_classes: int) -> Metrics:
-    """Scores of weighted confusion matrices; as ``hicmae.metrics.classification_metrics``.
-
-    Args:
-        totals: (R, K·K) weighted counts, true class by predicted class.
-        num_classes: K.
+    """Scores of weighted confusion matrices (R, K·K), true class by predicted class; as
+    ``hicmae.metrics.classification_metrics``.
     """
     matrix = totals.reshape(-1, num_classes, num_classes)  # (R, K, K)
     hits = np.einsum("rkk->rk", matrix)
@@ -263,9 +260,7 @@ def class_metrics(totals: np.ndarray, num_classes: int) -> Metrics:
 def value_metrics(totals: np.ndarray, num_targets: int) -> Metrics:
     """Correlations of weighted moments; as ``hicmae.metrics.regression_metrics``.
 
-    Args:
-        totals: (R, 1 + 5·D): weight, then sums of t, p, t², p², t·p for each target.
-        num_targets: D.
+    Args: totals: (R, 1 + 5·D): weight, then sums of t, p, t², p², t·p for each target.
 
     Returns: ``ccc``, ``pcc`` and ``mse``, (R, D) each.
     """
@@ -295,7 +290,6 @@ def multilabel_metrics(totals: np.ndarray, num_classes: int) -> Metrics:
     Args:
         totals: (R, 2 + 3·K): weight, weight of samples that are right, then hits, names that are
             true and names that were given, of each class.
-        num_classes: K.
     """
     hits, true, given = totals[:, 2:].reshape(-1, 3, num_classes).transpose(1, 0, 2)
     with np.errstate(invalid="ignore", divide="ignore"):

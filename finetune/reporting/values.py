@@ -72,12 +72,9 @@ def value_sections(run: Run, figures: Path, title: str) -> list[Section]:
 
 @dataclass(frozen=True, kw_only=True)
 class RangeError:
-    """Errors of the samples whose truth lies in one range.
+    """Errors of the samples whose truth lies between ``low`` and ``high``.
 
     Args:
-        low: Lowest truth in it.
-        high: Highest.
-        count: Samples.
         bias: Mean of predicted minus true.
         rmse: Root of the mean square of it.
     """
@@ -95,11 +92,7 @@ class RangeError:
 
 
 def errors_by_range(true: np.ndarray, predicted: np.ndarray) -> list[RangeError]:
-    """Bias and error in ranges of the truth.
-
-    Args:
-        true: (N,).
-        predicted: (N,).
+    """Bias and error in ranges of the truth (N,).
 
     Returns: ranges in ascending order; together they hold every sample once.
     """
@@ -126,11 +119,7 @@ def errors_by_range(true: np.ndarray, predicted: np.ndarray) -> list[RangeError]
 
 
 def range_table(target: str, ranges: list[RangeError], facts: RunFacts) -> Table:
-    """One row a range.
-
-    Args:
-        ranges: As ``errors_by_range`` gives them.
-    """
+    """One row a range."""
     rows = [
         [
             item.name,
@@ -153,12 +142,7 @@ def scatter_figure(
     *,
     title: str,
 ) -> None:
-    """Draw predicted against true, one panel a target, with the line of perfect prediction.
-
-    Args:
-        true: (N, D).
-        predicted: (N, D).
-    """
+    """Draw predicted against true (N, D), a panel a target, with the line of perfect prediction."""
     panels = len(benchmark.targets)
     many = len(true) > _MANY_POINTS
     figure = make_figure((4.9 if many else 4.3) * panels + 0.4, 4.6)
@@ -186,11 +170,7 @@ def scatter_figure(
 
 
 def range_figure(by_target: Mapping[str, Sequence[RangeError]], path: Path, *, title: str) -> None:
-    """Draw bias and error in ranges of the truth, one panel a target.
-
-    Args:
-        by_target: Target to its ranges.
-    """
+    """Draw bias and error in ranges of the truth, one panel a target."""
     figure = make_figure(4.9 * len(by_target) + 0.4, 4.2)
     figure.suptitle(title, fontsize=11)
     panels = figure.subplots(1, len(by_target), squeeze=False)[0]

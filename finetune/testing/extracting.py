@@ -244,7 +244,6 @@ class ParquetFeatures:
     """One column a feature (a list of fixed size), beside the columns that say of what it is.
 
     Args:
-        path: To write.
         about: Types of the other columns.
         widths: Width of each feature.
         metadata: What goes into the schema's metadata, as JSON under ``hicmae``.
@@ -369,7 +368,6 @@ def feature_file(
         out: Ends in ``.parquet`` or ``.npz``.
         about: Types of the columns that are no features.
         widths: Width of each feature.
-        metadata: Where the features come from.
 
     Raises: ValueError: another ending.
     """

@@ -79,13 +79,9 @@ class Columns(NamedTuple):
 def interactions(
     first: np.ndarray, second: np.ndarray, both: np.ndarray, label: np.ndarray
 ) -> Interactions:
-    """Decompose what predictions tell of the label.
+    """Decompose what predictions tell of the label, all of them whole numbers from 0.
 
-    Args:
-        first: (N,) predictions from the first modality alone, whole numbers from 0.
-        second: (N,) from the second one alone.
-        both: (N,) from both.
-        label: (N,) the truth.
+    Args: first, second, both, label: (N,): from either modality alone, from both; the truth.
     """
     of_first, of_second = _joint(first, label), _joint(second, label)
     pairs = _joint(first, second)

@@ -50,7 +50,6 @@ class Machine:
     """On what networks are tested; none of it changes what is tested.
 
     Args:
-        device: Where they compute.
         precision: ``32-true`` or ``bf16-mixed``.
         batch_size: Clips handled at once (each in all its crops).
         workers: Reading processes; 0 reads in the testing process.
@@ -202,12 +201,7 @@ def require_alone(verb: str) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Tested:
-    """A fine-tuned network that can be tested.
-
-    Args:
-        network: In evaluation mode.
-        labels: What its outputs stand for.
-    """
+    """A network that can be tested, in evaluation mode, and what its outputs stand for."""
 
     network: EmotionModel
     labels: Labels
@@ -263,10 +257,6 @@ def sample_views(
 
     A segment is read once for all its crops, and segments that coincide (of samples hardly longer
     than a clip) are computed once and stand in the place of each.
-
-    Args:
-        rows: Of the index.
-        grid: Views of each sample.
 
     Returns: float64 (N, V, C): probabilities, or values in the units of the labels.
     Raises: ValueError: a sample without the one modality that the network reads, or one that
@@ -332,7 +322,6 @@ def run_views(
     Args:
         dataset: Clips with ``sample`` and ``view`` (the segment), each of those that differ once.
         equal: As ``equal_segments`` gives it.
-        grid: Views of each sample.
         hidden: A modality that the network is not given, though it reads it: video or audio.
 
     Returns: float64 (N, V, C), the same in every process of several.

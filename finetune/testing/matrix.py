@@ -67,7 +67,6 @@ def write_matrix(runs: Sequence[Run], out: Path) -> Table:
     """Write runs and their evaluations on other corpora as one page, JSON and picture.
 
     Args:
-        runs: Of fine-tuning, and evaluations.
         out: Markdown file; a JSON file of the same name and a figure go beside it.
 
     Returns: the table of corpora.

@@ -82,8 +82,6 @@ class PerturbedClips(Dataset[dict[str, Any]]):
     Args:
         clips: One item a segment, of so many segments a sample.
         items: Which of them, by number.
-        condition: How they are spoiled.
-        seed: Of the draws.
         partners: Position of the sample whose sound each sample gets; none: its own.
     """
 
@@ -193,11 +191,7 @@ def over(permutations: Sequence[Values], name: str) -> tuple[float, float]:
 
 @dataclass(frozen=True, kw_only=True)
 class Importance:
-    """Scores in every condition, the unspoiled one first.
-
-    Args:
-        conditions: In the order of the file.
-    """
+    """Scores in every condition, in the order of ``SPOILS``: the unspoiled one first."""
 
     benchmark: Benchmark
     conditions: tuple[Spoiled, ...]
@@ -359,11 +353,7 @@ def write_modality_page(folder: Path) -> Path:
 
 
 def modality_parts(folder: Path) -> list[str]:
-    """The page without its head; figures are drawn in ``folder/figures``, where its links lead.
-
-    Args:
-        folder: Of ``hicmae evaluate modalities``.
-    """
+    """The page without its head; figures are drawn in ``folder/figures``, where its links lead."""
     facts, (benchmark, predictions) = read_modality_facts(folder), read_conditions(folder)
     importance = make_importance(benchmark, predictions)
     title = f"{facts.benchmark}, selection {facts.rule}"

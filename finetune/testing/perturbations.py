@@ -99,10 +99,6 @@ def conditions_of(modalities: str, config: PerturbationConfig) -> list[Condition
     """What is asked of a network; ``sound-swapped`` gives ``picture-swapped`` along with it.
 
     A network of one modality has nothing to be without and nothing to be swapped against.
-
-    Args:
-        modalities: What it reads.
-        config: How clips are spoiled.
     """
     both = modalities == "audio-video"
     found = [Condition(kind=UNSPOILED)]
@@ -125,8 +121,6 @@ def partners(keys: Sequence[str], *, repeat: int, seed: int) -> list[int]:
 
     Args:
         keys: Of N samples of one test side, two or more.
-        repeat: Number of the permutation.
-        seed: Of the draw.
 
     Returns: (N,) positions; each occurs once. The draw does not depend on the order of the keys.
     Raises: ValueError: a single sample, which has nobody to swap with.
@@ -151,8 +145,6 @@ def perturb(clip: dict[str, Any], condition: Condition, *, seed: int) -> dict[st
     Args:
         clip: ``frames`` (T, H, W, 3) uint8, ``waveform`` (n,) int16 with ``num_samples``, ``key``
             and ``view``.
-        condition: How.
-        seed: Of the draws.
 
     Returns: a clip that shares no memory with it; a noisy waveform is float32 in [-1, 1], and
         beyond where noise is loud.

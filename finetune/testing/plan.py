@@ -222,12 +222,7 @@ def read_source(path: Path, *, folds: str = "all") -> Source:
 
 @dataclass(frozen=True, kw_only=True)
 class TestSide:
-    """What one network is tested on.
-
-    Args:
-        fold: Whose network it is.
-        rows: Of the index, with the truth as the tested benchmark names it.
-    """
+    """What one network is tested on: rows with the truth as the tested benchmark names it."""
 
     fold: str
     rows: pd.DataFrame

@@ -226,7 +226,6 @@ def facts_of_network(facts: RunFacts, network: str) -> RunFacts:
     """Facts of one network's evaluation: networks of one run are no seeds of each other.
 
     Args:
-        facts: Of the evaluation.
         network: Fold whose network it is, or ``ensemble``; empty within the training's corpus.
     """
     if not network:
@@ -247,14 +246,7 @@ def fold_facts(plan: EvaluationPlan, side: TestSide, *, seconds: float) -> FoldF
 
 
 def write_network_summary(folder: Path, runs: Sequence[Run], together: Run) -> Table:
-    """Write the scores of several networks on the same samples, and of their average.
-
-    Args:
-        runs: One a network.
-        together: Of the averaged outputs.
-
-    Returns: the table.
-    """
+    """Write the scores of several networks on the same samples, and of their averaged outputs."""
     facts, metrics = runs[0].facts, list(runs[0].scores.pooled)
 
     def row(what: str, run: Run) -> list[str]:
