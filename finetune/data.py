@@ -418,14 +418,12 @@ def _reduced(plan: Plan, sides: InnerSplit, notes: list[str]) -> InnerSplit:
 
 def _strata(benchmark: Benchmark, rows: pd.DataFrame) -> dict[str, list[int]]:
     """Positions of the rows by class, or by band of the first real value."""
-    if benchmark.heads:
-        named = [head for head in benchmark.heads if head.kind in ("classification", "ordinal")]
-        if not named:
-            return {"": list(range(len(rows)))}
+    named = [head for head in benchmark.every_head if head.kind in ("classification", "ordinal")]
+    if named:
         truth, known = read_truth(named[0], rows)
         names = np.where(known, np.array(named[0].classes)[truth.argmax(axis=1)], "")
-    elif benchmark.label:
-        names = rows[benchmark.label].map(as_text).to_numpy()
+    elif benchmark.heads:
+        return {"": list(range(len(rows)))}
     else:
         rank = pd.to_numeric(rows[benchmark.targets[0]]).rank(method="first").to_numpy()
         names = np.ceil(rank / len(rows) * min(NUM_BANDS, len(rows))).astype(int).astype(str)

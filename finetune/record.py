@@ -182,7 +182,12 @@ class Run:
 
 def fold_folder(run: Path, fold: str) -> Path:
     """Where a fold's files are; a name that is no portable file name is spelt differently."""
-    return run / f"fold-{''.join(c if c.isalnum() or c in '._-' else '_' for c in fold)}"
+    return run / f"fold-{portable(fold)}"
+
+
+def portable(name: str) -> str:
+    """A name as part of a file's."""
+    return "".join(c if c.isalnum() or c in "._-" else "_" for c in name)
 
 
 def write_scores(folder: Path, facts: RunFacts, scores: Scores, sure: Intervals) -> None:
@@ -192,13 +197,7 @@ def write_scores(folder: Path, facts: RunFacts, scores: Scores, sure: Intervals)
         "selection": facts.rule,
         "run": to_dict(facts),
         **scores.to_dict(),
-        "intervals": {
-            "what": sure.sentence(),
-            **{
-                name: None if math.isnan(low) else [low, high]
-                for name, (low, high) in sure.values.items()
-            },
-        },
+        "intervals": sure.to_dict(),
         "undefined": undefined(scores),
     }
     write_json(folder / SCORES, document)

@@ -76,9 +76,9 @@ class Scores:
         """What ``scores.json`` holds; an undefined value is null."""
         return {
             "num_samples": self.num_samples,
-            **{name: _null_for_nan(getattr(self, name)) for name in ("pooled", "mean", "sd")},
+            **{name: null_for_nan(getattr(self, name)) for name in ("pooled", "mean", "sd")},
             "folds": {
-                name: {"num_samples": self.counts[name], **_null_for_nan(values)}
+                name: {"num_samples": self.counts[name], **null_for_nan(values)}
                 for name, values in self.folds.items()
             },
         }
@@ -222,7 +222,7 @@ def metric_name(metric: str) -> str:
     return f"{_NAMES.get(base, base)} {target}"
 
 
-def _null_for_nan(values: Values) -> dict[str, float | None]:
+def null_for_nan(values: Values) -> dict[str, float | None]:
     """JSON has no not-a-number."""
     return {name: None if math.isnan(value) else value for name, value in values.items()}
 

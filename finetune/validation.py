@@ -104,14 +104,9 @@ def inner_split(benchmark: Benchmark, fold: Fold, *, share: float) -> InnerSplit
 
 
 def _class_counts(benchmark: Benchmark, rows: pd.DataFrame, units: pd.Series) -> pd.DataFrame:
-    """How many samples of each class each unit has; of several heads, who has labels, too."""
-    if not benchmark.heads:
-        labels = pd.Series("", rows.index)
-        if benchmark.label:
-            labels = rows[benchmark.label].map(as_text)
-        return pd.crosstab(units, labels)
+    """How many samples with a label, and of each class, each unit has."""
     found = []
-    for head in benchmark.heads:
+    for head in benchmark.every_head:
         truth, known = read_truth(head, rows)
         found += [known[:, None], *([truth > 0] if head.kind in NAMED else [])]
     table = pd.DataFrame(np.concatenate(found, axis=1).astype(int), index=rows.index)

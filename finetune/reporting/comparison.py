@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from finetune.record import Run
+from finetune.record import Run, portable
 from finetune.reporting.classes import absent_classes, run_counts
 from finetune.reporting.document import (
     BLUE,
@@ -133,7 +133,7 @@ def _benchmark_section(group: Named, out: Path, whole: Mapping[str, Sequence[Par
     benchmark = runs[0].benchmark
     leading = benchmark.ranking
     entries = group_seeds(group)
-    figure = out.parent / "figures" / f"comparison-{_slug(benchmark.name)}.png"
+    figure = out.parent / "figures" / f"comparison-{portable(benchmark.name)}.png"
     comparison_figure(
         [f"{name}\n{run.facts.rule}" for name, run in group],
         [run.scores for run in runs],
@@ -142,7 +142,7 @@ def _benchmark_section(group: Named, out: Path, whole: Mapping[str, Sequence[Par
         figure,
         title=f"{benchmark.name}: {measured(metric_name(leading), _rules(runs))}",
     )
-    labels = label_curve_parts(entries, figure.with_name(f"labels-{_slug(benchmark.name)}.png"))
+    labels = label_curve_parts(entries, figure.with_name(f"labels-{portable(benchmark.name)}.png"))
     published = published_section(benchmark)
     parts: list[Part] = [
         benchmark.title,
@@ -260,8 +260,7 @@ def comparison_figure(
         axes.plot([low, high], [place, place], color="black", linewidth=1.5)
         axes.scatter(folds, [place] * len(folds), s=22, color=ORANGE, zorder=3)
         right = max([shown, *(value for value in (*folds, high) if not np.isnan(value))])
-        text = "n/a" if np.isnan(pooled) else f"{pooled:.3f}"
-        axes.text(max(right, 0) + 0.015, place, text, va="center", fontsize=10)
+        axes.text(max(right, 0) + 0.015, place, number(pooled), va="center", fontsize=10)
     axes.set_yticks(places, names)
     axes.set_xlim(min(0.0, axes.get_xlim()[0]), max(1.0, axes.get_xlim()[1]) + 0.08)
     axes.set_xlabel(
@@ -342,10 +341,6 @@ def _cautions(group: Named) -> list[str]:
 def _rules(runs: Sequence[Run]) -> str:
     rules = dict.fromkeys(run.facts.rule for run in runs)
     return next(iter(rules)) if len(rules) == 1 else "as in each row"
-
-
-def _slug(name: str) -> str:
-    return "".join(c if c.isalnum() or c in "._-" else "_" for c in name)
 
 
 def _row(first: SeedGroup, group: SeedGroup, found: Comparison) -> list[str]:

@@ -138,13 +138,7 @@ def write_seed_summary(folder: Path, runs: Sequence[Run]) -> SeedGroup:
             "runs": [run.name for run in runs],
             "over_seeds": {m: _plain(group.over_seeds(m)) for m in metrics},
             "over_folds": {m: _plain(group.over_folds(m)) for m in metrics},
-            "intervals": {
-                "what": group.intervals.sentence(),
-                **{
-                    name: None if math.isnan(low) else [low, high]
-                    for name, (low, high) in group.intervals.values.items()
-                },
-            },
+            "intervals": group.intervals.to_dict(),
         },
     )
     parts = [

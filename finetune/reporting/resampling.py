@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy import sparse
@@ -51,6 +52,14 @@ class Intervals:
     by: str
     num_clusters: int
     values: dict[str, tuple[float, float]]
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON, which has no not-a-number."""
+        pairs = {
+            name: None if math.isnan(low) else [low, high]
+            for name, (low, high) in self.values.items()
+        }
+        return {"what": self.sentence(), **pairs}
 
     def sentence(self) -> str:
         """What the intervals are, for a report."""

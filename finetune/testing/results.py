@@ -37,10 +37,10 @@ from finetune.record import (
     settings_digest,
     write_scores,
 )
-from finetune.reporting.document import Table, json_number, mean_and_sd, number, spread
+from finetune.reporting.document import Table, mean_and_sd, number, spread
 from finetune.reporting.resampling import intervals
 from finetune.reporting.run_report import run_parts, scores_table, write_run_report
-from finetune.scores import metric_name, score_run, scored_units
+from finetune.scores import metric_name, null_for_nan, score_run, scored_units
 from finetune.selection import rule_sentence
 from finetune.testing.machine import Machine, load_tested, sample_views
 from finetune.testing.plan import EvaluationPlan, TestSide
@@ -277,10 +277,10 @@ def write_network_summary(folder: Path, runs: Sequence[Run], together: Run) -> T
         folder / "networks.json",
         {
             "selection": facts.rule,
-            "networks": {run.facts.network: _plain(run.scores.pooled) for run in runs},
-            "mean": _plain({m: mean for m, (mean, _) in over.items()}),
-            "sd": _plain({m: sd for m, (_, sd) in over.items()}),
-            "ensemble": _plain(together.scores.pooled),
+            "networks": {run.facts.network: null_for_nan(run.scores.pooled) for run in runs},
+            "mean": null_for_nan({m: mean for m, (mean, _) in over.items()}),
+            "sd": null_for_nan({m: sd for m, (_, sd) in over.items()}),
+            "ensemble": null_for_nan(together.scores.pooled),
         },
     )
     return table
@@ -310,7 +310,3 @@ def opening(plan: EvaluationPlan, machine: Machine) -> str:
         f" ({grid.segments} segments x {', '.join(grid.crops)}), {machine.precision},"
         f" {machine.device}, selection {source.facts.rule}"
     )
-
-
-def _plain(values: dict[str, float]) -> dict[str, float | None]:
-    return {name: json_number(value) for name, value in values.items()}
