@@ -300,7 +300,9 @@ def check_unseen(
     if weights is None or weights.kind != "emotion":
         return []
     seen = seen_of(weights.config, str(weights.path))
-    if seen is None and not _of_another_dataset(weights, benchmark):
+    theirs = str((weights.config.get("benchmark") or {}).get("dataset") or "")
+    is_of_another = "" not in (theirs, benchmark.dataset) and theirs != benchmark.dataset
+    if seen is None and not is_of_another:
         problems = ["it was trained on labels and does not say on whose"]
     else:
         problems = [found_in(seen, benchmark, fold) for fold in folds if seen is not None]
@@ -413,9 +415,3 @@ def _speakers(benchmark: Benchmark, rows: pd.DataFrame) -> tuple[list[str], np.n
     names = sorted(set(rows[benchmark.speaker].map(as_text)) - {""})
     corpus = benchmark.dataset or benchmark.name
     return names, digests(f"{corpus}\n{benchmark.speaker}\n{name}" for name in names)
-
-
-def _of_another_dataset(weights: Checkpoint, benchmark: Benchmark) -> bool:
-    """Whether a checkpoint says that it is of another dataset than the benchmark."""
-    theirs = str((weights.config.get("benchmark") or {}).get("dataset") or "")
-    return "" not in (theirs, benchmark.dataset) and theirs != benchmark.dataset

@@ -236,7 +236,13 @@ def read_truth(head: Head, rows: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
         wrong, what = ~np.isin(values, (0, 1)), "is neither 0 nor 1"
     elif head.kind == "distribution":
         wrong, what = wrong | (values < 0), "is no share or count"
-    _refuse(head, rows, np.argwhere(wrong & ~empty), what)
+    refused = np.argwhere(wrong & ~empty)
+    if len(refused):
+        first, column = rows.iloc[int(refused[0, 0])], head.sources[int(refused[0, 1])]
+        raise ValueError(
+            f"sample '{first['key']}': {column} = {first[column]!r} {what}"
+            f" ({len(np.unique(refused[:, 0]))} such samples; head '{head.name}')"
+        )
     if head.votes:  # a cell without a number is a rater's silence
         values = np.where(empty, 0.0, values)
         totals = values.sum(axis=1)
@@ -318,14 +324,3 @@ def _named_truth(head: Head, rows: pd.DataFrame) -> tuple[np.ndarray, np.ndarray
             f" {', '.join(head.classes)}){did_you_mean(name, head.classes)}"
         )
     return truth, np.asarray(truth.any(axis=1))
-
-
-def _refuse(head: Head, rows: pd.DataFrame, wrong: np.ndarray, what: str) -> None:
-    """Refuse cells, by the first of them."""
-    if len(wrong):
-        row, place = (int(number) for number in wrong[0])
-        column = head.sources[place]
-        raise ValueError(
-            f"sample '{rows.iloc[row]['key']}': {column} = {rows.iloc[row][column]!r} {what}"
-            f" ({len(np.unique(wrong[:, 0]))} such samples; head '{head.name}')"
-        )

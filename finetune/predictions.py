@@ -337,7 +337,14 @@ def prediction_line(item: Prediction) -> dict[str, Any]:
     if named:
         line["probabilities"] = item.probabilities
     if item.heads:
-        line["heads"] = {name: _head_line(own) for name, own in item.heads.items()}
+        line["heads"] = {}
+        for name, own in item.heads.items():
+            told: dict[str, Any] = {"truth": own.true or None, "prediction": own.predicted}
+            if own.probabilities is not None:
+                told["probabilities"] = own.probabilities
+            if own.thresholds:
+                told["thresholds"] = own.thresholds
+            line["heads"][name] = told
     if item.view_names:
         line["view_names"] = item.view_names
     return line | {"views": item.views}
@@ -424,16 +431,6 @@ def _joint(
         for head, place in benchmark.placed
     }
     return Prediction(true=(), predicted=(), probabilities=None, views=views, heads=heads, **about)
-
-
-def _head_line(item: Prediction) -> dict[str, Any]:
-    """What a line says of one head."""
-    line: dict[str, Any] = {"truth": item.true or None, "prediction": item.predicted}
-    if item.probabilities is not None:
-        line["probabilities"] = item.probabilities
-    if item.thresholds:
-        line["thresholds"] = item.thresholds
-    return line
 
 
 def _texts(rows: pd.DataFrame, column: str | None) -> list[str]:

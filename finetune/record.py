@@ -16,6 +16,7 @@ import hashlib
 import json
 import math
 import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from finetune.benchmark import Benchmark
-from finetune.predictions import FILE_NAME, Prediction, read_predictions
+from finetune.predictions import FILE_NAME, Prediction, read_predictions, write_predictions
 from finetune.reporting.resampling import Intervals, intervals
 from finetune.scores import Scores, score_run, scored_units, undefined
 from finetune.selection import marked, rule_label
@@ -190,8 +191,17 @@ def portable(name: str) -> str:
     return "".join(c if c.isalnum() or c in "._-" else "_" for c in name)
 
 
-def write_scores(folder: Path, facts: RunFacts, scores: Scores, sure: Intervals) -> None:
-    """Write ``scores.json``."""
+def write_run(
+    folder: Path, benchmark: Benchmark, facts: RunFacts, predictions: Sequence[Prediction]
+) -> Run:
+    """Score predictions and write them with their scores; ``scores.json``, which makes a folder a
+    run, comes last.
+
+    Returns: the run as it is read back.
+    """
+    write_predictions(folder / FILE_NAME, predictions)
+    scores = score_run(benchmark, predictions)
+    sure = intervals(benchmark, [scored_units(benchmark, predictions)])
     document = {
         "format_version": FORMAT_VERSION,
         "selection": facts.rule,
@@ -201,6 +211,7 @@ def write_scores(folder: Path, facts: RunFacts, scores: Scores, sure: Intervals)
         "undefined": undefined(scores),
     }
     write_json(folder / SCORES, document)
+    return read_run(folder)
 
 
 def read_fold(folder: Path) -> FoldFacts | None:

@@ -227,11 +227,8 @@ def _finish(
     Returns: the run as it is read back.
     """
     from finetune.over_time import recordings_note
-    from finetune.predictions import FILE_NAME, write_predictions
-    from finetune.record import RunFacts, git_commit, read_run, write_scores
-    from finetune.reporting.resampling import intervals
+    from finetune.record import RunFacts, git_commit, write_run
     from finetune.reporting.run_report import scores_table, write_run_report
-    from finetune.scores import score_run, scored_units
 
     pooled = [item for fold in folds for item in _predictions(plan, fold)]
     weights = plan.checkpoint
@@ -259,11 +256,7 @@ def _finish(
         ignored=ignored,
         notes=(*seen, *_notes(plan), *recordings_note(plan.benchmark, pooled)),
     )
-    write_predictions(plan.out / FILE_NAME, pooled)
-    scores = score_run(plan.benchmark, pooled)
-    units = scored_units(plan.benchmark, pooled)
-    write_scores(plan.out, facts, scores, intervals(plan.benchmark, [units]))
-    run = read_run(plan.out)
+    run = write_run(plan.out, plan.benchmark, facts, pooled)
     console.print(scores_table(run).terminal())
     if plan.config.trainer.report:
         console.print(f"report: {write_run_report(run)}")

@@ -151,7 +151,11 @@ def perturb(clip: dict[str, Any], condition: Condition, *, seed: int) -> dict[st
     """
     import torch  # here, as the options of verbs are above
 
-    level, rng = condition.level, _generator(clip, condition, seed)
+    level = condition.level
+    # Draws that only the sample, the place of the clip in it and the condition decide.
+    text = f"{clip['key']}\n{clip['view']}\n{condition.kind}\n{condition.level}"
+    digest = hashlib.sha256(text.encode()).digest()
+    rng = np.random.default_rng([seed, int.from_bytes(digest[:8], "little")])
     if condition.kind == "video-frozen":
         frames = clip["frames"]
         return clip | {"frames": frames[len(frames) // 2].expand_as(frames).clone()}
@@ -188,10 +192,3 @@ def held_frames(num_frames: int, share: float, rng: np.random.Generator) -> np.n
     shown = np.where(there, np.arange(num_frames), -1)
     shown = np.maximum.accumulate(shown)
     return np.where(shown < 0, int(np.argmax(there)), shown)
-
-
-def _generator(clip: dict[str, Any], condition: Condition, seed: int) -> np.random.Generator:
-    """Draws that only the sample, the place of the clip in it and the condition decide."""
-    text = f"{clip['key']}\n{clip['view']}\n{condition.kind}\n{condition.level}"
-    digest = hashlib.sha256(text.encode()).digest()
-    return np.random.default_rng([seed, int.from_bytes(digest[:8], "little")])

@@ -18,11 +18,9 @@ from finetune.benchmark import Benchmark
 from finetune.folds import num_speakers
 from finetune.over_time import RECORDINGS, recordings_note, smooth
 from finetune.predictions import (
-    FILE_NAME,
     Prediction,
     make_prediction,
     predictions_of_rows,
-    write_predictions,
 )
 from finetune.record import (
     BENCHMARK,
@@ -33,14 +31,13 @@ from finetune.record import (
     RunFacts,
     fold_folder,
     git_commit,
-    read_run,
+    portable,
     settings_digest,
-    write_scores,
+    write_run,
 )
 from finetune.reporting.document import Table, mean_and_sd, number, spread
-from finetune.reporting.resampling import intervals
-from finetune.reporting.run_report import run_parts, scores_table, write_run_report
-from finetune.scores import metric_name, null_for_nan, score_run, scored_units
+from finetune.reporting.run_report import scores_table, write_run_report
+from finetune.scores import metric_name, null_for_nan
 from finetune.selection import rule_sentence
 from finetune.testing.machine import Machine, load_tested, sample_views
 from finetune.testing.plan import EvaluationPlan, TestSide
@@ -58,25 +55,23 @@ def run_networks(plan: EvaluationPlan, machine: Machine) -> list[FoldResult]:
     parts: list[FoldResult] = []
     for side in plan.sides:
         started = time.monotonic()
-        labels = plan.source.checkpoint(side.fold).labels()
-        views = plan.mapped.outputs(
-            sample_views(
-                load_tested(plan.source.checkpoint(side.fold)),
-                plan.index,
-                side.rows,
-                grid=plan.grid,
-                machine=machine,
-                doing=f"fold {side.fold}",
-            )
+        tested = load_tested(plan.source.checkpoint(side.fold))
+        views = sample_views(
+            tested,
+            plan.index,
+            side.rows,
+            grid=plan.grid,
+            machine=machine,
+            doing=f"fold {side.fold}",
         )
         predictions = predictions_of_rows(
             plan.mapped.benchmark,
             side.rows,
-            views,
+            plan.mapped.outputs(views),
             fold=side.fold,
             grid=plan.grid,
             groups=plan.groups,
-            thresholds=thresholds_of(labels.heads if labels else ()),
+            thresholds=thresholds_of(tested.labels.heads),
         )
         window = plan.smoothing[side.fold]
         predictions = smooth(plan.mapped.benchmark, predictions, window)
@@ -94,24 +89,22 @@ def write_results(
     console: Console,
 ) -> None:
     """Write what the networks of one source predict: a run, or one for each and their average."""
+
+    def write(folder: Path, network: str, of_it: Sequence[FoldResult]) -> Run:
+        return write_evaluation(folder, plan, facts_of_network(facts, network), of_it, config)
+
+    names = [fold.name for fold, _ in parts]
     if plan.same_corpus or len(parts) == 1:
-        name = "" if plan.same_corpus else parts[0][0].name
-        run = write_evaluation(out, plan, facts_of_network(facts, name), parts, config)
+        run = write(out, "" if plan.same_corpus else names[0], parts)
         console.print(scores_table(run).terminal())
         console.print(f"report: {out / 'report.md'}")
         return
-    runs = []
-    for part in parts:
-        name = part[0].name
-        own = facts_of_network(facts, name)
-        runs.append(write_evaluation(_network_folder(out, name), plan, own, [part], config))
-    together = write_evaluation(
-        out / "ensemble",
-        plan,
-        facts_of_network(facts, "ensemble"),
-        [averaged_networks(plan.mapped.benchmark, parts)],
-        config,
-    )
+    runs = [
+        write(out / f"network-{portable(name)}", name, [part])
+        for name, part in zip(names, parts, strict=True)
+    ]
+    average = averaged_networks(plan.mapped.benchmark, parts)
+    together = write(out / "ensemble", "ensemble", [average])
     console.print(write_network_summary(out, runs, together).terminal())
     console.print(f"summary: {out / 'networks.md'}")
 
@@ -133,11 +126,8 @@ def write_evaluation(
     save_yaml(out / BENCHMARK, to_dict(benchmark))
     for fold, _ in parts:
         write_json(fold_folder(out, fold.name) / FOLD, to_dict(fold))
-    write_predictions(out / FILE_NAME, pooled)
-    units = scored_units(benchmark, pooled)
-    write_scores(out, facts, score_run(benchmark, pooled), intervals(benchmark, [units]))
-    run = read_run(out)
-    write_run_report(run, run_parts(run))
+    run = write_run(out, benchmark, facts, pooled)
+    write_run_report(run)
     return run
 
 
@@ -293,10 +283,6 @@ def _digests(facts: RunFacts, further: Callable[[str], object]) -> dict[str, Any
         "configuration_digest": settings_digest(further(facts.configuration_digest)),
         "experiment_digest": old and settings_digest(further(old)),
     }
-
-
-def _network_folder(out: Path, fold: str) -> Path:
-    return out / fold_folder(out, fold).name.replace("fold-", "network-", 1)
 
 
 def opening(plan: EvaluationPlan, machine: Machine) -> str:
