@@ -1,8 +1,9 @@
-"""Features in files are those of the network, with what they are of."""
+"""Features in files are those of the network, with what they are of: samples, or recordings."""
 
 from __future__ import annotations
 
 import json
+import wave
 from pathlib import Path
 from typing import Any
 
@@ -216,3 +217,72 @@ def test_what_cannot_be_embedded_is_refused_in_one_line_and_leaves_nothing(
     with pytest.raises(ValueError, match=r"exists; pass --overwrite"):
         features(pretrained, shards, tmp_path / "a.parquet")
     features(pretrained, shards, tmp_path / "a.parquet", overwrite=True)
+
+
+def write_sound(path: Path, seconds: float) -> np.ndarray:
+    """A tone that rises. Returns: its samples, int16."""
+    time = np.arange(round(16000 * seconds)) / 16000
+    sound = (8000 * np.sin(2 * np.pi * (200 + 150 * time) * time)).astype(np.int16)
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(16000)
+        file.writeframes(sound.tobytes())
+    return sound
+
+
+@pytest.mark.slow
+def test_a_sound_file_gives_the_features_of_its_windows(
+    pretrained: Path, tiny_model_config: ModelConfig, tmp_path: Path
+) -> None:
+    path, broken = tmp_path / "tone.wav", tmp_path / "broken.wav"
+    sound = write_sound(path, 2.0)
+    broken.write_bytes(b"not a sound")
+    rows = {}
+    for per in ("view", "sample"):
+        embed(
+            source=pretrained,
+            inputs=[path, broken],
+            out=tmp_path / f"{per}.parquet",
+            what="fused",
+            modalities="audio",
+            per=per,  # type: ignore[arg-type]
+            **CPU | {"batch_size": 2},
+        )
+        rows[per] = pyarrow.parquet.read_table(tmp_path / f"{per}.parquet").to_pandas()
+    views = rows["view"]
+    assert views["start_seconds"].tolist() == pytest.approx([0, 0.64, 1.28, 1.36])
+    assert set(views["key"]) == {str(path)}
+    length = tiny_model_config.input.clip_samples
+    encoder = build_network(load_checkpoint(pretrained)).encoder
+    for start, features in zip(views["start_seconds"], views["audio_fused"], strict=True):
+        first = round(start * 16000)
+        waveform = torch.from_numpy(sound[first : first + length])[None]
+        batch = {"waveform": waveform, "num_samples": torch.tensor([length])}
+        _, fbank = ClipTransform(tiny_model_config.input).eval()(batch)
+        with torch.no_grad():
+            encoded = encoder(None, fbank)
+        assert encoded.audio is not None
+        assert features == pytest.approx(encoded.audio.fused.mean(1)[0].numpy(), abs=1e-5)
+    mean = np.stack(views["audio_fused"].to_list()).mean(0)
+    assert rows["sample"]["audio_fused"].iloc[0] == pytest.approx(mean, abs=1e-6)
+    assert len(rows["sample"]) == 1
+
+
+@pytest.mark.slow
+def test_recordings_that_lack_what_is_asked_for_are_named_and_leave_no_file(
+    pretrained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "tone.wav"
+    write_sound(path, 1.0)
+    with pytest.raises(ValueError, match="none of 1 recordings can be embedded") as caught:
+        embed(source=pretrained, inputs=[path], out=tmp_path / "a.npz", **CPU | {"batch_size": 2})
+    assert "\n" not in str(caught.value)
+    assert not list(tmp_path.glob("*.npz*"))
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.mp4: no such file"):
+        embed(
+            source=pretrained,
+            inputs=[tmp_path / "nowhere.mp4"],
+            out=tmp_path / "a.npz",
+            **CPU | {"batch_size": 2},
+        )
