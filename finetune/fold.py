@@ -33,25 +33,21 @@ from torch.optim.swa_utils import AveragedModel
 from finetune.data import is_mixed, sides_of, training_loader, view_loader
 from finetune.folds import Fold, num_speakers, seen_by
 from finetune.module import FinetuneModule, JudgedModule
-from finetune.over_time import (
-    choose_smoothing,
-    settle_fold,
-    smooth,
-    smoothing_note,
-)
+from finetune.over_time import choose_smoothing, settle_fold, smooth
 from finetune.plan import Plan
 from finetune.predictions import FILE_NAME, Prediction, predictions_of_fold, write_predictions
 from finetune.processes import LostProcessError, Share, from_all, quiet_lightning, run_processes
 from finetune.record import FOLD, FoldFacts, fold_folder, git_commit, read_fold
 from finetune.reporting.features import FeatureKeeper, choose_samples
 from finetune.scores import metric_name, score
-from finetune.tuning import gain_note, is_shared, merge_tuning
+from finetune.tuning import gain_note, is_shared
 from finetune.validation import InnerSplit, best_thresholds, fit_calibration, threshold_notes
 from hicmae.checkpoints.checkpoint import SEEN_SECTION, Labels, Seen
 from hicmae.config import to_dict
 from hicmae.devices import choose_device
 from hicmae.files import file_sha256, sync_to_disk, write_json
 from hicmae.heads import output_names
+from hicmae.lora import merge_lora
 from hicmae.optimization import trainer_precision
 from hicmae.registry import load_plugins
 from hicmae.run_logging import MetricsFile, WandbRun
@@ -173,7 +169,7 @@ def _work(plan: Plan, fold: Fold, share: Share) -> None:
                     f" each test sample; the numbers shown are of {config.recipe.num_segments}"
                     " views of it"
                 )
-        merge_tuning(module.model)
+        merge_lora(module.model.encoder)  # a plain network again
 
         limits: Mapping[str, Sequence[float]] = {}
         if plan.calibrates and plan.benchmark.heads:
@@ -191,7 +187,7 @@ def _work(plan: Plan, fold: Fold, share: Share) -> None:
                 settled = dataclasses.replace(settled, shared=before)
                 who = str(config.recipe.annotator)
                 notes.append(gain_note(who, before, score(plan.benchmark, predictions)))
-            notes += settled.notes() + smoothing_note(settled, len(kept_out))
+            notes += settled.notes(len(kept_out))
         skipped = sum((Counter(counts) for counts in from_all(module.skipped)), Counter())
         notes += [f"{count} training clips skipped ({cause})" for cause, count in skipped.items()]
         if share.rank == 0:

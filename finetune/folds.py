@@ -184,11 +184,6 @@ def check_fold(benchmark: Benchmark, fold: Fold) -> None:
             )
 
 
-def true_values(benchmark: Benchmark, rows: pd.DataFrame) -> np.ndarray:
-    """Real targets of rows. Returns: float64 (N, D), in the benchmark's order and units."""
-    return rows[list(benchmark.targets)].apply(pd.to_numeric).to_numpy(dtype=np.float64)
-
-
 def need_column(table: pd.DataFrame, column: str, who: str) -> None:
     """Refuse an index without a column, naming those it has."""
     if column not in table.columns:

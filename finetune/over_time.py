@@ -59,8 +59,11 @@ class Settled:
     smoothing_seconds: float = 0.0
     shared: dict[str, float] = field(default_factory=dict)
 
-    def notes(self) -> list[str]:
-        """Sentences for the reader of the numbers."""
+    def notes(self, num_kept_out: int) -> list[str]:
+        """Sentences for the reader of the numbers.
+
+        Args: num_kept_out: Instants that chose the window.
+        """
         told = [
             f"annotator {who}: labels are taken {lag:.2f} s after what they are about"
             for who, lag in self.lags.items()
@@ -69,6 +72,12 @@ class Settled:
             if len(weights) > 1:
                 shares = ", ".join(f"{who} {value:.3f}" for who, value in weights.items())
                 told.append(f"{target} is the weighted mean of its annotators: {shares}")
+        if self.smoothing_seconds:
+            chosen = f", chosen on the {num_kept_out} instants kept out of training"
+            told.append(
+                f"predictions are means over {self.smoothing_seconds:g} s of each recording"
+                f"{chosen if num_kept_out else ''}"
+            )
         return told
 
 
@@ -381,11 +390,3 @@ def _agreement(features: np.ndarray, noted: np.ndarray, groups: np.ndarray) -> n
         fit.fit(scaler.transform(features[train]), noted[train])
         said[test] = fit.predict(scaler.transform(features[test])).reshape(len(test), -1)
     return np.array(regression_metrics(noted, said)["pcc"], dtype=np.float64)
-
-
-def smoothing_note(settled: Settled, num_kept_out: int) -> list[str]:
-    """What smoothed the predictions, for the reader of the numbers."""
-    if not settled.smoothing_seconds:
-        return []
-    chosen = f", chosen on the {num_kept_out} instants kept out of training" if num_kept_out else ""
-    return [f"predictions are means over {settled.smoothing_seconds:g} s of each recording{chosen}"]

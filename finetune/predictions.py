@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 
 from finetune.benchmark import Benchmark
-from finetune.folds import Fold, as_text, group_columns, true_values
+from finetune.folds import Fold, as_text, group_columns
 from finetune.heads import Head, chosen, parsed, read_truth, truth_of
 from hicmae.files import whole_file
 from hicmae.heads import Thresholds
@@ -201,12 +201,13 @@ def predictions_of_rows(
     Returns: one prediction a row, in the order of the rows.
     Raises: ValueError: an output that is no finite number.
     """
-    named = benchmark.task == "classification"
     truth: Any
     if benchmark.heads:
         truth = _joint_truth(benchmark, rows)
+    elif benchmark.task == "classification":
+        truth = _texts(rows, benchmark.label)
     else:
-        truth = _texts(rows, benchmark.label) if named else true_values(benchmark, rows)
+        truth = rows[list(benchmark.targets)].apply(pd.to_numeric).to_numpy(dtype=np.float64)
     keys = [str(key) for key in rows["key"]]
     speakers = _texts(rows, benchmark.speaker)
     units = _texts(rows, benchmark.average_over)

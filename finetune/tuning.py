@@ -17,7 +17,7 @@ from finetune.settings import FinetuneConfig, RecipeConfig
 from hicmae.checkpoints.checkpoint import Checkpoint
 from hicmae.checkpoints.networks import build_network
 from hicmae.emotion import EmotionModel
-from hicmae.lora import add_lora, merge_lora
+from hicmae.lora import add_lora
 
 
 def apply_tuning(model: EmotionModel, recipe: RecipeConfig) -> list[nn.Module]:
@@ -38,11 +38,6 @@ def apply_tuning(model: EmotionModel, recipe: RecipeConfig) -> list[nn.Module]:
     if recipe.tuning == "lora":
         add_lora(encoder, **dataclasses.asdict(recipe.lora))
     return frozen
-
-
-def merge_tuning(model: EmotionModel) -> None:
-    """Make the network a plain one again: low-rank updates become part of the weights."""
-    merge_lora(model.encoder)
 
 
 def tuning_sentence(recipe: RecipeConfig) -> str | None:

@@ -34,14 +34,14 @@ from finetune.reporting.entries import (
     label_curve_parts,
     seeds_table,
 )
-from finetune.reporting.resampling import LEVEL, NUM_DRAWS, Comparison, compare
+from finetune.reporting.resampling import LEVEL, NUM_DRAWS, Comparison
 from finetune.reporting.run_report import (
     REPORT,
     chance,
     published_names,
     published_section,
 )
-from finetune.scores import Scores, metric_name, undefined
+from finetune.scores import metric_name, undefined
 from finetune.selection import rule_sentence
 
 Named = Sequence[tuple[str, Run]]
@@ -134,14 +134,7 @@ def _benchmark_section(group: Named, out: Path, whole: Mapping[str, Sequence[Par
     leading = benchmark.ranking
     entries = group_seeds(group)
     figure = out.parent / "figures" / f"comparison-{portable(benchmark.name)}.png"
-    comparison_figure(
-        [f"{name}\n{run.facts.rule}" for name, run in group],
-        [run.scores for run in runs],
-        [run.intervals.values[leading] for run in runs],
-        leading,
-        figure,
-        title=f"{benchmark.name}: {measured(metric_name(leading), _rules(runs))}",
-    )
+    comparison_figure(group, figure)
     labels = label_curve_parts(entries, figure.with_name(f"labels-{portable(benchmark.name)}.png"))
     published = published_section(benchmark)
     parts: list[Part] = [
@@ -218,7 +211,7 @@ def paired_parts(groups: Sequence[SeedGroup]) -> list[Section]:
     first, *others = groups
     truths = [{item.key: item.true for item in one.runs[0].units} for one in groups]
     alike = [one for one, own in zip(others, truths[1:], strict=True) if own == truths[0]]
-    rows = [_row(first, group, compare_groups(first, group)) for group in alike]
+    rows = [_row(first, group, group.minus(first)) for group in alike]
     name = metric_name(first.runs[0].benchmark.ranking)
     parts: list[Part] = []
     if rows:
@@ -233,39 +226,28 @@ def paired_parts(groups: Sequence[SeedGroup]) -> list[Section]:
     return [Section(title=f"Each against {first.name}", parts=parts)]
 
 
-def compare_groups(first: SeedGroup, group: SeedGroup) -> Comparison:
-    """The leading metric of an entry minus that of the first."""
-    benchmark = first.runs[0].benchmark
-    return compare(benchmark, [run.units for run in group.runs], [run.units for run in first.runs])
-
-
-def comparison_figure(
-    names: Sequence[str],
-    scores: Sequence[Scores],
-    intervals: Sequence[tuple[float, float]],
-    metric: str,
-    path: Path,
-    *,
-    title: str,
-) -> None:
-    """Draw the pooled value of one metric for several runs, with interval and folds."""
-    figure = make_figure(8.4, 1.5 + 0.55 * len(names))
+def comparison_figure(group: Named, path: Path) -> None:
+    """Draw the pooled leading metric of runs of one benchmark, with interval and folds."""
+    runs = [run for _, run in group]
+    benchmark, metric = runs[0].benchmark, runs[0].benchmark.ranking
+    figure = make_figure(8.4, 1.5 + 0.55 * len(runs))
     axes = figure.add_subplot()
-    places = np.arange(len(names))[::-1]
-    for place, one, (low, high) in zip(places, scores, intervals, strict=True):
-        pooled = one.pooled[metric]
-        folds = [values[metric] for values in one.folds.values()]
+    places = np.arange(len(runs))[::-1]
+    for place, run in zip(places, runs, strict=True):
+        pooled, (low, high) = run.scores.pooled[metric], run.intervals.values[metric]
+        folds = [values[metric] for values in run.scores.folds.values()]
         shown = 0.0 if np.isnan(pooled) else pooled
         axes.barh(place, shown, height=0.62, color=BLUE, alpha=0.6)
         axes.plot([low, high], [place, place], color="black", linewidth=1.5)
         axes.scatter(folds, [place] * len(folds), s=22, color=ORANGE, zorder=3)
         right = max([shown, *(value for value in (*folds, high) if not np.isnan(value))])
         axes.text(max(right, 0) + 0.015, place, number(pooled), va="center", fontsize=10)
-    axes.set_yticks(places, names)
+    axes.set_yticks(places, [f"{name}\n{run.facts.rule}" for name, run in group])
     axes.set_xlim(min(0.0, axes.get_xlim()[0]), max(1.0, axes.get_xlim()[1]) + 0.08)
     axes.set_xlabel(
         f"{metric_name(metric)} (bar: pooled over folds; line: 95 %; dots: single folds)"
     )
+    title = f"{benchmark.name}: {measured(metric_name(metric), _rules(runs))}"
     axes.set_title(title, fontsize=11)
     plain(axes)
     save(figure, path)

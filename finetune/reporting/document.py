@@ -14,7 +14,7 @@ import math
 import os
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -144,12 +144,6 @@ def spread(mean: float, sd: float) -> str:
 def range_of(low: float, high: float) -> str:
     """An interval; an undefined one is ``n/a``."""
     return "n/a" if math.isnan(low) or math.isnan(high) else f"{low:.3f} to {high:.3f}"
-
-
-def facts_table(facts: Mapping[str, object]) -> Table:
-    """Two columns of what is known."""
-    rows = [(name, "none" if value is None else str(value)) for name, value in facts.items()]
-    return Table(columns=("", ""), rows=rows)
 
 
 @dataclass(frozen=True, kw_only=True)

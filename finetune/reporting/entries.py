@@ -35,7 +35,14 @@ from finetune.reporting.document import (
     signed,
     spread,
 )
-from finetune.reporting.resampling import LEVEL, NUM_DRAWS, Intervals, compare, intervals
+from finetune.reporting.resampling import (
+    LEVEL,
+    NUM_DRAWS,
+    Comparison,
+    Intervals,
+    compare,
+    intervals,
+)
 from finetune.scores import metric_name
 from finetune.selection import rule_sentence
 from hicmae.files import write_json, write_text
@@ -75,6 +82,11 @@ class SeedGroup:
             for fold in self.runs[0].scores.folds
         ]
         return mean_and_sd(by_fold)
+
+    def minus(self, other: SeedGroup) -> Comparison:
+        """The leading metric of this entry minus that of another, which scored the same."""
+        ours, theirs = ([run.units for run in group.runs] for group in (self, other))
+        return compare(self.runs[0].benchmark, ours, theirs)
 
     @functools.cached_property
     def intervals(self) -> Intervals:
@@ -336,11 +348,7 @@ def _gains(curve: Curve, scratch: Curve) -> list[list[str]]:
             )
             if other is None or group.keys != other.keys:
                 continue
-            benchmark = group.runs[0].benchmark
-            found = compare(
-                benchmark, [run.units for run in group.runs], [run.units for run in other.runs]
-            )
-            mark = group.runs[0].facts.mark
+            found, mark = group.minus(other), group.runs[0].facts.mark
             row = [curve.name, f"{labels:g}", words, mark(signed(found.difference))]
             rows.append([*row, mark(range_of(found.low, found.high))])
     return rows

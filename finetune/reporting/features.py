@@ -105,7 +105,7 @@ def layer_section(run: Run, figures: Path) -> Section | None:
     if not weights or not any(len(values) > 1 for values in weights[0].values()):
         return None
     path = figures / "layer_weights.png"
-    layer_weight_figure(weights, path, title="Learned layer weights")
+    layer_weight_figure(weights, path)
     return Section(
         title="Layer weights",
         parts=[
@@ -250,9 +250,7 @@ def layout_figure(
     save(figure, path)
 
 
-def layer_weight_figure(
-    weights: Sequence[Mapping[str, Sequence[float]]], path: Path, *, title: str
-) -> None:
+def layer_weight_figure(weights: Sequence[Mapping[str, Sequence[float]]], path: Path) -> None:
     """Draw the learned weight of each encoder layer, by modality.
 
     Args:
@@ -283,7 +281,7 @@ def layer_weight_figure(
     axes.set_ylabel("learned weight (softmax)")
     axes.set_ylim(0, axes.get_ylim()[1] * 1.18)  # room for the legend
     bars = "" if len(weights) == 1 else f"; bars: mean of {len(weights)} folds ± 1 sd"
-    axes.set_title(title + bars, fontsize=11)
+    axes.set_title(f"Learned layer weights{bars}", fontsize=11)
     axes.legend(fontsize=9, ncols=3, loc="upper right", frameon=False)
     plain(axes)
     save(figure, path)

@@ -27,7 +27,6 @@ from finetune.reporting.document import (
     Part,
     Section,
     Table,
-    facts_table,
     fold_spread,
     measured,
     number,
@@ -92,7 +91,7 @@ def run_parts(run: Run, *, shards: Path | None = None) -> Sequence[Part]:
         None if shown is None else feature_section(shown, figures),
         layer_section(run, figures),
         *(error_section(own, figures / head.name, shards, of=head.name) for head, own in alone),
-        Section(title="What was run", parts=[facts_table(_facts(run))]),
+        Section(title="What was run", parts=[_facts_table(run)]),
         Section(title="Folds", parts=[_fold_table(run)]),
         _configuration(run),
         _terms(run.benchmark),
@@ -275,11 +274,11 @@ def _notes(run: Run) -> list[str]:
     return lines
 
 
-def _facts(run: Run) -> dict[str, object]:
+def _facts_table(run: Run) -> Table:
     facts = run.facts
     crops = "" if facts.crops == ("whole",) else f" x {len(facts.crops)} ({', '.join(facts.crops)})"
     ignored = ", ".join(f"{name}: {count}" for name, count in facts.ignored.items())
-    return {
+    told = {
         "start": facts.init,
         "checkpoint": facts.checkpoint,
         "modalities": facts.modalities,
@@ -308,6 +307,8 @@ def _facts(run: Run) -> dict[str, object]:
         "commit": facts.git_commit,
         "version": facts.version,
     }
+    rows = [(name, "none" if value is None else str(value)) for name, value in told.items()]
+    return Table(columns=("", ""), rows=rows)
 
 
 def _fold_table(run: Run) -> Table:

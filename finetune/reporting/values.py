@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 
-from finetune.benchmark import Benchmark
 from finetune.over_time import per_recording, recording_scores
 from finetune.predictions import true_and_predicted
 from finetune.record import Run, RunFacts
@@ -31,7 +30,7 @@ from finetune.reporting.document import (
     save,
     signed,
 )
-from finetune.scores import Scores, metric_name
+from finetune.scores import metric_name
 
 # Ranges of the truth, each with about as many samples; fewer where values repeat.
 NUM_RANGES = 5
@@ -46,7 +45,7 @@ def value_sections(run: Run, figures: Path, title: str) -> list[Section]:
     """Predicted against true, and error by where the truth lies."""
     true, predicted = true_and_predicted(run.benchmark, run.units)
     scatter, ranges = figures / "predicted_against_true.png", figures / "error_by_range.png"
-    scatter_figure(run.benchmark, true, predicted, run.scores, scatter, title=title)
+    scatter_figure(run, true, predicted, scatter, title=title)
     by_target = {
         target: errors_by_range(true[:, place], predicted[:, place])
         for place, target in enumerate(run.benchmark.targets)
@@ -134,20 +133,14 @@ def range_table(target: str, ranges: list[RangeError], facts: RunFacts) -> Table
 
 
 def scatter_figure(
-    benchmark: Benchmark,
-    true: np.ndarray,
-    predicted: np.ndarray,
-    scores: Scores,
-    path: Path,
-    *,
-    title: str,
+    run: Run, true: np.ndarray, predicted: np.ndarray, path: Path, *, title: str
 ) -> None:
     """Draw predicted against true (N, D), a panel a target, with the line of perfect prediction."""
-    panels = len(benchmark.targets)
+    panels = len(run.benchmark.targets)
     many = len(true) > _MANY_POINTS
     figure = make_figure((4.9 if many else 4.3) * panels + 0.4, 4.6)
     figure.suptitle(title, fontsize=11)
-    for panel, target in enumerate(benchmark.targets):
+    for panel, target in enumerate(run.benchmark.targets):
         axes = figure.add_subplot(1, panels, panel + 1)
         x, y = true[:, panel], predicted[:, panel]
         ends = [min(x.min(), y.min()), max(x.max(), y.max())]
@@ -159,7 +152,7 @@ def scatter_figure(
         else:
             axes.scatter(x, y, s=22, alpha=0.55, color=BLUE, edgecolors="none")
         axes.plot(ends, ends, color=GREY, linewidth=1, linestyle="--", label="predicted = true")
-        ccc = scores.pooled.get(f"ccc_{target}", scores.pooled.get("ccc"))
+        ccc = run.scores.pooled.get(f"ccc_{target}", run.scores.pooled.get("ccc"))
         axes.set_title(target if ccc is None else f"{target} (CCC {ccc:.3f})", fontsize=11)
         axes.set_xlabel(f"true {target}")
         axes.set_ylabel(f"predicted {target}")

@@ -149,7 +149,9 @@ def map_benchmark(trained: Benchmark, tested: Benchmark, names: LabelMap | None)
                 f"'{trained.name}' has {', '.join(ours)} and '{tested.name}' {', '.join(theirs)};"
                 " say which are the same with --label_map (see configs/label_maps)"
             )
-        names = _same(trained, tested)
+        same: Any = {name: name for name in ours}
+        key = "classes" if trained.task == "classification" else "targets"
+        names = LabelMap(trained_on=trained.name, tested_on=tested.name, **{key: same})
     _check(names, trained, tested)
     given = names.classes or names.targets
     target_of = {name: names.merge.get(to, to) for name, to in given.items() if to is not None}
@@ -257,12 +259,6 @@ def _check(names: LabelMap, trained: Benchmark, tested: Benchmark) -> None:
         raise ValueError(
             f"label map from '{names.trained_on}' to '{names.tested_on}': {'; '.join(problems)}"
         )
-
-
-def _same(trained: Benchmark, tested: Benchmark) -> LabelMap:
-    same: dict[str, str | None] = {name: name for name in _names(trained)}
-    key = "classes" if trained.task == "classification" else "targets"
-    return LabelMap(trained_on=trained.name, tested_on=tested.name, **{key: same})  # type: ignore[arg-type]
 
 
 def _names(benchmark: Benchmark) -> tuple[str, ...]:

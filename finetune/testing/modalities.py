@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from rich.console import Console
 from torch.utils.data import Dataset, Subset
 
@@ -64,7 +63,7 @@ from finetune.testing.perturbations import (
     partners,
     perturb,
 )
-from finetune.testing.plan import EvaluationPlan
+from finetune.testing.plan import EvaluationPlan, TestSide
 from finetune.testing.results import evaluation_facts
 from hicmae.config import from_dict, load_yaml, save_yaml, to_dict
 from hicmae.files import whole_file, write_json, write_text
@@ -151,7 +150,7 @@ def run_conditions(
             network = load_tested(plan.source.checkpoint(side.fold))
             for condition in conditions:
                 for read_as, prediction in _predictions(
-                    plan, network, side.fold, side.rows, condition, perturb, machine
+                    plan, network, side, condition, perturb, machine
                 ):
                     line = {
                         "condition": read_as.kind,
@@ -474,8 +473,7 @@ def level_figure(importance: Importance, path: Path, *, title: str) -> None:
 def _predictions(
     plan: EvaluationPlan,
     tested: Tested,
-    fold: str,
-    rows: pd.DataFrame,
+    side: TestSide,
     condition: Condition,
     perturb: PerturbationConfig,
     machine: Machine,
@@ -485,6 +483,7 @@ def _predictions(
     The sample whose picture is shown has the sound of another one; that other one has its sound
     with another one's picture. One pass of the network is both.
     """
+    rows = side.rows
     equal = equal_segments(tested, rows, plan.grid.segments)
     check_modalities(rows, modalities=tested.modalities, whole=True)
     clips = view_dataset(tested, plan.index, rows, plan.grid.segments)
@@ -504,32 +503,24 @@ def _predictions(
         grid=plan.grid,
         machine=machine,
         hidden=SPOILS[condition.kind] if plain else "",
-        doing=f"fold {fold}, {condition.name}",
+        doing=f"fold {side.fold}, {condition.name}",
     )
     # A view is of no interest here: one mean a line keeps the file small.
     mean = plan.mapped.outputs(views).mean(axis=1, keepdims=True)  # (N, 1, C)
     limits = thresholds_of(tested.labels.heads)
-    yield from _named(plan, rows, mean, fold, condition, limits)
+
+    def named(mean: np.ndarray, condition: Condition) -> Iterator[tuple[Condition, Prediction]]:
+        one = ViewGrid(segments=1)
+        for item in predictions_of_rows(
+            plan.mapped.benchmark, rows, mean, fold=side.fold, grid=one, thresholds=limits
+        ):
+            yield condition, item
+
+    yield from named(mean, condition)
     if swapped is not None:
         of_sound = np.empty_like(mean)
         of_sound[swapped] = mean
-        other = Condition(kind="picture-swapped", repeat=condition.repeat)
-        yield from _named(plan, rows, of_sound, fold, other, limits)
-
-
-def _named(
-    plan: EvaluationPlan,
-    rows: pd.DataFrame,
-    mean: np.ndarray,
-    fold: str,
-    condition: Condition,
-    limits: Mapping[str, Sequence[float]],
-) -> Iterator[tuple[Condition, Prediction]]:
-    one = ViewGrid(segments=1)
-    for item in predictions_of_rows(
-        plan.mapped.benchmark, rows, mean, fold=fold, grid=one, thresholds=limits
-    ):
-        yield condition, item
+        yield from named(of_sound, Condition(kind="picture-swapped", repeat=condition.repeat))
 
 
 def _equal_pairs(own: list[int], other: list[int]) -> list[int]:

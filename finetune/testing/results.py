@@ -40,7 +40,7 @@ from finetune.reporting.run_report import scores_table, write_run_report
 from finetune.scores import metric_name, null_for_nan
 from finetune.selection import rule_sentence
 from finetune.testing.machine import Machine, load_tested, sample_views
-from finetune.testing.plan import EvaluationPlan, TestSide
+from finetune.testing.plan import EvaluationPlan
 from hicmae import __version__
 from hicmae.config import save_yaml, to_dict
 from hicmae.files import write_json, write_text
@@ -75,8 +75,14 @@ def run_networks(plan: EvaluationPlan, machine: Machine) -> list[FoldResult]:
         )
         window = plan.smoothing[side.fold]
         predictions = smooth(plan.mapped.benchmark, predictions, window)
-        fold = fold_facts(plan, side, seconds=time.monotonic() - started)
-        parts.append((fold, predictions))
+        trained = next(fold for fold in plan.source.folds if fold.name == side.fold)
+        facts = dataclasses.replace(
+            trained,
+            num_test=len(side.rows),
+            num_test_speakers=num_speakers(plan.tested, side.rows),
+            seconds=round(time.monotonic() - started, 1),
+        )
+        parts.append((facts, predictions))
     return parts
 
 
@@ -222,17 +228,6 @@ def facts_of_network(facts: RunFacts, network: str) -> RunFacts:
         return facts
     digests = _digests(facts, lambda digest: [digest, network])
     return dataclasses.replace(facts, network=network, **digests)
-
-
-def fold_facts(plan: EvaluationPlan, side: TestSide, *, seconds: float) -> FoldFacts:
-    """What is known of a fold whose network was tested just now."""
-    trained = next(fold for fold in plan.source.folds if fold.name == side.fold)
-    return dataclasses.replace(
-        trained,
-        num_test=len(side.rows),
-        num_test_speakers=num_speakers(plan.tested, side.rows),
-        seconds=round(seconds, 1),
-    )
 
 
 def write_network_summary(folder: Path, runs: Sequence[Run], together: Run) -> Table:

@@ -22,6 +22,7 @@ from tests.support.finetune_fixtures import (
     wrong_labels,
 )
 from tests.support.shared import made_once
+from tests.support.testing_fixtures import trained_run
 
 
 @pytest.fixture(scope="session")
@@ -58,6 +59,12 @@ def pretrained(tmp_path_factory: pytest.TempPathFactory, tiny_model_config: Mode
         )
 
     return made_once(tmp_path_factory, "pretrained", make)
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory, tiny_model_config: ModelConfig) -> Path:
+    """A folder with ``shards`` and a ``run`` of them; see ``trained_run``."""
+    return trained_run(tmp_path_factory, tiny_model_config)
 
 
 @pytest.fixture

@@ -31,12 +31,6 @@ from tests.support.finetune_fixtures import (
     VALUES,
     run_tiny,
 )
-from tests.support.testing_fixtures import trained_run
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory, tiny_model_config: ModelConfig) -> Path:
-    return trained_run(tmp_path_factory, tiny_model_config)
 
 
 @pytest.fixture

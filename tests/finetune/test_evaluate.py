@@ -26,7 +26,7 @@ from tests.support.finetune_fixtures import (
     save_benchmark,
     write_labelled_shards,
 )
-from tests.support.testing_fixtures import CPU, blank_figures, trained_run
+from tests.support.testing_fixtures import CPU, blank_figures
 
 _OF_TWO = (
     "--segments 3 --crops whole,mirrored --device cpu --workers 0 --batch_size 7"
@@ -40,11 +40,6 @@ def no_figures() -> Iterator[None]:
     """No test of this file looks at one."""
     with blank_figures():
         yield
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory, tiny_model_config: ModelConfig) -> Path:
-    return trained_run(tmp_path_factory, tiny_model_config)
 
 
 @pytest.fixture

@@ -25,14 +25,9 @@ from hicmae.transforms import ClipTransform
 from shards.reading.random_access import ShardDataset
 from shards.sample import collate
 from tests.support.finetune_fixtures import labels_of, write_labelled_shards
-from tests.support.testing_fixtures import CPU, trained_run
+from tests.support.testing_fixtures import CPU
 
 MACHINE = CPU | {"batch_size": 5}
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory, tiny_model_config: ModelConfig) -> Path:
-    return trained_run(tmp_path_factory, tiny_model_config)
 
 
 @pytest.fixture(scope="module")

@@ -22,14 +22,9 @@ from shards.index import read_index
 from shards.reading.random_access import ShardDataset
 from shards.sample import collate
 from tests.support.finetune_fixtures import BENCHMARK, run_tiny
-from tests.support.testing_fixtures import blank_figures, trained_run
+from tests.support.testing_fixtures import blank_figures
 
 MACHINE = make_machine("cpu", "32-true", batch_size=5, workers=0)
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory, tiny_model_config: ModelConfig) -> Path:
-    return trained_run(tmp_path_factory, tiny_model_config)
 
 
 @pytest.fixture

@@ -22,15 +22,10 @@ from tests.support.finetune_fixtures import (
     labels_of,
     run_tiny,
 )
-from tests.support.testing_fixtures import CPU, blank_figures, trained_run
+from tests.support.testing_fixtures import CPU, blank_figures
 
 MACHINE = CPU | {"batch_size": 9}
 FEW = PerturbationConfig(swaps=3, snr_db=(20.0, -20.0), picture_sd=(50.0,), missing_shares=(0.5,))
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory, tiny_model_config: ModelConfig) -> Path:
-    return trained_run(tmp_path_factory, tiny_model_config)
 
 
 @pytest.fixture(scope="module")

@@ -21,12 +21,6 @@ from finetune.testing.perturbations import (
 )
 from hicmae.settings import ModelConfig
 from shards.reading.random_access import ShardDataset
-from tests.support.testing_fixtures import trained_run
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory, tiny_model_config: ModelConfig) -> Path:
-    return trained_run(tmp_path_factory, tiny_model_config)
 
 
 def clip(**changes: Any) -> dict[str, Any]:
