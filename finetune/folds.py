@@ -17,8 +17,7 @@ import pandas as pd
 from finetune.benchmark import Benchmark
 from finetune.heads import NAMED, as_text, read_truth
 from finetune.instants import COLUMNS as OF_INSTANTS
-from hicmae.checkpoints.checkpoint import Checkpoint
-from hicmae.checkpoints.checkpoint import Seen, digests, seen_of, union
+from hicmae.checkpoints.checkpoint import Checkpoint, Seen, digests, seen_of, union
 from hicmae.config import did_you_mean
 from shards.index import COLUMNS
 from shards.reading.random_access import SAMPLE
@@ -261,7 +260,7 @@ def seen_by(
     """What the network of a fold has seen.
 
     A network carries digests of the samples that trained it or chose its epoch, and of their
-    speakers, with those of the network that it started from (``hicmae/checkpoints/seen.py``). A
+    speakers, with those of the network that it started from (``Seen``, in its checkpoint). A
     sample is known by the names of its dataset and itself, and, whatever the dataset is called, by
     its name and its lengths: neither depends on labels, folds or how faces were cut.
 

@@ -35,9 +35,8 @@ from finetune.predictions import (
 )
 from finetune.processes import from_all
 from finetune.scores import Values, score
-from hicmae.heads import choose_thresholds
 from hicmae.checkpoints.checkpoint import Calibration
-from hicmae.heads import HALF
+from hicmae.heads import HALF, choose_thresholds
 
 _TEMPERATURES = (0.05, 20.0)
 _LEAST = 1e-12  # a probability of 0 was rounded

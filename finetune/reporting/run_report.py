@@ -39,7 +39,7 @@ from finetune.reporting.features import feature_section, layer_section
 from finetune.reporting.values import over_time_section, value_sections
 from finetune.scores import metric_name, score_run, undefined
 from finetune.selection import rule_sentence
-from hicmae.blends import blend_metrics
+from hicmae.heads import blend_metrics
 
 REPORT = "report.md"
 # Markdown in a run folder that others wrote, each file a section of the report: what each modality

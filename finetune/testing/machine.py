@@ -30,8 +30,7 @@ from finetune.predictions import collect_views
 from hicmae.checkpoints.checkpoint import Checkpoint, Labels
 from hicmae.checkpoints.networks import build_network
 from hicmae.devices import autocast, choose_device, inference_precision
-from hicmae.emotion import EmotionModel
-from hicmae.inference import clip_values
+from hicmae.emotion import EmotionModel, clip_values
 from hicmae.settings import InputConfig
 from hicmae.transforms import ClipTransform
 from hicmae.transforms.video import crop_views
