@@ -17,14 +17,14 @@ Shape letters: B batch, T frames, H W pixels, n operations of a clip.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from einops import rearrange
 from torch import Tensor
-from torchvision.transforms.v2 import functional
 
 from hicmae.devices import send
 
@@ -296,6 +296,14 @@ def move(images: Tensor, maps: Tensor) -> Tensor:
     return rearrange(levels, "b (t c) h w -> b t c h w", c=images.shape[2])
 
 
+@functools.cache
+def _torchvision() -> Any:
+    """Its operations on images, whose import takes two seconds that only this training waits."""
+    from torchvision.transforms.v2 import functional
+
+    return functional
+
+
 def _blend(images: Tensor, plain: Tensor | float, level: Tensor, sign: Tensor) -> Tensor:
     """Move images away from their plain version, or towards it: factors 0.1 to 1.9."""
     factor = (1 + sign * 0.9 * level / LARGEST).clamp(min=0.1)
@@ -317,7 +325,7 @@ def _posterize(images: Tensor, level: Tensor, sign: Tensor) -> Tensor:
 def _solarize(images: Tensor, level: Tensor, sign: Tensor) -> Tensor:
     """Invert what is as bright as a threshold, 256 at level 0 and 0 at level 10."""
     threshold = _each(256 - (level / LARGEST * 256).int(), images)
-    return torch.where(images >= threshold, functional.invert_image(images), images)
+    return torch.where(images >= threshold, _torchvision().invert_image(images), images)
 
 
 def _solarize_add(images: Tensor, level: Tensor, sign: Tensor) -> Tensor:
@@ -328,12 +336,12 @@ def _solarize_add(images: Tensor, level: Tensor, sign: Tensor) -> Tensor:
 
 def _colour(images: Tensor, level: Tensor, sign: Tensor) -> Tensor:
     """Less or more colour."""
-    return _blend(images, functional.adjust_saturation_image(images, 0.0).float(), level, sign)
+    return _blend(images, _torchvision().adjust_saturation_image(images, 0.0).float(), level, sign)
 
 
 def _contrast(images: Tensor, level: Tensor, sign: Tensor) -> Tensor:
     """Nearer to the image's mean grey, or further from it."""
-    grey = functional.rgb_to_grayscale_image(images).float()  # (b, T, 1, H, W)
+    grey = _torchvision().rgb_to_grayscale_image(images).float()  # (b, T, 1, H, W)
     mean = (grey.mean(dim=(-2, -1), keepdim=True) + 0.5).floor()
     return _blend(images, mean, level, sign)
 
@@ -365,8 +373,8 @@ def _auto_contrast(images: Tensor, level: Tensor, sign: Tensor) -> Tensor:
 # Operation on (b, T, 3, H, W) uint8 with (b,) levels and signs.
 _COLOURS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
     "auto-contrast": _auto_contrast,
-    "equalize": lambda images, level, sign: functional.equalize_image(images),
-    "invert": lambda images, level, sign: functional.invert_image(images),
+    "equalize": lambda images, level, sign: _torchvision().equalize_image(images),
+    "invert": lambda images, level, sign: _torchvision().invert_image(images),
     "posterize": _posterize,
     "solarize": _solarize,
     "solarize-add": _solarize_add,
