@@ -24,7 +24,8 @@ from hicmae.checkpoints.portable import locate
 from hicmae.config import to_dict
 from hicmae.devices import choose_device
 from hicmae.heads import said
-from hicmae.page.jobs import Limits, Report
+from hicmae.page.jobs import Report
+from hicmae.page.settings import Limits
 from hicmae.prediction.live import LiveNetwork
 from hicmae.prediction.messages import Clip, Followed, Found, StageProgress, Window, WindowConfig
 from hicmae.prediction.model import EmotionPredictor, load

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import socket
 
-from hicmae.page.jobs import Limits
+from hicmae.page.settings import Limits
 from hicmae.prediction.messages import Choice, WindowConfig
 
 _LIMITS = Limits()

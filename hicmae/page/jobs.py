@@ -1,4 +1,4 @@
-"""One recording after another: what the page allows, where uploads lie, and the queue.
+"""One recording after another: where uploads lie, and the queue.
 
 A bounded number of waiting uploads, one worker, progress, cancelling and forgetting. Uploads have
 names that nobody can guess or choose, and are deleted when they are done with, when the page ends,
@@ -22,6 +22,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal, Protocol
 
+from hicmae.page.settings import Limits
+
 if TYPE_CHECKING:
     from hicmae.prediction.live import LiveNetwork
 
@@ -32,43 +34,6 @@ _MOST_RESULTS = 16
 Report = Callable[[str, float], None]  # a stage in words, and its share done, 0 to 1
 _PREFIX = "hicmae-page-"
 _BLOCK = 1 << 20
-
-
-@dataclass(frozen=True, kw_only=True)
-class Limits:
-    """How much the page takes, and for how long it keeps it.
-
-    Args:
-        megabytes: Largest upload, 1e6 bytes.
-        seconds: Longest recording.
-        waiting: Uploads that may wait while one is worked on; others are refused until there is
-            room.
-        keep_minutes: How long a result is kept for its page; the recording itself is deleted as
-            soon as it was looked at.
-        patience_seconds: A page that has not asked for so long is gone, and its upload is dropped.
-    """
-
-    megabytes: float = 200.0
-    seconds: float = 600.0
-    waiting: int = 4
-    keep_minutes: float = 10.0
-    patience_seconds: float = 60.0
-
-    def __post_init__(self) -> None:
-        problems = [
-            f"{name} = {value} (must be positive)"
-            for name in ("megabytes", "seconds", "keep_minutes", "patience_seconds")
-            if not (value := getattr(self, name)) > 0
-        ]
-        if self.waiting < 0:
-            problems.append(f"waiting = {self.waiting} (must be 0 or more)")
-        if problems:
-            raise ValueError(f"limits: {'; '.join(problems)}")
-
-    @property
-    def num_bytes(self) -> int:
-        """Largest upload, bytes."""
-        return round(self.megabytes * 1e6)
 
 
 class Analyst(Protocol):

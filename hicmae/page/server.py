@@ -32,12 +32,12 @@ from hicmae.page.guard import Guard, is_loopback
 from hicmae.page.jobs import (
     Analyst,
     JobQueue,
-    Limits,
     PageJob,
     QueueFullError,
     UploadFolder,
     shown_name,
 )
+from hicmae.page.settings import Limits
 from hicmae.prediction.live import LiveFrame, LiveNetwork, LiveSound, LiveSource
 
 _ASSETS = {

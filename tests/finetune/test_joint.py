@@ -23,8 +23,8 @@ from finetune.testing.modalities import read_spoiled
 from finetune.testing.perturbations import PerturbationConfig
 from hicmae.checkpoints.checkpoint import load_checkpoint
 from hicmae.page.analysis import open_analyst
-from hicmae.page.jobs import Limits
 from hicmae.page.server import Prediction as PageAnswer
+from hicmae.page.settings import Limits
 from hicmae.prediction.messages import WindowConfig
 from hicmae.prediction.model import load
 from tests.support.finetune_fixtures import BENCHMARK, CLASSES, Train, all_notes

@@ -12,8 +12,8 @@ import pytest
 from hicmae.config import to_dict
 from hicmae.heads import HeadLabels
 from hicmae.page.analysis import WholeBank, bank_url, open_analyst
-from hicmae.page.jobs import Limits
 from hicmae.page.server import Model, Prediction
+from hicmae.page.settings import Limits
 from hicmae.prediction.messages import Clip, WindowConfig
 from hicmae.prediction.model import load
 from hicmae.pretraining import HiCMAE

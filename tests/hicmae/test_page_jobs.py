@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from hicmae.page.jobs import JobQueue, Limits, QueueFullError, UploadFolder, shown_name
+from hicmae.page.jobs import JobQueue, QueueFullError, UploadFolder, shown_name
+from hicmae.page.settings import Limits
 from tests.support.page_fixtures import SlowAnalyst
 
 

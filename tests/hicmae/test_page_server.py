@@ -14,8 +14,9 @@ from fastapi.testclient import TestClient
 
 from hicmae.media.crops import encode_jpeg
 from hicmae.page.guard import known_names
-from hicmae.page.jobs import Limits, UploadFolder
+from hicmae.page.jobs import UploadFolder
 from hicmae.page.server import make_app
+from hicmae.page.settings import Limits
 from tests.support.page_fixtures import SlowAnalyst
 
 PAGE = "http://localhost:8000"
