@@ -26,7 +26,7 @@ from rich.text import Text
 
 from hicmae.config import config_path, from_dict, load_yaml
 from hicmae.files import write_text
-from hicmae.processes import VerbProcess
+from hicmae.processes import VerbProcess, num_cores
 
 DEMO_STEPS = Path("configs/demo.yaml")
 # Kinds of values; text may be given as anything.
@@ -199,11 +199,6 @@ def needs(steps: Sequence[Step]) -> list[set[int]]:
 def fill(text: str, values: Values) -> str:
     """Replace ``{name}`` by its value; other braces (YAML or JSON in a command) stay."""
     return re.sub(r"\{(\w+)\}", lambda match: str(values[match.group(1)]), text)
-
-
-def num_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0))
 
 
 class _Run:

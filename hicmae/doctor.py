@@ -30,6 +30,7 @@ import hicmae
 from hicmae.config import config_root
 from hicmae.devices import cuda_problem, resolve_precision
 from hicmae.files import write_text
+from hicmae.processes import num_cores
 from hicmae.run_logging import wandb_mode
 from hicmae.settings import InputConfig
 
@@ -210,9 +211,8 @@ def check_devices() -> list[Finding]:
     """CPU cores, memory, CUDA devices, and the number format that ``precision: auto`` picks."""
     import torch
 
-    # What this process may use: a container or a batch system gives fewer than the machine has.
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    findings = [Finding(topic="CPU cores", found=str(cores)), *_memory(), *_cuda()]
+    # A container or a batch system gives fewer cores than the machine has.
+    findings = [Finding(topic="CPU cores", found=str(num_cores())), *_memory(), *_cuda()]
     usable = torch.cuda.is_available() and cuda_problem() is None
     precision = resolve_precision("auto", torch.device("cuda" if usable else "cpu"))
     fast = precision == "bf16-mixed"

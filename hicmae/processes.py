@@ -57,6 +57,13 @@ def keep_freed_memory() -> bool:
     return bool(done and library.mallopt(_M_TRIM_THRESHOLD, _NEVER))
 
 
+def num_cores() -> int:
+    """Cores that this process may use; where the system does not tell (macOS), all."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def wait_passively() -> None:
     """Have threads that wait for others of their network sleep, where other work needs the cores.
 
@@ -74,7 +81,7 @@ def wait_passively() -> None:
 
 def others_compute() -> bool:
     """Whether other work has kept half of the cores or more busy, on average of the last minute."""
-    return os.getloadavg()[0] >= len(os.sched_getaffinity(0)) / 2
+    return os.getloadavg()[0] >= num_cores() / 2
 
 
 def choose_threads(threads: int | None) -> str:
@@ -92,7 +99,7 @@ def choose_threads(threads: int | None) -> str:
     """
     import torch
 
-    cores = len(os.sched_getaffinity(0))
+    cores = num_cores()
     if threads is not None:
         if not 1 <= threads <= cores:
             raise ValueError(
@@ -135,7 +142,8 @@ IMPORTED = (
     *("torch", "torchaudio", "pytorch_lightning", "torchmetrics", "wandb", "sklearn.manifold"),
     *("matplotlib.pyplot", "matplotlib.backends.backend_agg", "hicmae.__main__"),
     *("pretrain.run", "pretrain.module", "finetune.run", "finetune.fold"),
-    *("finetune.commands", "shards.commands", "shards.building.build"),
+    *("finetune.commands", "finetune.reporting.comparison", "finetune.reporting.run_report"),
+    *("shards.commands", "shards.building.build"),
 )
 
 

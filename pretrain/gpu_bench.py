@@ -18,6 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+from hicmae.processes import num_cores
 from pretrain.gpu_checks import (
     LIMITS,
     Asked,
@@ -375,7 +376,7 @@ def _loader(bench: Bench) -> Verdict:
     rates = [row.get("clips_per_second", 0) for row in bench.figures.get("steps", ())]
     if not (rates and bench.on_gpu):
         return Verdict("ok", text)
-    needed, cores = math.ceil(max(rates) / each), len(os.sched_getaffinity(0))
+    needed, cores = math.ceil(max(rates) / each), num_cores()
     here = cores // bench.setup.processes
     text += f"; the fastest step takes {needed} readers a GPU, of {here} cores"
     return Verdict("ok" if needed < here else "missed", text)

@@ -28,6 +28,7 @@ from rich.table import Table
 from hicmae.bench import write_figures
 from hicmae.media.crops import encode_jpeg
 from hicmae.media.sound import read_sound
+from hicmae.processes import num_cores
 from hicmae.settings import InputConfig
 from hicmae.views import sound_span, train_indices
 from shards.building.writer import ShardWriter
@@ -293,7 +294,7 @@ def _figures(
         "clip_seconds": input.clip_seconds,
         "mean_sample_seconds": float(table["seconds"].mean()),
         "mean_frame_bytes": float(table["mjpg_length"].sum() / table["num_frames"].sum()),
-        "num_cores": len(os.sched_getaffinity(0)),
+        "num_cores": num_cores(),
         "load_average": os.getloadavg()[0],
         "speakers": speakers and speakers.found,
         "speakers_permuted": speakers and speakers.permuted,

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
 import tarfile
 import wave
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,6 +20,7 @@ import numpy as np
 import pandas
 
 from hicmae.files import file_sha256
+from hicmae.processes import num_cores
 from shards.building.journal import SUFFIX, read_journal
 from shards.index import JOURNAL_NAME, Index, read_index
 from shards.reading.files import Row
@@ -79,7 +79,7 @@ def check_shards(
         return list(_check_shard(index, shard, rows.get(shard["name"], index.table[:0])))
 
     # Threads: reading, hashing and decoding all let go of the interpreter.
-    with ThreadPoolExecutor(min(8, len(os.sched_getaffinity(0)))) as pool:
+    with ThreadPoolExecutor(min(8, num_cores())) as pool:
         for done, found in enumerate(pool.map(check, described), start=1):
             problems += found
             if on_shard:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import itertools
-import os
 import resource
 import signal
 from collections import deque
@@ -21,7 +20,7 @@ from typing import TypeVar
 from pebble import ProcessFuture, ProcessPool
 from pebble.common import ProcessExpired
 
-from hicmae.processes import forking
+from hicmae.processes import forking, num_cores
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -71,7 +70,7 @@ def run_in_order(
         memory_bytes: What a worker may allocate for its data; it gets a MemoryError beyond it, or
             dies, which costs it the item. None: no limit.
     """
-    workers = min(workers or len(os.sched_getaffinity(0)), max(len(items), 1))
+    workers = min(workers or num_cores(), max(len(items), 1))
     # Forked from a server of their own, which has imported what the function needs: as quick as
     # fork, and safe beside a progress bar.
     context = forking([getattr(function, "func", function).__module__])

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
@@ -28,7 +27,7 @@ from numpy.random import Generator, SeedSequence, default_rng
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from hicmae.files import whole_file, write_text
-from hicmae.processes import forking
+from hicmae.processes import forking, num_cores
 from shards.synthesis.face import render_frames
 from shards.synthesis.settings import EMOTIONS, Causes, CorpusConfig
 from shards.synthesis.speakers import Script, draw_script, draw_speaker
@@ -89,7 +88,7 @@ def _describe(config: CorpusConfig) -> str:
 
 
 def _make_all(config: CorpusConfig, plans: list[ClipPlan], paths: list[Path]) -> None:
-    workers = _usable_cores() if config.workers is None else config.workers
+    workers = num_cores() if config.workers is None else config.workers
     columns = (
         TextColumn("synthesize"),
         BarColumn(),
@@ -168,10 +167,6 @@ def _file_names(config: CorpusConfig, plans: list[ClipPlan]) -> list[str]:
 
 def _start_worker() -> None:
     cv2.setNumThreads(1)  # the pool already uses every core
-
-
-def _usable_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 # Purposes of a clip's random streams; 1 is the speakers'.
