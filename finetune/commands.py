@@ -29,6 +29,7 @@ def report(
     out: Path = Path("report.md"),
     html: bool = True,
     shards: Path | None = None,
+    workers: int | None = None,
 ) -> None:
     """Report on finished fine-tuning runs: one in full, or several side by side.
 
@@ -41,9 +42,11 @@ def report(
         html: Whether to write the same as one HTML file too, beside it, with its pictures inside.
         shards: Where the shards of the runs are now, for the frames of the most confident errors;
             null: where they were when the run was made.
+        workers: Processes that draw the runs' own reports; null: one a core where there are six
+            runs or more, else this one.
 
     Raises: FileNotFoundError: no such run. ValueError: a run that is not finished or damaged, or
-        two that share a name, or a report in place of a run's own.
+        two that share a name, a report in place of a run's own, or no worker.
     """
     from finetune.record import read_run, runs_in
     from finetune.reporting.comparison import (
@@ -54,16 +57,17 @@ def report(
         summary_table,
     )
     from finetune.reporting.document import Section, output_console, write_document
-    from finetune.reporting.run_report import REPORT, run_parts, scores_table, write_run_report
+    from finetune.reporting.run_report import REPORT, scores_table, write_run_reports
 
+    if workers is not None and workers < 1:
+        raise ValueError(f"workers = {workers} (must be at least 1, or null: one a core)")
     found = [read_run(folder) for given in runs for folder in runs_in(given)]
     pairs = name_runs(found)
     if any(out.resolve() == (run.folder / REPORT).resolve() for run in found):
         raise ValueError(f"{out}: is a run's own report; choose another file for the comparison")
     groups = group_runs(pairs)
-    parts = {name: run_parts(run, shards=shards) for name, run in pairs}
-    for name, run in pairs:
-        write_run_report(run, parts[name], html=html)
+    own = write_run_reports([run for _, run in pairs], shards=shards, html=html, workers=workers)
+    parts = {name: said for (name, _), said in zip(pairs, own, strict=True)}
     console = output_console()
     for group in groups:
         several = runs_table(group) if len(pairs) > 1 else scores_table(group[0][1])

@@ -9,11 +9,16 @@ each.
 from __future__ import annotations
 
 import dataclasses
+import functools
+import signal
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import numpy as np
 import yaml
+from threadpoolctl import threadpool_limits
 
 from finetune.benchmark import Benchmark, Published
 from finetune.heads import Head
@@ -40,8 +45,11 @@ from finetune.reporting.values import over_time_section, value_sections
 from finetune.scores import metric_name, score_run, undefined
 from finetune.selection import rule_sentence
 from hicmae.heads import blend_metrics
+from hicmae.processes import forking, num_cores
 
 REPORT = "report.md"
+# Runs from which on several processes draw: each begins with the imports of one, six seconds.
+_MANY_RUNS = 6
 # Markdown in a run folder that others wrote, each file a section of the report: what each modality
 # is worth, and whatever the user puts into sections/ (a matrix over corpora, notes).
 OTHERS = ("modalities/modalities.md", "sections/*.md")
@@ -58,6 +66,52 @@ def write_run_report(run: Run, parts: Sequence[Part] | None = None, *, html: boo
     """
     parts = run_parts(run) if parts is None else parts
     return write_document(Section(title=run.name, parts=parts), run.folder / REPORT, html=html)[0]
+
+
+def write_run_reports(
+    runs: Sequence[Run], *, shards: Path | None, html: bool, workers: int | None
+) -> list[Sequence[Part]]:
+    """Draw and write the runs' own reports.
+
+    Args:
+        shards: As of ``run_parts``.
+        html: Whether to write one HTML file of each too.
+        workers: Processes that share the runs; null: one a core where there are six runs or more,
+            else this one.
+
+    Returns: what each says.
+    Raises: ValueError: as ``run_parts``, or a process died.
+    """
+    if workers is None:
+        workers = num_cores() if len(runs) >= _MANY_RUNS else 1
+    workers = min(workers, len(runs))
+    draw = functools.partial(_own_report, shards=shards, html=html)
+    if workers == 1:
+        return [draw(run) for run in runs]
+    context = forking((__name__,))
+    with ProcessPoolExecutor(workers, context, _begin_drawing) as pool:
+        try:
+            return list(pool.map(draw, runs))
+        except BrokenProcessPool:
+            raise ValueError(
+                "report: a process that drew has died, as happens where memory runs out, and in a"
+                ' script without `if __name__ == "__main__"`; --workers 1 draws one run after'
+                " the other, in this process"
+            ) from None
+
+
+def _begin_drawing() -> None:
+    """In a process of several: Ctrl-C, which reaches all, is for the one that was started by hand
+    and ends the others; and each has a core.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threadpool_limits(1)
+
+
+def _own_report(run: Run, *, shards: Path | None, html: bool) -> Sequence[Part]:
+    parts = run_parts(run, shards=shards)
+    write_run_report(run, parts, html=html)
+    return parts
 
 
 def run_parts(run: Run, *, shards: Path | None = None) -> Sequence[Part]:

@@ -293,6 +293,35 @@ def test_a_folder_of_runs_stands_for_all_of_them(runs: dict[str, Path], tmp_path
     assert "#### two/audio-video" in text
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("no_figures")
+def test_several_processes_draw_and_refuse_what_one_does(
+    runs: dict[str, Path], tmp_path: Path
+) -> None:
+    written = []
+    for workers in (1, 2):
+        place = tmp_path / str(workers)
+        for name in ("both", "values"):
+            shutil.copytree(runs[name], place / name)
+        report(runs=[place / "both", place / "values"], out=place / "all.md", workers=workers)
+        files = [path.relative_to(place) for path in place.rglob("*") if path.is_file()]
+        texts = {path: (place / path).read_text() for path in files if path.suffix == ".md"}
+        written.append((sorted(files), texts))
+    assert len(written[0][1]) >= 3
+    assert written[0] == written[1]
+
+    for features in (tmp_path / "2" / "both").rglob("features*"):
+        features.write_bytes(b"damaged")
+    said = []
+    for workers in (1, 2):
+        with pytest.raises(ValueError, match="features") as caught:
+            report(runs=[tmp_path / "2"], out=tmp_path / "again.md", workers=workers)
+        said.append(str(caught.value))
+    assert said[0] == said[1]
+    with pytest.raises(ValueError, match="workers = 0"):
+        report(runs=[tmp_path / "1"], out=tmp_path / "again.md", workers=0)
+
+
 def entry(run: Run, *, labels: int, wrong: int, checkpoint: str | None = None) -> SeedGroup:
     """The run as if it had been trained on so many labels and had told so many samples falsely."""
     classes = run.benchmark.classes
