@@ -16,6 +16,7 @@ import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext, SpawnContext
 from pathlib import Path
@@ -162,7 +163,26 @@ def forking(imported: Sequence[str] = IMPORTED) -> ForkServerContext | SpawnCont
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(list(imported))
+    # Python (seen with 3.11) has the server look into the working folder first, where a folder that
+    # is called shards would be taken for the package. 3.10 cannot be told otherwise.
+    with _environment(PYTHONSAFEPATH="1", PYTHONPATH=os.pathsep.join(sys.path)):
+        forkserver.ensure_running()
     return context
+
+
+@contextmanager
+def _environment(**variables: str) -> Iterator[None]:
+    """Within it, what is started has these variables."""
+    before = dict(os.environ)
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name in variables:
+            if name in before:
+                os.environ[name] = before[name]
+            else:
+                del os.environ[name]
 
 
 @contextmanager

@@ -189,6 +189,32 @@ def test_what_is_imported_beforehand_looks_for_no_gpu(repository: Path) -> None:
     subprocess.run([sys.executable, "-c", _FORKED], env=environment, check=True)
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="this Python looks there first")
+def test_a_working_folder_with_a_folder_called_shards_is_no_obstacle(tmp_path: Path) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import os\n"
+        "from hicmae.processes import VerbProcess\n"
+        "if __name__ == '__main__':\n"
+        "    command = VerbProcess(['shards', 'check', 'missing'], dict(os.environ))\n"
+        "    print(command.output.read().decode(), command.wait())\n"
+    )
+    (tmp_path / "here" / "shards").mkdir(parents=True)
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    said = subprocess.run(
+        [sys.executable, str(program)],
+        cwd=tmp_path / "here",
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    ).stdout
+    assert "hicmae shards check: error: missing" in said
+    assert said.endswith(" 2\n")
+
+
 def test_elsewhere_than_on_linux_processes_are_spawned(monkeypatch: pytest.MonkeyPatch) -> None:
     assert processes.forking().get_start_method() == "forkserver"
     monkeypatch.setattr("sys.platform", "darwin")
