@@ -43,7 +43,7 @@ from hicmae.files import whole_file
 
 SEED = 0
 PERPLEXITY = 30.0
-_STEPS = 500  # twice as many lower the divergence by 0.1 % (216 samples) to 2 % (1,000)
+_STEPS = 500  # twice as many lower the divergence by 0.1 to 0.3 % (216 samples), 2 % (1,000)
 NEIGHBOURS = 5
 LAYOUTS = "features.npz"  # beside the picture: where its points lie
 # Fewer samples are no picture.
@@ -373,6 +373,8 @@ def read_features(folder: Path) -> KeptFeatures | None:
     path = folder / FEATURES
     if not path.is_file():
         return None
+    if not zipfile.is_zipfile(path):  # of which NumPy says to load it as a pickle, and how
+        raise ValueError(f"{path}: damaged (no .npz file); delete it, or run the fold again")
     try:
         with np.load(path, allow_pickle=False) as file:
             features = KeptFeatures(

@@ -239,10 +239,12 @@ def test_damaged_predictions_and_features_are_one_line(
     folder = tmp_path / "copy"
     shutil.copytree(runs["both"], folder)
     features = folder / "fold-1" / "features.npz"
-    features.write_bytes(features.read_bytes()[:200])
-    with pytest.raises(ValueError, match=r"features\.npz: damaged .*delete it") as caught:
-        report(runs=[folder], out=tmp_path / "report.md")
-    assert "\n" not in str(caught.value)
+    for damaged in (features.read_bytes()[:200], b"damaged", b""):
+        features.write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"features\.npz: damaged .*delete it") as caught:
+            report(runs=[folder], out=tmp_path / "report.md")
+        assert "\n" not in str(caught.value)
+        assert "pickle" not in str(caught.value), "nobody is told to load what may run anything"
     features.unlink()
     report(runs=[folder], out=tmp_path / "report.md")
     predictions = folder / "predictions.jsonl"
