@@ -103,7 +103,7 @@ class DropPath(nn.Module):
     """Stochastic depth: in training a branch is left out for a share of the clips.
 
     What stays is divided by the share that stays, so that the mean is the same. timm has it too,
-    and the MLP; importing it, with all its models and torchvision's, was half of a command's start.
+    and the MLP; importing it, all its models and torchvision's took three seconds of a prediction.
 
     Args:
         rate: Share that is left out, in [0, 1).

@@ -40,8 +40,8 @@ from hicmae.objective import (
 from hicmae.settings import WHOLE, ModelConfig, ObjectiveConfig
 
 # Targets that a CPU makes at a time, bytes, or one clip's: they stay in its cache. Sixteen clips of
-# 90 tubelets of 384 values took 7.1 ms one by one, 4.0 so; pieces of over 32 MB the C library takes
-# from the system anew at each step.
+# 90 tubelets of 384 values took 7.1 ms one by one, 4.0 by eights; over 32 MB the C library takes a
+# piece from the system anew at each step.
 _TARGETS_BYTES = 2**20
 
 
