@@ -24,6 +24,9 @@ PREEMPHASIS = 0.97  # Kaldi's default
 LOW_HZ = 20.0  # Kaldi's default lower edge of the lowest mel bin
 # Kaldi floors mel energies at float32's epsilon before the logarithm.
 FLOOR = torch.finfo(torch.float32).eps
+# Windows that a CPU has at a time, bytes, or one clip's: they stay in its cache, where sixteen clips
+# of 160 windows took 7 to 9 ms and all at once 13 to 20.
+_WINDOWS_BYTES = 2**20
 
 
 class FilterBank(nn.Module):
@@ -89,13 +92,22 @@ class FilterBank(nn.Module):
                 f"filter bank: num_samples {tuple(num_samples.shape)} for a waveform "
                 f"{tuple(waveform.shape)} (must be one number a clip)"
             )
+        together = len(waveform)
+        if waveform.device.type == "cpu":
+            clip_bytes = self.input.fbank_frames * self.fft_samples * self.window.itemsize
+            together = _WINDOWS_BYTES // clip_bytes
+        parts = (part.split(max(1, together)) for part in (waveform, num_samples))
         with torch.autocast(waveform.device.type, enabled=False):
-            centred = self._centred(float_waveform(waveform), num_samples)
-            log_mel = self._log_mel(centred)  # (B, S, F)
-            normalised = (log_mel - self.input.fbank_mean) / (2 * self.input.fbank_std)
-            frame = torch.arange(self.input.fbank_frames, device=waveform.device)
-            is_sound = frame < self.num_frames(num_samples)[:, None]  # (B, S)
-            return torch.where(is_sound[:, :, None], normalised, self.pad_value)
+            banks = [self._normalised(*some) for some in zip(*parts, strict=True)]
+        return banks[0] if len(banks) == 1 else torch.cat(banks)
+
+    def _normalised(self, waveform: Tensor, num_samples: Tensor) -> Tensor:
+        """Of a few clips, as ``forward``."""
+        log_mel = self._log_mel(self._centred(float_waveform(waveform), num_samples))  # (B, S, F)
+        normalised = (log_mel - self.input.fbank_mean) / (2 * self.input.fbank_std)
+        frame = torch.arange(self.input.fbank_frames, device=waveform.device)
+        is_sound = frame < self.num_frames(num_samples)[:, None]  # (B, S)
+        return torch.where(is_sound[:, :, None], normalised, self.pad_value)
 
     def num_frames(self, num_samples: Tensor) -> Tensor:
         """Whole windows in so many samples, not limited to S: any shape to the same, int64."""
