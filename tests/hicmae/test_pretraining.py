@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from hicmae import pretraining
 from hicmae.blocks import CrossBlock
 from hicmae.config import load_model_config
 from hicmae.emotion import EmotionConfig, EmotionModel
-from hicmae.objective import LOSSES, LossInput, LossOutput
+from hicmae.encoder import take_tokens
+from hicmae.objective import LOSSES, LossInput, LossOutput, video_target
 from hicmae.pretraining import HiCMAE
 from hicmae.settings import ModelConfig, ObjectiveConfig
 from tests.hicmae.test_encoder import clip
@@ -260,3 +262,41 @@ def test_masks_and_targets_by_themselves_are_those_of_the_step(
         assert all(map(torch.equal, found, wanted))
     assert torch.equal(targets[0], output.video_target)
     assert torch.equal(targets[1], output.audio_target)
+
+
+@pytest.mark.parametrize("clips_at_a_time", [0, 1, 2, 3, 100])
+def test_targets_are_the_same_however_many_clips_are_made_at_a_time(
+    clips_at_a_time: int, tiny_model_config: ModelConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Zero: one clip's are more bytes than are made at a time, as those of 160 x 160 pixels are."""
+    network = HiCMAE(tiny_model_config)
+    masks = network.draw_masks(5)
+    patches = network.encoder.cut(*clip(tiny_model_config, batch=5))
+    size = tiny_model_config
+    wanted = video_target(
+        take_tokens(patches[0], masks[0].masked),
+        tubelet_frames=size.tubelet_frames,
+        image_std=size.input.image_std,
+        frame_difference=network.objective.frame_difference,
+    )
+    clip_bytes = wanted[0].nbytes
+    monkeypatch.setattr(pretraining, "_TARGETS_BYTES", clips_at_a_time * clip_bytes + 1)
+    # What is not written to would show.
+    monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", True)
+    torch.use_deterministic_algorithms(True)
+    try:
+        found, _ = network.targets(*patches, *masks)
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert found is not None
+    assert torch.equal(found, wanted)
+
+
+def test_a_step_of_pictures_as_large_as_the_published_ones_has_targets_and_gradients() -> None:
+    network = HiCMAE(load_model_config("tiny")).train()
+    torch.manual_seed(0)
+    output = network(*clip(network.config, batch=2))
+    output.loss.backward()
+    gradients = [p.grad for p in network.parameters() if p.grad is not None]
+    assert bool(torch.nn.utils.get_total_norm(gradients).isfinite())
+    assert float(output.video_target.flatten(1).std(dim=1).min()) > 0.5  # they are standardised
