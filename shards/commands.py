@@ -52,7 +52,7 @@ def with_options_of(settings: type[Any]) -> Callable[[Callable[..., Any]], Calla
     Args:
         settings: A dataclass whose fields all have defaults; its docstring ends with their Args.
     """
-    fields, hints = dataclasses.fields(settings), get_type_hints(settings)
+    fields, hints, made = dataclasses.fields(settings), get_type_hints(settings), settings()
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
         def command_of_fields(**given: Any) -> Any:
@@ -62,7 +62,10 @@ def with_options_of(settings: type[Any]) -> Callable[[Callable[..., Any]], Calla
         own = inspect.signature(command, eval_str=True)
         options = [p for p in own.parameters.values() if p.name != "config"] + [
             inspect.Parameter(
-                f.name, inspect.Parameter.KEYWORD_ONLY, default=f.default, annotation=hints[f.name]
+                f.name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=getattr(made, f.name),
+                annotation=hints[f.name],
             )
             for f in fields
         ]

@@ -16,7 +16,13 @@ Item = TypeVar("Item")
 REFUSED_NAME = "refused.jsonl"
 
 # What builds did before a setting was there: left out of the index, as it was then.
-_BEFORE = {"picture": "optional", "sync": False, "identity": "none", "stack_colours": None}
+_BEFORE = {
+    "picture": "optional",
+    "sync": False,
+    "identity": "none",
+    "stack_colours": None,
+    "detector": {},
+}
 # Settings that change how a build runs and not what it writes.
 _RUN_ONLY = ("offline", "workers", "worker_gib", "deadline_seconds", "max_refused")
 
@@ -35,6 +41,8 @@ class BuildConfig(FaceConfig):
         faces: Detector: ``yunet``, ``cascade`` (bundled, finds fewer), ``boxes`` (a CSV of each
             recording, OpenFace's too: the manifest's column boxes, or NAME.csv beside it), or
             ``none`` for pictures that are faces already.
+        detector: Settings of the detector: of yunet ``min_score`` (0.6), of cascade
+            ``min_neighbours`` (4) and ``smallest_face`` (20 pixels; larger is faster).
         face_choice: Which of several faces: the ``largest``, the most ``central``, ``all`` (one
             sample for each, as long as it is seen and the scene lasts, named KEY_face0, KEY_face1,
             …), or ``speaking``: the one whose mouth goes with the sound, in each segment of

@@ -68,7 +68,7 @@ def bench_speaking(
     """
     if not media.is_dir():
         raise ValueError(f"{media}: no such folder of clips")
-    shared_detector("yunet", offline=offline)
+    shared_detector(_CONFIG, offline=offline)
     clips = [clip for path, _ in walk(media) if (clip := _read(path)) is not None]
     if len(clips) < 3:
         raise ValueError(f"{media}: {len(clips)} clips of one talking face (3 or more are needed)")
@@ -117,7 +117,7 @@ def _read(path: Path) -> _Clip | None:
         sound = read_sound(path, sample_rate=_RATE)
         picture = open_pictures(path)[0]
         with Recording(path, picture, _CONFIG, fps=_FPS, min_seconds=LEAST_SECONDS) as recording:
-            tracks = recording.follow(shared_detector("yunet", offline=True))
+            tracks = recording.follow(shared_detector(_CONFIG, offline=True))
             num_frames = len(recording.indices)
             if len(tracks) != 1 or len(tracks[0].boxes) < num_frames:
                 return None
@@ -177,7 +177,7 @@ def _write(path: Path, parts: Sequence[tuple[_Clip, int]], heard: _Clip) -> list
 
 def _speakers(path: Path) -> Speakers:
     with Recording(path, open_pictures(path)[0], _CONFIG, fps=_FPS) as recording:
-        return Speakers(recording, recording.follow(shared_detector("yunet", offline=True)))
+        return Speakers(recording, recording.follow(shared_detector(_CONFIG, offline=True)))
 
 
 def _right(speakers: Speakers, num_frames: int, left: int, right: int) -> list[bool]:

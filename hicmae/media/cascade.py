@@ -15,13 +15,10 @@ from pathlib import Path
 import numpy as np
 
 from hicmae.media.faces import DETECTORS, Face, scaled
+from hicmae.settings import below, raise_all
 
 _LONGEST_SIDE = 320
 _SMALLEST_FACE = 24  # pixels of the scaled frame
-# Pixels of the frame itself, where that is smaller: the window the cascade was trained on, and
-# enlarging adds no detail. Looking for less took four times as long (57 against 14 ms for a frame
-# of 96 pixels) and found the same faces but for smaller ones.
-_SMALLEST_SOURCE = 20
 # A cascade's square reaches from the brows' upper edge to the mouth; YuNet's box from the hair to
 # the chin. The factor and the shift down (in sides) make crops of both alike.
 _GROW, _SHIFT_DOWN = 1.05, 0.04
@@ -29,9 +26,20 @@ _GROW, _SHIFT_DOWN = 1.05, 0.04
 
 @dataclass(frozen=True, kw_only=True)
 class CascadeSettings:
-    """``min_neighbours``: overlapping hits that make a face."""
+    """Settings of the cascade.
+
+    Args:
+        min_neighbours: Overlapping hits that make a face.
+        smallest_face: Side below which faces are not looked for, pixels of the frame itself. By
+            default the window that the cascade was trained on: enlarging adds no detail, and
+            looking for less took four times as long (57 against 14 ms for a frame of 96 pixels).
+    """
 
     min_neighbours: int = 4
+    smallest_face: int = 20
+
+    def __post_init__(self) -> None:
+        raise_all("cascade", below(self, 1, "min_neighbours", "smallest_face"))
 
 
 @DETECTORS.register("cascade", settings=CascadeSettings)
@@ -54,18 +62,18 @@ class CascadeDetector:
                 "install opencv-python-headless 4"
             )
         self._cascade = cv2.CascadeClassifier(str(file))
-        self._min_neighbours = settings.min_neighbours
+        self._settings = settings
 
     def detect(self, frame: np.ndarray) -> list[Face]:
         """Find frontal faces in (H, W, 3) uint8 RGB; the score counts overlapping hits."""
         import cv2
 
         small, back = scaled(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY), _LONGEST_SIDE)
-        smallest = max(_SMALLEST_FACE, round(_SMALLEST_SOURCE / back.max()))
+        smallest = max(_SMALLEST_FACE, round(self._settings.smallest_face / back.max()))
         boxes, hits = self._cascade.detectMultiScale2(
             cv2.equalizeHist(small),
             scaleFactor=1.1,
-            minNeighbors=self._min_neighbours,
+            minNeighbors=self._settings.min_neighbours,
             minSize=(smallest, smallest),
         )
         faces = []

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -95,6 +95,7 @@ class FaceConfig:
         chroma: Colour resolution of the images: ``420`` or ``444``.
         faces: A name of ``DETECTORS``; ``boxes``: a list of boxes (``boxes.py``); ``none``: the
             middle square of the picture, or ``box``.
+        detector: Settings of the detector's own, by name; its file has them.
         face_choice: Of several faces: ``largest`` (seen longest and largest), ``central`` (nearest
             to the middle of the picture for longest), ``all``, or ``speaking`` (whose mouth goes
             with the voice, see ``speaking.py``).
@@ -121,6 +122,7 @@ class FaceConfig:
     jpeg_quality: int = 90
     chroma: Literal["420", "444"] = "420"
     faces: str = "yunet"
+    detector: dict[str, Any] = field(default_factory=dict, hash=False)
     face_choice: Literal["largest", "central", "all", "speaking"] = "largest"
     sync: bool = False
     identity: str = "none"
@@ -162,6 +164,13 @@ class FaceConfig:
             names = detector_names()
             near = did_you_mean(self.faces, names)
             problems.append(f"faces = {self.faces!r}{near} (one of {', '.join(names)})")
+        elif self.faces in DETECTORS:
+            try:
+                DETECTORS[self.faces].configure(self.detector, where="detector")
+            except ValueError as error:
+                problems.append(f"{error} (with faces = {self.faces})")
+        elif self.detector:
+            problems.append(f"detector is given with faces = {self.faces}, which detects nothing")
         for name, choices in (
             ("face_choice", ("largest", "central", "all", "speaking")),
             ("align", ("none", "eyes")),

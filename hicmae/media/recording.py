@@ -7,6 +7,7 @@ trained on. A dropped frame is filled with its nearest neighbour, never shifted.
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -344,9 +345,13 @@ def has_no_sound(path: Path) -> bool:
 
 
 @functools.cache
-def shared_detector(faces: str, *, offline: bool) -> FaceDetector | None:
-    """A detector by its name, one for all recordings of a process; as ``open_detector``."""
-    return open_detector(faces, offline=offline)
+def _one_detector(faces: str, settings: str, offline: bool) -> FaceDetector | None:
+    return open_detector(faces, json.loads(settings), offline=offline)
+
+
+def shared_detector(config: FaceConfig, *, offline: bool) -> FaceDetector | None:
+    """The detector of these settings, one for all recordings of a process; as ``open_detector``."""
+    return _one_detector(config.faces, json.dumps(config.detector, default=str), offline)
 
 
 def _lies_in(face: Face, low: np.ndarray, high: np.ndarray) -> bool:

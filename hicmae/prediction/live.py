@@ -157,7 +157,7 @@ class LiveNetwork:
         distinct = len(np.unique(recording.indices)) / len(recording.indices)
         every = max(1, round(self._config.detect_every * distinct))
         recording.config = replace(self._config, detect_every=every)
-        finder, _ = find_detector(self._config.faces, self._config.align, self._offline)
+        finder, _ = find_detector(self._config, self._offline)
         try:
             (track,) = recording.follow(finder)
         except MediaError as error:

@@ -411,7 +411,7 @@ def _find_tracks(request: Request, recording: Recording) -> tuple[list[FaceTrack
     if config.faces == "boxes":
         finder: Finder = boxes_of(request.path, request.config.boxes, remedy="name it with --boxes")
     else:
-        finder, note = find_detector(config.faces, config.align, request.config.offline)
+        finder, note = find_detector(config, request.config.offline)
         notes += [note] if note else []
     try:
         embedder = shared_embedder(config.identity, offline=request.config.offline)
@@ -447,15 +447,15 @@ def _find_tracks(request: Request, recording: Recording) -> tuple[list[FaceTrack
 
 
 @functools.cache
-def find_detector(faces: str, align: str, offline: bool) -> tuple[FaceDetector | None, str]:
+def find_detector(config: FaceConfig, offline: bool) -> tuple[FaceDetector | None, str]:
     """The detector, or the bundled one and a note where YuNet's file is not to be had."""
     try:
-        return shared_detector(faces, offline=offline), ""
+        return shared_detector(config, offline=offline), ""
     except FileNotFoundError as error:
-        if faces != "yunet" or align != "none":
+        if config.faces != "yunet" or config.align != "none":
             raise
         note = f"faces are found by the bundled cascade, which misses many: {error}"
-        return shared_detector("cascade", offline=offline), note
+        return shared_detector(replace(config, faces="cascade", detector={}), offline=offline), note
 
 
 class _Teller:

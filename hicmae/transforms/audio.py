@@ -24,8 +24,8 @@ PREEMPHASIS = 0.97  # Kaldi's default
 LOW_HZ = 20.0  # Kaldi's default lower edge of the lowest mel bin
 # Kaldi floors mel energies at float32's epsilon before the logarithm.
 FLOOR = torch.finfo(torch.float32).eps
-# Windows that a CPU has at a time, bytes, or one clip's: they stay in its cache, where sixteen clips
-# of 160 windows took 7 to 9 ms and all at once 13 to 20.
+# Windows that a CPU has at a time, bytes, or one clip's: they stay in its cache, where sixteen
+# clips of 160 windows took 7 to 9 ms and all at once 13 to 20.
 _WINDOWS_BYTES = 2**20
 
 

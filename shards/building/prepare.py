@@ -174,7 +174,7 @@ def make_samples(
                 remedy = "name one in the manifest's column boxes"
                 finder: Finder = boxes_of(row.path, row.boxes, remedy=remedy)
             else:
-                finder = shared_detector(config.faces, offline=config.offline)
+                finder = shared_detector(config, offline=config.offline)
             embedder = shared_embedder(config.identity, offline=config.offline)
             tracks = recording.follow(finder, region=row.region, embedder=embedder)
             speakers = _speakers_of(recording, tracks, sound, config)
@@ -208,7 +208,7 @@ def check_detector(config: BuildConfig) -> None:
         ValueError: Its file is not the known one.
     """
     try:
-        open_detector(config.faces, offline=config.offline)
+        open_detector(config.faces, config.detector, offline=config.offline)
         shared_embedder(config.identity, offline=config.offline)
     except FileNotFoundError as error:
         remedy = "; give the right file in HICMAE_YUNET, or use --faces cascade"

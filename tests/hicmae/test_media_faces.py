@@ -146,6 +146,14 @@ def test_settings_that_make_no_sense_are_refused_together() -> None:
         FaceConfig(detect_every=0, face_margin=-1)
     with pytest.raises(ValueError, match="align = eyes with faces = cascade, which finds no"):
         FaceConfig(faces="cascade", align="eyes")
+    with pytest.raises(ValueError, match=r"detector: unknown key 'min_scor'; did you mean 'min_sc"):
+        FaceConfig(detector={"min_scor": 0.5})
+    with pytest.raises(ValueError, match=r"min_score = 2.* lie within 0..1. .with faces = yunet"):
+        FaceConfig(detector={"min_score": 2})
+    with pytest.raises(ValueError, match=r"smallest_face = 0 .* .with faces = cascade"):
+        FaceConfig(faces="cascade", detector={"smallest_face": 0})
+    with pytest.raises(ValueError, match="detector is given with faces = none, which detects"):
+        FaceConfig(faces="none", detector={"min_score": 0.5})
     with pytest.raises(ValueError, match="choose among yunet, cascade, boxes, none"):
         open_detector("mtcnn")
     with pytest.raises(ValueError, match=r"'yunnet'; did you mean 'yunet'\? \(one of yunet, cas"):
@@ -199,7 +207,8 @@ def test_pictures_without_faces_have_none(detector: str, yunet_file: Path) -> No
 
 def test_a_build_and_every_profile_give_one(repository: Path) -> None:
     for field in dataclasses.fields(FaceConfig):
-        assert getattr(BuildConfig(), field.name) == field.default, field.name
+        default = getattr(FaceConfig(), field.name)
+        assert getattr(BuildConfig(), field.name) == default, field.name
     profiles = sorted((repository / "configs" / "shards").glob("*.yaml"))
     read = 0
     for path in profiles:

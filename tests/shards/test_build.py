@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import wave
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from hicmae.media.faces import DETECTORS, Face
-from hicmae.registry import NoSettings
 from shards.building.build import build_shards
 from shards.check import check_shards
 from shards.index import read_index
@@ -260,15 +260,22 @@ def test_every_talking_clip_becomes_a_sample_and_nothing_is_lost_silently(
     assert check_shards(tmp_path / "out") == []
 
 
+@dataclass(frozen=True, kw_only=True)
+class Side:
+    side: int = 12
+
+
 class BottomRight:
     """A detector of nobody's package: the face is always in one corner."""
 
     name = "bottom-right"
 
-    def __init__(self, settings: NoSettings, *, offline: bool = False) -> None: ...
+    def __init__(self, settings: Side, *, offline: bool = False) -> None:
+        self.side = settings.side
 
     def detect(self, frame: np.ndarray) -> list[Face]:
-        return [Face(box=np.array([30, 20, 54, 44], dtype=np.float32), score=1.0)]
+        box = np.array([54 - self.side, 44 - self.side, 54, 44], dtype=np.float32)
+        return [Face(box=box, score=1.0)]
 
 
 @pytest.mark.parametrize("installed", [True, False])
@@ -276,7 +283,7 @@ def test_a_detector_of_another_package_is_one_registered_name(
     installed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def register() -> None:
-        DETECTORS.register("bottom-right")(BottomRight)
+        DETECTORS.register("bottom-right", settings=Side)(BottomRight)
 
     if installed:  # as a plug-in that is imported where its name is first asked for
         monkeypatch.setattr("hicmae.media.faces.load_plugins", register)
@@ -285,7 +292,7 @@ def test_a_detector_of_another_package_is_one_registered_name(
     monkeypatch.setattr("shards.building.build.run_in_order", run_here)
     write_video(tmp_path / "in/a.mp4", seconds=0.6)
     try:
-        settings = config(faces="bottom-right", face_margin=0.0)
+        settings = config(faces="bottom-right", detector={"side": 24}, face_margin=0.0)
         build_shards([tmp_path / "in"], tmp_path / "out", settings)
     finally:
         DETECTORS.unregister("bottom-right")

@@ -38,9 +38,7 @@ def test_options_are_the_settings_with_the_same_kinds_and_defaults(
     parameters = inspect.signature(command).parameters
     fields = {item.name: item for item in dataclasses.fields(settings)}
     assert parameters.keys() - own == fields.keys()
-    assert {name: parameters[name].default for name in fields} == {
-        name: item.default for name, item in fields.items()
-    }
+    assert {name: parameters[name].default for name in fields} == vars(settings())
     kinds, wanted = get_type_hints(command), get_type_hints(settings)
     assert {name: kinds[name] for name in fields} == {name: wanted[name] for name in fields}
     documented = {item.arg_name for item in docstring_parser.parse(command.__doc__ or "").params}
