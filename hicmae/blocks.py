@@ -128,9 +128,11 @@ class Block(nn.Module):
     Attributes:
         recompute: Whether activations are computed again in the backward pass, see
             ``set_grad_checkpointing``.
+        bf16_residual: Whether the tokens that it adds to are bfloat16, see ``set_bf16_residual``.
     """
 
     recompute: bool = False
+    bf16_residual: bool = False
 
     def __init__(
         self, dim: int, num_heads: int, *, mlp_ratio: float, eps: float, drop_path: float = 0.0
@@ -149,12 +151,26 @@ class Block(nn.Module):
         return self._layer(tokens)
 
     def _layer(self, tokens: Tensor) -> Tensor:
+        tokens = self._stream(tokens)
         if fused.suits(self, tokens):
             tokens = self.attention.added(tokens, self.norm1, self._share(tokens))
             layers = self.mlp.fc1, self.mlp.fc2
             return fused.mlp_add(tokens, self.norm2, *layers, self._share(tokens))
-        tokens = tokens + self.drop_path(self.attention(self.norm1(tokens)))
-        return tokens + self.drop_path(self.mlp(self.norm2(tokens)))
+        tokens = tokens + self.drop_path(self.attention(self._normed(self.norm1, tokens)))
+        return tokens + self.drop_path(self.mlp(self._normed(self.norm2, tokens)))
+
+    def _stream(self, tokens: Tensor) -> Tensor:
+        return tokens.to(torch.bfloat16) if self.bf16_residual else tokens
+
+    def _normed(self, norm: nn.LayerNorm, tokens: Tensor) -> Tensor:
+        """Norm tokens; of a bfloat16 stream to bfloat16, where autocast would give float32."""
+        if not self.bf16_residual:
+            return norm(tokens)
+        with torch.autocast(tokens.device.type, enabled=False):
+            weight, bias = (values.to(torch.bfloat16) for values in (norm.weight, norm.bias))
+            return F.layer_norm(
+                tokens.to(torch.bfloat16), norm.normalized_shape, weight, bias, norm.eps
+            )
 
     def _share(self, tokens: Tensor) -> Tensor | None:
         """(B, 1, 1) what stochastic depth multiplies a branch with; none: nothing."""
@@ -190,11 +206,14 @@ class CrossBlock(Block):
         return self._cross_layer(tokens, context, there)
 
     def _cross_layer(self, tokens: Tensor, context: Tensor | None, there: Tensor | None) -> Tensor:
+        tokens = self._stream(tokens)
         if context is not None and there is None and fused.suits(self, tokens):
             norms = self.cross_norm, self.context_norm
             tokens = self.cross_attention.added(tokens, context, norms, self._share(tokens))
         elif context is not None:
-            read = self.cross_attention(self.cross_norm(tokens), self.context_norm(context))
+            read = self.cross_attention(
+                self._normed(self.cross_norm, tokens), self._normed(self.context_norm, context)
+            )
             if there is not None:
                 read = torch.where(there[:, None, None], read, 0.0)
             tokens = tokens + self.drop_path(read)
@@ -210,6 +229,23 @@ def set_grad_checkpointing(network: nn.Module, enable: bool = True) -> None:
     for module in network.modules():
         if isinstance(module, Block):
             module.recompute = enable
+
+
+def norm_stream(norm: nn.LayerNorm, tokens: Tensor) -> Tensor:
+    """Norm what layers made for whoever reads it, as exactly as the norm's weights are held."""
+    return norm(tokens.to(norm.weight.dtype))
+
+
+def set_bf16_residual(network: nn.Module, enable: bool = True) -> None:
+    """Under autocast to bfloat16, hold the tokens that layers add to, and norms, in it too.
+
+    What leaves a stack of layers is normed as float32 (``norm_stream``). Results differ within
+    bfloat16's rounding; a layer keeps less for its backward pass and casts norms' weights where it
+    would cast tokens.
+    """
+    for module in network.modules():
+        if isinstance(module, Block):
+            module.bf16_residual = enable
 
 
 def prepare_for_bf16(network: nn.Module) -> None:

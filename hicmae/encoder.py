@@ -16,7 +16,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from hicmae.blocks import Block, CrossBlock, sinusoid_positions
+from hicmae.blocks import Block, CrossBlock, norm_stream, sinusoid_positions
 from hicmae.settings import ModelConfig
 
 
@@ -205,7 +205,7 @@ class ModalityEncoder(nn.Module):
         for number, block in enumerate(self.blocks, start=1):
             tokens = block(tokens)
             if number in layers or number == len(self.blocks):
-                asked[number] = self.norm(tokens)
+                asked[number] = norm_stream(self.norm, tokens)
         return asked[len(self.blocks)], tuple(asked[number] for number in layers)
 
 
@@ -236,8 +236,8 @@ class FusionEncoder(nn.Module):
                 None if audio is None else audio_block(audio, video, seen),
             )
         return (
-            None if video is None else self.video_norm(video),
-            None if audio is None else self.audio_norm(audio),
+            None if video is None else norm_stream(self.video_norm, video),
+            None if audio is None else norm_stream(self.audio_norm, audio),
         )
 
 

@@ -1,8 +1,9 @@
 """The layers' arithmetic under autocast to bfloat16 on a CPU, with backward passes of our own.
 
 For speed and memory only: ``hicmae/blocks.py`` says what a layer computes and uses these where
-``suits`` allows it. The residual stream, norms and gradients of weights are float32, everything
-between them bfloat16, and what a backward pass can compute again cheaply is not kept.
+``suits`` allows it. The residual stream (unless ``bf16_residual``), norms and gradients of weights
+are float32, everything between them bfloat16, and what a backward pass can compute again cheaply is
+not kept.
 
 A product is faster with its weight laid out as the matrix units read it: once for prediction
 (``PackedLinear``; base's products took 0.4 to 0.8 of the time, one core with AMX, 100 to 6,400
@@ -63,7 +64,7 @@ def suits(network: nn.Module, tokens: Tensor) -> bool:
 
 
 def norm_linear(tokens: Tensor, norm: nn.LayerNorm, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Norm and linear map of float32 (B, N, D), to bfloat16 (B, N, E)."""
+    """Norm and linear map of (B, N, D), to bfloat16 (B, N, E)."""
     out: Tensor = _NormLinear.apply(tokens, norm.weight, norm.bias, weight, bias, norm.eps)
     return out
 
@@ -350,8 +351,9 @@ def _norm(tokens: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Ten
 def _of_norm(
     grad: Tensor, tokens: Tensor, mean: Tensor, scale: Tensor, weight: Tensor, bias: Tensor
 ) -> tuple[Tensor, ...]:
-    """Gradients of tokens, weight and bias of a norm, float32."""
-    grad = grad.view_as(tokens).float()
+    """Gradients of tokens, weight and bias of a norm, each as it is: float32 but for the tokens of
+    a bfloat16 stream."""
+    grad = grad.view_as(tokens).to(tokens.dtype)
     found: tuple[Tensor, ...] = torch.ops.aten.native_layer_norm_backward(
         grad, tokens, tokens.shape[-1:], mean, scale, weight, bias, [True, True, True]
     )

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from hicmae.blocks import (
     Block,
     CrossBlock,
+    norm_stream,
+    set_bf16_residual,
     set_grad_checkpointing,
     sinusoid_positions,
     xavier_linears,
@@ -96,6 +98,7 @@ class HiCMAE(PortableModel):
         self.skip_layers = config.feature_layers if objective.skip_connections else ()
         self.modalities = modalities
         self.stage = WHOLE
+        self._keeps_terms = True  # whether they may stay where they were computed
         self.losses = choose_losses(objective, config, modalities)
         _, height, width = config.video_grid
         num_hidden(height * width, objective.video_mask_ratio)
@@ -168,13 +171,33 @@ class HiCMAE(PortableModel):
             audio_masks=given.audio_masks,
         )
 
-    def compile(self, *args: Any, **kwargs: Any) -> None:
+    def compile(self, *args: Any, cuda_graphs: bool = False, **kwargs: Any) -> None:
         """Compile the step as ``torch.compile`` does, less the losses that gather.
 
         What processes exchange stands between graphs: inside it would break them, and processes
         that compile at different moments would wait for each other in different calls.
+
+        Args:
+            cuda_graphs: On a GPU, record forward and backward pass once and launch each as a whole
+                (PyTorch's CUDA graph trees), in training mode. What the step before gave, but its
+                loss and terms, is then overwritten. Not where gradients of several batches are
+                added up: the sum would lie where the next ones are written (pytorch/pytorch#169545,
+                #96693).
         """
-        self._compute = torch.compile(self._compute, *args, **kwargs)  # type: ignore[method-assign]
+        if not cuda_graphs:
+            self._compute = torch.compile(self._compute, *args, **kwargs)  # type: ignore[method-assign]
+            return
+        plain = self._compute
+        recorded = torch.compile(plain, *args, mode="reduce-overhead", **kwargs)
+
+        def compute(*given: Any) -> tuple[LossInput, dict[str, LossOutput]]:
+            if not self.training:
+                return plain(*given)
+            torch.compiler.cudagraph_mark_step_begin()
+            return recorded(*given)
+
+        self._compute = compute  # type: ignore[method-assign, assignment]
+        self._keeps_terms = False
 
     def _compute(
         self,
@@ -301,6 +324,10 @@ class HiCMAE(PortableModel):
         """As ``hicmae.blocks.set_grad_checkpointing``."""
         set_grad_checkpointing(self, enable)
 
+    def set_bf16_residual(self, enable: bool = True) -> None:
+        """As ``hicmae.blocks.set_bf16_residual``."""
+        set_bf16_residual(self, enable)
+
     def sections(self) -> dict[str, Any]:
         own = {"model": self.config, "objective": self.objective}
         return own | ({"modalities": self.modalities} if self.modalities != "audio-video" else {})
@@ -384,6 +411,9 @@ class HiCMAE(PortableModel):
             terms |= {f"{loss.name}_{key}": part.detach() for key, part in result.terms.items()}
             logits += result.logits
         assert total is not None
+        if not self._keeps_terms:
+            together = torch.stack([term.float() for term in terms.values()])
+            terms = dict(zip(terms, together.unbind(), strict=True))
         return total, terms, logits
 
 
@@ -453,4 +483,4 @@ class ReconstructionDecoder(nn.Module):
                 sequence = block(sequence, contexts[layer - 1])
             else:
                 sequence = block(sequence)
-        return self.head(self.norm(sequence[:, masks.keep.shape[1] :]))
+        return self.head(norm_stream(self.norm, sequence[:, masks.keep.shape[1] :]))

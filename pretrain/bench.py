@@ -48,6 +48,8 @@ def bench_step(
     precision: Precision = "auto",
     device: str = "auto",
     compile: bool = False,
+    cuda_graphs: bool = False,
+    bf16_residual: bool = False,
     batch_sizes: tuple[int, ...] = (),
     engines: str = "",
     processes: int = 2,
@@ -71,6 +73,8 @@ def bench_step(
         precision: As in pretraining; 16-mixed is not measured here.
         device: auto, cpu, cuda or cuda:1.
         compile: Whether the network is compiled; give a longer warm-up then.
+        cuda_graphs: As hardware.cuda_graphs in pretraining; likewise.
+        bf16_residual: As hardware.bf16_residual in pretraining.
         batch_sizes: Other numbers of clips to measure too, to see how a step's time grows.
         engines: Engines to measure too, separated by commas: names out of configs/engines (single,
             ddp, zero1, zero2, zero3, …) or YAML files, each in processes of its own on this
@@ -122,6 +126,10 @@ def bench_step(
     place = choose_device(device)
     number_format = resolve_precision(precision, place)
     check_precision(number_format, "bench step")
+    if bf16_residual and number_format != "bf16-mixed":
+        raise ValueError(
+            f"bf16_residual = true with precision = {number_format} (is for bf16-mixed)"
+        )
     sizes = choose_model(model)
     names = [name.strip() for name in engines.split(",") if name.strip()]
     chosen = _load_engines(names, processes, place.type)  # before minutes have passed
@@ -131,8 +139,9 @@ def bench_step(
     network = HiCMAE(sizes, objective).to(place)
     transform = ClipTransform(sizes.input, augment).to(place).train()
     flops = step_flops(sizes, objective)
-    if compile:
-        network.compile()
+    network.set_bf16_residual(bf16_residual)
+    if compile or cuda_graphs:
+        network.compile(cuda_graphs=cuda_graphs)
     if place.type == "cuda":
         torch.cuda.reset_peak_memory_stats(place)
     peak = MatrixPeak(number_format, place)
@@ -161,7 +170,9 @@ def bench_step(
         "model": model if isinstance(model, str) else str(model.get("size", "own")) + " changed",
         "batch_size": batch_size,
         "precision": number_format,
-        "compile": compile,
+        "compile": compile or cuda_graphs,
+        "cuda_graphs": cuda_graphs,
+        "bf16_residual": bf16_residual,
         "steps": steps,
         "device": device_name(place),
         "torch": torch.__version__,

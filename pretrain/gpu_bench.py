@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from hicmae.processes import num_cores
 from pretrain.gpu_checks import (
+    COMPILED,
     LIMITS,
     Asked,
     Bench,
@@ -78,7 +79,7 @@ def bench_gpu(
             (speed, launches, waits and memory of each size), loader, finetune, predict, reference.
         engines: Of these engines, names out of configs/engines.
         precisions: In these precisions.
-        compile: Whether engines are tried compiled too.
+        compile: Whether engines are tried compiled too, and recorded as CUDA graphs.
         minutes: Most that all takes.
         against: A checkout of the authors' code, for the part reference: its step turn about with
             ours.
@@ -94,16 +95,17 @@ def bench_gpu(
     from hicmae.files import write_json
 
     chosen = _chosen("parts", parts, tuple(_PARTS))
+    place = choose_device(device)
+    kinds = tuple(COMPILED) if place.type == "cuda" else ("", "compiled")
     asked = Asked(
         _chosen("engines", engines, _ENGINES),
         _chosen("precisions", precisions, _PRECISIONS),
-        (False, True) if compile else (False,),
+        kinds if compile else ("",),
         against,
     )
     # Of those that are killed; nobody is to be told.
     os.environ.setdefault("PYTHONWARNINGS", "ignore:resource_tracker")
     console = Console(highlight=False, soft_wrap=True)
-    place = choose_device(device)
     figures: dict[str, Any] = {"verdicts": {}}
     with tempfile.TemporaryDirectory(prefix="hicmae-gpu-") as folder:
         bench = Bench(place.type, Path(folder), minutes * 60, asked, figures)
@@ -204,9 +206,8 @@ def _engines(bench: Bench) -> Verdict:
                 if count == 1 or alone == (engine == "single"):
                     more = ["--hardware.devices", str(1 if alone else count)]
                     more += ["--accumulate", str(count if alone else 1), "--precision", precision]
-                    more += ["--hardware.strategy", engine]
-                    more += ["--hardware.compile", str(compiled).lower()]
-                    name = f"{engine} {precision}{' compiled' if compiled else ''}"
+                    more += ["--hardware.strategy", engine, *COMPILED[compiled]]
+                    name = f"{engine} {precision} {compiled}".rstrip()
                     left[name] = bench.pretraining(folder / name.replace(" ", "-"), 2, *more)
             _settle_engines(bench, 1 if alone else count, left, wanted, outcomes)
     kinds = [text.partition(":")[0] for text in outcomes.values()]

@@ -35,6 +35,14 @@ if TYPE_CHECKING:
 LIMITS = {"32-true": {"value": 1e-3, "gradient": 1e-2}, "half": {"value": 3e-2, "gradient": 0.2}}
 _SEED = 7
 _WARM = 2
+# How a network is run, and the options that ask for it.
+COMPILED = {
+    "": (),
+    "compiled": ("--hardware.compile", "true"),
+    "graphs": ("--hardware.cuda_graphs", "true"),
+}
+# Steps before a CUDA graph is there: compiled, then recorded.
+_RECORDED = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -226,22 +234,27 @@ def steps(setup: Setup, model: str, clips: Sequence[int], file: Path) -> None:
     precision, sizes = resolve_precision("auto", place), load_model_config(model)
     size = measure_network(lambda: HiCMAE(sizes, ObjectiveConfig()), precision=precision)
     rows, num_steps = [], 5 if place.type == "cuda" else 1
-    for count in clips:
-        row: dict[str, Any] = {"model": model, "clips": count}
+    batches = [(count, False) for count in clips]
+    if place.type == "cuda":
+        batches.append((min(clips), True))
+    for count, cuda_graphs in batches:
+        named = f"{model}, CUDA graphs" if cuda_graphs else model
+        row: dict[str, Any] = {"model": named, "clips": count}
         try:
             found = bench_step(
                 model=model,
                 batch_size=count,
                 steps=num_steps,
-                warmup=min(_WARM, num_steps),
+                warmup=min(_WARM, num_steps) + cuda_graphs * _RECORDED,
                 device=setup.device,
+                cuda_graphs=cuda_graphs,
             )
             row |= {
                 name: found[name]
                 for name in ("clips_per_second", "fraction_of_peak", "peak_memory_bytes")
             }
-            if count == clips[0]:
-                row |= launches(model, count, precision, place)
+            if count == clips[0] or cuda_graphs:
+                row |= launches(model, count, precision, place, cuda_graphs=cuda_graphs)
         except torch.OutOfMemoryError:
             row["out_of_memory"] = True
         engine = load_engine("single", world_size=1)
@@ -252,7 +265,9 @@ def steps(setup: Setup, model: str, clips: Sequence[int], file: Path) -> None:
         file.write_text(json.dumps(rows), encoding="utf-8")
 
 
-def launches(model: str, clips: int, precision: str, place: torch.device) -> dict[str, int]:
+def launches(
+    model: str, clips: int, precision: str, place: torch.device, *, cuda_graphs: bool = False
+) -> dict[str, int]:
     """Kernels of one step, and how often the host waited for the device in it.
 
     On a CPU, which launches none, ``operators`` of PyTorch that a step calls.
@@ -269,6 +284,8 @@ def launches(model: str, clips: int, precision: str, place: torch.device) -> dic
 
     sizes = load_model_config(model)
     network = HiCMAE(sizes, ObjectiveConfig()).to(place)
+    if cuda_graphs:
+        network.compile(cuda_graphs=True)
     transform = ClipTransform(sizes.input, AugmentConfig()).to(place).train()
     parts = step_parts(network, transform, random_clips(sizes.input, clips, place), precision)
 
@@ -276,9 +293,9 @@ def launches(model: str, clips: int, precision: str, place: torch.device) -> dic
         for part in parts:
             part()
 
-    for _ in range(_WARM if place.type == "cuda" else 1):
-        step()
     on_gpu = place.type == "cuda"
+    for _ in range((_WARM if on_gpu else 1) + cuda_graphs * _RECORDED):
+        step()
     with profile(activities=[ProfilerActivity.CPU, *[ProfilerActivity.CUDA] * on_gpu]) as profiler:
         step()
         if on_gpu:
@@ -288,7 +305,9 @@ def launches(model: str, clips: int, precision: str, place: torch.device) -> dic
         return {"operators": sum(event.name.startswith("aten::") for event in events)}
     names = [event.name for event in events]
     waits = sum("Synchronize" in name for name in names) - 1  # the last is ours
-    return {"launches": sum("LaunchKernel" in name for name in names), "waits": waits}
+    # A graph is launched as a whole.
+    launched = sum("LaunchKernel" in name or "GraphLaunch" in name for name in names)
+    return {"launches": launched, "waits": waits}
 
 
 def read_rows(out: Path) -> list[dict[str, float]]:
@@ -332,7 +351,7 @@ class FailedError(Exception):
 class Asked(NamedTuple):
     engines: tuple[str, ...]
     precisions: tuple[str, ...]
-    compiled: tuple[bool, ...]
+    compiled: tuple[str, ...]  # out of ``COMPILED``
     against: Path | None
 
 

@@ -162,7 +162,7 @@ class FiniteGuard(StepCallback):
         if isinstance(trainer.strategy, DeepSpeedStrategy):
             return
         gradients = [p.grad for p in self._parameters if p.grad is not None]
-        norm = torch.nn.utils.get_total_norm(gradients)
+        norm = torch.nn.utils.get_total_norm(gradients, foreach=True)
         module.gradient_norm = norm
         if trainer.precision == "16-mixed":
             return

@@ -42,7 +42,8 @@ class PretrainModule(pl.LightningModule):
 
     Args:
         config: The recipe: sizes, objective, augmentation, optimizer, seed, and of the hardware
-            ``compile`` (the weights keep their names) and ``recompute``.
+            ``compile``, ``cuda_graphs`` (the weights keep their names), ``recompute`` and
+            ``bf16_residual``.
         counts: How long the run is; the global batch scales the learning rate.
     """
 
@@ -53,8 +54,9 @@ class PretrainModule(pl.LightningModule):
         self.counts = counts
         self.model = HiCMAE(config.model, config.objective, config.data.modalities)
         self.model.set_grad_checkpointing(config.hardware.recompute)
-        if config.hardware.compile:
-            self.model.compile()
+        self.model.set_bf16_residual(config.hardware.bf16_residual)
+        if config.hardware.compiles:
+            self.model.compile(cuda_graphs=config.hardware.cuda_graphs)
         self.transform = ClipTransform(config.model.input, config.augment)
         self.gradient_norm: Tensor | None = None  # of the newest step, before clipping
         self.last_terms: dict[str, Tensor] = {}  # of the newest batch
@@ -160,7 +162,7 @@ class PretrainModule(pl.LightningModule):
         if gradient_clip_val is not None and not self._has_deepspeed():
             assert self.gradient_norm is not None, "FiniteGuard measures it just before"
             torch.nn.utils.clip_grads_with_norm_(
-                self.model.parameters(), gradient_clip_val, self.gradient_norm
+                self.model.parameters(), gradient_clip_val, self.gradient_norm, foreach=True
             )
 
     def on_train_start(self) -> None:

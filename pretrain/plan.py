@@ -118,7 +118,7 @@ def make_plan(config: PretrainConfig, *, resume: bool, chosen: str | None = None
             "processes; take --device cuda, or --hardware.devices 1"
         )
     engine = load_engine(config.hardware.strategy, world_size=processes.world_size)
-    check_engine(engine, precision=precision, compile=config.hardware.compile, device=device)
+    check_engine(engine, config.hardware, precision=precision, device=device)
     found = survey(config.data)
     resumption = Resumption(accumulate=config.accumulate)
     if resume:
@@ -136,6 +136,11 @@ def make_plan(config: PretrainConfig, *, resume: bool, chosen: str | None = None
         if starts and "LOCAL_RANK" not in os.environ:
             os.environ[_CHOSEN] = resumption.name
         config = dataclasses.replace(config, accumulate=resumption.accumulate)
+    if config.hardware.cuda_graphs and config.accumulate > 1:
+        raise ValueError(
+            f"hardware.cuda_graphs = true with accumulate = {config.accumulate}: the next batch's "
+            "gradients would overwrite the sum; take accumulate 1, or hardware.compile instead"
+        )
     return Plan(
         config=config,
         device=device,
@@ -320,6 +325,7 @@ def _memory_table(plan: Plan) -> Table:
 def _network(plan: Plan) -> HiCMAE:
     network = HiCMAE(plan.config.model, plan.config.objective, plan.config.data.modalities)
     network.set_grad_checkpointing(plan.config.hardware.recompute)
+    network.set_bf16_residual(plan.config.hardware.bf16_residual)
     return network
 
 

@@ -154,8 +154,14 @@ class HardwareConfig:
             single for one device, zero1 for several.
         compile: Whether the network is compiled with ``torch.compile`` (worth its minute from a
             few hundred steps on).
+        cuda_graphs: Whether a GPU records the compiled network's forward and backward pass and
+            launches each as a whole, for batches so small that launching kernels takes longer than
+            they do; some more memory. Compiles too, and on a CPU does no more. Not with
+            accumulate above 1. Not yet run on a GPU.
         recompute: Whether each layer's activations are computed again in the backward pass
             instead of being kept (gradient checkpointing): a third more time, less memory.
+        bf16_residual: Whether the tokens that layers add to, and the norms before attention and
+            MLP, are bfloat16 too, with precision bf16-mixed: less memory, and of tokens no casts.
         timeout_seconds: Longest that a process waits for another one before it gives up; of one
             that has died it hears at once.
     """
@@ -164,7 +170,9 @@ class HardwareConfig:
     num_nodes: int | Literal["auto"] = "auto"
     strategy: str = "auto"
     compile: bool = False
+    cuda_graphs: bool = False
     recompute: bool = False
+    bf16_residual: bool = False
     timeout_seconds: int = 600
 
     def __post_init__(self) -> None:
@@ -173,6 +181,11 @@ class HardwareConfig:
             if isinstance(getattr(self, name), int):
                 problems += below(self, 1, name)
         raise_all("hardware", problems)
+
+    @property
+    def compiles(self) -> bool:
+        """Whether the network is compiled."""
+        return self.compile or self.cuda_graphs
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -30,6 +30,7 @@ from hicmae.config import config_path, config_root, from_dict, load_yaml
 from hicmae.optimization import trainer_precision
 from pretrain.cluster import main_timeout
 from pretrain.processes import Launcher, Processes
+from pretrain.settings import HardwareConfig
 
 AUTOCAST = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 _MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -118,7 +119,7 @@ def load_engine(name_or_path: str, *, world_size: int) -> EngineConfig:
 
 
 def check_engine(
-    engine: EngineConfig, *, precision: str, compile: bool, device: torch.device
+    engine: EngineConfig, hardware: HardwareConfig, *, precision: str, device: torch.device
 ) -> None:
     """Check that an engine goes with what it is to train.
 
@@ -130,10 +131,16 @@ def check_engine(
             "fp16 there, for which PyTorch has no layer norm on CPUs; take bf16-mixed, or "
             "hardware.strategy single or ddp"
         )
-    if compile and engine.stage == 3:
+    if hardware.bf16_residual and precision != "bf16-mixed":
         raise ValueError(
-            "hardware.compile = true with ZeRO 3: torch.compile would trace weights that are "
-            "shared out among the processes; take zero1 or zero2, or hardware.compile false"
+            f"hardware.bf16_residual = true with precision = {precision}: is for bf16-mixed; take "
+            "that precision, or hardware.bf16_residual false"
+        )
+    if hardware.compiles and engine.stage == 3:
+        name = "cuda_graphs" if hardware.cuda_graphs else "compile"
+        raise ValueError(
+            f"hardware.{name} = true with ZeRO 3: torch.compile would trace weights that are "
+            f"shared out among the processes; take zero1 or zero2, or hardware.{name} false"
         )
 
 

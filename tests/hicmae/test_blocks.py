@@ -71,9 +71,12 @@ def _step(layer: nn.Module, inputs: list[Tensor], precision: str) -> Tensor:
 
 
 @pytest.mark.parametrize("many", [pytest.param(0, marks=packs), 10**9], ids=["laid out", "plain"])
-@pytest.mark.parametrize(("heads", "recompute"), [(1, False), (2, False), (2, True)])
+@pytest.mark.parametrize(
+    ("heads", "recompute", "bf16_residual"),
+    [(1, False, False), (2, False, False), (2, True, False), (2, False, True), (2, True, True)],
+)
 def test_own_backward_passes_are_as_near_to_float32_as_autograd_in_bfloat16(
-    heads: int, recompute: bool, many: int, monkeypatch: pytest.MonkeyPatch
+    heads: int, recompute: bool, bf16_residual: bool, many: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     torch.manual_seed(0)
     layer = CrossBlock(32, heads, mlp_ratio=4.0, eps=1e-6, drop_path=0.4)
@@ -91,6 +94,7 @@ def test_own_backward_passes_are_as_near_to_float32_as_autograd_in_bfloat16(
     found = {}
     for name, own in (("float32", False), ("autograd", False), ("own", True)):
         torch.manual_seed(1)  # of stochastic depth
+        layer.bf16_residual = bf16_residual and name != "float32"
         if not own:
             monkeypatch.setattr(fused, "suits", lambda *_: False)
         else:

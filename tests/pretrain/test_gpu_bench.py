@@ -18,7 +18,7 @@ from pretrain.gpu_checks import Asked, Bench, FailedError, NotRunError
 
 @pytest.fixture
 def bench(tmp_path: Path) -> Bench:
-    return Bench("cpu", tmp_path, 60, Asked(("ddp",), ("32-true",), (False,), None), {})
+    return Bench("cpu", tmp_path, 60, Asked(("ddp",), ("32-true",), ("",), None), {})
 
 
 @pytest.mark.slow

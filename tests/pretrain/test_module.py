@@ -20,6 +20,7 @@ from hicmae.settings import AugmentConfig, ModelConfig, ObjectiveConfig
 from pretrain.guard import FiniteGuard
 from pretrain.module import PretrainModule, step_seed
 from pretrain.settings import Counts, DataConfig, HardwareConfig, OptimizerConfig, PretrainConfig
+from tests.hicmae.test_encoder import clip
 
 
 def make_module(
@@ -172,6 +173,38 @@ def test_a_compiled_step_is_one_graph_without_collectives_whatever_is_missing_of
     assert "linear" in calls
     assert "gather" not in calls.replace("torch.gather", "")
     assert "c10d" not in calls
+
+
+def test_with_cuda_graphs_training_alone_is_recorded_and_terms_outlive_the_next_step(
+    tiny_model_config: ModelConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    modes: list[str] = []
+    before: list[torch.Tensor] = []
+
+    def record(compute: Any, *, mode: str) -> Any:
+        """What stands in for PyTorch's: a replay overwrites what the one before has given."""
+
+        def replay(*given: Any) -> Any:
+            modes.append(mode)
+            for value in before:
+                value.detach().fill_(math.nan)
+            inputs, losses = compute(*given)
+            before[:] = [v for loss in losses.values() for v in (loss.loss, *loss.terms.values())]
+            return inputs, losses
+
+        return replay
+
+    monkeypatch.setattr(torch, "compile", record)
+    recorded = make_module(tiny_model_config, hardware=HardwareConfig(cuda_graphs=True))
+    plain = make_module(tiny_model_config)
+    batches = [make_batch(tiny_model_config, 2, seed) for seed in range(2)]
+    found, wanted = ([losses_of(one, batch) for batch in batches] for one in (recorded, plain))
+    assert modes == ["reduce-overhead"] * 2
+    assert "contrast_accuracy_layer1" in found[0]
+    torch.testing.assert_close(found, wanted)
+    with torch.no_grad():
+        recorded.eval().model(*clip(tiny_model_config))
+    assert len(modes) == 2
 
 
 def test_accumulated_batches_take_the_step_of_one_large_batch(

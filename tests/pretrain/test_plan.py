@@ -82,6 +82,18 @@ def test_impossible_plans_are_refused(changes: dict[str, Any], message: str) -> 
             {"hardware": HardwareConfig(strategy="zero3_offload", compile=True)},
             "hardware.compile = true with ZeRO 3: .* take zero1 or zero2, or",
         ),
+        (
+            {"hardware": HardwareConfig(strategy="zero3", cuda_graphs=True)},
+            "hardware.cuda_graphs = true with ZeRO 3: .*, or hardware.cuda_graphs false",
+        ),
+        (
+            {"hardware": HardwareConfig(cuda_graphs=True), "accumulate": 2},
+            "hardware.cuda_graphs = true with accumulate = 2: .* take accumulate 1, or",
+        ),
+        (
+            {"hardware": HardwareConfig(bf16_residual=True), "precision": "32-true"},
+            "hardware.bf16_residual = true with precision = 32-true: is for bf16-mixed",
+        ),
     ],
 )
 def test_an_engine_that_cannot_do_it_is_refused_before_anything_is_made(

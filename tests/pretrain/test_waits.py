@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import nullcontext, suppress
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 from unittest import mock
 
 import pytest
@@ -16,6 +16,7 @@ import torch.distributed as dist
 from pytorch_lightning.strategies import DeepSpeedStrategy
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
+from hicmae.config import load_model_config
 from hicmae.settings import AugmentConfig, ModelConfig, ObjectiveConfig
 from pretrain.guard import Agreement, BadSamples, FiniteGuard
 from pretrain.health import Health
@@ -67,10 +68,18 @@ def two_processes() -> Iterator[None]:
     dist.destroy_process_group()
 
 
+class Step(NamedTuple):
+    """One of four: transforms, network, guard, clipping, AdamW, callbacks; no backward pass."""
+
+    waits: Counter[str]
+    launches: int
+    in_network: int  # launches of what is compiled and recorded, forward
+    on_host: Counter[str]  # of the same, operations that ran on the CPU
+
+
 def steps_of(
     config: ModelConfig, folder: Path, engine: str, dtype: torch.dtype | None, **changes: Any
-) -> list[Counter[str]]:
-    """The waits of each of four steps: transforms, network, guard, clipping, AdamW, callbacks."""
+) -> list[Step]:
     with pretended_cuda() as watch, mock.patch.object(PretrainModule, "trainer", None):
         with torch.device(CUDA):
             module = make_module(config, augment=AugmentConfig.pretraining(), **changes)
@@ -86,6 +95,16 @@ def steps_of(
         for callback in callbacks:
             callback.on_train_start(trainer, module)
         found = []
+        compute, inside = module.model._compute, []
+
+        def counted(*given: Any) -> Any:
+            before = watch.launches.total(), Counter(watch.on_host)
+            out = compute(*given)
+            if module.training:
+                inside.append((watch.launches.total() - before[0], watch.on_host - before[1]))
+            return out
+
+        module.model._compute = counted
         for step in range(HEALTH_EVERY):
             # One clip of two: what was bad is made up for.
             batch = make_batch(config, 1)
@@ -95,8 +114,9 @@ def steps_of(
                 if isinstance(value, torch.Tensor)
             }
             watch.waits.clear()
+            watch.launches.clear()
             take_step(module, trainer, callbacks, optimizer, batch, step)
-            found.append(Counter(watch.waits))
+            found.append(Step(Counter(watch.waits), watch.launches.total(), *inside[-1]))
         assert len(meter.last_row) > 30, "health's numbers are among them"
         return found
 
@@ -174,8 +194,23 @@ def test_a_step_of_several_processes_with_global_negatives_waits_for_nothing_but
     assert_no_waits(found)
 
 
-def assert_no_waits(found: list[Counter[str]]) -> None:
-    one, row, three, measured = found
+@pytest.mark.slow
+def test_with_cuda_graphs_a_step_of_base_launches_few_kernels(tmp_path: Path) -> None:
+    """Forward and backward pass of what is recorded are one launch each; the rest is counted.
+
+    The first step, which makes AdamW's state, and that which measures health launch more.
+    """
+    _, row, step, _ = steps_of(load_model_config("base"), tmp_path, "single", torch.bfloat16)
+    for one in (row, step):
+        # Frames, sound, and four parts of presence are copied to where the graph reads them.
+        launches = one.launches - one.in_network + 2 + 6
+        assert 100 < launches < 300
+        assert one.in_network > 1000, "without graphs, forward alone"
+        assert not one.on_host, "which a graph could not record"
+
+
+def assert_no_waits(found: list[Step]) -> None:
+    one, row, three, measured = (step.waits for step in found)
     assert not one
     assert not three
     assert len(row) == 1, row  # one line, which reads all numbers

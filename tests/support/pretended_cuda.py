@@ -6,6 +6,7 @@ real. Everything of a step can be run so but the backward pass: whoever needs gr
 
 from __future__ import annotations
 
+import math
 import traceback
 from collections import Counter
 from collections.abc import Iterator
@@ -35,6 +36,10 @@ _ANSWERS = {
     "aten::unique_dim": "a selection",
     "aten::_unique2": "a selection",
 }
+_NO_KERNEL = {f"aten::{name}" for name in ("empty", "empty_like", "empty_strided", "new_empty")}
+# Tensors of which PyTorch's fused AdamW updates parameter, gradient, means and step in one kernel;
+# operations on fewer lists take more at a time.
+_TOGETHER = 30
 
 
 class Watch(TorchDispatchMode):
@@ -43,13 +48,15 @@ class Watch(TorchDispatchMode):
     Attributes:
         waits: By what was waited for and the line of ours that asked, such as ``a number:
             pretrain/guard.py:150``.
-        launches: Kernels, by operation.
+        launches: Kernels, by operation; of one on a list of tensors, one for each ``_TOGETHER``.
+        on_host: Operations on the CPU, by operation: what a CUDA graph cannot record.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.waits: Counter[str] = Counter()
         self.launches: Counter[str] = Counter()
+        self.on_host: Counter[str] = Counter()
         self.pinned = WeakIdKeyDictionary()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -57,6 +64,7 @@ class Watch(TorchDispatchMode):
         leaves = tree_leaves((args, kwargs))
         there = any(isinstance(leaf, FakeTensor) or _is_cuda(leaf) for leaf in leaves)
         if not there:
+            self.on_host[func._schema.name] += 1
             with unset_fake_temporarily():
                 return func(*args, **kwargs)
         name = func._schema.name
@@ -76,8 +84,9 @@ class Watch(TorchDispatchMode):
                 self._note("a copy from the device")
             elif source.device != out.device and not (free and source in self.pinned):
                 self._note("a copy to the device")
-        if name.startswith("aten::") and not func.is_view:
-            self.launches[name] += 1
+        if name.startswith("aten::") and not func.is_view and name not in _NO_KERNEL:
+            together = next((len(part) for part in args if isinstance(part, list | tuple)), 1)
+            self.launches[name] += math.ceil(together / _TOGETHER)
         return out
 
     def _note(self, what: str) -> None:
