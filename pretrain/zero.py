@@ -329,6 +329,11 @@ class ZeroStrategy(DeepSpeedStrategy):
             _use_gloo_alone()
         self._init_deepspeed_distributed()
 
+    def teardown(self) -> None:
+        """Lightning's; what this process trains next has PyTorch's own linear layers again."""
+        super().teardown()
+        _restore_linear()
+
     def _configure_launcher(self) -> None:
         assert self.cluster_environment is not None
         self._launcher = Launcher(self.cluster_environment, self.num_processes, self.num_nodes)
@@ -472,6 +477,19 @@ def _time_out_after(timeout: timedelta | None) -> None:
         return torch.distributed.new_group(ranks, timeout=timeout)
 
     TorchBackend.new_group = new_group
+
+
+def _restore_linear() -> None:
+    """Undo what ZeRO 3 has done to ``torch.nn.functional.linear``, which lasts for the process.
+
+    A network that is compiled with DeepSpeed's function (0.19.8, torch 2.11.0) has weights whose
+    gradients are zero, without a word.
+    """
+    from deepspeed.runtime.zero.partition_parameters import InsertPostInitMethodToModuleSubClasses
+
+    replaced = getattr(InsertPostInitMethodToModuleSubClasses, "linear_bk", None)
+    if replaced is not None:
+        torch.nn.functional.linear = replaced
 
 
 def _use_gloo_alone() -> None:

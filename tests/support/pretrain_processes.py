@@ -8,6 +8,7 @@ together are both forked: these tests are their launcher. What needs no process 
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import signal
@@ -20,6 +21,7 @@ from contextlib import suppress
 from pathlib import Path
 from pkgutil import resolve_name
 
+import torch
 from torch import Tensor
 
 from hicmae.__main__ import main
@@ -177,7 +179,12 @@ def run_forked(words: list[str]) -> int:
 
 
 def make_in_turn(words: list[str]) -> int:
-    """In a forked process: every run of the file, up to one that fails."""
+    """In a forked process: every run of the file, up to one that fails.
+
+    What is compiled is traced, forward and backward, and computed by PyTorch's plain operations:
+    its compiler of C++ takes half a minute a network, and is not ours.
+    """
+    torch.compile = functools.partial(torch.compile, backend="aot_eager")
     commands = json.loads(Path(words[0]).read_text(encoding="utf-8"))
     return next((status for run in commands if (status := main(run))), 0)
 
