@@ -41,8 +41,10 @@ class BuildConfig(FaceConfig):
         faces: Detector: ``yunet``, ``cascade`` (bundled, finds fewer), ``boxes`` (a CSV of each
             recording, OpenFace's too: the manifest's column boxes, or NAME.csv beside it), or
             ``none`` for pictures that are faces already.
-        detector: Settings of the detector: of yunet ``min_score`` (0.6), of cascade
-            ``min_neighbours`` (4) and ``smallest_face`` (20 pixels; larger is faster).
+        detector: Settings of the detector: of yunet ``min_score`` (0.6) and ``first_side`` (a
+            smaller side, 64 to 320 pixels, at which frames are looked at first: faster, for one
+            person near the camera), of cascade ``min_neighbours`` (4) and ``smallest_face`` (20
+            pixels; larger is faster).
         face_choice: Which of several faces: the ``largest``, the most ``central``, ``all`` (one
             sample for each, as long as it is seen and the scene lasts, named KEY_face0, KEY_face1,
             …), or ``speaking``: the one whose mouth goes with the sound, in each segment of

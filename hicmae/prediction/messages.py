@@ -87,7 +87,7 @@ class WindowConfig:
                     f"faces = {self.faces}: the network was trained on images turned by the eyes, "
                     "which this finds none of (give yunet, or boxes with eyes)"
                 )
-            preparation = replace(preparation, faces=self.faces, box=None)
+            preparation = replace(preparation, faces=self.faces, detector={}, box=None)
         if self.image_fps is not None:
             preparation = replace(preparation, image_fps=self.image_fps)
         if self.stack_colours is not None:

@@ -72,7 +72,7 @@ def bench_build(
             lines.append({"what": "detecting in all"} | every)
         else:
             lines[0]["what"] = f"faces: {config.faces}"
-        without = replace(config, faces="none", align="none", face_choice="largest")
+        without = replace(config, faces="none", detector={}, align="none", face_choice="largest")
         bare = as_set if config.faces == "none" else measure(rows, without, Path(scratch))
         for line in lines:
             line["times_without_faces"] = line["core_seconds"] / bare["core_seconds"]

@@ -150,6 +150,8 @@ def test_settings_that_make_no_sense_are_refused_together() -> None:
         FaceConfig(detector={"min_scor": 0.5})
     with pytest.raises(ValueError, match=r"min_score = 2.* lie within 0..1. .with faces = yunet"):
         FaceConfig(detector={"min_score": 2})
+    with pytest.raises(ValueError, match=r"first_side = 32 .must lie within 64..320. .with faces"):
+        FaceConfig(detector={"first_side": 32})
     with pytest.raises(ValueError, match=r"smallest_face = 0 .* .with faces = cascade"):
         FaceConfig(faces="cascade", detector={"smallest_face": 0})
     with pytest.raises(ValueError, match="detector is given with faces = none, which detects"):
@@ -161,6 +163,33 @@ def test_settings_that_make_no_sense_are_refused_together() -> None:
     with pytest.raises(ValueError, match="face detector yunet: unknown key 'score'"):
         open_detector("yunet", {"score": 0.5})
     assert detector_names() == ["yunet", "cascade", "boxes", "none"]
+
+
+@pytest.mark.parametrize(
+    ("first_side", "found_from", "looked"),
+    [(None, 0, [320]), (160, 0, [160]), (160, 200, [160, 320]), (160, 999, [160, 320])],
+)
+def test_a_frame_is_looked_at_again_where_no_face_is_found_in_a_smaller_one(
+    first_side: int | None,
+    found_from: int,
+    looked: list[int],
+    yunet_file: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sides = []
+
+    def look(self: object, frame: np.ndarray, longest_side: int) -> list[Face]:
+        sides.append(longest_side)
+        box = np.array([0, 0, longest_side, longest_side], dtype=np.float32)
+        return [Face(box=box, score=1.0)] if longest_side >= found_from else []
+
+    monkeypatch.setattr(yunet.YunetDetector, "_look", look)
+    settings = {"file": str(yunet_file)} | ({"first_side": first_side} if first_side else {})
+    detector = open_detector("yunet", settings)
+    assert detector is not None
+    found = detector.detect(np.zeros((90, 160, 3), dtype=np.uint8))
+    assert sides == looked
+    assert [face.box[2] for face in found] == ([] if found_from == 999 else [looked[-1]])
 
 
 def test_a_wrong_network_is_refused_by_one_line(tmp_path: Path) -> None:

@@ -52,6 +52,14 @@ def test_windows_are_a_hop_apart_and_the_last_ends_with_the_face() -> None:
     assert WindowConfig(hop=0.5).layout(InputConfig()).starts(100) == [0, 12, 25, 36]
 
 
+def test_another_detector_than_that_of_the_build_has_settings_of_its_own() -> None:
+    build = FaceConfig(detector={"min_score": 0.5})
+    assert WindowConfig().prepared(build).detector == {"min_score": 0.5}
+    assert WindowConfig(faces="yunet").prepared(build).detector == {"min_score": 0.5}
+    assert WindowConfig(faces="cascade").prepared(build).detector == {}
+    assert WindowConfig(faces="none").prepared(build).detector == {}
+
+
 def test_long_windows_are_covered_by_clips_without_a_gap() -> None:
     layout = WindowConfig(window=6.0, hop=2.0).layout(InputConfig())
     assert (layout.window_frames, layout.num_clips) == (150, 3)
