@@ -148,7 +148,7 @@ def _imported(name: str) -> Finding:
             topic=name,
             state="broken",
             found=f"does not import: {str(error).splitlines()[0]}",
-            remedy="install the three of one release: torch, torchaudio, torchvision",
+            remedy="install torch, torchaudio and torchvision anew, together: pip install .",
         )
     return Finding(topic=name, found=module.__version__)
 
