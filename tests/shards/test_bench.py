@@ -158,9 +158,7 @@ def test_synthetic_faces_stand_in_and_detection_in_all_frames_is_compared(
 ) -> None:
     monkeypatch.setenv("HICMAE_CLIPS_DIR", str(tmp_path / "absent"))
     detector = {"smallest_face": 24}
-    figures = bench_build(
-        most=1, faces="cascade", detector=detector, face_size=64, detect_every=25
-    )
+    figures = bench_build(most=1, faces="cascade", detector=detector, face_size=64, detect_every=25)
     some, every = figures["lines"]
     assert some["what"] == "detecting in 1 of 25"
     assert every["seconds"]["faces"] > some["seconds"]["faces"] > 0
