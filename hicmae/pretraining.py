@@ -300,8 +300,9 @@ class HiCMAE(PortableModel):
         video = patches.new_empty(*masked.shape, patches.shape[-1], dtype=torch.float32)
         step = len(masked)
         if masked.device.type == "cpu" and not torch.compiler.is_compiling():
-            step = max(1, _TARGETS_BYTES // max(1, video[:1].nbytes))
-        for first in range(0, len(masked), max(1, step)):
+            step = _TARGETS_BYTES // max(1, video[:1].nbytes)
+        step = max(1, step)  # one clip's may be more
+        for first in range(0, len(masked), step):
             part = slice(first, first + step)
             video[part] = video_target(
                 take_tokens(patches[part], masked[part]),
