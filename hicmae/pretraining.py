@@ -15,6 +15,7 @@ from hicmae.blocks import (
     set_bf16_residual,
     set_grad_checkpointing,
     sinusoid_positions,
+    truncated_normal_,
     xavier_linears,
 )
 from hicmae.checkpoints.portable import PortableModel
@@ -462,7 +463,7 @@ class ReconstructionDecoder(nn.Module):
         self.norm = nn.LayerNorm(dim, eps=config.layer_norm_eps)
         self.head = nn.Linear(dim, num_values)
         self.apply(xavier_linears)
-        nn.init.trunc_normal_(self.mask_token, std=0.02)
+        truncated_normal_(self.mask_token)
 
     def forward(self, tokens: Tensor, skips: Sequence[Tensor], masks: Masks) -> Tensor:
         """Predict hidden values.

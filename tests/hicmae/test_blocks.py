@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from hicmae import blocks, fused
 from hicmae.blocks import Block, CrossBlock
@@ -246,3 +247,27 @@ def test_without_the_operators_weights_are_cast(
     linears = [each for each in network.modules() if isinstance(each, nn.Linear)]
     assert all(each.weight.dtype == torch.bfloat16 for each in linears)
     assert torch.equal(logits(network, batch, "bf16-mixed"), expected)
+
+
+def test_first_weights_are_one_seeds_own_with_every_pytorch() -> None:
+    torch.manual_seed(3)
+    drawn = blocks.truncated_normal_(torch.empty(4))
+    # of torch 2.11's nn.init.trunc_normal_
+    wanted = [-0.05260911583900452, -0.025008806958794594, -0.011311434209346771, -0.0385512337]
+    assert drawn.tolist() == pytest.approx(wanted, rel=1e-6)
+
+
+def test_no_first_weight_lies_far_out() -> None:
+    torch.manual_seed(1)
+    drawn = blocks.truncated_normal_(torch.empty(8_000_000)).abs()
+    farthest = drawn.topk(2).values.tolist()
+    assert farthest[0] == pytest.approx(0.12)  # its uniform draw was at the end of its range
+    assert farthest[1] == pytest.approx(0.10333, rel=1e-4)
+    assert drawn.square().mean().sqrt().item() == pytest.approx(0.02, rel=1e-3)
+
+
+def test_first_weights_are_drawn_without_looking_at_them() -> None:
+    with FakeTensorMode():
+        network = nn.Linear(3, 2)
+        blocks.truncated_normal_linears(network)
+    assert isinstance(network.weight.data, FakeTensor)
