@@ -33,10 +33,7 @@ _PLACES = {"_left": "0 0 0.5 1", "_right": "0.5 0 1 1"}
 
 
 def read(root: Path, options: ReadOptions) -> Listing:
-    """List the parts of every annotated video.
-
-    Raises: ValueError: another tree, or a file of annotations that cannot be understood.
-    """
+    """List the parts of every annotated video."""
     tree, listing = Tree(root), Listing()
     for file in tree.files:
         side = next((_SIDES[part] for part in file.lower().split("/") if part in _SIDES), None)

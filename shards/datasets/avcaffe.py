@@ -33,10 +33,7 @@ _LAYOUT = "videos/shorter_segments/aiim001/task_1/*.avi and ground_truths/{arous
 
 
 def read(root: Path, options: ReadOptions) -> Listing:
-    """List a copy of AVCAffe.
-
-    Raises: ValueError: no segment or no self-report is there.
-    """
+    """List a copy of AVCAffe."""
     tree = Tree(root)
     truths = {name: _reports(tree, name) for name in (*CLASSES, *_DEMANDS)}
     pictures = tree.videos if options.media != "frames" else {}

@@ -162,7 +162,8 @@ class Dataset:
         title: Its name as people write it.
         layout: What is expected below the root, in a line.
         access: Where it comes from and on what terms.
-        read: From root and options to what is there. Raises ValueError for another tree.
+        read: From root and options to what is there. Raises ValueError for another tree, one that
+            lacks its lists or labels, and a table of it that cannot be understood.
         columns: Columns of the manifest that hold labels and folds.
         classes: Label column to its classes, in the order of benchmarks.
         takes_labels: Whether a file of labels can be named (``--labels``).

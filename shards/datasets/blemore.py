@@ -34,10 +34,7 @@ _LAYOUT = "train_metadata.csv, and recordings such as A411_mix_ang_hap_30_70_ver
 
 
 def read(root: Path, options: ReadOptions) -> Listing:
-    """List a copy of BLEMORE.
-
-    Raises: ValueError: no table of it is there, or one lacks its columns.
-    """
+    """List a copy of BLEMORE."""
     tree = Tree(root)
     tables = {part: tree.ending(f"{part}_metadata.csv") for part in _PARTS}
     if not any(tables.values()):

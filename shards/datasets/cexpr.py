@@ -32,10 +32,7 @@ _TIMES = ("Begin Time - hh:mm:ss.ms", "End Time - hh:mm:ss.ms")
 
 
 def read(root: Path, options: ReadOptions) -> Listing:
-    """List a copy of C-EXPR-DB.
-
-    Raises: ValueError: no annotation is there, or one lacks its columns.
-    """
+    """List a copy of C-EXPR-DB."""
     tree = Tree(root)
     tables = [path for path in tree.files if f"/{_FOLDER}/" in f"/{path}" and path.endswith(".csv")]
     if not tables:

@@ -53,10 +53,7 @@ _LAYOUT = "VideoFlash/1001_DFA_ANG_XX.flv and AudioWAV/1001_DFA_ANG_XX.wav, and 
 
 
 def read(root: Path, options: ReadOptions) -> Listing:
-    """List a copy of CREMA-D.
-
-    Raises: ValueError: nothing of it is there, or a table of it cannot be read.
-    """
+    """List a copy of CREMA-D."""
     tree = Tree(root)
     named = {name for name in (*tree.videos, *tree.sounds, *tree.frames) if _NAME.fullmatch(name)}
     if not named:

@@ -23,10 +23,7 @@ _KNOWN = ("key", "path", "audio", "speaker", "start", "end", "region", "split")
 
 
 def read(root: Path, options: ReadOptions) -> Listing:
-    """List what a table names.
-
-    Raises: ValueError: no table is given, it cannot be understood, or folds cannot be made.
-    """
+    """List what a table names."""
     if not root.is_dir():
         raise FileNotFoundError(f"{root}: no such folder")
     if options.labels is None:

@@ -37,10 +37,7 @@ _LEAST_AGREEMENT = 0.9  # share of clips whose label must be the most frequent v
 
 
 def read(root: Path, options: ReadOptions) -> Listing:
-    """List a copy of DFEW.
-
-    Raises: ValueError: no lists of folds are there, or they contradict each other.
-    """
+    """List a copy of DFEW."""
     tree = Tree(root)
     sides = {}
     for fold in range(1, 6):

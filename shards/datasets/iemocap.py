@@ -62,10 +62,7 @@ _LAYOUT = "Session1/dialog/EmoEvaluation/*.txt and Session1/dialog/avi/DivX/*.av
 
 
 def read(root: Path, options: ReadOptions) -> Listing:
-    """List a copy of IEMOCAP.
-
-    Raises: ValueError: no evaluation file is there.
-    """
+    """List a copy of IEMOCAP."""
     tree = Tree(root)
     pattern = re.compile(r"(?:.*/)?EmoEvaluation/Ses0[1-5][FM]_\w+\.txt")
     files = [path for path in tree.files if pattern.fullmatch(path)]

@@ -64,10 +64,7 @@ _TASKS = (
 
 
 def read(root: Path, options: ReadOptions) -> Listing:
-    """List a copy of MAFW.
-
-    Raises: ValueError: no lists of folds are there, or they contradict each other.
-    """
+    """List a copy of MAFW."""
     tree = Tree(root)
     listing = Listing(expected=_EXPECTED)
     rows: dict[str, dict[str, Label | None]] = {}

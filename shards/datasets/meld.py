@@ -32,10 +32,7 @@ _COLUMNS = ("Speaker", "Emotion", "Sentiment", "Dialogue_ID", "Utterance_ID")
 
 
 def read(root: Path, options: ReadOptions) -> Listing:
-    """List a copy of MELD.
-
-    Raises: ValueError: no table of it is there, or one lacks its columns.
-    """
+    """List a copy of MELD."""
     tree = Tree(root)
     tables = {part: tree.ending(f"{part}_sent_emo.csv") for part in _PARTS}
     if not any(tables.values()):

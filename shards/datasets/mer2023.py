@@ -24,10 +24,7 @@ _LAYOUT = "train-label.csv, test1-label.csv, and videos in train/ and test1/"
 
 
 def read(root: Path, options: ReadOptions) -> Listing:
-    """List a copy of MER2023.
-
-    Raises: ValueError: no label file is there, or one lacks its columns.
-    """
+    """List a copy of MER2023."""
     tree = Tree(root)
     tables = {part: tree.ending(f"{part}-label.csv") for part in _PARTS}
     if not any(tables.values()):

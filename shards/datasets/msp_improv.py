@@ -46,10 +46,7 @@ _LAYOUT = "Evaluation.txt and videos named MSP-IMPROV-S01A-F01-P-FM01.avi (or UT
 
 
 def read(root: Path, options: ReadOptions) -> Listing:
-    """List a copy of MSP-IMPROV.
-
-    Raises: ValueError: no evaluation file, or none of its lines is understood.
-    """
+    """List a copy of MSP-IMPROV."""
     tree = Tree(root)
     path = tree.ending("Evaluation.txt") or tree.ending("Evalution.txt")
     source = options.labels or (None if path is None else root / path)

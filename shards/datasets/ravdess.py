@@ -39,10 +39,7 @@ _LAYOUT = "Actor_01/01-01-01-01-01-01-01.mp4 to Actor_24/…, or 02-01-….mp4 w
 
 
 def read(root: Path, options: ReadOptions) -> Listing:
-    """List a copy of RAVDESS.
-
-    Raises: ValueError: nothing of it is there.
-    """
+    """List a copy of RAVDESS."""
     tree = Tree(root)
     found = {name for name in (*tree.videos, *tree.frames, *tree.sounds) if _NAME.fullmatch(name)}
     if not found:

@@ -23,10 +23,7 @@ _TABLE = "recordings.csv"
 
 
 def read(root: Path, options: ReadOptions) -> Listing:
-    """List the parts of every recording.
-
-    Raises: ValueError: a table or trace that cannot be understood.
-    """
+    """List the parts of every recording."""
     labels = options.labels or root / _TABLE
     if not labels.is_file():
         raise ValueError(

@@ -33,10 +33,7 @@ _DEPTH = 4  # folders between the root and the people: vox2/dev/video/mp4
 
 
 def read(root: Path, options: ReadOptions) -> Listing:
-    """List a copy of VoxCeleb2, one folder of a person at a time.
-
-    Raises: ValueError: no folder of a person with videos is there.
-    """
+    """List a copy of VoxCeleb2, one folder of a person at a time."""
     if not root.is_dir():
         raise FileNotFoundError(f"{root}: no such folder")
     people = sorted(_people(str(root), ""))

@@ -35,10 +35,7 @@ _LAYOUT = "videos named 07_01_200.mp4 (or folders 07_01_200_aligned) and a CSV o
 
 
 def read(root: Path, options: ReadOptions) -> Listing:
-    """List a copy of Werewolf-XL.
-
-    Raises: ValueError: no turn is there, or no table has labels of them.
-    """
+    """List a copy of Werewolf-XL."""
     tree = Tree(root)
     there = {name for name in (*tree.videos, *tree.frames) if _NAME.fullmatch(name)}
     rows = _labels(tree, options)
