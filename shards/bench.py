@@ -355,10 +355,8 @@ def _one_thread() -> Iterator[None]:
 
 
 def _raw_clips(files: Sequence[Path], input: InputConfig, scratch: Path) -> Iterator[int]:
-    """Load clips as one does without shards, for ever: yields 1 for each.
-
-    The frames are decoded by decord in the video itself (at the frame rate of ``input``), cropped
-    and normalised, and the filter bank computed, all on one core. The sound comes from wav files
+    """Load clips as one does without shards, for ever: yields 1 for each. decord decodes the video
+    itself; decoding, transforms and filter bank run on one core. The sound comes from wav files
     made beforehand in ``scratch``, as the reference code wants them; that is not measured.
     """
     import decord  # not before PyAV, see hicmae/media/__init__.py

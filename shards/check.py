@@ -178,10 +178,9 @@ def _check_sample(
     present: Sequence[str],
     found: dict[str, tuple[int, int]] | None,
 ) -> Iterator[str]:
-    """What is wrong with one sample, without the names of shard and sample.
-
-    ``present`` are the extensions of the members that the index tells of, ``found`` name → (offset,
-    length) of those of the tar; None if it cannot be listed, and then the index is believed.
+    """What is wrong with one sample, without the names of shard and sample. ``present``: extensions
+    of the members that the index tells of; ``found``: name → (offset, length) of those of the tar,
+    None if it cannot be listed, and then the index is believed.
     """
     contents: dict[str, bytes] = {}
     for kind in present:

@@ -367,12 +367,9 @@ def _undecodable(jpeg: bytes | memoryview, where: str, number: int) -> ClipError
 
 
 def _sound_layout(header: bytes | memoryview, where: str = "wav") -> tuple[int, int]:
-    """Where the samples of a 16-bit mono PCM wav file begin, and how many it says there are.
-
-    Of the file, so much is needed that the head of its ``data`` chunk is included.
-
-    Source: Multimedia Programming Interface and Data Specifications 1.0 (RIFF), IBM and
-        Microsoft, 1991.
+    """Where the samples of a 16-bit mono PCM wav file begin, and how many it says there are; given
+    its first bytes, up to the head of its ``data`` chunk. Source: Multimedia Programming Interface
+    and Data Specifications 1.0 (RIFF), IBM and Microsoft, 1991.
     """
     if header[:4] != b"RIFF" or header[8:12] != b"WAVE":
         raise ClipError(

@@ -515,17 +515,10 @@ def _sound_of(recording: Recording, row: ManifestRow, config: BuildConfig) -> So
 def _span_sound(
     sound: Sound | None, start_seconds: float, seconds: float, silence_db: float
 ) -> tuple[np.ndarray | None, dict[str, Any]]:
-    """Cut the sound of a span of the picture, and tell what its sample says of it.
-
-    Args:
-        sound: Of the recording, at ``SAMPLE_RATE``; None if it has none.
-        start_seconds: Of the span, on the container's clock.
-        seconds: Its length.
-        silence_db: What counts as silent, decibels relative to full scale; of the part that is
-            not padding.
-
-    Returns: (n,) int16, exactly as long as the picture, None if there is none in it; and fields of
-        ``SampleInfo``.
+    """Cut the sound of a span of the picture, which starts at ``start_seconds`` on the container's
+    clock: (n,) int16 at ``SAMPLE_RATE``, exactly as long as the picture, None if there is none in
+    it; and fields of ``SampleInfo``. ``silence_db``: below this level, decibels relative to full
+    scale, what is not padding counts as silent.
     """
     told: dict[str, Any] = {"sound": "absent", "num_samples": 0, "padded_samples": 0}
     if sound is None:

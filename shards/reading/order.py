@@ -2,9 +2,9 @@
 
 The order is a function of (counts, weights, seed, lanes) and of nothing else: not of the number of
 ranks or loader processes, nor of what was read before. So any place of it can be looked up,
-which is what makes resuming exact and a change of the number of processes harmless. An order
-drawn by a buffer that fills as shards arrive has neither property, which is why it is not left to
-WebDataset's ``shuffle``.
+which is what makes resuming exact and a change of the number of processes harmless. WebDataset's
+order has neither property: it deals whole shards to processes and draws from buffers that fill as
+tars are read, so what comes depends on each process's past, which cannot be saved.
 
 One epoch of a corpus whose shards can all be open at once is a permutation of its samples. A corpus
 that is fetched through a cache cannot have that. Its shards, in an order drawn for the epoch and

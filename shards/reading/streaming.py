@@ -1,14 +1,9 @@
 """Reading shards as an endless, shuffled sequence of batches: the loader of pretraining.
 
-The sequence of global batches is a function of (the indexes, seed, batch_size x ranks, settings of
-the shuffle) and not of the number of ranks or loader processes. A run that is moved from eight
-devices to four goes on with the same batches, and a batch is known by its number.
-
-Shards are WebDataset's tars, and any WebDataset pipeline reads them. Their order is ours:
-WebDataset deals whole shards to processes and draws from buffers that fill as tars are read, so
-what comes depends on the number of processes, on each one's past, and on nothing that could be
-saved. Here the order is arithmetic (``order.py``), and members are read at the offsets of the
-index. WebDataset still opens what is behind a ``pipe:`` (``remote.py``).
+Shards are WebDataset's tars, and any WebDataset pipeline reads them. Their order is ours
+(``order.py``): a run that is moved from eight devices to four goes on with the same batches.
+Members are read at the offsets of the index; WebDataset opens what is behind a ``pipe:``
+(``remote.py``).
 
 A sample that is skipped is not replaced, so its batch is smaller than the others; where all of a
 rank's share is bad, the batch has no clips. Every rank goes on yielding one batch for each global

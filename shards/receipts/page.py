@@ -383,10 +383,9 @@ def _say(axes: Axes, text: str) -> None:
 
 
 def _draw_contact_sheet(path: Path, index: Index) -> list[Cell]:
-    """Draw faces into a PNG whose bytes depend on the samples alone.
-
-    Returns: what is on it, in order. Of the samples with the lowest coverage it is the middle of
-        the longest stretch without a detection, where the crop is a guess; of others, the middle.
+    """Draw faces into a PNG whose bytes depend on the samples alone; returns what is on it.
+    Of samples with the lowest coverage it is the middle of the longest stretch without a detection,
+    where the crop is a guess; of others, the middle.
     """
     cells: list[Cell] = []
     images: list[np.ndarray] = []

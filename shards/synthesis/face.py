@@ -187,10 +187,8 @@ def _draw_motion(
     num_frames: int,
     fps: int,
 ) -> _Motion:
-    """_Motion of one clip, frame i at i / fps seconds.
-
-    Mouth and brows follow the script (brows rise on stressed syllables); blinks, gaze and the
-    head's sway are drawn from ``rng``, as is how this person's rest differs today, so that no
+    """Motion of one clip, frame i at i / fps seconds. Mouth and brows follow the script; blinks,
+    gaze and sway are drawn from ``rng``, as is how this person's rest differs today, so that no
     single measure gives the expression away.
     """
     times = np.arange(num_frames) / fps
