@@ -12,7 +12,6 @@ an error that names it, or, in training and if asked for, left out and counted.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -22,8 +21,7 @@ import torch
 from hicmae.settings import InputConfig
 from hicmae.views import sound_span, test_views, train_indices
 from shards.index import Index
-from shards.reading.files import Row, ShardFiles, ShardFolder, open_folder
-from shards.reading.remote import CacheConfig
+from shards.reading.files import Row, ShardFiles, ShardFolder
 from shards.reading.whole_sample import parse_row_json, read_sample
 from shards.sample import cut_clip, uniform_draw
 from shards.schema import ClipError, SampleInfo, Skipped, needed_members
@@ -42,8 +40,7 @@ class ShardDataset(torch.utils.data.Dataset[dict[str, Any] | Skipped]):
     ``rows``, "view", the number of the view in the sample, and "label" or "target" if asked for.
 
     Args:
-        source: A folder with an index, or the index; elsewhere: an fsspec URL, a ``pipe:`` command
-            with ``{}`` for the name of a file, or what ``files.open_folder`` gives for those.
+        source: The index of a folder; or what ``files.open_folder`` gives for one elsewhere.
         input: Geometry of a clip.
         rows: The rows of the index to read, in any order; none given: all. With the columns
             ``SAMPLE``, ``FIRST`` and ``WINDOW`` each is a span of a sample.
@@ -59,20 +56,18 @@ class ShardDataset(torch.utils.data.Dataset[dict[str, Any] | Skipped]):
             ``num_samples`` 0, and "heard" says so.
         on_bad: ``raise``, or ``skip``: the item is then a ``Skipped``, which ``collate`` counts.
         seed: Positions of the training clips depend on it, the epoch and the row of the index.
-        cache: Where shards from elsewhere are kept; none given: the user's cache folder.
 
     Attributes:
         rows: One row an own sample, numbered from 0.
 
     Raises:
-        FileNotFoundError: No such folder.
         ValueError: No rows; another frame rate; a label outside the list; a target that is
             missing; a column that the index does not have.
     """
 
     def __init__(
         self,
-        source: Path | str | Index | ShardFolder,
+        source: Index | ShardFolder,
         *,
         input: InputConfig,
         rows: pandas.DataFrame | None = None,
@@ -84,14 +79,12 @@ class ShardDataset(torch.utils.data.Dataset[dict[str, Any] | Skipped]):
         require_sound: bool = True,
         on_bad: Literal["raise", "skip"] = "raise",
         seed: int = 0,
-        cache: CacheConfig | None = None,
     ) -> None:
         if isinstance(source, Index):
             folder = source.folder.resolve()
             index, self._files = source, ShardFiles(folder)
         else:
-            opened = source if isinstance(source, ShardFolder) else open_folder(source, cache)
-            index, self._files, folder = opened.index, opened.files, opened.files.folder
+            index, self._files, folder = source.index, source.files, source.files.folder
         rows = index.table if rows is None else rows
         if rows.empty:
             raise ValueError(f"{folder}: no sample left to read (0 of {len(index.table)} rows)")
@@ -119,7 +112,6 @@ class ShardDataset(torch.utils.data.Dataset[dict[str, Any] | Skipped]):
         self._records = Row.rows_of(self.rows.assign(key=names) if of_samples else self.rows)
         self._spans = self.rows[[FIRST, WINDOW]].to_numpy() if of_samples else None
         self._places = pandas.factorize(names)[0]  # rows of one sample share its check
-        self._positions = {str(key): number for number, key in enumerate(self.rows["key"])}
         # In shared memory, so that persistent workers hear of a new epoch, and all processes of
         # what one of them has checked.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
@@ -147,15 +139,6 @@ class ShardDataset(torch.utils.data.Dataset[dict[str, Any] | Skipped]):
     def set_epoch(self, epoch: int) -> None:
         """Draw other training clips, in worker processes too."""
         self._epoch.fill_(epoch)
-
-    def by_key(self, key: str, view: int = 0) -> dict[str, Any]:
-        """One view of the sample of this name.
-
-        Raises:
-            KeyError: No row has that key.
-            ClipError: The sample cannot be read.
-        """
-        return self._view(self._positions[key], view)
 
     def info(self, sample: int) -> SampleInfo:
         """Read the json of the sample at a position in ``rows``.

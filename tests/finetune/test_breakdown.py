@@ -24,6 +24,7 @@ from hicmae.checkpoints.checkpoint import load_checkpoint
 from hicmae.checkpoints.networks import build_network
 from hicmae.settings import ModelConfig
 from hicmae.transforms import ClipTransform
+from shards.index import read_index
 from shards.reading.random_access import ShardDataset
 from shards.sample import collate
 from tests.support.finetune_fixtures import (
@@ -166,8 +167,9 @@ def test_kept_features_are_those_of_the_tested_checkpoint(run: Run, shards: Path
     assert kept is not None
     assert not (folder / "features-before.npz").exists()
     model = build_network(load_checkpoint(folder / "checkpoints" / "last"))
-    dataset = ShardDataset(shards, input=model.config.input, views=1)
-    batch = collate([dataset.by_key(key) for key in kept.keys])
+    dataset = ShardDataset(read_index(shards), input=model.config.input, views=1)
+    places = list(dataset.rows["key"])
+    batch = collate([dataset[places.index(key)] for key in kept.keys])
     transform = ClipTransform(model.config.input).eval()
     expected = model.eval().features(*transform(batch)).detach().numpy()
     np.testing.assert_allclose(kept.after, expected, atol=5e-3)

@@ -22,6 +22,7 @@ from hicmae.files import file_sha256
 from hicmae.pretraining import HiCMAE
 from hicmae.settings import ModelConfig, ObjectiveConfig
 from hicmae.transforms import ClipTransform
+from shards.index import read_index
 from shards.reading.random_access import ShardDataset
 from shards.sample import collate
 from tests.support.finetune_fixtures import labels_of, write_labelled_shards
@@ -54,7 +55,7 @@ def features(source: Path, shards: Path, out: Path, **options: Any) -> pd.DataFr
 
 def clips(shards: Path, config: ModelConfig, numbers: list[int], views: int = 1) -> Any:
     """The network's input, read here."""
-    dataset = ShardDataset(shards, input=config.input, views=views)
+    dataset = ShardDataset(read_index(shards), input=config.input, views=views)
     with torch.no_grad():
         return ClipTransform(config.input).eval()(collate([dataset[n] for n in numbers]))
 

@@ -20,6 +20,7 @@ from finetune.testing.perturbations import (
     perturb,
 )
 from hicmae.settings import ModelConfig
+from shards.index import read_index
 from shards.reading.random_access import ShardDataset
 
 
@@ -124,7 +125,7 @@ def test_a_swapped_clip_has_its_own_picture_and_the_others_sound(
     tiny_model_config: ModelConfig, trained: Path
 ) -> None:
     shards = trained / "shards"
-    clips = ShardDataset(shards, input=tiny_model_config.input, views=2)
+    clips = ShardDataset(read_index(shards), input=tiny_model_config.input, views=2)
     given = partners([str(key) for key in clips.rows["key"]], repeat=0, seed=0)
     swap = Condition(kind="sound-swapped")
     spoiled = PerturbedClips(clips, range(48), swap, seed=0, partners=given)
@@ -139,7 +140,7 @@ def test_a_swapped_clip_has_its_own_picture_and_the_others_sound(
 
 def test_batches_and_workers_change_nothing(tiny_model_config: ModelConfig, trained: Path) -> None:
     shards = trained / "shards"
-    clips = ShardDataset(shards, input=tiny_model_config.input, views=1)
+    clips = ShardDataset(read_index(shards), input=tiny_model_config.input, views=1)
     for condition in (
         Condition(kind="sound-noise", level=0.0),
         Condition(kind="missing-frames", level=0.5),

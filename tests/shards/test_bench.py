@@ -16,6 +16,7 @@ from hicmae.settings import InputConfig
 from shards.bench import bench_loader, raw_files, write_bench_shards
 from shards.building.bench import STAGES, bench_build, measure
 from shards.building.build import gather
+from shards.index import read_index
 from shards.reading.random_access import ShardDataset
 from tests.support.build_fixtures import config
 from tests.support.shard_fixtures import make_sample, write_shards
@@ -75,12 +76,14 @@ def test_raw_video_is_measured_in_the_same_run(clips_dir: Path, tmp_path: Path) 
 
 def test_the_synthetic_shards_are_like_real_ones(tmp_path: Path) -> None:
     write_bench_shards(tmp_path / "shards", num_samples=2)
-    dataset = ShardDataset(tmp_path / "shards", input=InputConfig(), views=1)
+    dataset = ShardDataset(read_index(tmp_path / "shards"), input=InputConfig(), views=1)
     rows = dataset.rows
     assert list(rows["num_frames"]) == [200, 200]
     # Five VoxCeleb-style clips, cropped to 160 pixels at quality 90: 5.5 to 6.0 kB an image.
     assert 4500 < rows["mjpg_length"][0] / 200 < 7000
-    clip = dataset.by_key("bench/00001")
+    assert rows["key"][1] == "bench/00001"
+    clip = dataset[1]
+    assert isinstance(clip, dict)
     assert clip["frames"].shape == (16, 160, 160, 3)
     assert clip["num_samples"] == 40960
     assert np.abs(np.diff(clip["frames"].numpy().astype(int), axis=0)).mean() > 1  # it moves

@@ -125,11 +125,12 @@ def test_what_is_damaged_is_counted_by_cause_or_named_by_both_readers(
     with pytest.raises(ShardError, match=f"train-000001.tar: .*{message}") as error:
         one_epoch(folder, on_bad="raise")
     assert "\n" not in str(error.value)
-    dataset = ShardDataset(folder, input=INPUT, on_bad="skip")
+    dataset = ShardDataset(read_index(folder), input=INPUT, on_bad="skip")
     items = [dataset[number] for number in range(NUM_SAMPLES)]
     assert [item.cause for item in items if not isinstance(item, dict)] == [cause] * count
+    strict = ShardDataset(read_index(folder), input=INPUT)
     with pytest.raises(ShardError, match=f"train-000001.tar: .*{message}"):
-        dataset.by_key(KEY)
+        strict[list(strict.rows["key"]).index(KEY)]
 
 
 def test_what_is_skipped_makes_its_own_batch_smaller_and_shifts_no_other(

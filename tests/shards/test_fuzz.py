@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from shards.index import INFO_NAME, TABLE_NAME
+from shards.index import INFO_NAME, TABLE_NAME, read_index
 from shards.reading.random_access import ShardDataset
 from shards.reading.streaming import Reader
 from shards.schema import Skipped
@@ -166,13 +166,13 @@ def patient_reader(stream: Any) -> Reader:
 def test_random_access_to_damaged_shards_is_as_safe(folder: Path) -> None:
     path = tar(folder, 0)
     whole = path.read_bytes()
-    dataset = ShardDataset(folder, input=INPUT, views=2)
+    dataset = ShardDataset(read_index(folder), input=INPUT, views=2)
     good = [dataset[number] for number in range(2 * NUM_SAMPLES)]
     for number in range(150):
         data = bytearray(whole)
         DAMAGES[number % len(DAMAGES)](data, np.random.default_rng(number))
         path.write_bytes(data)
-        anew = ShardDataset(folder, input=INPUT, views=2, on_bad="skip")
+        anew = ShardDataset(read_index(folder), input=INPUT, views=2, on_bad="skip")
         for item, expected in enumerate(good):
             clip = anew[item]
             if not isinstance(clip, Skipped):

@@ -114,7 +114,8 @@ def test_both_readers_take_a_mixture_and_say_what_each_clip_has(tmp_path: Path) 
     assert batch["frames"].shape[1:] == (4, 32, 32, 3)
     assert batch["frames"][0].max() == 0
     assert batch["waveform"][1].abs().max() == 0
-    dataset = ShardDataset(folder, input=INPUT, views=1, require_picture=False, require_sound=False)
+    index = read_index(folder)
+    dataset = ShardDataset(index, input=INPUT, views=1, require_picture=False, require_sound=False)
     for _ in range(2):  # checked whole at first, in parts afterwards
         items = collate([dataset[number] for number in range(4)])
         assert items["seen"].tolist() == batch["seen"].tolist()
@@ -138,7 +139,7 @@ def test_a_clip_without_a_picture_is_refused_where_one_is_needed(tmp_path: Path)
         ClipError, match=r"'id00/00000' has no mjpg member .found wav, json.*optional"
     ):
         clip_stream(folder, INPUT, config, seed=0)
-    dataset = ShardDataset(folder, input=INPUT, views=1)
+    dataset = ShardDataset(read_index(folder), input=INPUT, views=1)
     with pytest.raises(ClipError, match="no mjpg member") as caught:
         dataset[0]
     assert caught.value.cause == "no-picture"

@@ -114,5 +114,5 @@ def test_without_checksums_the_digests_decide(tmp_path: Path) -> None:
     flipped = mjpg[:300] + bytes([mjpg[300] ^ 1]) + mjpg[301:]
     write_shards(tmp_path, [(info, flipped, wav)])
     without_checksums(tmp_path)
-    item = ShardDataset(tmp_path, input=INPUT, on_bad="skip")[0]
+    item = ShardDataset(read_index(tmp_path), input=INPUT, on_bad="skip")[0]
     assert getattr(item, "cause", None) == "bad-digest"
