@@ -17,12 +17,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from shards.index import Index, read_index
-from shards.receipts.differences import (
-    SignalConfig,
-    compare_refusals,
-    compare_samples,
-    compare_signals,
-)
+from shards.receipts.differences import compare_refusals, compare_samples, compare_signals
 from shards.receipts.facts import (
     ASPECTS,
     QUANTITIES,
@@ -136,8 +131,7 @@ def compare_preparations(first: Side, second: Side, *, num_signals: int = 0) -> 
             first.index.folder, first.facts, second.index.folder, second.facts
         )
         if num_signals:
-            config = SignalConfig(num_samples=num_signals)
-            found["signals"] = compare_signals(first.index, second.index, config)
+            found["signals"] = compare_signals(first.index, second.index, num_signals)
     elif num_signals:
         given = first if first.index is None else second
         raise ValueError(

@@ -30,6 +30,9 @@ _PLACES = {name for name in COLUMNS if name.endswith(("_offset", "_length"))}
 _PLACES |= {"key", "shard", "blocks_xxh3"}
 _EXAMPLES = 20
 _TAIL = 3
+_FRAMES = 8  # of a sample, compared pixel by pixel
+_MOST_SECONDS = 10.0  # decoded, from the start of each sample
+_REACH = 0.4  # seconds; shifts that are looked for, either way
 _LEAST_SHIFT_SECONDS = 0.01  # of sound
 _THUMBNAIL = 24  # pixels: movement is seen at this size, and coding is not
 _NOISE = 0.3  # levels of 255 by which still pictures change through coding
@@ -128,25 +131,8 @@ def compare_refusals(
     }
 
 
-@dataclass(frozen=True, kw_only=True)
-class SignalConfig:
-    """What is decoded.
-
-    Args:
-        num_samples: Of those that both folders have, evenly spread.
-        num_frames: Images of each that are compared pixel by pixel.
-        max_seconds: From the start of each sample.
-        max_shift_seconds: Shifts that are looked for, either way.
-    """
-
-    num_samples: int
-    num_frames: int = 8
-    max_seconds: float = 10.0
-    max_shift_seconds: float = 0.4
-
-
-def compare_signals(first: Index, second: Index, config: SignalConfig) -> dict[str, Any]:
-    """Decode some of the samples that both folders have, and compare them.
+def compare_signals(first: Index, second: Index, num_samples: int) -> dict[str, Any]:
+    """Decode so many of the samples that both folders have, evenly spread, and compare them.
 
     Returns: ``samples`` (of each ``compare_sample``'s result and its ``key``), ``median_psnr_db``
         (None: nothing compared, or identical), ``num_shifted``: samples whose picture is a frame
@@ -157,7 +143,7 @@ def compare_signals(first: Index, second: Index, config: SignalConfig) -> dict[s
     """
     keys_a, keys_b = (index.table["key"].astype(str).to_numpy() for index in (first, second))
     shared, rows_a, rows_b = np.intersect1d(keys_a, keys_b, return_indices=True)
-    places = np.linspace(0, len(shared) - 1, min(config.num_samples, len(shared)))
+    places = np.linspace(0, len(shared) - 1, min(num_samples, len(shared)))
     chosen = places.round().astype(int)
     files = [ShardFiles(index.folder) for index in (first, second)]
     infos = [
@@ -166,9 +152,9 @@ def compare_signals(first: Index, second: Index, config: SignalConfig) -> dict[s
     ]
     samples = []
     for place, (_, info_a), (_, info_b) in zip(chosen, *infos, strict=True):
-        a = _decoded(first, files[0], int(rows_a[place]), info_a, config)
-        b = _decoded(second, files[1], int(rows_b[place]), info_b, config)
-        samples.append({"key": str(shared[place]), **compare_sample(a, b, config)})
+        a = _decoded(first, files[0], int(rows_a[place]), info_a)
+        b = _decoded(second, files[1], int(rows_b[place]), info_b)
+        samples.append({"key": str(shared[place]), **compare_sample(a, b)})
     ratios = [math.inf if sample["psnr_db"] is None else sample["psnr_db"] for sample in samples]
     median = float(np.median(ratios)) if ratios else math.inf
     return {
@@ -195,7 +181,7 @@ class DecodedSample:
     sample_rate: int
 
 
-def compare_sample(a: DecodedSample, b: DecodedSample, config: SignalConfig) -> dict[str, Any]:
+def compare_sample(a: DecodedSample, b: DecodedSample) -> dict[str, Any]:
     """Compare one sample of two preparations.
 
     Shifts are B's against A's: positive where things happen later in B.
@@ -207,15 +193,14 @@ def compare_sample(a: DecodedSample, b: DecodedSample, config: SignalConfig) -> 
         common), ``sync_change_ms``: by how much sound moved against the picture, ``shifted``.
     """
     fps = max(a.fps, b.fps)
-    reach = config.max_shift_seconds
     # One picture alone has nothing to be compared with: the digests of the pictures tell of it.
     difference, psnr, picture = 0.0, None, None
     if len(a.frames) and len(b.frames):
-        difference, psnr = _pixels(a, b, config.num_frames)
-        picture = picture_shift(a.frames, a.fps, b.frames, b.fps, max_seconds=reach)
+        difference, psnr = _pixels(a, b)
+        picture = picture_shift(a.frames, a.fps, b.frames, b.fps, max_seconds=_REACH)
     sound, correlation = None, None
     if a.sample_rate == b.sample_rate:
-        sound, correlation = sound_shift(a.sound, b.sound, a.sample_rate, max_seconds=reach)
+        sound, correlation = sound_shift(a.sound, b.sound, a.sample_rate, max_seconds=_REACH)
     sound_seconds = None if sound is None else sound / a.sample_rate
     sync = None
     if picture is not None and sound_seconds is not None:
@@ -367,12 +352,10 @@ def _ends(path: str) -> set[str]:
     return {str(PurePosixPath(*parts[start:])) for start in range(len(parts))}
 
 
-def _decoded(
-    index: Index, files: ShardFiles, row: int, info: SampleInfo, config: SignalConfig
-) -> DecodedSample:
+def _decoded(index: Index, files: ShardFiles, row: int, info: SampleInfo) -> DecodedSample:
     place = index.table.iloc[row]
     where = f"{index.folder / place['shard']}: sample {info.key!r}"
-    num_frames = min(info.num_frames, max(1, round(config.max_seconds * info.fps)))
+    num_frames = min(info.num_frames, max(1, round(_MOST_SECONDS * info.fps)))
     frames = np.zeros((0, 1, 1, 3), dtype=np.uint8)
     if info.has_images:
         offsets = info.frame_offsets[: num_frames + 1]
@@ -381,7 +364,7 @@ def _decoded(
     sound = np.zeros(0, dtype=np.int16)
     if info.has_sound:
         wav = files.read(place["shard"], int(place["wav_offset"]), int(place["wav_length"]), where)
-        most = round(config.max_seconds * info.sample_rate)
+        most = round(_MOST_SECONDS * info.sample_rate)
         sound = decode_sound(wav, 0, min(info.num_samples, most), where)
     return DecodedSample(
         frames=frames,
@@ -391,12 +374,12 @@ def _decoded(
     )
 
 
-def _pixels(a: DecodedSample, b: DecodedSample, num_frames: int) -> tuple[float, float | None]:
+def _pixels(a: DecodedSample, b: DecodedSample) -> tuple[float, float | None]:
     """Mean absolute difference, levels, and PSNR, dB (None: identical), at equal times."""
     last = min((len(a.frames) - 1) / a.fps, (len(b.frames) - 1) / b.fps)
     side = min(a.frames.shape[1], b.frames.shape[1])
     absolute, squared, count = 0.0, 0.0, 0
-    for time in np.linspace(0, last, num_frames):
+    for time in np.linspace(0, last, _FRAMES):
         images = [
             cv2.resize(frames[round(time * fps)], (side, side), interpolation=cv2.INTER_AREA)
             for frames, fps in ((a.frames, a.fps), (b.frames, b.fps))

@@ -17,7 +17,6 @@ from shards.receipts.compare import (
 )
 from shards.receipts.differences import (
     DecodedSample,
-    SignalConfig,
     compare_sample,
     picture_shift,
     sound_shift,
@@ -84,7 +83,7 @@ def test_sample_without_sound_or_movement_has_no_shift(tmp_path: Path) -> None:
     still = np.full((30, 32, 32, 3), 99, dtype=np.uint8)
     empty = np.zeros(0, dtype=np.int16)
     one = DecodedSample(frames=still, fps=FPS, sound=empty, sample_rate=RATE)
-    found = compare_sample(one, one, SignalConfig(num_samples=1))
+    found = compare_sample(one, one)
     assert found["psnr_db"] is None
     for name in ("picture_shift_frames", "sound_shift_samples", "sound_correlation"):
         assert found[name] is None
@@ -95,13 +94,13 @@ def test_sample_without_sound_or_movement_has_no_shift(tmp_path: Path) -> None:
 
 def test_psnr_is_that_of_opencv() -> None:
     random = np.random.default_rng(0)
-    frames = random.integers(0, 256, (5, 32, 32, 3), dtype=np.uint8)
+    frames = random.integers(0, 256, (8, 32, 32, 3), dtype=np.uint8)
     noisy = np.clip(frames + random.normal(0, 9, frames.shape), 0, 255).astype(np.uint8)
     sound = np.zeros(0, dtype=np.int16)
     a, b = (
         DecodedSample(frames=one, fps=FPS, sound=sound, sample_rate=RATE) for one in (frames, noisy)
     )
-    found = compare_sample(a, b, SignalConfig(num_samples=1, num_frames=5))
+    found = compare_sample(a, b)
     assert found["psnr_db"] == pytest.approx(cv2.PSNR(frames.ravel(), noisy.ravel()), abs=0.01)
     difference = np.abs(frames.astype(int) - noisy).mean()
     assert found["mean_difference"] == pytest.approx(difference, abs=1e-3)
