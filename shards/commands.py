@@ -12,7 +12,8 @@ import re
 import sys
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from json import dumps
 from pathlib import Path
@@ -114,14 +115,14 @@ def build(
 
     console, began = Console(), time.monotonic()
     try:
-        with BuildDisplay(console) as display:
+        with build_display(console) as update:
             result = build_shards(
                 sources,
                 out,
                 config,
                 overwrite=overwrite,
                 part=None if part is None else parse_part(part),
-                on_progress=display.update,
+                on_progress=update,
             )
     except NothingBuiltError as error:
         print_left_out(console, error.result)
@@ -318,45 +319,27 @@ def synthesize(*, out: Path, config: CorpusConfig) -> None:
     print(f"{num_clips} clips of {config.speakers} speakers: {manifest}")
 
 
-class BuildDisplay:
+@contextmanager
+def build_display(
+    console: Console, clock: Callable[[], float] = time.monotonic
+) -> Iterator[Callable[[BuildProgress], None]]:
     """How far a build is: a bar on a terminal, else a line every half minute.
 
-    Use it as a context manager, and hand ``update`` to the build.
-
-    Args:
-        console: Where.
-        clock: Seconds that only grow.
+    Yields what the build calls with its progress; ``clock`` gives seconds that only grow.
     """
+    began = said = clock()
 
-    def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
-        self._console = console
-        self._clock = clock
-        self._began = self._said = clock()
-        self._bar = bars.Progress(
-            bars.TextColumn("{task.description}"),
-            bars.BarColumn(bar_width=20),
-            bars.MofNCompleteColumn(),
-            bars.TextColumn("{task.fields[note]}"),
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,
-        )
-        self._task = self._bar.add_task("building", total=None, note="")
+    def update(now: BuildProgress) -> None:
+        nonlocal said
+        note = progress_note(now, clock() - began)
+        bar.update(task, completed=now.done, total=now.total, note=note)
+        if not console.is_terminal and clock() - said >= _LINE_SECONDS:
+            said = clock()
+            print_line(console, f"{now.done} of {now.total} recordings: {note}")
 
-    def __enter__(self) -> BuildDisplay:
-        self._bar.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._bar.stop()
-
-    def update(self, now: BuildProgress) -> None:
-        """Show it."""
-        note = progress_note(now, self._clock() - self._began)
-        self._bar.update(self._task, completed=now.done, total=now.total, note=note)
-        if not self._console.is_terminal and self._clock() - self._said >= _LINE_SECONDS:
-            self._said = self._clock()
-            print_line(self._console, f"{now.done} of {now.total} recordings: {note}")
+    with progress_bar(console, width=20, times=False) as bar:
+        task = bar.add_task("building", total=None, note="")
+        yield update
 
 
 def progress_note(now: BuildProgress, seconds: float) -> str:
@@ -380,14 +363,13 @@ def counted(causes: Counter[str]) -> str:
     return ", ".join(f"{count} {cause}" for cause, count in causes.most_common())
 
 
-def progress_bar(console: Console) -> bars.Progress:
+def progress_bar(console: Console, *, width: int = 40, times: bool = True) -> bars.Progress:
     """A bar with counts, times and the field ``note`` of its task; on terminals, while it lasts."""
     return bars.Progress(
         bars.TextColumn("{task.description}"),
-        bars.BarColumn(),
+        bars.BarColumn(bar_width=width),
         bars.MofNCompleteColumn(),
-        bars.TimeElapsedColumn(),
-        bars.TimeRemainingColumn(),
+        *((bars.TimeElapsedColumn(), bars.TimeRemainingColumn()) if times else ()),
         bars.TextColumn("{task.fields[note]}"),
         console=console,
         transient=True,

@@ -17,7 +17,7 @@ from rich.console import Console
 
 from hicmae.__main__ import main
 from shards.building.build import BuildProgress
-from shards.commands import BuildDisplay, build, progress_note, synthesize
+from shards.commands import build, build_display, progress_note, synthesize
 from shards.index import read_index
 from shards.settings import BuildConfig
 from shards.synthesis.settings import CorpusConfig
@@ -167,11 +167,10 @@ def test_rates_are_of_this_run_and_the_time_left_of_what_is_left() -> None:
 
 def test_without_a_terminal_there_is_a_line_every_half_minute_and_no_bar() -> None:
     now, shown = [0.0], io.StringIO()
-    display = BuildDisplay(Console(file=shown, width=40), clock=lambda: now[0])
-    with display:
+    with build_display(Console(file=shown, width=40), clock=lambda: now[0]) as update:
         for done in range(1, 101):
             now[0] = float(done)
-            display.update(at(done))
+            update(at(done))
     lines = shown.getvalue().splitlines()
     assert [line.split(":")[0] for line in lines] == [
         f"{done} of 100 recordings" for done in (30, 60, 90)
@@ -185,9 +184,9 @@ def test_on_a_terminal_there_is_a_bar_that_goes_away(monkeypatch: pytest.MonkeyP
     shown = io.StringIO()
     console = Console(file=shown, width=160, force_terminal=True)
     now = [0.0]
-    with BuildDisplay(console, clock=lambda: now[0]) as display:
+    with build_display(console, clock=lambda: now[0]) as update:
         now[0] = 10.0
-        display.update(at(50, crash=2))
+        update(at(50, crash=2))
     text = shown.getvalue()
     assert "50/100" in text
     assert "5.0 recordings/s, 40.0 s of video/s, 0:00:10 left" in text
