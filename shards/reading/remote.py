@@ -17,7 +17,7 @@ import logging
 import os
 import shlex
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,38 +93,26 @@ class RemoteFolder:
     def __str__(self) -> str:
         return self.url
 
-    def copy(self, name: str, sink: Callable[[bytes], object]) -> None:
-        """Read a file of the folder; ``sink`` is called with each block of it, in order.
+    def blocks(self, name: str) -> Iterator[bytes]:
+        """A file of the folder in blocks, none of them empty.
 
         Raises:
             RemoteError: It cannot be opened, or reading it failed.
         """
-        blocks = self._blocks(name)
-        while True:
-            try:
-                block = next(blocks, b"")
-            except FileNotFoundError as error:
-                # HTTP says so of a server that does not answer, too.
-                raise RemoteError(
-                    f"{self.url}: {name} is not there, or cannot be reached"
-                ) from error
-            except ImportError as error:
-                package = _PACKAGES.get(self.url.split(":")[0])
-                remedy = f"; pip install {package}" if package else ""
-                message = f"{self.url}: cannot be opened ({_line(error)}){remedy}"
-                raise RemoteError(message) from error
-            # Every file system has errors of its own, many of them no OSError.
-            except Exception as error:
-                raise RemoteError(f"{self.url}: {name} cannot be read ({_line(error)})") from error
-            if not block:
-                return
-            sink(block)
-
-    def _blocks(self, name: str) -> Iterator[bytes]:
-        """The file in blocks, none of them empty."""
-        with self._open(name) as stream:
-            while block := stream.read(_BLOCK_BYTES):
-                yield block
+        try:
+            with self._open(name) as stream:
+                while block := stream.read(_BLOCK_BYTES):
+                    yield block
+        except FileNotFoundError as error:
+            # HTTP says so of a server that does not answer, too.
+            raise RemoteError(f"{self.url}: {name} is not there, or cannot be reached") from error
+        except ImportError as error:
+            package = _PACKAGES.get(self.url.split(":")[0])
+            remedy = f"; pip install {package}" if package else ""
+            raise RemoteError(f"{self.url}: cannot be opened ({_line(error)}){remedy}") from error
+        # Every file system has errors of its own, many of them no OSError.
+        except Exception as error:
+            raise RemoteError(f"{self.url}: {name} cannot be read ({_line(error)})") from error
 
     def _open(self, name: str) -> Any:
         if self.url.startswith(_PIPE):
@@ -254,7 +242,8 @@ class RemoteShards:
         """Copy a file and check it against what is said of it."""
         with whole_file(path) as beside, beside.open("wb") as file:
             copy = DigestingFile(file.write)
-            self.remote.copy(name, copy.write)
+            for block in self.remote.blocks(name):
+                copy.write(block)
             if described is not None and copy.sha256 != described["sha256"]:
                 raise RemoteError(
                     f"{self.remote}: {name} is not the one that its index describes "
