@@ -26,7 +26,7 @@ from pretrain.settings import DataConfig, PretrainConfig
 from shards.index import Index
 from shards.reading.files import open_folder
 from shards.reading.random_access import ShardDataset
-from shards.reading.streaming import ClipStream, StreamConfig, clip_stream
+from shards.reading.streaming import ClipStream, StreamConfig
 from shards.sample import collate
 from shards.schema import LACKED, ClipError, needed_members
 
@@ -79,9 +79,9 @@ def survey(config: DataConfig) -> Survey:
 def open_stream(
     config: PretrainConfig, *, first_batch: int = 0, rank: int = 0, world_size: int = 1
 ) -> ClipStream:
-    """The endless stream of batches of one process; see ``clip_stream``."""
+    """The endless stream of batches of one process; see ``ClipStream``."""
     data = config.data
-    return clip_stream(
+    return ClipStream(
         data.folders,
         config.model.input,
         StreamConfig(

@@ -198,10 +198,10 @@ def raw_files(media: Path | None) -> list[Path]:
 
 
 def _stream(index: Index, input: InputConfig, batch_size: int, split: str) -> ClipStream:
-    from shards.reading.streaming import StreamConfig, clip_stream
+    from shards.reading.streaming import ClipStream, StreamConfig
 
     config = StreamConfig(batch_size=batch_size, split=split, sound="optional", on_bad="raise")
-    return clip_stream(index.folder, input, config, seed=0)
+    return ClipStream(index.folder, input, config, seed=0)
 
 
 def _clips_of(loader: Iterable[dict[str, Any]]) -> Generator[int, None, None]:

@@ -26,7 +26,7 @@ import torch
 
 from hicmae.settings import InputConfig
 from hicmae.views import train_indices
-from shards.reading.files import Corpus, open_folder, read_corpus
+from shards.reading.files import open_folder, read_corpus
 from shards.reading.order import Batches, BatchSpeakers, Place, SampleOrder, batch_speakers
 from shards.reading.remote import CacheConfig
 from shards.reading.shared_batch import Borrower, Lender, LentBatch
@@ -110,17 +110,15 @@ class StreamConfig:
         )
 
 
-def clip_stream(
-    folders: Path | str | Sequence[Path | str],
-    input: InputConfig,
-    config: StreamConfig,
-    *,
-    seed: int,
-    first_batch: int = 0,
-    rank: int = 0,
-    world_size: int = 1,
-) -> ClipStream:
-    """Open folders of shards as a stream of batches.
+class ClipStream(torch.utils.data.IterableDataset[dict[str, Any]]):
+    """Folders of shards as a stream of batches, for ``DataLoader(stream, batch_size=None,
+    num_workers=…)``; iterating begins at ``first_batch``, each time.
+
+    Its items are what ``sample.collate`` gives, with "batch", the global number from the beginning
+    of the stream, and "epoch", in which the batch begins. "skipped" counts the samples that were
+    left out of this batch; those that the index itself tells to be bad are counted in the batch in
+    which an epoch begins. A batch has fewer clips by those, possibly none; all ranks have equally
+    many batches.
 
     Args:
         folders: One or more folders with an index: paths, fsspec URLs, or ``pipe:`` commands
@@ -132,83 +130,62 @@ def clip_stream(
         rank: Of this process.
         world_size: Number of ranks.
 
-    Returns: A dataset for ``DataLoader(stream, batch_size=None, num_workers=…)``. Its items are
-        what ``sample.collate`` gives, with "batch", the global number from the beginning of the
-        stream, and "epoch", in which the batch begins. "skipped" counts the samples that were
-        left out of this batch; those that the index itself tells to be bad are counted in the
-        batch in which an epoch begins. A batch has fewer clips by those, possibly none; all
-        ranks have equally many batches.
+    Attributes:
+        num_samples: Samples of an epoch, over all ranks; of all folders together if weighted.
+        is_mixed: Whether some clips lack a modality that is read: batches then have "seen" and
+            "heard", (B,) boolean.
 
     Raises:
         FileNotFoundError: A folder is absent.
         ValueError: Nothing to read there, or not at the rates of ``input``; settings that
             contradict each other.
     """
-    names = [folders] if isinstance(folders, str | Path) else list(folders)
-    problems = []
-    if not names:
-        problems.append("no folder of shards given")
-    if config.weights is not None and len(config.weights) != len(names):
-        problems.append(f"{len(config.weights)} weights for {len(names)} folders of shards")
-    if min(seed, first_batch) < 0:
-        problems.append(f"seed = {seed}, first_batch = {first_batch} (each must be 0 or more)")
-    if not 0 <= rank < world_size:
-        problems.append(f"rank = {rank} (must lie in 0..{world_size - 1})")
-    if problems:
-        raise ValueError(f"stream: {'; '.join(problems)}")
-    opened = [open_folder(name, config.cache) for name in names]
-    corpora = [
-        read_corpus(
-            group,
-            split=config.split,
-            fps=input.fps,
-            require=config.needed,
-            skip=config.on_bad == "skip",
-        )
-        for group in ([opened] if config.weights is None else [[folder] for folder in opened])
-    ]
-    return ClipStream(
-        corpora,
-        input,
-        config,
-        seed=seed,
-        first_batch=first_batch,
-        rank=rank,
-        world_size=world_size,
-    )
-
-
-class ClipStream(torch.utils.data.IterableDataset[dict[str, Any]]):
-    """What ``clip_stream`` returns; iterating begins at ``first_batch``, each time.
-
-    Attributes:
-        num_samples: Samples of an epoch, over all ranks; of all folders together if weighted.
-        is_mixed: Whether some clips lack a modality that is read: batches then have "seen" and
-            "heard", (B,) boolean.
-    """
 
     def __init__(
         self,
-        corpora: Sequence[Corpus],
+        folders: Path | str | Sequence[Path | str],
         input: InputConfig,
         config: StreamConfig,
         *,
         seed: int,
-        first_batch: int,
-        rank: int,
-        world_size: int,
+        first_batch: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
     ) -> None:
         super().__init__()
-        self.corpora, self.input, self.config, self.seed = corpora, input, config, seed
+        names = [folders] if isinstance(folders, str | Path) else list(folders)
+        problems = []
+        if not names:
+            problems.append("no folder of shards given")
+        if config.weights is not None and len(config.weights) != len(names):
+            problems.append(f"{len(config.weights)} weights for {len(names)} folders of shards")
+        if min(seed, first_batch) < 0:
+            problems.append(f"seed = {seed}, first_batch = {first_batch} (each must be 0 or more)")
+        if not 0 <= rank < world_size:
+            problems.append(f"rank = {rank} (must lie in 0..{world_size - 1})")
+        if problems:
+            raise ValueError(f"stream: {'; '.join(problems)}")
+        opened = [open_folder(name, config.cache) for name in names]
+        self.corpora = [
+            read_corpus(
+                group,
+                split=config.split,
+                fps=input.fps,
+                require=config.needed,
+                skip=config.on_bad == "skip",
+            )
+            for group in ([opened] if config.weights is None else [[folder] for folder in opened])
+        ]
+        self.input, self.config, self.seed = input, config, seed
         self.order = SampleOrder(
-            [corpus.sizes.tolist() for corpus in corpora],
+            [corpus.sizes.tolist() for corpus in self.corpora],
             config.weights,
             seed=seed,
             lanes=[
                 corpus.lanes(config.cache)
                 if config.shuffle_shards is None
                 else config.shuffle_shards
-                for corpus in corpora
+                for corpus in self.corpora
             ],
         )
         self.num_samples = self.order.num_samples
@@ -220,7 +197,7 @@ class ClipStream(torch.utils.data.IterableDataset[dict[str, Any]]):
         )
         self.first_batch = first_batch
         both = config.modalities == "audio-video"
-        self.is_mixed = both and any(corpus.is_mixed for corpus in corpora)
+        self.is_mixed = both and any(corpus.is_mixed for corpus in self.corpora)
         self._borrower = Borrower()
         self._lender: Lender | None = None  # in a loader process
 

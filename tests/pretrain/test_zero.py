@@ -18,7 +18,7 @@ from pretrain.footprint import model_states
 from pretrain.module import PretrainModule, step_seed
 from pretrain.settings import Counts, DataConfig, OptimizerConfig, PretrainConfig
 from pretrain.zero import load_engine
-from shards.reading.streaming import StreamConfig, clip_stream
+from shards.reading.streaming import ClipStream, StreamConfig
 from tests.support.pretrain_processes import Runs
 from tests.support.pretrain_shards import assert_same_weights
 
@@ -280,7 +280,7 @@ def train_on_large_batches(
 def parts_of(shards: Path, input: InputConfig, rank: int) -> Any:
     """The clips of one of two processes."""
     config = StreamConfig(batch_size=4, shuffle_shards=8, on_bad="raise")
-    return clip_stream(shards, input, config, seed=0, rank=rank, world_size=2)
+    return ClipStream(shards, input, config, seed=0, rank=rank, world_size=2)
 
 
 def hidden(masks: Masks) -> torch.Tensor:

@@ -16,7 +16,7 @@ from shards.building.build import build_shards
 from shards.check import check_shards
 from shards.index import read_index, write_index
 from shards.reading.random_access import ShardDataset
-from shards.reading.streaming import StreamConfig, clip_stream
+from shards.reading.streaming import ClipStream, StreamConfig
 from shards.receipts.facts import sample_infos
 from shards.sample import collate
 from shards.schema import ClipError, parse_sample_json, sample_json
@@ -106,7 +106,7 @@ def test_both_readers_take_a_mixture_and_say_what_each_clip_has(tmp_path: Path) 
     ]
     folder = write_shards(tmp_path / "s", samples)
     optional = StreamConfig(batch_size=4, shuffle_shards=0, picture="optional", sound="optional")
-    stream = clip_stream(folder, INPUT, optional, seed=0)
+    stream = ClipStream(folder, INPUT, optional, seed=0)
     assert stream.is_mixed
     batch = next(iter(stream))
     assert batch["seen"].tolist() == [False, True, True, False]
@@ -124,7 +124,7 @@ def test_both_readers_take_a_mixture_and_say_what_each_clip_has(tmp_path: Path) 
     assert "frames" not in collate([dataset[0], dataset[3]])
     # One modality alone: the other is neither decoded nor asked for.
     alone = StreamConfig(batch_size=3, shuffle_shards=0, modalities="audio", on_bad="skip")
-    heard = clip_stream(folder, INPUT, alone, seed=0)
+    heard = ClipStream(folder, INPUT, alone, seed=0)
     assert not heard.is_mixed
     found = next(iter(heard))
     assert set(found) == {"waveform", "num_samples", "keys", "skipped", "batch", "epoch"}
@@ -138,7 +138,7 @@ def test_a_clip_without_a_picture_is_refused_where_one_is_needed(tmp_path: Path)
     with pytest.raises(
         ClipError, match=r"'id00/00000' has no mjpg member .found wav, json.*optional"
     ):
-        clip_stream(folder, INPUT, config, seed=0)
+        ClipStream(folder, INPUT, config, seed=0)
     dataset = ShardDataset(read_index(folder), input=INPUT, views=1)
     with pytest.raises(ClipError, match="no mjpg member") as caught:
         dataset[0]
@@ -151,7 +151,7 @@ def test_a_picture_of_another_size_than_the_networks_may_come_after_sound_alone(
     samples = [make_sample(0, picture=False), make_sample(1, side=48)]
     folder = write_shards(tmp_path / "s", samples)
     config = StreamConfig(batch_size=2, shuffle_shards=0, picture="optional")
-    stream = clip_stream(folder, INPUT, config, seed=0)
+    stream = ClipStream(folder, INPUT, config, seed=0)
     loader = torch.utils.data.DataLoader(stream, batch_size=None, num_workers=1)
     batch = next(iter(loader))
     assert batch["frames"].shape == (2, 4, 48, 48, 3)

@@ -10,19 +10,19 @@ from typing import Any
 
 import torch
 
-from shards.reading.streaming import ClipStream, StreamConfig, clip_stream
+from shards.reading.streaming import ClipStream, StreamConfig
 from tests.support.shard_fixtures import INPUT
 
 NUM_SAMPLES = 23
 
 
 def stream_of(folder: Any, *, seed: int = 0, **options: Any) -> ClipStream:
-    """A stream of small batches; settings of ``StreamConfig`` and arguments of ``clip_stream``."""
+    """A stream of small batches; settings of ``StreamConfig`` and arguments of ``ClipStream``."""
     config = {"batch_size": 4, "shuffle_shards": 8}
     for name in StreamConfig.__dataclass_fields__:
         if name in options:
             config[name] = options.pop(name)
-    return clip_stream(folder, INPUT, StreamConfig(**config), seed=seed, **options)  # type: ignore[arg-type]
+    return ClipStream(folder, INPUT, StreamConfig(**config), seed=seed, **options)  # type: ignore[arg-type]
 
 
 def one_epoch(
