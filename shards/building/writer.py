@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 import xxhash
@@ -171,7 +171,7 @@ class ShardWriter:
             members[extension] = shard.append(f"{info.key}.{extension}", content)
         first = f"{info.key}.{info.members[0]}"
         span = blocks_of(first, members[info.members[0]][0], sum(members["json"]))
-        assert span == (begin, shard.file.written), (first, span, begin)
+        assert span == (begin, shard.file.num_bytes), (first, span, begin)
         shard.num_samples += 1
         row = index_row(info, shard.path.name, members, shard.file.blocks.intdigest() or 1)
         self.rows.append(row)
@@ -218,16 +218,16 @@ class _Shard:
 
     def __post_init__(self) -> None:
         self.beside = self.path.with_name(self.path.name + ".part")
-        self.file = _DigestingFile(self.beside)
+        self.file = _ShardFile(self.beside)
         # GNU format: no extended headers with times, and long names are written the same anywhere.
         self.tar = tarfile.open(  # noqa: SIM115 (closed in close() or drop())
-            fileobj=self.file, mode="w", format=tarfile.GNU_FORMAT
+            fileobj=cast(BinaryIO, self.file), mode="w", format=tarfile.GNU_FORMAT
         )
 
     def begin(self) -> int:
         """Begin the blocks of another sample; returns where, bytes."""
         self.file.blocks.reset()
-        return self.file.written
+        return self.file.num_bytes
 
     def append(self, name: str, content: bytes | Path) -> tuple[int, int]:
         """Add a member; returns offset and length of its data, bytes."""
@@ -254,8 +254,8 @@ class _Shard:
         sync_to_disk(self.path.parent)
         return {
             "name": self.path.name,
-            "bytes": self.file.written,
-            "sha256": self.file.digest.hexdigest(),
+            "bytes": self.file.num_bytes,
+            "sha256": self.file.sha256,
             "num_samples": self.num_samples,
         }
 
@@ -265,30 +265,22 @@ class _Shard:
         self.beside.unlink(missing_ok=True)
 
 
-class _DigestingFile(io.RawIOBase):
+class _ShardFile(DigestingFile):
     """A file written from front to back, with its digest, and one of what was written last."""
 
     def __init__(self, path: Path) -> None:
-        self.digest = hashlib.sha256()
         self.blocks = xxhash.xxh3_64()
-        self.written = 0
         self._file = path.open("wb")
-
-    def writable(self) -> bool:
-        return True
+        super().__init__(self._file.write)
 
     def tell(self) -> int:
-        return self.written
+        return self.num_bytes
 
-    def write(self, data: Any) -> int:
-        self.digest.update(data)
-        self.blocks.update(data)
+    def write(self, block: bytes) -> int:
+        self.blocks.update(block)
         with naming(Path(self._file.name)):
-            self._file.write(data)
-        self.written += len(data)
-        return len(data)
+            return super().write(block)
 
     def close(self) -> None:
         with naming(Path(self._file.name)):
             self._file.close()
-        super().close()
