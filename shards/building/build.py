@@ -11,7 +11,7 @@ import functools
 import json
 from collections import Counter
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +32,13 @@ from shards.building.prepare import (
     Refusal,
     check_detector,
     prepare_recording,
+    refusal_of,
     settle_worker,
 )
 from shards.building.workers import Lost, run_in_order
 from shards.building.writer import ShardWriter
 from shards.index import write_index
-from shards.manifest import ManifestRow, list_folder, printable, read_manifest, unique_keys
+from shards.manifest import ManifestRow, list_folder, read_manifest, unique_keys
 from shards.settings import REFUSED_NAME, BuildConfig, Part
 
 
@@ -287,9 +288,7 @@ def _outcomes_of(
         memory_bytes=None if config.worker_gib is None else int(config.worker_gib * 2**30),
     ):
         if isinstance(outcome, Lost):
-            path = printable(row.path)
-            refusal = Refusal(path=path, cause=outcome.cause, message=f"{path}: {outcome.message}")
-            yield Outcome(refusals=[refusal])
+            yield Outcome(refusals=[refusal_of(row, outcome.cause, outcome.message)])
         else:
             yield outcome
 
@@ -310,15 +309,13 @@ def _write(outcome: Outcome, writer: ShardWriter, begun: Sequence[IndexRow]) -> 
 def _result(nothing: BuildResult, recordings: Sequence[Done], num_kept: int) -> BuildResult:
     """The result of a build, from what became of its recordings."""
     rows = [row for done in recordings for row in done.samples]
-    return BuildResult(
-        folder=nothing.folder,
-        num_recordings=nothing.num_recordings,
+    return replace(
+        nothing,
         num_kept=num_kept,
         num_samples=len(rows),
         num_sound_alone=sum(row["mjpg_length"] == 0 for row in rows),
         seconds=sum(float(row["seconds"] or 0) for row in rows),
         refusals=[refusal for done in recordings for refusal in done.refusals],
-        ignored=nothing.ignored,
     )
 
 

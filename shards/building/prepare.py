@@ -196,7 +196,7 @@ def make_samples(
         listed = f"{', '.join(short[:3])}{', …' if len(short) > 3 else ''}"
         seen = f"{len(short)} of {len(short) + num_faces} faces are seen for less than"
         message = f"{seen} min_seconds = {config.min_seconds:g} ({listed})"
-        outcome.refusals.append(_refusal(row, "short-face", message))
+        outcome.refusals.append(refusal_of(row, "short-face", message))
     return outcome
 
 
@@ -273,12 +273,12 @@ class _SampleMaker:
         if coverage == 0 or coverage < config.min_coverage:
             found = f"{config.faces} finds a face in {coverage:.0%} of the frames"
             least = f"(min_coverage is {config.min_coverage:.0%})"
-            return _refusal(row, "no-face", f"{where}: {found} {least}")
+            return refusal_of(row, "no-face", f"{where}: {found} {least}")
         with watch.stage("sound"):
             at = recording.start + offset
             sound, told = _span_sound(self.sound, at, seconds, config.silence_db)
         if sound is None and config.sound == "required":
-            return _refusal(row, "no-sound", f"{where}: there is no sound in this span")
+            return refusal_of(row, "no-sound", f"{where}: there is no sound in this span")
         mjpg, wav = stem.with_suffix(".mjpg"), stem.with_suffix(".wav")
         with watch.stage("encoding"):
             offsets, mjpg_digest = write_mjpg(mjpg, images, config)
@@ -307,7 +307,8 @@ class _SampleMaker:
         return StagedSample(info=info, mjpg=mjpg, wav=None if sound is None else wav)
 
 
-def _refusal(row: ManifestRow, cause: str, text: str) -> Refusal:
+def refusal_of(row: ManifestRow, cause: str, text: str) -> Refusal:
+    """A recording that is refused, and why; the message begins with its path."""
     path = printable(row.path)
     return Refusal(path=path, cause=cause, message=f"{path}: {text}")
 
