@@ -51,7 +51,8 @@ def with_options_of(settings: type[Any]) -> Callable[[Callable[..., Any]], Calla
     parameters come first, and its Args are followed by those of the settings.
 
     Args:
-        settings: A dataclass whose fields all have defaults; its docstring ends with their Args.
+        settings: A dataclass whose fields all have defaults; its docstring and those of its bases
+            have their Args.
     """
     fields, hints, made = dataclasses.fields(settings), get_type_hints(settings), settings()
 
@@ -70,7 +71,9 @@ def with_options_of(settings: type[Any]) -> Callable[[Callable[..., Any]], Calla
             )
             for f in fields
         ]
-        texts = (inspect.getdoc(settings) or "").partition("Args:\n")[2].rstrip().replace("``", "")
+        docs = (inspect.getdoc(each) or "" for each in reversed(settings.__mro__))
+        parts = (doc.partition("Args:\n")[2].partition("\n\n")[0].rstrip() for doc in docs)
+        texts = "\n".join(filter(None, parts)).replace("``", "")
         doc = re.sub(r" +config: .*", lambda _: texts, inspect.getdoc(command) or "", count=1)
         command_of_fields.__signature__ = own.replace(parameters=options)  # type: ignore[attr-defined]
         command_of_fields.__annotations__ = {p.name: p.annotation for p in options}

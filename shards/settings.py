@@ -31,48 +31,14 @@ _BUDGET = re.compile(r"(?P<percent>(?:\d{1,2}(?:\.\d+)?|100))%|(?P<count>\d+)")
 
 @dataclass(frozen=True, kw_only=True)
 class BuildConfig(FaceConfig):
-    """How recordings become samples. ``hicmae shards build`` has one option for each.
+    """How recordings become samples. ``hicmae shards build`` has one option for each field, those
+    of ``FaceConfig`` included.
 
     Args:
-        face_size: Side of the square face images, pixels.
-        fps: Constant frame rate of the samples, frames per second.
-        jpeg_quality: Of the face images, 1..100.
-        chroma: Colour resolution of the images: ``420`` half in both directions, ``444`` full.
-        faces: Detector: ``yunet``, ``cascade`` (bundled, finds fewer), ``boxes`` (a CSV of each
-            recording, OpenFace's too: the manifest's column boxes, or NAME.csv beside it), or
-            ``none`` for pictures that are faces already.
-        detector: Settings of the detector: of yunet ``min_score`` (0.6) and ``first_side`` (a
-            smaller side, 64 to 320 pixels, at which frames are looked at first: faster, for one
-            person near the camera), of cascade ``min_neighbours`` (4) and ``smallest_face`` (20
-            pixels; larger is faster).
-        face_choice: Which of several faces: the ``largest``, the most ``central``, ``all`` (one
-            sample for each, as long as it is seen and the scene lasts, named KEY_face0, KEY_face1,
-            …), or ``speaking``: the one whose mouth goes with the sound, in each segment of
-            max_seconds anew, as long as it is seen.
-        identity: With ``all``: ``sface`` joins faces of different scenes that are one person's (one
-            key, a segment a scene), by OpenCV's SFace, fetched once (39 MB; HICMAE_SFACE names a
-            file). Faces are compared within one recording; nothing of it is stored, nobody named.
-        sync: Also measure how well each mouth goes with the sound; the receipt names samples whose
-            picture and sound do not belong together or have slipped. ``speaking`` does so anyway.
-        face_margin: How much of the face box's side is added around it.
-        face_smoothing_seconds: Over what time the box's movements are smoothed (standard
-            deviation); 0: not at all.
-        face_gap_seconds: How long a moving face may stay unfound and still be the same one.
-        align: ``eyes`` turns and scales every image so that the eyes are level and in their
-            place; ``none`` keeps pictures upright.
-        detect_every: Frames from one detection to the next; the box is interpolated in between.
-        image_fps: Frame rate of folders and .npy stacks of images that have no rate of their own
-            (the manifest's column fps, OpenFace's CSV), frames per second; none: they are refused.
-        stack_colours: Which colour is first in .npy stacks of images (T, H, W, 3) uint8: ``bgr`` as
-            OpenCV and MERTools write them, or ``rgb``; none given: stacks are refused.
-        min_coverage: Least share of the frames shown to the detector in which it finds the face.
-        box: With ``faces: none``: cut x0, y0, x1, y1 out of every frame, pixels; none given: the
-            largest square in its middle.
         picture: ``optional`` makes samples of sound alone from sound files and from recordings
             without a picture, ``required`` refuses these, ``none`` takes the sound alone of every
             recording.
         sound: ``required`` refuses recordings without sound, ``optional`` keeps them.
-        silence_db: Sound below this level counts as silent, decibels relative to full scale.
         min_seconds: Shorter recordings are refused.
         max_seconds: Longer ones are cut into equal segments of at most this; none: never.
         samples_per_shard: A shard is closed when it has so many.
