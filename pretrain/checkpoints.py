@@ -251,9 +251,7 @@ class Checkpoints(StepCallback):
         self.act_once(trainer, pl_module)
         self._finish()
 
-    def on_exception(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
-    ) -> None:
+    def on_exception(self, *_: Any) -> None:
         self.files.finish()
 
     def _finish(self) -> None:

@@ -148,9 +148,7 @@ class FiniteGuard(StepCallback):
         assert isinstance(pl_module, PretrainModule)
         self._parameters = list(pl_module.model.parameters())
 
-    def on_train_batch_start(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Batch, batch_idx: int
-    ) -> None:
+    def on_train_batch_start(self, trainer: pl.Trainer, module: Any, batch: Batch, *_: Any) -> None:
         """Keep what names the samples; the batch itself would take its memory until the look."""
         self._keys += batch["keys"]
         given = [batch[name] for name in ("video", "fbank") if batch[name] is not None]
@@ -282,9 +280,7 @@ class BadSamples(pl.Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._all_good, self._all_bad = state_dict["good"], state_dict["bad"]
 
-    def on_train_batch_start(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Batch, batch_idx: int
-    ) -> None:
+    def on_train_batch_start(self, trainer: pl.Trainer, module: Any, batch: Batch, *_: Any) -> None:
         """Count what came and what was left out on the way."""
         self._good += len(batch["keys"])
         skipped = batch.get("skipped")

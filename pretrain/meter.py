@@ -104,12 +104,9 @@ class StepMeter(StepCallback):
         self._window.started = time.perf_counter() - self._window.passed
         self._window.to(pl_module.device)
 
-    def on_train_batch_start(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Batch, batch_idx: int
-    ) -> None:
+    def on_train_batch_start(self, trainer: pl.Trainer, module: Any, batch: Batch, *_: Any) -> None:
         """Note how long the batch was waited for and what its readers left out."""
-        assert isinstance(pl_module, PretrainModule)
-        self._window.wait += pl_module.batch_arrived - pl_module.batch_wanted
+        self._window.wait += module.batch_arrived - module.batch_wanted
         self._num_clips = len(batch["keys"])
         self.skipped.update(batch.get("skipped", {}))
 
@@ -131,10 +128,9 @@ class StepMeter(StepCallback):
         if trainer.global_step % self.log_every == 0:
             self._make_row(trainer, module)
 
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_end(self, trainer: pl.Trainer, module: Any) -> None:
         if self._window.steps:
-            assert isinstance(pl_module, PretrainModule)
-            self._make_row(trainer, pl_module)
+            self._make_row(trainer, module)
 
     def _make_row(self, trainer: pl.Trainer, module: PretrainModule) -> None:
         """Average the window over steps and processes and hand it out."""
@@ -229,30 +225,18 @@ class ProgressShown(pl.Callback):
             )
             self._bar.start()
 
-    def on_train_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-    ) -> None:
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=trainer.global_step)
 
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._stop()
-
-    def on_exception(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
-    ) -> None:
-        """Take the bar down, so that the error stands on a line of its own."""
-        self._stop()
-
-    def _stop(self) -> None:
+    def on_train_end(self, *_: Any) -> None:
+        """Take the bar down, so that an error stands on a line of its own."""
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
+
+    def on_exception(self, *_: Any) -> None:
+        self.on_train_end()
 
 
 def line_of(row: Row, num_steps: int) -> str:

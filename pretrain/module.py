@@ -245,31 +245,19 @@ class StepCallback(pl.Callback):
         """What the resumed run did after this step is not done again."""
         self.acted_step = trainer.global_step
 
-    def on_before_optimizer_step(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer
-    ) -> None:
-        assert isinstance(pl_module, PretrainModule)
-        self.before_step(trainer, pl_module, optimizer)
+    def on_before_optimizer_step(self, trainer: pl.Trainer, module: Any, optimizer: Any) -> None:
+        self.before_step(trainer, module, optimizer)
 
     def on_train_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: Any,
-        batch: Batch,
-        batch_idx: int,
+        self, trainer: pl.Trainer, module: Any, outputs: Any, batch: Batch, *_: Any
     ) -> None:
         """Tell of the batch, and of the step if one ended with it."""
-        assert isinstance(pl_module, PretrainModule)
-        self.after_batch(trainer, pl_module, outputs)
+        self.after_batch(trainer, module, outputs)
         if trainer.global_step != self.acted_step and self.is_due(trainer):
-            self.act_once(trainer, pl_module, batch)
+            self.act_once(trainer, module, batch)
 
-    def act_once(
-        self, trainer: pl.Trainer, module: pl.LightningModule, batch: Batch | None = None
-    ) -> None:
+    def act_once(self, trainer: pl.Trainer, module: Any, batch: Batch | None = None) -> None:
         """Act now, unless that was done after this very step; for ``on_train_end`` too."""
-        assert isinstance(module, PretrainModule)
         if trainer.global_step != self.acted_step:
             self.acted_step = trainer.global_step
             self.act(trainer, module, batch)

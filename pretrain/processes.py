@@ -217,19 +217,14 @@ class StopOnSignal(pl.Callback):
             for number in _SIGNALS:
                 self._previous[number] = signal.signal(number, self._note)
 
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_end(self, *_: Any) -> None:
         """Give the signals back: Lightning goes on to restore what it found itself."""
-        self._give_back()
-
-    def on_exception(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
-    ) -> None:
-        self._give_back()
-
-    def _give_back(self) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
         self._previous.clear()
+
+    def on_exception(self, *_: Any) -> None:
+        self.on_train_end()
 
     def _note(self, number: int, frame: Any) -> None:
         if self.received is not None and number == signal.SIGINT:
@@ -315,9 +310,7 @@ class SideGroup(pl.Callback):
             self._watchers.append(threading.Thread(target=work, daemon=True, name="side group"))
             self._watchers[-1].start()
 
-    def on_train_batch_start(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_start(self, *_: Any) -> None:
         """From here on to the exchange nothing is waited for but the device."""
         if self._step is None and not self._first:
             self._step = time.monotonic()
