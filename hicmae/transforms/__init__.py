@@ -6,6 +6,5 @@ prediction; settings of the augmentations are ``hicmae.settings.AugmentConfig``.
 
 from hicmae.transforms.audio import FilterBank
 from hicmae.transforms.clip import ClipTransform
-from hicmae.transforms.video import normalise_video, restore_video
 
-__all__ = ["ClipTransform", "FilterBank", "normalise_video", "restore_video"]
+__all__ = ["ClipTransform", "FilterBank"]

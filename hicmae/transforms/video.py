@@ -22,19 +22,6 @@ from hicmae.settings import InputConfig
 from hicmae.views import CROPS
 
 
-def normalise_video(frames: Tensor, input: InputConfig) -> Tensor:
-    """Everything an evaluated clip gets: the size of the network's input, and normalisation.
-
-    Args:
-        frames: (B, T, H, W, 3) uint8, RGB.
-        input: Image size, colour mean and standard deviation.
-
-    Returns: (B, 3, T, image_size, image_size) float32.
-    Raises: ValueError: frames of another type or shape.
-    """
-    return standardise_colours_(resize_video(frames, input.image_size), input)
-
-
 def resize_video(frames: Tensor, size: int) -> Tensor:
     """Centred square of every frame at the asked-for size.
 
@@ -132,23 +119,6 @@ def standardise_colours_(video: Tensor, input: InputConfig) -> Tensor:
     for colour, channel in enumerate(video.unbind(1)):
         channel.mul_(factors[colour]).sub_(less[colour])
     return video
-
-
-def restore_video(video: Tensor, input: InputConfig) -> Tensor:
-    """Undo the normalisation, for pictures.
-
-    Args:
-        video: (B, 3, T, H, W), normalised; floating point.
-        input: Colour mean and standard deviation it was normalised with.
-
-    Returns: (B, T, H, W, 3) uint8, values outside what can be shown clipped.
-    """
-    mean, std = (
-        send(torch.tensor(values).view(3, 1, 1, 1), video.device)
-        for values in (input.image_mean, input.image_std)
-    )
-    levels = ((video.float() * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
-    return rearrange(levels, "b c t h w -> b t h w c").contiguous()
 
 
 def erase_(video: Tensor, boxes: Tensor, chosen: Tensor, noise: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from hicmae.masks import Masks
 from hicmae.pretraining import HiCMAE, PretrainOutput
 from hicmae.reconstruction import reconstruct, visible_statistics
 from hicmae.settings import ModelConfig, ObjectiveConfig
-from hicmae.transforms import normalise_video
+from hicmae.transforms.video import resize_video, standardise_colours_
 
 
 class Oracle(HiCMAE):
@@ -39,7 +39,8 @@ def clips(model: ModelConfig) -> tuple[Tensor, Tensor, Tensor]:
     shape = (2, size.num_frames, size.image_size, size.image_size, 3)
     frames = torch.randint(0, 256, shape, dtype=torch.uint8)
     fbank = torch.randn(2, size.fbank_frames, size.mel_bins)
-    return frames / 255, normalise_video(frames, size), fbank
+    video = standardise_colours_(resize_video(frames, size.image_size), size)
+    return frames / 255, video, fbank
 
 
 @pytest.mark.parametrize("frame_difference", [True, False])

@@ -8,8 +8,9 @@ import torch
 from scipy import stats
 
 from hicmae.settings import AugmentConfig, InputConfig
-from hicmae.transforms import ClipTransform, FilterBank, normalise_video
+from hicmae.transforms import ClipTransform, FilterBank
 from hicmae.transforms.augmentation import CROP_PLACES
+from hicmae.transforms.video import resize_video, standardise_colours_
 from tests.hicmae.test_transforms_audio import assert_same_energies
 
 INPUT = InputConfig(image_size=32, num_frames=4, fbank_frames=64, mel_bins=32)
@@ -47,7 +48,8 @@ def test_evaluation_draws_nothing_and_only_normalises() -> None:
     state = torch.get_rng_state()
     video, fbank = transform(batch)
     assert torch.equal(torch.get_rng_state(), state)
-    assert torch.equal(video, normalise_video(batch["frames"], INPUT))
+    resized = resize_video(batch["frames"], INPUT.image_size)
+    assert torch.equal(video, standardise_colours_(resized, INPUT))
     assert torch.equal(fbank, FilterBank(INPUT)(batch["waveform"], batch["num_samples"]))
     again, fbank_again = transform(batch)
     assert torch.equal(video, again)
@@ -159,7 +161,7 @@ def test_fine_tuning_erases_a_quarter_of_the_clips() -> None:
     video, _ = ClipTransform(INPUT, augment).train()(
         {"frames": frames}, torch.Generator().manual_seed(0)
     )
-    flat = normalise_video(frames[:1], INPUT)
+    flat = standardise_colours_(resize_video(frames[:1], INPUT.image_size), INPUT)
     touched = (video - flat).abs().amax(dim=(1, 2)) > 1e-3  # (B, H, W)
     share = touched.float().mean((1, 2))
     assert stats.binomtest(int((share > 0).sum()), 2000, 0.25).pvalue > 1e-4

@@ -6,7 +6,6 @@ import torch
 from PIL import Image
 
 from hicmae.settings import InputConfig
-from hicmae.transforms import normalise_video, restore_video
 from hicmae.transforms.video import crop_video, erase_, resize_video, standardise_colours_
 
 
@@ -25,7 +24,7 @@ def _gradient(batch: int, frames: int, size: int) -> torch.Tensor:
 
 def test_a_frame_of_the_right_size_is_only_normalised() -> None:
     frames = _frames(2, 3, 16, 16)
-    video = normalise_video(frames, InputConfig(image_size=16))
+    video = standardise_colours_(resize_video(frames, 16), InputConfig())
     assert video.shape == (2, 3, 3, 16, 16)
     assert video.dtype == torch.float32
     mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
@@ -121,14 +120,6 @@ def test_erasing_fills_one_rectangle_of_the_chosen_clips_with_the_same_noise() -
     for t in range(4):
         assert torch.equal(found[0, :, t] != 0, inside.expand(3, -1, -1))
         assert torch.equal(found[0, :, t][:, inside], noise[0, :, 0][:, inside])
-
-
-def test_normalised_video_is_restored_for_pictures() -> None:
-    input = InputConfig(image_size=16)
-    frames = _frames(2, 3, 16, 16, seed=1)
-    video = normalise_video(frames, input)
-    assert torch.equal(restore_video(video, input), frames)
-    assert restore_video(torch.full((1, 3, 1, 2, 2), 99.0), input).unique().tolist() == [255]
 
 
 def test_colours_use_the_settings() -> None:
