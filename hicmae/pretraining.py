@@ -31,15 +31,8 @@ from hicmae.masks import (
     running_cells,
     tube_masks,
 )
-from hicmae.objective import (
-    LossInput,
-    LossOutput,
-    Presence,
-    audio_target,
-    choose_losses,
-    video_target,
-    whole,
-)
+from hicmae.objective.losses import LossInput, LossOutput, Presence, choose_losses, whole
+from hicmae.objective.reconstruction import audio_target, video_target
 from hicmae.settings import WHOLE, ModelConfig, ObjectiveConfig
 
 # Targets that a CPU makes at a time, bytes, or one clip's: they stay in its cache. Sixteen clips of

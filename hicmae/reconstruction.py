@@ -15,7 +15,7 @@ from torch import Tensor
 
 from hicmae.encoder import fbank_patches, take_tokens, tubelets, unfbank_patches, untubelets
 from hicmae.masks import Masks
-from hicmae.objective import standardise
+from hicmae.objective.reconstruction import standardise
 from hicmae.pretraining import HiCMAE
 
 HIDDEN_GREY = 0.5

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from hicmae.bench import timed
 from hicmae.devices import autocast
 from hicmae.encoder import fbank_patches, tubelets
-from hicmae.objective import audio_target, video_target
+from hicmae.objective.reconstruction import audio_target, video_target
 from hicmae.pretraining import HiCMAE
 
 _MODULE = "modeling_pretrain_av"

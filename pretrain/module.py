@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from pytorch_lightning.strategies import DeepSpeedStrategy
 from torch import Tensor
 
-from hicmae.objective import find_presence
+from hicmae.objective.losses import find_presence
 from hicmae.optimization import parameter_groups, warmup_cosine
 from hicmae.pretraining import HiCMAE
 from hicmae.transforms import ClipTransform

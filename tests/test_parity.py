@@ -23,7 +23,7 @@ from hicmae.emotion import EmotionConfig, EmotionModel
 from hicmae.encoder import take_tokens, tubelets
 from hicmae.masks import masks_from_hidden
 from hicmae.metrics import classification_metrics, regression_metrics
-from hicmae.objective import video_target
+from hicmae.objective.reconstruction import video_target
 from hicmae.optimization import parameter_groups, warmup_cosine
 from hicmae.pretraining import HiCMAE, PretrainOutput
 from hicmae.settings import InputConfig, ModelConfig, ObjectiveConfig

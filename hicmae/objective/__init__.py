@@ -1,33 +1,5 @@
 """The terms of the pretraining objective, a loss a file; ``losses.py`` is their table."""
 
-from hicmae.objective.contrast import contrasts
-from hicmae.objective.losses import (
-    LOSSES,
-    LossInput,
-    LossOutput,
-    Presence,
-    choose_losses,
-    find_presence,
-    whole,
-)
-from hicmae.objective.reconstruction import (
-    audio_target,
-    reconstruction,
-    standardise,
-    video_target,
-)
+from hicmae.objective import contrast, reconstruction
 
-__all__ = [
-    "LOSSES",
-    "LossInput",
-    "LossOutput",
-    "Presence",
-    "audio_target",
-    "choose_losses",
-    "contrasts",
-    "find_presence",
-    "reconstruction",
-    "standardise",
-    "video_target",
-    "whole",
-]
+__all__ = ["contrast", "reconstruction"]

@@ -11,14 +11,9 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import Tensor
 
-from hicmae.objective import (
-    audio_target,
-    contrasts,
-    find_presence,
-    reconstruction,
-    video_target,
-)
-from hicmae.objective.losses import all_rows
+from hicmae.objective.contrast import contrasts
+from hicmae.objective.losses import all_rows, find_presence
+from hicmae.objective.reconstruction import audio_target, reconstruction, video_target
 from hicmae.pretraining import HiCMAE
 from hicmae.processes import forking
 from hicmae.settings import ModelConfig, ObjectiveConfig

@@ -14,7 +14,8 @@ from hicmae.blocks import CrossBlock
 from hicmae.config import load_model_config
 from hicmae.emotion import EmotionConfig, EmotionModel
 from hicmae.encoder import take_tokens
-from hicmae.objective import LOSSES, LossInput, LossOutput, video_target
+from hicmae.objective.losses import LOSSES, LossInput, LossOutput
+from hicmae.objective.reconstruction import video_target
 from hicmae.pretraining import HiCMAE
 from hicmae.settings import ModelConfig, ObjectiveConfig
 from tests.hicmae.test_encoder import clip

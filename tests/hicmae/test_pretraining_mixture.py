@@ -11,7 +11,7 @@ import torch.multiprocessing as mp
 from torch import Tensor, nn
 
 from hicmae.masks import hidden_from_masks, random_masks, tube_masks
-from hicmae.objective import find_presence
+from hicmae.objective.losses import find_presence
 from hicmae.pretraining import HiCMAE, PretrainOutput
 from hicmae.processes import forking
 from hicmae.settings import ModelConfig, ObjectiveConfig
