@@ -8,6 +8,7 @@ they have to come from somewhere. By default they are interpolated from the visi
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from einops import rearrange
@@ -21,6 +22,14 @@ from hicmae.pretraining import HiCMAE
 HIDDEN_GREY = 0.5
 
 
+class Versions(NamedTuple):
+    """The same of B clips three times."""
+
+    original: Tensor
+    masked: Tensor  # what is hidden stands out
+    filled: Tensor  # what is hidden is predicted
+
+
 @dataclass(frozen=True, kw_only=True)
 class Reconstruction:
     """A few clips as they were, as the network saw them, and as it filled them in.
@@ -28,12 +37,8 @@ class Reconstruction:
     Of a network that was trained on one modality alone, there is nothing (None) of the other.
     """
 
-    frames: Tensor | None  # (B, T, H, W, 3) in [0, 1]
-    masked_frames: Tensor | None  # the same with hidden tubelets grey
-    filled_frames: Tensor | None  # the same with hidden tubelets predicted
-    fbank: Tensor | None  # (B, S, F) normalised
-    masked_fbank: Tensor | None  # the same with hidden patches NaN
-    filled_fbank: Tensor | None  # the same with hidden patches predicted
+    pictures: Versions | None  # (B, T, H, W, 3) each, in [0, 1]; hidden tubelets grey
+    banks: Versions | None  # (B, S, F) each, normalised; hidden patches NaN
     paper_style: bool  # whether mean and deviation of the hidden truth were used
 
 
@@ -62,28 +67,19 @@ def reconstruct(
     cells, patches = model.whole_masks(len(clips), torch.Generator().manual_seed(seed))
     seen, heard = (mask.to(clips.device) for mask in model.hidden((cells, patches)))
     output = model(video, fbank, video_mask=seen, fbank_mask=heard)
-    pictures: list[Tensor | None] = [None, None, None]
+    pictures = banks = None
     if video is not None and output.video_prediction is not None:
         pictures = _pictures(
             model, video.float().cpu(), output.video_prediction, cells, paper_style
         )
-    banks: list[Tensor | None] = [None, None, None]
     if fbank is not None and output.audio_prediction is not None:
         banks = _banks(model, fbank.float().cpu(), output.audio_prediction, patches, paper_style)
-    return Reconstruction(
-        frames=pictures[0],
-        masked_frames=pictures[1],
-        filled_frames=pictures[2],
-        fbank=banks[0],
-        masked_fbank=banks[1],
-        filled_fbank=banks[2],
-        paper_style=paper_style,
-    )
+    return Reconstruction(pictures=pictures, banks=banks, paper_style=paper_style)
 
 
 def _pictures(
     model: HiCMAE, video: Tensor, prediction: Tensor, cells: Masks, paper_style: bool
-) -> list[Tensor | None]:
+) -> Versions:
     """Frames of normalised video (B, 3, T, H, W): as they were, masked, and filled in."""
     config, size = model.config, model.config.input
     mean, std = (torch.tensor(values)[:, None] for values in (size.image_mean, size.image_std))
@@ -113,16 +109,16 @@ def _pictures(
             "b c t h w -> b t h w c",
         ).clamp(0, 1)
 
-    return [
+    return Versions(
         rearrange(frames, "b c t h w -> b t h w c").clamp(0, 1),
         assemble(torch.full_like(predicted, HIDDEN_GREY)),
         assemble(predicted),
-    ]
+    )
 
 
 def _banks(
     model: HiCMAE, fbank: Tensor, prediction: Tensor, patches: Masks, paper_style: bool
-) -> list[Tensor | None]:
+) -> Versions:
     """Filter banks (B, S, F): as they were, masked, and filled in."""
     config = model.config
     banks = fbank_patches(fbank, config.patch_size)[..., None]  # (B, N, P, 1)
@@ -134,7 +130,7 @@ def _banks(
         filled = _put(banks, patches.masked, hidden)[..., 0]
         return unfbank_patches(filled, config.audio_grid, config.patch_size)
 
-    return [fbank, assemble(torch.full_like(sounded, torch.nan)), assemble(sounded)]
+    return Versions(fbank, assemble(torch.full_like(sounded, torch.nan)), assemble(sounded))
 
 
 def visible_statistics(statistics: Tensor, masks: Masks, grid: tuple[int, ...]) -> Tensor:

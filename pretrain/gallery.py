@@ -17,7 +17,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from hicmae.files import whole_file
-from hicmae.reconstruction import Reconstruction, reconstruct
+from hicmae.reconstruction import Reconstruction, Versions, reconstruct
 from pretrain.module import Batch, PretrainModule, StepCallback
 
 ROWS = ("original", "masked", "reconstructed")
@@ -99,16 +99,16 @@ def draw_reconstructions(
 
     ``num_frames`` are shown of each clip, spread over all of it.
     """
-    num_clips, total = len(keys), 0
-    if reconstruction.frames is not None:
-        total = reconstruction.frames.shape[1]
+    num_clips = len(keys)
+    pictures, fbanks = reconstruction.pictures, reconstruction.banks
+    total = pictures.original.shape[1] if pictures else 0
     shown = np.linspace(0, max(total - 1, 0), min(num_frames, total)).round().astype(int)
     # Any two neighbours may fall on first frames of tubelets; second frames, where the difference
     # is added, are shown as often.
     if total >= 2 * len(shown):
         shown = np.array([2 * (index // 2) + place % 2 for place, index in enumerate(shown)])
     width_faces = max(_ROW_INCHES * len(shown), 0.1)  # a column of its own even without
-    width_bank = 4.2 if reconstruction.fbank is not None else 0.1
+    width_bank = 4.2 if fbanks else 0.1
     height = num_clips * (3 * _ROW_INCHES + _CLIP_GAP_INCHES)
     figure = Figure(
         figsize=(width_faces + width_bank + 1.0, height + 0.95), dpi=DOTS_PER_INCH, facecolor="w"
@@ -139,23 +139,21 @@ def draw_reconstructions(
     for clip, key in enumerate(keys):
         faces = figure.add_subplot(grid[clip, 0])
         faces.set_title(key, fontsize=9, loc="left", pad=4)
-        if reconstruction.frames is not None:
-            _draw_faces(faces, reconstruction, clip, shown)
+        if pictures:
+            _draw_faces(faces, pictures, clip, shown)
         else:
             faces.set_axis_off()
         banks = grid[clip, 1].subgridspec(3, 1, hspace=0.06)
-        for row in range(3 if reconstruction.fbank is not None else 0):
-            _draw_bank(figure.add_subplot(banks[row]), reconstruction, clip, row)
+        if fbanks:
+            for row in range(3):
+                _draw_bank(figure.add_subplot(banks[row]), fbanks, clip, row)
     with whole_file(path) as beside:
         figure.savefig(beside, format="png")
 
 
-def _draw_faces(axes: Axes, reconstruction: Reconstruction, clip: int, shown: np.ndarray) -> None:
+def _draw_faces(axes: Axes, pictures: Versions, clip: int, shown: np.ndarray) -> None:
     """Three rows of frames as one image."""
-    drawn = reconstruction
-    versions = (drawn.frames, drawn.masked_frames, drawn.filled_frames)
-    # Each (frames, H, W, 3).
-    rows = [version[clip, shown].numpy() for version in versions if version is not None]
+    rows = [version[clip, shown].numpy() for version in pictures]  # (frames, H, W, 3) each
     side = rows[0].shape[1]
     gap = max(1, round(_GAP_PIXELS * side / (_ROW_INCHES * DOTS_PER_INCH)))
     step = side + gap
@@ -176,18 +174,12 @@ def _draw_faces(axes: Axes, reconstruction: Reconstruction, clip: int, shown: np
     axes.spines[:].set_visible(False)
 
 
-def _draw_bank(axes: Axes, reconstruction: Reconstruction, clip: int, row: int) -> None:
+def _draw_bank(axes: Axes, versions: Versions, clip: int, row: int) -> None:
     """One filter bank: time to the right, frequency upwards, one colour scale for all three."""
-    drawn = reconstruction
-    versions = [
-        version[clip].numpy()
-        for version in (drawn.fbank, drawn.masked_fbank, drawn.filled_fbank)
-        if version is not None
-    ]
-    low, high = np.percentile(versions[0], (1, 99))
+    low, high = np.percentile(versions.original[clip].numpy(), (1, 99))
     axes.set_facecolor(HIDDEN_COLOUR)
     axes.imshow(
-        versions[row].T,
+        versions[row][clip].numpy().T,
         origin="lower",
         aspect="auto",
         cmap="magma",

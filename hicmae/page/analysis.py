@@ -426,18 +426,10 @@ def _spread(most: int, count: int) -> list[int]:
 
 def _shown(made: Reconstruction) -> dict[str, Any]:
     """One reconstruction as pictures, with the error of its hidden pixels."""
-    frames, masked, filled = (
-        each[0].numpy()
-        for each in (made.frames, made.masked_frames, made.filled_frames)
-        if each is not None
-    )
+    frames, masked, filled = (each[0].numpy() for each in made.pictures or ())
     places = _spread(_SHOWN_FRAMES, len(frames))
     hidden = (masked != frames).any(axis=-1)  # a pixel that happens to be that grey is no loss
-    banks = [
-        each[0].numpy()
-        for each in (made.fbank, made.masked_fbank, made.filled_fbank)
-        if each is not None
-    ]
+    banks = [each[0].numpy() for each in made.banks or ()]
     low, high = bank_range(banks[0])
     return {
         "original": [frame_url(frames[place]) for place in places],

@@ -50,13 +50,13 @@ def test_the_targets_with_the_truths_statistics_give_back_the_original(
     frames, video, fbank = clips(model)
     oracle = Oracle(model, ObjectiveConfig(frame_difference=frame_difference))
     result = reconstruct(oracle, video, fbank, paper_style=True)
-    torch.testing.assert_close(result.frames, frames, rtol=0, atol=1e-5)
-    torch.testing.assert_close(result.filled_frames, frames, rtol=0, atol=1e-4)
-    torch.testing.assert_close(result.filled_fbank, fbank, rtol=0, atol=1e-4)
+    torch.testing.assert_close(result.pictures.original, frames, rtol=0, atol=1e-5)
+    torch.testing.assert_close(result.pictures.filled, frames, rtol=0, atol=1e-4)
+    torch.testing.assert_close(result.banks.filled, fbank, rtol=0, atol=1e-4)
     assert result.paper_style
-    hidden = (result.masked_frames != result.frames).any(dim=-1).float().mean()
+    hidden = (result.pictures.masked != result.pictures.original).any(dim=-1).float().mean()
     assert float(hidden) == pytest.approx(14 / 16, abs=0.01)  # 0.9 of 16 cells, rounded down
-    assert float(result.masked_fbank.isnan().float().mean()) == pytest.approx(0.75)  # 6 of 8
+    assert float(result.banks.masked.isnan().float().mean()) == pytest.approx(0.75)  # 6 of 8
 
 
 def test_without_them_nothing_of_the_hidden_truth_is_used(model: ModelConfig) -> None:
@@ -64,16 +64,16 @@ def test_without_them_nothing_of_the_hidden_truth_is_used(model: ModelConfig) ->
     _, video, fbank = clips(model)
     oracle = Oracle(model, ObjectiveConfig())
     plain = reconstruct(oracle, video, fbank)
-    visible = (plain.masked_frames == plain.frames).all(dim=-1)  # (B, T, H, W)
+    visible = (plain.pictures.masked == plain.pictures.original).all(dim=-1)  # (B, T, H, W)
     other_video = torch.where(visible[:, None], video, 0.5 * video + 0.1)
-    other_fbank = torch.where(plain.masked_fbank.isnan(), 3 * fbank - 1, fbank)
+    other_fbank = torch.where(plain.banks.masked.isnan(), 3 * fbank - 1, fbank)
     other = reconstruct(oracle, other_video, other_fbank)
-    torch.testing.assert_close(other.filled_frames, plain.filled_frames, rtol=0, atol=1e-3)
-    torch.testing.assert_close(other.filled_fbank, plain.filled_fbank, rtol=0, atol=1e-3)
+    torch.testing.assert_close(other.pictures.filled, plain.pictures.filled, rtol=0, atol=1e-3)
+    torch.testing.assert_close(other.banks.filled, plain.banks.filled, rtol=0, atol=1e-3)
     peeking = reconstruct(oracle, other_video, other_fbank, paper_style=True)
-    assert (peeking.filled_fbank - plain.filled_fbank).abs().max() > 0.5
+    assert (peeking.banks.filled - plain.banks.filled).abs().max() > 0.5
     # What is visible is shown as it is.
-    assert torch.equal(plain.filled_frames[visible], plain.frames[visible])
+    assert torch.equal(plain.pictures.filled[visible], plain.pictures.original[visible])
 
 
 def test_the_same_cells_are_hidden_every_time(model: ModelConfig) -> None:
@@ -81,9 +81,9 @@ def test_the_same_cells_are_hidden_every_time(model: ModelConfig) -> None:
     network = HiCMAE(model)
     one = reconstruct(network, video, fbank)
     torch.rand(7)
-    assert torch.equal(one.masked_frames, reconstruct(network, video, fbank).masked_frames)
+    assert torch.equal(one.pictures.masked, reconstruct(network, video, fbank).pictures.masked)
     other = reconstruct(network, video, fbank, seed=1)
-    assert not torch.equal(one.masked_frames, other.masked_frames)
+    assert not torch.equal(one.pictures.masked, other.pictures.masked)
 
 
 def test_statistics_between_two_visible_tokens_are_their_weighted_mean() -> None:

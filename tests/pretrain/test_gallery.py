@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from hicmae.reconstruction import Reconstruction
+from hicmae.reconstruction import Reconstruction, Versions
 from pretrain.gallery import HONEST_CAPTION, PAPER_CAPTION, draw_reconstructions
 
 # One colour for each version of the faces, RGB.
@@ -24,12 +24,8 @@ def coloured(num_clips: int, *, paper_style: bool = False) -> Reconstruction:
     hidden = bank.clone()
     hidden[:, 16:32, :16] = torch.nan
     return Reconstruction(
-        frames=faces("original"),
-        masked_frames=faces("masked"),
-        filled_frames=faces("filled"),
-        fbank=bank,
-        masked_fbank=hidden,
-        filled_fbank=bank,
+        pictures=Versions(faces("original"), faces("masked"), faces("filled")),
+        banks=Versions(bank, hidden, bank),
         paper_style=paper_style,
     )
 
