@@ -33,13 +33,12 @@ class MatrixPeak:
     Args:
         precision: Lightning's name: bf16-mixed or 32-true.
         device: Where it is computed.
-        side: Rows and columns; none: 8192 on a GPU, 2048 on a CPU.
     """
 
-    def __init__(self, precision: str, device: torch.device, *, side: int | None = None) -> None:
+    def __init__(self, precision: str, device: torch.device) -> None:
         import torch
 
-        side = side or (8192 if device.type == "cuda" else 2048)
+        side = 8192 if device.type == "cuda" else 2048
         dtype = getattr(torch, _DTYPES[precision])
         self._device = device
         self._left = torch.randn(side, side, device=device).to(dtype)
@@ -147,15 +146,10 @@ def emotion_flops(model: ModelConfig, emotion: EmotionConfig, *, backward: bool 
 
 
 class Stopwatch:
-    """Processor time by stage, each moment counted for the innermost stage only.
+    """Processor time by stage, each moment counted for the innermost stage only."""
 
-    Args:
-        clock: Seconds of processor time.
-    """
-
-    def __init__(self, clock: Callable[[], float] = time.process_time) -> None:
+    def __init__(self) -> None:
         self.seconds: dict[str, float] = defaultdict(float)
-        self._clock = clock
         self._stack: list[str] = []
         self._since = 0.0
 
@@ -182,7 +176,7 @@ class Stopwatch:
             yield item
 
     def _switch(self) -> None:
-        now = self._clock()
+        now = time.process_time()
         if self._stack:
             self.seconds[self._stack[-1]] += now - self._since
         self._since = now

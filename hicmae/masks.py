@@ -72,13 +72,7 @@ def random_masks(
     )
 
 
-def running_cells(
-    tubes: Masks,
-    num_rows: int,
-    share: float,
-    *,
-    generator: torch.Generator | None = None,
-) -> Masks:
+def running_cells(tubes: Masks, num_rows: int, share: float) -> Masks:
     """Choose the share of hidden tubelets that is decoded: cells that run on from row to row.
 
     Each clip draws an order of its hidden cells; every row of tubelets takes the next of them in
@@ -89,7 +83,6 @@ def running_cells(
         tubes: Of ``tube_masks``: the same cells hidden in every row.
         num_rows: Rows of tubelets along time.
         share: Of the hidden cells of a row, rounded down, at least one.
-        generator: Source of randomness on the device; its default if none.
 
     Returns: the same keep (B, K), and masked (B, M'): the hidden tubelets to decode, ascending.
     Source: running cell masking of VideoMAE V2 (arXiv 2303.16727, section 3.2), here with an
@@ -99,21 +92,21 @@ def running_cells(
     batch, _, num_cells = cells.shape
     count = num_shared(num_cells, share)
     device = cells.device
-    order = torch.rand(batch, num_cells, device=device, generator=generator).argsort(dim=1)
+    order = torch.rand(batch, num_cells, device=device).argsort(dim=1)
     start = torch.arange(num_rows, device=device)[:, None] * count
     turn = (start + torch.arange(count, device=device)) % num_cells  # (rows, count)
     chosen = order[:, turn].sort(dim=2).values  # (B, rows, count)
     return Masks(tubes.keep, cells.gather(2, chosen).flatten(1))
 
 
-def random_share(masks: Masks, share: float, *, generator: torch.Generator | None = None) -> Masks:
+def random_share(masks: Masks, share: float) -> Masks:
     """Choose a random share of the hidden tokens, rounded down, at least one.
 
     Returns: the same keep (B, K), and masked (B, M') of the hidden tokens, ascending.
     """
     masked = masks.masked
     count = num_shared(masked.shape[1], share)
-    noise = torch.rand(masked.shape, device=masked.device, generator=generator)
+    noise = torch.rand(masked.shape, device=masked.device)
     chosen = noise.argsort(dim=1)[:, :count].sort(dim=1).values
     return Masks(masks.keep, masked.gather(1, chosen))
 

@@ -88,21 +88,16 @@ class Gallery(StepCallback):
 
 
 def draw_reconstructions(
-    path: Path,
-    reconstruction: Reconstruction,
-    *,
-    keys: Sequence[str],
-    title: str,
-    num_frames: int = 8,
+    path: Path, reconstruction: Reconstruction, *, keys: Sequence[str], title: str
 ) -> None:
     """Write a PNG: for each clip, under its key, three rows of faces beside three filter banks.
 
-    ``num_frames`` are shown of each clip, spread over all of it.
+    Eight frames are shown of each clip, spread over all of it.
     """
     num_clips = len(keys)
     pictures, fbanks = reconstruction.pictures, reconstruction.banks
     total = pictures.original.shape[1] if pictures else 0
-    shown = np.linspace(0, max(total - 1, 0), min(num_frames, total)).round().astype(int)
+    shown = np.linspace(0, max(total - 1, 0), min(8, total)).round().astype(int)
     # Any two neighbours may fall on first frames of tubelets; second frames, where the difference
     # is added, are shown as often.
     if total >= 2 * len(shown):

@@ -141,13 +141,13 @@ def test_the_step_of_a_checkout_is_timed_turn_about_with_ours(
 
 
 def test_the_peak_is_the_median_of_what_was_measured() -> None:
-    peak = MatrixPeak("32-true", torch.device("cpu"), side=64)
+    peak = MatrixPeak("32-true", torch.device("cpu"))
     for _ in range(3):
         peak.measure()
     assert 0 < peak.flops <= peak.best_flops
     peak._seconds = [1.0, 2.0, 4.0]
-    assert peak.flops == 64**3
-    assert peak.best_flops == 2 * 64**3
+    assert peak.flops == 2048**3
+    assert peak.best_flops == 2 * 2048**3
 
 
 @pytest.mark.parametrize(

@@ -16,9 +16,9 @@ from pretrain.gallery import HONEST_CAPTION, PAPER_CAPTION, draw_reconstructions
 COLOURS = {"original": (1.0, 0.0, 0.0), "masked": (0.0, 1.0, 0.0), "filled": (0.0, 0.0, 1.0)}
 
 
-def coloured(num_clips: int, *, paper_style: bool = False) -> Reconstruction:
+def coloured(num_clips: int, num_frames: int) -> Reconstruction:
     def faces(name: str) -> torch.Tensor:
-        return torch.tensor(COLOURS[name]).expand(num_clips, 16, 32, 32, 3)
+        return torch.tensor(COLOURS[name]).expand(num_clips, num_frames, 32, 32, 3)
 
     bank = torch.linspace(-1, 1, 64 * 32).reshape(1, 64, 32).expand(num_clips, -1, -1)
     hidden = bank.clone()
@@ -26,13 +26,13 @@ def coloured(num_clips: int, *, paper_style: bool = False) -> Reconstruction:
     return Reconstruction(
         pictures=Versions(faces("original"), faces("masked"), faces("filled")),
         banks=Versions(bank, hidden, bank),
-        paper_style=paper_style,
+        paper_style=False,
     )
 
 
-def draw(path: Path, num_clips: int, num_frames: int = 8) -> np.ndarray:
+def draw(path: Path, num_clips: int, num_frames: int = 16) -> np.ndarray:
     keys = [f"clip {number}" for number in range(num_clips)]
-    draw_reconstructions(path, coloured(num_clips), keys=keys, title="run", num_frames=num_frames)
+    draw_reconstructions(path, coloured(num_clips, num_frames), keys=keys, title="run")
     return cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB)
 
 
