@@ -139,10 +139,10 @@ def finetune(
     from finetune.reporting.document import output_console
     from finetune.reporting.entries import seeds_table, write_seed_summary
     from finetune.scores import check_units
-    from hicmae.config import save_yaml, to_dict
+    from hicmae.config import from_options, save_yaml, to_dict
     from shards.index import read_index
 
-    config = FinetuneConfig.from_options(options)
+    config = from_options(FinetuneConfig, options)
     what = load_benchmark(benchmark)
     index = read_index(shards)
     sweep = members(

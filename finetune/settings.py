@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -279,11 +278,6 @@ class FinetuneConfig:
 
     def __post_init__(self) -> None:
         _check("", self, {"1 or more": "accumulate", "0 or more": "workers"})
-
-    @classmethod
-    def from_options(cls, options: Mapping[str, Any]) -> FinetuneConfig:
-        """Take out of the verb's options those that are a run's."""
-        return cls(**{item.name: options[item.name] for item in dataclasses.fields(cls)})
 
 
 def parse_modalities(text: str) -> list[Modalities]:

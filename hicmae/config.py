@@ -157,6 +157,12 @@ def from_dict(cls: type[Settings], data: Mapping[str, Any], where: str) -> Setti
     return built
 
 
+def from_options(cls: type[Settings], options: Mapping[str, Any]) -> Settings:
+    """Take out of a verb's options those that are a run's."""
+    names = [item.name for item in dataclasses.fields(cls)]  # type: ignore[arg-type]
+    return cls(**{name: options[name] for name in names})
+
+
 def merged(start: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     """Changes laid over what they change, level by level; neither is touched."""
     result = dict(start)

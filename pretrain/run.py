@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hicmae.config import to_dict
+from hicmae.config import from_options, to_dict
 from hicmae.devices import Precision
 from hicmae.run_logging import WandbConfig
 from hicmae.settings import AugmentConfig, ObjectiveConfig
@@ -101,30 +101,12 @@ def pretrain(
             cannot be used, too many steps that are not finite, too many bad samples.
         FileNotFoundError: No such folder of shards or model file.
     """
+    options = locals()
     from rich.console import Console
 
     from pretrain.plan import choose_model, make_plan, show
 
-    config = PretrainConfig(
-        data=data,
-        out=out,
-        model=choose_model(model),
-        objective=objective,
-        augment=augment,
-        optimizer=optimizer,
-        steps=steps,
-        epochs=epochs,
-        accumulate=accumulate,
-        device=device,
-        precision=precision,
-        workers=workers,
-        max_skipped_steps=max_skipped_steps,
-        hardware=hardware,
-        log=log,
-        probe=probe,
-        wandb=wandb,
-        seed=seed,
-    )
+    config = from_options(PretrainConfig, options | {"model": choose_model(model)})
     plan = make_plan(config, resume=resume)
     console = Console(quiet=not plan.is_first, soft_wrap=True, highlight=False)
     for line in plan.notes():

@@ -26,7 +26,7 @@ from finetune.settings import (
     RecipeConfig,
     TrainerConfig,
 )
-from hicmae.config import config_root, from_dict, load_yaml, save_yaml, to_dict
+from hicmae.config import config_root, from_dict, from_options, load_yaml, save_yaml, to_dict
 from hicmae.run_logging import WandbConfig
 from hicmae.settings import AugmentConfig, ModelConfig
 from shards.schema import Label
@@ -185,7 +185,7 @@ def settings(**options: Any) -> FinetuneConfig:
     signature = inspect.signature(finetune).parameters
     defaults = {name: option.default for name, option in signature.items()}
     given = {"benchmark": "tones", "shards": Path("shards"), "out": Path("run")}
-    return FinetuneConfig.from_options({**defaults, **given, **options})
+    return from_options(FinetuneConfig, {**defaults, **given, **options})
 
 
 def paper_settings(**options: Any) -> FinetuneConfig:
