@@ -96,16 +96,11 @@ def footprint(
     count, shared = size.num_parameters, size.num_parameters / world_size
     zero = engine.kind == "deepspeed"
     width = _weight_width(engine, precision)
-    states = model_states(
-        count,
-        engine,
-        precision=precision,
-        world_size=world_size,
-        num_whole=min(count, max(size.largest_block, engine.gathered_elements))
-        if engine.stage == 3
-        else 0,
-    )
-    weights, gradients, optimizer = states["weights"], states["gradients"], states["optimizer"]
+    weights: float = width * count
+    if engine.stage == 3:
+        weights = width * (shared + min(count, max(size.largest_block, engine.gathered_elements)))
+    gradients = width * (shared if engine.stage >= 2 else count)
+    optimizer = (8 + 4) * shared if zero else 2 * width * count
     in_flight = 2 if engine.overlap else 1
     buckets = in_flight * width * min(engine.bucket_elements, count) if zero else 0
     host = 0.0
@@ -136,29 +131,6 @@ def reader_bytes(config: PretrainConfig, processes: int) -> int:
     batches = processes * config.workers * (PREFETCHED_BATCHES + 1)
     clip = _bytes_of_clip(config.model.input, config.data.modalities)
     return batches * config.data.batch_size * clip
-
-
-def model_states(
-    num_parameters: int,
-    engine: EngineConfig,
-    *,
-    precision: str,
-    world_size: int,
-    num_whole: int = 0,
-) -> dict[str, float]:
-    """Bytes of ``weights``, ``gradients`` and ``optimizer`` of one process; see the formula.
-
-    ``num_whole`` parameters are those that stage 3 holds whole beside the shares: of the layer
-    that is computed, or too small to share.
-    """
-    shared = num_parameters / world_size
-    width = _weight_width(engine, precision)
-    zero = engine.kind == "deepspeed"
-    return {
-        "weights": width * (shared + num_whole if engine.stage == 3 else num_parameters),
-        "gradients": width * (shared if engine.stage >= 2 else num_parameters),
-        "optimizer": (8 + 4) * shared if zero else 2 * width * num_parameters,
-    }
 
 
 def _weight_width(engine: EngineConfig, precision: str) -> int:

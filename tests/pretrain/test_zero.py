@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import torch
 from hicmae.masks import Masks
 from hicmae.pretraining import HiCMAE
 from hicmae.settings import InputConfig, ModelConfig, ObjectiveConfig
-from pretrain.footprint import model_states
+from pretrain.footprint import NetworkSize, footprint
 from pretrain.module import PretrainModule, step_seed
 from pretrain.settings import Counts, DataConfig, OptimizerConfig, PretrainConfig
 from pretrain.zero import load_engine
@@ -117,11 +118,20 @@ def test_an_engine_keeps_and_sends_what_the_paper_says(
     assert len(found) == 2
     engine = load_engine(chosen(runs, trained), world_size=2)
     count = sum(parameter.numel() for parameter in HiCMAE(tiny_model_config).parameters())
-    expected = model_states(count, engine, precision="32-true", world_size=2)
+    size = NetworkSize(
+        num_parameters=count,
+        largest_block=0,
+        activations_per_clip=0,
+        activations_fixed=0,
+        batch_per_clip=0,
+    )
+    shared = replace(engine, gathered_elements=0)
+    expected = asdict(footprint(size, shared, precision="32-true", world_size=2, batch_size=0))
     if trained == "zero1":  # when it is looked at, those of the other process are gone
         expected["gradients"] /= 2
-    for kind, size in expected.items():
-        assert max(part["kept"][kind] for part in found) == pytest.approx(size, rel=0.02), kind
+    for kind in ("weights", "gradients", "optimizer"):
+        most = max(part["kept"][kind] for part in found)
+        assert most == pytest.approx(expected[kind], rel=0.02), kind
     sent = 2 * 4 * count if trained == "zero1" else 3 * 4 * count - 4 * engine.gathered_elements
     assert max(part["sent"] for part in found) == pytest.approx(sent, rel=0.05)
 
