@@ -193,6 +193,15 @@ def resident_memory_bytes() -> int:
         return int(file.read().split()[1]) * resource.getpagesize()
 
 
+def first_line(*command: str) -> str | None:
+    """The first line that a program prints; nothing where it is absent or fails."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return (done.stdout.splitlines() or [""])[0].strip()
+
+
 def _compiled_for(major: int, minor: int, architectures: list[str]) -> bool:
     """Whether a build has code for a compute capability.
 
@@ -222,11 +231,6 @@ def _wrong_capability(name: str, capability: str, architectures: list[str]) -> s
     )
 
 
-def _nvidia_smi(fields: str) -> str:
+def _nvidia_smi(fields: str) -> str | None:
     """These fields of the first GPU; nothing where there is none or no such program."""
-    command = ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return ""
-    return (done.stdout.splitlines() or [""])[0].strip()
+    return first_line("nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader")

@@ -11,7 +11,6 @@ import importlib.util
 import os
 import platform
 import shutil
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -28,7 +27,7 @@ from rich.table import Table
 
 import hicmae
 from hicmae.config import config_root
-from hicmae.devices import cuda_problem, resolve_precision
+from hicmae.devices import cuda_problem, first_line, resolve_precision
 from hicmae.files import write_text
 from hicmae.processes import num_cores
 from hicmae.run_logging import wandb_mode
@@ -273,7 +272,7 @@ def check_services() -> list[Finding]:
             remedy="" if online else "wandb login sends them; wandb sync RUN/wandb/… does so later",
         )
     ]
-    version = _first_line("sbatch", "--version")
+    version = first_line("sbatch", "--version")
     job = os.environ.get("SLURM_JOB_ID")
     if version is None:
         findings.append(
@@ -330,15 +329,6 @@ def _disk(topic: str, folder: Path) -> Finding:
         remedy = "shards, checkpoints and caches need room: make some, or set XDG_CACHE_HOME"
         return Finding(topic=topic, state="note", found=found, remedy=remedy)
     return Finding(topic=topic, found=found)
-
-
-def _first_line(*command: str) -> str | None:
-    """The first line that a program prints; nothing where it is absent or fails."""
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return (done.stdout.splitlines() or [""])[0].strip()
 
 
 def check_decoders() -> list[Finding]:

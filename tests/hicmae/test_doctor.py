@@ -191,7 +191,7 @@ def test_a_gpu_that_torch_cannot_use_is_named_with_what_it_has_and_needs(
 ) -> None:  # fmt: skip
     """By the doctor, and by whoever asks for the device; auto says that it is the CPU."""
 
-    def run(command: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
+    def run(command: tuple[str, ...], **options: Any) -> subprocess.CompletedProcess[str]:
         # Old drivers do not know the field compute_cap.
         known = gpu.count(",") == command[1].count(",")
         if not known:
@@ -246,10 +246,10 @@ def test_a_gpu_is_used_where_the_build_has_code_for_it(
 
 
 def test_slurm_and_a_login_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    def run(command: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
+    def run(command: tuple[str, ...], **options: Any) -> subprocess.CompletedProcess[str]:
         return subprocess.CompletedProcess(command, 0, stdout="slurm-wlm 22.05\n")
 
-    monkeypatch.setattr(hicmae.doctor.subprocess, "run", run)
+    monkeypatch.setattr(hicmae.devices.subprocess, "run", run)
     monkeypatch.setenv("SLURM_JOB_ID", "17")
     monkeypatch.setenv("WANDB_MODE", "online")
     found = {finding.topic: finding for finding in check_services()}
