@@ -19,7 +19,7 @@ import cv2
 import numpy as np
 import pandas
 import pytorch_lightning as pl
-from torch.utils.data import DataLoader
+from torch.utils.data import ConcatDataset, DataLoader
 
 from hicmae.settings import InputConfig
 from pretrain.settings import DataConfig, PretrainConfig
@@ -202,7 +202,7 @@ def fixed_clips(config: DataConfig, input: InputConfig, count: int) -> dict[str,
     Returns: a batch of at most ``count`` clips; None where no sample has all of it.
     Raises: ClipError: none can be read.
     """
-    candidates = []
+    datasets = []
     needed = needed_members(config.modalities, picture=True, sound=True)
     for folder in config.folders:
         opened = open_folder(folder, config.cache)
@@ -213,13 +213,13 @@ def fixed_clips(config: DataConfig, input: InputConfig, count: int) -> dict[str,
         whole = rows[rows["num_frames"] >= input.num_frames * input.frame_stride]
         rows = rows if whole.empty else whole  # a repeated last frame makes a dull picture
         if len(rows):
-            dataset = ShardDataset(
-                opened, input=input, rows=rows, views=1, modalities=config.modalities
+            datasets.append(
+                ShardDataset(opened, input=input, rows=rows, views=1, modalities=config.modalities)
             )
-            candidates += [(dataset, number) for number in range(len(dataset))]
-    places = np.linspace(0, len(candidates) - 1, min(count, len(candidates))).round().astype(int)
-    if not candidates:
+    if not datasets:
         return None
+    candidates: ConcatDataset[Any] = ConcatDataset(datasets)
+    places = np.linspace(0, len(candidates) - 1, min(count, len(candidates))).round().astype(int)
     clips: list[Any] = []
     problem: ClipError | None = None
     taken: set[int] = set()
@@ -228,9 +228,8 @@ def fixed_clips(config: DataConfig, input: InputConfig, count: int) -> dict[str,
             if number in taken:
                 continue
             taken.add(number)
-            dataset, item = candidates[number]
             try:
-                clips.append(dataset[item])
+                clips.append(candidates[number])
             except ClipError as error:
                 problem = error
                 continue

@@ -26,6 +26,7 @@ from sklearn.model_selection import GroupKFold, KFold, StratifiedKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
+from torch.utils.data import ConcatDataset
 
 from hicmae.metrics import classification_metrics, regression_metrics
 from hicmae.objective.losses import all_rows
@@ -61,22 +62,12 @@ class Label:
 class ProbeData:
     """The clips of the probes."""
 
-    datasets: tuple[ShardDataset, ...]  # one of each folder; the middle of each sample
+    clips: ConcatDataset[Any]  # of each folder; the middle of each sample
     labels: tuple[Label, ...]
 
     @property
     def num_clips(self) -> int:
-        return sum(len(dataset) for dataset in self.datasets)
-
-    def clip(self, number: int) -> dict[str, Any]:
-        """One clip. Raises ClipError: it cannot be read."""
-        for dataset in self.datasets:
-            if number < len(dataset):
-                item = dataset[number]
-                assert isinstance(item, dict)
-                return item
-            number -= len(dataset)
-        raise IndexError(number)
+        return len(self.clips)
 
 
 def probe_data(config: ProbeConfig, data: DataConfig, input: InputConfig) -> ProbeData | None:
@@ -116,7 +107,7 @@ def probe_data(config: ProbeConfig, data: DataConfig, input: InputConfig) -> Pro
     columns = list(probed.columns) if config.labels is None else list(config.labels)
     labels = find_labels(table, None if config.labels is None else columns)
     labels = [label for label in labels if label.name in columns]
-    return ProbeData(datasets=tuple(datasets), labels=tuple(labels))
+    return ProbeData(clips=ConcatDataset(datasets), labels=tuple(labels))
 
 
 class Probes(StepCallback):
@@ -192,7 +183,7 @@ class Probes(StepCallback):
         for first in range(0, share, size):
             places = range(first, min(first + size, share))
             numbers = [min(place * world_size + rank, self.data.num_clips - 1) for place in places]
-            batch = collate([self.data.clip(number) for number in numbers])
+            batch = collate([self.data.clips[number] for number in numbers])
             tensors = ("frames", "waveform", "num_samples")
             yield {name: batch[name] for name in tensors if name in batch}
 

@@ -156,7 +156,7 @@ def test_every_clip_is_probed_once_in_its_place_by_one_process_or_two(
     assert found.num_clips == 5
     assert found.labels == ()  # too few clips for a probe
     probes = Probes(found, config, note=lambda values: None)
-    frames = torch.stack([torch.as_tensor(found.clip(number)["frames"]) for number in range(5)])
+    frames = torch.stack([torch.as_tensor(found.clips[number]["frames"]) for number in range(5)])
     for world in (1, 2):
         parts = [
             [batch["frames"] for batch in probes._batches(rank, world)] for rank in range(world)
