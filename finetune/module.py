@@ -314,7 +314,7 @@ class FinetuneModule(pl.LightningModule):
             heard = heard & ~(single & (draws[:, 1] >= 0.5))
         if seen is None or heard is None:
             return self.model(video, fbank)
-        return self.model.forward_each(video, fbank, seen, heard)
+        return by_presence(self.model, video, fbank, seen, heard)
 
     def _loss(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of a batch and, of a sum, its terms; of all processes' where they share a batch.

@@ -148,16 +148,6 @@ class EmotionModel(PortableModel):
         """Logits or real values (B, num_outputs) of frames (B, 3, T, H, W), banks (B, S, F)."""
         return self.head(self.features(video, fbank))
 
-    def forward_each(
-        self, video: Tensor | None, fbank: Tensor | None, seen: Tensor, heard: Tensor
-    ) -> Tensor:
-        """As ``forward``, clip by clip with the modalities that it has; see ``by_presence``.
-
-        Returns: (B, num_outputs).
-        Raises: ValueError: a clip without both, or without what this model reads.
-        """
-        return by_presence(self, video, fbank, seen, heard)
-
     def features(self, video: Tensor | None, fbank: Tensor | None) -> Tensor:
         """Pooled features after the final norm: (B, 4D), or (B, 2D) of a single modality.
 
@@ -251,6 +241,8 @@ def by_presence(
         seen: (B,) boolean, whether a clip has its video; on the CPU, so that nothing waits. None:
             all have what is given.
         heard: The same of its sound; one of the two at least.
+
+    Raises: ValueError: an ``EmotionModel`` is given a clip without what it reads.
     """
     if seen is None or heard is None or bool((seen & heard).all()):
         return network(video, fbank)

@@ -12,8 +12,6 @@ from hicmae.blocks import (
     Block,
     CrossBlock,
     norm_stream,
-    set_bf16_residual,
-    set_grad_checkpointing,
     sinusoid_positions,
     truncated_normal_,
     xavier_linears,
@@ -314,14 +312,6 @@ class HiCMAE(PortableModel):
                 idle.append(decoder)
         for part in idle:
             yield from part.parameters()
-
-    def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """As ``hicmae.blocks.set_grad_checkpointing``."""
-        set_grad_checkpointing(self, enable)
-
-    def set_bf16_residual(self, enable: bool = True) -> None:
-        """As ``hicmae.blocks.set_bf16_residual``."""
-        set_bf16_residual(self, enable)
 
     def sections(self) -> dict[str, Any]:
         own = {"model": self.config, "objective": self.objective}

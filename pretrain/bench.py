@@ -111,6 +111,7 @@ def bench_step(
         step_flops,
         write_figures,
     )
+    from hicmae.blocks import set_bf16_residual
     from hicmae.devices import choose_device, device_name, peak_memory_bytes, resolve_precision
     from hicmae.pretraining import HiCMAE
     from hicmae.transforms import ClipTransform
@@ -139,7 +140,7 @@ def bench_step(
     network = HiCMAE(sizes, objective).to(place)
     transform = ClipTransform(sizes.input, augment).to(place).train()
     flops = step_flops(sizes, objective)
-    network.set_bf16_residual(bf16_residual)
+    set_bf16_residual(network, bf16_residual)
     if compile or cuda_graphs:
         network.compile(cuda_graphs=cuda_graphs)
     if place.type == "cuda":

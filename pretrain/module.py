@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from pytorch_lightning.strategies import DeepSpeedStrategy
 from torch import Tensor
 
+from hicmae.blocks import set_bf16_residual, set_grad_checkpointing
 from hicmae.objective.losses import find_presence
 from hicmae.optimization import parameter_groups, warmup_cosine
 from hicmae.pretraining import HiCMAE
@@ -53,8 +54,8 @@ class PretrainModule(pl.LightningModule):
         self.config = config
         self.counts = counts
         self.model = HiCMAE(config.model, config.objective, config.data.modalities)
-        self.model.set_grad_checkpointing(config.hardware.recompute)
-        self.model.set_bf16_residual(config.hardware.bf16_residual)
+        set_grad_checkpointing(self.model, config.hardware.recompute)
+        set_bf16_residual(self.model, config.hardware.bf16_residual)
         if config.hardware.compiles:
             self.model.compile(cuda_graphs=config.hardware.cuda_graphs)
         self.transform = ClipTransform(config.model.input, config.augment)

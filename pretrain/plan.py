@@ -20,6 +20,7 @@ from rich.table import Table
 
 from hicmae import __version__
 from hicmae.bench import step_flops
+from hicmae.blocks import set_bf16_residual, set_grad_checkpointing
 from hicmae.config import from_dict, load_model_config, merged, to_dict
 from hicmae.devices import choose_device, cuda_problem, resolve_precision
 from hicmae.masks import num_hidden
@@ -324,8 +325,8 @@ def _memory_table(plan: Plan) -> Table:
 
 def _network(plan: Plan) -> HiCMAE:
     network = HiCMAE(plan.config.model, plan.config.objective, plan.config.data.modalities)
-    network.set_grad_checkpointing(plan.config.hardware.recompute)
-    network.set_bf16_residual(plan.config.hardware.bf16_residual)
+    set_grad_checkpointing(network, plan.config.hardware.recompute)
+    set_bf16_residual(network, plan.config.hardware.bf16_residual)
     return network
 
 

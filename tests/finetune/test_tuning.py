@@ -18,7 +18,7 @@ from finetune.record import read_run
 from finetune.settings import LoraConfig, OptimizerConfig, RecipeConfig
 from hicmae.checkpoints.checkpoint import load_checkpoint
 from hicmae.config import from_dict, to_dict
-from hicmae.emotion import FUSIONS, EmotionConfig, EmotionModel
+from hicmae.emotion import FUSIONS, EmotionConfig, EmotionModel, by_presence
 from hicmae.settings import ModelConfig
 from tests.support.finetune_fixtures import BENCHMARK, VALUES, Train, all_notes
 
@@ -293,13 +293,13 @@ def test_clips_of_one_modality_are_as_at_test_time(tiny_model_config: ModelConfi
     seen = torch.tensor([True, True, False, True, False])
     heard = torch.tensor([True, False, True, True, True])
     with torch.no_grad():
-        found = model.forward_each(video, fbank, seen, heard)
+        found = by_presence(model, video, fbank, seen, heard)
         for row in range(5):
             clip = slice(row, row + 1)
             alone = model(video[clip] if seen[row] else None, fbank[clip] if heard[row] else None)
             assert torch.allclose(found[clip], alone, atol=1e-5)
         with pytest.raises(ValueError, match="both modalities are absent"):
-            model.forward_each(video, fbank, seen, torch.zeros(5, dtype=torch.bool))
+            by_presence(model, video, fbank, seen, torch.zeros(5, dtype=torch.bool))
 
 
 @pytest.mark.slow
@@ -308,13 +308,13 @@ def test_modality_dropout_takes_one_of_two_and_never_both(
     share: float, modalities: str, monkeypatch: pytest.MonkeyPatch, train: Train
 ) -> None:
     drawn: list[torch.Tensor] = []
-    kept = EmotionModel.forward_each
 
-    def note(model: EmotionModel, video: Any, fbank: Any, seen: Any, heard: Any) -> Any:
-        drawn.append(torch.stack([seen, heard], dim=1))
-        return kept(model, video, fbank, seen, heard)
+    def note(network: Any, video: Any, fbank: Any, seen: Any, heard: Any) -> Any:
+        if torch.is_grad_enabled():
+            drawn.append(torch.stack([seen, heard], dim=1))
+        return by_presence(network, video, fbank, seen, heard)
 
-    monkeypatch.setattr(EmotionModel, "forward_each", note)
+    monkeypatch.setattr("finetune.module.by_presence", note)
     out = train(
         folds="1",
         epochs=10 if modalities == "audio-video" else 1,
