@@ -13,7 +13,6 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from hicmae.files import whole_file
@@ -108,7 +107,6 @@ def draw_reconstructions(
     figure = Figure(
         figsize=(width_faces + width_bank + 1.0, height + 0.95), dpi=DOTS_PER_INCH, facecolor="w"
     )
-    FigureCanvasAgg(figure)
     figure_width, figure_height = figure.get_size_inches()
     figure.suptitle(title, fontsize=12, fontweight="bold", y=1 - 0.12 / figure_height, va="top")
     figure.text(

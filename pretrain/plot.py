@@ -131,7 +131,6 @@ def draw_curves(path: Path, curves: Mapping[str, Columns], *, smooth: int = 1) -
         raise ValueError(
             f"{', '.join(curves)}: no column that is drawn (found {present or 'none'})"
         )
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     rows = -(-len(panels) // _COLUMNS)
@@ -142,7 +141,6 @@ def draw_curves(path: Path, curves: Mapping[str, Columns], *, smooth: int = 1) -
         facecolor="w",
         layout="constrained",
     )
-    FigureCanvasAgg(figure)
     figure.suptitle(
         "   ".join(f"{style} {name}" for name, style in zip(curves, cycle(_STYLES), strict=False))
         if len(curves) > 1

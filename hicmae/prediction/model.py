@@ -15,7 +15,7 @@ from hicmae.checkpoints.checkpoint import Labels
 from hicmae.prediction.live import LiveFrame, LiveNetwork, LiveSound, Moment, predict_live
 from hicmae.prediction.messages import Clip, Followed, Found, Window, WindowConfig
 from hicmae.prediction.network import EmotionEnsemble, clip_batch, load_ensemble
-from hicmae.prediction.process import DecodingProcess, Tell, WindowStream, read_windows
+from hicmae.prediction.process import DecodingProcess, Tell, read_windows
 from hicmae.prediction.results import Prediction, Track
 from hicmae.prediction.timelines import Span
 
@@ -115,7 +115,18 @@ class EmotionPredictor:
         """
         config = config if config is not None else WindowConfig(window=window, hop=hop)
         least = self.confidence(min_confidence)
-        with self.windows(path, config=config, progress=progress, spans=spans) as stream:
+        read = read_windows(
+            path,
+            input=self.input,
+            preparation=self.preparation,
+            config=config,
+            modalities=self.modalities,
+            process=self.decoding,
+            progress=progress,
+            spans=spans,
+            alone=True,
+        )
+        with read as stream:
             found = stream.found
             kinds = {each.name: self._kinds(each, found, each_modality) for each in found.tracks}
             windows: dict[str, list[list[Window]]] = {}
@@ -166,27 +177,6 @@ class EmotionPredictor:
             settings=config,
             stage_seconds={**finished.seconds, "network": seconds},
             decoder_memory_bytes=finished.peak_memory_bytes,
-        )
-
-    def windows(
-        self,
-        path: str | Path,
-        *,
-        config: WindowConfig | None = None,
-        progress: Tell | None = None,
-        spans: Sequence[Span] | None = None,
-    ) -> WindowStream:
-        """The windows of a recording, as the network is shown them; see ``read_windows``."""
-        return read_windows(
-            path,
-            input=self.input,
-            preparation=self.preparation,
-            config=config,
-            modalities=self.modalities,
-            process=self.decoding,
-            progress=progress,
-            spans=spans,
-            alone=True,
         )
 
     def live(
