@@ -19,9 +19,23 @@ from pathlib import Path
 from typing import Any
 
 import filelock
+from typing_extensions import Self
 
 _BLOCK_BYTES = 1 << 20
 _NAME_BYTES = 255  # of a file's name, on the file systems of Linux, macOS and Windows
+
+
+class Closing:
+    """Something that ``close`` ends, at the end of a ``with`` block too."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        raise NotImplementedError
 
 
 @contextmanager

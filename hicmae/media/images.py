@@ -19,8 +19,8 @@ from typing import Any
 
 import cv2
 import numpy as np
-from typing_extensions import Self
 
+from hicmae.files import Closing
 from hicmae.media.errors import MediaError
 
 # What a folder's files are taken for; a manifest may name any file.
@@ -176,7 +176,7 @@ def natural_order(name: str) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
 
 
-class _Pictures:
+class _Pictures(Closing):
     """What readers of images share: frame numbers (N,) from 0 are times, and nothing stays open."""
 
     def __init__(self, path: Path, numbers: np.ndarray, fps: float) -> None:
@@ -189,12 +189,6 @@ class _Pictures:
 
     def __len__(self) -> int:
         return len(self.timestamps)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def close(self) -> None:
         """Nothing stays open."""

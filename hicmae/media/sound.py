@@ -15,6 +15,7 @@ from pathlib import Path
 import av
 import numpy as np
 
+from hicmae.files import Closing
 from hicmae.media.container import beginning_of, open_container
 from hicmae.media.errors import MediaError
 from hicmae.media.sound_decoding import Track, choose_track, resampled_pieces
@@ -99,7 +100,7 @@ def read_sound(
         )
 
 
-class SoundSpans:
+class SoundSpans(Closing):
     """The sound of one recording, in one channel, cut in ascending spans.
 
     Args:
@@ -158,12 +159,6 @@ class SoundSpans:
         self._origin = 0  # sample number of the buffer's first
         self._buffer = np.zeros(0, dtype=np.int16)
         self._square_sum, self._counted = 0.0, 0
-
-    def __enter__(self) -> SoundSpans:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     @property
     def damaged(self) -> bool:

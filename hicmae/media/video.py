@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from hicmae.files import Closing
 from hicmae.media.container import VideoStream, probe_video
 from hicmae.media.decoders import DECODERS, FrameDecoder
 from hicmae.media.errors import MediaError
@@ -70,7 +71,7 @@ def open_video(path: str | Path, *, decoders: Sequence[str] = tuple(DECODERS)) -
     return VideoReader(probe_video(path), decoders)
 
 
-class VideoReader:
+class VideoReader(Closing):
     """Frames of one recording; moves on to the next decoder when one fails.
 
     Args:
@@ -96,12 +97,6 @@ class VideoReader:
 
     def __len__(self) -> int:
         return len(self.timestamps)
-
-    def __enter__(self) -> VideoReader:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     @property
     def decoder(self) -> str:

@@ -12,6 +12,7 @@ import numpy as np
 import pandas
 
 from hicmae.checkpoints.checkpoint import Labels
+from hicmae.files import Closing
 from hicmae.prediction.live import LiveFrame, LiveNetwork, LiveSound, Moment, predict_live
 from hicmae.prediction.messages import Clip, Followed, Found, Window, WindowConfig
 from hicmae.prediction.network import EmotionEnsemble, clip_batch, load_ensemble
@@ -46,7 +47,7 @@ def load(
     return EmotionPredictor(network, batch_size=batch_size)
 
 
-class EmotionPredictor:
+class EmotionPredictor(Closing):
     """Predicts emotion over the time of recordings.
 
     Args:
@@ -72,12 +73,6 @@ class EmotionPredictor:
         self.input, self.modalities = network.config.input, network.modalities
         self.batch_size = batch_size
         self.decoding = DecodingProcess()
-
-    def __enter__(self) -> EmotionPredictor:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def predict(
         self,

@@ -26,6 +26,7 @@ from typing import Any
 import cv2
 
 from hicmae.devices import peak_memory_bytes
+from hicmae.files import Closing
 from hicmae.media.container import problem_of
 from hicmae.media.errors import MediaError
 from hicmae.media.faces import FaceConfig
@@ -99,7 +100,7 @@ def read_windows(
     return WindowStream(request, process, progress)
 
 
-class WindowStream:
+class WindowStream(Closing):
     """The windows of one recording; iterate over it once. Use it as a context manager to stop
     before the end.
 
@@ -132,12 +133,6 @@ class WindowStream:
             raise
         assert isinstance(found, Found)
         self.found = found
-
-    def __enter__(self) -> WindowStream:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def __iter__(self) -> Iterator[Window]:
         """The windows, in the order in which they end.
@@ -178,7 +173,7 @@ class PredictionError(ValueError):
         self.cause = cause
 
 
-class DecodingProcess:
+class DecodingProcess(Closing):
     """A process that is started when it is needed and replaced when it is lost.
 
     It works at one request at a time; what is asked meanwhile gets a process of its own.
@@ -193,12 +188,6 @@ class DecodingProcess:
         self._connection: Connection | None = None
         self._busy = threading.Lock()
         self._ahead: queue.Queue[Any] = queue.Queue(maxsize=_AHEAD)
-
-    def __enter__(self) -> DecodingProcess:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def __del__(self) -> None:
         self.close()
