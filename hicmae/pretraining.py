@@ -40,23 +40,16 @@ _TARGETS_BYTES = 2**20
 
 
 class PretrainOutput(NamedTuple):
-    """One pretraining step; what is of video and audio is as in ``LossInput``.
+    """One pretraining step.
 
     Terms are ``video``, ``audio``, ``contrast`` (sum over layers, before its weight),
-    ``contrast_accuracy_layer<l>``, and further losses by name; 0-d, without gradients. Of one
-    modality alone, what is of the other is None; so are predictions and targets in a training
-    without reconstruction.
+    ``contrast_accuracy_layer<l>``, and further losses by name; 0-d, without gradients.
     """
 
     loss: Tensor  # 0-d, weighted sum of the terms
     terms: dict[str, Tensor]
-    video_prediction: Tensor
-    audio_prediction: Tensor
-    video_target: Tensor
-    audio_target: Tensor
     contrast_logits: tuple[Tensor, ...]  # (B, B') of each contrasted layer, video to audio
-    video_masks: Masks
-    audio_masks: Masks
+    given: LossInput  # what the losses were given: predictions, targets, masks
 
 
 class HiCMAE(PortableModel):
@@ -151,17 +144,7 @@ class HiCMAE(PortableModel):
             if loss.gathers:
                 results[loss.name] = loss.compute(given, loss.settings)
         total, terms, logits = self._sum_losses(results)
-        return PretrainOutput(
-            loss=total,
-            terms=terms,
-            video_prediction=given.video_prediction,
-            audio_prediction=given.audio_prediction,
-            video_target=given.video_target,
-            audio_target=given.audio_target,
-            contrast_logits=logits,
-            video_masks=given.video_masks,
-            audio_masks=given.audio_masks,
-        )
+        return PretrainOutput(total, terms, logits, given)
 
     def compile(self, *args: Any, cuda_graphs: bool = False, **kwargs: Any) -> None:
         """Compile the step as ``torch.compile`` does, less the losses that gather.
@@ -333,13 +316,13 @@ class HiCMAE(PortableModel):
         return {"input.video_mask": video, "input.fbank_mask": audio}
 
     def probe_output(self, probe: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        output = self(
+        given = self(
             probe["input.video"],
             probe["input.fbank"],
             video_mask=probe["input.video_mask"],
             fbank_mask=probe["input.fbank_mask"],
-        )
-        predictions = {"video": output.video_prediction, "audio": output.audio_prediction}
+        ).given
+        predictions = {"video": given.video_prediction, "audio": given.audio_prediction}
         return {
             f"output.{name}_prediction": values
             for name, values in predictions.items()

@@ -66,14 +66,12 @@ def reconstruct(
     assert clips is not None
     cells, patches = model.whole_masks(len(clips), torch.Generator().manual_seed(seed))
     seen, heard = (mask.to(clips.device) for mask in model.hidden((cells, patches)))
-    output = model(video, fbank, video_mask=seen, fbank_mask=heard)
+    given = model(video, fbank, video_mask=seen, fbank_mask=heard).given
     pictures = banks = None
-    if video is not None and output.video_prediction is not None:
-        pictures = _pictures(
-            model, video.float().cpu(), output.video_prediction, cells, paper_style
-        )
-    if fbank is not None and output.audio_prediction is not None:
-        banks = _banks(model, fbank.float().cpu(), output.audio_prediction, patches, paper_style)
+    if video is not None and given.video_prediction is not None:
+        pictures = _pictures(model, video.float().cpu(), given.video_prediction, cells, paper_style)
+    if fbank is not None and given.audio_prediction is not None:
+        banks = _banks(model, fbank.float().cpu(), given.audio_prediction, patches, paper_style)
     return Reconstruction(pictures=pictures, banks=banks, paper_style=paper_style)
 
 

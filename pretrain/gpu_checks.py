@@ -131,8 +131,8 @@ def parity(setup: Setup) -> dict[str, float]:
         gradients = [p.grad.flatten() for p in network.parameters() if p.grad is not None]
         found = {
             **{name: output.terms[name] for name in ("video", "audio", "contrast")},
-            "video prediction": output.video_prediction,
-            "audio prediction": output.audio_prediction,
+            "video prediction": output.given.video_prediction,
+            "audio prediction": output.given.audio_prediction,
             "logits": logits,
             "gradient": torch.cat(gradients),
         }

@@ -58,8 +58,8 @@ def test_contrast_alone_decodes_nothing_in_training_and_all_of_it_when_asked(
     tiny_model_config: ModelConfig,
 ) -> None:
     network = HiCMAE(tiny_model_config, ALONE)
-    assert network(*clip(tiny_model_config, batch=2)).video_prediction is None
-    assert network.eval()(*clip(tiny_model_config, batch=2)).video_prediction is not None
+    assert network(*clip(tiny_model_config, batch=2)).given.video_prediction is None
+    assert network.eval()(*clip(tiny_model_config, batch=2)).given.video_prediction is not None
     probe = network.probe_masks(torch.Generator().manual_seed(0))
     video, fbank = clip(tiny_model_config, batch=1)
     found = network.probe_output(probe | {"input.video": video, "input.fbank": fbank})

@@ -40,10 +40,10 @@ def test_parameter_counts_are_the_published_ones(
 def test_masks_are_drawn_by_the_ratios(tiny_model_config: ModelConfig) -> None:
     network = HiCMAE(tiny_model_config, ObjectiveConfig(video_mask_ratio=0.5))
     output = network(*clip(tiny_model_config, batch=3))
-    assert output.video_masks.keep.shape == (3, 16)
-    assert output.audio_masks.keep.shape == (3, 2)  # 8 patches, 6 hidden
-    assert output.video_prediction.shape == output.video_target.shape == (3, 16, 1536)
-    assert output.audio_prediction.shape == output.audio_target.shape == (3, 6, 256)
+    assert output.given.video_masks.keep.shape == (3, 16)
+    assert output.given.audio_masks.keep.shape == (3, 2)  # 8 patches, 6 hidden
+    assert output.given.video_prediction.shape == output.given.video_target.shape == (3, 16, 1536)
+    assert output.given.audio_prediction.shape == output.given.audio_target.shape == (3, 6, 256)
 
 
 def objective(**changes: object) -> ObjectiveConfig:
@@ -107,10 +107,10 @@ def test_frame_difference_changes_the_target_only(tiny_model_config: ModelConfig
     network.objective = objective(frame_difference=False)
     torch.manual_seed(1)
     plain = network(*clip(tiny_model_config))
-    assert torch.equal(difference.video_prediction, plain.video_prediction)
-    first, second = plain.video_target.chunk(2, dim=2)
+    assert torch.equal(difference.given.video_prediction, plain.given.video_prediction)
+    first, second = plain.given.video_target.chunk(2, dim=2)
     torch.testing.assert_close(
-        difference.video_target, torch.cat((first, second - first), dim=2), atol=1e-5, rtol=0
+        difference.given.video_target, torch.cat((first, second - first), dim=2), atol=1e-5, rtol=0
     )
 
 
@@ -144,12 +144,12 @@ def test_a_share_of_the_hidden_tokens_is_decoded_in_training_and_all_in_evaluati
     every = model.eval()(video, fbank)
     half = model.train()(video, fbank)
     for name in ("video", "audio"):
-        whole = getattr(every, f"{name}_prediction").shape[1]
-        part = getattr(half, f"{name}_prediction")
+        whole = getattr(every.given, f"{name}_prediction").shape[1]
+        part = getattr(half.given, f"{name}_prediction")
         rows = tiny_model_config.video_grid[0] if name == "video" else 1
         assert part.shape[1] == rows * (whole // rows // 2)
-        assert part.shape == getattr(half, f"{name}_target").shape
-        assert part.shape[1] == getattr(half, f"{name}_masks").masked.shape[1]
+        assert part.shape == getattr(half.given, f"{name}_target").shape
+        assert part.shape[1] == getattr(half.given, f"{name}_masks").masked.shape[1]
     half.loss.backward()
     assert torch.isfinite(half.loss)
 
@@ -259,10 +259,11 @@ def test_masks_and_targets_by_themselves_are_those_of_the_step(
     torch.manual_seed(1)
     masks = network.draw_masks(3)
     targets = network.targets(*network.encoder.cut(*batch), *masks)
-    for found, wanted in zip(masks, (output.video_masks, output.audio_masks), strict=True):
+    given = output.given
+    for found, wanted in zip(masks, (given.video_masks, given.audio_masks), strict=True):
         assert all(map(torch.equal, found, wanted))
-    assert torch.equal(targets[0], output.video_target)
-    assert torch.equal(targets[1], output.audio_target)
+    assert torch.equal(targets[0], given.video_target)
+    assert torch.equal(targets[1], given.audio_target)
 
 
 @pytest.mark.parametrize("clips_at_a_time", [0, 1, 2, 3, 100])
@@ -300,4 +301,5 @@ def test_a_step_of_pictures_as_large_as_the_published_ones_has_targets_and_gradi
     output.loss.backward()
     gradients = [p.grad for p in network.parameters() if p.grad is not None]
     assert bool(torch.nn.utils.get_total_norm(gradients).isfinite())
-    assert float(output.video_target.flatten(1).std(dim=1).min()) > 0.5  # they are standardised
+    target = output.given.video_target
+    assert float(target.flatten(1).std(dim=1).min()) > 0.5  # they are standardised

@@ -20,8 +20,11 @@ class Oracle(HiCMAE):
 
     def forward(self, video: Tensor, fbank: Tensor, **masks: Tensor) -> PretrainOutput:
         output = super().forward(video, fbank, **masks)
+        given = output.given
         return output._replace(
-            video_prediction=output.video_target, audio_prediction=output.audio_target
+            given=given._replace(
+                video_prediction=given.video_target, audio_prediction=given.audio_target
+            )
         )
 
 

@@ -100,7 +100,7 @@ def test_draws_depend_on_seed_and_batch_and_on_nothing_else(
         module.num_batches = number
         ready = module.on_after_batch_transfer(batch, 0)
         with torch.no_grad():
-            hidden = module.model(ready["video"], ready["fbank"]).video_masks.masked
+            hidden = module.model(ready["video"], ready["fbank"]).given.video_masks.masked
         return ready["video"], hidden
 
     first = draw(3)
