@@ -11,20 +11,7 @@ import numpy as np
 
 from finetune.predictions import Prediction
 from finetune.record import Run
-from finetune.reporting.document import (
-    BLUE,
-    GREY,
-    Part,
-    Picture,
-    Section,
-    Table,
-    make_figure,
-    measured,
-    number,
-    plain,
-    range_of,
-    save,
-)
+from finetune.reporting import document as doc
 from finetune.reporting.resampling import intervals
 from finetune.scores import Values, metric_name, score_units
 
@@ -58,39 +45,39 @@ class Group:
         return len(self.units) < SMALL_UNITS or few
 
 
-def group_section(run: Run, figures: Path) -> Section | None:
+def group_section(run: Run, figures: Path) -> doc.Section | None:
     """A table for each column by which the predictions can be grouped, and one picture.
 
     Returns: nothing where there is no such column. A sample without a value is in the group
         ``(none)``.
     """
-    tables: list[Section] = []
+    tables: list[doc.Section] = []
     panels = []
     for column in dict.fromkeys(name for item in run.units for name in item.groups):
         members: dict[str, list[Prediction]] = {}
         for item in run.units:
             members.setdefault(item.groups.get(column) or "(none)", []).append(item)
         groups = [_group(run, value, members[value]) for value in sorted(members)]
-        tables.append(Section(title=f"By {column}", parts=[_table(run, column, groups)]))
+        tables.append(doc.Section(title=f"By {column}", parts=[_table(run, column, groups)]))
         panels.append((column, groups))
     if not tables:
         return None
     leading = run.benchmark.ranking
     path = figures / "groups.png"
     dot_figure(run, panels, path, people=True, title=f"{run.name}: scores by group")
-    parts: list[Part] = [
+    parts: list[doc.Part] = [
         f"Pooled over folds. {_meaning(run)} 95 %: of {metric_name(leading)}, bootstrap by"
         f" {run.benchmark.speaker} within the group (by sample where the group has one or they"
         f" are not named). *small*: fewer than {SMALL_UNITS} {unit_name(run)} or fewer than"
         f" {SMALL_SPEAKERS} {run.benchmark.speaker}s. A gap between groups may be one between"
         " other things in which they differ.",
-        Picture(path=path, caption="Scores by group"),
+        doc.Picture(path=path, caption="Scores by group"),
         *tables,
     ]
-    return Section(title="Scores by group", parts=parts)
+    return doc.Section(title="Scores by group", parts=parts)
 
 
-def speaker_section(run: Run, figures: Path) -> Section | None:
+def speaker_section(run: Run, figures: Path) -> doc.Section | None:
     """The scores of each speaker, the worst first, as a table and a picture.
 
     Returns: nothing where speakers are not named, or there is one.
@@ -115,13 +102,13 @@ def speaker_section(run: Run, figures: Path) -> Section | None:
             " has all."
         )
     sure = f" 95 %: of {metric_name(leading)}, bootstrap by sample." if surely else ""
-    parts: list[Part] = [
+    parts: list[doc.Part] = [
         f"Pooled over folds, the worst first. {_meaning(run)}{sure} *small*: fewer than"
         f" {SMALL_UNITS} {unit_name(run)}.{left_out}",
-        Picture(path=path, caption=f"Scores by {who}"),
+        doc.Picture(path=path, caption=f"Scores by {who}"),
         _table(run, who, shown, people=False),
     ]
-    return Section(title=f"Scores by {who}", parts=parts)
+    return doc.Section(title=f"Scores by {who}", parts=parts)
 
 
 def unit_name(run: Run) -> str:
@@ -146,32 +133,32 @@ def dot_figure(
         people: Whether few speakers make a group small, too.
     """
     leading = run.benchmark.ranking
-    overall, what = run.scores.pooled[leading], measured(metric_name(leading), run.facts.rule)
+    overall, what = run.scores.pooled[leading], doc.measured(metric_name(leading), run.facts.rule)
     rows = [len(groups) for _, groups in panels]
     heights = [0.21 * count + 0.15 if count <= MAX_NAMED else 6.0 for count in rows]
-    figure = make_figure(7.6, 1.4 + sum(heights) + 0.35 * len(panels))
+    figure = doc.make_figure(7.6, 1.4 + sum(heights) + 0.35 * len(panels))
     figure.suptitle(title, fontsize=11)
     grid = figure.subplots(len(panels), 1, sharex=True, squeeze=False, height_ratios=heights)
     for axes, (heading, groups) in zip(grid[:, 0], panels, strict=True):
         places = np.arange(len(groups))[::-1]
         for place, one in zip(places, groups, strict=True):
             if not np.isnan(one.interval[0]):
-                axes.plot(one.interval, [place, place], color=BLUE, linewidth=1.2, alpha=0.6)
+                axes.plot(one.interval, [place, place], color=doc.BLUE, linewidth=1.2, alpha=0.6)
             if np.isnan(one.scores[leading]):
-                axes.text(0.0, place, "n/a", va="center", fontsize=8, color=GREY)
+                axes.text(0.0, place, "n/a", va="center", fontsize=8, color=doc.GREY)
             else:
-                colour = "white" if one.is_small(people=people) else BLUE
+                colour = "white" if one.is_small(people=people) else doc.BLUE
                 axes.plot(
                     one.scores[leading],
                     place,
                     "o",
                     markersize=5,
                     markerfacecolor=colour,
-                    color=BLUE,
+                    color=doc.BLUE,
                     zorder=3,
                 )
         if not np.isnan(overall):
-            axes.axvline(overall, color=GREY, linewidth=1, linestyle="--")
+            axes.axvline(overall, color=doc.GREY, linewidth=1, linestyle="--")
         if len(groups) <= MAX_NAMED:
             names = [f"{one.name} ({len(one.units)})" for one in groups]
             axes.set_yticks(places, names, fontsize=8)
@@ -183,13 +170,13 @@ def dot_figure(
             axes.set_title(heading, fontsize=10, loc="left")
         axes.grid(axis="x", color="#dddddd", linewidth=0.6)
         axes.set_axisbelow(True)
-        plain(axes)
+        doc.plain(axes)
     every = [one for _, groups in panels for one in groups]
     key = [] if all(np.isnan(one.interval[0]) for one in every) else ["line: 95 %"]
     key += [] if np.isnan(overall) else [f"dashed: all samples, {overall:.3f}"]
     key += ["hollow: few samples"] if any(one.is_small(people=people) for one in every) else []
     grid[-1, 0].set_xlabel(f"{what} ({'; '.join(key)})" if key else what)
-    save(figure, path)
+    doc.save(figure, path)
 
 
 def _group(run: Run, name: str, units: Sequence[Prediction], *, surely: bool = True) -> Group:
@@ -205,24 +192,24 @@ def _group(run: Run, name: str, units: Sequence[Prediction], *, surely: bool = T
     )
 
 
-def _table(run: Run, column: str, groups: Sequence[Group], *, people: bool = True) -> Table:
+def _table(run: Run, column: str, groups: Sequence[Group], *, people: bool = True) -> doc.Table:
     leading, mark, rule = run.benchmark.ranking, run.facts.mark, run.facts.rule
     metrics = sorted(run.scores.pooled, key=lambda metric: metric != leading)
     heads = [column, unit_name(run)]
     if people:
         heads.append(f"{run.benchmark.speaker}s")
-    heads += [measured(metric_name(leading), rule), measured("95 %", rule)]
-    heads += [measured(metric_name(metric), rule) for metric in metrics[1:]]
+    heads += [doc.measured(metric_name(leading), rule), doc.measured("95 %", rule)]
+    heads += [doc.measured(metric_name(metric), rule) for metric in metrics[1:]]
     rows = []
     for one in groups:
         small = " (small)" if one.is_small(people=people) else ""
         cells = [one.name, f"{len(one.units)}{small}"]
         if people:
             cells.append("not named" if one.num_speakers is None else str(one.num_speakers))
-        cells += [mark(number(one.scores[leading])), mark(range_of(*one.interval))]
-        cells += [mark(number(one.scores[metric])) for metric in metrics[1:]]
+        cells += [mark(doc.number(one.scores[leading])), mark(doc.range_of(*one.interval))]
+        cells += [mark(doc.number(one.scores[metric])) for metric in metrics[1:]]
         rows.append(cells)
-    return Table(columns=heads, rows=rows)
+    return doc.Table(columns=heads, rows=rows)
 
 
 def _meaning(run: Run) -> str:

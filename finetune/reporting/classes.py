@@ -21,21 +21,8 @@ from torchmetrics.functional.classification import multiclass_calibration_error
 from finetune.benchmark import Benchmark
 from finetune.predictions import Prediction, true_and_predicted
 from finetune.record import Run, RunFacts
+from finetune.reporting import document as doc
 from finetune.reporting.breakdown import unit_name
-from finetune.reporting.document import (
-    BLUE,
-    GREY,
-    ORANGE,
-    Picture,
-    Section,
-    Table,
-    make_figure,
-    measured,
-    number,
-    plain,
-    range_of,
-    save,
-)
 from finetune.reporting.resampling import class_intervals
 from finetune.scores import scored_units
 from finetune.validation import calibrated
@@ -47,7 +34,7 @@ _FEW_CLASSES = 14
 SHARES = (1.0, 0.9, 0.8, 0.6, 0.4, 0.2)
 
 
-def class_sections(run: Run, figures: Path, title: str) -> list[Section]:
+def class_sections(run: Run, figures: Path, title: str) -> list[doc.Section]:
     """Confusion, recall and calibration of a run."""
     counts = run_counts(run)
     confusion, recall = figures / "confusion.png", figures / "recall.png"
@@ -55,15 +42,15 @@ def class_sections(run: Run, figures: Path, title: str) -> list[Section]:
     sure = class_intervals(run.benchmark, run.units)
     recall_figure(run.benchmark, counts, sure, recall, title=title)
     return [
-        Section(
+        doc.Section(
             title="Classes",
             parts=[
                 "Recall: how many of a class were found; their mean is the UAR. Precision: how many"
                 " that were called so are so. 95 %: of the recall, bootstrap by"
                 f" {run.intervals.by}.",
                 _class_table(run, counts, sure),
-                Picture(path=recall, caption="Recall of each class"),
-                Picture(path=confusion, caption="Confusion matrix"),
+                doc.Picture(path=recall, caption="Recall of each class"),
+                doc.Picture(path=confusion, caption="Confusion matrix"),
             ],
         ),
         _calibration(run, figures, title),
@@ -121,7 +108,7 @@ class Calibration:
         gap = self.mean_confidence - self.mean_accuracy
         word = "too sure of itself" if gap > 0 else "not sure enough of itself"
         sure, right, by = (
-            facts.mark(number(value))
+            facts.mark(doc.number(value))
             for value in (self.mean_confidence, self.mean_accuracy, abs(gap))
         )
         return (
@@ -177,7 +164,7 @@ def confusion_figure(benchmark: Benchmark, counts: np.ndarray, path: Path, *, ti
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     few = size <= _FEW_CLASSES
     side = 2.6 + (0.72 if few else 0.27) * size
-    figure = make_figure(side + 0.8, side)
+    figure = doc.make_figure(side + 0.8, side)
     axes = figure.add_subplot()
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     for row, column in np.ndindex(size, size):
@@ -211,7 +198,7 @@ def confusion_figure(benchmark: Benchmark, counts: np.ndarray, path: Path, *, ti
     axes.set_title(title, fontsize=11)
     bar = figure.colorbar(image, ax=axes, fraction=0.046, pad=0.03)
     bar.set_label("share of the true class")
-    save(figure, path)
+    doc.save(figure, path)
 
 
 def recall_figure(
@@ -230,15 +217,15 @@ def recall_figure(
     """
     size = len(benchmark.classes)
     support = counts.sum(axis=1)
-    figure = make_figure(7.4, 1.5 + 0.34 * size)
+    figure = doc.make_figure(7.4, 1.5 + 0.34 * size)
     axes = figure.add_subplot()
     places = np.arange(size)[::-1]
     for index, place in enumerate(places):
         if not support[index]:
-            axes.text(0.01, place, "no sample", va="center", fontsize=9, color=GREY)
+            axes.text(0.01, place, "no sample", va="center", fontsize=9, color=doc.GREY)
             continue
         recall = counts[index, index] / support[index]
-        axes.barh(place, recall, height=0.64, color=BLUE, alpha=0.75)
+        axes.barh(place, recall, height=0.64, color=doc.BLUE, alpha=0.75)
         low, high = intervals[index]
         if not np.isnan(low):
             axes.plot([low, high], [place, place], color="black", linewidth=1.3)
@@ -253,8 +240,8 @@ def recall_figure(
         )
     seen = support > 0
     mean = float((counts.diagonal()[seen] / support[seen]).mean())
-    axes.axvline(mean, color=GREY, linewidth=1, linestyle="--", label=f"UAR {mean:.3f}")
-    axes.axvline(1 / size, color=GREY, linewidth=1, linestyle=":", label=f"chance 1/{size}")
+    axes.axvline(mean, color=doc.GREY, linewidth=1, linestyle="--", label=f"UAR {mean:.3f}")
+    axes.axvline(1 / size, color=doc.GREY, linewidth=1, linestyle=":", label=f"chance 1/{size}")
     axes.set_yticks(places, benchmark.classes)
     axes.set_xlim(0, 1.17)
     axes.set_xticks(np.linspace(0, 1, 6))
@@ -262,13 +249,13 @@ def recall_figure(
     axes.set_xlabel("recall (line: 95 %)")
     axes.set_title(title, fontsize=11)
     figure.legend(*axes.get_legend_handles_labels(), fontsize=9, ncols=2, loc="outside lower right")
-    plain(axes)
-    save(figure, path)
+    doc.plain(axes)
+    doc.save(figure, path)
 
 
 def reliability_figure(found: Calibration, path: Path, *, title: str) -> None:
     """Draw accuracy against the highest probability, and how often each probability is given."""
-    figure = make_figure(5.6, 6.4)
+    figure = doc.make_figure(5.6, 6.4)
     figure.suptitle(title, fontsize=11)
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1.1))
     _accuracy_panel(above, found)
@@ -278,12 +265,14 @@ def reliability_figure(found: Calibration, path: Path, *, title: str) -> None:
         found.counts / found.counts.sum(),
         width=width,
         align="edge",
-        color=BLUE,
+        color=doc.BLUE,
         alpha=0.75,
         edgecolor="white",
     )
     below.axvline(
-        found.mean_confidence, color=ORANGE, label=f"mean probability {found.mean_confidence:.2f}"
+        found.mean_confidence,
+        color=doc.ORANGE,
+        label=f"mean probability {found.mean_confidence:.2f}",
     )
     below.axvline(
         found.mean_accuracy,
@@ -295,11 +284,11 @@ def reliability_figure(found: Calibration, path: Path, *, title: str) -> None:
     below.set_xlabel("highest probability")
     below.set_ylim(0, below.get_ylim()[1] * 1.5)  # room for the legend
     below.legend(fontsize=8, loc="upper right", ncols=2, frameon=False)
-    plain(below)
-    save(figure, path)
+    doc.plain(below)
+    doc.save(figure, path)
 
 
-def coverage_section(run: Run, figures: Path, title: str) -> Section | None:
+def coverage_section(run: Run, figures: Path, title: str) -> doc.Section | None:
     """Risk against coverage of the test side, where every fold was calibrated; else nothing."""
     found = {fold.name: each for fold in run.folds if (each := fold.calibration) is not None}
     if set(found) != set(run.scores.folds):
@@ -316,22 +305,22 @@ def coverage_section(run: Run, figures: Path, title: str) -> Section | None:
     rows = []
     for share in SHARES:
         limit, given, risk = at_share(sure, wrong, share)
-        told = (f"{limit:.3f}", f"{given:.1%}", number(risk), number(1 - risk))
+        told = (f"{limit:.3f}", f"{given:.1%}", doc.number(risk), doc.number(1 - risk))
         rows.append([f"{share:.0%}", *map(mark, told)])
     heads = ["answers wanted", "min_confidence", "answers", "wrong among them", "right among them"]
     folds = []
     for name, fitted in found.items():
         own = np.array([unit.fold == name for unit in units])
         given = own & answered
-        cells = [f"{given.sum() / own.sum():.1%}", number(wrong[own].mean())]
-        cells.append(number(wrong[given].mean()) if given.any() else "n/a")
+        cells = [f"{given.sum() / own.sum():.1%}", doc.number(wrong[own].mean())]
+        cells.append(doc.number(wrong[given].mean()) if given.any() else "n/a")
         about = (fitted.num_samples, f"{fitted.temperature:.3f}", f"{fitted.threshold:.3f}")
         folds.append([name, *map(str, about), *map(mark, cells)])
     of_test = ("answers", "wrong of all", "wrong among answers")
     columns = ["fold", "fitted on", "temperature", "threshold"]
     errors = [calibrate(run.benchmark, each).expected_error for each in (run.units, units)]
-    before_error, after_error = (mark(number(error)) for error in errors)
-    return Section(
+    before_error, after_error = (mark(doc.number(error)) for error in errors)
+    return doc.Section(
         title="Risk against coverage",
         parts=[
             "A network that may say “not sure” is wrong less often. Temperature and threshold of"
@@ -340,9 +329,13 @@ def coverage_section(run: Run, figures: Path, title: str) -> Section | None:
             " `--min_confidence` says otherwise. The numbers below are of the test side, which had"
             f" no part in the fit; the scores above are not touched. Selection {rule}. Expected"
             f" calibration error: {before_error} as trained, {after_error} at the temperature.",
-            Table(columns=[*columns, *(measured(name, rule) for name in of_test)], rows=folds),
-            Picture(path=path, caption="Share of wrong answers against the share of answers"),
-            Table(columns=[heads[0], *(measured(name, rule) for name in heads[1:])], rows=rows),
+            doc.Table(
+                columns=[*columns, *(doc.measured(name, rule) for name in of_test)], rows=folds
+            ),
+            doc.Picture(path=path, caption="Share of wrong answers against the share of answers"),
+            doc.Table(
+                columns=[heads[0], *(doc.measured(name, rule) for name in heads[1:])], rows=rows
+            ),
             f"To have about so many answers on samples like these {len(units)} {unit_name(run)},"
             " pass that `--min_confidence`.",
         ],
@@ -383,41 +376,41 @@ def coverage_figure(
     title: str,
 ) -> None:
     """Draw risk against coverage, as trained and calibrated, and where the thresholds put it."""
-    figure = make_figure(6.4, 4.4)
+    figure = doc.make_figure(6.4, 4.4)
     axes = figure.add_subplot()
     for (sure, wrong), colour, style, name in (
-        (before, GREY, "--", "as trained"),
-        (after, BLUE, "-", "calibrated"),
+        (before, doc.GREY, "--", "as trained"),
+        (after, doc.BLUE, "-", "calibrated"),
     ):
         coverage, risk = risk_curve(sure, wrong)
         label = f"{name}, area {trapezoid(risk, coverage):.3f}"
         axes.plot(coverage, risk, color=colour, linestyle=style, label=label)
-    axes.plot(*kept, "o", color=ORANGE, label="at the thresholds of the checkpoints")
+    axes.plot(*kept, "o", color=doc.ORANGE, label="at the thresholds of the checkpoints")
     axes.set_xlim(0, 1.02)
     axes.set_ylim(bottom=0)
     axes.set_xlabel("coverage: share of answers")
     axes.set_ylabel("risk: share of wrong ones among them")
     axes.set_title(title, fontsize=11)
     axes.legend(fontsize=9, frameon=False)
-    plain(axes)
-    save(figure, path)
+    doc.plain(axes)
+    doc.save(figure, path)
 
 
-def _class_table(run: Run, counts: np.ndarray, sure: list[tuple[float, float]]) -> Table:
+def _class_table(run: Run, counts: np.ndarray, sure: list[tuple[float, float]]) -> doc.Table:
     mark, rule = run.facts.mark, run.facts.rule
     rows = []
     for index, name in enumerate(run.benchmark.classes):
         hits, samples, calls = counts[index, index], counts[index].sum(), counts[:, index].sum()
-        recall = mark(number(hits / samples)) if samples else "n/a"
-        precision = mark(number(hits / calls)) if calls else "n/a"
-        interval = mark(range_of(*sure[index])) if samples else "n/a"
+        recall = mark(doc.number(hits / samples)) if samples else "n/a"
+        precision = mark(doc.number(hits / calls)) if calls else "n/a"
+        interval = mark(doc.range_of(*sure[index])) if samples else "n/a"
         rows.append([name, str(samples), recall, interval, precision, str(calls)])
-    heads = ["class", unit_name(run), measured("recall", rule)]
-    heads += [measured("95 %", rule), measured("precision", rule), "called so"]
-    return Table(columns=heads, rows=rows)
+    heads = ["class", unit_name(run), doc.measured("recall", rule)]
+    heads += [doc.measured("95 %", rule), doc.measured("precision", rule), "called so"]
+    return doc.Table(columns=heads, rows=rows)
 
 
-def _calibration(run: Run, figures: Path, title: str) -> Section:
+def _calibration(run: Run, figures: Path, title: str) -> doc.Section:
     found = calibrate(run.benchmark, run.units)
     path = figures / "reliability.png"
     reliability_figure(found, path, title=title)
@@ -426,8 +419,8 @@ def _calibration(run: Run, figures: Path, title: str) -> Section:
         [
             f"{low:.2f} to {high:.2f}",
             str(count),
-            mark(number(confidence)),
-            mark(number(accuracy)),
+            mark(doc.number(confidence)),
+            mark(doc.number(accuracy)),
         ]
         for low, high, count, confidence, accuracy in zip(
             found.edges[:-1],
@@ -440,17 +433,17 @@ def _calibration(run: Run, figures: Path, title: str) -> Section:
         if count
     ]
     heads = ["highest probability", unit_name(run)]
-    heads += [measured(name, run.facts.rule) for name in ("mean probability", "accuracy")]
-    return Section(
+    heads += [doc.measured(name, run.facts.rule) for name in ("mean probability", "accuracy")]
+    return doc.Section(
         title="Calibration",
         parts=[
-            f"Expected calibration error: **{mark(number(found.expected_error))}**"
+            f"Expected calibration error: **{mark(doc.number(found.expected_error))}**"
             f" (selection {run.facts.rule}): {NUM_BINS} bins of equal width over the highest"
             " probability; the gap between mean probability and accuracy of each, averaged over"
             f" {unit_name(run)} (Guo et al., 2017). Largest gap of a bin:"
-            f" {mark(number(found.largest_error))}. {found.verdict(run.facts)}",
-            Picture(path=path, caption="Reliability, and how often each probability is given"),
-            Table(columns=heads, rows=rows),
+            f" {mark(doc.number(found.largest_error))}. {found.verdict(run.facts)}",
+            doc.Picture(path=path, caption="Reliability, and how often each probability is given"),
+            doc.Table(columns=heads, rows=rows),
         ],
     )
 
@@ -465,7 +458,7 @@ def _accuracy_panel(axes: Axes, found: Calibration) -> None:
         accuracy,
         width=width,
         align="edge",
-        color=BLUE,
+        color=doc.BLUE,
         alpha=0.75,
         edgecolor="white",
         label="accuracy",
@@ -477,15 +470,15 @@ def _accuracy_panel(axes: Axes, found: Calibration) -> None:
         width=width,
         align="edge",
         facecolor="none",
-        edgecolor=ORANGE,
+        edgecolor=doc.ORANGE,
         hatch="///",
         linewidth=0.8,
         label="gap to the mean probability",
     )
-    axes.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle="--", label="calibrated")
+    axes.plot([0, 1], [0, 1], color=doc.GREY, linewidth=1, linestyle="--", label="calibrated")
     axes.set_xlim(0, 1)
     axes.set_ylim(0, 1)
     axes.set_ylabel("accuracy")
     axes.set_title(f"calibration error {found.expected_error:.3f}", fontsize=10, loc="right")
     axes.legend(fontsize=9, loc="upper left", frameon=False)
-    plain(axes)
+    doc.plain(axes)

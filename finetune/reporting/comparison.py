@@ -8,25 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from finetune.record import Run, portable
+from finetune.reporting import document as doc
 from finetune.reporting.classes import absent_classes, run_counts
-from finetune.reporting.document import (
-    BLUE,
-    ORANGE,
-    Folded,
-    Link,
-    Part,
-    Picture,
-    Section,
-    Table,
-    fold_spread,
-    make_figure,
-    measured,
-    number,
-    plain,
-    range_of,
-    save,
-    signed,
-)
 from finetune.reporting.entries import (
     SeedGroup,
     group_seeds,
@@ -86,8 +69,8 @@ def group_runs(pairs: Named) -> Sequence[Named]:
 
 
 def comparison(
-    pairs: Named, groups: Sequence[Named], out: Path, whole: Mapping[str, Sequence[Part]]
-) -> Section:
+    pairs: Named, groups: Sequence[Named], out: Path, whole: Mapping[str, Sequence[doc.Part]]
+) -> doc.Section:
     """Draw and say everything about several runs.
 
     Args:
@@ -95,7 +78,7 @@ def comparison(
         out: Markdown file that it is for; figures go beside it.
         whole: What each run's own report says, by its name.
     """
-    return Section(
+    return doc.Section(
         title="Comparison of runs",
         parts=[
             _how_to_read_columns([run for _, run in pairs]),
@@ -105,7 +88,7 @@ def comparison(
     )
 
 
-def summary_table(pairs: Named) -> Table:
+def summary_table(pairs: Named) -> doc.Table:
     """All runs in one table, each with the leading metric of its benchmark."""
     rows = [
         [
@@ -118,17 +101,19 @@ def summary_table(pairs: Named) -> Table:
             f"{len(run.scores.folds)}",
             f"{run.scores.num_samples}",
             metric_name(run.benchmark.ranking),
-            run.facts.mark(number(run.scores.pooled[run.benchmark.ranking])),
-            run.facts.mark(fold_spread(run.scores, run.benchmark.ranking)),
+            run.facts.mark(doc.number(run.scores.pooled[run.benchmark.ranking])),
+            run.facts.mark(doc.fold_spread(run.scores, run.benchmark.ranking)),
         ]
         for name, run in pairs
     ]
     heads = ["run", "benchmark", "task", "start", "modalities", "selection"]
     heads += ["folds", "samples", "metric"]
-    return Table(columns=[*heads, "pooled", "mean ± sd"], rows=rows, title="All runs")
+    return doc.Table(columns=[*heads, "pooled", "mean ± sd"], rows=rows, title="All runs")
 
 
-def _benchmark_section(group: Named, out: Path, whole: Mapping[str, Sequence[Part]]) -> Section:
+def _benchmark_section(
+    group: Named, out: Path, whole: Mapping[str, Sequence[doc.Part]]
+) -> doc.Section:
     runs = [run for _, run in group]
     benchmark = runs[0].benchmark
     leading = benchmark.ranking
@@ -137,13 +122,13 @@ def _benchmark_section(group: Named, out: Path, whole: Mapping[str, Sequence[Par
     comparison_figure(group, figure)
     labels = label_curve_parts(entries, figure.with_name(f"labels-{portable(benchmark.name)}.png"))
     published = published_section(benchmark)
-    parts: list[Part] = [
+    parts: list[doc.Part] = [
         benchmark.title,
         _with_published(group),
         chance(benchmark),
         *_cautions(group),
         *dict.fromkeys(run.intervals.sentence() for run in runs),
-        Picture(path=figure, caption=f"{metric_name(leading)} of the runs"),
+        doc.Picture(path=figure, caption=f"{metric_name(leading)} of the runs"),
         *labels,
         *seed_parts(entries),
         *paired_parts(entries),
@@ -154,14 +139,14 @@ def _benchmark_section(group: Named, out: Path, whole: Mapping[str, Sequence[Par
             for sentence in (*undefined(run.scores), *absent_classes(run), *run.disagreements)
         ),
         *([published] if published else []),
-        Section(
+        doc.Section(
             title="The runs in full", parts=[_folded(name, run, whole[name]) for name, run in group]
         ),
     ]
-    return Section(title=benchmark.name, parts=parts)
+    return doc.Section(title=benchmark.name, parts=parts)
 
 
-def runs_table(group: Named) -> Table:
+def runs_table(group: Named) -> doc.Table:
     """One row a run."""
     benchmark, rules = group[0][1].benchmark, _rules([run for _, run in group])
     leading = benchmark.ranking
@@ -169,9 +154,9 @@ def runs_table(group: Named) -> Table:
     metrics.sort(key=lambda metric: metric != leading)
     heads = ["run", "start", "modalities", "selection", "folds", "samples", "seed"]
     for metric in metrics:
-        heads.append(measured(metric_name(metric), rules))
+        heads.append(doc.measured(metric_name(metric), rules))
         if metric == leading:
-            heads += [measured("95 %", rules), measured("mean ± sd", rules)]
+            heads += [doc.measured("95 %", rules), doc.measured("mean ± sd", rules)]
     rows = []
     for name, run in group:
         cells = [
@@ -184,24 +169,24 @@ def runs_table(group: Named) -> Table:
             str(run.facts.seed),
         ]
         for metric in metrics:
-            cells.append(run.facts.mark(number(run.scores.pooled[metric])))
+            cells.append(run.facts.mark(doc.number(run.scores.pooled[metric])))
             if metric == leading:
-                cells.append(run.facts.mark(range_of(*run.intervals.values[metric])))
-                cells.append(run.facts.mark(fold_spread(run.scores, metric)))
+                cells.append(run.facts.mark(doc.range_of(*run.intervals.values[metric])))
+                cells.append(run.facts.mark(doc.fold_spread(run.scores, metric)))
         rows.append(cells)
-    return Table(columns=heads, rows=rows, title=f"{benchmark.name} (pooled over folds)")
+    return doc.Table(columns=heads, rows=rows, title=f"{benchmark.name} (pooled over folds)")
 
 
-def seed_parts(groups: Sequence[SeedGroup]) -> list[Section]:
+def seed_parts(groups: Sequence[SeedGroup]) -> list[doc.Section]:
     """A table over seeds, where any entry has several."""
     several = [group for group in groups if len(group.runs) > 1]
     if not several:
         return []
     reading = dict.fromkeys(how_to_read_seeds(group) for group in several)
-    return [Section(title="Over seeds", parts=[seeds_table(several), *reading])]
+    return [doc.Section(title="Over seeds", parts=[seeds_table(several), *reading])]
 
 
-def paired_parts(groups: Sequence[SeedGroup]) -> list[Section]:
+def paired_parts(groups: Sequence[SeedGroup]) -> list[doc.Section]:
     """Each entry against the first, in the leading metric.
 
     Only entries that scored the very same samples are compared; others are named.
@@ -213,56 +198,56 @@ def paired_parts(groups: Sequence[SeedGroup]) -> list[Section]:
     alike = [one for one, own in zip(others, truths[1:], strict=True) if own == truths[0]]
     rows = [_row(first, group, group.minus(first)) for group in alike]
     name = metric_name(first.runs[0].benchmark.ranking)
-    parts: list[Part] = []
+    parts: list[doc.Part] = []
     if rows:
         columns = ["entry", "selection", f"{name} minus {first.name}", "95 %", "p", "swaps"]
-        parts += [Table(columns=columns, rows=rows), _how_to_read_pairs(len(rows))]
+        parts += [doc.Table(columns=columns, rows=rows), _how_to_read_pairs(len(rows))]
     parts += [
         f"**Note.** {group.name} did not score the samples of {first.name}, so there is no paired"
         " comparison."
         for group in others
         if group not in alike
     ]
-    return [Section(title=f"Each against {first.name}", parts=parts)]
+    return [doc.Section(title=f"Each against {first.name}", parts=parts)]
 
 
 def comparison_figure(group: Named, path: Path) -> None:
     """Draw the pooled leading metric of runs of one benchmark, with interval and folds."""
     runs = [run for _, run in group]
     benchmark, metric = runs[0].benchmark, runs[0].benchmark.ranking
-    figure = make_figure(8.4, 1.5 + 0.55 * len(runs))
+    figure = doc.make_figure(8.4, 1.5 + 0.55 * len(runs))
     axes = figure.add_subplot()
     places = np.arange(len(runs))[::-1]
     for place, run in zip(places, runs, strict=True):
         pooled, (low, high) = run.scores.pooled[metric], run.intervals.values[metric]
         folds = [values[metric] for values in run.scores.folds.values()]
         shown = 0.0 if np.isnan(pooled) else pooled
-        axes.barh(place, shown, height=0.62, color=BLUE, alpha=0.6)
+        axes.barh(place, shown, height=0.62, color=doc.BLUE, alpha=0.6)
         axes.plot([low, high], [place, place], color="black", linewidth=1.5)
-        axes.scatter(folds, [place] * len(folds), s=22, color=ORANGE, zorder=3)
+        axes.scatter(folds, [place] * len(folds), s=22, color=doc.ORANGE, zorder=3)
         right = max([shown, *(value for value in (*folds, high) if not np.isnan(value))])
-        axes.text(max(right, 0) + 0.015, place, number(pooled), va="center", fontsize=10)
+        axes.text(max(right, 0) + 0.015, place, doc.number(pooled), va="center", fontsize=10)
     axes.set_yticks(places, [f"{name}\n{run.facts.rule}" for name, run in group])
     axes.set_xlim(min(0.0, axes.get_xlim()[0]), max(1.0, axes.get_xlim()[1]) + 0.08)
     axes.set_xlabel(
         f"{metric_name(metric)} (bar: pooled over folds; line: 95 %; dots: single folds)"
     )
-    title = f"{benchmark.name}: {measured(metric_name(metric), _rules(runs))}"
+    title = f"{benchmark.name}: {doc.measured(metric_name(metric), _rules(runs))}"
     axes.set_title(title, fontsize=11)
-    plain(axes)
-    save(figure, path)
+    doc.plain(axes)
+    doc.save(figure, path)
 
 
-def _folded(name: str, run: Run, whole: Sequence[Part]) -> Folded:
-    score = run.facts.mark(number(run.scores.pooled[run.benchmark.ranking]))
-    parts: list[Part] = [
-        Link(path=run.folder / REPORT, text="Its own report"),
-        Section(title=name, parts=whole),
+def _folded(name: str, run: Run, whole: Sequence[doc.Part]) -> doc.Folded:
+    score = run.facts.mark(doc.number(run.scores.pooled[run.benchmark.ranking]))
+    parts: list[doc.Part] = [
+        doc.Link(path=run.folder / REPORT, text="Its own report"),
+        doc.Section(title=name, parts=whole),
     ]
-    return Folded(summary=f"{name}: {metric_name(run.benchmark.ranking)} {score}", parts=parts)
+    return doc.Folded(summary=f"{name}: {metric_name(run.benchmark.ranking)} {score}", parts=parts)
 
 
-def _with_published(group: Named) -> Table:
+def _with_published(group: Named) -> doc.Table:
     """One row a run, then one for each published entry, whose numbers have columns of their own."""
     measured, benchmark = runs_table(group), group[0][1].benchmark
     if not benchmark.published:
@@ -272,25 +257,25 @@ def _with_published(group: Named) -> Table:
     rows = [[*row, *[""] * len(metrics)] for row in measured.rows]
     for name, item in zip(published_names(benchmark), benchmark.published, strict=True):
         cells = [f"published: {name}", "", item.modalities, *[""] * (len(measured.columns) - 3)]
-        cells += [number(item.scores[m]) if m in item.scores else "" for m in metrics]
+        cells += [doc.number(item.scores[m]) if m in item.scores else "" for m in metrics]
         rows.append(cells)
-    return Table(columns=heads, rows=rows)
+    return doc.Table(columns=heads, rows=rows)
 
 
-def _recalls(group: Named) -> Section:
+def _recalls(group: Named) -> doc.Section:
     benchmark = group[0][1].benchmark
     columns = []
     for _, run in group:
         counts = run_counts(run)
         columns.append(
             [
-                run.facts.mark(number(hits / samples)) if samples else "n/a"
+                run.facts.mark(doc.number(hits / samples)) if samples else "n/a"
                 for hits, samples in zip(counts.diagonal(), counts.sum(axis=1), strict=True)
             ]
         )
-    heads = ["class", *(measured(name, run.facts.rule) for name, run in group)]
+    heads = ["class", *(doc.measured(name, run.facts.rule) for name, run in group)]
     rows = [list(row) for row in zip(benchmark.classes, *columns, strict=True)]
-    return Section(title="Recall by class", parts=[Table(columns=heads, rows=rows)])
+    return doc.Section(title="Recall by class", parts=[doc.Table(columns=heads, rows=rows)])
 
 
 def _how_to_read_columns(runs: Sequence[Run]) -> str:
@@ -334,8 +319,8 @@ def _row(first: SeedGroup, group: SeedGroup, found: Comparison) -> list[str]:
     return [
         group.name,
         facts.rule,
-        chosen.mark(signed(found.difference)),
-        chosen.mark(range_of(found.low, found.high)),
+        chosen.mark(doc.signed(found.difference)),
+        chosen.mark(doc.range_of(found.low, found.high)),
         _p_value(found),
         found.method,
     ]
@@ -345,7 +330,7 @@ def _p_value(found: Comparison) -> str:
     """Three decimals, and no 0 where nothing so small can be known."""
     if found.p_value != found.p_value:
         return "n/a"
-    return f"< {0.001:.3f}" if found.p_value < 0.001 else number(found.p_value)
+    return f"< {0.001:.3f}" if found.p_value < 0.001 else doc.number(found.p_value)
 
 
 def _how_to_read_pairs(count: int) -> str:

@@ -16,25 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from finetune.record import Run
-from finetune.reporting.document import (
-    GREY,
-    MARKERS,
-    PALETTE,
-    Part,
-    Picture,
-    Section,
-    Table,
-    json_number,
-    make_figure,
-    mean_and_sd,
-    measured,
-    number,
-    plain,
-    range_of,
-    save,
-    signed,
-    spread,
-)
+from finetune.reporting import document as doc
 from finetune.reporting.resampling import (
     LEVEL,
     NUM_DRAWS,
@@ -73,7 +55,7 @@ class SeedGroup:
 
     def over_seeds(self, metric: str) -> Summary:
         """Mean and sample deviation of the pooled score over seeds."""
-        return mean_and_sd([run.scores.pooled[metric] for run in self.runs])
+        return doc.mean_and_sd([run.scores.pooled[metric] for run in self.runs])
 
     def over_folds(self, metric: str) -> Summary:
         """Mean and sample deviation over folds, each fold's score being its mean over seeds."""
@@ -81,7 +63,7 @@ class SeedGroup:
             float(np.mean([run.scores.folds[fold][metric] for run in self.runs]))
             for fold in self.runs[0].scores.folds
         ]
-        return mean_and_sd(by_fold)
+        return doc.mean_and_sd(by_fold)
 
     def minus(self, other: SeedGroup) -> Comparison:
         """The leading metric of this entry minus that of another, which scored the same."""
@@ -120,7 +102,7 @@ def group_seeds(pairs: Sequence[tuple[str, Run]]) -> list[SeedGroup]:
     return [_group(members) for _, members in found]
 
 
-def seeds_table(groups: Sequence[SeedGroup], *, title: str = "") -> Table:
+def seeds_table(groups: Sequence[SeedGroup], *, title: str = "") -> doc.Table:
     """One row an entry: the pooled scores over seeds."""
     first = groups[0].runs[0]
     leading = first.benchmark.ranking
@@ -130,12 +112,12 @@ def seeds_table(groups: Sequence[SeedGroup], *, title: str = "") -> Table:
     for group in groups:
         facts = group.runs[0].facts
         cells = [group.name, group.seeds, facts.rule]
-        cells += [facts.mark(spread(*group.over_seeds(metric))) for metric in metrics]
-        cells.append(facts.mark(spread(*group.over_folds(leading))))
-        cells.append(facts.mark(range_of(*group.intervals.values[leading])))
+        cells += [facts.mark(doc.spread(*group.over_seeds(metric))) for metric in metrics]
+        cells.append(facts.mark(doc.spread(*group.over_folds(leading))))
+        cells.append(facts.mark(doc.range_of(*group.intervals.values[leading])))
         rows.append(cells)
     name = metric_name(leading)
-    return Table(columns=[*heads, f"{name}, folds", f"{name}, 95 %"], rows=rows, title=title)
+    return doc.Table(columns=[*heads, f"{name}, folds", f"{name}, 95 %"], rows=rows, title=title)
 
 
 def write_seed_summary(folder: Path, runs: Sequence[Run]) -> SeedGroup:
@@ -159,7 +141,7 @@ def write_seed_summary(folder: Path, runs: Sequence[Run]) -> SeedGroup:
         seeds_table([group]).markdown(),
         "\n".join(
             f"- [{run.name}]({run.name}/report.md): {metric_name(run.benchmark.ranking)}"
-            f" {facts.mark(number(run.scores.pooled[run.benchmark.ranking]))}"
+            f" {facts.mark(doc.number(run.scores.pooled[run.benchmark.ranking]))}"
             for run in runs
         ),
     ]
@@ -222,14 +204,14 @@ def label_curves(groups: Sequence[SeedGroup]) -> list[Curve]:
     ]
 
 
-def label_curve_parts(groups: Sequence[SeedGroup], figure: Path) -> list[Part]:
+def label_curve_parts(groups: Sequence[SeedGroup], figure: Path) -> list[doc.Part]:
     """A picture (PNG) and a table of the curves of one benchmark; nothing where there are none."""
     curves = label_curves(groups)
     if not curves:
         return []
     draw_label_curves(curves, figure)
-    parts: list[Part] = [
-        Picture(path=figure, caption="Score against the number of labels"),
+    parts: list[doc.Part] = [
+        doc.Picture(path=figure, caption="Score against the number of labels"),
         _points_table(curves),
     ]
     scratch = {curve.modalities: curve for curve in curves if curve.start == _SCRATCH}
@@ -243,20 +225,20 @@ def label_curve_parts(groups: Sequence[SeedGroup], figure: Path) -> list[Part]:
         name = metric_name(curves[0].points[min(curves[0].points)].runs[0].benchmark.ranking)
         heads = ["entry", "labels", "from scratch with", f"{name} more than from scratch", "95 %"]
         parts += [
-            Table(columns=heads, rows=rows),
+            doc.Table(columns=heads, rows=rows),
             f"Differences are paired: {LEVEL:.0%} interval of a bootstrap of {NUM_DRAWS} draws, the"
             " same for both; they do not see the chance of training again. Where a network from a"
             " checkpoint is no worse than one from scratch with twice the labels, pretraining"
             " halves the labels that are needed.",
         ]
-    return [Section(title="Score by the number of labels", parts=parts)]
+    return [doc.Section(title="Score by the number of labels", parts=parts)]
 
 
 def draw_label_curves(curves: Sequence[Curve], path: Path) -> None:
     """Draw the pooled leading metric of every point with its interval, labels on a log scale."""
     first = next(iter(curves[0].points.values())).runs[0]
     leading = first.benchmark.ranking
-    figure = make_figure(7.0, 4.4)
+    figure = doc.make_figure(7.0, 4.4)
     axes = figure.add_subplot()
     ticks = sorted({labels for curve in curves for labels in curve.points})
     starts = list(dict.fromkeys(curve.start for curve in curves))
@@ -274,22 +256,22 @@ def draw_label_curves(curves: Sequence[Curve], path: Path) -> None:
             scores,
             yerr=[below, above],
             label=curve.name,
-            color=PALETTE[starts.index(curve.start) % len(PALETTE)],
-            marker=MARKERS[modalities.index(curve.modalities) % len(MARKERS)],
+            color=doc.PALETTE[starts.index(curve.start) % len(doc.PALETTE)],
+            marker=doc.MARKERS[modalities.index(curve.modalities) % len(doc.MARKERS)],
             linestyle=("-", "--", ":")[modalities.index(curve.modalities) % 3],
             capsize=3,
             linewidth=1.8,
         )
     if first.benchmark.task == "classification":
         guess = 1 / len(first.benchmark.classes)
-        axes.axhline(guess, color=GREY, linestyle=":", linewidth=1)
+        axes.axhline(guess, color=doc.GREY, linestyle=":", linewidth=1)
         axes.annotate(
             "guessing",
             (1, guess),
             xycoords=("axes fraction", "data"),
             ha="right",
             va="bottom",
-            color=GREY,
+            color=doc.GREY,
         )
     axes.set_xscale("log")
     axes.set_xticks(ticks, [f"{labels:g}" for labels in ticks])
@@ -299,10 +281,12 @@ def draw_label_curves(curves: Sequence[Curve], path: Path) -> None:
     axes.set_ylim(min(0.0, axes.get_ylim()[0]), 1.0)
     shown = (group.runs[0].facts.rule for curve in curves for group in curve.points.values())
     rules = ", ".join(dict.fromkeys(shown))
-    axes.set_title(f"{first.benchmark.name}: {measured(metric_name(leading), rules)}", fontsize=11)
+    axes.set_title(
+        f"{first.benchmark.name}: {doc.measured(metric_name(leading), rules)}", fontsize=11
+    )
     axes.legend(frameon=False, loc="lower right")
-    plain(axes)
-    save(figure, path)
+    doc.plain(axes)
+    doc.save(figure, path)
 
 
 def _group(members: Sequence[tuple[str, Run]]) -> SeedGroup:
@@ -315,10 +299,10 @@ def _group(members: Sequence[tuple[str, Run]]) -> SeedGroup:
 
 
 def _plain(summary: Summary) -> dict[str, float | None]:
-    return dict(zip(("mean", "sd"), map(json_number, summary), strict=True))
+    return dict(zip(("mean", "sd"), map(doc.json_number, summary), strict=True))
 
 
-def _points_table(curves: Sequence[Curve]) -> Table:
+def _points_table(curves: Sequence[Curve]) -> doc.Table:
     entry = next(iter(curves[0].points.values())).runs[0]
     leading = entry.benchmark.ranking
     rows = []
@@ -327,10 +311,10 @@ def _points_table(curves: Sequence[Curve]) -> Table:
             facts = group.runs[0].facts
             score, _ = group.over_seeds(leading)
             cells = [curve.name, f"{labels:g}", str(facts.epochs), facts.rule]
-            cells += [facts.mark(number(score))]
-            rows.append([*cells, facts.mark(range_of(*group.intervals.values[leading]))])
+            cells += [facts.mark(doc.number(score))]
+            rows.append([*cells, facts.mark(doc.range_of(*group.intervals.values[leading]))])
     heads = ["entry", "labels a fold", "epochs", "selection", metric_name(leading), "95 %"]
-    return Table(columns=heads, rows=rows)
+    return doc.Table(columns=heads, rows=rows)
 
 
 def _gains(curve: Curve, scratch: Curve) -> list[list[str]]:
@@ -349,6 +333,6 @@ def _gains(curve: Curve, scratch: Curve) -> list[list[str]]:
             if other is None or group.keys != other.keys:
                 continue
             found, mark = group.minus(other), group.runs[0].facts.mark
-            row = [curve.name, f"{labels:g}", words, mark(signed(found.difference))]
-            rows.append([*row, mark(range_of(found.low, found.high))])
+            row = [curve.name, f"{labels:g}", words, mark(doc.signed(found.difference))]
+            rows.append([*row, mark(doc.range_of(found.low, found.high))])
     return rows

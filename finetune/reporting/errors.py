@@ -16,16 +16,7 @@ from PIL import Image
 from finetune.benchmark import Benchmark
 from finetune.predictions import Prediction, true_and_predicted
 from finetune.record import Run
-from finetune.reporting.document import (
-    DOTS_PER_INCH,
-    GREY,
-    Part,
-    Picture,
-    Section,
-    Table,
-    make_figure,
-    save,
-)
+from finetune.reporting import document as doc
 from hicmae.files import file_sha256
 from shards.index import TABLE_NAME, read_index
 from shards.reading.files import ShardFiles, read_frame
@@ -54,7 +45,9 @@ class Mistake:
     size: float
 
 
-def error_section(run: Run, figures: Path, shards: Path | None, *, of: str = "") -> Section | None:
+def error_section(
+    run: Run, figures: Path, shards: Path | None, *, of: str = ""
+) -> doc.Section | None:
     """The most confident errors of a run; of real values, the largest.
 
     Args:
@@ -72,7 +65,7 @@ def error_section(run: Run, figures: Path, shards: Path | None, *, of: str = "")
         run.facts.shards_digest,
         [mistake.sample for mistake in mistakes],
     )
-    parts: list[Part] = [
+    parts: list[doc.Part] = [
         f"The {len(mistakes)} "
         + (
             "wrong predictions of the highest probability."
@@ -85,12 +78,12 @@ def error_section(run: Run, figures: Path, shards: Path | None, *, of: str = "")
     if frames:
         path = figures / "errors.jpg"
         _sheet(run.benchmark, mistakes, frames, path)
-        parts.append(Picture(path=path, caption="The middle frame of each, the worst first"))
+        parts.append(doc.Picture(path=path, caption="The middle frame of each, the worst first"))
     if missing:
         parts.append(f"**Note.** {missing}")
     parts.append(_table(run, mistakes))
     title = "Most confident errors" if of_classes else "Largest errors"
-    return Section(title=f"{title} of head {of}" if of else title, parts=parts)
+    return doc.Section(title=f"{title} of head {of}" if of else title, parts=parts)
 
 
 def worst(run: Run) -> list[Mistake]:
@@ -159,7 +152,7 @@ def read_frames(
     return frames, ""
 
 
-def _table(run: Run, mistakes: Sequence[Mistake]) -> Table:
+def _table(run: Run, mistakes: Sequence[Mistake]) -> doc.Table:
     benchmark = run.benchmark
     of_classes = benchmark.task == "classification"
     named = any(mistake.unit.speaker for mistake in mistakes)
@@ -176,7 +169,7 @@ def _table(run: Run, mistakes: Sequence[Mistake]) -> Table:
         if unit.probabilities is not None:
             cells.append(f"{unit.probabilities[benchmark.classes.index(str(unit.true))]:.3f}")
         rows.append(cells)
-    return Table(columns=heads, rows=rows)
+    return doc.Table(columns=heads, rows=rows)
 
 
 def _sheet(
@@ -191,7 +184,7 @@ def _sheet(
     rows = -(-len(mistakes) // _COLUMNS)
     width, height = side * min(_COLUMNS, len(mistakes)), step * rows
     sheet = np.full((height, width, 3), 255, dtype=np.uint8)
-    figure = make_figure(width / DOTS_PER_INCH, height / DOTS_PER_INCH, arranged=False)
+    figure = doc.make_figure(width / doc.DOTS_PER_INCH, height / doc.DOTS_PER_INCH, arranged=False)
     for place, mistake in enumerate(mistakes):
         left, top = side * (place % _COLUMNS), step * (place // _COLUMNS)
         alone = np.full((_FACE, _FACE, 3), 230, dtype=np.uint8)  # of sound alone
@@ -202,7 +195,7 @@ def _sheet(
         below = "\n".join(textwrap.wrap(mistake.unit.key[-72:], 36))
         for text, line, size, colour in (
             (f"{place + 1}  {_heading(benchmark, mistake)}", top, 8, "black"),
-            (below, top + head + _FACE + 2, 5.5, GREY),
+            (below, top + head + _FACE + 2, 5.5, doc.GREY),
         ):
             figure.text(
                 left / width,
@@ -214,7 +207,7 @@ def _sheet(
                 parse_math=False,
             )
     figure.figimage(sheet[::-1], origin="lower")
-    save(figure, path, photographs=True)
+    doc.save(figure, path, photographs=True)
 
 
 def _heading(benchmark: Benchmark, mistake: Mistake) -> str:

@@ -24,21 +24,7 @@ from finetune.benchmark import Benchmark
 from finetune.data import Loader
 from finetune.predictions import true_and_predicted
 from finetune.record import Run, fold_folder
-from finetune.reporting.document import (
-    GREY,
-    MARKERS,
-    MODALITY_COLOURS,
-    PALETTE,
-    Part,
-    Picture,
-    Section,
-    Table,
-    make_figure,
-    measured,
-    number,
-    plain,
-    save,
-)
+from finetune.reporting import document as doc
 from hicmae.files import whole_file
 
 SEED = 0
@@ -54,7 +40,7 @@ _BEFORE = "features-before.npz"
 MAX_SAMPLES = 1000
 
 
-def feature_section(run: Run, figures: Path) -> Section:
+def feature_section(run: Run, figures: Path) -> doc.Section:
     """Features of test samples before and after fine-tuning.
 
     The folds are networks of their own, whose features cannot share a plane, so the picture shows
@@ -67,9 +53,9 @@ def feature_section(run: Run, figures: Path) -> Section:
     kept_folds = {name: found for name, found in kept.items() if found is not None}
     if not kept_folds:
         note = "No features were kept here; `hicmae finetune` keeps them in each fold's folder."
-        return Section(title=title, parts=[note])
+        return doc.Section(title=title, parts=[note])
     truth = {name: _truth(run, found) for name, found in kept_folds.items()}
-    parts: list[Part] = [_explanation(run), _agreement_table(run, kept_folds, truth)]
+    parts: list[doc.Part] = [_explanation(run), _agreement_table(run, kept_folds, truth)]
     fold, first = next(iter(kept_folds.items()))
     laid = kept_layouts(first, figures / LAYOUTS)
     headings = {
@@ -87,7 +73,7 @@ def feature_section(run: Run, figures: Path) -> Section:
             title=f"{run.name}: t-SNE of {len(first.keys)} test samples, fold {fold}",
         )
         parts.append(
-            Picture(
+            doc.Picture(
                 path=path,
                 caption=f"t-SNE of the features of fold {fold}: perplexity"
                 f" {perplexity(len(first.keys)):.3g}, seed {SEED}, started from the first two"
@@ -97,22 +83,22 @@ def feature_section(run: Run, figures: Path) -> Section:
         )
     else:
         parts.append(f"No t-SNE of fold {fold}: it has too few test samples, or equal features.")
-    return Section(title=title, parts=parts)
+    return doc.Section(title=title, parts=parts)
 
 
-def layer_section(run: Run, figures: Path) -> Section | None:
+def layer_section(run: Run, figures: Path) -> doc.Section | None:
     """The learned weights of the encoder layers; nothing where a single layer is read."""
     weights = [fold.layer_weights for fold in run.folds if fold.layer_weights]
     if not weights or not any(len(values) > 1 for values in weights[0].values()):
         return None
     path = figures / "layer_weights.png"
     layer_weight_figure(weights, path)
-    return Section(
+    return doc.Section(
         title="Layer weights",
         parts=[
             "How much the pooled features of each encoder layer count in the sum that the head"
             " reads; all start equal.",
-            Picture(path=path, caption="Learned weights of the encoder layers"),
+            doc.Picture(path=path, caption="Learned weights of the encoder layers"),
         ],
     )
 
@@ -210,7 +196,7 @@ def layout_figure(
         truth: Class numbers (N,), or values of every target (N, D), which has a row each.
     """
     targets = (None,) if benchmark.task == "classification" else benchmark.targets
-    figure = make_figure(
+    figure = doc.make_figure(
         4.4 * len(panels) + (1.5 if targets == (None,) else 0.6), 4.2 * len(targets)
     )
     figure.suptitle(title, fontsize=11)
@@ -227,8 +213,8 @@ def layout_figure(
                         s=size,
                         alpha=0.75,
                         linewidths=0,
-                        color=PALETTE[index % len(PALETTE)],
-                        marker=MARKERS[index // len(PALETTE) % len(MARKERS)],
+                        color=doc.PALETTE[index % len(doc.PALETTE)],
+                        marker=doc.MARKERS[index // len(doc.PALETTE) % len(doc.MARKERS)],
                         label=name,
                     )
             else:
@@ -255,7 +241,7 @@ def layout_figure(
             ncols=1 + len(benchmark.classes) // 23,
             frameon=False,
         )
-    save(figure, path)
+    doc.save(figure, path)
 
 
 def layer_weight_figure(weights: Sequence[Mapping[str, Sequence[float]]], path: Path) -> None:
@@ -264,7 +250,7 @@ def layer_weight_figure(weights: Sequence[Mapping[str, Sequence[float]]], path: 
     Args:
         weights: One mapping a fold: modality to the weights of its layers, which sum to 1.
     """
-    figure = make_figure(7.0, 4.0)
+    figure = doc.make_figure(7.0, 4.0)
     axes = figure.add_subplot()
     modalities = list(weights[0])
     width = 0.8 / len(modalities)
@@ -279,11 +265,11 @@ def layer_weight_figure(weights: Sequence[Mapping[str, Sequence[float]]], path: 
             width=width * 0.92,
             yerr=spread,
             capsize=3,
-            color=MODALITY_COLOURS[modality],
-            ecolor=GREY,
+            color=doc.MODALITY_COLOURS[modality],
+            ecolor=doc.GREY,
             label=modality,
         )
-    axes.axhline(1 / num_layers, color=GREY, linewidth=1, linestyle="--", label="equal weights")
+    axes.axhline(1 / num_layers, color=doc.GREY, linewidth=1, linestyle="--", label="equal weights")
     axes.set_xticks(range(1, num_layers + 1))
     axes.set_xlabel("encoder layer")
     axes.set_ylabel("learned weight (softmax)")
@@ -291,8 +277,8 @@ def layer_weight_figure(weights: Sequence[Mapping[str, Sequence[float]]], path: 
     bars = "" if len(weights) == 1 else f"; bars: mean of {len(weights)} folds ± 1 sd"
     axes.set_title(f"Learned layer weights{bars}", fontsize=11)
     axes.legend(fontsize=9, ncols=3, loc="upper right", frameon=False)
-    plain(axes)
-    save(figure, path)
+    doc.plain(axes)
+    doc.save(figure, path)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -425,13 +411,13 @@ def _explanation(run: Run) -> str:
 
 def _agreement_table(
     run: Run, kept: dict[str, KeptFeatures], truth: dict[str, np.ndarray]
-) -> Table:
+) -> doc.Table:
     """Agreement of neighbours, before and after, one row a fold and target."""
     rows = []
     for fold, features in kept.items():
         for name, values in _targets(run, truth[fold]):
             before, after = (
-                number(neighbour_agreement(side, values))
+                doc.number(neighbour_agreement(side, values))
                 for side in (features.before, features.after)
             )
             rows.append([f"{fold}{name}", str(len(values)), before, run.facts.mark(after)])
@@ -439,9 +425,9 @@ def _agreement_table(
         "network of fold",
         "samples",
         "agreement before",
-        measured("agreement after", run.facts.rule),
+        doc.measured("agreement after", run.facts.rule),
     ]
-    return Table(columns=heads, rows=rows)
+    return doc.Table(columns=heads, rows=rows)
 
 
 def _targets(run: Run, truth: np.ndarray) -> list[tuple[str, np.ndarray]]:

@@ -15,21 +15,7 @@ import numpy as np
 from finetune.over_time import per_recording, recording_scores
 from finetune.predictions import true_and_predicted
 from finetune.record import Run, RunFacts
-from finetune.reporting.document import (
-    BLUE,
-    GREY,
-    ORANGE,
-    Part,
-    Picture,
-    Section,
-    Table,
-    make_figure,
-    measured,
-    number,
-    plain,
-    save,
-    signed,
-)
+from finetune.reporting import document as doc
 from finetune.scores import metric_name
 
 # Ranges of the truth, each with about as many samples; fewer where values repeat.
@@ -41,7 +27,7 @@ _MANY_POINTS = 2000
 _SHOWN = 40  # recordings
 
 
-def value_sections(run: Run, figures: Path, title: str) -> list[Section]:
+def value_sections(run: Run, figures: Path, title: str) -> list[doc.Section]:
     """Predicted against true, and error by where the truth lies."""
     true, predicted = true_and_predicted(run.benchmark, run.units)
     scatter, ranges = figures / "predicted_against_true.png", figures / "error_by_range.png"
@@ -52,17 +38,17 @@ def value_sections(run: Run, figures: Path, title: str) -> list[Section]:
     }
     range_figure(by_target, ranges, title=title)
     return [
-        Section(
+        doc.Section(
             title="Predicted against true",
-            parts=[Picture(path=scatter, caption="Predicted against true values")],
+            parts=[doc.Picture(path=scatter, caption="Predicted against true values")],
         ),
-        Section(
+        doc.Section(
             title="Error by range",
             parts=[
                 f"Ranges of the true value with about as many samples each (selection:"
                 f" {run.facts.rule}). A bias that falls from the lowest range to the highest means"
                 " that predictions are drawn to the middle.",
-                Picture(path=ranges, caption="Bias and error by range of the true value"),
+                doc.Picture(path=ranges, caption="Bias and error by range of the true value"),
                 *(range_table(target, found, run.facts) for target, found in by_target.items()),
             ],
         ),
@@ -117,19 +103,19 @@ def errors_by_range(true: np.ndarray, predicted: np.ndarray) -> list[RangeError]
     return found
 
 
-def range_table(target: str, ranges: list[RangeError], facts: RunFacts) -> Table:
+def range_table(target: str, ranges: list[RangeError], facts: RunFacts) -> doc.Table:
     """One row a range."""
     rows = [
         [
             item.name,
             str(item.count),
-            facts.mark(signed(item.bias)),
-            facts.mark(number(item.rmse)),
+            facts.mark(doc.signed(item.bias)),
+            facts.mark(doc.number(item.rmse)),
         ]
         for item in ranges
     ]
-    heads = [measured(name, facts.rule) for name in ("bias (predicted minus true)", "RMSE")]
-    return Table(columns=[f"true {target}", "samples", *heads], rows=rows)
+    heads = [doc.measured(name, facts.rule) for name in ("bias (predicted minus true)", "RMSE")]
+    return doc.Table(columns=[f"true {target}", "samples", *heads], rows=rows)
 
 
 def scatter_figure(
@@ -138,7 +124,7 @@ def scatter_figure(
     """Draw predicted against true (N, D), a panel a target, with the line of perfect prediction."""
     panels = len(run.benchmark.targets)
     many = len(true) > _MANY_POINTS
-    figure = make_figure((4.9 if many else 4.3) * panels + 0.4, 4.6)
+    figure = doc.make_figure((4.9 if many else 4.3) * panels + 0.4, 4.6)
     figure.suptitle(title, fontsize=11)
     for panel, target in enumerate(run.benchmark.targets):
         axes = figure.add_subplot(1, panels, panel + 1)
@@ -150,21 +136,21 @@ def scatter_figure(
             )
             figure.colorbar(cells, ax=axes, label="samples", fraction=0.046)
         else:
-            axes.scatter(x, y, s=22, alpha=0.55, color=BLUE, edgecolors="none")
-        axes.plot(ends, ends, color=GREY, linewidth=1, linestyle="--", label="predicted = true")
+            axes.scatter(x, y, s=22, alpha=0.55, color=doc.BLUE, edgecolors="none")
+        axes.plot(ends, ends, color=doc.GREY, linewidth=1, linestyle="--", label="predicted = true")
         ccc = run.scores.pooled.get(f"ccc_{target}", run.scores.pooled.get("ccc"))
         axes.set_title(target if ccc is None else f"{target} (CCC {ccc:.3f})", fontsize=11)
         axes.set_xlabel(f"true {target}")
         axes.set_ylabel(f"predicted {target}")
         axes.set_aspect("equal", adjustable="datalim")
         axes.legend(fontsize=9, loc="upper left", frameon=False)
-        plain(axes)
-    save(figure, path)
+        doc.plain(axes)
+    doc.save(figure, path)
 
 
 def range_figure(by_target: Mapping[str, Sequence[RangeError]], path: Path, *, title: str) -> None:
     """Draw bias and error in ranges of the truth, one panel a target."""
-    figure = make_figure(4.9 * len(by_target) + 0.4, 4.2)
+    figure = doc.make_figure(4.9 * len(by_target) + 0.4, 4.2)
     figure.suptitle(title, fontsize=11)
     panels = figure.subplots(1, len(by_target), squeeze=False)[0]
     for axes, (target, ranges) in zip(panels, by_target.items(), strict=True):
@@ -173,13 +159,13 @@ def range_figure(by_target: Mapping[str, Sequence[RangeError]], path: Path, *, t
             places - 0.2,
             [item.bias for item in ranges],
             width=0.38,
-            color=BLUE,
+            color=doc.BLUE,
             label="bias (predicted minus true)",
         )
         axes.bar(
-            places + 0.2, [item.rmse for item in ranges], width=0.38, color=ORANGE, label="RMSE"
+            places + 0.2, [item.rmse for item in ranges], width=0.38, color=doc.ORANGE, label="RMSE"
         )
-        axes.axhline(0, color=GREY, linewidth=1)
+        axes.axhline(0, color=doc.GREY, linewidth=1)
         names = [
             "\n".join((item.name.replace(" to ", "\nto "), f"n={item.count}")) for item in ranges
         ]
@@ -190,11 +176,11 @@ def range_figure(by_target: Mapping[str, Sequence[RangeError]], path: Path, *, t
         axes.set_ylabel("error")
         axes.set_title(target, fontsize=11)
         axes.legend(fontsize=8, loc="upper right", ncols=2, frameon=False)
-        plain(axes)
-    save(figure, path)
+        doc.plain(axes)
+    doc.save(figure, path)
 
 
-def over_time_section(run: Run) -> Section | None:
+def over_time_section(run: Run) -> doc.Section | None:
     """CCC pooled over instants and per recording; nothing of a benchmark that is not over time."""
     if run.benchmark.over_time is None:
         return None
@@ -202,30 +188,30 @@ def over_time_section(run: Run) -> Section | None:
     means = per_recording(run.benchmark, run.predictions)
     names = list(means)
     undefined = sum(not np.isfinite(values["ccc"]) for values in each.values())
-    pooled = [mark(number(run.scores.pooled.get(name, float("nan")))) for name in names]
+    pooled = [mark(doc.number(run.scores.pooled.get(name, float("nan")))) for name in names]
     rows = [
         [f"pooled over {len(run.predictions)} instants", *pooled],
-        [f"per recording, mean of {len(each)}", *(mark(number(means[name])) for name in names)],
+        [f"per recording, mean of {len(each)}", *(mark(doc.number(means[name])) for name in names)],
     ]
-    parts: list[Part] = [
+    parts: list[doc.Part] = [
         "CCC pooled is of all instants together, so differences between recordings count; CCC per"
         " recording is the mean of what each reaches alone, so changes over time count alone.",
-        Table(columns=["", *map(metric_name, names)], rows=rows),
+        doc.Table(columns=["", *map(metric_name, names)], rows=rows),
     ]
     if undefined:
         parts.append(f"{undefined} recordings have constant labels, and no CCC of their own.")
     shown = [
-        [recording, *(mark(number(values[name])) for name in names)]
+        [recording, *(mark(doc.number(values[name])) for name in names)]
         for recording, values in sorted(each.items(), key=lambda item: item[1]["ccc"])[:_SHOWN]
     ]
     which = "" if len(shown) == len(each) else f" (the {len(shown)} with the lowest)"
     parts += [
         f"CCC per recording{which}:",
-        Table(columns=["recording", *map(metric_name, names)], rows=shown),
+        doc.Table(columns=["recording", *map(metric_name, names)], rows=shown),
         "Decided on the training side of each fold:",
-        Table(columns=["fold", "what", "of", "value"], rows=_decided(run)),
+        doc.Table(columns=["fold", "what", "of", "value"], rows=_decided(run)),
     ]
-    return Section(title="Over time", parts=parts)
+    return doc.Section(title="Over time", parts=parts)
 
 
 def _decided(run: Run) -> list[list[str]]:
@@ -242,7 +228,12 @@ def _decided(run: Run) -> list[list[str]]:
             for who, weight in weights.items()
         ]
         rows += [
-            [fold.name, f"{metric_name(name)} of the shared network", "test side", number(value)]
+            [
+                fold.name,
+                f"{metric_name(name)} of the shared network",
+                "test side",
+                doc.number(value),
+            ]
             for name, value in told.get("shared", {}).items()
         ]
         rows.append(

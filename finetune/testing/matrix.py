@@ -12,16 +12,7 @@ import numpy as np
 from matplotlib.patches import Rectangle
 
 from finetune.record import Run
-from finetune.reporting.document import (
-    ORANGE,
-    Table,
-    json_number,
-    make_figure,
-    mean_and_sd,
-    number,
-    save,
-    spread,
-)
+from finetune.reporting import document as doc
 from finetune.scores import metric_name
 from finetune.selection import rule_sentence
 from hicmae.files import write_json, write_text
@@ -55,15 +46,15 @@ class MatrixCell:
     @property
     def summary(self) -> tuple[float, float]:
         """Mean and sample deviation over networks; no deviation of one."""
-        return mean_and_sd(self.values)
+        return doc.mean_and_sd(self.values)
 
     @property
     def text(self) -> str:
         """Mean ± deviation, marked as its rule wants it."""
-        return self.runs[0].facts.mark(spread(*self.summary))
+        return self.runs[0].facts.mark(doc.spread(*self.summary))
 
 
-def write_matrix(runs: Sequence[Run], out: Path) -> Table:
+def write_matrix(runs: Sequence[Run], out: Path) -> doc.Table:
     """Write runs and their evaluations on other corpora as one page, JSON and picture.
 
     Args:
@@ -118,7 +109,7 @@ def matrix_figure(cells: Sequence[MatrixCell], path: Path) -> None:
     """Draw scores over corpora as shades; cells within a corpus have a frame."""
     rows = list(dict.fromkeys(cell.row for cell in cells))
     columns = list(dict.fromkeys(cell.column for cell in cells))
-    figure = make_figure(3.4 + 1.5 * len(columns), 1.9 + 0.8 * len(rows))
+    figure = doc.make_figure(3.4 + 1.5 * len(columns), 1.9 + 0.8 * len(rows))
     axes = figure.add_subplot()
     values = np.full((len(rows), len(columns)), np.nan)
     for cell in cells:
@@ -138,7 +129,9 @@ def matrix_figure(cells: Sequence[MatrixCell], path: Path) -> None:
         )
         if cell.within:
             corner = (place[0] - 0.48, place[1] - 0.48)
-            axes.add_patch(Rectangle(corner, 0.96, 0.96, fill=False, edgecolor=ORANGE, linewidth=2))
+            axes.add_patch(
+                Rectangle(corner, 0.96, 0.96, fill=False, edgecolor=doc.ORANGE, linewidth=2)
+            )
     metrics = {cell.column: metric_name(cell.metric) for cell in cells}
     axes.set_xticks(
         range(len(columns)),
@@ -152,7 +145,7 @@ def matrix_figure(cells: Sequence[MatrixCell], path: Path) -> None:
     axes.set_ylabel("trained on")
     axes.set_title("Scores over corpora; framed: within a corpus", fontsize=11)
     figure.colorbar(image, ax=axes, fraction=0.046, pad=0.03).set_label("leading metric")
-    save(figure, path)
+    doc.save(figure, path)
 
 
 def _cell(row: str, column: str, runs: Sequence[Run]) -> MatrixCell:
@@ -202,7 +195,7 @@ def _row_names(runs: Sequence[Run]) -> list[str]:
     ]
 
 
-def _grid(cells: Sequence[MatrixCell]) -> Table:
+def _grid(cells: Sequence[MatrixCell]) -> doc.Table:
     by_place = {(cell.row, cell.column): cell for cell in cells}
     rows, columns = (list(dict.fromkeys(names)) for names in zip(*by_place, strict=True))
     metrics = {cell.column: metric_name(cell.metric) for cell in cells}
@@ -215,10 +208,10 @@ def _grid(cells: Sequence[MatrixCell]) -> Table:
             line.append(f"**{text}**" if cell is not None and cell.within else text)
         lines.append(line)
     heads = [f"{column} ({metrics[column]})" for column in columns]
-    return Table(columns=["trained on", *heads], rows=lines, title="Trained on, tested on")
+    return doc.Table(columns=["trained on", *heads], rows=lines, title="Trained on, tested on")
 
 
-def _list(cells: Sequence[MatrixCell]) -> Table:
+def _list(cells: Sequence[MatrixCell]) -> doc.Table:
     rows = []
     for cell in cells:
         run = cell.runs[0]
@@ -231,29 +224,29 @@ def _list(cells: Sequence[MatrixCell]) -> Table:
                 cell.column + (" (within)" if cell.within else ""),
                 metric_name(cell.metric),
                 cell.text,
-                run.facts.mark(number(float(np.mean(cell.ensemble)))) if cell.ensemble else "",
+                run.facts.mark(doc.number(float(np.mean(cell.ensemble)))) if cell.ensemble else "",
                 run.facts.rule,
                 str(len(cell.values)),
                 str(run.scores.num_samples),
                 ", ".join(benchmark.classes if named else benchmark.targets),
-                number(1 / len(benchmark.classes)) if named else number(0.0),
+                doc.number(1 / len(benchmark.classes)) if named else doc.number(0.0),
                 ignored or "none",
             ]
         )
     heads = ["trained on", "tested on", "metric", "mean ± sd", "outputs averaged", "selection"]
     heads += ["networks", "samples", "classes or targets", "chance", "left out"]
-    return Table(columns=heads, rows=rows)
+    return doc.Table(columns=heads, rows=rows)
 
 
 def _plain(cell: MatrixCell) -> dict[str, object]:
-    mean, sd = map(json_number, cell.summary)
+    mean, sd = map(doc.json_number, cell.summary)
     return {
         "trained_on": cell.row,
         "tested_on": cell.column,
         "within": cell.within,
         "metric": cell.metric,
         "selection": cell.runs[0].facts.rule,
-        "networks": [json_number(value) for value in cell.values],
+        "networks": [doc.json_number(value) for value in cell.values],
         "mean": mean,
         "sd": sd,
         "runs": [str(run.folder) for run in cell.runs],

@@ -30,18 +30,7 @@ from finetune.predictions import (
     predictions_of_rows,
 )
 from finetune.record import BENCHMARK, CONFIG, RunFacts
-from finetune.reporting.document import (
-    BLUE,
-    GREY,
-    ORANGE,
-    Table,
-    make_figure,
-    mean_and_sd,
-    number,
-    plain,
-    save,
-    spread,
-)
+from finetune.reporting import document as doc
 from finetune.scores import Values, metric_name, score_units, scored_units
 from finetune.selection import rule_sentence
 from finetune.testing.interactions import interaction_parts
@@ -185,7 +174,7 @@ class Spoiled:
 
 def over(permutations: Sequence[Values], name: str) -> tuple[float, float]:
     """Mean and sample deviation of a score over permutations."""
-    return mean_and_sd([values[name] for values in permutations])
+    return doc.mean_and_sd([values[name] for values in permutations])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -284,54 +273,54 @@ def make_importance(
     return Importance(benchmark=benchmark, conditions=tuple(made))
 
 
-def importance_table(importance: Importance, facts: RunFacts) -> Table:
+def importance_table(importance: Importance, facts: RunFacts) -> doc.Table:
     """One row a condition: every metric, and what the leading one lost."""
     metrics = list(importance.conditions[0].scores[0])
     rows = [
         [
             item.condition.name,
-            *(facts.mark(spread(*over(item.scores, metric))) for metric in metrics),
+            *(facts.mark(doc.spread(*over(item.scores, metric))) for metric in metrics),
             ""
             if item.condition.kind == UNSPOILED
-            else facts.mark(spread(*mean_and_sd(item.losses))),
+            else facts.mark(doc.spread(*doc.mean_and_sd(item.losses))),
         ]
         for item in importance.conditions
     ]
     lost = f"lost {metric_name(importance.benchmark.ranking)}"
-    return Table(
+    return doc.Table(
         columns=[f"selection: {facts.rule}", *map(metric_name, metrics), lost],
         rows=rows,
         title=f"{facts.benchmark}, {facts.modalities}",
     )
 
 
-def class_table(importance: Importance, facts: RunFacts) -> Table:
+def class_table(importance: Importance, facts: RunFacts) -> doc.Table:
     """One row a condition: the recall of every class."""
     names = list(importance.conditions[0].recalls[0])
     rows = [
         [
             item.condition.name,
-            *(facts.mark(spread(*over(item.recalls, name))) for name in names),
+            *(facts.mark(doc.spread(*over(item.recalls, name))) for name in names),
         ]
         for item in importance.conditions
     ]
-    return Table(columns=[f"recall (selection: {facts.rule})", *names], rows=rows)
+    return doc.Table(columns=[f"recall (selection: {facts.rule})", *names], rows=rows)
 
 
-def class_importance_table(importance: Importance, facts: RunFacts) -> Table:
+def class_importance_table(importance: Importance, facts: RunFacts) -> doc.Table:
     """One row a class: what it loses when one modality is another sample's."""
     swaps = importance.of("sound-swapped") + importance.of("picture-swapped")
     plain = importance.of(UNSPOILED)[0].recalls[0]
     rows = [
         [
             name,
-            facts.mark(number(plain[name])),
-            *(facts.mark(spread(*over(swap.recall_losses, name))) for swap in swaps),
+            facts.mark(doc.number(plain[name])),
+            *(facts.mark(doc.spread(*over(swap.recall_losses, name))) for swap in swaps),
         ]
         for name in plain
     ]
     heads = {"sound-swapped": "sound matters", "picture-swapped": "picture matters"}
-    return Table(
+    return doc.Table(
         columns=["class", "recall", *(heads[swap.condition.kind] for swap in swaps)], rows=rows
     )
 
@@ -399,17 +388,17 @@ def importance_figure(importance: Importance, path: Path, *, title: str) -> None
     metric = metric_name(importance.benchmark.ranking)
     swaps = [importance.of("picture-swapped")[0], importance.of("sound-swapped")[0]]
     names = list(swaps[0].recall_losses[0]) if swaps[0].recall_losses else []
-    figure = make_figure(2.6 + 0.95 * (1 + len(names)), 4.2)
+    figure = doc.make_figure(2.6 + 0.95 * (1 + len(names)), 4.2)
     axes = figure.add_subplot()
     labels = [f"all\n({metric})", *names]
     places = np.arange(len(labels), dtype=float)
     if names:
         places[1:] += 0.4  # another quantity: recall of a class
-        axes.axvline(0.7, color=GREY, linewidth=0.8, linestyle=":")
+        axes.axvline(0.7, color=doc.GREY, linewidth=0.8, linestyle=":")
     for index, (swap, colour, who) in enumerate(
-        zip(swaps, (BLUE, ORANGE), ("picture", "sound"), strict=True)
+        zip(swaps, (doc.BLUE, doc.ORANGE), ("picture", "sound"), strict=True)
     ):
-        found = [mean_and_sd(swap.losses), *(over(swap.recall_losses, name) for name in names)]
+        found = [doc.mean_and_sd(swap.losses), *(over(swap.recall_losses, name) for name in names)]
         means, sds = (np.array(values) for values in zip(*found, strict=True))
         axes.bar(
             places + (index - 0.5) * 0.38,
@@ -417,7 +406,7 @@ def importance_figure(importance: Importance, path: Path, *, title: str) -> None
             width=0.35,
             yerr=None if np.isnan(sds).all() else np.nan_to_num(sds),
             capsize=3,
-            ecolor=GREY,
+            ecolor=doc.GREY,
             color=colour,
             label=f"another sample's {who}",
         )
@@ -428,21 +417,21 @@ def importance_figure(importance: Importance, path: Path, *, title: str) -> None
     axes.set_ylim(low, high + 0.16 * (high - low))  # room for the legend
     axes.legend(fontsize=9, ncols=2, loc="upper right", frameon=False)
     axes.set_title(f"What each modality is worth\n{title}", fontsize=11)
-    plain(axes)
-    save(figure, path)
+    doc.plain(axes)
+    doc.save(figure, path)
 
 
 def level_figure(importance: Importance, path: Path, *, title: str) -> None:
     """Draw the leading metric against noise and missing frames, one panel a kind."""
     kinds = {
-        "sound-noise": ("signal over noise, dB", ORANGE),
-        "picture-noise": ("standard deviation of the noise, of 255", BLUE),
-        "missing-frames": ("share of missing frames", BLUE),
+        "sound-noise": ("signal over noise, dB", doc.ORANGE),
+        "picture-noise": ("standard deviation of the noise, of 255", doc.BLUE),
+        "missing-frames": ("share of missing frames", doc.BLUE),
     }
     shown = {kind: importance.of(kind) for kind in kinds if importance.of(kind)}
     leading = importance.benchmark.ranking
     unspoiled = over(importance.of(UNSPOILED)[0].scores, leading)[0]
-    figure = make_figure(3.6 * len(shown) + 0.6, 3.8)
+    figure = doc.make_figure(3.6 * len(shown) + 0.6, 3.8)
     figure.suptitle(title, fontsize=11)
     first = None
     for panel, (kind, items) in enumerate(shown.items(), start=1):
@@ -454,11 +443,13 @@ def level_figure(importance: Importance, path: Path, *, title: str) -> None:
         )
         levels, values = zip(*points, strict=True)
         axes.plot(levels, values, marker="o", color=colour)
-        axes.axhline(unspoiled, color=GREY, linewidth=1, linestyle="--", label="unspoiled")
+        axes.axhline(unspoiled, color=doc.GREY, linewidth=1, linestyle="--", label="unspoiled")
         frozen = importance.of("video-frozen")
         if kind == "missing-frames" and frozen:
             still = over(frozen[0].scores, leading)[0]
-            axes.axhline(still, color=GREY, linewidth=1, linestyle=":", label="one frame, frozen")
+            axes.axhline(
+                still, color=doc.GREY, linewidth=1, linestyle=":", label="one frame, frozen"
+            )
         if kind == "sound-noise":
             axes.invert_xaxis()  # worse to the right, as in the other panels
         axes.set_xlabel(label)
@@ -466,8 +457,8 @@ def level_figure(importance: Importance, path: Path, *, title: str) -> None:
         if panel == 1:
             axes.set_ylabel(metric_name(leading))
         axes.legend(fontsize=9, loc="lower left", frameon=False)
-        plain(axes)
-    save(figure, path)
+        doc.plain(axes)
+    doc.save(figure, path)
 
 
 def _predictions(
@@ -551,12 +542,12 @@ def _headline(importance: Importance, facts: RunFacts) -> str:
     swaps = {kind: importance.of(kind) for kind in ("sound-swapped", "picture-swapped")}
     if not all(swaps.values()):
         return ""
-    sound, picture = (mean_and_sd(swaps[kind][0].losses) for kind in swaps)
+    sound, picture = (doc.mean_and_sd(swaps[kind][0].losses) for kind in swaps)
     plain = over(importance.of(UNSPOILED)[0].scores, importance.benchmark.ranking)
     return (
-        f"**{metric} is {facts.mark(spread(*plain))}; with another sample's sound it loses"
-        f" {facts.mark(spread(*sound))}, with another sample's picture"
-        f" {facts.mark(spread(*picture))}.**"
+        f"**{metric} is {facts.mark(doc.spread(*plain))}; with another sample's sound it loses"
+        f" {facts.mark(doc.spread(*sound))}, with another sample's picture"
+        f" {facts.mark(doc.spread(*picture))}.**"
     )
 
 
