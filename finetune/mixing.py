@@ -19,7 +19,6 @@ def mix_batch(
     targets: Tensor,
     config: MixingConfig,
     *,
-    generator: torch.Generator | None = None,
     neighbour: Tensor | None = None,
 ) -> tuple[Tensor | None, Tensor | None, Tensor]:
     """Blend every clip of a batch with its neighbour, and their targets in the same share.
@@ -29,7 +28,6 @@ def mix_batch(
         fbank: (B, S, F), or nothing.
         targets: (B, C) class probabilities or (B, D) real values.
         config: What to do.
-        generator: Source of the draws (on the CPU); none given: PyTorch's.
         neighbour: (B,) which clip each is blended with; none given: the one before it.
 
     Returns: the three, mixed; tensors of the input are not written to. Each row of class
@@ -40,19 +38,19 @@ def mix_batch(
     mixes_sound = fbank is not None and config.audio
     if (config.mixup == 0 and config.cutmix == 0) or (video is None and not mixes_sound):
         return video, fbank, targets
-    if len(targets) < 2 or _uniform(generator) >= config.probability:
+    if len(targets) < 2 or _uniform() >= config.probability:
         return video, fbank, targets
     if neighbour is None:
         neighbour = torch.arange(len(targets), device=targets.device).roll(1)
-    cuts = config.cutmix > 0 and (config.mixup == 0 or _uniform(generator) < config.switch)
-    share = _beta(config.cutmix if cuts else config.mixup, generator)
+    cuts = config.cutmix > 0 and (config.mixup == 0 or _uniform() < config.switch)
+    share = _beta(config.cutmix if cuts else config.mixup)
     if cuts and video is not None:
-        video, share = _cut_box(video, share, neighbour, generator)
+        video, share = _cut_box(video, share, neighbour)
     elif video is not None:
         video = _blend(video, share, neighbour)
     if fbank is not None and config.audio:
         if cuts:
-            fbank, sound_share = _cut_span(fbank, share, neighbour, generator)
+            fbank, sound_share = _cut_span(fbank, share, neighbour)
             share = sound_share if video is None else share
         else:
             fbank = _blend(fbank, share, neighbour)
@@ -95,46 +93,41 @@ def _blend(batch: Tensor, share: float, neighbour: Tensor) -> Tensor:
     return batch * share + batch[neighbour] * (1 - share)
 
 
-def _cut_box(
-    video: Tensor, share: float, neighbour: Tensor, generator: torch.Generator | None
-) -> tuple[Tensor, float]:
+def _cut_box(video: Tensor, share: float, neighbour: Tensor) -> tuple[Tensor, float]:
     """Put a box of the neighbour into every frame; the share kept is that of the pixels."""
     height, width = video.shape[-2:]
     side = math.sqrt(1 - share)
-    top, bottom = _span(height, side, generator)
-    left, right = _span(width, side, generator)
+    top, bottom = _span(height, side)
+    left, right = _span(width, side)
     mixed = video.clone()
     mixed[..., top:bottom, left:right] = video[neighbour][..., top:bottom, left:right]
     return mixed, 1 - (bottom - top) * (right - left) / (height * width)
 
 
-def _cut_span(
-    fbank: Tensor, share: float, neighbour: Tensor, generator: torch.Generator | None
-) -> tuple[Tensor, float]:
+def _cut_span(fbank: Tensor, share: float, neighbour: Tensor) -> tuple[Tensor, float]:
     """Put a span of time of the neighbour's sound, of length ``1 - share``, into every clip."""
     frames = fbank.shape[1]
     length = round((1 - share) * frames)
-    start = int(_uniform(generator) * (frames - length + 1))
+    start = int(_uniform() * (frames - length + 1))
     mixed = fbank.clone()
     mixed[:, start : start + length] = fbank[neighbour][:, start : start + length]
     return mixed, 1 - length / frames
 
 
-def _span(size: int, part: float, generator: torch.Generator | None) -> tuple[int, int]:
+def _span(size: int, part: float) -> tuple[int, int]:
     """A span of length ``part * size`` at a uniform centre, clipped at the border."""
-    centre = int(_uniform(generator) * size)
+    centre = int(_uniform() * size)
     half = int(part * size) // 2
     return max(centre - half, 0), min(centre + half, size)
 
 
-def _uniform(generator: torch.Generator | None) -> float:
-    """One draw in [0, 1)."""
-    return float(torch.rand((), generator=generator))
+def _uniform() -> float:
+    """One draw in [0, 1), from PyTorch's generator on the CPU."""
+    return float(torch.rand(()))
 
 
-def _beta(parameter: float, generator: torch.Generator | None) -> float:
-    """One draw of Beta(p, p), from two Gamma draws: torch's own Beta takes no generator."""
-    first, second = torch._standard_gamma(
-        torch.full((2,), parameter, dtype=torch.float64), generator=generator
-    ).tolist()
+def _beta(parameter: float) -> float:
+    """One draw of Beta(p, p), from two Gamma draws."""
+    both = torch.full((2,), parameter, dtype=torch.float64)
+    first, second = torch._standard_gamma(both).tolist()
     return first / (first + second) if first + second > 0 else 0.5

@@ -23,8 +23,8 @@ def clips() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 
 def mixed_clips(seed: int, **settings: float) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Those clips, mixed."""
-    generator = torch.Generator().manual_seed(seed)
-    video, fbank, targets = mix_batch(*clips(), MixingConfig(**settings), generator=generator)
+    torch.manual_seed(seed)
+    video, fbank, targets = mix_batch(*clips(), MixingConfig(**settings))
     assert video is not None
     assert fbank is not None
     return video, fbank, targets
@@ -73,12 +73,9 @@ def test_sound_is_mixed_in_the_share_of_the_labels(
     changed = 0
     for seed in range(30):
         video, fbank, targets = clips()
+        torch.manual_seed(seed)
         _, mixed_fbank, mixed = mix_batch(
-            video if with_video else None,
-            fbank,
-            targets,
-            MixingConfig(audio=True, **settings),
-            generator=torch.Generator().manual_seed(seed),
+            video if with_video else None, fbank, targets, MixingConfig(audio=True, **settings)
         )
         share = float(mixed_fbank[1].mean())
         expected = share * targets[1] + (1 - share) * targets[0]
@@ -106,13 +103,8 @@ def test_the_input_is_not_written_to() -> None:
     for seed in range(10):
         video, fbank, targets = clips()
         before = [item.clone() for item in (video, fbank, targets)]
-        mix_batch(
-            video,
-            fbank,
-            targets,
-            MixingConfig(audio=True),
-            generator=torch.Generator().manual_seed(seed),
-        )
+        torch.manual_seed(seed)
+        mix_batch(video, fbank, targets, MixingConfig(audio=True))
         for now, then in zip((video, fbank, targets), before, strict=True):
             assert torch.equal(now, then)
 
@@ -121,13 +113,8 @@ def test_shares_follow_the_beta_distribution() -> None:
     shares = []
     for seed in range(600):
         video = torch.tensor([0.0, 1.0]).reshape(2, 1, 1, 1, 1)
-        mixed, _, _ = mix_batch(
-            video,
-            None,
-            torch.eye(2),
-            MixingConfig(cutmix=0),
-            generator=torch.Generator().manual_seed(seed),
-        )
+        torch.manual_seed(seed)
+        mixed, _, _ = mix_batch(video, None, torch.eye(2), MixingConfig(cutmix=0))
         shares.append(float(mixed[1].mean()))
     # Beta(a, a): mean 1/2, variance 1 / (4 (2a + 1)).
     assert abs(np.mean(shares) - 0.5) < 0.05
