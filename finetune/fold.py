@@ -181,9 +181,9 @@ def _work(plan: Plan, fold: Fold, share: Share) -> None:
         if settled is not None:
             window = choose_smoothing(plan.benchmark, kept_out)
             settled = dataclasses.replace(settled, smoothing_seconds=window)
-            predictions = smooth(plan.benchmark, predictions, window)
+            predictions = smooth(predictions, window)
             if shared:
-                before = score(plan.benchmark, smooth(plan.benchmark, shared, window))
+                before = score(plan.benchmark, smooth(shared, window))
                 settled = dataclasses.replace(settled, shared=before)
                 who = str(config.recipe.annotator)
                 notes.append(gain_note(who, before, score(plan.benchmark, predictions)))

@@ -17,7 +17,8 @@ import numpy as np
 import pandas as pd
 import torch
 from sklearn.linear_model import RidgeCV
-from sklearn.model_selection import GroupKFold
+from sklearn.model_selection import GroupKFold, cross_val_predict
+from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from finetune.benchmark import Benchmark
@@ -205,9 +206,7 @@ def _middle_of_the_best(lags: np.ndarray, agreement: np.ndarray) -> float:
     return round(float(lags[first:end].mean()), 6)
 
 
-def smooth(
-    benchmark: Benchmark, predictions: Sequence[Prediction], window_seconds: float
-) -> list[Prediction]:
+def smooth(predictions: Sequence[Prediction], window_seconds: float) -> list[Prediction]:
     """Average what is said of a recording over the instants at most half a window away.
 
     Returns: the predictions in their order; their views are left as they were.
@@ -232,10 +231,7 @@ def choose_smoothing(benchmark: Benchmark, kept_out: Sequence[Prediction]) -> fl
     windows = sorted(benchmark.over_time.smoothing_seconds)
     if len(windows) == 1 or not kept_out:
         return windows[0]
-    scores = [
-        score(benchmark, smooth(benchmark, kept_out, window))[benchmark.ranking]
-        for window in windows
-    ]
+    scores = [score(benchmark, smooth(kept_out, window))[benchmark.ranking] for window in windows]
     return windows[int(np.nanargmax(scores))] if np.isfinite(scores).any() else windows[0]
 
 
@@ -337,15 +333,10 @@ def _labelled(rows: pd.DataFrame, traces: Mapping[str, Trace], settled: Settled)
         noted = np.stack(
             [_noted(rows, traces, target, who, settled.lags[who]) for who in weights]
         )  # (K, N)
-        known = np.isfinite(noted)
-        shares = np.array(list(weights.values()))[:, None] * known
-        total = shares.sum(axis=0)
+        known = np.ma.masked_invalid(noted)
+        means = np.ma.average(known, axis=0, weights=list(weights.values()))
         # Where all who have noted something weigh nothing, there is no label.
-        labels[target] = np.where(
-            total > 0,
-            np.where(known, noted * shares, 0.0).sum(axis=0) / np.where(total > 0, total, 1.0),
-            np.nan,
-        )
+        labels[target] = np.ma.filled(means, np.nan)
     rows = rows.assign(**labels)
     return rows[np.isfinite(rows[list(labels)].to_numpy()).all(axis=1)]
 
@@ -383,10 +374,7 @@ def _agreement(features: np.ndarray, noted: np.ndarray, groups: np.ndarray) -> n
     num_groups = len(np.unique(groups))
     if num_groups < 2:  # somebody who has noted one recording alone
         return np.full(noted.shape[1], np.nan)
-    said = np.zeros_like(noted)
-    for train, test in GroupKFold(min(5, num_groups)).split(features, groups=groups):
-        scaler = StandardScaler().fit(features[train])
-        fit = RidgeCV(_PENALTIES, alpha_per_target=True)
-        fit.fit(scaler.transform(features[train]), noted[train])
-        said[test] = fit.predict(scaler.transform(features[test])).reshape(len(test), -1)
+    fit = make_pipeline(StandardScaler(), RidgeCV(_PENALTIES, alpha_per_target=True))
+    folds = GroupKFold(min(5, num_groups))
+    said = cross_val_predict(fit, features, noted, groups=groups, cv=folds).reshape(noted.shape)
     return np.array(regression_metrics(noted, said)["pcc"], dtype=np.float64)

@@ -74,7 +74,7 @@ def run_networks(plan: EvaluationPlan, machine: Machine) -> list[FoldResult]:
             thresholds=thresholds_of(tested.labels.heads),
         )
         window = plan.smoothing[side.fold]
-        predictions = smooth(plan.mapped.benchmark, predictions, window)
+        predictions = smooth(predictions, window)
         trained = next(fold for fold in plan.source.folds if fold.name == side.fold)
         facts = dataclasses.replace(
             trained,

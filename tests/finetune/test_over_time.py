@@ -215,7 +215,7 @@ def test_smoothing_and_recordings_agree_with_a_plain_loop() -> None:
         )
         for number in range(40)
     ]
-    smoothed = smooth(benchmark, items, 1.0)
+    smoothed = smooth(items, 1.0)
     for place, item in enumerate(smoothed):
         recording, seconds = recording_of(item.key)
         near = [
