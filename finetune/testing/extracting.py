@@ -12,11 +12,12 @@ import contextlib
 import itertools
 import json
 import shutil
+import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow
@@ -31,7 +32,7 @@ from hicmae.checkpoints.networks import build_network
 from hicmae.emotion import EmotionConfig, EmotionModel
 from hicmae.files import whole_file
 from hicmae.prediction.messages import Window, WindowConfig
-from hicmae.prediction.network import preparation_of
+from hicmae.prediction.network import clip_batch, preparation_of
 from hicmae.prediction.process import DecodingProcess, PredictionError, WindowStream, read_windows
 from hicmae.views import test_views
 from shards.index import TABLE_NAME, Index
@@ -298,7 +299,7 @@ class ParquetFeatures:
 class NpzFeatures:
     """One array a feature (rows, width), and one array a column that says of what it is.
 
-    Features go to files beside the place until their number is known; the other columns, which are
+    Features go to files without a name until their number is known; the other columns, which are
     short, stay in memory.
 
     Args: as ``ParquetFeatures``; the metadata is the array ``hicmae``, JSON in a string.
@@ -314,7 +315,7 @@ class NpzFeatures:
         self._path, self._metadata, self._widths = path, metadata, widths
         self._about: dict[str, list[Any]] = {field.name: [] for field in about}
         self._types = {field.name: field.type for field in about}
-        self._parts: dict[str, BinaryIO] = {name: self._part(name).open("wb+") for name in widths}
+        self._parts = {name: tempfile.TemporaryFile(dir=path.parent) for name in widths}  # noqa: SIM115
         self._num_rows = 0
 
     def add(self, about: Mapping[str, list[Any]], features: Mapping[str, np.ndarray]) -> None:
@@ -335,22 +336,12 @@ class NpzFeatures:
                     "shape": (self._num_rows, self._widths[name]),
                 }
                 part.seek(0)
-                with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
+                with part, archive.open(f"{name}.npy", "w", force_zip64=True) as file:
                     np.lib.format.write_array_header_2_0(file, header)
                     shutil.copyfileobj(part, file, 1 << 20)
             for name, values in self._about.items():
                 self._array(archive, name, _plain_array(values, self._types[name]))
             self._array(archive, METADATA, np.array(json.dumps(self._metadata, ensure_ascii=False)))
-        self.discard()
-
-    def discard(self) -> None:
-        """Remove the parts."""
-        for name, part in self._parts.items():
-            part.close()
-            self._part(name).unlink(missing_ok=True)
-
-    def _part(self, name: str) -> Path:
-        return self._path.with_name(f"{self._path.name}.{name}")
 
     @staticmethod
     def _array(archive: zipfile.ZipFile, name: str, values: np.ndarray) -> None:
@@ -375,12 +366,8 @@ def feature_file(
     kind = ParquetFeatures if out.suffix == ".parquet" else NpzFeatures
     with whole_file(out) as beside:
         file = kind(beside, about, widths, metadata)
-        try:
-            yield file
-            file.close()
-        finally:
-            if isinstance(file, NpzFeatures):
-                file.discard()
+        yield file
+        file.close()
 
 
 def check_ending(out: Path) -> None:
@@ -439,18 +426,10 @@ def _windows(
     extractor: Extractor, stream: WindowStream
 ) -> Iterator[tuple[Window, dict[str, np.ndarray]]]:
     """Windows, of one clip each, with features (1, width) by name."""
-    windows = iter(stream)
-    while waiting := list(itertools.islice(windows, extractor.running.machine.batch_size)):
-        clips = [window.clips[0] for window in waiting]
-        frames = [clip.frames for clip in clips if clip.frames is not None]
-        waveforms = [clip.waveform for clip in clips if clip.waveform is not None]
-        batch: dict[str, Any] = {}
-        if frames:
-            batch["frames"] = torch.from_numpy(np.stack(frames))
-        if waveforms:
-            batch["waveform"] = torch.from_numpy(np.stack(waveforms))
-            batch["num_samples"] = torch.tensor([clip.num_samples for clip in clips])
-        found = extractor(*extractor.running.inputs(batch))
+    windows, running = iter(stream), extractor.running
+    while waiting := list(itertools.islice(windows, running.machine.batch_size)):
+        batch = clip_batch([window.clips[0] for window in waiting], running.machine.device)
+        found = extractor(*running.inputs(batch))
         for place, window in enumerate(waiting):
             yield window, {name: values[place : place + 1] for name, values in found.items()}
 
