@@ -13,10 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from matplotlib.axes import Axes
 from scipy.integrate import trapezoid
-from torchmetrics.functional.classification import multiclass_calibration_error
 
 from finetune.benchmark import Benchmark
 from finetune.predictions import Prediction, true_and_predicted
@@ -119,38 +117,25 @@ class Calibration:
 
 def calibrate(benchmark: Benchmark, units: Sequence[Prediction]) -> Calibration:
     """Compare the highest probability of each unit with whether it was right."""
-    true, _ = true_and_predicted(benchmark, units)
-    probabilities = np.array([item.probabilities for item in units], dtype=np.float64)  # (N, C)
-    confidence = probabilities.max(axis=1)
-    right = probabilities.argmax(axis=1) == true
+    sure, wrong = confidence(benchmark, units)
     edges = np.linspace(0, 1, NUM_BINS + 1)
-    # As torchmetrics: a probability of 1 is in the last bin, one on an edge in the bin above it.
-    places = np.clip(np.searchsorted(edges, confidence, side="right") - 1, 0, NUM_BINS - 1)
+    # A probability of 1 is in the last bin (torchmetrics 1.9 has one bin more for it, so that its
+    # errors are not of the bins that are drawn), one on an edge in the bin above it.
+    places = np.clip(np.searchsorted(edges, sure, side="right") - 1, 0, NUM_BINS - 1)
     counts = np.bincount(places, minlength=NUM_BINS)
     with np.errstate(invalid="ignore"):
-        mean = np.bincount(places, weights=confidence, minlength=NUM_BINS) / counts
-        hits = np.bincount(places, weights=right, minlength=NUM_BINS) / counts
-    expected, largest = (
-        float(
-            multiclass_calibration_error(
-                torch.from_numpy(probabilities),
-                torch.from_numpy(true),
-                num_classes=len(benchmark.classes),
-                n_bins=NUM_BINS,
-                norm=norm,
-            )
-        )
-        for norm in ("l1", "max")
-    )
+        mean = np.bincount(places, weights=sure, minlength=NUM_BINS) / counts
+        hits = np.bincount(places, weights=~wrong, minlength=NUM_BINS) / counts
+    gaps = np.abs(mean - hits)  # NaN of an empty bin
     return Calibration(
         edges=edges,
         counts=counts,
         confidence=mean,
         accuracy=hits,
-        mean_confidence=float(confidence.mean()),
-        mean_accuracy=float(right.mean()),
-        expected_error=expected,
-        largest_error=largest,
+        mean_confidence=float(sure.mean()),
+        mean_accuracy=float((~wrong).mean()),
+        expected_error=float(np.nansum(gaps * counts) / len(sure)),
+        largest_error=float(np.nanmax(gaps)),
     )
 
 

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from sklearn.calibration import calibration_curve
 
-from finetune.predictions import make_prediction
+from finetune.predictions import Prediction, make_prediction
 from finetune.reporting import features as feature_report
 from finetune.reporting.classes import NUM_BINS, calibrate
 from finetune.reporting.features import (
@@ -26,11 +26,9 @@ from finetune.reporting.values import errors_by_range
 from tests.support.finetune_fixtures import BENCHMARK
 
 
-def test_bins_and_errors_are_those_of_scikit_learn() -> None:
-    rng = np.random.default_rng(0)
-    high = rng.uniform(size=500)
-    truth = rng.uniform(size=500) < high**2
-    units = [
+def said_of_the_second(high: np.ndarray, truth: np.ndarray) -> list[Prediction]:
+    """Predictions of two classes: the probability of the second, and whether it is the truth."""
+    return [
         make_prediction(
             BENCHMARK,
             key=str(number),
@@ -41,7 +39,16 @@ def test_bins_and_errors_are_those_of_scikit_learn() -> None:
         )
         for number, (p, is_high) in enumerate(zip(high, truth, strict=True))
     ]
-    found = calibrate(BENCHMARK, units)
+
+
+@pytest.mark.parametrize("certain", [0, 40])
+def test_bins_and_errors_are_those_of_scikit_learn(certain: int) -> None:
+    rng = np.random.default_rng(0)
+    high = rng.uniform(size=500)
+    high[:certain] = 1.0
+    truth = rng.uniform(size=500) < high**2
+    truth[: certain // 4] = False
+    found = calibrate(BENCHMARK, said_of_the_second(high, truth))
     sure, right = np.maximum(high, 1 - high), (high > 0.5) == truth
     accuracy, confidence = calibration_curve(right, sure, n_bins=NUM_BINS)
     filled = found.counts > 0
@@ -50,8 +57,8 @@ def test_bins_and_errors_are_those_of_scikit_learn() -> None:
     np.testing.assert_allclose(found.confidence[filled], confidence, atol=1e-6)
     gaps = np.abs(accuracy - confidence)
     expected = (gaps * found.counts[filled]).sum() / 500
-    assert found.expected_error == pytest.approx(expected, abs=1e-5)
-    assert found.largest_error == pytest.approx(gaps.max(), abs=1e-5)
+    assert found.expected_error == pytest.approx(expected, abs=1e-6)
+    assert found.largest_error == pytest.approx(gaps.max(), abs=1e-6)
     assert found.mean_confidence == pytest.approx(sure.mean())
     assert found.mean_accuracy == pytest.approx(right.mean())
 
