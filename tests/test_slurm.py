@@ -17,6 +17,7 @@ import pytest
 from hicmae.checkpoints.checkpoint import load_checkpoint
 from hicmae.config import save_yaml
 from hicmae.settings import ModelConfig
+from tests.support.pretrain_processes import Runs
 from tests.support.pretrain_shards import assert_same_weights, moving_shards, rows_of
 from tests.support.slurm_cluster import Cluster, SlurmUnavailable, two_nodes
 from tests.support.wandb_file import run_record, wait_for_end
@@ -168,6 +169,7 @@ def test_a_preempted_job_on_two_nodes_goes_on_and_ends_with_the_same_weights(
     command: list[str],
     tmp_path: Path,
     repository: Path,
+    tiny_model_config: ModelConfig,
 ) -> None:
     environment = found_by(cluster, tmp_path, repository)
     options = ["--nodes=2", "--ntasks-per-node=1", "--gpus-per-node=0", "--cpus-per-task=1"]
@@ -193,9 +195,11 @@ def test_a_preempted_job_on_two_nodes_goes_on_and_ends_with_the_same_weights(
         assert time.monotonic() < deadline, said(job)
         time.sleep(0.1)
     cluster.call("scancel", "--signal=USR1", "--batch", job)
-    # The run to compare with has the time until the other one is started again.
-    whole = tmp_path / "whole"
-    undisturbed = submit(whole)
+    # The run to compare with, of two processes without SLURM, has the time until the other one is
+    # started again.
+    whole, runs = tmp_path / "whole", Runs(tmp_path, repository, tiny_model_config, tmp_path)
+    runs.options = command
+    undisturbed = runs.start_two("whole")
     while cluster.job(job).get("Restarts") != "1":
         assert cluster.job(job)["JobState"] in live, said(job)
         assert time.monotonic() < deadline, said(job)
@@ -217,9 +221,8 @@ def test_a_preempted_job_on_two_nodes_goes_on_and_ends_with_the_same_weights(
     assert log.count("back into the queue") == 1
     assert f"from step {stopped} to step {STEPS}" in log
 
-    assert cluster.wait_for_end(undisturbed, seconds=480)["JobState"] == "COMPLETED", said(
-        undisturbed
-    )
+    for process in undisturbed:
+        process.end()
     assert load_checkpoint(broken).config["step"] == STEPS
     assert load_checkpoint(whole).config["step"] == STEPS
     assert_same_weights(broken, whole)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,21 @@ from tests.support.finetune_fixtures import (
     wrong_labels,
 )
 from tests.support.shared import made_once
-from tests.support.testing_fixtures import trained_run
+from tests.support.testing_fixtures import blank_figures, drawn_figures, trained_run
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_figures() -> Iterator[None]:
+    """Figures are empty, but for tests that look at some."""
+    with blank_figures():
+        yield
+
+
+@pytest.fixture
+def drawn() -> Iterator[None]:
+    """For the tests that look at figures."""
+    with drawn_figures():
+        yield
 
 
 @pytest.fixture(scope="session")

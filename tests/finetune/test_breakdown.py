@@ -73,6 +73,7 @@ def test_columns_with_few_repeated_values_are_groups_and_truth_and_folds_are_not
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("drawn")
 def test_a_group_has_the_score_of_its_samples_and_small_ones_are_marked(
     run: Run, tmp_path: Path
 ) -> None:

@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 import socket
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,20 +25,13 @@ from tests.support.finetune_fixtures import (
     save_benchmark,
     write_labelled_shards,
 )
-from tests.support.testing_fixtures import CPU, blank_figures
+from tests.support.testing_fixtures import CPU
 
 _OF_TWO = (
     "--segments 3 --crops whole,mirrored --device cpu --workers 0 --batch_size 7"
     " --precision 32-true"
 )
 OTHER = dataclasses.replace(BENCHMARK, name="whistles", classes=("high", "low", "none"))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def no_figures() -> Iterator[None]:
-    """No test of this file looks at one."""
-    with blank_figures():
-        yield
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from tests.support.finetune_fixtures import (
     save_benchmark,
     write_labelled_shards,
 )
-from tests.support.testing_fixtures import CPU, blank_figures, trained_run
+from tests.support.testing_fixtures import CPU, trained_run
 
 OTHER = dataclasses.replace(BENCHMARK, name="whistles", classes=("high", "low"))
 
@@ -35,24 +35,24 @@ def folders(
     whistles = write_labelled_shards(home / "shards", changes=renamed)
     shards = {"tones": tones / "shards", "whistles": whistles}
     found = {"tones": tones / "run"}
-    with blank_figures():
-        found["whistles"] = run_tiny(home, shards["whistles"], tiny_model_config, OTHER, epochs=1)
-        for trained, tested, benchmark in (
-            ("tones", "whistles", OTHER),
-            ("whistles", "tones", BENCHMARK),
-        ):
-            found[f"{trained}-{tested}"] = home / f"{trained}-{tested}"
-            evaluate(
-                source=found[trained],
-                out=found[f"{trained}-{tested}"],
-                shards=shards[tested],
-                benchmark=save_benchmark(home, benchmark),
-                **CPU,
-            )
+    found["whistles"] = run_tiny(home, shards["whistles"], tiny_model_config, OTHER, epochs=1)
+    for trained, tested, benchmark in (
+        ("tones", "whistles", OTHER),
+        ("whistles", "tones", BENCHMARK),
+    ):
+        found[f"{trained}-{tested}"] = home / f"{trained}-{tested}"
+        evaluate(
+            source=found[trained],
+            out=found[f"{trained}-{tested}"],
+            shards=shards[tested],
+            benchmark=save_benchmark(home, benchmark),
+            **CPU,
+        )
     return found
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("drawn")
 def test_rows_are_trained_on_and_columns_tested_on(
     folders: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -93,8 +93,7 @@ def test_runs_that_were_tested_in_different_ways_share_no_cell(
     folders: dict[str, Path], tmp_path: Path
 ) -> None:
     again = tmp_path / "again"
-    with blank_figures():
-        evaluate(source=folders["tones"], out=again, segments=3, **CPU)
+    evaluate(source=folders["tones"], out=again, segments=3, **CPU)
     with pytest.raises(ValueError, match=r"tested in different ways \(views or shards\)") as caught:
         make_cells([read_run(folders["tones"]), read_run(again)])
     assert "\n" not in str(caught.value)

@@ -22,7 +22,7 @@ from tests.support.finetune_fixtures import (
     labels_of,
     run_tiny,
 )
-from tests.support.testing_fixtures import CPU, blank_figures
+from tests.support.testing_fixtures import CPU, drawn_figures
 
 MACHINE = CPU | {"batch_size": 9}
 FEW = PerturbationConfig(swaps=3, snr_db=(20.0, -20.0), picture_sd=(50.0,), missing_shares=(0.5,))
@@ -32,7 +32,8 @@ FEW = PerturbationConfig(swaps=3, snr_db=(20.0, -20.0), picture_sd=(50.0,), miss
 def finished(tmp_path_factory: pytest.TempPathFactory, trained: Path) -> Path:
     """A copy of the run with its modality report."""
     run = shutil.copytree(trained / "run", tmp_path_factory.mktemp("finished") / "run")
-    modalities(source=run, perturb=FEW, **MACHINE)
+    with drawn_figures():
+        modalities(source=run, perturb=FEW, **MACHINE)
     return run
 
 
@@ -145,8 +146,7 @@ def test_a_modality_without_information_is_worth_nothing(
         assert wav is not None
         samples.append((dataclasses.replace(changed, digests=digests), mjpg, same))
     shards = write_shards(tmp_path / "alike", samples, samples_per_shard=10)
-    with blank_figures():
-        run = run_tiny(tmp_path, shards, tiny_model_config, epochs=4)
+    run = run_tiny(tmp_path, shards, tiny_model_config, epochs=4)
     modalities(source=run, perturb=FEW, **MACHINE, out=tmp_path / "out")
     found = read_spoiled(tmp_path / "out")
     assert found.of("unspoiled")[0].scores[0]["uar"] > 0.9
@@ -158,16 +158,15 @@ def test_a_modality_without_information_is_worth_nothing(
 def test_real_values_and_single_modalities_have_a_page_too(
     trained: Path, tiny_model_config: ModelConfig, tmp_path: Path
 ) -> None:
-    with blank_figures():
-        run = run_tiny(
-            tmp_path,
-            trained / "shards",
-            tiny_model_config,
-            VALUES,
-            folds="1",
-            modalities="video",
-            epochs=1,
-        )
+    run = run_tiny(
+        tmp_path,
+        trained / "shards",
+        tiny_model_config,
+        VALUES,
+        folds="1",
+        modalities="video",
+        epochs=1,
+    )
     modalities(source=run, perturb=FEW, **MACHINE)
     text = (run / "modalities" / "modalities.md").read_text()
     assert "lost CCC" in text

@@ -145,6 +145,7 @@ def test_what_says_how_sure_it_may_be_is_asked_by_it(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("drawn")
 def test_a_run_fits_it_on_people_kept_out_and_shows_it(train: Train, tmp_path: Path) -> None:
     recipe = RecipeConfig(batch_size=4, drop_path=0.0, calibrate=True, answered=0.5)
     run = read_run(train(recipe=recipe, validation_share=0.3))

@@ -26,7 +26,6 @@ from tests.support.finetune_fixtures import Train
 from tests.support.media_files import write_recording
 from tests.support.shard_fixtures import INPUT
 from tests.support.shared import made_once
-from tests.support.testing_fixtures import blank_figures
 from tests.support.trace_fixtures import (
     ANNA,
     BEN,
@@ -115,8 +114,7 @@ def test_what_training_decided_is_kept_for_testing_again_and_for_traces(
         recipe={"batch_size": 16},
     )
     run, options = read_run(folder), {"device": "cpu", "precision": "32-true", "workers": 0}
-    with blank_figures():  # the run's report has the same ones
-        evaluate(source=folder, out=tmp_path / "again", **options)
+    evaluate(source=folder, out=tmp_path / "again", **options)
     again = read_run(tmp_path / "again")
     assert again.scores.pooled == pytest.approx(run.scores.pooled, abs=1e-4)
     assert [item.key for item in again.predictions] == [item.key for item in run.predictions]

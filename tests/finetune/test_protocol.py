@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,20 +33,12 @@ from tests.support.finetune_fixtures import (
     train_tiny,
     write_labelled_shards,
 )
-from tests.support.testing_fixtures import blank_figures
 
 _PAPER = paper_settings()
 PAPER: dict[str, Any] = {
     name: getattr(_PAPER, name)
     for name in ("protocol", "accumulate", "recipe", "optimizer", "mixing", "augment")
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def no_figures() -> Iterator[None]:
-    """No test of this file looks at one."""
-    with blank_figures():
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,6 @@ import dataclasses
 import json
 import re
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -21,7 +20,6 @@ from finetune.reporting.entries import SeedGroup, label_curve_parts
 from finetune.scores import score_run
 from hicmae.settings import ModelConfig
 from tests.support.finetune_fixtures import BENCHMARK, VALUES, run_tiny, write_labelled_shards
-from tests.support.testing_fixtures import blank_figures
 
 PUBLISHED = dataclasses.replace(
     BENCHMARK,
@@ -30,13 +28,6 @@ PUBLISHED = dataclasses.replace(
     ),
     licence="for research",
 )
-
-
-@pytest.fixture
-def no_figures() -> Iterator[None]:
-    """For the tests that look at none."""
-    with blank_figures():
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -52,12 +43,11 @@ def runs(
             folder, shards, tiny_model_config, benchmark, out=folder / name, epochs=1, **options
         )
 
-    with blank_figures():
-        return {
-            "both": run("both", PUBLISHED),
-            "heard": run("heard", PUBLISHED, modalities="audio"),
-            "values": run("values", VALUES),
-        }
+    return {
+        "both": run("both", PUBLISHED),
+        "heard": run("heard", PUBLISHED, modalities="audio"),
+        "values": run("values", VALUES),
+    }
 
 
 def table_rows(text: str) -> dict[str, list[str]]:
@@ -81,7 +71,6 @@ def tables(text: str) -> list[list[list[str]]]:
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("no_figures")
 def test_runs_stand_in_one_table_a_benchmark_with_what_their_predictions_give(
     runs: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -111,6 +100,7 @@ def test_runs_stand_in_one_table_a_benchmark_with_what_their_predictions_give(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("drawn")
 def test_every_link_of_a_report_leads_to_something(runs: dict[str, Path], tmp_path: Path) -> None:
     out = tmp_path / "deep" / "er" / "report.md"
     report(runs=list(runs.values()), out=out)
@@ -125,7 +115,6 @@ def test_every_link_of_a_report_leads_to_something(runs: dict[str, Path], tmp_pa
                     assert min(picture.size) > 200
 
 
-@pytest.mark.usefixtures("no_figures")
 def test_a_changed_prediction_changes_the_report_and_is_said(
     runs: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -146,7 +135,6 @@ def test_a_changed_prediction_changes_the_report_and_is_said(
         report(runs=[runs["heard"]], out=tmp_path / "report.md")
 
 
-@pytest.mark.usefixtures("no_figures")
 def test_published_and_measured_numbers_share_no_column(
     runs: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -170,7 +158,6 @@ def test_published_and_measured_numbers_share_no_column(
     assert "Seed 0" in own
 
 
-@pytest.mark.usefixtures("no_figures")
 def test_a_report_of_one_run_is_that_run_in_full_and_html_may_be_left_out(
     runs: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -233,7 +220,6 @@ def test_what_other_commands_left_in_a_run_folder_is_a_section(
     assert "no picture at" not in page
 
 
-@pytest.mark.usefixtures("no_figures")
 def test_damaged_predictions_and_features_are_one_line(
     runs: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -259,7 +245,6 @@ def test_damaged_predictions_and_features_are_one_line(
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("no_figures")
 def test_what_cannot_be_compared_is_refused_or_said(
     runs: dict[str, Path], tmp_path: Path, tiny_model_config: ModelConfig
 ) -> None:
@@ -285,7 +270,6 @@ def test_what_cannot_be_compared_is_refused_or_said(
         report(runs=[runs["both"], other], out=tmp_path / "report.md")
 
 
-@pytest.mark.usefixtures("no_figures")
 def test_a_folder_of_runs_stands_for_all_of_them(runs: dict[str, Path], tmp_path: Path) -> None:
     for group in ("one", "two"):
         (tmp_path / group).mkdir()
@@ -297,7 +281,6 @@ def test_a_folder_of_runs_stands_for_all_of_them(runs: dict[str, Path], tmp_path
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("no_figures")
 def test_several_processes_draw_and_refuse_what_one_does(
     runs: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -346,6 +329,7 @@ def entry(run: Run, *, labels: int, wrong: int, checkpoint: str | None = None) -
     return SeedGroup(name=f"{labels}-{checkpoint}", runs=(changed,))
 
 
+@pytest.mark.usefixtures("drawn")
 def test_runs_on_fewer_labels_become_a_curve_with_paired_gains(
     runs: dict[str, Path], tmp_path: Path
 ) -> None:

@@ -27,7 +27,7 @@ from tests.support.finetune_fixtures import (
     train_tiny,
     write_labelled_shards,
 )
-from tests.support.testing_fixtures import CPU, blank_figures
+from tests.support.testing_fixtures import CPU
 
 # The same corpus divided in another way, as MAFW's compound labels divide it.
 TWO_WAYS = {
@@ -193,23 +193,22 @@ def test_a_network_is_not_tested_on_what_the_one_it_started_from_has_seen(
     first: Path, films: Path, tmp_path: Path, train: Train
 ) -> None:
     """Fold 2 of the second run is clean of its own training, not of the one before it."""
-    with blank_figures():
-        second = again(
-            train,
-            films,
-            first / "fold-1",
-            TWO_WAYS["fold"],
-            folds="2",
-            allow_seen=True,
-            name="after",
-        )
-        said = r"\(tones, fold 1; tones, fold 2\): fold 2: it was trained on 12 of its 12"
-        with pytest.raises(ValueError, match=said) as caught:
-            evaluate(source=second, out=tmp_path / "no", **CPU)
-        assert "\n" not in str(caught.value)
-        assert not (tmp_path / "no").exists()
-        out = tmp_path / "named"
-        evaluate(source=second, out=out, allow_seen=True, **CPU)
+    second = again(
+        train,
+        films,
+        first / "fold-1",
+        TWO_WAYS["fold"],
+        folds="2",
+        allow_seen=True,
+        name="after",
+    )
+    said = r"\(tones, fold 1; tones, fold 2\): fold 2: it was trained on 12 of its 12"
+    with pytest.raises(ValueError, match=said) as caught:
+        evaluate(source=second, out=tmp_path / "no", **CPU)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "no").exists()
+    out = tmp_path / "named"
+    evaluate(source=second, out=out, allow_seen=True, **CPU)
     note = "the checkpoint may have seen what was tested: fold 2: it was trained on 12 of its 12"
     assert note in all_notes(read_run(out))
     assert note in (out / "report.md").read_text()
@@ -221,15 +220,11 @@ def test_another_benchmark_of_seen_samples_is_found_out_by_the_digests(
     """What the corpus is called makes no difference: names and lengths are the same."""
     other = dataclasses.replace(TWO_WAYS["fold"], name="cinema", dataset="cinema")
     copied = write_labelled_shards(tmp_path / "copied", changes={0: {"labels": {"seat": 1}}})
-    with (
-        blank_figures(),
-        pytest.raises(ValueError, match=r"fold 1: it was trained on 12 of its 24"),
-    ):
+    with pytest.raises(ValueError, match=r"fold 1: it was trained on 12 of its 24"):
         on_another(first, copied, other, tmp_path / "no", folds="1")
     renamed = {n: {"key": f"new/{n:03d}"} for n in range(24)}
     strangers = write_labelled_shards(tmp_path / "strangers", changes=renamed)
-    with blank_figures():
-        run = read_run(on_another(first, strangers, other, tmp_path / "fine", folds="1"))
+    run = read_run(on_another(first, strangers, other, tmp_path / "fine", folds="1"))
     assert "may have seen" not in all_notes(run)
 
 
@@ -255,16 +250,13 @@ def test_the_digests_tell_where_the_shards_of_the_training_are_gone(
     shutil.rmtree(gone)
     few = {n: {"labels": {"fold": 3}} for n in range(0, 24, 3)}
     rebuilt = write_labelled_shards(tmp_path / "rebuilt", changes=few)
-    with blank_figures():
-        evaluate(source=tmp_path / "alone-last", out=tmp_path / "a", shards=rebuilt, **CPU)
-        assert "may have seen" not in all_notes(read_run(tmp_path / "a"))
-        # Whose epoch was chosen on a test side that nobody knows any more.
-        with pytest.raises(ValueError, match="fold 1: it was trained on 8 of its 8"):
-            evaluate(
-                source=tmp_path / "alone-best-on-test", out=tmp_path / "b", shards=rebuilt, **CPU
-            )
-        # Its run knows it.
-        evaluate(source=tmp_path / "best-on-test", out=tmp_path / "c", shards=rebuilt, **CPU)
+    evaluate(source=tmp_path / "alone-last", out=tmp_path / "a", shards=rebuilt, **CPU)
+    assert "may have seen" not in all_notes(read_run(tmp_path / "a"))
+    # Whose epoch was chosen on a test side that nobody knows any more.
+    with pytest.raises(ValueError, match="fold 1: it was trained on 8 of its 8"):
+        evaluate(source=tmp_path / "alone-best-on-test", out=tmp_path / "b", shards=rebuilt, **CPU)
+    # Its run knows it.
+    evaluate(source=tmp_path / "best-on-test", out=tmp_path / "c", shards=rebuilt, **CPU)
 
 
 def test_an_average_has_seen_what_any_of_its_networks_has(first: Path) -> None:

@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from shards.receipts import page
 from tests.support.shard_fixtures import make_sample, write_shards
 from tests.support.shared import made_once
 from tests.support.stream_fixtures import NUM_SAMPLES
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_receipt_pictures() -> Iterator[None]:
+    """Receipts without their pictures, which take as long as a small build."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(page, "write_pictures", lambda folder, *_: folder.mkdir(exist_ok=True) or [])
+        yield
 
 
 @pytest.fixture(scope="session")

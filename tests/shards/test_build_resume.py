@@ -280,25 +280,28 @@ def test_a_recording_without_samples_is_one_refusal_and_one_without_some_is_none
 
 
 @pytest.mark.slow
-def test_the_command_is_killed_in_the_middle_of_real_decoding_and_goes_on(tmp_path: Path) -> None:
+def test_the_command_is_killed_in_the_middle_of_real_decoding_and_goes_on(
+    tmp_path: Path, command: Callable[..., Any]
+) -> None:
     for number in range(12):
         write_video(
             tmp_path / f"in/{number:02d}.mp4", seconds=1.0 + number % 3 / 5, sound=tone(1.0)
         )
-    command = [sys.executable, "-m", "hicmae", "shards", "build", str(tmp_path / "in"), "--faces"]
-    command += ["none", "--face_size", "64", "--samples_per_shard", "2", "--workers", "1", "--out"]
-    subprocess.run([*command, str(tmp_path / "whole")], check=True, capture_output=True)
-    with subprocess.Popen([*command, str(tmp_path / "out")], stdout=subprocess.DEVNULL) as process:
+    words = ["shards", "build", str(tmp_path / "in"), "--faces", "none", "--face_size", "64"]
+    words += ["--samples_per_shard", "2", "--workers", "1", "--out"]
+    whole = command(*words, str(tmp_path / "whole"))
+    assert whole.status == 0, whole.err
+    program = [sys.executable, "-m", "hicmae", *words, str(tmp_path / "out")]
+    with subprocess.Popen(program, stdout=subprocess.DEVNULL) as process:
         while not list(tmp_path.glob("out.partial/shards/*000002.tar")):
             time.sleep(0.02)
             assert process.poll() is None
         process.send_signal(signal.SIGKILL)
     assert not (tmp_path / "out").exists()
-    done = subprocess.run(
-        [*command, str(tmp_path / "out")], check=True, capture_output=True, text=True
-    )
-    assert "from 12 recordings, " in done.stdout
-    assert " of them by an earlier run" in done.stdout
+    done = command(*words, str(tmp_path / "out"))
+    assert done.status == 0, done.err
+    assert "from 12 recordings, " in done.out
+    assert " of them by an earlier run" in done.out
     assert digests(tmp_path / "out") == digests(tmp_path / "whole")
     assert len(samples(tmp_path / "out")) == 12
 

@@ -65,6 +65,11 @@ def receipt_of(folder: Path) -> dict[str, Any]:
     return make_receipt(index, read_facts(index), {})
 
 
+@pytest.fixture(scope="module", autouse=True)
+def no_receipt_pictures() -> None:
+    """Here they are drawn."""
+
+
 @pytest.fixture
 def _undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Receipts without their pictures, which take most of the time."""

@@ -16,6 +16,7 @@ from tests.support.shared import made_once
 
 # On what the tests' networks run, as options of every verb.
 CPU: dict[str, Any] = {"device": "cpu", "precision": "32-true", "batch_size": 7, "workers": 0}
+_DRAW = Figure.draw
 
 
 @contextmanager
@@ -23,6 +24,14 @@ def blank_figures() -> Iterator[None]:
     """Figures are empty: drawing them takes longer than everything else in a small run."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Figure, "draw", lambda figure, renderer: None)
+        yield
+
+
+@contextmanager
+def drawn_figures() -> Iterator[None]:
+    """Figures are drawn, where they are empty else."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Figure, "draw", _DRAW)
         yield
 
 
