@@ -24,11 +24,10 @@ COUNT, BEGIN, SECONDS = 50, 3.0, 8.0
 NO_FACES = FaceConfig(faces="none", face_size=32)
 
 
-@pytest.fixture(params=[".mp4", ".mkv", ".ts"])
-def late(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
+@pytest.fixture(scope="module", params=[".mp4", ".mkv", ".ts"])
+def late(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
     """A camera that is switched on 3 s after the sound began; a tone from 4 s on."""
-    folder = tmp_path / "in"
-    folder.mkdir()
+    folder = tmp_path_factory.mktemp("late")
     clock = np.arange(int(SECONDS * 48000)) / 48000
     sound = 0.5 * np.sin(2 * np.pi * 500 * clock) * (clock >= 4)
     times = BEGIN + np.arange(COUNT) / 25
@@ -70,8 +69,8 @@ def test_a_span_before_the_picture_holds_none(late: Path) -> None:
         Recording(late, open_video(late), NO_FACES, fps=25, start=0.5, end=2.0)
 
 
-def test_boxes_of_annotators_count_from_the_beginning(late: Path) -> None:
-    path = late.with_suffix(".csv")
+def test_boxes_of_annotators_count_from_the_beginning(late: Path, tmp_path: Path) -> None:
+    path = tmp_path / "late.csv"
     path.write_text("seconds,x0,y0,x1,y1\n" + "4.0,5,5,25,25\n")
     with open_video(late) as reader:
         faces = read_boxes(path).faces(reader, np.arange(COUNT))
@@ -83,7 +82,7 @@ def test_boxes_of_annotators_count_from_the_beginning(late: Path) -> None:
 def test_a_sample_says_where_it_is_and_has_the_sound_of_its_time(
     late: Path, tmp_path: Path
 ) -> None:
-    rows = f"path,start,end\nin/{late.name},3.6,4.6\nin/{late.name},,\n"
+    rows = f"path,start,end\n{late},3.6,4.6\n{late},,\n"
     (tmp_path / "list.csv").write_text(rows)
     build_shards([tmp_path / "list.csv"], tmp_path / "out", config())
     for info, _, sound in samples(tmp_path / "out").values():
