@@ -28,6 +28,7 @@ from rich.table import Table
 from hicmae.bench import write_figures
 from hicmae.media.crops import encode_jpeg
 from hicmae.media.sound import read_sound
+from hicmae.media.video import open_video
 from hicmae.processes import num_cores
 from hicmae.settings import InputConfig
 from hicmae.views import sound_span, train_indices
@@ -356,10 +357,10 @@ def _one_thread() -> Iterator[None]:
 
 def _raw_clips(files: Sequence[Path], input: InputConfig, scratch: Path) -> Iterator[int]:
     """Load clips as one does without shards, for ever: yields 1 for each. decord decodes the video
-    itself; decoding, transforms and filter bank run on one core. The sound comes from wav files
-    made beforehand in ``scratch``, as the reference code wants them; that is not measured.
+    itself (where it has no wheels, PyAV); decoding, transforms and filter bank run on one core. The
+    sound comes from wav files made beforehand in ``scratch``, as the reference code wants them;
+    that is not measured.
     """
-    import decord  # not before PyAV, see hicmae/media/__init__.py
     import torch
     import torchaudio
 
@@ -372,10 +373,8 @@ def _raw_clips(files: Sequence[Path], input: InputConfig, scratch: Path) -> Iter
     std = np.array(input.image_std, dtype=np.float32)
     rng = np.random.default_rng(0)
     for file, wav in itertools.cycle(zip(files, wavs, strict=True)):
-        video = decord.VideoReader(str(file), num_threads=1)
-        indices = train_indices(len(video), input, rng.random())
-        frames = video.get_batch(indices).asnumpy()  # (T, H, W, 3)
-        frames = np.stack([_cropped(frame, input.image_size) for frame in frames])
+        indices, found = _raw_frames(file, input, rng.random())
+        frames = np.stack([_cropped(frame, input.image_size) for frame in found])
         pixels = torch.from_numpy((frames.astype(np.float32) / 255 - mean) / std)
         start, stop = sound_span(int(indices[0]), input)
         samples, _ = soundfile.read(wav, start=start, stop=stop, dtype="float32")
@@ -393,6 +392,21 @@ def _raw_clips(files: Sequence[Path], input: InputConfig, scratch: Path) -> Iter
         assert pixels.isfinite().all(), file
         assert fbank.isfinite().all(), file
         yield 1
+
+
+def _raw_frames(
+    file: Path, input: InputConfig, position: float
+) -> tuple[np.ndarray, Iterable[np.ndarray]]:
+    """Which frames a clip at this place has, and these, (H, W, 3) uint8 each."""
+    try:
+        import decord  # not before PyAV, see hicmae/media/__init__.py
+    except ModuleNotFoundError:
+        with open_video(file) as reader:
+            indices = train_indices(len(reader), input, position)
+            return indices, list(reader.frames(indices))
+    video = decord.VideoReader(str(file), num_threads=1)
+    indices = train_indices(len(video), input, position)
+    return indices, video.get_batch(indices).asnumpy()
 
 
 def _cropped(frame: np.ndarray, side: int) -> np.ndarray:
