@@ -18,6 +18,8 @@ from hicmae.devices import Precision
 from hicmae.settings import AugmentConfig
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import Tensor
     from torch.utils.data import DataLoader
 
@@ -39,6 +41,7 @@ def bench_finetune(
     warmup: int = 3,
     precision: Precision = "auto",
     device: str = "auto",
+    cuda_graphs: bool = False,
     augment: AugmentConfig = _AUGMENT,
     mixing: MixingConfig = _MIXING,
     json: Path | None = None,
@@ -58,6 +61,7 @@ def bench_finetune(
         warmup: Steps before them that are not.
         precision: As in fine-tuning; 16-mixed is not measured here.
         device: auto, cpu, cuda or cuda:N.
+        cuda_graphs: As hardware.cuda_graphs in fine-tuning.
         augment: Random changes to the clips.
         mixing: Mixup and cutmix.
         json: File for the figures.
@@ -74,6 +78,7 @@ def bench_finetune(
     from finetune.mixing import mix_batch, soft_targets
     from hicmae.bench import median_parts, print_parts, random_clips, timed, write_figures
     from hicmae.devices import autocast
+    from hicmae.graphs import Recorded
     from hicmae.optimization import parameter_groups
     from hicmae.transforms import ClipTransform
 
@@ -84,6 +89,9 @@ def bench_finetune(
         )
     setting = Setting(model, num_outputs, precision, device)
     place, network = setting.device, setting.network.train()
+    predict: Callable[..., Tensor] = network
+    if cuda_graphs:
+        predict = Recorded(network, network, lambda outputs: [outputs])
     transform = ClipTransform(setting.sizes.input, augment).to(place).train()
     batch = random_clips(setting.sizes.input, batch_size, place)
     labels = torch.arange(batch_size, device=place) % num_outputs
@@ -100,7 +108,7 @@ def bench_finetune(
 
     def loss() -> Tensor:
         with autocast(setting.precision, place):
-            outputs = network(video, fbank)
+            outputs = predict(video, fbank)
         return functional.cross_entropy(outputs.float(), targets)
 
     def update() -> None:
@@ -284,7 +292,6 @@ class Setting:
         import torch
 
         from hicmae.bench import emotion_flops
-        from hicmae.devices import peak_memory_bytes
 
         flops = emotion_flops(self.sizes, self.emotion, backward=backward)
         return {
@@ -293,7 +300,7 @@ class Setting:
             "matmul_peak_flops": self.peak.flops,
             "matmul_best_flops": self.peak.best_flops,
             "fraction_of_peak": flops * rate / self.peak.flops,
-            "peak_memory_bytes": peak_memory_bytes(self.device),
+            "peak_memory_bytes": self.peak.other_memory_bytes(),
             "num_parameters": sum(item.numel() for item in self.network.parameters()),
             "model": self.model,
             "batch_size": batch_size,

@@ -31,6 +31,7 @@ from hicmae.blocks import set_grad_checkpointing
 from hicmae.checkpoints.checkpoint import load_encoder
 from hicmae.devices import send
 from hicmae.emotion import EmotionModel, by_presence, outputs_to_values
+from hicmae.graphs import Recorded
 from hicmae.objective.losses import all_rows
 from hicmae.optimization import parameter_groups, warmup_cosine
 from hicmae.transforms import ClipTransform
@@ -118,6 +119,9 @@ class FinetuneModule(pl.LightningModule):
                 start_from_shared(self.model, plan.checkpoint, self.target_mean, self.target_std)
         self.frozen = apply_tuning(self.model, config.recipe)
         set_grad_checkpointing(self.model, config.hardware.recompute)
+        self._recorded: Recorded | None = None
+        if config.hardware.cuda_graphs:
+            self._recorded = Recorded(self.model, self.model, lambda outputs: [outputs])
 
     def train(self, mode: bool = True) -> FinetuneModule:
         """Switch to training; what is frozen stays as it is at test time."""
@@ -313,7 +317,7 @@ class FinetuneModule(pl.LightningModule):
             seen = seen & ~(single & (draws[:, 1] < 0.5))
             heard = heard & ~(single & (draws[:, 1] >= 0.5))
         if seen is None or heard is None:
-            return self.model(video, fbank)
+            return (self._recorded or self.model)(video, fbank)
         return by_presence(self.model, video, fbank, seen, heard)
 
     def _loss(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, dict[str, Tensor]]:

@@ -204,6 +204,9 @@ class HardwareConfig:
     Args:
         devices: Processes that share each batch, one a device (DistributedDataParallel). The
             batch, its order and the tested samples do not depend on it.
+        cuda_graphs: Whether a GPU records forward and backward pass once and launches each as a
+            whole, for which small batches are far too quick otherwise; some more memory, the same
+            results. Not with ``recompute``, nor of clips that lack a modality. Nothing on a CPU.
         recompute: Whether each layer's activations are computed again in the backward pass instead
             of being kept (gradient checkpointing): a third more time, less memory.
         timeout_seconds: Longest that one of several processes waits for another before it gives
@@ -211,10 +214,16 @@ class HardwareConfig:
     """
 
     devices: int = 1
+    cuda_graphs: bool = False
     recompute: bool = False
     timeout_seconds: int = 1800
 
     def __post_init__(self) -> None:
+        if self.cuda_graphs and self.recompute:
+            raise ValueError(
+                "hardware: cuda_graphs = true with recompute = true: what draws stochastic depth "
+                "anew cannot be recorded; take one of them"
+            )
         _check("hardware", self, {"1 or more": "devices timeout_seconds"})
 
 

@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from hicmae.devices import peak_memory_bytes
 from hicmae.files import write_json
 from hicmae.settings import InputConfig, ModelConfig, ObjectiveConfig
 
@@ -52,6 +53,13 @@ class MatrixPeak:
     def measure(self) -> None:
         """Time one product more."""
         self._seconds.append(timed(self._multiply, self._device)[0])
+
+    def other_memory_bytes(self) -> int:
+        """Most memory used so far (``hicmae.devices``); of a GPU without the product's matrices."""
+        found = peak_memory_bytes(self._device)
+        if self._device.type == "cuda":
+            found -= sum(each.nbytes for each in (self._left, self._right, self._out))
+        return found
 
     @property
     def flops(self) -> float:

@@ -148,7 +148,7 @@ class Block(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         """Map tokens (B, N, D) to (B, N, D)."""
         if self.recompute and torch.is_grad_enabled():
-            return checkpoint(self._layer, tokens, use_reentrant=False)
+            return self._recomputed(self._layer, tokens)
         return self._layer(tokens)
 
     def _layer(self, tokens: Tensor) -> Tensor:
@@ -159,6 +159,11 @@ class Block(nn.Module):
             return fused.mlp_add(tokens, self.norm2, *layers, self._share(tokens))
         tokens = tokens + self.drop_path(self.attention(self._normed(self.norm1, tokens)))
         return tokens + self.drop_path(self.mlp(self._normed(self.norm2, tokens)))
+
+    def _recomputed(self, layer: Callable[..., Tensor], *given: Tensor | None) -> Tensor:
+        # Only stochastic depth draws; a CUDA graph cannot look at the state of the draws.
+        draws = not isinstance(self.drop_path, nn.Identity)
+        return checkpoint(layer, *given, use_reentrant=False, preserve_rng_state=draws)
 
     def _stream(self, tokens: Tensor) -> Tensor:
         return tokens.to(torch.bfloat16) if self.bf16_residual else tokens
@@ -203,7 +208,7 @@ class CrossBlock(Block):
             there: (B,) boolean, which clips have a context; all of them if none is given.
         """
         if self.recompute and torch.is_grad_enabled():
-            return checkpoint(self._cross_layer, tokens, context, there, use_reentrant=False)
+            return self._recomputed(self._cross_layer, tokens, context, there)
         return self._cross_layer(tokens, context, there)
 
     def _cross_layer(self, tokens: Tensor, context: Tensor | None, there: Tensor | None) -> Tensor:

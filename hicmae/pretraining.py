@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from hicmae.blocks import (
     Block,
@@ -19,6 +20,7 @@ from hicmae.blocks import (
 from hicmae.checkpoints.portable import PortableModel
 from hicmae.config import from_dict
 from hicmae.encoder import AudioVisualEncoder, ModalityTokens, take_tokens
+from hicmae.graphs import Recorded
 from hicmae.masks import (
     Masks,
     hidden_from_masks,
@@ -153,26 +155,57 @@ class HiCMAE(PortableModel):
         that compile at different moments would wait for each other in different calls.
 
         Args:
-            cuda_graphs: On a GPU, record forward and backward pass once and launch each as a whole
-                (PyTorch's CUDA graph trees), in training mode. What the step before gave, but its
-                loss and terms, is then overwritten. Not where gradients of several batches are
-                added up: the sum would lie where the next ones are written (pytorch/pytorch#169545,
-                #96693).
+            cuda_graphs: On a GPU, record the compiled forward and backward pass and launch each as
+                a whole (PyTorch's CUDA graph trees), in training mode. What the step before gave,
+                but its loss and terms, is then overwritten. Not where gradients of several batches
+                are added up: the sum would lie where the next ones are written
+                (pytorch/pytorch#169545, #96693).
         """
-        if not cuda_graphs:
-            self._compute = torch.compile(self._compute, *args, **kwargs)  # type: ignore[method-assign]
-            return
         plain = self._compute
+        if not cuda_graphs:
+            self._compute = torch.compile(plain, *args, **kwargs)  # type: ignore[method-assign]
+            return
         recorded = torch.compile(plain, *args, mode="reduce-overhead", **kwargs)
 
-        def compute(*given: Any) -> tuple[LossInput, dict[str, LossOutput]]:
-            if not self.training:
-                return plain(*given)
+        def step(*given: Any) -> tuple[LossInput, dict[str, LossOutput]]:
             torch.compiler.cudagraph_mark_step_begin()
             return recorded(*given)
 
-        self._compute = compute  # type: ignore[method-assign, assignment]
+        self._replace(step)
+
+    def record(self) -> None:
+        """On a GPU, record forward and backward pass in training mode, less the losses that gather,
+        and launch each as a whole (``hicmae/graphs.py``); nothing is compiled.
+
+        What the step before gave, but its loss and terms, is then overwritten.
+        """
+        compute = self._compute
+        # The stage decides what is computed, and so is one of the arguments.
+        recorded = Recorded(lambda stage, *given: compute(*given), self, self._learns)
+        self._replace(lambda *given: recorded(self.stage, *given))
+
+    def _replace(self, step: Callable[..., tuple[LossInput, dict[str, LossOutput]]]) -> None:
+        """Take another way to compute a step in training, which overwrites what it gave before."""
+        compute = self._compute
+
+        def either(*given: Any) -> tuple[LossInput, dict[str, LossOutput]]:
+            return step(*given) if self.training else compute(*given)
+
+        self._compute = either  # type: ignore[method-assign, assignment]
         self._keeps_terms = False
+
+    def _learns(self, results: tuple[LossInput, dict[str, LossOutput]]) -> list[Tensor]:
+        """What gradients come back through, of what ``_compute`` gives: its losses, and what the
+        gathering ones read."""
+        given, losses = results
+        sources = [loss.loss for loss in losses.values()]
+        for loss in self.losses:
+            if loss.gathers and loss.layers:
+                for layers in (given.video_layers, given.audio_layers):
+                    sources += [layers[layer] for layer in loss.layers]
+            elif loss.gathers:
+                sources += [leaf for leaf in tree_leaves(given) if isinstance(leaf, Tensor)]
+        return sources
 
     def _compute(
         self,

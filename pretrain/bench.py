@@ -73,7 +73,7 @@ def bench_step(
         precision: As in pretraining; 16-mixed is not measured here.
         device: auto, cpu, cuda or cuda:1.
         compile: Whether the network is compiled; give a longer warm-up then.
-        cuda_graphs: As hardware.cuda_graphs in pretraining; likewise.
+        cuda_graphs: As hardware.cuda_graphs in pretraining.
         bf16_residual: As hardware.bf16_residual in pretraining.
         batch_sizes: Other numbers of clips to measure too, to see how a step's time grows.
         engines: Engines to measure too, separated by commas: names out of configs/engines (single,
@@ -112,7 +112,7 @@ def bench_step(
         write_figures,
     )
     from hicmae.blocks import set_bf16_residual
-    from hicmae.devices import choose_device, device_name, peak_memory_bytes, resolve_precision
+    from hicmae.devices import choose_device, device_name, resolve_precision
     from hicmae.pretraining import HiCMAE
     from hicmae.transforms import ClipTransform
     from pretrain.against import check_checkout, time_against
@@ -141,8 +141,10 @@ def bench_step(
     transform = ClipTransform(sizes.input, augment).to(place).train()
     flops = step_flops(sizes, objective)
     set_bf16_residual(network, bf16_residual)
-    if compile or cuda_graphs:
+    if compile:
         network.compile(cuda_graphs=cuda_graphs)
+    elif cuda_graphs:
+        network.record()
     if place.type == "cuda":
         torch.cuda.reset_peak_memory_stats(place)
     peak = MatrixPeak(number_format, place)
@@ -154,7 +156,7 @@ def bench_step(
         fastest[clips] = min(sum(row) for row in rows)
         if clips == batch_size:
             seconds = median_parts(_PARTS, rows)
-            memory = peak_memory_bytes(place)
+            memory = peak.other_memory_bytes()
             seconds["of forward: targets"] = _time_targets(network, transform, batch, steps)
             matmul, best = peak.flops, peak.best_flops
     step_seconds = seconds["step"]
@@ -171,7 +173,7 @@ def bench_step(
         "model": model if isinstance(model, str) else str(model.get("size", "own")) + " changed",
         "batch_size": batch_size,
         "precision": number_format,
-        "compile": compile or cuda_graphs,
+        "compile": compile,
         "cuda_graphs": cuda_graphs,
         "bf16_residual": bf16_residual,
         "steps": steps,

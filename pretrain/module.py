@@ -56,8 +56,10 @@ class PretrainModule(pl.LightningModule):
         self.model = HiCMAE(config.model, config.objective, config.data.modalities)
         set_grad_checkpointing(self.model, config.hardware.recompute)
         set_bf16_residual(self.model, config.hardware.bf16_residual)
-        if config.hardware.compiles:
+        if config.hardware.compile:
             self.model.compile(cuda_graphs=config.hardware.cuda_graphs)
+        elif config.hardware.cuda_graphs:
+            self.model.record()
         self.transform = ClipTransform(config.model.input, config.augment)
         self.gradient_norm: Tensor | None = None  # of the newest step, before clipping
         self.last_terms: dict[str, Tensor] = {}  # of the newest batch

@@ -137,10 +137,11 @@ def make_plan(config: PretrainConfig, *, resume: bool, chosen: str | None = None
         if starts and "LOCAL_RANK" not in os.environ:
             os.environ[_CHOSEN] = resumption.name
         config = dataclasses.replace(config, accumulate=resumption.accumulate)
-    if config.hardware.cuda_graphs and config.accumulate > 1:
+    if config.hardware.cuda_graphs and config.hardware.compile and config.accumulate > 1:
         raise ValueError(
-            f"hardware.cuda_graphs = true with accumulate = {config.accumulate}: the next batch's "
-            "gradients would overwrite the sum; take accumulate 1, or hardware.compile instead"
+            f"hardware.cuda_graphs = true with hardware.compile and accumulate = "
+            f"{config.accumulate}: the next batch's gradients would overwrite the sum; take "
+            "accumulate 1, or one of the two alone"
         )
     return Plan(
         config=config,

@@ -152,12 +152,12 @@ class HardwareConfig:
         strategy: How several devices train one network: a name out of configs/engines (single,
             ddp, zero1, zero2, zero3, zero2_offload, zero3_offload) or a YAML file; ``auto``:
             single for one device, zero1 for several.
-        compile: Whether the network is compiled with ``torch.compile`` (worth its minute from a
-            few hundred steps on).
-        cuda_graphs: Whether a GPU records the compiled network's forward and backward pass and
-            launches each as a whole, for batches so small that launching kernels takes longer than
-            they do; some more memory. Compiles too, and on a CPU does no more. Not with
-            accumulate above 1. Not yet run on a GPU.
+        compile: Whether the network is compiled with ``torch.compile`` (worth its minutes in runs
+            of hours).
+        cuda_graphs: Whether a GPU records forward and backward pass once and launches each as a
+            whole, since launching kernels takes longer than they do; some more memory. With
+            compile it is the compiled ones that are recorded, by PyTorch, and batches are not
+            accumulated then. Nothing on a CPU.
         recompute: Whether each layer's activations are computed again in the backward pass
             instead of being kept (gradient checkpointing): a third more time, less memory.
         bf16_residual: Whether the tokens that layers add to, and the norms before attention and
@@ -181,11 +181,6 @@ class HardwareConfig:
             if isinstance(getattr(self, name), int):
                 problems += below(self, 1, name)
         raise_all("hardware", problems)
-
-    @property
-    def compiles(self) -> bool:
-        """Whether the network is compiled."""
-        return self.compile or self.cuda_graphs
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -136,12 +136,12 @@ def check_engine(
             f"hardware.bf16_residual = true with precision = {precision}: is for bf16-mixed; take "
             "that precision, or hardware.bf16_residual false"
         )
-    if hardware.compiles and engine.stage == 3:
-        name = "cuda_graphs" if hardware.cuda_graphs else "compile"
-        raise ValueError(
-            f"hardware.{name} = true with ZeRO 3: torch.compile would trace weights that are "
-            f"shared out among the processes; take zero1 or zero2, or hardware.{name} false"
-        )
+    for name in ("compile", "cuda_graphs"):
+        if getattr(hardware, name) and engine.stage == 3:
+            raise ValueError(
+                f"hardware.{name} = true with ZeRO 3: weights are shared out among the processes, "
+                f"and come to each layer as it runs; take zero1 or zero2, or hardware.{name} false"
+            )
 
 
 def trainer_settings(

@@ -13,6 +13,7 @@ from finetune.record import read_run
 from finetune.settings import HardwareConfig, OptimizerConfig, RecipeConfig
 from hicmae.blocks import Block, DropPath
 from tests.support.finetune_fixtures import Train, split_benchmark
+from tests.support.rerun import Rerun
 
 ONE_FOLD = split_benchmark(column="fold", test=(2,))
 
@@ -84,6 +85,27 @@ def test_fp16_trains_in_fp16_on_a_cpu_too(train: Train, monkeypatch: pytest.Monk
     begun, fp16, begun_again, fp32 = ends
     assert torch.equal(begun, begun_again)
     assert (fp16 - begun).norm() > 10 * (fp16 - fp32).norm() > 0
+
+
+@pytest.mark.slow
+def test_a_step_that_is_launched_as_a_whole_trains_as_a_plain_one(
+    train: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[Rerun] = []
+
+    def record(*given: Any) -> Rerun:
+        made.append(Rerun(*given))
+        return made[-1]
+
+    monkeypatch.setattr("hicmae.graphs._can_record", lambda tensor: True)
+    monkeypatch.setattr("finetune.module.Recorded", record)
+    plain, launched = (
+        read_run(train(ONE_FOLD, name=f"run-{on}", hardware=HardwareConfig(cuda_graphs=on)))
+        for on in (False, True)
+    )
+    assert made[0]._recordings
+    assert launched.folds[0].train_loss == pytest.approx(plain.folds[0].train_loss, rel=1e-5)
+    assert launched.scores.pooled == pytest.approx(plain.scores.pooled)
 
 
 @pytest.mark.slow

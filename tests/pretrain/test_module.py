@@ -175,7 +175,7 @@ def test_a_compiled_step_is_one_graph_without_collectives_whatever_is_missing_of
     assert "c10d" not in calls
 
 
-def test_with_cuda_graphs_training_alone_is_recorded_and_terms_outlive_the_next_step(
+def test_compiled_with_cuda_graphs_training_alone_is_recorded_and_terms_outlive_the_next_step(
     tiny_model_config: ModelConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     modes: list[str] = []
@@ -195,7 +195,9 @@ def test_with_cuda_graphs_training_alone_is_recorded_and_terms_outlive_the_next_
         return replay
 
     monkeypatch.setattr(torch, "compile", record)
-    recorded = make_module(tiny_model_config, hardware=HardwareConfig(cuda_graphs=True))
+    recorded = make_module(
+        tiny_model_config, hardware=HardwareConfig(compile=True, cuda_graphs=True)
+    )
     plain = make_module(tiny_model_config)
     batches = [make_batch(tiny_model_config, 2, seed) for seed in range(2)]
     found, wanted = ([losses_of(one, batch) for batch in batches] for one in (recorded, plain))

@@ -87,8 +87,8 @@ def test_impossible_plans_are_refused(changes: dict[str, Any], message: str) -> 
             "hardware.cuda_graphs = true with ZeRO 3: .*, or hardware.cuda_graphs false",
         ),
         (
-            {"hardware": HardwareConfig(cuda_graphs=True), "accumulate": 2},
-            "hardware.cuda_graphs = true with accumulate = 2: .* take accumulate 1, or",
+            {"hardware": HardwareConfig(compile=True, cuda_graphs=True), "accumulate": 2},
+            "hardware.cuda_graphs = true with .* and accumulate = 2: .* take accumulate 1, or",
         ),
         (
             {"hardware": HardwareConfig(bf16_residual=True), "precision": "32-true"},
