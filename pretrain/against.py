@@ -55,7 +55,8 @@ def time_against(
         warmup: Of each before them.
 
     Returns: ``ratio`` and ``processor_ratio``: medians over the turns of their time over ours, by
-        the clock and in processor time; ``seconds`` and ``processor_seconds`` of each.
+        the clock and in processor time; ``seconds`` and ``processor_seconds`` of each; on a GPU
+        ``step_memory_bytes`` of each, what a step takes beside weights and AdamW's state.
 
     Raises: ValueError: the folder holds no such code, or not of this size.
     """
@@ -79,18 +80,25 @@ def time_against(
 
     seconds: dict[str, list[float]] = {name: [] for name in losses}
     busy: dict[str, list[float]] = {name: [] for name in losses}
+    memory: dict[str, int] = {}
     for turn in range(warmup + steps):
         for name in losses:
+            if on_gpu := video.device.type == "cuda":
+                held = torch.cuda.memory_allocated(video.device)
+                torch.cuda.reset_peak_memory_stats(video.device)
             began = time.process_time()
             taken, _ = timed(lambda name=name: step(name), video.device)  # type: ignore[misc]
             if turn >= warmup:
                 seconds[name].append(taken)
                 busy[name].append(time.process_time() - began)
+                if on_gpu:
+                    memory[name] = torch.cuda.max_memory_allocated(video.device) - held
     return {
         "ratio": _ratio(seconds),
         "processor_ratio": _ratio(busy),
         "seconds": seconds,
         "processor_seconds": busy,
+        "step_memory_bytes": memory,
     }
 
 

@@ -35,14 +35,13 @@ if TYPE_CHECKING:
 LIMITS = {"32-true": {"value": 1e-3, "gradient": 1e-2}, "half": {"value": 3e-2, "gradient": 0.2}}
 _SEED = 7
 _WARM = 2
+_STEP = "one step"
 # How a network is run, and the options that ask for it.
 COMPILED = {
     "": (),
-    "compiled": ("--hardware.compile", "true"),
     "graphs": ("--hardware.cuda_graphs", "true"),
+    "compiled": ("--hardware.compile", "true"),
 }
-# Steps before a CUDA graph is there: compiled, then recorded.
-_RECORDED = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -218,8 +217,13 @@ def engine_runs(setup: Setup, rank: int, port: int, runs: Sequence[list[str]]) -
         out.with_suffix(f".{rank}").write_text(json.dumps(ended), encoding="utf-8")
 
 
-def steps(setup: Setup, model: str, clips: Sequence[int], file: Path) -> None:
-    """Steps of one size, a batch after another; the file has what is known after each."""
+def steps(
+    setup: Setup, model: str, clips: Sequence[int], file: Path, compile: bool = False
+) -> None:
+    """Steps of one size, a batch after another; the file has what is known after each.
+
+    On a GPU the first and the smallest batch are also measured with CUDA graphs.
+    """
     import torch
 
     from hicmae.config import load_model_config
@@ -231,29 +235,31 @@ def steps(setup: Setup, model: str, clips: Sequence[int], file: Path) -> None:
     from pretrain.zero import load_engine
 
     place = choose_device(setup.device)
+    on_gpu = place.type == "cuda"
     precision, sizes = resolve_precision("auto", place), load_model_config(model)
     size = measure_network(lambda: HiCMAE(sizes, ObjectiveConfig()), precision=precision)
-    rows, num_steps = [], 5 if place.type == "cuda" else 1
-    batches = [(count, False) for count in clips]
-    if place.type == "cuda":
-        batches.append((min(clips), True))
+    rows, num_steps = [], 10 if on_gpu else 1
+    batches = [(count, compile) for count in clips]
+    if on_gpu and not compile:
+        batches += [(clips[0], True), (min(clips), True)]
     for count, cuda_graphs in batches:
-        named = f"{model}, CUDA graphs" if cuda_graphs else model
+        named = model + ", compiled" * compile + ", CUDA graphs" * cuda_graphs
         row: dict[str, Any] = {"model": named, "clips": count}
         try:
             found = bench_step(
                 model=model,
                 batch_size=count,
                 steps=num_steps,
-                warmup=min(_WARM, num_steps) + cuda_graphs * _RECORDED,
+                warmup=min(_WARM, num_steps),
                 device=setup.device,
+                compile=compile,
                 cuda_graphs=cuda_graphs,
             )
             row |= {
                 name: found[name]
                 for name in ("clips_per_second", "fraction_of_peak", "peak_memory_bytes")
             }
-            if count == clips[0] or cuda_graphs:
+            if count == clips[0] and not compile:
                 row |= launches(model, count, precision, place, cuda_graphs=cuda_graphs)
         except torch.OutOfMemoryError:
             row["out_of_memory"] = True
@@ -273,7 +279,8 @@ def launches(
     On a CPU, which launches none, ``operators`` of PyTorch that a step calls.
     """
     import torch
-    from torch.profiler import ProfilerActivity, profile
+    from torch.autograd import DeviceType
+    from torch.profiler import ProfilerActivity, profile, record_function
 
     from hicmae.bench import random_clips
     from hicmae.config import load_model_config
@@ -285,7 +292,7 @@ def launches(
     sizes = load_model_config(model)
     network = HiCMAE(sizes, ObjectiveConfig()).to(place)
     if cuda_graphs:
-        network.compile(cuda_graphs=True)
+        network.record()
     transform = ClipTransform(sizes.input, AugmentConfig()).to(place).train()
     parts = step_parts(network, transform, random_clips(sizes.input, clips, place), precision)
 
@@ -294,17 +301,21 @@ def launches(
             part()
 
     on_gpu = place.type == "cuda"
-    for _ in range((_WARM if on_gpu else 1) + cuda_graphs * _RECORDED):
+    for _ in range(_WARM if on_gpu else 1):
         step()
     with profile(activities=[ProfilerActivity.CPU, *[ProfilerActivity.CUDA] * on_gpu]) as profiler:
-        step()
+        with record_function(_STEP):
+            step()
         if on_gpu:
             torch.cuda.synchronize()
     events = list(profiler.events())
     if not on_gpu:
         return {"operators": sum(event.name.startswith("aten::") for event in events)}
-    names = [event.name for event in events]
-    waits = sum("Synchronize" in name for name in names) - 1  # the last is ours
+    on_host = [event for event in events if event.device_type == DeviceType.CPU]
+    end = next(event.time_range.end for event in on_host if event.name == _STEP)
+    # What waits later is ours, and the profiler's.
+    names = [event.name for event in on_host if event.time_range.start < end]
+    waits = sum("Synchronize" in name for name in names)
     # A graph is launched as a whole.
     launched = sum("LaunchKernel" in name or "GraphLaunch" in name for name in names)
     return {"launches": launched, "waits": waits}
