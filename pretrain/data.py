@@ -21,6 +21,7 @@ import pandas
 import pytorch_lightning as pl
 from torch.utils.data import ConcatDataset, DataLoader
 
+from hicmae.config import from_options
 from hicmae.settings import InputConfig
 from pretrain.settings import DataConfig, PretrainConfig
 from shards.index import Index
@@ -84,18 +85,7 @@ def open_stream(
     return ClipStream(
         data.folders,
         config.model.input,
-        StreamConfig(
-            batch_size=data.batch_size,
-            shuffle_shards=data.shuffle_shards,
-            split=data.split,
-            modalities=data.modalities,
-            picture=data.picture,
-            sound=data.sound,
-            on_bad=data.on_bad,
-            weights=data.weights,
-            clips_per_sample=data.clips_per_sample,
-            cache=data.cache,
-        ),
+        from_options(StreamConfig, vars(data)),
         seed=config.seed,
         first_batch=first_batch,
         rank=rank,
