@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import inspect
 import re
 import types
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -161,6 +162,43 @@ def from_options(cls: type[Settings], options: Mapping[str, Any]) -> Settings:
     """Take out of a verb's options those that are a run's."""
     names = [item.name for item in dataclasses.fields(cls)]  # type: ignore[arg-type]
     return cls(**{name: options[name] for name in names})
+
+
+def with_options_of(settings: type[Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Replace the parameter ``config`` of a command by one option for each field of ``settings``.
+
+    So names, kinds, defaults and texts of the options are written once. The command's own
+    parameters come first, and its Args are followed by those of the settings.
+
+    Args:
+        settings: A dataclass whose fields all have defaults; its docstring and those of its bases
+            have their Args.
+    """
+    fields, hints = dataclasses.fields(settings), get_type_hints(settings)
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        def command_of_fields(**given: Any) -> Any:
+            config = settings(**{f.name: given.pop(f.name) for f in fields if f.name in given})
+            return command(config=config, **given)
+
+        own = inspect.signature(command, eval_str=True)
+        options = [p for p in own.parameters.values() if p.name != "config"]
+        for f in fields:
+            # Not of an object: making one may import what help need not wait for.
+            made = f.default if f.default_factory is dataclasses.MISSING else f.default_factory()
+            kind, hint = inspect.Parameter.KEYWORD_ONLY, hints[f.name]
+            options.append(inspect.Parameter(f.name, kind, default=made, annotation=hint))
+        docs = (inspect.getdoc(each) or "" for each in reversed(settings.__mro__))
+        parts = (doc.partition("Args:\n")[2].partition("\n\n")[0].rstrip() for doc in docs)
+        texts = "\n".join(filter(None, parts)).replace("``", "")
+        doc = re.sub(r" +config: .*", lambda _: texts, inspect.getdoc(command) or "", count=1)
+        command_of_fields.__signature__ = own.replace(parameters=options)  # type: ignore[attr-defined]
+        command_of_fields.__annotations__ = {p.name: p.annotation for p in options}
+        command_of_fields.__name__ = command_of_fields.__qualname__ = command.__name__
+        command_of_fields.__module__, command_of_fields.__doc__ = command.__module__, doc
+        return command_of_fields
+
+    return decorate
 
 
 def merged(start: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,8 +7,6 @@ What they call is imported when they run, so that their help does not wait for i
 from __future__ import annotations
 
 import dataclasses
-import inspect
-import re
 import sys
 import time
 from collections import Counter, defaultdict
@@ -17,13 +15,14 @@ from contextlib import contextmanager
 from datetime import timedelta
 from json import dumps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_type_hints
+from typing import TYPE_CHECKING
 
 import rich.progress as bars
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from hicmae.config import with_options_of
 from hicmae.files import write_json, write_text
 from hicmae.media.errors import CAUSES
 from shards.settings import BuildConfig
@@ -42,46 +41,6 @@ _MEANINGS = CAUSES | {
     "short-face": "some of its faces are seen for less than the least length",
     "error": "something unforeseen; please report it",
 }
-
-
-def with_options_of(settings: type[Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Replace the parameter ``config`` of a command by one option for each field of ``settings``.
-
-    So names, kinds, defaults and texts of the options are written once. The command's own
-    parameters come first, and its Args are followed by those of the settings.
-
-    Args:
-        settings: A dataclass whose fields all have defaults; its docstring and those of its bases
-            have their Args.
-    """
-    fields, hints, made = dataclasses.fields(settings), get_type_hints(settings), settings()
-
-    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
-        def command_of_fields(**given: Any) -> Any:
-            config = settings(**{f.name: given.pop(f.name) for f in fields if f.name in given})
-            return command(config=config, **given)
-
-        own = inspect.signature(command, eval_str=True)
-        options = [p for p in own.parameters.values() if p.name != "config"] + [
-            inspect.Parameter(
-                f.name,
-                inspect.Parameter.KEYWORD_ONLY,
-                default=getattr(made, f.name),
-                annotation=hints[f.name],
-            )
-            for f in fields
-        ]
-        docs = (inspect.getdoc(each) or "" for each in reversed(settings.__mro__))
-        parts = (doc.partition("Args:\n")[2].partition("\n\n")[0].rstrip() for doc in docs)
-        texts = "\n".join(filter(None, parts)).replace("``", "")
-        doc = re.sub(r" +config: .*", lambda _: texts, inspect.getdoc(command) or "", count=1)
-        command_of_fields.__signature__ = own.replace(parameters=options)  # type: ignore[attr-defined]
-        command_of_fields.__annotations__ = {p.name: p.annotation for p in options}
-        command_of_fields.__name__ = command_of_fields.__qualname__ = command.__name__
-        command_of_fields.__module__, command_of_fields.__doc__ = command.__module__, doc
-        return command_of_fields
-
-    return decorate
 
 
 @with_options_of(BuildConfig)

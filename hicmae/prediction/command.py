@@ -9,14 +9,16 @@ import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from hicmae.config import with_options_of
 from hicmae.files import whole_file
-from hicmae.prediction.messages import Choice, StageProgress, WindowConfig
+from hicmae.prediction.messages import StageProgress, WindowConfig
 from hicmae.terminal import printable, user_message
 
 if TYPE_CHECKING:
@@ -37,22 +39,14 @@ _STAGES = {
 }
 
 
+@with_options_of(WindowConfig)
 def predict(
     *,
     recordings: tuple[Path, ...],
     checkpoint: str,
     out: Path = Path("predictions"),
-    window: float | None = None,
-    hop: float = 1.0,
     rate: float | None = None,
     smoothing: float | None = None,
-    faces: str = "profile",
-    face_choice: Choice = "all",
-    identity: str = "none",
-    boxes: Path | None = None,
-    image_fps: float | None = None,
-    stack_colours: Literal["bgr", "rgb"] | None = None,
-    min_seconds: float = 0.5,
     each_modality: bool = False,
     picture: bool = False,
     annotate: bool = False,
@@ -64,8 +58,7 @@ def predict(
     device: str = "auto",
     precision: Literal["auto", "32-true", "bf16-mixed"] = "auto",
     batch_size: int = 8,
-    offline: bool = False,
-    deadline_seconds: float = 120.0,
+    config: WindowConfig,
 ) -> int:
     """Predict emotion over the time of recordings, for every face in them.
 
@@ -82,25 +75,10 @@ def predict(
             its folds are averaged; RUN/fold-1 is one of them); owner/name on the Hugging Face Hub;
             or https://…/folder.
         out: Folder of the results.
-        window: Seconds that one value is about; none given: one clip of the network. A longer one
-            is covered by several clips, which are averaged.
-        hop: Seconds from one value to the next.
         rate: Values a second, in place of hop; each face's are then written as a trace too
             (trace-face0.csv: time, and a column for each output).
         smoothing: Seconds that each value of a trace is a mean over; null: what fine-tuning over
             time has chosen, if it has; 0: none.
-        faces: Detector (yunet, cascade, boxes, none); profile: the one with which the checkpoint's
-            training data was made. none takes the middle of the picture, for face crops.
-        face_choice: A timeline for all faces, for the largest, the most central, the one whose
-            mouth goes with the sound, window by window (speaking), or for the one that the
-            checkpoint's training data would have (profile).
-        identity: With face_choice all: sface gives the faces of one person in different scenes one
-            timeline, by OpenCV's SFace (fetched once, 39 MB). Faces are compared within one
-            recording; nothing of it is stored, nobody is named.
-        boxes: CSV of face boxes, with --faces boxes; none given: NAME.csv beside the recording.
-        image_fps: Frame rate of folders and .npy stacks of images that have none of their own.
-        stack_colours: Which colour is first in .npy stacks of images: bgr (OpenCV) or rgb.
-        min_seconds: Faces seen for less are left out.
         each_modality: Also predict from picture and sound alone (in timeline.jsonl).
         picture: Also draw the timelines, with faces (timeline.png).
         annotate: Also write the video with boxes, labels, bars and its sound (annotated.mp4).
@@ -120,8 +98,7 @@ def predict(
         device: auto, cpu, cuda, ….
         precision: auto (bf16 where the machine computes in it), 32-true or bf16-mixed.
         batch_size: Clips that the network is shown at once.
-        offline: Never fetch the face detector's file.
-        deadline_seconds: A recording whose decoding shows no sign of life for so long is given up.
+        config: Where the windows are, and whose; one option for each of its fields.
 
     Raises: ValueError: results that are there, a checkpoint that predicts nothing, wrong settings.
     """
@@ -137,29 +114,17 @@ def predict(
         raise ValueError(
             f"smoothing = {smoothing:g} (must be seconds from 0, of the traces of --rate)"
         )
-    config = WindowConfig(
-        window=window,
-        hop=hop_of(rate, hop),
-        faces=faces,
-        face_choice=face_choice,
-        identity=identity,
-        boxes=boxes,
-        image_fps=image_fps,
-        stack_colours=stack_colours,
-        min_seconds=min_seconds,
-        offline=offline,
-        deadline_seconds=deadline_seconds,
-    )
+    config = replace(config, hop=hop_of(rate, config.hop))
     formats = parse_formats(tiers)
     found = gather(recordings, out)
     wanted = [name.strip() for name in (span_tiers or "").split(",") if name.strip()]
     if spans is None and wanted:
         raise ValueError("span_tiers says which tiers of --spans are read; give that too")
-    if spans is not None and window is not None:
+    if spans is not None and config.window is not None:
         raise ValueError("window: with --spans each span is one window; leave one of them out")
     asked = spans_of(spans, [each.path for each in found], wanted) if spans is not None else {}
-    if boxes is not None and len(found) > 1:
-        raise ValueError(f"boxes = {boxes} is of one recording, and there are {len(found)}")
+    if config.boxes is not None and len(found) > 1:
+        raise ValueError(f"boxes = {config.boxes} is of one recording, and there are {len(found)}")
     if out.exists() and not out.is_dir():
         raise ValueError(f"{out}: is a file; give a folder as --out")
     for recording in found:
@@ -172,7 +137,8 @@ def predict(
     console, errors = _console(sys.stdout), _console(sys.stderr)
     for note in model.notes:
         console.print(f"note: {note}", markup=False)
-    if model.preparation.faces == "none" and faces == "profile" and model.modalities != "audio":
+    middle = model.preparation.faces == "none" and config.faces == "profile"
+    if middle and model.modalities != "audio":
         console.print(
             "note: the network was trained on face crops, so the middle of every picture is taken; "
             "for other recordings pass --faces yunet",

@@ -23,25 +23,29 @@ Choice = Literal["all", "largest", "central", "speaking", "profile"]
 
 @dataclass(frozen=True, kw_only=True)
 class WindowConfig:
-    """Where the windows are, and whose.
+    """Where the windows are, and whose. The fields are options of ``hicmae predict``.
+
+    A window longer than a clip is covered by the fewest clips that leave no gap, evenly spread. A
+    last window ends where the face (or the sound) does, so that nothing at the end is left out.
+    ``faces`` other than ``profile`` is for recordings of another kind than those of the training.
 
     Args:
-        window: Seconds that one prediction is about; none given: one clip of the network. A longer
-            window is covered by the fewest clips that leave no gap, evenly spread, and what the
-            network says to each is averaged.
-        hop: Seconds from the start of one window to the next. A last window ends where the face
-            (or the sound) does, so that nothing at the end is left out.
-        faces: Detector; ``profile``: the one of the checkpoint's preparation. The others are for
-            recordings of another kind than those of the training.
-        face_choice: Which of several faces: ``all`` (a timeline for each), the ``largest``, the
-            most ``central``, in each window the one that is ``speaking``, or what the checkpoint's
-            preparation says (``profile``).
-        identity: With ``all``: ``sface`` joins the faces of one person in different scenes.
-        boxes: With ``faces: boxes``: the CSV of face boxes; none given: NAME.csv beside it.
+        window: Seconds that one value is about; none given: one clip of the network. A longer one
+            is covered by several clips, which are averaged.
+        hop: Seconds from one value to the next.
+        faces: Detector (yunet, cascade, boxes, none); profile: the one with which the checkpoint's
+            training data was made. none takes the middle of the picture, for face crops.
+        face_choice: A timeline for all faces, for the largest, the most central, the one whose
+            mouth goes with the sound, window by window (speaking), or for the one that the
+            checkpoint's training data would have (profile).
+        identity: With face_choice all: sface gives the faces of one person in different scenes one
+            timeline, by OpenCV's SFace (fetched once, 39 MB). Faces are compared within one
+            recording; nothing of it is stored, nobody is named.
+        boxes: CSV of face boxes, with --faces boxes; none given: NAME.csv beside the recording.
         image_fps: Frame rate of folders and .npy stacks of images that have none of their own.
-        stack_colours: Which colour is first in .npy stacks: ``bgr`` or ``rgb``.
-        min_seconds: Faces seen for less are left out, and counted.
-        offline: Never fetch the detector's file; nor is it where HICMAE_OFFLINE is set.
+        stack_colours: Which colour is first in .npy stacks of images: bgr (OpenCV) or rgb.
+        min_seconds: Faces seen for less are left out.
+        offline: Never fetch the face detector's file.
         deadline_seconds: A recording whose decoding shows no sign of life for so long is given up.
     """
 

@@ -18,11 +18,12 @@ from rich.console import Console
 from rich.table import Table
 
 from hicmae.bench import Stopwatch, write_figures
+from hicmae.config import with_options_of
 from hicmae.media.errors import MediaError
 from shards.bench import raw_files
 from shards.building.build import gather
 from shards.building.prepare import check_detector, make_samples
-from shards.commands import print_line, with_options_of
+from shards.commands import print_line
 from shards.manifest import ManifestRow, printable
 from shards.settings import BuildConfig
 
