@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
 from hicmae.devices import Precision
 from hicmae.run_logging import WandbConfig
-from hicmae.settings import AugmentConfig
+from hicmae.settings import AugmentConfig, outside, raise_all
 
 Modalities = Literal["audio-video", "video", "audio"]
 Tuning = Literal["full", "probe", "fusion", "lora"]
@@ -43,7 +42,7 @@ class LoraConfig:
         if not self.projections or not set(self.projections) <= set(known):
             found = ", ".join(self.projections) or "none"
             problems.append(f"projections = {found} (some of {', '.join(known)})")
-        _check("recipe.lora", self, bounds, problems)
+        raise_all("recipe.lora", outside(self, bounds) + problems)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,7 +126,7 @@ class RecipeConfig:
         }
         both = self.shots is not None and self.fraction < 1
         problems = ["shots and fraction are both given; give one of them"] if both else []
-        _check("recipe", self, bounds, problems)
+        raise_all("recipe", outside(self, bounds) + problems)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,7 +160,7 @@ class OptimizerConfig:
         }
         wrong = not all(0 <= beta < 1 for beta in self.betas)
         problems = [f"betas = {self.betas} (each must lie in [0, 1))"] if wrong else []
-        _check("optimizer", self, bounds, problems)
+        raise_all("optimizer", outside(self, bounds) + problems)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,7 +193,7 @@ class MixingConfig:
 
     def __post_init__(self) -> None:
         bounds = {"0 or more": "mixup cutmix", "in 0..1": "switch probability"}
-        _check("mixing", self, bounds)
+        raise_all("mixing", outside(self, bounds))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,7 +205,8 @@ class HardwareConfig:
             batch, its order and the tested samples do not depend on it.
         cuda_graphs: Whether a GPU records forward and backward pass once and launches each as a
             whole, for which small batches are far too quick otherwise; some more memory, the same
-            results. Not with ``recompute``, nor of clips that lack a modality. Nothing on a CPU.
+            results. Not with ``recompute``, whose second draw of stochastic depth cannot be
+            recorded, nor of clips that lack a modality. Nothing on a CPU.
         recompute: Whether each layer's activations are computed again in the backward pass instead
             of being kept (gradient checkpointing): a third more time, less memory.
         timeout_seconds: Longest that one of several processes waits for another before it gives
@@ -219,12 +219,9 @@ class HardwareConfig:
     timeout_seconds: int = 1800
 
     def __post_init__(self) -> None:
-        if self.cuda_graphs and self.recompute:
-            raise ValueError(
-                "hardware: cuda_graphs = true with recompute = true: what draws stochastic depth "
-                "anew cannot be recorded; take one of them"
-            )
-        _check("hardware", self, {"1 or more": "devices timeout_seconds"})
+        both = self.cuda_graphs and self.recompute
+        problems = ["cuda_graphs and recompute are both true; take one of them"] if both else []
+        raise_all("hardware", outside(self, {"1 or more": "devices timeout_seconds"}) + problems)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -250,7 +247,7 @@ class TrainerConfig:
 
     def __post_init__(self) -> None:
         bounds = {"0 or more": "save_every", "1 or more": "log_every"}
-        _check("trainer", self, bounds)
+        raise_all("trainer", outside(self, bounds))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -286,7 +283,7 @@ class FinetuneConfig:
     seed: int
 
     def __post_init__(self) -> None:
-        _check("", self, {"1 or more": "accumulate", "0 or more": "workers"})
+        raise_all("", outside(self, {"1 or more": "accumulate", "0 or more": "workers"}))
 
 
 def parse_modalities(text: str) -> list[Modalities]:
@@ -302,28 +299,3 @@ def parse_modalities(text: str) -> list[Modalities]:
             " once)"
         )
     return cast("list[Modalities]", names)
-
-
-_BOUNDS: dict[str, Callable[[float], bool]] = {
-    "0 or more": lambda value: value >= 0,
-    "1 or more": lambda value: value >= 1,
-    "positive": lambda value: value > 0,
-    "in [0, 1)": lambda value: 0 <= value < 1,
-    "in (0, 1]": lambda value: 0 < value <= 1,
-    "in 0..1": lambda value: 0 <= value <= 1,
-}
-
-
-def _check(
-    what: str, settings: Any, bounds: Mapping[str, str], problems: Sequence[str] = ()
-) -> None:
-    """Refuse numbers by the bound that each has (null is within all), with every other problem."""
-    outside = [
-        f"{name} = {value} (must {'lie' if bound.startswith('in') else 'be'} {bound})"
-        for bound, those in bounds.items()
-        for name in those.split()
-        if (value := getattr(settings, name)) is not None and not _BOUNDS[bound](value)
-    ]
-    if outside or problems:
-        where = f"{what}: " if what else ""
-        raise ValueError(where + "; ".join([*outside, *problems]))

@@ -8,6 +8,7 @@ imported here: verbs have these as their options, and help must be quick.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -54,17 +55,8 @@ class InputConfig:
     image_std: tuple[float, float, float] = IMAGENET_STD
 
     def __post_init__(self) -> None:
-        problems = not_positive(
-            self,
-            "image_size",
-            "num_frames",
-            "frame_stride",
-            "fps",
-            "sample_rate",
-            "fbank_frames",
-            "mel_bins",
-            "fbank_std",
-        )
+        names = "image_size num_frames frame_stride fps sample_rate fbank_frames mel_bins fbank_std"
+        problems = outside(self, {"positive": names})
         if min(self.image_std) <= 0:
             problems.append(f"image_std = {self.image_std} (each must be positive)")
         raise_all("input", problems)
@@ -127,10 +119,8 @@ class ModelConfig:
         ):
             if part <= 0 or size % part:
                 problems.append(f"{name} = {size} is no multiple of {part}")
-        for name in ("encoder_depth", "decoder_depth"):
-            if getattr(self, name) < 1:
-                problems.append(f"{name} = {getattr(self, name)} (must be 1 or more)")
-        problems += below(self, 0, "fusion_depth")
+        bounds = {"1 or more": "encoder_depth decoder_depth", "0 or more": "fusion_depth"}
+        problems += outside(self, bounds)
         layers = self.feature_layers
         if list(layers) != sorted(set(layers)) or not all(
             1 <= layer <= self.encoder_depth for layer in layers
@@ -231,10 +221,12 @@ class ObjectiveConfig:
             for name in ("video_mask_ratio", "audio_mask_ratio")
             if not 0 < getattr(self, name) < 1
         ]
-        problems += below(self, 0, "video_weight", "audio_weight", "contrast_weight")
-        if not 0 < self.decoder_keep <= 1:
-            problems.append(f"decoder_keep = {self.decoder_keep} (must lie in (0, 1])")
-        problems += not_positive(self, "temperature")
+        bounds = {
+            "0 or more": "video_weight audio_weight contrast_weight",
+            "in (0, 1]": "decoder_keep",
+            "positive": "temperature",
+        }
+        problems += outside(self, bounds)
         if self.contrast_layers is not None and not self.contrast_layers:
             problems.append("contrast_layers is empty (leave it out, or set contrast: false)")
         for name, given in self.losses.items():
@@ -330,20 +322,14 @@ class AugmentConfig:
             low, high = getattr(self, name)
             if not 0 < low <= high:
                 problems.append(f"{name} = {(low, high)} (must be 0 < smallest <= largest)")
-        if self.gain_concentration < 1:
-            problems.append(f"gain_concentration = {self.gain_concentration} (must be 1 or more)")
+        problems += outside(self, {"1 or more": "gain_concentration"})
         if not 0 <= self.rand_magnitude <= 10:
             problems.append(f"rand_magnitude = {self.rand_magnitude} (must lie between 0 and 10)")
-        problems += below(
-            self,
-            0,
-            "roll_seconds",
-            "rand_operations",
-            "rand_deviation",
-            "time_masks",
-            "frequency_masks",
-        )
-        problems += not_positive(self, "time_mask_seconds", "frequency_mask_bins")
+        bounds = {
+            "0 or more": "roll_seconds rand_operations rand_deviation time_masks frequency_masks",
+            "positive": "time_mask_seconds frequency_mask_bins",
+        }
+        problems += outside(self, bounds)
         raise_all("augment", problems)
 
     @classmethod
@@ -365,19 +351,28 @@ class AugmentConfig:
         return cls(crop="random-resized", flip=0.5, rand_operations=4, erase=0.25)
 
 
-def below(settings: object, least: float, *names: str) -> list[str]:
-    """Problems of fields that must be ``least`` or more."""
-    values = {name: getattr(settings, name) for name in names}
-    return [f"{n} = {v} (must be {least:g} or more)" for n, v in values.items() if v < least]
-
-
-def not_positive(settings: object, *names: str) -> list[str]:
-    """Problems of fields that must be positive."""
-    values = {name: getattr(settings, name) for name in names}
-    return [f"{name} = {v} (must be positive)" for name, v in values.items() if not v > 0]
+def outside(settings: object, bounds: Mapping[str, str]) -> list[str]:
+    """Problems of fields, whose names stand by their bound with spaces between; null is within."""
+    return [
+        f"{name} = {value} (must {'lie' if bound.startswith('in') else 'be'} {bound})"
+        for bound, names in bounds.items()
+        for name in names.split()
+        if (value := getattr(settings, name)) is not None and not _BOUNDS[bound](value)
+    ]
 
 
 def raise_all(what: str, problems: list[str]) -> None:
     """Report every problem of a settings group at once."""
     if problems:
-        raise ValueError(f"{what}: {'; '.join(problems)}")
+        raise ValueError((f"{what}: " if what else "") + "; ".join(problems))
+
+
+_BOUNDS: dict[str, Callable[[float], bool]] = {
+    "0 or more": lambda value: value >= 0,
+    "1 or more": lambda value: value >= 1,
+    "2 or more": lambda value: value >= 2,
+    "positive": lambda value: value > 0,
+    "in [0, 1)": lambda value: 0 <= value < 1,
+    "in (0, 1]": lambda value: 0 < value <= 1,
+    "in 0..1": lambda value: 0 <= value <= 1,
+}

@@ -18,8 +18,7 @@ from hicmae.settings import (
     AugmentConfig,
     ModelConfig,
     ObjectiveConfig,
-    below,
-    not_positive,
+    outside,
     raise_all,
 )
 from shards.reading.remote import CacheConfig, as_remote
@@ -77,10 +76,8 @@ class DataConfig:
         problems = [] if self.folders else ["shards is empty (name one folder or more)"]
         if self.weights is not None and len(self.weights) != len(self.folders):
             problems.append(f"{len(self.weights)} weights for {len(self.folders)} folders")
-        problems += below(self, 1, "batch_size")
-        problems += below(self, 0, "max_bad")
-        if self.shuffle_shards is not None:
-            problems += below(self, 0, "shuffle_shards")
+        bounds = {"1 or more": "batch_size", "0 or more": "max_bad shuffle_shards"}
+        problems += outside(self, bounds)
         raise_all("data", problems)
 
     @property
@@ -125,17 +122,17 @@ class OptimizerConfig:
     fused: bool = True
 
     def __post_init__(self) -> None:
-        problems = below(self, 0, "min_learning_rate", "warmup_epochs", "weight_decay")
-        problems += not_positive(self, "learning_rate", "eps")
+        bounds = {
+            "0 or more": "min_learning_rate warmup_epochs weight_decay",
+            "positive": "learning_rate eps",
+        }
+        problems = outside(self, bounds)
         if self.min_learning_rate > self.learning_rate:
             problems.append(
                 f"min_learning_rate = {self.min_learning_rate} (must not exceed learning_rate"
                 f" = {self.learning_rate})"
             )
-        if self.warmup_steps is not None:
-            problems += below(self, 0, "warmup_steps")
-        if self.clip_norm is not None:
-            problems += not_positive(self, "clip_norm")
+        problems += outside(self, {"0 or more": "warmup_steps", "positive": "clip_norm"})
         if not all(0 <= beta < 1 for beta in self.betas):
             problems.append(f"betas = {self.betas} (each must lie in [0, 1))")
         raise_all("optimizer", problems)
@@ -176,10 +173,10 @@ class HardwareConfig:
     timeout_seconds: int = 600
 
     def __post_init__(self) -> None:
-        problems = below(self, 1, "timeout_seconds")
+        problems = outside(self, {"1 or more": "timeout_seconds"})
         for name in ("devices", "num_nodes"):
             if isinstance(getattr(self, name), int):
-                problems += below(self, 1, name)
+                problems += outside(self, {"1 or more": name})
         raise_all("hardware", problems)
 
 
@@ -212,9 +209,11 @@ class LogConfig:
     progress: bool = True
 
     def __post_init__(self) -> None:
-        problems = below(self, 1, "log_every", "checkpoint_every", "keep", "picture_clips")
-        problems += below(self, 0, "pictures_every", "keep_every", "health_every")
-        raise_all("log", problems)
+        bounds = {
+            "1 or more": "log_every checkpoint_every keep picture_clips",
+            "0 or more": "pictures_every keep_every health_every",
+        }
+        raise_all("log", outside(self, bounds))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -239,8 +238,8 @@ class ProbeConfig:
     labels: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
-        problems = below(self, 0, "every") + below(self, 2, "clips")
-        problems += below(self, 1, "batch_size")
+        bounds = {"0 or more": "every", "2 or more": "clips", "1 or more": "batch_size"}
+        problems = outside(self, bounds)
         if self.shards is not None and not self.folders:
             problems.append("shards is empty (name one folder or more, or leave it out)")
         raise_all("probe", problems)
@@ -280,12 +279,9 @@ class PretrainConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        problems = below(self, 1, "accumulate") + below(self, 0, "workers")
-        if self.steps is not None:
-            problems += below(self, 1, "steps")
-        elif not self.epochs > 0:
-            problems += not_positive(self, "epochs")
-        raise_all("pretrain", problems)
+        bounds = {"1 or more": "accumulate", "0 or more": "workers"}
+        length = {"positive": "epochs"} if self.steps is None else {"1 or more": "steps"}
+        raise_all("pretrain", outside(self, bounds) + outside(self, length))
 
 
 @dataclass(frozen=True, kw_only=True)

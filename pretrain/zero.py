@@ -28,6 +28,7 @@ from torch import Tensor, nn
 
 from hicmae.config import config_path, config_root, from_dict, load_yaml
 from hicmae.optimization import trainer_precision
+from hicmae.settings import outside, raise_all
 from pretrain.cluster import main_timeout
 from pretrain.processes import Launcher, Processes
 from pretrain.settings import HardwareConfig
@@ -81,13 +82,9 @@ class EngineConfig:
             problems.append(f"offload_parameters at stage {self.stage} (needs stage 3)")
         if self.communication != "auto" and self.kind != "deepspeed":
             problems.append(f"communication with kind {self.kind} (needs deepspeed)")
-        if self.bucket_elements < 1:
-            problems.append(f"bucket_elements = {self.bucket_elements} (must be 1 or more)")
-        for name in ("persistent_elements", "gathered_elements"):
-            if getattr(self, name) < 0:
-                problems.append(f"{name} = {getattr(self, name)} (must be 0 or more)")
-        if problems:
-            raise ValueError(f"engine: {'; '.join(problems)}")
+        names = "persistent_elements gathered_elements"
+        problems += outside(self, {"1 or more": "bucket_elements", "0 or more": names})
+        raise_all("engine", problems)
 
 
 def load_engine(name_or_path: str, *, world_size: int) -> EngineConfig:

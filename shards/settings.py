@@ -10,6 +10,7 @@ from fractions import Fraction
 from typing import Any, Literal, TypeVar
 
 from hicmae.media.faces import FaceConfig
+from hicmae.settings import outside, raise_all
 
 Item = TypeVar("Item")
 
@@ -64,28 +65,20 @@ class BuildConfig(FaceConfig):
     max_refused: int | str | None = None
 
     def __post_init__(self) -> None:
-        problems = self.problems()
-        problems += [
-            f"{name} = {getattr(self, name)} (must be positive)"
-            for name in ("min_seconds", "samples_per_shard", "deadline_seconds")
-            if not getattr(self, name) > 0
-        ]
+        names = "min_seconds samples_per_shard deadline_seconds"
+        problems = self.problems() + outside(self, {"positive": names})
         if self.max_seconds is not None and self.max_seconds < 2 * self.min_seconds:
             problems.append(
                 f"max_seconds = {self.max_seconds} (must be twice min_seconds = {self.min_seconds} "
                 "or more)"
             )
-        if self.workers is not None and self.workers < 1:
-            problems.append(f"workers = {self.workers} (must be 1 or more)")
-        if self.worker_gib is not None and not self.worker_gib > 0:
-            problems.append(f"worker_gib = {self.worker_gib} (must be positive)")
+        problems += outside(self, {"1 or more": "workers", "positive": "worker_gib"})
         if self.max_refused is not None and not _BUDGET.fullmatch(str(self.max_refused)):
             problems.append(
                 f"max_refused = {self.max_refused!r} (must be a number of recordings, or a share "
                 "such as 5%)"
             )
-        if problems:
-            raise ValueError(f"shards build: {'; '.join(problems)}")
+        raise_all("shards build", problems)
 
     def most_refused(self, num_recordings: int) -> int:
         """How many of so many recordings may be refused."""

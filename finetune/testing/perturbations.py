@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from hicmae.settings import outside, raise_all
+
 UNSPOILED = "unspoiled"
 # Condition -> the modality that it takes or spoils.
 SPOILS = {
@@ -49,10 +51,7 @@ class PerturbationConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        problems = []
-        for name in ("swaps", "seed"):
-            if getattr(self, name) < 0:
-                problems.append(f"{name} = {getattr(self, name)} (must be 0 or more)")
+        problems = outside(self, {"0 or more": "swaps seed"})
         problems += [
             f"picture_sd = {value} (must be positive)" for value in self.picture_sd if value <= 0
         ]
@@ -65,8 +64,7 @@ class PerturbationConfig:
             values = getattr(self, name)
             if len(set(values)) < len(values):
                 problems.append(f"{name} = {list(values)} (each once)")
-        if problems:
-            raise ValueError(f"perturb: {'; '.join(problems)}")
+        raise_all("perturb", problems)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from hicmae.media.faces import DETECTORS, Face, scaled
-from hicmae.settings import below, raise_all
+from hicmae.settings import outside, raise_all
 
 _LONGEST_SIDE = 320
 _SMALLEST_FACE = 24  # pixels of the scaled frame
@@ -39,7 +39,7 @@ class CascadeSettings:
     smallest_face: int = 20
 
     def __post_init__(self) -> None:
-        raise_all("cascade", below(self, 1, "min_neighbours", "smallest_face"))
+        raise_all("cascade", outside(self, {"1 or more": "min_neighbours smallest_face"}))
 
 
 @DETECTORS.register("cascade", settings=CascadeSettings)

@@ -15,7 +15,7 @@ import numpy as np
 
 from hicmae.config import did_you_mean, from_dict
 from hicmae.registry import Registry, load_plugins
-from hicmae.settings import InputConfig
+from hicmae.settings import InputConfig, outside
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,11 +166,7 @@ class FaceConfig:
 
     def problems(self) -> list[str]:
         """What is wrong with it."""
-        problems = [
-            f"{name} = {value} (must be positive)"
-            for name in ("face_size", "fps", "detect_every", "image_fps")
-            if (value := getattr(self, name)) is not None and not value > 0
-        ]
+        problems = outside(self, {"positive": "face_size fps detect_every image_fps"})
         if not 1 <= self.jpeg_quality <= 100:
             problems.append(f"jpeg_quality = {self.jpeg_quality} (must lie between 1 and 100)")
         if not (known := _is_known(self.faces)):
@@ -191,11 +187,8 @@ class FaceConfig:
         ):
             if (found := getattr(self, name)) not in choices:
                 problems.append(f"{name} = {found!r} (one of {', '.join(choices)})")
-        problems += [
-            f"{name} = {value} (must be 0 or more)"
-            for name in ("face_margin", "face_smoothing_seconds", "face_gap_seconds")
-            if (value := getattr(self, name)) < 0
-        ]
+        lengths = "face_margin face_smoothing_seconds face_gap_seconds"
+        problems += outside(self, {"0 or more": lengths})
         if self.align == "eyes" and known and not finds_eyes(self.faces):
             problems.append(
                 f"align = eyes with faces = {self.faces}, which finds no eyes (it needs yunet, or "

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from hicmae.settings import outside, raise_all
+
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
@@ -30,15 +32,8 @@ class Limits:
     patience_seconds: float = 60.0
 
     def __post_init__(self) -> None:
-        problems = [
-            f"{name} = {value} (must be positive)"
-            for name in ("megabytes", "seconds", "keep_minutes", "patience_seconds")
-            if not (value := getattr(self, name)) > 0
-        ]
-        if self.waiting < 0:
-            problems.append(f"waiting = {self.waiting} (must be 0 or more)")
-        if problems:
-            raise ValueError(f"limits: {'; '.join(problems)}")
+        names = "megabytes seconds keep_minutes patience_seconds"
+        raise_all("limits", outside(self, {"positive": names, "0 or more": "waiting"}))
 
     @property
     def num_bytes(self) -> int:

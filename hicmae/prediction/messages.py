@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from hicmae.settings import InputConfig
+from hicmae.settings import InputConfig, outside, raise_all
 
 if TYPE_CHECKING:
     from hicmae.media.faces import FaceConfig
@@ -64,19 +64,13 @@ class WindowConfig:
     def __post_init__(self) -> None:
         from hicmae.media.faces import detector_names
 
-        problems = [
-            f"{name} = {value} (must be positive)"
-            for name in ("window", "hop", "image_fps", "deadline_seconds")
-            if (value := getattr(self, name)) is not None and not value > 0
-        ]
-        if not self.min_seconds >= 0:
-            problems.append(f"min_seconds = {self.min_seconds} (must be 0 or more)")
+        names = "window hop image_fps deadline_seconds"
+        problems = outside(self, {"positive": names, "0 or more": "min_seconds"})
         if self.faces not in (known := ["profile", *detector_names()]):
             problems.append(f"faces = {self.faces} (must be one of {', '.join(known)})")
         if self.boxes is not None and self.faces != "boxes":
             problems.append(f"boxes is given with faces = {self.faces} (it needs faces: boxes)")
-        if problems:
-            raise ValueError(f"predict: {'; '.join(problems)}")
+        raise_all("predict", problems)
 
     def prepared(self, preparation: FaceConfig) -> FaceConfig:
         """The preparation of the checkpoint with what is asked for otherwise.

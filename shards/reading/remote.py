@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 import platformdirs
 
 from hicmae.files import DigestingFile, file_sha256, locked, whole_file
+from hicmae.settings import outside, raise_all
 from shards.schema import ClipError, ShardError
 
 if TYPE_CHECKING:
@@ -56,13 +57,8 @@ class CacheConfig:
     retry_seconds: float = 1.0
 
     def __post_init__(self) -> None:
-        problems = []
-        if not self.gigabytes > 0:
-            problems.append(f"gigabytes = {self.gigabytes} (must be positive)")
-        if not self.retry_seconds >= 0:
-            problems.append(f"retry_seconds = {self.retry_seconds} (must be 0 or more)")
-        if problems:
-            raise ValueError(f"cache: {'; '.join(problems)}")
+        bounds = {"positive": "gigabytes", "0 or more": "retry_seconds"}
+        raise_all("cache", outside(self, bounds))
 
 
 class RemoteError(OSError):

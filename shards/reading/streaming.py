@@ -24,7 +24,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from hicmae.settings import InputConfig
+from hicmae.settings import InputConfig, outside, raise_all
 from hicmae.views import train_indices
 from shards.reading.files import open_folder, read_corpus
 from shards.reading.order import Batches, BatchSpeakers, Place, SampleOrder, batch_speakers
@@ -77,17 +77,13 @@ class StreamConfig:
     cache: CacheConfig = field(default_factory=CacheConfig)
 
     def __post_init__(self) -> None:
-        problems = []
-        for name in ("batch_size", "clips_per_sample"):
-            if getattr(self, name) < 1:
-                problems.append(f"{name} = {getattr(self, name)} (must be 1 or more)")
+        problems = outside(self, {"1 or more": "batch_size clips_per_sample"})
         if self.clips_per_sample > 1 and self.batch_size % self.clips_per_sample:
             problems.append(
                 f"clips_per_sample = {self.clips_per_sample} (must divide batch_size = "
                 f"{self.batch_size})"
             )
-        if self.shuffle_shards is not None and self.shuffle_shards < 0:
-            problems.append(f"shuffle_shards = {self.shuffle_shards} (must be 0 or more)")
+        problems += outside(self, {"0 or more": "shuffle_shards"})
         for name, allowed in (
             ("modalities", ("audio-video", "video", "audio")),
             ("picture", ("required", "optional")),
@@ -99,8 +95,7 @@ class StreamConfig:
         weights = (1.0,) if self.weights is None else self.weights
         if not weights or not all(weight > 0 and math.isfinite(weight) for weight in weights):
             problems.append(f"weights = {self.weights} (each must be positive)")
-        if problems:
-            raise ValueError(f"stream: {'; '.join(problems)}")
+        raise_all("stream", problems)
 
     @property
     def needed(self) -> tuple[str, ...]:
@@ -163,8 +158,7 @@ class ClipStream(torch.utils.data.IterableDataset[dict[str, Any]]):
             problems.append(f"seed = {seed}, first_batch = {first_batch} (each must be 0 or more)")
         if not 0 <= rank < world_size:
             problems.append(f"rank = {rank} (must lie in 0..{world_size - 1})")
-        if problems:
-            raise ValueError(f"stream: {'; '.join(problems)}")
+        raise_all("stream", problems)
         opened = [open_folder(name, config.cache) for name in names]
         self.corpora = [
             read_corpus(
