@@ -29,8 +29,10 @@ from finetune.folds import (
     shared_values,
 )
 from finetune.heads import Head, read_truth
+from finetune.mixing import soft_targets
 from finetune.plan import Plan
 from finetune.processes import Share
+from finetune.settings import RecipeConfig
 from finetune.validation import EpochChoice, InnerSplit, inner_split
 from shards.reading.random_access import ShardDataset
 from shards.sample import collate
@@ -199,17 +201,28 @@ def target_moments(
     return np.concatenate(means), np.concatenate(deviations), notes
 
 
-def joint_targets(
-    benchmark: Benchmark, rows: pd.DataFrame, *, smoothing: float
-) -> tuple[Tensor, Tensor, list[str]]:
-    """What the losses of several heads compare with, and who has the labels of which.
+def training_targets(
+    benchmark: Benchmark, rows: pd.DataFrame, recipe: RecipeConfig, mean: Tensor, std: Tensor
+) -> tuple[Tensor, list[str]]:
+    """What the losses compare with.
 
-    Args: smoothing: Mass of each class spread over all, of heads of kind classification.
+    Args: mean, std: (D,) of ``target_moments``.
 
-    Returns: (N, C) float32, real values standardised over the rows that have them; (N, H) bool;
-        and notes about samples without the labels of a head.
+    Returns: float32, smoothed (N, C), or standardised (N, D); of several heads (N, C + H): after
+        the targets, 1 for each head whose label is there; and notes about samples without votes,
+        or without the labels of a head.
+    Raises: ValueError: as ``vote_shares``.
     """
-    mean, std, notes = target_moments(benchmark, rows)
+    smoothing = recipe.label_smoothing
+    notes: list[str] = []
+    if not benchmark.heads:
+        if recipe.soft_labels:
+            whole, notes = vote_shares(benchmark, rows)
+        else:
+            whole = torch.from_numpy(read_truth(benchmark.every_head[0], rows)[0]).float()
+        if benchmark.task == "classification":
+            return soft_targets(whole, benchmark.num_outputs, smoothing=smoothing), notes
+        return (whole - mean.float()) / std.float(), notes
     targets, known = [], []
     for head in benchmark.heads:
         truth, has = read_truth(head, rows)
@@ -222,8 +235,8 @@ def joint_targets(
                 f"{int((~has).sum())} of {len(rows)} training samples have no label of"
                 f" '{head.name}'; they train the other heads"
             )
-    whole = torch.from_numpy((np.concatenate(targets, axis=1) - mean) / std).float()
-    return whole, torch.from_numpy(np.stack(known, axis=1)), notes
+    whole = (torch.from_numpy(np.concatenate(targets, axis=1)) - mean) / std
+    return torch.cat([whole, torch.from_numpy(np.stack(known, axis=1))], dim=1).float(), notes
 
 
 def vote_shares(benchmark: Benchmark, rows: pd.DataFrame) -> tuple[Tensor, list[str]]:
@@ -361,15 +374,12 @@ def view_loader(
 
 
 def _dataset(plan: Plan, rows: pd.DataFrame, *, views: Any, seed: int, on_bad: Any) -> ShardDataset:
-    """The samples of one side, with their truth."""
-    benchmark = plan.benchmark
+    """The samples of one side."""
     return ShardDataset(
         plan.index,
         input=plan.model.input,
         rows=rows,
         views=views,
-        labels=(benchmark.label, benchmark.classes) if benchmark.label else None,
-        targets=benchmark.targets or None,  # those of several heads are the trainer's
         modalities=plan.emotion.modalities,
         require_picture=False,
         require_sound=False,

@@ -16,14 +16,9 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from finetune.data import (
-    balanced_weights,
-    joint_targets,
-    target_moments,
-    vote_shares,
-)
+from finetune.data import balanced_weights, target_moments, training_targets
 from finetune.losses import combined, combined_heads
-from finetune.mixing import alike, mix_batch, soft_targets
+from finetune.mixing import alike, mix_batch
 from finetune.plan import Plan
 from finetune.processes import from_all
 from finetune.tuning import apply_tuning, is_shared, start_from_shared
@@ -52,10 +47,8 @@ class FinetuneModule(pl.LightningModule):
     Attributes:
         notes: About the targets, for the reader of the numbers.
         frozen: Parts that are not trained and stay as they are at test time (no drop path).
-        soft_labels: (N, C) shares of votes of the rows; none: labels are trained on.
+        targets: What the loss compares each row with, see ``training_targets``.
         class_weights: (C,) factor of each class in the loss; none: 1.
-        joint_targets: (N, C) what the losses of several heads compare with; none: one task.
-        known: (N, H) bool, which rows have the labels of which head.
         head_weights: By head, as ``class_weights``; of one task by the empty name.
         target_mean: (D,) of the rows; real values are standardised for the loss.
         target_std: (D,) of the same.
@@ -68,10 +61,8 @@ class FinetuneModule(pl.LightningModule):
 
     target_mean: Tensor
     target_std: Tensor
-    soft_labels: Tensor | None
+    targets: Tensor
     class_weights: Tensor | None
-    joint_targets: Tensor | None
-    known: Tensor | None
 
     def __init__(self, plan: Plan, rows: pd.DataFrame, *, steps_per_epoch: int) -> None:
         super().__init__()
@@ -90,14 +81,10 @@ class FinetuneModule(pl.LightningModule):
         self.last_epoch_loss: float | None = None
         self.shown_loss = math.nan
         self.num_used = 0  # clips of all processes since the last optimizer step
-        mean, std, self.notes = target_moments(plan.benchmark, rows)
-        shares = targets = known = None
-        if plan.benchmark.heads:
-            smoothing = config.recipe.label_smoothing
-            targets, known, self.notes = joint_targets(plan.benchmark, rows, smoothing=smoothing)
-        if config.recipe.soft_labels:
-            shares, silent = vote_shares(plan.benchmark, rows)
-            self.notes += silent
+        means, deviations, self.notes = target_moments(plan.benchmark, rows)
+        mean, std = torch.from_numpy(means), torch.from_numpy(deviations)
+        targets, notes = training_targets(plan.benchmark, rows, config.recipe, mean, std)
+        self.notes += notes
         balanced = config.recipe.class_weights == "balanced"
         self.head_weights = {
             head.name: balanced_weights(head, rows)
@@ -106,13 +93,11 @@ class FinetuneModule(pl.LightningModule):
         }
         self.model = EmotionModel(plan.model, plan.emotion)
         self.transform = ClipTransform(plan.model.input, config.augment)
-        self.register_buffer("target_mean", torch.from_numpy(mean).float())
-        self.register_buffer("target_std", torch.from_numpy(std).float())
-        self.register_buffer("soft_labels", shares, persistent=False)
+        self.register_buffer("target_mean", mean.float())
+        self.register_buffer("target_std", std.float())
+        self.register_buffer("targets", targets, persistent=False)
         self.register_buffer("class_weights", self.head_weights.get(""), persistent=False)
-        self.register_buffer("joint_targets", targets, persistent=False)
-        self.register_buffer("known", known, persistent=False)
-        self.all_known = known is None or bool(known.all())
+        self.all_known = bool(targets[:, plan.benchmark.num_outputs :].all())
         if plan.checkpoint is not None:
             load_encoder(self.model.encoder, plan.checkpoint)
             if is_shared(config, plan.checkpoint):
@@ -180,7 +165,7 @@ class FinetuneModule(pl.LightningModule):
         video, fbank = self.transform(
             {key: value for key, value in batch.items() if key not in absent}
         )
-        names = ("label", "target", "sample", "view", "seen", "heard")
+        names = ("sample", "view", "seen", "heard")
         kept = {key: batch[key] for key in names if key in batch}
         return kept | {"video": video, "fbank": fbank}
 
@@ -194,7 +179,7 @@ class FinetuneModule(pl.LightningModule):
             return None
         video, fbank = batch["video"], batch["fbank"]
         if "sample" in batch:
-            targets = self._targets(batch)
+            targets = self.targets[batch["sample"]]
             mixing = self.plan.config.mixing
             kinds = {head.kind for head in self.benchmark.every_head}
             if "regression" not in kinds or mixing.regression:
@@ -206,7 +191,7 @@ class FinetuneModule(pl.LightningModule):
             outputs = self._outputs(video, fbank, batch).float()
         else:
             outputs = self.model(video, fbank).float()
-            targets = self._nothing_wanted()
+            targets = self.targets[:0]
         size = len(targets)
         total, share = self._shared(size)
         self.num_used += total
@@ -330,7 +315,7 @@ class FinetuneModule(pl.LightningModule):
             outputs, targets = all_rows(outputs[: len(targets)]), all_rows(targets)
         elif not len(targets):  # its own mean is of nothing
             return (outputs * 0).sum(), {}
-        if self.known is not None:
+        if self.heads:
             # What was blended with a clip that has no label has none.
             known = targets[:, outputs.shape[1] :] > WHOLE
             weights = {name: each.to(outputs.device) for name, each in self.head_weights.items()}
@@ -368,13 +353,6 @@ class FinetuneModule(pl.LightningModule):
             "fbank": fbank if "audio" in wanted else None,
         }
 
-    def _nothing_wanted(self) -> Tensor:
-        """The targets of no clip, as wide as those of clips are; see ``_targets``."""
-        width = self.benchmark.num_outputs
-        if self.joint_targets is not None and self.known is not None:
-            width = self.joint_targets.shape[1] + self.known.shape[1]
-        return torch.zeros(0, width, device=self.device)
-
     def _finite(self, loss: Tensor) -> float:
         """A loss on the host. Raises: ValueError: it is no finite number."""
         value = float(loss)
@@ -384,21 +362,6 @@ class FinetuneModule(pl.LightningModule):
                 " lower optimizer.learning_rate or set optimizer.clip_norm"
             )
         return value
-
-    def _targets(self, batch: Batch) -> Tensor:
-        """What the loss compares with: smoothed (B, C), or standardised (B, D).
-
-        Of several heads (B, C + H): after the targets, 1 for each head whose label is there.
-        """
-        if self.joint_targets is not None and self.known is not None:
-            rows = batch["sample"]
-            return torch.cat([self.joint_targets[rows], self.known[rows].float()], dim=1)
-        if self.benchmark.task == "classification":
-            soft = self.soft_labels
-            truth = batch["label"] if soft is None else soft[batch["sample"]]
-            smoothing = self.plan.config.recipe.label_smoothing
-            return soft_targets(truth, self.benchmark.num_outputs, smoothing=smoothing)
-        return (batch["target"] - self.target_mean) / self.target_std
 
 
 def _presence(batch: Batch) -> tuple[Tensor | None, Tensor | None]:

@@ -183,13 +183,13 @@ def collate(clips: Sequence[dict[str, Any] | Skipped]) -> dict[str, Any]:
     """Make a batch of clips; the ``collate_fn`` of a DataLoader.
 
     Args:
-        clips: What ``ClipBytes.decode`` gives, possibly with "label", "target", "sample", "view"; a
-            ``Skipped`` is left out and counted.
+        clips: What ``ClipBytes.decode`` gives, possibly with "sample" and "view"; a ``Skipped`` is
+            left out and counted.
 
     Returns: "frames" uint8 (B, T, H, W, 3), where any has a picture, with zeros for those that
         have none; "waveform" int16 (B, clip_samples), "num_samples" int64 (B,), "keys" list of B
-        strings, "seen" and "heard" bool (B,), "label", "sample", "view" int64 (B,) and "target"
-        float32 (B, D) where the clips have them, "skipped" dict of cause to count.
+        strings, "seen" and "heard" bool (B,), "sample" and "view" int64 (B,) where the clips have
+        them, "skipped" dict of cause to count.
 
     Raises:
         ClipError: Nothing is left, or the clips differ in size.

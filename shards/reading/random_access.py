@@ -11,7 +11,6 @@ an error that names it, or, in training and if asked for, left out and counted.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -37,7 +36,7 @@ class ShardDataset(torch.utils.data.Dataset[dict[str, Any] | Skipped]):
     """Views of the samples of a folder; batches are made by ``sample.collate``.
 
     An item is what ``ClipBytes.decode`` gives, with "sample", the position of the sample in
-    ``rows``, "view", the number of the view in the sample, and "label" or "target" if asked for.
+    ``rows``, and "view", the number of the view in the sample.
 
     Args:
         source: The index of a folder; or what ``files.open_folder`` gives for one elsewhere.
@@ -46,8 +45,6 @@ class ShardDataset(torch.utils.data.Dataset[dict[str, Any] | Skipped]):
             ``SAMPLE``, ``FIRST`` and ``WINDOW`` each is a span of a sample.
         views: ``train``: one clip a sample, at a position drawn anew for each epoch; a number:
             so many views a sample, spread over its length, one after another.
-        labels: A column of the index and the names of its classes in order, for "label".
-        targets: Columns of the index, for "target".
         modalities: What is read: ``audio-video``, ``video`` or ``audio``; a sample without the
             one that is read alone is bad.
         require_picture: Whether one without a picture is bad where both are read; else the item
@@ -61,8 +58,7 @@ class ShardDataset(torch.utils.data.Dataset[dict[str, Any] | Skipped]):
         rows: One row an own sample, numbered from 0.
 
     Raises:
-        ValueError: No rows; another frame rate; a label outside the list; a target that is
-            missing; a column that the index does not have.
+        ValueError: No rows; another frame rate.
     """
 
     def __init__(
@@ -72,8 +68,6 @@ class ShardDataset(torch.utils.data.Dataset[dict[str, Any] | Skipped]):
         input: InputConfig,
         rows: pandas.DataFrame | None = None,
         views: Literal["train"] | int = "train",
-        labels: tuple[str, Sequence[str]] | None = None,
-        targets: Sequence[str] | None = None,
         modalities: str = "audio-video",
         require_picture: bool = True,
         require_sound: bool = True,
@@ -90,8 +84,6 @@ class ShardDataset(torch.utils.data.Dataset[dict[str, Any] | Skipped]):
             raise ValueError(f"{folder}: no sample left to read (0 of {len(index.table)} rows)")
         if not (views == "train" or (isinstance(views, int) and views >= 1)):
             raise ValueError(f"views = {views!r} (allowed: 'train', or a number from 1)")
-        if labels is not None and targets is not None:
-            raise ValueError("labels and targets: give one of them")
         other = rows[rows["fps"] != input.fps]
         if len(other):
             raise ValueError(
@@ -103,8 +95,6 @@ class ShardDataset(torch.utils.data.Dataset[dict[str, Any] | Skipped]):
         self._needed = needed_members(modalities, picture=require_picture, sound=require_sound)
         self.rows = rows.reset_index(drop=True)
         self.num_views = 1 if views == "train" else int(views)
-        self._labels = None if labels is None else class_numbers(rows, *labels)
-        self._targets = None if targets is None else real_values(rows, targets)
         # Rows are numbered by the index, so that a sample's clips do not depend on the fold.
         self._numbers = rows.index.to_numpy()
         of_samples = SAMPLE in self.rows
@@ -172,12 +162,7 @@ class ShardDataset(torch.utils.data.Dataset[dict[str, Any] | Skipped]):
             indices = self._indices(sample, view, info.num_frames)
             self._is_checked[self._places[sample]] = whole.in_place
         cut = cut_clip(info, mjpg, wav, indices, self.input, row.where, mjpg_start=first)
-        clip = cut.decode(self.input, read) | {"sample": sample, "view": view}
-        if self._labels is not None:
-            clip["label"] = int(self._labels[sample])
-        if self._targets is not None:
-            clip["target"] = torch.from_numpy(self._targets[sample])  # (D,)
-        return clip
+        return cut.decode(self.input, read) | {"sample": sample, "view": view}
 
     def _indices(self, sample: int, view: int, num_frames: int) -> np.ndarray:
         """Frames of a view, int64 (T,)."""
@@ -194,77 +179,3 @@ class ShardDataset(torch.utils.data.Dataset[dict[str, Any] | Skipped]):
 
     def _read(self, row: Row, member: str, offset: int, length: int) -> bytes:
         return self._files.read(row.shard, offset, length, f"{row.where}: {member}")
-
-
-def class_numbers(rows: pandas.DataFrame, column: str, names: Sequence[str]) -> np.ndarray:
-    """The place of each row's label in the list of classes.
-
-    Args:
-        rows: Of the index.
-        column: Which holds the labels; whole numbers are compared as they are written.
-        names: Of the classes, in order.
-
-    Returns: int64 (number of rows,).
-
-    Raises:
-        ValueError: No such column, a label that is missing or outside the list, a name twice.
-    """
-    _require_columns(rows, [column])
-    numbers = {str(name): number for number, name in enumerate(names)}
-    if len(numbers) < len(names) or not numbers:
-        raise ValueError(f"classes of {column!r} are {list(names)} (each name once, one or more)")
-    found = [_label_text(value) for value in rows[column]]
-    strange = [place for place, label in enumerate(found) if label not in numbers]
-    if strange:
-        example = rows["key"].iloc[strange[0]]
-        label = found[strange[0]]
-        shown = "no label" if label is None else f"label {label!r}"
-        raise ValueError(
-            f"sample {example!r} has {shown} in column {column!r} ({len(strange)} of {len(rows)} "
-            f"samples are outside the list; allowed: {', '.join(numbers)}); mend the manifest or "
-            "leave these rows out"
-        )
-    return np.array([numbers[str(label)] for label in found], dtype=np.int64)
-
-
-def real_values(rows: pandas.DataFrame, columns: Sequence[str]) -> np.ndarray:
-    """The real-valued targets of each row.
-
-    Returns: float32 (number of rows, number of columns), the caller's own.
-
-    Raises:
-        ValueError: No such column, or a value that is missing or no finite number.
-    """
-    if not columns:
-        raise ValueError("targets: no column given")
-    _require_columns(rows, columns)
-    values = rows.loc[:, list(columns)].apply(pandas.to_numeric, errors="coerce")
-    # A copy: pandas hands out its own memory, which may not be written to.
-    targets = values.to_numpy(dtype=np.float32, copy=True)
-    bad = np.argwhere(~np.isfinite(targets))
-    if len(bad):
-        row, place = bad[0]
-        raise ValueError(
-            f"sample {rows['key'].iloc[row]!r} has no number in column {columns[place]!r} (found "
-            f"{rows[columns[place]].iloc[row]!r}; {len(np.unique(bad[:, 0]))} of {len(rows)} "
-            "samples are so); mend the manifest or leave these rows out"
-        )
-    return targets
-
-
-def _label_text(value: object) -> str | None:
-    """A label as it was written; a column with gaps turns whole numbers into fractions."""
-    if value is None or value != value:  # NaN
-        return None
-    if isinstance(value, float) and value.is_integer():
-        return str(int(value))
-    return str(value)
-
-
-def _require_columns(rows: pandas.DataFrame, columns: Sequence[str]) -> None:
-    absent = [name for name in columns if name not in rows.columns]
-    if absent:
-        raise ValueError(
-            f"the index has no column {', '.join(map(repr, absent))} (found "
-            f"{', '.join(map(str, rows.columns))})"
-        )

@@ -172,7 +172,7 @@ def test_instants_are_samples_of_the_frames_around_them(traced: Path) -> None:
     settings = OverTime(context_seconds=0.8, place=0.25, max_lag_seconds=2.0)
     instants = instant_index(index, ["valence"], settings, INPUT.clip_seconds)
     assert instants.table["key"].is_unique
-    dataset = ShardDataset(instants, input=INPUT, views=2, modalities="video", targets=["valence"])
+    dataset = ShardDataset(instants, input=INPUT, views=2, modalities="video")
     item = {str(key): number for number, key in enumerate(instants.table["key"])}["r0@6.000"]
     shown = [dataset[2 * item + view]["frames"].float().mean(dim=(1, 2, 3)) for view in range(2)]
     begin = round((6.0 - 0.25 * 0.8) * FPS)

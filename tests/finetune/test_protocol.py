@@ -17,7 +17,7 @@ from finetune.module import FinetuneModule, JudgedModule
 from finetune.record import read_run
 from finetune.reporting.run_report import write_run_report
 from finetune.scores import score, undefined
-from finetune.settings import OptimizerConfig, RecipeConfig
+from finetune.settings import MixingConfig, OptimizerConfig, RecipeConfig
 from hicmae.checkpoints.checkpoint import load_checkpoint
 from hicmae.settings import AugmentConfig, ModelConfig
 from shards.reading.random_access import ShardDataset
@@ -248,23 +248,29 @@ def test_votes_and_weights_of_classes_reach_the_loss_and_not_the_test(
     described: Path, monkeypatch: pytest.MonkeyPatch, train: Train
 ) -> None:
     benchmark = dataclasses.replace(BENCHMARK, votes=("votes_low", "votes_high"))
+    labels: list[Any] = []
     seen: list[Any] = []
-    kept = FinetuneModule._targets
+    step, loss = FinetuneModule.training_step, FinetuneModule._loss
 
-    def note(module: FinetuneModule, batch: dict[str, Any]) -> Any:
-        targets = kept(module, batch)
-        seen.append((batch["label"], targets, module.class_weights))
-        return targets
+    def note_batch(module: FinetuneModule, batch: dict[str, Any], number: int) -> Any:
+        labels.append(batch["sample"] % 2)  # low and high take turns
+        return step(module, batch, number)
 
-    monkeypatch.setattr(FinetuneModule, "_targets", note)
+    def note_targets(module: FinetuneModule, outputs: Any, targets: Any) -> Any:
+        seen.append((targets, module.class_weights))
+        return loss(module, outputs, targets)
+
+    monkeypatch.setattr(FinetuneModule, "training_step", note_batch)
+    monkeypatch.setattr(FinetuneModule, "_loss", note_targets)
     out = train(
         benchmark,
         on=described,
         once=True,
+        mixing=MixingConfig(mixup=0, cutmix=0),
         recipe={"label_smoothing": 0.0, "soft_labels": True, "class_weights": "balanced"},
     )
-    for labels, targets, weights in seen:
-        assert targets.gather(1, labels[:, None]).flatten().tolist() == pytest.approx([0.8] * 4)
+    for own, (targets, weights) in zip(labels, seen, strict=True):
+        assert targets.gather(1, own[:, None]).flatten().tolist() == pytest.approx([0.8] * 4)
         assert weights.tolist() == [1.0, 1.0]  # as many of each
     assert {item.true for item in read_run(out).predictions} == set(CLASSES)
 

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import torch
 
-from finetune.data import balanced_weights, vote_shares
+from finetune.data import balanced_weights, training_targets, vote_shares
 from finetune.losses import soft_cross_entropy
 from finetune.mixing import soft_targets
 from finetune.plan import resolve
@@ -70,6 +70,20 @@ def test_shares_are_smoothed_as_labels_are() -> None:
     assert smoothed.tolist() == [pytest.approx([0.725, 0.275]), pytest.approx([0.95, 0.05])]
     labels = torch.tensor([0, 0])
     assert torch.equal(soft_targets(labels, 2, smoothing=0.1)[1], smoothed[1])
+
+
+def test_targets_are_of_the_rows_in_the_order_of_the_benchmark() -> None:
+    mean, std = torch.tensor([1.0, 10.0]).double(), torch.tensor([2.0, 5.0]).double()
+    table = rows(arousal=[10, 15, 20, 5], valence=[1.0, 3.0, -1.0, 0.0])
+    found, notes = training_targets(VALUES, table, RecipeConfig(), mean, std)
+    assert found.tolist() == [[0, 0], [1, 1], [-1, 2], [-0.5, -1]]
+    assert (found.dtype, notes) == (torch.float32, [])
+    numbered = dataclasses.replace(BENCHMARK, classes=("0", "1"))
+    table = rows(emotion=[1.0, 0.0, 1.0, 1.0])  # as a column with gaps elsewhere gives them
+    found, _ = training_targets(
+        numbered, table, RecipeConfig(label_smoothing=0), torch.zeros(1), torch.ones(1)
+    )
+    assert found.tolist() == [[0, 1], [1, 0], [0, 1], [0, 1]]
 
 
 def test_balanced_weights_are_scikit_learns_and_average_to_one() -> None:

@@ -75,7 +75,6 @@ def steps_of(
         for step in range(LOG_EVERY):
             FinetuneModule.global_step = trainer.global_step = step
             batch = make_batch(sizes, clips) | {"sample": torch.arange(clips)}
-            batch |= {"label": torch.arange(clips) % 2, "target": torch.ones(clips, 2)}
             batch |= {
                 name: torch.empty(value.shape, dtype=value.dtype, device=CUDA)
                 for name, value in batch.items()

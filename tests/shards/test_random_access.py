@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas
 import pytest
 import torch
 
 from hicmae.views import sound_span, test_views
 from shards.index import read_index
-from shards.reading.random_access import ShardDataset, real_values
+from shards.reading.random_access import ShardDataset
 from shards.sample import collate
 from shards.schema import ClipError, ShardError, sample_json
 from tests.support.shard_fixtures import (
@@ -25,22 +24,15 @@ from tests.support.shard_fixtures import (
     write_shards,
 )
 
-EMOTIONS = ("anger", "joy", "neutral")
-
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Ten samples in three shards, of three emotions and two real values."""
+    """Ten samples in three shards and two folds."""
     samples = [
         make_sample(
             number,
             num_frames=20 + 3 * number,
-            labels={
-                "emotion": EMOTIONS[number % 3],
-                "valence": number / 4,
-                "arousal": -number,
-                "fold": number % 2,
-            },
+            labels={"fold": number % 2},
         )
         for number in range(10)
     ]
@@ -69,29 +61,11 @@ def test_every_view_of_every_sample_is_the_frames_and_the_sound_of_its_time(fold
 def test_a_fold_is_a_filter_on_the_index(folder: Path) -> None:
     index = read_index(folder)
     rows = index.table[index.table["fold"] == 1]
-    dataset = ShardDataset(index, input=INPUT, rows=rows, views=1, labels=("emotion", EMOTIONS))
+    dataset = ShardDataset(index, input=INPUT, rows=rows, views=1)
     batch = collate([dataset[number] for number in range(len(dataset))])
     assert batch["keys"] == list(rows["key"])
     assert batch["sample"].tolist() == [0, 1, 2, 3, 4]
-    assert batch["label"].tolist() == [number % 3 for number in (1, 3, 5, 7, 9)]
-    assert batch["label"].dtype == torch.int64
-
-
-def test_targets_are_columns_in_the_order_asked_for(folder: Path) -> None:
-    dataset = ShardDataset(read_index(folder), input=INPUT, views=1, targets=("arousal", "valence"))
-    batch = collate([dataset[4], dataset[6]])
-    assert batch["target"].dtype == torch.float32
-    assert batch["target"].tolist() == [[-4.0, 1.0], [-6.0, 1.5]]
-
-
-@pytest.mark.parametrize("kind", [float, int])
-def test_targets_are_not_memory_of_the_table(kind: type) -> None:
-    rows = pandas.DataFrame({"key": ["a", "b"], "x": [1, 2], "y": [3, 4]})
-    rows = rows.astype({"x": kind, "y": kind})
-    targets = real_values(rows, ["y", "x"])
-    assert targets.flags.writeable  # torch.from_numpy warns of any other
-    targets[:] = 0
-    assert rows["x"].tolist() == [1, 2]
+    assert batch["sample"].dtype == torch.int64
 
 
 def test_training_clips_change_with_the_epoch_and_not_with_the_fold(folder: Path) -> None:
@@ -159,47 +133,12 @@ def test_a_process_keeps_only_some_shards_open(
     assert _num_open_files() == before
 
 
-def test_a_label_outside_the_list_is_named(folder: Path) -> None:
-    message = (
-        r"^sample 'id02/00002' has label 'neutral' in column 'emotion' \(3 of 10 samples are "
-        r"outside the list; allowed: anger, joy\); .*$"
-    )
-    with pytest.raises(ValueError, match=message):
-        ShardDataset(read_index(folder), input=INPUT, labels=("emotion", ("anger", "joy")))
-    with pytest.raises(ValueError, match=r"no column 'feeling' \(found key, shard"):
-        ShardDataset(read_index(folder), input=INPUT, labels=("feeling", EMOTIONS))
-    with pytest.raises(ValueError, match="each name once"):
-        ShardDataset(read_index(folder), input=INPUT, labels=("emotion", ("joy", "joy")))
-
-
-def test_numbered_labels_with_gaps_are_compared_as_written(tmp_path: Path) -> None:
-    labels: list[dict[str, Any]] = [{"emotion": 1}, {"emotion": 0}, {}]
-    samples = [make_sample(number, labels=labels[number]) for number in range(3)]
-    index = read_index(write_shards(tmp_path, samples))
-    rows = index.table[index.table["emotion"].notna()]
-    dataset = ShardDataset(index, input=INPUT, rows=rows, labels=("emotion", ("0", "1")))
-    assert [dataset[number]["label"] for number in range(2)] == [1, 0]  # type: ignore[index]
-    with pytest.raises(ValueError, match="sample 'id02/00002' has no label in column 'emotion'"):
-        ShardDataset(index, input=INPUT, labels=("emotion", ("0", "1")))
-
-
-@pytest.mark.parametrize("value", [None, "high"])
-def test_a_missing_target_is_named(tmp_path: Path, value: Any) -> None:
-    labels = [{"valence": 0.5}, {} if value is None else {"valence": value}]
-    samples = [make_sample(number, labels=labels[number]) for number in range(2)]
-    index = read_index(write_shards(tmp_path, samples))
-    with pytest.raises(ValueError, match=r"sample 'id01/00001' has no number in column 'valence'"):
-        ShardDataset(index, input=INPUT, targets=["valence"])
-
-
 def test_impossible_requests_are_refused(folder: Path) -> None:
     index = read_index(folder)
     with pytest.raises(ValueError, match="no sample left to read"):
         ShardDataset(index, input=INPUT, rows=index.table[:0])
     with pytest.raises(ValueError, match="views = 0"):
         ShardDataset(index, input=INPUT, views=0)
-    with pytest.raises(ValueError, match="labels and targets"):
-        ShardDataset(index, input=INPUT, labels=("emotion", EMOTIONS), targets=["valence"])
 
 
 def test_another_frame_rate_is_refused(tmp_path: Path) -> None:

@@ -149,7 +149,7 @@ def test_a_batch_has_the_agreed_parts_and_counts_what_was_skipped() -> None:
     indices = [0, 2, 4, 6]
     clips = [clip_of(*make_sample(n), indices) for n in range(2)]
     for number, clip in enumerate(clips):
-        clip |= {"label": number, "sample": number, "view": 0, "target": torch.ones(3)}
+        clip |= {"sample": number, "view": 0, "other": torch.ones(3)}
     batch = collate([clips[0], Skipped("no-sound"), clips[1], Skipped("no-sound")])
     assert batch["keys"] == ["id00/00000", "id01/00001"]
     assert batch["skipped"] == {"no-sound": 2}
@@ -162,10 +162,9 @@ def test_a_batch_has_the_agreed_parts_and_counts_what_was_skipped() -> None:
         "frames": ((2, 4, SIDE, SIDE, 3), torch.uint8),
         "waveform": ((2, INPUT.clip_samples), torch.int16),
         "num_samples": ((2,), torch.int64),
-        "label": ((2,), torch.int64),
         "sample": ((2,), torch.int64),
         "view": ((2,), torch.int64),
-        "target": ((2, 3), torch.float32),
+        "other": ((2, 3), torch.float32),
         "seen": ((2,), torch.bool),
         "heard": ((2,), torch.bool),
     }
