@@ -16,55 +16,47 @@ single files of the kind were tried.
 
 from __future__ import annotations
 
-import os
 import re
-from collections.abc import Collection, Iterator
+from itertools import chain
 from pathlib import Path
 
 from shards.datasets.base import Dataset, Expected, Item, Listing, ReadOptions, not_this
-from shards.datasets.tree import SOUND_SUFFIXES, read_sheet
-from shards.manifest import VIDEO_SUFFIXES
+from shards.datasets.tree import Tree, read_sheet
 from shards.schema import Label
 
 _PERSON = re.compile(r"id\d{5}")
+# Up to four folders above a person: vox2/dev/video/mp4.
+_UTTERANCE = re.compile(r"((?:[^/]+/){0,4}?(id\d{5}))/([^/]+/[^/]+)\.[^/.]+")
 _TEST = re.compile(r"(?:^|[/_])test[/_]")
 _LAYOUT = "mp4/id00012/21Uxsk56VDQ/00001.mp4 (below dev/ or test/, or directly)"
-_DEPTH = 4  # folders between the root and the people: vox2/dev/video/mp4
 
 
 def read(root: Path, options: ReadOptions) -> Listing:
-    """List a copy of VoxCeleb2, one folder of a person at a time."""
-    if not root.is_dir():
-        raise FileNotFoundError(f"{root}: no such folder")
-    people = sorted(_people(str(root), ""))
+    """List a copy of VoxCeleb2."""
+    tree = Tree(root)
+    pictures, sounds = _utterances(tree.videos), _utterances(tree.sounds)
     sexes = _sexes(root)
-    listing = Listing()
-    sounds: dict[tuple[str, str], list[str]] = {}
-    pictures: list[tuple[str, str]] = []
-    for side, person, path in people:
-        if any(_utterances(root / path, VIDEO_SUFFIXES)):
-            pictures.append((side, path))
-        else:
-            sounds.setdefault((side, person), []).append(path)
     if not pictures:
         raise not_this(root, "VoxCeleb2", _LAYOUT)
-    for side, path in pictures:
-        person = path.rpartition("/")[2]
+    listing = Listing()
+    apart: dict[tuple[str, str], list[tuple[str, str]]] = {}
+    for side, person, folder in sorted(sounds.keys() - pictures.keys()):
+        apart.setdefault((side, person), []).extend(sounds[side, person, folder])
+    for place in sorted(pictures):
+        side, person, _ = place
         spoken: dict[str, str] = {}
-        for folder in (path, *sounds.pop((side, person), ())):
-            for name in _utterances(root / folder, SOUND_SUFFIXES):
-                spoken.setdefault(name.rpartition(".")[0], f"{folder}/{name}")
+        for utterance, path in (*sounds.get(place, ()), *apart.pop((side, person), ())):
+            spoken.setdefault(utterance, path)
         has_sounds = bool(spoken)
         labels: dict[str, Label | None] = {"sex": sexes.get(person)}
-        for name in _utterances(root / path, VIDEO_SUFFIXES):
-            utterance = name.rpartition(".")[0]
+        for utterance, path in pictures[place]:
             audio = spoken.pop(utterance, None)
             if has_sounds and audio is None:
                 listing.lack("no sound file", f"{side}/{person}/{utterance}")
             listing.items.append(
                 Item(
                     key=f"{person}/{utterance}",
-                    path=f"{path}/{name}",
+                    path=path,
                     audio=audio,
                     speaker=person,
                     split=side,
@@ -73,11 +65,9 @@ def read(root: Path, options: ReadOptions) -> Listing:
             )
         for utterance in sorted(spoken):
             listing.lack("sound without its video", f"{side}/{person}/{utterance}")
-    for (side, person), folders in sorted(sounds.items()):
-        for folder in folders:
-            for name in _utterances(root / folder, SOUND_SUFFIXES):
-                utterance = name.rpartition(".")[0]
-                listing.lack("sound without its video", f"{side}/{person}/{utterance}")
+    for (side, person), found in sorted(apart.items()):
+        for utterance, _ in found:
+            listing.lack("sound without its video", f"{side}/{person}/{utterance}")
     sides = {item.split for item in listing.items}
     listing.expected = tuple(
         expected for expected in _EXPECTED if expected.where.get("split") in sides
@@ -85,27 +75,15 @@ def read(root: Path, options: ReadOptions) -> Listing:
     return listing
 
 
-def _people(folder: str, prefix: str) -> Iterator[tuple[str, str, str]]:
-    """Side, person and path of every folder of a person."""
-    with os.scandir(folder) as entries:
-        names = sorted(entry.name for entry in entries if entry.is_dir())
-    for name in names:
-        if _PERSON.fullmatch(name):
-            yield "test" if _TEST.search(prefix) else "train", name, prefix + name
-        elif prefix.count("/") < _DEPTH and not name.startswith("."):
-            yield from _people(f"{folder}/{name}", f"{prefix}{name}/")
-
-
-def _utterances(folder: Path, suffixes: Collection[str]) -> Iterator[str]:
-    """``21Uxsk56VDQ/00001.mp4`` and so on, in order."""
-    with os.scandir(folder) as entries:
-        videos = sorted(entry.name for entry in entries if entry.is_dir())
-    for video in videos:
-        with os.scandir(folder / video) as entries:
-            names = sorted(entry.name for entry in entries)
-        for name in names:
-            if not name.startswith(".") and f".{name.rpartition('.')[2].lower()}" in suffixes:
-                yield f"{video}/{name}"
+def _utterances(files: dict[str, list[str]]) -> dict[tuple[str, str, str], list[tuple[str, str]]]:
+    """``21Uxsk56VDQ/00001`` and the path of its file, by side, person and folder of the person."""
+    found: dict[tuple[str, str, str], list[tuple[str, str]]] = {}
+    for path in sorted(chain.from_iterable(files.values()), key=lambda path: path.split("/")):
+        if match := _UTTERANCE.fullmatch(path):
+            folder, person, utterance = match.groups()
+            side = "test" if _TEST.search(folder) else "train"
+            found.setdefault((side, person, folder), []).append((utterance, path))
+    return found
 
 
 def _sexes(root: Path) -> dict[str, str]:
