@@ -136,8 +136,7 @@ def dot_figure(
     overall, what = run.scores.pooled[leading], doc.measured(metric_name(leading), run.facts.rule)
     rows = [len(groups) for _, groups in panels]
     heights = [0.21 * count + 0.15 if count <= MAX_NAMED else 6.0 for count in rows]
-    figure = doc.make_figure(7.6, 1.4 + sum(heights) + 0.35 * len(panels))
-    figure.suptitle(title, fontsize=11)
+    figure = doc.make_figure(7.6, 1.4 + sum(heights) + 0.35 * len(panels), title)
     grid = figure.subplots(len(panels), 1, sharex=True, squeeze=False, height_ratios=heights)
     for axes, (heading, groups) in zip(grid[:, 0], panels, strict=True):
         places = np.arange(len(groups))[::-1]

@@ -149,8 +149,7 @@ def confusion_figure(benchmark: Benchmark, counts: np.ndarray, path: Path, *, ti
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     few = size <= _FEW_CLASSES
     side = 2.6 + (0.72 if few else 0.27) * size
-    figure = doc.make_figure(side + 0.8, side)
-    axes = figure.add_subplot()
+    figure, axes = doc.make_axes(side + 0.8, side, title)
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     for row, column in np.ndindex(size, size):
         share = f"{100 * shares[row, column]:.0f}"
@@ -180,7 +179,6 @@ def confusion_figure(benchmark: Benchmark, counts: np.ndarray, path: Path, *, ti
     axes.set_yticks(range(size), benchmark.classes, fontsize=small)
     axes.set_xlabel("predicted" if few else "predicted (numbers: per cent of the true class)")
     axes.set_ylabel("true")
-    axes.set_title(title, fontsize=11)
     bar = figure.colorbar(image, ax=axes, fraction=0.046, pad=0.03)
     bar.set_label("share of the true class")
     doc.save(figure, path)
@@ -202,8 +200,7 @@ def recall_figure(
     """
     size = len(benchmark.classes)
     support = counts.sum(axis=1)
-    figure = doc.make_figure(7.4, 1.5 + 0.34 * size)
-    axes = figure.add_subplot()
+    figure, axes = doc.make_axes(7.4, 1.5 + 0.34 * size, title)
     places = np.arange(size)[::-1]
     for index, place in enumerate(places):
         if not support[index]:
@@ -232,7 +229,6 @@ def recall_figure(
     axes.set_xticks(np.linspace(0, 1, 6))
     axes.set_ylim(-0.6, size - 0.4)
     axes.set_xlabel("recall (line: 95 %)")
-    axes.set_title(title, fontsize=11)
     figure.legend(*axes.get_legend_handles_labels(), fontsize=9, ncols=2, loc="outside lower right")
     doc.plain(axes)
     doc.save(figure, path)
@@ -240,8 +236,7 @@ def recall_figure(
 
 def reliability_figure(found: Calibration, path: Path, *, title: str) -> None:
     """Draw accuracy against the highest probability, and how often each probability is given."""
-    figure = doc.make_figure(5.6, 6.4)
-    figure.suptitle(title, fontsize=11)
+    figure = doc.make_figure(5.6, 6.4, title)
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1.1))
     _accuracy_panel(above, found)
     width = found.edges[1] - found.edges[0]
@@ -361,8 +356,7 @@ def coverage_figure(
     title: str,
 ) -> None:
     """Draw risk against coverage, as trained and calibrated, and where the thresholds put it."""
-    figure = doc.make_figure(6.4, 4.4)
-    axes = figure.add_subplot()
+    figure, axes = doc.make_axes(6.4, 4.4, title)
     for (sure, wrong), colour, style, name in (
         (before, doc.GREY, "--", "as trained"),
         (after, doc.BLUE, "-", "calibrated"),
@@ -375,7 +369,6 @@ def coverage_figure(
     axes.set_ylim(bottom=0)
     axes.set_xlabel("coverage: share of answers")
     axes.set_ylabel("risk: share of wrong ones among them")
-    axes.set_title(title, fontsize=11)
     axes.legend(fontsize=9, frameon=False)
     doc.plain(axes)
     doc.save(figure, path)

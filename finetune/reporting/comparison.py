@@ -215,8 +215,8 @@ def comparison_figure(group: Named, path: Path) -> None:
     """Draw the pooled leading metric of runs of one benchmark, with interval and folds."""
     runs = [run for _, run in group]
     benchmark, metric = runs[0].benchmark, runs[0].benchmark.ranking
-    figure = doc.make_figure(8.4, 1.5 + 0.55 * len(runs))
-    axes = figure.add_subplot()
+    title = f"{benchmark.name}: {doc.measured(metric_name(metric), _rules(runs))}"
+    figure, axes = doc.make_axes(8.4, 1.5 + 0.55 * len(runs), title)
     places = np.arange(len(runs))[::-1]
     for place, run in zip(places, runs, strict=True):
         pooled, (low, high) = run.scores.pooled[metric], run.intervals.values[metric]
@@ -232,8 +232,6 @@ def comparison_figure(group: Named, path: Path) -> None:
     axes.set_xlabel(
         f"{metric_name(metric)} (bar: pooled over folds; line: 95 %; dots: single folds)"
     )
-    title = f"{benchmark.name}: {doc.measured(metric_name(metric), _rules(runs))}"
-    axes.set_title(title, fontsize=11)
     doc.plain(axes)
     doc.save(figure, path)
 

@@ -249,8 +249,16 @@ def html_page(text: str, folder: Path, *, title: str) -> str:
     )
 
 
-def make_figure(width: float, height: float, *, arranged: bool = True) -> Figure:
-    """An empty figure, inches; no window and no global state.
+def make_axes(width: float, height: float, title: str) -> tuple[Figure, Axes]:
+    """A figure, inches, that is one plot."""
+    figure = make_figure(width, height)
+    axes = figure.add_subplot()
+    axes.set_title(title, fontsize=11)
+    return figure, axes
+
+
+def make_figure(width: float, height: float, title: str = "", *, arranged: bool = True) -> Figure:
+    """A figure, inches, with nothing but its title; no window and no global state.
 
     Args: arranged: Whether what is drawn is moved until nothing overlaps.
     """
@@ -261,6 +269,8 @@ def make_figure(width: float, height: float, *, arranged: bool = True) -> Figure
         figsize=(width, height), dpi=DOTS_PER_INCH, layout="constrained" if arranged else None
     )
     FigureCanvasAgg(figure)
+    if title:
+        figure.suptitle(title, fontsize=11)
     return figure
 
 

@@ -238,8 +238,10 @@ def draw_label_curves(curves: Sequence[Curve], path: Path) -> None:
     """Draw the pooled leading metric of every point with its interval, labels on a log scale."""
     first = next(iter(curves[0].points.values())).runs[0]
     leading = first.benchmark.ranking
-    figure = doc.make_figure(7.0, 4.4)
-    axes = figure.add_subplot()
+    shown = (group.runs[0].facts.rule for curve in curves for group in curve.points.values())
+    rules = ", ".join(dict.fromkeys(shown))
+    title = f"{first.benchmark.name}: {doc.measured(metric_name(leading), rules)}"
+    figure, axes = doc.make_axes(7.0, 4.4, title)
     ticks = sorted({labels for curve in curves for labels in curve.points})
     starts = list(dict.fromkeys(curve.start for curve in curves))
     modalities = list(dict.fromkeys(curve.modalities for curve in curves))
@@ -279,11 +281,6 @@ def draw_label_curves(curves: Sequence[Curve], path: Path) -> None:
     axes.set_xlabel("labelled clips that each fold is trained on")
     axes.set_ylabel(f"{metric_name(leading)}, pooled over folds (bars: {LEVEL:.0%})")
     axes.set_ylim(min(0.0, axes.get_ylim()[0]), 1.0)
-    shown = (group.runs[0].facts.rule for curve in curves for group in curve.points.values())
-    rules = ", ".join(dict.fromkeys(shown))
-    axes.set_title(
-        f"{first.benchmark.name}: {doc.measured(metric_name(leading), rules)}", fontsize=11
-    )
     axes.legend(frameon=False, loc="lower right")
     doc.plain(axes)
     doc.save(figure, path)

@@ -197,9 +197,8 @@ def layout_figure(
     """
     targets = (None,) if benchmark.task == "classification" else benchmark.targets
     figure = doc.make_figure(
-        4.4 * len(panels) + (1.5 if targets == (None,) else 0.6), 4.2 * len(targets)
+        4.4 * len(panels) + (1.5 if targets == (None,) else 0.6), 4.2 * len(targets), title
     )
-    figure.suptitle(title, fontsize=11)
     grid = figure.subplots(len(targets), len(panels), squeeze=False)
     size = 36 if len(truth) <= 300 else 14
     for row, target in enumerate(targets):
@@ -250,8 +249,8 @@ def layer_weight_figure(weights: Sequence[Mapping[str, Sequence[float]]], path: 
     Args:
         weights: One mapping a fold: modality to the weights of its layers, which sum to 1.
     """
-    figure = doc.make_figure(7.0, 4.0)
-    axes = figure.add_subplot()
+    bars = "" if len(weights) == 1 else f"; bars: mean of {len(weights)} folds ± 1 sd"
+    figure, axes = doc.make_axes(7.0, 4.0, f"Learned layer weights{bars}")
     modalities = list(weights[0])
     width = 0.8 / len(modalities)
     num_layers = max(len(values) for values in weights[0].values())
@@ -274,8 +273,6 @@ def layer_weight_figure(weights: Sequence[Mapping[str, Sequence[float]]], path: 
     axes.set_xlabel("encoder layer")
     axes.set_ylabel("learned weight (softmax)")
     axes.set_ylim(0, axes.get_ylim()[1] * 1.18)  # room for the legend
-    bars = "" if len(weights) == 1 else f"; bars: mean of {len(weights)} folds ± 1 sd"
-    axes.set_title(f"Learned layer weights{bars}", fontsize=11)
     axes.legend(fontsize=9, ncols=3, loc="upper right", frameon=False)
     doc.plain(axes)
     doc.save(figure, path)

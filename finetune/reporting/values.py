@@ -124,8 +124,7 @@ def scatter_figure(
     """Draw predicted against true (N, D), a panel a target, with the line of perfect prediction."""
     panels = len(run.benchmark.targets)
     many = len(true) > _MANY_POINTS
-    figure = doc.make_figure((4.9 if many else 4.3) * panels + 0.4, 4.6)
-    figure.suptitle(title, fontsize=11)
+    figure = doc.make_figure((4.9 if many else 4.3) * panels + 0.4, 4.6, title)
     for panel, target in enumerate(run.benchmark.targets):
         axes = figure.add_subplot(1, panels, panel + 1)
         x, y = true[:, panel], predicted[:, panel]
@@ -150,8 +149,7 @@ def scatter_figure(
 
 def range_figure(by_target: Mapping[str, Sequence[RangeError]], path: Path, *, title: str) -> None:
     """Draw bias and error in ranges of the truth, one panel a target."""
-    figure = doc.make_figure(4.9 * len(by_target) + 0.4, 4.2)
-    figure.suptitle(title, fontsize=11)
+    figure = doc.make_figure(4.9 * len(by_target) + 0.4, 4.2, title)
     panels = figure.subplots(1, len(by_target), squeeze=False)[0]
     for axes, (target, ranges) in zip(panels, by_target.items(), strict=True):
         places = np.arange(len(ranges))

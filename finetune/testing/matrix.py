@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import quote
 
 import numpy as np
 from matplotlib.patches import Rectangle
@@ -15,7 +13,7 @@ from finetune.record import Run
 from finetune.reporting import document as doc
 from finetune.scores import metric_name
 from finetune.selection import rule_sentence
-from hicmae.files import write_json, write_text
+from hicmae.files import write_json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,26 +66,25 @@ def write_matrix(runs: Sequence[Run], out: Path) -> doc.Table:
     figure = out.parent / "figures" / f"{out.stem}.png"
     matrix_figure(cells, figure)
     rules = dict.fromkeys(rule_sentence(run.facts.selection, run.facts.protocol) for run in runs)
-    link = quote(Path(os.path.relpath(figure.resolve(), out.resolve().parent)).as_posix())
-    parts = [
-        "# Trained on one corpus, tested on another",
+    parts: list[doc.Part] = [
         "Rows: what the networks were trained on; columns: what they were tested on, with its"
         " leading metric. A cell is mean ± sample standard deviation over single networks. **Bold:"
         " within a corpus**, each network on the test side of its own fold, whose people it has"
         f" not seen. Selection rule: {'; '.join(rules)}.",
-        table.markdown(),
-        f"![Scores over corpora]({link})",
+        table,
+        doc.Picture(path=figure, caption="Scores over corpora"),
         "## What each cell is",
         "Classes that only one side has are not tested, so columns of a row, and rows of a column,"
         " may be about different classes; chance says how hard each is.",
-        _list(cells).markdown(),
+        _list(cells),
         *(
             f"**Note.** {cell.row} on {cell.column}: {note}"
             for cell in cells
             for note in dict.fromkeys(note for run in cell.runs for note in run.facts.notes)
         ),
     ]
-    write_text(out, "\n\n".join(parts) + "\n")
+    page = doc.Section(title="Trained on one corpus, tested on another", parts=parts)
+    doc.write_document(page, out, html=False)
     write_json(out.with_suffix(".json"), [_plain(cell) for cell in cells])
     return table
 
@@ -109,8 +106,8 @@ def matrix_figure(cells: Sequence[MatrixCell], path: Path) -> None:
     """Draw scores over corpora as shades; cells within a corpus have a frame."""
     rows = list(dict.fromkeys(cell.row for cell in cells))
     columns = list(dict.fromkeys(cell.column for cell in cells))
-    figure = doc.make_figure(3.4 + 1.5 * len(columns), 1.9 + 0.8 * len(rows))
-    axes = figure.add_subplot()
+    title = "Scores over corpora; framed: within a corpus"
+    figure, axes = doc.make_axes(3.4 + 1.5 * len(columns), 1.9 + 0.8 * len(rows), title)
     values = np.full((len(rows), len(columns)), np.nan)
     for cell in cells:
         values[rows.index(cell.row), columns.index(cell.column)] = cell.summary[0]
@@ -143,7 +140,6 @@ def matrix_figure(cells: Sequence[MatrixCell], path: Path) -> None:
     axes.set_yticks(range(len(rows)), rows)
     axes.set_xlabel("tested on")
     axes.set_ylabel("trained on")
-    axes.set_title("Scores over corpora; framed: within a corpus", fontsize=11)
     figure.colorbar(image, ax=axes, fraction=0.046, pad=0.03).set_label("leading metric")
     doc.save(figure, path)
 

@@ -388,8 +388,8 @@ def importance_figure(importance: Importance, path: Path, *, title: str) -> None
     metric = metric_name(importance.benchmark.ranking)
     swaps = [importance.of("picture-swapped")[0], importance.of("sound-swapped")[0]]
     names = list(swaps[0].recall_losses[0]) if swaps[0].recall_losses else []
-    figure = doc.make_figure(2.6 + 0.95 * (1 + len(names)), 4.2)
-    axes = figure.add_subplot()
+    title = f"What each modality is worth\n{title}"
+    figure, axes = doc.make_axes(2.6 + 0.95 * (1 + len(names)), 4.2, title)
     labels = [f"all\n({metric})", *names]
     places = np.arange(len(labels), dtype=float)
     if names:
@@ -416,7 +416,6 @@ def importance_figure(importance: Importance, path: Path, *, title: str) -> None
     low, high = axes.get_ylim()
     axes.set_ylim(low, high + 0.16 * (high - low))  # room for the legend
     axes.legend(fontsize=9, ncols=2, loc="upper right", frameon=False)
-    axes.set_title(f"What each modality is worth\n{title}", fontsize=11)
     doc.plain(axes)
     doc.save(figure, path)
 
@@ -431,8 +430,7 @@ def level_figure(importance: Importance, path: Path, *, title: str) -> None:
     shown = {kind: importance.of(kind) for kind in kinds if importance.of(kind)}
     leading = importance.benchmark.ranking
     unspoiled = over(importance.of(UNSPOILED)[0].scores, leading)[0]
-    figure = doc.make_figure(3.6 * len(shown) + 0.6, 3.8)
-    figure.suptitle(title, fontsize=11)
+    figure = doc.make_figure(3.6 * len(shown) + 0.6, 3.8, title)
     first = None
     for panel, (kind, items) in enumerate(shown.items(), start=1):
         axes = figure.add_subplot(1, len(shown), panel, sharey=first)
