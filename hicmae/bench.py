@@ -19,6 +19,7 @@ from hicmae.settings import InputConfig, ModelConfig, ObjectiveConfig
 if TYPE_CHECKING:
     import torch
     from rich.console import Console
+    from rich.table import Table
 
     from hicmae.emotion import EmotionConfig
 
@@ -213,17 +214,25 @@ def write_figures(figures: Mapping[str, Any], path: Path | None) -> None:
         write_json(path, figures)
 
 
-def print_parts(title: str, figures: Mapping[str, Any], console: Console) -> None:
-    """Show ``seconds`` by part, and the line of speed, share of the peak, and memory."""
+def figures_table(title: str, heads: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
+    """A table for a terminal: what each row is about, and then numbers."""
     from rich.table import Table
 
     table = Table(title=title)
-    table.add_column("part")
-    table.add_column("milliseconds", justify="right")
-    table.add_column("share", justify="right")
-    for part, seconds in figures["seconds"].items():
-        table.add_row(part, f"{1000 * seconds:.1f}", f"{seconds / figures['step_seconds']:.0%}")
-    console.print(table)
+    for place, head in enumerate(heads):
+        table.add_column(head, justify="right" if place else "left")
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def print_parts(title: str, figures: Mapping[str, Any], console: Console) -> None:
+    """Show ``seconds`` by part, and the line of speed, share of the peak, and memory."""
+    rows = [
+        (part, f"{1000 * seconds:.1f}", f"{seconds / figures['step_seconds']:.0%}")
+        for part, seconds in figures["seconds"].items()
+    ]
+    console.print(figures_table(title, ("part", "milliseconds", "share"), rows))
     console.print(
         f"{figures['clips_per_second']:.1f} clips/s; {figures['flops_per_clip'] / 1e9:.1f} GFLOP a "
         f"clip; {figures['fraction_of_peak']:.0%} of {figures['matmul_peak_flops'] / 1e9:.3g} "

@@ -457,17 +457,17 @@ def _print(figures: dict[str, Any], console: Console) -> None:
 
 
 def _print_engines(found: Mapping[str, Mapping[str, float]], console: Console) -> None:
-    from rich.table import Table
+    from hicmae.bench import figures_table
 
-    table = Table(title="engines")
-    for name in ("engine", "processes", "step ms", "peak memory, MiB"):
-        table.add_column(name, justify="left" if name == "engine" else "right")
-    for name, row in found.items():
-        table.add_row(
+    rows = [
+        (
             Path(name).stem,
             str(row["processes"]),
             f"{1000 * row['step_seconds']:.0f}",
             f"{row['peak_memory_bytes'] / 2**20:.0f}",
         )
-    console.print(table)
+        for name, row in found.items()
+    ]
+    heads = ("engine", "processes", "step ms", "peak memory, MiB")
+    console.print(figures_table("engines", heads, rows))
     console.print("Processes on one CPU share its cores: their steps take as many times one's.")

@@ -459,17 +459,14 @@ _RESERVED = 5  # seconds for the table
 
 
 def _print(figures: dict[str, Any], console: Console) -> None:
-    from rich.table import Table
+    from hicmae.bench import figures_table
 
-    table = Table(title="pretraining steps")
     launched = "launches" if "launches" in str(figures.get("steps")) else "operators"
-    table.add_column("network")
-    for name in ("clips", "clips/s", "share of product", "GiB", "estimated", launched, "waits"):
-        table.add_column(name, justify="right")
-    for row in (*figures.get("steps", ()), *figures.get("compiled", ())):
-        table.add_row(row["model"], str(row["clips"]), *_cells(row))
-    if table.row_count:
-        console.print(table)
+    parts = ("clips", "clips/s", "share of product", "GiB", "estimated", launched, "waits")
+    steps = (*figures.get("steps", ()), *figures.get("compiled", ()))
+    rows = [(row["model"], str(row["clips"]), *_cells(row)) for row in steps]
+    if rows:
+        console.print(figures_table("pretraining steps", ("network", *parts), rows))
 
 
 def _cells(row: dict[str, Any]) -> Iterator[str]:

@@ -23,9 +23,8 @@ import cv2
 import numpy as np
 import soundfile
 from rich.console import Console
-from rich.table import Table
 
-from hicmae.bench import write_figures
+from hicmae.bench import figures_table, write_figures
 from hicmae.media.crops import encode_jpeg
 from hicmae.media.sound import read_sound
 from hicmae.media.video import open_video
@@ -304,22 +303,20 @@ def _figures(
 
 
 def _print(figures: dict[str, Any]) -> None:
-    table = Table(title="Loading clips")
-    table.add_column("reader")
-    for name in ("loader processes", "clips/s", "ms/clip", "CPU ms/clip", "MB/s"):
-        table.add_column(name, justify="right")
-    for line in figures["lines"]:
-        size, cpu = line["megabytes_per_second"], line["cpu_milliseconds_per_clip"]
-        table.add_row(
+    heads = ("reader", "loader processes", "clips/s", "ms/clip", "CPU ms/clip", "MB/s")
+    rows = [
+        (
             line["what"],
             str(line["workers"] or "none, in this process"),
             f"{line['clips_per_second']:.0f}",
             f"{line['milliseconds_per_clip']:.2f}",
-            f"{cpu:.2f}",
-            "" if size is None else f"{size:.0f}",
+            f"{line['cpu_milliseconds_per_clip']:.2f}",
+            "" if (size := line["megabytes_per_second"]) is None else f"{size:.0f}",
         )
+        for line in figures["lines"]
+    ]
     console = Console()
-    console.print(table)
+    console.print(figures_table("Loading clips", heads, rows))
     console.print(_NOTE.format(**figures), highlight=False)
     if figures["speakers"] is not None:
         console.print(

@@ -16,9 +16,8 @@ import av
 import cv2
 import numpy as np
 from rich.console import Console
-from rich.table import Table
 
-from hicmae.bench import write_figures
+from hicmae.bench import figures_table, write_figures
 from hicmae.devices import device_name, peak_memory_bytes
 from hicmae.prediction.messages import Window, WindowConfig
 
@@ -189,23 +188,19 @@ def _random_network(model: str, device: str, precision: str) -> EmotionEnsemble:
 
 
 def _print(figures: dict[str, Any], prediction: Prediction) -> None:
-    table = Table(
-        title=f"Prediction: {figures['model']}, {figures['seconds_of_video']:.1f} s of video, "
+    title = (
+        f"Prediction: {figures['model']}, {figures['seconds_of_video']:.1f} s of video, "
         f"a value each {figures['hop']:g} s, {figures['precision']}, {figures['device']}"
     )
-    table.add_column("part")
-    table.add_column("seconds", justify="right")
-    table.add_column("of a second of video", justify="right")
-    for stage, title in _STAGES.items():
-        taken = figures[f"{stage}_seconds"]
-        table.add_row(title, f"{taken:.2f}", f"{taken / figures['seconds_of_video']:.3f}")
-    taken = figures["core_seconds"]
-    share = taken / figures["seconds_of_video"]
-    table.add_row("processor time of both", f"{taken:.2f}", f"{share:.3f}")
-    whole = figures["seconds"]
-    table.add_row("all, by the clock", f"{whole:.2f}", f"{whole / figures['seconds_of_video']:.3f}")
+    parts = {name: figures[f"{stage}_seconds"] for stage, name in _STAGES.items()}
+    parts["processor time of both"] = figures["core_seconds"]
+    parts["all, by the clock"] = figures["seconds"]
+    rows = [
+        (part, f"{taken:.2f}", f"{taken / figures['seconds_of_video']:.3f}")
+        for part, taken in parts.items()
+    ]
     console = Console(highlight=False, soft_wrap=True)
-    console.print(table)
+    console.print(figures_table(title, ("part", "seconds", "of a second of video"), rows))
     console.print(
         f"{figures['realtime_factor']:.2f} times real time; {figures['num_windows']} windows of "
         f"{figures['num_tracks']} tracks, the first after {figures['first_window_seconds']:.1f} s; "

@@ -15,9 +15,8 @@ from typing import Any
 
 import cv2
 from rich.console import Console
-from rich.table import Table
 
-from hicmae.bench import Stopwatch, write_figures
+from hicmae.bench import Stopwatch, figures_table, write_figures
 from hicmae.config import with_options_of
 from hicmae.media.errors import MediaError
 from shards.bench import raw_files
@@ -145,16 +144,13 @@ def _build_rows(media: Path | None, scratch: Path) -> list[ManifestRow]:
 
 
 def _print_build(figures: dict[str, Any]) -> None:
-    table = Table(title="Building shards, one core")
-    table.add_column("settings")
-    for name in ("s of video/s", *STAGES, "x without faces"):
-        table.add_column(name, justify="right")
+    heads, rows = ("settings", "s of video/s", *STAGES, "x without faces"), []
     for line in figures["lines"]:
         rate = f"{line['video_seconds_per_core_second']:.1f}"
         shares = (f"{line['shares'][name]:.0%}" for name in STAGES)
-        table.add_row(line["what"], rate, *shares, f"{line['times_without_faces']:.2f}")
+        rows.append((line["what"], rate, *shares, f"{line['times_without_faces']:.2f}"))
     console = Console()
-    console.print(table)
+    console.print(figures_table("Building shards, one core", heads, rows))
     line = figures["lines"][0]
     print_line(
         console,
