@@ -405,17 +405,10 @@ def _write_tables(prediction: Prediction, folder: Path) -> None:
     with (folder / LINES).open("w", encoding="utf-8") as file:
         for line in _lines(prediction):
             file.write(json.dumps(line) + "\n")
-    faces = [track for track in prediction.tracks if len(track.boxes)]
-    for number, track in enumerate(faces):
-        table = track.boxes.assign(track=track.name)
-        table = table[["track", *track.boxes.columns]]
-        table.to_csv(
-            folder / BOXES,
-            mode="w" if number == 0 else "a",
-            header=number == 0,
-            index=False,
-            float_format=_DIGITS,
-        )
+    boxes = {track.name: track.boxes for track in prediction.tracks if len(track.boxes)}
+    if boxes:
+        table = pandas.concat(boxes, names=["track"]).reset_index("track")
+        table.to_csv(folder / BOXES, index=False, float_format=_DIGITS)
     if prediction.spans is not None:
         prediction.answers.to_csv(folder / SPANS, index=False, float_format=_DIGITS)
     described = to_dict(prediction.summary) | {
