@@ -125,28 +125,20 @@ def make_prediction(
     }
     kept_views = tuple(_digits(view) for view in views)
     whole = views.mean(axis=0)  # (C,)
-    if benchmark.heads:
+    if not benchmark.heads:
+        true = str(true) if benchmark.task == "classification" else tuple(map(float, true))
 
-        def said(head: Head, place: slice) -> dict[str, Any]:
-            own = _digits(whole[place])
-            limits = head.labels(thresholds.get(head.name, ())).thresholds
-            return {
-                "true": true[head.name],
-                "predicted": chosen(head, np.array(own), limits),
-                "probabilities": None if head.kind == "regression" else own,
-                "thresholds": limits,
-            }
+    def said(head: Head, place: slice) -> dict[str, Any]:
+        own = _digits(whole[place])
+        limits = head.labels(thresholds.get(head.name, ())).thresholds
+        return {
+            "true": true[head.name] if benchmark.heads else true,
+            "predicted": chosen(head, np.array(own), limits),
+            "probabilities": None if head.kind == "regression" else own,
+            "thresholds": limits,
+        }
 
-        return _joint(benchmark, about, kept_views, said)
-    mean = _digits(whole)
-    named = benchmark.task == "classification"
-    return Prediction(
-        true=str(true) if named else tuple(float(value) for value in true),
-        predicted=benchmark.classes[int(np.argmax(mean))] if named else mean,
-        probabilities=mean if named else None,
-        views=kept_views,
-        **about,
-    )
+    return _joint(benchmark, about, kept_views, said)
 
 
 def predictions_of_fold(
@@ -425,6 +417,8 @@ def _joint(
     said: Callable[[Head, slice], dict[str, Any]],
 ) -> Prediction:
     """The prediction of all heads; ``said`` is what one says at the place of its outputs."""
+    if not benchmark.heads:
+        return Prediction(views=views, **said(benchmark.every_head[0], slice(None)), **about)
     heads = {
         head.name: Prediction(
             views=tuple(view[place] for view in views), **said(head, place), **about
