@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -51,38 +51,27 @@ class FrameReader(Protocol):
 _HELD_SECONDS = 0.7
 
 
-def open_video(path: str | Path, *, decoders: Sequence[str] = tuple(DECODERS)) -> VideoReader:
+def open_video(path: str | Path) -> VideoReader:
     """Open the best picture stream of a recording.
-
-    Args:
-        path: The file.
-        decoders: Names of ``DECODERS``, in the order in which they are tried.
 
     Raises:
         FileNotFoundError: There is no such file.
         MediaError: ``empty-file``, ``lfs-pointer``, ``unreadable``, ``no-video`` or ``damaged``.
-        ValueError: An unknown decoder.
     """
-    unknown = [name for name in decoders if name not in DECODERS]
-    if unknown or not decoders:
-        raise ValueError(
-            f"decoders {', '.join(unknown) or '(none)'}: choose among {', '.join(DECODERS)}"
-        )
-    return VideoReader(probe_video(path), decoders)
+    return VideoReader(probe_video(path))
 
 
 class VideoReader(Closing):
-    """Frames of one recording; moves on to the next decoder when one fails.
+    """Frames of one recording; moves on to the next of ``DECODERS`` when one fails.
 
     Args:
         stream: What the file holds.
-        decoders: Names of ``DECODERS``, in the order in which they are tried.
 
     Attributes: as ``FrameReader``. The clock is the container's, which the sound shares; the first
     frame need not be at 0. ``height`` and ``width`` are of the upright picture with square pixels.
     """
 
-    def __init__(self, stream: VideoStream, decoders: Sequence[str] = tuple(DECODERS)) -> None:
+    def __init__(self, stream: VideoStream) -> None:
         self.stream = stream
         self.path = stream.path
         self.timestamps = stream.timestamps
@@ -92,7 +81,7 @@ class VideoReader(Closing):
         self.height, self.width = stream.picture.size
         self.changes = stream.picture.changes
         self.duration_seconds = stream.end_seconds - stream.begin_seconds
-        self._names = list(decoders)
+        self._names = list(DECODERS)
         self._decoder = self._next_decoder()
 
     def __len__(self) -> int:
@@ -132,14 +121,6 @@ class VideoReader(Closing):
                     self._decoder = self._next_decoder()
                 except MediaError:
                     raise error from None
-
-    def read(self, indices: Iterable[int]) -> np.ndarray:
-        """Read frames at once: (n, H, W, 3) uint8 RGB, upright. Raises as ``frames`` does."""
-        indices = list(indices)
-        frames = np.empty((len(indices), self.height, self.width, 3), dtype=np.uint8)
-        for place, frame in enumerate(self.frames(indices)):
-            frames[place] = frame
-        return frames
 
     def close(self) -> None:
         """Let go of the file."""

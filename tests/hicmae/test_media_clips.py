@@ -17,7 +17,7 @@ from hicmae.media.errors import MediaError
 from hicmae.media.faces import FaceConfig, open_detector
 from hicmae.media.sound import read_sound
 from hicmae.media.video import constant_rate_indices, open_video
-from tests.support.media_files import cut_faces
+from tests.support.media_files import cut_faces, frames_of, opened
 
 DEADLINE_SECONDS = 120
 
@@ -37,7 +37,7 @@ def look(path: str, num_frames: int) -> dict[str, object]:
         with open_video(path) as reader:
             count = len(reader)
             spread = np.unique(np.linspace(0, count - 1, min(num_frames, count)).astype(int))
-            frames = reader.read(spread)
+            frames = frames_of(reader, spread)
             ascending = bool(np.all(np.diff(reader.timestamps) >= 0))
             shape, seconds, decoder = frames.shape[1:], reader.duration_seconds, reader.decoder
         found |= {"shape": shape, "seconds": seconds, "ascending": ascending, "decoder": decoder}
@@ -108,15 +108,16 @@ def test_both_decoders_give_the_same_frames_at_the_same_places(clips_dir: Path) 
     rng = np.random.default_rng(0)
     for row in rows_of(clips_dir, "talking"):
         path = clips_dir / row["file"]
-        first, second = open_video(path), open_video(path, decoders=["pyav"])
+        first, second = open_video(path), opened(path, "pyav")
         if first.decoder == "pyav" or first.height > 800:
             continue
         wanted = np.unique(rng.integers(0, len(first), 6))
         near = np.unique(
             np.clip(np.concatenate([wanted - 1, wanted, wanted + 1]), 0, len(first) - 1)
         )
-        there = dict(zip(near.tolist(), second.read(near)[:, ::4, ::4].astype(int), strict=True))
-        for index, frame in zip(wanted.tolist(), first.read(wanted), strict=True):
+        small = frames_of(second, near)[:, ::4, ::4].astype(int)
+        there = dict(zip(near.tolist(), small, strict=True))
+        for index, frame in zip(wanted.tolist(), frames_of(first, wanted), strict=True):
             distance = {
                 i: np.abs(frame[::4, ::4] - there[i]).mean() for i in there if abs(i - index) < 2
             }

@@ -14,7 +14,7 @@ from hicmae.media.picture import deinterlaced, tone_mapped
 from hicmae.media.video import open_video
 from shards.building.build import build_shards
 from tests.support.build_fixtures import config, samples
-from tests.support.media_files import write_planes
+from tests.support.media_files import frames_of, opened, write_planes
 
 # Codes of ISO/IEC 23091-2: primaries, transfer and matrix of BT.2020, limited range.
 TRANSFERS = {"pq": (9, 16, 9, 1), "hlg": (9, 18, 9, 1)}
@@ -60,7 +60,7 @@ def test_pixels_that_are_not_square_are_squared(
         tmp_path / name, pictures, "yuv420p", codec, aspect=aspect, rotation=rotation
     )
     with open_video(path) as reader:
-        bright = reader.read([1])[0][..., 1] > 128
+        bright = frames_of(reader, [1])[0][..., 1] > 128
         changes = reader.stream.picture.changes
     assert bright.shape == shown == (reader.height, reader.width)
     across, down = bright.any(axis=0).sum(), bright.any(axis=1).sum()
@@ -96,7 +96,7 @@ def test_fields_become_frames_in_their_order(
         options={"flags": "+ildct+ilme"},
     )
     with open_video(path) as reader:
-        frames = reader.read(range(20))
+        frames = frames_of(reader, range(20))
         assert reader.stream.picture.changes == {"deinterlaced": True}
     luma = frames[1:-1, :, :, 1].astype(int)
     combs = np.abs(luma[:, 1:-1] - (luma[:, :-2] + luma[:, 2:]) / 2) > 64
@@ -105,7 +105,7 @@ def test_fields_become_frames_in_their_order(
     np.testing.assert_allclose(edges, 4 * np.arange(1, 19), atol=1)
     for indices in ([0], [7], [12, 13], [19]):
         with open_video(path) as reader:
-            np.testing.assert_array_equal(reader.read(indices), frames[indices])
+            np.testing.assert_array_equal(frames_of(reader, indices), frames[indices])
 
 
 def test_fields_that_begin_later_are_noticed(tmp_path: Path) -> None:
@@ -186,11 +186,11 @@ def test_high_dynamic_range_looks_like_the_standard_one(tmp_path: Path, transfer
         options={"preset": "ultrafast", "x265-params": tags},
     )
     with open_video(path) as reader:
-        shown = reader.read([1])[0][32, 16::32].astype(int)
+        shown = frames_of(reader, [1])[0][32, 16::32].astype(int)
         assert reader.stream.picture.changes == {"tone_mapped": transfer}
     np.testing.assert_allclose(shown, SCENE, atol=4)
     with pytest.raises(MediaError, match=r"decord leaves it as stored \(tone_mapped\)"):
-        open_video(path, decoders=["decord"])
+        opened(path, "decord")
 
 
 @pytest.mark.parametrize("transfer", TRANSFERS)

@@ -16,7 +16,9 @@ from hicmae.media.recording import Recording
 from hicmae.media.video import VideoReader, constant_rate_indices, open_video
 from tests.support.media_files import (
     counting_frames,
+    frames_of,
     numbers_of,
+    opened,
     write_planes,
     write_recording,
 )
@@ -36,14 +38,14 @@ def test_any_frames_of_any_container_are_the_ones_asked_for(
     tmp_path: Path, suffix: str, decoders: tuple[str, ...]
 ) -> None:
     path = write_recording(tmp_path / f"clip{suffix}", counting_frames(COUNT), TIMES)
-    with open_video(path, decoders=decoders) as reader:
+    with opened(path, *decoders) as reader:
         assert len(reader) == COUNT
         # Program streams stamp blocks and not frames: several tiny frames share one stamp.
         atol = 0.041 if suffix == ".mpg" else 2e-3
         np.testing.assert_allclose(reader.timestamps - reader.timestamps[0], TIMES, atol=atol)
         assert reader.duration_seconds == pytest.approx(COUNT / 25, abs=0.01 + atol)
         for indices in (range(COUNT), [3, 4, 30], [39], [0, 0, 13, 13, 13, 38], [0]):
-            frames = reader.read(indices)
+            frames = frames_of(reader, indices)
             assert frames.shape == (len(list(indices)), 48, 64, 3)
             assert numbers_of(frames, COUNT).tolist() == list(indices)
 
@@ -82,7 +84,7 @@ def test_jumps_give_the_frames_asked_for_where_groups_of_pictures_are_open(
     for indices in ([0, 17, 18, 39], range(12, 20), range(0, 40, 5), [26], [35, 36, 37]):
         with open_video(path) as reader:
             assert reader.decoder == decoder
-            assert numbers_of(reader.read(indices), COUNT).tolist() == list(indices)
+            assert numbers_of(frames_of(reader, indices), COUNT).tolist() == list(indices)
 
 
 def test_irregular_times_are_kept(tmp_path: Path) -> None:
@@ -106,8 +108,9 @@ def test_frames_that_an_edit_list_hides_are_not_there(tmp_path: Path, hidden: in
     reader = open_video(path)
     assert len(reader) == COUNT - hidden
     assert reader.timestamps[0] == pytest.approx(0, abs=1e-3)
-    assert numbers_of(reader.read(range(len(reader))), COUNT).tolist() == list(range(hidden, COUNT))
-    assert numbers_of(reader.read([COUNT - hidden - 1]), COUNT).tolist() == [COUNT - 1]
+    shown = frames_of(reader, range(len(reader)))
+    assert numbers_of(shown, COUNT).tolist() == list(range(hidden, COUNT))
+    assert numbers_of(frames_of(reader, [COUNT - hidden - 1]), COUNT).tolist() == [COUNT - 1]
 
 
 def test_the_picture_on_the_screen_at_a_cut_is_held_and_what_follows_stays_in_its_place(
@@ -121,7 +124,7 @@ def test_the_picture_on_the_screen_at_a_cut_is_held_and_what_follows_stays_in_it
     np.testing.assert_allclose(reader.timestamps, [0, *(seconds[3:] - 2.3)], atol=2e-3)
     assert reader.start_seconds == 0
     for indices in (range(len(reader)), [0], [1], [7, 20]):
-        numbers = numbers_of(reader.read(indices), COUNT)
+        numbers = numbers_of(frames_of(reader, indices), COUNT)
         assert numbers.tolist() == [index + 2 for index in indices]
     # What changes once a second is held until it does; it is not exchanged for the nearer one.
     shown = constant_rate_indices(reader.timestamps, 25)
@@ -134,7 +137,7 @@ def test_a_cut_between_two_frames_moves_none_of_them(tmp_path: Path) -> None:
     _start_at(path, 0.23)
     reader = open_video(path)
     np.testing.assert_allclose(reader.timestamps, [0, *(TIMES[6:] - 0.23)], atol=2e-3)
-    assert numbers_of(reader.read([0, 1, 9]), COUNT).tolist() == [5, 6, 14]
+    assert numbers_of(frames_of(reader, [0, 1, 9]), COUNT).tolist() == [5, 6, 14]
 
 
 def test_a_first_frame_that_is_late_for_want_of_an_edit_list_begins_the_picture(
@@ -144,7 +147,7 @@ def test_a_first_frame_that_is_late_for_want_of_an_edit_list_begins_the_picture(
     _start_at(path, -0.08)  # as some editors write it: from 0, though the first frame is later
     reader = open_video(path)
     assert reader.timestamps[0] == reader.start_seconds == 0
-    assert numbers_of(reader.read([0, 1, 9]), COUNT).tolist() == [0, 1, 9]
+    assert numbers_of(frames_of(reader, [0, 1, 9]), COUNT).tolist() == [0, 1, 9]
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
@@ -182,9 +185,9 @@ def test_frames_are_upright(
     upright = np.rot90(stored[0], rotation // 90)
     if mirror:
         upright = upright[:, ::-1]
-    reader = open_video(path, decoders=decoders)
+    reader = opened(path, *decoders)
     assert (reader.height, reader.width) == upright.shape[:2]
-    for frame in reader.read([0, 5]):
+    for frame in frames_of(reader, [0, 5]):
         assert np.abs(frame.astype(int) - upright).mean() < 12
 
 
@@ -194,7 +197,7 @@ def test_odd_sizes_come_back_whole(tmp_path: Path, height: int, width: int) -> N
     frames[:, :, -1] = 255
     frames[:, -1] = 0
     path = write_recording(tmp_path / "clip.mkv", frames, TIMES[:4], codec="ffv1")
-    np.testing.assert_allclose(open_video(path).read(range(4)).astype(int), frames, atol=2)
+    np.testing.assert_allclose(frames_of(open_video(path), range(4)).astype(int), frames, atol=2)
 
 
 def test_a_decoder_that_breaks_midway_is_replaced(
@@ -210,10 +213,10 @@ def test_a_decoder_that_breaks_midway_is_replaced(
     monkeypatch.setitem(DECODERS, "decord", Breaking)
     reader = open_video(clip)
     assert reader.decoder == "decord"
-    assert numbers_of(reader.read([2, 2, 8, 9, 9, 20]), COUNT).tolist() == [2, 2, 8, 9, 9, 20]
+    assert numbers_of(frames_of(reader, [2, 2, 8, 9, 9, 20]), COUNT).tolist() == [2, 2, 8, 9, 9, 20]
     assert reader.decoder == "pyav"
     with pytest.raises(MediaError) as caught:
-        open_video(clip, decoders=["decord"]).read([10])
+        frames_of(opened(clip, "decord"), [10])
     assert caught.value.cause == "damaged"
 
 
@@ -222,7 +225,7 @@ def test_a_truncated_recording_gives_what_is_left(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[: path.stat().st_size * 6 // 10])
     reader = open_video(path)
     assert 5 < len(reader) < COUNT
-    numbers = numbers_of(reader.read(range(len(reader))), COUNT)
+    numbers = numbers_of(frames_of(reader, range(len(reader))), COUNT)
     assert numbers[:-1].tolist() == list(range(len(reader) - 1))
 
 
@@ -234,36 +237,34 @@ def test_destroyed_pictures_are_damage_and_not_other_pictures(tmp_path: Path) ->
     data[begin : begin + len(data) // 4] = bytes(len(data) // 4)
     path.write_bytes(data)
     with pytest.raises(MediaError, match=r"frame \d+ .* cannot be decoded") as caught:
-        open_video(path).read(range(COUNT))
+        frames_of(open_video(path), range(COUNT))
     assert caught.value.cause == "damaged"
 
 
 def test_a_forked_process_can_let_go_of_an_inherited_reader(clip: Path) -> None:
     reader = open_video(clip)
     assert reader.decoder == "decord"
-    reader.read([3])
+    frames_of(reader, [3])
     child = multiprocessing.get_context("fork").Process(target=_close_and_open, args=(reader, clip))
     child.start()
     child.join(30)
     if child.is_alive():
         child.kill()
     assert child.exitcode == 0
-    assert numbers_of(reader.read([5]), COUNT).tolist() == [5]
+    assert numbers_of(frames_of(reader, [5]), COUNT).tolist() == [5]
 
 
 def test_indices_must_ascend_within_the_recording(clip: Path) -> None:
     reader = open_video(clip)
     for indices in ([3, 2], [-1], [COUNT]):
         with pytest.raises(ValueError, match=r"must ascend within 0\.\.39"):
-            reader.read(indices)
-    assert reader.read([]).shape == (0, 48, 64, 3)
-    with pytest.raises(ValueError, match="choose among decord, pyav"):
-        open_video(clip, decoders=["ffmpeg"])
+            frames_of(reader, indices)
+    assert list(reader.frames([])) == []
 
 
 def _close_and_open(inherited: VideoReader, clip: Path) -> None:
     inherited.close()
-    assert numbers_of(open_video(clip).read([7]), COUNT).tolist() == [7]
+    assert numbers_of(frames_of(open_video(clip), [7]), COUNT).tolist() == [7]
 
 
 def _start_at(path: Path, seconds: float) -> None:
@@ -288,12 +289,12 @@ def test_a_reader_that_is_opened_anew_goes_on_with_the_same_frames(
     """decord holds what it decodes ahead of a slow user; long recordings are read in stretches."""
     times = np.arange(60) / 25
     path = write_recording(tmp_path / "a.mp4", counting_frames(60), times, b_frames=2)
-    with open_video(path, decoders=["decord"]) as video:
-        whole = video.read(range(1, 60, 3))
+    with opened(path, "decord") as video:
+        whole = frames_of(video, range(1, 60, 3))
     monkeypatch.setattr("hicmae.media.decoders._HELD_BYTES", 1)
     monkeypatch.setattr("hicmae.media.decoders._HELD_FRAMES", 7)
-    with open_video(path, decoders=["decord"]) as video:
-        assert np.array_equal(video.read(range(1, 60, 3)), whole)
+    with opened(path, "decord") as video:
+        assert np.array_equal(frames_of(video, range(1, 60, 3)), whole)
 
 
 def nearest(timestamps: np.ndarray, wanted: np.ndarray) -> np.ndarray:
@@ -422,18 +423,18 @@ def test_matrix_range_and_depth_are_heeded(
     tmp_path: Path, matrix: str, full: bool, bits: int, decoder: str
 ) -> None:
     path = write_bars(tmp_path / "bars.mp4", matrix=matrix, full=full, bits=bits)
-    frame = open_video(path, decoders=[decoder]).read([1])[0]
+    frame = frames_of(opened(path, decoder), [1])[0]
     np.testing.assert_allclose(bars_of(frame), COLOURS, atol=4)
 
 
 def test_the_full_range_of_motion_jpeg_is_heeded(tmp_path: Path) -> None:
     path = write_bars(tmp_path / "bars.avi", full=True, codec="mjpeg")
-    np.testing.assert_allclose(bars_of(open_video(path).read([1])[0]), COLOURS, atol=8)
+    np.testing.assert_allclose(bars_of(frames_of(open_video(path), [1])[0]), COLOURS, atol=8)
 
 
 @pytest.mark.parametrize("size", [(61, 255), (33, 131), (63, 256)])
 def test_odd_sizes_keep_their_colours_to_the_edge(tmp_path: Path, size: tuple[int, int]) -> None:
-    frame = open_video(write_bars(tmp_path / "bars.mp4", size=size)).read([1])[0]
+    frame = frames_of(open_video(write_bars(tmp_path / "bars.mp4", size=size)), [1])[0]
     assert frame.shape == (*size, 3)
     np.testing.assert_allclose(bars_of(frame), COLOURS, atol=4)
     np.testing.assert_allclose(frame[-1, -1], COLOURS[-1], atol=4)
@@ -444,7 +445,7 @@ def test_rotated_colours_are_upright_through_every_decoder(tmp_path: Path, degre
     path = write_bars(tmp_path / "bars.mp4", rotation=degrees)
     expected = {90: COLOURS[::-1], 180: COLOURS[::-1], 270: COLOURS}[degrees]
     for decoder in DECODERS:
-        frame = open_video(path, decoders=[decoder]).read([1])[0]
+        frame = frames_of(opened(path, decoder), [1])[0]
         if degrees != 180:
             assert frame.shape == (256, 64, 3)
             frame = frame.transpose(1, 0, 2)

@@ -7,18 +7,21 @@ Not for: faces.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import av
 import numpy as np
 
 from hicmae.media.crops import crop_face, crop_reduction
+from hicmae.media.decoders import DECODERS
 from hicmae.media.faces import FaceConfig
 from hicmae.media.recording import Recording
 from hicmae.media.tracking import FaceTrack
+from hicmae.media.video import FrameReader, VideoReader, open_video
 
 # Codecs that go into each container, picture and sound.
 CODECS = {
@@ -158,6 +161,17 @@ def counting_frames(count: int, height: int = 48, width: int = 64) -> np.ndarray
     """Frames (count, height, width, 3) whose brightness says which one it is."""
     levels = np.linspace(30, 225, count).astype(np.uint8)
     return np.broadcast_to(levels[:, None, None, None], (count, height, width, 3)).copy()
+
+
+def opened(path: Path, *decoders: str) -> VideoReader:
+    """A recording that these decoders alone are tried on, in this order."""
+    with mock.patch("hicmae.media.video.DECODERS", {name: DECODERS[name] for name in decoders}):
+        return open_video(path)
+
+
+def frames_of(reader: FrameReader, indices: Iterable[int]) -> np.ndarray:
+    """Frames at once: (n, H, W, 3) uint8 RGB, upright."""
+    return np.stack([*reader.frames(indices)])
 
 
 def numbers_of(frames: np.ndarray, count: int) -> np.ndarray:
