@@ -463,8 +463,8 @@ def _print(figures: dict[str, Any], console: Console) -> None:
 
     launched = "launches" if "launches" in str(figures.get("steps")) else "operators"
     parts = ("clips", "clips/s", "share of product", "GiB", "estimated", launched, "waits")
-    steps = (*figures.get("steps", ()), *figures.get("compiled", ()))
-    rows = [(row["model"], str(row["clips"]), *_cells(row)) for row in steps]
+    measured = (*figures.get("steps", ()), *figures.get("compiled", ()))
+    rows = [(row["model"], str(row["clips"]), *_cells(row)) for row in measured]
     if rows:
         console.print(figures_table("pretraining steps", ("network", *parts), rows))
 
