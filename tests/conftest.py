@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from multiprocessing import forkserver
 from pathlib import Path
@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from hicmae.__main__ import main
+from hicmae.prediction.process import DecodingProcess
 from hicmae.processes import IMPORTED
 from hicmae.settings import InputConfig, ModelConfig
 from tests.support.system_faults import Faults
@@ -88,6 +89,24 @@ def command(capsys: pytest.CaptureFixture[str]) -> Callable[..., Finished]:
 @pytest.fixture
 def faults(monkeypatch: pytest.MonkeyPatch) -> Faults:
     return Faults(monkeypatch)
+
+
+@pytest.fixture(scope="session")
+def decoding() -> Iterator[DecodingProcess]:
+    """Decodes for all tests of a worker: to start it takes longer than most of them."""
+    with DecodingProcess() as process:
+        yield process
+
+
+@pytest.fixture
+def one_decoding_process(
+    decoding: DecodingProcess, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[None]:
+    """Every predictor of a test decodes in the process of the worker, and leaves it running."""
+    monkeypatch.setattr("hicmae.prediction.model.DecodingProcess", lambda: decoding)
+    monkeypatch.setattr("hicmae.prediction.model.EmotionPredictor.close", lambda _: None)
+    yield
+    assert decoding._ahead.empty()
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +18,6 @@ from finetune.settings import RecipeConfig
 from finetune.validation import calibrated, fit_calibration
 from hicmae.checkpoints.checkpoint import Calibration, load_checkpoint
 from hicmae.checkpoints.networks import average
-from hicmae.prediction.process import DecodingProcess
 from hicmae.prediction.results import NOT_SURE
 from hicmae.settings import ModelConfig
 from shards.settings import BuildConfig
@@ -35,14 +33,6 @@ FITTED = Calibration(
     surprise=1.0,
     surprise_before=1.2,
 )
-
-
-@pytest.fixture
-def one_decoding_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Shared by all networks of a test; starting one takes longer than the test."""
-    with DecodingProcess() as process:
-        monkeypatch.setattr("hicmae.prediction.model.DecodingProcess", lambda: process)
-        yield
 
 
 @pytest.mark.parametrize("right", [1.0, 0.0])

@@ -12,24 +12,12 @@ import torch
 from safetensors.torch import save_file
 
 from hicmae.files import whole_file, whole_folder
-from hicmae.prediction.process import DecodingProcess
 from hicmae.settings import ModelConfig
 from tests.support.build_fixtures import run_here
 from tests.support.media_files import write_sound
 from tests.support.prediction_fixtures import talk, write_checkpoint, write_talking
 from tests.support.system_faults import Faults
 from tests.support.testing_fixtures import blank_figures
-
-DECODING = DecodingProcess()
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_decoding_process() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch, DECODING:
-        patch.setattr("hicmae.prediction.model.DecodingProcess", lambda: DECODING)
-        patch.setattr(DECODING, "close", lambda: None)
-        yield
-        patch.undo()
 
 
 @pytest.fixture
@@ -40,7 +28,7 @@ def no_figures() -> Iterator[None]:
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("no_figures")
+@pytest.mark.usefixtures("no_figures", "one_decoding_process")
 @pytest.mark.parametrize(
     ("line", "least"),
     [

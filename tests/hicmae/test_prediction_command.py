@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
@@ -17,31 +16,18 @@ import pytest
 import hicmae
 from hicmae.__main__ import main
 from hicmae.prediction.command import gather
-from hicmae.prediction.process import DecodingProcess
 from hicmae.settings import ModelConfig
 from shards.settings import BuildConfig
 from tests.support.media_files import write_sound
 from tests.support.prediction_fixtures import CLASSES, talk, write_checkpoint, write_talking
 
+pytestmark = pytest.mark.usefixtures("one_decoding_process")
 BUILD = BuildConfig(faces="boxes", face_size=32)
 
 
 @pytest.fixture
 def checkpoint(tmp_path: Path, tiny_model_config: ModelConfig) -> Path:
     return write_checkpoint(tmp_path / "net", tiny_model_config, build=BUILD)
-
-
-DECODING = DecodingProcess()
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_decoding_process() -> Iterator[None]:
-    """Shared by all commands of these tests; starting one takes longer than most of them."""
-    with pytest.MonkeyPatch.context() as patch, DECODING:
-        patch.setattr("hicmae.prediction.model.DecodingProcess", lambda: DECODING)
-        patch.setattr(DECODING, "close", lambda: None)
-        yield
-        patch.undo()
 
 
 def predict(*words: object, checkpoint: Path, out: Path) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +13,6 @@ import pytest
 
 import hicmae
 from hicmae.prediction.messages import Window
-from hicmae.prediction.process import DecodingProcess
 from hicmae.pretraining import HiCMAE
 from hicmae.settings import ModelConfig
 from shards.settings import BuildConfig
@@ -27,27 +25,13 @@ from tests.support.prediction_fixtures import (
     write_talking,
 )
 
-DECODING = DecodingProcess()
+pytestmark = pytest.mark.usefixtures("one_decoding_process")
 BUILD = BuildConfig(faces="boxes", face_size=32)
 
 
 @pytest.fixture
 def checkpoint(tmp_path: Path, tiny_model_config: ModelConfig) -> Path:
     return write_checkpoint(tmp_path / "checkpoint", tiny_model_config, build=BUILD)
-
-
-@pytest.fixture(autouse=True)
-def one_decoding_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Shared by all networks of these tests; starting one takes longer than most of them."""
-    monkeypatch.setattr("hicmae.prediction.model.DecodingProcess", lambda: DECODING)
-    yield
-    assert DECODING._ahead.empty()
-
-
-@pytest.fixture(scope="module", autouse=True)
-def ended() -> Iterator[None]:
-    yield
-    DECODING.close()
 
 
 @pytest.mark.slow

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,6 @@ import torch
 import hicmae
 from hicmae.media.faces import FaceConfig
 from hicmae.prediction.messages import Window, WindowConfig
-from hicmae.prediction.process import DecodingProcess
 from hicmae.settings import ModelConfig
 from hicmae.transforms import ClipTransform
 from hicmae.views import test_views
@@ -34,15 +32,7 @@ from tests.support.prediction_fixtures import (
 )
 
 HOP = 0.48
-DECODING = DecodingProcess()
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_decoding_process() -> Iterator[None]:
-    """Shared by all networks of these tests; starting one takes longer than most of them."""
-    with pytest.MonkeyPatch.context() as patch, DECODING:
-        patch.setattr("hicmae.prediction.model.DecodingProcess", lambda: DECODING)
-        yield
+pytestmark = pytest.mark.usefixtures("one_decoding_process")
 
 
 def shard_clips(folder: Path, sizes: ModelConfig, key: str, starts: list[int]) -> dict[str, Any]:

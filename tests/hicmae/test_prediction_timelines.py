@@ -5,7 +5,6 @@ from __future__ import annotations
 import codecs
 import itertools
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +16,7 @@ from webvtt import WebVTT
 import hicmae
 from hicmae.__main__ import main
 from hicmae.prediction.messages import WindowConfig
-from hicmae.prediction.process import DecodingProcess, PredictionError
+from hicmae.prediction.process import PredictionError
 from hicmae.prediction.timelines import (
     FORMATS,
     Mark,
@@ -46,7 +45,7 @@ from tests.support.prediction_fixtures import (
     write_talking,
 )
 
-DECODING = DecodingProcess()
+pytestmark = pytest.mark.usefixtures("one_decoding_process")
 BUILD = BuildConfig(faces="boxes", face_size=32)
 SAID = [(0.5, 1.25, "anna", "yes, well"), (61.0, 62.5, "ben", "no & never")]
 TEXTS = {
@@ -60,14 +59,6 @@ TEXTS = {
     "SPEAKER talk 1 0.50 0.75 <NA> <NA> anna <NA> <NA>\n"
     "SPEAKER talk 1 61.00 1.50 <NA> <NA> ben <NA> <NA>\n",
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_decoding_process() -> Iterator[None]:
-    """Shared by all networks of these tests; starting one takes longer than most of them."""
-    with pytest.MonkeyPatch.context() as patch, DECODING:
-        patch.setattr("hicmae.prediction.model.DecodingProcess", lambda: DECODING)
-        yield
 
 
 def told(path: Path, *tiers: str) -> list[tuple[float, float, str, str]]:
