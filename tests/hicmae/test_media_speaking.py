@@ -29,6 +29,14 @@ def config(**changes: object) -> BuildConfig:
     return BuildConfig(**{"face_choice": "speaking", **settings, **changes})  # type: ignore[arg-type]
 
 
+@pytest.fixture(scope="module")
+def in_turn(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Two who speak by turns, with their sound and without; only read."""
+    folder = tmp_path_factory.mktemp("in-turn")
+    heard = write_faces(folder / "talk.mp4", TURNS, sum(TURNS))
+    return heard, write_faces(folder / "mute.mp4", TURNS, None)
+
+
 @pytest.mark.slow
 def test_the_face_whose_mouth_goes_with_the_sound_is_built(tmp_path: Path) -> None:
     sources = [
@@ -45,8 +53,10 @@ def test_the_face_whose_mouth_goes_with_the_sound_is_built(tmp_path: Path) -> No
 
 
 @pytest.mark.slow
-def test_in_each_segment_the_one_who_speaks_in_it_is_built(tmp_path: Path) -> None:
-    path = write_faces(tmp_path / "talk.mp4", TURNS, sum(TURNS))
+def test_in_each_segment_the_one_who_speaks_in_it_is_built(
+    in_turn: tuple[Path, Path], tmp_path: Path
+) -> None:
+    path, _ = in_turn
     build_shards([path], tmp_path / "shards", config(max_seconds=4))
     infos = [info for _, info in sample_infos(read_index(tmp_path / "shards"))]
     assert [(info.key, info.start_seconds) for info in infos] == [("talk-000", 0), ("talk-001", 4)]
@@ -58,8 +68,8 @@ def test_in_each_segment_the_one_who_speaks_in_it_is_built(tmp_path: Path) -> No
 
 
 @pytest.mark.slow
-def test_in_each_window_the_one_who_speaks_in_it_is_predicted(tmp_path: Path) -> None:
-    path = write_faces(tmp_path / "talk.mp4", TURNS, sum(TURNS))
+def test_in_each_window_the_one_who_speaks_in_it_is_predicted(in_turn: tuple[Path, Path]) -> None:
+    path, silent = in_turn
     found, windows, _ = cut(path, WindowConfig(face_choice="speaking", hop=0.5))
     assert [track.name for track in found.tracks] == ["face0", "face1"]
     assert found.tracks[0].boxes.max() < PANEL[1] < found.tracks[1].boxes[:, 0].min() + 40
@@ -70,15 +80,14 @@ def test_in_each_window_the_one_who_speaks_in_it_is_predicted(tmp_path: Path) ->
     assert max(middles["face0"]) < 4 + LEAST_SECONDS / 2
     assert min(middles["face1"]) > 4 - LEAST_SECONDS / 2
     assert [track.num_windows for track in found.tracks] == list(map(len, middles.values()))
-    silent = write_faces(tmp_path / "mute.mp4", TURNS, None)
     found, windows, _ = cut(silent, WindowConfig(face_choice="speaking"))
     assert "no sound tells who speaks: every face is predicted" in found.notes
     assert {window.track for window in windows} == {"face0", "face1"}
 
 
 @pytest.mark.slow
-def test_a_span_is_of_the_one_who_speaks_in_it(tmp_path: Path) -> None:
-    path = write_faces(tmp_path / "talk.mp4", TURNS, sum(TURNS))
+def test_a_span_is_of_the_one_who_speaks_in_it(in_turn: tuple[Path, Path]) -> None:
+    path, silent = in_turn
     asked = ((0.5, 3.5, ""), (4.5, 7.5, ""), (4.5, 7.5, "face0"), (5.0, 5.4, ""))
     spans = tuple(Span(start=start, end=end, face=face) for start, end, face in asked)
     told = {}
@@ -89,7 +98,6 @@ def test_a_span_is_of_the_one_who_speaks_in_it(tmp_path: Path) -> None:
     # Both are seen all the time, and both are as large.
     assert set(told["all"].values()) == {"face0"}
     assert told["speaking"] == {0: "face0", 1: "face1", 2: "face0", 3: "face1"}
-    silent = write_faces(tmp_path / "mute.mp4", TURNS, None)
     found, *_ = cut(silent, WindowConfig(face_choice="speaking"), spans=spans)
     assert [track.name for track in found.tracks] == ["face0"]
     assert "no sound tells who speaks: a span is of the face that is seen for most of it" in (

@@ -4,6 +4,8 @@ boxes are known.
 
 from __future__ import annotations
 
+import functools
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -88,14 +90,23 @@ def write_talking(
     path: Path, seconds: float = 3.0, *, sound: bool = True, faces: Sequence[int] = (60,)
 ) -> Path:
     """A video of talking squares, with their boxes in a CSV beside it."""
-    count = round(seconds * FPS)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_recording(
-        path,
-        moving_frames(count, faces=faces),
-        np.arange(count) / FPS,
-        sound=talk(seconds) if sound else None,
-    )
-    spans = {f"f{number}": (face, 0, count - 1) for number, face in enumerate(faces)}
+    path.write_bytes(_talking(path.suffix, seconds, sound, tuple(faces)))
+    last = round(seconds * FPS) - 1
+    spans = {f"f{number}": (face, 0, last) for number, face in enumerate(faces)}
     write_boxes(path.with_suffix(".csv"), spans)
     return path
+
+
+@functools.cache
+def _talking(suffix: str, seconds: float, sound: bool, faces: tuple[int, ...]) -> bytes:
+    """The bytes of a recording, encoded once."""
+    count = round(seconds * FPS)
+    with tempfile.TemporaryDirectory() as folder:
+        path = write_recording(
+            Path(folder, f"a{suffix}"),
+            moving_frames(count, faces=faces),
+            np.arange(count) / FPS,
+            sound=talk(seconds) if sound else None,
+        )
+        return path.read_bytes()
