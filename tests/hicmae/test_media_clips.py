@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import csv
-import multiprocessing
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
@@ -17,6 +17,7 @@ from hicmae.media.errors import MediaError
 from hicmae.media.faces import FaceConfig, open_detector
 from hicmae.media.sound import read_sound
 from hicmae.media.video import constant_rate_indices, open_video
+from hicmae.processes import forking
 from tests.support.media_files import cut_faces, frames_of, opened
 
 DEADLINE_SECONDS = 120
@@ -51,23 +52,30 @@ def look(path: str, num_frames: int) -> dict[str, object]:
     return found
 
 
+@pytest.fixture(scope="module")
+def pool() -> Iterator[ProcessPool]:
+    """Not forked from this process: that would inherit threads of encoders of other tests."""
+    with ProcessPool(max_workers=2, context=forking()) as made:
+        yield made
+
+
 def looked_at(
-    clips_dir: Path, rows: list[dict[str, str]], num_frames: int
+    pool: ProcessPool, clips_dir: Path, rows: list[dict[str, str]], num_frames: int
 ) -> list[dict[str, object]]:
-    # Spawned: a fork would inherit threads of encoders that other tests left behind.
-    with ProcessPool(max_workers=2, context=multiprocessing.get_context("spawn")) as pool:
-        paths = [str(clips_dir / row["file"]) for row in rows]
-        futures = [
-            pool.schedule(look, args=(path, num_frames), timeout=DEADLINE_SECONDS) for path in paths
-        ]
-        return [future.result() for future in futures]
+    futures = [
+        pool.schedule(look, args=(str(path), num_frames), timeout=DEADLINE_SECONDS)
+        for path in (clips_dir / row["file"] for row in rows)
+    ]
+    return [future.result() for future in futures]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["awkward", "talking"])
-def test_every_recording_opens_or_is_refused_by_its_cause(clips_dir: Path, kind: str) -> None:
+def test_every_recording_opens_or_is_refused_by_its_cause(
+    pool: ProcessPool, clips_dir: Path, kind: str
+) -> None:
     rows = rows_of(clips_dir, kind)
-    for row, found in zip(rows, looked_at(clips_dir, rows, 12), strict=True):
+    for row, found in zip(rows, looked_at(pool, clips_dir, rows, 12), strict=True):
         name = row["file"]
         head = (clips_dir / name).read_bytes()[: len(LFS_POINTER)]
         if not head:
