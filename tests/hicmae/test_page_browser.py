@@ -8,8 +8,8 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import subprocess
-import sys
+import signal
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,10 @@ from typing import Any
 import av
 import pytest
 
+from hicmae.__main__ import main
 from hicmae.media.sound import read_sound
 from hicmae.media.video import open_video
+from hicmae.processes import VerbProcess
 from hicmae.settings import ModelConfig
 from tests.support.media_files import write_sound
 from tests.support.page_fixtures import CLASSES
@@ -53,22 +55,25 @@ def address(
     write_checkpoint(folder / "tiny-network", tiny_model_config, names=CLASSES)
     uploads = folder / "uploads"
     uploads.mkdir()
-    words = ["serve", "--checkpoint", str(folder / "tiny-network"), "--port", "0"]
-    server = subprocess.Popen(
-        [sys.executable, "-m", "hicmae", *words, "--limits.seconds", "60"],
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "HICMAE_YUNET": str(yunet_file), "TMPDIR": str(uploads)},
-    )
-    assert server.stdout is not None
+    words = ["--checkpoint", str(folder / "tiny-network"), "--port", "0", "--limits.seconds", "60"]
+    environment = {**os.environ, "HICMAE_YUNET": str(yunet_file), "TMPDIR": str(uploads)}
+    server = VerbProcess(words, environment, f"{__name__}:serve")
     try:
-        line = next(line for line in server.stdout if line.startswith("open "))
-        yield line.split()[1]
+        line = next(line for line in server.output if line.startswith(b"open "))
+        assert list(uploads.glob("hicmae-page-*"))
+        yield line.split()[1].decode()
         assert not [path for path in uploads.rglob("*") if path.is_file()]
+        server.signal(signal.SIGTERM)
+        assert server.wait(30) is not None
     finally:
-        server.terminate()
-        server.wait(timeout=30)
+        server.kill()
     assert not list(uploads.glob("hicmae-page-*"))
+
+
+def serve(words: list[str]) -> int:
+    """``hicmae serve`` in a forked process, where the folder for uploads was known before."""
+    tempfile.tempdir = os.environ["TMPDIR"]
+    return main(["serve", *words])
 
 
 @pytest.fixture(scope="module")
