@@ -24,7 +24,7 @@ from tests.support.finetune_fixtures import Train, train_tiny
 RECIPE = RecipeConfig(batch_size=4, drop_path=0.2, ema_decay=0.9, modality_dropout=0.3)
 AUGMENT = AugmentConfig(crop="random-resized", flip=0.5, erase=0.5, rand_operations=2, gain=True)
 OPTIMIZER = OptimizerConfig(warmup_epochs=1.0, learning_rate=0.3, layer_decay=None)
-EPOCHS = 6
+EPOCHS = 4
 
 
 def compare(first: Path, second: Path) -> None:
