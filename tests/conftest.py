@@ -91,6 +91,17 @@ def faults(monkeypatch: pytest.MonkeyPatch) -> Faults:
     return Faults(monkeypatch)
 
 
+@pytest.fixture
+def no_figures() -> Iterator[None]:
+    """Figures are written, and nobody looks at one."""
+    from tests.support.testing_fixtures import (
+        blank_figures,  # PyTorch, before which comes the above
+    )
+
+    with blank_figures():
+        yield
+
+
 @pytest.fixture(scope="session")
 def decoding() -> Iterator[DecodingProcess]:
     """Decodes for all tests of a worker: to start it takes longer than most of them."""

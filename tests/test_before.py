@@ -175,6 +175,7 @@ def test_a_checkpoint_of_before_loads_whole_and_computes_what_it_did() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("no_figures")
 def test_a_fold_of_before_is_known_kept_and_reported_as_it_was(
     here: Path, command: Callable[..., Any]
 ) -> None:
@@ -191,6 +192,7 @@ def test_a_fold_of_before_is_known_kept_and_reported_as_it_was(
     assert facts(here / "finetune/scores.json") == facts(BEFORE / "finetune/scores.json")
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_a_network_of_before_predicts_what_it_did(here: Path, command: Callable[..., Any]) -> None:
     tested = command(
         "evaluate finetune/fold-1 --shards shards --segments 2 --out again"

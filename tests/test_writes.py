@@ -17,7 +17,7 @@ from hicmae.settings import ModelConfig
 from tests.support.finetune_fixtures import BENCHMARK, save_benchmark, write_labelled_shards
 from tests.support.system_faults import Faults
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("no_figures")]
 
 EVERY_WRITE = os.environ.get("HICMAE_EVERY_WRITE") == "1"
 PRETRAIN = (

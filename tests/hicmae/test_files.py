@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +17,6 @@ from tests.support.build_fixtures import run_here
 from tests.support.media_files import write_sound
 from tests.support.prediction_fixtures import talk, write_checkpoint, write_talking
 from tests.support.system_faults import Faults
-from tests.support.testing_fixtures import blank_figures
-
-
-@pytest.fixture
-def no_figures() -> Iterator[None]:
-    """They are written, and nobody looks at one."""
-    with blank_figures():
-        yield
 
 
 @pytest.mark.slow
