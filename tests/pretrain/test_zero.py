@@ -26,7 +26,7 @@ from tests.support.pretrain_shards import assert_same_weights
 pytestmark = pytest.mark.slow
 
 OPTIMIZER = OptimizerConfig(learning_rate=0.1, warmup_steps=2, clip_norm=0.5)
-STEPS = 4
+STEPS, ENGINES = 4, ("zero1", "zero3")
 
 
 @pytest.fixture(scope="module")
@@ -57,9 +57,10 @@ def chosen(runs: Runs, engine: str) -> str:
     return str(own) if own.is_file() else engine
 
 
-def train(runs: Runs, name: str, engine: str, *more: str, **how: str) -> str:
-    """Two processes, which share as an engine says."""
-    return runs.finish_two(name, "--hardware.strategy", chosen(runs, engine), *more, **how)[0]
+def of_two(runs: Runs, name: str, engine: str, *more: str) -> list[str]:
+    """The command of a run of two processes, which share as an engine says."""
+    words = ("--hardware.devices", "2", "--hardware.strategy", chosen(runs, engine))
+    return runs.words(name, *words, *more)
 
 
 def losses_of(runs: Runs, name: str) -> list[float]:
@@ -86,37 +87,59 @@ def half_way(runs: Runs, name: str, copy: str) -> str:
     return copy
 
 
-@pytest.fixture(scope="module", params=["zero1", "zero3"])
-def trained(request: pytest.FixtureRequest, runs: Runs) -> str:
-    """A run of two processes, whose third step was watched; the name of its engine and folder."""
-    engine: str = request.param
-    folder = runs.folder / "traffic" / engine
-    folder.mkdir(parents=True)
-    train(runs, engine, engine, script="traffic", TRAFFIC=str(folder))
-    return engine
+@pytest.fixture(scope="module")
+def trained(runs: Runs) -> None:
+    """Runs of two processes, whose third step was watched, by the names of their engines.
+
+    And one whose negatives are global, with pictures, whose forward pass gathers them too.
+    """
+    more = ("--objective.negatives", "global", "--log.pictures_every", str(STEPS))
+    commands = [of_two(runs, engine, engine) for engine in ENGINES]
+    runs.in_turn([*commands, of_two(runs, "global", "zero2", *more)], script="traffic")
 
 
+@pytest.fixture(scope="module")
+def resumed(trained: None, runs: Runs) -> str:
+    """What was said where two processes went on from half way.
+
+    With the engine that began; with everything offloaded what one process had begun; and with the
+    optimizer offloaded, which is the same memory on CPUs, but another path through DeepSpeed.
+    """
+    on = [(engine, f"{engine}-resumed", engine, ()) for engine in ENGINES]
+    on += [("zero1", "offloaded", "zero2_offload", ())]
+    on += [("one", "one-then-two", "zero3_offload", ("--accumulate", "2"))]
+    return runs.in_turn(
+        [
+            of_two(runs, half_way(runs, name, copy), engine, "--resume", *more)
+            for name, copy, engine, more in on
+        ]
+    )
+
+
+@pytest.mark.parametrize("engine", ENGINES)
 def test_two_processes_train_as_one_does_and_go_on_with_the_same_bits(
-    trained: str, runs: Runs
+    engine: str, resumed: str, runs: Runs
 ) -> None:
     """Local negatives: the mean over the batches of processes, computed in one."""
-    agree_with_one(runs, trained)
-    resumed = half_way(runs, trained, f"{trained}-resumed")
-    assert "from step 2" in train(runs, resumed, trained, "--resume")
-    assert_same_weights(runs.folder / resumed, runs.folder / trained)
-    assert losses_of(runs, resumed) == losses_of(runs, trained)
+    agree_with_one(runs, engine)
+    assert resumed.count("from step 2 to step 4") == 4
+    assert_same_weights(runs.folder / f"{engine}-resumed", runs.folder / engine)
+    assert losses_of(runs, f"{engine}-resumed") == losses_of(runs, engine)
 
 
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.usefixtures("trained")
 def test_an_engine_keeps_and_sends_what_the_paper_says(
-    trained: str, runs: Runs, tiny_model_config: ModelConfig
+    engine: str, runs: Runs, tiny_model_config: ModelConfig
 ) -> None:
     """With W bytes of weights: new weights and gradients, 2 W; weights twice at stage 3, 3 W.
 
     But for what is whole when the forward pass ends: it is still whole when the backward begins.
     """
-    found = [json.loads(path.read_text()) for path in (runs.folder / "traffic" / trained).iterdir()]
-    assert len(found) == 2
-    engine = load_engine(chosen(runs, trained), world_size=2)
+    files = list((runs.folder / engine).glob("traffic-*.json"))
+    assert len(files) == 2
+    found = [json.loads(path.read_text()) for path in files]
+    config = load_engine(chosen(runs, engine), world_size=2)
     count = sum(parameter.numel() for parameter in HiCMAE(tiny_model_config).parameters())
     size = NetworkSize(
         num_parameters=count,
@@ -125,35 +148,32 @@ def test_an_engine_keeps_and_sends_what_the_paper_says(
         activations_fixed=0,
         batch_per_clip=0,
     )
-    shared = replace(engine, gathered_elements=0)
+    shared = replace(config, gathered_elements=0)
     expected = asdict(footprint(size, shared, precision="32-true", world_size=2, batch_size=0))
-    if trained == "zero1":  # when it is looked at, those of the other process are gone
+    if engine == "zero1":  # when it is looked at, those of the other process are gone
         expected["gradients"] /= 2
     for kind in ("weights", "gradients", "optimizer"):
         most = max(part["kept"][kind] for part in found)
         assert most == pytest.approx(expected[kind], rel=0.02), kind
-    sent = 2 * 4 * count if trained == "zero1" else 3 * 4 * count - 4 * engine.gathered_elements
+    sent = 2 * 4 * count if engine == "zero1" else 3 * 4 * count - 4 * config.gathered_elements
     assert max(part["sent"] for part in found) == pytest.approx(sent, rel=0.05)
 
 
-@pytest.mark.parametrize("trained", ["zero1"], indirect=True)
-def test_a_checkpoint_goes_on_in_one_process_and_with_another_engine(
-    trained: str, runs: Runs, capsys: pytest.CaptureFixture[str]
+@pytest.mark.usefixtures("trained")
+def test_a_checkpoint_goes_on_in_one_process(
+    runs: Runs, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """On CPUs the place is the same memory; the path through DeepSpeed is the other one."""
     capsys.readouterr()
-    runs.here(half_way(runs, trained, "alone"), "--resume")
+    runs.here(half_way(runs, "zero1", "alone"), "--resume")
     assert "accumulate = 2 instead of 1" in capsys.readouterr().out
     agree_with_one(runs, "alone")
-    offloaded = half_way(runs, trained, "offloaded")
-    train(runs, offloaded, "zero2_offload", "--resume")
-    agree_with_one(runs, offloaded)
 
 
-def test_a_run_of_one_process_goes_on_in_two_with_everything_offloaded(runs: Runs) -> None:
-    name = half_way(runs, "one", "one-then-two")
-    said = train(runs, name, "zero3_offload", "--resume", "--accumulate", "2")
-    assert "accumulate = 1 instead of 2" in said
+@pytest.mark.parametrize("name", ["offloaded", "one-then-two"])
+def test_a_checkpoint_goes_on_with_another_engine_and_number_of_processes(
+    name: str, resumed: str, runs: Runs
+) -> None:
+    assert resumed.count("accumulate = 1 instead of 2") == 1
     agree_with_one(runs, name)
 
 
@@ -178,11 +198,10 @@ def test_accumulation_is_the_mean_over_the_batches_of_a_step_with_every_engine(
     """
     small = ("--data.batch_size", "1", "--optimizer.clip_norm", "0.1", "--log.health_every", "0")
 
-    def of_two(name: str, engine: str, *more: str) -> list[str]:
-        words = ("--hardware.devices", "2", "--hardware.strategy", chosen(runs, engine))
+    def of_small(name: str, engine: str, *more: str) -> list[str]:
         # Where nothing goes on from half way, the last checkpoint will do.
         every = "2" if name in ("zero1-2", "zero2-2", "zero3-2") else str(STEPS)
-        return runs.words(name, *small, *words, "--log.checkpoint_every", every, *more)
+        return of_two(runs, name, engine, *small, "--log.checkpoint_every", every, *more)
 
     for count in (2, 4):
         runs.here(f"one-{count}", *small, "--accumulate", str(2 * count))
@@ -190,13 +209,13 @@ def test_accumulation_is_the_mean_over_the_batches_of_a_step_with_every_engine(
     runs.in_turn(
         [
             *(
-                of_two(f"{engine}-{count}", engine, "--accumulate", str(count))
+                of_small(f"{engine}-{count}", engine, "--accumulate", str(count))
                 for engine, counts in ACCUMULATED.items()
                 for count in counts
             ),
-            of_two("bf16", "bf16", "--accumulate", "2"),
+            of_small("bf16", "bf16", "--accumulate", "2"),
             # They share the batches of one process's step.
-            *(of_two(name, engine, "--resume") for engine, name in on.items()),
+            *(of_small(name, engine, "--resume") for engine, name in on.items()),
         ]
     )
     made = [
@@ -233,13 +252,11 @@ def norms_of(runs: Runs, name: str) -> list[float]:
     return [float(row["gradient_norm"]) for row in runs.rows(name)]
 
 
+@pytest.mark.usefixtures("trained")
 def test_global_negatives_are_those_of_one_large_batch(
     runs: Runs, many_shards: Path, tiny_model_config: ModelConfig
 ) -> None:
-    """With pictures, whose forward pass gathers negatives too."""
     losses, weights = train_on_large_batches(many_shards, tiny_model_config)
-    more = ("--objective.negatives", "global", "--log.pictures_every", str(STEPS))
-    train(runs, "global", "zero2", *more)
     agree(runs, "global", losses, weights)
     assert (runs.folder / "global" / "figures" / f"reconstruction-{STEPS:06d}.png").is_file()
 

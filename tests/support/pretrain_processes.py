@@ -18,6 +18,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 from pkgutil import resolve_name
 
@@ -122,14 +123,17 @@ class Runs:
         first, second = [process.end() for process in self.start_two(name, *more, **how)]
         return first[0] + second[0], first[1] + second[1]
 
-    def in_turn(self, commands: list[list[str]], *, processes: int = 2) -> None:
-        """Make many runs, each in the same forked processes; their group serves all of them."""
+    def in_turn(self, commands: list[list[str]], *, processes: int = 2, script: str = "") -> str:
+        """Make many runs, each in the same forked processes; their group serves all of them.
+
+        A module of this folder may change what they do. Returns: what all of them said.
+        """
         file = self.folder / "commands.json"
         file.write_text(json.dumps(commands), encoding="utf-8")
         target = f"{__name__}:make_in_turn"
-        started = [self._fork("in-turn", target, [str(file)], place) for place in places(processes)]
-        for process in started:
-            process.end()
+        words = [str(file), *([f"{__package__}.{script}"] if script else [])]
+        started = [self._fork("in-turn", target, words, place) for place in places(processes)]
+        return "".join(process.end()[0] for process in started)
 
     def wait_for(self, what: Callable[[], bool], process: Process) -> None:
         """Wait for a moment of a run that goes on."""
@@ -179,13 +183,16 @@ def run_forked(words: list[str]) -> int:
 
 
 def make_in_turn(words: list[str]) -> int:
-    """In a forked process: every run of the file, up to one that fails.
+    """In a forked process: every run of a file, up to one that fails; modules may change them.
 
     What is compiled is traced, forward and backward, and computed by PyTorch's plain operations:
     its compiler of C++ takes half a minute a network, and is not ours.
     """
+    file, *scripts = words
+    for script in scripts:
+        import_module(script)
     torch.compile = functools.partial(torch.compile, backend="aot_eager")
-    commands = json.loads(Path(words[0]).read_text(encoding="utf-8"))
+    commands = json.loads(Path(file).read_text(encoding="utf-8"))
     return next((status for run in commands if (status := main(run))), 0)
 
 

@@ -1,7 +1,7 @@
 """``hicmae`` with its third step watched: what a process sends in it, and keeps after the backward.
 
-A script that tests start in place of ``python -m hicmae``. Each process leaves
-``traffic-<rank>.json`` in the folder ``TRAFFIC``.
+A module that ``Runs.in_turn`` imports. Each process leaves ``traffic-<rank>.json`` in the folder of
+its run.
 
 Sent bytes are counted as the ZeRO paper counts them: what one process sends for a collective over
 many processes. That is the bytes of the tensor for a reduce-scatter, an all-gather, a reduce or a
@@ -13,17 +13,13 @@ Source: ZeRO, arXiv 1910.02054, sections 5 and 7.
 from __future__ import annotations
 
 import json
-import os
-import sys
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from hicmae.__main__ import main
 from pretrain.module import PretrainModule
 
 _STEP = 2  # steps that are done when it begins
@@ -113,11 +109,8 @@ def _watched(
     with Traffic() as traffic:
         _original(self, epoch, batch_idx, optimizer, forward_and_backward)
     figures = {"sent": traffic.sent_bytes, "kept": found}
-    path = Path(os.environ["TRAFFIC"], f"traffic-{self.global_rank}.json")
+    path = self.config.out / f"traffic-{self.global_rank}.json"
     path.write_text(json.dumps(figures), encoding="utf-8")
 
 
 PretrainModule.optimizer_step = _watched  # type: ignore[assignment,method-assign]
-
-if __name__ == "__main__":
-    sys.exit(main())
