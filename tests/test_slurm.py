@@ -17,6 +17,7 @@ import pytest
 from hicmae.checkpoints.checkpoint import load_checkpoint
 from hicmae.config import save_yaml
 from hicmae.settings import ModelConfig
+from tests.support.forked_program import forked_program
 from tests.support.pretrain_processes import Runs
 from tests.support.pretrain_shards import assert_same_weights, moving_shards, rows_of
 from tests.support.slurm_cluster import Cluster, SlurmUnavailable, two_nodes
@@ -66,6 +67,16 @@ def cluster() -> Iterator[Cluster]:
 
 
 @pytest.fixture
+def program() -> Iterator[str]:
+    """What is called in place of ``hicmae`` where its start is not what is tested."""
+    with (
+        tempfile.TemporaryDirectory(prefix="hicmae-fork-") as folder,
+        forked_program(Path(folder)) as called,
+    ):
+        yield called
+
+
+@pytest.fixture
 def command(tmp_path: Path, tiny_model_config: ModelConfig) -> list[str]:
     """Options of a run on two processes with DeepSpeed over gloo."""
     shards = moving_shards(tmp_path / "shards", 16)
@@ -79,11 +90,13 @@ def command(tmp_path: Path, tiny_model_config: ModelConfig) -> list[str]:
     return [*words, "--wandb.mode", "offline", "--hardware.timeout_seconds", "120"]
 
 
-def found_by(cluster: Cluster, folder: Path, repository: Path) -> dict[str, str]:
+def found_by(
+    cluster: Cluster, folder: Path, repository: Path, program: str = f"{sys.executable} -m hicmae"
+) -> dict[str, str]:
     """Variables with which jobs find the command."""
     programs = folder / "bin"
     programs.mkdir()
-    (programs / "hicmae").write_text(f'#!/bin/sh\nexec {sys.executable} -m hicmae "$@"\n')
+    (programs / "hicmae").write_text(f'#!/bin/sh\nexec {program} "$@"\n')
     (programs / "hicmae").chmod(0o755)
     return {
         "PATH": f"{programs}:{cluster.environment['PATH']}",
@@ -97,14 +110,14 @@ def found_by(cluster: Cluster, folder: Path, repository: Path) -> dict[str, str]
 
 @pytest.mark.slow
 def test_one_run_of_several_processes_or_several_of_one_is_what_the_step_says(
-    cluster: Cluster, command: list[str], tmp_path: Path, repository: Path
+    cluster: Cluster, program: str, command: list[str], tmp_path: Path, repository: Path
 ) -> None:
     """In an allocation whose job wishes for two tasks on each of two nodes.
 
     Two steps side by side on one port of a machine, each on one node of two; a step of one task;
     a shell without srun; a port that is taken; and an array of single tasks.
     """
-    environment = found_by(cluster, tmp_path, repository)
+    environment = found_by(cluster, tmp_path, repository, program)
     out = tmp_path / "runs"
     words = " ".join(["hicmae pretrain", *command, "--steps 2 --wandb.mode disabled"])
     # It says what it is, and ends, since the folder is a file.
