@@ -186,6 +186,7 @@ def test_every_file_with_a_marked_deviation_is_in_the_table() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("no_figures")
 def test_the_walk_throughs_go_from_media_to_a_report_and_predictions(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Callable[..., Any]
 ) -> None:
