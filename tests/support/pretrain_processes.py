@@ -91,8 +91,8 @@ class Runs:
 
     def start(self, name: str, *more: str, script: str = "", **environment: str) -> Process:
         """Start a run in a forked process; a module of this folder may change what it does."""
-        target = f"{__package__}.{script}:main" if script else "hicmae.__main__:main"
-        return self._fork(name, target, self.words(name, *more), environment)
+        words = self.words(name, *more)
+        return self._fork(name, "hicmae.__main__:main", words, environment, script)
 
     def start_two(
         self, name: str, *more: str, script: str = "", **environment: str
@@ -131,8 +131,9 @@ class Runs:
         file = self.folder / "commands.json"
         file.write_text(json.dumps(commands), encoding="utf-8")
         target = f"{__name__}:make_in_turn"
-        words = [str(file), *([f"{__package__}.{script}"] if script else [])]
-        started = [self._fork("in-turn", target, words, place) for place in places(processes)]
+        started = [
+            self._fork("in-turn", target, [str(file)], place, script) for place in places(processes)
+        ]
         return "".join(process.end()[0] for process in started)
 
     def wait_for(self, what: Callable[[], bool], process: Process) -> None:
@@ -156,13 +157,13 @@ class Runs:
             process.kill()
 
     def _fork(
-        self, name: str, target: str, words: list[str], environment: Mapping[str, str]
+        self, name: str, target: str, words: list[str], environment: Mapping[str, str], script: str
     ) -> Process:
-        """Call ``module:function`` in a forked process."""
+        """Call ``module:function`` in a forked process that has imported the script."""
         log = self.folder / f"{len(self.started)}-{name}"
         shared = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(self.repository)}
         begun = VerbProcess(
-            [str(log), target, *words],
+            [str(log), target, script, *words],
             {**os.environ, **shared, **environment},
             f"{__name__}:run_forked",
         )
@@ -171,28 +172,26 @@ class Runs:
 
 
 def run_forked(words: list[str]) -> int:
-    """In a forked process: be ``python -m`` of the module whose function is called."""
-    log, target, *words = words
+    """In a forked process: be ``python -m`` of the module whose function is called, or a script."""
+    log, target, script, *words = words
     for stream, path in enumerate(_files(Path(log)), 1):
         with path.open("wb") as file:
             os.dup2(file.fileno(), stream)
     function = resolve_name(target)
-    sys.argv = [str(sys.modules[target.partition(":")[0]].__file__), *words]
+    module = f"{__package__}.{script}" if script else target.partition(":")[0]
+    sys.argv = [str(import_module(module).__file__), *words]
     status: int = function(words)
     return status
 
 
 def make_in_turn(words: list[str]) -> int:
-    """In a forked process: every run of a file, up to one that fails; modules may change them.
+    """In a forked process: every run of the file, up to one that fails.
 
     What is compiled is traced, forward and backward, and computed by PyTorch's plain operations:
     its compiler of C++ takes half a minute a network, and is not ours.
     """
-    file, *scripts = words
-    for script in scripts:
-        import_module(script)
     torch.compile = functools.partial(torch.compile, backend="aot_eager")
-    commands = json.loads(Path(file).read_text(encoding="utf-8"))
+    commands = json.loads(Path(words[0]).read_text(encoding="utf-8"))
     return next((status for run in commands if (status := main(run))), 0)
 
 

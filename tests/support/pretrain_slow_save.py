@@ -1,6 +1,6 @@
 """``hicmae`` on a slow file system, for the test of a signal that comes while a run is saved.
 
-A script that tests start in place of ``python -m hicmae``. A checkpoint takes ``SAVE_SECONDS``
+A module that ``Runs`` starts in place of ``hicmae``. A checkpoint takes ``SAVE_SECONDS``
 more, and ``saving`` in the run's folder says that one has begun. Readers of older code, which
 ended some time after a signal, end within a second here.
 """
@@ -8,13 +8,11 @@ ended some time after a signal, end within a second here.
 from __future__ import annotations
 
 import os
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import pretrain.data
-from hicmae.__main__ import main
 from pretrain.checkpoints import CheckpointFiles
 
 _original = CheckpointFiles._write
@@ -30,6 +28,3 @@ def _slowly(self: CheckpointFiles, whole: dict[str, Any], path: Path) -> None:
 
 CheckpointFiles._write = _slowly  # type: ignore[method-assign]
 vars(pretrain.data)["_GRACE_SECONDS"] = 1
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -7,14 +7,12 @@ being written when the process is given up, and what it gets to end by itself is
 
 from __future__ import annotations
 
-import sys
 import threading
 import time
 from pathlib import Path
 from typing import Any
 
 import pretrain.processes
-from hicmae.__main__ import main
 from pretrain.checkpoints import CheckpointFiles
 from pretrain.module import PretrainModule
 
@@ -45,6 +43,3 @@ PretrainModule.training_step = _stuck  # type: ignore[method-assign]
 CheckpointFiles._write = _slowly  # type: ignore[method-assign]
 CheckpointFiles.teardown = _give_up  # type: ignore[method-assign]
 vars(pretrain.processes)["GRACE_SECONDS"] = 2
-
-if __name__ == "__main__":
-    sys.exit(main())
