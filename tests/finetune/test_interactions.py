@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from scipy.special import rel_entr
 
 from finetune.predictions import Prediction, make_prediction
 from finetune.testing.interactions import (
@@ -97,22 +98,17 @@ def test_the_least_information_is_that_of_a_search() -> None:
     generator = np.random.default_rng(0)
     for _ in range(5):
         true = generator.dirichlet(np.ones(8)).reshape(2, 2, 2)  # x1, x2, y
-        ranges = []
+        cells = []
         for label in (0, 1):
             rows, columns = true[:, :, label].sum(axis=1), true[:, :, label].sum(axis=0)
-            low = max(0.0, rows[0] - columns[1])
-            ranges.append((rows, columns, np.linspace(low, min(rows[0], columns[0]), 201)))
-        best = np.inf
-        for one in ranges[0][2]:
-            for other in ranges[1][2]:
-                q = np.empty((2, 2, 2))
-                for label, corner in ((0, one), (1, other)):
-                    rows, columns, _ = ranges[label]
-                    q[:, :, label] = [
-                        [corner, rows[0] - corner],
-                        [columns[0] - corner, rows[1] - columns[0] + corner],
-                    ]
-                best = min(best, information(np.clip(q, 0, 1).reshape(4, 2)))
+            low, high = max(0.0, rows[0] - columns[1]), min(rows[0], columns[0])
+            corner = np.linspace(low, high, 201)
+            rest = (rows[0] - corner, columns[0] - corner, rows[1] - columns[0] + corner)
+            cells.append(np.clip([corner, *rest], 0, 1))
+        # (4, 2, 201, 201): of each label's numbers all pairs.
+        q = np.stack(np.broadcast_arrays(cells[0][:, :, None], cells[1][:, None]), axis=1)
+        apart = q.sum(axis=0, keepdims=True) * q.sum(axis=1, keepdims=True)
+        best = rel_entr(q, apart).sum(axis=(0, 1)).min() / np.log(2)
         found = union_information(true.sum(axis=1), true.sum(axis=0))
         assert found == pytest.approx(best, abs=1e-4)
         assert found <= information(true.reshape(4, 2)) + 1e-6
