@@ -51,6 +51,7 @@ def blends(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("one_decoding_process")
 def test_blends_are_learned_better_than_from_one_label_and_thresholds_go_all_the_way(
     train: Train, blends: Path, tmp_path: Path
 ) -> None:

@@ -98,6 +98,7 @@ CHANGES = {number: everything(number) for number in range(24)}
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("one_decoding_process")
 def test_every_kind_is_trained_scored_tested_again_and_predicted(
     train: Train, tmp_path: Path
 ) -> None:

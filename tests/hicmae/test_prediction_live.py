@@ -54,6 +54,7 @@ def live(video: Path, *, sound: bool = True, begin: float = 0.0) -> list[LiveFra
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("one_decoding_process")
 def test_it_says_what_is_said_of_the_same_recording(
     tmp_path: Path, model: hicmae.EmotionPredictor
 ) -> None:
@@ -123,6 +124,7 @@ def test_a_slow_network_leaves_windows_out_and_says_how_late_it_is(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("one_decoding_process")
 def test_memory_does_not_grow_and_the_face_is_the_one_of_the_camera(
     clips_dir: Path, yunet_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -27,6 +27,7 @@ BENCHMARK = Benchmark(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("one_decoding_process")
 def test_a_run_predicts_a_video_as_it_predicted_its_shard(
     tmp_path: Path, tiny_model_config: ModelConfig
 ) -> None:
