@@ -18,6 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+from hicmae.files import write_json, write_text
 from hicmae.processes import num_cores
 from pretrain.gpu_checks import (
     COMPILED,
@@ -46,6 +47,18 @@ _WANTED_RATIO = 2.0  # of the authors' time over ours
 _STALL_SECONDS = 120
 _COMPILE_SECONDS = 240  # one H200 beside slow cores took 145
 _SAVED_EVERY = 4
+# A benchmark of ``shards.bench.write_bench_shards``.
+_NOISE = """name: noise
+title: Drawn faces, and labels that say nothing of them
+task: classification
+label: turn
+classes: [even, odd]
+folds: {column: fold, test: [2], shared_speakers: true}
+metrics: [uar, war, weighted_f1, macro_f1]
+leading: uar
+licence: made by this program; no person is shown or heard
+access: hicmae bench gpu
+"""
 
 
 class Verdict(NamedTuple):
@@ -77,10 +90,12 @@ def bench_gpu(
         parts: Which, separated by commas: machine, parity (answers beside fp64's), negatives
             (global ones over all GPUs), engines (two steps of each engine in every precision,
             compiled and not, beside one process in fp32), resume (killed and resumed), steps
-            (speed, launches, waits and memory of each size), loader, finetune, predict, reference.
+            (speed, launches, waits and memory of each size), compiled (of base), loader, finetune
+            (speed), fold (fine-tuned and tested), predict, reference.
         engines: Of these engines, names out of configs/engines.
         precisions: In these precisions.
-        compile: Whether engines are tried compiled too, and recorded as CUDA graphs.
+        compile: Whether engines and base are tried compiled too, and engines recorded as CUDA
+            graphs.
         minutes: Most that all takes.
         against: A checkout of the authors' code, for the part reference: its step turn about with
             ours.
@@ -93,7 +108,6 @@ def bench_gpu(
     from rich.console import Console
 
     from hicmae.devices import choose_device
-    from hicmae.files import write_json
 
     chosen = _chosen("parts", parts, tuple(_PARTS))
     place = choose_device(device)
@@ -314,7 +328,7 @@ def _resume(bench: Bench) -> Verdict:
         time.sleep(0.01)
     job.kill()
     done = len(read_rows(folder / "killed"))
-    bench.command(*words)
+    bench.command(*words, "--workers", "1")  # beside a GPU too
     whole, found = read_rows(folder / "whole"), read_rows(folder / "killed")
     if [row["step"] for row in found] != [row["step"] for row in whole]:
         raise FailedError("the resumed run has other steps than one that was left alone")
@@ -414,6 +428,30 @@ def _finetune(bench: Bench) -> Verdict:
     )
 
 
+def _fold(bench: Bench) -> Verdict:
+    """Fine-tune and test as the verb does, launching kernels one by one and as a whole."""
+    folder = bench.folder / "fold"
+    bench.command(*bench.pretraining(folder / "start", 2, "--hardware.devices", "1"))
+    write_text(folder / "noise.yaml", _NOISE)
+    losses = []
+    for graphs in ("false", "true"):
+        words = ["finetune", "--benchmark", str(folder / "noise.yaml"), "--epochs", "2"]
+        words += ["--shards", str(bench.shards()), "--checkpoint", str(folder / "start")]
+        words += ["--out", str(folder / graphs), "--workers", "1", "--precision", "32-true"]
+        words += ["--recipe.batch_size", "4", "--optimizer.warmup_epochs", "0"]
+        words += ["--optimizer.learning_rate", "0.05", "--hardware.cuda_graphs", graphs]
+        words += ["--device", bench.setup.device, "--trainer.report", "false"]
+        bench.command(*words, "--wandb.mode", "disabled")
+        rows = read_rows(folder / graphs / "fold-split", "loss_epoch")
+        losses.append([row["loss_epoch"] for row in rows])
+    bench.figures["fold"] = {"losses": losses}
+    error = max(abs(one - other) / one for one, other in zip(*losses, strict=True))
+    text = f"two epochs and a test; with CUDA graphs losses differ by {error:.1e}"
+    if not error <= LIMITS["32-true"]["value"]:
+        raise FailedError(text)
+    return Verdict("ok", text)
+
+
 def _predict(bench: Bench) -> Verdict:
     model, seconds = ("base", "30") if bench.on_gpu else ("demo", "4")
     words = ("--model", model, "--seconds", seconds, "--faces", "none")
@@ -450,6 +488,7 @@ _PARTS: dict[str, Callable[[Bench], Verdict]] = {
     "resume": _resume,
     "loader": _loader,
     "finetune": _finetune,
+    "fold": _fold,
     "predict": _predict,
     "reference": _reference,
     "compiled": _compiled,

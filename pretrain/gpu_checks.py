@@ -321,8 +321,8 @@ def launches(
     return {"launches": launched, "waits": waits}
 
 
-def read_rows(out: Path) -> list[dict[str, float]]:
-    """The rows of a run's metrics.csv; none where it has none yet."""
+def read_rows(out: Path, column: str = "loss") -> list[dict[str, float]]:
+    """The rows of a run's metrics.csv that have this number; none where there are none yet."""
     path = out / "metrics.csv"
     if not path.is_file():
         return []
@@ -330,7 +330,7 @@ def read_rows(out: Path) -> list[dict[str, float]]:
         return [
             {name: float(value) for name, value in row.items() if value}
             for row in csv.DictReader(file)
-            if row.get("loss")
+            if row.get(column)
         ]
 
 

@@ -187,11 +187,13 @@ def run_forked(words: list[str]) -> int:
 def make_in_turn(words: list[str]) -> int:
     """In a forked process: every run of the file, up to one that fails.
 
-    What is compiled is traced, forward and backward, and computed by PyTorch's plain operations:
-    its compiler of C++ takes half a minute a network, and is not ours.
+    What is compiled is traced, forward and, where an engine has hooks there, backward, and computed
+    by PyTorch's plain operations: its compiler of C++ takes half a minute a network, and is not
+    ours.
     """
-    torch.compile = functools.partial(torch.compile, backend="aot_eager")
     commands = json.loads(Path(words[0]).read_text(encoding="utf-8"))
+    backend = "eager" if all("single" in run for run in commands) else "aot_eager"
+    torch.compile = functools.partial(torch.compile, backend=backend)
     return next((status for run in commands if (status := main(run))), 0)
 
 
