@@ -214,17 +214,19 @@ def _engines(bench: Bench) -> Verdict:
     wanted = read_rows(reference)
     outcomes: dict[str, str] = {}
     bench.figures["engines"] = outcomes
-    for compiled, precision in itertools.product(bench.asked.compiled, bench.asked.precisions):
-        for alone in (True, False) if count > 1 else (False,):
-            left = {}
-            for engine in bench.asked.engines:
-                if count == 1 or alone == (engine == "single"):
-                    more = ["--hardware.devices", str(1 if alone else count)]
-                    more += ["--accumulate", str(count if alone else 1), "--precision", precision]
-                    more += ["--hardware.strategy", engine, *COMPILED[compiled]]
-                    name = f"{engine} {precision} {compiled}".rstrip()
-                    left[name] = bench.pretraining(folder / name.replace(" ", "-"), 2, *more)
-            _settle_engines(bench, 1 if alone else count, left, wanted, outcomes)
+    # What is compiled, which takes longest, comes last.
+    ways = list(itertools.product(bench.asked.precisions, bench.asked.compiled))
+    groups = [[way for way in ways if (way[1] == "compiled") == last] for last in (False, True)]
+    for group, alone in itertools.product(groups, (True, False) if count > 1 else (False,)):
+        left = {}
+        for (precision, compiled), engine in itertools.product(group, bench.asked.engines):
+            if count == 1 or alone == (engine == "single"):
+                more = ["--hardware.devices", str(1 if alone else count)]
+                more += ["--accumulate", str(count if alone else 1), "--precision", precision]
+                more += ["--hardware.strategy", engine, *COMPILED[compiled]]
+                name = f"{engine} {precision} {compiled}".rstrip()
+                left[name] = bench.pretraining(folder / name.replace(" ", "-"), 2, *more)
+        _settle_engines(bench, 1 if alone else count, left, wanted, outcomes)
     kinds = [text.partition(":")[0] for text in outcomes.values()]
     counts = ", ".join(f"{kinds.count(kind)} {kind}" for kind in dict.fromkeys(kinds))
     text = f"{count} processes beside one in fp32: {counts}"
