@@ -5,9 +5,12 @@ On a GPU they are recorded; elsewhere ``Rerun`` stands in.
 
 from __future__ import annotations
 
+import contextlib
+import inspect
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -220,3 +223,92 @@ def test_another_thread_may_pin_memory_meanwhile(tiny_model_config: ModelConfig)
         done.set()
         thread.join()
     assert not problems
+
+
+class Pretended:
+    """What PyTorch has of streams and graphs, on a CPU: it notes what it is asked for."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.graphs: list[dict[str, Any]] = []
+        self.launched: list[int] = []
+        self.sync_modes: list[Any] = ["default"]
+        real = inspect.signature(torch.cuda.graph)
+        pretended = self
+
+        class Graph:
+            def replay(self) -> None:
+                pretended.launched.append(
+                    next(i for i, one in enumerate(pretended.graphs) if one["cuda_graph"] is self)
+                )
+
+        @contextlib.contextmanager
+        def graph(*given: Any, **named: Any) -> Iterator[None]:
+            pretended.graphs.append(real.bind(*given, **named).arguments)
+            yield
+
+        stream = mock.Mock()
+        for name, stand_in in {
+            "CUDAGraph": Graph,
+            "graph": graph,
+            "graph_pool_handle": lambda: object(),
+            "Stream": lambda: stream,
+            "current_stream": lambda: stream,
+            "stream": contextlib.nullcontext,
+            "get_rng_state": torch.get_rng_state,
+            "set_rng_state": torch.set_rng_state,
+            "get_sync_debug_mode": lambda: self.sync_modes[-1],
+            "set_sync_debug_mode": self.sync_modes.append,
+        }.items():
+            assert hasattr(torch.cuda, name)
+            monkeypatch.setattr(torch.cuda, name, stand_in)
+        monkeypatch.setattr(graphs, "_can_record", lambda tensor: True)
+
+
+@pytest.mark.skipif(ON_GPU, reason="a CUDA device is there")
+def test_both_passes_are_recorded_once_beside_other_threads_and_without_a_draw(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cuda = Pretended(monkeypatch)
+    network = nn.Linear(2, 2)
+    runs: list[Any] = []
+
+    def compute(values: Tensor) -> Tensor:
+        runs.append(cuda.sync_modes[-1])
+        out: Tensor = network(values + torch.rand(1))
+        return out
+
+    recorded = Recorded(compute, network, lambda out: [out])
+    state = torch.get_rng_state()
+    out = recorded(torch.ones(3, 2))
+    assert runs == ["default", "error", *["default"] * 3], "warm, looked at, warm, recorded"
+    drawn = torch.get_rng_state()
+    torch.set_rng_state(state)
+    torch.rand(1)  # as the recorded run has, which on a GPU draws nothing
+    assert torch.equal(torch.get_rng_state(), drawn), "what is warm has drawn nothing"
+    first, second = cuda.graphs
+    assert first["pool"] is second["pool"]
+    assert first["capture_error_mode"] == second["capture_error_mode"] == "thread_local"
+    out.sum().backward()
+    assert cuda.launched == [0, 1]
+    with torch.no_grad():
+        recorded(torch.ones(3, 2))
+    assert cuda.launched == [0, 1, 2]
+    assert len(cuda.graphs) == 3, "without gradients there is no second pass"
+
+
+@pytest.mark.skipif(ON_GPU, reason="a CUDA device is there")
+def test_what_waits_is_refused_before_it_is_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda = Pretended(monkeypatch)
+    network = nn.Linear(2, 2)
+
+    def waits(values: Tensor) -> Tensor:
+        if cuda.sync_modes[-1] == "error":
+            raise RuntimeError("called a synchronizing CUDA operation")
+        out: Tensor = network(values)
+        return out
+
+    recorded = Recorded(waits, network, lambda out: [out])
+    with pytest.raises(ValueError, match=r"cannot be recorded: called .*; take hardware\.cuda_gra"):
+        recorded(torch.ones(1, 2))
+    assert cuda.sync_modes[-1] == "default"
+    assert not cuda.graphs
