@@ -136,6 +136,7 @@ _CHATTER: tuple[tuple[type[Warning], str], ...] = (
     (Warning, r".*Since DeepSpeed handles gradient clipping internally.*"),
     # What is named instead is not in every PyTorch that serves here.
     (Warning, r".*torch\.distributed\.nn\.functional\.all_gather is deprecated.*"),
+    (Warning, r".*`broadcast_buffers` is deprecated.*"),
 )
 # "GPU available: False", "Tip: For seamless cloud uploads", "`Trainer.fit` stopped", …
 _LOGGERS = {

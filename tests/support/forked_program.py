@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import socketserver
 import sys
 import threading
@@ -24,9 +23,12 @@ with socket.socket(socket.AF_UNIX) as server:
     server.connect({address!r})
     told = json.dumps([os.getcwd(), sys.argv[1:], dict(os.environ)])
     server.sendall(told.encode() + b"\\n")
-    *said, status = server.makefile("rb").read()
-sys.stdout.buffer.write(bytes(said))
-sys.exit(status)
+    said = b""
+    while more := server.recv(2**16):
+        said += more
+        os.write(1, said[:-1])
+        said = said[-1:]
+sys.exit(said[0])  # the last byte is the status
 """
 _STARTING = threading.Lock()  # ``forking`` sets variables of this process for a moment
 
@@ -36,7 +38,8 @@ class _Command(socketserver.StreamRequestHandler):
         folder, words, environment = json.loads(self.rfile.readline())
         with _STARTING:
             process = VerbProcess([folder, *words], environment, f"{__name__}:run_there")
-        shutil.copyfileobj(process.output, self.wfile)
+        for line in process.output:  # as it is said: several processes write to one file
+            self.wfile.write(line)
         self.wfile.write(bytes([process.wait() or 0]))
 
 
