@@ -44,10 +44,10 @@ def test_the_face_whose_mouth_goes_with_the_sound_is_built(tmp_path: Path) -> No
         for name, heard in (("anna", ANNA), ("ben", BEN), ("carl", CARL))
     ]
     build_shards(sources, tmp_path / "speaking", config())
-    build_shards(sources[:1], tmp_path / "all", config(face_choice="all"))
+    build_shards(sources, tmp_path / "all", config(face_choice="all"))
     spoken, every = read_samples(tmp_path / "speaking"), read_samples(tmp_path / "all")
     for key, face in (("carl", 0), ("anna", 1), ("ben", 2)):
-        assert np.array_equal(spoken[key][0], every[f"anna_face{face}"][0])
+        assert np.array_equal(spoken[key][0], every[f"{key}_face{face}"][0])
     # What is not asked for costs nothing and changes nothing.
     assert all(not info.sync for _, info in sample_infos(read_index(tmp_path / "all")))
 
