@@ -204,8 +204,8 @@ class HardwareConfig:
         devices: Processes that share each batch, one a device (DistributedDataParallel). The
             batch, its order and the tested samples do not depend on it.
         cuda_graphs: Whether a GPU records forward and backward pass once and launches each as a
-            whole, for which small batches are far too quick otherwise; some more memory, the same
-            results. Not with ``recompute``, whose second draw of stochastic depth cannot be
+            whole, since launching kernels takes longer than small batches do; some more memory, the
+            same results. Not with ``recompute``, whose second draw of stochastic depth cannot be
             recorded, nor of clips that lack a modality. Nothing on a CPU.
         recompute: Whether each layer's activations are computed again in the backward pass instead
             of being kept (gradient checkpointing): a third more time, less memory.

@@ -96,11 +96,7 @@ class Recorded:
         return str(spec), *parts, *weights, *formats, *modes
 
     def _record(self, leaves: Sequence[Any], spec: TreeSpec) -> _Recording:
-        kept: dict[int, Any] = {}
-        places = [
-            kept.setdefault(id(leaf), leaf.clone() if isinstance(leaf, Tensor) else leaf)
-            for leaf in leaves
-        ]
+        places = copies_of(leaves)
         learning = [each for each in self._parameters if each.requires_grad]
 
         def forward() -> Any:
@@ -185,6 +181,15 @@ class _Launch(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         return None, *ctx.recording.launch_backward(gradients)
+
+
+def copies_of(leaves: Sequence[Any]) -> list[Any]:
+    """Places for arguments: what was one tensor is one again."""
+    kept: dict[int, Any] = {}
+    return [
+        kept.setdefault(id(leaf), leaf.clone() if isinstance(leaf, Tensor) else leaf)
+        for leaf in leaves
+    ]
 
 
 def _can_record(tensor: Tensor) -> bool:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_unflatten
 
-from hicmae.graphs import Recorded, _Recording
+from hicmae.graphs import Recorded, _Recording, copies_of
 
 
 class Rerun(Recorded):
@@ -20,11 +20,7 @@ class Rerun(Recorded):
     """
 
     def _record(self, leaves: Sequence[Any], spec: Any) -> Any:
-        kept: dict[int, Any] = {}
-        places = [
-            kept.setdefault(id(leaf), leaf.clone() if isinstance(leaf, Tensor) else leaf)
-            for leaf in leaves
-        ]
+        places = copies_of(leaves)
         learning = [each for each in self._parameters if each.requires_grad]
 
         def run() -> Any:
