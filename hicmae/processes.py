@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import ctypes
+import gc
 import multiprocessing
 import os
 import platform
@@ -194,6 +195,7 @@ def as_a_program(environment: Mapping[str, str]) -> Iterator[None]:
             with which the server started; of what they read then only ``OMP_NUM_THREADS`` is
             heeded here.
     """
+    gc.freeze()  # what the server has imported is never garbage, and looking costs half a second
     # A fork's own processes, readers among them, would begin as it has: from another such server.
     multiprocessing.set_start_method(None, force=True)
     threads, before = environment.get("OMP_NUM_THREADS", ""), os.environ.get("OMP_NUM_THREADS")

@@ -195,8 +195,9 @@ def test_a_working_folder_with_a_folder_called_shards_is_no_obstacle(tmp_path: P
     program = tmp_path / "program.py"
     program.write_text(
         "import os\n"
-        "from hicmae.processes import VerbProcess\n"
+        "from hicmae.processes import VerbProcess, forking\n"
         "if __name__ == '__main__':\n"
+        "    forking(['hicmae.__main__'])\n"  # which is quick
         "    command = VerbProcess(['shards', 'check', 'missing'], dict(os.environ))\n"
         "    print(command.output.read().decode(), command.wait())\n"
     )
