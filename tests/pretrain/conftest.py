@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,12 @@ import pytest
 from hicmae.settings import ModelConfig
 from tests.support.pretrain_shards import Train, moving_shards, run_pretraining
 from tests.support.shared import made_once
+
+
+@pytest.fixture(scope="session")
+def shallow_model_config(tiny_model_config: ModelConfig) -> ModelConfig:
+    """The tiny network, as shallow as a skip connection allows: ZeRO 3 takes its time by layer."""
+    return replace(tiny_model_config, encoder_depth=1, decoder_depth=2, feature_layers=(1,))
 
 
 @pytest.fixture(scope="session")

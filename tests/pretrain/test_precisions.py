@@ -57,9 +57,9 @@ def test_what_is_refused_is_what_cannot_be() -> None:
 
 @pytest.mark.slow
 def test_every_engine_trains_in_every_precision(
-    tmp_path: Path, repository: Path, tiny_model_config: ModelConfig, many_shards: Path
+    tmp_path: Path, repository: Path, shallow_model_config: ModelConfig, many_shards: Path
 ) -> None:
-    runs = Runs(tmp_path, repository, tiny_model_config, many_shards)
+    runs = Runs(tmp_path, repository, shallow_model_config, many_shards)
     runs.options += ["--steps", str(STEPS), "--log.health_every", "2"]
 
     def words(name: str, engine: str, precision: str, way: str) -> list[str]:

@@ -33,7 +33,7 @@ STEPS, ENGINES = 4, ("zero1", "zero3")
 def runs(
     tmp_path_factory: pytest.TempPathFactory,
     repository: Path,
-    tiny_model_config: ModelConfig,
+    shallow_model_config: ModelConfig,
     many_shards: Path,
 ) -> Iterator[Runs]:
     """With the run to compare with: one process that averages over the batches of two."""
@@ -43,7 +43,7 @@ def runs(
         "kind: deepspeed\nstage: 3\npersistent_elements: 0\ngathered_elements: 4000\n"
     )
     (folder / "bf16.yaml").write_text("kind: deepspeed\nstage: 2\ncommunication: bf16\n")
-    found = Runs(folder, repository, tiny_model_config, many_shards)
+    found = Runs(folder, repository, shallow_model_config, many_shards)
     found.options += ["--optimizer.clip_norm", "0.5", "--steps", str(STEPS)]
     found.options += ["--log.checkpoint_every", "2", "--log.keep", "9"]
     found.here("one", "--accumulate", "2")
@@ -130,7 +130,7 @@ def test_two_processes_train_as_one_does_and_go_on_with_the_same_bits(
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.usefixtures("trained")
 def test_an_engine_keeps_and_sends_what_the_paper_says(
-    engine: str, runs: Runs, tiny_model_config: ModelConfig
+    engine: str, runs: Runs, shallow_model_config: ModelConfig
 ) -> None:
     """With W bytes of weights: new weights and gradients, 2 W; weights twice at stage 3, 3 W.
 
@@ -140,7 +140,7 @@ def test_an_engine_keeps_and_sends_what_the_paper_says(
     assert len(files) == 2
     found = [json.loads(path.read_text()) for path in files]
     config = load_engine(chosen(runs, engine), world_size=2)
-    count = sum(parameter.numel() for parameter in HiCMAE(tiny_model_config).parameters())
+    count = sum(parameter.numel() for parameter in HiCMAE(shallow_model_config).parameters())
     size = NetworkSize(
         num_parameters=count,
         largest_block=0,
@@ -254,9 +254,9 @@ def norms_of(runs: Runs, name: str) -> list[float]:
 
 @pytest.mark.usefixtures("trained")
 def test_global_negatives_are_those_of_one_large_batch(
-    runs: Runs, many_shards: Path, tiny_model_config: ModelConfig
+    runs: Runs, many_shards: Path, shallow_model_config: ModelConfig
 ) -> None:
-    losses, weights = train_on_large_batches(many_shards, tiny_model_config)
+    losses, weights = train_on_large_batches(many_shards, shallow_model_config)
     agree(runs, "global", losses, weights)
     assert (runs.folder / "global" / "figures" / f"reconstruction-{STEPS:06d}.png").is_file()
 
