@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from hicmae.cli import Verb, completion_script, dispatch
+from hicmae.processes import spare_imports
 
 VERBS = {
     "demo": Verb(
@@ -253,6 +254,8 @@ RENAMED = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status (0 done, 2 bad input, 130 interrupted)."""
+    if arguments is None:  # the process is ours
+        spare_imports()
     return dispatch(list(sys.argv[1:] if arguments is None else arguments), VERBS, RENAMED)
 
 

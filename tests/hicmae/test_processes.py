@@ -4,6 +4,7 @@ their own would have been.
 
 from __future__ import annotations
 
+import gc
 import importlib
 import json
 import multiprocessing
@@ -19,7 +20,13 @@ import pytest
 import torch
 
 from hicmae import processes
-from hicmae.processes import VerbProcess, choose_threads, keep_freed_memory, wait_passively
+from hicmae.processes import (
+    VerbProcess,
+    choose_threads,
+    keep_freed_memory,
+    spare_imports,
+    wait_passively,
+)
 
 
 def take_and_free(_: list[str]) -> int:
@@ -46,6 +53,19 @@ def clean(**environment: str) -> dict[str, str]:
 
 @pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs the GNU C library")
+def test_what_is_alive_at_the_first_full_collection_is_spared_for_ever() -> None:
+    thresholds, callbacks, frozen = gc.get_threshold(), list(gc.callbacks), gc.get_freeze_count()
+    spare_imports()
+    assert gc.get_threshold()[:2] == thresholds[:2]
+    assert gc.get_threshold()[2] > thresholds[2]
+    gc.collect(1)
+    assert gc.get_freeze_count() == frozen
+    gc.collect()
+    assert (gc.get_threshold(), gc.callbacks) == (thresholds, callbacks)
+    assert gc.get_freeze_count() > frozen
+    assert len(gc.get_objects()) < gc.get_freeze_count()
+
+
 def test_freed_memory_stays_with_the_process() -> None:
     process = VerbProcess([], clean(), f"{__name__}:take_and_free")
     said, megabytes = process.output.read().split()
