@@ -390,9 +390,8 @@ def _of_weight(grad: Tensor, inner: Tensor) -> Tensor:
 
 
 def _of_bias(grad: Tensor) -> Tensor:
-    return grad.sum(
-        0
-    ).float()  # sums float32 inside; asked for as float32 it takes five times as long
+    # It sums in float32; asked for float32 it takes five times as long.
+    return grad.sum(0).float()
 
 
 def _added(tokens: Tensor, branch: Tensor, share: Tensor | None) -> Tensor:
