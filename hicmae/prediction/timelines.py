@@ -102,7 +102,7 @@ def read_spans(path: Path, tiers: Sequence[str] = ()) -> tuple[Span, ...]:
     kept = tuple(span for tier, span in spans if not tiers or tier in tiers)
     if not kept:
         raise ValueError(f"{path}: holds no span")
-    if bad := [span for span in kept if not (math.isfinite(span.start) and span.end > span.start)]:
+    if bad := [span for span in kept if not -math.inf < span.start < span.end < math.inf]:
         raise ValueError(
             f"{path}: a span ends at {bad[0].end:g} s and begins at {bad[0].start:g} s"
             f"{f' ({bad[0].text[:40]!r})' if bad[0].text else ''}"
@@ -326,8 +326,8 @@ def _table(path: Path) -> Iterator[tuple[str, Span]]:
     text = _text_of(path)
     head = text.split("\n", 1)[0]
     separator = max(",;\t", key=head.count)
-    rows = csv.DictReader(io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=True)
-    names = {str(name).strip().lower(): name for name in rows.fieldnames or ()}
+    (_, columns), *rows = _records(path, text, separator) or [(0, [])]
+    names = {name.lower(): place for place, name in enumerate(columns)}
     found = {
         what: names[word]
         for what, words in _COLUMNS.items()
@@ -338,11 +338,16 @@ def _table(path: Path) -> Iterator[tuple[str, Span]]:
             f"{path}: needs columns start, and end or duration, in seconds or h:mm:ss.s "
             f"(found: {', '.join(list(names)[:8]) or 'nothing'})"
         )
-    for row in rows:
-        if not any(map(str.strip, filter(None, (row[name] for name in names.values())))):
+    for number, row in rows:
+        where = f"{path} line {number}"
+        if any(row[len(columns) :]):  # which of them is the speaker's, nobody knows
+            raise _SpanError(
+                f"{where}: {len(row)} cells under {len(columns)} columns; quote cells that hold a "
+                "separator"
+            )
+        if not any(row):
             continue
-        where = f"{path} line {rows.line_num}"
-        cells = {what: str(row[name] or "").strip() for what, name in found.items()}
+        cells = {what: row[at] if at < len(row) else "" for what, at in found.items()}
         start = _seconds(cells.pop("start"), f"{where}: start")
         length, end = cells.pop("duration", ""), cells.pop("end", "")
         end_seconds = (
@@ -351,6 +356,25 @@ def _table(path: Path) -> Iterator[tuple[str, Span]]:
             else start + _seconds(length, f"{where}: duration")
         )
         yield "", Span(start=start, end=end_seconds, **cells)
+
+
+def _records(path: Path, text: str, separator: str) -> list[tuple[int, list[str]]]:
+    """Records of a CSV with the numbers of their (last) lines, without blanks around cells."""
+
+    def read(strict: bool) -> list[tuple[int, list[str]]]:
+        lines = io.StringIO(text, newline="")
+        reader = csv.reader(lines, delimiter=separator, skipinitialspace=True, strict=strict)
+        return [(reader.line_num, [cell.strip() for cell in cells]) for cells in reader]
+
+    try:
+        return read(strict=True)
+    except csv.Error as error:
+        if "unexpected end" in str(error):  # it would swallow every span behind it
+            raise _SpanError(
+                f"{path}: a quotation mark is never closed; quote whole cells, and write a mark "
+                "inside them twice"
+            ) from None
+        return read(strict=False)
 
 
 def _seconds(text: str, where: str) -> float:
