@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import math
 import mimetypes
 import os
@@ -49,7 +50,7 @@ class Span:
         speaker: Who speaks in it; empty if nobody says.
         text: What stands there: a transcript, a label.
         recording: The recording it is of, by its path, its name or its name without the ending;
-            empty: of any.
+            empty: of any. Folders of a path tell apart recordings of one name.
         face: The face it is about (``face0``, …); empty: the one that is seen for most of it, or
             that speaks in it.
     """
@@ -125,8 +126,11 @@ def spans_of(
         of them; nothing called like a recording.
     """
     if source.is_dir():
-        files = {each: _beside(source, each) for each in recordings}
-        return {each: _own(read_spans(file, tiers), each) for each, file in files.items()}
+        files: dict[Path, list[Path]] = {}
+        for each in recordings:
+            files.setdefault(_beside(source, each), []).append(each)
+        owned = (_own(read_spans(file, tiers), about) for file, about in files.items())
+        return {each: own for found in owned for each, own in found.items()}
     spans = read_spans(source, tiers)
     named = {span.recording for span in spans} - {""}
     if not named and len(recordings) > 1:
@@ -136,7 +140,7 @@ def spans_of(
         )
     # RTTM names every recording, also the only one, as its maker liked.
     whole = len(recordings) == 1 and len(named) <= 1 and source.suffix.lower() == ".rttm"
-    found = {each: spans if whole else _own(spans, each) for each in recordings}
+    found = dict.fromkeys(recordings, spans) if whole else _own(spans, recordings)
     if not any(found.values()):
         raise ValueError(
             f"{source}: no span is of {recordings[0].name}"
@@ -303,9 +307,44 @@ class _SpanError(ValueError):
     """A line that says what is wrong with its place."""
 
 
-def _own(spans: Sequence[Span], recording: Path) -> tuple[Span, ...]:
-    names = {"", str(recording), recording.as_posix(), recording.name, recording.stem}
-    return tuple(s for s in spans if s.recording in names or Path(s.recording).name in names)
+def _own(spans: Sequence[Span], recordings: Sequence[Path]) -> dict[Path, tuple[Span, ...]]:
+    """Each recording's spans, in the order of the file.
+
+    Where ``a/clip.mp4`` and ``b/clip.mp4`` are named, or are there, each is of its own folder; a
+    name that has a folder of elsewhere is of the recording called like it.
+    """
+    called: dict[str, list[Path]] = {}
+    for each in recordings:
+        for last in {each.name, each.stem}:
+            called.setdefault(last, []).append(each)
+    parts = {name: Path(name).parts or ("",) for name in {span.recording for span in spans}}
+    near = {  # how many of its last parts a name shares with a recording
+        name: {each: _shared(words, each) for each in called.get(words[-1], ())}
+        for name, words in parts.items()
+    }
+    nearest: dict[Path, int] = {}
+    for found in near.values():
+        for each, count in found.items():
+            nearest[each] = max(nearest.get(each, 0), count)
+    owners: dict[str, Sequence[Path]] = {
+        name: [
+            each
+            for each, count in found.items()
+            if count == max(found.values()) and count in (len(parts[name]), nearest[each])
+        ]
+        for name, found in near.items()
+    }
+    own: dict[Path, list[Span]] = {each: [] for each in recordings}
+    for span in spans:
+        for each in owners[span.recording] if span.recording else recordings:
+            own[each].append(span)
+    return {each: tuple(found) for each, found in own.items()}
+
+
+def _shared(words: Sequence[str], recording: Path) -> int:
+    """How many of the last parts are those of a recording's path, given that the last is."""
+    above = zip(words[-2::-1], recording.absolute().parts[-2::-1], strict=False)
+    return 1 + sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], above))
 
 
 def _beside(folder: Path, recording: Path) -> Path:

@@ -151,6 +151,17 @@ def test_spans_go_to_the_recording_they_name(tmp_path: Path) -> None:
         spans_of(folder, both)
 
 
+def test_folders_tell_recordings_of_one_name_apart(tmp_path: Path) -> None:
+    both = [tmp_path / "a" / "clip.mp4", tmp_path / "b" / "clip.mp4"]
+    file = tmp_path / "spans.csv"
+    file.write_text("path,start,end\na/clip.mp4,0,1\nb/clip.mp4,2,3\nb/clip,4,5\nclip,6,7\n")
+    for recordings in (both, both[:1], both[1:]):
+        found = spans_of(file, recordings)
+        starts = {path.parent.name: [span.start for span in found[path]] for path in recordings}
+        expected = {"a": [0, 6], "b": [2, 4, 6]}
+        assert starts == {path.parent.name: expected[path.parent.name] for path in recordings}
+
+
 @pytest.mark.slow
 def test_each_span_has_one_answer_and_sound_without_a_picture_is_heard(
     tmp_path: Path, tiny_model_config: ModelConfig
