@@ -84,6 +84,8 @@ def read_windows(
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file")
+    if spans is not None and not spans:
+        raise PredictionError("no-span", f"{path}: no span is of it; add some, or leave it out")
     config = config if config is not None else WindowConfig()
     config.layout(input)  # refuses what no recording can be asked for
     read = modalities.split("-")

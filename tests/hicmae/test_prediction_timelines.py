@@ -15,8 +15,9 @@ from webvtt import WebVTT
 
 import hicmae
 from hicmae.__main__ import main
+from hicmae.media.faces import FaceConfig
 from hicmae.prediction.messages import WindowConfig
-from hicmae.prediction.process import PredictionError
+from hicmae.prediction.process import PredictionError, read_windows
 from hicmae.prediction.timelines import (
     FORMATS,
     Mark,
@@ -160,6 +161,16 @@ def test_folders_tell_recordings_of_one_name_apart(tmp_path: Path) -> None:
         starts = {path.parent.name: [span.start for span in found[path]] for path in recordings}
         expected = {"a": [0, 6], "b": [2, 4, 6]}
         assert starts == {path.parent.name: expected[path.parent.name] for path in recordings}
+
+
+def test_a_recording_without_spans_among_others_is_one_line(
+    tmp_path: Path, tiny_model_config: ModelConfig
+) -> None:
+    path = tmp_path / "two.wav"
+    path.touch()
+    with pytest.raises(PredictionError, match=r"two\.wav: no span is of it; add some") as error:
+        read_windows(path, input=tiny_model_config.input, preparation=FaceConfig(), spans=())
+    assert error.value.cause == "no-span"
 
 
 @pytest.mark.slow
