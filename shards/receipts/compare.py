@@ -247,7 +247,8 @@ def _classes(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
 
 
 def _not_identical(found: Mapping[str, Any]) -> str:
-    if "samples_per_shard" in found["configuration"]:
+    # Parts that were merged have the settings and the order of the whole, and more shards.
+    if found["digests"]["ordered_samples"] or "samples_per_shard" in found["configuration"]:
         return "samples are dealt to shards in another way"
     if len(set(found["schema_versions"])) > 1:
         return f"jsons are of versions {' and '.join(map(str, found['schema_versions']))}"

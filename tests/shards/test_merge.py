@@ -19,6 +19,7 @@ from shards.building.merge import merge_shards
 from shards.check import check_shards
 from shards.index import read_index
 from shards.manifest import ManifestRow
+from shards.receipts.compare import SAME_CONTENT, compare_preparations, read_preparation
 from shards.settings import Part, parse_part
 from tests.support.build_fixtures import (
     config,
@@ -81,6 +82,17 @@ def test_the_parts_together_have_the_samples_of_the_whole(
     for split in ("train", "test"):
         of_split = [name for name in names if name.startswith(split)]
         assert of_split == [f"{split}-{number:06d}.tar" for number in range(len(of_split))]
+
+
+def test_a_comparison_with_the_whole_names_the_shards_and_no_other_order(
+    source: Path, tmp_path: Path
+) -> None:
+    build_shards([source], tmp_path / "whole", SMALL)
+    merge_shards(build_parts(source, 3), tmp_path / "out")
+    sides = (read_preparation(tmp_path / name) for name in ("whole", "out"))
+    found = compare_preparations(*sides)
+    assert found["verdict"] == SAME_CONTENT
+    assert found["reasons"] == ["samples are dealt to shards in another way"]
 
 
 def test_parts_of_one_file_system_take_no_room_twice(source: Path, tmp_path: Path) -> None:
