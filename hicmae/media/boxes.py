@@ -4,16 +4,20 @@ A row is one face in one frame. Its time is ``frame`` (counted from 0) or ``seco
 count; also ``time``, ``timestamp``); its box ``x0, y0, x1, y1`` (also ``left, top, right,
 bottom``) or ``x, y, w, h`` (also ``width``, ``height``), pixels of the upright picture. ``track``
 (also ``track_id``, ``face_id``, ``id``) says whose face it is, ``left_eye_x, left_eye_y,
-right_eye_x, right_eye_y`` where the eyes are (as seen), ``success`` 0 that there was none.
+right_eye_x, right_eye_y`` where the eyes are (as seen), ``success`` 0 that there was none. Rows
+without a track are followed by where they are.
 OpenFace's columns (``frame`` from 1, ``x_0`` … ``y_67``) are understood as they are; its
 ``timestamp`` is the frame's number by the mean rate, and serves where there are fewer frames.
 """
 
 from __future__ import annotations
 
+import csv
 import itertools
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pandas
@@ -45,7 +49,7 @@ class BoxTable:
         seconds: (n,) float64 after the recording's start, or None where they have frames alone.
         boxes: (n, 4) float32 x0, y0, x1, y1, pixels; NaN where the row says there is no face.
         eyes: (n, 2, 2) float32 x, y of the left and the right eye, or None.
-        tracks: n names, or None.
+        tracks: n names, None where a row has none; or None.
     """
 
     path: Path
@@ -53,7 +57,7 @@ class BoxTable:
     seconds: np.ndarray | None
     boxes: np.ndarray
     eyes: np.ndarray | None = None
-    tracks: tuple[str, ...] | None = None
+    tracks: tuple[str | None, ...] | None = None
     name: str = "boxes"
 
     def faces(self, reader: FrameReader, indices: np.ndarray) -> dict[int, list[Face]]:
@@ -138,9 +142,14 @@ def read_boxes(path: str | Path) -> BoxTable:
     try:
         with path.open(encoding="utf-8-sig") as file:
             head = file.readline()
-        sep = max(",;\t", key=head.count)
+            sep = max(",;\t", key=head.count)
+            rows_named = _named_by_rows(file, head, sep, path)
         decimal = "," if sep == ";" else "."  # as spreadsheets write where the comma is decimal
-        table = pandas.read_csv(path, sep=sep, decimal=decimal, skipinitialspace=True)
+        table = pandas.read_csv(
+            path, sep=sep, decimal=decimal, skipinitialspace=True, index_col=rows_named
+        )
+    except MediaError:
+        raise
     except (ValueError, pandas.errors.ParserError, UnicodeDecodeError) as error:
         raise MediaError("bad-boxes", path, f"cannot be read as CSV ({error})") from None
     table.columns = [str(name).strip().lower() for name in table.columns]
@@ -164,7 +173,7 @@ def read_boxes(path: str | Path) -> BoxTable:
         eyes = None if named is None else _numbers(table, named, path).reshape(-1, 2, 2)
     if "success" in names:
         boxes[_numbers(table, ("success",), path)[:, 0] == 0] = np.nan
-    _check(path, stamps, boxes)
+    _check(path, stamps, boxes, times == ("frame",))
     tracks = _first_of(_TRACKS, names)
     frames = stamps.astype(np.int64) if times == ("frame",) else None
     seconds = stamps if frames is None else None
@@ -179,8 +188,34 @@ def read_boxes(path: str | Path) -> BoxTable:
         seconds=seconds,
         boxes=boxes.astype(np.float32),
         eyes=None if eyes is None else eyes.astype(np.float32),
-        tracks=None if tracks is None else tuple(table[tracks[0]].astype(str)),
+        tracks=None if tracks is None else _names(table[tracks[0]]),
     )
+
+
+def _named_by_rows(lines: Iterable[str], head: str, sep: str, path: Path) -> Literal[False] | None:
+    """What pandas is told of rows with more cells than there are names, whose first it would take
+    for names of the rows: False, there are none, if what is too much is empty and at the end.
+
+    Raises: MediaError: ``bad-boxes``: it is not.
+    """
+    rows = (row for line in lines if (row := line.strip("\r\n ")))
+    first = next(rows, "")
+    names, cells = (
+        len(next(csv.reader([line], delimiter=sep, skipinitialspace=True), ()))
+        for line in (head, first)
+    )
+    if cells <= names:
+        return None
+    if not all(row.endswith(sep * (cells - names)) for row in (first, *rows)):
+        problem = f"has {cells} cells under {names} columns; name every column"
+        raise MediaError("bad-boxes", path, problem)
+    return False
+
+
+def _names(column: pandas.Series) -> tuple[str | None, ...]:
+    """Tracks of the rows; of an empty cell nobody knows."""
+    pairs = zip(column.astype(str), column.isna(), strict=True)
+    return tuple(None if empty else name for name, empty in pairs)
 
 
 def _with_empty(
@@ -208,11 +243,15 @@ def _of_landmarks(table: pandas.DataFrame, path: Path) -> tuple[np.ndarray, np.n
     return boxes, np.stack([points[:, eye].mean(axis=1) for eye in _EYE_POINTS], axis=1)
 
 
-def _check(path: Path, stamps: np.ndarray, boxes: np.ndarray) -> None:
+def _check(path: Path, stamps: np.ndarray, boxes: np.ndarray, is_frame: bool) -> None:
     """Refuse what cannot be boxes, naming the first line."""
     upside_down = (boxes[:, 2] <= boxes[:, 0]) | (boxes[:, 3] <= boxes[:, 1])
     for bad, what in (
         (~np.isfinite(stamps) | (stamps < 0), "has no time of 0 or more"),
+        (
+            is_frame & (stamps % 1 > 0),
+            "has part of a frame (give whole numbers, or call the column seconds)",
+        ),
         (upside_down, "has a box whose right or lower edge is not beyond the other one"),
         (np.isinf(boxes).any(axis=1), "has a box that is not finite"),
     ):

@@ -96,6 +96,24 @@ def test_a_track_column_tells_faces_apart(tmp_path: Path) -> None:
     assert [track.boxes[[0, -1], 0].tolist() for track, _ in faces] == [[0, 76], [76, 0]]
 
 
+def test_rows_without_a_track_are_not_one_face(tmp_path: Path) -> None:
+    path = tmp_path / "clip.csv"
+    rows = [f"{i},,{x},10,{x + 20},30" for i in range(20) for x in (10, 100)]
+    path.write_text("\n".join(["frame,id,x0,y0,x1,y1", *rows]))
+    config = replace(CONFIG, face_choice="all")
+    faces = cut_faces(Frames(), np.arange(20), read_boxes(path), config, 20)  # type: ignore[arg-type]
+    assert [(len(track.boxes), track.boxes[0, 0]) for track, _ in faces] == [(20, 10), (20, 100)]
+
+
+def test_a_separator_at_the_end_of_rows_moves_no_column(tmp_path: Path) -> None:
+    path = tmp_path / "clip.csv"
+    path.write_text("frame,x,y,w,h\n3,1,2,30,40,\n4,1,2,30,40,\n")
+    table = read_boxes(path)
+    assert table.frames is not None
+    assert table.frames.tolist() == [3, 4]
+    assert table.boxes.tolist() == [[1, 2, 31, 42]] * 2
+
+
 @pytest.mark.parametrize(("sep", "decimal"), [(";", ","), (";", "."), ("\t", ".")])
 def test_boxes_of_a_spreadsheet_are_read_whatever_is_between_them(
     tmp_path: Path, sep: str, decimal: str
@@ -162,6 +180,8 @@ def test_openface_output_is_understood_as_it_is(tmp_path: Path) -> None:
         ("frame,x0,y0,x1,y1\n0,9,nine,20,20\n", "line 2: y0 is 'nine'"),
         ("frame,x0,y0,x1,y1\n0,0.1,0.1,0.5,0.5\n", "shares of the picture; give pixels"),
         ("frame,x0,y0,x1,y1\n30,9,9,20,20\n", r"has frame 30, but clip.mp4 has 30 frames \(0..29"),
+        ("frame,x,y,w,h\n0,1,2,30,40,7\n", r"clip.csv: has 6 cells under 5 columns; name"),
+        ("frame,x0,y0,x1,y1\n0.04,9,9,20,20\n", "line 2 has part of a frame .*column seconds"),
         ("", "cannot be read as CSV"),
     ],
 )
