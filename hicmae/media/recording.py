@@ -127,11 +127,11 @@ class Recording:
                 picture.timestamps, fps, self.start, stop, last=last
             )
         if not len(self.indices) or self.seconds < min_seconds:
-            span = f"its span {start or 0:g}..{end:g} s holds " if end is not None else ""
+            span = span_words(start, end)
             raise MediaError(
                 "too-short",
                 path,
-                f"{span}{max(stop - self.start, 0):.2f} s of picture "
+                f"{f'{span} holds ' * bool(span)}{max(stop - self.start, 0):.2f} s of picture "
                 f"(min_seconds is {min_seconds:g})",
             )
 
@@ -324,6 +324,13 @@ class Recording:
             if self._tell is not None:
                 self._tell(float(self.picture.timestamps[index]) - self.picture.origin_seconds)
             yield frame
+
+
+def span_words(start: float | None, end: float | None) -> str:
+    """How a message names the span that was asked for; "": none was."""
+    if end is not None:
+        return f"its span {start or 0:g}..{end:g} s"
+    return "" if start is None else f"its span from {start:g} s on"
 
 
 def sound_file(path: Path, audio: Path | None = None) -> Path:

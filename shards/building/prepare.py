@@ -36,6 +36,7 @@ from hicmae.media.recording import (
     open_pictures,
     shared_detector,
     sound_file,
+    span_words,
 )
 from hicmae.media.sound import Sound, read_sound, rms_db
 from hicmae.media.sound_decoding import choose_track
@@ -471,7 +472,8 @@ def _sound_alone(row: ManifestRow, config: BuildConfig, stem: Path, watch: Stopw
         raise MediaError(
             "too-short",
             row.path,
-            f"it holds {seconds:.2f} s of sound (min_seconds is {config.min_seconds:g})",
+            f"{span_words(row.start, row.end) or 'it'} holds {seconds:.2f} s of sound "
+            f"(min_seconds is {config.min_seconds:g})",
         )
     outcome = Outcome(seconds=num_frames / config.fps)
     bounds = _segments(num_frames, config)

@@ -72,6 +72,17 @@ def test_a_file_that_a_manifest_names_and_is_not_there_is_refused(tmp_path: Path
     assert "b.wav: no such file" in result.refusals[1].message
 
 
+def test_what_a_span_behind_the_end_lacks_is_told_with_the_span(tmp_path: Path) -> None:
+    write_video(tmp_path / "a.mp4", sound=tone(1.0))
+    (tmp_path / "list.csv").write_text("path,start,end\na.mp4,,\na.mp4,100,\na.mp4,100,101\n")
+    said = ["its span from 100 s on holds 0.00 s of", "its span 100..101 s holds 0.00 s of"]
+    for picture in ("optional", "none"):
+        settings = config(picture=picture)
+        result = build_shards([tmp_path / "list.csv"], tmp_path / picture, settings)
+        messages = [item.message.removeprefix(f"{tmp_path}/a.mp4: ") for item in result.refusals]
+        assert [message[: len(text)] for message, text in zip(messages, said, strict=True)] == said
+
+
 def doomed(row: ManifestRow, *, config: BuildConfig, staging: Path) -> Outcome:
     """Stands for a decoder that takes its process down, hangs or merely refuses."""
     if row.key == "crash":
