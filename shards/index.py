@@ -287,8 +287,13 @@ def value_counts(column: pandas.Series[Any]) -> dict[str, int]:
 
 
 def value_name(value: Any) -> str:
-    """A value as the name of a group; a column of whole numbers with gaps is read as 1.0, 2.0."""
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    """A value as the name of a group; a column of whole numbers with gaps is read as 1.0, 2.0.
+
+    Whole numbers have all their digits: 20230101 and 20230102 are two.
+    """
+    if isinstance(value, float):
+        return str(int(value)) if value.is_integer() else f"{value:g}"
+    return str(value)
 
 
 def _counts(rows: Sequence[Mapping[str, Label | None]]) -> dict[str, Any]:

@@ -12,7 +12,15 @@ import pandas
 import pytest
 
 from shards.building.writer import ShardWriter
-from shards.index import COLUMNS, describe, index_row, read_index, shards_info, write_index
+from shards.index import (
+    COLUMNS,
+    describe,
+    index_row,
+    read_index,
+    shards_info,
+    value_counts,
+    write_index,
+)
 from shards.schema import Label, ShardError
 from tests.support.shard_fixtures import make_sample
 
@@ -151,6 +159,11 @@ def test_the_facts_of_a_folder_are_those_of_its_samples(folder: Path) -> None:
     assert about["sound"] == {"absent": 1, "present": 2}
     assert about["refused"] == {"no-face": 2}
     assert about["config"] == {"face_size": 32}
+
+
+def test_long_whole_numbers_with_a_gap_are_classes_of_their_own() -> None:
+    counts = value_counts(pandas.Series([20230101, 20230102, None, 3]))
+    assert counts == {"3": 1, "20230101": 1, "20230102": 1}
 
 
 def test_labels_are_counted_as_classes_or_measured(folder: Path) -> None:
