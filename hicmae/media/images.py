@@ -162,7 +162,7 @@ def sound_beside(folder: Path) -> Path | None:
     """
     name = folder.name if folder.is_dir() else folder.stem
     for stem in (name, name.removesuffix(_OPENFACE_FOLDER)):
-        for suffix in SOUND_SUFFIXES:
+        for suffix in (*SOUND_SUFFIXES, *map(str.upper, SOUND_SUFFIXES)):  # recorders write .WAV
             if (path := folder.with_name(f"{stem}{suffix}")).is_file():
                 return path
     if not folder.is_dir():

@@ -149,6 +149,10 @@ def test_the_sound_of_a_folder_lies_beside_it_or_in_it(tmp_path: Path) -> None:
     assert sound_beside(folder) == beside
     aligned = write_images(tmp_path / "00025_aligned", ["1.jpg", "2.jpg"])
     assert sound_beside(aligned) == beside
+    loud = tmp_path / "loud"
+    loud.mkdir()
+    (beside := tmp_path / "loud.WAV").touch()
+    assert sound_beside(loud) == beside
 
 
 def write_stack(path: Path, num_pictures: int = 50, seconds: float = 2.0) -> Path:
