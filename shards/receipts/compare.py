@@ -402,8 +402,7 @@ def _print_signals(console: Console, signals: Mapping[str, Any], most: int) -> N
     rows = [
         (
             sample["key"],
-            f"{sample['mean_difference']:.2f}",
-            "same" if sample["psnr_db"] is None else f"{sample['psnr_db']:.1f}",
+            *_pixels(sample),
             *(_text(sample[name]) for name in heads),
         )
         for sample in worst[: max(most, 1)]
@@ -412,10 +411,20 @@ def _print_signals(console: Console, signals: Mapping[str, Any], most: int) -> N
     _table(console, "pictures and sound, B against A; the worst first", titles, rows)
     psnr = signals["median_psnr_db"]
     median = "same pictures in the median" if psnr is None else f"median PSNR {psnr:.1f} dB"
+    if all(sample["mean_difference"] is None for sample in samples):
+        median = "no pictures on both sides"
     _say(
         console,
         f"{len(samples)} samples decoded: {median}, {signals['num_shifted']} shifted in time",
     )
+
+
+def _pixels(sample: Mapping[str, Any]) -> tuple[str, str]:
+    """Levels and PSNR of a sample, in words."""
+    difference, psnr = sample["mean_difference"], sample["psnr_db"]
+    if difference is None:
+        return "-", "-"
+    return f"{difference:.2f}", "same" if psnr is None else f"{psnr:.1f}"
 
 
 def _pairs(pairs: Mapping[str, Sequence[Any]]) -> list[tuple[str, str, str]]:

@@ -155,7 +155,11 @@ def compare_signals(first: Index, second: Index, num_samples: int) -> dict[str, 
         a = _decoded(first, files[0], int(rows_a[place]), info_a)
         b = _decoded(second, files[1], int(rows_b[place]), info_b)
         samples.append({"key": str(shared[place]), **compare_sample(a, b)})
-    ratios = [math.inf if sample["psnr_db"] is None else sample["psnr_db"] for sample in samples]
+    ratios = [
+        math.inf if sample["psnr_db"] is None else sample["psnr_db"]
+        for sample in samples
+        if sample["mean_difference"] is not None
+    ]
     median = float(np.median(ratios)) if ratios else math.inf
     return {
         "samples": samples,
@@ -187,14 +191,15 @@ def compare_sample(a: DecodedSample, b: DecodedSample) -> dict[str, Any]:
     Shifts are B's against A's: positive where things happen later in B.
 
     Returns: ``mean_difference`` (levels of 255, of images of equal times, the larger ones made as
-        small as the others), ``psnr_db`` (None: identical), ``picture_shift_frames`` (of the
-        faster rate; None: too still, or nothing in common), ``sound_correlation`` (as they are),
-        ``sound_shift_samples`` and ``sound_shift_ms`` (None: silent, absent, or nothing in
-        common), ``sync_change_ms``: by how much sound moved against the picture, ``shifted``.
+        small as the others; None: not both have a picture), ``psnr_db`` (None: identical, or not
+        both), ``picture_shift_frames`` (of the faster rate; None: too still, or nothing in
+        common), ``sound_correlation`` (as they are), ``sound_shift_samples`` and
+        ``sound_shift_ms`` (None: silent, absent, or nothing in common), ``sync_change_ms``: by how
+        much sound moved against the picture, ``shifted``.
     """
     fps = max(a.fps, b.fps)
     # One picture alone has nothing to be compared with: the digests of the pictures tell of it.
-    difference, psnr, picture = 0.0, None, None
+    difference, psnr, picture = None, None, None
     if len(a.frames) and len(b.frames):
         difference, psnr = _pixels(a, b)
         picture = picture_shift(a.frames, a.fps, b.frames, b.fps, max_seconds=_REACH)
@@ -210,7 +215,7 @@ def compare_sample(a: DecodedSample, b: DecodedSample) -> dict[str, Any]:
         sound_seconds is not None and abs(sound_seconds) >= _LEAST_SHIFT_SECONDS
     )
     return {
-        "mean_difference": round(difference, 3),
+        "mean_difference": None if difference is None else round(difference, 3),
         "psnr_db": None if psnr is None else round(psnr, 2),
         "picture_shift_frames": picture,
         "sound_correlation": None if correlation is None else round(correlation, 5),

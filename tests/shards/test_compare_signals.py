@@ -8,10 +8,12 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from rich.console import Console
 
 from shards.receipts.compare import (
     DIFFERENT,
     OTHER_ENCODING,
+    _print_signals,
     compare_preparations,
     read_preparation,
 )
@@ -90,6 +92,23 @@ def test_sample_without_sound_or_movement_has_no_shift(tmp_path: Path) -> None:
     assert not found["shifted"]
     silent = np.zeros(9000, dtype=np.int16)
     assert sound_shift(silent, silent, RATE, max_seconds=0.4) == (None, None)
+
+
+def test_a_picture_on_one_side_alone_is_not_said_to_be_the_same(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def sample(num_frames: int) -> DecodedSample:
+        frames = np.zeros((num_frames, 8, 8, 3), dtype=np.uint8)
+        sound = np.zeros(0, dtype=np.int16)
+        return DecodedSample(frames=frames, fps=FPS, sound=sound, sample_rate=RATE)
+
+    found = compare_sample(sample(30), sample(0))
+    assert found["mean_difference"] is None
+    signals = {"samples": [{"key": "a", **found}], "median_psnr_db": None, "num_shifted": 0}
+    _print_signals(Console(width=200), signals, 1)
+    said = capsys.readouterr().out
+    assert "same" not in said
+    assert "1 samples decoded: no pictures on both sides, 0 shifted in time" in said
 
 
 def test_psnr_is_that_of_opencv() -> None:
