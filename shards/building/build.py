@@ -138,6 +138,7 @@ def build_shards(
     nothing = BuildResult(folder=out, num_recordings=len(rows), ignored=ignored)
     if not listed:
         raise NothingBuiltError(_nothing(nothing, check_out(out, overwrite)), nothing)
+    _check_regions(listed, config)
     listing = list_digest(listed)
     identity = build_identity(rows, config, part=part, listing=listing)
     if config.picture != "none" and not all(
@@ -317,6 +318,19 @@ def _result(nothing: BuildResult, recordings: Sequence[Done], num_kept: int) -> 
         seconds=sum(float(row["seconds"] or 0) for row in rows),
         refusals=[refusal for done in recordings for refusal in done.refusals],
     )
+
+
+def _check_regions(rows: Sequence[ManifestRow], config: BuildConfig) -> None:
+    """Refuse parts of pictures in which nobody would look for a face.
+
+    Raises: ValueError: every part would become the same middle of the whole picture.
+    """
+    named = next((row for row in rows if row.region is not None), None)
+    if named is not None and config.faces == "none" and config.picture != "none":
+        raise ValueError(
+            f"{named.name}: region is where faces are looked for, and faces = none looks for none; "
+            "give a detector (--faces yunet), or leave the column region out"
+        )
 
 
 def _about(made: _Assembly, result: BuildResult, config: BuildConfig) -> dict[str, Any]:

@@ -70,6 +70,13 @@ def test_the_policy_takes_one_and_a_region_the_other(tmp_path: Path, pair: Path)
     assert levels == pytest.approx({"left": 230, "right": 120}, abs=8)
 
 
+def test_a_region_in_which_nobody_looks_for_a_face_is_refused(tmp_path: Path, pair: Path) -> None:
+    (tmp_path / "list.csv").write_text("path,key,region\npair.mp4,a,\npair.mp4,b,0.5 0 1 1\n")
+    with pytest.raises(ValueError, match=r"^pair\.mp4: region is .*, and faces = none looks for"):
+        build_shards([tmp_path / "list.csv"], tmp_path / "shards", config(faces="none"))
+    assert not (tmp_path / "shards").exists()
+
+
 def test_missing_and_foreign_boxes_are_refused_by_name(tmp_path: Path, pair: Path) -> None:
     (tmp_path / "long.csv").write_text("frame,x0,y0,x1,y1\n500,1,1,9,9\n")
     (tmp_path / "list.csv").write_text(
