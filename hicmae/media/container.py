@@ -525,7 +525,10 @@ def _by_time(path: Path) -> str:
             ]
             said = max(ends, default=None)
         elif names & _BY_CONTAINER and len(streams) == len(container.streams):  # no subtitles
-            said = container.duration and begin + container.duration / av.time_base
+            said = (container.duration or 0) / av.time_base
+            # Matroska counts from 0, as FFmpeg writes it: segments of a recording keep its clock.
+            if said and not ("matroska" in names and said > begin):
+                said += begin
         if not said:
             return _by_boxes(path) if names & _BY_STREAM and not streams else ""
         late = max(begin, said - _LOOK_BACK_SECONDS)

@@ -65,6 +65,21 @@ def test_a_cut_recording_says_how_much_of_its_time_is_there(tmp_path: Path, suff
     assert 0.4 < there / announced < 0.7
 
 
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".webm", ".flv"])
+def test_a_recording_that_keeps_the_clock_of_a_longer_one_is_whole(
+    tmp_path: Path, suffix: str
+) -> None:
+    frames = counting_frames(SECONDS * 25)
+    times = 60 + np.arange(len(frames)) / 25
+    path = write_recording(tmp_path / f"segment{suffix}", frames, times)
+    assert cut_off(path) == ""
+    if suffix in (".mkv", ".webm"):
+        said = cut_off(without_end(path))
+        there, announced = map(float, re.findall(r"\d+\.\d+", said))
+        assert abs(announced - SECONDS) < 0.1
+        assert 0.4 < there / announced < 0.7
+
+
 @pytest.mark.parametrize("suffix", [".wav", ".avi"])
 def test_a_cut_riff_says_how_much_of_its_bytes_is_there(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"a{suffix}"
