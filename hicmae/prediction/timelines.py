@@ -63,7 +63,7 @@ class Span:
     face: str = ""
 
 
-def read_spans(path: Path, tiers: Sequence[str] = ()) -> tuple[Span, ...]:
+def read_spans(path: str | Path, tiers: Sequence[str] = ()) -> tuple[Span, ...]:
     """Read a file of spans, of the kind that its ending says.
 
     Tiers name the speakers of a TextGrid and of an eaf (there the participant, if one is named);
@@ -77,6 +77,7 @@ def read_spans(path: Path, tiers: Sequence[str] = ()) -> tuple[Span, ...]:
         FileNotFoundError: There is no such file.
         ValueError: Another ending; it cannot be read, or holds no span; no such tier.
     """
+    path = Path(path)
     reader = _READERS.get(path.suffix.lower())
     if reader is None:
         raise ValueError(f"{path}: no kind of spans (known: {', '.join(_READERS)})")
