@@ -457,8 +457,11 @@ def _rttm(path: Path) -> Iterator[tuple[str, Span]]:
         cells = line.split()
         if not cells or cells[0].startswith(";") or cells[0] != "SPEAKER":
             continue
-        if len(cells) < 8:
-            raise _SpanError(f"{path} line {number}: {len(cells)} fields (a SPEAKER line has 8 up)")
+        if not 8 <= len(cells) <= 10:  # more: a name with a blank in it, which moves the times
+            raise _SpanError(
+                f"{path} line {number}: {len(cells)} fields (a SPEAKER line has 8 to 10, and names "
+                "have no blanks)"
+            )
         start, length = (_seconds(cells[n], f"{path} line {number}: field {n + 1}") for n in (3, 4))
         speaker = cells[7] if cells[7] != "<NA>" else ""
         yield "", Span(start=start, end=start + length, speaker=speaker, recording=cells[1])

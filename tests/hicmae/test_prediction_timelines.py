@@ -123,6 +123,7 @@ def test_spans_are_read_from_elan_by_participant_and_without_dependent_tiers(
         ("a.vtt", "1\n00:00.500 --> 00:01.250\nx\n", "a.vtt: cannot be read as .vtt"),
         ("a.eaf", "<a>", r"a.eaf: cannot be read as .eaf \(Unable to parse eaf"),
         ("a.TextGrid", "File type = \n", "a.TextGrid: cannot be read as .textgrid"),
+        ("a.rttm", "SPEAKER my talk 1 0.5 2 <NA> <NA> b <NA> <NA>\n", "11 fields .*no blank"),
         ("a.rttm", "SPEAKER a 1 x 2 <NA> <NA> b\n", "line 1: field 4 = 'x'"),
     ],
 )
