@@ -357,10 +357,11 @@ def read_corpus(
         tables.append(table.assign(place=table["shard"].map(places), folder=number))
     table = pandas.concat(tables, ignore_index=True)
     if table.empty:
+        wanted = [LACKED[member] for member in require]
+        remedy = " and ".join(f"{what}: optional" for what in wanted if left_out[f"no-{what}"])
         raise ClipError(
             f"{', '.join(folder.name for folder in folders)}: no sample of split {split!r} has "
-            f"{' and '.join(LACKED[member] for member in require)} ({left_out.total()} were left "
-            f"out); pass {LACKED[require[-1]]}: optional",
+            f"{' and '.join(wanted)} ({left_out.total()} were left out); pass {remedy}",
             min(left_out),
         )
     shard_numbers = table["place"].to_numpy(dtype=np.int32)

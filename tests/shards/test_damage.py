@@ -209,6 +209,12 @@ def test_a_folder_without_any_sound_is_refused(tmp_path: Path) -> None:
         one_epoch(tmp_path)
 
 
+def test_a_folder_of_sound_alone_is_refused_with_the_remedy_for_pictures(tmp_path: Path) -> None:
+    write_shards(tmp_path, [make_sample(0, picture=False)])
+    with pytest.raises(ClipError, match=r"\(1 were left out\); pass picture: optional$"):
+        one_epoch(tmp_path)
+
+
 def test_a_folder_with_nothing_readable_raises_in_the_end(folder: Path) -> None:
     for path in folder.glob("*.tar"):
         path.unlink()
