@@ -364,7 +364,7 @@ def _text_of(path: Path) -> str:
 
 def _table(path: Path) -> Iterator[tuple[str, Span]]:
     text = _text_of(path)
-    head = text.split("\n", 1)[0]
+    head = text.lstrip().split("\n", 1)[0]
     separator = max(",;\t", key=head.count)
     (_, columns), *rows = _records(path, text, separator) or [(0, [])]
     names = {name.lower(): place for place, name in enumerate(columns)}
@@ -385,8 +385,6 @@ def _table(path: Path) -> Iterator[tuple[str, Span]]:
                 f"{where}: {len(row)} cells under {len(columns)} columns; quote cells that hold a "
                 "separator"
             )
-        if not any(row):
-            continue
         cells = {what: row[at] if at < len(row) else "" for what, at in found.items()}
         start = _seconds(cells.pop("start"), f"{where}: start")
         length, end = cells.pop("duration", ""), cells.pop("end", "")
@@ -399,12 +397,15 @@ def _table(path: Path) -> Iterator[tuple[str, Span]]:
 
 
 def _records(path: Path, text: str, separator: str) -> list[tuple[int, list[str]]]:
-    """Records of a CSV with the numbers of their (last) lines, without blanks around cells."""
+    """Records of a CSV with the numbers of their (last) lines, without blanks around cells; none
+    without content.
+    """
 
     def read(strict: bool) -> list[tuple[int, list[str]]]:
         lines = io.StringIO(text, newline="")
         reader = csv.reader(lines, delimiter=separator, skipinitialspace=True, strict=strict)
-        return [(reader.line_num, [cell.strip() for cell in cells]) for cells in reader]
+        records = ((reader.line_num, [cell.strip() for cell in cells]) for cells in reader)
+        return [(number, cells) for number, cells in records if any(cells)]
 
     try:
         return read(strict=True)

@@ -143,6 +143,7 @@ def test_spans_go_to_the_recording_they_name(tmp_path: Path) -> None:
     assert [s.start for each in both for s in spans_of(file, both)[each]] == [0, 2]
     file.write_text("start,end\n0,1\n")
     assert spans_of(file, both[:1])[both[0]] == (Span(start=0, end=1),)
+    file.write_text("\n;\nstart;end\n\n0;1\n")  # lines without content are none
     assert hicmae.read_spans(str(file)) == (Span(start=0, end=1),)  # a name, as all others take
     with pytest.raises(ValueError, match="its spans are of one recording, and there are 2"):
         spans_of(file, both)
