@@ -222,7 +222,7 @@ class ObjectiveConfig:
             if not 0 < getattr(self, name) < 1
         ]
         bounds = {
-            "0 or more": "video_weight audio_weight contrast_weight",
+            "0 or more, and finite": "video_weight audio_weight contrast_weight",
             "in (0, 1]": "decoder_keep",
             "positive": "temperature",
         }
@@ -320,14 +320,18 @@ class AugmentConfig:
                 problems.append(f"{name} = {(low, high)} (must be 0 < smallest <= largest <= 1)")
         for name in ("crop_aspect", "erase_aspect"):
             low, high = getattr(self, name)
-            if not 0 < low <= high:
-                problems.append(f"{name} = {(low, high)} (must be 0 < smallest <= largest)")
+            if not 0 < low <= high < math.inf:
+                problems.append(
+                    f"{name} = {(low, high)} (must be 0 < smallest <= largest, and finite)"
+                )
         problems += outside(self, {"1 or more": "gain_concentration"})
         if not 0 <= self.rand_magnitude <= 10:
             problems.append(f"rand_magnitude = {self.rand_magnitude} (must lie between 0 and 10)")
         bounds = {
-            "0 or more": "roll_seconds rand_operations rand_deviation time_masks frequency_masks",
-            "positive": "time_mask_seconds frequency_mask_bins",
+            "0 or more": "rand_operations rand_deviation time_masks frequency_masks",
+            "0 or more, and finite": "roll_seconds",
+            "positive": "frequency_mask_bins",
+            "positive and finite": "time_mask_seconds",
         }
         problems += outside(self, bounds)
         raise_all("augment", problems)
@@ -372,6 +376,8 @@ _BOUNDS: dict[str, Callable[[float], bool]] = {
     "1 or more": lambda value: value >= 1,
     "2 or more": lambda value: value >= 2,
     "positive": lambda value: value > 0,
+    "0 or more, and finite": lambda value: 0 <= value < math.inf,
+    "positive and finite": lambda value: 0 < value < math.inf,
     "in [0, 1)": lambda value: 0 <= value < 1,
     "in (0, 1]": lambda value: 0 < value <= 1,
     "in 0..1": lambda value: 0 <= value <= 1,

@@ -6,6 +6,7 @@ The settings become one ``PretrainConfig``; ``pretrain.plan`` settles what a run
 
 from __future__ import annotations
 
+import math
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -102,6 +103,8 @@ def pretrain(
         FileNotFoundError: No such folder of shards or model file.
     """
     options = locals()
+    if clips_per_second is not None and not 0 < clips_per_second < math.inf:
+        raise ValueError(f"clips_per_second = {clips_per_second:g} (must be positive and finite)")
     from rich.console import Console
 
     from pretrain.plan import choose_model, make_plan, show

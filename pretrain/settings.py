@@ -123,8 +123,8 @@ class OptimizerConfig:
 
     def __post_init__(self) -> None:
         bounds = {
-            "0 or more": "min_learning_rate warmup_epochs weight_decay",
-            "positive": "learning_rate eps",
+            "0 or more, and finite": "min_learning_rate warmup_epochs weight_decay",
+            "positive and finite": "learning_rate eps",
         }
         problems = outside(self, bounds)
         if self.min_learning_rate > self.learning_rate:
@@ -280,8 +280,11 @@ class PretrainConfig:
 
     def __post_init__(self) -> None:
         bounds = {"1 or more": "accumulate", "0 or more": "workers"}
-        length = {"positive": "epochs"} if self.steps is None else {"1 or more": "steps"}
-        raise_all("pretrain", outside(self, bounds) + outside(self, length))
+        length = {"positive and finite": "epochs"} if self.steps is None else {"1 or more": "steps"}
+        problems = outside(self, bounds) + outside(self, length)
+        if not 0 <= self.seed < 2**64:  # what PyTorch takes
+            problems.append(f"seed = {self.seed} (must lie in 0..2^64 - 1)")
+        raise_all("pretrain", problems)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import pytest
 
@@ -35,6 +36,7 @@ def test_every_problem_is_named_at_once() -> None:
         {"temperature": 0},
         {"video_mask_ratio": 1.0},
         {"contrast_weight": -1},
+        {"video_weight": math.inf},
         {"decoder_keep": 0.0},
         {"decoder_keep": 1.1},
         {"losses": {"toy": {"weight": -1}}},
@@ -78,6 +80,12 @@ def test_the_fine_tuning_recipe_is_the_published_one_without_gain() -> None:
     assert (augment.time_masks, augment.frequency_masks) == (0, 0)
     assert (augment.crop, augment.flip, augment.erase) == ("random-resized", 0.5, 0.25)
     assert not augment.gain
+
+
+@pytest.mark.parametrize("name", ["roll_seconds", "time_mask_seconds"])
+def test_an_endless_change_of_a_clip_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=rf"augment: {name} = inf .*finite"):
+        AugmentConfig(**{name: math.inf})
 
 
 def test_settings_can_be_neither_changed_nor_given_by_position() -> None:

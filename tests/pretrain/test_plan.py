@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -58,6 +59,8 @@ def test_epochs_become_steps_of_the_global_batch() -> None:
         ({"steps": 0, "workers": -1}, r"steps = 0 \(must be 1 or more\)|workers = -1"),
         ({"accumulate": 0}, "pretrain: accumulate = 0"),
         ({"epochs": -1.0}, "epochs = -1"),
+        ({"epochs": math.inf}, r"epochs = inf \(must be positive and finite\)"),
+        ({"seed": 2**64}, r"seed = 18446744073709551616 \(must lie in 0..2\^64 - 1\)"),
         ({"epochs": 4.0}, "warmup_epochs: the warm-up takes 625 steps, the run 500"),
         (
             {"steps": 5, "optimizer": OptimizerConfig(warmup_steps=6)},
@@ -250,6 +253,12 @@ def test_the_plan_has_counts_tokens_memory_operations_and_hours(
     assert "hicmae bench step" not in said
     train(out, dry_run=True)
     assert "hicmae bench step" in capsys.readouterr().out, "how to get a speed"
+
+
+@pytest.mark.parametrize("speed", [0.0, -3.0, math.inf])
+def test_a_speed_that_gives_no_hours_is_refused(train: Train, tmp_path: Path, speed: float) -> None:
+    with pytest.raises(ValueError, match=r"clips_per_second = .* \(must be positive and finite\)"):
+        train(tmp_path / "run", clips_per_second=speed, dry_run=True)
 
 
 def test_every_path_that_will_not_do_is_named_at_once(
