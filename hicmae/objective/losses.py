@@ -196,6 +196,11 @@ def choose_losses(
                 f"objective: {key} = {loss.layers} name layers {wrong} "
                 f"of an encoder that has 1..{config.encoder_depth}"
             )
+    if objective.contrast and modalities == WHOLE and not published["contrast"][1]["layers"]:
+        problems.append(
+            "objective: contrast = true, and no layer to contrast: model.feature_layers is empty; "
+            "name some with contrast_layers, or set contrast: false"
+        )
     deepest = max((layer for loss in chosen for layer in loss.layers), default=0)
     idle = not objective.reconstruction and not any(loss.reads_fusion for loss in chosen)
     if chosen and not problems and idle and deepest < config.encoder_depth:

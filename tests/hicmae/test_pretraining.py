@@ -249,6 +249,14 @@ def test_losses_that_cannot_be_are_named(
     assert "\n" not in str(error.value)
 
 
+def test_a_contrast_without_any_layer_is_refused(tiny_model_config: ModelConfig) -> None:
+    bare = replace(tiny_model_config, feature_layers=())
+    with pytest.raises(ValueError, match=r"no layer to contrast: model\.feature_layers is"):
+        HiCMAE(bare, objective())
+    HiCMAE(bare, objective(contrast_layers=(1,)))
+    HiCMAE(bare, objective(contrast=False))
+
+
 def test_masks_and_targets_by_themselves_are_those_of_the_step(
     tiny_model_config: ModelConfig,
 ) -> None:
