@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 import pickle
 import re
+import struct
 import zipfile
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
@@ -47,6 +48,21 @@ LICENCE_NOTE = (
     "saw, hold for these too; ask their makers before using them for more than research."
 )
 TOLERANCE = 1e-4  # absolute, float32; that of the numbers to meet
+# What PyTorch raises of a file that is not one of its own, or cut off: bytes that happen to look
+# like a pickle pop from an empty stack, read beyond their end, or name what is not there.
+_DAMAGED = (
+    pickle.UnpicklingError,
+    zipfile.BadZipFile,
+    struct.error,
+    RuntimeError,
+    EOFError,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    AssertionError,
+    OverflowError,
+)
 # All published sizes have heads of 64 numbers, in encoders and decoders. Source: reference facts.
 _HEAD_SIZE = 64
 
@@ -176,7 +192,7 @@ def read_pickle(path: Path) -> Any:
     try:
         with torch.serialization.safe_globals([Namespace]):
             return torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, TypeError) as error:
+    except _DAMAGED as error:
         names = _foreign(path) or _named(error)
         if names:
             raise ValueError(
@@ -382,11 +398,11 @@ def _depth(tensors: Mapping[str, Tensor], stack: str) -> int:
 
 def _foreign(path: Path) -> list[str]:
     """Names of what a zip-format file would import besides what is allowed."""
-    if not zipfile.is_zipfile(path):
-        return []
     try:
+        if not zipfile.is_zipfile(path):
+            return []
         found = torch.serialization.get_unsafe_globals_in_checkpoint(str(path))
-    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError):
+    except _DAMAGED:
         return []
     return sorted(set(found) - {"argparse.Namespace"})
 
@@ -395,8 +411,9 @@ def _named(error: Exception) -> list[str]:
     """The name that an old-format file was refused for, out of torch's message."""
     for line in str(error).splitlines():
         _, found, rest = line.partition("GLOBAL ")
-        if found:
-            return [rest.split(" ")[0]]
+        name = rest.split(" ")[0]
+        if found and name.strip("."):  # a file that is cut off may have no name there
+            return [name]
     return []
 
 

@@ -220,11 +220,25 @@ def test_a_pickle_with_code_is_refused_by_name_and_not_run(
     assert "\n" not in str(error.value)
 
 
+def test_an_old_file_that_is_cut_off_anywhere_gets_one_line(tmp_path: Path) -> None:
+    file = tmp_path / "a.pth"
+    content = {"model": {"a": torch.ones(3)}, "epoch": 3}
+    torch.save(content, file, _use_new_zipfile_serialization=False)
+    whole = file.read_bytes()
+    for length in range(0, len(whole), 7):
+        file.write_bytes(whole[:length])
+        with pytest.raises(ValueError, match=r"damaged, or no file|holds \w+.*could run"):
+            read_pickle(file)
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         (b"", "damaged"),
         (b"not a pickle at all", "damaged"),
+        (b"epoch,loss\n1,2.5\n", "damaged"),
+        (b"junk" * 9, "damaged"),
+        (b"G", "damaged"),
         (pickle.dumps({"model": {}}), "damaged, or no file|no weights"),
     ],
 )
