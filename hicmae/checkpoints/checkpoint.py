@@ -303,7 +303,10 @@ def check_finite(tensors: Mapping[str, Tensor], *, where: str) -> None:
     """
     broken = [name for name, value in tensors.items() if not bool(value.isfinite().all())]
     if broken:
-        raise ValueError(f"{where}: infinite values or none at all in {', '.join(broken)}")
+        more = f" and {len(broken) - 6} more tensors" if len(broken) > 6 else ""
+        raise ValueError(
+            f"{where}: infinite values or none at all in {', '.join(broken[:6])}{more}"
+        )
 
 
 def digests(texts: Iterable[str]) -> np.ndarray:

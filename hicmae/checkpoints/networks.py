@@ -134,17 +134,20 @@ def average(folders: Sequence[Path]) -> Checkpoint:
 
     Returns: a checkpoint that lies nowhere yet; its configuration is the first one's, without
         scores, names the digests of what was averaged, and has seen what any of them has.
-    Raises: ValueError: fewer than two, or networks, kinds or labels that differ.
+    Raises: ValueError: fewer than two, or networks, kinds or labels that differ, or
+        weights that are not finite.
     """
     if len(folders) < 2:
         raise ValueError(f"an average needs two checkpoints or more, found {len(folders)}")
     first = load_checkpoint(folders[0])
+    check_finite(first.tensors, where=str(first.path / WEIGHTS))
     sums = {name: value.double() for name, value in first.tensors.items()}
     sources = [{"folder": str(folders[0]), "sha256": file_sha256(first.path / WEIGHTS)}]
     seen = [seen_of(first.config, str(first.path))]
     for folder in folders[1:]:
         other = load_checkpoint(folder)
         _check_alike(first, other)
+        check_finite(other.tensors, where=str(other.path / WEIGHTS))
         for name, value in other.tensors.items():
             sums[name] += value.double()
         sources.append({"folder": str(folder), "sha256": file_sha256(other.path / WEIGHTS)})

@@ -88,6 +88,19 @@ def test_what_does_not_belong_together_is_not_averaged(
         average([first])
 
 
+def test_a_network_that_diverged_is_not_averaged(
+    tmp_path: Path, tiny_model_config: ModelConfig
+) -> None:
+    folders = [tmp_path / "a", tmp_path / "b"]
+    network = HiCMAE(tiny_model_config)
+    save_checkpoint(folders[0], network, kind="pretraining", config=network.sections())
+    for parameter in network.parameters():
+        torch.nn.init.constant_(parameter, float("nan"))
+    save_checkpoint(folders[1], network, kind="pretraining", config=network.sections())
+    with pytest.raises(ValueError, match=r"b/model\.safetensors: .* and \d+ more tensors$"):
+        average(folders)
+
+
 def test_the_card_says_what_the_checkpoint_carries_and_no_more(
     tmp_path: Path, tiny_model_config: ModelConfig
 ) -> None:
