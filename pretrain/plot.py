@@ -168,7 +168,8 @@ def _draw_panel(
                 continue
             known = np.isfinite(columns[name])
             steps, values = columns["step"][known], columns[name][known]
-            is_first = columns is next(iter(curves.values()))
+            # A colour is explained once, by the first run that has the column.
+            named = next(each for each in curves.values() if name in each)
             steps, values = _smoothed(steps, smooth), _smoothed(values, smooth)
             axes.plot(
                 steps,
@@ -177,7 +178,7 @@ def _draw_panel(
                 color="0.6" if "chance" in name else colour,
                 linewidth=1.2,
                 marker="." if len(steps) < 3 else None,
-                label=name[len(shared) :].strip("_") or name if is_first else None,
+                label=name[len(shared) :].strip("_") or name if columns is named else None,
             )
     if panel.logarithmic:
         axes.set_yscale("log")

@@ -7,6 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from matplotlib.axes import Axes
 
 from hicmae.__main__ import main
 from pretrain.plot import draw_curves, plot, read_curves
@@ -61,6 +62,21 @@ def test_several_runs_need_a_name_for_the_picture_and_are_told_apart(tmp_path: P
     assert out.is_file()
     with pytest.raises(ValueError, match="given twice"):
         plot(runs=[runs[0], runs[0]], out=out)
+
+
+def test_a_column_that_the_first_run_lacks_is_named_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names: list[str] = []
+    monkeypatch.setattr(
+        Axes, "plot", lambda self, *values, label=None, **style: names.append(label)
+    )
+    monkeypatch.setattr(Axes, "legend", lambda self, **style: None)
+    steps = np.arange(5.0)
+    curves = {"a": {"step": steps, "loss": steps}}
+    curves["b"] = {"step": steps, "loss": steps, "video": steps}
+    draw_curves(tmp_path / "a.png", curves)
+    assert names == ["loss", None, "video"]
 
 
 def test_panels_are_only_of_what_there_is(tmp_path: Path) -> None:
