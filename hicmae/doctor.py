@@ -260,18 +260,26 @@ def _clip_bytes() -> int:
     return 3 * clip.num_frames * clip.image_size**2 + 2 * clip.clip_samples
 
 
+def _wandb() -> Finding:
+    """Where runs of Weights & Biases go."""
+    try:
+        mode = wandb_mode("auto")
+    except ValueError as error:
+        found, _, remedy = str(error).partition("; ")
+        return Finding(topic="W&B", state="broken", found=found, remedy=remedy)
+    if mode == "disabled":
+        remedy = "unset WANDB_MODE to log runs; metrics.csv has their numbers all the same"
+        return Finding(topic="W&B", state="note", found="disabled: no run is logged", remedy=remedy)
+    if mode == "offline":
+        remedy = "wandb login sends them; wandb sync RUN/wandb/… does so later"
+        found = "offline: runs are logged into their folders"
+        return Finding(topic="W&B", state="note", found=found, remedy=remedy)
+    return Finding(topic="W&B", found=f"{mode}: logged in")
+
+
 def check_services() -> list[Finding]:
     """Weights & Biases, and SLURM."""
-    mode = wandb_mode("auto")
-    online = mode == "online"
-    findings = [
-        Finding(
-            topic="W&B",
-            state="ok" if online else "note",
-            found=f"{mode}: " + ("logged in" if online else "runs are logged into their folders"),
-            remedy="" if online else "wandb login sends them; wandb sync RUN/wandb/… does so later",
-        )
-    ]
+    findings = [_wandb()]
     version = first_line("sbatch", "--version")
     job = os.environ.get("SLURM_JOB_ID")
     if version is None:

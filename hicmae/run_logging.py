@@ -14,13 +14,22 @@ import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from hicmae.files import naming, write_text
 
 Row = Mapping[str, float | int]
-WandbMode = Literal["online", "offline", "disabled"]
+WandbMode = Literal["online", "offline", "disabled", "shared"]
+# What W&B takes by each of these names; two are older ones.
+_WANDB_MODES: dict[str, WandbMode] = {
+    "online": "online",
+    "offline": "offline",
+    "disabled": "disabled",
+    "shared": "shared",
+    "dryrun": "offline",
+    "run": "online",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,10 +49,18 @@ class WandbConfig:
 
 
 def wandb_mode(mode: str) -> WandbMode:
-    """Turn ``auto`` into what W&B is started with: online only where the user is logged in."""
+    """Turn ``auto`` into what W&B is started with: online only where the user is logged in.
+
+    Raises: ValueError: WANDB_MODE is nothing that W&B knows.
+    """
     wished = os.environ.get("WANDB_MODE") if mode == "auto" else mode
     if wished:
-        return cast(WandbMode, "offline" if wished == "dryrun" else wished)
+        if wished not in _WANDB_MODES:
+            raise ValueError(
+                f"WANDB_MODE = {wished} in the environment (must be online, offline or disabled); "
+                "unset it, or give --wandb.mode"
+            )
+        return _WANDB_MODES[wished]
     if os.environ.get("WANDB_API_KEY"):
         return "online"
     host = urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""

@@ -255,3 +255,20 @@ def test_slurm_and_a_login_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     found = {finding.topic: finding for finding in check_services()}
     assert found["SLURM"].found == "slurm-wlm 22.05, in job 17"
     assert found["W&B"].state == "ok"
+
+
+@pytest.mark.parametrize(
+    ("mode", "state", "said"),
+    [
+        ("offline", "note", "offline: runs are logged into their folders"),
+        ("disabled", "note", "disabled: no run is logged"),
+        ("disable", "broken", "WANDB_MODE = disable in the environment (must be online, offline"),
+    ],
+)
+def test_where_runs_are_logged_is_said_as_it_is(
+    mode: str, state: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", mode)
+    found = {finding.topic: finding for finding in check_services()}["W&B"]
+    assert found.state == state
+    assert found.found.startswith(said)
