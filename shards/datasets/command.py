@@ -72,6 +72,10 @@ def manifest(
     path = out or Path(f"{dataset.lower().replace('_', '-')}.csv")
     if path.suffix.lower() not in (".csv", ".tsv", ".jsonl"):
         raise ValueError(f"out = {path} (must end in .csv, .tsv or .jsonl)")
+    if labels is not None and path.exists() and path.samefile(labels):
+        raise ValueError(
+            f"out = {path}: is the file of labels, which it would replace; name another"
+        )
     listing = check_files(root, known.read(root, options))
     lacking = missing or path.with_name(f"{path.name}.missing.txt")
     _write_missing(lacking, listing)
@@ -120,8 +124,10 @@ def _rows(
             row["audio"] = (prefix / item.audio).as_posix()
         row["split"] = item.split
         if image_fps is not None:
-            row["fps"] = image_fps if (root / item.path).is_dir() else None
+            row["fps"] = None
         row |= {name: item.labels.get(name) for name in used}
+        if image_fps is not None and row["fps"] is None and (root / item.path).is_dir():
+            row["fps"] = image_fps
         if row.get("boxes") is not None:  # a path too
             row["boxes"] = (prefix / str(row["boxes"])).as_posix()
         yield row

@@ -33,8 +33,9 @@ def read(root: Path, options: ReadOptions) -> Listing:
         )
     table = options.labels
     listing = Listing()
-    taken: set[str] = set()
-    for line, row in read_list(table):
+    rows = list(read_list(table))
+    taken = {safe_key(str(row["key"])) for _, row in rows if "key" in row}
+    for line, row in rows:
         path = name_in(root, str(row.get("path", "")))
         if not path:
             raise ValueError(f"{table} line {line}: no path")

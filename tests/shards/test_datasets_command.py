@@ -207,6 +207,36 @@ def test_a_table_of_one_s_own_becomes_a_manifest(tmp_path: Path) -> None:
     assert {first.labels["fold"], second.labels["fold"]} == {1, 2}
 
 
+def test_rows_without_a_frame_rate_get_the_one_that_is_given(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        medium(tmp_path / f"mine/{name}/1.png")
+    table = sheet(tmp_path / "labels.csv", ("path", "fps"), [("a", ""), ("b", 10)])
+    out = tmp_path / "list.csv"
+    words = ("csv", tmp_path / "mine", "--labels", table, "--out", out)
+    assert run(*words, "--image_fps", "25") == 0
+    assert [row.fps for row in read_manifest(out)] == [25, 10]
+
+
+def test_a_name_made_of_a_path_is_none_that_a_later_row_has(tmp_path: Path) -> None:
+    for name in ("a.mp4", "b.mp4"):
+        medium(tmp_path / "mine" / name)
+    table = sheet(tmp_path / "labels.csv", ("path", "key"), [("a.mp4", ""), ("b.mp4", "a")])
+    out = tmp_path / "list.csv"
+    assert run("csv", tmp_path / "mine", "--labels", table, "--out", out) == 0
+    assert [row.key for row in read_manifest(out)] == ["a_2", "a"]
+
+
+def test_a_table_is_not_replaced_by_its_manifest(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = sheet(tmp_path / "labels.csv", ("path", "emotion"), [("absent.mp4", "joy")])
+    before = table.read_bytes()
+    medium(tmp_path / "a.mp4")
+    assert run("csv", tmp_path, "--labels", table, "--out", tmp_path / "./labels.csv") == 2
+    assert "is the file of labels, which it would replace" in capsys.readouterr().err
+    assert table.read_bytes() == before
+
+
 def test_links_do_not_lead_astray(tmp_path: Path) -> None:
     crema_d(tmp_path / "disk/deep/CREMA-D")
     (tmp_path / "data").symlink_to(tmp_path / "disk/deep", target_is_directory=True)
