@@ -139,7 +139,8 @@ def read_sheet(path: Path, *, keep: Sequence[str] = ()) -> list[Row]:
     """Rows of a CSV or TSV (by its suffix), or of the first sheet of an ``.xlsx``.
 
     Names of columns lose the blanks around them; so do cells, and a whole number of a spreadsheet
-    has no decimal point.
+    has no decimal point. A row that ends early, as the last one of a file that was cut off, has
+    empty cells there.
 
     Args:
         keep: Columns to keep of a large table; none given: all.
@@ -151,7 +152,10 @@ def read_sheet(path: Path, *, keep: Sequence[str] = ()) -> list[Row]:
     if not lines:
         raise ValueError(f"{path}: holds no table")
     kept = [(place, name) for place, name in enumerate(lines[0]) if not keep or name in keep]
-    return [{name: line[place] for place, name in kept if place < len(line)} for line in lines[1:]]
+    return [
+        {name: line[place] if place < len(line) else "" for place, name in kept}
+        for line in lines[1:]
+    ]
 
 
 def column(rows: Sequence[Row], names: Sequence[str], path: Path) -> str:

@@ -308,6 +308,15 @@ def test_mer2023_keeps_parts_of_the_same_names_apart(listings: Listings) -> None
     assert test.labels == {"emotion": "angry", "valence": 0.1}
 
 
+def test_a_list_of_labels_that_is_cut_off_leaves_out_its_last_row(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        medium(tmp_path / f"train/{name}.avi")
+    text(tmp_path / "train-label.csv", "name,discrete,valence\na,happy,0.5\nb")
+    listing = DATASETS["mer2023"].read(tmp_path, ReadOptions())
+    assert [item.key for item in listing.items] == ["train/a"]
+    assert listing.left_out == {"unknown label (empty)": ["train/b"]}
+
+
 def test_werewolf_xl_puts_six_sessions_into_a_fold(listings: Listings) -> None:
     items = by_key(listings["werewolf-xl"][1])
     assert len(items) == 60
@@ -497,6 +506,8 @@ def test_sheets_are_read_by_name_and_their_faults_told(tmp_path: Path) -> None:
         column(rows, ("scores",), path)
     with pytest.raises(ValueError, match="holds no table"):
         read_sheet(text(tmp_path / "b.csv", ""))
+    cut_off = text(tmp_path / "cut.csv", "Name,Score\nb\nc,1\n")
+    assert read_sheet(cut_off) == [{"Name": "b", "Score": ""}, {"Name": "c", "Score": "1"}]
     (tmp_path / "c.csv").write_bytes(b"Name\n\xff\n")
     with pytest.raises(ValueError, match=r"is no UTF-8 text .*; save it as UTF-8"):
         read_sheet(tmp_path / "c.csv")
