@@ -14,8 +14,12 @@ So the best any classifier can do is 1/2 from the pictures, 1/3 from the sound, 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
+
+# Of AAC, in which the clips' sound is kept, as far as speech needs.
+_SOUND_RATES = (16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +91,13 @@ class CorpusConfig:
             )
             if getattr(self, name) < least
         ]
+        for name in ("min_seconds", "max_seconds", "camera_noise"):
+            if not math.isfinite(getattr(self, name)):
+                problems.append(f"{name} = {getattr(self, name)} (must be a finite number)")
+        if self.sample_rate >= min(_SOUND_RATES) and self.sample_rate not in _SOUND_RATES:
+            problems.append(
+                f"sample_rate = {self.sample_rate} (AAC has {', '.join(map(str, _SOUND_RATES))})"
+            )
         if self.max_seconds < self.min_seconds:
             problems.append(
                 f"max_seconds = {self.max_seconds} (below min_seconds = {self.min_seconds})"
@@ -97,8 +108,9 @@ class CorpusConfig:
             low, high = getattr(self, name)
             if not 0 <= low <= high <= 1:
                 problems.append(f"{name} = {(low, high)} (must ascend within 0..1)")
-        if self.snr_db[0] > self.snr_db[1]:
-            problems.append(f"snr_db = {self.snr_db} (must ascend)")
+        low, high = self.snr_db
+        if not -math.inf < low <= high < math.inf:
+            problems.append(f"snr_db = {self.snr_db} (must ascend, and be finite)")
         for name in ("scene_variety", "label_noise"):
             if not 0 <= getattr(self, name) <= 1:
                 problems.append(f"{name} = {getattr(self, name)} (must lie within 0..1)")

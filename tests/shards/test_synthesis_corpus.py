@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -207,6 +208,15 @@ def test_every_problem_of_the_settings_is_named_at_once() -> None:
     for name in ("speakers", "max_seconds", "frame_size", "expression_strength", "label_noise"):
         assert name in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_numbers_of_which_no_clip_can_be_made_are_named_at_once() -> None:
+    given = {"min_seconds": math.nan, "max_seconds": math.inf, "camera_noise": math.nan}
+    given |= {"sample_rate": 20000, "snr_db": (12.0, math.inf)}
+    with pytest.raises(ValueError, match=r"^corpus: ") as caught:
+        CorpusConfig(**given)  # type: ignore[arg-type]
+    for name in given:
+        assert f"{name} = " in str(caught.value)
 
 
 @pytest.mark.slow
