@@ -17,6 +17,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from datetime import date
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, NoReturn, get_args, get_origin, get_type_hints
@@ -26,7 +27,7 @@ import shtab
 from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
 
 from hicmae import __version__
-from hicmae.config import config_path, did_you_mean, from_dict, load_yaml, merged, type_name
+from hicmae.config import config_path, did_you_mean, from_dict, kind, load_yaml, merged, type_name
 from hicmae.processes import choose_threads, keep_freed_memory, wait_passively
 from hicmae.registry import load_plugins
 from hicmae.terminal import one_line, quieten, settle, user_message
@@ -331,12 +332,15 @@ class _ConfigFile(ActionConfigFile):
 
 
 def _unknown_keys(parser: _Parser, data: Mapping[Any, Any], at: str) -> Iterator[str]:
-    """Say which keys of a file no option takes."""
-    leaves = {
-        action.dest: _settings_in(_hint(action))
+    """Say which keys of a file no option takes, and which have nothing where something must be:
+    jsonargparse takes nothing for any option.
+    """
+    actions = {
+        action.dest: action
         for action in parser.options().values()
         if action.dest.split(".")[-1] not in ("help", "config")
     }
+    leaves = {dest: _settings_in(_hint(action)) for dest, action in actions.items()}
     groups = {leaf.rsplit(".", end)[0] for leaf in leaves for end in range(1, leaf.count(".") + 1)}
     for key, value in data.items():
         name = f"{at}{key}"
@@ -344,6 +348,10 @@ def _unknown_keys(parser: _Parser, data: Mapping[Any, Any], at: str) -> Iterator
         if name in groups or (once and name not in leaves and isinstance(value, Mapping)):
             if isinstance(value, Mapping):
                 yield from _unknown_keys(parser, value, f"{name}.")
+            elif not isinstance(value, str):  # which is the name of a file
+                yield f"{name} is {kind(value)}, not a mapping of keys to values"
+        elif name in leaves and (unfit := _unfit(actions[name], value)):
+            yield f"{name} = {unfit}"
         elif name in leaves:
             settings = leaves[name]
             if settings and isinstance(value, Mapping):
@@ -370,6 +378,18 @@ def _is_now(old: str, new: str, value: Any, between: str) -> str:
 def _hint(action: argparse.Action) -> Any:
     """The annotation behind an option, if it has one."""
     return getattr(action, "_typehint", None) or action.type
+
+
+def _unfit(action: argparse.Action, value: Any) -> str:
+    """A value of a file that jsonargparse takes for any option, or refuses in words of its own."""
+    hint = _hint(action)
+    # The default of what must be given is nothing too: it is asked for later.
+    optional = action.default is None or hint in (None, Any) or type(None) in get_args(hint)
+    if value is None and not optional:
+        return f"null (must be {type_name(hint)})"
+    if hint is Path and isinstance(value, int | float | date):
+        return f"{value} (must be a path; put quotes around it)"
+    return ""
 
 
 def _settings_in(hint: Any) -> type[Any] | None:
