@@ -215,10 +215,20 @@ def _shown(value: Any) -> str:
 
 
 def _class_names(labels: str | None) -> list[str]:
-    """Classes in the order of a network's outputs: given one by one, or as a benchmark has them."""
+    """Classes in the order of a network's outputs: given one by one, or as a benchmark has them.
+
+    Raises: ValueError: a name that is empty, or a benchmark whose labels are no classes.
+    """
     from hicmae.config import config_root, load_yaml
 
     names = [] if labels is None else [name.strip() for name in labels.split(",")]
     if len(names) == 1 and (file := config_root() / f"benchmarks/{names[0]}.yaml").is_file():
-        return [str(name) for name in load_yaml(file).get("classes", [])]
+        names = [str(name) for name in load_yaml(file).get("classes", [])]
+        if not names:
+            raise ValueError(
+                f"labels = {labels}: is a benchmark without classes, and classes are all that can "
+                "be named; leave --labels out"
+            )
+    if "" in names:
+        raise ValueError(f"labels = {labels!r}: has an empty name; separate names by one comma")
     return names

@@ -286,6 +286,10 @@ def test_the_command_converts_verifies_describes_and_goes_back(
     words = ["checkpoint", "convert", str(finetuned), str(made), "--model", str(sizes)]
     assert main([*words, "--labels", "mafw_43_index"]) == 2  # of a benchmark, by its name
     assert "names 43 classes (helplessness_disappointment, disgust_hel" in capsys.readouterr().err
+    assert main([*words, "--labels", "werewolf_xl"]) == 2  # of which labels are numbers
+    assert "is a benchmark without classes" in capsys.readouterr().err
+    assert main([*words, "--labels", "joy,,fear"]) == 2
+    assert "has an empty name" in capsys.readouterr().err
     assert main([*words, "--labels", "joy, anger, fear"]) == 0
     assert "none missing or extra" in capsys.readouterr().out
     assert main(words) == 2
