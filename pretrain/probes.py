@@ -55,7 +55,7 @@ class Label:
     rows: np.ndarray  # (N',) positions of the clips that have a value
     values: np.ndarray  # (N',) class numbers (int64), or numbers (float64)
     num_classes: int  # 0 of numbers
-    speakers: np.ndarray | None  # (N',) numbers; None: not known of all, or fewer than two
+    speakers: np.ndarray | None  # (N',) numbers; None: not known of all, fewer than two, the label
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -252,8 +252,9 @@ def find_labels(table: pandas.DataFrame, columns: Sequence[str] | None) -> list[
 def linear_probe(features: np.ndarray, label: Label) -> dict[str, float]:
     """Predict a label from frozen features, cross-validated, and score all predictions at once.
 
-    Folds keep speakers apart where they are known. Logistic regression and unweighted average
-    recall for classes, ridge regression and the concordance correlation for numbers.
+    Folds keep speakers apart where they are known, unless it is they who are predicted. Logistic
+    regression and unweighted average recall for classes, ridge regression and the concordance
+    correlation for numbers.
 
     Args:
         features: (N, D) of all clips.
@@ -328,7 +329,9 @@ def _label(table: pandas.DataFrame, name: str) -> Label | None:
     if len(rows) < _LEAST_OF_A_LABEL:
         return None
     found = column.iloc[rows]
-    speakers = table["speaker"].iloc[rows] if "speaker" in table.columns else None
+    # Who speaks cannot be told of speakers that no fold is trained on.
+    apart = "speaker" in table.columns and name != "speaker"
+    speakers = table["speaker"].iloc[rows] if apart else None
     groups = None
     if speakers is not None and speakers.notna().all() and speakers.nunique() > 1:
         groups = pandas.factorize(speakers, sort=True)[0]

@@ -109,6 +109,13 @@ def test_knowing_the_speaker_does_not_help_a_probe() -> None:
     assert linear_probe(identity, unknown)["uar"] == 1
 
 
+def test_speakers_themselves_can_be_probed() -> None:
+    rows = table(40, 4)
+    features = np.eye(4)[np.arange(40) % 4]  # tell who speaks
+    (label,) = find_labels(rows, ["speaker"])
+    assert linear_probe(features, label) == {"uar": 1.0, "chance_uar": 0.25}
+
+
 def test_columns_that_are_no_labels_are_left_out_or_refused() -> None:
     rows = table(60, 4)
     labels = find_labels(rows.drop(columns="speaker"), None)
