@@ -438,8 +438,13 @@ def _read_done(
         groups: The steps by number, from 0.
         needs: Of each step those whose folder it reads.
     """
-    state = json.loads((out / _STATE).read_text(encoding="utf-8"))
-    saved = list(zip(state["commands"], state["seconds"], strict=True))
+    try:
+        state = json.loads((out / _STATE).read_text(encoding="utf-8"))
+        saved = list(zip(state["commands"], state["seconds"], strict=True))
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{out / _STATE}: damaged ({error}); give --overwrite or another --out"
+        ) from error
     seconds: list[float | None] = [None] * len(commands)
     for group in groups:
         for number in group:

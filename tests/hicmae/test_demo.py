@@ -294,6 +294,9 @@ def test_a_folder_in_use_is_left_alone(
     assert demo(out=out, steps=steps) == 0
     with pytest.raises(ValueError, match="--resume, --overwrite or another --out"):
         demo(out=out, steps=steps)
+    (out / "demo.json").write_text('{"commands": [')
+    with pytest.raises(ValueError, match=r"demo\.json: damaged .*; give --overwrite or another"):
+        demo(out=out, steps=steps, resume=True)
     assert demo(out=out, steps=steps, overwrite=True) == 0
 
 
