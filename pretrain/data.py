@@ -52,15 +52,20 @@ def survey(config: DataConfig) -> Survey:
             that lack what is required where bad samples raise.
     """
     opened = [open_folder(folder, config.cache) for folder in config.folders]
-    tables = [_rows(folder.index, config.split) for folder in opened]
+    # Shards of several folders have the same names.
+    tables = [
+        _rows(folder.index, config.split).assign(folder=str(name))
+        for name, folder in zip(config.folders, opened, strict=True)
+    ]
     table = pandas.concat(tables, ignore_index=True)
     for member in config.needed:
         what = LACKED[member]
         absent = table[table[f"{member}_length"] == 0]
         if len(absent) and config.on_bad == "raise":
             other = f", or --data.{what} optional" if config.modalities == "audio-video" else ""
+            first = absent.iloc[0]
             raise ValueError(
-                f"{absent['shard'].iloc[0]}: sample {absent['key'].iloc[0]!r} has no {what} "
+                f"{first['folder']}/{first['shard']}: sample {first['key']!r} has no {what} "
                 f"({len(absent)} of {len(table)} samples have none); pass --data.on_bad skip to "
                 f"leave them out{other}"
             )

@@ -35,6 +35,14 @@ def test_a_survey_counts_what_can_be_used(partly_silent: Path, tmp_path: Path) -
     assert survey(replace(config, split="all")).num_clips == 7
 
 
+def test_a_sample_that_lacks_something_is_named_with_its_folder(
+    partly_silent: Path, tmp_path: Path
+) -> None:
+    whole = moving_shards(tmp_path / "whole")
+    with pytest.raises(ValueError, match=rf"^{partly_silent}/train-\d+\.tar: sample .* no sound"):
+        survey(DataConfig(shards=(str(whole), str(partly_silent)), batch_size=2))
+
+
 def test_a_split_that_is_not_there_is_refused_with_those_that_are(partly_silent: Path) -> None:
     with pytest.raises(ValueError, match=r"no samples of split 'val' \(found train\)"):
         survey(DataConfig(shards=partly_silent, split="val"))
