@@ -261,7 +261,9 @@ def read_predictions(path: Path, benchmark: Benchmark) -> list[Prediction]:
         raise FileNotFoundError(f"{path}: no predictions there; is the run finished?")
     found: list[Prediction] = []
     seen: dict[str, int] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    # A name may hold what else ``str.splitlines`` takes for the end of a line.
+    lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+    for number, line in enumerate(lines if lines != [""] else [], start=1):
         where = f"{path} line {number}"
         try:
             item = parse_prediction(json.loads(line), benchmark)

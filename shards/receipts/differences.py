@@ -342,7 +342,8 @@ def _read_refused(folder: Path) -> dict[str, tuple[str, str]]:
         return {}
     refused = {}
     try:
-        for line in path.read_text(encoding="utf-8").splitlines():
+        # A path may hold what else ``str.splitlines`` takes for the end of a line.
+        for line in filter(None, path.read_text(encoding="utf-8").split("\n")):
             entry = json.loads(line)
             name = str(entry["path"])
             refused["/".join(PurePosixPath(name).parts[-_TAIL:])] = (name, str(entry["cause"]))

@@ -75,6 +75,15 @@ def test_predictions_come_back_as_they_were(benchmark, made, tmp_path: Path) -> 
     assert all(("label" in line) == (benchmark is BENCHMARK) for line in lines)
 
 
+def test_names_may_hold_whatever_a_line_of_text_might_end_with(tmp_path: Path) -> None:
+    ends = "\u0085 \u2028 \u2029 \x0b \x0c \x1c \x1d \x1e \r \n"  # \u0085: an ellipsis misread
+    made = [
+        prediction(BENCHMARK, 1, true="high", views=np.eye(2)[:1], groups={"place": f"a{ends}b"})
+    ]
+    write_predictions(tmp_path / "predictions.jsonl", made)
+    assert read_predictions(tmp_path / "predictions.jsonl", BENCHMARK) == made
+
+
 def test_damaged_predictions_are_refused_with_their_line(tmp_path: Path) -> None:
     path = tmp_path / "predictions.jsonl"
     made = classes(4)
