@@ -19,6 +19,7 @@ from finetune.heads import NAMED, as_text, read_truth
 from finetune.instants import COLUMNS as OF_INSTANTS
 from hicmae.checkpoints.checkpoint import Checkpoint, Seen, digests, seen_of, union
 from hicmae.config import did_you_mean
+from hicmae.files import portable
 from shards.index import COLUMNS
 from shards.reading.random_access import SAMPLE
 
@@ -113,7 +114,7 @@ def make_folds(benchmark: Benchmark, rows: pd.DataFrame, *, folds: str = "all") 
 
     Raises: ValueError: a missing fold column or value; a fold that does not exist; an empty side;
         a speaker on both sides, or no speaker at all, unless the protocol shares speakers; a
-        class without a training sample.
+        class without a training sample; folds that would have the same folder.
     """
     protocol = benchmark.folds
     need_column(rows, protocol.column, f"benchmark '{benchmark.name}' (folds.column)")
@@ -128,6 +129,7 @@ def make_folds(benchmark: Benchmark, rows: pd.DataFrame, *, folds: str = "all") 
         names = sorted(value.unique(), key=_numbers_first)
         if len(names) < 2:
             raise ValueError(f"column '{protocol.column}' has one value ({names[0]}): no folds")
+        _check_folders(protocol.column, names)
         made = {
             name: Fold(name=name, train=rows[value != name], test=rows[value == name])
             for name in names
@@ -371,6 +373,19 @@ def _chosen(folds: str, names: list[str]) -> list[str]:
         what = f"no fold {', '.join(unknown)}" if unknown else "no fold is named"
         raise ValueError(f"folds = {folds}: {what} (folds: {', '.join(names)}, or all)")
     return [name for name in names if name in wanted]
+
+
+def _check_folders(column: str, names: Sequence[str]) -> None:
+    """Refuse folds whose names are the same as part of a file's: results would be taken for one."""
+    folders: dict[str, str] = {}
+    for name in names:
+        other = folders.setdefault(portable(name), name)
+        if other != name:
+            raise ValueError(
+                f"column '{column}': folds '{other}' and '{name}' would have the same folder"
+                f" (fold-{portable(name)}); name them apart by letters or digits in the manifest,"
+                " and build its shards again"
+            )
 
 
 def _numbers_first(name: str) -> tuple[int, float, str]:

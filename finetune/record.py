@@ -30,7 +30,7 @@ from finetune.scores import Scores, score_run, scored_units, undefined
 from finetune.selection import marked, rule_label
 from hicmae.checkpoints.checkpoint import Calibration
 from hicmae.config import from_dict, load_yaml, to_dict
-from hicmae.files import write_json
+from hicmae.files import portable, write_json
 
 FORMAT_VERSION = 1
 SCORES, FOLD, BENCHMARK, CONFIG = "scores.json", "fold.json", "benchmark.yaml", "config.yaml"
@@ -184,11 +184,6 @@ class Run:
 def fold_folder(run: Path, fold: str) -> Path:
     """Where a fold's files are; a name that is no portable file name is spelt differently."""
     return run / f"fold-{portable(fold)}"
-
-
-def portable(name: str) -> str:
-    """A name as part of a file's."""
-    return "".join(c if c.isalnum() or c in "._-" else "_" for c in name)
 
 
 def write_run(

@@ -213,3 +213,8 @@ def locked(path: Path) -> Iterator[None]:
     path.parent.mkdir(parents=True, exist_ok=True)
     with filelock.FileLock(path):
         yield
+
+
+def portable(name: str) -> str:
+    """A name as part of a file's; names that differ may become the same."""
+    return "".join(c if c.isalnum() or c in "._-" else "_" for c in name)

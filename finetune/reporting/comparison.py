@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from finetune.record import Run, portable
+from finetune.record import Run
 from finetune.reporting import document as doc
 from finetune.reporting.classes import absent_classes, run_counts
 from finetune.reporting.entries import (
@@ -26,6 +26,7 @@ from finetune.reporting.run_report import (
 )
 from finetune.scores import metric_name, undefined
 from finetune.selection import rule_sentence
+from hicmae.files import portable
 
 Named = Sequence[tuple[str, Run]]
 

@@ -31,7 +31,6 @@ from finetune.record import (
     RunFacts,
     fold_folder,
     git_commit,
-    portable,
     settings_digest,
     write_run,
 )
@@ -43,7 +42,7 @@ from finetune.testing.machine import Machine, load_tested, sample_views
 from finetune.testing.plan import EvaluationPlan
 from hicmae import __version__
 from hicmae.config import save_yaml, to_dict
-from hicmae.files import write_json, write_text
+from hicmae.files import portable, write_json, write_text
 from hicmae.heads import thresholds_of
 from hicmae.views import ViewGrid
 

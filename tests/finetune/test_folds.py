@@ -65,6 +65,11 @@ def test_folds_are_ordered_as_numbers_and_chosen_by_name() -> None:
         make_folds(BENCHMARK, rows, folds="2,4")
 
 
+def test_folds_that_would_share_a_folder_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"folds '<30' and '>30' would have the same folder"):
+        divide(fold=["<30", "<30", ">30", ">30"] * 2)
+
+
 def test_a_fixed_split_has_one_fold_and_leaves_the_rest_alone() -> None:
     benchmark = split_benchmark(column="split", train=("train",), test=("test",))
     rows, _ = usable_rows(
