@@ -105,12 +105,14 @@ def _usable(benchmark: Benchmark, table: pd.DataFrame) -> tuple[pd.DataFrame, di
     return held_of(table[~ignored]), counts
 
 
-def make_folds(benchmark: Benchmark, rows: pd.DataFrame, *, folds: str = "all") -> list[Fold]:
+def make_folds(
+    benchmark: Benchmark, rows: pd.DataFrame, *, folds: str | Sequence[str] = "all"
+) -> list[Fold]:
     """Divide checked rows by the benchmark's protocol.
 
     Args:
         rows: What ``usable_rows`` returned.
-        folds: ``all``, or names separated by commas.
+        folds: As of ``asked_folds``.
 
     Raises: ValueError: a missing fold column or value; a fold that does not exist; an empty side;
         a speaker on both sides, or no speaker at all, unless the protocol shares speakers; a
@@ -140,10 +142,32 @@ def make_folds(benchmark: Benchmark, rows: pd.DataFrame, *, folds: str = "all") 
         if protocol.train is not None:
             train = value.isin([as_text(item) for item in protocol.train])
         made = {"split": Fold(name="split", train=rows[train], test=rows[test])}
-    chosen = [made[name] for name in _chosen(folds, list(made))]
+    wanted = asked_folds(folds, list(made))
+    unknown = [name for name in wanted if name not in made]
+    if unknown or not wanted:
+        what = f"no fold {', '.join(unknown)}" if unknown else "no fold is named"
+        told = folds if isinstance(folds, str) else ",".join(folds)
+        raise ValueError(f"folds = {told}: {what} (folds: {', '.join(made)}, or all)")
+    chosen = [fold for name, fold in made.items() if name in wanted]
     for fold in chosen:
         check_fold(benchmark, fold)
     return chosen
+
+
+def asked_folds(folds: str | Sequence[str], known: Sequence[str]) -> list[str]:
+    """Names of folds as they were asked for, known or not.
+
+    Args:
+        folds: ``all``, one known name, which may hold commas, or names separated by commas; or a
+            list of names.
+    """
+    if not isinstance(folds, str):
+        return list(folds)
+    if folds.strip() == "all":
+        return list(known)
+    if folds in known:
+        return [folds]
+    return [part.strip() for part in folds.split(",") if part.strip()]
 
 
 def check_fold(benchmark: Benchmark, fold: Fold) -> None:
@@ -361,18 +385,6 @@ def _check_disjoint(benchmark: Benchmark, fold: Fold, column: str, *, remedy: st
             f"fold {fold.name}: {column} {few(shared)} {verb} on both sides ({train} training and"
             f" {test} test samples of {len(shared)} such); {remedy}"
         )
-
-
-def _chosen(folds: str, names: list[str]) -> list[str]:
-    """Names of the folds asked for, in the order of the protocol."""
-    if folds.strip() == "all":
-        return names
-    wanted = [part.strip() for part in folds.split(",") if part.strip()]
-    unknown = [part for part in wanted if part not in names]
-    if unknown or not wanted:
-        what = f"no fold {', '.join(unknown)}" if unknown else "no fold is named"
-        raise ValueError(f"folds = {folds}: {what} (folds: {', '.join(names)}, or all)")
-    return [name for name in names if name in wanted]
 
 
 def _check_folders(column: str, names: Sequence[str]) -> None:

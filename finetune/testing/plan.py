@@ -6,6 +6,7 @@ is proven that nobody it trained on is there; another corpus is tested whole.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from finetune.folds import (
     SEEN,
     Fold,
     as_text,
+    asked_folds,
     few,
     found_in,
     group_columns,
@@ -124,7 +126,7 @@ def make_plan(
     within = same_index or same_dataset or tested.name == source.benchmark.name
     notes: list[str] = []
     if within:
-        divided = make_folds(tested, rows, folds=",".join(source.checkpoints))
+        divided = make_folds(tested, rows, folds=list(source.checkpoints))
     else:
         divided = [Fold(name=name, train=rows.iloc[:0], test=rows) for name in source.checkpoints]
     decided, smoothing = {fold.name: fold.over_time for fold in source.folds}, {}
@@ -212,7 +214,7 @@ def read_source(path: Path, *, folds: str = "all") -> Source:
             run = parents[2] if len(parents) > 2 and (parents[2] / SCORES).is_file() else None
             fold = str((found.config.get("finetuning") or {}).get("fold", ""))
             if run is not None and fold:
-                return _chosen(replace(_of_run(run), path=path), fold)
+                return _chosen(replace(_of_run(run), path=path), [fold])
             return _chosen(_of_checkpoint(path, found), folds)
     raise ValueError(
         f"{path}: neither a finished fine-tuning run (no {SCORES}) nor a checkpoint (no"
@@ -316,14 +318,14 @@ def _of_checkpoint(path: Path, checkpoint: Checkpoint) -> Source:
     )
 
 
-def _chosen(source: Source, folds: str) -> Source:
+def _chosen(source: Source, folds: str | Sequence[str]) -> Source:
     names = list(source.checkpoints)
-    wanted = names if folds.strip() == "all" else [part.strip() for part in folds.split(",")]
+    wanted = asked_folds(folds, names)
     unknown = [name for name in wanted if name not in names]
-    if unknown:
+    if unknown or not wanted:
+        what = f"network of fold {', '.join(unknown)}" if unknown else "fold without a name"
         raise ValueError(
-            f"folds = {folds}: {source.path} has no network of fold {', '.join(unknown)}"
-            f" (folds: {', '.join(names)}, or all)"
+            f"folds = {folds}: {source.path} has no {what} (folds: {', '.join(names)}, or all)"
         )
     for name in wanted:
         folder = source.checkpoints[name]
@@ -407,7 +409,7 @@ def _by_the_index(
     if training is not None:
         training = _instants(source, source.benchmark, training)
         rows, _ = usable_rows(source.benchmark, training.table)
-        theirs = make_folds(source.benchmark, rows, folds=fold.name)[0]
+        theirs = make_folds(source.benchmark, rows, folds=[fold.name])[0]
         both = Fold(name=fold.name, train=theirs.train, test=fold.test)
         shared = shared_values(both, tested.speaker)
         allowed = source.benchmark.folds.shared_speakers and tested.folds.shared_speakers

@@ -23,6 +23,7 @@ from tests.support.finetune_fixtures import (
     VALUES,
     run_tiny,
     save_benchmark,
+    train_tiny,
     write_labelled_shards,
 )
 from tests.support.testing_fixtures import CPU
@@ -77,6 +78,21 @@ def test_the_same_views_give_the_numbers_of_the_run(finished: Path, tmp_path: Pa
         assert np.array(first.views) == pytest.approx(np.array(second.views), abs=1e-5)
     assert found.folds[0].layer_weights == run.folds[0].layer_weights
     assert found.disagreements == ()
+
+
+@pytest.mark.slow
+def test_folds_whose_names_hold_commas_are_tested_again(
+    tiny_model_config: ModelConfig, tmp_path: Path
+) -> None:
+    names = ("Bonn, Germany", "Paris, France")
+    changes: dict[int, dict[str, Any]] = {
+        n: {"labels": {"fold": names[(n // 2) % 2]}} for n in range(24)
+    }
+    shards = write_labelled_shards(tmp_path / "shards", changes=changes)
+    run = train_tiny(tmp_path, shards, tiny_model_config, epochs=1)
+    assert tuple(read_run(again(run, tmp_path / "all")).scores.folds) == names
+    one = again(run / "fold-Paris__France", tmp_path / "one")
+    assert tuple(read_run(one).scores.folds) == names[1:]
 
 
 @pytest.mark.slow

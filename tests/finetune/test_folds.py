@@ -65,6 +65,15 @@ def test_folds_are_ordered_as_numbers_and_chosen_by_name() -> None:
         make_folds(BENCHMARK, rows, folds="2,4")
 
 
+def test_a_fold_whose_name_holds_a_comma_can_be_asked_for() -> None:
+    rows, _ = usable_rows(BENCHMARK, table(fold=["Bonn, Rhine"] * 2 + ["Ulm"] * 2 + ["Lee"] * 4))
+    assert [fold.name for fold in make_folds(BENCHMARK, rows, folds="Bonn, Rhine")] == [
+        "Bonn, Rhine"
+    ]
+    several = make_folds(BENCHMARK, rows, folds=["Ulm", "Bonn, Rhine"])
+    assert [fold.name for fold in several] == ["Bonn, Rhine", "Ulm"]
+
+
 def test_folds_that_would_share_a_folder_are_refused() -> None:
     with pytest.raises(ValueError, match=r"folds '<30' and '>30' would have the same folder"):
         divide(fold=["<30", "<30", ">30", ">30"] * 2)
