@@ -304,9 +304,11 @@ def multilabel_metrics(totals: np.ndarray, num_classes: int) -> Metrics:
     with np.errstate(invalid="ignore", divide="ignore"):
         each = np.where(true + given > 0, 2 * hits / (true + given), 0.0)
         whole = (true + given).sum(axis=1)
+        micro = np.where(whole > 0, 2 * hits.sum(axis=1) / whole, 0.0)
+        nobody = totals[:, 0] == 0  # of a draw without anybody who has this head's label
         return {
-            "macro_f1": each.mean(axis=1),
-            "micro_f1": np.where(whole > 0, 2 * hits.sum(axis=1) / whole, 0.0),
+            "macro_f1": np.where(nobody, np.nan, each.mean(axis=1)),
+            "micro_f1": np.where(nobody, np.nan, micro),
             "exact": totals[:, 1] / totals[:, 0],
         }
 

@@ -181,6 +181,18 @@ def test_scores_by_sums_are_those_of_the_metrics_and_gaps_do_not_count() -> None
     assert found["real.mse"] == pytest.approx(expected)
 
 
+def test_a_draw_of_people_without_a_label_of_a_head_scores_nothing_of_it() -> None:
+    unlabelled = {head.name: () for head in ALL.heads}
+    views = np.full((1, 13), 0.3)
+    made = [
+        make_prediction(ALL, key=f"k{n}", fold="1", speaker=f"s{n}", true=unlabelled, views=views)
+        for n in range(4)
+    ]
+    sums = make_sums(ALL, [made])
+    drawn = sums.metrics(sums.total(0, np.ones((1, 4))))
+    assert all(np.isnan(value).all() for value in drawn.values()), drawn
+
+
 def test_ordered_levels_have_the_probabilities_of_proportional_odds() -> None:
     outputs = torch.tensor([[0.7, -1.0, 0.5], [-2.0, -1.0, 0.5]], dtype=torch.float64)
     second = -1.0 + np.log1p(np.exp(0.5)) + LEAST_STEP
