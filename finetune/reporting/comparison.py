@@ -190,13 +190,14 @@ def seed_parts(groups: Sequence[SeedGroup]) -> list[doc.Section]:
 def paired_parts(groups: Sequence[SeedGroup]) -> list[doc.Section]:
     """Each entry against the first, in the leading metric.
 
-    Only entries that scored the very same samples are compared; others are named.
+    Only entries that scored the very same samples by the same labels are compared; others are
+    named.
     """
     if len(groups) < 2:
         return []
     first, *others = groups
-    truths = [{item.key: item.true for item in one.runs[0].units} for one in groups]
-    alike = [one for one, own in zip(others, truths[1:], strict=True) if own == truths[0]]
+    truths, *theirs = (one.scored for one in groups)
+    alike = [one for one, own in zip(others, theirs, strict=True) if own == truths]
     rows = [_row(first, group, group.minus(first)) for group in alike]
     name = metric_name(first.runs[0].benchmark.ranking)
     parts: list[doc.Part] = []
@@ -204,9 +205,10 @@ def paired_parts(groups: Sequence[SeedGroup]) -> list[doc.Section]:
         columns = ["entry", "selection", f"{name} minus {first.name}", "95 %", "p", "swaps"]
         parts += [doc.Table(columns=columns, rows=rows), _how_to_read_pairs(len(rows))]
     parts += [
-        f"**Note.** {group.name} did not score the samples of {first.name}, so there is no paired"
+        f"**Note.** {group.name} did not score the samples of {first.name}"
+        f"{' by the same labels' if own.keys() == truths.keys() else ''}, so there is no paired"
         " comparison."
-        for group in others
+        for group, own in zip(others, theirs, strict=True)
         if group not in alike
     ]
     return [doc.Section(title=f"Each against {first.name}", parts=parts)]

@@ -12,6 +12,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -49,9 +50,9 @@ class SeedGroup:
         return ", ".join(str(run.facts.seed) for run in self.runs)
 
     @property
-    def keys(self) -> frozenset[str]:
-        """What was scored."""
-        return frozenset(item.key for item in self.runs[0].units)
+    def scored(self) -> dict[str, Any]:
+        """What was scored: the truth of each key. Entries are paired where it is the same."""
+        return {item.key: item.truths for item in self.runs[0].units}
 
     def over_seeds(self, metric: str) -> Summary:
         """Mean and sample deviation of the pooled score over seeds."""
@@ -327,7 +328,7 @@ def _gains(curve: Curve, scratch: Curve) -> list[list[str]]:
                 ),
                 None,
             )
-            if other is None or group.keys != other.keys:
+            if other is None or group.scored != other.scored:
                 continue
             found, mark = group.minus(other), group.runs[0].facts.mark
             row = [curve.name, f"{labels:g}", words, mark(doc.signed(found.difference))]

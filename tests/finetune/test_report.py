@@ -14,7 +14,9 @@ from PIL import Image
 
 from finetune.benchmark import Benchmark, Published
 from finetune.commands import report
+from finetune.heads import Head
 from finetune.record import Run, read_run
+from finetune.reporting.comparison import paired_parts
 from finetune.reporting.document import Section, Table
 from finetune.reporting.entries import SeedGroup, label_curve_parts
 from finetune.scores import score_run
@@ -362,3 +364,43 @@ def test_runs_on_fewer_labels_become_a_curve_with_paired_gains(
     # One number of labels makes no curve.
     assert label_curve_parts([entries[0], entries[3]], tmp_path / "none.png") == []
     assert not (tmp_path / "none.png").exists()
+
+
+def relabelled(group: SeedGroup) -> SeedGroup:
+    """The same predictions of samples of which one has been given another label since."""
+    (run,) = group.runs
+    first, *others = run.predictions
+    other = next(name for name in BENCHMARK.classes if name != first.true)
+    predictions = (dataclasses.replace(first, true=other), *others)
+    scores = score_run(run.benchmark, predictions)
+    changed = dataclasses.replace(run, predictions=predictions, scores=scores)
+    return SeedGroup(name="corrected", runs=(changed,))
+
+
+def as_head(group: SeedGroup) -> SeedGroup:
+    """The same run as one of several heads."""
+    (run,) = group.runs
+    head = Head(name="emotion", kind="classification", label="emotion", classes=BENCHMARK.classes)
+    predictions = tuple(
+        dataclasses.replace(item, true=(), heads={"emotion": item}) for item in run.predictions
+    )
+    joint = Benchmark(name="joint", task="joint", heads=(head,))
+    return SeedGroup(
+        name=group.name,
+        runs=(dataclasses.replace(run, benchmark=joint, predictions=predictions),),
+    )
+
+
+def test_entries_with_other_labels_of_the_same_samples_are_not_paired(
+    runs: dict[str, Path], tmp_path: Path
+) -> None:
+    run = read_run(runs["both"])
+    one, few = entry(run, labels=12, wrong=6), entry(run, labels=6, wrong=6)
+    started = [relabelled(entry(run, labels=labels, wrong=0, checkpoint="c")) for labels in (6, 12)]
+    (curves,) = label_curve_parts([one, few, *started], tmp_path / "labels.png")
+    assert isinstance(curves, Section)
+    assert sum(isinstance(part, Table) for part in curves.parts) == 1  # points and no gains
+    for entries in ([one, relabelled(one)], [as_head(one), as_head(relabelled(one))]):
+        (section,) = paired_parts(entries)
+        (said,) = section.parts
+        assert "corrected did not score the samples of 12-None by the same labels" in str(said)
