@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from finetune.benchmark import Benchmark
 from finetune.record import Run
 from finetune.reporting import document as doc
 from finetune.reporting.classes import absent_classes, run_counts
@@ -57,16 +59,28 @@ def group_runs(pairs: Named) -> Sequence[Named]:
         for name in dict.fromkeys(run.facts.benchmark for _, run in pairs)
     ]
     for (_, first), *others in groups:
-        for part in ("task", "classes", "targets", "metrics"):
-            ours = getattr(first.benchmark, part)
-            for _, run in others:
-                if (other := getattr(run.benchmark, part)) != ours:
+        means = _meanings(first.benchmark)
+        for _, run in others:
+            for part, other in _meanings(run.benchmark).items():
+                if other != (ours := means[part]):
                     raise ValueError(
                         f"{run.folder}: benchmark '{first.benchmark.name}' has other {part} than in"
                         f" {first.folder} ({other} against {ours}); compare them in separate"
                         " reports"
                     )
     return groups
+
+
+def _meanings(benchmark: Benchmark) -> dict[str, Any]:
+    """What scores are of, part by part; weights and losses of heads are not of them."""
+    found: dict[str, Any] = {"task": benchmark.task}
+    found["heads"] = tuple(head.name for head in benchmark.heads)
+    for head in benchmark.heads:
+        what = {"kind": head.kind, "outputs": head.names}
+        found |= {f"{name} of head {head.name}": value for name, value in what.items()}
+    found |= {part: getattr(benchmark, part) for part in ("classes", "targets", "metrics")}
+    factors = benchmark.combinations.items()
+    return found | {f"factors of {name}": parts for name, parts in factors}
 
 
 def comparison(

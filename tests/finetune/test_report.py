@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote
 
 import pytest
@@ -16,7 +17,7 @@ from finetune.benchmark import Benchmark, Published
 from finetune.commands import report
 from finetune.heads import Head
 from finetune.record import Run, read_run
-from finetune.reporting.comparison import paired_parts
+from finetune.reporting.comparison import group_runs, paired_parts
 from finetune.reporting.document import Section, Table
 from finetune.reporting.entries import SeedGroup, label_curve_parts
 from finetune.scores import score_run
@@ -404,3 +405,29 @@ def test_entries_with_other_labels_of_the_same_samples_are_not_paired(
         (section,) = paired_parts(entries)
         (said,) = section.parts
         assert "corrected did not score the samples of 12-None by the same labels" in str(said)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"metrics": ("uar",)}, "has other metrics than"),
+        ({"classes": ("high", "low")}, "has other outputs of head emotion than"),
+        ({"name": "feeling"}, "has other heads than"),
+        ({}, "has other factors of best than"),
+    ],
+)
+def test_runs_whose_heads_mean_other_things_are_not_compared(
+    runs: dict[str, Path], change: dict[str, Any], said: str
+) -> None:
+    run = read_run(runs["both"])
+    head = Head(name="emotion", kind="classification", label="emotion", classes=BENCHMARK.classes)
+
+    def joint(head: Head, factor: float) -> Run:
+        best = {"best": {f"{head.name}.uar": factor}}
+        made = Benchmark(name="joint", task="joint", heads=(head,), combinations=best)
+        return dataclasses.replace(run, benchmark=made)
+
+    first, other = joint(head, 1.0), joint(dataclasses.replace(head, **change), 2.0)
+    assert len(group_runs([("a", first), ("b", first)])) == 1
+    with pytest.raises(ValueError, match=said):
+        group_runs([("a", first), ("b", other)])
