@@ -8,6 +8,7 @@ what the network says of a recording. Scores are pooled over all instants, and o
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -264,9 +265,9 @@ def recordings_note(benchmark: Benchmark, predictions: Sequence[Prediction]) -> 
     """CCC per recording as a sentence of the record; none of a benchmark that is not over time."""
     if benchmark.over_time is None:
         return []
-    means = per_recording(benchmark, predictions)
+    means, each = per_recording(benchmark, predictions), recording_scores(benchmark, predictions)
     told = ", ".join(f"{name} {value:.4f}" for name, value in means.items())
-    number = len(_recordings(predictions))
+    number = sum(math.isfinite(scores["ccc"]) for scores in each.values())
     return [f"{RECORDINGS}, mean of {number}: {told} (the scores are pooled over instants)"]
 
 

@@ -178,6 +178,11 @@ def range_figure(by_target: Mapping[str, Sequence[RangeError]], path: Path, *, t
     doc.save(figure, path)
 
 
+def lowest_first(each: Mapping[str, dict[str, float]]) -> list[tuple[str, dict[str, float]]]:
+    """Recordings with their scores by CCC, the lowest first and those without one last."""
+    return sorted(each.items(), key=lambda item: np.nan_to_num(item[1]["ccc"], nan=np.inf))
+
+
 def over_time_section(run: Run) -> doc.Section | None:
     """CCC pooled over instants and per recording; nothing of a benchmark that is not over time."""
     if run.benchmark.over_time is None:
@@ -189,7 +194,10 @@ def over_time_section(run: Run) -> doc.Section | None:
     pooled = [mark(doc.number(run.scores.pooled.get(name, float("nan")))) for name in names]
     rows = [
         [f"pooled over {len(run.predictions)} instants", *pooled],
-        [f"per recording, mean of {len(each)}", *(mark(doc.number(means[name])) for name in names)],
+        [
+            f"per recording, mean of {len(each) - undefined}",
+            *(mark(doc.number(means[name])) for name in names),
+        ],
     ]
     parts: list[doc.Part] = [
         "CCC pooled is of all instants together, so differences between recordings count; CCC per"
@@ -200,7 +208,7 @@ def over_time_section(run: Run) -> doc.Section | None:
         parts.append(f"{undefined} recordings have constant labels, and no CCC of their own.")
     shown = [
         [recording, *(mark(doc.number(values[name])) for name in names)]
-        for recording, values in sorted(each.items(), key=lambda item: item[1]["ccc"])[:_SHOWN]
+        for recording, values in lowest_first(each)[:_SHOWN]
     ]
     which = "" if len(shown) == len(each) else f" (the {len(shown)} with the lowest)"
     parts += [

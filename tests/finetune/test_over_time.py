@@ -14,9 +14,16 @@ import pytest
 from finetune.commands import evaluate, modalities
 from finetune.folds import Fold
 from finetune.instants import OverTime, instant_index, recording_of
-from finetune.over_time import per_recording, recording_scores, settled_again, smooth
+from finetune.over_time import (
+    per_recording,
+    recording_scores,
+    recordings_note,
+    settled_again,
+    smooth,
+)
 from finetune.predictions import make_prediction
 from finetune.record import read_run
+from finetune.reporting.values import lowest_first
 from finetune.scores import score
 from hicmae.__main__ import main
 from hicmae.checkpoints.checkpoint import load_checkpoint
@@ -233,3 +240,21 @@ def test_smoothing_and_recordings_agree_with_a_plain_loop() -> None:
         spread = np.cov(true, said)  # of N - 1, as torchmetrics has it
         expected = 2 * spread[0, 1] / (np.trace(spread) + bias)
         assert values["ccc"] == pytest.approx(expected)
+
+
+def test_recordings_with_constant_labels_are_counted_nowhere_and_come_last() -> None:
+    benchmark, draws = over_time_benchmark(), np.random.default_rng(0)
+    items = []
+    for number in range(50):
+        recording, step = divmod(number, 10)
+        true = step * (recording % 2)  # the labels of r0, r2 and r4 are constant
+        said = true + recording * draws.normal(size=(1, 1))
+        key = f"r{recording}@{step}.000"
+        items.append(
+            make_prediction(benchmark, key=key, fold="1", speaker="s", true=[true], views=said)
+        )
+    each = recording_scores(benchmark, items)
+    assert [name for name, _ in lowest_first(each)] == ["r3", "r1", "r0", "r2", "r4"]
+    (note,) = recordings_note(benchmark, items)
+    mean = (each["r1"]["ccc"] + each["r3"]["ccc"]) / 2
+    assert note.startswith(f"CCC per recording, mean of 2: ccc {mean:.4f}")
