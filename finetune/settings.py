@@ -16,6 +16,7 @@ Projection = Literal["qkv", "out", "mlp"]
 # Whose weights are tested, and by whose choices; ``finetune/selection.py`` follows them.
 Rule = Literal["last", "inner-validation", "best-on-test"]
 ProtocolName = Literal["default", "paper"]
+_MOST_SEED = 2**32 - 1  # NumPy's
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -255,7 +256,7 @@ class FinetuneConfig:
     """One run as ``config.yaml`` holds it: the options of ``finetune.run.finetune``, which says
     what each means and has the defaults.
 
-    Raises: ValueError: a count below its least.
+    Raises: ValueError: a count below its least, or a seed that no generator takes.
     """
 
     benchmark: str
@@ -283,7 +284,10 @@ class FinetuneConfig:
     seed: int
 
     def __post_init__(self) -> None:
-        raise_all("", outside(self, {"1 or more": "accumulate", "0 or more": "workers"}))
+        problems = outside(self, {"1 or more": "accumulate", "0 or more": "workers"})
+        if not 0 <= self.seed <= _MOST_SEED:
+            problems.append(f"seed = {self.seed} (must lie in 0..{_MOST_SEED})")
+        raise_all("", problems)
 
 
 def parse_modalities(text: str) -> list[Modalities]:

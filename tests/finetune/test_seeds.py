@@ -157,3 +157,14 @@ def test_seeds_are_whole_numbers_once_each() -> None:
     for wrong in ("", "a", "1,1", "1,01", "-1", "1.5", "0,"):
         with pytest.raises(ValueError, match="whole numbers from 0 separated by commas"):
             parse_seeds(wrong, 0)
+
+
+@pytest.mark.parametrize("options", [{"seed": -1}, {"seeds": "0,4294967296"}])
+def test_a_seed_that_no_generator_takes_is_refused_before_a_run_is_deleted(
+    train: Train, tmp_path: Path, options: dict[str, Any]
+) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.yaml").write_text("an earlier run")
+    with pytest.raises(ValueError, match=r"seed = \S+ \(must lie in 0\.\.4294967295\)"):
+        train(overwrite=True, **options)
+    assert (tmp_path / "run" / "config.yaml").is_file()
