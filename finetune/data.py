@@ -24,6 +24,7 @@ from finetune.folds import (
     HELD,
     Fold,
     as_text,
+    check_heads,
     held_of,
     need_column,
     shared_values,
@@ -125,7 +126,7 @@ def sides_of(plan: Plan, fold: Fold) -> tuple[InnerSplit, EpochChoice | None, li
                 f"{len(sides.validation)} samples of its training side were kept out of training,"
                 f" to fit {thing}"
             )
-        return _reduced(plan, sides, notes), None, notes
+        return _reduced(plan, fold, sides, notes), None, notes
     benchmark, judge = plan.benchmark, plan.protocol.judge
     if judge:
         metrics = tuple(dict.fromkeys((*benchmark.metrics, judge)))
@@ -138,7 +139,7 @@ def sides_of(plan: Plan, fold: Fold) -> tuple[InnerSplit, EpochChoice | None, li
         num_segments=1 if judge else plan.config.recipe.num_segments,
         prefix="test" if rule == "best-on-test" else "validation",
     )
-    return _reduced(plan, sides, notes), choice, notes
+    return _reduced(plan, fold, sides, notes), choice, notes
 
 
 def training_subset(
@@ -403,11 +404,13 @@ def _clips_or_none(clips: Sequence[dict[str, Any] | Skipped]) -> dict[str, Any]:
     return {"skipped": dict(causes)} if sum(causes.values()) == len(clips) else collate(clips)
 
 
-def _reduced(plan: Plan, sides: InnerSplit, notes: list[str]) -> InnerSplit:
+def _reduced(plan: Plan, fold: Fold, sides: InnerSplit, notes: list[str]) -> InnerSplit:
     """The sides with what the recipe wants of the training side, and a note about it."""
     recipe, seed = plan.config.recipe, plan.config.seed
     shots, fraction = recipe.shots, recipe.fraction
     rows = training_subset(plan.benchmark, sides.train, shots=shots, fraction=fraction, seed=seed)
+    part = f"a share of {fraction:g} of its training side (recipe.fraction; raise it)"
+    check_heads(plan.benchmark, rows, f"fold {fold.name}, {part}")
     if HELD in rows and plan.emotion.modalities == "audio-video":
         counts = rows[HELD].value_counts().sort_index()
         held = ", ".join(f"{count} with {name}" for name, count in counts.items())

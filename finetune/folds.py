@@ -189,22 +189,30 @@ def check_fold(benchmark: Benchmark, fold: Fold) -> None:
         )
     for column in benchmark.disjoint:
         _check_disjoint(benchmark, fold, column, remedy=f"mend '{benchmark.folds.column}'")
-    for head in benchmark.heads:
-        truth, known = read_truth(head, fold.train)
-        if not known.any():
-            raise ValueError(f"fold {fold.name}: no training sample has a label of '{head.name}'")
-        absent = [name for name, n in zip(head.names, truth.sum(axis=0), strict=True) if n <= 0]
-        if absent and head.kind in NAMED:
-            raise ValueError(
-                f"fold {fold.name}: no training sample of {', '.join(absent)} (head '{head.name}');"
-                " a class that is never seen cannot be learned"
-            )
+    check_heads(benchmark, fold.train, f"fold {fold.name}")
     if benchmark.label:
         present = set(fold.train[benchmark.label].map(as_text))
         absent = [name for name in benchmark.classes if name not in present]
         if absent:
             raise ValueError(
                 f"fold {fold.name}: no training sample of {', '.join(absent)};"
+                " a class that is never seen cannot be learned"
+            )
+
+
+def check_heads(benchmark: Benchmark, rows: pd.DataFrame, where: str) -> None:
+    """Prove that training rows have labels of every head, and of each class of those with names.
+
+    Raises: ValueError: as ``make_folds``; ``where`` is what its sentence begins with.
+    """
+    for head in benchmark.heads:
+        truth, known = read_truth(head, rows)
+        if not known.any():
+            raise ValueError(f"{where}: no training sample has a label of '{head.name}'")
+        absent = [name for name, n in zip(head.names, truth.sum(axis=0), strict=True) if n <= 0]
+        if absent and head.kind in NAMED:
+            raise ValueError(
+                f"{where}: no training sample of {', '.join(absent)} (head '{head.name}');"
                 " a class that is never seen cannot be learned"
             )
 

@@ -195,6 +195,25 @@ def test_what_does_not_go_together_is_one_line(train: Train) -> None:
         train(JOINT, once=True, protocol="paper")
 
 
+def test_a_share_of_the_training_side_without_labels_of_a_head_is_refused(train: Train) -> None:
+    # One sample of each fold has a number, one says yes and one no.
+    changes: dict[int, dict[str, Any]] = {
+        number: {"labels": {"rated": 0.5 * number, "rare": ("yes", "no")[number // 4 % 2]}}
+        for number in (0, 2)
+    }
+    for number in (4, 6):
+        changes[number] = {"labels": {"rare": "no"}}
+    rated = Head(name="rated", kind="regression", targets=("rated",))
+    rare = Head(name="rare", kind="classification", label="rare", classes=("yes", "no"))
+    for head in (rated, rare):
+        benchmark = dataclasses.replace(
+            JOINT, heads=(EMOTION, head), combinations={}, metrics=(), leading=None
+        )
+        train(benchmark, changes=changes, once=True, name=head.name)
+        with pytest.raises(ValueError, match=f"share of 0.2 .*raise it.*: no .*'{head.name}'"):
+            train(benchmark, changes=changes, once=True, recipe={"fraction": 0.2})
+
+
 def test_a_network_of_heads_is_not_tested_on_other_heads() -> None:
     with pytest.raises(ValueError, match="same heads alone"):
         map_benchmark(JOINT, BENCHMARK, None)
