@@ -37,7 +37,15 @@ from finetune.over_time import choose_smoothing, settle_fold, smooth
 from finetune.plan import Plan
 from finetune.predictions import FILE_NAME, Prediction, predictions_of_fold, write_predictions
 from finetune.processes import LostProcessError, Share, from_all, quiet_lightning, run_processes
-from finetune.record import FOLD, FoldFacts, fold_folder, git_commit, read_fold
+from finetune.record import (
+    FOLD,
+    FoldFacts,
+    fold_folder,
+    git_commit,
+    partial_folder,
+    read_fold,
+    saved_name,
+)
 from finetune.reporting.features import FeatureKeeper, choose_samples
 from finetune.scores import metric_name, score
 from finetune.tuning import gain_note, is_shared
@@ -66,7 +74,7 @@ def train_fold(plan: Plan, fold: Fold, *, resume: bool = False) -> FoldFacts:
         LostProcessError: one of several processes was killed or hung. What was saved stays then,
         as with every error that is not the settings' or the data's: a full disk, no memory.
     """
-    final, folder = fold_folder(plan.out, fold.name), _partial(plan, fold)
+    final, folder = fold_folder(plan.out, fold.name), partial_folder(plan.out, fold.name)
     if not (resume and can_resume(plan, fold)):
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
@@ -94,20 +102,14 @@ def can_resume(plan: Plan, fold: Fold) -> bool:
     return _saved(plan, fold).is_file()
 
 
-def _partial(plan: Plan, fold: Fold) -> Path:
-    """Where a fold is worked on."""
-    final = fold_folder(plan.out, fold.name)
-    return final.with_name(f".{final.name}.partial")
-
-
 def _saved(plan: Plan, fold: Fold) -> Path:
-    """Where an epoch is saved; a file of another configuration is never taken up."""
-    return _partial(plan, fold) / f"saved-{plan.digest[:16]}.ckpt"
+    """Where an epoch is saved."""
+    return partial_folder(plan.out, fold.name) / saved_name(plan.digest)
 
 
 def _work(plan: Plan, fold: Fold, share: Share) -> None:
     """What one process does for a fold; the first writes the folder ``done``."""
-    folder, config = _partial(plan, fold), plan.config
+    folder, config = partial_folder(plan.out, fold.name), plan.config
     quiet_lightning()
     if share.of > 1:  # a process of its own knows no losses but ours
         load_plugins()

@@ -21,7 +21,14 @@ from finetune.benchmark import Benchmark
 from finetune.folds import Fold
 from finetune.instants import instant_index
 from finetune.losses import Term, default_loss, loss_terms
-from finetune.record import CONFIG, fold_folder, read_fold, settings_digest
+from finetune.record import (
+    CONFIG,
+    fold_folder,
+    partial_folder,
+    read_fold,
+    saved_name,
+    settings_digest,
+)
 from finetune.selection import Protocol, decide_protocol
 from finetune.settings import FinetuneConfig, Modalities
 from finetune.tuning import apply_tuning, personal_config
@@ -351,6 +358,14 @@ def prepare_folder(
                 f"{fold_folder(out, fold.name)}: was trained with another configuration"
                 f" ({found.configuration_digest[:12]}, this is {digest[:12]}; see {out / CONFIG});"
                 " name another folder, or pass --overwrite"
+            )
+        killed = partial_folder(out, fold.name)
+        saved = {path.name for path in killed.glob(saved_name("*"))}
+        if found is None and saved and saved_name(digest) not in saved:
+            raise ValueError(
+                f"{killed}: holds an epoch that was saved with another configuration than this"
+                f" (see {out / CONFIG}) and would be deleted; name another folder, or pass"
+                " --overwrite"
             )
     out.mkdir(parents=True, exist_ok=True)
 

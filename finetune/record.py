@@ -186,6 +186,17 @@ def fold_folder(run: Path, fold: str) -> Path:
     return run / f"fold-{portable(fold)}"
 
 
+def partial_folder(run: Path, fold: str) -> Path:
+    """Where a fold is worked on."""
+    final = fold_folder(run, fold)
+    return final.with_name(f".{final.name}.partial")
+
+
+def saved_name(digest: str) -> str:
+    """Name of the file of a saved epoch; that of another configuration is never taken up."""
+    return f"saved-{digest[:16]}.ckpt"
+
+
 def write_run(
     folder: Path, benchmark: Benchmark, facts: RunFacts, predictions: Sequence[Prediction]
 ) -> Run:

@@ -135,10 +135,14 @@ def test_a_fold_that_is_killed_while_it_is_finished_is_finished_with_all_its_row
     assert not (tmp_path / "run" / ".fold-1.partial").exists()
 
 
-def test_a_saved_epoch_of_another_configuration_is_not_taken_up(
+def test_a_saved_epoch_of_another_configuration_is_neither_taken_up_nor_deleted(
     tmp_path: Path, train: Train
 ) -> None:
-    partial = tmp_path / "run" / ".fold-1.partial"
-    partial.mkdir(parents=True)
-    (partial / "saved-0123456789abcdef.ckpt").write_text("of another seed")
-    assert read_run(train(once=True, resume=True)).scores.num_samples == 12
+    saved = tmp_path / "run" / ".fold-1.partial" / "saved-0123456789abcdef.ckpt"
+    saved.parent.mkdir(parents=True)
+    saved.write_text("of another seed")
+    (tmp_path / "run" / "config.yaml").write_text("seed: 7")
+    with pytest.raises(ValueError, match=r"partial: holds an epoch .* another configuration"):
+        train(once=True, resume=True)
+    assert saved.is_file()
+    assert read_run(train(once=True, overwrite=True)).scores.num_samples == 12
