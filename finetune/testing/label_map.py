@@ -222,6 +222,12 @@ def _check(names: LabelMap, trained: Benchmark, tested: Benchmark) -> None:
             problems.append(f"{what} = {said} (here it is {is_now})")
     if bool(names.classes) != (tested.task == "classification"):
         problems.append(f"classes are for classification, targets for regression ({tested.task})")
+    foreign = ("rescale",) if names.classes else ("merge", "leave_out")
+    problems += [
+        f"{part} is not for {'classes' if names.classes else 'targets'}"
+        for part in foreign
+        if getattr(names, part)
+    ]
     forgotten = [name for name in ours if name not in given]
     problems += [f"{name} of {trained.name} is forgotten (null drops it)" for name in forgotten]
     problems += [f"'{name}' is none of {trained.name}" for name in given if name not in ours]

@@ -105,6 +105,15 @@ def test_real_values_are_chosen_ordered_and_rescaled() -> None:
         map_benchmark(ours, THEIRS, None)
 
 
+def test_what_would_change_values_of_the_other_kind_is_refused() -> None:
+    with pytest.raises(ValueError, match="rescale is not for classes"):
+        map_benchmark(OURS, THEIRS, names(rescale={"x": (5.0, 0.0)}))
+    one = Benchmark(name="one", task="regression", targets=("v",))
+    given = LabelMap(trained_on="one", tested_on="one", targets={"v": "v"}, merge={"v": "v"})
+    with pytest.raises(ValueError, match="merge is not for targets"):
+        map_benchmark(one, one, given)
+
+
 def test_there_are_maps() -> None:
     assert "crema_d_to_ravdess" in MAPS
 
