@@ -213,6 +213,8 @@ def _list(cells: Sequence[MatrixCell]) -> doc.Table:
         run = cell.runs[0]
         benchmark = run.benchmark
         named = benchmark.task == "classification"
+        guessing = doc.number(1 / len(benchmark.classes)) if named else doc.number(0.0)
+        heads = [f"{head.name} ({', '.join(head.names)})" for head in benchmark.heads]
         ignored = ", ".join(f"{name}: {count}" for name, count in run.facts.ignored.items())
         rows.append(
             [
@@ -224,14 +226,14 @@ def _list(cells: Sequence[MatrixCell]) -> doc.Table:
                 run.facts.rule,
                 str(len(cell.values)),
                 str(run.scores.num_samples),
-                ", ".join(benchmark.classes if named else benchmark.targets),
-                doc.number(1 / len(benchmark.classes)) if named else doc.number(0.0),
+                "; ".join(heads) or ", ".join(benchmark.classes if named else benchmark.targets),
+                "n/a" if heads else guessing,
                 ignored or "none",
             ]
         )
-    heads = ["trained on", "tested on", "metric", "mean ± sd", "outputs averaged", "selection"]
-    heads += ["networks", "samples", "classes or targets", "chance", "left out"]
-    return doc.Table(columns=heads, rows=rows)
+    columns = ["trained on", "tested on", "metric", "mean ± sd", "outputs averaged", "selection"]
+    columns += ["networks", "samples", "classes or targets", "chance", "left out"]
+    return doc.Table(columns=columns, rows=rows)
 
 
 def _plain(cell: MatrixCell) -> dict[str, object]:

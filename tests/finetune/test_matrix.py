@@ -9,9 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from finetune.benchmark import Benchmark
 from finetune.commands import evaluate, matrix
+from finetune.heads import Head
+from finetune.predictions import make_prediction
 from finetune.record import read_run
-from finetune.testing.matrix import make_cells
+from finetune.scores import score_run
+from finetune.testing.matrix import make_cells, write_matrix
 from hicmae.settings import ModelConfig
 from tests.support.finetune_fixtures import (
     BENCHMARK,
@@ -97,3 +101,30 @@ def test_runs_that_were_tested_in_different_ways_share_no_cell(
     with pytest.raises(ValueError, match=r"tested in different ways \(views or shards\)") as caught:
         make_cells([read_run(folders["tones"]), read_run(again)])
     assert "\n" not in str(caught.value)
+
+
+def test_chance_of_several_heads_is_not_said_to_be_none(trained: Path, tmp_path: Path) -> None:
+    heads = (
+        Head(name="emotion", kind="classification", label="emotion", classes=("low", "high")),
+        Head(name="values", kind="regression", targets=("valence",)),
+    )
+    joint = Benchmark(name="both", task="joint", heads=heads)
+    made = [
+        make_prediction(
+            joint,
+            key=f"k{number}",
+            fold="1",
+            speaker=f"s{number}",
+            true={"emotion": "low", "values": (float(number),)},
+            views=np.array([[0.9, 0.1, number]]),
+        )
+        for number in range(4)
+    ]
+    run = dataclasses.replace(
+        read_run(trained / "run"),
+        benchmark=joint,
+        predictions=tuple(made),
+        scores=score_run(joint, made),
+    )
+    write_matrix([run], tmp_path / "matrix.md")
+    assert "| emotion (low, high); values (valence) | n/a |" in (tmp_path / "matrix.md").read_text()
