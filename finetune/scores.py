@@ -202,9 +202,12 @@ def undefined(scores: Scores) -> list[str]:
         names = [metric for metric, value in values.items() if math.isnan(value)]
         if names:
             place = "Pooled" if where == "pooled" else f"Fold {where}"
+            nobody = any("." in name for name in names)  # of one of several heads
             sentences.append(
                 f"{place}: {', '.join(map(metric_name, names))} undefined, because the true values"
-                " (or, for PCC, the predictions) are constant there; shown as n/a, not as 0."
+                " (or, for PCC, the predictions) are constant there"
+                f"{' or nobody has the label of the head' if nobody else ''}; shown as n/a, not as"
+                " 0."
             )
     return sentences
 

@@ -22,7 +22,7 @@ from finetune.heads import Head, read_truth
 from finetune.losses import combined_heads, cumulative_link
 from finetune.predictions import Prediction, make_prediction
 from finetune.reporting.resampling import make_sums
-from finetune.scores import score
+from finetune.scores import score, score_run, undefined
 from finetune.validation import best_thresholds
 from hicmae.config import from_dict
 from hicmae.heads import LEAST_STEP, border_logits, head_values
@@ -191,6 +191,9 @@ def test_a_draw_of_people_without_a_label_of_a_head_scores_nothing_of_it() -> No
     sums = make_sums(ALL, [made])
     drawn = sums.metrics(sums.total(0, np.ones((1, 4))))
     assert all(np.isnan(value).all() for value in drawn.values()), drawn
+    (*_, fold) = undefined(score_run(ALL, made))
+    assert fold.startswith("Fold 1: tags macro F1, ")
+    assert "constant there or nobody has the label of the head; shown as n/a" in fold
 
 
 def test_ordered_levels_have_the_probabilities_of_proportional_odds() -> None:
