@@ -101,9 +101,12 @@ class Table:
 
 
 def output_console() -> Console:
-    """Where a verb writes; wide enough for any table where nobody looks at a terminal."""
+    """Where a verb writes; wide enough for any table where nobody looks at a terminal.
+
+    Folders, folds and classes stand as they are: "[a]" in a name is no style, ":joy:" no picture.
+    """
     width = None if sys.stdout.isatty() else 160
-    return Console(soft_wrap=True, highlight=False, width=width)
+    return Console(soft_wrap=True, highlight=False, markup=False, emoji=False, width=width)
 
 
 def mean_and_sd(values: Sequence[float]) -> tuple[float, float]:

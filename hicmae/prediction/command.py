@@ -285,7 +285,13 @@ class _Bar:
 
 
 def _console(file: object) -> Console:
-    return Console(file=file, highlight=False, soft_wrap=True)  # type: ignore[arg-type]
+    return Console(  # names of recordings stand as they are: "[a]" is no style
+        file=file,  # type: ignore[arg-type]
+        highlight=False,
+        soft_wrap=True,
+        markup=False,
+        emoji=False,
+    )
 
 
 def _say(console: Console, recording: Source, prediction: Prediction, annotate: bool) -> None:

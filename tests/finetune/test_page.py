@@ -19,6 +19,7 @@ from finetune.reporting.document import (
     html_page,
     html_path,
     measured,
+    output_console,
     to_markdown,
     write_document,
 )
@@ -117,3 +118,13 @@ def test_a_terminal_leaves_the_rule_to_the_title() -> None:
     table = Table(columns=["name", measured("UAR", "last")], rows=[["x", "1"]])
     assert "UAR, selection last" in table.markdown()
     assert table.terminal().columns[1].header == "UAR"
+
+
+def test_a_terminal_shows_names_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    names = ["runs/[v2]", "[/]", ":joy:"]
+    console = output_console()
+    console.print(f"report: {names[0]}")
+    console.print(Table(columns=["run", "class"], rows=[names[:2], names[1:]]).terminal())
+    said = capsys.readouterr().out
+    assert all(said.count(name) >= 1 for name in names)
+    assert said.count("runs/[v2]") == 2
