@@ -132,7 +132,7 @@ def bench_finetune(
         "steps": steps,
     }
     title = f"Fine-tuning step: {model}, {batch_size} clips, {setting.precision}, {setting.name}"
-    print_parts(title, figures, Console(highlight=False, soft_wrap=True))
+    print_parts(title, figures, Console(highlight=False, markup=False, soft_wrap=True))
     write_figures(figures, json)
     return figures
 
@@ -342,7 +342,7 @@ def _print_test(figures: dict[str, Any], setting: Setting, views: int) -> None:
 
     seconds = figures["seconds"]
     bound = "its reader" if figures["data_wait_share"] > 0.5 else "the network"
-    Console(highlight=False, soft_wrap=True).print(
+    Console(highlight=False, markup=False, soft_wrap=True).print(
         f"Test of a fold: {figures['model']}, {figures['samples']} samples, {views} views, "
         f"{setting.precision}, {setting.name}, {figures['workers']} reading processes\n"
         f"{figures['clips_per_second']:.1f} clips/s; the reader alone "

@@ -189,7 +189,7 @@ def bench_step(
         )
     if len(fastest) > 1:
         figures["scaling"] = _straight_line(fastest)
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, markup=False, soft_wrap=True)
     _print(figures, console)
     if names:
         del network

@@ -120,7 +120,7 @@ def bench_gpu(
     )
     # Of those that are killed; nobody is to be told.
     os.environ.setdefault("PYTHONWARNINGS", "ignore:resource_tracker")
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, markup=False, soft_wrap=True)
     figures: dict[str, Any] = {"verdicts": {}}
     with tempfile.TemporaryDirectory(prefix="hicmae-gpu-") as folder:
         bench = Bench(place.type, Path(folder), minutes * 60, asked, figures)

@@ -111,7 +111,10 @@ def pretrain(
 
     config = from_options(PretrainConfig, options | {"model": choose_model(model)})
     plan = make_plan(config, resume=resume)
-    console = Console(quiet=not plan.is_first, soft_wrap=True, highlight=False)
+    # Names of folders stand as they are: "[a]" is no style, ":joy:" no picture.
+    console = Console(
+        quiet=not plan.is_first, soft_wrap=True, highlight=False, markup=False, emoji=False
+    )
     for line in plan.notes():
         console.print(line)
     if dry_run:

@@ -199,7 +199,7 @@ def _print(figures: dict[str, Any], prediction: Prediction) -> None:
         (part, f"{taken:.2f}", f"{taken / figures['seconds_of_video']:.3f}")
         for part, taken in parts.items()
     ]
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, markup=False, soft_wrap=True)
     console.print(figures_table(title, ("part", "seconds", "of a second of video"), rows))
     console.print(
         f"{figures['realtime_factor']:.2f} times real time; {figures['num_windows']} windows of "
