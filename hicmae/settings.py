@@ -324,11 +324,13 @@ class AugmentConfig:
                 problems.append(
                     f"{name} = {(low, high)} (must be 0 < smallest <= largest, and finite)"
                 )
-        problems += outside(self, {"1 or more": "gain_concentration"})
         if not 0 <= self.rand_magnitude <= 10:
             problems.append(f"rand_magnitude = {self.rand_magnitude} (must lie between 0 and 10)")
         bounds = {
-            "0 or more": "rand_operations rand_deviation time_masks frequency_masks",
+            # Each is a number of draws a clip, which have to fit into memory.
+            "in 1..100000": "gain_concentration",
+            "in 0..1000": "rand_operations time_masks frequency_masks",
+            "0 or more": "rand_deviation",
             "0 or more, and finite": "roll_seconds",
             "positive": "frequency_mask_bins",
             "positive and finite": "time_mask_seconds",
@@ -381,4 +383,6 @@ _BOUNDS: dict[str, Callable[[float], bool]] = {
     "in [0, 1)": lambda value: 0 <= value < 1,
     "in (0, 1]": lambda value: 0 < value <= 1,
     "in 0..1": lambda value: 0 <= value <= 1,
+    "in 0..1000": lambda value: 0 <= value <= 1000,
+    "in 1..100000": lambda value: 1 <= value <= 100_000,
 }

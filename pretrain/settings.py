@@ -279,7 +279,7 @@ class PretrainConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        bounds = {"1 or more": "accumulate", "0 or more": "workers"}
+        bounds = {"1 or more": "accumulate", "0 or more": "workers max_skipped_steps"}
         length = {"positive and finite": "epochs"} if self.steps is None else {"1 or more": "steps"}
         problems = outside(self, bounds) + outside(self, length)
         if not 0 <= self.seed < 2**64:  # what PyTorch takes

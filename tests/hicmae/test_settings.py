@@ -88,6 +88,15 @@ def test_an_endless_change_of_a_clip_is_refused(name: str) -> None:
         AugmentConfig(**{name: math.inf})
 
 
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [("gain_concentration", 10**20), ("rand_operations", 10**9), ("time_masks", 10**9)],
+)
+def test_more_draws_a_clip_than_fit_into_memory_are_refused(name: str, found: int) -> None:
+    with pytest.raises(ValueError, match=rf"augment: {name} = {found} \(must lie in \d\.\.\d+\)"):
+        AugmentConfig(**{name: found})
+
+
 def test_settings_can_be_neither_changed_nor_given_by_position() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         AugmentConfig().flip = 1.0  # type: ignore[misc]

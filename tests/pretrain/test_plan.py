@@ -58,6 +58,7 @@ def test_epochs_become_steps_of_the_global_batch() -> None:
     [
         ({"steps": 0, "workers": -1}, r"steps = 0 \(must be 1 or more\)|workers = -1"),
         ({"accumulate": 0}, "pretrain: accumulate = 0"),
+        ({"max_skipped_steps": -1}, r"max_skipped_steps = -1 \(must be 0 or more\)"),
         ({"epochs": -1.0}, "epochs = -1"),
         ({"epochs": math.inf}, r"epochs = inf \(must be positive and finite\)"),
         ({"seed": 2**64}, r"seed = 18446744073709551616 \(must lie in 0..2\^64 - 1\)"),
