@@ -40,8 +40,10 @@ from pretrain.settings import PretrainConfig
 # What a run leaves in its folder; anything else there is not ours to delete.
 _RUN_PARTS = ("config.yaml", "metrics.csv", "checkpoints", "figures", "wandb")
 _STEP_FILE = re.compile(r"step-(\d+)\.ckpt")
-# Settings without which the checkpoint's weights do not fit the network.
-_FIXED = ("model.", "objective.skip_connections", "objective.reconstruction")
+# Settings without which the checkpoint's weights do not fit the network, or the optimizer's state
+# what of it is trained.
+_FIXED = ("model.", "objective.skip_connections", "objective.reconstruction", "data.modalities")
+_STAGES = "objective.stages."
 # Settings that older runs have under other names.
 _RENAMED = {"hardware.accelerator": "device", "data.workers": "workers"}
 
@@ -139,14 +141,22 @@ def compare_settings(config: PretrainConfig) -> list[str]:
     """Compare what a run is resumed with to what it was started with.
 
     Returns: one line for each setting that differs; the new ones count from now on.
-    Raises: ValueError: the network is another one.
+    Raises: ValueError: the network is another one, or nothing says which one it was.
     """
     path = config.out / "config.yaml"
-    before = dict(_leaves(load_yaml(path), ""))
+    saved = load_yaml(path) if path.exists() else {}
+    if not saved:
+        raise ValueError(
+            f"{path}: is missing or empty, and it says of what network the checkpoints beside it "
+            "are; bring it back to resume (checkpoints/last/config.json has the same settings "
+            "under 'pretraining'), begin again with --overwrite, or give another --out"
+        )
+    before = dict(_leaves(saved, ""))
     for old, new in _RENAMED.items():  # a run that older code began
         if old in before:
             value = before.pop(old)
             before[new] = "cuda" if value == "gpu" else value
+    before.setdefault("data.modalities", "audio-video")
     window = before.pop("data.shuffle_buffer", None)
     now = dict(_leaves(to_dict(config), ""))
     changed = [
@@ -159,9 +169,14 @@ def compare_settings(config: PretrainConfig) -> list[str]:
         what = "; ".join(f"{name} was {before.get(name)}, now {now.get(name)}" for name in wrong)
         raise ValueError(
             f"{path}: the run to resume has another network ({what}); resume with the same "
-            "model, or give another --out"
+            "settings, or give another --out"
         )
     lines = [f"resumed with {name} = {now.get(name)}, was {before.get(name)}" for name in changed]
+    # Stages come one after another; which one when is more than their lengths say.
+    stages = [[name for name in leaves if name.startswith(_STAGES)] for leaves in (before, now)]
+    if stages[0] != stages[1] and sorted(stages[0]) == sorted(stages[1]):
+        then, here = (", ".join(name.removeprefix(_STAGES) for name in names) for names in stages)
+        lines.append(f"resumed with objective.stages in the order {here}, was {then}")
     if window is not None:
         lines.append(
             f"begun when samples were shuffled within a window (data.shuffle_buffer = {window}); "

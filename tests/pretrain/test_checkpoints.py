@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,9 +12,9 @@ import pytest
 import torch
 import yaml
 
-from hicmae.config import to_dict
+from hicmae.config import save_yaml, to_dict
 from hicmae.files import file_sha256
-from hicmae.settings import ModelConfig
+from hicmae.settings import ModelConfig, ObjectiveConfig
 from pretrain.checkpoints import (
     CheckpointFiles,
     Checkpoints,
@@ -283,6 +284,41 @@ def test_on_other_processes_a_step_takes_the_same_clips(
     assert bool(found.lines) == (accumulate != 1)
     with pytest.raises(ValueError, match="takes 8 clips, which 3 processes"):
         resumed(tmp_path, tiny_model_config, batch_size=4, accumulate=1, world_size=3)
+
+
+@pytest.fixture
+def begun(tmp_path: Path, tiny_model_config: ModelConfig) -> PretrainConfig:
+    """Settings whose config.yaml lies in the run folder."""
+    stages = ObjectiveConfig(stages={"video": 1.0, "audio": 1.0})
+    data = DataConfig(shards="shards")
+    config = PretrainConfig(data=data, out=tmp_path, model=tiny_model_config, objective=stages)
+    save_yaml(tmp_path / "config.yaml", config)
+    return config
+
+
+def test_stages_in_another_order_are_said(begun: PretrainConfig) -> None:
+    assert compare_settings(begun) == []
+    turned = replace(begun.objective, stages={"audio": 1.0, "video": 1.0})
+    assert compare_settings(replace(begun, objective=turned)) == [
+        "resumed with objective.stages in the order audio, video, was video, audio"
+    ]
+
+
+def test_a_run_of_other_modalities_is_not_gone_on_with(begun: PretrainConfig) -> None:
+    """Other parameters are trained, to which the optimizer's state does not fit."""
+    other = replace(begun, data=replace(begun.data, modalities="video"))
+    with pytest.raises(ValueError, match=r"data\.modalities was audio-video, now video"):
+        compare_settings(other)
+
+
+@pytest.mark.parametrize("is_there", [False, True])
+def test_a_run_without_settings_has_a_remedy(begun: PretrainConfig, is_there: bool) -> None:
+    path = begun.out / "config.yaml"
+    path.unlink()
+    if is_there:
+        path.touch()
+    with pytest.raises(ValueError, match=r"config.yaml: is missing or empty, .* --overwrite"):
+        compare_settings(begun)
 
 
 def test_a_run_that_older_code_began_goes_on_without_a_word(
