@@ -26,7 +26,7 @@ from hicmae.devices import choose_device, cuda_problem, resolve_precision
 from hicmae.masks import num_hidden
 from hicmae.pretraining import HiCMAE
 from hicmae.settings import ModelConfig
-from pretrain.checkpoints import Resumption, find_resumption, held_run
+from pretrain.checkpoints import Resumption, compare_settings, find_resumption, held_run
 from pretrain.data import Survey, mixing_notes, open_stream, survey
 from pretrain.footprint import footprint, measure_network, reader_bytes
 from pretrain.probes import ProbeData, probe_data
@@ -191,7 +191,8 @@ def show(plan: Plan, console: Console, *, clips_per_second: float | None, may_ex
 
     ``may_exist``: a run that is in the folder is gone on with or deleted.
 
-    Raises: ValueError: paths that will not do, all of them at once.
+    Raises: ValueError: paths that will not do, all of them at once; a run to go on with that has
+        another network.
     """
     with torch.device("meta"):
         num_parameters = sum(item.numel() for item in _network(plan).parameters())
@@ -204,7 +205,10 @@ def show(plan: Plan, console: Console, *, clips_per_second: float | None, may_ex
     ]
     if problems:
         raise ValueError(f"dry run: {'; '.join(problems)}")
+    changed = compare_settings(plan.config) if plan.resumption.checkpoint else []
     console.print(f"dry run: nothing is written. {out} would be this run:")
+    for line in changed:
+        console.print(line)
     for line in _plan_lines(plan, num_parameters, clips_per_second):
         console.print(line)
     console.print(_memory_table(plan))
@@ -236,11 +240,13 @@ def _plan_lines(plan: Plan, num_parameters: int, clips_per_second: float | None)
     )
     yield f"speakers: {plan.stream.speakers() or 'not known'}"
     yield from _fetches(plan.stream)
-    total = counts.num_steps * counts.global_batch
+    total, done = counts.num_steps * counts.global_batch, plan.resumption.step
+    left = max(0, counts.num_steps - done)
     peak = plan.config.optimizer.learning_rate * counts.global_batch / 256
     yield (
         f"steps: {counts.num_steps} ({counts.num_steps / counts.steps_per_epoch:.1f} epochs, "
         f"{total} clips), warm-up {counts.warmup_steps}, peak learning rate {peak:.2e}"
+        + (f"; {done} are done, {left} to go" if done else "")
     )
     _, height, width = model.video_grid
     cells = height * width
@@ -272,8 +278,9 @@ def _plan_lines(plan: Plan, num_parameters: int, clips_per_second: float | None)
         rate = clips_per_second * plan.processes.world_size
         each = clips_per_second * flops / 1e12
         yield (
-            f"time: {total / rate / 3600:.1f} h at {clips_per_second:g} clips a second and "
-            f"device ({rate:g} over all; {each:.2f} TFLOP/s a device), if the loader keeps up"
+            f"time: {left * counts.global_batch / rate / 3600:.1f} h at {clips_per_second:g} clips "
+            f"a second and device ({rate:g} over all; {each:.2f} TFLOP/s a device), if the loader "
+            "keeps up"
         )
 
 

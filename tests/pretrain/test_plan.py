@@ -262,6 +262,25 @@ def test_a_speed_that_gives_no_hours_is_refused(train: Train, tmp_path: Path, sp
         train(tmp_path / "run", clips_per_second=speed, dry_run=True)
 
 
+def test_a_dry_run_of_a_resumed_run_counts_and_compares_what_goes_on(
+    train: Train,
+    copied: Path,
+    tiny_model_config: ModelConfig,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("pretrain.plan._memory_table", lambda plan: "")
+    settings: dict[str, Any] = {"steps": 3604, "dry_run": True, "resume": True}
+    assert train(copied, clips_per_second=4.0, **settings) == 0
+    said = capsys.readouterr().out
+    assert "resumed with steps = 3604, was 4" in said
+    assert "; 4 are done, 3600 to go" in said
+    assert "time: 1.0 h at 4 clips a second" in said
+    wider = replace(tiny_model_config, encoder_dim=64)
+    with pytest.raises(ValueError, match=r"another network \(model\.encoder_dim was 32, now 64"):
+        train(copied, sizes=wider, **settings)
+
+
 def test_every_path_that_will_not_do_is_named_at_once(
     train: Train, shards: Path, tmp_path: Path
 ) -> None:
