@@ -38,6 +38,7 @@ from hicmae.devices import choose_device, resolve_precision
 from hicmae.emotion import EmotionConfig, EmotionModel
 from hicmae.files import file_sha256
 from hicmae.heads import constant_outputs
+from hicmae.run_logging import wandb_mode
 from hicmae.settings import ModelConfig
 from shards.index import TABLE_NAME, Index
 
@@ -209,6 +210,7 @@ def make_plan(config: FinetuneConfig, benchmark: Benchmark, index: Index, *, gro
 
     Raises: ValueError, FileNotFoundError: as ``finetune.run.finetune``.
     """
+    wandb_mode(config.wandb.mode)
     protocol = decide_protocol(config, benchmark)
     resolved = resolve(benchmark, config)
     sizes, weights = _network(config.model, config.checkpoint)

@@ -25,6 +25,7 @@ from hicmae.config import from_dict, load_model_config, merged, to_dict
 from hicmae.devices import choose_device, cuda_problem, resolve_precision
 from hicmae.masks import num_hidden
 from hicmae.pretraining import HiCMAE
+from hicmae.run_logging import wandb_mode
 from hicmae.settings import ModelConfig
 from pretrain.checkpoints import Resumption, compare_settings, find_resumption, held_run
 from pretrain.data import Survey, mixing_notes, open_stream, survey
@@ -108,6 +109,7 @@ def make_plan(config: PretrainConfig, *, resume: bool, chosen: str | None = None
             used.
         FileNotFoundError: No such folder of shards.
     """
+    wandb_mode(config.wandb.mode)
     device = choose_device(config.device)
     if config.device == "auto" and device.type == "cpu" and (problem := cuda_problem()):
         raise ValueError(f"device = auto: {problem}; or pretrain on the CPU with --device cpu")

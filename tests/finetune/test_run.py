@@ -209,6 +209,15 @@ def test_a_checkpoint_of_another_size_is_refused_with_the_differences(
     assert not (tmp_path / "run").exists()
 
 
+def test_a_wrong_mode_of_wandb_leaves_no_folder_behind(
+    tmp_path: Path, train: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "disable")
+    with pytest.raises(ValueError, match="WANDB_MODE = disable in the environment"):
+        train(wandb=WandbConfig())
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize(
     ("change", "benchmark", "said"),
     [

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from hicmae.config import load_model_config, to_dict
+from hicmae.run_logging import WandbConfig
 from hicmae.settings import ModelConfig
 from pretrain.plan import choose_model, make_plan
 from pretrain.settings import (
@@ -110,6 +111,15 @@ def test_an_engine_that_cannot_do_it_is_refused_before_anything_is_made(
     with pytest.raises(ValueError, match=message) as caught:
         make_plan(config, resume=False)
     assert "\n" not in str(caught.value)
+
+
+def test_a_wrong_mode_of_wandb_leaves_no_folder_behind(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "disable")
+    with pytest.raises(ValueError, match="WANDB_MODE = disable in the environment"):
+        train(tmp_path / "run", wandb=WandbConfig())
+    assert not (tmp_path / "run").exists()
 
 
 def test_what_is_settled_goes_together(shards: Path, tiny_model_config: ModelConfig) -> None:
