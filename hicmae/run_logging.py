@@ -135,6 +135,8 @@ class WandbRun:
         settings: Mode, project and name.
         config: The resolved configuration.
         group: Runs that belong together there; none: it stands alone.
+
+    Raises: ValueError: W&B does not start in a mode that was asked for.
     """
 
     def __init__(
@@ -170,9 +172,12 @@ class WandbRun:
 
         try:
             self._run = start(self.mode)
-        except wandb.errors.Error:
-            if settings.mode != "auto":  # the user asked for online
-                raise
+        except wandb.errors.Error as error:
+            if settings.mode != "auto":  # the user asked for it
+                raise ValueError(
+                    f"wandb.mode = {settings.mode}: {' '.join(str(error).split()).rstrip('.')}; log in "
+                    "with `wandb login`, or take --wandb.mode offline, and go on with --resume"
+                ) from error
             self.mode = "offline"
             self._run = start(self.mode)
         self._run.define_metric("step")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from hicmae.run_logging import MetricsFile, wandb_mode
+from hicmae.run_logging import MetricsFile, WandbConfig, WandbRun, wandb_mode
 from pretrain.meter import line_of
 from tests.support.pretrain_shards import rows_of
 
@@ -73,6 +73,19 @@ def test_wandb_is_online_only_where_the_user_is_logged_in(
         file.chmod(0o600)
     monkeypatch.setenv("NETRC", str(file))
     assert wandb_mode(setting) == expected
+
+
+def test_where_wandb_does_not_start_as_asked_is_one_line_with_a_remedy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import wandb
+
+    def init(**_: object) -> None:
+        raise wandb.errors.UsageError("No API key configured.\nUse `wandb login` to log in.")
+
+    monkeypatch.setattr(wandb, "init", init)
+    with pytest.raises(ValueError, match=r"wandb.mode = online: No API key .*--wandb.mode offline"):
+        WandbRun(tmp_path, WandbConfig(mode="online"), {})
 
 
 def test_a_line_of_progress_has_the_terms_speed_and_what_was_skipped() -> None:
