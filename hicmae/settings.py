@@ -224,7 +224,7 @@ class ObjectiveConfig:
         bounds = {
             "0 or more, and finite": "video_weight audio_weight contrast_weight",
             "in (0, 1]": "decoder_keep",
-            "positive": "temperature",
+            "positive and finite": "temperature",
         }
         problems += outside(self, bounds)
         if self.contrast_layers is not None and not self.contrast_layers:

@@ -34,6 +34,7 @@ def test_every_problem_is_named_at_once() -> None:
     "settings",
     [
         {"temperature": 0},
+        {"temperature": math.inf},
         {"video_mask_ratio": 1.0},
         {"contrast_weight": -1},
         {"video_weight": math.inf},
