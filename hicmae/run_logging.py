@@ -174,9 +174,10 @@ class WandbRun:
             self._run = start(self.mode)
         except wandb.errors.Error as error:
             if settings.mode != "auto":  # the user asked for it
+                said = " ".join(str(error).split()).rstrip(".")
                 raise ValueError(
-                    f"wandb.mode = {settings.mode}: {' '.join(str(error).split()).rstrip('.')}; log in "
-                    "with `wandb login`, or take --wandb.mode offline, and go on with --resume"
+                    f"wandb.mode = {settings.mode}: {said}; log in with `wandb login`, or "
+                    "take --wandb.mode offline, and go on with --resume"
                 ) from error
             self.mode = "offline"
             self._run = start(self.mode)
