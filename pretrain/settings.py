@@ -87,8 +87,8 @@ class DataConfig:
         return tuple(name if as_remote(name) else Path(name) for name in named)
 
     @property
-    def needed(self) -> tuple[str, ...]:
-        """Members of a shard without which a sample is bad."""
+    def needed(self) -> dict[str, str]:
+        """Members of a shard without which a sample is bad, each with its remedy."""
         picture, sound = self.picture == "required", self.sound == "required"
         return needed_members(self.modalities, picture=picture, sound=sound)
 

@@ -393,31 +393,33 @@ class Skipped:
 
 # What a sample may lack: a member, and the setting that allows it.
 LACKED = {"mjpg": "picture", "wav": "sound"}
+_READ_AS = {"mjpg": "video", "wav": "audio"}
 
 
-def needed_members(modalities: str, *, picture: bool, sound: bool) -> tuple[str, ...]:
-    """The members without which a sample is bad.
+def needed_members(modalities: str, *, picture: bool, sound: bool) -> dict[str, str]:
+    """The members without which a sample is bad, each with the setting that lets others in.
 
     Args:
         modalities: ``audio-video``, ``video`` or ``audio``: one that is read alone is needed.
         picture: Whether the picture is needed where both are read.
         sound: Whether the sound is.
     """
-    alone = {"video": ("mjpg",), "audio": ("wav",)}
-    return alone.get(modalities, ("mjpg",) * picture + ("wav",) * sound)
+    if modalities != "audio-video":  # nothing stands in for what is read alone
+        return {name: "on_bad: skip" for name, what in _READ_AS.items() if what == modalities}
+    asked = {"mjpg": picture, "wav": sound}
+    return {name: f"{LACKED[name]}: optional" for name, needed in asked.items() if needed}
 
 
-def lacks(member: str, where: str, found: str, declared: bool) -> ClipError:
+def lacks(member: str, where: str, found: str, remedy: str = "") -> ClipError:
     """The error of a sample without a member of ``LACKED``; it has those that were ``found``.
 
     Args:
-        declared: Whether its json says that it is there.
+        remedy: The setting that lets it in; none where its json says that the member is there.
     """
-    what = LACKED[member]
-    remedy = "rebuild it" if declared else f"rebuild it or pass {what}: optional"
     return ClipError(
-        f"{where} has no {member} member (found {found}); {remedy}",
-        "missing-member" if declared else f"no-{what}",
+        f"{where} has no {member} member (found {found}); "
+        f"rebuild it{f' or pass {remedy}' if remedy else ''}",
+        f"no-{LACKED[member]}" if remedy else "missing-member",
     )
 
 

@@ -8,7 +8,7 @@ import os
 import resource
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -319,7 +319,12 @@ class Corpus:
 
 
 def read_corpus(
-    folders: Sequence[ShardFolder], *, split: str, fps: float, require: Sequence[str], skip: bool
+    folders: Sequence[ShardFolder],
+    *,
+    split: str,
+    fps: float,
+    require: Mapping[str, str],
+    skip: bool,
 ) -> Corpus:
     """Make one corpus of folders.
 
@@ -327,7 +332,7 @@ def read_corpus(
         folders: One or more.
         split: To read, or ``all``.
         fps: Frame rate that the samples must have.
-        require: Members (of ``LACKED``) without which a sample is bad.
+        require: Members (of ``LACKED``) without which a sample is bad, each with its remedy.
         skip: Whether such samples are left out, or refused.
 
     Raises:
@@ -339,14 +344,14 @@ def read_corpus(
     tables, left_out, shard_bytes = [], Counter[str](), 0
     for number, folder in enumerate(folders):
         table = _usable_rows(folder, split, fps)
-        for member in require:
+        for member, setting in require.items():
             lacking = table[f"{member}_length"] == 0
             if not lacking.any():
                 continue
             if not skip:
                 row = table[lacking].iloc[0]
                 there = ", ".join(name for name in _MEMBERS if row[f"{name}_length"] > 0)
-                raise lacks(member, f"{row['shard']}: sample {row['key']!r}", there, False)
+                raise lacks(member, f"{row['shard']}: sample {row['key']!r}", there, setting)
             left_out[f"no-{LACKED[member]}"] += int(lacking.sum())
             table = table[~lacking]
         table = table.sort_values(["shard", "json_offset"], kind="stable")
@@ -358,10 +363,13 @@ def read_corpus(
     table = pandas.concat(tables, ignore_index=True)
     if table.empty:
         wanted = [LACKED[member] for member in require]
-        remedy = " and ".join(f"{what}: optional" for what in wanted if left_out[f"no-{what}"])
+        missed = [setting for name, setting in require.items() if left_out[f"no-{LACKED[name]}"]]
+        remedy = f"pass {' and '.join(missed)}"
+        if "on_bad: skip" in missed:  # which is how nothing was left
+            remedy = "give shards that have it, or read the other modality"
         raise ClipError(
             f"{', '.join(folder.name for folder in folders)}: no sample of split {split!r} has "
-            f"{' and '.join(wanted)} ({left_out.total()} were left out); pass {remedy}",
+            f"{' and '.join(wanted)} ({left_out.total()} were left out); {remedy}",
             min(left_out),
         )
     shard_numbers = table["place"].to_numpy(dtype=np.int32)

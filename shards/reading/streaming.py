@@ -98,8 +98,8 @@ class StreamConfig:
         raise_all("stream", problems)
 
     @property
-    def needed(self) -> tuple[str, ...]:
-        """Members without which a sample is bad."""
+    def needed(self) -> dict[str, str]:
+        """Members without which a sample is bad, each with its remedy."""
         return needed_members(
             self.modalities, picture=self.picture == "required", sound=self.sound == "required"
         )

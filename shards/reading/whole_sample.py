@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import hashlib
 import tarfile
-from collections.abc import Collection
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -25,7 +25,6 @@ from pathlib import Path
 from shards.reading.files import Row, ShardFiles
 from shards.schema import (
     BLOCK,
-    LACKED,
     ClipError,
     SampleInfo,
     ShardError,
@@ -53,13 +52,13 @@ class WholeSample:
     in_place: bool = True
 
 
-def read_sample(files: ShardFiles, row: Row, *, require: Collection[str]) -> WholeSample:
+def read_sample(files: ShardFiles, row: Row, *, require: Mapping[str, str]) -> WholeSample:
     """Read a sample and check it.
 
     Args:
         files: Of its folder.
         row: What the index says of it.
-        require: Members (of ``LACKED``) without which it is bad.
+        require: Members (of ``LACKED``) without which it is bad, each with its remedy.
 
     Raises:
         ClipError: It is not what was built; names shard, key and cause.
@@ -127,12 +126,12 @@ def _read_unchanged(files: ShardFiles, row: Row) -> WholeSample | None:
     return WholeSample(info, mjpg, wav)
 
 
-def _read_sample(files: ShardFiles, row: Row, require: Collection[str]) -> WholeSample:
+def _read_sample(files: ShardFiles, row: Row, require: Mapping[str, str]) -> WholeSample:
     data, in_place = _member(files, row, "json", row.json_offset, row.json_length)
     info = parse_row_json(data, row)
-    for name in LACKED:
-        if name in require and name not in info.members:
-            raise lacks(name, row.where, ", ".join(info.members), declared=False)
+    for name, remedy in require.items():
+        if name not in info.members:
+            raise lacks(name, row.where, ", ".join(info.members), remedy)
     parts: dict[str, bytes] = {}
     for name, offset, length, digest in (
         ("mjpg", row.mjpg_offset, row.mjpg_length, info.digests.mjpg),
@@ -221,7 +220,7 @@ def _absent(row: Row, extension: str, walk: _Walk) -> ClipError:
             "truncated",
         )
     if extension == "wav":
-        return lacks("wav", row.where, ", ".join(found), declared=True)
+        return lacks("wav", row.where, ", ".join(found))
     return ClipError(
         f"{row.where} has no {extension} member (found {', '.join(found) or 'none of it'}); "
         "rebuild it",

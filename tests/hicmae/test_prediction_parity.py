@@ -39,7 +39,7 @@ def shard_clips(folder: Path, sizes: ModelConfig, key: str, starts: list[int]) -
     """The clips of a sample that begin at these frames, read as evaluation reads them."""
     index = read_index(folder)
     row = next(row for row in Row.rows_of(index.table) if row.key == key)
-    sample = read_sample(ShardFiles(folder.resolve()), row, require=["mjpg"])
+    sample = read_sample(ShardFiles(folder.resolve()), row, require={"mjpg": "picture: optional"})
     input = sizes.input
     clips = []
     for start in starts:

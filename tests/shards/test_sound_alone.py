@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -142,6 +142,19 @@ def test_a_clip_without_a_picture_is_refused_where_one_is_needed(tmp_path: Path)
     dataset = ShardDataset(read_index(folder), input=INPUT, views=1)
     with pytest.raises(ClipError, match="no mjpg member") as caught:
         dataset[0]
+    assert caught.value.cause == "no-picture"
+
+
+@pytest.mark.parametrize("on_bad", ["skip", "raise"])
+def test_where_pictures_are_read_alone_no_setting_is_named_that_lets_in_none(
+    tmp_path: Path, on_bad: Literal["skip", "raise"]
+) -> None:
+    folder = write_shards(tmp_path / "s", [make_sample(0, picture=False)])
+    config = StreamConfig(batch_size=1, modalities="video", on_bad=on_bad)
+    remedy = {"raise": "rebuild it or pass on_bad: skip$", "skip": "has picture .1 were.*; give sh"}
+    with pytest.raises(ClipError, match=remedy[on_bad]) as caught:
+        ClipStream(folder, INPUT, config, seed=0)
+    assert "optional" not in str(caught.value)
     assert caught.value.cause == "no-picture"
 
 
