@@ -193,6 +193,8 @@ def read_index(folder: Path | str) -> Index:
 
 # A numeric label with more different values than this is a measurement, not a class.
 _MOST_CLASSES = 20
+# Of texts, what is shown as classes: so many, of so many characters.
+_MOST_SHOWN, _LONGEST_SHOWN = 50, 60
 
 
 def shards_info(folder: Path | str) -> dict[str, Any]:
@@ -265,7 +267,7 @@ def describe(about: dict[str, Any]) -> list[tuple[str, str]]:
         lines.append(("sound alone", f"{about['num_sound_alone']} samples without a picture"))
     for name, label in about["labels"].items():
         spread = (
-            _listed(label["classes"])
+            _classes_listed(label["classes"])
             if "classes" in label
             else f"{label['min']:.3g} to {label['max']:.3g}, mean {label['mean']:.3g}"
         )
@@ -318,6 +320,13 @@ def _label_array(values: list[Label | None]) -> pyarrow.Array:
 
 def _listed(counts: dict[str, Any]) -> str:
     return ", ".join(f"{name} {value}" for name, value in counts.items())
+
+
+def _classes_listed(counts: dict[str, int]) -> str:
+    """Classes with their counts; of texts that name no class, such as transcripts, how many."""
+    if len(counts) > _MOST_SHOWN or any(len(name) > _LONGEST_SHOWN for name in counts):
+        return f"{len(counts)} different values"
+    return _listed(counts)
 
 
 def _label_spread(index: Index, name: str) -> dict[str, Any]:

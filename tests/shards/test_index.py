@@ -180,3 +180,16 @@ def test_all_of_it_is_plain_data_and_can_be_printed(folder: Path) -> None:
     assert lines["samples"] == "3 in 2 shards"
     assert lines["label emotion"] == "joy 2 (1 missing)"
     assert lines["refused"] == "no-face 2"
+
+
+def test_texts_that_name_no_class_are_counted_in_the_lines_not_listed(folder: Path) -> None:
+    about = shards_info(folder)
+    words = {f"number {number}": 1 for number in range(51)}
+    about["labels"] |= {
+        "words": {"classes": words, "missing": 1},
+        "said": {"classes": {"a" * 61: 1, "b": 1}, "missing": 0},
+    }
+    lines = dict(describe(about))
+    assert lines["label words"] == "51 different values (1 missing)"
+    assert lines["label said"] == "2 different values"
+    assert lines["label emotion"] == "joy 2 (1 missing)"
