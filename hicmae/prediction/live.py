@@ -127,7 +127,7 @@ class LiveNetwork:
         """
         start, read = end - self.seconds, self._network.modalities.split("-")
         images, box, angle, waveform = None, None, 0.0, None
-        if frames and "video" in read:
+        if frames and frames[0].seconds < end and "video" in read:
             images, box, angle = self._face(frames, start, end)
         if sound is not None and "audio" in read:
             cut, padded = sound.span(start, self.input.clip_samples)
@@ -237,6 +237,11 @@ class LiveSource:
 
         Raises: ValueError: it has another form, or a picture goes back in time.
         """
+        before = self.reach
+        if isinstance(piece, LiveFrame | LiveSound):
+            piece = replace(piece, seconds=float(piece.seconds))  # others may round a hop away
+            if not math.isfinite(piece.seconds):
+                raise ValueError(f"live: {type(piece).__name__} of {piece.seconds} s")
         if isinstance(piece, LiveFrame):
             is_first = not self._frames
             self._add_frame(piece)
@@ -248,8 +253,11 @@ class LiveSource:
         if is_first and not self._any_due:  # the first window has all that there is
             self._end = max(self._end, piece.seconds + self._input.clip_seconds)
         self._arrivals.append((self.reach, self._clock()))
-        # Beyond a window, and a hop to choose among, nothing is asked for.
-        self._forget(self.reach - self._input.clip_seconds - self._hop)
+        # Beyond a window, and a hop to choose among, nothing is asked for. What no longer waits for
+        # a camera or a microphone goes on at once, over windows that nobody was given yet.
+        reach = min(before, self.reach)
+        if math.isfinite(reach):
+            self._forget(reach - self._input.clip_seconds - self._hop)
 
     def frames(self, end: float) -> list[LiveFrame]:
         """The pictures of the window that ends there."""
@@ -282,7 +290,7 @@ class LiveSource:
 
     def _add_frame(self, frame: LiveFrame) -> None:
         pixels = frame.pixels
-        if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8:
+        if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8 or not pixels.size:
             raise ValueError(
                 f"live: a picture of {pixels.dtype} {pixels.shape} (uint8 (H, W, 3) is needed)"
             )
@@ -302,16 +310,20 @@ class LiveSource:
                 f"live: sound of {sound.samples.dtype} {sound.samples.shape} at {sound.rate} Hz "
                 "(int16 (n,) of one channel is needed)"
             )
-        packet = av.AudioFrame.from_ndarray(sound.samples[None], format="s16", layout="mono")
+        if not len(sound.samples):
+            return
+        samples = np.ascontiguousarray(sound.samples[None])  # one channel of several is not
+        packet = av.AudioFrame.from_ndarray(samples, format="s16", layout="mono")
         packet.sample_rate = sound.rate
         rate = self._input.sample_rate
         if self._piece is None or not self._piece.takes(packet, sound.seconds):
-            gap = sound.seconds - self._sound_end
-            if self._piece is None or not 0 < gap < self._input.clip_seconds:
+            longest = max(self._input.clip_seconds, _PATIENCE_SECONDS)
+            count = round((sound.seconds - self._sound_start) * rate)
+            if self._piece is None or not 0 < count < len(self._samples) + longest * rate:
                 self._samples, self._sound_start = np.zeros(0, dtype=np.int16), sound.seconds
-            else:  # what was lost is silent
-                silence = np.zeros(round(gap * rate), dtype=np.int16)
-                self._samples = np.concatenate([self._samples, silence])
+            else:  # what was lost is silent; what comes twice, by a fast clock, counts once
+                silence = np.zeros(max(0, count - len(self._samples)), dtype=np.int16)
+                self._samples = np.concatenate([self._samples[:count], silence])
             self._piece = SoundPiece(packet, sound.seconds, rate)
         self._piece.add(packet)
         self._samples = np.concatenate([self._samples, *self._piece.chunks])

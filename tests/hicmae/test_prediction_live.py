@@ -93,6 +93,87 @@ def test_sound_that_stops_is_not_waited_for_and_lost_sound_is_silent(
     assert not padded
 
 
+def test_windows_that_waited_for_the_sound_have_their_pictures(
+    tmp_path: Path, model: hicmae.EmotionPredictor
+) -> None:
+    video = write_talking(tmp_path / "a.mp4", 4.0)
+    assert model.input.clip_seconds + 0.2 < 1
+    moments = list(
+        model.live(
+            [p for p in live(video) if isinstance(p, LiveFrame) or p.seconds < 1.5],
+            hop=0.2,
+            keep_up=False,
+        )
+    )
+    assert {moment.modality for moment in moments} == {"audio-video", "video"}
+    seen = [moment for moment in moments if moment.start_seconds > 1.6]
+    expected = model.predict(video, hop=0.2, each_modality=True).tracks[0]
+    for moment in seen:
+        place = np.abs(expected.spans[:, 0] - moment.start_seconds).argmin()
+        assert moment.values == pytest.approx(expected.by_modality["video"][place], abs=2e-5)
+
+
+def test_a_camera_that_begins_where_a_window_ends_shows_nothing_in_it(
+    model: hicmae.EmotionPredictor,
+) -> None:
+    pixels, noise = np.zeros((32, 32, 3), dtype=np.uint8), np.ones(19200, dtype=np.int16)
+    pieces = [
+        LiveSound(seconds=0.0, samples=noise, rate=16000),
+        LiveFrame(seconds=1.28, pixels=pixels),
+        LiveSound(seconds=1.2, samples=noise[:1600], rate=16000),
+    ]
+    moments = list(model.live(pieces, hop=0.64, keep_up=False))
+    ends = [(moment.end_seconds, moment.modality) for moment in moments]
+    assert ends == [(0.64, "audio"), (1.28, "audio")]
+
+
+def test_a_fast_clock_of_the_microphone_or_another_rate_loses_no_sound(
+    model: hicmae.EmotionPredictor,
+) -> None:
+    ones, more = np.full(9600, 1000, dtype=np.int16), np.full(4800, 2000, dtype=np.int16)
+    for seconds, rate in ((0.5, 16000), (0.6, 8000)):  # 0.1 s twice; on without a gap
+        held = LiveSource(model.input)
+        held.add(LiveSound(seconds=0.0, samples=ones, rate=16000))
+        held.add(LiveSound(seconds=seconds, samples=more, rate=rate))
+        assert held.sound is not None
+        before, padded = held.sound.span(0.0, round(seconds * 16000))
+        assert not padded
+        assert np.array_equal(before, ones[: len(before)])
+        after, padded = held.sound.span(seconds + 0.01, 4000)
+        assert not padded
+        assert np.abs(after - 2000).max() < 10
+
+
+def test_one_channel_of_several_and_a_microphone_with_nothing_yet_are_heard(
+    model: hicmae.EmotionPredictor,
+) -> None:
+    held = LiveSource(model.input)
+    held.add(LiveSound(seconds=0.0, samples=np.zeros(0, dtype=np.int16), rate=16000))
+    both = np.arange(3200, dtype=np.int16).reshape(-1, 2)
+    held.add(LiveSound(seconds=0.0, samples=both[:, 1], rate=16000))
+    assert held.sound is not None
+    assert np.array_equal(held.sound.samples, both[:, 1])
+
+
+def test_times_that_cannot_go_on_by_a_hop_are_taken_exactly_or_refused(
+    model: hicmae.EmotionPredictor,
+) -> None:
+    pixels = np.zeros((8, 8, 3), dtype=np.uint8)
+    since_1970 = np.float32(1.7e9)  # the next that it knows is 128 s later
+    held = LiveSource(model.input)
+    held.add(LiveFrame(seconds=since_1970, pixels=pixels))
+    with pytest.raises(ValueError, match=r"a picture of 1.* after one of"):
+        held.add(LiveFrame(seconds=since_1970 + np.float32(1), pixels=pixels))
+    held.add(LiveFrame(seconds=since_1970 + np.float32(128), pixels=pixels))
+    for number in range(1, 4):
+        assert (due := held.next_due(newest=False)) is not None
+        assert due.end == pytest.approx(float(since_1970) - 1 + 0.64 + number)
+    with pytest.raises(ValueError, match="LiveSound of nan s"):
+        held.add(LiveSound(seconds=float("nan"), samples=np.zeros(1, np.int16), rate=8000))
+    with pytest.raises(ValueError, match=r"uint8 \(0, 8, 3\)"):
+        held.add(LiveFrame(seconds=1.8e9, pixels=pixels[:0]))
+
+
 def test_a_slow_network_leaves_windows_out_and_says_how_late_it_is(
     tmp_path: Path, model: hicmae.EmotionPredictor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
