@@ -47,11 +47,13 @@ class Intervals:
         by: What was drawn: the benchmark's speaker column, or ``sample``.
         num_clusters: How many there are.
         values: Metric to low and high; not-a-number where there is none.
+        one_speaker: Whether samples are drawn because all are of one speaker.
     """
 
     by: str
     num_clusters: int
     values: dict[str, tuple[float, float]]
+    one_speaker: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON, which has no not-a-number."""
@@ -63,7 +65,8 @@ class Intervals:
 
     def sentence(self) -> str:
         """What the intervals are, for a report."""
-        why = "" if self.by != "sample" else " (speakers are not named, so people are not drawn)"
+        people = "there is one speaker" if self.one_speaker else "speakers are not named"
+        why = "" if self.by != "sample" else f" ({people}, so people are not drawn)"
         few = (
             f" With only {self.num_clusters} of them, the interval is rough."
             if self.num_clusters < 10
@@ -120,6 +123,7 @@ def intervals(benchmark: Benchmark, runs: Sequence[Units]) -> Intervals:
                 drawn.setdefault(name, []).append(values)
     return Intervals(
         by=sums.by,
+        one_speaker=sums.one_speaker,
         num_clusters=sums.num_clusters,
         values={
             name: _percentiles(np.concatenate(drawn[name])) if drawn else (math.nan, math.nan)
@@ -196,11 +200,13 @@ class Sums:
         by: What a cluster is: the name of the speaker column, or ``sample``.
         runs: One matrix (S, Q) a run; sparse, as a sample touches few sums.
         metrics: From totals (R, Q) to values (R,) by name, not-a-number where undefined.
+        one_speaker: Whether all samples are of one, so that samples are the clusters.
     """
 
     by: str
     runs: tuple[sparse.csr_array, ...]
     metrics: Callable[[np.ndarray], Metrics]
+    one_speaker: bool = False
 
     @property
     def num_clusters(self) -> int:
@@ -244,7 +250,12 @@ def make_sums(benchmark: Benchmark, runs: Sequence[Sequence[Prediction]]) -> Sum
                 centres[head.name] = head_arrays(head, own)[0].mean(axis=0)
             parts.append(_sums(head, own, places, num_clusters, centres.get(head.name)))
         matrices.append(sparse.hstack(parts, format="csr") if len(parts) > 1 else parts[0])
-    return Sums(by=by, runs=tuple(matrices), metrics=_metrics_of(benchmark))
+    return Sums(
+        by=by,
+        runs=tuple(matrices),
+        metrics=_metrics_of(benchmark),
+        one_speaker=all(speakers) and len(set(speakers)) == 1,
+    )
 
 
 def class_metrics(totals: np.ndarray, num_classes: int) -> Metrics:

@@ -135,7 +135,9 @@ def test_speakers_make_the_interval_wider_than_samples_where_they_differ() -> No
 
 def test_one_speaker_has_no_interval_but_its_samples_do() -> None:
     made = classes(speakers=1, each=30)
-    assert intervals(THREE, [made]).by == "sample"
+    found = intervals(THREE, [made])
+    assert found.by == "sample"
+    assert "(there is one speaker, so people are not drawn)" in found.sentence()
     single = intervals(THREE, [made[:1]])
     assert math.isnan(single.values["uar"][0])
 
