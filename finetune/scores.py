@@ -225,6 +225,19 @@ def metric_name(metric: str) -> str:
     return f"{_NAMES.get(base, base)} {target}"
 
 
+def chance_score(benchmark: Benchmark) -> float:
+    """What guessing reaches in the leading metric, whatever the truth: each class equally often,
+    or values that have nothing to do with it.
+
+    Returns: not-a-number where that depends on how many samples each class has (an F1), and of
+        several heads.
+    """
+    kind = benchmark.ranking.partition("_")[0]
+    if benchmark.task == "classification" and kind in ("uar", "war"):
+        return 1 / len(benchmark.classes)
+    return 0.0 if benchmark.task == "regression" and kind in ("ccc", "pcc") else math.nan
+
+
 def null_for_nan(values: Values) -> dict[str, float | None]:
     """JSON has no not-a-number."""
     return {name: None if math.isnan(value) else value for name, value in values.items()}

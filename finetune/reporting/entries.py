@@ -26,7 +26,7 @@ from finetune.reporting.resampling import (
     compare,
     intervals,
 )
-from finetune.scores import metric_name
+from finetune.scores import chance_score, metric_name
 from finetune.selection import rule_sentence
 from hicmae.files import write_json, write_text
 
@@ -265,8 +265,8 @@ def draw_label_curves(curves: Sequence[Curve], path: Path) -> None:
             capsize=3,
             linewidth=1.8,
         )
-    if first.benchmark.task == "classification":
-        guess = 1 / len(first.benchmark.classes)
+    guess = chance_score(first.benchmark)
+    if first.benchmark.task == "classification" and not math.isnan(guess):
         axes.axhline(guess, color=doc.GREY, linestyle=":", linewidth=1)
         axes.annotate(
             "guessing",

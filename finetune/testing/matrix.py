@@ -11,7 +11,7 @@ from matplotlib.patches import Rectangle
 
 from finetune.record import Run
 from finetune.reporting import document as doc
-from finetune.scores import metric_name
+from finetune.scores import chance_score, metric_name
 from finetune.selection import rule_sentence
 from hicmae.files import write_json
 
@@ -75,7 +75,8 @@ def write_matrix(runs: Sequence[Run], out: Path) -> doc.Table:
         doc.Picture(path=figure, caption="Scores over corpora"),
         "## What each cell is",
         "Classes that only one side has are not tested, so columns of a row, and rows of a column,"
-        " may be about different classes; chance says how hard each is.",
+        " may be about different classes; chance says how hard each is (n/a where it depends on"
+        " how many samples each class has, or is of several heads).",
         _list(cells),
         *(
             f"**Note.** {cell.row} on {cell.column}: {note}"
@@ -213,7 +214,6 @@ def _list(cells: Sequence[MatrixCell]) -> doc.Table:
         run = cell.runs[0]
         benchmark = run.benchmark
         named = benchmark.task == "classification"
-        guessing = doc.number(1 / len(benchmark.classes)) if named else doc.number(0.0)
         heads = [f"{head.name} ({', '.join(head.names)})" for head in benchmark.heads]
         ignored = ", ".join(f"{name}: {count}" for name, count in run.facts.ignored.items())
         rows.append(
@@ -227,7 +227,7 @@ def _list(cells: Sequence[MatrixCell]) -> doc.Table:
                 str(len(cell.values)),
                 str(run.scores.num_samples),
                 "; ".join(heads) or ", ".join(benchmark.classes if named else benchmark.targets),
-                "n/a" if heads else guessing,
+                doc.number(chance_score(benchmark)),
                 ignored or "none",
             ]
         )

@@ -20,7 +20,7 @@ from finetune.predictions import (
     read_predictions,
     write_predictions,
 )
-from finetune.scores import score, score_run, undefined
+from finetune.scores import chance_score, score, score_run, undefined
 from tests.support.finetune_fixtures import BENCHMARK, VALUES
 
 
@@ -177,3 +177,18 @@ def test_views_are_put_in_their_places_and_each_is_needed_once() -> None:
     for wrong in ([batch((0, 0), (0, 1), (1, 0))], [batch((0, 0), (0, 1), (1, 0), (1, 1), (0, 0))]):
         with pytest.raises(AssertionError, match="instead of once"):
             collect_views(wrong, **shape)
+
+
+def test_chance_is_said_of_the_metric_that_leads() -> None:
+    def chance(leading: str) -> float:
+        classes = ("a", "b", "c", "d")
+        return chance_score(
+            Benchmark(name="b", task="classification", label="e", classes=classes, leading=leading)
+        )
+
+    assert chance("uar") == chance("war") == 0.25
+    # Of each class equally often: 0.25 only where the classes have equally many samples.
+    assert math.isnan(chance("weighted_f1"))
+    assert math.isnan(chance("macro_f1"))
+    values = Benchmark(name="v", task="regression", targets=("valence",))
+    assert chance_score(values) == 0
