@@ -49,6 +49,7 @@ from finetune.testing.perturbations import (
     Condition,
     PerturbationConfig,
     conditions_of,
+    num_missing,
     partners,
     perturb,
 )
@@ -121,13 +122,19 @@ def run_conditions(
     console: Console,
 ) -> None:
     """Spoil, test and write."""
-    conditions = conditions_of(plan.source.facts.modalities, perturb)
+    modalities = plan.source.facts.modalities
+    clip = plan.source.checkpoint(plan.sides[0].fold).model_config().input
+    conditions = conditions_of(modalities, perturb, num_frames=clip.num_frames)
     tested = sum(len(side.rows) for side in plan.sides)
     console.print(
-        f"{plan.source.path}: {plan.source.facts.modalities}, {len(conditions)} conditions x"
+        f"{plan.source.path}: {modalities}, {len(conditions)} conditions x"
         f" {tested} samples x {plan.grid.segments} segments, {machine.precision},"
         f" {machine.device}, selection {plan.source.facts.rule}"
     )
+    for share in perturb.missing_shares if modalities != "audio" else ():
+        if not num_missing(clip.num_frames, share):
+            name = Condition(kind="missing-frames", level=share).name
+            console.print(f"left out: {name}, which is none of a clip's {clip.num_frames} frames")
     shutil.rmtree(out, ignore_errors=True)  # what check_output allowed
     out.mkdir(parents=True)
     save_yaml(out / CONFIG, config)

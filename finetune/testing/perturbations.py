@@ -93,10 +93,13 @@ class Condition:
         return words if self.level is None else f"{words}, {unit[self.kind].format(self.level)}"
 
 
-def conditions_of(modalities: str, config: PerturbationConfig) -> list[Condition]:
+def conditions_of(
+    modalities: str, config: PerturbationConfig, *, num_frames: int
+) -> list[Condition]:
     """What is asked of a network; ``sound-swapped`` gives ``picture-swapped`` along with it.
 
-    A network of one modality has nothing to be without and nothing to be swapped against.
+    A network of one modality has nothing to be without and nothing to be swapped against. Shares of
+    a clip's ``num_frames`` that are no frame are left out.
     """
     both = modalities == "audio-video"
     found = [Condition(kind=UNSPOILED)]
@@ -110,7 +113,11 @@ def conditions_of(modalities: str, config: PerturbationConfig) -> list[Condition
         found += [Condition(kind="sound-noise", level=level) for level in config.snr_db]
     if modalities != "audio":
         found += [Condition(kind="picture-noise", level=level) for level in config.picture_sd]
-        found += [Condition(kind="missing-frames", level=share) for share in config.missing_shares]
+        found += [
+            Condition(kind="missing-frames", level=share)
+            for share in config.missing_shares
+            if num_missing(num_frames, share)
+        ]
     return found
 
 
@@ -176,6 +183,11 @@ def perturb(clip: dict[str, Any], condition: Condition, *, seed: int) -> dict[st
     return clip
 
 
+def num_missing(num_frames: int, share: float) -> int:
+    """How many frames of a clip are missing: all but one at most, and none of a small share."""
+    return min(round(share * num_frames), num_frames - 1)
+
+
 def held_frames(num_frames: int, share: float, rng: np.random.Generator) -> np.ndarray:
     """Which frame is shown at each place of a clip when a share of them is missing.
 
@@ -184,7 +196,7 @@ def held_frames(num_frames: int, share: float, rng: np.random.Generator) -> np.n
 
     Returns: (T,) int64.
     """
-    count = min(round(share * num_frames), num_frames - 1)
+    count = num_missing(num_frames, share)
     there = np.ones(num_frames, dtype=bool)
     there[rng.choice(num_frames, size=count, replace=False)] = False
     shown = np.where(there, np.arange(num_frames), -1)

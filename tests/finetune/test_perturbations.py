@@ -91,6 +91,16 @@ def test_missing_frames_are_held_over(share: float) -> None:
                 assert frame == (max(before) if before else min(there))
 
 
+def test_a_share_that_is_no_frame_of_a_clip_is_no_condition() -> None:
+    asked = PerturbationConfig(swaps=0)
+    for num_frames, levels in ((16, [0.25, 0.5, 0.75]), (4, [0.25, 0.5, 0.75]), (2, [0.5, 0.75])):
+        for level in levels:
+            shown = held_frames(num_frames, level, np.random.default_rng(0))
+            assert len(set(shown.tolist())) < num_frames
+        found = conditions_of("video", asked, num_frames=num_frames)
+        assert [one.level for one in found if one.kind == "missing-frames"] == levels
+
+
 def test_draws_depend_on_sample_place_condition_and_seed_alone() -> None:
     noise = Condition(kind="picture-noise", level=25.0)
     first = perturb(clip(), noise, seed=0)["frames"]
@@ -158,7 +168,7 @@ def test_batches_and_workers_change_nothing(tiny_model_config: ModelConfig, trai
 def test_a_network_of_one_modality_is_only_asked_what_it_can_answer() -> None:
     config = PerturbationConfig(swaps=2, snr_db=(0.0,), picture_sd=(25.0,), missing_shares=(0.5,))
     kinds = {
-        name: [condition.kind for condition in conditions_of(name, config)]
+        name: [condition.kind for condition in conditions_of(name, config, num_frames=16)]
         for name in ("audio-video", "video", "audio")
     }
     assert kinds["audio"] == ["unspoiled", "sound-noise"]
