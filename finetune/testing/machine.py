@@ -21,7 +21,7 @@ import pandas as pd
 import torch
 import torch.distributed
 from rich.console import Console
-from rich.progress import track
+from rich.progress import Progress, TextColumn
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Subset
 
@@ -125,9 +125,16 @@ class Running:
         """
         is_first = os.environ.get("RANK", "0") == "0"
         shown = bool(doing) and is_first and sys.stderr.isatty()
-        console = Console(stderr=True)
-        for batch in track(loader, doing, console=console, disable=not shown, transient=True):
-            yield batch, *self.inputs(batch)
+        progress = Progress(
+            TextColumn("{task.description}", markup=False),  # the name of a fold is no style
+            *Progress.get_default_columns()[1:],
+            console=Console(stderr=True),
+            transient=True,
+            disable=not shown,
+        )
+        with progress:
+            for batch in progress.track(loader, description=doing):
+                yield batch, *self.inputs(batch)
 
     @torch.no_grad()
     def inputs(self, batch: Mapping[str, Any]) -> tuple[Tensor | None, Tensor | None]:

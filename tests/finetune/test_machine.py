@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +13,7 @@ import torch
 
 from finetune.predictions import read_predictions
 from finetune.testing.extracting import feature_network
-from finetune.testing.machine import load_tested, make_machine, sample_views
+from finetune.testing.machine import Running, load_tested, make_machine, sample_views
 from hicmae.checkpoints.checkpoint import load_checkpoint, save_checkpoint
 from hicmae.emotion import EmotionModel
 from hicmae.pretraining import HiCMAE
@@ -140,3 +143,14 @@ def test_features_before_fine_tuning_are_of_the_pretrained_encoder(
     for name, value in pretrained.encoder.state_dict().items():
         assert torch.equal(model.encoder.state_dict()[name], value)
     assert torch.equal(model.video_fusion.weights(), torch.full((2,), 0.5))
+
+
+def test_a_bar_shows_the_name_of_a_fold_as_it_is(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")
+    running: Any = SimpleNamespace(inputs=lambda batch: (None, None))
+    loader: Any = [{"key": ["a"]}]
+    assert len(list(Running.batches(running, loader, "fold [/a] [b]"))) == 1
+    assert "fold [/a] [b]" in capsys.readouterr().err
