@@ -15,6 +15,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from hicmae.figures import plain_words
 from hicmae.files import whole_file
 from hicmae.reconstruction import Reconstruction, Versions, reconstruct
 from pretrain.module import Batch, PretrainModule, StepCallback
@@ -140,7 +141,7 @@ def draw_reconstructions(
         if fbanks:
             for row in range(3):
                 _draw_bank(figure.add_subplot(banks[row]), fbanks, clip, row)
-    with whole_file(path) as beside:
+    with whole_file(path) as beside, plain_words(figure):
         figure.savefig(beside, format="png")
 
 

@@ -11,6 +11,7 @@ from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hicmae.figures import plain_words
 from hicmae.files import whole_file
 
 if TYPE_CHECKING:
@@ -151,7 +152,7 @@ def draw_curves(path: Path, curves: Mapping[str, Columns], *, smooth: int = 1) -
     for place, (panel, names) in enumerate(panels, start=1):
         axes = figure.add_subplot(rows, min(_COLUMNS, len(panels)), place)
         _draw_panel(axes, panel, names, curves, smooth)
-    with whole_file(path) as beside:
+    with whole_file(path) as beside, plain_words(figure):
         figure.savefig(beside, format="png")
 
 

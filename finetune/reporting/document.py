@@ -30,6 +30,7 @@ from rich.console import Console
 
 from finetune.scores import Scores
 from finetune.selection import CHOSEN_ON_TEST
+from hicmae.figures import plain_words
 from hicmae.files import whole_file, write_text
 
 if TYPE_CHECKING:
@@ -287,7 +288,8 @@ def save(figure: Figure, path: Path, *, photographs: bool = False) -> None:
     not at all.
     """
     canvas: Any = figure.canvas  # of ``make_figure``
-    canvas.draw()
+    with plain_words(figure):
+        canvas.draw()
     image = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
     dpi = (DOTS_PER_INCH, DOTS_PER_INCH)
     with whole_file(path) as beside:

@@ -204,7 +204,6 @@ def _sheet(
                 fontsize=size,
                 color=colour,
                 va="top",
-                parse_math=False,
             )
     figure.figimage(sheet[::-1], origin="lower")
     doc.save(figure, path, photographs=True)

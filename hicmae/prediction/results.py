@@ -15,6 +15,7 @@ import pandas
 
 from hicmae.checkpoints.checkpoint import Labels
 from hicmae.config import to_dict
+from hicmae.figures import plain_words
 from hicmae.files import whole_folder
 from hicmae.heads import answers
 from hicmae.media.crops import decode_jpeg
@@ -381,7 +382,7 @@ def _draw_timeline(prediction: Prediction, file: Path) -> None:
     figure = Figure(figsize=(_INCHES, 0.9 + 2.9 * len(shown)), dpi=_DPI, layout="constrained")
     title = printable(prediction.path.name)
     left = len(prediction.tracks) - len(shown)
-    figure.suptitle(f"{title}{f' (and {left} shorter tracks)' if left else ''}", parse_math=False)
+    figure.suptitle(f"{title}{f' (and {left} shorter tracks)' if left else ''}")
     ratios = [1.0, 3.0] * len(shown)
     axes = figure.subplots(2 * len(shown), 1, height_ratios=ratios, sharex=True, squeeze=False)
     for number, track in enumerate(shown):
@@ -393,7 +394,8 @@ def _draw_timeline(prediction: Prediction, file: Path) -> None:
     last.set_xlabel("seconds")
     for axis in axes[1:-1:2, 0]:
         axis.tick_params(labelbottom=True)
-    figure.savefig(file, format="png")
+    with plain_words(figure):
+        figure.savefig(file, format="png")
 
 
 def _named(names: tuple[str, ...], values: np.ndarray) -> dict[str, float]:
@@ -522,9 +524,7 @@ def _curves(axis: Axes, track: Track) -> None:
         axis.axhline(0, color="0.7", linewidth=0.8, zorder=0)
         axis.set_ylabel("value")
     axis.grid(alpha=0.3)
-    legend = axis.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8, frameon=False)
-    for text in legend.get_texts():
-        text.set_parse_math(False)
+    axis.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8, frameon=False)
 
 
 def _faces(axis: Axes, track: Track, seconds: float) -> None:
@@ -533,7 +533,7 @@ def _faces(axis: Axes, track: Track, seconds: float) -> None:
 
     axis.set_ylim(0, 1)
     axis.set_axis_off()
-    axis.set_title(_heading(track), fontsize=10, loc="left", parse_math=False)
+    axis.set_title(_heading(track), fontsize=10, loc="left")
     room = max(seconds, 1e-3) * _FACE_INCHES / (0.8 * _INCHES)
     free = -np.inf
     for moment, jpeg in track.thumbnails:

@@ -19,6 +19,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter, NullLocator
 
+from hicmae.figures import plain_words
 from hicmae.files import whole_file
 from shards.index import Index
 from shards.reading.files import ShardFiles, read_frame
@@ -485,12 +486,11 @@ def _draw_sheet(path: Path, cells: Sequence[Cell], images: Sequence[np.ndarray])
                 color="black" if line == 0 else "0.35",
                 ha="center",
                 va="top",
-                parse_math=False,
             )
     _save_png(figure, path)
 
 
 def _save_png(figure: Figure, path: Path) -> None:
     """Write a figure without the name of the program or a date in it."""
-    with whole_file(path) as beside:
+    with whole_file(path) as beside, plain_words(figure):
         figure.savefig(beside, format="png", metadata={"Software": None})
