@@ -171,17 +171,15 @@ def choose_lags(
         )
     found = {}
     for who in people:
-        noted = np.stack(
-            [
-                _noted(rows, traces, target, who, float(lag))
-                for target in plan.benchmark.targets
-                for lag in settings.lags
-            ],
-            axis=1,
-        )  # (N, D·L)
-        known = np.isfinite(noted).all(axis=1)
-        agreement = _agreement(features[known], noted[known], groups[known])
-        agreement = agreement.reshape(len(plan.benchmark.targets), -1).mean(axis=0)
+        each = []
+        for target in plan.benchmark.targets:
+            noted = [_noted(rows, traces, target, who, float(lag)) for lag in settings.lags]
+            values = np.stack(noted, axis=1)  # (N, L)
+            known = np.isfinite(values).all(axis=1)
+            each.append(_agreement(features[known], values[known], groups[known]))
+        # A target that somebody has not noted, or in which nothing changes, says nothing of a lag.
+        told = np.ma.masked_invalid(np.stack(each)).mean(axis=0)
+        agreement = np.ma.filled(told, np.nan)
         if not np.isfinite(agreement).any():
             found[who] = 0.0
             continue

@@ -5,16 +5,19 @@ from __future__ import annotations
 import dataclasses
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pandas
 import pytest
 
+from finetune import over_time
 from finetune.commands import evaluate, modalities
 from finetune.folds import Fold
-from finetune.instants import OverTime, instant_index, recording_of
+from finetune.instants import NUMBER, OverTime, instant_index, recording_of
 from finetune.over_time import (
+    choose_lags,
     per_recording,
     recording_scores,
     recordings_note,
@@ -28,7 +31,8 @@ from finetune.scores import score
 from hicmae.__main__ import main
 from hicmae.checkpoints.checkpoint import load_checkpoint
 from shards.index import read_index
-from shards.reading.random_access import ShardDataset
+from shards.reading.random_access import SAMPLE, ShardDataset
+from shards.traces import Trace
 from tests.support.finetune_fixtures import Train
 from tests.support.media_files import write_recording
 from tests.support.shard_fixtures import INPUT
@@ -258,3 +262,26 @@ def test_recordings_with_constant_labels_are_counted_nowhere_and_come_last() -> 
     (note,) = recordings_note(benchmark, items)
     mean = (each["r1"]["ccc"] + each["r3"]["ccc"]) / 2
     assert note.startswith(f"CCC per recording, mean of 2: ccc {mean:.4f}")
+
+
+@pytest.mark.parametrize("arousal", [None, 0.5])
+def test_a_target_that_somebody_did_not_note_or_that_never_changes_hides_no_lag(
+    monkeypatch: pytest.MonkeyPatch, arousal: float | None
+) -> None:
+    rng, hop, count, late = np.random.default_rng(0), 0.1, 120, 4
+    shown, traces, rows = [], {}, []
+    for name in ("r1", "r2", "r3"):
+        signal = rng.normal(size=count)
+        noted = np.concatenate([np.zeros(late), signal, np.zeros(20)])
+        other = {} if arousal is None else {"anna": np.full(len(noted), arousal)}
+        values = {"valence": {"anna": noted}, "arousal": other | {"ben": noted}}
+        traces[name] = Trace(recording=name, since=0, at=0, hop=hop, num_own=count, values=values)
+        shown.append(signal)
+        rows += [{"key": f"{name}@{k * hop:.3f}", SAMPLE: name, NUMBER: k} for k in range(count)]
+    monkeypatch.setattr(over_time, "_centred", lambda rows, traces, plan: rows)
+    monkeypatch.setattr(over_time, "_features", lambda plan, rows: np.concatenate(shown)[:, None])
+    settings = OverTime(lag_seconds=None, max_lag_seconds=1, lag_step_seconds=hop)
+    benchmark = SimpleNamespace(over_time=settings, targets=("valence", "arousal"))
+    plan: Any = SimpleNamespace(benchmark=benchmark)
+    found = choose_lags(plan, pandas.DataFrame(rows), traces, ["anna", "ben"])
+    assert found == {"anna": pytest.approx(0.4), "ben": pytest.approx(0.4)}
