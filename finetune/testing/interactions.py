@@ -241,7 +241,10 @@ def _ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
 
 def _thirds(values: np.ndarray) -> np.ndarray:
     """(N,) numbers of the thirds, 0 to 2; equal values are in the same one."""
-    return np.digitize(values, np.quantile(values, [1 / 3, 2 / 3]))
+    low, high = np.quantile(values, [1 / 3, 2 / 3])
+    # Where two thirds have the lowest value, all are at or above both borders: what lies above
+    # the lowest is then told apart from it, as what lies below a most frequent highest one is.
+    return np.digitize(values, [low, high], right=bool(high == values.min()))
 
 
 def _table(

@@ -181,3 +181,20 @@ def test_real_values_become_thirds_by_their_order() -> None:
     assert true.tolist() == both.tolist() == sound.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
     assert len(set(picture.tolist())) == 1  # one value for everybody tells nothing
     assert found["arousal"][3].tolist() == true.tolist()[::-1]
+
+
+def test_values_above_a_lowest_one_that_most_have_are_told_apart() -> None:
+    """As many labels are where nothing is felt: 0 for 7 of 9."""
+    values = np.array([0, 0, 0, 0, 0, 0, 0, 0.7, 0.9])
+    for sign in (1, -1):
+        by_condition = {
+            Condition(kind=kind): [
+                said(kind, number, [[value, value]], (float(value), float(value)))
+                for number, value in enumerate(sign * values)
+            ]
+            for kind in ("unspoiled", "audio-only", "video-only")
+        }
+        sound, picture, both, true = discrete(VALUES, by_condition)["valence"]
+        found = interactions(sound, picture, both, true)
+        assert found.label == pytest.approx(-(7 / 9 * np.log2(7 / 9) + 2 / 9 * np.log2(2 / 9)))
+        assert found.redundant == pytest.approx(found.label, abs=1e-3)
