@@ -347,6 +347,13 @@ def risk_curve(sure: np.ndarray, wrong: np.ndarray) -> tuple[np.ndarray, np.ndar
     return (counts / len(sure))[ends], (np.cumsum(wrong[order]) / counts)[ends]
 
 
+def risk_area(coverage: np.ndarray, risk: np.ndarray) -> float:
+    """Area under a risk curve from no answer to all; fewer answers than the surest, which go
+    together, are as often wrong as these.
+    """
+    return float(trapezoid([risk[0], *risk], [0, *coverage]))
+
+
 def coverage_figure(
     before: tuple[np.ndarray, np.ndarray],
     after: tuple[np.ndarray, np.ndarray],
@@ -362,7 +369,7 @@ def coverage_figure(
         (after, doc.BLUE, "-", "calibrated"),
     ):
         coverage, risk = risk_curve(sure, wrong)
-        label = f"{name}, area {trapezoid(risk, coverage):.3f}"
+        label = f"{name}, area {risk_area(coverage, risk):.3f}"
         axes.plot(coverage, risk, color=colour, linestyle=style, label=label)
     axes.plot(*kept, "o", color=doc.ORANGE, label="at the thresholds of the checkpoints")
     axes.set_xlim(0, 1.02)

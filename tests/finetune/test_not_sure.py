@@ -13,7 +13,7 @@ from sklearn.metrics import log_loss
 import hicmae
 from finetune.predictions import Prediction, make_prediction
 from finetune.record import read_run
-from finetune.reporting.classes import at_share, confidence, coverage_section, risk_curve
+from finetune.reporting.classes import at_share, confidence, coverage_section, risk_area, risk_curve
 from finetune.settings import RecipeConfig
 from finetune.validation import calibrated, fit_calibration
 from hicmae.checkpoints.checkpoint import Calibration, load_checkpoint
@@ -86,6 +86,9 @@ def test_risk_and_coverage_are_those_counted_by_hand() -> None:
     coverage, risk = risk_curve(sure, wrong)
     assert coverage.tolist() == [0.2, 0.4, 0.8, 1.0]
     assert risk.tolist() == [0, 0, 0.25, 0.4]
+    assert risk_area(coverage, risk) == pytest.approx(0.4 * 0.125 + 0.2 * 0.325)
+    # Networks that are as sure of everything are wrong as often at any share of answers.
+    assert risk_area(*risk_curve(np.ones(5), wrong)) == pytest.approx(0.4)
     assert at_share(sure, wrong, 1.0) == (0.5, 1.0, 0.4)
     assert at_share(sure, wrong, 0.6) == (0.6, 0.8, 0.25)  # two are as sure
 
