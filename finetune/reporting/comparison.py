@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -98,7 +99,10 @@ def comparison(
         parts=[
             _how_to_read_columns([run for _, run in pairs]),
             summary_table(pairs),
-            *(_benchmark_section(group, out, whole) for group in groups),
+            *(
+                _benchmark_section(group, out, whole, file_name)
+                for group, file_name in zip(groups, _file_names(groups), strict=True)
+            ),
         ],
     )
 
@@ -126,16 +130,28 @@ def summary_table(pairs: Named) -> doc.Table:
     return doc.Table(columns=[*heads, "pooled", "mean ± sd"], rows=rows, title="All runs")
 
 
+def _file_names(groups: Sequence[Named]) -> list[str]:
+    """Part of the names of each benchmark's figures, with a number where another has the same."""
+    found: list[str] = []
+    for (_, run), *_ in groups:
+        name = own = portable(run.benchmark.name)
+        tried = itertools.count(2)
+        while own in found:
+            own = f"{name}-{next(tried)}"
+        found.append(own)
+    return found
+
+
 def _benchmark_section(
-    group: Named, out: Path, whole: Mapping[str, Sequence[doc.Part]]
+    group: Named, out: Path, whole: Mapping[str, Sequence[doc.Part]], file_name: str
 ) -> doc.Section:
     runs = [run for _, run in group]
     benchmark = runs[0].benchmark
     leading = benchmark.ranking
     entries = group_seeds(group)
-    figure = out.parent / "figures" / f"comparison-{portable(benchmark.name)}.png"
+    figure = out.parent / "figures" / f"comparison-{file_name}.png"
     comparison_figure(group, figure)
-    labels = label_curve_parts(entries, figure.with_name(f"labels-{portable(benchmark.name)}.png"))
+    labels = label_curve_parts(entries, figure.with_name(f"labels-{file_name}.png"))
     published = published_section(benchmark)
     parts: list[doc.Part] = [
         benchmark.title,

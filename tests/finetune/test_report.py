@@ -17,8 +17,8 @@ from finetune.benchmark import Benchmark, Published
 from finetune.commands import report
 from finetune.heads import Head
 from finetune.record import Run, read_run
-from finetune.reporting.comparison import group_runs, paired_parts
-from finetune.reporting.document import Section, Table
+from finetune.reporting.comparison import comparison, group_runs, paired_parts
+from finetune.reporting.document import Picture, Section, Table
 from finetune.reporting.entries import SeedGroup, label_curve_parts
 from finetune.scores import score_run
 from hicmae.settings import ModelConfig
@@ -431,3 +431,27 @@ def test_runs_whose_heads_mean_other_things_are_not_compared(
     assert len(group_runs([("a", first), ("b", first)])) == 1
     with pytest.raises(ValueError, match=said):
         group_runs([("a", first), ("b", other)])
+
+
+@pytest.mark.usefixtures("drawn")
+def test_benchmarks_whose_names_are_one_file_name_have_a_picture_each(
+    trained: Path, tmp_path: Path
+) -> None:
+    run = read_run(trained / "run")
+    pairs = [
+        (
+            name,
+            dataclasses.replace(
+                run,
+                benchmark=dataclasses.replace(run.benchmark, name=name),
+                facts=dataclasses.replace(run.facts, benchmark=name),
+            ),
+        )
+        for name in ("a b", "a_b", "a_b-2")
+    ]
+    whole: dict[str, list[Any]] = {name: [] for name, _ in pairs}
+    section = comparison(pairs, group_runs(pairs), tmp_path / "report.md", whole)
+    shown = [part for own in section.parts if isinstance(own, Section) for part in own.parts]
+    paths = [part.path for part in shown if isinstance(part, Picture)]
+    assert len(set(paths)) == 3
+    assert all(path.is_file() for path in paths)
