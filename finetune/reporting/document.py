@@ -43,6 +43,9 @@ _NO_NUMBER = ("", "n/a", "not named")
 _SELECTION = ", selection "
 _STYLE = Path(__file__).with_name("page.css")
 _PICTURES = {".png": "image/png", ".jpg": "image/jpeg"}
+# What a cell may hold that Markdown reads, and a cell that is meant to be bold.
+_MARKUP = re.compile(r"[\\`*_\[\]<>&!~]")
+_BOLD = re.compile(r"\*\*([^*]+)\*\*")
 _FOLD = re.compile(r"<details><summary>([^<>]*)</summary>")
 # A page with fewer headings needs no list of them.
 _MIN_CONTENTS = 4
@@ -308,16 +311,30 @@ def _is_number(cell: str) -> bool:
 
 
 def _escaped(cell: str) -> str:
-    return cell.replace("|", "\\|").replace("\n", " ")
+    return _literal(re.sub("\r\n|\r|\n", " ", cell)).replace("|", "\\|")
+
+
+def _literal(cell: str) -> str:
+    """A cell or heading that shows as it is: a class, key or folder is no markup, a whole bold cell
+    is.
+    """
+    bold = _BOLD.fullmatch(cell)
+    if bold:
+        return f"**{_literal(bold[1])}**"
+    if not _MARKUP.search(cell):
+        return cell
+    (inline,) = _parser().parseInline(cell)
+    shown = "".join(token.content for token in inline.children or [] if token.type == "text")
+    return cell if shown == cell else _MARKUP.sub(r"\\\g<0>", cell)
 
 
 def _blocks(part: Part, folder: Path, level: int) -> Iterator[str]:
     if isinstance(part, Section):
-        yield f"{'#' * min(level, 6)} {part.title}"
+        yield f"{'#' * min(level, 6)} {_literal(part.title)}"
         for inner in part.parts:
             yield from _blocks(inner, folder, level + 1)
     elif isinstance(part, Folded):
-        yield f"<details><summary>{part.summary}</summary>"
+        yield f"<details><summary>{html.escape(part.summary, quote=False)}</summary>"
         for inner in part.parts:
             yield from _blocks(inner, folder, level)
         yield "</details>"

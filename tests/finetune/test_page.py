@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import html
 import re
 from pathlib import Path
 
@@ -64,12 +65,32 @@ def test_a_document_is_written_in_both_formats_with_headings_links_and_folds(
     assert ">there</a>" in page
 
 
+def test_names_that_look_like_markdown_are_shown_as_they_are(tmp_path: Path) -> None:
+    names = ["a*b*", "__init__", "a[1](2).mp4", "`x`", "a\\|b", "&lt;", "a_b_c", "x|y"]
+    rows = [[name, "1"] for name in names]
+    document = Section(
+        title="run *1*",
+        parts=[
+            Table(columns=["*c*", "n"], rows=[*rows, ["**pooled**", "2"]]),
+            Folded(summary="a<b: 0.5", parts=["inside"]),
+        ],
+    )
+    _, page = write_document(document, tmp_path / "out.md", html=True)
+    text = page.read_text()
+    cells = re.findall(r"<t[dh][^>]*>(.*?)</t[dh]>", text)[::2]
+    assert [html.unescape(cell) for cell in cells] == ["*c*", *names, "<strong>pooled</strong>"]
+    assert re.search(r"<h1[^>]*>run \*1\*</h1>", text)
+    assert "<details><summary>a&lt;b: 0.5</summary>" in text
+    assert "| a_b_c | 1 |" in (tmp_path / "out.md").read_text()
+
+
 def test_text_that_looks_like_html_is_shown_as_text_and_nothing_is_fetched(tmp_path: Path) -> None:
     text = to_markdown(
         Section(title="T", parts=[HOSTILE, Table(columns=["c", "n"], rows=[[HOSTILE, "1"]])]),
         tmp_path,
     )
-    page = html_page(f"{text}\n\n<div onclick=x>\n\n<iframe src=x>", tmp_path, title="<T>")
+    text += "\n![x](https://example.org/x.png)\n\n<div onclick=x>\n\n<iframe src=x>"
+    page = html_page(text, tmp_path, title="<T>")
     body = page.split("</head>")[1]
     assert not re.search(r"<(script|b|div onclick|iframe|img)\b", body)
     assert body.count("&lt;script&gt;alert(1)&lt;/script&gt;") == 2
