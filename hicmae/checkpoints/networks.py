@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,8 @@ from hicmae.checkpoints.checkpoint import (
     write_files,
 )
 from hicmae.checkpoints.portable import largest_difference, locate, make_probe, read_probe
-from hicmae.emotion import EmotionModel
+from hicmae.config import from_dict
+from hicmae.emotion import EmotionConfig, EmotionModel
 from hicmae.files import file_sha256, whole_folder
 from hicmae.pretraining import HiCMAE
 
@@ -167,6 +168,18 @@ def average(folders: Sequence[Path]) -> Checkpoint:
     )
 
 
+def _differing(first: Checkpoint, other: Checkpoint) -> list[str]:
+    """Settings of what is on top of two encoders that differ, but for what training alone reads."""
+    if first.kind != "emotion":
+        return []
+    one, another = (
+        from_dict(EmotionConfig, each.config["emotion"], where=f"{each.path}: emotion")
+        for each in (first, other)
+    )
+    names = [each.name for each in fields(EmotionConfig) if each.name != "drop_path"]
+    return [name for name in names if getattr(one, name) != getattr(another, name)]
+
+
 def _check_alike(first: Checkpoint, other: Checkpoint) -> None:
     problems = misfits(first.tensors, other.tensors)[:6]
     if first.kind != other.kind:
@@ -175,6 +188,8 @@ def _check_alike(first: Checkpoint, other: Checkpoint) -> None:
         problems.append("their sections 'model' differ")
     elif first.labels() != other.labels():
         problems.append("their labels differ")
+    elif differing := _differing(first, other):
+        problems.append(f"their sections 'emotion' differ in {', '.join(differing)}")
     if problems:
         raise ValueError(
             f"{first.path} and {other.path}: cannot be averaged ({'; '.join(problems)})"

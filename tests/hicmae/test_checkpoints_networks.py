@@ -101,6 +101,18 @@ def test_a_network_that_diverged_is_not_averaged(
         average(folders)
 
 
+def test_what_hears_and_what_sees_are_not_averaged(
+    tmp_path: Path, tiny_model_config: ModelConfig
+) -> None:
+    folders = []
+    for modality in ("audio", "video"):  # the same tensors, of which each reads half
+        network = EmotionModel(tiny_model_config, EmotionConfig(num_outputs=2, modalities=modality))
+        folders.append(tmp_path / modality)
+        network.save_pretrained(folders[-1])
+    with pytest.raises(ValueError, match="'emotion' differ in modalities"):
+        average(folders)
+
+
 def test_the_card_says_what_the_checkpoint_carries_and_no_more(
     tmp_path: Path, tiny_model_config: ModelConfig
 ) -> None:
