@@ -18,7 +18,7 @@ from hicmae.prediction.messages import Clip, Followed, Found, Window, WindowConf
 from hicmae.prediction.network import EmotionEnsemble, clip_batch, load_ensemble
 from hicmae.prediction.process import DecodingProcess, Tell, read_windows
 from hicmae.prediction.results import Prediction, Track
-from hicmae.prediction.timelines import Span
+from hicmae.prediction.timelines import Span, own_spans
 
 _KINDS = ("audio-video", "video", "audio")
 _Shown = tuple[str, int, Clip]  # the track and the number of the window that a clip is of
@@ -99,17 +99,20 @@ class EmotionPredictor(Closing):
             progress: Called with how far it is.
             on_window: Called with every window before the network is; for its filter bank
                 (``filter_bank``) or its frames.
-            spans: One value for each of these, in place of windows (``read_spans`` reads files).
+            spans: One value for each of these, in place of windows (``read_spans`` reads files);
+                where they name several recordings, for those of this one.
             min_confidence: Where no class is as probable, the prediction is ``not sure``; none
                 given: the threshold of the checkpoint's calibration, if it has one.
 
         Raises:
-            ValueError: A confidence outside 0..1, or of real values.
+            ValueError: A confidence outside 0..1, or of real values; a span that ends before it
+                begins.
             FileNotFoundError: There is no such file.
             PredictionError: It cannot be read, or does not hold what the network reads.
         """
         config = config if config is not None else WindowConfig(window=window, hop=hop)
         least = self.confidence(min_confidence)
+        spans = None if spans is None else own_spans(spans, Path(path))
         read = read_windows(
             path,
             input=self.input,
@@ -166,7 +169,7 @@ class EmotionPredictor(Closing):
                 for each in found.tracks
             ),
             notes=(*found.notes, *finished.notes),
-            spans=None if spans is None else tuple(spans),
+            spans=spans,
             missed=dict(found.missed),
             checkpoint=self.source,
             settings=config,

@@ -104,13 +104,19 @@ def read_spans(path: str | Path, tiers: Sequence[str] = ()) -> tuple[Span, ...]:
     kept = tuple(span for tier, span in spans if not tiers or tier in tiers)
     if not kept:
         raise ValueError(f"{path}: holds no span")
-    if bad := [span for span in kept if not -math.inf < span.start < span.end < math.inf]:
-        raise ValueError(
-            f"{path}: a span ends at {bad[0].end:g} s and begins at {bad[0].start:g} s"
-            f"{f' ({bad[0].text[:40]!r})' if bad[0].text else ''}"
-            f"{f'; and {len(bad) - 1} more like it' if len(bad) > 1 else ''}; mend or delete it"
-        )
+    _check_order(kept, str(path))
     return kept
+
+
+def own_spans(spans: Sequence[Span], recording: Path) -> tuple[Span, ...]:
+    """Those of spans that are of a recording: where they name several, all but the others' own.
+
+    Raises: ValueError: one that ends before it begins.
+    """
+    _check_order(spans, "spans")
+    if len({span.recording for span in spans} - {""}) <= 1:  # as its maker liked, see ``spans_of``
+        return tuple(spans)
+    return _own(spans, [recording])[recording]
 
 
 def spans_of(
@@ -306,6 +312,15 @@ def write_trace(
 
 class _SpanError(ValueError):
     """A line that says what is wrong with its place."""
+
+
+def _check_order(spans: Sequence[Span], where: str) -> None:
+    if bad := [span for span in spans if not -math.inf < span.start < span.end < math.inf]:
+        raise ValueError(
+            f"{where}: a span ends at {bad[0].end:g} s and begins at {bad[0].start:g} s"
+            f"{f' ({bad[0].text[:40]!r})' if bad[0].text else ''}"
+            f"{f'; and {len(bad) - 1} more like it' if len(bad) > 1 else ''}; mend or delete it"
+        )
 
 
 def _own(spans: Sequence[Span], recordings: Sequence[Path]) -> dict[Path, tuple[Span, ...]]:

@@ -25,6 +25,7 @@ from hicmae.prediction.timelines import (
     Span,
     TraceForm,
     hop_of,
+    own_spans,
     parse_formats,
     read_spans,
     spans_of,
@@ -35,7 +36,7 @@ from shards.building.build import build_shards
 from shards.settings import BuildConfig
 from shards.traces import read_notes
 from tests.hicmae.test_prediction_parity import shard_clips
-from tests.support.media_files import write_recording
+from tests.support.media_files import write_recording, write_sound
 from tests.support.prediction_fixtures import (
     CLASSES,
     moving_frames,
@@ -410,3 +411,24 @@ def test_a_rate_takes_the_place_of_the_hop() -> None:
     for wrong in (0.0, -1.0, float("inf")):
         with pytest.raises(ValueError, match="rate = "):
             hop_of(wrong, 1.0)
+
+
+def test_of_spans_of_several_recordings_a_program_is_answered_those_of_its_own(
+    tmp_path: Path, tiny_model_config: ModelConfig
+) -> None:
+    spans = [
+        Span(start=0.0, end=0.5, recording="other.wav"),
+        Span(start=0.5, end=1.0, recording="a.wav", text="mine"),
+        Span(start=1.0, end=1.5, text="anybody's"),
+    ]
+    assert own_spans(spans, tmp_path / "a.wav") == tuple(spans[1:])
+    assert own_spans(spans[1:], tmp_path / "b.wav") == tuple(spans[1:])  # one name may be any
+    sound = write_sound(tmp_path / "a.wav", talk(2.0, 16000), 16000)
+    folder = write_checkpoint(tmp_path / "h", tiny_model_config, build=BUILD, modalities="audio")
+    with hicmae.load(folder, device="cpu", precision="32-true") as model:
+        answers = model.predict(sound, spans=spans).answers
+        assert answers["start"].tolist() == [0.5, 1.0]
+        assert answers["prediction"].notna().all()
+        for start, end in ((2.0, 1.0), (0.0, float("inf")), (float("nan"), 1.0)):
+            with pytest.raises(ValueError, match=r"spans: a span ends at .* mend or delete it"):
+                model.predict(sound, spans=[Span(start=start, end=end)])
