@@ -8,7 +8,6 @@ is not imported in it.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import queue
 import signal
@@ -221,8 +220,10 @@ class DecodingProcess(Closing):
             process.kill()
             process.wait()
         if connection is not None:
-            with contextlib.suppress(OSError):
+            try:  # noqa: SIM105 - at a program's end, what this module imported is gone
                 connection.close()
+            except OSError:
+                pass
 
     def _answers(self, request: Any, path: Path, deadline_seconds: float) -> Iterator[Any]:
         try:

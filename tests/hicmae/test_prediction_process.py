@@ -8,7 +8,9 @@ import subprocess
 import sys
 import threading
 import time
+from multiprocessing import Pipe
 from pathlib import Path
+from types import FunctionType
 
 import pytest
 
@@ -144,3 +146,12 @@ def test_the_process_ends_when_its_user_is_killed(tmp_path: Path) -> None:
         time.sleep(0.1)
     else:
         assert time.monotonic() < deadline
+
+
+def test_closing_needs_nothing_that_was_imported_for_at_the_end_of_a_program_it_is_gone() -> None:
+    process, (here, there) = DecodingProcess(), Pipe()
+    process._connection = here
+    alone = FunctionType(DecodingProcess.close.__code__, {"__builtins__": __builtins__})
+    alone(process)
+    assert here.closed
+    there.close()
