@@ -2,7 +2,8 @@
 
 A registered thing is one file: a function or class, its settings as a frozen dataclass, and one
 ``register`` above it. Packages of others add theirs the same way, when they are imported; the
-command line imports what they name as an entry point in the group ``hicmae.plugins``.
+command line, and the first look for a name that is not here, import what they name as an entry
+point in the group ``hicmae.plugins``.
 """
 
 from __future__ import annotations
@@ -75,6 +76,8 @@ class Registry(Generic[T]):
 
     def __getitem__(self, name: str) -> Entry[T]:
         """Raises: ValueError: no such name; the nearest one is named."""
+        if name not in self._entries:
+            load_plugins()  # a program that is not the command line has not done so yet
         if name not in self._entries:
             raise ValueError(
                 f"{self.kind} '{name}' is unknown{did_you_mean(name, self.names)} (registered:"

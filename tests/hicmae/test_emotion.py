@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,6 +102,31 @@ def toy() -> Iterator[None]:
     FUSIONS.register("toy", settings=ToySettings)(ToyFusion)
     yield
     FUSIONS.unregister("toy")
+
+
+def test_a_program_loads_a_checkpoint_whose_fusion_an_installed_package_brings(
+    tiny_model_config: ModelConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / "site"
+    (package / "toys-1.dist-info").mkdir(parents=True)
+    points = "[hicmae.plugins]\ntoys = toys_of_a_test\n"
+    (package / "toys-1.dist-info" / "entry_points.txt").write_text(points)
+    lines = ("from hicmae.emotion import FUSIONS", "from tests.hicmae.test_emotion import *")
+    register = "FUSIONS.register('plugged', settings=ToySettings)(ToyFusion)"
+    (package / "toys_of_a_test.py").write_text("\n".join([*lines, register, ""]))
+    monkeypatch.syspath_prepend(package)
+    try:
+        saved = model(tiny_model_config, fusion="plugged", fusion_settings={"bias": 0.5})
+        saved.save_pretrained(tmp_path / "checkpoint")
+        FUSIONS.unregister("plugged")
+        sys.modules.pop("toys_of_a_test")  # as in a program that was started now
+        again = EmotionModel.from_pretrained(tmp_path / "checkpoint")
+        assert again.emotion.fusion_settings == {"bias": 0.5}
+        with pytest.raises(ValueError, match=r"feature fusion 'plug' is unknown.*plugged"):
+            model(tiny_model_config, fusion="plug")
+    finally:
+        FUSIONS.unregister("plugged")
+        sys.modules.pop("toys_of_a_test", None)
 
 
 @pytest.mark.usefixtures("toy")
