@@ -55,6 +55,8 @@ COLUMNS: dict[str, pyarrow.DataType] = {
     "loudness_db": pyarrow.float64(),
     "blocks_xxh3": pyarrow.uint64(),
 }
+# What ``index.json`` says of each shard.
+_OF_SHARD = {"name": str, "bytes": int, "sha256": str, "num_samples": int}
 # Collections that were built before the column existed are read all the same, only slower.
 _ABSENT = {"blocks_xxh3": 0}
 
@@ -177,9 +179,14 @@ def read_index(folder: Path | str) -> Index:
     absent = [name for name in ("counts", "config", "label_columns", "shards") if name not in info]
     if absent:
         raise ShardError(f"{folder / INFO_NAME}: no {', '.join(absent)}; rebuild it")
+    if damage := _info_damage(info):
+        raise ShardError(f"{folder / INFO_NAME}: damaged ({damage}); rebuild it")
     try:
-        table = pyarrow.parquet.read_table(folder / TABLE_NAME).to_pandas()
-    except (pyarrow.ArrowException, OSError) as error:
+        columns = pyarrow.parquet.read_table(folder / TABLE_NAME)
+        columns.validate(full=True)  # or text that is none shows where it is first looked at
+        table = columns.to_pandas()
+    # The last is of the names of columns.
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
         reason = str(error).splitlines()[0]
         raise ShardError(f"{folder / TABLE_NAME}: cannot be read ({reason}); rebuild it") from error
     for name, value in _ABSENT.items():
@@ -189,6 +196,19 @@ def read_index(folder: Path | str) -> Index:
     if lost:
         raise ShardError(f"{folder / TABLE_NAME}: no column {', '.join(lost)}; rebuild it")
     return Index(table=table, info=info, folder=folder)
+
+
+def _info_damage(info: Mapping[str, Any]) -> str:
+    """What in the content of ``index.json`` is not of its form, or nothing."""
+    forms = {"counts": dict, "config": dict, "label_columns": list, "shards": list}
+    for name, form in forms.items():
+        if not isinstance(info[name], form):
+            return f"{name} is no {'mapping' if form is dict else 'list'}"
+    for number, shard in enumerate(info["shards"]):
+        for name, kind in _OF_SHARD.items():
+            if not isinstance(shard, dict) or type(shard.get(name)) is not kind:
+                return f"shard {number} of its list has no {name}"
+    return ""
 
 
 # A numeric label with more different values than this is a measurement, not a class.

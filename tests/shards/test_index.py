@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas
+import pyarrow.parquet
 import pytest
 
 from shards.building.writer import ShardWriter
@@ -145,6 +146,33 @@ def folder(tmp_path: Path) -> Path:
         {"config": {"face_size": 32}, "shards": writer.shards, "refused": {"no-face": 2}},
     )
     return tmp_path
+
+
+def test_text_that_is_none_is_refused_with_the_name_of_the_file(folder: Path) -> None:
+    """Parquet has no checksum here: a byte of a text may be another one."""
+    path = folder / "index.parquet"
+    table = pyarrow.parquet.read_table(path)
+    broken = pyarrow.array([b"\xff"] * len(table)).view(pyarrow.string())
+    place = table.column_names.index("key")
+    pyarrow.parquet.write_table(table.set_column(place, "key", broken), path)
+    with pytest.raises(ShardError, match=r"index\.parquet: cannot be read \(.*UTF8.*; rebuild it"):
+        read_index(folder)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ('"bytes"', '"bites"', "shard 0 of its list has no bytes"),
+        ('"shards": [', '"shards": 0, "shardz": [', "shards is no list"),
+    ],
+)
+def test_an_index_whose_keys_are_damaged_is_refused(
+    folder: Path, old: str, new: str, said: str
+) -> None:
+    path = folder / "index.json"
+    path.write_text(path.read_text().replace(old, new))
+    with pytest.raises(ShardError, match=rf"index\.json: damaged \({said}\); rebuild it"):
+        read_index(folder)
 
 
 def test_the_facts_of_a_folder_are_those_of_its_samples(folder: Path) -> None:
