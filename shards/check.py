@@ -22,7 +22,7 @@ import pandas
 from hicmae.files import file_sha256
 from hicmae.processes import num_cores
 from shards.building.journal import SUFFIX, read_journal
-from shards.index import JOURNAL_NAME, Index, read_index
+from shards.index import COLUMNS, JOURNAL_NAME, Index, read_index
 from shards.reading.files import Row
 from shards.schema import SampleInfo, ShardError, checksum, parse_sample_json
 
@@ -110,6 +110,9 @@ def _check_index(index: Index) -> Iterator[Problem]:
     table = index.table
     for key in table["key"][table["key"].duplicated()].unique():
         yield Problem("index.parquet", "is there more than once", str(key))
+    for name in table.columns:
+        if name not in COLUMNS and name not in index.label_columns:
+            yield Problem("index.parquet", f"its column '{name}' is none that index.json lists")
     listed = set(index.shards)
     for name in sorted(set(table["shard"]) - listed):
         yield Problem(name, "has rows in the index, and is not in its list")
@@ -233,9 +236,13 @@ def _check_row(
         "num_frames": info.num_frames,
         "num_samples": info.num_samples,
         "fps": info.fps,
+        "seconds": info.seconds,
         "speaker": info.speaker,
         "split": info.split,
         "sound_state": info.sound,
+        "face_coverage": info.faces.coverage,
+        "face_pixels": info.faces.face_pixels,
+        "loudness_db": info.loudness_db,
         **{name: info.labels.get(name) for name in label_columns},
     }
     for name, value in said.items():

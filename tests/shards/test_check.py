@@ -96,6 +96,24 @@ def test_one_flipped_byte_is_found_and_the_sample_named(folder: Path) -> None:
     assert f"{FIRST}: sample '{KEY}': its mjpg is not the one that was built (sha256)" in problems
 
 
+@pytest.mark.parametrize("name", ["seconds", "face_coverage", "face_pixels", "loudness_db"])
+def test_a_measure_that_the_index_has_otherwise_is_named(folder: Path, name: str) -> None:
+    path = folder / "index.parquet"
+    table = pyarrow.parquet.read_table(path).to_pandas()
+    table.loc[1, name] = 1234.5
+    table.to_parquet(path)
+    assert any(f"'{KEY}': its json says {name} " in problem for problem in found(folder))
+
+
+def test_a_column_that_lost_its_name_is_named(folder: Path) -> None:
+    path = folder / "index.parquet"
+    table = pyarrow.parquet.read_table(path).to_pandas()
+    table.rename(columns={"blocks_xxh3": "blocks_xph3"}).to_parquet(path)
+    assert found(folder) == [
+        "index.parquet: its column 'blocks_xph3' is none that index.json lists"
+    ]
+
+
 @pytest.mark.parametrize("kind", ["mjpg", "wav", "json"])
 def test_a_missing_member_is_named(folder: Path, kind: str) -> None:
     rewrite_shard(folder / FIRST, {f"{KEY}.{kind}": None})
