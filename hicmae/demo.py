@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.text import Text
 
 from hicmae.config import config_path, from_dict, load_yaml
-from hicmae.files import write_text
+from hicmae.files import naming, write_text
 from hicmae.processes import VerbProcess, num_cores
 
 DEMO_STEPS = Path("configs/demo.yaml")
@@ -335,26 +335,35 @@ class _Process:
     ) -> None:
         share = {"OMP_NUM_THREADS": str(max(1, num_cores() // at_once))} if at_once > 1 else {}
         self.log, self._began = log, time.monotonic()
+        self._error: OSError | None = None
         self.process = VerbProcess(words, {**share, **os.environ}, _MAIN)
         self._reader = threading.Thread(target=self._read, args=(number, heard), daemon=True)
         self._reader.start()
 
     def _read(self, number: int, heard: queue.Queue[tuple[int, str | None]]) -> None:
-        with self.log.open("w", encoding="utf-8") as file:
-            for raw in self.process.output:
-                line = raw.decode("utf-8", errors="replace").rstrip("\n").split("\r")[-1]
-                file.write(line + "\n")
-                file.flush()
-                if line.strip():
-                    heard.put((number, line))
-        self.seconds = time.monotonic() - self._began
-        heard.put((number, None))
+        try:
+            with naming(self.log), self.log.open("w", encoding="utf-8") as file:
+                for raw in self.process.output:
+                    line = raw.decode("utf-8", errors="replace").rstrip("\n").split("\r")[-1]
+                    file.write(line + "\n")
+                    file.flush()
+                    if line.strip():
+                        heard.put((number, line))
+        except OSError as error:
+            self._error = error
+        finally:  # or what waits for it would do so without end
+            self.seconds = time.monotonic() - self._began
+            heard.put((number, None))
 
     def finish(self) -> int:
         """Wait for the end, and end what the command has left running.
 
         Returns: the exit status as a shell gives it (128 + signal when killed).
+        Raises: OSError: what it says could not be written; it is ended then.
         """
+        if self._error is not None:
+            self.kill()
+            raise self._error
         status = self.process.wait()
         assert status is not None
         self.kill()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import queue
 from pathlib import Path
 from typing import Any
 
@@ -352,3 +353,11 @@ def test_the_quick_demo_goes_from_media_to_a_report(tmp_path: Path) -> None:
     runs = sorted(folder.name for folder in (out / "runs").iterdir() if folder.name != "pretrain")
     assert {run.split("-")[0] for run in runs} == {"classes", "values"}
     assert [run for run in runs if run not in text] == []
+
+
+def test_a_log_that_cannot_be_written_ends_the_demo_instead_of_hanging(tmp_path: Path) -> None:
+    heard: queue.Queue[tuple[int, str | None]] = queue.Queue()
+    process = _Process(["--version"], tmp_path / "gone" / "a.log", 1, 3, heard)
+    assert heard.get(timeout=60) == (3, None)
+    with pytest.raises(OSError, match=r"gone/a\.log"):
+        process.finish()
