@@ -10,7 +10,7 @@
 PYTHON ?= python3
 # Processes that run tests, each a file at a time. Many tests start processes of their own: on two
 # cores and beside other work three took 31 minutes, and a cluster's deadline passed, two 23; since
-# they fork what they start, two take 16 on quiet cores, and FAST=1 three.
+# they fork what they start, two take 13 on quiet cores, and FAST=1 two and a half.
 JOBS ?= 2
 VENV := .venv
 READY := $(VENV)/.ready-for-pyproject
