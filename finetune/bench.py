@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from finetune.settings import MixingConfig
 from hicmae.devices import Precision
 from hicmae.settings import AugmentConfig
+from hicmae.terminal import plain_console
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -72,7 +73,6 @@ def bench_finetune(
     Raises: ValueError: a number is out of range, or there is no such device.
     """
     import torch
-    from rich.console import Console
     from torch.nn import functional
 
     from finetune.mixing import mix_batch, soft_targets
@@ -132,7 +132,7 @@ def bench_finetune(
         "steps": steps,
     }
     title = f"Fine-tuning step: {model}, {batch_size} clips, {setting.precision}, {setting.name}"
-    print_parts(title, figures, Console(highlight=False, markup=False, soft_wrap=True))
+    print_parts(title, figures, plain_console())
     write_figures(figures, json)
     return figures
 
@@ -338,11 +338,9 @@ def _run(loader: DataLoader[Any], setting: Setting | None) -> dict[str, float]:
 
 def _print_test(figures: dict[str, Any], setting: Setting, views: int) -> None:
     """Show the figures of a test."""
-    from rich.console import Console
-
     seconds = figures["seconds"]
     bound = "its reader" if figures["data_wait_share"] > 0.5 else "the network"
-    Console(highlight=False, markup=False, soft_wrap=True).print(
+    plain_console().print(
         f"Test of a fold: {figures['model']}, {figures['samples']} samples, {views} views, "
         f"{setting.precision}, {setting.name}, {figures['workers']} reading processes\n"
         f"{figures['clips_per_second']:.1f} clips/s; the reader alone "

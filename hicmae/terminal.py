@@ -16,6 +16,10 @@ import sys
 import tempfile
 import warnings
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 # What a user can cause and mend; anything else is a bug and keeps its traceback.
 _USER_ERRORS = (ValueError, OSError)
@@ -105,6 +109,19 @@ def one_line(text: str) -> str:
 def printable(text: str, instead: str = "\N{REPLACEMENT CHARACTER}") -> str:
     """A text for a terminal or a picture: names of files and classes may hold anything."""
     return "".join(letter if letter.isprintable() else instead for letter in text)
+
+
+def plain_console(**options: Any) -> Console:
+    """Where a verb writes whole lines, and names of folders, files and classes as they are.
+
+    "[a]" in a name is no style, ":joy:" no picture.
+
+    Args:
+        options: Of rich's console.
+    """
+    from rich.console import Console
+
+    return Console(soft_wrap=True, highlight=False, markup=False, emoji=False, **options)
 
 
 def quieten() -> None:

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 from hicmae.devices import Precision
 from hicmae.processes import forking
 from hicmae.settings import AugmentConfig, ObjectiveConfig
+from hicmae.terminal import plain_console
 from pretrain.settings import DataConfig, PretrainConfig
 
 if TYPE_CHECKING:
@@ -101,7 +102,6 @@ def bench_step(
             not run.
     """
     import torch
-    from rich.console import Console
 
     from hicmae.bench import (
         MatrixPeak,
@@ -189,7 +189,7 @@ def bench_step(
         )
     if len(fastest) > 1:
         figures["scaling"] = _straight_line(fastest)
-    console = Console(highlight=False, markup=False, soft_wrap=True)
+    console = plain_console()
     _print(figures, console)
     if names:
         del network

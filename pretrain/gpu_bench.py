@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from hicmae.files import write_json, write_text
 from hicmae.processes import num_cores
+from hicmae.terminal import plain_console
 from pretrain.gpu_checks import (
     COMPILED,
     LIMITS,
@@ -105,8 +106,6 @@ def bench_gpu(
 
     Raises: ValueError: no such part, engine, precision or device.
     """
-    from rich.console import Console
-
     from hicmae.devices import choose_device
 
     chosen = _chosen("parts", parts, tuple(_PARTS))
@@ -120,7 +119,7 @@ def bench_gpu(
     )
     # Of those that are killed; nobody is to be told.
     os.environ.setdefault("PYTHONWARNINGS", "ignore:resource_tracker")
-    console = Console(highlight=False, markup=False, soft_wrap=True)
+    console = plain_console()
     figures: dict[str, Any] = {"verdicts": {}}
     with tempfile.TemporaryDirectory(prefix="hicmae-gpu-") as folder:
         bench = Bench(place.type, Path(folder), minutes * 60, asked, figures)

@@ -15,6 +15,7 @@ from hicmae.config import from_options, to_dict
 from hicmae.devices import Precision
 from hicmae.run_logging import WandbConfig
 from hicmae.settings import AugmentConfig, ObjectiveConfig
+from hicmae.terminal import plain_console
 from pretrain.settings import (
     DataConfig,
     HardwareConfig,
@@ -105,16 +106,11 @@ def pretrain(
     options = locals()
     if clips_per_second is not None and not 0 < clips_per_second < math.inf:
         raise ValueError(f"clips_per_second = {clips_per_second:g} (must be positive and finite)")
-    from rich.console import Console
-
     from pretrain.plan import choose_model, make_plan, show
 
     config = from_options(PretrainConfig, options | {"model": choose_model(model)})
     plan = make_plan(config, resume=resume)
-    # Names of folders stand as they are: "[a]" is no style, ":joy:" no picture.
-    console = Console(
-        quiet=not plan.is_first, soft_wrap=True, highlight=False, markup=False, emoji=False
-    )
+    console = plain_console(quiet=not plan.is_first)
     for line in plan.notes():
         console.print(line)
     if dry_run:

@@ -32,6 +32,7 @@ from finetune.scores import Scores
 from finetune.selection import CHOSEN_ON_TEST
 from hicmae.figures import plain_words
 from hicmae.files import whole_file, write_text
+from hicmae.terminal import plain_console
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -105,12 +106,9 @@ class Table:
 
 
 def output_console() -> Console:
-    """Where a verb writes; wide enough for any table where nobody looks at a terminal.
-
-    Folders, folds and classes stand as they are: "[a]" in a name is no style, ":joy:" no picture.
-    """
+    """Where a verb writes; wide enough for any table where nobody looks at a terminal."""
     width = None if sys.stdout.isatty() else 160
-    return Console(soft_wrap=True, highlight=False, markup=False, emoji=False, width=width)
+    return plain_console(width=width)
 
 
 def mean_and_sd(values: Sequence[float]) -> tuple[float, float]:

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any, Literal
 import av
 import cv2
 import numpy as np
-from rich.console import Console
 
 from hicmae.bench import figures_table, write_figures
 from hicmae.devices import device_name, peak_memory_bytes
 from hicmae.prediction.messages import Window, WindowConfig
+from hicmae.terminal import plain_console
 
 if TYPE_CHECKING:
     from hicmae.prediction.network import EmotionEnsemble
@@ -199,7 +199,7 @@ def _print(figures: dict[str, Any], prediction: Prediction) -> None:
         (part, f"{taken:.2f}", f"{taken / figures['seconds_of_video']:.3f}")
         for part, taken in parts.items()
     ]
-    console = Console(highlight=False, markup=False, soft_wrap=True)
+    console = plain_console()
     console.print(figures_table(title, ("part", "seconds", "of a second of video"), rows))
     console.print(
         f"{figures['realtime_factor']:.2f} times real time; {figures['num_windows']} windows of "

@@ -19,7 +19,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from hicmae.config import with_options_of
 from hicmae.files import whole_file
 from hicmae.prediction.messages import StageProgress, WindowConfig
-from hicmae.terminal import printable, user_message
+from hicmae.terminal import plain_console, printable, user_message
 
 if TYPE_CHECKING:
     from hicmae.prediction.results import Prediction, TrackSummary
@@ -134,7 +134,7 @@ def predict(
     config.layout(model.input)
     model.confidence(min_confidence)
     config.prepared(model.preparation)
-    console, errors = _console(sys.stdout), _console(sys.stderr)
+    console, errors = plain_console(file=sys.stdout), plain_console(file=sys.stderr)
     for note in model.notes:
         console.print(f"note: {note}", markup=False)
     middle = model.preparation.faces == "none" and config.faces == "profile"
@@ -282,16 +282,6 @@ class _Bar:
             self._task = self._progress.add_task(title, total=known)
         assert self._task is not None
         self._progress.update(self._task, completed=progress.done)
-
-
-def _console(file: object) -> Console:
-    return Console(  # names of recordings stand as they are: "[a]" is no style
-        file=file,  # type: ignore[arg-type]
-        highlight=False,
-        soft_wrap=True,
-        markup=False,
-        emoji=False,
-    )
 
 
 def _say(console: Console, recording: Source, prediction: Prediction, annotate: bool) -> None:
