@@ -23,6 +23,7 @@ from finetune.settings import (
 )
 from hicmae import __version__
 from hicmae.devices import Precision
+from hicmae.processes import end_if_begun_again
 from hicmae.run_logging import WandbConfig
 from hicmae.settings import AugmentConfig
 
@@ -131,6 +132,7 @@ def finetune(
         FileNotFoundError: No such benchmark, folder of shards or model file.
     """
     options = locals()
+    end_if_begun_again()
     from finetune.benchmark import load_benchmark
     from finetune.data import check_modalities, check_training
     from finetune.folds import check_unseen, make_folds, usable_rows

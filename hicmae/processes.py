@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import ctypes
+import functools
 import gc
 import multiprocessing
 import os
@@ -172,6 +173,40 @@ IMPORTED = (
 )
 
 
+# How a process ends that its starter's script would have start processes of its own.
+_BEGUN_AGAIN = 78
+
+
+def end_if_begun_again() -> None:
+    """End this process if it is a new one that still runs the script of its starter.
+
+    ``multiprocessing`` has a new process import the script that starts it; one without a main guard
+    would then do all its work once more, in every process. ``forking`` says so in the first.
+    """
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        os._exit(_BEGUN_AGAIN)
+
+
+@functools.cache
+def _check_main_guard(context: ForkServerContext | SpawnContext) -> None:
+    """Start one process that does nothing, where a script is running."""
+    main = sys.modules["__main__"]
+    if getattr(main, "__spec__", None) is not None or not hasattr(main, "__file__"):
+        return
+    process = context.Process(target=_begin_only)
+    process.start()
+    process.join()
+    if process.exitcode == _BEGUN_AGAIN:
+        raise ValueError(
+            f"{main.__file__}: each process that is started here begins with this script and would"
+            ' do all of it again; put what it does below `if __name__ == "__main__":`'
+        )
+
+
+def _begin_only() -> None:
+    pass
+
+
 def forking(imported: Sequence[str] = IMPORTED) -> ForkServerContext | SpawnContext:
     """Of ``multiprocessing``: starts processes that are forked from a server.
 
@@ -182,15 +217,21 @@ def forking(imported: Sequence[str] = IMPORTED) -> ForkServerContext | SpawnCont
 
     Args:
         imported: Modules; those that are not there are passed over without a word.
+
+    Raises: ValueError: Called by a script without a main guard.
     """
+    end_if_begun_again()
     if sys.platform != "linux":
-        return multiprocessing.get_context("spawn")
+        spawning = multiprocessing.get_context("spawn")
+        _check_main_guard(spawning)
+        return spawning
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(list(imported))
     # Python (seen with 3.11) has the server look into the working folder first, where a folder that
     # is called shards would be taken for the package. 3.10 cannot be told otherwise.
     with _environment(PYTHONSAFEPATH="1", PYTHONPATH=os.pathsep.join(sys.path)):
         forkserver.ensure_running()
+    _check_main_guard(context)
     return context
 
 

@@ -80,7 +80,7 @@ def write_run_reports(
             else this one.
 
     Returns: what each says.
-    Raises: ValueError: as ``run_parts``, or a process died.
+    Raises: ValueError: as ``run_parts`` and ``forking``, or a process died.
     """
     if workers is None:
         workers = num_cores() if len(runs) >= _MANY_RUNS else 1
@@ -94,9 +94,8 @@ def write_run_reports(
             return list(pool.map(draw, runs))
         except BrokenProcessPool:
             raise ValueError(
-                "report: a process that drew has died, as happens where memory runs out, and in a"
-                ' script without `if __name__ == "__main__"`; --workers 1 draws one run after'
-                " the other, in this process"
+                "report: a process that drew has died, as happens where memory runs out; "
+                "--workers 1 draws one run after the other, in this process"
             ) from None
 
 

@@ -17,6 +17,7 @@ from typing import Any
 
 from hicmae.files import write_text
 from hicmae.media.images import SOUND_SUFFIXES
+from hicmae.processes import end_if_begun_again
 from shards.building.journal import (
     Done,
     IndexRow,
@@ -131,6 +132,7 @@ def build_shards(
             there is an earlier build, which is left as it was. A part may be empty.
         TooManyRefusedError: See ``BuildConfig.max_refused``.
     """
+    end_if_begun_again()
     config = config or BuildConfig()
     out = Path(out)
     listed, ignored = gather(sources, sound_alone=config.picture != "required")

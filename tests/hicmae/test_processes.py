@@ -236,6 +236,17 @@ def test_a_working_folder_with_a_folder_called_shards_is_no_obstacle(tmp_path: P
     assert said.endswith(" 2\n")
 
 
+def test_a_script_that_would_run_again_in_each_process_is_told_so(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text("from hicmae.processes import forking\nforking(['json'])\nprint('went on')\n")
+    ran = subprocess.run(
+        [sys.executable, str(script)], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert (ran.returncode, ran.stdout) == (1, "")
+    assert ran.stderr.count("Traceback") == 1
+    assert f"ValueError: {script}: each process that is started here begins with" in ran.stderr
+
+
 def test_elsewhere_than_on_linux_processes_are_spawned(monkeypatch: pytest.MonkeyPatch) -> None:
     assert processes.forking().get_start_method() == "forkserver"
     monkeypatch.setattr("sys.platform", "darwin")
