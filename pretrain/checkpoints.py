@@ -128,7 +128,7 @@ def prepare_folder(out: Path, *, resume: bool, overwrite: bool) -> None:
             f"{out}: holds a run already ({', '.join(there)}); pass --resume to go on with it, "
             "--overwrite to delete it, or another --out"
         )
-    if overwrite and not resume:
+    if overwrite:
         for name in there:
             part = out / name
             shutil.rmtree(part) if part.is_dir() else part.unlink()

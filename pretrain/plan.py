@@ -384,7 +384,7 @@ def _folder_problems(out: Path, *, needed: int, may_exist: bool) -> Iterator[str
     nearest = _nearest_folder(out)
     if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
         yield f"{nearest}: cannot be written (permission), so {out} could not be made"
-    elif needed > _free_bytes(out):
+    elif needed - _held_bytes(out) > _free_bytes(out):
         yield (
             f"{out}: {_gib(_free_bytes(out))} free, checkpoints take up to {_gib(needed)}; keep "
             "fewer (log.keep, log.keep_every) or choose another --out"
@@ -394,6 +394,12 @@ def _folder_problems(out: Path, *, needed: int, may_exist: bool) -> Iterator[str
 def _shared_memory() -> int | None:
     """Size of this machine's, where it can be seen."""
     return shutil.disk_usage(_SHARED).total if _SHARED.is_dir() else None
+
+
+def _held_bytes(out: Path) -> int:
+    """Of the checkpoints that a run which is resumed or overwritten replaces."""
+    files = (path for path in (out / "checkpoints").rglob("*") if path.is_file())
+    return sum(path.stat().st_size for path in files)
 
 
 def _free_bytes(out: Path) -> int:

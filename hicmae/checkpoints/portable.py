@@ -158,6 +158,18 @@ class PortableModel(nn.Module, ModelHubMixin):
         network.carried = {k: part for k, part in checkpoint.config.items() if k not in own}
         return network
 
+    def push_to_hub(self, repo_id: str, **settings: Any) -> str:
+        """Upload a checkpoint of this network to the Hugging Face Hub; settings: the mixin's.
+
+        Raises: ValueError: ``HICMAE_OFFLINE`` forbids the network.
+        """
+        if is_offline():
+            raise ValueError(
+                f"{repo_id}: {OFFLINE_VARIABLE} forbids the network; unset it, or save_pretrained "
+                "writes the same files into a folder"
+            )
+        return super().push_to_hub(repo_id, **settings)
+
     def _save_pretrained(self, save_directory: Path) -> None:
         """Write the files of a checkpoint; the mixin's ``save_pretrained`` calls this."""
         tensors = {name: value.detach().cpu() for name, value in self.state_dict().items()}

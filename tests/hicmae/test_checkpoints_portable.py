@@ -233,6 +233,15 @@ def test_every_network_comes_back_with_all_of_its_settings(
         assert same(network, back)
 
 
+def test_nothing_is_uploaded_where_the_network_is_forbidden(
+    server: Server, tiny_model_config: ModelConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = EmotionModel(tiny_model_config, EmotionConfig(num_outputs=2))
+    monkeypatch.setenv("HICMAE_OFFLINE", "1")
+    with pytest.raises(ValueError, match="owner/name: HICMAE_OFFLINE forbids the network"):
+        network.push_to_hub("owner/name", token="hf_test")
+
+
 def test_no_network_is_left_out_of_that_test() -> None:
     assert {kind.__name__ for kind in PortableModel.__subclasses__()} == {"EmotionModel", "HiCMAE"}
 

@@ -291,6 +291,28 @@ def test_a_dry_run_of_a_resumed_run_counts_and_compares_what_goes_on(
         train(copied, sizes=wider, **settings)
 
 
+def test_checkpoints_that_will_be_replaced_make_room_for_others(
+    train: Train, copied: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings: dict[str, Any] = {"steps": 6, "dry_run": True, "resume": True}
+    files = (path for path in (copied / "checkpoints").rglob("*") if path.is_file())
+    held = sum(path.stat().st_size for path in files)
+    monkeypatch.setattr("pretrain.plan._memory_table", lambda plan: "")
+    monkeypatch.setattr("pretrain.plan._bytes_on_disk", lambda plan, count: 1_000_000 + held)
+    monkeypatch.setattr("pretrain.plan._free_bytes", lambda out: 1_000_000)
+    assert train(copied, **settings) == 0
+    monkeypatch.setattr("pretrain.plan._free_bytes", lambda out: 500_000)
+    with pytest.raises(ValueError, match="checkpoints take up to"):
+        train(copied, **settings)
+
+
+def test_a_run_is_not_gone_on_with_and_deleted_at_once(train: Train, copied: Path) -> None:
+    before = (copied / "metrics.csv").read_bytes()
+    with pytest.raises(ValueError, match="resume and overwrite contradict each other"):
+        train(copied, resume=True, overwrite=True)
+    assert (copied / "metrics.csv").read_bytes() == before
+
+
 def test_every_path_that_will_not_do_is_named_at_once(
     train: Train, shards: Path, tmp_path: Path
 ) -> None:
