@@ -346,7 +346,9 @@ def embed(
     console = output_console()
     refused: dict[str, str] = {}
     if shards is not None:
-        check_modalities(shards.table, modalities=extractor.modalities, whole=True)
+        check_modalities(
+            shards.table, modalities=extractor.modalities, whole=True, choice=extractor.reads
+        )
         schema = shard_columns(shards, per=per)
         rows = shard_rows(extractor, shards, per=per, segments=segments)
     else:

@@ -45,12 +45,15 @@ NUM_BANDS = 5
 _ALL = Share()
 
 
-def check_modalities(rows: pd.DataFrame, *, modalities: str, whole: bool = False) -> None:
+def check_modalities(
+    rows: pd.DataFrame, *, modalities: str, whole: bool = False, choice: str = "audio-video"
+) -> None:
     """Refuse samples that lack what the network reads.
 
     Args:
         modalities: What it reads; of both, a sample may lack one.
         whole: Unless all must have both.
+        choice: Those of which ``--modalities`` may name another; nothing where there is no choice.
 
     Raises: ValueError: the first such sample, and how many there are.
     """
@@ -62,10 +65,11 @@ def check_modalities(rows: pd.DataFrame, *, modalities: str, whole: bool = False
     ):
         lacking = np.flatnonzero((rows[f"{member}_length"] <= 0).to_numpy())
         if len(lacking) and name in modalities.split("-"):
+            remedy = f", or pass --modalities {other}" if other in choice.split("-") else ""
             raise ValueError(
                 f"sample '{rows.iloc[int(lacking[0])]['key']}' has no {what} ({len(lacking)} of"
                 f" {len(rows)} samples), and modalities = {modalities} needs it; leave them out of"
-                f" the shards, or pass --modalities {other}"
+                f" the shards{remedy}"
             )
 
 

@@ -104,14 +104,16 @@ class Calibration:
     def verdict(self, facts: RunFacts) -> str:
         """Too sure, or not sure enough, as a sentence with the run's mark on its numbers."""
         gap = self.mean_confidence - self.mean_accuracy
-        word = "too sure of itself" if gap > 0 else "not sure enough of itself"
         sure, right, by = (
             facts.mark(doc.number(value))
             for value in (self.mean_confidence, self.mean_accuracy, abs(gap))
         )
+        verdict = f"{'too sure of itself' if gap > 0 else 'not sure enough of itself'} by {by}"
+        if doc.number(abs(gap)) == doc.number(0):
+            verdict = "as sure of itself as it may be"
         return (
             f"On average the network gives its choice a probability of {sure} and is right in"
-            f" {right} of the cases: {word} by {by}."
+            f" {right} of the cases: {verdict}."
         )
 
 

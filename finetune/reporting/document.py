@@ -95,7 +95,7 @@ class Table:
             short = column.partition(_SELECTION)[0]
             table.add_column(short, justify="right" if right else "left", overflow="fold")
         for row in self.rows:
-            cells = (cell.strip("*") for cell in row)  # no Markdown on a terminal
+            cells = (_BOLD.sub(r"\1", cell) if _BOLD.fullmatch(cell) else cell for cell in row)
             table.add_row(*(cell.replace(CHOSEN_ON_TEST, " †") for cell in cells))
         return table
 

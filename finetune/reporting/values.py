@@ -73,7 +73,13 @@ class RangeError:
     @property
     def name(self) -> str:
         """The range as text."""
-        return f"{self.low:.3g}" if self.low == self.high else f"{self.low:.3g} to {self.high:.3g}"
+        low, high = (_short(value) for value in (self.low, self.high))
+        return low if self.low == self.high else f"{low} to {high}"
+
+
+def _short(value: float) -> str:
+    """Three digits, or all before the point."""
+    return f"{value:.3g}" if abs(value) < 999.5 else f"{value:.0f}"
 
 
 def errors_by_range(true: np.ndarray, predicted: np.ndarray) -> list[RangeError]:

@@ -68,6 +68,7 @@ class Extractor:
 
     Attributes:
         modalities: What the network is given.
+        reads: What it can be given.
         widths: Name of each feature and its width.
 
     Raises: ValueError: a layer or a modality that the network does not have; layers of something
@@ -86,6 +87,7 @@ class Extractor:
         self.network: EmotionModel = feature_network(checkpoint)
         # Of one that was pretrained on one modality alone, the other part learned nothing.
         reads = checkpoint.config.get("modalities") or self.network.emotion.modalities
+        self.reads = reads
         self.modalities = modalities or reads
         if not set(self.modalities.split("-")) <= set(reads.split("-")):
             raise ValueError(f"modalities = {modalities}: {checkpoint.path} reads {reads} alone")
@@ -230,7 +232,7 @@ def recording_rows(
                     modalities=extractor.modalities,
                     process=process,
                 ) as stream:
-                    _require_modalities(stream, extractor.modalities)
+                    _require_modalities(stream, extractor)
                     rows = list(_windows(extractor, stream))
             except (PredictionError, FileNotFoundError) as error:
                 refused[str(path)] = str(error)
@@ -411,15 +413,16 @@ def _columns(index: Index) -> list[str]:
     return list(dict.fromkeys(["key", "speaker", "split", *index.label_columns]))
 
 
-def _require_modalities(stream: WindowStream, modalities: str) -> None:
+def _require_modalities(stream: WindowStream, extractor: Extractor) -> None:
     """Refuse a recording that lacks what is asked for: its row would have other features."""
-    wanted, found = modalities.split("-"), stream.found
+    wanted, found = extractor.modalities.split("-"), stream.found
+    both = extractor.reads == "audio-video"
     if "audio" in wanted and not found.has_sound:
-        raise PredictionError(
-            "no-sound", "has no sound; pass --modalities video for the picture alone"
-        )
+        remedy = "; pass --modalities video for the picture alone" if both else ""
+        raise PredictionError("no-sound", f"has no sound{remedy}")
     if "video" in wanted and not all(track.is_face for track in found.tracks):
-        raise PredictionError("no-face", "no face was found; pass --modalities audio for the sound")
+        remedy = "; pass --modalities audio for the sound" if both else ""
+        raise PredictionError("no-face", f"no face was found{remedy}")
 
 
 def _windows(

@@ -285,7 +285,7 @@ def view_dataset(tested: Tested, index: Index, rows: pd.DataFrame, segments: int
 
     Raises: ValueError: a sample without the one modality that the network reads.
     """
-    check_modalities(rows, modalities=tested.modalities)
+    check_modalities(rows, modalities=tested.modalities, choice="")
     return ShardDataset(
         index,
         input=tested.network.config.input,

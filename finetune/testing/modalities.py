@@ -481,7 +481,7 @@ def _predictions(
     """
     rows = side.rows
     equal = equal_segments(tested, rows, plan.grid.segments)
-    check_modalities(rows, modalities=tested.modalities, whole=True)
+    check_modalities(rows, modalities=tested.modalities, whole=True, choice="")
     clips = view_dataset(tested, plan.index, rows, plan.grid.segments)
     swapped = None
     if condition.kind == "sound-swapped":

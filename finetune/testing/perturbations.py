@@ -87,10 +87,13 @@ class Condition:
         unit = {
             "sound-noise": "{:g} dB SNR",
             "picture-noise": "sd {:g} of 255",
-            "missing-frames": "{:.0%}",
+            "missing-frames": "{:g}%",
         }
         words = self.kind.replace("-", " ")
-        return words if self.level is None else f"{words}, {unit[self.kind].format(self.level)}"
+        if self.level is None:
+            return words
+        level = round(100 * self.level, 6) if self.kind == "missing-frames" else self.level
+        return f"{words}, {unit[self.kind].format(level)}"
 
 
 def conditions_of(

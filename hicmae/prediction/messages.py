@@ -18,6 +18,9 @@ from hicmae.settings import InputConfig, outside, raise_all
 if TYPE_CHECKING:
     from hicmae.media.faces import FaceConfig
 
+# More than a thousand values a second are the same value again and again.
+SHORTEST_HOP = 0.001
+
 Choice = Literal["all", "largest", "central", "speaking", "profile"]
 
 
@@ -64,8 +67,10 @@ class WindowConfig:
     def __post_init__(self) -> None:
         from hicmae.media.faces import detector_names
 
-        names = "window hop image_fps deadline_seconds"
-        problems = outside(self, {"positive": names, "0 or more": "min_seconds"})
+        bounds = {"positive and finite": "window image_fps", "positive": "deadline_seconds"}
+        problems = outside(self, bounds | {"0 or more": "min_seconds"})
+        if not SHORTEST_HOP <= self.hop < math.inf:
+            problems.append(f"hop = {self.hop:g} (must be {SHORTEST_HOP:g} s or more, and finite)")
         if self.faces not in (known := ["profile", *detector_names()]):
             problems.append(f"faces = {self.faces} (must be one of {', '.join(known)})")
         if self.boxes is not None and self.faces != "boxes":

@@ -23,6 +23,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from hicmae.prediction.messages import SHORTEST_HOP
 from hicmae.terminal import printable
 
 # Names of CSV columns; of several words for one thing the first that is there counts.
@@ -251,12 +252,15 @@ class TraceForm(NamedTuple):
 def hop_of(rate: float | None, hop: float) -> float:
     """Seconds from one window to the next: ``hop``, or for a trace of so many values a second.
 
-    Raises: ValueError: the rate is not positive.
+    Raises: ValueError: the rate is not positive, or more than a window's settings allow.
     """
     if rate is None:
         return hop
-    if not 0 < rate < float("inf"):
-        raise ValueError(f"rate = {rate} (must be values per second, more than 0)")
+    if not 0 < rate <= 1 / SHORTEST_HOP:
+        raise ValueError(
+            f"rate = {rate} (must be values per second, more than 0 and at most"
+            f" {1 / SHORTEST_HOP:g})"
+        )
     return 1 / rate
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pandas as pd
@@ -12,6 +14,7 @@ import pytest
 from sklearn.calibration import calibration_curve
 
 from finetune.predictions import Prediction, make_prediction
+from finetune.record import RunFacts
 from finetune.reporting import features as feature_report
 from finetune.reporting.classes import NUM_BINS, calibrate
 from finetune.reporting.features import (
@@ -63,6 +66,19 @@ def test_bins_and_errors_are_those_of_scikit_learn(certain: int) -> None:
     assert found.mean_accuracy == pytest.approx(right.mean())
 
 
+@pytest.mark.parametrize(
+    ("right", "words"),
+    [
+        (3, "in 0.750 of the cases: as sure of itself as it may be."),
+        (2, "too sure of itself by 0.250."),
+    ],
+)
+def test_the_verdict_names_a_gap_only_where_there_is_one(right: int, words: str) -> None:
+    truth = np.arange(4) < right
+    found = calibrate(BENCHMARK, said_of_the_second(np.full(4, 0.75), truth))
+    assert found.verdict(cast(RunFacts, SimpleNamespace(mark=str))).endswith(words)
+
+
 def test_ranges_hold_every_sample_once_and_have_its_error() -> None:
     rng = np.random.default_rng(1)
     true = rng.normal(size=203)
@@ -75,6 +91,12 @@ def test_ranges_hold_every_sample_once_and_have_its_error() -> None:
     rms = groups.apply(lambda error: float(np.sqrt((error**2).mean())))
     np.testing.assert_allclose([item.rmse for item in found], rms)
     assert all(one.high < two.low for one, two in itertools.pairwise(found))
+
+
+def test_a_range_of_large_values_has_all_digits_before_the_point() -> None:
+    (one,) = errors_by_range(np.full(3, 1234.0), np.full(3, 1235.0))
+    assert one.name == "1234"
+    assert replace(one, low=0.12345, high=999.6).name == "0.123 to 1000"
 
 
 def test_steps_of_a_scale_are_ranges_and_a_constant_truth_is_one() -> None:

@@ -53,6 +53,10 @@ def test_what_needs_both_names_the_first_sample_that_lacks_one(mixture: Path) ->
     check_modalities(table, modalities="audio-video")
     with pytest.raises(ValueError, match=r"'s1/002' has no picture .5 of 24.*--modalities audio"):
         check_modalities(table, modalities="audio-video", whole=True)
+    with pytest.raises(
+        ValueError, match=r"'s1/002' has no picture .* leave them out of the shards$"
+    ):
+        check_modalities(table, modalities="video", choice="video")
     with pytest.raises(ValueError, match=r"'s1/002' has no picture"):
         check_modalities(table, modalities="video")
 

@@ -142,10 +142,12 @@ def test_a_terminal_leaves_the_rule_to_the_title() -> None:
 
 
 def test_a_terminal_shows_names_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
-    names = ["runs/[v2]", "[/]", ":joy:"]
+    names = ["runs/[v2]", "[/]", ":joy:", "*calm*"]
     console = output_console()
     console.print(f"report: {names[0]}")
-    console.print(Table(columns=["run", "class"], rows=[names[:2], names[1:]]).terminal())
+    table = Table(columns=["run", "class"], rows=[names[:2], names[2:], ["**all**", ""]])
+    console.print(table.terminal())
     said = capsys.readouterr().out
     assert all(said.count(name) >= 1 for name in names)
     assert said.count("runs/[v2]") == 2
+    assert " all " in said  # bold is Markdown's

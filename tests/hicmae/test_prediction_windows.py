@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tracemalloc
 from dataclasses import replace
 from pathlib import Path
@@ -68,7 +69,9 @@ def test_long_windows_are_covered_by_clips_without_a_gap() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"hop": 0.0}, "hop = 0.0 (must be positive)"),
+        ({"hop": 0.0}, "hop = 0 (must be 0.001 s or more, and finite)"),
+        ({"hop": 1e-9}, "hop = 1e-09 (must be 0.001 s or more, and finite)"),
+        ({"window": math.inf}, "window = inf (must be positive and finite)"),
         ({"min_seconds": -1.0}, "min_seconds = -1.0 (must be 0 or more)"),
         ({"boxes": Path("x.csv")}, "boxes is given with faces = profile"),
     ],
