@@ -273,6 +273,10 @@ class _Parser(ArgumentParser):
                 "which it lies, or rename it (`convmv` does whole folders)"
             )
         misfit = re.match(r'Parser key "([\w.]+)":.*(?:Got|Given) value: (.*)', message, re.DOTALL)
+        whole = re.match(r'Parser key "([\w.]+)":\s+Unable to load config (.*)', message)
+        if whole:
+            dest, value = whole.groups()
+            message = f"{dest} = {value[1:-1]} (must be settings, each as --{dest}.NAME VALUE)"
         if misfit:
             message = self._misfit(misfit.group(1), misfit.group(2)) or message
         raise ValueError(one_line(message)) from ex

@@ -282,7 +282,16 @@ def check_services() -> list[Finding]:
     findings = [_wandb()]
     version = first_line("sbatch", "--version")
     job = os.environ.get("SLURM_JOB_ID")
-    if version is None:
+    if version is None and shutil.which("sbatch"):
+        findings.append(
+            Finding(
+                topic="SLURM",
+                state="note",
+                found="sbatch is here and does not say its version",
+                remedy="see what `sbatch --version` waits for or complains of: its configuration",
+            )
+        )
+    elif version is None:
         findings.append(
             Finding(
                 topic="SLURM",

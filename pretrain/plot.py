@@ -181,7 +181,7 @@ def _draw_panel(
                 marker="." if len(steps) < 3 else None,
                 label=name[len(shared) :].strip("_") or name if columns is named else None,
             )
-    if panel.logarithmic:
+    if panel.logarithmic and axes.dataLim.y1 > 0:
         axes.set_yscale("log")
     axes.set_title(panel.title, fontsize=9, loc="left")
     axes.set_xlabel("step", fontsize=7)

@@ -330,6 +330,7 @@ def test_a_bad_file_is_named_with_the_key_and_the_remedy(
         (["a", "--out", "x", "--recip.num_steps=1"], "did you mean '--recipe.num_steps'?"),
         (["a", "--out", "x", "--other.num_step=1"], "did you mean '--other.num_steps'?"),
         (["a", "--out", "x", "--conf", "a.yaml"], "no option '--conf'; did you mean '--config'?"),
+        (["a", "--out", "x", "--recipe", "null"], "recipe = null (must be settings, each as --rec"),
         (["a", "--out", "x", "--seed", "b"], "seed = b (must be a whole number or null)"),
         (["a", "--out", "x", "--resume=maybe"], "resume = maybe (must be true or false)"),
         (["a", "--out", "x", "--config", "no.yaml"], "no.yaml: no such configuration file"),

@@ -257,6 +257,17 @@ def test_slurm_and_a_login_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found["W&B"].state == "ok"
 
 
+def test_a_scheduler_that_does_not_answer_is_not_called_absent(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    program = tmp_path / "sbatch"
+    program.write_text("#!/bin/sh\necho no configuration >&2\nexit 1\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    found = {finding.topic: finding for finding in check_services()}["SLURM"]
+    assert (found.state, found.found) == ("note", "sbatch is here and does not say its version")
+
+
 @pytest.mark.parametrize(
     ("mode", "state", "said"),
     [

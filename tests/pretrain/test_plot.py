@@ -53,6 +53,14 @@ def test_a_run_is_drawn_into_its_figures(
     assert blue.sum() > 100, "the first curve of a panel is blue"
 
 
+def test_a_logarithmic_panel_of_zeros_is_drawn_without_a_warning(
+    tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    (tmp_path / "metrics.csv").write_text("step,loss,gradient_norm\n1,1,0\n2,1,0\n")
+    assert plot(runs=[tmp_path]) == 0
+    assert [str(warning.message) for warning in recwarn] == []
+
+
 def test_several_runs_need_a_name_for_the_picture_and_are_told_apart(tmp_path: Path) -> None:
     runs = [write_run(tmp_path / name / "run", 5) for name in ("a", "b")]
     with pytest.raises(ValueError, match="2 runs: say where the picture goes with --out"):
