@@ -19,13 +19,13 @@ import cv2
 import numpy as np
 import pandas
 import pytorch_lightning as pl
-from torch.utils.data import ConcatDataset, DataLoader
+from torch.utils.data import DataLoader
 
 from hicmae.config import from_options
 from hicmae.settings import InputConfig
 from pretrain.settings import DataConfig, PretrainConfig
 from shards.index import Index
-from shards.reading.files import open_folder
+from shards.reading.files import ShardFolder, open_folder
 from shards.reading.random_access import ShardDataset
 from shards.reading.streaming import ClipStream, StreamConfig
 from shards.sample import collate
@@ -197,7 +197,7 @@ def fixed_clips(config: DataConfig, input: InputConfig, count: int) -> dict[str,
     Returns: a batch of at most ``count`` clips; None where no sample has all of it.
     Raises: ClipError: none can be read.
     """
-    datasets = []
+    sources: list[tuple[ShardFolder, pandas.DataFrame]] = []
     needed = needed_members(config.modalities, picture=True, sound=True)
     for folder in config.folders:
         opened = open_folder(folder, config.cache)
@@ -208,23 +208,28 @@ def fixed_clips(config: DataConfig, input: InputConfig, count: int) -> dict[str,
         whole = rows[rows["num_frames"] >= input.num_frames * input.frame_stride]
         rows = rows if whole.empty else whole  # a repeated last frame makes a dull picture
         if len(rows):
-            datasets.append(
-                ShardDataset(opened, input=input, rows=rows, views=1, modalities=config.modalities)
-            )
-    if not datasets:
+            sources.append((opened, rows))
+    if not sources:
         return None
-    candidates: ConcatDataset[Any] = ConcatDataset(datasets)
-    places = np.linspace(0, len(candidates) - 1, min(count, len(candidates))).round().astype(int)
+    ends = np.cumsum([len(rows) for _, rows in sources])
+    places = np.linspace(0, ends[-1] - 1, min(count, ends[-1])).round().astype(int)
+
+    def clip(number: int) -> Any:
+        which = int(np.searchsorted(ends, number, side="right"))
+        opened, rows = sources[which]
+        one = rows.iloc[[number - ends[which]]]  # from the end of its folder's
+        return ShardDataset(opened, input=input, rows=one, views=1, modalities=config.modalities)[0]
+
     clips: list[Any] = []
     problem: ClipError | None = None
     taken: set[int] = set()
     for place in places.tolist():
-        for number in range(place, len(candidates)):
+        for number in range(place, ends[-1]):
             if number in taken:
                 continue
             taken.add(number)
             try:
-                clips.append(candidates[number])
+                clips.append(clip(number))
             except ClipError as error:
                 problem = error
                 continue

@@ -355,11 +355,11 @@ def read_corpus(
             left_out[f"no-{LACKED[member]}"] += int(lacking.sum())
             table = table[~lacking]
         table = table.sort_values(["shard", "json_offset"], kind="stable")
-        names = table["shard"].drop_duplicates().tolist()
-        places = {name: len(shards) + place for place, name in enumerate(names)}
+        places, names = pandas.factorize(table["shard"])
+        places += len(shards)
         shards += [(number, name) for name in names]
         shard_bytes += sum(int(folder.described[name]["bytes"]) for name in names)
-        tables.append(table.assign(place=table["shard"].map(places), folder=number))
+        tables.append(table.assign(place=places, folder=number))
     table = pandas.concat(tables, ignore_index=True)
     if table.empty:
         wanted = [LACKED[member] for member in require]
@@ -436,8 +436,10 @@ def _usable_rows(folder: ShardFolder, split: str, fps: float) -> pandas.DataFram
             f"{other['fps'].iloc[0]:g} frames a second, the model takes {fps:g}; rebuild "
             "the shards at that rate"
         )
-    sizes = {name: shard["bytes"] for name, shard in folder.described.items()}
-    ends = table["shard"].map(sizes)
+    places, names = pandas.factorize(table["shard"])  # a shard at a time, not a row
+    described = [folder.described.get(name) for name in names]
+    sizes = np.array([np.nan if shard is None else shard["bytes"] for shard in described])
+    ends = pandas.Series(sizes[places], index=table.index)
     bad = ends.isna() | (table["num_frames"] < 1)
     for member in _MEMBERS:
         offset, length = table[f"{member}_offset"], table[f"{member}_length"]
