@@ -286,8 +286,8 @@ class _Parser(ArgumentParser):
         names = [word.split("=", 1)[0] for word in words if word.startswith("--")]
         if not names:
             return f"unexpected argument '{' '.join(words)}'; `{self.prog} --help` lists them"
-        known = [name for name in self.options() if name.startswith("--")]
-        complaints = (f"no option '{name}'{did_you_mean(name, known)}" for name in names)
+        known = [name[2:] for name in self.options() if name.startswith("--")]
+        complaints = (f"no option '{n}'{did_you_mean(n[2:], known, at='--')}" for n in names)
         return f"{'; '.join(complaints)}; `{self.prog} --help` lists them"
 
     def _misfit(self, dest: str, value: str) -> str:

@@ -319,6 +319,7 @@ def test_a_bad_file_is_named_with_the_key_and_the_remedy(
         (["a", "--out", "x", "--recipe.num_steps=0"], "recipe: num_steps = 0 (must be 1 or more)"),
         (["a", "--out", "x", "--other.num_steps=b"], "other.num_steps = b (must be a whole num"),
         (["a", "--out", "x", "--other.num_stps=1"], "did you mean '--other.num_steps'?"),
+        (["a", "--out", "x", "--heat", "y"], "no option '--heat'; `"),
         # Beginnings of options are none.
         (["a", "--ou", "x"], "no option '--ou'; did you mean '--out'?"),
         (["a", "--out", "x", "--see=1"], "no option '--see'; did you mean '--seed'?"),
