@@ -213,6 +213,8 @@ def departures(config: FinetuneConfig, benchmark: Benchmark) -> list[str]:
 
 def _same(given: Any, value: Any) -> bool:
     """Whether a setting is the published one; numbers may be rounded to four digits."""
+    if given is None or value is None:
+        return given is value
     if isinstance(value, tuple):
         return len(given) == len(value) and all(map(_same, given, value))
     if isinstance(value, float):

@@ -15,7 +15,7 @@ import pytest
 from finetune.benchmark import load_benchmark
 from finetune.plan import decide_protocol
 from finetune.selection import CHOICES, departures
-from finetune.settings import FinetuneConfig
+from finetune.settings import FinetuneConfig, OptimizerConfig
 from hicmae.config import config_root, from_dict, load_yaml, to_dict
 from tests.support.finetune_fixtures import paper_settings
 
@@ -205,6 +205,10 @@ def test_the_protocol_refuses_every_other_choice_and_names_the_published_one(cho
         ({"accumulate": 2}, r"batch_size x accumulate = 14 x 2 \(it has 56 clips a step"),
         ({"epochs": 80}, r"epochs = 80 \(it has 50\)"),
         ({"selection": "last"}, r"selection = last \(it chooses best-on-test\)"),
+        (
+            {"optimizer": OptimizerConfig(weight_decay=0.05, layer_decay=None)},
+            r"optimizer.layer_decay = null \(it has 0.75\)",
+        ),
     ],
 )
 def test_batch_epochs_and_rule_are_the_published_ones_too(
