@@ -56,9 +56,20 @@ def usable_rows(benchmark: Benchmark, table: pd.DataFrame) -> tuple[pd.DataFrame
     Returns: the rows (row labels are positions in ``table``), and how many were left out by
         ``ignore``, label by label, or by ``folds.ignore``.
     Raises: ValueError: a missing column; a label outside the benchmark's list or a value that is
-        no finite number, with the key of the first such sample.
+        no finite number, with the key of the first such sample; no row that is kept.
     """
-    table = table.reset_index(drop=True)
+    kept, ignored = _divided_rows(benchmark, table.reset_index(drop=True))
+    if kept.empty:
+        counts = ", ".join(f"{name or 'without a label'}: {n}" for name, n in ignored.items())
+        raise ValueError(
+            f"benchmark '{benchmark.name}' leaves out all {len(table)} samples of the index"
+            f" ({counts or 'it has none'}); name other shards, or mend ignore and folds.ignore"
+        )
+    return kept, ignored
+
+
+def _divided_rows(benchmark: Benchmark, table: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, int]]:
+    """The same, of which none may be left."""
     for column in benchmark.columns:
         need_column(table, column, f"benchmark '{benchmark.name}'")
     divider, unasked = benchmark.folds.column, {*map(as_text, benchmark.folds.ignore)}

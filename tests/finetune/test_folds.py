@@ -156,6 +156,18 @@ def test_missing_columns_and_empty_sides_are_refused() -> None:
         divide(fold=[None, *[1] * 4, *[2] * 3])
 
 
+@pytest.mark.parametrize(
+    "benchmark",
+    [
+        dataclasses.replace(BENCHMARK, classes=("a", "b"), ignore=("low", "high")),
+        split_benchmark(ignore=(1, 2)),
+    ],
+)
+def test_a_benchmark_that_leaves_out_every_sample_is_refused(benchmark: Benchmark) -> None:
+    with pytest.raises(ValueError, match=r"leaves out all 8 samples of the index .*: 4, .*: 4\)"):
+        divide(benchmark)
+
+
 def test_cells_are_text_as_people_write_it() -> None:
     cells = [3.0, 3, np.float64(3), "3", None, np.nan, 2.5, np.int64(7)]
     assert [as_text(cell) for cell in cells] == ["3", "3", "3", "3", "", "", "2.5", "7"]
