@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from finetune.heads import FALLING, METRICS, Head, known_metrics
+from finetune.heads import FALLING, METRICS, Head, known_metrics, score_names
 from finetune.instants import OverTime
 from finetune.losses import loss_terms
 from hicmae.config import config_path, did_you_mean, from_dict, load_yaml
@@ -167,7 +167,9 @@ class Benchmark:
                     f"metric '{metric}' is none of {self.task}"
                     f"{did_you_mean(metric, known)} (allowed: {', '.join(known)})"
                 )
-        if self.leading and self.metrics and self.leading not in self.metrics:
+        # Of heads, a score of one target may lead, and it stands in no head's metrics.
+        lacks = self.leading and self.metrics and self.leading not in self.metrics
+        if lacks and not self.heads:
             problems.append(f"leading = {self.leading} is not among metrics")
         problems += [
             f"published {item.method}: '{name}' is no metric of {self.task}"
@@ -274,12 +276,7 @@ class Benchmark:
         """Whatever may lead or be reported."""
         if self.task != "joint":
             return known_metrics(self.task) if self.task in METRICS else ()
-        told = set(self._told())
-        lead = [
-            name
-            for name in self._told(every=True)
-            if name.partition("_")[0] in told or name in told
-        ]
+        lead = [f"{h.name}.{name}" for h in self.heads for name in score_names(h, h.metrics)]
         return (*lead, *self.combinations)
 
     @property

@@ -24,7 +24,7 @@ from finetune.predictions import Prediction, make_prediction
 from finetune.reporting.resampling import make_sums
 from finetune.scores import score, score_run, undefined
 from finetune.validation import best_thresholds
-from hicmae.config import from_dict
+from hicmae.config import from_dict, to_dict
 from hicmae.heads import LEAST_STEP, border_logits, head_values
 from hicmae.metrics import distribution_metrics, multilabel_metrics, ordinal_metrics
 
@@ -121,6 +121,16 @@ def test_heads_that_make_no_sense_are_one_line(
     with pytest.raises(ValueError, match=message) as raised:
         from_dict(Benchmark, {"name": "b", "task": "joint", "heads": heads, **more}, "b.yaml")
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("name", ["real", "real_values"])
+def test_a_score_of_one_target_may_lead_and_is_read_back(name: str) -> None:
+    head = Head(name=name, kind="regression", targets=("valence", "arousal"))
+    leading = f"{name}.ccc_valence"
+    benchmark = Benchmark(name="b", task="joint", heads=(head, CLASS), leading=leading)
+    assert from_dict(Benchmark, to_dict(benchmark), "benchmark.yaml") == benchmark
+    with pytest.raises(ValueError, match=r"metric 'class\.mse' is none"):
+        dataclasses.replace(benchmark, leading="class.mse")
 
 
 def test_scores_are_scikit_learns() -> None:
