@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,7 @@ from finetune.heads import FALLING, METRICS, Head, known_metrics, score_names
 from finetune.instants import OverTime
 from finetune.losses import loss_terms
 from hicmae.config import config_path, did_you_mean, from_dict, load_yaml
+from hicmae.settings import outside, raise_all
 
 Task = Literal["classification", "regression", "joint"]
 _TASKS = ("classification", "regression", "joint")
@@ -67,6 +69,10 @@ class BenchmarkRecipe:
     learning_rate: float | None = None
     loss: str | None = None
     frame_stride: int | None = None
+
+    def __post_init__(self) -> None:
+        bounds = {"1 or more": "epochs frame_stride", "positive and finite": "learning_rate"}
+        raise_all("recipe", outside(self, bounds))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -241,6 +247,8 @@ class Benchmark:
         names = [head.name for head in self.heads]
         problems = [] if self.heads else ["missing key 'heads' (what is predicted, a list)"]
         problems += _repeated("heads", names)
+        if "" in names:
+            problems.append("a head has no name, by which its scores are called")
         problems += [
             f"{name} stands in a head"
             for name in ("label", "classes", "ignore", "targets", "votes")
@@ -259,6 +267,11 @@ class Benchmark:
                 f" {', '.join(scores)})"
                 for part in parts
                 if part not in scores
+            ]
+            problems += [
+                f"combination {name}: {part} = {factor} (must be a finite number)"
+                for part, factor in parts.items()
+                if not math.isfinite(factor)
             ]
         return problems
 

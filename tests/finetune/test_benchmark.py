@@ -69,6 +69,9 @@ def test_every_packaged_benchmark_is_read_by_its_name(path: Path) -> None:
         (GOOD.replace("uar: 0.5", "ccc: 0.5"), "published someone: 'ccc' is no metric of class"),
         (GOOD.replace("a paper", "''"), "published someone: source is empty"),
         ("{name: v, task: regression}", "missing key 'targets'"),
+        (GOOD + "recipe: {learning_rate: 0}", "recipe: learning_rate = 0.0 (must be positive"),
+        (GOOD + "recipe: {learning_rate: .inf}", "recipe: learning_rate = inf (must be positive"),
+        (GOOD + "recipe: {frame_stride: 0}", "recipe: frame_stride = 0 (must be 1 or more)"),
     ],
 )
 def test_a_bad_benchmark_is_refused_in_one_line(tmp_path: Path, text: str, said: str) -> None:

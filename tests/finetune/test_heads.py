@@ -113,6 +113,12 @@ def test_labels_that_are_wrong_are_refused_by_sample(
             {"leading": "v.mse"},
             "the better the lower",
         ),
+        ([{"name": "", "kind": "regression", "targets": ["valence"]}], {}, "a head has no name"),
+        (
+            [{"name": "v", "kind": "regression", "targets": ["valence"]}],
+            {"combinations": {"both": {"v.ccc": float("nan")}}},
+            "both: v.ccc = nan .must be a finite number",
+        ),
     ],
 )
 def test_heads_that_make_no_sense_are_one_line(
