@@ -22,7 +22,7 @@ import pandas as pd
 from finetune.benchmark import Benchmark
 from finetune.folds import Fold, as_text, group_columns
 from finetune.heads import Head, chosen, parsed, read_truth, truth_of
-from hicmae.files import whole_file
+from hicmae.files import text_of, whole_file
 from hicmae.heads import Thresholds
 from hicmae.views import ViewGrid
 
@@ -262,7 +262,7 @@ def read_predictions(path: Path, benchmark: Benchmark) -> list[Prediction]:
     found: list[Prediction] = []
     seen: dict[str, int] = {}
     # A name may hold what else ``str.splitlines`` takes for the end of a line.
-    lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+    lines = text_of(path).removesuffix("\n").split("\n")
     for number, line in enumerate(lines if lines != [""] else [], start=1):
         where = f"{path} line {number}"
         try:

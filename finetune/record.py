@@ -226,7 +226,10 @@ def read_fold(folder: Path) -> FoldFacts | None:
     Raises: ValueError: its file is damaged.
     """
     path = folder / FOLD
-    return from_dict(FoldFacts, _read_json(path), str(path)) if path.is_file() else None
+    if not path.is_file():
+        return None
+    remedy = f"delete {folder} and train this fold again with `hicmae finetune … --resume`"
+    return from_dict(FoldFacts, _read_json(path, remedy), str(path))
 
 
 def runs_in(folder: Path) -> list[Path]:
@@ -256,7 +259,7 @@ def read_run(folder: Path | str) -> Run:
             " finish it with `hicmae finetune … --resume`"
         )
     benchmark = from_dict(Benchmark, load_yaml(folder / BENCHMARK), str(folder / BENCHMARK))
-    stored = _read_json(folder / SCORES)
+    stored = _read_json(folder / SCORES, "run it again")
     if stored.get("format_version") != FORMAT_VERSION or "run" not in stored:
         raise ValueError(
             f"{folder / SCORES}: format {stored.get('format_version')!r} is not known here"
@@ -293,14 +296,14 @@ def git_commit() -> str | None:
     return _git(room, "describe", "--always", "--exclude=*", "--abbrev=40", "--dirty=+")
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object."""
+def _read_json(path: Path, remedy: str) -> dict[str, Any]:
+    """Read a JSON object; ``remedy`` is what helps where it is damaged."""
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{path}: damaged ({error}); run it again") from error
+        raise ValueError(f"{path}: damaged ({error}); {remedy}") from error
     if not isinstance(document, dict):
-        raise ValueError(f"{path}: damaged (no JSON object); run it again")
+        raise ValueError(f"{path}: damaged (no JSON object); {remedy}")
     return document
 
 
@@ -309,7 +312,14 @@ def _disagreements(scores: Scores, stored: dict[str, Any]) -> list[str]:
     written = {
         name: math.nan if v is None else v for name, v in (stored.get("pooled") or {}).items()
     }
-    return [
+    counts = (stored.get("num_samples"), scores.num_samples)
+    found = []
+    if counts[0] not in (None, counts[1]):
+        found.append(
+            f"{SCORES} is of {counts[0]} samples or recordings and {FILE_NAME} of {counts[1]};"
+            " the latter is shown."
+        )
+    return found + [
         f"{SCORES} says {metric} = {before:.4f} and {FILE_NAME} gives {value:.4f};"
         " the latter is shown."
         for metric, value in scores.pooled.items()

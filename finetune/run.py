@@ -268,11 +268,21 @@ def _finish(
 
 
 def _predictions(plan: Plan, fold: Fold) -> list[Prediction]:
-    """Predictions of a finished fold."""
-    from finetune.predictions import FILE_NAME, read_predictions
-    from finetune.record import fold_folder
+    """Predictions of a finished fold.
 
-    return read_predictions(fold_folder(plan.out, fold.name) / FILE_NAME, plan.benchmark)
+    Raises: ValueError: not as many as it has tested.
+    """
+    from finetune.predictions import FILE_NAME, read_predictions
+    from finetune.record import fold_folder, read_fold
+
+    folder = fold_folder(plan.out, fold.name)
+    found, facts = read_predictions(folder / FILE_NAME, plan.benchmark), read_fold(folder)
+    if facts is not None and len(found) != facts.num_test:
+        raise ValueError(
+            f"{folder / FILE_NAME}: damaged (predictions of {len(found)} samples, and the fold"
+            f" tested {facts.num_test}); delete {folder} and train this fold again with --resume"
+        )
+    return found
 
 
 def _notes(plan: Plan) -> list[str]:

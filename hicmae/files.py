@@ -74,6 +74,20 @@ def write_text(path: Path, text: str, *, sync: bool = False) -> None:
         beside.write_text(text, encoding="utf-8", newline="")
 
 
+def text_of(path: Path) -> str:
+    """Read a text that a program or a person has written.
+
+    Raises: ValueError: it is not UTF-8; the file is named.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{path}: not a text in UTF-8 ({error.reason} at byte {error.start}); it is damaged, or"
+            " to be saved as UTF-8"
+        ) from error
+
+
 def write_json(path: Path, data: Any, *, sync: bool = False) -> None:
     """Write data as indented JSON, whole or not at all.
 

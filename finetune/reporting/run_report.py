@@ -44,6 +44,8 @@ from finetune.reporting.features import feature_section, layer_section
 from finetune.reporting.values import over_time_section, value_sections
 from finetune.scores import metric_name, score_run, undefined
 from finetune.selection import rule_sentence
+from hicmae.config import load_yaml
+from hicmae.files import text_of
 from hicmae.heads import blend_metrics
 from hicmae.processes import forking, num_cores
 
@@ -391,7 +393,7 @@ def _configuration(run: Run) -> Section | None:
     verb = f"evaluate {run.facts.evaluates}" if run.facts.evaluates else "finetune"
     if not path.is_file():
         return None
-    text = yaml.safe_dump(yaml.safe_load(path.read_text(encoding="utf-8")), sort_keys=False)
+    text = yaml.safe_dump(load_yaml(path), sort_keys=False)
     return Section(
         title="Configuration",
         parts=[
@@ -405,7 +407,7 @@ def _others(folder: Path) -> list[Section]:
     """What others wrote for the report; a first heading is the title."""
     sections = []
     for path in (path for pattern in OTHERS for path in sorted(folder.glob(pattern))):
-        first, _, rest = path.read_text(encoding="utf-8").strip().partition("\n")
+        first, _, rest = text_of(path).strip().partition("\n")
         title = first.removeprefix("# ") if first.startswith("# ") else path.stem
         text = rest if first.startswith("# ") else f"{first}\n{rest}"
         prepared = ForeignMarkdown(text=text, folder=path.parent, top=2)

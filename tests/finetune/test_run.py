@@ -17,6 +17,7 @@ import torch
 import yaml
 
 from finetune.benchmark import Benchmark
+from finetune.commands import report
 from finetune.data import target_moments
 from finetune.folds import make_folds, usable_rows
 from finetune.mixing import MixingConfig
@@ -305,6 +306,28 @@ def test_several_modalities_are_a_run_each_and_resume_where_they_were(
         with pytest.raises(ValueError, match="several separated by commas"):
             train(name="no", modalities=wrong)
     assert not (tmp_path / "no").exists()
+
+
+def test_a_fold_that_has_lost_predictions_is_refused_and_a_run_says_so(train: Train) -> None:
+    out = train(once=True)
+    whole = (out / "predictions.jsonl").read_text()
+    (out / "predictions.jsonl").write_text("".join(whole.splitlines(keepends=True)[:5]))
+    (said,) = [note for note in read_run(out).disagreements if "of 12 samples" in note]
+    assert said.startswith("scores.json is of 12 samples or recordings and predictions.jsonl of 5")
+    (out / "fold-1/predictions.jsonl").write_text((out / "predictions.jsonl").read_text())
+    said = r"fold-1/predictions.jsonl: damaged .predictions of 5 samples, and the fold tested 12"
+    with pytest.raises(ValueError, match=said):
+        train(once=True, resume=True)
+
+
+@pytest.mark.parametrize("name", ["predictions.jsonl", "config.yaml", "sections/notes.md"])
+def test_a_file_of_a_run_that_is_no_text_is_named(name: str, train: Train) -> None:
+    out = train(once=True)
+    (out / name).parent.mkdir(exist_ok=True)
+    for damage in (b"\xff", b"\0")[: 2 if name == "config.yaml" else 1]:
+        (out / name).write_bytes(damage)
+        with pytest.raises(ValueError, match=rf"{name}: not (a text|valid YAML)"):
+            report(runs=[out], out=out.parent / "report.md")
 
 
 def test_overwriting_spares_folders_that_hold_no_run(tmp_path: Path, train: Train) -> None:
