@@ -12,6 +12,7 @@ import math
 import shutil
 import sys
 import time
+import zipfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
@@ -25,6 +26,7 @@ import torch
 from pytorch_lightning.callbacks import Checkpoint, RichProgressBar, WeightAveraging
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.plugins.environments import LightningEnvironment
+from pytorch_lightning.plugins.io import TorchCheckpointIO
 from pytorch_lightning.strategies import DDPStrategy
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from torch import Tensor, nn
@@ -53,7 +55,7 @@ from finetune.validation import InnerSplit, best_thresholds, fit_calibration, th
 from hicmae.checkpoints.checkpoint import SEEN_SECTION, Labels, Seen
 from hicmae.config import to_dict
 from hicmae.devices import choose_device
-from hicmae.files import file_sha256, sync_to_disk, write_json
+from hicmae.files import file_sha256, whole_file, write_json
 from hicmae.heads import output_names
 from hicmae.lora import merge_lora
 from hicmae.optimization import trainer_precision
@@ -285,11 +287,7 @@ class EpochSaver(Checkpoint):
         """Save the epoch. Lightning calls savers after all others, the module included."""
         if self.every == 0 or (trainer.current_epoch + 1) % self.every:
             return
-        beside = self.path.with_name(f".{self.path.name}")
-        trainer.save_checkpoint(beside, weights_only=False)  # which all processes take part in
-        if trainer.is_global_zero:
-            sync_to_disk(beside)
-            beside.replace(self.path)
+        trainer.save_checkpoint(self.path, weights_only=False)  # which all processes take part in
 
     def state_dict(self) -> dict[str, Any]:
         """The time so far."""
@@ -298,6 +296,36 @@ class EpochSaver(Checkpoint):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Count on from there."""
         self._before, self._started = float(state_dict["seconds"]), time.monotonic()
+
+
+class EpochFile(TorchCheckpointIO):
+    """Writes beside the file: Lightning's own writes into the machine's temporary folder first,
+    which may be small, and leaves it there when it is killed.
+    """
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None
+    ) -> None:
+        """Write it whole or not at all."""
+        with whole_file(Path(path), sync=True) as beside, beside.open("wb") as file:
+            torch.save(checkpoint, file)
+
+    def load_checkpoint(self, path: Any, *options: Any, **named: Any) -> dict[str, Any]:
+        """Read it, if its bytes are those that were written: PyTorch looks at no checksum.
+
+        Raises: OSError: they are not; the file stays where it is.
+        """
+        try:
+            with zipfile.ZipFile(path) as parts:
+                damaged = parts.testzip()
+        except (zipfile.BadZipFile, EOFError, ValueError, NotImplementedError) as error:
+            damaged = str(error)
+        if damaged is not None:
+            raise OSError(
+                f"{path}: this saved epoch is damaged ({damaged}); delete {Path(path).parent},"
+                " and --resume trains the fold from its beginning"
+            )
+        return super().load_checkpoint(path, *options, **named)
 
 
 class _Bar(RichProgressBar):
@@ -363,7 +391,7 @@ def _trainer(
     precision, plugins = trainer_precision(plan.precision, device)
     # A fold's processes are started here; Lightning would take the tasks of SLURM for one run, and
     # this one for that of the task's number, which writes nothing.
-    plugins.append(LightningEnvironment())
+    plugins += [LightningEnvironment(), EpochFile()]
     shows = config.trainer.progress and sys.stderr.isatty()
     if devices == 1:
         rank_zero_only.rank = 0  # type: ignore[attr-defined]  # how Lightning keeps it

@@ -135,6 +135,36 @@ def test_a_fold_that_is_killed_while_it_is_finished_is_finished_with_all_its_row
     assert not (tmp_path / "run" / ".fold-1.partial").exists()
 
 
+def test_epochs_are_saved_beside_the_run_alone_and_a_full_disk_is_named(
+    monkeypatch: pytest.MonkeyPatch, train: Train
+) -> None:
+    full = OSError(errno.ENOSPC, "No space left on device", "/tmp/other")
+    monkeypatch.setattr("tempfile.mkstemp", Mock(side_effect=full))
+    train(once=True)
+    monkeypatch.setattr("torch.save", Mock(side_effect=OSError(*full.args[:2])))
+    with pytest.raises(OSError, match=r"/full/\.fold-1\.partial/saved-\w+\.ckpt"):
+        train(once=True, name="full")
+
+
+def test_a_damaged_saved_epoch_is_named_and_kept(tmp_path: Path, train: Train) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        epochs = Mock(side_effect=[None, OSError("stop")])
+        patch.setattr(FinetuneModule, "on_train_epoch_start", epochs)
+        with pytest.raises(OSError, match="stop"):
+            train(folds="1")
+    (saved,) = (tmp_path / "run" / ".fold-1.partial").glob("saved-*.ckpt")
+    whole = saved.read_bytes()
+    half, place = len(whole) // 2, whole.index(b"epoch_loss")
+    changed = whole[:place] + b"x" + whole[place + 1 :]
+    for damaged in (whole[:half], b"", bytes(len(whole)), changed):
+        saved.write_bytes(damaged)
+        with pytest.raises(OSError, match=r"saved-\w+\.ckpt: this saved epoch is damaged .*delete"):
+            train(folds="1", resume=True)
+        assert saved.read_bytes() == damaged
+    saved.write_bytes(whole)
+    train(folds="1", resume=True)
+
+
 def test_a_saved_epoch_of_another_configuration_is_neither_taken_up_nor_deleted(
     tmp_path: Path, train: Train
 ) -> None:
