@@ -30,7 +30,7 @@ from torch.multiprocessing.spawn import (
 )
 
 from hicmae.processes import as_a_program, forking, keep_freed_memory, speaks_of_another_process
-from hicmae.terminal import quieten
+from hicmae.terminal import quieten, user_message
 
 # Of the process group; each process has them in its environment.
 _HOST = "127.0.0.1"
@@ -54,6 +54,10 @@ class LostProcessError(ValueError):
     """A process died or fell silent while the others went on: the work is worth resuming."""
 
 
+class SystemFaultError(OSError):
+    """What the system refused a process, in one line: a full disk, a file that is not there."""
+
+
 def run_processes(
     number: int, work: Callable[..., None], arguments: tuple[Any, ...], folder: Path
 ) -> None:
@@ -66,7 +70,7 @@ def run_processes(
         arguments: What can be pickled.
         folder: Where errors are passed on.
 
-    Raises: ValueError: the first that a process raised; the others are ended.
+    Raises: ValueError: the first that a process raised; the others are ended. OSError: the same.
         LostProcessError: a process was killed, or did not answer the others in time.
     """
     for path in [*folder.glob(".error-*"), *folder.glob(".lost-*")]:  # of an earlier attempt
@@ -148,6 +152,11 @@ def _one(
         except ValueError as error:
             (folder / f".error-{rank}").write_text(str(error), encoding="utf-8")
             raise
+        except OSError as error:  # told by the traceback alone: the folder's disk may be full
+            said = user_message(error)
+            if said is None:
+                raise
+            raise SystemFaultError(said) from error
         except RuntimeError as error:
             if speaks_of_another_process(error):
                 (folder / f".lost-{rank}").touch()
@@ -180,14 +189,22 @@ def _explained(error: ProcessException, context: ProcessContext, folder: Path) -
         return LostProcessError(f"{which} {how}; {remedy}")
     lost = {path.name for path in folder.glob(".lost-*")}
     if f".lost-{error.error_index}" not in lost:
-        return error
+        return _system_fault(str(error)) or error
     for rank, path in enumerate(map(Path, context.error_files)):
         if f".lost-{rank}" not in lost and path.is_file():  # a bug there, which this one noticed
-            return RuntimeError(pickle.loads(path.read_bytes()))
+            text = pickle.loads(path.read_bytes())
+            return _system_fault(text) or RuntimeError(text)
     return LostProcessError(
         f"{which} has lost another one, which died or did not answer within"
         f" hardware.timeout_seconds; {remedy}"
     )
+
+
+def _system_fault(traceback: str) -> OSError | None:
+    """What the system refused a process that has ended with this traceback, if that was it."""
+    last = traceback.strip().rpartition("\n")[2]
+    mark, found, said = last.partition(f"{SystemFaultError.__name__}: ")
+    return SystemFaultError(said) if found and mark == f"{__name__}." else None
 
 
 def _interrupt(processes: Sequence[Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import errno
 import json
 import math
 import multiprocessing
@@ -233,6 +234,21 @@ def test_an_error_of_a_process_comes_back_as_its_one_line_and_ends_the_others(
 ) -> None:
     with pytest.raises(ValueError, match=r"^sample 's1/003' cannot be read$"):
         run_processes(2, fail_on_the_second, (), tmp_path)
+
+
+def fill_the_disk(share: Share) -> None:
+    """What the system refuses one process while the other waits for it."""
+    if share.rank == 1:
+        raise OSError(errno.ENOSPC, "No space left on device", "/run/saved.ckpt")
+    time.sleep(600)
+
+
+@pytest.mark.slow
+def test_what_the_system_refuses_a_process_comes_back_as_one_line_too(
+    tmp_path: Path, impatient: None
+) -> None:
+    with pytest.raises(OSError, match=r"^/run/saved.ckpt: no space left on device \(free"):
+        run_processes(2, fill_the_disk, (), tmp_path)
 
 
 def wait_for_the_second(share: Share) -> None:
