@@ -29,7 +29,7 @@ from finetune.folds import (
     need_column,
     shared_values,
 )
-from finetune.heads import Head, read_truth
+from finetune.heads import Head, plain, read_truth
 from finetune.mixing import soft_targets
 from finetune.plan import Plan
 from finetune.processes import Share
@@ -268,7 +268,7 @@ def vote_shares(benchmark: Benchmark, rows: pd.DataFrame) -> tuple[Tensor, list[
         row, place = wrong[0]
         raise ValueError(
             f"sample '{rows.iloc[int(row)]['key']}': {benchmark.votes[place]} ="
-            f" {cells.iloc[int(row), int(place)]!r} is no count of votes"
+            f" {plain(cells.iloc[int(row), int(place)])!r} is no count of votes"
             f" ({len(np.unique(wrong[:, 0]))} such samples)"
         )
     counts = np.where(empty, 0.0, counts)

@@ -7,7 +7,7 @@ that a checkpoint was not trained on what it is to be tested on.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from finetune.benchmark import Benchmark
-from finetune.heads import NAMED, as_text, read_truth
+from finetune.heads import NAMED, as_text, plain, read_truth
 from finetune.instants import COLUMNS as OF_INSTANTS
 from hicmae.checkpoints.checkpoint import Checkpoint, Seen, digests, seen_of, union
 from hicmae.config import did_you_mean
@@ -60,10 +60,10 @@ def usable_rows(benchmark: Benchmark, table: pd.DataFrame) -> tuple[pd.DataFrame
     """
     kept, ignored = _divided_rows(benchmark, table.reset_index(drop=True))
     if kept.empty:
-        counts = ", ".join(f"{name or 'without a label'}: {n}" for name, n in ignored.items())
         raise ValueError(
             f"benchmark '{benchmark.name}' leaves out all {len(table)} samples of the index"
-            f" ({counts or 'it has none'}); name other shards, or mend ignore and folds.ignore"
+            f" ({left_out(ignored) or 'it has none'}); name other shards, or mend ignore and"
+            " folds.ignore"
         )
     return kept, ignored
 
@@ -96,7 +96,7 @@ def _usable(benchmark: Benchmark, table: pd.DataFrame) -> tuple[pd.DataFrame, di
             if len(wrong):
                 row = table.iloc[int(wrong[0])]
                 raise ValueError(
-                    f"sample '{row['key']}': {column} = {row[column]!r} is no finite number"
+                    f"sample '{row['key']}': {column} = {plain(row[column])!r} is no finite number"
                     f" ({len(wrong)} such samples; benchmark '{benchmark.name}')"
                 )
         return held_of(table), {}
@@ -107,6 +107,12 @@ def _usable(benchmark: Benchmark, table: pd.DataFrame) -> tuple[pd.DataFrame, di
     if len(wrong):
         row = table.iloc[int(wrong[0])]
         found = as_text(row[benchmark.label])
+        if not found:
+            raise ValueError(
+                f"sample '{row['key']}' has no {benchmark.label}"
+                f" ({int((labels == '').sum())} such samples; benchmark '{benchmark.name}'); label"
+                ' them, or leave them out with ignore: [""] in the benchmark'
+            )
         raise ValueError(
             f"sample '{row['key']}': {benchmark.label} '{found}' is no class of benchmark"
             f" '{benchmark.name}' ({len(wrong)} such samples; classes:"
@@ -114,6 +120,11 @@ def _usable(benchmark: Benchmark, table: pd.DataFrame) -> tuple[pd.DataFrame, di
         )
     counts = {str(name): int(count) for name, count in labels[ignored].value_counts().items()}
     return held_of(table[~ignored]), counts
+
+
+def left_out(ignored: Mapping[str, int]) -> str:
+    """Counts of ``usable_rows`` as text."""
+    return ", ".join(f"{name or 'without a label'}: {count}" for name, count in ignored.items())
 
 
 def make_folds(

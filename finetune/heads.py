@@ -217,6 +217,11 @@ def as_text(value: Any) -> str:
     return str(value)
 
 
+def plain(value: Any) -> Any:
+    """A cell as Python has it, for a message: NumPy's numbers show their type."""
+    return value.item() if isinstance(value, np.generic) else value
+
+
 def read_truth(head: Head, rows: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
     """Labels of a head as numbers.
 
@@ -240,7 +245,7 @@ def read_truth(head: Head, rows: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
     if len(refused):
         first, column = rows.iloc[int(refused[0, 0])], head.sources[int(refused[0, 1])]
         raise ValueError(
-            f"sample '{first['key']}': {column} = {first[column]!r} {what}"
+            f"sample '{first['key']}': {column} = {plain(first[column])!r} {what}"
             f" ({len(np.unique(refused[:, 0]))} such samples; head '{head.name}')"
         )
     if head.votes:  # a cell without a number is a rater's silence

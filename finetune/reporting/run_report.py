@@ -21,6 +21,7 @@ import yaml
 from threadpoolctl import threadpool_limits
 
 from finetune.benchmark import Benchmark, Published
+from finetune.folds import left_out
 from finetune.heads import Head
 from finetune.predictions import head_arrays, named_shares, of_head
 from finetune.record import CONFIG, Run
@@ -332,7 +333,6 @@ def _notes(run: Run) -> list[str]:
 def _facts_table(run: Run) -> Table:
     facts = run.facts
     crops = "" if facts.crops == ("whole",) else f" x {len(facts.crops)} ({', '.join(facts.crops)})"
-    ignored = ", ".join(f"{name}: {count}" for name, count in facts.ignored.items())
     told = {
         "start": facts.init,
         "checkpoint": facts.checkpoint,
@@ -347,7 +347,7 @@ def _facts_table(run: Run) -> Table:
             else "on one side of each fold alone (checked before training)"
         ),
         "samples tested": len(run.predictions),
-        "samples left out by the benchmark": ignored or "none",
+        "samples left out by the benchmark": left_out(facts.ignored) or "none",
         "epochs": facts.epochs,
         "batch": facts.batch_size,
         "highest learning rate": (

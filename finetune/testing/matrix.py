@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.patches import Rectangle
 
+from finetune.folds import left_out
 from finetune.record import Run
 from finetune.reporting import document as doc
 from finetune.scores import chance_score, metric_name
@@ -215,7 +216,6 @@ def _list(cells: Sequence[MatrixCell]) -> doc.Table:
         benchmark = run.benchmark
         named = benchmark.task == "classification"
         heads = [f"{head.name} ({', '.join(head.names)})" for head in benchmark.heads]
-        ignored = ", ".join(f"{name}: {count}" for name, count in run.facts.ignored.items())
         rows.append(
             [
                 cell.row,
@@ -228,7 +228,7 @@ def _list(cells: Sequence[MatrixCell]) -> doc.Table:
                 str(run.scores.num_samples),
                 "; ".join(heads) or ", ".join(benchmark.classes if named else benchmark.targets),
                 doc.number(chance_score(benchmark)),
-                ignored or "none",
+                left_out(run.facts.ignored) or "none",
             ]
         )
     columns = ["trained on", "tested on", "metric", "mean ± sd", "outputs averaged", "selection"]

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from finetune.benchmark import Benchmark, load_benchmark
-from finetune.folds import Fold, as_text, make_folds, usable_rows
+from finetune.folds import Fold, as_text, left_out, make_folds, usable_rows
 from hicmae.config import config_root
 from tests.support.finetune_fixtures import BENCHMARK, VALUES, split_benchmark
 
@@ -111,19 +111,22 @@ def test_unnamed_speakers_are_refused_unless_the_protocol_says_so() -> None:
     assert len(make_folds(split_benchmark(shared_speakers=True), rows)) == 2
 
 
-@pytest.mark.parametrize(
-    ("columns", "said"),
-    [
-        ({"emotion": ["low", "high", "hgih", "low"] * 2}, "'k2': emotion 'hgih' is no class"),
-        ({"emotion": ["low", None, "high", "low"] * 2}, "'k1': emotion '' is no class"),
-    ],
-)
-def test_a_label_outside_the_list_is_named_with_its_sample(
-    columns: dict[str, list[str]], said: str
-) -> None:
-    with pytest.raises(ValueError, match=said) as caught:
-        usable_rows(BENCHMARK, table(**columns))
+def test_a_label_outside_the_list_is_named_with_its_sample() -> None:
+    with pytest.raises(ValueError, match="'k2': emotion 'hgih' is no class") as caught:
+        usable_rows(BENCHMARK, table(emotion=["low", "high", "hgih", "low"] * 2))
     assert "2 such samples; classes: low, high" in str(caught.value)
+
+
+def test_a_missing_label_is_called_missing_and_counted_where_it_is_left_out() -> None:
+    emotion = ["", "high", None, "high", "low", "high", "low", "other"]
+    with pytest.raises(ValueError, match=r"'k0' has no emotion \(2 such .* leave them out with"):
+        divide(emotion=emotion)
+    with pytest.raises(ValueError, match=r"'k1': valence = nan is no finite number"):
+        divide(VALUES, valence=[0.5, np.nan, 0, 0, 1, 1, 1, 1])
+    ignoring = dataclasses.replace(BENCHMARK, ignore=("", "other"))
+    rows, ignored = usable_rows(ignoring, table(emotion=emotion))
+    assert len(rows) == 5
+    assert left_out(ignored) == "without a label: 2, other: 1"
 
 
 def test_labels_that_are_numbers_are_compared_as_written() -> None:
