@@ -35,7 +35,7 @@ from finetune.plan import Plan
 from finetune.processes import Share
 from finetune.settings import RecipeConfig
 from finetune.validation import EpochChoice, InnerSplit, inner_split
-from shards.reading.random_access import ShardDataset
+from shards.reading.random_access import ShardDataset, check_rate
 from shards.sample import collate
 from shards.schema import Skipped
 
@@ -83,7 +83,8 @@ def check_training(plan: Plan, folds: Sequence[Fold]) -> None:
 
     Raises: ValueError: votes that are no counts; a training side of which nothing can be kept out
         for the inner validation, or without the samples of each class that are wanted; a rank
-        of low-rank updates that a matrix does not have; more processes than samples.
+        of low-rank updates that a matrix does not have; more processes than samples; a sample of
+        another frame rate than the network's.
     """
     if plan.config.recipe.tuning == "lora":
         assert plan.num_parameters > 0  # a rank that a matrix does not have is refused here
@@ -92,6 +93,8 @@ def check_training(plan: Plan, folds: Sequence[Fold]) -> None:
         sides, choice, _ = sides_of(plan, fold)
         if plan.config.recipe.soft_labels:
             vote_shares(plan.benchmark, sides.train)
+        for rows in (sides.train, sides.validation, fold.test):
+            check_rate(plan.index.folder.resolve(), rows, plan.model.input)
         views = len(fold.test) * plan.config.recipe.num_segments
         judged = views if choice is None else len(choice.fold.test) * choice.num_segments
         fewest = min(len(sides.train), views, judged, len(sides.validation) or views)

@@ -11,6 +11,7 @@ an error that names it, or, in training and if asked for, left out and counted.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -84,12 +85,7 @@ class ShardDataset(torch.utils.data.Dataset[dict[str, Any] | Skipped]):
             raise ValueError(f"{folder}: no sample left to read (0 of {len(index.table)} rows)")
         if not (views == "train" or (isinstance(views, int) and views >= 1)):
             raise ValueError(f"views = {views!r} (allowed: 'train', or a number from 1)")
-        other = rows[rows["fps"] != input.fps]
-        if len(other):
-            raise ValueError(
-                f"{folder}: sample {other['key'].iloc[0]!r} has {other['fps'].iloc[0]:g} frames a "
-                f"second, the model takes {input.fps:g}; rebuild the shards at that rate"
-            )
+        check_rate(folder, rows, input)
         self.folder, self.input, self.views, self.seed = folder, input, views, seed
         self.modalities, self.on_bad = modalities, on_bad
         self._needed = needed_members(modalities, picture=require_picture, sound=require_sound)
@@ -179,3 +175,16 @@ class ShardDataset(torch.utils.data.Dataset[dict[str, Any] | Skipped]):
 
     def _read(self, row: Row, member: str, offset: int, length: int) -> bytes:
         return self._files.read(row.shard, offset, length, f"{row.where}: {member}")
+
+
+def check_rate(folder: Path, rows: pandas.DataFrame, input: InputConfig) -> None:
+    """Prove that rows of the index of a folder have the frame rate of a model.
+
+    Raises: ValueError: the first sample that has another.
+    """
+    other = rows[rows["fps"] != input.fps]
+    if len(other):
+        raise ValueError(
+            f"{folder}: sample {other['key'].iloc[0]!r} has {other['fps'].iloc[0]:g} frames a "
+            f"second, the model takes {input.fps:g}; rebuild the shards at that rate"
+        )

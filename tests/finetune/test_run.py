@@ -226,6 +226,7 @@ def test_a_wrong_mode_of_wandb_leaves_no_folder_behind(
         ({5: {"speaker": None}}, BENCHMARK, "sample 's2/005' has no speaker"),
         ({5: {"labels": {"emotion": "odd"}}}, BENCHMARK, "'s2/005': emotion 'odd' is no class"),
         ({5: {"labels": {"valence": "odd"}}}, VALUES, "'s2/005': valence = 'odd' is no finite"),
+        ({23: {"fps": 10.0}}, BENCHMARK, "'s3/023' has 10 frames a second, the model takes 25"),
     ],
 )
 def test_an_unfit_collection_is_refused_before_anything_is_written(
