@@ -21,6 +21,11 @@ if TYPE_CHECKING:
     from shards.index import Index
 
 _PERTURB = PerturbationConfig()
+# What an evaluation writes, besides its figures.
+_OF_EVALUATION = {
+    *("config.yaml", "benchmark.yaml", "predictions.jsonl", "scores.json", "fold.json"),
+    *("report.md", "report.html", "networks.md", "networks.json"),
+}
 
 
 def report(
@@ -418,6 +423,14 @@ def _check_output(out: Path, *, overwrite: bool) -> None:
     runs = [read_run(folder) for folder in runs_in(out)] if any(out.rglob("scores.json")) else []
     if not runs or not all(run.facts.evaluates for run in runs):
         raise ValueError(f"{out}: holds something else than evaluations, so it is not deleted")
+    for path in sorted(out.rglob("*")):
+        drawn = path.suffix in (".png", ".jpg") and "figures" in path.relative_to(out).parts
+        if path.is_dir() or drawn or path.name in _OF_EVALUATION or path.suffix == ".part":
+            continue
+        raise ValueError(
+            f"{out}: holds something else than evaluations ({path.relative_to(out)}), so it is not"
+            " deleted; move that away, or name another folder"
+        )
 
 
 def _shards(inputs: list[Path], *, segments: int, hop: float | None) -> Index | None:

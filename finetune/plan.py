@@ -332,20 +332,37 @@ def resolve(benchmark: Benchmark, config: FinetuneConfig) -> Resolved:
 
 
 def prepare_folder(
-    out: Path, folds: Sequence[Fold], digest: str, *, resume: bool, overwrite: bool
+    out: Path,
+    folds: Sequence[Fold],
+    digest: str,
+    *,
+    resume: bool,
+    overwrite: bool,
+    reads: Sequence[Path] = (),
 ) -> None:
     """Make the run folder, or make sure that what is in it belongs to this run.
 
-    Raises: ValueError: a run is there and is neither to be finished nor deleted, or was made with
-        another configuration.
+    Args:
+        reads: What the run is made from, which must not be deleted with what is there.
+
+    Raises: ValueError: a run is there and is neither to be finished nor deleted, is one of
+        pretraining, holds what is read, or was made with another configuration.
     """
     if resume and overwrite:
         raise ValueError("resume and overwrite contradict each other; give one of them")
     if out.exists() and not out.is_dir():
         raise ValueError(f"{out}: is a file; name a folder for the run")
     if out.is_dir() and any(out.iterdir()):
+        if (out / "checkpoints").exists():  # those of a fine-tuning run are in its folds
+            raise ValueError(f"{out}: holds a pretraining run; name another folder")
         if overwrite and not (out / CONFIG).is_file():
             raise ValueError(f"{out}: is no run folder (no {CONFIG}), so it is not deleted")
+        inside = [path for path in reads if path.resolve().is_relative_to(out.resolve())]
+        if overwrite and inside:
+            raise ValueError(
+                f"{out}: holds {inside[0]}, which this run reads, so it is not deleted; name"
+                " another folder"
+            )
         if overwrite:
             shutil.rmtree(out)
         elif not resume:

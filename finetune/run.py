@@ -160,7 +160,15 @@ def finetune(
         check_training(plan, divided)
     known = [check_unseen(what, plan.checkpoint, divided, allow=allow_seen) for plan in plans]
     for plan in plans:
-        prepare_folder(plan.out, divided, plan.digest, resume=resume, overwrite=overwrite)
+        weights = [] if plan.checkpoint is None else [plan.checkpoint.path]
+        prepare_folder(
+            plan.out,
+            divided,
+            plan.digest,
+            resume=resume,
+            overwrite=overwrite,
+            reads=[index.folder, *weights],
+        )
     console = output_console()
     finished: dict[Path, list[Run]] = {}
     for plan, seen in zip(plans, known, strict=True):

@@ -253,6 +253,16 @@ def test_several_runs_are_evaluated_under_their_names(
     assert "(2 seeds)" in (tmp_path / "report.md").read_text()
 
 
+def test_what_no_evaluation_wrote_is_not_deleted_with_one(
+    finished: Path, tested: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(tested, tmp_path / "all" / "first")
+    (tmp_path / "all" / "notes.txt").write_text("years of work")
+    with pytest.raises(ValueError, match=r"all: holds something else .*\(notes.txt\)"):
+        again(finished, tmp_path / "all", overwrite=True)
+    assert (tmp_path / "all" / "notes.txt").is_file()
+
+
 @pytest.mark.slow
 def test_what_cannot_be_evaluated_is_refused_in_one_line(
     finished: Path, tested: Path, shards: Path, tmp_path: Path

@@ -339,6 +339,27 @@ def test_overwriting_spares_folders_that_hold_no_run(tmp_path: Path, train: Trai
     assert (tmp_path / "mine" / "thesis.txt").is_file()
 
 
+@pytest.mark.parametrize("options", [{}, {"overwrite": True}, {"resume": True}])
+def test_a_pretraining_run_is_neither_deleted_nor_written_into(
+    options: dict[str, bool], tmp_path: Path, train: Train
+) -> None:
+    (tmp_path / "pretrained" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "pretrained" / "config.yaml").write_text("seed: 1")
+    with pytest.raises(ValueError, match="pretrained: holds a pretraining run; name another"):
+        train(name="pretrained", **options)
+    assert (tmp_path / "pretrained" / "config.yaml").read_text() == "seed: 1"
+
+
+def test_a_run_is_not_deleted_with_what_the_next_one_reads(
+    tmp_path: Path, shards: Path, train: Train
+) -> None:
+    inside = shutil.copytree(shards, tmp_path / "run" / "shards")
+    (tmp_path / "run" / "config.yaml").touch()
+    with pytest.raises(ValueError, match=r"/run: holds .*/run/shards, which this run reads"):
+        train(on=inside, overwrite=True)
+    assert (inside / "index.parquet").is_file()
+
+
 def test_a_training_that_fails_leaves_no_half_fold(tmp_path: Path, train: Train) -> None:
     with pytest.raises(ValueError, match=r"lower optimizer\.learning_rate"):
         train(optimizer=OptimizerConfig(learning_rate=1e30, warmup_epochs=0))
