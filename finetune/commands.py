@@ -51,7 +51,8 @@ def report(
             runs or more, else this one.
 
     Raises: FileNotFoundError: no such run. ValueError: a run that is not finished or damaged, or
-        two that share a name, a report in place of a run's own, or no worker.
+        two that share a name, a report in place of a run's own or named as its HTML is, or no
+        worker.
     """
     from finetune.record import read_run, runs_in
     from finetune.reporting.comparison import (
@@ -61,14 +62,21 @@ def report(
         runs_table,
         summary_table,
     )
-    from finetune.reporting.document import Section, output_console, write_document
+    from finetune.reporting.document import Section, html_path, output_console, write_document
     from finetune.reporting.run_report import REPORT, scores_table, write_run_reports
 
     if workers is not None and workers < 1:
         raise ValueError(f"workers = {workers} (must be at least 1, or null: one a core)")
     found = [read_run(folder) for given in runs for folder in runs_in(given)]
     pairs = name_runs(found)
-    if any(out.resolve() == (run.folder / REPORT).resolve() for run in found):
+    if out.suffix.lower() in (".html", ".htm"):
+        raise ValueError(
+            f"{out}: out is the Markdown file, and the HTML goes beside it; name it"
+            f" {out.with_suffix('.md')}"
+        )
+    files = {out.resolve(), html_path(out).resolve()}
+    own_reports = [(run.folder / REPORT).resolve() for run in found]
+    if not files.isdisjoint({*own_reports, *map(html_path, own_reports)}):
         raise ValueError(f"{out}: is a run's own report; choose another file for the comparison")
     groups = group_runs(pairs)
     own = write_run_reports([run for _, run in pairs], shards=shards, html=html, workers=workers)
@@ -252,12 +260,17 @@ def matrix(*, runs: list[Path], out: Path = Path("matrix.md")) -> None:
         out: Markdown file to write; a JSON file of the same name and a figure go beside it.
 
     Raises: FileNotFoundError: no such run. ValueError: evaluations of one cell that were made in
-        different ways.
+        different ways, or a page named as its JSON file is.
     """
     from finetune.record import read_run, runs_in
     from finetune.reporting.document import output_console
     from finetune.testing.matrix import write_matrix
 
+    if out.suffix.lower() == ".json":
+        raise ValueError(
+            f"{out}: out is the Markdown file, and the JSON goes beside it; name it"
+            f" {out.with_suffix('.md')}"
+        )
     table = write_matrix([read_run(folder) for given in runs for folder in runs_in(given)], out)
     console = output_console()
     console.print(table.terminal())

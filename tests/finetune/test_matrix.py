@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from finetune.benchmark import Benchmark
-from finetune.commands import evaluate, matrix
+from finetune.commands import evaluate, matrix, report
 from finetune.heads import Head
 from finetune.predictions import make_prediction
 from finetune.record import read_run
@@ -128,3 +129,16 @@ def test_chance_of_several_heads_is_not_said_to_be_none(trained: Path, tmp_path:
     )
     write_matrix([run], tmp_path / "matrix.md")
     assert "| emotion (low, high); values (valence) | n/a |" in (tmp_path / "matrix.md").read_text()
+
+
+def test_a_page_is_not_written_where_its_companion_or_another_report_goes(
+    trained: Path, tmp_path: Path
+) -> None:
+    run = shutil.copytree(trained / "run", tmp_path / "run")
+    for name in ("report.md", "report"):
+        with pytest.raises(ValueError, match="is a run's own report"):
+            report(runs=[run], out=run / name)
+    with pytest.raises(ValueError, match=r"out.html: .* name it .*out\.md"):
+        report(runs=[run], out=tmp_path / "out.html")
+    with pytest.raises(ValueError, match=r"out.json: .* name it .*out\.md"):
+        matrix(runs=[run], out=tmp_path / "out.json")
