@@ -346,7 +346,8 @@ def prepare_folder(
         reads: What the run is made from, which must not be deleted with what is there.
 
     Raises: ValueError: a run is there and is neither to be finished nor deleted, is one of
-        pretraining, holds what is read, or was made with another configuration.
+        pretraining or several of a sweep, holds what is read, or was made with another
+        configuration.
     """
     if resume and overwrite:
         raise ValueError("resume and overwrite contradict each other; give one of them")
@@ -357,6 +358,17 @@ def prepare_folder(
             raise ValueError(f"{out}: holds a pretraining run; name another folder")
         if overwrite and not (out / CONFIG).is_file():
             raise ValueError(f"{out}: is no run folder (no {CONFIG}), so it is not deleted")
+        below = (
+            []
+            if (out / CONFIG).is_file()
+            else [*out.glob(f"*/{CONFIG}"), *out.glob(f"*/*/{CONFIG}")]
+        )
+        if resume and below:
+            names = ", ".join(sorted({str(path.parent.relative_to(out)) for path in below})[:5])
+            raise ValueError(
+                f"{out}: holds runs of several seeds or modalities ({names}); give --seeds and"
+                " --modalities as they were, or name another folder"
+            )
         inside = [path for path in reads if path.resolve().is_relative_to(out.resolve())]
         if overwrite and inside:
             raise ValueError(

@@ -12,7 +12,7 @@ import pytest
 import finetune.fold
 from finetune.commands import report
 from finetune.fold import train_fold
-from finetune.plan import members, parse_seeds
+from finetune.plan import members, parse_seeds, prepare_folder
 from finetune.record import read_run, runs_in
 from finetune.reporting.entries import group_seeds
 from hicmae.settings import ModelConfig
@@ -149,6 +149,16 @@ def test_every_run_of_a_sweep_has_its_folder(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").touch()
     with pytest.raises(ValueError, match="holds a run; name another folder"):
         folders("audio", seeds=[0], by_seed=True)
+
+
+def test_a_sweep_is_not_resumed_as_one_run_among_its_own(tmp_path: Path) -> None:
+    for name in ("video/seed-0", "video/seed-1"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "config.yaml").touch()
+    for out in (tmp_path, tmp_path / "video"):
+        with pytest.raises(ValueError, match=r"several seeds or modalities .*seed-0.*--seeds and"):
+            prepare_folder(out, [], "digest", resume=True, overwrite=False)
+    prepare_folder(tmp_path / "video" / "seed-0", [], "digest", resume=True, overwrite=False)
 
 
 def test_seeds_are_whole_numbers_once_each() -> None:
