@@ -24,7 +24,6 @@ from torch.utils.data import DataLoader
 from hicmae.config import from_options
 from hicmae.settings import InputConfig
 from pretrain.settings import DataConfig, PretrainConfig
-from shards.index import Index
 from shards.reading.files import ShardFolder, open_folder
 from shards.reading.random_access import ShardDataset
 from shards.reading.streaming import ClipStream, StreamConfig
@@ -53,10 +52,7 @@ def survey(config: DataConfig) -> Survey:
     """
     opened = [open_folder(folder, config.cache) for folder in config.folders]
     # Shards of several folders have the same names.
-    tables = [
-        _rows(folder.index, config.split).assign(folder=str(name))
-        for name, folder in zip(config.folders, opened, strict=True)
-    ]
+    tables = [_rows(folder, config.split).assign(folder=folder.name) for folder in opened]
     table = pandas.concat(tables, ignore_index=True)
     for member in config.needed:
         what = LACKED[member]
@@ -201,7 +197,7 @@ def fixed_clips(config: DataConfig, input: InputConfig, count: int) -> dict[str,
     needed = needed_members(config.modalities, picture=True, sound=True)
     for folder in config.folders:
         opened = open_folder(folder, config.cache)
-        rows = _rows(opened.index, config.split)
+        rows = _rows(opened, config.split)
         for member in needed:
             rows = rows[rows[f"{member}_length"] > 0]
         rows = rows.sort_values("key")
@@ -240,13 +236,14 @@ def fixed_clips(config: DataConfig, input: InputConfig, count: int) -> dict[str,
     return collate(clips)
 
 
-def _rows(index: Index, split: str) -> pandas.DataFrame:
+def _rows(folder: ShardFolder, split: str) -> pandas.DataFrame:
     """The rows of a split; ValueError where there are none."""
-    table = index.table if split == "all" else index.table[index.table["split"] == split]
+    every = folder.index.table
+    table = every if split == "all" else every[every["split"] == split]
     if table.empty:
-        found = ", ".join(sorted(index.table["split"].unique())) or "nothing"
+        found = ", ".join(sorted(every["split"].unique())) or "nothing"
         raise ValueError(
-            f"{index.folder}: no samples of split {split!r} (found {found}); choose with "
+            f"{folder.name}: no samples of split {split!r} (found {found}); choose with "
             "--data.split, or all"
         )
     return table

@@ -48,6 +48,14 @@ def test_a_split_that_is_not_there_is_refused_with_those_that_are(partly_silent:
         survey(DataConfig(shards=partly_silent, split="val"))
 
 
+def test_a_folder_elsewhere_is_named_by_its_url_and_not_by_its_copy(
+    partly_silent: Path, tmp_path: Path
+) -> None:
+    url, cache = f"file://{partly_silent}", CacheConfig(folder=tmp_path / "cache")
+    with pytest.raises(ValueError, match=rf"^{re.escape(url)}: no samples of split 'val'"):
+        survey(DataConfig(shards=url, split="val", cache=cache))
+
+
 def test_pictures_are_made_of_the_same_whole_clips_with_sound(
     partly_silent: Path, tiny_model_config: ModelConfig
 ) -> None:
