@@ -12,6 +12,7 @@ longest ago are removed; a process that still reads one keeps its open file.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import logging
 import os
@@ -36,6 +37,8 @@ log = logging.getLogger(__name__)
 
 _BLOCK_BYTES = 1 << 20
 _ATTEMPTS = 3
+# A web server that sends nothing for so long is given up; one that sends, however slowly, is not.
+_SILENT_SECONDS = 300.0
 _PIPE = "pipe:"
 _PACKAGES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "hf": "huggingface_hub"}
 
@@ -100,8 +103,12 @@ class RemoteFolder:
                 while block := stream.read(_BLOCK_BYTES):
                     yield block
         except FileNotFoundError as error:
-            # HTTP says so of a server that does not answer, too.
-            raise RemoteError(f"{self.url}: {name} is not there, or cannot be reached") from error
+            # HTTP says so of a server that refuses, or does not answer, too.
+            cause = error.__cause__
+            why = "" if cause is None or isinstance(cause, type(error)) else f" ({_line(cause)})"
+            raise RemoteError(
+                f"{self.url}: {name} is not there, or cannot be reached{why}"
+            ) from error
         except ImportError as error:
             package = _PACKAGES.get(self.url.split(":")[0])
             remedy = f"; pip install {package}" if package else ""
@@ -117,8 +124,14 @@ class RemoteFolder:
             return gopen(self.url.replace("{}", shlex.quote(name)), "rb")
         import fsspec
 
-        # As a stream: fsspec's buffered reader asks for ranges, which not every web server knows.
-        stream = {"block_size": 0} if self.url.startswith(("http://", "https://")) else {}
+        stream: dict[str, Any] = {}
+        if self.url.startswith(("http://", "https://")):
+            import aiohttp
+
+            # As a stream: fsspec's buffered reader asks for ranges, which not every web server
+            # knows. Left alone, a file must be there within five minutes, whatever its size.
+            patience = aiohttp.ClientTimeout(sock_connect=30.0, sock_read=_SILENT_SECONDS)
+            stream = {"block_size": 0, "client_kwargs": {"timeout": patience}}
         return fsspec.open(f"{self.url.rstrip('/')}/{name}", "rb", **stream)
 
 
@@ -265,5 +278,7 @@ class RemoteShards:
                     total -= size
 
 
-def _line(error: Exception) -> str:
+def _line(error: BaseException) -> str:
+    if isinstance(error, asyncio.TimeoutError) and not str(error):
+        return "it sent nothing for too long"
     return " ".join(str(error).split()) or type(error).__name__

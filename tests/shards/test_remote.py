@@ -9,17 +9,20 @@ import os
 import shutil
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import fsspec
 import pytest
 import torch
+from fsspec.implementations.http import HTTPFileSystem
 
 from shards.index import read_index
 from shards.reading.files import open_folder
 from shards.reading.random_access import ShardDataset
-from shards.reading.remote import CacheConfig, RemoteFolder, RemoteShards
+from shards.reading.remote import CacheConfig, RemoteError, RemoteFolder, RemoteShards
 from shards.schema import ClipError, ShardError
 from tests.support.shard_fixtures import INPUT, make_sample, write_shards
 from tests.support.stream_fixtures import (
@@ -53,24 +56,32 @@ def in_memory(folder: Path) -> Iterator[str]:
     files.rm("/far", recursive=True)
 
 
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@contextmanager
+def serving(handler: Any) -> Iterator[str]:
+    """The URL of a server."""
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
 @pytest.fixture
 def served(folder: Path) -> Iterator[tuple[str, list[str]]]:
     """The same files over HTTP, and the names that were asked for."""
     asked: list[str] = []
 
-    class Handler(http.server.SimpleHTTPRequestHandler):
+    class Handler(Quiet):
         def do_GET(self) -> None:
             asked.append(self.path[1:])
             super().do_GET()
 
-        def log_message(self, *_: Any) -> None:
-            pass
-
-    handler = functools.partial(Handler, directory=str(folder))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}", asked
-        server.shutdown()
+    with serving(functools.partial(Handler, directory=str(folder))) as url:
+        yield url, asked
 
 
 def cached(cache: CacheConfig) -> list[str]:
@@ -120,6 +131,37 @@ def test_a_large_shard_of_a_server_that_knows_no_ranges_is_fetched(
         assert served[1] == [large.name]
     finally:
         large.unlink()
+
+
+def test_a_slow_server_is_given_the_time_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Slow(Quiet):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Length", "6")
+            self.end_headers()
+            for _ in range(6):
+                threading.Event().wait(0.1)
+                self.wfile.write(b"x")
+
+        do_HEAD = Quiet.do_HEAD  # of a file that is not there, so that it is asked for itself
+
+    # What is not said otherwise must be over by then: five minutes, in short.
+    monkeypatch.setattr(aiohttp.client, "DEFAULT_TIMEOUT", aiohttp.ClientTimeout(total=0.3))
+    HTTPFileSystem.clear_instance_cache()
+    with serving(Slow) as url:
+        assert b"".join(RemoteFolder(url).blocks("slow.tar")) == b"xxxxxx"
+        monkeypatch.setattr("shards.reading.remote._SILENT_SECONDS", 0.01)
+        with pytest.raises(RemoteError, match=r"slow.tar .*(it sent nothing|[Tt]imeout)"):
+            list(RemoteFolder(url).blocks("slow.tar"))
+
+
+def test_what_a_server_answers_is_said() -> None:
+    class Refusing(Quiet):
+        def do_GET(self) -> None:
+            self.send_error(403)
+
+    with serving(Refusing) as url, pytest.raises(RemoteError, match=r"json .*403.*Forbidden"):
+        list(RemoteFolder(url).blocks("index.json"))
 
 
 def test_processes_fetch_each_shard_once_and_later_runs_none(
