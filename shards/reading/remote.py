@@ -190,15 +190,24 @@ class RemoteShards:
 
         Raises:
             ClipError: It cannot be had, or is not the one that the index describes.
+            ValueError: The cache cannot be written.
         """
         path = self._path(shard)
-        if not self._touch(path):
-            with self._locked(path.stem):
-                if not self._touch(path):
-                    for left in self.folder.glob(f".{path.name}.*.part"):
-                        left.unlink()  # by a process that was killed
-                    self._try(shard, path)
-                    self._make_room(path)
+        try:
+            if not self._touch(path):
+                with self._locked(path.stem):
+                    if not self._touch(path):
+                        for left in self.folder.glob(f".{path.name}.*.part"):
+                            left.unlink()  # by a process that was killed
+                        self._try(shard, path)
+                        self._make_room(path)
+        except OSError as error:
+            # No fault of the shard, which nobody is to skip for it.
+            raise ValueError(
+                f"{self.folder}: the cache cannot hold {shard} ({error.strerror or _line(error)}); "
+                f"make room, lower cache.gigabytes = {self.config.gigabytes:g}, or choose another "
+                "cache.folder"
+            ) from error
         return path
 
     def holds(self, shard: str) -> bool:

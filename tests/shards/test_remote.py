@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import http.server
 import multiprocessing
@@ -258,6 +259,20 @@ def test_a_copy_that_goes_bad_in_the_cache_is_fetched_again(
     batches_equal(one_epoch(url, cache=cache), expected)
     dataset = ShardDataset(open_folder(url, cache), input=INPUT)
     assert all(isinstance(dataset[number], dict) for number in range(23))
+
+
+def test_a_cache_that_cannot_be_written_is_no_fault_of_the_samples(
+    folder: Path, cache: CacheConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: Any, block: bytes) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    stream = stream_of(f"file://{folder}", cache=cache, batch_size=4)  # skips bad samples
+    monkeypatch.setattr("shards.reading.remote.DigestingFile.write", full)
+    with pytest.raises(ValueError, match=r"cache cannot hold train-.*No space.*gigabytes") as error:
+        next(iter(stream))
+    assert not isinstance(error.value, ClipError)
+    assert str(error.value).startswith(str(cache.folder))
 
 
 def fetch(config: CacheConfig, url: str, barrier: Any, results: Any) -> None:
