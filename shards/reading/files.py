@@ -10,6 +10,7 @@ import time
 from collections import Counter, OrderedDict
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -128,17 +129,14 @@ class ShardFiles:
         if self.remote is None:
             return self.folder / shard
         self._forget_parent()
-        failure = self._failures.get(shard)
-        if failure is not None and time.monotonic() - failure[0] < _FAILED_SECONDS:
-            raise failure[1]
+        self._raise_failure(shard)
         fetch = self._fetches.pop(shard, None)
-        try:
-            if fetch is not None:
-                fetch.result()  # and it may have gone since
-            return self.remote.fetch(shard)
-        except ClipError as error:
-            self._failures[shard] = (time.monotonic(), error)
-            raise
+        if fetch is not None:
+            # What failed then need not fail now: this process may not have wanted the shard since.
+            with suppress(ClipError):
+                fetch.result()
+            self._raise_failure(shard)
+        return self._fetch(shard)
 
     def prefetch(self, shard: str) -> None:
         """Begin to fetch a shard that will be wanted soon, beside this, after those before it."""
@@ -149,7 +147,7 @@ class ShardFiles:
             return
         if self._fetcher is None:
             self._fetcher = ThreadPoolExecutor(_FETCHES_AT_ONCE, thread_name_prefix="fetch-shards")
-        self._fetches[shard] = self._fetcher.submit(self.remote.fetch, shard)
+        self._fetches[shard] = self._fetcher.submit(self._fetch, shard)
 
     def mend(self, shard: str) -> bool:
         """Whether what was wrong with a shard may be put right by reading it again.
@@ -179,6 +177,20 @@ class ShardFiles:
 
     def __del__(self) -> None:
         self.close()
+
+    def _fetch(self, shard: str) -> Path:
+        assert self.remote is not None
+        try:
+            return self.remote.fetch(shard)
+        except ClipError as error:
+            self._failures[shard] = (time.monotonic(), error)
+            raise
+
+    def _raise_failure(self, shard: str) -> None:
+        """Raise why a shard could not be fetched just now, if so."""
+        failure = self._failures.get(shard)
+        if failure is not None and time.monotonic() - failure[0] < _FAILED_SECONDS:
+            raise failure[1]
 
     def _forget_parent(self) -> None:
         """In a forked child: the handles are its own copies, the thread is not there."""

@@ -191,6 +191,19 @@ def test_the_next_shard_is_fetched_before_it_is_read(
     assert sum(name.endswith(".tar") for name in asked) == 2
 
 
+def test_a_fetch_ahead_that_failed_long_ago_does_not_count(
+    folder: Path, tmp_path: Path, cache: CacheConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    far, name = Path(shutil.copytree(folder, tmp_path / "far")), "train-000000.tar"
+    files = open_folder(f"file://{far}", cache).files
+    (far / name).rename(far / "away")
+    files.prefetch(name)
+    assert isinstance(files._fetches[name].exception(timeout=60), ClipError)
+    (far / "away").rename(far / name)
+    monkeypatch.setattr("shards.reading.files._FAILED_SECONDS", 0.0)  # the minute is over
+    assert files.path(name).exists()
+
+
 def test_random_access_goes_through_the_same_cache(
     folder: Path, served: tuple[str, list[str]], cache: CacheConfig
 ) -> None:
