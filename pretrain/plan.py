@@ -215,6 +215,11 @@ def show(plan: Plan, console: Console, *, clips_per_second: float | None, may_ex
         console.print(line)
     console.print(_memory_table(plan))
     there = _shared_memory()
+    away = sum(
+        corpus.files[folder].remote is not None
+        for corpus in plan.stream.corpora
+        for folder, _ in corpus.shards
+    )
     console.print(
         f"shared memory: readers fill up to {_gib(plan.reader_bytes)} of a node's "
         f"({plan.processes.devices} processes x {plan.config.workers} workers)"
@@ -228,7 +233,9 @@ def show(plan: Plan, console: Console, *, clips_per_second: float | None, may_ex
     console.print(
         f"checked: {sum(1 for _ in _tars(plan.config.data.folders))} shards to train on"
         + (f", {sum(1 for _ in _tars(probed))} to probe on" if probed else "")
-        + ", all there, whole in size and readable; the run folder can be written"
+        + ", all there, whole in size and readable"
+        + (f"; {away} elsewhere were not looked at" if away else "")
+        + "; the run folder can be written"
     )
 
 

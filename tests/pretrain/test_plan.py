@@ -23,6 +23,7 @@ from pretrain.settings import (
     PretrainConfig,
     count_steps,
 )
+from shards.reading.remote import CacheConfig
 from tests.support.pretrain_shards import Train
 
 
@@ -338,3 +339,15 @@ def test_too_many_checkpoints_for_the_disk_are_refused(train: Train, tmp_path: P
     log = LogConfig(keep=10_000_000, pictures_every=0, progress=False)
     with pytest.raises(ValueError, match=r"free, checkpoints take up to .* GiB; keep fewer"):
         train(tmp_path / "run", log=log, dry_run=True)
+
+
+def test_a_dry_run_says_which_shards_it_has_not_looked_at(
+    train: Train, shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = DataConfig(
+        shards=(str(shards), f"file://{shards}"), cache=CacheConfig(folder=tmp_path / "cache")
+    )
+    train(tmp_path / "run", data=data, dry_run=True)
+    said = " ".join(capsys.readouterr().out.split())
+    assert "checked: 2 shards to train on" in said
+    assert "readable; 2 elsewhere were not looked at; the run folder" in said
