@@ -9,6 +9,7 @@ sha256, num_samples), ``refused`` by cause and ``ignored`` by suffix.
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -158,6 +159,13 @@ def read_index(folder: Path | str) -> Index:
     """
     folder = Path(folder)
     if not folder.is_dir():
+        # As a path it has lost one of two slashes.
+        if elsewhere := re.match(r"(pipe:)|([A-Za-z][A-Za-z0-9+.-]+:)/", str(folder)):
+            url = f"{elsewhere[2]}//{str(folder)[elsewhere.end() :]}" if elsewhere[2] else folder
+            raise FileNotFoundError(
+                f"{url}: shards elsewhere are read by `hicmae pretrain --data.shards` alone; copy "
+                "the folder to this machine"
+            )
         raise FileNotFoundError(f"{folder}: no such folder of shards")
     missing = [name for name in (TABLE_NAME, INFO_NAME) if not (folder / name).is_file()]
     if (folder / JOURNAL_NAME).exists():

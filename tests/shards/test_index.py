@@ -127,6 +127,16 @@ def test_an_index_of_another_version_or_a_damaged_one_is_refused(tmp_path: Path)
         read_index(tmp_path)
 
 
+@pytest.mark.parametrize("url", ["https://host/a/shards", "s3://bucket/shards", "pipe:cat /a/{}"])
+def test_a_folder_elsewhere_is_not_called_absent(url: str) -> None:
+    with pytest.raises(FileNotFoundError) as error:
+        read_index(Path(url))
+    assert str(error.value) == (
+        f"{url}: shards elsewhere are read by `hicmae pretrain --data.shards` alone; copy the "
+        "folder to this machine"
+    )
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """25, 50 and 75 frames; two speakers and one unknown; two classes and a gap."""
