@@ -395,7 +395,7 @@ def _trainer(
     shows = config.trainer.progress and sys.stderr.isatty()
     if devices == 1:
         rank_zero_only.rank = 0  # type: ignore[attr-defined]  # how Lightning keeps it
-    return pl.Trainer(
+    trainer = pl.Trainer(
         accelerator="gpu" if device.type == "cuda" else "cpu",
         devices=[device.index] if ":" in config.device else devices,
         strategy=_strategy(plan, device),
@@ -413,6 +413,11 @@ def _trainer(
         enable_model_summary=False,
         enable_progress_bar=shows,
     )
+    # Lightning notes a SIGTERM, looks at that between batches, at other times not at all, and ends
+    # the program as if all were done. Left alone, the signal ends it, and says so.
+    signals = trainer._signal_connector
+    signals.register_signal_handlers = lambda: None  # type: ignore[method-assign]
+    return trainer
 
 
 def _strategy(plan: Plan, device: torch.device) -> DDPStrategy | str:

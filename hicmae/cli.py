@@ -80,7 +80,7 @@ def dispatch(
         verbs: Name -> command; a name of two words is of a group.
         renamed: Name of a command -> its options that had another name once, see ``make_parser``.
 
-    Returns: the exit status (0 done, 2 bad input, 130 interrupted).
+    Returns: the exit status (0 done, 2 bad input, 130 interrupted, 143 ended by SIGTERM).
     """
     debug = os.environ.get("HICMAE_DEBUG", "") not in ("", "0")
     settle()
@@ -111,6 +111,15 @@ def dispatch(
             raise
         print(f"\n{_program(name)}: interrupted", file=sys.stderr)
         return 130
+    except SystemExit as error:
+        # What Lightning makes of Ctrl-C, and of a SIGTERM the status of success; neither says so.
+        if isinstance(error.__context__, KeyboardInterrupt):
+            print(f"\n{_program(name)}: interrupted", file=sys.stderr)
+            return 130
+        if error.code is None and type(error).__name__ == "SIGTERMException":
+            print(f"{_program(name)}: ended by SIGTERM", file=sys.stderr)
+            return 143
+        raise
     except BrokenPipeError:
         # The reader of our output is gone (`| head`); a later flush must not complain either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

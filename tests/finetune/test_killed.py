@@ -120,6 +120,21 @@ def test_a_resumed_fold_trains_the_missing_epochs_alone(
     assert not partial.exists()
 
 
+def test_a_fold_leaves_the_signal_that_ends_a_program_as_it_is(
+    monkeypatch: pytest.MonkeyPatch, train: Train
+) -> None:
+    found = []
+    started = FinetuneModule.on_train_epoch_start
+
+    def note(module: FinetuneModule) -> None:
+        found.append(signal.getsignal(signal.SIGTERM))
+        started(module)
+
+    monkeypatch.setattr(FinetuneModule, "on_train_epoch_start", note)
+    train(epochs=1, folds="1")
+    assert found == [signal.getsignal(signal.SIGTERM)]
+
+
 def test_a_fold_that_is_killed_while_it_is_finished_is_finished_with_all_its_rows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, train: Train
 ) -> None:

@@ -16,6 +16,7 @@ from typing import Literal
 
 import pytest
 import torch
+from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from hicmae.__main__ import RENAMED, VERBS, main
 from hicmae.cli import Verb, make_parser
@@ -108,6 +109,13 @@ def fail(*, kind: str) -> int:
         raise OSError(errno.ENOSPC, "No space left on device", "out.tar")
     if kind == "interrupt":
         raise KeyboardInterrupt
+    if kind == "lightning's interrupt":
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt:
+            sys.exit(1)
+    if kind == "lightning's SIGTERM":
+        raise SIGTERMException
     if kind == "bug":
         raise TypeError("a bug")
     if kind.startswith("worker "):
@@ -392,6 +400,15 @@ def test_a_module_of_the_users_that_is_in_the_way_is_named(tmp_path: Path, room:
 def test_an_interrupt_is_status_130(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["fail", "--kind", "interrupt"]) == 130
     assert capsys.readouterr().err.strip() == "hicmae fail: interrupted"
+
+
+def test_signals_that_lightning_has_caught_are_said_and_no_success(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["fail", "--kind", "lightning's interrupt"]) == 130
+    assert capsys.readouterr().err.strip() == "hicmae fail: interrupted"
+    assert main(["fail", "--kind", "lightning's SIGTERM"]) == 143
+    assert capsys.readouterr().err.strip() == "hicmae fail: ended by SIGTERM"
 
 
 def test_debugging_shows_the_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
