@@ -103,6 +103,19 @@ def run_processes(
         _interrupt(context.processes)
 
 
+def refuse_torchrun(environ: Mapping[str, str]) -> None:
+    """Refuse to be one of several processes that torchrun has started: each would do all the work.
+
+    Raises: ValueError: this is one.
+    """
+    number = environ.get("WORLD_SIZE", "1")
+    if "TORCHELASTIC_RUN_ID" in environ and number != "1":
+        raise ValueError(
+            f"torchrun started {number} processes (WORLD_SIZE), and each would train all folds into"
+            f" the same folder; start it without torchrun, with --hardware.devices {number}"
+        )
+
+
 def from_all(value: Any) -> list[Any]:
     """What each process has, by rank; every process must call this. One process: its own."""
     if not (distributed.is_available() and distributed.is_initialized()):

@@ -6,6 +6,7 @@ after fold is trained (``finetune/fold.py``), and what they predicted is scored 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -128,7 +129,7 @@ def finetune(
     Raises:
         ValueError: Settings that do not go together; labels, speakers or sounds that the
             benchmark cannot use; a checkpoint of another size, or that has seen the test side; a
-            folder that holds a run.
+            folder that holds a run; several processes, started by torchrun.
         FileNotFoundError: No such benchmark, folder of shards or model file.
     """
     options = locals()
@@ -137,6 +138,7 @@ def finetune(
     from finetune.data import check_modalities, check_training
     from finetune.folds import check_unseen, make_folds, usable_rows
     from finetune.plan import make_plan, members, parse_seeds, prepare_folder
+    from finetune.processes import refuse_torchrun
     from finetune.record import BENCHMARK, CONFIG
     from finetune.reporting.document import output_console
     from finetune.reporting.entries import seeds_table, write_seed_summary
@@ -144,6 +146,7 @@ def finetune(
     from hicmae.config import from_options, save_yaml, to_dict
     from shards.index import read_index
 
+    refuse_torchrun(os.environ)
     config = from_options(FinetuneConfig, options)
     what = load_benchmark(benchmark)
     index = read_index(shards)

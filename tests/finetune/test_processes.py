@@ -44,6 +44,16 @@ from tests.support.finetune_fixtures import (
 )
 
 
+def test_processes_of_torchrun_that_would_share_a_folder_are_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, train: Train
+) -> None:
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match=r"torchrun started 2 .*--hardware\.devices 2$"):
+        train()
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize(("number", "batch"), [(23, 6), (24, 6), (5, 6), (4, 6)])
 def test_the_processes_batches_are_together_those_of_one(number: int, batch: int) -> None:
     def batches(rank: int, of: int) -> list[list[int]]:
