@@ -221,6 +221,7 @@ def meet(
     world_size: int,
     device: torch.device,
     out: str,
+    data: str,
     checkpoint: str,
     timeout_seconds: int,
 ) -> str:
@@ -231,12 +232,13 @@ def meet(
         rank, world_size: Which process of how many this is.
         device: Which backend talks between the processes: gloo on CPUs, NCCL on GPUs.
         out: The run folder, which must be the same for all.
+        data: What is read, which must be the same too (``ClipStream.about``).
         checkpoint: Name of the one to go on from; that of the first process counts.
         timeout_seconds: Longest that a process waits for another, here and later.
 
     Returns: the checkpoint of the first process.
     Raises: ValueError: no port is free, the first process cannot be found, or the tasks have
-        folders of their own.
+        folders of their own, or other shards.
     """
     timeout = timedelta(seconds=timeout_seconds)
     name = "torchrun" if task is None else task.name
@@ -253,7 +255,13 @@ def meet(
             store = served
         store.set_timeout(timeout)
         first = agree(
-            store, name=name, rank=rank, world_size=world_size, out=out, checkpoint=checkpoint
+            store,
+            name=name,
+            rank=rank,
+            world_size=world_size,
+            out=out,
+            data=data,
+            checkpoint=checkpoint,
         )
     backend = _get_default_process_group_backend_for_device(device)
     torch.distributed.init_process_group(
@@ -274,19 +282,26 @@ def main_timeout(timeout_seconds: int, device: torch.device) -> timedelta:
     return timedelta(seconds=timeout_seconds + later)
 
 
-def agree(store: Store, *, name: str, rank: int, world_size: int, out: str, checkpoint: str) -> str:
-    """Compare run folders, and take the checkpoint of the first process; a collective call.
+def agree(
+    store: Store, *, name: str, rank: int, world_size: int, out: str, data: str, checkpoint: str
+) -> str:
+    """Compare run folders and what is read, and take the checkpoint of the first process; a
+    collective call.
 
     That one has read it and compared its digest; the others do not read it too.
 
-    Raises: ValueError: several folders, or a process that is missing.
+    Raises: ValueError: several folders, other shards, or a process that is missing.
     """
     ranks = range(world_size)
     store.set(f"hicmae/out/{rank}", out)
+    store.set(f"hicmae/data/{rank}", data)
     if rank == 0:
         store.set("hicmae/checkpoint", checkpoint)
     try:
         folders = {store.get(f"hicmae/out/{other}").decode() for other in ranks}
+        readers: dict[str, int] = {}  # what is read, and the first process that reads it
+        for other in ranks:
+            readers.setdefault(store.get(f"hicmae/data/{other}").decode(), other)
         first = store.get("hicmae/checkpoint").decode()
         store.set(f"hicmae/read/{rank}", "")
         if rank == 0:  # which takes the store with it, if it ends
@@ -302,6 +317,13 @@ def agree(store: Store, *, name: str, rank: int, world_size: int, out: str, chec
             f"{name}: its {world_size} tasks are one run, and have {len(folders)} run folders "
             f"({some}); give all the same --out, or make each a run of its own in a step of one "
             "task: srun -n1 --exact … &"
+        )
+    if len(readers) > 1:
+        some = "; ".join(f"process {other}: {what}" for what, other in list(readers.items())[:3])
+        raise ValueError(
+            f"{name}: its {world_size} processes are one run, and read {len(readers)} different "
+            f"collections ({some}); each takes its share of one order, so give all the same shards "
+            "(a copy on a node may be old, or not whole)"
         )
     return first
 

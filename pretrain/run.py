@@ -301,6 +301,7 @@ def _meet(plan: Plan, *, resume: bool) -> Plan:
         world_size=processes.world_size,
         device=plan.device,
         out=str(config.out),
+        data=plan.stream.about(),
         checkpoint=plan.resumption.name,
         timeout_seconds=config.hardware.timeout_seconds,
     )

@@ -12,6 +12,7 @@ batch, so that no rank waits for another.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import math
 from collections import Counter
@@ -200,6 +201,16 @@ class ClipStream(torch.utils.data.IterableDataset[dict[str, Any]]):
         worker = torch.utils.data.get_worker_info()
         number, num_workers = (worker.id, worker.num_workers) if worker else (0, 1)
         return self.reader().read(count(self.first_batch + number, num_workers))
+
+    def about(self) -> str:
+        """What is read, in words and by a digest of names and order: the same for all ranks."""
+        digest = hashlib.sha256(repr(self.order.lanes).encode())
+        for corpus in self.corpora:
+            digest.update(corpus.sizes.tobytes())
+            for buffer in corpus.keys.buffers():
+                digest.update(b"" if buffer is None else buffer)
+        shards = sum(len(corpus.shards) for corpus in self.corpora)
+        return f"{self.num_samples} samples of {shards} shards, {digest.hexdigest()[:8]}"
 
     def speakers(self) -> BatchSpeakers | None:
         """How many a global batch holds, as the indexes tell; None where none is known."""

@@ -286,7 +286,8 @@ def agreed(*mine: dict[str, str]) -> list[str]:
 
     def one(rank: int) -> str:
         try:
-            return cluster.agree(store, name="a", rank=rank, world_size=len(mine), **mine[rank])
+            what = {"out": "run", "data": "all", "checkpoint": ""} | mine[rank]
+            return cluster.agree(store, name="a", rank=rank, world_size=len(mine), **what)
         except ValueError as error:
             return str(error)
 
@@ -295,16 +296,23 @@ def agreed(*mine: dict[str, str]) -> list[str]:
 
 
 def test_all_go_on_from_the_checkpoint_of_the_first_which_alone_has_read_it() -> None:
-    newest = {"out": "run", "checkpoint": "step-000004.ckpt"}
+    newest = {"checkpoint": "step-000004.ckpt"}
     damaged = newest | {"checkpoint": "step-000002.ckpt"}
     assert agreed(damaged, newest, newest) == ["step-000002.ckpt"] * 3
 
 
 def test_tasks_of_a_step_with_folders_of_their_own_are_refused_by_all() -> None:
-    found = agreed(*({"out": out, "checkpoint": ""} for out in "ABA"))
+    found = agreed(*({"out": out} for out in "ABA"))
     assert len(found) == 3
     for error in found:
         assert error.startswith("a: its 3 tasks are one run, and have 2 run folders (A, B); give")
+
+
+def test_processes_that_read_different_shards_are_refused_by_all() -> None:
+    found = agreed(*({"data": data} for data in "AAB"))
+    assert len(found) == 3
+    for error in found:
+        assert "read 2 different collections (process 0: A; process 2: B)" in error
 
 
 def test_steps_and_jobs_side_by_side_have_ports_of_their_own() -> None:

@@ -201,6 +201,18 @@ def test_folders_without_weights_are_one_collection_and_splits_are_chosen(tmp_pa
         one_epoch(first, split="val")
 
 
+def test_ranks_that_would_read_other_samples_are_told_apart(folder: Path, tmp_path: Path) -> None:
+    def about(of: Any, **options: Any) -> str:
+        return stream_of(of, **options).about()
+
+    assert about(folder).startswith("23 samples of 6 shards, ")
+    assert about(folder) == about(f"file://{folder}", rank=1, world_size=2)
+    other = tmp_path / "other"
+    write_shards(other, [make_sample(number) for number in range(1, 24)])
+    assert about(other) != about(folder)
+    assert about(folder, shuffle_shards=2) != about(folder)
+
+
 def test_a_stream_can_be_pickled(folder: Path) -> None:
     stream = stream_of(folder, first_batch=12)
     copy = pickle.loads(pickle.dumps(stream))
