@@ -369,6 +369,7 @@ def _raw_clips(files: Sequence[Path], input: InputConfig, scratch: Path) -> Iter
 
     wavs = []
     for number, file in enumerate(files):
+        open_video(file).close()  # says what is wrong with one that decord cannot read
         sound = read_sound(file, sample_rate=input.sample_rate)
         wavs.append(scratch / f"{number}.wav")
         soundfile.write(wavs[-1], sound.samples, input.sample_rate, subtype="PCM_16")
@@ -380,7 +381,12 @@ def _raw_clips(files: Sequence[Path], input: InputConfig, scratch: Path) -> Iter
         frames = np.stack([_cropped(frame, input.image_size) for frame in found])
         pixels = torch.from_numpy((frames.astype(np.float32) / 255 - mean) / std)
         start, stop = sound_span(int(indices[0]), input)
-        samples, _ = soundfile.read(wav, start=start, stop=stop, dtype="float32")
+        # As much as of a sample of the shards, whose frame rate need not be that of the video.
+        length = stop - start
+        start = max(0, min(start, soundfile.info(wav).frames - length))
+        samples, _ = soundfile.read(
+            wav, start=start, frames=length, dtype="float32", fill_value=0.0
+        )
         fbank = torchaudio.compliance.kaldi.fbank(
             torch.from_numpy(samples - samples.mean())[None],
             htk_compat=True,

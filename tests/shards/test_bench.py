@@ -20,6 +20,7 @@ from shards.building.build import gather
 from shards.index import read_index
 from shards.reading.random_access import ShardDataset
 from tests.support.build_fixtures import config
+from tests.support.media_files import write_sound
 from tests.support.shard_fixtures import make_sample, write_shards
 from tests.support.shard_media import tone, write_video
 
@@ -75,6 +76,13 @@ def test_raw_video_is_measured_in_the_same_run(clips_dir: Path, tmp_path: Path) 
     assert figures["ratio"] == figures["clips_per_second"] / figures["raw_clips_per_second"]
 
 
+def test_raw_video_is_measured_beside_shards_of_another_frame_rate(tmp_path: Path) -> None:
+    video = write_video(tmp_path / "a.mp4", seconds=8.0, sound=tone(8.0))  # 25 frames a second
+    folder = write_shards(tmp_path / "shards", [make_sample(0, num_frames=10, fps=5.0)])
+    figures = bench_loader(shards=folder, media=video, seconds=0.2, workers=(0,), batch_size=1)
+    assert figures["raw_clips_per_second"] > 0
+
+
 def test_the_synthetic_shards_are_like_real_ones(tmp_path: Path) -> None:
     write_bench_shards(tmp_path / "shards", num_samples=2)
     dataset = ShardDataset(read_index(tmp_path / "shards"), input=InputConfig(), views=1)
@@ -97,6 +105,9 @@ def test_what_cannot_be_measured_is_refused(tmp_path: Path) -> None:
         raw_files(tmp_path / "absent.mp4")
     with pytest.raises(ValueError, match="no mp4 file"):
         raw_files(tmp_path)
+    sound = write_sound(tmp_path / "sound.wav", tone(1.0), 16000)
+    with pytest.raises(ValueError, match=r"sound\.wav: no picture stream"):
+        bench_loader(media=sound, seconds=0.01, workers=(0,), batch_size=1)
 
 
 def test_each_moment_counts_for_the_innermost_stage(monkeypatch: pytest.MonkeyPatch) -> None:
