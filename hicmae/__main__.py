@@ -179,7 +179,7 @@ VERBS = {
         target="hicmae.checkpoints.commands:info",
         help="Say what a checkpoint is",
         positional={"source": "1"},
-        example="hicmae checkpoint info runs/pretrained",
+        example="hicmae checkpoint info runs/pretrained/fold-0",
     ),
     "checkpoint verify": Verb(
         target="hicmae.checkpoints.commands:verify",

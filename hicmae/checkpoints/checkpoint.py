@@ -189,6 +189,12 @@ def load_checkpoint(path: Path | str) -> Checkpoint:
     for candidate in (folder, folder / "checkpoints" / "last"):
         if is_checkpoint(candidate):
             return _read(candidate)
+    folds = sorted(one for one in folder.glob("fold-*") if is_checkpoint(one / "checkpoints/last"))
+    if folds:
+        raise ValueError(
+            f"{folder}: is a run of {len(folds)} folds, each with a checkpoint of its own; name one"
+            f" of them, such as {folds[0]}"
+        )
     found = "no such folder" if not folder.exists() else f"found no {WEIGHTS} with {CONFIG}"
     raise ValueError(
         f"{folder}: {found} there or in checkpoints/last; give a run folder or a checkpoint folder"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -111,6 +112,13 @@ def test_damage_is_named_in_one_line(saved: tuple[Path, HiCMAE], damage, message
         load_checkpoint(folder)
     assert str(folder) in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_of_a_run_of_folds_one_is_to_be_named(saved: tuple[Path, HiCMAE], tmp_path: Path) -> None:
+    for name in ("fold-2", "fold-1"):
+        shutil.copytree(saved[0], tmp_path / "folds" / name / "checkpoints" / "last")
+    with pytest.raises(ValueError, match=r"folds: is a run of 2 folds, .* such as .*folds/fold-1$"):
+        load_checkpoint(tmp_path / "folds")
 
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
