@@ -66,14 +66,16 @@ def survey(config: DataConfig) -> Survey:
                 f"leave them out{other}"
             )
         table = table.drop(absent.index)
-    if len(table) < config.batch_size:
+    num_clips, each = len(table) * config.clips_per_sample, config.clips_per_sample
+    if num_clips < config.batch_size:
         folders = ", ".join(map(str, config.folders))
         raise ValueError(
-            f"{folders}: {len(table)} usable samples of split {config.split!r}, fewer than "
-            f"data.batch_size = {config.batch_size}; lower it or give more shards"
+            f"{folders}: {len(table)} usable samples of split {config.split!r}"
+            + (f", {each} clips each" if each > 1 else "")
+            + f", fewer than data.batch_size = {config.batch_size}; lower it or give more shards"
         )
     return Survey(
-        num_clips=len(table) * config.clips_per_sample,
+        num_clips=num_clips,
         hours=float(table["seconds"].sum()) / 3600,
     )
 

@@ -76,7 +76,10 @@ class DataConfig:
         problems = [] if self.folders else ["shards is empty (name one folder or more)"]
         if self.weights is not None and len(self.weights) != len(self.folders):
             problems.append(f"{len(self.weights)} weights for {len(self.folders)} folders")
-        bounds = {"1 or more": "batch_size", "0 or more": "max_bad shuffle_shards"}
+        bounds = {
+            "1 or more": "batch_size clips_per_sample",
+            "0 or more": "max_bad shuffle_shards",
+        }
         problems += outside(self, bounds)
         raise_all("data", problems)
 

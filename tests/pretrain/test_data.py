@@ -43,6 +43,17 @@ def test_a_sample_that_lacks_something_is_named_with_its_folder(
         survey(DataConfig(shards=(str(whole), str(partly_silent)), batch_size=2))
 
 
+def test_a_batch_of_several_clips_a_sample_needs_as_many_fewer_samples(
+    partly_silent: Path,
+) -> None:
+    config = DataConfig(shards=partly_silent, batch_size=16, sound="optional")  # of 8 samples
+    with pytest.raises(ValueError, match=r": 8 usable samples of split 'train', fewer than"):
+        survey(config)
+    assert survey(replace(config, clips_per_sample=2)).num_clips == 16
+    with pytest.raises(ValueError, match=r"8 usable samples of .*, 2 clips each, fewer than"):
+        survey(replace(config, clips_per_sample=2, batch_size=18))
+
+
 def test_a_split_that_is_not_there_is_refused_with_those_that_are(partly_silent: Path) -> None:
     with pytest.raises(ValueError, match=r"no samples of split 'val' \(found train\)"):
         survey(DataConfig(shards=partly_silent, split="val"))
