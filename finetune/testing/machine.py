@@ -11,6 +11,7 @@ Shape letters: N samples, V views of each, C outputs.
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -152,18 +153,29 @@ class Running:
         return autocast(self.machine.precision, self.machine.device)
 
 
+_OF_TORCHRUN = ("RANK", "MASTER_ADDR", "MASTER_PORT")
+
+
 class Ranks:
     """The processes that test together; one, if nobody started more.
 
     Attributes:
         rank: Number of this process.
         world: How many there are.
+
+    Raises: ValueError: the environment is not that of torchrun.
     """
 
     def __init__(self) -> None:
-        self.rank = int(os.environ.get("RANK", "0"))
-        self.world = int(os.environ.get("WORLD_SIZE", "1"))
+        self.rank = _from_launcher("RANK", 0)
+        self.world = _from_launcher("WORLD_SIZE", 1)
         if self.world > 1 and not torch.distributed.is_initialized():
+            lacking = [name for name in _OF_TORCHRUN if name not in os.environ]
+            if lacking:
+                raise ValueError(
+                    f"environment: WORLD_SIZE = {self.world}, and {', '.join(lacking)} not set: "
+                    "start with torchrun, or unset what is left of a launcher"
+                )
             torch.distributed.init_process_group("gloo")
 
     @property
@@ -201,8 +213,19 @@ def require_alone(verb: str) -> None:
 
     Raises: ValueError: it was started as one of several processes.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if _from_launcher("WORLD_SIZE", 1) > 1:
         raise ValueError(f"{verb} runs in one process; start it without torchrun")
+
+
+def _from_launcher(name: str, default: int) -> int:
+    """A number that torchrun puts into the environment.
+
+    Raises: ValueError: it is none.
+    """
+    value = os.environ.get(name, str(default))
+    if not re.fullmatch(r"\d+", value):
+        raise ValueError(f"environment: {name} = {value!r} is no whole number; unset it")
+    return int(value)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ import torch
 
 from finetune.predictions import read_predictions
 from finetune.testing.extracting import feature_network
-from finetune.testing.machine import Running, load_tested, make_machine, sample_views
+from finetune.testing.machine import Ranks, Running, load_tested, make_machine, sample_views
 from hicmae.checkpoints.checkpoint import load_checkpoint, save_checkpoint
 from hicmae.emotion import EmotionModel
 from hicmae.pretraining import HiCMAE
@@ -154,3 +154,21 @@ def test_a_bar_shows_the_name_of_a_fold_as_it_is(
     loader: Any = [{"key": ["a"]}]
     assert len(list(Running.batches(running, loader, "fold [/a] [b]"))) == 1
     assert "fold [/a] [b]" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("left", "message"),
+    [
+        ({"WORLD_SIZE": "2", "RANK": "0"}, "WORLD_SIZE = 2, and MASTER_ADDR, MASTER_PORT not set"),
+        ({"WORLD_SIZE": "all"}, "WORLD_SIZE = 'all' is no whole number; unset it"),
+    ],
+)
+def test_what_a_launcher_has_left_is_named(
+    left: dict[str, str], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in left.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match=f"^environment: {message}"):
+        Ranks()
