@@ -7,6 +7,7 @@ Cells of manifests have kinds: see ``shards/tables.py``, which reads both.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from shards.tables import read_cells
 # In the order of preference where a recording comes in several.
 SOUND_SUFFIXES = (".wav", ".flac", ".m4a", ".aac", ".mp3", ".ogg", ".opus", ".wma")
 IMAGE_SUFFIXES = frozenset((".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"))
+_DECIMAL_COMMA = re.compile(r"\A(-?\d+),(\d+)\Z")  # as spreadsheets of many languages save it
 _ALIGNED = "_aligned"  # the folder of face images that OpenFace writes beside NAME.csv
 
 
@@ -176,9 +178,9 @@ def column(rows: Sequence[Row], names: Sequence[str], path: Path) -> str:
 
 
 def number(text: str) -> float | None:
-    """A cell as a number; None if it is none (``NaN`` included)."""
+    """A cell as a number, with a decimal comma too; None if it is none (``NaN`` included)."""
     try:
-        value = float(text)
+        value = float(_DECIMAL_COMMA.sub(r"\1.\2", text))
     except ValueError:
         return None
     return None if value != value or value in (float("inf"), float("-inf")) else value

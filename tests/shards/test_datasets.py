@@ -317,6 +317,15 @@ def test_a_list_of_labels_that_is_cut_off_leaves_out_its_last_row(tmp_path: Path
     assert listing.left_out == {"unknown label (empty)": ["train/b"]}
 
 
+def test_labels_with_decimal_commas_are_the_numbers_they_say(tmp_path: Path) -> None:
+    """Spreadsheets of many languages save CSV so; a label that was none was lost in silence."""
+    text(tmp_path / "train-label.csv", "name;discrete;valence\r\na;sad;-1,25\r\nb;sad;2\r\n")
+    for name in ("a", "b"):
+        medium(tmp_path / f"train/{name}.avi")
+    listing = read("mer2023", tmp_path)
+    assert [item.labels["valence"] for item in listing.items] == [-1.25, 2.0]
+
+
 def test_werewolf_xl_puts_six_sessions_into_a_fold(listings: Listings) -> None:
     items = by_key(listings["werewolf-xl"][1])
     assert len(items) == 60
