@@ -217,7 +217,8 @@ def not_this(root: Path, title: str, expected: str) -> ValueError:
 def check_files(root: Path, listing: Listing) -> Listing:
     """Move items whose files are empty, unreachable or unfetched to the missing ones.
 
-    Nothing is decoded. A bad sound file alone is named and dropped from its item.
+    Nothing is decoded. A bad sound file alone is named and dropped from its item. Of a recording
+    that is below the root twice, as after unpacking it twice, the first is taken.
     """
     state: dict[str, str | None] = {}
 
@@ -226,7 +227,7 @@ def check_files(root: Path, listing: Listing) -> Listing:
             state[path] = _fault(root / path)
         return state[path]
 
-    kept = []
+    kept: dict[str, Item] = {}
     for item in listing.items:
         cause = fault(item.path)
         if cause is not None:
@@ -235,8 +236,9 @@ def check_files(root: Path, listing: Listing) -> Listing:
         if item.audio is not None and (cause := fault(item.audio)) is not None:
             listing.lack(f"sound: {cause}", item.audio)
             item = replace(item, audio=None)
-        kept.append(item)
-    listing.items = kept
+        if kept.setdefault(item.key, item) is not item:
+            listing.leave_out("there twice, the first is taken", item.path)
+    listing.items = list(kept.values())
     return listing
 
 

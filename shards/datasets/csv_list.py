@@ -10,7 +10,7 @@ there, and with ``--folds N`` deals the speakers to N folds of nearly equal size
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ def read(root: Path, options: ReadOptions) -> Listing:
     table = options.labels
     listing = Listing()
     rows = list(read_list(table))
-    taken = {safe_key(str(row["key"])) for _, row in rows if "key" in row}
+    taken = _given_keys(table, rows)
     for line, row in rows:
         path = name_in(root, str(row.get("path", "")))
         if not path:
@@ -65,6 +65,21 @@ def read(root: Path, options: ReadOptions) -> Listing:
     if options.num_folds is not None:
         _deal(listing, options.num_folds, table)
     return listing
+
+
+def _given_keys(table: Path, rows: Sequence[tuple[int, Mapping[str, Any]]]) -> set[str]:
+    """The keys that rows have.
+
+    Raises: ValueError: two have the same.
+    """
+    lines: dict[str, int] = {}
+    for line, row in rows:
+        if "key" in row and (first := lines.setdefault(safe_key(str(row["key"])), line)) != line:
+            raise ValueError(
+                f"{table} line {line}: key {row['key']!r} is that of line {first}; give each row "
+                "a key of its own, or leave the column out"
+            )
+    return set(lines)
 
 
 def _key(row: Mapping[str, Any], path: str, taken: set[str]) -> str:

@@ -456,6 +456,24 @@ def test_pointers_empty_files_and_broken_links_are_named_and_not_listed(tmp_path
     assert items["1001_DFA_HAP_XX"].audio is None
 
 
+def test_a_copy_that_was_unpacked_twice_is_listed_once(tmp_path: Path) -> None:
+    """A manifest that names a key twice is refused by the build, with a line for each."""
+    for folder in ("a", "b"):
+        TREES["iemocap"](tmp_path / folder)
+    listing = read("iemocap", tmp_path)
+    assert len(by_key(listing)) == 100
+    assert {item.path.partition("/")[0] for item in listing.items} == {"a"}
+    assert len(listing.left_out["there twice, the first is taken"]) == 100
+
+
+def test_two_rows_of_one_key_are_refused_with_their_lines(tmp_path: Path) -> None:
+    medium(tmp_path / "a.mp4")
+    medium(tmp_path / "b.mp4")
+    table = text(tmp_path / "list.csv", "key,path\nx y,a.mp4\nx_y,b.mp4\n")
+    with pytest.raises(ValueError, match="line 3: key 'x_y' is that of line 2"):
+        read("csv", tmp_path, labels=table)
+
+
 def test_lists_that_contradict_each_other_are_refused() -> None:
     with pytest.raises(ValueError, match="a is tested in folds 1 and 2"):
         official_folds("X", {1: ({"a": "joy"}, None), 2: ({"a": "joy"}, None)})
