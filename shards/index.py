@@ -229,7 +229,8 @@ def shards_info(folder: Path | str) -> dict[str, Any]:
     """Counts, hours, speakers, sound and labels, as plain data.
 
     Returns: ``folder``, ``num_samples``, ``num_frames`` (images), ``num_sound_alone``, ``hours``,
-        ``bytes``, ``num_shards``, ``seconds`` (min, median, max of a sample), ``fps`` (its values),
+        ``bytes``, ``num_shards``, ``seconds`` (min, median, max of a sample; None where a part of
+        a build has none), ``fps`` (its values),
         ``splits``, ``speakers`` (num, unknown), ``sound`` (by state), ``face_coverage`` (mean, min;
         None without images), ``labels`` (a column: ``classes`` with counts, or
         ``min``/``mean``/``max``; and ``missing``), ``refused``, ``ignored``, ``config``, ``part``
@@ -251,7 +252,7 @@ def shards_info(folder: Path | str) -> dict[str, Any]:
         "hours": float(table["seconds"].sum()) / 3600,
         "bytes": sum(int(shard["bytes"]) for shard in index.info["shards"]),
         "num_shards": len(index.shards),
-        "seconds": table["seconds"].agg(["min", "median", "max"]).to_dict(),
+        "seconds": table["seconds"].agg(["min", "median", "max"]).to_dict() if len(table) else None,
         "fps": sorted(float(fps) for fps in table["fps"].unique()),
         "splits": value_counts(table["split"]),
         "speakers": {
@@ -271,14 +272,14 @@ def shards_info(folder: Path | str) -> dict[str, Any]:
 def describe(about: dict[str, Any]) -> list[tuple[str, str]]:
     """What ``shards_info`` returns as lines to print: name and text."""
     seconds, coverage = about["seconds"], about["face_coverage"]
+    length = f"{about['hours']:.2f} hours, {about['num_frames']} images"
+    if seconds is not None:
+        length += f"; a sample {seconds['min']:.1f} to {seconds['max']:.1f} s, "
+        length += f"median {seconds['median']:.1f} s"
     lines = [
         ("folder", about["folder"]),
         ("samples", f"{about['num_samples']} in {about['num_shards']} shards"),
-        (
-            "length",
-            f"{about['hours']:.2f} hours, {about['num_frames']} images; a sample "
-            f"{seconds['min']:.1f} to {seconds['max']:.1f} s, median {seconds['median']:.1f} s",
-        ),
+        ("length", length),
         ("bytes", f"{about['bytes'] / 2**20:.1f} MiB"),
         ("fps", ", ".join(f"{fps:g}" for fps in about["fps"])),
         ("splits", _listed(about["splits"])),

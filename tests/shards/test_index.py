@@ -220,6 +220,14 @@ def test_all_of_it_is_plain_data_and_can_be_printed(folder: Path) -> None:
     assert lines["refused"] == "no-face 2"
 
 
+def test_the_facts_of_a_part_without_a_sample_are_plain_data_too(tmp_path: Path) -> None:
+    """All its recordings were refused, which is no error of a part."""
+    write_index(tmp_path, [], ABOUT)
+    about = shards_info(tmp_path)
+    assert json.loads(json.dumps(about, allow_nan=False)) == about
+    assert dict(describe(about))["length"] == "0.00 hours, 0 images"
+
+
 def test_texts_that_name_no_class_are_counted_in_the_lines_not_listed(folder: Path) -> None:
     about = shards_info(folder)
     words = {f"number {number}": 1 for number in range(51)}
