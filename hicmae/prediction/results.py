@@ -23,7 +23,15 @@ from hicmae.media.recording import has_no_sound
 from hicmae.prediction.annotate import AnnotateRequest, DrawnTrack
 from hicmae.prediction.messages import StageProgress, WindowConfig
 from hicmae.prediction.process import DecodingProcess, PredictionError, Tell
-from hicmae.prediction.timelines import FORMATS, Mark, Owner, Span, TraceForm, write_trace
+from hicmae.prediction.timelines import (
+    FORMATS,
+    Mark,
+    Owner,
+    Span,
+    TraceForm,
+    time_text,
+    write_trace,
+)
 from hicmae.terminal import printable
 
 if TYPE_CHECKING:
@@ -403,16 +411,16 @@ def _named(names: tuple[str, ...], values: np.ndarray) -> dict[str, float]:
 
 
 def _write_tables(prediction: Prediction, folder: Path) -> None:
-    prediction.timeline.to_csv(folder / TIMELINE, index=False, float_format=_DIGITS)
+    _write_csv(folder / TIMELINE, prediction.timeline, ("start", "end"))
     with (folder / LINES).open("w", encoding="utf-8") as file:
         for line in _lines(prediction):
             file.write(json.dumps(line) + "\n")
     boxes = {track.name: track.boxes for track in prediction.tracks if len(track.boxes)}
     if boxes:
         table = pandas.concat(boxes, names=["track"]).reset_index("track")
-        table.to_csv(folder / BOXES, index=False, float_format=_DIGITS)
+        _write_csv(folder / BOXES, table, ("seconds",))
     if prediction.spans is not None:
-        prediction.answers.to_csv(folder / SPANS, index=False, float_format=_DIGITS)
+        _write_csv(folder / SPANS, prediction.answers, ("start", "end"))
     described = to_dict(prediction.summary) | {
         "checkpoint": prediction.checkpoint,
         "settings": to_dict(prediction.settings),
@@ -420,6 +428,12 @@ def _write_tables(prediction: Prediction, folder: Path) -> None:
         "labels": to_dict(prediction.labels),
     }
     (folder / SUMMARY).write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
+
+
+def _write_csv(file: Path, table: pandas.DataFrame, times: Sequence[str]) -> None:
+    """Write a table; ``times`` are the columns that hold seconds after the beginning."""
+    told = table.assign(**{name: table[name].map(time_text) for name in times})
+    told.to_csv(file, index=False, float_format=_DIGITS)
 
 
 def _lines(prediction: Prediction) -> Iterator[dict[str, Any]]:

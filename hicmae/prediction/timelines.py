@@ -307,11 +307,18 @@ def write_trace(
         values = moving_mean(middles, values, smoothing_seconds)
     first, last = np.ceil(middles[0] * rate - 1e-6), np.floor(middles[-1] * rate + 1e-6)
     times = np.arange(int(first), int(last) + 1) / rate if last >= first else middles[:1]
-    table = pandas.DataFrame({"time": times})
+    table = pandas.DataFrame({"time": [time_text(time) for time in times]})
     for number, name in enumerate(names):
         course = np.interp(times, middles, values[:, number])
         table[f"{name}_" if name == "time" else name] = course
     table.to_csv(file, index=False, float_format="%.6g")
+
+
+def time_text(seconds: float) -> str:
+    """A time as tables hold it: six digits, which after 1000 s are too few, or milliseconds."""
+    if abs(seconds) < 1000:
+        return f"{seconds:.6g}"
+    return f"{seconds:.3f}".rstrip("0").rstrip(".")
 
 
 class _SpanError(ValueError):

@@ -15,9 +15,11 @@ from webvtt import WebVTT
 
 import hicmae
 from hicmae.__main__ import main
+from hicmae.checkpoints.checkpoint import Labels
 from hicmae.media.faces import FaceConfig
 from hicmae.prediction.messages import WindowConfig
 from hicmae.prediction.process import PredictionError, read_windows
+from hicmae.prediction.results import Prediction, Track
 from hicmae.prediction.timelines import (
     FORMATS,
     Mark,
@@ -403,6 +405,46 @@ def test_a_smoothed_trace_is_the_mean_around_each_window(tmp_path: Path) -> None
         assert 3 <= near.sum() <= 5
         assert found.loc[middle].to_numpy() == pytest.approx(values[near].mean(axis=0), abs=1e-5)
         assert found.loc[middle, "a"] != pytest.approx(values[place, 0], abs=1e-5)
+
+
+def test_times_of_long_recordings_keep_their_milliseconds_in_every_table(tmp_path: Path) -> None:
+    """Six digits were tens of milliseconds after three hours, and frames stood at one time."""
+    spans = 12345.678 + np.array([[0.0, 1.0], [0.04, 1.04]])
+    values = np.array([[0.1234567], [0.5]])
+    seconds = 12345.0 + np.arange(50) / 25
+    track = Track(
+        name="face0",
+        labels=Labels(task="regression", names=("valence",), mean=(0.0,), std=(1.0,)),
+        start_seconds=12345.0,
+        end_seconds=12347.0,
+        spans=spans,
+        values=values,
+        logits=values,
+        boxes=pandas.DataFrame({"seconds": seconds, "x0": 1.5}),
+        span_numbers=(0, 1),
+    )
+    prediction = Prediction(
+        path=tmp_path / "a.mp4",
+        seconds=12347.0,
+        width=8,
+        height=8,
+        fps=25.0,
+        labels=track.labels,
+        modality="video",
+        tracks=(track,),
+        spans=tuple(Span(start=start, end=end) for start, end in spans.tolist()),
+    )
+    prediction.save(tmp_path / "out", trace=TraceForm(25.0))
+    for name, column, expected in (
+        ("timeline", "start", spans[:, 0]),
+        ("spans", "end", spans[:, 1]),
+        ("boxes", "seconds", seconds),
+    ):
+        found = pandas.read_csv(tmp_path / f"out/{name}.csv")
+        assert found[column].to_numpy() == pytest.approx(expected, rel=0, abs=0.0006)
+    noted = read_notes(tmp_path / "out/trace-face0.csv")["valence"]["mean"]
+    assert noted.start.tolist() == [12346.2]
+    assert pandas.read_csv(tmp_path / "out/timeline.csv")["valence"].tolist() == [0.123457, 0.5]
 
 
 def test_a_rate_takes_the_place_of_the_hop() -> None:
