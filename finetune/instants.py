@@ -9,8 +9,9 @@ here it gets the nearest one, so that folds can be made and checked.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -177,10 +178,40 @@ def traces_of(index: Index, settings: OverTime) -> dict[str, Trace]:
     return found
 
 
+def check_reach(folder: Path, traces: Mapping[str, Trace], lag_seconds: float) -> None:
+    """Refuse traces whose parts end before annotators who are so late have noted their instants.
+
+    Raises: ValueError: one does, although its recording has later parts.
+    """
+    ends = {key: _time_of(trace, len(_any_values(trace)) - 1) for key, trace in traces.items()}
+    last: dict[str, float] = {}
+    for key, trace in traces.items():
+        last[trace.recording] = max(ends[key], last.get(trace.recording, 0.0))
+    for key, trace in traces.items():
+        own = _time_of(trace, trace.num_own - 1)
+        if ends[key] < min(last[trace.recording], own + lag_seconds) - 1e-4:
+            raise ValueError(
+                f"{folder}: sample '{key}' has its trace for {ends[key] - own:.3g} s beyond its"
+                f" part, and lags up to {lag_seconds:g} s are asked for (over_time.lag_seconds,"
+                " max_lag_seconds); ask for less, or build shards of a manifest made with"
+                f" --trace.max_lag_seconds {lag_seconds:g}"
+            )
+
+
 def recording_of(key: str) -> tuple[str, float]:
     """Recording and time, seconds, of the key of an instant."""
     recording, _, seconds = key.rpartition("@")
     return recording, float(seconds)
+
+
+def _time_of(trace: Trace, number: int) -> float:
+    """Seconds in the recording of a value of the trace, counted from 0."""
+    return trace.since + trace.hop * number
+
+
+def _any_values(trace: Trace) -> np.ndarray:
+    """Values of one annotator; those of all are of the same instants."""
+    return next((x for each in trace.values.values() for x in each.values()), np.zeros(0))
 
 
 def _nearest(trace: Trace, target: str, annotator: str | None, settings: OverTime) -> np.ndarray:

@@ -25,7 +25,7 @@ from sklearn.preprocessing import StandardScaler
 from finetune.benchmark import Benchmark
 from finetune.data import view_loader
 from finetune.folds import Fold, check_fold
-from finetune.instants import NUMBER, OverTime, recording_of, traces_of
+from finetune.instants import NUMBER, OverTime, check_reach, recording_of, traces_of
 from finetune.module import FinetuneModule
 from finetune.plan import Plan
 from finetune.predictions import Prediction
@@ -88,12 +88,14 @@ def settle_fold(plan: Plan, fold: Fold) -> tuple[Fold, Settled | None]:
 
     Returns: the fold without instants that have no label, and what was decided; of a benchmark
         that is not over time, the fold as it is and None.
-    Raises: ValueError: a side on which nothing has a label.
+    Raises: ValueError: a side on which nothing has a label; traces that do not reach as far as
+        the lags that are asked for.
     """
     settings, benchmark = plan.benchmark.over_time, plan.benchmark
     if settings is None:
         return fold, None
     traces = traces_of(plan.index, settings)
+    check_reach(plan.index.folder, traces, float(settings.lags[-1]))
     only = plan.config.recipe.annotator
     inside = [traces[key] for key in fold.train[SAMPLE].unique()]
     people = list(dict.fromkeys(who for trace in inside for who in trace.annotators))
@@ -123,7 +125,8 @@ def settled_again(
         decided: What the record of the network's fold keeps (a ``Settled``).
 
     Returns: the fold with the instants that have a label, and the window of smoothing, seconds.
-    Raises: ValueError: the record keeps nothing, or none of its annotators has noted anything.
+    Raises: ValueError: the record keeps nothing, or none of its annotators has noted anything;
+        traces that do not reach as far as its lags.
     """
     if benchmark.over_time is None:
         return fold, 0.0
@@ -133,7 +136,9 @@ def settled_again(
             " time are not those of what is shown; name the run folder of hicmae finetune"
         )
     settled = from_dict(Settled, decided, f"{network}: over_time")
-    rows = _labelled(fold.test, traces_of(index, benchmark.over_time), settled)
+    traces = traces_of(index, benchmark.over_time)
+    check_reach(index.folder, traces, max(settled.lags.values(), default=0.0))
+    rows = _labelled(fold.test, traces, settled)
     if rows.empty:
         raise ValueError(
             f"{index.folder}: nothing is noted by {', '.join(settled.lags)}, whose lags alone"

@@ -15,7 +15,14 @@ import pytest
 from finetune import over_time
 from finetune.commands import evaluate, modalities
 from finetune.folds import Fold
-from finetune.instants import NUMBER, OverTime, instant_index, recording_of
+from finetune.instants import (
+    NUMBER,
+    OverTime,
+    check_reach,
+    instant_index,
+    recording_of,
+    traces_of,
+)
 from finetune.over_time import (
     choose_lags,
     per_recording,
@@ -208,6 +215,18 @@ def test_labels_of_strangers_have_no_known_lag(traced: Path) -> None:
     strangers = {"lags": {"carl": 1.2}, "weights": {"valence": {"carl": 1.0}}}
     with pytest.raises(ValueError, match="nothing is noted by carl, whose lags alone run knows"):
         settled_again(benchmark, instants, fold, strangers, Path("run"))
+
+
+def test_lags_beyond_what_the_parts_of_a_recording_hold_are_refused(traced: Path) -> None:
+    """The last instants of every part lost their labels, and a lag was chosen without them."""
+    traces = traces_of(read_index(traced), OverTime())
+    check_reach(traced, traces, 2.0)
+    with pytest.raises(
+        ValueError, match=r"'r0/000' has its trace for 2\.2 s .*trace.max_lag_seconds 3"
+    ):
+        check_reach(traced, traces, 3.0)
+    whole = {key: trace for key, trace in traces.items() if key.endswith("/001")}
+    check_reach(traced, whole, 3.0)  # nothing comes after them
 
 
 def test_smoothing_and_recordings_agree_with_a_plain_loop() -> None:
