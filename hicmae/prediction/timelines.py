@@ -37,6 +37,10 @@ _COLUMNS = {
     "face": ("face", "track"),
 }
 _CLOCK = re.compile(r"(?:(\d+):)?(\d{1,2}):(\d{1,2}(?:[.,]\d+)?)")
+# A line of a TextGrid that holds a number with an exponent or a sign.
+_WRITTEN_OTHERWISE = re.compile(
+    r"^([ \t]*(?:\w+ = )?)(-[\d.]+(?:[eE][-+]?\d+)?|[\d.]+[eE][-+]?\d+)(?=[ \t]*\r?$)", re.MULTILINE
+)
 _TAGS = re.compile(r"<[^<>]*>")
 _SAID_BY = re.compile(r"\[([^\]\n]{1,60})\]:\s*")  # as WhisperX writes speakers into subtitles
 
@@ -497,14 +501,36 @@ def _rttm(path: Path) -> Iterator[tuple[str, Span]]:
 def _textgrid(path: Path) -> Iterator[tuple[str, Span]]:
     from pympi import TextGrid
 
-    with path.open("rb") as file:
-        codec = "utf-16" if file.read(2) in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
-    for tier in TextGrid(str(path), codec=codec).get_tiers():
+    data = path.read_bytes()
+    if not data.startswith(b"ooBinaryFile"):
+        data = _plain_numbers(path, _text_of(path)).encode()
+    grid = TextGrid(xmax=1.0)  # which what is read replaces
+    grid.from_file(io.BytesIO(data), codec="utf-8")
+    for tier in grid.get_tiers():
         if tier.tier_type != "IntervalTier":
             continue
         for start, end, text in tier.get_intervals(sort=True):
             if words := " ".join(text.split()):
                 yield tier.name, Span(start=start, end=end, speaker=tier.name, text=words)
+
+
+def _plain_numbers(path: Path, text: str) -> str:
+    """A TextGrid whose times have no exponent, of which the library would take the digits alone.
+
+    Raises: ValueError: a time before the beginning, whose sign it would drop.
+    """
+
+    def plain(match: re.Match[str]) -> str:
+        value = float(match[2])
+        if value < -0.0005:  # what is less is rounding
+            line = text.count("\n", 0, match.start(2)) + 1
+            raise _SpanError(
+                f"{path} line {line}: {match[2]} s is before the beginning; shift the times of the "
+                "TextGrid to start from 0"
+            )
+        return f"{match[1]}{max(value, 0.0):.9f}"
+
+    return _WRITTEN_OTHERWISE.sub(plain, text)
 
 
 def _eaf(path: Path) -> Iterator[tuple[str, Span]]:

@@ -93,6 +93,22 @@ def test_spans_are_read_from_tiers(tmp_path: Path, codec: str) -> None:
     assert told(file, "ben") == SAID[1:]
 
 
+def test_times_with_exponents_in_a_textgrid_are_the_seconds_they_say(tmp_path: Path) -> None:
+    """The library took the digits behind the e for the time; Praat writes such near 0."""
+    file = tmp_path / "a.TextGrid"
+    head = 'File type = "ooTextFile"\nObject class = "TextGrid"\n\nxmin = 0 \nxmax = 70 \n'
+    tier = "tiers? <exists> \nsize = 1 \nitem []: \n    item [1]:\n"
+    tier += '        class = "IntervalTier" \n        name = "anna" \n        xmin = 0 \n'
+    tier += "        xmax = 70 \n        intervals: size = 2 \n        intervals [1]:\n"
+    span = '            xmin = {} \n            xmax = {} \n            text = "{}" \n'
+    second = "        intervals [2]:\n" + span.format("6.2e+1", 70, "no")
+    file.write_text(head + tier + span.format("5.551115123125783e-17", 20.5, "yes") + second)
+    assert told(file) == [(0.0, 20.5, "anna", "yes"), (62.0, 70.0, "anna", "no")]
+    file.write_text(head + tier + span.format("-0.5", 20.5, "yes") + second)
+    with pytest.raises(ValueError, match=r"line 16: -0\.5 s is before the beginning; shift"):
+        read_spans(file)
+
+
 def test_spans_are_read_from_elan_by_participant_and_without_dependent_tiers(
     tmp_path: Path,
 ) -> None:
