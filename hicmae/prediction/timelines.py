@@ -41,6 +41,15 @@ _CLOCK = re.compile(r"(?:(\d+):)?(\d{1,2}):(\d{1,2}(?:[.,]\d+)?)")
 _WRITTEN_OTHERWISE = re.compile(
     r"^([ \t]*(?:\w+ = )?)(-[\d.]+(?:[eE][-+]?\d+)?|[\d.]+[eE][-+]?\d+)(?=[ \t]*\r?$)", re.MULTILINE
 )
+# Lines that stand above a cue's text, as they have to be and as they may be meant.
+_CUES = {
+    kind: (re.compile(rf"\s*{time}\s*-->\s*{time}(\s|$)"), example)
+    for kind, time, example in (
+        ("srt", r"\d+:\d{1,2}:\d{1,2}[,.]\d+", "00:00:03,500 --> 00:00:04,000"),
+        ("vtt", r"(?:\d+:)?\d{1,2}:\d{1,2}\.\d{1,3}", "00:03.500 --> 00:04.000"),
+    )
+}
+_MEANT_AS_CUE = re.compile(r"\s*\d+:[\d:.,]*\s*-+>\s*\d+:")
 _TAGS = re.compile(r"<[^<>]*>")
 _SAID_BY = re.compile(r"\[([^\]\n]{1,60})\]:\s*")  # as WhisperX writes speakers into subtitles
 
@@ -463,7 +472,8 @@ def _subtitles(path: Path) -> Iterator[tuple[str, Span]]:
     import webvtt
 
     kind = path.suffix.lower().removeprefix(".")
-    for cue in webvtt.WebVTT.from_buffer(io.StringIO(_text_of(path)), format=kind).captions:
+    content = "\n".join(_cue_lines(path, kind))
+    for cue in webvtt.WebVTT.from_buffer(io.StringIO(content), format=kind).captions:
         text = " ".join(_TAGS.sub("", cue.raw_text).split())
         said = _SAID_BY.match(text)
         yield (
@@ -475,6 +485,27 @@ def _subtitles(path: Path) -> Iterator[tuple[str, Span]]:
                 text=text[said.end() :] if said else text,
             ),
         )
+
+
+def _cue_lines(path: Path, kind: str) -> Iterator[str]:
+    """The lines of subtitles; a cue of an SRT that has no number gets one, because the library
+    leaves out such a one, as it does any whose times it cannot read.
+
+    Raises: ValueError: times that are not as the format has them.
+    """
+    form, example = _CUES[kind]
+    before = ""
+    for number, line in enumerate(_text_of(path).splitlines(), start=1):
+        if form.match(line):
+            if kind == "srt" and not before.strip().isdigit():
+                yield "0"
+        elif _MEANT_AS_CUE.match(line):
+            raise _SpanError(
+                f"{path} line {number}: {line.strip()[:60]!r} is no time of a .{kind} cue (must be "
+                f"like {example})"
+            )
+        yield line
+        before = line
 
 
 def _stamp(parts: tuple[int, int, int, int]) -> float:

@@ -65,6 +65,9 @@ TEXTS = {
 }
 
 
+CUES = "WEBVTT\n\n00:00:01.000 --> 00:00:02.000\n5 -> 6: a\n\n{}\nb\n\n"
+
+
 def told(path: Path, *tiers: str) -> list[tuple[float, float, str, str]]:
     return [(s.start, s.end, s.speaker, s.text) for s in read_spans(path, tiers)]
 
@@ -75,6 +78,15 @@ def test_spans_are_read_from_each_kind_of_text(tmp_path: Path, name: str) -> Non
     file.write_text(TEXTS[name].replace("'", '"'), encoding="utf-8-sig")
     expected = [(*each[:3], "" if name == "e.rttm" else each[3]) for each in SAID]
     assert told(file) == expected
+
+
+def test_a_cue_of_an_srt_without_a_number_is_a_span_too(tmp_path: Path) -> None:
+    file = tmp_path / "a.srt"
+    times = "00:00:0{},000 --> 00:00:0{},500\n"
+    file.write_text(
+        times.format(1, 1) + "a\n\n" + times.format(2, 2) + "b\n\n3\n" + times.format(3, 3) + "c"
+    )
+    assert told(file) == [(1.0, 1.5, "", "a"), (2.0, 2.5, "", "b"), (3.0, 3.5, "", "c")]
 
 
 @pytest.mark.parametrize("codec", ["utf-8", "utf-16", "binary"])
@@ -140,6 +152,13 @@ def test_spans_are_read_from_elan_by_participant_and_without_dependent_tiers(
         ("a.csv", "start,end,text,speaker\n1,2,well, no,ann\n", "line 2: 5 cells under 4 columns"),
         ("a.csv", 'start,end,text\n1,2,"well\n3,4,no\n', "a.csv: a quotation mark is never closed"),
         ("a.vtt", "1\n00:00.500 --> 00:01.250\nx\n", "a.vtt: cannot be read as .vtt"),
+        (
+            "a.vtt",
+            CUES.format("00:00:03,5 --> 00:00:04,0"),
+            "line 6: '00:00:03,5 --> .* no time of",
+        ),
+        ("a.srt", CUES.replace("WEBVTT\n", "1").format("00:03,5 --> 00:04,0"), "line 5: '00:03,5 "),
+        ("a.srt", CUES.replace("WEBVTT\n", "1").format("0:0:3,5 -> 0:0:4"), "line 5: '0:0:3,5 -> "),
         ("a.eaf", "<a>", r"a.eaf: cannot be read as .eaf \(Unable to parse eaf"),
         ("a.TextGrid", "File type = \n", "a.TextGrid: cannot be read as .textgrid"),
         ("a.rttm", "SPEAKER my talk 1 0.5 2 <NA> <NA> b <NA> <NA>\n", "11 fields .*no blank"),
