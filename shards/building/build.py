@@ -19,6 +19,7 @@ from hicmae.files import write_text
 from hicmae.media.images import SOUND_SUFFIXES
 from hicmae.processes import end_if_begun_again
 from shards.building.journal import (
+    SUFFIX,
     Done,
     IndexRow,
     Journal,
@@ -38,7 +39,7 @@ from shards.building.prepare import (
 )
 from shards.building.workers import Lost, run_in_order
 from shards.building.writer import ShardWriter
-from shards.index import write_index
+from shards.index import INFO_NAME, JOURNAL_NAME, TABLE_NAME, write_index
 from shards.manifest import ManifestRow, list_folder, read_manifest, unique_keys
 from shards.settings import REFUSED_NAME, BuildConfig, Part
 
@@ -191,6 +192,9 @@ def gather(
 ) -> tuple[list[ManifestRow], list[Path]]:
     """List the recordings of all sources under unique keys, and the files that were ignored.
 
+    What builds write into a source folder is neither, so that a build whose folder lies there can
+    be killed and go on.
+
     Args: sound_alone: Whether sound files in folders are recordings.
     """
     rows: list[ManifestRow] = []
@@ -198,11 +202,28 @@ def gather(
     for source in map(Path, sources):
         if source.is_dir():
             found, others = list_folder(source, sound_alone=sound_alone)
-            rows += found
-            ignored += others
+            unfinished, finished = _builds_among(others)
+            rows += [row for row in found if unfinished.isdisjoint(row.path.parents)]
+            builds = unfinished | finished
+            ignored += [path for path in others if builds.isdisjoint(path.parents)]
         else:
             rows += read_manifest(source)
     return unique_keys(rows), ignored
+
+
+def _builds_among(files: Sequence[Path]) -> tuple[set[Path], set[Path]]:
+    """Folders of unfinished and of finished builds, by the files that are in them."""
+    unfinished = {
+        path.parent
+        for path in files
+        if path.name == JOURNAL_NAME and path.parent.name.endswith(SUFFIX)
+    }
+    finished = {
+        path.parent
+        for path in files
+        if path.name == INFO_NAME and (path.parent / TABLE_NAME).is_file()
+    }
+    return unfinished, finished
 
 
 def write_refusals(path: Path, refusals: Sequence[Refusal]) -> None:

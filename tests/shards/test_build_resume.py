@@ -17,7 +17,13 @@ from typing import Any
 import pytest
 
 from hicmae.__main__ import main
-from shards.building.build import BuildResult, NothingBuiltError, TooManyRefusedError, build_shards
+from shards.building.build import (
+    BuildResult,
+    NothingBuiltError,
+    TooManyRefusedError,
+    build_shards,
+    gather,
+)
 from shards.building.journal import Journal, Workplace, read_journal
 from shards.check import check_shards
 from shards.index import read_index
@@ -91,6 +97,29 @@ def killed_at(step: int, work: Callable[[], object]) -> bool:
     status = os.waitpid(child, 0)[1]
     assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0, "it failed by itself"
     return os.WIFSIGNALED(status)
+
+
+def test_a_build_into_its_source_folder_takes_nothing_of_its_own_for_recordings(
+    tmp_path: Path,
+) -> None:
+    """What a killed one had staged was listed, so that it was another build when it went on."""
+    for name in (
+        "a.mp4",
+        "notes.txt",
+        "out.partial/journal.jsonl",
+        "out.partial/lock",
+        "out.partial/staging-x/1.mjpg",
+        "out.partial/shards/train-000000.tar",
+        "earlier/index.json",
+        "earlier/index.parquet",
+        "earlier/train-000000.tar",
+        "other.partial/b.mp4",
+    ):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    rows, ignored = gather([tmp_path])
+    assert [row.name for row in rows] == ["a.mp4", "other.partial/b.mp4"]
+    assert ignored == [tmp_path / "notes.txt"]
 
 
 @pytest.mark.slow
