@@ -20,8 +20,9 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from hicmae.media.container import open_container
+from hicmae.media.errors import CAUSES, MediaError
 from shards.datasets.base import Dataset, Item, Listing, ReadOptions, not_this
-from shards.datasets.traces import COLUMN, RECORDING, items_of
+from shards.datasets.traces import COLUMN, RECORDING, add_parts
 from shards.datasets.tree import Tree
 from shards.traces import MEAN, Noted, Notes
 
@@ -49,13 +50,17 @@ def read(root: Path, options: ReadOptions) -> Listing:
         if path is None:
             listing.lack("no video", file)
             continue
-        notes = _notes(file, text, _rate(root / path))
-        if not notes:
-            listing.leave_out("no annotated frame", file)
-            continue
         region = _PLACES.get(place) if path == tree.video(whole) else None
         item = Item(key=name, path=path, labels={}, speaker=whole, region=region)
-        listing.items += items_of(root, item, notes, {"set": side}, options.trace)
+        try:
+            notes = _notes(file, text, _rate(root / path))
+        except MediaError as error:
+            listing.lack(CAUSES[error.cause], path)
+            continue
+        if notes:
+            add_parts(listing, root, item, notes, {"set": side}, options.trace)
+        else:
+            listing.leave_out("no annotated frame", file)
     if not listing.items and not listing.missing:
         raise not_this(root, "Aff-Wild2", _LAYOUT)
     return listing

@@ -13,6 +13,7 @@ from typing import Any
 
 from hicmae.config import did_you_mean
 from hicmae.media.container import open_container
+from hicmae.media.errors import CAUSES, MediaError
 from shards.datasets import csv_list
 from shards.datasets.base import Dataset, Item, Listing, ReadOptions
 from shards.manifest import name_in, safe_key
@@ -51,8 +52,30 @@ def read(root: Path, options: ReadOptions) -> Listing:
             [read_notes(root / name_in(root, name), annotator=who) for who, name in files.items()],
             item.path,
         )
-        listing.items += items_of(root, item, notes, kept, options.trace)
+        add_parts(listing, root, item, notes, kept, options.trace)
     return listing
+
+
+def add_parts(
+    listing: Listing,
+    root: Path,
+    item: Item,
+    notes: Notes,
+    labels: Mapping[str, Any],
+    config: TraceConfig,
+) -> None:
+    """List the parts of one recording, or that it is damaged, or that none of them has a value.
+
+    Raises: ValueError: as ``items_of``.
+    """
+    try:
+        parts = items_of(root, item, notes, labels, config)
+    except MediaError as error:  # other datasets are listed without opening any recording
+        listing.lack(CAUSES[error.cause], item.path)
+        return
+    if not parts:
+        listing.leave_out(f"no value at a step of {config.hop_seconds:g} s", item.path)
+    listing.items += parts
 
 
 def items_of(

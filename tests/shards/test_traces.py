@@ -185,6 +185,31 @@ def test_the_synthetic_corpus_becomes_a_manifest_with_lags_as_made(
     assert math.isfinite(rows[0].end or 0)
 
 
+def test_a_damaged_recording_with_a_trace_is_named_and_the_others_are_listed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("a", "short"):
+        write_recording(tmp_path / f"{name}.mp4", counting_frames(25), np.arange(25) / 25)
+    (tmp_path / "empty.mp4").touch()
+    (tmp_path / "bad.mp4").write_bytes(bytes(600))
+    (tmp_path / "t.csv").write_text("time,valence\n0,0.1\n0.8,0.2\n")
+    (tmp_path / "s.csv").write_text("time,valence\n0.25,0.1\n0.3,0.2\n")
+    rows = [f"{name}.mp4,t.csv\n" for name in ("bad", "a", "empty")] + ["short.mp4,s.csv\n"]
+    (tmp_path / "recordings.csv").write_text("".join(["path,trace\n", *rows]))
+    (tmp_path / "Train_Set").mkdir()
+    for name in ("a", "bad"):
+        (tmp_path / f"Train_Set/{name}.txt").write_text("valence,arousal\n" + "0.5,0\n" * 25)
+    out = tmp_path / "list.jsonl"
+    for dataset, missing in (("traces", ["bad.mp4", "empty.mp4"]), ("aff-wild2", ["bad.mp4"])):
+        assert main(["shards", "manifest", dataset, str(tmp_path), "--out", str(out)]) == 0
+        assert {row.name for row in read_manifest(out)} == {"a.mp4"}
+        said = (tmp_path / "list.jsonl.missing.txt").read_text().splitlines()
+        assert sorted(line.split("\t")[1] for line in said) == missing
+    said = capsys.readouterr().out
+    assert "missing, the file has no bytes: 1 (empty.mp4)" in said
+    assert "left out, no value at a step of 0.2 s: 1 (short.mp4)" in said
+
+
 def test_aff_wild2_is_listed_as_documented(tmp_path: Path) -> None:
     frames, times = counting_frames(50), np.arange(50) / 25
     for name in ("12-24-1920x1080", "video3"):
