@@ -46,8 +46,11 @@ def read(root: Path, options: ReadOptions) -> Listing:
             listing.lack("no video", video)
             continue
         rows = read_sheet(tree.root / table)
+        if not rows:
+            listing.leave_out("no span in its table", video)
+            continue
         begin, end = (column(rows, (name,), tree.root / table) for name in _TIMES)
-        heads = {name.strip().lower().replace(" ", "_"): name for name in rows[0]} if rows else {}
+        heads = {name.strip().lower().replace(" ", "_"): name for name in rows[0]}
         for place, row in enumerate(rows, start=1):
             span = f"{video}/{place:03}"
             shown = [name for name in CLASSES if number(row.get(heads.get(name, ""), "")) == 1]

@@ -107,6 +107,17 @@ def test_c_expr_db_cuts_spans_out_of_videos_and_leaves_out_what_is_not_one_of_se
     assert {item.labels["fold"] for item in items.values()} == {1, 2, 3, 4, 5}
 
 
+def test_a_video_in_which_nothing_is_shown_does_not_end_the_list_of_c_expr_db(
+    tmp_path: Path,
+) -> None:
+    TREES["c-expr-db"](tmp_path)
+    table = tmp_path / "annotation/2-30-1920x1080.csv"
+    table.write_text(table.read_text(encoding="utf-8").splitlines()[0] + "\n", encoding="utf-8")
+    listing = DATASETS["c-expr-db"].read(tmp_path, ReadOptions())
+    assert len(listing.items) == 5 * 7
+    assert listing.left_out["no span in its table"] == ["2-30-1920x1080"]
+
+
 @pytest.mark.parametrize(
     ("text", "value"),
     [("00:01:02.500", 62.5), ("1:00:00", 3600), ("7,25", 7.25), ("x", None), ("1:-2", None)],
