@@ -227,8 +227,10 @@ def _classes(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
     """Label columns of one side only, and classes whose numbers of samples differ."""
     shares = {}
     for name in first.keys() & second.keys():
+        if "classes" not in first[name] or "classes" not in second[name]:
+            continue  # of many values no receipt counts each
         counts = [
-            {value: group["num_samples"] for value, group in side[name].get("classes", {}).items()}
+            {value: group["num_samples"] for value, group in side[name]["classes"].items()}
             for side in (first, second)
         ]
         if different := differing(counts[0], counts[1], absent=0):

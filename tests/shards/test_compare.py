@@ -159,6 +159,24 @@ def test_labels_and_speakers_that_differ_are_named(samples: list[Sample], tmp_pa
     assert found["samples"]["aspects"]["picture"]["num"] == 0
 
 
+def test_a_label_that_is_listed_on_one_side_alone_is_no_other_share_of_its_classes(
+    tmp_path: Path,
+) -> None:
+    """Receipts list up to fifty classes: one value more on one side made the two different."""
+    named = [
+        changed(
+            moving_sample(number, num_frames=6),
+            lambda info, line=0 if 50 <= number < 59 else number: {"labels": {"line": str(line)}},
+        )
+        for number in range(60)
+    ]
+    a = write_preparation(tmp_path / "a", named)
+    b = write_preparation(tmp_path / "b", named[:-1])
+    for found in both_ways(a, b):
+        assert found["verdict"] == COMPARABLE
+        assert found["classes"]["differing"] == {}
+
+
 def test_numbers_of_one_side_and_text_of_the_other_are_the_same_class(
     samples: list[Sample], tmp_path: Path
 ) -> None:
