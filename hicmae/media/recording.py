@@ -50,6 +50,7 @@ Region = tuple[float, float, float, float]
 # Frames up to this many bytes are kept between detecting and cutting; longer or larger recordings
 # are decoded twice instead.
 _KEPT_BYTES = 192 * 2**20
+ROUNDING_SECONDS = 1e-6  # of sums of times
 
 
 def open_pictures(
@@ -126,7 +127,9 @@ class Recording:
             self.indices = constant_rate_indices(
                 picture.timestamps, fps, self.start, stop, last=last
             )
-        if not len(self.indices) or self.seconds < min_seconds:
+        # Either: a span of the least length may hold half a frame less than that, or more.
+        longest = max(self.seconds, stop - self.start + ROUNDING_SECONDS)
+        if not len(self.indices) or longest < min_seconds:
             span = span_words(start, end)
             raise MediaError(
                 "too-short",

@@ -29,6 +29,7 @@ from hicmae.media.faces import open_detector
 from hicmae.media.identity import shared_embedder
 from hicmae.media.images import ImageReader, StackReader, sound_beside
 from hicmae.media.recording import (
+    ROUNDING_SECONDS,
     Finder,
     Picture,
     Recording,
@@ -184,7 +185,7 @@ def make_samples(
                 faces = _speaking_faces(recording, speakers, row, config)
             for number, track, key in faces:
                 length = len(track.boxes) / config.fps
-                if config.follows_all and length < config.min_seconds:
+                if config.follows_all and length < min(config.min_seconds, recording.seconds):
                     at = recording.offset + track.first / config.fps
                     short.append(f"{length:.2f} s at {at:.2f} s")
                     continue
@@ -468,7 +469,7 @@ def _sound_alone(row: ManifestRow, config: BuildConfig, stem: Path, watch: Stopw
     start = max(row.start or 0.0, sound.start_seconds)
     seconds = max(sound.start_seconds + sound.duration_seconds - start, 0.0)
     num_frames = math.floor(seconds * config.fps + 0.5)  # as for predicting
-    if seconds < config.min_seconds or not num_frames:
+    if seconds + ROUNDING_SECONDS < config.min_seconds or not num_frames:
         raise MediaError(
             "too-short",
             row.path,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -62,6 +63,23 @@ def test_every_refused_file_is_named_with_its_cause_and_the_rest_is_built(tmp_pa
     assert info["refused"] == dict(sorted(Counter(r.cause for r in result.refusals).items()))
     assert info["ignored"] == {".txt": 1}
     assert [path.name for path in result.ignored] == ["notes.txt"]
+
+
+def test_a_span_of_the_least_length_is_not_too_short(tmp_path: Path) -> None:
+    """Of 1.25 s there are 31 frames, 1.24 s: 'holds 1.25 s of picture (min_seconds is 1.25)'."""
+    write_video(tmp_path / "a.mp4", seconds=2.0)
+    write_video(tmp_path / "b.mkv", seconds=4.0, sound=tone(4.0))
+    lines = ["path,start,end", "a.mp4,0.2,1.45", "a.mp4,0.3,1.54"]
+    (tmp_path / "list.csv").write_text("\n".join(lines) + "\n")
+    least = dataclasses.replace(TINY, min_seconds=1.25)
+    result = build_shards([tmp_path / "list.csv"], tmp_path / "out", least)
+    ((info, *_),) = samples(tmp_path / "out").values()
+    assert info.num_frames == 31
+    (refusal,) = result.refusals
+    assert refusal.message.endswith("holds 1.24 s of picture (min_seconds is 1.25)")
+    (tmp_path / "list.csv").write_text("path,start,end\nb.mkv,2.05,3.3\n")  # 1.2499999999999996
+    heard = dataclasses.replace(least, picture="none")
+    assert not build_shards([tmp_path / "list.csv"], tmp_path / "heard", heard).refusals
 
 
 def test_a_file_that_a_manifest_names_and_is_not_there_is_refused(tmp_path: Path) -> None:
