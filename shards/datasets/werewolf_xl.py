@@ -83,6 +83,7 @@ def _labels(tree: Tree, options: ReadOptions) -> dict[str, dict[str, Label | Non
     if options.labels is not None:
         return _table(read_sheet(options.labels), options.labels)
     found: dict[str, dict[str, Label | None]] | None = None
+    whose: dict[str, str] = {}  # turn to the table that has it
     for file in tree.files:
         if _NAME.fullmatch(Path(file).stem):
             continue  # OpenFace's table of one turn, of which there are as many as turns
@@ -91,7 +92,16 @@ def _labels(tree: Tree, options: ReadOptions) -> dict[str, dict[str, Label | Non
                 rows = _table(read_sheet(tree.root / file), tree.root / file)
             except ValueError:  # another table
                 continue
-            found = rows if found is None else found | rows
+            found = {} if found is None else found
+            others = [name for name in found.keys() & rows.keys() if found[name] != rows[name]]
+            if others:
+                first = min(others)
+                raise ValueError(
+                    f"{tree.root}: {whose[first]} and {file} have other values of "
+                    f"{len(others)} turns, the first is {first}; name the right one with --labels"
+                )
+            found |= rows
+            whose |= dict.fromkeys(rows, file)
     return found
 
 

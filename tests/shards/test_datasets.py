@@ -338,6 +338,18 @@ def test_werewolf_xl_puts_six_sessions_into_a_fold(listings: Listings) -> None:
     assert item.labels["dominance"] == 1.0
 
 
+def test_two_tables_of_werewolf_xl_that_contradict_each_other_are_refused(tmp_path: Path) -> None:
+    """Of two versions of the labels the one that came last by its name was taken in silence."""
+    medium(tmp_path / "01_01_100.mp4")
+    for name, arousal in (("a", 0.5), ("b", 0.5), ("c", 0.75)):
+        rows = [("01_01_100", arousal, 0.5, 0.5)]
+        sheet(tmp_path / f"{name}.csv", ("name", "arousal", "valence", "dominance"), rows)
+    with pytest.raises(ValueError, match=r"b.csv and c.csv have other values of 1 turn.*--labels"):
+        read("werewolf-xl", tmp_path)
+    (item,) = read("werewolf-xl", tmp_path, labels=tmp_path / "a.csv").items
+    assert item.labels["arousal"] == 0.5
+
+
 def test_avcaffe_tests_the_twenty_people_of_its_repository(listings: Listings) -> None:
     listing = listings["avcaffe"][1]
     sides = {item.speaker: item.split for item in listing.items}
