@@ -46,6 +46,9 @@ def read(root: Path, options: ReadOptions) -> Listing:
         if audio is not None and not (root / audio).exists():
             listing.lack("no such sound file", audio)
             audio = None
+        boxes = name_in(root, str(row["boxes"])) if "boxes" in row else None
+        if boxes is not None and not (root / boxes).exists():
+            listing.lack("no such file of face boxes", boxes)  # of which a build may have no need
         labels: dict[str, Label | None] = {
             name: value for name, value in row.items() if name not in _KNOWN
         }

@@ -486,6 +486,16 @@ def test_two_rows_of_one_key_are_refused_with_their_lines(tmp_path: Path) -> Non
         read("csv", tmp_path, labels=table)
 
 
+def test_files_of_face_boxes_that_are_not_there_are_named_too(tmp_path: Path) -> None:
+    medium(tmp_path / "a.mp4")
+    medium(tmp_path / "b.mp4")
+    medium(tmp_path / "a.csv")
+    table = text(tmp_path / "list.csv", "path,boxes\na.mp4,a.csv\nb.mp4,b.csv\n")
+    listing = read("csv", tmp_path, labels=table)
+    assert len(listing.items) == 2
+    assert listing.missing == {"no such file of face boxes": ["b.csv"]}
+
+
 def test_lists_that_contradict_each_other_are_refused() -> None:
     with pytest.raises(ValueError, match="a is tested in folds 1 and 2"):
         official_folds("X", {1: ({"a": "joy"}, None), 2: ({"a": "joy"}, None)})
