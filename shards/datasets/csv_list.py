@@ -65,7 +65,7 @@ def read(root: Path, options: ReadOptions) -> Listing:
                 labels=labels,
             )
         )
-    if options.num_folds is not None:
+    if options.num_folds is not None and listing.items:  # of none the cause is told elsewhere
         _deal(listing, options.num_folds, table)
     return listing
 

@@ -170,6 +170,17 @@ def test_a_copy_of_which_nothing_is_left_is_an_error_with_its_list(
     assert len((tmp_path / "list.csv.missing.txt").read_text().splitlines()) == 70
 
 
+def test_a_table_of_files_that_are_elsewhere_is_told_from_one_of_too_few_speakers(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [("x/a.mp4", "anna"), ("x/b.mp4", "ben")]
+    table = sheet(tmp_path / "list.csv", ("path", "speaker"), rows)
+    out = tmp_path / "out.csv"
+    assert run("csv", tmp_path, "--labels", table, "--folds", "2", "--out", out) == 2
+    assert "can be used (2 files are missing" in capsys.readouterr().err
+    assert (tmp_path / "out.csv.missing.txt").is_file()
+
+
 def test_the_list_of_datasets_says_what_is_expected_of_each(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
