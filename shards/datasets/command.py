@@ -87,6 +87,8 @@ def manifest(
             reasons.append(f"{listing.num_missing} files are missing ({lacking})")
         raise ValueError(f"{root}: not the whole of {known.title}: {'; '.join(reasons)}")
     if not listing.items:
+        if not listing.num_missing:
+            raise ValueError(f"{root}: none of {known.title} can be used: {_left_out(listing)}")
         raise ValueError(
             f"{root}: none of {known.title} can be used ({listing.num_missing} files are missing, "
             f"see {lacking}); unpack them below it, or try --media"
@@ -144,6 +146,16 @@ def _write_missing(path: Path, listing: Listing) -> None:
         for name in names
     ]
     write_text(path, "".join(lines))
+
+
+def _left_out(listing: Listing) -> str:
+    """Why there is no item although no file is missing."""
+    causes = sorted(listing.left_out.items(), key=lambda pair: -len(pair[1]))
+    told = ", ".join(f"{cause}: {len(names)}" for cause, names in causes[:_SHOWN])
+    if not told:
+        return "its lists name no recording; give lists that do"
+    more = f", and {len(causes) - _SHOWN} more causes" if len(causes) > _SHOWN else ""
+    return f"all are left out ({told}{more}); give the labels that belong to this copy"
 
 
 def _show(listing: Listing, lacking: Path) -> None:

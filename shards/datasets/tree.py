@@ -164,17 +164,17 @@ def column(rows: Sequence[Row], names: Sequence[str], path: Path) -> str:
     """The first of some names that is a column, letters in any case.
 
     Raises:
-        ValueError: None is; one line with the columns there are.
+        ValueError: None is; one line with the columns there are. There is no row.
     """
-    known = list(rows[0]) if rows else []
+    if not rows:
+        raise ValueError(f"{path}: holds no row below the names of its columns; give the whole one")
+    known = list(rows[0])
     for name in names:
         for there in known:
             if there.lower() == name.lower():
                 return there
     near = did_you_mean(names[0], known)
-    raise ValueError(
-        f"{path}: no column {' or '.join(names)} (found: {', '.join(known) or 'no row'}){near}"
-    )
+    raise ValueError(f"{path}: no column {' or '.join(names)} (found: {', '.join(known)}){near}")
 
 
 def number(text: str) -> float | None:

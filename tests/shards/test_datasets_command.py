@@ -170,6 +170,20 @@ def test_a_copy_of_which_nothing_is_left_is_an_error_with_its_list(
     assert len((tmp_path / "list.csv.missing.txt").read_text().splitlines()) == 70
 
 
+def test_labels_of_which_none_fits_are_told_from_missing_files(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    medium(tmp_path / "train/a.avi")
+    sheet(tmp_path / "train-label.csv", ("name", "discrete"), [("a", "joyful")])
+    sheet(tmp_path / "test1-label.csv", ("name", "discrete"), [])
+    assert run("mer2023", tmp_path, "--out", tmp_path / "list.csv") == 2
+    assert "test1-label.csv: holds no row below the names" in capsys.readouterr().err
+    sheet(tmp_path / "test1-label.csv", ("name", "discrete"), [("b", "?")])
+    assert run("mer2023", tmp_path, "--out", tmp_path / "list.csv") == 2
+    said = capsys.readouterr().err
+    assert "none of MER2023 can be used: all are left out (unknown label joyful: 1," in said
+
+
 def test_a_table_of_files_that_are_elsewhere_is_told_from_one_of_too_few_speakers(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
