@@ -12,13 +12,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hicmae.config import did_you_mean
+from hicmae.media.images import IMAGE_SUFFIXES
 from shards.datasets.base import Media
 from shards.manifest import VIDEO_SUFFIXES
 from shards.tables import read_cells
 
 # In the order of preference where a recording comes in several.
 SOUND_SUFFIXES = (".wav", ".flac", ".m4a", ".aac", ".mp3", ".ogg", ".opus", ".wma")
-IMAGE_SUFFIXES = frozenset((".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"))
 _DECIMAL_COMMA = re.compile(r"\A(-?\d+),(\d+)\Z")  # as spreadsheets of many languages save it
 _ALIGNED = "_aligned"  # the folder of face images that OpenFace writes beside NAME.csv
 

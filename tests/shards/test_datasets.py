@@ -277,6 +277,15 @@ def test_dfew_takes_no_frames_without_time(tmp_path: Path) -> None:
     assert item.labels["emotion"] == "neutral"
 
 
+def test_images_that_no_build_reads_are_no_frames(tmp_path: Path) -> None:
+    dfew(tmp_path)
+    for path in [*tmp_path.glob("Clip/jpg_256/00001/*.jpg")]:
+        path.rename(path.with_suffix(".webp"))
+    listing = read("dfew", tmp_path)
+    assert len(listing.items) == 69
+    assert listing.missing["no clip and no frames"] == ["00001"]
+
+
 def test_dfew_leaves_out_votes_that_belong_to_other_clips(tmp_path: Path) -> None:
     dfew(tmp_path)
     items = by_key(read("dfew", tmp_path))
