@@ -10,6 +10,7 @@ from typing import Any
 from hicmae.files import write_text
 from shards.datasets import DATASETS, Listing, ReadOptions, find_dataset
 from shards.datasets.base import Item, Media, check_files
+from shards.datasets.traces import TABLE
 from shards.manifest import printable, write_manifest
 from shards.traces import TraceConfig
 
@@ -72,12 +73,16 @@ def manifest(
     path = out or Path(f"{dataset.lower().replace('_', '-')}.csv")
     if path.suffix.lower() not in (".csv", ".tsv", ".jsonl"):
         raise ValueError(f"out = {path} (must end in .csv, .tsv or .jsonl)")
-    if labels is not None and path.exists() and path.samefile(labels):
-        raise ValueError(
-            f"out = {path}: is the file of labels, which it would replace; name another"
-        )
-    listing = check_files(root, known.read(root, options))
     lacking = missing or path.with_name(f"{path.name}.missing.txt")
+    table = labels or (root / TABLE if known is DATASETS["traces"] else None)
+    for name, file in (("out", path), ("missing", lacking)):
+        if table is not None and file.exists() and table.exists() and file.samefile(table):
+            raise ValueError(
+                f"{name} = {file}: is the file of labels, which it would replace; name another"
+            )
+    if lacking.resolve() == path.resolve():
+        raise ValueError(f"missing = {lacking}: is the manifest too (--out); name another")
+    listing = check_files(root, known.read(root, options))
     _write_missing(lacking, listing)
     differences = listing.differences()
     _show(listing, lacking)

@@ -20,12 +20,12 @@ from shards.manifest import name_in, safe_key
 from shards.traces import MEAN, Notes, TraceConfig, check_times, joined, parts_of, read_notes
 
 COLUMN, RECORDING = "trace", "recording"
-_TABLE = "recordings.csv"
+TABLE = "recordings.csv"
 
 
 def read(root: Path, options: ReadOptions) -> Listing:
     """List the parts of every recording."""
-    labels = options.labels or root / _TABLE
+    labels = options.labels or root / TABLE
     if not labels.is_file():
         raise ValueError(
             f"traces: no table {labels}; name it with --labels FILE (columns path and trace, or"
@@ -145,7 +145,7 @@ def _is_trace(name: str) -> bool:
 
 DATASET = Dataset(
     title="any collection with traces",
-    layout=f"{_TABLE} (or --labels FILE) with path and trace, or trace.NAME for each annotator",
+    layout=f"{TABLE} (or --labels FILE) with path and trace, or trace.NAME for each annotator",
     access="your own",
     read=read,
     columns=(COLUMN, RECORDING),

@@ -259,7 +259,16 @@ def test_a_table_is_not_replaced_by_its_manifest(
     medium(tmp_path / "a.mp4")
     assert run("csv", tmp_path, "--labels", table, "--out", tmp_path / "./labels.csv") == 2
     assert "is the file of labels, which it would replace" in capsys.readouterr().err
+    out = tmp_path / "list.csv"
+    assert run("csv", tmp_path, "--labels", table, "--out", out, "--missing", table) == 2
+    assert "missing = " in capsys.readouterr().err
+    assert run("csv", tmp_path, "--labels", table, "--out", out, "--missing", out) == 2
+    assert "is the manifest too (--out)" in capsys.readouterr().err
     assert table.read_bytes() == before
+    default = table.rename(tmp_path / "recordings.csv")
+    assert run("traces", tmp_path, "--out", default) == 2
+    assert "is the file of labels, which it would replace" in capsys.readouterr().err
+    assert default.read_bytes() == before
 
 
 def test_links_do_not_lead_astray(tmp_path: Path) -> None:
