@@ -174,6 +174,7 @@ def info(*, folder: Path, json: Path | None = None) -> None:
     from shards.index import describe, read_index, shards_info
     from shards.reading.order import folder_speakers
 
+    _check_json(json, folder)
     about = shards_info(folder)
     mixed = folder_speakers(read_index(folder).table, _PUBLISHED_BATCH)
     about["speakers"]["batch"] = None if mixed is None else dataclasses.asdict(mixed)
@@ -252,6 +253,7 @@ def compare(
 
     if signals < 0 or most < 0:
         raise ValueError(f"signals = {signals}, most = {most} (each must be 0 or more)")
+    _check_json(json, first, second)
     found = compare_preparations(
         read_preparation(first), read_preparation(second), num_signals=signals
     )
@@ -261,6 +263,21 @@ def compare(
     width = None if sys.stdout.isatty() else 140  # of a file; a terminal knows its own
     print_comparison(Console(width=width), found, most=most)
     return 0 if found["verdict"] in SAME else 1
+
+
+def _check_json(json: Path | None, *read: Path) -> None:
+    """Refuse to replace what is read: a receipt, or a file of a folder of shards.
+
+    Raises: ValueError: ``json`` is one.
+    """
+    from shards.building.journal import is_of_build
+
+    if json is None or not json.exists():
+        return
+    for each in read:
+        inside = each.is_dir() and json.resolve().parent == each.resolve()
+        if each.exists() and (json.samefile(each) or (inside and is_of_build(json.name))):
+            raise ValueError(f"json = {json}: is what is read, and would be replaced; name another")
 
 
 @with_options_of(CorpusConfig)

@@ -159,7 +159,7 @@ def check_out(out: Path, overwrite: bool) -> bool:
     if not out.is_dir():
         raise ValueError(f"{out}: is a file; give a folder")
     names = sorted(path.name for path in out.iterdir())
-    others = [name for name in names if name not in _OURS and not name.endswith(".tar")]
+    others = [name for name in names if not is_of_build(name)]
     if others:
         raise ValueError(
             f"{out}: holds what no build writes ({', '.join(others[:3])}"
@@ -169,6 +169,11 @@ def check_out(out: Path, overwrite: bool) -> bool:
     if built and not overwrite:
         raise ValueError(f"{out}: holds shards already; pass --overwrite to replace them")
     return built
+
+
+def is_of_build(name: str) -> bool:
+    """Whether a build writes a file, or folder, of this name into its own."""
+    return name in _OURS or name.endswith(".tar")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -310,8 +310,15 @@ def test_bad_input_is_one_line_and_status_2(
         (a / "refused.jsonl", [], "cannot be read"),
         (receipt, ["--signals", "2"], "leave out --signals"),
         (a, ["--most", "-1"], "must be 0 or more"),
+        (receipt, ["--json", str(receipt)], "is what is read"),
+        (receipt, ["--json", str(a / "index.json")], "is what is read"),
     ):
         assert main(["shards", "compare", str(a), str(other), *options]) == 2
         error = capsys.readouterr().err
         assert words in error
         assert error.count("\n") == 1
+    assert main(["shards", "info", str(a), "--json", str(a / "index.json")]) == 2
+    assert "is what is read, and would be replaced" in capsys.readouterr().err
+    assert len(read_index(a).table) == 2
+    for _ in range(2):  # a file of one's own may be replaced, wherever it is
+        assert main(["shards", "info", str(a), "--json", str(a / "about.json")]) == 0
