@@ -42,6 +42,7 @@ _VERSION = 2  # 2: index rows have a checksum
 IndexRow = dict[str, Label | None]
 
 SUFFIX = ".partial"
+_STAGING = "staging-"
 
 # What a build writes besides tars.
 _OURS = {INFO_NAME, TABLE_NAME, REFUSED_NAME, RECEIPT_JSON, RECEIPT_PAGE, RECEIPT_PICTURES}
@@ -51,7 +52,7 @@ class Workplace:
     """The folder ``OUT.partial``, locked while in use. Use it as a context manager.
 
     Raises (on entering):
-        ValueError: Another process is at work there.
+        ValueError: Another process is at work there, or it holds what no build writes.
     """
 
     def __init__(self, out: Path) -> None:
@@ -65,6 +66,7 @@ class Workplace:
         self._lock: int | None = None
 
     def __enter__(self) -> Workplace:
+        self._check_content()
         while self._lock is None:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._lock = self._locked()
@@ -83,9 +85,9 @@ class Workplace:
         Its name is new every time: a worker that outlived its build may still write into an old
         one.
         """
-        for leftover in self.folder.glob("staging-*"):
+        for leftover in self.folder.glob(f"{_STAGING}*"):
             shutil.rmtree(leftover, ignore_errors=True)
-        return Path(tempfile.mkdtemp(prefix="staging-", dir=self.folder))
+        return Path(tempfile.mkdtemp(prefix=_STAGING, dir=self.folder))
 
     def clear(self) -> None:
         """Forget what was made so far, and keep the lock."""
@@ -119,6 +121,28 @@ class Workplace:
         self.journal.unlink(missing_ok=True)
         (self.folder / "lock").unlink(missing_ok=True)
         self.folder.rmdir()
+
+    def _check_content(self) -> None:
+        """Refuse a folder of somebody else's, all of which would be removed.
+
+        Raises: ValueError: it has another name than those of an unfinished build.
+        """
+        if not self.folder.is_dir():
+            return
+        ours = {"lock", self.shards.name, self._old.name, self.journal.name, REFUSED_NAME}
+        others = sorted(
+            path.name
+            for path in self.folder.iterdir()
+            if path.name not in ours
+            and not path.name.startswith((_STAGING, "."))
+            and path.suffix != ".part"
+        )
+        if others:
+            raise ValueError(
+                f"{self.folder}: holds what no build writes ({', '.join(others[:3])}"
+                f"{', …' if len(others) > 3 else ''}), and is where {self.out} would be made; "
+                "move it, or give another folder"
+            )
 
     def _locked(self) -> int | None:
         """Lock the folder; None if it was removed meanwhile."""

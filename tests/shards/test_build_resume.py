@@ -99,6 +99,20 @@ def killed_at(step: int, work: Callable[[], object]) -> bool:
     return os.WIFSIGNALED(status)
 
 
+def test_a_folder_of_somebody_else_s_that_is_called_like_an_unfinished_build_is_left_alone(
+    tmp_path: Path, log: Path
+) -> None:
+    """All that is in it would be removed."""
+    source = write_list(tmp_path / "in", NAMES[:2])
+    notes = tmp_path / "out.partial/mine/notes.txt"
+    notes.parent.mkdir(parents=True)
+    notes.write_text("kept")
+    with pytest.raises(ValueError, match=r"out\.partial: holds what no build writes \(mine\)"):
+        build(source, tmp_path / "out")
+    assert [path.name for path in (tmp_path / "out.partial").iterdir()] == ["mine"]
+    assert notes.read_text() == "kept"
+
+
 def test_a_build_into_its_source_folder_takes_nothing_of_its_own_for_recordings(
     tmp_path: Path,
 ) -> None:
