@@ -288,7 +288,8 @@ def check_services() -> list[Finding]:
                 topic="SLURM",
                 state="note",
                 found="sbatch is here and does not say its version",
-                remedy="see what `sbatch --version` waits for or complains of: its configuration",
+                remedy="see what `sbatch --version` waits for or says: it needs the cluster's "
+                "configuration (SLURM_CONF)",
             )
         )
     elif version is None:

@@ -107,7 +107,10 @@ def pretrain(
     if clips_per_second is not None and not 0 < clips_per_second < math.inf:
         raise ValueError(f"clips_per_second = {clips_per_second:g} (must be positive and finite)")
     if resume and overwrite:
-        raise ValueError("resume and overwrite contradict each other; give one of them")
+        raise ValueError(
+            "resume and overwrite contradict each other; give one of them (the scripts for SLURM "
+            "add --resume: delete the run yourself, or give another --out)"
+        )
     from pretrain.plan import choose_model, make_plan, show
 
     config = from_options(PretrainConfig, options | {"model": choose_model(model)})

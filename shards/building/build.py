@@ -203,9 +203,12 @@ def gather(
         if source.is_dir():
             found, others = list_folder(source, sound_alone=sound_alone)
             unfinished, finished = _builds_among(others)
-            rows += [row for row in found if unfinished.isdisjoint(row.path.parents)]
-            builds = unfinished | finished
-            ignored += [path for path in others if builds.isdisjoint(path.parents)]
+            if unfinished:
+                found = [row for row in found if unfinished.isdisjoint(row.path.parents)]
+            if builds := unfinished | finished:
+                others = [path for path in others if builds.isdisjoint(path.parents)]
+            rows += found
+            ignored += others
         else:
             rows += read_manifest(source)
     return unique_keys(rows), ignored
