@@ -24,6 +24,7 @@ from typing import NamedTuple
 import numpy as np
 
 from hicmae.prediction.messages import SHORTEST_HOP
+from hicmae.prediction.span_texts import SpanError, cue_lines, plain_numbers
 from hicmae.terminal import printable
 
 # Names of CSV columns; of several words for one thing the first that is there counts.
@@ -37,19 +38,6 @@ _COLUMNS = {
     "face": ("face", "track"),
 }
 _CLOCK = re.compile(r"(?:(\d+):)?(\d{1,2}):(\d{1,2}(?:[.,]\d+)?)")
-# A line of a TextGrid that holds a number with an exponent or a sign.
-_WRITTEN_OTHERWISE = re.compile(
-    r"^([ \t]*(?:\w+ = )?)(-[\d.]+(?:[eE][-+]?\d+)?|[\d.]+[eE][-+]?\d+)(?=[ \t]*\r?$)", re.MULTILINE
-)
-# Lines that stand above a cue's text, as they have to be and as they may be meant.
-_CUES = {
-    kind: (re.compile(rf"\s*{time}\s*-->\s*{time}(\s|$)"), example)
-    for kind, time, example in (
-        ("srt", r"\d+:\d{1,2}:\d{1,2}[,.]\d+", "00:00:03,500 --> 00:00:04,000"),
-        ("vtt", r"(?:\d+:)?\d{1,2}:\d{1,2}\.\d{1,3}", "00:03.500 --> 00:04.000"),
-    )
-}
-_MEANT_AS_CUE = re.compile(r"\s*\d+:[\d:.,]*\s*-+>\s*\d+:")
 _TAGS = re.compile(r"<[^<>]*>")
 _SAID_BY = re.compile(r"\[([^\]\n]{1,60})\]:\s*")  # as WhisperX writes speakers into subtitles
 
@@ -101,7 +89,7 @@ def read_spans(path: str | Path, tiers: Sequence[str] = ()) -> tuple[Span, ...]:
         raise ValueError(f"{path}: has no tiers; span_tiers is for .TextGrid and .eaf")
     try:
         spans = list(reader(path))
-    except (FileNotFoundError, _SpanError):
+    except (FileNotFoundError, SpanError):
         raise
     # Of the libraries for annotations, of XML and of encodings: there is no end to them.
     except Exception as error:
@@ -334,10 +322,6 @@ def time_text(seconds: float) -> str:
     return f"{seconds:.3f}".rstrip("0").rstrip(".")
 
 
-class _SpanError(ValueError):
-    """A line that says what is wrong with its place."""
-
-
 def _check_order(spans: Sequence[Span], where: str) -> None:
     if bad := [span for span in spans if not -math.inf < span.start < span.end < math.inf]:
         raise ValueError(
@@ -413,14 +397,14 @@ def _table(path: Path) -> Iterator[tuple[str, Span]]:
         if (word := next((word for word in words if word in names), None)) is not None
     }
     if "start" not in found or not ("end" in found or "duration" in found):
-        raise _SpanError(
+        raise SpanError(
             f"{path}: needs columns start, and end or duration, in seconds or h:mm:ss.s "
             f"(found: {', '.join(list(names)[:8]) or 'nothing'})"
         )
     for number, row in rows:
         where = f"{path} line {number}"
         if any(row[len(columns) :]):  # which of them is the speaker's, nobody knows
-            raise _SpanError(
+            raise SpanError(
                 f"{where}: {len(row)} cells under {len(columns)} columns; quote cells that hold a "
                 "separator"
             )
@@ -450,7 +434,7 @@ def _records(path: Path, text: str, separator: str) -> list[tuple[int, list[str]
         return read(strict=True)
     except csv.Error as error:
         if "unexpected end" in str(error):  # it would swallow every span behind it
-            raise _SpanError(
+            raise SpanError(
                 f"{path}: a quotation mark is never closed; quote whole cells, and write a mark "
                 "inside them twice"
             ) from None
@@ -465,14 +449,14 @@ def _seconds(text: str, where: str) -> float:
     try:
         return float(text.replace(",", "."))
     except ValueError:
-        raise _SpanError(f"{where} = {text!r} (seconds, or h:mm:ss.s)") from None
+        raise SpanError(f"{where} = {text!r} (seconds, or h:mm:ss.s)") from None
 
 
 def _subtitles(path: Path) -> Iterator[tuple[str, Span]]:
     import webvtt
 
     kind = path.suffix.lower().removeprefix(".")
-    content = "\n".join(_cue_lines(path, kind))
+    content = "\n".join(cue_lines(path, kind, _text_of(path)))
     for cue in webvtt.WebVTT.from_buffer(io.StringIO(content), format=kind).captions:
         text = " ".join(_TAGS.sub("", cue.raw_text).split())
         said = _SAID_BY.match(text)
@@ -487,27 +471,6 @@ def _subtitles(path: Path) -> Iterator[tuple[str, Span]]:
         )
 
 
-def _cue_lines(path: Path, kind: str) -> Iterator[str]:
-    """The lines of subtitles; a cue of an SRT that has no number gets one, because the library
-    leaves out such a one, as it does any whose times it cannot read.
-
-    Raises: ValueError: times that are not as the format has them.
-    """
-    form, example = _CUES[kind]
-    before = ""
-    for number, line in enumerate(_text_of(path).splitlines(), start=1):
-        if form.match(line):
-            if kind == "srt" and not before.strip().isdigit():
-                yield "0"
-        elif _MEANT_AS_CUE.match(line):
-            raise _SpanError(
-                f"{path} line {number}: {line.strip()[:60]!r} is no time of a .{kind} cue (must be "
-                f"like {example})"
-            )
-        yield line
-        before = line
-
-
 def _stamp(parts: tuple[int, int, int, int]) -> float:
     hours, minutes, seconds, milliseconds = parts
     return hours * 3600 + minutes * 60 + seconds + milliseconds / 1000
@@ -520,7 +483,7 @@ def _rttm(path: Path) -> Iterator[tuple[str, Span]]:
         if not cells or cells[0].startswith(";") or cells[0] != "SPEAKER":
             continue
         if not 8 <= len(cells) <= 10:  # more: a name with a blank in it, which moves the times
-            raise _SpanError(
+            raise SpanError(
                 f"{path} line {number}: {len(cells)} fields (a SPEAKER line has 8 to 10, and names "
                 "have no blanks)"
             )
@@ -534,7 +497,7 @@ def _textgrid(path: Path) -> Iterator[tuple[str, Span]]:
 
     data = path.read_bytes()
     if not data.startswith(b"ooBinaryFile"):
-        data = _plain_numbers(path, _text_of(path)).encode()
+        data = plain_numbers(path, _text_of(path)).encode()
     grid = TextGrid(xmax=1.0)  # which what is read replaces
     grid.from_file(io.BytesIO(data), codec="utf-8")
     for tier in grid.get_tiers():
@@ -543,25 +506,6 @@ def _textgrid(path: Path) -> Iterator[tuple[str, Span]]:
         for start, end, text in tier.get_intervals(sort=True):
             if words := " ".join(text.split()):
                 yield tier.name, Span(start=start, end=end, speaker=tier.name, text=words)
-
-
-def _plain_numbers(path: Path, text: str) -> str:
-    """A TextGrid whose times have no exponent, of which the library would take the digits alone.
-
-    Raises: ValueError: a time before the beginning, whose sign it would drop.
-    """
-
-    def plain(match: re.Match[str]) -> str:
-        value = float(match[2])
-        if value < -0.0005:  # what is less is rounding
-            line = text.count("\n", 0, match.start(2)) + 1
-            raise _SpanError(
-                f"{path} line {line}: {match[2]} s is before the beginning; shift the times of the "
-                "TextGrid to start from 0"
-            )
-        return f"{match[1]}{max(value, 0.0):.9f}"
-
-    return _WRITTEN_OTHERWISE.sub(plain, text)
 
 
 def _eaf(path: Path) -> Iterator[tuple[str, Span]]:
