@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import shutil
+import signal
 import sys
 import time
 import zipfile
@@ -73,13 +74,15 @@ def train_fold(plan: Plan, fold: Fold, *, resume: bool = False) -> FoldFacts:
 
     Raises: ValueError: a sample that cannot be read, a loss or output that is not finite, or a
         checkpoint that does not fit the network. What was saved of the fold is then deleted.
-        LostProcessError: one of several processes was killed or hung. What was saved stays then,
-        as with every error that is not the settings' or the data's: a full disk, no memory.
+        LostProcessError: one of several processes was killed or hung. KeyboardInterrupt: the user
+        has interrupted it. What was saved stays then, as with every error that is not the
+        settings' or the data's: a full disk, no memory.
     """
     final, folder = fold_folder(plan.out, fold.name), partial_folder(plan.out, fold.name)
     if not (resume and can_resume(plan, fold)):
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
+    on_interrupt = signal.getsignal(signal.SIGINT)
     try:
         devices = plan.config.hardware.devices
         if devices == 1:
@@ -93,6 +96,12 @@ def train_fold(plan: Plan, fold: Fold, *, resume: bool = False) -> FoldFacts:
     except ValueError:
         shutil.rmtree(folder, ignore_errors=True)
         raise
+    except SystemExit as ended:
+        if not isinstance(ended.__context__, KeyboardInterrupt):
+            raise
+        # Lightning ends the program without a word, and lets nobody interrupt it any more.
+        signal.signal(signal.SIGINT, on_interrupt)
+        raise KeyboardInterrupt from None
     shutil.rmtree(folder)
     facts = read_fold(final)
     assert facts is not None

@@ -81,7 +81,7 @@ def test_a_killed_sweep_resumes_in_its_fold_to_identical_results(
 @pytest.mark.parametrize(
     ("error", "seen"),
     [
-        (KeyboardInterrupt(), SystemExit),  # which Lightning makes of it
+        (KeyboardInterrupt(), KeyboardInterrupt),
         (OSError(errno.ENOSPC, "No space left on device"), OSError),
     ],
 )
@@ -148,6 +148,18 @@ def test_a_fold_that_is_killed_while_it_is_finished_is_finished_with_all_its_row
     rows = pd.read_csv(tmp_path / "run" / "fold-1" / "metrics.csv")
     assert rows["epoch"].dropna().unique().tolist() == [0, 1]
     assert not (tmp_path / "run" / ".fold-1.partial").exists()
+
+
+def test_an_interrupt_is_one_line_and_another_one_is_heard(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, train: Train
+) -> None:
+    interrupt = Mock(side_effect=KeyboardInterrupt)
+    monkeypatch.setattr(FinetuneModule, "on_train_epoch_start", interrupt)
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        train(once=True)
+    assert signal.getsignal(signal.SIGINT) is before
+    assert (tmp_path / "run" / ".fold-1.partial").is_dir()
 
 
 def test_epochs_are_saved_beside_the_run_alone_and_a_full_disk_is_named(
