@@ -144,7 +144,7 @@ def scatter_figure(
             axes.scatter(x, y, s=22, alpha=0.55, color=doc.BLUE, edgecolors="none")
         axes.plot(ends, ends, color=doc.GREY, linewidth=1, linestyle="--", label="predicted = true")
         ccc = run.scores.pooled.get(f"ccc_{target}", run.scores.pooled.get("ccc"))
-        axes.set_title(target if ccc is None else f"{target} (CCC {ccc:.3f})", fontsize=11)
+        axes.set_title(target if ccc is None else f"{target} (CCC {doc.number(ccc)})", fontsize=11)
         axes.set_xlabel(f"true {target}")
         axes.set_ylabel(f"predicted {target}")
         axes.set_aspect("equal", adjustable="datalim")

@@ -16,13 +16,21 @@ from PIL import Image
 from finetune.benchmark import Benchmark, Published
 from finetune.commands import report
 from finetune.heads import Head
+from finetune.predictions import true_and_predicted
 from finetune.record import Run, read_run
 from finetune.reporting.comparison import comparison, group_runs, paired_parts
 from finetune.reporting.document import Picture, Section, Table
 from finetune.reporting.entries import SeedGroup, label_curve_parts
+from finetune.reporting.values import scatter_figure
 from finetune.scores import score_run
 from hicmae.settings import ModelConfig
-from tests.support.finetune_fixtures import BENCHMARK, VALUES, run_tiny, write_labelled_shards
+from tests.support.finetune_fixtures import (
+    BENCHMARK,
+    VALUES,
+    Train,
+    run_tiny,
+    write_labelled_shards,
+)
 
 PUBLISHED = dataclasses.replace(
     BENCHMARK,
@@ -455,3 +463,19 @@ def test_benchmarks_whose_names_are_one_file_name_have_a_picture_each(
     paths = [part.path for part in shown if isinstance(part, Picture)]
     assert len(set(paths)) == 3
     assert all(path.is_file() for path in paths)
+
+
+def test_a_picture_calls_an_undefined_correlation_what_the_tables_call_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, train: Train
+) -> None:
+    constant = {number: {"labels": {"valence": 0.5}} for number in range(24)}
+    run = read_run(train(VALUES, once=True, changes=constant))
+    titles: list[str] = []
+
+    def kept(figure: Any, path: Path, **_: Any) -> None:
+        titles.extend(axes.get_title() for axes in figure.axes)
+
+    monkeypatch.setattr("finetune.reporting.document.save", kept)
+    true, predicted = true_and_predicted(run.benchmark, run.units)
+    scatter_figure(run, true, predicted, tmp_path / "scatter.png", title="")
+    assert titles[0] == "valence (CCC n/a)"
