@@ -177,7 +177,7 @@ class RemoteShards:
         with self._locked(name):
             for file in (INFO_NAME, TABLE_NAME):
                 try:
-                    self._download(file, folder / file, None)
+                    self._try(file, folder / file, None)
                 except RemoteError as error:
                     raise FileNotFoundError(str(error)) from error
             try:
@@ -199,8 +199,10 @@ class RemoteShards:
                     if not self._touch(path):
                         for left in self.folder.glob(f".{path.name}.*.part"):
                             left.unlink()  # by a process that was killed
-                        self._try(shard, path)
+                        self._try(shard, path, self.described[shard])
                         self._make_room(path)
+        except RemoteError as error:
+            raise ClipError(f"{shard}: {error}", "missing-shard") from error
         except OSError as error:
             # No fault of the shard, which nobody is to skip for it.
             raise ValueError(
@@ -244,16 +246,15 @@ class RemoteShards:
             return False
         return True
 
-    def _try(self, shard: str, path: Path) -> None:
+    def _try(self, name: str, path: Path, described: Mapping[str, Any] | None) -> None:
         for attempt in range(1, _ATTEMPTS + 1):
             try:
-                self._download(shard, path, self.described[shard])
+                self._download(name, path, described)
                 return
             except RemoteError as error:
                 if attempt == _ATTEMPTS:
-                    message = f"{shard}: {error}; {_ATTEMPTS} tries"
-                    raise ClipError(message, "missing-shard") from error
-                log.warning("%s: %s; trying again", shard, error)
+                    raise RemoteError(f"{error}; {_ATTEMPTS} tries") from error
+                log.warning("%s: %s; trying again", name, error)
                 time.sleep(self.config.retry_seconds * 2 ** (attempt - 1))
 
     def _download(self, name: str, path: Path, described: Mapping[str, Any] | None) -> None:

@@ -165,6 +165,22 @@ def test_what_a_server_answers_is_said() -> None:
         list(RemoteFolder(url).blocks("index.json"))
 
 
+def test_an_index_too_is_asked_for_again(folder: Path, cache: CacheConfig) -> None:
+    asked: list[str] = []
+
+    class Busy(Quiet):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            if asked.count(self.path) == 1:
+                self.send_error(503)
+            else:
+                super().do_GET()
+
+    with serving(functools.partial(Busy, directory=str(folder))) as url:
+        remote = RemoteShards(RemoteFolder(url), cache)
+        assert len(remote.index().table) == len(read_index(folder).table)
+
+
 def test_processes_fetch_each_shard_once_and_later_runs_none(
     served: tuple[str, list[str]], cache: CacheConfig
 ) -> None:

@@ -90,3 +90,7 @@ def test_what_fails_stays_ended(
     done = run(script, str(tmp_path), "in")
     assert done.returncode == 2
     assert "task 3: give --array=1-2, or set HICMAE_PARTS" in done.stderr
+    monkeypatch.setenv("HICMAE_PARTS", "08")  # eight to a reader, to a shell no number
+    done = run(script, str(tmp_path), "in")
+    assert done.returncode == 2
+    assert done.stderr == "HICMAE_PARTS = 08 (must be a whole number from 1)\n"
