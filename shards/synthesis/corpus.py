@@ -41,7 +41,7 @@ def synthesize(config: CorpusConfig, out: Path) -> Path:
     """Write a corpus: ``clips/<speaker>/*.mp4``, ``manifest.csv`` and ``corpus.json``.
 
     The manifest is written last, so a folder that has one is complete. A folder that already
-    holds this very corpus is left as it is.
+    holds this very corpus is left as it is, but for clips that were deleted since.
 
     Args:
         config: What the corpus contains.
@@ -60,17 +60,23 @@ def synthesize(config: CorpusConfig, out: Path) -> Path:
         raise ValueError(
             f"{out}: holds another corpus (see {facts.name}); choose a new folder, or delete it"
         )
-    if manifest.exists():
-        if not facts.exists():
-            raise ValueError(f"{out}: holds a manifest of something else; choose a new folder")
-        return manifest
+    was_whole = manifest.exists()
+    if was_whole and not facts.exists():
+        raise ValueError(f"{out}: holds a manifest of something else; choose a new folder")
     plans = plan_clips(config)
     rows = _manifest_rows(config, plans)
     paths = [out / str(row["path"]) for row in rows]
+    clips = list(zip(plans, paths, strict=True))
+    if was_whole:
+        clips = [(plan, path) for plan, path in clips if not path.is_file()]
+        if not clips:
+            return manifest
     for folder in sorted({path.parent for path in paths}):
         folder.mkdir(parents=True, exist_ok=True)
     write_text(facts, described)
-    _make_all(config, plans, paths)
+    _make_all(config, [plan for plan, _ in clips], [path for _, path in clips])
+    if was_whole:
+        return manifest
     if config.over_time:
         _write_annotations(config, plans, rows, out)
     if not config.labelled:  # the order of the rows must not tell either

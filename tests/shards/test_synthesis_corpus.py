@@ -162,6 +162,19 @@ def test_a_finished_corpus_is_left_alone_and_another_is_refused(corpus: Path) ->
         synthesize(replace(SMALL, takes=2), corpus)
 
 
+def test_clips_that_were_deleted_are_rendered_again_and_no_other(tmp_path: Path) -> None:
+    synthesize(SMALL, tmp_path)
+    before = _digests(tmp_path)
+    first, second, *_ = sorted(tmp_path.rglob("*.mp4"))
+    first.unlink()
+    second.write_bytes(b"mine")
+    synthesize(SMALL, tmp_path)
+    after = _digests(tmp_path)
+    assert {name for name in before if before[name] != after[name]} == {
+        str(second.relative_to(tmp_path))
+    }
+
+
 def test_a_folder_with_a_foreign_manifest_or_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "manifest.csv").write_text("path\n")
     with pytest.raises(ValueError, match="something else"):
