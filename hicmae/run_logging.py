@@ -161,7 +161,7 @@ class WandbRun:
                 project=settings.project,
                 group=group,
                 name=settings.name or folder.resolve().name,
-                dir=folder,
+                dir=str(folder),
                 id=id_file.read_text().strip(),
                 resume="allow",
                 mode=mode,
