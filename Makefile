@@ -2,6 +2,7 @@
 # make test   the tests, two files at a time (FAST=1: the quick ones; JOBS=4: four at a time;
 #             PYTEST='-k masks': a few)
 # make lint   ruff and mypy
+# make lowest the quick demo and tests with the oldest libraries that are allowed (.venv-lowest)
 # make ci     what continuous integration runs: tests, then lint
 # make clean  remove the virtual environment and caches (never demo/ or runs/)
 #
@@ -15,7 +16,7 @@ JOBS ?= 2
 VENV := .venv
 READY := $(VENV)/.ready-for-pyproject
 
-.PHONY: demo test lint ci clean
+.PHONY: demo test lint lowest ci clean
 .DEFAULT_GOAL := help
 
 .PHONY: help
@@ -26,6 +27,8 @@ demo: $(READY)
 	$(VENV)/bin/hicmae demo $(DEMO)
 
 test: $(READY)
+	@# Once for all processes, also where Python is told not to keep what it has compiled.
+	@$(VENV)/bin/python -m compileall -q hicmae shards pretrain finetune tests || true
 	$(VENV)/bin/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder \
 		$(if $(FAST),-m 'not slow') $(PYTEST)
 
@@ -34,16 +37,25 @@ lint: $(READY)
 	$(VENV)/bin/ruff format --check
 	$(VENV)/bin/mypy
 
+lowest:
+	$(PYTHON) -m venv .venv-lowest
+	.venv-lowest/bin/python -m pip install --quiet --disable-pip-version-check uv
+	.venv-lowest/bin/python -m uv pip install --quiet --python .venv-lowest/bin/python \
+		--resolution lowest-direct --editable '.[dev]'
+	.venv-lowest/bin/hicmae demo --quick --overwrite --out .venv-lowest/demo
+	.venv-lowest/bin/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder \
+		-m 'not slow' $(PYTEST)
+
 ci:
 	.ci/run
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .venv-lowest build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(READY): pyproject.toml
-	@command -v $(PYTHON) >/dev/null || { echo "make: $(PYTHON) not found; install Python 3.10 or newer, or give PYTHON=/path/to/python3" >&2; exit 1; }
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "make: $(PYTHON) is $$($(PYTHON) -V 2>&1), 3.10 or newer is needed; give PYTHON=/path/to/python3" >&2; exit 1; }
+	@command -v $(PYTHON) >/dev/null || { echo "make: $(PYTHON) not found; install Python 3.11 or newer, or give PYTHON=/path/to/python3" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "make: $(PYTHON) is $$($(PYTHON) -V 2>&1), 3.11 or newer is needed; give PYTHON=/path/to/python3" >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "make: $(PYTHON) cannot make virtual environments; on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-compile --editable '.[dev]'

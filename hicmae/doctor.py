@@ -11,8 +11,8 @@ import importlib.util
 import os
 import platform
 import shutil
-import sys
 import tempfile
+import tomllib
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from json import dumps
@@ -113,10 +113,8 @@ def requirements() -> list[Requirement]:
 
 def _of_the_clone(file: Path) -> Iterator[str]:
     """Requirements in a pyproject.toml, those of extras marked as an installation marks them."""
-    if sys.version_info < (3, 11) or not file.is_file():  # tomllib came with 3.11
+    if not file.is_file():
         return
-    import tomllib
-
     project = tomllib.loads(file.read_text(encoding="utf-8"))["project"]
     yield from project["dependencies"]
     for extra, lines in project["optional-dependencies"].items():

@@ -16,10 +16,9 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import filelock
-from typing_extensions import Self
 
 _BLOCK_BYTES = 1 << 20
 _NAME_BYTES = 255  # of a file's name, on the file systems of Linux, macOS and Windows

@@ -228,7 +228,7 @@ def forking(imported: Sequence[str] = IMPORTED) -> ForkServerContext | SpawnCont
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(list(imported))
     # Python (seen with 3.11) has the server look into the working folder first, where a folder that
-    # is called shards would be taken for the package. 3.10 cannot be told otherwise.
+    # is called shards would be taken for the package.
     with _environment(PYTHONSAFEPATH="1", PYTHONPATH=os.pathsep.join(sys.path)):
         forkserver.ensure_running()
     _check_main_guard(context)

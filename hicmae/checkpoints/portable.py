@@ -25,7 +25,7 @@ from abc import abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import platformdirs
 import torch
@@ -33,7 +33,6 @@ from huggingface_hub import ModelHubMixin
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from typing_extensions import Self
 
 from hicmae.checkpoints.checkpoint import (
     CARD,

@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +104,6 @@ def test_without_decord_pyav_reads_and_the_doctor_says_so(tmp_path: Path, reposi
 def test_what_is_asked_for_can_be_installed_on_every_system(
     system: str, machine: str, wanted: bool, repository: Path
 ) -> None:
-    tomllib = pytest.importorskip("tomllib", reason="tomllib came with Python 3.11")
     project = tomllib.loads((repository / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     asked = [Requirement(line) for line in project["dependencies"]]
     there = {"sys_platform": system, "platform_machine": machine}
@@ -141,7 +141,6 @@ def test_a_library_out_of_its_range_is_broken_and_one_of_an_extra_is_a_note(
 def test_the_bounds_of_a_plain_clone_are_those_of_its_pyproject(
     monkeypatch: pytest.MonkeyPatch, repository: Path
 ) -> None:
-    tomllib = pytest.importorskip("tomllib", reason="tomllib came with Python 3.11")
 
     def none(name: str) -> list[str]:
         raise importlib.metadata.PackageNotFoundError(name)

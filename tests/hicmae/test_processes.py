@@ -210,7 +210,6 @@ def test_what_is_imported_beforehand_looks_for_no_gpu(repository: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(sys.version_info < (3, 11), reason="this Python looks there first")
 def test_a_working_folder_with_a_folder_called_shards_is_no_obstacle(tmp_path: Path) -> None:
     program = tmp_path / "program.py"
     program.write_text(
