@@ -165,7 +165,7 @@ def test_an_interrupt_is_one_line_and_another_one_is_heard(
 def test_epochs_are_saved_beside_the_run_alone_and_a_full_disk_is_named(
     monkeypatch: pytest.MonkeyPatch, train: Train
 ) -> None:
-    full = OSError(errno.ENOSPC, "No space left on device", "/tmp/other")
+    full = OSError(errno.ENOSPC, "No space left on device", "another/folder")
     monkeypatch.setattr("tempfile.mkstemp", Mock(side_effect=full))
     train(once=True)
     monkeypatch.setattr("torch.save", Mock(side_effect=OSError(*full.args[:2])))
