@@ -118,16 +118,13 @@ def receipt_page(about: Mapping[str, Any], cells: Sequence[Cell], pictures: str)
 
 
 def write_pictures(folder: Path, index: Index, about: Mapping[str, Any]) -> list[Cell]:
-    """Write both pictures of a receipt into a folder and remove what else was in it.
+    """Write both pictures of a receipt into a folder; what else is in it stays.
 
     Returns: what the contact sheet shows.
     """
     folder.mkdir(exist_ok=True)
     cells = _draw_contact_sheet(folder / FACES_PICTURE, index)
     _draw_histograms(folder / HISTOGRAMS_PICTURE, about)
-    for path in folder.iterdir():
-        if path.is_file() and path.name not in (FACES_PICTURE, HISTOGRAMS_PICTURE):
-            path.unlink()
     return cells
 
 

@@ -134,7 +134,6 @@ def test_receipt_is_the_same_bytes_again_and_elsewhere(folder: Path, tmp_path: P
     once = contents(folder)
     elsewhere = tmp_path / "an other place"
     folder.rename(elsewhere)
-    (elsewhere / RECEIPT_PICTURES / "stale.png").write_bytes(b"of an older program")
     write_receipt(elsewhere)
     assert contents(elsewhere) == once
     assert json.loads(once[RECEIPT_JSON])["versions"] == library_versions()
@@ -147,6 +146,20 @@ def test_receipt_is_the_same_bytes_again_and_elsewhere(folder: Path, tmp_path: P
     assert not list(elsewhere.rglob("*.part"))
     for content in once.values():
         assert str(tmp_path).encode() not in content
+
+
+def test_what_else_is_beside_the_pictures_of_a_receipt_stays(tmp_path: Path) -> None:
+    folder = write_preparation(tmp_path / "shards", [moving_sample(0, num_frames=4)])
+    notes = folder / RECEIPT_PICTURES / "notes.txt"
+    notes.parent.mkdir()
+    notes.write_text("faces 3 and 7 look wrong")
+    write_receipt(folder)
+    assert notes.read_text() == "faces 3 and 7 look wrong"
+    assert {path.name for path in notes.parent.iterdir()} == {
+        "notes.txt",
+        "faces.png",
+        "distributions.png",
+    }
 
 
 def test_content_digest_can_be_computed_by_anyone(tmp_path: Path) -> None:
