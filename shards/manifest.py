@@ -29,7 +29,7 @@ from typing import Any
 from hicmae.files import whole_file
 from hicmae.media.images import SOUND_SUFFIXES, VIDEO_SUFFIXES, is_stack, sound_beside, walk
 from shards.schema import Label
-from shards.tables import is_table, read_table
+from shards.tables import is_shortened, is_table, read_table
 
 _TEXT_COLUMNS = ("key", "path", "audio", "boxes", "region", "speaker", "split")
 _RESERVED = {  # and what for
@@ -145,13 +145,22 @@ def write_manifest(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
         path: The manifest.
         rows: Columns as in the module's docstring; ``path`` (and ``audio``) relative to the
             manifest's folder, None for what is missing.
+
+    Raises: ValueError: a column with a name of the index, or a number that a table cannot hold.
     """
     rows = list(rows)
     columns = list(dict.fromkeys(name for row in rows for name in row))
     if clashing := [name for name in columns if name in _index_columns()]:
         raise ValueError(f"{path}: column {clashing[0]!r} is a name of the index; rename it")
+    of_cells = path.suffix.lower() in (".csv", ".tsv")
+    for name, value in (cell for row in rows if of_cells for cell in row.items()):
+        if is_shortened(str(value)):
+            raise ValueError(
+                f"{path}: {name} is {value}, which is refused where a table is read (it looks like"
+                " a long number without its last digits); write JSON lines, to a name in .jsonl"
+            )
     with whole_file(path) as beside, beside.open("w", encoding="utf-8", newline="") as file:
-        if path.suffix.lower() in (".csv", ".tsv"):
+        if of_cells:
             delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
             writer = csv.DictWriter(file, columns, delimiter=delimiter, lineterminator="\n")
             writer.writeheader()

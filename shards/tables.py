@@ -66,6 +66,11 @@ def is_table(path: Path) -> bool:
     return path.suffix.lower() in (*_TEXTS, *_JSON, *_SPREADSHEETS, *_OTHER_SPREADSHEETS)
 
 
+def is_shortened(cell: str) -> bool:
+    """Whether a cell is what programs leave of a long number, which no table is believed."""
+    return bool(_SHORTENED.fullmatch(cell))
+
+
 def read_table(
     path: Path, *, needed: str, text: Collection[str] = (), taken: Collection[str] = ()
 ) -> list[tuple[int, dict[str, Any]]]:
@@ -308,7 +313,7 @@ def _typed(
     """The values of a column: all whole numbers, all numbers or all text; None where empty."""
     given = [cell for _, cell in cells if cell and cell.lower() not in _NO_NUMBER]
     for number, cell in cells:
-        if _SHORTENED.fullmatch(cell):
+        if is_shortened(cell):
             raise ValueError(
                 f"{path} line {number}: {name} is {cell}, a long number without its last digits; "
                 "write the column as text where the table was made"

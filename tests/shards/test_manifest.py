@@ -66,6 +66,16 @@ def test_json_lines_say_the_same_as_csv(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["list.csv", "list.jsonl"]
 
 
+def test_a_number_that_no_table_is_believed_is_written_as_json_alone(tmp_path: Path) -> None:
+    rows = [{"path": "a.mp4", "score": 0.5}, {"path": "b.mp4", "score": 2.5e20}]
+    with pytest.raises(ValueError, match=r"list.csv: score is 2.5e\+20, .*\.jsonl"):
+        write_manifest(tmp_path / "list.csv", rows)
+    assert not any(tmp_path.iterdir())
+    write_manifest(tmp_path / "list.jsonl", rows)
+    scores = [row.labels["score"] for row in read_manifest(tmp_path / "list.jsonl")]
+    assert scores == [0.5, 2.5e20]
+
+
 def test_a_folder_is_read_in_order_with_links_and_without_hidden_files(tmp_path: Path) -> None:
     folder, elsewhere = tmp_path / "videos", tmp_path / "elsewhere"
     for name in ("b.MP4", "a/two.words.mov", "a/.hidden.mp4", ".cache/x.mp4", "notes.txt"):
