@@ -12,7 +12,7 @@ import numpy as np
 from finetune.predictions import Prediction
 from finetune.record import Run
 from finetune.reporting import document as doc
-from finetune.reporting.resampling import intervals
+from finetune.reporting.resampling import alone, intervals
 from finetune.scores import Values, metric_name, score_units
 
 # A group of fewer units or people says little; it is marked.
@@ -67,9 +67,9 @@ def group_section(run: Run, figures: Path) -> doc.Section | None:
     dot_figure(run, panels, path, people=True, title=f"{run.name}: scores by group")
     parts: list[doc.Part] = [
         f"Pooled over folds. {_meaning(run)} 95 %: of {metric_name(leading)}, bootstrap by"
-        f" {run.benchmark.speaker} within the group (by sample where the group has one or they"
-        f" are not named). *small*: fewer than {SMALL_UNITS} {unit_name(run)} or fewer than"
-        f" {SMALL_SPEAKERS} {run.benchmark.speaker}s. A gap between groups may be one between"
+        f" {run.benchmark.speaker} within the group (by {alone(run.benchmark)} where the group has"
+        f" one or they are not named). *small*: fewer than {SMALL_UNITS} {unit_name(run)} or fewer"
+        f" than {SMALL_SPEAKERS} {run.benchmark.speaker}s. A gap between groups may be one between"
         " other things in which they differ.",
         doc.Picture(path=path, caption="Scores by group"),
         *tables,
@@ -101,7 +101,8 @@ def speaker_section(run: Run, figures: Path) -> doc.Section | None:
             f" The table has the {_WORST} worst and the {_BEST} best of {len(groups)}; the picture"
             " has all."
         )
-    sure = f" 95 %: of {metric_name(leading)}, bootstrap by sample." if surely else ""
+    by = alone(run.benchmark)
+    sure = f" 95 %: of {metric_name(leading)}, bootstrap by {by}." if surely else ""
     parts: list[doc.Part] = [
         f"Pooled over folds, the worst first. {_meaning(run)}{sure} *small*: fewer than"
         f" {SMALL_UNITS} {unit_name(run)}.{left_out}",

@@ -369,8 +369,9 @@ def _how_to_read_pairs(count: int) -> str:
     return (
         f"Difference in the score pooled over folds (mean over seeds). {LEVEL:.0%} interval: paired"
         f" bootstrap, {NUM_DRAWS} draws, the same for both. p: two-sided permutation test; swapping"
-        " both runs' predictions of a whole speaker (of a sample, where speakers are unknown or"
-        " there is one) would change nothing if they were alike, and p is the share of swaps that"
-        " give a difference at least as large; seeds are swapped in pairs, and entries with other"
-        f" numbers of seeds have no p. Neither sees the chance of training again.{many}"
+        " both runs' predictions of a whole speaker (of a sample, or of the recording of instants,"
+        " where speakers are unknown or there is one) would change nothing if they were alike, and"
+        " p is the share of swaps that give a difference at least as large; seeds are swapped in"
+        " pairs, and entries with other numbers of seeds have no p. Neither sees the chance of"
+        f" training again.{many}"
     )

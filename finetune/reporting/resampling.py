@@ -1,10 +1,12 @@
 """How sure a score is: bootstrap intervals by speaker, and paired comparisons of runs.
 
 Samples of one person are no independent draws, so whole speakers are drawn; single samples where
-speakers are unknown. A draw is a vector of weights over speakers, and every metric follows from
-sums over samples: a draw costs one row of a matrix product.
+speakers are unknown, and whole recordings where these are instants of them. A draw is a vector of
+weights over what is drawn, and every metric follows from sums over samples: a draw costs one row
+of a matrix product.
 
-Shape letters: R weightings, S clusters (speakers or samples), K classes, D targets, Q sums.
+Shape letters: R weightings, S clusters (speakers, recordings or samples), K classes, D targets,
+Q sums.
 
 Source: Efron and Tibshirani, 1993, An Introduction to the Bootstrap, ch. 13 (percentiles) and 15
 (permutations).
@@ -22,6 +24,7 @@ from scipy import sparse
 
 from finetune.benchmark import Benchmark
 from finetune.heads import Head, combination, score_names
+from finetune.instants import recording_of
 from finetune.predictions import Prediction, head_arrays, named_shares, of_head
 from hicmae.heads import what_is_right
 from hicmae.metrics import distribution_agreement
@@ -44,16 +47,16 @@ class Intervals:
     """95 % intervals.
 
     Args:
-        by: What was drawn: the benchmark's speaker column, or ``sample``.
+        by: What was drawn: the benchmark's speaker column, or what ``alone`` says.
         num_clusters: How many there are.
         values: Metric to low and high; not-a-number where there is none.
-        one_speaker: Whether samples are drawn because all are of one speaker.
+        people: Why people are not drawn; empty where they are.
     """
 
     by: str
     num_clusters: int
     values: dict[str, tuple[float, float]]
-    one_speaker: bool = False
+    people: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON, which has no not-a-number."""
@@ -65,8 +68,9 @@ class Intervals:
 
     def sentence(self) -> str:
         """What the intervals are, for a report."""
-        people = "there is one speaker" if self.one_speaker else "speakers are not named"
-        why = "" if self.by != "sample" else f" ({people}, so people are not drawn)"
+        why = f" ({self.people}, so people are not drawn)" if self.people else ""
+        if self.num_clusters < 2:
+            return f"Intervals: none, for there is one value of {self.by} to draw{why}."
         few = (
             f" With only {self.num_clusters} of them, the interval is rough."
             if self.num_clusters < 10
@@ -88,7 +92,7 @@ class Comparison:
         low: Of the 95 % interval of the difference (paired bootstrap).
         high: Of the same.
         p_value: Two-sided; not-a-number where runs cannot be paired.
-        by: What was drawn and swapped: speakers, or ``sample``.
+        by: What was drawn and swapped: speakers, or what ``alone`` says.
         num_clusters: How many.
         exact: Whether all swaps were tried and not a number of random ones.
     """
@@ -123,7 +127,7 @@ def intervals(benchmark: Benchmark, runs: Sequence[Units]) -> Intervals:
                 drawn.setdefault(name, []).append(values)
     return Intervals(
         by=sums.by,
-        one_speaker=sums.one_speaker,
+        people=sums.people,
         num_clusters=sums.num_clusters,
         values={
             name: _percentiles(np.concatenate(drawn[name])) if drawn else (math.nan, math.nan)
@@ -197,16 +201,16 @@ class Sums:
     """Sums of several runs over the same samples.
 
     Args:
-        by: What a cluster is: the name of the speaker column, or ``sample``.
+        by: What a cluster is: the name of the speaker column, or what ``alone`` says.
         runs: One matrix (S, Q) a run; sparse, as a sample touches few sums.
         metrics: From totals (R, Q) to values (R,) by name, not-a-number where undefined.
-        one_speaker: Whether all samples are of one, so that samples are the clusters.
+        people: Why speakers are not the clusters; empty where they are.
     """
 
     by: str
     runs: tuple[sparse.csr_array, ...]
     metrics: Callable[[np.ndarray], Metrics]
-    one_speaker: bool = False
+    people: str = ""
 
     @property
     def num_clusters(self) -> int:
@@ -216,6 +220,11 @@ class Sums:
     def total(self, run: int, weights: np.ndarray) -> np.ndarray:
         """Weighted sums of one run: weights (R, S) give (R, Q)."""
         return np.asarray((self.runs[run].T @ weights.T).T)
+
+
+def alone(benchmark: Benchmark) -> str:
+    """What is drawn of one speaker, or of people who are not named."""
+    return "sample" if benchmark.over_time is None else "recording"
 
 
 def make_sums(benchmark: Benchmark, runs: Sequence[Sequence[Prediction]]) -> Sums:
@@ -228,12 +237,14 @@ def make_sums(benchmark: Benchmark, runs: Sequence[Sequence[Prediction]]) -> Sum
     """
     order = {item.key: place for place, item in enumerate(runs[0])}
     first = runs[0]
-    speakers = [item.speaker for item in first]
-    if all(speakers) and len(set(speakers)) > 1:
-        by = benchmark.speaker
-        clusters = np.unique(speakers, return_inverse=True)[1]
-    else:
-        by, clusters = "sample", np.arange(len(first))
+    by, people = benchmark.speaker, ""
+    drawn: list[Any] = [item.speaker for item in first]
+    if not all(drawn) or len(set(drawn)) == 1:
+        people = "there is one speaker" if all(drawn) else "speakers are not named"
+        by, drawn = alone(benchmark), list(range(len(first)))
+        if benchmark.over_time is not None:
+            drawn = [recording_of(item.key)[0] for item in first]
+    clusters = np.unique(drawn, return_inverse=True)[1]
     matrices = []
     num_clusters = int(clusters.max()) + 1
     centres: dict[str, np.ndarray] = {}
@@ -254,7 +265,7 @@ def make_sums(benchmark: Benchmark, runs: Sequence[Sequence[Prediction]]) -> Sum
         by=by,
         runs=tuple(matrices),
         metrics=_metrics_of(benchmark),
-        one_speaker=all(speakers) and len(set(speakers)) == 1,
+        people=people,
     )
 
 

@@ -33,6 +33,7 @@ from finetune.over_time import (
 )
 from finetune.predictions import make_prediction
 from finetune.record import read_run
+from finetune.reporting.resampling import intervals
 from finetune.reporting.values import lowest_first
 from finetune.scores import score
 from hicmae.__main__ import main
@@ -263,6 +264,40 @@ def test_smoothing_and_recordings_agree_with_a_plain_loop() -> None:
         spread = np.cov(true, said)  # of N - 1, as torchmetrics has it
         expected = 2 * spread[0, 1] / (np.trace(spread) + bias)
         assert values["ccc"] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("speaker", ["", "s"])
+def test_an_interval_without_people_is_drawn_by_recording_and_not_by_instant(speaker: str) -> None:
+    """Instants of a recording follow one another: a bootstrap done by hand takes it as a whole."""
+    benchmark, draws = over_time_benchmark(), np.random.default_rng(0)
+    said: dict[str, list[tuple[float, float]]] = {}
+    items = []
+    for number in range(12):
+        bias = draws.normal()  # of what is said of a recording
+        for step in range(50):
+            true = np.sin(step / 8 + number)
+            value = true + bias + 0.1 * draws.normal()
+            said.setdefault(f"r{number}", []).append((true, value))
+            views = np.array([[value]])
+            key = f"r{number}@{step / 5:.3f}"
+            items.append(
+                make_prediction(
+                    benchmark, key=key, fold="1", speaker=speaker, true=[true], views=views
+                )
+            )
+    found = intervals(benchmark, [items])
+    assert (found.by, found.num_clusters) == ("recording", 12)
+    assert "people are not drawn" in found.sentence()
+    names, by_hand = list(said), []
+    for _ in range(2000):
+        chosen = np.concatenate([said[name] for name in draws.choice(names, len(names))])
+        spread = np.cov(chosen.T)
+        shift = np.subtract(*chosen.mean(axis=0)) ** 2
+        by_hand.append(2 * spread[0, 1] / (np.trace(spread) + shift))
+    assert found.values["ccc"] == pytest.approx(np.percentile(by_hand, [2.5, 97.5]), abs=0.03)
+    one = intervals(benchmark, [items[:50]])
+    assert np.isnan(one.values["ccc"][0])
+    assert one.sentence().startswith("Intervals: none, for there is one value of recording")
 
 
 def test_recordings_with_constant_labels_are_counted_nowhere_and_come_last() -> None:
