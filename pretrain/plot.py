@@ -60,7 +60,7 @@ PANELS = (
     ),
     Panel(
         title="probe: labels",
-        columns="probe_.*_(uar|ccc)_both|probe_.*_chance_(uar|ccc)",
+        columns="probe_.*_(uar|ccc)_(both|(video|audio) alone)|probe_.*_chance_(uar|ccc)",
     ),
     Panel(title="clips a second", columns="clips_per_second"),
     Panel(title="share of time waiting for data", columns="data_wait_share"),
@@ -193,10 +193,17 @@ def _draw_panel(
 
 
 def _derived(columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The columns, and what is drawn of them: memory in GiB, updates over parameters."""
+    """The columns, and what is drawn of them: memory in GiB, updates over parameters, probes of a
+    run that is trained on one modality alone.
+    """
     for name in ("peak", "resident"):
         if f"{name}_memory_bytes" in columns:
             columns[f"{name}_memory_gib"] = columns[f"{name}_memory_bytes"] / 2**30
+    for name in [
+        name for name in columns if re.fullmatch("probe_.*_(uar|ccc)_(video|audio)", name)
+    ]:
+        if f"{name.rpartition('_')[0]}_both" not in columns:
+            columns[f"{name} alone"] = columns[name]
     for name in [name for name in columns if name.startswith("update_norm_")]:
         part = name.removeprefix("update_norm_")
         if f"parameter_norm_{part}" in columns:

@@ -87,6 +87,32 @@ def test_a_column_that_the_first_run_lacks_is_named_too(
     assert names == ["loss", None, "video"]
 
 
+@pytest.mark.parametrize(
+    ("features", "shown"), [(["both", "video", "audio"], ["both"]), (["audio"], ["audio alone"])]
+)
+def test_probes_are_drawn_of_one_modality_alone_too(
+    features: list[str], shown: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And not the level of chance without what is held against it."""
+    drawn = []
+    plain = Axes.plot
+
+    def noting(axes: Axes, *given: object, **options: object) -> object:
+        drawn.append((options["label"], list(given[1])))
+        return plain(axes, *given, **options)
+
+    monkeypatch.setattr(Axes, "plot", noting)
+    names = [f"probe_mood_uar_{name}" for name in features]
+    file = tmp_path / "metrics.csv"
+    file.write_text(f"step,{','.join(names)},probe_mood_chance_uar\n")
+    with file.open("a") as lines:
+        lines.writelines(f"{n},{',0.6' * len(names)},0.5\n".replace(",,", ",") for n in (1, 2))
+    plot(runs=[file], out=tmp_path / "curves.png")
+    chance, *probes = drawn
+    assert chance == ("chance_uar", [0.5, 0.5])
+    assert probes == [(f"uar_{name}", [0.6, 0.6]) for name in shown]
+
+
 def test_panels_are_only_of_what_there_is(tmp_path: Path) -> None:
     """A run that skipped nothing has no panel of it; one that did has one row more or a panel."""
     heights = []
