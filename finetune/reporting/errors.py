@@ -14,11 +14,12 @@ import numpy as np
 from PIL import Image
 
 from finetune.benchmark import Benchmark
+from finetune.instants import OverTime, recording_of, traces_of
 from finetune.predictions import Prediction, true_and_predicted
 from finetune.record import Run
 from finetune.reporting import document as doc
 from hicmae.files import file_sha256
-from shards.index import TABLE_NAME, read_index
+from shards.index import TABLE_NAME, Index, read_index
 from shards.reading.files import ShardFiles, read_frame
 from shards.receipts.facts import sample_infos
 from shards.schema import ClipError, ShardError
@@ -64,6 +65,7 @@ def error_section(
         shards or Path(run.facts.shards),
         run.facts.shards_digest,
         [mistake.sample for mistake in mistakes],
+        over_time=run.benchmark.over_time,
     )
     parts: list[doc.Part] = [
         f"The {len(mistakes)} "
@@ -78,7 +80,8 @@ def error_section(
     if frames:
         path = figures / "errors.jpg"
         _sheet(run.benchmark, mistakes, frames, path)
-        parts.append(doc.Picture(path=path, caption="The middle frame of each, the worst first"))
+        middle = "" if run.benchmark.over_time else "middle "
+        parts.append(doc.Picture(path=path, caption=f"The {middle}frame of each, the worst first"))
     if missing:
         parts.append(f"**Note.** {missing}")
     parts.append(_table(run, mistakes))
@@ -111,14 +114,15 @@ def worst(run: Run) -> list[Mistake]:
 
 
 def read_frames(
-    folder: Path, digest: str, keys: Sequence[str]
+    folder: Path, digest: str, keys: Sequence[str], *, over_time: OverTime | None = None
 ) -> tuple[dict[str, np.ndarray], str]:
-    """Read the middle frame of samples.
+    """Read the middle frame of samples, or the frame of instants.
 
     Args:
         folder: Of shards.
         digest: SHA-256 that their index has if they are the run's.
-        keys: Of the samples.
+        keys: Of the samples, or instants.
+        over_time: Of instants, how they are known.
 
     Returns: key to uint8 (H, W, 3), of samples that have a picture, and a sentence about those
         that are missing, if any.
@@ -130,7 +134,9 @@ def read_frames(
                 f"The shards in {folder} are not those of this run (their index differs), so no"
                 " frames are shown; `--shards FOLDER` names others."
             )
-        places = {str(key): row for row, key in enumerate(index.table["key"])}
+        places = {str(key): (row, 0.5) for row, key in enumerate(index.table["key"])}
+        if over_time is not None:
+            places = _instants(index, over_time, keys, places)
         unknown = [key for key in keys if key not in places]
         if unknown:
             return {}, (
@@ -139,9 +145,11 @@ def read_frames(
             )
         files, frames = ShardFiles(index.folder), {}
         for key in keys:
-            _, info = next(sample_infos(index, [places[key]]))
+            row, share = places[key]
+            _, info = next(sample_infos(index, [row]))
             if info.has_images:
-                frames[key] = read_frame(index, files, places[key], info, info.num_frames // 2)
+                number = min(int(share * info.num_frames), info.num_frames - 1)
+                frames[key] = read_frame(index, files, row, info, number)
     except FileNotFoundError:
         return {}, (
             f"The shards are no longer in {folder}, so no frames are shown; `--shards FOLDER` says"
@@ -150,6 +158,22 @@ def read_frames(
     except (ClipError, ShardError) as error:
         return {}, f"The frames cannot be read ({error})."
     return frames, ""
+
+
+def _instants(
+    index: Index, over_time: OverTime, keys: Sequence[str], samples: Mapping[str, tuple[int, float]]
+) -> dict[str, tuple[int, float]]:
+    """Row of the sample that an instant is of, and at which share of it."""
+    traces, lengths = traces_of(index, over_time), index.table["seconds"].to_numpy()
+    found = {}
+    for key in keys:
+        recording, seconds = recording_of(key)
+        for name, trace in traces.items():
+            number = round((seconds - trace.since) / trace.hop)
+            if trace.recording == recording and 0 <= number < trace.num_own:
+                row, _ = samples[name]
+                found[key] = row, (trace.at + trace.hop * number + 1e-6) / float(lengths[row])
+    return found
 
 
 def _table(run: Run, mistakes: Sequence[Mistake]) -> doc.Table:

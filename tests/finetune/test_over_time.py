@@ -33,12 +33,14 @@ from finetune.over_time import (
 )
 from finetune.predictions import make_prediction
 from finetune.record import read_run
+from finetune.reporting.errors import read_frames
 from finetune.reporting.resampling import intervals
 from finetune.reporting.values import lowest_first
 from finetune.scores import score
 from hicmae.__main__ import main
 from hicmae.checkpoints.checkpoint import load_checkpoint
-from shards.index import read_index
+from hicmae.files import file_sha256
+from shards.index import TABLE_NAME, read_index
 from shards.reading.random_access import SAMPLE, ShardDataset
 from shards.traces import Trace
 from tests.support.finetune_fixtures import Train
@@ -264,6 +266,27 @@ def test_smoothing_and_recordings_agree_with_a_plain_loop() -> None:
         spread = np.cov(true, said)  # of N - 1, as torchmetrics has it
         expected = 2 * spread[0, 1] / (np.trace(spread) + bias)
         assert values["ccc"] == pytest.approx(expected)
+
+
+def test_the_frames_of_errors_are_those_of_the_instants(traced: Path) -> None:
+    """In their parts of the recordings, of which the second begins long before its instants do."""
+    benchmark = over_time_benchmark(lag_seconds=0.0)
+    digest = file_sha256(traced / TABLE_NAME)
+    index = instant_index(read_index(traced), ["valence"], benchmark.over_time, 0.4)
+    keys = [str(key) for key in index.table["key"]][:: len(index.table) // 20]
+    assert {index.table[SAMPLE][index.table["key"] == key].iloc[0][-3:] for key in keys} == {
+        "000",
+        "001",
+    }
+    frames, missing = read_frames(traced, digest, keys, over_time=benchmark.over_time)
+    assert not missing
+    for key in keys:
+        recording, seconds = recording_of(key)
+        shown = np.floor(seconds * FPS + 1e-6) / FPS
+        expected = 130 + 100 * brightness(int(recording[1:]), np.array([shown]))[0]
+        assert frames[key].mean() == pytest.approx(expected, abs=2.5), key
+    _, unknown = read_frames(traced, digest, ["r0@999.000"], over_time=benchmark.over_time)
+    assert "'r0@999.000' is not in" in unknown
 
 
 @pytest.mark.parametrize("speaker", ["", "s"])
