@@ -145,7 +145,10 @@ def dot_figure(
             if not np.isnan(one.interval[0]):
                 axes.plot(one.interval, [place, place], color=doc.BLUE, linewidth=1.2, alpha=0.6)
             if np.isnan(one.scores[leading]):
-                axes.text(0.0, place, "n/a", va="center", fontsize=8, color=doc.GREY)
+                beside = axes.get_yaxis_transform()  # no score is 0, and the axis need not hold it
+                axes.text(
+                    0.01, place, "n/a", va="center", fontsize=8, color=doc.GREY, transform=beside
+                )
             else:
                 colour = "white" if one.is_small(people=people) else doc.BLUE
                 axes.plot(

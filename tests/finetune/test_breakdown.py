@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
 from finetune.folds import group_columns
 from finetune.predictions import Prediction
 from finetune.record import Run, read_run
-from finetune.reporting.breakdown import group_section, speaker_section
+from finetune.reporting.breakdown import Group, dot_figure, group_section, speaker_section
 from finetune.reporting.document import Section, Table
 from finetune.reporting.errors import error_section, read_frames, worst
 from finetune.reporting.features import MAX_SAMPLES, FeatureKeeper, choose_samples, read_features
@@ -202,3 +204,36 @@ def test_keeping_features_changes_nothing_that_is_learned(
     name = "predictions.jsonl"
     assert (without / "fold-1" / name).read_text() == (run.folder / "fold-1" / name).read_text()
     assert "No features were kept here" in (without / "report.md").read_text()
+
+
+def test_who_has_no_score_is_named_inside_the_picture(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where scores are far from 0, which the axis then does not hold."""
+    places = []
+
+    def noting(figure: Figure, path: Path) -> None:
+        figure.canvas.draw()
+        for axes in figure.axes:
+            inside = axes.get_window_extent()
+            places.extend(
+                inside.contains(*text.get_window_extent().p0)
+                for text in axes.texts
+                if text.get_text() == "n/a"
+            )
+
+    monkeypatch.setattr("finetune.reporting.document.save", noting)
+    rows = [
+        Group(
+            name=str(score),
+            units=run.units[:3],
+            scores={run.benchmark.ranking: score},
+            interval=(math.nan, math.nan),
+            num_speakers=1,
+        )
+        for score in (0.9, 0.95, math.nan)
+    ]
+    scores = dataclasses.replace(run.scores, pooled={run.benchmark.ranking: math.nan})
+    empty = dataclasses.replace(run, scores=scores)
+    dot_figure(empty, [("", rows)], tmp_path / "dots.png", people=False, title="dots")
+    assert places == [True]
