@@ -96,11 +96,13 @@ def speaker_section(run: Run, figures: Path) -> doc.Section | None:
     dot_figure(run, [("", groups)], path, people=False, title=title)
     shown, left_out = groups, ""
     if len(groups) > _WORST + _BEST:
-        shown = [*groups[:_WORST], *groups[-_BEST:]]
-        left_out = (
-            f" The table has the {_WORST} worst and the {_BEST} best of {len(groups)}; the picture"
-            " has all."
-        )
+        shown = [one for one in groups if not math.isnan(one.scores[leading])]
+        told, unscored = f"{len(shown)} with a score", len(groups) - len(shown)
+        if len(shown) > _WORST + _BEST:
+            shown = [*shown[:_WORST], *shown[-_BEST:]]
+            told = f"{_WORST} worst and the {_BEST} best"
+        without = f", {unscored} of whom have no score" if unscored else ""
+        left_out = f" The table has the {told} of {len(groups)}{without}; the picture has all."
     by = alone(run.benchmark)
     sure = f" 95 %: of {metric_name(leading)}, bootstrap by {by}." if surely else ""
     parts: list[doc.Part] = [

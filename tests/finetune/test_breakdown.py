@@ -14,14 +14,14 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from finetune.folds import group_columns
-from finetune.predictions import Prediction
+from finetune.predictions import Prediction, make_prediction
 from finetune.record import Run, read_run
 from finetune.reporting.breakdown import Group, dot_figure, group_section, speaker_section
 from finetune.reporting.document import Section, Table
 from finetune.reporting.errors import error_section, read_frames, worst
 from finetune.reporting.features import MAX_SAMPLES, FeatureKeeper, choose_samples, read_features
 from finetune.reporting.resampling import class_intervals
-from finetune.scores import score_units
+from finetune.scores import score_run, score_units
 from hicmae.checkpoints.checkpoint import load_checkpoint
 from hicmae.checkpoints.networks import build_network
 from hicmae.settings import ModelConfig
@@ -237,3 +237,41 @@ def test_who_has_no_score_is_named_inside_the_picture(
     empty = dataclasses.replace(run, scores=scores)
     dot_figure(empty, [("", rows)], tmp_path / "dots.png", people=False, title="dots")
     assert places == [True]
+
+
+@pytest.mark.parametrize(
+    ("scored", "rows", "told"),
+    [
+        (50, 40, "the 30 worst and the 10 best of 50;"),
+        (45, 40, "the 30 worst and the 10 best of 50, 5 of whom have no score;"),
+        (38, 38, "the 38 with a score of 50, 12 of whom have no score;"),
+    ],
+)
+def test_the_best_of_many_speakers_have_a_score(
+    run: Run, scored: int, rows: int, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not those of a single clip, whose correlation is undefined."""
+    monkeypatch.setattr("finetune.reporting.breakdown.dot_figure", lambda *_, **__: None)
+    draws, made = np.random.default_rng(0), []
+    for number in range(50):
+        for clip in range(6 if number < scored else 1):
+            true = draws.normal(size=2)
+            made.append(
+                make_prediction(
+                    VALUES,
+                    key=f"{number}/{clip}",
+                    fold="1",
+                    speaker=f"s{number}",
+                    true=true,
+                    views=(true + 0.01 * (number + 1) * draws.normal(size=2))[None],
+                )
+            )
+    values = dataclasses.replace(
+        run, benchmark=VALUES, predictions=tuple(made), scores=score_run(VALUES, made)
+    )
+    section = speaker_section(values, tmp_path)
+    assert section is not None
+    shown = [float(row[2].removesuffix(" (best-on-test)")) for row in only_table(section).rows]
+    assert len(shown) == rows
+    assert shown == sorted(shown)
+    assert f"The table has {told}" in str(section.parts[0])
