@@ -18,6 +18,7 @@ from finetune.reporting.entries import (
     group_seeds,
     how_to_read_seeds,
     label_curve_parts,
+    mark_of,
     seeds_table,
 )
 from finetune.reporting.resampling import LEVEL, NUM_DRAWS, Comparison
@@ -342,16 +343,13 @@ def _rules(runs: Sequence[Run]) -> str:
 
 
 def _row(first: SeedGroup, group: SeedGroup, found: Comparison) -> list[str]:
-    """One entry against the first; a number with test-chosen weights on either side says so."""
-    facts = group.runs[0].facts
-    chosen = next(
-        (one.runs[0].facts for one in (group, first) if one.runs[0].facts.mark("0") != "0"), facts
-    )
+    """One entry against the first."""
+    mark = mark_of(group, first)
     return [
         group.name,
-        facts.rule,
-        chosen.mark(doc.signed(found.difference)),
-        chosen.mark(doc.range_of(found.low, found.high)),
+        group.runs[0].facts.rule,
+        mark(doc.signed(found.difference)),
+        mark(doc.range_of(found.low, found.high)),
         _p_value(found),
         found.method,
     ]

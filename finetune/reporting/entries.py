@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,6 +77,14 @@ class SeedGroup:
         if len(self.runs) == 1:
             return self.runs[0].intervals
         return intervals(self.runs[0].benchmark, [run.units for run in self.runs])
+
+
+def mark_of(*groups: SeedGroup) -> Callable[[str], str]:
+    """How a number that several entries have made is shown: one with test-chosen weights on any
+    side says so.
+    """
+    facts = [group.runs[0].facts for group in groups]
+    return next((each for each in facts if each.mark("0") != "0"), facts[0]).mark
 
 
 def group_seeds(pairs: Sequence[tuple[str, Run]]) -> list[SeedGroup]:
@@ -330,7 +338,7 @@ def _gains(curve: Curve, scratch: Curve) -> list[list[str]]:
             )
             if other is None or group.scored != other.scored:
                 continue
-            found, mark = group.minus(other), group.runs[0].facts.mark
+            found, mark = group.minus(other), mark_of(group, other)
             row = [curve.name, f"{labels:g}", words, mark(doc.signed(found.difference))]
             rows.append([*row, mark(doc.range_of(found.low, found.high))])
     return rows

@@ -375,6 +375,23 @@ def test_runs_on_fewer_labels_become_a_curve_with_paired_gains(
     assert not (tmp_path / "none.png").exists()
 
 
+def test_a_gain_over_test_chosen_weights_says_so(runs: dict[str, Path], tmp_path: Path) -> None:
+    """On whichever side they are."""
+    run = read_run(runs["both"])
+    chosen, last = (
+        dataclasses.replace(run, facts=dataclasses.replace(run.facts, selection=rule))
+        for rule in ("best-on-test", "last")
+    )
+    for scratch, started in ((chosen, last), (last, chosen), (last, last)):
+        entries = [entry(scratch, labels=labels, wrong=6) for labels in (6, 12)]
+        entries += [entry(started, labels=labels, wrong=0, checkpoint="c") for labels in (6, 12)]
+        (section,) = label_curve_parts(entries, tmp_path / "labels.png")
+        assert isinstance(section, Section)
+        _, gains = (part for part in section.parts if isinstance(part, Table))
+        marks = {"(best-on-test)" in cell for row in gains.rows for cell in row[3:]}
+        assert marks == {scratch is chosen or started is chosen}
+
+
 def relabelled(group: SeedGroup) -> SeedGroup:
     """The same predictions of samples of which one has been given another label since."""
     (run,) = group.runs
