@@ -219,10 +219,8 @@ def metric_name(metric: str) -> str:
     head, point, own = metric.partition(".")
     if point and own.partition("_")[0] in {name.partition("_")[0] for name in _NAMES}:
         return f"{head} {metric_name(own)}"
-    if "_" in metric and metric.partition("_")[0] not in _NAMES:
-        return metric  # a combination, by its own name
     base, _, target = metric.partition("_")
-    return f"{_NAMES.get(base, base)} {target}"
+    return f"{_NAMES[base]} {target}" if base in _NAMES else metric  # a combination, by its name
 
 
 def chance_score(benchmark: Benchmark) -> float:

@@ -22,7 +22,7 @@ from finetune.heads import Head, read_truth
 from finetune.losses import combined_heads, cumulative_link
 from finetune.predictions import Prediction, make_prediction
 from finetune.reporting.resampling import make_sums
-from finetune.scores import score, score_run, undefined
+from finetune.scores import metric_name, score, score_run, undefined
 from finetune.validation import best_thresholds
 from hicmae.config import from_dict, to_dict
 from hicmae.heads import LEAST_STEP, border_logits, head_values
@@ -137,6 +137,22 @@ def test_a_score_of_one_target_may_lead_and_is_read_back(name: str) -> None:
     assert from_dict(Benchmark, to_dict(benchmark), "benchmark.yaml") == benchmark
     with pytest.raises(ValueError, match=r"metric 'class\.mse' is none"):
         dataclasses.replace(benchmark, leading="class.mse")
+
+
+@pytest.mark.parametrize(
+    ("metric", "written"),
+    [
+        ("total", "total"),
+        ("f1_minus_mse", "f1_minus_mse"),
+        ("weighted_f1", "weighted F1"),
+        ("ccc_valence", "CCC valence"),
+        ("mood.weighted_f1", "mood weighted F1"),
+        ("mood.mse_valence", "mood MSE valence"),
+    ],
+)
+def test_metrics_are_written_as_people_do(metric: str, written: str) -> None:
+    """A combination, whose name is the user's, by that and nothing more."""
+    assert metric_name(metric) == written
 
 
 def test_scores_are_scikit_learns() -> None:
