@@ -224,7 +224,7 @@ def _speakers(about: Mapping[str, Any]) -> list[str]:
     # Most first; equal ones by name, so that the page is the same every time.
     longest = sorted(speakers["each"].items(), key=lambda item: (-item[1]["seconds"], item[0]))
     heading = "speaker" if len(longest) <= _MOST_SPEAKERS else f"{_MOST_SPEAKERS} longest speakers"
-    return ["## Speakers", text, _groups(heading, dict(longest[:_MOST_SPEAKERS]))]
+    return ["## Speakers", text, _groups(heading, dict(longest), most=_MOST_SPEAKERS)]
 
 
 def _sound(about: Mapping[str, Any]) -> str:
@@ -271,12 +271,13 @@ def _left_out(about: Mapping[str, Any]) -> str:
     return _table(("", "files"), rows) or "Nothing."
 
 
-def _groups(name: str, groups: Mapping[str, Mapping[str, Any]]) -> str:
+def _groups(name: str, groups: Mapping[str, Mapping[str, Any]], *, most: int | None = None) -> str:
+    """A table of groups, the first ``most`` of them; shares are of the samples of all."""
     total = sum(group["num_samples"] for group in groups.values())
     heads = [name, "samples", "share", "minutes"]
     with_speakers = any("num_speakers" in group for group in groups.values())
     rows = []
-    for value, group in groups.items():
+    for value, group in list(groups.items())[:most]:
         cells = [
             value,
             f"{group['num_samples']:,}",

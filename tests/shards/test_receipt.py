@@ -200,6 +200,20 @@ def test_each_digest_tells_of_its_aspect_alone(change, aspect: str, tmp_path: Pa
     assert differ == {aspect, "shards", "ordered_samples"} | content
 
 
+@pytest.mark.usefixtures("_undrawn")
+def test_shares_of_the_longest_speakers_are_of_all_samples(tmp_path: Path) -> None:
+    samples = [
+        changed(moving_sample(number, num_frames=4), lambda _, n=number: {"speaker": f"p{n // 2}"})
+        for number in range(30)
+    ]
+    folder = write_preparation(tmp_path / "shards", samples)
+    write_receipt(folder)
+    lines = (folder / RECEIPT_PAGE).read_text().splitlines()
+    start = lines.index("| 10 longest speakers | samples | share | minutes |") + 2
+    rows = [line.split(" | ") for line in lines[start : start + 10]]
+    assert [row[1:3] for row in rows] == [["2", "6.7%"]] * 10  # of 30 samples, 15 speakers
+
+
 def test_contact_sheet_shows_the_weakest_and_some_of_all(folder: Path) -> None:
     groups = choose(read_index(folder))
     keys = read_index(folder).table["key"]
