@@ -225,7 +225,8 @@ def find_labels(table: pandas.DataFrame, columns: Sequence[str] | None) -> list[
         table: One row a clip, with its labels and ``speaker``.
         columns: Those to probe; none given: all that look like labels, which are texts, truth
             values and whole numbers of 2 to 50 different values, each at least four times, and
-            numbers with a fraction. Names that begin with ``fold`` are no labels then.
+            numbers that differ and have a fraction. Names that begin with ``fold`` are no labels
+            then.
 
     Raises: ValueError: a named column is absent or cannot be probed.
     """
@@ -242,9 +243,9 @@ def find_labels(table: pandas.DataFrame, columns: Sequence[str] | None) -> list[
     missing = [name for name, label in zip(columns, labels, strict=True) if label is None]
     if named and missing:
         raise ValueError(
-            f"probe.labels: {', '.join(map(repr, missing))} cannot be probed (needed: numbers, or "
-            f"2 to {_MOST_CLASSES} classes of {_LEAST_OF_A_CLASS} clips or more; at least "
-            f"{_LEAST_OF_A_LABEL} clips with a value); leave it out, or raise probe.clips"
+            f"probe.labels: {', '.join(map(repr, missing))} cannot be probed (needed: numbers that "
+            f"differ, or 2 to {_MOST_CLASSES} classes of {_LEAST_OF_A_CLASS} clips or more; at "
+            f"least {_LEAST_OF_A_LABEL} clips with a value); leave it out, or raise probe.clips"
         )
     return [label for label in labels if label is not None]
 
@@ -338,7 +339,7 @@ def _label(table: pandas.DataFrame, name: str) -> Label | None:
     numeric = pandas.api.types.is_numeric_dtype(found) and not pandas.api.types.is_bool_dtype(found)
     if numeric and bool((found != found.round()).any()):
         values = found.to_numpy(dtype=np.float64, copy=True)
-        if not np.isfinite(values).all():
+        if not np.isfinite(values).all() or values.min() == values.max():
             return None
         return Label(
             name=name, kind="numbers", rows=rows, values=values, num_classes=0, speakers=groups

@@ -128,6 +128,10 @@ def test_columns_that_are_no_labels_are_left_out_or_refused() -> None:
     with pytest.raises(ValueError, match=r"probe\.labels: no column 'mood' in the shards \(found"):
         find_labels(rows, ["mood"])
     assert not find_labels(rows.head(8), None)
+    rows["weight"] = 0.5  # of which no correlation is defined
+    assert "weight" not in {label.name for label in find_labels(rows, None)}
+    with pytest.raises(ValueError, match=r"'weight' cannot be probed .needed: numbers that dif"):
+        find_labels(rows, ["weight"])
 
 
 def test_a_run_with_probes_takes_the_same_steps_as_one_without(
