@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from finetune.benchmark import Benchmark
-from finetune.folds import as_text
+from finetune.folds import as_text, need_column
 from finetune.heads import Head, combination, score_names
 from finetune.predictions import Prediction, head_arrays, make_prediction, named_shares, of_head
 from hicmae.heads import blend_metrics
@@ -178,14 +178,24 @@ def scored_units(benchmark: Benchmark, predictions: Sequence[Prediction]) -> lis
 
 
 def check_units(benchmark: Benchmark, rows: pd.DataFrame) -> None:
-    """Prove that all samples of a unit have the same truth.
+    """Prove that every sample has a unit, and that all samples of one have the same truth.
 
-    Raises: ValueError: the first unit of which they do not, with how many there are.
+    Raises: ValueError: no such column, a sample without a unit, or the first unit of which they
+        have not, with how many there are.
     """
-    if benchmark.average_over is None or benchmark.average_over not in rows.columns:
+    if benchmark.average_over is None:
         return
+    need_column(rows, benchmark.average_over, f"benchmark '{benchmark.name}' (average_over)")
+    units = rows[benchmark.average_over].map(as_text)
+    missing = np.flatnonzero((units == "").to_numpy())
+    if len(missing):
+        raise ValueError(
+            f"sample '{rows.iloc[int(missing[0])]['key']}' has no {benchmark.average_over}"
+            f" ({len(missing)} such samples), over which benchmark '{benchmark.name}' averages;"
+            " name it in the manifest"
+        )
     truth = rows[list(benchmark.columns)].map(as_text).agg("\n".join, axis=1)
-    found = truth.groupby(rows[benchmark.average_over].map(as_text)).nunique()
+    found = truth.groupby(units).nunique()
     wrong = found[found > 1]
     if len(wrong):
         raise ValueError(

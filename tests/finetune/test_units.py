@@ -57,6 +57,16 @@ def test_real_values_are_averaged_too() -> None:
     assert scored_units(benchmark, made)[0].predicted == (0.5, 2.5)
 
 
+def test_clips_of_no_recording_are_refused_before_they_are_tested() -> None:
+    """Or those of nobody knows which would be averaged as one."""
+    rows = pd.DataFrame({"key": ["a", "b"], "emotion": ["low", "low"], "video": ["v", None]})
+    check_units(CLIPS, rows[:1])
+    with pytest.raises(ValueError, match=r"sample 'b' has no video \(1 such samples\), over which"):
+        check_units(CLIPS, rows)
+    with pytest.raises(ValueError, match=r"no column 'video', which benchmark .*\(average_over\)"):
+        check_units(CLIPS, rows.drop(columns="video"))
+
+
 def test_clips_of_one_recording_with_other_truths_are_refused() -> None:
     table = pd.DataFrame({"video": ["a", "a", "b"], "emotion": ["low", "high", "low"]})
     with pytest.raises(ValueError, match=r"video 'a' has samples of different emotion \(1 of 2"):
