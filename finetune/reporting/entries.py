@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -176,20 +176,14 @@ class Curve:
     Args:
         start: ``scratch``, or the checkpoint's folder.
         modalities: Of its networks.
+        name: In tables and legends.
         points: Mean number of training samples a fold, to the entry; ascending.
     """
 
     start: str
     modalities: str
+    name: str
     points: Mapping[float, SeedGroup]
-
-    @property
-    def name(self) -> str:
-        """In tables and legends."""
-        # A run is known by its folder, not by the one of its last step in it.
-        said = [part for part in Path(self.start).parts if part not in ("checkpoints", "last")]
-        words = self.start if self.start == _SCRATCH else f"checkpoint {(said or ['last'])[-1]}"
-        return f"{words}, {self.modalities}"
 
 
 def label_curves(groups: Sequence[SeedGroup]) -> list[Curve]:
@@ -206,11 +200,34 @@ def label_curves(groups: Sequence[SeedGroup]) -> list[Curve]:
         start = facts.checkpoint or "" if facts.init == "checkpoint" else _SCRATCH
         points = found.setdefault((start, facts.modalities), {})
         points.setdefault(sum(count or 0 for count in counts) / len(counts), group)
+    found = {of: points for of, points in found.items() if len(points) > 1}
+    words = _start_names(dict.fromkeys(start for start, _ in found))
     return [
-        Curve(start=start, modalities=modalities, points=dict(sorted(points.items())))
+        Curve(
+            start=start,
+            modalities=modalities,
+            name=f"{words[start]}, {modalities}",
+            points=dict(sorted(points.items())),
+        )
         for (start, modalities), points in found.items()
-        if len(points) > 1
     ]
+
+
+def _start_names(starts: Iterable[str]) -> dict[str, str]:
+    """Each start in words: a checkpoint by its folder, with as many parents as tell them apart."""
+    # A run is known by its folder, not by the one of its last step in it.
+    parts = {
+        start: [part for part in Path(start).parts if part not in ("checkpoints", "last")]
+        for start in starts
+        if start != _SCRATCH
+    }
+    for count in range(1, max(map(len, parts.values()), default=0) + 1):
+        ends = {start: "/".join(path[-count:]) for start, path in parts.items()}
+        if len(set(ends.values())) == len(ends):
+            break
+    return {_SCRATCH: _SCRATCH} | {
+        start: f"checkpoint {ends[start] if path else 'last'}" for start, path in parts.items()
+    }
 
 
 def label_curve_parts(groups: Sequence[SeedGroup], figure: Path) -> list[doc.Part]:

@@ -20,7 +20,7 @@ from finetune.predictions import true_and_predicted
 from finetune.record import Run, read_run
 from finetune.reporting.comparison import comparison, group_runs, paired_parts
 from finetune.reporting.document import Picture, Section, Table
-from finetune.reporting.entries import SeedGroup, label_curve_parts
+from finetune.reporting.entries import SeedGroup, label_curve_parts, label_curves
 from finetune.reporting.values import scatter_figure
 from finetune.scores import score_run
 from hicmae.settings import ModelConfig
@@ -373,6 +373,23 @@ def test_runs_on_fewer_labels_become_a_curve_with_paired_gains(
     # One number of labels makes no curve.
     assert label_curve_parts([entries[0], entries[3]], tmp_path / "none.png") == []
     assert not (tmp_path / "none.png").exists()
+
+
+def test_curves_of_checkpoints_in_folders_of_one_name_are_told_apart(
+    runs: dict[str, Path],
+) -> None:
+    run = read_run(runs["both"])
+    starts = ("runs/seed-0/pretrain", "runs/seed-1/pretrain/checkpoints/last", None)
+    entries = [
+        entry(run, labels=labels, wrong=6, checkpoint=start)
+        for start in starts
+        for labels in (6, 12)
+    ]
+    assert [curve.name for curve in label_curves(entries)] == [
+        "checkpoint seed-0/pretrain, audio-video",
+        "checkpoint seed-1/pretrain, audio-video",
+        "scratch, audio-video",
+    ]
 
 
 def test_a_gain_over_test_chosen_weights_says_so(runs: dict[str, Path], tmp_path: Path) -> None:
