@@ -38,8 +38,9 @@ class StepMeter(StepCallback):
     """Counts, times and averages; hands a row to each sink on the first process.
 
     A row has ``step``; ``epoch`` and ``clips`` seen so far; ``seconds`` of training so far; means
-    over the steps since the last row of ``loss``, every term by name and ``gradient_norm`` (before
-    clipping); ``learning_rate`` of the last step; ``clips_per_second`` over all processes;
+    over the steps since the last row of ``loss``, every term by name (of what some batches have no
+    clip for, over the others; ``…_absent`` is their share) and ``gradient_norm`` (before clipping);
+    ``learning_rate`` of the last step; ``clips_per_second`` over all processes;
     ``data_wait_share`` of the time that the first process waited for a batch;
     ``peak_memory_bytes`` of the first process (of its device, if that has a memory of its own) and
     ``resident_memory_bytes`` of it now, without its readers; ``skipped`` samples so far in total
@@ -150,7 +151,7 @@ class StepMeter(StepCallback):
                 [number.to(means.device, torch.float64, non_blocking=True) for number in numbers]
             ).tolist()
         )
-        values = {name: next(found) for name in names}
+        values = over_present({name: next(found) for name in names})
         norm = next(found) / self._window.steps
         noted |= {name: next(found) for name in measured}
         for some, then in self._asked:
@@ -237,6 +238,22 @@ class ProgressShown(pl.Callback):
 
     def on_exception(self, *_: Any) -> None:
         self.on_train_end()
+
+
+def over_present(means: Mapping[str, float]) -> dict[str, float]:
+    """Turn means over all batches, 0 counted where nobody had a clip, into means over the others.
+
+    A loss and its accuracies are meant, where its term ``absent`` tells the share of the former; of
+    that alone they stay 0.
+    """
+    found = dict(means)
+    for name, absent in means.items():
+        loss = name.removesuffix("_absent")
+        if name != loss and 0 < absent < 1:
+            for term in found:
+                if term == loss or term.startswith(f"{loss}_accuracy"):
+                    found[term] /= 1 - absent
+    return found
 
 
 def line_of(row: Row, num_steps: int) -> str:

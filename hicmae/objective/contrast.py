@@ -65,7 +65,7 @@ def contrasts(
             gathered = equal_rows(rows).unbind(1)
             there = list(zip(gathered[::2], gathered[1::2], strict=True))
             everyone, first = presence.everyone, dist.get_rank() * len(rows)
-        enough, count = presence.contrastable(shared=negatives == "global")
+        enough, count, _ = presence.contrastable(shared=negatives == "global")
         counted = presence.both & enough
         return [
             _contrast(*mine, *others, counted, count, everyone, first, temperature)
@@ -120,7 +120,7 @@ def hierarchical_contrast(given: LossInput, settings: ContrastSettings) -> LossO
     """Sum of the layers' contrastive losses, with the accuracy and the logits of each.
 
     Of clips that may lack a modality, ``contrast_absent`` is the share of batches in which too few
-    had both.
+    had both, in every process.
 
     Source: HiCMAE, section 3.2.
     """
@@ -138,7 +138,7 @@ def hierarchical_contrast(given: LossInput, settings: ContrastSettings) -> LossO
         for layer, result in zip(settings.layers, results, strict=True)
     }
     if given.presence.is_mixed:
-        enough, _ = given.presence.contrastable(shared=settings.negatives == "global")
-        accuracies["absent"] = 1 - enough.float()
+        shared = settings.negatives == "global"
+        _, _, accuracies["absent"] = given.presence.contrastable(shared=shared)
     loss = torch.stack([result.loss for result in results]).sum()
     return LossOutput(loss, accuracies, tuple(result.logits for result in results))

@@ -48,6 +48,7 @@ class Presence(NamedTuple):
     audio: Tensor  # (B,) boolean, whether it has its sound
     everyone: Tensor  # (B',) boolean, whether it has both, of all processes, rank by rank
     counts: Tensor  # (3,) float32: with picture, sound, both; mean over processes, above 0
+    absent: Tensor  # (3,) float32: of the same, 1 where no process has any, else 0
 
     @property
     def both(self) -> Tensor:
@@ -59,22 +60,23 @@ class Presence(NamedTuple):
         """Whether a clip may lack one of the two: then each has a vector of its own."""
         return self.video is not self.audio
 
-    def contrastable(self, *, shared: bool) -> tuple[Tensor, Tensor]:
+    def contrastable(self, *, shared: bool) -> tuple[Tensor, Tensor, Tensor]:
         """Whether this process's clips have another one to be told apart from, and how many have.
 
         Args:
             shared: Whether the clips of all processes are told apart, or those of each.
 
-        Returns: 0-d boolean: whether two or more that share negatives have both; and 0-d float32:
-            how many are contrasted, mean over processes, above 0.
+        Returns: 0-d boolean: whether two or more that share negatives have both; 0-d float32: how
+            many are contrasted, mean over processes, above 0; and 0-d float32: 1 where that is
+            none in any process, else 0.
         """
         num_processes = len(self.everyone) // len(self.video)
         groups = self.everyone.reshape(1 if shared else num_processes, -1).sum(
             dim=1
         )  # clips with both
-        used = torch.where(groups >= 2, groups, 0).sum().float().clamp(min=1)
+        used = torch.where(groups >= 2, groups, 0).sum().float()
         mine = groups.sum() if shared else self.both.sum()
-        return mine >= 2, used / num_processes
+        return mine >= 2, used.clamp(min=1) / num_processes, (used == 0).float()
 
 
 class LossInput(NamedTuple):
@@ -103,7 +105,9 @@ class LossInput(NamedTuple):
 class LossOutput(NamedTuple):
     """What a loss gives.
 
-    Terms are further 0-d numbers for the log, by what follows the loss's name and ``_`` there.
+    Terms are further 0-d numbers for the log, by what follows the loss's name and ``_`` there. The
+    term ``absent`` is 1 where no process had a clip to compute the loss of, else 0: the log's mean
+    of the loss, and of its terms ``accuracy…``, is over the other batches.
     """
 
     loss: Tensor  # 0-d, before its weight
@@ -226,8 +230,9 @@ def choose_losses(
 def find_presence(video: Tensor, audio: Tensor) -> Presence:
     """From what this process has, (B,) boolean each; a collective call that no host waits in."""
     everyone = equal_rows(torch.stack((video, audio, video & audio), dim=1))  # (B', 3)
-    totals = everyone.sum(dim=0).float().clamp(min=1)
-    return Presence(video, audio, everyone[:, 2], totals * (len(video) / len(everyone)))
+    totals = everyone.sum(dim=0).float()
+    counts = totals.clamp(min=1) * (len(video) / len(everyone))
+    return Presence(video, audio, everyone[:, 2], counts, (totals == 0).float())
 
 
 def whole(batch: int, device: torch.device) -> Presence:
@@ -235,7 +240,8 @@ def whole(batch: int, device: torch.device) -> Presence:
     processes = dist.get_world_size() if are_several() else 1
     everyone = torch.ones(batch * processes, dtype=torch.bool, device=device)
     own = everyone[:batch]
-    return Presence(own, own, everyone, torch.full((3,), float(batch), device=device))
+    counts = torch.full((3,), float(batch), device=device)
+    return Presence(own, own, everyone, counts, torch.zeros_like(counts))
 
 
 def are_several() -> bool:

@@ -15,7 +15,7 @@ from einops import rearrange
 from torch import Tensor
 
 from hicmae import fused
-from hicmae.objective.losses import LOSSES, LossInput, LossOutput
+from hicmae.objective.losses import LOSSES, LossInput, LossOutput, Presence
 from hicmae.registry import NoSettings
 
 EPSILON = 1e-6  # added to a patch's standard deviation; reference facts, objective section
@@ -91,22 +91,30 @@ def reconstruction(prediction: Tensor, target: Tensor) -> Tensor:
     return F.mse_loss(prediction.float(), target.float())
 
 
-def _of_present(prediction: Tensor, target: Tensor, present: Tensor, count: Tensor) -> LossOutput:
-    """The mean over the clips that are there, which the others meet exactly."""
+def _of_present(
+    prediction: Tensor, target: Tensor, present: Tensor, presence: Presence, which: int
+) -> LossOutput:
+    """The mean over the clips that are there, which the others meet exactly.
+
+    ``which`` of the presence's counts is theirs. Of clips that may lack a modality, ``…_absent`` is
+    the share of batches in which all did.
+    """
+    count = presence.counts[which]
+    terms = {"absent": presence.absent[which]} if presence.is_mixed else {}
     if prediction.device.type == "cpu" and prediction.dtype == torch.bfloat16:
         errors = fused.squared_errors(prediction, target).masked_fill(~present, 0)
-        return LossOutput(errors.sum() / count)
+        return LossOutput(errors.sum() / count, terms)
     met = torch.where(present[:, None, None], prediction.float(), target)
-    return LossOutput(reconstruction(met, target) * (len(present) / count))
+    return LossOutput(reconstruction(met, target) * (len(present) / count), terms)
 
 
 @LOSSES.register("video")
 def _video_loss(given: LossInput, settings: NoSettings) -> LossOutput:
-    there, count = given.presence.video, given.presence.counts[0]
-    return _of_present(given.video_prediction, given.video_target, there, count)
+    there = given.presence.video
+    return _of_present(given.video_prediction, given.video_target, there, given.presence, 0)
 
 
 @LOSSES.register("audio")
 def _audio_loss(given: LossInput, settings: NoSettings) -> LossOutput:
-    there, count = given.presence.audio, given.presence.counts[1]
-    return _of_present(given.audio_prediction, given.audio_target, there, count)
+    there = given.presence.audio
+    return _of_present(given.audio_prediction, given.audio_target, there, given.presence, 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,35 @@ def test_a_mixture_trains_on_what_each_clip_has(
     assert {row["skipped"] for row in rows} == {"0"}
     with pytest.raises(ValueError, match=r"no picture .2 of 8 .*--data.picture optional"):
         survey(DataConfig(shards=mixture, sound="optional"))
+
+
+def test_a_batch_without_any_picture_is_left_out_of_the_mean_of_its_loss(
+    tmp_path: Path, tiny_model_config: ModelConfig
+) -> None:
+    samples = [
+        moving_sample(n) if n < 3 else without_picture(moving_sample(n)) if n < 6
+        else moving_sample(n, sound=False) for n in range(8)
+    ]  # fmt: skip
+    shards = write_shards(tmp_path / "shards", samples)
+    data = DataConfig(
+        shards=shards, batch_size=2, shuffle_shards=0, picture="optional", sound="optional"
+    )
+    found = []
+    for every in (1, 4):
+        log = replace(LOG, log_every=every, health_every=0, pictures_every=0)
+        run_pretraining(shards, tmp_path / f"{every}", tiny_model_config, data=data, log=log)
+        rows = rows_of(tmp_path / f"{every}")
+        found.append([{k: float(v) for k, v in row.items()} for row in rows])
+    # Batches in their order: pictures and sound; one picture and sound; sound; pictures.
+    each, (whole,) = found
+    for name, absent in (("video", 1), ("audio", 1), ("contrast", 3)):
+        there = [row for row in each if not row[f"{name}_absent"]]
+        assert len(there) == 4 - absent
+        assert whole[f"{name}_absent"] == absent / 4
+        for term in (name, *(term for term in whole if term.startswith(f"{name}_accuracy"))):
+            mean = sum(row[term] for row in there) / len(there)
+            assert whole[term] == pytest.approx(mean, rel=1e-5), term
+    assert whole["loss"] == pytest.approx(sum(row["loss"] for row in each) / 4, rel=1e-5)
 
 
 def test_sound_alone_is_a_masked_autoencoder_whose_checkpoint_is_fine_tuned(
