@@ -58,6 +58,7 @@ class Resumption:
     step: int = 0  # optimizer steps that are done
     first_batch: int = 0  # batches that all processes together have taken
     accumulate: int  # batches of each process in one optimizer step
+    data: str = ""  # what it was trained on (``ClipStream.content``), where that is known
     lines: tuple[str, ...] = ()  # for the user
 
     @property
@@ -106,6 +107,7 @@ def find_resumption(
         step=note["step"],
         first_batch=note["batches"] * note["batch_size"] // batch_size,
         accumulate=fitting,
+        data=note.get("data", ""),
         lines=tuple(lines),
     )
 
@@ -305,14 +307,21 @@ class CheckpointFiles(CheckpointIO):
         keep: How many checkpoints are kept, the newest ones.
         keep_every: Steps between checkpoints that are kept for good besides; 0: none.
         portable: Writes the portable checkpoint of weights (by name) and step.
+        data: What is trained on (``ClipStream.content``), for the note.
     """
 
     def __init__(
-        self, *, keep: int, keep_every: int, portable: Callable[[Mapping[str, Tensor], int], None]
+        self,
+        *,
+        keep: int,
+        keep_every: int,
+        portable: Callable[[Mapping[str, Tensor], int], None],
+        data: str = "",
     ) -> None:
         self.keep = keep
         self.keep_every = keep_every
         self.portable = portable
+        self.data = data
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._pending: Future[None] | None = None
 
@@ -360,7 +369,7 @@ class CheckpointFiles(CheckpointIO):
             # Before the publication: a crash in between leaves weights that are too new, not old.
             self.portable(weights, step)
             self.remove_checkpoint(path)
-            note = {"step": step, **whole["place"], "files": files}
+            note = {"step": step, **whole["place"], "data": self.data, "files": files}
             write_json(note_of(path), note, sync=True)
         for old in step_files(path.parent)[: -self.keep]:
             if not self.keep_every or step_of(old) % self.keep_every:

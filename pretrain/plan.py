@@ -84,6 +84,13 @@ class Plan:
     def notes(self) -> Iterator[str]:
         """What the user should know before anything begins."""
         yield from filter(None, (self.processes.note, *self.resumption.lines))
+        then, now = self.resumption.data, self.stream.content()
+        if then and then != now:
+            yield (
+                f"warning: resumed on other samples than step {self.resumption.step} was trained "
+                f"on ({now}; were {then}): shards were rebuilt, or others are named; clips of this "
+                "epoch may come twice or not at all"
+            )
         if self.is_first:  # the others would count the same speakers
             yield from mixing_notes(self.stream, self.config.data)
 

@@ -189,6 +189,7 @@ def _train(plan: Plan, console: Console, *, resume: bool, overwrite: bool) -> in
         keep=log.keep,
         keep_every=log.keep_every,
         portable=Portable(out / "checkpoints" / "last", plan.sections),
+        data=plan.stream.content(),
     )
 
     def say_lost(error: RuntimeError | None) -> bool:

@@ -204,7 +204,19 @@ class ClipStream(torch.utils.data.IterableDataset[dict[str, Any]]):
 
     def about(self) -> str:
         """What is read, in words and by a digest of names and order: the same for all ranks."""
-        digest = hashlib.sha256(repr(self.order.lanes).encode())
+        return self._about(repr(self.order.lanes))
+
+    def content(self) -> str:
+        """The same by a digest of names and bytes, as the indexes have them, however they are
+        drawn.
+        """
+        parts = [(corpus.numbers, corpus.checksums) for corpus in self.corpora]
+        return self._about(*(part for both in parts for part in both))
+
+    def _about(self, *parts: str | np.ndarray) -> str:
+        digest = hashlib.sha256()
+        for part in parts:
+            digest.update(part.encode() if isinstance(part, str) else part.tobytes())
         for corpus in self.corpora:
             digest.update(corpus.sizes.tobytes())
             for buffer in corpus.keys.buffers():

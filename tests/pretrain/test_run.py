@@ -257,6 +257,25 @@ def test_a_changed_learning_rate_counts_when_resuming_and_is_said(
     assert "resumed with steps = 6, was 4" in said
 
 
+def test_a_run_is_resumed_on_shards_that_were_rebuilt_in_place_not_without_a_word(
+    train: Train, damaged: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    train(out, shards=damaged, steps=2)
+    shutil.rmtree(damaged)
+    moving_shards(damaged, 8)
+    train(out, shards=damaged, steps=3, resume=True)
+    assert "other samples" not in capsys.readouterr().out, "the same were made again"
+    shutil.rmtree(damaged)
+    moving_shards(damaged, 8, silent=(5,))  # the same names, and other bytes
+    data = DataConfig(shards=damaged, batch_size=4, shuffle_shards=2, on_bad="skip")
+    train(out, data=data, steps=4, resume=True)
+    said = capsys.readouterr().out
+    assert "warning: resumed on other samples than step 3 was trained on (7 samples of 2" in said
+    train(out, data=replace(data, shuffle_shards=0), steps=5, resume=True)
+    assert "other samples" not in capsys.readouterr().out, "drawn otherwise, not others"
+
+
 def test_a_folder_that_holds_a_run_is_neither_mixed_nor_lost(
     train: Train, copied: Path, tmp_path: Path
 ) -> None:
