@@ -21,7 +21,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -31,9 +31,10 @@ from pytorch_lightning.plugins.io import CheckpointIO
 from torch import Tensor
 
 from hicmae.checkpoints.checkpoint import save_checkpoint
-from hicmae.config import load_yaml, to_dict
+from hicmae.config import from_dict, load_yaml, to_dict
 from hicmae.files import DigestingFile, file_sha256, sync_to_disk, whole_file, write_json
 from hicmae.pretraining import HiCMAE
+from hicmae.settings import ObjectiveConfig
 from pretrain.module import Batch, PretrainModule, StepCallback
 from pretrain.settings import PretrainConfig
 
@@ -44,6 +45,7 @@ _STEP_FILE = re.compile(r"step-(\d+)\.ckpt")
 # what of it is trained.
 _FIXED = ("model.", "objective.skip_connections", "objective.reconstruction", "data.modalities")
 _STAGES = "objective.stages."
+_LOSSES = "objective.losses"  # of which some train the fusion encoder where nothing else does
 # Settings that older runs have under other names.
 _RENAMED = {"hardware.accelerator": "device", "data.workers": "workers"}
 
@@ -166,12 +168,17 @@ def compare_settings(config: PretrainConfig) -> list[str]:
         for name in dict.fromkeys((*before, *now))
         if before.get(name) != now.get(name) and name != "out"
     ]
-    wrong = [name for name in changed if name.startswith(_FIXED)]
+    fixed: tuple[str, ...] = _FIXED
+    if not config.objective.reconstruction and any(name.startswith(_LOSSES) for name in changed):
+        objective = from_dict(ObjectiveConfig, saved.get("objective", {}), str(path))
+        if _trained(config) != _trained(replace(config, objective=objective)):
+            fixed = (*_FIXED, _LOSSES)
+    wrong = [name for name in changed if name.startswith(fixed)]
     if wrong:
         what = "; ".join(f"{name} was {before.get(name)}, now {now.get(name)}" for name in wrong)
         raise ValueError(
-            f"{path}: the run to resume has another network ({what}); resume with the same "
-            "settings, or give another --out"
+            f"{path}: the run to resume trains other parameters, or another network ({what}); "
+            "resume with the same settings, or give another --out"
         )
     lines = [f"resumed with {name} = {now.get(name)}, was {before.get(name)}" for name in changed]
     # Stages come one after another; which one when is more than their lengths say.
@@ -461,6 +468,13 @@ def _compare(path: Path, note: FileNote, *, digests: bool = True) -> str:
     if digests and file_sha256(path) != note["sha256"]:
         return "does not have its digest"
     return ""
+
+
+def _trained(config: PretrainConfig) -> list[str]:
+    """Names of the parameters that a run trains."""
+    with torch.device("meta"):
+        network = HiCMAE(config.model, config.objective, config.data.modalities)
+    return [name for name, parameter in network.named_parameters() if parameter.requires_grad]
 
 
 def _leaves(tree: Mapping[str, Any], at: str) -> Iterator[tuple[str, Any]]:

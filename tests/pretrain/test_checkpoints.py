@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,6 +14,7 @@ import yaml
 
 from hicmae.config import save_yaml, to_dict
 from hicmae.files import file_sha256
+from hicmae.objective.losses import LOSSES, LossOutput
 from hicmae.settings import ModelConfig, ObjectiveConfig
 from pretrain.checkpoints import (
     CheckpointFiles,
@@ -309,6 +310,33 @@ def test_a_run_of_other_modalities_is_not_gone_on_with(begun: PretrainConfig) ->
     other = replace(begun, data=replace(begun.data, modalities="video"))
     with pytest.raises(ValueError, match=r"data\.modalities was audio-video, now video"):
         compare_settings(other)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fused:
+    """Of a loss that reads what the fusion encoder gives."""
+
+    fusion: bool = True
+
+
+def test_without_reconstruction_a_loss_that_trains_the_fusion_encoder_is_not_added(
+    begun: PretrainConfig,
+) -> None:
+    """Other parameters are trained again."""
+    alone = ObjectiveConfig(reconstruction=False, contrast_layers=(1, 2))
+    added = replace(alone, losses={"fused": {"weight": 0.5}})
+    save_yaml(begun.out / "config.yaml", replace(begun, objective=alone))
+    LOSSES.register("fused", settings=Fused)(lambda given, settings: LossOutput(torch.zeros(())))
+    try:
+        said = r"other parameters, or .* \(objective\.losses\.fused\.weight was None, now 0\.5"
+        with pytest.raises(ValueError, match=said):
+            compare_settings(replace(begun, objective=added))
+        save_yaml(begun.out / "config.yaml", replace(begun, objective=added))
+        heavier = replace(added, losses={"fused": {"weight": 0.7}})
+        said = "resumed with objective.losses.fused.weight = 0.7, was 0.5"
+        assert compare_settings(replace(begun, objective=heavier)) == [said]
+    finally:
+        LOSSES.unregister("fused")
 
 
 @pytest.mark.parametrize("is_there", [False, True])
