@@ -210,6 +210,7 @@ def bench_evaluate(
             input=replace(setting.sizes.input, fps=fps),
             rows=rows,
             views=num_segments,
+            require_picture=False,
             require_sound=False,
         )
         loader = DataLoader(dataset, batch_size=batch_size, num_workers=workers, collate_fn=collate)

@@ -121,7 +121,7 @@ def bench_loader(
             batches.close()  # ends its processes
         if cold:
             _forget(index)
-        views = ShardDataset(index, input=input, require_sound=False)
+        views = ShardDataset(index, input=input, require_picture=False, require_sound=False)
         loader = DataLoader(views, batch_size=batch_size, shuffle=True, collate_fn=collate)
         lines.append(_line("random access", 0, _clips_of(loader), seconds, index))
         if files:
@@ -206,7 +206,9 @@ def raw_files(media: Path | None) -> list[Path]:
 def _stream(index: Index, input: InputConfig, batch_size: int, split: str) -> ClipStream:
     from shards.reading.streaming import ClipStream, StreamConfig
 
-    config = StreamConfig(batch_size=batch_size, split=split, sound="optional", on_bad="raise")
+    config = StreamConfig(
+        batch_size=batch_size, split=split, picture="optional", sound="optional", on_bad="raise"
+    )
     return ClipStream(index.folder, input, config, seed=0)
 
 
@@ -279,6 +281,7 @@ def _figures(
 ) -> dict[str, Any]:
     """What goes into the JSON file."""
     table = index.table
+    num_frames = table["num_frames"][table["mjpg_length"] > 0].sum()
     rates = {line["what"]: line["clips_per_second"] for line in lines}
     streams = {line["workers"]: line for line in lines if line["what"] == "stream"}
     main = streams.get(1, lines[0])
@@ -299,7 +302,7 @@ def _figures(
         "frame_stride": input.frame_stride,
         "clip_seconds": input.clip_seconds,
         "mean_sample_seconds": float(table["seconds"].mean()),
-        "mean_frame_bytes": float(table["mjpg_length"].sum() / table["num_frames"].sum()),
+        "mean_frame_bytes": float(table["mjpg_length"].sum() / max(1, num_frames)),
         "num_cores": num_cores(),
         "load_average": os.getloadavg()[0],
         "speakers": speakers and speakers.found,

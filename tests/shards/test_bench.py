@@ -67,6 +67,20 @@ def test_the_bench_measures_given_shards_and_writes_its_figures(
     assert cold["clips_per_second"] > 0
 
 
+@pytest.mark.usefixtures("no_media")
+@pytest.mark.parametrize("num_pictures", [0, 2])
+def test_shards_of_sound_alone_and_mixed_ones_are_measured(
+    num_pictures: int, tmp_path: Path
+) -> None:
+    samples = [make_sample(number, picture=number < num_pictures) for number in range(4)]
+    folder = write_shards(tmp_path, samples)
+    figures = bench_loader(shards=folder, seconds=0.01, workers=(0,), batch_size=2)
+    assert figures["clips_per_second"] > 0
+    assert figures["random_access_clips_per_second"] > 0
+    images = [info.frame_offsets[-1] / info.num_frames for info, *_ in samples[:num_pictures]]
+    assert figures["mean_frame_bytes"] == pytest.approx(sum(images) / max(1, num_pictures))
+
+
 def test_raw_video_is_measured_in_the_same_run(clips_dir: Path, tmp_path: Path) -> None:
     video = sorted(clips_dir.glob("talking/vox_*.mp4"))[0]
     folder = write_shards(tmp_path, [make_sample(number) for number in range(4)])
