@@ -193,10 +193,12 @@ def resident_memory_bytes() -> int:
         return int(file.read().split()[1]) * resource.getpagesize()
 
 
-def first_line(*command: str) -> str | None:
-    """The first line that a program prints; nothing where it is absent or fails."""
+def first_line(*command: str, seconds: float = 20) -> str | None:
+    """The first line that a program prints within some seconds; nothing where it is absent, fails
+    or takes longer.
+    """
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=seconds, check=True)
     except (OSError, subprocess.SubprocessError):
         return None
     return (done.stdout.splitlines() or [""])[0].strip()

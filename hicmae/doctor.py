@@ -44,6 +44,7 @@ _GIB = 2**30
 # Below these something is said; a build of a small corpus and its checkpoints fit in the first.
 _DISK_BYTES = 10 * _GIB
 _SHARED_BYTES = 1 * _GIB
+_ANSWER_SECONDS = 3  # of sbatch, which asks nobody for its version
 CLIP_FRAMES = 8
 _RATE = 16000  # of the clip's sound, Hz
 
@@ -278,7 +279,7 @@ def _wandb() -> Finding:
 def check_services() -> list[Finding]:
     """Weights & Biases, and SLURM."""
     findings = [_wandb()]
-    version = first_line("sbatch", "--version")
+    version = first_line("sbatch", "--version", seconds=_ANSWER_SECONDS)
     job = os.environ.get("SLURM_JOB_ID")
     if version is None and shutil.which("sbatch"):
         findings.append(

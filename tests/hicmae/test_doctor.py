@@ -266,6 +266,13 @@ def test_a_scheduler_that_does_not_answer_is_not_called_absent(
     found = {finding.topic: finding for finding in check_services()}["SLURM"]
     assert (found.state, found.found) == ("note", "sbatch is here and does not say its version")
 
+    def hang(command: tuple[str, ...], *, timeout: float, **_: Any) -> None:
+        assert timeout <= 5, "the rest of the table waits for it"
+        raise subprocess.TimeoutExpired(command, timeout)
+
+    monkeypatch.setattr(hicmae.devices.subprocess, "run", hang)
+    assert {finding.topic: finding for finding in check_services()}["SLURM"] == found
+
 
 @pytest.mark.parametrize(
     ("mode", "state", "said"),
