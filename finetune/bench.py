@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from finetune.settings import MixingConfig
 from hicmae.devices import Precision
+from hicmae.processes import check_workers
 from hicmae.settings import AugmentConfig
 from hicmae.terminal import plain_console
 
@@ -190,6 +191,7 @@ def bench_evaluate(
             f"batch_size = {batch_size}, workers = {workers} (workers must be 0 or more, the "
             "others 1 or more)"
         )
+    check_workers(workers)
     setting = Setting(model, num_outputs, precision, device)
     with ExitStack() as stack:
         if shards is None:

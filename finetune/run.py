@@ -144,10 +144,12 @@ def finetune(
     from finetune.reporting.entries import seeds_table, write_seed_summary
     from finetune.scores import check_units
     from hicmae.config import from_options, save_yaml, to_dict
+    from hicmae.processes import check_workers
     from shards.index import read_index
 
     refuse_torchrun(os.environ)
     config = from_options(FinetuneConfig, options)
+    check_workers(workers)
     what = load_benchmark(benchmark)
     index = read_index(shards)
     sweep = members(

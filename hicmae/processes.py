@@ -31,6 +31,8 @@ _NEVER, _LARGEST_IN_HEAP = -1, 32 * 2**20
 
 # In collections of the middle generation, each of which comes after 7,000 new objects or more.
 _LATE = 100
+# Beyond the larger of these numbers (of all, and for each core) nobody means to start workers.
+_MOST_WORKERS, _MOST_OF_A_CORE = 64, 16
 
 
 def keep_freed_memory() -> bool:
@@ -88,6 +90,19 @@ def num_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def check_workers(workers: int) -> None:
+    """Refuse to start many more processes than the cores can make use of.
+
+    Raises: ValueError: there would be.
+    """
+    most = max(_MOST_WORKERS, _MOST_OF_A_CORE * num_cores())
+    if workers > most:
+        raise ValueError(
+            f"workers = {workers} (at most {most} here, on {num_cores()} cores); each is a process "
+            "with memory of its own, and more than a few a core make nothing faster"
+        )
 
 
 def wait_passively() -> None:

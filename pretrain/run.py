@@ -129,6 +129,7 @@ def _train(plan: Plan, console: Console, *, resume: bool, overwrite: bool) -> in
     import pytorch_lightning as pl
 
     from hicmae.config import save_yaml
+    from hicmae.processes import check_workers
     from hicmae.run_logging import MetricsFile, WandbRun
     from pretrain.checkpoints import (
         CheckpointFiles,
@@ -148,6 +149,7 @@ def _train(plan: Plan, console: Console, *, resume: bool, overwrite: bool) -> in
     from pretrain.processes import SideGroup, StopOnSignal, lost_process
     from pretrain.zero import trainer_settings
 
+    check_workers(plan.config.workers)  # a dry run may be of another machine
     plan = _meet(plan, resume=resume)
     if lack := plan.lack():
         console.print(lack)

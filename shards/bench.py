@@ -28,7 +28,7 @@ from hicmae.bench import figures_table, write_figures
 from hicmae.media.crops import encode_jpeg
 from hicmae.media.sound import read_sound
 from hicmae.media.video import open_video
-from hicmae.processes import num_cores
+from hicmae.processes import check_workers, num_cores
 from hicmae.settings import InputConfig
 from hicmae.views import sound_span, train_indices
 from shards.building.writer import ShardWriter
@@ -103,6 +103,7 @@ def bench_loader(
             f"seconds = {seconds}, batch_size = {batch_size}, workers = {workers} (seconds must "
             "be positive, batch_size 1 or more, and one or more numbers of workers 0 or more)"
         )
+    check_workers(max(workers))
     files = raw_files(media)
     with tempfile.TemporaryDirectory(prefix="hicmae-bench-") as scratch, _one_thread():
         folder = Path(scratch) / "shards" if shards is None else shards

@@ -32,6 +32,7 @@ from hicmae.checkpoints.checkpoint import Checkpoint, Labels
 from hicmae.checkpoints.networks import build_network
 from hicmae.devices import autocast, choose_device, inference_precision
 from hicmae.emotion import EmotionModel, clip_values
+from hicmae.processes import check_workers
 from hicmae.settings import InputConfig
 from hicmae.transforms import ClipTransform
 from hicmae.transforms.video import crop_views
@@ -75,6 +76,7 @@ def make_machine(
         problems.append(f"workers = {workers} (must be 0 or more)")
     if problems:
         raise ValueError("; ".join(problems))
+    check_workers(workers)
     found = choose_device(device)
     return Machine(
         device=found,

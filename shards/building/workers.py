@@ -20,7 +20,7 @@ from typing import TypeVar
 from pebble import ProcessFuture, ProcessPool
 from pebble.common import ProcessExpired
 
-from hicmae.processes import forking, num_cores
+from hicmae.processes import check_workers, forking, num_cores
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -71,6 +71,7 @@ def run_in_order(
             dies, which costs it the item. None: no limit.
     """
     workers = min(workers or num_cores(), max(len(items), 1))
+    check_workers(workers)
     # Forked from a server of their own, which has imported what the function needs: as quick as
     # fork, and safe beside a progress bar.
     context = forking([getattr(function, "func", function).__module__])

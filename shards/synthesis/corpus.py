@@ -27,7 +27,7 @@ from numpy.random import Generator, SeedSequence, default_rng
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from hicmae.files import whole_file, write_text
-from hicmae.processes import forking, num_cores
+from hicmae.processes import check_workers, forking, num_cores
 from shards.synthesis.face import render_frames
 from shards.synthesis.settings import EMOTIONS, Causes, CorpusConfig
 from shards.synthesis.speakers import Script, draw_script, draw_speaker
@@ -51,6 +51,7 @@ def synthesize(config: CorpusConfig, out: Path) -> Path:
         expression, voice, expression_strength, voice_strength, valence, arousal, fold.
     Raises: ValueError: the folder holds another corpus.
     """
+    check_workers(config.workers or 0)
     out = Path(out)
     manifest, facts = out / "manifest.csv", out / "corpus.json"
     if out.exists() and not out.is_dir():

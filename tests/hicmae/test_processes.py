@@ -22,11 +22,21 @@ import torch
 from hicmae import processes
 from hicmae.processes import (
     VerbProcess,
+    check_workers,
     choose_threads,
     keep_freed_memory,
     spare_imports,
     wait_passively,
 )
+
+
+def test_many_more_workers_than_cores_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "num_cores", lambda: 2)
+    check_workers(64)
+    with pytest.raises(ValueError, match=r"workers = 65 \(at most 64 here, on 2 cores\)"):
+        check_workers(65)
+    monkeypatch.setattr(processes, "num_cores", lambda: 32)
+    check_workers(512)
 
 
 def take_and_free(_: list[str]) -> int:

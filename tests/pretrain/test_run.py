@@ -19,6 +19,7 @@ import cv2
 import pytest
 import torch
 
+from hicmae import processes
 from hicmae.checkpoints.checkpoint import load_checkpoint, load_encoder, load_weights
 from hicmae.config import load_yaml, to_dict
 from hicmae.encoder import AudioVisualEncoder
@@ -289,6 +290,17 @@ def test_a_folder_that_holds_a_run_is_neither_mixed_nor_lost(
     file.touch()
     with pytest.raises(ValueError, match="is a file"):
         train(file)
+
+
+def test_workers_beyond_all_cores_are_refused_before_anything_is_written(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processes, "_MOST_WORKERS", 2)
+    monkeypatch.setattr(processes, "num_cores", lambda: 0)
+    assert train(tmp_path / "run", workers=3, dry_run=True) == 0, "it may be of another machine"
+    with pytest.raises(ValueError, match=r"workers = 3 \(at most 2 here"):
+        train(tmp_path / "run", workers=3)
+    assert not (tmp_path / "run").exists()
 
 
 def test_another_network_cannot_be_resumed(

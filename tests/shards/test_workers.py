@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from hicmae import processes
 from shards.building.workers import Lost, run_in_order
 
 
@@ -77,6 +78,13 @@ def test_few_items_are_under_way_ahead_of_the_one_that_is_waited_for(tmp_path: P
 
 def test_no_items_are_no_work() -> None:
     assert list(run_in_order(square_slowly, [], workers=None, deadline_seconds=1)) == []
+
+
+def test_many_more_workers_than_cores_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "_MOST_WORKERS", 2)
+    monkeypatch.setattr(processes, "num_cores", lambda: 0)
+    with pytest.raises(ValueError, match=r"workers = 3 \(at most 2 here"):
+        list(run_in_order(square_slowly, range(4), workers=3, deadline_seconds=60))
 
 
 def broken(item: int) -> int:
