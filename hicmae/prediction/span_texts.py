@@ -32,17 +32,21 @@ class SpanError(ValueError):
 
 
 def cue_lines(path: Path, kind: str, text: str) -> Iterator[str]:
-    """The lines of subtitles; a cue of an SRT that has no number gets one, because the library
-    leaves out such a one, as it does any whose times it cannot read.
+    """The lines of subtitles; a cue of an SRT that has no number gets one, and one that has no text
+    a tag, because the library leaves out such ones, as it does any whose times it cannot read.
 
     Raises: ValueError: times that are not as the format has them.
     """
     form, example = _CUES[kind]
-    before = ""
-    for number, line in enumerate(text.splitlines(), start=1):
+    before, lines = "", text.splitlines()
+    for number, line in enumerate(lines, start=1):
         if form.match(line):
             if kind == "srt" and not before.strip().isdigit():
                 yield "0"
+            after = [*lines[number : number + 2], "", ""]
+            bare = not after[0].strip() or (after[0].strip().isdigit() and form.match(after[1]))
+            if kind == "srt" and (bare or form.match(after[0])):
+                line += "\n<i>"
         elif _MEANT_AS_CUE.match(line):
             raise SpanError(
                 f"{path} line {number}: {line.strip()[:60]!r} is no time of a .{kind} cue (must be "

@@ -456,7 +456,7 @@ def _subtitles(path: Path) -> Iterator[tuple[str, Span]]:
     import webvtt
 
     kind = path.suffix.lower().removeprefix(".")
-    content = "\n".join(cue_lines(path, kind, _text_of(path)))
+    content = "\n".join(cue_lines(path, kind, _text_of(path))).lstrip()
     for cue in webvtt.WebVTT.from_buffer(io.StringIO(content), format=kind).captions:
         text = " ".join(_TAGS.sub("", cue.raw_text).split())
         said = _SAID_BY.match(text)

@@ -89,6 +89,17 @@ def test_a_cue_of_an_srt_without_a_number_is_a_span_too(tmp_path: Path) -> None:
     assert told(file) == [(1.0, 1.5, "", "a"), (2.0, 2.5, "", "b"), (3.0, 3.5, "", "c")]
 
 
+@pytest.mark.parametrize("after", ["\n\n", "\n  \n", "\n"])
+def test_a_cue_without_text_is_a_span_too(tmp_path: Path, after: str) -> None:
+    """Of an SRT as of a WebVTT: what is marked is asked about, whatever stands there."""
+    cues = [f"{n}\n00:00:0{n},000 --> 00:00:0{n},500" for n in range(1, 5)]
+    cues[1] += "\n<v anna>yes"
+    (tmp_path / "a.srt").write_text("\n" + after.join(cues))
+    (tmp_path / "a.vtt").write_text("WEBVTT\n\n" + "\n\n".join(cues).replace(",", "."))
+    expected = [(n, n + 0.5, *(("anna", "yes") if n == 2 else ("", ""))) for n in range(1, 5)]
+    assert told(tmp_path / "a.srt") == told(tmp_path / "a.vtt") == expected
+
+
 @pytest.mark.parametrize("codec", ["utf-8", "utf-16", "binary"])
 def test_spans_are_read_from_tiers(tmp_path: Path, codec: str) -> None:
     grid = TextGrid(xmax=70.0)
