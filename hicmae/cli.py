@@ -33,6 +33,7 @@ from hicmae.registry import load_plugins
 from hicmae.terminal import one_line, quieten, settle, user_message
 
 _SHELLS = ("bash", "zsh", "tcsh")
+_ADDRESS = re.compile(r"((?:https?|ftp|s3a?|gc?s|hf|az|abfss?|hdfs|file):)/")
 # The packages that are installed side by side, and where.
 _ROOMS, _ROOT = ("hicmae", "shards", "pretrain", "finetune"), Path(__file__).resolve().parents[1]
 
@@ -239,9 +240,19 @@ class _Parser(ArgumentParser):
     def keywords(self, arguments: list[str]) -> dict[str, Any]:
         """Turn command-line words into the function's keyword arguments.
 
-        Raises: ValueError: an unknown option or key, a value of a wrong type, or something missing.
+        Raises: ValueError: an unknown option or key, a value of a wrong type, or something missing;
+            an address where a path must be.
         """
         built = self.instantiate(self.parse_args(self.prepared(arguments)))
+        for name in self.parameters:
+            several = isinstance(built[name], list | tuple)
+            for value in built[name] if several else [built[name]]:
+                # As a path it has lost one of two slashes.
+                if isinstance(value, Path) and (found := _ADDRESS.match(str(value))):
+                    raise ValueError(
+                        f"{name} = {found[1]}//{str(value)[found.end() :]} (must be a path on this "
+                        "machine; copy from or to elsewhere yourself)"
+                    )
         return {name: built[name] for name in self.parameters}
 
     def options(self) -> dict[str, argparse.Action]:

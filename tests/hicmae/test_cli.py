@@ -343,6 +343,8 @@ def test_a_bad_file_is_named_with_the_key_and_the_remedy(
         (["a", "--out", "x", "--seed", "b"], "seed = b (must be a whole number or null)"),
         (["a", "--out", "x", "--resume=maybe"], "resume = maybe (must be true or false)"),
         (["a", "--out", "x", "--config", "no.yaml"], "no.yaml: no such configuration file"),
+        (["a", "--out", "s3://b/x"], "out = s3://b/x (must be a path on this machine; copy from"),
+        (["a", "http://h/b?c", "--out", "x"], "sources = http://h/b?c (must be a path on this"),
         (["Zo\udceb.mp4", "--out", "x"], "sources: a name that is not UTF-8 cannot be typed here"),
     ],
 )
