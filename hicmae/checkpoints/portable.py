@@ -51,6 +51,7 @@ from hicmae.config import to_dict
 from hicmae.files import file_sha256, write_text
 from hicmae.media.download import OFFLINE_VARIABLE, fetch, is_offline
 from hicmae.settings import ModelConfig
+from hicmae.terminal import one_line
 
 if TYPE_CHECKING:
     from huggingface_hub.errors import HfHubHTTPError
@@ -402,7 +403,8 @@ def _small_file(url: str) -> str:
         with urllib.request.urlopen(url, timeout=_TIMEOUT_SECONDS) as answer:
             content = answer.read(_CONFIG_BYTES + 1)
     except urllib.error.HTTPError as error:
-        raise ValueError(f"{url}: HTTP status {error.code} ({error.reason})") from None
+        why = one_line(str(error.reason))
+        raise ValueError(f"{url}: HTTP status {error.code} ({why})") from None
     except OSError as error:
         reason = getattr(error, "reason", None) or error
         raise ValueError(

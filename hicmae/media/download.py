@@ -9,6 +9,7 @@ import urllib.request
 from pathlib import Path
 
 from hicmae.files import file_sha256, locked
+from hicmae.terminal import one_line
 
 OFFLINE_VARIABLE = "HICMAE_OFFLINE"
 _TIMEOUT_SECONDS = 20.0
@@ -49,7 +50,8 @@ def fetch(url: str, path: Path, *, sha256: str) -> Path:
             try:
                 _fetch_rest(url, part)
             except urllib.error.HTTPError as error:
-                raise DownloadError(f"{url}: HTTP status {error.code} ({error.reason})") from None
+                why = one_line(str(error.reason))
+                raise DownloadError(f"{url}: HTTP status {error.code} ({why})") from None
             except (OSError, http.client.HTTPException) as error:
                 # URLError, timeouts, resets and answers that break off; what came is kept.
                 if attempt == _ATTEMPTS:

@@ -291,4 +291,6 @@ class RemoteShards:
 def _line(error: BaseException) -> str:
     if isinstance(error, asyncio.TimeoutError) and not str(error):
         return "it sent nothing for too long"
-    return " ".join(str(error).split()) or type(error).__name__
+    said = " ".join(str(error).split())
+    wordless = not said or "message=''" in said  # aiohttp's, of redirections in a circle
+    return f"{type(error).__name__} {said}".strip() if wordless else said

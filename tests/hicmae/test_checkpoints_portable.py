@@ -34,6 +34,7 @@ class Server(http.server.ThreadingHTTPServer):
         requests: (method, path, asked-for range) of everything that came.
         break_after: Bytes after which the next download of weights breaks off.
         refusal: Status, headers and body that every request gets.
+        moved_to: Where ``/moved/…`` is now.
     """
 
     def __init__(self, root: Path, repository: Path) -> None:
@@ -42,6 +43,7 @@ class Server(http.server.ThreadingHTTPServer):
         self.requests: list[tuple[str, str, str | None]] = []
         self.break_after: int | None = None
         self.refusal: tuple[int, dict[str, str], bytes] | None = None
+        self.moved_to = "/files/"
 
     @property
     def url(self) -> str:
@@ -112,6 +114,11 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self._json({"id": "owner/name", "sha": COMMIT, "siblings": siblings})
         elif path.startswith("/owner/name/resolve/"):
             self._file(self.server.repository / path.rsplit("/", 1)[1], asked, body)
+        elif path.startswith("/moved/"):
+            self.send_response(302)
+            self.send_header("Location", path.replace("/moved/", self.server.moved_to, 1))
+            self.send_header("Content-Length", "0")
+            self.end_headers()
         elif path.startswith("/files/"):
             self._file(self.server.root / path.removeprefix("/files/"), asked, body)
         else:
@@ -284,6 +291,29 @@ def test_a_download_that_broke_off_goes_on_where_it_was(
     assert same(network, EmotionModel.from_pretrained(url, cache_dir=tmp_path / "cache"))
     ranges = [asked for _, path, asked in server.requests if path.endswith(".safetensors")]
     assert ranges == [None, "bytes=1000-"]
+
+
+def test_a_checkpoint_that_has_moved_is_followed_and_gone_on_with(
+    server: Server, tmp_path: Path, network: EmotionModel
+) -> None:
+    server.break_after = 1000
+    url = f"{server.url}/moved/made"
+    assert same(network, EmotionModel.from_pretrained(url, cache_dir=tmp_path / "cache"))
+    weights = "/files/made/model.safetensors"
+    ranges = [asked for _, path, asked in server.requests if path == weights]
+    assert ranges == [None, "bytes=1000-"]
+
+
+@pytest.mark.parametrize("elsewhere", ["/moved/", "file:///etc/"])
+def test_an_address_that_leads_nowhere_is_one_line_that_names_it(
+    server: Server, tmp_path: Path, elsewhere: str
+) -> None:
+    """In a circle, or to files of this machine, which a web server has no business with."""
+    server.moved_to = elsewhere
+    url = f"{server.url}/moved/made"
+    with pytest.raises(ValueError, match=rf"{url}/config\.json: HTTP status 302") as error:
+        EmotionModel.from_pretrained(url, cache_dir=tmp_path / "cache")
+    assert "\n" not in str(error.value)
 
 
 def test_another_file_than_the_configuration_describes_is_not_kept(

@@ -165,6 +165,28 @@ def test_what_a_server_answers_is_said() -> None:
         list(RemoteFolder(url).blocks("index.json"))
 
 
+def test_shards_that_have_moved_are_followed(
+    served: tuple[str, list[str]], folder: Path, cache: CacheConfig
+) -> None:
+    class Moved(Quiet):
+        def do_GET(self) -> None:
+            self.send_response(302)
+            to = self.path if self.path.startswith("/circle/") else f"{served[0]}{self.path}"
+            self.send_header("Location", to)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+    with serving(Moved) as url:
+        remote = RemoteShards(RemoteFolder(url), cache)
+        index = remote.index()
+        remote.described = {shard["name"]: shard for shard in index.info["shards"]}
+        name = next(iter(remote.described))
+        assert remote.fetch(name).read_bytes() == (folder / name).read_bytes()
+        with pytest.raises(RemoteError, match=r"/circle: index.json .*TooManyRedirects") as error:
+            list(RemoteFolder(f"{url}/circle").blocks("index.json"))
+    assert "\n" not in str(error.value)
+
+
 def test_an_index_too_is_asked_for_again(folder: Path, cache: CacheConfig) -> None:
     asked: list[str] = []
 
