@@ -15,11 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
-import numpy as np
 import pandas
 
 from hicmae.files import file_sha256
+from hicmae.media.crops import decode_jpeg
 from hicmae.processes import num_cores
 from shards.building.journal import SUFFIX, read_journal
 from shards.index import COLUMNS, JOURNAL_NAME, Index, read_index
@@ -259,10 +258,10 @@ def _check_images(mjpg: bytes, info: SampleInfo) -> Iterator[str]:
     bad = []
     for number in range(info.num_frames):
         jpeg = mjpg[info.frame_offsets[number] : info.frame_offsets[number + 1]]
-        # A decoder paints the lost part of a cut image grey and says nothing; the markers tell.
-        whole = jpeg[:2] == b"\xff\xd8" and jpeg[-2:] == b"\xff\xd9"
-        image = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR) if whole else None
-        if image is None or image.shape != (side, side, 3):
+        try:
+            if decode_jpeg(jpeg).shape != (side, side, 3):
+                bad.append(number)
+        except ValueError:
             bad.append(number)
     if bad:
         more = ", …" if len(bad) > 3 else ""

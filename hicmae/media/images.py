@@ -19,6 +19,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import simplejpeg
 
 from hicmae.files import Closing
 from hicmae.media.errors import MediaError
@@ -50,8 +51,9 @@ _LAST_NUMBER = re.compile(r"(.*?)(\d+)(\D*)", re.DOTALL)
 _OPENFACE, _OPENFACE_FOLDER = re.compile(r"frame_det_\d+_"), "_aligned"
 
 # OpenCV gives what there is of a JPEG that breaks off, and says nothing; whole ones end so. Some
-# cameras put a little behind it.
+# cameras put a little behind it, or before a marker, where it does no harm.
 _JPEG_START, _JPEG_END, _TRAILER_BYTES = b"\xff\xd8", b"\xff\xd9", 65536
+_CORRUPT = re.compile(r"Corrupt JPEG data: (?!\d+ extraneous)")
 # Frame times of a CSV that OpenFace wrote are steps of the frame rate, rounded to milliseconds.
 _FEWEST_STAMPS = 2
 
@@ -302,13 +304,20 @@ def read_image(path: Path) -> np.ndarray:
     """Read one image as (H, W, 3) uint8 RGB.
 
     Raises:
-        MediaError: ``damaged``: it is gone, breaks off or is no image; the message names it.
+        MediaError: ``damaged``: it is gone, breaks off, is corrupt or no image; it is named.
     """
     try:
         data = path.read_bytes()
     except OSError as error:
         raise MediaError("damaged", path, f"this image cannot be read ({error.strerror})") from None
-    whole = not data.startswith(_JPEG_START) or _JPEG_END in data[-_TRAILER_BYTES:]
+    is_jpeg = data.startswith(_JPEG_START)
+    whole = not is_jpeg or _JPEG_END in data[-_TRAILER_BYTES:]
+    if is_jpeg and whole:
+        try:  # at an eighth of its size, for OpenCV paints over what is corrupt
+            simplejpeg.decode_jpeg(data, "GRAY", min_height=1, min_width=1)
+        except ValueError as error:
+            if _CORRUPT.match(str(error)):
+                raise MediaError("damaged", path, f"this image is damaged ({error})") from None
     pixels = None
     if data and whole:
         pixels = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), cv2.IMREAD_COLOR)

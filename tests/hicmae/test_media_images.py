@@ -138,6 +138,24 @@ def test_a_damaged_image_is_named(tmp_path: Path, suffix: str, share: float) -> 
         read_image(path)
 
 
+@pytest.mark.parametrize("suffix", ["jpg", "png"])
+def test_an_image_whose_middle_is_overwritten_is_damaged_and_an_untidy_one_is_not(
+    tmp_path: Path, suffix: str
+) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    path = tmp_path / f"0007.{suffix}"
+    cv2.imwrite(str(path), pixels)
+    data, expected = path.read_bytes(), read_image(path)
+    half = len(data) // 2
+    path.write_bytes(data[:half] + b"\xff\xd7" * 30 + data[half + 60 :])
+    with pytest.raises(MediaError, match=rf"0007\.{suffix}: this image is") as error:
+        read_image(path)
+    assert error.value.cause == "damaged"
+    if suffix == "jpg":  # as webcams write: bytes that belong nowhere, before a marker
+        path.write_bytes(data.replace(b"\xff\xda", b"abc\xff\xda", 1))
+        np.testing.assert_array_equal(read_image(path), expected)
+
+
 def test_the_sound_of_a_folder_lies_beside_it_or_in_it(tmp_path: Path) -> None:
     folder = write_images(tmp_path / "00025", ["1.jpg", "2.jpg"])
     assert sound_beside(folder) is None
