@@ -168,7 +168,15 @@ def export_reference(checkpoint: Checkpoint, out: Path) -> None:
     The weights are as they were before ``convert_reference``, to the last bit; of the rest, epoch
     and options are there again. Optimizer and loss scaler, which fine-tuning does not read, are
     not.
+
+    Raises: ValueError: a fusion of layers that their network does not have.
     """
+    fusion = checkpoint.config.get("emotion", {}).get("fusion", "hierarchical")
+    if fusion != "hierarchical":
+        raise ValueError(
+            f"{checkpoint.path}: fuses layers by '{fusion}', and the authors' network has its own "
+            "fusion alone; use --format torch or onnx"
+        )
     source = checkpoint.config.get("source", {})
     content: dict[str, Any] = {
         "model": to_reference(checkpoint.tensors, checkpoint.model_config()),

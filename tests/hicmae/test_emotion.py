@@ -11,6 +11,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from hicmae.checkpoints.checkpoint import load_checkpoint
+from hicmae.checkpoints.convert import export_reference
 from hicmae.config import to_dict
 from hicmae.emotion import FUSIONS, EmotionConfig, EmotionModel, HierarchicalFusion
 from hicmae.registry import NoSettings
@@ -127,6 +129,16 @@ def test_a_program_loads_a_checkpoint_whose_fusion_an_installed_package_brings(
     finally:
         FUSIONS.unregister("plugged")
         sys.modules.pop("toys_of_a_test", None)
+
+
+@pytest.mark.usefixtures("toy")
+def test_a_registered_fusion_is_not_written_for_the_authors_code(
+    tiny_model_config: ModelConfig, tmp_path: Path
+) -> None:
+    model(tiny_model_config, fusion="toy").save_pretrained(tmp_path / "checkpoint")
+    with pytest.raises(ValueError, match=r"checkpoint: fuses layers by 'toy', .*use --format"):
+        export_reference(load_checkpoint(tmp_path / "checkpoint"), tmp_path / "theirs.pth")
+    assert not (tmp_path / "theirs.pth").exists()
 
 
 @pytest.mark.usefixtures("toy")
