@@ -547,6 +547,9 @@ def _save(
     }
     if facts.over_time.get("smoothing_seconds"):
         config["over_time"] = {"smoothing_seconds": facts.over_time["smoothing_seconds"]}
+    if plan.benchmark.over_time is not None:
+        shift = plan.benchmark.over_time.shift_seconds(plan.model.input.clip_seconds)
+        config |= {"traces": {"shift_seconds": shift}} if shift else {}
     if facts.calibration is not None:
         config["calibration"] = to_dict(facts.calibration)
     receipt = plan.index.folder / "receipt.json"

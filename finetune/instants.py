@@ -85,6 +85,14 @@ class OverTime:
             return np.array([self.lag_seconds])
         return np.arange(0, self.max_lag_seconds + 1e-9, self.lag_step_seconds)
 
+    def span_seconds(self, clip_seconds: float) -> float:
+        """Length of a context, which is a clip of the network at least."""
+        return max(self.context_seconds or 0.0, clip_seconds)
+
+    def shift_seconds(self, clip_seconds: float) -> float:
+        """How long after the middle of its context a label lies; before it: negative."""
+        return round((self.place - 0.5) * self.span_seconds(clip_seconds), 6)
+
 
 def instant_index(
     index: Index,
@@ -129,7 +137,7 @@ def instant_index(
         found = np.stack([_nearest(trace, target, annotator, settings) for target in targets], 1)
         seen = trace.at + trace.hop * np.arange(trace.num_own) < num_frames / fps
         own = np.flatnonzero(np.isfinite(found).all(axis=1) & seen)
-        span = max(settings.context_seconds or 0.0, clip_seconds)
+        span = settings.span_seconds(clip_seconds)
         length = min(round(span * fps), int(num_frames))
         begin = np.round((trace.at + trace.hop * own - settings.place * span) * fps)
         places += [place] * len(own)

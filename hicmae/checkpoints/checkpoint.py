@@ -171,11 +171,22 @@ class Checkpoint:
 
         Raises: ValueError: it is no time.
         """
-        found = self.config.get("over_time", {}).get("smoothing_seconds", 0.0)
-        if not isinstance(found, int | float) or not 0 <= found < float("inf"):
+        return self._seconds("over_time", "smoothing_seconds", least=0.0)
+
+    def shift_seconds(self) -> float:
+        """How long after the middle of a window its value is, where training had labels over time
+        elsewhere than in the middle of what is shown.
+
+        Raises: ValueError: it is no time.
+        """
+        return self._seconds("traces", "shift_seconds", least=-1e6)
+
+    def _seconds(self, section: str, name: str, *, least: float) -> float:
+        found = self.config.get(section, {}).get(name, 0.0)
+        if not isinstance(found, int | float) or not least <= found < float("inf"):
             raise ValueError(
-                f"{self.path / CONFIG}: over_time.smoothing_seconds = {found!r} (must be seconds"
-                " from 0)"
+                f"{self.path / CONFIG}: {section}.{name} = {found!r} (must be seconds from"
+                f" {least:g})"
             )
         return float(found)
 

@@ -126,7 +126,7 @@ def describe(checkpoint: Checkpoint) -> dict[str, Any]:
         facts["task"] = None if labels is None else labels.task
         facts["labels"] = None if labels is None else list(labels.names)
     kept = ("scores", "protocol", "data", "source", "averaged", "step", "version", "licence")
-    named = ("calibration", "over_time", "modalities", *kept)
+    named = ("calibration", "over_time", "traces", "modalities", *kept)
     return facts | {name: checkpoint.config[name] for name in named if name in checkpoint.config}
 
 

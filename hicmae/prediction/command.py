@@ -145,7 +145,7 @@ def predict(
             markup=False,
         )
     smoothed = model.network.smoothing_seconds if smoothing is None else smoothing
-    trace = None if rate is None else TraceForm(rate, smoothed)
+    trace = None if rate is None else TraceForm(rate, smoothed, model.network.shift_seconds)
     outcomes: list[dict[str, str]] = []
     try:
         with model, _Bar(errors, len(found)) as bar:

@@ -49,6 +49,10 @@ def load_ensemble(
     labels = [_labels(checkpoint, notes) for checkpoint in checkpoints]
     calibrations = _calibrations(checkpoints, notes)
     smoothing = float(np.mean([checkpoint.smoothing_seconds() for checkpoint in checkpoints]))
+    shift = float(np.mean([checkpoint.shift_seconds() for checkpoint in checkpoints]))
+    if shift:
+        where = f"{abs(shift):g} s {'after' if shift > 0 else 'before'} the middle of its window"
+        notes.append(f"a value of a trace (--rate) stands {where}, where labels were in training")
     if smoothing:
         notes.append(
             f"traces (--rate) are means over {smoothing:g} s, as fine-tuning chose (--smoothing"
@@ -77,6 +81,7 @@ def load_ensemble(
         source=str(source),
         calibrations=calibrations,
         smoothing_seconds=smoothing,
+        shift_seconds=shift,
         notes=tuple(dict.fromkeys(notes)),
         device=device,
         precision=precision,
@@ -113,6 +118,7 @@ class EmotionEnsemble:
         source: Where they came from, as the user named it.
         calibrations: How sure each may be; none given: nobody has fitted that.
         smoothing_seconds: Window over which traces are averaged; of several the mean; 0: none.
+        shift_seconds: How long after the middle of a window its value in a trace is; likewise.
         notes: What the user should know, a line each.
         device: Where they run: ``auto``, ``cpu``, ``cuda``, ….
         precision: ``auto`` (bf16 where the machine computes in it), ``32-true`` or ``bf16-mixed``.
@@ -129,12 +135,13 @@ class EmotionEnsemble:
         source: str,
         calibrations: Sequence[Calibration] = (),
         smoothing_seconds: float = 0.0,
+        shift_seconds: float = 0.0,
         notes: tuple[str, ...] = (),
         device: str = "auto",
         precision: str = "auto",
     ) -> None:
         self.preparation, self.source, self.notes = preparation, source, notes
-        self.smoothing_seconds = smoothing_seconds
+        self.smoothing_seconds, self.shift_seconds = smoothing_seconds, shift_seconds
         self.device = choose_device(device)
         self.precision = inference_precision(precision, self.device)
         self.members = [member.to(self.device).eval() for member in members]

@@ -243,11 +243,13 @@ def parse_formats(text: str | None) -> tuple[str, ...]:
 
 class TraceForm(NamedTuple):
     """``rate``: values a second; ``smoothing_seconds``: what is said is averaged over so much
-    before; 0: it stays as it is.
+    before; 0: it stays as it is. ``shift_seconds``: how long after the middle of its window a value
+    stands.
     """
 
     rate: float
     smoothing_seconds: float = 0.0
+    shift_seconds: float = 0.0
 
 
 def hop_of(rate: float | None, hop: float) -> float:
@@ -289,8 +291,8 @@ def write_trace(
 ) -> None:
     """Write what is said of one face or of the sound at equal steps.
 
-    A value stands at the middle of its window; between two it is interpolated. Nothing is said
-    before the first middle and after the last.
+    A value stands at the middle of its window, or where the form says; between two it is
+    interpolated. Nothing is said before the first and after the last, nor beyond the windows.
 
     Args:
         file: The CSV.
@@ -301,12 +303,13 @@ def write_trace(
     """
     import pandas
 
-    rate, smoothing_seconds = form
+    rate, smoothing_seconds, shift_seconds = form
     order = np.argsort(spans.mean(axis=1), kind="stable")
-    middles, values = spans.mean(axis=1)[order], values[order]
+    middles, values = spans.mean(axis=1)[order] + shift_seconds, values[order]
     if smoothing_seconds > 0:
         values = moving_mean(middles, values, smoothing_seconds)
-    first, last = np.ceil(middles[0] * rate - 1e-6), np.floor(middles[-1] * rate + 1e-6)
+    first = np.ceil(max(middles[0], spans.min()) * rate - 1e-6)
+    last = np.floor(min(middles[-1], spans.max()) * rate + 1e-6)
     times = np.arange(int(first), int(last) + 1) / rate if last >= first else middles[:1]
     table = pandas.DataFrame({"time": [time_text(time) for time in times]})
     for number, name in enumerate(names):

@@ -39,6 +39,7 @@ from finetune.reporting.values import lowest_first
 from finetune.scores import score
 from hicmae.__main__ import main
 from hicmae.checkpoints.checkpoint import load_checkpoint
+from hicmae.checkpoints.networks import average
 from hicmae.files import file_sha256
 from shards.index import TABLE_NAME, read_index
 from shards.reading.random_access import SAMPLE, ShardDataset
@@ -127,7 +128,7 @@ def test_what_training_decided_is_kept_for_testing_again_and_for_traces(
     train: Train, traced: Path, tmp_path: Path
 ) -> None:
     folder = train(
-        over_time_benchmark(lag_seconds=0.8, smoothing_seconds=(1.0,)),
+        over_time_benchmark(lag_seconds=0.8, smoothing_seconds=(1.0,), place=1.0),
         on=traced,
         modalities="video",
         folds="1",
@@ -150,6 +151,9 @@ def test_what_training_decided_is_kept_for_testing_again_and_for_traces(
     # A checkpoint keeps the window, and not whose labels came how late.
     alone = shutil.copytree(folder / "fold-1" / "checkpoints" / "last", tmp_path / "alone")
     assert load_checkpoint(alone).smoothing_seconds() == 1.0
+    clip_seconds = load_checkpoint(alone).model_config().input.clip_seconds
+    assert load_checkpoint(alone).shift_seconds() == clip_seconds / 2  # labels were at the end
+    assert average([alone, alone]).shift_seconds() == clip_seconds / 2
     assert "anna" not in (alone / "config.json").read_text()
     with pytest.raises(ValueError, match="does not say which lags its training side chose"):
         evaluate(source=alone, out=tmp_path / "no", shards=traced, **options)
@@ -164,6 +168,8 @@ def test_what_training_decided_is_kept_for_testing_again_and_for_traces(
         told = ["--rate", "5", "--faces", "none", "--device", "cpu", *more]
         assert main(["predict", *words, *told]) == 0
         (file,) = (tmp_path / name).rglob("trace-*.csv")
+        windows = pandas.read_csv(file.with_name("timeline.csv"))
+        assert pandas.read_csv(file)["time"].iloc[0] == pytest.approx(windows["end"][0], abs=0.2)
         traces.append(pandas.read_csv(file)["valence"].to_numpy())
     smoothed, raw = traces
     # Five values lie within half a second; at the ends there are fewer.

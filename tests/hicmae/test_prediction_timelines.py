@@ -437,6 +437,19 @@ def test_a_trace_has_equal_steps_and_the_values_of_its_windows(tmp_path: Path, r
     assert noted["time_"]["mean"].value == pytest.approx(-times, rel=1e-5)
 
 
+@pytest.mark.parametrize("shift", [0.5, -0.5, 2.0])
+def test_a_trace_stands_where_labels_were_in_training(tmp_path: Path, shift: float) -> None:
+    """At the end of what is shown, or at its beginning, and nowhere beyond the recording."""
+    middles = np.arange(0.5, 5.5, 0.5)
+    spans = np.stack([middles - 0.5, middles + 0.5], axis=1)
+    file = tmp_path / "trace.csv"
+    write_trace(file, spans, middles[:, None], ("a",), TraceForm(2.0, shift_seconds=shift))
+    found = pandas.read_csv(file)
+    expected = [time for time in middles + shift if 0 <= time <= 5.5]
+    assert found["time"].to_list() == expected
+    assert found["a"].to_numpy() == pytest.approx(found["time"] - shift)
+
+
 def test_a_smoothed_trace_is_the_mean_around_each_window(tmp_path: Path) -> None:
     draws = np.random.default_rng(0)
     middles = np.concatenate([np.arange(1, 4, 0.25), np.arange(7, 9, 0.25)])  # absent between
