@@ -138,7 +138,7 @@ def spans_of(
         files: dict[Path, list[Path]] = {}
         for each in recordings:
             files.setdefault(_beside(source, each), []).append(each)
-        owned = (_own(read_spans(file, tiers), about) for file, about in files.items())
+        owned = (_by_name(file, read_spans(file, tiers), about) for file, about in files.items())
         return {each: own for found in owned for each, own in found.items()}
     spans = read_spans(source, tiers)
     named = {span.recording for span in spans} - {""}
@@ -147,9 +147,7 @@ def spans_of(
             f"{source}: its spans are of one recording, and there are {len(recordings)}; name "
             "theirs in a column 'path', or give a folder with a file for each"
         )
-    # RTTM names every recording, also the only one, as its maker liked.
-    whole = len(recordings) == 1 and len(named) <= 1 and source.suffix.lower() == ".rttm"
-    found = dict.fromkeys(recordings, spans) if whole else _own(spans, recordings)
+    found = _by_name(source, spans, recordings)
     if not any(found.values()):
         raise ValueError(
             f"{source}: no span is of {recordings[0].name}"
@@ -243,8 +241,7 @@ def parse_formats(text: str | None) -> tuple[str, ...]:
 
 class TraceForm(NamedTuple):
     """``rate``: values a second; ``smoothing_seconds``: what is said is averaged over so much
-    before; 0: it stays as it is. ``shift_seconds``: how long after the middle of its window a value
-    stands.
+    before; 0: it stays as it is. ``shift_seconds``: how long after its window's middle it stands.
     """
 
     rate: float
@@ -332,6 +329,15 @@ def _check_order(spans: Sequence[Span], where: str) -> None:
             f"{f' ({bad[0].text[:40]!r})' if bad[0].text else ''}"
             f"{f'; and {len(bad) - 1} more like it' if len(bad) > 1 else ''}; mend or delete it"
         )
+
+
+def _by_name(
+    file: Path, spans: tuple[Span, ...], recordings: Sequence[Path]
+) -> dict[Path, tuple[Span, ...]]:
+    # RTTM names every recording, also the only one, as its maker liked.
+    is_one = len({span.recording for span in spans}) == len(recordings) == 1
+    whole = is_one and file.suffix.lower() == ".rttm"
+    return dict.fromkeys(recordings, spans) if whole else _own(spans, recordings)
 
 
 def _own(spans: Sequence[Span], recordings: Sequence[Path]) -> dict[Path, tuple[Span, ...]]:

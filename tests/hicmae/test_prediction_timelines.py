@@ -204,6 +204,17 @@ def test_spans_go_to_the_recording_they_name(tmp_path: Path) -> None:
         spans_of(folder, both)
 
 
+def test_an_rttm_called_like_a_recording_is_of_it_whatever_it_says(tmp_path: Path) -> None:
+    """Programs that find speakers call a recording they are handed as sound ``waveform``."""
+    both = [tmp_path / "one.mp4", tmp_path / "two.wav"]
+    (tmp_path / "spans").mkdir()
+    for number, each in enumerate(both):
+        line = f"SPEAKER waveform 1 {number}.5 1.0 <NA> <NA> anna <NA> <NA>\n"
+        (tmp_path / "spans" / f"{each.stem}.rttm").write_text(line)
+    found = spans_of(tmp_path / "spans", both)
+    assert [[span.start for span in found[each]] for each in both] == [[0.5], [1.5]]
+
+
 def test_folders_tell_recordings_of_one_name_apart(tmp_path: Path) -> None:
     both = [tmp_path / "a" / "clip.mp4", tmp_path / "b" / "clip.mp4"]
     file = tmp_path / "spans.csv"
