@@ -33,7 +33,7 @@ from finetune.scores import score
 from hicmae.config import from_dict
 from hicmae.devices import choose_device
 from hicmae.metrics import regression_metrics
-from hicmae.prediction.timelines import moving_mean
+from hicmae.prediction.traces import moving_mean
 from shards.index import Index
 from shards.reading.random_access import FIRST, SAMPLE, WINDOW
 from shards.traces import Trace

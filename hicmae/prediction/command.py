@@ -76,7 +76,7 @@ def predict(
             or https://…/folder.
         out: Folder of the results.
         rate: Values a second, in place of hop; each face's are then written as a trace too
-            (trace-face0.csv: time, and a column for each output).
+            (trace-face0.csv: time, and a column for each output, empty while a face is not seen).
         smoothing: Seconds that each value of a trace is a mean over; null: what fine-tuning over
             time has chosen, if it has; 0: none.
         each_modality: Also predict from picture and sound alone (in timeline.jsonl).
@@ -106,7 +106,8 @@ def predict(
     from hicmae.prediction.model import load
     from hicmae.prediction.process import PredictionError
     from hicmae.prediction.results import check_free
-    from hicmae.prediction.timelines import TraceForm, hop_of, parse_formats, spans_of
+    from hicmae.prediction.timelines import parse_formats, spans_of
+    from hicmae.prediction.traces import TraceForm, hop_of
 
     if rate is not None and spans is not None:
         raise ValueError("rate: with --spans each span has one value; leave one of them out")

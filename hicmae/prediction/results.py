@@ -23,15 +23,8 @@ from hicmae.media.recording import has_no_sound
 from hicmae.prediction.annotate import AnnotateRequest, DrawnTrack
 from hicmae.prediction.messages import StageProgress, WindowConfig
 from hicmae.prediction.process import DecodingProcess, PredictionError, Tell
-from hicmae.prediction.timelines import (
-    FORMATS,
-    Mark,
-    Owner,
-    Span,
-    TraceForm,
-    time_text,
-    write_trace,
-)
+from hicmae.prediction.timelines import FORMATS, Mark, Owner, Span
+from hicmae.prediction.traces import TraceForm, gaps_between, time_text, write_trace
 from hicmae.terminal import printable
 
 if TYPE_CHECKING:
@@ -459,16 +452,20 @@ def _lines(prediction: Prediction) -> Iterator[dict[str, Any]]:
 
 def _owners(prediction: Prediction) -> list[Owner]:
     """What annotation tools are told: of each speaker the spans; or of each track the windows, each
-    from the middle to its neighbour before to that to the next, so that none overlap.
+    from the middle to its neighbour before to that to the next, so that none overlap; where others
+    are missing between two, no longer than the window.
     """
     names, spans = prediction.labels.names, prediction.spans
     marks: dict[str, list[Mark]] = {}
     for track in prediction.tracks:
         middles = track.spans.mean(axis=1)
         edges = [track.start_seconds, *(middles[1:] + middles[:-1]) / 2, track.end_seconds]
+        begins, ends = np.array(edges[:-1]), np.array(edges[1:])
+        gaps = gaps_between(track.spans, prediction.settings.hop)
+        begins[gaps], ends[gaps - 1] = track.spans[gaps, 0], track.spans[gaps - 1, 1]
         labels = track.predictions or [""] * len(middles)
         for number, (label, values) in enumerate(zip(labels, track.values, strict=True)):
-            start, end, owner = edges[number], edges[number + 1], track.name
+            start, end, owner = begins[number], ends[number], track.name
             if spans is not None:
                 span = spans[track.span_numbers[number]]
                 start, end, owner = span.start, span.end, span.speaker or "spans"

@@ -2,8 +2,9 @@
 
 Spans come from CSV, SRT, WebVTT, RTTM, Praat's TextGrid and ELAN's eaf; tiers are for ELAN, Praat
 and players (WebVTT). Times are seconds after the recording's beginning, as players and annotation
-tools count. Traces are a time and the values, at a rate of one's own: one file a face
-(``trace-face0.csv``), as ``hicmae shards manifest traces`` reads them.
+tools count.
+
+Not here: traces (``traces.py``).
 """
 
 from __future__ import annotations
@@ -21,9 +22,6 @@ from html import escape
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-
-from hicmae.prediction.messages import SHORTEST_HOP
 from hicmae.prediction.span_texts import SpanError, cue_lines, plain_numbers
 from hicmae.terminal import printable
 
@@ -63,6 +61,9 @@ class Span:
     text: str = ""
     recording: str = ""
     face: str = ""
+
+
+Owned = dict[Path, tuple[Span, ...]]
 
 
 def read_spans(path: str | Path, tiers: Sequence[str] = ()) -> tuple[Span, ...]:
@@ -121,9 +122,7 @@ def own_spans(spans: Sequence[Span], recording: Path) -> tuple[Span, ...]:
     return _own(spans, [recording])[recording]
 
 
-def spans_of(
-    source: Path, recordings: Sequence[Path], tiers: Sequence[str] = ()
-) -> dict[Path, tuple[Span, ...]]:
+def spans_of(source: Path, recordings: Sequence[Path], tiers: Sequence[str] = ()) -> Owned:
     """The spans of each recording: of the one, by the file's own names, or of a file for each.
 
     Args:
@@ -239,89 +238,6 @@ def parse_formats(text: str | None) -> tuple[str, ...]:
     return names
 
 
-class TraceForm(NamedTuple):
-    """``rate``: values a second; ``smoothing_seconds``: what is said is averaged over so much
-    before; 0: it stays as it is. ``shift_seconds``: how long after its window's middle it stands.
-    """
-
-    rate: float
-    smoothing_seconds: float = 0.0
-    shift_seconds: float = 0.0
-
-
-def hop_of(rate: float | None, hop: float) -> float:
-    """Seconds from one window to the next: ``hop``, or for a trace of so many values a second.
-
-    Raises: ValueError: the rate is not positive, or more than a window's settings allow.
-    """
-    if rate is None:
-        return hop
-    if not 0 < rate <= 1 / SHORTEST_HOP:
-        raise ValueError(
-            f"rate = {rate} (must be values per second, more than 0 and at most"
-            f" {1 / SHORTEST_HOP:g})"
-        )
-    return 1 / rate
-
-
-def moving_mean(times: np.ndarray, values: np.ndarray, window_seconds: float) -> np.ndarray:
-    """Mean of the values at most half a window away from each, (N, D).
-
-    Args:
-        times: Seconds (N,), ascending.
-        values: (N, D).
-        window_seconds: More than 0.
-    """
-    sums = np.concatenate([np.zeros((1, values.shape[1])), values.cumsum(axis=0)])
-    half = window_seconds / 2 + 1e-6
-    first = np.searchsorted(times, times - half)
-    last = np.searchsorted(times, times + half, side="right")
-    return np.asarray((sums[last] - sums[first]) / (last - first)[:, None])
-
-
-def write_trace(
-    file: Path,
-    spans: np.ndarray,
-    values: np.ndarray,
-    names: Sequence[str],
-    form: TraceForm,
-) -> None:
-    """Write what is said of one face or of the sound at equal steps.
-
-    A value stands at the middle of its window, or where the form says; between two it is
-    interpolated. Nothing is said before the first and after the last, nor beyond the windows.
-
-    Args:
-        file: The CSV.
-        spans: (N, 2) begin and end of each window, seconds.
-        values: (N, D) what is said of it.
-        names: D columns.
-        form: Of the trace.
-    """
-    import pandas
-
-    rate, smoothing_seconds, shift_seconds = form
-    order = np.argsort(spans.mean(axis=1), kind="stable")
-    middles, values = spans.mean(axis=1)[order] + shift_seconds, values[order]
-    if smoothing_seconds > 0:
-        values = moving_mean(middles, values, smoothing_seconds)
-    first = np.ceil(max(middles[0], spans.min()) * rate - 1e-6)
-    last = np.floor(min(middles[-1], spans.max()) * rate + 1e-6)
-    times = np.arange(int(first), int(last) + 1) / rate if last >= first else middles[:1]
-    table = pandas.DataFrame({"time": [time_text(time) for time in times]})
-    for number, name in enumerate(names):
-        course = np.interp(times, middles, values[:, number])
-        table[f"{name}_" if name == "time" else name] = course
-    table.to_csv(file, index=False, float_format="%.6g")
-
-
-def time_text(seconds: float) -> str:
-    """A time as tables hold it: six digits, which after 1000 s are too few, or milliseconds."""
-    if abs(seconds) < 1000:
-        return f"{seconds:.6g}"
-    return f"{seconds:.3f}".rstrip("0").rstrip(".")
-
-
 def _check_order(spans: Sequence[Span], where: str) -> None:
     if bad := [span for span in spans if not -math.inf < span.start < span.end < math.inf]:
         raise ValueError(
@@ -331,16 +247,14 @@ def _check_order(spans: Sequence[Span], where: str) -> None:
         )
 
 
-def _by_name(
-    file: Path, spans: tuple[Span, ...], recordings: Sequence[Path]
-) -> dict[Path, tuple[Span, ...]]:
+def _by_name(file: Path, spans: tuple[Span, ...], recordings: Sequence[Path]) -> Owned:
     # RTTM names every recording, also the only one, as its maker liked.
     is_one = len({span.recording for span in spans}) == len(recordings) == 1
     whole = is_one and file.suffix.lower() == ".rttm"
     return dict.fromkeys(recordings, spans) if whole else _own(spans, recordings)
 
 
-def _own(spans: Sequence[Span], recordings: Sequence[Path]) -> dict[Path, tuple[Span, ...]]:
+def _own(spans: Sequence[Span], recordings: Sequence[Path]) -> Owned:
     """Each recording's spans, in the order of the file.
 
     Where ``a/clip.mp4`` and ``b/clip.mp4`` are named, or are there, each is of its own folder; a

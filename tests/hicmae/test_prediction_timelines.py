@@ -25,14 +25,12 @@ from hicmae.prediction.timelines import (
     Mark,
     Owner,
     Span,
-    TraceForm,
-    hop_of,
     own_spans,
     parse_formats,
     read_spans,
     spans_of,
-    write_trace,
 )
+from hicmae.prediction.traces import TraceForm, hop_of, write_trace
 from hicmae.settings import ModelConfig
 from shards.building.build import build_shards
 from shards.settings import BuildConfig
@@ -433,8 +431,8 @@ def test_real_values_are_a_tier_each(tmp_path: Path, tiny_model_config: ModelCon
 
 @pytest.mark.parametrize("rate", [5.0, 4.0, 0.5])
 def test_a_trace_has_equal_steps_and_the_values_of_its_windows(tmp_path: Path, rate: float) -> None:
-    middles = np.array([0.7, 0.9, 1.1, 1.6, 6.3])
-    spans = np.stack([middles - 0.5, middles + 0.5], axis=1)
+    middles = np.array([0.7, 0.9, 1.1, 1.6, 3.3, 4.8, 6.3])
+    spans = np.stack([middles - 0.8, middles + 0.8], axis=1)
     file = tmp_path / "trace-face0.csv"
     write_trace(
         file, spans, np.stack([2 * middles, -middles], 1), ("valence", "time"), TraceForm(rate)
@@ -446,6 +444,37 @@ def test_a_trace_has_equal_steps_and_the_values_of_its_windows(tmp_path: Path, r
     assert 6.3 - 1 / rate < times[-1] <= 6.3 + 1e-6
     assert noted["valence"]["mean"].value == pytest.approx(2 * times, rel=1e-5)
     assert noted["time_"]["mean"].value == pytest.approx(-times, rel=1e-5)
+
+
+def test_nothing_is_said_of_a_face_between_windows_that_are_missing(tmp_path: Path) -> None:
+    """As of somebody who leaves and comes back, or of whom another one speaks for a while."""
+    spans = np.array([[0.0, 2.0], [1.0, 3.0], [10.0, 12.0]])
+    write_trace(tmp_path / "a.csv", spans, np.array([[0.1], [0.2], [0.3]]), ("v",), TraceForm(1.0))
+    found = pandas.read_csv(tmp_path / "a.csv")
+    assert found["time"].to_list() == list(range(1, 12))
+    assert found["v"].dropna().to_dict() == {0: 0.1, 1: 0.2, 10: 0.3}
+    track = Track(
+        name="face0",
+        labels=Labels(task="classification", names=("joy", "awe")),
+        start_seconds=0.0,
+        end_seconds=12.0,
+        spans=spans,
+        values=np.array([[0.9, 0.1], [0.8, 0.2], [0.3, 0.7]]),
+        logits=np.zeros((3, 2)),
+    )
+    prediction = Prediction(
+        path=Path("a.mp4"),
+        seconds=12.0,
+        width=0,
+        height=0,
+        fps=25.0,
+        labels=track.labels,
+        modality="video",
+        tracks=(track,),
+    )
+    prediction.save(tmp_path / "out", tiers=("eaf",))
+    marks = Eaf(tmp_path / "out" / "timeline.eaf").get_annotation_data_for_tier("face0")
+    assert sorted(mark[:3] for mark in marks) == [(0, 3000, "joy"), (10000, 12000, "awe")]
 
 
 @pytest.mark.parametrize("shift", [0.5, -0.5, 2.0])
