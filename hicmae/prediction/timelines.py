@@ -69,8 +69,9 @@ Owned = dict[Path, tuple[Span, ...]]
 def read_spans(path: str | Path, tiers: Sequence[str] = ()) -> tuple[Span, ...]:
     """Read a file of spans, of the kind that its ending says.
 
-    Tiers name the speakers of a TextGrid and of an eaf (there the participant, if one is named);
-    spans without text and points are no spans there, nor are tiers that refer to another one.
+    Tiers name the speakers of a TextGrid and of an eaf (there the participant, if one is named).
+    Of a TextGrid, intervals without text and points are no spans; of an eaf, tiers that refer to
+    another one hold none, and annotations without text are spans.
 
     Args:
         path: The file.

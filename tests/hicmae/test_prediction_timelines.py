@@ -142,10 +142,11 @@ def test_spans_are_read_from_elan_by_participant_and_without_dependent_tiers(
     for start, end, speaker, text in SAID:
         tier = "utterances" if speaker == "anna" else speaker
         eaf.add_annotation(tier, round(start * 1000) - 250, round(end * 1000) - 250, text)
+    eaf.add_annotation("ben", 62500, 63000, "")  # marked, and not written down yet
     eaf.add_annotation("w", 250, 500, "yes")
     eaf.add_linked_file("file:///talk.mp4", mimetype="video/mp4", time_origin=250)
     eaf.to_file(tmp_path / "a.eaf")
-    assert told(tmp_path / "a.eaf") == SAID
+    assert told(tmp_path / "a.eaf") == [*SAID, (62.75, 63.25, "ben", "")]
     assert told(tmp_path / "a.eaf", "utterances") == SAID[:1]
 
 
