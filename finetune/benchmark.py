@@ -293,6 +293,11 @@ class Benchmark:
         return (*lead, *self.combinations)
 
     @property
+    def wordless(self) -> Benchmark:
+        """What of it decides numbers: without the words about it, and the numbers of others."""
+        return dataclasses.replace(self, title="", published=(), licence="", access="")
+
+    @property
     def every_head(self) -> tuple[Head, ...]:
         """What is predicted: the heads, or the one, without a name, of a single task."""
         if self.heads:

@@ -114,8 +114,9 @@ def can_resume(plan: Plan, fold: Fold) -> bool:
 
 
 def _saved(plan: Plan, fold: Fold) -> Path:
-    """Where an epoch is saved."""
-    return partial_folder(plan.out, fold.name) / saved_name(plan.digest)
+    """Where an epoch is saved, or was by an early version."""
+    ours, early = (partial_folder(plan.out, fold.name) / saved_name(d) for d in plan.digests)
+    return early if early.is_file() else ours
 
 
 def _work(plan: Plan, fold: Fold, share: Share) -> None:

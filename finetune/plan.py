@@ -109,6 +109,12 @@ class Plan:
         return settings_digest({**self._decisive, "seed": self.config.seed})
 
     @functools.cached_property
+    def digests(self) -> tuple[str, str]:
+        """That, and what it was when a benchmark's words and others' numbers counted too."""
+        worded = {**self._decisive, "benchmark": self.benchmark, "seed": self.config.seed}
+        return self.digest, settings_digest(worded)
+
+    @functools.cached_property
     def experiment_digest(self) -> str:
         """SHA-256 of the same without the seed: runs that differ in nothing else share it."""
         return settings_digest(self._decisive)
@@ -118,7 +124,7 @@ class Plan:
         """All that decides the numbers, but the seed."""
         config, weights = self.config, self.checkpoint
         return {
-            "benchmark": self.benchmark,
+            "benchmark": self.benchmark.wordless,
             "model": self.model,
             "emotion": self.emotion,
             "resolved": self.resolved,
@@ -334,7 +340,7 @@ def resolve(benchmark: Benchmark, config: FinetuneConfig) -> Resolved:
 def prepare_folder(
     out: Path,
     folds: Sequence[Fold],
-    digest: str,
+    digests: Sequence[str],
     *,
     resume: bool,
     overwrite: bool,
@@ -343,6 +349,7 @@ def prepare_folder(
     """Make the run folder, or make sure that what is in it belongs to this run.
 
     Args:
+        digests: ``Plan.digests``: what is there has one of them.
         reads: What the run is made from, which must not be deleted with what is there.
 
     Raises: ValueError: a run is there and is neither to be finished nor deleted, is one of
@@ -384,15 +391,15 @@ def prepare_folder(
             )
     for fold in folds:
         found = read_fold(fold_folder(out, fold.name))
-        if found is not None and found.configuration_digest != digest:
+        if found is not None and found.configuration_digest not in digests:
             raise ValueError(
                 f"{fold_folder(out, fold.name)}: was trained with another configuration"
-                f" ({found.configuration_digest[:12]}, this is {digest[:12]}; see {out / CONFIG});"
-                " name another folder, or pass --overwrite"
+                f" ({found.configuration_digest[:12]}, this is {digests[0][:12]}; see"
+                f" {out / CONFIG}); name another folder, or pass --overwrite"
             )
         killed = partial_folder(out, fold.name)
         saved = {path.name for path in killed.glob(saved_name("*"))}
-        if found is None and saved and saved_name(digest) not in saved:
+        if found is None and saved and saved.isdisjoint(map(saved_name, digests)):
             raise ValueError(
                 f"{killed}: holds an epoch that was saved with another configuration than this"
                 f" (see {out / CONFIG}) and would be deleted; name another folder, or pass"

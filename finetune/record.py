@@ -56,8 +56,8 @@ class RunFacts:
         precision: Lightning's name of the number format.
         shards: Folder of the shards.
         shards_digest: SHA-256 of their index.
-        configuration_digest: SHA-256 of all that decides the numbers (benchmark, sizes, recipe,
-            seed, checkpoint, shards); the same digest means the same experiment.
+        configuration_digest: SHA-256 of all that decides the numbers (benchmark without its words,
+            sizes, recipe, seed, checkpoint, shards); the same digest means the same experiment.
         git_commit: Commit of the code, with ``+`` if it was changed; none outside a repository.
         version: Of this program.
         ignored: Samples that the benchmark leaves out, by label.

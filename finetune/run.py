@@ -169,7 +169,7 @@ def finetune(
         prepare_folder(
             plan.out,
             divided,
-            plan.digest,
+            plan.digests,
             resume=resume,
             overwrite=overwrite,
             reads=[index.folder, *weights],

@@ -378,7 +378,8 @@ def _prove_unseen(
     Returns: notes. Raises: ValueError: it did, or nobody can tell.
     """
     keys, theirs = set(fold.test["key"].map(str)), set(source.tested.get(fold.name, {}))
-    own = within and (keys == theirs or (source.benchmark == tested and same_index))
+    same = source.benchmark.wordless == tested.wordless
+    own = within and (keys == theirs or (same and same_index))
     weights = source.checkpoint(fold.name)
     seen = seen_of(weights.config, str(weights.path))
     problem, notes = "", list[str]()

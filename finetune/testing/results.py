@@ -213,7 +213,9 @@ def evaluation_facts(plan: EvaluationPlan, machine: Machine) -> RunFacts:
         protocol=protocol,
         notes=tuple(dict.fromkeys(notes)),
         evaluates=str(source.path),
-        trained_on="" if plan.tested == source.benchmark else source.benchmark.name,
+        trained_on=""
+        if plan.tested.wordless == source.benchmark.wordless
+        else source.benchmark.name,
     )
 
 

@@ -16,7 +16,7 @@ import pytest
 import torch
 import yaml
 
-from finetune.benchmark import Benchmark
+from finetune.benchmark import Benchmark, Published
 from finetune.commands import report
 from finetune.data import target_moments
 from finetune.folds import make_folds, usable_rows
@@ -261,6 +261,27 @@ def test_finished_folds_are_kept_on_resume_and_only_with_the_same_configuration(
     train(overwrite=True, folds="2", seed=3)
     assert list(read_run(out).scores.folds) == ["2"]
     assert not (out / "fold-1").exists()
+
+
+def test_words_about_a_benchmark_and_numbers_of_others_do_not_make_another_run(
+    train: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = Published(method="theirs", scores={"uar": 0.5}, source="a paper")
+    other = dataclasses.replace(BENCHMARK, title="Mended", published=(told,), licence="free")
+    with monkeypatch.context() as early:  # as the first versions counted
+        early.setattr(Benchmark, "wordless", property(lambda benchmark: benchmark))
+        out = train(once=True)
+    before = (out / "fold-1" / "fold.json").read_bytes()
+    train(once=True, resume=True)  # which keeps the fold of an early version
+    with pytest.raises(ValueError, match="fold-1: was trained with another configuration"):
+        train(dataclasses.replace(BENCHMARK, classes=("high", "low")), once=True, resume=True)
+    assert (out / "fold-1" / "fold.json").read_bytes() == before
+    shutil.rmtree(out)
+    train(once=True)
+    before = (out / "fold-1" / "fold.json").read_bytes()
+    train(other, once=True, resume=True)
+    assert (out / "fold-1" / "fold.json").read_bytes() == before
+    assert read_run(out).benchmark == other
 
 
 def test_a_run_without_a_report_has_it_drawn_later(

@@ -157,8 +157,8 @@ def test_a_sweep_is_not_resumed_as_one_run_among_its_own(tmp_path: Path) -> None
         (tmp_path / name / "config.yaml").touch()
     for out in (tmp_path, tmp_path / "video"):
         with pytest.raises(ValueError, match=r"several seeds or modalities .*seed-0.*--seeds and"):
-            prepare_folder(out, [], "digest", resume=True, overwrite=False)
-    prepare_folder(tmp_path / "video" / "seed-0", [], "digest", resume=True, overwrite=False)
+            prepare_folder(out, [], ["digest"], resume=True, overwrite=False)
+    prepare_folder(tmp_path / "video" / "seed-0", [], ["digest"], resume=True, overwrite=False)
 
 
 def test_seeds_are_whole_numbers_once_each() -> None:
