@@ -118,7 +118,8 @@ def finetune(
         wandb: Logging to Weights & Biases, one run a fold, beside metrics.csv.
         seed: Of the weights, the order of the data, crops and mixing; each fold starts from it.
         seeds: Several seeds separated by commas, in place of seed: a run each in the folders
-            seed-N under the run folder, and their mean and deviation in seeds.md.
+            seed-N under the run folder, and in seeds.md the mean and deviation of all that are
+            there and differ in nothing else.
         resume: Keep the folds in the run folder that were finished with this very configuration
             and train the others; one that was killed goes on from its last saved epoch.
         overwrite: Delete the run that is in the run folder.
@@ -141,7 +142,7 @@ def finetune(
     from finetune.processes import refuse_torchrun
     from finetune.record import BENCHMARK, CONFIG
     from finetune.reporting.document import output_console
-    from finetune.reporting.entries import seeds_table, write_seed_summary
+    from finetune.reporting.entries import runs_beside, seeds_table, write_seed_summary
     from finetune.scores import check_units
     from hicmae.config import from_options, save_yaml, to_dict
     from hicmae.processes import check_workers
@@ -175,17 +176,17 @@ def finetune(
             reads=[index.folder, *weights],
         )
     console = output_console()
-    finished: dict[Path, list[Run]] = {}
+    finished: dict[Path, Run] = {}
     for plan, seen in zip(plans, known, strict=True):
         save_yaml(plan.out / CONFIG, to_dict(plan.config))
         save_yaml(plan.out / BENCHMARK, to_dict(what))
         console.print(_opening(plan, divided, len(rows)))
         for fold in divided:
             _one_fold(plan, fold, console, resume=resume)
-        run = _finish(plan, divided, ignored, seen, console)
-        finished.setdefault(plan.out.parent, []).append(run)
-    for folder, runs in finished.items():
-        if len(runs) > 1 and seeds is not None:
+        finished[plan.out.parent] = _finish(plan, divided, ignored, seen, console)
+    for folder, run in finished.items() if seeds is not None else ():
+        runs = runs_beside(run)
+        if len(runs) > 1:
             group = write_seed_summary(folder, runs)
             console.print(seeds_table([group], title=f"{what.name} over seeds").terminal())
             console.print(f"seeds: {folder / 'seeds.md'}")

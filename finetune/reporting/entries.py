@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from finetune.record import Run
+from finetune.record import SCORES, Run, read_run
 from finetune.reporting import document as doc
 from finetune.reporting.resampling import (
     LEVEL,
@@ -109,6 +109,13 @@ def group_seeds(pairs: Sequence[tuple[str, Run]]) -> list[SeedGroup]:
         else:
             found.append((mark, [(name, run)]))
     return [_group(members) for _, members in found]
+
+
+def runs_beside(run: Run) -> tuple[Run, ...]:
+    """A run of a sweep and those of other seeds, finished earlier too, in the folder above it."""
+    folders = run.folder.parent.glob(f"seed-*/{SCORES}")
+    groups = group_seeds([(path.parent.name, read_run(path.parent)) for path in sorted(folders)])
+    return next(group.runs for group in groups if run.folder in {one.folder for one in group.runs})
 
 
 def seeds_table(groups: Sequence[SeedGroup], *, title: str = "") -> doc.Table:

@@ -63,6 +63,17 @@ def test_the_summary_of_seeds_is_what_numpy_gives(sweep: Path) -> None:
 
 
 @pytest.mark.slow
+def test_seeds_that_are_added_are_summed_up_with_those_of_the_same_settings(train: Train) -> None:
+    for options in ({"seeds": "0,1"}, {"seeds": "2"}, {"seeds": "3", "accumulate": 2}):
+        out = train(folds="1", epochs=1, **options)
+    stored = json.loads((out / "seeds.json").read_text())
+    assert (stored["seeds"], stored["runs"]) == ([0, 1, 2], ["seed-0", "seed-1", "seed-2"])
+    pooled = [read_run(out / name).scores.pooled["macro_f1"] for name in stored["runs"]]
+    assert stored["over_seeds"]["macro_f1"]["mean"] == pytest.approx(np.mean(pooled))
+    assert "3 seeds" in (out / "seeds.md").read_text()
+
+
+@pytest.mark.slow
 def test_a_killed_sweep_resumes_at_its_fold_to_identical_results(
     sweep: Path, noisy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, train: Train
 ) -> None:
