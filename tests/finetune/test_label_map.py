@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from finetune.benchmark import Benchmark, load_benchmark
+from finetune.benchmark import Benchmark, Published, load_benchmark
 from finetune.testing.label_map import LabelMap, load_label_map, map_benchmark
 from hicmae.config import config_root
 
@@ -60,6 +61,9 @@ def test_the_same_classes_in_another_order_need_no_map() -> None:
         [0.4, 0.3, 0.2, 0.1]
     )
     assert map_benchmark(OURS, OURS, None).benchmark == OURS
+    told = (Published(method="theirs", scores={"uar": 0.5}, source="a paper"),)
+    mended = dataclasses.replace(OURS, title="Mended", published=told)
+    assert map_benchmark(OURS, mended, None).benchmark == mended
 
 
 @pytest.mark.parametrize(
