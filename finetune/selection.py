@@ -104,6 +104,8 @@ class Choice:
 # not known, and no batch is asked for where real values are predicted.
 LEARNING_RATE = 1e-3
 BATCH_SIZE = 56
+# Frames of a clip and their stride, where a size or a stride is asked for. Source: program.
+NUM_FRAMES, FRAME_STRIDE = 16, 4
 # What the epoch is chosen by, measured on one clip at a random place of each sample. Source:
 # program (accuracy), and the script of Werewolf-XL (CCC, the mean over its three values).
 JUDGES: dict[Task, str] = {"classification": "war", "regression": "ccc"}
@@ -180,8 +182,8 @@ def decide_protocol(config: FinetuneConfig, benchmark: Benchmark) -> Protocol:
 def departures(config: FinetuneConfig, benchmark: Benchmark) -> list[str]:
     """What of a run is not the published fine-tuning, each with what that has.
 
-    Epochs, loss and stride are asked for where a script of the benchmark gives them, which stands
-    in its file.
+    Epochs and loss are asked for where a script of the benchmark gives them, which stands in its
+    file; the clip's frames and their stride where they are not left to the network.
     """
     ours = benchmark.recipe
     found = []
@@ -193,11 +195,14 @@ def departures(config: FinetuneConfig, benchmark: Benchmark) -> list[str]:
             f"recipe.batch_size x accumulate = {config.recipe.batch_size} x {config.accumulate}"
             f" (it has {BATCH_SIZE} clips a step, 14 x 4)"
         )
+    frames = config.model.get("num_frames") if isinstance(config.model, dict) else None
+    if frames not in (None, NUM_FRAMES):
+        found.append(f"model.num_frames = {frames} (it has {NUM_FRAMES})")
     wanted = {choice.option: choice.value for choice in CHOICES} | {
         "epochs": ours.epochs,
         "optimizer.learning_rate": ours.learning_rate or LEARNING_RATE,
         "recipe.loss": ours.loss or default_loss(benchmark.task),
-        "recipe.frame_stride": ours.frame_stride,
+        "recipe.frame_stride": ours.frame_stride or FRAME_STRIDE,
     }
     left_open = {"epochs", "optimizer.learning_rate", "recipe.loss", "recipe.frame_stride"}
     for option, value in wanted.items():

@@ -15,7 +15,7 @@ import pytest
 from finetune.benchmark import load_benchmark
 from finetune.plan import decide_protocol
 from finetune.selection import CHOICES, departures
-from finetune.settings import FinetuneConfig, OptimizerConfig
+from finetune.settings import FinetuneConfig, OptimizerConfig, RecipeConfig
 from hicmae.config import config_root, from_dict, load_yaml, to_dict
 from tests.support.finetune_fixtures import paper_settings
 
@@ -204,6 +204,11 @@ def test_the_protocol_refuses_every_other_choice_and_names_the_published_one(cho
     [
         ({"accumulate": 2}, r"batch_size x accumulate = 14 x 2 \(it has 56 clips a step"),
         ({"epochs": 80}, r"epochs = 80 \(it has 50\)"),
+        (
+            {"recipe": RecipeConfig(batch_size=14, frame_stride=8)},
+            r"recipe.frame_stride = 8 \(it has 4\)",
+        ),
+        ({"model": {"size": "base", "num_frames": 32}}, r"model.num_frames = 32 \(it has 16\)"),
         ({"selection": "last"}, r"selection = last \(it chooses best-on-test\)"),
         (
             {"optimizer": OptimizerConfig(weight_decay=0.05, layer_decay=None)},
