@@ -23,6 +23,7 @@ from finetune.instants import instant_index
 from finetune.losses import Term, default_loss, loss_terms
 from finetune.record import (
     CONFIG,
+    FOLD,
     fold_folder,
     partial_folder,
     read_fold,
@@ -337,6 +338,12 @@ def resolve(benchmark: Benchmark, config: FinetuneConfig) -> Resolved:
     )
 
 
+def finished_folds(plan: Plan) -> list[str]:
+    """Names of the folds that the run folder holds of this very configuration."""
+    found = (read_fold(path.parent) for path in sorted(plan.out.glob(f"fold-*/{FOLD}")))
+    return [fold.name for fold in found if fold and fold.configuration_digest in plan.digests]
+
+
 def prepare_folder(
     out: Path,
     folds: Sequence[Fold],
@@ -389,15 +396,16 @@ def prepare_folder(
                 f"{out}: is not empty; finish the run there with --resume, delete it with"
                 " --overwrite, or name another folder"
             )
-    for fold in folds:
-        found = read_fold(fold_folder(out, fold.name))
+    for path in sorted(out.glob(f"fold-*/{FOLD}")):
+        found = read_fold(path.parent)
         if found is not None and found.configuration_digest not in digests:
             raise ValueError(
-                f"{fold_folder(out, fold.name)}: was trained with another configuration"
+                f"{path.parent}: was trained with another configuration"
                 f" ({found.configuration_digest[:12]}, this is {digests[0][:12]}; see"
                 f" {out / CONFIG}); name another folder, or pass --overwrite"
             )
-        killed = partial_folder(out, fold.name)
+    for fold in folds:
+        found, killed = read_fold(fold_folder(out, fold.name)), partial_folder(out, fold.name)
         saved = {path.name for path in killed.glob(saved_name("*"))}
         if found is None and saved and saved.isdisjoint(map(saved_name, digests)):
             raise ValueError(

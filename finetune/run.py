@@ -120,8 +120,9 @@ def finetune(
         seeds: Several seeds separated by commas, in place of seed: a run each in the folders
             seed-N under the run folder, and in seeds.md the mean and deviation of all that are
             there and differ in nothing else.
-        resume: Keep the folds in the run folder that were finished with this very configuration
-            and train the others; one that was killed goes on from its last saved epoch.
+        resume: Keep the folds in the run folder that were finished with this very configuration,
+            also those that are not among folds, and train the others; one that was killed goes on
+            from its last saved epoch.
         overwrite: Delete the run that is in the run folder.
         allow_seen: Take a checkpoint that was trained on samples or speakers of the test side, or
             that does not say on whose; every report of the run then says so. Otherwise it is
@@ -138,7 +139,7 @@ def finetune(
     from finetune.benchmark import load_benchmark
     from finetune.data import check_modalities, check_training
     from finetune.folds import check_unseen, make_folds, usable_rows
-    from finetune.plan import make_plan, members, parse_seeds, prepare_folder
+    from finetune.plan import finished_folds, make_plan, members, parse_seeds, prepare_folder
     from finetune.processes import refuse_torchrun
     from finetune.record import BENCHMARK, CONFIG
     from finetune.reporting.document import output_console
@@ -159,17 +160,24 @@ def finetune(
     plans = [make_plan(one, what, index, group=out.resolve().name) for one in sweep]
     rows, ignored = usable_rows(what, plans[0].index.table)
     check_units(what, rows)
-    divided = make_folds(what, rows, folds=folds)
+    asked = [fold.name for fold in make_folds(what, rows, folds=folds)]
     for plan in plans:
         check_modalities(rows, modalities=plan.emotion.modalities)
-    for plan in plans:
-        check_training(plan, divided)
-    known = [check_unseen(what, plan.checkpoint, divided, allow=allow_seen) for plan in plans]
-    for plan in plans:
+    divided = [
+        make_folds(what, rows, folds=[*asked, *(finished_folds(plan) if resume else ())])
+        for plan in plans
+    ]
+    for plan, own in zip(plans, divided, strict=True):
+        check_training(plan, own)
+    known = [
+        check_unseen(what, plan.checkpoint, own, allow=allow_seen)
+        for plan, own in zip(plans, divided, strict=True)
+    ]
+    for plan, own in zip(plans, divided, strict=True):
         weights = [] if plan.checkpoint is None else [plan.checkpoint.path]
         prepare_folder(
             plan.out,
-            divided,
+            own,
             plan.digests,
             resume=resume,
             overwrite=overwrite,
@@ -177,13 +185,13 @@ def finetune(
         )
     console = output_console()
     finished: dict[Path, Run] = {}
-    for plan, seen in zip(plans, known, strict=True):
+    for plan, own, seen in zip(plans, divided, known, strict=True):
         save_yaml(plan.out / CONFIG, to_dict(plan.config))
         save_yaml(plan.out / BENCHMARK, to_dict(what))
-        console.print(_opening(plan, divided, len(rows)))
-        for fold in divided:
+        console.print(_opening(plan, own, len(rows)))
+        for fold in own:
             _one_fold(plan, fold, console, resume=resume)
-        finished[plan.out.parent] = _finish(plan, divided, ignored, seen, console)
+        finished[plan.out.parent] = _finish(plan, own, ignored, seen, console)
     for folder, run in finished.items() if seeds is not None else ():
         runs = runs_beside(run)
         if len(runs) > 1:

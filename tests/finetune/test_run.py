@@ -253,8 +253,10 @@ def test_finished_folds_are_kept_on_resume_and_only_with_the_same_configuration(
         train()
     with pytest.raises(ValueError, match="fold-1: was trained with another configuration"):
         train(resume=True, seed=3)
+    with pytest.raises(ValueError, match="fold-1: was trained with another configuration"):
+        train(resume=True, seed=3, folds="2")
     first = (out / "fold-1" / "fold.json").stat().st_mtime_ns
-    train(resume=True)
+    train(resume=True, folds="2")  # and the first one stays in the scores
     assert (out / "fold-1" / "fold.json").stat().st_mtime_ns == first
     assert not (out / ".fold-2.partial").exists()
     assert list(read_run(out).scores.folds) == ["1", "2"]
