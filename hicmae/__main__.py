@@ -74,7 +74,7 @@ VERBS = {
         target="pretrain.plot:plot",
         help="Draw curves of pretraining runs from their metrics.csv",
         positional={"runs": "+"},
-        example="hicmae pretrain plot runs/tiny runs/base",
+        example="hicmae pretrain plot runs/tiny runs/base --out curves.png",
     ),
     "finetune": Verb(
         target="finetune.run:finetune",

@@ -74,7 +74,7 @@ def plot(*, runs: list[Path], out: Path | None = None, smooth: int = 1) -> int:
 
     Args:
         runs: Run folders, or their metrics.csv; several are drawn over one another.
-        out: The PNG; null: figures/curves.png of the run, if it is one.
+        out: The PNG, which several runs need; null: figures/curves.png of the one run.
         smooth: Rows that a point of a curve is the mean of.
 
     Returns: 0.

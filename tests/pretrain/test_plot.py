@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import cv2
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 from matplotlib.axes import Axes
 
-from hicmae.__main__ import main
+from hicmae.__main__ import VERBS, main
 from pretrain.plot import draw_curves, plot, read_curves
 
 HEADER = "step,loss,video,audio,learning_rate,update_norm_fusion,parameter_norm_fusion,"
@@ -70,6 +71,16 @@ def test_several_runs_need_a_name_for_the_picture_and_are_told_apart(tmp_path: P
     assert out.is_file()
     with pytest.raises(ValueError, match="given twice"):
         plot(runs=[runs[0], runs[0]], out=out)
+
+
+def test_the_example_of_its_help_draws_two_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("tiny", "base"):
+        write_run(tmp_path / "runs" / name, 5)
+    monkeypatch.chdir(tmp_path)
+    assert main(shlex.split(VERBS["pretrain plot"].example)[1:]) == 0
+    assert (tmp_path / "curves.png").is_file()
 
 
 def test_a_column_that_the_first_run_lacks_is_named_too(
