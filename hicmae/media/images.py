@@ -158,7 +158,8 @@ def is_stack(path: Path) -> bool:
 
 
 def sound_beside(folder: Path) -> Path | None:
-    """The sound file of a folder of images: beside it under its name, or the only one inside.
+    """The sound file of a folder of images: beside it under its name, or the only one inside that
+    is not hidden.
 
     ``<name>_aligned`` of OpenFace also takes the sound of ``<name>``, ``<name>.npy`` too.
     """
@@ -169,7 +170,8 @@ def sound_beside(folder: Path) -> Path | None:
                 return path
     if not folder.is_dir():
         return None
-    inside = [path for path in folder.iterdir() if path.suffix.lower() in SOUND_SUFFIXES]
+    seen = (path for path in folder.iterdir() if not path.name.startswith("."))
+    inside = [path for path in seen if path.suffix.lower() in SOUND_SUFFIXES]
     return inside[0] if len(inside) == 1 else None
 
 

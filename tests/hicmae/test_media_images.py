@@ -159,6 +159,8 @@ def test_an_image_whose_middle_is_overwritten_is_damaged_and_an_untidy_one_is_no
 def test_the_sound_of_a_folder_lies_beside_it_or_in_it(tmp_path: Path) -> None:
     folder = write_images(tmp_path / "00025", ["1.jpg", "2.jpg"])
     assert sound_beside(folder) is None
+    (folder / "._voice.wav").touch()  # of a Mac, on disks that are not its own
+    assert sound_beside(folder) is None
     inside = folder / "voice.wav"
     inside.touch()
     assert sound_beside(folder) == inside
