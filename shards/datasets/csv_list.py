@@ -10,8 +10,9 @@ there, and with ``--folds N`` deals the speakers to N folds of nearly equal size
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from shards.datasets.base import Dataset, Item, Listing, ReadOptions, speaker_folds
@@ -34,7 +35,7 @@ def read(root: Path, options: ReadOptions) -> Listing:
     table = options.labels
     listing = Listing()
     rows = list(read_list(table))
-    taken = _given_keys(table, rows)
+    taken, used = _given_keys(table, rows), Counter[str]()
     for line, row in rows:
         path = name_in(root, str(row.get("path", "")))
         if not path:
@@ -54,7 +55,7 @@ def read(root: Path, options: ReadOptions) -> Listing:
         }
         listing.items.append(
             Item(
-                key=_key(row, path, taken),
+                key=_key(row, path, taken, used),
                 path=path,
                 audio=audio,
                 speaker=str(row["speaker"]) if "speaker" in row else None,
@@ -85,15 +86,20 @@ def _given_keys(table: Path, rows: Sequence[tuple[int, Mapping[str, Any]]]) -> s
     return set(lines)
 
 
-def _key(row: Mapping[str, Any], path: str, taken: set[str]) -> str:
-    """The key a row has, or its path without the suffix and, if that is taken, with a number."""
+def _key(row: Mapping[str, Any], path: str, taken: set[str], used: Counter[str]) -> str:
+    """The key a row has, or its path without the suffix and, if that is taken, with a number.
+
+    Args:
+        taken: Safe keys of other rows.
+        used: How often paths were counted on, so that the spans of one are not counted anew.
+    """
     if "key" in row:
         return str(row["key"])
-    stem = path.rpartition(".")[0] or path
-    key, number = stem, 1
+    name = PurePosixPath(path)
+    key = stem = str(name.with_suffix("") if name.name else name)
     while safe_key(key) in taken:
-        number += 1
-        key = f"{stem}_{number}"
+        used[stem] += 1
+        key = f"{stem}_{used[stem] + 1}"
     taken.add(safe_key(key))
     return key
 

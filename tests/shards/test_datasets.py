@@ -8,9 +8,10 @@ from pathlib import Path
 import pandas
 import pytest
 
-from shards.datasets import DATASETS, Item, Listing, ReadOptions, find_dataset
+from shards.datasets import DATASETS, Item, Listing, ReadOptions, csv_list, find_dataset
 from shards.datasets.base import Expected, check_files, official_folds, speaker_folds
 from shards.datasets.tree import Tree, column, number, read_sheet
+from shards.manifest import safe_key
 from tests.support.dataset_trees import (
     TREES,
     crema_d,
@@ -409,6 +410,32 @@ def test_rows_of_one_recording_and_of_one_name_get_keys_of_their_own(tmp_path: P
     rows = [("a.mp4", 0, 1), ("a.mp4", 1, 2), ("a.mkv", "", "")]
     table = sheet(tmp_path / "list.csv", ("path", "start", "end"), rows)
     assert list(by_key(read("csv", tmp_path, labels=table))) == ["a", "a_2", "a_3"]
+
+
+def test_a_dot_in_the_name_of_a_folder_begins_no_suffix(tmp_path: Path) -> None:
+    for name in ("v1.0/a/1.jpg", "v1.0/b/1.jpg", "v1.0/c.mp4"):
+        medium(tmp_path / "in" / name)
+    paths = ["v1.0/a", "../in/v1.0/b", "v1.0/c.mp4", "."]
+    table = sheet(tmp_path / "list.csv", ("path",), [(path,) for path in paths])
+    keys = list(by_key(read("csv", tmp_path / "in", labels=table)))
+    assert keys == ["v1.0/a", "../in/v1.0/b", "v1.0/c", "."]  # made safe as all others are
+
+
+def test_keys_of_many_spans_of_one_recording_are_found_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    medium(tmp_path / "a.mp4")
+    rows = [("a.mp4", begin, begin + 1) for begin in range(300)]
+    table = sheet(tmp_path / "list.csv", ("path", "start", "end"), rows)
+    asked = Counter[str]()
+
+    def counted(key: str) -> str:
+        asked["keys"] += 1
+        return safe_key(key)
+
+    monkeypatch.setattr(csv_list, "safe_key", counted)
+    assert len(by_key(read("csv", tmp_path, labels=table))) == 300
+    assert asked["keys"] < 2000, "as many as there are spans, and not their square"
 
 
 def test_clips_that_no_list_names_are_counted(tmp_path: Path) -> None:
