@@ -8,6 +8,7 @@ Not here: reading the spans (``timelines.py``).
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -73,3 +74,8 @@ def plain_numbers(path: Path, text: str) -> str:
         return f"{match[1]}{max(value, 0.0):.9f}"
 
     return _WRITTEN_OTHERWISE.sub(plain, text)
+
+
+def spelled(name: str) -> str:
+    """A name with accents in one character: on a Mac, files have two, and tables mostly one."""
+    return unicodedata.normalize("NFC", name)

@@ -16,13 +16,13 @@ import math
 import mimetypes
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 from typing import NamedTuple
 
-from hicmae.prediction.span_texts import SpanError, cue_lines, plain_numbers
+from hicmae.prediction.span_texts import SpanError, cue_lines, plain_numbers, spelled
 from hicmae.terminal import printable
 
 # Names of CSV columns; of several words for one thing the first that is there counts.
@@ -264,8 +264,8 @@ def _own(spans: Sequence[Span], recordings: Sequence[Path]) -> Owned:
     called: dict[str, list[Path]] = {}
     for each in recordings:
         for last in {each.name, each.stem}:
-            called.setdefault(last, []).append(each)
-    parts = {name: Path(name).parts or ("",) for name in {span.recording for span in spans}}
+            called.setdefault(spelled(last), []).append(each)
+    parts = {name: _parts(name, called) for name in {span.recording for span in spans}}
     near = {  # how many of its last parts a name shares with a recording
         name: {each: _shared(words, each) for each in called.get(words[-1], ())}
         for name, words in parts.items()
@@ -291,14 +291,20 @@ def _own(spans: Sequence[Span], recordings: Sequence[Path]) -> Owned:
 
 def _shared(words: Sequence[str], recording: Path) -> int:
     """How many of the last parts are those of a recording's path, given that the last is."""
-    above = zip(words[-2::-1], recording.absolute().parts[-2::-1], strict=False)
+    above = zip(words[-2::-1], map(spelled, recording.absolute().parts[-2::-1]), strict=False)
     return 1 + sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], above))
+
+
+def _parts(name: str, called: Container[str]) -> Sequence[str]:
+    """Folders and name of a recording in a file of spans, which may be written as on Windows."""
+    parts = Path(name := spelled(name)).parts or ("",)
+    return parts if parts[-1] in called else Path(name.replace("\\", "/")).parts or ("",)
 
 
 def _beside(folder: Path, recording: Path) -> Path:
     stem = recording.name if recording.is_dir() else recording.stem
     for path in sorted(folder.iterdir()):
-        if path.stem == stem and path.suffix.lower() in _READERS:
+        if spelled(path.stem) == spelled(stem) and path.suffix.lower() in _READERS:
             return path
     raise ValueError(f"{folder}: holds no spans of {recording.name} ({stem}.csv, {stem}.eaf, …)")
 

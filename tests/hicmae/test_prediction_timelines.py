@@ -214,6 +214,20 @@ def test_an_rttm_called_like_a_recording_is_of_it_whatever_it_says(tmp_path: Pat
     assert [[span.start for span in found[each]] for each in both] == [[0.5], [1.5]]
 
 
+@pytest.mark.parametrize("name", ["a\u00f1o/caf\u00e9.mp4", "a\u00f1o\\caf\u00e9", "caf\u00e9.mp4"])
+def test_names_with_accents_and_of_windows_are_those_of_their_recordings(
+    tmp_path: Path, name: str
+) -> None:
+    both = [tmp_path / "an\u0303o" / "cafe\u0301.mp4", tmp_path / "b.mp4"]  # as a Mac has them
+    file = tmp_path / "spans.csv"
+    file.write_text(f"path,start,end\n{name},0,1\nb.mp4,2,3\n")
+    assert [[s.start for s in spans_of(file, both)[each]] for each in both] == [[0], [2]]
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "caf\u00e9.csv").write_text("start,end\n4,5\n")
+    assert [s.start for s in spans_of(folder, both[:1])[both[0]]] == [4]
+
+
 def test_folders_tell_recordings_of_one_name_apart(tmp_path: Path) -> None:
     both = [tmp_path / "a" / "clip.mp4", tmp_path / "b" / "clip.mp4"]
     file = tmp_path / "spans.csv"
