@@ -94,17 +94,17 @@ class Noted:
 
         Returns: float64 (K,), not-a-number where nothing was noted.
         """
-        half = config.window_seconds / 2
-        if not half:
+        window = config.window_seconds
+        if not window:
             return self._values(times, config)
-        # The mean of a line over a window, in steps no longer than those of the notes.
-        count = max(3, math.ceil(config.window_seconds / self._step()) + 1)
-        steps = np.linspace(-half, half, count)
-        found = np.stack([self._values(times + step, config) for step in steps])  # (steps, K)
-        known = np.isfinite(found)
-        total = np.where(known, found, 0.0).sum(axis=0)
-        enough = known.sum(axis=0) * 2 > count
-        return np.where(enough, total / np.maximum(known.sum(axis=0), 1), np.nan)
+        # The mean of a line over a window, from the middles of steps finer than those of the notes.
+        count = 4 * max(1, math.ceil(window / self._step() - 1e-9))
+        total, known = np.zeros(len(times)), np.zeros(len(times))
+        for step in window * ((np.arange(count) + 0.5) / count - 0.5):
+            found = self._values(times + step, config)
+            total += np.nan_to_num(found)
+            known += np.isfinite(found)
+        return np.where(2 * known >= count, total / np.maximum(known, 1), np.nan)
 
     def _step(self) -> float:
         """The usual distance of two values, seconds."""

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.integrate import trapezoid
 
 from finetune.benchmark import load_benchmark
 from hicmae.__main__ import main
@@ -80,7 +81,20 @@ def test_a_window_around_an_instant_gives_the_mean() -> None:
     times = np.arange(0, 4.01, 0.1)
     squares = Noted(start=times, end=times, value=times**2)
     # The mean of t² from 0.5 to 1.5 is 13/12.
-    assert squares.at(np.array([1.0]), config)[0] == pytest.approx(13 / 12, abs=0.02)
+    assert squares.at(np.array([1.0]), config)[0] == pytest.approx(13 / 12, abs=0.002)
+
+
+@pytest.mark.parametrize(("step", "window"), [(1.0, 1.0), (1.0, 2.0), (0.25, 0.5), (0.1, 1.0)])
+def test_the_mean_over_a_window_is_the_integral_of_the_line(step: float, window: float) -> None:
+    times = np.arange(0, 30.01, step)
+    noted = Noted(start=times, end=times, value=np.random.default_rng(0).normal(size=len(times)))
+    instants = np.arange(0, 29, 0.2)
+    found = noted.at(instants, TraceConfig(window_seconds=window))
+    for instant, mean in zip(instants, found, strict=True):
+        begin, end = max(0.0, instant - window / 2), instant + window / 2
+        corners = [begin, *times[(times > begin) & (times < end)], end]
+        integral = trapezoid(np.interp(corners, times, noted.value), corners)
+        assert mean == pytest.approx(integral / (end - begin), abs=0.05)
 
 
 def test_parts_label_each_instant_once_and_store_little_twice() -> None:
