@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import csv
 import io
-import itertools
 import math
 import mimetypes
 import os
@@ -261,27 +260,23 @@ def _own(spans: Sequence[Span], recordings: Sequence[Path]) -> Owned:
     Where ``a/clip.mp4`` and ``b/clip.mp4`` are named, or are there, each is of its own folder; a
     name that has a folder of elsewhere is of the recording called like it.
     """
-    called: dict[str, list[Path]] = {}
-    for each in recordings:
-        for last in {each.name, each.stem}:
-            called.setdefault(spelled(last), []).append(each)
-    parts = {name: _parts(name, called) for name in {span.recording for span in spans}}
-    near = {  # how many of its last parts a name shares with a recording
-        name: {each: _shared(words, each) for each in called.get(words[-1], ())}
-        for name, words in parts.items()
+    index: dict[tuple[str, ...], list[Path]] = {}
+    for each in dict.fromkeys(recordings):
+        for tail in _tails(each):
+            index.setdefault(tail, []).append(each)
+    parts = {name: _parts(name, index) for name in {span.recording for span in spans}}
+    named = {words[first:] for words in parts.values() for first in range(len(words))}
+    nearest = {
+        each: max((len(end) for end in _tails(each) if end in named), default=0)
+        for each in recordings
     }
-    nearest: dict[Path, int] = {}
-    for found in near.values():
-        for each, count in found.items():
-            nearest[each] = max(nearest.get(each, 0), count)
-    owners: dict[str, Sequence[Path]] = {
-        name: [
-            each
-            for each, count in found.items()
-            if count == max(found.values()) and count in (len(parts[name]), nearest[each])
+    owners: dict[str, list[Path]] = {}
+    for name, words in parts.items():
+        ends = (words[first:] for first in range(len(words)))
+        tail = next((end for end in ends if end in index), ())
+        owners[name] = [
+            each for each in index.get(tail, ()) if len(tail) in (len(words), nearest[each])
         ]
-        for name, found in near.items()
-    }
     own: dict[Path, list[Span]] = {each: [] for each in recordings}
     for span in spans:
         for each in owners[span.recording] if span.recording else recordings:
@@ -289,16 +284,18 @@ def _own(spans: Sequence[Span], recordings: Sequence[Path]) -> Owned:
     return {each: tuple(found) for each, found in own.items()}
 
 
-def _shared(words: Sequence[str], recording: Path) -> int:
-    """How many of the last parts are those of a recording's path, given that the last is."""
-    above = zip(words[-2::-1], map(spelled, recording.absolute().parts[-2::-1]), strict=False)
-    return 1 + sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], above))
+def _tails(recording: Path) -> Iterator[tuple[str, ...]]:
+    """The ends of a recording's path, by its name and by that without the ending."""
+    above = tuple(map(spelled, recording.absolute().parts[:-1]))
+    for last in {recording.name, recording.stem}:
+        whole = (*above, spelled(last))
+        yield from (whole[first:] for first in range(len(whole)))
 
 
-def _parts(name: str, called: Container[str]) -> Sequence[str]:
+def _parts(name: str, known: Container[tuple[str, ...]]) -> tuple[str, ...]:
     """Folders and name of a recording in a file of spans, which may be written as on Windows."""
     parts = Path(name := spelled(name)).parts or ("",)
-    return parts if parts[-1] in called else Path(name.replace("\\", "/")).parts or ("",)
+    return parts if parts[-1:] in known else Path(name.replace("\\", "/")).parts or ("",)
 
 
 def _beside(folder: Path, recording: Path) -> Path:

@@ -17,9 +17,11 @@ import hicmae
 from hicmae.__main__ import main
 from hicmae.checkpoints.checkpoint import Labels
 from hicmae.media.faces import FaceConfig
+from hicmae.prediction import timelines
 from hicmae.prediction.messages import WindowConfig
 from hicmae.prediction.process import PredictionError, read_windows
 from hicmae.prediction.results import Prediction, Track
+from hicmae.prediction.span_texts import spelled
 from hicmae.prediction.timelines import (
     FORMATS,
     Mark,
@@ -226,6 +228,24 @@ def test_names_with_accents_and_of_windows_are_those_of_their_recordings(
     folder.mkdir()
     (folder / "caf\u00e9.csv").write_text("start,end\n4,5\n")
     assert [s.start for s in spans_of(folder, both[:1])[both[0]]] == [4]
+
+
+def test_many_recordings_of_one_name_are_told_apart_in_one_go(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    recordings = [Path(f"r{number}/clip.mp4") for number in range(200)]
+    spans = [Span(start=0, end=1 + at, recording=str(x)) for at, x in enumerate(recordings)]
+    looked = 0
+
+    def counted(name: str) -> str:
+        nonlocal looked
+        looked += 1
+        return spelled(name)
+
+    monkeypatch.setattr(timelines, "spelled", counted)
+    found = timelines._own(spans, recordings)
+    assert [found[each] for each in recordings] == [(span,) for span in spans]
+    assert looked < 200 * 100, "every recording once or twice, and not for every other one"
 
 
 def test_folders_tell_recordings_of_one_name_apart(tmp_path: Path) -> None:
