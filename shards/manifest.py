@@ -476,7 +476,7 @@ def _by_folders(key: str, rows: Sequence[ManifestRow]) -> list[str]:
 
 def _by_suffix(key: str, rows: Sequence[ManifestRow]) -> list[str]:
     suffixes = [row.path.suffix.lower().replace(".", "_") for row in rows]
-    return [key + suffix if len(set(suffixes)) > 1 else key for suffix in suffixes]
+    return _followed(key, suffixes)
 
 
 def _by_span(key: str, rows: Sequence[ManifestRow]) -> list[str]:
@@ -485,18 +485,24 @@ def _by_span(key: str, rows: Sequence[ManifestRow]) -> list[str]:
         "".join(f"_{round(1000 * (time or 0)):07d}" for time in (row.start, row.end))
         for row in rows
     ]
-    return [key + span if len(set(spans)) > 1 else key for span in spans]
+    return _followed(key, spans)
+
+
+def _followed(key: str, ends: Sequence[str]) -> list[str]:
+    """The key with each of these behind, if they tell any apart."""
+    return [key + end for end in ends] if len(set(ends)) > 1 else [key] * len(ends)
 
 
 def _numbered(keys: Sequence[str]) -> list[str]:
     """Put a number behind every second and later use of a key."""
     taken, result = set(keys), []
     used: set[str] = set()
+    counted: dict[str, int] = defaultdict(lambda: 1)
     for key in keys:
-        unique, number = key, 1
+        unique = key
         while unique in used or (unique != key and unique in taken):
-            number += 1
-            unique = f"{key}_{number}"
+            counted[key] += 1
+            unique = f"{key}_{counted[key]}"
         used.add(unique)
         result.append(unique)
     return result

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 from webdataset.tariterators import base_plus_ext
 
+from shards import manifest
 from shards.manifest import (
     ManifestRow,
     face_key,
@@ -232,6 +234,26 @@ def test_suffixes_spans_and_at_last_numbers_tell_the_rest_apart() -> None:
     ]
     assert keys_of(spans) == ["x_0000000_0001500", "x_0002000_0003500"]
     assert keys_of(recordings("a/x.mp4", "a/x.mp4", "a/x_2.mp4")) == ["x", "x_3", "x_2"]
+
+
+def test_the_spans_of_a_long_recording_are_told_apart_in_one_go(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    spans = [
+        ManifestRow(key="x", path=Path("/x.mp4"), name="x.mp4", start=float(start))
+        for start in range(300)
+    ]
+    looked = 0
+
+    def counted(items: Iterable[object] = ()) -> set[object]:
+        nonlocal looked
+        found = list(items)
+        looked += len(found)
+        return set(found)
+
+    monkeypatch.setattr(manifest, "set", counted, raising=False)
+    assert len({*keys_of(spans)}) == 300
+    assert looked < 300 * 20, "each some times, and not for every other one"
 
 
 def test_names_that_only_became_alike_by_being_made_safe_are_told_apart() -> None:
