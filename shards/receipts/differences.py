@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -99,7 +100,9 @@ def compare_refusals(
     """Compare the lists of refused recordings.
 
     Recordings lie in other places on other machines: those of equal name and two folders above
-    are taken for the same, and a sample is found by the path its json tells, which is relative.
+    (more, where these are those of others too) are taken for the same, and a sample is found by the
+    path its json tells, which is relative. Several causes of one recording, segment by segment, are
+    told together.
 
     Returns: ``only_first`` and ``only_second``: list of ``path``, ``cause``, and ``sample``,
         whether the other side has a sample of it; ``other_cause``: list of ``path`` and
@@ -108,7 +111,12 @@ def compare_refusals(
     Raises:
         ShardError: A list that cannot be read.
     """
-    sides = [_read_refused(folder) for folder in (first, second)]
+    refused = [_read_refused(folder) for folder in (first, second)]
+    length = _telling(refused)
+    sides = [
+        {PurePosixPath(path).parts[-length:]: (path, cause) for path, cause in each.items()}
+        for each in refused
+    ]
     sources = [set(facts.sources) for facts in (first_facts, second_facts)]
     both = [tail for tail in sides[0] if tail in sides[1]]
     only = [
@@ -335,21 +343,30 @@ def _plain(value: Any) -> Any:
     return value.item() if hasattr(value, "item") else value
 
 
-def _read_refused(folder: Path) -> dict[str, tuple[str, str]]:
-    """The end of a path → (path, cause); nothing where there is no list."""
+def _read_refused(folder: Path) -> dict[str, str]:
+    """Path → cause, or causes; nothing where there is no list."""
     path = folder / REFUSED_NAME
     if not path.is_file():
         return {}
-    refused = {}
+    refused: dict[str, set[str]] = {}
     try:
         # A path may hold what else ``str.splitlines`` takes for the end of a line.
         for line in filter(None, path.read_text(encoding="utf-8").split("\n")):
             entry = json.loads(line)
-            name = str(entry["path"])
-            refused["/".join(PurePosixPath(name).parts[-_TAIL:])] = (name, str(entry["cause"]))
+            refused.setdefault(str(entry["path"]), set()).add(str(entry["cause"]))
     except (ValueError, KeyError, TypeError) as error:
         raise ShardError(f"{path}: cannot be read ({error}); build these shards again") from error
-    return refused
+    return {name: ", ".join(sorted(causes)) for name, causes in refused.items()}
+
+
+def _telling(lists: Sequence[Iterable[str]]) -> int:
+    """How many of the last parts of paths tell those of each list apart."""
+    paths = [[PurePosixPath(path).parts for path in each] for each in lists]
+    longest = max((len(parts) for each in paths for parts in each), default=0)
+    for length in range(_TAIL, longest):
+        if all(len({parts[-length:] for parts in each}) == len(each) for each in paths):
+            return length
+    return max(_TAIL, longest)
 
 
 def _ends(path: str) -> set[str]:

@@ -237,6 +237,30 @@ def test_refused_there_and_not_here_is_found_on_other_machines(
     assert found["refused"] == {"no-face": [3, 1], "damaged": [0, 1], "too-short": [0, 1]}
 
 
+def test_refused_recordings_of_one_name_in_equal_folders_are_not_one(
+    samples: list[Sample], tmp_path: Path
+) -> None:
+    refused = {
+        "a": [("anna", "no-face"), ("ben", "no-face"), ("ben", "no-sound"), ("eve", "no-face")],
+        "b": [("anna", "no-face"), ("ben", "no-face")],
+    }
+    folders = [
+        write_preparation(
+            tmp_path / side,
+            samples[:3],
+            refused=[(f"/{side}/{who}/one/camera/1.mp4", cause) for who, cause in each],
+        )
+        for side, each in refused.items()
+    ]
+    path = "/a/{}/one/camera/1.mp4"
+    assert compared(*folders)["refusals"] == {
+        "only_first": [{"path": path.format("eve"), "cause": "no-face", "sample": False}],
+        "only_second": [],
+        "other_cause": [{"path": path.format("ben"), "causes": ["no-face, no-sound", "no-face"]}],
+        "num_both": 2,
+    }
+
+
 def test_distances_are_those_of_scipy_and_histograms_never_say_more(tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     tables = []
