@@ -259,9 +259,14 @@ def recording_scores(
 
 
 def per_recording(benchmark: Benchmark, predictions: Sequence[Prediction]) -> dict[str, float]:
-    """Mean over recordings of the CCC of each, recordings with constant labels left out."""
+    """Mean over recordings of the CCC of each, by target and of all (``ccc``).
+
+    A recording in which the labels of a target are constant is left out of every mean, so that
+    they are of the same recordings.
+    """
     table = pd.DataFrame(recording_scores(benchmark, predictions).values())
-    return {str(name): float(value) for name, value in table.mean().items()}
+    means = table[table["ccc"].notna()].mean()
+    return {str(name): float(value) for name, value in means.items()}
 
 
 def recordings_note(benchmark: Benchmark, predictions: Sequence[Prediction]) -> list[str]:

@@ -347,6 +347,25 @@ def test_recordings_with_constant_labels_are_counted_nowhere_and_come_last() -> 
     assert note.startswith(f"CCC per recording, mean of 2: ccc {mean:.4f}")
 
 
+def test_means_over_recordings_are_of_the_same_recordings_for_every_target() -> None:
+    """One whose arousal is constant counts for valence neither."""
+    benchmark = dataclasses.replace(over_time_benchmark(), targets=("valence", "arousal"))
+    draws, items = np.random.default_rng(0), []
+    for number in range(60):
+        recording, step = divmod(number, 20)
+        true = draws.normal(size=2) * (1, recording > 0)  # of r0 arousal is constant
+        views = (true + 0.3 * (1 + recording) * draws.normal(size=2))[None]
+        key = f"r{recording}@{step}.000"
+        items.append(
+            make_prediction(benchmark, key=key, fold="1", speaker="s", true=true, views=views)
+        )
+    each, means = recording_scores(benchmark, items), per_recording(benchmark, items)
+    for name in ("ccc", "ccc_valence", "ccc_arousal"):
+        assert means[name] == pytest.approx((each["r1"][name] + each["r2"][name]) / 2)
+    assert means["ccc"] == pytest.approx((means["ccc_valence"] + means["ccc_arousal"]) / 2)
+    assert recordings_note(benchmark, items)[0].startswith("CCC per recording, mean of 2:")
+
+
 @pytest.mark.parametrize("arousal", [None, 0.5])
 def test_a_target_that_somebody_did_not_note_or_that_never_changes_hides_no_lag(
     monkeypatch: pytest.MonkeyPatch, arousal: float | None
