@@ -213,11 +213,13 @@ def undefined(scores: Scores) -> list[str]:
         if names:
             place = "Pooled" if where == "pooled" else f"Fold {where}"
             nobody = any("." in name for name in names)  # of one of several heads
+            alone = any(name.endswith(".salience") for name in names)
             sentences.append(
                 f"{place}: {', '.join(map(metric_name, names))} undefined, because the true values"
                 " (or, for PCC, the predictions) are constant there"
-                f"{' or nobody has the label of the head' if nobody else ''}; shown as n/a, not as"
-                " 0."
+                f"{' or nobody has the label of the head' if nobody else ''}"
+                f"{' or, for salience, nobody shows a blend' if alone else ''}; shown as n/a, not"
+                " as 0."
             )
     return sentences
 

@@ -15,7 +15,7 @@ from finetune.heads import Head
 from finetune.predictions import make_prediction
 from finetune.record import read_run
 from finetune.reporting.resampling import make_sums
-from finetune.scores import score
+from finetune.scores import score, score_run, undefined
 from hicmae.checkpoints.checkpoint import load_checkpoint
 from hicmae.heads import blend_metrics, choose_thresholds, named_blends
 from hicmae.prediction.messages import WindowConfig
@@ -93,6 +93,23 @@ def test_blends_are_learned_better_than_from_one_label_and_thresholds_go_all_the
     row = prediction.timeline.iloc[0]
     values = row[[f"emotions.{name}" for name in EMOTIONS]].to_numpy(float)
     assert row["emotions.prediction"] == head.answer(values)
+
+
+def test_salience_without_a_blend_is_undefined_for_that_reason() -> None:
+    made = [
+        make_prediction(
+            BLENDS,
+            key=f"k{number}",
+            fold="1",
+            speaker=f"s{number}",
+            true={"emotions": tuple(np.eye(4)[number])},
+            views=np.full((1, 4), 0.25),
+        )
+        for number in range(4)
+    ]
+    pooled, _ = undefined(score_run(BLENDS, made))
+    assert pooled.startswith("Pooled: both, emotions salience accuracy undefined")
+    assert "nobody shows a blend" in pooled
 
 
 def test_scores_by_sums_are_those_of_samples_and_each_fold_has_its_thresholds() -> None:
