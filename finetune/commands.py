@@ -260,7 +260,7 @@ def matrix(*, runs: list[Path], out: Path = Path("matrix.md")) -> None:
         out: Markdown file to write; a JSON file of the same name and a figure go beside it.
 
     Raises: FileNotFoundError: no such run. ValueError: evaluations of one cell that were made in
-        different ways, or a page named as its JSON file is.
+        different ways or of the same networks, or a page named as its JSON file is.
     """
     from finetune.record import read_run, runs_in
     from finetune.reporting.document import output_console

@@ -60,7 +60,8 @@ def write_matrix(runs: Sequence[Run], out: Path) -> doc.Table:
         out: Markdown file; a JSON file of the same name and a figure go beside it.
 
     Returns: the table of corpora.
-    Raises: ValueError: evaluations of one cell that were made in different ways.
+    Raises: ValueError: evaluations of one cell that were made in different ways, or of the same
+        networks.
     """
     cells = make_cells(runs)
     table = _grid(cells)
@@ -94,7 +95,7 @@ def write_matrix(runs: Sequence[Run], out: Path) -> doc.Table:
 def make_cells(runs: Sequence[Run]) -> list[MatrixCell]:
     """Sort runs into cells, in the order in which corpora come.
 
-    Raises: ValueError: runs of one cell with other views or samples.
+    Raises: ValueError: runs of one cell with other views or samples, or of the same networks.
     """
     rows = _row_names(runs)
     members: dict[tuple[str, str], list[Run]] = {}
@@ -153,6 +154,15 @@ def _cell(row: str, column: str, runs: Sequence[Run]) -> MatrixCell:
             f"{runs[0].folder} and {other.folder}: both are {row} on {column}, tested in different"
             " ways (views or shards); give one of them"
         )
+    known: dict[tuple[Path, str], Run] = {}
+    for run in runs:
+        # Of an evaluation, the run whose networks it tested.
+        networks = Path(run.facts.evaluates or run.folder).resolve(), run.facts.network
+        if (other := known.setdefault(networks, run)) is not run:
+            raise ValueError(
+                f"{other.folder} and {run.folder}: both are {row} on {column} with the same"
+                " networks, each of which would count twice; give one of them"
+            )
     metric = runs[0].benchmark.ranking
     values: list[float] = []
     ensemble = []

@@ -104,6 +104,22 @@ def test_runs_that_were_tested_in_different_ways_share_no_cell(
     assert "\n" not in str(caught.value)
 
 
+def test_no_network_counts_twice_in_a_cell(trained: Path) -> None:
+    """Of a run that is given twice, or beside an evaluation that tested it again in its own way."""
+    run, other = read_run(trained / "run"), read_run(trained / "run")
+    again = dataclasses.replace(
+        other,
+        folder=trained / "again",
+        facts=dataclasses.replace(other.facts, evaluates=str(run.folder)),
+    )
+    for twice in (other, again):
+        with pytest.raises(ValueError, match="the same networks, each of which would count twice"):
+            make_cells([run, twice])
+    another = dataclasses.replace(other, folder=trained / "seed-1")
+    (cell,) = make_cells([run, another])
+    assert len(cell.values) == 2 * len(run.scores.folds)
+
+
 def test_chance_of_several_heads_is_not_said_to_be_none(trained: Path, tmp_path: Path) -> None:
     heads = (
         Head(name="emotion", kind="classification", label="emotion", classes=("low", "high")),
