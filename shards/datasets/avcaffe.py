@@ -17,7 +17,15 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from shards.datasets.base import Dataset, Expected, Item, Listing, ReadOptions, not_this
+from shards.datasets.base import (
+    Dataset,
+    Expected,
+    Item,
+    Listing,
+    ReadOptions,
+    each_once,
+    not_this,
+)
 from shards.datasets.tree import Tree, number
 from shards.schema import Label
 
@@ -88,7 +96,7 @@ def _reports(tree: Tree, name: str) -> dict[str, str] | None:
     if path is None:
         return None
     pairs = (line.split(",", 1) for line in tree.read_text(path).splitlines() if "," in line)
-    return {video.strip(): value.strip() for video, value in pairs}
+    return each_once(((video.strip(), value.strip()) for video, value in pairs), tree.root / path)
 
 
 def _note_silence(tree: Tree, listing: Listing) -> None:

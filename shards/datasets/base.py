@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -259,6 +259,21 @@ def _fault(path: Path) -> str | None:
     return None
 
 
+def each_once(pairs: Iterable[tuple[str, str]], where: Path) -> dict[str, str]:
+    """Names to values of a list of labels.
+
+    Raises: ValueError: a name that stands there twice, with other values; the first one.
+    """
+    found: dict[str, str] = {}
+    for name, value in pairs:
+        if found.setdefault(name, value) != value:
+            raise ValueError(
+                f"{where}: {name} stands there twice, as {found[name]} and as {value}; take out"
+                " the wrong one"
+            )
+    return found
+
+
 Side = Mapping[str, str]
 
 
@@ -272,9 +287,9 @@ def official_folds(
         sides: Fold to its test list and, if shipped, its training list: clip to label.
 
     Returns: Clip to the fold that tests it; and notes about clips that a training list has and no
-        test list, or that a fold's training list lacks.
-    Raises: ValueError: a clip is tested twice, trained and tested in one fold, or labelled in two
-        ways; or a fold is missing. One line with the first such clips.
+        test list, that a fold's training list lacks, or that it labels in another way.
+    Raises: ValueError: a clip is tested twice, or trained and tested in one fold; or a fold is
+        missing. One line with the first such clips.
     """
     numbers = sorted(sides)
     problems, notes = [], []
@@ -287,15 +302,20 @@ def official_folds(
         for clip, label in sides[fold][0].items():
             if clip in folds:
                 problems.append(f"{clip} is tested in folds {folds[clip]} and {fold}")
-            if labels.setdefault(clip, label) != label:
-                problems.append(f"{clip} is {labels[clip]} and {label}")
-            folds[clip] = fold
+            folds[clip], labels[clip] = fold, label
     for fold in numbers:
         test, train = sides[fold]
         if train is None:
             continue
         both = sorted(test.keys() & train.keys())
         problems += [f"{clip} is in training and test of fold {fold}" for clip in both]
+        other = sorted(clip for clip in labels.keys() & train.keys() if train[clip] != labels[clip])
+        if other:
+            notes.append(
+                f"{what}: the training list of fold {fold} labels {len(other)} clips otherwise than"
+                f" the list that tests them ({', '.join(other[:3])}{', …' if other[3:] else ''});"
+                " the label of the latter is taken"
+            )
         never = sorted(train.keys() - folds.keys())
         if never:
             notes.append(

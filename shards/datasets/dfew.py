@@ -23,6 +23,7 @@ from shards.datasets.base import (
     Item,
     Listing,
     ReadOptions,
+    each_once,
     folds_expected,
     not_this,
     official_folds,
@@ -85,7 +86,7 @@ def _list(tree: Tree, side: str, fold: int) -> dict[str, str] | None:
     rows = read_sheet(tree.root / path)
     name = column(rows, ("video_name", "clip_name", "name"), tree.root / path)
     label = column(rows, ("label", "annotation"), tree.root / path)
-    return {row[name].zfill(5): row[label] for row in rows}
+    return each_once(((row[name].zfill(5), row[label]) for row in rows), tree.root / path)
 
 
 def _picture(tree: Tree, name: str, options: ReadOptions) -> str | None:

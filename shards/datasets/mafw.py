@@ -30,6 +30,7 @@ from shards.datasets.base import (
     Item,
     Listing,
     ReadOptions,
+    each_once,
     folds_expected,
     not_this,
     official_folds,
@@ -127,7 +128,7 @@ def _lists(tree: Tree, task: str) -> dict[int, tuple[dict[str, str], dict[str, s
 
 def _lines(tree: Tree, path: str) -> dict[str, str]:
     """``00025.mp4 anger`` → {"00025": "anger"}."""
-    pairs = {}
+    pairs = []
     for place, line in enumerate(tree.read_text(path).splitlines(), start=1):
         if not line.strip():
             continue
@@ -137,8 +138,8 @@ def _lines(tree: Tree, path: str) -> dict[str, str]:
                 f"{tree.root / path} line {place}: {line[:60]!r} (must be a clip and its label, "
                 "such as '00025.mp4 anger')"
             )
-        pairs[words[0].rpartition(".")[0] or words[0]] = words[1].lower()
-    return pairs
+        pairs.append((words[0].rpartition(".")[0] or words[0], words[1].lower()))
+    return each_once(pairs, tree.root / path)
 
 
 def _votes(tree: Tree, listing: Listing) -> dict[str, dict[str, Label | None]]:

@@ -543,8 +543,30 @@ def test_lists_that_contradict_each_other_are_refused() -> None:
         "X", {1: ({"a": "joy"}, {"b": "awe", "z": "joy"}), 2: ({"b": "awe"}, {"a": "joy"})}
     )
     assert folds == {"a": 1, "b": 2}
+    _, (said,) = official_folds(
+        "X", {1: ({"a": "joy"}, {"b": "joy"}), 2: ({"b": "awe"}, {"a": "joy"})}
+    )
+    assert "training list of fold 1 labels 1 clips otherwise than the list that tests" in said
     assert len(notes) == 1
     assert "1 clips of the training list of fold 1 are in no test list" in notes[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "line"),
+    [
+        ("mafw", "Train & Test Set/single/no_caption/set_1/test.txt", "00001.mp4 anger\n"),
+        ("dfew", "EmoLabel_DataSplit/test(single-labeled)/set_1.csv", "1,5\n"),
+        ("avcaffe", "ground_truths/arousal.txt", "aiim001_task_1, Calm\n"),
+    ],
+)
+def test_a_list_that_labels_a_recording_twice_is_refused(
+    tmp_path: Path, name: str, file: str, line: str
+) -> None:
+    TREES[name](tmp_path)
+    with (tmp_path / file).open("a") as whole:
+        whole.write(line)
+    with pytest.raises(ValueError, match=r"1 stands there twice, as \w+ and as \w+; take out"):
+        read(name, tmp_path)
 
 
 def test_folds_by_speaker_do_not_depend_on_the_order_of_clips() -> None:
