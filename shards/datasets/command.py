@@ -96,7 +96,8 @@ def manifest(
             raise ValueError(f"{root}: none of {known.title} can be used: {_left_out(listing)}")
         raise ValueError(
             f"{root}: none of {known.title} can be used ({listing.num_missing} files are missing, "
-            f"see {lacking}); unpack them below it, or try --media"
+            f"see {lacking}); unpack them below it, or try --media (a copy of sound alone is to be "
+            "listed in a CSV: hicmae shards manifest csv ROOT --labels FILE)"
         )
     for difference in differences:
         print(f"warning: {difference}")

@@ -170,6 +170,17 @@ def test_a_copy_of_which_nothing_is_left_is_an_error_with_its_list(
     assert len((tmp_path / "list.csv.missing.txt").read_text().splitlines()) == 70
 
 
+def test_a_copy_of_sound_alone_is_told_how_it_can_be_listed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sound = medium(tmp_path / "copy/Actor_01/03-01-05-01-01-01-01.wav")
+    assert run("ravdess", tmp_path / "copy", "--out", tmp_path / "list.csv") == 2
+    assert "sound alone is to be listed in a CSV: hicmae" in capsys.readouterr().err
+    table = sheet(tmp_path / "labels.csv", ("path", "emotion"), [(sound.name, "angry")])
+    options = ("--labels", table, "--out", tmp_path / "list.csv")
+    assert run("csv", sound.parent, *options) == 0
+
+
 def test_labels_of_which_none_fits_are_told_from_missing_files(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
