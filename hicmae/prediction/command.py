@@ -354,16 +354,23 @@ def _suffixes() -> frozenset[str]:
 
 
 def _below(folder: Path, out: Path) -> list[tuple[Path, int]]:
-    """Recordings below a folder, each with the number of parts of its path within it."""
-    from hicmae.media.images import is_sequence, is_stack, walk
+    """Recordings below a folder, each with the number of parts of its path within it.
+
+    The sound of a folder or stack of images belongs to it, and is none of its own.
+    """
+    from hicmae.media.images import is_sequence, is_stack, sound_beside, walk
 
     if is_sequence(folder):
         return [(folder, 1)]
     results, suffixes, found = out.resolve(), _suffixes(), []
-    for path, is_images in walk(folder):
-        if results in path.resolve().parents:
-            continue
-        if is_images or path.suffix.lower() in suffixes or is_stack(path):
+    there = [
+        (path, is_images or is_stack(path))
+        for path, is_images in walk(folder)
+        if results not in path.resolve().parents
+    ]
+    heard = {sound_beside(path) for path, has_pictures in there if has_pictures}
+    for path, has_pictures in there:
+        if has_pictures or (path.suffix.lower() in suffixes and path not in heard):
             found.append((path, max(1, len(path.relative_to(folder).parts))))
     return found
 

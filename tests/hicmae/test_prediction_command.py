@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import cv2
+import numpy as np
 import pandas
 import pytest
 
@@ -143,6 +144,18 @@ def test_results_are_replaced_only_where_asked_and_nothing_is_begun_before(
     (out / "a.mp4" / "thesis.txt").write_text("mine")
     assert predict(first, "--overwrite", checkpoint=checkpoint, out=out) == 2
     assert (out / "a.mp4" / "thesis.txt").read_text() == "mine"
+
+
+def test_the_sound_of_images_is_no_recording_of_its_own(tmp_path: Path) -> None:
+    for name in ("in/beside", "in/inside"):
+        (tmp_path / name).mkdir(parents=True)
+        for number in range(3):
+            (tmp_path / name / f"{number:04d}.png").touch()
+    for name in ("beside.wav", "inside/voice.wav", "stack.wav", "alone.wav", "clip.mp4"):
+        (tmp_path / "in" / name).touch()
+    np.save(tmp_path / "in/stack.npy", np.zeros((2, 4, 4, 3), dtype=np.uint8))
+    found = {source.name for source in gather([tmp_path / "in"], tmp_path / "out")}
+    assert found == {"beside", "inside", "stack.npy", "alone.wav", "clip.mp4"}
 
 
 def test_names_never_meet(tmp_path: Path) -> None:
