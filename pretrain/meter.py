@@ -68,8 +68,9 @@ class StepMeter(StepCallback):
         self.last_row: dict[str, float | int] = {}
         self.skipped: Counter[str] = Counter()  # by this process's readers
         self._skipped_before: dict[str, int] = {}  # by all, before a resume
-        self._num_clips = 0  # of the newest batch
-        self._clips = 0
+        self._own_clips = 0  # by this process
+        self._clips_before = 0  # by all, before a resume
+        self._clips = 0  # by all, up to the last row
         self._seconds = 0.0
         self._learning_rate = 0.0
         self._noted: dict[str, float | Tensor] = {}
@@ -85,11 +86,12 @@ class StepMeter(StepCallback):
         self._asked.append((values, then))
 
     def state_dict(self) -> dict[str, Any]:
+        clips, skipped = self._so_far()
         return {
             "clips": self._clips,
             "seconds": self._seconds,
-            "skipped": self._total_skipped(),
-            "window": self._window.state(),
+            "skipped": skipped,
+            "window": self._window.state(clips - self._clips),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -97,6 +99,7 @@ class StepMeter(StepCallback):
         self._seconds = state_dict["seconds"]
         self._skipped_before = dict(state_dict["skipped"])
         self._window = _Window.of(state_dict["window"])
+        self._clips_before = self._clips + self._window.clips
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if pl_module.device.type == "cuda":
@@ -108,7 +111,7 @@ class StepMeter(StepCallback):
     def on_train_batch_start(self, trainer: pl.Trainer, module: Any, batch: Batch, *_: Any) -> None:
         """Note how long the batch was waited for and what its readers left out."""
         self._window.wait += module.batch_arrived - module.batch_wanted
-        self._num_clips = len(batch["keys"])
+        self._own_clips += len(batch["keys"])
         self.skipped.update(batch.get("skipped", {}))
 
     def before_step(self, trainer: pl.Trainer, module: PretrainModule, optimizer: Any) -> None:
@@ -117,7 +120,6 @@ class StepMeter(StepCallback):
 
     def after_batch(self, trainer: pl.Trainer, module: PretrainModule, outputs: Any) -> None:
         self._window.batches += 1
-        self._window.clips += self._num_clips * trainer.world_size
         for name, value in outputs["terms"].items():
             self._window.sums[name] = self._window.sums.get(name, 0.0) + value
 
@@ -157,9 +159,8 @@ class StepMeter(StepCallback):
         for some, then in self._asked:
             then([next(found) for _ in some])
         passed = time.perf_counter() - self._window.started
-        self._clips += self._window.clips
+        before, (self._clips, skipped) = self._clips, self._so_far()
         self._seconds += passed
-        skipped = self._total_skipped()
         row: dict[str, float | int] = {
             "step": trainer.global_step,
             "epoch": self._clips / self.epoch_clips,
@@ -168,7 +169,7 @@ class StepMeter(StepCallback):
             **values,
             "gradient_norm": norm,
             "learning_rate": self._learning_rate,
-            "clips_per_second": self._window.clips / passed,
+            "clips_per_second": (self._clips - before) / passed,
             "data_wait_share": self._window.wait / passed,
             "peak_memory_bytes": peak_memory_bytes(module.device),
             "resident_memory_bytes": resident_memory_bytes(),
@@ -183,12 +184,13 @@ class StepMeter(StepCallback):
                 sink(row)
         self._window = _Window()
 
-    def _total_skipped(self) -> dict[str, int]:
-        """Samples left out so far, by cause, over all processes; a collective call."""
-        total = Counter(self._skipped_before)
-        for part in self._gather(dict(self.skipped)):
-            total.update(part)
-        return dict(total)
+    def _so_far(self) -> tuple[int, dict[str, int]]:
+        """Clips so far, and samples left out by cause, over all processes; a collective call."""
+        clips, skipped = self._clips_before, Counter(self._skipped_before)
+        for own, part in self._gather((self._own_clips, dict(self.skipped))):
+            clips += own
+            skipped.update(part)
+        return clips, dict(skipped)
 
 
 class ProgressShown(pl.Callback):
@@ -277,13 +279,15 @@ class _Window:
     norms: Tensor | float = 0.0  # of the gradient, over steps
     batches: int = 0
     steps: int = 0
-    clips: int = 0
+    clips: int = 0  # before a resume
     wait: float = 0.0  # seconds that a batch was waited for
     passed: float = 0.0  # seconds before a resume
     started: float = field(default_factory=time.perf_counter)
 
-    def state(self) -> dict[str, Any]:
+    def state(self, clips: int) -> dict[str, Any]:
         """What a resumed run goes on with, so that its next row is that of an unbroken run.
+
+        ``clips`` is how many all processes have seen in it.
 
         The sums are means over processes, as the row's will be; a collective call.
         """
@@ -296,7 +300,7 @@ class _Window:
         return {
             "sums": {name: value.cpu() for name, value in sums.items()},
             "norms": torch.as_tensor(self.norms).cpu(),
-            "counts": (self.batches, self.steps, self.clips),
+            "counts": (self.batches, self.steps, clips),
             "seconds": (self.wait, time.perf_counter() - self.started),
         }
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
+import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ from pretrain.processes import GRACE_SECONDS
 from pretrain.settings import HardwareConfig
 from tests.support.pretrain_processes import Process, Runs, places
 from tests.support.pretrain_shards import assert_same_weights
+from tests.support.shard_fixtures import rewrite_shard
 from tests.support.wandb_file import records
 
 STEPS = 30
@@ -303,3 +306,29 @@ def test_two_processes_train_one_network_on_their_own_clips_and_go_on_behind_a_b
     assert load_checkpoint(out).config["step"] == 6
     assert all(torch.isfinite(tensor).all() for tensor in runs.weights("poisoned-ddp").values())
     assert steps_of_adamw(out, 6) == {5}
+
+
+@pytest.mark.slow
+def test_clips_are_counted_in_all_processes_where_one_has_left_out_more(
+    runs: Runs, many_shards: Path
+) -> None:
+    shards = shutil.copytree(many_shards, runs.folder / "spoiled")
+    tar = shards / "train-000000.tar"
+    with tarfile.open(tar) as members:
+        pictures = [name for name in members.getnames() if name.endswith(".mjpg")]
+    rewrite_shard(tar, dict.fromkeys(pictures[:3], b"no picture"))
+    more = ["--data.shards", str(shards), "--data.on_bad", "skip", "--data.max_bad", "100"]
+    more += ["--hardware.strategy", "ddp", "--steps", "6", "--log.log_every", "2"]
+    more += ["--log.checkpoint_every", "3"]
+    runs.finish_two("spoiled-run", *more)
+    rows = runs.rows("spoiled-run")
+    for newest in (runs.folder / "spoiled-run" / "checkpoints").glob("step-000006.*"):
+        newest.unlink()
+    runs.finish_two("spoiled-run", *more, "--resume")  # from the middle between two rows
+    for name in ("step", "clips", "epoch", "skipped"):
+        assert [row[name] for row in runs.rows("spoiled-run")] == [row[name] for row in rows]
+    assert [row["step"] for row in rows] == ["2", "4", "6"]
+    for row in rows:
+        assert int(row["clips"]) + int(row["skipped"]) == 8 * int(row["step"])
+        assert float(row["epoch"]) == pytest.approx(int(row["clips"]) / 16)
+    assert int(rows[-1]["skipped"]) == 9, "three of each epoch"
