@@ -81,6 +81,8 @@ class MetricsFile:
         path: The file; rows that are there already are kept.
         keep_steps: Rows of a later step than this are dropped first: a run that is resumed from
             step 100 makes step 101 again. ``None`` keeps all.
+
+    Raises: ValueError: a row has no step to compare.
     """
 
     def __init__(self, path: Path, *, keep_steps: int | None = None) -> None:
@@ -89,7 +91,7 @@ class MetricsFile:
         if path.is_file():
             rows = self._read()
             if keep_steps is not None:
-                rows = [row for row in rows if int(row["step"]) <= keep_steps]
+                rows = [row for row in rows if self._step(row) <= keep_steps]
             self._rewrite(rows)
 
     def append(self, row: Row) -> None:
@@ -109,6 +111,16 @@ class MetricsFile:
         rows = list(reader)
         self.columns = list(reader.fieldnames or ())
         return rows
+
+    def _step(self, row: Mapping[str, str | None]) -> int:
+        """The step of a row; ValueError where it is no number."""
+        step = row.get("step") or ""
+        if not step.isdecimal():
+            raise ValueError(
+                f"{self.path}: damaged (a row has step {step[:20]!r}); mend it, or move it away "
+                "and go on without its rows"
+            )
+        return int(step)
 
     def _rewrite(self, rows: list[dict[str, str]]) -> None:
         """Write the header and rows anew."""

@@ -49,6 +49,9 @@ _LOSSES = "objective.losses"  # of which some train the fusion encoder where not
 # Settings that older runs have under other names.
 _RENAMED = {"hardware.accelerator": "device", "data.workers": "workers"}
 
+# Counts in the note beside a checkpoint.
+_COUNTED = ("step", "batches", "batch_size", "global_batch")
+
 FileNote = dict[str, int | str]  # bytes, sha256
 
 
@@ -436,6 +439,7 @@ def read_note(path: Path) -> dict[str, Any]:
     try:
         note = json.loads(path.read_text(encoding="utf-8"))
         assert isinstance(note["files"], dict)
+        assert all(isinstance(note[name], int) for name in _COUNTED)
     except FileNotFoundError:
         raise ValueError(f"no {path.name} beside it") from None
     except (OSError, ValueError, KeyError, TypeError, AssertionError):

@@ -122,7 +122,9 @@ def test_a_copy_shares_nothing_and_keeps_types() -> None:
     assert copied["rows"][1] == [1, "a"]
 
 
-@pytest.mark.parametrize("kind", ["cut", "changed", "unnoted", "bad note", "no shards"])
+@pytest.mark.parametrize(
+    "kind", ["cut", "changed", "unnoted", "bad note", "other note", "no shards"]
+)
 def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_is_used(
     kind: str, tmp_path: Path, tiny_model_config: ModelConfig
 ) -> None:
@@ -138,6 +140,8 @@ def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_is_used(
         note.unlink()
     elif kind == "bad note":
         note.write_text("{")
+    elif kind == "other note":
+        note.write_text('{"step": 7, "files": {}}')
     else:
         document = json.loads(note.read_text())
         document["files"]["step-000007.shards/checkpoint/a.pt"] = {"bytes": 1, "sha256": ""}

@@ -39,6 +39,15 @@ def test_resuming_drops_later_rows_and_one_that_a_crash_cut(tmp_path: Path) -> N
     assert path.read_text() == "step,loss\n10,3.0\n20,2.0\n30,1.75\n"
 
 
+@pytest.mark.parametrize("row", ["", "\0\0\0\0", "half,1", ",2"])
+def test_a_row_without_a_step_is_damage_that_is_named(row: str, tmp_path: Path) -> None:
+    """As a power failure leaves it."""
+    path = tmp_path / "metrics.csv"
+    path.write_text(f"step,loss\n10,3.0\n{row}\n" if row else "loss\n3.0\n")
+    with pytest.raises(ValueError, match=r"metrics\.csv: damaged \(a row has step .* move it away"):
+        MetricsFile(path, keep_steps=20)
+
+
 @pytest.mark.parametrize(
     ("setting", "environment", "netrc", "expected"),
     [
