@@ -7,6 +7,8 @@ neither a killed process nor a full disk leaves half of something under the real
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -16,7 +18,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Self
+from typing import IO, Any, Self
 
 import filelock
 
@@ -231,3 +233,26 @@ def locked(path: Path) -> Iterator[None]:
 def portable(name: str) -> str:
     """A name as part of a file's; names that differ may become the same."""
     return "".join(c if c.isalnum() or c in "._-" else "_" for c in name)
+
+
+def only_writer(folder: Path) -> IO[bytes]:
+    """Be the only process that writes into a folder, until what is returned is closed.
+
+    The lock is the process's own: children that it has forked do not hold it, and it is gone when
+    the process is, however that ended. Where the file system has no locks, nobody is kept out.
+
+    Raises: ValueError: another process writes there.
+    """
+    path = folder / ".lock"
+    with naming(path):
+        file = path.open("ab")
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EAGAIN):
+            file.close()
+            raise ValueError(
+                f"{folder}: another process writes into it now; wait for its end, stop it, or name "
+                f"another folder (if there is none on any machine, delete {path})"
+            ) from None
+    return file

@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO
 
 import pytorch_lightning as pl
 import torch
@@ -32,7 +32,14 @@ from torch import Tensor
 
 from hicmae.checkpoints.checkpoint import save_checkpoint
 from hicmae.config import from_dict, load_yaml, to_dict
-from hicmae.files import DigestingFile, file_sha256, sync_to_disk, whole_file, write_json
+from hicmae.files import (
+    DigestingFile,
+    file_sha256,
+    only_writer,
+    sync_to_disk,
+    whole_file,
+    write_json,
+)
 from hicmae.pretraining import HiCMAE
 from hicmae.settings import ObjectiveConfig
 from pretrain.module import Batch, PretrainModule, StepCallback
@@ -122,10 +129,12 @@ def held_run(out: Path) -> list[str]:
     return [name for name in _RUN_PARTS if (out / name).exists()]
 
 
-def prepare_folder(out: Path, *, resume: bool, overwrite: bool) -> None:
+def prepare_folder(out: Path, *, resume: bool, overwrite: bool) -> IO[bytes]:
     """Make the run folder ready.
 
-    Raises: ValueError: it is a file, or it holds a run that is neither resumed nor overwritten.
+    Returns: what keeps other processes from writing into it, until it is closed.
+    Raises: ValueError: it is a file, it holds a run that is neither resumed nor overwritten, or
+        another process writes into it.
     """
     if out.exists() and not out.is_dir():
         raise ValueError(f"{out}: is a file; give a folder for the run with --out")
@@ -135,13 +144,16 @@ def prepare_folder(out: Path, *, resume: bool, overwrite: bool) -> None:
             f"{out}: holds a run already ({', '.join(there)}); pass --resume to go on with it, "
             "--overwrite to delete it, or another --out"
         )
+    out.mkdir(parents=True, exist_ok=True)
+    lock = only_writer(out)
     if overwrite:
         for name in there:
             part = out / name
             shutil.rmtree(part) if part.is_dir() else part.unlink()
         for report in out.glob("nonfinite-step-*.json"):
             report.unlink()
-    (out / "checkpoints").mkdir(parents=True, exist_ok=True)
+    (out / "checkpoints").mkdir(exist_ok=True)
+    return lock
 
 
 def compare_settings(config: PretrainConfig) -> list[str]:

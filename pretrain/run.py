@@ -168,8 +168,9 @@ def _train(plan: Plan, console: Console, *, resume: bool, overwrite: bool) -> in
         pictured = fixed_clips(config.data, config.model.input, log.picture_clips)
         if pictured is None:
             console.print("no sample has both picture and sound: no pictures of reconstructions")
+    lock = None
     if plan.is_first:
-        prepare_folder(out, resume=resume, overwrite=overwrite)
+        lock = prepare_folder(out, resume=resume, overwrite=overwrite)
         clear_leftovers(out, newest=resumption.checkpoint)
         save_yaml(out / "config.yaml", config)
     console.print(_opening(plan, module))
@@ -283,6 +284,8 @@ def _train(plan: Plan, console: Console, *, resume: bool, overwrite: bool) -> in
     finally:
         if wandb_run is not None:
             wandb_run.finish(exit_status)
+        if lock is not None:
+            lock.close()
     console.print(_closing(plan, meter.last_row, trainer.global_step, stopper.received))
     return exit_status
 

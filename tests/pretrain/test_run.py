@@ -7,6 +7,8 @@ import math
 import re
 import shutil
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -65,6 +67,7 @@ def test_a_run_leaves_configuration_metrics_checkpoints_and_pictures(
 
     names = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
     assert names == {
+        ".lock",
         "config.yaml",
         "metrics.csv",
         "checkpoints/step-000005.ckpt",
@@ -290,6 +293,27 @@ def test_a_folder_that_holds_a_run_is_neither_mixed_nor_lost(
     file.touch()
     with pytest.raises(ValueError, match="is a file"):
         train(file)
+
+
+@pytest.mark.parametrize("how", ["resume", "overwrite"])
+def test_a_run_that_another_process_is_writing_is_left_alone(
+    how: str, train: Train, copied: Path
+) -> None:
+    before = {path: path.read_bytes() for path in copied.rglob("*") if path.is_file()}
+    holder = "import sys\nfrom pathlib import Path\nfrom hicmae.files import only_writer\n"
+    holder += "file = only_writer(Path(sys.argv[1]))\nprint(flush=True)\nsys.stdin.read()\n"
+    words = [sys.executable, "-c", holder, str(copied)]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        other.stdout.readline()
+        with pytest.raises(ValueError, match="another process writes into it now"):
+            train(copied, steps=6, **{how: True})
+        found = {path: path.read_bytes() for path in copied.rglob("*") if path.is_file()}
+        found.pop(copied / ".lock")
+        before.pop(copied / ".lock", None)
+        assert found == before
+        other.kill()  # its lock is gone with it
+    assert train(copied, steps=6, **{how: True}) == 0
 
 
 def test_workers_beyond_all_cores_are_refused_before_anything_is_written(
