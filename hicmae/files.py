@@ -239,20 +239,26 @@ def only_writer(folder: Path) -> IO[bytes]:
     """Be the only process that writes into a folder, until what is returned is closed.
 
     The lock is the process's own: children that it has forked do not hold it, and it is gone when
-    the process is, however that ended. Where the file system has no locks, nobody is kept out.
+    the process is, however that ended. Where the file system has no locks, nobody is kept out; nor
+    is a job that SLURM has requeued by the lock of its earlier self, which a file server may go on
+    holding for a node that is gone.
 
     Raises: ValueError: another process writes there.
     """
-    path = folder / ".lock"
+    path, job = folder / ".lock", os.environ.get("SLURM_JOB_ID", "").encode()
     with naming(path):
-        file = path.open("ab")
-    try:
-        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        if error.errno in (errno.EACCES, errno.EAGAIN):
-            file.close()
-            raise ValueError(
-                f"{folder}: another process writes into it now; wait for its end, stop it, or name "
-                f"another folder (if there is none on any machine, delete {path})"
-            ) from None
+        file = path.open("ab", buffering=0)
+        holder = path.read_bytes()  # now, for closing the file again would give up the lock
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            file.truncate(0)
+            file.write(job)
+        except OSError as error:
+            is_own = "SLURM_RESTART_COUNT" in os.environ and holder == job
+            if error.errno in (errno.EACCES, errno.EAGAIN) and not is_own:
+                file.close()
+                raise ValueError(
+                    f"{folder}: another process writes into it now; wait for its end, stop it, or"
+                    f" name another folder (if there is none on any machine, delete {path})"
+                ) from None
     return file

@@ -25,6 +25,7 @@ from hicmae import processes
 from hicmae.checkpoints.checkpoint import load_checkpoint, load_encoder, load_weights
 from hicmae.config import load_yaml, to_dict
 from hicmae.encoder import AudioVisualEncoder
+from hicmae.files import only_writer
 from hicmae.pretraining import HiCMAE
 from hicmae.settings import AugmentConfig, ModelConfig, ObjectiveConfig
 from pretrain.guard import NonFiniteError, TooManyBadError
@@ -297,10 +298,13 @@ def test_a_folder_that_holds_a_run_is_neither_mixed_nor_lost(
 
 @pytest.mark.parametrize("how", ["resume", "overwrite"])
 def test_a_run_that_another_process_is_writing_is_left_alone(
-    how: str, train: Train, copied: Path
+    how: str, train: Train, copied: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "17")
     before = {path: path.read_bytes() for path in copied.rglob("*") if path.is_file()}
-    holder = "import sys\nfrom pathlib import Path\nfrom hicmae.files import only_writer\n"
+    holder = (
+        "import sys\nfrom pathlib import Path\nfrom hicmae.files import only_writer\n"
+    )
     holder += "file = only_writer(Path(sys.argv[1]))\nprint(flush=True)\nsys.stdin.read()\n"
     words = [sys.executable, "-c", holder, str(copied)]
     with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
@@ -312,6 +316,12 @@ def test_a_run_that_another_process_is_writing_is_left_alone(
         found.pop(copied / ".lock")
         before.pop(copied / ".lock", None)
         assert found == before
+        with monkeypatch.context() as requeued:
+            requeued.setenv("SLURM_RESTART_COUNT", "1")
+            only_writer(copied).close()  # what is held there is its own, of before
+            requeued.setenv("SLURM_JOB_ID", "18")
+            with pytest.raises(ValueError, match="another process writes into it now"):
+                only_writer(copied)
         other.kill()  # its lock is gone with it
     assert train(copied, steps=6, **{how: True}) == 0
 
