@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, Literal, TypeVar
@@ -96,6 +96,11 @@ class BuildConfig(FaceConfig):
             for name, value in dataclasses.asdict(self).items()
             if name not in _RUN_ONLY and _BEFORE.get(name, ...) != value
         }
+
+
+def in_full(recorded: Mapping[str, Any]) -> dict[str, Any]:
+    """Recorded settings with those that ``BuildConfig.recorded`` leaves out, to compare by name."""
+    return {**_BEFORE, **recorded}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -35,7 +35,7 @@ from shards.manifest import ManifestRow, printable
 from shards.receipts.facts import library_versions
 from shards.receipts.receipt import RECEIPT_JSON, RECEIPT_PAGE, RECEIPT_PICTURES
 from shards.schema import SCHEMA_VERSION, Label
-from shards.settings import REFUSED_NAME, BuildConfig, Part
+from shards.settings import REFUSED_NAME, BuildConfig, Part, in_full
 
 _VERSION = 2  # 2: index rows have a checksum
 
@@ -401,8 +401,10 @@ def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
     """What two identities do not share, in words; empty if they are the same."""
     told = []
     for group in ("settings", "programs"):
-        for name in sorted({*old[group], *new[group]}):
-            before, now = old[group].get(name), new[group].get(name)
+        sides = (old[group], new[group])
+        then, wanted = map(in_full, sides) if group == "settings" else sides
+        for name in sorted({*then, *wanted}):
+            before, now = then.get(name), wanted.get(name)
             if before != now:
                 told.append(f"{name} was {before} and is {now}")
     if old["part"] != new["part"]:

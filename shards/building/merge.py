@@ -21,7 +21,7 @@ from shards.building.journal import SUFFIX, IndexRow, Workplace, check_out
 from shards.building.writer import shard_name
 from shards.index import COLUMNS, JOURNAL_NAME, TABLE_NAME, read_index, write_index
 from shards.schema import Label, ShardError, parse_sample_json
-from shards.settings import REFUSED_NAME, Part
+from shards.settings import REFUSED_NAME, Part, in_full
 
 # What has to be the same in all parts: key of index.json → how a message names it.
 _SHARED = {"config": "settings", "ignored": "ignored files", "schema_version": "schema version"}
@@ -120,6 +120,8 @@ def _checked(folders: Sequence[_PartFolder]) -> list[_PartFolder]:
         for key, name in _SHARED.items():
             mine, others = each.info.get(key), first.info.get(key)
             if mine != others:
+                if key == "config":
+                    mine, others = in_full(mine or {}), in_full(others or {})
                 named = _differing(others, mine)
                 problems.append(f"{each.folder} has other {name} than {first.folder}{named}")
         for key, told in (

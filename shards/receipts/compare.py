@@ -33,6 +33,7 @@ from shards.receipts.receipt import (
     read_receipt,
     recorded_versions,
 )
+from shards.settings import in_full
 
 IDENTICAL = "identical bytes"
 SAME_CONTENT = "same content"
@@ -110,7 +111,7 @@ def compare_preparations(first: Side, second: Side, *, num_signals: int = 0) -> 
     found: dict[str, Any] = {
         "first": first.name,
         "second": second.name,
-        "configuration": differing(a["configuration"], b["configuration"]),
+        "configuration": differing(in_full(a["configuration"]), in_full(b["configuration"])),
         "counts": differing(a["counts"], b["counts"]),
         "refused": differing(a["refused"], b["refused"], absent=0),
         "versions": differing(a["versions"], b["versions"])

@@ -236,6 +236,8 @@ def test_other_settings_sources_or_files_are_not_mixed_into_an_unfinished_build(
     assert killed_at(40, lambda: build(source, out))
     with pytest.raises(ValueError, match=r"out\.partial: .*\(jpeg_quality was 90 and is 80\)"):
         build(source, out, config=config(samples_per_shard=3, jpeg_quality=80))
+    with pytest.raises(ValueError, match=r"\(picture was optional and is required\)"):
+        build(source, out, config=config(samples_per_shard=3, picture="required"))
     build_settings = config(samples_per_shard=3, workers=1, deadline_seconds=9)
     assert killed_at(5, lambda: build(source, out, config=build_settings))  # these may differ
     with pytest.raises(ValueError, match="part was None and is 1/2"):

@@ -82,6 +82,14 @@ def test_other_shards_of_the_same_samples_are_the_same_content(
         assert not found["digests"]["shards"]
 
 
+def test_a_setting_that_an_index_leaves_out_is_named_by_its_value(tmp_path: Path) -> None:
+    samples = [moving_sample(number, num_frames=20) for number in range(2)]
+    plain = write_preparation(tmp_path / "plain", samples)
+    other = write_preparation(tmp_path / "other", samples, config={"picture": "required"})
+    for found in both_ways(plain, other):
+        assert found["configuration"] == {"picture": ["optional", "required"]}
+
+
 def test_other_jpegs_of_the_same_samples_are_another_encoding(tmp_path: Path) -> None:
     sides = [
         write_preparation(

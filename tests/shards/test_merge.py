@@ -154,6 +154,9 @@ def test_parts_of_different_builds_are_refused(source: Path, tmp_path: Path) -> 
     others = build_parts(source, 2, "other", jpeg_quality=80)
     with pytest.raises(ValueError, match=r"other2 has other settings .* \(jpeg_quality 80 and 90"):
         merge_shards([parts[0], others[1]], tmp_path / "out")
+    needs = build_parts(source, 2, "needs", picture="required")
+    with pytest.raises(ValueError, match=r"\(picture required and optional\)"):
+        merge_shards([parts[0], needs[1]], tmp_path / "out")
     thirds = build_parts(source, 3, "third")
     with pytest.raises(ValueError, match=r"third2 is one of 3 parts, .*part1 one of 2"):
         merge_shards([parts[0], thirds[1]], tmp_path / "out")
