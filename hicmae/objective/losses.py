@@ -217,6 +217,9 @@ def choose_losses(
             f"objective: no loss is left to train {modalities} with; set reconstruction: true"
             + (", or contrast: true" if modalities == WHOLE else "")
         )
+    if chosen and not problems and not any(loss.weight for loss in chosen):
+        names = ", ".join(loss.name for loss in chosen)
+        problems.append(f"objective: every weight is 0 (losses: {names}); raise one above 0")
     if objective.stages and modalities != WHOLE:
         problems.append(
             f"objective: stages are of a training on both modalities, and this one is on"

@@ -162,6 +162,8 @@ def test_older_configurations_are_written_as_they_were() -> None:
     [
         ({"contrast": False}, "audio-video", "no loss is left to train audio-video with"),
         ({}, "audio", "no loss is left to train audio with; set reconstruction: true"),
+        ({"contrast_weight": 0.0}, "audio-video", "every weight is 0"),
+        ({"reconstruction": True, "audio_weight": 0.0}, "audio", "every weight is 0"),
         ({"contrast_layers": (1,)}, "audio-video", "no loss reads layers 2 to 2 of the encoder"),
         ({"reconstruction": True, "stages": {"audio": 1}}, "video", "stages are of a training on"),
     ],
