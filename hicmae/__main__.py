@@ -121,7 +121,7 @@ VERBS = {
         target="finetune.commands:embed",
         help="Write features of shards or recordings to Parquet or NPZ, for other classifiers",
         positional={"source": "1", "inputs": "+"},
-        example="hicmae embed runs/pretrained data/shards --what layers --layers 4,7,10 "
+        example="hicmae embed runs/pretrain data/shards --what layers --layers 4,7,10 "
         "--out features.parquet",
         computes=True,
     ),
@@ -262,8 +262,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def completion(*, shell: str) -> None:
     """Print a script that completes verbs and options in your shell.
 
-    bash: `hicmae completion bash > ~/.local/share/bash-completion/completions/hicmae`; zsh: write
-    it to a file `_hicmae` in a folder of `$fpath`. Write it again after an upgrade.
+    bash: `hicmae completion bash > ~/.local/share/bash-completion/completions/hicmae` (`mkdir -p`
+    makes the folder); zsh: write it to a file `_hicmae` in a folder of `$fpath`. Write it again
+    after an upgrade.
 
     Args:
         shell: bash, zsh or tcsh.

@@ -99,6 +99,8 @@ def verify(*, source: str, tolerance: float = 1e-4) -> None:
     from hicmae.checkpoints.networks import read_from
     from hicmae.checkpoints.networks import verify as check
 
+    if not tolerance >= 0:
+        raise ValueError(f"tolerance = {tolerance} (must be 0 or more)")
     checkpoint = read_from(source)
     digest, difference = check(checkpoint, tolerance=tolerance)
     print(f"{source}: {len(checkpoint.tensors)} tensors fit, all finite; digest: {digest}")
@@ -137,14 +139,18 @@ def export(
 
     Args:
         source: A checkpoint folder, a run folder, https://…, or owner/name on the Hub.
-        out: The file to write: .pth, .pt2 or .onnx.
+        out: The file to write: .pth (reference), .pt2 (torch) or .onnx.
         format: reference: a file for the authors' code; torch: torch.export; onnx: float32;
             onnx-int8: matrix products in int8, clip by clip, for CPUs, with what that costs.
         overwrite: Replace out if it is there.
 
     Raises:
-        ValueError: Nothing there, a network that cannot be written so, or another output.
+        ValueError: Nothing there, a network that cannot be written so, another output, or the
+            ending of another format.
     """
+    ending = {"reference": ".pth", "torch": ".pt2"}.get(format, ".onnx")
+    if out.suffix != ending and out.suffix in (".pth", ".pt2", ".onnx"):
+        raise ValueError(f"{out}: format {format} is written to a name in {ending}; see --format")
     if out.exists() and (out.is_dir() or not overwrite):
         remedy = "name a file" if out.is_dir() else "pass --overwrite to replace it"
         raise ValueError(f"{out}: is there already; {remedy}")

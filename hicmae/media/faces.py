@@ -201,6 +201,8 @@ class FaceConfig:
         if self.faces == _NONE and self.needs_mouths:
             asked = "sync = true" if self.sync else "face_choice = speaking"
             problems.append(f"{asked} with faces = none, which finds no faces (it needs yunet)")
+        if not self.silence_db <= 0:
+            problems.append(f"silence_db = {self.silence_db} (must be 0 or less)")
         if not 0 <= self.min_coverage <= 1:
             problems.append(f"min_coverage = {self.min_coverage} (must lie between 0 and 1)")
         if self.box is not None:

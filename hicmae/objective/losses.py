@@ -217,9 +217,12 @@ def choose_losses(
             f"objective: no loss is left to train {modalities} with; set reconstruction: true"
             + (", or contrast: true" if modalities == WHOLE else "")
         )
-    if chosen and not problems and not any(loss.weight for loss in chosen):
-        names = ", ".join(loss.name for loss in chosen)
-        problems.append(f"objective: every weight is 0 (losses: {names}); raise one above 0")
+    for stage in (*objective.stages, WHOLE) if not problems else ():
+        trained = [loss for loss in chosen if stage == WHOLE or loss.is_in(stage)]
+        if trained and not any(loss.weight for loss in trained):
+            where = "" if stage == WHOLE else f" of stage {stage}"
+            names = ", ".join(loss.name for loss in trained)
+            problems.append(f"objective: every weight{where} is 0 ({names}); raise one above 0")
     if objective.stages and modalities != WHOLE:
         problems.append(
             f"objective: stages are of a training on both modalities, and this one is on"

@@ -294,6 +294,8 @@ def test_the_command_converts_verifies_describes_and_goes_back(
     assert "none missing or extra" in capsys.readouterr().out
     assert main(words) == 2
     assert "pass --overwrite to replace it" in capsys.readouterr().err
+    assert main(["checkpoint", "verify", str(made), "--tolerance", "-1"]) == 2
+    assert "tolerance = -1.0 (must be 0 or more)" in capsys.readouterr().err
     assert main(["checkpoint", "verify", str(made)]) == 0
     assert "digest: the same" in capsys.readouterr().out
     assert main(["checkpoint", "info", str(made), "--json", str(tmp_path / "info.json")]) == 0
@@ -301,6 +303,8 @@ def test_the_command_converts_verifies_describes_and_goes_back(
     facts = json.loads((tmp_path / "info.json").read_text())
     assert facts["labels"] == ["joy", "anger", "fear"]
     back = tmp_path / "back.pth"
+    assert main(["checkpoint", "export", str(made), str(back)]) == 2
+    assert "format onnx is written to a name in .onnx; see --format" in capsys.readouterr().err
     assert main(["checkpoint", "export", str(made), str(back), "--format", "reference"]) == 0
     assert set(read_pickle(back)["model"]) == set(read_pickle(finetuned)["model"])
     assert main([*words, "--overwrite"]) == 0

@@ -165,6 +165,11 @@ def test_older_configurations_are_written_as_they_were() -> None:
         ({"contrast_weight": 0.0}, "audio-video", "every weight is 0"),
         ({"reconstruction": True, "audio_weight": 0.0}, "audio", "every weight is 0"),
         ({"contrast_layers": (1,)}, "audio-video", "no loss reads layers 2 to 2 of the encoder"),
+        (
+            {"reconstruction": True, "audio_weight": 0.0, "stages": {"audio": 1}},
+            "audio-video",
+            "every weight of stage audio is 0",
+        ),
         ({"reconstruction": True, "stages": {"audio": 1}}, "video", "stages are of a training on"),
     ],
 )

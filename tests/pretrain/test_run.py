@@ -302,9 +302,7 @@ def test_a_run_that_another_process_is_writing_is_left_alone(
 ) -> None:
     monkeypatch.setenv("SLURM_JOB_ID", "17")
     before = {path: path.read_bytes() for path in copied.rglob("*") if path.is_file()}
-    holder = (
-        "import sys\nfrom pathlib import Path\nfrom hicmae.files import only_writer\n"
-    )
+    holder = "import sys\nfrom pathlib import Path\nfrom hicmae.files import only_writer\n"
     holder += "file = only_writer(Path(sys.argv[1]))\nprint(flush=True)\nsys.stdin.read()\n"
     words = [sys.executable, "-c", holder, str(copied)]
     with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:

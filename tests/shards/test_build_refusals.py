@@ -200,6 +200,7 @@ def test_a_missing_detector_is_said_before_any_work(
     [
         ({"face_size": 0}, "face_size = 0"),
         ({"jpeg_quality": 101}, "jpeg_quality = 101"),
+        ({"silence_db": 5.0}, "silence_db = 5.0 (must be 0 or less)"),
         ({"box": (0, 0, 10, 20)}, "must be a square"),
         ({"box": (0, 0, 10, 10), "faces": "yunet"}, "it needs faces: none"),
         ({"max_seconds": 0.6}, "max_seconds = 0.6"),
