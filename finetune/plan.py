@@ -34,7 +34,7 @@ from finetune.selection import Protocol, decide_protocol
 from finetune.settings import FinetuneConfig, Modalities
 from finetune.tuning import apply_tuning, personal_config
 from hicmae.checkpoints.checkpoint import WEIGHTS, Checkpoint, load_checkpoint
-from hicmae.config import load_model_config, to_dict
+from hicmae.config import leaves, load_model_config, load_yaml, to_dict
 from hicmae.devices import choose_device, resolve_precision
 from hicmae.emotion import EmotionConfig, EmotionModel
 from hicmae.files import file_sha256
@@ -42,6 +42,9 @@ from hicmae.heads import constant_outputs
 from hicmae.run_logging import wandb_mode
 from hicmae.settings import ModelConfig
 from shards.index import TABLE_NAME, Index
+
+# Settings that decide no number.
+_IDLE = ("out", "folds", "device", "workers", "hardware", "trainer", "wandb")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -352,12 +355,14 @@ def prepare_folder(
     resume: bool,
     overwrite: bool,
     reads: Sequence[Path] = (),
+    config: FinetuneConfig | None = None,
 ) -> None:
     """Make the run folder, or make sure that what is in it belongs to this run.
 
     Args:
         digests: ``Plan.digests``: what is there has one of them.
         reads: What the run is made from, which must not be deleted with what is there.
+        config: The run's settings, for saying what is another in those that are there.
 
     Raises: ValueError: a run is there and is neither to be finished nor deleted, is one of
         pretraining or several of a sweep, holds what is read, or was made with another
@@ -401,8 +406,7 @@ def prepare_folder(
         if found is not None and found.configuration_digest not in digests:
             raise ValueError(
                 f"{path.parent}: was trained with another configuration"
-                f" ({found.configuration_digest[:12]}, this is {digests[0][:12]}; see"
-                f" {out / CONFIG}); name another folder, or pass --overwrite"
+                f" ({_others(out, config)}); name another folder, or pass --overwrite"
             )
     for fold in folds:
         found, killed = read_fold(fold_folder(out, fold.name)), partial_folder(out, fold.name)
@@ -410,10 +414,24 @@ def prepare_folder(
         if found is None and saved and saved.isdisjoint(map(saved_name, digests)):
             raise ValueError(
                 f"{killed}: holds an epoch that was saved with another configuration than this"
-                f" (see {out / CONFIG}) and would be deleted; name another folder, or pass"
+                f" ({_others(out, config)}) and would be deleted; name another folder, or pass"
                 " --overwrite"
             )
     out.mkdir(parents=True, exist_ok=True)
+
+
+def _others(out: Path, config: FinetuneConfig | None) -> str:
+    """Which settings are others than those of the run that lies there, where these tell."""
+    path = out / CONFIG
+    then = dict(leaves(load_yaml(path))) if path.is_file() else {}
+    now = {} if config is None else dict(leaves(to_dict(config)))
+    changed = [
+        f"{name} was {then.get(name)}, now {value}"
+        for name, value in now.items()
+        if then and then.get(name) != value and name.partition(".")[0] not in _IDLE
+    ]
+    changed[4:] = ["…"] if changed[4:] else []
+    return "; ".join(changed) or f"see {path}: the benchmark, the shards or the checkpoint changed"
 
 
 def _joint_problems(config: FinetuneConfig, benchmark: Benchmark) -> list[str]:

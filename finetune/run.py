@@ -182,6 +182,7 @@ def finetune(
             resume=resume,
             overwrite=overwrite,
             reads=[index.folder, *weights],
+            config=plan.config,
         )
     console = output_console()
     finished: dict[Path, Run] = {}

@@ -13,7 +13,7 @@ import difflib
 import inspect
 import re
 import types
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -110,6 +110,15 @@ def load_model_config(name_or_path: str | Path) -> ModelConfig:
         name = f"configs/model/{name}.yaml"
     path = config_path(name)
     return from_dict(ModelConfig, load_yaml(path), str(path))
+
+
+def leaves(tree: Mapping[str, Any], at: str = "") -> Iterator[tuple[str, Any]]:
+    """Settings by their dotted names: ``optimizer.betas``, ``(0.9, 0.999)``."""
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from leaves(value, f"{at}{name}.")
+        else:
+            yield f"{at}{name}", value
 
 
 def to_dict(obj: Any) -> Any:

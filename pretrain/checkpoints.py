@@ -19,7 +19,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,7 +31,7 @@ from pytorch_lightning.plugins.io import CheckpointIO
 from torch import Tensor
 
 from hicmae.checkpoints.checkpoint import save_checkpoint
-from hicmae.config import from_dict, load_yaml, to_dict
+from hicmae.config import from_dict, leaves, load_yaml, to_dict
 from hicmae.files import (
     DigestingFile,
     file_sha256,
@@ -170,14 +170,14 @@ def compare_settings(config: PretrainConfig) -> list[str]:
             "are; bring it back to resume (checkpoints/last/config.json has the same settings "
             "under 'pretraining'), begin again with --overwrite, or give another --out"
         )
-    before = dict(_leaves(saved, ""))
+    before = dict(leaves(saved))
     for old, new in _RENAMED.items():  # a run that older code began
         if old in before:
             value = before.pop(old)
             before[new] = "cuda" if value == "gpu" else value
     before.setdefault("data.modalities", "audio-video")
     window = before.pop("data.shuffle_buffer", None)
-    now = dict(_leaves(to_dict(config), ""))
+    now = dict(leaves(to_dict(config)))
     changed = [
         name
         for name in dict.fromkeys((*before, *now))
@@ -491,11 +491,3 @@ def _trained(config: PretrainConfig) -> list[str]:
     with torch.device("meta"):
         network = HiCMAE(config.model, config.objective, config.data.modalities)
     return [name for name, parameter in network.named_parameters() if parameter.requires_grad]
-
-
-def _leaves(tree: Mapping[str, Any], at: str) -> Iterator[tuple[str, Any]]:
-    for name, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from _leaves(value, f"{at}{name}.")
-        else:
-            yield f"{at}{name}", value
