@@ -190,7 +190,8 @@ def compare_settings(config: PretrainConfig) -> list[str]:
             fixed = (*_FIXED, _LOSSES)
     wrong = [name for name in changed if name.startswith(fixed)]
     if wrong:
-        what = "; ".join(f"{name} was {before.get(name)}, now {now.get(name)}" for name in wrong)
+        told = [f"{name} was {before.get(name)}, now {now.get(name)}" for name in wrong]
+        what = "; ".join(told[:4] + ["…"] * bool(told[4:]))
         raise ValueError(
             f"{path}: the run to resume trains other parameters, or another network ({what}); "
             "resume with the same settings, or give another --out"

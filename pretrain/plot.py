@@ -108,12 +108,15 @@ def read_curves(path: Path) -> dict[str, np.ndarray]:
     rows = list(csv.DictReader(text[: text.rfind("\n") + 1].splitlines()))
     if not rows or "step" not in rows[0]:
         raise ValueError(f"{path}: no rows with a step; has the run reached log.log_every steps?")
-    try:
-        columns = {
-            name: np.array([float(row[name] or "nan") for row in rows]) for name in rows[0] if name
-        }
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{path}: not a table of numbers ({error})") from error
+    columns = {name: np.empty(len(rows)) for name in rows[0] if name}
+    for place, row in enumerate(rows):
+        for name, values in columns.items():
+            try:
+                values[place] = float(row[name] or "nan")
+            except ValueError:
+                raise ValueError(
+                    f"{path} line {place + 2}: {name} = {row[name]!r} (must be a number, or empty)"
+                ) from None
     return _derived(columns)
 
 

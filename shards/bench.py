@@ -122,7 +122,10 @@ def bench_loader(
             batches.close()  # ends its processes
         if cold:
             _forget(index)
-        views = ShardDataset(index, input=input, require_picture=False, require_sound=False)
+        rows = index.table if split == "all" else index.table[index.table["split"] == split]
+        views = ShardDataset(
+            index, input=input, rows=rows, require_picture=False, require_sound=False
+        )
         loader = DataLoader(views, batch_size=batch_size, shuffle=True, collate_fn=collate)
         lines.append(_line("random access", 0, _clips_of(loader), seconds, index))
         if files:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -79,6 +80,23 @@ def test_shards_of_sound_alone_and_mixed_ones_are_measured(
     assert figures["random_access_clips_per_second"] > 0
     images = [info.frame_offsets[-1] / info.num_frames for info, *_ in samples[:num_pictures]]
     assert figures["mean_frame_bytes"] == pytest.approx(sum(images) / max(1, num_pictures))
+
+
+@pytest.mark.usefixtures("no_media")
+def test_random_access_too_reads_the_split_that_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    samples = [make_sample(number, split=("train", "val")[number % 2]) for number in range(4)]
+    folder, read = write_shards(tmp_path, samples), []
+
+    class Noting(ShardDataset):
+        def __getitem__(self, number: int) -> Any:
+            read.append(found := super().__getitem__(number))
+            return found
+
+    monkeypatch.setattr("shards.reading.random_access.ShardDataset", Noting)
+    bench_loader(shards=folder, seconds=0.01, workers=(0,), batch_size=1, split="val")
+    assert {item["key"] for item in read} == {info.key for info, *_ in samples[1::2]}
 
 
 def test_raw_video_is_measured_in_the_same_run(clips_dir: Path, tmp_path: Path) -> None:
