@@ -206,7 +206,12 @@ def runs_table(group: Named) -> doc.Table:
                 cells.append(run.facts.mark(doc.range_of(*run.intervals.values[metric])))
                 cells.append(run.facts.mark(doc.fold_spread(run.scores, metric)))
         rows.append(cells)
-    return doc.Table(columns=heads, rows=rows, title=f"{benchmark.name} (pooled over folds)")
+    return doc.Table(
+        columns=heads,
+        rows=rows,
+        title=f"{benchmark.name} (pooled over folds)",
+        notes=[run.intervals.caution for _, run in group],
+    )
 
 
 def seed_parts(groups: Sequence[SeedGroup]) -> list[doc.Section]:

@@ -66,12 +66,16 @@ _COLOURS = 128  # of a written PNG; drawings have few
 class Table:
     """Text in rows; numbers are aligned right, the first column and words left.
 
-    Args: columns: Heads. title: Shown on the terminal.
+    Args:
+        columns: Heads.
+        title: Shown on the terminal, above the table.
+        notes: Shown on the terminal, below it; reports say them in their text.
     """
 
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
     title: str = ""
+    notes: Sequence[str] = ()
 
     def markdown(self) -> str:
         """The table in Markdown, without a line break at its end."""
@@ -85,10 +89,12 @@ class Table:
         """The table for a rich console; the selection rule is left to its title or a column."""
         # Columns of a terminal are narrow: a sign behind the number, its meaning below the table.
         chosen = any(CHOSEN_ON_TEST in cell for row in self.rows for cell in row)
+        below = [f"†{CHOSEN_ON_TEST}"] if chosen else []
+        below += filter(None, dict.fromkeys(self.notes))
         table = rich.table.Table(
             title=self.title or None,
             title_justify="left",
-            caption=f"†{CHOSEN_ON_TEST}" if chosen else None,
+            caption="\n".join(below) or None,
             caption_justify="left",
         )
         for column, right in zip(self.columns, self._right, strict=True):

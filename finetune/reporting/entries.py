@@ -133,7 +133,12 @@ def seeds_table(groups: Sequence[SeedGroup], *, title: str = "") -> doc.Table:
         cells.append(facts.mark(doc.range_of(*group.intervals.values[leading])))
         rows.append(cells)
     name = metric_name(leading)
-    return doc.Table(columns=[*heads, f"{name}, folds", f"{name}, 95 %"], rows=rows, title=title)
+    return doc.Table(
+        columns=[*heads, f"{name}, folds", f"{name}, 95 %"],
+        rows=rows,
+        title=title,
+        notes=[group.intervals.caution for group in groups],
+    )
 
 
 def write_seed_summary(folder: Path, runs: Sequence[Run]) -> SeedGroup:

@@ -32,6 +32,8 @@ from hicmae.metrics import distribution_agreement
 NUM_DRAWS = 2000
 LEVEL = 0.95
 SEED = 0
+# Of fewer clusters, percentiles miss the truth more often than they say.
+_FEW = 10
 # Weights of one block of draws, at most: 32 MiB.
 _BLOCK = 1 << 22
 # Share of the draws in which a metric may be undefined before its interval is.
@@ -71,15 +73,20 @@ class Intervals:
         why = f" ({self.people}, so people are not drawn)" if self.people else ""
         if self.num_clusters < 2:
             return f"Intervals: none, for there is one value of {self.by} to draw{why}."
-        few = (
-            f" With only {self.num_clusters} of them, the interval is rough."
-            if self.num_clusters < 10
-            else ""
-        )
+        few = self._rough("of them")
         return (
             f"Intervals: {LEVEL:.0%}, percentiles of {NUM_DRAWS} bootstrap draws of the"
-            f" {self.num_clusters} values of {self.by}{why}, seed {SEED}.{few}"
+            f" {self.num_clusters} values of {self.by}{why}, seed {SEED}.{few and f' {few}'}"
         )
+
+    @property
+    def caution(self) -> str:
+        """For tables that have no text beside them: a word where few are drawn, or nothing."""
+        return self._rough(f"values of {self.by}") if self.num_clusters > 1 else ""
+
+    def _rough(self, these: str) -> str:
+        few = self.num_clusters < _FEW
+        return f"With only {self.num_clusters} {these}, the interval is rough." if few else ""
 
 
 @dataclass(frozen=True, kw_only=True)

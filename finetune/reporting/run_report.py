@@ -197,6 +197,7 @@ def scores_table(run: Run) -> Table:
         columns=[f"selection: {run.facts.rule}", unit_name(run), *heads],
         rows=rows,
         title=f"{run.facts.benchmark}, selection: {run.facts.rule}",
+        notes=[run.intervals.caution],
     )
 
 

@@ -210,6 +210,20 @@ def test_the_html_says_what_the_markdown_says_and_needs_nothing_else(
     assert not re.search(r"<(script|link|iframe)|url\(|@import|src=\"(?!data:)", page)
 
 
+def test_whoever_reads_an_interval_of_few_speakers_reads_that_it_is_rough(
+    runs: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Below the tables of a terminal too, which have no text beside them."""
+    caution = read_run(runs["both"]).intervals.caution
+    assert "only 4 values of speaker" in caution
+    report(runs=[runs["both"]], out=tmp_path / "one.md")
+    assert caution in " ".join(capsys.readouterr().out.split())
+    report(runs=[runs["both"], runs["heard"]], out=tmp_path / "two.md")
+    assert " ".join(capsys.readouterr().out.split()).count(caution) == 1
+    many = dataclasses.replace(read_run(runs["both"]).intervals, num_clusters=10)
+    assert not many.caution
+
+
 def test_what_other_commands_left_in_a_run_folder_is_a_section(
     runs: dict[str, Path], tmp_path: Path
 ) -> None:
