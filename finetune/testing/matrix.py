@@ -154,15 +154,16 @@ def _cell(row: str, column: str, runs: Sequence[Run]) -> MatrixCell:
             f"{runs[0].folder} and {other.folder}: both are {row} on {column}, tested in different"
             " ways (views or shards); give one of them"
         )
-    known: dict[tuple[Path, str], Run] = {}
+    known: dict[tuple[str, str], Run] = {}
     for run in runs:
-        # Of an evaluation, the run whose networks it tested.
-        networks = Path(run.facts.evaluates or run.folder).resolve(), run.facts.network
-        if (other := known.setdefault(networks, run)) is not run:
-            raise ValueError(
-                f"{other.folder} and {run.folder}: both are {row} on {column} with the same"
-                " networks, each of which would count twice; give one of them"
-            )
+        # An evaluation keeps the digests of the training: folders are named from anywhere, and move
+        for fold in run.folds:
+            network = fold.configuration_digest, fold.name
+            if (other := known.setdefault(network, run)) is not run:
+                raise ValueError(
+                    f"{other.folder} and {run.folder}: both are {row} on {column} with the same"
+                    f" network (fold {fold.name}), which would count twice; give one of them"
+                )
     metric = runs[0].benchmark.ranking
     values: list[float] = []
     ensemble = []

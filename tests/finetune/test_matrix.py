@@ -104,18 +104,23 @@ def test_runs_that_were_tested_in_different_ways_share_no_cell(
     assert "\n" not in str(caught.value)
 
 
-def test_no_network_counts_twice_in_a_cell(trained: Path) -> None:
-    """Of a run that is given twice, or beside an evaluation that tested it again in its own way."""
+def test_no_network_counts_twice_in_a_cell(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a run that is given twice, that was copied, or beside an evaluation of all its networks or
+    of one, wherever that was started.
+    """
     run, other = read_run(trained / "run"), read_run(trained / "run")
-    again = dataclasses.replace(
-        other,
-        folder=trained / "again",
-        facts=dataclasses.replace(other.facts, evaluates=str(run.folder)),
-    )
-    for twice in (other, again):
-        with pytest.raises(ValueError, match="the same networks, each of which would count twice"):
+    monkeypatch.chdir(trained)
+    evaluate(source=Path("run"), out=tmp_path / "all", **CPU)
+    evaluate(source=Path("run/fold-1"), out=tmp_path / "one", **CPU)
+    monkeypatch.chdir(tmp_path)
+    copy = dataclasses.replace(other, folder=tmp_path / "copy")
+    for twice in (other, copy, read_run(tmp_path / "all"), read_run(tmp_path / "one")):
+        with pytest.raises(ValueError, match=r"the same network \(fold 1\), which would count"):
             make_cells([run, twice])
-    another = dataclasses.replace(other, folder=trained / "seed-1")
+    folds = [dataclasses.replace(fold, configuration_digest="of seed 1") for fold in other.folds]
+    another = dataclasses.replace(other, folder=tmp_path / "seed-1", folds=tuple(folds))
     (cell,) = make_cells([run, another])
     assert len(cell.values) == 2 * len(run.scores.folds)
 
