@@ -109,9 +109,10 @@ def loss_terms(
         except ValueError:
             value = math.nan
         if name not in known:
+            sums = f", or a sum such as {known[0]}+0.5*{known[-1]}" if len(known) > 1 else ""
             raise ValueError(
                 f"loss = {text} does not fit {task}: '{name}' is none of its losses (allowed:"
-                f" {', '.join(known)}{', or a sum such as mse+0.5*ccc' if len(known) > 1 else ''})"
+                f" {', '.join(known)}{sums})"
             )
         if name in terms:
             raise ValueError(f"loss = {text} names {name} twice")

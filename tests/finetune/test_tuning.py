@@ -183,6 +183,7 @@ def test_losses_are_read_as_sums(text: str, terms: dict[str, float]) -> None:
         ("-1*mse", "regression", "the factor of mse must be a positive number"),
         ("much*mse", "regression", "the factor of mse must be a positive number"),
         ("ccc", "classification", "does not fit classification"),
+        ("cel", "distribution", r"cross-entropy, kl, or a sum such as cross-entropy\+0\.5\*kl\)"),
     ],
 )
 def test_losses_that_are_none_are_refused(text: str, task: str, said: str) -> None:
