@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import cycle
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hicmae.figures import plain_words
 from hicmae.files import whole_file
@@ -136,6 +136,7 @@ def draw_curves(path: Path, curves: Mapping[str, Columns], *, smooth: int = 1) -
             f"{', '.join(curves)}: no column that is drawn (found {present or 'none'})"
         )
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
     rows = -(-len(panels) // _COLUMNS)
     width, height = _PANEL_INCHES
@@ -145,13 +146,19 @@ def draw_curves(path: Path, curves: Mapping[str, Columns], *, smooth: int = 1) -
         facecolor="w",
         layout="constrained",
     )
-    figure.suptitle(
-        "   ".join(f"{style} {name}" for name, style in zip(curves, cycle(_STYLES), strict=False))
-        if len(curves) > 1
-        else next(iter(curves)),
-        fontsize=11,
-        fontweight="bold",
-    )
+    if len(curves) > 1:
+        styles = {name: _style(number) for number, name in enumerate(curves)}
+        lines = [Line2D([], [], color="black", linestyle=style) for style in styles.values()]
+        figure.legend(
+            lines,
+            styles,
+            loc="outside upper center",
+            ncols=min(_COLUMNS, len(panels)),
+            handlelength=5,
+            frameon=False,
+        )
+    else:
+        figure.suptitle(next(iter(curves)), fontsize=11, fontweight="bold")
     for place, (panel, names) in enumerate(panels, start=1):
         axes = figure.add_subplot(rows, min(_COLUMNS, len(panels)), place)
         _draw_panel(axes, panel, names, curves, smooth)
@@ -167,7 +174,7 @@ def _draw_panel(
 
     shared = _shared_start(names)
     for colour, name in zip(cycle(_COLOURS), names, strict=False):
-        for style, columns in zip(cycle(_STYLES), curves.values(), strict=False):
+        for number, columns in enumerate(curves.values()):
             if name not in columns:
                 continue
             known = np.isfinite(columns[name])
@@ -178,7 +185,7 @@ def _draw_panel(
             axes.plot(
                 steps,
                 values,
-                style,
+                linestyle=_style(number),
                 color="0.6" if "chance" in name else colour,
                 linewidth=1.2,
                 marker="." if len(steps) < 3 else None,
@@ -193,6 +200,13 @@ def _draw_panel(
     axes.spines[["top", "right"]].set_visible(False)
     if len(names) > 1:
         axes.legend(fontsize=6, frameon=False, ncols=2 if len(names) > 6 else 1)
+
+
+def _style(number: int) -> Any:
+    """Of the run of this number, which no other has: a long dash and as many dots as it takes."""
+    if number < len(_STYLES):
+        return _STYLES[number]
+    return 0, (8, 2, *(1, 2) * (number - len(_STYLES) + 2))
 
 
 def _derived(columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -98,6 +98,22 @@ def test_a_column_that_the_first_run_lacks_is_named_too(
     assert names == ["loss", None, "video"]
 
 
+def test_no_two_of_many_runs_have_a_line_style(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[object] = []
+    plain = Axes.plot
+
+    def noting(axes: Axes, *given: object, **options: object) -> object:
+        drawn.append(options["linestyle"])
+        return plain(axes, *given, **options)
+
+    monkeypatch.setattr(Axes, "plot", noting)
+    steps = np.arange(9.0)
+    draw_curves(tmp_path / "a.png", {f"r{n}": {"step": steps, "loss": steps} for n in range(9)})
+    assert len(set(drawn)) == len(drawn) == 9
+
+
 @pytest.mark.parametrize(
     ("features", "shown"), [(["both", "video", "audio"], ["both"]), (["audio"], ["audio alone"])]
 )
