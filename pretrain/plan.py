@@ -249,7 +249,7 @@ def show(plan: Plan, console: Console, *, clips_per_second: float | None, may_ex
 def _plan_lines(plan: Plan, num_parameters: int, clips_per_second: float | None) -> Iterator[str]:
     counts, model, objective = plan.counts, plan.config.model, plan.config.objective
     yield (
-        f"data: {plan.found.num_clips} clips, {plan.found.hours:.1f} h of video; "
+        f"data: {plan.found.num_clips} clips, {plan.found.hours:.2f} hours; "
         f"{counts.global_batch} clips a step ({plan.config.data.batch_size} x "
         f"{plan.config.accumulate} accumulated x {plan.processes.world_size} processes), "
         f"{counts.steps_per_epoch} steps an epoch"

@@ -325,7 +325,7 @@ def _opening(plan: Plan, module: PretrainModule) -> str:
     count = sum(parameter.numel() for parameter in module.model.parameters())
     going = f"from step {done} " if done else ""
     return (
-        f"{found.num_clips} clips ({found.hours:.1f} h of video); network of {count / 1e6:.1f} M "
+        f"{found.num_clips} clips ({found.hours:.2f} hours); network of {count / 1e6:.1f} M "
         f"parameters; {plan.precision}\n"
         f"{plan.config.out}: pretraining {going}to step {counts.num_steps} of "
         f"{counts.global_batch} clips, {counts.steps_per_epoch} steps an epoch, warm-up "

@@ -84,12 +84,18 @@ def test_a_batch_without_any_picture_is_left_out_of_the_mean_of_its_loss(
 
 
 def test_sound_alone_is_a_masked_autoencoder_whose_checkpoint_is_fine_tuned(
-    mixture: Path, tmp_path: Path, tiny_model_config: ModelConfig
+    mixture: Path,
+    tmp_path: Path,
+    tiny_model_config: ModelConfig,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     data = DataConfig(
         shards=mixture, batch_size=3, shuffle_shards=0, modalities="audio", on_bad="skip"
     )
     run_pretraining(mixture, tmp_path / "run", tiny_model_config, data=data, steps=2, log=LOG)
+    hours, said = survey(data).hours, capsys.readouterr().out
+    assert f" clips ({hours:.2f} hours); network of" in said
+    assert "of video" not in said
     rows = rows_of(tmp_path / "run")
     assert [float(row["loss"]) for row in rows] == [float(row["audio"]) for row in rows]
     assert not {"video", "contrast", "feature_std_video_fused"} & rows[0].keys()
