@@ -1,4 +1,6 @@
-"""Words in pictures: names stand as they are, and letters that the font lacks are said once."""
+"""Words in pictures: names stand as they are, as far as there is room, and letters that the font
+lacks are said once.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _MISSING = re.compile(r"Glyph (\d+) .*missing from (?:current )?font")
+_LONGEST = 40  # letters of a name beside an axis
 _SAID: list[str] = []  # what this process has said already
 
 
@@ -20,17 +23,27 @@ _SAID: list[str] = []  # what this process has said already
 def plain_words(figure: Figure) -> Iterator[None]:
     """Draw a figure within it: a class, key or folder with two dollar signs is no formula.
 
-    What matplotlib warns of, letter by letter, is one line of all of them.
+    Long names beside axes lose their middle as long as that leaves them apart; titles and what an
+    axis is called go on in another line where the picture ends. What matplotlib warns of, letter by
+    letter, is one line of all of them.
     """
     from matplotlib.text import Text
-    from matplotlib.ticker import LogFormatter, ScalarFormatter
+    from matplotlib.ticker import FuncFormatter, LogFormatter, ScalarFormatter
 
     numbers = []  # of axes, which matplotlib may write as formulas
     for axes in figure.axes:
         for axis in (axes.xaxis, axes.yaxis):
             labels = [*axis.get_ticklabels(), *axis.get_ticklabels(minor=True), axis.offsetText]
-            if isinstance(axis.get_major_formatter(), (LogFormatter, ScalarFormatter)):
+            formatter = axis.get_major_formatter()
+            if isinstance(formatter, (LogFormatter, ScalarFormatter)):
                 numbers += labels
+            if isinstance(formatter, FuncFormatter):  # of places that have names
+                names = [label.get_text() for label in axis.get_ticklabels()]
+                axis.set_ticks(axis.get_ticklocs(), labels=_shortened(names))
+    titles = [text for axes in figure.axes for text in (axes.title, axes.xaxis.label)]
+    for text in (*figure.texts, *titles):
+        # Matplotlib measures what it wraps as a formula, even where it draws none.
+        text.set_wrap(text.get_text().count("$") < 2)
     of_numbers = set(map(id, numbers))
     for text in figure.findobj(Text):
         if isinstance(text, Text) and id(text) not in of_numbers:
@@ -56,3 +69,21 @@ def plain_words(figure: Figure) -> Iterator[None]:
             " tables and files have the names as they are",
             file=sys.stderr,
         )
+
+
+def _shortened(names: list[str]) -> list[str]:
+    """Names of a length that fits, or of the next that tells them apart."""
+    for half in range(_LONGEST // 2, max(map(len, names), default=0) // 2, 10):
+        short = [_without_middle(name, half) for name in names]
+        if len(set(short)) == len(set(names)):
+            return short
+    return names
+
+
+def _without_middle(name: str, half: int) -> str:
+    """Of each line of a name, so many letters of its begin and its end."""
+    lines = name.split("\n")
+    return "\n".join(
+        line if len(line) <= 2 * half else f"{line[:half].rstrip()} … {line[-half:].lstrip()}"
+        for line in lines
+    )

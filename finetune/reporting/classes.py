@@ -467,5 +467,5 @@ def _accuracy_panel(axes: Axes, found: Calibration) -> None:
     axes.set_ylim(0, 1)
     axes.set_ylabel("accuracy")
     axes.set_title(f"calibration error {found.expected_error:.3f}", fontsize=10, loc="right")
-    axes.legend(fontsize=9, loc="upper left", frameon=False)
+    axes.legend(fontsize=9, loc="best", frameon=False)
     doc.plain(axes)

@@ -34,3 +34,26 @@ def test_letters_that_the_font_lacks_are_said_once_in_one_line(
     told = capsys.readouterr().err
     assert "lacks letters (恐 れ)" in told
     assert told.count("\n") == 1
+
+
+def test_long_names_and_titles_stay_within_the_picture(tmp_path: Path) -> None:
+    """What tells names apart stays; without it there was no room left for what is drawn."""
+    names = [
+        f"Speaker {n} of the House of {'very ' * 12}long names (of that name {n})" for n in "ab"
+    ]
+    title = " ".join(["a run that is called at some length"] * 4)
+    figure, axes = make_axes(7.6, 2.0, title)
+    axes.barh([0, 1], [0.5, 1.0])
+    axes.set_yticks([0, 1], [*names])
+    axes.set_xlabel(title)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        save(figure, tmp_path / "a.png")
+    shown = [label.get_text() for label in axes.get_yticklabels()]
+    assert shown == [f"Speaker {n} of the Hou … mes (of that name {n})" for n in "ab"]
+    assert axes.bbox.width > 0.4 * figure.bbox.width
+    for text in (axes.title, axes.xaxis.label):
+        box = text.get_window_extent()
+        assert box.x0 >= 0
+        assert box.x1 <= figure.bbox.width
+    assert figures._shortened(["x" * 50 + n + "y" * 50 for n in "ab"])[0].count("a") == 1
