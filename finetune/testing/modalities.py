@@ -396,33 +396,32 @@ def importance_figure(importance: Importance, path: Path, *, title: str) -> None
     swaps = [importance.of("picture-swapped")[0], importance.of("sound-swapped")[0]]
     names = list(swaps[0].recall_losses[0]) if swaps[0].recall_losses else []
     title = f"What each modality is worth\n{title}"
-    figure, axes = doc.make_axes(2.6 + 0.95 * (1 + len(names)), 4.2, title)
-    labels = [f"all\n({metric})", *names]
+    figure, axes = doc.make_axes(7.6, 2.0 + 0.36 * (1 + len(names)), title)
+    labels = [f"all ({metric})", *names]
     places = np.arange(len(labels), dtype=float)
     if names:
         places[1:] += 0.4  # another quantity: recall of a class
-        axes.axvline(0.7, color=doc.GREY, linewidth=0.8, linestyle=":")
+        axes.axhline(0.7, color=doc.GREY, linewidth=0.8, linestyle=":")
     for index, (swap, colour, who) in enumerate(
         zip(swaps, (doc.BLUE, doc.ORANGE), ("picture", "sound"), strict=True)
     ):
         found = [doc.mean_and_sd(swap.losses), *(over(swap.recall_losses, name) for name in names)]
         means, sds = (np.array(values) for values in zip(*found, strict=True))
-        axes.bar(
+        axes.barh(
             places + (index - 0.5) * 0.38,
             np.nan_to_num(means),
-            width=0.35,
-            yerr=None if np.isnan(sds).all() else np.nan_to_num(sds),
-            capsize=3,
+            height=0.35,
+            xerr=None if np.isnan(sds).all() else np.nan_to_num(sds),
+            capsize=2,
             ecolor=doc.GREY,
             color=colour,
             label=f"another sample's {who}",
         )
-    axes.axhline(0, color="black", linewidth=0.8)
-    axes.set_xticks(places, labels, rotation=25 if len(names) > 4 else 0)
-    axes.set_ylabel(f"lost {metric}" + (", lost recall of the class" if names else ""))
-    low, high = axes.get_ylim()
-    axes.set_ylim(low, high + 0.16 * (high - low))  # room for the legend
-    axes.legend(fontsize=9, ncols=2, loc="upper right", frameon=False)
+    axes.axvline(0, color="black", linewidth=0.8)
+    axes.set_yticks(places, labels, fontsize=9)
+    axes.set_ylim(places[-1] + 0.6, -0.6)  # the first above
+    axes.set_xlabel(f"lost {metric}" + (", lost recall of the class" if names else ""))
+    figure.legend(*axes.get_legend_handles_labels(), fontsize=9, ncols=2, loc="outside lower right")
     doc.plain(axes)
     doc.save(figure, path)
 

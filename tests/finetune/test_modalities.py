@@ -9,11 +9,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from finetune.commands import modalities, report
 from finetune.predictions import Prediction, make_prediction, read_predictions
 from finetune.selection import rule_sentence
-from finetune.testing.modalities import make_importance, over, read_spoiled, write_modality_page
+from finetune.testing.modalities import (
+    importance_figure,
+    make_importance,
+    over,
+    read_spoiled,
+    write_modality_page,
+)
 from finetune.testing.perturbations import Condition, PerturbationConfig
 from hicmae.settings import ModelConfig
 from tests.support.finetune_fixtures import (
@@ -199,3 +206,19 @@ def test_reports_are_not_overwritten_unasked_nor_other_folders_at_all(
     (path / "predictions.jsonl").write_text("\n".join(lines[:-1]))
     with pytest.raises(ValueError, match="'missing frames, 50%' is not of all samples"):
         read_spoiled(path)
+
+
+@pytest.mark.usefixtures("drawn")
+def test_what_modalities_are_worth_to_many_classes_can_be_read_on_a_page(tmp_path: Path) -> None:
+    many = dataclasses.replace(BENCHMARK, classes=tuple(f"anger_disgust_{n}" for n in range(43)))
+    made = [
+        make_prediction(
+            many, key=name, fold="1", speaker="s", true=name, views=np.eye(43)[[number]]
+        )
+        for number, name in enumerate(many.classes)
+    ]
+    kinds = ("unspoiled", "sound-swapped", "picture-swapped")
+    importance = make_importance(many, {Condition(kind=kind): made for kind in kinds})
+    importance_figure(importance, tmp_path / "a.png", title="many")
+    with Image.open(tmp_path / "a.png") as picture:
+        assert picture.width < 1100 < picture.height
