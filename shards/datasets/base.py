@@ -9,12 +9,13 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 from shards.schema import Label
 from shards.traces import TraceConfig
 
 Media = Literal["auto", "clips", "frames"]
+Value = TypeVar("Value", str, dict[str, Label | None])
 
 _POINTER = b"version https://git-lfs.github.com/spec/"  # a file that Git LFS has not fetched
 
@@ -219,6 +220,8 @@ def check_files(root: Path, listing: Listing) -> Listing:
 
     Nothing is decoded. A bad sound file alone is named and dropped from its item. Of a recording
     that is below the root twice, as after unpacking it twice, the first is taken.
+
+    Raises: ValueError: what is said of two of one key is not the same.
     """
     state: dict[str, str | None] = {}
 
@@ -236,10 +239,17 @@ def check_files(root: Path, listing: Listing) -> Listing:
         if item.audio is not None and (cause := fault(item.audio)) is not None:
             listing.lack(f"sound: {cause}", item.audio)
             item = replace(item, audio=None)
-        if kept.setdefault(item.key, item) is not item:
+        if (first := kept.setdefault(item.key, item)) is not item:
+            each_once([(item.key, _said(first)), (item.key, _said(item))], root)
             listing.leave_out("there twice, the first is taken", item.path)
     listing.items = list(kept.values())
     return listing
+
+
+def _said(item: Item) -> dict[str, Label | None]:
+    """What the lists of a dataset say of an item, by column."""
+    place = {"speaker": item.speaker, "split": item.split, "start": item.start, "end": item.end}
+    return item.labels | place
 
 
 def _fault(path: Path) -> str | None:
@@ -259,17 +269,22 @@ def _fault(path: Path) -> str | None:
     return None
 
 
-def each_once(pairs: Iterable[tuple[str, str]], where: Path) -> dict[str, str]:
-    """Names to values of a list of labels.
+def each_once(pairs: Iterable[tuple[str, Value]], where: Path) -> dict[str, Value]:
+    """Names to values, or to columns of them, of a list of labels.
 
     Raises: ValueError: a name that stands there twice, with other values; the first one.
     """
-    found: dict[str, str] = {}
+    found: dict[str, Value] = {}
     for name, value in pairs:
         if found.setdefault(name, value) != value:
+            both: list[Mapping[str, object]] = [
+                {"": each} if isinstance(each, str) else each for each in (found[name], value)
+            ]
+            column = next(c for c in [*both[0], *both[1]] if both[0].get(c) != both[1].get(c))
+            first, second = (f"{column} {each.get(column)}".strip()[:60] for each in both)
             raise ValueError(
-                f"{where}: {name} stands there twice, as {found[name]} and as {value}; take out"
-                " the wrong one"
+                f"{where}: {name} stands there twice, as {first} and as {second}; take out the"
+                " wrong one"
             )
     return found
 

@@ -27,6 +27,7 @@ from shards.datasets.base import (
     Item,
     Listing,
     ReadOptions,
+    each_once,
     folds_expected,
     not_this,
 )
@@ -47,6 +48,7 @@ _EXCLUDED = frozenset(
         "1076_MTI_SAD_XX",
     )
 )
+_TOLD = ("sex", "race", "ethnicity")
 _SENSES = {"1": "votes_audio_", "2": "votes_video_", "3": "votes_"}
 _FIRST_ACTOR, _LAST_ACTOR, _ACTORS_A_FOLD = 1001, 1091, 18
 _LAYOUT = "VideoFlash/1001_DFA_ANG_XX.flv and AudioWAV/1001_DFA_ANG_XX.wav, and so on"
@@ -111,16 +113,13 @@ def _demographics(tree: Tree, listing: Listing) -> dict[str, dict[str, Label | N
     if path is None:
         listing.notes.append("no VideoDemographics.csv: no age, sex, race and ethnicity")
         return {}
-    people: dict[str, dict[str, Label | None]] = {}
+    people: list[tuple[str, dict[str, Label | None]]] = []
     for row in read_sheet(tree.root / path):
         age = number(row.get("Age", ""))
-        people[row.get("ActorID", "")] = {
-            "age": None if age is None else int(age),
-            "sex": row.get("Sex", "").lower() or None,
-            "race": row.get("Race", "").lower() or None,
-            "ethnicity": row.get("Ethnicity", "").lower() or None,
-        }
-    return people
+        told: dict[str, Label | None] = {"age": None if age is None else int(age)}
+        told |= {name: row.get(name.title(), "").lower() or None for name in _TOLD}
+        people.append((row.get("ActorID", ""), told))
+    return each_once(people, tree.root / path)
 
 
 def _votes(tree: Tree, listing: Listing) -> dict[str, dict[str, Label | None]]:

@@ -118,14 +118,15 @@ def _votes(
         emotion: column(rows, (f"{code}{emotion}", emotion), tree.root / path)
         for code, emotion in enumerate(CLASSES, start=1)
     }
-    votes: dict[str, dict[str, Label | None]] = {}
+    found: list[tuple[str, dict[str, Label | None]]] = []
     agreeing = 0
     for row in rows:
         clip = row[name].removesuffix(".mp4").zfill(5)
         counts = {emotion: number(row.get(head, "")) or 0.0 for emotion, head in heads.items()}
         if clip in labels:
             agreeing += counts[labels[clip]] == max(counts.values())
-            votes[clip] = {f"votes_{emotion}": count for emotion, count in counts.items()}
+            found.append((clip, {f"votes_{emotion}": count for emotion, count in counts.items()}))
+    votes = each_once(found, tree.root / path)
     if votes and agreeing / len(votes) < _LEAST_AGREEMENT:
         listing.notes.append(
             f"{path}: its votes have the label in front for {agreeing} of {len(votes)} clips only, "

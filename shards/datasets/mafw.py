@@ -151,12 +151,14 @@ def _votes(tree: Tree, listing: Listing) -> dict[str, dict[str, Label | None]]:
     rows = read_sheet(tree.root / path)
     clip = column(rows, ("clip",), tree.root / path)
     heads = {name: column(rows, (name,), tree.root / path) for name in CLASSES}
-    return {
-        row[clip].removesuffix(".mp4"): {
-            f"votes_{name}": number(row.get(head, "")) for name, head in heads.items()
-        }
+    found: list[tuple[str, dict[str, Label | None]]] = [
+        (
+            row[clip].removesuffix(".mp4"),
+            {f"votes_{name}": number(row.get(head, "")) for name, head in heads.items()},
+        )
         for row in rows
-    }
+    ]
+    return each_once(found, tree.root / path)
 
 
 def _genders(tree: Tree) -> dict[str, dict[str, Label | None]]:

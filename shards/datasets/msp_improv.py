@@ -28,6 +28,7 @@ from shards.datasets.base import (
     Listing,
     ReadOptions,
     classes_expected,
+    each_once,
     folds_expected,
     not_this,
 )
@@ -59,8 +60,8 @@ def read(root: Path, options: ReadOptions) -> Listing:
             "release's evaluation file with --labels"
         )
     listing = Listing(expected=_EXPECTED)
-    for name, (label, labels) in sorted(rated.items()):
-        key = f"MSP-IMPROV-{name}"
+    for name, labels in sorted(rated.items()):
+        key, label = f"MSP-IMPROV-{name}", str(labels.pop("label"))
         if label not in _LABELS:
             listing.leave_out(_UNUSED.get(label, f"unknown label {label}"), key)
             continue
@@ -95,9 +96,9 @@ def read(root: Path, options: ReadOptions) -> Listing:
     return listing
 
 
-def _evaluations(source: Path) -> dict[str, tuple[str, dict[str, Label | None]]]:
-    """Name to its label's letter, and its dimensions and votes."""
-    found: dict[str, tuple[str, dict[str, Label | None]]] = {}
+def _evaluations(source: Path) -> dict[str, dict[str, Label | None]]:
+    """Name to its label's letter (``label``), and its dimensions and votes."""
+    found: list[tuple[str, dict[str, Label | None]]] = []
     votes: Counter[str] = Counter()
     labels: dict[str, Label | None] = {}
 
@@ -110,14 +111,14 @@ def _evaluations(source: Path) -> dict[str, tuple[str, dict[str, Label | None]]]
         head = _HEAD.fullmatch(line)
         if head:
             close()
-            votes, labels = Counter(), {}
-            found[head.group(1)] = (head.group(7), labels)
+            votes, labels = Counter(), {"label": head.group(7)}
+            found.append((head.group(1), labels))
             for letter, value in _VALUE.findall(head.group(8)):
                 labels[_DIMENSIONS[letter.upper()]] = number(value)
         elif line and ";" in line:
             votes[_RATED.get(line.split(";")[1].strip().lower(), "other")] += 1
     close()
-    return found
+    return each_once(found, source)
 
 
 _EXPECTED = (

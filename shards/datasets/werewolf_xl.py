@@ -18,7 +18,15 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from shards.datasets.base import Dataset, Expected, Item, Listing, ReadOptions, not_this
+from shards.datasets.base import (
+    Dataset,
+    Expected,
+    Item,
+    Listing,
+    ReadOptions,
+    each_once,
+    not_this,
+)
 from shards.datasets.tree import Row, Tree, column, number, read_sheet
 from shards.schema import Label
 
@@ -81,7 +89,7 @@ def read(root: Path, options: ReadOptions) -> Listing:
 def _labels(tree: Tree, options: ReadOptions) -> dict[str, dict[str, Label | None]] | None:
     """Turn to its values, from the given table or from all of the tree's that have them."""
     if options.labels is not None:
-        return _table(read_sheet(options.labels), options.labels)
+        return each_once(_table(read_sheet(options.labels), options.labels), options.labels)
     found: dict[str, dict[str, Label | None]] | None = None
     whose: dict[str, str] = {}  # turn to the table that has it
     for file in tree.files:
@@ -89,9 +97,10 @@ def _labels(tree: Tree, options: ReadOptions) -> dict[str, dict[str, Label | Non
             continue  # OpenFace's table of one turn, of which there are as many as turns
         if file.lower().endswith((".csv", ".tsv", ".xlsx")):
             try:
-                rows = _table(read_sheet(tree.root / file), tree.root / file)
+                turns = _table(read_sheet(tree.root / file), tree.root / file)
             except ValueError:  # another table
                 continue
+            rows = each_once(turns, tree.root / file)
             found = {} if found is None else found
             others = [name for name in found.keys() & rows.keys() if found[name] != rows[name]]
             if others:
@@ -105,15 +114,16 @@ def _labels(tree: Tree, options: ReadOptions) -> dict[str, dict[str, Label | Non
     return found
 
 
-def _table(rows: list[Row], path: Path) -> dict[str, dict[str, Label | None]]:
-    """Turn to its values. Raises: ValueError: a column is not there."""
+def _table(rows: list[Row], path: Path) -> list[tuple[str, dict[str, Label | None]]]:
+    """Turns and their values. Raises: ValueError: a column is not there."""
     name = column(rows, _NAMES, path)
     heads = {target: column(rows, names, path) for target, names in _VALUES.items()}
-    values: dict[str, dict[str, Label | None]] = {}
+    values: list[tuple[str, dict[str, Label | None]]] = []
     for row in rows:
         clip = Path(row[name]).stem.removesuffix("_aligned")
         if _NAME.fullmatch(clip):
-            values[clip] = {target: number(row.get(head, "")) for target, head in heads.items()}
+            told = {target: number(row.get(head, "")) for target, head in heads.items()}
+            values.append((clip, dict(told)))
     return values
 
 
