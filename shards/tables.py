@@ -143,6 +143,18 @@ def read_cells(path: Path, *, needed: str = "") -> Cells:
     return Cells([(number + skipped, cells) for number, cells in lines], delimiter)
 
 
+def check_widths(
+    path: Path, head: Sequence[str], lines: Sequence[tuple[int, Sequence[str]]]
+) -> None:
+    """Refuse cells without a column, of which nobody knows which cells they have pushed aside."""
+    for number, line in lines:
+        if any(line[len(head) :]):
+            raise ValueError(
+                f"{path} line {number}: {len(line)} cells under {len(head)} columns; quote cells "
+                "that hold a separator"
+            )
+
+
 def _check_columns(
     path: Path, names: Sequence[str], needed: str, taken: Collection[str], where: str = ""
 ) -> None:
@@ -286,12 +298,7 @@ def _named_columns(
 
     Raises: ValueError: cells without a column, or a column with content and no name.
     """
-    for number, line in lines:
-        if any(line[len(head) :]):
-            raise ValueError(
-                f"{path} line {number}: {len(line)} cells under {len(head)} columns; quote cells "
-                "that hold a separator"
-            )
+    check_widths(path, head, lines)
     kept: list[int] = []
     for place, name in enumerate(head):
         if _PANDAS_INDEX.fullmatch(name):

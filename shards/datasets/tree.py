@@ -15,7 +15,7 @@ from hicmae.config import did_you_mean
 from hicmae.media.images import IMAGE_SUFFIXES
 from shards.datasets.base import Media
 from shards.manifest import VIDEO_SUFFIXES
-from shards.tables import read_cells
+from shards.tables import check_widths, read_cells
 
 # In the order of preference where a recording comes in several.
 SOUND_SUFFIXES = (".wav", ".flac", ".m4a", ".aac", ".mp3", ".ogg", ".opus", ".wma")
@@ -150,9 +150,11 @@ def read_sheet(path: Path, *, keep: Sequence[str] = ()) -> list[Row]:
     Raises:
         ValueError: It cannot be read; one line with the remedy.
     """
-    lines = [cells for _, cells in read_cells(path).lines]
-    if not lines:
+    numbered = read_cells(path).lines
+    if not numbered:
         raise ValueError(f"{path}: holds no table")
+    lines = [cells for _, cells in numbered]
+    check_widths(path, lines[0], numbered[1:])
     kept = [(place, name) for place, name in enumerate(lines[0]) if not keep or name in keep]
     return [
         {name: line[place] if place < len(line) else "" for place, name in kept}

@@ -46,9 +46,9 @@ def read(root: Path, options: ReadOptions) -> Listing:
     """List a copy of Werewolf-XL."""
     tree = Tree(root)
     there = {name for name in (*tree.videos, *tree.frames) if _NAME.fullmatch(name)}
-    rows = _labels(tree, options)
     if not there:
         raise not_this(root, "Werewolf-XL", _LAYOUT)
+    rows = _labels(tree, options)
     if rows is None:
         raise ValueError(
             f"{root}: no table of labels among its files (a CSV with columns name, arousal, "
@@ -92,12 +92,18 @@ def _labels(tree: Tree, options: ReadOptions) -> dict[str, dict[str, Label | Non
         return each_once(_table(read_sheet(options.labels), options.labels), options.labels)
     found: dict[str, dict[str, Label | None]] | None = None
     whose: dict[str, str] = {}  # turn to the table that has it
+    unread: list[str] = []
     for file in tree.files:
         if _NAME.fullmatch(Path(file).stem):
             continue  # OpenFace's table of one turn, of which there are as many as turns
         if file.lower().endswith((".csv", ".tsv", ".xlsx")):
             try:
-                turns = _table(read_sheet(tree.root / file), tree.root / file)
+                table = read_sheet(tree.root / file)
+            except ValueError as error:
+                unread.append(str(error))
+                continue
+            try:
+                turns = _table(table, tree.root / file)
             except ValueError:  # another table
                 continue
             rows = each_once(turns, tree.root / file)
@@ -111,6 +117,8 @@ def _labels(tree: Tree, options: ReadOptions) -> dict[str, dict[str, Label | Non
                 )
             found |= rows
             whose |= dict.fromkeys(rows, file)
+    if found is None and unread:
+        raise ValueError(f"no table of labels can be read: {unread[0]}")
     return found
 
 

@@ -336,6 +336,19 @@ def test_labels_with_decimal_commas_are_the_numbers_they_say(tmp_path: Path) -> 
     assert [item.labels["valence"] for item in listing.items] == [-1.25, 2.0]
 
 
+@pytest.mark.parametrize("given", [False, True])
+def test_labels_with_decimal_commas_between_commas_are_refused(tmp_path: Path, given: bool) -> None:
+    """0,5 was an arousal of 0 and a valence of 5."""
+    medium(tmp_path / "01_01_100.mp4")
+    lines = "name,arousal,valence,dominance\n01_01_100,0,5,0,3,0,2\n"
+    table = text(tmp_path / "labels.csv", lines)
+    with pytest.raises(ValueError, match=r"labels.csv line 2: 7 cells under 4 columns; quote"):
+        read("werewolf-xl", tmp_path, **({"labels": table} if given else {}))
+    text(tmp_path / "train-label.csv", "name,discrete,valence\na,sad,-1,25\n")
+    with pytest.raises(ValueError, match=r"train-label.csv line 2: 4 cells under 3 columns"):
+        read("mer2023", tmp_path)
+
+
 def test_werewolf_xl_puts_six_sessions_into_a_fold(listings: Listings) -> None:
     items = by_key(listings["werewolf-xl"][1])
     assert len(items) == 60
