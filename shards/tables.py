@@ -342,6 +342,14 @@ def _typed(
     return [kind(cell) if cell and cell.lower() not in _NO_NUMBER else None for _, cell in cells]
 
 
+class Object(dict[str, Any]):
+    """An object of JSON, which may have a name twice and then holds the last value."""
+
+    def __init__(self, pairs: list[tuple[str, Any]]) -> None:
+        super().__init__(pairs)
+        self.names = [name for name, _ in pairs]
+
+
 def _json_rows(path: Path, needed: str, taken: Collection[str]) -> list[tuple[int, dict[str, Any]]]:
     """JSON lines, or one list of objects as pandas writes it; nulls are left out."""
     text = _text(path)
@@ -350,7 +358,7 @@ def _json_rows(path: Path, needed: str, taken: Collection[str]) -> list[tuple[in
         if not line.strip():
             continue
         try:
-            rows.append((number, json.loads(line)))
+            rows.append((number, json.loads(line, object_pairs_hook=Object)))
         except (ValueError, RecursionError) as error:
             whole = _json_list(text)
             if whole is None:
@@ -363,16 +371,16 @@ def _json_rows(path: Path, needed: str, taken: Collection[str]) -> list[tuple[in
     if len(rows) == 1 and isinstance(rows[0][1], list):
         rows = _json_list(text) or rows
     for number, row in rows:
-        if not isinstance(row, dict):
+        if not isinstance(row, Object):
             raise ValueError(f"{path} line {number}: {type(row).__name__}, not an object")
-        _check_columns(path, list(row), needed, taken, f" line {number}")
+        _check_columns(path, row.names, needed, taken, f" line {number}")
     return _of_one_kind(rows)
 
 
 def _json_list(text: str) -> list[tuple[int, Any]] | None:
     """The objects of a list, numbered; None if it is something else."""
     try:
-        whole = json.loads(text)
+        whole = json.loads(text, object_pairs_hook=Object)
     except (ValueError, RecursionError):
         return None
     if not isinstance(whole, list) or not all(isinstance(row, dict) for row in whole):

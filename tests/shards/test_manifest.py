@@ -136,6 +136,12 @@ def test_a_video_can_be_named_itself(tmp_path: Path) -> None:
         ('{"path": "a", "valence": NaN}\n', "line 1: valence is nan"),
         ('{"path": 1.5}\n', "line 1: path is 1.5 (must be text)"),
         ('{"path": "a", "end": true}\n', "line 1: end is True"),
+        ('{"path": "a", "emotion": {"joy": 1}}\n', "line 1: emotion is Object"),
+        ('{"path": "a", "x": 1, "x": 2}\n', "line 1: column 'x' is there twice"),
+        (
+            '[\n{"path": "a"},\n{"path": "b", "x": 1, "x": 1}\n]',
+            "line 2: column 'x' is there twice",
+        ),
         ('{"path": "a\\u0000"}\n', "line 1: path is 'a\\x00' (must be text without half"),
         ('{"path": "a", "x": "\\ud800"}\n', "line 1: x is '\\ud800' (must be text"),
         ('{"path": "a", "\\ud800": 1}\n', "line 1: the name of a column is '\\ud800'"),
