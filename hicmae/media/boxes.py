@@ -256,9 +256,16 @@ def _check(path: Path, stamps: np.ndarray, boxes: np.ndarray, is_frame: bool) ->
         (np.isinf(boxes).any(axis=1), "has a box that is not finite"),
     ):
         if bad.any():
-            raise MediaError("bad-boxes", path, f"line {int(np.argmax(bad)) + 2} {what}")
+            raise MediaError("bad-boxes", path, f"line {_line(path, int(np.argmax(bad)))} {what}")
     if np.isfinite(boxes).any() and np.nanmax(np.abs(boxes)) <= 1:
         raise MediaError("bad-boxes", path, "its boxes are shares of the picture; give pixels")
+
+
+def _line(path: Path, row: int) -> int:
+    """The number in the file of a row below its head; empty lines are none."""
+    with path.open(encoding="utf-8-sig") as file:
+        filled = [number for number, line in enumerate(file, start=1) if line.strip()]
+    return filled[row + 1]
 
 
 def _first_of(choices: tuple[tuple[str, ...], ...], names: list[str]) -> tuple[str, ...] | None:
@@ -273,6 +280,6 @@ def _numbers(table: pandas.DataFrame, columns: tuple[str, ...], path: Path) -> n
     if strange.to_numpy().any():
         row, column = np.argwhere(strange.to_numpy())[0]
         found = table[columns[column]].iloc[row]
-        problem = f"line {row + 2}: {columns[column]} is {found!r} (must be a number)"
+        problem = f"line {_line(path, row)}: {columns[column]} is {found!r} (must be a number)"
         raise MediaError("bad-boxes", path, problem)
     return values.to_numpy(dtype=np.float64, copy=True)

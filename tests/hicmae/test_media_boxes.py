@@ -178,6 +178,8 @@ def test_openface_output_is_understood_as_it_is(tmp_path: Path) -> None:
         ("frame,x0,y0,x1,y1\n0,9,9,20,20\n1,20,20,10,40\n", "line 3 has a box whose right"),
         ("frame,x0,y0,x1,y1\n-1,9,9,20,20\n", "line 2 has no time of 0 or more"),
         ("frame,x0,y0,x1,y1\n0,9,nine,20,20\n", "line 2: y0 is 'nine'"),
+        ("frame,x0,y0,x1,y1\n\n0,9,9,20,20\n\n1,9,nine,20,20\n", "line 5: y0 is 'nine'"),
+        ("frame,x0,y0,x1,y1\r\n\r\n \r\n0,9,9,9,20\r\n", "line 4 has a box whose right"),
         ("frame,x0,y0,x1,y1\n0,0.1,0.1,0.5,0.5\n", "shares of the picture; give pixels"),
         ("frame,x0,y0,x1,y1\n30,9,9,20,20\n", r"has frame 30, but clip.mp4 has 30 frames \(0..29"),
         ("frame,x,y,w,h\n0,1,2,30,40,7\n", r"clip.csv: has 6 cells under 5 columns; name"),
