@@ -366,7 +366,9 @@ def _convert(hint: Any, value: Any, at: str, problems: list[str]) -> Any:
             return None
     elif isinstance(hint, type) and type(value) is hint:  # bool is no int here
         return value
-    problems.append(f"{at} = {value!r} (must be {type_name(hint)})")
+    quotes = hint is str and value is not None and not isinstance(value, list | Mapping)
+    remedy = "; write it in quotes" if quotes else ""  # YAML's yes, no, on, off, 1, 2024-01-31
+    problems.append(f"{at} = {value!r} (must be {type_name(hint)}{remedy})")
     return _MISFIT
 
 

@@ -233,6 +233,18 @@ def test_every_problem_is_said_at_once_with_its_place() -> None:
         assert expected in message
 
 
+def test_words_that_yaml_takes_for_something_else_are_to_be_quoted(tmp_path: Path) -> None:
+    """yes is true in YAML, and nobody who wrote words sees what is wrong with them."""
+    path = tmp_path / "a.yaml"
+    path.write_text("folder: .\nwords: [yes, 1, none]\n")
+    with pytest.raises(ValueError, match="must be text") as caught:
+        from_dict(Outer, load_yaml(path), "a.yaml")
+    assert str(caught.value) == (
+        "a.yaml: words[0] = True (must be text; write it in quotes); "
+        "words[1] = 1 (must be text; write it in quotes)"
+    )
+
+
 def test_a_key_unlike_any_other_is_answered_with_all_of_them() -> None:
     with pytest.raises(ValueError, match=r"unknown key 'inner\.zzzz'; known keys: inner\.rate"):
         from_dict(Outer, {"folder": ".", "inner": {"zzzz": 1}}, "test")
