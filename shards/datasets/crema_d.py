@@ -48,7 +48,7 @@ _EXCLUDED = frozenset(
         "1076_MTI_SAD_XX",
     )
 )
-_TOLD = ("sex", "race", "ethnicity")
+_PEOPLE = ("ActorID", "Age", "Sex", "Race", "Ethnicity")
 _SENSES = {"1": "votes_audio_", "2": "votes_video_", "3": "votes_"}
 _FIRST_ACTOR, _LAST_ACTOR, _ACTORS_A_FOLD = 1001, 1091, 18
 _LAYOUT = "VideoFlash/1001_DFA_ANG_XX.flv and AudioWAV/1001_DFA_ANG_XX.wav, and so on"
@@ -113,12 +113,13 @@ def _demographics(tree: Tree, listing: Listing) -> dict[str, dict[str, Label | N
     if path is None:
         listing.notes.append("no VideoDemographics.csv: no age, sex, race and ethnicity")
         return {}
+    rows = read_sheet(tree.root / path)
+    actor, *heads = (column(rows, (name,), tree.root / path) for name in _PEOPLE)
     people: list[tuple[str, dict[str, Label | None]]] = []
-    for row in read_sheet(tree.root / path):
-        age = number(row.get("Age", ""))
-        told: dict[str, Label | None] = {"age": None if age is None else int(age)}
-        told |= {name: row.get(name.title(), "").lower() or None for name in _TOLD}
-        people.append((row.get("ActorID", ""), told))
+    for row in rows:
+        told: dict[str, Label | None] = {name.lower(): row[name].lower() or None for name in heads}
+        age = number(str(told["age"]))
+        people.append((row[actor], told | {"age": None if age is None else int(age)}))
     return each_once(people, tree.root / path)
 
 

@@ -114,6 +114,14 @@ def test_crema_d_counts_votes_of_the_tabulated_file_alike(tmp_path: Path) -> Non
     assert labels["votes_video_anger"] == 0
 
 
+def test_crema_d_whose_people_are_called_otherwise_is_refused(tmp_path: Path) -> None:
+    crema_d(tmp_path)
+    table = tmp_path / "VideoDemographics.csv"
+    text(table, table.read_text().replace("ActorID", "Actor ID"))
+    with pytest.raises(ValueError, match=r"no column ActorID .*did you mean 'Actor ID'"):
+        read("crema-d", tmp_path)
+
+
 def test_crema_d_leaves_out_what_the_published_lists_do_and_names_what_lacks(
     tmp_path: Path,
 ) -> None:
