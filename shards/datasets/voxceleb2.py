@@ -35,10 +35,10 @@ def read(root: Path, options: ReadOptions) -> Listing:
     """List a copy of VoxCeleb2."""
     tree = Tree(root)
     pictures, sounds = _utterances(tree.videos), _utterances(tree.sounds)
-    sexes = _sexes(root)
+    sexes = _sexes(tree)
     if not pictures:
         raise not_this(root, "VoxCeleb2", _LAYOUT)
-    listing = Listing()
+    listing = Listing(notes=[] if sexes else ["no vox2_meta.csv: no sex"])
     apart: dict[tuple[str, str], list[tuple[str, str]]] = {}
     for side, person, folder in sorted(sounds.keys() - pictures.keys()):
         apart.setdefault((side, person), []).extend(sounds[side, person, folder])
@@ -86,13 +86,13 @@ def _utterances(files: dict[str, list[str]]) -> dict[tuple[str, str, str], list[
     return found
 
 
-def _sexes(root: Path) -> dict[str, str]:
-    """Person to ``female`` or ``male``, from the table beside the trees if it is there."""
-    path = root / "vox2_meta.csv"
-    if not path.is_file():
+def _sexes(tree: Tree) -> dict[str, str]:
+    """Person to ``female`` or ``male``, from the table if it is there."""
+    path = tree.ending("vox2_meta.csv")
+    if path is None:
         return {}
     sexes: dict[str, str] = {}
-    for row in read_sheet(path):
+    for row in read_sheet(tree.root / path):
         person = next((cell for cell in row.values() if _PERSON.fullmatch(cell)), None)
         sex = {"f": "female", "m": "male"}.get(row.get("Gender", "").lower())
         if person is not None and sex is not None:

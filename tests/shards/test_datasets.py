@@ -409,6 +409,17 @@ def test_voxceleb2_pairs_pictures_and_sound(listings: Listings) -> None:
     }
 
 
+def test_voxceleb2_finds_its_table_of_people_in_a_folder(tmp_path: Path) -> None:
+    TREES["voxceleb2"](tmp_path)
+    (tmp_path / "meta").mkdir()
+    (tmp_path / "vox2_meta.csv").rename(tmp_path / "meta/vox2_meta.csv")
+    listing = read("voxceleb2", tmp_path)
+    assert {item.labels["sex"] for item in listing.items} == {"male", "female", None}
+    assert not listing.notes
+    (tmp_path / "meta/vox2_meta.csv").unlink()
+    assert read("voxceleb2", tmp_path).notes == ["no vox2_meta.csv: no sex"]
+
+
 def test_a_table_of_one_s_own_is_dealt_to_folds_by_speaker(tmp_path: Path) -> None:
     rows = [
         (f"{speaker}/{take}.mp4", speaker, "joy")
