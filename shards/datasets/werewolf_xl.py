@@ -16,7 +16,7 @@ Zhang et al., 2021, https://doi.org/10.1109/TAFFC.2021.3101563.
 from __future__ import annotations
 
 import re
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from shards.datasets.base import (
     Dataset,
@@ -128,7 +128,7 @@ def _table(rows: list[Row], path: Path) -> list[tuple[str, dict[str, Label | Non
     heads = {target: column(rows, names, path) for target, names in _VALUES.items()}
     values: list[tuple[str, dict[str, Label | None]]] = []
     for row in rows:
-        clip = Path(row[name]).stem.removesuffix("_aligned")
+        clip = PurePosixPath(row[name].replace("\\", "/")).stem.removesuffix("_aligned")
         if _NAME.fullmatch(clip):
             told = {target: number(row.get(head, "")) for target, head in heads.items()}
             values.append((clip, dict(told)))

@@ -369,6 +369,13 @@ def test_werewolf_xl_puts_six_sessions_into_a_fold(listings: Listings) -> None:
     assert item.labels["dominance"] == 1.0
 
 
+def test_werewolf_xl_reads_names_as_windows_writes_them(tmp_path: Path) -> None:
+    werewolf = "VideoName,arousal,valence,dominance\nD:\\ww\\01_01_100.mp4,0.5,0.5,0.5\n"
+    medium(tmp_path / "01_01_100.mp4")
+    text(tmp_path / "labels.csv", werewolf)
+    assert list(by_key(read("werewolf-xl", tmp_path))) == ["01_01_100"]
+
+
 def test_two_tables_of_werewolf_xl_that_contradict_each_other_are_refused(tmp_path: Path) -> None:
     """Of two versions of the labels the one that came last by its name was taken in silence."""
     medium(tmp_path / "01_01_100.mp4")
