@@ -18,7 +18,7 @@ import re
 from pathlib import Path
 
 from shards.datasets.base import Dataset, Expected, Item, Listing, ReadOptions, not_this
-from shards.datasets.tree import Tree, column, number, read_sheet
+from shards.datasets.tree import Tree, column, number, read_sheet, told_column
 from shards.schema import Label
 
 CLASSES = ("anger", "disgust", "fear", "happiness", "sadness", "neutral")
@@ -47,8 +47,10 @@ def read(root: Path, options: ReadOptions) -> Listing:
             continue
         rows = read_sheet(tree.root / table)
         head = column(rows, ("filename",), tree.root / table)
+        folds = part == "train" and told_column(rows, "fold", tree.root / table, listing.notes)
+        genders = told_column(rows, "gender", tree.root / table, listing.notes)
         for row in rows:
-            name = row[head].rpartition("/")[2]
+            name = row[head].replace("\\", "/").rpartition("/")[2]
             name = name.rpartition(".")[0] or name
             named.add(name)
             labels = labels_of(name)
@@ -59,7 +61,7 @@ def read(root: Path, options: ReadOptions) -> Listing:
             if path is None:
                 listing.lack("no recording", name)
                 continue
-            fold = number(row.get("fold", ""))
+            fold = number(row.get(folds or "", ""))
             listing.items.append(
                 Item(
                     key=name,
@@ -70,7 +72,7 @@ def read(root: Path, options: ReadOptions) -> Listing:
                     labels=labels
                     | {
                         "fold": None if fold is None else int(fold),
-                        "sex": {"f": "female", "m": "male"}.get(row.get("gender", "").lower()),
+                        "sex": {"f": "female", "m": "male"}.get(row.get(genders, "").lower()),
                     },
                 )
             )

@@ -17,7 +17,7 @@ import re
 from pathlib import Path
 
 from shards.datasets.base import Dataset, Expected, Item, Listing, ReadOptions, not_this
-from shards.datasets.tree import Tree, column, number, read_sheet
+from shards.datasets.tree import Tree, column, number, read_sheet, told_column
 
 # In the order of the release's own label index.
 CLASSES = ("neutral", "surprise", "fear", "sadness", "joy", "disgust", "anger")
@@ -44,6 +44,10 @@ def read(root: Path, options: ReadOptions) -> Listing:
             continue
         rows = read_sheet(tree.root / table)
         heads = [column(rows, (name,), tree.root / table) for name in _COLUMNS]
+        season, episode = (
+            told_column(rows, name, tree.root / table, listing.notes)
+            for name in ("season", "episode")
+        )
         known = set()
         for row in rows:
             speaker, emotion, sentiment, dialogue, utterance = (row[head] for head in heads)
@@ -67,8 +71,8 @@ def read(root: Path, options: ReadOptions) -> Listing:
                         "sentiment": sentiment.lower() or None,
                         "dialogue": f"{part}/{dialogue}",
                         "utterance": number(utterance),
-                        "season": number(row.get("Season", "")),
-                        "episode": number(row.get("Episode", "")),
+                        "season": number(row.get(season, "")),
+                        "episode": number(row.get(episode, "")),
                     },
                 )
             )

@@ -16,7 +16,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from shards.datasets.base import Dataset, Expected, Item, Listing, ReadOptions, not_this
-from shards.datasets.tree import Tree, column, number, read_sheet
+from shards.datasets.tree import Tree, column, number, read_sheet, told_column
 
 CLASSES = ("neutral", "angry", "happy", "sad", "worried", "surprise")
 _PARTS = ("train", "test1", "test2", "test3")
@@ -37,6 +37,7 @@ def read(root: Path, options: ReadOptions) -> Listing:
             continue
         rows = read_sheet(tree.root / table)
         name, emotion = (column(rows, (c,), tree.root / table) for c in ("name", "discrete"))
+        valence = told_column(rows, "valence", tree.root / table, listing.notes)
         for row in rows:
             clip = row[name].removesuffix(".avi").removesuffix(".mp4")
             if row[emotion] not in CLASSES:
@@ -52,7 +53,7 @@ def read(root: Path, options: ReadOptions) -> Listing:
                     path=path,
                     audio=tree.sound(clip, within=part),
                     split=part,
-                    labels={"emotion": row[emotion], "valence": number(row.get("valence", ""))},
+                    labels={"emotion": row[emotion], "valence": number(row.get(valence, ""))},
                 )
             )
         known = {row[name].removesuffix(".avi").removesuffix(".mp4") for row in rows}

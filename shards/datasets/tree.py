@@ -179,6 +179,18 @@ def column(rows: Sequence[Row], names: Sequence[str], path: Path) -> str:
     raise ValueError(f"{path}: no column {' or '.join(names)} (found: {', '.join(known)}){near}")
 
 
+def told_column(rows: Sequence[Row], name: str, path: Path, notes: list[str]) -> str:
+    """A column that a list need not have, letters in any case; empty, and noted, where it has none.
+
+    Args:
+        notes: Of the listing; gets a sentence if there is no such column.
+    """
+    there = next((known for known in (rows[0] if rows else ()) if known.lower() == name), "")
+    if not there:
+        notes.append(f"{path.name}: no column {name}")
+    return there
+
+
 def number(text: str) -> float | None:
     """A cell as a number, with a decimal comma too; None if it is none (``NaN`` included)."""
     try:

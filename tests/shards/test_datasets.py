@@ -335,6 +335,30 @@ def test_a_list_of_labels_that_is_cut_off_leaves_out_its_last_row(tmp_path: Path
     assert listing.left_out == {"unknown label (empty)": ["train/b"]}
 
 
+@pytest.mark.parametrize(
+    ("name", "table", "head", "column"),
+    [
+        ("mer2023", "mer2023train/train-label.csv", "valence", "valence"),
+        ("blemore", "train_metadata.csv", "fold", "fold"),
+        ("blemore", "train_metadata.csv", "gender", "sex"),
+        ("meld", "train_sent_emo.csv", "Season", "season"),
+    ],
+)
+def test_a_column_is_found_in_any_case_and_noted_where_it_is_not_there(
+    tmp_path: Path, name: str, table: str, head: str, column: str
+) -> None:
+    """A list with Fold in place of fold gave every recording of BLEMORE no fold, in silence."""
+    TREES[name](tmp_path)
+    path, listing = tmp_path / table, read(name, tmp_path)
+    lines = path.read_text()
+    text(path, lines.replace(head, head.swapcase(), 1))
+    assert read(name, tmp_path) == listing
+    text(path, lines.replace(head, "other", 1))
+    (item, *_), notes = (other := read(name, tmp_path)).items, other.notes
+    assert item.labels[column] is None
+    assert notes == [*listing.notes, f"{path.name}: no column {head.lower()}"]
+
+
 def test_labels_with_decimal_commas_are_the_numbers_they_say(tmp_path: Path) -> None:
     """Spreadsheets of many languages save CSV so; a label that was none was lost in silence."""
     text(tmp_path / "train-label.csv", "name;discrete;valence\r\na;sad;-1,25\r\nb;sad;2\r\n")
