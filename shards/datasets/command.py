@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,10 @@ from shards.manifest import printable, write_manifest
 from shards.traces import TraceConfig
 
 _TRACE = TraceConfig()
+_FIRST_LINES = {  # of what is written here, by its option
+    "out": re.compile(rb"key([,\t])path\1.*\n|\{\"key\": .*\n"),
+    "missing": re.compile(rb"[^\t]+\t[^\t]+\n"),
+}
 _SHOWN = 3  # names of each cause on the screen; the list of missing files has all
 
 
@@ -79,6 +84,10 @@ def manifest(
         if table is not None and file.exists() and table.exists() and file.samefile(table):
             raise ValueError(
                 f"{name} = {file}: is the file of labels, which it would replace; name another"
+            )
+        if file.is_file() and root.resolve() in file.resolve().parents and not _is_ours(name, file):
+            raise ValueError(
+                f"{name} = {file}: is a file of the dataset, which it would replace; name another"
             )
     if lacking.resolve() == path.resolve():
         raise ValueError(f"missing = {lacking}: is the manifest too (--out); name another")
@@ -152,6 +161,12 @@ def _write_missing(path: Path, listing: Listing) -> None:
         for name in names
     ]
     write_text(path, "".join(lines))
+
+
+def _is_ours(name: str, file: Path) -> bool:
+    """Whether a file is what an earlier call has written there."""
+    with file.open("rb") as opened:
+        return bool(_FIRST_LINES[name].fullmatch(opened.readline()))
 
 
 def _left_out(listing: Listing) -> str:
