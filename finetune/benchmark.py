@@ -102,8 +102,7 @@ class Published:
             for name, value in self.scores.items()
             if not -1 <= value <= 1
         ]
-        if problems:
-            raise ValueError(f"published {self.method}: {'; '.join(problems)}")
+        raise_all(f"published {self.method}", problems)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,8 +196,7 @@ class Benchmark:
                 loss_terms(self.recipe.loss, self.task)
             except ValueError as error:
                 problems.append(f"recipe.{error}")
-        if problems:
-            raise ValueError("; ".join(problems))
+        raise_all("", problems)
         if not self.metrics:
             metrics = self._told() if self.heads else METRICS[self.task]
             object.__setattr__(self, "metrics", metrics)

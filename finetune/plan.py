@@ -40,7 +40,7 @@ from hicmae.emotion import EmotionConfig, EmotionModel
 from hicmae.files import file_sha256
 from hicmae.heads import constant_outputs
 from hicmae.run_logging import wandb_mode
-from hicmae.settings import ModelConfig
+from hicmae.settings import ModelConfig, raise_all
 from shards.index import TABLE_NAME, Index
 
 # Settings that decide no number.
@@ -331,8 +331,7 @@ def resolve(benchmark: Benchmark, config: FinetuneConfig) -> Resolved:
             f"optimizer.min_learning_rate = {optimizer.min_learning_rate} exceeds"
             f" learning_rate = {rate}"
         )
-    if problems:
-        raise ValueError(f"benchmark '{benchmark.name}': {'; '.join(problems)}")
+    raise_all(f"benchmark '{benchmark.name}'", problems)
     return Resolved(
         epochs=passes,
         learning_rate=rate,

@@ -26,7 +26,7 @@ from hicmae.devices import choose_device, cuda_problem, resolve_precision
 from hicmae.masks import num_hidden
 from hicmae.pretraining import HiCMAE
 from hicmae.run_logging import wandb_mode
-from hicmae.settings import ModelConfig
+from hicmae.settings import ModelConfig, raise_all
 from pretrain.checkpoints import Resumption, compare_settings, find_resumption, held_run
 from pretrain.data import Survey, mixing_notes, open_stream, survey
 from pretrain.footprint import footprint, measure_network, reader_bytes
@@ -212,8 +212,7 @@ def show(plan: Plan, console: Console, *, clips_per_second: float | None, may_ex
         *_shard_problems((*plan.config.data.folders, *probed)),
         *_folder_problems(out, needed=needed, may_exist=may_exist),
     ]
-    if problems:
-        raise ValueError(f"dry run: {'; '.join(problems)}")
+    raise_all("dry run", problems)
     changed = compare_settings(plan.config) if plan.resumption.checkpoint else []
     console.print(f"dry run: nothing is written. {out} would be this run:")
     for line in changed:

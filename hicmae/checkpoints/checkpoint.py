@@ -28,7 +28,7 @@ from hicmae.config import from_dict, to_dict
 from hicmae.encoder import AudioVisualEncoder
 from hicmae.files import file_sha256, whole_file, whole_folder, write_text
 from hicmae.heads import HeadLabels, output_names
-from hicmae.settings import ModelConfig
+from hicmae.settings import ModelConfig, raise_all
 
 FORMAT_VERSION = 1
 WEIGHTS = "model.safetensors"
@@ -67,8 +67,7 @@ class Labels:
         for name in ("mean", "std"):
             if len(getattr(self, name)) != wanted:
                 problems.append(f"{name} has {len(getattr(self, name))} values, not {wanted}")
-        if problems:
-            raise ValueError(f"labels: {'; '.join(problems)}")
+        raise_all("labels", problems)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -32,7 +32,7 @@ from torch.distributed.nn.functional import all_gather
 
 from hicmae.masks import Masks
 from hicmae.registry import Registry
-from hicmae.settings import APART, WHOLE, ModelConfig, ObjectiveConfig
+from hicmae.settings import APART, WHOLE, ModelConfig, ObjectiveConfig, raise_all
 
 _ABSENT: Any = None  # of a modality that the network is not trained on
 
@@ -228,8 +228,7 @@ def choose_losses(
             f"objective: stages are of a training on both modalities, and this one is on"
             f" {modalities}; leave stages out, or take data.modalities {WHOLE}"
         )
-    if problems:
-        raise ValueError("; ".join(problems))
+    raise_all("", problems)
     return tuple(chosen)
 
 
