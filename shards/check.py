@@ -21,7 +21,7 @@ from hicmae.files import file_sha256
 from hicmae.media.crops import decode_jpeg
 from hicmae.processes import num_cores
 from shards.building.journal import SUFFIX, read_journal
-from shards.index import COLUMNS, JOURNAL_NAME, Index, read_index
+from shards.index import COLUMNS, JOURNAL_NAME, Index, described, read_index
 from shards.reading.files import Row
 from shards.schema import SampleInfo, ShardError, checksum, parse_sample_json
 
@@ -230,21 +230,8 @@ def _check_sample(
 def _check_row(
     label_columns: Sequence[str], row: Mapping[str, Any], info: SampleInfo
 ) -> Iterator[str]:
-    said: dict[str, Any] = {
-        "key": info.key,
-        "num_frames": info.num_frames,
-        "num_samples": info.num_samples,
-        "fps": info.fps,
-        "seconds": info.seconds,
-        "speaker": info.speaker,
-        "split": info.split,
-        "sound_state": info.sound,
-        "face_coverage": info.faces.coverage,
-        "face_pixels": info.faces.face_pixels,
-        "loudness_db": info.loudness_db,
-        **{name: info.labels.get(name) for name in label_columns},
-    }
-    for name, value in said.items():
+    labels = {name: info.labels.get(name) for name in label_columns}
+    for name, value in ({"key": info.key} | described(info) | labels).items():
         in_index = None if pandas.isna(row[name]) else row[name]
         # A column of one kind may hold as text or as 1.0 what the json holds as 1.
         if value != in_index and str(value) != str(in_index):

@@ -102,7 +102,12 @@ def index_row(
     for extension in ("mjpg", "wav", "json"):
         offset, length = members.get(extension, (-1, 0))
         row |= {f"{extension}_offset": offset, f"{extension}_length": length}
-    row |= {
+    return row | described(info) | {"blocks_xxh3": blocks_xxh3} | info.labels
+
+
+def described(info: SampleInfo) -> dict[str, Label | None]:
+    """What the index repeats of a sample's json, but its key and its labels."""
+    return {
         "num_frames": info.num_frames,
         "num_samples": info.num_samples,
         "fps": info.fps,
@@ -113,9 +118,7 @@ def index_row(
         "face_coverage": info.faces.coverage,
         "face_pixels": info.faces.face_pixels,
         "loudness_db": info.loudness_db,
-        "blocks_xxh3": blocks_xxh3,
     }
-    return row | info.labels
 
 
 def write_index(
