@@ -13,7 +13,8 @@ import platform
 import shutil
 import tempfile
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from json import dumps
 from pathlib import Path
@@ -49,7 +50,7 @@ CLIP_FRAMES = 8
 _RATE = 16000  # of the clip's sound, Hz
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Finding:
     """What one check found: a line of the table.
 
@@ -61,7 +62,7 @@ class Finding:
     """
 
     topic: str
-    state: Literal["ok", "note", "broken"] = "ok"
+    state: Literal["ok", "note", "broken"]
     found: str
     remedy: str = ""
 
@@ -97,7 +98,9 @@ def doctor(*, json: Path | None = None) -> int:
 
 def check_versions() -> list[Finding]:
     """Python, hicmae, torch and its companions, and all other libraries against their bounds."""
-    return [_python(), _package(), *map(_imported, IMPORTED), *_installed()]
+    python = f"{platform.python_version()} on {platform.platform()}"
+    about = [Finding("python", "ok", python), _package()]
+    return [*about, *map(_imported, IMPORTED), *_installed()]
 
 
 def requirements() -> list[Requirement]:
@@ -122,19 +125,13 @@ def _of_the_clone(file: Path) -> Iterator[str]:
         yield from (f'{line} ; extra == "{extra}"' for line in lines)
 
 
-def _python() -> Finding:
-    return Finding(topic="python", found=f"{platform.python_version()} on {platform.platform()}")
-
-
 def _package() -> Finding:
     configs = config_root()
     num_configs = len(list(configs.rglob("*.yaml")))
-    return Finding(
-        topic="hicmae",
-        found=f"{hicmae.__version__}, {num_configs} configurations in {configs}",
-        state="ok" if num_configs else "broken",
-        remedy="" if num_configs else "install again: pip install .",
-    )
+    found = f"{hicmae.__version__}, {num_configs} configurations in {configs}"
+    if not num_configs:
+        return Finding("hicmae", "broken", found, "install again: pip install .")
+    return Finding("hicmae", "ok", found)
 
 
 def _imported(name: str) -> Finding:
@@ -142,24 +139,16 @@ def _imported(name: str) -> Finding:
     try:
         module = importlib.import_module(name)
     except (ImportError, OSError, RuntimeError) as error:
-        return Finding(
-            topic=name,
-            state="broken",
-            found=f"does not import: {str(error).splitlines()[0]}",
-            remedy="install torch, torchaudio and torchvision anew, together: pip install .",
-        )
-    return Finding(topic=name, found=module.__version__)
+        remedy = "install torch, torchaudio and torchvision anew, together: pip install ."
+        return Finding(name, "broken", f"does not import: {str(error).splitlines()[0]}", remedy)
+    return Finding(name, "ok", module.__version__)
 
 
 def _installed() -> Iterator[Finding]:
     wanted = requirements()
     if not wanted:
-        yield Finding(
-            topic="libraries",
-            state="note",
-            found="the bounds of their versions are not known here",
-            remedy="pip install .",
-        )
+        found = "the bounds of their versions are not known here"
+        yield Finding("libraries", "note", found, "pip install .")
     num_good = 0
     for requirement in wanted:
         extra = next((name for name in _EXTRAS if _asked_by(requirement, name)), None)
@@ -171,7 +160,7 @@ def _installed() -> Iterator[Finding]:
         else:
             num_good += 1
     if num_good:
-        yield Finding(topic="other libraries", found=f"{num_good}, each in the range asked for")
+        yield Finding("other libraries", "ok", f"{num_good}, each in the range asked for")
 
 
 def _asked_by(requirement: Requirement, extra: str) -> bool:
@@ -185,72 +174,59 @@ def _asked_by(requirement: Requirement, extra: str) -> bool:
 
 def _against_bounds(requirement: Requirement, extra: str | None) -> Finding:
     """One library: its version, or what is wrong with it."""
-    bounds = f"{requirement.name}{requirement.specifier}"
+    name, wanted = requirement.name, requirement.specifier
+    remedy = f"pip install '{name}{wanted}'"
     try:
-        version = importlib.metadata.version(requirement.name)
+        version = importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
-        return Finding(
-            topic=requirement.name,
-            state="note" if extra else "broken",
-            found=f"not installed; {_EXTRAS[extra]} needs it" if extra else "not installed",
-            remedy=f"pip install 'hicmae[{extra}]'" if extra else f"pip install '{bounds}'",
-        )
-    if not requirement.specifier.contains(version, prereleases=True):
-        return Finding(
-            topic=requirement.name,
-            state="note" if extra else "broken",
-            found=f"{version}, not in the range {requirement.specifier}",
-            remedy=f"pip install '{bounds}'",
-        )
-    return Finding(topic=requirement.name, found=version)
+        if extra is None:
+            return Finding(name, "broken", "not installed", remedy)
+        found = f"not installed; {_EXTRAS[extra]} needs it"
+        return Finding(name, "note", found, f"pip install 'hicmae[{extra}]'")
+    if not wanted.contains(version, prereleases=True):
+        found = f"{version}, not in the range {wanted}"
+        return Finding(name, "note" if extra else "broken", found, remedy)
+    return Finding(name, "ok", version)
 
 
-def check_devices() -> list[Finding]:
+def check_devices() -> Iterator[Finding]:
     """CPU cores, memory, CUDA devices, and the number format that ``precision: auto`` picks."""
     import torch
 
     # A container or a batch system gives fewer cores than the machine has.
-    findings = [Finding(topic="CPU cores", found=str(num_cores())), *_memory(), *_cuda()]
+    yield Finding("CPU cores", "ok", str(num_cores()))
+    yield from _memory()
+    yield from _cuda()
     usable = torch.cuda.is_available() and cuda_problem() is None
     precision = resolve_precision("auto", torch.device("cuda" if usable else "cpu"))
-    fast = precision == "bf16-mixed"
-    findings.append(
-        Finding(
-            topic="bf16",
-            state="ok" if fast else "note",
-            found="computed by the hardware" if fast else "not computed by the hardware",
-            remedy="" if fast else "nothing to do: precision auto takes fp32, which is slower",
-        )
-    )
-    findings.append(Finding(topic="precision auto", found=precision))
-    return findings
+    if precision == "bf16-mixed":
+        yield Finding("bf16", "ok", "computed by the hardware")
+    else:
+        remedy = "nothing to do: precision auto takes fp32, which is slower"
+        yield Finding("bf16", "note", "not computed by the hardware", remedy)
+    yield Finding("precision auto", "ok", precision)
 
 
-def check_storage() -> list[Finding]:
+def check_storage() -> Iterator[Finding]:
     """Free space where one is, in the cache and for temporary files; shared memory."""
     places = {
         "disk here": Path.cwd(),
         "disk of the cache": Path(platformdirs.user_cache_dir("hicmae")),
         "disk of temporary files": Path(tempfile.gettempdir()),
     }
-    findings = [_disk(topic, folder) for topic, folder in places.items()]
+    for topic, folder in places.items():
+        yield _disk(topic, folder)
     shared = Path("/dev/shm")
     if shared.is_dir():
         total = shutil.disk_usage(shared).total
+        room = f"room for {total // _clip_bytes()} clips that are read ahead"
         small = total < _SHARED_BYTES
-        findings.append(
-            Finding(
-                topic="shared memory",
-                state="note" if small else "ok",
-                found=f"{total / _GIB:.2g} GiB in {shared}: room for {total // _clip_bytes()} "
-                "clips that are read ahead",
-                remedy="loader processes may be killed (bus error): docker run --shm-size=8g, or "
-                "--workers 0; hicmae pretrain --dry_run says what a run needs"
-                if small
-                else "",
-            )
+        remedy = (
+            "loader processes may be killed (bus error): docker run --shm-size=8g, or "
+            "--workers 0; hicmae pretrain --dry_run says what a run needs"
         )
-    return findings
+        found = f"{total / _GIB:.2g} GiB in {shared}: {room}"
+        yield Finding("shared memory", "note" if small else "ok", found, remedy if small else "")
 
 
 def _clip_bytes() -> int:
@@ -265,73 +241,56 @@ def _wandb() -> Finding:
         mode = wandb_mode("auto")
     except ValueError as error:
         found, _, remedy = str(error).partition("; ")
-        return Finding(topic="W&B", state="broken", found=found, remedy=remedy)
+        return Finding("W&B", "broken", found, remedy)
     if mode == "disabled":
         remedy = "unset WANDB_MODE to log runs; metrics.csv has their numbers all the same"
-        return Finding(topic="W&B", state="note", found="disabled: no run is logged", remedy=remedy)
+        return Finding("W&B", "note", "disabled: no run is logged", remedy)
     if mode == "offline":
         remedy = "wandb login sends them; wandb sync RUN/wandb/… does so later"
-        found = "offline: runs are logged into their folders"
-        return Finding(topic="W&B", state="note", found=found, remedy=remedy)
-    return Finding(topic="W&B", found=f"{mode}: logged in")
+        return Finding("W&B", "note", "offline: runs are logged into their folders", remedy)
+    return Finding("W&B", "ok", f"{mode}: logged in")
 
 
-def check_services() -> list[Finding]:
+def check_services() -> Iterator[Finding]:
     """Weights & Biases, and SLURM."""
-    findings = [_wandb()]
+    yield _wandb()
     version = first_line("sbatch", "--version", seconds=_ANSWER_SECONDS)
     job = os.environ.get("SLURM_JOB_ID")
     if version is None and shutil.which("sbatch"):
-        findings.append(
-            Finding(
-                topic="SLURM",
-                state="note",
-                found="sbatch is here and does not say its version",
-                remedy="see what `sbatch --version` waits for or says: it needs the cluster's "
-                "configuration (SLURM_CONF)",
-            )
+        remedy = (
+            "see what `sbatch --version` waits for or says: it needs the cluster's configuration "
+            "(SLURM_CONF)"
         )
+        yield Finding("SLURM", "note", "sbatch is here and does not say its version", remedy)
     elif version is None:
-        findings.append(
-            Finding(
-                topic="SLURM",
-                state="note",
-                found="no sbatch on this machine",
-                remedy="needed on a cluster only; elsewhere torchrun or --hardware.devices",
-            )
-        )
+        remedy = "needed on a cluster only; elsewhere torchrun or --hardware.devices"
+        yield Finding("SLURM", "note", "no sbatch on this machine", remedy)
     else:
-        findings.append(Finding(topic="SLURM", found=version + (f", in job {job}" if job else "")))
-    return findings
+        yield Finding("SLURM", "ok", version + (f", in job {job}" if job else ""))
 
 
-def _memory() -> list[Finding]:
+def _memory() -> Iterator[Finding]:
     """Main memory, where the system tells it."""
-    try:
+    with suppress(AttributeError, ValueError, OSError):
         total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):
-        return []
-    return [Finding(topic="memory", found=f"{total / _GIB:.0f} GiB")]
+        yield Finding("memory", "ok", f"{total / _GIB:.0f} GiB")
 
 
-def _cuda() -> list[Finding]:
+def _cuda() -> Iterator[Finding]:
     """The GPUs, or why there is none as far as can be seen."""
     import torch
 
-    findings = []
     for index in range(torch.cuda.device_count()):
         device = torch.cuda.get_device_properties(index)
         memory = f"{device.total_memory / _GIB:.0f} GiB"
         found = f"{device.name}, {memory}, compute capability {device.major}.{device.minor}"
-        findings.append(Finding(topic=f"CUDA {index}", found=found))
+        yield Finding(f"CUDA {index}", "ok", found)
     if problem := cuda_problem():
         found, _, remedy = problem.rpartition("; ")
-        findings.append(Finding(topic="CUDA", state="broken", found=found, remedy=remedy))
+        yield Finding("CUDA", "broken", found, remedy)
     elif not torch.cuda.is_available():
         remedy = "nothing for prediction and small runs; pretraining wants an NVIDIA GPU"
-        found = "no GPU: the CPU does it"
-        findings.append(Finding(topic="CUDA", state="note", found=found, remedy=remedy))
-    return findings
+        yield Finding("CUDA", "note", "no GPU: the CPU does it", remedy)
 
 
 def _disk(topic: str, folder: Path) -> Finding:
@@ -341,29 +300,28 @@ def _disk(topic: str, folder: Path) -> Finding:
     found = f"{free / _GIB:.0f} GiB free in {folder}"
     if not os.access(nearest, os.W_OK):
         remedy = "run from a folder of yours, or set XDG_CACHE_HOME and TMPDIR"
-        return Finding(topic=topic, state="note", found=f"{found}, not writable", remedy=remedy)
+        return Finding(topic, "note", f"{found}, not writable", remedy)
     if free < _DISK_BYTES:
         remedy = "shards, checkpoints and caches need room: make some, or set XDG_CACHE_HOME"
-        return Finding(topic=topic, state="note", found=found, remedy=remedy)
-    return Finding(topic=topic, found=found)
+        return Finding(topic, "note", found, remedy)
+    return Finding(topic, "ok", found)
 
 
-def check_decoders() -> list[Finding]:
+def check_decoders() -> Iterator[Finding]:
     """Whether each decoder of video reads the clip, and its sound can be read."""
-    findings = []
     with tempfile.TemporaryDirectory(prefix="hicmae-doctor-") as folder:
         clip = Path(folder) / "clip.mp4"
         try:
             _write_clip(clip)
         except Exception as error:  # whatever a broken codec library raises is the finding
-            found = f"cannot write a clip: {error}"
             remedy = "pip install --force-reinstall av"
-            return [Finding(topic="PyAV", state="broken", found=found, remedy=remedy)]
+            yield Finding("PyAV", "broken", f"cannot write a clip: {error}", remedy)
+            return
         for name, (package, read, wanted) in _READERS.items():
             if importlib.util.find_spec(package) is None and package == "decord":
                 found = "not installed: PyAV alone reads videos"
                 remedy = "nothing: decord is faster, and has no wheels for ARM and macOS"
-                findings.append(Finding(topic=name, state="note", found=found, remedy=remedy))
+                yield Finding(name, "note", found, remedy)
                 continue
             try:
                 count = read(clip)
@@ -374,43 +332,36 @@ def check_decoders() -> list[Finding]:
                 version = importlib.metadata.version(package)
                 found = f"{version}, read {count} of {wanted}"
             remedy = "" if good else f"pip install --force-reinstall {package}"
-            findings.append(
-                Finding(topic=name, state="ok" if good else "broken", found=found, remedy=remedy)
-            )
-    return [*findings, _ffmpeg()]
+            yield Finding(name, "ok" if good else "broken", found, remedy)
+    yield _ffmpeg()
 
 
-def check_faces() -> list[Finding]:
+def check_faces() -> Iterator[Finding]:
     """Whether the default face detector can be opened, or the bundled one must do."""
     from hicmae.media.faces import open_detector
     from hicmae.media.yunet import find_yunet
 
-    findings = []
     names: tuple[Literal["yunet", "cascade"], ...] = ("yunet", "cascade")
     for name in names:
         try:
             open_detector(name, offline=True)  # looks, and fetches nothing
             found = str(find_yunet()) if name == "yunet" else "bundled with OpenCV"
-            findings.append(Finding(topic=f"faces {name}", found=found))
         except (OSError, ValueError) as error:
-            message, _, remedy = str(error).partition("; ")
-            findings.append(
-                Finding(topic=f"faces {name}", state="note", found=message, remedy=remedy)
-            )
-    return findings
+            found, _, remedy = str(error).partition("; ")
+            yield Finding(f"faces {name}", "note", found, remedy)
+        else:
+            yield Finding(f"faces {name}", "ok", found)
 
 
 def _ffmpeg() -> Finding:
     """The program, which nothing here needs."""
     path = shutil.which("ffmpeg")
     if path is None:
+        found = "no program of that name; not needed, the decoders bring their own libraries"
         return Finding(
-            topic="FFmpeg",
-            state="note",
-            found="no program of that name; not needed, the decoders bring their own libraries",
-            remedy="to mend or convert recordings: apt-get install ffmpeg",
+            "FFmpeg", "note", found, "to mend or convert recordings: apt-get install ffmpeg"
         )
-    return Finding(topic="FFmpeg", found=path)
+    return Finding("FFmpeg", "ok", path)
 
 
 def _write_clip(path: Path) -> None:
@@ -475,7 +426,7 @@ _READERS: dict[str, tuple[str, Callable[[Path], int], int]] = {
 }
 
 
-CHECKS: tuple[Callable[[], list[Finding]], ...] = (
+CHECKS: tuple[Callable[[], Iterable[Finding]], ...] = (
     check_versions,
     check_devices,
     check_decoders,
