@@ -55,55 +55,46 @@ def first(
     return train_tiny(folder, films, tiny_model_config, TWO_WAYS["fold"], epochs=1)
 
 
-def again(train: Train, films: Path, checkpoint: Path, benchmark: Benchmark, **more: Any) -> Path:
-    """Fine-tune a checkpoint on."""
-    return train(benchmark, on=films, model=None, checkpoint=checkpoint, epochs=1, **more)
+@pytest.fixture
+def again(train: Train, films: Path) -> Train:
+    """Fine-tunes a checkpoint on."""
+
+    def run(
+        checkpoint: Path, benchmark: Benchmark = TWO_WAYS["fold"], /, on: Path = films, **more: Any
+    ) -> Path:
+        return train(benchmark, on=on, model=None, checkpoint=checkpoint, epochs=1, **more)
+
+    return run
 
 
 def test_a_fold_goes_on_from_its_own_network_and_no_other_of_the_same_folds(
-    first: Path, films: Path, train: Train
+    first: Path, again: Train
 ) -> None:
-    own = again(train, films, first / "fold-1", TWO_WAYS["fold"], folds="1", name="own")
+    own = again(first / "fold-1", folds="1", name="own")
     assert "may have seen" not in all_notes(read_run(own))
     with pytest.raises(ValueError, match=r"fold 2: it was trained on 12 of its 12 test") as caught:
-        again(train, films, first / "fold-1", TWO_WAYS["fold"], folds="2")
+        again(first / "fold-1", folds="2")
     assert "(tones, fold 1)" in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 def test_other_folds_of_the_same_corpus_share_samples_and_are_refused_unless_named(
-    first: Path, films: Path, tiny_model_config: ModelConfig, train: Train
+    first: Path, again: Train
 ) -> None:
     said = r"fold 1: it was trained on 4 of its 12 test samples \('s\d/\d{3}', .*--allow_seen, "
     with pytest.raises(ValueError, match=said):
-        again(train, films, first / "fold-1", TWO_WAYS["other_fold"], folds="1", name="no")
+        again(first / "fold-1", TWO_WAYS["other_fold"], folds="1", name="no")
     run = read_run(
-        again(
-            train,
-            films,
-            first / "fold-1",
-            TWO_WAYS["other_fold"],
-            folds="1",
-            allow_seen=True,
-            name="named",
-        )
+        again(first / "fold-1", TWO_WAYS["other_fold"], folds="1", allow_seen=True, name="named")
     )
     note = "the checkpoint may have seen what was tested: fold 1: it was trained on 4 of its 12"
     assert note in all_notes(run)
     assert note in write_run_report(run, html=False).read_text()
 
 
-def test_what_was_seen_is_carried_on_from_training_to_training(
-    first: Path, films: Path, train: Train
-) -> None:
+def test_what_was_seen_is_carried_on_from_training_to_training(first: Path, again: Train) -> None:
     second = again(
-        train,
-        films,
-        first / "fold-1",
-        TWO_WAYS["other_fold"],
-        folds="2",
-        allow_seen=True,
-        name="second",
+        first / "fold-1", TWO_WAYS["other_fold"], folds="2", allow_seen=True, name="second"
     )
     one, both = (
         seen_of(load_checkpoint(run).config, "a checkpoint")
@@ -115,12 +106,12 @@ def test_what_was_seen_is_carried_on_from_training_to_training(
     assert set(one.samples) < set(both.samples)
     # Of a third training all that either has seen is refused.
     with pytest.raises(ValueError, match=r"fold 2: it was trained on 12 of its 12 test samples"):
-        again(train, films, second / "fold-2", TWO_WAYS["fold"], folds="2", name="third")
+        again(second / "fold-2", folds="2", name="third")
 
 
 @pytest.mark.slow
 def test_speakers_are_known_again_though_none_of_their_samples_is(
-    films: Path, shards: Path, tmp_path: Path, tiny_model_config: ModelConfig, train: Train
+    shards: Path, tmp_path: Path, tiny_model_config: ModelConfig, again: Train
 ) -> None:
     """The network has seen two samples of each class, of speakers who are all tested later."""
     acted = dataclasses.replace(BENCHMARK, dataset="actors")
@@ -133,11 +124,11 @@ def test_speakers_are_known_again_though_none_of_their_samples_is(
     renamed = {number: {"key": f"new/{number:03d}", "num_samples": 8000} for number in range(24)}
     other = write_labelled_shards(tmp_path / "other", changes=renamed)
     with pytest.raises(ValueError, match=r"fold 2: it was trained on speaker 's1', 's3' of its"):
-        again(train, other, few / "fold-1", acted, folds="2", name="no")
-    again(train, other, few / "fold-1", acted, folds="1", name="disjoint")
+        again(few / "fold-1", acted, on=other, folds="2", name="no")
+    again(few / "fold-1", acted, on=other, folds="1", name="disjoint")
     # Another corpus may name its people alike.
     elsewhere = dataclasses.replace(acted, dataset="strangers")
-    again(train, other, few / "fold-1", elsewhere, folds="2", name="elsewhere")
+    again(few / "fold-1", elsewhere, on=other, folds="2", name="elsewhere")
 
 
 @pytest.mark.slow
@@ -162,7 +153,7 @@ def test_what_chose_the_epoch_was_seen_too(
 
 
 def test_a_checkpoint_that_does_not_say_is_refused_unless_it_is_of_another_corpus(
-    first: Path, films: Path, tmp_path: Path, train: Train
+    first: Path, tmp_path: Path, again: Train
 ) -> None:
     silent = tmp_path / "silent"
     silent.mkdir()
@@ -172,13 +163,13 @@ def test_a_checkpoint_that_does_not_say_is_refused_unless_it_is_of_another_corpu
     document.pop("seen")
     (silent / CONFIG).write_text(json.dumps(document))
     with pytest.raises(ValueError, match="was trained on labels and does not say on whose"):
-        again(train, films, silent, TWO_WAYS["fold"], folds="1")
+        again(silent, folds="1")
     strangers = dataclasses.replace(TWO_WAYS["fold"], dataset="strangers")
-    again(train, films, silent, strangers, folds="1", name="strangers")
+    again(silent, strangers, folds="1", name="strangers")
     document["seen"] = {"trainings": ["a"], "samples": "%", "speakers": ""}
     (silent / CONFIG).write_text(json.dumps(document))
     with pytest.raises(ValueError, match="damaged configuration \\(section 'seen'"):
-        again(train, films, silent, TWO_WAYS["fold"], folds="1", name="damaged")
+        again(silent, folds="1", name="damaged")
 
 
 def on_another(source: Path, shards: Path, benchmark: Benchmark, out: Path, **options: Any) -> Path:
@@ -190,18 +181,10 @@ def on_another(source: Path, shards: Path, benchmark: Benchmark, out: Path, **op
 
 @pytest.mark.slow
 def test_a_network_is_not_tested_on_what_the_one_it_started_from_has_seen(
-    first: Path, films: Path, tmp_path: Path, train: Train
+    first: Path, tmp_path: Path, again: Train
 ) -> None:
     """Fold 2 of the second run is clean of its own training, not of the one before it."""
-    second = again(
-        train,
-        films,
-        first / "fold-1",
-        TWO_WAYS["fold"],
-        folds="2",
-        allow_seen=True,
-        name="after",
-    )
+    second = again(first / "fold-1", folds="2", allow_seen=True, name="after")
     said = r"\(tones, fold 1; tones, fold 2\): fold 2: it was trained on 12 of its 12"
     with pytest.raises(ValueError, match=said) as caught:
         evaluate(source=second, out=tmp_path / "no", **CPU)
