@@ -19,33 +19,23 @@ CLIPS = 1_091_581  # usable ones of VoxCeleb2's development set
 ABLATIONS = sorted((config_root() / "pretrain" / "ablations").glob("*.yaml"))
 
 
-def resolved(*files: str, extra: tuple[str, ...] = ()) -> dict[str, Any]:
+def resolved(*files: str) -> dict[str, Any]:
     words = ["--data.shards", "x", "--out", "y"]
     for file in files:
         words += ["--config", f"configs/pretrain/{file}"]
-    return make_parser("pretrain", VERBS["pretrain"]).keywords([*words, *extra])
+    return make_parser("pretrain", VERBS["pretrain"]).keywords(words)
 
 
 @pytest.mark.parametrize("size", ["tiny", "small", "base"])
-def test_the_published_recipe_is_the_published_one(size: str) -> None:
+def test_the_published_recipe_takes_the_published_steps_and_rates(size: str) -> None:
+    """Its other numbers: tests/test_published.py."""
     found = resolved(f"voxceleb2_{size}.yaml")
     names = [item.name for item in fields(PretrainConfig)]
     settings = {name: found[name] for name in names} | {"model": choose_model(found["model"])}
     config = PretrainConfig(**settings)
     assert config.model == load_model_config(size)
-    data, optimizer, objective = found["data"], found["optimizer"], found["objective"]
-    assert (data.batch_size, found["hardware"].devices, found["accumulate"]) == (40, 4, 1)
-    assert (found["device"], found["precision"], found["workers"]) == ("cuda", "16-mixed", 16)
-    assert (optimizer.betas, optimizer.eps, optimizer.weight_decay) == ((0.9, 0.95), 1e-8, 0.05)
-    assert optimizer.clip_norm is None
-    assert (objective.video_mask_ratio, objective.audio_mask_ratio) == (0.9, 0.8)
-    assert (objective.contrast_weight, objective.temperature) == (0.0025, 0.07)
-    assert objective.negatives == "local"
-    assert objective.frame_difference
-    assert objective.skip_connections
-    augment = found["augment"]
-    assert augment.crop_scales == (1.0, 0.875, 0.75, 0.66)
-    assert (augment.crop, augment.flip, augment.gain_concentration) == ("multi-scale", 0, 10)
+    assert found["device"] == "cuda"
+    optimizer = found["optimizer"]
     counts = count_steps(config, num_clips=CLIPS, world_size=found["hardware"].devices)
     assert (counts.global_batch, counts.num_steps, counts.warmup_steps) == (160, 682_200, 34_110)
     assert optimizer.learning_rate * counts.global_batch / 256 == pytest.approx(1.875e-4)

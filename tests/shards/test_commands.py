@@ -82,11 +82,9 @@ def test_damage_is_one_line_a_problem_and_status_2(
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["build", "nowhere", "--out", "out"], "nowhere: no such folder, manifest or recording"),
         (["build", "empty.mp4", "--out", "out", "--faces", "none"], "all refused (1 empty-file)"),
         (["build", "empty.mp4", "--out", "out", "--fps", "0"], "fps = 0.0 (must be positive)"),
         (["build", "empty.mp4", "--out", "out", "--sound", "loud"], "sound"),
-        (["check", "nowhere"], "nowhere: no such folder of shards"),
         (["info", "."], "no index.parquet and no index.json"),
     ],
 )
