@@ -7,11 +7,11 @@ For: videos whose brightness tells the time and whose sound is a known tone. Not
 from __future__ import annotations
 
 from collections.abc import Sequence
-from fractions import Fraction
 from pathlib import Path
 
-import av
 import numpy as np
+
+from tests.support.media_files import write_recording
 
 RATE = 16000
 
@@ -47,26 +47,8 @@ def write_video(
         dropped: Frames that are left out, so that the rate varies.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with av.open(str(path), "w") as container:
-        picture = container.add_stream("libx264", rate=fps, options={"crf": "8", "g": "12"})
-        picture.height, picture.width = size
-        picture.pix_fmt = "yuv420p"
-        voice = None
-        if sound is not None:
-            voice = container.add_stream("aac", rate=RATE, layout="mono")
-        for number in range(round(seconds * fps)):
-            if number in dropped:
-                continue
-            image = np.full((*size, 3), brightness(number / fps), dtype=np.uint8)
-            frame = av.VideoFrame.from_ndarray(image, format="rgb24")
-            frame.pts, frame.time_base = number, Fraction(1, fps)
-            container.mux(picture.encode(frame))
-        container.mux(picture.encode())
-        if voice is not None and sound is not None:
-            for start in range(0, len(sound), 1024):
-                part = sound[None, start : start + 1024]
-                chunk = av.AudioFrame.from_ndarray(part, format="s16", layout="mono")
-                chunk.sample_rate, chunk.pts = RATE, start
-                container.mux(voice.encode(chunk))
-            container.mux(voice.encode())
-    return path
+    times = np.array([n for n in range(round(seconds * fps)) if n not in dropped]) / fps
+    levels = brightness(times).astype(np.uint8)[:, None, None, None]
+    frames = np.broadcast_to(levels, (len(times), *size, 3))
+    heard = None if sound is None else sound / 32767
+    return write_recording(path, frames, times, sound=heard, sound_rate=RATE, options={"crf": "8"})
