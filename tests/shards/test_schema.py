@@ -92,7 +92,7 @@ def test_what_another_version_wrote_is_named_although_its_bytes_are_proven(data:
 def test_the_json_is_plain_and_has_what_the_design_promises() -> None:
     raw = json.loads(sample_json(info()))
     assert raw["schema_version"] == 3
-    assert raw["source"] == {"path": "3.mp4", "sha256": "0" * 64, "bytes": 1}
+    assert raw["source"] == {"path": "id03/00003.mp4", "sha256": "0" * 64, "bytes": 1}
     assert len(raw["frame_offsets"]) == raw["num_frames"] + 1 == 6
     assert raw["num_samples"] == 3200
 

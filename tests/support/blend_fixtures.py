@@ -13,7 +13,6 @@ import numpy as np
 
 from finetune.benchmark import Benchmark
 from finetune.heads import Head
-from shards.schema import SourceFile
 from tests.support.shard_fixtures import describe, jpeg, write_shards
 
 EMOTIONS = ("anger", "joy", "sadness", "neutral")
@@ -52,30 +51,18 @@ def every_blend() -> np.ndarray:
     return np.concatenate([alone, np.array(pairs)])
 
 
-def write_blend_shards(folder: Path, *, speakers: int = 6, takes: int = 3) -> Path:
-    """Shards of speakers, in two folds, who show every blend some times, each a little paler."""
+def write_blend_shards(folder: Path) -> Path:
+    """Shards of six speakers, in two folds, who show every blend three times, always paler."""
     samples = []
     for speaker, (number, shares), take in itertools.product(
-        range(speakers), enumerate(every_blend()), range(takes)
+        range(6), enumerate(every_blend()), range(3)
     ):
-        colour = shares @ _COLOURS + 4 * (speaker - speakers / 2) + 3 * take
+        colour = shares @ _COLOURS + 4 * (speaker - 3) + 3 * take
         labels = {
             **dict(zip(COLUMNS, map(float, shares.round(2)), strict=True)),
             "strongest": EMOTIONS[int(shares.argmax())],
             "fold": 1 + speaker % 2,
         }
-        samples.append(
-            describe(
-                f"s{speaker}/{number:02d}-{take}",
-                [jpeg(tuple(int(value) for value in colour))] * 17,
-                None,
-                source=SourceFile(path=f"s{speaker}.mp4", sha256="0" * 64, bytes=1),
-                fps=float(FPS),
-                face_size=32,
-                num_samples=0,
-                split="train",
-                labels=labels,
-                speaker=f"s{speaker}",
-            )
-        )
+        jpegs = [jpeg(tuple(int(value) for value in colour))] * 17
+        samples.append(describe(f"s{speaker}/{number:02d}-{take}", jpegs, None, labels=labels))
     return write_shards(folder, samples, samples_per_shard=60)

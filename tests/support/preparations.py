@@ -74,9 +74,7 @@ def moving_sample(
         jpegs,
         wav_bytes(noise[start : start + num_samples].astype(np.int16)) if sound else None,
         source=SourceFile(path=f"in/{number}.mp4", sha256=f"{number:064x}", bytes=1),
-        fps=FPS,
         face_size=side,
-        num_samples=num_samples,
         loudness_db=-24.3 if sound else None,
         faces=FaceInfo(
             policy="largest" if face_pixels else "none",

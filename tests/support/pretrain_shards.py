@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +17,14 @@ from hicmae.run_logging import WandbConfig
 from hicmae.settings import ModelConfig
 from pretrain.run import pretrain
 from pretrain.settings import DataConfig, LogConfig, OptimizerConfig
-from tests.support.shard_fixtures import make_sample, wav_bytes, write_shards
+from tests.support.shard_fixtures import Sample, describe, wav_bytes, write_shards
 
 SIDE = 32
 
 Train = Callable[..., int]  # the fixture ``train``
 
 
-def moving_sample(number: int, *, num_frames: int = 24, sound: bool = True) -> Any:
+def moving_sample(number: int, *, num_frames: int = 24, sound: bool = True) -> Sample:
     """A pattern of its own that slides over the frames, and a tone of its own."""
     rng = np.random.default_rng(number)
     pattern = rng.integers(0, 256, (5, 5, 3), dtype=np.uint8)
@@ -35,20 +33,10 @@ def moving_sample(number: int, *, num_frames: int = 24, sound: bool = True) -> A
     for frame in range(num_frames):
         view = np.ascontiguousarray(np.roll(picture, frame, axis=1)[:, :SIDE])
         jpegs.append(cv2.imencode(".jpg", view, [cv2.IMWRITE_JPEG_QUALITY, 95])[1].tobytes())
-    info, _, wav = make_sample(number, num_frames=num_frames, sound=sound)
-    mjpg = b"".join(jpegs)
-    wav_digest = None
-    if sound:
-        time = np.arange(info.num_samples) / 16000
-        tone = np.sin(2 * np.pi * (300 + 150 * number) * time) * (0.3 + 0.2 * np.sin(9 * time))
-        wav = wav_bytes((8000 * tone).astype(np.int16))
-        wav_digest = hashlib.sha256(wav).hexdigest()
-    info = replace(
-        info,
-        frame_offsets=tuple(np.cumsum([0, *map(len, jpegs)]).tolist()),
-        digests=replace(info.digests, mjpg=hashlib.sha256(mjpg).hexdigest(), wav=wav_digest),
-    )
-    return info, mjpg, wav
+    time = np.arange(num_frames * 640) / 16000
+    tone = np.sin(2 * np.pi * (300 + 150 * number) * time) * (0.3 + 0.2 * np.sin(9 * time))
+    wav = wav_bytes((8000 * tone).astype(np.int16)) if sound else None
+    return describe(f"id{number % 5:02d}/{number:05d}", jpegs, wav)
 
 
 def moving_shards(folder: Path, num_samples: int = 8, *, silent: tuple[int, ...] = ()) -> Path:

@@ -70,15 +70,13 @@ def make_sample(
 ) -> Sample:
     """A sample whose frames and sound are ``frame_value`` and ``sound_values``; one may lack."""
     jpegs = [jpeg(frame_value(number, frame), side) for frame in range(num_frames)]
-    num_samples = round(num_frames / fps * 16000) if sound else 0
+    values = sound_values(number, round(num_frames / fps * 16000))
     sample = describe(
         f"id{number % 5:02d}/{number:05d}",
         jpegs,
-        wav_bytes(sound_values(number, num_samples)) if sound else None,
-        source=SourceFile(path=f"{number}.mp4", sha256="0" * 64, bytes=1),
+        wav_bytes(values) if sound else None,
         fps=fps,
         face_size=side,
-        num_samples=num_samples,
         split=split,
         labels=labels or {},
     )
@@ -99,11 +97,14 @@ def describe(key: str, jpegs: Sequence[bytes], wav: bytes | None, **values: Any)
     mjpg = b"".join(jpegs)
     num_frames = len(jpegs)
     told: dict[str, Any] = {
+        "source": SourceFile(path=f"{key}.mp4", sha256="0" * 64, bytes=1),
         "start_seconds": 0.0,
-        "end_seconds": num_frames / values["fps"],
+        "end_seconds": num_frames / values.setdefault("fps", 25.0),
         "num_frames": num_frames,
         "frame_offsets": tuple(np.cumsum([0, *map(len, jpegs)]).tolist()),
+        "face_size": SIDE,
         "sound": "absent" if wav is None else "present",
+        "num_samples": 0 if wav is None else (len(wav) - 44) // 2,  # behind the header
         "padded_samples": 0,
         "faces": FaceInfo(
             policy="none", detector="none", coverage=1.0, found_by=(("given", num_frames),)

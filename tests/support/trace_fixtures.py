@@ -37,24 +37,14 @@ def noted(number: int, seconds: float, *, lag: float, scale: float, offset: floa
     return Noted(start=times, end=times, value=scale * brightness(number, times - lag) + offset)
 
 
-def write_trace_shards(
-    folder: Path,
-    *,
-    recordings: int = 8,
-    seconds: float = 12.0,
-    ben: tuple[float, float] = (0.25, 0.6),
-) -> Path:
-    """Shards of recordings of as many speakers in two folds, in parts, with both traces.
-
-    Args:
-        ben: Scale and offset of what Ben notes; Anna's are 1 and 0.
-    """
-    samples = []
-    for number in range(recordings):
+def write_trace_shards(folder: Path) -> Path:
+    """Shards of recordings of as many speakers in two folds, in parts, with both traces."""
+    samples, seconds = [], 12.0
+    for number in range(8):
         notes: Notes = {
             "valence": {
                 "anna": noted(number, seconds, lag=ANNA, scale=1.0, offset=0.0),
-                "ben": noted(number, seconds, lag=BEN, scale=ben[0], offset=ben[1]),
+                "ben": noted(number, seconds, lag=BEN, scale=0.25, offset=0.6),
             }
         }
         for part, (begin, end, trace) in enumerate(parts_of(notes, f"r{number}", seconds, CONFIG)):
@@ -65,19 +55,7 @@ def write_trace_shards(
                 "trace": trace.text(),
                 "fold": 1 + number % 2,
             }
-            samples.append(
-                describe(
-                    f"r{number}/{part:03d}",
-                    jpegs,
-                    None,
-                    source=_source(number),
-                    fps=float(FPS),
-                    face_size=32,
-                    num_samples=0,
-                    split="train",
-                    labels=labels,
-                )
-            )
+            samples.append(describe(f"r{number}/{part:03d}", jpegs, None, labels=labels))
     return write_shards(folder, samples, samples_per_shard=8)
 
 
@@ -90,9 +68,3 @@ def over_time_benchmark(**settings: object) -> Benchmark:
         metrics=("ccc", "pcc"),
         over_time=OverTime(**{"max_lag_seconds": 2.0, **settings}),  # type: ignore[arg-type]
     )
-
-
-def _source(number: int) -> object:
-    from shards.schema import SourceFile
-
-    return SourceFile(path=f"{number}.mp4", sha256="0" * 64, bytes=1)
