@@ -18,12 +18,10 @@ from hicmae.checkpoints.checkpoint import (
     check_finite,
     load_checkpoint,
     misfits,
-    model_card,
     seen_of,
     union,
-    write_files,
 )
-from hicmae.checkpoints.portable import largest_difference, locate, make_probe, read_probe
+from hicmae.checkpoints.portable import largest_difference, locate, read_probe, write_with_probe
 from hicmae.config import from_dict
 from hicmae.emotion import EmotionConfig, EmotionModel
 from hicmae.files import file_sha256, whole_folder
@@ -54,14 +52,7 @@ def write_to(out: Path, checkpoint: Checkpoint) -> None:
     """Write a checkpoint with a probe and a card of its own; one that is there is replaced."""
     placed = replace(checkpoint, path=out)
     with whole_folder(out) as beside:
-        write_files(
-            beside,
-            checkpoint.tensors,
-            kind=checkpoint.kind,
-            config={**checkpoint.config, "probe": {"from": "this network"}},
-            probe=make_probe(build_network(placed)),
-            card=model_card(placed),
-        )
+        write_with_probe(beside, placed, build_network(placed))
 
 
 def verify(checkpoint: Checkpoint, *, tolerance: float) -> tuple[str, float | None]:

@@ -175,15 +175,16 @@ class PortableModel(nn.Module, ModelHubMixin):
         tensors = {name: value.detach().cpu() for name, value in self.state_dict().items()}
         config = to_dict(self.sections()) | dict(self.carried)
         checkpoint = Checkpoint(path=save_directory, kind=self.kind, config=config, tensors=tensors)
-        write_files(
-            save_directory,
-            tensors,
-            kind=self.kind,
-            config=config | {"probe": {"from": "this network"}},
-            # Of what will be read back: on the CPU, in float32, whatever this network runs in.
-            probe=make_probe(self.from_checkpoint(checkpoint)),
-            card=model_card(checkpoint),
-        )
+        # Of what will be read back: on the CPU, in float32, whatever this network runs in.
+        write_with_probe(save_directory, checkpoint, self.from_checkpoint(checkpoint))
+
+
+def write_with_probe(folder: Path, checkpoint: Checkpoint, network: PortableModel) -> None:
+    """Write the files of a checkpoint with a probe of its network, and a card of its own path."""
+    config = {**checkpoint.config, "probe": {"from": "this network"}}
+    probe, card = make_probe(network), model_card(checkpoint)
+    kind = checkpoint.kind
+    write_files(folder, checkpoint.tensors, kind=kind, config=config, probe=probe, card=card)
 
 
 def make_probe(network: PortableModel, *, seed: int = 0) -> dict[str, Tensor]:

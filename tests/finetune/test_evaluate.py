@@ -6,7 +6,6 @@ import dataclasses
 import json
 import os
 import shutil
-import socket
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ from tests.support.finetune_fixtures import (
     train_tiny,
     write_labelled_shards,
 )
+from tests.support.pretrain_processes import places
 from tests.support.testing_fixtures import CPU
 
 _OF_TWO = (
@@ -301,13 +301,10 @@ def test_two_processes_test_each_clip_once_and_give_the_predictions_of_one(
 ) -> None:
     one = again(finished, tmp_path / "one", segments=3, crops="whole,mirrored")
     words = ["evaluate", str(finished), "--out", str(tmp_path / "two"), *_OF_TWO.split()]
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        torchrun = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
-    torchrun |= {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "TORCHELASTIC_RUN_ID": "two"}
+    torchrun = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "TORCHELASTIC_RUN_ID": "two"}
     started = [
-        VerbProcess(words, {**os.environ, **torchrun, "RANK": rank, "LOCAL_RANK": rank})
-        for rank in "01"
+        VerbProcess(words, {**os.environ, **torchrun, **place, "RANK": place["LOCAL_RANK"]})
+        for place in places(2)
     ]
     try:
         said = [process.output.read().decode() for process in started]
