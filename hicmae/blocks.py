@@ -356,8 +356,8 @@ def truncated_normal_linears(module: nn.Module) -> None:
             nn.init.zeros_(module.bias)
 
 
-def truncated_normal_(weight: Tensor, std: float = 0.02) -> Tensor:
-    """Fill a weight in place with normal values, none beyond six deviations, and return it.
+def truncated_normal_(weight: Tensor) -> Tensor:
+    """Fill a weight in place with normal values of deviation 0.02, none beyond six, and return it.
 
     From one seed the same values with every PyTorch, those of ``nn.init.trunc_normal_`` up to 2.11:
     2.14 draws others, and looks at them, which weights without content do not allow. That function
@@ -365,5 +365,5 @@ def truncated_normal_(weight: Tensor, std: float = 0.02) -> Tensor:
     in 17 million) it answers 2, a hundred deviations. Here that value is six.
     """
     with torch.no_grad():
-        weight.uniform_(-1, 1).erfinv_().mul_(std * math.sqrt(2.0))
-        return weight.clamp_(-6 * std, 6 * std)
+        weight.uniform_(-1, 1).erfinv_().mul_(0.02 * math.sqrt(2.0))
+        return weight.clamp_(-0.12, 0.12)

@@ -262,19 +262,18 @@ def joined(parts: Sequence[Notes], where: str) -> Notes:
     return found
 
 
-def check_times(notes: Notes, seconds: float, where: str, *, slack: float = 0.5) -> None:
+def check_times(notes: Notes, seconds: float, where: str) -> None:
     """Refuse a trace that leaves its recording.
 
     Args:
-        seconds: Length of the recording.
-        slack: So much later a trace may end: annotators stop after the recording does.
+        seconds: Length of the recording; annotators stop up to half a second after it does.
 
     Raises: ValueError: it does; one line with both times.
     """
     for value, each in notes.items():
         for who, noted in each.items():
             first, last = float(noted.start[0]), float(noted.end[-1])
-            if first < 0 or last > seconds + slack:
+            if first < 0 or last > seconds + 0.5:
                 raise ValueError(
                     f"{where}: {value} of '{who}' is noted from {first:g} to {last:g} s, and the"
                     f" recording lasts {seconds:.2f} s; times are seconds after its beginning (not"
