@@ -16,6 +16,10 @@ from hicmae.config import load_model_config, to_dict
 from hicmae.settings import ModelConfig, ObjectiveConfig
 from pretrain.bench import _straight_line, bench_step
 
+QUICK: dict[str, Any] = {
+    "batch_size": 2, "steps": 2, "warmup": 1, "precision": "32-true", "device": "cpu"
+}  # fmt: skip
+
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("size", "published"), [("tiny", 3.1), ("small", 6.1), ("base", 15.1)])
@@ -44,19 +48,12 @@ def test_the_figures_agree_with_one_another_and_are_written(
 ) -> None:
     file = tmp_path / "new" / "step.json"
     threads = torch.get_num_threads()
-    found = bench_step(
-        model=to_dict(replace(tiny_model_config, mlp_ratio=2.0)),
-        batch_size=3,
-        steps=2,
-        warmup=1,
-        precision="32-true",
-        device="cpu",
-        json=file,
-    )
+    model = to_dict(replace(tiny_model_config, mlp_ratio=2.0))
+    found = bench_step(model=model, json=file, **QUICK)
     assert torch.get_num_threads() == threads
     assert json.loads(file.read_text()) == found
     assert [path.name for path in file.parent.iterdir()] == ["step.json"]
-    assert found["clips_per_second"] == pytest.approx(3 / found["step_seconds"])
+    assert found["clips_per_second"] == pytest.approx(2 / found["step_seconds"])
     speed = found["flops_per_clip"] * found["clips_per_second"]
     assert found["fraction_of_peak"] == pytest.approx(speed / found["matmul_peak_flops"])
     assert found["peak_memory_bytes"] > 2**20
@@ -80,15 +77,7 @@ def test_the_line_through_the_times_is_the_one_they_lie_on(
     assert found["r_squared"] == pytest.approx(1)
     assert list(found["step_seconds"]) == ["1", "2", "4"]
     assert _straight_line({1: 1, 2: 4, 3: 9, 4: 16})["r_squared"] < 0.98
-    figures = bench_step(
-        model=to_dict(tiny_model_config),
-        batch_size=2,
-        batch_sizes=(2, 4),
-        steps=1,
-        warmup=0,
-        precision="32-true",
-        device="cpu",
-    )
+    figures = bench_step(model=to_dict(tiny_model_config), batch_sizes=(2, 4), **QUICK)
     assert set(figures["scaling"]["step_seconds"]) == {"2", "4"}
     assert "time over clips: 2 clips" in capsys.readouterr().out
 
@@ -128,8 +117,7 @@ def test_the_step_of_a_checkout_is_timed_turn_about_with_ours(
     (tmp_path / "modeling_pretrain_av.py").write_text(
         text.replace("{side}", str(size.input.image_size))
     )
-    given: dict[str, Any] = {"batch_size": 2, "steps": 2, "warmup": 0, "precision": "32-true"}
-    found = bench_step(model=to_dict(size), device="cpu", against=tmp_path, **given)["against"]
+    found = bench_step(model=to_dict(size), against=tmp_path, **QUICK)["against"]
     assert len(found["seconds"]["theirs"]) == len(found["seconds"]["ours"]) == 2
     turns = zip(found["seconds"]["theirs"], found["seconds"]["ours"], strict=True)
     assert found["ratio"] == pytest.approx(sum(theirs / ours for theirs, ours in turns) / 2)
@@ -137,7 +125,7 @@ def test_the_step_of_a_checkout_is_timed_turn_about_with_ours(
     assert "modeling_pretrain_av" not in sys.modules
     (tmp_path / "modeling_pretrain_av.py").write_text("")
     with pytest.raises(ValueError, match="has no pretrain_hicmae_dim"):
-        bench_step(model=to_dict(size), device="cpu", against=tmp_path, **given)
+        bench_step(model=to_dict(size), against=tmp_path, **QUICK)
 
 
 def test_the_peak_is_the_median_of_what_was_measured() -> None:
@@ -172,15 +160,7 @@ def test_a_bench_that_cannot_run_says_why(changes: dict[str, Any], message: str)
 def test_engines_are_measured_in_processes_of_their_own(
     tiny_model_config: ModelConfig, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    found = bench_step(
-        model=to_dict(tiny_model_config),
-        batch_size=2,
-        steps=2,
-        warmup=1,
-        precision="32-true",
-        device="cpu",
-        engines="zero1",
-    )["engines"]
+    found = bench_step(model=to_dict(tiny_model_config), engines="zero1", **QUICK)["engines"]
     assert found["zero1"].keys() == {"processes", "step_seconds", "peak_memory_bytes"}
     assert found["zero1"]["processes"] == 2
     assert min(found["zero1"].values()) > 0
