@@ -262,10 +262,12 @@ def test_saving_into_a_folder_leaves_other_files_alone(
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
 
 
-def test_a_network_of_the_other_kind_is_refused_with_what_loads_it(
+def test_a_pretrained_network_is_shared_the_same_way_and_is_not_of_the_other_kind(
     tmp_path: Path, tiny_model_config: ModelConfig
 ) -> None:
-    HiCMAE(tiny_model_config).save_pretrained(tmp_path / "made")
+    network = HiCMAE(tiny_model_config)
+    network.save_pretrained(tmp_path / "made")
+    assert same(network, HiCMAE.from_pretrained(tmp_path / "made"))
     with pytest.raises(ValueError, match=r"is of kind pretraining; HiCMAE\.from_pretrained"):
         EmotionModel.from_pretrained(tmp_path / "made")
 
