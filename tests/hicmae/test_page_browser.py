@@ -24,7 +24,7 @@ from hicmae.processes import VerbProcess
 from hicmae.settings import ModelConfig
 from tests.support.media_files import write_sound
 from tests.support.page_fixtures import CLASSES
-from tests.support.prediction_fixtures import write_checkpoint
+from tests.support.prediction_fixtures import talk, write_checkpoint
 
 webdriver = pytest.importorskip("selenium.webdriver")
 
@@ -204,6 +204,47 @@ def test_a_corrupt_clip_is_named_with_its_cause_and_the_page_goes_on(
     assert not part(page, "working").is_displayed()
     assert give(page, clips_dir / "awkward" / "eamm_happy.mp4") == "result"
     assert not part(page, "error").is_displayed()
+
+
+# Answers to uploads wait in ``held`` until they are let go; ``ended`` counts those that were, a
+# moment later, and ``asked`` lists all else that is asked for.
+HOLD = """const given = window.fetch;
+window.held = []; window.asked = []; window.ended = 0;
+window.fetch = async (path, options) => {
+  const answer = await given(path, options);
+  if (options?.method === "POST") {
+    await new Promise((resolve) => window.held.push(resolve));
+    setTimeout(() => { window.ended += 1; }, 1000);
+  } else window.asked.push(path);
+  return answer;
+};"""
+
+
+def test_what_is_cancelled_while_it_is_sent_shows_nothing(page: Any, tmp_path: Path) -> None:
+    page.execute_script(HOLD)
+    file = write_sound(tmp_path / "a.wav", talk(1.0), 48000)
+    part(page, "file").send_keys(str(file))
+    until(page, lambda: page.execute_script("return held.length") == 1)
+    part(page, "cancel").click()
+    page.execute_script("held[0]()")
+    until(page, lambda: page.execute_script("return ended") == 1)
+    assert page.execute_script("return asked") == []
+    assert not any(part(page, id).is_displayed() for id in ("working", "result", "error"))
+    page.execute_script("setInterval(() => held.at(-1)())")
+    assert give(page, file) == "result"
+
+
+def test_a_recording_that_is_given_instead_of_another_stays(page: Any, tmp_path: Path) -> None:
+    page.execute_script(HOLD)
+    for number, name in enumerate(("first.wav", "second.wav"), start=1):
+        part(page, "file").send_keys(str(write_sound(tmp_path / name, talk(1.0), 48000)))
+        until(page, lambda number=number: page.execute_script("return held.length") == number)
+    page.execute_script("held[1]()")
+    assert settled(page) == "result"
+    page.execute_script("held[0]()")  # the first one's upload took longer
+    until(page, lambda: page.execute_script("return ended") == 2)
+    assert text(page, "result-title") == "second.wav"
+    assert not part(page, "working").is_displayed()
 
 
 def test_what_the_browser_cannot_play_is_shown_still(page: Any, clips_dir: Path) -> None:

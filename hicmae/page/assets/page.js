@@ -11,7 +11,7 @@ const POLL_MS = 400;
 const MEASURES = { both: "Picture and sound", video: "Picture alone", audio: "Sound alone" };
 
 let model = null;   // what the network is
-let job = null;     // the id of the recording in work
+let work = null;    // the recording in work: { id, stop }
 let shown = null;   // { result, track, timeline, url, playable }
 
 function fail(message) {
@@ -41,18 +41,19 @@ async function give(file) {
     fail(`${file.name} is larger than ${model.max_megabytes} MB, the limit of this page.`);
     return;
   }
-  await cancel();
+  const given = cancel();
+  const mine = work = { id: null, stop: new AbortController() };
+  const { signal } = mine.stop;
   at("working").hidden = false;
   at("stage").textContent = `Sending ${file.name} …`;
   at("share").removeAttribute("value");
   const form = new FormData();
   form.append("file", file, file.name);
   try {
-    job = (await ask("/api/jobs", { method: "POST", body: form })).id;
-    const mine = job;
-    while (job === mine) {
-      const status = await ask(`/api/jobs/${mine}`);
-      if (job !== mine) return;
+    await given;
+    mine.id = (await ask("/api/jobs", { method: "POST", body: form, signal })).id;
+    while (true) {
+      const status = await ask(`/api/jobs/${mine.id}`, { signal });
       if (status.state === "failed") throw new Error(`${status.name}: ${status.error.message}`);
       if (status.state === "done") {
         cancel();  // it is here now; the server need not keep it
@@ -63,7 +64,8 @@ async function give(file) {
       await new Promise((resolve) => setTimeout(resolve, POLL_MS));
     }
   } catch (problem) {
-    job = null;
+    if (work !== mine) return;  // it was given up
+    work = null;
     fail(problem.message);
   }
 }
@@ -76,11 +78,13 @@ function tell(status) {
   else at("share").value = status.share;
 }
 
+/** Give up the recording in work, sent or still being sent. */
 async function cancel() {
   at("working").hidden = true;
-  const mine = job;
-  job = null;
-  if (mine) await fetch(`/api/jobs/${mine}`, { method: "DELETE", keepalive: true }).catch(() => {});
+  const { id, stop } = work ?? {};
+  work = null;
+  stop?.abort();
+  if (id) await fetch(`/api/jobs/${id}`, { method: "DELETE", keepalive: true }).catch(() => {});
 }
 
 function show(result, file, name) {
