@@ -317,17 +317,20 @@ def _table(path: Path) -> Iterator[tuple[str, Span]]:
     head = text.lstrip().split("\n", 1)[0]
     separator = max(",;\t", key=head.count)
     (_, columns), *rows = _records(path, text, separator) or [(0, [])]
-    names = {name.lower(): place for place, name in enumerate(columns)}
+    words = [name.lower() for name in columns]
+    names = {name: place for place, name in enumerate(words)}
     found = {
         what: names[word]
-        for what, words in _COLUMNS.items()
-        if (word := next((word for word in words if word in names), None)) is not None
+        for what, known in _COLUMNS.items()
+        if (word := next((word for word in known if word in names), None)) is not None
     }
     if "start" not in found or not ("end" in found or "duration" in found):
         raise SpanError(
             f"{path}: needs columns start, and end or duration, in seconds or h:mm:ss.s "
             f"(found: {', '.join(list(names)[:8]) or 'nothing'})"
         )
+    if twice := [words[at] for at in found.values() if words.count(words[at]) > 1]:
+        raise SpanError(f"{path}: column {twice[0]!r} is there twice; delete or rename one of them")
     for number, row in rows:
         where = f"{path} line {number}"
         if any(row[len(columns) :]):  # which of them is the speaker's, nobody knows

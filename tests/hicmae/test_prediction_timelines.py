@@ -157,6 +157,7 @@ def test_spans_are_read_from_elan_by_participant_and_without_dependent_tiers(
     [
         ("a.txt", "", r"a.txt: no kind of spans \(known: .csv, .tsv, .srt"),
         ("a.csv", "from,to\n1,2\n", "needs columns start, and end or duration.*found: from, to"),
+        ("a.csv", "Start,end,start\n1,2,3\n", "column 'start' is there twice; delete or rename"),
         ("a.csv", "start,end\n1,2\n1,x\n", r"a.csv line 3: end = 'x' \(seconds, or h:mm:ss.s\)"),
         ("a.csv", "start,end,text\n3,2,hm\n", r"ends at 2 s and begins at 3 s \('hm'\); mend"),
         ("a.csv", "start,end\n", "holds no span"),
