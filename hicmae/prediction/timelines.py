@@ -300,10 +300,21 @@ def _parts(name: str, known: Container[tuple[str, ...]]) -> tuple[str, ...]:
 
 def _beside(folder: Path, recording: Path) -> Path:
     stem = recording.name if recording.is_dir() else recording.stem
-    for path in sorted(folder.iterdir()):
-        if spelled(path.stem) == spelled(stem) and path.suffix.lower() in _READERS:
-            return path
-    raise ValueError(f"{folder}: holds no spans of {recording.name} ({stem}.csv, {stem}.eaf, …)")
+    found = [
+        path
+        for path in sorted(folder.iterdir())
+        if spelled(path.stem) == spelled(stem) and path.suffix.lower() in _READERS
+    ]
+    if len(found) > 1:
+        raise ValueError(
+            f"{folder}: holds {' and '.join(path.name for path in found)} of {recording.name}; "
+            "leave one file for each recording there"
+        )
+    if not found:
+        raise ValueError(
+            f"{folder}: holds no spans of {recording.name} ({stem}.csv, {stem}.eaf, …)"
+        )
+    return found[0]
 
 
 def _text_of(path: Path) -> str:

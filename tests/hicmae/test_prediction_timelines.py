@@ -231,6 +231,15 @@ def test_names_with_accents_and_of_windows_are_those_of_their_recordings(
     assert [s.start for s in spans_of(folder, both[:1])[both[0]]] == [4]
 
 
+def test_two_files_of_spans_for_one_recording_are_refused(tmp_path: Path) -> None:
+    for name in ("a.csv", "a.TSV", "ab.csv", "a.mp4"):
+        (tmp_path / name).write_text("start\tend\n4\t5\n")
+    with pytest.raises(ValueError, match=r"holds a\.TSV and a\.csv of a\.mp4; leave one file"):
+        spans_of(tmp_path, [tmp_path / "a.mp4"])
+    (tmp_path / "a.TSV").unlink()
+    assert [s.start for s in spans_of(tmp_path, [tmp_path / "a.mp4"])[tmp_path / "a.mp4"]] == [4]
+
+
 def test_many_recordings_of_one_name_are_told_apart_in_one_go(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
