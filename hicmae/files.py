@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import glob
 import hashlib
 import json
 import os
@@ -103,15 +104,20 @@ def whole_folder(folder: Path) -> Iterator[Path]:
     """Fill a folder beside its place; it is renamed into it when everything is written.
 
     Args:
-        folder: Where it goes; what is there is replaced. Its parents are made.
+        folder: Where it goes; what is there is replaced. Its parents are made. What killed
+            processes left of it is removed.
 
     Yields: an empty folder to write into; it is gone again if anything is raised.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    hidden = _hidden(folder.name, "-12345678-old")
+    hidden = _hidden(folder.name, ".12345678.part-old")
     with naming(folder, hidden):
-        beside = Path(tempfile.mkdtemp(prefix=f"{hidden}-", dir=folder.parent))
+        _remove_leftovers(folder.parent, hidden)
+        beside = Path(tempfile.mkdtemp(prefix=f"{hidden}.", suffix=".part", dir=folder.parent))
+        handle = os.open(beside, os.O_RDONLY)
         try:
+            with suppress(OSError):  # where there are no locks, nothing is taken for left
+                fcntl.flock(handle, fcntl.LOCK_EX)
             yield beside
             beside.chmod(0o755)
             if folder.exists():
@@ -123,7 +129,20 @@ def whole_folder(folder: Path) -> Iterator[Path]:
             else:
                 beside.replace(folder)
         finally:
+            os.close(handle)
             shutil.rmtree(beside, ignore_errors=True)
+
+
+def _remove_leftovers(parent: Path, hidden: str) -> None:
+    """Remove what ``whole_folder`` was killed over; who is at work holds a lock on his own."""
+    for path in parent.glob(f"{glob.escape(hidden)}.????????.part*"):
+        with suppress(OSError):
+            handle = os.open(path, os.O_RDONLY)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(path, ignore_errors=True)
+            finally:
+                os.close(handle)
 
 
 def _hidden(name: str, tail: str) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -71,6 +73,28 @@ def test_the_longest_names_are_written(tmp_path: Path, letters: str) -> None:
             (beside / "a").write_text(kind)
         assert (tmp_path / letters / "a").read_text() == kind
     assert [path.name for path in tmp_path.iterdir()] == [letters]
+
+
+def test_what_killed_processes_left_of_a_folder_is_removed_and_what_others_write_is_not(
+    tmp_path: Path,
+) -> None:
+    folder = tmp_path / "a[1].mp4"
+    for kind in ("new", "replaced"):
+        child = os.fork()
+        if not child:
+            with whole_folder(folder) as beside:
+                (beside / "half").write_text("x")
+                os.kill(os.getpid(), signal.SIGKILL)
+        os.waitpid(child, 0)
+        (left,) = (path for path in tmp_path.iterdir() if (path / "half").exists())
+        with whole_folder(folder) as beside:
+            assert not left.exists()
+            (beside / "a").write_text(kind)
+            with whole_folder(folder) as another:
+                (another / "a").write_text("another")
+            assert beside.exists()
+        assert (folder / "a").read_text() == kind
+        assert [path.name for path in tmp_path.iterdir()] == ["a[1].mp4"]
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full is Linux's")
