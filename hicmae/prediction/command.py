@@ -94,7 +94,8 @@ def predict(
         min_confidence: Where no class is as probable (0 to 1), the prediction is "not sure"; the
             probabilities are written all the same. null: the threshold that fine-tuning has
             fitted, if it has (hicmae finetune, recipe.calibrate); 0: always the best class.
-        overwrite: Replace results that are there; without it nothing is begun if any are.
+        overwrite: Replace results that are there; without it nothing is begun if any are. Those
+            of recordings that now fail stay, and are named.
         device: auto, cpu, cuda, ….
         precision: auto (bf16 where the machine computes in it), 32-true or bf16-mixed.
         batch_size: Clips that the network is shown at once.
@@ -152,6 +153,7 @@ def predict(
         with model, _Bar(errors, len(found)) as bar:
             for recording in found:
                 bar.begin(recording)
+                older = _written(out / recording.name)
                 try:
                     prediction = model.predict(
                         recording.path,
@@ -177,6 +179,8 @@ def predict(
                     missing = isinstance(error, FileNotFoundError)
                     cause = getattr(error, "cause", "missing-file" if missing else "not-written")
                     message = user_message(error) or str(error)
+                    if older and _written(out / recording.name) == older:
+                        message += f"; {out / recording.name} still holds what was there before"
                     outcomes.append(_outcome(recording, cause, message))
                     errors.print(f"failed: {printable(message)}", markup=False, style="red")
                 else:
@@ -345,6 +349,13 @@ def _write_outcomes(file: Path, outcomes: Sequence[dict[str, str]]) -> None:
         writer = csv.DictWriter(opened, fieldnames=columns, extrasaction="ignore")
         writer.writeheader()
         writer.writerows(rows.values())
+
+
+def _written(results: Path) -> int | None:
+    """What tells the results of one run from those of another; None: there are none."""
+    with suppress(OSError):
+        return results.stat().st_ino if any(results.iterdir()) else None
+    return None
 
 
 def _suffixes() -> frozenset[str]:

@@ -139,6 +139,15 @@ def test_results_are_replaced_only_where_asked_and_nothing_is_begun_before(
     assert predict(second, first, "--overwrite", checkpoint=checkpoint, out=out) == 0
     assert (out / "a.mp4" / "timeline.csv").stat().st_mtime_ns > before
     assert set(outcomes(out)) == {"a.mp4", "b.mp4"}
+    before = (out / "a.mp4" / "timeline.csv").stat().st_mtime_ns
+    first.write_bytes(first.read_bytes()[:500])
+    second.with_suffix(".csv").write_text("damaged")
+    shutil.rmtree(out / "b.mp4")
+    capsys.readouterr()
+    assert predict(second, first, "--overwrite", checkpoint=checkpoint, out=out) == 2
+    assert (out / "a.mp4" / "timeline.csv").stat().st_mtime_ns == before
+    assert capsys.readouterr().err.count("still holds what was there before") == 1
+    assert outcomes(out)["a.mp4"]["message"].endswith("a.mp4 still holds what was there before")
     shutil.rmtree(out / "a.mp4")
     (out / "a.mp4").mkdir()
     (out / "a.mp4" / "thesis.txt").write_text("mine")
