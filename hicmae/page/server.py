@@ -183,12 +183,15 @@ class Progress(BaseModel):
     result: Prediction | None
 
 
+_Clock = Annotated[float, Field(ge=-1e10, le=1e10)]  # no clock shows more; samples are counted
+
+
 class LiveWindow(BaseModel):
     """What comes with the pictures and the sound of a window; times are of one clock, seconds."""
 
-    end: float = Field(description="Where the window ends; it is one clip of the network long")
-    times: list[float] = Field(default=[], description="When each picture was taken, ascending")
-    sound_start: float = Field(default=0.0, description="When the first sample was taken")
+    end: _Clock = Field(description="Where the window ends; it is one clip of the network long")
+    times: list[_Clock] = Field(default=[], description="When each picture was taken, ascending")
+    sound_start: _Clock = Field(default=0.0, description="When the first sample was taken")
     sound_rate: int = Field(default=48000, ge=8000, le=384000, description="Samples a second")
 
 

@@ -298,6 +298,8 @@ def test_the_camera_of_another_machine_is_not_looked_at(
         (window(times=[9.5]), 422, "2 frames with 1 times"),
         (window(times=[9.5, 9.5]), 422, "after one of 9.500 s"),
         (window(end="soon"), 422, "about: end: "),
+        (window(end=float("-inf")), 422, "about: end: "),
+        (window(sound_start=1e305), 422, "about: sound_start: "),
         (window(sound_rate=0), 422, "about: sound_rate: "),
         (window() | {"data": {}}, 422, "form fields about, frames and sound"),
         (window(count=201), 413, "up to 200 frames"),
