@@ -30,6 +30,7 @@ HEADERS = {
     "x-frame-options": "DENY",
     "cache-control": "no-store",
 }
+_FORM_BYTES = 1 << 16  # around the file in a form
 _LOOPBACK = {"localhost", "127.0.0.1", "::1"}
 
 
@@ -61,7 +62,7 @@ class Guard:
         names: Allowed host names.
         any_address: Whether a numeric address is allowed as a host too: a rebinding site comes by
             its name.
-        max_bytes: Largest body of a request.
+        max_bytes: Largest recording.
     """
 
     def __init__(self, app: ASGIApp, *, names: set[str], any_address: bool, max_bytes: int) -> None:
@@ -98,7 +99,7 @@ class Guard:
             if foreign or site not in ("same-origin", "none"):
                 return 403, "origin", "requests from other web sites are refused"
         length = headers.get("content-length", "0")
-        if not length.isdigit() or int(length) > self._max_bytes:
+        if not length.isdigit() or int(length) > self._max_bytes + _FORM_BYTES:
             return 413, "too-large", self._too_large()
         return None
 
@@ -110,7 +111,7 @@ class Guard:
             nonlocal so_far
             message = await receive()
             so_far += len(message.get("body", b""))
-            if so_far > self._max_bytes:
+            if so_far > self._max_bytes + _FORM_BYTES:
                 raise HTTPException(413, {"cause": "too-large", "message": self._too_large()})
             return message
 

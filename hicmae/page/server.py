@@ -55,7 +55,6 @@ _MOST_FRAMES, _MOST_PIXELS = 200, 4_000_000
 _PASSED_ON = ("forwarded", "via", "x-forwarded-for", "x-real-ip")
 _NO_JOB = {"cause": "no-job", "message": "no such recording; results are kept for some minutes"}
 _POLL_SECONDS = 0.1
-_FORM_BYTES = 1 << 16  # around the file in a form
 
 
 class Error(BaseModel):
@@ -256,7 +255,7 @@ def make_app(
         Guard,
         names=names,
         any_address=any_address,
-        max_bytes=limits.num_bytes + _FORM_BYTES,
+        max_bytes=limits.num_bytes,
     )
     app.add_exception_handler(StarletteHTTPException, _as_failure)
     app.add_exception_handler(RequestValidationError, _as_bad_request)

@@ -120,6 +120,7 @@ def test_more_than_the_limit_is_refused_with_or_without_a_length(
 
     answer = client.post(path, content=pieces(), headers={"content-type": kind})
     assert error(answer, 413) == "too-large"
+    assert "larger than 0.2 MB, the limit" in answer.json()["error"]["message"]
     assert analyst.seen == []
     assert list(folder.path.iterdir()) == []
 
