@@ -85,6 +85,7 @@ def serve(
             folder=folder,
             names=known_names(host, allowed_hosts),
             any_address=not local,
+            is_ending=lambda: server.should_exit,
         )
         facts = analyst.describe()
         print(f"{facts['name']}: {facts['kind']}, {facts['num_parameters'] / 1e6:.1f} M parameters")

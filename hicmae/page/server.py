@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from importlib import resources
 from typing import Annotated, Any, Literal
@@ -213,7 +213,7 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
         413: "Larger than the limit",
         421: "Under a host name that is not this page's",
         422: "Not a recording, or one that cannot be used; the cause is named",
-        503: "As many wait as may; try again later",
+        503: "As many wait as may, or the server ends; try again later",
     }.items()
 }
 
@@ -225,6 +225,7 @@ def make_app(
     folder: UploadFolder,
     names: set[str],
     any_address: bool = False,
+    is_ending: Callable[[], bool] = lambda: False,
 ) -> FastAPI:
     """The application that a server runs.
 
@@ -234,6 +235,7 @@ def make_app(
         folder: Where uploads lie; it is deleted when the application ends.
         names: Host names under which the page may be asked for.
         any_address: Whether numeric addresses are among them.
+        is_ending: Whether the server was told to end, so that nobody is to be kept waiting.
     """
     jobs, looking = JobQueue(analyst, limits), threading.Lock()
 
@@ -296,6 +298,9 @@ def make_app(
                 status = jobs.status(job.id)
                 if status is None:
                     break
+                if is_ending():
+                    message = "`hicmae serve` was ended before it had looked at the recording"
+                    raise HTTPException(503, {"cause": "ended", "message": message})
                 if status["state"] == "failed":
                     raise HTTPException(422, status["error"])
                 if status["state"] == "done":

@@ -323,6 +323,16 @@ def test_the_endpoints_are_documented(client: TestClient) -> None:
     )
 
 
+def test_nobody_is_kept_waiting_when_the_page_ends(
+    analyst: SlowAnalyst, folder: UploadFolder
+) -> None:
+    analyst.go.clear()
+    names = known_names("localhost")
+    app = make_app(analyst, limits=Limits(), folder=folder, names=names, is_ending=lambda: True)
+    with TestClient(app, base_url=PAGE) as client:
+        assert error(client.post("/api/predict", files=sent()), 503) == "ended"
+
+
 def test_uploads_are_gone_when_the_page_ends(analyst: SlowAnalyst, folder: UploadFolder) -> None:
     analyst.go.clear()
     app = make_app(analyst, limits=Limits(), folder=folder, names=known_names("localhost"))
