@@ -136,4 +136,5 @@ def url_of(host: str, listener: socket.socket) -> str:
     """What to open on this machine."""
     port = listener.getsockname()[1]
     shown = "localhost" if host in ("0.0.0.0", "::", "127.0.0.1", "::1") else host
+    shown = f"[{shown}]" if ":" in shown else shown
     return f"http://{shown}:{port}/"

@@ -17,6 +17,7 @@ def test_any_free_port_is_taken_and_told() -> None:
         port = listener.getsockname()[1]
         assert url_of("127.0.0.1", listener) == f"http://localhost:{port}/"
         assert url_of("lab.example", listener) == f"http://lab.example:{port}/"
+        assert url_of("2001:db8::1", listener) == f"http://[2001:db8::1]:{port}/"
         with socket.create_connection(("127.0.0.1", port)):
             pass
 
