@@ -279,8 +279,10 @@ class Canvas:
                 colour,
                 -1,
             )
-            text = _row_text(track, number, float(values[number]))
-            self._text(image, _fitting(text, middle - left - 4, self._font_scale), y, _INK)
+            text = _row_text(
+                track, number, float(values[number]), middle - left - 4, self._font_scale
+            )
+            self._text(image, text, y, _INK)
         return top + (len(track.names) + 1) * self._row + self._row // 2
 
     def _text(self, image: np.ndarray, text: str, top: int, colour: tuple[int, ...]) -> None:
@@ -395,10 +397,15 @@ def _sound(
         raise
 
 
-def _row_text(track: DrawnTrack, place: int, value: float) -> str:
-    """What stands beside a bar: real values are told, probabilities are seen."""
-    name = track.names[place]
-    return name if track.is_class else f"{name} {value:+.2f}"
+def _row_text(
+    track: DrawnTrack, place: int, value: float, width: float = math.inf, size: float = 1.0
+) -> str:
+    """What stands beside a bar: real values are told, probabilities are seen. Where there is no
+    room for both it is the name that is cut.
+    """
+    number = "" if track.is_class else f" {value:+.2f}"
+    taken = cv2.getTextSize(number, _FONT, size, 1)[0][0]
+    return _fitting(track.names[place], width - taken, size) + number
 
 
 def _range(values: np.ndarray) -> tuple[float, float]:
@@ -408,7 +415,7 @@ def _range(values: np.ndarray) -> tuple[float, float]:
     return -reach, reach
 
 
-def _fitting(text: str, width: int, size: float) -> str:
+def _fitting(text: str, width: float, size: float) -> str:
     text = _ascii(text)
     while len(text) > 1 and cv2.getTextSize(text, _FONT, size, 1)[0][0] > width:
         text = text[:-2] + "."

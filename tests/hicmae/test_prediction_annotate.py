@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import av
+import cv2
 import numpy as np
 import pytest
 
@@ -123,3 +124,14 @@ def test_hostile_names_and_crowds_are_drawn() -> None:
     assert image.shape[0] == 240
     real = track(is_class=False, values=np.array([[-2.0, 0.1], [1.0, 0.0]]))
     assert Canvas((real,), 240, 320).draw(np.zeros((240, 320, 3), np.uint8), 0.0).max() > 100
+
+
+def test_a_long_name_is_cut_and_its_value_told_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    put = cv2.putText
+    monkeypatch.setattr(cv2, "putText", lambda im, text, *a: (told.append(text), put(im, text, *a)))
+    names = ("emotions.enthusiasm", "arousal")
+    real = track(names=names, is_class=False, values=np.array([[-2.04, 0.1], [1.0, 0.0]]))
+    Canvas((real,), 100, 100).draw(np.zeros((100, 100, 3), np.uint8), 0.0)
+    assert any(text.startswith("emo") and text.endswith(". -2.04") for text in told), told
+    assert "arousal +0.10" in told
