@@ -13,7 +13,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import IO, Any, cast
 
 import pandas as pd
 
@@ -37,7 +37,7 @@ from hicmae.checkpoints.checkpoint import WEIGHTS, Checkpoint, load_checkpoint
 from hicmae.config import leaves, load_model_config, load_yaml, to_dict
 from hicmae.devices import choose_device, resolve_precision
 from hicmae.emotion import EmotionConfig, EmotionModel
-from hicmae.files import file_sha256
+from hicmae.files import LOCK, file_sha256, only_writer
 from hicmae.heads import constant_outputs
 from hicmae.run_logging import wandb_mode
 from hicmae.settings import ModelConfig, raise_all
@@ -355,7 +355,7 @@ def prepare_folder(
     overwrite: bool,
     reads: Sequence[Path] = (),
     config: FinetuneConfig | None = None,
-) -> None:
+) -> IO[bytes]:
     """Make the run folder, or make sure that what is in it belongs to this run.
 
     Args:
@@ -363,15 +363,17 @@ def prepare_folder(
         reads: What the run is made from, which must not be deleted with what is there.
         config: The run's settings, for saying what is another in those that are there.
 
+    Returns: what keeps other processes from writing into it, until it is closed.
     Raises: ValueError: a run is there and is neither to be finished nor deleted, is one of
         pretraining or several of a sweep, holds what is read, or was made with another
-        configuration.
+        configuration; or another process writes into it.
     """
     if resume and overwrite:
         raise ValueError("resume and overwrite contradict each other; give one of them")
     if out.exists() and not out.is_dir():
         raise ValueError(f"{out}: is a file; name a folder for the run")
-    if out.is_dir() and any(out.iterdir()):
+    there = [path for path in out.iterdir() if path.name != LOCK] if out.is_dir() else []
+    if there:
         if (out / "checkpoints").exists():  # those of a fine-tuning run are in its folds
             raise ValueError(f"{out}: holds a pretraining run; name another folder")
         if overwrite and not (out / CONFIG).is_file():
@@ -393,13 +395,24 @@ def prepare_folder(
                 f"{out}: holds {inside[0]}, which this run reads, so it is not deleted; name"
                 " another folder"
             )
-        if overwrite:
-            shutil.rmtree(out)
-        elif not resume:
+        if not (resume or overwrite):
             raise ValueError(
                 f"{out}: is not empty; finish the run there with --resume, delete it with"
                 " --overwrite, or name another folder"
             )
+    if not overwrite:
+        _check_configuration(out, folds, digests, config)
+    out.mkdir(parents=True, exist_ok=True)
+    lock = only_writer(out)
+    for path in there if overwrite else ():
+        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+    return lock
+
+
+def _check_configuration(
+    out: Path, folds: Sequence[Fold], digests: Sequence[str], config: FinetuneConfig | None
+) -> None:
+    """Refuse folds that another configuration has trained, or begun to."""
     for path in sorted(out.glob(f"fold-*/{FOLD}")):
         found = read_fold(path.parent)
         if found is not None and found.configuration_digest not in digests:
@@ -416,7 +429,6 @@ def prepare_folder(
                 f" ({_others(out, config)}) and would be deleted; name another folder, or pass"
                 " --overwrite"
             )
-    out.mkdir(parents=True, exist_ok=True)
 
 
 def _others(out: Path, config: FinetuneConfig | None) -> str:

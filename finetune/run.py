@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -173,32 +174,34 @@ def finetune(
         check_unseen(what, plan.checkpoint, own, allow=allow_seen)
         for plan, own in zip(plans, divided, strict=True)
     ]
-    for plan, own in zip(plans, divided, strict=True):
-        weights = [] if plan.checkpoint is None else [plan.checkpoint.path]
-        prepare_folder(
-            plan.out,
-            own,
-            plan.digests,
-            resume=resume,
-            overwrite=overwrite,
-            reads=[index.folder, *weights],
-            config=plan.config,
-        )
-    console = output_console()
-    finished: dict[Path, Run] = {}
-    for plan, own, seen in zip(plans, divided, known, strict=True):
-        save_yaml(plan.out / CONFIG, to_dict(plan.config))
-        save_yaml(plan.out / BENCHMARK, to_dict(what))
-        console.print(_opening(plan, own, len(rows)))
-        for fold in own:
-            _one_fold(plan, fold, console, resume=resume)
-        finished[plan.out.parent] = _finish(plan, own, ignored, seen, console)
-    for folder, run in finished.items() if seeds is not None else ():
-        runs = runs_beside(run)
-        if len(runs) > 1:
-            group = write_seed_summary(folder, runs)
-            console.print(seeds_table([group], title=f"{what.name} over seeds").terminal())
-            console.print(f"seeds: {folder / 'seeds.md'}")
+    with ExitStack() as locks:
+        for plan, own in zip(plans, divided, strict=True):
+            weights = [] if plan.checkpoint is None else [plan.checkpoint.path]
+            lock = prepare_folder(
+                plan.out,
+                own,
+                plan.digests,
+                resume=resume,
+                overwrite=overwrite,
+                reads=[index.folder, *weights],
+                config=plan.config,
+            )
+            locks.enter_context(lock)
+        console = output_console()
+        finished: dict[Path, Run] = {}
+        for plan, own, seen in zip(plans, divided, known, strict=True):
+            save_yaml(plan.out / CONFIG, to_dict(plan.config))
+            save_yaml(plan.out / BENCHMARK, to_dict(what))
+            console.print(_opening(plan, own, len(rows)))
+            for fold in own:
+                _one_fold(plan, fold, console, resume=resume)
+            finished[plan.out.parent] = _finish(plan, own, ignored, seen, console)
+        for folder, run in finished.items() if seeds is not None else ():
+            runs = runs_beside(run)
+            if len(runs) > 1:
+                group = write_seed_summary(folder, runs)
+                console.print(seeds_table([group], title=f"{what.name} over seeds").terminal())
+                console.print(f"seeds: {folder / 'seeds.md'}")
 
 
 def _opening(plan: Plan, folds: Sequence[Fold], num_rows: int) -> str:

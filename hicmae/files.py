@@ -23,6 +23,8 @@ from typing import IO, Any, Self
 
 import filelock
 
+LOCK = ".lock"  # in the folder of a run, which stays there
+
 _BLOCK_BYTES = 1 << 20
 _NAME_BYTES = 255  # of a file's name, on the file systems of Linux, macOS and Windows
 
@@ -264,7 +266,7 @@ def only_writer(folder: Path) -> IO[bytes]:
 
     Raises: ValueError: another process writes there.
     """
-    path, job = folder / ".lock", os.environ.get("SLURM_JOB_ID", "").encode()
+    path, job = folder / LOCK, os.environ.get("SLURM_JOB_ID", "").encode()
     with naming(path):
         file = path.open("ab", buffering=0)
         holder = path.read_bytes()  # now, for closing the file again would give up the lock

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from finetune.settings import OptimizerConfig, RecipeConfig
 from hicmae.processes import forking
 from hicmae.settings import AugmentConfig, ModelConfig
 from tests.support.finetune_fixtures import Train, train_tiny
+from tests.support.shared import another_writer
 
 # Everything that draws or remembers: augmentation, drop path, mixing, an average, a choice.
 RECIPE = RecipeConfig(batch_size=4, drop_path=0.2, ema_decay=0.9, modality_dropout=0.3)
@@ -203,3 +205,22 @@ def test_a_saved_epoch_of_another_configuration_is_neither_taken_up_nor_deleted(
         train(once=True, resume=True)
     assert saved.is_file()
     assert read_run(train(once=True, overwrite=True)).scores.num_samples == 12
+
+
+@pytest.mark.parametrize("how", ["resume", "overwrite"])
+def test_a_run_that_another_process_is_writing_is_left_alone(
+    how: str, tmp_path: Path, train: Train
+) -> None:
+    run = train(once=True)
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    with another_writer(run) as other:
+        with pytest.raises(ValueError, match="another process writes into it now"):
+            train(once=True, **{how: True})
+        assert before == {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+        other.kill()  # its lock is gone with it
+    train(once=True, **{how: True})
+    shutil.rmtree(run / "fold-1")
+    for path in run.iterdir():
+        if path.is_file() and path.name != ".lock":
+            path.unlink()
+    train(once=True)  # nothing but the lock is there, as where a run was refused

@@ -387,6 +387,7 @@ def test_a_training_that_fails_leaves_no_half_fold(tmp_path: Path, train: Train)
     with pytest.raises(ValueError, match=r"lower optimizer\.learning_rate"):
         train(optimizer=OptimizerConfig(learning_rate=1e30, warmup_epochs=0))
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [
+        ".lock",
         "benchmark.yaml",
         "config.yaml",
     ]

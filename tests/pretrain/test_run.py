@@ -7,8 +7,6 @@ import math
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -33,6 +31,7 @@ from pretrain.module import PretrainModule
 from pretrain.settings import DataConfig, HardwareConfig, LogConfig, OptimizerConfig
 from tests.support.pretrain_shards import Train, assert_same_weights, moving_shards, rows_of
 from tests.support.shard_fixtures import rewrite_shard
+from tests.support.shared import another_writer
 
 
 @pytest.fixture
@@ -302,12 +301,7 @@ def test_a_run_that_another_process_is_writing_is_left_alone(
 ) -> None:
     monkeypatch.setenv("SLURM_JOB_ID", "17")
     before = {path: path.read_bytes() for path in copied.rglob("*") if path.is_file()}
-    holder = "import sys\nfrom pathlib import Path\nfrom hicmae.files import only_writer\n"
-    holder += "file = only_writer(Path(sys.argv[1]))\nprint(flush=True)\nsys.stdin.read()\n"
-    words = [sys.executable, "-c", holder, str(copied)]
-    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
-        assert other.stdout is not None
-        other.stdout.readline()
+    with another_writer(copied) as other:
         with pytest.raises(ValueError, match="another process writes into it now"):
             train(copied, steps=6, **{how: True})
         found = {path: path.read_bytes() for path in copied.rglob("*") if path.is_file()}

@@ -1,10 +1,15 @@
-"""What is expensive to make and only read: made once a session, by whichever worker is first."""
+"""What tests of several rooms share: what is expensive to make and only read, made once a session
+by whichever worker is first; and a process that writes where another would.
+"""
 
 from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -33,3 +38,16 @@ def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path],
             make(folder)
             done.touch()
     return folder
+
+
+@contextmanager
+def another_writer(folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A process that holds a run folder for itself, until the end of the block or its own."""
+    holder = "import sys\nfrom pathlib import Path\nfrom hicmae.files import only_writer\n"
+    holder += "file = only_writer(Path(sys.argv[1]))\nprint(flush=True)\nsys.stdin.read()\n"
+    words = [sys.executable, "-c", holder, str(folder)]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        other.stdout.readline()
+        yield other
+        other.kill()
