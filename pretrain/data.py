@@ -167,7 +167,7 @@ class PretrainData(pl.LightningDataModule):
 def start_worker(number: int, *, over: Event) -> None:
     """Prepare a reading process: one thread, and signals are the training process's affair.
 
-    Ctrl-C reaches every process of a terminal, and a cluster's SIGTERM every process of a job.
+    Ctrl-C and the end of a terminal reach all of its processes, a cluster's SIGTERM all of a job.
     The death of a reader would end the training process, so readers live, however long the run
     takes to be saved, until training is ``over`` or its process is gone.
     """
@@ -182,6 +182,7 @@ def start_worker(number: int, *, over: Event) -> None:
     cv2.setNumThreads(0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, look)
     signal.signal(signal.SIGALRM, look)
 

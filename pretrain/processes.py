@@ -56,7 +56,7 @@ from pretrain.cluster import (
 from pretrain.settings import HardwareConfig
 
 _OF_LAUNCHERS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK")
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 # What a process that has lost another one gets to end by itself.
 GRACE_SECONDS = 10
 _FOREVER = timedelta(days=3650)
@@ -190,9 +190,11 @@ def lost_process(
 class StopOnSignal(pl.Callback):
     """Ends training after the current optimizer step on a signal; the run is then saved.
 
-    Ctrl-C, SIGTERM, and the SIGUSR1 that clusters send ahead of a pre-emption or a time limit. A
-    second Ctrl-C stops at once, unsaved. All processes stop after the same step, though only one
-    may have got the signal.
+    Ctrl-C, SIGTERM, the SIGUSR1 that clusters send ahead of a pre-emption or a time limit, and the
+    SIGHUP of a terminal that is gone (not under ``nohup``, which has it ignored). A second Ctrl-C
+    stops at once, unsaved; other signals change nothing any more, so this callback stands behind
+    the one that saves. All processes stop after the same step, though only one may have got the
+    signal.
 
     Attributes:
         received: The signal, if there was one; in every process.
@@ -201,6 +203,7 @@ class StopOnSignal(pl.Callback):
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
         self._previous: dict[signal.Signals, Any] = {}
+        self._terminals: list[int] = []
 
     def seen(self) -> tuple[int, ...]:
         """One flag a signal."""
@@ -215,7 +218,9 @@ class StopOnSignal(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if threading.current_thread() is threading.main_thread():
             for number in _SIGNALS:
-                self._previous[number] = signal.signal(number, self._note)
+                if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+                    self._previous[number] = signal.signal(number, self._note)
+            self._terminals = [stream for stream in (1, 2) if os.isatty(stream)]
 
     def on_train_end(self, *_: Any) -> None:
         """Give the signals back: Lightning goes on to restore what it found itself."""
@@ -229,7 +234,10 @@ class StopOnSignal(pl.Callback):
     def _note(self, number: int, frame: Any) -> None:
         if self.received is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
-        self.received = signal.Signals(number)
+        for stream in self._terminals:
+            if not os.isatty(stream):  # gone, and every write would be an error
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
+        self.received = self.received or signal.Signals(number)
 
 
 class SideGroup(pl.Callback):

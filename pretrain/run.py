@@ -234,7 +234,7 @@ def _train(plan: Plan, console: Console, *, resume: bool, overwrite: bool) -> in
         callbacks.append(Health(every=log.health_every, note=meter.note))
     if plan.probed is not None:
         callbacks.append(Probes(plan.probed, config.probe, note=meter.note))
-    callbacks += [meter, stopper, Agreement([stopper, guard, bad_samples], side_group.sum)]
+    callbacks += [meter, Agreement([stopper, guard, bad_samples], side_group.sum)]
     if log.progress:
         callbacks.append(progress)
     if pictured is not None:
@@ -250,7 +250,7 @@ def _train(plan: Plan, console: Console, *, resume: bool, overwrite: bool) -> in
         )
     every, gather = log.checkpoint_every, side_group.gather
     callbacks.append(Checkpoints(out / "checkpoints", files, every=every, gather=gather))
-    callbacks.append(side_group)
+    callbacks += [stopper, side_group]
 
     trainer = pl.Trainer(
         **trainer_settings(

@@ -8,6 +8,7 @@ import re
 import shutil
 import signal
 import tarfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,11 @@ import pytest
 import torch
 
 from hicmae.checkpoints.checkpoint import load_checkpoint
+from hicmae.processes import VerbProcess
 from hicmae.settings import ModelConfig
 from pretrain.checkpoints import newest_checkpoint
 from pretrain.cluster import main_timeout
-from pretrain.processes import GRACE_SECONDS
+from pretrain.processes import GRACE_SECONDS, StopOnSignal
 from pretrain.settings import HardwareConfig
 from tests.support.pretrain_processes import Process, Runs, places
 from tests.support.pretrain_shards import assert_same_weights
@@ -88,6 +90,48 @@ def test_a_signal_that_readers_get_too_is_survived_while_a_slow_disk_saves(runs:
     step = load_checkpoint(out).config["step"]
     assert (out / "checkpoints" / f"step-{step:06d}.ckpt").is_file()
     assert runs.rows("slow")[-1]["step"] == str(step)
+
+
+@pytest.mark.slow
+def test_a_terminal_that_is_gone_costs_nothing_though_it_says_so_twice(runs: Runs) -> None:
+    """To its processes, and once more by the shell."""
+    out = runs.folder / "twice"
+    words = ("--steps", "1000000", "--workers", "1")
+    process = runs.start("twice", *words, script="pretrain_slow_save", SAVE_SECONDS="2")
+    runs.wait_for((out / "metrics.csv").exists, process)
+    process.signal(signal.SIGHUP)
+    runs.wait_for((out / "saving").exists, process)
+    process.signal(signal.SIGHUP)
+    output, _ = process.end(128 + signal.SIGHUP, 120)
+    assert "stopped by SIGHUP after step" in output.splitlines()[-1]
+    step = load_checkpoint(out).config["step"]
+    assert (out / "checkpoints" / f"step-{step:06d}.ckpt").is_file()
+
+
+def watch_terminal(words: list[str]) -> int:
+    """What a process does that has a terminal: it goes on writing when that is gone."""
+    terminal = os.open(words[0], os.O_RDWR)
+    for stream in (1, 2):
+        os.dup2(terminal, stream)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    stopper: Any = StopOnSignal()
+    stopper.on_train_start(None, None)
+    print("waiting", flush=True)
+    while stopper.received is None:
+        time.sleep(0.01)
+    print("gone", flush=True)
+    return int(stopper.received)
+
+
+def test_a_run_writes_on_when_its_terminal_is_gone() -> None:
+    ours, theirs = os.openpty()
+    watching = f"{__name__}:watch_terminal"
+    process = VerbProcess([os.ttyname(theirs)], dict(os.environ), watching)
+    assert b"waiting" in os.read(ours, 100)
+    os.close(theirs)
+    os.close(ours)
+    assert process.wait(60) == signal.SIGHUP, "the signal that it has noted"
+    process.kill()
 
 
 @pytest.mark.parametrize(
