@@ -19,13 +19,13 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from rich.console import Console
 from rich.text import Text
 
 from hicmae.config import config_path, from_dict, load_yaml
-from hicmae.files import naming, write_text
+from hicmae.files import LOCK, naming, only_writer, write_text
 from hicmae.processes import VerbProcess, num_cores
 
 DEMO_STEPS = Path("configs/demo.yaml")
@@ -146,25 +146,27 @@ def demo(
     path = config_path(steps)
     config = from_dict(DemoConfig, load_yaml(path), str(path))
     filled = config.filled(out, quick=quick, given=values)
-    _prepare(out, resume=resume, overwrite=overwrite)
-    run = _Run(config.steps, out, filled)
-    began = time.monotonic()
-    for group in groups(config.steps):
-        status = run.group(group)
-        if status != 0:
-            again = ["demo", "--resume", "--out", str(out), *(["--quick"] if quick else [])]
-            again += ["--values", json.dumps(values)] if values else []
-            if steps != DEMO_STEPS:
-                again += ["--steps", str(steps)]
-            run.say(f"To go on from here: hicmae {shlex.join(again)}")
-            return status
-    report = Path(fill(config.report, filled))
-    if not report.is_file():
-        raise ValueError(f"{path}: report {report} was made by no step")
-    before = f", {run.num_before} of them before, the others" if run.num_before else ""
-    run.say(f"\nAll {len(config.steps)} steps done{before} in {_clock(time.monotonic() - began)}.")
-    run.say(f"The report: {report}")
-    return 0
+    with _prepare(out, resume=resume, overwrite=overwrite):
+        run = _Run(config.steps, out, filled)
+        began = time.monotonic()
+        for group in groups(config.steps):
+            status = run.group(group)
+            if status != 0:
+                again = ["demo", "--resume", "--out", str(out), *(["--quick"] if quick else [])]
+                again += ["--values", json.dumps(values)] if values else []
+                if steps != DEMO_STEPS:
+                    again += ["--steps", str(steps)]
+                run.say(f"To go on from here: hicmae {shlex.join(again)}")
+                return status
+        report = Path(fill(config.report, filled))
+        if not report.is_file():
+            raise ValueError(f"{path}: report {report} was made by no step")
+        before = f", {run.num_before} of them before, the others" if run.num_before else ""
+        run.say(
+            f"\nAll {len(config.steps)} steps done{before} in {_clock(time.monotonic() - began)}."
+        )
+        run.say(f"The report: {report}")
+        return 0
 
 
 def step_words(steps: Sequence[Step], values: Values) -> list[list[str]]:
@@ -408,27 +410,32 @@ def _ended_by_signals() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _prepare(out: Path, *, resume: bool, overwrite: bool) -> None:
+def _prepare(out: Path, *, resume: bool, overwrite: bool) -> IO[bytes]:
     """Make the folder, and touch nothing that is not an earlier demo.
 
+    Returns: what keeps other processes from writing into it, until it is closed.
     Raises: ValueError: the folder is in use.
     """
     if resume and overwrite:
         raise ValueError("give either --resume or --overwrite, not both")
     if out.exists() and not out.is_dir():
         raise ValueError(f"{out}: is a file, not a folder; give another --out")
-    if out.is_dir() and any(out.iterdir()):
+    there = [path for path in out.iterdir() if path.name != LOCK] if out.is_dir() else []
+    if there:
         if not (out / _STATE).is_file():
             raise ValueError(f"{out}: holds files that are no demo's; give another --out")
         if not resume and not overwrite:
             raise ValueError(
                 f"{out}: holds an earlier demo; give --resume, --overwrite or another --out"
             )
-        if overwrite:
-            shutil.rmtree(out)
-    (out / "logs").mkdir(parents=True, exist_ok=True)
+    out.mkdir(parents=True, exist_ok=True)
+    lock = only_writer(out)
+    for path in there if overwrite else ():
+        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+    (out / "logs").mkdir(exist_ok=True)
     if not (out / _STATE).is_file():
         _save_done(out, [], [])
+    return lock
 
 
 def _read_done(
