@@ -207,7 +207,8 @@ def _work(plan: Plan, fold: Fold, share: Share) -> None:
         if share.rank == 0:
             epoch = plan.resolved.epochs if choice is None or choice.epoch is None else choice.epoch
             done = folder / _DONE
-            done.mkdir(exist_ok=True)
+            shutil.rmtree(done, ignore_errors=True)  # half of it, of an attempt that was killed
+            done.mkdir()
             write_predictions(done / FILE_NAME, predictions)
             keeper.write(done)
             facts = _facts(

@@ -37,7 +37,7 @@ from hicmae.checkpoints.checkpoint import WEIGHTS, Checkpoint, load_checkpoint
 from hicmae.config import leaves, load_model_config, load_yaml, to_dict
 from hicmae.devices import choose_device, resolve_precision
 from hicmae.emotion import EmotionConfig, EmotionModel
-from hicmae.files import LOCK, file_sha256, only_writer
+from hicmae.files import LOCK, PARTS, file_sha256, only_writer
 from hicmae.heads import constant_outputs
 from hicmae.run_logging import wandb_mode
 from hicmae.settings import ModelConfig, raise_all
@@ -406,6 +406,8 @@ def prepare_folder(
     lock = only_writer(out)
     for path in there if overwrite else ():
         shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+    for part in [*out.glob(PARTS), *out.glob(f"figures/{PARTS}")]:
+        part.unlink()  # of a report that was not written to its end
     return lock
 
 

@@ -24,6 +24,7 @@ from typing import IO, Any, Self
 import filelock
 
 LOCK = ".lock"  # in the folder of a run, which stays there
+PARTS = ".*.[0-9]*.part"  # what ``whole_file`` leaves beside its place when its process is killed
 
 _BLOCK_BYTES = 1 << 20
 _NAME_BYTES = 255  # of a file's name, on the file systems of Linux, macOS and Windows

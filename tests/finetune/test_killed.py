@@ -146,10 +146,15 @@ def test_a_fold_that_is_killed_while_it_is_finished_is_finished_with_all_its_row
         patch.setattr("finetune.fold.write_json", Mock(side_effect=full))
         with pytest.raises(OSError, match="No space left"):
             train(**options)
+    run = tmp_path / "run"
+    (run / ".fold-1.partial" / "done" / "checkpoints" / ".last-half").mkdir()
+    (run / "figures").mkdir()
+    for name in (".scores.json.17.part", "figures/.recall.png.17.part"):
+        (run / name).touch()
     train(resume=True, **options)
-    rows = pd.read_csv(tmp_path / "run" / "fold-1" / "metrics.csv")
+    rows = pd.read_csv(run / "fold-1" / "metrics.csv")
     assert rows["epoch"].dropna().unique().tolist() == [0, 1]
-    assert not (tmp_path / "run" / ".fold-1.partial").exists()
+    assert [path.name for path in run.rglob(".*")] == [".lock"]
 
 
 def test_an_interrupt_is_one_line_and_another_one_is_heard(
