@@ -407,7 +407,8 @@ def prepare_folder(
     for path in there if overwrite else ():
         shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
     for part in [*out.glob(PARTS), *out.glob(f"figures/{PARTS}")]:
-        part.unlink()  # of a report that was not written to its end
+        if part.is_file():  # of a report that was not written to its end
+            part.unlink()
     return lock
 
 
