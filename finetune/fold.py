@@ -115,8 +115,8 @@ def can_resume(plan: Plan, fold: Fold) -> bool:
 
 def _saved(plan: Plan, fold: Fold) -> Path:
     """Where an epoch is saved, or was by an early version."""
-    ours, early = (partial_folder(plan.out, fold.name) / saved_name(d) for d in plan.digests)
-    return early if early.is_file() else ours
+    paths = [partial_folder(plan.out, fold.name) / saved_name(each) for each in plan.digests]
+    return next((path for path in paths if path.is_file()), paths[0])
 
 
 def _work(plan: Plan, fold: Fold, share: Share) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import shutil
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, cast
@@ -110,18 +110,19 @@ class Plan:
     @functools.cached_property
     def digest(self) -> str:
         """SHA-256 of all that decides the numbers; not of where they are written or logged."""
-        return settings_digest({**self._decisive, "seed": self.config.seed})
+        return next(iter(self.digests))
 
     @functools.cached_property
-    def digests(self) -> tuple[str, str]:
-        """That, and what it was when a benchmark's words and others' numbers counted too."""
-        worded = {**self._decisive, "benchmark": self.benchmark, "seed": self.config.seed}
-        return self.digest, settings_digest(worded)
-
-    @functools.cached_property
-    def experiment_digest(self) -> str:
-        """SHA-256 of the same without the seed: runs that differ in nothing else share it."""
-        return settings_digest(self._decisive)
+    def digests(self) -> dict[str, str]:
+        """That, and what it was when a benchmark's words and others' numbers counted too; with the
+        SHA-256 of the same without the seed, which runs that differ in nothing else share.
+        """
+        worded = {**self._decisive, "benchmark": self.benchmark}
+        seed = {"seed": self.config.seed}
+        return {
+            settings_digest(decisive | seed): settings_digest(decisive)
+            for decisive in (self._decisive, worded)
+        }
 
     @functools.cached_property
     def _decisive(self) -> dict[str, Any]:
@@ -349,7 +350,7 @@ def finished_folds(plan: Plan) -> list[str]:
 def prepare_folder(
     out: Path,
     folds: Sequence[Fold],
-    digests: Sequence[str],
+    digests: Collection[str],
     *,
     resume: bool,
     overwrite: bool,
@@ -413,7 +414,7 @@ def prepare_folder(
 
 
 def _check_configuration(
-    out: Path, folds: Sequence[Fold], digests: Sequence[str], config: FinetuneConfig | None
+    out: Path, folds: Sequence[Fold], digests: Collection[str], config: FinetuneConfig | None
 ) -> None:
     """Refuse folds that another configuration has trained, or begun to."""
     for path in sorted(out.glob(f"fold-*/{FOLD}")):

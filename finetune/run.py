@@ -255,11 +255,14 @@ def _finish(
     Returns: the run as it is read back.
     """
     from finetune.over_time import recordings_note
-    from finetune.record import RunFacts, git_commit, write_run
+    from finetune.record import RunFacts, fold_folder, git_commit, read_fold, write_run
     from finetune.reporting.run_report import scores_table, write_run_report
 
     pooled = [item for fold in folds for item in _predictions(plan, fold)]
     weights = plan.checkpoint
+    found = (read_fold(fold_folder(plan.out, fold.name)) for fold in folds)
+    kept = {fold.configuration_digest for fold in found if fold is not None}
+    digest = next(each for each in plan.digests if each in kept)  # an early one where all have it
     facts = RunFacts(
         benchmark=plan.benchmark.name,
         init="scratch" if weights is None else "checkpoint",
@@ -277,8 +280,8 @@ def _finish(
         precision=plan.precision,
         shards=str(plan.index.folder),
         shards_digest=plan.shards_digest,
-        configuration_digest=plan.digest,
-        experiment_digest=plan.experiment_digest,
+        configuration_digest=digest,
+        experiment_digest=plan.digests[digest],
         git_commit=git_commit(),
         version=__version__,
         ignored=ignored,

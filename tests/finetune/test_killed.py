@@ -35,7 +35,7 @@ def compare(first: Path, second: Path) -> None:
         ours, theirs = first / f"fold-{fold}", second / f"fold-{fold}"
         for name in ("predictions.jsonl", "checkpoints/last/model.safetensors", "metrics.csv"):
             assert (ours / name).read_bytes() == (theirs / name).read_bytes(), (fold, name)
-    assert not [path for path in first.iterdir() if path.name.startswith(".")]
+    assert [path.name for path in first.iterdir() if path.name.startswith(".")] == [".lock"]
 
 
 def train_until_killed(folder: Path, shards: Path, sizes: ModelConfig, options: Any) -> None:

