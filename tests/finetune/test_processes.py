@@ -225,10 +225,10 @@ def test_processes_are_forked_from_one_and_are_what_this_one_is(
     assert servers != {os.getpid()}
 
 
-def fail_on_the_second(share: Share) -> None:
+def fail_on_the_second(error: Exception, share: Share) -> None:
     """What one process cannot do while the other waits for it."""
     if share.rank == 1:
-        raise ValueError("sample 's1/003' cannot be read")
+        raise error
     time.sleep(600)
 
 
@@ -239,26 +239,21 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (ValueError("sample 's1/003' cannot be read"), r"^sample 's1/003' cannot be read$"),
+        (
+            OSError(errno.ENOSPC, "No space left on device", "/run/saved.ckpt"),
+            r"^/run/saved.ckpt: no space left on device \(free",
+        ),
+    ],
+)
 def test_an_error_of_a_process_comes_back_as_its_one_line_and_ends_the_others(
-    tmp_path: Path, impatient: None
+    error: Exception, said: str, tmp_path: Path, impatient: None
 ) -> None:
-    with pytest.raises(ValueError, match=r"^sample 's1/003' cannot be read$"):
-        run_processes(2, fail_on_the_second, (), tmp_path)
-
-
-def fill_the_disk(share: Share) -> None:
-    """What the system refuses one process while the other waits for it."""
-    if share.rank == 1:
-        raise OSError(errno.ENOSPC, "No space left on device", "/run/saved.ckpt")
-    time.sleep(600)
-
-
-@pytest.mark.slow
-def test_what_the_system_refuses_a_process_comes_back_as_one_line_too(
-    tmp_path: Path, impatient: None
-) -> None:
-    with pytest.raises(OSError, match=r"^/run/saved.ckpt: no space left on device \(free"):
-        run_processes(2, fill_the_disk, (), tmp_path)
+    with pytest.raises(type(error), match=said):
+        run_processes(2, fail_on_the_second, (error,), tmp_path)
 
 
 def wait_for_the_second(share: Share) -> None:
