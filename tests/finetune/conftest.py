@@ -22,7 +22,7 @@ from tests.support.finetune_fixtures import (
     write_labelled_shards,
     wrong_labels,
 )
-from tests.support.shared import made_once
+from tests.support.shared import made_once, shards_once
 from tests.support.testing_fixtures import blank_figures, drawn_figures, trained_run
 
 
@@ -43,21 +43,14 @@ def drawn() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Labelled shards whose classes are plain to see and hear."""
-    folder = made_once(
-        tmp_path_factory, "labelled", lambda folder: write_labelled_shards(folder / "shards")
-    )
-    return folder / "shards"
+    return shards_once(tmp_path_factory, "labelled", write_labelled_shards)
 
 
 @pytest.fixture(scope="session")
 def noisy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same with labels that cannot all be learned."""
-    folder = made_once(
-        tmp_path_factory,
-        "labelled-wrongly",
-        lambda folder: write_labelled_shards(folder / "shards", changes=wrong_labels()),
-    )
-    return folder / "shards"
+    how = {"changes": wrong_labels()}
+    return shards_once(tmp_path_factory, "labelled-wrongly", write_labelled_shards, **how)
 
 
 @pytest.fixture(scope="session")

@@ -30,7 +30,7 @@ from tests.support.blend_fixtures import (
 )
 from tests.support.finetune_fixtures import Train, all_notes
 from tests.support.media_files import counting_frames, write_recording
-from tests.support.shared import made_once
+from tests.support.shared import shards_once
 
 (HEAD,) = BLENDS.heads
 LEARNING: dict[str, Any] = {
@@ -44,10 +44,7 @@ LEARNING: dict[str, Any] = {
 @pytest.fixture(scope="module")
 def blends(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Shards of blends."""
-    folder = made_once(
-        tmp_path_factory, "blends", lambda folder: write_blend_shards(folder / "shards")
-    )
-    return folder / "shards"
+    return shards_once(tmp_path_factory, "blends", write_blend_shards)
 
 
 @pytest.mark.slow

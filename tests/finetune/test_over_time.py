@@ -47,7 +47,7 @@ from shards.traces import Trace
 from tests.support.finetune_fixtures import Train
 from tests.support.media_files import write_recording
 from tests.support.shard_fixtures import INPUT
-from tests.support.shared import made_once
+from tests.support.shared import shards_once
 from tests.support.trace_fixtures import (
     ANNA,
     BEN,
@@ -61,10 +61,7 @@ from tests.support.trace_fixtures import (
 @pytest.fixture(scope="module")
 def traced(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Shards of recordings with two annotators."""
-    folder = made_once(
-        tmp_path_factory, "traced", lambda folder: write_trace_shards(folder / "shards")
-    )
-    return folder / "shards"
+    return shards_once(tmp_path_factory, "traced", write_trace_shards)
 
 
 @pytest.mark.slow

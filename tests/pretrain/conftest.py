@@ -11,7 +11,7 @@ import pytest
 
 from hicmae.settings import ModelConfig
 from tests.support.pretrain_shards import Train, moving_shards, run_pretraining
-from tests.support.shared import made_once
+from tests.support.shared import made_once, shards_once
 
 
 @pytest.fixture(scope="session")
@@ -23,17 +23,13 @@ def shallow_model_config(tiny_model_config: ModelConfig) -> ModelConfig:
 @pytest.fixture(scope="session")
 def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Eight samples, four a shard; nobody changes them."""
-    folder = made_once(tmp_path_factory, "moving-8", lambda path: moving_shards(path / "shards"))
-    return folder / "shards"
+    return shards_once(tmp_path_factory, "moving-8", moving_shards)
 
 
 @pytest.fixture(scope="session")
 def many_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Sixteen samples; nobody changes them."""
-    folder = made_once(
-        tmp_path_factory, "moving-16", lambda path: moving_shards(path / "shards", 16)
-    )
-    return folder / "shards"
+    return shards_once(tmp_path_factory, "moving-16", moving_shards, 16)
 
 
 @pytest.fixture(scope="session")

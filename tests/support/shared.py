@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -51,3 +52,10 @@ def another_writer(folder: Path) -> Iterator[subprocess.Popen[bytes]]:
         other.stdout.readline()
         yield other
         other.kill()
+
+
+def shards_once(
+    factory: pytest.TempPathFactory, name: str, write: Callable[..., Path], *more: Any, **how: Any
+) -> Path:
+    """The same of shards that a function writes into the folder it is given."""
+    return made_once(factory, name, lambda at: write(at / "shards", *more, **how)) / "shards"
