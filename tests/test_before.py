@@ -12,7 +12,6 @@ import itertools
 import json
 import re
 import shutil
-import wave
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,7 @@ from hicmae.checkpoints.networks import build_network
 from shards.building.writer import ShardWriter
 from shards.index import read_index, write_index
 from shards.receipts.facts import sample_infos
+from tests.support.shard_fixtures import wav_bytes
 
 BEFORE = Path(__file__).parent / "data" / "before"
 # Rows of a report that say which code wrote it.
@@ -57,11 +57,7 @@ def write_recordings(folder: Path) -> None:
             Image.fromarray(pixels).save(place / f"{t:04d}.png")
         n = np.arange(18 * 16000 // 25)
         sound = ((n * (40 + 7 * k)) % 4001 - 2000) * (1 + n % 1600 // 800)
-        with wave.open(str(folder / f"rec{k}.wav"), "wb") as file:
-            file.setnchannels(1)
-            file.setsampwidth(2)
-            file.setframerate(16000)
-            file.writeframes(sound.astype("<i2").tobytes())
+        (folder / f"rec{k}.wav").write_bytes(wav_bytes(sound))
         emotion = "joy" if k % 2 else "anger"
         rows.append(f"rec{k},speaker{k // 2},{emotion},{k / 8 - 0.5},{k // 4 + 1}")
     (folder / "manifest.csv").write_text("\n".join(rows) + "\n")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import wave
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +14,17 @@ import torch
 
 from finetune.commands import embed
 from finetune.testing import extracting
-from hicmae.checkpoints.checkpoint import load_checkpoint, save_checkpoint
+from hicmae.checkpoints.checkpoint import load_checkpoint
 from hicmae.checkpoints.networks import build_network
 from hicmae.encoder import AudioVisualEncoder
 from hicmae.files import file_sha256
-from hicmae.pretraining import HiCMAE
-from hicmae.settings import ModelConfig, ObjectiveConfig
+from hicmae.settings import ModelConfig
 from hicmae.transforms import ClipTransform
 from shards.index import read_index
 from shards.reading.random_access import ShardDataset
 from shards.sample import collate
 from tests.support.finetune_fixtures import labels_of, write_labelled_shards
+from tests.support.shard_fixtures import wav_bytes
 from tests.support.testing_fixtures import CPU
 
 MACHINE = CPU | {"batch_size": 5}
@@ -37,15 +36,6 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
         tmp_path_factory.mktemp("embed") / "shards",
         changes={3: {"labels": {"note": "odd"}}},  # a column with gaps
     )
-
-
-@pytest.fixture(scope="module")
-def pretrained(tmp_path_factory: pytest.TempPathFactory, tiny_model_config: ModelConfig) -> Path:
-    torch.manual_seed(7)
-    model = HiCMAE(tiny_model_config, ObjectiveConfig())
-    folder = tmp_path_factory.mktemp("pretrained") / "checkpoint"
-    save_checkpoint(folder, model, kind="pretraining", config={"model": tiny_model_config})
-    return folder
 
 
 def features(source: Path, shards: Path, out: Path, **options: Any) -> pd.DataFrame:
@@ -89,7 +79,7 @@ def test_rows_say_of_what_they_are_and_the_file_where_from(
         assert row["speaker"] == row["key"].split("/")[0]
     assert table["note"].isna().sum() == 23
     about = json.loads(pyarrow.parquet.read_schema(tmp_path / "a.parquet").metadata[b"hicmae"])
-    assert about["weights_sha256"] == file_sha256(pretrained / "model.safetensors")
+    assert about["weights_sha256"] == file_sha256(pretrained / "checkpoints/last/model.safetensors")
     assert about["config"]["model"]["encoder_dim"] == 32
     assert about["settings"] == {
         "what": "fused",
@@ -219,11 +209,7 @@ def write_sound(path: Path, seconds: float) -> np.ndarray:
     """A tone that rises. Returns: its samples, int16."""
     time = np.arange(round(16000 * seconds)) / 16000
     sound = (8000 * np.sin(2 * np.pi * (200 + 150 * time) * time)).astype(np.int16)
-    with wave.open(str(path), "wb") as file:
-        file.setnchannels(1)
-        file.setsampwidth(2)
-        file.setframerate(16000)
-        file.writeframes(sound.tobytes())
+    path.write_bytes(wav_bytes(sound))
     return sound
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import wave
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from shards.schema import sample_json
 from shards.settings import BuildConfig
 from tests.support.build_fixtures import config, digests, run_here, samples
 from tests.support.media_files import write_sound
+from tests.support.shard_fixtures import wav_bytes
 from tests.support.shard_media import brightness, tone, write_video
 
 TINY = config()
@@ -119,12 +119,8 @@ def test_recordings_without_sound_are_refused_where_it_is_required(tmp_path: Pat
 
 def test_a_manifest_brings_labels_spans_splits_and_sound_of_its_own(tmp_path: Path) -> None:
     write_video(tmp_path / "v/a.mp4", seconds=3.0)
-    with wave.open(str(tmp_path / "v/a.wav"), "wb") as file:
-        file.setnchannels(1)
-        file.setsampwidth(2)
-        file.setframerate(16000)
-        steps = np.repeat(np.arange(1, 4, dtype="<i2") * 1000, 16000)  # 1000 per second
-        file.writeframes(steps.tobytes())
+    steps = np.repeat(np.arange(1, 4) * 1000, 16000)  # 1000 per second
+    (tmp_path / "v/a.wav").write_bytes(wav_bytes(steps))
     (tmp_path / "list.csv").write_text(
         "path,audio,speaker,start,end,split,emotion,fold\n"
         "v/a.mp4,v/a.wav,s1,1,2,train,joy,1\n"
