@@ -111,13 +111,11 @@ def test_what_was_seen_is_carried_on_from_training_to_training(first: Path, agai
 
 @pytest.mark.slow
 def test_speakers_are_known_again_though_none_of_their_samples_is(
-    shards: Path, tmp_path: Path, tiny_model_config: ModelConfig, again: Train
+    tmp_path: Path, train: Train, again: Train
 ) -> None:
     """The network has seen two samples of each class, of speakers who are all tested later."""
     acted = dataclasses.replace(BENCHMARK, dataset="actors")
-    few = train_tiny(
-        tmp_path, shards, tiny_model_config, acted, out=tmp_path / "few", folds="1", epochs=1
-    )
+    few = train(acted, name="few", once=True)
     seen = seen_of(load_checkpoint(few / "fold-1").config, "few")
     assert seen is not None
     assert len(seen.speakers) == 2
@@ -132,21 +130,10 @@ def test_speakers_are_known_again_though_none_of_their_samples_is(
 
 
 @pytest.mark.slow
-def test_what_chose_the_epoch_was_seen_too(
-    films: Path, tmp_path: Path, tiny_model_config: ModelConfig
-) -> None:
+def test_what_chose_the_epoch_was_seen_too(films: Path, train: Train) -> None:
+    options = {"on": films, "once": True, "validation_share": 0.3}
     for rule, number in (("last", 12), ("inner-validation", 12), ("best-on-test", 24)):
-        out = train_tiny(
-            tmp_path,
-            films,
-            tiny_model_config,
-            TWO_WAYS["fold"],
-            out=tmp_path / rule,
-            folds="1",
-            epochs=1,
-            selection=rule,
-            validation_share=0.3,
-        )
+        out = train(TWO_WAYS["fold"], name=rule, selection=rule, **options)
         seen = seen_of(load_checkpoint(out / "fold-1").config, rule)
         assert seen is not None
         assert len(seen.samples) == 2 * number  # by name and lengths, and by dataset and name
@@ -213,21 +200,12 @@ def test_another_benchmark_of_seen_samples_is_found_out_by_the_digests(
 
 @pytest.mark.slow
 def test_the_digests_tell_where_the_shards_of_the_training_are_gone(
-    films: Path, tmp_path: Path, tiny_model_config: ModelConfig
+    films: Path, tmp_path: Path, train: Train
 ) -> None:
     """Half of a test side, in shards that nobody could compare with those of the training."""
     gone = shutil.copytree(films, tmp_path / "gone")
     for rule in ("last", "best-on-test"):
-        run = train_tiny(
-            tmp_path,
-            gone,
-            tiny_model_config,
-            TWO_WAYS["fold"],
-            out=tmp_path / rule,
-            folds="1",
-            epochs=1,
-            selection=rule,
-        )
+        run = train(TWO_WAYS["fold"], on=gone, name=rule, once=True, selection=rule)
         alone = tmp_path / f"alone-{rule}"  # a network without its run
         shutil.copytree(run / "fold-1" / "checkpoints" / "last", alone)
     shutil.rmtree(gone)
