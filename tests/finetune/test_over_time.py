@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -64,20 +65,19 @@ def traced(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return shards_once(tmp_path_factory, "traced", write_trace_shards)
 
 
+@pytest.fixture
+def train_traced(train: Train, traced: Path) -> Train:
+    """Fine-tunes the tiny network on one fold of them, by what is seen."""
+    seen = {"on": traced, "modalities": "video", "folds": "1", "recipe": {"batch_size": 16}}
+    return functools.partial(train, **seen)
+
+
 @pytest.mark.slow
-def test_lags_are_found_and_the_run_says_all_that_was_decided(train: Train, traced: Path) -> None:
+def test_lags_are_found_and_the_run_says_all_that_was_decided(train_traced: Train) -> None:
     benchmark = over_time_benchmark(
         lag_seconds=None, combine="evaluator-weighted", smoothing_seconds=(0.0, 1.0)
     )
-    folder = train(
-        benchmark,
-        on=traced,
-        modalities="video",
-        folds="1",
-        epochs=2,
-        recipe={"batch_size": 16},
-        report=True,
-    )
+    folder = train_traced(benchmark, epochs=2, report=True)
     run = read_run(folder)
     settled = run.folds[0].over_time
     assert settled["lags"]["anna"] == pytest.approx(ANNA, abs=0.04)
@@ -90,22 +90,16 @@ def test_lags_are_found_and_the_run_says_all_that_was_decided(train: Train, trac
 
 
 @pytest.mark.slow
-def test_a_personal_network_beats_the_shared_one_on_its_annotator(
-    train: Train, traced: Path
-) -> None:
-    lags = {"lag_seconds": 0.8}
-    options = {"on": traced, "modalities": "video", "folds": "1"}
-    shared = train(
-        over_time_benchmark(**lags), name="shared", epochs=3, recipe={"batch_size": 16}, **options
-    )
-    personal = train(
-        over_time_benchmark(**lags),
+def test_a_personal_network_beats_the_shared_one_on_its_annotator(train_traced: Train) -> None:
+    benchmark = over_time_benchmark(lag_seconds=0.8)
+    shared = train_traced(benchmark, name="shared", epochs=3)
+    personal = train_traced(
+        benchmark,
         name="personal",
         epochs=3,
         checkpoint=shared / "fold-1" / "checkpoints" / "last",
         model=None,
         recipe={"batch_size": 16, "annotator": "ben"},
-        **options,
     )
     run = read_run(personal)
     before, after = run.folds[0].over_time["shared"]["ccc"], run.scores.pooled["ccc"]
@@ -122,16 +116,10 @@ def test_a_personal_network_beats_the_shared_one_on_its_annotator(
 
 @pytest.mark.slow
 def test_what_training_decided_is_kept_for_testing_again_and_for_traces(
-    train: Train, traced: Path, tmp_path: Path
+    train_traced: Train, traced: Path, tmp_path: Path
 ) -> None:
-    folder = train(
-        over_time_benchmark(lag_seconds=0.8, smoothing_seconds=(1.0,), place=1.0),
-        on=traced,
-        modalities="video",
-        folds="1",
-        epochs=1,
-        recipe={"batch_size": 16},
-    )
+    decided = over_time_benchmark(lag_seconds=0.8, smoothing_seconds=(1.0,), place=1.0)
+    folder = train_traced(decided, epochs=1)
     run, options = read_run(folder), {"device": "cpu", "precision": "32-true", "workers": 0}
     evaluate(source=folder, out=tmp_path / "again", **options)
     again = read_run(tmp_path / "again")
@@ -183,12 +171,10 @@ def test_what_training_decided_is_kept_for_testing_again_and_for_traces(
     ],
 )
 def test_what_the_shards_lack_is_named_before_training(
-    train: Train, traced: Path, settings: dict[str, Any], recipe: dict[str, Any], said: str
+    train_traced: Train, settings: dict[str, Any], recipe: dict[str, Any], said: str
 ) -> None:
     with pytest.raises(ValueError, match=said):
-        train(
-            over_time_benchmark(**settings), on=traced, modalities="video", recipe=recipe, once=True
-        )
+        train_traced(over_time_benchmark(**settings), recipe=recipe, once=True)
 
 
 def test_instants_are_samples_of_the_frames_around_them(traced: Path) -> None:
