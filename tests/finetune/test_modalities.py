@@ -26,6 +26,7 @@ from hicmae.settings import ModelConfig
 from tests.support.finetune_fixtures import (
     BENCHMARK,
     VALUES,
+    Train,
     labels_of,
     run_tiny,
 )
@@ -162,18 +163,8 @@ def test_a_modality_without_information_is_worth_nothing(
 
 
 @pytest.mark.slow
-def test_real_values_and_single_modalities_have_a_page_too(
-    trained: Path, tiny_model_config: ModelConfig, tmp_path: Path
-) -> None:
-    run = run_tiny(
-        tmp_path,
-        trained / "shards",
-        tiny_model_config,
-        VALUES,
-        folds="1",
-        modalities="video",
-        epochs=1,
-    )
+def test_real_values_and_single_modalities_have_a_page_too(trained: Path, train: Train) -> None:
+    run = train(VALUES, on=trained / "shards", modalities="video", once=True)
     modalities(source=run, perturb=FEW, **MACHINE)
     text = (run / "modalities" / "modalities.md").read_text()
     assert "lost CCC" in text

@@ -68,23 +68,14 @@ def runs(
     def run(name: str, **options: Any) -> Path:
         # A high rate: scores go up and down between epochs.
         optimizer = OptimizerConfig(warmup_epochs=0, learning_rate=1.0, layer_decay=None)
-        return train_tiny(
-            folder,
-            noisy,
-            tiny_model_config,
-            out=folder / name,
-            epochs=3,
-            optimizer=optimizer,
-            **options,
-        )
+        chosen = {"out": folder / name, "epochs": 3, "optimizer": optimizer} | options
+        return train_tiny(folder, noisy, tiny_model_config, **chosen)
 
     return {
         "last": run("last"),
         "inner-validation": run("inner", selection="inner-validation", validation_share=0.3),
         "best-on-test": run("best", selection="best-on-test"),
-        "paper": train_tiny(
-            folder, noisy, tiny_model_config, out=folder / "paper", **PAPER, epochs=6
-        ),
+        "paper": run("paper", **PAPER, epochs=6),
     }
 
 

@@ -271,7 +271,7 @@ def test_damaged_predictions_and_features_are_one_line(
 
 @pytest.mark.slow
 def test_what_cannot_be_compared_is_refused_or_said(
-    runs: dict[str, Path], tmp_path: Path, tiny_model_config: ModelConfig
+    runs: dict[str, Path], tmp_path: Path, train: Train
 ) -> None:
     with pytest.raises(FileNotFoundError, match="no such run folder"):
         report(runs=[tmp_path / "nothing"], out=tmp_path / "report.md")
@@ -283,14 +283,11 @@ def test_what_cannot_be_compared_is_refused_or_said(
         report(runs=[runs["both"], runs["both"]], out=tmp_path / "report.md")
     with pytest.raises(ValueError, match="is a run's own report"):
         report(runs=[runs["both"]], out=runs["both"] / "report.md")
-    shards = write_labelled_shards(tmp_path / "shards")
-    part = run_tiny(tmp_path, shards, tiny_model_config, PUBLISHED, folds="1", epochs=1)
+    part = train(PUBLISHED, once=True)
     report(runs=[runs["both"], part], out=tmp_path / "report.md")
     assert "did not test the same samples" in (tmp_path / "report.md").read_text()
     swapped = dataclasses.replace(PUBLISHED, classes=("high", "low"))
-    other = run_tiny(
-        tmp_path, shards, tiny_model_config, swapped, folds="1", epochs=1, out=tmp_path / "other"
-    )
+    other = train(swapped, once=True, name="other")
     with pytest.raises(ValueError, match="has other classes than in"):
         report(runs=[runs["both"], other], out=tmp_path / "report.md")
 

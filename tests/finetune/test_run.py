@@ -437,7 +437,7 @@ def test_a_config_that_names_a_project_keeps_the_mode_of_the_verb(
 
 
 def test_a_batch_whose_clips_are_all_damaged_is_left_out_and_the_next_one_comes(
-    tmp_path: Path, shards: Path, tiny_model_config: ModelConfig
+    tmp_path: Path, shards: Path, train: Train
 ) -> None:
     broken = shutil.copytree(shards, tmp_path / "broken")
     table = read_index(broken).table
@@ -450,9 +450,8 @@ def test_a_batch_whose_clips_are_all_damaged_is_left_out_and_the_next_one_comes(
     for rows, skipped in ((training.iloc[:11], 22), (training, 0)):
         damage_pictures(broken, rows)
         if skipped:  # six batches an epoch, of which one has a clip
-            out = tmp_path / "some"
-            run = read_run(train_tiny(tmp_path, broken, tiny_model_config, out=out, **chosen))
+            run = read_run(train(on=broken, name="some", **chosen))
             assert f"{skipped} training clips skipped (bad-digest)" in all_notes(run)
             assert run.folds[0].train_loss is not None
     with pytest.raises(ValueError, match=r"every training clip of epoch 1 .*bad-digest: 12"):
-        train_tiny(tmp_path, broken, tiny_model_config, out=tmp_path / "none", **chosen)
+        train(on=broken, name="none", **chosen)
