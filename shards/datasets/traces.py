@@ -33,13 +33,21 @@ def read(root: Path, options: ReadOptions) -> Listing:
         )
     plain = csv_list.read(root, ReadOptions(labels=labels, num_folds=options.num_folds))
     listing = Listing(missing=plain.missing, left_out=plain.left_out, notes=plain.notes)
+    head = list(dict.fromkeys(name for item in plain.items for name in item.labels))
+    kinds = {name == COLUMN for name in head if _is_trace(name)}
+    if len(kinds) > 1:
+        raise ValueError(f"{labels}: columns trace and trace.NAME; keep one kind")
+    if plain.items and not kinds:
+        near = did_you_mean(COLUMN, head)
+        found = ", ".join(["path", *head])
+        raise ValueError(f"{labels}: no file in a column trace or trace.NAME (found {found}){near}")
     for item in plain.items:
         if item.start is not None or item.end is not None:
             raise ValueError(
                 f"{labels}: {item.path} has a start or an end; a recording with a trace is read"
                 " whole, leave them out"
             )
-        files = trace_files(item.labels, labels)
+        files = trace_files(item.labels)
         lacking = [name for name in files.values() if not (root / name_in(root, name)).is_file()]
         for name in lacking:
             listing.lack("no such trace", name)
@@ -122,21 +130,10 @@ def length_of(path: Path) -> float:
         return container.duration / 1e6  # FFmpeg counts microseconds
 
 
-def trace_files(row: Mapping[str, Any], table: Path) -> dict[str, str]:
-    """Annotator to the name of a file, of one row of the table.
-
-    Raises: ValueError: there is no such column, or both kinds.
-    """
-    named = [name for name in row if _is_trace(name)]
-    if not named:
-        near = did_you_mean(COLUMN, list(row))
-        raise ValueError(
-            f"{table}: no column trace or trace.NAME (found {', '.join(['path', *row])}){near}"
-        )
-    found = {name.partition(".")[2] or MEAN: row[name] for name in named if row[name] is not None}
-    if COLUMN in found and len(found) > 1:
-        raise ValueError(f"{table}: columns trace and trace.NAME; keep one kind")
-    return {who: str(name) for who, name in found.items()}
+def trace_files(row: Mapping[str, Any]) -> dict[str, str]:
+    """Annotator to the name of a file, of one row of the table."""
+    files = {name: file for name, file in row.items() if _is_trace(name) and file is not None}
+    return {name.partition(".")[2] or MEAN: str(file) for name, file in files.items()}
 
 
 def _is_trace(name: str) -> bool:

@@ -199,6 +199,28 @@ def test_the_synthetic_corpus_becomes_a_manifest_with_lags_as_made(
     assert math.isfinite(rows[0].end or 0)
 
 
+def test_columns_of_traces_are_those_of_the_table_and_not_of_a_row(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A row without a trace ended the list; a mean became one annotator more."""
+    for name in "ab":
+        write_recording(tmp_path / f"{name}.mp4", counting_frames(25), np.arange(25) / 25)
+    (tmp_path / "t.csv").write_text("time,valence\n0,0.1\n0.8,0.2\n")
+    out, table = tmp_path / "list.jsonl", tmp_path / "recordings.csv"
+    words = ["shards", "manifest", "traces", str(tmp_path), "--out", str(out)]
+    table.write_text("path,trace.anna,trace.ben\na.mp4,t.csv,\nb.mp4,,\n")
+    assert main(words) == 0
+    assert {row.name for row in read_manifest(out)} == {"a.mp4"}
+    assert "left out, no trace: 1 (b.mp4)" in capsys.readouterr().out
+    table.write_text("path,trace,trace.ben\na.mp4,t.csv,\nb.mp4,t.csv,t.csv\n")
+    assert main(words) == 2
+    assert "recordings.csv: columns trace and trace.NAME; keep one" in capsys.readouterr().err
+    table.write_text("path,tarce\na.mp4,t.csv\n")
+    assert main(words) == 2
+    said = capsys.readouterr().err
+    assert "no file in a column trace or trace.NAME (found path, tarce); did you mean" in said
+
+
 def test_a_damaged_recording_with_a_trace_is_named_and_the_others_are_listed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
