@@ -53,7 +53,7 @@ def read(root: Path, options: ReadOptions) -> Listing:
         region = _PLACES.get(place) if path == tree.video(whole) else None
         item = Item(key=name, path=path, labels={}, speaker=whole, region=region)
         try:
-            notes = _notes(file, text, _rate(root / path))
+            notes = _notes(root / file, text, _rate(root / path))
         except MediaError as error:
             listing.lack(CAUSES[error.cause], path)
             continue
@@ -66,13 +66,13 @@ def read(root: Path, options: ReadOptions) -> Listing:
     return listing
 
 
-def _notes(file: str, text: str, rate: float) -> Notes:
+def _notes(file: Path, text: str, rate: float) -> Notes:
     """Values of annotated frames, each in the middle of its time; nothing where there are none.
 
     Raises: ValueError: a line that is no two numbers.
     """
     rows = []
-    for number, line in enumerate(text.splitlines()[1:], start=2):
+    for number, line in enumerate(text.rstrip().splitlines()[1:], start=2):
         try:
             valence, arousal = map(float, line.split(","))
         except ValueError as error:

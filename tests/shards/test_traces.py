@@ -255,7 +255,7 @@ def test_aff_wild2_is_listed_as_documented(tmp_path: Path) -> None:
     for side, name in (("Train_Set", "12-24-1920x1080"), ("Validation_Set", "video3_left")):
         (tmp_path / "VA" / side).mkdir(parents=True)
         text = "\n".join(["valence,arousal", *values])
-        (tmp_path / "VA" / side / f"{name}.txt").write_text(text)
+        (tmp_path / "VA" / side / f"{name}.txt").write_text(text + "\n\n")
     out = tmp_path / "list.jsonl"
     words = ["shards", "manifest", "aff-wild2", str(tmp_path), "--out", str(out)]
     assert main([*words, "--trace.hop_seconds", "0.04", "--trace.max_gap_seconds", "0.2"]) == 0
