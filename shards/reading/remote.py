@@ -18,11 +18,11 @@ import logging
 import os
 import shlex
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import platformdirs
 
@@ -32,6 +32,8 @@ from shards.schema import ClipError, ShardError
 
 if TYPE_CHECKING:
     from shards.index import Index
+
+Got = TypeVar("Got")
 
 log = logging.getLogger(__name__)
 
@@ -174,14 +176,17 @@ class RemoteShards:
 
         name = hashlib.sha256(self.remote.url.encode()).hexdigest()[:32]
         folder = self.folder / "indexes" / name
-        with self._locked(name):
+
+        def fetched() -> Index:
             for file in (INFO_NAME, TABLE_NAME):
-                try:
-                    self._try(file, folder / file, None)
-                except RemoteError as error:
-                    raise FileNotFoundError(str(error)) from error
+                self._download(file, folder / file, None)
+            return read_index(folder)
+
+        with self._locked(name):
             try:
-                return read_index(folder)
+                return self._try("the index", fetched)
+            except RemoteError as error:
+                raise FileNotFoundError(str(error)) from error
             except ShardError as error:
                 raise ShardError(f"{self.remote}: {error}") from error
 
@@ -199,7 +204,8 @@ class RemoteShards:
                     if not self._touch(path):
                         for left in self.folder.glob(f".{path.name}.*.part"):
                             left.unlink()  # by a process that was killed
-                        self._try(shard, path, self.described[shard])
+                        described = self.described[shard]
+                        self._try(shard, lambda: self._download(shard, path, described))
                         self._make_room(path)
         except RemoteError as error:
             raise ClipError(f"{shard}: {error}", "missing-shard") from error
@@ -246,16 +252,18 @@ class RemoteShards:
             return False
         return True
 
-    def _try(self, name: str, path: Path, described: Mapping[str, Any] | None) -> None:
-        for attempt in range(1, _ATTEMPTS + 1):
+    def _try(self, name: str, get: Callable[[], Got]) -> Got:
+        """Have something of the folder; what came in part, or as it was being changed, anew."""
+        attempt = 1
+        while True:
             try:
-                self._download(name, path, described)
-                return
-            except RemoteError as error:
+                return get()
+            except (RemoteError, ShardError) as error:
                 if attempt == _ATTEMPTS:
-                    raise RemoteError(f"{error}; {_ATTEMPTS} tries") from error
+                    raise type(error)(f"{error}; {_ATTEMPTS} tries") from error
                 log.warning("%s: %s; trying again", name, error)
                 time.sleep(self.config.retry_seconds * 2 ** (attempt - 1))
+                attempt += 1
 
     def _download(self, name: str, path: Path, described: Mapping[str, Any] | None) -> None:
         """Copy a file and check it against what is said of it."""

@@ -203,6 +203,26 @@ def test_an_index_too_is_asked_for_again(folder: Path, cache: CacheConfig) -> No
         assert len(remote.index().table) == len(read_index(folder).table)
 
 
+def test_an_index_that_came_in_part_is_asked_for_again(folder: Path, cache: CacheConfig) -> None:
+    """Of a server that does not say how long a file is, the end of a connection is that of it."""
+    cut = {"/index.json", "/index.parquet"}
+
+    class Ending(Quiet):
+        def do_GET(self) -> None:
+            if self.path not in cut:
+                return super().do_GET()
+            cut.remove(self.path)
+            whole = (folder / self.path[1:]).read_bytes()
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(whole[: len(whole) // 2])
+
+    with serving(functools.partial(Ending, directory=str(folder))) as url:
+        remote = RemoteShards(RemoteFolder(url), cache)
+        assert len(remote.index().table) == len(read_index(folder).table)
+    assert not cut
+
+
 def test_processes_fetch_each_shard_once_and_later_runs_none(
     served: tuple[str, list[str]], cache: CacheConfig
 ) -> None:
