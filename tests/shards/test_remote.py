@@ -309,7 +309,8 @@ def test_a_shard_that_is_not_the_one_of_the_index_is_never_kept(
     path.write_bytes(path.read_bytes()[:-512])
     batches = one_epoch(f"file://{copy}", cache=cache)
     assert skipped_in(batches) == {"missing-shard": 4}
-    assert len(cached(cache)) == 5
+    # One that is fetched ahead may still be on its way, under a hidden name.
+    assert len([name for name in cached(cache) if name.endswith(".tar")]) == 5
     with pytest.raises(
         ClipError, match=r"train-000001.tar: file://.* not the one .*; 3 tries$"
     ) as error:
