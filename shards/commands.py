@@ -226,7 +226,8 @@ def compare(
     differ in label, speaker or split, or by more than one frame; no distribution of duration,
     face size, coverage or loudness is further than 0.1 (Kolmogorov-Smirnov) from the other's.
     Of receipts without their folders, numbers of samples are compared in place of keys, and
-    shares of classes (within 5%) in place of labels.
+    in place of labels shares of classes (within 5%) and quantiles of measurements (within half a
+    standard deviation).
     different: anything else; also if --signals finds more than 5% of its samples shifted in time,
     or their pictures further apart than 25 dB (median PSNR).
 

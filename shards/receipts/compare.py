@@ -52,6 +52,8 @@ MAX_RELABELLED = 0.01
 MAX_RETIMED = 0.01
 MAX_CLASS_SHARE = 0.05
 MAX_DISTANCE = 0.1
+# Of quantiles of a measured label, in the larger of its two standard deviations.
+MAX_LABEL_GAP = 0.5
 MIN_PSNR_DB = 25.0
 MAX_SHIFTED = 0.05
 # How large an image is in bytes says how it was coded, and not what it shows.
@@ -120,6 +122,7 @@ def compare_preparations(first: Side, second: Side, *, num_signals: int = 0) -> 
         "digests": {name: value == b["digests"].get(name) for name, value in a["digests"].items()},
         "distributions": _distributions(first, second),
         "classes": _classes(a["labels"], b["labels"]),
+        "measured": _measured(a["labels"], b["labels"]),
         "schema_versions": [a.get("schema_version"), b.get("schema_version")],
         "num_samples": [a["counts"]["num_samples"], b["counts"]["num_samples"]],
         "samples": None,
@@ -183,6 +186,8 @@ def print_comparison(console: Console, found: Mapping[str, Any], *, most: int) -
     else:
         _table(console, "libraries", ("library", "A", "B"), _pairs(found["versions"]))
     _print_classes(console, found["classes"])
+    rows = [(name, *label["sides"]) for name, label in found["measured"].items()]
+    _table(console, "measured labels", ("label", "A", "B"), rows)
     if found["samples"] is None:
         # Of receipts: which aspects agree. Which samples differ, only folders can tell.
         aspects = {"keys": "names of the samples", **ASPECTS}
@@ -249,6 +254,33 @@ def _classes(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def _measured(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
+    """Labels that both sides measured and that are spread otherwise: both receipts' words, and the
+    largest gap of a quantile in standard deviations. One that is counted by class on one side has
+    no quantiles there, and no gap.
+    """
+    found = {}
+    for name in sorted(first.keys() & second.keys()):
+        sides = first[name], second[name]
+        if all("quantiles" not in side for side in sides) or sides[0] == sides[1]:
+            continue
+        gap = None
+        if all("quantiles" in side for side in sides):
+            a, b = (side["quantiles"] for side in sides)
+            gap = max(abs(a[share] - b[share]) for share in ("0.05", "0.25", "0.5", "0.75", "0.95"))
+            gap /= max(*(side["sd"] for side in sides), 1e-9)
+        found[name] = {"gap": gap, "sides": list(map(_spread, sides))}
+    return found
+
+
+def _spread(label: Mapping[str, Any]) -> str:
+    """One side's values of a label in words."""
+    if "quantiles" not in label:
+        return f"{label['num_values'] if 'num_values' in label else len(label['classes'])} classes"
+    low, middle, high = (label["quantiles"][share] for share in ("0", "0.5", "1"))
+    return f"{low:g} to {high:g}, median {middle:g}"
+
+
 def _not_identical(found: Mapping[str, Any]) -> str:
     # Parts that were merged have the settings and the order of the whole, and more shards.
     if found["digests"]["ordered_samples"] or "samples_per_shard" in found["configuration"]:
@@ -293,6 +325,9 @@ def _beyond_comparable(found: Mapping[str, Any]) -> Iterator[str]:
             gap = label["largest_share_difference"]
             if gap > MAX_CLASS_SHARE:
                 yield f"a class of {name} has another share by {gap:.1%} (at most 5%)"
+        for name, label in found["measured"].items():
+            if label["gap"] is None or label["gap"] > MAX_LABEL_GAP:
+                yield f"{name} is spread otherwise: {' against '.join(label['sides'])}"
     elif shared:
         for number, what, most in (
             (samples["num_relabelled"], "have another label, speaker or split", MAX_RELABELLED),

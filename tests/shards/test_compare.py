@@ -194,6 +194,29 @@ def test_numbers_of_one_side_and_text_of_the_other_are_the_same_class(
     assert found["samples"]["columns"]["fold"]["examples"] == [["id00/00003", 1, "one"]]
 
 
+def test_a_measured_label_on_another_scale_is_named(samples: list[Sample], tmp_path: Path) -> None:
+    """Of receipts too, which have no labels of single samples."""
+
+    def rated(name: str, factor: float, shift: float, digits: int = 6) -> Path:
+        values = [np.sin(number) * factor + shift for number in range(len(samples))]
+        relabelled = [
+            changed(sample, lambda _, value=value: {"labels": {"valence": round(value, digits)}})
+            for sample, value in zip(samples, values, strict=True)
+        ]
+        return write_preparation(tmp_path / name, relabelled)
+
+    a, nearly = rated("a", 1, 0), rated("nearly", 1.01, 0.02)
+    for name, shift, digits, said in (("b", 4, 6, "1."), ("levels", 4, 0, "7 classes")):
+        found = compared(mailed(a), mailed(rated(name, 3, shift, digits)))
+        assert found["verdict"] == DIFFERENT
+        (reason,) = found["reasons"]
+        assert reason.startswith("valence is spread otherwise: -0.99")
+        assert f" against {said}" in reason
+    found = compared(mailed(a), mailed(nearly))
+    assert found["verdict"] == COMPARABLE
+    assert list(found["measured"]) == ["valence"]
+
+
 def test_lengths_and_coverage_that_differ_are_measured(
     samples: list[Sample], tmp_path: Path
 ) -> None:
