@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -40,8 +41,9 @@ class StepMeter(StepCallback):
     A row has ``step``; ``epoch`` and ``clips`` seen so far; ``seconds`` of training so far; means
     over the steps since the last row of ``loss``, every term by name (of what some batches have no
     clip for, over the others; ``…_absent`` is their share) and ``gradient_norm`` (before clipping);
-    ``learning_rate`` of the last step; ``clips_per_second`` over all processes;
-    ``data_wait_share`` of the time that the first process waited for a batch;
+    ``learning_rate`` of the last step; ``clips_per_second`` over all processes and
+    ``data_wait_share`` of the time that the first process waited for a batch, both without the time
+    of probes and pictures;
     ``peak_memory_bytes`` of the first process (of its device, if that has a memory of its own) and
     ``resident_memory_bytes`` of it now, without its readers; ``skipped`` samples so far in total
     and as ``skipped_<cause>``; and what others have noted since the last row.
@@ -84,6 +86,17 @@ class StepMeter(StepCallback):
     def read(self, values: Sequence[Tensor], then: Callable[[Sequence[float]], None]) -> None:
         """Read numbers, 0-d each, along with those of the next row: a ``Reader``."""
         self._asked.append((values, then))
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """What happens within it is no training: it takes seconds, and slows nothing down."""
+        if torch.cuda.is_initialized():
+            torch.cuda.synchronize()  # steps that are still at work there are training
+        started = time.perf_counter()
+        yield
+        passed = time.perf_counter() - started
+        self._window.started += passed
+        self._seconds += passed
 
     def state_dict(self) -> dict[str, Any]:
         clips, skipped = self._so_far()

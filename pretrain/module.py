@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import hashlib
 import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import pytorch_lightning as pl
@@ -226,10 +228,12 @@ class StepCallback(pl.Callback):
     Attributes:
         acted_step: The newest optimizer step after which it has acted; that of the checkpoint
             where a run is resumed.
+        aside: Entered for as long as it acts: ``StepMeter.aside`` where that is no training.
     """
 
     every = 1
     acted_step = 0
+    aside: Callable[[], AbstractContextManager[Any]] = nullcontext
 
     def before_step(self, trainer: pl.Trainer, module: PretrainModule, optimizer: Any) -> None:
         """Gradients are there, and the optimizer is about to use them."""
@@ -263,7 +267,8 @@ class StepCallback(pl.Callback):
         """Act now, unless that was done after this very step; for ``on_train_end`` too."""
         if trainer.global_step != self.acted_step:
             self.acted_step = trainer.global_step
-            self.act(trainer, module, batch)
+            with self.aside():
+                self.act(trainer, module, batch)
 
 
 def step_seed(seed: int, batch: int) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +17,7 @@ from hicmae.settings import ModelConfig
 from pretrain.plot import read_curves
 from pretrain.probes import Probes, find_labels, linear_probe, probe_data, retrieval
 from pretrain.settings import DataConfig, LogConfig, ProbeConfig
-from tests.support.pretrain_shards import Train, moving_sample
+from tests.support.pretrain_shards import Train, moving_sample, rows_of
 from tests.support.shard_fixtures import write_shards
 
 LOG = LogConfig(log_every=2, health_every=0, pictures_every=0, progress=False)
@@ -175,6 +177,27 @@ def test_every_clip_is_probed_once_in_its_place_by_one_process_or_two(
         assert len({tuple(map(len, part)) for part in parts}) == 1, "equally many, equally long"
         whole = torch.stack([torch.cat(part) for part in parts], dim=1).flatten(0, 1)
         assert torch.equal(whole[:5], frames)
+
+
+def test_the_time_of_probes_slows_no_clips_down(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a clock that moves while something is probed, and else not to speak of."""
+    clock = itertools.count()
+    late = [0.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: late[0] + 1e-6 * next(clock))
+
+    def slow(probes: Probes, *_: object) -> dict[str, float]:
+        late[0] += 1000
+        return {"probe_slow": 1.0}
+
+    monkeypatch.setattr(Probes, "scores", slow)
+    config = ProbeConfig(shards=labelled_shards(tmp_path / "held-out", 7), every=1, clips=5)
+    train(tmp_path / "run", steps=2, probe=config, log=replace(LOG, log_every=1))
+    rows = rows_of(tmp_path / "run")
+    assert [float(row["probe_slow"]) for row in rows] == [1, 1]
+    assert all(float(row["clips_per_second"]) > 1 for row in rows)
+    assert [float(row["seconds"]) // 1000 for row in rows] == [1, 2]
 
 
 def test_clips_that_are_trained_on_are_refused(
