@@ -68,7 +68,7 @@ def absent_classes(run: Run) -> list[str]:
     sentences = []
     for fold in run.scores.folds:
         seen = {item.true for item in run.units if item.fold == fold}
-        absent = [name for name in run.benchmark.classes if name not in seen]
+        absent = [doc.literal(name) for name in run.benchmark.classes if name not in seen]
         if absent:
             sentences.append(
                 f"Fold {fold} tests no sample of {', '.join(absent)}: its UAR is the mean over the"

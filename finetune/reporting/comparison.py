@@ -155,7 +155,7 @@ def _benchmark_section(
     labels = label_curve_parts(entries, figure.with_name(f"labels-{file_name}.png"))
     published = published_section(benchmark)
     parts: list[doc.Part] = [
-        benchmark.title,
+        doc.literal(benchmark.title),
         _with_published(group),
         chance(benchmark),
         *_cautions(group),
@@ -166,7 +166,7 @@ def _benchmark_section(
         *paired_parts(entries),
         *([_recalls(group)] if benchmark.label else []),
         *(
-            f"**Note.** {name}: {sentence}"
+            f"**Note.** {doc.literal(name)}: {sentence}"
             for name, run in group
             for sentence in (*undefined(run.scores), *absent_classes(run), *run.disagreements)
         ),

@@ -157,6 +157,20 @@ def range_of(low: float, high: float) -> str:
     return "n/a" if math.isnan(low) or math.isnan(high) else f"{low:.3f} to {high:.3f}"
 
 
+def literal(cell: str) -> str:
+    """A cell, heading or name in a sentence that shows as it is: a class, key or folder is no
+    markup, a whole bold cell is.
+    """
+    bold = _BOLD.fullmatch(cell)
+    if bold:
+        return f"**{literal(bold[1])}**"
+    if not _MARKUP.search(cell):
+        return cell
+    (inline,) = _parser().parseInline(cell)
+    shown = "".join(token.content for token in inline.children or [] if token.type == "text")
+    return cell if shown == cell else _MARKUP.sub(r"\\\g<0>", cell)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Picture:
     """A picture file and what it shows."""
@@ -315,26 +329,12 @@ def _is_number(cell: str) -> bool:
 
 
 def _escaped(cell: str) -> str:
-    return _literal(re.sub("\r\n|\r|\n", " ", cell)).replace("|", "\\|")
-
-
-def _literal(cell: str) -> str:
-    """A cell or heading that shows as it is: a class, key or folder is no markup, a whole bold cell
-    is.
-    """
-    bold = _BOLD.fullmatch(cell)
-    if bold:
-        return f"**{_literal(bold[1])}**"
-    if not _MARKUP.search(cell):
-        return cell
-    (inline,) = _parser().parseInline(cell)
-    shown = "".join(token.content for token in inline.children or [] if token.type == "text")
-    return cell if shown == cell else _MARKUP.sub(r"\\\g<0>", cell)
+    return literal(re.sub("\r\n|\r|\n", " ", cell)).replace("|", "\\|")
 
 
 def _blocks(part: Part, folder: Path, level: int) -> Iterator[str]:
     if isinstance(part, Section):
-        yield f"{'#' * min(level, 6)} {_literal(part.title)}"
+        yield f"{'#' * min(level, 6)} {literal(part.title)}"
         for inner in part.parts:
             yield from _blocks(inner, folder, level + 1)
     elif isinstance(part, Folded):
@@ -392,7 +392,8 @@ def _contents(tokens: Sequence[Token]) -> str:
         name = f"s{place}"
         token.attrSet("id", name)
         if token.tag == "h2":
-            heading = html.escape(tokens[place + 1].content)
+            words = tokens[place + 1].children or []
+            heading = html.escape("".join(word.content for word in words))
             items.append(f'<li><a href="#{name}">{heading}</a></li>')
     if len(items) < _MIN_CONTENTS:
         return ""

@@ -34,6 +34,7 @@ from finetune.reporting.document import (
     Section,
     Table,
     fold_spread,
+    literal,
     measured,
     number,
     range_of,
@@ -306,9 +307,9 @@ def _introduction(run: Run) -> str:
     if facts.evaluates:
         trained = f" on {facts.trained_on}" if facts.trained_on else ""
         start = f"networks of `{facts.evaluates}` ({start}{trained}), tested again"
-    title = f" ({benchmark.title.rstrip('.')})" if benchmark.title else ""
+    title = f" ({literal(benchmark.title.rstrip('.'))})" if benchmark.title else ""
     return (
-        f"Benchmark **{benchmark.name}**{title}; {facts.modalities}, {start}. "
+        f"Benchmark **{literal(benchmark.name)}**{title}; {facts.modalities}, {start}. "
         f"Leading metric: **{metric_name(benchmark.ranking)}**. {chance(benchmark)}"
     )
 

@@ -23,6 +23,7 @@ from finetune.reporting.document import Picture, Section, Table
 from finetune.reporting.entries import SeedGroup, label_curve_parts, label_curves
 from finetune.reporting.values import scatter_figure
 from finetune.scores import score_run
+from hicmae.config import load_yaml, save_yaml
 from hicmae.settings import ModelConfig
 from tests.support.finetune_fixtures import (
     BENCHMARK,
@@ -243,6 +244,23 @@ def test_what_other_commands_left_in_a_run_folder_is_a_section(
     page = (tmp_path / "report.html").read_text()
     assert "What each modality adds</h2>" in page
     assert "no picture at" not in page
+
+
+def test_names_in_sentences_and_in_the_list_of_contents_show_as_they_are(
+    runs: dict[str, Path], tmp_path: Path
+) -> None:
+    run, title = tmp_path / "a_*b*", "Two *tones* <of> [old](x)"
+    shutil.copytree(runs["values"], run)
+    about = load_yaml(run / "benchmark.yaml")
+    save_yaml(run / "benchmark.yaml", about | {"title": title, "speaker": "who_*s*"})
+    report(runs=[run], out=tmp_path / "one.md")
+    page = (tmp_path / "one.html").read_text().replace("&lt;", "<").replace("&gt;", ">")
+    assert f"<strong>values</strong> ({title})" in page
+    assert page.count("Scores by who_*s*</a>") == 1
+    (tmp_path / "two").mkdir()
+    report(runs=[run, runs["both"]], out=tmp_path / "two" / "two.md")
+    page = (tmp_path / "two" / "two.html").read_text().replace("&lt;", "<").replace("&gt;", ">")
+    assert f"<p>{title}</p>" in page
 
 
 def test_damaged_predictions_and_features_are_one_line(
