@@ -11,6 +11,7 @@ from __future__ import annotations
 import csv
 import os
 import re
+import zlib
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -53,6 +54,7 @@ _OPENFACE, _OPENFACE_FOLDER = re.compile(r"frame_det_\d+_"), "_aligned"
 # OpenCV gives what there is of a JPEG that breaks off, and says nothing; whole ones end so. Some
 # cameras put a little behind it, or before a marker, where it does no harm.
 _JPEG_START, _JPEG_END, _TRAILER_BYTES = b"\xff\xd8", b"\xff\xd9", 65536
+_PNG_START = b"\x89PNG\r\n\x1a\n"
 _CORRUPT = re.compile(r"Corrupt JPEG data: (?!\d+ extraneous)")
 # Frame times of a CSV that OpenFace wrote are steps of the frame rate, rounded to milliseconds.
 _FEWEST_STAMPS = 2
@@ -320,6 +322,8 @@ def read_image(path: Path) -> np.ndarray:
         except ValueError as error:
             if _CORRUPT.match(str(error)):
                 raise MediaError("damaged", path, f"this image is damaged ({error})") from None
+    if fault := _png_fault(data):  # of which libpng would tell the terminal, in its own words
+        raise MediaError("damaged", path, f"this image {fault} ({len(data)} bytes)")
     pixels = None
     if data and whole:
         pixels = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), cv2.IMREAD_COLOR)
@@ -327,6 +331,26 @@ def read_image(path: Path) -> np.ndarray:
         what = "breaks off" if data and not whole else "is empty" if not data else "is no image"
         raise MediaError("damaged", path, f"this image {what} ({len(data)} bytes)")
     return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
+
+
+def _png_fault(data: bytes) -> str:
+    """What is wrong with the chunks of a PNG that its picture is in; empty: nothing, or no PNG.
+
+    Source: W3C, Portable Network Graphics, sections 5.3 (layout) and 5.4 (critical chunks).
+    """
+    place = len(_PNG_START)
+    while data.startswith(_PNG_START):
+        end = place + 12 + int.from_bytes(data[place : place + 4], "big")
+        kind = data[place + 4 : place + 8]
+        if end > len(data):
+            return "breaks off"
+        told = int.from_bytes(data[end - 4 : end], "big")
+        if kind[:1].isupper() and zlib.crc32(data[place + 4 : end - 4]) != told:
+            return f"is damaged (checksum of {kind.decode('ascii', 'replace')})"
+        if kind == b"IEND":
+            break
+        place = end
+    return ""
 
 
 def _sequence(folder: Path, before: str, group: dict[int, str]) -> ImageFiles:

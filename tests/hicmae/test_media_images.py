@@ -121,7 +121,9 @@ def test_images_of_other_sizes_are_brought_to_the_first_ones(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "bmp"])
 @pytest.mark.parametrize("share", [0.0, 0.5, 0.99])
-def test_a_damaged_image_is_named(tmp_path: Path, suffix: str, share: float) -> None:
+def test_a_damaged_image_is_named(
+    tmp_path: Path, suffix: str, share: float, capfd: pytest.CaptureFixture[str]
+) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     path = tmp_path / f"0007.{suffix}"
     cv2.imwrite(str(path), pixels)
@@ -133,6 +135,7 @@ def test_a_damaged_image_is_named(tmp_path: Path, suffix: str, share: float) -> 
     with pytest.raises(MediaError, match=rf"0007\.{suffix}: this image (is|breaks)") as error:
         read_image(path)
     assert error.value.cause == "damaged"
+    assert suffix == "bmp" or not capfd.readouterr().err
     path.unlink()
     with pytest.raises(MediaError, match="this image cannot be read"):
         read_image(path)
@@ -140,7 +143,7 @@ def test_a_damaged_image_is_named(tmp_path: Path, suffix: str, share: float) -> 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png"])
 def test_an_image_whose_middle_is_overwritten_is_damaged_and_an_untidy_one_is_not(
-    tmp_path: Path, suffix: str
+    tmp_path: Path, suffix: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     path = tmp_path / f"0007.{suffix}"
@@ -151,6 +154,7 @@ def test_an_image_whose_middle_is_overwritten_is_damaged_and_an_untidy_one_is_no
     with pytest.raises(MediaError, match=rf"0007\.{suffix}: this image is") as error:
         read_image(path)
     assert error.value.cause == "damaged"
+    assert not capfd.readouterr().err
     if suffix == "jpg":  # as webcams write: bytes that belong nowhere, before a marker
         path.write_bytes(data.replace(b"\xff\xda", b"abc\xff\xda", 1))
         np.testing.assert_array_equal(read_image(path), expected)
