@@ -44,8 +44,9 @@ def serve(
         port: Its port; 0: any that is free.
         allowed_hosts: Further names under which the page may be opened, such as that of a proxy.
         hop: Seconds from one prediction to the next; each is about one clip of the network.
-        faces: Detector; profile: the one with which the checkpoint's training data was made. none
-            takes the middle of the picture, for face crops.
+        faces: Detector; profile: the one with which the checkpoint's training data was made, with
+            its settings; another has its defaults. none takes the middle of the picture, for face
+            crops.
         face_choice: All faces, of which the page shows one or the other, or the largest, the most
             central, the one that speaks, or the one that the checkpoint's training data would have
             (profile).

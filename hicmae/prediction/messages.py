@@ -37,7 +37,8 @@ class WindowConfig:
             is covered by several clips, which are averaged.
         hop: Seconds from one value to the next.
         faces: Detector (yunet, cascade, boxes, none); profile: the one with which the checkpoint's
-            training data was made. none takes the middle of the picture, for face crops.
+            training data was made, with its settings; another has its defaults. none takes the
+            middle of the picture, for face crops.
         face_choice: A timeline for all faces, for the largest, the most central, the one whose
             mouth goes with the sound, window by window (speaking), or for the one that the
             checkpoint's training data would have (profile).
