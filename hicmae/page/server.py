@@ -11,6 +11,8 @@ a tunnel (``ssh -L``) looks like one that is. A window comes whole, so that noth
 from __future__ import annotations
 
 import asyncio
+import logging
+import tempfile
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -40,6 +42,7 @@ from hicmae.page.jobs import (
 from hicmae.page.settings import Limits
 from hicmae.prediction.live import LiveFrame, LiveNetwork, LiveSound, LiveSource
 
+log = logging.getLogger(__name__)
 _ASSETS = {
     "/": ("index.html", "text/html; charset=utf-8"),
     "/page.css": ("page.css", "text/css; charset=utf-8"),
@@ -214,6 +217,7 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
         421: "Under a host name that is not this page's",
         422: "Not a recording, or one that cannot be used; the cause is named",
         503: "As many wait as may, or the server ends; try again later",
+        507: "No room for the upload on the machine that runs this page",
     }.items()
 }
 
@@ -261,6 +265,7 @@ def make_app(
     )
     app.add_exception_handler(StarletteHTTPException, _as_failure)
     app.add_exception_handler(RequestValidationError, _as_bad_request)
+    app.add_exception_handler(OSError, _as_not_kept)
     for route, (file, kind) in _ASSETS.items():
         app.add_api_route(route, _asset(file, kind), include_in_schema=False)
 
@@ -444,11 +449,21 @@ def _asset(file: str, kind: str) -> Any:
 async def _as_failure(request: Request, error: Exception) -> JSONResponse:
     """An error in the one form that all have."""
     assert isinstance(error, StarletteHTTPException)
+    if isinstance(error.__cause__, OSError):  # while the form was read
+        return await _as_not_kept(request, error.__cause__)
     detail: Any = error.detail
     if not isinstance(detail, dict):
         detail = {"cause": "request", "message": str(detail)}
     headers = {"Retry-After": "10"} if error.status_code == 503 else None
     return JSONResponse({"error": detail}, status_code=error.status_code, headers=headers)
+
+
+async def _as_not_kept(request: Request, error: Exception) -> JSONResponse:
+    """An upload that could not be written; who runs the page is told where."""
+    assert isinstance(error, OSError)
+    message = f"the upload cannot be kept ({(error.strerror or str(error)).lower()})"
+    log.error("%s: make room in %s, or set TMPDIR", message, tempfile.gettempdir())
+    return JSONResponse({"error": {"cause": "not-kept", "message": message}}, status_code=507)
 
 
 async def _as_bad_request(request: Request, error: Exception) -> JSONResponse:

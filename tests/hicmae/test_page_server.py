@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from fastapi.testclient import TestClient
+from starlette.datastructures import UploadFile
 
 from hicmae.media.crops import encode_jpeg
 from hicmae.page.guard import known_names
@@ -321,6 +324,25 @@ def test_the_endpoints_are_documented(client: TestClient) -> None:
     assert {"200", "403", "413", "421", "422", "503"} <= set(
         paths["/api/predict"]["post"]["responses"]
     )
+
+
+@pytest.mark.parametrize(("owner", "name"), [(UploadFile, "write"), (UploadFolder, "save")])
+def test_an_upload_for_which_there_is_no_room_is_told_to_both_sides(
+    client: TestClient,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    owner: type,
+    name: str,
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(owner, name, full)
+    for path in ("/api/predict", "/api/jobs"):
+        answer = client.post(path, files=sent())
+        assert error(answer, 507) == "not-kept"
+        assert "cannot be kept (no space left on device)" in answer.json()["error"]["message"]
+    assert caplog.text.count("make room in") == 2
 
 
 def test_nobody_is_kept_waiting_when_the_page_ends(
