@@ -247,6 +247,22 @@ def test_a_recording_that_is_given_instead_of_another_stays(page: Any, tmp_path:
     assert not part(page, "working").is_displayed()
 
 
+def test_an_error_about_something_else_leaves_the_recording_in_work_in_sight(
+    page: Any, tmp_path: Path
+) -> None:
+    page.execute_script("""
+    const said = JSON.stringify({ id: "x", state: "running", stage: "Looking", share: 0.5 });
+    window.fetch = async () => new Response(said);
+    navigator.mediaDevices.getUserMedia = async () => { throw { name: "NotAllowedError" }; };""")
+    part(page, "file").send_keys(str(write_sound(tmp_path / "a.wav", talk(1.0), 48000)))
+    until(page, lambda: text(page, "stage") == "Looking …")
+    part(page, "record-audio").click()
+    until(page, part(page, "error").is_displayed)
+    until(page, part(page, "cancel").is_displayed)
+    part(page, "cancel").click()
+    assert not part(page, "working").is_displayed()
+
+
 def test_what_the_browser_cannot_play_is_shown_still(page: Any, clips_dir: Path) -> None:
     assert give(page, clips_dir / "talking" / "1001_DFA_ANG_XX.flv") == "result"
     until(page, lambda: part(page, "unplayable").is_displayed())

@@ -72,6 +72,7 @@ async function give(file) {
 
 function tell(status) {
   const waiting = status.state === "waiting";
+  at("working").hidden = false;  // also after an error about something else
   at("stage").textContent = waiting
     ? `Waiting; ${status.ahead} before it` : `${status.stage || "Opening"} …`;
   if (waiting || !status.stage) at("share").removeAttribute("value");
