@@ -295,7 +295,7 @@ class _Window:
     clips: int = 0  # before a resume
     wait: float = 0.0  # seconds that a batch was waited for
     passed: float = 0.0  # seconds before a resume
-    started: float = field(default_factory=time.perf_counter)
+    started: float = field(default_factory=lambda: time.perf_counter())  # that of now
 
     def state(self, clips: int) -> dict[str, Any]:
         """What a resumed run goes on with, so that its next row is that of an unbroken run.

@@ -168,4 +168,4 @@ def test_images_without_a_rate_or_with_a_damaged_one_are_refused_by_name(tmp_pat
     refusals = {refusal.cause: refusal.message for refusal in error.value.result.refusals}  # type: ignore[attr-defined]
     assert refusals.keys() == {"no-rate", "damaged"}
     assert "frames/norate: images have no times; give their frame rate" in refusals["no-rate"]
-    assert "frames/damaged/7.png: this image is no image" in refusals["damaged"]
+    assert "frames/damaged/7.png: this image breaks off (60 bytes)" in refusals["damaged"]

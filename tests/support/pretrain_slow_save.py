@@ -2,12 +2,14 @@
 
 A module that ``Runs`` starts in place of ``hicmae``. A checkpoint takes ``SAVE_SECONDS``
 more, and ``saving`` in the run's folder says that one has begun. Readers of older code, which
-ended some time after a signal, end within a second here.
+ended some time after a signal, end within a second here. A SIGHUP is heard also where the tests are
+run under ``nohup``.
 """
 
 from __future__ import annotations
 
 import os
+import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -28,3 +30,4 @@ def _slowly(self: CheckpointFiles, whole: dict[str, Any], path: Path) -> None:
 
 CheckpointFiles._write = _slowly  # type: ignore[method-assign]
 vars(pretrain.data)["_GRACE_SECONDS"] = 1
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
