@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from itertools import accumulate
 from pathlib import Path
@@ -74,6 +75,8 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         problems = [] if self.folders else ["shards is empty (name one folder or more)"]
+        twice = [name for name, times in Counter(map(str, self.folders)).items() if times > 1]
+        problems += [f"shards names {name} twice (weights draw more of one)" for name in twice]
         if self.weights is not None and len(self.weights) != len(self.folders):
             problems.append(f"{len(self.weights)} weights for {len(self.folders)} folders")
         bounds = {

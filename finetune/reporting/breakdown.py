@@ -109,7 +109,7 @@ def speaker_section(run: Run, figures: Path) -> doc.Section | None:
         f"Pooled over folds, the worst first. {_meaning(run)}{sure} *small*: fewer than"
         f" {SMALL_UNITS} {unit_name(run)}.{left_out}",
         doc.Picture(path=path, caption=f"Scores by {who}"),
-        _table(run, who, shown, people=False),
+        _table(run, who, shown, people=False, surely=surely),
     ]
     return doc.Section(title=f"Scores by {who}", parts=parts)
 
@@ -197,13 +197,17 @@ def _group(run: Run, name: str, units: Sequence[Prediction], *, surely: bool = T
     )
 
 
-def _table(run: Run, column: str, groups: Sequence[Group], *, people: bool = True) -> doc.Table:
+def _table(
+    run: Run, column: str, groups: Sequence[Group], *, people: bool = True, surely: bool = True
+) -> doc.Table:
     leading, mark, rule = run.benchmark.ranking, run.facts.mark, run.facts.rule
     metrics = sorted(run.scores.pooled, key=lambda metric: metric != leading)
     heads = [column, unit_name(run)]
     if people:
         heads.append(f"{run.benchmark.speaker}s")
-    heads += [doc.measured(metric_name(leading), rule), doc.measured("95 %", rule)]
+    heads.append(doc.measured(metric_name(leading), rule))
+    if surely:
+        heads.append(doc.measured("95 %", rule))
     heads += [doc.measured(metric_name(metric), rule) for metric in metrics[1:]]
     rows = []
     for one in groups:
@@ -211,7 +215,9 @@ def _table(run: Run, column: str, groups: Sequence[Group], *, people: bool = Tru
         cells = [one.name, f"{len(one.units)}{small}"]
         if people:
             cells.append("not named" if one.num_speakers is None else str(one.num_speakers))
-        cells += [mark(doc.number(one.scores[leading])), mark(doc.range_of(*one.interval))]
+        cells.append(mark(doc.number(one.scores[leading])))
+        if surely:
+            cells.append(mark(doc.range_of(*one.interval)))
         cells += [mark(doc.number(one.scores[metric])) for metric in metrics[1:]]
         rows.append(cells)
     return doc.Table(columns=heads, rows=rows)

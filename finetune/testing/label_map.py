@@ -247,6 +247,11 @@ def _check(names: LabelMap, trained: Benchmark, tested: Benchmark) -> None:
         for name, to in names.merge.items()
         if to in theirs and to not in hit
     ]
+    problems += [
+        f"merge counts {name} as {to}, which itself counts as {names.merge[to]}"
+        for name, to in names.merge.items()
+        if to in names.merge
+    ]
     if tested.task == "regression":
         into = [to for to in given.values() if to is not None]
         problems += [f"two targets become {to}" for to in sorted(hit) if into.count(to) > 1]

@@ -275,3 +275,10 @@ def test_the_best_of_many_speakers_have_a_score(
     assert len(shown) == rows
     assert shown == sorted(shown)
     assert f"The table has {told}" in str(section.parts[0])
+    monkeypatch.setattr("finetune.reporting.breakdown.MAX_NAMED", 40)  # of whom none has intervals
+    without = speaker_section(values, tmp_path)
+    assert without is not None
+    assert set(only_table(section).columns) - set(only_table(without).columns) == {
+        name for name in only_table(section).columns if "95 %" in name
+    }
+    assert {len(row) for row in only_table(without).rows} == {len(only_table(without).columns)}

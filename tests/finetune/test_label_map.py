@@ -76,6 +76,7 @@ def test_the_same_classes_in_another_order_need_no_map() -> None:
         ({"leave_out": ()}, "z of theirs is forgotten (name it in classes, merge or leave_out)"),
         ({"leave_out": ("z", "x")}, "x is in leave_out and is mapped to"),
         ({"merge": {"calm": "z"}}, "merge counts calm as z, which nothing in classes is"),
+        ({"merge": {"calm": "y", "y": "x"}}, "calm as y, which itself counts as x"),
         ({"classes": {}, "targets": {"a": "b"}}, "targets for regression"),
     ],
 )

@@ -218,6 +218,7 @@ def test_a_size_that_is_none_is_refused(model: Any, message: str) -> None:
     ("make", "parts"),
     [
         (lambda: DataConfig(shards=(), batch_size=0), ["shards is empty", "batch_size = 0"]),
+        (lambda: DataConfig(shards=("a", "b", "a/")), ["shards names a twice (weights draw more"]),
         (
             lambda: OptimizerConfig(learning_rate=0.0, betas=(0.9, 1.0), clip_norm=0.0),
             ["learning_rate = 0", "min_learning_rate = 1e-05", "betas", "clip_norm = 0"],
