@@ -264,8 +264,9 @@ def reliability_figure(found: Calibration, path: Path, *, title: str) -> None:
     )
     below.set_ylabel("share of samples")
     below.set_xlabel("highest probability")
-    below.set_ylim(0, below.get_ylim()[1] * 1.5)  # room for the legend
-    below.legend(fontsize=8, loc="upper right", ncols=2, frameon=False)
+    shown = [axes.get_legend_handles_labels() for axes in (above, below)]
+    handles, names = ([*one, *other] for one, other in zip(*shown, strict=True))
+    figure.legend(handles, names, fontsize=9, ncols=2, loc="outside lower right")
     doc.plain(below)
     doc.save(figure, path)
 
@@ -467,5 +468,4 @@ def _accuracy_panel(axes: Axes, found: Calibration) -> None:
     axes.set_ylim(0, 1)
     axes.set_ylabel("accuracy")
     axes.set_title(f"calibration error {found.expected_error:.3f}", fontsize=10, loc="right")
-    axes.legend(fontsize=9, loc="best", frameon=False)
     doc.plain(axes)
