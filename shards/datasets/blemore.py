@@ -47,7 +47,9 @@ def read(root: Path, options: ReadOptions) -> Listing:
             continue
         rows = read_sheet(tree.root / table)
         head = column(rows, ("filename",), tree.root / table)
-        folds = part == "train" and told_column(rows, "fold", tree.root / table, listing.notes)
+        folds = ""  # of the test part there are none
+        if part == "train":
+            folds = told_column(rows, "fold", tree.root / table, listing.notes)
         genders = told_column(rows, "gender", tree.root / table, listing.notes)
         for row in rows:
             name = row[head].replace("\\", "/").rpartition("/")[2]
@@ -61,7 +63,7 @@ def read(root: Path, options: ReadOptions) -> Listing:
             if path is None:
                 listing.lack("no recording", name)
                 continue
-            fold = number(row.get(folds or "", ""))
+            fold = number(row.get(folds, ""))
             listing.items.append(
                 Item(
                     key=name,
