@@ -13,7 +13,6 @@ import os
 import pickle
 import signal
 import socket
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -29,7 +28,13 @@ from torch.multiprocessing.spawn import (
     ProcessExitedException,
 )
 
-from hicmae.processes import as_a_program, forking, keep_freed_memory, speaks_of_another_process
+from hicmae.processes import (
+    as_a_program,
+    end_with_starter,
+    forking,
+    keep_freed_memory,
+    speaks_of_another_process,
+)
 from hicmae.terminal import quieten, user_message
 
 # Of the process group; each process has them in its environment.
@@ -151,7 +156,7 @@ def _one(
     }
     # How the end of the command is told; a shell lets what it runs in the background ignore it.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    threading.Thread(target=_end_with_the_command, daemon=True).start()
+    end_with_starter(lambda: os.kill(os.getpid(), signal.SIGINT))
     rank_zero_only.rank = rank  # type: ignore[attr-defined]  # how Lightning keeps it
     with as_a_program(environment):
         if os.environ.get("HICMAE_DEBUG", "") in ("", "0"):
@@ -177,14 +182,6 @@ def _one(
         finally:
             if distributed.is_initialized():
                 distributed.destroy_process_group()
-
-
-def _end_with_the_command() -> None:
-    """Interrupt this process when the command is gone; what it was forked from may live on."""
-    command = multiprocessing.parent_process()
-    assert command is not None
-    command.join()
-    os.kill(os.getpid(), signal.SIGINT)
 
 
 def _explained(error: ProcessException, context: ProcessContext, folder: Path) -> Exception:

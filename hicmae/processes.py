@@ -16,7 +16,8 @@ import platform
 import re
 import signal
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection
@@ -289,8 +290,25 @@ def as_a_program(environment: Mapping[str, str]) -> Iterator[None]:
         atexit._run_exitfuncs()
 
 
+def end_with_starter(end: Callable[[], object]) -> None:
+    """In a forked process: call ``end`` once the process that asked for it is gone.
+
+    However that ended. It is not the parent, which may live on: that is the server.
+    """
+    starter = multiprocessing.parent_process()
+    assert starter is not None
+
+    def wait() -> None:
+        starter.join()
+        end()
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
 class VerbProcess:
     """A command that has started; it leads a process group, to which all belong that it starts.
+
+    The group is killed when the process that made this is gone.
 
     Args:
         words: The words after ``hicmae``.
@@ -342,6 +360,7 @@ class VerbProcess:
 def _run(words: list[str], environment: dict[str, str], main: str, output: Connection) -> None:
     """In the new process: be what ``python -m hicmae`` is."""
     os.setsid()
+    end_with_starter(lambda: os.killpg(0, signal.SIGKILL))
     for stream in (1, 2):
         os.dup2(output.fileno(), stream)
     output.close()

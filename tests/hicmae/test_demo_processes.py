@@ -6,6 +6,8 @@ import os
 import re
 import shlex
 import signal
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -158,3 +160,31 @@ def test_an_interrupt_ends_all_commands_with_all_they_started(
     assert gone(tmp_path, "a", "b")
     found = signal.signal(number, inherited)
     assert found == before
+
+
+# A demo of two steps that write nothing, and so do not notice that nobody reads.
+KILLED = """
+import sys
+from pathlib import Path
+import hicmae.demo
+from tests.hicmae.test_demo_processes import PARENT, run
+
+if __name__ == "__main__":
+    hicmae.demo._MAIN = f"{run.__module__}:run_code"
+    hicmae.demo.num_cores = lambda: 2
+    out = sys.argv[1]
+    run(Path(out), *[PARENT.format(folder=out, name=name) for name in "ab"])
+"""
+
+
+@pytest.mark.slow
+def test_a_killed_demo_leaves_no_step_behind(tmp_path: Path, repository: Path) -> None:
+    """Else --resume would remove the folder of one that is still at work in it."""
+    (tmp_path / "killed.py").write_text(KILLED)
+    words = [sys.executable, str(tmp_path / "killed.py"), str(tmp_path)]
+    with subprocess.Popen(words, env={**os.environ, "PYTHONPATH": str(repository)}) as started:
+        while not ((tmp_path / "a").exists() and (tmp_path / "b").exists()):
+            assert started.poll() is None
+            time.sleep(0.05)
+        started.kill()
+    assert gone(tmp_path, "a", "b")
