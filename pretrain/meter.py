@@ -43,7 +43,7 @@ class StepMeter(StepCallback):
     clip for, over the others; ``…_absent`` is their share) and ``gradient_norm`` (before clipping);
     ``learning_rate`` of the last step; ``clips_per_second`` over all processes and
     ``data_wait_share`` of the time that the first process waited for a batch, both without the time
-    of probes and pictures;
+    of probes, pictures and saving;
     ``peak_memory_bytes`` of the first process (of its device, if that has a memory of its own) and
     ``resident_memory_bytes`` of it now, without its readers; ``skipped`` samples so far in total
     and as ``skipped_<cause>``; and what others have noted since the last row.
@@ -78,6 +78,7 @@ class StepMeter(StepCallback):
         self._noted: dict[str, float | Tensor] = {}
         self._asked: list[tuple[Sequence[Tensor], Callable[[Sequence[float]], None]]] = []
         self._window = _Window()
+        self._aside_since: float | None = None
 
     def note(self, values: Mapping[str, float | Tensor]) -> None:
         """Add numbers to the next row: of what is measured less often than rows are made."""
@@ -92,13 +93,20 @@ class StepMeter(StepCallback):
         """What happens within it is no training: it takes seconds, and slows nothing down."""
         if torch.cuda.is_initialized():
             torch.cuda.synchronize()  # steps that are still at work there are training
-        started = time.perf_counter()
+        self._aside_since = time.perf_counter()
         yield
-        passed = time.perf_counter() - started
-        self._window.started += passed
-        self._seconds += passed
+        self._leave_out()
+        self._aside_since = None
+
+    def _leave_out(self) -> None:
+        """Take what passed aside out of the window so far: a checkpoint is saved within it."""
+        if self._aside_since is not None:
+            since, self._aside_since = self._aside_since, time.perf_counter()
+            self._window.started += self._aside_since - since
+            self._seconds += self._aside_since - since
 
     def state_dict(self) -> dict[str, Any]:
+        self._leave_out()
         clips, skipped = self._so_far()
         return {
             "clips": self._clips,

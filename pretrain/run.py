@@ -248,11 +248,11 @@ def _train(plan: Plan, console: Console, *, resume: bool, overwrite: bool) -> in
                 on_picture=wandb_run.log_picture if wandb_run else None,
             )
         )
-    for callback in callbacks:
-        if isinstance(callback, (Probes, Gallery)):
-            callback.aside = meter.aside
     every, gather = log.checkpoint_every, side_group.gather
     callbacks.append(Checkpoints(out / "checkpoints", files, every=every, gather=gather))
+    for callback in callbacks:
+        if isinstance(callback, (Probes, Gallery, Checkpoints)):
+            callback.aside = meter.aside
     callbacks += [stopper, side_group]
 
     trainer = pl.Trainer(

@@ -6,6 +6,7 @@ import itertools
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas
@@ -14,6 +15,7 @@ import torch
 
 from hicmae.checkpoints.checkpoint import load_checkpoint
 from hicmae.settings import ModelConfig
+from pretrain.checkpoints import CheckpointFiles
 from pretrain.plot import read_curves
 from pretrain.probes import Probes, find_labels, linear_probe, probe_data, retrieval
 from pretrain.settings import DataConfig, LogConfig, ProbeConfig
@@ -179,10 +181,10 @@ def test_every_clip_is_probed_once_in_its_place_by_one_process_or_two(
         assert torch.equal(whole[:5], frames)
 
 
-def test_the_time_of_probes_slows_no_clips_down(
+def test_the_time_of_probes_and_of_saving_slows_no_clips_down(
     train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By a clock that moves while something is probed, and else not to speak of."""
+    """By a clock that moves while something is probed or saved, and else not to speak of."""
     clock = itertools.count()
     late = [0.0]
     monkeypatch.setattr(time, "perf_counter", lambda: late[0] + 1e-6 * next(clock))
@@ -191,13 +193,29 @@ def test_the_time_of_probes_slows_no_clips_down(
         late[0] += 1000
         return {"probe_slow": 1.0}
 
+    def slow_save(*given: Any, **named: Any) -> None:
+        late[0] += 100
+        save(*given, **named)
+
+    def slow_wait(files: CheckpointFiles) -> Exception | None:
+        late[0] += 10
+        return finish(files)
+
+    save, finish = CheckpointFiles.save_checkpoint, CheckpointFiles.finish
     monkeypatch.setattr(Probes, "scores", slow)
+    monkeypatch.setattr(CheckpointFiles, "save_checkpoint", slow_save)
+    monkeypatch.setattr(CheckpointFiles, "finish", slow_wait)
     config = ProbeConfig(shards=labelled_shards(tmp_path / "held-out", 7), every=1, clips=5)
-    train(tmp_path / "run", steps=2, probe=config, log=replace(LOG, log_every=1))
+    log = replace(LOG, log_every=2, checkpoint_every=1)
+    train(tmp_path / "run", steps=4, probe=config, log=log)
     rows = rows_of(tmp_path / "run")
     assert [float(row["probe_slow"]) for row in rows] == [1, 1]
     assert all(float(row["clips_per_second"]) > 1 for row in rows)
-    assert [float(row["seconds"]) // 1000 for row in rows] == [1, 2]
+    assert [round(float(row["seconds"])) for row in rows] == [2110, 4330]
+    saved = torch.load(tmp_path / "run" / "checkpoints" / "step-000003.ckpt", weights_only=True)
+    state = saved["callbacks"]["StepMeter"]
+    assert round(state["seconds"]) == 3230
+    assert state["window"]["seconds"][1] < 1, "nor after a resume"
 
 
 def test_clips_that_are_trained_on_are_refused(
