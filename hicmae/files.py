@@ -15,6 +15,7 @@ import json
 import os
 import re
 import shutil
+import socket
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -265,22 +266,25 @@ def only_writer(folder: Path) -> IO[bytes]:
     is a job that SLURM has requeued by the lock of its earlier self, which a file server may go on
     holding for a node that is gone.
 
-    Raises: ValueError: another process writes there.
+    Raises: ValueError: another process writes there, which is named.
     """
-    path, job = folder / LOCK, os.environ.get("SLURM_JOB_ID", "").encode()
+    path, job = folder / LOCK, os.environ.get("SLURM_JOB_ID", "")
     with naming(path):
         file = path.open("ab", buffering=0)
-        holder = path.read_bytes()  # now, for closing the file again would give up the lock
+        # Now, for closing the file again would give up the lock.
+        holder = path.read_text(encoding="utf-8", errors="replace")
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             file.truncate(0)
-            file.write(job)
+            me = f"process {os.getpid()} on {socket.gethostname()}" + f", job {job}" * bool(job)
+            file.write(me.encode())
         except OSError as error:
-            is_own = "SLURM_RESTART_COUNT" in os.environ and holder == job
+            is_own = "SLURM_RESTART_COUNT" in os.environ and holder.split()[-1:] == [job]
             if error.errno in (errno.EACCES, errno.EAGAIN) and not is_own:
                 file.close()
                 raise ValueError(
-                    f"{folder}: another process writes into it now; wait for its end, stop it, or"
-                    f" name another folder (if there is none on any machine, delete {path})"
+                    f"{folder}: another process writes into it now ({holder or 'unknown'}); wait"
+                    " for its end, stop it, or name another folder (if there is none on any"
+                    f" machine, delete {path})"
                 ) from None
     return file

@@ -2,7 +2,7 @@
 
 It is made in ``OUT.partial`` beside ``OUT``, where one process is at work at a time; what a killed
 one made is kept. The folder holds ``shards`` (what becomes ``OUT`` by one rename),
-``journal.jsonl``, a folder of staged samples, ``lock``, and for a moment ``old``, which is what
+``journal.jsonl``, a folder of staged samples, a lock, and for a moment ``old``, which is what
 ``OUT`` was.
 
 The journal has one line of JSON for each recording and each finished shard, behind a first line
@@ -14,20 +14,17 @@ folders keep no journal.
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import hashlib
 import json
 import os
 import shutil
-import socket
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-from hicmae.files import naming, sync_to_disk, whole_file
+from hicmae.files import LOCK, naming, only_writer, sync_to_disk, whole_file
 from shards.building.prepare import Refusal
 from shards.building.writer import shard_name
 from shards.index import INFO_NAME, JOURNAL_NAME, TABLE_NAME
@@ -63,7 +60,7 @@ class Workplace:
         self.shards = self.folder / "shards"
         self.journal = self.folder / JOURNAL_NAME
         self._old = self.folder / "old"
-        self._lock: int | None = None
+        self._lock: IO[bytes] | None = None
 
     def __enter__(self) -> Workplace:
         self._check_content()
@@ -74,9 +71,9 @@ class Workplace:
 
     def __exit__(self, *error: object) -> None:
         if self._lock is not None:
-            if self.folder.exists() and {path.name for path in self.folder.iterdir()} == {"lock"}:
+            if self.folder.exists() and {path.name for path in self.folder.iterdir()} == {LOCK}:
                 self.remove()  # nothing was begun
-            os.close(self._lock)
+            self._lock.close()
             self._lock = None
 
     def staging(self) -> Path:
@@ -95,7 +92,7 @@ class Workplace:
         for path in self.folder.iterdir():
             if path.is_dir():
                 shutil.rmtree(path)
-            elif path.name != "lock":
+            elif path.name != LOCK:
                 path.unlink()
 
     def put_in_place(self) -> None:
@@ -116,10 +113,10 @@ class Workplace:
         for path in self.folder.iterdir():
             if path.is_dir():
                 shutil.rmtree(path)
-            elif path not in (self.journal, self.folder / "lock"):
+            elif path not in (self.journal, self.folder / LOCK):
                 path.unlink()
         self.journal.unlink(missing_ok=True)
-        (self.folder / "lock").unlink(missing_ok=True)
+        (self.folder / LOCK).unlink(missing_ok=True)
         self.folder.rmdir()
 
     def _check_content(self) -> None:
@@ -129,6 +126,7 @@ class Workplace:
         """
         if not self.folder.is_dir():
             return
+        # Earlier versions had the lock under the first name.
         ours = {"lock", self.shards.name, self._old.name, self.journal.name, REFUSED_NAME}
         others = sorted(
             path.name
@@ -144,30 +142,17 @@ class Workplace:
                 "move it, or give another folder"
             )
 
-    def _locked(self) -> int | None:
+    def _locked(self) -> IO[bytes] | None:
         """Lock the folder; None if it was removed meanwhile."""
-        path = self.folder / "lock"
+        path = self.folder / LOCK
         try:
-            handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+            lock = only_writer(self.folder)
         except FileNotFoundError:
             return None
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
-                owner = os.read(handle, 200).decode("utf-8", "replace").strip()
-                os.close(handle)
-                raise ValueError(
-                    f"{self.out}: another process builds it ({owner or 'unknown'}); wait for "
-                    "it, or give another folder"
-                ) from None
-            # A file system without locks: go on, as without any.
-        if not path.exists() or not os.path.samestat(os.fstat(handle), path.stat()):
-            os.close(handle)
+        if not path.exists() or not os.path.samestat(os.fstat(lock.fileno()), path.stat()):
+            lock.close()
             return None
-        os.ftruncate(handle, 0)
-        os.pwrite(handle, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
-        return handle
+        return lock
 
 
 def check_out(out: Path, overwrite: bool) -> bool:

@@ -217,9 +217,9 @@ def test_a_run_that_another_process_is_writing_is_left_alone(
     how: str, tmp_path: Path, train: Train
 ) -> None:
     run = train(once=True)
-    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     with another_writer(run) as other:
-        with pytest.raises(ValueError, match="another process writes into it now"):
+        before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+        with pytest.raises(ValueError, match=rf"writes into it now \(process {other.pid} on "):
             train(once=True, **{how: True})
         assert before == {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
         other.kill()  # its lock is gone with it

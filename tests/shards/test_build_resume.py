@@ -24,7 +24,7 @@ from shards.building.build import (
     build_shards,
     gather,
 )
-from shards.building.journal import Journal, Workplace, read_journal
+from shards.building.journal import Journal, read_journal
 from shards.check import check_shards
 from shards.index import read_index
 from shards.schema import ShardError
@@ -38,6 +38,7 @@ from tests.support.build_fixtures import (
     write_list,
 )
 from tests.support.shard_media import tone, write_video
+from tests.support.shared import another_writer
 
 NAMES = ["00", "01x2", "02no", "03", "04x2", "05", "06crash", "07", "08x2", "09", "10", "11"]
 SMALL = config(samples_per_shard=3)
@@ -181,7 +182,7 @@ def test_killed_at_every_single_step_it_ends_the_same(
         except ValueError as error:  # killed at the very last steps: there is nothing to do
             assert "holds shards already" in str(error)  # noqa: PT017
             assert digests(out) == whole
-            assert {path.name for path in partial.glob("*")} <= {"lock"}
+            assert {path.name for path in partial.glob("*")} <= {".lock"}
         assert digests(out) == whole, steps
         assert not partial.exists()
         again = prepared(log)
@@ -255,9 +256,10 @@ def test_other_settings_sources_or_files_are_not_mixed_into_an_unfinished_build(
 
 def test_two_builds_at_once_into_one_folder_are_refused(tmp_path: Path, log: Path) -> None:
     source = write_list(tmp_path / "in", NAMES)
+    (tmp_path / "out.partial").mkdir()
     with (
-        Workplace(tmp_path / "out"),
-        pytest.raises(ValueError, match=rf"out: another process builds it \(process {os.getpid()}"),
+        another_writer(tmp_path / "out.partial") as other,
+        pytest.raises(ValueError, match=rf"out\.partial: another .* \(process {other.pid} on "),
     ):
         build(source, tmp_path / "out")
     assert build(source, tmp_path / "out").num_samples == 13
