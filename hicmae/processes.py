@@ -93,6 +93,17 @@ def num_cores() -> int:
     return os.cpu_count() or 1
 
 
+def is_running(process: int) -> bool:
+    """Whether there is a process of this number, whosever it is."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        pass
+    return True
+
+
 def check_workers(workers: int) -> None:
     """Refuse to start many more processes than the cores can make use of.
 

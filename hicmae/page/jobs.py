@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal, Protocol
 
 from hicmae.page.settings import Limits
+from hicmae.processes import is_running
 
 if TYPE_CHECKING:
     from hicmae.prediction.live import LiveNetwork
@@ -254,15 +255,5 @@ def _remove_leftovers(root: Path) -> None:
     """Delete the folders of pages that were killed; those of others cannot be, and stay."""
     for folder in root.glob(f"{_PREFIX}*-*"):
         owner = folder.name.removeprefix(_PREFIX).split("-")[0]
-        if owner.isdigit() and not _is_running(int(owner)):
+        if owner.isdigit() and not is_running(int(owner)):
             shutil.rmtree(folder, ignore_errors=True)
-
-
-def _is_running(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except (PermissionError, OverflowError):
-        pass
-    return True

@@ -27,6 +27,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from hicmae.processes import is_running
+
 Layout = Mapping[str, tuple[tuple[int, ...], torch.dtype]]
 
 _ALIGNMENT = 64  # bytes; those before the first tensor hold whether the block is lent
@@ -60,7 +62,7 @@ class Borrower:
             kept: The blocks that the process still has; others are forgotten.
         """
         if lender not in self._lenders:
-            for process in [process for process in self._lenders if not _is_running(process)]:
+            for process in [process for process in self._lenders if not is_running(process)]:
                 del self._lenders[process]
         blocks = self._lenders.get(lender, {})
         if sent is not None:
@@ -181,16 +183,6 @@ def _shared(size: int) -> torch.Tensor:
 
 def _aligned(size: int) -> int:
     return -(-size // _ALIGNMENT) * _ALIGNMENT
-
-
-def _is_running(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True
 
 
 ForkingPickler.register(LentBatch, _reduced)
