@@ -53,6 +53,56 @@ def test_one_node_and_several_do_the_same(repository: Path) -> None:
     assert one == several
 
 
+# Stands for ``hicmae finetune``: leaves a fold and an offline run of W&B, and says which it is.
+STAND_IN = """\
+#!/bin/bash
+while (($#)); do
+  case $1 in --out) out=$2 ;; --folds) fold=$2 ;; esac
+  shift
+done
+mkdir -p "$out$PART/fold-$fold" "$out$PART/wandb/fold-$fold/wandb/offline-run-$RUN"
+echo "$RUN" >"$out$PART/fold-$fold/done"
+echo "$RUN" >"$out$PART/wandb/fold-$fold/wandb/run-id.txt"
+ln -s "offline-run-$RUN" "$out$PART/wandb/fold-$fold/wandb/latest-run"
+"""
+
+
+@pytest.mark.parametrize("part", ["", "/seed-1"])
+@pytest.mark.parametrize("slash", ["", "/"])
+def test_a_fold_that_was_deleted_is_trained_anew(
+    part: str, slash: str, tmp_path: Path, repository: Path
+) -> None:
+    """W&B's files of its first training lie in a folder of its name."""
+    program, out = tmp_path / "hicmae", tmp_path / "a sweep"
+    program.write_text(STAND_IN)
+    program.chmod(0o755)
+
+    def task(run: str, *words: str) -> subprocess.CompletedProcess[str]:
+        environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", "RUN": run, "PART": part}
+        return subprocess.run(
+            ["bash", str(repository / SCRIPTS[2]), *words],
+            env=environment | {"SLURM_ARRAY_TASK_ID": "3"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    words = ["--benchmark", "some", "--out", f"{out}{slash}"]
+    assert task("one", *words).returncode == 0
+    assert task("two", *words).stdout == f"{out}, fold 3: finished already\n"
+    shutil.rmtree(f"{out}{part}/fold-3")
+    done = task("three", *words)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert Path(f"{out}{part}/fold-3/done").read_text() == "three\n"
+    runs = Path(f"{out}{part}/wandb/fold-3/wandb")
+    names = {"latest-run", "offline-run-one", "offline-run-three", "run-id.txt"}
+    assert {path.name for path in runs.iterdir()} == names
+    assert (runs / "latest-run").readlink().name == "offline-run-three"
+    assert {path.name for path in tmp_path.iterdir()} == {"hicmae", "a sweep"}
+    without = task("four", "--benchmark", "some", "--out")
+    assert (without.returncode, "no --out" in without.stderr) == (2, True)
+
+
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
     """A cluster in a folder with a short name, gone afterwards."""
