@@ -1,8 +1,8 @@
 """Training and testing one fold: everything between a checked fold and its folder of results.
 
 Read ``train_fold``, then ``_work``, which is what one process does; below them what they use:
-saving every epoch so that a killed fold goes on where it was, an average of the weights, where the
-numbers are logged, and what is written of a fold that was trained.
+saving every epoch so that a killed fold goes on where it was, an average of the weights, and where
+the numbers are logged. What is made of a trained fold is ``finetune.outcome``.
 """
 
 from __future__ import annotations
@@ -17,11 +17,10 @@ import zipfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
-import pandas as pd
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Checkpoint, RichProgressBar, WeightAveraging
@@ -34,36 +33,32 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from finetune.data import is_mixed, sides_of, training_loader, view_loader
-from finetune.folds import Fold, num_speakers, seen_by
+from finetune.folds import Fold, seen_by
 from finetune.module import FinetuneModule, JudgedModule
-from finetune.over_time import choose_smoothing, settle_fold, smooth
+from finetune.outcome import METRICS, facts_of, judge_fold, predicted, write_fold
+from finetune.over_time import settle_fold
 from finetune.plan import Plan
-from finetune.predictions import FILE_NAME, Prediction, predictions_of_fold, write_predictions
 from finetune.processes import LostProcessError, Share, from_all, quiet_lightning, run_processes
 from finetune.record import (
-    FOLD,
     FoldFacts,
     fold_folder,
-    git_commit,
     partial_folder,
     read_fold,
     saved_name,
 )
 from finetune.reporting.features import FeatureKeeper, choose_samples
-from finetune.scores import metric_name, score
-from finetune.tuning import gain_note, is_shared
-from finetune.validation import InnerSplit, best_thresholds, fit_calibration, threshold_notes
-from hicmae.checkpoints.checkpoint import SEEN_SECTION, Labels, Seen
+from finetune.scores import metric_name
+from finetune.tuning import is_shared
+from finetune.validation import EpochChoice
 from hicmae.config import to_dict
 from hicmae.devices import choose_device
-from hicmae.files import file_sha256, whole_file, write_json
-from hicmae.heads import output_names
+from hicmae.files import whole_file
 from hicmae.lora import merge_lora
 from hicmae.optimization import trainer_precision
 from hicmae.registry import load_plugins
 from hicmae.run_logging import MetricsFile, WandbRun
 
-_DONE, _METRICS = "done", "metrics.csv"
+_DONE = "done"
 
 
 def train_fold(plan: Plan, fold: Fold, *, resume: bool = False) -> FoldFacts:
@@ -132,7 +127,6 @@ def _work(plan: Plan, fold: Fold, share: Share) -> None:
     steps = math.ceil(len(loader) / config.accumulate)
     kind = FinetuneModule if choice is None else JudgedModule
     module = kind(plan, sides.train, steps_per_epoch=steps)
-    notes += module.notes
     saved = _saved(plan, fold)
     saver = EpochSaver(saved, every=config.trainer.save_every)
     shown = choose_samples(fold.test, config.seed)
@@ -141,7 +135,7 @@ def _work(plan: Plan, fold: Fold, share: Share) -> None:
     callbacks: list[pl.Callback] = [keeper] if choice is None else [keeper, choice]
     if config.recipe.ema_decay is not None:  # after the choice, which wants the average's weights
         callbacks.append(MovingAverage(config.recipe.ema_decay))
-    log = FoldLog(folder / _METRICS)
+    log = FoldLog(folder / METRICS)
     finished = False
     try:
         if share.rank == 0 and config.wandb.mode != "disabled":
@@ -149,23 +143,9 @@ def _work(plan: Plan, fold: Fold, share: Share) -> None:
         trainer = _trainer(
             plan, folder, log, num_batches=len(loader), callbacks=[*callbacks, saver]
         )
-
-        def tested(
-            rows: pd.DataFrame, limits: Mapping[str, Sequence[float]] = MappingProxyType({})
-        ) -> list[Prediction]:
-            found: Any = trainer.predict(module, view_loader(plan, rows, share))
-            outputs = [{name: value.cpu() for name, value in batch.items()} for batch in found]
-            return predictions_of_fold(
-                plan.benchmark,
-                dataclasses.replace(fold, test=rows),
-                [batch for part in from_all(outputs) for batch in part],
-                num_segments=config.recipe.num_segments,
-                thresholds=limits,
-            )
-
-        shared: list[Prediction] = []
-        if is_shared(config, plan.checkpoint):  # the module still is that
-            shared = tested(fold.test)
+        tested = partial(predicted, plan, fold, share, trainer, module)
+        # Before it is trained, the module still is what an annotator's was trained from.
+        shared = tested(fold.test) if is_shared(config, plan.checkpoint) else []
         judged: Any = "train" if plan.protocol.judge else None
         trainer.fit(
             module,
@@ -174,62 +154,41 @@ def _work(plan: Plan, fold: Fold, share: Share) -> None:
             ckpt_path=saved if saved.is_file() else None,
             weights_only=True,
         )
-        if choice is not None:
-            notes += choice.restore(module)
-            if plan.protocol.judge and choice.epoch is not None:
-                notes.append(
-                    f"epoch {choice.epoch} was chosen by {metric_name(plan.protocol.judge)} ="
-                    f" {choice.scores[plan.protocol.judge]:.4f}, of one clip at a random place of"
-                    f" each test sample; the numbers shown are of {config.recipe.num_segments}"
-                    " views of it"
-                )
+        notes += module.notes + _chosen(plan, choice, module)
         merge_lora(module.model.encoder)  # a plain network again
-
-        limits: Mapping[str, Sequence[float]] = {}
-        if plan.calibrates and plan.benchmark.heads:
-            limits = best_thresholds(plan.benchmark, tested(sides.validation))
-            notes += threshold_notes(plan.benchmark, limits, len(sides.validation))
-        predictions = tested(fold.test, limits)
-        keeps_out = plan.keeps_out and not plan.benchmark.heads
-        kept_out = tested(sides.validation) if keeps_out else []
-        if settled is not None:
-            window = choose_smoothing(plan.benchmark, kept_out)
-            settled = dataclasses.replace(settled, smoothing_seconds=window)
-            predictions = smooth(predictions, window)
-            if shared:
-                before = score(plan.benchmark, smooth(shared, window))
-                settled = dataclasses.replace(settled, shared=before)
-                who = str(config.recipe.annotator)
-                notes.append(gain_note(who, before, score(plan.benchmark, predictions)))
-            notes += settled.notes(len(kept_out))
+        result = judge_fold(plan, fold, sides, settled, tested, shared)
         skipped = sum((Counter(counts) for counts in from_all(module.skipped)), Counter())
+        notes += result.notes
         notes += [f"{count} training clips skipped ({cause})" for cause, count in skipped.items()]
         if share.rank == 0:
             epoch = plan.resolved.epochs if choice is None or choice.epoch is None else choice.epoch
-            done = folder / _DONE
-            shutil.rmtree(done, ignore_errors=True)  # half of it, of an attempt that was killed
-            done.mkdir()
-            write_predictions(done / FILE_NAME, predictions)
-            keeper.write(done)
-            facts = _facts(
-                plan, fold, sides, module, seconds=saver.seconds, epoch=epoch, notes=notes
+            facts = facts_of(
+                plan, fold, sides, module, result, seconds=saver.seconds, epoch=epoch, notes=notes
             )
-            if settled is not None:
-                facts = dataclasses.replace(facts, over_time=dataclasses.asdict(settled))
-            elif kept_out:
-                fitted = fit_calibration(plan.benchmark, kept_out, answered=config.recipe.answered)
-                facts = dataclasses.replace(facts, calibration=fitted)
             chosen_by = [] if choice is None else [choice.fold.test]
             chosen_by += [sides.validation] if plan.keeps_out and choice is None else []
             seen = seen_by(plan.benchmark, plan.checkpoint, fold.name, [sides.train, *chosen_by])
-            _save(plan, facts, module, predictions, seen, done / "checkpoints" / "last")
-            # A copy: killed between here and the end, the fold is finished anew with these rows.
-            shutil.copyfile(folder / _METRICS, done / _METRICS)
-            write_json(done / FOLD, to_dict(facts))
+            # Half of it may be there, of an attempt that was killed.
+            write_fold(plan, facts, module, result.predictions, seen, keeper, folder / _DONE)
         finished = True
     finally:
         if log.wandb is not None:
             log.wandb.finish(0 if finished else 1)
+
+
+def _chosen(plan: Plan, choice: EpochChoice | None, module: FinetuneModule) -> list[str]:
+    """Go back to the chosen epoch, if one was chosen; what is noted of it."""
+    if choice is None:
+        return []
+    notes, judge = choice.restore(module), plan.protocol.judge
+    if judge and choice.epoch is not None:
+        notes.append(
+            f"epoch {choice.epoch} was chosen by {metric_name(judge)} ="
+            f" {choice.scores[judge]:.4f}, of one clip at a random place of"
+            f" each test sample; the numbers shown are of {plan.config.recipe.num_segments}"
+            " views of it"
+        )
+    return notes
 
 
 class FoldLog(Logger):
@@ -471,108 +430,3 @@ def _wandb_run(plan: Plan, fold: Fold, *, goes_on: bool) -> WandbRun:
         },
     }
     return WandbRun(folder, settings, config, group=plan.group)
-
-
-def _facts(
-    plan: Plan,
-    fold: Fold,
-    sides: InnerSplit,
-    module: FinetuneModule,
-    *,
-    seconds: float,
-    epoch: int,
-    notes: list[str],
-) -> FoldFacts:
-    """What is known of a fold that was trained just now."""
-    weights = module.model.layer_weights() if plan.emotion.feature_fusion else {}
-    return FoldFacts(
-        name=fold.name,
-        configuration_digest=plan.digest,
-        num_train=len(sides.train),
-        num_validation=len(sides.validation),
-        num_test=len(fold.test),
-        num_train_speakers=num_speakers(plan.benchmark, sides.train),
-        num_validation_speakers=num_speakers(plan.benchmark, sides.validation),
-        num_test_speakers=num_speakers(plan.benchmark, fold.test),
-        epoch=epoch,
-        seconds=round(seconds, 1),
-        train_loss=module.last_epoch_loss,
-        layer_weights={name: tuple(values.float().tolist()) for name, values in weights.items()},
-        notes=tuple(notes),
-    )
-
-
-def _save(
-    plan: Plan,
-    facts: FoldFacts,
-    module: FinetuneModule,
-    predictions: Sequence[Prediction],
-    seen: Seen,
-    folder: Path,
-) -> None:
-    """Write the portable checkpoint, with what is needed to use and to judge it."""
-    recipe, scores = plan.config.recipe, score(plan.benchmark, predictions)
-    config: dict[str, Any] = {
-        "benchmark": to_dict(plan.benchmark),
-        "finetuning": {
-            "fold": facts.name,
-            "seed": plan.config.seed,
-            "selection": plan.protocol.selection,
-            "epoch": facts.epoch,
-            "num_segments": recipe.num_segments,
-            "tuning": recipe.tuning,
-            "ema_decay": recipe.ema_decay,
-            "configuration_digest": plan.digest,
-        },
-        "scores": {name: value if math.isfinite(value) else None for name, value in scores.items()},
-        "protocol": {
-            "benchmark": plan.benchmark.name,
-            "fold": facts.name,
-            "selection": plan.protocol.selection,
-            "epoch": facts.epoch,
-            **{
-                f"num_{side}": getattr(facts, f"num_{side}")
-                for side in ("train", "validation", "test", "train_speakers", "test_speakers")
-            },
-            "num_segments": recipe.num_segments,
-            "epochs": plan.resolved.epochs,
-            "rules": plan.protocol.name,
-            "seed": plan.config.seed,
-            "init": "scratch" if plan.checkpoint is None else "checkpoint",
-            "configuration_digest": plan.digest,
-            "git_commit": git_commit(),
-        },
-        "data": {"index_sha256": plan.shards_digest, "build": plan.index.info.get("config")},
-        SEEN_SECTION: seen.section(),
-        "licence": f"The weights learned from the data of '{plan.benchmark.name}', whose terms "
-        f"hold for what is done with them: {plan.benchmark.licence or 'not noted'}.",
-    }
-    if facts.over_time.get("smoothing_seconds"):
-        config["over_time"] = {"smoothing_seconds": facts.over_time["smoothing_seconds"]}
-    if plan.benchmark.over_time is not None:
-        shift = plan.benchmark.over_time.shift_seconds(plan.model.input.clip_seconds)
-        config |= {"traces": {"shift_seconds": shift}} if shift else {}
-    if facts.calibration is not None:
-        config["calibration"] = to_dict(facts.calibration)
-    receipt = plan.index.folder / "receipt.json"
-    if receipt.is_file():
-        config["data"]["receipt_sha256"] = file_sha256(receipt)
-    if plan.benchmark.heads:
-        limits = predictions[0].limits
-        heads = tuple(h.labels(limits.get(h.name, ())) for h in plan.benchmark.heads)
-        labels = Labels(
-            task="joint",
-            names=output_names(heads),
-            mean=tuple(module.target_mean.tolist()),
-            std=tuple(module.target_std.tolist()),
-            heads=heads,
-        )
-        config["labels"] = to_dict(labels)
-    elif plan.benchmark.task == "regression":
-        config["targets"] = {
-            "names": list(plan.benchmark.targets),
-            "mean": module.target_mean.tolist(),
-            "std": module.target_std.tolist(),
-        }
-    module.model.carried = config
-    module.model.save_pretrained(folder)

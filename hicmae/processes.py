@@ -194,7 +194,7 @@ def speaks_of_another_process(error: RuntimeError) -> bool:
 IMPORTED = (
     *("torch", "torchaudio", "pytorch_lightning", "torchmetrics", "wandb", "sklearn.manifold"),
     *("matplotlib.pyplot", "matplotlib.backends.backend_agg", "hicmae.__main__"),
-    *("pretrain.run", "pretrain.module", "finetune.run", "finetune.fold"),
+    *("pretrain.run", "pretrain.training", "finetune.run", "finetune.fold"),
     *("finetune.commands", "finetune.reporting.comparison", "finetune.reporting.run_report"),
     *("shards.commands", "shards.building.build"),
 )

@@ -143,7 +143,7 @@ def test_a_fold_that_is_killed_while_it_is_finished_is_finished_with_all_its_row
     options = {"epochs": 2, "folds": "1"}
     with monkeypatch.context() as patch:
         full = OSError(errno.ENOSPC, "No space left on device")
-        patch.setattr("finetune.fold.write_json", Mock(side_effect=full))
+        patch.setattr("finetune.outcome.write_json", Mock(side_effect=full))
         with pytest.raises(OSError, match="No space left"):
             train(**options)
     run = tmp_path / "run"
