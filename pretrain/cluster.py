@@ -19,6 +19,7 @@ Source: srun(1), output environment variables; slurm.h for the numbers of steps 
 from __future__ import annotations
 
 import atexit
+import json
 import os
 import re
 import socket
@@ -28,6 +29,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
 import torch
 from lightning_fabric.plugins import ClusterEnvironment
@@ -43,6 +45,9 @@ _NO_STEP = 0xFFFFFFF0
 _FIRST_PORT, _NUM_PORTS, _PORTS_PER_JOB = 12_000, 20_011, 61
 _PORT_TRIES, _NEXT_TRY = 8, 7_919
 _ANSWER_SECONDS = 2.0
+# Settings that processes of one run may have each for itself; run folder and shards are compared
+# by themselves.
+_OF_A_MACHINE = ("out", "data.shards", "data.cache", "probe.shards", "workers", "device", "wandb")
 _PAUSE_SECONDS = 0.1
 # How much later than an exchange between hosts one of NCCL's gives up.
 WATCHDOG_SECONDS = 60
@@ -222,6 +227,7 @@ def meet(
     device: torch.device,
     out: str,
     data: str,
+    settings: Mapping[str, Any],
     checkpoint: str,
     timeout_seconds: int,
 ) -> str:
@@ -233,12 +239,14 @@ def meet(
         device: Which backend talks between the processes: gloo on CPUs, NCCL on GPUs.
         out: The run folder, which must be the same for all.
         data: What is read, which must be the same too (``ClipStream.about``).
+        settings: All other settings by their dotted names; those that concern one machine alone
+            may differ.
         checkpoint: Name of the one to go on from; that of the first process counts.
         timeout_seconds: Longest that a process waits for another, here and later.
 
     Returns: the checkpoint of the first process.
     Raises: ValueError: no port is free, the first process cannot be found, or the tasks have
-        folders of their own, or other shards.
+        folders of their own, or other shards or settings.
     """
     timeout = timedelta(seconds=timeout_seconds)
     name = "torchrun" if task is None else task.name
@@ -261,6 +269,7 @@ def meet(
             world_size=world_size,
             out=out,
             data=data,
+            settings=settings,
             checkpoint=checkpoint,
         )
     backend = _get_default_process_group_backend_for_device(device)
@@ -283,21 +292,34 @@ def main_timeout(timeout_seconds: int, device: torch.device) -> timedelta:
 
 
 def agree(
-    store: Store, *, name: str, rank: int, world_size: int, out: str, data: str, checkpoint: str
+    store: Store,
+    *,
+    name: str,
+    rank: int,
+    world_size: int,
+    out: str,
+    data: str,
+    settings: Mapping[str, Any],
+    checkpoint: str,
 ) -> str:
-    """Compare run folders and what is read, and take the checkpoint of the first process; a
-    collective call.
+    """Compare run folders, what is read, and settings, and take the checkpoint of the first
+    process; a collective call.
 
     That one has read it and compared its digest; the others do not read it too.
 
-    Raises: ValueError: several folders, other shards, or a process that is missing.
+    Raises: ValueError: several folders, other shards or settings, or a process that is missing.
     """
     ranks = range(world_size)
     store.set(f"hicmae/out/{rank}", out)
     store.set(f"hicmae/data/{rank}", data)
     if rank == 0:
         store.set("hicmae/checkpoint", checkpoint)
+        store.set("hicmae/settings", json.dumps(settings))
     try:
+        of_first = json.loads(store.get("hicmae/settings"))
+        mine = json.loads(json.dumps(settings))
+        store.set(f"hicmae/differs/{rank}", _differences(mine, of_first))
+        differs = [store.get(f"hicmae/differs/{other}").decode() for other in ranks]
         folders = {store.get(f"hicmae/out/{other}").decode() for other in ranks}
         readers: dict[str, int] = {}  # what is read, and the first process that reads it
         for other in ranks:
@@ -324,6 +346,12 @@ def agree(
             f"{name}: its {world_size} processes are one run, and read {len(readers)} different "
             f"collections ({some}); each takes its share of one order, so give all the same shards "
             "(a copy on a node may be old, or not whole)"
+        )
+    if any(differs):
+        other, what = next((rank, what) for rank, what in enumerate(differs) if what)
+        raise ValueError(
+            f"{name}: its {world_size} processes are one run, and have different settings "
+            f"(process {other}: {what}); give all the same words, and the same --config"
         )
     return first
 
@@ -396,6 +424,15 @@ def port_taken(port: int, why: str) -> str:
     return (
         f"MASTER_PORT = {port}: cannot be used on {socket.gethostname()} ({why}); unset it, and a "
         "free one is found, or choose another"
+    )
+
+
+def _differences(mine: Mapping[str, Any], of_first: Mapping[str, Any]) -> str:
+    """The settings that differ from the first process's, of those that all must share."""
+    return ", ".join(
+        f"{name} = {mine.get(name)}, the first has {of_first.get(name)}"
+        for name in dict.fromkeys((*of_first, *mine))
+        if mine.get(name) != of_first.get(name) and not name.startswith(_OF_A_MACHINE)
     )
 
 

@@ -14,7 +14,7 @@ import pytorch_lightning as pl
 import torch
 from rich.console import Console
 
-from hicmae.config import save_yaml, to_dict
+from hicmae.config import leaves, save_yaml, to_dict
 from hicmae.processes import check_workers
 from hicmae.run_logging import MetricsFile, Row, WandbRun
 from pretrain.checkpoints import (
@@ -81,6 +81,10 @@ def _meet(plan: Plan, *, resume: bool) -> Plan:
     check_port(processes)
     if processes.launcher == "own" or processes.world_size == 1:
         return plan
+    # What auto stands for, which machines of two kinds choose differently.
+    settings = dict(leaves(to_dict(config))) | {"precision": plan.precision}
+    if resume:  # it follows from the checkpoint, which one that is not the first may not see yet
+        del settings["accumulate"]
     first = meet(
         processes.task,
         rank=processes.rank,
@@ -88,6 +92,7 @@ def _meet(plan: Plan, *, resume: bool) -> Plan:
         device=plan.device,
         out=str(config.out),
         data=plan.stream.about(),
+        settings=settings,
         checkpoint=plan.resumption.name,
         timeout_seconds=config.hardware.timeout_seconds,
     )

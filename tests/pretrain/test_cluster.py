@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from datetime import timedelta
+from typing import Any
 
 import pytest
 import pytorch_lightning as pl
@@ -281,14 +282,14 @@ def test_a_main_port_of_the_users_that_is_taken_is_named(monkeypatch: pytest.Mon
             cluster.find(task(1), "127.0.0.1", 1)
 
 
-def agreed(*mine: dict[str, str]) -> list[str]:
+def agreed(*mine: dict[str, Any]) -> list[str]:
     """What each process of a run gets told, or its error."""
     store = HashStore()
     store.set_timeout(timedelta(seconds=10))
 
     def one(rank: int) -> str:
         try:
-            what = {"out": "run", "data": "all", "checkpoint": ""} | mine[rank]
+            what = {"out": "run", "data": "all", "settings": {}, "checkpoint": ""} | mine[rank]
             return cluster.agree(store, name="a", rank=rank, world_size=len(mine), **what)
         except ValueError as error:
             return str(error)
@@ -315,6 +316,16 @@ def test_processes_that_read_different_shards_are_refused_by_all() -> None:
     assert len(found) == 3
     for error in found:
         assert "read 2 different collections (process 0: A; process 2: B)" in error
+
+
+def test_processes_with_different_settings_are_refused_by_all() -> None:
+    """As where a configuration was edited on one node; folders and readers are a node's own."""
+    same = {"seed": 1, "optimizer.betas": (0.9, 0.95), "workers": 2, "data.shards": "/a"}
+    assert agreed(*({"settings": same | {"workers": n}} for n in (2, 8))) == ["", ""]
+    found = agreed(*({"settings": same | {"seed": seed}} for seed in (1, 1, 2)))
+    assert len(found) == 3
+    for error in found:
+        assert "different settings (process 2: seed = 2, the first has 1); give all" in error
 
 
 def test_steps_and_jobs_side_by_side_have_ports_of_their_own() -> None:
