@@ -259,7 +259,7 @@ def _plan_lines(plan: Plan, num_parameters: int, clips_per_second: float | None)
     left = max(0, counts.num_steps - done)
     peak = plan.config.optimizer.learning_rate * counts.global_batch / 256
     yield (
-        f"steps: {counts.num_steps} ({counts.num_steps / counts.steps_per_epoch:.1f} epochs, "
+        f"steps: {counts.num_steps} ({total / plan.found.num_clips:.1f} epochs, "
         f"{total} clips), warm-up {counts.warmup_steps}, peak learning rate {peak:.2e}"
         + (f"; {done} are done, {left} to go" if done else "")
     )

@@ -65,7 +65,7 @@ def pretrain(
         augment: Random changes to the clips.
         optimizer: AdamW and its schedule.
         steps: Optimizer steps of the whole run; null: epochs.
-        epochs: Passes over the data, where steps is null.
+        epochs: Passes over the data, where steps is null; each of the whole steps that it has.
         accumulate: Batches whose gradients are averaged into one optimizer step.
         device: auto (CUDA where it can be used), cpu, cuda (each process takes one) or cuda:1.
         precision: auto: bf16-mixed where the machine computes in bfloat16, else 32-true.

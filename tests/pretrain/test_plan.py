@@ -264,8 +264,11 @@ def test_the_plan_has_counts_tokens_memory_operations_and_hours(
     assert "checked: 2 shards" in said
     assert "shared memory: readers fill up to 0.00 GiB of a node's (2 processes x 0 work" in said
     assert "hicmae bench step" not in said
-    train(out, dry_run=True)
-    assert "hicmae bench step" in capsys.readouterr().out, "how to get a speed"
+    data = DataConfig(shards=str(shards), batch_size=5)
+    train(out, steps=None, epochs=8, data=data, dry_run=True)
+    said = capsys.readouterr().out
+    assert "hicmae bench step" in said, "how to get a speed"
+    assert "steps: 8 (5.0 epochs, 40 clips)" in said, "as metrics.csv will count them"
 
 
 @pytest.mark.parametrize("speed", [0.0, -3.0, math.inf])
