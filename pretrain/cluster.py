@@ -25,7 +25,7 @@ import re
 import socket
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
@@ -317,13 +317,10 @@ def agree(
         store.set("hicmae/settings", json.dumps(settings))
     try:
         of_first = json.loads(store.get("hicmae/settings"))
-        mine = json.loads(json.dumps(settings))
-        store.set(f"hicmae/differs/{rank}", _differences(mine, of_first))
+        store.set(f"hicmae/differs/{rank}", differences(settings, of_first))
         differs = [store.get(f"hicmae/differs/{other}").decode() for other in ranks]
-        folders = {store.get(f"hicmae/out/{other}").decode() for other in ranks}
-        readers: dict[str, int] = {}  # what is read, and the first process that reads it
-        for other in ranks:
-            readers.setdefault(store.get(f"hicmae/data/{other}").decode(), other)
+        folders = [store.get(f"hicmae/out/{other}").decode() for other in ranks]
+        readers = [store.get(f"hicmae/data/{other}").decode() for other in ranks]
         first = store.get("hicmae/checkpoint").decode()
         store.set(f"hicmae/read/{rank}", "")
         if rank == 0:  # which takes the store with it, if it ends
@@ -333,26 +330,7 @@ def agree(
             f"{name}: process {rank} of {world_size} waited for the others in vain "
             f"({str(error).splitlines()[0]}); see their messages"
         ) from None
-    if len(folders) > 1:
-        some = ", ".join(sorted(folders)[:3])
-        raise ValueError(
-            f"{name}: its {world_size} tasks are one run, and have {len(folders)} run folders "
-            f"({some}); give all the same --out, or make each a run of its own in a step of one "
-            "task: srun -n1 --exact … &"
-        )
-    if len(readers) > 1:
-        some = "; ".join(f"process {other}: {what}" for what, other in list(readers.items())[:3])
-        raise ValueError(
-            f"{name}: its {world_size} processes are one run, and read {len(readers)} different "
-            f"collections ({some}); each takes its share of one order, so give all the same shards "
-            "(a copy on a node may be old, or not whole)"
-        )
-    if any(differs):
-        other, what = next((rank, what) for rank, what in enumerate(differs) if what)
-        raise ValueError(
-            f"{name}: its {world_size} processes are one run, and have different settings "
-            f"(process {other}: {what}); give all the same words, and the same --config"
-        )
+    refuse_differences(name, folders, readers, differs)
     return first
 
 
@@ -419,20 +397,51 @@ def _listener(task: StepTask) -> socket.socket:
     )
 
 
-def port_taken(port: int, why: str) -> str:
-    """A line about a ``MASTER_PORT`` that another program has."""
-    return (
-        f"MASTER_PORT = {port}: cannot be used on {socket.gethostname()} ({why}); unset it, and a "
-        "free one is found, or choose another"
-    )
-
-
-def _differences(mine: Mapping[str, Any], of_first: Mapping[str, Any]) -> str:
+def differences(mine: Mapping[str, Any], of_first: Mapping[str, Any]) -> str:
     """The settings that differ from the first process's, of those that all must share."""
     return ", ".join(
         f"{name} = {mine.get(name)}, the first has {of_first.get(name)}"
         for name in dict.fromkeys((*of_first, *mine))
         if mine.get(name) != of_first.get(name) and not name.startswith(_OF_A_MACHINE)
+    )
+
+
+def refuse_differences(
+    name: str, folders: Sequence[str], readers: Sequence[str], differs: Sequence[str]
+) -> None:
+    """Compare what the processes of a run have said: run folders, what is read, and which
+    settings are not the first one's, each by rank.
+
+    Raises: ValueError: they are not of one run.
+    """
+    world_size = len(folders)
+    if len(set(folders)) > 1:
+        some = ", ".join(sorted(set(folders))[:3])
+        raise ValueError(
+            f"{name}: its {world_size} tasks are one run, and have {len(set(folders))} run folders "
+            f"({some}); give all the same --out, or make each a run of its own in a step of one "
+            "task: srun -n1 --exact … &"
+        )
+    if len(kinds := dict.fromkeys(readers)) > 1:
+        some = "; ".join(f"process {readers.index(what)}: {what}" for what in list(kinds)[:3])
+        raise ValueError(
+            f"{name}: its {world_size} processes are one run, and read {len(kinds)} different "
+            f"collections ({some}); each takes its share of one order, so give all the same shards "
+            "(a copy on a node may be old, or not whole)"
+        )
+    if any(differs):
+        other, what = next((rank, what) for rank, what in enumerate(differs) if what)
+        raise ValueError(
+            f"{name}: its {world_size} processes are one run, and have different settings "
+            f"(process {other}: {what}); give all the same words, and the same --config"
+        )
+
+
+def port_taken(port: int, why: str) -> str:
+    """A line about a ``MASTER_PORT`` that another program has."""
+    return (
+        f"MASTER_PORT = {port}: cannot be used on {socket.gethostname()} ({why}); unset it, and a "
+        "free one is found, or choose another"
     )
 
 

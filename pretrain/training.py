@@ -25,7 +25,7 @@ from pretrain.checkpoints import (
     compare_settings,
     prepare_folder,
 )
-from pretrain.cluster import meet
+from pretrain.cluster import differences, meet, refuse_differences
 from pretrain.data import PretrainData, fixed_clips
 from pretrain.gallery import Gallery
 from pretrain.guard import Agreement, BadSamples, FiniteGuard
@@ -81,10 +81,6 @@ def _meet(plan: Plan, *, resume: bool) -> Plan:
     check_port(processes)
     if processes.launcher == "own" or processes.world_size == 1:
         return plan
-    # What auto stands for, which machines of two kinds choose differently.
-    settings = dict(leaves(to_dict(config))) | {"precision": plan.precision}
-    if resume:  # it follows from the checkpoint, which one that is not the first may not see yet
-        del settings["accumulate"]
     first = meet(
         processes.task,
         rank=processes.rank,
@@ -92,13 +88,22 @@ def _meet(plan: Plan, *, resume: bool) -> Plan:
         device=plan.device,
         out=str(config.out),
         data=plan.stream.about(),
-        settings=settings,
+        settings=_settings(plan, resume=resume),
         checkpoint=plan.resumption.name,
         timeout_seconds=config.hardware.timeout_seconds,
     )
     if first == plan.resumption.name:
         return plan
     return make_plan(config, resume=resume, chosen=first)
+
+
+def _settings(plan: Plan, *, resume: bool) -> dict[str, Any]:
+    """By their dotted names, as the processes of a run compare them."""
+    # What auto stands for, which machines of two kinds choose differently.
+    settings = dict(leaves(to_dict(plan.config))) | {"precision": plan.precision}
+    if resume:  # it follows from the checkpoint, which one that is not the first may not see yet
+        del settings["accumulate"]
+    return settings
 
 
 def _was_done(plan: Plan, console: Console) -> bool:
@@ -242,7 +247,28 @@ class _Run:
         after.append(Checkpoints(folder, self.files, every=every, gather=group.gather))
         for callback in [*before, *after]:
             callback.aside = meter.aside
-        return [*callbacks, *after, self.stopper, group]
+        return [*callbacks, *after, self.stopper, group, _Comparison(plan, group)]
+
+
+class _Comparison(pl.Callback):
+    """Compares the processes of nodes that were started by hand, which have not met before.
+
+    Behind ``SideGroup``, through which they speak.
+    """
+
+    def __init__(self, plan: Plan, group: SideGroup) -> None:
+        self.plan, self.group = plan, group
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Raises: ValueError: they have other folders, shards, settings or checkpoints."""
+        plan = self.plan
+        if plan.processes.launcher != "own" or plan.processes.num_nodes == 1:
+            return
+        mine = _settings(plan, resume=False) | {"checkpoint": plan.resumption.name}
+        said = self.group.gather((str(plan.config.out), plan.stream.about(), mine))
+        folders, readers, settings = zip(*said, strict=True)
+        differs = [differences(each, settings[0]) for each in settings]
+        refuse_differences("NODE_RANK", folders, readers, differs)
 
 
 def _opening(plan: Plan, module: PretrainModule) -> str:

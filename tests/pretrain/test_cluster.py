@@ -320,7 +320,7 @@ def test_processes_that_read_different_shards_are_refused_by_all() -> None:
 
 def test_processes_with_different_settings_are_refused_by_all() -> None:
     """As where a configuration was edited on one node; folders and readers are a node's own."""
-    same = {"seed": 1, "optimizer.betas": (0.9, 0.95), "workers": 2, "data.shards": "/a"}
+    same = {"seed": 1, "optimizer.betas": [0.9, 0.95], "workers": 2, "data.shards": "/a"}
     assert agreed(*({"settings": same | {"workers": n}} for n in (2, 8))) == ["", ""]
     found = agreed(*({"settings": same | {"seed": seed}} for seed in (1, 1, 2)))
     assert len(found) == 3

@@ -74,6 +74,18 @@ def test_a_signal_to_all_processes_of_a_run_saves_it(number: signal.Signals, run
 
 
 @pytest.mark.slow
+def test_nodes_started_by_hand_with_different_settings_are_refused(runs: Runs) -> None:
+    nodes = [place | {"NODE_RANK": place.pop("LOCAL_RANK")} for place in places(2)]
+    started = [
+        runs.start("hands", "--hardware.num_nodes=2", "--steps=2", f"--seed={seed}", **place)
+        for seed, place in enumerate(nodes)
+    ]
+    for process in started:
+        _, errors = process.end(2, 120)
+        assert "have different settings (process 1: seed = 1, the first has 0)" in errors
+
+
+@pytest.mark.slow
 def test_a_signal_that_readers_get_too_is_survived_while_a_slow_disk_saves(runs: Runs) -> None:
     """Their death would end the training process, unsaved and not requeued."""
     out = runs.folder / "slow"
