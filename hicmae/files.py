@@ -27,7 +27,6 @@ import filelock
 LOCK = ".lock"  # in the folder of a run, which stays there
 PARTS = ".*.[0-9]*.part"  # what ``whole_file`` leaves beside its place when its process is killed
 
-_BLOCK_BYTES = 1 << 20
 _NAME_BYTES = 255  # of a file's name, on the file systems of Linux, macOS and Windows
 
 
@@ -202,11 +201,8 @@ def sync_to_disk(path: Path) -> None:
 
 def file_sha256(path: Path) -> str:
     """SHA-256 of a file, hexadecimal."""
-    digest = hashlib.sha256()
     with path.open("rb") as file:
-        while block := file.read(_BLOCK_BYTES):
-            digest.update(block)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class DigestingFile:

@@ -45,9 +45,8 @@ def source_file(path: Path, name: str, images: Sequence[Path] | None = None) -> 
         if images is not None:
             digest.update(os.fsencode(file.name) + b"\0")
         with file.open("rb") as opened:
-            while block := opened.read(1 << 20):
-                digest.update(block)
-                size += len(block)
+            hashlib.file_digest(opened, lambda: digest)
+            size += opened.tell()
     lacks = cut_off(path) if images is None else ""
     return SourceFile(path=name, sha256=digest.hexdigest(), bytes=size, cut_off=lacks)
 
