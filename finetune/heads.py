@@ -163,6 +163,11 @@ class Head:
         return self.targets if self.kind == "regression" else self.classes
 
     @property
+    def where(self) -> str:
+        """What a message about it begins with; nothing of the one head of a single task."""
+        return f"head '{self.name}': " if self.name else ""
+
+    @property
     def names_blends(self) -> bool:
         """Whether it names blends, so that it has two thresholds and both accuracies."""
         return self.kind == "distribution" and bool({*_BLENDS} & {*self.metrics})
@@ -274,7 +279,12 @@ def truth_of(head: Head, row: np.ndarray) -> str | tuple[float, ...]:
     """One row of ``read_truth`` as predictions write it: the class or level, or the numbers."""
     if head.kind in ("classification", "ordinal"):
         return head.classes[int(row.argmax())]
-    return tuple(float(f"{value:.7g}") for value in row)
+    return digits(row)
+
+
+def digits(values: np.ndarray) -> tuple[float, ...]:
+    """Seven significant digits of each value, as float32 has."""
+    return tuple(float(f"{value:.7g}") for value in values)
 
 
 def chosen(head: Head, values: np.ndarray, thresholds: Sequence[float] = ()) -> Any:
@@ -292,10 +302,10 @@ def parsed(head: Head, value: Any) -> str | tuple[float, ...]:
     """
     if head.kind in ("classification", "ordinal"):
         if value not in head.classes:
-            raise ValueError(f"head '{head.name}': '{value}' is none of {', '.join(head.classes)}")
+            raise ValueError(f"{head.where}class '{value}' is none of {', '.join(head.classes)}")
         return str(value)
     if len(value) != len(head.names):
-        raise ValueError(f"head '{head.name}': {len(head.names)} values are expected")
+        raise ValueError(f"{head.where}{len(head.names)} values are expected")
     return tuple(map(float, value))
 
 

@@ -25,6 +25,7 @@ from sklearn.preprocessing import StandardScaler
 from finetune.benchmark import Benchmark
 from finetune.data import view_loader
 from finetune.folds import Fold, check_fold
+from finetune.heads import digits
 from finetune.instants import NUMBER, OverTime, check_reach, recording_of, traces_of
 from finetune.module import FinetuneModule
 from finetune.plan import Plan
@@ -221,9 +222,8 @@ def smooth(predictions: Sequence[Prediction], window_seconds: float) -> list[Pre
     for places, times in _recordings(predictions).values():
         values = np.array([predictions[place].outputs for place in places])  # (N, D)
         means = moving_mean(times, values, window_seconds)
-        for place, mean in zip(places, means.tolist(), strict=True):
-            said = tuple(float(f"{value:.7g}") for value in mean)
-            found[place] = dataclasses.replace(predictions[place], predicted=said)
+        for place, mean in zip(places, means, strict=True):
+            found[place] = dataclasses.replace(predictions[place], predicted=digits(mean))
     return found
 
 

@@ -21,7 +21,7 @@ import pandas as pd
 
 from finetune.benchmark import Benchmark
 from finetune.folds import Fold, as_text, group_columns
-from finetune.heads import Head, chosen, parsed, read_truth, truth_of
+from finetune.heads import Head, chosen, digits, parsed, read_truth, truth_of
 from hicmae.files import text_of, whole_file
 from hicmae.heads import Thresholds
 from hicmae.views import ViewGrid
@@ -123,13 +123,13 @@ def make_prediction(
         "unit": unit,
         "groups": dict(groups),
     }
-    kept_views = tuple(_digits(view) for view in views)
+    kept_views = tuple(digits(view) for view in views)
     whole = views.mean(axis=0)  # (C,)
     if not benchmark.heads:
         true = str(true) if benchmark.task == "classification" else tuple(map(float, true))
 
     def said(head: Head, place: slice) -> dict[str, Any]:
-        own = _digits(whole[place])
+        own = digits(whole[place])
         limits = head.labels(thresholds.get(head.name, ())).thresholds
         return {
             "true": true[head.name] if benchmark.heads else true,
@@ -350,22 +350,12 @@ def parse_prediction(line: dict[str, Any], benchmark: Benchmark) -> Prediction:
 
     Raises: KeyError, TypeError, ValueError: it holds none of this benchmark.
     """
-    named = benchmark.task == "classification"
-    true: Any = None
-    predicted: Any = None
-    if benchmark.heads:
-        if set(line["heads"]) != {head.name for head in benchmark.heads}:
-            raise ValueError(f"heads {', '.join(line['heads'])} are not those of the benchmark")
-    else:
-        true, predicted = line["label" if named else "target"], line["prediction"]
-    for name in (true, predicted) if named else ():
-        if name not in benchmark.classes:
-            raise ValueError(f"class '{name}' is none of {', '.join(benchmark.classes)}")
+    if benchmark.heads and set(line["heads"]) != {head.name for head in benchmark.heads}:
+        raise ValueError(f"heads {', '.join(line['heads'])} are not those of the benchmark")
     if benchmark.average_over and not line.get("unit"):
         raise ValueError(f"no unit, though the benchmark averages over {benchmark.average_over}")
     views = tuple(tuple(map(float, view)) for view in line["views"])
-    told = [] if benchmark.heads else [line["probabilities"] if named else predicted]
-    if any(len(vector) != benchmark.num_outputs for vector in (*views, *told)):
+    if any(len(view) != benchmark.num_outputs for view in views):
         raise ValueError(f"{benchmark.num_outputs} values are expected for each view")
     names = tuple(map(str, line.get("view_names", ())))
     if names and len(names) != len(views):
@@ -378,28 +368,22 @@ def parse_prediction(line: dict[str, Any], benchmark: Benchmark) -> Prediction:
         "unit": str(line.get("unit", "")),
         "groups": {str(name): str(value) for name, value in line.get("groups", {}).items()},
     }
-    if benchmark.heads:
 
-        def said(head: Head, place: slice) -> dict[str, Any]:
-            own = line["heads"][head.name]
-            values = own["prediction" if head.kind == "regression" else "probabilities"]
-            if len(values) != len(head.names):
-                raise ValueError(f"head '{head.name}': {len(head.names)} values are expected")
-            return {
-                "true": () if own["truth"] is None else parsed(head, own["truth"]),
-                "predicted": parsed(head, own["prediction"]),
-                "probabilities": None if head.kind == "regression" else tuple(map(float, values)),
-                "thresholds": tuple(map(float, own.get("thresholds", ()))),
-            }
+    def said(head: Head, place: slice) -> dict[str, Any]:
+        own = line["heads"][head.name] if head.name else line
+        is_real = head.kind == "regression"
+        truth = own["truth" if head.name else "target" if is_real else "label"]
+        values = own["prediction" if is_real else "probabilities"]
+        if len(values) != len(head.names):
+            raise ValueError(f"{head.where}{len(head.names)} values are expected")
+        return {
+            "true": () if head.name and truth is None else parsed(head, truth),
+            "predicted": parsed(head, own["prediction"]),
+            "probabilities": None if is_real else tuple(map(float, values)),
+            "thresholds": tuple(map(float, own.get("thresholds", ()))),
+        }
 
-        return _joint(benchmark, about, views, said)
-    return Prediction(
-        true=true if named else tuple(map(float, true)),
-        predicted=predicted if named else tuple(map(float, predicted)),
-        probabilities=tuple(map(float, line["probabilities"])) if named else None,
-        views=views,
-        **about,
-    )
+    return _joint(benchmark, about, views, said)
 
 
 def _joint_truth(benchmark: Benchmark, rows: pd.DataFrame) -> list[dict[str, Any]]:
@@ -435,8 +419,3 @@ def _texts(rows: pd.DataFrame, column: str | None) -> list[str]:
     if column is None or column not in rows.columns:
         return [""] * len(rows)
     return [as_text(value) for value in rows[column]]
-
-
-def _digits(values: np.ndarray) -> tuple[float, ...]:
-    """Seven significant digits of each value."""
-    return tuple(float(f"{value:.7g}") for value in values)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,10 @@ def test_damaged_predictions_are_refused_with_their_line(tmp_path: Path) -> None
     path.write_text(path.read_text()[:-20])
     with pytest.raises(ValueError, match="line 4: no prediction of 'tones'"):
         read_predictions(path, BENCHMARK)
+    write_predictions(path, values(1))
+    path.write_text(re.sub(r'("target": \[)[^,]*, ', r"\1", path.read_text()))
+    with pytest.raises(ValueError, match=r"line 1: no prediction of .* \(2 values are expected"):
+        read_predictions(path, VALUES)
     path.write_text("")
     with pytest.raises(ValueError, match="holds no prediction"):
         read_predictions(path, BENCHMARK)
