@@ -103,11 +103,8 @@ def probe_data(config: ProbeConfig, data: DataConfig, input: InputConfig) -> Pro
             )
             rows.append(taken[["speaker", *index.label_columns]])
     table = pandas.concat(rows, ignore_index=True)
-    probed = table.drop(columns="speaker") if config.labels is None else table
-    columns = list(probed.columns) if config.labels is None else list(config.labels)
-    labels = find_labels(table, None if config.labels is None else columns)
-    labels = [label for label in labels if label.name in columns]
-    return ProbeData(clips=ConcatDataset(datasets), labels=tuple(labels))
+    labels = tuple(find_labels(table, config.labels))
+    return ProbeData(clips=ConcatDataset(datasets), labels=labels)
 
 
 class Probes(StepCallback):
@@ -225,14 +222,14 @@ def find_labels(table: pandas.DataFrame, columns: Sequence[str] | None) -> list[
         table: One row a clip, with its labels and ``speaker``.
         columns: Those to probe; none given: all that look like labels, which are texts, truth
             values and whole numbers of 2 to 50 different values, each at least four times, and
-            numbers that differ and have a fraction. Names that begin with ``fold`` are no labels
-            then.
+            numbers that differ and have a fraction, of 16 clips or more. ``speaker`` is no label
+            then, nor is a name that begins with ``fold``.
 
     Raises: ValueError: a named column is absent or cannot be probed.
     """
     named = columns is not None
     if columns is None:
-        columns = [name for name in table.columns if not str(name).startswith("fold")]
+        columns = [n for n in map(str, table) if n != "speaker" and not n.startswith("fold")]
     absent = [name for name in columns if name not in table.columns]
     if absent:
         raise ValueError(

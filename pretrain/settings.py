@@ -230,8 +230,8 @@ class ProbeConfig:
         shards: Folders of shards to probe on: one, or a list; null: no probes.
         split: Split of them, or ``all``; it may not be one that is trained on.
         every: Optimizer steps between probes; the last step always has one. 0: none.
-        clips: Most clips, spread evenly over the samples with sound; each costs one forward pass
-            of the encoder over all its tokens.
+        clips: Most clips, spread evenly over the samples with all that is trained on; each costs
+            one forward pass of the encoder over all its tokens.
         batch_size: Clips that one process encodes at once.
         labels: Columns of the shards to predict; null: all that look like labels.
     """
