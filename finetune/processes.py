@@ -12,7 +12,6 @@ import multiprocessing
 import os
 import pickle
 import signal
-import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning_fabric.plugins.environments.lightning import find_free_network_port
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from torch import distributed
 from torch.multiprocessing.spawn import (
@@ -37,8 +37,6 @@ from hicmae.processes import (
 )
 from hicmae.terminal import quieten, user_message
 
-# Of the process group; each process has them in its environment.
-_HOST = "127.0.0.1"
 # What the others get to end by themselves when one has ended too early.
 _GRACE_SECONDS = 5.0
 
@@ -80,14 +78,11 @@ def run_processes(
     """
     for path in [*folder.glob(".error-*"), *folder.glob(".lost-*")]:  # of an earlier attempt
         path.unlink()
-    with socket.socket() as free:
-        free.bind((_HOST, 0))
-        port = free.getsockname()[1]
     context = torch.multiprocessing.start_processes(
         _one,
         (
             number,
-            port,
+            find_free_network_port(),
             dict(os.environ),
             multiprocessing.get_start_method(),
             work,
@@ -148,7 +143,7 @@ def _one(
 ) -> None:
     """What each process does."""
     of_group = {
-        "MASTER_ADDR": _HOST,
+        "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
         "WORLD_SIZE": str(number),
         "NODE_RANK": "0",

@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import json as json_format
 import os
-import socket
 import statistics
 import sys
 import tempfile
@@ -22,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hicmae.devices import Precision
-from hicmae.processes import forking
+from hicmae.processes import forking, num_cores
 from hicmae.settings import AugmentConfig, ObjectiveConfig
 from hicmae.terminal import plain_console
 from pretrain.settings import DataConfig, PretrainConfig
@@ -323,11 +322,9 @@ def _measure_engine(
     warmup: int,
 ) -> dict[str, float]:
     """Train on noise in processes of their own; ValueError with the last words of one."""
+    from lightning_fabric.plugins.environments.lightning import find_free_network_port
     from torch import multiprocessing
 
-    with socket.socket() as one:  # a port that nobody listens on
-        one.bind(("127.0.0.1", 0))
-        port = int(one.getsockname()[1])
     with tempfile.TemporaryDirectory(prefix="hicmae-bench-") as folder:
         config = dataclasses.replace(config, out=Path(folder))
         try:
@@ -335,7 +332,7 @@ def _measure_engine(
             forked = forking(("pretrain.module", "pretrain.zero")).get_start_method()
             multiprocessing.start_processes(
                 _work,
-                (engine, world_size, port, config, steps, warmup),
+                (engine, world_size, find_free_network_port(), config, steps, warmup),
                 nprocs=world_size,
                 daemon=True,
                 start_method=forked if config.device == "cpu" else "spawn",
@@ -388,7 +385,7 @@ def _work(
     device = choose_device(config.device)
     if device.type == "cpu":
         keep_freed_memory()
-        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // world_size))
+        torch.set_num_threads(max(1, num_cores() // world_size))
     clips, num_steps = config.data.batch_size, warmup + steps
     counts = Counts(
         num_steps=num_steps,

@@ -14,7 +14,6 @@ import json
 import multiprocessing
 import os
 import signal
-import socket
 import time
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr, suppress
@@ -22,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from hicmae.processes import IMPORTED, forking
+from hicmae.processes import IMPORTED, forking, num_cores
 
 if TYPE_CHECKING:
     from multiprocessing.process import BaseProcess
@@ -71,7 +70,7 @@ def machine(setup: Setup) -> dict[str, Any]:
     place = choose_device(setup.device)
     found: dict[str, Any] = {
         "device": device_name(place),
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": num_cores(),
         "torch": torch.__version__,
         "cuda": torch.version.cuda,
         "precision": resolve_precision("auto", place),
@@ -432,9 +431,9 @@ class Bench:
 
     def together(self, setup: Setup, work: Callable[..., Any], *arguments: Any) -> list[Job]:
         """As many processes as it says, each told its number and a free port."""
-        with socket.socket() as one:
-            one.bind(("127.0.0.1", 0))
-            port = int(one.getsockname()[1])
+        from lightning_fabric.plugins.environments.lightning import find_free_network_port
+
+        port = find_free_network_port()
         return [self.start(work, setup, rank, port, *arguments) for rank in range(setup.processes)]
 
     def shards(self) -> Path:

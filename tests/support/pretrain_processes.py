@@ -12,7 +12,6 @@ import functools
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -23,6 +22,7 @@ from pathlib import Path
 from pkgutil import resolve_name
 
 import torch
+from lightning_fabric.plugins.environments.lightning import find_free_network_port
 from torch import Tensor
 
 from hicmae.__main__ import main
@@ -202,9 +202,7 @@ def make_in_turn(words: list[str]) -> int:
 
 def places(processes: int) -> list[dict[str, str]]:
     """What each of the processes of a run finds in its environment where others start them."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
+    port = str(find_free_network_port())
     shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "NODE_RANK": "0"}
     return [shared | {"LOCAL_RANK": str(rank)} for rank in range(processes)]
 
