@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from finetune.testing.perturbations import PerturbationConfig
 from hicmae.config import to_dict
+from hicmae.files import check_replaceable, file_sha256
 
 if TYPE_CHECKING:
     from finetune.testing.plan import EvaluationPlan
@@ -221,7 +222,7 @@ def modalities(
     from finetune.record import runs_in
     from finetune.reporting.document import output_console
     from finetune.testing.machine import make_machine, require_alone
-    from finetune.testing.modalities import check_output, run_conditions
+    from finetune.testing.modalities import FACTS, run_conditions
     from finetune.testing.perturbations import partners
 
     machine = make_machine(device, precision, batch_size=batch_size, workers=workers)
@@ -233,7 +234,7 @@ def modalities(
         place = folder / "modalities" if out is None else out
         if out is not None and len(given) > 1:
             place = out / folder.relative_to(source)
-        check_output(place, overwrite=overwrite)
+        check_replaceable(place, "modality report", FACTS, overwrite=overwrite)
         plan = _plan(folder, options)
         if plan.tested.over_time is not None:
             raise ValueError(
@@ -474,7 +475,6 @@ def _metadata(checkpoint: Checkpoint, shards: Index | None, inputs: list[Path]) 
     from hicmae import __version__
     from hicmae.checkpoints.checkpoint import WEIGHTS
     from hicmae.config import to_dict
-    from hicmae.files import file_sha256
     from shards.index import TABLE_NAME
 
     found = {

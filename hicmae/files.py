@@ -249,6 +249,25 @@ def locked(path: Path) -> Iterator[None]:
         yield
 
 
+def check_replaceable(out: Path, what: str, *marks: str, overwrite: bool) -> None:
+    """Refuse a place where something is that would be lost.
+
+    Args:
+        what: May be replaced, in words: ``checkpoint``.
+        marks: Files that all of these have.
+
+    Raises: ValueError: what is there, and what to do.
+    """
+    if (out.is_dir() and not any(out.iterdir())) or not (out.exists() or out.is_symlink()):
+        return
+    if not all((out / mark).is_file() for mark in marks):
+        raise ValueError(f"{out}: is there and holds no {what}; name another folder")
+    if not overwrite:
+        raise ValueError(
+            f"{out}: holds a {what}; pass --overwrite to replace it, or name another folder"
+        )
+
+
 def portable(name: str) -> str:
     """A name as part of a file's; names that differ may become the same."""
     return "".join(c if c.isalnum() or c in "._-" else "_" for c in name)

@@ -99,20 +99,6 @@ class PerturbedClips(Dataset[dict[str, Any]]):
         return perturb(clip, self.condition, seed=self.seed)
 
 
-def check_output(out: Path, *, overwrite: bool) -> None:
-    """Make sure that nothing is lost by writing a folder.
-
-    Raises: ValueError: it is a file, not empty, or no modality report to be overwritten.
-    """
-    if out.exists() and not out.is_dir():
-        raise ValueError(f"{out}: is a file; name a folder")
-    if out.is_dir() and any(out.iterdir()):
-        if not overwrite:
-            raise ValueError(f"{out}: is not empty; pass --overwrite, or name another folder")
-        if not (out / FACTS).is_file():
-            raise ValueError(f"{out}: holds no modality report, so it is not deleted")
-
-
 def run_conditions(
     plan: EvaluationPlan,
     out: Path,
@@ -135,7 +121,7 @@ def run_conditions(
         if not num_missing(clip.num_frames, share):
             name = Condition(kind="missing-frames", level=share).name
             console.print(f"left out: {name}, which is none of a clip's {clip.num_frames} frames")
-    shutil.rmtree(out, ignore_errors=True)  # what check_output allowed
+    shutil.rmtree(out, ignore_errors=True)  # what the verb has allowed
     out.mkdir(parents=True)
     save_yaml(out / CONFIG, config)
     save_yaml(out / BENCHMARK, to_dict(plan.mapped.benchmark))

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+from hicmae.files import check_replaceable
+
 ExportFormat = Literal["reference", "torch", "onnx", "onnx-int8"]
 
 
@@ -197,17 +199,9 @@ def card(*, folder: Path) -> None:
 
 
 def _check_out(out: Path, overwrite: bool) -> None:
-    """Refuse to replace anything but a checkpoint, and that only when told to."""
-    if not out.exists():
-        return
-    from hicmae.checkpoints.checkpoint import is_checkpoint
+    from hicmae.checkpoints.checkpoint import CONFIG, WEIGHTS
 
-    if out.is_dir() and not any(out.iterdir()):
-        return
-    if not out.is_dir() or not is_checkpoint(out):
-        raise ValueError(f"{out}: is there and is no checkpoint; name another folder")
-    if not overwrite:
-        raise ValueError(f"{out}: holds a checkpoint; pass --overwrite to replace it")
+    check_replaceable(out, "checkpoint", CONFIG, WEIGHTS, overwrite=overwrite)
 
 
 def _shown(value: Any) -> str:

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from hicmae.config import with_options_of
-from hicmae.files import whole_file
+from hicmae.files import check_replaceable, whole_file
 from hicmae.prediction.messages import StageProgress, WindowConfig
 from hicmae.terminal import plain_console, printable, user_message
 
@@ -106,7 +106,7 @@ def predict(
     # Not above: `--help` needs no PyTorch.
     from hicmae.prediction.model import load
     from hicmae.prediction.process import PredictionError
-    from hicmae.prediction.results import check_free
+    from hicmae.prediction.results import SUMMARY
     from hicmae.prediction.timelines import parse_formats, spans_of
     from hicmae.prediction.traces import TraceForm, hop_of
 
@@ -131,7 +131,8 @@ def predict(
         raise ValueError(f"{out}: is a file; give a folder as --out")
     for recording in found:
         with suppress(OSError):  # a name that cannot be there is said when its turn comes
-            check_free(out / recording.name, overwrite=overwrite)
+            folder = out / recording.name
+            check_replaceable(folder, "prediction", SUMMARY, overwrite=overwrite)
     model = load(checkpoint, device=device, precision=precision, batch_size=batch_size)
     config.layout(model.input)
     model.confidence(min_confidence)

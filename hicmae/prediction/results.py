@@ -16,7 +16,7 @@ import pandas
 from hicmae.checkpoints.checkpoint import Labels
 from hicmae.config import to_dict
 from hicmae.figures import plain_words
-from hicmae.files import whole_folder
+from hicmae.files import check_replaceable, whole_folder
 from hicmae.heads import answers
 from hicmae.media.crops import decode_jpeg
 from hicmae.media.recording import has_no_sound
@@ -328,11 +328,11 @@ class Prediction:
         Returns: the folder.
 
         Raises:
-            ValueError: The folder is there already.
+            ValueError: The folder is there already, or is none of a prediction.
             PredictionError: The video cannot be drawn into; all else is written.
         """
         folder = Path(folder)
-        check_free(folder, overwrite=overwrite)
+        check_replaceable(folder, "prediction", SUMMARY, overwrite=overwrite)
         undrawn: PredictionError | None = None
         with whole_folder(folder) as beside:
             _write_tables(self, beside)
@@ -355,23 +355,6 @@ class Prediction:
                 undrawn.cause, f"{undrawn} (all but {VIDEO} was written, into {folder})"
             )
         return folder
-
-
-def check_free(folder: Path, *, overwrite: bool) -> None:
-    """Refuse a place that holds something, or something that is no prediction.
-
-    Raises: ValueError: what is there, and what to do.
-    """
-    if not folder.exists() and not folder.is_symlink():
-        return
-    if folder.is_dir() and not any(folder.iterdir()):
-        return
-    if not overwrite:
-        raise ValueError(f"{folder}: is there already; pass --overwrite to replace it")
-    if not (folder / SUMMARY).is_file():
-        raise ValueError(
-            f"{folder}: holds no prediction, so it is not replaced; name another --out"
-        )
 
 
 def _draw_timeline(prediction: Prediction, file: Path) -> None:

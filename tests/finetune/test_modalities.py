@@ -178,7 +178,7 @@ def test_real_values_and_single_modalities_have_a_page_too(trained: Path, train:
 def test_reports_are_not_overwritten_unasked_nor_other_folders_at_all(
     finished: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(ValueError, match="is not empty; pass --overwrite"):
+    with pytest.raises(ValueError, match="holds a modality report; pass --overwrite"):
         modalities(source=finished, perturb=FEW, **MACHINE)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")

@@ -134,7 +134,7 @@ def test_results_are_replaced_only_where_asked_and_nothing_is_begun_before(
     before = (out / "a.mp4" / "timeline.csv").stat().st_mtime_ns
     capsys.readouterr()
     assert predict(second, first, checkpoint=checkpoint, out=out) == 2
-    assert "a.mp4: is there already; pass --overwrite" in capsys.readouterr().err
+    assert "a.mp4: holds a prediction; pass --overwrite" in capsys.readouterr().err
     assert not (out / "b.mp4").exists()
     assert predict(second, first, "--overwrite", checkpoint=checkpoint, out=out) == 0
     assert (out / "a.mp4" / "timeline.csv").stat().st_mtime_ns > before
