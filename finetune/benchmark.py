@@ -130,7 +130,7 @@ class Benchmark:
         combinations: Joint: scores of its own, by name: factors of others, such as
             ``{emotion.weighted_f1: 1, dimensions.mse: -0.25}``.
         over_time: Regression: targets are values over time, and what is scored are instants.
-        metrics: What is reported; none given: every metric of the task. Heads name their own.
+        metrics: What is reported; none given: those of the task but mse. Heads name their own.
         leading: The metric that ranks; none given: the first.
         recipe: What it changes of the recipe.
         published: Numbers of others.

@@ -157,8 +157,8 @@ def choose_lags(
     contexts around each instant, is fitted for all lags at once on some recordings and judged by
     correlation on the others.
 
-    Returns: annotator to seconds. Of equal lags the shortest; 0 for who has noted one recording
-        alone.
+    Returns: annotator to seconds: the middle of the lags that are hardly worse than the best; 0
+        for who has noted one recording alone, or nothing that changes.
     Raises: ValueError: there is one recording.
     Source: that the lag is the shift at which labels agree most with features of the recording is
         Mariooryad and Busso, 2015, "Correcting time-continuous emotional labels by modeling the

@@ -253,7 +253,7 @@ RENAMED = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit status (0 done, 2 bad input, 130 interrupted)."""
+    """Run one command; returns the exit status, as of ``dispatch``."""
     if arguments is None:  # the process is ours
         spare_imports()
     return dispatch(list(sys.argv[1:] if arguments is None else arguments), VERBS, RENAMED)

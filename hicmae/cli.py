@@ -81,7 +81,8 @@ def dispatch(
         verbs: Name -> command; a name of two words is of a group.
         renamed: Name of a command -> its options that had another name once, see ``make_parser``.
 
-    Returns: the exit status (0 done, 2 bad input, 130 interrupted, 143 ended by SIGTERM).
+    Returns: the exit status: the command's own (0 done), 2 bad input, 130 interrupted, 141 nobody
+        reads what it says, 143 ended by SIGTERM.
     """
     debug = os.environ.get("HICMAE_DEBUG", "") not in ("", "0")
     settle()

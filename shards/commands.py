@@ -223,7 +223,7 @@ def compare(
     same; settings differ at most in face_size, jpeg_quality, chroma and samples_per_shard.
     comparable: settings that shape samples are the same but for these (others may decide which
     samples there are); at least 95% of either side's samples are in both; of these at most 1%
-    differ in label, speaker or split, or by more than one frame; no distribution of duration,
+    differ in label, speaker or split, and 1% by more than one frame; no distribution of duration,
     face size, coverage or loudness is further than 0.1 (Kolmogorov-Smirnov) from the other's.
     Of receipts without their folders, numbers of samples are compared in place of keys, and
     in place of labels shares of classes (within 5%) and quantiles of measurements (within half a

@@ -100,10 +100,10 @@ def compare_preparations(first: Side, second: Side, *, num_signals: int = 0) -> 
     """Compare everything there is of A and B, and decode so many samples of both.
 
     Returns: plain data: ``first``, ``second`` (names), ``verdict``, ``reasons``,
-        ``configuration``, ``schema_versions``, ``counts``, ``refused``, ``versions`` (name →
-        [A, B], those that differ), ``digests`` (aspect → whether they agree), ``distributions``,
-        and, None unless two folders were given, ``samples``, ``refusals`` and (if asked for)
-        ``signals``.
+        ``configuration``, ``counts``, ``refused``, ``versions`` (name → [A, B], those that differ;
+        versions None where one side knows none), ``schema_versions`` and ``num_samples`` ([A, B]),
+        ``digests`` (aspect → whether they agree), ``distributions``, ``classes``, ``measured``,
+        and, None unless two folders were given, ``samples``, ``refusals`` and ``signals``.
 
     Raises:
         ValueError: Signals are asked for and a folder is missing.
@@ -324,7 +324,8 @@ def _beyond_comparable(found: Mapping[str, Any]) -> Iterator[str]:
         for name, label in found["classes"]["differing"].items():
             gap = label["largest_share_difference"]
             if gap > MAX_CLASS_SHARE:
-                yield f"a class of {name} has another share by {gap:.1%} (at most 5%)"
+                limit = f"at most {MAX_CLASS_SHARE:.0%}"
+                yield f"a class of {name} has another share by {gap:.1%} ({limit})"
         for name, label in found["measured"].items():
             if label["gap"] is None or label["gap"] > MAX_LABEL_GAP:
                 yield f"{name} is spread otherwise: {' against '.join(label['sides'])}"

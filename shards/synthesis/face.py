@@ -232,7 +232,7 @@ def _draw_motion(
 
 
 def _blinks(rng: Generator, times: np.ndarray) -> np.ndarray:
-    """Closing (T,) of the lids, 0..1: blinks 0.15 s long, 0.7 to 4 s apart."""
+    """Closing (T,) of the lids, 0..1: blinks 0.18 s long, 0.7 to 4 s apart."""
     closing = np.zeros(len(times))
     now = rng.uniform(0.0, 2.0)
     while now < times[-1] + 0.2:

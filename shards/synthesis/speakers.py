@@ -267,7 +267,7 @@ class Script:
 
 
 def draw_script(rng: Generator, seconds: float) -> Script:
-    """Phrases of 3 to 6 syllables with pauses between, from 0.1 s on."""
+    """Phrases of 3 to 6 syllables with pauses between, up to 0.1 s before the end."""
     syllables: list[Syllable] = []
     rate = rng.uniform(0.85, 1.2)
     now = rng.uniform(0.12, 0.3)
