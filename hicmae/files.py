@@ -7,10 +7,12 @@ neither a killed process nor a full disk leaves half of something under the real
 
 from __future__ import annotations
 
+import csv
 import errno
 import fcntl
 import glob
 import hashlib
+import io
 import json
 import os
 import re
@@ -27,6 +29,7 @@ import filelock
 LOCK = ".lock"  # in the folder of a run, which stays there
 PARTS = ".*.[0-9]*.part"  # what ``whole_file`` leaves beside its place when its process is killed
 
+_LONGEST_CELL = 2**24  # characters; a trace of an annotator an hour long has 10^5
 _NAME_BYTES = 255  # of a file's name, on the file systems of Linux, macOS and Windows
 
 
@@ -91,6 +94,35 @@ def text_of(path: Path) -> str:
             f"{path}: not a text in UTF-8 ({error.reason} at byte {error.start}); it is damaged, or"
             " to be saved as UTF-8"
         ) from error
+
+
+def csv_records(text: str, delimiter: str) -> list[tuple[int, list[str]]]:
+    """Records of a CSV with the numbers of their (last) lines, without blanks around cells; those
+    without content are left out.
+
+    Raises: csv.Error: a cell that is too long, or a quotation mark that is never closed.
+    """
+    csv.field_size_limit(_LONGEST_CELL)  # of the process; its own, 2^17, is short of a long trace
+
+    def records(strict: bool) -> list[tuple[int, list[str]]]:
+        reader = csv.reader(
+            io.StringIO(text, newline=""),
+            delimiter=delimiter,
+            skipinitialspace=delimiter != " ",
+            strict=strict,
+        )
+        return [(reader.line_num, cells) for cells in reader]
+
+    try:
+        found = records(strict=True)
+    except csv.Error as error:
+        if "unexpected end" in str(error):  # which would swallow every row behind it
+            raise csv.Error("a quotation mark is never closed") from error
+        found = records(strict=False)
+    if delimiter == " ":  # several are one
+        found = [(number, [cell for cell in cells if cell]) for number, cells in found]
+    stripped = ((number, [cell.strip() for cell in cells]) for number, cells in found)
+    return [(number, cells) for number, cells in stripped if any(cells)]
 
 
 def write_json(path: Path, data: Any, *, sync: bool = False) -> None:

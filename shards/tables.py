@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from hicmae.config import did_you_mean
+from hicmae.files import csv_records
 from hicmae.media.images import SOUND_SUFFIXES, VIDEO_SUFFIXES
 
 _RECORDINGS = VIDEO_SUFFIXES | frozenset(SOUND_SUFFIXES)
@@ -34,7 +35,6 @@ _OTHER_SPREADSHEETS = (".xls", ".xlsb", ".ods", ".numbers")
 _INTEGER = re.compile(r"-?(0|[1-9][0-9]*)")
 _NUMBER = re.compile(r"-?((0|[1-9][0-9]*)(\.[0-9]*)?|\.[0-9]+|[0-9](\.[0-9]*)?[eE][-+]?[0-9]{1,3})")
 _DECIMAL_COMMA = re.compile(r"-?[0-9]+(,[0-9]+)?")
-_LONGEST_CELL = 2**24  # characters; a trace of an annotator an hour long has 10^5
 _EXACT = 2**53  # whole numbers up to here are told apart as float64 too; beyond are ids
 # An id that a program took for a number, as Excel (7.12346E+18) and pandas (7.123456789012346e+18)
 # write what is left of it: it names others too.
@@ -134,7 +134,7 @@ def read_cells(path: Path, *, needed: str = "") -> Cells:
     else:
         delimiter, skipped = _delimiter(text, usual, needed), 0
     try:
-        lines = _records(text, delimiter)
+        lines = csv_records(text, delimiter)
     except csv.Error as error:
         raise ValueError(
             f"{path}: cannot be read as CSV ({error}); save it as UTF-8 CSV, with cells that hold "
@@ -195,35 +195,6 @@ def _text(path: Path) -> str:
     return text
 
 
-def _records(text: str, delimiter: str) -> list[tuple[int, list[str]]]:
-    """Records with the numbers of their (last) lines; no blanks around cells, no empty records.
-
-    Raises: csv.Error: a cell that is too long, or a quotation mark that is never closed.
-    """
-
-    csv.field_size_limit(_LONGEST_CELL)  # of the process; its own, 2^17, is short of a long trace
-
-    def records(strict: bool) -> list[tuple[int, list[str]]]:
-        reader = csv.reader(
-            io.StringIO(text, newline=""),
-            delimiter=delimiter,
-            skipinitialspace=delimiter != " ",
-            strict=strict,
-        )
-        return [(reader.line_num, cells) for cells in reader]
-
-    try:
-        found = records(strict=True)
-    except csv.Error as error:
-        if "unexpected end" in str(error):  # which would swallow every row behind it
-            raise csv.Error("a quotation mark is never closed") from error
-        found = records(strict=False)
-    if delimiter == " ":  # several are one
-        found = [(number, [cell for cell in cells if cell]) for number, cells in found]
-    stripped = ((number, [cell.strip() for cell in cells]) for number, cells in found)
-    return [(number, cells) for number, cells in stripped if any(cells)]
-
-
 def _delimiter(text: str, usual: str, needed: str) -> str:
     """The separator by which the first line names the column, or that makes the most of it."""
     heads = {}
@@ -254,7 +225,7 @@ def _with_head(
     # Lists of video networks have no head, and blanks between the cells.
     for delimiter in dict.fromkeys((cells.delimiter, " ", "\t", ";")):
         try:
-            lines = _records(_text(path), delimiter)
+            lines = csv_records(_text(path), delimiter)
         except csv.Error:
             continue
         if head := _head_of_list([line for _, line in lines], needed):

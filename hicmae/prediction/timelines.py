@@ -21,6 +21,7 @@ from html import escape
 from pathlib import Path
 from typing import NamedTuple
 
+from hicmae.files import csv_records
 from hicmae.prediction.span_texts import SpanError, cue_lines, plain_numbers, spelled
 from hicmae.terminal import printable
 
@@ -327,7 +328,11 @@ def _table(path: Path) -> Iterator[tuple[str, Span]]:
     text = _text_of(path)
     head = text.lstrip().split("\n", 1)[0]
     separator = max(",;\t", key=head.count)
-    (_, columns), *rows = _records(path, text, separator) or [(0, [])]
+    try:
+        (_, columns), *rows = csv_records(text, separator) or [(0, [])]
+    except csv.Error as error:
+        remedy = "quote whole cells, and write a mark inside them twice"
+        raise SpanError(f"{path}: {error}; {remedy}") from None
     words = [name.lower() for name in columns]
     names = {name: place for place, name in enumerate(words)}
     found = {
@@ -358,28 +363,6 @@ def _table(path: Path) -> Iterator[tuple[str, Span]]:
             else start + _seconds(length, f"{where}: duration")
         )
         yield "", Span(start=start, end=end_seconds, **cells)
-
-
-def _records(path: Path, text: str, separator: str) -> list[tuple[int, list[str]]]:
-    """Records of a CSV with the numbers of their (last) lines, without blanks around cells; none
-    without content.
-    """
-
-    def read(strict: bool) -> list[tuple[int, list[str]]]:
-        lines = io.StringIO(text, newline="")
-        reader = csv.reader(lines, delimiter=separator, skipinitialspace=True, strict=strict)
-        records = ((reader.line_num, [cell.strip() for cell in cells]) for cells in reader)
-        return [(number, cells) for number, cells in records if any(cells)]
-
-    try:
-        return read(strict=True)
-    except csv.Error as error:
-        if "unexpected end" in str(error):  # it would swallow every span behind it
-            raise SpanError(
-                f"{path}: a quotation mark is never closed; quote whole cells, and write a mark "
-                "inside them twice"
-            ) from None
-        return read(strict=False)
 
 
 def _seconds(text: str, where: str) -> float:
