@@ -254,7 +254,7 @@ class AugmentConfig:
     Every clip has its own draw, and all frames of a clip share it.
 
     Args:
-        crop: ``none``; ``multi-scale``: width and height are neighbouring sides of
+        crop: ``none``; ``multi-scale``: width and height are equal or neighbouring sides of
             ``crop_scales``, at one of thirteen fixed places (HiCMAE's pretraining);
             ``random-resized``: a random share of the area, shape and place (its fine-tuning).
         crop_scales: Sides of a multi-scale crop over the side of the frame, descending.

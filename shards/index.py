@@ -154,7 +154,8 @@ def write_index(
 def read_index(folder: Path | str) -> Index:
     """Read the index of a folder of shards.
 
-    Missing values of a text label are NaN in the table, and so are those of a number.
+    Missing values of a label are NaN in the table, but None of true and false, and of texts None
+    with pandas before 3.
 
     Raises:
         FileNotFoundError: There is no such folder.

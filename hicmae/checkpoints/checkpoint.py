@@ -2,7 +2,7 @@
 
 A checkpoint is ``model.safetensors`` and ``config.json``; it knows its own sizes. Beside them may
 lie ``probe.safetensors`` (an input with its output) and ``README.md`` (the model card, written from
-the configuration alone). Optimizer states are not in it: Lightning's own files keep those.
+the two). Optimizer states are not in it: Lightning's own files keep those.
 
 Deviation: the reference ignores names that do not match; here every difference is an error.
 """

@@ -34,7 +34,7 @@ class FilterBank(nn.Module):
 
     Kaldi's steps with a symmetric Hann window, without dither and energy: 25 ms windows every
     10 ms that fit into the sound, each freed of its mean, pre-emphasised, windowed and transformed;
-    power summed by 128 triangles on the mel scale; logarithm. The mean of the clip's valid
+    power summed by F triangles on the mel scale; logarithm. The mean of the clip's valid
     samples is removed first; as each window loses its own mean anyway, that only keeps rounding
     small. Everything is float32, also under autocast. With TF32 matrix products
     allowed on a GPU the sum over triangles is good to about 1e-4 of the result.
