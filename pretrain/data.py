@@ -52,7 +52,7 @@ def survey(config: DataConfig) -> Survey:
     """
     opened = [open_folder(folder, config.cache) for folder in config.folders]
     # Shards of several folders have the same names.
-    tables = [_rows(folder, config.split).assign(folder=folder.name) for folder in opened]
+    tables = [folder.rows(config.split).assign(folder=folder.name) for folder in opened]
     table = pandas.concat(tables, ignore_index=True)
     for member in config.needed:
         what = LACKED[member]
@@ -200,7 +200,7 @@ def fixed_clips(config: DataConfig, input: InputConfig, count: int) -> dict[str,
     needed = needed_members(config.modalities, picture=True, sound=True)
     for folder in config.folders:
         opened = open_folder(folder, config.cache)
-        rows = _rows(opened, config.split)
+        rows = opened.rows(config.split)
         for member in needed:
             rows = rows[rows[f"{member}_length"] > 0]
         rows = rows.sort_values("key")
@@ -237,16 +237,3 @@ def fixed_clips(config: DataConfig, input: InputConfig, count: int) -> dict[str,
         assert problem is not None
         raise problem
     return collate(clips)
-
-
-def _rows(folder: ShardFolder, split: str) -> pandas.DataFrame:
-    """The rows of a split; ValueError where there are none."""
-    every = folder.index.table
-    table = every if split == "all" else every[every["split"] == split]
-    if table.empty:
-        found = ", ".join(sorted(every["split"].unique())) or "nothing"
-        raise ValueError(
-            f"{folder.name}: no samples of split {split!r} (found {found}); choose with "
-            "--data.split, or all"
-        )
-    return table

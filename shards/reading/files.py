@@ -53,6 +53,20 @@ class ShardFolder:
     files: ShardFiles
     name: str
 
+    def rows(self, split: str) -> pandas.DataFrame:
+        """Rows of the index that are of a split, or of ``all``.
+
+        Raises: ValueError: there are none.
+        """
+        every = self.index.table
+        table = every if split == "all" else every[every["split"] == split]
+        if table.empty:
+            found = ", ".join(sorted(every["split"].unique())) or "nothing"
+            raise ValueError(
+                f"{self.name}: no samples of split {split!r} (found {found}); name another, or all"
+            )
+        return table
+
 
 def open_folder(folder: Path | str, cache: CacheConfig | None = None) -> ShardFolder:
     """Open a folder of shards, wherever it is.
@@ -436,11 +450,7 @@ def _described(index: Index, name: str) -> dict[str, dict[str, Any]]:
 
 
 def _usable_rows(folder: ShardFolder, split: str, fps: float) -> pandas.DataFrame:
-    every = folder.index.table
-    table = every if split == "all" else every[every["split"] == split]
-    if table.empty:
-        found = ", ".join(sorted(every["split"].unique())) or "nothing"
-        raise ValueError(f"{folder.name}: no samples of split {split!r} (found {found})")
+    table = folder.rows(split)
     other = table[table["fps"] != fps]
     if len(other):
         raise ValueError(
