@@ -1,8 +1,4 @@
-"""Fixtures that many tests share: the tiny network and files outside the repository.
-
-For: finding fixtures, media and models, with a named skip where they are absent. Not for: making
-media; the tests of a module write what they need.
-"""
+"""Fixtures that many tests share: the tiny network and files outside the repository."""
 
 from __future__ import annotations
 

@@ -1,7 +1,6 @@
 """Small shards of plain colours that show one emotion, or two at once in known proportions.
 
-For: heads that name blends. A colour is the mean of those of its emotions, weighted by their
-shares. Not for: tests (nothing here is one).
+A colour is the mean of those of its emotions, weighted by their shares.
 """
 
 from __future__ import annotations

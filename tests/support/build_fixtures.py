@@ -1,8 +1,4 @@
-"""Builds of made-up recordings, for tests of what the build does around the decoding.
-
-For: recordings whose samples are known beforehand, prepared in this process and counted; and
-reading a folder of shards with the tars alone. Not for: tests (nothing here is one).
-"""
+"""Builds of made-up recordings, for tests of what the build does around the decoding."""
 
 from __future__ import annotations
 

@@ -1,7 +1,6 @@
 """Small labelled shards for the tests of fine-tuning.
 
-For: samples whose class can be seen (colour of the frames) and heard (pitch), with speakers and
-folds. Not for: tests (nothing here is one).
+The class of a sample can be seen (colour of the frames) and heard (pitch).
 """
 
 from __future__ import annotations

@@ -1,8 +1,4 @@
-"""Small recordings written by the tests of ``hicmae/media``: every property of them is known.
-
-For: pictures whose brightness counts the frames, sound with a beep at a known time, any container.
-Not for: faces.
-"""
+"""Small recordings written by the tests of ``hicmae/media``: every property of them is known."""
 
 from __future__ import annotations
 

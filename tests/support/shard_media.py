@@ -1,7 +1,6 @@
 """Small recordings for the tests of the build, written with PyAV.
 
-For: videos whose brightness tells the time and whose sound is a known tone. Not for: tests
-(nothing here is one).
+Their brightness tells the time, and their sound is a known tone.
 """
 
 from __future__ import annotations

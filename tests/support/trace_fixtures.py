@@ -1,7 +1,6 @@
 """Small shards of recordings whose brightness rises and falls, with annotators who follow it.
 
-For: labels over time. Anna is late and notes what is shown; Ben is later, and notes it on another
-scale. Not for: tests (nothing here is one).
+Anna is late and notes what is shown; Ben is later, and notes it on another scale.
 """
 
 from __future__ import annotations
