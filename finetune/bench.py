@@ -76,7 +76,7 @@ def bench_finetune(
     import torch
     from torch.nn import functional
 
-    from finetune.mixing import mix_batch, soft_targets
+    from finetune.mixing import mix_batch, smoothed
     from hicmae.bench import median_parts, print_parts, random_clips, timed, write_figures
     from hicmae.devices import autocast
     from hicmae.graphs import Recorded
@@ -104,7 +104,8 @@ def bench_finetune(
     @torch.no_grad()
     def transformed() -> tuple[Tensor | None, Tensor | None, Tensor]:
         video, fbank = transform(batch)
-        wanted = soft_targets(labels, num_outputs, smoothing=_SMOOTHING)
+        named = torch.nn.functional.one_hot(labels, num_outputs).float()
+        wanted = smoothed(named, _SMOOTHING)
         return mix_batch(video, fbank, wanted, mixing)
 
     def loss() -> Tensor:

@@ -30,7 +30,7 @@ from finetune.folds import (
     shared_values,
 )
 from finetune.heads import Head, plain, read_truth
-from finetune.mixing import soft_targets
+from finetune.mixing import smoothed
 from finetune.plan import Plan
 from finetune.processes import Share
 from finetune.settings import RecipeConfig
@@ -229,13 +229,13 @@ def training_targets(
         else:
             whole = torch.from_numpy(read_truth(benchmark.every_head[0], rows)[0]).float()
         if benchmark.task == "classification":
-            return soft_targets(whole, benchmark.num_outputs, smoothing=smoothing), notes
+            return smoothed(whole, smoothing), notes
         return (whole - mean.float()) / std.float(), notes
     targets, known = [], []
     for head in benchmark.heads:
         truth, has = read_truth(head, rows)
         if head.kind == "classification":
-            truth = truth * (1 - smoothing) + smoothing / len(head.classes)
+            truth = smoothed(truth, smoothing)
         targets.append(truth)
         known.append(has)
         if not has.all():

@@ -6,6 +6,7 @@ The other augmentations, which see one clip at a time, are those of ``hicmae.tra
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -57,21 +58,13 @@ def mix_batch(
     return video, fbank, _blend(targets, share, neighbour)
 
 
-def soft_targets(labels: Tensor, num_classes: int, *, smoothing: float) -> Tensor:
-    """Class numbers, or shares of votes, as smoothed probabilities.
+def smoothed(shares: Any, smoothing: float) -> Any:
+    """Shares of classes (B, C), a tensor or an array, of which a part is spread evenly over all.
 
-    Args:
-        labels: (B,) int64, or (B, C) float32 whose rows sum to 1.
-        num_classes: C.
-        smoothing: Mass spread evenly over all classes, in 0..1.
-
-    Returns: (B, C) float32; every row sums to 1.
+    Args: smoothing: That part, in 0..1. Rows that sum to 1 go on to.
     Source: label smoothing of arXiv 1512.00567.
     """
-    shares = labels
-    if labels.ndim == 1:
-        shares = torch.nn.functional.one_hot(labels, num_classes).float()
-    return shares * (1 - smoothing) + smoothing / num_classes
+    return shares * (1 - smoothing) + smoothing / shares.shape[1]
 
 
 def alike(seen: Tensor, heard: Tensor) -> Tensor:

@@ -63,7 +63,7 @@ class RecipeConfig:
         fusion: How the layers are mixed: hierarchical, or another registered name.
         fusion_settings: Settings of that fusion.
         tuning: What is trained. full: everything. probe: the head and the layer weights alone, on
-            a frozen encoder (a linear probe). fusion: these and the fusion encoder. lora: these
+            a frozen encoder (a linear probe). fusion: these and the fusion encoder. lora: as probe,
             and low-rank updates of the encoder's matrices.
         lora: Those updates.
         soft_labels: Classification: train on the shares of the raters' votes (the benchmark's

@@ -8,7 +8,7 @@ import torch
 from numpy.testing import assert_allclose
 
 from finetune.losses import LOSSES, concordance_loss, soft_cross_entropy
-from finetune.mixing import MixingConfig, mix_batch, soft_targets
+from finetune.mixing import MixingConfig, mix_batch, smoothed
 
 B, C, S = 5, 3, 40
 
@@ -18,7 +18,7 @@ def clips() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     number = torch.arange(B, dtype=torch.float32)
     video = number.reshape(B, 1, 1, 1, 1).expand(B, 3, 4, 16, 16).clone()
     fbank = number.reshape(B, 1, 1).expand(B, S, 8).clone()
-    return video, fbank, soft_targets(torch.arange(B) % C, C, smoothing=0.1)
+    return video, fbank, smoothed(torch.eye(C)[torch.arange(B) % C], 0.1)
 
 
 def mixed_clips(seed: int, **settings: float) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -31,8 +31,8 @@ def mixed_clips(seed: int, **settings: float) -> tuple[torch.Tensor, torch.Tenso
 
 
 def test_smoothed_labels_are_probabilities_with_the_mass_where_it_belongs() -> None:
-    targets = soft_targets(torch.tensor([2, 0]), 4, smoothing=0.2)
-    assert_allclose(targets, [[0.05, 0.05, 0.85, 0.05], [0.85, 0.05, 0.05, 0.05]], rtol=1e-6)
+    targets = smoothed(torch.tensor([[0, 0, 1, 0], [0.75, 0.25, 0, 0]]), 0.2)
+    assert_allclose(targets, [[0.05, 0.05, 0.85, 0.05], [0.65, 0.25, 0.05, 0.05]], rtol=1e-6)
 
 
 @pytest.mark.parametrize("settings", [{"cutmix": 0.0}, {"mixup": 0.0}, {}, {"audio": True}])

@@ -11,7 +11,6 @@ import torch
 
 from finetune.data import balanced_weights, training_targets, vote_shares
 from finetune.losses import soft_cross_entropy
-from finetune.mixing import soft_targets
 from finetune.plan import resolve
 from finetune.settings import RecipeConfig
 from tests.support.finetune_fixtures import BENCHMARK, VALUES, settings
@@ -62,14 +61,6 @@ def test_a_correlation_of_batches_of_one_is_refused() -> None:
     resolve(VALUES, settings(recipe=RecipeConfig(batch_size=1), epochs=9))
     with pytest.raises(ValueError, match=r"recipe\.shots is for classification"):
         resolve(VALUES, settings(recipe=RecipeConfig(shots=2), epochs=9))
-
-
-def test_shares_are_smoothed_as_labels_are() -> None:
-    shares = torch.tensor([[0.75, 0.25], [1.0, 0.0]])
-    smoothed = soft_targets(shares, 2, smoothing=0.1)
-    assert smoothed.tolist() == [pytest.approx([0.725, 0.275]), pytest.approx([0.95, 0.05])]
-    labels = torch.tensor([0, 0])
-    assert torch.equal(soft_targets(labels, 2, smoothing=0.1)[1], smoothed[1])
 
 
 def test_targets_are_of_the_rows_in_the_order_of_the_benchmark() -> None:
