@@ -130,7 +130,8 @@ def evaluate(
         label_map: Which classes of the training are which of the tested benchmark: a YAML file,
             or a name out of configs/label_maps; null: they are the same.
         folds: all, or the folds whose networks are tested, separated by commas.
-        segments: Views of a sample along time; null: as many as after the training.
+        segments: Views of a sample along time; null: as many as after the training. A
+            sample hardly longer than a clip has fewer that differ, and each counts once.
         crops: Views of each segment, separated by commas, out of whole, mirrored, centre,
             centre-mirrored, top-left, top-right, bottom-left, bottom-right.
         device: Where networks run: auto (a GPU where there is one), cpu, cuda or cuda:0.
@@ -205,7 +206,8 @@ def modalities(
         benchmark: What is tested, if it is not the benchmark of the training.
         label_map: Which classes of the training are which of the tested benchmark.
         folds: all, or the folds whose networks are tested, separated by commas.
-        segments: Views of a sample along time; null: as many as after the training.
+        segments: Views of a sample along time; null: as many as after the training. A
+            sample hardly longer than a clip has fewer that differ, and each counts once.
         perturb: How clips are spoiled.
         device: Where networks run: auto (a GPU where there is one), cpu, cuda or cuda:0.
         precision: auto: bf16-mixed where the machine computes in bfloat16, else 32-true.
@@ -313,7 +315,7 @@ def embed(
             reads.
         per: sample: one row a sample (or a face of a recording), the mean over its views; view:
             one row a view.
-        segments: Of shards: views of a sample, spread over its length.
+        segments: Of shards: views of a sample, spread over its length; those that differ.
         hop: Of recordings: seconds from one view to the next; null: one view's length.
         device: Where the network runs: auto (a GPU where there is one), cpu, cuda or cuda:0.
         precision: auto: bf16-mixed where the machine computes in bfloat16, else 32-true.

@@ -144,6 +144,7 @@ def sides_of(plan: Plan, fold: Fold) -> tuple[InnerSplit, EpochChoice | None, li
         benchmark=benchmark,
         fold=judged,
         num_segments=1 if judge else plan.config.recipe.num_segments,
+        clip=plan.model.input,
         prefix="test" if rule == "best-on-test" else "validation",
     )
     return _reduced(plan, fold, sides, notes), choice, notes

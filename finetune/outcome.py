@@ -53,6 +53,7 @@ def predicted(
         dataclasses.replace(fold, test=rows),
         [batch for part in from_all(outputs) for batch in part],
         num_segments=plan.config.recipe.num_segments,
+        clip=plan.model.input,
         thresholds=limits,
     )
 

@@ -24,7 +24,9 @@ from finetune.folds import Fold, as_text, group_columns
 from finetune.heads import Head, chosen, digits, parsed, read_truth, truth_of
 from hicmae.files import text_of, whole_file
 from hicmae.heads import Thresholds
-from hicmae.views import ViewGrid
+from hicmae.settings import InputConfig
+from hicmae.views import ViewGrid, first_equal_segments
+from shards.reading.random_access import WINDOW
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -147,6 +149,7 @@ def predictions_of_fold(
     outputs: Iterable[dict[str, Tensor]],
     *,
     num_segments: int,
+    clip: InputConfig,
     thresholds: Mapping[str, Sequence[float]] = MappingProxyType({}),
 ) -> list[Prediction]:
     """Average the views of every test sample, as ``predictions_of_rows`` does.
@@ -155,6 +158,7 @@ def predictions_of_fold(
         fold: Its test rows, in the order in which the loader numbers samples.
         outputs: Of batches, as ``FinetuneModule.predict_step`` gives them.
         num_segments: Views of a sample: clips along time, of the whole picture.
+        clip: What the network reads.
     """
     views = collect_views(
         outputs,
@@ -168,6 +172,7 @@ def predictions_of_fold(
         views,
         fold=fold.name,
         grid=ViewGrid(segments=num_segments),
+        equal=equal_segments(fold.test, clip, num_segments),
         groups=group_columns(benchmark, pd.concat([fold.train, fold.test])),
         thresholds=thresholds,
     )
@@ -180,14 +185,17 @@ def predictions_of_rows(
     *,
     fold: str,
     grid: ViewGrid,
+    equal: Sequence[list[int]],
     groups: Sequence[str] = (),
     thresholds: Mapping[str, Sequence[float]] = MappingProxyType({}),
 ) -> list[Prediction]:
-    """Average the views of every sample.
+    """Average the views of every sample, each clip once.
 
     Args:
         views: (N, V, C) of the N rows, as ``collect_views`` gives them.
         grid: What the V views are.
+        equal: Which of them are the same clip, as ``equal_segments`` gives it; such a view is kept
+            once.
         groups: Columns by which scores are broken down.
 
     Returns: one prediction a row, in the order of the rows.
@@ -204,6 +212,7 @@ def predictions_of_rows(
     speakers = _texts(rows, benchmark.speaker)
     units = _texts(rows, benchmark.average_over)
     cells = {name: _texts(rows, name) for name in groups}
+    differing = [grid.differing(firsts) for firsts in equal]
     return [
         make_prediction(
             benchmark,
@@ -211,14 +220,20 @@ def predictions_of_rows(
             fold=fold,
             speaker=speakers[sample],
             true=truth[sample],
-            views=views[sample],
-            view_names=grid.names,
+            views=views[sample, differing[sample]],
+            view_names=[grid.names[view] for view in differing[sample]],
             unit=units[sample],
             groups={name: values[sample] for name, values in cells.items()},
             thresholds=thresholds,
         )
         for sample in range(len(rows))
     ]
+
+
+def equal_segments(rows: pd.DataFrame, clip: InputConfig, segments: int) -> list[list[int]]:
+    """For each sample, for each of its segments, the first one that is the same clip."""
+    lengths = rows[WINDOW if WINDOW in rows else "num_frames"]
+    return [first_equal_segments(int(n), clip, segments) for n in lengths]
 
 
 def collect_views(

@@ -82,7 +82,8 @@ class RecipeConfig:
             (or fifth of the first real value) alike.
         frame_stride: Distance of neighbouring frames of a clip; null: the benchmark's, or else
             the network's own.
-        num_segments: Test-time views of a sample along time, whose outputs are averaged.
+        num_segments: Test-time views of a sample along time; the outputs of those that differ are
+            averaged.
         calibrate: Classification: fit a temperature and a threshold, below which the answer is
             "not sure", on speakers kept out of training (validation_share); prediction then goes by
             them, the tested numbers do not. null: where selection is inner-validation, which

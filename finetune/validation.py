@@ -37,6 +37,7 @@ from finetune.processes import from_all
 from finetune.scores import Values, score
 from hicmae.checkpoints.checkpoint import Calibration
 from hicmae.heads import HALF, choose_thresholds
+from hicmae.settings import InputConfig
 
 _TEMPERATURES = (0.05, 20.0)
 _LEAST = 1e-12  # a probability of 0 was rounded
@@ -121,6 +122,7 @@ class EpochChoice(pl.Callback):
     Args:
         fold: A fold whose *test* rows are the side to score.
         num_segments: Views of a sample.
+        clip: What the network reads.
         prefix: Of the columns in ``metrics.csv``: ``validation`` or ``test``.
 
     Attributes:
@@ -128,10 +130,18 @@ class EpochChoice(pl.Callback):
         scores: Of that epoch.
     """
 
-    def __init__(self, *, benchmark: Benchmark, fold: Fold, num_segments: int, prefix: str) -> None:
+    def __init__(
+        self,
+        *,
+        benchmark: Benchmark,
+        fold: Fold,
+        num_segments: int,
+        clip: InputConfig,
+        prefix: str,
+    ) -> None:
         self.benchmark = benchmark
         self.fold = fold
-        self.num_segments = num_segments
+        self.num_segments, self.clip = num_segments, clip
         self.prefix = prefix
         self.epoch: int | None = None
         self.scores: Values = {}
@@ -155,7 +165,7 @@ class EpochChoice(pl.Callback):
         outputs = [batch for part in from_all(self._outputs) for batch in part]
         self._outputs = []
         predictions = predictions_of_fold(
-            self.benchmark, self.fold, outputs, num_segments=self.num_segments
+            self.benchmark, self.fold, outputs, num_segments=self.num_segments, clip=self.clip
         )
         values = score(self.benchmark, predictions)
         pl_module.log_dict(

@@ -48,7 +48,8 @@ CROPS = {
 class ViewGrid:
     """The test-time views of a sample: every segment in every crop.
 
-    View v is segment v // crops in crop v % crops.
+    View v is segment v // crops in crop v % crops. A sample hardly longer than a clip has fewer
+    different clips than segments: each of them counts once (``differing``).
 
     Args:
         segments: Clips along time.
@@ -85,6 +86,11 @@ class ViewGrid:
     def num_views(self) -> int:
         """Views of a sample."""
         return self.segments * len(self.crops)
+
+    def differing(self, first_equal: list[int]) -> list[int]:
+        """The views of a sample that no earlier one equals, by ``first_equal_segments``."""
+        crops = len(self.crops)
+        return [v for s in sorted(set(first_equal)) for v in range(s * crops, (s + 1) * crops)]
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -158,7 +164,8 @@ def first_equal_segments(num_frames_available: int, clip: InputConfig, segments:
     """For each test-time segment, the first one that is the same clip.
 
     Segments of a sample that is no longer than a clip coincide, and so do some of one that is a
-    little longer; who computes them needs each only once.
+    little longer; who computes them needs each only once, and a mean of them is of each once.
+    (Of two segments, as published, that is the mean of both.)
 
     Returns: one number a segment, counted from 0; its own where no earlier one is equal.
     Raises: ValueError: as ``test_views``.

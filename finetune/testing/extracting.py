@@ -16,6 +16,7 @@ import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,8 +26,10 @@ import pyarrow.parquet
 import torch
 from rich.console import Console
 from torch import Tensor
+from torch.utils.data import Subset
 
-from finetune.testing.machine import Machine, Running, loader_of
+from finetune.predictions import equal_segments
+from finetune.testing.machine import Machine, Running, distinct_items, loader_of
 from hicmae.checkpoints.checkpoint import Checkpoint, load_encoder
 from hicmae.checkpoints.networks import build_network
 from hicmae.emotion import EmotionConfig, EmotionModel
@@ -155,35 +158,43 @@ def feature_network(checkpoint: Checkpoint) -> EmotionModel:
 
 
 def shard_rows(extractor: Extractor, index: Index, *, per: str, segments: int) -> Iterator[Rows]:
-    """Columns and features of some rows at a time, in the order of the index."""
+    """Columns and features of some rows at a time, in the order of the index.
+
+    Views of a sample that are the same clip are one, in a mean too.
+    """
     dataset = ShardDataset(
         index,
         input=extractor.input,
         views=segments,
         modalities=extractor.modalities,
     )
-    waiting: dict[str, list[np.ndarray]] = {name: [] for name in extractor.widths}
-    loader = loader_of(extractor.running.machine, dataset)
-    for batch, video, fbank in extractor.running.batches(loader, "features"):
-        features = extractor(video, fbank)
-        samples, views = batch["sample"].tolist(), batch["view"].tolist()
-        if per == "view":
+    equal = equal_segments(index.table, extractor.input, segments)
+    clips = Subset(dataset, distinct_items(equal))
+    loader = loader_of(extractor.running.machine, clips)
+    found = (
+        (batch["sample"].tolist(), batch["view"].tolist(), extractor(video, fbank))
+        for batch, video, fbank in extractor.running.batches(loader, "features")
+    )
+    if per == "view":
+        for samples, views, features in found:
             yield _about_views(extractor, index, samples, views, segments), features
-            continue
-        for name, values in features.items():
-            waiting[name] += list(values)
-        whole = len(waiting[next(iter(waiting))]) // segments
-        if whole:
-            last = samples[-1] + 1 if views[-1] == segments - 1 else samples[-1]
-            mean = {
-                name: np.stack(values[: whole * segments])
-                .reshape(whole, segments, -1)
-                .mean(axis=1, dtype=np.float64)
-                .astype(np.float32)
-                for name, values in waiting.items()
-            }
-            waiting = {name: values[whole * segments :] for name, values in waiting.items()}
-            yield _about(index, list(range(last - whole, last))), mean
+        return
+    each = (
+        (sample, {name: values[place] for name, values in features.items()})
+        for samples, _, features in found
+        for place, sample in enumerate(samples)
+    )
+    of_samples = (
+        (sample, [row for _, row in own]) for sample, own in itertools.groupby(each, itemgetter(0))
+    )
+    while some := list(itertools.islice(of_samples, loader.batch_size)):
+        mean = {
+            name: np.stack(
+                [np.mean([row[name] for row in own], axis=0, dtype=np.float64) for _, own in some]
+            ).astype(np.float32)
+            for name in extractor.widths
+        }
+        yield _about(index, [sample for sample, _ in some]), mean
 
 
 def shard_columns(index: Index, *, per: str) -> pyarrow.Schema:

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from finetune.data import check_modalities
-from finetune.predictions import collect_views
+from finetune.predictions import collect_views, equal_segments
 from hicmae.checkpoints.checkpoint import Checkpoint, Labels
 from hicmae.checkpoints.networks import build_network
 from hicmae.devices import autocast, choose_device, inference_precision
@@ -36,9 +36,9 @@ from hicmae.processes import check_workers
 from hicmae.settings import InputConfig
 from hicmae.transforms import ClipTransform
 from hicmae.transforms.video import crop_views
-from hicmae.views import ViewGrid, first_equal_segments
+from hicmae.views import ViewGrid
 from shards.index import Index
-from shards.reading.random_access import WINDOW, ShardDataset
+from shards.reading.random_access import ShardDataset
 from shards.sample import collate
 
 # Entry of a batch by the modality that reads it.
@@ -294,7 +294,7 @@ def sample_views(
         cannot be read.
     """
     check_views(tested.modalities, grid)
-    equal = equal_segments(tested, rows, grid.segments)
+    equal = equal_segments(rows, tested.network.config.input, grid.segments)
     return run_views(
         tested,
         Subset(view_dataset(tested, index, rows, grid.segments), distinct_items(equal)),
@@ -320,13 +320,6 @@ def view_dataset(tested: Tested, index: Index, rows: pd.DataFrame, segments: int
         require_picture=False,
         require_sound=False,
     )
-
-
-def equal_segments(tested: Tested, rows: pd.DataFrame, segments: int) -> list[list[int]]:
-    """For each sample, for each of its segments, the first one that is the same clip."""
-    input = tested.network.config.input
-    lengths = rows.get(WINDOW, rows["num_frames"])
-    return [first_equal_segments(int(n), input, segments) for n in lengths]
 
 
 def distinct_items(equal: list[list[int]]) -> list[int]:

@@ -23,6 +23,7 @@ from finetune.data import check_modalities
 from finetune.folds import SEEN
 from finetune.predictions import (
     Prediction,
+    equal_segments,
     head_arrays,
     of_head,
     parse_prediction,
@@ -38,7 +39,6 @@ from finetune.testing.machine import (
     Machine,
     Tested,
     distinct_items,
-    equal_segments,
     load_tested,
     run_views,
     view_dataset,
@@ -465,7 +465,7 @@ def _predictions(
     with another one's picture. One pass of the network is both.
     """
     rows = side.rows
-    equal = equal_segments(tested, rows, plan.grid.segments)
+    equal = equal_segments(rows, tested.network.config.input, plan.grid.segments)
     check_modalities(rows, modalities=tested.modalities, whole=True, choice="")
     clips = view_dataset(tested, plan.index, rows, plan.grid.segments)
     swapped = None
@@ -487,13 +487,20 @@ def _predictions(
         doing=f"fold {side.fold}, {condition.name}",
     )
     # A view is of no interest here: one mean a line keeps the file small.
-    mean = plan.mapped.outputs(views).mean(axis=1, keepdims=True)  # (N, 1, C)
+    outputs = zip(plan.mapped.outputs(views), map(plan.grid.differing, equal), strict=True)
+    mean = np.stack([own[each].mean(axis=0, keepdims=True) for own, each in outputs])  # (N, 1, C)
     limits = thresholds_of(tested.labels.heads)
 
     def named(mean: np.ndarray, condition: Condition) -> Iterator[tuple[Condition, Prediction]]:
         one = ViewGrid(segments=1)
         for item in predictions_of_rows(
-            plan.mapped.benchmark, rows, mean, fold=side.fold, grid=one, thresholds=limits
+            plan.mapped.benchmark,
+            rows,
+            mean,
+            fold=side.fold,
+            grid=one,
+            equal=[[0]] * len(rows),
+            thresholds=limits,
         ):
             yield condition, item
 

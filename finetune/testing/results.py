@@ -19,6 +19,7 @@ from finetune.folds import num_speakers
 from finetune.over_time import RECORDINGS, recordings_note, smooth
 from finetune.predictions import (
     Prediction,
+    equal_segments,
     make_prediction,
     predictions_of_rows,
 )
@@ -69,6 +70,7 @@ def run_networks(plan: EvaluationPlan, machine: Machine) -> list[FoldResult]:
             plan.mapped.outputs(views),
             fold=side.fold,
             grid=plan.grid,
+            equal=equal_segments(side.rows, tested.network.config.input, plan.grid.segments),
             groups=plan.groups,
             thresholds=thresholds_of(tested.labels.heads),
         )

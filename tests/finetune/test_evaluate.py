@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from finetune.commands import evaluate, report
+from finetune.commands import evaluate, modalities, report
 from finetune.record import read_run, runs_in
+from finetune.testing.perturbations import PerturbationConfig
 from hicmae.config import save_yaml
 from hicmae.processes import VerbProcess
 from hicmae.settings import ModelConfig
@@ -110,6 +111,23 @@ def test_views_are_segments_times_crops_and_say_which_they_are(
     text = (out / "report.md").read_text()
     assert "3 x 3 (whole, mirrored, centre)" in text
     assert f"hicmae evaluate {finished} --config config.yaml" in text
+
+
+@pytest.mark.slow
+def test_a_clip_that_several_segments_are_counts_once(finished: Path, tmp_path: Path) -> None:
+    """25 frames hold ten different clips of 16."""
+    plain = PerturbationConfig(swaps=0, snr_db=(), picture_sd=(), missing_shares=())
+    ten, twenty = (
+        read_run(again(finished, tmp_path / f"{segments}", segments=segments)).predictions
+        for segments in (10, 20)
+    )
+    for one, other in zip(ten, twenty, strict=True):
+        assert len(other.view_names) == len(other.views) == 10
+        assert one.probabilities == pytest.approx(other.probabilities, abs=1e-6)
+    modalities(source=finished, out=tmp_path / "worth", segments=20, perturb=plain, **CPU)
+    lines = map(json.loads, (tmp_path / "worth/predictions.jsonl").read_text().splitlines())
+    for one, line in zip(ten, (x for x in lines if x["condition"] == "unspoiled"), strict=True):
+        assert one.probabilities == pytest.approx(line["probabilities"], abs=1e-6)
 
 
 @pytest.mark.slow

@@ -111,15 +111,16 @@ def test_pooled_features_give_the_predictions_of_a_fine_tuned_network(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("segments", [1, 3, 7])
+@pytest.mark.parametrize("segments", [1, 3, 7, 20])
 def test_a_sample_is_the_mean_of_its_views_wherever_batches_end(
     segments: int, pretrained: Path, shards: Path, tmp_path: Path
 ) -> None:
     one = features(pretrained, shards, tmp_path / "one.parquet", segments=segments)
     each = features(pretrained, shards, tmp_path / "each.parquet", segments=segments, per="view")
-    assert len(each) == 24 * segments
-    assert each["key"].iloc[::segments].tolist() == one["key"].tolist()
-    views = np.stack(each["pooled"].to_list()).reshape(24, segments, -1)
+    clips = min(segments, 10)  # so many different ones hold 25 frames
+    assert len(each) == 24 * clips
+    assert each["key"].iloc[::clips].tolist() == one["key"].tolist()
+    views = np.stack(each["pooled"].to_list()).reshape(24, clips, -1)
     assert np.stack(one["pooled"].to_list()) == pytest.approx(views.mean(1), abs=1e-5)
 
 

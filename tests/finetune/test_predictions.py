@@ -9,19 +9,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score
 
 from finetune.benchmark import Benchmark
+from finetune.folds import Fold
 from finetune.predictions import (
     Prediction,
     collect_views,
     make_prediction,
+    predictions_of_fold,
     read_predictions,
     write_predictions,
 )
 from finetune.scores import chance_score, score, score_run, undefined
+from hicmae.settings import InputConfig
 from tests.support.finetune_fixtures import BENCHMARK, VALUES
 
 
@@ -182,6 +186,22 @@ def test_views_are_put_in_their_places_and_each_is_needed_once() -> None:
     for wrong in ([batch((0, 0), (0, 1), (1, 0))], [batch((0, 0), (0, 1), (1, 0), (1, 1), (0, 0))]):
         with pytest.raises(AssertionError, match="instead of once"):
             collect_views(wrong, **shape)
+
+
+def test_segments_that_are_the_same_clip_count_once_in_the_mean() -> None:
+    rows = pd.DataFrame({"key": ["a", "b"], "emotion": "low", "num_frames": [17, 15]})
+    clip = InputConfig(num_frames=16, frame_stride=1)
+    shares = torch.tensor([[0.9, 0.1], [0.9, 0.1], [0.1, 0.9], *[[0.8, 0.2]] * 3])
+    place = torch.arange(6)
+    found = predictions_of_fold(
+        BENCHMARK,
+        Fold(name="1", train=rows, test=rows),
+        [{"sample": place // 3, "view": place % 3, "output": shares}],
+        num_segments=3,
+        clip=clip,
+    )
+    assert [item.probabilities for item in found] == [(0.5, 0.5), (0.8, 0.2)]
+    assert [item.view_names for item in found] == [("1:whole", "3:whole"), ("1:whole",)]
 
 
 def test_chance_is_said_of_the_metric_that_leads() -> None:

@@ -14,6 +14,7 @@ import torch
 from finetune.benchmark import Benchmark
 from finetune.folds import Fold
 from finetune.validation import EpochChoice, inner_split
+from hicmae.settings import InputConfig
 from tests.support.finetune_fixtures import BENCHMARK, VALUES, split_benchmark
 
 
@@ -101,6 +102,7 @@ def play(benchmark: Benchmark, rows: pd.DataFrame, epochs: list[list[Any]]) -> t
         benchmark=benchmark,
         fold=Fold(name="1", train=rows, test=rows),
         num_segments=1,
+        clip=InputConfig(),
         prefix="validation",
     )
     module = Counter()
@@ -119,7 +121,9 @@ def play(benchmark: Benchmark, rows: pd.DataFrame, epochs: list[list[Any]]) -> t
 
 
 def test_the_first_of_the_best_epochs_is_kept_and_every_epoch_is_logged() -> None:
-    rows = pd.DataFrame({"key": ["a", "b"], "speaker": "s", "emotion": ["low", "high"]})
+    rows = pd.DataFrame(
+        {"key": ["a", "b"], "speaker": "s", "emotion": ["low", "high"], "num_frames": 9}
+    )
     low, high = [0.9, 0.1], [0.2, 0.8]
     choice, module = play(BENCHMARK, rows, [[low, low], [low, high], [low, high], [high, low]])
     assert [line["validation_uar"] for line in module.logged] == [0.5, 1.0, 1.0, 0.0]
@@ -128,7 +132,7 @@ def test_the_first_of_the_best_epochs_is_kept_and_every_epoch_is_logged() -> Non
 
 
 def test_an_undefined_score_chooses_nothing_and_is_said() -> None:
-    rows = pd.DataFrame({"key": ["a", "b", "c"], "speaker": "s", "valence": 0.5})
+    rows = pd.DataFrame({"key": ["a", "b", "c"], "speaker": "s", "valence": 0.5, "num_frames": 9})
     rows["arousal"] = [0.1, 0.5, 0.9]
     outputs = [[0.1, 0.2], [0.3, 0.4], [0.2, 0.9]]
     choice, module = play(VALUES, rows, [outputs, outputs])
