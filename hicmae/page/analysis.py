@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import math
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from hicmae.checkpoints.portable import locate
 from hicmae.config import to_dict
 from hicmae.devices import choose_device
 from hicmae.heads import said
-from hicmae.page.jobs import Report
+from hicmae.page.jobs import Report, for_visitors
 from hicmae.page.settings import Limits
 from hicmae.prediction.live import LiveNetwork
 from hicmae.prediction.messages import Clip, Followed, Found, StageProgress, Window, WindowConfig
@@ -70,8 +71,9 @@ def open_analyst(
     found = None if any(folder.glob("fold-*")) else load_checkpoint(folder)
     if found is None or found.kind == "emotion":
         predictor = load(source, device=device, precision=precision)
-        return EmotionAnalyst(predictor, windows, limits.seconds)
-    name = Path(source).name or source
+        notes = _shown_notes(predictor.notes, source, folder)
+        return EmotionAnalyst(predictor, notes, windows, limits.seconds)
+    name = _name(source)
     return ReconstructionAnalyst(found, name, windows, limits.seconds, choose_device(device))
 
 
@@ -79,20 +81,25 @@ class EmotionAnalyst:
     """Looks at recordings of up to so many seconds with a fine-tuned network."""
 
     def __init__(
-        self, predictor: EmotionPredictor, config: WindowConfig, most_seconds: float
+        self,
+        predictor: EmotionPredictor,
+        notes: list[str],
+        config: WindowConfig,
+        most_seconds: float,
     ) -> None:
-        self._predictor, self._config, self._most_seconds = predictor, config, most_seconds
+        self._predictor, self._notes = predictor, notes
+        self._config, self._most_seconds = config, most_seconds
 
     def describe(self) -> dict[str, Any]:
         """See ``hicmae.page.server.Model``."""
         predictor = self._predictor
-        source = str(predictor.source)
         return {
-            "name": Path(source).name or source,
+            "name": _name(predictor.source),
             "kind": "emotion",
             "task": predictor.labels.task,
             "labels": list(predictor.labels.names),
             "heads": to_dict(predictor.labels.heads),
+            "min_confidence": predictor.confidence(None),
             "modalities": predictor.modalities,
             "num_parameters": predictor.network.num_parameters,
             "window_seconds": self._config.window or predictor.input.clip_seconds,
@@ -126,11 +133,12 @@ class EmotionAnalyst:
             "task": prediction.labels.task,
             "labels": list(prediction.labels.names),
             "heads": to_dict(prediction.labels.heads),
+            "min_confidence": self._predictor.confidence(None),
             "seconds": prediction.seconds,
             "width": prediction.width,
             "height": prediction.height,
             "has_sound": has_sound,
-            "notes": [*self._predictor.notes, *prediction.notes],
+            "notes": [*self._notes, *map(for_visitors, prediction.notes)],
             "tracks": [_predicted(track, prediction) for track in prediction.tracks],
             "filter_bank": bank.picture(),
             "timings": dict(prediction.stage_seconds),
@@ -164,7 +172,8 @@ class ReconstructionAnalyst:
                 "network makes of picture and sound; fine-tune it first"
             )
         self._network, self._name = network.to(device).eval(), name
-        self._preparation, self._note = preparation_of(checkpoint)
+        self._preparation, note = preparation_of(checkpoint)
+        self._notes = _shown_notes([note] if note else [], name, checkpoint.path)
         self._config, self._most_seconds, self._device = config, most_seconds, device
         self._transform = ClipTransform(network.config.input).to(device).eval()
         self._process = DecodingProcess()
@@ -226,7 +235,7 @@ class ReconstructionAnalyst:
             "width": found.width,
             "height": found.height,
             "has_sound": found.has_sound,
-            "notes": [*filter(None, [self._note]), *found.notes, *finished.notes],
+            "notes": [*self._notes, *map(for_visitors, (*found.notes, *finished.notes))],
             "tracks": list(tracks.values()),
             "filter_bank": bank.picture(),
             "timings": {**finished.seconds, "network": network_seconds},
@@ -304,6 +313,20 @@ class WholeBank:
             return 0
         seconds = clip.num_samples / self._sample_rate
         return max(0, int((seconds - _ROW_SECONDS) * _ROWS_PER_SECOND + 1e-6) + 1)
+
+
+def _name(source: str) -> str:
+    """What the page calls a checkpoint."""
+    return Path(source).name or source
+
+
+def _shown_notes(notes: Sequence[str], source: str, folder: Path) -> list[str]:
+    """Lines about a checkpoint without its folders and options; the page has no traces."""
+    shown = [for_visitors(note) for note in notes if "(--rate)" not in note]
+    for place in (source, str(folder.resolve()), str(folder)):
+        if place != _name(place):
+            shown = [note.replace(place, _name(source)) for note in shown]
+    return shown
 
 
 def jpeg_url(jpeg: bytes) -> str:

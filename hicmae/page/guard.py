@@ -89,7 +89,7 @@ class Guard:
         host = headers.get("host", "")
         name = (urlsplit(f"//{host}").hostname or "") if _is_host(host) else ""
         if name not in self._names and not (self._any_address and _is_address(name)):
-            message = f"host {host!r} is not a name of this page; allow it with --allowed_hosts"
+            message = f"host {host!r} is not a name of this page (--allowed_hosts allows it)"
             return 421, "host", message
         if method not in ("GET", "HEAD"):
             origin = headers.get("origin")

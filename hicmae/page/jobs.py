@@ -34,6 +34,7 @@ State = Literal["waiting", "running", "done", "failed"]
 _MOST_RESULTS = 16
 Report = Callable[[str, float], None]  # a stage in words, and its share done, 0 to 1
 _PREFIX = "hicmae-page-"
+_OPTION = r"(?<![\w-])--[a-z]"
 _BLOCK = 1 << 20
 
 
@@ -202,7 +203,10 @@ class JobQueue:
             pass  # nobody waits for it any more
         except ValueError as problem:
             message = str(problem).removeprefix(f"{job.path}: ").replace(str(job.path), job.name)
-            error = {"cause": getattr(problem, "cause", "error"), "message": message}
+            shown = for_visitors(message)
+            if shown != message:
+                log.warning("%s: %s", job.name, message)
+            error = {"cause": getattr(problem, "cause", "error"), "message": shown}
         except Exception:
             log.exception("%s: the page failed on it", job.name)
             message = "the program failed on this recording; its terminal shows the traceback"
@@ -249,6 +253,12 @@ def shown_name(name: str | None) -> str:
     """A file's name as it may be shown: the last part of it, printable, not too long."""
     last = re.split(r"[/\\]", name or "")[-1]
     return "".join(character for character in last if character.isprintable())[:120] or "recording"
+
+
+def for_visitors(line: str) -> str:
+    """A line without what only who started the page can use: options of the command line."""
+    line = re.sub(rf" \([^()]*{_OPTION}[^()]*\)", "", line)
+    return "; ".join(part for part in line.split("; ") if not re.search(_OPTION, part)) or line
 
 
 def _remove_leftovers(root: Path) -> None:

@@ -58,6 +58,7 @@ _MOST_FRAMES, _MOST_PIXELS = 200, 4_000_000
 _PASSED_ON = ("forwarded", "via", "x-forwarded-for", "x-real-ip")
 _NO_JOB = {"cause": "no-job", "message": "no such recording; results are kept for some minutes"}
 _POLL_SECONDS = 0.1
+_LEAST = "Where no class is as probable, the answer is: not sure"
 
 
 class Error(BaseModel):
@@ -90,6 +91,7 @@ class Model(BaseModel):
     task: Literal["classification", "regression", "joint", "none"]
     labels: list[str] = Field(description="What the outputs stand for; empty if pretrained")
     heads: list[Head] = Field(default=[], description="Of several heads; their labels in a row")
+    min_confidence: float = Field(default=0.0, description=_LEAST)
     modalities: str
     num_parameters: int
     window_seconds: float
@@ -162,6 +164,7 @@ class Prediction(BaseModel):
     task: Literal["classification", "regression", "joint", "none"]
     labels: list[str]
     heads: list[Head] = Field(default=[], description="Of several heads; their labels in a row")
+    min_confidence: float = Field(default=0.0, description=_LEAST)
     seconds: float
     width: int
     height: int

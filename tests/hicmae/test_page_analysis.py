@@ -11,7 +11,7 @@ import pytest
 
 from hicmae.config import to_dict
 from hicmae.heads import HeadLabels
-from hicmae.page.analysis import WholeBank, bank_url, open_analyst
+from hicmae.page.analysis import WholeBank, _shown_notes, bank_url, open_analyst
 from hicmae.page.server import Model, Prediction
 from hicmae.page.settings import Limits
 from hicmae.prediction.messages import Clip, WindowConfig
@@ -125,6 +125,21 @@ def test_probabilities_of_both_and_each_are_those_of_predict(
     assert result.filter_bank.end == pytest.approx(2, abs=0.08)
     assert track.thumbnail.startswith("data:image/jpeg;base64,")
     assert stages
+
+
+def test_notes_name_no_folder_and_no_option(tmp_path: Path) -> None:
+    run = tmp_path / "runs" / "mine"
+    notes = [
+        f"the predictions of 2 folds of {run} are averaged",
+        f"{run / 'fold-1'} does not say how its images were made",
+        "where no class reaches 0.4 the prediction is 'not sure' (--min_confidence sets another)",
+        "a value of a trace (--rate) stands 1 s after the middle of its window",
+    ]
+    assert _shown_notes(notes, str(run), run) == [
+        "the predictions of 2 folds of mine are averaged",
+        "mine/fold-1 does not say how its images were made",
+        "where no class reaches 0.4 the prediction is 'not sure'",
+    ]
 
 
 @pytest.mark.slow

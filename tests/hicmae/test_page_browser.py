@@ -189,9 +189,29 @@ def test_a_clip_goes_up_and_its_timeline_follows_playback(page: Any, clips_dir: 
     assert after[1] - before[1] == pytest.approx(0.75 * width, abs=0.1 * width)
     assert after[3] - before[3] == pytest.approx(0.75 * width, abs=0.1 * width)
     assert after[2] != before[2]  # the box is where the face is now
+    # The keyboard goes on by tenths of a second.
+    part(page, "position").send_keys("\ue012" * 5)  # to the left
+    until(page, lambda: places()[0] == pytest.approx(after[0] - 0.5, abs=0.06))
+    assert part(page, "position").get_attribute("aria-valuetext").endswith(" s")
+    after = places()
     # And playing moves everything on.
     page.execute_script("const p = document.getElementById('player'); p.muted = true; p.play();")
     until(page, lambda: places()[0] > after[0] + 0.3 and places()[1] > after[1])
+
+
+def test_shares_have_their_own_axis_and_who_is_not_sure_says_so(page: Any) -> None:
+    found = page.execute_async_script("""
+        const done = arguments[0];
+        import("/charts.js").then(({ captionOf, rangeOf }) => {
+          const kinds = (...given) => ({ task: "joint", heads: given.map((kind) => ({ kind })) });
+          const sure = (min_confidence) => ({ task: "classification", heads: [], min_confidence });
+          done([rangeOf([0.2, 0.8], kinds("distribution", "multilabel")),
+            rangeOf([0.2, 0.8], kinds("distribution", "regression")),
+            rangeOf([0.2, 4.5], kinds("regression")),
+            rangeOf(Array(500000).fill(-2), kinds("regression")),
+            ...[0.5, 0.7].map((least) => captionOf(["a", "b"], [0.4, 0.6], sure(least))[0])]);
+        });""")
+    assert found == [[0, 1], [-1, 1], [0, 4.5], [-2, 2], "b 0.60", "not sure"]
 
 
 def test_a_corrupt_clip_is_named_with_its_cause_and_the_page_goes_on(

@@ -100,6 +100,27 @@ def test_a_bad_recording_is_an_error_that_names_it_as_the_user_does(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("line", "shown"),
+    [
+        ("found no face; if these are crops, pass --faces none", "found no face"),
+        (
+            "where none is it is 'not sure' (--min_confidence 0: never)",
+            "where none is it is 'not sure'",
+        ),
+        ("no sound - no face; cut off", "no sound - no face; cut off"),
+        ("pass --faces yunet", "pass --faces yunet"),
+    ],
+)
+def test_a_visitor_is_told_no_option_that_he_cannot_give(
+    jobs: JobQueue, analyst: SlowAnalyst, tmp_path: Path, line: str, shown: str
+) -> None:
+    analyst.go.set()
+    job = jobs.add(upload(tmp_path, f"bad {line}"), "mine.mp4")
+    until(lambda: state(jobs, job.id) == "failed")
+    assert job.error == {"cause": "error", "message": f"bad {shown}"}
+
+
 def test_a_bug_ends_one_recording_and_not_the_page(
     jobs: JobQueue, analyst: SlowAnalyst, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -17,10 +17,24 @@ export function element(name, options = {}, ...children) {
   return made;
 }
 
-/** A bar for each label; real values grow from the middle of their range. */
-export function bars(labels, values, range) {
+/** The place of the class that is the answer; -1 where none is sure enough, or of other tasks. */
+export function answerOf(values, { task, min_confidence }) {
+  const most = Math.max(...values);
+  return task === "classification" && most >= min_confidence ? values.indexOf(most) : -1;
+}
+
+/** The ends of an axis: 0 and 1 of shares; of real values as far as they reach. */
+export function rangeOf(values, { task, heads }) {
+  const real = task === "regression" || heads.some((head) => head.kind === "regression");
+  if (!real) return [0, 1];
+  const high = values.reduce((most, value) => Math.max(most, Math.abs(value)), 1);
+  return high <= 1 || values.some((value) => value < 0) ? [-high, high] : [0, high];
+}
+
+/** A bar for each label, one of which is the answer; real values grow from the middle of their
+ *  range. */
+export function bars(labels, values, range, answer) {
   const [low, high] = range;
-  const top = values.indexOf(Math.max(...values));
   return labels.map((label, index) => {
     const share = (value) => 100 * (Math.min(Math.max(value, low), high) - low) / (high - low);
     const from = share(low < 0 ? 0 : low), to = share(values[index]);
@@ -32,14 +46,14 @@ export function bars(labels, values, range) {
       element("div", { className: "trough" }, fill),
       element("span", { className: "number", textContent: values[index].toFixed(2) }));
     bar.style.setProperty("--colour", colourOf(index));
-    if (low === 0 && index === top) bar.classList.add("first");
+    if (index === answer) bar.classList.add("first");
     return bar;
   });
 }
 
 /** Change bars that are there instead of making new ones: they move then. */
-export function updateBars(place, labels, values, range) {
-  const made = bars(labels, values, range);
+export function updateBars(place, labels, values, range, answer) {
+  const made = bars(labels, values, range, answer);
   if (place.children.length !== made.length) {
     place.replaceChildren(...made);
     return;
@@ -152,12 +166,13 @@ export function frameFace(box, [x, y, width, height, angle], caption, colour) {
   label.style.top = top < 0.08 ? `${100 * Math.max(-top, 0) / height}%` : "auto";
 }
 
-/** What is said in one line, and in which colour: the first class, all real values, or what
- *  several heads say. */
-export function captionOf(labels, values, task, said) {
-  if (task === "joint") return [said, "#ffffff"];
-  const top = values.indexOf(Math.max(...values));
-  return task === "classification" ? [`${labels[top]} ${values[top].toFixed(2)}`, colourOf(top)]
+/** What is said in one line, and in which colour: the answer, all real values, or what several
+ *  heads say. */
+export function captionOf(labels, values, about, said) {
+  if (about.task === "joint") return [said, "#ffffff"];
+  const answer = answerOf(values, about);
+  if (about.task === "classification" && answer < 0) return ["not sure", "#ffffff"];
+  return answer >= 0 ? [`${labels[answer]} ${values[answer].toFixed(2)}`, colourOf(answer)]
     : [labels.map((label, i) => `${label} ${values[i].toFixed(2)}`).join("  "), "#ffffff"];
 }
 

@@ -1,6 +1,6 @@
 // The camera's emotion while it runs: every second the last seconds go to the page's own program.
 
-import { Timeline, captionOf, frameFace, legend, updateBars } from "/charts.js";
+import { Timeline, answerOf, captionOf, frameFace, legend, rangeOf, updateBars } from "/charts.js";
 
 const FRAME_SECONDS = 0.07;   // pictures come closer together than the network wants them
 const SHOWN_SECONDS = 60;
@@ -152,19 +152,16 @@ export class LiveView {
   show({ modality, values, said, box }, windows, end) {
     const { model, at } = this;
     while (windows.length && windows[0].end < end - SHOWN_SECONDS) windows.shift();
-    const all = windows.flatMap((window) => window.values);
-    const high = Math.max(1, ...all.map(Math.abs));
-    const range = model.task === "classification" ? [0, 1] : [-high, high];
+    const range = rangeOf(windows.flatMap((window) => window.values), model);
     at("live-by").textContent = { "audio-video": "by picture and sound", video: "by the picture alone",
       audio: "by the sound alone: no face" }[modality] ?? "no face, nothing to go by";
-    if (values) updateBars(at("live-now"), model.labels, values, range);
+    if (values) updateBars(at("live-now"), model.labels, values, range, answerOf(values, model));
     else at("live-now").replaceChildren();
     at("live-box").hidden = true;
     if (box) {
       const video = at("live-video");
       video.parentElement.style.aspectRatio = `${video.videoWidth} / ${video.videoHeight}`;
-      frameFace(at("live-box"), box, ...captionOf(model.labels, values, model.task,
-        said));
+      frameFace(at("live-box"), box, ...captionOf(model.labels, values, model, said));
     }
     const shown = windows.map((window) => ({ both: window.values,
       start: window.end - end + SHOWN_SECONDS, end: window.end - end + SHOWN_SECONDS }));

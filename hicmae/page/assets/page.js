@@ -1,7 +1,7 @@
 // The page: a clip goes up, its prediction comes down and moves with playback.
 
 import {
-  Timeline, bars, captionOf, clock, element, frameFace, legend, updateBars,
+  Timeline, answerOf, bars, captionOf, clock, element, frameFace, legend, rangeOf, updateBars,
 } from "/charts.js";
 import { LiveView } from "/live.js";
 import { Recorder } from "/recorder.js";
@@ -115,7 +115,7 @@ function show(result, file, name) {
   choice.replaceChildren(...result.tracks.map((track, index) => element("option",
     { value: index, textContent: `${track.name} (${clock(track.start)} to ${clock(track.end)})` })));
   at("track-choice").hidden = result.tracks.length < 2;
-  at("position").max = result.seconds;
+  at("position").max = Math.ceil(10 * result.seconds) / 10;  // the end is a step too
   const bank = result.filter_bank;
   at("fbank-area").hidden = !bank;
   if (bank) {
@@ -134,11 +134,9 @@ function longest(tracks) {
 }
 
 function range() {
-  if (!["regression", "joint"].includes(shown.result.task)) return [0, 1];
   const all = shown.result.tracks.flatMap((track) => track.windows)
     .flatMap((w) => [w.both, w.video, w.audio]).filter(Boolean).flat();
-  const high = Math.max(1, ...all.map(Math.abs));
-  return all.some((value) => value < 0) || high <= 1 ? [-high, high] : [0, high];
+  return rangeOf(all, shown.result);
 }
 
 /** Show one of several faces. */
@@ -187,7 +185,8 @@ function compare(track) {
   at("modalities").hidden = !shown.result.labels.length;
   at("side-by-side").replaceChildren(...given.map((name) => element("div", { className: "card" },
     element("h4", { textContent: MEASURES[name] }),
-    ...bars(labels, track.summary[name], shown.range))));
+    ...bars(labels, track.summary[name], shown.range,
+      answerOf(track.summary[name], shown.result)))));
   at("mattered").textContent = mattered(track.summary);
 }
 
@@ -202,7 +201,7 @@ function mattered({ both, video, audio, said }) {
     / (task === "classification" ? 2 : labels.length);
   const far = { picture: distance(video), sound: distance(audio) };
   const nearer = far.picture < far.sound ? "picture" : "sound";
-  const top = (one) => labels[one.indexOf(Math.max(...one))];
+  const top = (one) => labels[answerOf(one, shown.result)] ?? "not sure";
   const says = task === "joint"
     ? `Together: ${said.both}. Picture alone: ${said.video}. Sound alone: ${said.audio}. `
     : task === "classification"
@@ -248,7 +247,7 @@ function moved(time = shown?.playable ? at("player").currentTime : Number(at("po
   if (!shown?.track) return;
   const { track, result } = shown;
   at("position").value = time;
-  at("now-time").textContent = clock(time, 0.1);
+  at("now-time").textContent = at("position").ariaValueText = clock(time, 0.1);
   // The window whose middle is nearest speaks for this moment.
   const middle = (w) => Math.abs((w.start + w.end) / 2 - time);
   const inside = time >= track.start - 0.05 && time <= track.end + 0.05;
@@ -258,8 +257,8 @@ function moved(time = shown?.playable ? at("player").currentTime : Number(at("po
   at("fbank-head").style.left = `${100 * time / result.seconds}%`;
   let caption = track.name, colour = "#ffffff";
   if (now?.both) {
-    updateBars(at("now"), result.labels, now.both, shown.range);
-    [caption, colour] = captionOf(result.labels, now.both, result.task, now.said?.both);
+    updateBars(at("now"), result.labels, now.both, shown.range, answerOf(now.both, result));
+    [caption, colour] = captionOf(result.labels, now.both, result, now.said?.both);
   } else {
     at("now").replaceChildren(element("p", { className: "quiet",
       textContent: "Nothing was predicted for this moment." }));
