@@ -68,8 +68,9 @@ def report(
 
     if workers is not None and workers < 1:
         raise ValueError(f"workers = {workers} (must be at least 1, or null: one a core)")
-    found = [read_run(folder) for given in runs for folder in runs_in(given)]
-    pairs = name_runs(found)
+    places = [(given, folder) for given in runs for folder in runs_in(given)]
+    found = [read_run(folder) for _, folder in places]
+    pairs = name_runs(found, [given for given, _ in places])
     if out.suffix.lower() in (".html", ".htm"):
         raise ValueError(
             f"{out}: out is the Markdown file, and the HTML goes beside it; name it"

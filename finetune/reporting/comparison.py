@@ -35,14 +35,25 @@ from hicmae.files import portable
 Named = Sequence[tuple[str, Run]]
 
 
-def name_runs(runs: Sequence[Run]) -> list[tuple[str, Run]]:
+def name_runs(runs: Sequence[Run], given: Sequence[Path] = ()) -> list[tuple[str, Run]]:
     """Give each run a name that no other has: of its folder, with as many parents as it takes.
+
+    Args:
+        given: For each run the folder that the user named, its own or one that holds several:
+            names tell where in that folder a run lies, and in which where there are more.
 
     Raises: ValueError: one that is given twice.
     """
     parts = [run.folder.resolve().parts for run in runs]
+    several = len(set(given)) > 1
+    below = [
+        len(run.folder.relative_to(top).parts) + several
+        for run, top in zip(runs, given or [run.folder for run in runs], strict=True)
+    ]
     for count in range(1, max(map(len, parts)) + 1):
-        names = ["/".join(path[-count:]) for path in parts]
+        names = [
+            "/".join(path[-max(count, least) :]) for path, least in zip(parts, below, strict=True)
+        ]
         if len(set(names)) == len(names):
             return list(zip(names, runs, strict=True))
     twice = sorted(

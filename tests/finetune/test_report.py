@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import unquote
 
@@ -18,7 +19,7 @@ from finetune.commands import report
 from finetune.heads import Head
 from finetune.predictions import true_and_predicted
 from finetune.record import Run, read_run
-from finetune.reporting.comparison import comparison, group_runs, paired_parts
+from finetune.reporting.comparison import comparison, group_runs, name_runs, paired_parts
 from finetune.reporting.document import Picture, Section, Table
 from finetune.reporting.entries import SeedGroup, label_curve_parts, label_curves
 from finetune.reporting.values import scatter_figure
@@ -145,6 +146,23 @@ def test_a_changed_prediction_changes_the_report_and_is_said(
     finally:
         path.write_text(kept)
         report(runs=[runs["heard"]], out=tmp_path / "report.md")
+
+
+@pytest.mark.parametrize(
+    ("given", "names"),
+    [
+        ({"r/a": [""], "r/sweep": ["audio", "video"]}, ["a", "sweep/audio", "sweep/video"]),
+        ({"r/sweep": ["audio/seed-0", "video"]}, ["audio/seed-0", "video"]),
+        ({"r/one": ["audio"], "r/two": ["audio"]}, ["one/audio", "two/audio"]),
+        ({"r/sweep/audio": [""], "s/audio": [""]}, ["sweep/audio", "s/audio"]),
+    ],
+)
+def test_names_of_runs_tell_in_which_folder_they_lie(
+    given: dict[str, list[str]], names: list[str]
+) -> None:
+    places = [(Path(top), Path(top, name)) for top, each in given.items() for name in each]
+    runs: Any = [SimpleNamespace(folder=folder) for _, folder in places]
+    assert [name for name, _ in name_runs(runs, [top for top, _ in places])] == names
 
 
 def test_published_and_measured_numbers_share_no_column(
