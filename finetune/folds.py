@@ -290,7 +290,8 @@ def group_columns(benchmark: Benchmark, rows: pd.DataFrame) -> tuple[str, ...]:
 
     A column is found if the manifest brought it, at least two and at most ``MAX_VALUES`` values
     occur in it, each more than once, and it is text, whole numbers or yes and no. The truth, the
-    speaker and what divides the folds are no groups.
+    speaker and what divides the folds are no groups, nor is what tells the class (a finer label):
+    all of such a group have the same, and its score is the recall that stands in the class table.
     """
     named = [name for name in (HELD, *benchmark.groups) if name in rows.columns]
     taken = {
@@ -302,10 +303,14 @@ def group_columns(benchmark: Benchmark, rows: pd.DataFrame) -> tuple[str, ...]:
         benchmark.folds.column,
         *benchmark.disjoint,
     }
+    labels = [head.label for head in benchmark.every_head if head.kind != "multilabel"]
     found = [
         str(name)
         for name in rows.columns
-        if name not in taken and name not in named and _is_group(rows[name])
+        if name not in taken
+        and name not in named
+        and _is_group(rows[name])
+        and not any(_tells(rows[name], rows[label]) for label in labels if label)
     ]
     return (*named, *found)
 
@@ -447,6 +452,11 @@ def _is_group(column: pd.Series) -> bool:
     counts = column.map(as_text).value_counts()
     counts = counts[counts.index != ""]
     return 2 <= len(counts) <= MAX_VALUES and int(counts.min()) >= 2
+
+
+def _tells(column: pd.Series, labels: pd.Series) -> bool:
+    """Whether each value goes with one label alone."""
+    return bool((labels.groupby(column.map(as_text)).nunique() <= 1).all())
 
 
 def _samples(benchmark: Benchmark, rows: pd.DataFrame) -> list[np.ndarray]:
