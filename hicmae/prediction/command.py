@@ -70,7 +70,9 @@ def predict(
     The exit status is 0 if every recording was predicted, else 2.
 
     Args:
-        recordings: Videos, sound files, folders (searched to any depth), folders of images.
+        recordings: Videos, sound files, folders (searched to any depth), folders of images. A sound
+            file in a folder, beside a video of its name that is predicted by its sound, is left
+            out.
         checkpoint: A fine-tuned checkpoint folder; a run of hicmae finetune (the predictions of all
             its folds are averaged; RUN/fold-1 is one of them); owner/name on the Hugging Face Hub;
             or https://…/folder.
@@ -119,6 +121,8 @@ def predict(
     config = replace(config, hop=hop_of(rate, config.hop))
     formats = parse_formats(tiers)
     found = gather(recordings, out)
+    sounds = {} if spans is not None else _sounds_again(found, recordings)
+    found.sort(key=lambda each: each.path in sounds)  # after their videos
     wanted = [name.strip() for name in (span_tiers or "").split(",") if name.strip()]
     if spans is None and wanted:
         raise ValueError("span_tiers says which tiers of --spans are read; give that too")
@@ -150,9 +154,14 @@ def predict(
     smoothed = model.network.smoothing_seconds if smoothing is None else smoothing
     trace = None if rate is None else TraceForm(rate, smoothed, model.network.shift_seconds)
     outcomes: list[dict[str, str]] = []
+    heard: set[Path] = set()
+    again: list[Source] = []
     try:
         with model, _Bar(errors, len(found)) as bar:
             for recording in found:
+                if sounds.get(recording.path) in heard:
+                    again.append(recording)
+                    continue
                 bar.begin(recording)
                 older = _written(out / recording.name)
                 try:
@@ -185,14 +194,23 @@ def predict(
                     outcomes.append(_outcome(recording, cause, message))
                     errors.print(f"failed: {printable(message)}", markup=False, style="red")
                 else:
+                    if model.modalities == "video" or "audio" in prediction.modality:
+                        heard.add(recording.path)
                     outcomes.append(_outcome(recording, "", "; ".join(prediction.notes)))
                     _say(console, recording, prediction, annotate)
     finally:  # of a run that is interrupted too
         _write_outcomes(out / OUTCOMES, outcomes)
+    if again:
+        names = ", ".join(each.name for each in again[:3]) + (", …" if len(again) > 3 else "")
+        console.print(
+            f"note: left out, as the sound of a video of its name beside it: {printable(names)}"
+            f" ({len(again)} in all); name one to have it predicted by itself",
+            markup=False,
+        )
     failed = sum(bool(outcome["cause"]) for outcome in outcomes)
     console.print(
-        f"{len(found) - failed} of {len(found)} recordings predicted, in {printable(str(out))}"
-        + (f"; {failed} failed, see {OUTCOMES}" if failed else ""),
+        f"{len(outcomes) - failed} of {len(outcomes)} recordings predicted,"
+        f" in {printable(str(out))}" + (f"; {failed} failed, see {OUTCOMES}" if failed else ""),
         markup=False,
     )
     return 2 if failed else 0
@@ -246,6 +264,20 @@ def gather(sources: Sequence[Path], out: Path) -> list[Source]:
         for whole in longer:
             depths[whole] += 1
     return [Source(path, names[whole]) for whole, (path, _) in distinct.items()]
+
+
+def _sounds_again(found: Sequence[Source], named: Sequence[Path]) -> dict[Path, Path]:
+    """Sound files beside a video of their name, with that video; none that was named itself."""
+    from hicmae.media.images import SOUND_SUFFIXES, VIDEO_SUFFIXES
+
+    paths, asked = [each.path for each in found], {path.resolve() for path in named}
+    videos = {path.with_suffix(""): path for path in paths if path.suffix.lower() in VIDEO_SUFFIXES}
+    return {
+        path: videos[path.with_suffix("")]
+        for path in paths
+        if path.suffix.lower() in SOUND_SUFFIXES and path.resolve() not in asked
+        if path.with_suffix("") in videos
+    }
 
 
 class _Bar:

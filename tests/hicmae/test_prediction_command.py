@@ -167,6 +167,26 @@ def test_the_sound_of_images_is_no_recording_of_its_own(tmp_path: Path) -> None:
     assert found == {"beside", "inside", "stack.npy", "alone.wav", "clip.mp4"}
 
 
+@pytest.mark.slow
+def test_the_sound_of_a_video_beside_it_is_predicted_where_the_video_has_none_or_fails(
+    tmp_path: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, out = tmp_path / "in", tmp_path / "out"
+    folder.mkdir()
+    write_talking(folder / "a.mp4", seconds=1)
+    (folder / "broken.mp4").write_bytes(b"x" * 100)
+    for name in ("a", "broken", "alone"):
+        write_sound(folder / f"{name}.wav", talk(1, 16000), 16000)
+    assert predict(folder, "--faces", "none", checkpoint=checkpoint, out=out) == 2
+    assert {*outcomes(out)} == {"a.mp4", "alone.wav", "broken.mp4", "broken.wav"}
+    said = capsys.readouterr().out
+    assert "beside it: a.wav (1 in all)" in said
+    assert "3 of 4 recordings predicted" in said
+    words = (folder, folder / "a.wav", "--faces", "none", "--overwrite")
+    predict(*words, checkpoint=checkpoint, out=out)
+    assert "a.wav" in outcomes(out)
+
+
 def test_names_never_meet(tmp_path: Path) -> None:
     for name in ("x/one/clip.mp4", "x/two/clip.mp4", "y/one/clip.mp4", "z.wav"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
