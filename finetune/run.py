@@ -282,6 +282,7 @@ def _finish(
         shards_digest=plan.shards_digest,
         configuration_digest=digest,
         experiment_digest=plan.digests[digest],
+        experiment_digests=tuple(plan.digests.values()),
         git_commit=git_commit(),
         version=__version__,
         ignored=ignored,

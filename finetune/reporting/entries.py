@@ -94,21 +94,25 @@ def group_seeds(pairs: Sequence[tuple[str, Run]]) -> list[SeedGroup]:
         pairs: Names and runs. A run with a seed that its group has already begins another group
             (the same experiment in another folder).
     """
-    found: list[tuple[tuple[object, ...], list[tuple[str, Run]]]] = []
+    found: list[tuple[tuple[object, ...], set[str], list[tuple[str, Run]]]] = []
     for name, run in pairs:
         facts = run.facts
-        mark = (
-            facts.experiment_digest or facts.configuration_digest,
-            tuple(run.scores.folds),
-            run.folder.resolve().parent if facts.experiment_digest else run.folder,
-        )
-        for other, members in found:
-            if other == mark and all(facts.seed != run.facts.seed for _, run in members):
+        place = run.folder.resolve().parent if facts.experiment_digest else run.folder
+        mark = (tuple(run.scores.folds), place)
+        digests = {facts.experiment_digest or facts.configuration_digest}
+        digests.update(facts.experiment_digests)
+        for other, theirs, members in found:
+            if (
+                other == mark
+                and not theirs.isdisjoint(digests)
+                and all(facts.seed != run.facts.seed for _, run in members)
+            ):
                 members.append((name, run))
+                theirs |= digests
                 break
         else:
-            found.append((mark, [(name, run)]))
-    return [_group(members) for _, members in found]
+            found.append((mark, digests, [(name, run)]))
+    return [_group(members) for *_, members in found]
 
 
 def runs_beside(run: Run) -> tuple[Run, ...]:

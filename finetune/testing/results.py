@@ -276,10 +276,11 @@ def write_network_summary(folder: Path, runs: Sequence[Run], together: Run) -> T
 
 def _digests(facts: RunFacts, further: Callable[[str], object]) -> dict[str, Any]:
     """Digests of what was tested; an early version's run has no second one."""
-    old = facts.experiment_digest
+    old, every = facts.experiment_digest, facts.experiment_digests
     return {
         "configuration_digest": settings_digest(further(facts.configuration_digest)),
         "experiment_digest": old and settings_digest(further(old)),
+        "experiment_digests": tuple(settings_digest(further(each)) for each in every),
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -135,6 +136,19 @@ def test_runs_of_other_samples_are_not_compared(
     text = (tmp_path / "report.md").read_text()
     assert "did not score the samples of" in text
     assert "all swaps" not in text
+
+
+@pytest.mark.parametrize("early", [0, 1])
+def test_a_seed_of_an_earlier_version_is_of_the_same_experiment(sweep: Path, early: int) -> None:
+    runs = [read_run(folder) for folder in runs_in(sweep)]
+    assert runs[0].facts.experiment_digest in runs[0].facts.experiment_digests
+    for place, run in enumerate(runs):  # before a benchmark's words were left out
+        old: dict[str, Any] = {"experiment_digest": "old", "experiment_digests": ()}
+        new = {"experiment_digests": (run.facts.experiment_digest, "old")}
+        facts = dataclasses.replace(run.facts, **(old if place == early else new))
+        runs[place] = dataclasses.replace(run, facts=facts)
+    (group,) = group_seeds([(run.name, run) for run in runs])
+    assert group.seeds == "0, 1"
 
 
 def test_the_same_run_twice_is_two_entries(sweep: Path) -> None:
