@@ -205,6 +205,10 @@ def load_checkpoint(path: Path | str) -> Checkpoint:
             f"{folder}: is a run of {len(folds)} folds, each with a checkpoint of its own; name one"
             f" of them, such as {folds[0]}"
         )
+    # Modalities and seeds lie at most two folders deep.
+    inside = [path.parent for deep in ("*", "*/*") for path in folder.glob(f"{deep}/fold-*")]
+    if runs := sorted({path.relative_to(folder).as_posix() for path in inside}):
+        raise ValueError(f"{folder}: holds runs ({', '.join(runs)}); name one of them")
     found = "no such folder" if not folder.exists() else f"found no {WEIGHTS} with {CONFIG}"
     raise ValueError(
         f"{folder}: {found} there or in checkpoints/last; give a run folder or a checkpoint folder"

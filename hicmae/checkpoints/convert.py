@@ -426,5 +426,7 @@ def _named(error: Exception) -> list[str]:
 
 
 def _short(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
+    text = str(error)
+    # What PyTorch found stands behind advice about its own options.
+    lines = text.rpartition("WeightsUnpickler error: ")[2].strip().splitlines()
     return lines[0][:120] if lines else type(error).__name__

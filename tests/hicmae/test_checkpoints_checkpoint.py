@@ -115,10 +115,12 @@ def test_damage_is_named_in_one_line(saved: tuple[Path, HiCMAE], damage, message
 
 
 def test_of_a_run_of_folds_one_is_to_be_named(saved: tuple[Path, HiCMAE], tmp_path: Path) -> None:
-    for name in ("fold-2", "fold-1"):
-        shutil.copytree(saved[0], tmp_path / "folds" / name / "checkpoints" / "last")
+    for name in ("folds/fold-2", "folds/fold-1", "sweep/both/fold-1", "sweep/audio/seed-0/fold-1"):
+        shutil.copytree(saved[0], tmp_path / name / "checkpoints" / "last")
     with pytest.raises(ValueError, match=r"folds: is a run of 2 folds, .* such as .*folds/fold-1$"):
         load_checkpoint(tmp_path / "folds")
+    with pytest.raises(ValueError, match=r"sweep: holds runs \(audio/seed-0, both\); name one"):
+        load_checkpoint(tmp_path / "sweep")
 
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
