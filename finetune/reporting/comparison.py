@@ -50,16 +50,16 @@ def name_runs(runs: Sequence[Run], given: Sequence[Path] = ()) -> list[tuple[str
         len(run.folder.relative_to(top).parts) + several
         for run, top in zip(runs, given or [run.folder for run in runs], strict=True)
     ]
-    for count in range(1, max(map(len, parts)) + 1):
+    twice = {str(run.folder) for run, own in zip(runs, parts, strict=True) if parts.count(own) > 1}
+    if twice:
+        raise ValueError(f"{', '.join(sorted(twice))}: given twice")
+    for count in itertools.count(1):
         names = [
             "/".join(path[-max(count, least) :]) for path, least in zip(parts, below, strict=True)
         ]
         if len(set(names)) == len(names):
-            return list(zip(names, runs, strict=True))
-    twice = sorted(
-        {str(run.folder) for run, path in zip(runs, parts, strict=True) if parts.count(path) > 1}
-    )
-    raise ValueError(f"{', '.join(twice)}: given twice")
+            break
+    return list(zip(names, runs, strict=True))
 
 
 def group_runs(pairs: Named) -> Sequence[Named]:

@@ -162,7 +162,10 @@ def test_names_of_runs_tell_in_which_folder_they_lie(
 ) -> None:
     places = [(Path(top), Path(top, name)) for top, each in given.items() for name in each]
     runs: Any = [SimpleNamespace(folder=folder) for _, folder in places]
-    assert [name for name, _ in name_runs(runs, [top for top, _ in places])] == names
+    tops = [top for top, _ in places]
+    assert [name for name, _ in name_runs(runs, tops)] == names
+    with pytest.raises(ValueError, match=f"{runs[0].folder}: given twice"):
+        name_runs([*runs, runs[0]], [*tops, runs[0].folder])
 
 
 def test_published_and_measured_numbers_share_no_column(
