@@ -64,8 +64,8 @@ class RunFacts:
         protocol: ``default``, or ``paper``: the reference's choices.
         experiment_digest: SHA-256 as ``configuration_digest`` without the seed: runs that share it
             differ in their seeds alone. Empty in early versions.
-        experiment_digests: That, and what it was in earlier versions, some of whose seeds may be
-            beside this one.
+        experiment_digests: That, and what it was in earlier versions, of which seeds may lie beside
+            this one; none of a run of such a version.
         notes: Sentences a reader of its numbers should know.
         crops: Test-time crops of each segment, by the names of ``hicmae.views.CROPS``.
         evaluates: Of an evaluation (``hicmae evaluate``): the run or checkpoint whose networks
@@ -96,7 +96,7 @@ class RunFacts:
     ignored: dict[str, int] = field(default_factory=dict)
     protocol: str = "default"
     experiment_digest: str = ""
-    experiment_digests: tuple[str, ...] = ()
+    experiment_digests: tuple[str, ...] = field(default=(), metadata={"omit_default": True})
     notes: tuple[str, ...] = ()
     crops: tuple[str, ...] = ("whole",)
     evaluates: str = ""

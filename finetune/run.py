@@ -282,7 +282,8 @@ def _finish(
         shards_digest=plan.shards_digest,
         configuration_digest=digest,
         experiment_digest=plan.digests[digest],
-        experiment_digests=tuple(plan.digests.values()),
+        # An early run stays as it was: that its experiment is the same stands in the later one.
+        experiment_digests=tuple(plan.digests.values()) if digest == plan.digest else (),
         git_commit=git_commit(),
         version=__version__,
         ignored=ignored,
