@@ -55,7 +55,7 @@ def report(
         two that share a name, a report in place of a run's own or named as its HTML is, or no
         worker.
     """
-    from finetune.record import read_run, runs_in
+    from finetune.record import read_run, runs_in, unfinished_in
     from finetune.reporting.comparison import (
         comparison,
         group_runs,
@@ -84,6 +84,11 @@ def report(
     own = write_run_reports([run for _, run in pairs], shards=shards, html=html, workers=workers)
     parts = {name: said for (name, _), said in zip(pairs, own, strict=True)}
     console = output_console()
+    for folder in (each for given in runs for each in unfinished_in(given)):
+        console.print(
+            f"note: {folder} is not finished and left out (`hicmae finetune … --resume`)",
+            markup=False,
+        )
     for group in groups:
         several = runs_table(group) if len(pairs) > 1 else scores_table(group[0][1])
         console.print(several.terminal())

@@ -246,6 +246,12 @@ def runs_in(folder: Path) -> list[Path]:
     return sorted(found) or [folder]
 
 
+def unfinished_in(folder: Path) -> list[Path]:
+    """The runs below a folder that were begun and are not among ``runs_in``."""
+    found = [path.parent for depth in ("*", "*/*") for path in folder.glob(f"{depth}/{BENCHMARK}")]
+    return sorted(run for run in found if not (run / SCORES).is_file() and any(run.glob("*fold-*")))
+
+
 def read_run(folder: Path | str) -> Run:
     """Read a finished run and score it again.
 

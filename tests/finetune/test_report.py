@@ -168,6 +168,18 @@ def test_names_of_runs_tell_in_which_folder_they_lie(
         name_runs([*runs, runs[0]], [*tops, runs[0].folder])
 
 
+def test_a_run_of_a_sweep_that_is_not_finished_is_said_to_be_left_out(
+    runs: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("done", "begun"):
+        shutil.copytree(runs["heard"], tmp_path / "sweep" / name)
+    (tmp_path / "sweep" / "begun" / "scores.json").unlink()
+    report(runs=[tmp_path / "sweep"], out=tmp_path / "report.md", html=False)
+    said = " ".join(capsys.readouterr().out.split())
+    assert said.startswith("note: ")
+    assert "begun is not finished and left out" in said
+
+
 def test_published_and_measured_numbers_share_no_column(
     runs: dict[str, Path], tmp_path: Path
 ) -> None:
