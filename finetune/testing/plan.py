@@ -214,7 +214,7 @@ def read_source(path: Path, *, folds: str = "all") -> Source:
             run = parents[2] if len(parents) > 2 and (parents[2] / SCORES).is_file() else None
             fold = str((found.config.get("finetuning") or {}).get("fold", ""))
             if run is not None and fold:
-                return _chosen(replace(_of_run(run), path=path), [fold])
+                return _chosen(_chosen(replace(_of_run(run), path=path), [fold]), folds)
             return _chosen(_of_checkpoint(path, found), folds)
     raise ValueError(
         f"{path}: neither a finished fine-tuning run (no {SCORES}) nor a checkpoint (no"

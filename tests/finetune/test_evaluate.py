@@ -175,6 +175,8 @@ def test_one_fold_or_its_checkpoint_alone_is_tested_on_its_own_side(
         for item in found.predictions:
             assert item.probabilities == pytest.approx(whole[item.key].probabilities, abs=1e-5)
     assert "batch | none" in (tmp_path / "3" / "report.md").read_text()
+    with pytest.raises(ValueError, match="has no network of fold 1"):
+        again(finished / "fold-2", tmp_path / "no", folds="1")
     with pytest.raises(ValueError, match="does not say which shards"):
         again(alone, tmp_path / "no")
 
