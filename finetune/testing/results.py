@@ -127,6 +127,13 @@ def write_evaluation(
     benchmark = plan.mapped.benchmark
     pooled = [item for _, predictions in parts for item in predictions]
     notes = [note for note in facts.notes if not note.startswith(RECORDINGS)]
+    segments, every = plan.grid.segments, set(plan.grid.names)
+    short = sum({*item.view_names} < every for item in pooled)
+    if short and segments > 2:
+        notes.append(
+            f"{short} of {len(pooled)} samples hold fewer than {segments} different clips;"
+            " each of these counts once"
+        )
     facts = dataclasses.replace(facts, notes=(*notes, *recordings_note(benchmark, pooled)))
     out.mkdir(parents=True, exist_ok=True)
     save_yaml(out / CONFIG, config)
@@ -291,7 +298,7 @@ def opening(plan: EvaluationPlan, machine: Machine) -> str:
     where = "their own test sides" if plan.same_corpus else f"all of {plan.tested.name}"
     return (
         f"{source.path}: {len(source.checkpoints)} networks of {source.benchmark.name},"
-        f" {source.facts.modalities}, on {where}: {tested} samples x {grid.num_views} views"
+        f" {source.facts.modalities}, on {where}: {tested} samples x up to {grid.num_views} views"
         f" ({grid.segments} segments x {', '.join(grid.crops)}), {machine.precision},"
         f" {machine.device}, selection {source.facts.rule}"
     )

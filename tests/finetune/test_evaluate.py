@@ -124,6 +124,9 @@ def test_a_clip_that_several_segments_are_counts_once(finished: Path, tmp_path: 
     for one, other in zip(ten, twenty, strict=True):
         assert len(other.view_names) == len(other.views) == 10
         assert one.probabilities == pytest.approx(other.probabilities, abs=1e-6)
+    assert read_run(tmp_path / "10").facts.notes == ()
+    (note,) = read_run(tmp_path / "20").facts.notes
+    assert note.startswith("24 of 24 samples hold fewer than 20 different clips")
     modalities(source=finished, out=tmp_path / "worth", segments=20, perturb=plain, **CPU)
     lines = map(json.loads, (tmp_path / "worth/predictions.jsonl").read_text().splitlines())
     for one, line in zip(ten, (x for x in lines if x["condition"] == "unspoiled"), strict=True):
