@@ -70,6 +70,11 @@ class Mapped:
     weights: np.ndarray
     offset: np.ndarray
 
+    @property
+    def keeps_classes(self) -> bool:
+        """Whether each output stands for itself alone."""
+        return not self.dropped and bool((np.count_nonzero(self.weights, axis=0) == 1).all())
+
     def rows(self, rows: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, int]]:
         """Rows that can be tested, with their truth renamed; and how many were left out, by class.
 

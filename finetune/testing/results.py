@@ -82,6 +82,8 @@ def run_networks(plan: EvaluationPlan, machine: Machine) -> list[FoldResult]:
             num_test=len(side.rows),
             num_test_speakers=num_speakers(plan.tested, side.rows),
             seconds=round(time.monotonic() - started, 1),
+            # Fitted on the classes of the training, not on what is left or put together of them.
+            calibration=trained.calibration if plan.mapped.keeps_classes else None,
         )
         parts.append((facts, predictions))
     return parts
@@ -182,6 +184,7 @@ def averaged_networks(
             epoch=None,
             train_loss=None,
             layer_weights={},
+            calibration=None,
             seconds=sum(fold.seconds for fold, _ in parts),
         ),
         made,

@@ -13,8 +13,11 @@ import numpy as np
 import pytest
 
 from finetune.commands import evaluate, modalities, report
-from finetune.record import read_run, runs_in
+from finetune.predictions import make_prediction
+from finetune.record import FoldFacts, read_run, runs_in
 from finetune.testing.perturbations import PerturbationConfig
+from finetune.testing.results import averaged_networks
+from hicmae.checkpoints.checkpoint import Calibration
 from hicmae.config import save_yaml
 from hicmae.processes import VerbProcess
 from hicmae.settings import ModelConfig
@@ -260,6 +263,29 @@ def test_another_corpus_is_tested_whole_by_every_network_with_a_label_map(
     assert text.count("(best-on-test)") >= 12
     report(runs=[finished, out], out=tmp_path / "report.md")
     assert "whistles from tones" in (tmp_path / "report.md").read_text()
+
+
+def test_networks_together_have_the_calibration_of_none() -> None:
+    sure = Calibration(
+        temperature=2, threshold=0.5, answered=0.9, num_samples=9, surprise=1, surprise_before=2
+    )
+    facts = FoldFacts(
+        name="1",
+        configuration_digest="",
+        num_train=1,
+        num_test=1,
+        num_train_speakers=1,
+        num_test_speakers=1,
+        seconds=1.0,
+        train_loss=1.0,
+        layer_weights={},
+        calibration=sure,
+    )
+    one = make_prediction(
+        BENCHMARK, key="a", fold="1", speaker="s", true="low", views=np.array([[0.6, 0.4]])
+    )
+    together, _ = averaged_networks(BENCHMARK, [(facts, [one]), (facts, [one])])
+    assert together.calibration is None
 
 
 @pytest.mark.slow
