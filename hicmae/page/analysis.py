@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from hicmae.checkpoints.portable import locate
 from hicmae.config import to_dict
 from hicmae.devices import choose_device
 from hicmae.heads import said
+from hicmae.media.faces import FaceConfig
 from hicmae.page.jobs import Report, for_visitors
 from hicmae.page.settings import Limits
 from hicmae.prediction.live import LiveNetwork
@@ -33,6 +34,7 @@ from hicmae.prediction.model import EmotionPredictor, load
 from hicmae.prediction.network import clip_batch, preparation_of
 from hicmae.prediction.process import DecodingProcess, read_windows
 from hicmae.prediction.results import Prediction, Track
+from hicmae.prediction.windows import find_detector
 from hicmae.pretraining import HiCMAE
 from hicmae.reconstruction import Reconstruction, reconstruct
 from hicmae.transforms import ClipTransform
@@ -53,7 +55,13 @@ _ROW_SECONDS = 0.025
 
 
 def open_analyst(
-    source: str, windows: WindowConfig, limits: Limits, *, device: str, precision: str
+    source: str,
+    windows: WindowConfig,
+    limits: Limits,
+    *,
+    device: str,
+    precision: str,
+    tell: Callable[..., object] = lambda *lines: None,
 ) -> EmotionAnalyst | ReconstructionAnalyst:
     """Load a checkpoint for the page.
 
@@ -63,16 +71,22 @@ def open_analyst(
         limits: Of the page.
         device: ``auto``, ``cpu``, ``cuda``, ….
         precision: Of a fine-tuned network; a pretrained one runs in float32.
+        tell: Is given what who starts the page should know, a line each.
 
-    Raises: ValueError: nothing there, damaged, or no such device.
+    Raises: ValueError: nothing there, damaged, no such device, or a network whose images were made
+        with lists of boxes. FileNotFoundError: its detector's file is not to be had.
     """
     folder = locate(source)
     # A run of several folds is fine-tuned; it has no checkpoint of its own.
     found = None if any(folder.glob("fold-*")) else load_checkpoint(folder)
     if found is None or found.kind == "emotion":
         predictor = load(source, device=device, precision=precision)
+        if "video" in predictor.modalities:
+            tell(*_detector_notes(windows.prepared(predictor.preparation), windows.offline))
+        tell(*predictor.notes)
         notes = _shown_notes(predictor.notes, source, folder)
         return EmotionAnalyst(predictor, notes, windows, limits.seconds)
+    tell(*_detector_notes(windows.prepared(preparation_of(found)[0]), windows.offline))
     name = _name(source)
     return ReconstructionAnalyst(found, name, windows, limits.seconds, choose_device(device))
 
@@ -320,13 +334,23 @@ def _name(source: str) -> str:
     return Path(source).name or source
 
 
+def _detector_notes(config: FaceConfig, offline: bool) -> list[str]:
+    """Open the detector once before anybody comes, and say if it is another."""
+    if config.faces == "boxes":
+        raise ValueError(
+            "faces = boxes: the network's images were made with lists of boxes, which an upload"
+            " does not bring; give another detector, such as --faces yunet"
+        )
+    return [note for note in find_detector(config, offline)[1:] if note]
+
+
 def _shown_notes(notes: Sequence[str], source: str, folder: Path) -> list[str]:
     """Lines about a checkpoint without its folders and options; the page has no traces."""
-    shown = [for_visitors(note) for note in notes if "(--rate)" not in note]
+    shown = [note for note in notes if "(--rate)" not in note]
     for place in (source, str(folder.resolve()), str(folder)):
         if place != _name(place):
             shown = [note.replace(place, _name(source)) for note in shown]
-    return shown
+    return [for_visitors(note) for note in shown]
 
 
 def jpeg_url(jpeg: bytes) -> str:

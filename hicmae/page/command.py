@@ -77,7 +77,14 @@ def serve(
     )
     listener = bound_socket(host, port)
     with listener:
-        analyst = open_analyst(checkpoint, windows, limits, device=device, precision=precision)
+        analyst = open_analyst(
+            checkpoint,
+            windows,
+            limits,
+            device=device,
+            precision=precision,
+            tell=lambda *notes: [print(f"note: {note}") for note in notes],
+        )
         folder = UploadFolder()
         local = is_loopback(host)
         app = make_app(

@@ -256,7 +256,8 @@ def shown_name(name: str | None) -> str:
 
 
 def for_visitors(line: str) -> str:
-    """A line without what only who started the page can use: options of the command line."""
+    """A line without what is for who started the page alone: options and folders of the machine."""
+    line = re.sub(r"(?<![\w./:-])/(?:[^\s:;,/]+/)+", "", line)
     line = re.sub(rf" \([^()]*{_OPTION}[^()]*\)", "", line)
     return "; ".join(part for part in line.split("; ") if not re.search(_OPTION, part)) or line
 

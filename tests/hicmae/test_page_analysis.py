@@ -16,8 +16,10 @@ from hicmae.page.server import Model, Prediction
 from hicmae.page.settings import Limits
 from hicmae.prediction.messages import Clip, WindowConfig
 from hicmae.prediction.model import load
+from hicmae.prediction.windows import find_detector
 from hicmae.pretraining import HiCMAE
 from hicmae.settings import ModelConfig
+from shards.settings import BuildConfig
 from tests.support.media_files import counting_frames, write_recording, write_sound
 from tests.support.page_fixtures import CLASSES
 from tests.support.prediction_fixtures import real_values, talk, write_checkpoint
@@ -140,6 +142,33 @@ def test_notes_name_no_folder_and_no_option(tmp_path: Path) -> None:
         "mine/fold-1 does not say how its images were made",
         "where no class reaches 0.4 the prediction is 'not sure'",
     ]
+
+
+def test_who_starts_the_page_is_told_of_a_detector_that_is_not_to_be_had(
+    tmp_path: Path, tiny_model_config: ModelConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def absent(config: Any, *, offline: bool) -> None:
+        if config.faces == "yunet":
+            raise FileNotFoundError("/home/me/yunet.onnx: not there")
+
+    told: list[str] = []
+
+    def opened(faces: str) -> Any:
+        folder = write_checkpoint(
+            tmp_path / faces, tiny_model_config, build=BuildConfig(faces=faces, face_size=32)
+        )
+        windows, tell = WindowConfig(), lambda *lines: told.extend(lines)
+        return open_analyst(
+            str(folder), windows, Limits(), device="cpu", precision="32-true", tell=tell
+        )
+
+    monkeypatch.setattr("hicmae.prediction.windows.shared_detector", absent)
+    find_detector.cache_clear()
+    opened("yunet").close()
+    find_detector.cache_clear()
+    assert "bundled cascade" in told[0]
+    with pytest.raises(ValueError, match=r"faces = boxes: .* an upload does not bring"):
+        opened("boxes")
 
 
 @pytest.mark.slow
