@@ -326,9 +326,15 @@ def read_image(path: Path) -> np.ndarray:
         raise MediaError("damaged", path, f"this image {fault} ({len(data)} bytes)")
     pixels = None
     if data and whole:
-        pixels = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), cv2.IMREAD_COLOR)
+        logging = cv2.utils.logging
+        before = logging.setLogLevel(logging.LOG_LEVEL_SILENT)  # or it tells the terminal what ends
+        try:
+            pixels = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), cv2.IMREAD_COLOR)
+        finally:
+            logging.setLogLevel(before)
     if pixels is None:
-        what = "breaks off" if data and not whole else "is empty" if not data else "is no image"
+        other = "is no image, or only a part of one"
+        what = "breaks off" if data and not whole else "is empty" if not data else other
         raise MediaError("damaged", path, f"this image {what} ({len(data)} bytes)")
     return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
 
