@@ -35,7 +35,8 @@ _PLACES = {"_left": "0 0 0.5 1", "_right": "0.5 0 1 1"}
 
 def read(root: Path, options: ReadOptions) -> Listing:
     """List the parts of every annotated video."""
-    tree, listing = Tree(root), Listing()
+    tree = Tree(root)
+    listing = Listing(copies=tree.copies)
     for file in tree.files:
         side = next((_SIDES[part] for part in file.lower().split("/") if part in _SIDES), None)
         if side is None or not file.endswith(".txt"):

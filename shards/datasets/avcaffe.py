@@ -50,7 +50,7 @@ def read(root: Path, options: ReadOptions) -> Listing:
     segments = _segments(pictures)
     if not segments or truths["arousal"] is None or truths["valence"] is None:
         raise not_this(root, "AVCAffe", _LAYOUT)
-    listing = Listing(expected=_EXPECTED)
+    listing = Listing(expected=_EXPECTED, copies=tree.copies)
     for person, task, name, path in segments:
         video = f"{person}_{task}"
         labels: dict[str, Label | None] = {}

@@ -97,6 +97,7 @@ class Listing:
         left_out: Cause to names of recordings that are there and not wanted, or not labelled.
         expected: Documented numbers to compare with.
         notes: Sentences the user should know.
+        copies: Files that were taken, and others below the root that might have been meant.
     """
 
     items: list[Item] = field(default_factory=list)
@@ -104,6 +105,7 @@ class Listing:
     left_out: dict[str, list[str]] = field(default_factory=dict)
     expected: tuple[Expected, ...] = ()
     notes: list[str] = field(default_factory=list)
+    copies: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     def lack(self, cause: str, name: str) -> None:
         """Note a missing file."""
@@ -227,7 +229,7 @@ def check_files(root: Path, listing: Listing) -> Listing:
 
     def fault(path: str) -> str | None:
         if path not in state:
-            state[path] = _fault(root / path)
+            state[path] = fault_of(root / path)
         return state[path]
 
     kept: dict[str, Item] = {}
@@ -243,6 +245,12 @@ def check_files(root: Path, listing: Listing) -> Listing:
             each_once([(item.key, _said(first)), (item.key, _said(item))], root)
             listing.leave_out("there twice, the first is taken", item.path)
     listing.items = list(kept.values())
+    if listing.copies:
+        taken, others = min(listing.copies.items())
+        listing.notes.append(
+            f"{len(listing.copies)} files are below the root in other copies too: {taken} is taken,"
+            f" not {others[0]}; move away what is not meant"
+        )
     return listing
 
 
@@ -252,7 +260,7 @@ def _said(item: Item) -> dict[str, Label | None]:
     return item.labels | place
 
 
-def _fault(path: Path) -> str | None:
+def fault_of(path: Path) -> str | None:
     """Why a file cannot be what it should be, as far as its length and first bytes tell."""
     try:
         status = path.stat()

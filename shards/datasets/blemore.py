@@ -39,7 +39,7 @@ def read(root: Path, options: ReadOptions) -> Listing:
     tables = {part: tree.ending(f"{part}_metadata.csv") for part in _PARTS}
     if not any(tables.values()):
         raise not_this(root, "BLEMORE", _LAYOUT)
-    listing = Listing(expected=_EXPECTED)
+    listing = Listing(expected=_EXPECTED, copies=tree.copies)
     named = set()
     for part, table in tables.items():
         if table is None:

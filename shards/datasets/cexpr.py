@@ -37,7 +37,7 @@ def read(root: Path, options: ReadOptions) -> Listing:
     tables = [path for path in tree.files if f"/{_FOLDER}/" in f"/{path}" and path.endswith(".csv")]
     if not tables:
         raise not_this(root, "C-EXPR-DB", _LAYOUT)
-    listing = Listing()
+    listing = Listing(copies=tree.copies)
     items: list[Item] = []
     for table in tables:
         video = PurePosixPath(table).stem

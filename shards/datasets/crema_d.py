@@ -60,7 +60,7 @@ def read(root: Path, options: ReadOptions) -> Listing:
     named = {name for name in (*tree.videos, *tree.sounds, *tree.frames) if _NAME.fullmatch(name)}
     if not named:
         raise not_this(root, "CREMA-D", _LAYOUT)
-    listing = Listing(expected=_EXPECTED)
+    listing = Listing(expected=_EXPECTED, copies=tree.copies)
     names = named | _sentence_names(tree)
     people = _demographics(tree, listing)
     votes = _votes(tree, listing)

@@ -47,7 +47,7 @@ def read(root: Path, options: ReadOptions) -> Listing:
             sides[fold] = (test, train)
     if not sides:
         raise not_this(root, "DFEW", _LAYOUT)
-    listing = Listing(expected=_EXPECTED)
+    listing = Listing(expected=_EXPECTED, copies=tree.copies)
     folds, notes = official_folds("DFEW", sides)
     listing.notes += notes
     labels: dict[str, str] = {}
@@ -98,9 +98,10 @@ def _picture(tree: Tree, name: str, options: ReadOptions) -> str | None:
                 return video
     if options.media != "clips":
         for candidate in candidates:
-            for folder in tree.frames.get(candidate, ()):
-                if f"/{_WITHOUT_TIME}/" not in f"/{folder}":
-                    return folder
+            found = tree.frames.get(candidate, ())
+            timed = (path for path in found if f"/{_WITHOUT_TIME}/" not in f"/{path}")
+            if folder := tree.choose(timed):
+                return folder
     return None
 
 

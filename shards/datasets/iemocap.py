@@ -68,7 +68,7 @@ def read(root: Path, options: ReadOptions) -> Listing:
     files = [path for path in tree.files if pattern.fullmatch(path)]
     if not files:
         raise not_this(root, "IEMOCAP", _LAYOUT)
-    listing = Listing(expected=_EXPECTED)
+    listing = Listing(expected=_EXPECTED, copies=tree.copies)
     absent: set[str] = set()
     for file in sorted(files, key=lambda path: path.rpartition("/")[2]):
         utterance: Item | None = None

@@ -67,7 +67,7 @@ _TASKS = (
 def read(root: Path, options: ReadOptions) -> Listing:
     """List a copy of MAFW."""
     tree = Tree(root)
-    listing = Listing(expected=_EXPECTED)
+    listing = Listing(expected=_EXPECTED, copies=tree.copies)
     rows: dict[str, dict[str, Label | None]] = {}
     for task, label, fold, classes in _TASKS:
         sides = _lists(tree, task)

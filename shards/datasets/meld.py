@@ -37,7 +37,7 @@ def read(root: Path, options: ReadOptions) -> Listing:
     tables = {part: tree.ending(f"{part}_sent_emo.csv") for part in _PARTS}
     if not any(tables.values()):
         raise not_this(root, "MELD", _LAYOUT)
-    listing = Listing(expected=_EXPECTED)
+    listing = Listing(expected=_EXPECTED, copies=tree.copies)
     for part, table in tables.items():
         if table is None:
             listing.lack("no table", f"{part}_sent_emo.csv")

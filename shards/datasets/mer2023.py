@@ -29,7 +29,7 @@ def read(root: Path, options: ReadOptions) -> Listing:
     tables = {part: tree.ending(f"{part}-label.csv") for part in _PARTS}
     if not any(tables.values()):
         raise not_this(root, "MER2023", _LAYOUT)
-    listing = Listing(expected=_EXPECTED)
+    listing = Listing(expected=_EXPECTED, copies=tree.copies)
     for part, table in tables.items():
         if table is None:
             if part in ("train", "test1"):

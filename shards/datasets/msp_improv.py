@@ -59,7 +59,7 @@ def read(root: Path, options: ReadOptions) -> Listing:
             f"{source}: no line like 'UTD-IMPROV-S01A-F02-P-FM01.avi; N; A:3.0; …'; give the "
             "release's evaluation file with --labels"
         )
-    listing = Listing(expected=_EXPECTED)
+    listing = Listing(expected=_EXPECTED, copies=tree.copies)
     for name, labels in sorted(rated.items()):
         key, label = f"MSP-IMPROV-{name}", str(labels.pop("label"))
         if label not in _LABELS:

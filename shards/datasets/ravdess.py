@@ -44,7 +44,7 @@ def read(root: Path, options: ReadOptions) -> Listing:
     found = {name for name in (*tree.videos, *tree.frames, *tree.sounds) if _NAME.fullmatch(name)}
     if not found:
         raise not_this(root, "RAVDESS", _LAYOUT)
-    listing = Listing(expected=_EXPECTED)
+    listing = Listing(expected=_EXPECTED, copies=tree.copies)
     for name in _all_names():
         path, audio = tree.picture(name, options.media), tree.sound(name)
         if path is None:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from filecmp import cmp
 from pathlib import Path
 
 from hicmae.config import did_you_mean
 from hicmae.media.images import IMAGE_SUFFIXES
-from shards.datasets.base import Media
+from shards.datasets.base import Media, fault_of
 from shards.manifest import VIDEO_SUFFIXES
 from shards.tables import check_widths, read_cells
 
@@ -34,6 +35,7 @@ class Tree:
         sounds: The same for sound files.
         frames: Folder name (without ``_aligned``) → the folders of images of that name.
         files: Every other file.
+        copies: What was taken, of several files that it might be, and the others.
 
     Raises:
         FileNotFoundError: There is no such folder.
@@ -47,6 +49,7 @@ class Tree:
         self.sounds: dict[str, list[str]] = {}
         self.frames: dict[str, list[str]] = {}
         self.files: list[str] = []
+        self.copies: dict[str, list[str]] = {}
         self._walk(str(root), "", set())
 
     def video(self, name: str, *, prefer: str = "", within: str = "") -> str | None:
@@ -55,14 +58,11 @@ class Tree:
         Args:
             within: Only below a folder of this name.
         """
-        return _choose(self.videos.get(name, ()), prefer, within)
+        return self.choose(self.videos.get(name, ()), prefer=prefer, within=within)
 
     def sound(self, name: str, *, prefer: str = "", within: str = "") -> str | None:
         """The sound file of a name; an uncompressed one where there are several."""
-        found = sorted(
-            self.sounds.get(name, ()), key=lambda path: SOUND_SUFFIXES.index(_suffix(path))
-        )
-        return _choose(found, prefer, within)
+        return self.choose(self.sounds.get(name, ()), prefer=prefer, within=within)
 
     def picture(self, name: str, media: Media, *, prefer: str = "", within: str = "") -> str | None:
         """The video or folder of images of a name; ``auto`` takes the video where there is one."""
@@ -70,8 +70,24 @@ class Tree:
         if media != "frames":
             path = self.video(name, prefer=prefer, within=within)
         if path is None and media != "clips":
-            path = _choose(self.frames.get(name, ()), prefer, within)
+            path = self.choose(self.frames.get(name, ()), prefer=prefer, within=within)
         return path
+
+    def choose(self, paths: Iterable[str], *, prefer: str = "", within: str = "") -> str | None:
+        """One of several files that may be the wanted one, and note the others as its copies.
+
+        From a preferred folder if any is, then by ``SOUND_SUFFIXES``, then the first that is not
+        plainly no recording.
+        """
+        paths = [path for path in paths if f"/{within}/" in f"/{path}" or not within]
+        paths = [path for path in paths if f"/{prefer}/" in f"/{path}" and prefer] or paths
+        paths = [path for path in paths if _rank(path) == min(map(_rank, paths))]
+        if len(paths) < 2:
+            return paths[0] if paths else None
+        whole = (path for path in paths if fault_of(self.root / path) is None)
+        taken = next(whole, paths[0])
+        self.copies[taken] = [path for path in paths if path != taken]
+        return taken
 
     def ending(self, tail: str) -> str | None:
         """The file whose path ends so (in any case of letters); the shortest such path."""
@@ -81,7 +97,12 @@ class Tree:
             for path in self.files
             if path.lower() == wanted or path.lower().endswith("/" + wanted)
         ]
-        return min(found, key=lambda path: (path.count("/"), path), default=None)
+        taken = min(found, key=lambda path: (path.count("/"), path), default=None)
+        if taken is not None:
+            first = self.root / taken
+            if others := [path for path in found if not cmp(first, self.root / path, False)]:
+                self.copies[taken] = others
+        return taken
 
     def read_text(self, path: str) -> str:
         """A small file as text; bytes that are no UTF-8 are kept apart, not refused."""
@@ -124,14 +145,10 @@ def _suffix(name: str) -> str:
     return f".{suffix.lower()}" if dot and stem and "/" not in suffix else ""
 
 
-def _choose(paths: list[str] | tuple[str, ...], prefer: str, within: str) -> str | None:
-    """The first path, from a preferred folder if any is."""
-    if within:
-        paths = [path for path in paths if f"/{within}/" in f"/{path}"]
-    for path in paths:
-        if prefer and f"/{prefer}/" in f"/{path}":
-            return path
-    return paths[0] if paths else None
+def _rank(path: str) -> int:
+    """How far behind a sound file comes by its suffix; 0 for all else."""
+    suffix = _suffix(path)
+    return SOUND_SUFFIXES.index(suffix) if suffix in SOUND_SUFFIXES else 0
 
 
 Row = dict[str, str]

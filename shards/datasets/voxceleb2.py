@@ -38,7 +38,7 @@ def read(root: Path, options: ReadOptions) -> Listing:
     sexes = _sexes(tree)
     if not pictures:
         raise not_this(root, "VoxCeleb2", _LAYOUT)
-    listing = Listing(notes=[] if sexes else ["no vox2_meta.csv: no sex"])
+    listing = Listing(notes=[] if sexes else ["no vox2_meta.csv: no sex"], copies=tree.copies)
     apart: dict[tuple[str, str], list[tuple[str, str]]] = {}
     for side, person, folder in sorted(sounds.keys() - pictures.keys()):
         apart.setdefault((side, person), []).extend(sounds[side, person, folder])

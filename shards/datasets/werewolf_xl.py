@@ -54,7 +54,7 @@ def read(root: Path, options: ReadOptions) -> Listing:
             f"{root}: no table of labels among its files (a CSV with columns name, arousal, "
             "valence, dominance); give it with --labels"
         )
-    listing = Listing(expected=_EXPECTED)
+    listing = Listing(expected=_EXPECTED, copies=tree.copies)
     for name, labels in sorted(rows.items()):
         session, seat, _ = _NAME.fullmatch(name).groups()  # type: ignore[union-attr]
         if not 1 <= int(session) <= NUM_SESSIONS:

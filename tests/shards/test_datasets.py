@@ -577,6 +577,35 @@ def test_a_copy_that_was_unpacked_twice_is_listed_once(tmp_path: Path) -> None:
     assert len(listing.left_out["there twice, the first is taken"]) == 100
 
 
+@pytest.mark.parametrize("name", ["ravdess", "msp-improv", "mer2023"])
+@pytest.mark.parametrize("whole", [True, False])
+def test_of_two_copies_it_is_said_which_was_taken_and_that_is_no_empty_file(
+    tmp_path: Path, name: str, whole: bool
+) -> None:
+    TREES[name](tmp_path / "b")
+    for path in [*tmp_path.rglob("*.mp4"), *tmp_path.rglob("*.avi")]:
+        other = tmp_path / "a" / path.relative_to(tmp_path / "b")
+        other.parent.mkdir(parents=True, exist_ok=True)
+        other.write_bytes(path.read_bytes() if whole else b"")
+    listing = read(name, tmp_path)
+    assert {item.path[0] for item in listing.items} == {"a" if whole else "b"}
+    (note,) = [note for note in listing.notes if "in other copies too: " in note]
+    taken, _, other = note.partition("copies too: ")[2].partition(" is taken, not ")
+    assert taken[0] + other[0] == ("ab" if whole else "ba")
+    assert taken[1:] == other[1:].partition(";")[0]
+
+
+def test_a_second_table_that_says_something_else_is_named(tmp_path: Path) -> None:
+    TREES["meld"](tmp_path)
+    (tmp_path / "old").mkdir()
+    for part in ("train", "dev"):
+        said = (tmp_path / f"{part}_sent_emo.csv").read_bytes()
+        other = said.replace(b"anger", b"joy") if part == "dev" else said
+        (tmp_path / "old" / f"{part}_sent_emo.csv").write_bytes(other)
+    (note,) = read("meld", tmp_path).notes
+    assert note.startswith("1 files are below the root in other copies too: dev_sent_emo.csv is")
+
+
 def test_two_rows_of_one_key_are_refused_with_their_lines(tmp_path: Path) -> None:
     medium(tmp_path / "a.mp4")
     medium(tmp_path / "b.mp4")
