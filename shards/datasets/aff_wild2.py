@@ -2,8 +2,9 @@
 
 Documented: a text file for each person of a video, named after it (``NAME.txt``; of two people
 ``NAME_left.txt`` and ``NAME_right.txt``), below a folder of its side (``Train_Set``,
-``Validation_Set``); its first line is ``valence,arousal``, and each further line has both values of
-a frame, from -1 to 1, or -5 where a frame has none.
+``Validation_Set``); its first line is ``valence,arousal`` (read by these names, in either order),
+and each further line has both values of a frame, from -1 to 1, or -5 where a frame has none. Files
+of expressions and action units, whose first lines name those, are passed over.
 
 Frames are taken to follow each other at the video's mean rate. Who is seen is not told: a video,
 without its number of a part, stands for its speaker.
@@ -15,6 +16,7 @@ real files.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -26,7 +28,8 @@ from shards.datasets.traces import COLUMN, RECORDING, add_parts
 from shards.datasets.tree import Tree
 from shards.traces import MEAN, Noted, Notes
 
-_HEAD = "valence,arousal"
+_VALUES = ("valence", "arousal")
+_OTHERS = re.compile(r"neutral|au\d+")  # first of expressions, and of action units
 _LAYOUT = "…/Train_Set/NAME.txt and …/Validation_Set/NAME.txt (valence,arousal), NAME.mp4 or .avi"
 _SIDES = {"train_set": "train", "validation_set": "validation"}
 # Where a person is, as shares of the picture.
@@ -42,8 +45,11 @@ def read(root: Path, options: ReadOptions) -> Listing:
         if side is None or not file.endswith(".txt"):
             continue
         text = tree.read_text(file)
-        if text.partition("\n")[0].strip().lower().replace(" ", "") != _HEAD:
-            continue  # expressions or action units
+        head = [name.strip(' "\r').lower() for name in text.partition("\n")[0].split(",")]
+        if sorted(head) != sorted(_VALUES):
+            if not _OTHERS.fullmatch(head[0]):
+                listing.leave_out(f"first line is not {','.join(_VALUES)}", file)
+            continue
         name = PurePosixPath(file).stem
         place = next((end for end in _PLACES if name.endswith(end)), "")
         whole = name.removesuffix(place)
@@ -54,7 +60,7 @@ def read(root: Path, options: ReadOptions) -> Listing:
         region = _PLACES.get(place) if path == tree.video(whole) else None
         item = Item(key=name, path=path, labels={}, speaker=whole, region=region)
         try:
-            notes = _notes(root / file, text, _rate(root / path))
+            notes = _notes(root / file, text, head, _rate(root / path))
         except MediaError as error:
             listing.lack(CAUSES[error.cause], path)
             continue
@@ -62,12 +68,12 @@ def read(root: Path, options: ReadOptions) -> Listing:
             add_parts(listing, root, item, notes, {"set": side}, options.trace)
         else:
             listing.leave_out("no annotated frame", file)
-    if not listing.items and not listing.missing:
+    if not (listing.items or listing.missing or listing.left_out):
         raise not_this(root, "Aff-Wild2", _LAYOUT)
     return listing
 
 
-def _notes(file: Path, text: str, rate: float) -> Notes:
+def _notes(file: Path, text: str, head: list[str], rate: float) -> Notes:
     """Values of annotated frames, each in the middle of its time; nothing where there are none.
 
     Raises: ValueError: a line that is no two numbers.
@@ -75,12 +81,12 @@ def _notes(file: Path, text: str, rate: float) -> Notes:
     rows = []
     for number, line in enumerate(text.rstrip().splitlines()[1:], start=2):
         try:
-            valence, arousal = map(float, line.split(","))
+            first, second = map(float, line.split(","))
         except ValueError as error:
             raise ValueError(
-                f"{file} line {number}: {line[:40]!r} (must be valence,arousal of a frame)"
+                f"{file} line {number}: {line[:40]!r} (must be {','.join(head)} of a frame)"
             ) from error
-        rows.append((valence, arousal))
+        rows.append((first, second))
     values = np.array(rows, dtype=np.float64).reshape(-1, 2)
     times = (np.arange(len(values)) + 0.5) / rate
     known = (np.abs(values) <= 1).all(axis=1)
@@ -89,7 +95,7 @@ def _notes(file: Path, text: str, rate: float) -> Notes:
     own = times[known]
     return {
         name: {MEAN: Noted(start=own, end=own, value=values[known, place])}
-        for place, name in enumerate(("valence", "arousal"))
+        for place, name in enumerate(head)
     }
 
 

@@ -246,6 +246,23 @@ def test_a_damaged_recording_with_a_trace_is_named_and_the_others_are_listed(
     assert "left out, no value at a step of 0.2 s: 1 (short.mp4)" in said
 
 
+def test_aff_wild2_is_read_by_the_names_of_its_first_lines(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    heads = {"a": "Arousal, Valence\r", "b": "val,aro", "c": "0.5,0.25", "d": "Neutral,Anger"}
+    (tmp_path / "Train_Set").mkdir()
+    for name, head in heads.items():
+        write_recording(tmp_path / f"{name}.mp4", counting_frames(25), np.arange(25) / 25)
+        (tmp_path / f"Train_Set/{name}.txt").write_text(f"{head}\n" + "0.5,0.25\n" * 25)
+    out = tmp_path / "list.jsonl"
+    assert main(["shards", "manifest", "aff-wild2", str(tmp_path), "--out", str(out)]) == 0
+    trace = parse_trace(read_manifest(out)[0].labels["trace"], "a")
+    for name, value in (("valence", 0.25), ("arousal", 0.5)):
+        assert np.nanmean(trace.late(name, "mean", 0.0)) == pytest.approx(value)
+    told = "left out, first line is not valence,arousal: 2 (Train_Set/b.txt, Train_Set/c.txt)"
+    assert told in capsys.readouterr().out
+
+
 def test_aff_wild2_is_listed_as_documented(tmp_path: Path) -> None:
     frames, times = counting_frames(50), np.arange(50) / 25
     for name in ("12-24-1920x1080", "video3"):
