@@ -116,6 +116,7 @@ DATASET = Dataset(
     layout=_LAYOUT,
     access="on request for research, by the EULA of its authors",
     read=read,
+    media=("auto", "clips"),
     columns=(COLUMN, RECORDING, "set"),
     seen="documentation alone",
 )

@@ -170,6 +170,7 @@ class Dataset:
         columns: Columns of the manifest that hold labels and folds.
         classes: Label column to its classes, in the order of benchmarks.
         takes_labels: Whether a file of labels can be named (``--labels``).
+        media: What ``--media`` may say; its reader takes no notice of anything else.
         seen: What of it was tried: ``real files``, or ``documentation alone``.
     """
 
@@ -180,6 +181,7 @@ class Dataset:
     columns: tuple[str, ...]
     classes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     takes_labels: bool = False
+    media: tuple[Media, ...] = ("auto", "clips", "frames")
     seen: str = "documentation alone"
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from hicmae.files import write_text
 from shards.datasets import DATASETS, Listing, ReadOptions, find_dataset
 from shards.datasets.base import Item, Media, check_files
-from shards.datasets.traces import TABLE
+from shards.datasets.traces import COLUMN, TABLE
 from shards.manifest import printable, write_manifest
 from shards.traces import TraceConfig
 
@@ -75,6 +75,14 @@ def manifest(
         raise ValueError(f"folds is for csv and traces; {known.title} has its own")
     if labels is not None and not known.takes_labels:
         raise ValueError(f"labels = {labels}: {known.title} has its labels in its own files")
+    if media not in known.media:
+        raise ValueError(
+            f"media = {media}: {known.title} is read with {' or '.join(known.media)} alone; leave "
+            "it out (folders of frames can be named in a CSV: hicmae shards manifest csv ROOT "
+            "--labels FILE)"
+        )
+    if trace != _TRACE and COLUMN not in known.columns:
+        raise ValueError(f"trace is for values over time, which {known.title} has none of")
     path = out or Path(f"{dataset.lower().replace('_', '-')}.csv")
     if path.suffix.lower() not in (".csv", ".tsv", ".jsonl"):
         raise ValueError(f"out = {path} (must end in .csv, .tsv or .jsonl)")

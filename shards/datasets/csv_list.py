@@ -125,6 +125,7 @@ DATASET = Dataset(
     layout=_LAYOUT,
     access="your own",
     read=read,
+    media=("auto",),
     columns=("fold",),
     takes_labels=True,
     seen="made-up tables",

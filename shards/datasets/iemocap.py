@@ -147,6 +147,7 @@ DATASET = Dataset(
     layout=_LAYOUT,
     access="by application to SAIL, University of Southern California",
     read=read,
+    media=("auto", "clips"),
     columns=("emotion", "fold", "valence", "arousal", "dominance"),
     classes={"emotion": CLASSES},
 )

@@ -145,6 +145,7 @@ DATASET = Dataset(
     layout=f"{TABLE} (or --labels FILE) with path and trace, or trace.NAME for each annotator",
     access="your own",
     read=read,
+    media=("auto",),
     columns=(COLUMN, RECORDING),
     takes_labels=True,
     seen="made-up traces",

@@ -112,5 +112,6 @@ DATASET = Dataset(
     layout=_LAYOUT,
     access="CC BY 4.0, on request: robots.ox.ac.uk/~vgg/data/voxceleb/vox2.html",
     read=read,
+    media=("auto", "clips"),
     columns=("split",),
 )

@@ -141,6 +141,9 @@ def test_frames_get_the_frame_rate_that_is_given(tmp_path: Path) -> None:
         (["ravdess", ".", "--labels", __file__], "RAVDESS (speech) has its labels in its own"),
         (["ravdess", ".", "--image_fps", "0"], "image_fps = 0.0 (must be more than 0)"),
         (["ravdess", ".", "--media", "films"], "media = films"),
+        (["iemocap", ".", "--media", "frames"], "IEMOCAP is read with auto or clips alone"),
+        (["csv", ".", "--media", "clips"], "any other collection is read with auto alone"),
+        (["meld", ".", "--trace.hop_seconds", "1"], "over time, which MELD has none of"),
         (["crema-d", "."], ".: no CREMA-D here: expected VideoFlash/"),
     ],
 )
