@@ -84,12 +84,12 @@ def open_folder(folder: Path | str, cache: CacheConfig | None = None) -> ShardFo
     if remote is None:
         index = read_index(folder)
         # A loader process may run in another directory.
-        files = ShardFiles(index.folder.resolve())
+        files = ShardFiles(index.folder.resolve(), name=str(folder))
         return ShardFolder(index, _described(index, str(folder)), files, str(folder))
     shards = RemoteShards(remote, cache or CacheConfig())
     index = shards.index()
     shards.described = described = _described(index, str(remote))
-    return ShardFolder(index, described, ShardFiles(index.folder, shards), str(remote))
+    return ShardFolder(index, described, ShardFiles(index.folder, shards, str(remote)), str(remote))
 
 
 class ShardFiles:
@@ -98,10 +98,14 @@ class ShardFiles:
     Args:
         folder: Where they are, or where their index is.
         remote: Where they come from, if not from ``folder``.
+        name: How a message names the folder; none given: by its path.
     """
 
-    def __init__(self, folder: Path, remote: RemoteShards | None = None) -> None:
+    def __init__(
+        self, folder: Path, remote: RemoteShards | None = None, name: str | None = None
+    ) -> None:
         self.folder, self.remote = folder, remote
+        self.name = (name or str(folder)).rstrip("/")
         self._handles: OrderedDict[str, int] = OrderedDict()
         self._fetches: dict[str, Future[Path]] = {}
         self._fetcher: ThreadPoolExecutor | None = None
@@ -184,10 +188,10 @@ class ShardFiles:
             os.close(self._handles.popitem()[1])
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"folder": self.folder, "remote": self.remote}
+        return {"folder": self.folder, "remote": self.remote, "name": self.name}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(state["folder"], state["remote"])  # type: ignore[misc]
+        self.__init__(**state)  # type: ignore[misc]
 
     def __del__(self) -> None:
         self.close()
@@ -237,7 +241,7 @@ class ShardFiles:
                     f"{where}: its shard cannot be opened ({error.strerror})", "unreadable"
                 ) from error
         raise ClipError(
-            f"{where}: no such shard, but the index of {self.folder} lists it; build it again",
+            f"{where}: no such shard, but the index beside it lists it; build it again",
             "missing-shard",
         )
 
@@ -253,6 +257,7 @@ class Row(NamedTuple):
         num_frames: Images, or frames in the length of sound alone.
         num_samples: Samples of sound.
         blocks_xxh3: Checksum of all its blocks in the tar (``schema.checksum``); 0: none is known.
+        folder: How a message names the folder of its shard; empty: not at all.
     """
 
     key: str
@@ -266,17 +271,18 @@ class Row(NamedTuple):
     num_frames: int
     num_samples: int
     blocks_xxh3: int
+    folder: str = ""
 
     @classmethod
-    def rows_of(cls, table: pandas.DataFrame) -> list[Row]:
+    def rows_of(cls, table: pandas.DataFrame, folder: str = "") -> list[Row]:
         """All rows of a table, in its order."""
-        columns = [table[name].tolist() for name in cls._fields]
-        return [cls(*values) for values in zip(*columns, strict=True)]
+        columns = [table[name].tolist() for name in cls._fields[:-1]]
+        return [cls(*values) for values in zip(*columns, [folder] * len(table), strict=True)]
 
     @property
     def where(self) -> str:
         """How an error names the sample."""
-        return f"{self.shard}: sample {self.key!r}"
+        return f"{self.folder and f'{self.folder}/'}{self.shard}: sample {self.key!r}"
 
     @property
     def blocks(self) -> tuple[int, int]:
@@ -333,9 +339,10 @@ class Corpus:
     def row(self, sample: int) -> tuple[Row, ShardFiles]:
         """What is said of a sample, and the files it is in."""
         folder, shard = self.shards[self.shard_numbers[sample]]
+        files = self.files[folder]
         numbers = [*self.numbers[sample].tolist(), int(self.checksums[sample])]
-        row = Row(self.keys[sample].as_py(), shard, *numbers)
-        return row, self.files[folder]
+        values = [self.keys[sample].as_py(), shard, *numbers, files.name]
+        return Row(*values), files
 
     def prefetch(self, samples: Sequence[int]) -> None:
         """Begin to fetch the shards of samples that will be wanted soon."""
@@ -377,7 +384,8 @@ def read_corpus(
             if not skip:
                 row = table[lacking].iloc[0]
                 there = ", ".join(name for name in _MEMBERS if row[f"{name}_length"] > 0)
-                raise lacks(member, f"{row['shard']}: sample {row['key']!r}", there, setting)
+                where = f"{folder.files.name}/{row['shard']}: sample {row['key']!r}"
+                raise lacks(member, where, there, setting)
             left_out[f"no-{LACKED[member]}"] += int(lacking.sum())
             table = table[~lacking]
         table = table.sort_values(["shard", "json_offset"], kind="stable")

@@ -77,7 +77,7 @@ class ShardDataset(torch.utils.data.Dataset[dict[str, Any] | Skipped]):
     ) -> None:
         if isinstance(source, Index):
             folder = source.folder.resolve()
-            index, self._files = source, ShardFiles(folder)
+            index, self._files = source, ShardFiles(folder, name=str(source.folder))
         else:
             index, self._files, folder = source.index, source.files, source.files.folder
         rows = index.table if rows is None else rows
@@ -95,7 +95,7 @@ class ShardDataset(torch.utils.data.Dataset[dict[str, Any] | Skipped]):
         self._numbers = rows.index.to_numpy()
         of_samples = SAMPLE in self.rows
         names = self.rows[SAMPLE] if of_samples else self.rows["key"]
-        self._records = Row.rows_of(self.rows.assign(key=names) if of_samples else self.rows)
+        self._records = Row.rows_of(self.rows.assign(key=names), self._files.name)
         self._spans = self.rows[[FIRST, WINDOW]].to_numpy() if of_samples else None
         self._places = pandas.factorize(names)[0]  # rows of one sample share its check
         # In shared memory, so that persistent workers hear of a new epoch, and all processes of

@@ -122,14 +122,14 @@ def test_what_is_damaged_is_counted_by_cause_or_named_by_both_readers(
     batches = one_epoch(folder)
     assert skipped_in(batches) == {cause: count}
     assert len(set(keys_of(batches))) == len(keys_of(batches)) == NUM_SAMPLES - count
-    with pytest.raises(ShardError, match=f"train-000001.tar: .*{message}") as error:
+    with pytest.raises(ShardError, match=f"^{folder}/train-000001.tar: .*{message}") as error:
         one_epoch(folder, on_bad="raise")
     assert "\n" not in str(error.value)
     dataset = ShardDataset(read_index(folder), input=INPUT, on_bad="skip")
     items = [dataset[number] for number in range(NUM_SAMPLES)]
     assert [item.cause for item in items if not isinstance(item, dict)] == [cause] * count
     strict = ShardDataset(read_index(folder), input=INPUT)
-    with pytest.raises(ShardError, match=f"train-000001.tar: .*{message}"):
+    with pytest.raises(ShardError, match=f"^{folder}/train-000001.tar: .*{message}"):
         strict[list(strict.rows["key"]).index(KEY)]
 
 
@@ -175,7 +175,8 @@ def test_worker_processes_count_too_and_their_error_stays_one_line(folder: Path)
     for process in iterator._workers:  # after an error torch would wait 5 s for each
         process.terminate()
     assert str(error.value) == (
-        "train-000001.tar: sample 'id00/00005' has no json member (found mjpg, wav); rebuild it"
+        f"{folder}/train-000001.tar: sample 'id00/00005' has no json member (found mjpg, wav);"
+        " rebuild it"
     )
 
 
@@ -194,8 +195,8 @@ def test_samples_without_sound_follow_the_policy(tmp_path: Path) -> None:
     }
     assert silent == {"id00/00000": 0, "id03/00003": 0}
     message = (
-        r"^train-000000.tar: sample 'id00/00000' has no wav member \(found mjpg, json\); "
-        r"rebuild it or pass .*$"
+        rf"^{tmp_path}/train-000000.tar: sample 'id00/00000' has no wav member "
+        r"\(found mjpg, json\); rebuild it or pass .*$"
     )
     with pytest.raises(ShardError, match=message):
         one_epoch(tmp_path, on_bad="raise")
@@ -218,7 +219,7 @@ def test_a_folder_of_sound_alone_is_refused_with_the_remedy_for_pictures(tmp_pat
 def test_a_folder_with_nothing_readable_raises_in_the_end(folder: Path) -> None:
     for path in folder.glob("*.tar"):
         path.unlink()
-    message = r"8 samples one after another were skipped \(missing-shard: 8\), the last: train"
+    message = rf"8 samples one after another were skipped \(missing-shard: 8\), the last: {folder}"
     with pytest.raises(ClipError, match=message):
         list(stream_of(folder))
 
