@@ -122,11 +122,16 @@ def boxes_of(recording: Path, given: Path | None, *, remedy: str) -> BoxTable:
 
     Raises: MediaError: ``no-boxes``; ``bad-boxes``, as ``read_boxes``.
     """
-    stem = recording.name if recording.is_dir() else recording.stem
-    path = given or recording.with_name(f"{stem}.csv")
+    path = given or boxes_beside(recording)
     if not path.is_file():
         raise MediaError("no-boxes", path, f"no such file of face boxes; {remedy}")
     return read_boxes(path)
+
+
+def boxes_beside(recording: Path) -> Path:
+    """Where the face boxes of a recording are looked for unless a file is given."""
+    stem = recording.name if recording.is_dir() else recording.stem
+    return recording.with_name(f"{stem}.csv")
 
 
 def read_boxes(path: str | Path) -> BoxTable:

@@ -18,6 +18,7 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
@@ -25,6 +26,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from hicmae.files import LOCK, naming, only_writer, sync_to_disk, whole_file
+from hicmae.media.boxes import boxes_beside
 from shards.building.prepare import Refusal
 from shards.building.writer import shard_name
 from shards.index import INFO_NAME, JOURNAL_NAME, TABLE_NAME
@@ -365,15 +367,20 @@ def build_identity(
     """All that the bytes of a build or part follow from, as data that JSON gives back unchanged;
     ``listing`` is the digest of the whole list.
     """
-    digest = hashlib.sha256()
+    sizes, times = hashlib.sha256(), hashlib.sha256()
     for row in rows:
-        for path in (row.path, row.audio, row.boxes):
-            digest.update(f"{printable(path or '')} {_num_bytes(path)}\n".encode())
+        beside = [boxes_beside(row.path)] if config.faces == "boxes" else []
+        for path in (row.path, row.audio, row.boxes, *beside):
+            num_bytes, modified_ns = _stamp(path)
+            if path not in beside:
+                sizes.update(f"{printable(path or '')} {num_bytes}\n".encode())
+            times.update(f"{num_bytes} {modified_ns}\n".encode())
     identity = {
         "settings": config.recorded(),
         "part": None if part is None else str(part),
         "list": listing,
-        "files": digest.hexdigest(),
+        "files": sizes.hexdigest(),
+        "times": times.hexdigest(),
         "programs": {
             "schema": SCHEMA_VERSION,
             **library_versions(),
@@ -396,8 +403,11 @@ def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
         told.append(f"part was {old['part']} and is {new['part']}")
     if old["list"] != new["list"]:
         told.append("the sources list other recordings")
-    elif old["files"] != new["files"] and old["part"] == new["part"]:
-        told.append("the files are others, or of another size")
+    elif old["part"] == new["part"]:
+        if old["files"] != new["files"]:
+            told.append("the files are others, or of another size")
+        elif old.get("times", new["times"]) != new["times"]:  # journals of earlier versions
+            told.append("files were changed since, by their times (which cp -p and rsync -t keep)")
     return ", ".join(told)
 
 
@@ -460,9 +470,14 @@ def _split_of(shard: str) -> str:
     return shard.rpartition("-")[0]
 
 
-def _num_bytes(path: Path | None) -> int:
-    """Size of a file; -1 where there is none, and for a folder of images."""
+def _stamp(path: Path | None) -> tuple[int, int]:
+    """Size of a file, -1 where there is none and for a folder of images; and when it was changed,
+    nanoseconds, -1 where there is nothing.
+    """
     try:
-        return path.stat().st_size if path is not None and path.is_file() else -1
+        status = None if path is None else path.stat()
     except OSError:
-        return -1
+        status = None
+    if status is None:
+        return -1, -1
+    return status.st_size if stat.S_ISREG(status.st_mode) else -1, status.st_mtime_ns

@@ -243,7 +243,18 @@ def test_other_settings_sources_or_files_are_not_mixed_into_an_unfinished_build(
     assert killed_at(5, lambda: build(source, out, config=build_settings))  # these may differ
     with pytest.raises(ValueError, match="part was None and is 1/2"):
         build(source, out, part=Part(number=1, of=2))
-    (tmp_path / "in/05.mp4").write_text("has grown")
+    one = tmp_path / "in/05.mp4"
+    one.write_bytes(one.read_bytes())
+    os.utime(one, (1, 1))
+    with pytest.raises(ValueError, match=r"files were changed since, by their times \(which cp"):
+        build(source, out)
+    journal = out.with_name("out.partial") / "journal.jsonl"  # as earlier versions wrote it
+    head, _, rest = journal.read_bytes().partition(b"\n")
+    entry = json.loads(head)
+    del entry["identity"]["times"]
+    journal.write_bytes(json.dumps(entry).encode() + b"\n" + rest)
+    assert killed_at(5, lambda: build(source, out))
+    one.write_text("has grown")
     with pytest.raises(ValueError, match="the files are others, or of another size"):
         build(source, out)
     write_list(tmp_path / "in", NAMES[:-1])
