@@ -19,7 +19,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from multiprocessing import forkserver
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext, SpawnContext
 from pathlib import Path
@@ -215,10 +215,13 @@ def end_if_begun_again() -> None:
 
 
 @functools.cache
-def _check_main_guard(context: ForkServerContext | SpawnContext) -> None:
-    """Start one process that does nothing, where a script is running."""
+def _begin_one(context: ForkServerContext | SpawnContext) -> None:
+    """Start one process that does nothing: to see whether a script has a main guard, and to wait
+    until the server has imported all. Others, if their starter ends meanwhile, would print traces.
+    """
     main = sys.modules["__main__"]
-    if getattr(main, "__spec__", None) is not None or not hasattr(main, "__file__"):
+    is_script = getattr(main, "__spec__", None) is None and hasattr(main, "__file__")
+    if sys.platform != "linux" and not is_script:
         return
     process = context.Process(target=_begin_only)
     process.start()
@@ -250,16 +253,42 @@ def forking(imported: Sequence[str] = IMPORTED) -> ForkServerContext | SpawnCont
     end_if_begun_again()
     if sys.platform != "linux":
         spawning = multiprocessing.get_context("spawn")
-        _check_main_guard(spawning)
+        _begin_one(spawning)
         return spawning
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(list(imported))
+    context.set_forkserver_preload([__name__, *imported])
     # Python (seen with 3.11) has the server look into the working folder first, where a folder that
     # is called shards would be taken for the package.
-    with _environment(PYTHONSAFEPATH="1", PYTHONPATH=os.pathsep.join(sys.path)):
+    with (
+        _environment(PYTHONSAFEPATH="1", PYTHONPATH=os.pathsep.join(sys.path)),
+        _interrupts_held(),
+    ):
         forkserver.ensure_running()
-    _check_main_guard(context)
+    _begin_one(context)
     return context
+
+
+@contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Within it, Ctrl-C waits; what is started has it blocked for ever.
+
+    A server that is importing would print a traceback of it, and heeds it at no other time either.
+    """
+    resource_tracker.ensure_running()  # which would let it through again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _heed_interrupts() -> None:
+    """In a process that was forked from the server."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+
+
+if sys.platform == "linux" and signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, ()):
+    os.register_at_fork(after_in_child=_heed_interrupts)  # this is the server
 
 
 @contextmanager

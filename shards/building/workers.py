@@ -74,7 +74,7 @@ def run_in_order(
     check_workers(workers)
     # Forked from a server of their own, which has imported what the function needs: as quick as
     # fork, and safe beside a progress bar.
-    context = forking([getattr(function, "func", function).__module__])
+    context = forking([getattr(function, "func", function).__module__, __name__])
     first = functools.partial(_begin, initializer, memory_bytes)
     new_pool = functools.partial(ProcessPool, workers, context=context, initializer=first)
     pool = new_pool()

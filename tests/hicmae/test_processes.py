@@ -256,6 +256,47 @@ def test_a_script_that_would_run_again_in_each_process_is_told_so(tmp_path: Path
     assert f"ValueError: {script}: each process that is started here begins with" in ran.stderr
 
 
+_INTERRUPTED = """
+import signal, sys
+from hicmae.processes import forking
+if __name__ == "__main__":
+    try:
+        context = forking(["slow"])
+    except KeyboardInterrupt:
+        sys.exit(130)
+    process = context.Process(target=signal.raise_signal, args=[signal.SIGINT])
+    process.start()
+    process.join()
+    sys.exit(process.exitcode)  # 1: it heeds Ctrl-C as any process
+"""
+
+
+@pytest.mark.parametrize("when", ["importing", "done"])
+def test_ctrl_c_while_the_server_imports_prints_no_traceback(tmp_path: Path, when: str) -> None:
+    (tmp_path / "slow.py").write_text(
+        "import time\nprint('importing', flush=True)\ntime.sleep(1)\nprint('done', flush=True)\n"
+    )
+    script = tmp_path / "script.py"
+    script.write_text(_INTERRUPTED)
+    path = os.pathsep.join([str(tmp_path), *sys.path])
+    process = subprocess.Popen(
+        [sys.executable, str(script)],
+        env={**os.environ, "PYTHONPATH": path},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "importing\n"
+    if when == "importing":
+        os.killpg(process.pid, signal.SIGINT)
+    said, error = process.communicate(timeout=60)
+    assert said == "done\n"
+    assert process.returncode == (130 if when == "importing" else 1)
+    assert when == "done" or not error
+
+
 def test_elsewhere_than_on_linux_processes_are_spawned(monkeypatch: pytest.MonkeyPatch) -> None:
     assert processes.forking().get_start_method() == "forkserver"
     monkeypatch.setattr("sys.platform", "darwin")
