@@ -15,6 +15,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import hashlib
+import itertools
 import json
 import math
 import os
@@ -24,7 +25,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
-from typing import Any
+from typing import Any, NamedTuple
 
 from hicmae.files import whole_file
 from hicmae.media.images import SOUND_SUFFIXES, VIDEO_SUFFIXES, is_stack, sound_beside, walk
@@ -47,6 +48,7 @@ _RESERVED = {  # and what for
 
 _NO_TEXT = re.compile("[\0\ud800-\udfff]")
 _DRIVE = re.compile(r"[A-Za-z]:[/\\]")
+_SIDE = re.compile(r"split|(.*_)?folds?(_.*)?")
 _PLAIN_NUMBER = re.compile(r"-?[0-9]{1,15}([.,][0-9]{1,15})?")
 _MAX_KEY = 160  # leaves room for what tells keys apart; the schema allows 200
 # What a build puts behind the key of a recording: a face, a segment, or both.
@@ -178,9 +180,77 @@ def printable(name: str | Path) -> str:
 def read_list(path: Path) -> list[tuple[int, dict[str, Any]]]:
     """Rows of a table of recordings with the numbers of their lines; empty cells are left out.
 
-    Raises: ValueError: as ``read_table``.
+    Raises: ValueError: as ``read_table`` and ``refuse_two_sides``.
     """
-    return read_table(path, needed="path", text=_TEXT_COLUMNS, taken=_index_columns())
+    rows = read_table(path, needed="path", text=_TEXT_COLUMNS, taken=_index_columns())
+    listed = (
+        Listed(
+            f"line {number}",
+            str(values.get("path")),
+            (_number(values.get("start")), _number(values.get("end"))),
+            (values.get("region"), values.get("boxes")),
+            {"split": "train", **values},
+        )
+        for number, values in rows
+    )
+    refuse_two_sides(listed, f"{path} ")
+    return rows
+
+
+class Listed(NamedTuple):
+    """What a list says of a recording, as far as it tells which part of it is on which side."""
+
+    where: str
+    file: str
+    span: tuple[float | None, float | None]
+    part: tuple[Any, Any]  # of the picture: the person
+    columns: Mapping[str, Any]
+
+
+def refuse_two_sides(rows: Iterable[Listed], list_name: str = "") -> None:
+    """Refuse a recording, or half of a span of it, that is listed twice on different sides.
+
+    Sides are values of ``split`` and of every column called ``fold``, ``NAME_fold`` or ``fold_…``.
+    Of people in different parts of one picture both may be.
+
+    Raises: ValueError: it would be trained on and tested on; the first such.
+    """
+    sides: dict[tuple[str, Any], dict[tuple[Any, ...], list[Listed]]] = {}
+    names: list[str] = []
+    asked: set[str] = set()
+    for row in rows:
+        if new := row.columns.keys() - asked:
+            asked |= new
+            names += filter(_SIDE.fullmatch, sorted(new))
+        side = tuple(row.columns.get(name) for name in names)
+        sides.setdefault((row.file, row.part), {}).setdefault(side, []).append(row)
+    for by_side in sides.values():
+        listed = sorted(itertools.chain(*by_side.values()), key=_begin) if len(by_side) > 1 else []
+        for place, first in enumerate(listed):
+            for second in (listed[at] for at in range(place + 1, len(listed))):
+                both = min(_end(first), _end(second)) - _begin(second)
+                if both <= 0:  # nor does any that begins later
+                    break
+                shorter = min(_end(row) - _begin(row) for row in (first, second))
+                if 2 * both < shorter:
+                    continue
+                for name in names:
+                    one, other = (row.columns.get(name) for row in (first, second))
+                    if one != other and None not in (one, other):
+                        raise ValueError(
+                            f"{list_name}{second.where}: the same recording and time as"
+                            f" {first.where}, with {name} {one} there and {other} here; it would"
+                            " be trained on and tested on; name it once, with the side that tests"
+                            " it, or build each side into a folder of its own"
+                        )
+
+
+def _begin(row: Listed) -> float:
+    return row.span[0] or 0.0
+
+
+def _end(row: Listed) -> float:
+    return math.inf if row.span[1] is None else row.span[1]
 
 
 def name_in(folder: Path, name: str) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 from collections import Counter
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -40,7 +41,15 @@ from shards.building.prepare import (
 from shards.building.workers import Lost, run_in_order
 from shards.building.writer import ShardWriter
 from shards.index import INFO_NAME, JOURNAL_NAME, TABLE_NAME, write_index
-from shards.manifest import ManifestRow, list_folder, read_manifest, unique_keys
+from shards.manifest import (
+    Listed,
+    ManifestRow,
+    list_folder,
+    printable,
+    read_manifest,
+    refuse_two_sides,
+    unique_keys,
+)
 from shards.settings import REFUSED_NAME, BuildConfig, Part
 
 
@@ -196,6 +205,8 @@ def gather(
     be killed and go on.
 
     Args: sound_alone: Whether sound files in folders are recordings.
+
+    Raises: ValueError: as ``read_manifest`` and ``refuse_two_sides``.
     """
     rows: list[ManifestRow] = []
     ignored: list[Path] = []
@@ -211,6 +222,17 @@ def gather(
             ignored += others
         else:
             rows += read_manifest(source)
+    if any(row.labels or row.split != "train" for row in rows):  # else there is one side
+        refuse_two_sides(
+            Listed(
+                printable(row.path),
+                os.path.realpath(row.path),
+                (row.start, row.end),
+                (row.region, row.boxes),
+                {**row.labels, "split": row.split},
+            )
+            for row in rows
+        )
     return unique_keys(rows), ignored
 
 

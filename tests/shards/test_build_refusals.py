@@ -43,6 +43,18 @@ def bad_inputs(folder: Path) -> Path:
     return folder
 
 
+def test_a_recording_on_two_sides_of_two_lists_is_refused(tmp_path: Path) -> None:
+    """A link to it is the same."""
+    (tmp_path / "a.mp4").touch()
+    (tmp_path / "b.mp4").symlink_to("a.mp4")
+    for name, side in (("a", "train"), ("b", "test")):
+        (tmp_path / f"{name}.csv").write_text(f"path,split\n{name}.mp4,{side}\n")
+    told = r"b\.mp4: the same recording and time as .*a\.mp4, with split train there and test here"
+    with pytest.raises(ValueError, match=told):
+        build_shards([tmp_path / "a.csv", tmp_path / "b.csv"], tmp_path / "out", TINY)
+    assert not (tmp_path / "out").exists()
+
+
 def test_every_refused_file_is_named_with_its_cause_and_the_rest_is_built(tmp_path: Path) -> None:
     bad_inputs(tmp_path / "in")
     result = build_shards([tmp_path / "in"], tmp_path / "out", TINY)

@@ -129,6 +129,11 @@ def test_a_video_can_be_named_itself(tmp_path: Path) -> None:
         ("path,split\na.mp4,../x\n", "line 2: split '../x'"),
         ("path,key\n,x\n", "line 2: no path"),
         ("path,key\na,x\nb,y\nc,x\n", "line 4: key 'x' is that of line 2"),
+        (
+            "path,fold\na,1\nb,2\na,2\n",
+            "list.csv line 4: the same recording and time as line 2, with fold 1 there and 2 here",
+        ),
+        ("path,split,start,end\na,test,1,3\na,train,2,9\n", "with split test there and train here"),
         ('{"path": "a"}\n{"path"\n', "line 2: no JSON"),
         ('["a"]\n', "line 1: list, not an object"),
         ('{"file": "a"}\n', "line 1: no column 'path'"),
@@ -156,6 +161,20 @@ def test_a_mistake_is_named_with_its_place(tmp_path: Path, text: str, told: str)
         read_manifest(path)
     assert told in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "path,fold,start,end\na,1,0,3\na,2,2,9\n",  # turns that overlap a little
+        "path,split,region\na,train,0 0 0.5 1\na,test,0.5 0 1 1\n",  # two people
+        "path,fold,mood\na,1,joy\na,1,fear\nb,2,joy\n",
+        "path,fold\na,1\na,\n",
+    ],
+)
+def test_what_only_looks_like_two_sides_of_a_recording_is_read(tmp_path: Path, text: str) -> None:
+    (tmp_path / "list.csv").write_text(text)
+    assert len(read_manifest(tmp_path / "list.csv")) == text.count("\n") - 1
 
 
 def test_many_mistakes_are_one_line(tmp_path: Path) -> None:
