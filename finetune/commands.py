@@ -230,7 +230,7 @@ def modalities(
     from finetune.record import runs_in
     from finetune.reporting.document import output_console
     from finetune.testing.machine import make_machine, require_alone
-    from finetune.testing.modalities import FACTS, run_conditions
+    from finetune.testing.modalities import FACTS, WRITTEN, run_conditions
     from finetune.testing.perturbations import partners
 
     machine = make_machine(device, precision, batch_size=batch_size, workers=workers)
@@ -242,7 +242,7 @@ def modalities(
         place = folder / "modalities" if out is None else out
         if out is not None and len(given) > 1:
             place = out / folder.relative_to(source)
-        check_replaceable(place, "modality report", FACTS, overwrite=overwrite)
+        check_replaceable(place, "modality report", FACTS, others=WRITTEN, overwrite=overwrite)
         plan = _plan(folder, options)
         if plan.tested.over_time is not None:
             raise ValueError(

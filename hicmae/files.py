@@ -19,8 +19,9 @@ import re
 import shutil
 import socket
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import IO, Any, Self
 
@@ -281,12 +282,15 @@ def locked(path: Path) -> Iterator[None]:
         yield
 
 
-def check_replaceable(out: Path, what: str, *marks: str, overwrite: bool) -> None:
+def check_replaceable(
+    out: Path, what: str, *marks: str, others: Collection[str], overwrite: bool
+) -> None:
     """Refuse a place where something is that would be lost.
 
     Args:
         what: May be replaced, in words: ``checkpoint``.
         marks: Files that all of these have.
+        others: Patterns of what else is theirs; hidden files are nobody's.
 
     Raises: ValueError: what is there, and what to do.
     """
@@ -298,6 +302,12 @@ def check_replaceable(out: Path, what: str, *marks: str, overwrite: bool) -> Non
         raise ValueError(
             f"{out}: holds a {what}; pass --overwrite to replace it, or name another folder"
         )
+    for name in sorted(path.name for path in out.iterdir()):
+        if not any(fnmatchcase(name, pattern) for pattern in (".*", *marks, *others)):
+            raise ValueError(
+                f"{out}: holds {name} beside a {what}, and that would be lost; move it, or name"
+                " another folder"
+            )
 
 
 def portable(name: str) -> str:

@@ -63,6 +63,7 @@ from shards.reading.random_access import ShardDataset
 
 LINES = "predictions.jsonl"
 PAGE, FACTS = "modalities.md", "facts.json"
+WRITTEN = (LINES, CONFIG, BENCHMARK, "modalities.*", "figures")
 
 
 class PerturbedClips(Dataset[dict[str, Any]]):

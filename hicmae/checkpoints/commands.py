@@ -199,9 +199,9 @@ def card(*, folder: Path) -> None:
 
 
 def _check_out(out: Path, overwrite: bool) -> None:
-    from hicmae.checkpoints.checkpoint import CONFIG, WEIGHTS
+    from hicmae.checkpoints.checkpoint import CARD, CONFIG, PROBE, WEIGHTS
 
-    check_replaceable(out, "checkpoint", CONFIG, WEIGHTS, overwrite=overwrite)
+    check_replaceable(out, "checkpoint", CONFIG, WEIGHTS, others=(PROBE, CARD), overwrite=overwrite)
 
 
 def _shown(value: Any) -> str:

@@ -108,7 +108,7 @@ def predict(
     # Not above: `--help` needs no PyTorch.
     from hicmae.prediction.model import load
     from hicmae.prediction.process import PredictionError
-    from hicmae.prediction.results import SUMMARY
+    from hicmae.prediction.results import SUMMARY, WRITTEN
     from hicmae.prediction.timelines import parse_formats, spans_of
     from hicmae.prediction.traces import TraceForm, hop_of
 
@@ -136,7 +136,7 @@ def predict(
     for recording in found:
         with suppress(OSError):  # a name that cannot be there is said when its turn comes
             folder = out / recording.name
-            check_replaceable(folder, "prediction", SUMMARY, overwrite=overwrite)
+            check_replaceable(folder, "prediction", SUMMARY, others=WRITTEN, overwrite=overwrite)
     model = load(checkpoint, device=device, precision=precision, batch_size=batch_size)
     config.layout(model.input)
     model.confidence(min_confidence)

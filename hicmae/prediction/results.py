@@ -36,6 +36,7 @@ NOT_SURE = "not sure"  # the prediction where no class is probable enough
 _FIXED = ("track", "start", "end", "prediction")
 TIMELINE, LINES, BOXES, SUMMARY = "timeline.csv", "timeline.jsonl", "boxes.csv", "summary.json"
 SPANS, PICTURE, VIDEO = "spans.csv", "timeline.png", "annotated.mp4"
+WRITTEN = ("timeline.*", "trace-*.csv", BOXES, SPANS, VIDEO)  # and the summary
 _DIGITS = "%.6g"
 _MOST_TRACKS = 8
 _INCHES, _DPI = 11.0, 110
@@ -332,7 +333,7 @@ class Prediction:
             PredictionError: The video cannot be drawn into; all else is written.
         """
         folder = Path(folder)
-        check_replaceable(folder, "prediction", SUMMARY, overwrite=overwrite)
+        check_replaceable(folder, "prediction", SUMMARY, others=WRITTEN, overwrite=overwrite)
         undrawn: PredictionError | None = None
         with whole_folder(folder) as beside:
             _write_tables(self, beside)

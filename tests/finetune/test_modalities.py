@@ -185,9 +185,13 @@ def test_reports_are_not_overwritten_unasked_nor_other_folders_at_all(
     with pytest.raises(ValueError, match="holds no modality report"):
         modalities(source=finished, perturb=FEW, **MACHINE, out=tmp_path / "mine", overwrite=True)
     assert (tmp_path / "mine" / "thesis.txt").is_file()
+    whole = finished / "modalities"
+    (whole / "thesis.txt").write_text("years of work")
+    with pytest.raises(ValueError, match=r"holds thesis\.txt beside a modality report"):
+        modalities(source=finished, perturb=FEW, **MACHINE, overwrite=True)
+    (whole / "thesis.txt").unlink()
     path = tmp_path / "less"
     path.mkdir()
-    whole = finished / "modalities"
     (path / "benchmark.yaml").write_text((whole / "benchmark.yaml").read_text())
     lines = (whole / "predictions.jsonl").read_text().splitlines()
     kept = [line for line in lines if '"unspoiled"' not in line]

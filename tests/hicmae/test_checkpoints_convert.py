@@ -309,6 +309,9 @@ def test_the_command_converts_verifies_describes_and_goes_back(
     assert main(["checkpoint", "export", str(made), str(back), "--format", "reference"]) == 0
     assert set(read_pickle(back)["model"]) == set(read_pickle(finetuned)["model"])
     assert main([*words, "--overwrite"]) == 0
+    (made / "thesis.txt").write_text("years of work")
+    assert main([*words, "--overwrite"]) == 2
+    assert "thesis.txt beside a checkpoint, and that would be lost" in capsys.readouterr().err
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.txt").write_text("years of work")
     words[3] = str(tmp_path / "full")

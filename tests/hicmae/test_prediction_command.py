@@ -148,11 +148,15 @@ def test_results_are_replaced_only_where_asked_and_nothing_is_begun_before(
     assert (out / "a.mp4" / "timeline.csv").stat().st_mtime_ns == before
     assert capsys.readouterr().err.count("still holds what was there before") == 1
     assert outcomes(out)["a.mp4"]["message"].endswith("a.mp4 still holds what was there before")
-    shutil.rmtree(out / "a.mp4")
-    (out / "a.mp4").mkdir()
-    (out / "a.mp4" / "thesis.txt").write_text("mine")
-    assert predict(first, "--overwrite", checkpoint=checkpoint, out=out) == 2
-    assert (out / "a.mp4" / "thesis.txt").read_text() == "mine"
+    thesis = out / "a.mp4" / "thesis.txt"
+    for beside in ("a prediction", "nothing"):
+        if beside == "nothing":
+            shutil.rmtree(thesis.parent)
+            thesis.parent.mkdir()
+        thesis.write_text("mine")
+        assert predict(first, "--overwrite", checkpoint=checkpoint, out=out) == 2
+        assert thesis.read_text() == "mine", beside
+        assert "name another folder" in capsys.readouterr().err
 
 
 def test_the_sound_of_images_is_no_recording_of_its_own(tmp_path: Path) -> None:
