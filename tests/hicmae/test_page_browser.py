@@ -202,16 +202,22 @@ def test_a_clip_goes_up_and_its_timeline_follows_playback(page: Any, clips_dir: 
 def test_shares_have_their_own_axis_and_who_is_not_sure_says_so(page: Any) -> None:
     found = page.execute_async_script("""
         const done = arguments[0];
-        import("/charts.js").then(({ captionOf, rangeOf }) => {
+        import("/charts.js").then(({ captionOf, frameFace, rangeOf }) => {
+          const box = document.getElementById("box");
+          const sides = [0.3, 0.7].map((x) => {
+            frameFace(box, [x, 0.5, 0.1, 0.1, 0], "face", "#fff");
+            return box.children[0].style.left;
+          });
           const kinds = (...given) => ({ task: "joint", heads: given.map((kind) => ({ kind })) });
           const sure = (min_confidence) => ({ task: "classification", heads: [], min_confidence });
           done([rangeOf([0.2, 0.8], kinds("distribution", "multilabel")),
             rangeOf([0.2, 0.8], kinds("distribution", "regression")),
             rangeOf([0.2, 4.5], kinds("regression")),
             rangeOf(Array(500000).fill(-2), kinds("regression")),
-            ...[0.5, 0.7].map((least) => captionOf(["a", "b"], [0.4, 0.6], sure(least))[0])]);
+            ...[0.5, 0.7].map((least) => captionOf(["a", "b"], [0.4, 0.6], sure(least))[0]),
+            ...sides]);
         });""")
-    assert found == [[0, 1], [-1, 1], [0, 4.5], [-2, 2], "b 0.60", "not sure"]
+    assert found == [[0, 1], [-1, 1], [0, 4.5], [-2, 2], "b 0.60", "not sure", "-3px", "auto"]
 
 
 def test_a_corrupt_clip_is_named_with_its_cause_and_the_page_goes_on(

@@ -160,6 +160,9 @@ export function frameFace(box, [x, y, width, height, angle], caption, colour) {
   box.style.setProperty("--colour", colour);
   const [label] = box.children;
   label.textContent = caption;
+  // From the side where there is more room.
+  label.style.left = x < 0.5 ? "-3px" : "auto";
+  label.style.right = x < 0.5 ? "auto" : "-3px";
   // Inside the box, and inside the picture, where there is no room above it.
   const top = y - height / 2;
   label.style.bottom = top < 0.08 ? "auto" : "100%";
