@@ -83,8 +83,8 @@ def open_analyst(
         predictor = load(source, device=device, precision=precision)
         if "video" in predictor.modalities:
             tell(*_detector_notes(windows.prepared(predictor.preparation), windows.offline))
-        tell(*predictor.notes)
         notes = _shown_notes(predictor.notes, source, folder)
+        tell(*notes)
         return EmotionAnalyst(predictor, notes, windows, limits.seconds)
     tell(*_detector_notes(windows.prepared(preparation_of(found)[0]), windows.offline))
     name = _name(source)
