@@ -300,10 +300,10 @@ def test_what_the_browser_cannot_play_is_shown_still(page: Any, clips_dir: Path)
 
 
 def test_a_recording_of_camera_and_microphone_goes_up(page: Any) -> None:
-    part(page, "record-video").click()
+    part(page, "record-video").send_keys(webdriver.Keys.ENTER)
     until(page, lambda: text(page, "recorded").startswith("2"))
     assert part(page, "preview").is_displayed()
-    part(page, "record-stop").click()
+    page.switch_to.active_element.send_keys(webdriver.Keys.ENTER)  # stop
     assert settled(page) == "result"
     assert "face0" in text(page, "track") or not part(page, "track-choice").is_displayed()
     assert page.find_elements("css selector", "#timeline .line")
@@ -311,14 +311,15 @@ def test_a_recording_of_camera_and_microphone_goes_up(page: Any) -> None:
 
 
 def test_the_camera_is_looked_at_live_with_its_delay_and_stops(page: Any) -> None:
-    part(page, "live").click()
+    part(page, "live").send_keys(webdriver.Keys.ENTER)
     # Three windows: the second one is a second after the first, whatever the machine does.
     lines = "return [...document.querySelectorAll('#live-timeline .line')].map("
     points = f"{lines}line => line.getAttribute('points').split(' ').length)"
     until(page, lambda: page.execute_script(points)[:1] >= [3])
     names = [bar.text for bar in page.find_elements("css selector", "#live-now .name")]
     assert names == CLASSES
-    assert text(page, "live-by") == "by picture and sound"
+    # A busy machine gives no pictures for a while.
+    until(page, lambda: text(page, "live-by") == "by picture and sound")
     found = re.match(r"Delay (\S+) s \(median (\S+) s\), of which .* took (\S+) s", said(page))
     assert found is not None, said(page)
     delay, median, work = map(float, found.groups())
@@ -332,10 +333,11 @@ def test_the_camera_is_looked_at_live_with_its_delay_and_stops(page: Any) -> Non
     middle, width = page.execute_script(script)
     assert 0.2 < middle < 0.8
     assert 0.1 < width < 1
-    part(page, "live-stop").click()
+    page.switch_to.active_element.send_keys(webdriver.Keys.ENTER)  # stop
     assert not part(page, "live-view").is_displayed()
     assert page.execute_script("return document.getElementById('live-video').srcObject") is None
     assert part(page, "drop").is_displayed()
+    assert page.switch_to.active_element.get_attribute("id") == "live"
 
 
 def said(page: Any) -> str:

@@ -299,7 +299,10 @@ function listen() {
       if (kind === "drop" && event.dataTransfer.files.length) give(event.dataTransfer.files[0]);
     });
   }
-  at("cancel").addEventListener("click", cancel);
+  at("cancel").addEventListener("click", () => {
+    cancel();
+    at("file").focus();
+  });
   at("track").addEventListener("change", (event) => choose(Number(event.target.value)));
   at("kind").addEventListener("change", () => {
     draw();
@@ -333,6 +336,7 @@ function record() {
       at("recording").hidden = true;
       at("drop").hidden = false;
       if (file) give(file);
+      else at("file").focus();
     },
   });
   const begin = async (picture) => {
@@ -341,6 +345,7 @@ function record() {
       await recorder.start({ picture, preview: at("preview"), maxSeconds: model?.max_seconds ?? 60 });
       at("recording").hidden = false;
       at("drop").hidden = true;
+      at("record-stop").focus();  // what was pressed is gone
     } catch (problem) {
       fail(problem.message);
     }
@@ -367,9 +372,13 @@ function live() {
     end("");
     at("drop").hidden = true;
     at("live-view").hidden = false;
+    at("live-stop").focus();
     await view.run().catch((problem) => end(problem.message));
   });
-  at("live-stop").addEventListener("click", () => end(""));
+  at("live-stop").addEventListener("click", () => {
+    end("");
+    at("live").focus();
+  });
 }
 
 async function greet() {

@@ -27,7 +27,10 @@ export class Recorder {
     const parts = [];
     this.kept = true;
     this.recorder = new MediaRecorder(this.stream);
-    this.recorder.ondataavailable = (event) => parts.push(event.data);
+    this.recorder.ondataavailable = (event) => {
+      parts.push(event.data);
+      look();  // timers of a page that is not in sight may come once a minute
+    };
     this.recorder.onstop = () => {
       clearInterval(this.timer);
       this.stream.getTracks().forEach((track) => track.stop());
@@ -36,11 +39,13 @@ export class Recorder {
       this.onDone(this.kept ? new File(parts, `recording.${suffix(type)}`, { type }) : null);
     };
     const began = performance.now();
-    this.timer = setInterval(() => {
+    const look = () => {
       const seconds = (performance.now() - began) / 1000;
       this.onTime(seconds);
-      if (seconds >= maxSeconds) this.stop(true);
-    }, 200);
+      // It comes a second apart, and a longer recording would be refused whole.
+      if (seconds >= maxSeconds - Math.min(1.5, maxSeconds / 2)) this.stop(true);
+    };
+    this.timer = setInterval(look, 200);
     this.recorder.start(1000);
   }
 
