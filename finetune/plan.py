@@ -41,7 +41,7 @@ from hicmae.files import LOCK, PARTS, file_sha256, only_writer
 from hicmae.heads import constant_outputs
 from hicmae.run_logging import wandb_mode
 from hicmae.settings import ModelConfig, raise_all
-from shards.index import TABLE_NAME, Index
+from shards.index import INFO_NAME, TABLE_NAME, Index
 
 # Settings that decide no number.
 _IDLE = ("out", "folds", "device", "workers", "hardware", "trainer", "wandb")
@@ -375,6 +375,8 @@ def prepare_folder(
         raise ValueError(f"{out}: is a file; name a folder for the run")
     there = [path for path in out.iterdir() if path.name != LOCK] if out.is_dir() else []
     if there:
+        if (out / INFO_NAME).exists():
+            raise ValueError(f"{out}: holds shards; name another folder")
         if (out / "checkpoints").exists():  # those of a fine-tuning run are in its folds
             raise ValueError(f"{out}: holds a pretraining run; name another folder")
         if overwrite and not (out / CONFIG).is_file():

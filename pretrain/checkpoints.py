@@ -44,6 +44,7 @@ from hicmae.pretraining import HiCMAE
 from hicmae.settings import ObjectiveConfig
 from pretrain.module import Batch, PretrainModule, StepCallback
 from pretrain.settings import PretrainConfig
+from shards.index import INFO_NAME
 
 # What a run leaves in its folder; anything else there is not ours to delete.
 _RUN_PARTS = ("config.yaml", "metrics.csv", "checkpoints", "figures", "wandb")
@@ -124,6 +125,14 @@ def find_resumption(
     )
 
 
+def foreign(out: Path) -> str:
+    """A line about a folder of something else, with which a run would be mixed up, or nothing."""
+    for name, what in ((INFO_NAME, "shards"), ("benchmark.yaml", "a fine-tuning run")):
+        if (out / name).exists():
+            return f"{out}: holds {what}; give another folder for the run with --out"
+    return ""
+
+
 def held_run(out: Path) -> list[str]:
     """What of a run is in a folder already."""
     return [name for name in _RUN_PARTS if (out / name).exists()]
@@ -138,6 +147,8 @@ def prepare_folder(out: Path, *, resume: bool, overwrite: bool) -> IO[bytes]:
     """
     if out.exists() and not out.is_dir():
         raise ValueError(f"{out}: is a file; give a folder for the run with --out")
+    if problem := foreign(out):
+        raise ValueError(problem)
     there = held_run(out)
     if there and not (resume or overwrite):
         raise ValueError(

@@ -27,7 +27,13 @@ from hicmae.masks import num_hidden
 from hicmae.pretraining import HiCMAE
 from hicmae.run_logging import wandb_mode
 from hicmae.settings import ModelConfig, raise_all
-from pretrain.checkpoints import Resumption, compare_settings, find_resumption, held_run
+from pretrain.checkpoints import (
+    Resumption,
+    compare_settings,
+    find_resumption,
+    foreign,
+    held_run,
+)
 from pretrain.data import Survey, mixing_notes, open_stream, survey
 from pretrain.footprint import footprint, measure_network, reader_bytes
 from pretrain.probes import ProbeData, probe_data
@@ -387,6 +393,9 @@ def _folder_problems(out: Path, *, needed: int, may_exist: bool) -> Iterator[str
     """Reasons why the run folder could not be written, with the bytes it will hold at most."""
     if out.exists() and not out.is_dir():
         yield f"{out}: is a file; give a folder for the run with --out"
+        return
+    if problem := foreign(out):
+        yield problem
         return
     there = held_run(out)
     if there and not may_exist:

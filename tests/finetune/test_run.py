@@ -364,14 +364,17 @@ def test_overwriting_spares_folders_that_hold_no_run(tmp_path: Path, train: Trai
 
 
 @pytest.mark.parametrize("options", [{}, {"overwrite": True}, {"resume": True}])
-def test_a_pretraining_run_is_neither_deleted_nor_written_into(
-    options: dict[str, bool], tmp_path: Path, train: Train
+@pytest.mark.parametrize(
+    ("name", "what"), [("checkpoints", "a pretraining run"), ("index.json", "shards")]
+)
+def test_a_pretraining_run_or_shards_are_neither_deleted_nor_written_into(
+    name: str, what: str, options: dict[str, bool], tmp_path: Path, train: Train
 ) -> None:
-    (tmp_path / "pretrained" / "checkpoints").mkdir(parents=True)
-    (tmp_path / "pretrained" / "config.yaml").write_text("seed: 1")
-    with pytest.raises(ValueError, match="pretrained: holds a pretraining run; name another"):
-        train(name="pretrained", **options)
-    assert (tmp_path / "pretrained" / "config.yaml").read_text() == "seed: 1"
+    (tmp_path / "other" / name).mkdir(parents=True)
+    (tmp_path / "other" / "config.yaml").write_text("seed: 1")
+    with pytest.raises(ValueError, match=f"other: holds {what}; name another"):
+        train(name="other", **options)
+    assert (tmp_path / "other" / "config.yaml").read_text() == "seed: 1"
 
 
 def test_a_run_is_not_deleted_with_what_the_next_one_reads(

@@ -296,6 +296,21 @@ def test_a_folder_that_holds_a_run_is_neither_mixed_nor_lost(
 
 
 @pytest.mark.parametrize("how", ["resume", "overwrite"])
+@pytest.mark.parametrize("name", ["index.json", "benchmark.yaml"])
+def test_a_folder_of_something_else_is_left_alone(
+    name: str, how: str, train: Train, tmp_path: Path
+) -> None:
+    """The scripts for SLURM resume always, and a word of --out is soon another's."""
+    files = {name: "{}", "config.yaml": "seed: 1"}
+    for file, text in files.items():
+        (tmp_path / file).write_text(text)
+    for dry in (True, False):
+        with pytest.raises(ValueError, match=r"holds (shards|a fine-tuning run); give another"):
+            train(tmp_path, dry_run=dry, **{how: True})
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == files
+
+
+@pytest.mark.parametrize("how", ["resume", "overwrite"])
 def test_a_run_that_another_process_is_writing_is_left_alone(
     how: str, train: Train, copied: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
