@@ -264,11 +264,19 @@ class _Parser(ArgumentParser):
         """The words to parse: a bare flag becomes ``--flag=true``, or it would swallow a
         positional word after it.
 
-        Raises: ValueError: a word is the old name of an option.
+        Raises: ValueError: a word is the old name of an option; an empty one is given as a path,
+            and would be the working folder.
         """
-        options, words = self.options(), []
+        options, words, before = self.options(), [], ""
         for word, after in zip(arguments, [*arguments, ""][1:], strict=True):
             name, equals, value = word.partition("=")
+            given = before if not word else name if word.endswith("=") and not value else ""
+            if not (word or given) or (given in options and _is_path(_hint(options[given]))):
+                raise ValueError(
+                    f"{given[2:] or 'argument'} = '' (must not be empty; a variable of the shell"
+                    " may not be set)"
+                )
+            before = word if name in options and not equals else ""
             if name.startswith("--") and name[2:] in self.renamed and name not in options:
                 new = self.renamed[name[2:]]
                 raise ValueError(_is_now(name, f"--{new}", value if equals else after, " "))
