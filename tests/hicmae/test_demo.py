@@ -300,12 +300,12 @@ def test_a_folder_in_use_is_left_alone(
     with pytest.raises(ValueError, match=r"demo\.json: damaged .*; give --overwrite or another"):
         demo(out=out, steps=steps, resume=True)
     assert demo(out=out, steps=steps, overwrite=True) == 0
-    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
     with another_writer(out):
+        before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
         for how in ({"resume": True}, {"overwrite": True}):
             with pytest.raises(ValueError, match="another process writes into it now"):
                 demo(out=out, steps=steps, **how)
-    assert before == {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+        assert before == {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
 
 
 def test_a_step_cannot_remove_what_is_outside(tmp_path: Path, steps: Path) -> None:
