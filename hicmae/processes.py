@@ -226,7 +226,7 @@ def _begin_one(context: ForkServerContext | SpawnContext) -> None:
     process = context.Process(target=_begin_only)
     process.start()
     process.join()
-    if process.exitcode == _BEGUN_AGAIN:
+    if process.exitcode == _BEGUN_AGAIN or (is_script and process.exitcode):  # or it failed first
         raise ValueError(
             f"{main.__file__}: each process that is started here begins with this script and would"
             ' do all of it again; put what it does below `if __name__ == "__main__":`'

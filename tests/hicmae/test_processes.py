@@ -245,14 +245,26 @@ def test_a_working_folder_with_a_folder_called_shards_is_no_obstacle(tmp_path: P
     assert said.endswith(" 2\n")
 
 
-def test_a_script_that_would_run_again_in_each_process_is_told_so(tmp_path: Path) -> None:
+@pytest.mark.parametrize("before", ["", "import os\nos.mkdir('made')\n"])
+def test_a_script_that_would_run_again_in_each_process_is_told_so(
+    tmp_path: Path, before: str
+) -> None:
+    """Also where the second time it fails before it comes so far."""
     script = tmp_path / "script.py"
-    script.write_text("from hicmae.processes import forking\nforking(['json'])\nprint('went on')\n")
+    script.write_text(
+        f"{before}from hicmae.processes import forking\nforking(['json'])\nprint('went on')\n"
+    )
     ran = subprocess.run(
-        [sys.executable, str(script)], capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, str(script)],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
     )
     assert (ran.returncode, ran.stdout) == (1, "")
-    assert ran.stderr.count("Traceback") == 1
+    assert ran.stderr.count("Traceback") == 1 + bool(before)
     assert f"ValueError: {script}: each process that is started here begins with" in ran.stderr
 
 
