@@ -82,7 +82,7 @@ def walk(folder: Path, seen: set[tuple[int, int]] | None = None) -> Iterator[tup
     if images := images and is_sequence(folder):
         yield folder, True
     for entry in entries:
-        if entry.is_dir():
+        if os.path.isdir(entry.path):  # noqa: PTH112 (an entry raises for a link to itself)
             yield from walk(Path(entry.path), seen)
         elif not (images and Path(entry.name).suffix.lower() in IMAGE_SUFFIXES):
             yield Path(entry.path), False

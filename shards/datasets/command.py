@@ -111,10 +111,11 @@ def manifest(
     if not listing.items:
         if not listing.num_missing:
             raise ValueError(f"{root}: none of {known.title} can be used: {_left_out(listing)}")
+        other = ", or try --media" * ("frames" in known.media)
         raise ValueError(
             f"{root}: none of {known.title} can be used ({listing.num_missing} files are missing, "
-            f"see {lacking}); unpack them below it, or try --media (a copy of sound alone is to be "
-            "listed in a CSV: hicmae shards manifest csv ROOT --labels FILE)"
+            f"see {lacking}); unpack them below it{other} (a copy of sound alone is to be listed "
+            "in a CSV: hicmae shards manifest csv ROOT --labels FILE)"
         )
     for difference in differences:
         print(f"warning: {difference}")

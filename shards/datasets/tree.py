@@ -121,7 +121,7 @@ class Tree:
             if entry.name.startswith("."):
                 continue
             path = prefix + entry.name
-            if entry.is_dir():
+            if os.path.isdir(entry.path):  # noqa: PTH112 (an entry raises for a link to itself)
                 self._walk(entry.path, path + "/", above | {me})
                 continue
             suffix = _suffix(entry.name)

@@ -11,6 +11,7 @@ import pytest
 from webdataset.tariterators import base_plus_ext
 
 from shards import manifest
+from shards.datasets.tree import Tree
 from shards.manifest import (
     ManifestRow,
     face_key,
@@ -102,6 +103,13 @@ def test_a_name_that_is_no_utf8_can_be_written_down(tmp_path: Path) -> None:
     (row,) = read_manifest(tmp_path)
     assert row.name == "caf\\xe9.mp4"
     assert row.path.exists()
+
+
+def test_a_link_to_itself_ends_no_listing(tmp_path: Path) -> None:
+    (tmp_path / "x.mp4").touch()
+    (tmp_path / "loop.mp4").symlink_to("loop.mp4")
+    assert [row.name for row in read_manifest(tmp_path)] == ["loop.mp4", "x.mp4"]
+    assert Tree(tmp_path).videos == {"loop": ["loop.mp4"], "x": ["x.mp4"]}
 
 
 def test_a_video_can_be_named_itself(tmp_path: Path) -> None:
