@@ -151,7 +151,7 @@ def is_sequence(folder: Path) -> bool:
 
 def is_stack(path: Path) -> bool:
     """Whether a file holds pictures by its name and head; features have fewer dimensions."""
-    if path.suffix.lower() != STACK_SUFFIX or path.is_dir():
+    if path.suffix.lower() != STACK_SUFFIX or not path.is_file():  # a pipe would be waited for
         return False
     try:
         return bool(np.load(path, mmap_mode="r").ndim == 4)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import cv2
@@ -14,6 +15,7 @@ from hicmae.media.faces import FaceConfig
 from hicmae.media.images import (
     StackReader,
     is_sequence,
+    is_stack,
     list_images,
     natural_order,
     open_images,
@@ -213,6 +215,11 @@ def test_a_stack_with_its_sound_becomes_a_sample_and_windows(tmp_path: Path) -> 
     found, windows, _ = cut(path, asked, FaceConfig(faces="none", face_size=32))
     assert (found.has_sound, found.seconds, windows[-1].end_seconds) == (True, 2.0, 2.0)
     assert windows[0].clips[0].frames[0].mean(axis=(0, 1)) == pytest.approx(SKIN, abs=3)
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.npy")
+    assert not is_stack(tmp_path / "a.npy")
 
 
 def test_what_is_no_stack_of_faces_is_said_in_one_line(tmp_path: Path) -> None:
