@@ -20,6 +20,7 @@ from typing import Literal
 
 # Of AAC, in which the clips' sound is kept, as far as speech needs.
 _SOUND_RATES = (16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000)
+_LEVELS = 255  # of a pixel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,6 +115,8 @@ class CorpusConfig:
         for name in ("scene_variety", "label_noise"):
             if not 0 <= getattr(self, name) <= 1:
                 problems.append(f"{name} = {getattr(self, name)} (must lie within 0..1)")
+        if self.camera_noise > _LEVELS:
+            problems.append(f"camera_noise = {self.camera_noise} (must be {_LEVELS} or less)")
         if self.labelled and self.folds > self.speakers:
             problems.append(f"folds = {self.folds} (more than the {self.speakers} speakers)")
         if self.over_time and (not self.labelled or self.label_noise):

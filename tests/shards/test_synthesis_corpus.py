@@ -217,8 +217,10 @@ def test_every_problem_of_the_settings_is_named_at_once() -> None:
             frame_size=63,
             expression_strength=(0.5, 1.5),
             label_noise=2.0,
+            camera_noise=1e9,
         )
-    for name in ("speakers", "max_seconds", "frame_size", "expression_strength", "label_noise"):
+    wrong = ("speakers", "max_seconds", "frame_size", "expression_strength", "label_noise")
+    for name in (*wrong, "camera_noise = 1000000000.0 (must be 255 or less)"):
         assert name in str(caught.value)
     assert "\n" not in str(caught.value)
 
