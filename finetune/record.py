@@ -263,9 +263,13 @@ def read_run(folder: Path | str) -> Run:
         raise FileNotFoundError(f"{folder}: no such run folder")
     missing = [name for name in (SCORES, BENCHMARK, FILE_NAME) if not (folder / name).is_file()]
     if missing:
+        remedy = "finish it with `hicmae finetune … --resume`"
+        if (folder / FOLD).is_file():
+            remedy = f"it is one fold of a run, which may be {folder.absolute().parent}"
+        elif (folder / "checkpoints").is_dir():
+            remedy = "it is one of pretraining; `hicmae pretrain plot` draws its curves"
         raise ValueError(
-            f"{folder}: no finished fine-tuning run (no {', '.join(missing)});"
-            " finish it with `hicmae finetune … --resume`"
+            f"{folder}: no finished fine-tuning run (no {', '.join(missing)}); {remedy}"
         )
     benchmark = from_dict(Benchmark, load_yaml(folder / BENCHMARK), str(folder / BENCHMARK))
     stored = _read_json(folder / SCORES, "run it again")

@@ -29,7 +29,7 @@ from finetune.folds import (
 )
 from finetune.instants import instant_index
 from finetune.over_time import settled_again
-from finetune.record import SCORES, FoldFacts, RunFacts, fold_folder, read_run
+from finetune.record import FOLD, SCORES, FoldFacts, RunFacts, fold_folder, read_run
 from finetune.scores import check_units
 from finetune.testing.label_map import Mapped, load_label_map, map_benchmark
 from finetune.testing.machine import check_views
@@ -236,6 +236,11 @@ def _of_run(path: Path) -> Source:
         raise ValueError(
             f"{path}: is an evaluation and holds no weights; evaluate {run.facts.evaluates}, whose"
             " networks it tested"
+        )
+    if lost := set(run.scores.folds) - {fold.name for fold in run.folds}:
+        raise ValueError(
+            f"{path}: fold {', '.join(sorted(lost))} has predictions and no {FOLD}; train it again"
+            " with `hicmae finetune … --resume`"
         )
     tested: dict[str, dict[str, str]] = {}
     for item in run.predictions:

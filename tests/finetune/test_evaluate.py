@@ -342,6 +342,9 @@ def test_what_cannot_be_evaluated_is_refused_in_one_line(
     shutil.rmtree(light / "fold-1" / "checkpoints")
     with pytest.raises(ValueError, match="holds no weights"):
         again(light, tmp_path / "no")
+    (light / "fold-1" / "fold.json").unlink()
+    with pytest.raises(ValueError, match="fold 1 has predictions and no fold"):
+        again(light, tmp_path / "no")
 
 
 @pytest.mark.slow

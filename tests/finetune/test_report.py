@@ -326,10 +326,12 @@ def test_what_cannot_be_compared_is_refused_or_said(
 ) -> None:
     with pytest.raises(FileNotFoundError, match="no such run folder"):
         report(runs=[tmp_path / "nothing"], out=tmp_path / "report.md")
-    (tmp_path / "unfinished").mkdir()
-    with pytest.raises(ValueError, match="no finished fine-tuning run") as caught:
-        report(runs=[tmp_path / "unfinished"], out=tmp_path / "report.md")
-    assert "--resume" in str(caught.value)
+    for name, remedy in {".": "--resume", "checkpoints": "pretrain plot"}.items():
+        (tmp_path / "unfinished" / name).mkdir(parents=True)
+        with pytest.raises(ValueError, match=f"no finished fine-tuning run.*{remedy}"):
+            report(runs=[tmp_path / "unfinished"], out=tmp_path / "report.md")
+    with pytest.raises(ValueError, match=f"one fold of a run, which may be {runs['both']}$"):
+        report(runs=[runs["both"] / "fold-1"], out=tmp_path / "report.md")
     with pytest.raises(ValueError, match="given twice"):
         report(runs=[runs["both"], runs["both"]], out=tmp_path / "report.md")
     with pytest.raises(ValueError, match="is a run's own report"):
