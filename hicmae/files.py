@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import errno
 import fcntl
+import functools
 import glob
 import hashlib
 import io
@@ -23,7 +24,7 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import IO, Any, Self
+from typing import IO, Any, Self, TypeVar
 
 import filelock
 
@@ -31,6 +32,7 @@ LOCK = ".lock"  # in the folder of a run, which stays there
 PARTS = ".*.[0-9]*.part"  # what ``whole_file`` leaves beside its place when its process is killed
 
 _LONGEST_CELL = 2**24  # characters; a trace of an annotator an hour long has 10^5
+_Made = TypeVar("_Made")
 _NAME_BYTES = 255  # of a file's name, on the file systems of Linux, macOS and Windows
 
 
@@ -236,6 +238,31 @@ def file_sha256(path: Path) -> str:
     """SHA-256 of a file, hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def file_state(path: Path) -> tuple[Any, ...]:
+    """What is another when a file is, as far as can be told without reading it."""
+    status = path.stat()
+    return path.absolute(), status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def kept_while_unchanged(make: Callable[[Path], _Made]) -> Callable[[Path], _Made]:
+    """Keep what a function makes of the file that it read last, while that is as it was."""
+    kept: dict[tuple[Any, ...], _Made] = {}
+
+    @functools.wraps(make)
+    def made(path: Path) -> _Made:
+        try:
+            state = file_state(path)
+        except OSError:
+            return make(path)  # which says what is wrong
+        if state not in kept:
+            found = make(path)
+            kept.clear()
+            kept[state] = found
+        return kept[state]
+
+    return made
 
 
 class DigestingFile:

@@ -22,6 +22,7 @@ import cv2
 import numpy as np
 from av.bitstream import BitStreamFilterContext
 
+from hicmae.files import kept_while_unchanged
 from hicmae.media.errors import MediaError
 from hicmae.media.picture import Picture, picture_of
 
@@ -203,6 +204,11 @@ def probe_video(path: str | Path) -> VideoStream:
         MediaError: ``empty-file``, ``lfs-pointer``, ``unreadable``, ``no-video``, or ``damaged``
             when not even one frame can be decoded.
     """
+    return _probed(Path(path))
+
+
+@kept_while_unchanged  # by the spans of one recording
+def _probed(path: Path) -> VideoStream:
     with open_container(path) as container:
         stream = _picture_stream(container, path)
         walked = _walk(container, stream)
@@ -252,7 +258,7 @@ def probe_video(path: str | Path) -> VideoStream:
     # What a container says of the last frame is rounded, or made up, unless it is much longer.
     lasts = held * time_base if held * time_base > _HELD_FRAMES * usual else usual
     return VideoStream(
-        path=Path(path).absolute(),
+        path=path.absolute(),
         index=index,
         pts=pts,
         time_base=time_base,

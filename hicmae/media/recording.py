@@ -26,7 +26,7 @@ from hicmae.media.images import (
     open_images,
     sound_beside,
 )
-from hicmae.media.sound import Sound, read_sound
+from hicmae.media.sound import Sound, read_sound, read_span_sound
 from hicmae.media.tracking import (
     FaceTrack,
     SceneCuts,
@@ -114,6 +114,7 @@ class Recording:
         self.path, self.picture, self.config, self.fps = path, picture, config, fps
         self._watch, self._tell = watch or Stopwatch(), tell
         self._kept: dict[int, np.ndarray] = {}
+        self._is_span = start is not None or end is not None
         first, origin = picture.start_seconds, picture.origin_seconds
         last = first + picture.duration_seconds
         # A span may say more than there is: the picture begins and ends where it does. Less than a
@@ -264,9 +265,10 @@ class Recording:
         Raises: as ``read_sound``; MediaError: ``no-sound``, of a folder of images too.
         """
         path, first = sound_file(self.path, audio), self.picture.start_seconds
+        read = read_span_sound if self._is_span else read_sound
         if audio is None and path == self.path:
-            return read_sound(path, sample_rate=sample_rate, end_seconds=self.end)
-        sound = read_sound(
+            return read(path, sample_rate=sample_rate, end_seconds=self.end)
+        sound = read(
             path, sample_rate=sample_rate, end_seconds=self.end - first, from_beginning=True
         )
         return sound.shifted(first)

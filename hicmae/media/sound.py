@@ -6,19 +6,23 @@ are gone through in bounded memory, forwards only.
 
 from __future__ import annotations
 
+import math
+import threading
+from array import array
 from collections import deque
 from collections.abc import Callable, Generator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
 
-from hicmae.files import Closing
+from hicmae.files import Closing, file_state
 from hicmae.media.container import beginning_of, open_container
 from hicmae.media.errors import MediaError
-from hicmae.media.sound_decoding import Track, choose_track, resampled_pieces
+from hicmae.media.sound_decoding import SoundPiece, Track, choose_track, resampled_pieces
 
 # What digital silence reads, decibels relative to full scale.
 _SILENCE_DB = -180.0
@@ -98,6 +102,124 @@ def read_sound(
             damaged=spans.damaged,
             taken=spans.taken,
         )
+
+
+def read_span_sound(
+    path: str | Path, *, sample_rate: int, end_seconds: float, from_beginning: bool = False
+) -> Sound:
+    """As ``read_sound``, of the very same samples, for spans of one recording in ascending order.
+
+    What was decoded for the span before is not decoded again: so many spans of a long recording
+    cost what it is long, and not that for each of them.
+    """
+    name = Path(path).absolute()
+    decoded, _newest.last = _newest.last, None
+    try:
+        origin = 0.0
+        if from_beginning:
+            with open_container(path) as container:
+                origin = beginning_of(container)
+        track = choose_track(path, origin + end_seconds)
+        wanted = (*file_state(name), sample_rate, origin, track)
+        if decoded is None or decoded.of != wanted:
+            if decoded is not None:
+                decoded.close()
+            decoded = _Decoded(name, wanted, track, sample_rate, origin)
+        found = decoded.until(end_seconds)
+        _newest.last = decoded
+    except (MediaError, OSError):
+        found = None  # below it is said
+    return found or read_sound(
+        path, sample_rate=sample_rate, end_seconds=end_seconds, from_beginning=from_beginning
+    )
+
+
+class _Decoded(Closing):
+    """The sound of one recording, as far as it was asked for.
+
+    Attributes:
+        of: Which one, and how it is decoded.
+    """
+
+    def __init__(
+        self, path: Path, of: tuple[Any, ...], track: Track, sample_rate: int, origin: float
+    ) -> None:
+        self.of, self._track, self._rate = of, track, sample_rate
+        self._errors: list[str] = []
+        self._open = ExitStack()
+        container = self._open.enter_context(open_container(path))
+        self._pieces = resampled_pieces(container, track, self._errors, sample_rate, origin=origin)
+        self._piece: SoundPiece | None = None  # the first
+        self._gaps = self._ended = False
+        self._samples, self._count = np.zeros(0, dtype=np.int16), 0
+        # Of each packet its time, and how many samples and errors there were when it came.
+        self._times, self._before = array("d"), list[tuple[int, int]]()
+
+    def until(self, end_seconds: float) -> Sound | None:
+        """The sound up to a time; None where that cannot be told from what is decoded: behind a
+        gap, and where the last samples are those that the resampler still holds.
+        """
+        late = np.flatnonzero(np.frombuffer(self._times) >= end_seconds)
+        number = int(late[0]) if len(late) else len(self._times)
+        while number == len(self._times) and not (self._ended or self._gaps):
+            self._read()
+            if len(self._times) > number and self._times[number] < end_seconds:
+                number += 1
+        if number < len(self._times):
+            count, errors = self._before[number]
+        elif self._ended and not self._gaps:
+            count, errors = self._count, len(self._errors)
+        else:
+            return None
+        if self._piece is None or not count:
+            return None
+        limit = max(0, round((end_seconds - self._piece.start) * self._rate))
+        if limit > count and not (self._ended and number == len(self._times)):
+            return None
+        samples = self._samples[: min(limit, count)]
+        samples.flags.writeable = False
+        return Sound(
+            samples=samples,
+            sample_rate=self._rate,
+            start_seconds=self._piece.start,
+            damaged=errors > 0,
+            taken=self._track.taken,
+        )
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._open.close()
+
+    def _read(self) -> None:
+        """Decode one packet."""
+        piece = next(self._pieces, None)
+        if piece is None:
+            self._ended = True
+            return
+        self._piece = self._piece or piece
+        if piece is not self._piece:
+            self._gaps = True
+            return
+        self._times.append(-math.inf if piece.newest is None else piece.newest)
+        self._before.append((self._count, len(self._errors)))
+        for chunk in piece.chunks:
+            end = self._count + len(chunk)
+            if end > len(self._samples):
+                grown = np.zeros(2 * end, dtype=np.int16)
+                grown[: self._count] = self._samples[: self._count]
+                self._samples = grown
+            self._samples[self._count : end] = chunk
+            self._count = end
+        piece.chunks.clear()
+
+
+class _Newest(threading.local):
+    """The recording of which a span was read last."""
+
+    last: _Decoded | None = None
+
+
+_newest = _Newest()
 
 
 class SoundSpans(Closing):

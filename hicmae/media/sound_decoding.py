@@ -142,6 +142,7 @@ def resampled_pieces(
                 yield piece
             piece = SoundPiece(frame, start, sample_rate, track.channel)
         piece.add(frame)
+        piece.newest = time
         yield piece
     if piece is not None:
         piece.finish()
@@ -159,6 +160,7 @@ class SoundPiece:
         channel: The one that is taken alone; None: all are mixed.
         chunks: What came out and nobody has taken yet, int16 (n,) each.
         num_source: Samples that went in.
+        newest: Time of the last packet, seconds; None if it has none.
     """
 
     first: av.audio.frame.AudioFrame
@@ -167,6 +169,7 @@ class SoundPiece:
     channel: int | None = None
     chunks: list[np.ndarray] = field(default_factory=list)
     num_source: int = 0
+    newest: float | None = None
 
     def __post_init__(self) -> None:
         self._resampler = av.AudioResampler(format="s16", layout="mono", rate=self.sample_rate)

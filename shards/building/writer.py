@@ -12,14 +12,20 @@ import tarfile
 import wave
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 import numpy as np
 import xxhash
 
-from hicmae.files import DigestingFile, file_sha256, naming, sync_to_disk
+from hicmae.files import (
+    DigestingFile,
+    file_sha256,
+    kept_while_unchanged,
+    naming,
+    sync_to_disk,
+)
 from hicmae.media.container import cut_off
 from hicmae.media.crops import encode_jpeg
 from shards.index import index_row
@@ -40,15 +46,23 @@ def source_file(path: Path, name: str, images: Sequence[Path] | None = None) -> 
 
     The digest of images is over their names too (each ended by a zero byte, before its content).
     """
+    if images is None:
+        return replace(_whole_file(path), path=name)
     digest, size = hashlib.sha256(), 0
-    for file in [path] if images is None else images:
-        if images is not None:
-            digest.update(os.fsencode(file.name) + b"\0")
+    for file in images:
+        digest.update(os.fsencode(file.name) + b"\0")
         with file.open("rb") as opened:
             hashlib.file_digest(opened, lambda: digest)
             size += opened.tell()
-    lacks = cut_off(path) if images is None else ""
-    return SourceFile(path=name, sha256=digest.hexdigest(), bytes=size, cut_off=lacks)
+    return SourceFile(path=name, sha256=digest.hexdigest(), bytes=size)
+
+
+@kept_while_unchanged  # by the spans of one recording
+def _whole_file(path: Path) -> SourceFile:
+    with path.open("rb") as opened:
+        digest = hashlib.file_digest(opened, "sha256").hexdigest()
+        size = opened.tell()
+    return SourceFile(path=path.name, sha256=digest, bytes=size, cut_off=cut_off(path))
 
 
 def write_wav(path: Path, samples: np.ndarray) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import wave
+from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,9 +13,10 @@ import av
 import numpy as np
 import pytest
 
+from hicmae.media import sound as sound_file
 from hicmae.media.container import packets_of
 from hicmae.media.errors import MediaError
-from hicmae.media.sound import Sound, SoundSpans, read_sound, rms_db
+from hicmae.media.sound import Sound, SoundSpans, read_sound, read_span_sound, rms_db
 from hicmae.media.video import open_video
 from tests.support.media_files import (
     counting_frames,
@@ -120,17 +122,23 @@ def test_no_sound_is_an_error_of_its_own(tmp_path: Path) -> None:
     assert caught.value.cause == "no-sound"
 
 
-def test_broken_sound_keeps_what_decodes_in_its_place(tmp_path: Path) -> None:
+def _broken(path: Path) -> tuple[Path, Sound]:
+    """A recording whose sound is damaged midway, and what its sound was."""
     rng = np.random.default_rng(1)
     frames, times, tone = flash_and_beep(3.0, 0.0)
     noisy = tone * 0.5 + rng.normal(0, 0.05, len(tone))
-    path = write_recording(tmp_path / "clip.mp4", frames, times, sound=noisy)
+    write_recording(path, frames, times, sound=noisy)
     whole = read_sound(path)
     data = bytearray(path.read_bytes())
     sizes = data.index(b"mdat"), data.index(b"moov")
     begin = sizes[0] + (sizes[1] - sizes[0]) * 7 // 10
     data[begin : begin + 6000] = rng.bytes(6000)
     path.write_bytes(data)
+    return path, whole
+
+
+def test_broken_sound_keeps_what_decodes_in_its_place(tmp_path: Path) -> None:
+    path, whole = _broken(tmp_path / "clip.mp4")
     sound = read_sound(path)
     assert sound.damaged
     early = slice(0, RATE)
@@ -380,6 +388,47 @@ def test_spans_are_those_of_the_whole_sound(tmp_path: Path) -> None:
     assert same_spans(late) > 3
     assert same_spans(late, end=1.37) > 1
     assert same_spans(wav) > 3
+
+
+@pytest.mark.parametrize("from_beginning", [False, True])
+def test_sound_of_spans_is_the_same_as_if_each_were_read_alone(
+    tmp_path: Path, from_beginning: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frames, times, tone = flash_and_beep(3.0, 0.0)
+    mp4 = write_recording(tmp_path / "plain.mp4", frames, times, sound=tone)
+    mkv = write_recording(tmp_path / "late.mkv", frames, times, sound=tone, sound_start=0.4)
+    wav = write_sound(tmp_path / "other rate.wav", talk(3.0, 22050), 22050)
+    holed = _without_packets(mkv, tmp_path / "holed.mkv", 1.0, 2.0)
+    cut = tmp_path / "cut.mkv"
+    cut.write_bytes(mkv.read_bytes()[: mkv.stat().st_size * 6 // 10])
+    damaged = _broken(tmp_path / "damaged.mp4")[0]
+    rng = np.random.default_rng(0)
+    decoded: list[Path | str] = []
+    plain = sound_file.open_container
+    monkeypatch.setattr(
+        sound_file, "open_container", lambda path: (decoded.append(path), plain(path))[1]
+    )
+    for path in (mp4, mkv, wav, holed, cut, damaged, gap(tmp_path / "gap.mp3", 1.0)):
+        ends = [*np.sort(rng.uniform(0.0, 3.5, 5)), 2.0, 0.1, 2.0]
+        for end in np.round(ends, 2):
+            options: dict[str, Any] = {"sample_rate": RATE, "from_beginning": from_beginning}
+            found, alone = (
+                _sound_or_error(read, path, end_seconds=float(end), **options)
+                for read in (read_span_sound, read_sound)
+            )
+            assert found == alone, (path, end)
+    decoded.clear()
+    for end in np.arange(0.5, 3.0, 0.1):
+        read_span_sound(mp4, sample_rate=RATE, end_seconds=float(end))
+    assert len(decoded) < 5, "or many spans of a long recording would each cost all that is before"
+
+
+def _sound_or_error(read: Callable[..., Sound], path: Path, **options: Any) -> tuple[Any, ...]:
+    try:
+        sound = read(path, **options)
+    except MediaError as error:
+        return error.cause, str(error)
+    return sound.samples.tobytes(), sound.start_seconds, sound.damaged, sound.taken
 
 
 def test_a_gap_is_silence_and_is_not_held(tmp_path: Path) -> None:
