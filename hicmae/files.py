@@ -353,15 +353,12 @@ def only_writer(folder: Path) -> IO[bytes]:
     Raises: ValueError: another process writes there, which is named.
     """
     path, job = folder / LOCK, os.environ.get("SLURM_JOB_ID", "")
-    with naming(path):
+    try:
         file = path.open("ab", buffering=0)
         # Now, for closing the file again would give up the lock.
         holder = path.read_text(encoding="utf-8", errors="replace")
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            file.truncate(0)
-            me = f"process {os.getpid()} on {socket.gethostname()}" + f", job {job}" * bool(job)
-            file.write(me.encode())
         except OSError as error:
             is_own = "SLURM_RESTART_COUNT" in os.environ and holder.split()[-1:] == [job]
             if error.errno in (errno.EACCES, errno.EAGAIN) and not is_own:
@@ -371,4 +368,10 @@ def only_writer(folder: Path) -> IO[bytes]:
                     " for its end, stop it, or name another folder (if there is none on any"
                     f" machine, delete {path})"
                 ) from None
+        file.truncate(0)
+        me = f"process {os.getpid()} on {socket.gethostname()}" + f", job {job}" * bool(job)
+        file.write(me.encode())
+    except OSError as error:
+        error.filename = str(folder)  # the lock in it has a hidden name
+        raise
     return file
