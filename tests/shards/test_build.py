@@ -124,7 +124,7 @@ def test_a_manifest_brings_labels_spans_splits_and_sound_of_its_own(tmp_path: Pa
     (tmp_path / "list.csv").write_text(
         "path,audio,speaker,start,end,split,emotion,fold\n"
         "v/a.mp4,v/a.wav,s1,1,2,train,joy,1\n"
-        "v/a.mp4,,s1,0,9,test,anger,2\n"
+        "v/a.mp4,,s1,2,9,test,anger,2\n"
     )
     build_shards([tmp_path / "list.csv"], tmp_path / "out", TINY)
     found = samples(tmp_path / "out")
@@ -139,7 +139,7 @@ def test_a_manifest_brings_labels_spans_splits_and_sound_of_its_own(tmp_path: Pa
     assert info.sound_source.path == "v/a.wav"
     assert (info.speaker, info.labels, info.split) == ("s1", {"emotion": "joy", "fold": 1}, "train")
     # A span that says more than there is ends with the recording.
-    assert found["v/a_0000000_0009000"][0].num_frames == 75
+    assert found["v/a_0002000_0009000"][0].num_frames == 25
     table = read_index(tmp_path / "out").table
     assert table["emotion"].tolist() == ["joy", "anger"]
     assert table["fold"].tolist() == [1, 2]
