@@ -14,7 +14,14 @@ from torch import Tensor, nn
 from hicmae.checkpoints.checkpoint import load_checkpoint
 from hicmae.checkpoints.convert import export_reference
 from hicmae.config import to_dict
-from hicmae.emotion import FUSIONS, EmotionConfig, EmotionModel, HierarchicalFusion
+from hicmae.emotion import (
+    FUSIONS,
+    EmotionConfig,
+    EmotionModel,
+    HierarchicalFusion,
+    by_presence,
+    clip_values,
+)
 from hicmae.registry import NoSettings
 from hicmae.settings import ModelConfig
 from tests.hicmae.test_encoder import clip
@@ -27,8 +34,12 @@ def model(config: ModelConfig, **settings: object) -> EmotionModel:
 
 def test_hierarchical_fusion_starts_as_the_mean_over_layers_and_tokens() -> None:
     layers = tuple(torch.randn(2, 5, 4) for _ in range(3))
-    fused = HierarchicalFusion(3, 4, NoSettings())(layers)
-    torch.testing.assert_close(fused, torch.stack(layers).mean(dim=(0, 2)))
+    fusion = HierarchicalFusion(3, 4, NoSettings())
+    torch.testing.assert_close(fusion(layers), torch.stack(layers).mean(dim=(0, 2)))
+    learned = torch.tensor([0.5, 0.3, 0.2])
+    fusion.layer_logits.data = learned.log()
+    wanted = sum(share * tokens.mean(dim=1) for share, tokens in zip(learned, layers, strict=True))
+    torch.testing.assert_close(fusion(layers), wanted)
 
 
 @pytest.mark.parametrize(("modalities", "width"), [("audio-video", 4), ("video", 2), ("audio", 2)])
@@ -70,7 +81,32 @@ def test_an_absent_modality_is_zeros_before_the_norm(tiny_model_config: ModelCon
     network(video, None)
     parts = seen[0].chunk(4, dim=1)  # video layers, audio layers, fused video, fused audio
     assert [bool(part.any()) for part in parts] == [True, False, True, False]
+    encoded = network.encoder(video, None).video
+    torch.testing.assert_close(parts[0], network.video_fusion(encoded.layers))
+    torch.testing.assert_close(parts[2], encoded.fused.mean(dim=1))
     assert not torch.equal(network(video, None), network(video, fbank))
+
+
+def test_values_of_clips_have_the_temperature_and_the_unit_that_are_given(
+    tiny_model_config: ModelConfig,
+) -> None:
+    network, batch = model(tiny_model_config), clip(tiny_model_config)
+    logits, (mean, std) = network(*batch), torch.tensor([[1.0, 2.0, 3.0], [2.0, 3.0, 4.0]])
+    shares, said = clip_values(network, *batch, task="classification", temperature=2.0)
+    torch.testing.assert_close(shares, (logits / 2).softmax(dim=1))
+    torch.testing.assert_close(said, logits)
+    values, _ = clip_values(network, *batch, task="regression", mean=mean, std=std)
+    torch.testing.assert_close(values, logits * std + mean)
+
+
+def test_clips_that_lack_a_modality_keep_their_places(tiny_model_config: ModelConfig) -> None:
+    network, (video, fbank) = model(tiny_model_config), clip(tiny_model_config, batch=4)
+    seen, heard = torch.tensor([False, True, True, True]), torch.tensor([True, True, False, True])
+    found = by_presence(network, video, fbank, seen, heard)
+    for row in range(4):
+        one = [part[row : row + 1] for part in (video, fbank)]
+        one = [part if there[row] else None for part, there in zip(one, (seen, heard), strict=True)]
+        torch.testing.assert_close(found[row], network(*one)[0])
 
 
 def test_without_feature_fusion_only_the_last_layer_is_pooled(

@@ -6,8 +6,10 @@ import pytest
 import torch
 
 from hicmae.masks import (
+    Masks,
     masks_from_hidden,
     num_hidden,
+    num_shared,
     random_masks,
     random_share,
     running_cells,
@@ -45,7 +47,7 @@ def test_every_token_is_hidden_equally_often() -> None:
 def test_published_mask_counts() -> None:
     assert num_hidden(100, 0.9) == 90
     assert num_hidden(128, 0.8) == 102
-    assert num_hidden(100, 0.29) == 29  # 28.999… in floating point
+    assert num_hidden(100, 0.29) == num_shared(100, 0.29) == 29  # 28.999… in floating point
 
 
 @pytest.mark.parametrize(("tokens", "ratio"), [(10, 0.05), (10, 0.0), (10, 1.0), (1, 0.5)])
@@ -82,7 +84,8 @@ def test_running_cells_decode_every_cell_equally_often_over_the_rows(
 
 
 def test_running_cells_differ_between_neighbouring_rows_and_between_clips() -> None:
-    tubes = tube_masks(40, (8, 10, 10), 0.9)
+    one = tube_masks(1, (8, 10, 10), 0.9)
+    tubes = Masks(*(part.expand(40, -1) for part in one))  # so that the draws alone differ
     rows = running_cells(tubes, 8, 0.5).masked.view(40, 8, 45) % 100
     for earlier, later in zip(rows[0], rows[0][1:], strict=False):
         assert not set(earlier.tolist()) & set(later.tolist())  # half of them, then the other half

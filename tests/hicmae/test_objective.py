@@ -164,21 +164,26 @@ def test_global_negatives_on_two_processes_equal_one_process_with_all_clips(
     mp.start_processes(_two_ranks, args=arguments, nprocs=2, start_method=method)
 
 
-def test_video_target_standardises_each_channel_and_takes_the_difference() -> None:
+@pytest.mark.parametrize("frames", [2, 4])
+@pytest.mark.parametrize("spread", [1.0, 3e-6], ids=["picture", "plain"])  # of it, that of epsilon
+def test_video_target_standardises_each_channel_and_takes_the_difference(
+    frames: int, spread: float
+) -> None:
     rng = np.random.default_rng(0)
-    pixels = rng.random((1, 2, 2, 4, 3))  # (B, M, frames, cell, channel) in [0, 1]
     mean, std = np.array([0.4, 0.5, 0.6]), np.array([0.2, 0.3, 0.4])
+    # (B, M, frames, cell, channel), each channel about its mean
+    pixels = mean + spread * rng.uniform(-0.4, 0.4, (1, 2, frames, 8 // frames, 3))
     normalised = torch.tensor((pixels - mean) / std, dtype=torch.float32).reshape(1, 2, 24)
     flat = pixels.reshape(1, 2, 8, 3)
     wanted = (flat - flat.mean(axis=2, keepdims=True)) / (
         flat.std(axis=2, keepdims=True, ddof=1) + 1e-6
     )
-    settings = {"tubelet_frames": 2, "image_std": tuple(std)}
+    settings = {"tubelet_frames": frames, "image_std": tuple(std)}
     plain = video_target(normalised, frame_difference=False, **settings)
     np.testing.assert_allclose(plain.numpy(), wanted.reshape(1, 2, 24), atol=1e-4)
     difference = video_target(normalised, frame_difference=True, **settings)
-    wanted = wanted.reshape(1, 2, 2, 12)
-    wanted[:, :, 1] -= wanted[:, :, 0]
+    wanted = wanted.reshape(1, 2, frames, -1)
+    wanted[:, :, 1:] = np.diff(wanted, axis=2)
     np.testing.assert_allclose(difference.numpy(), wanted.reshape(1, 2, 24), atol=1e-4)
 
 

@@ -10,10 +10,11 @@ import pytest
 import torch
 
 from hicmae import pretraining
-from hicmae.blocks import CrossBlock, set_grad_checkpointing
+from hicmae.blocks import CrossBlock, set_grad_checkpointing, sinusoid_positions
 from hicmae.config import load_model_config
 from hicmae.emotion import EmotionConfig, EmotionModel
 from hicmae.encoder import take_tokens
+from hicmae.masks import tube_masks
 from hicmae.objective.losses import LOSSES, LossInput, LossOutput
 from hicmae.objective.reconstruction import video_target
 from hicmae.pretraining import HiCMAE
@@ -90,6 +91,26 @@ def test_without_skip_connections_the_decoders_have_no_cross_blocks(
     ]
     assert count == [2, 0]
     assert terms["video"] != other["video"]
+
+
+def test_a_decoder_reads_skips_from_the_deepest_on_and_knows_the_place_of_every_token(
+    tiny_model_config: ModelConfig,
+) -> None:
+    decoder = HiCMAE(tiny_model_config, objective()).video_decoder
+    masks = tube_masks(2, tiny_model_config.video_grid, 0.75)
+    places = sinusoid_positions(tiny_model_config.num_video_tokens, tiny_model_config.decoder_dim)
+    tokens, shallow, deep = torch.randn(3, *masks.keep.shape, tiny_model_config.encoder_dim)
+
+    def visible(rows: torch.Tensor) -> torch.Tensor:
+        return decoder.from_encoder(rows) + places[masks.keep]
+
+    plain, first, second, *others = decoder.blocks
+    wanted = torch.cat((visible(tokens), decoder.mask_token + places[masks.masked]), dim=1)
+    wanted = second(first(plain(wanted), visible(deep)), visible(shallow))
+    for block in others:
+        wanted = block(wanted)
+    wanted = decoder.head(decoder.norm(wanted[:, masks.keep.shape[1] :]))
+    torch.testing.assert_close(decoder(tokens, (shallow, deep), masks), wanted)
 
 
 def test_more_skips_than_decoder_layers_are_refused(tiny_model_config: ModelConfig) -> None:
