@@ -89,7 +89,7 @@ def inner_split(benchmark: Benchmark, fold: Fold, *, share: float) -> InnerSplit
         own = counts.loc[name]
         if chosen and (taken >= wanted or taken + int(sizes[name]) > 1.5 * wanted + 1):
             continue
-        if (left - own).min() <= 0 or len(chosen) + 1 == len(counts):
+        if (left - own).min() <= 0:  # so that one value is left, too
             continue
         left, taken = left - own, taken + int(sizes[name])
         chosen.add(name)

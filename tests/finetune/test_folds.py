@@ -10,7 +10,15 @@ import pandas as pd
 import pytest
 
 from finetune.benchmark import Benchmark, load_benchmark
-from finetune.folds import Fold, as_text, left_out, make_folds, usable_rows
+from finetune.folds import (
+    Fold,
+    as_text,
+    left_out,
+    make_folds,
+    num_speakers,
+    shared_values,
+    usable_rows,
+)
 from hicmae.config import config_root
 from tests.support.finetune_fixtures import BENCHMARK, VALUES, split_benchmark
 
@@ -88,6 +96,8 @@ def test_a_fixed_split_has_one_fold_and_leaves_the_rest_alone() -> None:
     assert fold.name == "split"
     assert list(fold.train["key"]) == ["k0", "k1"]
     assert list(fold.test["key"]) == ["k4", "k5", "k6", "k7"]
+    (rest,) = make_folds(split_benchmark(column="split", test=("test",)), rows)
+    assert list(rest.train["key"]) == ["k0", "k1", "k2", "k3"]
 
 
 def test_a_speaker_on_both_sides_is_refused_unless_the_protocol_says_so() -> None:
@@ -104,6 +114,9 @@ def test_unnamed_speakers_are_refused_unless_the_protocol_says_so() -> None:
     for speaker in (None, [None, *["s1"] * 7]):
         with pytest.raises(ValueError, match=r"has no speaker \(\d such samples\)"):
             divide(speaker=speaker)
+    shared = divide(split_benchmark(shared_speakers=True), speaker=[None, "s1"] * 4)
+    assert [shared_values(fold, "speaker") for fold in shared] == [["s1"]] * 2  # not nobody's
+    assert num_speakers(BENCHMARK, shared[0].train) is None
     rows, _ = usable_rows(BENCHMARK, table().drop(columns="speaker"))
     with pytest.raises(ValueError, match="the index has no column 'speaker'") as caught:
         make_folds(BENCHMARK, rows)

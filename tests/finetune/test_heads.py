@@ -18,6 +18,7 @@ from sklearn.metrics import (
 )
 
 from finetune.benchmark import Benchmark, load_benchmark
+from finetune.folds import check_heads
 from finetune.heads import Head, read_truth
 from finetune.losses import combined_heads, cumulative_link
 from finetune.predictions import Prediction, make_prediction
@@ -85,6 +86,14 @@ def test_labels_that_are_wrong_are_refused_by_sample(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         read_truth(head, rows(**columns))
+
+
+@pytest.mark.parametrize("head", [TAGS, LEVEL, CLASS])
+def test_a_class_of_any_head_that_nobody_in_training_has_is_refused(head: Head) -> None:
+    given = {"tags": ["a", "b", "a"], "level": ["little", "some", None], "class": ["a", "b", "a"]}
+    alone, last = Benchmark(name="one", task="joint", heads=(head,)), head.names[-1]
+    with pytest.raises(ValueError, match=rf"fold 1: no training sample of {last} \(head"):
+        check_heads(alone, rows(**given), "fold 1")
 
 
 @pytest.mark.parametrize(

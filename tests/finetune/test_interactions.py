@@ -90,6 +90,9 @@ def test_gates_are_decomposed_as_published(
     assert found.synergy[0] == pytest.approx(found.synergy[1], abs=1e-3)
     if gate is np.bitwise_and:
         assert found.synergy[0] == pytest.approx(0.5, abs=1e-3)
+        # What the two predictions tell together the inputs do, whatever a network makes of them.
+        blind = interactions(FIRST, SECOND, np.zeros_like(label), label)
+        assert blind.synergy[0] == pytest.approx(0.5, abs=2e-3)
 
 
 @pytest.mark.slow

@@ -20,6 +20,8 @@ from finetune.predictions import (
     Prediction,
     collect_views,
     make_prediction,
+    parse_prediction,
+    prediction_line,
     predictions_of_fold,
     read_predictions,
     write_predictions,
@@ -113,6 +115,19 @@ def test_damaged_predictions_are_refused_with_their_line(tmp_path: Path) -> None
     path.unlink()
     with pytest.raises(FileNotFoundError, match="is the run finished"):
         read_predictions(path, BENCHMARK)
+
+
+@pytest.mark.parametrize(
+    ("part", "message"),
+    [
+        ({"probabilities": [1.0]}, "2 values are expected"),
+        ({"views": [[0.5, 0.3, 0.2]]}, "2 values are expected for each view"),
+        ({"view_names": ["1:whole"]}, "1 view_names for 3 views"),
+    ],
+)
+def test_a_line_whose_parts_do_not_fit_is_refused(part: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        parse_prediction(prediction_line(classes(1)[0]) | part, BENCHMARK)
 
 
 def test_scores_of_classes_agree_with_scikit_learn() -> None:

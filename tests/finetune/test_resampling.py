@@ -17,6 +17,7 @@ from finetune.scores import score
 from tests.support.finetune_fixtures import BENCHMARK, VALUES
 
 THREE = dataclasses.replace(BENCHMARK, classes=("low", "mid", "high"), metrics=())
+EVERY_VALUE = dataclasses.replace(VALUES, metrics=("ccc", "pcc", "mse"))
 
 
 def classes(
@@ -60,12 +61,20 @@ def values(*, speakers: int = 5, each: int = 6, seed: int = 0) -> list[Predictio
     return made
 
 
+def constant(items: list[Prediction]) -> list[Prediction]:
+    """The same with one and the same valence predicted of everybody."""
+    return [dataclasses.replace(item, predicted=(50.1, item.predicted[1])) for item in items]
+
+
 def drawn(items: list[Prediction], speakers: list[str]) -> list[Prediction]:
     """The samples of some speakers, as often as they were drawn."""
     return [item for name in speakers for item in items if item.speaker == name]
 
 
-@pytest.mark.parametrize(("benchmark", "made"), [(THREE, classes()), (VALUES, values())])
+@pytest.mark.parametrize(
+    ("benchmark", "made"),
+    [(THREE, classes()), (EVERY_VALUE, values()), (EVERY_VALUE, constant(values()))],
+)
 def test_weighted_sums_give_the_metrics_of_the_drawn_samples(
     benchmark: Benchmark, made: list[Prediction]
 ) -> None:
@@ -79,7 +88,9 @@ def test_weighted_sums_give_the_metrics_of_the_drawn_samples(
     for row, counts in enumerate(weights):
         chosen = [name for name, count in zip(names, counts, strict=True) for _ in range(count)]
         expected = score(benchmark, drawn(made, chosen))
-        assert {name: each[row] for name, each in found.items()} == pytest.approx(expected)
+        assert {name: each[row] for name, each in found.items()} == pytest.approx(
+            expected, nan_ok=True
+        )
 
 
 def test_a_draw_without_a_class_or_with_constant_truths_is_scored_as_the_metrics_say() -> None:
@@ -109,6 +120,16 @@ def test_the_interval_is_that_of_a_bootstrap_done_by_hand() -> None:
     assert found.by == "speaker"
     assert found.values["uar"] == pytest.approx(np.percentile(by_hand, [2.5, 97.5]), abs=0.03)
     assert intervals(THREE, [made]) == found  # seeded
+
+
+@pytest.mark.parametrize(("undefined", "is_known"), [(5, True), (6, False)])
+def test_an_interval_is_of_the_draws_in_which_the_metric_is_defined_if_most_are(
+    undefined: int, is_known: bool
+) -> None:
+    draws = np.arange(100.0)
+    draws[:undefined] = np.nan
+    low, high = resampling._percentiles(draws)
+    assert (low, high) == pytest.approx((7.35, 96.65)) if is_known else math.isnan(low)
 
 
 def test_speakers_make_the_interval_wider_than_samples_where_they_differ() -> None:
@@ -166,6 +187,25 @@ def test_the_p_value_of_few_speakers_is_that_of_all_swaps() -> None:
     assert found.p_value == pytest.approx(np.mean(np.abs(gaps) >= abs(seen) - 1e-12))
     assert found.low < seen < found.high
     assert found.low > 0  # a gap this large is seen
+
+
+@pytest.mark.parametrize(("speakers", "exact"), [(10, True), (11, False)])  # 1024, 2048 swaps
+def test_the_p_value_of_many_speakers_is_of_random_swaps_and_the_seen_one(
+    speakers: int, exact: bool
+) -> None:
+    """So that it is never 0, which no number of draws can say."""
+    found = compare(
+        THREE,
+        [classes(speakers=speakers, seed=1, right=1.0)],
+        [classes(speakers=speakers, seed=2, right=0.0)],
+    )
+    assert found.exact == exact
+    reached = found.p_value * (2**speakers if exact else resampling.NUM_DRAWS + 1)
+    assert reached == pytest.approx(max(1, round(reached)))
+
+
+def test_so_many_draws_are_made_however_many_clusters_there_are() -> None:
+    assert [sum(resampling._blocks(2000, size)) for size in (1, 3000, 10**7)] == [2000] * 3
 
 
 @pytest.mark.slow

@@ -46,6 +46,11 @@ def test_a_recording_of_two_people_is_nobodys() -> None:
     assert (unit.speaker, unit.groups) == ("", {"sex": ""})
 
 
+def test_recordings_of_one_name_in_two_folds_are_two() -> None:
+    made = [clip(n, "v", "low", 0.9, fold=fold) for n, fold in enumerate(("1", "2"))]
+    assert [unit.fold for unit in scored_units(CLIPS, made)] == ["1", "2"]
+
+
 def test_real_values_are_averaged_too() -> None:
     benchmark = dataclasses.replace(VALUES, average_over="video")
     made = [

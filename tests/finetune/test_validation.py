@@ -42,6 +42,18 @@ def test_the_inner_validation_takes_whole_speakers_and_about_the_share() -> None
         assert set(found.train["emotion"]) == {"low", "high"}
 
 
+def test_a_speaker_who_would_take_far_more_than_the_share_is_passed_over() -> None:
+    speaker = ["s0"] * 24 + [f"s{1 + number // 8}" for number in range(40)]
+    side = training_side(speakers=8, each=8, speaker=speaker)
+    found = [
+        inner_split(BENCHMARK, dataclasses.replace(side, name=str(fold)), share=0.2).validation
+        for fold in range(12)
+    ]
+    # Of the 12.8 that are wanted; only who comes first may be so many.
+    assert {len(rows) for rows in found} == {16, 24}
+    assert all(set(rows["speaker"]) == {"s0"} for rows in found if len(rows) == 24)
+
+
 def test_the_inner_validation_depends_on_names_and_fold_alone() -> None:
     fold = training_side()
     chosen = set(inner_split(BENCHMARK, fold, share=0.2).validation["speaker"])
