@@ -25,7 +25,9 @@ from finetune.instants import (
     traces_of,
 )
 from finetune.over_time import (
+    Settled,
     choose_lags,
+    choose_smoothing,
     per_recording,
     recording_scores,
     recordings_note,
@@ -43,7 +45,7 @@ from hicmae.checkpoints.checkpoint import load_checkpoint
 from hicmae.checkpoints.networks import average
 from hicmae.files import file_sha256
 from shards.index import TABLE_NAME, read_index
-from shards.reading.random_access import SAMPLE, ShardDataset
+from shards.reading.random_access import FIRST, SAMPLE, ShardDataset
 from shards.traces import Trace
 from tests.support.finetune_fixtures import Train
 from tests.support.media_files import write_recording
@@ -183,14 +185,20 @@ def test_instants_are_samples_of_the_frames_around_them(traced: Path) -> None:
     instants = instant_index(index, ["valence"], settings, INPUT.clip_seconds)
     assert instants.table["key"].is_unique
     dataset = ShardDataset(instants, input=INPUT, views=2, modalities="video")
-    item = {str(key): number for number, key in enumerate(instants.table["key"])}["r0@6.000"]
+    assert settings.shift_seconds(INPUT.clip_seconds) == -0.2
+    item = {str(key): number for number, key in enumerate(instants.table["key"])}["r0@10.000"]
     shown = [dataset[2 * item + view]["frames"].float().mean(dim=(1, 2, 3)) for view in range(2)]
-    begin = round((6.0 - 0.25 * 0.8) * FPS)
+    begin = round((10.0 - 0.25 * 0.8) * FPS)
+    assert instants.table[FIRST][item] > 0  # the context begins within its sample
     # The first view begins with the context, the last one ends with it; frames are every second.
     for view, first in zip(shown, (begin, begin + 12), strict=True):
         times = (first + np.arange(4) * 2) / FPS
         expected = 130 + 100 * brightness(0, times)
         assert np.abs(view.numpy() - expected).max() < 3
+    drawn: Any = ShardDataset(instants, input=INPUT, modalities="video")[item]
+    times = (begin + np.arange(13)[:, None] + np.arange(4) * 2) / FPS  # of every start
+    gaps = drawn["frames"].float().mean(dim=(1, 2, 3)).numpy() - 130 - 100 * brightness(0, times)
+    assert np.abs(gaps).max(axis=1).min() < 3
 
 
 def test_labels_of_strangers_have_no_known_lag(traced: Path) -> None:
@@ -221,7 +229,8 @@ def test_lags_beyond_what_the_parts_of_a_recording_hold_are_refused(traced: Path
     check_reach(traced, whole, 3.0)  # nothing comes after them
 
 
-def test_smoothing_and_recordings_agree_with_a_plain_loop() -> None:
+@pytest.mark.parametrize("window", [1.0, 0.8])  # of the second, instants lie at its ends
+def test_smoothing_and_recordings_agree_with_a_plain_loop(window: float) -> None:
     draws = np.random.default_rng(0)
     benchmark = over_time_benchmark()
     items = [
@@ -235,14 +244,14 @@ def test_smoothing_and_recordings_agree_with_a_plain_loop() -> None:
         )
         for number in range(40)
     ]
-    smoothed = smooth(items, 1.0)
+    smoothed = smooth(items, window)
     for place, item in enumerate(smoothed):
         recording, seconds = recording_of(item.key)
         near = [
             other.outputs[0]
             for other in items
             if recording_of(other.key)[0] == recording
-            and abs(recording_of(other.key)[1] - seconds) <= 0.5 + 1e-6
+            and abs(recording_of(other.key)[1] - seconds) <= window / 2 + 1e-6
         ]
         assert item.predicted[0] == pytest.approx(np.mean(near), abs=1e-6), place
     for recording, values in recording_scores(benchmark, items).items():
@@ -255,6 +264,65 @@ def test_smoothing_and_recordings_agree_with_a_plain_loop() -> None:
         spread = np.cov(true, said)  # of N - 1, as torchmetrics has it
         expected = 2 * spread[0, 1] / (np.trace(spread) + bias)
         assert values["ccc"] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("noise", "apart", "wanted"), [(1.0, 0.2, 1.0), (0.0, 0.2, 0.0), (1.0, 9.0, 0.0)]
+)
+def test_the_window_is_that_of_the_best_score_and_the_shortest_of_equals(
+    noise: float, apart: float, wanted: float
+) -> None:
+    settings = OverTime(smoothing_seconds=(1.0, 0.0))
+    benchmark = dataclasses.replace(over_time_benchmark(), over_time=settings)
+    true = np.sin(np.arange(40) / 4)
+    items = [
+        make_prediction(
+            benchmark,
+            key=f"r@{apart * number:.3f}",
+            fold="1",
+            speaker="s",
+            true=[value],
+            views=np.array([[value + noise * (-1) ** number]]),
+        )
+        for number, value in enumerate(true)
+    ]
+    assert choose_smoothing(benchmark, items) == wanted
+
+
+def test_the_lag_is_the_middle_of_those_that_are_hardly_worse_than_the_best() -> None:
+    # What is told the wrong way round explains nothing, however strongly.
+    agreement = np.array([-0.9, 0.6, 0.8, 0.45, np.nan])
+    assert over_time._middle_of_the_best(np.arange(5.0), agreement) == 1.5
+
+
+def test_who_disagrees_weighs_nothing_and_a_label_needs_a_note_of_every_target() -> None:
+    rng = np.random.default_rng(0)
+    signal = rng.normal(size=(20,))
+    said = {"anna": signal, "ben": signal + rng.normal(size=20), "carl": -signal}
+    gaps = {"anna": np.where(np.arange(20) < 5, np.nan, signal)}
+    values = {"valence": said, "arousal": gaps}
+    traces = {"r": Trace(recording="r", since=0, at=0, hop=0.1, num_own=20, values=values)}
+    rows = pandas.DataFrame({SAMPLE: "r", NUMBER: np.arange(20)})
+    lags = dict.fromkeys(said, 0.0)
+    settings = OverTime(combine="evaluator-weighted")
+    weights = over_time._weights(rows, traces, "valence", lags, settings)
+    mean = np.mean([*said.values()], axis=0)
+    agree = [np.corrcoef(said[who], mean)[0, 1] for who in ("anna", "ben")]
+    assert [*weights.values()] == pytest.approx([*np.divide(agree, sum(agree)), 0])
+    settled = Settled(lags=lags, weights={"valence": weights, "arousal": {"anna": 1.0}})
+    found = over_time._labelled(rows, traces, settled)
+    assert found[NUMBER].tolist() == [*range(5, 20)]
+    wanted = weights["anna"] * said["anna"] + weights["ben"] * said["ben"]
+    assert found["valence"].tolist() == pytest.approx(wanted[5:].tolist())
+
+
+def test_what_chooses_the_lag_is_seen_around_its_instant() -> None:
+    trace = Trace(recording="r", since=0, at=1.0, hop=0.1, num_own=20, values={})
+    rows = pandas.DataFrame({SAMPLE: "r", NUMBER: np.arange(20), "num_frames": 100})
+    plan: Any = SimpleNamespace(model=SimpleNamespace(input=INPUT))
+    begins = over_time._centred(rows, {"r": trace}, plan)[FIRST].to_numpy()
+    middles = begins + (INPUT.num_frames - 1) * INPUT.frame_stride / 2
+    assert np.abs(middles - (1 + 0.1 * np.arange(20)) * INPUT.fps).max() <= 0.5
 
 
 def test_the_frames_of_errors_are_those_of_the_instants(traced: Path) -> None:

@@ -8,7 +8,14 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from shards.reading.order import Batches, Mixture, SampleOrder, batch_speakers, epoch_order
+from shards.reading.order import (
+    Batches,
+    BatchSpeakers,
+    Mixture,
+    SampleOrder,
+    batch_speakers,
+    epoch_order,
+)
 
 SIZES = np.array([7, 5, 9, 1, 8, 10])
 
@@ -32,6 +39,26 @@ def corpus_by_speaker(samples_of_a_shard: int) -> tuple[np.ndarray, np.ndarray]:
 def test_an_epoch_holds_every_sample_once(lanes: int | None) -> None:
     order = epoch_order(SIZES, draws=(3, 0, 5), lanes=lanes)
     assert sorted(order.tolist()) == list(range(SIZES.sum()))
+
+
+def test_every_corpus_and_every_epoch_of_it_has_an_order_of_its_own() -> None:
+    order = SampleOrder([SIZES, SIZES], [1.0, 1.0], seed=0, lanes=[None, None])
+    found: dict[tuple[int, int], list[int]] = {}
+    for position in range(4 * int(SIZES.sum())):
+        place = order.at(position)
+        found.setdefault((place.corpus, place.epoch), []).append(place.sample)
+    assert sorted(found) == [(0, 0), (0, 1), (1, 0), (1, 1)]
+    assert len(set(map(tuple, found.values()))) == 4
+    every, all_lanes = (epoch_order(SIZES, draws=(3,), lanes=lanes) for lanes in (None, 6))
+    assert np.array_equal(every, all_lanes)
+
+
+def test_speakers_of_small_batches_are_those_of_every_draw() -> None:
+    order = SampleOrder([[4]], None, seed=0, lanes=[None])
+    found = batch_speakers(order, [np.array([0, 0, 1, 1])], 2)
+    assert found is not None
+    assert found.permuted == pytest.approx(2 * (1 - 1 / 6))  # of six pairs one lacks a speaker
+    assert [BatchSpeakers(10, met, 10.0).is_mixed for met in (8.9, 9.0)] == [False, True]
 
 
 def test_without_lanes_whole_shards_are_shuffled_and_nothing_else() -> None:

@@ -192,6 +192,14 @@ def test_a_json_that_is_not_what_the_index_says_is_named(tmp_path: Path) -> None
         ShardDataset(read_index(tmp_path), input=INPUT)[1]
 
 
+@pytest.mark.parametrize("column", ["num_frames", "num_samples"])
+def test_a_number_of_the_index_that_is_not_the_samples_is_named(folder: Path, column: str) -> None:
+    index = read_index(folder)
+    rows = index.table.assign(**{column: index.table[column] + 1})
+    with pytest.raises(ClipError, match=r"id00/00000': its json says .*, the index \("):
+        ShardDataset(index, input=INPUT, rows=rows)[0]
+
+
 def test_a_worker_process_names_the_sample_in_one_line(tmp_path: Path) -> None:
     write_shards(tmp_path, [make_sample(0), make_sample(1, sound=False)])
     dataset = ShardDataset(read_index(tmp_path), input=INPUT)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from shards.index import TABLE_NAME, read_index
 from shards.reading import whole_sample
 from shards.reading.files import Row, ShardFiles
 from shards.reading.random_access import ShardDataset
-from shards.schema import SampleInfo
+from shards.schema import SampleInfo, sample_json
 from tests.support.shard_fixtures import INPUT, make_sample, write_shards
 from tests.support.stream_fixtures import (
     NUM_SAMPLES,
@@ -107,6 +109,24 @@ def test_damage_after_the_first_reading_is_found_by_the_next(folder: Path) -> No
         file.seek(row["mjpg_offset"] + row["mjpg_length"] // 2)
         file.write(b"\x55")
     assert skipped_in(first_batches(stream, 6)) == {"bad-digest": 1}
+
+
+def test_a_member_that_is_elsewhere_is_found_at_every_reading(tmp_path: Path) -> None:
+    info, mjpg, wav = make_sample(0)
+    write_shards(tmp_path, [(info, mjpg, wav)])
+    expected: Any = ShardDataset(read_index(tmp_path), input=INPUT, views=2)[1]
+    members = {"other.mjpg": bytes(len(mjpg)), f"{info.key}.wav": wav}
+    members |= {f"{info.key}.json": sample_json(info), f"{info.key}.mjpg": mjpg}
+    with tarfile.open(tmp_path / "train-000000.tar", "w", format=tarfile.GNU_FORMAT) as shard:
+        for name, content in members.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            shard.addfile(member, io.BytesIO(content))
+    dataset = ShardDataset(read_index(tmp_path), input=INPUT, views=2)
+    for _ in range(2):
+        item: Any = dataset[1]
+        assert torch.equal(item["frames"], expected["frames"])
+        assert torch.equal(item["waveform"], expected["waveform"])
 
 
 def test_without_checksums_the_digests_decide(tmp_path: Path) -> None:
