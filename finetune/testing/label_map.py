@@ -170,7 +170,7 @@ def map_benchmark(trained: Benchmark, tested: Benchmark, names: LabelMap | None)
             weights[row, column] = factor
             offset[column] = shift
     truth = {name: names.merge.get(name, name) for name in tested.classes}
-    truth = {name: to for name, to in truth.items() if to in kept and name not in names.leave_out}
+    truth = {name: to for name, to in truth.items() if to in kept}
     return Mapped(
         benchmark=_left(trained, tested, kept),
         truth=MappingProxyType(truth),

@@ -17,10 +17,11 @@ from sklearn.metrics import (
     mean_squared_error,
 )
 
+from finetune import validation
 from finetune.benchmark import Benchmark, load_benchmark
 from finetune.folds import check_heads
 from finetune.heads import Head, read_truth
-from finetune.losses import combined_heads, cumulative_link
+from finetune.losses import combined_heads, cumulative_link, loss_terms
 from finetune.predictions import Prediction, make_prediction
 from finetune.reporting.resampling import make_sums
 from finetune.scores import metric_name, score, score_run, undefined
@@ -323,6 +324,24 @@ def test_thresholds_are_those_of_the_best_f1() -> None:
         sure = np.array([(item.probabilities or ())[place] for item in known])
         best = max(f1_score(true, sure >= limit) for limit in [0.0, *np.nextafter(sure, 2), *sure])
         assert f1_score(true, sure >= chosen) == pytest.approx(best)
+
+
+@pytest.mark.parametrize(
+    ("truth", "wanted"),
+    [([1, 0, 0, 1], 0.35), ([1, 1, 1, 1], 0.5), ([0, 0, 0, 0], 0.5)],  # 0.05 is as good as 0.35
+)
+def test_of_equal_thresholds_the_nearest_to_a_half_is_taken(
+    truth: list[int], wanted: float
+) -> None:
+    found = validation._best_threshold(np.array(truth), np.array([0.1, 0.2, 0.3, 0.4]))
+    assert found == pytest.approx(wanted)
+
+
+def test_a_correlation_of_one_clip_alone_is_left_out_and_not_told() -> None:
+    heads = [("real", 1.0, slice(0, 1), loss_terms("ccc", "regression"))]
+    known = torch.tensor([[True], [False]])
+    total, told = combined_heads(heads, torch.ones(2, 1), torch.zeros(2, 1), known, {})
+    assert (total, told) == (0, {})
 
 
 @pytest.mark.parametrize("name", ["iemocap_joint", "msp_improv_joint", "mer_multi_joint"])

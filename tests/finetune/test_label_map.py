@@ -40,6 +40,10 @@ def test_probabilities_are_added_dropped_and_scaled_to_one() -> None:
     found = mapped.outputs(np.array([[[0.1, 0.2, 0.3, 0.4]], [[0.0, 0.0, 0.0, 1.0]]]))
     assert found[0, 0] == pytest.approx([0.5 / 0.6, 0.1 / 0.6])
     assert found[1, 0] == pytest.approx([0.5, 0.5])  # it says none of them
+    classes = {"a": "y", "b": "x", "c": "calm", "d": None}  # of which calm counts as y
+    merged = map_benchmark(OURS, THEIRS, names(classes=classes))
+    found = merged.outputs(np.array([[[0.1, 0.2, 0.3, 0.4]]]))
+    assert found[0, 0] == pytest.approx([0.2 / 0.6, 0.4 / 0.6])
 
 
 def test_samples_are_renamed_left_out_and_counted() -> None:

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 import torch
 from numpy.testing import assert_allclose
+from scipy.special import rel_entr, softmax
 
-from finetune.losses import LOSSES, concordance_loss, soft_cross_entropy
+from finetune import mixing
+from finetune.losses import LOSSES, concordance_loss, divergence, soft_cross_entropy
 from finetune.mixing import MixingConfig, mix_batch, smoothed
 
 B, C, S = 5, 3, 40
@@ -44,7 +46,9 @@ def test_mixing_conserves_label_mass(settings: dict[str, float]) -> None:
         assert mixed.min() >= 0
 
 
-@pytest.mark.parametrize("settings", [{"cutmix": 0.0}, {"mixup": 0.0}])
+@pytest.mark.parametrize(
+    "settings", [{"cutmix": 0.0}, {"mixup": 0.0}, {"mixup": 0.0, "audio": True}]
+)
 def test_labels_are_mixed_in_the_share_of_the_pixels(settings: dict[str, float]) -> None:
     changed = 0
     for seed in range(30):
@@ -121,6 +125,22 @@ def test_shares_follow_the_beta_distribution() -> None:
     assert abs(np.var(shares) - 1 / (4 * 2.6)) < 0.015
 
 
+def test_a_box_is_of_the_area_and_a_span_of_the_length_that_are_given_away() -> None:
+    (video, fbank, _), neighbour = clips(), torch.arange(B).roll(1)
+    boxes = [mixing._cut_box(video, 0.75, neighbour)[1] for _ in range(50)]
+    assert min(boxes) == 0.75  # where the border cuts nothing off
+    spans = torch.stack([mixing._cut_span(fbank, 0.75, neighbour)[0][1, :, 0] for _ in range(200)])
+    assert (spans == 0).sum(dim=1).unique().tolist() == [S / 4]
+    assert (spans == 0).any(dim=0).all()  # of a neighbour that is 0: to the last frame
+
+
+@pytest.mark.parametrize("switch", [0.0, 1.0])
+def test_the_switch_is_the_chance_of_boxes(switch: float) -> None:
+    for seed in range(10):
+        values = mixed_clips(seed, switch=switch)[0].unique()
+        assert bool((values == values.round()).all()) == bool(switch)
+
+
 def test_bad_settings_are_named_together() -> None:
     with pytest.raises(ValueError, match=r"mixup = -1.*; switch = 2"):
         MixingConfig(mixup=-1, switch=2)
@@ -136,10 +156,18 @@ def test_cross_entropy_of_soft_labels_agrees_with_numpy() -> None:
     )
 
 
-def test_concordance_loss_agrees_with_numpy() -> None:
+def test_divergence_agrees_with_scipy() -> None:
+    rng = np.random.default_rng(0)
+    logits, targets = rng.normal(size=(6, 4)), rng.dirichlet(np.ones(4), size=6)
+    expected = rel_entr(targets, softmax(logits, axis=1)).sum(axis=1).mean()
+    assert_allclose(divergence(torch.tensor(logits), torch.tensor(targets)), expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-4])
+def test_concordance_loss_agrees_with_numpy(scale: float) -> None:
     rng = np.random.default_rng(1)
-    true = rng.normal(size=(20, 3))
-    predicted = 0.5 * true + rng.normal(size=(20, 3)) + 0.3
+    true = scale * rng.normal(size=(20, 3))
+    predicted = 0.5 * true + scale * (rng.normal(size=(20, 3)) + 0.3)
     expected = []
     for x, y in zip(true.T, predicted.T, strict=True):
         covariance = np.cov(x, y)

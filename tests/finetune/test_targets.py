@@ -9,7 +9,9 @@ import pandas as pd
 import pytest
 import torch
 
+from finetune.benchmark import Benchmark
 from finetune.data import balanced_weights, training_targets, vote_shares
+from finetune.heads import Head
 from finetune.losses import soft_cross_entropy
 from finetune.plan import resolve
 from finetune.settings import RecipeConfig
@@ -69,6 +71,9 @@ def test_targets_are_of_the_rows_in_the_order_of_the_benchmark() -> None:
     found, notes = training_targets(VALUES, table, RecipeConfig(), mean, std)
     assert found.tolist() == [[0, 0], [1, 1], [-1, 2], [-0.5, -1]]
     assert (found.dtype, notes) == (torch.float32, [])
+    real = Head(name="real", kind="regression", targets=VALUES.targets)
+    joint = Benchmark(name="joint", task="joint", heads=(real,))
+    assert torch.equal(training_targets(joint, table, RecipeConfig(), mean, std)[0][:, :2], found)
     numbered = dataclasses.replace(BENCHMARK, classes=("0", "1"))
     table = rows(emotion=[1.0, 0.0, 1.0, 1.0])  # as a column with gaps elsewhere gives them
     found, _ = training_targets(
@@ -87,6 +92,9 @@ def test_balanced_weights_are_scikit_learns_and_average_to_one() -> None:
     )
     assert found.tolist() == pytest.approx(expected.tolist())
     assert float(found[torch.tensor([0, 1, 0, 0])].mean()) == pytest.approx(1)
+    head = Head(name="e", kind="classification", label="emotion", classes=BENCHMARK.classes)
+    some = balanced_weights(head, rows(emotion=["low", "high", None, "low"]))
+    assert some.tolist() == [3 / 4, 3 / 2]  # of those that have its label
 
 
 def test_weights_scale_the_term_of_their_class() -> None:

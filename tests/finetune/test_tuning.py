@@ -365,6 +365,8 @@ def test_a_fraction_is_stratified_for_classes_and_for_values() -> None:
     rows = side()
     found = training_subset(BENCHMARK, rows, shots=None, fraction=0.25, seed=0)
     assert found["emotion"].value_counts().to_dict() == {"low": 10, "high": 5}
+    rounded = training_subset(BENCHMARK, rows, shots=None, fraction=0.29, seed=0)
+    assert rounded["emotion"].value_counts().to_dict() == {"low": 12, "high": 6}
     tiny = training_subset(BENCHMARK, rows, shots=None, fraction=0.001, seed=0)
     assert sorted(tiny["emotion"]) == ["high", "low"]
     values = training_subset(VALUES, rows, shots=None, fraction=0.5, seed=0)
