@@ -72,11 +72,23 @@ def _divided_rows(benchmark: Benchmark, table: pd.DataFrame) -> tuple[pd.DataFra
     """The same, of which none may be left."""
     for column in benchmark.columns:
         need_column(table, column, f"benchmark '{benchmark.name}'")
-    divider, unasked = benchmark.folds.column, {*map(as_text, benchmark.folds.ignore)}
-    if unasked and divider in table.columns:
+    protocol, divider = benchmark.folds, benchmark.folds.column
+    if divider in table.columns:
         value = table[divider].map(as_text)
-        kept, counts = _usable(benchmark, table[~value.isin(unasked)])
-        left = value[value.isin(unasked)].value_counts()
+        unasked = set(map(as_text, protocol.ignore))
+        named = [as_text(item) for item in (*(protocol.train or ()), *(protocol.test or ()))]
+        known = sorted(set(value) - {""}, key=_numbers_first)
+        if unknown := [name for name in named if name not in known]:
+            raise ValueError(
+                f"benchmark '{benchmark.name}' (folds.train, folds.test): no sample whose {divider}"
+                f" is {', '.join(unknown)}{did_you_mean(unknown[0], known)} (there are:"
+                f" {', '.join(known)})"
+            )
+        if protocol.train is not None:
+            unasked |= set(known).difference(named)
+        out = value.isin(unasked)
+        kept, counts = _usable(benchmark, table[~out])
+        left = value[out].value_counts()
         return kept, counts | {f"{divider} '{name}'": int(n) for name, n in left.items()}
     return _usable(benchmark, table)
 

@@ -17,7 +17,6 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from datetime import date
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, NoReturn, get_args, get_origin, get_type_hints
@@ -420,7 +419,7 @@ def _unfit(action: argparse.Action, value: Any) -> str:
     optional = action.default is None or hint in (None, Any) or type(None) in get_args(hint)
     if value is None and not optional:
         return f"null (must be {type_name(hint)})"
-    if hint is Path and isinstance(value, int | float | date):
+    if hint is Path and isinstance(value, int | float):
         return f"{value} (must be a path; put quotes around it)"
     return ""
 

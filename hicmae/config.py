@@ -80,7 +80,8 @@ def load_yaml(path: str | Path) -> dict[str, Any]:
         mark = error.problem_mark or error.context_mark
         line = f" line {mark.line + 1}" if mark else ""
         raise ValueError(f"{path}{line}: not valid YAML: {error.problem}") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError, ValueError, KeyError, AttributeError) as error:
+        # The last three are PyYAML's of a tag on what it does not fit, such as `!!bool maybe`.
         raise ValueError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
     if data is None:
         return {}
@@ -266,7 +267,15 @@ def kind(value: Any) -> str:
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML in which ``1e-4`` is a number and a repeated key is an error."""
+    """Safe YAML in which ``1e-4`` is a number and a repeated key is an error.
+
+    ``010``, ``1:30`` and ``2024-01-31`` are text, as in a manifest, not 8, 90 and a date.
+    """
+
+    yaml_implicit_resolvers = {  # noqa: RUF012
+        first: [pair for pair in pairs if pair[0].rpartition(":")[2] not in ("int", "timestamp")]
+        for first, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         """Refuse a key that stands twice: YAML would silently keep the last."""
@@ -281,6 +290,11 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep=deep)
 
 
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:int",
+    re.compile(r"^[-+]?(?:0|[1-9][0-9_]*|0x[0-9a-fA-F_]+|0b[01_]+)$"),
+    list("-+0123456789"),
+)
 # YAML 1.1, as PyYAML reads it, wants a dot in a float; people and json.dumps write 1e-4.
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
@@ -366,10 +380,7 @@ def _convert(hint: Any, value: Any, at: str, problems: list[str]) -> Any:
             return None
     elif isinstance(hint, type) and type(value) is hint:  # bool is no int here
         return value
-    quotes = hint is str and value is not None and not isinstance(value, list | Mapping)
-    remedy = "; write it in quotes" if quotes else ""  # YAML's yes, no, on, off, 1, 2024-01-31
-    problems.append(f"{at} = {value!r} (must be {type_name(hint)}{remedy})")
-    return _MISFIT
+    return _misfit(hint, value, at, problems)
 
 
 def _convert_union(hint: Any, value: Any, at: str, problems: list[str]) -> Any:
@@ -382,7 +393,15 @@ def _convert_union(hint: Any, value: Any, at: str, problems: list[str]) -> Any:
         if dataclasses.is_dataclass(member) and isinstance(value, Mapping):
             problems.extend(trial)
             return _MISFIT
-    problems.append(f"{at} = {value!r} (must be {type_name(hint)})")
+    return _misfit(hint, value, at, problems)
+
+
+def _misfit(hint: Any, value: Any, at: str, problems: list[str]) -> Any:
+    """Note that a value is of another kind."""
+    wanted = str in (hint, *get_args(hint)) and get_origin(hint) not in (list, tuple, dict)
+    quotes = wanted and value is not None and not isinstance(value, list | Mapping)
+    remedy = "; write it in quotes" if quotes else ""  # YAML's yes, no, on, off and numbers
+    problems.append(f"{at} = {value!r} (must be {type_name(hint)}{remedy})")
     return _MISFIT
 
 

@@ -42,6 +42,26 @@ def test_an_exponent_without_a_dot_is_a_number_and_an_empty_file_a_mapping(tmp_p
     assert load_yaml(path) == {}
 
 
+def test_numbers_of_people_times_and_dates_stay_the_text_that_a_manifest_holds(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text("[[01, 08, 010, -07], [1:30, 2026-11-30, 2026-30-11], [0, -12, 0x1F, 1_000]]")
+    path.write_text(f"a: {path.read_text()}\n")
+    texts, times, numbers = load_yaml(path)["a"]
+    assert texts == ["01", "08", "010", "-07"]
+    assert times == ["1:30", "2026-11-30", "2026-30-11"]
+    assert numbers == [0, -12, 31, 1000]
+
+
+@pytest.mark.parametrize("text", ["!!bool x", "!!int x", "!!timestamp x", "[" * 2000 + "]" * 2000])
+def test_yaml_that_cannot_be_made_into_values_is_refused_by_name(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text(f"a: {text}\n")
+    with pytest.raises(ValueError, match=r"a\.yaml: not valid YAML: "):
+        load_yaml(path)
+
+
 @pytest.mark.parametrize(
     ("text", "line", "problem"),
     [
