@@ -50,15 +50,21 @@ class Fold:
     test: pd.DataFrame
 
 
-def usable_rows(benchmark: Benchmark, table: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, int]]:
+def usable_rows(
+    benchmark: Benchmark, table: pd.DataFrame, *, sides: bool = True
+) -> tuple[pd.DataFrame, dict[str, int]]:
     """Keep the rows that the benchmark is about, with their truth checked.
 
+    Args:
+        sides: Leave out what is in neither side of an explicit split; otherwise all is tested.
+
     Returns: the rows (row labels are positions in ``table``), and how many were left out by
-        ``ignore``, label by label, or by ``folds.ignore``.
+        ``ignore``, label by label, by ``folds.ignore`` or for their side.
     Raises: ValueError: a missing column; a label outside the benchmark's list or a value that is
-        no finite number, with the key of the first such sample; no row that is kept.
+        no finite number, with the key of the first such sample; a side named that no sample has;
+        no row that is kept.
     """
-    kept, ignored = _divided_rows(benchmark, table.reset_index(drop=True))
+    kept, ignored = _divided_rows(benchmark, table.reset_index(drop=True), sides)
     if kept.empty:
         raise ValueError(
             f"benchmark '{benchmark.name}' leaves out all {len(table)} samples of the index"
@@ -68,7 +74,9 @@ def usable_rows(benchmark: Benchmark, table: pd.DataFrame) -> tuple[pd.DataFrame
     return kept, ignored
 
 
-def _divided_rows(benchmark: Benchmark, table: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, int]]:
+def _divided_rows(
+    benchmark: Benchmark, table: pd.DataFrame, sides: bool
+) -> tuple[pd.DataFrame, dict[str, int]]:
     """The same, of which none may be left."""
     for column in benchmark.columns:
         need_column(table, column, f"benchmark '{benchmark.name}'")
@@ -76,16 +84,16 @@ def _divided_rows(benchmark: Benchmark, table: pd.DataFrame) -> tuple[pd.DataFra
     if divider in table.columns:
         value = table[divider].map(as_text)
         unasked = set(map(as_text, protocol.ignore))
-        named = [as_text(item) for item in (*(protocol.train or ()), *(protocol.test or ()))]
-        known = sorted(set(value) - {""}, key=_numbers_first)
-        if unknown := [name for name in named if name not in known]:
-            raise ValueError(
-                f"benchmark '{benchmark.name}' (folds.train, folds.test): no sample whose {divider}"
-                f" is {', '.join(unknown)}{did_you_mean(unknown[0], known)} (there are:"
-                f" {', '.join(known)})"
-            )
-        if protocol.train is not None:
-            unasked |= set(known).difference(named)
+        if sides and protocol.test is not None:
+            known = sorted(set(value) - {""}, key=_numbers_first)
+            named = [as_text(item) for item in (*(protocol.train or ()), *protocol.test)]
+            if unknown := [name for name in named if name not in known]:
+                raise ValueError(
+                    f"benchmark '{benchmark.name}' (folds.train, folds.test): no sample has"
+                    f" {divider} {few(unknown)} (there are: {few(known)})"
+                    f"{did_you_mean(unknown[0], known)}"
+                )
+            unasked |= set(known).difference(named) if protocol.train is not None else set()
         out = value.isin(unasked)
         kept, counts = _usable(benchmark, table[~out])
         left = value[out].value_counts()

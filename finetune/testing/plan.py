@@ -119,11 +119,11 @@ def make_plan(
     )
     check_views(source.facts.modalities, grid)
     index = _instants(source, tested, index)
-    rows, ignored = usable_rows(tested, index.table)
-    check_units(tested, rows)
     same_index = digest == source.facts.shards_digest
     same_dataset = tested.dataset != "" and tested.dataset == source.benchmark.dataset
     within = same_index or same_dataset or tested.name == source.benchmark.name
+    rows, ignored = usable_rows(tested, index.table, sides=within)
+    check_units(tested, rows)
     notes: list[str] = []
     if within:
         divided = make_folds(tested, rows, folds=list(source.checkpoints))

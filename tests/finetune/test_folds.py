@@ -100,6 +100,23 @@ def test_a_fixed_split_has_one_fold_and_leaves_the_rest_alone() -> None:
     assert list(rest.train["key"]) == ["k0", "k1", "k2", "k3"]
 
 
+def test_what_is_on_neither_side_of_a_fixed_split_is_counted() -> None:
+    benchmark = split_benchmark(train=(1,), test=(2,))
+    given = table(fold=[1, 1, 2, 2, 3, 3, 3, 3], emotion=["low", "high"] * 2 + ["new"] * 4)
+    rows, ignored = usable_rows(benchmark, given)
+    assert list(rows["key"]) == ["k0", "k1", "k2", "k3"]
+    assert ignored == {"fold '3'": 4}, "and their labels do not matter"
+    rows, ignored = usable_rows(benchmark, given.assign(emotion="low"), sides=False)
+    assert (len(rows), ignored) == (8, {})
+
+
+@pytest.mark.parametrize("sides", [{"test": ("s1", "s33")}, {"test": ("s1",), "train": ("s33",)}])
+def test_a_side_that_no_sample_has_is_refused(sides: dict[str, tuple[str, ...]]) -> None:
+    benchmark = split_benchmark(column="speaker", **sides)
+    with pytest.raises(ValueError, match=r"has speaker 's33' \(there .*mean 's3'\?"):
+        usable_rows(benchmark, table())
+
+
 def test_a_speaker_on_both_sides_is_refused_unless_the_protocol_says_so() -> None:
     leaking = ["s0", "s0", "s0", "s1", "s2", "s2", "s3", "s3"]
     with pytest.raises(ValueError, match="fold 1: speaker 's0' is on both sides") as caught:
@@ -164,8 +181,8 @@ def test_missing_columns_and_empty_sides_are_refused() -> None:
         usable_rows(BENCHMARK, table().drop(columns="emotion"))
     with pytest.raises(ValueError, match="no column 'session'"):
         divide(split_benchmark(column="session"))
-    with pytest.raises(ValueError, match="no test sample"):
-        divide(split_benchmark(test=("3",)))
+    with pytest.raises(ValueError, match="no training sample"):
+        divide(split_benchmark(test=("1", "2")))
     with pytest.raises(ValueError, match="has one value"):
         divide(fold=1)
     with pytest.raises(ValueError, match="sample 'k0' has no fold"):
