@@ -91,12 +91,12 @@ def report(
         )
     for group in groups:
         several = runs_table(group) if len(pairs) > 1 else scores_table(group[0][1])
-        console.print(several.terminal())
+        console.print(several)
     if len(pairs) == 1:
         document = Section(title=pairs[0][0], parts=parts[pairs[0][0]])
     else:
         document = comparison(pairs, groups, out, parts)
-        console.print(summary_table(pairs).terminal())
+        console.print(summary_table(pairs))
     for path in write_document(document, out, html=html):
         console.print(f"report: {path}")
 
@@ -282,7 +282,7 @@ def matrix(*, runs: list[Path], out: Path = Path("matrix.md")) -> None:
         )
     table = write_matrix([read_run(folder) for given in runs for folder in runs_in(given)], out)
     console = output_console()
-    console.print(table.terminal())
+    console.print(table)
     console.print(f"matrix: {out}")
 
 

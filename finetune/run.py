@@ -200,7 +200,7 @@ def finetune(
             runs = runs_beside(run)
             if len(runs) > 1:
                 group = write_seed_summary(folder, runs)
-                console.print(seeds_table([group], title=f"{what.name} over seeds").terminal())
+                console.print(seeds_table([group], title=f"{what.name} over seeds"))
                 console.print(f"seeds: {folder / 'seeds.md'}")
 
 
@@ -290,7 +290,7 @@ def _finish(
         notes=(*seen, *_notes(plan), *recordings_note(plan.benchmark, pooled)),
     )
     run = write_run(plan.out, plan.benchmark, facts, pooled)
-    console.print(scores_table(run).terminal())
+    console.print(scores_table(run))
     if plan.config.trainer.report:
         console.print(f"report: {write_run_report(run)}")
     else:

@@ -15,7 +15,7 @@ import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote
@@ -26,7 +26,8 @@ from markdown_it import MarkdownIt
 from markdown_it.renderer import RendererHTML
 from markdown_it.token import Token
 from PIL import Image
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.measure import Measurement
 
 from finetune.scores import Scores
 from finetune.selection import CHOSEN_ON_TEST
@@ -98,12 +99,20 @@ class Table:
             caption_justify="left",
         )
         for column, right in zip(self.columns, self._right, strict=True):
-            short = column.partition(_SELECTION)[0]
+            short = _unbold(column.partition(_SELECTION)[0])
             table.add_column(short, justify="right" if right else "left", overflow="fold")
         for row in self.rows:
-            cells = (_BOLD.sub(r"\1", cell) if _BOLD.fullmatch(cell) else cell for cell in row)
-            table.add_row(*(cell.replace(CHOSEN_ON_TEST, " †") for cell in cells))
+            table.add_row(*(_unbold(cell).replace(CHOSEN_ON_TEST, " †") for cell in row))
         return table
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """As ``terminal``, but turned where its columns would break numbers into pieces."""
+        table, wide = self.terminal(), options.update(max_width=10_000)
+        if Measurement.get(console, wide, table).minimum > options.max_width:
+            heads = [column.partition(_SELECTION)[0] for column in self.columns]
+            columns, *rows = zip(heads, *self.rows, strict=True)
+            table = replace(self, columns=columns, rows=rows).terminal()
+        yield table
 
     @property
     def _right(self) -> list[bool]:
@@ -322,6 +331,10 @@ def save(figure: Figure, path: Path, *, photographs: bool = False) -> None:
             )
             # A ninth level takes six times as long for files smaller by 8 %.
             few.save(beside, format="PNG", compress_level=6, dpi=dpi)
+
+
+def _unbold(cell: str) -> str:
+    return _BOLD.sub(r"\1", cell) if _BOLD.fullmatch(cell) else cell
 
 
 def _is_number(cell: str) -> bool:

@@ -143,7 +143,7 @@ def run_conditions(
                     }
                     file.write(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n")
     page = write_modality_page(out)
-    console.print(importance_table(read_spoiled(out), facts).terminal())
+    console.print(importance_table(read_spoiled(out), facts))
     console.print(f"report: {page}")
 
 

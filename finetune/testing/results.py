@@ -105,7 +105,7 @@ def write_results(
     names = [fold.name for fold, _ in parts]
     if plan.same_corpus or len(parts) == 1:
         run = write(out, "" if plan.same_corpus else names[0], parts)
-        console.print(scores_table(run).terminal())
+        console.print(scores_table(run))
         console.print(f"report: {out / 'report.md'}")
         return
     runs = [
@@ -114,7 +114,7 @@ def write_results(
     ]
     average = averaged_networks(plan.mapped.benchmark, parts)
     together = write(out / "ensemble", "ensemble", [average])
-    console.print(write_network_summary(out, runs, together).terminal())
+    console.print(write_network_summary(out, runs, together))
     console.print(f"summary: {out / 'networks.md'}")
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import base64
 import html
+import io
 import re
 from pathlib import Path
 
 import pytest
 from PIL import Image
+from rich.console import Console
 
 from finetune.reporting.document import (
     Folded,
@@ -141,12 +143,25 @@ def test_a_terminal_leaves_the_rule_to_the_title() -> None:
     assert table.terminal().columns[1].header == "UAR"
 
 
+@pytest.mark.parametrize("width", [90, 40])
+def test_a_table_of_more_scores_than_a_terminal_holds_is_turned(width: int) -> None:
+    names = [measured(f"score_{number}", "last") for number in range(6)]
+    rows = [["fold 1", *["0.123"] * 6], ["**all**", *["-0.5"] * 6]]
+    table = Table(columns=["", *names], rows=rows)
+    console = Console(width=width, record=True, file=io.StringIO())
+    console.print(table)
+    said = console.export_text()
+    assert all(word in said for word in ("score_5", " all ", "0.123"))
+    assert "selection" not in said
+    assert (said.index("score_5") < said.index("fold 1")) == (width == 90)
+
+
 def test_a_terminal_shows_names_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
     names = ["runs/[v2]", "[/]", ":joy:", "*calm*"]
     console = output_console()
     console.print(f"report: {names[0]}")
     table = Table(columns=["run", "class"], rows=[names[:2], names[2:], ["**all**", ""]])
-    console.print(table.terminal())
+    console.print(table)
     said = capsys.readouterr().out
     assert all(said.count(name) >= 1 for name in names)
     assert said.count("runs/[v2]") == 2
