@@ -105,5 +105,9 @@ def load_plugins() -> None:
     for point in importlib.metadata.entry_points(group="hicmae.plugins"):
         try:
             point.load()
-        except Exception as error:
-            raise ValueError(f"plug-in {point.name} ({point.value}): {error}") from error
+        except (Exception, SystemExit) as error:
+            package = point.dist.name if point.dist else "its package"
+            said = str(error) if isinstance(error, ImportError | ValueError) else repr(error)
+            raise ValueError(
+                f"plug-in {point.name} ({point.value}): {said}; mend or uninstall {package}"
+            ) from error

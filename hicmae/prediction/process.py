@@ -387,6 +387,6 @@ def _end_with(parent: int) -> None:
 if __name__ == "__main__":
     threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     cv2.setNumThreads(1)
-    if not os.environ.get("HICMAE_DEBUG"):
+    if os.environ.get("HICMAE_DEBUG", "") in ("", "0"):
         _silence()
     _serve(Connection(int(sys.argv[1])))

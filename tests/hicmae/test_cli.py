@@ -143,6 +143,21 @@ def complaint(capsys: pytest.CaptureFixture[str], *words: str) -> str:
     return captured.err.strip()
 
 
+@pytest.mark.parametrize("body", ["raise SystemExit(3)", "import nosuch_module", "1 / 0"])
+def test_a_plug_in_that_fails_is_named_with_its_package(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, body: str
+) -> None:
+    folder = tmp_path / "toys-1.dist-info"
+    folder.mkdir()
+    (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: toys\nVersion: 1\n")
+    (folder / "entry_points.txt").write_text("[hicmae.plugins]\nmine = a_failing_plug_in\n")
+    (tmp_path / "a_failing_plug_in.py").write_text(body)
+    monkeypatch.syspath_prepend(tmp_path)
+    line = complaint(capsys, "work", "a", "--out", "x")
+    assert line.startswith("hicmae work: error: plug-in mine (a_failing_plug_in): ")
+    assert line.endswith("; mend or uninstall toys")
+
+
 def test_the_overview_lists_every_verb_and_imports_nothing_heavy() -> None:
     code = (
         "import sys; from hicmae.__main__ import main; status = main(['--help']);"
