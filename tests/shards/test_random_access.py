@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 from pathlib import Path
 from typing import Any
@@ -198,6 +199,16 @@ def test_a_number_of_the_index_that_is_not_the_samples_is_named(folder: Path, co
     rows = index.table.assign(**{column: index.table[column] + 1})
     with pytest.raises(ClipError, match=r"id00/00000': its json says .*, the index \("):
         ShardDataset(index, input=INPUT, rows=rows)[0]
+
+
+def test_a_range_that_comes_in_pieces_is_put_together(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected: Any = ShardDataset(read_index(folder), input=INPUT)[0]
+    whole = os.pread
+    monkeypatch.setattr(os, "pread", lambda file, length, at: whole(file, min(length, 999), at))
+    item: Any = ShardDataset(read_index(folder), input=INPUT)[0]
+    assert torch.equal(item["frames"], expected["frames"])
 
 
 def test_a_worker_process_names_the_sample_in_one_line(tmp_path: Path) -> None:

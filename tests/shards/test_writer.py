@@ -112,6 +112,17 @@ def test_a_key_is_written_once_and_has_to_be_safe(tmp_path: Path) -> None:
             writer.add(dataclasses.replace(info, key="a.b"), mjpg, wav)
 
 
+def test_a_key_of_a_finished_shard_is_not_written_again(tmp_path: Path) -> None:
+    done = write(tmp_path / "out")
+    finished = {shard["name"]: shard for shard in done.shards}
+    with ShardWriter(tmp_path / "out", samples_per_shard=2, finished=finished) as writer:
+        for row in done.rows:
+            writer.keep(row)
+        assert (writer.rows, writer.shards) == (done.rows, done.shards)
+        with pytest.raises(ValueError, match="was written before"):
+            writer.add(*SAMPLES[0])
+
+
 def test_an_error_leaves_no_open_shard_behind(tmp_path: Path) -> None:
     def interrupted() -> None:
         with ShardWriter(tmp_path, samples_per_shard=9) as writer:
