@@ -114,6 +114,8 @@ def test_without_feature_fusion_only_the_last_layer_is_pooled(
 ) -> None:
     network = model(tiny_model_config, feature_fusion=False)
     assert network.encoder.layers == (tiny_model_config.encoder_depth,)
+    for fusion in (network.video_fusion, network.audio_fusion):  # whose one weight is always 1
+        assert not any(parameter.requires_grad for parameter in fusion.parameters())
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -57,3 +57,6 @@ def test_parameter_groups_leave_out_what_is_frozen(tiny_model_config: ModelConfi
     assert scale["encoder.audio.blocks.1.norm1.weight"] == 0.5**2
     assert scale["encoder.fusion.audio.0.mlp.fc1.weight"] == 0.5
     assert scale["head.weight"] == scale["encoder.audio.norm.weight"] == 1
+    decay = {name: group["weight_decay"] for group in groups for name in group["names"]}
+    dimensions = {name: parameter.ndim for name, parameter in network.named_parameters()}
+    assert decay == {name: 0.1 * (dimensions[name] > 1) for name in names}

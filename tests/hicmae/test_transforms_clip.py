@@ -14,7 +14,14 @@ from hicmae.transforms.video import resize_video, standardise_colours_
 from tests.hicmae.test_transforms_audio import assert_same_energies
 
 INPUT = InputConfig(image_size=32, num_frames=4, fbank_frames=64, mel_bins=32)
-EVERYTHING = dataclasses.replace(AugmentConfig.finetuning(), gain=True, roll_seconds=0.2, erase=1.0)
+EVERYTHING = dataclasses.replace(
+    AugmentConfig.finetuning(),
+    gain=True,
+    roll_seconds=0.2,
+    erase=1.0,
+    time_masks=1,
+    frequency_masks=1,
+)
 
 
 def _batch(batch: int, *, same: bool = False, size: int = 32) -> dict[str, Any]:
@@ -187,6 +194,28 @@ def test_gain_is_heard_as_a_shift_of_the_logarithm() -> None:
     assert 0.07 < gain.mean((1, 2)).std() < 0.15
 
 
+def test_masks_of_time_and_of_bins_have_lengths_of_their_own() -> None:
+    masks = {"time_masks": 1, "time_mask_seconds": 0.05}
+    masks |= {"frequency_masks": 1, "frequency_mask_bins": 12}
+    transform = ClipTransform(INPUT, AugmentConfig(**masks)).train()
+    hidden = _transformed(transform, _batch(200, same=True))[1] == 0
+    assert hidden.all(dim=2).sum(dim=1).max() == 5
+    assert hidden.all(dim=1).sum(dim=1).max() == 12
+
+
+def test_roll_goes_as_far_one_way_as_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    shifts: list[int] = []
+
+    def seen(sound: torch.Tensor, num_samples: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
+        shifts.extend(shift.tolist())
+        return sound
+
+    monkeypatch.setattr("hicmae.transforms.audio.roll", seen)
+    transform = ClipTransform(INPUT, AugmentConfig(roll_seconds=2 / INPUT.sample_rate)).train()
+    _transformed(transform, _batch(200, same=True))
+    assert set(shifts) == {-2, -1, 0, 1, 2}
+
+
 def test_roll_moves_the_sound_in_time() -> None:
     wave = torch.zeros(200, 12000)
     wave[:, 6000] = 1.0
@@ -212,7 +241,9 @@ def test_a_modality_that_is_missing_comes_back_as_none(missing: str) -> None:
 def test_a_batch_with_a_silent_clip_is_transformed_without_nan() -> None:
     batch = _batch(3)
     batch["num_samples"] = torch.tensor([12000, 0, 100])
-    transform = ClipTransform(INPUT, EVERYTHING).train()
+    transform = ClipTransform(
+        INPUT, dataclasses.replace(EVERYTHING, time_masks=0, frequency_masks=0)
+    ).train()
     _, fbank = _transformed(transform, batch)
     assert torch.isfinite(fbank).all()
     assert torch.equal(fbank[1], torch.full_like(fbank[1], transform.filter_bank.pad_value))

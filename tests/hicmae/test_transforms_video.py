@@ -6,7 +6,14 @@ import torch
 from PIL import Image
 
 from hicmae.settings import InputConfig
-from hicmae.transforms.video import crop_video, erase_, resize_video, standardise_colours_
+from hicmae.transforms.video import (
+    crop_video,
+    crop_views,
+    erase_,
+    resize_video,
+    standardise_colours_,
+)
+from hicmae.views import CROPS
 
 
 def _frames(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -94,11 +101,24 @@ def test_a_crop_agrees_with_cutting_and_resizing_away_from_its_border() -> None:
 
 
 def test_a_crop_of_the_whole_frame_is_mirrored_where_chosen_and_else_unchanged() -> None:
-    video = torch.rand(3, 3, 4, 16, 16)
-    whole = torch.tensor([[0.0, 0.0, 16.0, 16.0]]).expand(3, 4)
+    video = torch.rand(3, 3, 4, 16, 24)
+    whole = torch.tensor([[0.0, 0.0, 24.0, 16.0]]).expand(3, 4)
     found = crop_video(video, whole, torch.tensor([False, True, False]))
     assert torch.allclose(found[1], video[1].flip(-1), atol=1e-5)
     assert torch.allclose(found[::2], video[::2], atol=1e-5)
+
+
+@pytest.mark.parametrize("name", CROPS)
+def test_a_crop_is_of_the_place_that_its_name_says(name: str) -> None:
+    x, y, _ = crop_views(_gradient(1, 1, 32), [name])[0, :, 0]
+    side = 32 if name in ("whole", "mirrored") else 28
+    left, top = (4 * (edge in name) + 2 * ("centre" in name) for edge in ("right", "bottom"))
+    across, down = (
+        (start + side * (torch.arange(32) + 0.5) / 32).clamp(0.5, 31.5) for start in (left, top)
+    )
+    across = across.flip(0) if "mirrored" in name else across
+    torch.testing.assert_close(x, across.expand(32, 32), atol=1e-3, rtol=0)
+    torch.testing.assert_close(y, down[:, None].expand(32, 32), atol=1e-3, rtol=0)
 
 
 def test_a_flipped_crop_is_the_mirror_image_of_the_crop() -> None:
@@ -112,7 +132,7 @@ def test_a_flipped_crop_is_the_mirror_image_of_the_crop() -> None:
 def test_erasing_fills_one_rectangle_of_the_chosen_clips_with_the_same_noise() -> None:
     video = torch.zeros(2, 3, 4, 16, 16)
     noise = torch.randn(2, 3, 1, 16, 16)
-    boxes = torch.tensor([[3.0, 5.0, 9.0, 7.0], [0.0, 0.0, 16.0, 16.0]])
+    boxes = torch.tensor([[3.0, 5.0, 9.5, 7.5], [0.0, 0.0, 16.0, 16.0]])
     found = erase_(video.clone(), boxes, torch.tensor([True, False]), noise)
     assert torch.equal(found[1], video[1])
     inside = torch.zeros(16, 16, dtype=torch.bool)

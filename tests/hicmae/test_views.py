@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from hicmae.settings import InputConfig
-from hicmae.views import sound_span, test_views, train_indices
+from hicmae.views import ViewGrid, sound_span, test_views, train_indices
 
 CLIP = InputConfig(num_frames=4, frame_stride=3)
 
@@ -78,12 +78,18 @@ def test_views_of_a_short_sample_coincide_and_repeat_the_last_frame_read() -> No
         assert view.tolist() == [0, 3, 6, 6]
 
 
+def test_views_that_differ_are_all_crops_of_segments_that_do() -> None:
+    grid = ViewGrid(segments=3, crops=("whole", "mirrored"))
+    assert grid.differing([0, 0, 2]) == [0, 1, 4, 5]
+
+
 def test_sound_is_found_by_time_at_any_frame_rate() -> None:
     assert sound_span(0, InputConfig()) == (0, 40960)
     assert sound_span(25, InputConfig()) == (16000, 16000 + 40960)
     ntsc = InputConfig(fps=29.97, frame_stride=4)
     start, stop = sound_span(2997, ntsc)
     assert start == 100 * 16000
+    assert sound_span(1, ntsc)[0] == 534  # 533.9
     assert stop - start == ntsc.clip_samples == round(64 / 29.97 * 16000)
 
 
