@@ -272,6 +272,7 @@ _INTERRUPTED = """
 import signal, sys
 from hicmae.processes import forking
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored behind a shell's &
     try:
         context = forking(["slow"])
     except KeyboardInterrupt:
