@@ -89,14 +89,13 @@ def test_folds_that_would_share_a_folder_are_refused() -> None:
 
 def test_a_fixed_split_has_one_fold_and_leaves_the_rest_alone() -> None:
     benchmark = split_benchmark(column="split", train=("train",), test=("test",))
-    rows, _ = usable_rows(
-        benchmark, table(split=["train", "train", "val", "val", "test", "test", "test", "test"])
-    )
-    (fold,) = make_folds(benchmark, rows)
+    given = table(split=["train", "train", "val", "val", "test", "test", "test", "test"])
+    (fold,) = make_folds(benchmark, usable_rows(benchmark, given)[0])
     assert fold.name == "split"
     assert list(fold.train["key"]) == ["k0", "k1"]
     assert list(fold.test["key"]) == ["k4", "k5", "k6", "k7"]
-    (rest,) = make_folds(split_benchmark(column="split", test=("test",)), rows)
+    unlisted = split_benchmark(column="split", test=("test",))
+    (rest,) = make_folds(unlisted, usable_rows(unlisted, given)[0])
     assert list(rest.train["key"]) == ["k0", "k1", "k2", "k3"]
 
 
