@@ -10,6 +10,7 @@ import re
 import shutil
 import signal
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -286,6 +287,7 @@ def test_an_error_about_something_else_leaves_the_recording_in_work_in_sight(
     until(page, part(page, "error").is_displayed)
     until(page, part(page, "cancel").is_displayed)
     part(page, "cancel").click()
+    time.sleep(1.0)  # an answer that was on its way shows nothing again
     assert not part(page, "working").is_displayed()
 
 

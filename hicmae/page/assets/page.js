@@ -54,6 +54,7 @@ async function give(file) {
     mine.id = (await ask("/api/jobs", { method: "POST", body: form, signal })).id;
     while (true) {
       const status = await ask(`/api/jobs/${mine.id}`, { signal });
+      if (work !== mine) return;  // given up while the answer came
       if (status.state === "failed") throw new Error(`${status.name}: ${status.error.message}`);
       if (status.state === "done") {
         cancel();  // it is here now; the server need not keep it
