@@ -135,11 +135,12 @@ def instant_index(
         if trace is None:
             continue
         found = np.stack([_nearest(trace, target, annotator, settings) for target in targets], 1)
-        seen = trace.at + trace.hop * np.arange(trace.num_own) < num_frames / fps
+        times = trace.at + trace.hop * np.arange(trace.num_own)
+        seen = (times > -1e-6) & (times < num_frames / fps)
         own = np.flatnonzero(np.isfinite(found).all(axis=1) & seen)
         span = settings.span_seconds(clip_seconds)
         length = min(round(span * fps), int(num_frames))
-        begin = np.round((trace.at + trace.hop * own - settings.place * span) * fps)
+        begin = np.round((times[own] - settings.place * span) * fps)
         places += [place] * len(own)
         keys += [f"{trace.recording}@{trace.since + trace.hop * k:.3f}" for k in own.tolist()]
         numbers.append(own)

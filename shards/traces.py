@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from shards.tables import read_cells, read_table
 MEAN = "mean"
 _TIMES = ("time", "start", "end", "annotator")
 _DIGITS = 6
+_OPENING = '{"recording":'  # of the text of a trace
 
 # Value to annotator to what was noted.
 Notes = dict[str, dict[str, "Noted"]]
@@ -132,7 +133,7 @@ class Trace:
     Args:
         recording: Which the sample is a part of.
         since: Time of the first instant in the recording, seconds.
-        at: Time of the same in the sample.
+        at: Time of the same in the sample; negative where that begins later.
         hop: From one instant to the next.
         num_own: Instants of this part; values beyond are for annotators who are late.
         values: Value to annotator to (num_own + more,).
@@ -196,6 +197,18 @@ def parse_trace(text: Any, where: str) -> Trace:
             f"{where}: holds no trace ({str(text)[:40]!r}); make the manifest again with `hicmae"
             " shards manifest traces`"
         ) from error
+
+
+def moved(labels: Mapping[str, Any], seconds: float) -> dict[str, Any]:
+    """Labels of a sample that begins so much later than its part of the recording was to: its
+    picture does, or the face that is looked at is not seen before.
+    """
+    found = dict(labels)
+    for name, text in labels.items():
+        if abs(seconds) > 1e-6 and isinstance(text, str) and text.startswith(_OPENING):
+            trace = parse_trace(text, name)
+            found[name] = replace(trace, at=trace.at - seconds).text()
+    return found
 
 
 def read_notes(path: Path, *, annotator: str = MEAN) -> Notes:

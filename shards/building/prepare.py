@@ -47,6 +47,7 @@ from shards.building.writer import source_file, write_mjpg, write_wav
 from shards.manifest import ManifestRow, face_key, printable, segment_key
 from shards.schema import SAMPLE_RATE, Digests, FaceInfo, Label, SampleInfo, SourceFile
 from shards.settings import BuildConfig
+from shards.traces import moved
 
 # Encoders end sound some milliseconds before the picture; from here on it is worth saying.
 _SHORTER_SECONDS = 0.1
@@ -300,7 +301,7 @@ class _SampleMaker:
             sound_source=self.sound_source,
             split=row.split,
             speaker=row.speaker,
-            labels=row.labels,
+            labels=moved(row.labels, since - (row.start or 0.0)),
             faces=face.describe(begin, end),
             picture=recording.picture.changes,
             sync={} if told["sound"] in ("absent", "silent") else face.sync(begin, end),
@@ -497,7 +498,7 @@ def _sound_alone(row: ManifestRow, config: BuildConfig, stem: Path, watch: Stopw
             **told,
             split=row.split,
             speaker=row.speaker,
-            labels=row.labels,
+            labels=moved(row.labels, since - (row.start or 0.0)),
             faces=FaceInfo(policy="none", detector="none", coverage=0.0, found_by=()),
             digests=Digests(mjpg=None, wav=digest),
             images="absent",

@@ -6,13 +6,18 @@ import math
 from pathlib import Path
 
 import numpy as np
+import pandas
 import pytest
 from scipy.integrate import trapezoid
 
 from finetune.benchmark import load_benchmark
+from finetune.instants import OverTime, instant_index
 from hicmae.__main__ import main
+from shards.building.prepare import make_samples
 from shards.datasets import DATASETS
+from shards.index import Index
 from shards.manifest import read_manifest
+from shards.reading.random_access import FIRST, WINDOW
 from shards.synthesis.corpus import ANNOTATORS, synthesize
 from shards.synthesis.settings import CorpusConfig
 from shards.traces import (
@@ -25,6 +30,7 @@ from shards.traces import (
     parts_of,
     read_notes,
 )
+from tests.support.build_fixtures import config
 from tests.support.media_files import counting_frames, write_recording
 
 
@@ -143,6 +149,30 @@ def test_a_file_that_cannot_be_understood_is_refused(tmp_path: Path, text: str, 
         read_notes(path)
     assert str(path) in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+def test_a_label_lies_where_the_picture_of_its_time_is(tmp_path: Path) -> None:
+    """Labels of a camera that is switched on later stood so much too late in its sample."""
+    begin, sound = 1.6, np.zeros(round(4.8 * 48000))
+    frames, times = counting_frames(80), begin + np.arange(80) / 25
+    write_recording(tmp_path / "late.mp4", frames, times, sound=sound)
+    rows = "".join(f"{time:.1f},{time:.1f}\n" for time in np.arange(0, 4.9, 0.1))
+    written(tmp_path, f"time,valence\n{rows}")
+    written(tmp_path, "path,trace\nlate.mp4,trace.csv\n", "recordings.csv")
+    out = tmp_path / "list.jsonl"
+    assert main(["shards", "manifest", "traces", str(tmp_path), "--out", str(out)]) == 0
+    (made,) = make_samples(read_manifest(out)[0], config(), tmp_path / "s").samples
+    row = {"key": made.info.key, "fps": 25.0, "num_frames": made.info.num_frames}
+    table = pandas.DataFrame([row | made.info.labels])
+    index = Index(table=table, info={}, folder=tmp_path)
+    found = instant_index(index, ["valence"], OverTime(), 0.16).table
+    names, firsts, windows, values = (found[x] for x in ("key", FIRST, WINDOW, "valence"))
+    seconds = np.array([float(name.split("@")[1]) for name in names])
+    assert seconds[0] == pytest.approx(begin)
+    assert values.to_numpy() == pytest.approx(seconds)
+    inner = (seconds > begin + 0.1) & (seconds < 4.7)
+    shown = begin + (firsts + windows / 2).to_numpy() / 25
+    assert shown[inner] == pytest.approx(seconds[inner], abs=0.03)
 
 
 def test_traces_that_leave_the_recording_or_overlap_nowhere_are_refused(tmp_path: Path) -> None:
