@@ -346,13 +346,14 @@ def _noted(
     path: Path, rows: Sequence[tuple[int, Mapping[str, Any]]], begin: str, end: str, name: str
 ) -> Noted | None:
     """One column of one annotator; rows without a value are left out."""
-    kept = [(number, row) for number, row in rows if row.get(name) is not None]
-    table: list[list[Any]] = []
-    for number, row in kept:
-        cells = [row.get(begin), row.get(end), row[name]]
-        for what, cell in zip((begin, end, name), cells, strict=True):
-            if isinstance(cell, bool) or not isinstance(cell, int | float):
-                raise ValueError(f"{path} line {number}: {what} is {cell!r} (must be a number)")
+    table: list[list[float]] = []
+    for number, row in rows:
+        cells = [_number(path, number, what, row.get(what)) for what in (begin, end, name)]
+        if math.isnan(cells[2]):
+            continue
+        for what, cell in zip((begin, end), cells, strict=False):
+            if math.isnan(cell):
+                raise ValueError(f"{path} line {number}: no {what} (must be a number of seconds)")
         first, last, _ = cells
         if table and first <= table[-1][0]:
             raise ValueError(
@@ -369,6 +370,17 @@ def _noted(
         return None
     start, stop, value = np.array(table, dtype=np.float64).T
     return Noted(start=start, end=stop, value=value)
+
+
+def _number(path: Path, number: int, what: str, cell: Any) -> float:
+    """A cell of a line, of which its column may be text; not-a-number where it is empty."""
+    try:
+        found = float(math.nan if cell is None else cell)
+    except (TypeError, ValueError):
+        found = math.inf
+    if isinstance(cell, bool) or math.isinf(found):
+        raise ValueError(f"{path} line {number}: {what} is {cell!r} (must be a number, or empty)")
+    return found
 
 
 def _rounded(value: float) -> float | None:

@@ -138,6 +138,8 @@ def test_a_lag_reads_later_values_beyond_the_end_of_a_part(lag: float) -> None:
         ("start,valence\n1,0\n", "no column time, or start and end"),
         ("time\n1\n", "no column of values"),
         ("time,valence\n1,high\n", "line 2: valence is 'high'"),
+        ("time,valence\n1,0\n2,n/a\n", "line 3: valence is 'n/a' .must be a number, or empty"),
+        ("time,valence\n1,0\n,1\n", "line 3: no time"),
         ("time,valence\n1,\n", "holds no value"),
         ("start,end,valence\n0,1,0\n0.5,2,1\n", "line 3: window 0.5 to 2 s"),
         ("", "no column time"),
@@ -149,6 +151,13 @@ def test_a_file_that_cannot_be_understood_is_refused(tmp_path: Path, text: str, 
         read_notes(path)
     assert str(path) in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+def test_numbers_are_read_in_any_spelling_and_gaps_are_left_out(tmp_path: Path) -> None:
+    """One `+0.5` made a column text, and its first line was said to be no number."""
+    noted = read_notes(written(tmp_path, "time,valence\n00.5,+0.25\n1.0,NaN\n2.0,-0.5\n"))
+    assert noted["valence"]["mean"].start.tolist() == [0.5, 2]
+    assert noted["valence"]["mean"].value.tolist() == [0.25, -0.5]
 
 
 def test_a_label_lies_where_the_picture_of_its_time_is(tmp_path: Path) -> None:
