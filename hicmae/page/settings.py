@@ -22,14 +22,15 @@ class Limits:
             room.
         keep_minutes: How long a result is kept for its page; the recording itself is deleted as
             soon as it was looked at.
-        patience_seconds: A page that has not asked for so long is gone, and its upload is dropped.
+        patience_seconds: A page that has not asked for so long is gone, and its upload is dropped;
+            browsers let one that is out of sight ask once a minute.
     """
 
     megabytes: float = 200.0
     seconds: float = 600.0
     waiting: int = 4
     keep_minutes: float = 10.0
-    patience_seconds: float = 60.0
+    patience_seconds: float = 150.0
 
     def __post_init__(self) -> None:
         names = "megabytes seconds keep_minutes patience_seconds"
