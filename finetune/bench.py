@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import tempfile
 import time
+from collections import Counter
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +21,7 @@ from hicmae.settings import AugmentConfig
 from hicmae.terminal import plain_console
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from torch import Tensor
     from torch.utils.data import DataLoader
@@ -31,6 +32,8 @@ _PARTS = ("transforms", "forward", "backward", "optimizer")
 # Of the published recipe.
 _SMOOTHING = 0.1
 _LAYER_DECAY = 0.75
+Kind = tuple[bool, bool]  # of a clip: whether it has a picture, and sound
+_WHOLE: dict[Kind, int] = {(True, True): 1}
 _PRODUCTS = 3  # large matrix products before the test, and after it
 
 
@@ -220,11 +223,12 @@ def bench_evaluate(
         setting.predict(random_clips(setting.sizes.input, batch_size, setting.device))  # warm
         for _ in range(_PRODUCTS):
             setting.peak.measure()
-        whole = _run(loader, setting)
+        kinds: Counter[Kind] = Counter()
+        whole = _run(loader, setting, kinds)
         for _ in range(_PRODUCTS):
             setting.peak.measure()
         alone = _run(loader, None)
-    figures = setting.figures(whole["rate"], batch_size, backward=False) | {
+    figures = setting.figures(whole["rate"], batch_size, backward=False, kinds=kinds) | {
         "loader_clips_per_second": alone["rate"],
         "data_wait_share": whole["wait"] / whole["seconds"],
         "seconds": {name: whole[name] for name in ("wait", "transforms", "network")},
@@ -282,7 +286,13 @@ class Setting:
         def predicted() -> Tensor:
             network = self.network.eval()
             values, _ = clip_values(
-                network, video, fbank, task="classification", precision=self.precision
+                network,
+                video,
+                fbank,
+                task="classification",
+                precision=self.precision,
+                seen=batch.get("seen"),
+                heard=batch.get("heard"),
             )
             return values.cpu()
 
@@ -291,13 +301,18 @@ class Setting:
         predicting, _ = timed(predicted, self.device)
         return {"transforms": transforming, "network": predicting}
 
-    def figures(self, rate: float, batch_size: int, *, backward: bool) -> dict[str, Any]:
-        """What both benches say of ``rate`` clips a second."""
+    def figures(
+        self, rate: float, batch_size: int, *, backward: bool, kinds: Mapping[Kind, int] = _WHOLE
+    ) -> dict[str, Any]:
+        """What both benches say of ``rate`` clips a second, so many of each kind."""
         import torch
 
         from hicmae.bench import emotion_flops
 
-        flops = emotion_flops(self.sizes, self.emotion, backward=backward)
+        flops = sum(
+            num * emotion_flops(self.sizes, self.emotion, backward=backward, seen=seen, heard=heard)
+            for (seen, heard), num in kinds.items()
+        ) / sum(kinds.values())
         return {
             "clips_per_second": rate,
             "flops_per_clip": flops,
@@ -314,8 +329,10 @@ class Setting:
         }
 
 
-def _run(loader: DataLoader[Any], setting: Setting | None) -> dict[str, float]:
-    """Read every view, and predict it where there is a network.
+def _run(
+    loader: DataLoader[Any], setting: Setting | None, kinds: Counter[Kind] | None = None
+) -> dict[str, float]:
+    """Read every view, and predict it where there is a network; ``kinds`` of them are counted.
 
     Returns: clips a second (``rate``), ``seconds``, and of those ``wait``, ``transforms`` and
         ``network``, all without the first batch.
@@ -333,6 +350,8 @@ def _run(loader: DataLoader[Any], setting: Setting | None) -> dict[str, float]:
         if batch is None:
             break
         clips += len(batch["keys"])
+        if kinds is not None:
+            kinds.update(zip(batch["seen"].tolist(), batch["heard"].tolist(), strict=True))
         if setting is not None:
             for part, seconds in setting.predict(batch).items():
                 spent[part] += seconds

@@ -143,15 +143,30 @@ def step_flops(
     return _count(lambda video, fbank: network(video, fbank).loss, model.input, backward)
 
 
-def emotion_flops(model: ModelConfig, emotion: EmotionConfig, *, backward: bool = True) -> float:
-    """The same of one clip that is fine-tuned on, or, without ``backward``, predicted."""
+def emotion_flops(
+    model: ModelConfig,
+    emotion: EmotionConfig,
+    *,
+    backward: bool = True,
+    seen: bool = True,
+    heard: bool = True,
+) -> float:
+    """The same of one clip that is fine-tuned on, or, without ``backward``, predicted.
+
+    Args: seen, heard: Whether it has a picture, and sound; one of them at least.
+    """
     import torch
 
     from hicmae.emotion import EmotionModel
 
     with torch.device("meta"):
         network = EmotionModel(model, emotion)
-    return _count(lambda video, fbank: network(video, fbank).sum(), model.input, backward)
+
+    def predicted(video: torch.Tensor, fbank: torch.Tensor) -> torch.Tensor:
+        outputs: torch.Tensor = network(video if seen else None, fbank if heard else None)
+        return outputs.sum()
+
+    return _count(predicted, model.input, backward)
 
 
 class Stopwatch:

@@ -74,27 +74,32 @@ def test_a_test_reads_every_view_and_knows_what_it_waited_for(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    seen: list[int] = []
+    seen: list[tuple[int, bool]] = []
     forward = EmotionModel.forward
 
     def counted(self: EmotionModel, video: Any, fbank: Any) -> torch.Tensor:
-        seen.append(len(video))
+        seen.append((len(video), fbank is not None))
         assert not torch.is_grad_enabled()
         assert not self.training
         return forward(self, video, fbank)
 
     monkeypatch.setattr(EmotionModel, "forward", counted)
-    monkeypatch.setattr("hicmae.bench.emotion_flops", lambda *_, **__: 1e9)
+
+    def flops(*_: Any, seen: bool = True, heard: bool = True, **__: Any) -> float:
+        return 1e9 * (seen + heard)
+
+    monkeypatch.setattr("hicmae.bench.emotion_flops", flops)
     found = bench_evaluate(
         model=model,
-        shards=moving_shards(tmp_path / "shards", 5),
+        shards=moving_shards(tmp_path / "shards", 5, silent=(4,)),
         num_segments=2,
         batch_size=4,
         workers=0,
         precision="32-true",
         device="cpu",
     )
-    assert seen == [4, 4, 4, 2], "one batch of noise, then ten views"
+    views = [(4, True), (4, True), (4, True), (2, False)]
+    assert seen == views, "one batch of noise, then ten views, as a test shows them"
     assert found["samples"] == 5
     assert 0 < found["data_wait_share"] < 1
     parts = found["seconds"]
@@ -102,7 +107,8 @@ def test_a_test_reads_every_view_and_knows_what_it_waited_for(
     # Six views after the first batch; what is not in a part is next to nothing, but is there.
     assert sum(parts.values()) < 6 / found["clips_per_second"]
     assert found["loader_clips_per_second"] > found["clips_per_second"]
-    speed = 1e9 * found["clips_per_second"] / found["matmul_peak_flops"]
+    assert found["flops_per_clip"] == pytest.approx(1e9 * 10 / 6)
+    speed = found["flops_per_clip"] * found["clips_per_second"] / found["matmul_peak_flops"]
     assert found["fraction_of_peak"] == pytest.approx(speed)
     assert "bound by" in capsys.readouterr().out
 
