@@ -36,7 +36,6 @@ _ENCODERS: dict[str, dict[str, str]] = {
 # Sound that an MP4 file holds as it is; the rest is encoded again.
 _COPIED = frozenset(("aac", "ac3", "alac", "eac3", "mp3"))
 _SOUND_RATE, _AAC_SAMPLES = 48000, 1024
-_PRIMING_SECONDS = 0.15
 _PROGRESS_SECONDS = 0.25
 # Colours of tracks, RGB, told apart also by those who see few colours. Source: M. Okabe, K. Ito,
 # "Color Universal Design", 2008.
@@ -126,11 +125,9 @@ def annotate(request: AnnotateRequest, emit: Callable[[Any], None]) -> None:
         out = stack.enter_context(av.open(name, "w", format="mp4"))
         picture = _picture(out, canvas, video)
         sound = _sound(request.path, video, out, stack)
-        # The copy begins with the picture, or with sound that begins much before it: encoders put
-        # some milliseconds in front, which players know.
-        base = video.start_seconds
-        if sound is not None and sound.start < base - _PRIMING_SECONDS:
-            base = sound.start
+        # As the timelines count: sound that is older (an encoder's delay, the rest of a cut) is
+        # hidden in the copy too.
+        base = video.origin_seconds
         last_pts, told = -1, 0.0
         for moment, pixels in zip(
             video.timestamps.tolist(), video.frames(range(len(video))), strict=True
@@ -331,7 +328,6 @@ class _CopiedSound:
         first = next(self._packets, None)
         if first is None:
             raise MediaError("no-sound", path, "its sound has no packets")
-        self.start = float(first.dts * first.time_base)
         self._waiting: av.Packet | None = first
         self._stream = out.add_stream_from_template(source)
         self._last = -1
@@ -361,18 +357,18 @@ class _EncodedSound:
 
     def __init__(self, path: Path, out: av.container.OutputContainer, stack: ExitStack) -> None:
         self._spans = stack.enter_context(SoundSpans(path, sample_rate=_SOUND_RATE))
-        self.start = self._spans.start_seconds
+        self._start = self._spans.start_seconds
         self._stream = out.add_stream("aac", rate=_SOUND_RATE, layout="mono")
         self._done = 0
 
     def until(self, seconds: float, base: float) -> Iterator[Any]:
         """Packets up to a time on the source's clock."""
-        while self.start + self._done / _SOUND_RATE < seconds:
+        while self._start + self._done / _SOUND_RATE < seconds:
             samples, _ = self._spans.span(self._done, _AAC_SAMPLES)
             values = samples[None].astype(np.float32) / 32768
             frame = av.AudioFrame.from_ndarray(values, format="fltp", layout="mono")
             frame.sample_rate, frame.time_base = _SOUND_RATE, Fraction(1, _SOUND_RATE)
-            frame.pts = self._done + round((self.start - base) * _SOUND_RATE)
+            frame.pts = self._done + round((self._start - base) * _SOUND_RATE)
             self._done += _AAC_SAMPLES
             yield from self._stream.encode(frame)
 

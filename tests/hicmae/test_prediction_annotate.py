@@ -80,6 +80,35 @@ def test_picture_and_sound_stay_together(tmp_path: Path, container: str, codec: 
     assert beep == pytest.approx(1.6, abs=0.03)
 
 
+@pytest.mark.parametrize("kind", ["late.mkv", "trimmed.mp4"])
+def test_the_copy_counts_time_as_the_timelines_do(tmp_path: Path, kind: str) -> None:
+    """It began with the picture, or with the sound that a cut without encoding had left over."""
+    frames, times, sound = flash_and_beep(3.0, 1.6)
+    late = 0.1 * (kind == "late.mkv")
+    source = write_recording(tmp_path / kind, frames, times + late, sound=sound)
+    if kind == "trimmed.mp4":
+        source = trimmed(source, tmp_path / "b.mp4", 0.5)
+    out = copied(source, tmp_path / "out.mp4")
+    with open_video(source) as video, open_video(out) as copy:
+        said, drawn = (each.timestamps - each.origin_seconds for each in (video, copy))
+    assert drawn == pytest.approx(said, abs=2e-3)
+    heard = [onset(s.samples, 16000) + s.start_seconds for s in map(read_sound, (source, out))]
+    assert heard[1] == pytest.approx(heard[0], abs=2e-3)
+
+
+def trimmed(source: Path, out: Path, seconds: float) -> Path:
+    """A recording without its first seconds, which an edit list hides: nothing is encoded again."""
+    with av.open(str(source)) as container, av.open(str(out), "w") as copy:
+        streams = [copy.add_stream_from_template(stream) for stream in container.streams]
+        for packet in container.demux():
+            if packet.dts is not None:
+                shift = round(seconds / packet.time_base)
+                packet.stream = streams[packet.stream.index]
+                packet.pts, packet.dts = packet.pts - shift, packet.dts - shift
+                copy.mux(packet)
+    return out
+
+
 def test_a_turned_video_comes_out_upright(tmp_path: Path) -> None:
     frames = np.zeros((10, 48, 96, 3), dtype=np.uint8)
     frames[:, :, :48] = 200
