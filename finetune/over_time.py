@@ -194,10 +194,12 @@ def choose_lags(
 
 
 def _middle_of_the_best(lags: np.ndarray, agreement: np.ndarray) -> float:
-    """The lag in the middle of those around the best that leave up to twice its share unexplained.
+    """The lag in the middle of those around the best that leave hardly more unexplained than it.
 
     A clip shows motion, by which labels a little earlier and later are predicted about as well: the
-    best of them is anywhere among them, and they lie evenly around the true one.
+    best of them is anywhere among them, and they lie evenly around the true one. Hardly more is up
+    to twice as much, and, where most is unexplained at any lag, up to a tenth of what the worst one
+    has more.
 
     Args:
         lags: Seconds (L,), ascending.
@@ -205,7 +207,8 @@ def _middle_of_the_best(lags: np.ndarray, agreement: np.ndarray) -> float:
     """
     unexplained = np.where(np.isfinite(agreement), 1 - agreement * np.abs(agreement), np.inf)
     best = int(unexplained.argmin())
-    worse = np.flatnonzero(unexplained > 2 * unexplained[best])
+    least, most = unexplained[best], unexplained[np.isfinite(unexplained)].max()
+    worse = np.flatnonzero(unexplained > min(2 * least, least + (most - least) / 10))
     first = worse[worse < best].max(initial=-1) + 1
     end = worse[worse > best].min(initial=len(lags))
     return round(float(lags[first:end].mean()), 6)

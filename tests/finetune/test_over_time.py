@@ -289,10 +289,20 @@ def test_the_window_is_that_of_the_best_score_and_the_shortest_of_equals(
     assert choose_smoothing(benchmark, items) == wanted
 
 
-def test_the_lag_is_the_middle_of_those_that_are_hardly_worse_than_the_best() -> None:
-    # What is told the wrong way round explains nothing, however strongly.
-    agreement = np.array([-0.9, 0.6, 0.8, 0.45, np.nan])
-    assert over_time._middle_of_the_best(np.arange(5.0), agreement) == 1.5
+@pytest.mark.parametrize(
+    ("agreement", "lag"),
+    [
+        # What is told the wrong way round explains nothing, however strongly.
+        ([-0.9, 0.985, 0.99, 0.9, np.nan], 1.5),
+        # Of weak features no lag leaves twice as much: it was the middle of all, whatever was said.
+        ([0.5, 0.45, 0.2, 0.1, 0.1], 0.0),
+        ([0.1, 0.1, 0.29, 0.3, 0.1], 2.5),
+    ],
+)
+def test_the_lag_is_the_middle_of_those_that_are_hardly_worse_than_the_best(
+    agreement: list[float], lag: float
+) -> None:
+    assert over_time._middle_of_the_best(np.arange(5.0), np.array(agreement)) == lag
 
 
 def test_who_disagrees_weighs_nothing_and_a_label_needs_a_note_of_every_target() -> None:
