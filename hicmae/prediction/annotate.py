@@ -22,7 +22,7 @@ import numpy as np
 from hicmae.media.container import ffmpeg_name, open_container, packets_of
 from hicmae.media.errors import MediaError
 from hicmae.media.sound import SoundSpans
-from hicmae.media.sound_decoding import sound_stream
+from hicmae.media.sound_decoding import choose_track, sound_stream
 from hicmae.media.video import VideoReader, open_video
 from hicmae.prediction.messages import Finished, StageProgress
 
@@ -380,11 +380,14 @@ class _EncodedSound:
 def _sound(
     path: Path, video: VideoReader, out: av.container.OutputContainer, stack: ExitStack
 ) -> _CopiedSound | _EncodedSound | None:
-    """The sound of a video, copied if an MP4 file holds it; None if there is none."""
+    """The sound that a video is predicted by, copied if it is the whole of the best track and an
+    MP4 file holds it; None if there is none.
+    """
     try:
         with open_container(path) as container:
             codec = sound_stream(container, path).codec_context.name
-        if codec.removesuffix("float") in _COPIED and "avi" not in video.stream.container:
+        holds = codec.removesuffix("float") in _COPIED and "avi" not in video.stream.container
+        if holds and not choose_track(path).taken:
             return _CopiedSound(path, out, stack)
         return _EncodedSound(path, out, stack)
     except MediaError as error:

@@ -96,6 +96,27 @@ def test_the_copy_counts_time_as_the_timelines_do(tmp_path: Path, kind: str) -> 
     assert heard[1] == pytest.approx(heard[0], abs=2e-3)
 
 
+def test_the_copy_has_the_sound_that_is_predicted_by(tmp_path: Path) -> None:
+    """Of a camera whose first track is not plugged in it was silent."""
+    frames, times, sound = flash_and_beep(3.0, 1.6)
+    voiced = write_recording(tmp_path / "a.mp4", frames, times, sound=sound)
+    mute = write_recording(tmp_path / "b.mp4", frames, times, sound=0 * sound)
+    both, packets = tmp_path / "c.mp4", []
+    with av.open(str(both), "w") as out:
+        for path, kind in ((voiced, "video"), (mute, "audio"), (voiced, "audio")):
+            source = av.open(str(path))
+            stream = source.streams.best(kind)  # type: ignore[call-overload]
+            into = out.add_stream_from_template(stream)
+            for packet in source.demux(stream):
+                if packet.dts is not None:
+                    packet.stream = into
+                    packets.append(packet)
+        for packet in sorted(packets, key=lambda packet: packet.dts * packet.time_base):
+            out.mux(packet)
+    heard = read_sound(copied(both, tmp_path / "out.mp4"))
+    assert onset(heard.samples, 16000) + heard.start_seconds == pytest.approx(1.6, abs=0.03)
+
+
 def trimmed(source: Path, out: Path, seconds: float) -> Path:
     """A recording without its first seconds, which an edit list hides: nothing is encoded again."""
     with av.open(str(source)) as container, av.open(str(out), "w") as copy:
