@@ -43,6 +43,7 @@ from shards.traces import Trace
 _MOST_INSTANTS = 3000
 # How the note about single recordings begins.
 RECORDINGS = "CCC per recording"
+_UNCHOSEN = ", as no lag can be chosen by notes of one recording, or that never change"
 _PENALTIES = tuple(10.0**power for power in range(-1, 6))
 
 
@@ -55,12 +56,14 @@ class Settled:
         weights: Target to annotator to weight, adding up to 1.
         smoothing_seconds: Window of the moving average; 0: none.
         shared: Scores that the shared network has on the labels of the one annotator.
+        unchosen: Annotators for whom no lag could be chosen, and 0 stands.
     """
 
     lags: dict[str, float]
     weights: dict[str, dict[str, float]]
     smoothing_seconds: float = 0.0
     shared: dict[str, float] = field(default_factory=dict)
+    unchosen: tuple[str, ...] = field(default=(), metadata={"omit_default": True})
 
     def notes(self, num_kept_out: int) -> list[str]:
         """Sentences for the reader of the numbers.
@@ -69,6 +72,7 @@ class Settled:
         """
         told = [
             f"annotator {who}: labels are taken {lag:.2f} s after what they are about"
+            f"{_UNCHOSEN if who in self.unchosen else ''}"
             for who, lag in self.lags.items()
         ]
         for target, weights in self.weights.items():
@@ -103,13 +107,15 @@ def settle_fold(plan: Plan, fold: Fold) -> tuple[Fold, Settled | None]:
     people = [who for who in people if only in (None, who)]
     train = fold.train[fold.train[NUMBER] % settings.train_every == 0]
     if settings.lag_seconds is None:
-        lags = choose_lags(plan, train, traces, people)
+        chosen = choose_lags(plan, train, traces, people)
+        lags = dict.fromkeys(people, 0.0) | chosen
     else:
-        lags = dict.fromkeys(people, settings.lag_seconds)
+        chosen = lags = dict.fromkeys(people, settings.lag_seconds)
     weights = {
         target: _weights(train, traces, target, lags, settings) for target in benchmark.targets
     }
-    settled = Settled(lags=lags, weights=weights)
+    unchosen = tuple(who for who in people if who not in chosen)
+    settled = Settled(lags=lags, weights=weights, unchosen=unchosen)
     sides = [_labelled(rows, traces, settled) for rows in (train, fold.test)]
     fold = dataclasses.replace(fold, train=sides[0], test=sides[1])
     check_fold(benchmark, fold)
@@ -157,8 +163,8 @@ def choose_lags(
     contexts around each instant, is fitted for all lags at once on some recordings and judged by
     correlation on the others.
 
-    Returns: annotator to seconds: the middle of the lags that are hardly worse than the best; 0
-        for who has noted one recording alone, or nothing that changes.
+    Returns: annotator to seconds: the middle of the lags that are hardly worse than the best;
+        without who has noted one recording alone, or nothing that changes.
     Raises: ValueError: there is one recording.
     Source: that the lag is the shift at which labels agree most with features of the recording is
         Mariooryad and Busso, 2015, "Correcting time-continuous emotional labels by modeling the
@@ -186,10 +192,8 @@ def choose_lags(
         # A target that somebody has not noted, or in which nothing changes, says nothing of a lag.
         told = np.ma.masked_invalid(np.stack(each)).mean(axis=0)
         agreement = np.ma.filled(told, np.nan)
-        if not np.isfinite(agreement).any():
-            found[who] = 0.0
-            continue
-        found[who] = _middle_of_the_best(np.array(settings.lags), agreement)
+        if np.isfinite(agreement).any():
+            found[who] = _middle_of_the_best(np.array(settings.lags), agreement)
     return found
 
 

@@ -437,7 +437,8 @@ def test_a_target_that_somebody_did_not_note_or_that_never_changes_hides_no_lag(
         signal = rng.normal(size=count)
         noted = np.concatenate([np.zeros(late), signal, np.zeros(20)])
         other = {} if arousal is None else {"anna": np.full(len(noted), arousal)}
-        values = {"valence": {"anna": noted}, "arousal": other | {"ben": noted}}
+        once = {"carl": noted} if name == "r1" else {}
+        values = {"valence": {"anna": noted} | once, "arousal": other | {"ben": noted}}
         traces[name] = Trace(recording=name, since=0, at=0, hop=hop, num_own=count, values=values)
         shown.append(signal)
         rows += [{"key": f"{name}@{k * hop:.3f}", SAMPLE: name, NUMBER: k} for k in range(count)]
@@ -446,5 +447,7 @@ def test_a_target_that_somebody_did_not_note_or_that_never_changes_hides_no_lag(
     settings = OverTime(lag_seconds=None, max_lag_seconds=1, lag_step_seconds=hop)
     benchmark = SimpleNamespace(over_time=settings, targets=("valence", "arousal"))
     plan: Any = SimpleNamespace(benchmark=benchmark)
-    found = choose_lags(plan, pandas.DataFrame(rows), traces, ["anna", "ben"])
+    found = choose_lags(plan, pandas.DataFrame(rows), traces, ["anna", "ben", "carl"])
     assert found == {"anna": pytest.approx(0.4), "ben": pytest.approx(0.4)}
+    settled = Settled(lags={**found, "carl": 0.0}, weights={}, unchosen=("carl",))
+    assert ["no lag can be chosen" in note for note in settled.notes(0)] == [False, False, True]
