@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import platformdirs
 import torch
-from huggingface_hub import ModelHubMixin
+from huggingface_hub import ModelHubMixin, is_offline_mode
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -48,7 +48,7 @@ from hicmae.checkpoints.checkpoint import (
     write_files,
 )
 from hicmae.config import to_dict
-from hicmae.files import file_sha256, write_text
+from hicmae.files import file_sha256, text_of, write_text
 from hicmae.media.download import OFFLINE_VARIABLE, fetch, is_offline
 from hicmae.settings import ModelConfig
 from hicmae.terminal import one_line
@@ -161,12 +161,13 @@ class PortableModel(nn.Module, ModelHubMixin):
     def push_to_hub(self, repo_id: str, **settings: Any) -> str:
         """Upload a checkpoint of this network to the Hugging Face Hub; settings: the mixin's.
 
-        Raises: ValueError: ``HICMAE_OFFLINE`` forbids the network.
+        Raises: ValueError: ``HICMAE_OFFLINE`` or ``HF_HUB_OFFLINE`` forbids the network.
         """
-        if is_offline():
+        if is_offline() or is_offline_mode():
+            variable = OFFLINE_VARIABLE if is_offline() else "HF_HUB_OFFLINE"
             raise ValueError(
-                f"{repo_id}: {OFFLINE_VARIABLE} forbids the network; unset it, or save_pretrained "
-                "writes the same files into a folder"
+                f"{repo_id}: {variable} forbids the network; unset it, or save_pretrained writes "
+                "the same files into a folder"
             )
         return super().push_to_hub(repo_id, **settings)
 
@@ -287,7 +288,7 @@ def locate(
 
     Raises: ValueError: nothing of that name, no answer, nothing in the cache, or damaged weights.
     """
-    text, offline = str(source), local_files_only or is_offline()
+    text, offline = str(source), local_files_only or is_offline() or is_offline_mode()
     if re.match(r"https?://", text):
         return _from_web(text, _cache(cache_dir), force=force_download, offline=offline)
     if Path(source).exists():
@@ -312,7 +313,7 @@ def locate(
 
 def _check_weights(folder: Path) -> None:
     """Compare the weights with the digest that the configuration gives, if it gives one."""
-    wanted = _digest((folder / CONFIG).read_text(encoding="utf-8"), str(folder / CONFIG))
+    wanted = _digest(text_of(folder / CONFIG), str(folder / CONFIG))
     if wanted is not None and file_sha256(folder / WEIGHTS) != wanted:
         raise ValueError(
             f"{folder / WEIGHTS}: not the file that {CONFIG} describes (SHA-256 differs); "
@@ -327,7 +328,7 @@ def _from_web(url: str, cache: Path, *, force: bool, offline: bool) -> Path:
     if offline:
         if not described.is_file():
             raise ValueError(f"{base}: not downloaded yet, and the network may not be used")
-        text = described.read_text(encoding="utf-8")
+        text = text_of(described)
     else:
         text = _small_file(f"{base}/{CONFIG}")
     digest = _digest(text, f"{base}/{CONFIG}")
@@ -343,8 +344,9 @@ def _from_web(url: str, cache: Path, *, force: bool, offline: bool) -> Path:
         if offline:
             raise ValueError(f"{base}: not downloaded yet, and the network may not be used")
         fetch(f"{base}/{WEIGHTS}", folder / WEIGHTS, sha256=digest)
-    for file in (folder / CONFIG, described):
-        write_text(file, text)
+    for file in (folder / CONFIG, described):  # a cache that is whole may be read-only
+        if not file.is_file() or text_of(file) != text:
+            write_text(file, text)
     return folder
 
 

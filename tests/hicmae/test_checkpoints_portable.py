@@ -240,13 +240,24 @@ def test_every_network_comes_back_with_all_of_its_settings(
         assert same(network, back)
 
 
-def test_nothing_is_uploaded_where_the_network_is_forbidden(
-    server: Server, tiny_model_config: ModelConfig, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("variable", ["HICMAE_OFFLINE", "HF_HUB_OFFLINE"])
+def test_nothing_is_sent_or_asked_for_where_the_network_is_forbidden(
+    server: Server,
+    tmp_path: Path,
+    network: EmotionModel,
+    monkeypatch: pytest.MonkeyPatch,
+    variable: str,
 ) -> None:
-    network = EmotionModel(tiny_model_config, EmotionConfig(num_outputs=2))
-    monkeypatch.setenv("HICMAE_OFFLINE", "1")
-    with pytest.raises(ValueError, match="owner/name: HICMAE_OFFLINE forbids the network"):
+    if variable == "HICMAE_OFFLINE":
+        monkeypatch.setenv(variable, "1")
+    else:  # which the library reads once
+        monkeypatch.setattr(constants, variable, True)
+    with pytest.raises(ValueError, match=f"owner/name: {variable} forbids the network"):
         network.push_to_hub("owner/name", token="hf_test")
+    for source in ("owner/name", f"{server.url}/files/made"):
+        with pytest.raises(ValueError, match="the network may not be used"):
+            EmotionModel.from_pretrained(source, cache_dir=tmp_path / "cache")
+    assert server.requests == []
 
 
 def test_no_network_is_left_out_of_that_test() -> None:
@@ -344,6 +355,27 @@ def test_offline_uses_what_was_downloaded_and_asks_nobody(
     back = EmotionModel.from_pretrained(where, cache_dir=cache, local_files_only=True)
     assert same(network, back)
     assert server.requests == []
+
+
+@pytest.mark.parametrize("offline", [True, False])
+def test_a_cache_that_is_whole_is_only_read(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, offline: bool
+) -> None:
+    """As one that all of a group read and one of them may write."""
+    where, cache = f"{server.url}/files/made", tmp_path / "cache"
+    EmotionModel.from_pretrained(where, cache_dir=cache)
+
+    def written(*_: Any, **__: Any) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr("hicmae.files.whole_file", written)
+    EmotionModel.from_pretrained(where, cache_dir=cache, local_files_only=offline)
+
+
+def test_a_configuration_that_is_no_text_is_named(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "repository" / "config.json").write_bytes(b"\xff\xfe")
+    with pytest.raises(ValueError, match=r"config\.json: not a text in UTF-8"):
+        EmotionModel.from_pretrained("owner/name", cache_dir=tmp_path / "cache")
 
 
 def test_a_damaged_repository_is_refused(server: Server, tmp_path: Path) -> None:
