@@ -38,6 +38,12 @@ CARD = "README.md"
 SEEN_SECTION = "seen"  # of the configuration
 _UNKNOWN_LICENCE = "The checkpoint carries no licence note: ask whoever made it."
 Kind = Literal["pretraining", "emotion"]
+# By what a network reads: its tag, what emotion is predicted from, and what is read alone.
+_CARD_READ = {
+    "audio-video": ("audio-visual", "face and voice", ""),
+    "video": ("visual", "the face", "picture"),
+    "audio": ("audio", "the voice", "sound"),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -373,8 +379,13 @@ def model_card(checkpoint: Checkpoint) -> str:
     data = ModelCardData(
         library_name="hicmae",
         license="other",
-        pipeline_tag="video-classification",
-        tags=["audio-visual", "emotion-recognition", "hicmae", checkpoint.kind],
+        pipeline_tag=_card_task(checkpoint),
+        tags=[
+            _CARD_READ[_card_modalities(checkpoint)][0],
+            "emotion-recognition",
+            "hicmae",
+            checkpoint.kind,
+        ],
         model_name=name,
         eval_results=list(_card_results(checkpoint)) or None,
         ignore_metadata_errors=True,
@@ -404,7 +415,7 @@ def model_card(checkpoint: Checkpoint) -> str:
         "Protocol": protocol,
         "Over time": config.get("over_time"),
         "Data": config.get("data"),
-        "Input": _card_input(config),
+        "Input": _card_input(checkpoint),
         "Source": config.get("source"),
     }
     for title, section in sections.items():
@@ -440,15 +451,34 @@ def _card_name(checkpoint: Checkpoint) -> str:
 def _card_opening(checkpoint: Checkpoint) -> str:
     size = checkpoint.model_config()
     millions = sum(value.numel() for value in checkpoint.tensors.values()) / 1e6
-    what = {
-        "pretraining": "A pretrained audio-visual masked autoencoder",
-        "emotion": "A network that predicts emotion from face and voice",
+    read, source, alone = _CARD_READ[_card_modalities(checkpoint)]
+    opening = {
+        "pretraining": f"A pretrained {read} masked autoencoder",
+        "emotion": f"A network that predicts emotion from {source}",
     }[checkpoint.kind]
+    only = f" It reads the {alone} alone, and the weights for the other are unused." * bool(alone)
     return (
-        f"{what} ([HiCMAE](https://arxiv.org/abs/2401.05698)), {millions:.1f} M parameters: "
+        f"{opening} ([HiCMAE](https://arxiv.org/abs/2401.05698)), {millions:.1f} M parameters: "
         f"{size.encoder_depth} layers of width {size.encoder_dim} for each of picture and sound, "
-        f"{size.fusion_depth} that fuse them."
+        f"{size.fusion_depth} that fuse them.{only}"
     )
+
+
+def _card_task(checkpoint: Checkpoint) -> str:
+    """What the Hub calls what the network is for."""
+    if checkpoint.kind == "pretraining":
+        return "feature-extraction"
+    hears = _card_modalities(checkpoint) == "audio"
+    return "audio-classification" if hears else "video-classification"
+
+
+def _card_modalities(checkpoint: Checkpoint) -> str:
+    """What it reads: said of a fine-tuned network, and of one pretrained on one modality alone."""
+    config = checkpoint.config
+    said = config.get("emotion", {}).get("modalities") or config.get("modalities", "audio-video")
+    if said not in _CARD_READ:
+        raise ValueError(f"{checkpoint.path / CONFIG}: damaged configuration (modalities {said!r})")
+    return str(said)
 
 
 def _card_results(checkpoint: Checkpoint) -> Iterator[EvalResult]:
@@ -457,7 +487,7 @@ def _card_results(checkpoint: Checkpoint) -> Iterator[EvalResult]:
         if value is not None and math.isfinite(value):
             benchmark = str(protocol.get("benchmark", "unknown"))
             yield EvalResult(
-                task_type="video-classification",
+                task_type=_card_task(checkpoint),
                 dataset_type=benchmark,
                 dataset_name=benchmark,
                 dataset_split=f"fold {protocol.get('fold', '?')}",
@@ -466,12 +496,11 @@ def _card_results(checkpoint: Checkpoint) -> Iterator[EvalResult]:
             )
 
 
-def _card_input(config: Mapping[str, Any]) -> dict[str, Any]:
-    clip = config["model"].get("input", {})
+def _card_input(checkpoint: Checkpoint) -> dict[str, Any]:
+    clip = checkpoint.config["model"].get("input", {})
     keep = ("image_size", "num_frames", "frame_stride", "fps", "sample_rate", "fbank_frames")
-    return {name: clip[name] for name in keep if name in clip} | {
-        "modalities": config.get("emotion", {}).get("modalities", "audio-video")
-    }
+    found = {name: clip[name] for name in keep if name in clip}
+    return found | {"modalities": _card_modalities(checkpoint)}
 
 
 def _card_use(checkpoint: Checkpoint) -> str:
@@ -483,7 +512,8 @@ def _card_use(checkpoint: Checkpoint) -> str:
 
 
 def _table(head: list[str], rows: list[list[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
+    escaped = [[cell.replace("|", "\\|").replace("\n", " ") for cell in row] for row in rows]
+    lines = [head, ["---"] * len(head), *escaped]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
@@ -496,7 +526,7 @@ def _card_value(value: Any) -> str:
         return ", ".join(f"{key} {_card_value(item)}" for key, item in value.items())
     if isinstance(value, list | tuple):
         return ", ".join(_card_value(item) for item in value)
-    return str(value).replace("|", "\\|").replace("\n", " ")
+    return str(value)
 
 
 def _read(folder: Path) -> Checkpoint:

@@ -138,6 +138,43 @@ def test_the_card_says_what_the_checkpoint_carries_and_no_more(
     assert "no licence note" in text
 
 
+@pytest.mark.parametrize(
+    ("modality", "tag", "classifies", "what"),
+    [
+        ("audio", "audio", "audio-classification", "emotion from the voice"),
+        ("video", "visual", "video-classification", "emotion from the face"),
+        ("audio-video", "audio-visual", "video-classification", "emotion from face and voice"),
+    ],
+)
+def test_the_card_says_what_the_network_reads(
+    tmp_path: Path,
+    tiny_model_config: ModelConfig,
+    modality: Any,
+    tag: str,
+    classifies: str,
+    what: str,
+) -> None:
+    emotion = EmotionModel(tiny_model_config, EmotionConfig(num_outputs=2, modalities=modality))
+    emotion.carried = {
+        "labels": {"task": "classification", "names": ["a|b", "c"]},
+        "scores": {"uar": 0.5},
+    }
+    pretrained = HiCMAE(tiny_model_config, modalities=modality)
+    for network, kind, opening in (
+        (emotion, classifies, f"A network that predicts {what} ("),
+        (pretrained, "feature-extraction", f"A pretrained {tag} masked autoencoder ("),
+    ):
+        folder = tmp_path / kind
+        network.save_pretrained(folder)
+        card = ModelCard.load(folder / "README.md")
+        assert (card.data.pipeline_tag, card.data.tags[0]) == (kind, tag)
+        assert {each.task_type for each in card.data.eval_results or ()} <= {kind}
+        assert opening in card.text
+        assert f"| modalities | {modality} |" in card.text
+        assert ("the weights for the other are unused" in card.text) == (modality != "audio-video")
+    assert r"| 0 | a\|b |" in (tmp_path / classifies / "README.md").read_text()
+
+
 def test_labels_are_read_from_every_form(tmp_path: Path, tiny_model_config: ModelConfig) -> None:
     network = EmotionModel(tiny_model_config, EmotionConfig(num_outputs=2))
     sizes = {"model": tiny_model_config, "emotion": network.emotion}
