@@ -328,6 +328,12 @@ class MovingAverage(WeightAveraging):
             device = trainer.strategy.root_device
             self._average_model = _Average(pl_module, decay=self.decay, device=device)
 
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Leave it in the network also where nothing was left to train: a fold was killed behind
+        its last epoch. Lightning does so where training ends, and there none begins.
+        """
+        self.on_train_end(trainer, pl_module)
+
 
 class _Average(AveragedModel):
     """Updated for all weights at once, and without asking the device how often."""

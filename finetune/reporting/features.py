@@ -328,7 +328,6 @@ class FeatureKeeper(pl.Callback):
             before = file["before"]
         keys = np.array(self.keys, dtype=np.str_)
         _write_array(folder / FEATURES, keys=keys, before=before, after=self._after)
-        self._first.unlink()
 
     def _features(self, trainer: pl.Trainer, module: Any) -> np.ndarray:
         """(N, W) float16."""

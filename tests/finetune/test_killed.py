@@ -140,7 +140,8 @@ def test_a_fold_leaves_the_signal_that_ends_a_program_as_it_is(
 def test_a_fold_that_is_killed_while_it_is_finished_is_finished_with_all_its_rows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, train: Train
 ) -> None:
-    options = {"epochs": 2, "folds": "1"}
+    options = {"epochs": 2, "folds": "1", "recipe": {"ema_decay": 0.9}}
+    whole = train(name="whole", **options) / "fold-1"
     with monkeypatch.context() as patch:
         full = OSError(errno.ENOSPC, "No space left on device")
         patch.setattr("finetune.outcome.write_json", Mock(side_effect=full))
@@ -155,6 +156,9 @@ def test_a_fold_that_is_killed_while_it_is_finished_is_finished_with_all_its_row
     rows = pd.read_csv(run / "fold-1" / "metrics.csv")
     assert rows["epoch"].dropna().unique().tolist() == [0, 1]
     assert [path.name for path in run.rglob(".*")] == [".lock"]
+    # Nothing was left to train: the average of the weights and the first features are there.
+    for name in ("features.npz", "predictions.jsonl", "checkpoints/last/model.safetensors"):
+        assert (run / "fold-1" / name).read_bytes() == (whole / name).read_bytes(), name
 
 
 def test_an_interrupt_is_one_line_and_another_one_is_heard(
