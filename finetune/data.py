@@ -304,16 +304,21 @@ class EpochOrder(Sampler[int]):
     """A new order for each epoch, which follows from the seed and the epoch alone.
 
     Every batch of all processes together is the batch that one process would read: of a batch, a
-    process takes each ``share.of``-th sample. A last batch that is not full is left out unless it
-    is the only one, and then of that what the processes cannot share evenly.
+    process takes each ``share.of``-th sample. What does not fill a last step is left out, unless it
+    is the only one: then what does not fill a batch, or of a single batch what the processes cannot
+    share evenly.
 
     Args:
         batch_size: Of all processes together.
         share: Whose part this is.
+        accumulate: Batches of an optimizer step.
     """
 
-    def __init__(self, num_samples: int, *, batch_size: int, seed: int, share: Share) -> None:
-        whole = batch_size if num_samples >= batch_size else share.of
+    def __init__(
+        self, num_samples: int, *, batch_size: int, seed: int, share: Share, accumulate: int = 1
+    ) -> None:
+        sizes = (batch_size * accumulate, batch_size)
+        whole = next((size for size in sizes if size <= num_samples), share.of)
         self.num_samples, self.seed, self.share, self.epoch = num_samples, seed, share, 0
         self.num_used = num_samples - num_samples % whole
 
@@ -340,15 +345,18 @@ def part_of(number: int, share: Share) -> range:
 def training_loader(plan: Plan, rows: pd.DataFrame, share: Share = _ALL) -> Loader:
     """Shuffled clips, one a sample and epoch, each at a random place.
 
-    A last batch that is not full is left out unless it is the only one: its step would be as long
-    as that of a full batch. The recipe's batch is of all processes together.
+    A last step of fewer clips is left out unless it is the only one: it would be as long as that
+    of all clips, or, of fewer accumulated batches, made of a part of a gradient. The recipe's batch
+    is of all processes together.
     """
     config = plan.config
-    size, seed = config.recipe.batch_size, config.seed
+    size, seed, accumulate = config.recipe.batch_size, config.seed, config.accumulate
     return DataLoader(
         _dataset(plan, rows, views="train", seed=seed, on_bad=config.trainer.on_bad),
         batch_size=size // share.of,
-        sampler=EpochOrder(len(rows), batch_size=size, seed=seed, share=share),
+        sampler=EpochOrder(
+            len(rows), batch_size=size, seed=seed, share=share, accumulate=accumulate
+        ),
         generator=torch.Generator().manual_seed(seed),
         persistent_workers=config.workers > 0,
         **_common(plan) | {"collate_fn": _clips_or_none},

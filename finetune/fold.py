@@ -8,7 +8,6 @@ the numbers are logged. What is made of a trained fold is ``finetune.outcome``.
 from __future__ import annotations
 
 import dataclasses
-import math
 import shutil
 import signal
 import sys
@@ -124,7 +123,8 @@ def _work(plan: Plan, fold: Fold, share: Share) -> None:
     fold, settled = settle_fold(plan, fold)
     sides, choice, notes = sides_of(plan, fold)
     loader = training_loader(plan, sides.train, share)
-    steps = math.ceil(len(loader) / config.accumulate)
+    accumulate = max(1, min(config.accumulate, len(loader)))  # of few samples, one step
+    steps = len(loader) // accumulate
     kind = FinetuneModule if choice is None else JudgedModule
     module = kind(plan, sides.train, steps_per_epoch=steps)
     saved = _saved(plan, fold)
@@ -141,7 +141,7 @@ def _work(plan: Plan, fold: Fold, share: Share) -> None:
         if share.rank == 0 and config.wandb.mode != "disabled":
             log.wandb = _wandb_run(plan, fold, goes_on=saved.is_file())
         trainer = _trainer(
-            plan, folder, log, num_batches=len(loader), callbacks=[*callbacks, saver]
+            plan, folder, log, accumulate=accumulate, steps=steps, callbacks=[*callbacks, saver]
         )
         tested = partial(predicted, plan, fold, share, trainer, module)
         # Before it is trained, the module still is what an annotator's was trained from.
@@ -359,9 +359,15 @@ class _Average(AveragedModel):
 
 
 def _trainer(
-    plan: Plan, folder: Path, log: FoldLog, *, num_batches: int, callbacks: Sequence[pl.Callback]
+    plan: Plan,
+    folder: Path,
+    log: FoldLog,
+    *,
+    accumulate: int,
+    steps: int,
+    callbacks: Sequence[pl.Callback],
 ) -> pl.Trainer:
-    """Lightning's trainer for one process of a fold."""
+    """Lightning's trainer for one process of a fold, of so many steps an epoch."""
     config, device = plan.config, choose_device(plan.config.device)
     devices = config.hardware.devices
     precision, plugins = trainer_precision(plan.precision, device)
@@ -379,10 +385,10 @@ def _trainer(
         use_distributed_sampler=False,
         precision=precision,  # type: ignore[arg-type]  # checked by resolve_precision
         max_epochs=plan.resolved.epochs,
-        accumulate_grad_batches=config.accumulate,
+        accumulate_grad_batches=accumulate,
         gradient_clip_val=config.optimizer.clip_norm,
         logger=log,
-        log_every_n_steps=min(config.trainer.log_every, num_batches),
+        log_every_n_steps=min(config.trainer.log_every, steps),
         default_root_dir=folder,
         callbacks=[*callbacks, _Bar()] if shows else list(callbacks),
         num_sanity_val_steps=0,

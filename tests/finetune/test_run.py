@@ -21,6 +21,7 @@ from finetune.commands import report
 from finetune.data import target_moments
 from finetune.folds import make_folds, usable_rows
 from finetune.mixing import MixingConfig
+from finetune.module import FinetuneModule
 from finetune.predictions import read_predictions
 from finetune.record import read_run, runs_in
 from finetune.run import finetune
@@ -30,7 +31,7 @@ from hicmae.checkpoints.checkpoint import load_checkpoint
 from hicmae.config import from_dict, load_yaml, to_dict
 from hicmae.emotion import EmotionConfig, EmotionModel
 from hicmae.run_logging import WandbConfig
-from hicmae.settings import ModelConfig
+from hicmae.settings import AugmentConfig, ModelConfig
 from hicmae.transforms import ClipTransform
 from shards.index import read_index
 from shards.reading.random_access import ShardDataset
@@ -411,6 +412,32 @@ def test_a_fixed_split_mixing_and_one_segment_work_together(train: Train) -> Non
     assert {len(item.views) for item in run.predictions} == {1}
     assert run.facts.batch_size == 10
     assert load_checkpoint(out / "fold-split").model_config().input.frame_stride == 2
+
+
+def test_batches_that_are_accumulated_are_those_of_one_large_batch(
+    monkeypatch: pytest.MonkeyPatch, train: Train
+) -> None:
+    """Of 12 clips, a step takes the same 8 however they are divided; of 16, all twelve."""
+    steps: list[dict[str, torch.Tensor]] = []
+
+    def note(module: FinetuneModule, *_: Any) -> None:
+        found = {n: p.grad.clone() for n, p in module.named_parameters() if p.grad is not None}
+        steps.append(found)
+
+    monkeypatch.setattr(FinetuneModule, "on_before_optimizer_step", note)
+    for size, count in ((8, 1), (4, 2), (2, 4), (12, 1), (4, 4)):
+        train(
+            name=f"{size}-{count}",
+            once=True,
+            recipe={"batch_size": size},
+            accumulate=count,
+            mixing=MixingConfig(mixup=0, cutmix=0),
+            augment=AugmentConfig(),
+        )
+    assert len(steps) == 5
+    for one, other in ((0, 1), (0, 2), (3, 4)):
+        for name, gradient in steps[one].items():
+            torch.testing.assert_close(steps[other][name], gradient, atol=1e-6, rtol=1e-3, msg=name)
 
 
 @pytest.mark.slow
