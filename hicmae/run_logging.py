@@ -11,6 +11,7 @@ import netrc
 import os
 import secrets
 import socket
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,7 @@ _WANDB_MODES: dict[str, WandbMode] = {
     "dryrun": "offline",
     "run": "online",
 }
+_ANSWER_SECONDS = 60.0  # that W&B has to answer when a run starts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,20 +181,28 @@ class WandbRun:
                 mode=mode,
                 config={**config, "run_folder": home},
                 notes=f"run folder: {home}",
-                settings=wandb.Settings(silent=True, init_timeout=60),
+                settings=wandb.Settings(silent=True, init_timeout=_ANSWER_SECONDS),
             )
 
         try:
             self._run = start(self.mode)
         except wandb.errors.Error as error:
+            said = " ".join(str(error).split()).rstrip(".")
             if settings.mode != "auto":  # the user asked for it
-                said = " ".join(str(error).split()).rstrip(".")
                 raise ValueError(
                     f"wandb.mode = {settings.mode}: {said}; log in with `wandb login`, or "
                     "take --wandb.mode offline, and go on with --resume"
                 ) from error
+            print(
+                f"W&B cannot be reached ({said}): it logs offline, into {folder / 'wandb'}; "
+                "send that later with `wandb sync`",
+                file=sys.stderr,
+            )
+            wandb.teardown()  # else the attempt holds the run's id, which would be in use
             self.mode = "offline"
             self._run = start(self.mode)
+        if self._run.id != id_file.read_text().strip():  # a sweep's agent gives its own
+            write_text(id_file, f"{self._run.id}\n")
         self._run.define_metric("step")
         self._run.define_metric("*", step_metric="step")
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,7 @@ import pytest
 from hicmae.run_logging import MetricsFile, WandbConfig, WandbRun, wandb_mode
 from pretrain.meter import line_of
 from tests.support.pretrain_shards import rows_of
+from tests.support.wandb_file import history, run_record, wait_for_end
 
 
 def test_rows_are_appended_and_a_new_column_is_empty_in_older_rows(tmp_path: Path) -> None:
@@ -95,6 +98,47 @@ def test_where_wandb_does_not_start_as_asked_is_one_line_with_a_remedy(
     monkeypatch.setattr(wandb, "init", init)
     with pytest.raises(ValueError, match=r"wandb.mode = online: No API key .*--wandb.mode offline"):
         WandbRun(tmp_path, WandbConfig(mode="online"), {})
+
+
+@pytest.fixture
+def environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
+    """Of a W&B that has not begun, which reads it once."""
+    import wandb
+
+    wandb.teardown()
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    yield monkeypatch
+    wandb.teardown()
+
+
+@pytest.mark.slow
+def test_who_is_logged_in_and_has_no_network_logs_offline_and_hears_it(
+    tmp_path: Path, environment: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """As on a node of a cluster; with the library itself, whose service keeps what failed."""
+    environment.setenv("WANDB_API_KEY", "0" * 40)
+    environment.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
+    environment.setattr("hicmae.run_logging._ANSWER_SECONDS", 2.0)
+    run = WandbRun(tmp_path, WandbConfig(), {})
+    run.log({"step": 1, "loss": 2.0})
+    run.finish(0)
+    assert run.mode == "offline"
+    assert re.search(r"W&B cannot be reached \(.*\): it logs offline, into", capfd.readouterr().err)
+    (file,) = tmp_path.glob("wandb/offline-run-*/run-*.wandb")
+    wait_for_end(file)
+    assert run_record(file)[0].run_id == (tmp_path / "wandb" / "run-id.txt").read_text().strip()
+    assert [row["loss"] for row in history(file)] == [2.0]
+
+
+@pytest.mark.slow
+def test_a_run_of_a_sweep_is_gone_on_with_under_the_id_that_its_agent_gave(
+    tmp_path: Path, environment: pytest.MonkeyPatch
+) -> None:
+    environment.setenv("WANDB_SWEEP_ID", "sweep1")
+    environment.setenv("WANDB_RUN_ID", "trial7")
+    WandbRun(tmp_path, WandbConfig(mode="offline"), {}).finish(0)
+    assert (tmp_path / "wandb" / "run-id.txt").read_text() == "trial7\n"
+    assert list(tmp_path.glob("wandb/offline-run-*/run-trial7.wandb"))
 
 
 def test_a_line_of_progress_has_the_terms_speed_and_what_was_skipped() -> None:
