@@ -309,8 +309,7 @@ class _Bar(RichProgressBar):
 class MovingAverage(WeightAveraging):
     """Average the weights after every optimizer step.
 
-    Lightning swaps the average in for validation and leaves it in the network after training; a
-    saved fold holds both.
+    The network has the average for validation and after training; a saved fold holds both.
 
     Args:
         decay: Weight of the old average; after n steps it is at most (1 + n) / (10 + n).
@@ -321,12 +320,24 @@ class MovingAverage(WeightAveraging):
     def __init__(self, decay: float) -> None:
         super().__init__(use_buffers=False)
         self.decay = decay
+        self._own: list[Tensor] = []  # of the network, while it has the average's
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Make the average where the network will be; now it is still on the CPU."""
         if stage == "fit":
             device = trainer.strategy.root_device
             self._average_model = _Average(pl_module, decay=self.decay, device=device)
+
+    def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Lend the average to the network: exchanged with weights in bf16 it would be rounded."""
+        self._own = [weight.detach().clone() for weight in pl_module.parameters()]
+        self._copy_average_to_current(pl_module)
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Give the network its own weights back."""
+        with torch.no_grad():
+            torch._foreach_copy_(list(pl_module.parameters()), self._own)
+        self._own = []
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Leave it in the network also where nothing was left to train: a fold was killed behind
@@ -336,7 +347,10 @@ class MovingAverage(WeightAveraging):
 
 
 class _Average(AveragedModel):
-    """Updated for all weights at once, and without asking the device how often."""
+    """Updated for all weights at once, and without asking the device how often.
+
+    It is in float32 also where the network is in bf16, which would round its small changes away.
+    """
 
     def __init__(self, model: nn.Module, *, decay: float, device: torch.device | None) -> None:
         super().__init__(model, device=device, use_buffers=False)
@@ -347,7 +361,7 @@ class _Average(AveragedModel):
     def update_parameters(self, model: nn.Module) -> None:
         """Take in the weights after a step; buffers are those of the model."""
         old: list[Tensor] = list(self.module.parameters())
-        new: list[Tensor] = list(model.parameters())
+        new = [value.to(own.dtype) for value, own in zip(model.parameters(), old, strict=True)]
         number = int(self.n_averaged)
         if number:
             decay = min(self.decay, (1 + number) / (10 + number))
