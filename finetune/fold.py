@@ -433,14 +433,14 @@ def _strategy(plan: Plan, device: torch.device) -> DDPStrategy | str:
 
 def _wandb_run(plan: Plan, fold: Fold, *, goes_on: bool) -> WandbRun:
     """One W&B run a fold, in the group of what one command made; a resumed fold goes on in its."""
-    run_folder = plan.out.resolve().name
-    name = run_folder if run_folder == plan.group else f"{plan.group}-{run_folder}"
+    names, above = [f"fold-{fold.name}"], plan.out.resolve()
+    while above.name not in ("", plan.group):  # the folders of a seed and of modalities
+        names, above = [above.name, *names], above.parent
     folder = plan.out / "wandb" / fold_folder(plan.out, fold.name).name
     if not goes_on:  # an earlier attempt's keeps its files, and no more rows
         (folder / "wandb" / "run-id.txt").unlink(missing_ok=True)
-    settings = dataclasses.replace(
-        plan.config.wandb, name=plan.config.wandb.name or f"{name}-fold-{fold.name}"
-    )
+    name = "-".join([plan.config.wandb.name or plan.group, *names])
+    settings = dataclasses.replace(plan.config.wandb, name=name)
     config = {
         "fold": fold.name,
         "seed": plan.config.seed,

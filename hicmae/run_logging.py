@@ -42,7 +42,8 @@ class WandbConfig:
         mode: ``auto``: online where the user is logged in, else offline into the run folder;
             ``disabled``: none. The environment variable WANDB_MODE outranks ``auto``.
         project: Project there.
-        name: Name of the run; null: the name of the run folder.
+        name: Name of the run; null: the name of the run folder. That of a fold, of a seed and of
+            modalities stand behind it.
     """
 
     mode: Literal["auto", "online", "offline", "disabled"] = "auto"

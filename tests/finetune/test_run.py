@@ -454,6 +454,34 @@ def test_every_fold_is_an_offline_run_of_one_group(
     assert all(b"loss_step" in content for content in contents)
 
 
+@pytest.mark.parametrize(
+    ("name", "several", "wanted"),
+    [
+        (None, {}, "run-fold-1"),
+        ("mine", {}, "mine-fold-1"),
+        (None, {"seeds": "3"}, "run-seed-3-fold-1"),
+        ("mine", {"seeds": "3", "modalities": "video,audio"}, "mine-video-seed-3-fold-1"),
+    ],
+)
+def test_no_two_runs_of_wandb_have_the_same_name(
+    monkeypatch: pytest.MonkeyPatch,
+    train: Train,
+    name: str | None,
+    several: dict[str, str],
+    wanted: str,
+) -> None:
+    seen: list[WandbConfig] = []
+
+    def begin(folder: Path, settings: WandbConfig, *_: Any, **__: Any) -> None:
+        seen.append(settings)
+        raise ValueError("enough")
+
+    monkeypatch.setattr("finetune.fold.WandbRun", begin)
+    with pytest.raises(ValueError, match="enough"):
+        train(wandb=WandbConfig(mode="offline", name=name), **several)
+    assert [settings.name for settings in seen] == [wanted]
+
+
 def test_a_config_that_names_a_project_keeps_the_mode_of_the_verb(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
