@@ -137,10 +137,12 @@ def export(
     """Write a checkpoint for other programs.
 
     torch, onnx and onnx-int8 take normalised clips, any number at once, and give logits; each is
-    compared with PyTorch before it gets its name.
+    compared with PyTorch before it gets its name. A network of both picture and sound wants both
+    of every clip there: zeros are not what it makes of a modality that is absent.
 
     Args:
-        source: A checkpoint folder, a run folder, https://…, or owner/name on the Hub.
+        source: A checkpoint folder, a run folder (of fine-tuning one fold, RUN/fold-1), https://…,
+            or owner/name on the Hub.
         out: The file to write: .pth (reference), .pt2 (torch) or .onnx.
         format: reference: a file for the authors' code; torch: torch.export; onnx: float32;
             onnx-int8: matrix products in int8, clip by clip, for CPUs, with what that costs.
