@@ -99,6 +99,12 @@ def test_the_newest_ones_and_every_so_many_steps_are_kept(tmp_path: Path) -> Non
     assert names == {f"step-{n:06d}.{end}" for n in (4, 8, 10, 11) for end in ("ckpt", "json")}
 
 
+def test_steps_beyond_six_digits_are_the_newest(tmp_path: Path) -> None:
+    save_steps(tmp_path, make_files(), 999_998, 999_999, 1_000_000)
+    kept = step_files(tmp_path / "checkpoints")
+    assert [step_of(path) for path in kept] == [999_999, 1_000_000]
+
+
 def test_a_checkpoint_holds_what_was_there_when_it_was_asked_for(tmp_path: Path) -> None:
     """Training goes on and changes its weights in place while the thread writes."""
     data = state(3)

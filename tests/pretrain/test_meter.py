@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import torch
 
 from hicmae.run_logging import MetricsFile, WandbConfig, WandbRun, wandb_mode
-from pretrain.meter import line_of
+from pretrain.meter import StepMeter, line_of, over_present
 from tests.support.pretrain_shards import rows_of
 from tests.support.wandb_file import history, run_record, wait_for_end
 
@@ -155,3 +159,76 @@ def test_a_line_of_progress_has_the_terms_speed_and_what_was_skipped() -> None:
     line = "step 20/100  loss 1.5000, video 0.5000, audio 1.0000, lr 1.00e-03, 12.3 clips/s, "
     assert line_of(row, 100) == line + "waiting for data 25%"
     assert line_of(row | {"skipped": 3}, 100).endswith("25%, skipped 3")
+
+
+def run_of_steps(
+    monkeypatch: pytest.MonkeyPatch, steps: range, *, log_every: int, state: Any = None
+) -> tuple[list[Any], StepMeter]:
+    """Rows of steps of two batches of three clips that take a second each, from a state on."""
+    rows: list[Any] = []
+    now = [100.0 * steps[0]]
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+    meter = StepMeter(log_every=log_every, epoch_clips=24, sinks=[rows.append])
+    if state is not None:
+        meter.load_state_dict(state)
+    strategy = SimpleNamespace(reduce=lambda value, reduce_op: value)
+    trainer: Any = SimpleNamespace(strategy=strategy, is_global_zero=True, global_step=steps[0])
+    module: Any = SimpleNamespace(device=torch.device("cpu"), batch_wanted=0.0, batch_arrived=0.25)
+    optimizer = SimpleNamespace(param_groups=[{"lr": 0.0}])
+    meter.on_train_start(trainer, module)
+    for step in steps:
+        for half in (0.0, 1.0):
+            batch: Any = {"keys": ["a"] * 3, "skipped": {"truncated": 1} if step == 1 else {}}
+            meter.on_train_batch_start(trainer, module, batch)
+            now[0] += 1.0
+            meter.after_batch(trainer, module, {"terms": {"loss": torch.tensor(step + half)}})
+        optimizer.param_groups[0]["lr"] = 0.1 * step
+        meter.before_step(trainer, module, optimizer)
+        module.gradient_norm = torch.tensor(float(10 * step))
+        trainer.global_step = step + 1
+        with meter.aside():  # a probe
+            now[0] += 7.0
+            if step < 4:
+                meter.note({"probe": step})
+        meter.act(trainer, module, None)
+    return rows, meter
+
+
+def test_a_row_is_of_its_steps_and_a_resumed_run_has_the_rows_of_an_unbroken_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rows, meter = run_of_steps(monkeypatch, range(5), log_every=2)
+    trainer = SimpleNamespace(
+        strategy=SimpleNamespace(reduce=lambda value, reduce_op: value),
+        is_global_zero=True,
+        global_step=5,
+    )
+    assert [row["step"] for row in rows] == [2, 4]
+    meter.on_train_end(trainer, SimpleNamespace(device=torch.device("cpu")))  # type: ignore[arg-type]
+    second, last = rows[1], rows[2]
+    assert last["step"] == 5
+    expected = {
+        "loss": (2 + 3 + 3 + 4) / 4,
+        "gradient_norm": 25,
+        "learning_rate": 0.3,
+        "clips": 24,
+        "epoch": 1.0,
+        "seconds": 8 + 4 * 7,  # with what was no training
+        "clips_per_second": 12 / 4,  # without it
+        "data_wait_share": 4 * 0.25 / 4,
+        "skipped": 2,
+        "skipped_truncated": 2,
+        "probe": 3,
+    }
+    assert {name: second[name] for name in expected} == pytest.approx(expected)
+    assert last["epoch"] == pytest.approx(30 / 24)
+    assert "probe" not in last, "what was not measured again is not told again"
+    _, broken = run_of_steps(monkeypatch, range(3), log_every=2)
+    again, _ = run_of_steps(monkeypatch, range(3, 4), log_every=2, state=broken.state_dict())
+    assert {name: again[0][name] for name in expected} == pytest.approx(expected)
+
+
+def test_a_mean_over_some_batches_is_of_those_that_had_a_clip() -> None:
+    means = {"contrast": 1.0, "contrast_accuracy_layer1": 0.25, "contrast_absent": 0.5}
+    means |= {"video": 3.0, "video_absent": 1.0, "audio": 2.0, "audio_absent": 0.0}
+    assert over_present(means) == means | {"contrast": 2.0, "contrast_accuracy_layer1": 0.5}
