@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 
 from hicmae.heads import (
+    UNCHOSEN,
     HeadLabels,
     Thresholds,
     blend_metrics,
     choose_thresholds,
+    constant_outputs,
     named_blends,
 )
 
@@ -24,6 +26,7 @@ LOW = Thresholds(0.1, 0.1)
         ([0.8, 0.1, 0.05, 0.05], [0.7, 0.3, 0, 0]),
         ([0.2, 0.7, 0.05, 0.05], [0.3, 0.7, 0, 0]),
         ([0.4, 0.35, 0.2, 0.05], [0.5, 0.5, 0, 0]),  # of three the two largest
+        ([0.3, 0.3, 0.3, 0.1], [0.5, 0.5, 0, 0]),  # of equal ones the first
         ([0.45, 0.55, 0, 0], [0.5, 0.5, 0, 0]),  # a difference of exactly 0.1
         ([0.95, 0.05, 0, 0], [1, 0, 0, 0]),
         ([0.05, 0.04, 0.03, 0], [1, 0, 0, 0]),  # something is always named
@@ -35,6 +38,7 @@ def test_shares_become_one_emotion_or_two_in_known_proportions(
     shares: list[float], named: list[float]
 ) -> None:
     assert named_blends(np.array([shares]), LOW, unblended=3)[0].tolist() == named
+    assert (named_blends(np.eye(3), Thresholds(0, 0.1)) == np.eye(3)).all(), "0 is no part"
 
 
 def test_the_accuracies_are_those_of_the_definition() -> None:
@@ -79,6 +83,8 @@ def test_thresholds_are_those_that_undo_how_shares_were_made() -> None:
     mixed = named_blends(shares, own, unblended=4)
     assert (mixed[::2] == named[::2]).all()
     assert (mixed[1::2] == np.eye(5)[shares[1::2].argmax(axis=1)]).all()
+    unchosen = named_blends(np.array([[0.16, 0.84], [0.41, 0.59]]), Thresholds(*UNCHOSEN))
+    assert unchosen.tolist() == [[0.3, 0.7], [0.5, 0.5]]
 
 
 def test_what_is_no_share_is_refused() -> None:
@@ -104,5 +110,18 @@ def test_a_head_answers_with_what_it_names() -> None:
     assert HeadLabels(name="e", kind="distribution", names=("a", "b")).answer([0.7, 0.3]) == (
         "a 0.70, b 0.30"
     )
+    several = HeadLabels(
+        name="e", kind="multilabel", names=("joy", "fear", "awe"), thresholds=(0.5, 0.2, 0.9)
+    )
+    assert several.answer([0.5, 0.19, 0.95]) == "joy+awe"
+    assert several.answer([0.4, 0.1, 0.8]) == "none"
     with pytest.raises(ValueError, match="1 thresholds \\(must be 0 or 2\\)"):
         HeadLabels(name="e", kind="distribution", names=("a", "b"), thresholds=(0.2,))
+
+
+def test_of_ordered_levels_the_borders_alone_are_the_same_for_every_clip() -> None:
+    heads = [
+        HeadLabels(name="e", kind="classification", names=("a", "b")),
+        HeadLabels(name="level", kind="ordinal", names=("1", "2", "3")),
+    ]
+    assert constant_outputs(heads) == (3, 4)

@@ -61,12 +61,16 @@ def test_updates_start_at_nothing_train_alone_and_merge_into_plain_weights(
 
 def test_dropout_hides_inputs_in_training_alone(tiny_model_config: ModelConfig) -> None:
     model = network(tiny_model_config)
-    add_lora(model.encoder, rank=2, alpha=2.0, dropout=0.5, projections=("mlp",))
+    add_lora(model.encoder, rank=2, alpha=6.0, dropout=0.5, projections=("mlp",))
     layer = model.encoder.video.blocks[0].mlp.fc1
     original = layer.parametrizations.weight.original.detach().clone()
     with torch.no_grad():
         layer.parametrizations.weight[0].up.normal_()
     whole = layer.weight - original
+    update = layer.parametrizations.weight[0]
+    torch.testing.assert_close(whole, 6 / 2 * update.up @ update.down, rtol=0, atol=1e-5)
+    inputs = update.down.shape[1]
+    assert 0.8 < float(update.down.abs().max()) * inputs**0.5 <= 1, "drawn as a linear layer"
     model.train()
     part = layer.weight - original
     hidden = (part == 0).all(dim=0)
@@ -89,3 +93,4 @@ def test_a_rank_that_a_matrix_does_not_have_is_refused(tiny_model_config: ModelC
     model = network(tiny_model_config)
     with pytest.raises(ValueError, match=r"lora: rank = 64 exceeds the smaller side of video\.bl"):
         add_lora(model.encoder, rank=64, alpha=1.0, dropout=0.0, projections=("qkv",))
+    add_lora(model.encoder, rank=32, alpha=1.0, dropout=0.0, projections=("qkv",))  # its width

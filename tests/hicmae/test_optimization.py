@@ -3,9 +3,11 @@
 import math
 
 import pytest
+import torch
+from torch import nn
 
 from hicmae.emotion import EmotionConfig, EmotionModel
-from hicmae.optimization import parameter_groups, warmup_cosine
+from hicmae.optimization import parameter_groups, trainer_precision, warmup_cosine
 from hicmae.settings import ModelConfig
 
 
@@ -60,3 +62,21 @@ def test_parameter_groups_leave_out_what_is_frozen(tiny_model_config: ModelConfi
     decay = {name: group["weight_decay"] for group in groups for name in group["names"]}
     dimensions = {name: parameter.ndim for name, parameter in network.named_parameters()}
     assert decay == {name: 0.1 * (dimensions[name] > 1) for name in names}
+
+
+def test_number_formats_are_what_their_names_say() -> None:
+    """Of Lightning, fp16 on a CPU is bf16 without scaling, and bf16 casts all that is beside."""
+    cpu = torch.device("cpu")
+    assert trainer_precision("32-true", cpu) == ("32-true", [])
+    assert trainer_precision("16-mixed", torch.device("cuda")) == ("16-mixed", [])
+    _, (mixed,) = trainer_precision("16-mixed", cpu)
+    assert mixed.scaler.is_enabled()
+    _, (whole,) = trainer_precision("bf16-true", cpu)
+    module = nn.ModuleDict({"model": nn.Linear(2, 2), "beside": nn.Linear(2, 2)})
+    whole.convert_module(module)
+    assert module["model"].weight.dtype == torch.bfloat16
+    assert module["beside"].weight.dtype == torch.float32
+    batch = {"waveform": torch.zeros(2)}
+    assert whole.convert_input(batch) is batch
+    with whole.forward_context():
+        assert torch.zeros(2).dtype == torch.float32

@@ -68,6 +68,8 @@ def test_without_them_nothing_of_the_hidden_truth_is_used(model: ModelConfig) ->
     oracle = Oracle(model, ObjectiveConfig())
     plain = reconstruct(oracle, video, fbank)
     visible = (plain.pictures.masked == plain.pictures.original).all(dim=-1)  # (B, T, H, W)
+    assert (plain.pictures.masked[~visible] == 0.5).all(), "what is hidden is grey"
+    assert plain.pictures.filled.aminmax() == (0, 1), "a guess beyond what a picture holds is cut"
     other_video = torch.where(visible[:, None], video, 0.5 * video + 0.1)
     other_fbank = torch.where(plain.banks.masked.isnan(), 3 * fbank - 1, fbank)
     other = reconstruct(oracle, other_video, other_fbank)
