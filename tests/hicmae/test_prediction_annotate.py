@@ -61,7 +61,7 @@ def test_every_frame_stays_at_its_time(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("container", "codec"), [(".mp4", "aac"), (".mkv", "aac"), (".webm", "opus")]
+    ("container", "codec"), [(".mp4", "aac"), (".mkv", "aac"), (".webm", "opus"), (".ts", "aac")]
 )
 def test_picture_and_sound_stay_together(tmp_path: Path, container: str, codec: str) -> None:
     frames, times, sound = flash_and_beep(3.0, 1.6)
@@ -130,6 +130,21 @@ def trimmed(source: Path, out: Path, seconds: float) -> Path:
     return out
 
 
+@pytest.mark.parametrize("container", [".mp4", ".webm"])
+def test_sound_that_begins_before_the_picture_stays_where_it_is(
+    tmp_path: Path, container: str
+) -> None:
+    frames, times, sound = flash_and_beep(2.0, 0.6)
+    source = write_recording(tmp_path / f"a{container}", frames, times + 1.0, sound=sound)
+    out = copied(source, tmp_path / "out.mp4")
+    with open_video(out) as copy:
+        bright = frames_of(copy, range(len(copy)))[:, 10:60, 10:300].mean(axis=(1, 2, 3)) > 120
+        flash = copy.timestamps[int(np.argmax(bright))]
+    heard = read_sound(out)
+    beep = heard.start_seconds + onset(heard.samples, heard.sample_rate)
+    assert flash - beep == pytest.approx(1.0, abs=0.04)
+
+
 def test_a_turned_video_comes_out_upright(tmp_path: Path) -> None:
     frames = np.zeros((10, 48, 96, 3), dtype=np.uint8)
     frames[:, :, :48] = 200
@@ -156,8 +171,18 @@ def test_boxes_and_bars_are_where_they_belong() -> None:
     ]
     assert all(count > 100 for count in filled)
     assert not np.array_equal(early[:, 403:], late[:, 403:])
+    assert np.array_equal(canvas.draw(frame, 1.1)[:, 403:], late[:, 403:]), "the nearest window"
     gone = canvas.draw(frame, 5.0)
     assert np.array_equal(gone[:301, :403], frame), "nothing where the track is over"
+
+
+def test_a_track_is_drawn_while_it_is_there_and_where_it_was_seen() -> None:
+    boxes = np.tile([[0.0, 0.0, 9.0, 9.0]], (50, 1))
+    boxes[25:30] = np.nan  # another scene
+    one = track(start_seconds=1.0, end_seconds=3.0, boxes=boxes)
+    times = (0.99, 1.0, 1.96, 2.1, 2.2, 2.99, 3.0)
+    assert [one.is_seen(at) for at in times] == [False, True, True, False, True, True, False]
+    assert one.place(1.2) == 5
 
 
 def test_hostile_names_and_crowds_are_drawn() -> None:
@@ -185,3 +210,6 @@ def test_a_long_name_is_cut_and_its_value_told_whole(monkeypatch: pytest.MonkeyP
     Canvas((real,), 100, 100).draw(np.zeros((100, 100, 3), np.uint8), 0.0)
     assert any(text.startswith("emo") and text.endswith(". -2.04") for text in told), told
     assert "arousal +0.10" in told
+    for limit, name in ((0.9, "calm"), (0.91, "not sure")):
+        Canvas((track(min_confidence=limit),), 240, 320).draw(np.zeros((240, 320, 3), np.uint8), 0)
+        assert f"face0 {name} 0.90" in told

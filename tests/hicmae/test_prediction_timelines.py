@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import itertools
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +33,7 @@ from hicmae.prediction.timelines import (
     read_spans,
     spans_of,
 )
-from hicmae.prediction.traces import TraceForm, hop_of, write_trace
+from hicmae.prediction.traces import TraceForm, gaps_between, hop_of, time_text, write_trace
 from hicmae.settings import ModelConfig
 from shards.building.build import build_shards
 from shards.settings import BuildConfig
@@ -78,6 +79,20 @@ def test_spans_are_read_from_each_kind_of_text(tmp_path: Path, name: str) -> Non
     file.write_text(TEXTS[name].replace("'", '"'), encoding="utf-8-sig")
     expected = [(*each[:3], "" if name == "e.rttm" else each[3]) for each in SAID]
     assert told(file) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.rttm", "SPEAKER talk 1 3661.5 1.0 <NA> <NA> <NA> <NA> <NA>\n"),  # nobody is named
+        ("a.csv", "start,end\n1:01:01.5,1:01:02.5\n"),
+    ],
+)
+def test_a_span_after_an_hour_is_of_nobody_where_nobody_is_named(
+    tmp_path: Path, name: str, text: str
+) -> None:
+    (tmp_path / name).write_text(text)
+    assert told(tmp_path / name) == [(3661.5, 3662.5, "", "")]
 
 
 def test_a_cue_of_an_srt_without_a_number_is_a_span_too(tmp_path: Path) -> None:
@@ -441,19 +456,24 @@ def test_neighbours_are_joined_and_hostile_names_are_kept(tmp_path: Path) -> Non
         Mark(0.0, 1.0, 'a "b" <i>&', {"probability": 0.5}),
         Mark(1.0, 2.0, 'a "b" <i>&', {"probability": 0.7}),
         Mark(2.0, 2.0001, "--> x\ny", {"probability": 1.0}),
+        Mark(2.5, 3.0, "--> x\ny", {"probability": 1.0}),  # no neighbour, and after the end
     ]
     owners = [Owner('f"0', marks, joined=True), Owner("v", [Mark(0, 1, "", {"x": 0.25})], False)]
+    owners.append(Owner("anna", [Mark(0, 1, "joy", {}), Mark(1, 2, "joy", {})], joined=False))
     for write in FORMATS.values():
         write(owners, tmp_path, tmp_path / "clip.unheard-of", 2.0)
-    expected = [(0, 2000, 'a "b" <i>&'), (2000, 2001, "--> x\N{REPLACEMENT CHARACTER}y")]
+    mended = "--> x\N{REPLACEMENT CHARACTER}y"
+    expected = [(0, 2000, 'a "b" <i>&'), (2000, 2001, mended), (2500, 3000, mended)]
     eaf = Eaf(tmp_path / "timeline.eaf")
     assert eaf.get_annotation_data_for_tier('f"0') == expected
     assert eaf.get_annotation_data_for_tier("v x") == [(0, 1000, "+0.250")]
+    assert len(eaf.get_annotation_data_for_tier("anna")) == 2, "spans stay what they are"
     grid = TextGrid(tmp_path / "timeline.TextGrid")
     assert [name for _, name in grid.get_tier_name_num()][:2] == ['f"0', 'f"0 probability']
+    assert grid.xmax == 3
     found = [(round(a * 1000), round(b * 1000), text) for a, b, text in grid.tiers[0].intervals]
-    assert found == expected
-    assert len(WebVTT.read(str(tmp_path / "timeline.vtt"), strict=True)) == 4
+    assert [each for each in found if each[2]] == expected
+    assert len(WebVTT.read(str(tmp_path / "timeline.vtt"), strict=True)) == 7
     assert parse_formats("eaf, vtt") == ("eaf", "vtt")
     with pytest.raises(ValueError, match=r"no format 'srt' \(known: eaf, textgrid, vtt\)"):
         parse_formats("eaf,srt")
@@ -522,7 +542,25 @@ def test_nothing_is_said_of_a_face_between_windows_that_are_missing(tmp_path: Pa
     assert sorted(mark[:3] for mark in marks) == [(0, 3000, "joy"), (10000, 12000, "awe")]
 
 
-@pytest.mark.parametrize("shift", [0.5, -0.5, 2.0])
+def test_a_trace_holds_its_ends_though_their_times_are_rounded(tmp_path: Path) -> None:
+    middles = np.array([0.07, 4.35])  # a hundred times as much is above 7 and below 435
+    spans = np.stack([middles - 5, middles + 5], axis=1)
+    write_trace(tmp_path / "a.csv", spans, middles[:, None], ("v",), TraceForm(100.0))
+    times = pandas.read_csv(tmp_path / "a.csv")["time"].to_list()
+    assert (times[0], times[-1], len(times)) == (0.07, 4.35, 429)
+
+
+@pytest.mark.parametrize(
+    ("start", "hop", "missing"), [(3.0, 1.0, []), (3.1, 1.0, [1]), (5.9, 4.0, []), (6.1, 4.0, [1])]
+)
+def test_windows_are_missing_where_half_a_window_or_hop_more_than_one_lies_between(
+    start: float, hop: float, missing: list[int]
+) -> None:
+    spans = np.array([[0.0, 2.0], [start, start + 2.0]])
+    assert gaps_between(spans, hop).tolist() == missing
+
+
+@pytest.mark.parametrize("shift", [0.5, -0.5, 2.0, -1.0])
 def test_a_trace_stands_where_labels_were_in_training(tmp_path: Path, shift: float) -> None:
     """At the end of what is shown, or at its beginning, and nowhere beyond the recording."""
     middles = np.arange(0.5, 5.5, 0.5)
@@ -578,6 +616,10 @@ def test_times_of_long_recordings_keep_their_milliseconds_in_every_table(tmp_pat
         tracks=(track,),
         spans=tuple(Span(start=start, end=end) for start, end in spans.tolist()),
     )
+    renamed = replace(track, labels=replace(track.labels, names=("start",))).timeline
+    assert renamed[["start", "start_"]].to_numpy() == pytest.approx(
+        np.stack([spans[:, 0], values[:, 0]], axis=1)
+    )
     prediction.save(tmp_path / "out", trace=TraceForm(25.0))
     for name, column, expected in (
         ("timeline", "start", spans[:, 0]),
@@ -586,6 +628,7 @@ def test_times_of_long_recordings_keep_their_milliseconds_in_every_table(tmp_pat
     ):
         found = pandas.read_csv(tmp_path / f"out/{name}.csv")
         assert found[column].to_numpy() == pytest.approx(expected, rel=0, abs=0.0006)
+    assert (time_text(999.12345), time_text(1234.5678)) == ("999.123", "1234.568")
     noted = read_notes(tmp_path / "out/trace-face0.csv")["valence"]["mean"]
     assert noted.start.tolist() == [12346.2]
     assert pandas.read_csv(tmp_path / "out/timeline.csv")["valence"].tolist() == [0.123457, 0.5]
@@ -594,7 +637,8 @@ def test_times_of_long_recordings_keep_their_milliseconds_in_every_table(tmp_pat
 def test_a_rate_takes_the_place_of_the_hop() -> None:
     assert hop_of(None, 1.5) == 1.5
     assert hop_of(4.0, 1.5) == 0.25
-    for wrong in (0.0, -1.0, float("inf")):
+    assert hop_of(1000.0, 1.5) == 0.001
+    for wrong in (0.0, -1.0, 1001.0, float("inf")):
         with pytest.raises(ValueError, match="rate = "):
             hop_of(wrong, 1.0)
 
@@ -612,9 +656,11 @@ def test_of_spans_of_several_recordings_a_program_is_answered_those_of_its_own(
     sound = write_sound(tmp_path / "a.wav", talk(2.0, 16000), 16000)
     folder = write_checkpoint(tmp_path / "h", tiny_model_config, build=BUILD, modalities="audio")
     with hicmae.load(folder, device="cpu", precision="32-true") as model:
-        answers = model.predict(sound, spans=spans).answers
+        prediction = model.predict(sound, spans=spans)
+        answers = prediction.answers
+        assert prediction.speakers == {}, "nobody is named"
         assert answers["start"].tolist() == [0.5, 1.0]
         assert answers["prediction"].notna().all()
-        for start, end in ((2.0, 1.0), (0.0, float("inf")), (float("nan"), 1.0)):
+        for start, end in ((2.0, 1.0), (1.0, 1.0), (0.0, float("inf")), (float("nan"), 1.0)):
             with pytest.raises(ValueError, match=r"spans: a span ends at .* mend or delete it"):
                 model.predict(sound, spans=[Span(start=start, end=end)])

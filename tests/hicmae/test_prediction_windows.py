@@ -15,7 +15,7 @@ from hicmae.media.faces import FaceConfig
 from hicmae.media.tracking import FaceTrack
 from hicmae.prediction.messages import Finished, Found, Window, WindowConfig
 from hicmae.prediction.process import read_windows
-from hicmae.prediction.stretches import Stretch
+from hicmae.prediction.stretches import Piece, Stretch
 from hicmae.prediction.timelines import Span
 from hicmae.prediction.windows import Request, cut_windows
 from hicmae.settings import InputConfig
@@ -125,6 +125,17 @@ def test_every_face_has_its_own_windows_in_the_order_of_time(tmp_path: Path) -> 
     assert of_second[-1].end_seconds == pytest.approx(3.24)
     # The box is followed: the square with its texture is in the middle of every image.
     assert all(clip.frames.std() > 40 for window in windows for clip in window.clips)
+
+
+def test_a_recording_shorter_than_a_face_must_be_seen_is_predicted_all_the_same(
+    tmp_path: Path,
+) -> None:
+    found, windows, _ = cut(write_talking(tmp_path / "a.mp4", 0.4), WindowConfig())
+    assert [track.name for track in found.tracks] == ["face0"]
+    assert found.notes == ("shorter than the network's clip (0.40 of 0.64 s)",)
+    assert len(windows) == 1
+    heard, *_ = cut(write_sound(tmp_path / "a.wav", talk(0.63, 16000), 16000), WindowConfig())
+    assert len(heard.notes) == 1, "less than half a frame is nothing"
 
 
 def test_the_largest_face_alone_is_taken_where_asked(tmp_path: Path) -> None:
@@ -272,5 +283,19 @@ def test_a_span_of_a_person_in_two_scenes_is_of_the_longer_one() -> None:
     stretch = Stretch(name="face0", num_frames=100, layout=layout, first=5, track=track, starts=[0])
     assert stretch.part(0, 200) == (0, 50)
     assert stretch.part(45, 105) == (80, 100)  # 10 frames of one scene, 20 of the other
+    assert stretch.part(10, 30) == (5, 25)
     assert stretch.share(60, 80) == (0.0, 0.0)  # nobody is seen
     assert stretch.share(95, 105)[0] == 1.0
+    # No window reaches into the other scene, and of a span each clip is as long as it can be.
+    whole = Stretch(
+        name="face0", num_frames=100, layout=layout, track=track, starts=[0, 45, 80, 95]
+    )
+    assert [piece[1:] for piece in whole.pieces] == [
+        (0, 16, 50),
+        (45, 5, 50),
+        (80, 16, 100),
+        (95, 5, 100),
+    ]
+    whole.ask([Piece(7, 45, 5, 50), Piece(3, 80, 20, 100)])
+    assert whole.spans == (7, 3)
+    assert whole.pieces == [(0, 45, 5, 50), (1, 80, 16, 100), (1, 84, 16, 100)]
