@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from finetune.benchmark import Benchmark, load_benchmark
-from finetune.plan import resolve
+from finetune.heads import Head
+from finetune.plan import Plan, resolve
+from finetune.selection import Protocol
 from finetune.settings import OptimizerConfig, RecipeConfig
 from hicmae.config import config_root
-from tests.support.finetune_fixtures import settings
+from tests.support.finetune_fixtures import BENCHMARK, VALUES, settings
 
 GOOD = """
 name: some
@@ -88,6 +92,12 @@ def test_the_user_outranks_the_benchmark_and_that_the_default(tmp_path: Path) ->
     assert theirs.learning_rate == 1e-3
     ours = resolve(found, settings(recipe=RecipeConfig(frame_stride=2), epochs=9))
     assert (ours.epochs, ours.frame_stride) == (9, 2)
+    rated = load(tmp_path, GOOD + "recipe: {learning_rate: 0.0002}")
+    faster = settings(optimizer=OptimizerConfig(learning_rate=0.005))
+    assert resolve(rated, settings()).learning_rate == 2e-4
+    assert resolve(rated, faster).learning_rate == 5e-3
+    with pytest.raises(ValueError, match=r"min_learning_rate = 0.001 exceeds learning_rate = 0.0"):
+        resolve(rated, settings(optimizer=OptimizerConfig(min_learning_rate=1e-3)))
 
 
 def test_a_recipe_that_cannot_work_is_refused(tmp_path: Path) -> None:
@@ -100,3 +110,40 @@ def test_a_recipe_that_cannot_work_is_refused(tmp_path: Path) -> None:
         resolve(found, settings(optimizer=OptimizerConfig(warmup_epochs=0), epochs=0))
     with pytest.raises(ValueError, match=r"batch_size = 0.*; label_smoothing = 1"):
         RecipeConfig(batch_size=0, label_smoothing=1)
+
+
+TAGS = Head(name="tags", kind="multilabel", label="tags", classes=("a", "b"))
+JOINT = Benchmark(name="joint", task="joint", heads=(TAGS,))
+
+
+@pytest.mark.parametrize(
+    ("benchmark", "selection", "asked", "fits"),
+    [
+        (BENCHMARK, "last", None, False),
+        (BENCHMARK, "last", True, True),
+        (BENCHMARK, "inner-validation", None, True),
+        (BENCHMARK, "inner-validation", False, False),
+        (BENCHMARK, "best-on-test", None, False),
+        (VALUES, "inner-validation", None, False),
+        (JOINT, "last", None, True),
+        (JOINT, "last", False, False),
+        (JOINT, "best-on-test", None, False),
+    ],
+)
+def test_people_are_kept_out_where_something_is_fitted_to_them(
+    benchmark: Benchmark, selection: Any, asked: bool | None, fits: bool
+) -> None:
+    recipe = RecipeConfig(calibrate=asked, batch_size=32)
+    plan: Any = SimpleNamespace(
+        benchmark=benchmark,
+        protocol=Protocol(selection=selection),
+        config=SimpleNamespace(recipe=recipe, accumulate=4),
+    )
+    own: Any = Plan
+    assert own.calibrates.fget(plan) == fits
+    for windows, smooths in (((0.0, 2.0), selection != "best-on-test"), ((2.0,), False)):
+        plan.calibrates = fits
+        plan.benchmark = SimpleNamespace(over_time=SimpleNamespace(smoothing_seconds=windows))
+        assert own.keeps_out.fget(plan) == (fits or smooths)
+    plan.batch_size = own.batch_size.fget(plan)
+    assert own.scaled(plan, 1e-3) == 5e-4

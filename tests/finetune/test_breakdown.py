@@ -12,17 +12,20 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 from PIL import Image
+from sklearn.metrics import precision_recall_fscore_support
 
 from finetune.folds import group_columns
 from finetune.predictions import Prediction, make_prediction
 from finetune.record import Run, read_run
 from finetune.reporting.breakdown import Group, dot_figure, group_section, speaker_section
+from finetune.reporting.classes import class_sections, coverage_section
+from finetune.reporting.comparison import _recalls
 from finetune.reporting.document import Section, Table
 from finetune.reporting.errors import error_section, read_frames, worst
 from finetune.reporting.features import MAX_SAMPLES, FeatureKeeper, choose_samples, read_features
 from finetune.reporting.resampling import class_intervals
 from finetune.scores import score_run, score_units
-from hicmae.checkpoints.checkpoint import load_checkpoint
+from hicmae.checkpoints.checkpoint import Calibration, load_checkpoint
 from hicmae.checkpoints.networks import build_network
 from hicmae.settings import ModelConfig
 from hicmae.transforms import ClipTransform
@@ -31,6 +34,7 @@ from shards.reading.random_access import ShardDataset
 from shards.sample import collate
 from tests.support.finetune_fixtures import (
     BENCHMARK,
+    CLASSES,
     VALUES,
     run_tiny,
 )
@@ -284,3 +288,101 @@ def test_the_best_of_many_speakers_have_a_score(
         name for name in only_table(section).columns if "95 %" in name
     }
     assert {len(row) for row in only_table(without).rows} == {len(only_table(without).columns)}
+
+
+def test_recall_and_precision_of_each_class_are_scikit_learns(run: Run, tmp_path: Path) -> None:
+    shifted = [
+        dataclasses.replace(item, predicted="high") if number % 3 else item
+        for number, item in enumerate(run.predictions)
+    ]
+    run = dataclasses.replace(run, predictions=tuple(shifted))
+    sides = [item.true for item in run.units], [item.predicted for item in run.units]
+    precision, recall, _, support = precision_recall_fscore_support(*sides, labels=CLASSES)
+    assert abs(precision - recall).min() > 0.1
+    calls = [sides[1].count(name) for name in CLASSES]
+    table = only_table(class_sections(run, tmp_path, "")[0])
+    found = [[cell.removesuffix(" (best-on-test)") for cell in row] for row in table.rows]
+    assert [[row[0], row[1], row[2], row[4], row[5]] for row in found] == [
+        [name, str(number), f"{hit:.3f}", f"{sure:.3f}", str(called)]
+        for name, number, hit, sure, called in zip(
+            CLASSES, support, recall, precision, calls, strict=True
+        )
+    ]
+    beside = only_table(_recalls([("a", run), ("b", run)]))
+    assert [row[1].partition(" ")[0] for row in beside.rows] == [f"{hit:.3f}" for hit in recall]
+
+
+def test_the_largest_errors_of_real_values_are_counted_in_deviations_of_each_target(
+    run: Run,
+) -> None:
+    made = [
+        make_prediction(
+            VALUES, key=f"k{n}", fold="1", speaker="s", true=(100.0 * n, n), views=np.array([said])
+        )
+        for n, said in enumerate([(0.0, 0.0), (130.0, 1.0), (200.0, 3.0), (300.0, 3.0)])
+    ]
+    found = worst(dataclasses.replace(run, benchmark=VALUES, predictions=tuple(made)))
+    assert [mistake.sample for mistake in found] == ["k2", "k1"]
+    spread = np.std([0, 1, 2, 3])
+    assert [mistake.size for mistake in found] == pytest.approx(
+        [1 / spread / 2**0.5, 0.3 / spread / 2**0.5]
+    )
+
+
+@pytest.mark.parametrize(
+    ("units", "speakers", "people", "small"),
+    [(19, 5, True, True), (20, 5, True, False), (20, 4, True, True), (20, 4, False, False),
+     (20, None, True, False)],
+)  # fmt: skip
+def test_a_group_is_small_below_so_many_samples_or_people(
+    units: int, speakers: int | None, people: bool, small: bool
+) -> None:
+    group = Group(
+        name="a",
+        units=[None] * units,
+        scores={},
+        interval=(0, 1),
+        num_speakers=speakers,  # type: ignore[list-item]
+    )
+    assert group.is_small(people=people) == small
+
+
+def test_what_a_calibrated_network_leaves_unanswered_is_counted_fold_by_fold(
+    run: Run, tmp_path: Path
+) -> None:
+    """At temperature 1, so that probabilities stay what they are, and a limit in a gap of them."""
+    limits = {}
+    for name in run.scores.folds:
+        own = [item for item in run.units if item.fold == name]
+        own.sort(key=lambda item: max(item.probabilities or ()))
+        sure = np.array([max(item.probabilities or ()) for item in own])
+        wrong = np.array([item.predicted != item.true for item in own])
+        # A gap that leaves answers of another share of errors than all have.
+        gaps = [at for at in range(1, len(own)) if wrong[at:].mean() != wrong.mean()]
+        gap = max(gaps, key=lambda at: sure[at] - sure[at - 1])
+        limits[name] = float(sure[gap - 1 : gap + 1].mean())
+    folds = tuple(
+        dataclasses.replace(
+            fold,
+            calibration=Calibration(
+                temperature=1.0,
+                threshold=limits[fold.name],
+                answered=0.9,
+                num_samples=7,
+                surprise=0.5,
+                surprise_before=0.6,
+            ),
+        )
+        for fold in run.folds
+    )
+    section = coverage_section(dataclasses.replace(run, folds=folds), tmp_path, "")
+    assert section is not None
+    table = next(part for part in section.parts if isinstance(part, Table))
+    for row, fold in zip(table.rows, folds, strict=True):
+        own = [item for item in run.units if item.fold == fold.name]
+        answered = [i for i in own if max(i.probabilities or ()) >= limits[fold.name]]
+        assert 0 < len(answered) < len(own)
+        wrong = [np.mean([i.true != i.predicted for i in some]) for some in (own, answered)]
+        share = f"{len(answered) / len(own):.1%}"
+        cells = [share, *(f"{each:.3f}" for each in wrong)]
+        assert [cell.removesuffix(" (best-on-test)") for cell in row[4:]] == cells

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from finetune.predictions import read_predictions
+from finetune.testing import machine
 from finetune.testing.extracting import feature_network
 from finetune.testing.machine import Ranks, Running, load_tested, make_machine, sample_views
 from hicmae.checkpoints.checkpoint import load_checkpoint, save_checkpoint
@@ -112,6 +113,30 @@ def test_segments_that_coincide_are_computed_once(
     assert views.shape == (4, 20, 2)
     assert np.array_equal(views[:, 0], views[:, 1])
     assert not np.array_equal(views[:, 0], views[:, 19])
+
+
+def test_each_crop_of_a_clip_lacks_what_the_clip_lacks(
+    finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tested = load_tested(load_checkpoint(finished / "fold-1"))
+    running = Running(tested.network, tested.network.config.input, tested.modalities, MACHINE)
+    given: dict[str, Any] = {}
+
+    def said(network: Any, video: Any, fbank: Any, **more: Any) -> Any:
+        given.update(more, fbank=fbank)
+        return torch.zeros(4, 2), None
+
+    monkeypatch.setattr(machine, "clip_values", said)
+    batch = {"seen": torch.tensor([True, False]), "heard": torch.tensor([False, True])}
+    video, fbank = torch.zeros(2, 3, 2, 32, 32), torch.arange(2.0).reshape(2, 1, 1)
+    grid = ViewGrid(crops=("whole", "mirrored"))
+    machine._all_crops(tested, running, video, fbank, batch, grid)
+    assert given["seen"].tolist() == [True, True, False, False]
+    assert given["heard"].tolist() == [False, False, True, True]
+    assert given["fbank"].flatten().tolist() == [0, 0, 1, 1]
+    given.clear()
+    machine._all_crops(tested, running, video, None, batch, grid)  # the picture alone is shown
+    assert not {"seen", "heard"} & set(given)
 
 
 def test_crops_are_refused_where_nothing_is_seen(

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -94,13 +95,18 @@ def test_rows_are_trained_on_and_columns_tested_on(
     assert (tmp_path / "figures" / "matrix.png").stat().st_size > 5000
 
 
+@pytest.mark.parametrize(
+    "changes", [{"num_segments": 3}, {"crops": ("mirrored",)}, {"shards_digest": "others"}, {}]
+)
 def test_runs_that_were_tested_in_different_ways_share_no_cell(
-    folders: dict[str, Path], tmp_path: Path
+    trained: Path, changes: dict[str, Any]
 ) -> None:
-    again = tmp_path / "again"
-    evaluate(source=folders["tones"], out=again, segments=3, **CPU)
+    run = read_run(trained / "run")
+    benchmark = run.benchmark if changes else dataclasses.replace(run.benchmark, label="sex")
+    facts = dataclasses.replace(run.facts, **changes)
+    other = dataclasses.replace(run, folder=trained / "o", facts=facts, benchmark=benchmark)
     with pytest.raises(ValueError, match=r"tested in different ways \(views or shards\)") as caught:
-        make_cells([read_run(folders["tones"]), read_run(again)])
+        make_cells([run, other])
     assert "\n" not in str(caught.value)
 
 
@@ -119,6 +125,8 @@ def test_no_network_counts_twice_in_a_cell(
     for twice in (other, copy, read_run(tmp_path / "all"), read_run(tmp_path / "one")):
         with pytest.raises(ValueError, match=r"the same network \(fold 1\), which would count"):
             make_cells([run, twice])
+    one, two = (dataclasses.replace(run, folds=(fold,)) for fold in run.folds)
+    make_cells([one, two])  # of other folds
     folds = [dataclasses.replace(fold, configuration_digest="of seed 1") for fold in other.folds]
     another = dataclasses.replace(other, folder=tmp_path / "seed-1", folds=tuple(folds))
     (cell,) = make_cells([run, another])
