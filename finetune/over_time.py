@@ -281,7 +281,7 @@ def recordings_note(benchmark: Benchmark, predictions: Sequence[Prediction]) -> 
     if benchmark.over_time is None:
         return []
     means, each = per_recording(benchmark, predictions), recording_scores(benchmark, predictions)
-    told = ", ".join(f"{name} {value:.4f}" for name, value in means.items())
+    told = ", ".join(f"{name} {value:z.4f}" for name, value in means.items())
     number = sum(math.isfinite(scores["ccc"]) for scores in each.values())
     return [f"{RECORDINGS}, mean of {number}: {told} (the scores are pooled over instants)"]
 

@@ -104,7 +104,7 @@ def start_from_shared(model: EmotionModel, weights: Checkpoint, mean: Tensor, st
 def gain_note(annotator: str, before: dict[str, float], after: dict[str, float]) -> str:
     """What the personal network gained over the shared one, as a sentence."""
     told = ", ".join(
-        f"{name} {before[name]:.4f} to {after[name]:.4f} ({after[name] - before[name]:+.4f})"
+        f"{name} {before[name]:z.4f} to {after[name]:z.4f} ({after[name] - before[name]:+z.4f})"
         for name in after
     )
     return f"on the labels of {annotator}, from the shared network to the personal one: {told}"

@@ -143,12 +143,12 @@ def measured(name: str, rule: str) -> str:
 
 def number(value: float) -> str:
     """A score with three decimals; an undefined one is ``n/a``."""
-    return "n/a" if math.isnan(value) else f"{value:.3f}"
+    return "n/a" if math.isnan(value) else f"{value:z.3f}"
 
 
 def signed(value: float) -> str:
     """A difference with three decimals and its sign; an undefined one is ``n/a``."""
-    return "n/a" if math.isnan(value) else f"{value:+.3f}"
+    return "n/a" if math.isnan(value) else f"{value:+z.3f}"
 
 
 def fold_spread(scores: Scores, metric: str) -> str:
@@ -158,12 +158,12 @@ def fold_spread(scores: Scores, metric: str) -> str:
 
 def spread(mean: float, sd: float) -> str:
     """Mean ± deviation; the mean alone where there is no deviation."""
-    return number(mean) if math.isnan(mean) or math.isnan(sd) else f"{mean:.3f} ± {sd:.3f}"
+    return number(mean) if math.isnan(mean) or math.isnan(sd) else f"{mean:z.3f} ± {sd:.3f}"
 
 
 def range_of(low: float, high: float) -> str:
     """An interval; an undefined one is ``n/a``."""
-    return "n/a" if math.isnan(low) or math.isnan(high) else f"{low:.3f} to {high:.3f}"
+    return "n/a" if math.isnan(low) or math.isnan(high) else f"{low:z.3f} to {high:z.3f}"
 
 
 def literal(cell: str) -> str:

@@ -238,7 +238,7 @@ def _heading(benchmark: Benchmark, mistake: Mistake) -> str:
     if unit.probabilities is not None:
         return f"true: {unit.true}\n{unit.predicted} {mistake.size:.2f}"
     return "\n".join(
-        f"{name} {true:.2f} → {predicted:.2f}"
+        f"{name} {true:z.2f} → {predicted:z.2f}"
         for name, true, predicted in zip(
             benchmark.targets, _numbers(unit.true), _numbers(unit.predicted), strict=True
         )
@@ -254,4 +254,4 @@ def _text(benchmark: Benchmark, value: str | tuple[float, ...]) -> str:
     if isinstance(value, str):
         return value
     pairs = zip(benchmark.targets, value, strict=True)
-    return ", ".join(f"{name} {number:.2f}" for name, number in pairs)
+    return ", ".join(f"{name} {number:z.2f}" for name, number in pairs)

@@ -265,7 +265,7 @@ def _table(
         "of it a fusion of the two predictions, at least",
         "of it a fusion of the two predictions, at most",
     )
-    by_chance = [f"{np.mean(each):.2f}" for each in zip(*map(bits, shuffled), strict=True)]
+    by_chance = [f"{np.mean(each):z.2f}" for each in zip(*map(bits, shuffled), strict=True)]
     return Table(
         columns=[
             f"told of {name} by (selection: {facts.rule})",
@@ -276,7 +276,7 @@ def _table(
         rows=[
             [
                 what,
-                facts.mark(f"{value:.2f}"),
+                facts.mark(f"{value:z.2f}"),
                 f"{value / found.label:.0%}" if found.label else "n/a",
                 chance,
             ]

@@ -518,7 +518,7 @@ def _table(head: list[str], rows: list[list[str]]) -> str:
 
 
 def _card_number(value: float | None) -> str:
-    return "undefined" if value is None or not math.isfinite(value) else f"{value:.4f}"
+    return "undefined" if value is None or not math.isfinite(value) else f"{value:z.4f}"
 
 
 def _card_value(value: Any) -> str:

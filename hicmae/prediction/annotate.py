@@ -402,7 +402,7 @@ def _row_text(
     """What stands beside a bar: real values are told, probabilities are seen. Where there is no
     room for both it is the name that is cut.
     """
-    number = "" if track.is_class else f" {value:+.2f}"
+    number = "" if track.is_class else f" {value:+z.2f}"
     taken = cv2.getTextSize(number, _FONT, size, 1)[0][0]
     return _fitting(track.names[place], width - taken, size) + number
 

@@ -353,7 +353,7 @@ def _line(track: TrackSummary) -> str:
 
 def _means(values: Mapping[str, float], *, is_class: bool) -> str:
     """Outputs by name; of classes the first three."""
-    means, form = list(values.items()), "+.2f"
+    means, form = list(values.items()), "+z.2f"
     if is_class:
         means, form = sorted(means, key=lambda item: -item[1])[:3], ".2f"
     return ", ".join(f"{name} {value:{form}}" for name, value in means)

@@ -550,5 +550,5 @@ def _heading(track: Track) -> str:
         return f"{track.name}, {span}: {printable(summary.prediction)} (mean {mean:.2f})"
     if summary.heads:
         return f"{track.name}, {span}: {printable('; '.join(summary.heads.values()))} on average"
-    means = ", ".join(f"{printable(name)} {value:+.2f}" for name, value in summary.mean.items())
+    means = ", ".join(f"{printable(name)} {value:+z.2f}" for name, value in summary.mean.items())
     return f"{track.name}, {span}: {means} on average"

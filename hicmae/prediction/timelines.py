@@ -506,7 +506,7 @@ def _times(mark: Mark) -> tuple[int, int]:
 def _sentence(mark: Mark) -> str:
     if mark.label:
         return " ".join([mark.label, *(f"{value:.2f}" for value in mark.values.values())])
-    return ", ".join(f"{name} {value:+.2f}" for name, value in mark.values.items())
+    return ", ".join(f"{name} {value:+z.2f}" for name, value in mark.values.items())
 
 
 def _plain(text: str) -> str:

@@ -22,10 +22,16 @@ from finetune.reporting.document import (
     html_page,
     html_path,
     measured,
+    number,
     output_console,
+    range_of,
+    signed,
+    spread,
     to_markdown,
     write_document,
 )
+from hicmae.prediction.command import _means
+from hicmae.prediction.timelines import Mark, _sentence
 
 HOSTILE = "<script>alert(1)</script> & <b>bold</b> | ![x](https://example.org/x.png)"
 
@@ -135,6 +141,14 @@ def test_markdown_of_others_is_fitted_under_the_headings_around_it(tmp_path: Pat
 def test_numbers_are_aligned_right_and_words_left(cells: list[str], rule: str) -> None:
     table = Table(columns=["name", "cells"], rows=[["x", cell] for cell in cells])
     assert table.markdown().splitlines()[1] == f"| :--- | {rule} |"
+
+
+def test_what_rounds_to_nothing_has_no_sign() -> None:
+    little = -1e-4
+    told = [number(little), signed(little), spread(little, 0.1), range_of(little, 0.1)]
+    assert told == ["0.000", "+0.000", "0.000 ± 0.100", "0.000 to 0.100"]
+    assert _means({"valence": little}, is_class=False) == "valence +0.00"
+    assert _sentence(Mark(0.0, 1.0, "", {"valence": little})) == "valence +0.00"
 
 
 def test_a_terminal_leaves_the_rule_to_the_title() -> None:

@@ -216,9 +216,11 @@ def test_shares_have_their_own_axis_and_who_is_not_sure_says_so(page: Any) -> No
             rangeOf([0.2, 4.5], kinds("regression")),
             rangeOf(Array(500000).fill(-2), kinds("regression")),
             ...[0.5, 0.7].map((least) => captionOf(["a", "b"], [0.4, 0.6], sure(least))[0]),
+            captionOf(["a", "b"], [-0.001, -0.01], { task: "regression" })[0],
             ...sides]);
         });""")
-    assert found == [[0, 1], [-1, 1], [0, 4.5], [-2, 2], "b 0.60", "not sure", "-3px", "auto"]
+    told = ["a 0.00  b -0.01", "-3px", "auto"]
+    assert found == [[0, 1], [-1, 1], [0, 4.5], [-2, 2], "b 0.60", "not sure", *told]
 
 
 def test_a_corrupt_clip_is_named_with_its_cause_and_the_page_goes_on(

@@ -44,7 +44,7 @@ export function bars(labels, values, range, answer) {
     const bar = element("div", { className: "bar" },
       element("span", { className: "name", textContent: label, title: label }),
       element("div", { className: "trough" }, fill),
-      element("span", { className: "number", textContent: values[index].toFixed(2) }));
+      element("span", { className: "number", textContent: fixed(values[index]) }));
     bar.style.setProperty("--colour", colourOf(index));
     if (index === answer) bar.classList.add("first");
     return bar;
@@ -175,8 +175,13 @@ export function captionOf(labels, values, about, said) {
   if (about.task === "joint") return [said, "#ffffff"];
   const answer = answerOf(values, about);
   if (about.task === "classification" && answer < 0) return ["not sure", "#ffffff"];
-  return answer >= 0 ? [`${labels[answer]} ${values[answer].toFixed(2)}`, colourOf(answer)]
-    : [labels.map((label, i) => `${label} ${values[i].toFixed(2)}`).join("  "), "#ffffff"];
+  return answer >= 0 ? [`${labels[answer]} ${fixed(values[answer])}`, colourOf(answer)]
+    : [labels.map((label, i) => `${label} ${fixed(values[i])}`).join("  "), "#ffffff"];
+}
+
+/** A value as text; what rounds to nothing has no sign. */
+export function fixed(value, digits = 2) {
+  return value.toFixed(digits).replace(/^-(0\.0*)$/, "$1");
 }
 
 /** Seconds as a clock shows them. */

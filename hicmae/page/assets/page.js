@@ -1,7 +1,7 @@
 // The page: a clip goes up, its prediction comes down and moves with playback.
 
 import {
-  Timeline, answerOf, bars, captionOf, clock, element, frameFace, legend, rangeOf, updateBars,
+  Timeline, answerOf, bars, captionOf, clock, element, fixed, frameFace, legend, rangeOf, updateBars,
 } from "/charts.js";
 import { LiveView } from "/live.js";
 import { Recorder } from "/recorder.js";
@@ -233,7 +233,7 @@ function table(track) {
   const kinds = measured(track);
   for (const kind of kinds) head.push(...labels.map((label) => `${label} (${kind})`));
   const rows = track.windows.map((w) => cells("td", [w.start.toFixed(2), w.end.toFixed(2),
-    ...kinds.flatMap((kind) => (w[kind] ?? []).map((value) => value.toFixed(3)))]));
+    ...kinds.flatMap((kind) => (w[kind] ?? []).map((value) => fixed(value, 3)))]));
   at("table").replaceChildren(cells("th", head), ...rows);
 }
 
