@@ -27,6 +27,8 @@ _USER_ERRORS = (ValueError, OSError)
 _OWN_FAULTS = {errno.EBADF, errno.EFAULT, errno.ENOTSOCK, errno.ECHILD, errno.ESPIPE}
 # What to do about an error of the system, where its own words do not say it.
 _REMEDIES = {
+    errno.EACCES: "its owner can allow it with `chmod`; or use another place",
+    errno.EPERM: "the system forbids it there; use another place",
     errno.ENOSPC: "free some, or write to another disk",
     errno.EDQUOT: "free some of your quota, or write to another place",
     errno.EROFS: "write to another place",

@@ -374,7 +374,7 @@ def _shard_problems(folders: Iterable[Path | str]) -> Iterator[str]:
         if not path.is_file():
             yield f"{path}: no such shard, though the index has it; rebuild or copy it"
         elif not os.access(path, os.R_OK):
-            yield f"{path}: cannot be read (permission)"
+            yield f"{path}: cannot be read (permission; its owner can allow it with `chmod`)"
         elif path.stat().st_size != size:
             yield f"{path}: has {path.stat().st_size} bytes, the index says {size}; copy it again"
 
@@ -405,7 +405,10 @@ def _folder_problems(out: Path, *, needed: int, may_exist: bool) -> Iterator[str
         )
     nearest = _nearest_folder(out)
     if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
-        yield f"{nearest}: cannot be written (permission), so {out} could not be made"
+        yield (
+            f"{nearest}: cannot be written (permission), so {out} could not be made; give another"
+            " --out"
+        )
     elif needed - _held_bytes(out) > _free_bytes(out):
         yield (
             f"{out}: {_gib(_free_bytes(out))} free, checkpoints take up to {_gib(needed)}; keep "

@@ -48,7 +48,10 @@ def test_a_line_break_in_a_message_becomes_a_space() -> None:
             FileNotFoundError(2, "No such file or directory", "a/b"),
             "a/b: no such file or directory",
         ),
-        (PermissionError(13, "Permission denied", "a/b"), "a/b: permission denied"),
+        (
+            PermissionError(13, "Permission denied", "a/b"),
+            "a/b: permission denied (its owner can allow it with `chmod`; or use another place)",
+        ),
         (
             OSError(28, "No space left on device", "a/b"),
             "a/b: no space left on device (free some, or write to another disk)",
@@ -71,6 +74,7 @@ def test_only_what_a_user_can_mend_becomes_a_line(error: Exception, message: str
     "name",
     [
         "EROFS",
+        "EPERM",
         "EDQUOT",
         "ENAMETOOLONG",
         "EIO",
