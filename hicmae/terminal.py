@@ -51,6 +51,7 @@ _REMEDIES = {
     errno.EHOSTUNREACH: "no way to it; look at the network",
     errno.ENETUNREACH: "no way to it; look at the network",
 }
+_CONTROL = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x9f]")  # but blanks and line breaks
 # The name of a socket has at most 107 bytes, and libraries put names of 34 into this folder.
 # Source: unix(7); multiprocessing's listeners, and PyTorch's torch-shm-dir-XXXXXX/manager.sock.
 _LONGEST_TMPDIR = 72
@@ -104,8 +105,8 @@ def _drop_link(short: Path, owner: int) -> None:
 
 
 def one_line(text: str) -> str:
-    """A text without line breaks."""
-    return re.sub(r"\s*\n\s*", " ", text.strip())
+    """A text without line breaks, and with nothing that moves or colours what a terminal shows."""
+    return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", re.sub(r"\s*[\n\v\f\r]\s*", " ", text.strip()))
 
 
 def printable(text: str, instead: str = "\N{REPLACEMENT CHARACTER}") -> str:

@@ -47,6 +47,7 @@ _RESERVED = {  # and what for
 }
 
 _NO_TEXT = re.compile("[\0\ud800-\udfff]")
+_CONTROL = re.compile("[\0-\x1f\x7f-\x9f]")
 _DRIVE = re.compile(r"[A-Za-z]:[/\\]")
 _SIDE = re.compile(r"split|(.*_)?folds?(_.*)?")
 _PLAIN_NUMBER = re.compile(r"-?[0-9]{1,15}([.,][0-9]{1,15})?")
@@ -173,8 +174,11 @@ def write_manifest(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 
 
 def printable(name: str | Path) -> str:
-    """A file name as text: bytes that are no UTF-8 become backslash escapes."""
-    return os.fsencode(name).decode("utf-8", "backslashreplace")
+    """A file name as text on one line: bytes that are no UTF-8, and control characters, become
+    backslash escapes.
+    """
+    text = os.fsencode(name).decode("utf-8", "backslashreplace")
+    return _CONTROL.sub(lambda found: repr(found[0])[1:-1], text)
 
 
 def read_list(path: Path) -> list[tuple[int, dict[str, Any]]]:

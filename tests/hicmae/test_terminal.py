@@ -34,7 +34,8 @@ def in_worker(kind: str, message: str) -> str:
 
 
 def test_a_line_break_in_a_message_becomes_a_space() -> None:
-    assert one_line(" a\n   b\n\nc ") == "a b c"
+    assert one_line(" a\n   b\n\nc\r\nd ") == "a b c d"
+    assert one_line("clip \x1b[31m.mp4") == "clip \N{REPLACEMENT CHARACTER}[31m.mp4"
 
 
 @pytest.mark.parametrize(
@@ -73,8 +74,8 @@ def test_only_what_a_user_can_mend_becomes_a_line(error: Exception, message: str
 @pytest.mark.parametrize(
     "name",
     [
-        "EROFS",
         "EPERM",
+        "EROFS",
         "EDQUOT",
         "ENAMETOOLONG",
         "EIO",

@@ -35,7 +35,7 @@ def bad_inputs(folder: Path) -> Path:
     """Recordings that cannot be used, one of each kind, beside a good one."""
     good = write_video(folder / "good.mp4", sound=tone(1.0))
     write_video(folder / "short.mp4", seconds=0.2)
-    (folder / "empty.mp4").touch()
+    (folder / "empty\n.mp4").touch()
     (folder / "text.mkv").write_text("not a video\n" * 100)
     (folder / "pointer.mp4").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0")
     (folder / "cut.mp4").write_bytes(good.read_bytes()[:600])
@@ -61,7 +61,7 @@ def test_every_refused_file_is_named_with_its_cause_and_the_rest_is_built(tmp_pa
     assert list(samples(tmp_path / "out")) == ["good"]
     assert {Path(item.path).name: item.cause for item in result.refusals} == {
         "cut.mp4": "unreadable",
-        "empty.mp4": "empty-file",
+        "empty\\n.mp4": "empty-file",
         "pointer.mp4": "lfs-pointer",
         "short.mp4": "too-short",
         "text.mkv": "unreadable",
