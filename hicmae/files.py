@@ -103,25 +103,25 @@ def csv_records(text: str, delimiter: str) -> list[tuple[int, list[str]]]:
     """Records of a CSV with the numbers of their (last) lines, without blanks around cells; those
     without content are left out.
 
-    Raises: csv.Error: a cell that is too long, or a quotation mark that is never closed.
+    Raises: csv.Error: a cell that is too long, or a quotation mark that is never closed, or that a
+        backslash escapes, as pandas and MySQL can write it.
     """
     csv.field_size_limit(_LONGEST_CELL)  # of the process; its own, 2^17, is short of a long trace
 
-    def records(strict: bool) -> list[tuple[int, list[str]]]:
-        reader = csv.reader(
-            io.StringIO(text, newline=""),
-            delimiter=delimiter,
-            skipinitialspace=delimiter != " ",
-            strict=strict,
-        )
-        return [(reader.line_num, cells) for cells in reader]
-
+    skips = delimiter != " "
+    lines = io.StringIO(text, newline="").readlines()
+    reader = csv.reader(lines, delimiter=delimiter, skipinitialspace=skips, strict=True)
     try:
-        found = records(strict=True)
+        found = [(reader.line_num, cells) for cells in reader]
     except csv.Error as error:
+        number = reader.line_num
         if "unexpected end" in str(error):  # which would swallow every row behind it
             raise csv.Error("a quotation mark is never closed") from error
-        found = records(strict=False)
+        if '\\"' in lines[number - 1]:  # one mark would be lost, and the others kept
+            told = f'line {number} has a quotation mark as \\", which is "" in a CSV'
+            raise csv.Error(told) from error
+        reader = csv.reader(lines, delimiter=delimiter, skipinitialspace=skips)
+        found = [(reader.line_num, cells) for cells in reader]
     if delimiter == " ":  # several are one
         found = [(number, [cell for cell in cells if cell]) for number, cells in found]
     stripped = ((number, [cell.strip() for cell in cells]) for number, cells in found)

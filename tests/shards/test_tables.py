@@ -97,6 +97,13 @@ def test_a_cell_may_be_as_long_as_the_trace_of_an_hour(tmp_path: Path) -> None:
     assert labels == {"note": trace}
 
 
+@pytest.mark.parametrize("cell", ['{"a": "say \\"yes\\""}', "C:\\data\\"])
+def test_backslashes_of_a_csv_that_is_one_stay(cell: str, tmp_path: Path) -> None:
+    quoted = cell.replace('"', '""')
+    rows = rows_of(tmp_path / "a.csv", f'path,x\na.mp4,"{quoted}"\n')
+    assert [labels for _, labels in rows] == [{"x": cell}]
+
+
 def test_a_comma_is_decimal_only_where_it_separates_nothing(tmp_path: Path) -> None:
     rows = rows_of(tmp_path / "a.tsv", "path\tcodes\na.mp4\t1,2\nb.mp4\t3\n")
     assert [labels for _, labels in rows] == [{"codes": "1,2"}, {"codes": "3"}]
@@ -203,6 +210,10 @@ def test_json_is_read_by_lines_and_as_one_list(tmp_path: Path) -> None:
     ("content", "told"),
     [
         ('path,x\na.mp4,"joy\nb.mp4,sad\n', "a quotation mark is never closed"),
+        (
+            'path,x\na.mp4,"say \\"yes\\""\n',
+            'cannot be read as CSV (line 2 has a quotation mark as \\", which is "" in a CSV)',
+        ),
         ("path,video\na.mp4,7.12346E+18\n", "line 2: video is 7.12346E+18, a long number without"),
         ("path,speaker\na.mp4,7.123456789012346e+18\n", "line 2: speaker is 7.123456789012346e+18"),
         ("path,a,\na.mp4,1,x\nb.mp4,1,\n", "column 3 has no name, and 1 cells (line 2: 'x')"),
