@@ -19,8 +19,8 @@ from finetune.heads import NAMED, as_text, plain, read_truth
 from finetune.instants import COLUMNS as OF_INSTANTS
 from hicmae.checkpoints.checkpoint import Checkpoint, Seen, digests, seen_of, union
 from hicmae.config import did_you_mean
-from hicmae.files import portable
-from shards.index import COLUMNS
+from hicmae.files import portable, with_a_point
+from shards.index import COLUMNS, Index
 from shards.reading.random_access import SAMPLE
 
 # A column with more values than this is a measurement or a name and no group.
@@ -118,6 +118,7 @@ def _usable(benchmark: Benchmark, table: pd.DataFrame) -> tuple[pd.DataFrame, di
                 raise ValueError(
                     f"sample '{row['key']}': {column} = {plain(row[column])!r} is no finite number"
                     f" ({len(wrong)} such samples; benchmark '{benchmark.name}')"
+                    f"{with_a_point(row[column])}"
                 )
         return held_of(table), {}
     assert benchmark.label is not None

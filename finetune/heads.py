@@ -17,6 +17,7 @@ import pandas as pd
 
 from finetune.losses import Term, default_loss, loss_terms
 from hicmae.config import did_you_mean
+from hicmae.files import with_a_point
 from hicmae.heads import HALF, KINDS, UNCHOSEN, HeadLabels, Kind
 
 # Metrics of each kind, by the names of hicmae.metrics; those of the next table are on demand.
@@ -252,6 +253,7 @@ def read_truth(head: Head, rows: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
         raise ValueError(
             f"sample '{first['key']}': {column} = {plain(first[column])!r} {what}"
             f" ({len(np.unique(refused[:, 0]))} such samples; head '{head.name}')"
+            f"{with_a_point(first[column])}"
         )
     if head.votes:  # a cell without a number is a rater's silence
         values = np.where(empty, 0.0, values)

@@ -128,6 +128,12 @@ def csv_records(text: str, delimiter: str) -> list[tuple[int, list[str]]]:
     return [(number, cells) for number, cells in stripped if any(cells)]
 
 
+def with_a_point(cell: object) -> str:
+    """The remedy for a cell that would be a number if its comma were a point; else nothing."""
+    is_one = re.fullmatch(r"[-+]?[0-9]+,[0-9]+", text := str(cell))
+    return f"; write {text.replace(',', '.')}, with a point" if is_one else ""
+
+
 def write_json(path: Path, data: Any, *, sync: bool = False) -> None:
     """Write data as indented JSON, whole or not at all.
 

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from hicmae.files import with_a_point
 from shards.tables import read_cells, read_table
 
 # How an annotator is called whom nobody names, as where a trace is a mean already.
@@ -379,7 +380,10 @@ def _number(path: Path, number: int, what: str, cell: Any) -> float:
     except (TypeError, ValueError):
         found = math.inf
     if isinstance(cell, bool) or math.isinf(found):
-        raise ValueError(f"{path} line {number}: {what} is {cell!r} (must be a number, or empty)")
+        raise ValueError(
+            f"{path} line {number}: {what} is {cell!r} (must be a number, or empty)"
+            f"{with_a_point(cell)}"
+        )
     return found
 
 

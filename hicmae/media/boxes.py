@@ -22,6 +22,7 @@ from typing import Literal
 import numpy as np
 import pandas
 
+from hicmae.files import with_a_point
 from hicmae.media.errors import MediaError
 from hicmae.media.faces import Face
 from hicmae.media.video import FrameReader
@@ -286,5 +287,5 @@ def _numbers(table: pandas.DataFrame, columns: tuple[str, ...], path: Path) -> n
         row, column = np.argwhere(strange.to_numpy())[0]
         found = table[columns[column]].iloc[row]
         problem = f"line {_line(path, row)}: {columns[column]} is {found!r} (must be a number)"
-        raise MediaError("bad-boxes", path, problem)
+        raise MediaError("bad-boxes", path, problem + with_a_point(found))
     return values.to_numpy(dtype=np.float64, copy=True)

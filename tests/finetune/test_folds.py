@@ -170,8 +170,9 @@ def test_a_class_that_is_never_trained_is_refused() -> None:
 
 
 def test_a_target_that_is_no_number_is_named_with_its_sample() -> None:
-    for wrong in ("loud", None, np.inf):
-        with pytest.raises(ValueError, match=r"sample 'k3': arousal = .* is no finite number"):
+    for wrong, remedy in (("loud", ""), (None, ""), (np.inf, ""), ("0,4", r"; write 0\.4, with")):
+        told = rf"sample 'k3': arousal = .* is no finite number .*{remedy}"
+        with pytest.raises(ValueError, match=told):
             usable_rows(VALUES, table(arousal=[0.1, 0.2, 0.3, wrong, 0.5, 0.6, 0.7, 0.8]))
 
 

@@ -80,6 +80,7 @@ def test_labels_of_each_kind_become_numbers_and_gaps_are_known() -> None:
         (TAGS, {"tags": ["a", "a;d", "b"]}, "sample 'k1': tags 'd' is no class of head 'tags'"),
         (LEVEL, {"level": ["much", "mush", "some"]}, "level 'mush' .*did you mean"),
         (REAL, {"valence": [1, "high", 2]}, "'k1': valence = 'high' is no finite number"),
+        (REAL, {"valence": [1, "-0,5", 2]}, r"\(1 such samples; .*\); write -0\.5, with a point"),
     ],
 )
 def test_labels_that_are_wrong_are_refused_by_sample(
