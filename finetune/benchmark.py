@@ -164,7 +164,8 @@ class Benchmark:
     access: str = ""
 
     def __post_init__(self) -> None:
-        problems = self._task_problems()
+        problems = [] if self.name.strip() else ["name is empty, by which its numbers are called"]
+        problems += self._task_problems()
         known = self._known_metrics()
         for metric in (*self.metrics, *([self.leading] if self.leading else [])):
             if metric not in known:
@@ -188,7 +189,8 @@ class Benchmark:
                 f"leading = {lead}, which is the better the lower it is; name a combination"
                 " in which its factor is negative"
             )
-        problems += _repeated("groups", self.groups)
+        for what in ("groups", "metrics", "votes"):
+            problems += _repeated(what, getattr(self, what))
         if self.over_time is not None and (self.task != "regression" or self.average_over):
             problems.append("over_time is for regression without average_over")
         if self.recipe.loss is not None and self.task in METRICS:
@@ -217,6 +219,8 @@ class Benchmark:
             if len(self.classes) < 2:
                 problems.append(f"classes has {len(self.classes)} entries (2 or more needed)")
             problems += _repeated("classes", self.classes)
+            if "" in self.classes:
+                problems.append("a class has no name; samples without one are left out by ignore")
             kept_and_left = sorted(set(self.classes) & set(self.ignore))
             if kept_and_left:
                 problems.append(f"{', '.join(kept_and_left)} in classes and in ignore")

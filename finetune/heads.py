@@ -135,7 +135,7 @@ class Head:
             ]
         elif len(self.classes) < 2:
             problems.append(f"classes has {len(self.classes)} entries (2 or more needed)")
-        for what in ("classes", "targets", "columns", "votes"):
+        for what in ("classes", "targets", "columns", "votes", "metrics"):
             names = getattr(self, what)
             if len(set(names)) != len(names):
                 problems.append(f"{what} names one twice")

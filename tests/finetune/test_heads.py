@@ -103,6 +103,11 @@ def test_a_class_of_any_head_that_nobody_in_training_has_is_refused(head: Head) 
     [
         ([{"name": "x", "kind": "multilable"}], {}, "multilabel"),
         ([], {}, "missing key 'heads'"),
+        (
+            [{"name": "v", "kind": "regression", "targets": ["a"], "metrics": ["ccc", "ccc"]}],
+            {},
+            "head 'v': metrics names one twice",
+        ),
         ([{"name": "x", "kind": "ordinal", "classes": ["a", "b"]}], {}, "labels come from nowhere"),
         (
             [{"name": "v", "kind": "regression", "targets": ["valence"]}] * 2,
