@@ -27,6 +27,7 @@ from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
 
 from hicmae import __version__
 from hicmae.config import config_path, did_you_mean, from_dict, kind, load_yaml, merged, type_name
+from hicmae.files import check_writable
 from hicmae.processes import choose_threads, keep_freed_memory, wait_passively
 from hicmae.registry import load_plugins
 from hicmae.terminal import one_line, quieten, settle, user_message
@@ -241,7 +242,7 @@ class _Parser(ArgumentParser):
         """Turn command-line words into the function's keyword arguments.
 
         Raises: ValueError: an unknown option or key, a value of a wrong type, or something missing;
-            an address where a path must be.
+            an address where a path must be. OSError: ``json`` cannot be written.
         """
         built = self.instantiate(self.parse_args(self.prepared(arguments)))
         for name in self.parameters:
@@ -253,6 +254,8 @@ class _Parser(ArgumentParser):
                         f"{name} = {found[1]}//{str(value)[found.end() :]} (must be a path on this "
                         "machine; copy from or to elsewhere yourself)"
                     )
+                if name == "json" and value is not None:  # written when all is measured
+                    check_writable(value)
         return {name: built[name] for name in self.parameters}
 
     def options(self) -> dict[str, argparse.Action]:

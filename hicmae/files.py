@@ -85,6 +85,21 @@ def write_text(path: Path, text: str, *, sync: bool = False) -> None:
         beside.write_text(text, encoding="utf-8", newline="")
 
 
+def check_writable(path: Path) -> None:
+    """Find out that a file cannot be written before what it is to hold is made.
+
+    Raises: OSError: the file, or its folder, cannot; the file is named.
+    """
+    nearest = next(folder for folder in path.absolute().parents if folder.exists())
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        tempfile.TemporaryFile(dir=nearest).close()
+    except OSError as error:
+        error.filename = str(path)
+        raise
+
+
 def text_of(path: Path) -> str:
     """Read a text that a program or a person has written.
 

@@ -490,6 +490,8 @@ def test_every_verb_refuses_a_misspelt_key_by_name(
         ("report nowhere", "nowhere: no such"),
         ("demo --steps nowhere.yaml", "nowhere.yaml: no such"),
         ("bench loader --shards nowhere", "nowhere: no such"),
+        ("bench loader --shards nowhere --json /dev/null/x.json", "/dev/null/x.json: not a dir"),
+        ("bench loader --shards nowhere --json .", ".: is a directory"),
     ],
 )
 def test_a_real_verb_names_the_file_that_is_missing_and_makes_nothing(
