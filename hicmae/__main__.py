@@ -8,8 +8,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from hicmae.cli import Verb, completion_script, dispatch
-from hicmae.processes import spare_imports
+try:
+    from hicmae.cli import Verb, completion_script, dispatch
+    from hicmae.processes import spare_imports
+except KeyboardInterrupt:  # they take half a second
+    print("\nhicmae: interrupted", file=sys.stderr)
+    sys.exit(130)
 
 VERBS = {
     "demo": Verb(

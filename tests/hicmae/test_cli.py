@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import gc
+import os
 import re
 import shlex
 import shutil
@@ -425,6 +426,20 @@ def test_signals_are_said_and_no_success_though_lightning_has_caught_them(
         assert capsys.readouterr().err.strip() == "hicmae fail: interrupted"
     assert main(["fail", "--kind", "lightning's SIGTERM"]) == 143
     assert capsys.readouterr().err.strip() == "hicmae fail: ended by SIGTERM"
+
+
+def test_an_interrupt_of_the_first_imports_is_one_line(tmp_path: Path, repository: Path) -> None:
+    (tmp_path / "jsonargparse.py").write_text("raise KeyboardInterrupt")
+    path = os.pathsep.join([str(tmp_path), str(repository)])
+    done = subprocess.run(
+        [sys.executable, "-m", "hicmae", "--version"],
+        env={**os.environ, "PYTHONPATH": path},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "\nhicmae: interrupted\n")
 
 
 def test_debugging_shows_the_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
