@@ -26,12 +26,23 @@ import shtab
 from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
 
 from hicmae import __version__
-from hicmae.config import config_path, did_you_mean, from_dict, kind, load_yaml, merged, type_name
+from hicmae.config import (
+    config_path,
+    did_you_mean,
+    from_dict,
+    kind,
+    load_yaml,
+    merged,
+    type_name,
+    unknown_keys,
+)
 from hicmae.files import check_writable
 from hicmae.processes import choose_threads, keep_freed_memory, wait_passively
 from hicmae.registry import load_plugins
 from hicmae.terminal import one_line, quieten, settle, user_message
 
+# Options that take a YAML file of something else than options.
+_FILES = ("benchmark", "model", "label_map", "steps")
 _SHELLS = ("bash", "zsh", "tcsh")
 _ADDRESS = re.compile(r"((?:https?|ftp|s3a?|gc?s|hf|az|abfss?|hdfs|file):)/")
 # The packages that are installed side by side, and where.
@@ -377,6 +388,7 @@ def _unknown_keys(parser: _Parser, data: Mapping[Any, Any], at: str) -> Iterator
     }
     leaves = {dest: _settings_in(_hint(action)) for dest, action in actions.items()}
     groups = {leaf.rsplit(".", end)[0] for leaf in leaves for end in range(1, leaf.count(".") + 1)}
+    unknown: list[str] = []
     for key, value in data.items():
         name = f"{at}{key}"
         once = any(old.startswith(f"{name}.") for old in parser.renamed)
@@ -397,10 +409,13 @@ def _unknown_keys(parser: _Parser, data: Mapping[Any, Any], at: str) -> Iterator
         elif name in parser.renamed:
             yield _is_now(name, parser.renamed[name], value, ": ")
         else:
-            below = [leaf[len(at) :] for leaf in {*leaves, *groups} if leaf.startswith(at)]
-            known = sorted({leaf.split(".")[0] for leaf in below})
-            remedy = did_you_mean(str(key), known, at=at) or f"; known keys: {', '.join(known)}"
-            yield f"unknown key '{name}'{remedy}"
+            unknown.append(str(key))
+    below = [leaf[len(at) :] for leaf in {*leaves, *groups} if leaf.startswith(at)]
+    complaints = unknown_keys(unknown, sorted({leaf.split(".")[0] for leaf in below}), at)
+    others = [f"--{name}" for name in _FILES if f"--{name}" in parser.options()]
+    if others and not at and 2 * len(unknown) > len(data):
+        complaints[-1] += f"; or is it a file for {' or '.join(others)}?"
+    yield from complaints
 
 
 def _is_now(old: str, new: str, value: Any, between: str) -> str:

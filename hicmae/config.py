@@ -13,7 +13,7 @@ import difflib
 import inspect
 import re
 import types
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -234,6 +234,21 @@ def did_you_mean(word: str, known: Iterable[str], *, at: str = "") -> str:
     return f"; did you mean '{at}{near[0]}'?" if near else ""
 
 
+def unknown_keys(keys: Sequence[str], known: Sequence[str], at: str = "") -> list[str]:
+    """Complaints about keys that are not known: one for each that is near a known one, and one for
+    all others. ``at``: the dotted place of both, with its dot.
+    """
+    near = {key: did_you_mean(key, known, at=at) for key in keys}
+    told = [f"unknown key '{at}{key}'{remedy}" for key, remedy in near.items() if remedy]
+    if far := [f"'{at}{key}'" for key, remedy in near.items() if not remedy]:
+        more = f" and {len(far) - 5} more" if len(far) > 5 else ""
+        told.append(
+            f"unknown key{'s' * (len(far) > 1)} {', '.join(far[:5])}{more}; known keys: "
+            f"{', '.join(at + name for name in known)}"
+        )
+    return told
+
+
 def type_name(hint: Any) -> str:
     """An annotation in a reader's words, for `must be …`."""
     origin, arguments = get_origin(hint), get_args(hint)
@@ -329,11 +344,7 @@ def _build(cls: type[Any], data: Any, at: str, problems: list[str]) -> Any:
     hints = get_type_hints(cls)
     fields = {item.name: item for item in dataclasses.fields(cls) if item.init}
     prefix = f"{at}." if at else ""
-    for key in data:
-        if key not in fields:
-            known = ", ".join(prefix + field for field in fields)
-            remedy = did_you_mean(str(key), fields, at=prefix) or f"; known keys: {known}"
-            problems.append(f"unknown key '{prefix}{key}'{remedy}")
+    problems += unknown_keys([str(key) for key in data if key not in fields], list(fields), prefix)
     values = {}
     for name, item in fields.items():
         if name in data:
