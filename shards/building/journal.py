@@ -27,6 +27,8 @@ from typing import IO, Any
 
 from hicmae.files import LOCK, naming, only_writer, sync_to_disk, whole_file
 from hicmae.media.boxes import boxes_beside
+from hicmae.media.images import IMAGE_SUFFIXES, sound_beside
+from hicmae.media.recording import has_no_sound
 from shards.building.prepare import Refusal
 from shards.building.writer import shard_name
 from shards.index import INFO_NAME, JOURNAL_NAME, TABLE_NAME
@@ -370,11 +372,11 @@ def build_identity(
     sizes, times = hashlib.sha256(), hashlib.sha256()
     for row in rows:
         beside = [boxes_beside(row.path)] if config.faces == "boxes" else []
+        beside += _of_images(row)
+        for path in (row.path, row.audio, row.boxes):
+            sizes.update(f"{printable(path or '')} {_stamp(path)[0]}\n".encode())
         for path in (row.path, row.audio, row.boxes, *beside):
-            num_bytes, modified_ns = _stamp(path)
-            if path not in beside:
-                sizes.update(f"{printable(path or '')} {num_bytes}\n".encode())
-            times.update(f"{num_bytes} {modified_ns}\n".encode())
+            times.update("{} {}\n".format(*_stamp(path)).encode())
     identity = {
         "settings": config.recorded(),
         "part": None if part is None else str(part),
@@ -468,6 +470,19 @@ def _entry(line: bytes) -> dict[str, Any] | None:
 
 def _split_of(shard: str) -> str:
     return shard.rpartition("-")[0]
+
+
+def _of_images(row: ManifestRow) -> list[Path]:
+    """What else the samples of a folder of images, or of a stack, are made of."""
+    if not has_no_sound(row.path):
+        return []
+    try:
+        sound = None if row.audio else sound_beside(row.path)
+        inside = sorted(row.path.iterdir()) if row.path.is_dir() else []
+    except OSError:  # which is said when it is built
+        return []
+    images = [path for path in inside if path.suffix.lower() in IMAGE_SUFFIXES]
+    return images if sound is None else [*images, sound]
 
 
 def _stamp(path: Path | None) -> tuple[int, int]:

@@ -24,9 +24,10 @@ from shards.building.build import (
     build_shards,
     gather,
 )
-from shards.building.journal import Journal, read_journal
+from shards.building.journal import Journal, build_identity, read_journal
 from shards.check import check_shards
 from shards.index import read_index
+from shards.manifest import ManifestRow
 from shards.schema import ShardError
 from shards.settings import Part
 from tests.support.build_fixtures import (
@@ -263,6 +264,21 @@ def test_other_settings_sources_or_files_are_not_mixed_into_an_unfinished_build(
     prepared(log)
     assert build(source, out, overwrite=True).num_kept == 0
     assert len(prepared(log)) == 11
+
+
+def test_an_image_or_the_sound_beside_that_was_changed_makes_another_build(tmp_path: Path) -> None:
+    (tmp_path / "clip").mkdir()
+    row = ManifestRow(key="clip", path=tmp_path / "clip", name="clip")
+    files = [tmp_path / name for name in ("clip/1.png", "clip/2.png", "clip.wav", "clip/notes.txt")]
+    found = []
+    for file in [None, *files]:
+        for each in files:
+            each.touch()
+            os.utime(each, (2, 2) if each == file else (1, 1))
+        os.utime(row.path, (1, 1))
+        found.append(build_identity([row], SMALL, part=None, listing="")["times"])
+    assert len(set(found)) == 4
+    assert found[0] == found[-1]
 
 
 def test_two_builds_at_once_into_one_folder_are_refused(tmp_path: Path, log: Path) -> None:
