@@ -30,7 +30,7 @@ from finetune.scores import Scores, score_run, scored_units, undefined
 from finetune.selection import marked, rule_label
 from hicmae.checkpoints.checkpoint import Calibration
 from hicmae.config import from_dict, load_yaml, to_dict
-from hicmae.files import portable, write_json
+from hicmae.files import portable, telling_name, write_json
 
 FORMAT_VERSION = 1
 SCORES, FOLD, BENCHMARK, CONFIG = "scores.json", "fold.json", "benchmark.yaml", "config.yaml"
@@ -172,6 +172,11 @@ class Run:
     def name(self) -> str:
         """Name of the folder."""
         return self.folder.resolve().name
+
+    @property
+    def title(self) -> str:
+        """What its report calls it."""
+        return telling_name(self.folder)
 
     @functools.cached_property
     def units(self) -> list[Prediction]:

@@ -31,6 +31,7 @@ import filelock
 LOCK = ".lock"  # in the folder of a run, which stays there
 PARTS = ".*.[0-9]*.part"  # what ``whole_file`` leaves beside its place when its process is killed
 
+_MEMBER = re.compile(r"audio|video|audio-video|ensemble|checkpoints|last|(seed|network|fold)-.*")
 _LONGEST_CELL = 2**24  # characters; a trace of an annotator an hour long has 10^5
 _Made = TypeVar("_Made")
 _NAME_BYTES = 255  # of a file's name, on the file systems of Linux, macOS and Windows
@@ -356,6 +357,17 @@ def check_replaceable(
                 f"{out}: holds {name} beside a {what}, and that would be lost; move it, or name"
                 " another folder"
             )
+
+
+def telling_name(folder: Path) -> str:
+    """Name of a run's folder, behind those above it where it only says which of a command's runs,
+    folds or checkpoints it is: ``runs/emotion/video/seed-0`` is ``emotion/video/seed-0``.
+    """
+    path = folder.resolve() if folder.exists() else folder
+    names = list(path.parts)
+    while len(names) > 1 and _MEMBER.fullmatch(names[-1]):
+        names.pop()
+    return Path(*path.parts[len(names) - 1 :]).as_posix()
 
 
 def portable(name: str) -> str:

@@ -64,7 +64,7 @@ def group_section(run: Run, figures: Path) -> doc.Section | None:
         return None
     leading = run.benchmark.ranking
     path = figures / "groups.png"
-    dot_figure(run, panels, path, people=True, title=f"{run.name}: scores by group")
+    dot_figure(run, panels, path, people=True, title=f"{run.title}: scores by group")
     parts: list[doc.Part] = [
         f"Pooled over folds. {_meaning(run)} 95 %: of {metric_name(leading)}, bootstrap by"
         f" {run.benchmark.speaker} within the group (by {alone(run.benchmark)} where the group has"
@@ -92,7 +92,7 @@ def speaker_section(run: Run, figures: Path) -> doc.Section | None:
     groups = [_group(run, name, units, surely=surely) for name, units in members.items()]
     groups.sort(key=lambda one: (np.nan_to_num(one.scores[leading], nan=math.inf), one.name))
     path = figures / "speakers.png"
-    title = f"{run.name}: scores by {who}, the worst first"
+    title = f"{run.title}: scores by {who}, the worst first"
     dot_figure(run, [("", groups)], path, people=False, title=title)
     shown, left_out = groups, ""
     if len(groups) > _WORST + _BEST:

@@ -70,7 +70,7 @@ def feature_section(run: Run, figures: Path) -> doc.Section:
             found,
             truth[fold],
             path,
-            title=f"{run.name}: t-SNE of {len(first.keys)} test samples, fold {fold}",
+            title=f"{run.title}: t-SNE of {len(first.keys)} test samples, fold {fold}",
         )
         parts.append(
             doc.Picture(

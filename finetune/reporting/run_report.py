@@ -69,7 +69,7 @@ def write_run_report(run: Run, parts: Sequence[Part] | None = None, *, html: boo
     Returns: path of ``report.md``.
     """
     parts = run_parts(run) if parts is None else parts
-    return write_document(Section(title=run.name, parts=parts), run.folder / REPORT, html=html)[0]
+    return write_document(Section(title=run.title, parts=parts), run.folder / REPORT, html=html)[0]
 
 
 def write_run_reports(
@@ -129,7 +129,7 @@ def run_parts(run: Run, *, shards: Path | None = None) -> Sequence[Part]:
     """
     figures, folds = run.folder / "figures", list(run.scores.folds)
     pooled = f"{len(folds)} folds pooled" if len(folds) > 1 else f"fold {folds[0]}"
-    title = f"{run.name}: {run.facts.benchmark}, {pooled}\nselection {run.facts.rule}"
+    title = f"{run.title}: {run.facts.benchmark}, {pooled}\nselection {run.facts.rule}"
     of_classes = run.benchmark.task == "classification"
     heads = [(head, run_of_head(run, head)) for head in run.benchmark.every_head]
     alone = [(head, own) for head, own in heads if own is not None]

@@ -24,6 +24,7 @@ from hicmae.checkpoints.networks import build_network
 from hicmae.checkpoints.portable import locate
 from hicmae.config import to_dict
 from hicmae.devices import choose_device
+from hicmae.files import telling_name
 from hicmae.heads import said
 from hicmae.media.faces import FaceConfig
 from hicmae.page.jobs import Report, for_visitors
@@ -331,7 +332,7 @@ class WholeBank:
 
 def _name(source: str) -> str:
     """What the page calls a checkpoint."""
-    return Path(source).name or source
+    return telling_name(Path(source))
 
 
 def _detector_notes(config: FaceConfig, offline: bool) -> list[str]:

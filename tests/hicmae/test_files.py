@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from hicmae.files import whole_file, whole_folder
+from hicmae.files import telling_name, whole_file, whole_folder
 from hicmae.settings import ModelConfig
 from tests.support.build_fixtures import run_here
 from tests.support.media_files import write_sound
@@ -112,3 +112,19 @@ def test_what_libraries_wrap_is_an_error_of_the_system_again(tmp_path: Path, lib
     with pytest.raises(OSError, match=r"weights") as caught:
         write()
     assert ".part" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("folder", "name"),
+    [
+        ("/none/runs/emotion", "emotion"),
+        ("/none/runs/emotion/audio-video", "emotion/audio-video"),
+        ("/none/runs/emotion/video/seed-0", "emotion/video/seed-0"),
+        ("/none/runs/emotion/fold-1", "emotion/fold-1"),
+        ("runs/tiny/checkpoints/last", "tiny/checkpoints/last"),
+        ("owner/network", "network"),
+        ("video", "video"),
+    ],
+)
+def test_two_folders_of_a_kind_are_told_apart(folder: str, name: str) -> None:
+    assert telling_name(Path(folder)) == name
