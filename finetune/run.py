@@ -188,6 +188,11 @@ def finetune(
                 config=plan.config,
             )
             locks.enter_context(lock)
+            if resume and (more := set(finished_folds(plan)) - {fold.name for fold in own}):
+                raise ValueError(
+                    f"{plan.out}: another process has finished fold {min(more)} since this one"
+                    " looked; give the same command again"
+                )
         console = output_console()
         finished: dict[Path, Run] = {}
         for plan, own, seen in zip(plans, divided, known, strict=True):

@@ -125,6 +125,15 @@ def find_resumption(
     )
 
 
+def since_chosen(out: Path, resumption: Resumption) -> Path | None:
+    """A checkpoint newer than the chosen one that nobody has found damaged; None: as it was."""
+    for path in step_files(out / "checkpoints"):
+        is_known = any(line.startswith(f"{path}: damaged") for line in resumption.lines)
+        if step_of(path) > resumption.step and not is_known:
+            return path
+    return None
+
+
 def foreign(out: Path) -> str:
     """A line about a folder of something else, with which a run would be mixed up, or nothing."""
     for name, what in ((INFO_NAME, "shards"), ("benchmark.yaml", "a fine-tuning run")):

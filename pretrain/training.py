@@ -24,6 +24,7 @@ from pretrain.checkpoints import (
     clear_leftovers,
     compare_settings,
     prepare_folder,
+    since_chosen,
 )
 from pretrain.cluster import differences, meet, refuse_differences
 from pretrain.data import PretrainData, fixed_clips
@@ -129,9 +130,18 @@ def _pictured(plan: Plan, console: Console) -> Any:
 
 
 def _begin(plan: Plan, *, resume: bool, overwrite: bool) -> IO[bytes]:
-    """Take the run folder, in the first process; its lock."""
+    """Take the run folder, in the first process; its lock.
+
+    Raises: ValueError: as ``prepare_folder``; it is no longer what the plan was made from.
+    """
     out = plan.config.out
     lock = prepare_folder(out, resume=resume, overwrite=overwrite)
+    if newer := since_chosen(out, plan.resumption):
+        lock.close()
+        raise ValueError(
+            f"{out}: another process has saved {newer.name} since this one looked; give the same"
+            " command again, to go on from there"
+        )
     clear_leftovers(out, newest=plan.resumption.checkpoint)
     save_yaml(out / "config.yaml", plan.config)
     return lock

@@ -356,7 +356,16 @@ def test_a_file_of_a_run_that_is_no_text_is_named(name: str, train: Train) -> No
             report(runs=[out], out=out.parent / "report.md")
 
 
-def test_overwriting_spares_folders_that_hold_no_run(tmp_path: Path, train: Train) -> None:
+def test_a_fold_that_was_finished_since_the_run_looked_is_not_left_out(
+    train: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = iter([[], ["2"]])
+    monkeypatch.setattr("finetune.plan.finished_folds", lambda plan: next(found))
+    with pytest.raises(ValueError, match="another process has finished fold 2 since"):
+        train(folds="1", resume=True)
+
+
+def test_overwriting_spares_what_is_no_run(tmp_path: Path, train: Train) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")
     with pytest.raises(ValueError, match="is no run folder"):

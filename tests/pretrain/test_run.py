@@ -26,6 +26,7 @@ from hicmae.encoder import AudioVisualEncoder
 from hicmae.files import only_writer
 from hicmae.pretraining import HiCMAE
 from hicmae.settings import AugmentConfig, ModelConfig, ObjectiveConfig
+from pretrain import training
 from pretrain.guard import NonFiniteError, TooManyBadError
 from pretrain.module import PretrainModule
 from pretrain.settings import DataConfig, HardwareConfig, LogConfig, OptimizerConfig
@@ -331,6 +332,22 @@ def test_a_run_that_another_process_is_writing_is_left_alone(
                 only_writer(copied)
         other.kill()  # its lock is gone with it
     assert train(copied, steps=6, **{how: True}) == 0
+
+
+def test_a_checkpoint_that_was_saved_since_the_run_looked_is_not_set_aside(
+    train: Train, copied: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepare = training.prepare_folder
+    newer = copied / "checkpoints" / "step-000099.ckpt"
+
+    def late(out: Path, **how: bool) -> Any:
+        newer.touch()
+        return prepare(out, **how)
+
+    monkeypatch.setattr(training, "prepare_folder", late)
+    with pytest.raises(ValueError, match=r"another process has saved step-000099\.ckpt since"):
+        train(copied, steps=6, resume=True)
+    assert newer.exists()
 
 
 def test_workers_beyond_all_cores_are_refused_before_anything_is_written(
