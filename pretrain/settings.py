@@ -311,11 +311,19 @@ class Counts:
 def count_steps(config: PretrainConfig, *, num_clips: int, world_size: int) -> Counts:
     """Turn epochs (of ``num_clips``), batches and warm-up into counts.
 
-    Raises: ValueError: a warm-up longer than the run, or stages that leave nothing of it.
+    Raises: ValueError: more clips in a step than there are, a warm-up longer than the run, or
+        stages that leave nothing of it.
     """
-    optimizer = config.optimizer
-    global_batch = config.data.batch_size * config.accumulate * world_size
-    per_epoch = max(1, num_clips // global_batch)
+    optimizer, batch_size = config.optimizer, config.data.batch_size
+    global_batch = batch_size * config.accumulate * world_size
+    if global_batch > num_clips:
+        raise ValueError(
+            f"an optimizer step takes {global_batch} clips ({world_size} processes x"
+            f" data.batch_size = {batch_size} x accumulate = {config.accumulate}), and there are"
+            f" {num_clips}: some would be in it twice, each the other's negative; lower one of the"
+            " three, or give more shards"
+        )
+    per_epoch = num_clips // global_batch
     num_steps = max(1, round(config.epochs * per_epoch)) if config.steps is None else config.steps
     if optimizer.warmup_steps is None:
         warmup_steps, name = round(optimizer.warmup_epochs * per_epoch), "warmup_epochs"

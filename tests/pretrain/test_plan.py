@@ -52,7 +52,7 @@ def test_epochs_become_steps_of_the_global_batch() -> None:
     assert (found.num_steps, found.warmup_steps) == (200, 100)
     assert counts(epochs=0.5, optimizer=OptimizerConfig(warmup_epochs=0)).num_steps == 62
     assert counts(steps=70, optimizer=OptimizerConfig(warmup_steps=7)).num_steps == 70
-    assert counts(3, steps=9, optimizer=OptimizerConfig(warmup_steps=0)).steps_per_epoch == 1
+    assert counts(8, steps=9, optimizer=OptimizerConfig(warmup_steps=0)).steps_per_epoch == 1
 
 
 @pytest.mark.parametrize(
@@ -62,6 +62,10 @@ def test_epochs_become_steps_of_the_global_batch() -> None:
         ({"accumulate": 0}, "pretrain: accumulate = 0"),
         ({"max_skipped_steps": -1}, r"max_skipped_steps = -1 \(must be 0 or more\)"),
         ({"epochs": -1.0}, "epochs = -1"),
+        (
+            {"num_clips": 15, "world_size": 2},
+            r"step takes 16 clips \(2 processes x data.batch_size = 8 x .*, and there are 15: some",
+        ),
         ({"epochs": math.inf}, r"epochs = inf \(must be positive and finite\)"),
         ({"seed": 2**64}, r"seed = 18446744073709551616 \(must lie in 0..2\^64 - 1\)"),
         ({"epochs": 4.0}, "warmup_epochs: the warm-up takes 625 steps, the run 500"),
@@ -130,12 +134,11 @@ def test_what_is_settled_goes_together(shards: Path, tiny_model_config: ModelCon
         out=shards / "run",
         optimizer=OptimizerConfig(warmup_steps=1),
         steps=7,
-        accumulate=2,
         device="cpu",
         hardware=HardwareConfig(devices=2),
     )
     found = make_plan(config, resume=False)
-    assert found.counts.global_batch == 16
+    assert found.counts.global_batch == 8
     assert found.engine.stage == 1, "several processes: ZeRO 1"
     assert found.is_first
     assert found.sections["pretraining"] == to_dict(config)
@@ -150,7 +153,7 @@ def test_readers_of_the_long_run_need_the_shared_memory_that_the_plan_says(
     """Eight processes with 11 readers; five batches each, of 128 clips of 16 frames and sound."""
     config = make_config(
         load_model_config("base"),
-        data=DataConfig(shards=shards, batch_size=8),
+        data=DataConfig(shards=shards, batch_size=1),
         workers=11,
         hardware=HardwareConfig(devices=8),
         optimizer=OptimizerConfig(warmup_steps=0),
