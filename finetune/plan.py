@@ -24,6 +24,7 @@ from finetune.losses import Term, default_loss, loss_terms
 from finetune.record import (
     CONFIG,
     FOLD,
+    WRITTEN,
     fold_folder,
     partial_folder,
     read_fold,
@@ -37,7 +38,7 @@ from hicmae.checkpoints.checkpoint import WEIGHTS, Checkpoint, load_checkpoint
 from hicmae.config import leaves, load_model_config, load_yaml, to_dict
 from hicmae.devices import choose_device, resolve_precision
 from hicmae.emotion import EmotionConfig, EmotionModel
-from hicmae.files import LOCK, PARTS, file_sha256, only_writer
+from hicmae.files import LOCK, PARTS, check_replaceable, file_sha256, only_writer
 from hicmae.heads import constant_outputs
 from hicmae.run_logging import wandb_mode
 from hicmae.settings import ModelConfig, raise_all
@@ -379,8 +380,6 @@ def prepare_folder(
             raise ValueError(f"{out}: holds shards; name another folder")
         if (out / "checkpoints").exists():  # those of a fine-tuning run are in its folds
             raise ValueError(f"{out}: holds a pretraining run; name another folder")
-        if overwrite and not (out / CONFIG).is_file():
-            raise ValueError(f"{out}: is no run folder (no {CONFIG}), so it is not deleted")
         below = (
             []
             if (out / CONFIG).is_file()
@@ -398,6 +397,8 @@ def prepare_folder(
                 f"{out}: holds {inside[0]}, which this run reads, so it is not deleted; name"
                 " another folder"
             )
+        if overwrite:
+            check_replaceable(out, "fine-tuning run", CONFIG, others=WRITTEN, overwrite=True)
         if not (resume or overwrite):
             raise ValueError(
                 f"{out}: is not empty; finish the run there with --resume, delete it with"

@@ -34,6 +34,8 @@ from hicmae.files import portable, telling_name, write_json
 
 FORMAT_VERSION = 1
 SCORES, FOLD, BENCHMARK, CONFIG = "scores.json", "fold.json", "benchmark.yaml", "config.yaml"
+# What a run, and what is made of it, leaves in its folder beside the last of these.
+WRITTEN = (SCORES, BENCHMARK, FILE_NAME, "report.*", "figures", "fold-*", "wandb", "modalities")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -87,12 +87,17 @@ class DemoConfig:
         for text in (
             self.report,
             *(s.command for s in self.steps),
-            *(s.makes or "" for s in self.steps),
+            *self.made,
         ):
             unknown = sorted(set(re.findall(r"\{(\w*)\}", text)) - set(known))
             problems += [f"'{{{name}}}' in '{text}' is not among the values" for name in unknown]
         if problems:
             raise ValueError(f"demo: {'; '.join(problems)}")
+
+    @property
+    def made(self) -> list[str]:
+        """What steps make, with names in braces."""
+        return [step.makes for step in self.steps if step.makes is not None]
 
     def filled(self, out: Path, *, quick: bool, given: Values | None = None) -> Values:
         """What stands in for the names in braces.
@@ -138,7 +143,7 @@ def demo(
         quick: Use the small values: two minutes that show that everything runs, and no more.
         values: Values in place of those of the file, such as '{seed: 1}'.
         resume: Go on in OUT where an earlier demo stopped.
-        overwrite: Start anew in the OUT of an earlier demo, which is removed.
+        overwrite: Start anew in the OUT of an earlier demo, of which what steps make is removed.
 
     Returns: 0, or the exit status of the step that failed.
     Raises: ValueError: OUT is in use. FileNotFoundError: no such file of steps.
@@ -146,7 +151,10 @@ def demo(
     path = config_path(steps)
     config = from_dict(DemoConfig, load_yaml(path), str(path))
     filled = config.filled(out, quick=quick, given=values)
-    with _prepare(out, resume=resume, overwrite=overwrite):
+    report = Path(fill(config.report, filled))
+    made = [Path(fill(text, filled)) for text in config.made]
+    made += [path for path in (report, report.with_suffix(".html")) if out in path.parents]
+    with _prepare(out, made, resume=resume, overwrite=overwrite):
         run = _Run(config.steps, out, filled)
         began = time.monotonic()
         for group in groups(config.steps):
@@ -158,7 +166,6 @@ def demo(
                     again += ["--steps", str(steps)]
                 run.say(f"To go on from here: hicmae {shlex.join(again)}")
                 return status
-        report = Path(fill(config.report, filled))
         if not report.is_file():
             raise ValueError(f"{path}: report {report} was made by no step")
         before = f", {run.num_before} of them before, the others" if run.num_before else ""
@@ -299,13 +306,7 @@ class _Run:
         makes = self.steps[number].makes
         if makes is None:
             return
-        made = Path(fill(makes, self.values))
-        if self.out.resolve() not in made.resolve().parents:
-            raise ValueError(f"demo: makes: {made} is not inside {self.out}")
-        if made.is_dir():
-            shutil.rmtree(made)
-        else:
-            made.unlink(missing_ok=True)
+        _remove(self.out, Path(fill(makes, self.values)))
 
     def _explain(self, number: int, status: int) -> None:
         if self.steps[number].show:
@@ -410,8 +411,23 @@ def _ended_by_signals() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _prepare(out: Path, *, resume: bool, overwrite: bool) -> IO[bytes]:
+def _remove(out: Path, made: Path) -> None:
+    """Remove what a step makes.
+
+    Raises: ValueError: it is not inside the demo's folder.
+    """
+    if out.resolve() not in made.resolve().parents:
+        raise ValueError(f"demo: makes: {made} is not inside {out}")
+    if made.is_dir() and not made.is_symlink():
+        shutil.rmtree(made)
+    else:
+        made.unlink(missing_ok=True)
+
+
+def _prepare(out: Path, made: Sequence[Path], *, resume: bool, overwrite: bool) -> IO[bytes]:
     """Make the folder, and touch nothing that is not an earlier demo.
+
+    Args: made: What is removed of that to begin anew, besides its logs.
 
     Returns: what keeps other processes from writing into it, until it is closed.
     Raises: ValueError: the folder is in use.
@@ -430,8 +446,8 @@ def _prepare(out: Path, *, resume: bool, overwrite: bool) -> IO[bytes]:
             )
     out.mkdir(parents=True, exist_ok=True)
     lock = only_writer(out)
-    for path in there if overwrite else ():
-        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+    for path in (out / "logs", out / _STATE, *made) if overwrite else ():
+        _remove(out, path)
     (out / "logs").mkdir(exist_ok=True)
     if not (out / _STATE).is_file():
         _save_done(out, [], [])

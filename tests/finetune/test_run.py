@@ -368,9 +368,11 @@ def test_a_fold_that_was_finished_since_the_run_looked_is_not_left_out(
 def test_overwriting_spares_what_is_no_run(tmp_path: Path, train: Train) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")
-    with pytest.raises(ValueError, match="is no run folder"):
-        train(name="mine", overwrite=True)
-    assert (tmp_path / "mine" / "thesis.txt").is_file()
+    for said in ("holds no fine-tuning run", r"holds thesis\.txt beside a fine-tuning run"):
+        with pytest.raises(ValueError, match=said):
+            train(name="mine", overwrite=True)
+        assert (tmp_path / "mine" / "thesis.txt").is_file()
+        (tmp_path / "mine" / "config.yaml").touch()
 
 
 @pytest.mark.parametrize("options", [{}, {"overwrite": True}, {"resume": True}])

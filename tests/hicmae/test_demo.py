@@ -299,7 +299,11 @@ def test_a_folder_in_use_is_left_alone(
     (out / "demo.json").write_text('{"commands": [')
     with pytest.raises(ValueError, match=r"demo\.json: damaged .*; give --overwrite or another"):
         demo(out=out, steps=steps, resume=True)
+    for name in ("notes.txt", "made/old"):
+        (out / name).write_text("mine")
     assert demo(out=out, steps=steps, overwrite=True) == 0
+    assert (out / "notes.txt").read_text() == "mine"
+    assert not (out / "made/old").exists()
     with another_writer(out):
         before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
         for how in ({"resume": True}, {"overwrite": True}):
