@@ -15,7 +15,6 @@ from __future__ import annotations
 import csv
 import dataclasses
 import hashlib
-import itertools
 import json
 import math
 import os
@@ -25,11 +24,12 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
-from typing import Any, NamedTuple
+from typing import Any
 
 from hicmae.files import whole_file
 from hicmae.media.images import SOUND_SUFFIXES, VIDEO_SUFFIXES, is_stack, sound_beside, walk
 from shards.schema import Label
+from shards.sides import Listed, refuse_two_sides
 from shards.tables import is_shortened, is_table, read_table
 
 _TEXT_COLUMNS = ("key", "path", "audio", "boxes", "region", "speaker", "split")
@@ -49,7 +49,6 @@ _RESERVED = {  # and what for
 _NO_TEXT = re.compile("[\0\ud800-\udfff]")
 _CONTROL = re.compile("[\0-\x1f\x7f-\x9f]")
 _DRIVE = re.compile(r"[A-Za-z]:[/\\]")
-_SIDE = re.compile(r"split|(.*_)?folds?(_.*)?")
 _PLAIN_NUMBER = re.compile(r"-?[0-9]{1,15}([.,][0-9]{1,15})?")
 _MAX_KEY = 160  # leaves room for what tells keys apart; the schema allows 200
 # What a build puts behind the key of a recording: a face, a segment, or both.
@@ -107,7 +106,7 @@ def read_manifest(source: Path | str) -> list[ManifestRow]:
     if not source.is_file():
         raise FileNotFoundError(f"{source}: no such folder, manifest or recording")
     if is_table(source):
-        return _rows(source, read_list(source))
+        return _rows(source, read_list(source, source.parent))
     return [ManifestRow(key=safe_key(source.stem), path=source, name=printable(source.name))]
 
 
@@ -181,8 +180,10 @@ def printable(name: str | Path) -> str:
     return _CONTROL.sub(lambda found: repr(found[0])[1:-1], text)
 
 
-def read_list(path: Path) -> list[tuple[int, dict[str, Any]]]:
+def read_list(path: Path, folder: Path) -> list[tuple[int, dict[str, Any]]]:
     """Rows of a table of recordings with the numbers of their lines; empty cells are left out.
+
+    ``folder`` is what its paths are relative to.
 
     Raises: ValueError: as ``read_table`` and ``refuse_two_sides``.
     """
@@ -190,7 +191,7 @@ def read_list(path: Path) -> list[tuple[int, dict[str, Any]]]:
     listed = (
         Listed(
             f"line {number}",
-            str(values.get("path")),
+            _real(folder, str(values.get("path"))),
             (_number(values.get("start")), _number(values.get("end"))),
             (values.get("region"), values.get("boxes")),
             {"split": "train", **values},
@@ -201,60 +202,12 @@ def read_list(path: Path) -> list[tuple[int, dict[str, Any]]]:
     return rows
 
 
-class Listed(NamedTuple):
-    """What a list says of a recording, as far as it tells which part of it is on which side."""
-
-    where: str
-    file: str
-    span: tuple[float | None, float | None]
-    part: tuple[Any, Any]  # of the picture: the person
-    columns: Mapping[str, Any]
-
-
-def refuse_two_sides(rows: Iterable[Listed], list_name: str = "") -> None:
-    """Refuse a recording, or half of a span of it, that is listed twice on different sides.
-
-    Sides are values of ``split`` and of every column called ``fold``, ``NAME_fold`` or ``fold_…``.
-    Of people in different parts of one picture both may be.
-
-    Raises: ValueError: it would be trained on and tested on; the first such.
-    """
-    sides: dict[tuple[str, Any], dict[tuple[Any, ...], list[Listed]]] = {}
-    names: list[str] = []
-    asked: set[str] = set()
-    for row in rows:
-        if new := row.columns.keys() - asked:
-            asked |= new
-            names += filter(_SIDE.fullmatch, sorted(new))
-        side = tuple(row.columns.get(name) for name in names)
-        sides.setdefault((row.file, row.part), {}).setdefault(side, []).append(row)
-    for by_side in sides.values():
-        listed = sorted(itertools.chain(*by_side.values()), key=_begin) if len(by_side) > 1 else []
-        for place, first in enumerate(listed):
-            for second in (listed[at] for at in range(place + 1, len(listed))):
-                both = min(_end(first), _end(second)) - _begin(second)
-                if both <= 0:  # nor does any that begins later
-                    break
-                shorter = min(_end(row) - _begin(row) for row in (first, second))
-                if 2 * both < shorter:
-                    continue
-                for name in names:
-                    one, other = (row.columns.get(name) for row in (first, second))
-                    if one != other and None not in (one, other):
-                        raise ValueError(
-                            f"{list_name}{second.where}: the same recording and time as"
-                            f" {first.where}, with {name} {one} there and {other} here; it would"
-                            " be trained on and tested on; name it once, with the side that tests"
-                            " it, or build each side into a folder of its own"
-                        )
-
-
-def _begin(row: Listed) -> float:
-    return row.span[0] or 0.0
-
-
-def _end(row: Listed) -> float:
-    return math.inf if row.span[1] is None else row.span[1]
+def _real(folder: Path, name: str) -> str:
+    """The file that a name means, however it is spelled; the name where it can be none's."""
+    try:
+        return os.path.realpath(folder / name_in(folder, name))
+    except ValueError:
+        return name
 
 
 def name_in(folder: Path, name: str) -> str:

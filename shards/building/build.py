@@ -11,7 +11,7 @@ import functools
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -41,16 +41,9 @@ from shards.building.prepare import (
 from shards.building.workers import Lost, run_in_order
 from shards.building.writer import ShardWriter
 from shards.index import INFO_NAME, JOURNAL_NAME, TABLE_NAME, write_index
-from shards.manifest import (
-    Listed,
-    ManifestRow,
-    list_folder,
-    printable,
-    read_manifest,
-    refuse_two_sides,
-    unique_keys,
-)
+from shards.manifest import ManifestRow, list_folder, printable, read_manifest, unique_keys
 from shards.settings import REFUSED_NAME, BuildConfig, Part
+from shards.sides import Listed, refuse_two_sides
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -222,18 +215,24 @@ def gather(
             ignored += others
         else:
             rows += read_manifest(source)
-    if any(row.labels or row.split != "train" for row in rows):  # else there is one side
-        refuse_two_sides(
-            Listed(
-                printable(row.path),
-                os.path.realpath(row.path),
-                (row.start, row.end),
-                (row.region, row.boxes),
-                {**row.labels, "split": row.split},
-            )
-            for row in rows
-        )
+    # Of one list that was done where it was read.
+    if len(sources) > 1 and any(row.labels or row.split != "train" for row in rows):
+        refuse_two_sides(_divided(rows))
     return unique_keys(rows), ignored
+
+
+def _divided(rows: Sequence[ManifestRow]) -> Iterator[Listed]:
+    """What is said of the sides of recordings."""
+    return (
+        Listed(
+            printable(row.path),
+            os.path.realpath(row.path),
+            (row.start, row.end),
+            (row.region, row.boxes),
+            {**row.labels, "split": row.split},
+        )
+        for row in rows
+    )
 
 
 def _builds_among(files: Sequence[Path]) -> tuple[set[Path], set[Path]]:

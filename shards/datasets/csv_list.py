@@ -34,7 +34,7 @@ def read(root: Path, options: ReadOptions) -> Listing:
         )
     table = options.labels
     listing = Listing()
-    rows = list(read_list(table))
+    rows = read_list(table, root)
     taken, used = _given_keys(table, rows), Counter[str]()
     for line, row in rows:
         path = name_in(root, str(row.get("path", "")))

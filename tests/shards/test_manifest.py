@@ -142,6 +142,10 @@ def test_a_video_can_be_named_itself(tmp_path: Path) -> None:
             "list.csv line 4: the same recording and time as line 2, with fold 1 there and 2 here",
         ),
         ("path,split,start,end\na,test,1,3\na,train,2,9\n", "with split test there and train here"),
+        (
+            "path,split\na.mp4,train\nb/../a.mp4,test\n",
+            "line 3: the same recording and time as",
+        ),
         ('{"path": "a"}\n{"path"\n', "line 2: no JSON"),
         ('["a"]\n', "line 1: list, not an object"),
         ('{"file": "a"}\n', "line 1: no column 'path'"),
