@@ -85,6 +85,7 @@ def build(
                 overwrite=overwrite,
                 part=None if part is None else parse_part(part),
                 on_progress=update,
+                on_warning=lambda said: print_line(console, f"warning: {said}"),
             )
     except NothingBuiltError as error:
         print_left_out(console, error.result)

@@ -6,11 +6,16 @@ of every column called ``fold``, ``NAME_fold`` or ``fold_…``.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
+
+from hicmae.files import file_sha256
+from hicmae.media.images import IMAGE_SUFFIXES
 
 _SIDE = re.compile(r"split|(.*_)?folds?(_.*)?")
 
@@ -39,6 +44,34 @@ def refuse_two_sides(rows: Iterable[Listed], list_name: str = "") -> None:
             " and tested on; name it once, with the side that tests it, or build each side into a"
             " folder of its own"
         )
+
+
+def copies_on_two_sides(rows: Iterable[Listed]) -> str:
+    """A warning of files with the same bytes that are listed on different sides; else nothing.
+
+    Only files of one size are read. Copies are no mistake of the list alone: datasets that others
+    have divided may have some.
+    """
+    rows = list(rows)
+    names = filter(_SIDE.fullmatch, set().union(*(row.columns for row in rows)))
+    if all(len({row.columns.get(name) for row in rows} - {None}) < 2 for name in names):
+        return ""
+    sizes, digest = (functools.cache(functools.partial(_told, of)) for of in (_sizes, _digest))
+    alike = []
+    for by_side in _grouped(rows, lambda row: sizes(row.file))[1].values():
+        of_size = list(itertools.chain(*by_side.values()))
+        if len(by_side) > 1 and len({row.file for row in of_size}) > 1:
+            alike += of_size
+    found = list(_on_two_sides(alike, lambda row: digest(row.file)))
+    if not found:
+        return ""
+    first, second, name = found[0]
+    return (
+        f"{len(found)} recordings are listed under two names each, the same byte for byte, and on"
+        f" different sides, such as {second.where} and {first.where}, with {name}"
+        f" {second.columns[name]} and {first.columns[name]}; what is trained on would be tested on;"
+        " take one of them out of the list"
+    )
 
 
 def _on_two_sides(
@@ -95,3 +128,26 @@ def _begin(row: Listed) -> float:
 
 def _end(row: Listed) -> float:
     return math.inf if row.span[1] is None else row.span[1]
+
+
+def _told(of: Callable[[list[Path]], Any], path: str) -> Any:
+    """Something of a file, or of the images of a folder; the path where nothing is to be had."""
+    folder = Path(path)
+    try:
+        files = sorted(folder.iterdir()) if folder.is_dir() else [folder]
+        return of(
+            [file for file in files if file == folder or file.suffix.lower() in IMAGE_SUFFIXES]
+        )
+    except OSError:  # which is said when it is built
+        return path
+
+
+def _sizes(files: Sequence[Path]) -> tuple[int, ...]:
+    """Raises: OSError: a pipe or an empty file, none of which is a recording."""
+    if not all(found := tuple(file.stat().st_size for file in files)):
+        raise OSError
+    return found
+
+
+def _digest(files: Sequence[Path]) -> str:
+    return " ".join(map(file_sha256, files))

@@ -43,7 +43,7 @@ from shards.building.writer import ShardWriter
 from shards.index import INFO_NAME, JOURNAL_NAME, TABLE_NAME, write_index
 from shards.manifest import ManifestRow, list_folder, printable, read_manifest, unique_keys
 from shards.settings import REFUSED_NAME, BuildConfig, Part
-from shards.sides import Listed, refuse_two_sides
+from shards.sides import Listed, copies_on_two_sides, refuse_two_sides
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,6 +112,7 @@ def build_shards(
     overwrite: bool = False,
     part: Part | None = None,
     on_progress: Callable[[BuildProgress], None] | None = None,
+    on_warning: Callable[[str], None] | None = None,
 ) -> BuildResult:
     """Build a folder of shards; it appears when it is whole.
 
@@ -126,6 +127,7 @@ def build_shards(
         overwrite: Whether an earlier build, or an unfinished one of other settings, may go.
         part: Build only these recordings; ``merge.py`` joins the parts.
         on_progress: Called after each recording.
+        on_warning: Called with what is amiss with the list, before anything is built.
 
     Raises:
         FileNotFoundError: A source that does not exist.
@@ -144,6 +146,9 @@ def build_shards(
     if not listed:
         raise NothingBuiltError(_nothing(nothing, check_out(out, overwrite)), nothing)
     _check_regions(listed, config)
+    first = part is None or part.number == 1
+    if on_warning and first and (copies := copies_on_two_sides(_divided(listed))):
+        on_warning(copies)
     listing = list_digest(listed)
     identity = build_identity(rows, config, part=part, listing=listing)
     if config.picture != "none" and not all(

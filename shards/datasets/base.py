@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal, TypeVar
 
 from shards.schema import Label
+from shards.sides import Listed, copies_on_two_sides
 from shards.traces import TraceConfig
 
 Media = Literal["auto", "clips", "frames"]
@@ -253,6 +254,22 @@ def check_files(root: Path, listing: Listing) -> Listing:
             f"{len(listing.copies)} files are below the root in other copies too: {taken} is taken,"
             f" not {others[0]}; move away what is not meant"
         )
+
+    def seconds(given: object) -> float | None:  # text of a table is refused where it is read
+        return float(given) if isinstance(given, int | float) else None
+
+    divided = (
+        Listed(
+            item.path,
+            os.path.realpath(root / item.path),
+            (seconds(item.start), seconds(item.end)),
+            (item.region, item.labels.get("boxes")),
+            {**item.labels, "split": item.split},
+        )
+        for item in listing.items
+    )
+    if copies := copies_on_two_sides(divided):
+        listing.notes.append(copies)
     return listing
 
 

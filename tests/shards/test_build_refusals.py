@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import signal
 import time
 from collections import Counter
@@ -53,6 +54,26 @@ def test_a_recording_on_two_sides_of_two_lists_is_refused(tmp_path: Path) -> Non
     with pytest.raises(ValueError, match=told):
         build_shards([tmp_path / "a.csv", tmp_path / "b.csv"], tmp_path / "out", TINY)
     assert not (tmp_path / "out").exists()
+
+
+def test_copies_on_two_sides_are_told_of_before_anything_is_built(tmp_path: Path) -> None:
+    """Of two that are only as long nothing is said, nor of spans, people and sides that agree."""
+    for name, content in (("a", "1"), ("b", "1"), ("c", "2"), ("d", "33"), ("e", "33")):
+        (tmp_path / f"{name}.mp4").write_text(content)
+    for name in ("f", "g"):
+        (tmp_path / name).mkdir()
+        for number in (1, 2):
+            (tmp_path / name / f"{number}.png").write_text("an image")
+    rows = ["a,1,,", "b,2,,", "c,3,,", "d,1,0,1", "e,2,1,2", "d,1,3,4", "e,1,3,4"]
+    lines = ["path,fold,start,end", *(row.replace(",", ".mp4,", 1) for row in rows)]
+    table = tmp_path / "list.csv"
+    for more, told in (([], "1 recordings"), (["f,1,,", "g,2,,"], "2 recordings")):
+        table.write_text("\n".join([*lines, *more]))
+        said: list[str] = []
+        with pytest.raises(NothingBuiltError):
+            build_shards([table], tmp_path / "out", TINY, on_warning=said.append)
+        assert said[0].startswith(f"{told} are listed under two names each, the same byte for byte")
+        assert re.search(r"such as .*b\.mp4 and .*a\.mp4, with fold 2 and 1; what is", said[0])
 
 
 def test_every_refused_file_is_named_with_its_cause_and_the_rest_is_built(tmp_path: Path) -> None:

@@ -77,6 +77,21 @@ def test_a_partial_copy_is_listed_with_warnings_and_every_missing_file(
     assert len(read_manifest(tmp_path / "list.csv")) == 1380
 
 
+def test_a_list_is_told_of_one_recording_on_two_sides(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.mp4").write_text("the same")
+    table, words = tmp_path / "table.csv", ["csv", tmp_path, "--labels", tmp_path / "table.csv"]
+    table.write_text("path,fold\na.mp4,1\nb.mp4,2\n")
+    assert run(*words, "--out", tmp_path / "list.csv") == 0
+    said = capsys.readouterr().out
+    assert "note: 1 recordings are listed under two names each, the same byte for byte" in said
+    table.write_text("path,fold\na.mp4,1\nc/../a.mp4,2\n")
+    assert run(*words, "--out", tmp_path / "list.csv") == 2
+    assert "table.csv line 3: the same recording and time as line 2" in capsys.readouterr().err
+
+
 def test_strict_makes_it_an_error_and_writes_no_manifest(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
