@@ -2,14 +2,16 @@
 
 From a benchmark and an index to training and test rows, with every fault of labels, speakers and
 classes named before anything is trained; the columns by which scores are broken down; and proof
-that a checkpoint was not trained on what it is to be tested on.
+that neither a checkpoint nor the run itself was trained on what it is to be tested on.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -22,6 +24,7 @@ from hicmae.config import did_you_mean
 from hicmae.files import portable, with_a_point
 from shards.index import COLUMNS, Index
 from shards.reading.random_access import SAMPLE
+from shards.receipts.facts import sample_infos
 
 # A column with more values than this is a measurement or a name and no group.
 MAX_VALUES = 12
@@ -29,6 +32,7 @@ MAX_VALUES = 12
 HELD = "modalities there"
 # What every note about a network that has seen too much says.
 SEEN = "may have seen what was tested"
+_PLACE = ["shard", "json_offset"]  # by which a sample is known in a folder of shards
 _REMEDY = (
     "take a checkpoint that has not seen them, or pass --allow_seen, which every report of"
     " the run then says"
@@ -383,6 +387,55 @@ def check_unseen(
     else:
         problems = [found_in(seen, benchmark, fold) for fold in folds if seen is not None]
     return refuse_seen(weights.path, seen, problems, allow=allow)
+
+
+def check_copies(index: Index, folds: Sequence[Fold], *, modalities: str, allow: bool) -> list[str]:
+    """Prove that nothing of a test side is trained on under another name, byte for byte the same.
+
+    Only samples that the index cannot tell apart are looked at. Silence tells nothing.
+
+    Args:
+        modalities: Those that the network reads, of which all must be the same.
+        allow: Whether it may be all the same.
+
+    Returns: sentences about what is, for the reader of the numbers.
+    Raises: ValueError: something is, and that is not allowed; a sample that cannot be read.
+    """
+    kinds = [kind for kind, name in (("mjpg", "video"), ("wav", "audio")) if name in modalities]
+    told = {"mjpg": ["mjpg_length", "num_frames"], "wav": ["wav_length", "loudness_db"]}
+    rows = pd.concat([side for fold in folds for side in (fold.train, fold.test)])
+    rows = rows.drop_duplicates(_PLACE)
+    tells = (rows["mjpg_length"] > 0) & ("mjpg" in kinds)
+    tells |= rows["loudness_db"].notna() & ("wav" in kinds)
+    alike = [column for kind in kinds for column in told[kind]]
+    rows = rows[tells & rows.duplicated(alike, keep=False)]
+    places = rows[_PLACE].itertuples(index=False, name=None)
+    infos = sample_infos(dataclasses.replace(index, table=rows))
+    content = {
+        place: tuple(getattr(info.digests, kind) for kind in kinds)
+        for place, (_, info) in zip(places, infos, strict=True)
+    }
+
+    def known(side: pd.DataFrame) -> list[tuple[Any, str]]:
+        """Content and key of those of a side that were looked at."""
+        named = zip(side[_PLACE].itertuples(index=False, name=None), side["key"], strict=True)
+        return [(content[place], str(key)) for place, key in named if place in content]
+
+    problems = []
+    for fold in folds:
+        trained = dict(known(fold.train))
+        if both := sorted((key, trained[it]) for it, key in known(fold.test) if it in trained):
+            one, other = both[0]
+            problems.append(
+                f"fold {fold.name}: it trains on {len(both)} of its test samples under other names,"
+                f" byte for byte the same (such as '{one}' as '{other}')"
+            )
+    if problems and not allow:
+        raise ValueError(
+            f"{index.folder}: {'; '.join(problems)}; leave one of each out of the manifest, or pass"
+            " --allow_seen, which every report of the run then says"
+        )
+    return [f"the network {SEEN}: {problem}" for problem in problems]
 
 
 def found_in(seen: Seen, benchmark: Benchmark, fold: Fold) -> str:

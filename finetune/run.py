@@ -127,20 +127,21 @@ def finetune(
             from its last saved epoch.
         overwrite: Delete the run that is in the run folder.
         allow_seen: Take a checkpoint that was trained on samples or speakers of the test side, or
-            that does not say on whose; every report of the run then says so. Otherwise it is
-            refused.
+            that does not say on whose; or folds of which one tests a sample that it trains on
+            under another name. Every report of the run then says so; otherwise they are refused.
 
     Raises:
         ValueError: Settings that do not go together; labels, speakers or sounds that the
-            benchmark cannot use; a checkpoint of another size, or that has seen the test side; a
-            folder that holds a run; several processes, started by torchrun.
+            benchmark cannot use; a test sample that is trained on under another name; a checkpoint
+            of another size, or that has seen the test side; a folder that holds a run; several
+            processes, started by torchrun.
         FileNotFoundError: No such benchmark, folder of shards or model file.
     """
     options = locals()
     end_if_begun_again()
     from finetune.benchmark import load_benchmark
     from finetune.data import check_modalities, check_training
-    from finetune.folds import check_unseen, make_folds, usable_rows
+    from finetune.folds import check_copies, check_unseen, make_folds, usable_rows
     from finetune.plan import finished_folds, make_plan, members, parse_seeds, prepare_folder
     from finetune.processes import refuse_torchrun
     from finetune.record import BENCHMARK, CONFIG
@@ -172,7 +173,10 @@ def finetune(
     for plan, own in zip(plans, divided, strict=True):
         check_training(plan, own)
     known = [
-        check_unseen(what, plan.checkpoint, own, allow=allow_seen)
+        [
+            *check_unseen(what, plan.checkpoint, own, allow=allow_seen),
+            *check_copies(index, own, modalities=plan.emotion.modalities, allow=allow_seen),
+        ]
         for plan, own in zip(plans, divided, strict=True)
     ]
     with ExitStack() as locks:

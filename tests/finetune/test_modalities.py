@@ -144,7 +144,7 @@ def test_a_modality_without_information_is_worth_nothing(
 
     samples = []
     for number in range(24):
-        info, mjpg, wav = make_sample(15 * (number % 2))
+        info, mjpg, wav = make_sample(15 * (number % 2), comment=f"{number}")
         speaker = f"s{(number // 2) % 4}"
         changed = dataclasses.replace(
             info, key=f"{speaker}/{number:03d}", speaker=speaker, labels=labels_of(number)

@@ -67,6 +67,18 @@ def again(train: Train, films: Path) -> Train:
     return run
 
 
+def test_a_test_sample_that_is_trained_on_under_another_name_is_refused(train: Train) -> None:
+    """Of shared speakers nothing else would tell."""
+    same = {"changes": {number: {"comment": "the same"} for number in (0, 2)}, "once": True}
+    shared = split_benchmark(shared_speakers=True)
+    told = r"fold 1: it trains on 1 of its test samples .* \(such as 's0/000' as 's1/002'\); leave"
+    for modalities in ("audio-video", "video"):
+        with pytest.raises(ValueError, match=told):
+            train(shared, modalities=modalities, **same)
+    run = read_run(train(shared, allow_seen=True, **same))
+    assert "the network may have seen what was tested: fold 1: it trains on" in all_notes(run)
+
+
 def test_a_fold_goes_on_from_its_own_network_and_no_other_of_the_same_folds(
     first: Path, again: Train
 ) -> None:

@@ -74,7 +74,8 @@ def write_labelled_shards(
         folder: Where.
         mute: Number of a sample that has no sound.
         blind: Numbers of those that have no picture.
-        changes: Fields of single samples' descriptions, or ``labels`` merged into theirs.
+        changes: Fields of single samples' descriptions, ``labels`` merged into theirs, or what
+            makes their bytes their own (``comment``).
     """
     samples = []
     for number in range(2 * NUM_SPEAKERS * TAKES):
@@ -90,7 +91,9 @@ def write_labelled_shards(
 
 def _sample(colour: int, pitch: int | None, fields: dict[str, Any]) -> Any:
     """A sample of a plain colour and a tone, Hz; none: without sound."""
-    info, mjpg, wav = make_sample(colour, sound=pitch is not None)
+    # Of the bytes of a sample there are no two, unless a test asks for it.
+    comment = fields.pop("comment", fields["key"])
+    info, mjpg, wav = make_sample(colour, sound=pitch is not None, comment=comment)
     digest = None
     if pitch is not None:
         time = np.arange(info.num_samples) / info.sample_rate

@@ -67,9 +67,16 @@ def make_sample(
     side: int = SIDE,
     split: str = "train",
     labels: dict[str, Label] | None = None,
+    comment: str = "",
 ) -> Sample:
-    """A sample whose frames and sound are ``frame_value`` and ``sound_values``; one may lack."""
+    """A sample whose frames and sound are ``frame_value`` and ``sound_values``; one may lack.
+
+    ``comment`` stands in its first picture, of which no pixel is another.
+    """
     jpegs = [jpeg(frame_value(number, frame), side) for frame in range(num_frames)]
+    words = comment.encode()
+    segment = b"\xff\xfe" + (len(words) + 2).to_bytes(2, "big") + words if comment else b""
+    jpegs[0] = jpegs[0][:2] + segment + jpegs[0][2:]
     values = sound_values(number, round(num_frames / fps * 16000))
     sample = describe(
         f"id{number % 5:02d}/{number:05d}",
