@@ -188,6 +188,12 @@ def read_list(path: Path, folder: Path) -> list[tuple[int, dict[str, Any]]]:
     Raises: ValueError: as ``read_table`` and ``refuse_two_sides``.
     """
     rows = read_table(path, needed="path", text=_TEXT_COLUMNS, taken=_index_columns())
+    labels = set().union(*(values for _, values in rows)) - set(_RESERVED)
+    if near := sorted(name for name in labels if name.lower() in _RESERVED):
+        raise ValueError(
+            f"{path}: column {near[0]!r} would be a label, and {near[0].lower()!r} is for"
+            f" {_RESERVED[near[0].lower()]}; call it that, or, if it is a label, something else"
+        )
     listed = (
         Listed(
             f"line {number}",

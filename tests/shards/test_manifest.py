@@ -136,6 +136,7 @@ def test_a_video_can_be_named_itself(tmp_path: Path) -> None:
         ("path,start,end\na.mp4,3,2\n", "line 2: end 2 s is not after start 3 s"),
         ("path,split\na.mp4,../x\n", "line 2: split '../x'"),
         ("path,key\n,x\n", "line 2: no path"),
+        ("path,Start,End\na,1,3\n", "column 'End' would be a label, and 'end' is for seconds"),
         ("path,key\na,x\nb,y\nc,x\n", "line 4: key 'x' is that of line 2"),
         (
             "path,fold\na,1\nb,2\na,2\n",
