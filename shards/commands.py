@@ -75,7 +75,7 @@ def build(
     from shards.building.build import NothingBuiltError, build_shards
     from shards.settings import parse_part
 
-    console, began = Console(), time.monotonic()
+    console, began = Console(emoji=False), time.monotonic()
     try:
         with build_display(console) as update:
             result = build_shards(
@@ -119,7 +119,7 @@ def merge(*, parts: list[Path], out: Path, overwrite: bool = False) -> None:
     """
     from shards.building.merge import merge_shards
 
-    console = Console()
+    console = Console(emoji=False)
     with progress_bar(console) as bar:
         task = bar.add_task("merging", total=None, note="shards")
         counts = merge_shards(
@@ -146,7 +146,7 @@ def check(*, folder: Path) -> int:
     from shards.check import check_shards
     from shards.index import shards_info
 
-    console = Console()
+    console = Console(emoji=False)
     with progress_bar(console) as bar:
         task = bar.add_task("checking", total=None, note="shards")
         problems = check_shards(
@@ -186,7 +186,7 @@ def info(*, folder: Path, json: Path | None = None) -> None:
         if name == "speakers" and mixed is not None:
             text += f"; {mixed}"
         table.add_row(name, escape(text))
-    Console().print(table)
+    Console(emoji=False).print(table)
 
 
 def receipt(*, folder: Path) -> None:
@@ -201,7 +201,7 @@ def receipt(*, folder: Path) -> None:
     from shards.receipts.receipt import RECEIPT_PAGE, recorded_versions, write_receipt
 
     write_receipt(folder, versions=recorded_versions(folder))
-    print_line(Console(), f"receipt: {folder / RECEIPT_PAGE}")
+    print_line(Console(emoji=False), f"receipt: {folder / RECEIPT_PAGE}")
 
 
 def compare(
@@ -263,7 +263,7 @@ def compare(
         text = dumps(found, indent=1, ensure_ascii=False, allow_nan=False)
         write_text(json, text + "\n")
     width = None if sys.stdout.isatty() else 140  # of a file; a terminal knows its own
-    print_comparison(Console(width=width), found, most=most)
+    print_comparison(Console(width=width, emoji=False), found, most=most)
     return 0 if found["verdict"] in SAME else 1
 
 
