@@ -146,9 +146,9 @@ def build_shards(
     if not listed:
         raise NothingBuiltError(_nothing(nothing, check_out(out, overwrite)), nothing)
     _check_regions(listed, config)
-    first = part is None or part.number == 1
-    if on_warning and first and (copies := copies_on_two_sides(_divided(listed))):
-        on_warning(copies)
+    if on_warning and (part is None or part.number == 1):
+        for warning in filter(None, (copies_on_two_sides(_divided(listed)), _repeated(listed))):
+            on_warning(warning)
     listing = list_digest(listed)
     identity = build_identity(rows, config, part=part, listing=listing)
     if config.picture != "none" and not all(
@@ -237,6 +237,24 @@ def _divided(rows: Sequence[ManifestRow]) -> Iterator[Listed]:
             {**row.labels, "split": row.split},
         )
         for row in rows
+    )
+
+
+def _repeated(rows: Sequence[ManifestRow]) -> str:
+    """A warning of rows that differ in their names alone; else nothing."""
+    files = Counter(row.path.absolute() for row in rows)
+    said: dict[str, ManifestRow] = {}
+    again = [
+        row
+        for row in rows
+        if files[path := row.path.absolute()] > 1
+        and said.setdefault(repr(replace(row, key="", name="", path=path)), row) is not row
+    ]
+    if not again:
+        return ""
+    return (
+        f"{len(again)} recordings are listed again with the same times and labels, such as"
+        f" {printable(again[0].path)}; each becomes one more sample; name them once"
     )
 
 

@@ -76,6 +76,15 @@ def test_copies_on_two_sides_are_told_of_before_anything_is_built(tmp_path: Path
         assert re.search(r"such as .*b\.mp4 and .*a\.mp4, with fold 2 and 1; what is", said[0])
 
 
+def test_a_recording_that_is_listed_again_is_told_of(tmp_path: Path) -> None:
+    (tmp_path / "a.mp4").touch()
+    (tmp_path / "list.csv").write_text("path,end,mood\n" + "a.mp4,1,joy\n" * 3 + "a.mp4,1,fear\n")
+    said: list[str] = []
+    with pytest.raises(NothingBuiltError):
+        build_shards([tmp_path / "list.csv"], tmp_path / "out", TINY, on_warning=said.append)
+    assert said[0].startswith("2 recordings are listed again with the same times and labels, such")
+
+
 def test_every_refused_file_is_named_with_its_cause_and_the_rest_is_built(tmp_path: Path) -> None:
     bad_inputs(tmp_path / "in")
     result = build_shards([tmp_path / "in"], tmp_path / "out", TINY)
