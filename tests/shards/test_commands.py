@@ -82,9 +82,9 @@ def test_damage_is_one_line_a_problem_and_status_2(
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["build", "empty.mp4", "--out", "out", "--faces", "none"], "all refused (1 empty-file)"),
-        (["build", "empty.mp4", "--out", "out", "--fps", "0"], "fps = 0.0 (must be positive)"),
-        (["build", "empty.mp4", "--out", "out", "--sound", "loud"], "sound"),
+        (["build", ":joy:.mp4", "--out", "out", "--faces", "none"], "all refused (1 empty-file)"),
+        (["build", ":joy:.mp4", "--out", "out", "--fps", "0"], "fps = 0.0 (must be positive)"),
+        (["build", ":joy:.mp4", "--out", "out", "--sound", "loud"], "sound"),
         (["info", "."], "no index.parquet and no index.json"),
     ],
 )
@@ -96,11 +96,12 @@ def test_bad_input_is_one_line_and_status_2(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    Path("empty.mp4").touch()
+    Path(":joy:.mp4").touch()
     assert main(["shards", *arguments]) == 2
-    line = capsys.readouterr().err
+    said, line = capsys.readouterr()
     assert told in line
     assert line.count("\n") == 1
+    assert ("empty-file: :joy:.mp4: " in said) == ("empty-file" in told)
     assert not Path("out/index.json").exists()
 
 
