@@ -144,6 +144,23 @@ def test_boxes_of_one_time_are_of_one_frame(tmp_path: Path, time: str) -> None:
     assert track.coverage == pytest.approx(1 / 30)
 
 
+def test_eyes_are_taken_along_and_of_two_rows_for_a_frame_the_nearest(tmp_path: Path) -> None:
+    path = tmp_path / "clip.csv"
+    path.write_text(
+        "seconds,x0,y0,x1,y1,left_eye_x,left_eye_y,right_eye_x,right_eye_y\n"
+        "0.04,20,20,40,40,25,27,35,28\n0.05,90,20,110,40,,,,\n"
+        "0.08,20,20,40,40,25,,35,28\n1.19,20,20,40,40,25,27,35,28\n"
+    )
+    faces = read_boxes(path).faces(Frames(), np.arange(30))  # type: ignore[arg-type]
+    (face,) = faces[1]
+    assert face.eyes is not None
+    assert face.box.tolist() == [20, 20, 40, 40]
+    assert face.eyes.tolist() == [[25, 27], [35, 28]]
+    assert faces[2][0].eyes is None, "an eye of which half is known"
+    # The last row is nearer to a frame that would follow than to the last one.
+    assert [place for place, found in faces.items() if found] == [1, 2]
+
+
 def test_openface_output_is_understood_as_it_is(tmp_path: Path) -> None:
     """Its frames count from 1, its times are of the mean rate, its points begin at the brows."""
     names = [f"{axis}_{point}" for axis in "xy" for point in range(68)]

@@ -13,7 +13,7 @@ from scipy.ndimage import gaussian_filter1d
 from hicmae.config import from_dict, load_yaml
 from hicmae.media import yunet
 from hicmae.media.faces import Face, FaceConfig, detector_names, open_detector
-from hicmae.media.tracking import FaceTrack, centre_track, face_track
+from hicmae.media.tracking import FaceTrack, centre_track, face_track, face_tracks, link
 from hicmae.settings import InputConfig
 from shards.settings import BuildConfig
 
@@ -132,6 +132,63 @@ def test_another_face_elsewhere_is_not_the_same_one() -> None:
     assert track.runs[-1] == ("held", 29)
 
 
+@pytest.mark.parametrize(
+    ("seconds", "between", "least"),  # of overlap: intersection over union
+    [(0.2, 0, 0.2), (1.0, 4, 0.2), (1.2, 5, 0.5), (9.0, 0, 0.2)],
+)
+def test_how_much_two_boxes_overlap_makes_them_one_face(
+    seconds: float, between: int, least: float
+) -> None:
+    """Little shortly before, and where nothing was looked at meanwhile; more after a long gap."""
+    times = np.linspace(0, seconds, between + 2)
+    for overlap, is_one in ((least + 0.02, True), (least - 0.02, False)):
+        moved = 40 * (1 - overlap) / (1 + overlap)
+        detections: dict[int, list[Face]] = {i: [] for i in range(1, between + 1)}
+        detections |= {0: [box_at(100, 80, 40)], between + 1: [box_at(100 + moved, 80, 40)]}
+        assert (len(link(detections, times, 1.0)) == 1) == is_one
+        gone = between == 5
+        assert (len(link(detections, times, 1.0, rejoin=False)) == 1) == (is_one and not gone)
+
+
+def test_central_is_near_the_middle_of_the_width_and_of_the_height_for_long() -> None:
+    detections = {i: [box_at(200, 100, 40), box_at(100, 150, 40)] for i in range(0, 50, 5)}
+    detections[20].append(box_at(150, 100, 40))  # exactly there, for a moment
+    assert centres(follow(detections, 50, face_choice="central"))[0].tolist() == [200, 100]
+
+
+def test_a_track_says_how_large_its_face_is_where_its_mouth_is_and_shows_some_of_it() -> None:
+    landmarks = np.array([[30, 40], [50, 42], [40, 55], [32, 70], [48, 72]], np.float32)
+    heights = (40, 44, 90, 40, 44, 90, 44, 44, 44)
+    faces = [
+        Face(box=np.array([20, 30, 50, 30 + height], np.float32), score=1.0, landmarks=landmarks)
+        for height in heights
+    ]
+
+    def followed(faces: list[Face]) -> FaceTrack:
+        times = np.arange(len(faces)) / FPS
+        detections = {number: [face] for number, face in enumerate(faces)}
+        (track,) = face_tracks(detections, times, FaceConfig(sync=True, face_margin=0.5))
+        return track
+
+    def marks(faces: list[Face]) -> np.ndarray:
+        found = followed(faces).marks
+        assert found is not None
+        return found
+
+    assert followed(faces).face_pixels == 44
+    assert [number for number, _ in followed(faces).portraits] == [0, 2, 4, 6, 8]
+    np.testing.assert_allclose(marks(faces), [[[40, 41], [40, 71]]] * 9, atol=1e-4)
+    shaken = [
+        dataclasses.replace(faces[0], landmarks=landmarks + 2 * (-1) ** number)
+        for number in range(41)
+    ]
+    assert np.abs(np.diff(marks(shaken)[10:-10], axis=0)).max() < 0.2
+    # Of a detector without landmarks: from the middle of the box, in shares of its longer side.
+    plain = [dataclasses.replace(faces[0], landmarks=None)] * 9
+    expected = [[[35, 50 - 0.12 * 40], [35, 50 + 0.226 * 40]]] * 9
+    np.testing.assert_allclose(marks(plain), expected, atol=1e-4)
+
+
 def test_without_a_detector_the_middle_square_is_taken_and_without_a_face_nothing() -> None:
     assert face_track({0: [], 5: []}, np.arange(6) / FPS, (200, 300), FaceConfig()) is None
     track = centre_track(3, (200, 300))
@@ -232,6 +289,21 @@ def test_pictures_without_faces_have_none(detector: str, yunet_file: Path) -> No
     assert finder.name == detector
     for shape in ((1, 1), (3, 500), (500, 3), (30, 300), (120, 160), (720, 1280)) * 4:
         assert finder.detect(np.full((*shape, 3), 128, dtype=np.uint8)) == []
+
+
+def test_what_is_not_said_is_what_results_were_made_with() -> None:
+    """Another default changes every number of those who name no setting: raise it knowingly."""
+    config = FaceConfig()
+    assert (config.face_size, config.fps, config.jpeg_quality, config.chroma) == (
+        160,
+        25,
+        90,
+        "420",
+    )
+    assert (config.faces, config.face_choice, config.align) == ("yunet", "largest", "none")
+    assert (config.face_margin, config.face_smoothing_seconds) == (0.3, 0.2)
+    assert (config.face_gap_seconds, config.detect_every) == (1.0, 5)
+    assert (config.min_coverage, config.silence_db) == (0.1, -70)
 
 
 def test_a_build_and_every_profile_give_one(repository: Path) -> None:

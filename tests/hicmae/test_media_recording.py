@@ -7,14 +7,17 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import simplejpeg
 from scipy.ndimage import map_coordinates
 
 from hicmae.media import recording
+from hicmae.media.crops import FaceCutter, crop_face, decode_jpeg, encode_jpeg
 from hicmae.media.errors import MediaError
 from hicmae.media.faces import Face, FaceConfig
 from hicmae.media.tracking import (
     EYE_DISTANCE,
     EYE_RISE,
+    FaceTrack,
     SceneCuts,
     face_tracks,
     is_cut,
@@ -84,6 +87,31 @@ def test_shrunk_crops_average_the_pixels_of_the_box() -> None:
     part = picture[20:148, 40:168].astype(float)
     expected = part.reshape(32, 4, 32, 4, 3).mean(axis=(1, 3))
     np.testing.assert_allclose(crop, expected, atol=0.51)
+
+
+def test_sharpness_is_that_of_the_usual_crop_however_often_frames_repeat() -> None:
+    """The median over the frames that there are: neither the largest nor one that is repeated."""
+    picture = np.random.default_rng(0).integers(0, 256, (400, 400, 3), dtype=np.uint8)
+    sides = np.array([64, 128, 128, 128, 384])
+    boxes = np.stack([0 * sides, 0 * sides, sides, sides], axis=1).astype(np.float32)
+    for repeats in ([1, 1, 1, 1, 1], [9, 1, 1, 1, 1]):
+        indices = np.repeat(np.arange(5), repeats)
+        found_by = np.full(len(indices), "detected")
+        track = FaceTrack(boxes=boxes[indices], found_by=found_by, coverage=1.0)
+        cutter = FaceCutter(track, indices, FaceConfig(face_size=32))
+        expected = picture[:128, :128].reshape(32, 4, 32, 4, 3).mean(axis=(1, 3))
+        np.testing.assert_allclose(cutter.cut(picture, len(indices) - 2), expected, atol=0.51)
+        wide = crop_face(picture, boxes[4], 0.0, 32, 4.0)
+        np.testing.assert_array_equal(cutter.cut(picture, len(indices) - 1), wide)
+
+
+def test_images_have_the_chroma_and_the_quality_asked_for() -> None:
+    picture = smooth_picture()
+    for chroma in ("420", "444"):
+        jpegs = [encode_jpeg(picture, quality=quality, chroma=chroma) for quality in (50, 90, 98)]
+        assert [simplejpeg.decode_jpeg_header(jpeg)[3] for jpeg in jpegs] == [chroma] * 3
+        assert np.all(np.diff([len(jpeg) for jpeg in jpegs]) > 0)
+        assert np.abs(decode_jpeg(jpegs[-1]).astype(int) - picture).mean() < 3
 
 
 @pytest.mark.parametrize("size", [16, 200])
@@ -381,6 +409,25 @@ def film(*scenes: tuple[int, ...], light: int = 0, turn: int = 0) -> set[int]:
             faces.append(Face(box=np.array([left, 20, left + 40, 60]), score=1.0))
         cuts.see(place, frame.clip(0, 255).astype(np.uint8), faces)
     return cuts.places
+
+
+def test_a_cut_has_little_in_common_with_the_picture_before_and_differs_by_much() -> None:
+    rng = np.random.default_rng(0)
+    # Two patterns of length 1 about 0 that have nothing in common.
+    _, first, other = np.linalg.qr(np.column_stack([np.ones(1024), rng.normal(size=(1024, 2))]))[
+        0
+    ].T
+
+    def grey(pattern: np.ndarray) -> np.ndarray:
+        return np.repeat((128 + pattern).reshape(32, 32, 1), 3, axis=2).astype(np.float32)
+
+    for common, cut in ((0.45, False), (0.35, True)):
+        after = common * first + np.sqrt(1 - common**2) * other
+        assert is_cut(grey(1500 * first), grey(1500 * after)) == cut
+    turned = np.abs(2 * first).mean()
+    for change, cut in ((14.5, False), (15.5, True)):
+        assert is_cut(grey(first * change / turned), grey(-first * change / turned)) == cut
+    assert is_cut(np.zeros((32, 32, 3), np.float32), np.full((32, 32, 3), 200, np.float32))
 
 
 def test_another_face_in_the_place_of_one_is_a_cut_in_the_same_room() -> None:
