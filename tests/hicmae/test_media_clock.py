@@ -50,7 +50,7 @@ def test_the_picture_begins_where_it_does_after_the_recording(late: Path) -> Non
         (4.0, 4.4, (25, 35)),
         (1.0, 3.4, (0, 10)),
         (4.6, 99.0, (40, 50)),
-        (2.98, 3.4, (0, 10)),
+        (2.99, 3.4, (0, 10)),  # less than a frame before: kept, and filled with the first one
     ],
 )
 def test_spans_are_in_the_time_of_players(
@@ -58,6 +58,8 @@ def test_spans_are_in_the_time_of_players(
 ) -> None:
     with Recording(late, open_video(late), NO_FACES, fps=25, start=start, end=end) as recording:
         assert recording.offset == pytest.approx(BEGIN + found[0] / 25, abs=0.03)
+        if start is not None and start > BEGIN - 1 / 25:
+            assert recording.offset == pytest.approx(start)
         assert len(recording.indices) == pytest.approx(found[1] - found[0], abs=1)
         images = np.stack(list(recording.frames(np.arange(len(recording.indices)))))
     numbers = numbers_of(images, COUNT)

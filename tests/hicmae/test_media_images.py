@@ -84,6 +84,11 @@ def test_what_cannot_be_a_sequence_is_said(tmp_path: Path) -> None:
     clock = write_images(tmp_path / "clock", ["101530.jpg", "114520.jpg", "235959.jpg"])
     with pytest.raises(MediaError, match=r"do not count frames \(3 images, 101530\.\.235959\)"):
         list_images(clock)
+    # Of two images 2 x 50 + 1000 numbers may lie between them.
+    (far,) = list_images(write_images(tmp_path / "far", ["1.jpg", "1101.jpg"]))
+    assert far.frames == (0, 1100)
+    with pytest.raises(MediaError, match=r"do not count frames \(2 images, 1\.\.1102\)"):
+        list_images(write_images(tmp_path / "further", ["1.jpg", "1102.jpg"]))
     with pytest.raises(MediaError, match="a folder without images"):
         open_images(tmp_path, 25)
     assert not is_sequence(write_images(tmp_path / "album", ["anna.jpg", "ben.jpg"]))

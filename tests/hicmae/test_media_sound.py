@@ -82,6 +82,15 @@ def test_a_hole_in_the_sound_becomes_silence_of_its_length(tmp_path: Path) -> No
     assert not middle.any()
     assert rms_db(sound.samples[int(2.2 * RATE) :]) == pytest.approx(whole.rms_db, abs=0.3)
     assert onset(sound.samples[int(1.5 * RATE) :], RATE) == pytest.approx(0.5, abs=0.03)
+    short = read_sound(_without_packets(path, tmp_path / "short.mkv", 1.0, 1.2))
+    assert len(short.samples) == pytest.approx(len(whole.samples), abs=16)
+    assert not short.samples[int(1.05 * RATE) : int(1.15 * RATE)].any()
+
+
+def test_a_broken_stamp_is_no_hour_of_silence(tmp_path: Path) -> None:
+    sound = read_sound(gap(tmp_path / "gap.mkv", 4000.0))
+    assert sound.duration_seconds < 2.1
+    assert sound.damaged
 
 
 @pytest.mark.parametrize("rate", [8000, 16000, 22050, 44100, 48000])
@@ -167,6 +176,8 @@ def test_reading_can_stop_early(tmp_path: Path) -> None:
         (10.0, [1, 2, 3, 4], 0),
         (9.5, [0, 0, 1, 2], 2),
         (10.5, [3, 4, 5, 0], 1),
+        (10.2, [2, 3, 4, 5], 0),  # the nearest sample, and not the one before
+        (9.8, [0, 1, 2, 3], 1),
         (8.0, [0, 0, 0, 0], 4),
         (20.0, [0, 0, 0, 0], 4),
     ],

@@ -147,6 +147,22 @@ def test_evidence_is_a_correlation_that_grows_with_the_frames() -> None:
     # A face that comes in late is held against the sound of its own time.
     late = agreement(0.6 * heard[80:, None] + 0.8 * noise[80:], heard, 80, 25.0)
     assert late.evidence > 5
+    # The sound may come up to 3 frames before the mouth and up to 4 after it.
+    for lag in range(-5, 6):
+        moved = agreement(np.stack([heard, heard], 1)[50 + lag : 150 + lag], heard, 50, 25.0)
+        assert moved.lag_seconds == lag / 25
+        assert moved.evidence_at_lag == pytest.approx(np.arctanh(0.99) * 10)
+        assert (moved.evidence == moved.evidence_at_lag) == (-3 <= lag <= 4)
     assert agreement(np.zeros((3, 2)), heard, 0, 25.0) == Agreement(0, 0, 0)
     assert verdict(Agreement(0, 0, 0), 1.0) == ""
-    assert verdict(Agreement(0, 0, 0), 3.0) == "apart"
+    for found, seconds, said in (
+        (Agreement(0, 0, 0), 3.0, "apart"),
+        (Agreement(0, 0, 0), 2.56, "apart"),
+        (Agreement(0, 0, 0), 2.5, ""),
+        (Agreement(2.6, 0.0, 2.6), 3.0, ""),
+        (Agreement(2.4, 0.4, 4.4), 3.0, "apart"),
+        (Agreement(9.0, 0.32, 9.5), 3.0, "shifted"),
+        (Agreement(9.0, 0.24, 9.5), 3.0, ""),
+        (Agreement(9.0, -0.24, 9.5), 3.0, "shifted"),
+    ):
+        assert verdict(found, seconds) == said, (found, seconds)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import multiprocessing
 import struct
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -87,6 +89,35 @@ def test_jumps_give_the_frames_asked_for_where_groups_of_pictures_are_open(
             assert numbers_of(frames_of(reader, indices), COUNT).tolist() == list(indices)
 
 
+@pytest.mark.parametrize("wrong", ["", "times", "frames", "count", "size"])
+def test_decord_is_left_where_it_sees_something_else(
+    clip: Path, wrong: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Reader:
+        """decord's own, but for one thing."""
+
+        def __init__(self, reader: Any) -> None:
+            self._reader = reader
+
+        def __len__(self) -> int:
+            return len(self._reader) - (wrong == "count")
+
+        def get_frame_timestamp(self, indices: range) -> np.ndarray:
+            late = 0.003 * (np.array(indices)[:, None] > 9) * (wrong == "times")
+            return np.asarray(self._reader.get_frame_timestamp(indices) + late)
+
+        def __getitem__(self, index: int) -> Any:
+            frame = self._reader[index].asnumpy()
+            frame = 255 - frame if wrong == "frames" else frame
+            return SimpleNamespace(asnumpy=lambda: frame[:-1] if wrong == "size" else frame)
+
+    plain = DecordDecoder._opened
+    monkeypatch.setattr(DecordDecoder, "_opened", lambda self: Reader(plain(self)))
+    with open_video(clip) as reader:
+        assert reader.decoder == ("pyav" if wrong else "decord")
+        assert numbers_of(frames_of(reader, [0, 17]), COUNT).tolist() == [0, 17]
+
+
 def test_irregular_times_are_kept(tmp_path: Path) -> None:
     times = np.cumsum([0, *np.tile([0.02, 0.05, 0.3, 0.04], 10)])[:COUNT]
     path = write_recording(tmp_path / "clip.mkv", counting_frames(COUNT), times)
@@ -123,6 +154,8 @@ def test_the_picture_on_the_screen_at_a_cut_is_held_and_what_follows_stays_in_it
     reader = open_video(path)
     np.testing.assert_allclose(reader.timestamps, [0, *(seconds[3:] - 2.3)], atol=2e-3)
     assert reader.start_seconds == 0
+    # Who counted the frames to tell boxes did not see the one that is held.
+    np.testing.assert_array_equal(reader.frame_clock, reader.timestamps[1:])
     for indices in (range(len(reader)), [0], [1], [7, 20]):
         numbers = numbers_of(frames_of(reader, indices), COUNT)
         assert numbers.tolist() == [index + 2 for index in indices]
