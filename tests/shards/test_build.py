@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 
 from hicmae.media.faces import DETECTORS, Face
+from hicmae.media.sound import Sound
+from shards.building import prepare
 from shards.building.build import build_shards
 from shards.check import check_shards
 from shards.index import read_index
@@ -84,6 +86,37 @@ def test_every_state_of_the_sound_is_said(tmp_path: Path) -> None:
     assert np.abs(sound[4000:8000]).max() > 5000
     states = read_index(tmp_path / "out").table.set_index("key")["sound_state"]
     assert states["silent"] == "silent"
+
+
+@pytest.mark.parametrize(
+    ("missing", "amplitude", "state"),
+    [
+        (0, 33, "present"),  # -59.9 dB
+        (1600, 3000, "present"),
+        (1601, 3000, "shorter"),
+        (8000, 33, "shorter"),
+        (8000, 32, "silent"),  # -60.2 dB, whatever is padded
+        (16000, 3000, "absent"),
+    ],
+)
+def test_a_span_says_what_is_missing_of_its_sound_and_how_loud_the_rest_is(
+    missing: int, amplitude: int, state: str
+) -> None:
+    heard = np.full(16000 - missing, amplitude, dtype=np.int16)
+    sound = Sound(
+        samples=heard, sample_rate=16000, start_seconds=5.0, damaged=True, taken="channel 1 of 2"
+    )
+    samples, told = prepare._span_sound(sound, 5.0, 1.0, -60.0)
+    assert (told["sound"], told["sound_damaged"]) == (state, True)
+    if state == "absent":
+        assert (samples, told["num_samples"], told["padded_samples"]) == (None, 0, 0)
+        return
+    assert samples is not None
+    assert samples.tolist() == [*heard.tolist(), *[0] * missing]
+    assert (told["num_samples"], told["padded_samples"]) == (16000, missing)
+    assert told["sound_taken"] == "channel 1 of 2"
+    level = None if state == "silent" else round(20 * np.log10(amplitude / 32768), 3)
+    assert told.get("loudness_db") == level
 
 
 def test_sound_that_a_mix_would_lose_is_said_in_sample_and_receipt(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -24,7 +25,7 @@ from shards.building.build import (
     build_shards,
     gather,
 )
-from shards.building.journal import Journal, build_identity, read_journal
+from shards.building.journal import Journal, build_identity, list_digest, read_journal
 from shards.check import check_shards
 from shards.index import read_index
 from shards.manifest import ManifestRow
@@ -279,6 +280,45 @@ def test_an_image_or_the_sound_beside_that_was_changed_makes_another_build(tmp_p
         found.append(build_identity([row], SMALL, part=None, listing="")["times"])
     assert len(set(found)) == 4
     assert found[0] == found[-1]
+
+
+def test_every_file_that_a_sample_is_made_of_belongs_to_the_identity_of_a_build(
+    tmp_path: Path,
+) -> None:
+    """The sound, the boxes, and those beside the recording: their sizes, and when they changed."""
+    names = {"path": "a.mp4", "audio": "a.wav", "boxes": "boxes.csv", "beside": "a.csv"}
+    paths = {name: tmp_path / file for name, file in names.items()}
+    row = ManifestRow(
+        key="a", name="a.mp4", path=paths["path"], audio=paths["audio"], boxes=paths["boxes"]
+    )
+    for path in paths.values():
+        path.write_text("one")
+        os.utime(path, (1, 1))
+
+    def identity(faces: str = "boxes") -> dict[str, Any]:
+        return build_identity([row], config(faces=faces), part=None, listing="")
+
+    whole = identity()
+    assert all(name in whole["programs"] for name in ("av", "numpy", "libavcodec", "schema"))
+    for name, path in paths.items():
+        path.write_text("three")
+        os.utime(path, (1, 1))
+        grown = identity()
+        assert (grown["files"] != whole["files"]) == (name != "beside"), name
+        assert grown["times"] != whole["times"], name
+        path.write_text("one")
+        os.utime(path, (2, 2))
+        later = identity()
+        assert (later["files"], later["times"] != whole["times"]) == (whole["files"], True), name
+        os.utime(path, (1, 1))
+    assert identity() == whole
+    plain = identity("none")
+    paths["beside"].unlink()  # of which only ``faces: boxes`` reads
+    assert identity("none") == plain
+    elsewhere = dataclasses.replace(row, path=Path("/elsewhere/a.mp4"))
+    assert list_digest([row]) == list_digest([elsewhere])
+    for changes in ({"path": tmp_path / "b.mp4"}, {"start": 1.0}, {"labels": {"fold": 1}}):
+        assert list_digest([dataclasses.replace(row, **changes)]) != list_digest([row])
 
 
 def test_two_builds_at_once_into_one_folder_are_refused(tmp_path: Path, log: Path) -> None:

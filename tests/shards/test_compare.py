@@ -20,9 +20,11 @@ from shards.receipts.compare import (
     OTHER_ENCODING,
     SAME_CONTENT,
     compare_preparations,
+    judge,
     read_preparation,
 )
 from shards.receipts.facts import (
+    ASPECTS,
     QUANTITIES,
     describe_values,
     exact_distance,
@@ -125,6 +127,50 @@ def test_few_lost_samples_are_comparable_and_many_are_different(
         assert sorted(folders["samples"]["only_first"]) == sorted(keys[-lost:])
         assert folders["samples"]["only_second"] == []
         assert receipts["samples"] is None
+
+
+def test_every_limit_between_comparable_and_different_is_the_documented_one() -> None:
+    words = ("seconds", "face_pixels", "face_coverage", "loudness_db", "image_bytes")
+    found: dict[str, Any] = {
+        "digests": dict.fromkeys(("shards", "ordered_samples", "content", "keys", *ASPECTS), False),
+        "configuration": {name: [1, 2] for name in ("chroma", "min_seconds")},
+        "num_samples": [100, 95],
+        "samples": None,
+        "classes": {"differing": {"emotion": {"largest_share_difference": 0.05}}},
+        "measured": {"valence": {"gap": 0.5, "sides": ["0 to 1", "0 to 2"]}},
+        "distributions": {name: {"distance": 0.1, "num": [9, 9]} for name in words},
+        "signals": {"samples": [{}] * 20, "num_shifted": 1, "median_psnr_db": 25.0},
+    }
+    none = {"num_relabelled": 0, "num_retimed": 0}
+    shared = {"num_shared": 100, "num_relabelled": 1, "num_retimed": 1}
+    assert judge(found)[0] == COMPARABLE
+    assert judge(found | {"num_samples": [100, 100], "samples": shared})[0] == COMPARABLE
+    for changes, said in (
+        ({"configuration": {"face_margin": [1, 2]}}, "settings that shape samples"),
+        ({"num_samples": [94, 100]}, "as many samples: 94.0%"),
+        ({"samples": shared | {"num_shared": 94, **none}}, "samples in both: 94.0%"),
+        ({"samples": shared | {"num_relabelled": 2}}, "2 of 100 samples have another label"),
+        ({"samples": shared | {"num_retimed": 2}}, "2 of 100 samples differ by more than one"),
+        ({"classes": {"differing": {"fold": {"largest_share_difference": 0.06}}}}, "class of fold"),
+        ({"measured": {"arousal": {"gap": 0.51, "sides": ["1", "2"]}}}, "arousal is spread"),
+        ({"measured": {"arousal": {"gap": None, "sides": ["1", "2"]}}}, "arousal is spread"),
+        ({"signals": found["signals"] | {"num_shifted": 2}}, "2 of 20 decoded samples are shifted"),
+        ({"signals": found["signals"] | {"median_psnr_db": 24.9}}, "pictures are 24.9 dB apart"),
+        *(
+            ({"distributions": found["distributions"] | {name: item}}, f"{name} are {told}")
+            for name in words[:4]
+            for item, told in (
+                ({"distance": 0.11, "num": [9, 9]}, "spread otherwise"),
+                ({"distance": None, "num": [0, 9]}, "known of one side"),
+            )
+        ),
+    ):
+        more = {"num_samples": [100, 100]} if "samples" in changes else {}
+        verdict, (reason,) = judge({**found, **more, **changes})
+        assert verdict == DIFFERENT
+        assert said in reason
+    far = found["distributions"] | {"image_bytes": {"distance": 0.9, "num": [9, 9]}}
+    assert judge(found | {"distributions": far})[0] == COMPARABLE
 
 
 def test_settings_that_shape_samples_make_them_different(

@@ -89,6 +89,8 @@ def test_receipt_counts_what_is_there(folder: Path) -> None:
     assert about["counts"]["num_frames"] == 20 + 30 + 40 + 50 + 3 * 30
     assert about["counts"]["num_shards"] == 3  # 4 + 2 of train, 1 of test
     assert about["counts"]["num_refused"] == 3
+    assert about["counts"]["num_speakers"] == 3
+    assert about["counts"]["hours"] == round(230 / 25 / 3600, 4) > 0
     assert about["refused"] == {"damaged": 1, "no-face": 2}
     assert about["splits"]["test"] == {"num_samples": 1, "seconds": 1.2, "num_speakers": 0}
     assert about["labels"]["emotion"]["missing"] == 1
@@ -120,6 +122,9 @@ def test_distributions_are_those_of_numpy(folder: Path) -> None:
     found = receipt_of(folder)["distributions"]
     seconds = np.array([20, 30, 40, 50, 30, 30, 30]) / 25
     assert found["seconds"]["mean"] == pytest.approx(seconds.mean(), rel=1e-5)
+    assert found["seconds"]["sd"] == pytest.approx(seconds.std(), rel=1e-5)
+    shares = ["0", "0.01", "0.05", "0.25", "0.5", "0.75", "0.95", "0.99", "1"]
+    assert list(found["seconds"]["quantiles"]) == shares
     assert found["seconds"]["quantiles"]["0.25"] == pytest.approx(np.quantile(seconds, 0.25))
     for start, end, count in found["seconds"]["bins"]:
         assert count == ((seconds >= start) & (seconds < end)).sum()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
+import tarfile
 from typing import Any
 
 import pytest
@@ -12,6 +14,7 @@ from shards.schema import (
     SampleInfo,
     ShardError,
     SourceFile,
+    blocks_of,
     is_safe_key,
     parse_sample_json,
     reread_sample_json,
@@ -95,6 +98,29 @@ def test_the_json_is_plain_and_has_what_the_design_promises() -> None:
     assert raw["source"] == {"path": "id03/00003.mp4", "sha256": "0" * 64, "bytes": 1}
     assert len(raw["frame_offsets"]) == raw["num_frames"] + 1 == 6
     assert raw["num_samples"] == 3200
+
+
+def test_a_number_that_is_none_is_not_written() -> None:
+    with pytest.raises(ValueError, match="JSON compliant"):
+        sample_json(info(labels={"valence": float("nan")}))
+
+
+@pytest.mark.parametrize("length", [5, 99, 100, 101, 200])
+def test_the_blocks_of_a_sample_begin_with_its_header_however_long_its_name(length: int) -> None:
+    file, first = io.BytesIO(), "a" * (length - 5) + ".mjpg"
+    with tarfile.open(fileobj=file, mode="w", format=tarfile.GNU_FORMAT) as tar:
+        for name in ("x.json", first, "last.json"):
+            member = tarfile.TarInfo(name)
+            member.size = 700
+            tar.addfile(member, io.BytesIO(bytes(700)))
+    file.seek(0)
+    with tarfile.open(fileobj=file) as tar:
+        before, one, last = tar.getmembers()
+    end = before.offset_data + 1024
+    assert blocks_of(first, one.offset_data, last.offset_data + 700) == (
+        end,
+        last.offset_data + 1024,
+    )
 
 
 def test_the_same_sample_gives_the_same_bytes_whatever_the_order_of_its_labels() -> None:
