@@ -60,7 +60,8 @@ class RecipeConfig:
         drop_path: Largest rate at which a residual branch is left out.
         feature_fusion: Whether the head reads a learned mix of the encoder's layers beside the
             fused tokens (the paper's hierarchical feature fusion).
-        fusion: How the layers are mixed: hierarchical, or another registered name.
+        fusion: How the layers are mixed: hierarchical; global-depthwise, which learns a weight of
+            each place too, for few labels and faces cut out alike; or another registered name.
         fusion_settings: Settings of that fusion.
         tuning: What is trained. full: everything. probe: the head and the layer weights alone, on
             a frozen encoder (a linear probe). fusion: these and the fusion encoder. lora: as probe,

@@ -20,7 +20,7 @@ from hicmae.config import from_dict
 from hicmae.devices import autocast, send
 from hicmae.encoder import AudioVisualEncoder
 from hicmae.heads import HeadLabels, head_values, slices
-from hicmae.registry import NoSettings, Registry
+from hicmae.registry import Registry
 from hicmae.settings import ModelConfig
 
 Modalities = Literal["audio-video", "video", "audio"]
@@ -65,9 +65,9 @@ class EmotionConfig:
             )
 
 
-# Of the layers of one modality. What makes one takes ``num_layers``, the width ``dim`` and its
-# settings, and gives a module from tokens (B, N, D) of the layers, a tuple, shallow first, to
-# (B, D); a method ``weights()`` -> (L,), summing to 1, is shown where it exists.
+# Of the layers of one modality. What makes one takes ``num_layers``, ``num_tokens`` of a clip, the
+# width ``dim`` and its settings, and gives a module from tokens (B, N, D) of the layers, a tuple,
+# shallow first, to (B, D); a method ``weights()`` -> (L,), summing to 1, is shown where it exists.
 FUSIONS: Registry[Callable[..., nn.Module]] = Registry("feature fusion")
 
 
@@ -78,7 +78,7 @@ class HierarchicalFusion(nn.Module):
     Source: HiCMAE, section 3.5 (hierarchical feature fusion); weights equal at the start.
     """
 
-    def __init__(self, num_layers: int, dim: int, settings: NoSettings) -> None:
+    def __init__(self, num_layers: int, num_tokens: int, dim: int, settings: object) -> None:
         super().__init__()
         self.layer_logits = nn.Parameter(torch.zeros(num_layers))
 
@@ -90,6 +90,49 @@ class HierarchicalFusion(nn.Module):
         """Pool tokens (B, N, D) of L layers to (B, D)."""
         pooled = torch.stack([tokens.mean(dim=1) for tokens in layers])  # (L, B, D)
         return torch.einsum("l,lbd->bd", self.weights().to(pooled.dtype), pooled)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DepthwiseSettings:
+    """Settings of the fusion below.
+
+    Args:
+        rate: How many times as fast as other parameters the weights of the places change.
+    """
+
+    rate: float = 16.0
+
+    def __post_init__(self) -> None:
+        if not self.rate > 0:
+            raise ValueError(f"rate = {self.rate} (must be positive)")
+
+
+@FUSIONS.register("global-depthwise", settings=DepthwiseSettings)
+class DepthwiseFusion(HierarchicalFusion):
+    """The same, but tokens are normed and pooled with a weight of each place in each channel.
+
+    A mean over places, which it is at the start and decays to, forgets where something was; faces
+    that were cut out alike have their mouths, and filter banks their frequencies, at one place.
+
+    Source: global depthwise convolution in place of a mean, MobileFaceNets (Chen et al., 2018),
+    section 3; over several layers, and its ``rate``, are ours (configs/demo_results.md).
+    """
+
+    def __init__(
+        self, num_layers: int, num_tokens: int, dim: int, settings: DepthwiseSettings
+    ) -> None:
+        super().__init__(num_layers, num_tokens, dim, settings)
+        self.rate = settings.rate
+        self.places = nn.Parameter(torch.zeros(num_layers, num_tokens, dim))
+
+    def forward(self, layers: tuple[Tensor, ...]) -> Tensor:
+        """Pool tokens (B, N, D) of L layers, those of a whole clip, to (B, D)."""
+        shares = self.weights()[:, None, None] * (self.rate * self.places + 1 / len(self.places[0]))
+        pooled = [
+            torch.einsum("bnd,nd->bd", nn.functional.layer_norm(tokens, tokens.shape[-1:]), share)
+            for tokens, share in zip(layers, shares, strict=True)
+        ]
+        return torch.stack(pooled).sum(dim=0)
 
 
 class HeadWithConstants(nn.Linear):
@@ -133,8 +176,8 @@ class EmotionModel(PortableModel):
         layers = every_layer if emotion.feature_fusion else [config.encoder_depth]
         self.encoder = AudioVisualEncoder(config, layers=layers, drop_path=emotion.drop_path)
         self.encoder.apply(truncated_normal_linears)
-        self.video_fusion = self._fusion()
-        self.audio_fusion = self._fusion()
+        self.video_fusion = self._fusion(config.num_video_tokens)
+        self.audio_fusion = self._fusion(config.num_audio_tokens)
         width = config.encoder_dim * (4 if emotion.modalities == "audio-video" else 2)
         self.norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
         self.head = (
@@ -205,11 +248,14 @@ class EmotionModel(PortableModel):
                 learned[name] = weights().detach()
         return learned
 
-    def _fusion(self) -> nn.Module:
+    def _fusion(self, num_tokens: int) -> nn.Module:
         entry = FUSIONS[self.emotion.fusion]
         settings = entry.configure(self.emotion.fusion_settings, "emotion: fusion_settings")
         return entry.make(
-            num_layers=len(self.encoder.layers), dim=self.config.encoder_dim, settings=settings
+            num_layers=len(self.encoder.layers),
+            num_tokens=num_tokens,
+            dim=self.config.encoder_dim,
+            settings=settings,
         )
 
     def _freeze_absent(self) -> None:

@@ -226,7 +226,7 @@ class Layer:
 class OneLayer(torch.nn.Module):
     """A fusion that passes one layer on."""
 
-    def __init__(self, num_layers: int, dim: int, settings: Layer) -> None:
+    def __init__(self, num_layers: int, num_tokens: int, dim: int, settings: Layer) -> None:
         super().__init__()
         self.place = settings.number - 1
 

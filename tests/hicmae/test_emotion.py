@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,6 +17,8 @@ from hicmae.checkpoints.convert import export_reference
 from hicmae.config import to_dict
 from hicmae.emotion import (
     FUSIONS,
+    DepthwiseFusion,
+    DepthwiseSettings,
     EmotionConfig,
     EmotionModel,
     HierarchicalFusion,
@@ -34,12 +37,41 @@ def model(config: ModelConfig, **settings: object) -> EmotionModel:
 
 def test_hierarchical_fusion_starts_as_the_mean_over_layers_and_tokens() -> None:
     layers = tuple(torch.randn(2, 5, 4) for _ in range(3))
-    fusion = HierarchicalFusion(3, 4, NoSettings())
+    fusion = HierarchicalFusion(3, 5, 4, NoSettings())
     torch.testing.assert_close(fusion(layers), torch.stack(layers).mean(dim=(0, 2)))
     learned = torch.tensor([0.5, 0.3, 0.2])
     fusion.layer_logits.data = learned.log()
     wanted = sum(share * tokens.mean(dim=1) for share, tokens in zip(learned, layers, strict=True))
     torch.testing.assert_close(fusion(layers), wanted)
+
+
+def test_depthwise_fusion_starts_as_the_mean_of_normed_tokens_and_learns_where_they_are() -> None:
+    layers = tuple(torch.randn(2, 5, 4) for _ in range(3))
+    fusion = DepthwiseFusion(3, 5, 4, DepthwiseSettings(rate=8.0))
+    normed = torch.stack([nn.functional.layer_norm(tokens, (4,)) for tokens in layers])
+    torch.testing.assert_close(fusion(layers), normed.mean(dim=(0, 2)))
+    fusion.layer_logits.data = torch.tensor([0.5, 0.3, 0.2]).log()
+    fusion.places.data = torch.randn(3, 5, 4)
+    wanted = sum(
+        share * ((8.0 * places + 0.2) * tokens).sum(dim=1)
+        for share, places, tokens in zip((0.5, 0.3, 0.2), fusion.places, normed, strict=True)
+    )
+    torch.testing.assert_close(fusion(layers), wanted)
+
+
+def test_depthwise_fusion_is_saved_with_its_rate(
+    tiny_model_config: ModelConfig, tmp_path: Path
+) -> None:
+    network = model(tiny_model_config, fusion="global-depthwise", fusion_settings={"rate": 4.0})
+    for fusion in (network.video_fusion, network.audio_fusion):
+        nn.init.normal_(fusion.places)
+    network.save_pretrained(tmp_path / "saved")
+    again = EmotionModel.from_pretrained(tmp_path / "saved").eval()
+    assert again.video_fusion.rate == 4.0
+    batch = clip(tiny_model_config)
+    assert torch.equal(again(*batch), network(*batch))
+    with pytest.raises(ValueError, match=r"fusion_settings: rate = 0.0 \(must be positive\)"):
+        model(tiny_model_config, fusion="global-depthwise", fusion_settings={"rate": 0})
 
 
 @pytest.mark.parametrize(("modalities", "width"), [("audio-video", 4), ("video", 2), ("audio", 2)])
@@ -63,11 +95,13 @@ def test_a_model_of_one_modality_ignores_the_other(tiny_model_config: ModelConfi
 
 
 @pytest.mark.parametrize("modalities", ["audio-video", "video", "audio"])
-@pytest.mark.parametrize("feature_fusion", [True, False])
+@pytest.mark.parametrize(
+    "fusion", [{}, {"fusion": "global-depthwise"}, {"feature_fusion": False}], ids=str
+)
 def test_every_trainable_parameter_gets_a_gradient(
-    tiny_model_config: ModelConfig, modalities: str, feature_fusion: bool
+    tiny_model_config: ModelConfig, modalities: str, fusion: dict[str, Any]
 ) -> None:
-    network = model(tiny_model_config, modalities=modalities, feature_fusion=feature_fusion)
+    network = model(tiny_model_config, modalities=modalities, **fusion)
     network(*clip(tiny_model_config)).square().sum().backward()
     for name, parameter in network.named_parameters():
         assert (parameter.grad is not None) == parameter.requires_grad, name
@@ -126,7 +160,7 @@ class ToySettings:
 class ToyFusion(nn.Module):
     """The mean of the layers through a matrix."""
 
-    def __init__(self, num_layers: int, dim: int, settings: ToySettings) -> None:
+    def __init__(self, num_layers: int, num_tokens: int, dim: int, settings: ToySettings) -> None:
         super().__init__()
         self.num_layers, self.bias = num_layers, settings.bias
         self.mix = nn.Linear(dim, dim)
