@@ -320,8 +320,7 @@ def count_steps(config: PretrainConfig, *, num_clips: int, world_size: int) -> C
         raise ValueError(
             f"an optimizer step takes {global_batch} clips ({world_size} processes x"
             f" data.batch_size = {batch_size} x accumulate = {config.accumulate}), and there are"
-            f" {num_clips}: some would be in it twice, each the other's negative; lower one of the"
-            " three, or give more shards"
+            f" {num_clips}: some would be in it twice; lower one of the three, or give more shards"
         )
     per_epoch = num_clips // global_batch
     num_steps = max(1, round(config.epochs * per_epoch)) if config.steps is None else config.steps

@@ -35,7 +35,7 @@ def test_a_run_predicts_a_video_as_it_predicted_its_shard(
     for number in range(8):
         name = f"v{number}.mp4"
         # As long as a clip of the tiny network, so that one view is one window.
-        write_talking(tmp_path / name, 0.64, faces=(50 + 12 * number,))
+        write_talking(tmp_path / name, 0.64, faces=(50 + 11 * number,))
         rows.append(f"{name},{BENCHMARK.classes[number % 2]},s{number // 2},{1 + number // 4}")
     (tmp_path / "list.csv").write_text("\n".join(rows) + "\n")
     build = BuildConfig(faces="boxes", face_size=40, workers=1)

@@ -146,7 +146,7 @@ def test_a_resumed_run_ends_with_the_weights_of_an_unbroken_one(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """From inside a pass over the data (of two batches), bit for bit, clip for clip."""
+    """From inside a pass over the data (of four batches), bit for bit, clip for clip."""
     taken: list[tuple[str, ...]] = []
     original = PretrainModule.on_after_batch_transfer
 
@@ -156,7 +156,7 @@ def test_a_resumed_run_ends_with_the_weights_of_an_unbroken_one(
 
     monkeypatch.setattr(PretrainModule, "on_after_batch_transfer", noting)
     log = LogConfig(log_every=1, checkpoint_every=3, keep=9, pictures_every=0, progress=False)
-    data = DataConfig(shards=shards, batch_size=4, shuffle_shards=8)
+    data = DataConfig(shards=shards, batch_size=2, shuffle_shards=8)
     settings: dict[str, Any] = {"steps": 7, "accumulate": accumulate, "data": data, "log": log}
     settings |= {"augment": AugmentConfig.pretraining(), "workers": workers}
     whole, broken = tmp_path / "whole", tmp_path / "broken"

@@ -16,9 +16,9 @@ SMALL_CREMA_ACTORS = (1001, 1018, 1019, 1036, 1037, 1054, 1055, 1072, 1073, 1091
 
 
 def medium(path: Path) -> Path:
-    """A file that is there and not empty."""
+    """A file that is there, not empty, and no copy of another."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(b"x")
+    path.write_bytes(str(path).encode())
     return path
 
 
