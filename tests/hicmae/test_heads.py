@@ -87,6 +87,12 @@ def test_thresholds_are_those_that_undo_how_shares_were_made() -> None:
     assert unchosen.tolist() == [[0.3, 0.7], [0.5, 0.5]]
 
 
+def test_of_thresholds_that_are_as_good_the_smallest_are_chosen_also_where_nobody_blends() -> None:
+    true, shares = np.array([[1.0, 0.0], [0.5, 0.5]]), np.array([[0.88, 0.12], [0.57, 0.43]])
+    assert choose_thresholds(true, shares) == Thresholds(0.15, 0.15)
+    assert choose_thresholds(true[:1], shares[:1]) == Thresholds(0.15, 0.05)
+
+
 def test_what_is_no_share_is_refused() -> None:
     fine = np.full((3, 4), 0.25)
     for wrong in (fine[:0], fine[:, :1], fine[0], fine - 1, fine * np.nan):
