@@ -153,7 +153,8 @@ def demo(
     filled = config.filled(out, quick=quick, given=values)
     report = Path(fill(config.report, filled))
     made = [Path(fill(text, filled)) for text in config.made]
-    made += [path for path in (report, report.with_suffix(".html")) if out in path.parents]
+    if out in report.parents:  # and what a report has beside it
+        made += [report, report.with_suffix(".html"), report.with_name("figures")]
     with _prepare(out, made, resume=resume, overwrite=overwrite):
         run = _Run(config.steps, out, filled)
         began = time.monotonic()

@@ -304,6 +304,14 @@ def test_a_folder_in_use_is_left_alone(
     assert demo(out=out, steps=steps, overwrite=True) == 0
     assert (out / "notes.txt").read_text() == "mine"
     assert not (out / "made/old").exists()
+    # A report of an earlier demo goes with its pictures, lest they pass for this one's.
+    steps.write_text(steps.read_text().replace("{out}/made/report.md", "{out}/report.md"))
+    (out / "figures").mkdir()
+    for name in ("report.md", "figures/labels.png"):
+        (out / name).write_text("old")
+    with pytest.raises(ValueError, match="made by no step"):
+        demo(out=out, steps=steps, overwrite=True)
+    assert not (out / "figures").exists()
     with another_writer(out):
         before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
         for how in ({"resume": True}, {"overwrite": True}):
