@@ -48,8 +48,8 @@ from hicmae.checkpoints.checkpoint import (
     write_files,
 )
 from hicmae.config import to_dict
+from hicmae.download import OFFLINE_VARIABLE, fetch, is_offline
 from hicmae.files import file_sha256, text_of, write_text
-from hicmae.media.download import OFFLINE_VARIABLE, fetch, is_offline
 from hicmae.settings import ModelConfig
 from hicmae.terminal import one_line
 

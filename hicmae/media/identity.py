@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 import platformdirs
 
+from hicmae.download import OFFLINE_VARIABLE, DownloadError, fetch, is_offline
 from hicmae.files import file_sha256
-from hicmae.media.download import OFFLINE_VARIABLE, DownloadError, fetch, is_offline
 from hicmae.media.faces import EMBEDDERS, Face, FaceEmbedder
 from hicmae.media.tracking import FaceTrack
 

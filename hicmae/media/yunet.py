@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import platformdirs
 
-from hicmae.media.download import OFFLINE_VARIABLE, DownloadError, fetch, is_offline
+from hicmae.download import OFFLINE_VARIABLE, DownloadError, fetch, is_offline
 from hicmae.media.faces import DETECTORS, Face, scaled
 from hicmae.settings import raise_all
 

@@ -285,6 +285,17 @@ def test_no_help_and_no_refusal_of_any_verb_waits_for_a_heavy_library() -> None:
     assert done.returncode == 0, done.stderr
 
 
+def test_the_networks_alone_wait_for_no_library_that_reads_recordings_or_trains() -> None:
+    heavy = HEAVY - {"torch"} | {"av", "cv2", "pandas", "scipy"}
+    code = (
+        "import sys, hicmae.emotion, hicmae.pretraining\n"
+        f"heavy = {heavy} & set(sys.modules)\n"
+        "if heavy: sys.exit(str(heavy))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 def test_an_old_name_is_refused_with_the_new_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from hicmae.download import DownloadError, fetch
 from hicmae.media import yunet
-from hicmae.media.download import DownloadError, fetch
 
 CONTENT = np.random.default_rng(0).bytes(300_000)
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
