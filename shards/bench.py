@@ -188,9 +188,8 @@ def write_bench_shards(folder: Path, num_samples: int = 48) -> None:
 def raw_files(media: Path | None) -> list[Path]:
     """The videos to compare with.
 
-    Args:
-        media: A file or a folder; None: the talking VoxCeleb-style clips of
-            ``HICMAE_CLIPS_DIR`` (by default ``../shared/clips`` beside the repository), if there.
+    Args: media: A file or a folder; None: the talking VoxCeleb-style clips of ``HICMAE_CLIPS_DIR``
+        (by default ``../shared/clips`` beside the repository), if there.
 
     Raises:
         FileNotFoundError: ``media`` does not exist.
@@ -283,7 +282,6 @@ def _figures(
     num_files: int,
     speakers: BatchSpeakers | None,
 ) -> dict[str, Any]:
-    """What goes into the JSON file."""
     table = index.table
     num_frames = table["num_frames"][table["mjpg_length"] > 0].sum()
     rates = {line["what"]: line["clips_per_second"] for line in lines}

@@ -34,7 +34,6 @@ class Problem:
 
     Args:
         shard: File name of the shard, or of an index file.
-        message: What was found and what should be.
         key: Of the sample; None if it concerns the shard.
     """
 

@@ -69,7 +69,6 @@ class Index:
     Args:
         table: One row a sample, in the order of the build; columns as in ``COLUMNS``, then labels.
         info: The content of ``index.json``.
-        folder: Where the shards are.
     """
 
     table: pandas.DataFrame
@@ -93,8 +92,6 @@ def index_row(
     """The index row of a sample.
 
     Args:
-        info: The sample.
-        shard: File name of its tar.
         members: Extension → (offset, length) of the member's data, bytes.
         blocks_xxh3: Checksum of its blocks in the tar; 0: none.
     """
@@ -127,7 +124,6 @@ def write_index(
     """Write both files of the index.
 
     Args:
-        folder: Of the shards.
         rows: As ``index_row`` gives them, in the order of the build.
         info: What ``index.json`` is to hold besides ``schema_version``, ``label_columns`` and the
             ``counts`` that follow from the rows; other counts are kept.

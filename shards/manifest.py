@@ -71,7 +71,6 @@ class ManifestRow:
         boxes: CSV of face boxes for ``--faces boxes``; none: ``<name>.csv`` beside the recording.
         region: Part of the picture in which faces are looked for: x0, y0, x1, y1 as shares of its
             width and height, 0..1 (a split screen: one speaker's half); none: all of it.
-        speaker: Who speaks, if known.
         start: Start of the span, seconds as players count them; none: the picture's beginning.
         end: End of the span; none: the end.
         split: Which shards it goes into: ``train``, ``test``, …
@@ -143,10 +142,8 @@ def list_folder(folder: Path, *, sound_alone: bool = True) -> tuple[list[Manifes
 def write_manifest(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Write a manifest that ``read_manifest`` reads back: CSV or JSON lines, by the suffix.
 
-    Args:
-        path: The manifest.
-        rows: Columns as in the module's docstring; ``path`` (and ``audio``) relative to the
-            manifest's folder, None for what is missing.
+    Args: rows: Columns as in the module's docstring; ``path`` (and ``audio``) relative to the
+        manifest's folder, None for what is missing.
 
     Raises: ValueError: a column with a name of the index, or a number that a table cannot hold.
     """
@@ -390,7 +387,6 @@ def _row(manifest: Path, values: dict[str, Any], wrong: dict[str, str]) -> Manif
 
 
 def _shown(value: Any) -> str:
-    """A value for a message, of any length."""
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}…"
 
@@ -469,7 +465,6 @@ def _number(value: Any) -> float | None:
 
 
 def _index_columns() -> set[str]:
-    """Names that the index needs for itself."""
     from shards.index import COLUMNS  # which imports pandas
 
     return COLUMNS.keys() - set(_RESERVED)

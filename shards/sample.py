@@ -32,13 +32,11 @@ class ClipBytes:
     """One clip, its images still encoded.
 
     Args:
-        key: Of the sample.
         where: How an error names it.
         images: Numbers, within the sample, of the images that occur in the clip; ascending.
         jpegs: These images; none where it has no picture, or none is read.
         repeats: (T,) which of them each frame of the clip is.
         waveform: int16 (n,), at most as long as the clip; empty without sound.
-        heard: Whether it has sound.
         face_size: Side that the images must have, pixels.
     """
 
@@ -59,8 +57,7 @@ class ClipBytes:
     def require_size(self) -> None:
         """Refuse images of another size than their json says, before they are decoded.
 
-        Raises:
-            ClipError: The first one is.
+        Raises: ClipError: the first one is.
         """
         side = self.face_size
         if self.seen:
@@ -74,8 +71,7 @@ class ClipBytes:
                 place.
             waveform: int16 (clip_samples,), overwritten; zeros after the sound.
 
-        Raises:
-            ClipError: An image cannot be decoded, or is not of that size.
+        Raises: ClipError: an image cannot be decoded, or is not of that size.
         """
         if waveform is not None:
             count = len(self.waveform)
@@ -101,8 +97,7 @@ class ClipBytes:
             (clip_samples,) zero-padded, "num_samples" valid sound samples (0: no sound), "key", and
             of both modalities "seen" and "heard", whether it has its picture and its sound.
 
-        Raises:
-            ClipError: The bytes are not what the json says.
+        Raises: ClipError: the bytes are not what the json says.
         """
         import torch
 
@@ -134,17 +129,13 @@ def cut_clip(
     """Take the bytes that one clip needs out of its sample.
 
     Args:
-        info: Its json.
         mjpg: Its images, or a part that holds the clip's; None if it has none or none are read.
         wav: Its sound; likewise; may end where the clip's sound ends.
         indices: (T,) frames of the clip, ascending.
-        input: Its geometry.
-        where: How an error names the sample.
         mjpg_start: Where in the whole the part of the mjpg begins, bytes.
 
-    Raises:
-        ClipError: The bytes are not what the json says, or its frame or sampling rate is not the
-            network's.
+    Raises: ClipError: the bytes are not what the json says, or its frame or sampling rate is not
+        the network's.
     """
     where = where or f"sample {info.key!r}"
     if info.fps != input.fps or (info.has_sound and info.sample_rate != input.sample_rate):
@@ -182,17 +173,15 @@ def cut_clip(
 def collate(clips: Sequence[dict[str, Any] | Skipped]) -> dict[str, Any]:
     """Make a batch of clips; the ``collate_fn`` of a DataLoader.
 
-    Args:
-        clips: What ``ClipBytes.decode`` gives, possibly with "sample" and "view"; a ``Skipped`` is
-            left out and counted.
+    Args: clips: What ``ClipBytes.decode`` gives, possibly with "sample" and "view"; a ``Skipped``
+        is left out and counted.
 
     Returns: "frames" uint8 (B, T, H, W, 3), where any has a picture, with zeros for those that
         have none; "waveform" int16 (B, clip_samples), "num_samples" int64 (B,), "keys" list of B
         strings, "seen" and "heard" bool (B,), "sample" and "view" int64 (B,) where the clips have
         them, "skipped" dict of cause to count.
 
-    Raises:
-        ClipError: Nothing is left, or the clips differ in size.
+    Raises: ClipError: nothing is left, or the clips differ in size.
     """
     import torch
 
@@ -243,15 +232,12 @@ def decode_frames(
     """Decode chosen images of a Motion-JPEG stream.
 
     Args:
-        mjpg: JPEG images one after another.
         frame_offsets: N + 1 byte offsets into it.
         indices: (T,) images to decode; one asked for twice is decoded once.
-        where: How an error names the stream.
 
     Returns: uint8 (T, H, W, 3), RGB.
 
-    Raises:
-        ClipError: An image cannot be decoded, or they differ in size.
+    Raises: ClipError: an image cannot be decoded, or they differ in size.
     """
     distinct, repeats = np.unique(indices, return_inverse=True)
     jpegs = cut_images(mjpg, frame_offsets, distinct)
@@ -269,13 +255,11 @@ def decode_sound(wav: bytes | memoryview, start: int, stop: int, where: str = "w
         wav: The whole file, or a part from its beginning if the span lies in it.
         start: First sample.
         stop: One past the last; what lies beyond the end is left out.
-        where: How an error names the file.
 
     Returns: int16 (at most stop - start,), a view of the file's bytes where they may be read as
         they are.
 
-    Raises:
-        ClipError: It is no such file, or shorter than it says.
+    Raises: ClipError: it is no such file, or shorter than it says.
     """
     offset, num_samples = _sound_layout(wav, where)
     stop = min(stop, num_samples)
@@ -298,7 +282,6 @@ def cut_images(
     """The bytes of chosen images of a Motion-JPEG stream.
 
     Args:
-        mjpg: The stream, or a part of it.
         frame_offsets: N + 1 byte offsets into the whole.
         images: (K,) their numbers.
         start: Where in the whole the part begins, bytes.
@@ -313,11 +296,8 @@ def decode_image(out: np.ndarray, jpeg: bytes | memoryview, where: str, number: 
     Args:
         out: uint8 (H, W, 3), overwritten.
         jpeg: Of that size.
-        where: How an error names the stream.
-        number: Of the image in it.
 
-    Raises:
-        ClipError: It is damaged, or of another size.
+    Raises: ClipError: it is damaged, or of another size.
     """
     try:
         shape = simplejpeg.decode_jpeg(jpeg, "RGB", buffer=out).shape
@@ -333,8 +313,7 @@ def require_image_size(
 ) -> None:
     """Refuse an image of another (height, width), by its header alone.
 
-    Raises:
-        ClipError: It is, or has no header.
+    Raises: ClipError: it is, or has no header.
     """
     found = _size(jpeg, where, number)
     if found != size:

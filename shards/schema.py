@@ -61,7 +61,6 @@ class SourceFile:
         path: Relative to the folder or manifest that named it, so that a rebuild elsewhere gives
             the same bytes.
         sha256: Digest of the whole file.
-        bytes: Its length.
         cut_off: What it lacks of what its header announces (``hicmae.media.container``), for
             people; left out of the file where that is nothing.
     """
@@ -113,7 +112,6 @@ class SampleInfo:
         source: The video file; of sound alone, the file that was heard.
         start_seconds: Start of the span in the source, seconds after its beginning, as players
             count: its first picture or sound.
-        end_seconds: End of the span.
         fps: Constant frame rate of the mjpg, frames per second.
         num_frames: N images in the mjpg; of sound alone, frames at ``fps`` in its length.
         frame_offsets: N + 1 byte offsets into the mjpg; the last is its length. Without images: 0.
@@ -130,17 +128,13 @@ class SampleInfo:
         sound_taken: What was taken instead of the mix of the best track, where that loses the
             sound (``hicmae.media.sound_decoding.Track``); left out of the file where it is "".
         split: ``train``, ``test``, … as in the name of the shard.
-        speaker: Who speaks, if known.
         labels: Whatever else the manifest says: emotion, valence, fold, …
-        faces: How the face was found.
-        digests: Of the members.
         picture: What was done with the stored pictures so that they are as players show them, by
             the names of ``hicmae.media.picture.Picture.changes``; left out of the file where that
             is nothing.
         sync: How mouth and voice go together (``hicmae.media.speaking.Agreement``); left out of
             the file where nobody asked.
         images: ``present``, or ``absent`` (no mjpg); left out of the file where present.
-        schema_version: Of this file.
     """
 
     key: str
@@ -288,12 +282,9 @@ def reread_sample_json(data: bytes, where: str) -> SampleInfo:
 def parse_sample_json(data: bytes, where: str) -> SampleInfo:
     """Read and check ``<key>.json``.
 
-    Args:
-        data: Its bytes.
-        where: How to name it in an error, such as ``train-000000.tar: sample 'a'``.
+    Args: where: How to name it in an error, such as ``train-000000.tar: sample 'a'``.
 
-    Raises:
-        ShardError: Every problem found, in one line.
+    Raises: ShardError: every problem found, in one line.
     """
     try:
         raw = json.loads(data)
@@ -343,7 +334,6 @@ def blocks_of(first_name: str, first_offset: int, last_end: int) -> tuple[int, i
     """Where the blocks of a sample begin and end in its tar, bytes.
 
     Args:
-        first_name: Name of its first member.
         first_offset: Of that member's data, bytes.
         last_end: Where the data of its last member ends, bytes.
     """
@@ -370,7 +360,6 @@ class ClipError(ShardError):
     message; the one line is taken out of it again.
 
     Args:
-        message: What, where, found, allowed, remedy.
         cause: A slug: ``no-sound``, ``no-picture``, ``bad-digest``, ``bad-image``, ``bad-sound``,
             ``bad-json``, ``missing-member``, ``missing-shard``, ``truncated``, ``unreadable``,
             ``wrong-rate``.
@@ -413,8 +402,7 @@ def needed_members(modalities: str, *, picture: bool, sound: bool) -> dict[str, 
 def lacks(member: str, where: str, found: str, remedy: str = "") -> ClipError:
     """The error of a sample without a member of ``LACKED``; it has those that were ``found``.
 
-    Args:
-        remedy: The setting that lets it in; none where its json says that the member is there.
+    Args: remedy: The setting that lets it in; none where its json says that the member is there.
     """
     return ClipError(
         f"{where} has no {member} member (found {found}); "

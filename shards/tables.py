@@ -85,8 +85,7 @@ def read_table(
         text: Columns that are text whatever they look like.
         taken: Names that no column may have.
 
-    Raises:
-        ValueError: It cannot be understood: one line with the place and the remedy.
+    Raises: ValueError: it cannot be understood: one line with the place and the remedy.
     """
     if path.suffix.lower() in _JSON:
         return _json_rows(path, needed, taken)
@@ -113,13 +112,10 @@ def read_table(
 def read_cells(path: Path, *, needed: str = "") -> Cells:
     """A CSV, TSV or the first sheet of an ``.xlsx`` as text.
 
-    Args:
-        path: The file.
-        needed: A column that its head should have, by which the separator is found; without one
-            it is the separator that makes the most of the first line.
+    Args: needed: A column that its head should have, by which the separator is found; without one
+        it is the separator that makes the most of the first line.
 
-    Raises:
-        ValueError: It cannot be read; one line with the remedy.
+    Raises: ValueError: it cannot be read; one line with the remedy.
     """
     suffix = path.suffix.lower()
     if suffix in _OTHER_SPREADSHEETS:
@@ -381,7 +377,6 @@ def _of_one_kind(
 
 
 def _spreadsheet(path: Path) -> list[tuple[int, list[str]]]:
-    """Cells of the first sheet as text, without empty lines."""
     import pandas  # which only a spreadsheet waits for
 
     try:

@@ -97,8 +97,7 @@ def measure(rows: Sequence[ManifestRow], config: BuildConfig, scratch: Path) -> 
         ``core_seconds``, ``video_seconds_per_core_second``, ``refused`` (how many recordings;
         they do not count).
 
-    Raises:
-        ValueError: None of the recordings can be built.
+    Raises: ValueError: none of the recordings can be built.
     """
     total: dict[str, float] = dict.fromkeys(STAGES, 0.0)
     video_seconds, problems = 0.0, []
@@ -128,7 +127,6 @@ def measure(rows: Sequence[ManifestRow], config: BuildConfig, scratch: Path) -> 
 
 
 def _build_rows(media: Path | None, scratch: Path) -> list[ManifestRow]:
-    """What to measure on."""
     if media is not None:
         return gather([media])[0]
     files = raw_files(None)

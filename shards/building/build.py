@@ -53,10 +53,7 @@ class BuildProgress:
     Args:
         done: Recordings dealt with, those of earlier runs of the same build included.
         kept: How many of them an earlier run had dealt with.
-        total: Recordings in all.
-        num_samples: Samples there are.
         seconds: Length of those that this run wrote.
-        refused: Refusals by cause.
     """
 
     done: int
@@ -72,11 +69,8 @@ class BuildResult:
     """What a build did.
 
     Args:
-        folder: Where the shards are.
         num_recordings: Rows of the sources, or of this part of them.
         num_kept: How many of them an earlier, unfinished run had dealt with.
-        num_samples: Samples written.
-        num_sound_alone: Those of them without a picture.
         seconds: Their length together.
         refusals: Recordings (or segments of some) that are not in the shards, in order.
         ignored: Files of source folders that are no recordings by their suffix.
@@ -123,7 +117,6 @@ def build_shards(
     Args:
         sources: Folders, CSV or JSON-lines manifests, video or sound files.
         out: The folder; new, empty, or (with ``overwrite``) the result of an earlier build.
-        config: How.
         overwrite: Whether an earlier build, or an unfinished one of other settings, may go.
         part: Build only these recordings; ``merge.py`` joins the parts.
         on_progress: Called after each recording.
@@ -378,7 +371,6 @@ def _write(outcome: Outcome, writer: ShardWriter, begun: Sequence[IndexRow]) -> 
 
 
 def _result(nothing: BuildResult, recordings: Sequence[Done], num_kept: int) -> BuildResult:
-    """The result of a build, from what became of its recordings."""
     rows = [row for done in recordings for row in done.samples]
     return replace(
         nothing,
@@ -422,7 +414,6 @@ def _causes(refusals: Sequence[Refusal]) -> str:
 
 
 def _too_many(result: BuildResult, made: _Assembly, config: BuildConfig, place: Workplace) -> str:
-    """The line for a build over its budget."""
     return (
         f"{made.num_lost} of {result.num_recordings} recordings are refused, more than "
         f"max_refused = {config.max_refused} allows ({_causes(result.refusals)}); each is named "

@@ -162,8 +162,7 @@ class Workplace:
 def check_out(out: Path, overwrite: bool) -> bool:
     """Refuse a folder that holds something else; returns whether a build is to be replaced.
 
-    Raises:
-        ValueError: It is a file, has a name that is not free, or holds what is not to be lost.
+    Raises: ValueError: it is a file, has a name that is not free, or holds what is not to be lost.
     """
     if out.name.endswith(SUFFIX):
         raise ValueError(f"{out}: names that end in {SUFFIX} are those of unfinished builds")
@@ -247,7 +246,6 @@ class Journal:
     """Appends to a journal, beginning it if there is none. Use it as a context manager.
 
     Args:
-        path: The file.
         identity: Which build it is; equal to the one in the file, if there is one.
         content: What ``read_journal`` gave for the file.
     """
@@ -324,8 +322,7 @@ def continue_journal(
 
     Returns: what its journal tells; None where there is nothing to go on from.
 
-    Raises:
-        ValueError: There is an unfinished build of other recordings or settings.
+    Raises: ValueError: there is an unfinished build of other recordings or settings.
     """
     content = read_journal(place.journal)
     if content is None:
@@ -458,7 +455,6 @@ def _write_journal(path: Path, content: JournalContent) -> None:
 
 
 def _entry(line: bytes) -> dict[str, Any] | None:
-    """One whole line, or None."""
     if not line.endswith(b"\n"):
         return None
     try:

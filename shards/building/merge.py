@@ -51,7 +51,6 @@ def merge_shards(
     Args:
         parts: Their folders, in any order.
         out: The folder; new, empty, or (with ``overwrite``) the result of an earlier build.
-        overwrite: Whether an earlier build may be replaced.
         on_shard: Called with (done, total) after each shard.
 
     Returns: the ``counts`` of its index.

@@ -60,7 +60,6 @@ class Refusal:
     """A recording, or a segment of one, that did not become a sample.
 
     Args:
-        path: The file.
         cause: A word to count it under, such as ``no-face``.
         message: One line that names the file.
     """
@@ -90,7 +89,6 @@ class Outcome:
     """What became of one recording.
 
     Args:
-        samples: In order.
         refusals: Of all of it, or of segments.
         seconds: Length of the picture, or of sound alone, that was gone through.
     """

@@ -63,10 +63,8 @@ def run_in_order(
 
     Args:
         function: Importable by name; it and the items travel to the workers.
-        items: What it is called with.
         workers: Processes; none: one a core that this process may use.
         deadline_seconds: A worker that takes longer for an item is killed and replaced.
-        initializer: Called once in each worker.
         memory_bytes: What a worker may allocate for its data; it gets a MemoryError beyond it, or
             dies, which costs it the item. None: no limit.
     """

@@ -99,8 +99,6 @@ class ShardWriter:
     ``index.json`` says of each.
 
     Args:
-        folder: An existing folder.
-        samples_per_shard: A shard is closed when it has so many samples.
         finished: Shards that an interrupted build closed, by name, as ``shards`` describes them;
             they are not written again, and their samples are handed to ``keep`` in their places.
         on_shard: Called with the description of a shard once it is on the disk.
@@ -131,11 +129,7 @@ class ShardWriter:
         return sorted(every, key=lambda shard: str(shard["name"]))
 
     def keep(self, row: dict[str, Label | None]) -> None:
-        """Pass over a sample that lies in a finished shard.
-
-        Args:
-            row: Of the index, as it was when the shard was written.
-        """
+        """Pass over a sample that lies in a finished shard."""
         split, name = str(row["split"]), str(row["shard"])
         assert name == self._next_name(split), (name, self._next_name(split))
         assert split not in self._open, name
@@ -151,14 +145,12 @@ class ShardWriter:
         """Append a sample to the shard of its split.
 
         Args:
-            info: The sample; its json is made here.
             mjpg: The images, or the file that holds them; None if and only if it has none.
             wav: The sound likewise.
 
         Returns: its index row.
 
-        Raises:
-            ValueError: The key is unsafe or was written before.
+        Raises: ValueError: the key is unsafe or was written before.
         """
         assert (mjpg is not None) == info.has_images, info.key
         assert (wav is not None) == info.has_sound, info.key

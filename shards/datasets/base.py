@@ -30,7 +30,6 @@ class Item:
         path: The video, or a folder of frame images.
         labels: Columns of the manifest: labels, folds, votes, demographics. None: not known.
         audio: A sound file of its own that starts with the picture; none: the video's sound.
-        speaker: Who speaks, if the dataset says so.
         start: Start of the span, seconds; none: the beginning.
         end: End of the span, seconds; none: the end.
         region: Part of the picture to look at: x0 y0 x1 y1 as shares of it; none: all.
@@ -60,7 +59,6 @@ class Expected:
 
     Args:
         what: Of what, such as ``clips of fold 2``.
-        number: How many.
         also: Another number that is right too: of a copy without what has no sound, say.
         where: Column to value (or values) of the items that count; empty: all items.
         distinct: Column whose different values are counted instead of the items.
@@ -93,11 +91,9 @@ class Listing:
     """What a reader found.
 
     Args:
-        items: Recordings that are there.
         missing: Cause to names of files that ought to be there.
         left_out: Cause to names of recordings that are there and not wanted, or not labelled.
         expected: Documented numbers to compare with.
-        notes: Sentences the user should know.
         copies: Files that were taken, and others below the root that might have been meant.
     """
 
@@ -143,7 +139,6 @@ class ReadOptions:
         media: Read videos, folders of frame images, or (``auto``) videos where there are any.
         labels: File of labels, where it is not found by its documented name.
         num_folds: Folds to make by speaker, for ``csv`` without a fold column.
-        trace: How recordings with values over time are cut.
     """
 
     media: Media = "auto"
@@ -163,7 +158,6 @@ class Dataset:
     """A dataset whose layout is known.
 
     Args:
-        title: Its name as people write it.
         layout: What is expected below the root, in a line.
         access: Where it comes from and on what terms.
         read: From root and options to what is there. Raises ValueError for another tree, one that
@@ -324,9 +318,7 @@ def official_folds(
 ) -> tuple[dict[str, int], list[str]]:
     """Make one fold number a clip out of the test lists of a cross-validation.
 
-    Args:
-        what: The dataset, for messages.
-        sides: Fold to its test list and, if shipped, its training list: clip to label.
+    Args: sides: Fold to its test list and, if shipped, its training list: clip to label.
 
     Returns: Clip to the fold that tests it; and notes about clips that a training list has and no
         test list, that a fold's training list lacks, or that it labels in another way.

@@ -89,9 +89,7 @@ def _given_keys(table: Path, rows: Sequence[tuple[int, Mapping[str, Any]]]) -> s
 def _key(row: Mapping[str, Any], path: str, taken: set[str], used: Counter[str]) -> str:
     """The key a row has, or its path without the suffix and, if that is taken, with a number.
 
-    Args:
-        taken: Safe keys of other rows.
-        used: How often paths were counted on, so that the spans of one are not counted anew.
+    Args: used: How often paths were counted on, so that the spans of one are not counted anew.
     """
     if "key" in row:
         return str(row["key"])
@@ -105,7 +103,6 @@ def _key(row: Mapping[str, Any], path: str, taken: set[str], used: Counter[str])
 
 
 def _deal(listing: Listing, num_folds: int, table: Path) -> None:
-    """Give every item a fold by its speaker."""
     if any("fold" in item.labels for item in listing.items):
         raise ValueError(f"{table}: has a column fold already; leave out --folds, or the column")
     unnamed = [item for item in listing.items if item.speaker is None]

@@ -143,7 +143,6 @@ def _lines(tree: Tree, path: str) -> dict[str, str]:
 
 
 def _votes(tree: Tree, listing: Listing) -> dict[str, dict[str, Label | None]]:
-    """The annotation's eleven numbers of each clip."""
     path = tree.ending("annotation.csv") or tree.ending("annotation.xlsx")
     if path is None:
         listing.notes.append("no annotation.xlsx or annotation.csv: no votes")

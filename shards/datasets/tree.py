@@ -37,8 +37,7 @@ class Tree:
         files: Every other file.
         copies: What was taken, of several files that it might be, and the others.
 
-    Raises:
-        FileNotFoundError: There is no such folder.
+    Raises: FileNotFoundError: there is no such folder.
     """
 
     def __init__(self, root: Path) -> None:
@@ -55,8 +54,7 @@ class Tree:
     def video(self, name: str, *, prefer: str = "", within: str = "") -> str | None:
         """The video of a name, from a folder ``prefer`` where there are several.
 
-        Args:
-            within: Only below a folder of this name.
+        Args: within: Only below a folder of this name.
         """
         return self.choose(self.videos.get(name, ()), prefer=prefer, within=within)
 
@@ -161,11 +159,9 @@ def read_sheet(path: Path, *, keep: Sequence[str] = ()) -> list[Row]:
     has no decimal point. A row that ends early, as the last one of a file that was cut off, has
     empty cells there.
 
-    Args:
-        keep: Columns to keep of a large table; none given: all.
+    Args: keep: Columns to keep of a large table; none given: all.
 
-    Raises:
-        ValueError: It cannot be read; one line with the remedy.
+    Raises: ValueError: it cannot be read; one line with the remedy.
     """
     numbered = read_cells(path).lines
     if not numbered:
@@ -182,8 +178,7 @@ def read_sheet(path: Path, *, keep: Sequence[str] = ()) -> list[Row]:
 def column(rows: Sequence[Row], names: Sequence[str], path: Path) -> str:
     """The first of some names that is a column, letters in any case.
 
-    Raises:
-        ValueError: None is; one line with the columns there are. There is no row.
+    Raises: ValueError: none is; one line with the columns there are. There is no row.
     """
     if not rows:
         raise ValueError(f"{path}: holds no row below the names of its columns; give the whole one")
@@ -199,8 +194,7 @@ def column(rows: Sequence[Row], names: Sequence[str], path: Path) -> str:
 def told_column(rows: Sequence[Row], name: str, path: Path, notes: list[str]) -> str:
     """A column that a list need not have, letters in any case; empty, and noted, where it has none.
 
-    Args:
-        notes: Of the listing; gets a sentence if there is no such column.
+    Args: notes: Of the listing; gets a sentence if there is no such column.
     """
     there = next((known for known in (rows[0] if rows else ()) if known.lower() == name), "")
     if not there:

@@ -42,9 +42,7 @@ class ShardFolder:
     """A folder of shards, ready to be read.
 
     Args:
-        index: Its index.
         described: Name → what ``index.json`` says of each shard: name, bytes, sha256.
-        files: Its shards.
         name: How a message names it.
     """
 
@@ -116,8 +114,7 @@ class ShardFiles:
     def read(self, shard: str, offset: int, length: int, where: str) -> bytes:
         """Read a range of bytes; ``where`` is how an error names what is read.
 
-        Raises:
-            ClipError: No such shard, it ends before the range does, or reading fails.
+        Raises: ClipError: no such shard, it ends before the range does, or reading fails.
         """
         handle = self._handle(shard, where)
         parts = []
@@ -141,8 +138,7 @@ class ShardFiles:
     def path(self, shard: str) -> Path:
         """Where a shard is on this machine, fetched if need be.
 
-        Raises:
-            ClipError: It cannot be fetched.
+        Raises: ClipError: it cannot be fetched.
         """
         if self.remote is None:
             return self.folder / shard
@@ -250,12 +246,10 @@ class Row(NamedTuple):
     """What the index says of one sample.
 
     Args:
-        key: Its name.
         shard: File name of its tar.
         mjpg_offset: Of its images in the tar, bytes; each member alike. 0 bytes of mjpg: no images,
             of wav: no sound.
         num_frames: Images, or frames in the length of sound alone.
-        num_samples: Samples of sound.
         blocks_xxh3: Checksum of all its blocks in the tar (``schema.checksum``); 0: none is known.
         folder: How a message names the folder of its shard; empty: not at all.
     """
@@ -362,7 +356,6 @@ def read_corpus(
     """Make one corpus of folders.
 
     Args:
-        folders: One or more.
         split: To read, or ``all``.
         fps: Frame rate that the samples must have.
         require: Members (of ``LACKED``) without which a sample is bad, each with its remedy.

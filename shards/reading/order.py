@@ -45,7 +45,6 @@ class Place:
     """One place of the sequence.
 
     Args:
-        corpus: Which corpus the sample is of.
         epoch: Pass over that corpus.
         first: Whether the pass begins here.
         sample: Number of the sample in the corpus, in the order of its shards.
@@ -150,8 +149,6 @@ class Batches:
     Args:
         num_samples: Of an epoch, over all ranks.
         batch_samples: Of a batch of one rank.
-        rank: Of this process.
-        world_size: Number of ranks.
     """
 
     num_samples: int
@@ -203,7 +200,6 @@ class BatchSpeakers:
     """Speakers of a batch, means over batches; samples without a speaker do not count.
 
     Args:
-        batch_size: Clips of a batch.
         found: In batches of the order that is read.
         permuted: In batches of a permutation.
     """
@@ -230,7 +226,6 @@ def batch_speakers(
     """Count speakers in the batches of the first epoch.
 
     Args:
-        order: In which samples are read.
         speakers: Of each corpus, the number of each sample's speaker, (N,) integers; -1: not known.
         batch_size: Samples of a batch, over all ranks.
 

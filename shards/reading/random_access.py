@@ -41,7 +41,6 @@ class ShardDataset(torch.utils.data.Dataset[dict[str, Any] | Skipped]):
 
     Args:
         source: The index of a folder; or what ``files.open_folder`` gives for one elsewhere.
-        input: Geometry of a clip.
         rows: The rows of the index to read, in any order; none given: all. With the columns
             ``SAMPLE``, ``FIRST`` and ``WINDOW`` each is a span of a sample.
         views: ``train``: one clip a sample, at a position drawn anew for each epoch; a number:
@@ -58,8 +57,7 @@ class ShardDataset(torch.utils.data.Dataset[dict[str, Any] | Skipped]):
     Attributes:
         rows: One row an own sample, numbered from 0.
 
-    Raises:
-        ValueError: No rows; another frame rate.
+    Raises: ValueError: no rows; another frame rate.
     """
 
     def __init__(
@@ -109,8 +107,7 @@ class ShardDataset(torch.utils.data.Dataset[dict[str, Any] | Skipped]):
     def __getitem__(self, number: int) -> dict[str, Any] | Skipped:
         """One view.
 
-        Raises:
-            ClipError: The sample cannot be read, and bad ones are not to be skipped.
+        Raises: ClipError: the sample cannot be read, and bad ones are not to be skipped.
         """
         if not 0 <= number < len(self):
             raise IndexError(f"item {number} of {len(self)}")
@@ -129,8 +126,7 @@ class ShardDataset(torch.utils.data.Dataset[dict[str, Any] | Skipped]):
     def info(self, sample: int) -> SampleInfo:
         """Read the json of the sample at a position in ``rows``.
 
-        Raises:
-            ClipError: It cannot be read, or is not what the index says.
+        Raises: ClipError: it cannot be read, or is not what the index says.
         """
         row = self._records[sample]
         return parse_row_json(self._read(row, "json", row.json_offset, row.json_length), row)

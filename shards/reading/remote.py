@@ -78,8 +78,7 @@ class RemoteFolder:
         url: An fsspec URL of the folder (``s3://bucket/shards``, ``https://…``, ``file:///…``), or
             ``pipe:`` and a shell command in which ``{}`` stands for the name of a file.
 
-    Raises:
-        ValueError: A command without ``{}``.
+    Raises: ValueError: a command without ``{}``.
     """
 
     url: str
@@ -97,8 +96,7 @@ class RemoteFolder:
     def blocks(self, name: str) -> Iterator[bytes]:
         """A file of the folder in blocks, none of them empty.
 
-        Raises:
-            RemoteError: It cannot be opened, or reading it failed.
+        Raises: RemoteError: it cannot be opened, or reading it failed.
         """
         try:
             with self._open(name) as stream:
@@ -149,10 +147,6 @@ def as_remote(folder: Path | str) -> RemoteFolder | None:
 
 class RemoteShards:
     """The shards of a folder that is elsewhere, and their copies in the cache of this machine.
-
-    Args:
-        remote: Where they come from.
-        config: Of the cache.
 
     Attributes:
         described: Name → what ``index.json`` says of a shard: name, bytes, sha256. To be set before

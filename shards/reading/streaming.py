@@ -119,12 +119,8 @@ class ClipStream(torch.utils.data.IterableDataset[dict[str, Any]]):
     Args:
         folders: One or more folders with an index: paths, fsspec URLs, or ``pipe:`` commands
             (``remote.py``).
-        input: Geometry of a clip.
-        config: How to read.
         seed: Order, and the position of each clip, depend on it and on the epoch; 0 or more.
         first_batch: Global number of the batch to begin with: as many as were used before.
-        rank: Of this process.
-        world_size: Number of ranks.
 
     Attributes:
         num_samples: Samples of an epoch, over all ranks; of all folders together if weighted.
@@ -240,7 +236,6 @@ class Reader:
     """One loader process: its batches of a rank's share of the global ones.
 
     Args:
-        stream: What is read.
         lender: Where batches are made that go to another process; none: in memory of their own.
     """
 
@@ -261,8 +256,7 @@ class Reader:
     def read(self, numbers: Iterable[int]) -> Iterator[dict[str, Any]]:
         """Yield this rank's share of the global batches of these numbers.
 
-        Raises:
-            ClipError: Something is bad and not to be skipped, or nothing good is left.
+        Raises: ClipError: something is bad and not to be skipped, or nothing good is left.
         """
         for number in numbers:
             share = self.batches.share(number)

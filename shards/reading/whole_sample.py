@@ -40,7 +40,6 @@ class WholeSample:
     """A sample as it was built.
 
     Args:
-        info: Its json.
         mjpg: Its images; None if it has none.
         wav: Its sound; likewise.
         in_place: Whether its members are where the index says.
@@ -55,13 +54,9 @@ class WholeSample:
 def read_sample(files: ShardFiles, row: Row, *, require: Mapping[str, str]) -> WholeSample:
     """Read a sample and check it.
 
-    Args:
-        files: Of its folder.
-        row: What the index says of it.
-        require: Members (of ``LACKED``) without which it is bad, each with its remedy.
+    Args: require: Members (of ``LACKED``) without which it is bad, each with its remedy.
 
-    Raises:
-        ClipError: It is not what was built; names shard, key and cause.
+    Raises: ClipError: it is not what was built; names shard, key and cause.
     """
     whole = _read_unchanged(files, row) if row.blocks_xxh3 else None
     if whole is not None and set(whole.info.members).issuperset(require):
@@ -77,13 +72,9 @@ def read_sample(files: ShardFiles, row: Row, *, require: Mapping[str, str]) -> W
 def parse_row_json(data: bytes, row: Row, *, proven: bool = False) -> SampleInfo:
     """Read a json and compare it with the index.
 
-    Args:
-        data: Its bytes.
-        row: What the index says of the sample.
-        proven: Whether these are known to be the bytes that were written.
+    Args: proven: Whether these are known to be the bytes that were written.
 
-    Raises:
-        ClipError: It breaks the schema, or is not the one of the row.
+    Raises: ClipError: it breaks the schema, or is not the one of the row.
     """
     try:
         info = (reread_sample_json if proven else parse_sample_json)(data, row.where)

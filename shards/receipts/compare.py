@@ -66,8 +66,6 @@ class Side:
     """One side of a comparison.
 
     Args:
-        name: As the user gave it.
-        about: Its receipt.
         index: Of the folder; None if only the receipt is there.
         facts: From its samples, likewise.
     """
@@ -274,7 +272,6 @@ def _measured(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
 
 
 def _spread(label: Mapping[str, Any]) -> str:
-    """One side's values of a label in words."""
     if "quantiles" not in label:
         return f"{label['num_values'] if 'num_values' in label else len(label['classes'])} classes"
     low, middle, high = (label["quantiles"][share] for share in ("0", "0.5", "1"))
@@ -459,7 +456,6 @@ def _print_signals(console: Console, signals: Mapping[str, Any], most: int) -> N
 
 
 def _pixels(sample: Mapping[str, Any]) -> tuple[str, str]:
-    """Levels and PSNR of a sample, in words."""
     difference, psnr = sample["mean_difference"], sample["psnr_db"]
     if difference is None:
         return "-", "-"

@@ -108,8 +108,7 @@ def compare_refusals(
         whether the other side has a sample of it; ``other_cause``: list of ``path`` and
         ``causes``; ``num_both``.
 
-    Raises:
-        ShardError: A list that cannot be read.
+    Raises: ShardError: a list that cannot be read.
     """
     refused = [_read_refused(folder) for folder in (first, second)]
     length = _telling(refused)
@@ -146,8 +145,7 @@ def compare_signals(first: Index, second: Index, num_samples: int) -> dict[str, 
         (None: nothing compared, or identical), ``num_shifted``: samples whose picture is a frame
         or more, or whose sound 10 ms or more, from where it is in the other folder.
 
-    Raises:
-        ShardError: A sample cannot be read; names it.
+    Raises: ShardError: a sample cannot be read; names it.
     """
     keys_a, keys_b = (index.table["key"].astype(str).to_numpy() for index in (first, second))
     shared, rows_a, rows_b = np.intersect1d(keys_a, keys_b, return_indices=True)
@@ -182,7 +180,6 @@ class DecodedSample:
 
     Args:
         frames: uint8 (T, H, W, 3); T is 0 of sound alone.
-        fps: Of the frames.
         sound: int16 (n,); empty without sound.
         sample_rate: Of the sound, Hz.
     """
@@ -248,9 +245,7 @@ def picture_shift(
 
     Args:
         first: uint8 (T, H, W, 3).
-        first_fps: Its rate, frames per second.
         second: uint8 (T', H', W', 3).
-        second_fps: Likewise.
         max_seconds: Shifts that are looked for, either way.
 
     Returns: frames of the faster rate by which the second is later; None where too little moves,

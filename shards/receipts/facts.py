@@ -50,9 +50,7 @@ class Quantity:
 
     Args:
         title: What it is, with its unit.
-        unit: Short.
         edges: Of the bins, ascending; values beyond them count in the outermost.
-        values: From the table of an index.
         words: A smaller and a larger value, in words.
         missing: Why a sample may have no value.
         logarithmic: Whether the bins, and so the axis, are.
@@ -125,12 +123,10 @@ class SampleFacts:
     Args:
         digests: Aspect → uint8 (N, 16).
         record_digests: uint8 (N, 16), of the whole json, which holds those of its members.
-        keys: Of the samples.
         sources: Paths of their recordings, as their jsons name them.
         found_by: How the boxes of frames were found → number of frames.
         detectors: ``detector/policy/align`` → number of samples.
         face_sizes: Side of the images, pixels → number of samples.
-        num_padded: Samples whose sound was padded.
         padded_seconds: What was put there, of all together.
         pictures: What was done with stored pictures (``tone_mapped hlg``) → number of samples.
         sounds_taken: What was taken instead of a mix that loses the sound → number of samples.
@@ -168,8 +164,7 @@ class SampleFacts:
 def read_facts(index: Index) -> SampleFacts:
     """Read the json of every sample; each costs time, and a few hundred bytes of memory.
 
-    Raises:
-        ShardError: A shard is missing or cut off, or a json cannot be read; names the sample.
+    Raises: ShardError: a shard is missing or cut off, or a json cannot be read; names the sample.
     """
     table = index.table
     shape = (len(table), _DIGEST_BYTES)

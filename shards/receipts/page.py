@@ -56,8 +56,6 @@ class Cell:
 
     Args:
         group: Why it was chosen.
-        row: Of the index.
-        key: Of the sample.
         frame: Number of the image within the sample.
         caption: What is remarkable about it.
     """
@@ -72,10 +70,7 @@ class Cell:
 def receipt_page(about: Mapping[str, Any], cells: Sequence[Cell], pictures: str) -> str:
     """The page.
 
-    Args:
-        about: The content of ``receipt.json``.
-        cells: What the contact sheet shows.
-        pictures: Folder of the pictures, relative to the page.
+    Args: pictures: Folder of the pictures, relative to the page.
     """
     parts = [
         "# Receipt of shards",

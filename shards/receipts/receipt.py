@@ -44,9 +44,7 @@ _MOST_CLASSES = 50  # of a label; one with more is an identifier or a measuremen
 def write_receipt(folder: Path, *, versions: Mapping[str, str] | None = None) -> None:
     """Write the receipt of a finished folder; each file beside its name and then renamed.
 
-    Args:
-        folder: Of the shards, with its index.
-        versions: Of the libraries that built it; none given: those in use now.
+    Args: versions: Of the libraries that built it; none given: those in use now.
 
     Raises:
         FileNotFoundError: There is no such folder.
@@ -68,8 +66,7 @@ def write_receipt(folder: Path, *, versions: Mapping[str, str] | None = None) ->
 def make_receipt(index: Index, facts: SampleFacts, versions: Mapping[str, str]) -> dict[str, Any]:
     """The content of ``receipt.json``, made from the index and the facts of its samples.
 
-    Args:
-        versions: Of the libraries that built it; empty if not known.
+    Args: versions: Of the libraries that built it; empty if not known.
     """
     table, info = index.table, index.info
     alone = int((table["mjpg_length"] == 0).sum())

@@ -43,9 +43,7 @@ def synthesize(config: CorpusConfig, out: Path) -> Path:
     The manifest is written last, so a folder that has one is complete. A folder that already
     holds this very corpus is left as it is, but for clips that were deleted since.
 
-    Args:
-        config: What the corpus contains.
-        out: Folder, made if absent.
+    Args: out: Folder, made if absent.
 
     Returns: the manifest's path. Its columns: path, speaker, pitch_hz, and if labelled: emotion,
         expression, voice, expression_strength, voice_strength, valence, arousal, fold.

@@ -49,13 +49,10 @@ def render_frames(
     """Render one clip.
 
     Args:
-        looks: Whose face.
         script: What is said; frame i shows the moment i / fps.
         expression: How the face looks while it is said.
         strength: Of the expression, 0..1; or that of each frame (T,).
         rng: Scene, motion and noise are drawn from it.
-        num_frames: How many.
-        fps: Frames a second.
         frame_size: Their side S, pixels.
         camera_noise: Largest standard deviation of the camera's noise, levels of 255.
         scene_variety: As ``draw_scene`` takes it; the wall's colours come nearer to grey alike.

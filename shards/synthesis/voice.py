@@ -45,9 +45,6 @@ def render_sound(
     """Render one clip's sound.
 
     Args:
-        voice_box: Whose voice.
-        script: What is said.
-        voice: How it is said.
         strength: Of the voice, 0..1.
         rng: Melody, room, microphone and background noise are drawn from it.
         sample_rate: Hz.
