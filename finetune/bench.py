@@ -360,7 +360,6 @@ def _run(
 
 
 def _print_test(figures: dict[str, Any], setting: Setting, views: int) -> None:
-    """Show the figures of a test."""
     seconds = figures["seconds"]
     bound = "its reader" if figures["data_wait_share"] > 0.5 else "the network"
     plain_console().print(

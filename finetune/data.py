@@ -310,7 +310,6 @@ class EpochOrder(Sampler[int]):
 
     Args:
         batch_size: Of all processes together.
-        share: Whose part this is.
         accumulate: Batches of an optimizer step.
     """
 

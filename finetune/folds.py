@@ -45,8 +45,6 @@ class Fold:
 
     Args:
         name: Value of the fold column, or ``split`` for a benchmark with one fixed split.
-        train: Rows to train on.
-        test: Rows to predict.
     """
 
     name: str
@@ -59,8 +57,7 @@ def usable_rows(
 ) -> tuple[pd.DataFrame, dict[str, int]]:
     """Keep the rows that the benchmark is about, with their truth checked.
 
-    Args:
-        sides: Leave out what is in neither side of an explicit split; otherwise all is tested.
+    Args: sides: Leave out what is in neither side of an explicit split; otherwise all is tested.
 
     Returns: the rows (row labels are positions in ``table``), and how many were left out by
         ``ignore``, label by label, by ``folds.ignore`` or for their side.
@@ -204,9 +201,8 @@ def make_folds(
 def asked_folds(folds: str | Sequence[str], known: Sequence[str]) -> list[str]:
     """Names of folds as they were asked for, known or not.
 
-    Args:
-        folds: ``all``, one known name, which may hold commas, or names separated by commas; or a
-            list of names.
+    Args: folds: ``all``, one known name, which may hold commas, or names separated by commas; or a
+        list of names.
     """
     if not isinstance(folds, str):
         return list(folds)
@@ -371,8 +367,7 @@ def check_unseen(
 
     Speakers are compared unless the benchmark's protocol shares them.
 
-    Args:
-        allow: Whether a checkpoint that has is taken all the same.
+    Args: allow: Whether a checkpoint that has is taken all the same.
 
     Returns: sentences about what it has seen, for the reader of the numbers.
     Raises: ValueError: it has, or nobody can tell, and that is not allowed.
@@ -460,7 +455,6 @@ def refuse_seen(
     """Refuse a network that has seen what it is tested on, or say so to the reader.
 
     Args:
-        path: Of the network.
         seen: What it has seen, where it says so.
         problems: Sentences of ``found_in``; empty ones are none.
 

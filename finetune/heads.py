@@ -317,7 +317,6 @@ def combination(weights: Mapping[str, float], values: Mapping[str, Any]) -> Any:
 
 
 def _named_truth(head: Head, rows: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
-    """Of a column of names."""
     assert head.label is not None
     text = rows[head.label].map(as_text)
     cells = (

@@ -28,7 +28,6 @@ def mix_batch(
         video: (B, 3, T, H, W), or nothing.
         fbank: (B, S, F), or nothing.
         targets: (B, C) class probabilities or (B, D) real values.
-        config: What to do.
         neighbour: (B,) which clip each is blended with; none given: the one before it.
 
     Returns: the three, mixed; tensors of the input are not written to. Each row of class

@@ -39,12 +39,10 @@ class Prediction:
     """One sample, tested once.
 
     Args:
-        key: The sample.
         fold: The fold whose test side it is on.
         speaker: Who speaks, empty if nobody said.
         true: Class name, or the real values in the order and units of the benchmark; of several
             heads nothing; in one of those, nothing too where nobody has labelled the sample.
-        predicted: The same, predicted.
         probabilities: Of each class, averaged over the views; none for real values.
         views: Of each view, probabilities or real values.
         view_names: Segment and crop of each view (``hicmae.views.ViewGrid``); none where views are
@@ -158,7 +156,6 @@ def predictions_of_fold(
         fold: Its test rows, in the order in which the loader numbers samples.
         outputs: Of batches, as ``FinetuneModule.predict_step`` gives them.
         num_segments: Views of a sample: clips along time, of the whole picture.
-        clip: What the network reads.
     """
     views = collect_views(
         outputs,

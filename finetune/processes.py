@@ -141,7 +141,6 @@ def _one(
     arguments: tuple[Any, ...],
     folder: Path,
 ) -> None:
-    """What each process does."""
     of_group = {
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),

@@ -47,21 +47,17 @@ class RunFacts:
         checkpoint: Folder of the checkpoint, if there is one.
         modalities: What the network sees and hears.
         selection: Rule by which the tested weights were chosen (``finetune/selection.py``).
-        seed: Of every random draw.
         epochs: Passes over the training side; none, as the three that follow: the checkpoint that
             was tested does not say.
         batch_size: Clips of an optimizer step.
         learning_rate: Highest rate of the last layer, after scaling to the batch.
         loss: Training loss.
         num_segments: Test-time views of a sample.
-        num_parameters: Numbers that are trained.
         precision: Lightning's name of the number format.
-        shards: Folder of the shards.
         shards_digest: SHA-256 of their index.
         configuration_digest: SHA-256 of all that decides the numbers (benchmark without its words,
             sizes, recipe, seed, checkpoint, shards); the same digest means the same experiment.
         git_commit: Commit of the code, with ``+`` if it was changed; none outside a repository.
-        version: Of this program.
         ignored: Samples that the benchmark leaves out, by label.
         protocol: ``default``, or ``paper``: the reference's choices.
         experiment_digest: SHA-256 as ``configuration_digest`` without the seed: runs that share it
@@ -123,9 +119,7 @@ class FoldFacts:
         configuration_digest: Of the run that trained it.
         num_train: Training samples, without those of the inner validation; none where a tested
             checkpoint does not say.
-        num_test: Test samples.
         num_train_speakers: Speakers of the training side; none where nobody names them.
-        num_test_speakers: Speakers of the test side.
         seconds: Wall-clock time of training and testing.
         num_validation: Samples of the inner validation.
         num_validation_speakers: Speakers of it; none where nobody names them.

@@ -55,7 +55,6 @@ class Protocol:
 
     Args:
         name: ``default``, or ``paper``: the reference's choices.
-        selection: The rule.
         validation_share: Share of the training side that ``inner-validation`` keeps out of
             training.
         judge: Metric that chooses an epoch, of one clip at a random place of each sample; empty:

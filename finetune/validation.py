@@ -65,8 +65,7 @@ def inner_split(benchmark: Benchmark, fold: Fold, *, share: float) -> InnerSplit
     with ``shared_speakers`` allows), whole values of ``benchmark.disjoint`` or else samples are.
     Whoever would take the last training sample of a class stays.
 
-    Args:
-        share: Of its samples, in (0, 1); at least one value is taken and one left.
+    Args: share: Of its samples, in (0, 1); at least one value is taken and one left.
 
     Raises: ValueError: there is nothing to take that leaves every class in training.
     """
@@ -122,7 +121,6 @@ class EpochChoice(pl.Callback):
     Args:
         fold: A fold whose *test* rows are the side to score.
         num_segments: Views of a sample.
-        clip: What the network reads.
         prefix: Of the columns in ``metrics.csv``: ``validation`` or ``test``.
 
     Attributes:
@@ -208,8 +206,7 @@ def fit_calibration(
     As few samples may all be right, the truth counts as right but for one in N + 2. Source: Platt,
     1999, Probabilistic Outputs for Support Vector Machines, section 2.2.
 
-    Args:
-        predictions: Of classes, of samples that were not trained on.
+    Args: predictions: Of classes, of samples that were not trained on.
     """
     true, _ = true_and_predicted(benchmark, predictions)
 
@@ -246,8 +243,7 @@ def best_thresholds(
     ones the nearest to a half is taken. A class that nobody of these samples has, or that all have,
     keeps a half. Of shares that name blends: see ``hicmae.heads.choose_thresholds``.
 
-    Args:
-        predictions: Of samples that were not trained on.
+    Args: predictions: Of samples that were not trained on.
 
     Returns: by head, one of each class, or both of blends.
     Source: Lipton et al., 2014, Optimal Thresholding of Classifiers to Maximize F1 Measure.

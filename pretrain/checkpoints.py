@@ -86,7 +86,6 @@ def find_resumption(
     """Look at the newest whole checkpoint of a run folder.
 
     Args:
-        config: Of the run.
         world_size: Processes that go on.
         chosen: Name of the checkpoint that another process has chosen ('' for none), if it has.
         digests: Whether files are read to compare their digests, besides their sizes.
@@ -280,8 +279,6 @@ class Checkpoints(StepCallback):
     One is also saved when training ends.
 
     Args:
-        folder: ``checkpoints/`` of the run folder.
-        files: Writes them.
         every: Optimizer steps between two.
         gather: Gives what each process has, off the device (``SideGroup.gather``).
     """

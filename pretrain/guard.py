@@ -101,10 +101,8 @@ class FiniteGuard(StepCallback):
     scale and skips the step), so there the loss is looked at.
 
     Args:
-        folder: The run folder.
         max_skipped: Steps that may be left out in the whole run.
         say: Takes a line for the user.
-        look_every: As of ``read``.
         read: ``StepMeter.read``, which waits for the device every so many steps.
 
     Attributes:

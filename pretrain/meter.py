@@ -51,7 +51,6 @@ class StepMeter(StepCallback):
     Args:
         log_every: Optimizer steps between rows; the last step always has one.
         epoch_clips: Clips of one pass over the data.
-        sinks: Take the rows.
         gather: What each process has, of what this one has: ``SideGroup.gather``.
     """
 

@@ -175,10 +175,9 @@ def make_plan(config: PretrainConfig, *, resume: bool, chosen: str | None = None
 def choose_model(model: str | dict[str, Any]) -> ModelConfig:
     """Turn a ``model`` setting into sizes.
 
-    Args:
-        model: A name out of ``configs/model/`` or a YAML file; or a mapping of sizes, in which
-            ``size`` is the name or file to start from and the others change it. Without ``size``
-            every size must be given: a change must know what it changes.
+    Args: model: A name out of ``configs/model/`` or a YAML file; or a mapping of sizes, in which
+        ``size`` is the name or file to start from and the others change it. Without ``size`` every
+        size must be given: a change must know what it changes.
 
     Raises:
         ValueError: An unknown name, key or value, or changes without ``size``.

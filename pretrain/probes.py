@@ -254,9 +254,7 @@ def linear_probe(features: np.ndarray, label: Label) -> dict[str, float]:
     regression and unweighted average recall for classes, ridge regression and the concordance
     correlation for numbers.
 
-    Args:
-        features: (N, D) of all clips.
-        label: What to predict.
+    Args: features: (N, D) of all clips.
 
     Returns: ``uar`` and ``chance_uar``, or ``ccc`` and ``chance_ccc``.
     """

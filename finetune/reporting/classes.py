@@ -87,7 +87,6 @@ class Calibration:
         confidence: (bins,) their mean highest probability; not-a-number in an empty bin.
         accuracy: (bins,) share of them that is right; the same.
         mean_confidence: Over all samples.
-        mean_accuracy: The same.
         expected_error: Gap between both, averaged over samples.
         largest_error: Of any bin.
     """
@@ -144,8 +143,7 @@ def calibrate(benchmark: Benchmark, units: Sequence[Prediction]) -> Calibration:
 def confusion_figure(benchmark: Benchmark, counts: np.ndarray, path: Path, *, title: str) -> None:
     """Draw the confusion matrix: shares of each true class as shades, counts as text.
 
-    Args:
-        counts: (C, C) true class by predicted class.
+    Args: counts: (C, C) true class by predicted class.
     """
     size = len(benchmark.classes)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)

@@ -38,9 +38,8 @@ Named = Sequence[tuple[str, Run]]
 def name_runs(runs: Sequence[Run], given: Sequence[Path] = ()) -> list[tuple[str, Run]]:
     """Give each run a name that no other has: of its folder, with as many parents as it takes.
 
-    Args:
-        given: For each run the folder that the user named, its own or one that holds several:
-            names tell where in that folder a run lies, and in which where there are more.
+    Args: given: For each run the folder that the user named, its own or one that holds several:
+        names tell where in that folder a run lies, and in which where there are more.
 
     Raises: ValueError: one that is given twice.
     """
@@ -359,7 +358,6 @@ def _rules(runs: Sequence[Run]) -> str:
 
 
 def _row(first: SeedGroup, group: SeedGroup, found: Comparison) -> list[str]:
-    """One entry against the first."""
     mark = mark_of(group, first)
     return [
         group.name,

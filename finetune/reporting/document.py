@@ -68,7 +68,6 @@ class Table:
     """Text in rows; numbers are aligned right, the first column and words left.
 
     Args:
-        columns: Heads.
         title: Shown on the terminal, above the table.
         notes: Shown on the terminal, below it; reports say them in their text.
     """

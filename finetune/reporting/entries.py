@@ -90,9 +90,8 @@ def mark_of(*groups: SeedGroup) -> Callable[[str], str]:
 def group_seeds(pairs: Sequence[tuple[str, Run]]) -> list[SeedGroup]:
     """Put runs together that differ in their seeds alone.
 
-    Args:
-        pairs: Names and runs. A run with a seed that its group has already begins another group
-            (the same experiment in another folder).
+    Args: pairs: Names and runs. A run with a seed that its group has already begins another group
+        (the same experiment in another folder).
     """
     found: list[tuple[tuple[object, ...], set[str], list[tuple[str, Run]]]] = []
     for name, run in pairs:
@@ -191,8 +190,6 @@ class Curve:
 
     Args:
         start: ``scratch``, or the checkpoint's folder.
-        modalities: Of its networks.
-        name: In tables and legends.
         points: Mean number of training samples a fold, to the entry; ascending.
     """
 

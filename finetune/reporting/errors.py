@@ -35,7 +35,6 @@ class Mistake:
     """One error.
 
     Args:
-        unit: What was scored.
         sample: Key of the sample whose frame shows it.
         size: Probability of the wrong class; of real values, the distance from the truth in
             standard deviations of the truth, root of the mean square over targets.
@@ -119,9 +118,7 @@ def read_frames(
     """Read the middle frame of samples, or the frame of instants.
 
     Args:
-        folder: Of shards.
         digest: SHA-256 that their index has if they are the run's.
-        keys: Of the samples, or instants.
         over_time: Of instants, how they are known.
 
     Returns: key to uint8 (H, W, 3), of samples that have a picture, and a sentence about those

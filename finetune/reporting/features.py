@@ -246,8 +246,7 @@ def layout_figure(
 def layer_weight_figure(weights: Sequence[Mapping[str, Sequence[float]]], path: Path) -> None:
     """Draw the learned weight of each encoder layer, by modality.
 
-    Args:
-        weights: One mapping a fold: modality to the weights of its layers, which sum to 1.
+    Args: weights: One mapping a fold: modality to the weights of its layers, which sum to 1.
     """
     bars = "" if len(weights) == 1 else f"; bars: mean of {len(weights)} folds ± 1 sd"
     figure, axes = doc.make_axes(7.0, 4.0, f"Learned layer weights{bars}")
@@ -299,7 +298,6 @@ class FeatureKeeper(pl.Callback):
 
     Args:
         loader: One view of each sample, in order.
-        keys: Of the samples of the loader.
         folder: Where the first features lie until the last are there, so that a training that is
             killed and goes on still has them.
     """

@@ -50,7 +50,6 @@ class Intervals:
 
     Args:
         by: What was drawn: the benchmark's speaker column, or what ``alone`` says.
-        num_clusters: How many there are.
         values: Metric to low and high; not-a-number where there is none.
         people: Why people are not drawn; empty where they are.
     """
@@ -94,13 +93,10 @@ class Comparison:
     """The leading metric of one entry minus that of another, over the same samples.
 
     Args:
-        metric: Its name.
         difference: First minus second, each averaged over its seeds.
         low: Of the 95 % interval of the difference (paired bootstrap).
-        high: Of the same.
         p_value: Two-sided; not-a-number where runs cannot be paired.
         by: What was drawn and swapped: speakers, or what ``alone`` says.
-        num_clusters: How many.
         exact: Whether all swaps were tried and not a number of random ones.
     """
 
@@ -123,8 +119,7 @@ class Comparison:
 def intervals(benchmark: Benchmark, runs: Sequence[Units]) -> Intervals:
     """Bootstrap every metric of a run, or its mean over runs with other seeds.
 
-    Args:
-        runs: Scored units of each seed; all of the same keys.
+    Args: runs: Scored units of each seed; all of the same keys.
     """
     sums = make_sums(benchmark, runs)
     drawn: dict[str, list[np.ndarray]] = {}
@@ -237,8 +232,7 @@ def alone(benchmark: Benchmark) -> str:
 def make_sums(benchmark: Benchmark, runs: Sequence[Sequence[Prediction]]) -> Sums:
     """Sum up runs that scored the same units.
 
-    Args:
-        runs: Scored units, each run in any order.
+    Args: runs: Scored units, each run in any order.
 
     Raises: AssertionError: runs of other units or truths.
     """
@@ -325,9 +319,8 @@ def value_metrics(totals: np.ndarray, num_targets: int) -> Metrics:
 def multilabel_metrics(totals: np.ndarray, num_classes: int) -> Metrics:
     """As ``hicmae.metrics.multilabel_metrics``.
 
-    Args:
-        totals: (R, 2 + 3·K): weight, weight of samples that are right, then hits, names that are
-            true and names that were given, of each class.
+    Args: totals: (R, 2 + 3·K): weight, weight of samples that are right, then hits, names that are
+        true and names that were given, of each class.
     """
     hits, true, given = totals[:, 2:].reshape(-1, 3, num_classes).transpose(1, 0, 2)
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -439,7 +432,6 @@ def _metrics_of(benchmark: Benchmark) -> Callable[[np.ndarray], Metrics]:
 
 
 def _head_metrics(head: Head, totals: np.ndarray) -> Metrics:
-    """Every metric of one head."""
     size = len(head.names)
     if head.kind == "classification":
         return class_metrics(totals, size)

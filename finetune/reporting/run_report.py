@@ -120,9 +120,8 @@ def _own_report(run: Run, *, shards: Path | None, html: bool) -> Sequence[Part]:
 def run_parts(run: Run, *, shards: Path | None = None) -> Sequence[Part]:
     """Draw the figures of a run.
 
-    Args:
-        shards: Where the run's shards are now, for the frames of errors; none given: where they
-            were.
+    Args: shards: Where the run's shards are now, for the frames of errors; none given: where they
+        were.
 
     Returns: all that its report says below the heading.
     Raises: ValueError: a damaged file in the run folder.
