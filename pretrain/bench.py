@@ -24,7 +24,8 @@ from hicmae.devices import Precision
 from hicmae.processes import forking, num_cores
 from hicmae.settings import AugmentConfig, ObjectiveConfig
 from hicmae.terminal import plain_console
-from pretrain.settings import DataConfig, PretrainConfig
+from pretrain.settings import PretrainConfig
+from shards.reading.settings import DataConfig
 
 if TYPE_CHECKING:
     import torch

@@ -21,12 +21,12 @@ import pandas
 import pytorch_lightning as pl
 from torch.utils.data import DataLoader
 
-from hicmae.config import from_options
 from hicmae.settings import InputConfig
-from pretrain.settings import DataConfig, PretrainConfig
+from pretrain.settings import PretrainConfig
 from shards.reading.files import ShardFolder, open_folder
 from shards.reading.random_access import ShardDataset
-from shards.reading.streaming import ClipStream, StreamConfig
+from shards.reading.settings import DataConfig
+from shards.reading.streaming import ClipStream
 from shards.sample import collate
 from shards.schema import LACKED, ClipError, needed_members
 
@@ -84,11 +84,9 @@ def open_stream(
     config: PretrainConfig, *, first_batch: int = 0, rank: int = 0, world_size: int = 1
 ) -> ClipStream:
     """The endless stream of batches of one process; see ``ClipStream``."""
-    data = config.data
     return ClipStream(
-        data.folders,
         config.model.input,
-        from_options(StreamConfig, vars(data)),
+        config.data,
         seed=config.seed,
         first_batch=first_batch,
         rank=rank,

@@ -32,9 +32,10 @@ from hicmae.metrics import classification_metrics, regression_metrics
 from hicmae.objective.losses import all_rows
 from hicmae.settings import InputConfig
 from pretrain.module import PretrainModule, StepCallback
-from pretrain.settings import DataConfig, ProbeConfig
+from pretrain.settings import ProbeConfig
 from shards.index import Index, read_index
 from shards.reading.random_access import ShardDataset
+from shards.reading.settings import DataConfig
 from shards.sample import collate
 from shards.schema import needed_members
 

@@ -16,13 +16,13 @@ from hicmae.run_logging import WandbConfig
 from hicmae.settings import AugmentConfig, ObjectiveConfig
 from hicmae.terminal import plain_console
 from pretrain.settings import (
-    DataConfig,
     HardwareConfig,
     LogConfig,
     OptimizerConfig,
     PretrainConfig,
     ProbeConfig,
 )
+from shards.reading.settings import DataConfig
 
 
 def pretrain(

@@ -207,12 +207,17 @@ def raw_files(media: Path | None) -> list[Path]:
 
 
 def _stream(index: Index, input: InputConfig, batch_size: int, split: str) -> ClipStream:
-    from shards.reading.streaming import ClipStream, StreamConfig
+    from shards.reading.settings import DataConfig
+    from shards.reading.streaming import ClipStream
 
-    config = StreamConfig(
-        batch_size=batch_size, split=split, picture="optional", sound="optional", on_bad="raise"
+    data = DataConfig(
+        shards=str(index.folder),
+        batch_size=batch_size,
+        split=split,
+        picture="optional",
+        sound="optional",
     )
-    return ClipStream(index.folder, input, config, seed=0)
+    return ClipStream(input, data, seed=0)
 
 
 def _clips_of(loader: Iterable[dict[str, Any]]) -> Generator[int, None, None]:

@@ -14,96 +14,27 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
 from itertools import count
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 
-from hicmae.settings import InputConfig, outside, raise_all
+from hicmae.settings import InputConfig
 from hicmae.views import train_indices
 from shards.reading.files import open_folder, read_corpus
 from shards.reading.order import Batches, BatchSpeakers, Place, SampleOrder, batch_speakers
-from shards.reading.remote import CacheConfig
+from shards.reading.settings import DataConfig
 from shards.reading.shared_batch import Borrower, Lender, LentBatch
 from shards.reading.whole_sample import read_sample
 from shards.sample import ClipBytes, cut_clip, uniform_draw
-from shards.schema import ClipError, named_counts, needed_members
+from shards.schema import ClipError, named_counts
 
 log = logging.getLogger(__name__)
 
 _LOGGED_PER_CAUSE = 5
-
-
-@dataclass(frozen=True, kw_only=True)
-class StreamConfig:
-    """How shards are streamed.
-
-    Args:
-        batch_size: Clips of a batch, per rank. The order of batches depends on this times the
-            number of ranks.
-        shuffle_shards: Shards that are drawn from at once (``order.py``); null: from all on this
-            machine, an epoch being a permutation, and of shards elsewhere from as many as the
-            cache has room for. 0 leaves samples in the order of their shard.
-        split: Split to read, or ``all``.
-        modalities: What is read: ``audio-video``, ``video`` or ``audio``; a sample without the
-            one that is read alone is bad.
-        picture: Where both are read, ``required``: a sample without a picture is bad;
-            ``optional``: its frames are black, and "seen" says so.
-        sound: ``required``: a sample without sound is bad; ``optional``: its waveform is zeros,
-            its ``num_samples`` 0, and "heard" says so.
-        on_bad: What a bad sample or shard does: ``skip`` leaves it out and counts it by cause (its
-            batch is then smaller), ``raise`` stops.
-        clips_per_sample: Clips to cut out of each sample, at positions of their own, one after
-            another in a batch; must divide ``batch_size``.
-        weights: One number for each folder: their samples then alternate in this proportion, each
-            folder with epochs of its own. null: the folders are one collection.
-        cache: Where shards that are not on this machine are kept.
-    """
-
-    batch_size: int = 8
-    shuffle_shards: int | None = None
-    split: str = "train"
-    modalities: Literal["audio-video", "video", "audio"] = "audio-video"
-    picture: Literal["required", "optional"] = "required"
-    sound: Literal["required", "optional"] = "required"
-    on_bad: Literal["skip", "raise"] = "skip"
-    clips_per_sample: int = 1
-    weights: tuple[float, ...] | None = None
-    cache: CacheConfig = field(default_factory=CacheConfig)
-
-    def __post_init__(self) -> None:
-        problems = outside(self, {"1 or more": "batch_size clips_per_sample"})
-        if self.clips_per_sample > 1 and self.batch_size % self.clips_per_sample:
-            problems.append(
-                f"clips_per_sample = {self.clips_per_sample} (must divide batch_size = "
-                f"{self.batch_size})"
-            )
-        problems += outside(self, {"0 or more": "shuffle_shards"})
-        for name, allowed in (
-            ("modalities", ("audio-video", "video", "audio")),
-            ("picture", ("required", "optional")),
-            ("sound", ("required", "optional")),
-            ("on_bad", ("skip", "raise")),
-        ):
-            if getattr(self, name) not in allowed:
-                problems.append(f"{name} = {getattr(self, name)} (allowed: {', '.join(allowed)})")
-        weights = (1.0,) if self.weights is None else self.weights
-        if not weights or not all(weight > 0 and math.isfinite(weight) for weight in weights):
-            problems.append(f"weights = {self.weights} (each must be positive)")
-        raise_all("stream", problems)
-
-    @property
-    def needed(self) -> dict[str, str]:
-        """Members without which a sample is bad, each with its remedy."""
-        return needed_members(
-            self.modalities, picture=self.picture == "required", sound=self.sound == "required"
-        )
 
 
 class ClipStream(torch.utils.data.IterableDataset[dict[str, Any]]):
@@ -117,8 +48,6 @@ class ClipStream(torch.utils.data.IterableDataset[dict[str, Any]]):
     many batches.
 
     Args:
-        folders: One or more folders with an index: paths, fsspec URLs, or ``pipe:`` commands
-            (``remote.py``).
         seed: Order, and the position of each clip, depend on it and on the epoch; 0 or more.
         first_batch: Global number of the batch to begin with: as many as were used before.
 
@@ -129,15 +58,13 @@ class ClipStream(torch.utils.data.IterableDataset[dict[str, Any]]):
 
     Raises:
         FileNotFoundError: A folder is absent.
-        ValueError: Nothing to read there, or not at the rates of ``input``; settings that
-            contradict each other.
+        ValueError: Nothing to read there, or not at the rates of ``input``.
     """
 
     def __init__(
         self,
-        folders: Path | str | Sequence[Path | str],
         input: InputConfig,
-        config: StreamConfig,
+        config: DataConfig,
         *,
         seed: int,
         first_batch: int = 0,
@@ -145,18 +72,9 @@ class ClipStream(torch.utils.data.IterableDataset[dict[str, Any]]):
         world_size: int = 1,
     ) -> None:
         super().__init__()
-        names = [folders] if isinstance(folders, str | Path) else list(folders)
-        problems = []
-        if not names:
-            problems.append("no folder of shards given")
-        if config.weights is not None and len(config.weights) != len(names):
-            problems.append(f"{len(config.weights)} weights for {len(names)} folders of shards")
-        if min(seed, first_batch) < 0:
-            problems.append(f"seed = {seed}, first_batch = {first_batch} (each must be 0 or more)")
-        if not 0 <= rank < world_size:
-            problems.append(f"rank = {rank} (must lie in 0..{world_size - 1})")
-        raise_all("stream", problems)
-        opened = [open_folder(name, config.cache) for name in names]
+        assert min(seed, first_batch, rank) >= 0, (seed, first_batch, rank)
+        assert rank < world_size, (rank, world_size)
+        opened = [open_folder(folder, config.cache) for folder in config.folders]
         self.corpora = [
             read_corpus(
                 group,

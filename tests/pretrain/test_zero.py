@@ -17,9 +17,10 @@ from hicmae.pretraining import HiCMAE
 from hicmae.settings import InputConfig, ModelConfig, ObjectiveConfig
 from pretrain.footprint import NetworkSize, footprint
 from pretrain.module import PretrainModule, step_seed
-from pretrain.settings import Counts, DataConfig, OptimizerConfig, PretrainConfig
+from pretrain.settings import Counts, OptimizerConfig, PretrainConfig
 from pretrain.zero import load_engine
-from shards.reading.streaming import ClipStream, StreamConfig
+from shards.reading.settings import DataConfig
+from shards.reading.streaming import ClipStream
 from tests.support.pretrain_processes import Runs
 from tests.support.pretrain_shards import assert_same_weights
 
@@ -306,8 +307,8 @@ def train_on_large_batches(
 
 def parts_of(shards: Path, input: InputConfig, rank: int) -> Any:
     """The clips of one of two processes."""
-    config = StreamConfig(batch_size=4, shuffle_shards=8, on_bad="raise")
-    return ClipStream(shards, input, config, seed=0, rank=rank, world_size=2)
+    config = DataConfig(shards=str(shards), batch_size=4, shuffle_shards=8)
+    return ClipStream(input, config, seed=0, rank=rank, world_size=2)
 
 
 def hidden(masks: Masks) -> torch.Tensor:

@@ -16,7 +16,8 @@ from shards.building.build import build_shards
 from shards.check import check_shards
 from shards.index import read_index, write_index
 from shards.reading.random_access import ShardDataset
-from shards.reading.streaming import ClipStream, StreamConfig
+from shards.reading.settings import DataConfig
+from shards.reading.streaming import ClipStream
 from shards.receipts.facts import sample_infos
 from shards.sample import collate
 from shards.schema import ClipError, parse_sample_json, sample_json
@@ -105,8 +106,10 @@ def test_both_readers_take_a_mixture_and_say_what_each_clip_has(tmp_path: Path) 
         make_sample(3, picture=False),
     ]
     folder = write_shards(tmp_path / "s", samples)
-    optional = StreamConfig(batch_size=4, shuffle_shards=0, picture="optional", sound="optional")
-    stream = ClipStream(folder, INPUT, optional, seed=0)
+    optional = DataConfig(
+        shards=str(folder), batch_size=4, shuffle_shards=0, picture="optional", sound="optional"
+    )
+    stream = ClipStream(INPUT, optional, seed=0)
     assert stream.is_mixed
     batch = next(iter(stream))
     assert batch["seen"].tolist() == [False, True, True, False]
@@ -123,8 +126,10 @@ def test_both_readers_take_a_mixture_and_say_what_each_clip_has(tmp_path: Path) 
         assert np.isin(items["waveform"][3].numpy(), sound_values(3, 16000)).all()
     assert "frames" not in collate([dataset[0], dataset[3]])
     # One modality alone: the other is neither decoded nor asked for.
-    alone = StreamConfig(batch_size=3, shuffle_shards=0, modalities="audio", on_bad="skip")
-    heard = ClipStream(folder, INPUT, alone, seed=0)
+    alone = DataConfig(
+        shards=str(folder), batch_size=3, shuffle_shards=0, modalities="audio", on_bad="skip"
+    )
+    heard = ClipStream(INPUT, alone, seed=0)
     assert not heard.is_mixed
     found = next(iter(heard))
     assert set(found) == {"waveform", "num_samples", "keys", "skipped", "batch", "epoch"}
@@ -134,11 +139,11 @@ def test_both_readers_take_a_mixture_and_say_what_each_clip_has(tmp_path: Path) 
 
 def test_a_clip_without_a_picture_is_refused_where_one_is_needed(tmp_path: Path) -> None:
     folder = write_shards(tmp_path / "s", [make_sample(0, picture=False), make_sample(1)])
-    config = StreamConfig(batch_size=1, on_bad="raise")
+    config = DataConfig(shards=str(folder), batch_size=1)
     with pytest.raises(
         ClipError, match=r"'id00/00000' has no mjpg member .found wav, json.*optional"
     ):
-        ClipStream(folder, INPUT, config, seed=0)
+        ClipStream(INPUT, config, seed=0)
     dataset = ShardDataset(read_index(folder), input=INPUT, views=1)
     with pytest.raises(ClipError, match="no mjpg member") as caught:
         dataset[0]
@@ -150,10 +155,10 @@ def test_where_pictures_are_read_alone_no_setting_is_named_that_lets_in_none(
     tmp_path: Path, on_bad: Literal["skip", "raise"]
 ) -> None:
     folder = write_shards(tmp_path / "s", [make_sample(0, picture=False)])
-    config = StreamConfig(batch_size=1, modalities="video", on_bad=on_bad)
+    config = DataConfig(shards=str(folder), batch_size=1, modalities="video", on_bad=on_bad)
     remedy = {"raise": "rebuild it or pass on_bad: skip$", "skip": "has picture .1 were.*; give sh"}
     with pytest.raises(ClipError, match=remedy[on_bad]) as caught:
-        ClipStream(folder, INPUT, config, seed=0)
+        ClipStream(INPUT, config, seed=0)
     assert "optional" not in str(caught.value)
     assert caught.value.cause == "no-picture"
 
@@ -163,8 +168,8 @@ def test_a_picture_of_another_size_than_the_networks_may_come_after_sound_alone(
 ) -> None:
     samples = [make_sample(0, picture=False), make_sample(1, side=48)]
     folder = write_shards(tmp_path / "s", samples)
-    config = StreamConfig(batch_size=2, shuffle_shards=0, picture="optional")
-    stream = ClipStream(folder, INPUT, config, seed=0)
+    config = DataConfig(shards=str(folder), batch_size=2, shuffle_shards=0, picture="optional")
+    stream = ClipStream(INPUT, config, seed=0)
     loader = torch.utils.data.DataLoader(stream, batch_size=None, num_workers=1)
     batch = next(iter(loader))
     assert batch["frames"].shape == (2, 4, 48, 48, 3)

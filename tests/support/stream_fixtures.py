@@ -10,19 +10,22 @@ from typing import Any
 
 import torch
 
-from shards.reading.streaming import ClipStream, StreamConfig
+from shards.reading.settings import DataConfig
+from shards.reading.streaming import ClipStream
 from tests.support.shard_fixtures import INPUT
 
 NUM_SAMPLES = 23
 
 
 def stream_of(folder: Any, *, seed: int = 0, **options: Any) -> ClipStream:
-    """A stream of small batches; settings of ``StreamConfig`` and arguments of ``ClipStream``."""
-    config = {"batch_size": 4, "shuffle_shards": 8}
-    for name in StreamConfig.__dataclass_fields__:
+    """A stream of small batches; settings of ``DataConfig`` and arguments of ``ClipStream``."""
+    several = not isinstance(folder, str | Path)
+    config = {"batch_size": 4, "shuffle_shards": 8, "on_bad": "skip"}
+    config["shards"] = tuple(folder) if several else folder
+    for name in DataConfig.__dataclass_fields__:
         if name in options:
             config[name] = options.pop(name)
-    return ClipStream(folder, INPUT, StreamConfig(**config), seed=seed, **options)  # type: ignore[arg-type]
+    return ClipStream(INPUT, DataConfig(**config), seed=seed, **options)  # type: ignore[arg-type]
 
 
 def one_epoch(
