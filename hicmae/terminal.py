@@ -127,6 +127,11 @@ def plain_console(**options: Any) -> Console:
     return Console(soft_wrap=True, highlight=False, markup=False, emoji=False, **options)
 
 
+def print_line(console: Console, text: str) -> None:
+    """A whole line, whatever the width of the terminal, so that it can be searched for."""
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
 def quieten() -> None:
     """Silence what libraries are known to say that helps no user of a verb."""
     for category, text in _CHATTER:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 import time
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -25,6 +25,7 @@ from rich.table import Table
 from hicmae.config import with_options_of
 from hicmae.files import write_json, write_text
 from hicmae.media.errors import CAUSES
+from hicmae.terminal import print_line
 from shards.settings import BuildConfig
 from shards.synthesis.settings import CorpusConfig
 
@@ -325,6 +326,8 @@ def build_display(
 
 def progress_note(now: BuildProgress, seconds: float) -> str:
     """Rates, time left and refusals of a build that has been running for so many seconds."""
+    from shards.building.build import counted
+
     new, notes = now.done - now.kept, []
     if new and seconds > 0:
         left = timedelta(seconds=round((now.total - now.done) * seconds / new))
@@ -337,11 +340,6 @@ def progress_note(now: BuildProgress, seconds: float) -> str:
     causes = counted(now.refused)
     notes.append(f"{now.refused.total()} refused{causes and f' ({causes})'}")
     return ", ".join(notes)
-
-
-def counted(causes: Counter[str]) -> str:
-    """Counts by cause, the most frequent first."""
-    return ", ".join(f"{count} {cause}" for cause, count in causes.most_common())
 
 
 def progress_bar(console: Console, *, width: int = 40, times: bool = True) -> bars.Progress:
@@ -386,8 +384,3 @@ def print_left_out(console: Console, result: BuildResult) -> None:
             "ignored, no recordings by their suffix, or a video's sound beside it "
             f"({len(result.ignored)}): {names}{more}",
         )
-
-
-def print_line(console: Console, text: str) -> None:
-    """A whole line, whatever the width of the terminal, so that it can be searched for."""
-    console.print(text, markup=False, highlight=False, soft_wrap=True)

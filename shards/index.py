@@ -13,6 +13,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,11 @@ class Index:
     def label_columns(self) -> list[str]:
         """Names of the columns that the manifest brought."""
         return list(self.info["label_columns"])
+
+    @cached_property
+    def described(self) -> dict[str, dict[str, Any]]:
+        """Name → what ``index.json`` says of each shard: name, bytes, sha256, num_samples."""
+        return {shard["name"]: shard for shard in self.info["shards"]}
 
     @property
     def shards(self) -> list[str]:

@@ -19,10 +19,10 @@ from rich.console import Console
 from hicmae.bench import Stopwatch, figures_table, write_figures
 from hicmae.config import with_options_of
 from hicmae.media.errors import MediaError
+from hicmae.terminal import print_line
 from shards.bench import raw_files
 from shards.building.build import gather
 from shards.building.prepare import check_detector, make_samples
-from shards.commands import print_line
 from shards.manifest import ManifestRow, printable
 from shards.settings import BuildConfig
 

@@ -11,7 +11,7 @@ import functools
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -407,16 +407,16 @@ def _about(made: _Assembly, result: BuildResult, config: BuildConfig) -> dict[st
     }
 
 
-def _causes(refusals: Sequence[Refusal]) -> str:
+def counted(causes: Iterable[str]) -> str:
     """Counts by cause, the most frequent first."""
-    causes = Counter(refusal.cause for refusal in refusals).most_common()
-    return ", ".join(f"{count} {cause}" for cause, count in causes)
+    return ", ".join(f"{count} {cause}" for cause, count in Counter(causes).most_common())
 
 
 def _too_many(result: BuildResult, made: _Assembly, config: BuildConfig, place: Workplace) -> str:
+    causes = counted(refusal.cause for refusal in result.refusals)
     return (
         f"{made.num_lost} of {result.num_recordings} recordings are refused, more than "
-        f"max_refused = {config.max_refused} allows ({_causes(result.refusals)}); each is named "
+        f"max_refused = {config.max_refused} allows ({causes}); each is named "
         f"in {place.folder / REFUSED_NAME}; the same command with a higher --max_refused goes on "
         "from here"
     )
@@ -432,5 +432,5 @@ def _nothing(result: BuildResult, replaces: bool) -> str:
     kept = f"; {result.folder} is left as it was" if replaces else ""
     return (
         f"nothing was built: {result.num_recordings} recordings, all refused "
-        f"({_causes(result.refusals)}){where}{kept}"
+        f"({counted(refusal.cause for refusal in result.refusals)}){where}{kept}"
     )

@@ -22,7 +22,7 @@ import pyarrow
 from shards.index import Index, read_index
 from shards.reading.remote import CacheConfig, RemoteShards, as_remote
 from shards.sample import decode_frames
-from shards.schema import LACKED, ClipError, SampleInfo, ShardError, blocks_of, lacks
+from shards.schema import LACKED, ClipError, SampleInfo, blocks_of, lacks
 
 # An epoch goes through many shards at once. A process may often have 1024 files, not all for us.
 _MAX_OPEN = min(512, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4)
@@ -41,13 +41,10 @@ _CACHE_SHARE = 0.8  # of the cache, for the shards that are being read
 class ShardFolder:
     """A folder of shards, ready to be read.
 
-    Args:
-        described: Name → what ``index.json`` says of each shard: name, bytes, sha256.
-        name: How a message names it.
+    Args: name: How a message names it.
     """
 
     index: Index
-    described: dict[str, dict[str, Any]]
     files: ShardFiles
     name: str
 
@@ -83,11 +80,12 @@ def open_folder(folder: Path | str, cache: CacheConfig | None = None) -> ShardFo
         index = read_index(folder)
         # A loader process may run in another directory.
         files = ShardFiles(index.folder.resolve(), name=str(folder))
-        return ShardFolder(index, _described(index, str(folder)), files, str(folder))
+        return ShardFolder(index, files, str(folder))
     shards = RemoteShards(remote, cache or CacheConfig())
     index = shards.index()
-    shards.described = described = _described(index, str(remote))
-    return ShardFolder(index, described, ShardFiles(index.folder, shards, str(remote)), str(remote))
+    shards.described = index.described
+    files = ShardFiles(index.folder, shards, str(remote))
+    return ShardFolder(index, files, str(remote))
 
 
 class ShardFiles:
@@ -385,7 +383,7 @@ def read_corpus(
         places, names = pandas.factorize(table["shard"])
         places += len(shards)
         shards += [(number, name) for name in names]
-        shard_bytes += sum(int(folder.described[name]["bytes"]) for name in names)
+        shard_bytes += sum(int(folder.index.described[name]["bytes"]) for name in names)
         tables.append(table.assign(place=places, folder=number))
     table = pandas.concat(tables, ignore_index=True)
     if table.empty:
@@ -433,23 +431,6 @@ def read_frame(
     return np.asarray(frames[0], dtype=np.uint8)
 
 
-def _described(index: Index, name: str) -> dict[str, dict[str, Any]]:
-    """What ``index.json`` says of each shard, by name."""
-    shards, kinds = index.info["shards"], {"name": str, "bytes": int, "sha256": str}
-    if isinstance(shards, list):
-        good = [
-            shard
-            for shard in shards
-            if isinstance(shard, dict)
-            and all(isinstance(shard.get(field), kind) for field, kind in kinds.items())
-        ]
-        if len(good) == len(shards):
-            return {shard["name"]: shard for shard in good}
-    raise ShardError(
-        f"{name}: its index.json does not say {', '.join(kinds)} of every shard; build it again"
-    )
-
-
 def _usable_rows(folder: ShardFolder, split: str, fps: float) -> pandas.DataFrame:
     table = folder.rows(split)
     other = table[table["fps"] != fps]
@@ -460,7 +441,7 @@ def _usable_rows(folder: ShardFolder, split: str, fps: float) -> pandas.DataFram
             "the shards at that rate"
         )
     places, names = pandas.factorize(table["shard"])  # a shard at a time, not a row
-    described = [folder.described.get(name) for name in names]
+    described = [folder.index.described.get(name) for name in names]
     sizes = np.array([np.nan if shard is None else shard["bytes"] for shard in described])
     ends = pandas.Series(sizes[places], index=table.index)
     bad = ends.isna() | (table["num_frames"] < 1)

@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from hicmae.terminal import print_line
 from shards.index import Index, read_index
 from shards.receipts.differences import compare_refusals, compare_samples, compare_signals
 from shards.receipts.facts import (
@@ -174,13 +175,13 @@ def print_comparison(console: Console, found: Mapping[str, Any], *, most: int) -
     """Print what ``compare_preparations`` found, ``most`` examples of each difference, and the
     verdict as the last line.
     """
-    _say(console, f"A: {found['first']}")
-    _say(console, f"B: {found['second']}")
+    print_line(console, f"A: {found['first']}")
+    print_line(console, f"B: {found['second']}")
     _table(console, "configuration", ("setting", "A", "B"), _pairs(found["configuration"]))
     _table(console, "counts", ("", "A", "B"), _pairs(found["counts"]))
     _table(console, "refused", ("cause", "A", "B"), _pairs(found["refused"]))
     if found["versions"] is None:
-        _say(console, "libraries: not known of both (see `hicmae shards receipt --help`)")
+        print_line(console, "libraries: not known of both (see `hicmae shards receipt --help`)")
     else:
         _table(console, "libraries", ("library", "A", "B"), _pairs(found["versions"]))
     _print_classes(console, found["classes"])
@@ -199,11 +200,11 @@ def print_comparison(console: Console, found: Mapping[str, Any], *, most: int) -
     if found["signals"] is not None:
         _print_signals(console, found["signals"], most)
     for reason in found["reasons"]:
-        _say(console, f"- {reason}")
+        print_line(console, f"- {reason}")
     verdict = found["verdict"]
     if verdict in SAME and found["samples"] is not None:
         told = "digests are those of the builds; whether files are still whole: hicmae shards check"
-        _say(console, f"({told})")
+        print_line(console, f"({told})")
     console.print(f"verdict: [bold {_COLOURS.get(verdict, 'yellow')}]{verdict}[/]")
 
 
@@ -357,7 +358,7 @@ def _beyond_comparable(found: Mapping[str, Any]) -> Iterator[str]:
 def _print_classes(console: Console, classes: Mapping[str, Any]) -> None:
     for side, name in (("A", "only_first"), ("B", "only_second")):
         if classes[name]:
-            _say(console, f"labels only in {side}: {', '.join(classes[name])}")
+            print_line(console, f"labels only in {side}: {', '.join(classes[name])}")
     rows = [
         (name, value, *map(_text, pair))
         for name, label in classes["differing"].items()
@@ -368,14 +369,14 @@ def _print_classes(console: Console, classes: Mapping[str, Any]) -> None:
 
 def _print_samples(console: Console, samples: Mapping[str, Any], most: int) -> None:
     only = {"A": samples["only_first"], "B": samples["only_second"]}
-    _say(
+    print_line(
         console,
         f"samples: {samples['num_shared']} in both, {len(only['A'])} only in A, {len(only['B'])} "
         "only in B",
     )
     for side, keys in only.items():
         for key in keys[:most]:
-            _say(console, f"  only in {side}: {key}")
+            print_line(console, f"  only in {side}: {key}")
         _more(console, len(keys), most)
     rows = [
         (aspect, f"{item['num']} of {samples['num_shared']}", ASPECTS[aspect])
@@ -398,14 +399,14 @@ def _print_refusals(console: Console, refusals: Mapping[str, Any], most: int) ->
     for side, other, name in (("A", "B", "only_first"), ("B", "A", "only_second")):
         for item in refusals[name][:most]:
             there = "a sample" if item["sample"] else "neither refused nor a sample"
-            _say(
+            print_line(
                 console,
                 f"refused only in {side}: {item['path']} ({item['cause']}; in {other} {there})",
             )
         _more(console, len(refusals[name]), most)
     for item in refusals["other_cause"][:most]:
         a, b = item["causes"]
-        _say(console, f"refused for another cause: {item['path']} ({a} → {b})")
+        print_line(console, f"refused for another cause: {item['path']} ({a} → {b})")
     _more(console, len(refusals["other_cause"]), most)
 
 
@@ -449,7 +450,7 @@ def _print_signals(console: Console, signals: Mapping[str, Any], most: int) -> N
     median = "same pictures in the median" if psnr is None else f"median PSNR {psnr:.1f} dB"
     if all(sample["mean_difference"] is None for sample in samples):
         median = "no pictures on both sides"
-    _say(
+    print_line(
         console,
         f"{len(samples)} samples decoded: {median}, {signals['num_shifted']} shifted in time",
     )
@@ -481,7 +482,7 @@ def _table(
 
 def _more(console: Console, number: int, shown: int) -> None:
     if number > shown:
-        _say(console, f"  and {number - shown} more (all with --json FILE)")
+        print_line(console, f"  and {number - shown} more (all with --json FILE)")
 
 
 def _text(value: Any) -> str:
@@ -490,8 +491,3 @@ def _text(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.6g}"
     return str(value)
-
-
-def _say(console: Console, text: str) -> None:
-    """A whole line, whatever the width of the terminal."""
-    console.print(text, markup=False, highlight=False, soft_wrap=True)

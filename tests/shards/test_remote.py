@@ -179,7 +179,7 @@ def test_shards_that_have_moved_are_followed(
     with serving(Moved) as url:
         remote = RemoteShards(RemoteFolder(url), cache)
         index = remote.index()
-        remote.described = {shard["name"]: shard for shard in index.info["shards"]}
+        remote.described = index.described
         name = next(iter(remote.described))
         assert remote.fetch(name).read_bytes() == (folder / name).read_bytes()
         with pytest.raises(RemoteError, match=r"/circle: index.json .*TooManyRedirects") as error:
@@ -289,7 +289,7 @@ def test_the_cache_keeps_to_its_size_and_drops_what_was_opened_longest_ago(
     assert len(set(keys)) == 23  # what is dropped while it is read is fetched again
     assert len(cached(config)) <= 3
     kept = RemoteShards(RemoteFolder(f"file://{folder}"), config)
-    kept.described = open_folder(folder).described
+    kept.described = open_folder(folder).index.described
     names = list(kept.described)
     for number in (0, 1, 0, 2):
         os.utime(kept.fetch(names[number]), ns=(0, number_of_call(kept)))
