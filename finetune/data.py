@@ -20,15 +20,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
 from finetune.benchmark import Benchmark
-from finetune.folds import (
-    HELD,
-    Fold,
-    as_text,
-    check_heads,
-    held_of,
-    need_column,
-    shared_values,
-)
+from finetune.folds import HELD, Fold, as_text, check_heads, held_of, need_column, shared_values
 from finetune.heads import Head, plain, read_truth
 from finetune.mixing import smoothed
 from finetune.plan import Plan

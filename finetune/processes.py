@@ -22,11 +22,7 @@ import torch
 from lightning_fabric.plugins.environments.lightning import find_free_network_port
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from torch import distributed
-from torch.multiprocessing.spawn import (
-    ProcessContext,
-    ProcessException,
-    ProcessExitedException,
-)
+from torch.multiprocessing.spawn import ProcessContext, ProcessException, ProcessExitedException
 
 from hicmae.processes import (
     as_a_program,

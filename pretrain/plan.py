@@ -27,13 +27,7 @@ from hicmae.masks import num_hidden
 from hicmae.pretraining import HiCMAE
 from hicmae.run_logging import wandb_mode
 from hicmae.settings import ModelConfig, raise_all
-from pretrain.checkpoints import (
-    Resumption,
-    compare_settings,
-    find_resumption,
-    foreign,
-    held_run,
-)
+from pretrain.checkpoints import Resumption, compare_settings, find_resumption, foreign, held_run
 from pretrain.data import Survey, mixing_notes, open_stream, survey
 from pretrain.footprint import footprint, measure_network, reader_bytes
 from pretrain.probes import ProbeData, probe_data

@@ -13,14 +13,7 @@ from typing import Literal
 
 from hicmae.devices import Precision
 from hicmae.run_logging import WandbConfig
-from hicmae.settings import (
-    WHOLE,
-    AugmentConfig,
-    ModelConfig,
-    ObjectiveConfig,
-    outside,
-    raise_all,
-)
+from hicmae.settings import WHOLE, AugmentConfig, ModelConfig, ObjectiveConfig, outside, raise_all
 from shards.reading.settings import DataConfig
 
 _OBJECTIVE = ObjectiveConfig()

@@ -22,12 +22,7 @@ from finetune.reporting.entries import (
     seeds_table,
 )
 from finetune.reporting.resampling import LEVEL, NUM_DRAWS, Comparison
-from finetune.reporting.run_report import (
-    REPORT,
-    chance,
-    published_names,
-    published_section,
-)
+from finetune.reporting.run_report import REPORT, chance, published_names, published_section
 from finetune.scores import metric_name, undefined
 from finetune.selection import rule_sentence
 from hicmae.files import portable

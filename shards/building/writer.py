@@ -19,13 +19,7 @@ from typing import Any, BinaryIO, cast
 import numpy as np
 import xxhash
 
-from hicmae.files import (
-    DigestingFile,
-    file_sha256,
-    kept_while_unchanged,
-    naming,
-    sync_to_disk,
-)
+from hicmae.files import DigestingFile, file_sha256, kept_while_unchanged, naming, sync_to_disk
 from hicmae.media.container import cut_off
 from hicmae.media.crops import encode_jpeg
 from shards.index import index_row

@@ -17,15 +17,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from shards.datasets.base import (
-    Dataset,
-    Expected,
-    Item,
-    Listing,
-    ReadOptions,
-    each_once,
-    not_this,
-)
+from shards.datasets.base import Dataset, Expected, Item, Listing, ReadOptions, each_once, not_this
 from shards.datasets.tree import Tree, number
 from shards.schema import Label
 
@@ -65,16 +57,15 @@ def read(root: Path, options: ReadOptions) -> Listing:
             continue
         for column in _DEMANDS:
             labels[column] = number((truths[column] or {}).get(video, ""))
-        listing.items.append(
-            Item(
-                key=f"{person}/{task}/{name}",
-                path=path,
-                audio=tree.sound(name, within=f"{person}/{task}"),
-                speaker=person,
-                split="test" if person in TEST_PEOPLE else "train",
-                labels=labels | {"video": video},
-            )
+        item = Item(
+            key=f"{person}/{task}/{name}",
+            path=path,
+            audio=tree.sound(name, within=f"{person}/{task}"),
+            speaker=person,
+            split="test" if person in TEST_PEOPLE else "train",
+            labels=labels | {"video": video},
         )
+        listing.items.append(item)
     _note_silence(tree, listing)
     return listing
 

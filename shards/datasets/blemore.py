@@ -64,20 +64,19 @@ def read(root: Path, options: ReadOptions) -> Listing:
                 listing.lack("no recording", name)
                 continue
             fold = number(row.get(folds, ""))
-            listing.items.append(
-                Item(
-                    key=name,
-                    path=path,
-                    audio=tree.sound(name),
-                    speaker=name.partition("_")[0],
-                    split=part,
-                    labels=labels
-                    | {
-                        "fold": None if fold is None else int(fold),
-                        "sex": {"f": "female", "m": "male"}.get(row.get(genders, "").lower()),
-                    },
-                )
+            item = Item(
+                key=name,
+                path=path,
+                audio=tree.sound(name),
+                speaker=name.partition("_")[0],
+                split=part,
+                labels=labels
+                | {
+                    "fold": None if fold is None else int(fold),
+                    "sex": {"f": "female", "m": "male"}.get(row.get(genders, "").lower()),
+                },
             )
+            listing.items.append(item)
     for name in sorted(tree.videos.keys() - named):
         if _NAME.fullmatch(name):
             listing.leave_out("in no table", name)

@@ -60,17 +60,16 @@ def read(root: Path, options: ReadOptions) -> Listing:
             elif len(shown) != 1:
                 listing.leave_out("none of the seven, or several at once", span)
             else:
-                items.append(
-                    Item(
-                        key=span,
-                        path=path,
-                        audio=tree.sound(video),
-                        speaker=video,
-                        start=start,
-                        end=stop,
-                        labels={"emotion": shown[0]},
-                    )
+                item = Item(
+                    key=span,
+                    path=path,
+                    audio=tree.sound(video),
+                    speaker=video,
+                    start=start,
+                    end=stop,
+                    labels={"emotion": shown[0]},
                 )
+                items.append(item)
     videos = {item.speaker: item.speaker for item in items if item.speaker is not None}
     folds = speaker_folds(videos, min(_FOLDS, len(videos))) if len(videos) > 1 else {}
     listing.items = [

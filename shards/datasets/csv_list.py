@@ -53,19 +53,18 @@ def read(root: Path, options: ReadOptions) -> Listing:
         labels: dict[str, Label | None] = {
             name: value for name, value in row.items() if name not in _KNOWN
         }
-        listing.items.append(
-            Item(
-                key=_key(row, path, taken, used),
-                path=path,
-                audio=audio,
-                speaker=str(row["speaker"]) if "speaker" in row else None,
-                start=row.get("start"),
-                end=row.get("end"),
-                region=str(row["region"]) if "region" in row else None,
-                split=str(row.get("split", "train")),
-                labels=labels,
-            )
+        item = Item(
+            key=_key(row, path, taken, used),
+            path=path,
+            audio=audio,
+            speaker=str(row["speaker"]) if "speaker" in row else None,
+            start=row.get("start"),
+            end=row.get("end"),
+            region=str(row["region"]) if "region" in row else None,
+            split=str(row.get("split", "train")),
+            labels=labels,
         )
+        listing.items.append(item)
     if options.num_folds is not None and listing.items:  # of none the cause is told elsewhere
         _deal(listing, options.num_folds, table)
     return listing

@@ -99,14 +99,13 @@ def read(root: Path, options: ReadOptions) -> Listing:
         columns: dict[str, Label | None] = {
             name: labels.get(name) for _, *pair, _ in _TASKS for name in pair
         }
-        listing.items.append(
-            Item(
-                key=name,
-                path=path,
-                audio=audio,
-                labels=columns | genders.get(name, {}) | extra.get(name, {}),
-            )
+        item = Item(
+            key=name,
+            path=path,
+            audio=audio,
+            labels=columns | genders.get(name, {}) | extra.get(name, {}),
         )
+        listing.items.append(item)
     for name in sorted({*tree.videos, *tree.frames} - rows.keys()):
         if re.fullmatch(r"\d{5}", name):
             listing.leave_out("in no list", name)

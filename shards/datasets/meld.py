@@ -60,22 +60,21 @@ def read(root: Path, options: ReadOptions) -> Listing:
             if path is None:
                 listing.lack("no clip", f"{part}/{clip}")
                 continue
-            listing.items.append(
-                Item(
-                    key=f"{part}/{clip}",
-                    path=path,
-                    speaker=speaker.strip() or None,
-                    split=part,
-                    labels={
-                        "emotion": emotion.lower(),
-                        "sentiment": sentiment.lower() or None,
-                        "dialogue": f"{part}/{dialogue}",
-                        "utterance": number(utterance),
-                        "season": number(row.get(season, "")),
-                        "episode": number(row.get(episode, "")),
-                    },
-                )
+            item = Item(
+                key=f"{part}/{clip}",
+                path=path,
+                speaker=speaker.strip() or None,
+                split=part,
+                labels={
+                    "emotion": emotion.lower(),
+                    "sentiment": sentiment.lower() or None,
+                    "dialogue": f"{part}/{dialogue}",
+                    "utterance": number(utterance),
+                    "season": number(row.get(season, "")),
+                    "episode": number(row.get(episode, "")),
+                },
             )
+            listing.items.append(item)
         for clip in sorted(tree.videos.keys() - known):
             if re.search(r"dia\d+_utt\d+$", clip) and _within(tree, clip, part, options):
                 listing.leave_out("not labelled", f"{part}/{clip}")

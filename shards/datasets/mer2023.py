@@ -47,15 +47,14 @@ def read(root: Path, options: ReadOptions) -> Listing:
             if path is None:
                 listing.lack("no clip", f"{part}/{clip}")
                 continue
-            listing.items.append(
-                Item(
-                    key=f"{part}/{clip}",
-                    path=path,
-                    audio=tree.sound(clip, within=part),
-                    split=part,
-                    labels={"emotion": row[emotion], "valence": number(row.get(valence, ""))},
-                )
+            item = Item(
+                key=f"{part}/{clip}",
+                path=path,
+                audio=tree.sound(clip, within=part),
+                split=part,
+                labels={"emotion": row[emotion], "valence": number(row.get(valence, ""))},
             )
+            listing.items.append(item)
         known = {row[name].removesuffix(".avi").removesuffix(".mp4") for row in rows}
         for clip in sorted(tree.videos.keys() - known):
             if tree.video(clip, within=part) is not None:

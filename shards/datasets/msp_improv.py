@@ -79,15 +79,14 @@ def read(root: Path, options: ReadOptions) -> Listing:
             "intended": _LABELS[intended[-1]],
             "sex": "female" if sex == "F" else "male",
         }
-        listing.items.append(
-            Item(
-                key=key,
-                path=path,
-                audio=next((p for n in names if (p := tree.sound(n))), None),
-                speaker=sex + session,
-                labels=fixed | labels,
-            )
+        item = Item(
+            key=key,
+            path=path,
+            audio=next((p for n in names if (p := tree.sound(n))), None),
+            speaker=sex + session,
+            labels=fixed | labels,
         )
+        listing.items.append(item)
     known = {f"MSP-IMPROV-{name}" for name in rated}
     for name in sorted({*tree.videos, *tree.frames}):
         key = name.replace("UTD-", "MSP-", 1)

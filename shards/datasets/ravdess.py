@@ -56,22 +56,21 @@ def read(root: Path, options: ReadOptions) -> Listing:
                 continue
             found -= {silent, heard}
         _, _, emotion, intensity, statement, repetition, actor = name.split("-")
-        listing.items.append(
-            Item(
-                key=name,
-                path=path,
-                audio=audio,
-                speaker=actor,
-                labels={
-                    "emotion": CLASSES[int(emotion) - 1],
-                    "intensity": {"01": "normal", "02": "strong"}[intensity],
-                    "statement": int(statement),
-                    "repetition": int(repetition),
-                    "sex": "male" if int(actor) % 2 else "female",
-                    "fold": (int(actor) - 1) // 4 + 1,
-                },
-            )
+        item = Item(
+            key=name,
+            path=path,
+            audio=audio,
+            speaker=actor,
+            labels={
+                "emotion": CLASSES[int(emotion) - 1],
+                "intensity": {"01": "normal", "02": "strong"}[intensity],
+                "statement": int(statement),
+                "repetition": int(repetition),
+                "sex": "male" if int(actor) % 2 else "female",
+                "fold": (int(actor) - 1) // 4 + 1,
+            },
         )
+        listing.items.append(item)
     for name in sorted(found):
         modality, channel = name.split("-")[:2]
         if channel == "02":

@@ -53,16 +53,15 @@ def read(root: Path, options: ReadOptions) -> Listing:
             audio = spoken.pop(utterance, None)
             if has_sounds and audio is None:
                 listing.lack("no sound file", f"{side}/{person}/{utterance}")
-            listing.items.append(
-                Item(
-                    key=f"{person}/{utterance}",
-                    path=path,
-                    audio=audio,
-                    speaker=person,
-                    split=side,
-                    labels=labels | {"video": utterance.partition("/")[0]},
-                )
+            item = Item(
+                key=f"{person}/{utterance}",
+                path=path,
+                audio=audio,
+                speaker=person,
+                split=side,
+                labels=labels | {"video": utterance.partition("/")[0]},
             )
+            listing.items.append(item)
         for utterance in sorted(spoken):
             listing.lack("sound without its video", f"{side}/{person}/{utterance}")
     for (side, person), found in sorted(apart.items()):

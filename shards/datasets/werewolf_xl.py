@@ -18,15 +18,7 @@ from __future__ import annotations
 import re
 from pathlib import Path, PurePosixPath
 
-from shards.datasets.base import (
-    Dataset,
-    Expected,
-    Item,
-    Listing,
-    ReadOptions,
-    each_once,
-    not_this,
-)
+from shards.datasets.base import Dataset, Expected, Item, Listing, ReadOptions, each_once, not_this
 from shards.datasets.tree import Row, Tree, column, number, read_sheet
 from shards.schema import Label
 
@@ -68,19 +60,18 @@ def read(root: Path, options: ReadOptions) -> Listing:
         if path is None:
             listing.lack("no picture", name)
             continue
-        listing.items.append(
-            Item(
-                key=name,
-                path=path,
-                audio=tree.sound(name),
-                speaker=f"{session}_{seat}",
-                labels={
-                    **labels,
-                    "session": int(session),
-                    "fold": (int(session) - 1) // _SESSIONS_A_FOLD + 1,
-                },
-            )
+        item = Item(
+            key=name,
+            path=path,
+            audio=tree.sound(name),
+            speaker=f"{session}_{seat}",
+            labels={
+                **labels,
+                "session": int(session),
+                "fold": (int(session) - 1) // _SESSIONS_A_FOLD + 1,
+            },
         )
+        listing.items.append(item)
     for name in sorted(there - rows.keys()):
         listing.leave_out("not labelled", name)
     return listing

@@ -28,12 +28,7 @@ from shards.receipts.facts import (
     read_facts,
     shift_in_words,
 )
-from shards.receipts.receipt import (
-    RECEIPT_JSON,
-    make_receipt,
-    read_receipt,
-    recorded_versions,
-)
+from shards.receipts.receipt import RECEIPT_JSON, make_receipt, read_receipt, recorded_versions
 from shards.settings import in_full
 
 IDENTICAL = "identical bytes"
