@@ -34,7 +34,6 @@ class MatrixPeak:
 
     Args:
         precision: Lightning's name: bf16-mixed or 32-true.
-        device: Where it is computed.
     """
 
     def __init__(self, precision: str, device: torch.device) -> None:
@@ -115,11 +114,7 @@ def step_flops(
 
     Counted on tensors without content. Attention and matrix products count, the rest does not.
 
-    Args:
-        model: Sizes.
-        objective: Masks and ablations.
-        backward: Whether the backward pass is counted too.
-        modalities: What is trained on.
+    Args: backward: Whether the backward pass is counted too.
     """
     import torch
 

@@ -152,7 +152,6 @@ def make_parser(
     """The parser of one verb.
 
     Args:
-        name: The verb as typed.
         verb: Its function has parameters of plain types or dataclasses.
         renamed: Dotted old name -> dotted new one of options; an old one is refused with the new
             one named, unless the function still has it.
@@ -209,10 +208,6 @@ def completion_script(verbs: Mapping[str, Verb], shell: str) -> str:
 
     shtab is given all verbs and groups as one plain parser. jsonargparse's own way to it has
     another name in each few of its versions, and offers values to bare flags.
-
-    Args:
-        verbs: Name -> command.
-        shell: bash, zsh or tcsh.
 
     Raises: ValueError: Another shell.
     """

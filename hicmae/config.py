@@ -154,7 +154,6 @@ def from_dict(cls: type[Settings], data: Mapping[str, Any], where: str) -> Setti
     """Build a (nested) settings dataclass from plain data, as ``to_dict`` or a YAML file gives it.
 
     Args:
-        cls: The dataclass.
         data: Its fields; what is left out keeps its default.
         where: The file or thing the data came from, for messages.
 
@@ -180,9 +179,8 @@ def with_options_of(settings: type[Any]) -> Callable[[Callable[..., Any]], Calla
     So names, kinds, defaults and texts of the options are written once. The command's own
     parameters come first, and its Args are followed by those of the settings.
 
-    Args:
-        settings: A dataclass whose fields all have defaults; its docstring and those of its bases
-            have their Args.
+    Args: settings: A dataclass whose fields all have defaults; its docstring and those of its bases
+        have their Args.
     """
     fields, hints = dataclasses.fields(settings), get_type_hints(settings)
 
@@ -226,7 +224,6 @@ def did_you_mean(word: str, known: Iterable[str], *, at: str = "") -> str:
     """``; did you mean '…'?`` for the nearest known word, or nothing when none is near.
 
     Args:
-        word: What was found.
         known: What is allowed there.
         at: What goes before the suggestion: the dotted place of a key, the dashes of an option.
     """

@@ -103,7 +103,6 @@ class DemoConfig:
         """What stands in for the names in braces.
 
         Args:
-            out: The demo's folder.
             quick: Whether with the small values.
             given: Values in place of both.
 
@@ -215,8 +214,6 @@ class _Run:
     """One run of a demo, group by group.
 
     Args:
-        steps: The steps.
-        out: The demo's folder, prepared.
         values: What stands in for the names in braces.
 
     Attributes:
@@ -321,7 +318,6 @@ class _Process:
     """A command whose output is shown and kept as it comes; what it has started ends with it.
 
     Args:
-        words: The words after ``hicmae``.
         log: File for everything it says; of a line that overwrites itself (a progress bar), the
             last form.
         at_once: How many share the cores (``OMP_NUM_THREADS``, unless the user has set it).
@@ -466,7 +462,6 @@ def _read_done(
     A step that differs spoils what comes after it, but of those beside it only what needs it.
 
     Args:
-        out: The folder.
         commands: The words of each step.
         groups: The steps by number, from 0.
         needs: Of each step those whose folder it reads.

@@ -30,10 +30,9 @@ Precision = Literal["auto", "32-true", "bf16-mixed", "bf16-true", "16-mixed"]
 def choose_device(name: str) -> torch.device:
     """The device of the option ``device``.
 
-    Args:
-        name: ``auto`` (CUDA where it can be used, which a line says where a GPU is there and
-            cannot), ``cpu``, ``cuda`` (of several processes each takes the one of its
-            ``LOCAL_RANK``) or ``cuda:N``.
+    Args: name: ``auto`` (CUDA where it can be used, which a line says where a GPU is there and
+        cannot), ``cpu``, ``cuda`` (of several processes each takes the one of its ``LOCAL_RANK``)
+        or ``cuda:N``.
 
     Raises: ValueError: another name, or no such device here that this build of torch can use.
     """
@@ -106,9 +105,7 @@ def resolve_precision(precision: str, device: torch.device) -> str:
     products there, and slower than fp32 on CPUs that only emulate it); on CUDA what PyTorch
     reports without emulation.
 
-    Args:
-        precision: ``auto`` or one of Lightning's names, which is handed through.
-        device: Where the network runs.
+    Args: precision: ``auto`` or one of Lightning's names, which is handed through.
 
     Returns: ``bf16-mixed``, ``32-true``, or what was asked for.
     Raises: ValueError: an unknown name.
@@ -144,9 +141,7 @@ def inference_precision(precision: str, device: torch.device) -> str:
 def autocast(precision: str, device: torch.device) -> torch.autocast:
     """The number format of a network's arithmetic outside a trainer.
 
-    Args:
-        precision: ``32-true`` or ``bf16-mixed``.
-        device: Where the network runs.
+    Args: precision: ``32-true`` or ``bf16-mixed``.
     """
     import torch
 

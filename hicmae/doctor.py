@@ -55,10 +55,7 @@ class Finding:
     """What one check found: a line of the table.
 
     Args:
-        topic: What was looked at.
         state: ``ok``; ``note``: works, with less; ``broken``: a command will fail.
-        found: What there is.
-        remedy: What to do about it.
     """
 
     topic: str

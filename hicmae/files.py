@@ -163,9 +163,8 @@ def write_json(path: Path, data: Any, *, sync: bool = False) -> None:
 def whole_folder(folder: Path) -> Iterator[Path]:
     """Fill a folder beside its place; it is renamed into it when everything is written.
 
-    Args:
-        folder: Where it goes; what is there is replaced. Its parents are made. What killed
-            processes left of it is removed.
+    Args: folder: Where it goes; what is there is replaced. Its parents are made. What killed
+        processes left of it is removed.
 
     Yields: an empty folder to write into; it is gone again if anything is raised.
     """
@@ -322,9 +321,8 @@ class DigestingFile:
 def locked(path: Path) -> Iterator[None]:
     """Hold a lock between processes; it ends with the process, however that ends.
 
-    Args:
-        path: The lock's own file, which stays: removed, a third process would lock another one of
-            its name. Its parents are made.
+    Args: path: The lock's own file, which stays: removed, a third process would lock another one of
+        its name. Its parents are made.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with filelock.FileLock(path):

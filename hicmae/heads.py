@@ -38,7 +38,6 @@ class HeadLabels:
     """What the outputs of one head stand for.
 
     Args:
-        name: Of the head.
         kind: classification: one of the classes; multilabel: any number of them; distribution:
             shares of them, which sum to 1; regression: real values; ordinal: one of the levels,
             the lowest first.
@@ -124,9 +123,8 @@ def said(heads: Sequence[HeadLabels], values: np.ndarray) -> str:
 def head_values(outputs: Tensor, kind: str) -> Tensor:
     """What outputs (B, K) of one head stand for: probabilities, or (regression) themselves.
 
-    Args:
-        outputs: float32. Ordered levels have a score and one number for each border between two,
-            see ``border_logits``.
+    Args: outputs: float32. Ordered levels have a score and one number for each border between two,
+        see ``border_logits``.
     """
     import torch
 
@@ -144,9 +142,8 @@ def head_values(outputs: Tensor, kind: str) -> Tensor:
 def border_logits(outputs: Tensor) -> Tensor:
     """Logit of each border of ordered levels to lie below the clip: its score less the border.
 
-    Args:
-        outputs: (B, K): the score; the lowest border; and how far each of the others lies above
-            the one before it, through a softplus, so that borders never cross.
+    Args: outputs: (B, K): the score; the lowest border; and how far each of the others lies above
+        the one before it, through a softplus, so that borders never cross.
 
     Returns: (B, K - 1).
     Source: McCullagh, 1980, Regression models for ordinal data (proportional odds).
@@ -270,7 +267,6 @@ def choose_thresholds(
     Args:
         true: (N, K) proportions of samples that are not tested.
         shares: (N, K) predicted ones of the same samples.
-        unblended: As of ``named_blends``.
 
     Source: the published evaluation, which searches a grid from 0.05 to 0.95.
     """

@@ -55,8 +55,6 @@ def add_lora(
     Layers that are frozen already (of an absent modality) get none.
 
     Args:
-        network: An encoder.
-        rank: Of each update.
         alpha: The update is multiplied by alpha over rank.
         dropout: Share of the inputs that an update does not see in a step.
         projections: Keys of ``PROJECTIONS``.

@@ -40,9 +40,8 @@ def classification_metrics(
             largest counts (the first of equals).
         num_classes: K.
 
-    Raises:
-        ValueError: Nothing to score, shapes that do not fit, a class outside 0..K-1, or a score
-            that is not a number.
+    Raises: ValueError: nothing to score, shapes that do not fit, a class outside 0..K-1, or a score
+        that is not a number.
     """
     true, predicted = _classes(labels, predictions, num_classes)
     matrix = multiclass_confusion_matrix(predicted, true, num_classes).double()

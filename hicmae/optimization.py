@@ -34,7 +34,6 @@ def parameter_groups(
     ``weight_decay``; 1-D parameters have none.
 
     Args:
-        model: HiCMAE or EmotionModel.
         learning_rate: Of the last layer.
         weight_decay: Of matrices.
         layer_decay: Factor of the learning rate from each layer to the one below; ``None``: one
@@ -98,15 +97,12 @@ def warmup_cosine(
     A warm-up of a single step stays at ``warmup_start``. Steps past the end keep ``final``.
 
     Args:
-        step: Step of the optimiser, counted from 0.
         base: Highest value, after the warm-up.
-        final: Value at the end.
         num_steps: Steps of the run, warm-up included.
         warmup_steps: Steps of the warm-up; 0 for none.
         warmup_start: Value at step 0 of the warm-up.
 
-    Raises:
-        ValueError: A negative step, no steps at all, or a warm-up longer than the run.
+    Raises: ValueError: a negative step, no steps at all, or a warm-up longer than the run.
 
     Source: the cosine is SGDR's (arXiv 1608.03983) without restarts; where exactly the warm-up
         ends was matched to the numbers of HiCMAE's published code.
@@ -152,9 +148,7 @@ def trainer_precision(precision: str, device: torch.device) -> tuple[str | None,
     On a CPU Lightning's own ``16-mixed`` quietly trains in bf16, though PyTorch scales losses
     there too (torch.amp.GradScaler, PyTorch 2.3); DeepSpeed scales by itself.
 
-    Args:
-        precision: Lightning's name.
-        device: Where the trainer computes.
+    Args: precision: Lightning's name.
 
     Returns: its ``precision``, and the plug-ins that take its place.
     """

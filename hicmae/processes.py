@@ -140,10 +140,9 @@ def others_compute() -> bool:
 def choose_threads(threads: int | None) -> str:
     """Set how many threads a network of this process, and of those that it starts, has.
 
-    Args:
-        threads: Of the option; none given: one a core, or ``OMP_NUM_THREADS``. The load does not
-            choose it, for sums of another number of threads differ in their last digits, and a
-            resumed run would not be the unbroken one.
+    Args: threads: Of the option; none given: one a core, or ``OMP_NUM_THREADS``. The load does not
+        choose it, for sums of another number of threads differ in their last digits, and a resumed
+        run would not be the unbroken one.
 
     Returns: A line for the user: where it was asked for, or where other work keeps so much of the
         cores that fewer threads are faster; else nothing.
@@ -245,8 +244,7 @@ def forking(imported: Sequence[str] = IMPORTED) -> ForkServerContext | SpawnCont
     that has started it. Elsewhere than on Linux, where libraries do not bear forks, each process
     imports all.
 
-    Args:
-        imported: Modules; those that are not there are passed over without a word.
+    Args: imported: Modules; those that are not there are passed over without a word.
 
     Raises: ValueError: Called by a script without a main guard.
     """
@@ -310,10 +308,9 @@ def _environment(**variables: str) -> Iterator[None]:
 def as_a_program(environment: Mapping[str, str]) -> Iterator[None]:
     """In a forked process: what is done within is done as if the process had imported everything.
 
-    Args:
-        environment: All of its environment variables. The libraries were imported under those
-            with which the server started; of what they read then only ``OMP_NUM_THREADS`` is
-            heeded here.
+    Args: environment: All of its environment variables. The libraries were imported under those
+        with which the server started; of what they read then only ``OMP_NUM_THREADS`` is heeded
+        here.
     """
     gc.freeze()  # what the server has imported is never garbage, and looking costs half a second
     # A fork's own processes, readers among them, would begin as it has: from another such server.

@@ -54,7 +54,6 @@ def reconstruct(
     """Hide part of some clips, let the network fill it in, and undo the standardisation.
 
     Args:
-        model: The network; its objective says what is hidden and whether differences are predicted.
         video: Normalised frames (B, 3, T, H, W).
         fbank: Normalised filter banks (B, S, F).
         paper_style: Use mean and deviation of the hidden truth, as published figures do.

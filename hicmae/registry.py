@@ -29,7 +29,6 @@ class Entry(Generic[T]):
 
     Args:
         name: As recipes write it.
-        make: The function or class.
         settings: The dataclass of its settings; what it may be given besides its input.
     """
 

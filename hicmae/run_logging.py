@@ -147,8 +147,6 @@ class WandbRun:
 
     Args:
         folder: The run folder; W&B writes into its ``wandb/``.
-        settings: Mode, project and name.
-        config: The resolved configuration.
         group: Runs that belong together there; none: it stands alone.
 
     Raises: ValueError: W&B does not start in a mode that was asked for.

@@ -118,9 +118,6 @@ def plain_console(**options: Any) -> Console:
     """Where a verb writes whole lines, and names of folders, files and classes as they are.
 
     "[a]" in a name is no style, ":joy:" no picture.
-
-    Args:
-        options: Of rich's console.
     """
     from rich.console import Console
 

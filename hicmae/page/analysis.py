@@ -69,7 +69,6 @@ def open_analyst(
     Args:
         source: As for ``hicmae.load``, or a pretrained one.
         windows: Stretches of time that one prediction is about.
-        limits: Of the page.
         device: ``auto``, ``cpu``, ``cuda``, ….
         precision: Of a fine-tuned network; a pretrained one runs in float32.
         tell: Is given what who starts the page should know, a line each.
@@ -370,7 +369,6 @@ def bank_url(bank: np.ndarray, *, low: float, high: float) -> str:
     """A filter bank (S, F) as a data: URL of a PNG, low notes below; NaN is grey.
 
     Args:
-        bank: The values.
         low: Shown darkest.
         high: Shown brightest.
     """

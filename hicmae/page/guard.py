@@ -58,11 +58,8 @@ class Guard:
     """Refuses requests by their Host, Origin and size, and adds headers to every answer.
 
     Args:
-        app: What is guarded.
-        names: Allowed host names.
         any_address: Whether a numeric address is allowed as a host too: a rebinding site comes by
             its name.
-        max_bytes: Largest recording.
     """
 
     def __init__(self, app: ASGIApp, *, names: set[str], any_address: bool, max_bytes: int) -> None:

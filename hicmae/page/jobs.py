@@ -82,7 +82,6 @@ class JobQueue:
     """Recordings in the order in which they came, worked on by one thread.
 
     Args:
-        analyst: What looks at them.
         limits: How many may wait, and how long results are kept.
         clock: Seconds, monotonic.
     """

@@ -237,8 +237,6 @@ def make_app(
     """The application that a server runs.
 
     Args:
-        analyst: What looks at recordings.
-        limits: How much is taken.
         folder: Where uploads lie; it is deleted when the application ends.
         names: Host names under which the page may be asked for.
         any_address: Whether numeric addresses are among them.
@@ -381,7 +379,6 @@ def look_live(
     """Look at one window.
 
     Args:
-        network: What looks.
         about: An ``LiveWindow`` as JSON.
         frames: JPEG pictures.
         sound: int16 samples, little endian, one channel.

@@ -156,7 +156,6 @@ def spans(
         number: N, spans of each clip; they may overlap.
         size: Of the axis.
         largest: Longest span; a span as long as the axis leaves nothing.
-        generator: Source of the draws.
 
     Returns: (B, N, 2) int64, first and one past the last.
     """
@@ -188,7 +187,6 @@ def draw_operations(
         num_operations: n.
         magnitude: Mean of the normally distributed level.
         std: Its standard deviation.
-        generator: Source of the draws.
 
     Source: RandAugment (arXiv 1909.13719) in timm's variant with probability and deviation.
     """
@@ -237,9 +235,6 @@ def matrices(names: list[str], level: Tensor, sign: Tensor, height: int, width: 
     Args:
         names: Of geometric operations, b of them.
         level: (b,) of each.
-        sign: (b,) of each.
-        height: H.
-        width: W.
 
     Returns: (b, 2, 3) float32, on the CPU.
     Source: timm: up to 30 degrees about the centre, shear up to 0.3 from the top left corner,
