@@ -208,7 +208,6 @@ def training_targets(
     """What the losses compare with.
 
     Args: mean, std: (D,) of ``target_moments``.
-
     Returns: float32, smoothed (N, C), or standardised (N, D); of several heads (N, C + H): after
         the targets, 1 for each head whose label is there; and notes about samples without votes,
         or without the labels of a head.
@@ -282,7 +281,6 @@ def balanced_weights(head: Head, rows: pd.DataFrame) -> Tensor:
     """Weight of each class in the loss: N / (C · n_c), 1 on average over the training samples.
 
     Args: head: Of kind classification; of several heads, the samples that have its label count.
-
     Returns: (C,) float32.
     Source: King and Zeng, 2001, "Logistic regression in rare events data".
     """

@@ -58,7 +58,6 @@ def usable_rows(
     """Keep the rows that the benchmark is about, with their truth checked.
 
     Args: sides: Leave out what is in neither side of an explicit split; otherwise all is tested.
-
     Returns: the rows (row labels are positions in ``table``), and how many were left out by
         ``ignore``, label by label, by ``folds.ignore`` or for their side.
     Raises: ValueError: a missing column; a label outside the benchmark's list or a value that is
@@ -368,7 +367,6 @@ def check_unseen(
     Speakers are compared unless the benchmark's protocol shares them.
 
     Args: allow: Whether a checkpoint that has is taken all the same.
-
     Returns: sentences about what it has seen, for the reader of the numbers.
     Raises: ValueError: it has, or nobody can tell, and that is not allowed.
     """

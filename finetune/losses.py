@@ -208,7 +208,6 @@ def divergence(outputs: Tensor, targets: Tensor) -> Tensor:
     """Kullback-Leibler divergence of predicted shares from the true ones, mean over clips.
 
     Args: outputs: (B, C) logits. targets: (B, C) shares, rows sum to 1.
-
     Returns: 0-d, nats.
     """
     from torch.nn import functional
@@ -221,7 +220,6 @@ def binary_cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
     """Cross-entropy of each class on its own, mean over clips and classes.
 
     Args: outputs: (B, C) logits. targets: (B, C) in 0..1.
-
     Returns: 0-d, nats.
     """
     from torch.nn import functional
@@ -235,7 +233,6 @@ def cumulative_link(outputs: Tensor, targets: Tensor) -> Tensor:
 
     Args: outputs: (B, K) score and borders, see ``hicmae.heads.border_logits``. targets: (B, K)
         probability of each level (one-hot, or mixed).
-
     Returns: mean over clips, 0-d, nats.
     Source: McCullagh, 1980, Regression models for ordinal data.
     """

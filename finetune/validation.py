@@ -66,7 +66,6 @@ def inner_split(benchmark: Benchmark, fold: Fold, *, share: float) -> InnerSplit
     Whoever would take the last training sample of a class stays.
 
     Args: share: Of its samples, in (0, 1); at least one value is taken and one left.
-
     Raises: ValueError: there is nothing to take that leaves every class in training.
     """
     rows = fold.train
@@ -244,7 +243,6 @@ def best_thresholds(
     keeps a half. Of shares that name blends: see ``hicmae.heads.choose_thresholds``.
 
     Args: predictions: Of samples that were not trained on.
-
     Returns: by head, one of each class, or both of blends.
     Source: Lipton et al., 2014, Optimal Thresholding of Classifiers to Maximize F1 Measure.
     """

@@ -425,7 +425,6 @@ def _prepare(out: Path, made: Sequence[Path], *, resume: bool, overwrite: bool) 
     """Make the folder, and touch nothing that is not an earlier demo.
 
     Args: made: What is removed of that to begin anew, besides its logs.
-
     Returns: what keeps other processes from writing into it, until it is closed.
     Raises: ValueError: the folder is in use.
     """

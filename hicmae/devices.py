@@ -33,7 +33,6 @@ def choose_device(name: str) -> torch.device:
     Args: name: ``auto`` (CUDA where it can be used, which a line says where a GPU is there and
         cannot), ``cpu``, ``cuda`` (of several processes each takes the one of its ``LOCAL_RANK``)
         or ``cuda:N``.
-
     Raises: ValueError: another name, or no such device here that this build of torch can use.
     """
     import torch
@@ -106,7 +105,6 @@ def resolve_precision(precision: str, device: torch.device) -> str:
     reports without emulation.
 
     Args: precision: ``auto`` or one of Lightning's names, which is handed through.
-
     Returns: ``bf16-mixed``, ``32-true``, or what was asked for.
     Raises: ValueError: an unknown name.
     """

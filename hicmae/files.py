@@ -165,7 +165,6 @@ def whole_folder(folder: Path) -> Iterator[Path]:
 
     Args: folder: Where it goes; what is there is replaced. Its parents are made. What killed
         processes left of it is removed.
-
     Yields: an empty folder to write into; it is gone again if anything is raised.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)

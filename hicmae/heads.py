@@ -144,7 +144,6 @@ def border_logits(outputs: Tensor) -> Tensor:
 
     Args: outputs: (B, K): the score; the lowest border; and how far each of the others lies above
         the one before it, through a softplus, so that borders never cross.
-
     Returns: (B, K - 1).
     Source: McCullagh, 1980, Regression models for ordinal data (proportional odds).
     """

@@ -103,7 +103,6 @@ def warmup_cosine(
         warmup_start: Value at step 0 of the warm-up.
 
     Raises: ValueError: a negative step, no steps at all, or a warm-up longer than the run.
-
     Source: the cosine is SGDR's (arXiv 1608.03983) without restarts; where exactly the warm-up
         ends was matched to the numbers of HiCMAE's published code.
     """
@@ -149,7 +148,6 @@ def trainer_precision(precision: str, device: torch.device) -> tuple[str | None,
     there too (torch.amp.GradScaler, PyTorch 2.3); DeepSpeed scales by itself.
 
     Args: precision: Lightning's name.
-
     Returns: its ``precision``, and the plug-ins that take its place.
     """
     if precision == "bf16-true":

@@ -52,7 +52,6 @@ def keep_freed_memory() -> bool:
 
     Returns: whether it was done: not without the GNU C library, nor where the environment already
         says how it should behave (``MALLOC_…``, ``GLIBC_TUNABLES``).
-
     Source: mallopt(3).
     """
     if platform.libc_ver()[0] != "glibc":
@@ -143,10 +142,8 @@ def choose_threads(threads: int | None) -> str:
     Args: threads: Of the option; none given: one a core, or ``OMP_NUM_THREADS``. The load does not
         choose it, for sums of another number of threads differ in their last digits, and a resumed
         run would not be the unbroken one.
-
     Returns: A line for the user: where it was asked for, or where other work keeps so much of the
         cores that fewer threads are faster; else nothing.
-
     Raises: ValueError: fewer than 1 thread, or more than there are cores.
     """
     import torch
@@ -245,7 +242,6 @@ def forking(imported: Sequence[str] = IMPORTED) -> ForkServerContext | SpawnCont
     imports all.
 
     Args: imported: Modules; those that are not there are passed over without a word.
-
     Raises: ValueError: Called by a script without a main guard.
     """
     end_if_begun_again()

@@ -57,7 +57,6 @@ def time_against(
     Returns: ``ratio`` and ``processor_ratio``: medians over the turns of their time over ours, by
         the clock and in processor time; ``seconds`` and ``processor_seconds`` of each; on a GPU
         ``step_memory_bytes`` of each, what a step takes beside weights and AdamW's state.
-
     Raises: ValueError: the folder holds no such code, or not of this size.
     """
     theirs = load_reference(folder, network).to(video.device).train()

@@ -172,7 +172,6 @@ def spread(features: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
         The effective rank, how many directions they use: e to the entropy of the shares of the
         singular values of features less their mean, which are the roots of the eigenvalues of their
         D × D scatter. At most B - 1 or D; 1 where they lie on a line, 0 where all are the same.
-
     Source: the collapse measure of SimSiam, arXiv 2011.10566, section 4.1; Roy and Vetterli, The
         effective rank, EUSIPCO 2007.
     """

@@ -256,7 +256,6 @@ def linear_probe(features: np.ndarray, label: Label) -> dict[str, float]:
     correlation for numbers.
 
     Args: features: (N, D) of all clips.
-
     Returns: ``uar`` and ``chance_uar``, or ``ccc`` and ``chance_ccc``.
     """
     inputs, values = features[label.rows].astype(np.float64), label.values

@@ -144,7 +144,6 @@ def write_manifest(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 
     Args: rows: Columns as in the module's docstring; ``path`` (and ``audio``) relative to the
         manifest's folder, None for what is missing.
-
     Raises: ValueError: a column with a name of the index, or a number that a table cannot hold.
     """
     rows = list(rows)

@@ -96,7 +96,6 @@ class ClipBytes:
         Returns: "frames" uint8 (T, H, W, 3) RGB if it has a picture, "waveform" int16
             (clip_samples,) zero-padded, "num_samples" valid sound samples (0: no sound), "key", and
             of both modalities "seen" and "heard", whether it has its picture and its sound.
-
         Raises: ClipError: the bytes are not what the json says.
         """
         import torch
@@ -175,12 +174,10 @@ def collate(clips: Sequence[dict[str, Any] | Skipped]) -> dict[str, Any]:
 
     Args: clips: What ``ClipBytes.decode`` gives, possibly with "sample" and "view"; a ``Skipped``
         is left out and counted.
-
     Returns: "frames" uint8 (B, T, H, W, 3), where any has a picture, with zeros for those that
         have none; "waveform" int16 (B, clip_samples), "num_samples" int64 (B,), "keys" list of B
         strings, "seen" and "heard" bool (B,), "sample" and "view" int64 (B,) where the clips have
         them, "skipped" dict of cause to count.
-
     Raises: ClipError: nothing is left, or the clips differ in size.
     """
     import torch
@@ -236,7 +233,6 @@ def decode_frames(
         indices: (T,) images to decode; one asked for twice is decoded once.
 
     Returns: uint8 (T, H, W, 3), RGB.
-
     Raises: ClipError: an image cannot be decoded, or they differ in size.
     """
     distinct, repeats = np.unique(indices, return_inverse=True)
@@ -258,7 +254,6 @@ def decode_sound(wav: bytes | memoryview, start: int, stop: int, where: str = "w
 
     Returns: int16 (at most stop - start,), a view of the file's bytes where they may be read as
         they are.
-
     Raises: ClipError: it is no such file, or shorter than it says.
     """
     offset, num_samples = _sound_layout(wav, where)

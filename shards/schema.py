@@ -283,7 +283,6 @@ def parse_sample_json(data: bytes, where: str) -> SampleInfo:
     """Read and check ``<key>.json``.
 
     Args: where: How to name it in an error, such as ``train-000000.tar: sample 'a'``.
-
     Raises: ShardError: every problem found, in one line.
     """
     try:

@@ -114,7 +114,6 @@ def read_cells(path: Path, *, needed: str = "") -> Cells:
 
     Args: needed: A column that its head should have, by which the separator is found; without one
         it is the separator that makes the most of the first line.
-
     Raises: ValueError: it cannot be read; one line with the remedy.
     """
     suffix = path.suffix.lower()

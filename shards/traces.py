@@ -216,7 +216,6 @@ def read_notes(path: Path, *, annotator: str = MEAN) -> Notes:
     """Read a file of a trace.
 
     Args: annotator: Who has noted it, where the file does not say.
-
     Raises: ValueError: a column that is missing, a cell that is no number, times that do not
         ascend; one line with the place and the remedy.
     """
@@ -279,7 +278,6 @@ def check_times(notes: Notes, seconds: float, where: str) -> None:
     """Refuse a trace that leaves its recording.
 
     Args: seconds: Length of the recording; annotators stop up to half a second after it does.
-
     Raises: ValueError: it does; one line with both times.
     """
     for value, each in notes.items():

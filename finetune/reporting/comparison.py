@@ -35,7 +35,6 @@ def name_runs(runs: Sequence[Run], given: Sequence[Path] = ()) -> list[tuple[str
 
     Args: given: For each run the folder that the user named, its own or one that holds several:
         names tell where in that folder a run lies, and in which where there are more.
-
     Raises: ValueError: one that is given twice.
     """
     parts = [run.folder.resolve().parts for run in runs]

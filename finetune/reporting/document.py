@@ -235,7 +235,6 @@ def write_document(document: Section, out: Path, *, html: bool) -> list[Path]:
     """Write a report, whose first heading is the document's.
 
     Args: html: Whether to write the same beside it as one HTML file that holds its pictures.
-
     Returns: the files.
     """
     text = to_markdown(document, out.parent)

@@ -233,7 +233,6 @@ def make_sums(benchmark: Benchmark, runs: Sequence[Sequence[Prediction]]) -> Sum
     """Sum up runs that scored the same units.
 
     Args: runs: Scored units, each run in any order.
-
     Raises: AssertionError: runs of other units or truths.
     """
     order = {item.key: place for place, item in enumerate(runs[0])}
@@ -293,7 +292,6 @@ def value_metrics(totals: np.ndarray, num_targets: int) -> Metrics:
     """Correlations of weighted moments; as ``hicmae.metrics.regression_metrics``.
 
     Args: totals: (R, 1 + 5·D): weight, then sums of t, p, t², p², t·p for each target.
-
     Returns: ``ccc``, ``pcc`` and ``mse``, (R, D) each.
     """
     size = totals[:, :1]  # (R, 1)

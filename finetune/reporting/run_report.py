@@ -122,7 +122,6 @@ def run_parts(run: Run, *, shards: Path | None = None) -> Sequence[Part]:
 
     Args: shards: Where the run's shards are now, for the frames of errors; none given: where they
         were.
-
     Returns: all that its report says below the heading.
     Raises: ValueError: a damaged file in the run folder.
     """

@@ -142,7 +142,6 @@ def float_waveform(waveform: Tensor) -> Tensor:
     """Samples in [-1, 1): int16 divided by 32768; floating point is only cast.
 
     Args: waveform: (B, n) int16 or floating point.
-
     Returns: (B, n) float32.
     Raises: ValueError: another type or number of axes.
     """

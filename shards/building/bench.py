@@ -96,7 +96,6 @@ def measure(rows: Sequence[ManifestRow], config: BuildConfig, scratch: Path) -> 
     Returns: ``seconds`` (by stage), ``shares`` (of them, together 1), ``video_seconds``,
         ``core_seconds``, ``video_seconds_per_core_second``, ``refused`` (how many recordings;
         they do not count).
-
     Raises: ValueError: none of the recordings can be built.
     """
     total: dict[str, float] = dict.fromkeys(STAGES, 0.0)

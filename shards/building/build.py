@@ -196,7 +196,6 @@ def gather(
     be killed and go on.
 
     Args: sound_alone: Whether sound files in folders are recordings.
-
     Raises: ValueError: as ``read_manifest`` and ``refuse_two_sides``.
     """
     rows: list[ManifestRow] = []

@@ -321,7 +321,6 @@ def continue_journal(
         overwrite: Whether the unfinished build of something else may go.
 
     Returns: what its journal tells; None where there is nothing to go on from.
-
     Raises: ValueError: there is an unfinished build of other recordings or settings.
     """
     content = read_journal(place.journal)

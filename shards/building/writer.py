@@ -143,7 +143,6 @@ class ShardWriter:
             wav: The sound likewise.
 
         Returns: its index row.
-
         Raises: ValueError: the key is unsafe or was written before.
         """
         assert (mjpg is not None) == info.has_images, info.key

@@ -319,7 +319,6 @@ def official_folds(
     """Make one fold number a clip out of the test lists of a cross-validation.
 
     Args: sides: Fold to its test list and, if shipped, its training list: clip to label.
-
     Returns: Clip to the fold that tests it; and notes about clips that a training list has and no
         test list, that a fold's training list lacks, or that it labels in another way.
     Raises: ValueError: a clip is tested twice, or trained and tested in one fold; or a fold is

@@ -160,7 +160,6 @@ def read_sheet(path: Path, *, keep: Sequence[str] = ()) -> list[Row]:
     empty cells there.
 
     Args: keep: Columns to keep of a large table; none given: all.
-
     Raises: ValueError: it cannot be read; one line with the remedy.
     """
     numbered = read_cells(path).lines

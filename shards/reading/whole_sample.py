@@ -55,7 +55,6 @@ def read_sample(files: ShardFiles, row: Row, *, require: Mapping[str, str]) -> W
     """Read a sample and check it.
 
     Args: require: Members (of ``LACKED``) without which it is bad, each with its remedy.
-
     Raises: ClipError: it is not what was built; names shard, key and cause.
     """
     whole = _read_unchanged(files, row) if row.blocks_xxh3 else None
@@ -73,7 +72,6 @@ def parse_row_json(data: bytes, row: Row, *, proven: bool = False) -> SampleInfo
     """Read a json and compare it with the index.
 
     Args: proven: Whether these are known to be the bytes that were written.
-
     Raises: ClipError: it breaks the schema, or is not the one of the row.
     """
     try:

@@ -107,7 +107,6 @@ def compare_refusals(
     Returns: ``only_first`` and ``only_second``: list of ``path``, ``cause``, and ``sample``,
         whether the other side has a sample of it; ``other_cause``: list of ``path`` and
         ``causes``; ``num_both``.
-
     Raises: ShardError: a list that cannot be read.
     """
     refused = [_read_refused(folder) for folder in (first, second)]
@@ -144,7 +143,6 @@ def compare_signals(first: Index, second: Index, num_samples: int) -> dict[str, 
     Returns: ``samples`` (of each ``compare_sample``'s result and its ``key``), ``median_psnr_db``
         (None: nothing compared, or identical), ``num_shifted``: samples whose picture is a frame
         or more, or whose sound 10 ms or more, from where it is in the other folder.
-
     Raises: ShardError: a sample cannot be read; names it.
     """
     keys_a, keys_b = (index.table["key"].astype(str).to_numpy() for index in (first, second))

@@ -44,7 +44,6 @@ def synthesize(config: CorpusConfig, out: Path) -> Path:
     holds this very corpus is left as it is, but for clips that were deleted since.
 
     Args: out: Folder, made if absent.
-
     Returns: the manifest's path. Its columns: path, speaker, pitch_hz, and if labelled: emotion,
         expression, voice, expression_strength, voice_strength, valence, arousal, fold.
     Raises: ValueError: the folder holds another corpus.
