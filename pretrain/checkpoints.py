@@ -134,7 +134,9 @@ def since_chosen(out: Path, resumption: Resumption) -> Path | None:
 
 
 def foreign(out: Path) -> str:
-    """A line about a folder of something else, with which a run would be mixed up, or nothing."""
+    """A line about what is no folder for a run, or one of something else; nothing: it is one."""
+    if out.exists() and not out.is_dir():
+        return f"{out}: is a file; give a folder for the run with --out"
     for name, what in ((INFO_NAME, "shards"), ("benchmark.yaml", "a fine-tuning run")):
         if (out / name).exists():
             return f"{out}: holds {what}; give another folder for the run with --out"
@@ -153,8 +155,6 @@ def prepare_folder(out: Path, *, resume: bool, overwrite: bool) -> IO[bytes]:
     Raises: ValueError: it is a file, it holds a run that is neither resumed nor overwritten, or
         another process writes into it.
     """
-    if out.exists() and not out.is_dir():
-        raise ValueError(f"{out}: is a file; give a folder for the run with --out")
     if problem := foreign(out):
         raise ValueError(problem)
     there = held_run(out)

@@ -1,8 +1,7 @@
 """What a process is under SLURM, and how the tasks of one step meet.
 
-For: telling one run of several processes from several runs of one, by the variables of the step
-(``SLURM_STEP_…``); those of the job say only what was asked for. Not for: torchrun, nor processes
-that a run starts itself (``pretrain.processes``).
+One run of several processes is told from several runs of one by the variables of the step
+(``SLURM_STEP_…``); those of the job say only what was asked for.
 
 - A step of several tasks (``srun -n8``) is one run, each task a process of it.
 - A step of one task, a batch script outside ``srun``, and a shell in an allocation are runs of
@@ -51,6 +50,16 @@ _OF_A_MACHINE = ("out", "data.shards", "data.cache", "probe.shards", "workers", 
 _PAUSE_SECONDS = 0.1
 # How much later than an exchange between hosts one of NCCL's gives up.
 WATCHDOG_SECONDS = 60
+
+
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    """What one process of a run would start with, which the others compare with theirs."""
+
+    out: str  # the run folder, which must be the same for all
+    data: str  # what is read, which must be the same too (``ClipStream.about``)
+    settings: Mapping[str, Any]  # all others by their dotted names
+    checkpoint: str  # name of the one to go on from; that of the first process counts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -221,14 +230,11 @@ def step_ports(task: StepTask) -> list[int]:
 
 def meet(
     task: StepTask | None,
+    start: Start,
     *,
     rank: int,
     world_size: int,
     device: torch.device,
-    out: str,
-    data: str,
-    settings: Mapping[str, Any],
-    checkpoint: str,
     timeout_seconds: int,
 ) -> str:
     """Make the process group before anything is written; a collective call.
@@ -237,11 +243,6 @@ def meet(
         task: This process under SLURM; None: torchrun says where to meet.
         rank, world_size: Which process of how many this is.
         device: Which backend talks between the processes: gloo on CPUs, NCCL on GPUs.
-        out: The run folder, which must be the same for all.
-        data: What is read, which must be the same too (``ClipStream.about``).
-        settings: All other settings by their dotted names; those that concern one machine alone
-            may differ.
-        checkpoint: Name of the one to go on from; that of the first process counts.
         timeout_seconds: Longest that a process waits for another, here and later.
 
     Returns: the checkpoint of the first process.
@@ -262,16 +263,7 @@ def meet(
             os.environ |= {"MASTER_ADDR": address, "MASTER_PORT": str(served.port)}
             store = served
         store.set_timeout(timeout)
-        first = agree(
-            store,
-            name=name,
-            rank=rank,
-            world_size=world_size,
-            out=out,
-            data=data,
-            settings=settings,
-            checkpoint=checkpoint,
-        )
+        first = agree(store, start, name=name, rank=rank, world_size=world_size)
     backend = _get_default_process_group_backend_for_device(device)
     torch.distributed.init_process_group(
         backend,
@@ -291,17 +283,7 @@ def main_timeout(timeout_seconds: int, device: torch.device) -> timedelta:
     return timedelta(seconds=timeout_seconds + later)
 
 
-def agree(
-    store: Store,
-    *,
-    name: str,
-    rank: int,
-    world_size: int,
-    out: str,
-    data: str,
-    settings: Mapping[str, Any],
-    checkpoint: str,
-) -> str:
+def agree(store: Store, start: Start, *, name: str, rank: int, world_size: int) -> str:
     """Compare run folders, what is read, and settings, and take the checkpoint of the first
     process; a collective call.
 
@@ -310,14 +292,14 @@ def agree(
     Raises: ValueError: several folders, other shards or settings, or a process that is missing.
     """
     ranks = range(world_size)
-    store.set(f"hicmae/out/{rank}", out)
-    store.set(f"hicmae/data/{rank}", data)
+    store.set(f"hicmae/out/{rank}", start.out)
+    store.set(f"hicmae/data/{rank}", start.data)
     if rank == 0:
-        store.set("hicmae/checkpoint", checkpoint)
-        store.set("hicmae/settings", json.dumps(settings))
+        store.set("hicmae/checkpoint", start.checkpoint)
+        store.set("hicmae/settings", json.dumps(start.settings))
     try:
         of_first = json.loads(store.get("hicmae/settings"))
-        store.set(f"hicmae/differs/{rank}", differences(settings, of_first))
+        store.set(f"hicmae/differs/{rank}", differences(start.settings, of_first))
         differs = [store.get(f"hicmae/differs/{other}").decode() for other in ranks]
         folders = [store.get(f"hicmae/out/{other}").decode() for other in ranks]
         readers = [store.get(f"hicmae/data/{other}").decode() for other in ranks]

@@ -384,9 +384,6 @@ def _tars(folders: Iterable[Path | str]) -> Iterator[tuple[Path, int]]:
 
 def _folder_problems(out: Path, *, needed: int, may_exist: bool) -> Iterator[str]:
     """Reasons why the run folder could not be written, with the bytes it will hold at most."""
-    if out.exists() and not out.is_dir():
-        yield f"{out}: is a file; give a folder for the run with --out"
-        return
     if problem := foreign(out):
         yield problem
         return

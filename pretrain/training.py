@@ -26,7 +26,7 @@ from pretrain.checkpoints import (
     prepare_folder,
     since_chosen,
 )
-from pretrain.cluster import differences, meet, refuse_differences
+from pretrain.cluster import Start, differences, meet, refuse_differences
 from pretrain.data import PretrainData, fixed_clips
 from pretrain.gallery import Gallery
 from pretrain.guard import Agreement, BadSamples, FiniteGuard
@@ -82,15 +82,18 @@ def _meet(plan: Plan, *, resume: bool) -> Plan:
     check_port(processes)
     if processes.launcher == "own" or processes.world_size == 1:
         return plan
-    first = meet(
-        processes.task,
-        rank=processes.rank,
-        world_size=processes.world_size,
-        device=plan.device,
+    start = Start(
         out=str(config.out),
         data=plan.stream.about(),
         settings=_settings(plan, resume=resume),
         checkpoint=plan.resumption.name,
+    )
+    first = meet(
+        processes.task,
+        start,
+        rank=processes.rank,
+        world_size=processes.world_size,
+        device=plan.device,
         timeout_seconds=config.hardware.timeout_seconds,
     )
     if first == plan.resumption.name:

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -286,11 +287,12 @@ def agreed(*mine: dict[str, Any]) -> list[str]:
     """What each process of a run gets told, or its error."""
     store = HashStore()
     store.set_timeout(timedelta(seconds=10))
+    usual = cluster.Start(out="run", data="all", settings={}, checkpoint="")
 
     def one(rank: int) -> str:
         try:
-            what = {"out": "run", "data": "all", "settings": {}, "checkpoint": ""} | mine[rank]
-            return cluster.agree(store, name="a", rank=rank, world_size=len(mine), **what)
+            start = replace(usual, **mine[rank])
+            return cluster.agree(store, start, name="a", rank=rank, world_size=len(mine))
         except ValueError as error:
             return str(error)
 
