@@ -405,7 +405,9 @@ def gather_optimizer(engine: Any, module: nn.Module, *, keep: bool) -> dict[str,
 
     base = engine.optimizer.optimizer
     steps = [state["step"] for state in base.state.values() if "step" in state]
-    taken = any(_everywhere(bool(steps)))
+    everywhere: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(everywhere, bool(steps))
+    taken = any(everywhere)  # one whose part is empty knows of no step
     _link_moments(engine.optimizer)
     parameters = dict(module.named_parameters())
     state: dict[int, dict[str, Any]] = {}
@@ -550,10 +552,3 @@ def _numbers(scaler: Any) -> dict[str, float | int | bool]:
     return {
         name: value for name, value in vars(scaler).items() if isinstance(value, bool | int | float)
     }
-
-
-def _everywhere(flag: bool) -> list[bool]:
-    """The flag of every process: one whose part is empty knows of no step."""
-    flags: list[Any] = [None] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(flags, flag)
-    return flags

@@ -108,7 +108,8 @@ def _make_all(config: CorpusConfig, plans: list[ClipPlan], paths: list[Path]) ->
                 progress.advance(task)
             return
         # Not forked from here: the caller may hold threads (torch, OpenCV) that a fork would break.
-        with ProcessPoolExecutor(workers, forking([__name__]), initializer=_start_worker) as pool:
+        # One thread of OpenCV's each: the pool already uses every core.
+        with ProcessPoolExecutor(workers, forking([__name__]), cv2.setNumThreads, (1,)) as pool:
             chunk = max(1, min(16, len(plans) // (4 * workers)))
             for _ in pool.map(_make_clip, plans, paths, [config] * len(plans), chunksize=chunk):
                 progress.advance(task)
@@ -167,10 +168,6 @@ def _file_names(config: CorpusConfig, plans: list[ClipPlan]) -> list[str]:
         speaker = draw_speaker(config.seed, number).name
         names += [f"{speaker}_{position:03d}" for position in number_order(number, config)]
     return names
-
-
-def _start_worker() -> None:
-    cv2.setNumThreads(1)  # the pool already uses every core
 
 
 # Purposes of a clip's random streams; 1 is the speakers'.
