@@ -97,6 +97,7 @@ def warmup_cosine(
     A warm-up of a single step stays at ``warmup_start``. Steps past the end keep ``final``.
 
     Args:
+        step: Of the optimiser, counted from 0.
         base: Highest value, after the warm-up.
         num_steps: Steps of the run, warm-up included.
         warmup_steps: Steps of the warm-up; 0 for none.

@@ -235,6 +235,7 @@ def matrices(names: list[str], level: Tensor, sign: Tensor, height: int, width: 
     Args:
         names: Of geometric operations, b of them.
         level: (b,) of each.
+        sign: (b,) of each.
 
     Returns: (b, 2, 3) float32, on the CPU.
     Source: timm: up to 30 degrees about the centre, shear up to 0.3 from the top left corner,
