@@ -7,7 +7,6 @@ the numbers are logged. What is made of a trained fold is ``finetune.outcome``.
 
 from __future__ import annotations
 
-import dataclasses
 import shutil
 import signal
 import sys
@@ -433,14 +432,11 @@ def _strategy(plan: Plan, device: torch.device) -> DDPStrategy | str:
 
 def _wandb_run(plan: Plan, fold: Fold, *, goes_on: bool) -> WandbRun:
     """One W&B run a fold, in the group of what one command made; a resumed fold goes on in its."""
-    names, above = [f"fold-{fold.name}"], plan.out.resolve()
-    while above.name not in ("", plan.group):  # the folders of a seed and of modalities
-        names, above = [above.name, *names], above.parent
+    # Behind the command's name, those of modalities, seed and fold.
+    names = (*plan.out.resolve().relative_to(plan.top).parts, f"fold-{fold.name}")
     folder = plan.out / "wandb" / fold_folder(plan.out, fold.name).name
     if not goes_on:  # an earlier attempt's keeps its files, and no more rows
         (folder / "wandb" / "run-id.txt").unlink(missing_ok=True)
-    name = "-".join([plan.config.wandb.name or plan.group, *names])
-    settings = dataclasses.replace(plan.config.wandb, name=name)
     config = {
         "fold": fold.name,
         "seed": plan.config.seed,
@@ -455,4 +451,12 @@ def _wandb_run(plan: Plan, fold: Fold, *, goes_on: bool) -> WandbRun:
             for name in ("recipe", "optimizer", "mixing", "augment")
         },
     }
-    return WandbRun(folder, settings, config, group=plan.group)
+    return WandbRun(
+        folder,
+        plan.config.wandb,
+        config,
+        verb="finetune",
+        name=plan.top.name,
+        part="".join(f"-{name}" for name in names),
+        group=plan.top.name,
+    )

@@ -64,7 +64,7 @@ class Plan:
 
     Args:
         config: What the user asked for.
-        group: Name of the command's folder: the runs that it made belong together.
+        top: The command's folder, absolute: the runs that it made belong together.
         model: Sizes of the network, with the stride of this run.
         emotion: Its head.
         checkpoint: Where the encoder's weights come from; none: from scratch.
@@ -75,7 +75,7 @@ class Plan:
     """
 
     config: FinetuneConfig
-    group: str
+    top: Path
     benchmark: Benchmark
     index: Index
     model: ModelConfig
@@ -217,12 +217,12 @@ def members(
     return found
 
 
-def make_plan(config: FinetuneConfig, benchmark: Benchmark, index: Index, *, group: str) -> Plan:
+def make_plan(config: FinetuneConfig, benchmark: Benchmark, index: Index, *, top: Path) -> Plan:
     """Check the options of a run against each other and decide what they leave open.
 
     Raises: ValueError, FileNotFoundError: as ``finetune.run.finetune``.
     """
-    wandb_mode(config.wandb.mode)
+    wandb_mode(config.wandb.mode, default="offline")
     protocol = decide_protocol(config, benchmark)
     resolved = resolve(benchmark, config)
     sizes, weights = _network(config.model, config.checkpoint)
@@ -260,7 +260,7 @@ def make_plan(config: FinetuneConfig, benchmark: Benchmark, index: Index, *, gro
     )
     return Plan(
         config=dataclasses.replace(config, selection=protocol.selection),
-        group=group,
+        top=top,
         benchmark=benchmark,
         index=index,
         model=sizes,

@@ -43,7 +43,7 @@ _MIXING = MixingConfig()
 _AUGMENT = AugmentConfig.finetuning()
 _HARDWARE = HardwareConfig()
 _TRAINER = TrainerConfig()
-_WANDB = WandbConfig(mode="offline", project="hicmae-finetune")
+_WANDB = WandbConfig()
 
 
 def finetune(
@@ -160,7 +160,7 @@ def finetune(
     sweep = members(
         config, parse_modalities(modalities), parse_seeds(seeds, seed), by_seed=seeds is not None
     )
-    plans = [make_plan(one, what, index, group=out.resolve().name) for one in sweep]
+    plans = [make_plan(one, what, index, top=out.resolve()) for one in sweep]
     rows, ignored = usable_rows(what, plans[0].index.table)
     check_units(what, rows)
     asked = [fold.name for fold in make_folds(what, rows, folds=folds)]

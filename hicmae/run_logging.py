@@ -32,31 +32,55 @@ _WANDB_MODES: dict[str, WandbMode] = {
     "run": "online",
 }
 _ANSWER_SECONDS = 60.0  # that W&B has to answer when a run starts
+# What W&B reads in the environment, which its arguments outrank: settings with a default of ours.
+_VARIABLES = {
+    "project": "WANDB_PROJECT",
+    "run_group": "WANDB_RUN_GROUP",
+    "run_notes": "WANDB_NOTES",
+    "root_dir": "WANDB_DIR",
+    "silent": "WANDB_SILENT",
+    "init_timeout": "WANDB_INIT_TIMEOUT",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
 class WandbConfig:
     """Logging to Weights & Biases, beside ``metrics.csv``.
 
+    What is null here is what W&B reads in the environment (WANDB_MODE, WANDB_PROJECT, WANDB_NAME),
+    and where nothing stands there, a default. It reads all its other variables too.
+
     Args:
-        mode: ``auto``: online where the user is logged in, else offline into the run folder;
-            ``disabled``: none. The environment variable WANDB_MODE outranks ``auto``.
-        project: Project there.
-        name: Name of the run; null: the name of the run folder. That of a fold, of a seed and of
-            modalities stand behind it.
+        mode: ``auto``: WANDB_MODE, and without it online where the user is logged in, else offline
+            into the run folder; ``disabled``: none. The default is ``auto`` in pretraining and in
+            the trials of a sweep, and ``offline`` in fine-tuning.
+        project: Project there; the default is hicmae-pretrain or hicmae-finetune.
+        name: Name of the run; the default is that of the run folder. That of a fold, of a seed and
+            of modalities stand behind it.
     """
 
-    mode: Literal["auto", "online", "offline", "disabled"] = "auto"
-    project: str = "hicmae"
+    mode: Literal["auto", "online", "offline", "disabled"] | None = None
+    project: str | None = None
     name: str | None = None
 
 
-def wandb_mode(mode: str) -> WandbMode:
+def in_sweep() -> bool:
+    """Whether an agent of a W&B sweep has started this program, as one trial."""
+    return bool(os.environ.get("WANDB_SWEEP_ID"))
+
+
+def wandb_mode(mode: str | None, *, default: Literal["auto", "offline"] = "auto") -> WandbMode:
     """Turn ``auto`` into what W&B is started with: online only where the user is logged in.
+
+    Args:
+        mode: What the user asked for; ``None``: WANDB_MODE, or else the default.
+        default: In a trial of a sweep, which its agent waits for, it is always ``auto``.
 
     Raises: ValueError: WANDB_MODE is nothing that W&B knows.
     """
-    wished = os.environ.get("WANDB_MODE") if mode == "auto" else mode
+    wished = os.environ.get("WANDB_MODE") if mode in (None, "auto") else mode
+    if not wished and mode is None and default == "offline" and not in_sweep():
+        return default
     if wished:
         if wished not in _WANDB_MODES:
             raise ValueError(
@@ -146,7 +170,10 @@ class WandbRun:
     all of them, so that ``wandb sync wandb/offline-run-*`` joins them.
 
     Args:
-        folder: The run folder; W&B writes into its ``wandb/``.
+        folder: The run folder; W&B writes into its ``wandb/``, or into that of WANDB_DIR.
+        verb: ``pretrain`` or ``finetune``, which have defaults of their own.
+        name: Default of the name; none: that of the folder.
+        part: What stands behind the name, and behind an id that the environment gives.
         group: Runs that belong together there; none: it stands alone.
 
     Raises: ValueError: W&B does not start in a mode that was asked for.
@@ -158,50 +185,66 @@ class WandbRun:
         settings: WandbConfig,
         config: dict[str, Any],
         *,
+        verb: Literal["pretrain", "finetune"] = "pretrain",
+        name: str | None = None,
+        part: str = "",
         group: str | None = None,
     ) -> None:
         import wandb  # a second of import that processes without a run of it need not wait for
 
-        self.mode: WandbMode = wandb_mode(settings.mode)
+        default: Literal["auto", "offline"] = "auto" if verb == "pretrain" else "offline"
+        self.mode: WandbMode = wandb_mode(settings.mode, default=default)
         (folder / "wandb").mkdir(parents=True, exist_ok=True)
         id_file = folder / "wandb" / "run-id.txt"
-        if not id_file.is_file():
+        if given := os.environ.get("WANDB_RUN_ID"):
+            write_text(id_file, f"{given}{part}\n")
+        elif not id_file.is_file():
             write_text(id_file, secrets.token_hex(4) + "\n")
         home = f"{socket.gethostname()}:{folder.resolve()}"
+        name = settings.name or os.environ.get("WANDB_NAME") or name or folder.resolve().name
+        ours: dict[str, Any] = {
+            "project": f"hicmae-{verb}",
+            "run_group": group,
+            "run_notes": f"run folder: {home}",
+            "root_dir": str(folder),
+            "silent": True,
+            "init_timeout": _ANSWER_SECONDS,
+        }
+        ours = {key: ours[key] for key, read in _VARIABLES.items() if not os.environ.get(read)}
+        if settings.project is not None:
+            ours["project"] = settings.project
 
         def start(mode: WandbMode) -> wandb.Run:
             return wandb.init(
-                project=settings.project,
-                group=group,
-                name=settings.name or folder.resolve().name,
-                dir=str(folder),
+                name=f"{name}{part}",
                 id=id_file.read_text().strip(),
                 resume="allow",
                 mode=mode,
                 config={**config, "run_folder": home},
-                notes=f"run folder: {home}",
-                settings=wandb.Settings(silent=True, init_timeout=_ANSWER_SECONDS),
+                settings=wandb.Settings(**ours),
             )
 
         try:
             self._run = start(self.mode)
         except wandb.errors.Error as error:
             said = " ".join(str(error).split()).rstrip(".")
-            if settings.mode != "auto":  # the user asked for it
+            if settings.mode not in (None, "auto"):  # the user asked for it
                 raise ValueError(
                     f"wandb.mode = {settings.mode}: {said}; log in with `wandb login`, or "
                     "take --wandb.mode offline, and go on with --resume"
                 ) from error
-            print(
-                f"W&B cannot be reached ({said}): it logs offline, into {folder / 'wandb'}; "
-                "send that later with `wandb sync`",
-                file=sys.stderr,
-            )
             wandb.teardown()  # else the attempt holds the run's id, which would be in use
             self.mode = "offline"
             self._run = start(self.mode)
-        if self._run.id != id_file.read_text().strip():  # a sweep's agent gives its own
-            write_text(id_file, f"{self._run.id}\n")
+            print(
+                f"W&B cannot be reached ({said}): it logs offline, into "
+                f"{self._run.settings.wandb_dir}; send that later with `wandb sync`",
+                file=sys.stderr,
+            )
+        if self.mode != "disabled" and (own := os.environ.get("WANDB_DIR")):
+            found = Path(self._run.settings.root_dir)
+            if found != Path(own):  # W&B writes elsewhere, and says nothing here
+                print(f"WANDB_DIR = {own}: cannot be written; W&B takes {found}", file=sys.stderr)
         self._run.define_metric("step")
         self._run.define_metric("*", step_metric="step")
 

@@ -200,7 +200,7 @@ def compare_settings(config: PretrainConfig) -> list[str]:
     changed = [
         name
         for name in dict.fromkeys((*before, *now))
-        if before.get(name) != now.get(name) and name != "out"
+        if before.get(name) != now.get(name) and name != "out" and not name.startswith("wandb.")
     ]
     fixed: tuple[str, ...] = _FIXED
     if not config.objective.reconstruction and any(name.startswith(_LOSSES) for name in changed):

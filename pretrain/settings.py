@@ -18,7 +18,7 @@ from shards.reading.settings import DataConfig
 
 _OBJECTIVE = ObjectiveConfig()
 _AUGMENT = AugmentConfig.pretraining()
-_WANDB = WandbConfig(project="hicmae-pretrain")
+_WANDB = WandbConfig()
 
 
 @dataclass(frozen=True, kw_only=True)

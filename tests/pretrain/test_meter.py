@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 import torch
@@ -68,18 +70,22 @@ def test_a_row_without_a_step_is_damage_that_is_named(row: str, tmp_path: Path) 
         ("auto", {"WANDB_MODE": "dryrun"}, "", "offline"),
         ("auto", {}, "this is no netrc file", "offline"),
         ("offline", {"WANDB_API_KEY": "x", "WANDB_MODE": "online"}, "", "offline"),
+        (None, {"WANDB_API_KEY": "x"}, "", "offline"),
+        (None, {"WANDB_API_KEY": "x", "WANDB_SWEEP_ID": "s"}, "", "online"),
+        (None, {"WANDB_MODE": "online"}, "", "online"),
+        (None, {"WANDB_MODE": "disabled", "WANDB_SWEEP_ID": "s"}, "", "disabled"),
         ("disabled", {"WANDB_API_KEY": "x"}, "", "disabled"),
     ],
 )  # fmt: skip
 def test_wandb_is_online_only_where_the_user_is_logged_in(
-    setting: str,
+    setting: str | None,
     environment: dict[str, str],
     netrc: str,
     expected: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_BASE_URL"):
+    for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_BASE_URL", "WANDB_SWEEP_ID"):
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
@@ -88,7 +94,60 @@ def test_wandb_is_online_only_where_the_user_is_logged_in(
         file.write_text(netrc)
         file.chmod(0o600)
     monkeypatch.setenv("NETRC", str(file))
-    assert wandb_mode(setting) == expected
+    assert wandb_mode(setting, default="auto" if setting else "offline") == expected
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "setting", "found"),
+    [
+        ("WANDB_PROJECT", "faces", "project", "faces"),
+        ("WANDB_NAME", "first", "run_name", "first-fold-1"),
+        ("WANDB_RUN_ID", "r1", "run_id", "r1-fold-1"),
+        ("WANDB_RUN_GROUP", "paper", "run_group", "paper"),
+        ("WANDB_NOTES", "mine", "run_notes", "mine"),
+        ("WANDB_DIR", "{}/elsewhere", "root_dir", "{}/elsewhere"),
+        ("WANDB_SILENT", "false", "silent", False),
+        ("WANDB_INIT_TIMEOUT", "7", "init_timeout", 7),
+        ("WANDB_ENTITY", "team", "entity", "team"),
+        ("WANDB_TAGS", "a,b", "run_tags", ("a", "b")),
+        ("WANDB_PROJECT", "", "project", "hicmae-finetune"),
+        ("", "", "project", "hicmae-finetune"),
+        ("", "", "run_name", "run-fold-1"),
+        ("", "", "run_group", "run"),
+        ("", "", "root_dir", "{}/run"),
+    ],
+)
+def test_the_environment_of_wandb_outranks_defaults_and_no_options(
+    variable: str,
+    value: str,
+    setting: str,
+    found: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As W&B puts together the environment and the arguments, which outrank it."""
+    import wandb
+
+    seen: list[wandb.Settings] = []
+
+    def init(*, settings: wandb.Settings, name: str, id: str, **_: Any) -> MagicMock:
+        merged = wandb.Settings()
+        merged.update_from_env_vars(dict(os.environ))
+        merged.update_from_settings(settings)
+        merged.run_name, merged.run_id = name, id
+        seen.append(merged)
+        return MagicMock(settings=merged)
+
+    for name in [name for name in os.environ if name.startswith("WANDB_")]:
+        monkeypatch.delenv(name)
+    if variable:
+        monkeypatch.setenv(variable, value.format(tmp_path))
+    monkeypatch.setattr(wandb, "init", init)
+    for settings in (WandbConfig(), WandbConfig(project="given", name="given")):
+        WandbRun(tmp_path / "run", settings, {}, verb="finetune", part="-fold-1", group="run")
+    wanted = found.format(tmp_path) if isinstance(found, str) else found
+    assert getattr(seen[0], setting) == wanted
+    assert (seen[1].project, seen[1].run_name) == ("given", "given-fold-1")
 
 
 def test_where_wandb_does_not_start_as_asked_is_one_line_with_a_remedy(
