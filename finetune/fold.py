@@ -7,13 +7,14 @@ the numbers are logged. What is made of a trained fold is ``finetune.outcome``.
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import signal
 import sys
 import time
 import zipfile
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -45,7 +46,7 @@ from finetune.record import (
     saved_name,
 )
 from finetune.reporting.features import FeatureKeeper, choose_samples
-from finetune.scores import metric_name
+from finetune.scores import metric_name, score
 from finetune.tuning import is_shared
 from finetune.validation import EpochChoice
 from hicmae.config import to_dict
@@ -54,15 +55,19 @@ from hicmae.files import whole_file
 from hicmae.lora import merge_lora
 from hicmae.optimization import trainer_precision
 from hicmae.registry import load_plugins
-from hicmae.run_logging import MetricsFile, WandbRun
+from hicmae.run_logging import MetricsFile, WandbRun, in_sweep
 
 _DONE = "done"
 
 
-def train_fold(plan: Plan, fold: Fold, *, resume: bool = False) -> FoldFacts:
+def train_fold(
+    plan: Plan, fold: Fold, *, resume: bool = False, trial: WandbRun | None = None
+) -> FoldFacts:
     """Train and test one fold; its folder appears when everything in it is written.
 
     Args:
+        trial: The run of all folds under an agent of a sweep; the rows of a fold that is trained
+            in several processes are in ``metrics.csv`` alone.
         resume: Whether a fold that was killed goes on from its last saved epoch.
 
     Raises: ValueError: a sample that cannot be read, a loss or output that is not finite, or a
@@ -79,7 +84,7 @@ def train_fold(plan: Plan, fold: Fold, *, resume: bool = False) -> FoldFacts:
     try:
         devices = plan.config.hardware.devices
         if devices == 1:
-            _work(plan, fold, Share())
+            _work(plan, fold, Share(), trial)
         else:
             run_processes(devices, _work, (plan, fold), folder)
         shutil.rmtree(final, ignore_errors=True)
@@ -112,7 +117,7 @@ def _saved(plan: Plan, fold: Fold) -> Path:
     return next((path for path in paths if path.is_file()), paths[0])
 
 
-def _work(plan: Plan, fold: Fold, share: Share) -> None:
+def _work(plan: Plan, fold: Fold, share: Share, trial: WandbRun | None = None) -> None:
     """What one process does for a fold; the first writes the folder ``done``."""
     folder, config = partial_folder(plan.out, fold.name), plan.config
     quiet_lightning()
@@ -135,9 +140,11 @@ def _work(plan: Plan, fold: Fold, share: Share) -> None:
     if config.recipe.ema_decay is not None:  # after the choice, which wants the average's weights
         callbacks.append(MovingAverage(config.recipe.ema_decay))
     log = FoldLog(folder / METRICS)
+    if trial is not None:
+        log.wandb, log.part = trial, part_of(plan, fold)
     finished = False
     try:
-        if share.rank == 0 and config.wandb.mode != "disabled":
+        if share.rank == 0 and config.wandb.mode != "disabled" and not in_sweep():
             log.wandb = _wandb_run(plan, fold, goes_on=saved.is_file())
         trainer = _trainer(
             plan, folder, log, accumulate=accumulate, steps=steps, callbacks=[*callbacks, saver]
@@ -160,6 +167,8 @@ def _work(plan: Plan, fold: Fold, share: Share) -> None:
         notes += result.notes
         notes += [f"{count} training clips skipped ({cause})" for cause, count in skipped.items()]
         if share.rank == 0:
+            if log.wandb is not None:
+                log.wandb.conclude(score(plan.benchmark, result.predictions), part=log.part)
             epoch = plan.resolved.epochs if choice is None or choice.epoch is None else choice.epoch
             facts = facts_of(
                 plan, fold, sides, module, result, seconds=saver.seconds, epoch=epoch, notes=notes
@@ -171,7 +180,7 @@ def _work(plan: Plan, fold: Fold, share: Share) -> None:
             write_fold(plan, facts, module, result.predictions, seen, keeper, folder / _DONE)
         finished = True
     finally:
-        if log.wandb is not None:
+        if log.wandb is not None and trial is None:
             log.wandb.finish(0 if finished else 1)
 
 
@@ -193,7 +202,8 @@ def _chosen(plan: Plan, choice: EpochChoice | None, module: FinetuneModule) -> l
 class FoldLog(Logger):
     """Lightning's numbers in ``metrics.csv`` and, where there is a run of it, in W&B.
 
-    A resumed fold continues the file; ``wandb`` is none in all processes but the first.
+    A resumed fold continues the file; ``wandb`` is none in all processes but the first, and
+    ``part`` the fold's name in a run of all folds.
     """
 
     def __init__(self, path: Path) -> None:
@@ -201,6 +211,7 @@ class FoldLog(Logger):
         self._path = path
         self._file: MetricsFile | None = None
         self.wandb: WandbRun | None = None
+        self.part: str | None = None
 
     @property
     def name(self) -> None:
@@ -221,7 +232,7 @@ class FoldLog(Logger):
         row = {"step": step, **metrics}
         self._file.append(row)
         if self.wandb is not None:
-            self.wandb.log(row)
+            self.wandb.log(row, part=self.part)
 
     def log_hyperparams(self, *_: Any, **__: Any) -> None:
         """They stand in ``config.yaml``."""
@@ -430,15 +441,50 @@ def _strategy(plan: Plan, device: torch.device) -> DDPStrategy | str:
     )
 
 
+def part_of(plan: Plan, fold: Fold | None = None) -> str:
+    """What a run, or a fold of it, is called among those of a command: ``video/seed-0/fold-1/``."""
+    names = [*plan.below, *([] if fold is None else [f"fold-{fold.name}"])]
+    return "".join(f"{name}/" for name in names)
+
+
+@contextlib.contextmanager
+def trial_of(plan: Plan) -> Iterator[WandbRun | None]:
+    """Under an agent of a sweep, one W&B run of all that a command does: the agent gives its id.
+
+    Args:
+        plan: Of the first run of the command.
+    """
+    run = None
+    if in_sweep() and plan.config.wandb.mode != "disabled":
+        run = WandbRun(plan.top, plan.config.wandb, _said(plan), verb="finetune")
+    finished = False
+    try:
+        yield run
+        finished = True
+    finally:
+        if run is not None:
+            run.finish(0 if finished else 1)
+
+
 def _wandb_run(plan: Plan, fold: Fold, *, goes_on: bool) -> WandbRun:
     """One W&B run a fold, in the group of what one command made; a resumed fold goes on in its."""
-    # Behind the command's name, those of modalities, seed and fold.
-    names = (*plan.out.resolve().relative_to(plan.top).parts, f"fold-{fold.name}")
     folder = plan.out / "wandb" / fold_folder(plan.out, fold.name).name
     if not goes_on:  # an earlier attempt's keeps its files, and no more rows
         (folder / "wandb" / "run-id.txt").unlink(missing_ok=True)
-    config = {
-        "fold": fold.name,
+    return WandbRun(
+        folder,
+        plan.config.wandb,
+        {"fold": fold.name, **_said(plan)},
+        verb="finetune",
+        name=plan.top.name,
+        part="".join(f"-{name}" for name in (*plan.below, f"fold-{fold.name}")),
+        group=plan.top.name,
+    )
+
+
+def _said(plan: Plan) -> dict[str, Any]:
+    """What W&B shall know of a run."""
+    return {
         "seed": plan.config.seed,
         "protocol": to_dict(plan.protocol),
         "configuration_digest": plan.digest,
@@ -451,12 +497,3 @@ def _wandb_run(plan: Plan, fold: Fold, *, goes_on: bool) -> WandbRun:
             for name in ("recipe", "optimizer", "mixing", "augment")
         },
     }
-    return WandbRun(
-        folder,
-        plan.config.wandb,
-        config,
-        verb="finetune",
-        name=plan.top.name,
-        part="".join(f"-{name}" for name in names),
-        group=plan.top.name,
-    )

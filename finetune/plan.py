@@ -96,6 +96,11 @@ class Plan:
         return self.config.out
 
     @property
+    def below(self) -> tuple[str, ...]:
+        """The folders of modalities and of a seed that lead there from the command's."""
+        return self.out.resolve().relative_to(self.top).parts
+
+    @property
     def batch_size(self) -> int:
         """Clips of one optimizer step."""
         return self.config.recipe.batch_size * self.config.accumulate

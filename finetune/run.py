@@ -10,6 +10,7 @@ import os
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from finetune.settings import (
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from finetune.plan import Plan
     from finetune.predictions import Prediction
     from finetune.record import Run
+    from hicmae.run_logging import WandbRun
 
 _RECIPE = RecipeConfig()
 _OPTIMIZER = OptimizerConfig()
@@ -117,7 +119,10 @@ def finetune(
             process.
         hardware: Processes that share each batch, and memory.
         trainer: What it does by the way: saving, logging, damaged samples.
-        wandb: Logging to Weights & Biases, one run a fold, beside metrics.csv.
+        wandb: Logging to Weights & Biases, beside metrics.csv: one run a fold; under an agent of a
+            sweep one of all, in which fold-1/… are its rows, and metrics without a fold are of all
+            folds so far (of several modalities or seeds, in video/… or seed-0/…, and without a
+            seed the mean over seeds).
         seed: Of the weights, the order of the data, crops and mixing; each fold starts from it.
         seeds: Several seeds separated by commas, in place of seed: a run each in the folders
             seed-N under the run folder, and in seeds.md the mean and deviation of all that are
@@ -147,7 +152,7 @@ def finetune(
     from finetune.record import BENCHMARK, CONFIG
     from finetune.reporting.document import output_console
     from finetune.reporting.entries import runs_beside, seeds_table, write_seed_summary
-    from finetune.scores import check_units
+    from finetune.scores import check_units, score
     from hicmae.config import from_options, save_yaml, to_dict
     from hicmae.processes import check_workers
     from shards.index import read_index
@@ -197,17 +202,28 @@ def finetune(
                     f"{plan.out}: another process has finished fold {min(more)} since this one"
                     " looked; give the same command again"
                 )
+        from finetune.fold import part_of, trial_of
+
         console = output_console()
         finished: dict[Path, Run] = {}
+        trial = locks.enter_context(trial_of(plans[0]))
         for plan, own, seen in zip(plans, divided, known, strict=True):
             save_yaml(plan.out / CONFIG, to_dict(plan.config))
             save_yaml(plan.out / BENCHMARK, to_dict(what))
             console.print(_opening(plan, own, len(rows)))
-            for fold in own:
-                _one_fold(plan, fold, console, resume=resume)
+            for number, fold in enumerate(own, start=1):
+                _one_fold(plan, fold, console, resume=resume, trial=trial)
+                if trial is not None:  # whose metric is of all folds so far
+                    pooled = [item for fold in own[:number] for item in _predictions(plan, fold)]
+                    row = {"step": number, **score(what, pooled)}
+                    trial.log(row, part=part_of(plan))
             finished[plan.out.parent] = _finish(plan, own, ignored, seen, console)
         for folder, run in finished.items() if seeds is not None else ():
             runs = runs_beside(run)
+            if trial is not None:
+                means = {m: fmean(one.scores.pooled[m] for one in runs) for m in run.scores.pooled}
+                part = "".join(f"{name}/" for name in folder.relative_to(out).parts)
+                trial.log({"step": len(runs), **means}, part=part)
             if len(runs) > 1:
                 group = write_seed_summary(folder, runs)
                 console.print(seeds_table([group], title=f"{what.name} over seeds"))
@@ -234,7 +250,9 @@ def _opening(plan: Plan, folds: Sequence[Fold], num_rows: int) -> str:
     )
 
 
-def _one_fold(plan: Plan, fold: Fold, console: Console, *, resume: bool) -> None:
+def _one_fold(
+    plan: Plan, fold: Fold, console: Console, *, resume: bool, trial: WandbRun | None
+) -> None:
     """Train a fold, or keep it if it is finished, and say how it went."""
     from finetune.fold import can_resume, train_fold
     from finetune.record import fold_folder, read_fold
@@ -247,7 +265,7 @@ def _one_fold(plan: Plan, fold: Fold, console: Console, *, resume: bool) -> None
     if facts is None:
         if resume and can_resume(plan, fold):
             console.print(f"fold {fold.name}: goes on from its last saved epoch")
-        facts = train_fold(plan, fold, resume=resume)
+        facts = train_fold(plan, fold, resume=resume, trial=trial)
     values = score(plan.benchmark, _predictions(plan, fold))
     leading = plan.benchmark.ranking
     value = marked(number(values[leading]), plan.protocol.selection)

@@ -245,12 +245,24 @@ class WandbRun:
             found = Path(self._run.settings.root_dir)
             if found != Path(own):  # W&B writes elsewhere, and says nothing here
                 print(f"WANDB_DIR = {own}: cannot be written; W&B takes {found}", file=sys.stderr)
-        self._run.define_metric("step")
-        self._run.define_metric("*", step_metric="step")
+        self._parts: set[str | None] = set()
 
-    def log(self, row: Row) -> None:
-        """Send a row; it must have ``step``."""
-        self._run.log(dict(row), step=int(row["step"]))
+    def log(self, row: Row, *, part: str | None = None) -> None:
+        """Send a row; it must have ``step``.
+
+        Args:
+            part: What stands before all names of a row of a run in parts, such as ``fold-1/``;
+                the part has steps of its own then, and W&B's own only count the rows.
+        """
+        if part != "" and part not in self._parts:
+            self._run.define_metric(f"{part or ''}*", step_metric=f"{part or ''}step")
+            self._parts.add(part)
+        named = {f"{part or ''}{name}": value for name, value in row.items()}
+        self._run.log(named, step=int(row["step"]) if part is None else None)
+
+    def conclude(self, values: Row, *, part: str | None = None) -> None:
+        """Set what came out in the end."""
+        self._run.summary.update({f"{part or ''}{name}": value for name, value in values.items()})
 
     def log_picture(self, name: str, path: Path, step: int) -> None:
         """Send a picture under a name."""

@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas
 import pytest
+from yaml import safe_load
 
 from hicmae.__main__ import VERBS
 from hicmae.cli import make_parser
@@ -63,7 +64,10 @@ def section(title: str) -> str:
     return README.split(f"\n## {title}\n")[1].split("\n## ")[0]
 
 
-PRINTED = hicmae_words(commands(blocks("bash")))
+BENCHMARK, SWEEP = blocks("yaml")
+CHOSEN = [f"--{name}={item['values'][0]}" for name, item in safe_load(SWEEP)["parameters"].items()]
+TRIAL = safe_load(SWEEP)["command"][2].removeprefix("exec ").replace('"$@"', shlex.join(CHOSEN))
+PRINTED = hicmae_words([*commands(blocks("bash")), TRIAL])
 CODE = re.findall(r"`([^`\n]+)`", re.sub(r"```.*?```", "", README, flags=re.DOTALL))
 
 
@@ -163,11 +167,10 @@ def test_the_manifest_is_one(tmp_path: Path) -> None:
 def test_the_benchmark_is_one(tmp_path: Path) -> None:
     from finetune.benchmark import load_benchmark
 
-    (text,) = blocks("yaml")
     path = tmp_path / "mine.yaml"
-    path.write_text(text)
+    path.write_text(BENCHMARK)
     assert load_benchmark(path).num_outputs == 6
-    real = re.sub(r"label:.*\nclasses:.*\n", "targets: [valence, arousal]\n", text)
+    real = re.sub(r"label:.*\nclasses:.*\n", "targets: [valence, arousal]\n", BENCHMARK)
     real = real.replace("classification", "regression").replace("[uar, war]", "[ccc]")
     path.write_text(real)
     assert load_benchmark(path).num_outputs == 2
@@ -197,7 +200,7 @@ def test_the_walk_throughs_go_from_media_to_a_report_and_predictions(
     assert verbs[-1] == "predict"
     assert {"shards build", "shards check", "shards info", "pretrain"} <= set(verbs)
     assert {"finetune", "report", "evaluate", "evaluate modalities", "embed"} <= set(verbs)
-    (tmp_path / "mine.yaml").write_text(*blocks("yaml"), encoding="utf-8")
+    (tmp_path / "mine.yaml").write_text(BENCHMARK, encoding="utf-8")
     for verb, words in zip(verbs, steps, strict=True):
         typed = [*words, *OVERRIDES.get(verb, "").split()]
         done = command(*typed)

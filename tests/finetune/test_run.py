@@ -10,6 +10,7 @@ import json
 import shutil
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
@@ -463,6 +464,30 @@ def test_every_fold_is_an_offline_run_of_one_group(
     for fold in ("1", "2"):
         assert sum(f"run-fold-{fold}".encode() in content for content in contents) == 1
     assert all(b"loss_step" in content for content in contents)
+
+
+def test_under_an_agent_of_a_sweep_all_folds_are_one_run_that_ends_with_the_pooled_score(
+    monkeypatch: pytest.MonkeyPatch, train: Train
+) -> None:
+    """With W&B's own steps counted by itself: those of a second fold would go backward."""
+    run = MagicMock(summary={})
+    begun = MagicMock(return_value=run)
+    monkeypatch.setenv("WANDB_SWEEP_ID", "sweep1")
+    monkeypatch.setenv("WANDB_RUN_ID", "trial7")
+    monkeypatch.setattr("wandb.init", begun)
+    out = train(epochs=1, wandb=WandbConfig(mode="offline"), seeds="1,2")
+    assert begun.call_count == run.finish.call_count == 1
+    assert (out / "wandb" / "run-id.txt").read_text() == "trial7\n"
+    rows = [call.args[0] for call in run.log.call_args_list]
+    assert {call.kwargs["step"] for call in run.log.call_args_list} == {None}
+    parts = [f"seed-{seed}/fold-{fold}/" for seed in (1, 2) for fold in (1, 2)]
+    for part in parts:
+        assert [row[f"{part}step"] for row in rows if f"{part}loss_step" in row] == [0, 1, 2]
+    found = [read_run(out / f"seed-{seed}").scores for seed in (1, 2)]
+    one = [row["seed-1/uar"] for row in rows if "seed-1/uar" in row]
+    assert one == pytest.approx([found[0].folds["1"]["uar"], found[0].pooled["uar"]])
+    assert run.summary["seed-2/fold-2/uar"] == pytest.approx(found[1].folds["2"]["uar"])
+    assert rows[-1]["uar"] == pytest.approx(np.mean([each.pooled["uar"] for each in found]))
 
 
 @pytest.mark.parametrize(
