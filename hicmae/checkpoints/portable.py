@@ -161,7 +161,8 @@ class PortableModel(nn.Module, ModelHubMixin):
     def push_to_hub(self, repo_id: str, **settings: Any) -> str:
         """Upload a checkpoint of this network to the Hugging Face Hub; settings: the mixin's.
 
-        Raises: ValueError: ``HICMAE_OFFLINE`` or ``HF_HUB_OFFLINE`` forbids the network.
+        Raises: ValueError: ``HICMAE_OFFLINE`` or ``HF_HUB_OFFLINE`` forbids the network; the Hub
+            does not answer, or refuses it.
         """
         if is_offline() or is_offline_mode():
             variable = OFFLINE_VARIABLE if is_offline() else "HF_HUB_OFFLINE"
@@ -169,7 +170,28 @@ class PortableModel(nn.Module, ModelHubMixin):
                 f"{repo_id}: {variable} forbids the network; unset it, or save_pretrained writes "
                 "the same files into a folder"
             )
-        return super().push_to_hub(repo_id, **settings)
+        from huggingface_hub import constants
+        from huggingface_hub.errors import (
+            HfHubHTTPError,
+            HFValidationError,
+            HTTPError,
+            LocalTokenNotFoundError,
+        )
+
+        try:
+            return super().push_to_hub(repo_id, **settings)
+        except HFValidationError as error:
+            raise ValueError(f"{repo_id}: {one_line(str(error))}") from error
+        except HfHubHTTPError as error:
+            branch = settings.get("branch")
+            raise ValueError(_refusal(repo_id, error, branch, sending=True)) from error
+        except (HTTPError, LocalTokenNotFoundError, json.JSONDecodeError) as error:
+            why = one_line(str(error)) or type(error).__name__
+            raise ValueError(
+                f"{repo_id}: cannot be sent to {constants.ENDPOINT} ({why}); look at the network "
+                "and the token (hf auth login, or HF_TOKEN), or save_pretrained writes the same "
+                "files into a folder"
+            ) from error
 
     def _save_pretrained(self, save_directory: Path) -> None:
         """Write the files of a checkpoint; the mixin's ``save_pretrained`` calls this."""
@@ -378,14 +400,18 @@ def _from_hub(name: str, offline: bool, **settings: Any) -> Path:
         ) from error
 
 
-def _refusal(name: str, error: HfHubHTTPError, revision: str | None) -> str:
+def _refusal(
+    name: str, error: HfHubHTTPError, revision: str | None, *, sending: bool = False
+) -> str:
     """One line about what the Hub answered, and what to do."""
     from huggingface_hub.errors import GatedRepoError, RevisionNotFoundError
 
     status = error.response.status_code
     if isinstance(error, RevisionNotFoundError):
         return f"{name}: has no revision {revision!r}; name a branch, a tag or a commit of it"
-    if isinstance(error, GatedRepoError) or status == 403:
+    if sending and status in (401, 403, 404):
+        remedy = "look at the name, and give a token that may write there (hf auth login, HF_TOKEN)"
+    elif isinstance(error, GatedRepoError) or status == 403:
         remedy = "ask for access on its page, then give a token (hf auth login, or HF_TOKEN)"
     elif status in (401, 404):
         remedy = "look at the name; if it is private, give a token (hf auth login, or HF_TOKEN)"
@@ -398,7 +424,9 @@ def _refusal(name: str, error: HfHubHTTPError, revision: str | None) -> str:
         remedy = "its own fault; try again later"
     else:
         remedy = "look at the name and the network"
-    return f"{name}: no such folder, and the Hub refuses it (HTTP status {status}): {remedy}"
+    what = "the Hub refuses it" if sending else "no such folder, and the Hub refuses it"
+    said = f", {one_line(error.server_message)[:200]}" if error.server_message else ""
+    return f"{name}: {what} (HTTP status {status}{said}): {remedy}"
 
 
 def _small_file(url: str) -> str:

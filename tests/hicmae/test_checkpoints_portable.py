@@ -66,7 +66,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         size = int(self.headers.get("Content-Length") or 0)
         content = self.rfile.read(size)
         self.server.requests.append(("POST", self.path, None))
-        if self.path == "/api/repos/create":
+        if self.server.refusal is not None:
+            self._refuse()
+        elif self.path == "/api/repos/create":
             self._json({"url": f"{self.server.url}/owner/name", "name": "owner/name"})
         elif self.path == "/api/validate-yaml":
             self._json({"errors": [], "warnings": []})
@@ -87,17 +89,21 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         else:
             self.send_error(404)
 
+    def _refuse(self, *, body: bool = True) -> None:
+        assert self.server.refusal is not None
+        status, headers, content = self.server.refusal
+        self.send_response(status)
+        for item in {**headers, "Content-Length": str(len(content))}.items():
+            self.send_header(*item)
+        self.end_headers()
+        self.wfile.write(content if body else b"")
+
     def _serve(self, *, body: bool) -> None:
         path = self.path.split("?")[0]
         asked = self.headers.get("Range")
         self.server.requests.append((self.command, path, asked))
         if self.server.refusal is not None:
-            status, headers, content = self.server.refusal
-            self.send_response(status)
-            for item in {**headers, "Content-Length": str(len(content))}.items():
-                self.send_header(*item)
-            self.end_headers()
-            self.wfile.write(content if body else b"")
+            self._refuse(body=body)
             return
         if path.startswith("/api/models/owner/name/tree/"):
             files = sorted(self.server.repository.iterdir())
@@ -412,6 +418,34 @@ def test_what_the_hub_refuses_is_one_line_with_the_remedy(
     server.refusal = (status, headers, PAGE if status == 200 else b"{}")
     with pytest.raises(ValueError, match=f"owner/name: .*{message}") as error:
         EmotionModel.from_pretrained("owner/name", revision="v9", cache_dir=tmp_path / "cache")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "refusal", "message"),
+    [
+        ("owner/name", (401, {}, b'{"error": "Invalid\\ntoken"}'), "401, Invalid token.: .* write"),
+        ("owner/name", (403, {}, b"{}"), "refuses it .HTTP status 403.: .* may write there"),
+        ("owner/name", (503, {}, b"{}"), "status 503.*try again later"),
+        ("owner/name", (200, {}, PAGE), "cannot be sent to http.*save_pretrained writes the same"),
+        ("owner/name", None, "cannot be sent to http.*look at the network"),
+        ("a/b/c", None, "Repo id must be"),
+    ],
+)
+def test_what_cannot_be_pushed_is_one_line_with_the_remedy(
+    server: Server,
+    network: EmotionModel,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    refusal: tuple[int, dict[str, str], bytes] | None,
+    message: str,
+) -> None:
+    monkeypatch.setattr("time.sleep", lambda _: None)
+    server.refusal = refusal
+    if refusal is None:
+        monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(ValueError, match=f"{name}: .*{message}") as error:
+        network.push_to_hub(name, token="hf_test")
     assert "\n" not in str(error.value)
 
 
