@@ -21,14 +21,17 @@ from hicmae.checkpoints.checkpoint import (
     seen_of,
     union,
 )
-from hicmae.checkpoints.portable import largest_difference, locate, read_probe, write_with_probe
+from hicmae.checkpoints.portable import (
+    MEASURED,
+    largest_difference,
+    locate,
+    read_probe,
+    write_with_probe,
+)
 from hicmae.config import from_dict
 from hicmae.emotion import EmotionConfig, EmotionModel
 from hicmae.files import file_sha256, whole_folder
 from hicmae.pretraining import HiCMAE
-
-# What was measured with one network's weights does not hold for the mean.
-_MEASURED = ("scores", "protocol", "step", "probe", "source", "calibration", "over_time")
 
 
 def build_network(checkpoint: Checkpoint) -> HiCMAE | EmotionModel:
@@ -149,7 +152,7 @@ def average(folders: Sequence[Path]) -> Checkpoint:
     }
     assert all(torch.is_floating_point(value) for value in tensors.values())
     kept = {
-        name: part for name, part in first.config.items() if name not in {*_MEASURED, SEEN_SECTION}
+        name: part for name, part in first.config.items() if name not in {*MEASURED, SEEN_SECTION}
     }
     known = [part for part in seen if part is not None]
     if len(known) == len(seen):  # else nobody can tell

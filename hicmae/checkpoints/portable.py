@@ -21,6 +21,7 @@ import json
 import re
 import urllib.error
 import urllib.request
+import zlib
 from abc import abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
@@ -67,6 +68,8 @@ _REFERENCE_NAMES = {
     "features": "output.features",
     "logits": "output.logits",
 }
+# What was measured with one network's weights does not hold for others.
+MEASURED = ("scores", "protocol", "step", "probe", "source", "calibration", "over_time")
 _TIMEOUT_SECONDS = 20.0
 _CONFIG_BYTES = 1 << 22  # far more than any configuration; a web page that came instead is refused
 
@@ -78,12 +81,14 @@ class PortableModel(nn.Module, ModelHubMixin):
         kind: What its checkpoints are of.
         config: Its sizes.
         carried: What its checkpoint says besides sizes and head: labels, scores, protocol, data,
-            licence; it goes into every checkpoint that is saved.
+            licence; it goes into every checkpoint that is saved. What was measured with the
+            weights that were loaded stays behind when others are saved, unless it was set anew.
     """
 
     kind: ClassVar[Kind]
     config: ModelConfig
     carried: Mapping[str, Any] = MappingProxyType({})
+    _loaded: tuple[str, frozenset[int], Mapping[str, Any]] | None = None
 
     @abstractmethod
     def sections(self) -> dict[str, Any]:
@@ -156,6 +161,10 @@ class PortableModel(nn.Module, ModelHubMixin):
         network = cls.from_checkpoint(checkpoint)
         own = network.sections()
         network.carried = {k: part for k, part in checkpoint.config.items() if k not in own}
+        state = network.state_dict()
+        formats = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+        known = frozenset(_checksum(state, dtype) for dtype in formats)
+        network._loaded = (str(source), known, network.carried)
         return network
 
     def push_to_hub(self, repo_id: str, **settings: Any) -> str:
@@ -196,10 +205,34 @@ class PortableModel(nn.Module, ModelHubMixin):
     def _save_pretrained(self, save_directory: Path) -> None:
         """Write the files of a checkpoint; the mixin's ``save_pretrained`` calls this."""
         tensors = {name: value.detach().cpu() for name, value in self.state_dict().items()}
-        config = to_dict(self.sections()) | dict(self.carried)
+        config = to_dict(self.sections()) | self._still_true(tensors)
         checkpoint = Checkpoint(path=save_directory, kind=self.kind, config=config, tensors=tensors)
         # Of what will be read back: on the CPU, in float32, whatever this network runs in.
         write_with_probe(save_directory, checkpoint, self.from_checkpoint(checkpoint))
+
+    def _still_true(self, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+        """What is carried, without what was measured with other weights than these."""
+        if self._loaded is None or _checksum(tensors) in self._loaded[1]:
+            return dict(self.carried)
+        source, _, old = self._loaded
+        kept = {
+            name: part
+            for name, part in self.carried.items()
+            if name not in MEASURED or part != old.get(name)
+        }
+        return {"source": {"changed from": source}} | kept
+
+
+def _checksum(tensors: Mapping[str, Tensor], dtype: torch.dtype | None = None) -> int:
+    """CRC-32 of weights, in a format: whether they are those that were loaded."""
+    found = 0
+    for name in sorted(tensors):
+        value = tensors[name]
+        if dtype is not None and value.is_floating_point():
+            value = value.to(dtype)
+        content = value.contiguous().flatten().view(torch.uint8)
+        found = zlib.crc32(content.numpy().tobytes(), found)
+    return found
 
 
 def write_with_probe(folder: Path, checkpoint: Checkpoint, network: PortableModel) -> None:

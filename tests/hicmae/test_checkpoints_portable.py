@@ -225,6 +225,36 @@ def test_a_saved_network_comes_back_with_all_that_it_carries(
 
 
 @pytest.mark.parametrize(
+    ("change", "known"),
+    [
+        (lambda network: network, True),
+        (lambda network: network.half(), True),
+        (lambda network: network.bfloat16(), True),
+        (lambda network: network.double(), True),
+        (lambda network: network.head.bias.data.add_(1), False),
+        (lambda network: setattr(network, "carried", {"scores": {"uar": 0.25}}), True),
+    ],
+)
+def test_scores_are_those_of_the_weights_beside_them(
+    tmp_path: Path, network: EmotionModel, change: Callable[[EmotionModel], Any], known: bool
+) -> None:
+    network.carried = {**network.carried, "scores": {"uar": 0.5}, "licence": "mine"}
+    network.save_pretrained(tmp_path / "made")
+    back = EmotionModel.from_pretrained(tmp_path / "made")
+    change(back)
+    own = dict(back.carried)
+    back.save_pretrained(tmp_path / "again")
+    again = load_checkpoint(tmp_path / "again").config
+    wanted = {name: part for name, part in own.items() if name != "probe"}
+    if not known:
+        del wanted["scores"]
+        wanted["source"] = {"changed from": str(tmp_path / "made")}
+    assert {name: again.get(name) for name in wanted} == wanted
+    assert ("scores" in again) == known
+    assert ("## Scores" in (tmp_path / "again" / "README.md").read_text()) == known
+
+
+@pytest.mark.parametrize(
     "made",
     [
         lambda sizes: EmotionModel(sizes, EmotionConfig(num_outputs=5, modalities="audio")),
