@@ -176,10 +176,11 @@ def export(
     }[format]
     done = write(checkpoint, out)
     print(f"{out}: {done.num_bytes / 1e6:.1f} MB, {done.size_ratio:.2f} of the float32 weights")
-    print(
-        f"largest difference of a logit from PyTorch's: {done.difference:.2g}; "
-        f"the same class on {done.agreement:.0%} of the clips compared (random ones)"
-    )
+    found = f"largest difference of a logit from PyTorch's: {done.difference:.2g} on random clips"
+    labels = checkpoint.labels()
+    if labels is None or labels.task == "classification":
+        found += f", with the same class on {done.agreement:.0%} of them"
+    print(found)
 
 
 def card(*, folder: Path) -> None:
