@@ -231,7 +231,7 @@ class FoldLog(Logger):
         assert step is not None, "Lightning always says which"
         row = {"step": step, **metrics}
         self._file.append(row)
-        if self.wandb is not None:
+        if self.wandb is not None and step > self._file.reached:
             self.wandb.log(row, part=self.part)
 
     def log_hyperparams(self, *_: Any, **__: Any) -> None:

@@ -109,15 +109,20 @@ class MetricsFile:
         keep_steps: Rows of a later step than this are dropped first: a run that is resumed from
             step 100 makes step 101 again. ``None`` keeps all.
 
+    Attributes:
+        reached: The last step of what was there, dropped rows included; -1: nothing was.
+
     Raises: ValueError: a row has no step to compare.
     """
 
     def __init__(self, path: Path, *, keep_steps: int | None = None) -> None:
         self.path = path
         self.columns: list[str] = []
+        self.reached = -1
         if path.is_file():
             rows = self._read()
             if keep_steps is not None:
+                self.reached = max(map(self._step, rows), default=-1)
                 rows = [row for row in rows if self._step(row) <= keep_steps]
             self._rewrite(rows)
 
@@ -167,7 +172,8 @@ class WandbRun:
     The id stands in ``wandb/run-id.txt`` there; the run there has the resolved configuration, and
     as ``run_folder`` in it and as its notes the way back: host and folder. An offline run that was
     resumed has a folder for each part, ``wandb/offline-run-…``. Rows have the steps of the run in
-    all of them, so that ``wandb sync wandb/offline-run-*`` joins them.
+    all of them, so that ``wandb sync wandb/offline-run-*`` joins them. A step that an earlier
+    attempt has reached is not sent again: W&B would refuse it online, and have it twice offline.
 
     Args:
         folder: The run folder; W&B writes into its ``wandb/``, or into that of WANDB_DIR.
@@ -175,6 +181,7 @@ class WandbRun:
         name: Default of the name; none: that of the folder.
         part: What stands behind the name, and behind an id that the environment gives.
         group: Runs that belong together there; none: it stands alone.
+        reached: The last step of an earlier attempt; -1: there was none.
 
     Raises: ValueError: W&B does not start in a mode that was asked for.
     """
@@ -189,6 +196,7 @@ class WandbRun:
         name: str | None = None,
         part: str = "",
         group: str | None = None,
+        reached: int = -1,
     ) -> None:
         import wandb  # a second of import that processes without a run of it need not wait for
 
@@ -246,6 +254,7 @@ class WandbRun:
             if found != Path(own):  # W&B writes elsewhere, and says nothing here
                 print(f"WANDB_DIR = {own}: cannot be written; W&B takes {found}", file=sys.stderr)
         self._parts: set[str | None] = set()
+        self._reached = reached
 
     def log(self, row: Row, *, part: str | None = None) -> None:
         """Send a row; it must have ``step``.
@@ -254,11 +263,14 @@ class WandbRun:
             part: What stands before all names of a row of a run in parts, such as ``fold-1/``;
                 the part has steps of its own then, and W&B's own only count the rows.
         """
+        step = int(row["step"])
+        if part is None and step <= self._reached:
+            return
         if part != "" and part not in self._parts:
             self._run.define_metric(f"{part or ''}*", step_metric=f"{part or ''}step")
             self._parts.add(part)
         named = {f"{part or ''}{name}": value for name, value in row.items()}
-        self._run.log(named, step=int(row["step"]) if part is None else None)
+        self._run.log(named, step=step if part is None else None)
 
     def conclude(self, values: Row, *, part: str | None = None) -> None:
         """Set what came out in the end."""
@@ -268,7 +280,8 @@ class WandbRun:
         """Send a picture under a name."""
         import wandb
 
-        self._run.log({name: wandb.Image(str(path)), "step": step}, step=step)
+        if step > self._reached:
+            self._run.log({name: wandb.Image(str(path)), "step": step}, step=step)
 
     def finish(self, exit_code: int) -> None:
         """Close the run's file."""

@@ -157,8 +157,12 @@ class _Run:
         self.plan, self.console = plan, console
         config, log = plan.config, plan.config.log
         self.wandb: WandbRun | None = None
+        if plan.is_first:
+            done = plan.resumption.step
+            self.rows = MetricsFile(config.out / "metrics.csv", keep_steps=done)
         if plan.is_first and config.wandb.mode != "disabled":
-            self.wandb = WandbRun(config.out, config.wandb, to_dict(config))
+            reached, settings = self.rows.reached, to_dict(config)
+            self.wandb = WandbRun(config.out, config.wandb, settings, reached=reached)
         self.files = CheckpointFiles(
             keep=log.keep,
             keep_every=log.keep_every,
@@ -221,8 +225,7 @@ class _Run:
 
     def _sinks(self) -> list[Callable[[Row], None]]:
         """Who takes the rows."""
-        path, done = self.plan.config.out / "metrics.csv", self.plan.resumption.step
-        sinks: list[Callable[[Row], None]] = [MetricsFile(path, keep_steps=done).append]
+        sinks: list[Callable[[Row], None]] = [self.rows.append]
         if self.wandb is not None:
             sinks.append(self.wandb.log)
         if self.plan.config.log.progress:

@@ -48,6 +48,21 @@ def test_resuming_drops_later_rows_and_one_that_a_crash_cut(tmp_path: Path) -> N
     assert path.read_text() == "step,loss\n10,3.0\n20,2.0\n30,1.75\n"
 
 
+def test_a_step_that_was_sent_before_a_kill_is_not_sent_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "metrics.csv"
+    path.write_text("step,loss\n1,3.0\n2,2.0\n3,1.5\n")
+    file, run = MetricsFile(path, keep_steps=1), MagicMock()
+    monkeypatch.setattr("wandb.init", lambda **_: run)
+    monkeypatch.setattr("wandb.Image", str)
+    logged = WandbRun(tmp_path, WandbConfig(mode="offline"), {}, reached=file.reached)
+    for step in (2, 3, 4):
+        logged.log({"step": step})
+        logged.log_picture("faces", path, step)
+    assert [call.kwargs["step"] for call in run.log.call_args_list] == [4, 4]
+
+
 @pytest.mark.parametrize("row", ["", "\0\0\0\0", "half,1", ",2"])
 def test_a_row_without_a_step_is_damage_that_is_named(row: str, tmp_path: Path) -> None:
     """As a power failure leaves it."""
