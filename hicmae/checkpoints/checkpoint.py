@@ -14,6 +14,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -26,7 +27,7 @@ from torch import Tensor, nn
 
 from hicmae.config import from_dict, to_dict
 from hicmae.encoder import AudioVisualEncoder
-from hicmae.files import file_sha256, whole_file, whole_folder, write_text
+from hicmae.files import file_sha256, whole_file, whole_folder
 from hicmae.heads import HeadLabels, output_names
 from hicmae.settings import ModelConfig, raise_all
 
@@ -251,8 +252,8 @@ def write_files(
     probe: Mapping[str, Tensor] | None = None,
     card: str | None = None,
 ) -> None:
-    """Write the files of a checkpoint into a folder, each whole; ``config.json``, which makes it
-    one, comes last.
+    """Write the files of a checkpoint into a folder; they get their names when all are written, and
+    ``config.json``, which makes it a checkpoint, comes last: one that is there stays till then.
 
     Args:
         folder: Where they go; other files there stay.
@@ -263,22 +264,23 @@ def write_files(
         card: Text of the model card.
     """
     assert "model" in config, "a checkpoint carries the sizes of its network"
-    (folder / CONFIG).unlink(missing_ok=True)
-    weights = {name: value.contiguous() for name, value in tensors.items()}
-    with whole_file(folder / WEIGHTS, sync=True) as beside:
-        save_file(weights, beside)
-    if probe is not None:
-        with whole_file(folder / PROBE, sync=True) as beside:
-            save_file({name: value.contiguous() for name, value in probe.items()}, beside)
-    if card is not None:
-        write_text(folder / CARD, card, sync=True)
-    document = {
-        "format_version": FORMAT_VERSION,
-        "kind": kind,
-        "weights_sha256": file_sha256(folder / WEIGHTS),
-        **to_dict(config),
-    }
-    write_text(folder / CONFIG, json.dumps(document, indent=2) + "\n", sync=True)
+    parts = {WEIGHTS: tensors} if probe is None else {WEIGHTS: tensors, PROBE: probe}
+    with ExitStack() as files:  # what is opened first gets its name last
+        written: dict[str, Path] = {}
+        for name in (CONFIG, *([] if card is None else [CARD]), *reversed(parts)):
+            written[name] = files.enter_context(whole_file(folder / name, sync=True))
+        for name, values in parts.items():
+            save_file({key: value.contiguous() for key, value in values.items()}, written[name])
+        if card is not None:
+            written[CARD].write_text(card, encoding="utf-8", newline="")
+        document = {
+            "format_version": FORMAT_VERSION,
+            "kind": kind,
+            "weights_sha256": file_sha256(written[WEIGHTS]),
+            **to_dict(config),
+        }
+        written[CONFIG].write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+        (folder / CONFIG).unlink(missing_ok=True)
 
 
 def load_encoder(encoder: AudioVisualEncoder, checkpoint: Checkpoint) -> None:

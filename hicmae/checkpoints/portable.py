@@ -202,8 +202,33 @@ class PortableModel(nn.Module, ModelHubMixin):
                 "files into a folder"
             ) from error
 
+    def save_pretrained(
+        self,
+        save_directory: str | Path,
+        *,
+        push_to_hub: bool = False,
+        repo_id: str | None = None,
+        **settings: Any,
+    ) -> str | None:
+        """Write a checkpoint into a folder; one that is there stays until the new one is written.
+
+        Args:
+            save_directory: The folder; other files there stay.
+            push_to_hub: Whether to upload it too, with settings of ``push_to_hub``.
+            repo_id: Its name there; none given: that of the folder.
+            settings: The mixin's; its configuration and card are not used, for ours are written.
+
+        Returns: the address on the Hub, if it was uploaded.
+        Raises: as ``push_to_hub``; OSError: it cannot be written.
+        """
+        folder = Path(save_directory)
+        self._save_pretrained(folder)
+        if not push_to_hub:
+            return None
+        return self.push_to_hub(repo_id or folder.name, **settings)
+
     def _save_pretrained(self, save_directory: Path) -> None:
-        """Write the files of a checkpoint; the mixin's ``save_pretrained`` calls this."""
+        """Write the files of a checkpoint."""
         tensors = {name: value.detach().cpu() for name, value in self.state_dict().items()}
         config = to_dict(self.sections()) | self._still_true(tensors)
         checkpoint = Checkpoint(path=save_directory, kind=self.kind, config=config, tensors=tensors)

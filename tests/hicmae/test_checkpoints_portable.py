@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import copy
+import errno
 import hashlib
 import http.server
 import json
@@ -307,6 +309,26 @@ def test_saving_into_a_folder_leaves_other_files_alone(
     network.save_pretrained(tmp_path)
     assert (tmp_path / "thesis.txt").read_text() == "years of work"
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+def test_saving_that_fails_leaves_the_checkpoint_that_was_there(
+    tmp_path: Path, network: EmotionModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, *_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    before = copy.deepcopy(network)
+    network.save_pretrained(tmp_path)
+    network.head.bias.data.add_(1)
+    for name in ("save_file", "file_sha256"):
+        with monkeypatch.context() as patched:
+            patched.setattr(f"hicmae.checkpoints.checkpoint.{name}", full)
+            with pytest.raises(OSError, match="No space left"):
+                network.save_pretrained(tmp_path)
+        assert same(before, EmotionModel.from_pretrained(tmp_path))
+    assert len(list(tmp_path.iterdir())) == 4
+    network.save_pretrained(tmp_path)
+    assert same(network, EmotionModel.from_pretrained(tmp_path))
 
 
 def test_a_pretrained_network_is_shared_the_same_way_and_is_not_of_the_other_kind(
