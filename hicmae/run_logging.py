@@ -19,6 +19,7 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from hicmae.files import naming, write_text
+from hicmae.terminal import one_line
 
 Row = Mapping[str, float | int]
 WandbMode = Literal["online", "offline", "disabled", "shared"]
@@ -223,27 +224,33 @@ class WandbRun:
             ours["project"] = settings.project
 
         def start(mode: WandbMode) -> wandb.Run:
-            return wandb.init(
-                name=f"{name}{part}",
-                id=id_file.read_text().strip(),
-                resume="allow",
-                mode=mode,
-                config={**config, "run_folder": home},
-                settings=wandb.Settings(**ours),
-            )
+            try:
+                return wandb.init(
+                    name=f"{name}{part}",
+                    id=id_file.read_text().strip(),
+                    resume="allow",
+                    mode=mode,
+                    config={**config, "run_folder": home},
+                    settings=wandb.Settings(**ours),
+                )
+            except wandb.errors.Error as error:
+                remedy = "change that, or take --wandb.mode disabled"
+                if mode == "online":
+                    remedy = "log in with `wandb login`, or take --wandb.mode offline"
+                said = one_line(str(error)).rstrip(".")
+                raise ValueError(
+                    f"wandb.mode = {mode}: {said}; {remedy}, and go on with --resume"
+                ) from error
 
         try:
             self._run = start(self.mode)
-        except wandb.errors.Error as error:
-            said = " ".join(str(error).split()).rstrip(".")
-            if settings.mode not in (None, "auto"):  # the user asked for it
-                raise ValueError(
-                    f"wandb.mode = {settings.mode}: {said}; log in with `wandb login`, or "
-                    "take --wandb.mode offline, and go on with --resume"
-                ) from error
+        except ValueError as error:
+            if self.mode != "online" or settings.mode == "online":  # the user asked for it
+                raise
             wandb.teardown()  # else the attempt holds the run's id, which would be in use
             self.mode = "offline"
             self._run = start(self.mode)
+            said = one_line(str(error.__cause__ or error)).rstrip(".")
             print(
                 f"W&B cannot be reached ({said}): it logs offline, into "
                 f"{self._run.settings.wandb_dir}; send that later with `wandb sync`",

@@ -178,6 +178,18 @@ def test_where_wandb_does_not_start_as_asked_is_one_line_with_a_remedy(
         WandbRun(tmp_path, WandbConfig(mode="online"), {})
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("variable", "mode"), [("", None), ("WANDB_API_KEY", None), ("", "auto")])
+def test_what_w_and_b_takes_in_no_mode_is_one_line_too(
+    tmp_path: Path, environment: pytest.MonkeyPatch, variable: str, mode: Any
+) -> None:
+    """Of the library itself, which looks at the name before it asks its server."""
+    if variable:
+        environment.setenv(variable, "0" * 40)
+    with pytest.raises(ValueError, match=r"wandb.mode = offline: Invalid project name 'a/b'.*dis"):
+        WandbRun(tmp_path, WandbConfig(mode=mode, project="a/b"), {}, verb="finetune")
+
+
 @pytest.fixture
 def environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
     """Of a W&B that has not begun, which reads it once."""
