@@ -163,12 +163,12 @@ class AudioVisualEncoder(nn.Module):
         size = self.config.input
         if video is None and fbank is None:
             raise ValueError("a clip needs frames or sound: both modalities are absent")
-        expected = (3, size.num_frames, size.image_size, size.image_size)
-        if video is not None and tuple(video.shape[1:]) != expected:
-            raise ValueError(f"video has shape {tuple(video.shape)}, expected (B, *{expected})")
+        picture = (3, size.num_frames, size.image_size, size.image_size)
         bank = (size.fbank_frames, size.mel_bins)
-        if fbank is not None and tuple(fbank.shape[1:]) != bank:
-            raise ValueError(f"fbank has shape {tuple(fbank.shape)}, expected (B, *{bank})")
+        for name, given, wanted in (("video", video, picture), ("fbank", fbank, bank)):
+            if given is not None and tuple(given.shape[1:]) != wanted:
+                expected = f"(B, {', '.join(map(str, wanted))})"
+                raise ValueError(f"{name} has shape {tuple(given.shape)}, expected {expected}")
 
 
 class ModalityEncoder(nn.Module):

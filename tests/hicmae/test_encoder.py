@@ -119,7 +119,7 @@ def test_both_modalities_read_the_others_input_to_the_layer(
 
 def test_a_wrong_shape_is_named(tiny_model_config: ModelConfig) -> None:
     encoder = AudioVisualEncoder(tiny_model_config)
-    with pytest.raises(ValueError, match=r"video has shape \(1, 3, 16, 8, 8\), expected"):
+    with pytest.raises(ValueError, match=r"has shape \(1, 3, 16, 8, 8\), expected \(B, 3, 16,"):
         encoder(torch.zeros(1, 3, 16, 8, 8), None)
 
 
