@@ -369,7 +369,14 @@ def locate(
     Raises: ValueError: nothing of that name, no answer, nothing in the cache, or damaged weights.
     """
     text, offline = str(source), local_files_only or is_offline() or is_offline_mode()
-    if re.match(r"https?://", text):
+    from_web = re.match(r"https?://", text)
+    if revision is not None and (from_web or Path(source).exists()):
+        what = "a web address" if from_web else "a folder of this machine"
+        raise ValueError(
+            f"{text}: is {what}, and revision = {revision} is the Hub's; leave revision out, "
+            "or give a name on the Hub"
+        )
+    if from_web:
         return _from_web(text, _cache(cache_dir), force=force_download, offline=offline)
     if Path(source).exists():
         return Path(source)

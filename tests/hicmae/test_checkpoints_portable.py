@@ -352,6 +352,12 @@ def test_a_web_address_is_downloaded_once(
     assert fetched == ["/files/made/model.safetensors"]
 
 
+def test_a_revision_of_what_has_none_is_refused(server: Server, tmp_path: Path) -> None:
+    for source in (tmp_path / "repository", f"{server.url}/files/made"):
+        with pytest.raises(ValueError, match=r"and revision = v2 is the Hub.s"):
+            EmotionModel.from_pretrained(source, revision="v2", cache_dir=tmp_path / "cache")
+
+
 @pytest.mark.parametrize("place", ["files", "moved"])
 def test_a_download_that_broke_off_goes_on_where_it_was_and_where_it_has_moved_to(
     server: Server, tmp_path: Path, network: EmotionModel, place: str
