@@ -288,6 +288,11 @@ class SoundSpans(Closing):
         return bool(self._errors)
 
     @property
+    def ended(self) -> bool:
+        """Whether nothing comes after what spans have found so far."""
+        return self._ended and not self._pending
+
+    @property
     def rms_db(self) -> float:
         """Level of what was decoded so far, decibels relative to full scale; -180 is silence."""
         return _level_db(self._square_sum, self._counted)

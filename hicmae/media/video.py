@@ -48,7 +48,7 @@ class FrameReader(Protocol):
 
 
 # Cameras and tools that lose frames lose fewer in a row than fill this time.
-_HELD_SECONDS = 0.7
+HELD_SECONDS = 0.7
 
 
 def open_video(path: str | Path) -> VideoReader:
@@ -193,7 +193,7 @@ def constant_rate_indices(
     # The small term keeps 2.5 frames that were computed as 2.4999999 from losing one.
     count = max(1, int(np.floor((end - start) * fps + 0.5 + 1e-6)))
     wanted = start + np.arange(count) / fps
-    changes = timestamps[1:] - np.where(gaps > _HELD_SECONDS, 0, gaps / 2)
+    changes = timestamps[1:] - np.where(gaps > HELD_SECONDS, 0, gaps / 2)
     # Stamps rounded to milliseconds make ties out of near ties: those go to the later frame.
     return np.searchsorted(changes, wanted + 1e-9, side="right").astype(np.int64)
 

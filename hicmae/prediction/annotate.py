@@ -1,10 +1,12 @@
 """A copy of a video with boxes, labels and bars drawn into it, and its sound.
 
-Every frame at its own time, upright, in bounded memory; made in the decoding process.
+Every frame at its own time, upright, in bounded memory; made in the decoding process. It is as long
+as picture and sound together.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 import unicodedata
@@ -23,20 +25,24 @@ from hicmae.media.container import ffmpeg_name, open_container, packets_of
 from hicmae.media.errors import MediaError
 from hicmae.media.sound import SoundSpans
 from hicmae.media.sound_decoding import choose_track, sound_stream
-from hicmae.media.video import VideoReader, open_video
+from hicmae.media.video import HELD_SECONDS, VideoReader, open_video
 from hicmae.prediction.messages import Finished, StageProgress
 
 # Holds the frame times of all usual rates exactly, and is coarse enough for MPEG-4.
 _TIME_BASE = Fraction(1, 60000)
-# The first that this PyAV brings is taken.
+# The first that this PyAV brings is taken. Without frames out of order: MP4 adds up the steps of
+# decoding, which are unequal here, so that its last frames would be beyond its end.
 _ENCODERS: dict[str, dict[str, str]] = {
-    "libx264": {"preset": "veryfast", "crf": "22"},
+    "libx264": {"preset": "veryfast", "crf": "22", "bf": "0"},
     "mpeg4": {"qscale": "3"},
 }
 # Sound that an MP4 file holds as it is; the rest is encoded again.
 _COPIED = frozenset(("aac", "ac3", "alac", "eac3", "mp3"))
 _SOUND_RATE, _AAC_SAMPLES = 48000, 1024
 _PROGRESS_SECONDS = 0.25
+_REDRAWN_SECONDS = 0.2
+# Sound after the picture that is too short for a window; what lies further off is a broken stamp.
+_UNTOLD_SECONDS = 10.0
 # Colours of tracks, RGB, told apart also by those who see few colours. Source: M. Okabe, K. Ito,
 # "Color Universal Design", 2008.
 COLOURS = (
@@ -129,15 +135,11 @@ def annotate(request: AnnotateRequest, emit: Callable[[Any], None]) -> None:
         # hidden in the copy too.
         base = video.origin_seconds
         last_pts, told = -1, 0.0
-        for moment, pixels in zip(
-            video.timestamps.tolist(), video.frames(range(len(video))), strict=True
-        ):
+        for moment, pixels in _shown(video, sound, request.tracks):
             if sound is not None:
-                for packet in sound.until(moment, base):
+                for packet in sound.until(moment + _REDRAWN_SECONDS, base):
                     out.mux(packet)
-            frame = av.VideoFrame.from_ndarray(
-                canvas.draw(pixels, moment - video.origin_seconds), format="rgb24"
-            )
+            frame = av.VideoFrame.from_ndarray(canvas.draw(pixels, moment - base), format="rgb24")
             last_pts = max(round((moment - base) / _TIME_BASE), last_pts + 1)
             frame.pts, frame.time_base = last_pts, _TIME_BASE
             out.mux(picture.encode(frame))
@@ -147,8 +149,6 @@ def annotate(request: AnnotateRequest, emit: Callable[[Any], None]) -> None:
                 emit(StageProgress(stage="annotate", done=done, total=video.duration_seconds))
         out.mux(picture.encode(None))
         if sound is not None:
-            for packet in sound.until(video.start_seconds + video.duration_seconds, base):
-                out.mux(packet)
             for packet in sound.rest():
                 out.mux(packet)
     emit(Finished(seconds={}))
@@ -304,10 +304,13 @@ class Canvas:
 
 def _picture(out: av.container.OutputContainer, canvas: Canvas, video: VideoReader) -> Any:
     """The picture stream, by the first encoder that there is."""
-    rate = Fraction(max(len(video), 1) / max(video.duration_seconds, 1e-3)).limit_denominator(1001)
+    # A rate says how long the last frame lasts.
+    seconds = video.start_seconds + video.duration_seconds - float(video.timestamps[-1])
+    seconds = _REDRAWN_SECONDS if seconds > HELD_SECONDS else max(seconds, 1e-3)
+    rate = Fraction(1 / seconds).limit_denominator(1001)
     for name, options in _ENCODERS.items():
         try:
-            stream = out.add_stream(name, rate=max(rate, Fraction(1)), options=dict(options))
+            stream = out.add_stream(name, rate=rate, options=dict(options))
         except (av.FFmpegError, ValueError):
             continue
         stream.height, stream.width = canvas.height, canvas.width
@@ -316,6 +319,32 @@ def _picture(out: av.container.OutputContainer, canvas: Canvas, video: VideoRead
         stream.codec_context.time_base = _TIME_BASE
         return stream
     raise OSError(f"this PyAV encodes none of {', '.join(_ENCODERS)}")
+
+
+def _shown(
+    video: VideoReader, sound: _CopiedSound | _EncodedSound | None, tracks: tuple[DrawnTrack, ...]
+) -> Iterator[tuple[float, np.ndarray]]:
+    """Every frame at its time, on the recording's clock. One that stands is given again, for the
+    bars go on; as does black before the first one, and the last one while there is sound.
+    """
+    frames = video.frames(range(len(video)))
+    before, pixels = video.origin_seconds, np.zeros((video.height, video.width, 3), dtype=np.uint8)
+    if video.start_seconds - before > HELD_SECONDS:
+        yield before, pixels
+    for moment, following in zip(video.timestamps.tolist(), frames, strict=True):
+        if moment - before > HELD_SECONDS:
+            steps = np.arange(before + _REDRAWN_SECONDS, moment - 1e-9, _REDRAWN_SECONDS)
+            yield from ((again, pixels) for again in steps.tolist())
+        before, pixels = moment, following
+        yield before, pixels
+    end = video.start_seconds + video.duration_seconds
+    last = max(end, *(track.end_seconds + video.origin_seconds for track in tracks), 0)
+    for number in itertools.count(1):
+        again = before + number * _REDRAWN_SECONDS
+        heard = sound is not None and not sound.ended and again < last + _UNTOLD_SECONDS
+        if not (heard or (again < end and end - before > HELD_SECONDS)):
+            return
+        yield again, pixels
 
 
 class _CopiedSound:
@@ -331,6 +360,11 @@ class _CopiedSound:
         self._waiting: av.Packet | None = first
         self._stream = out.add_stream_from_template(source)
         self._last = -1
+
+    @property
+    def ended(self) -> bool:
+        """Whether all of it was given."""
+        return self._waiting is None
 
     def until(self, seconds: float, base: float) -> Iterator[Any]:
         """Packets that begin before a time on the source's clock."""
@@ -359,12 +393,13 @@ class _EncodedSound:
         self._spans = stack.enter_context(SoundSpans(path, sample_rate=_SOUND_RATE))
         self._start = self._spans.start_seconds
         self._stream = out.add_stream("aac", rate=_SOUND_RATE, layout="mono")
-        self._done = 0
+        self._done, self.ended = 0, False
 
     def until(self, seconds: float, base: float) -> Iterator[Any]:
         """Packets up to a time on the source's clock."""
-        while self._start + self._done / _SOUND_RATE < seconds:
-            samples, _ = self._spans.span(self._done, _AAC_SAMPLES)
+        while not self.ended and self._start + self._done / _SOUND_RATE < seconds:
+            samples, there = self._spans.span(self._done, _AAC_SAMPLES)
+            self.ended = self._spans.ended and there < _AAC_SAMPLES
             values = samples[None].astype(np.float32) / 32768
             frame = av.AudioFrame.from_ndarray(values, format="fltp", layout="mono")
             frame.sample_rate, frame.time_base = _SOUND_RATE, Fraction(1, _SOUND_RATE)

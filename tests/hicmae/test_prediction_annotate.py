@@ -145,6 +145,35 @@ def test_sound_that_begins_before_the_picture_stays_where_it_is(
     assert flash - beep == pytest.approx(1.0, abs=0.04)
 
 
+@pytest.mark.parametrize(
+    ("times", "seconds", "suffix"),
+    [
+        ([0.0], 3.0, ".mp4"),  # one picture with speech
+        ([0.0, 0.04], 2.5, ".webm"),  # sound that is encoded again
+        ([0.0, 2.0, 2.04, 2.08, 2.12], 2.16, ".mp4"),  # a picture that stands
+        ([2.0, 2.04], 3.0, ".mp4"),  # a camera that is switched on late
+    ],
+)
+def test_a_copy_is_as_long_as_picture_and_sound_and_its_bars_go_on(
+    tmp_path: Path, times: list[float], seconds: float, suffix: str
+) -> None:
+    frames = np.full((len(times), 48, 64, 3), 128, dtype=np.uint8)
+    sound = flash_and_beep(seconds, seconds - 0.3)[2]
+    source = write_recording(tmp_path / f"a{suffix}", frames, times, sound=sound)
+    out = copied(source, tmp_path / "out.mp4")
+    heard = read_sound(out)
+    assert heard.start_seconds + heard.duration_seconds == pytest.approx(seconds, abs=0.06)
+    onsets = [onset(s.samples, 16000) + s.start_seconds for s in (read_sound(source), heard)]
+    assert onsets[1] == pytest.approx(onsets[0], abs=2e-3)
+    with open_video(out) as copy:
+        assert copy.timestamps[0] == pytest.approx(0, abs=1e-3)
+        assert copy.timestamps[0] + copy.duration_seconds == pytest.approx(seconds, abs=0.21)
+        assert np.diff(copy.timestamps).max() < 0.21
+        assert set(np.round(times, 3)) <= set(np.round(copy.timestamps, 3))
+        bars = frames_of(copy, [0, len(copy) - 1])[:, :, 330:].astype(int)
+    assert np.abs(bars[0] - bars[1]).max() > 60, "calm, then joy"
+
+
 def test_a_turned_video_comes_out_upright(tmp_path: Path) -> None:
     frames = np.zeros((10, 48, 96, 3), dtype=np.uint8)
     frames[:, :, :48] = 200
