@@ -96,11 +96,11 @@ def choose_track(path: str | Path, end_seconds: float | None = None) -> Track:
 def sound_stream(
     container: av.container.InputContainer, path: str | Path
 ) -> av.audio.stream.AudioStream:
-    """The best sound stream of an open recording.
+    """The best sound stream of an open recording, of the programme whose picture is the best one.
 
     Raises: MediaError: ``no-sound``.
     """
-    stream = container.streams.best("audio")
+    stream = container.streams.best("audio", related=container.streams.best("video"))
     if stream is None or stream.codec_context is None:
         found = ", ".join(sorted({stream.type for stream in container.streams}))
         raise MediaError("no-sound", path, f"no sound stream (found {found or 'no streams'})")

@@ -340,6 +340,42 @@ def test_stamps_that_start_again_are_refused(tmp_path: Path, suffix: str) -> Non
         assert "\n" not in str(caught.value)
 
 
+def test_the_sound_is_of_the_programme_of_the_picture(tmp_path: Path) -> None:
+    """A transport stream may hold several, each with a picture and sound of its own."""
+    large, small = np.zeros((50, 96, 128, 3), np.uint8), np.zeros((50, 16, 16, 3), np.uint8)
+    times, noise = np.arange(50) / 25, np.random.default_rng(0).uniform(-0.9, 0.9, 96000)
+    table, parts = bytes.fromhex("00b0110001c10000"), list[bytes]()
+    for number, (frames, sound) in enumerate(((large, 0.3 * talk(2.0)), (small, noise)), start=1):
+        source = write_recording(tmp_path / f"{number}.mkv", frames, times, sound=sound)
+        options = {
+            "mpegts_service_id": str(number),
+            "mpegts_start_pid": str(256 * number),
+            "mpegts_pmt_start_pid": str(4096 + number),
+        }
+        alone = source.with_suffix(".ts")
+        with av.open(str(source)) as reading, av.open(str(alone), "w", options=options) as out:
+            streams = [out.add_stream_from_template(stream) for stream in reading.streams]
+            for packet in reading.demux():
+                if packet.dts is not None:
+                    packet.stream = streams[packet.stream.index]
+                    out.mux(packet)
+        table += bytes([0, number, 0xF0, number])
+        data = alone.read_bytes()
+        parts += [data[place : place + 188] for place in range(0, len(data), 188)]
+    # Of both one table of programmes. Source: ISO/IEC 13818-1, 2.4.4.3 and annex A.
+    rest = int.from_bytes(table + bytes(4), "big") ^ (0xFFFFFFFF << 8 * len(table))
+    while (excess := rest.bit_length() - 33) >= 0:
+        rest ^= 0x104C11DB7 << excess
+    head = (bytes.fromhex("4740001000") + table + rest.to_bytes(4, "big")).ljust(188, b"\xff")
+    both = tmp_path / "both.ts"
+    both.write_bytes(head + b"".join(part for part in parts if part[1] & 31 or part[2] > 31))
+    with av.open(str(both)) as container:
+        assert len(container.streams.video) == len(container.streams.audio) == 2
+    heard, alone = read_sound(both), tmp_path / "1.ts"
+    assert open_video(both).width == 128
+    assert np.array_equal(heard.samples, read_sound(alone).samples)
+
+
 @pytest.mark.parametrize(("wrong", "place"), [(9000.0, 30), (-5000.0, 60)])
 def test_one_broken_stamp_is_no_new_beginning(tmp_path: Path, wrong: float, place: int) -> None:
     frames, times, tone = flash_and_beep(3.0, 0.0)
