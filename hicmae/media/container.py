@@ -433,8 +433,14 @@ def _first_frames(path: str | Path, index: int) -> tuple[Picture, np.ndarray]:
         if stream.codec_context.name in _OF_FIELDS and not frame.interlaced_frame:
             frames += _frame_in_the_middle(container, stream)
         picture = picture_of(stream, frames)
+        try:
+            pixels = frame.to_ndarray(format="rgb24")
+        except OSError:
+            found = f"FFmpeg converts no colours of matrix {frame.colorspace} (of ISO/IEC 23091-2)"
+            remedy = "convert it first, such as with ffmpeg -i FILE -vf zscale=matrix=709 OUT.mkv"
+            raise MediaError("unreadable", path, f"{found}; {remedy}") from None
         # Shrunk here: FFmpeg's own scaler halves the colours' resolution once more on the way.
-        tiny = cv2.resize(frame.to_ndarray(format="rgb24"), (8, 8), interpolation=cv2.INTER_AREA)
+        tiny = cv2.resize(pixels, (8, 8), interpolation=cv2.INTER_AREA)
     return picture, picture.orientation.apply(tiny)
 
 

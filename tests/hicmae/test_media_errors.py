@@ -12,7 +12,7 @@ import pytest
 from hicmae.media.errors import CAUSES, MediaError
 from hicmae.media.sound import read_sound
 from hicmae.media.video import open_video
-from tests.support.media_files import counting_frames, write_recording, write_sound
+from tests.support.media_files import counting_frames, write_planes, write_recording, write_sound
 
 STILL = cv2.imencode(".png", counting_frames(1)[0])[1].tobytes()
 LFS = "version https://git-lfs.github.com/spec/v1\noid sha256:aa\nsize 1\n"
@@ -49,6 +49,17 @@ def test_files_that_are_no_recordings_are_named_by_their_cause(
     assert str(error).startswith(str(path))
     with pytest.raises(MediaError):
         read_sound(path)
+
+
+def test_colours_that_nothing_converts_are_named_with_the_remedy(tmp_path: Path) -> None:
+    planes = [np.full((32, 32), 128, np.uint8), *(np.full((16, 16), 128, np.uint8),) * 2]
+    path = write_planes(
+        tmp_path / "ycgco.mp4", [planes] * 3, "yuv420p", "libx264", colours=(1, 1, 8, 1)
+    )
+    found = refused(path)
+    assert found.cause == "unreadable"
+    assert "no colours of matrix 8" in found.problem
+    assert "zscale" in found.problem
 
 
 def test_sound_alone_is_no_video_whatever_it_is_called(tmp_path: Path) -> None:
