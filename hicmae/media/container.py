@@ -226,7 +226,7 @@ def _probed(path: Path) -> VideoStream:
     picture, first_look = _first_frames(path, index)
     options: dict[str, str] = {}
     if walked.stamps is None:
-        pts, time_base = _count_frames(path, index, rate)
+        pts = _count_frames(path, index, 1 / (rate * time_base))
         keyframes = np.arange(len(pts)) == 0
         hidden_inside, counted, jumps_hold, begin, held = False, True, len(pts) < 2, pts[0], 0
     else:
@@ -457,13 +457,23 @@ def _frame_in_the_middle(
         return []
 
 
-def _count_frames(path: str | Path, index: int, rate: float) -> tuple[np.ndarray, float]:
-    """Stamp the frames of a stream that carries no times by its frame rate (N,)."""
+def _count_frames(path: str | Path, index: int, step: float) -> np.ndarray:
+    """Stamps (N,) of the frames of a stream some of which carry none, mostly the first: counted by
+    its frame rate, ``step`` units of its time each, from those that do; from 0 where none does.
+    """
     with open_container(path) as container:
-        count = sum(1 for _ in decoded_frames(container, container.streams[index], []))
-    if not count:
+        frames = decoded_frames(container, container.streams[index], [])
+        stamps = [frame.pts for frame in frames]
+    if not stamps:
         raise MediaError("damaged", path, "not one frame can be decoded")
-    return np.arange(count, dtype=np.int64), 1 / rate
+    places = np.arange(len(stamps))
+    known = np.array([stamp is not None for stamp in stamps])
+    found = np.array([stamp for stamp in stamps if stamp is not None], dtype=np.float64)
+    if not len(found) or np.any(np.diff(found) <= 0):
+        return np.round(places * step).astype(np.int64)
+    before = np.minimum(places - places[known][0], 0) * step
+    after = np.maximum(places - places[known][-1], 0) * step
+    return np.round(np.interp(places, places[known], found) + before + after).astype(np.int64)
 
 
 def _refuse_by_content(path: str | Path) -> None:

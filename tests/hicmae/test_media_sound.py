@@ -47,6 +47,31 @@ def test_flash_and_beep_stay_together(tmp_path: Path, suffix: str, flash_at: flo
     assert onset(samples, RATE) == pytest.approx(flash_at, abs=0.041 if suffix == ".mpg" else 0.002)
 
 
+@pytest.mark.parametrize("every", [1, 2])
+def test_frames_without_stamps_lie_before_those_that_have_one(tmp_path: Path, every: int) -> None:
+    """Matroska holds what a cut left over before 0, and FFmpeg gives its pictures no stamps."""
+    frames, times, tone = flash_and_beep(2.4, 1.52)
+    kept = np.r_[:20, 20 : len(times) : every]  # half as many a second, where stamps are
+    times = times[kept]
+    source = write_recording(tmp_path / "whole.mkv", frames[kept], times, sound=tone)
+    path, disabled = tmp_path / "cut.mkv", {"avoid_negative_ts": "disabled"}
+    with av.open(str(source)) as whole, av.open(str(path), "w", options=disabled) as cut:
+        streams = [cut.add_stream_from_template(stream) for stream in whole.streams]
+        for packet in whole.demux():
+            if packet.dts is not None:
+                packet.stream = streams[packet.stream.index]
+                packet.pts, packet.dts = packet.pts - 500, packet.dts - 500
+                cut.mux(packet)
+    with av.open(str(path)) as container:
+        assert next(container.demux(video=0)).pts is None
+    with open_video(path) as reader:
+        bright = [frame.mean() > 128 for frame in reader.frames(range(len(reader)))]
+        assert reader.timestamps == pytest.approx(times - 0.5, abs=2e-3)
+        seen = reader.timestamps[int(np.argmax(bright))]
+    sound = read_sound(path)
+    assert sound.start_seconds + onset(sound.samples, RATE) == pytest.approx(seen, abs=0.003)
+
+
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".webm"])
 def test_sound_that_starts_late_is_late(tmp_path: Path, suffix: str) -> None:
     frames, times, tone = flash_and_beep(2.0, 0.0)
