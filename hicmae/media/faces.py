@@ -81,6 +81,12 @@ def finds_eyes(faces: str) -> bool:
     return faces == _BOXES
 
 
+def no_face_remedy(faces: str) -> str:
+    """What to do where a detector finds no face, for messages."""
+    small = "; for faces that are small in a large picture, --detector.longest_side 960"
+    return f"if these are face crops already, pass --faces none{small * (faces == 'yunet')}"
+
+
 @dataclass(frozen=True, kw_only=True)
 class FaceConfig:
     """From a recording to face images: what a build records and prediction does again.
@@ -98,9 +104,11 @@ class FaceConfig:
         faces: Detector: ``yunet``, ``cascade`` (bundled, finds fewer), ``boxes`` (a CSV of each
             recording, OpenFace's too: the manifest's column boxes, or NAME.csv beside it), or
             ``none`` for pictures that are faces already.
-        detector: Settings of the detector: of yunet ``min_score`` (0.6) and ``first_side`` (a
-            smaller side, 64 to 320 pixels, at which frames are looked at first: faster, for one
-            person near the camera), of cascade ``min_neighbours`` (4) and ``smallest_face`` (20
+        detector: Settings of the detector: of yunet ``min_score`` (0.6), ``longest_side`` (320
+            pixels, to which frames are made smaller: faces narrower than a sixteenth of that are
+            missed, 960 takes some eight times as long) and ``first_side`` (a smaller side, from 64
+            on, at which frames are looked at first: faster, for one person near the camera), of
+            cascade ``min_neighbours`` (4) and ``smallest_face`` (20
             pixels; larger is faster).
         face_choice: Which of several faces: the ``largest``, the most ``central``, ``all`` (one
             sample for each, as long as it is seen and the scene lasts, named KEY_face0, KEY_face1,

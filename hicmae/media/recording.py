@@ -17,7 +17,14 @@ from hicmae.bench import Stopwatch
 from hicmae.media.boxes import BoxTable
 from hicmae.media.crops import FaceCutter
 from hicmae.media.errors import MediaError
-from hicmae.media.faces import Face, FaceConfig, FaceDetector, FaceEmbedder, open_detector
+from hicmae.media.faces import (
+    Face,
+    FaceConfig,
+    FaceDetector,
+    FaceEmbedder,
+    no_face_remedy,
+    open_detector,
+)
 from hicmae.media.identity import joined, same_people
 from hicmae.media.images import (
     STACK_SUFFIX,
@@ -225,7 +232,7 @@ class Recording:
                 "no-face",
                 self.picture.path,
                 f"{finder.name} found no face in {len(detections)} of its frames; "
-                "if these are face crops already, use --faces none",
+                f"{no_face_remedy(finder.name)}",
             )
         return [_repeated(track, repeats) for track in tracks]
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -39,6 +39,8 @@ class WindowConfig:
         faces: Detector (yunet, cascade, boxes, none); profile: the one with which the checkpoint's
             training data was made, with its settings; another has its defaults. none takes the
             middle of the picture, for face crops.
+        detector: Settings of the detector, in place of those, such as longest_side of yunet for
+            small faces in a large picture (see hicmae shards build).
         face_choice: A timeline for all faces, for the largest, the most central, the one whose
             mouth goes with the sound, window by window (speaking), or for the one that the
             checkpoint's training data would have (profile).
@@ -56,6 +58,7 @@ class WindowConfig:
     window: float | None = None
     hop: float = 1.0
     faces: str = "profile"
+    detector: dict[str, Any] = field(default_factory=dict, hash=False)
     face_choice: Choice = "all"
     identity: str = "none"
     boxes: Path | None = None
@@ -81,7 +84,8 @@ class WindowConfig:
     def prepared(self, preparation: FaceConfig) -> FaceConfig:
         """The preparation of the checkpoint with what is asked for otherwise.
 
-        Raises: ValueError: a detector that finds no eyes where the images are turned by them.
+        Raises: ValueError: a detector that finds no eyes where the images are turned by them, or
+            one without these settings.
         """
         from hicmae.media.faces import finds_eyes
 
@@ -92,6 +96,8 @@ class WindowConfig:
                     "which this finds none of (give yunet, or boxes with eyes)"
                 )
             preparation = replace(preparation, faces=self.faces, detector={}, box=None)
+        if self.detector:
+            preparation = replace(preparation, detector=preparation.detector | self.detector)
         if self.image_fps is not None:
             preparation = replace(preparation, image_fps=self.image_fps)
         if self.stack_colours is not None:

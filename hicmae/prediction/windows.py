@@ -22,7 +22,7 @@ from hicmae.bench import Stopwatch
 from hicmae.media.boxes import boxes_of
 from hicmae.media.container import cut_off, open_container, packets_of
 from hicmae.media.errors import MediaError
-from hicmae.media.faces import FaceConfig, FaceDetector
+from hicmae.media.faces import FaceConfig, FaceDetector, no_face_remedy
 from hicmae.media.identity import shared_embedder
 from hicmae.media.recording import Finder, Recording, open_pictures, shared_detector, sound_file
 from hicmae.media.sound import SoundSpans
@@ -127,8 +127,8 @@ def cut_windows(request: Request, emit: Emit) -> None:
                 raise MediaError(
                     "no-face",
                     request.path,
-                    f"{request.preparation.faces} found no face that lasts, and {why}; if these "
-                    "are face crops already, pass --faces none",
+                    f"{request.preparation.faces} found no face that lasts, and {why}; "
+                    f"{no_face_remedy(request.preparation.faces)}",
                 )
             if not tracks:
                 notes.append(

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter1d
@@ -14,6 +15,7 @@ from hicmae.config import from_dict, load_yaml
 from hicmae.media import yunet
 from hicmae.media.faces import Face, FaceConfig, detector_names, open_detector
 from hicmae.media.tracking import FaceTrack, centre_track, face_track, face_tracks, link
+from hicmae.media.video import open_video
 from hicmae.settings import InputConfig
 from shards.settings import BuildConfig
 
@@ -247,6 +249,25 @@ def test_a_frame_is_looked_at_again_where_no_face_is_found_in_a_smaller_one(
     found = detector.detect(np.zeros((90, 160, 3), dtype=np.uint8))
     assert sides == looked
     assert [face.box[2] for face in found] == ([] if found_from == 999 else [looked[-1]])
+
+
+def test_faces_that_are_small_in_a_large_picture_are_found_at_a_longer_side(
+    yunet_file: Path, clips_dir: Path
+) -> None:
+    with open_video(clips_dir / "talking/01-01-01-01-01-01-01.mp4") as reader:
+        frame = next(reader.frames([0]))
+    wide = np.full((720, 1280, 3), 110, dtype=np.uint8)
+    found = []
+    for side in (320, 960):
+        detector = open_detector("yunet", {"file": str(yunet_file), "longest_side": side})
+        assert detector is not None
+        (face,) = detector.detect(frame)
+        width = 28 / (face.box[2] - face.box[0])  # of a face of 28 pixels
+        small = cv2.resize(frame, None, fx=width, fy=width, interpolation=cv2.INTER_AREA)
+        wide[300 : 300 + len(small), 500 : 500 + small.shape[1]] = small
+        found.append([face.box[2] - face.box[0] for face in detector.detect(wide)])
+    assert found[0] == []
+    assert found[1] == [pytest.approx(28, abs=6)]
 
 
 def test_a_wrong_network_is_refused_by_one_line(tmp_path: Path) -> None:

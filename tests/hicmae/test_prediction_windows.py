@@ -59,6 +59,10 @@ def test_another_detector_than_that_of_the_build_has_settings_of_its_own() -> No
     assert WindowConfig(faces="yunet").prepared(build).detector == {"min_score": 0.5}
     assert WindowConfig(faces="cascade").prepared(build).detector == {}
     assert WindowConfig(faces="none").prepared(build).detector == {}
+    larger = WindowConfig(detector={"longest_side": 960})
+    assert larger.prepared(build).detector == {"min_score": 0.5, "longest_side": 960}
+    with pytest.raises(ValueError, match=r"longest_side = 9 .must lie within 320..4096"):
+        WindowConfig(detector={"longest_side": 9}).prepared(build)
 
 
 def test_long_windows_are_covered_by_clips_without_a_gap() -> None:
