@@ -108,8 +108,10 @@ def run_in_order(
                 # All before it are done, so it is being worked at: it is done or killed by then.
                 outcome: Result | Lost = future.result(timeout=deadline_seconds + _GRACE_SECONDS)
             except FutureTimeoutError:
+                told = f"took longer than {deadline_seconds:g} s; given up"
                 outcome = Lost(
-                    cause="deadline", message=f"took longer than {deadline_seconds:g} s; given up"
+                    cause="deadline",
+                    message=f"{told}; a long recording needs a longer --deadline_seconds",
                 )
                 if not future.done():  # the pool lost sight of it
                     restart()
