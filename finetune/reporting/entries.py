@@ -10,13 +10,13 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from finetune.record import SCORES, Run, read_run
+from finetune.record import CONFIG, SCORES, Run, read_run
 from finetune.reporting import document as doc
 from finetune.reporting.resampling import (
     LEVEL,
@@ -28,13 +28,23 @@ from finetune.reporting.resampling import (
 )
 from finetune.scores import chance_score, metric_name
 from finetune.selection import rule_sentence
+from finetune.settings import MixingConfig, RecipeConfig
+from hicmae.config import leaves, load_yaml
 from hicmae.files import write_json, write_text
+from hicmae.settings import AugmentConfig
 
 Summary = tuple[float, float]
 _SCRATCH = "scratch"
 # How far the mean number of samples may be from twice another and still count as twice: a fold
 # has a few more of them than the next.
 _TWICE = 0.05
+# Settings that tell curves apart, as they are by default, and those of them that follow the labels.
+_APART: dict[str, Any] = {
+    "recipe": RecipeConfig(),
+    "mixing": MixingConfig(),
+    "augment": AugmentConfig.finetuning(),
+}
+_FOLLOWS = ("recipe.fraction", "recipe.shots", "recipe.batch_size")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,17 +196,21 @@ def how_to_read_seeds(group: SeedGroup) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Curve:
-    """Entries that differ in the number of training samples.
+    """Entries that differ in the number of training samples, and in how long they were trained.
 
     Args:
         start: ``scratch``, or the checkpoint's folder.
+        settings: What else they have in common, by name: modalities, selection, recipe, mixing and
+            augment.
         points: Mean number of training samples a fold, to the entry; ascending.
+        left_out: Entries with as many samples as one of these.
     """
 
     start: str
-    modalities: str
+    settings: Mapping[str, str]
     name: str
     points: Mapping[float, SeedGroup]
+    left_out: Sequence[str]
 
 
 def label_curves(groups: Sequence[SeedGroup]) -> list[Curve]:
@@ -205,25 +219,46 @@ def label_curves(groups: Sequence[SeedGroup]) -> list[Curve]:
     An entry whose folds do not say what they were trained on is left out, and of two with equally
     many samples on one curve the first counts. A curve has two points or more.
     """
-    found: dict[tuple[str, str], dict[float, SeedGroup]] = {}
+    found: dict[tuple[str, tuple[tuple[str, str], ...]], list[tuple[float, SeedGroup]]] = {}
     for group in groups:
         facts, counts = group.runs[0].facts, [fold.num_train for fold in group.runs[0].folds]
         if facts.evaluates or not counts or None in counts:
             continue
         start = facts.checkpoint or "" if facts.init == "checkpoint" else _SCRATCH
-        points = found.setdefault((start, facts.modalities), {})
-        points.setdefault(sum(count or 0 for count in counts) / len(counts), group)
-    found = {of: points for of, points in found.items() if len(points) > 1}
+        labels = sum(count or 0 for count in counts) / len(counts)
+        found.setdefault((start, _settings(group.runs[0])), []).append((labels, group))
+    found = {of: points for of, points in found.items() if len(dict(points)) > 1}
     words = _start_names(dict.fromkeys(start for start, _ in found))
-    return [
-        Curve(
-            start=start,
-            modalities=modalities,
-            name=f"{words[start]}, {modalities}",
-            points=dict(sorted(points.items())),
+    every = [dict(settings) for _, settings in found]
+    curves = []
+    for (start, own), points in found.items():
+        settings, first = dict(own), dict(reversed(points))
+        other = [n for n in settings if n != "modalities" and len({e.get(n) for e in every}) > 1]
+        curves.append(
+            Curve(
+                start=start,
+                settings=settings,
+                name=", ".join(
+                    [words[start], settings["modalities"], *(f"{n} {settings[n]}" for n in other)]
+                ),
+                points=dict(sorted(first.items())),
+                left_out=[group.name for labels, group in points if group is not first[labels]],
+            )
         )
-        for (start, modalities), points in found.items()
-    ]
+    return curves
+
+
+def _settings(run: Run) -> tuple[tuple[str, str], ...]:
+    """What runs of one curve have in common; what an early version does not say is the default."""
+    path = run.folder / CONFIG
+    written = dict(leaves(load_yaml(path))) if path.is_file() else {}
+    default = dict(leaves({part: asdict(settings) for part, settings in _APART.items()}))
+    told = {"modalities": run.facts.modalities, "selection": run.facts.rule}
+    for name in sorted({*default, *written}):
+        if name.partition(".")[0] in _APART and name not in _FOLLOWS:
+            value = written.get(name, default.get(name))
+            told[name] = str(list(value) if isinstance(value, tuple) else value)
+    return tuple(told.items())
 
 
 def _start_names(starts: Iterable[str]) -> dict[str, str]:
@@ -253,12 +288,12 @@ def label_curve_parts(groups: Sequence[SeedGroup], figure: Path) -> list[doc.Par
         doc.Picture(path=figure, caption="Score against the number of labels"),
         _points_table(curves),
     ]
-    scratch = {curve.modalities: curve for curve in curves if curve.start == _SCRATCH}
+    scratch = {_but_selection(curve): curve for curve in curves if curve.start == _SCRATCH}
     rows = [
         row
         for curve in curves
-        if curve.start != _SCRATCH and curve.modalities in scratch
-        for row in _gains(curve, scratch[curve.modalities])
+        if curve.start != _SCRATCH and _but_selection(curve) in scratch
+        for row in _gains(curve, scratch[_but_selection(curve)])
     ]
     if rows:
         name = metric_name(curves[0].points[min(curves[0].points)].runs[0].benchmark.ranking)
@@ -270,7 +305,17 @@ def label_curve_parts(groups: Sequence[SeedGroup], figure: Path) -> list[doc.Par
             " checkpoint is no worse than one from scratch with twice the labels, pretraining"
             " halves the labels that are needed.",
         ]
+    parts += [
+        f"**Note.** {doc.literal(name)} is not on its curve, which has a run with as many labels."
+        for curve in curves
+        for name in curve.left_out
+    ]
     return [doc.Section(title="Score by the number of labels", parts=parts)]
+
+
+def _but_selection(curve: Curve) -> tuple[str, ...]:
+    """What a gain over scratch is between: curves alike in all that this says."""
+    return tuple(f"{n} {value}" for n, value in curve.settings.items() if n != "selection")
 
 
 def draw_label_curves(curves: Sequence[Curve], path: Path) -> None:
@@ -283,9 +328,10 @@ def draw_label_curves(curves: Sequence[Curve], path: Path) -> None:
     figure, axes = doc.make_axes(7.0, 4.4, title)
     ticks = sorted({labels for curve in curves for labels in curve.points})
     starts = list(dict.fromkeys(curve.start for curve in curves))
-    modalities = list(dict.fromkeys(curve.modalities for curve in curves))
+    kinds = list(dict.fromkeys(tuple(curve.settings.items()) for curve in curves))
     for curve in curves:
         scores, below, above = [], [], []
+        kind = kinds.index(tuple(curve.settings.items()))
         for group in curve.points.values():
             score, _ = group.over_seeds(leading)
             low, high = group.intervals.values[leading]
@@ -298,8 +344,8 @@ def draw_label_curves(curves: Sequence[Curve], path: Path) -> None:
             yerr=[below, above],
             label=curve.name,
             color=doc.PALETTE[starts.index(curve.start) % len(doc.PALETTE)],
-            marker=doc.MARKERS[modalities.index(curve.modalities) % len(doc.MARKERS)],
-            linestyle=("-", "--", ":")[modalities.index(curve.modalities) % 3],
+            marker=doc.MARKERS[kind % len(doc.MARKERS)],
+            linestyle=("-", "--", ":")[kind % 3],
             capsize=3,
             linewidth=1.8,
         )

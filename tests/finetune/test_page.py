@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import html
 import io
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
 from rich.console import Console
 
+from finetune.predictions import true_and_predicted
+from finetune.record import read_run
+from finetune.reporting.comparison import comparison, group_runs
 from finetune.reporting.document import (
     Folded,
     ForeignMarkdown,
@@ -30,8 +35,10 @@ from finetune.reporting.document import (
     to_markdown,
     write_document,
 )
+from finetune.reporting.values import scatter_figure
 from hicmae.prediction.command import _means
 from hicmae.prediction.timelines import Mark, _sentence
+from tests.support.finetune_fixtures import VALUES, Train
 
 HOSTILE = "<script>alert(1)</script> & <b>bold</b> | ![x](https://example.org/x.png)"
 
@@ -180,3 +187,43 @@ def test_a_terminal_shows_names_as_they_are(capsys: pytest.CaptureFixture[str]) 
     assert all(said.count(name) >= 1 for name in names)
     assert said.count("runs/[v2]") == 2
     assert " all " in said  # bold is Markdown's
+
+
+@pytest.mark.usefixtures("drawn")
+def test_benchmarks_whose_names_are_one_file_name_have_a_picture_each(
+    trained: Path, tmp_path: Path
+) -> None:
+    run = read_run(trained / "run")
+    pairs = [
+        (
+            name,
+            dataclasses.replace(
+                run,
+                benchmark=dataclasses.replace(run.benchmark, name=name),
+                facts=dataclasses.replace(run.facts, benchmark=name),
+            ),
+        )
+        for name in ("a b", "a_b", "a_b-2")
+    ]
+    whole: dict[str, list[Any]] = {name: [] for name, _ in pairs}
+    section = comparison(pairs, group_runs(pairs), tmp_path / "report.md", whole)
+    shown = [part for own in section.parts if isinstance(own, Section) for part in own.parts]
+    paths = [part.path for part in shown if isinstance(part, Picture)]
+    assert len(set(paths)) == 3
+    assert all(path.is_file() for path in paths)
+
+
+def test_a_picture_calls_an_undefined_correlation_what_the_tables_call_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, train: Train
+) -> None:
+    constant = {number: {"labels": {"valence": 0.5}} for number in range(24)}
+    run = read_run(train(VALUES, once=True, changes=constant))
+    titles: list[str] = []
+
+    def kept(figure: Any, path: Path, **_: Any) -> None:
+        titles.extend(axes.get_title() for axes in figure.axes)
+
+    monkeypatch.setattr("finetune.reporting.document.save", kept)
+    true, predicted = true_and_predicted(run.benchmark, run.units)
+    scatter_figure(run, true, predicted, tmp_path / "scatter.png", title="")
+    assert titles[0] == "valence (CCC n/a)"

@@ -17,12 +17,10 @@ from PIL import Image
 from finetune.benchmark import Benchmark, Published
 from finetune.commands import report
 from finetune.heads import Head
-from finetune.predictions import true_and_predicted
 from finetune.record import Run, read_run
-from finetune.reporting.comparison import comparison, group_runs, name_runs, paired_parts
-from finetune.reporting.document import Picture, Section, Table
+from finetune.reporting.comparison import group_runs, name_runs, paired_parts
+from finetune.reporting.document import Section, Table
 from finetune.reporting.entries import SeedGroup, label_curve_parts, label_curves
-from finetune.reporting.values import scatter_figure
 from finetune.scores import score_run
 from hicmae.config import load_yaml, save_yaml
 from hicmae.settings import ModelConfig
@@ -456,6 +454,35 @@ def test_curves_of_checkpoints_in_folders_of_one_name_are_told_apart(
     ]
 
 
+def test_runs_of_other_recipes_are_no_points_of_one_curve(
+    runs: dict[str, Path], tmp_path: Path
+) -> None:
+    """Nor is a gain over scratch one between recipes; a run that is left out is named."""
+    run = read_run(runs["both"])
+    settings = load_yaml(run.folder / "config.yaml")
+    settings["recipe"] |= {"tuning": "probe", "fraction": 0.5}
+    settings["epochs"] = 7
+    save_yaml(tmp_path / "config.yaml", settings)
+    probe = dataclasses.replace(run, folder=tmp_path)
+    kept_out = dataclasses.replace(
+        run, facts=dataclasses.replace(run.facts, selection="inner-validation")
+    )
+    full = [entry(run, labels=labels, wrong=6) for labels in (6, 12)]
+    assert not label_curves([full[1], entry(probe, labels=6, wrong=6)])
+    assert not label_curves([full[1], entry(kept_out, labels=6, wrong=6)])
+    probes = [entry(probe, labels=labels, wrong=0, checkpoint="c") for labels in (6, 12)]
+    again = dataclasses.replace(entry(run, labels=12, wrong=0), name="again")
+    (section,) = label_curve_parts([*probes, *full, again], tmp_path / "labels.png")
+    assert isinstance(section, Section)
+    (points,) = (part for part in section.parts if isinstance(part, Table))
+    assert [row[0] for row in points.rows[1:3]] == [
+        "checkpoint c, audio-video, recipe.tuning probe",
+        "scratch, audio-video, recipe.tuning full",
+    ]
+    assert [row[4] for row in points.rows] == ["1.000", "1.000", "0.750", "0.750"]
+    assert "again is not on its curve" in str(section.parts[-1])
+
+
 def test_a_gain_over_test_chosen_weights_says_so(runs: dict[str, Path], tmp_path: Path) -> None:
     """On whichever side they are."""
     run = read_run(runs["both"])
@@ -537,43 +564,3 @@ def test_runs_whose_heads_mean_other_things_are_not_compared(
     assert len(group_runs([("a", first), ("b", first)])) == 1
     with pytest.raises(ValueError, match=said):
         group_runs([("a", first), ("b", other)])
-
-
-@pytest.mark.usefixtures("drawn")
-def test_benchmarks_whose_names_are_one_file_name_have_a_picture_each(
-    trained: Path, tmp_path: Path
-) -> None:
-    run = read_run(trained / "run")
-    pairs = [
-        (
-            name,
-            dataclasses.replace(
-                run,
-                benchmark=dataclasses.replace(run.benchmark, name=name),
-                facts=dataclasses.replace(run.facts, benchmark=name),
-            ),
-        )
-        for name in ("a b", "a_b", "a_b-2")
-    ]
-    whole: dict[str, list[Any]] = {name: [] for name, _ in pairs}
-    section = comparison(pairs, group_runs(pairs), tmp_path / "report.md", whole)
-    shown = [part for own in section.parts if isinstance(own, Section) for part in own.parts]
-    paths = [part.path for part in shown if isinstance(part, Picture)]
-    assert len(set(paths)) == 3
-    assert all(path.is_file() for path in paths)
-
-
-def test_a_picture_calls_an_undefined_correlation_what_the_tables_call_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, train: Train
-) -> None:
-    constant = {number: {"labels": {"valence": 0.5}} for number in range(24)}
-    run = read_run(train(VALUES, once=True, changes=constant))
-    titles: list[str] = []
-
-    def kept(figure: Any, path: Path, **_: Any) -> None:
-        titles.extend(axes.get_title() for axes in figure.axes)
-
-    monkeypatch.setattr("finetune.reporting.document.save", kept)
-    true, predicted = true_and_predicted(run.benchmark, run.units)
-    scatter_figure(run, true, predicted, tmp_path / "scatter.png", title="")
-    assert titles[0] == "valence (CCC n/a)"
