@@ -34,6 +34,7 @@ from hicmae.files import portable, telling_name, write_json
 
 FORMAT_VERSION = 1
 SCORES, FOLD, BENCHMARK, CONFIG = "scores.json", "fold.json", "benchmark.yaml", "config.yaml"
+_DEPTHS = ("*/", "*/*/", "*/*/*/")
 # What a run, and what is made of it, leaves in its folder beside the last of these.
 WRITTEN = (SCORES, BENCHMARK, FILE_NAME, "report.*", "figures", "fold-*", "wandb", "modalities")
 
@@ -239,17 +240,17 @@ def read_fold(folder: Path) -> FoldFacts | None:
 def runs_in(folder: Path) -> list[Path]:
     """The finished runs below a folder, by name; the folder itself if there are none.
 
-    Modalities and seeds lie at most two folders deep.
+    Modalities, seeds and the networks of an evaluation lie at most three folders deep.
     """
     if (folder / SCORES).is_file() or not folder.is_dir():
         return [folder]
-    found = [path.parent for depth in ("*", "*/*") for path in folder.glob(f"{depth}/{SCORES}")]
+    found = [path.parent for deep in _DEPTHS for path in folder.glob(deep + SCORES)]
     return sorted(found) or [folder]
 
 
 def unfinished_in(folder: Path) -> list[Path]:
     """The runs below a folder that were begun and are not among ``runs_in``."""
-    found = [path.parent for depth in ("*", "*/*") for path in folder.glob(f"{depth}/{BENCHMARK}")]
+    found = [path.parent for deep in _DEPTHS for path in folder.glob(deep + BENCHMARK)]
     return sorted(run for run in found if not (run / SCORES).is_file() and any(run.glob("*fold-*")))
 
 

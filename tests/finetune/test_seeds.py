@@ -14,7 +14,7 @@ import finetune.fold
 from finetune.commands import report
 from finetune.fold import train_fold
 from finetune.plan import members, parse_seeds, prepare_folder
-from finetune.record import read_run, runs_in
+from finetune.record import read_run, runs_in, unfinished_in
 from finetune.reporting.entries import group_seeds
 from hicmae.settings import ModelConfig
 from tests.support.finetune_fixtures import Train, settings, train_tiny
@@ -61,6 +61,16 @@ def test_the_summary_of_seeds_is_what_numpy_gives(sweep: Path) -> None:
     text = (sweep / "seeds.md").read_text()
     assert "Selection rule: last" in text
     assert f"{np.mean(pooled):.3f} ± {np.std(pooled, ddof=1):.3f}" in text
+
+
+def test_networks_of_seeds_of_modalities_are_found_below_their_folder(tmp_path: Path) -> None:
+    """As an evaluation on another corpus writes them."""
+    folder = tmp_path / "video" / "seed-0" / "ensemble"
+    (folder / "fold-1").mkdir(parents=True)
+    (folder / "benchmark.yaml").touch()
+    assert (runs_in(tmp_path), unfinished_in(tmp_path)) == ([tmp_path], [folder])
+    (folder / "scores.json").touch()
+    assert (runs_in(tmp_path), unfinished_in(tmp_path)) == ([folder], [])
 
 
 @pytest.mark.slow
