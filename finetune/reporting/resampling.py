@@ -1,7 +1,7 @@
 """How sure a score is: bootstrap intervals by speaker, and paired comparisons of runs.
 
-Samples of one person are no independent draws, so whole speakers are drawn; single samples where
-speakers are unknown, and whole recordings where these are instants of them. A draw is a vector of
+Samples of one person are no independent draws, so whole speakers are drawn; of people who are not
+named single samples, and whole recordings where these are instants of them. A draw is a vector of
 weights over what is drawn, and every metric follows from sums over samples: a draw costs one row
 of a matrix product.
 
@@ -51,7 +51,7 @@ class Intervals:
     Args:
         by: What was drawn: the benchmark's speaker column, or what ``alone`` says.
         values: Metric to low and high; not-a-number where there is none.
-        people: Why people are not drawn; empty where they are.
+        people: Why people, or some of the samples with theirs, are not drawn; empty where all are.
     """
 
     by: str
@@ -69,7 +69,7 @@ class Intervals:
 
     def sentence(self) -> str:
         """What the intervals are, for a report."""
-        why = f" ({self.people}, so people are not drawn)" if self.people else ""
+        why = f" ({self.people})" if self.people else ""
         if self.num_clusters < 2:
             return f"Intervals: none, for there is one value of {self.by} to draw{why}."
         few = self._rough("of them")
@@ -206,7 +206,7 @@ class Sums:
         by: What a cluster is: the name of the speaker column, or what ``alone`` says.
         runs: One matrix (S, Q) a run; sparse, as a sample touches few sums.
         metrics: From totals (R, Q) to values (R,) by name, not-a-number where undefined.
-        people: Why speakers are not the clusters; empty where they are.
+        people: Why speakers are not the clusters, or not all; empty where they are.
     """
 
     by: str
@@ -238,13 +238,20 @@ def make_sums(benchmark: Benchmark, runs: Sequence[Sequence[Prediction]]) -> Sum
     order = {item.key: place for place, item in enumerate(runs[0])}
     first = runs[0]
     by, people = benchmark.speaker, ""
-    drawn: list[Any] = [item.speaker for item in first]
-    if not all(drawn) or len(set(drawn)) == 1:
-        people = "there is one speaker" if all(drawn) else "speakers are not named"
-        by, drawn = alone(benchmark), list(range(len(first)))
-        if benchmark.over_time is not None:
-            drawn = [recording_of(item.key)[0] for item in first]
-    clusters = np.unique(drawn, return_inverse=True)[1]
+    speakers = [item.speaker for item in first]
+    singly: list[Any] = list(range(len(first)))
+    if benchmark.over_time is not None:
+        singly = [recording_of(item.key)[0] for item in first]
+    drawn = [(bool(who), who or one) for who, one in zip(speakers, singly, strict=True)]
+    if len(set(speakers)) == 1:
+        people = "there is one speaker" if all(speakers) else "speakers are not named"
+        people += ", so people are not drawn"
+        by, drawn = alone(benchmark), [(False, one) for one in singly]
+    elif not all(speakers):
+        count = len({one for named, one in drawn if not named})
+        people = f"each {alone(benchmark)} without one, {count} in all, counts as one of its own"
+    number = {name: place for place, name in enumerate(sorted(set(drawn)))}
+    clusters = np.array([number[name] for name in drawn])
     matrices = []
     num_clusters = int(clusters.max()) + 1
     centres: dict[str, np.ndarray] = {}

@@ -154,6 +154,19 @@ def test_speakers_make_the_interval_wider_than_samples_where_they_differ() -> No
     assert "only 8 of them" in people.sentence()
 
 
+def test_samples_without_a_speaker_are_drawn_alone_and_all_others_by_theirs() -> None:
+    """One unnamed sample of many does not make everybody's interval narrow."""
+    made = classes()
+    made[:2] = [dataclasses.replace(item, speaker="") for item in made[:2]]
+    alike = [dataclasses.replace(item, speaker=item.speaker or f"~{item.key}") for item in made]
+    found = intervals(THREE, [made])
+    assert (found.by, found.num_clusters) == ("speaker", 8)
+    assert "each sample without one, 2 in all, counts as one of its own" in found.sentence()
+    for name, ends in intervals(THREE, [alike]).values.items():
+        assert found.values[name] == pytest.approx(ends, abs=0.03)
+    assert compare(THREE, [made], [made]).num_clusters == 8
+
+
 def test_one_speaker_has_no_interval_but_its_samples_do() -> None:
     made = classes(speakers=1, each=30)
     found = intervals(THREE, [made])
