@@ -162,7 +162,7 @@ def _benchmark_section(
         doc.literal(benchmark.title),
         _with_published(group),
         chance(benchmark),
-        *_cautions(group),
+        *_cautions(group, entries),
         *dict.fromkeys(run.intervals.sentence() for run in runs),
         doc.Picture(path=figure, caption=f"{metric_name(leading)} of the runs"),
         *labels,
@@ -330,16 +330,16 @@ def _how_to_read_columns(runs: Sequence[Run]) -> str:
     )
 
 
-def _cautions(group: Named) -> list[str]:
+def _cautions(group: Named, entries: Sequence[SeedGroup]) -> list[str]:
     """Cautions where the runs cannot be compared sample by sample, or are few."""
-    keys = {frozenset(item.key for item in run.predictions) for _, run in group}
+    keys = {frozenset(item.key for item in run.units) for _, run in group}
     sentences = []
     if len(keys) > 1:
         sentences.append(
             "**Note.** These runs did not test the same samples (other folds, or other shards);"
             " their rows are not comparable."
         )
-    if len(group) > 1 and len({run.facts.seed for _, run in group}) == 1:
+    if len(group) > 1 and len(entries) == len(group):
         sentences.append(
             "One seed each: a gap that is no larger than the spread over folds proves nothing."
         )

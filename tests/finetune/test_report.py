@@ -18,9 +18,14 @@ from finetune.benchmark import Benchmark, Published
 from finetune.commands import report
 from finetune.heads import Head
 from finetune.record import Run, read_run
-from finetune.reporting.comparison import group_runs, name_runs, paired_parts
+from finetune.reporting.comparison import (
+    _cautions,
+    group_runs,
+    name_runs,
+    paired_parts,
+)
 from finetune.reporting.document import Section, Table
-from finetune.reporting.entries import SeedGroup, label_curve_parts, label_curves
+from finetune.reporting.entries import SeedGroup, group_seeds, label_curve_parts, label_curves
 from finetune.scores import score_run
 from hicmae.config import load_yaml, save_yaml
 from hicmae.settings import ModelConfig
@@ -498,6 +503,29 @@ def test_a_gain_over_test_chosen_weights_says_so(runs: dict[str, Path], tmp_path
         _, gains = (part for part in section.parts if isinstance(part, Table))
         marks = {"(best-on-test)" in cell for row in gains.rows for cell in row[3:]}
         assert marks == {scratch is chosen or started is chosen}
+
+
+def test_what_keeps_runs_from_being_compared_is_said(runs: dict[str, Path]) -> None:
+    """Other seeds of one run each, and samples of which one run scores recordings."""
+    run = read_run(runs["both"])
+    other: dict[str, Any] = {"experiment_digest": "another", "experiment_digests": ()}
+    seed = dataclasses.replace(run.facts, seed=1, **other)
+    by_speaker = dataclasses.replace(
+        run,
+        benchmark=dataclasses.replace(run.benchmark, average_over="speaker"),
+        predictions=tuple(
+            dataclasses.replace(item, unit=f"{item.speaker} {item.true}")
+            for item in run.predictions
+        ),
+    )
+    for second, said in (
+        (dataclasses.replace(run, facts=seed), {"One seed each"}),
+        (by_speaker, {"One seed each", "did not test the same samples"}),
+    ):
+        pairs = [("one", run), ("other", second)]
+        told = _cautions(pairs, group_seeds(pairs))
+        assert len(told) == len(said)
+        assert all(any(words in text for text in told) for words in said)
 
 
 def relabelled(group: SeedGroup) -> SeedGroup:
