@@ -8,7 +8,7 @@ they call is imported when they run, so that their help does not wait for it.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -17,6 +17,8 @@ from hicmae.config import to_dict
 from hicmae.files import check_replaceable, file_sha256
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from finetune.testing.plan import EvaluationPlan
     from hicmae.checkpoints.checkpoint import Checkpoint
     from shards.index import Index
@@ -55,7 +57,7 @@ def report(
         two that share a name, a report in place of a run's own or named as its HTML is, or no
         worker.
     """
-    from finetune.record import read_run, runs_in, unfinished_in
+    from finetune.record import read_run, runs_in
     from finetune.reporting.comparison import (
         comparison,
         group_runs,
@@ -84,11 +86,7 @@ def report(
     own = write_run_reports([run for _, run in pairs], shards=shards, html=html, workers=workers)
     parts = {name: said for (name, _), said in zip(pairs, own, strict=True)}
     console = output_console()
-    for folder in (each for given in runs for each in unfinished_in(given)):
-        console.print(
-            f"note: {folder} is not finished and left out (`hicmae finetune … --resume`)",
-            markup=False,
-        )
+    _say_unfinished(runs, console)
     for group in groups:
         several = runs_table(group) if len(pairs) > 1 else scores_table(group[0][1])
         console.print(several)
@@ -163,6 +161,7 @@ def evaluate(
     _check_output(out, overwrite=overwrite)
     ranks, console = Ranks(), output_console()
     console.quiet = not ranks.is_first
+    _say_unfinished([source], console)
     given = runs_in(source)
     plans = [
         (out / folder.relative_to(source) if len(given) > 1 else out, _plan(folder, options))
@@ -236,6 +235,7 @@ def modalities(
     machine = make_machine(device, precision, batch_size=batch_size, workers=workers)
     require_alone("hicmae evaluate modalities")
     console = output_console()
+    _say_unfinished([source], console)
     given = runs_in(source)
     plans = []
     for folder in given:
@@ -282,6 +282,7 @@ def matrix(*, runs: list[Path], out: Path = Path("matrix.md")) -> None:
         )
     table = write_matrix([read_run(folder) for given in runs for folder in runs_in(given)], out)
     console = output_console()
+    _say_unfinished(runs, console)
     console.print(table)
     console.print(f"matrix: {out}")
 
@@ -408,6 +409,17 @@ def embed(
     widths = ", ".join(f"{name} {width}" for name, width in extractor.widths.items())
     left_out = f"; {len(refused)} of {len(inputs)} recordings refused" if refused else ""
     console.print(f"{out}: {num_rows} rows ({widths}){left_out}")
+
+
+def _say_unfinished(folders: Sequence[Path], console: Console) -> None:
+    """Name the runs below folders that are left out."""
+    from finetune.record import unfinished_in
+
+    for folder in (each for given in folders for each in unfinished_in(given)):
+        console.print(
+            f"note: {folder} is not finished and left out (`hicmae finetune … --resume`)",
+            markup=False,
+        )
 
 
 def _plan(folder: Path, options: Mapping[str, Any]) -> EvaluationPlan:

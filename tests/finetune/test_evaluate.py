@@ -290,10 +290,17 @@ def test_networks_together_have_the_calibration_of_none() -> None:
 
 @pytest.mark.slow
 def test_several_runs_are_evaluated_under_their_names(
-    shards: Path, tiny_model_config: ModelConfig, tmp_path: Path
+    shards: Path,
+    tiny_model_config: ModelConfig,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     sweep = run_tiny(tmp_path, shards, tiny_model_config, seeds="0,1", folds="1", epochs=1)
+    (sweep / "seed-2" / ".fold-1.partial").mkdir(parents=True)
+    (sweep / "seed-2" / "benchmark.yaml").touch()
+    capsys.readouterr()
     out = again(sweep, tmp_path / "again", crops="whole,mirrored")
+    assert "seed-2 is not finished and left out" in capsys.readouterr().out.replace("\n", " ")
     runs = [read_run(folder) for folder in runs_in(out)]
     assert [run.name for run in runs] == ["seed-0", "seed-1"]
     assert len({run.facts.experiment_digest for run in runs}) == 1
