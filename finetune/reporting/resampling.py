@@ -111,7 +111,9 @@ class Comparison:
 
     @property
     def method(self) -> str:
-        """How the p-value came about."""
+        """How the p-value came about, if there is one."""
+        if math.isnan(self.p_value):
+            return "n/a"
         tried = "all" if self.exact else f"{NUM_DRAWS} random"
         return f"{tried} swaps of {self.num_clusters} values of {self.by}"
 

@@ -261,6 +261,7 @@ def test_seeds_are_paired_in_order_and_unequal_numbers_give_no_p_value() -> None
     assert not math.isnan(compare(THREE, runs[:1], runs[1:2]).p_value)
     uneven = compare(THREE, runs[:2], runs[2:])
     assert math.isnan(uneven.p_value)
+    assert uneven.method == "n/a"  # no swaps were tried
     assert uneven.low <= uneven.difference <= uneven.high
     with pytest.raises(AssertionError, match="other samples"):
         compare(THREE, runs[:1], [runs[1][:-1]])
