@@ -171,7 +171,7 @@ def make_folds(
             f" ({len(missing)} such samples); without it nobody knows its side"
         )
     if protocol.test is None:
-        names = sorted(value.unique(), key=_numbers_first)
+        names = fold_names(benchmark, rows)
         if len(names) < 2:
             raise ValueError(f"column '{protocol.column}' has one value ({names[0]}): no folds")
         _check_folders(protocol.column, names)
@@ -195,6 +195,13 @@ def make_folds(
     for fold in chosen:
         check_fold(benchmark, fold)
     return chosen
+
+
+def fold_names(benchmark: Benchmark, rows: pd.DataFrame) -> list[str]:
+    """Names of all folds into which checked rows are divided, in order."""
+    if benchmark.folds.test is not None:
+        return ["split"]
+    return sorted(rows[benchmark.folds.column].map(as_text).unique(), key=_numbers_first)
 
 
 def asked_folds(folds: str | Sequence[str], known: Sequence[str]) -> list[str]:

@@ -146,7 +146,7 @@ def finetune(
     end_if_begun_again()
     from finetune.benchmark import load_benchmark
     from finetune.data import check_modalities, check_training
-    from finetune.folds import check_copies, check_unseen, make_folds, usable_rows
+    from finetune.folds import check_copies, check_unseen, fold_names, make_folds, usable_rows
     from finetune.plan import finished_folds, make_plan, members, parse_seeds, prepare_folder
     from finetune.processes import refuse_torchrun
     from finetune.record import BENCHMARK, CONFIG
@@ -169,6 +169,7 @@ def finetune(
     rows, ignored = usable_rows(what, plans[0].index.table)
     check_units(what, rows)
     asked = [fold.name for fold in make_folds(what, rows, folds=folds)]
+    every = fold_names(what, rows)
     for plan in plans:
         check_modalities(rows, modalities=plan.emotion.modalities)
     divided = [
@@ -217,6 +218,9 @@ def finetune(
                     pooled = [item for fold in own[:number] for item in _predictions(plan, fold)]
                     row = {"step": number, **score(what, pooled)}
                     trial.log(row, part=part_of(plan))
+            untrained = [name for name in every if name not in {fold.name for fold in own}]
+            if untrained:
+                seen = [*seen, _untrained_note(what.name, untrained)]
             finished[plan.out.parent] = _finish(plan, own, ignored, seen, console)
         for folder, run in finished.items() if seeds is not None else ():
             runs = runs_beside(run)
@@ -342,6 +346,16 @@ def _predictions(plan: Plan, fold: Fold) -> list[Prediction]:
             f" tested {facts.num_test}); delete {folder} and train this fold again with --resume"
         )
     return found
+
+
+def _untrained_note(benchmark: str, names: Sequence[str]) -> str:
+    """What a reader of scores over some of a benchmark's folds should know."""
+    from finetune.folds import few
+
+    return (
+        f"no network was trained for fold {few(names)} of '{benchmark}', so these numbers are not"
+        " of all its folds"
+    )
 
 
 def _notes(plan: Plan) -> list[str]:

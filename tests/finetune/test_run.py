@@ -250,6 +250,7 @@ def test_finished_folds_are_kept_on_resume_and_only_with_the_same_configuration(
     train: Train,
 ) -> None:
     out = train(folds="1")
+    assert "trained for fold '2' of 'tones', so these numbers are not" in all_notes(read_run(out))
     (out / ".fold-2.partial").mkdir()  # as a killed run leaves it
     (out / ".fold-2.partial" / "metrics.csv").write_text("half")
     with pytest.raises(ValueError, match="is not empty; finish the run there with --resume"):
@@ -263,6 +264,7 @@ def test_finished_folds_are_kept_on_resume_and_only_with_the_same_configuration(
     assert (out / "fold-1" / "fold.json").stat().st_mtime_ns == first
     assert not (out / ".fold-2.partial").exists()
     assert list(read_run(out).scores.folds) == ["1", "2"]
+    assert "no network was trained" not in all_notes(read_run(out))
     train(overwrite=True, folds="2", seed=3)
     assert list(read_run(out).scores.folds) == ["2"]
     assert not (out / "fold-1").exists()
