@@ -297,7 +297,7 @@ def _digests(facts: RunFacts, further: Callable[[str], object]) -> dict[str, Any
 def opening(plan: EvaluationPlan, machine: Machine) -> str:
     """What is about to happen, in one line."""
     source, grid = plan.source, plan.grid
-    tested = sum(len(side.rows) for side in plan.sides)
+    tested = len({key for side in plan.sides for key in side.rows["key"]})
     where = "their own test sides" if plan.same_corpus else f"all of {plan.tested.name}"
     return (
         f"{source.path}: {len(source.checkpoints)} networks of {source.benchmark.name},"

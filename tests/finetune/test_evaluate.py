@@ -223,7 +223,7 @@ def test_people_of_the_training_are_never_tested(
 
 @pytest.mark.slow
 def test_another_corpus_is_tested_whole_by_every_network_with_a_label_map(
-    finished: Path, elsewhere: Path, tmp_path: Path
+    finished: Path, elsewhere: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     benchmark = save_benchmark(tmp_path, OTHER)
     options = {"shards": elsewhere, "benchmark": benchmark}
@@ -239,6 +239,7 @@ def test_another_corpus_is_tested_whole_by_every_network_with_a_label_map(
     names["classes"] = {"low": "low", "high": "high"}
     save_yaml(path, names | {"leave_out": ["none"]})
     out = again(finished, tmp_path / "cross", label_map=str(path), **options)
+    assert "on all of whistles: 22 samples" in " ".join(capsys.readouterr().out.split())
     assert [folder.name for folder in runs_in(out)] == ["ensemble", "network-1", "network-2"]
     runs = {folder.name: read_run(folder) for folder in runs_in(out)}
     for run in runs.values():
