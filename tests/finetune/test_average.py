@@ -5,6 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
+import pandas as pd
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -12,6 +13,8 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from finetune.fold import MovingAverage
+from finetune.record import read_run
+from tests.support.finetune_fixtures import VALUES, Train
 
 
 class Calls(TorchDispatchMode):
@@ -103,3 +106,11 @@ def test_validation_sees_the_average_and_changes_neither() -> None:
     callback.on_validation_epoch_end(None, network)
     for now, then in ((network, own), (callback._average_model, average)):
         assert all(torch.equal(a, b) for a, b in zip(now.parameters(), then, strict=True))
+
+
+def test_the_chosen_epoch_has_the_weights_of_the_average_that_was_scored(train: Train) -> None:
+    """Not the network's own, which it has back by then."""
+    recipe = {"ema_decay": 0.9}
+    out = train(VALUES, folds="1", epochs=3, selection="best-on-test", recipe=recipe)
+    scored = pd.read_csv(out / "fold-1" / "metrics.csv")["test_ccc"].max()
+    assert read_run(out).scores.pooled["ccc"] == pytest.approx(scored, abs=1e-5)
