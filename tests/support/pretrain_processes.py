@@ -189,11 +189,12 @@ def make_in_turn(words: list[str]) -> int:
 
     What is compiled is traced and computed by PyTorch's plain operations: its compiler of C++ takes
     half a minute a network, and is not ours. Backward passes are traced too where DeepSpeed has
-    hooks in them, which takes ten seconds.
+    hooks in them, which takes seconds, and would more if what is computed twice were chosen too.
     """
     compiler = torch.compile
     for run in json.loads(Path(words[0]).read_text(encoding="utf-8")):
-        backend = "aot_eager" if any(word.startswith("zero") for word in run) else "eager"
+        shared = any(word.startswith("zero") for word in run)
+        backend = "aot_eager_default_partitioner" if shared else "eager"
         torch.compile = functools.partial(compiler, backend=backend)
         if status := main(run):
             return status
