@@ -36,7 +36,7 @@ from tests.support.shared import shards_once
 LEARNING: dict[str, Any] = {
     "modalities": "video",
     "folds": "1",
-    "epochs": 25,
+    "epochs": 10,
     "recipe": {"batch_size": 8},
 }
 
