@@ -156,7 +156,8 @@ class HiCMAE(PortableModel):
         that compile at different moments would wait for each other in different calls.
 
         The network's ``rearrange`` goes into the graph as it is: to trace how einops (0.8.2) reads
-        its patterns took half of the time that tracing takes.
+        its patterns took half of the time that tracing takes. Each batch size is compiled for
+        itself: PyTorch (2.14.1) cannot draw the masks of a size that it leaves open.
 
         Args:
             cuda_graphs: On a GPU, record the compiled forward and backward pass and launch each as
@@ -167,6 +168,7 @@ class HiCMAE(PortableModel):
         """
         torch.compiler.allow_in_graph(rearrange)
         plain = self._compute
+        kwargs = {"dynamic": False} | kwargs
         if not cuda_graphs:
             self._compute = torch.compile(plain, *args, **kwargs)  # type: ignore[method-assign]
             return

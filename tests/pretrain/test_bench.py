@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import sys
 from dataclasses import replace
@@ -69,15 +70,21 @@ def test_the_figures_agree_with_one_another_and_are_written(
 
 @pytest.mark.slow
 def test_the_line_through_the_times_is_the_one_they_lie_on(
-    tiny_model_config: ModelConfig, capsys: pytest.CaptureFixture[str]
+    shallow_model_config: ModelConfig,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """Also of a network that is compiled, here without PyTorch's compiler of C++."""
     found = _straight_line({4: 0.9, 1: 0.3, 2: 0.5})
     assert found["seconds_per_clip"] == pytest.approx(0.2)
     assert found["fixed_seconds"] == pytest.approx(0.1)
     assert found["r_squared"] == pytest.approx(1)
     assert list(found["step_seconds"]) == ["1", "2", "4"]
     assert _straight_line({1: 1, 2: 4, 3: 9, 4: 16})["r_squared"] < 0.98
-    figures = bench_step(model=to_dict(tiny_model_config), batch_sizes=(2, 4), **QUICK)
+    torch.compiler.reset()
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
+    model = to_dict(shallow_model_config)
+    figures = bench_step(model=model, batch_sizes=(2, 4), compile=True, **QUICK)
     assert set(figures["scaling"]["step_seconds"]) == {"2", "4"}
     assert "time over clips: 2 clips" in capsys.readouterr().out
 

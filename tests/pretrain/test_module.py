@@ -182,7 +182,7 @@ def test_compiled_with_cuda_graphs_training_alone_is_recorded_and_terms_outlive_
     modes: list[str] = []
     before: list[torch.Tensor] = []
 
-    def record(compute: Any, *, mode: str) -> Any:
+    def record(compute: Any, *, mode: str, dynamic: bool) -> Any:
         """What stands in for PyTorch's: a replay overwrites what the one before has given."""
 
         def replay(*given: Any) -> Any:
