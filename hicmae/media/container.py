@@ -21,6 +21,7 @@ import av
 import cv2
 import numpy as np
 from av.bitstream import BitStreamFilterContext
+from av.codec.context import Flags
 
 from hicmae.files import kept_while_unchanged
 from hicmae.media.errors import MediaError
@@ -84,6 +85,11 @@ def open_container(
             raise MediaError(
                 "unreadable", path, f"found {container.format.name}, which is not a recording"
             )
+        for stream in container.streams.video:
+            if stream.codec_context is not None:
+                # Else FFmpeg hides fewer columns on the left than the recording says, a multiple
+                # of what the processor likes: 320 less 80 on either side had 176.
+                stream.codec_context.flags |= Flags.unaligned
         yield container
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from av.bitstream import BitStreamFilterContext
 
 from hicmae.media.errors import MediaError
 from hicmae.media.picture import deinterlaced, tone_mapped
@@ -76,6 +77,25 @@ def moving_fields(count: int, order: str) -> list[np.ndarray]:
         rows = slice(number % 2 if order == "tff" else 1 - number % 2, None, 2)
         frames[number // 2, rows, 2 * number : 2 * number + 30] = 1
     return list(frames)
+
+
+def test_columns_that_are_cut_off_on_the_left_are_all_of_those_that_the_recording_says(
+    tmp_path: Path,
+) -> None:
+    ramp = np.linspace(0, 1, 320)[None].repeat(96, axis=0)
+    whole = write_planes(tmp_path / "whole.ts", [grey(ramp)] * 3, "yuv420p", "libx264")
+    path = tmp_path / "cut.ts"
+    with av.open(str(whole)) as source, av.open(str(path), "w") as out:
+        stream = source.streams.video[0]
+        cut = BitStreamFilterContext("h264_metadata=crop_left=80:crop_right=80", stream)
+        copy = out.add_stream_from_template(stream)
+        for packet in source.demux(stream):
+            for changed in cut.filter(packet if packet.size else None):
+                changed.stream = copy
+                out.mux(changed)
+    with open_video(path) as one, open_video(whole) as other:
+        shown, all_of_it = frames_of(one, range(3)), frames_of(other, range(3))
+    np.testing.assert_array_equal(shown, all_of_it[:, :, 80:240])
 
 
 @pytest.mark.parametrize("order", ["tff", "bff"])
