@@ -31,11 +31,11 @@ from torch.utils.data import Subset
 from finetune.predictions import equal_segments
 from finetune.testing.machine import Machine, Running, distinct_items, loader_of
 from hicmae.checkpoints.checkpoint import Checkpoint, load_encoder
-from hicmae.checkpoints.networks import build_network
+from hicmae.checkpoints.networks import build_network, preparation_of
 from hicmae.emotion import EmotionConfig, EmotionModel
 from hicmae.files import whole_file
 from hicmae.prediction.messages import Window, WindowConfig
-from hicmae.prediction.network import clip_batch, preparation_of
+from hicmae.prediction.network import clip_batch
 from hicmae.prediction.process import DecodingProcess, PredictionError, WindowStream, read_windows
 from hicmae.views import test_views
 from shards.index import TABLE_NAME, Index

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from hicmae.checkpoints.checkpoint import (
+    CONFIG,
     PROBE,
     SEEN_SECTION,
     WEIGHTS,
@@ -31,6 +32,7 @@ from hicmae.checkpoints.portable import (
 from hicmae.config import from_dict
 from hicmae.emotion import EmotionConfig, EmotionModel
 from hicmae.files import file_sha256, whole_folder
+from hicmae.media.faces import FaceConfig
 from hicmae.pretraining import HiCMAE
 
 
@@ -41,6 +43,25 @@ def build_network(checkpoint: Checkpoint) -> HiCMAE | EmotionModel:
     """
     network = EmotionModel if checkpoint.kind == "emotion" else HiCMAE
     return network.from_checkpoint(checkpoint)
+
+
+def preparation_of(checkpoint: Checkpoint) -> tuple[FaceConfig, str]:
+    """How a checkpoint's images were made, and a line where it does not say.
+
+    A checkpoint that says nothing (one converted from other files) gets the default of
+    ``hicmae shards build`` at the size and frame rate of its input.
+    """
+    data = checkpoint.config.get("data")
+    build = data.get("build") if isinstance(data, Mapping) else None
+    if not isinstance(build, Mapping):
+        default = FaceConfig.default(checkpoint.model_config().input)
+        return default, (
+            f"{checkpoint.path} does not say how its images were made: faces are cut out as by "
+            f"`hicmae shards build` ({default.faces}, margin {default.face_margin:g}, "
+            f"{default.face_size} pixels)"
+        )
+    plain: Mapping[str, Any] = build
+    return FaceConfig.of_build(plain, where=f"{checkpoint.path / CONFIG}: data.build"), ""
 
 
 def read_from(source: str) -> Checkpoint:
@@ -129,8 +150,8 @@ def average(folders: Sequence[Path]) -> Checkpoint:
 
     Returns: a checkpoint that lies nowhere yet; its configuration is the first one's, without
         scores, names the digests of what was averaged, and has seen what any of them has.
-    Raises: ValueError: fewer than two, or networks, kinds or labels that differ, or
-        weights that are not finite.
+    Raises: ValueError: fewer than two, or networks, kinds, labels or what they were made of that
+        differ, or weights that are not finite.
     """
     if len(folders) < 2:
         raise ValueError(f"an average needs two checkpoints or more, found {len(folders)}")
@@ -164,8 +185,9 @@ def average(folders: Sequence[Path]) -> Checkpoint:
 
 def _differing(first: Checkpoint, other: Checkpoint) -> list[str]:
     """Settings of what is on top of two encoders that differ, but for what training alone reads."""
-    if first.kind != "emotion":
-        return []
+    if first.kind != "emotion":  # the part of what it was not trained on is as it was drawn
+        read = {each.config.get("modalities", "audio-video") for each in (first, other)}
+        return ["modalities"] * (len(read) > 1)
     one, another = (
         from_dict(EmotionConfig, each.config["emotion"], where=f"{each.path}: emotion")
         for each in (first, other)
@@ -183,7 +205,11 @@ def _check_alike(first: Checkpoint, other: Checkpoint) -> None:
     elif first.labels() != other.labels():
         problems.append("their labels differ")
     elif differing := _differing(first, other):
-        problems.append(f"their sections 'emotion' differ in {', '.join(differing)}")
+        problems.append(f"their sections '{first.kind}' differ in {', '.join(differing)}")
+    elif preparation_of(first)[0] != preparation_of(other)[0]:
+        problems.append("the images of their training were cut out differently: 'data.build'")
+    elif first.shift_seconds() != other.shift_seconds():
+        problems.append("the labels of their training stood elsewhere in a clip: 'traces'")
     if problems:
         raise ValueError(
             f"{first.path} and {other.path}: cannot be averaged ({'; '.join(problems)})"

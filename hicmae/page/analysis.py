@@ -20,7 +20,7 @@ import pandas
 import torch
 
 from hicmae.checkpoints.checkpoint import Checkpoint, load_checkpoint
-from hicmae.checkpoints.networks import build_network
+from hicmae.checkpoints.networks import build_network, preparation_of
 from hicmae.checkpoints.portable import locate
 from hicmae.config import to_dict
 from hicmae.devices import choose_device
@@ -32,7 +32,7 @@ from hicmae.page.settings import Limits
 from hicmae.prediction.live import LiveNetwork
 from hicmae.prediction.messages import Clip, Followed, Found, StageProgress, Window, WindowConfig
 from hicmae.prediction.model import EmotionPredictor, load
-from hicmae.prediction.network import clip_batch, preparation_of
+from hicmae.prediction.network import clip_batch
 from hicmae.prediction.process import DecodingProcess, read_windows
 from hicmae.prediction.results import Prediction, Track
 from hicmae.prediction.windows import find_detector

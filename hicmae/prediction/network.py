@@ -5,7 +5,7 @@ Shape letters: B clips of a batch, C outputs.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,14 +16,13 @@ from torch import Tensor
 
 from hicmae.blocks import prepare_for_bf16
 from hicmae.checkpoints.checkpoint import (
-    CONFIG,
     Calibration,
     Checkpoint,
     Labels,
     is_checkpoint,
     load_checkpoint,
 )
-from hicmae.checkpoints.networks import build_network
+from hicmae.checkpoints.networks import build_network, preparation_of
 from hicmae.checkpoints.portable import locate
 from hicmae.devices import choose_device, inference_precision
 from hicmae.emotion import EmotionModel, clip_values
@@ -86,25 +85,6 @@ def load_ensemble(
         device=device,
         precision=precision,
     )
-
-
-def preparation_of(checkpoint: Checkpoint) -> tuple[FaceConfig, str]:
-    """How a checkpoint's images were made, and a line where it does not say.
-
-    A checkpoint that says nothing (one converted from other files) gets the default of
-    ``hicmae shards build`` at the size and frame rate of its input.
-    """
-    data = checkpoint.config.get("data")
-    build = data.get("build") if isinstance(data, Mapping) else None
-    if not isinstance(build, Mapping):
-        default = FaceConfig.default(checkpoint.model_config().input)
-        return default, (
-            f"{checkpoint.path} does not say how its images were made: faces are cut out as by "
-            f"`hicmae shards build` ({default.faces}, margin {default.face_margin:g}, "
-            f"{default.face_size} pixels)"
-        )
-    plain: Mapping[str, Any] = build
-    return FaceConfig.of_build(plain, where=f"{checkpoint.path / CONFIG}: data.build"), ""
 
 
 class EmotionEnsemble:

@@ -101,16 +101,37 @@ def test_a_network_that_diverged_is_not_averaged(
         average(folders)
 
 
+@pytest.mark.parametrize("kind", ["emotion", "pretraining"])
 def test_what_hears_and_what_sees_are_not_averaged(
-    tmp_path: Path, tiny_model_config: ModelConfig
+    kind: str, tmp_path: Path, tiny_model_config: ModelConfig
 ) -> None:
     folders = []
     for modality in ("audio", "video"):  # the same tensors, of which each reads half
-        network = EmotionModel(tiny_model_config, EmotionConfig(num_outputs=2, modalities=modality))
+        head = EmotionConfig(num_outputs=2, modalities=modality)
+        made = {"emotion": EmotionModel(tiny_model_config, head)}
+        made["pretraining"] = HiCMAE(tiny_model_config, modalities=modality)
         folders.append(tmp_path / modality)
-        network.save_pretrained(folders[-1])
-    with pytest.raises(ValueError, match="'emotion' differ in modalities"):
+        made[kind].save_pretrained(folders[-1])
+    with pytest.raises(ValueError, match=f"'{kind}' differ in modalities"):
         average(folders)
+
+
+def test_networks_that_were_shown_other_images_or_instants_are_not_averaged(
+    tmp_path: Path, tiny_model_config: ModelConfig
+) -> None:
+    """The average would be shown those of the first."""
+
+    def made(name: str, **config: Any) -> Path:
+        return emotion_checkpoint(tmp_path / name, tiny_model_config, seed=0, **config)
+
+    data = {"build": {"max_seconds": 3}}
+    short = made("short", data=data)
+    average([made("long", data={"build": {"max_seconds": 9}}), short])
+    elsewhere = made("elsewhere", data=data, traces={"shift_seconds": 0.3})
+    wide = made("wide", data={"build": {"face_margin": 0.9}})
+    for other, what in ((wide, "'data.build'"), (elsewhere, "'traces'")):
+        with pytest.raises(ValueError, match=what):
+            average([short, other])
 
 
 def test_the_card_says_what_the_checkpoint_carries_and_no_more(
