@@ -383,11 +383,16 @@ class ZeroStrategy(DeepSpeedStrategy):
 
 def gather_weights(module: nn.Module, *, keep: bool) -> dict[str, Tensor]:
     """The weights in fp32, on the CPU; where they are not to be kept, nothing comes back."""
+    from deepspeed.runtime.zero.partition_parameters import GatheredParameters
     from deepspeed.utils import safe_get_full_fp32_param
 
     weights = {}
     for name, parameter in module.named_parameters():
-        value = safe_get_full_fp32_param(parameter)
+        if parameter.requires_grad:
+            value = safe_get_full_fp32_param(parameter)
+        else:  # what is frozen DeepSpeed has no fp32 copy of
+            with GatheredParameters([parameter]):
+                value = parameter.float().clone()
         if keep:
             weights[name] = value.detach().to("cpu", copy=True)
     if keep:
@@ -452,6 +457,8 @@ def scatter_optimizer(engine: Any, module: nn.Module, checkpoint: Mapping[str, A
             }
         _link_moments(optimizer)
     for name, parameter in module.named_parameters():
+        if not parameter.requires_grad:  # the weights are loaded, and that is all of it
+            continue
         _set(parameter, checkpoint["state_dict"][name], None)
         state = whole["state"].get(by_name[name.removeprefix(_PREFIX)], {})
         for key in _MOMENTS:

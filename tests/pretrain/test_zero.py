@@ -249,6 +249,30 @@ def test_accumulation_is_the_mean_over_the_batches_of_a_step_with_every_engine(
     assert sent != pytest.approx(exact, rel=1e-5)
 
 
+def test_what_is_frozen_is_saved_with_the_rest_and_gone_on_with(runs: Runs) -> None:
+    """Of a network of the sound alone, and by contrast alone; DeepSpeed keeps no fp32 copy of it.
+
+    Two processes go on with what one has begun, and one with what two have begun.
+    """
+    alone = {
+        "zero1": ("--data.modalities", "audio"),
+        "zero3": ("--objective.reconstruction", "false", "--objective.contrast_weight", "1"),
+    }
+    two, begun = [], []
+    for engine, words in alone.items():
+        runs.here(f"frozen-{engine}", "--accumulate", "2", *words)
+        on = half_way(runs, f"frozen-{engine}", f"frozen-{engine}-on")
+        two.append(of_two(runs, on, engine, "--resume", *words))
+        begun.append(of_two(runs, f"frozen-{engine}-two", engine, *words))
+    runs.in_turn([*two, *begun])
+    for engine, words in alone.items():
+        on = half_way(runs, f"frozen-{engine}-two", f"frozen-{engine}-back")
+        runs.here(on, "--resume", *words)
+        losses = losses_of(runs, f"frozen-{engine}")
+        for how in ("on", "two", "back"):
+            agree(runs, f"frozen-{engine}-{how}", losses, runs.weights(f"frozen-{engine}"))
+
+
 def norms_of(runs: Runs, name: str) -> list[float]:
     return [float(row["gradient_norm"]) for row in runs.rows(name)]
 
