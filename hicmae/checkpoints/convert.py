@@ -169,13 +169,22 @@ def export_reference(checkpoint: Checkpoint, out: Path) -> None:
     and options are there again. Optimizer and loss scaler, which fine-tuning does not read, are
     not.
 
-    Raises: ValueError: a fusion of layers that their network does not have.
+    Raises: ValueError: the checkpoint's network computes something else than theirs.
     """
-    fusion = checkpoint.config.get("emotion", {}).get("fusion", "hierarchical")
-    if fusion != "hierarchical":
+    head = checkpoint.config.get("emotion", {})
+    fusion = head.get("fusion", "hierarchical")
+    read = head.get("modalities") or checkpoint.config.get("modalities", "audio-video")
+    others = {
+        f"fuses layers by '{fusion}'": fusion != "hierarchical",
+        "fuses no layers": not head.get("feature_fusion", True),
+        "has outputs that are the same for every clip": bool(head.get("constants")),
+        f"reads {read} alone": read != "audio-video",
+    }
+    if said := [what for what, is_so in others.items() if is_so]:
+        first = "" if checkpoint.kind == "emotion" else "fine-tune it here, then "
         raise ValueError(
-            f"{checkpoint.path}: fuses layers by '{fusion}', and the authors' network has its own "
-            "fusion alone; use --format torch or onnx"
+            f"{checkpoint.path}: {', '.join(said)}, and the authors' network does not; {first}use "
+            "--format torch or onnx"
         )
     source = checkpoint.config.get("source", {})
     content: dict[str, Any] = {

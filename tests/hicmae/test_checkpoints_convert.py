@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from hicmae.__main__ import main
+from hicmae.checkpoints.checkpoint import load_checkpoint
 from hicmae.checkpoints.convert import (
     convert_reference,
     export_reference,
@@ -123,6 +124,27 @@ def test_there_and_back_changes_no_bit(
     assert vars(after["args"]) == vars(before.get("args", Namespace()))
     if kind == "pretrained":  # the ratio comes from the options of the file
         assert made.config["objective"]["video_mask_ratio"] == 0.75
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"modalities": "audio"}, "reads audio alone, and the .* does not; use --format torch"),
+        ({"feature_fusion": False}, "fuses no layers, and"),
+        ({"constants": (1,)}, "has outputs that are the same for every clip, and"),
+        (None, "reads video alone, .* fine-tune it here, then use --format"),
+    ],
+)
+def test_a_network_that_theirs_is_not_is_not_written_under_their_names(
+    settings: Any, message: str, tmp_path: Path, tiny_model_config: ModelConfig
+) -> None:
+    network: HiCMAE | EmotionModel = HiCMAE(tiny_model_config, modalities="video")
+    if settings is not None:
+        network = EmotionModel(tiny_model_config, EmotionConfig(num_outputs=2, **settings))
+    network.save_pretrained(tmp_path / "made")
+    with pytest.raises(ValueError, match=message):
+        export_reference(load_checkpoint(tmp_path / "made"), tmp_path / "theirs.pth")
+    assert not (tmp_path / "theirs.pth").exists()
 
 
 def test_every_name_of_both_networks_translates_back(tiny_model_config: ModelConfig) -> None:
