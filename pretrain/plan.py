@@ -41,7 +41,7 @@ _ENGINES = ("single", "ddp", "zero1", "zero2", "zero3", "zero2_offload", "zero3_
 _SHARED = Path("/dev/shm")
 _CHOSEN = "HICMAE_CHECKPOINT"  # of the first process, for those that it starts
 _RESUMABLE = 12  # bytes a parameter: fp32 weights and AdamW's two means
-_PORTABLE = 4  # bytes a parameter
+_PORTABLE = 8  # bytes a parameter: fp32 weights, and those that they replace
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -232,7 +232,7 @@ def show(plan: Plan, console: Console, *, clips_per_second: float | None, may_ex
     )
     console.print(
         f"disk: up to {_gib(needed)} in {out} (free: {_gib(_free_bytes(out))}): "
-        f"{log.keep} checkpoints that are kept and one being written, the portable one"
+        f"{log.keep} checkpoints that are kept and one being written, the portable one twice"
         + (f", and one for good every {log.keep_every} steps" if log.keep_every else "")
     )
     console.print(

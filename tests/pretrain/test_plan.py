@@ -6,14 +6,16 @@ import math
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from hicmae.config import load_model_config, to_dict
+from hicmae.pretraining import HiCMAE
 from hicmae.run_logging import WandbConfig
 from hicmae.settings import ModelConfig
-from pretrain.plan import choose_model, make_plan
+from pretrain.plan import _bytes_on_disk, _held_bytes, choose_model, make_plan
 from pretrain.settings import (
     Counts,
     DataConfig,
@@ -340,6 +342,23 @@ def test_every_path_that_will_not_do_is_named_at_once(
     assert "train-000001.tar: has" in said
     assert "holds a run already (metrics.csv)" in said
     assert (out / "metrics.csv").read_text() == ""
+
+
+def test_the_plan_says_what_lies_on_the_disk_while_a_checkpoint_is_written(
+    train: Train, tmp_path: Path, tiny_model_config: ModelConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, remove, held = tmp_path / "run", shutil.rmtree, [0]
+
+    def look(path: Path, **how: Any) -> None:
+        held.append(_held_bytes(out))
+        remove(path, **how)
+
+    monkeypatch.setattr("hicmae.files.shutil.rmtree", look)
+    log = LogConfig(keep=1, checkpoint_every=1, pictures_every=0, progress=False)
+    train(out, log=log)
+    settled: Any = SimpleNamespace(config=SimpleNamespace(log=log))
+    count = sum(parameter.numel() for parameter in HiCMAE(tiny_model_config).parameters())
+    assert max(held) == pytest.approx(_bytes_on_disk(settled, count), rel=0.1)
 
 
 def test_too_many_checkpoints_for_the_disk_are_refused(train: Train, tmp_path: Path) -> None:
