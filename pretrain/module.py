@@ -87,6 +87,11 @@ class PretrainModule(pl.LightningModule):
         """Go on counting batches where the checkpoint stood, in batches of today's size."""
         place = checkpoint["place"]
         self.num_batches = place["batches"] * place["batch_size"] // self._batch_size()
+        # A step ends where Lightning's count of this process's batches is a multiple of theirs.
+        progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+        more = self.num_batches // self.trainer.world_size - progress["current"]["ready"]
+        for counts in (progress["current"], progress["total"]):
+            counts.update({name: count + more for name, count in counts.items()})
 
     def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Note when the batch came; it is still where the reader put it."""

@@ -236,6 +236,17 @@ def test_a_network_in_bf16_learns_as_in_fp32_and_goes_on_bit_for_bit(
     assert_same_weights(broken, half)
 
 
+def test_a_run_that_goes_on_in_smaller_batches_takes_whole_steps_of_them(
+    train: Train, shards: Path, tmp_path: Path
+) -> None:
+    """After three batches, which is no multiple of the two that a step has then."""
+    log = LogConfig(log_every=1, checkpoint_every=9, pictures_every=0, progress=False)
+    for batch_size, steps in ((4, 3), (2, 5)):
+        data = DataConfig(shards=shards, batch_size=batch_size)
+        train(tmp_path, steps=steps, data=data, log=log, resume=True)
+    assert [row["clips"] for row in rows_of(tmp_path)] == ["4", "8", "12", "16", "20"]
+
+
 def test_resuming_a_finished_run_does_nothing_and_an_empty_folder_begins(
     train: Train, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
