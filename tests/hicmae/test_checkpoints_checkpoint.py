@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import shutil
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from hicmae.checkpoints import checkpoint
-from hicmae.checkpoints.checkpoint import load_checkpoint, load_encoder, save_checkpoint
+from hicmae.checkpoints.checkpoint import (
+    Calibration,
+    load_checkpoint,
+    load_encoder,
+    save_checkpoint,
+)
 from hicmae.emotion import EmotionConfig, EmotionModel
 from hicmae.pretraining import HiCMAE
 from hicmae.settings import ModelConfig
@@ -103,6 +110,12 @@ def test_a_failed_save_keeps_the_old_checkpoint(
             ),
             "format 9",
         ),
+        (
+            lambda f: (f / "config.json").write_text(
+                json.dumps({"format_version": 1, "kind": "pretraining"})
+            ),
+            "no section 'model'",
+        ),
     ],
 )
 def test_damage_is_named_in_one_line(saved: tuple[Path, HiCMAE], damage, message: str) -> None:
@@ -112,6 +125,25 @@ def test_damage_is_named_in_one_line(saved: tuple[Path, HiCMAE], damage, message
         load_checkpoint(folder)
     assert str(folder) in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"labels": {"task": "classification", "names": ["joy", "joy"]}}, "each once"),
+        (
+            {"calibration": dict.fromkeys((field.name for field in fields(Calibration)), 0)},
+            r"temperature = 0.0 \(must be positive\)",
+        ),
+        ({"over_time": {"smoothing_seconds": math.inf}}, r"inf \(must be seconds from 0\)"),
+    ],
+)
+def test_what_a_checkpoint_says_of_itself_is_checked(
+    config: dict[str, Any], message: str, saved: tuple[Path, HiCMAE]
+) -> None:
+    found = replace(load_checkpoint(saved[0]), config=config)
+    with pytest.raises(ValueError, match=message):
+        (found.labels(), found.calibration(), found.smoothing_seconds())
 
 
 def test_of_a_run_of_folds_one_is_to_be_named(saved: tuple[Path, HiCMAE], tmp_path: Path) -> None:

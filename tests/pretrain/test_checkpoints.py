@@ -26,6 +26,7 @@ from pretrain.checkpoints import (
     host_copy,
     newest_checkpoint,
     save_tensors,
+    since_chosen,
     step_files,
     step_of,
 )
@@ -159,6 +160,7 @@ def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_is_used(
     assert "step-000007.ckpt: damaged" in lines[0]
     found = resumed(tmp_path, tiny_model_config, batch_size=4, accumulate=2, world_size=1)
     assert (found.step, found.first_batch) == (5, 10)
+    assert since_chosen(tmp_path, found) is None, "what is damaged was not saved since then"
     # Set aside, or it would pass for the newest one again when the run has saved step 6.
     clear_leftovers(tmp_path, newest=path)
     assert [step_of(path) for path in step_files(tmp_path / "checkpoints")] == [5]
@@ -293,8 +295,10 @@ def test_on_other_processes_a_step_takes_the_same_clips(
     )
     assert (found.accumulate, found.first_batch, found.step) == (accumulate, first_batch, 5)
     assert bool(found.lines) == (accumulate != 1)
-    with pytest.raises(ValueError, match="takes 8 clips, which 3 processes"):
-        resumed(tmp_path, tiny_model_config, batch_size=4, accumulate=1, world_size=3)
+    for batch_size, other in ((4, 3), (3, 2)):  # more clips at once, or some that are left over
+        again = {"batch_size": batch_size, "accumulate": 1, "world_size": other}
+        with pytest.raises(ValueError, match=rf"takes 8 clips, which {other} processes"):
+            resumed(tmp_path, tiny_model_config, **again)
 
 
 @pytest.fixture
@@ -374,7 +378,7 @@ def test_a_run_that_older_code_began_goes_on_without_a_word(
     older = to_dict(config)
     older["hardware"] = {"accelerator": "gpu", **older["hardware"], "devices": 4}
     older["data"]["workers"] = older.pop("workers")
-    del older["device"], older["data"]["shuffle_shards"]
+    del older["device"], older["data"]["shuffle_shards"], older["data"]["modalities"]
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(older))
     assert compare_settings(config) == ["resumed with hardware.devices = 2, was 4"]
     older["data"]["shuffle_buffer"] = 1000
