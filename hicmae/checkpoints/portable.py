@@ -21,7 +21,6 @@ import json
 import re
 import urllib.error
 import urllib.request
-import zlib
 from abc import abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
@@ -50,7 +49,7 @@ from hicmae.checkpoints.checkpoint import (
 )
 from hicmae.config import to_dict
 from hicmae.download import OFFLINE_VARIABLE, fetch, is_offline
-from hicmae.files import file_sha256, text_of, write_text
+from hicmae.files import file_sha256, file_state, text_of, write_text
 from hicmae.settings import ModelConfig
 from hicmae.terminal import one_line
 
@@ -88,7 +87,8 @@ class PortableModel(nn.Module, ModelHubMixin):
     kind: ClassVar[Kind]
     config: ModelConfig
     carried: Mapping[str, Any] = MappingProxyType({})
-    _loaded: tuple[str, frozenset[int], Mapping[str, Any]] | None = None
+    # Its source, the file of the weights as it was, and what was carried.
+    _loaded: tuple[str, tuple[Any, ...], Mapping[str, Any]] | None = None
 
     @abstractmethod
     def sections(self) -> dict[str, Any]:
@@ -161,10 +161,7 @@ class PortableModel(nn.Module, ModelHubMixin):
         network = cls.from_checkpoint(checkpoint)
         own = network.sections()
         network.carried = {k: part for k, part in checkpoint.config.items() if k not in own}
-        state = network.state_dict()
-        formats = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
-        known = frozenset(_checksum(state, dtype) for dtype in formats)
-        network._loaded = (str(source), known, network.carried)
+        network._loaded = (str(source), file_state(folder / WEIGHTS), network.carried)
         return network
 
     def push_to_hub(self, repo_id: str, **settings: Any) -> str:
@@ -230,34 +227,31 @@ class PortableModel(nn.Module, ModelHubMixin):
     def _save_pretrained(self, save_directory: Path) -> None:
         """Write the files of a checkpoint."""
         tensors = {name: value.detach().cpu() for name, value in self.state_dict().items()}
-        config = to_dict(self.sections()) | self._still_true(tensors)
+        loaded, carried = self._loaded, dict(self.carried)
+        same = loaded is None or _are_in(loaded[1], tensors)
+        if loaded is not None and not same:
+            kept = {n: p for n, p in carried.items() if n not in MEASURED or p != loaded[2].get(n)}
+            carried = {"source": {"changed from": loaded[0]}} | kept
+        config = to_dict(self.sections()) | carried
         checkpoint = Checkpoint(path=save_directory, kind=self.kind, config=config, tensors=tensors)
         # Of what will be read back: on the CPU, in float32, whatever this network runs in.
         write_with_probe(save_directory, checkpoint, self.from_checkpoint(checkpoint))
-
-    def _still_true(self, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
-        """What is carried, without what was measured with other weights than these."""
-        if self._loaded is None or _checksum(tensors) in self._loaded[1]:
-            return dict(self.carried)
-        source, _, old = self._loaded
-        kept = {
-            name: part
-            for name, part in self.carried.items()
-            if name not in MEASURED or part != old.get(name)
-        }
-        return {"source": {"changed from": source}} | kept
+        if loaded is not None and same:  # it may have been written over what was loaded
+            self._loaded = loaded[0], file_state(save_directory / WEIGHTS), loaded[2]
 
 
-def _checksum(tensors: Mapping[str, Tensor], dtype: torch.dtype | None = None) -> int:
-    """CRC-32 of weights, in a format: whether they are those that were loaded."""
-    found = 0
-    for name in sorted(tensors):
-        value = tensors[name]
-        if dtype is not None and value.is_floating_point():
-            value = value.to(dtype)
-        content = value.contiguous().flatten().view(torch.uint8)
-        found = zlib.crc32(content.numpy().tobytes(), found)
-    return found
+def _are_in(state: tuple[Any, ...], tensors: Mapping[str, Tensor]) -> bool:
+    """Whether weights, in whatever format, are those in a file that is as it was."""
+    path: Path = state[0]
+    try:
+        if file_state(path) != state:
+            return False
+        written = load_file(path)
+    except (OSError, SafetensorError):
+        return False
+    return written.keys() == tensors.keys() and all(
+        torch.equal(value, written[name].to(value.dtype)) for name, value in tensors.items()
+    )
 
 
 def write_with_probe(folder: Path, checkpoint: Checkpoint, network: PortableModel) -> None:

@@ -246,7 +246,11 @@ def test_scores_are_those_of_the_weights_beside_them(
     change(back)
     own = dict(back.carried)
     back.save_pretrained(tmp_path / "again")
+    for _ in range(2):  # over what was loaded, too
+        back.save_pretrained(tmp_path / "made")
     again = load_checkpoint(tmp_path / "again").config
+    over = load_checkpoint(tmp_path / "made").config
+    assert over | {"probe": None} == again | {"probe": None}
     wanted = {name: part for name, part in own.items() if name != "probe"}
     if not known:
         del wanted["scores"]
