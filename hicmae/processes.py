@@ -17,6 +17,7 @@ import re
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from multiprocessing import forkserver, resource_tracker
@@ -114,6 +115,28 @@ def check_workers(workers: int) -> None:
             f"workers = {workers} (at most {most} here, on {num_cores()} cores); each is a process "
             "with memory of its own, and more than a few a core make nothing faster"
         )
+
+
+_life: Path | None = None  # the file that this process touches
+_life_shown = 0.0
+
+
+def signs_of_life(path: Path | None) -> None:
+    """From now on, ``show_life`` touches this file; none: nothing."""
+    global _life, _life_shown
+    _life, _life_shown = path, 0.0
+    show_life()
+
+
+def show_life() -> None:
+    """Tell who waits for this process that it goes on, once a second at most.
+
+    Called between the pieces of a recording, so that a long one is told from a decoder that hangs.
+    """
+    global _life_shown
+    if _life is not None and (now := time.monotonic()) - _life_shown >= 1.0:
+        _life_shown = now
+        _life.touch()
 
 
 def wait_passively() -> None:

@@ -47,7 +47,8 @@ class BuildConfig(FaceConfig):
         workers: Processes; none: one a core.
         worker_gib: Memory of a process for its data, GiB; a recording that needs more is refused.
             None: no limit.
-        deadline_seconds: A recording that takes longer is refused and its worker replaced.
+        deadline_seconds: A recording whose reading shows no sign of life for so long is refused and
+            its worker replaced.
         max_refused: End the build with an error when more recordings than this give no sample: a
             number, or a share such as ``5%``; none: never. What was built is kept, and a higher
             limit goes on with it.

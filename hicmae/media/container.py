@@ -26,6 +26,7 @@ from av.codec.context import Flags
 from hicmae.files import kept_while_unchanged
 from hicmae.media.errors import MediaError
 from hicmae.media.picture import Picture, picture_of
+from hicmae.processes import show_life
 
 LFS_POINTER = b"version https://git-lfs"
 # Formats of FFmpeg that are no recordings: still images, text, and lists that name other files or
@@ -107,6 +108,7 @@ def packets_of(
     stamps: deque[float] = deque(maxlen=4)
     try:
         for packet in container.demux(stream):
+            show_life()
             if packet.dts is not None:
                 stamps.append(float(packet.dts * packet.time_base))
                 before, after = list(stamps)[:2], list(stamps)[2:]

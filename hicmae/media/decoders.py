@@ -28,6 +28,7 @@ import numpy as np
 from hicmae.media.container import VideoStream, decoded_frames, ffmpeg_name, open_container
 from hicmae.media.errors import MediaError
 from hicmae.media.picture import deinterlaced
+from hicmae.processes import show_life
 
 _HAS_DECORD = importlib.util.find_spec("decord") is not None  # not on ARM, nor on macOS
 if _HAS_DECORD:
@@ -116,6 +117,7 @@ class DecordDecoder:
         most = max(_HELD_BYTES // max(held, 1), _HELD_FRAMES)
         since = int(indices[0]) if len(indices) else 0
         for index in indices.tolist():
+            show_life()
             try:
                 if index - since >= most:
                     self._reader, since = self._opened(), index

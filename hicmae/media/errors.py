@@ -24,7 +24,7 @@ CAUSES = {
     "no-colours": "a stack of pictures whose order of colours nobody says",
     "damaged": "it opens, but frames that were asked for cannot be decoded",
     "stamps-restart": "recordings joined end to end, whose time stamps start again",
-    "deadline": "decoding took longer than allowed",
+    "deadline": "decoding showed no sign of life",
     "crash": "the decoder took its process down",
 }
 

@@ -24,6 +24,7 @@ import simplejpeg
 
 from hicmae.files import Closing
 from hicmae.media.errors import MediaError
+from hicmae.processes import show_life
 
 # What a folder's files are taken for; a manifest may name any file.
 # fmt: off
@@ -225,6 +226,7 @@ class ImageReader(_Pictures):
         """
         last, frame = -1, np.empty(0)
         for index in map(int, indices):
+            show_life()
             if index != last:
                 last, frame = index, read_image(self.images.paths[index])
                 size = (self.width, self.height)
@@ -279,6 +281,7 @@ class StackReader(_Pictures):
     def frames(self, indices: Iterable[int]) -> Iterator[np.ndarray]:
         """Give frames one at a time, (H, W, 3) uint8 RGB."""
         for index in map(int, indices):
+            show_life()
             frame = self._stack[index]
             yield np.ascontiguousarray(frame[..., ::-1] if self._reverse else frame)
 

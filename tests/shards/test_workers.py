@@ -63,7 +63,21 @@ def test_a_death_or_a_hang_costs_that_item_alone() -> None:
     }
     assert "SIGSEGV" in lost[1].message  # type: ignore[union-attr]
     assert "status 3" in lost[4].message  # type: ignore[union-attr]
-    assert "2 s; given up; a long recording needs" in lost[3].message  # type: ignore[union-attr]
+    assert "no sign of life for 2 s; given up; where" in lost[3].message  # type: ignore[union-attr]
+
+
+def take_long(item: int) -> int:
+    """Longer than nothing may be heard of it, and say so."""
+    for _ in range(item * 10):
+        time.sleep(0.1)
+        processes.show_life()
+    return item
+
+
+@pytest.mark.slow
+def test_a_long_item_that_goes_on_is_waited_for() -> None:
+    found = list(run_in_order(take_long, [5, 0], workers=1, deadline_seconds=2))
+    assert found == [(5, 5), (0, 0)]
 
 
 def test_few_items_are_under_way_ahead_of_the_one_that_is_waited_for(tmp_path: Path) -> None:
