@@ -418,14 +418,16 @@ def _by_the_index(
         theirs = make_folds(source.benchmark, rows, folds=[fold.name])[0]
         both = Fold(name=fold.name, train=theirs.train, test=fold.test)
         shared = shared_values(both, tested.speaker)
-        allowed = source.benchmark.folds.shared_speakers and tested.folds.shared_speakers
+        if source.benchmark.folds.shared_speakers and tested.folds.shared_speakers:
+            shared = []
         repeated = keys & set(theirs.train["key"].map(str))
-        if repeated or (shared and not allowed):
+        if repeated or shared:
             what, names = (tested.speaker, shared) if shared else ("sample", sorted(repeated))
             return (
                 f"fold {fold.name}: {what} {few(names)} of the test side was in the training of"
-                f" {source.checkpoints[fold.name]}; a network is only tested on people it has not"
-                " seen. Leave --shards and --benchmark out to test its own test side"
+                f" {source.checkpoints[fold.name]}; a network is only tested on"
+                f" {'people' if shared else 'samples'} it has not seen. Leave --shards and"
+                " --benchmark out to test its own test side"
             ), []
         return "", []
     if not told:

@@ -197,7 +197,7 @@ def test_a_network_is_not_tested_on_what_the_one_it_started_from_has_seen(
 
 
 def test_another_benchmark_of_seen_samples_is_found_out_by_the_digests(
-    first: Path, tmp_path: Path
+    first: Path, films: Path, tmp_path: Path
 ) -> None:
     """What the corpus is called makes no difference: names and lengths are the same."""
     other = dataclasses.replace(TWO_WAYS["fold"], name="cinema", dataset="cinema")
@@ -205,6 +205,8 @@ def test_another_benchmark_of_seen_samples_is_found_out_by_the_digests(
     with pytest.raises(ValueError, match=r"fold 1: it was trained on 12 of its 24"):
         on_another(first, copied, other, tmp_path / "no", folds="1")
     renamed = {n: {"key": f"new/{n:03d}"} for n in range(24)}
+    with pytest.raises(ValueError, match=r"fold 1: sample 's\d/\d{3}', .* samples it has not"):
+        on_another(first, films, TWO_WAYS["other_fold"], tmp_path / "no", folds="1")
     strangers = write_labelled_shards(tmp_path / "strangers", changes=renamed)
     run = read_run(on_another(first, strangers, other, tmp_path / "fine", folds="1"))
     assert "may have seen" not in all_notes(run)
