@@ -122,7 +122,7 @@ def interaction_parts(
         parts.append(_table(name, found, shuffled, facts).markdown())
         parts.append(
             f"The predictions from sound and from picture differ for {found.disagreement:.0%} of"
-            f" {len(columns.label)} samples."
+            f" {len(columns.label)} pairs."
         )
     return parts if parts[1:] else []
 

@@ -112,10 +112,9 @@ def run_conditions(
     modalities = plan.source.facts.modalities
     clip = plan.source.checkpoint(plan.sides[0].fold).model_config().input
     conditions = conditions_of(modalities, perturb, num_frames=clip.num_frames)
-    tested = sum(len(side.rows) for side in plan.sides)
     console.print(
-        f"{plan.source.path}: {modalities}, {len(conditions)} conditions x"
-        f" {tested} samples x {plan.grid.segments} segments, {machine.precision},"
+        f"{plan.source.path}: {len(plan.sides)} networks, {modalities}, {plan.what} x"
+        f" {len(conditions)} conditions x {plan.grid.segments} segments, {machine.precision},"
         f" {machine.device}, selection {plan.source.facts.rule}"
     )
     for share in perturb.missing_shares if modalities != "audio" else ():

@@ -76,6 +76,13 @@ class EvaluationPlan:
     smoothing: dict[str, float]
     notes: tuple[str, ...]
 
+    @property
+    def what(self) -> str:
+        """What is tested, in words; each sample counts once, however many networks test it."""
+        tested = len({key for side in self.sides for key in side.rows["key"]})
+        where = "their own test sides" if self.same_corpus else f"all of {self.tested.name}"
+        return f"on {where}: {tested} samples"
+
 
 def make_plan(
     source: Source,

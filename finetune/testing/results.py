@@ -297,11 +297,9 @@ def _digests(facts: RunFacts, further: Callable[[str], object]) -> dict[str, Any
 def opening(plan: EvaluationPlan, machine: Machine) -> str:
     """What is about to happen, in one line."""
     source, grid = plan.source, plan.grid
-    tested = len({key for side in plan.sides for key in side.rows["key"]})
-    where = "their own test sides" if plan.same_corpus else f"all of {plan.tested.name}"
     return (
         f"{source.path}: {len(source.checkpoints)} networks of {source.benchmark.name},"
-        f" {source.facts.modalities}, on {where}: {tested} samples x up to {grid.num_views} views"
+        f" {source.facts.modalities}, {plan.what} x up to {grid.num_views} views"
         f" ({grid.segments} segments x {', '.join(grid.crops)}), {machine.precision},"
         f" {machine.device}, selection {source.facts.rule}"
     )

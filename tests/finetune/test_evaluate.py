@@ -239,7 +239,12 @@ def test_another_corpus_is_tested_whole_by_every_network_with_a_label_map(
     names["classes"] = {"low": "low", "high": "high"}
     save_yaml(path, names | {"leave_out": ["none"]})
     out = again(finished, tmp_path / "cross", label_map=str(path), **options)
-    assert "on all of whistles: 22 samples" in " ".join(capsys.readouterr().out.split())
+    plain = PerturbationConfig(swaps=0, snr_db=(), picture_sd=(), missing_shares=())
+    worth = options | {"out": tmp_path / "worth", "label_map": str(path), "perturb": plain}
+    modalities(source=finished, **(CPU | worth))
+    told = " ".join(capsys.readouterr().out.split())
+    assert told.count("on all of whistles: 22 samples x") == 2
+    assert "of 44 pairs" in (tmp_path / "worth" / "modalities.md").read_text()
     assert [folder.name for folder in runs_in(out)] == ["ensemble", "network-1", "network-2"]
     runs = {folder.name: read_run(folder) for folder in runs_in(out)}
     for run in runs.values():
