@@ -30,7 +30,7 @@ from finetune.scores import chance_score, metric_name
 from finetune.selection import rule_sentence
 from finetune.settings import MixingConfig, RecipeConfig
 from hicmae.config import leaves, load_yaml
-from hicmae.files import write_json, write_text
+from hicmae.files import portable, write_json, write_text
 from hicmae.settings import AugmentConfig
 
 Summary = tuple[float, float]
@@ -106,7 +106,7 @@ def group_seeds(pairs: Sequence[tuple[str, Run]]) -> list[SeedGroup]:
     found: list[tuple[tuple[object, ...], set[str], list[tuple[str, Run]]]] = []
     for name, run in pairs:
         facts = run.facts
-        place = run.folder.resolve().parent if facts.experiment_digest else run.folder
+        place = _place(run) if facts.experiment_digest else run.folder
         mark = (tuple(run.scores.folds), place)
         digests = {facts.experiment_digest or facts.configuration_digest}
         digests.update(facts.experiment_digests)
@@ -371,12 +371,21 @@ def draw_label_curves(curves: Sequence[Curve], path: Path) -> None:
     doc.save(figure, path)
 
 
+def _place(run: Run) -> Path:
+    """The folder with the seeds of a run; one network of several lies in the folder of a seed."""
+    folder, network = run.folder.resolve(), run.facts.network
+    several = network and folder.name in ("ensemble", f"network-{portable(network)}")
+    return folder.parents[1 if several else 0]
+
+
 def _group(members: Sequence[tuple[str, Run]]) -> SeedGroup:
     ordered = sorted(members, key=lambda member: member[1].facts.seed)
-    name = ordered[0][0]
+    name, first = ordered[0]
     if len(ordered) > 1:
-        parent = name.rpartition("/")[0] or ordered[0][1].folder.resolve().parent.name
-        name = f"{parent} ({len(ordered)} seeds)"
+        place = _place(first)
+        _, *network = own = first.folder.resolve().relative_to(place).parts
+        parent = "/".join(name.split("/")[: -len(own)]) or place.name
+        name = f"{'/'.join([parent, *network])} ({len(ordered)} seeds)"
     return SeedGroup(name=name, runs=tuple(run for _, run in ordered))
 
 

@@ -161,6 +161,22 @@ def test_a_seed_of_an_earlier_version_is_of_the_same_experiment(sweep: Path, ear
     assert group.seeds == "0, 1"
 
 
+def test_seeds_on_another_corpus_are_summed_up_network_by_network(sweep: Path) -> None:
+    pairs = []
+    for run in (read_run(folder) for folder in runs_in(sweep)):
+        for network in ("ensemble", "1 b"):  # each with a digest of its own
+            facts = dataclasses.replace(
+                run.facts, network=network, experiment_digest=network, experiment_digests=()
+            )
+            folder = run.folder / {"1 b": "network-1_b"}.get(network, network)
+            name = f"{run.name}/{folder.name}"
+            pairs.append((name, dataclasses.replace(run, folder=folder, facts=facts)))
+    assert [(group.name, group.seeds) for group in group_seeds(pairs)] == [
+        ("run/ensemble (2 seeds)", "0, 1"),
+        ("run/network-1_b (2 seeds)", "0, 1"),
+    ]
+
+
 def test_the_same_run_twice_is_two_entries(sweep: Path) -> None:
     run = read_run(sweep / "seed-0")
     groups = group_seeds([("a", run), ("b", run)])
