@@ -129,6 +129,12 @@ def _work(plan: Plan, fold: Fold, share: Share, trial: WandbRun | None = None) -
     loader = training_loader(plan, sides.train, share)
     accumulate = max(1, min(config.accumulate, len(loader)))  # of few samples, one step
     steps = len(loader) // accumulate
+    order: Any = loader.sampler
+    if order.num_used < plan.batch_size:
+        notes.append(
+            f"a step took {order.num_used} of {len(sides.train)} clips; the learning rate is that"
+            f" of {plan.batch_size} (recipe.batch_size x accumulate)"
+        )
     kind = FinetuneModule if choice is None else JudgedModule
     module = kind(plan, sides.train, steps_per_epoch=steps)
     saved = _saved(plan, fold)

@@ -440,7 +440,7 @@ def test_batches_that_are_accumulated_are_those_of_one_large_batch(
 
     monkeypatch.setattr(FinetuneModule, "on_before_optimizer_step", note)
     for size, count in ((8, 1), (4, 2), (2, 4), (12, 1), (4, 4)):
-        train(
+        out = train(
             name=f"{size}-{count}",
             once=True,
             recipe={"batch_size": size},
@@ -448,6 +448,8 @@ def test_batches_that_are_accumulated_are_those_of_one_large_batch(
             mixing=MixingConfig(mixup=0, cutmix=0),
             augment=AugmentConfig(),
         )
+        said = "a step took 12 of 12 clips; the learning rate is that of 16 ("
+        assert (said in all_notes(read_run(out))) == (size * count == 16)
     assert len(steps) == 5
     for one, other in ((0, 1), (0, 2), (3, 4)):
         for name, gradient in steps[one].items():
