@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -56,7 +57,7 @@ def name_runs(runs: Sequence[Run], given: Sequence[Path] = ()) -> list[tuple[str
 
 
 def group_runs(pairs: Named) -> Sequence[Named]:
-    """Put runs of one benchmark together.
+    """Put runs of one benchmark together, all led by the metric that leads the first.
 
     Raises: ValueError: runs that mean different things by its name.
     """
@@ -74,7 +75,15 @@ def group_runs(pairs: Named) -> Sequence[Named]:
                         f" {first.folder} ({other} against {ours}); compare them in separate"
                         " reports"
                     )
-    return groups
+    return [[(name, _led_as(group[0][1], run)) for name, run in group] for group in groups]
+
+
+def _led_as(first: Run, run: Run) -> Run:
+    """A run whose benchmark has another leading metric, as if it had that of the first."""
+    if run.benchmark.leading == first.benchmark.leading:
+        return run
+    benchmark = dataclasses.replace(run.benchmark, leading=first.benchmark.leading)
+    return dataclasses.replace(run, benchmark=benchmark)
 
 
 def _meanings(benchmark: Benchmark) -> dict[str, Any]:

@@ -15,9 +15,10 @@ from finetune.commands import report
 from finetune.fold import train_fold
 from finetune.plan import members, parse_seeds, prepare_folder
 from finetune.record import read_run, runs_in, unfinished_in
-from finetune.reporting.entries import group_seeds
+from finetune.reporting.comparison import group_runs
+from finetune.reporting.entries import SeedGroup, group_seeds
 from hicmae.settings import ModelConfig
-from tests.support.finetune_fixtures import Train, settings, train_tiny
+from tests.support.finetune_fixtures import BENCHMARK, Train, settings, train_tiny
 
 
 @pytest.fixture(scope="module")
@@ -181,6 +182,14 @@ def test_the_same_run_twice_is_two_entries(sweep: Path) -> None:
     run = read_run(sweep / "seed-0")
     groups = group_seeds([("a", run), ("b", run)])
     assert [(group.name, len(group.runs)) for group in groups] == [("a", 1), ("b", 1)]
+
+
+def test_runs_with_another_leading_metric_are_compared_in_that_of_the_first(sweep: Path) -> None:
+    first, other = (read_run(folder) for folder in runs_in(sweep))
+    led = dataclasses.replace(other, benchmark=dataclasses.replace(BENCHMARK, leading="war"))
+    (group,) = group_runs([("first", first), ("other", led)])
+    one, two = (SeedGroup(name=name, runs=(run,)) for name, run in group)
+    assert two.minus(one).metric == one.minus(two).metric == "uar"
 
 
 def test_every_run_of_a_sweep_has_its_folder(tmp_path: Path) -> None:
