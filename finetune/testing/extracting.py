@@ -88,9 +88,7 @@ class Extractor:
         machine: Machine,
     ) -> None:
         self.network: EmotionModel = feature_network(checkpoint)
-        # Of one that was pretrained on one modality alone, the other part learned nothing.
-        reads = checkpoint.config.get("modalities") or self.network.emotion.modalities
-        self.reads = reads
+        self.reads = reads = self.network.emotion.modalities
         self.modalities = modalities or reads
         if not set(self.modalities.split("-")) <= set(reads.split("-")):
             raise ValueError(f"modalities = {modalities}: {checkpoint.path} reads {reads} alone")
@@ -146,13 +144,15 @@ def feature_network(checkpoint: Checkpoint) -> EmotionModel:
     """A network whose ``features`` are those of a checkpoint.
 
     A pretrained one has no head; its features are those that the head would read at its first
-    step: all layers weighted alike, both modalities.
+    step: all layers weighted alike, of the modalities that it was trained on.
     """
     if checkpoint.kind == "emotion":
         network = build_network(checkpoint)
         assert isinstance(network, EmotionModel)
         return network
-    network = EmotionModel(checkpoint.model_config(), EmotionConfig(num_outputs=1))
+    reads = checkpoint.config.get("modalities", "audio-video")  # of others it learned nothing
+    emotion = EmotionConfig(num_outputs=1, modalities=reads)
+    network = EmotionModel(checkpoint.model_config(), emotion)
     load_encoder(network.encoder, checkpoint)
     return network.eval()
 

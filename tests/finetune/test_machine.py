@@ -156,18 +156,19 @@ def test_crops_are_refused_where_nothing_is_seen(
     )
 
 
+@pytest.mark.parametrize(("reads", "vectors"), [({}, 4), ({"modalities": "video"}, 2)])
 def test_features_before_fine_tuning_are_of_the_pretrained_encoder(
-    tiny_model_config: ModelConfig, tmp_path: Path
+    tiny_model_config: ModelConfig, tmp_path: Path, reads: dict[str, str], vectors: int
 ) -> None:
     torch.manual_seed(3)
     pretrained = HiCMAE(tiny_model_config, ObjectiveConfig())
-    save_checkpoint(
-        tmp_path / "p", pretrained, kind="pretraining", config={"model": tiny_model_config}
-    )
+    config = {"model": tiny_model_config, **reads}
+    save_checkpoint(tmp_path / "p", pretrained, kind="pretraining", config=config)
     model = feature_network(load_checkpoint(tmp_path / "p"))
     for name, value in pretrained.encoder.state_dict().items():
         assert torch.equal(model.encoder.state_dict()[name], value)
     assert torch.equal(model.video_fusion.weights(), torch.full((2,), 0.5))
+    assert model.head.in_features == vectors * tiny_model_config.encoder_dim
 
 
 def test_a_bar_shows_the_name_of_a_fold_as_it_is(
