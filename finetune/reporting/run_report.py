@@ -314,9 +314,12 @@ def _introduction(run: Run) -> str:
 
 def _notes(run: Run) -> list[str]:
     selection = rule_sentence(run.facts.selection, run.facts.protocol)
+    one, who = run.facts.network, "the fold that did not train on it"
+    if one:  # of those that were tested on another corpus
+        who = "all networks together" if one == "ensemble" else f"the network of fold {one}"
     lines = [
         "Pooled: the metric over the test predictions of all folds together; every sample is"
-        f" predicted once, by the fold that did not train on it. Selection rule: {selection}."
+        f" predicted once, by {who}. Selection rule: {selection}."
         f" Seed {run.facts.seed}. {run.intervals.sentence()}",
     ]
     if run.benchmark.average_over:
@@ -362,6 +365,8 @@ def _facts_table(run: Run) -> Table:
         "commit": facts.git_commit,
         "version": facts.version,
     }
+    if facts.network:  # the folds are those of another corpus
+        del told["speakers"]
     rows = [(name, "none" if value is None else str(value)) for name, value in told.items()]
     return Table(columns=("", ""), rows=rows)
 

@@ -253,6 +253,11 @@ def test_another_corpus_is_tested_whole_by_every_network_with_a_label_map(
         assert len(run.predictions) == 22
         assert run.facts.ignored == {"none": 2}
         assert run.facts.selection == "best-on-test"
+        one = run.facts.network
+        who = "all networks together" if one == "ensemble" else f"the network of fold {one}"
+        told = (run.folder / "report.md").read_text()
+        assert f"every sample is predicted once, by {who}." in told
+        assert "side of each fold" not in told
     both = [
         {item.key: item.probabilities for item in runs[name].predictions}
         for name in ("network-1", "network-2")
