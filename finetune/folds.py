@@ -85,7 +85,7 @@ def _divided_rows(
         value = table[divider].map(as_text)
         unasked = set(map(as_text, protocol.ignore))
         if sides and protocol.test is not None:
-            known = sorted(set(value) - {""}, key=_numbers_first)
+            known = sorted(set(value) - {""}, key=numbers_first)
             named = [as_text(item) for item in (*(protocol.train or ()), *protocol.test)]
             if unknown := [name for name in named if name not in known]:
                 raise ValueError(
@@ -201,7 +201,7 @@ def fold_names(benchmark: Benchmark, rows: pd.DataFrame) -> list[str]:
     """Names of all folds into which checked rows are divided, in order."""
     if benchmark.folds.test is not None:
         return ["split"]
-    return sorted(rows[benchmark.folds.column].map(as_text).unique(), key=_numbers_first)
+    return sorted(rows[benchmark.folds.column].map(as_text).unique(), key=numbers_first)
 
 
 def asked_folds(folds: str | Sequence[str], known: Sequence[str]) -> list[str]:
@@ -284,7 +284,15 @@ def shared_values(fold: Fold, column: str) -> list[str]:
     if column not in fold.train.columns:
         return []
     sides = (set(rows[column].map(as_text)) for rows in (fold.train, fold.test))
-    return sorted(set.intersection(*sides) - {""}, key=_numbers_first)
+    return sorted(set.intersection(*sides) - {""}, key=numbers_first)
+
+
+def numbers_first(name: str) -> tuple[int, float, str]:
+    """Sort key: 2 before 10, numbers before words."""
+    try:
+        return 0, float(name), name
+    except ValueError:
+        return 1, 0.0, name
 
 
 def few(names: Sequence[str], most: int = 5) -> str:
@@ -506,14 +514,6 @@ def _check_folders(column: str, names: Sequence[str]) -> None:
                 f" (fold-{portable(name)}); name them apart by letters or digits in the manifest,"
                 " and build its shards again"
             )
-
-
-def _numbers_first(name: str) -> tuple[int, float, str]:
-    """Sort key: 2 before 10, numbers before words."""
-    try:
-        return 0, float(name), name
-    except ValueError:
-        return 1, 0.0, name
 
 
 def _is_group(column: pd.Series) -> bool:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from finetune.folds import numbers_first
 from finetune.predictions import Prediction
 from finetune.record import Run
 from finetune.reporting import document as doc
@@ -57,7 +58,8 @@ def group_section(run: Run, figures: Path) -> doc.Section | None:
         members: dict[str, list[Prediction]] = {}
         for item in run.units:
             members.setdefault(item.groups.get(column) or "(none)", []).append(item)
-        groups = [_group(run, value, members[value]) for value in sorted(members)]
+        values = sorted(members, key=numbers_first)
+        groups = [_group(run, value, members[value]) for value in values]
         tables.append(doc.Section(title=f"By {column}", parts=[_table(run, column, groups)]))
         panels.append((column, groups))
     if not tables:

@@ -97,6 +97,13 @@ def test_a_group_has_the_score_of_its_samples_and_small_ones_are_marked(
         assert row[1:4] == ["12 (small)", "2", uar]
     with Image.open(tmp_path / "groups.png") as picture:
         assert picture.width > 500
+    rooms = [f"{2 + 8 * (number % 2)}" for number in range(len(run.predictions))]
+    told = zip(run.predictions, rooms, strict=True)
+    moved = tuple(dataclasses.replace(item, groups={"room": room}) for item, room in told)
+    section = group_section(dataclasses.replace(run, predictions=moved), tmp_path)
+    assert section is not None
+    (by_room,) = (part for part in section.parts if isinstance(part, Section))
+    assert [row[0] for row in only_table(by_room).rows] == ["2", "10"]
 
 
 def test_speakers_stand_worst_first_and_need_names(run: Run, tmp_path: Path) -> None:
