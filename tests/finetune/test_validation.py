@@ -94,6 +94,7 @@ def test_where_speakers_are_unknown_recordings_are_kept_whole_or_else_samples() 
     assert found.by == "dialogue"
     assert not set(found.train["dialogue"]) & set(found.validation["dialogue"])
     assert inner_split(shared, training_side(), share=0.2).by == "speaker"
+    assert inner_split(shared, training_side(speakers=1), share=0.2).by == "sample"  # of one person
 
 
 class Counter(pl.LightningModule):
