@@ -121,7 +121,7 @@ def average(*, sources: list[str], out: Path, overwrite: bool = False) -> None:
         overwrite: Replace the checkpoint that is in out.
 
     Raises:
-        ValueError: Networks or labels that differ.
+        ValueError: Networks or labels that differ, or the same weights twice.
     """
     _check_out(out, overwrite)
     from hicmae.checkpoints.networks import average as averaged

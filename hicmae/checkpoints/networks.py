@@ -151,7 +151,7 @@ def average(folders: Sequence[Path]) -> Checkpoint:
     Returns: a checkpoint that lies nowhere yet; its configuration is the first one's, without
         scores, names the digests of what was averaged, and has seen what any of them has.
     Raises: ValueError: fewer than two, or networks, kinds, labels or what they were made of that
-        differ, or weights that are not finite.
+        differ, the same weights twice, or weights that are not finite.
     """
     if len(folders) < 2:
         raise ValueError(f"an average needs two checkpoints or more, found {len(folders)}")
@@ -163,10 +163,16 @@ def average(folders: Sequence[Path]) -> Checkpoint:
     for folder in folders[1:]:
         other = load_checkpoint(folder)
         _check_alike(first, other)
+        digest = file_sha256(other.path / WEIGHTS)
+        if same := [each["folder"] for each in sources if each["sha256"] == digest]:
+            raise ValueError(
+                f"{same[0]} and {folder}: hold the same weights, which would count twice in the "
+                "average; leave one of them out"
+            )
         check_finite(other.tensors, where=str(other.path / WEIGHTS))
         for name, value in other.tensors.items():
             sums[name] += value.double()
-        sources.append({"folder": str(folder), "sha256": file_sha256(other.path / WEIGHTS)})
+        sources.append({"folder": str(folder), "sha256": digest})
         seen.append(seen_of(other.config, str(other.path)))
     tensors: dict[str, Tensor] = {
         name: (value / len(folders)).to(first.tensors[name].dtype) for name, value in sums.items()

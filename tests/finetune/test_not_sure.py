@@ -131,7 +131,8 @@ def test_what_says_how_sure_it_may_be_is_asked_by_it(
     folder = prediction.save(tmp_path / "out", picture=True, tiers=("eaf", "vtt"))
     lines = [json.loads(line) for line in (folder / "timeline.jsonl").read_text().splitlines()]
     assert [line["prediction"] for line in lines] == expected
-    assert "calibration" not in average([fitted, fitted]).config
+    other = write_checkpoint(tmp_path / "other", tiny_model_config, build=BUILD, seed=1)
+    assert "calibration" not in average([fitted, other]).config
     values = write_checkpoint(
         tmp_path / "v", tiny_model_config, build=BUILD, names=("x",), labels=real_values("x")
     )

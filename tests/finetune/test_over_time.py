@@ -43,6 +43,7 @@ from finetune.scores import score
 from hicmae.__main__ import main
 from hicmae.checkpoints.checkpoint import load_checkpoint
 from hicmae.checkpoints.networks import average
+from hicmae.emotion import EmotionModel
 from hicmae.files import file_sha256
 from shards.index import TABLE_NAME, read_index
 from shards.reading.random_access import FIRST, SAMPLE, ShardDataset
@@ -140,7 +141,10 @@ def test_what_training_decided_is_kept_for_testing_again_and_for_traces(
     assert load_checkpoint(alone).smoothing_seconds() == 1.0
     clip_seconds = load_checkpoint(alone).model_config().input.clip_seconds
     assert load_checkpoint(alone).shift_seconds() == clip_seconds / 2  # labels were at the end
-    assert average([alone, alone]).shift_seconds() == clip_seconds / 2
+    other = EmotionModel.from_pretrained(alone)
+    other.head.bias.data += 1
+    other.save_pretrained(tmp_path / "other")
+    assert average([alone, tmp_path / "other"]).shift_seconds() == clip_seconds / 2
     assert "anna" not in (alone / "config.json").read_text()
     with pytest.raises(ValueError, match="does not say which lags its training side chose"):
         evaluate(source=alone, out=tmp_path / "no", shards=traced, **options)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -86,6 +87,11 @@ def test_what_does_not_belong_together_is_not_averaged(
         average([first, tmp_path / "c"])
     with pytest.raises(ValueError, match="two checkpoints or more, found 1"):
         average([first])
+    run = shutil.copytree(first, tmp_path / "run/checkpoints/last").parents[1]
+    again = emotion_checkpoint(tmp_path / "d", tiny_model_config, seed=2)
+    for one, other in ((first, first), (run, run / "checkpoints/last"), (first, run)):
+        with pytest.raises(ValueError, match=f"^{one} and {other}: hold the same weights, which"):
+            average([again, one, other])
 
 
 def test_a_network_that_diverged_is_not_averaged(
@@ -122,7 +128,7 @@ def test_networks_that_were_shown_other_images_or_instants_are_not_averaged(
     """The average would be shown those of the first."""
 
     def made(name: str, **config: Any) -> Path:
-        return emotion_checkpoint(tmp_path / name, tiny_model_config, seed=0, **config)
+        return emotion_checkpoint(tmp_path / name, tiny_model_config, seed=len(name), **config)
 
     data = {"build": {"max_seconds": 3}}
     short = made("short", data=data)
