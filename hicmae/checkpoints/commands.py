@@ -166,6 +166,15 @@ def export(
 
         export_reference(checkpoint, out)
         print(f"{out}: {len(checkpoint.tensors)} tensors under the authors' names")
+        labels = checkpoint.labels()
+        scales = [] if labels is None else zip(labels.names, labels.mean, labels.std, strict=False)
+        values = [
+            f"{name} = {std:g} * output {place} + {mean:g}"
+            for place, (name, mean, std) in enumerate(scales)
+            if (mean, std) != (0, 1)
+        ]
+        if values:
+            print(f"it has no place for the unit of the labels: {', '.join(values)}")
         return
     from hicmae.checkpoints import export as formats
 

@@ -28,6 +28,7 @@ from hicmae.config import save_yaml
 from hicmae.emotion import EmotionConfig, EmotionModel
 from hicmae.pretraining import HiCMAE
 from hicmae.settings import InputConfig, ModelConfig
+from tests.support.prediction_fixtures import real_values, write_checkpoint
 
 PARITY_SIZES = ModelConfig(
     input=InputConfig(image_size=32, fbank_frames=64, mel_bins=32),
@@ -145,6 +146,17 @@ def test_a_network_that_theirs_is_not_is_not_written_under_their_names(
     with pytest.raises(ValueError, match=message):
         export_reference(load_checkpoint(tmp_path / "made"), tmp_path / "theirs.pth")
     assert not (tmp_path / "theirs.pth").exists()
+
+
+def test_what_the_authors_file_has_no_place_for_is_said(
+    tmp_path: Path, tiny_model_config: ModelConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    labels = real_values("arousal", "valence", mean=3, std=0.5)
+    made = write_checkpoint(tmp_path / "a", tiny_model_config, names=labels["names"], labels=labels)
+    words = ["checkpoint", "export", str(made), str(tmp_path / "a.pth"), "--format", "reference"]
+    assert main(words) == 0
+    formulas = "arousal = 0.5 * output 0 + 3, valence = 0.5 * output 1 + 3"
+    assert f"no place for the unit of the labels: {formulas}\n" in capsys.readouterr().out
 
 
 def test_every_name_of_both_networks_translates_back(tiny_model_config: ModelConfig) -> None:
