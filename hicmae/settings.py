@@ -192,7 +192,8 @@ class ObjectiveConfig:
         stages: Epochs of what comes before training on all of it, in this order: ``apart`` (each
             modality learns as if it were alone, both at once), ``audio`` or ``video`` (that one
             alone). The losses of several modalities, and the layers in which one reads the other,
-            wait until after the last.
+            wait until after the last. DeepSpeed decays what waits and counts its steps, so weights
+            end elsewhere than with single or ddp.
     """
 
     video_mask_ratio: float = 0.9
