@@ -339,6 +339,11 @@ class Portable:
         for path in (*self.folder.iterdir(), self.folder):
             sync_to_disk(path)
 
+    def restore(self, checkpoint: Path) -> None:
+        """Write it from the whole state, where it was deleted."""
+        whole = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
+        self(_weights(whole), int(whole["global_step"]))
+
 
 class CheckpointFiles(CheckpointIO):
     """Writes one checkpoint at a time, in a thread, from a copy in memory.
@@ -401,13 +406,10 @@ class CheckpointFiles(CheckpointIO):
 
     def _write(self, whole: dict[str, Any], path: Path) -> None:
         step = int(whole["global_step"])
-        weights = {
-            name.removeprefix("model."): value for name, value in whole["state_dict"].items()
-        }
         with whole_file(path, sync=True) as part:
             files = {path.name: save_tensors(part, whole)}
             # Before the publication: a crash in between leaves weights that are too new, not old.
-            self.portable(weights, step)
+            self.portable(_weights(whole), step)
             self.remove_checkpoint(path)
             note = {"step": step, **whole["place"], "data": self.data, "files": files}
             write_json(note_of(path), note, sync=True)
@@ -485,6 +487,11 @@ def damage(folder: Path, files: Mapping[str, FileNote], *, digests: bool = True)
         if problem := _compare(folder / name, note, digests=digests):
             return f"{name} {problem}"
     return ""
+
+
+def _weights(whole: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The network's of the whole state, by name."""
+    return {name.removeprefix("model."): value for name, value in whole["state_dict"].items()}
 
 
 def _force(file: BinaryIO) -> None:

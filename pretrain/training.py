@@ -14,9 +14,11 @@ import pytorch_lightning as pl
 import torch
 from rich.console import Console
 
-from hicmae.config import leaves, save_yaml, to_dict
+from hicmae.checkpoints.checkpoint import is_checkpoint
+from hicmae.config import from_dict, leaves, load_yaml, save_yaml, to_dict
 from hicmae.processes import check_workers
 from hicmae.run_logging import MetricsFile, Row, WandbRun
+from hicmae.settings import ObjectiveConfig
 from pretrain.checkpoints import (
     CheckpointFiles,
     Checkpoints,
@@ -118,7 +120,24 @@ def _was_done(plan: Plan, console: Console) -> bool:
     if step >= num_steps:
         done = f"already pretrained for {step} of {num_steps} steps"
         console.print(f"{plan.config.out}: {done}")
+        if plan.is_first:
+            _restore_last(plan, console)
     return step >= num_steps
+
+
+def _restore_last(plan: Plan, console: Console) -> None:
+    """Write the portable checkpoint of a finished run, where it was deleted, and say so."""
+    out, checkpoint = plan.config.out, plan.resumption.checkpoint
+    last = out / "checkpoints" / "last"
+    if checkpoint is None or is_checkpoint(last):
+        return
+    # What it was trained with, and not what this command says that trains nothing.
+    settings = load_yaml(out / "config.yaml")
+    objective = from_dict(ObjectiveConfig, settings.get("objective", {}), str(out / "config.yaml"))
+    sections = plan.sections | {"objective": objective, "pretraining": settings}
+    with prepare_folder(out, resume=True, overwrite=False):
+        Portable(last, sections).restore(checkpoint)
+    console.print(f"{last}: was missing, written again from {checkpoint.name}")
 
 
 def _pictured(plan: Plan, console: Console) -> Any:

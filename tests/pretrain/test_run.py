@@ -262,6 +262,18 @@ def test_resuming_a_finished_run_does_nothing_and_an_empty_folder_begins(
     assert (out / "metrics.csv").read_text() == before
 
 
+def test_the_portable_checkpoint_of_a_finished_run_is_written_again(
+    train: Train, finished: Path, copied: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    last, hardware = copied / "checkpoints/last", HardwareConfig(timeout_seconds=700)
+    shutil.rmtree(last)
+    assert train(copied, resume=True, hardware=hardware) == 0  # which trained nothing of it
+    assert f"{last}: was missing, written again from step-000004.ckpt" in capsys.readouterr().out
+    assert_same_weights(copied, finished)
+    configs = [load_checkpoint(run).config for run in (copied, finished)]
+    assert configs[0] == configs[1]
+
+
 def test_a_changed_learning_rate_counts_when_resuming_and_is_said(
     train: Train, copied: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
