@@ -30,7 +30,7 @@ import torch
 from pytorch_lightning.plugins.io import CheckpointIO
 from torch import Tensor
 
-from hicmae.checkpoints.checkpoint import save_checkpoint
+from hicmae.checkpoints.checkpoint import is_checkpoint, save_checkpoint
 from hicmae.config import from_dict, leaves, load_yaml, to_dict
 from hicmae.files import (
     DigestingFile,
@@ -234,7 +234,7 @@ def newest_checkpoint(out: Path, *, digests: bool = True) -> tuple[Path | None, 
 
     Returns: its path, or None where the run has not saved any; and a line for each newer one that
         is damaged.
-    Raises: ValueError: all of them are.
+    Raises: ValueError: all of them are, or only the portable checkpoint is left.
     """
     lines: list[str] = []
     for path in reversed(step_files(out / "checkpoints")):
@@ -250,15 +250,25 @@ def newest_checkpoint(out: Path, *, digests: bool = True) -> tuple[Path | None, 
             f"{lines[0].removesuffix('; not used')}, and so is every older one; begin again with "
             "--overwrite, or give another --out"
         )
+    folder = out / "checkpoints"
+    # Of a process that was killed over its first one, which would have come behind the portable.
+    begun = any(folder.glob(".step-*.part"))
+    if is_checkpoint(folder / "last") and not begun:
+        raise ValueError(
+            f"{folder}: has no step-….ckpt to go on from beside last, which training would replace;"
+            " fine-tune last as it is, begin again with --overwrite, or give another --out"
+        )
     return None, []
 
 
 def clear_leftovers(out: Path, *, newest: Path | None) -> None:
     """Remove what a killed process left half-written, and set aside what is newer than ``newest``.
 
-    That is the checkpoint that is gone on from; newer ones are damaged.
+    That is the checkpoint that is gone on from; newer ones are damaged. None: the run begins.
     """
     folder = out / "checkpoints"
+    if newest is None:
+        shutil.rmtree(folder / "last", ignore_errors=True)
     for path in step_files(folder):
         if newest is not None and step_of(path) > step_of(newest):
             path.replace(path.with_name(f"{path.name}.damaged"))

@@ -27,6 +27,7 @@ from hicmae.files import only_writer
 from hicmae.pretraining import HiCMAE
 from hicmae.settings import AugmentConfig, ModelConfig, ObjectiveConfig
 from pretrain import training
+from pretrain.checkpoints import clear_leftovers, newest_checkpoint
 from pretrain.guard import NonFiniteError, TooManyBadError
 from pretrain.module import PretrainModule
 from pretrain.settings import DataConfig, HardwareConfig, LogConfig, OptimizerConfig
@@ -272,6 +273,22 @@ def test_the_portable_checkpoint_of_a_finished_run_is_written_again(
     assert_same_weights(copied, finished)
     configs = [load_checkpoint(run).config for run in (copied, finished)]
     assert configs[0] == configs[1]
+
+
+def test_a_run_of_which_the_portable_checkpoint_alone_is_left_is_not_trained_over(
+    train: Train, copied: Path
+) -> None:
+    for path in (copied / "checkpoints").glob("step-*"):
+        path.unlink()
+    before = (copied / "metrics.csv").read_text()
+    with pytest.raises(ValueError, match=r"no step-….ckpt to go on from .*--overwrite"):
+        train(copied, resume=True)
+    assert (copied / "metrics.csv").read_text() == before
+    # It was killed over its first checkpoint, and again before the next.
+    (copied / "checkpoints/.step-000004.ckpt.1.part").touch()
+    assert newest_checkpoint(copied) == (None, [])
+    clear_leftovers(copied, newest=None)
+    assert newest_checkpoint(copied) == (None, [])
 
 
 def test_a_changed_learning_rate_counts_when_resuming_and_is_said(
