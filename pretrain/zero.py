@@ -448,11 +448,12 @@ def scatter_optimizer(engine: Any, module: nn.Module, checkpoint: Mapping[str, A
         by_name.update(zip(group["names"], group["params"], strict=True))
     flat_parts = _flat_parts(optimizer)
     if whole["state"]:
-        step = next(iter(whole["state"].values()))["step"]
+        # One for all: a run in stages may have begun to train some of them later than others.
+        step = max(float(state["step"]) for state in whole["state"].values())
         fused = bool(base.param_groups[0].get("fused"))
         for part in flat_parts:
             base.state[part] = {
-                "step": torch.tensor(float(step), device=part.device if fused else "cpu"),
+                "step": torch.tensor(step, device=part.device if fused else "cpu"),
                 **{key: torch.zeros_like(part) for key in _MOMENTS},
             }
         _link_moments(optimizer)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from hicmae.__main__ import VERBS
 from hicmae.cli import make_parser
 from hicmae.settings import ObjectiveConfig
 from pretrain.settings import Counts, LogConfig, OptimizerConfig
+from pretrain.zero import scatter_optimizer
 from tests.pretrain.test_plan import counts
 from tests.support.pretrain_shards import Train, assert_same_weights, rows_of
 
@@ -67,6 +69,19 @@ def test_a_staged_run_moves_what_its_stages_name_and_resumes_in_the_middle_of_ea
             for name in ("loss", "video", "contrast", "gradient_norm", "learning_rate"):
                 assert one[name] == other[name], (stop, one["step"], name)
         assert_same_weights(broken, whole)
+
+
+def test_deepspeed_counts_the_steps_of_the_longest_trained_when_it_goes_on() -> None:
+    """It has one count for all; that of a new parameter would unsettle older ones."""
+    part, state = torch.zeros(2), {n: {"step": torch.tensor(s)} for n, s in ((0, 1.0), (1, 9.0))}
+    base = SimpleNamespace(param_groups=[{}], state={})
+    optimizer = SimpleNamespace(
+        optimizer=base, loss_scaler=SimpleNamespace(), single_partition_of_fp32_groups=[part]
+    )
+    whole = {"state": state, "param_groups": [{"names": ["a", "b"], "params": [0, 1]}]}
+    module = torch.nn.Identity()
+    scatter_optimizer(SimpleNamespace(optimizer=optimizer), module, {"optimizer_states": [whole]})
+    assert base.state[part]["step"] == 9
 
 
 def test_a_stage_lasts_as_many_steps_whatever_a_step_is_made_of() -> None:
