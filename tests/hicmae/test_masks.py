@@ -7,6 +7,7 @@ import torch
 
 from hicmae.masks import (
     Masks,
+    hidden_from_masks,
     masks_from_hidden,
     num_hidden,
     num_shared,
@@ -47,6 +48,7 @@ def test_every_token_is_hidden_equally_often() -> None:
 def test_published_mask_counts() -> None:
     assert num_hidden(100, 0.9) == 90
     assert num_hidden(128, 0.8) == 102
+    assert num_hidden(10, 0.1) == 1  # the fewest
     assert num_hidden(100, 0.29) == num_shared(100, 0.29) == 29  # 28.999… in floating point
 
 
@@ -60,6 +62,7 @@ def test_a_boolean_mask_becomes_ascending_indices() -> None:
     hidden = torch.tensor([[True, False, True], [False, True, True]])
     masks = masks_from_hidden(hidden)
     assert masks.keep.tolist() == [[1], [0]]
+    assert torch.equal(hidden_from_masks(masks, 3), hidden)
     assert masks.masked.tolist() == [[0, 2], [1, 2]]
     with pytest.raises(ValueError, match="equally many"):
         masks_from_hidden(torch.tensor([[True, False], [True, True]]))
