@@ -360,7 +360,8 @@ def locate(
         revision: As ``huggingface_hub.snapshot_download`` and ``PortableModel.from_pretrained``
             have it; so are the others.
 
-    Raises: ValueError: nothing of that name, no answer, nothing in the cache, or damaged weights.
+    Raises: ValueError: nothing of that name, no answer, nothing in the cache, damaged weights, or a
+        download that is forced and forbidden.
     """
     text, offline = str(source), local_files_only or is_offline() or is_offline_mode()
     from_web = re.match(r"https?://", text)
@@ -369,6 +370,11 @@ def locate(
         raise ValueError(
             f"{text}: is {what}, and revision = {revision} is the Hub's; leave revision out, "
             "or give a name on the Hub"
+        )
+    if force_download and offline and (from_web or not Path(source).exists()):
+        raise ValueError(
+            f"{text}: force_download needs the network, which may not be used; leave it out to "
+            "take what is in the cache"
         )
     if from_web:
         return _from_web(text, _cache(cache_dir), force=force_download, offline=offline)
@@ -419,12 +425,11 @@ def _from_web(url: str, cache: Path, *, force: bool, offline: bool) -> Path:
             "write the checkpoint again with this version"
         )
     folder = place / digest[:16]
-    if force:
-        (folder / WEIGHTS).unlink(missing_ok=True)
-    if not (folder / WEIGHTS).is_file():
+    if force or not (folder / WEIGHTS).is_file():
         if offline:
             raise ValueError(f"{base}: not downloaded yet, and the network may not be used")
-        fetch(f"{base}/{WEIGHTS}", folder / WEIGHTS, sha256=digest)
+        fresh = folder / (f"{WEIGHTS}.again" if force else WEIGHTS)
+        fetch(f"{base}/{WEIGHTS}", fresh, sha256=digest).replace(folder / WEIGHTS)
     for file in (folder / CONFIG, described):  # a cache that is whole may be read-only
         if not file.is_file() or text_of(file) != text:
             write_text(file, text)

@@ -408,6 +408,24 @@ def test_a_new_version_under_the_same_address_is_fetched(
     assert same(network, EmotionModel.from_pretrained(url, cache_dir=tmp_path / "cache"))
 
 
+def test_what_is_downloaded_again_is_there_until_the_new_one_is(
+    server: Server, tmp_path: Path, network: EmotionModel
+) -> None:
+    url, served = f"{server.url}/files/made", tmp_path / "served/made/model.safetensors"
+    again = {"cache_dir": tmp_path / "cache", "force_download": True}
+    EmotionModel.from_pretrained(url, **again)
+    (cached,) = (tmp_path / "cache").glob("*/*/model.safetensors")
+    damage(cached)
+    assert same(network, EmotionModel.from_pretrained(url, **again))
+    served.rename(tmp_path / "away")
+    with pytest.raises(ValueError, match="HTTP status 404"):
+        EmotionModel.from_pretrained(url, **again)
+    for source in (url, "owner/name"):
+        with pytest.raises(ValueError, match="force_download needs the network, which may not be"):
+            EmotionModel.from_pretrained(source, **again, local_files_only=True)
+    assert same(network, EmotionModel.from_pretrained(url, cache_dir=tmp_path / "cache"))
+
+
 @pytest.mark.parametrize("source", ["owner/name", "web"])
 def test_offline_uses_what_was_downloaded_and_asks_nobody(
     server: Server, tmp_path: Path, network: EmotionModel, source: str
