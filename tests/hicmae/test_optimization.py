@@ -62,6 +62,10 @@ def test_parameter_groups_leave_out_what_is_frozen(tiny_model_config: ModelConfi
     decay = {name: group["weight_decay"] for group in groups for name in group["names"]}
     dimensions = {name: parameter.ndim for name, parameter in network.named_parameters()}
     assert decay == {name: 0.1 * (dimensions[name] > 1) for name in names}
+    own = dict(network.named_parameters())
+    assert all(a is own[n] for g in groups for a, n in zip(g["params"], g["names"], strict=True))
+    even = parameter_groups(network, learning_rate=0.3, weight_decay=0.1)
+    assert {(group["lr"], group["lr_scale"]) for group in even} == {(0.3, 1.0)}
 
 
 def test_number_formats_are_what_their_names_say() -> None:
