@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from hicmae.settings import InputConfig
-from hicmae.views import ViewGrid, sound_span, test_views, train_indices
+from hicmae.views import CROPS, ViewGrid, sound_span, test_views, train_indices
 
 CLIP = InputConfig(num_frames=4, frame_stride=3)
 
@@ -100,3 +100,14 @@ def test_a_sample_without_frames_is_refused() -> None:
         test_views(0, 4, 3, 2)
     with pytest.raises(ValueError, match="num_segments = 0"):
         test_views(10, 4, 3, 0)
+
+
+def test_views_are_named_and_crops_lie_where_their_names_say() -> None:
+    assert ViewGrid(segments=1).names == ("1:whole",)
+    names = ViewGrid(segments=2, crops=("whole", "mirrored")).names
+    assert names == ("1:whole", "1:mirrored", "2:whole", "2:mirrored")
+    for name, crop in CROPS.items():
+        room, middle = 1 - crop.side, (1 - crop.side) / 2
+        top = 0 if "top" in name else room if "bottom" in name else middle
+        left = 0 if "left" in name else room if "right" in name else middle
+        assert (crop.left, crop.top, crop.mirrored) == (left, top, "mirrored" in name), name
