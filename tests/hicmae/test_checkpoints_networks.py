@@ -82,6 +82,9 @@ def test_what_does_not_belong_together_is_not_averaged(
     second = emotion_checkpoint(tmp_path / "b", tiny_model_config, seed=1, labels=names)
     with pytest.raises(ValueError, match="labels differ"):
         average([first, second])
+    heads = replace(tiny_model_config, encoder_heads=2 * tiny_model_config.encoder_heads)
+    with pytest.raises(ValueError, match="sections 'model' differ"):  # of the same tensors
+        average([first, emotion_checkpoint(tmp_path / "e", heads, seed=1)])
     HiCMAE(tiny_model_config).save_pretrained(tmp_path / "c")
     with pytest.raises(ValueError, match="kind emotion, the other pretraining"):
         average([first, tmp_path / "c"])
@@ -94,7 +97,7 @@ def test_what_does_not_belong_together_is_not_averaged(
             average([again, one, other])
 
 
-def test_a_network_that_diverged_is_not_averaged(
+def test_a_network_that_diverged_is_neither_averaged_nor_verified(
     tmp_path: Path, tiny_model_config: ModelConfig
 ) -> None:
     folders = [tmp_path / "a", tmp_path / "b"]
@@ -103,8 +106,13 @@ def test_a_network_that_diverged_is_not_averaged(
     for parameter in network.parameters():
         torch.nn.init.constant_(parameter, float("nan"))
     save_checkpoint(folders[1], network, kind="pretraining", config=network.sections())
-    with pytest.raises(ValueError, match=r"b/model\.safetensors: .* and \d+ more tensors$"):
-        average(folders)
+    for look in (
+        lambda: average(folders),
+        lambda: average(folders[::-1]),
+        lambda: verify(load_checkpoint(folders[1]), tolerance=1.0),  # which has no probe
+    ):
+        with pytest.raises(ValueError, match=r"b/model\.safetensors: .* and \d+ more tensors$"):
+            look()
 
 
 @pytest.mark.parametrize("kind", ["emotion", "pretraining"])
