@@ -6,10 +6,11 @@ What there is is counted before anything starts; ``shards/`` reads and decodes.
 from __future__ import annotations
 
 import atexit
+import dataclasses
 import multiprocessing
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing.synchronize import Event
@@ -21,6 +22,7 @@ import pandas
 import pytorch_lightning as pl
 from torch.utils.data import DataLoader
 
+from hicmae.media.faces import FaceConfig
 from hicmae.settings import InputConfig
 from pretrain.settings import PretrainConfig
 from shards.reading.files import ShardFolder, open_folder
@@ -40,6 +42,7 @@ class Survey:
 
     num_clips: int  # of one pass
     hours: float
+    build: Mapping[str, Any] | None  # the settings of the builds, if all cut faces in one way
 
 
 def survey(config: DataConfig) -> Survey:
@@ -77,7 +80,17 @@ def survey(config: DataConfig) -> Survey:
     return Survey(
         num_clips=num_clips,
         hours=float(table["seconds"].sum()) / 3600,
+        build=_shared_build(opened),
     )
+
+
+def _shared_build(folders: Sequence[ShardFolder]) -> Mapping[str, Any] | None:
+    """The settings of the first build, where those of all folders say the same of faces."""
+    builds = [folder.index.info.get("config") or {} for folder in folders]
+    # Not made into one here: this machine need not have a detector of somebody else's.
+    names = [field.name for field in dataclasses.fields(FaceConfig)]
+    faces = [{name: build.get(name) for name in names} for build in builds]
+    return builds[0] if all(each == faces[0] for each in faces) else None
 
 
 def open_stream(

@@ -73,6 +73,7 @@ class Plan:
             "objective": self.config.objective,
             **({} if modalities == "audio-video" else {"modalities": modalities}),
             "pretraining": to_dict(self.config),
+            **({"data": {"build": self.found.build}} if self.found.build else {}),
             "version": __version__,
         }
 

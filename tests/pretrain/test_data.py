@@ -59,6 +59,16 @@ def test_a_split_that_is_not_there_is_refused_with_those_that_are(partly_silent:
         survey(DataConfig(shards=partly_silent, split="val"))
 
 
+def test_the_build_is_known_where_all_shards_cut_faces_in_one_way(tmp_path: Path) -> None:
+    for name, margin in (("a", 0.1), ("b", 0.1), ("c", 0.4)):
+        build = {"faces": "not installed here", "face_margin": margin, "max_seconds": len(name)}
+        write_shards(tmp_path / name, [moving_sample(0)], config=build)
+    config = DataConfig(shards=(tmp_path / "a", tmp_path / "b"), batch_size=1)
+    found = survey(config).build
+    assert found == {"faces": "not installed here", "face_margin": 0.1, "max_seconds": 1}
+    assert survey(replace(config, shards=(tmp_path / "a", tmp_path / "c"))).build is None
+
+
 def test_a_folder_elsewhere_is_named_by_its_url_and_not_by_its_copy(
     partly_silent: Path, tmp_path: Path
 ) -> None:

@@ -21,9 +21,11 @@ import torch
 
 from hicmae import processes
 from hicmae.checkpoints.checkpoint import load_checkpoint, load_encoder, load_weights
+from hicmae.checkpoints.networks import preparation_of
 from hicmae.config import load_yaml, to_dict
 from hicmae.encoder import AudioVisualEncoder
 from hicmae.files import only_writer
+from hicmae.media.faces import FaceConfig
 from hicmae.pretraining import HiCMAE
 from hicmae.settings import AugmentConfig, ModelConfig, ObjectiveConfig
 from pretrain import training
@@ -31,8 +33,14 @@ from pretrain.checkpoints import clear_leftovers, newest_checkpoint
 from pretrain.guard import NonFiniteError, TooManyBadError
 from pretrain.module import PretrainModule
 from pretrain.settings import DataConfig, HardwareConfig, LogConfig, OptimizerConfig
-from tests.support.pretrain_shards import Train, assert_same_weights, moving_shards, rows_of
-from tests.support.shard_fixtures import rewrite_shard
+from tests.support.pretrain_shards import (
+    Train,
+    assert_same_weights,
+    moving_sample,
+    moving_shards,
+    rows_of,
+)
+from tests.support.shard_fixtures import rewrite_shard, write_shards
 from tests.support.shared import another_writer
 
 
@@ -115,6 +123,16 @@ def test_the_portable_checkpoint_loads_strictly_and_knows_its_size(
     saved = torch.load(finished / "checkpoints" / "step-000004.ckpt", weights_only=True)
     for name, tensor in checkpoint.tensors.items():
         assert torch.equal(saved["state_dict"][f"model.{name}"], tensor), name
+
+
+def test_the_portable_checkpoint_says_how_the_images_of_its_shards_were_made(
+    train: Train, tmp_path: Path
+) -> None:
+    build = {"faces": "cascade", "face_size": 48, "fps": 10.0, "face_margin": 0.05}
+    shards = write_shards(tmp_path / "s", [moving_sample(n) for n in range(4)], config=build)
+    train(tmp_path / "run", shards=shards, steps=1, optimizer=OptimizerConfig(warmup_steps=0))
+    faces = FaceConfig(faces="cascade", face_size=48, fps=10.0, face_margin=0.05)
+    assert preparation_of(load_checkpoint(tmp_path / "run")) == (faces, "")
 
 
 @pytest.mark.slow
