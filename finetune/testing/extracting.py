@@ -229,7 +229,7 @@ def recording_rows(
         refused: Filled with the recordings that could not be read, and why.
     """
     preparation, note = preparation_of(checkpoint)
-    if note:
+    if note and extractor.modalities != "audio":
         console.print(note)
     config = WindowConfig(hop=extractor.input.clip_seconds if hop is None else hop)
     with closing(DecodingProcess()) as process:

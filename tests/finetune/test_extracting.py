@@ -216,7 +216,10 @@ def write_sound(path: Path, seconds: float) -> np.ndarray:
 
 @pytest.mark.slow
 def test_a_sound_file_gives_the_features_of_its_windows(
-    pretrained: Path, tiny_model_config: ModelConfig, tmp_path: Path
+    pretrained: Path,
+    tiny_model_config: ModelConfig,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     path, broken = tmp_path / "tone.wav", tmp_path / "broken.wav"
     sound = write_sound(path, 2.0)
@@ -250,6 +253,7 @@ def test_a_sound_file_gives_the_features_of_its_windows(
     mean = np.stack(views["audio_fused"].to_list()).mean(0)
     assert rows["sample"]["audio_fused"].iloc[0] == pytest.approx(mean, abs=1e-6)
     assert len(rows["sample"]) == 1
+    assert "images" not in capsys.readouterr().out, "nothing is cut out for sound alone"
 
 
 @pytest.mark.slow
