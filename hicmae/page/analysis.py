@@ -396,18 +396,19 @@ def _progress_to(report: Report, most_seconds: float) -> Any:
     def tell(progress: StageProgress) -> None:
         # While a sound file is measured nobody knows its length: the share done is then 0.
         known = math.isfinite(progress.total)
-        _require_length(progress.total if known else progress.done, most_seconds)
+        _require_length(progress.total if known else progress.done, most_seconds, known=known)
         stage = STAGES.get(progress.stage, progress.stage)
         report(stage, progress.done / max(progress.total, 1e-6))
 
     return tell
 
 
-def _require_length(seconds: float, most_seconds: float) -> None:
-    """Raises: ValueError: a recording of so many seconds is too long."""
+def _require_length(seconds: float, most_seconds: float, *, known: bool = True) -> None:
+    """Raises: ValueError: a recording of so many seconds, or more if not ``known``, is too long."""
     if seconds > most_seconds:
+        length = f"{seconds:.0f} s long" if known else f"longer than {most_seconds:g} s"
         raise ValueError(
-            f"the recording is {seconds:.0f} s long (this page takes up to {most_seconds:g} s; "
+            f"the recording is {length} (this page takes up to {most_seconds:g} s; "
             "`hicmae predict` takes any length)"
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,10 @@ import pytest
 
 from hicmae.config import to_dict
 from hicmae.heads import HeadLabels
-from hicmae.page.analysis import WholeBank, _shown_notes, bank_url, open_analyst
+from hicmae.page.analysis import WholeBank, _progress_to, _shown_notes, bank_url, open_analyst
 from hicmae.page.server import Model, Prediction
 from hicmae.page.settings import Limits
-from hicmae.prediction.messages import Clip, WindowConfig
+from hicmae.prediction.messages import Clip, StageProgress, WindowConfig
 from hicmae.prediction.model import load
 from hicmae.prediction.windows import find_detector
 from hicmae.pretraining import HiCMAE
@@ -212,6 +213,13 @@ def test_a_recording_that_is_too_long_is_refused_before_it_is_predicted(
     long = write_recording(tmp_path / "long.mp4", counting_frames(100), times, sound=talk(4))
     with pytest.raises(ValueError, match=r"is 4 s long .this page takes up to 3 s"):
         analysed(analyst_of("classes"), long)
+
+
+def test_a_sound_file_is_not_said_to_be_as_long_as_what_was_heard_of_it() -> None:
+    tell = _progress_to(lambda *_: None, 600)
+    tell(StageProgress(stage="sound", done=590, total=math.inf))
+    with pytest.raises(ValueError, match=r"is longer than 600 s .this page takes up to 600 s"):
+        tell(StageProgress(stage="sound", done=683, total=math.inf))
 
 
 @pytest.mark.slow
