@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import os
 import signal
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -49,7 +50,7 @@ from finetune.selection import rule_sentence
 from hicmae.config import load_yaml
 from hicmae.files import text_of
 from hicmae.heads import blend_metrics
-from hicmae.processes import forking, num_cores
+from hicmae.processes import end_with_starter, forking, num_cores
 
 REPORT = "report.md"
 # Runs from which on several processes draw: each begins with the imports of one, six seconds.
@@ -105,8 +106,9 @@ def write_run_reports(
 
 def _begin_drawing() -> None:
     """In a process of several: Ctrl-C, which reaches all, is for the one that was started by hand
-    and ends the others; and each has a core.
+    and ends the others, as does whatever kills it; and each has a core.
     """
+    end_with_starter(lambda: os._exit(1))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threadpool_limits(1)
 

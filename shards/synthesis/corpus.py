@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
@@ -27,7 +28,7 @@ from numpy.random import Generator, SeedSequence, default_rng
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from hicmae.files import whole_file, write_text
-from hicmae.processes import check_workers, forking, num_cores
+from hicmae.processes import check_workers, end_with_starter, forking, num_cores
 from shards.synthesis.face import render_frames
 from shards.synthesis.settings import EMOTIONS, Causes, CorpusConfig
 from shards.synthesis.speakers import Script, draw_script, draw_speaker
@@ -108,11 +109,16 @@ def _make_all(config: CorpusConfig, plans: list[ClipPlan], paths: list[Path]) ->
                 progress.advance(task)
             return
         # Not forked from here: the caller may hold threads (torch, OpenCV) that a fork would break.
-        # One thread of OpenCV's each: the pool already uses every core.
-        with ProcessPoolExecutor(workers, forking([__name__]), cv2.setNumThreads, (1,)) as pool:
+        with ProcessPoolExecutor(workers, forking([__name__]), _begin_worker) as pool:
             chunk = max(1, min(16, len(plans) // (4 * workers)))
             for _ in pool.map(_make_clip, plans, paths, [config] * len(plans), chunksize=chunk):
                 progress.advance(task)
+
+
+def _begin_worker() -> None:
+    """In a process of the pool: end with the command, even killed; the others have the cores."""
+    end_with_starter(lambda: os._exit(1))
+    cv2.setNumThreads(1)
 
 
 def _write_annotations(

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
+import signal
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -243,3 +248,23 @@ def test_faces_are_found_by_the_detector(yunet_file: Path) -> None:
         for plan in plan_clips(config)
     ]
     assert np.mean([faces is not None for faces in found]) > 0.95
+
+
+@pytest.mark.slow
+def test_no_process_of_a_killed_command_stays(tmp_path: Path) -> None:
+    words = ["shards", "synthesize", "--out", str(tmp_path), "--takes", "50", "--workers", "2"]
+    command = subprocess.Popen([sys.executable, "-m", "hicmae", *words], start_new_session=True)
+    try:
+        while not list(tmp_path.glob("clips/*/*.mp4")):
+            assert command.poll() is None
+            time.sleep(0.1)
+        command.kill()
+        command.wait()
+        time.sleep(5.0)
+    finally:
+        left = True
+        try:
+            os.killpg(command.pid, signal.SIGKILL)
+        except ProcessLookupError:  # the group has no process any more
+            left = False
+    assert not left
