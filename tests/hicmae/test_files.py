@@ -27,7 +27,7 @@ from tests.support.system_faults import Faults
     ("line", "least"),
     [
         ("predict {media}/a.wav {media}/b.wav --checkpoint {media}/net --out {out}", 10),
-        ("checkpoint average {media}/net {media}/net --out {out}", 8),
+        ("checkpoint average {media}/net {media}/other --out {out}", 8),
         ("checkpoint info {media}/net --json {out}/facts.json", 4),
         ("shards build {media}/v.mp4 --faces none --out {out}", 8),
     ],
@@ -42,7 +42,8 @@ def test_at_every_write_of_a_verb_the_line_says_which_file_could_not_be_written(
     least: int,
 ) -> None:
     monkeypatch.setattr("shards.building.build.run_in_order", run_here)
-    write_checkpoint(tmp_path / "net", tiny_model_config)
+    for name, seed in (("net", 0), ("other", 1)):
+        write_checkpoint(tmp_path / name, tiny_model_config, seed=seed)
     write_talking(tmp_path / "v.mp4", 0.8)
     for name in "ab":
         write_sound(tmp_path / f"{name}.wav", talk(0.8, 16000), 16000)
