@@ -8,8 +8,8 @@
 # the last time stamp and not the length: a segment of 4.2 s that begins at 100 s announces 104.2 s.
 # Versions: PyAV 18.1.0 with the FFmpeg 8 of its wheel. Python 3.11, Linux.
 # Why it matters here: whether a recording lacks its end is told by what its header announces; every
-# segment but the first seemed to be cut off. hicmae/media/container.py counts from the first packet
-# where nothing is missing (tests/hicmae/test_media_container.py).
+# segment but the first seemed to be cut off. hicmae/media/missing.py counts from the first packet
+# where nothing is missing (tests/hicmae/test_media_missing.py).
 set -euo pipefail
 
 work=$(mktemp -d)

@@ -1,6 +1,5 @@
 """Recordings as FFmpeg sees them, through PyAV: opened with care, read past what is broken in them;
-what their picture stream holds, found by walking its packets once without decoding them; and
-whether all of it is there.
+what their picture stream holds, found by walking its packets once without decoding them.
 
 The stream found here (true presentation times, what an edit list hides, orientation) is the
 reference against which every decoder's own idea of it is checked.
@@ -15,7 +14,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 
 import av
 import cv2
@@ -36,13 +34,6 @@ _NO_RECORDINGS = {"image2", "tty", "hls", "dash", "concat", "sdp", "rtsp", "lavf
 _OPEN_OPTIONS = {"protocol_whitelist": "file"}
 # Decoding stamps ascend; only those that go back by more than this start again.
 _RESTART_SECONDS = 1.0
-# Headers are rounded, and the last frame or block of sound may last shorter than they say.
-_LEAST_SECONDS = 0.5
-_LOOK_BACK_SECONDS = 1.0  # from the end, for the last frame of a recording that is whole
-_BY_STREAM, _BY_CONTAINER = {"mov"}, {"matroska", "flv", "flac"}
-_FIRST_BOXES = {b"ftyp", b"wide", b"moov"}
-_RIFF = {b"RIFF", b"RIFX"}
-_UNKNOWN_BYTES = {0, 0xFFFFFFFF}  # of a RIFF that was written to a pipe, or is longer than 4 GiB
 
 
 @contextmanager
@@ -284,31 +275,6 @@ def _probed(path: Path) -> VideoStream:
     )
 
 
-def cut_off(path: Path) -> str:
-    """What is missing of a recording, for people; "" where nothing is, or its header says nothing.
-
-    It may have been cut off in a copy, or never have been ended; what is there decodes without a
-    complaint, so that a third of a recording looks like a short one. Headers of mp4, mov, Matroska,
-    WebM, FLV and FLAC tell the length in time, of WAV and AVI in bytes. Other containers say
-    nothing (MPEG streams, Ogg), or FFmpeg guesses (mp3).
-
-    Args:
-        path: A file; of anything else nothing is said.
-    """
-    try:
-        return (_by_bytes(path) or _by_time(path)) if path.is_file() else ""
-    except MediaError:  # it cannot be opened: mp4 and mov need their index, which is mostly last
-        return _by_boxes(path)
-    except OSError:  # said where it is opened to be read
-        return ""
-
-
-def problem_of(error: MediaError) -> str:
-    """What is wrong with a recording, and what it lacks, if that is why."""
-    lacks = cut_off(Path(error.path))
-    return f"{error.problem}; {lacks}" if lacks else error.problem
-
-
 @dataclass(frozen=True, kw_only=True)
 class _Walked:
     """The P packets of a stream in the order of decoding.
@@ -502,89 +468,3 @@ def _refuse_by_content(path: str | Path) -> None:
         raise MediaError(
             "lfs-pointer", path, "a Git LFS pointer, not the recording; fetch it with git lfs pull"
         )
-
-
-def _by_bytes(path: Path) -> str:
-    """Of a RIFF: its length is in its first bytes, and FFmpeg takes what is there for it."""
-    with path.open("rb") as file:
-        head = file.read(8)
-    said = int.from_bytes(head[4:], "big" if head[:4] == b"RIFX" else "little")
-    there = path.stat().st_size - 8
-    # A chunk of odd length is filled up by a byte, which some writers leave out.
-    if head[:4] not in _RIFF or said in _UNKNOWN_BYTES or said <= there + 1:
-        return ""
-    return f"it is cut off: {there / said:.0%} of the bytes that its header announces are there"
-
-
-def _by_boxes(path: Path) -> str:
-    """Of mp4 and mov: boxes, each with its length in front. Source: ISO/IEC 14496-12, 4.2."""
-    place, names, size = 0, list[bytes](), path.stat().st_size
-    with path.open("rb") as file:
-        while place < size:
-            file.seek(place)
-            head = file.read(16)
-            length, name = int.from_bytes(head[:4], "big"), head[4:8]
-            if length == 1:
-                length = int.from_bytes(head[8:], "big")
-            if not names and name not in _FIRST_BOXES:
-                return ""
-            names.append(name)
-            if length < 8:  # to the end of the file, or nonsense
-                break
-            place += length
-    if place > size:
-        there = f"{1 - (place - size) / length:.0%} of the bytes"
-        return f"it is cut off: {there} that its box {name.decode('latin1')} announces are there"
-    if names and b"moov" not in names:
-        return "it is cut off: its index (moov) is missing, as where a recording was never ended"
-    return ""
-
-
-def _by_time(path: Path) -> str:
-    with open_container(path) as container:
-        names = set(container.format.name.split(","))
-        streams = [*container.streams.video, *container.streams.audio]
-        places = [stream.index for stream in streams]
-        begin = beginning_of(container)
-        said = None
-        if names & _BY_STREAM:
-            ends = [
-                float(((stream.start_time or 0) + stream.duration) * stream.time_base)
-                for stream in streams
-                if stream.duration and stream.time_base
-            ]
-            said = max(ends, default=None)
-        elif names & _BY_CONTAINER and len(streams) == len(container.streams):  # no subtitles
-            said = (container.duration or 0) / av.time_base
-            # Matroska counts from 0, as FFmpeg writes it: segments of a recording keep its clock.
-            if said and not ("matroska" in names and said > begin):
-                said += begin
-        if not said:
-            return _by_boxes(path) if names & _BY_STREAM and not streams else ""
-        late = max(begin, said - _LOOK_BACK_SECONDS)
-        least = said - max(_LEAST_SECONDS, 0.01 * (said - begin))
-        try:
-            container.seek(int(late * av.time_base))
-            if any(end >= least for end in _ends(container, streams)):
-                return ""
-        except av.FFmpegError:  # no jump to there: it is walked through
-            pass
-    last = begin
-    for place in places:  # one by one: a stream whose index is broken ends the others
-        with open_container(path) as container:
-            last = max(last, max(_ends(container, container.streams[place]), default=last))
-        if last >= least:
-            return ""
-    there, said = max(last - begin, 0.0), said - begin
-    return f"it is cut off: {there:.2f} of the {said:.2f} s that its header announces are there"
-
-
-def _ends(container: av.container.InputContainer, streams: Any) -> Iterator[float]:
-    """Where each packet ends, seconds on the container's clock, until the file breaks off."""
-    try:
-        for packet in container.demux(streams):
-            whole = packet.size and packet.pts is not None and not packet.is_corrupt
-            if whole and packet.time_base is not None:
-                yield float((packet.pts + (packet.duration or 0)) * packet.time_base)
-    except av.FFmpegError:
-        return

@@ -26,9 +26,9 @@ import cv2
 
 from hicmae.devices import peak_memory_bytes
 from hicmae.files import Closing
-from hicmae.media.container import problem_of
 from hicmae.media.errors import MediaError
 from hicmae.media.faces import FaceConfig
+from hicmae.media.missing import problem_of
 from hicmae.prediction.annotate import AnnotateRequest, annotate
 from hicmae.prediction.messages import Failed, Finished, Found, StageProgress, Window, WindowConfig
 from hicmae.prediction.timelines import Span

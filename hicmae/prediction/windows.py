@@ -20,10 +20,11 @@ import numpy as np
 
 from hicmae.bench import Stopwatch
 from hicmae.media.boxes import boxes_of
-from hicmae.media.container import cut_off, open_container, packets_of
+from hicmae.media.container import open_container, packets_of
 from hicmae.media.errors import MediaError
 from hicmae.media.faces import FaceConfig, FaceDetector, no_face_remedy
 from hicmae.media.identity import shared_embedder
+from hicmae.media.missing import cut_off
 from hicmae.media.recording import Finder, Recording, open_pictures, shared_detector, sound_file
 from hicmae.media.sound import SoundSpans
 from hicmae.media.sound_decoding import sound_stream

@@ -23,11 +23,11 @@ import numpy as np
 
 from hicmae.bench import Stopwatch
 from hicmae.media.boxes import boxes_of
-from hicmae.media.container import problem_of
 from hicmae.media.errors import MediaError
 from hicmae.media.faces import open_detector
 from hicmae.media.identity import shared_embedder
 from hicmae.media.images import ImageReader, StackReader, sound_beside
+from hicmae.media.missing import problem_of
 from hicmae.media.recording import (
     ROUNDING_SECONDS,
     Finder,

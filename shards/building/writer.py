@@ -20,8 +20,8 @@ import numpy as np
 import xxhash
 
 from hicmae.files import DigestingFile, file_sha256, kept_while_unchanged, naming, sync_to_disk
-from hicmae.media.container import cut_off
 from hicmae.media.crops import encode_jpeg
+from hicmae.media.missing import cut_off
 from shards.index import index_row
 from shards.schema import (
     SAMPLE_RATE,

@@ -9,7 +9,7 @@ import av
 import numpy as np
 import pytest
 
-from hicmae.media.container import cut_off
+from hicmae.media.missing import cut_off
 from shards.building.build import build_shards
 from shards.index import read_index
 from shards.receipts.facts import sample_infos
