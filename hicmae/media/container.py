@@ -231,6 +231,8 @@ def _probed(path: Path) -> VideoStream:
     else:
         jumps_hold = _jumps_hold(walked)
         stamps, keys, shown = walked.stamps, walked.keys, ~walked.hidden
+        if counted:
+            stamps = _stamps_by_place(stamps, walked.places)
         if keys.any():
             # Frames before the first one that can be decoded alone never come out.
             shown &= stamps >= stamps[keys][0]
@@ -281,6 +283,7 @@ class _Walked:
 
     Args:
         stamps: (P,) int64 of presentation; None where one packet or more has none.
+        places: (P,) of decoding; None as above.
         durations: (P,) int64 in the same units, 0 where unknown.
         hidden: (P,) bool, by an edit list.
         keys: (P,) bool, what the container marks as keyframes.
@@ -288,6 +291,7 @@ class _Walked:
     """
 
     stamps: np.ndarray | None
+    places: np.ndarray | None
     durations: np.ndarray
     hidden: np.ndarray
     keys: np.ndarray
@@ -300,6 +304,7 @@ def _walk(container: av.container.InputContainer, stream: av.video.stream.VideoS
     rows = [
         (
             packet.pts,
+            packet.dts,
             packet.duration or 0,
             packet.is_discard,
             packet.is_keyframe,
@@ -308,14 +313,29 @@ def _walk(container: av.container.InputContainer, stream: av.video.stream.VideoS
         for packet in packets_of(container, stream)
         if not packet.is_corrupt
     ]
-    stamps, durations, hidden, keys, anew = zip(*rows, strict=True) if rows else ((),) * 5
+    stamps, places, *others = zip(*rows, strict=True) if rows else ((),) * 6
+    durations, hidden, keys, anew = others
     return _Walked(
         stamps=None if None in stamps else np.array(stamps, dtype=np.int64),
+        places=None if None in places else np.array(places, dtype=np.int64),
         durations=np.array(durations, dtype=np.int64),
         hidden=np.array(hidden, dtype=bool),
         keys=np.array(keys, dtype=bool),
         anew=np.array(anew, dtype=bool),
     )
+
+
+def _stamps_by_place(stamps: np.ndarray, places: np.ndarray | None) -> np.ndarray:
+    """The stamps (P,) of pictures of an AVI, which says of a picture its place in the file alone.
+
+    The first that is shown is shown at the first place, and so on, as mpv does it and writers mean
+    it. FFmpeg's ``stamps`` give their order, and are a frame late where it expects another one.
+    """
+    if places is None:
+        return stamps
+    found = np.empty_like(stamps)
+    found[np.argsort(stamps, kind="stable")] = np.sort(places)
+    return found
 
 
 def _stamps_of_media(path: str | Path, index: int, stamps: np.ndarray) -> np.ndarray:

@@ -34,6 +34,23 @@ def clip(tmp_path: Path) -> Path:
     return write_recording(tmp_path / "clip.mp4", counting_frames(COUNT), TIMES, b_frames=2)
 
 
+@pytest.mark.parametrize("b_frames", [0, 2])
+@pytest.mark.parametrize("codec", ["mpeg4", "libx264"])
+def test_pictures_of_an_avi_are_shown_at_their_places(
+    tmp_path: Path, codec: str, b_frames: int
+) -> None:
+    """FFmpeg gives all of H.264 and of B-frames a frame late; the sound beside them is not."""
+    times = np.delete(np.arange(40), slice(20, 24)) / 25  # the camera dropped four frames
+    path = write_recording(
+        tmp_path / "a.avi", counting_frames(36), times, codec=codec, b_frames=b_frames
+    )
+    with open_video(path) as reader:
+        np.testing.assert_array_equal(numbers_of([*reader.frames(range(36))], 36), np.arange(36))
+        # Where frames that are needed early lie across the hole, it is next to where it was.
+        np.testing.assert_allclose(reader.timestamps, times, atol=b_frames * 0.161)
+        assert reader.timestamps[[0, -1]] == pytest.approx(times[[0, -1]])
+
+
 @pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv", ".webm", ".avi", ".flv", ".mpg"])
 @pytest.mark.parametrize("decoders", [tuple(DECODERS), ("pyav",)])
 def test_any_frames_of_any_container_are_the_ones_asked_for(
