@@ -61,7 +61,7 @@ class SourceFile:
         path: Relative to the folder or manifest that named it, so that a rebuild elsewhere gives
             the same bytes.
         sha256: Digest of the whole file.
-        cut_off: What it lacks of what its header announces (``hicmae.media.container``), for
+        cut_off: What it lacks of what its header announces (``hicmae.media.missing``), for
             people; left out of the file where that is nothing.
     """
 

@@ -32,6 +32,8 @@ LFS_POINTER = b"version https://git-lfs"
 _NO_RECORDINGS = {"image2", "tty", "hls", "dash", "concat", "sdp", "rtsp", "lavfi", "applehttp"}
 # A recording never opens anything but itself.
 _OPEN_OPTIONS = {"protocol_whitelist": "file"}
+# A RIFF counts its bytes in 32 bits; some recorders write what is left over of a greater number.
+RIFF_BYTES = 2**32
 # Decoding stamps ascend; only those that go back by more than this start again.
 _RESTART_SECONDS = 1.0
 
@@ -67,7 +69,7 @@ def open_container(
     _refuse_by_content(path)
     try:
         with ffmpeg_name(path) as name:
-            container = av.open(name, options={**_OPEN_OPTIONS, **options})
+            container = av.open(name, options={**_OPEN_OPTIONS, **_of_length(path), **options})
     except (av.FFmpegError, OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise MediaError("unreadable", path, f"not a readable recording ({reason})") from None
@@ -468,6 +470,17 @@ def _count_frames(path: str | Path, index: int, step: float) -> np.ndarray:
     before = np.minimum(places - places[known][0], 0) * step
     after = np.maximum(places - places[known][-1], 0) * step
     return np.round(np.interp(places, places[known], found) + before + after).astype(np.int64)
+
+
+def _of_length(path: str | Path) -> dict[str, str]:
+    """What makes FFmpeg read all of a WAV of 4 GiB or more, beyond what its header counts."""
+    with Path(path).open("rb") as file:
+        head = file.read(12)
+    if head[:4] != b"RIFF" or head[8:] != b"WAVE":
+        return {}
+    more = Path(path).stat().st_size - 8 - int.from_bytes(head[4:8], "little")
+    # A chunk of odd length is filled up by a byte, which some writers leave out.
+    return {"ignore_length": "1"} if more > 1 and more % RIFF_BYTES <= 1 else {}
 
 
 def _refuse_by_content(path: str | Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import av
 
-from hicmae.media.container import beginning_of, open_container
+from hicmae.media.container import RIFF_BYTES, beginning_of, open_container
 from hicmae.media.errors import MediaError
 
 # Headers are rounded, and the last frame or block of sound may last shorter than they say.
@@ -18,15 +18,19 @@ _BY_STREAM, _BY_CONTAINER = {"mov"}, {"matroska", "flv", "flac"}
 _FIRST_BOXES = {b"ftyp", b"wide", b"moov"}
 _RIFF = {b"RIFF", b"RIFX"}
 _UNKNOWN_BYTES = {0, 0xFFFFFFFF}  # of a RIFF that was written to a pipe, or is longer than 4 GiB
+# Of a WAV that SoX, arecord and others write to a pipe, 2 GiB more or less than a header's chunks.
+_PIPED_BYTES = range(2**31 - 4096, 2**31 + 4096)
+_MORE_BYTES = 65536  # and a hundredth: what taggers put behind a recording
 
 
 def cut_off(path: Path) -> str:
     """What is missing of a recording, for people; "" where nothing is, or its header says nothing.
 
     It may have been cut off in a copy, or never have been ended; what is there decodes without a
-    complaint, so that a third of a recording looks like a short one. Headers of mp4, mov, Matroska,
-    WebM, FLV and FLAC tell the length in time, of WAV and AVI in bytes. Other containers say
-    nothing (MPEG streams, Ogg), or FFmpeg guesses (mp3).
+    complaint, so that a third of a recording looks like a short one. A WAV whose header was not
+    brought up to date says less than there is. Headers of mp4, mov, Matroska, WebM, FLV and FLAC
+    tell the length in time, of WAV and AVI in bytes. Other containers say nothing (MPEG streams,
+    Ogg), or FFmpeg guesses (mp3).
 
     Args:
         path: A file; of anything else nothing is said.
@@ -48,11 +52,21 @@ def problem_of(error: MediaError) -> str:
 def _by_bytes(path: Path) -> str:
     """Of a RIFF: its length is in its first bytes, and FFmpeg takes what is there for it."""
     with path.open("rb") as file:
-        head = file.read(8)
-    said = int.from_bytes(head[4:], "big" if head[:4] == b"RIFX" else "little")
+        head = file.read(12)
+    said = int.from_bytes(head[4:8], "big" if head[:4] == b"RIFX" else "little")
     there = path.stat().st_size - 8
+    if head[:4] not in _RIFF or said in _UNKNOWN_BYTES:
+        return ""
+    if head[8:] == b"WAVE":
+        if said in _PIPED_BYTES:
+            return ""
+        more = there - said
+        if _MORE_BYTES + there // 100 < more and more % RIFF_BYTES > 1:
+            remedy = "ffmpeg -ignore_length 1 -i FILE OUT.wav reads the rest"
+            what = f"its header announces {said / there:.1%} of the bytes that are there"
+            return f"{what}, and no more is read ({remedy})"
     # A chunk of odd length is filled up by a byte, which some writers leave out.
-    if head[:4] not in _RIFF or said in _UNKNOWN_BYTES or said <= there + 1:
+    if said <= there + 1:
         return ""
     return f"it is cut off: {there / said:.0%} of the bytes that its header announces are there"
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from hicmae.media.missing import cut_off
+from hicmae.media.sound import read_sound
 from shards.building.build import build_shards
 from shards.index import read_index
 from shards.receipts.facts import sample_infos
@@ -91,11 +92,38 @@ def test_a_cut_riff_says_how_much_of_its_bytes_is_there(tmp_path: Path, suffix: 
     assert "55% of the bytes that its header announces" in cut_off(without_end(path))
 
 
-def test_a_riff_that_does_not_know_its_length_is_whole(tmp_path: Path) -> None:
-    path = write_sound(tmp_path / "piped.wav", np.zeros(SECONDS * 16000), 16000)
-    data = path.read_bytes()
-    path.write_bytes(data[:4] + b"\xff" * 4 + data[8:])
+@pytest.mark.parametrize("said", [0, 2**31 - 4096 + 36, 2**31 - 1, 2**31 + 36, 2**32 - 1])
+def test_a_riff_that_does_not_know_its_length_is_whole(tmp_path: Path, said: int) -> None:
+    path = wav_that_says(tmp_path, said)
     assert cut_off(path) == ""
+    assert len(read_sound(path).samples) == SECONDS * 16000
+
+
+def test_a_wav_with_more_than_it_says_is_read_whole_or_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Writers that count over 4 GiB begin at 0 again; here they do so at 64 KiB."""
+    path = wav_that_says(tmp_path, None)
+    assert "its header announces 31.8% of the bytes that are there, and no more is read" in cut_off(
+        path
+    )
+    assert len(read_sound(path).samples) < 2 * 16000
+    for module in ("container", "missing"):
+        monkeypatch.setattr(f"hicmae.media.{module}.RIFF_BYTES", 2**16)
+    assert cut_off(path) == ""
+    assert len(read_sound(path).samples) == SECONDS * 16000
+
+
+def wav_that_says(folder: Path, said: int | None) -> Path:
+    """A WAV with this length in its header; None: its own less 128 KiB."""
+    path = write_sound(folder / "a.wav", np.ones(SECONDS * 16000) / 2, 16000)
+    data = bytearray(path.read_bytes())
+    said = len(data) - 8 - 2**17 if said is None else said
+    place = data.index(b"data")
+    data[4:8] = said.to_bytes(4, "little")
+    data[place + 4 : place + 8] = max(said - place, 0).to_bytes(4, "little")
+    path.write_bytes(data)
+    return path
 
 
 def test_an_mp4_without_its_index_says_what_is_missing(tmp_path: Path) -> None:
