@@ -13,7 +13,9 @@ though one of them was sound: so its stamps are one block late.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+from collections import deque
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -26,6 +28,9 @@ from hicmae.media.errors import MediaError
 # Containers round the times of sound packets, some to milliseconds; only a jump beyond this is a
 # gap (or an overlap) and not rounding. Below it the sample count is the better clock.
 _JITTER_SECONDS = 0.05
+# Below it a jump forwards is a gap too, where packets were lost, if it is larger than this and what
+# follows, so many packets, keeps it within the rounding of stamps. Jitter comes and goes.
+_STEP_SECONDS, _STEP_PACKETS, _ROUNDING_SECONDS = 0.005, 8, 0.002
 # A jump beyond this is a broken stamp and not an hour of silence.
 _LONGEST_GAP_SECONDS = 3600.0
 # A packet whose loudest channel is below this (mean square of -60 dB) has nothing to hear.
@@ -131,16 +136,20 @@ def resampled_pieces(
     """
     stream = container.streams[track.index]
     piece: SoundPiece | None = None
-    for frame in decoded_frames(container, stream, errors):
+    frames, ahead = decoded_frames(container, stream, errors), deque[av.audio.frame.AudioFrame]()
+    while frame := ahead.popleft() if ahead else next(frames, None):
         time = None if frame.time is None else frame.time - origin
         if end_seconds is not None and time is not None and time >= end_seconds:
             break
-        if piece is None or not piece.takes(frame, time):
+        if piece is not None and time is not None and time - piece.end > _STEP_SECONDS:
+            ahead.extend(itertools.islice(frames, _STEP_PACKETS - len(ahead)))
+        if piece is None or not piece.takes(frame, time) or _is_step(piece, frame, ahead, origin):
             start = _start_of(time, piece, errors)
             if piece is not None:
                 piece.finish()
                 yield piece
             piece = SoundPiece(frame, start, sample_rate, track.channel)
+        piece.late = 0.0 if time is None else time - piece.end
         piece.add(frame)
         piece.newest = time
         yield piece
@@ -161,6 +170,7 @@ class SoundPiece:
         chunks: What came out and nobody has taken yet, int16 (n,) each.
         num_source: Samples that went in.
         newest: Time of the last packet, seconds; None if it has none.
+        late: How far behind the packets before it that was, seconds.
     """
 
     first: av.audio.frame.AudioFrame
@@ -170,6 +180,7 @@ class SoundPiece:
     chunks: list[np.ndarray] = field(default_factory=list)
     num_source: int = 0
     newest: float | None = None
+    late: float = 0.0
 
     def __post_init__(self) -> None:
         self._resampler = av.AudioResampler(format="s16", layout="mono", rate=self.sample_rate)
@@ -215,6 +226,23 @@ class SoundPiece:
 
 def _format_of(frame: av.audio.frame.AudioFrame) -> tuple[int, str, str]:
     return frame.sample_rate, frame.layout.name, frame.format.name
+
+
+def _is_step(
+    piece: SoundPiece,
+    frame: av.audio.frame.AudioFrame,
+    ahead: Collection[av.audio.frame.AudioFrame],
+    origin: float,
+) -> bool:
+    """Whether a packet is late all of a sudden, and those behind it are late by as much."""
+    end, late = piece.end + origin, list[float]()
+    for following in (frame, *ahead):
+        if following.time is None:
+            return False
+        late.append(following.time - end)
+        end += following.samples / following.sample_rate
+    steady = max(late) - min(late) <= _ROUNDING_SECONDS and len(ahead) == _STEP_PACKETS
+    return steady and min(late) > _STEP_SECONDS and late[0] - piece.late > _STEP_SECONDS
 
 
 def _start_of(time: float | None, previous: SoundPiece | None, errors: list[str]) -> float:

@@ -112,6 +112,21 @@ def test_a_hole_in_the_sound_becomes_silence_of_its_length(tmp_path: Path) -> No
     assert not short.samples[int(1.05 * RATE) : int(1.15 * RATE)].any()
 
 
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".webm"])
+def test_one_lost_packet_is_silence_of_its_length_and_jitter_is_none(
+    tmp_path: Path, suffix: str
+) -> None:
+    path = tmp_path / f"clip{suffix}"
+    frames, times, tone = flash_and_beep(3.0, 2.0)
+    whole = read_sound(write_recording(path, frames, times, sound=tone + 0.01))
+    for begin, end in [(0.7, 0.72), (1.0, 1.04)]:
+        lost = read_sound(_without_packets(path, tmp_path / f"lost{suffix}", begin, end))
+        assert onset(lost.samples, RATE) == pytest.approx(onset(whole.samples, RATE), abs=1.1e-3)
+        assert not lost.samples[round((begin + 0.01) * RATE) :][: RATE // 200].any()
+    jittered = _without_packets(path, tmp_path / f"jitter{suffix}", 0, 0, jitter=0.008)
+    np.testing.assert_array_equal(read_sound(jittered).samples, whole.samples)
+
+
 def test_a_broken_stamp_is_no_hour_of_silence(tmp_path: Path) -> None:
     sound = read_sound(gap(tmp_path / "gap.mkv", 4000.0))
     assert sound.duration_seconds < 2.1
@@ -224,8 +239,12 @@ def test_level_of_nothing_and_of_full_scale() -> None:
     assert rms_db(np.full(10, -32768, dtype=np.int16)) == pytest.approx(0)
 
 
-def _without_packets(source: Path, target: Path, begin: float, end: float) -> Path:
-    """Copy a recording, leaving out the sound packets of a span."""
+def _without_packets(
+    source: Path, target: Path, begin: float, end: float, jitter: float = 0.0
+) -> Path:
+    """Copy a recording, leaving out the sound packets of a span; others move by up to ``jitter``
+    seconds, but for the first ones."""
+    rng = np.random.default_rng(0)
     with av.open(str(source)) as reading, av.open(str(target), "w") as writing:
         streams = {stream: writing.add_stream_from_template(stream) for stream in reading.streams}
         for packet in reading.demux():
@@ -234,6 +253,9 @@ def _without_packets(source: Path, target: Path, begin: float, end: float) -> Pa
             seconds = float(packet.pts * packet.time_base)
             if packet.stream.type == "audio" and begin <= seconds < end:
                 continue
+            if packet.stream.type == "audio" and seconds > 0.1:
+                moved = round(rng.uniform(-jitter, jitter) / packet.time_base)
+                packet.pts, packet.dts = packet.pts + moved, packet.dts + moved
             packet.stream = streams[packet.stream]
             writing.mux(packet)
     return target
