@@ -31,6 +31,8 @@ _JITTER_SECONDS = 0.05
 # Below it a jump forwards is a gap too, where packets were lost, if it is larger than this and what
 # follows, so many packets, keeps it within the rounding of stamps. Jitter comes and goes.
 _STEP_SECONDS, _STEP_PACKETS, _ROUNDING_SECONDS = 0.005, 8, 0.002
+# Raw AAC has no stamps. FFmpeg makes them up by its first rate, also where that changes midway.
+_OF_ONE_RATE = {"aac", "loas"}
 # A jump beyond this is a broken stamp and not an hour of silence.
 _LONGEST_GAP_SECONDS = 3600.0
 # A packet whose loudest channel is below this (mean square of -60 dB) has nothing to hear.
@@ -136,14 +138,23 @@ def resampled_pieces(
     """
     stream = container.streams[track.index]
     piece: SoundPiece | None = None
+    by_count = False
     frames, ahead = decoded_frames(container, stream, errors), deque[av.audio.frame.AudioFrame]()
     while frame := ahead.popleft() if ahead else next(frames, None):
         time = None if frame.time is None else frame.time - origin
+        if piece is not None and container.format.name in _OF_ONE_RATE:
+            by_count |= frame.sample_rate != piece.first.sample_rate
+            time = piece.end if by_count else time
         if end_seconds is not None and time is not None and time >= end_seconds:
             break
-        if piece is not None and time is not None and time - piece.end > _STEP_SECONDS:
+        late = piece is not None and time is not None and time - piece.end > _STEP_SECONDS
+        if late:
             ahead.extend(itertools.islice(frames, _STEP_PACKETS - len(ahead)))
-        if piece is None or not piece.takes(frame, time) or _is_step(piece, frame, ahead, origin):
+        if (
+            piece is None
+            or not piece.takes(frame, time)
+            or (late and _is_step(piece, frame, ahead, origin))
+        ):
             start = _start_of(time, piece, errors)
             if piece is not None:
                 piece.finish()

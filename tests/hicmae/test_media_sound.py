@@ -127,6 +127,22 @@ def test_one_lost_packet_is_silence_of_its_length_and_jitter_is_none(
     np.testing.assert_array_equal(read_sound(jittered).samples, whole.samples)
 
 
+def test_raw_sound_whose_rate_changes_is_as_long_as_its_samples(tmp_path: Path) -> None:
+    """Radio that was cut together: FFmpeg stamps all of it by the rate of the first packet."""
+    for name, rate in (("a.aac", 48000), ("b.aac", 32000)):
+        with av.open(str(tmp_path / name), "w") as writing:
+            stream = writing.add_stream("aac", rate=rate, layout="mono")
+            frame = av.AudioFrame.from_ndarray(voice(3, rate)[None], "s16", "mono")
+            frame.sample_rate = rate
+            writing.mux([*stream.encode(frame), *stream.encode(None)])
+    joined = tmp_path / "joined.aac"
+    joined.write_bytes((tmp_path / "a.aac").read_bytes() + (tmp_path / "b.aac").read_bytes())
+    parts = [read_sound(tmp_path / name) for name in ("a.aac", "b.aac")]
+    seconds = sum(part.duration_seconds for part in parts)
+    assert read_sound(joined).duration_seconds == pytest.approx(seconds, abs=1e-3)
+    assert read_sound(joined, end_seconds=4.0).duration_seconds == pytest.approx(4.0)
+
+
 def test_a_broken_stamp_is_no_hour_of_silence(tmp_path: Path) -> None:
     sound = read_sound(gap(tmp_path / "gap.mkv", 4000.0))
     assert sound.duration_seconds < 2.1
