@@ -95,7 +95,7 @@ def write_matrix(runs: Sequence[Run], out: Path) -> doc.Table:
 def make_cells(runs: Sequence[Run]) -> list[MatrixCell]:
     """Sort runs into cells, in the order in which corpora come.
 
-    Raises: ValueError: runs of one cell with other views or samples, or of the same networks.
+    Raises: ValueError: runs of one cell with other views, samples or labels, or the same networks.
     """
     rows = _row_names(runs)
     members: dict[tuple[str, str], list[Run]] = {}
@@ -152,7 +152,7 @@ def _cell(row: str, column: str, runs: Sequence[Run]) -> MatrixCell:
     if other is not None:
         raise ValueError(
             f"{runs[0].folder} and {other.folder}: both are {row} on {column}, tested in different"
-            " ways (views or shards); give one of them"
+            " ways (views, shards, labels or leading metric); give one of them"
         )
     known: dict[tuple[str, str], Run] = {}
     for run in runs:
@@ -185,8 +185,9 @@ def _cell(row: str, column: str, runs: Sequence[Run]) -> MatrixCell:
 
 
 def _way(run: Run) -> tuple[object, ...]:
-    facts = run.facts
-    return facts.num_segments, facts.crops, facts.shards_digest, run.benchmark.columns
+    facts, tested = run.facts, run.benchmark
+    labels = tested.columns, tested.ranking, tuple(head.names for head in tested.every_head)
+    return facts.num_segments, facts.crops, facts.shards_digest, *labels
 
 
 def _row_names(runs: Sequence[Run]) -> list[str]:
