@@ -23,12 +23,13 @@ from typing import Any, Literal, NoReturn, get_args, get_origin, get_type_hints
 
 import docstring_parser
 import shtab
-from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
+from jsonargparse import ActionConfigFile, ArgumentParser, Namespace, set_dumper
 
 from hicmae import __version__
 from hicmae.config import (
     config_path,
     did_you_mean,
+    dump_yaml,
     from_dict,
     kind,
     load_yaml,
@@ -44,6 +45,7 @@ from hicmae.terminal import one_line, quieten, settle, user_message
 # Options that take a YAML file of something else than options.
 _FILES = ("benchmark", "model", "label_map", "steps")
 _SHELLS = ("bash", "zsh", "tcsh")
+set_dumper("yaml", dump_yaml)  # what --print_config prints
 _ADDRESS = re.compile(r"((?:https?|ftp|s3a?|gc?s|hf|az|abfss?|hdfs|file):)/")
 # The packages that are installed side by side, and where.
 _ROOMS, _ROOT = ("hicmae", "shards", "pretrain", "finetune"), Path(__file__).resolve().parents[1]
@@ -57,7 +59,7 @@ class Verb:
         target: ``module:function`` behind it.
         help: One line for ``hicmae --help``.
         positional: Parameters given without ``--``, each with argparse's ``nargs``
-            (``"1"``: exactly one, ``"+"``: one or more).
+            (``"1"``: exactly one, ``"?"``: one or none, ``"+"``: one or more).
         example: A command that somebody would type, shown under the options.
         computes: Whether a network runs in its process, over and over: see
             ``keep_freed_memory``, ``wait_passively`` and ``choose_threads``, whose option it has.
@@ -183,9 +185,10 @@ def make_parser(
         hint = hints[parameter]
         # A list of paths takes one path a word.
         kind = get_args(hint)[0] if get_origin(hint) in (list, tuple) else hint
-        number: Any = None if count == "1" else count
-        text = texts.get(parameter, "")
-        parser.add_argument(parameter, type=kind, help=text, nargs=number)
+        number: Any = count if count == "+" else None
+        action = parser.add_argument(parameter, type=kind, help=texts.get(parameter), nargs=number)
+        # Not nargs="?": where no word is given, its default would replace what --config says.
+        action.required = count != "?"
     parser.add_function_arguments(function, as_group=False, skip=set(positional))
     if verb.computes:
         parser.parameters.append("threads")

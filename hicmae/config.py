@@ -92,8 +92,12 @@ def load_yaml(path: str | Path) -> dict[str, Any]:
 
 def save_yaml(path: str | Path, data: Any) -> None:
     """Write settings (a dictionary or a dataclass) as YAML, whole or not at all."""
-    text = yaml.safe_dump(to_dict(data), sort_keys=False, allow_unicode=True)
-    write_text(Path(path), text)
+    write_text(Path(path), dump_yaml(to_dict(data)))
+
+
+def dump_yaml(data: Any) -> str:
+    """Plain data as the YAML that ``load_yaml`` reads as the same."""
+    return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
 def load_model_config(name_or_path: str | Path) -> ModelConfig:
@@ -302,17 +306,22 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep=deep)
 
 
+class _Dumper(yaml.SafeDumper):
+    """Safe YAML that puts quotes around text such as ``1e4``."""
+
+
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:int",
     re.compile(r"^[-+]?(?:0|[1-9][0-9_]*|0x[0-9a-fA-F_]+|0b[01_]+)$"),
     list("-+0123456789"),
 )
 # YAML 1.1, as PyYAML reads it, wants a dot in a float; people and json.dumps write 1e-4.
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?[0-9]+(?:\.[0-9]*)?[eE][-+]?[0-9]+$"),
-    list("-+0123456789"),
-)
+for _side in (_Loader, _Dumper):
+    _side.add_implicit_resolver(
+        "tag:yaml.org,2002:float",
+        re.compile(r"^[-+]?[0-9]+(?:\.[0-9]*)?[eE][-+]?[0-9]+$"),
+        list("-+0123456789"),
+    )
 
 
 def _is_default(obj: Any, item: dataclasses.Field[Any]) -> bool:

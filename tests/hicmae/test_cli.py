@@ -236,6 +236,24 @@ def test_the_printed_configuration_is_one_that_can_be_given(
     assert CALLS[0] == CALLS[1]
 
 
+def test_every_verb_takes_what_it_has_printed_of_itself(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lost = {}
+    for name, verb in REAL_VERBS.items():
+        words = shlex.split(verb.example.partition(">")[0])[1 + len(name.split()) :]
+        if any(word == "--out" for word in words):
+            words += ["--out", "1e5"]  # text, which YAML would take for a number
+        with pytest.raises(SystemExit):
+            make_parser(name, verb).keywords([*words, "--print_config"])
+        file = tmp_path / "printed.yaml"
+        file.write_text(capsys.readouterr().out)
+        given = make_parser(name, verb).keywords(words)
+        again = make_parser(name, verb).keywords(["--config", str(file)])
+        lost[name] = {key for key in given if given[key] != again[key]}
+    assert not any(lost.values()), lost
+
+
 def test_help_shows_what_docstrings_say_of_parameters_and_fields(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
