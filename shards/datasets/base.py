@@ -149,6 +149,8 @@ class ReadOptions:
     def __post_init__(self) -> None:
         if self.num_folds is not None and self.num_folds < 2:
             raise ValueError(f"folds = {self.num_folds} (must be 2 or more)")
+        if self.labels is not None and self.labels.is_dir():
+            raise ValueError(f"labels = {self.labels}: is a folder; name the file in it")
         if self.labels is not None and not self.labels.is_file():
             raise FileNotFoundError(f"{self.labels}: no such file of labels")
 

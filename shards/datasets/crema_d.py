@@ -1,6 +1,7 @@
 """CREMA-D: 91 actors say twelve sentences in six emotions, rated by a crowd.
 
-Read is the tree of the dataset's repository, whole or in part; list other copies in a CSV.
+Read is the tree of the dataset's repository, whole or in part, such as the sound alone; list other
+copies in a CSV.
 
 ``AudioWAV/1001_DFA_ANG_XX.wav`` and ``VideoFlash/1001_DFA_ANG_XX.flv`` (or any video, or folder of
 frame images, of that name): actor (1001 to 1091) _ sentence _ emotion _ level.
@@ -64,6 +65,7 @@ def read(root: Path, options: ReadOptions) -> Listing:
     names = named | _sentence_names(tree)
     people = _demographics(tree, listing)
     votes = _votes(tree, listing)
+    is_sound = tree.is_sound(_NAME, options.media, listing)
     has_sounds = any(name in tree.sounds for name in names)
     for name in sorted(names):
         actor, sentence, emotion, level = _NAME.fullmatch(name).groups()  # type: ignore[union-attr]
@@ -74,11 +76,13 @@ def read(root: Path, options: ReadOptions) -> Listing:
             listing.leave_out("excluded by the published lists", name)
             continue
         path = tree.picture(name, options.media, prefer="VideoFlash")
-        if path is None:
-            listing.lack("no picture", name)
-            continue
         audio = tree.sound(name, prefer="AudioWAV")
-        if audio is None and has_sounds:
+        if is_sound:
+            path, audio = audio, None
+        if path is None:
+            listing.lack("no sound file" if is_sound else "no picture", name)
+            continue
+        if audio is None and has_sounds and not is_sound:
             listing.lack("no sound file", name)
         labels: dict[str, Label | None] = {
             "emotion": _CODES[emotion],

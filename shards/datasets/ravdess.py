@@ -2,8 +2,8 @@
 
 Read is the speech part with picture and sound, as unpacked from its archives: a recording as
 modality 01, or else its silent picture (02) with its sound (03), as the lists published with HiCMAE
-pair them; its key is the name of modality 01 either way. Songs, and what of 02 and 03 is not
-needed, are counted and left out.
+pair them; of a copy of sound alone, 03. Its key is the name of modality 01 either way. Songs, and
+what of 02 and 03 is not needed, are counted and left out.
 
 ``Actor_01/01-01-03-02-01-01-01.mp4``: modality (01 audio-video, 02 video only, 03 audio only) -
 channel (01 speech, 02 song) - emotion - intensity - statement - repetition - actor. Odd actors are
@@ -45,10 +45,17 @@ def read(root: Path, options: ReadOptions) -> Listing:
     if not found:
         raise not_this(root, "RAVDESS", _LAYOUT)
     listing = Listing(expected=_EXPECTED, copies=tree.copies)
+    is_sound = tree.is_sound(_NAME, options.media, listing)
     for name in _all_names():
+        silent, heard = f"02{name[2:]}", f"03{name[2:]}"
         path, audio = tree.picture(name, options.media), tree.sound(name)
-        if path is None:
-            silent, heard = f"02{name[2:]}", f"03{name[2:]}"
+        if is_sound:
+            path, audio = audio or tree.sound(heard), None
+            if path is None:
+                listing.lack("no sound file", heard)
+                continue
+            found.discard(heard)
+        elif path is None:
             path, audio = tree.picture(silent, options.media), tree.sound(heard)
             if path is None or audio is None:
                 lacks = "no picture" if path is None else f"no sound file ({_APART})"
@@ -101,7 +108,8 @@ _EXPECTED = (
 DATASET = Dataset(
     title="RAVDESS (speech)",
     layout=_LAYOUT,
-    access="open, CC BY-NC-SA 4.0: zenodo.org/records/1188976 (Video_Speech_Actor_*.zip)",
+    access="open, CC BY-NC-SA 4.0: zenodo.org/records/1188976 (Video_Speech_Actor_*.zip;"
+    " or the sound alone, Audio_Speech_Actors_01-24.zip)",
     read=read,
     columns=("emotion", "fold"),
     classes={"emotion": CLASSES},

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from hicmae.config import did_you_mean
 from hicmae.media.images import IMAGE_SUFFIXES
-from shards.datasets.base import Media, fault_of
+from shards.datasets.base import Listing, Media, fault_of
 from shards.manifest import VIDEO_SUFFIXES
 from shards.tables import check_widths, read_cells
 
@@ -70,6 +70,14 @@ class Tree:
         if path is None and media != "clips":
             path = self.choose(self.frames.get(name, ()), prefer=prefer, within=within)
         return path
+
+    def is_sound(self, pattern: re.Pattern[str], media: Media, listing: Listing) -> bool:
+        """Whether a copy has sound alone, no file of a dataset's names being a picture; noted."""
+        named = any(pattern.fullmatch(name) for name in (*self.videos, *self.frames))
+        if named or media != "auto":
+            return False
+        listing.notes.append("there is no picture; listed is the sound alone")
+        return True
 
     def choose(self, paths: Iterable[str], *, prefer: str = "", within: str = "") -> str | None:
         """One of several files that may be the wanted one, and note the others as its copies.

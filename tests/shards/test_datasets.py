@@ -212,6 +212,29 @@ def test_ravdess_pairs_silent_pictures_with_their_sound_where_both_are_apart(
     }
 
 
+@pytest.mark.parametrize(
+    ("name", "path", "key"),
+    [
+        ("ravdess", "Actor_12/03-01-06-02-01-02-12.wav", "01-01-06-02-01-02-12"),
+        ("crema-d", "AudioWAV/1001_DFA_ANG_XX.wav", "1001_DFA_ANG_XX"),
+    ],
+)
+def test_a_copy_of_sound_alone_is_listed_as_such(
+    name: str, path: str, key: str, tmp_path: Path
+) -> None:
+    TREES[name](tmp_path)
+    for film in [*tmp_path.glob("*/*.mp4"), *tmp_path.glob("*/*.flv")]:
+        film.rename(
+            film.with_name(f"03{film.stem[2:]}.wav")
+        ) if name == "ravdess" else film.unlink()
+    listing = read(name, tmp_path)
+    item = by_key(listing)[key]
+    assert (item.path, item.audio) == (path, None)
+    assert not listing.missing
+    assert "the sound alone" in listing.notes[-1]
+    assert not read(name, tmp_path, media="clips").items
+
+
 def test_msp_improv_takes_perceived_labels_and_counts_raters(listings: Listings) -> None:
     listing = listings["msp-improv"][1]
     item = by_key(listing)["MSP-IMPROV-S01A-M04-S-FM02"]

@@ -153,6 +153,7 @@ def test_frames_get_the_frame_rate_that_is_given(tmp_path: Path) -> None:
         (["ravdess", ".", "--out", "list.txt"], "out = list.txt (must end in .csv, .tsv or"),
         (["csv", ".", "--folds", "1"], "folds = 1 (must be 2 or more)"),
         (["csv", ".", "--labels", "no.csv"], "no.csv: no such file of labels"),
+        (["csv", ".", "--labels", "."], "labels = .: is a folder; name the file in it"),
         (["ravdess", ".", "--labels", __file__], "RAVDESS (speech) has its labels in its own"),
         (["ravdess", ".", "--image_fps", "0"], "image_fps = 0.0 (must be more than 0)"),
         (["ravdess", ".", "--media", "films"], "media = films"),
@@ -192,7 +193,8 @@ def test_a_copy_of_sound_alone_is_told_how_it_can_be_listed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     sound = medium(tmp_path / "copy/Actor_01/03-01-05-01-01-01-01.wav")
-    assert run("ravdess", tmp_path / "copy", "--out", tmp_path / "list.csv") == 2
+    words = ("--media", "clips", "--out", tmp_path / "list.csv")
+    assert run("ravdess", tmp_path / "copy", *words) == 2
     assert "sound alone is to be listed in a CSV: hicmae" in capsys.readouterr().err
     table = sheet(tmp_path / "labels.csv", ("path", "emotion"), [(sound.name, "angry")])
     options = ("--labels", table, "--out", tmp_path / "list.csv")
