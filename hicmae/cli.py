@@ -13,6 +13,7 @@ import argparse
 import dataclasses
 import importlib
 import importlib.util
+import math
 import os
 import re
 import sys
@@ -251,9 +252,14 @@ class _Parser(ArgumentParser):
         """Turn command-line words into the function's keyword arguments.
 
         Raises: ValueError: an unknown option or key, a value of a wrong type, or something missing;
-            an address where a path must be. OSError: ``json`` cannot be written.
+            a number that is none or infinite; an address where a path must be. OSError: ``json``
+            cannot be written.
         """
-        built = self.instantiate(self.parse_args(self.prepared(arguments)))
+        parsed = self.parse_args(self.prepared(arguments))
+        # Before settings check their bounds: most comparisons with not-a-number are passed.
+        if unfit := [f"{n} = {value}" for n, value in parsed.items() if not _is_finite(value)]:
+            raise ValueError(f"{'; '.join(unfit)} (must be finite)")
+        built = self.instantiate(parsed)
         for name in self.parameters:
             several = isinstance(built[name], list | tuple)
             for value in built[name] if several else [built[name]]:
@@ -438,6 +444,14 @@ def _unfit(action: argparse.Action, value: Any) -> str:
     if hint is Path and isinstance(value, int | float):
         return f"{value} (must be a path; put quotes around it)"
     return ""
+
+
+def _is_finite(value: Any) -> bool:
+    """Whether no number in a value is infinite or not a number."""
+    if isinstance(value, float):
+        return math.isfinite(value)
+    below = value.values() if isinstance(value, Mapping) else value
+    return not isinstance(value, Mapping | list | tuple) or all(map(_is_finite, below))
 
 
 def _settings_in(hint: Any) -> type[Any] | None:

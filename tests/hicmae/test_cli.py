@@ -254,6 +254,27 @@ def test_every_verb_takes_what_it_has_printed_of_itself(
     assert not any(lost.values()), lost
 
 
+@pytest.mark.parametrize(
+    ("name", "option"),
+    [
+        ("evaluate modalities", "perturb.snr_db=[10, .nan]"),
+        ("shards build", "max_seconds=.nan"),
+        ("shards manifest", "trace.context_seconds=.inf"),
+        ("pretrain", "objective.stages={apart: .nan}"),
+        ("finetune", "optimizer.learning_rate=.inf"),
+    ],
+)
+def test_what_is_no_number_is_refused_for_every_option(
+    name: str, option: str, tmp_path: Path
+) -> None:
+    verb, file, (dest, _, value) = REAL_VERBS[name], tmp_path / "x.yaml", option.partition("=")
+    file.write_text(dest.replace(".", ": {") + f": {value}" + "}" * dest.count("."))
+    for words in ([f"--{option}"], ["--config", str(file)]):
+        words = shlex.split(verb.example)[1 + len(name.split()) :] + words
+        with pytest.raises(ValueError, match=rf"{dest} = .*(nan|inf).* \(must "):
+            make_parser(name, verb).keywords(words)
+
+
 def test_help_shows_what_docstrings_say_of_parameters_and_fields(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
