@@ -17,7 +17,7 @@ from typing import Any, Literal
 from finetune.heads import FALLING, METRICS, Head, known_metrics, score_names
 from finetune.instants import OverTime
 from finetune.losses import loss_terms
-from hicmae.config import config_path, did_you_mean, from_dict, load_yaml
+from hicmae.config import config_path, config_root, did_you_mean, from_dict, load_yaml
 from hicmae.settings import outside, raise_all
 
 Task = Literal["classification", "regression", "joint"]
@@ -379,9 +379,15 @@ def load_benchmark(name_or_path: str | Path) -> Benchmark:
     Raises: FileNotFoundError: no such file. ValueError: one line with every problem in it.
     """
     name = str(name_or_path)
-    if "/" not in name and not name.endswith((".yaml", ".yml")):
-        name = f"configs/benchmarks/{name}.yaml"
-    path = config_path(name)
+    known = sorted(file.stem for file in (config_root() / "benchmarks").glob("*.yaml"))
+    is_name = "/" not in name and not name.endswith((".yaml", ".yml")) and not Path(name).is_file()
+    if is_name and name not in known:
+        near = did_you_mean(name.lower().replace("-", "_"), known)
+        raise FileNotFoundError(
+            f"benchmark '{name}': no such benchmark{near} (benchmarks: {', '.join(known)}; or give"
+            " a YAML file)"
+        )
+    path = config_path(f"configs/benchmarks/{name}.yaml" if name in known else name)
     return from_dict(Benchmark, load_yaml(path), str(path))
 
 

@@ -89,6 +89,21 @@ def test_a_bad_benchmark_is_refused_in_one_line(tmp_path: Path, text: str, said:
     assert "\n" not in str(caught.value)
 
 
+def test_a_file_is_read_whatever_it_is_called_and_a_name_is_told_its_nearest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("faces.txt").write_text(GOOD)
+    Path("crema_d").mkdir()  # the recordings
+    assert load_benchmark("faces.txt").name == "some"
+    assert load_benchmark("crema_d").name == "crema_d"
+    Path("list.csv").write_text("path,emotion")
+    with pytest.raises(ValueError, match=r"list.csv: holds 'path,emotion', not a mapping"):
+        load_benchmark("list.csv")
+    with pytest.raises(FileNotFoundError, match=r"'CREMA-D': no such .* mean 'crema_d'\? \(bench"):
+        load_benchmark("CREMA-D")
+
+
 def test_the_user_outranks_the_benchmark_and_that_the_default(tmp_path: Path) -> None:
     found = load(tmp_path, GOOD + "recipe: {epochs: 30, frame_stride: 3}")
     theirs = resolve(found, settings())
