@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import errno
+import json
 import math
 import sys
 from collections import Counter
@@ -11,18 +12,19 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path, PurePath
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from hicmae.config import with_options_of
+from hicmae.config import to_dict, with_options_of
 from hicmae.files import check_replaceable, whole_file
 from hicmae.prediction.messages import StageProgress, WindowConfig
 from hicmae.terminal import plain_console, printable, user_message
 
 if TYPE_CHECKING:
     from hicmae.prediction.results import Prediction, TrackSummary
+    from hicmae.prediction.timelines import Owned
 
 OUTCOMES = "outcomes.csv"
 # Errors of the system that the next recording would meet too.
@@ -96,8 +98,10 @@ def predict(
         min_confidence: Where no class is as probable (0 to 1), the prediction is "not sure"; the
             probabilities are written all the same. null: the threshold that fine-tuning has
             fitted, if it has (hicmae finetune, recipe.calibrate); 0: always the best class.
-        overwrite: Replace results that are there; without it nothing is begun if any are. Those
-            of recordings that now fail stay, and are named.
+        overwrite: Replace results that are there; without it, those made of the same recording,
+            checkpoint and options are kept, so that the same command goes on where it was broken
+            off, and nothing is begun if there are any others. Results of recordings that now fail
+            stay, and are named.
         device: auto, cpu, cuda, ….
         precision: auto (bf16 where the machine computes in it), 32-true or bf16-mixed.
         batch_size: Clips that the network is shown at once.
@@ -133,17 +137,48 @@ def predict(
         raise ValueError(f"boxes = {config.boxes} is of one recording, and there are {len(found)}")
     if out.exists() and not out.is_dir():
         raise ValueError(f"{out}: is a file; give a folder as --out")
-    for recording in found:
-        with suppress(OSError):  # a name that cannot be there is said when its turn comes
-            folder = out / recording.name
-            check_replaceable(folder, "prediction", SUMMARY, others=WRITTEN, overwrite=overwrite)
     model = load(checkpoint, device=device, precision=precision, batch_size=batch_size)
     config.layout(model.input)
     model.confidence(min_confidence)
     config.prepared(model.preparation)
+    smoothed = model.network.smoothing_seconds if smoothing is None else smoothing
+    trace = None if rate is None else TraceForm(rate, smoothed, model.network.shift_seconds)
+    settings = {
+        "checkpoint": model.network.digest,
+        "precision": model.network.precision,
+        "trace": None if trace is None else [rate, smoothed],
+        "each_modality": each_modality,
+        "picture": picture,
+        "annotate": annotate,
+        "tiers": sorted(formats),
+        "min_confidence": model.confidence(min_confidence),
+        **{k: v for k, v in to_dict(config).items() if k not in ("offline", "deadline_seconds")},
+    }
+    asked_of, kept = dict[Path, dict[str, Any]](), dict[Path, dict[str, Any]]()
+    for recording in found:
+        with suppress(OSError):  # a name that cannot be there is said when its turn comes
+            folder = out / recording.name
+            asked_of[recording.path] = _asked(recording.path, asked, config) | settings
+            summary, others = _made(folder / SUMMARY, asked_of[recording.path])
+            if summary and not others and not overwrite:
+                kept[recording.path] = summary
+                continue
+            try:
+                check_replaceable(
+                    folder, "prediction", SUMMARY, others=WRITTEN, overwrite=overwrite
+                )
+            except ValueError as error:
+                differs = f" (it is of another {', '.join(others)})" if others else ""
+                raise ValueError(f"{error}{differs}") from None
     console, errors = plain_console(file=sys.stdout), plain_console(file=sys.stderr)
     for note in model.notes:
         console.print(f"note: {note}", markup=False)
+    if kept:
+        console.print(
+            f"{len(kept)} of {len(found)} recordings were predicted like this before: their"
+            " results are kept (--overwrite makes them anew)",
+            markup=False,
+        )
     middle = model.preparation.faces == "none" and config.faces == "profile"
     if middle and model.modalities != "audio":
         console.print(
@@ -151,14 +186,18 @@ def predict(
             "for other recordings pass --faces yunet",
             markup=False,
         )
-    smoothed = model.network.smoothing_seconds if smoothing is None else smoothing
-    trace = None if rate is None else TraceForm(rate, smoothed, model.network.shift_seconds)
     outcomes: list[dict[str, str]] = []
     heard: set[Path] = set()
     again: list[Source] = []
     try:
-        with model, _Bar(errors, len(found)) as bar:
+        with model, _Bar(errors, len(found) - len(kept)) as bar:
             for recording in found:
+                if recording.path in kept:
+                    summary = kept[recording.path]
+                    if model.modalities == "video" or "audio" in summary["modality"]:
+                        heard.add(recording.path)
+                    outcomes.append(_outcome(recording, "", "; ".join(summary["notes"])))
+                    continue
                 if sounds.get(recording.path) in heard:
                     again.append(recording)
                     continue
@@ -182,6 +221,7 @@ def predict(
                         trace=trace,
                         process=model.decoding,
                         progress=bar.show,
+                        asked=asked_of.get(recording.path),
                     )
                 except (PredictionError, OSError) as error:
                     if getattr(error, "errno", None) in _EVERYWHERE:
@@ -214,6 +254,30 @@ def predict(
         markup=False,
     )
     return 2 if failed else 0
+
+
+def _asked(path: Path, spans: Owned, config: WindowConfig) -> dict[str, Any]:
+    """What of a recording decides its results: its files as they are, and its spans."""
+    from hicmae.media.images import sound_beside
+
+    files = [path, config.boxes or (path.with_suffix(".csv") if config.faces == "boxes" else None)]
+    files += [sound_beside(path)] if path.is_dir() or path.suffix == ".npy" else []
+    states = [file.stat() for file in files if file is not None and file.exists()]
+    return {
+        "recording": [[str(path.resolve())], *([s.st_size, s.st_mtime_ns] for s in states)],
+        "spans": to_dict([to_dict(span) for span in spans.get(path, ())]),
+    }
+
+
+def _made(file: Path, asked: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """The summary of a prediction that is there, and in what it was made otherwise."""
+    try:
+        summary = json.loads(file.read_text(encoding="utf-8"))
+        before = dict(summary["asked"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}, []
+    now = json.loads(json.dumps(asked))
+    return summary, [name for name in now if name not in before or now[name] != before[name]]
 
 
 class Source(NamedTuple):

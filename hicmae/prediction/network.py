@@ -5,6 +5,8 @@ Shape letters: B clips of a batch, C outputs.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +18,7 @@ from torch import Tensor
 
 from hicmae.blocks import prepare_for_bf16
 from hicmae.checkpoints.checkpoint import (
+    WEIGHTS,
     Calibration,
     Checkpoint,
     Labels,
@@ -24,8 +27,10 @@ from hicmae.checkpoints.checkpoint import (
 )
 from hicmae.checkpoints.networks import build_network, preparation_of
 from hicmae.checkpoints.portable import locate
+from hicmae.config import to_dict
 from hicmae.devices import choose_device, inference_precision
 from hicmae.emotion import EmotionModel, clip_values
+from hicmae.files import file_sha256
 from hicmae.media.faces import FaceConfig
 from hicmae.prediction.messages import Clip
 from hicmae.transforms import ClipTransform
@@ -84,6 +89,7 @@ def load_ensemble(
         notes=tuple(dict.fromkeys(notes)),
         device=device,
         precision=precision,
+        digest=_digest(checkpoints),
     )
 
 
@@ -102,6 +108,7 @@ class EmotionEnsemble:
         notes: What the user should know, a line each.
         device: Where they run: ``auto``, ``cpu``, ``cuda``, ….
         precision: ``auto`` (bf16 where the machine computes in it), ``32-true`` or ``bf16-mixed``.
+        digest: Of weights and configuration of all.
 
     Raises: ValueError: no such device, or another precision.
     """
@@ -119,8 +126,10 @@ class EmotionEnsemble:
         notes: tuple[str, ...] = (),
         device: str = "auto",
         precision: str = "auto",
+        digest: str = "",
     ) -> None:
         self.preparation, self.source, self.notes = preparation, source, notes
+        self.digest = digest
         self.smoothing_seconds, self.shift_seconds = smoothing_seconds, shift_seconds
         self.device = choose_device(device)
         self.precision = inference_precision(precision, self.device)
@@ -204,6 +213,14 @@ def _folds(folder: Path) -> list[Path]:
         return []
     folds = [fold / "checkpoints" / "last" for fold in sorted(folder.glob("fold-*"))]
     return [fold for fold in folds if is_checkpoint(fold)]
+
+
+def _digest(checkpoints: Sequence[Checkpoint]) -> str:
+    said = [
+        [each.weights_sha256 or file_sha256(each.path / WEIGHTS), to_dict(each.config)]
+        for each in checkpoints
+    ]
+    return hashlib.sha256(json.dumps(said).encode()).hexdigest()
 
 
 def _member(checkpoint: Checkpoint) -> EmotionModel:

@@ -311,6 +311,7 @@ class Prediction:
         trace: TraceForm | None = None,
         process: DecodingProcess | None = None,
         progress: Tell | None = None,
+        asked: Mapping[str, Any] | None = None,
     ) -> Path:
         """Write the prediction into a folder of its own, whole or not at all.
 
@@ -325,6 +326,8 @@ class Prediction:
             trace: Also write a trace of each track, of this form.
             process: Where the video is decoded again; none given: a new one.
             progress: Called with how far the video is.
+            asked: What all of this was made of, plain data that the summary of a whole prediction
+                keeps, by which a later run knows it.
 
         Returns: the folder.
 
@@ -336,7 +339,6 @@ class Prediction:
         check_replaceable(folder, "prediction", SUMMARY, others=WRITTEN, overwrite=overwrite)
         undrawn: PredictionError | None = None
         with whole_folder(folder) as beside:
-            _write_tables(self, beside)
             for track in self.tracks:
                 if trace is not None:
                     file = beside / f"trace-{track.name}.csv"
@@ -351,6 +353,7 @@ class Prediction:
                 except PredictionError as error:  # frames between the windows may be damaged
                     undrawn = error
                     (beside / VIDEO).unlink(missing_ok=True)
+            _write_tables(self, beside, asked if undrawn is None else None)
         if undrawn is not None:
             raise PredictionError(
                 undrawn.cause, f"{undrawn} (all but {VIDEO} was written, into {folder})"
@@ -387,7 +390,7 @@ def _named(names: tuple[str, ...], values: np.ndarray) -> dict[str, float]:
     return {name: float(value) for name, value in zip(names, values, strict=True)}
 
 
-def _write_tables(prediction: Prediction, folder: Path) -> None:
+def _write_tables(prediction: Prediction, folder: Path, asked: Mapping[str, Any] | None) -> None:
     _write_csv(folder / TIMELINE, prediction.timeline, ("start", "end"))
     with (folder / LINES).open("w", encoding="utf-8") as file:
         for line in _lines(prediction):
@@ -404,6 +407,8 @@ def _write_tables(prediction: Prediction, folder: Path) -> None:
         "min_confidence": prediction.tracks[0].min_confidence,
         "labels": to_dict(prediction.labels),
     }
+    if asked is not None:
+        described["asked"] = asked
     (folder / SUMMARY).write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
 
 

@@ -133,8 +133,10 @@ def test_results_are_replaced_only_where_asked_and_nothing_is_begun_before(
     assert predict(first, checkpoint=checkpoint, out=out) == 0
     before = (out / "a.mp4" / "timeline.csv").stat().st_mtime_ns
     capsys.readouterr()
-    assert predict(second, first, checkpoint=checkpoint, out=out) == 2
-    assert "a.mp4: holds a prediction; pass --overwrite" in capsys.readouterr().err
+    assert predict(second, first, "--hop", "2", checkpoint=checkpoint, out=out) == 2
+    error = capsys.readouterr().err
+    assert "a.mp4: holds a prediction; pass --overwrite" in error
+    assert "(it is of another hop)" in error
     assert not (out / "b.mp4").exists()
     assert predict(second, first, "--overwrite", checkpoint=checkpoint, out=out) == 0
     assert (out / "a.mp4" / "timeline.csv").stat().st_mtime_ns > before
@@ -157,6 +159,29 @@ def test_results_are_replaced_only_where_asked_and_nothing_is_begun_before(
         assert predict(first, "--overwrite", checkpoint=checkpoint, out=out) == 2
         assert thesis.read_text() == "mine", beside
         assert "name another folder" in capsys.readouterr().err
+
+
+def test_what_was_broken_off_goes_on_and_keeps_what_is_of_the_same_recording_and_options(
+    tmp_path: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    media, out = tmp_path / "media", tmp_path / "out"
+    first, second = (write_talking(media / f"{name}.mp4", 1.0) for name in "ab")
+    assert predict(media, checkpoint=checkpoint, out=out) == 0
+    assert "kept" not in capsys.readouterr().out
+    shutil.rmtree(out / "b.mp4")  # as if killed before it
+    (out / "outcomes.csv").unlink()
+    before = (out / "a.mp4" / "timeline.csv").stat().st_mtime_ns
+    assert predict(media, checkpoint=checkpoint, out=out) == 0
+    said = capsys.readouterr().out
+    assert "1 of 2 recordings were predicted like this before: their results are kept" in said
+    assert "2 of 2 recordings predicted" in said
+    assert (out / "a.mp4" / "timeline.csv").stat().st_mtime_ns == before
+    assert (out / "b.mp4" / "timeline.csv").is_file()
+    assert set(outcomes(out)) == {"a.mp4", "b.mp4"}
+    shutil.copy(second, first)  # another recording of that name
+    assert predict(media, checkpoint=checkpoint, out=out) == 2
+    assert "a.mp4: holds a prediction; pass --overwrite" in (said := capsys.readouterr().err)
+    assert "(it is of another recording)" in said
 
 
 def test_the_sound_of_images_is_no_recording_of_its_own(tmp_path: Path) -> None:
