@@ -312,7 +312,8 @@ def embed(
 
     Args:
         source: A pretraining run, one fold of a fine-tuning run (RUN/fold-1), or a checkpoint.
-        inputs: A folder of shards with an index; or videos and sound files.
+        inputs: A folder of shards with an index; or videos, sound files, folders of images, and
+            folders with any of these (searched to any depth).
         out: The file, .parquet or .npz.
         what: pooled: one vector, as the head reads it (of a pretrained network: as it would at its
             first step). layers: the mean token of each encoder layer and modality. fused: the mean
@@ -349,6 +350,7 @@ def embed(
     )
     from finetune.testing.machine import make_machine, require_alone
     from hicmae.checkpoints.checkpoint import load_checkpoint
+    from hicmae.prediction.command import gather
 
     machine = make_machine(device, precision, batch_size=batch_size, workers=workers)
     require_alone("hicmae embed")
@@ -371,6 +373,7 @@ def embed(
         settings["layers"] = list(extractor.layers)
     settings["precision"] = machine.precision
     metadata = {**_metadata(checkpoint, shards, inputs), "settings": settings}
+    recordings = [] if shards is not None else [each.path for each in gather(inputs, out)]
     console = output_console()
     refused: dict[str, str] = {}
     if shards is not None:
@@ -384,7 +387,7 @@ def embed(
         rows = recording_rows(
             extractor,
             checkpoint,
-            inputs,
+            recordings,
             per=per,
             hop=hop,
             console=console,
@@ -401,13 +404,12 @@ def embed(
             file.add(about, features)
             num_rows += len(about["key"])
         if not num_rows:
-            raise ValueError(
-                f"none of {len(inputs)} recordings can be embedded: {next(iter(refused.values()))}"
-            )
+            why = next(iter(refused.values()))
+            raise ValueError(f"none of {len(recordings)} recordings can be embedded: {why}")
     for path, why in refused.items():
         console.print(f"refused: {why if path in why else f'{path}: {why}'}")
     widths = ", ".join(f"{name} {width}" for name, width in extractor.widths.items())
-    left_out = f"; {len(refused)} of {len(inputs)} recordings refused" if refused else ""
+    left_out = f"; {len(refused)} of {len(recordings)} recordings refused" if refused else ""
     console.print(f"{out}: {num_rows} rows ({widths}){left_out}")
 
 
@@ -474,7 +476,7 @@ def _shards(inputs: list[Path], *, segments: int, hop: float | None) -> Index | 
     """
     from shards.index import TABLE_NAME, read_index
 
-    folders = [path for path in inputs if (path / TABLE_NAME).is_file()]
+    folders = [p for p in inputs if (p / TABLE_NAME).is_file() or any(p.glob("*.tar"))]
     if folders and len(inputs) > 1:
         raise ValueError(
             f"inputs: give one folder of shards or recordings, not {folders[0]} with others"

@@ -221,14 +221,15 @@ def test_a_sound_file_gives_the_features_of_its_windows(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    path, broken = tmp_path / "tone.wav", tmp_path / "broken.wav"
+    path, broken = tmp_path / "media" / "tone.wav", tmp_path / "media" / "broken.wav"
+    path.parent.mkdir()
     sound = write_sound(path, 2.0)
     broken.write_bytes(b"not a sound")
     rows = {}
-    for per in ("view", "sample"):
+    for per, inputs in (("view", [path, broken]), ("sample", [path.parent])):
         embed(
             source=pretrained,
-            inputs=[path, broken],
+            inputs=inputs,
             out=tmp_path / f"{per}.parquet",
             what="fused",
             modalities="audio",
