@@ -141,7 +141,7 @@ def recorded_versions(folder: Path) -> dict[str, str]:
     """The libraries that built a folder, as its receipt says; empty if it has none of its own."""
     try:
         old = read_receipt(folder / RECEIPT_JSON)
-    except (FileNotFoundError, ShardError):
+    except (FileNotFoundError, NotADirectoryError, ShardError):
         return {}
     same = old["digests"].get("shards") == _shard_digests(read_index(folder))
     return dict(old["versions"]) if same else {}

@@ -291,6 +291,12 @@ def test_remade_receipt_keeps_the_libraries_of_the_build(
     assert "Not known" in (folder / RECEIPT_PAGE).read_text()
 
 
+def test_a_file_is_no_folder_of_shards(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a.tar").touch()
+    assert main(["shards", "receipt", str(tmp_path / "a.tar")]) == 2
+    assert capsys.readouterr().err.endswith("a.tar: no such folder of shards\n")
+
+
 def test_cut_off_shard_is_named(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shard = folder / "train-000001.tar"
     shard.write_bytes(shard.read_bytes()[:600])
