@@ -216,10 +216,10 @@ def load_checkpoint(path: Path | str) -> Checkpoint:
     inside = [path.parent for deep in ("*", "*/*") for path in folder.glob(f"{deep}/fold-*")]
     if runs := sorted({path.relative_to(folder).as_posix() for path in inside}):
         raise ValueError(f"{folder}: holds runs ({', '.join(runs)}); name one of them")
-    found = "no such folder" if not folder.exists() else f"found no {WEIGHTS} with {CONFIG}"
-    raise ValueError(
-        f"{folder}: {found} there or in checkpoints/last; give a run folder or a checkpoint folder"
-    )
+    found = "is a file" if folder.is_file() else "no such folder"
+    if folder.is_dir():
+        found = f"found no {WEIGHTS} with {CONFIG} there or in checkpoints/last"
+    raise ValueError(f"{folder}: {found}; give a run folder or a checkpoint folder")
 
 
 def is_checkpoint(folder: Path) -> bool:

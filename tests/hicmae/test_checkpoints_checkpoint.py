@@ -156,5 +156,7 @@ def test_of_a_run_of_folds_one_is_to_be_named(saved: tuple[Path, HiCMAE], tmp_pa
 
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="no such folder"):
+    with pytest.raises(ValueError, match="no such folder; give a run"):
         load_checkpoint(tmp_path / "nowhere")
+    with pytest.raises(ValueError, match=r"\.py: is a file; give a run folder or a checkpoint"):
+        load_checkpoint(Path(__file__))
