@@ -179,16 +179,23 @@ class FinetuneModule(pl.LightningModule):
             return None
         video, fbank = batch["video"], batch["fbank"]
         if "sample" in batch:
-            targets = self.targets[batch["sample"]]
+            own = targets = self.targets[batch["sample"]]
             mixing = self.plan.config.mixing
             kinds = {head.kind for head in self.benchmark.every_head}
+            seen, heard = _presence(batch)
             if "regression" not in kinds or mixing.regression:
-                seen, heard = _presence(batch)
                 other = None
                 if seen is not None and heard is not None:
                     other = send(alike(seen, heard), targets.device)
                 video, fbank, targets = mix_batch(video, fbank, targets, mixing, neighbour=other)
-            outputs = self._outputs(video, fbank, batch).float()
+            if video is not None and fbank is not None:
+                seen, heard = self._dropped(seen, heard, len(own))
+            if seen is None or heard is None:
+                outputs = (self._recorded or self.model)(video, fbank).float()
+            else:
+                outputs = by_presence(self.model, video, fbank, seen, heard).float()
+                if not mixing.audio:  # a clip that is heard alone was not mixed
+                    targets = torch.where(send(seen, targets.device)[:, None], targets, own)
         else:
             outputs = self.model(video, fbank).float()
             targets = self.targets[:0]
@@ -290,20 +297,19 @@ class FinetuneModule(pl.LightningModule):
         self.skipped = dict(checkpoint["skipped"]) if self.global_rank == 0 else {}
         self.last_epoch_loss = checkpoint["last_epoch_loss"]
 
-    def _outputs(self, video: Tensor | None, fbank: Tensor | None, batch: Batch) -> Tensor:
-        """Predict training clips, some of which have one of their modalities alone."""
+    def _dropped(
+        self, seen: Tensor | None, heard: Tensor | None, size: int
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Which clips keep their picture and their sound (B,), as of ``_presence``."""
         dropout = self.plan.config.recipe.modality_dropout
-        seen, heard = _presence(batch)
-        if dropout > 0 and video is not None and fbank is not None:
-            draws = torch.rand(len(video), 2)  # on the CPU, as all draws are
-            whole = torch.ones(len(video), dtype=torch.bool)
+        if dropout > 0:
+            draws = torch.rand(size, 2)  # on the CPU, as all draws are
+            whole = torch.ones(size, dtype=torch.bool)
             seen, heard = (whole if there is None else there for there in (seen, heard))
             single = (draws[:, 0] < dropout) & seen & heard  # who has one alone keeps it
             seen = seen & ~(single & (draws[:, 1] < 0.5))
             heard = heard & ~(single & (draws[:, 1] >= 0.5))
-        if seen is None or heard is None:
-            return (self._recorded or self.model)(video, fbank)
-        return by_presence(self.model, video, fbank, seen, heard)
+        return seen, heard
 
     def _loss(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of a batch and, of a sum, its terms; of all processes' where they share a batch.

@@ -172,9 +172,9 @@ class MixingConfig:
 
     One blend is drawn a batch, and every clip is blended with its neighbour. Of an audio-video
     network's input, only the video is mixed unless ``audio`` says so; a network that only hears
-    has nothing else, so without ``audio`` its batches stay unmixed. Where processes share a batch,
-    each draws a blend of its own for its part and finds neighbours there alone; one clip a process
-    has no neighbour and stays unmixed.
+    has nothing else, so without ``audio`` its batches stay unmixed, as does every clip that is
+    heard alone. Where processes share a batch, each draws a blend of its own for its part and finds
+    neighbours there alone; one clip a process has no neighbour and stays unmixed.
 
     Args:
         mixup: Both parameters of the Beta distribution of mixup's share; 0: no mixup.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,10 +12,12 @@ import torch
 
 from finetune.data import check_modalities
 from finetune.mixing import alike, mix_batch
+from finetune.module import FinetuneModule
 from finetune.record import read_run
 from finetune.settings import MixingConfig
 from finetune.testing.machine import load_tested, make_machine, sample_views
 from hicmae.checkpoints.checkpoint import load_checkpoint
+from hicmae.emotion import by_presence
 from hicmae.views import ViewGrid
 from shards.index import read_index
 from tests.support.finetune_fixtures import Train, all_notes, write_labelled_shards
@@ -28,9 +31,29 @@ def mixture(tmp_path: Path) -> Path:
 
 
 def test_samples_that_lack_a_modality_are_trained_on_counted_and_scored_apart(
-    mixture: Path, train: Train
+    mixture: Path, train: Train, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    shown: list[torch.Tensor] = []
+    wanted: list[torch.Tensor] = []
+    loss = FinetuneModule._loss
+
+    def ask(network: Any, video: Any, fbank: Any, seen: Any, heard: Any) -> torch.Tensor:
+        if torch.is_grad_enabled():
+            shown.append(seen)
+        return by_presence(network, video, fbank, seen, heard)
+
+    def compare(module: FinetuneModule, outputs: torch.Tensor, targets: torch.Tensor) -> Any:
+        wanted.append(targets.amax(dim=1) / module.targets.max())
+        return loss(module, outputs, targets)
+
+    monkeypatch.setattr("finetune.module.by_presence", ask)
+    monkeypatch.setattr(FinetuneModule, "_loss", compare)
     run = read_run(train(on=mixture, once=True, recipe={"modality_dropout": 0.3}))
+    # Who is heard alone, with sound that is not mixed, is asked for its own class.
+    seen, shares = torch.cat(shown), torch.cat(wanted)
+    assert (shares[~seen] == 1).all()
+    assert 0 < seen.sum() < len(seen)
+    assert (shares[seen] < 0.999).any()
     held = Counter(item.groups["modalities there"] for item in run.units)
     assert held == {"picture and sound": 10, "picture alone": 1, "sound alone": 1}
     assert "picture and sound: 8 with picture and sound, 4 with sound alone" in all_notes(run)
