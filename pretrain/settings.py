@@ -233,8 +233,8 @@ class Counts:
 def count_steps(config: PretrainConfig, *, num_clips: int, world_size: int) -> Counts:
     """Turn epochs (of ``num_clips``), batches and warm-up into counts.
 
-    Raises: ValueError: more clips in a step than there are, a warm-up longer than the run, or
-        stages that leave nothing of it.
+    Raises: ValueError: more clips in a step than there are, a warm-up longer than the run,
+        a stage without a step, or stages that leave nothing of the run.
     """
     optimizer, batch_size = config.optimizer, config.data.batch_size
     global_batch = batch_size * config.accumulate * world_size
@@ -256,7 +256,14 @@ def count_steps(config: PretrainConfig, *, num_clips: int, world_size: int) -> C
             f"({per_epoch} steps an epoch); shorten it or train longer"
         )
     stages = config.objective.stages
-    ends = list(accumulate(round(epochs * per_epoch) for epochs in stages.values()))
+    lengths = [round(epochs * per_epoch) for epochs in stages.values()]
+    if 0 in lengths:
+        name = list(stages)[lengths.index(0)]
+        raise ValueError(
+            f"objective.stages: {name} = {stages[name]:g} epochs is no whole step ({per_epoch} an"
+            " epoch), so nothing would be trained in it; lengthen it or leave it out"
+        )
+    ends = list(accumulate(lengths))
     if ends and ends[-1] >= num_steps:
         raise ValueError(
             f"objective.stages: they take {ends[-1]} steps, the run {num_steps} ({per_epoch} steps"

@@ -108,6 +108,8 @@ def test_stages_that_leave_nothing_of_the_run_are_refused() -> None:
             objective=replace(STAGED, stages={"apart": 10.0}),
             optimizer=OptimizerConfig(warmup_epochs=0),
         )
+    with pytest.raises(ValueError, match=r"stages: video = 0.001 epochs is no whole step .125"):
+        counts(objective=replace(STAGED, stages={"apart": 2.0, "video": 0.001}))
 
 
 def test_a_run_by_contrast_alone_logs_no_reconstruction_and_resumes(
