@@ -196,18 +196,21 @@ def retrieval(video: np.ndarray, audio: np.ndarray) -> dict[str, float]:
         video: (N, D) pooled features of the picture.
         audio: (N, D) of the sound of the same clips.
 
-    Returns: ``video_to_audio_recall1``, …, ``audio_to_video_recall10``, and ``chance_recall1``, …
+    Returns: ``video_to_audio_recall1``, …, ``audio_to_video_recall10``, not-a-number where a
+        feature is none, and ``chance_recall1``, …
     """
-    left, right = (
-        values / np.maximum(np.linalg.norm(values, axis=1, keepdims=True), 1e-12)
-        for values in (video.astype(np.float64), audio.astype(np.float64))
-    )
+    with np.errstate(invalid="ignore"):
+        left, right = (
+            values / np.maximum(np.linalg.norm(values, axis=1, keepdims=True), 1e-12)
+            for values in (video.astype(np.float64), audio.astype(np.float64))
+        )
     similar = np.round(left @ right.T, 9)  # (N, N); rounding makes ties of what is one
     own = np.diag(similar)
     scores: dict[str, float] = {}
     for name, table in (("video_to_audio", similar), ("audio_to_video", similar.T)):
         nearer = (table > own[:, None]).sum(axis=1)
         equal = (table == own[:, None]).sum(axis=1)  # the partner among them
+        equal = np.where(np.isnan(own), np.nan, equal)
         for rank in RANKS:
             # The partner is equally likely at each place among its equals.
             hit = np.clip((rank - nearer) / equal, 0, 1)
@@ -256,12 +259,17 @@ def linear_probe(features: np.ndarray, label: Label) -> dict[str, float]:
     correlation for numbers.
 
     Args: features: (N, D) of all clips.
-    Returns: ``uar`` and ``chance_uar``, or ``ccc`` and ``chance_ccc``.
+    Returns: ``uar`` and ``chance_uar``, or ``ccc`` and ``chance_ccc``; the former not-a-number
+        where a feature is none.
     """
     inputs, values = features[label.rows].astype(np.float64), label.values
+    classes = label.kind == "classes"
+    name, chance = ("uar", 1 / len(np.unique(values))) if classes else ("ccc", 0.0)
+    if not np.isfinite(inputs).all():
+        return {name: math.nan, f"chance_{name}": chance}
     predicted = np.empty(len(values), dtype=values.dtype)
     for train, test in _folds(label):
-        if label.kind == "classes" and len(np.unique(values[train])) < 2:
+        if classes and len(np.unique(values[train])) < 2:
             predicted[test] = values[train][0]
             continue
         model = make_pipeline(StandardScaler(), _estimator(label))
@@ -270,10 +278,11 @@ def linear_probe(features: np.ndarray, label: Label) -> dict[str, float]:
             warnings.simplefilter("ignore", ConvergenceWarning)
             model.fit(inputs[train], values[train])
         predicted[test] = model.predict(inputs[test])
-    if label.kind == "classes":
-        scores = classification_metrics(values, predicted, label.num_classes)
-        return {"uar": scores["uar"], "chance_uar": 1 / len(np.unique(values))}
-    return {"ccc": regression_metrics(values, predicted)["ccc"][0], "chance_ccc": 0.0}
+    if classes:
+        score = classification_metrics(values, predicted, label.num_classes)["uar"]
+    else:
+        score = regression_metrics(values, predicted)["ccc"][0]
+    return {name: score, f"chance_{name}": chance}
 
 
 def _usable(index: Index, config: ProbeConfig, modalities: str) -> pandas.DataFrame:

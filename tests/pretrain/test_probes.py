@@ -100,6 +100,18 @@ def test_a_linear_probe_finds_what_is_there_and_nothing_else() -> None:
     assert linear_probe(noise, valence)["chance_ccc"] == 0
 
 
+@pytest.mark.parametrize("broken", [np.nan, np.inf])
+def test_features_that_are_no_numbers_have_no_score(broken: float) -> None:
+    features = np.random.default_rng(0).normal(size=(40, 4))
+    spoiled = np.where(np.arange(40)[:, None] == 7, broken, features)
+    found = retrieval(features, spoiled)
+    assert all(np.isnan(found[name]) == ("chance" not in name) for name in found)
+    for label in find_labels(table(40, 4), ["emotion", "valence"]):
+        score, chance = linear_probe(spoiled, label).values()
+        assert np.isnan(score)
+        assert chance in (1 / 3, 0)
+
+
 def test_knowing_the_speaker_does_not_help_a_probe() -> None:
     """Each speaker has one class; who it is says nothing about speakers not met before."""
     rows = pandas.DataFrame({"speaker": np.repeat([f"s{n}" for n in range(12)], 10)})
