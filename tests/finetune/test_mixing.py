@@ -85,6 +85,8 @@ def test_sound_is_mixed_in_the_share_of_the_labels(
         expected = share * targets[1] + (1 - share) * targets[0]
         # A span of time has whole frames; half of one is what rounding may cost.
         assert_allclose(mixed[1], expected, atol=0.5 / S + 1e-5 if with_video else 1e-5)
+        # Spans hold one clip or the other, blends both.
+        assert torch.equal(mixed_fbank, mixed_fbank.round()) == ("mixup" in settings)
         changed += share < 0.999
     assert changed > 15
 
@@ -127,11 +129,13 @@ def test_shares_follow_the_beta_distribution() -> None:
 
 def test_a_box_is_of_the_area_and_a_span_of_the_length_that_are_given_away() -> None:
     (video, fbank, _), neighbour = clips(), torch.arange(B).roll(1)
-    boxes = [mixing._cut_box(video, 0.75, neighbour)[1] for _ in range(50)]
-    assert min(boxes) == 0.75  # where the border cuts nothing off
+    torch.manual_seed(0)
+    cut, shares = zip(*[mixing._cut_box(video, 0.75, neighbour) for _ in range(200)], strict=True)
+    assert min(shares) == 0.75  # where the border cuts nothing off
+    assert (torch.stack(cut)[:, 1] == 0).any(dim=0).all()  # of a neighbour that is 0: everywhere
     spans = torch.stack([mixing._cut_span(fbank, 0.75, neighbour)[0][1, :, 0] for _ in range(200)])
     assert (spans == 0).sum(dim=1).unique().tolist() == [S / 4]
-    assert (spans == 0).any(dim=0).all()  # of a neighbour that is 0: to the last frame
+    assert (spans == 0).any(dim=0).all()  # to the last frame
 
 
 @pytest.mark.parametrize("switch", [0.0, 1.0])
