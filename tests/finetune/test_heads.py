@@ -344,10 +344,13 @@ def test_of_equal_thresholds_the_nearest_to_a_half_is_taken(
 
 
 def test_a_correlation_of_one_clip_alone_is_left_out_and_not_told() -> None:
-    heads = [("real", 1.0, slice(0, 1), loss_terms("ccc", "regression"))]
+    heads = [("real", 1.0, slice(0, 1), loss_terms("ccc+mse", "regression"))]
     known = torch.tensor([[True], [False]])
     total, told = combined_heads(heads, torch.ones(2, 1), torch.zeros(2, 1), known, {})
     assert (total, told) == (0, {})
+    known[1] = True  # of two it is told
+    total, told = combined_heads(heads, torch.ones(2, 1), torch.zeros(2, 1), known, {})
+    assert (total, told) == (2, {"real": 2, "real.ccc": 1, "real.mse": 1})
 
 
 @pytest.mark.parametrize("name", ["iemocap_joint", "msp_improv_joint", "mer_multi_joint"])
