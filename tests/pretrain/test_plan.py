@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from hicmae import processes
 from hicmae.config import load_model_config, to_dict
 from hicmae.pretraining import HiCMAE
 from hicmae.run_logging import WandbConfig
@@ -282,14 +283,20 @@ def test_a_speed_that_gives_no_hours_is_refused(train: Train, tmp_path: Path, sp
         train(tmp_path / "run", clips_per_second=speed, dry_run=True)
 
 
+@pytest.fixture
+def uncounted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory and operations of the network, which take seconds to count, are not."""
+    monkeypatch.setattr("pretrain.plan._memory_table", lambda plan: "")
+    monkeypatch.setattr("pretrain.plan.step_flops", lambda *_, **__: 1e9)
+
+
+@pytest.mark.usefixtures("uncounted")
 def test_a_dry_run_of_a_resumed_run_counts_and_compares_what_goes_on(
     train: Train,
     copied: Path,
     tiny_model_config: ModelConfig,
     capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("pretrain.plan._memory_table", lambda plan: "")
     settings: dict[str, Any] = {"steps": 3604, "dry_run": True, "resume": True}
     assert train(copied, clips_per_second=4.0, **settings) == 0
     said = capsys.readouterr().out
@@ -301,13 +308,13 @@ def test_a_dry_run_of_a_resumed_run_counts_and_compares_what_goes_on(
         train(copied, sizes=wider, **settings)
 
 
+@pytest.mark.usefixtures("uncounted")
 def test_checkpoints_that_will_be_replaced_make_room_for_others(
     train: Train, copied: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings: dict[str, Any] = {"steps": 6, "dry_run": True, "resume": True}
     files = (path for path in (copied / "checkpoints").rglob("*") if path.is_file())
     held = sum(path.stat().st_size for path in files)
-    monkeypatch.setattr("pretrain.plan._memory_table", lambda plan: "")
     monkeypatch.setattr("pretrain.plan._bytes_on_disk", lambda plan, count: 1_000_000 + held)
     monkeypatch.setattr("pretrain.plan._free_bytes", lambda out: 1_000_000)
     assert train(copied, **settings) == 0
@@ -367,13 +374,20 @@ def test_too_many_checkpoints_for_the_disk_are_refused(train: Train, tmp_path: P
         train(tmp_path / "run", log=log, dry_run=True)
 
 
-def test_a_dry_run_says_which_shards_it_has_not_looked_at(
-    train: Train, shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.usefixtures("uncounted")
+def test_a_dry_run_says_which_shards_it_has_not_looked_at_and_may_be_of_another_machine(
+    train: Train,
+    shards: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(processes, "_MOST_WORKERS", 2)
+    monkeypatch.setattr(processes, "num_cores", lambda: 0)
     data = DataConfig(
         shards=(str(shards), f"file://{shards}"), cache=CacheConfig(folder=tmp_path / "cache")
     )
-    train(tmp_path / "run", data=data, dry_run=True)
+    assert train(tmp_path / "run", data=data, workers=3, dry_run=True) == 0
     said = " ".join(capsys.readouterr().out.split())
     assert "checked: 2 shards to train on" in said
     assert "readable; 2 elsewhere were not looked at; the run folder" in said

@@ -413,7 +413,6 @@ def test_workers_beyond_all_cores_are_refused_before_anything_is_written(
 ) -> None:
     monkeypatch.setattr(processes, "_MOST_WORKERS", 2)
     monkeypatch.setattr(processes, "num_cores", lambda: 0)
-    assert train(tmp_path / "run", workers=3, dry_run=True) == 0, "it may be of another machine"
     with pytest.raises(ValueError, match=r"workers = 3 \(at most 2 here"):
         train(tmp_path / "run", workers=3)
     assert not (tmp_path / "run").exists()
