@@ -17,6 +17,7 @@ from hicmae.page.server import Model, Prediction
 from hicmae.page.settings import Limits
 from hicmae.prediction.messages import Clip, StageProgress, WindowConfig
 from hicmae.prediction.model import load
+from hicmae.prediction.process import DecodingProcess
 from hicmae.prediction.windows import find_detector
 from hicmae.pretraining import HiCMAE
 from hicmae.settings import ModelConfig
@@ -38,9 +39,11 @@ def clip(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def analyst_of(
-    tmp_path_factory: pytest.TempPathFactory, tiny_model_config: ModelConfig
+    tmp_path_factory: pytest.TempPathFactory,
+    tiny_model_config: ModelConfig,
+    decoding: DecodingProcess,
 ) -> Iterator[Callable[[str], Any]]:
-    """An analyst of each kind of network, opened once: its decoding process takes a while."""
+    """An analyst of each kind of network, opened once; all decode in the worker's process."""
     opened: dict[str, Any] = {}
 
     def of(kind: str) -> Any:
@@ -68,9 +71,10 @@ def analyst_of(
             )
         return opened[kind]
 
-    yield of
-    for analyst in opened.values():
-        analyst.close()
+    with pytest.MonkeyPatch.context() as patch:
+        for room in ("page.analysis", "prediction.model"):
+            patch.setattr(f"hicmae.{room}.DecodingProcess", lambda: decoding)
+        yield of
 
 
 def analysed(analyst: Any, path: Path) -> tuple[Prediction, list[str]]:
