@@ -29,7 +29,8 @@ demo: $(READY)
 test: $(READY)
 	@# Once for all processes, also where Python is told not to keep what it has compiled.
 	@$(VENV)/bin/python -m compileall -q hicmae shards pretrain finetune tests || true
-	$(VENV)/bin/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder \
+	PYTHONDONTWRITEBYTECODE= $(VENV)/bin/python -m pytest -n $(JOBS) \
+		--dist loadfile --no-loadscope-reorder \
 		$(if $(FAST),-m 'not slow') $(PYTEST)
 
 lint: $(READY)
