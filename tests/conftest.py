@@ -29,19 +29,28 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Until all tests are imported: see ``pytest_collection_finish``.
 gc.disable()
+# No test cuts the power, and a training waits for the disk 24 times; a closed file stays an error.
+os.fsync = os.fstat
 # What runs import as they go; none of it starts a thread. DeepSpeed looks for a GPU, which no fork
 # could use then; its optimizer Muon, which every run of it imports, takes PyTorch's compiler along.
 _OF_RUNS = (
     *("pretrain.plan", "pretrain.data", "pretrain.checkpoints", "pretrain.gallery"),
     *("pretrain.guard", "pretrain.health", "pretrain.meter", "pretrain.probes", "pretrain.zero"),
     *("pyarrow.dataset", "torch.distributed.algorithms.ddp_comm_hooks.default_hooks"),
+)
+_OF_SLOW_RUNS = (
     *("deepspeed", "deepspeed.runtime.zero.muon.muon_optimizer"),
     "deepspeed.runtime.superoffload.superoffload_stage3",
 )
-# A worker has one server from which processes fork: it is started by the first test that needs it,
-# and has imported what any of them does.
-forkserver.set_forkserver_preload([*IMPORTED, *_OF_RUNS])
-forkserver.set_forkserver_preload = lambda _: None
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """A worker has one server from which processes fork: it is started by the first test that needs
+    it, and has imported what any of them does.
+    """
+    slow = () if config.getoption("markexpr") == "not slow" else _OF_SLOW_RUNS
+    forkserver.set_forkserver_preload([*IMPORTED, *_OF_RUNS, *slow])
+    forkserver.set_forkserver_preload = lambda _: None
 
 
 # What takes minutes: real clusters, engines, walk-throughs.

@@ -50,7 +50,6 @@ SMALL = config(samples_per_shard=3)
 def log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Recordings are prepared in this process, and noted in this file."""
     prepare_here(monkeypatch, tmp_path / "log")
-    monkeypatch.setattr(os, "fsync", lambda handle: None)  # no test cuts the power
     return tmp_path / "log"
 
 
