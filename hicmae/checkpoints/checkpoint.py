@@ -39,6 +39,8 @@ CARD = "README.md"
 SEEN_SECTION = "seen"  # of the configuration
 _UNKNOWN_LICENCE = "The checkpoint carries no licence note: ask whoever made it."
 Kind = Literal["pretraining", "emotion"]
+# Real values of one axis: the largest is no larger than so many times the smallest.
+_ONE_SCALE = 5.0
 # By what a network reads: its tag, what emotion is predicted from, and what is read alone.
 _CARD_READ = {
     "audio-video": ("audio-visual", "face and voice", ""),
@@ -75,6 +77,42 @@ class Labels:
             if len(getattr(self, name)) != wanted:
                 problems.append(f"{name} has {len(getattr(self, name))} values, not {wanted}")
         raise_all("labels", problems)
+
+    @property
+    def sizes(self) -> tuple[float, ...]:
+        """Of each output how large it gets: of a real value its mean and two deviations in
+        training, else 1.
+        """
+        kinds: list[str] = [head.kind for head in self.heads for _ in head.names]
+        return tuple(
+            abs(self.mean[place]) + 2 * self.std[place] if kind == "regression" else 1.0
+            for place, kind in enumerate(kinds or [self.task] * len(self.names))
+        )
+
+    @property
+    def scales(self) -> tuple[tuple[int, ...], ...]:
+        """Places of the real values, those together that one axis can show: whose sizes are within
+        a factor of 5. All other outputs lie in 0..1.
+        """
+        kinds: list[str] = [head.kind for head in self.heads for _ in head.names]
+        kinds = kinds or [self.task] * len(self.names)
+        found: list[tuple[float, list[int]]] = []
+        for place, size in enumerate(self.sizes):
+            if kinds[place] != "regression":
+                continue
+            for first, places in found:
+                if max(size, first) <= _ONE_SCALE * min(size, first):
+                    places.append(place)
+                    break
+            else:
+                found.append((size, [place]))
+        return tuple(tuple(places) for _, places in found)
+
+    @property
+    def short_names(self) -> tuple[str, ...]:
+        """Of several heads, names without the head's, if no two are the same; else the names."""
+        short = tuple(name for head in self.heads for name in head.names)
+        return short if self.heads and len(set(short)) == len(short) else self.names
 
 
 @dataclass(frozen=True, kw_only=True)

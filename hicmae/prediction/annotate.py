@@ -6,6 +6,7 @@ as picture and sound together.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 import time
@@ -67,7 +68,6 @@ class DrawnTrack:
     Args:
         name: Of the track.
         names: Of the outputs, C of them.
-        is_class: Whether they are classes; else real values.
         start_seconds: Where it begins, after the recording's beginning.
         end_seconds: Where it ends.
         middles: (W,) seconds of the middle of each window, ascending.
@@ -75,12 +75,13 @@ class DrawnTrack:
         boxes: (T, 4) x0, y0, x1, y1, pixels, one a frame at ``fps``; none for sound.
         angles: (T,) radians, clockwise.
         fps: Of the boxes.
-        min_confidence: A class that is less probable is not named.
+        said: What is named at each window, with what it is called by; none: nothing is.
+        scales: Places of the real values, those together that one range holds; all else lies in
+            0..1.
     """
 
     name: str
     names: tuple[str, ...]
-    is_class: bool
     start_seconds: float
     end_seconds: float
     middles: np.ndarray
@@ -88,7 +89,17 @@ class DrawnTrack:
     boxes: np.ndarray
     angles: np.ndarray
     fps: float
-    min_confidence: float = 0.0
+    said: tuple[str, ...] = ()
+    scales: tuple[tuple[int, ...], ...] = ()
+
+    @functools.cached_property
+    def ranges(self) -> dict[int, tuple[float, float]]:
+        """Of each real value, by its place, how far those of its scale reach from 0."""
+        return {
+            place: _range(self.values[:, list(places)])
+            for places in self.scales
+            for place in places
+        }
 
     def place(self, seconds: float) -> int:
         """Row of its boxes at a time."""
@@ -260,12 +271,12 @@ class Canvas:
         self._text(image, f"{track.name} {self._headline(track, seconds)}", top, colour)
         left, right = self._picture[1] + 8, self.width - 8
         middle = left + round(0.5 * (right - left))
-        values = self._values(track, seconds)
-        low, high = (0.0, 1.0) if track.is_class else _range(track.values)
+        values = track.values[self._window(track, seconds)]
         for number in range(len(track.names)):
             y = top + (number + 1) * self._row
             inner = max(2, self._row // 6)
             cv2.rectangle(image, (middle, y + inner), (right, y + self._row - inner), _TROUGH, -1)
+            low, high = track.ranges.get(number, (0.0, 1.0))
             share = float(np.clip((values[number] - low) / (high - low), 0, 1))
             zero = float(np.clip((0 - low) / (high - low), 0, 1))
             ends = sorted(middle + round(each * (right - middle)) for each in (zero, share))
@@ -288,18 +299,12 @@ class Canvas:
         text = _fitting(text, self.width - self._picture[1] - 12, size)
         cv2.putText(image, text, place, _FONT, size, colour, self._thickness, cv2.LINE_AA)
 
-    def _values(self, track: DrawnTrack, seconds: float) -> np.ndarray:
-        """(C,) of the window whose middle is nearest."""
-        after = int(np.searchsorted((track.middles[1:] + track.middles[:-1]) / 2, seconds))
-        return np.asarray(track.values[after])
+    def _window(self, track: DrawnTrack, seconds: float) -> int:
+        """Number of the window whose middle is nearest."""
+        return int(np.searchsorted((track.middles[1:] + track.middles[:-1]) / 2, seconds))
 
     def _headline(self, track: DrawnTrack, seconds: float) -> str:
-        values = self._values(track, seconds)
-        if not track.is_class:
-            return ""  # which of them would stand there?
-        best = int(values.argmax())
-        name = track.names[best] if values[best] >= track.min_confidence else "not sure"
-        return f"{name} {values[best]:.2f}"
+        return track.said[self._window(track, seconds)] if track.said else ""
 
 
 def _picture(out: av.container.OutputContainer, canvas: Canvas, video: VideoReader) -> Any:
@@ -437,7 +442,7 @@ def _row_text(
     """What stands beside a bar: real values are told, probabilities are seen. Where there is no
     room for both it is the name that is cut.
     """
-    number = "" if track.is_class else f" {value:+z.2f}"
+    number = f" {value:+z.2f}" if place in track.ranges else ""
     taken = cv2.getTextSize(number, _FONT, size, 1)[0][0]
     return _fitting(track.names[place], width - taken, size) + number
 

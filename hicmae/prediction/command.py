@@ -387,6 +387,10 @@ class _Bar:
 
 
 def _say(console: Console, recording: Source, prediction: Prediction, annotate: bool) -> None:
+    import numpy as np
+
+    from hicmae.heads import said
+
     summary = prediction.summary
     name = printable(recording.name)
     for track in summary.tracks[:_MOST_TRACKS]:
@@ -394,10 +398,12 @@ def _say(console: Console, recording: Source, prediction: Prediction, annotate: 
     if len(summary.tracks) > _MOST_TRACKS:
         more = len(summary.tracks) - _MOST_TRACKS
         console.print(f"{name}: and {more} more tracks, see its summary.json", markup=False)
-    is_class = prediction.labels.task == "classification"
+    labels = prediction.labels
     for speaker, mean in summary.speakers.items():
-        said = f"{printable(speaker)}: {_means(mean, is_class=is_class)} (mean of the spans)"
-        console.print(f"{name}: {said}", markup=False)
+        told = _means(mean, is_class=labels.task == "classification")
+        if labels.heads:
+            told = printable(said(labels.heads, np.array(list(mean.values()))))
+        console.print(f"{name}: {printable(speaker)}: {told} (mean of the spans)", markup=False)
     notes = list(prediction.notes)
     if annotate and not prediction.is_video:
         notes.append("no video to draw into: no annotated.mp4")

@@ -17,7 +17,7 @@ from hicmae.checkpoints.checkpoint import Labels
 from hicmae.config import to_dict
 from hicmae.figures import plain_words
 from hicmae.files import check_replaceable, whole_folder
-from hicmae.heads import answers
+from hicmae.heads import answers, slices
 from hicmae.media.crops import decode_jpeg
 from hicmae.media.recording import has_no_sound
 from hicmae.prediction.annotate import AnnotateRequest, DrawnTrack
@@ -367,21 +367,23 @@ def _draw_timeline(prediction: Prediction, file: Path) -> None:
 
     longest = sorted(prediction.tracks, key=lambda track: track.start_seconds - track.end_seconds)
     shown = sorted(longest[:_MOST_TRACKS], key=lambda track: prediction.tracks.index(track))
-    figure = Figure(figsize=(_INCHES, 0.9 + 2.9 * len(shown)), dpi=_DPI, layout="constrained")
+    panels = _panels(prediction.labels)
+    height = 0.9 + (0.7 + 2.2 * len(panels)) * len(shown)
+    figure = Figure(figsize=(_INCHES, height), dpi=_DPI, layout="constrained")
     title = printable(prediction.path.name)
     left = len(prediction.tracks) - len(shown)
     figure.suptitle(f"{title}{f' (and {left} shorter tracks)' if left else ''}")
-    ratios = [1.0, 3.0] * len(shown)
-    axes = figure.subplots(2 * len(shown), 1, height_ratios=ratios, sharex=True, squeeze=False)
-    for number, track in enumerate(shown):
-        faces, curves = axes[2 * number, 0], axes[2 * number + 1, 0]
-        _curves(curves, track)
-        _faces(faces, track, prediction.seconds)
-    last = axes[-1, 0]
-    last.set_xlim(0, max(prediction.seconds, 1e-3))
-    last.set_xlabel("seconds")
-    for axis in axes[1:-1:2, 0]:
-        axis.tick_params(labelbottom=True)
+    ratios = [1.0, *[3.0] * len(panels)] * len(shown)
+    axes = figure.subplots(len(ratios), 1, height_ratios=ratios, sharex=True, squeeze=False)
+    rows = iter(axes[:, 0])
+    for track in shown:
+        _faces(next(rows), track, prediction.seconds)
+        for places in panels:
+            curves = next(rows)
+            _curves(curves, track, places)
+            curves.tick_params(labelbottom=True)
+    curves.set_xlim(0, max(prediction.seconds, 1e-3))
+    curves.set_xlabel("seconds")
     with plain_words(figure):
         figure.savefig(file, format="png")
 
@@ -445,6 +447,8 @@ def _owners(prediction: Prediction) -> list[Owner]:
     are missing between two, no longer than the window.
     """
     names, spans = prediction.labels.names, prediction.spans
+    real = {names[place] for places in prediction.labels.scales for place in places}
+    naming = [each for each in slices(prediction.labels.heads) if each[0].answers_names]
     marks: dict[str, list[Mark]] = {}
     for track in prediction.tracks:
         middles = track.spans.mean(axis=1)
@@ -458,8 +462,13 @@ def _owners(prediction: Prediction) -> list[Owner]:
             if spans is not None:
                 span = spans[track.span_numbers[number]]
                 start, end, owner = span.start, span.end, span.speaker or "spans"
-            told = {"probability": float(values.max())} if label else _named(names, values)
-            marks.setdefault(owner, []).append(Mark(float(start), float(end), label, told))
+            told: dict[str, float | str] = {"probability": float(values.max())}
+            if not label:
+                told = {n: v if n in real else f"{v:.3f}" for n, v in _named(names, values).items()}
+            said = {head.name: head.answer(values[place]) for head, place in naming}
+            for head, _ in naming:  # the answer stands for them
+                told = {n: v for n, v in told.items() if not n.startswith(f"{head.name}.")}
+            marks.setdefault(owner, []).append(Mark(float(start), float(end), label, told, said))
     return [Owner(name, each, joined=spans is None) for name, each in marks.items()]
 
 
@@ -484,10 +493,15 @@ def _annotate(
 
 def _drawn(prediction: Prediction, track: Track) -> DrawnTrack:
     has_boxes = len(track.boxes) > 0
+    if track.labels.heads:
+        naming = [head.name for head in track.labels.heads if head.answers_names]
+        said = ["; ".join(each[name] for name in naming) for each in track.answers]
+    else:
+        best = track.values.max(axis=1)
+        said = [f"{a} {b:.2f}" for a, b in zip(track.predictions, best, strict=False)]
     return DrawnTrack(
         name=track.name,
-        names=track.labels.names,
-        is_class=track.labels.task == "classification",
+        names=track.labels.short_names,
         start_seconds=track.start_seconds,
         end_seconds=track.end_seconds,
         middles=track.spans.mean(axis=1),
@@ -495,11 +509,19 @@ def _drawn(prediction: Prediction, track: Track) -> DrawnTrack:
         boxes=track.boxes[["x0", "y0", "x1", "y1"]].to_numpy() if has_boxes else np.zeros((0, 4)),
         angles=track.boxes["angle"].to_numpy() if has_boxes else np.zeros(0),
         fps=prediction.fps if has_boxes else 1.0,
-        min_confidence=track.min_confidence,
+        said=tuple(said),
+        scales=track.labels.scales,
     )
 
 
-def _curves(axis: Axes, track: Track) -> None:
+def _panels(labels: Labels) -> list[tuple[int, ...]]:
+    """Places of the outputs by the axis that shows them: what lies in 0..1 first."""
+    real = {place for places in labels.scales for place in places}
+    shares = tuple(place for place in range(len(labels.names)) if place not in real)
+    return [places for places in (shares, *labels.scales) if places]
+
+
+def _curves(axis: Axes, track: Track, places: Sequence[int]) -> None:
     """Outputs over the middle of the windows, held to both ends of what was predicted."""
     from matplotlib import colormaps
 
@@ -507,17 +529,17 @@ def _curves(axis: Axes, track: Track) -> None:
     times = np.concatenate([track.spans[:1, 0], middles, track.spans[-1:, 1]])
     values = np.concatenate([track.values[:1], track.values, track.values[-1:]])
     palette = colormaps["tab10" if values.shape[1] <= 10 else "tab20"]
-    for number, name in enumerate(track.labels.names):
+    for number in places:
         axis.plot(
             times,
             values[:, number],
             color=palette(number % palette.N),
-            label=printable(name),
+            label=printable(track.labels.names[number]),
             marker="o" if len(middles) <= 60 else None,
             markevery=slice(1, -1),
             markersize=3,
         )
-    if track.labels.task == "classification":
+    if not any(places[0] in each for each in track.labels.scales):
         axis.set_ylim(-0.02, 1.02)
         axis.set_ylabel("probability")
     else:

@@ -15,7 +15,7 @@ import math
 import mimetypes
 import os
 import re
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -163,7 +163,9 @@ class Mark(NamedTuple):
     start: float
     end: float
     label: str  # the class; empty for real values
-    values: dict[str, float]  # ``probability`` of the class, or real values by name
+    # ``probability`` of the class, or real values by name; shares as text, which has no sign
+    values: Mapping[str, float | str]
+    answers: Mapping[str, str] = {}  # of several heads, by name
 
 
 class Owner(NamedTuple):
@@ -481,19 +483,19 @@ def _tiers(owners: Sequence[Owner]) -> Iterator[tuple[str, str, list[tuple[int, 
             lane.append(mark)
         for number, lane in enumerate(lanes, start=1):
             name = printable(owner.name) + (f" {number}" if number > 1 else "")
-            labels: list[tuple[int, int, str]] = []
-            for mark in lane if lane[0].label else ():
-                start, end = _times(mark)
-                text = printable(mark.label)
-                if owner.joined and labels and labels[-1][1:] == (start, text):
-                    labels[-1] = (labels[-1][0], end, text)
-                else:
-                    labels.append((start, end, text))
-            if labels:
-                yield printable(owner.name), name, labels
+            for what in ("",) if lane[0].label else lane[0].answers:
+                labels: list[tuple[int, int, str]] = []
+                for mark in lane:
+                    start, end = _times(mark)
+                    text = printable(mark.answers[what] if what else mark.label)
+                    if owner.joined and labels and labels[-1][1:] == (start, text):
+                        labels[-1] = (labels[-1][0], end, text)
+                    else:
+                        labels.append((start, end, text))
+                yield printable(owner.name), f"{name} {printable(what)}".rstrip(), labels
+            form = ".2f" if lane[0].label else "+.3f"
             for what in lane[0].values:
-                form = ".2f" if labels else "+.3f"
-                values = [(*_times(mark), f"{mark.values[what]:{form}}") for mark in lane]
+                values = [(*_times(mark), _text(mark.values[what], form)) for mark in lane]
                 yield printable(owner.name), f"{name} {printable(what)}", values
 
 
@@ -505,8 +507,14 @@ def _times(mark: Mark) -> tuple[int, int]:
 
 def _sentence(mark: Mark) -> str:
     if mark.label:
-        return " ".join([mark.label, *(f"{value:.2f}" for value in mark.values.values())])
-    return ", ".join(f"{name} {value:+z.2f}" for name, value in mark.values.items())
+        return " ".join([mark.label, *(_text(value, ".2f") for value in mark.values.values())])
+    answers = [f"{name}: {answer}" for name, answer in mark.answers.items()]
+    values = [f"{name} {_text(value, '+z.2f')}" for name, value in mark.values.items()]
+    return ", ".join([*answers, *values])
+
+
+def _text(value: float | str, form: str) -> str:
+    return value if isinstance(value, str) else f"{value:{form}}"
 
 
 def _plain(text: str) -> str:

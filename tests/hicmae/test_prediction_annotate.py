@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,6 @@ def track(**changes: Any) -> DrawnTrack:
     settings: dict[str, Any] = {
         "name": "face0",
         "names": NAMES,
-        "is_class": True,
         "start_seconds": 0.0,
         "end_seconds": 4.0,
         "middles": np.array([0.5, 1.5]),
@@ -38,6 +38,7 @@ def track(**changes: Any) -> DrawnTrack:
         "boxes": np.tile([[20.0, 100.0, 80.0, 160.0]], (100, 1)),
         "angles": np.zeros(100),
         "fps": 25.0,
+        "said": ("calm 0.90", "joy 0.80"),
     }
     return DrawnTrack(**(settings | changes))
 
@@ -226,7 +227,7 @@ def test_hostile_names_and_crowds_are_drawn() -> None:
     )
     image = Canvas(crowd, 1, 1).draw(np.zeros((1, 1, 3), dtype=np.uint8), 1.0)
     assert image.shape[0] == 240
-    real = track(is_class=False, values=np.array([[-2.0, 0.1], [1.0, 0.0]]))
+    real = track(scales=((0, 1),), said=(), values=np.array([[-2.0, 0.1], [1.0, 0.0]]))
     assert Canvas((real,), 240, 320).draw(np.zeros((240, 320, 3), np.uint8), 0.0).max() > 100
 
 
@@ -235,10 +236,19 @@ def test_a_long_name_is_cut_and_its_value_told_whole(monkeypatch: pytest.MonkeyP
     put = cv2.putText
     monkeypatch.setattr(cv2, "putText", lambda im, text, *a: (told.append(text), put(im, text, *a)))
     names = ("emotions.enthusiasm", "arousal")
-    real = track(names=names, is_class=False, values=np.array([[-2.04, 0.1], [1.0, 0.0]]))
+    values = np.array([[-2.04, 0.1], [1.0, 0.0]])
+    real = track(names=names, scales=((0, 1),), said=(), values=values)
     Canvas((real,), 100, 100).draw(np.zeros((100, 100, 3), np.uint8), 0.0)
     assert any(text.startswith("emo") and text.endswith(". -2.04") for text in told), told
     assert "arousal +0.10" in told
-    for limit, name in ((0.9, "calm"), (0.91, "not sure")):
-        Canvas((track(min_confidence=limit),), 240, 320).draw(np.zeros((240, 320, 3), np.uint8), 0)
-        assert f"face0 {name} 0.90" in told
+    Canvas((track(),), 240, 320).draw(np.zeros((240, 320, 3), np.uint8), 0)
+    assert "face0 calm 0.90" in told
+
+
+def test_a_bar_is_as_long_as_its_own_scale_says() -> None:
+    """A probability of 1 and a value that is as far as it goes fill their bars beside a pulse."""
+    each = track(names=("joy", "valence", "pulse"), scales=((1,), (2,)), said=("joy", "joy"))
+    each = replace(each, values=np.array([[1.0, 0.9, 90.0], [0.0, 0.0, 60.0]]))
+    image = Canvas((each,), 240, 320).draw(np.zeros((240, 320, 3), np.uint8), 0.0)
+    assert np.ptp((image[:, -20] == COLOURS[0]).all(axis=1).nonzero()[0]) > 2 * 10
+    assert (image[:, -20] == COLOURS[0]).all(axis=1).sum() > 3 * 6

@@ -7,16 +7,19 @@ import itertools
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas
 import pytest
+from matplotlib.figure import Figure
 from pympi import Eaf, TextGrid
 from webvtt import WebVTT
 
 import hicmae
 from hicmae.__main__ import main
 from hicmae.checkpoints.checkpoint import Labels
+from hicmae.heads import HeadLabels, output_names
 from hicmae.media.faces import FaceConfig
 from hicmae.prediction import timelines
 from hicmae.prediction.messages import WindowConfig
@@ -664,3 +667,58 @@ def test_of_spans_of_several_recordings_a_program_is_answered_those_of_its_own(
         for start, end in ((2.0, 1.0), (1.0, 1.0), (0.0, float("inf")), (float("nan"), 1.0)):
             with pytest.raises(ValueError, match=r"spans: a span ends at .* mend or delete it"):
                 model.predict(sound, spans=[Span(start=start, end=end)])
+
+
+def test_several_heads_are_told_by_their_answers_and_drawn_by_their_scales(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heads = [
+        HeadLabels(name="emotion", kind="classification", names=("joy", "fear")),
+        HeadLabels(name="values", kind="regression", names=("valence", "arousal", "pulse")),
+        HeadLabels(name="shares", kind="distribution", names=("calm", "tense")),
+    ]
+    labels = Labels(
+        task="joint",
+        names=output_names(heads),
+        mean=(0, 0, 0.1, 0.4, 74.0, 0, 0),
+        std=(1, 1, 0.6, 0.4, 12.0, 1, 1),
+        heads=tuple(heads),
+    )
+    assert labels.scales == ((2, 3), (4,))
+    assert labels.short_names[:3] == ("joy", "fear", "valence")
+    values = np.array([[0.6, 0.4, 0.5, -0.2, 70.0, 0.25, 0.75]] * 2)
+    spans = np.array([[0.0, 1.0], [1.0, 2.0]])
+    track = Track(
+        name="sound",
+        labels=labels,
+        start_seconds=0.0,
+        end_seconds=2.0,
+        spans=spans,
+        values=values,
+        logits=values,
+    )
+    prediction = Prediction(
+        path=tmp_path / "a.wav",
+        seconds=2.0,
+        width=0,
+        height=0,
+        fps=1.0,
+        labels=labels,
+        modality="audio",
+        tracks=(track,),
+    )
+    drawn: list[Any] = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: drawn.append(figure))
+    prediction.save(tmp_path / "out", tiers=("eaf", "vtt"), picture=True)
+    eaf = Eaf(tmp_path / "out" / "timeline.eaf")
+    tiers = {name: eaf.get_annotation_data_for_tier(name) for name in eaf.get_tier_names()}
+    assert tiers["sound emotion"] == [(0, 2000, "joy")]
+    assert [text for _, _, text in tiers["sound values.pulse"]] == ["+70.000"] * 2
+    assert [text for _, _, text in tiers["sound shares.calm"]] == ["0.250"] * 2
+    assert not any("emotion." in name for name in tiers)
+    cue = WebVTT.read(str(tmp_path / "out" / "timeline.vtt"))[0].text
+    assert cue.startswith("emotion: joy, values.valence +0.50, values.arousal -0.20, ")
+    curves = [axis for axis in drawn[0].axes if axis.lines]
+    panels = [[text.get_text() for text in axis.get_legend().get_texts()] for axis in curves]
+    assert panels == [[labels.names[n] for n in each] for each in ((0, 1, 5, 6), (2, 3), (4,))]
+    assert [axis.get_ylabel() for axis in curves] == ["probability", "value", "value"]
