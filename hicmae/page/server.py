@@ -91,6 +91,10 @@ class Model(BaseModel):
     task: Literal["classification", "regression", "joint", "none"]
     labels: list[str] = Field(description="What the outputs stand for; empty if pretrained")
     heads: list[Head] = Field(default=[], description="Of several heads; their labels in a row")
+    scales: list[list[int]] = Field(
+        default=[], description="Numbers of the labels that are real values, by a common axis"
+    )
+    sizes: list[float] = Field(default=[], description="Of each label, how large it usually gets")
     min_confidence: float = Field(default=0.0, description=_LEAST)
     modalities: str
     num_parameters: int
@@ -164,6 +168,10 @@ class Prediction(BaseModel):
     task: Literal["classification", "regression", "joint", "none"]
     labels: list[str]
     heads: list[Head] = Field(default=[], description="Of several heads; their labels in a row")
+    scales: list[list[int]] = Field(
+        default=[], description="Numbers of the labels that are real values, by a common axis"
+    )
+    sizes: list[float] = Field(default=[], description="Of each label, how large it usually gets")
     min_confidence: float = Field(default=0.0, description=_LEAST)
     seconds: float
     width: int

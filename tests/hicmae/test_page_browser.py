@@ -203,24 +203,29 @@ def test_a_clip_goes_up_and_its_timeline_follows_playback(page: Any, clips_dir: 
 def test_shares_have_their_own_axis_and_who_is_not_sure_says_so(page: Any) -> None:
     found = page.execute_async_script("""
         const done = arguments[0];
-        import("/charts.js").then(({ captionOf, frameFace, rangeOf }) => {
+        import("/charts.js").then(({ axesOf, captionOf, frameFace, rangesOf }) => {
           const box = document.getElementById("box");
           const sides = [0.3, 0.7].map((x) => {
             frameFace(box, [x, 0.5, 0.1, 0.1, 0], "face", "#fff");
             return box.children[0].style.left;
           });
-          const kinds = (...given) => ({ task: "joint", heads: given.map((kind) => ({ kind })) });
+          const of = (...scales) => ({ scales, sizes: [1, 1.2, 90, 1e-4] });
+          const names = ["joy", "valence", "pulse", "gain"];
+          const each = of([1], [2], [3]);
           const sure = (min_confidence) => ({ task: "classification", heads: [], min_confidence });
-          done([rangeOf([0.2, 0.8], kinds("distribution", "multilabel")),
-            rangeOf([0.2, 0.8], kinds("distribution", "regression")),
-            rangeOf([0.2, 4.5], kinds("regression")),
-            rangeOf(Array(500000).fill(-2), kinds("regression")),
+          done([axesOf(names, each), rangesOf([[0.2, 0.8, 72, 5e-5]], names, each),
+            rangesOf([[0.2, 0.8]], names.slice(0, 2), of([0, 1])),
+            rangesOf([[0.2, 4.5]], names.slice(0, 2), of([0, 1])),
+            rangesOf(Array(500000).fill([-2]), ["a"], of([0])),
             ...[0.5, 0.7].map((least) => captionOf(["a", "b"], [0.4, 0.6], sure(least))[0]),
             captionOf(["a", "b"], [-0.001, -0.01], { task: "regression" })[0],
             ...sides]);
         });""")
     told = ["a 0.00  b -0.01", "-3px", "auto"]
-    assert found == [[0, 1], [-1, 1], [0, 4.5], [-2, 2], "b 0.60", "not sure", *told]
+    own = [[0, 1], [-1, 1], [0, 72], [-1e-4, 1e-4]]
+    assert found[:2] == [[[0], [1], [2], [3]], own]
+    assert found[2:5] == [[[-1, 1]] * 2, [[0, 4.5]] * 2, [[-2, 2]]]
+    assert found[5:] == ["b 0.60", "not sure", *told]
 
 
 def test_a_corrupt_clip_is_named_with_its_cause_and_the_page_goes_on(

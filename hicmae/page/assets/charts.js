@@ -23,19 +23,31 @@ export function answerOf(values, { task, min_confidence }) {
   return task === "classification" && most >= min_confidence ? values.indexOf(most) : -1;
 }
 
-/** The ends of an axis: 0 and 1 of shares; of real values as far as they reach. */
-export function rangeOf(values, { task, heads }) {
-  const real = task === "regression" || heads.some((head) => head.kind === "regression");
-  if (!real) return [0, 1];
-  const high = values.reduce((most, value) => Math.max(most, Math.abs(value)), 1);
-  return high <= 1 || values.some((value) => value < 0) ? [-high, high] : [0, high];
+/** The outputs by the axis that shows them: shares first; then real values, by their scale. */
+export function axesOf(labels, { scales }) {
+  const shares = labels.map((_, index) => index).filter((index) => !scales.flat().includes(index));
+  return [shares, ...scales].filter((places) => places.length);
+}
+
+/** The ends of each output's axis: 0 and 1 of shares; of real values as far as those of one scale
+ *  reach in rows of outputs, and no less than 1 or their size in training. */
+export function rangesOf(rows, labels, { scales, sizes }) {
+  const ranges = labels.map(() => [0, 1]);
+  for (const places of scales) {
+    const values = rows.flatMap((row) => places.map((place) => row[place]));
+    const least = Math.min(1, ...places.map((place) => sizes[place])) || 1;
+    const high = values.reduce((most, value) => Math.max(most, Math.abs(value)), least);
+    const signed = high <= 1 || values.some((value) => value < 0);
+    for (const place of places) ranges[place] = [signed ? -high : 0, high];
+  }
+  return ranges;
 }
 
 /** A bar for each label, one of which is the answer; real values grow from the middle of their
  *  range. */
-export function bars(labels, values, range, answer) {
-  const [low, high] = range;
+export function bars(labels, values, ranges, answer) {
   return labels.map((label, index) => {
+    const [low, high] = ranges[index];
     const share = (value) => 100 * (Math.min(Math.max(value, low), high) - low) / (high - low);
     const from = share(low < 0 ? 0 : low), to = share(values[index]);
     const fill = element("div", { className: "fill" });
@@ -52,8 +64,8 @@ export function bars(labels, values, range, answer) {
 }
 
 /** Change bars that are there instead of making new ones: they move then. */
-export function updateBars(place, labels, values, range, answer) {
-  const made = bars(labels, values, range, answer);
+export function updateBars(place, labels, values, ranges, answer) {
+  const made = bars(labels, values, ranges, answer);
   if (place.children.length !== made.length) {
     place.replaceChildren(...made);
     return;
@@ -76,21 +88,37 @@ export function legend(place, labels) {
   }));
 }
 
-/** Lines over time with a head that follows playback; a click calls onSeek with seconds.
+/** A timeline of each axis, one below the other. */
+export class Timelines {
+  constructor(place, { axes, ranges, ...given }) {
+    place.replaceChildren();
+    this.all = axes.map((places) => {
+      const one = element("div", { className: "timeline" });
+      place.append(one);
+      return new Timeline(one, { ...given, places, range: ranges[places[0]] });
+    });
+  }
+
+  move(time, window) {
+    for (const one of this.all) one.move(time, window);
+  }
+}
+
+/** Lines of some outputs over time with a head that follows playback; a click calls onSeek with seconds.
  *  Values are those of kind: both, video or audio. */
-export class Timeline {
-  constructor(place, { labels, windows, kind, seconds, range, onSeek }) {
+class Timeline {
+  constructor(place, { labels, places, windows, kind, seconds, range, onSeek }) {
     this.seconds = Math.max(seconds, 0.01);
     this.range = range;
     this.svg = node("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: "none",
       role: "img" });
     this.svg.setAttribute("aria-label",
-      `${labels.join(", ")} over ${this.seconds.toFixed(1)} seconds; the numbers are below`);
+      `${places.map((index) => labels[index]).join(", ")} over ${this.seconds.toFixed(1)} seconds; the numbers are below`);
     place.replaceChildren(this.svg);
     this.grid(place);
     this.window = node("rect", { class: "window", y: 0, height: HEIGHT - BOTTOM, width: 0, x: 0 });
     this.svg.append(this.window);
-    labels.forEach((_, index) => {
+    places.forEach((index) => {
       const points = windows.filter((w) => w[kind]).map((w) =>
         [this.x((w.start + w.end) / 2), this.y(w[kind][index])]);
       if (points.length === 1) {  // a line needs two ends: as long as its window
@@ -127,7 +155,7 @@ export class Timeline {
     for (const value of [low, (low + high) / 2, high]) {
       this.svg.append(node("line", { class: "grid", x1: 0, x2: WIDTH, y1: this.y(value),
         y2: this.y(value) }));
-      const label = element("span", { className: "value", textContent: value.toFixed(1) });
+      const label = element("span", { className: "value", textContent: tick(value, high) });
       label.style.top = `${100 * this.y(value) / HEIGHT}%`;
       place.append(label);
     }
@@ -177,6 +205,11 @@ export function captionOf(labels, values, about, said) {
   if (about.task === "classification" && answer < 0) return ["not sure", "#ffffff"];
   return answer >= 0 ? [`${labels[answer]} ${fixed(values[answer])}`, colourOf(answer)]
     : [labels.map((label, i) => `${label} ${fixed(values[i])}`).join("  "), "#ffffff"];
+}
+
+/** A value beside an axis that ends at high. */
+function tick(value, high) {
+  return high >= 0.95 ? value.toFixed(1) : String(Number(value.toPrecision(2)));
 }
 
 /** A value as text; what rounds to nothing has no sign. */

@@ -1,6 +1,8 @@
 // The camera's emotion while it runs: every second the last seconds go to the page's own program.
 
-import { Timeline, answerOf, captionOf, frameFace, legend, rangeOf, updateBars } from "/charts.js";
+import {
+  Timelines, answerOf, axesOf, captionOf, frameFace, legend, rangesOf, updateBars,
+} from "/charts.js";
 
 const FRAME_SECONDS = 0.07;   // pictures come closer together than the network wants them
 const SHOWN_SECONDS = 60;
@@ -152,10 +154,10 @@ export class LiveView {
   show({ modality, values, said, box }, windows, end) {
     const { model, at } = this;
     while (windows.length && windows[0].end < end - SHOWN_SECONDS) windows.shift();
-    const range = rangeOf(windows.flatMap((window) => window.values), model);
+    const ranges = rangesOf(windows.map((window) => window.values), model.labels, model);
     at("live-by").textContent = { "audio-video": "by picture and sound", video: "by the picture alone",
       audio: "by the sound alone: no face" }[modality] ?? "no face, nothing to go by";
-    if (values) updateBars(at("live-now"), model.labels, values, range, answerOf(values, model));
+    if (values) updateBars(at("live-now"), model.labels, values, ranges, answerOf(values, model));
     else at("live-now").replaceChildren();
     at("live-box").hidden = true;
     if (box) {
@@ -165,8 +167,9 @@ export class LiveView {
     }
     const shown = windows.map((window) => ({ both: window.values,
       start: window.end - end + SHOWN_SECONDS, end: window.end - end + SHOWN_SECONDS }));
-    new Timeline(at("live-timeline"), { labels: model.labels, windows: shown, kind: "both",
-      seconds: SHOWN_SECONDS, range, onSeek: () => {} }).move(SHOWN_SECONDS, null);
+    new Timelines(at("live-timeline"), { labels: model.labels, windows: shown, kind: "both",
+      seconds: SHOWN_SECONDS, ranges, axes: axesOf(model.labels, model), onSeek: () => {} })
+      .move(SHOWN_SECONDS, null);
   }
 
   stop() {

@@ -1,7 +1,8 @@
 // The page: a clip goes up, its prediction comes down and moves with playback.
 
 import {
-  Timeline, answerOf, bars, captionOf, clock, element, fixed, frameFace, legend, rangeOf, updateBars,
+  Timelines, answerOf, axesOf, bars, captionOf, clock, element, fixed, frameFace, legend, rangesOf,
+  updateBars,
 } from "/charts.js";
 import { LiveView } from "/live.js";
 import { Recorder } from "/recorder.js";
@@ -134,10 +135,10 @@ function longest(tracks) {
   return tracks.reduce((best, track, i) => length(track) > length(tracks[best]) ? i : best, 0);
 }
 
-function range() {
+function ranges() {
   const all = shown.result.tracks.flatMap((track) => track.windows)
-    .flatMap((w) => [w.both, w.video, w.audio]).filter(Boolean).flat();
-  return rangeOf(all, shown.result);
+    .flatMap((w) => [w.both, w.video, w.audio]).filter(Boolean);
+  return rangesOf(all, shown.result.labels, shown.result);
 }
 
 /** Show one of several faces. */
@@ -146,7 +147,7 @@ function choose(index) {
   const track = result.tracks[index];
   at("track").value = index;
   shown.track = track;
-  shown.range = range();
+  shown.ranges = ranges();
   const predicted = result.kind === "emotion";
   at("now-area").hidden = at("timeline").hidden = !predicted;
   at("timeline-title").textContent = predicted
@@ -175,8 +176,9 @@ function measured(track) {
 /** The timeline, of picture and sound or of one of them. */
 function draw() {
   const { result, track } = shown;
-  shown.timeline = new Timeline(at("timeline"), { labels: result.labels, windows: track.windows,
-    kind: at("kind").value || "both", seconds: result.seconds, range: shown.range, onSeek: seek });
+  shown.timeline = new Timelines(at("timeline"), { labels: result.labels, windows: track.windows,
+    kind: at("kind").value || "both", seconds: result.seconds, ranges: shown.ranges, onSeek: seek,
+    axes: axesOf(result.labels, result) });
 }
 
 /** Audio alone, video alone and both, side by side. */
@@ -186,7 +188,7 @@ function compare(track) {
   at("modalities").hidden = !shown.result.labels.length;
   at("side-by-side").replaceChildren(...given.map((name) => element("div", { className: "card" },
     element("h4", { textContent: MEASURES[name] }),
-    ...bars(labels, track.summary[name], shown.range,
+    ...bars(labels, track.summary[name], shown.ranges,
       answerOf(track.summary[name], shown.result)))));
   at("mattered").textContent = mattered(track.summary);
 }
@@ -198,8 +200,9 @@ function mattered({ both, video, audio, said }) {
       : "The network went by the sound: there is no other.";
   }
   const { labels, task } = shown.result;
-  const distance = (one) => one.reduce((sum, v, i) => sum + Math.abs(v - both[i]), 0)
-    / (task === "classification" ? 2 : labels.length);
+  // Of real values in units of their axis, so that no scale outweighs another.
+  const distance = (one) => one.reduce((sum, v, i) => sum + Math.abs(v - both[i])
+    / shown.ranges[i][1], 0) / (task === "classification" ? 2 : labels.length);
   const far = { picture: distance(video), sound: distance(audio) };
   const nearer = far.picture < far.sound ? "picture" : "sound";
   const top = (one) => labels[answerOf(one, shown.result)] ?? "not sure";
@@ -258,7 +261,7 @@ function moved(time = shown?.playable ? at("player").currentTime : Number(at("po
   at("fbank-head").style.left = `${100 * time / result.seconds}%`;
   let caption = track.name, colour = "#ffffff";
   if (now?.both) {
-    updateBars(at("now"), result.labels, now.both, shown.range, answerOf(now.both, result));
+    updateBars(at("now"), result.labels, now.both, shown.ranges, answerOf(now.both, result));
     [caption, colour] = captionOf(result.labels, now.both, result, now.said?.both);
   } else {
     at("now").replaceChildren(element("p", { className: "quiet",
