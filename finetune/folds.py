@@ -33,6 +33,10 @@ HELD = "modalities there"
 # What every note about a network that has seen too much says.
 SEEN = "may have seen what was tested"
 _PLACE = ["shard", "json_offset"]  # by which a sample is known in a folder of shards
+_UNSEEN = (
+    " a class that is never seen cannot be learned; name other folds by --folds, or move it from"
+    " classes to ignore"
+)
 _REMEDY = (
     "take a checkpoint that has not seen them, or pass --allow_seen, which every report of"
     " the run then says"
@@ -115,6 +119,13 @@ def _usable(benchmark: Benchmark, table: pd.DataFrame) -> tuple[pd.DataFrame, di
             wrong = np.flatnonzero(~np.isfinite(values))
             if len(wrong):
                 row = table.iloc[int(wrong[0])]
+                if not as_text(row[column]):
+                    empty = int((table[column].map(as_text) == "").sum())
+                    raise ValueError(
+                        f"sample '{row['key']}' has no {column} ({empty} such samples; benchmark"
+                        f" '{benchmark.name}'); label them, or make {column} a head of task: joint,"
+                        " which goes without"
+                    )
                 raise ValueError(
                     f"sample '{row['key']}': {column} = {plain(row[column])!r} is no finite number"
                     f" ({len(wrong)} such samples; benchmark '{benchmark.name}')"
@@ -244,8 +255,7 @@ def check_fold(benchmark: Benchmark, fold: Fold) -> None:
         absent = [name for name in benchmark.classes if name not in present]
         if absent:
             raise ValueError(
-                f"fold {fold.name}: no training sample of {', '.join(absent)};"
-                " a class that is never seen cannot be learned"
+                f"fold {fold.name}: no training sample of {', '.join(absent)};{_UNSEEN}"
             )
 
 
@@ -261,8 +271,7 @@ def check_heads(benchmark: Benchmark, rows: pd.DataFrame, where: str) -> None:
         absent = [name for name, n in zip(head.names, truth.sum(axis=0), strict=True) if n <= 0]
         if absent and head.kind in NAMED:
             raise ValueError(
-                f"{where}: no training sample of {', '.join(absent)} (head '{head.name}');"
-                " a class that is never seen cannot be learned"
+                f"{where}: no training sample of {', '.join(absent)} (head '{head.name}');{_UNSEEN}"
             )
 
 
