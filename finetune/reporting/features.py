@@ -40,8 +40,9 @@ _BEFORE = "features-before.npz"
 MAX_SAMPLES = 1000
 
 
-def feature_section(run: Run, figures: Path) -> doc.Section:
-    """Features of test samples before and after fine-tuning.
+def feature_section(run: Run, figures: Path, *, of: str = "") -> doc.Section:
+    """Features of test samples before and after fine-tuning; ``of``: the head whose labels colour
+    them, of a network of several.
 
     The folds are networks of their own, whose features cannot share a plane, so the picture shows
     the first of them.
@@ -55,7 +56,7 @@ def feature_section(run: Run, figures: Path) -> doc.Section:
         note = "No features were kept here; `hicmae finetune` keeps them in each fold's folder."
         return doc.Section(title=title, parts=[note])
     truth = {name: _truth(run, found) for name, found in kept_folds.items()}
-    parts: list[doc.Part] = [_explanation(run), _agreement_table(run, kept_folds, truth)]
+    parts: list[doc.Part] = [_explanation(run, of), _agreement_table(run, kept_folds, truth)]
     fold, first = next(iter(kept_folds.items()))
     laid = kept_layouts(first, figures / LAYOUTS)
     headings = {
@@ -70,7 +71,8 @@ def feature_section(run: Run, figures: Path) -> doc.Section:
             found,
             truth[fold],
             path,
-            title=f"{run.title}: t-SNE of {len(first.keys)} test samples, fold {fold}",
+            title=f"{run.title}: t-SNE of {len(first.keys)} test samples, fold {fold}"
+            + (f", by {of}" if of else ""),
         )
         parts.append(
             doc.Picture(
@@ -384,7 +386,7 @@ def _truth(run: Run, features: KeptFeatures) -> np.ndarray:
     return true_and_predicted(run.benchmark, [by_key[key] for key in features.keys])[0]
 
 
-def _explanation(run: Run) -> str:
+def _explanation(run: Run, of: str) -> str:
     what = (
         f"the share of a sample's {NEIGHBOURS} nearest neighbours that have its class"
         if run.benchmark.task == "classification"
@@ -392,9 +394,10 @@ def _explanation(run: Run) -> str:
         " neighbours"
     )
     return (
-        "Pooled features of test samples, as the head reads them, one middle clip each. *Agreement*"
-        f" is {what}, in the space of all features: it needs no picture. *Before* are the"
-        " weights that training started from"
+        "Pooled features of test samples, as the head reads them, one middle clip each"
+        f"{f', by the labels of head {of}, the first that all of them have' if of else ''}."
+        f" *Agreement* is {what}, in the space of all features: it needs no picture. *Before* are"
+        " the weights that training started from"
         + (
             " (pretrained)."
             if run.facts.init == "checkpoint"

@@ -134,7 +134,7 @@ def run_parts(run: Run, *, shards: Path | None = None) -> Sequence[Part]:
     heads = [(head, run_of_head(run, head)) for head in run.benchmark.every_head]
     alone = [(head, own) for head, own in heads if own is not None]
     # The picture of features is coloured by the first head of which every sample has the label.
-    whole = (own for _, own in alone if len(own.predictions) == len(run.predictions))
+    whole = (each for each in alone if len(each[1].predictions) == len(run.predictions))
     shown = next(whole, None)
     found = [
         Section(title="Measured", parts=[metrics_table(run), scores_table(run), *_notes(run)]),
@@ -145,7 +145,7 @@ def run_parts(run: Run, *, shards: Path | None = None) -> Sequence[Part]:
         speaker_section(run, figures),
         group_section(run, figures),
         *_others(run.folder),
-        None if shown is None else feature_section(shown, figures),
+        None if shown is None else feature_section(shown[1], figures, of=shown[0].name),
         layer_section(run, figures),
         *(error_section(own, figures / head.name, shards, of=head.name) for head, own in alone),
         Section(title="What was run", parts=[_facts_table(run)]),

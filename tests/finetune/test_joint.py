@@ -63,6 +63,7 @@ def test_a_joint_run_learns_both_heads_and_reports_them(train: Train) -> None:
     assert abs(pooled["f1_minus_mse"] - expected) < 1e-6
     report = (folder / "report.md").read_text()
     for said in (
+        "by the labels of head emotion, the first that all of them have",
         "Head emotion",
         "Head values",
         "f1_minus_mse",
