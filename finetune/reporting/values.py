@@ -73,13 +73,15 @@ class RangeError:
     @property
     def name(self) -> str:
         """The range as text."""
-        low, high = (_short(value) for value in (self.low, self.high))
+        low, high = (short(value) for value in (self.low, self.high))
         return low if self.low == self.high else f"{low} to {high}"
 
 
-def _short(value: float) -> str:
-    """Three digits, or all before the point."""
-    return f"{value:.3g}" if abs(value) < 999.5 else f"{value:.0f}"
+def short(value: float, sign: str = "") -> str:
+    """A number in the unit of a target, whatever that is: three digits, or all before the point;
+    ``sign``: + shows that of positive ones too.
+    """
+    return f"{value:{sign}z.3g}" if abs(value) < 999.5 else f"{value:{sign}.0f}"
 
 
 def errors_by_range(true: np.ndarray, predicted: np.ndarray) -> list[RangeError]:
@@ -115,8 +117,8 @@ def range_table(target: str, ranges: list[RangeError], facts: RunFacts) -> doc.T
         [
             item.name,
             str(item.count),
-            facts.mark(doc.signed(item.bias)),
-            facts.mark(doc.number(item.rmse)),
+            facts.mark(short(item.bias, "+")),
+            facts.mark(short(item.rmse)),
         ]
         for item in ranges
     ]

@@ -25,7 +25,7 @@ from finetune.reporting.features import (
     neighbour_agreement,
     perplexity,
 )
-from finetune.reporting.values import errors_by_range
+from finetune.reporting.values import errors_by_range, range_table
 from tests.support.finetune_fixtures import BENCHMARK
 
 
@@ -97,6 +97,16 @@ def test_a_range_of_large_values_has_all_digits_before_the_point() -> None:
     (one,) = errors_by_range(np.full(3, 1234.0), np.full(3, 1235.0))
     assert one.name == "1234"
     assert replace(one, low=0.12345, high=999.6).name == "0.123 to 1000"
+
+
+@pytest.mark.parametrize(
+    ("unit", "told"),
+    [(1e-5, ["+2e-05", "2e-05"]), (0.02, ["+0.04", "0.04"]), (70, ["+140", "140"])],
+)
+def test_errors_have_three_digits_in_any_unit(unit: float, told: list[str]) -> None:
+    found = errors_by_range(np.full(3, unit), np.full(3, 3 * unit))
+    facts = cast(RunFacts, SimpleNamespace(mark=str, rule="last"))
+    assert range_table("gain", found, facts).rows[0][2:] == told
 
 
 def test_steps_of_a_scale_are_ranges_and_a_constant_truth_is_one() -> None:
