@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from decimal import ROUND_FLOOR, Decimal
 from pathlib import Path
 
 import numpy as np
@@ -286,7 +287,8 @@ def coverage_section(run: Run, figures: Path, title: str) -> doc.Section | None:
     rows = []
     for share in SHARES:
         limit, given, risk = at_share(sure, wrong, share)
-        told = (f"{limit:.3f}", f"{given:.1%}", doc.number(risk), doc.number(1 - risk))
+        written = np.format_float_positional(limit, min_digits=3)
+        told = (written, f"{given:.1%}", doc.number(risk), doc.number(1 - risk))
         rows.append([f"{share:.0%}", *map(mark, told)])
     heads = ["answers wanted", "min_confidence", "answers", "wrong among them", "right among them"]
     folds = []
@@ -331,12 +333,17 @@ def confidence(benchmark: Benchmark, units: Sequence[Prediction]) -> tuple[np.nd
 
 
 def at_share(sure: np.ndarray, wrong: np.ndarray, share: float) -> tuple[float, float, float]:
-    """The limit that leaves a share of the units an answer, or a few more where some are as sure;
-    the share that it leaves; and the share of wrong ones among them.
+    """The limit that leaves a share of the units an answer, or a few more where some are as sure,
+    of three digits or as many as it takes; the share that it leaves; and the share of wrong ones
+    among them.
     """
     rank = max(1, int(np.ceil(share * len(sure) - 1e-9)))
     limit = float(np.sort(sure)[::-1][rank - 1])
     given = sure >= limit
+    exact, below = Decimal(repr(limit)), sure[~given].max(initial=-1.0)
+    # Rounded up, it would leave out whom it is made for: of networks that are very sure, everybody.
+    shorter = (float(exact.quantize(Decimal(1).scaleb(-n), ROUND_FLOOR)) for n in range(3, 17))
+    limit = next((each for each in shorter if each > below), limit)
     return limit, float(given.mean()), float(wrong[given].mean())
 
 

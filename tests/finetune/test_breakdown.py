@@ -384,7 +384,11 @@ def test_what_a_calibrated_network_leaves_unanswered_is_counted_fold_by_fold(
     )
     section = coverage_section(dataclasses.replace(run, folds=folds), tmp_path, "")
     assert section is not None
-    table = next(part for part in section.parts if isinstance(part, Table))
+    table, offers = (part for part in section.parts if isinstance(part, Table))
+    sure = np.array([max(item.probabilities or ()) for item in run.units])
+    for row in offers.rows:  # whoever passes what is written gets what is promised
+        limit, share = (cell.removesuffix(" (best-on-test)") for cell in row[1:3])
+        assert f"{(sure >= float(limit)).mean():.1%}" == share
     for row, fold in zip(table.rows, folds, strict=True):
         own = [item for item in run.units if item.fold == fold.name]
         answered = [i for i in own if max(i.probabilities or ()) >= limits[fold.name]]

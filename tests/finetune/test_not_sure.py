@@ -93,6 +93,9 @@ def test_risk_and_coverage_are_those_counted_by_hand() -> None:
     assert risk_area(*risk_curve(np.ones(5), wrong)) == pytest.approx(0.4)
     assert at_share(sure, wrong, 1.0) == (0.5, 1.0, 0.4)
     assert at_share(sure, wrong, 0.6) == (0.6, 0.8, 0.25)  # two are as sure
+    # As it may be typed in: never above the unit that it is to let answer.
+    assert at_share(np.array([0.999987, 0.999912, 0.4739]), wrong[:3], 1 / 3)[0] == 0.99998
+    assert at_share(np.array([0.999987, 0.999912, 0.4739]), wrong[:3], 1.0)[0] == 0.473
 
 
 @pytest.mark.slow
