@@ -378,7 +378,8 @@ def coverage_figure(
     ):
         coverage, risk = risk_curve(sure, wrong)
         label = f"{name}, area {risk_area(coverage, risk):.3f}"
-        axes.plot(coverage, risk, color=colour, linestyle=style, label=label)
+        # From no answer on, as the area is meant: units that are all as sure are one point.
+        axes.plot([0, *coverage], [risk[0], *risk], color=colour, linestyle=style, label=label)
     axes.plot(*kept, "o", color=doc.ORANGE, label="at the thresholds of the checkpoints")
     axes.set_xlim(0, 1.02)
     axes.set_ylim(bottom=0)

@@ -13,7 +13,14 @@ from sklearn.metrics import log_loss
 import hicmae
 from finetune.predictions import Prediction, make_prediction
 from finetune.record import read_run
-from finetune.reporting.classes import at_share, confidence, coverage_section, risk_area, risk_curve
+from finetune.reporting.classes import (
+    at_share,
+    confidence,
+    coverage_figure,
+    coverage_section,
+    risk_area,
+    risk_curve,
+)
 from finetune.settings import RecipeConfig
 from finetune.validation import calibrated, fit_calibration
 from hicmae.checkpoints.checkpoint import Calibration, load_checkpoint
@@ -96,6 +103,19 @@ def test_risk_and_coverage_are_those_counted_by_hand() -> None:
     # As it may be typed in: never above the unit that it is to let answer.
     assert at_share(np.array([0.999987, 0.999912, 0.4739]), wrong[:3], 1 / 3)[0] == 0.99998
     assert at_share(np.array([0.999987, 0.999912, 0.4739]), wrong[:3], 1.0)[0] == 0.473
+
+
+def test_a_network_that_is_as_sure_of_everything_has_a_curve(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines: list[np.ndarray] = []
+    monkeypatch.setattr(
+        "finetune.reporting.document.save",
+        lambda figure, _: lines.extend(line.get_xydata() for line in figure.axes[0].lines[:2]),
+    )
+    equal = np.ones(5), np.array([True, False, False, True, False])
+    coverage_figure(equal, equal, (1.0, 0.4), tmp_path / "coverage.png", title="")
+    assert [line.tolist() for line in lines] == [[[0, 0.4], [1, 0.4]]] * 2
 
 
 @pytest.mark.slow
