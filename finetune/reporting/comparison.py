@@ -163,9 +163,10 @@ def _benchmark_section(
     benchmark = runs[0].benchmark
     leading = benchmark.ranking
     entries = group_seeds(group)
-    figure = out.parent / "figures" / f"comparison-{file_name}.png"
+    # Reports of one folder have pictures of their own.
+    figure = out.parent / "figures" / f"{out.stem}-comparison-{file_name}.png"
     comparison_figure(group, figure)
-    labels = label_curve_parts(entries, figure.with_name(f"labels-{file_name}.png"))
+    labels = label_curve_parts(entries, figure.with_name(f"{out.stem}-labels-{file_name}.png"))
     published = published_section(benchmark)
     parts: list[doc.Part] = [
         doc.literal(benchmark.title),

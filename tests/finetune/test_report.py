@@ -189,6 +189,10 @@ def test_published_and_measured_numbers_share_no_column(
     own = (runs["both"] / "report.md").read_text()
     report(runs=[runs["both"], runs["heard"]], out=tmp_path / "report.md")
     several = (tmp_path / "report.md").read_text()
+    report(runs=[runs["both"], runs["heard"]], out=tmp_path / "other.md", html=False)
+    other = (tmp_path / "other.md").read_text()
+    drawn = [{*re.findall(r"\((figures/[^)]+)", text)} for text in (several, other)]
+    assert drawn[0] - drawn[1] == drawn[0] != set()
     for text in (own, several):
         columns = [column for table in tables(text) for column in zip(*table, strict=True)]
         published = [column for column in columns if "0.123" in column]
