@@ -38,6 +38,7 @@ _SCRATCH = "scratch"
 # How far the mean number of samples may be from twice another and still count as twice: a fold
 # has a few more of them than the next.
 _TWICE = 0.05
+_TICK = 0.06  # of the width of a picture: the least between two numbers below it
 # Settings that tell curves apart, as they are by default, and those of them that follow the labels.
 _APART: dict[str, Any] = {
     "recipe": RecipeConfig(),
@@ -361,7 +362,12 @@ def draw_label_curves(curves: Sequence[Curve], path: Path) -> None:
             color=doc.GREY,
         )
     axes.set_xscale("log")
-    axes.set_xticks(ticks, [f"{labels:g}" for labels in ticks])
+    # A number that stands too near the one before it could not be read.
+    told = ticks[:1]
+    for labels in ticks:
+        if math.log(labels / told[-1]) >= _TICK * math.log(ticks[-1] / ticks[0]):
+            told.append(labels)
+    axes.set_xticks(told, [f"{labels:g}" for labels in told])
     axes.minorticks_off()
     axes.set_xlabel("labelled clips that each fold is trained on")
     axes.set_ylabel(f"{metric_name(leading)}, pooled over folds (bars: {LEVEL:.0%})")
@@ -413,15 +419,10 @@ def _gains(curve: Curve, scratch: Curve) -> list[list[str]]:
     rows = []
     for labels, group in curve.points.items():
         for times, words in ((1, "as many"), (2, "twice as many")):
-            other = next(
-                (
-                    entry
-                    for count, entry in scratch.points.items()
-                    if math.isclose(count, times * labels, rel_tol=_TWICE)
-                ),
-                None,
-            )
-            if other is None or group.scored != other.scored:
+            nearest = min(scratch.points, key=lambda count: abs(count - times * labels))
+            other = scratch.points[nearest]
+            near = math.isclose(nearest, times * labels, rel_tol=_TWICE)
+            if not near or group.scored != other.scored:
                 continue
             found, mark = group.minus(other), mark_of(group, other)
             row = [curve.name, f"{labels:g}", words, mark(doc.signed(found.difference))]

@@ -418,31 +418,33 @@ def test_runs_on_fewer_labels_become_a_curve_with_paired_gains(
     run = read_run(runs["both"])
     start = {"checkpoint": "runs/pretrain"}
     entries = [
-        entry(run, labels=12, wrong=6),
-        entry(run, labels=6, wrong=12),
-        entry(run, labels=6, wrong=6, **start),
-        entry(run, labels=12, wrong=0, **start),
+        entry(run, labels=117, wrong=12),  # near twice as many as 60, and not the nearest
+        entry(run, labels=120, wrong=6),
+        entry(run, labels=60, wrong=12),
+        entry(run, labels=60, wrong=6, **start),
+        entry(run, labels=120, wrong=0, **start),
     ]
     picture = tmp_path / "labels.png"
     (section,) = label_curve_parts(entries, picture)
     assert isinstance(section, Section)
     points, gains = (part for part in section.parts if isinstance(part, Table))
     assert [(row[0], row[1], row[4]) for row in points.rows] == [
-        ("scratch, audio-video", "6", "0.500"),
-        ("scratch, audio-video", "12", "0.750"),
-        ("checkpoint pretrain, audio-video", "6", "0.750"),
-        ("checkpoint pretrain, audio-video", "12", "1.000"),
+        ("scratch, audio-video", "60", "0.500"),
+        ("scratch, audio-video", "117", "0.500"),
+        ("scratch, audio-video", "120", "0.750"),
+        ("checkpoint pretrain, audio-video", "60", "0.750"),
+        ("checkpoint pretrain, audio-video", "120", "1.000"),
     ]
-    # With 6 labels as good as scratch with 12, which halves the labels.
+    # With 60 labels as good as scratch with 120, which halves the labels.
     assert [row[1:4] for row in gains.rows] == [
-        ["6", "as many", "+0.250"],
-        ["6", "twice as many", "+0.000"],
-        ["12", "as many", "+0.250"],
+        ["60", "as many", "+0.250"],
+        ["60", "twice as many", "+0.000"],
+        ["120", "as many", "+0.250"],
     ]
     with Image.open(picture) as drawn:
         assert min(drawn.size) > 300
     # One number of labels makes no curve.
-    assert label_curve_parts([entries[0], entries[3]], tmp_path / "none.png") == []
+    assert label_curve_parts([entries[1], entries[4]], tmp_path / "none.png") == []
     assert not (tmp_path / "none.png").exists()
 
 
