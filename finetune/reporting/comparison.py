@@ -255,7 +255,8 @@ def paired_parts(groups: Sequence[SeedGroup]) -> list[doc.Section]:
         columns = ["entry", "selection", f"{name} minus {first.name}", "95 %", "p", "swaps"]
         parts += [doc.Table(columns=columns, rows=rows), _how_to_read_pairs(len(rows))]
     parts += [
-        f"**Note.** {group.name} did not score the samples of {first.name}"
+        f"**Note.** {doc.literal(group.name)} did not score the samples of"
+        f" {doc.literal(first.name)}"
         f"{' by the same labels' if own.keys() == truths.keys() else ''}, so there is no paired"
         " comparison."
         for group, own in zip(others, theirs, strict=True)

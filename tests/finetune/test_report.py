@@ -542,7 +542,7 @@ def relabelled(group: SeedGroup) -> SeedGroup:
     predictions = (dataclasses.replace(first, true=other), *others)
     scores = score_run(run.benchmark, predictions)
     changed = dataclasses.replace(run, predictions=predictions, scores=scores)
-    return SeedGroup(name="corrected", runs=(changed,))
+    return SeedGroup(name="*corrected*", runs=(changed,))
 
 
 def as_head(group: SeedGroup) -> SeedGroup:
@@ -571,7 +571,7 @@ def test_entries_with_other_labels_of_the_same_samples_are_not_paired(
     for entries in ([one, relabelled(one)], [as_head(one), as_head(relabelled(one))]):
         (section,) = paired_parts(entries)
         (said,) = section.parts
-        assert "corrected did not score the samples of 12-None by the same labels" in str(said)
+        assert r"\*corrected\* did not score the samples of 12-None by the same labels" in str(said)
 
 
 @pytest.mark.parametrize(
