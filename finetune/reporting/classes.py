@@ -30,6 +30,7 @@ from hicmae.metrics import confusion_matrix
 NUM_BINS = 15
 # More classes than this are drawn in small cells that have no room for counts.
 _FEW_CLASSES = 14
+_MOST_INCHES = 32.0  # of all cells: 118 classes that can be read, and more without their names
 SHARES = (1.0, 0.9, 0.8, 0.6, 0.4, 0.2)
 
 
@@ -148,16 +149,14 @@ def confusion_figure(benchmark: Benchmark, counts: np.ndarray, path: Path, *, ti
     """
     size = len(benchmark.classes)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    few = size <= _FEW_CLASSES
-    side = 2.6 + (0.72 if few else 0.27) * size
+    few, side = size <= _FEW_CLASSES, 0.27 * size
+    named = side <= _MOST_INCHES
+    side = 2.6 + (0.72 * size if few else min(side, _MOST_INCHES))
     figure, axes = doc.make_axes(side + 0.8, side, title)
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    for row, column in np.ndindex(size, size):
+    for row, column in np.argwhere(shares >= (0 if few else 0.095 if named else np.inf)):
         share = f"{100 * shares[row, column]:.0f}"
-        if few:
-            text = f"{share} %\n({counts[row, column]})"
-        else:
-            text = share if shares[row, column] >= 0.095 else ""
+        text = f"{share} %\n({counts[row, column]})" if few else share
         axes.text(
             column,
             row,
@@ -167,18 +166,19 @@ def confusion_figure(benchmark: Benchmark, counts: np.ndarray, path: Path, *, ti
             fontsize=9 if few else 6,
             color="white" if shares[row, column] > 0.55 else "black",
         )
-    small = None if few else 7
+    small, names = None if few else 7, benchmark.classes if named else ()
     axes.set_xticks(
-        range(size),
-        benchmark.classes,
+        range(len(names)),
+        names,
         rotation=35 if few else 90,
         ha="right",
         rotation_mode="anchor",
         va="top" if few else "center",
         fontsize=small,
     )
-    axes.set_yticks(range(size), benchmark.classes, fontsize=small)
-    axes.set_xlabel("predicted" if few else "predicted (numbers: per cent of the true class)")
+    axes.set_yticks(range(len(names)), names, fontsize=small)
+    numbers = "numbers: per cent of the true class" if named else f"{size} classes, in their order"
+    axes.set_xlabel("predicted" if few else f"predicted ({numbers})")
     axes.set_ylabel("true")
     bar = figure.colorbar(image, ax=axes, fraction=0.046, pad=0.03)
     bar.set_label("share of the true class")

@@ -18,7 +18,7 @@ from finetune.folds import group_columns
 from finetune.predictions import Prediction, make_prediction
 from finetune.record import Run, read_run
 from finetune.reporting.breakdown import Group, dot_figure, group_section, speaker_section
-from finetune.reporting.classes import class_sections, coverage_section
+from finetune.reporting.classes import class_sections, confusion_figure, coverage_section
 from finetune.reporting.comparison import _recalls
 from finetune.reporting.document import Section, Table
 from finetune.reporting.errors import error_section, read_frames, worst
@@ -217,6 +217,19 @@ def test_keeping_features_changes_nothing_that_is_learned(
     name = "predictions.jsonl"
     assert (without / "fold-1" / name).read_text() == (run.folder / "fold-1" / name).read_text()
     assert "No features were kept here" in (without / "report.md").read_text()
+
+
+@pytest.mark.parametrize(("size", "words", "inches"), [(43, 43, 14.2), (200, 0, 34.6)])
+def test_a_matrix_of_very_many_classes_stays_a_picture(
+    size: int, words: int, inches: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[Figure] = []
+    monkeypatch.setattr("finetune.reporting.document.save", lambda figure, _: made.append(figure))
+    many = dataclasses.replace(BENCHMARK, classes=tuple(map(str, range(size))))
+    confusion_figure(many, np.eye(size, dtype=int), tmp_path / "confusion.png", title="")
+    axes = made[0].axes[0]
+    assert len(axes.texts) == len(axes.get_yticks()) == words
+    assert made[0].get_size_inches()[1] == pytest.approx(inches, abs=0.1)
 
 
 def test_who_has_no_score_is_named_inside_the_picture(
