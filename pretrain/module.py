@@ -92,6 +92,8 @@ class PretrainModule(pl.LightningModule):
         more = self.num_batches // self.trainer.world_size - progress["current"]["ready"]
         for counts in (progress["current"], progress["total"]):
             counts.update({name: count + more for name, count in counts.items()})
+        for group in checkpoint["optimizer_states"][0]["param_groups"]:
+            group["fused"] = self._fused()  # before its state is put where that kernel wants it
 
     def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Note when the batch came; it is still where the reader put it."""
@@ -132,8 +134,6 @@ class PretrainModule(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """AdamW over the parameter groups, and the schedule, one value an optimizer step."""
-        # With fp16 a fused step would unscale gradients inside itself, hiding their true norm.
-        scales = self.trainer.precision == "16-mixed" and not self._has_deepspeed()
         groups = parameter_groups(
             self.model,
             learning_rate=self.peak_learning_rate,
@@ -144,7 +144,7 @@ class PretrainModule(pl.LightningModule):
             groups,
             betas=self.config.optimizer.betas,
             eps=self.config.optimizer.eps,
-            fused=self.config.optimizer.fused and not scales,
+            fused=self._fused(),
         )
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self.rate_factor)
         return {
@@ -219,6 +219,11 @@ class PretrainModule(pl.LightningModule):
     def _batch_size(self) -> int:
         parts = self.trainer.accumulate_grad_batches * self.trainer.world_size
         return self.counts.global_batch // parts
+
+    def _fused(self) -> bool:
+        # With fp16 a fused step would unscale gradients inside itself, hiding their true norm.
+        scales = self.trainer.precision == "16-mixed" and not self._has_deepspeed()
+        return self.config.optimizer.fused and not scales
 
     def _has_deepspeed(self) -> bool:
         return isinstance(self.trainer.strategy, DeepSpeedStrategy)

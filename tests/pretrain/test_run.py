@@ -309,14 +309,19 @@ def test_a_run_of_which_the_portable_checkpoint_alone_is_left_is_not_trained_ove
     assert newest_checkpoint(copied) == (None, [])
 
 
-def test_a_changed_learning_rate_counts_when_resuming_and_is_said(
+def test_changed_settings_of_the_optimizer_count_when_resuming_and_are_said(
     train: Train, copied: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    optimizer = OptimizerConfig(learning_rate=64e-5, min_learning_rate=64e-5, warmup_steps=2)
+    optimizer = OptimizerConfig(
+        learning_rate=64e-5, min_learning_rate=64e-5, warmup_steps=2, fused=False
+    )
     train(copied, steps=6, optimizer=optimizer, resume=True)
+    whole = torch.load(copied / "checkpoints/step-000006.ckpt", weights_only=True)
+    assert not any(group["fused"] for group in whole["optimizer_states"][0]["param_groups"])
     assert float(rows_of(copied)[-1]["learning_rate"]) == pytest.approx(1e-5)
     said = capsys.readouterr().out
     assert "resumed with optimizer.learning_rate = 0.00064, was 0.192" in said
+    assert "resumed with optimizer.fused = False, was True" in said
     assert "resumed with steps = 6, was 4" in said
 
 
