@@ -55,7 +55,7 @@ def fetch(url: str, path: Path, *, sha256: str) -> Path:
             except (OSError, http.client.HTTPException) as error:
                 # URLError, timeouts, resets and answers that break off; what came is kept.
                 if attempt == _ATTEMPTS:
-                    reason = getattr(error, "reason", None) or error
+                    reason = one_line(str(getattr(error, "reason", None) or error))
                     raise DownloadError(f"{url}: cannot be fetched ({reason})") from None
                 continue
             break
@@ -86,6 +86,6 @@ def _fetch_rest(url: str, part: Path) -> None:
         with part.open("ab" if resumes else "wb") as file:
             while block := answer.read(_BLOCK_BYTES):
                 file.write(block)
-        missing = getattr(answer, "length", 0)
+        missing = answer.length
     if missing:  # http.client ends quietly where a connection closes early
         raise ConnectionError(f"broke off, {missing} bytes are missing")

@@ -17,9 +17,12 @@ The networks are above this file: it knows them by what every ``PortableModel`` 
 from __future__ import annotations
 
 import hashlib
+import http.client
 import json
 import re
+import string
 import urllib.error
+import urllib.parse
 import urllib.request
 from abc import abstractmethod
 from collections.abc import Mapping
@@ -410,6 +413,7 @@ def _check_weights(folder: Path) -> None:
 
 def _from_web(url: str, cache: Path, *, force: bool, offline: bool) -> Path:
     base = re.sub(rf"/+({re.escape(CONFIG)}|{re.escape(WEIGHTS)})?$", "", url)
+    base = urllib.parse.quote(base, safe=string.punctuation)  # blanks and accents, as browsers do
     place = cache / hashlib.sha256(base.encode()).hexdigest()[:16]
     described = place / CONFIG
     if offline:
@@ -500,8 +504,8 @@ def _small_file(url: str) -> str:
     except urllib.error.HTTPError as error:
         why = one_line(str(error.reason))
         raise ValueError(f"{url}: HTTP status {error.code} ({why})") from None
-    except OSError as error:
-        reason = getattr(error, "reason", None) or error
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        reason = one_line(str(getattr(error, "reason", None) or error))
         raise ValueError(
             f"{url}: cannot be fetched ({reason}); {OFFLINE_VARIABLE}=1 uses what is in the cache"
         ) from None

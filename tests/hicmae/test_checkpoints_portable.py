@@ -8,8 +8,10 @@ import errno
 import hashlib
 import http.server
 import json
+import socket
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -383,6 +385,34 @@ def test_an_address_that_leads_nowhere_is_one_line_that_names_it(
     url = f"{server.url}/moved/made"
     with pytest.raises(ValueError, match=rf"{url}/config\.json: HTTP status 302") as error:
         EmotionModel.from_pretrained(url, cache_dir=tmp_path / "cache")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        ("http://127.0.0.1:ssh/made", "nonnumeric port"),
+        ("http://[::1/made", "Invalid IPv6"),
+        ("{server}/files/mon modèle", "mod%C3%A8le/config.json: HTTP status 404"),
+        ("{other}/made", "cannot be fetched (SSH-2.0-OpenSSH)"),
+    ],
+)
+def test_an_address_of_something_else_is_one_line(
+    server: Server, tmp_path: Path, address: str, said: str
+) -> None:
+    def answer() -> None:
+        with suppress(OSError):
+            asking, _ = other.accept()
+            with asking:
+                asking.sendall(b"SSH-2.0-OpenSSH\r\n")
+
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        threading.Thread(target=answer, daemon=True).start()
+        url = address.format(server=server.url, other=f"http://127.0.0.1:{other.getsockname()[1]}")
+        with pytest.raises(ValueError, match=r"HTTP status|cannot be fetched") as error:
+            EmotionModel.from_pretrained(url, cache_dir=tmp_path / "cache")
+        other.shutdown(socket.SHUT_RDWR)
+    assert said in str(error.value)
     assert "\n" not in str(error.value)
 
 
