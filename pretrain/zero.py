@@ -441,8 +441,9 @@ def scatter_optimizer(engine: Any, module: nn.Module, checkpoint: Mapping[str, A
     whole = checkpoint["optimizer_states"][0]
     optimizer = engine.optimizer
     base = optimizer.optimizer
-    for name, value in whole.get("loss_scaler", {}).items():
-        setattr(optimizer.loss_scaler, name, value)
+    scaler = whole.get("loss_scaler", {})
+    if scaler.get("dynamic") == optimizer.loss_scaler.dynamic:  # else of another precision's
+        vars(optimizer.loss_scaler).update(scaler)
     by_name: dict[str, int] = {}
     for group in whole["param_groups"]:
         by_name.update(zip(group["names"], group["params"], strict=True))

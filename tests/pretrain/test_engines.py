@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,7 +13,13 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 from hicmae.config import config_root
 from pretrain.processes import Processes, find_processes, lost_process
 from pretrain.settings import HardwareConfig
-from pretrain.zero import EngineConfig, load_engine, trainer_settings, zero_config
+from pretrain.zero import (
+    EngineConfig,
+    load_engine,
+    scatter_optimizer,
+    trainer_settings,
+    zero_config,
+)
 
 VARIABLES = (
     "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "NODE_RANK",
@@ -145,6 +152,25 @@ def test_a_lost_process_is_told_from_a_bug(error: str, world_size: int, lost: bo
     processes = Processes(rank=0, devices=world_size, num_nodes=1)
     line: Any = lost_process(RuntimeError(error), processes, timeout_seconds=600)
     assert (line is not None) == lost
+
+
+@pytest.mark.parametrize(("before", "scale"), [("bf16-mixed", 2.0**16), ("16-mixed", 4.0)])
+def test_fp16_begins_with_a_scale_of_its_own_behind_another_precision(
+    before: str, scale: float
+) -> None:
+    """With the 1 of a scaler that scales nothing, small gradients would be zero for long."""
+    from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler, LossScaler
+
+    saved, found = (DynamicLossScaler(2.0**16, 1000, 1, 2, False) for _ in range(2))
+    saved.cur_scale = 4.0
+    saved = LossScaler() if before == "bf16-mixed" else saved
+    whole = {"state": {}, "param_groups": [], "loss_scaler": dict(vars(saved))}
+    optimizer = SimpleNamespace(
+        loss_scaler=found, optimizer=None, single_partition_of_fp32_groups=[]
+    )
+    checkpoint = {"optimizer_states": [whole]}
+    scatter_optimizer(SimpleNamespace(optimizer=optimizer), torch.nn.Module(), checkpoint)
+    assert (found.cur_scale, found.dynamic) == (scale, True)
 
 
 def test_one_of_several_gpus_is_the_one_that_lightning_is_told() -> None:
