@@ -109,7 +109,10 @@ def open_stream(
 
 def mixing_notes(stream: ClipStream, data: DataConfig) -> Iterator[str]:
     """What is amiss with how batches are mixed, and what to do, a line each."""
-    speakers = stream.speakers()
+    opened = zip(stream.corpora, stream.order.lanes, strict=True)
+    # Drawn from all shards at once they are a permutation, of which a few batches say little.
+    some = any(lanes is not None and lanes < len(corpus.shards) for corpus, lanes in opened)
+    speakers = stream.speakers() if some else None
     if speakers is not None and not speakers.is_mixed:
         gigabytes = sum(corpus.shard_bytes for corpus in stream.corpora) / 1e9
         remedy = (

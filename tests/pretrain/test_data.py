@@ -131,6 +131,9 @@ def test_a_batch_of_few_speakers_is_a_warning_that_says_what_to_do(
         return list(mixing_notes(open_stream(config), data))
 
     assert notes() == []
+    # Two batches, which by chance have fewer speakers than a permutation's on average.
+    few = moving_shards(tmp_path / "few", 16)
+    assert notes(shards=few) == notes(shards=few, shuffle_shards=4) == []
     (said,) = notes(shuffle_shards=1)
     assert re.search(
         r"warning: speakers: [12]\.\d different in a batch of 8 \(4\.\d in a permutation's\); .* "
