@@ -297,7 +297,7 @@ def read_probe(path: Path) -> dict[str, Tensor]:
     probe = {
         _REFERENCE_NAMES.get(name, name): value
         for name, value in tensors.items()
-        if name in _REFERENCE_NAMES or name.startswith(("input.", "output."))
+        if value.numel() and (name in _REFERENCE_NAMES or name.startswith(("input.", "output.")))
     }
     if "input.fbank" in probe and probe["input.fbank"].ndim == 4:
         probe["input.fbank"] = probe["input.fbank"].squeeze(1)
@@ -330,7 +330,10 @@ def largest_difference(network: PortableModel, probe: Mapping[str, Tensor], wher
     masks = [name for name in ("input.video_mask", "input.fbank_mask") if name not in probe]
     if network.kind == "pretraining" and masks:
         raise ValueError(f"{where}: a pretraining network's probe has {', '.join(masks)} too")
-    found = _run_probe(network, probe)
+    try:
+        found = _run_probe(network, probe)
+    except (ValueError, RuntimeError, IndexError) as error:  # of its shapes
+        raise ValueError(f"{where}: does not fit this network ({one_line(str(error))})") from error
     common = sorted(set(wanted) & set(found))
     wrong = [
         f"{name} is {tuple(found[name].shape)}, stored {tuple(wanted[name].shape)}"

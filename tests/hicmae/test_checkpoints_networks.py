@@ -46,6 +46,32 @@ def test_changed_weights_are_found_by_digest_and_by_the_probe(
         verify(replace(checkpoint, weights_sha256=None), tolerance=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda p: p | {"input.fbank": p["input.fbank"].repeat(2, 1, 1)}, "does not fit this net"),
+        (lambda p: {name: value[:0] for name, value in p.items()}, "no probe"),
+        (lambda p: {name: p[name] for name in p if "input" in name}, "no probe"),
+        (lambda p: p | {"output.logits": p["output.logits"][:, :1]}, r"logits is \(1, 2\), stored"),
+        (
+            lambda p: {name.replace("output.", "output.my_"): p[name] for name in p},
+            "it stores output.my_features, output.my_logits, the network",
+        ),
+        (lambda p: p | {"output.features": p["output.features"] * torch.nan}, "differs .* by nan"),
+    ],
+)
+def test_a_probe_of_something_else_is_one_line_with_its_file(
+    tmp_path: Path, tiny_model_config: ModelConfig, change: Any, said: str
+) -> None:
+    network = EmotionModel(tiny_model_config, EmotionConfig(num_outputs=2))
+    network.save_pretrained(tmp_path)
+    probe = change(load_file(tmp_path / "probe.safetensors"))
+    stored = {name: value.contiguous() for name, value in probe.items()}
+    save_file(stored, tmp_path / "probe.safetensors")
+    with pytest.raises(ValueError, match=rf"probe\.safetensors: .*{said}"):
+        verify(load_checkpoint(tmp_path), tolerance=9.0)
+
+
 def test_labels_that_are_no_outputs_are_found(
     tmp_path: Path, tiny_model_config: ModelConfig
 ) -> None:
