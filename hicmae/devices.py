@@ -41,7 +41,8 @@ def choose_device(name: str) -> torch.device:
         raise ValueError(f"device = {name} (allowed: auto, cpu, cuda, cuda:0, …)")
     if name == "cpu":
         return torch.device("cpu")
-    problem = cuda_problem()
+    number = int(name.partition(":")[2]) if ":" in name else None
+    problem = cuda_problem(number)
     if name == "auto" and (problem is not None or not torch.cuda.is_available()):
         if problem is not None:
             print(f"device = auto: the CPU is used: {problem}", file=sys.stderr)
@@ -50,24 +51,31 @@ def choose_device(name: str) -> torch.device:
         raise ValueError(f"device = {name}: {problem}; or use cpu")
     if not torch.cuda.is_available():
         raise ValueError(f"device = {name}: no CUDA device found; use cpu or auto")
-    if ":" not in name:
+    if number is None:
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-    if int(name.partition(":")[2]) >= torch.cuda.device_count():
+    if number >= torch.cuda.device_count():
         last = torch.cuda.device_count() - 1
         raise ValueError(f"device = {name}: there is none of that number (cuda:0 to cuda:{last})")
     return torch.device(name)
 
 
-def cuda_problem() -> str | None:
-    """Why an NVIDIA GPU that is there cannot be used, and the remedy; None: it can, or none is."""
+def cuda_problem(number: int | None = None) -> str | None:
+    """Why an NVIDIA GPU that is there cannot be used, and the remedy; None: it can, or none is.
+
+    Args: number: Of the one that is asked about; None: any.
+    """
     import torch
 
     if torch.cuda.is_available():
-        for index in range(torch.cuda.device_count()):
+        count, built = torch.cuda.device_count(), torch.cuda.get_arch_list()
+        for index in range(count):
             major, minor = torch.cuda.get_device_capability(index)
-            if not _compiled_for(major, minor, torch.cuda.get_arch_list()):
-                name = torch.cuda.get_device_name(index)
-                return _wrong_capability(name, f"{major}.{minor}", torch.cuda.get_arch_list())
+            if number in (None, index) and not _compiled_for(major, minor, built):
+                problem = _wrong_capability(
+                    torch.cuda.get_device_name(index), f"{major}.{minor}", built
+                )
+                others = ", or hide it with CUDA_VISIBLE_DEVICES, which names the others"
+                return problem + others * (count > 1)
         return None
     if os.environ.get("CUDA_VISIBLE_DEVICES", "0").strip() in ("", "-1", "NoDevFiles"):
         return None  # hidden on purpose

@@ -244,6 +244,25 @@ def test_a_gpu_is_used_where_the_build_has_code_for_it(
         assert problem.startswith(f"a GPU has compute capability {number}, and torch")
 
 
+def test_one_of_two_gpus_is_used_though_the_build_has_no_code_for_the_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: [(8, 9), (6, 1)][index])
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: f"GPU {index}")
+    monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: ["sm_75", "sm_80"])
+    assert choose_device("cuda:0") == torch.device("cuda", 0)
+    for name in ("cuda", "cuda:1"):
+        with pytest.raises(
+            ValueError, match=r"GPU 1 has .* 6\.1, .* hide it with CUDA_VISIBLE_DEV"
+        ):
+            choose_device(name)
+    with pytest.raises(ValueError, match=r"none of that number \(cuda:0 to cuda:1\)"):
+        choose_device("cuda:2")
+
+
 def test_slurm_and_a_login_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     def run(command: tuple[str, ...], **options: Any) -> subprocess.CompletedProcess[str]:
         return subprocess.CompletedProcess(command, 0, stdout="slurm-wlm 22.05\n")

@@ -181,7 +181,7 @@ def test_a_gpu_that_cannot_be_used_is_not_silently_a_cpu(
     """Whoever pretrains on a machine with GPUs wants them, also where device is auto."""
     problem = "V100 has compute capability 7.0, and torch is built for sm_75; install another"
     for module in ("hicmae.devices", "pretrain.plan"):
-        monkeypatch.setattr(f"{module}.cuda_problem", lambda: problem)
+        monkeypatch.setattr(f"{module}.cuda_problem", lambda *_: problem)
     config = make_config(
         tiny_model_config, data=DataConfig(shards=shards, batch_size=4), epochs=900.0
     )
