@@ -41,6 +41,9 @@ _UNKNOWN_LICENCE = "The checkpoint carries no licence note: ask whoever made it.
 Kind = Literal["pretraining", "emotion"]
 # Real values of one axis: the largest is no larger than so many times the smallest.
 _ONE_SCALE = 5.0
+# Sections that are mappings; the latter may be null.
+_MAPPINGS = ("model", "emotion", "protocol", "over_time", "traces")
+_MAPPINGS_OR_NULL = ("scores", "data", "source")
 # By what a network reads: its tag, what emotion is predicted from, and what is read alone.
 _CARD_READ = {
     "audio-video": ("audio-visual", "face and voice", ""),
@@ -584,8 +587,16 @@ def _read(folder: Path) -> Checkpoint:
             f"{folder / CONFIG}: format {version} of kind {kind!r} is not known here "
             f"(format {FORMAT_VERSION}, pretraining or emotion); upgrade hicmae"
         )
-    if "model" not in document:
-        raise ValueError(f"{folder / CONFIG}: damaged configuration (no section 'model')")
+    sections = ("model", "emotion") if kind == "emotion" else ("model",)
+    if missing := [name for name in sections if name not in document]:
+        raise ValueError(f"{folder / CONFIG}: damaged configuration (no section {missing[0]!r})")
+    for name in (*_MAPPINGS, *_MAPPINGS_OR_NULL):
+        found = document.get(name, {})
+        if not (isinstance(found, dict) or (found is None and name in _MAPPINGS_OR_NULL)):
+            raise ValueError(
+                f"{folder / CONFIG}: damaged configuration (section {name!r} is {found!r}, no"
+                " mapping)"
+            )
     return Checkpoint(
         path=folder, kind=kind, config=document, tensors=tensors, weights_sha256=digest
     )

@@ -137,7 +137,7 @@ def describe(checkpoint: Checkpoint) -> dict[str, Any]:
         "weights_sha256": checkpoint.weights_sha256,
     }
     if checkpoint.kind == "emotion":
-        facts["modalities"] = checkpoint.config["emotion"]["modalities"]
+        facts["modalities"] = checkpoint.config["emotion"].get("modalities", "audio-video")
         facts["task"] = None if labels is None else labels.task
         facts["labels"] = None if labels is None else list(labels.names)
     kept = ("scores", "protocol", "data", "source", "averaged", "step", "version", "licence")

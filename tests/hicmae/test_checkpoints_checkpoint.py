@@ -97,6 +97,11 @@ def test_a_failed_save_keeps_the_old_checkpoint(
     assert [path.name for path in folder.parent.iterdir()] == ["last"]
 
 
+def change(folder: Path, **sections: Any) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | sections))
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -116,6 +121,9 @@ def test_a_failed_save_keeps_the_old_checkpoint(
             ),
             "no section 'model'",
         ),
+        (lambda f: change(f, kind="emotion"), "no section 'emotion'"),
+        (lambda f: change(f, protocol=None), "section 'protocol' is None"),
+        (lambda f: change(f, scores=[0.5]), r"section 'scores' is \[0\.5\]"),
     ],
 )
 def test_damage_is_named_in_one_line(saved: tuple[Path, HiCMAE], damage, message: str) -> None:
