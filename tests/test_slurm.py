@@ -330,7 +330,7 @@ def test_folds_side_by_side_are_collected(
     sent = ["sbatch", "--parsable", *options]
     array = cluster.call(*sent, "--array=1-3", str(script), *words, environment=environment).strip()
     pooling = cluster.call(
-        *sent, f"--dependency=afterok:{array}", str(script), *words, environment=environment
+        *sent, f"--dependency=afterany:{array}", str(script), *words, environment=environment
     ).strip()
     assert cluster.wait_for_end(pooling, seconds=240)["JobState"] == "COMPLETED"
     assert sorted(path.name for path in out.iterdir()) == ["fold-1", "fold-2", "fold-3"]

@@ -86,22 +86,17 @@ class Labels:
         """Of each output how large it gets: of a real value its mean and two deviations in
         training, else 1.
         """
-        kinds: list[str] = [head.kind for head in self.heads for _ in head.names]
-        return tuple(
-            abs(self.mean[place]) + 2 * self.std[place] if kind == "regression" else 1.0
-            for place, kind in enumerate(kinds or [self.task] * len(self.names))
-        )
+        real = enumerate(self._real)
+        return tuple(abs(self.mean[n]) + 2 * self.std[n] if is_real else 1.0 for n, is_real in real)
 
     @property
     def scales(self) -> tuple[tuple[int, ...], ...]:
         """Places of the real values, those together that one axis can show: whose sizes are within
         a factor of 5. All other outputs lie in 0..1.
         """
-        kinds: list[str] = [head.kind for head in self.heads for _ in head.names]
-        kinds = kinds or [self.task] * len(self.names)
         found: list[tuple[float, list[int]]] = []
         for place, size in enumerate(self.sizes):
-            if kinds[place] != "regression":
+            if not self._real[place]:
                 continue
             for first, places in found:
                 if max(size, first) <= _ONE_SCALE * min(size, first):
@@ -110,6 +105,11 @@ class Labels:
             else:
                 found.append((size, [place]))
         return tuple(tuple(places) for _, places in found)
+
+    @property
+    def _real(self) -> list[bool]:
+        each: list[str] = [head.kind for head in self.heads for _ in head.names]
+        return [kind == "regression" for kind in each or [self.task] * len(self.names)]
 
     @property
     def short_names(self) -> tuple[str, ...]:
@@ -593,10 +593,8 @@ def _read(folder: Path) -> Checkpoint:
     for name in (*_MAPPINGS, *_MAPPINGS_OR_NULL):
         found = document.get(name, {})
         if not (isinstance(found, dict) or (found is None and name in _MAPPINGS_OR_NULL)):
-            raise ValueError(
-                f"{folder / CONFIG}: damaged configuration (section {name!r} is {found!r}, no"
-                " mapping)"
-            )
+            said = f"section {name!r} is {found!r}, no mapping"
+            raise ValueError(f"{folder / CONFIG}: damaged configuration ({said})")
     return Checkpoint(
         path=folder, kind=kind, config=document, tensors=tensors, weights_sha256=digest
     )
