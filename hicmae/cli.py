@@ -252,8 +252,8 @@ class _Parser(ArgumentParser):
         """Turn command-line words into the function's keyword arguments.
 
         Raises: ValueError: an unknown option or key, a value of a wrong type, or something missing;
-            a number that is none or infinite; an address where a path must be. OSError: ``json``
-            cannot be written.
+            a number that is none or infinite; an address where a path must be; a file on the way to
+            ``out`` or ``json``. OSError: ``json`` cannot be written.
         """
         parsed = self.parse_args(self.prepared(arguments))
         # Before settings check their bounds: most comparisons with not-a-number are passed.
@@ -269,7 +269,11 @@ class _Parser(ArgumentParser):
                         f"{name} = {found[1]}//{str(value)[found.end() :]} (must be a path on this "
                         "machine; copy from or to elsewhere yourself)"
                     )
-                if name == "json" and value is not None:  # written when all is measured
+                if name in ("out", "json") and isinstance(value, Path):  # else found out at the end
+                    nearest = next(path for path in value.absolute().parents if path.exists())
+                    if not nearest.is_dir():
+                        raise ValueError(f"{name} = {value}: {nearest} is a file, not a folder")
+                if name == "json" and value is not None:
                     check_writable(value)
         return {name: built[name] for name in self.parameters}
 

@@ -414,6 +414,7 @@ def test_a_bad_file_is_named_with_the_key_and_the_remedy(
         (["a", "--out", ""], "out = '' (must not be empty; a variable of the shell may not be set"),
         (["a", "--out="], "out = '' (must not be empty"),
         (["", "--out", "x"], "argument = '' (must not be empty"),
+        (["a", "--out", f"{__file__}/x/y"], f"out = {__file__}/x/y: {__file__} is a file, not"),
         (["a", "--out", "s3://b/x"], "out = s3://b/x (must be a path on this machine; copy from"),
         (["a", "http://h/b?c", "--out", "x"], "sources = http://h/b?c (must be a path on this"),
         (["Zo\udceb.mp4", "--out", "x"], "sources: a name that is not UTF-8 cannot be typed here"),
@@ -551,7 +552,7 @@ def test_every_verb_refuses_a_misspelt_key_by_name(
         ("pretrain --model tinny --data.shards nowhere --out made", "model 'tinny': no such size"),
         (
             "finetune --benchmark synthtic --shards nowhere --model tiny --out made",
-            "did you mean 'configs/benchmarks/synthetic.yaml'?",
+            "did you mean 'synthetic'?",
         ),
         ("finetune --benchmark synthetic --shards nowhere --model tiny --out made", "nowhere: no"),
         ("report nowhere", "nowhere: no such"),
@@ -561,7 +562,10 @@ def test_every_verb_refuses_a_misspelt_key_by_name(
             "; or is it a file for --benchmark or --model?",
         ),
         ("bench loader --shards nowhere", "nowhere: no such"),
-        ("bench loader --shards nowhere --json /dev/null/x.json", "/dev/null/x.json: not a dir"),
+        (
+            "bench loader --shards nowhere --json /dev/null/x.json",
+            "/dev/null/x.json: /dev/null is a file",
+        ),
         ("bench loader --shards nowhere --json .", ".: is a directory"),
     ],
 )
