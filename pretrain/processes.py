@@ -265,6 +265,15 @@ class SideGroup(pl.Callback):
         self._first = True
         self._ending = threading.Lock()  # held by whoever ends the process
 
+    def watch_start(self, launcher: Any) -> None:
+        """Until the processes have met, end this one as soon as one ends that it has started.
+
+        They meet in PyTorch, which waits for a missing one as long as for an answer.
+        """
+        if isinstance(launcher, Launcher):
+            work = threading.Thread(target=self._watch_start, args=(launcher,), daemon=True)
+            work.start()
+
     def sum(self, numbers: Sequence[int]) -> list[int]:
         """Add up over processes; a collective call at the end of a step.
 
@@ -340,6 +349,11 @@ class SideGroup(pl.Callback):
         else:
             self._done.set()
 
+    def _watch_start(self, launcher: Launcher) -> None:
+        while self._group is None and not self._done.wait(_LOOK_SECONDS):
+            if any(process.poll() is not None for process in launcher.procs):
+                self._leave()
+
     def _listen(self) -> None:
         """Wait for a word of the next process, which comes at the end or when another has died."""
         after = (distributed.get_rank() + 1) % distributed.get_world_size()
@@ -369,11 +383,16 @@ class SideGroup(pl.Callback):
             now, trouble, step = time.monotonic(), self._trouble, self._step
             stuck = step is not None and now - step > self._timeout_seconds + GRACE_SECONDS
             stuck |= trouble is not None and now - trouble > GRACE_SECONDS
-            if stuck and self._ending.acquire(blocking=False):
-                try:
-                    self._end()
-                finally:
-                    os._exit(1)
+            if stuck:
+                self._leave()
+
+    def _leave(self) -> None:
+        """End this process from a thread, unless it is being ended."""
+        if self._ending.acquire(blocking=False):
+            try:
+                self._end()
+            finally:
+                os._exit(1)
 
 
 def _started(

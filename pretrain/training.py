@@ -55,6 +55,7 @@ def train(plan: Plan, console: Console, *, resume: bool, overwrite: bool) -> int
     console.print(_opening(plan, module))
     run = _Run(plan, console, pictured)
     trainer = run.trainer()
+    run.side_group.watch_start(trainer.strategy.launcher)
     reader = PretrainData(plan.config, first_batch=plan.resumption.first_batch)
     exit_status = 1
     try:

@@ -7,7 +7,10 @@ import os
 import re
 import shutil
 import signal
+import subprocess
+import sys
 import tarfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,7 +24,7 @@ from hicmae.processes import VerbProcess
 from hicmae.settings import ModelConfig
 from pretrain.checkpoints import newest_checkpoint
 from pretrain.cluster import main_timeout
-from pretrain.processes import GRACE_SECONDS, StopOnSignal
+from pretrain.processes import GRACE_SECONDS, Launcher, SideGroup, StopOnSignal
 from pretrain.settings import HardwareConfig
 from tests.support.pretrain_processes import Process, Runs, places
 from tests.support.pretrain_shards import assert_same_weights
@@ -220,6 +223,20 @@ def test_when_a_process_dies_the_other_says_so_and_ends(runs: Runs) -> None:
     runs.wait_for((runs.folder / "dead" / "metrics.csv").exists, dead)
     os.kill(child_of(dead.begun.pid), signal.SIGKILL)
     says_that_it_lost_one(dead)
+
+
+def test_a_process_that_ends_before_all_have_met_ends_the_first_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    launcher = Launcher.__new__(Launcher)
+    launcher.procs = [subprocess.Popen([sys.executable, "-c", ""])]
+    told, ended = list[object](), threading.Event()
+    monkeypatch.setattr(os, "_exit", lambda status: (told.append(status), ended.set()))
+    group = SideGroup(600, end=lambda: told.append("said"))
+    group.watch_start(launcher)
+    assert ended.wait(60)
+    group.on_exception(None, None, ValueError())  # type: ignore[arg-type]
+    assert told == ["said", 1]
 
 
 @pytest.mark.slow
