@@ -76,7 +76,9 @@ def test_deepspeed_counts_the_steps_of_the_longest_trained_when_it_goes_on() -> 
     part, state = torch.zeros(2), {n: {"step": torch.tensor(s)} for n, s in ((0, 1.0), (1, 9.0))}
     base = SimpleNamespace(param_groups=[{}], state={})
     optimizer = SimpleNamespace(
-        optimizer=base, loss_scaler=SimpleNamespace(), single_partition_of_fp32_groups=[part]
+        optimizer=base,
+        loss_scaler=SimpleNamespace(dynamic=False),
+        single_partition_of_fp32_groups=[part],
     )
     whole = {"state": state, "param_groups": [{"names": ["a", "b"], "params": [0, 1]}]}
     module = torch.nn.Identity()
