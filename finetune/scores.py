@@ -239,13 +239,15 @@ def chance_score(benchmark: Benchmark) -> float:
     """What guessing reaches in the leading metric, whatever the truth: each class equally often,
     or values that have nothing to do with it.
 
-    Returns: not-a-number where that depends on how many samples each class has (an F1), and of
-        several heads.
+    Returns: not-a-number where that depends on how many samples each class has (an F1), and of a
+        combination of several heads' metrics.
     """
-    kind = benchmark.ranking.partition("_")[0]
-    if benchmark.task == "classification" and kind in ("uar", "war"):
-        return 1 / len(benchmark.classes)
-    return 0.0 if benchmark.task == "regression" and kind in ("ccc", "pcc") else math.nan
+    name, _, metric = benchmark.ranking.rpartition(".")
+    head = next((each for each in benchmark.every_head if each.name == name), None)
+    kind = metric.partition("_")[0]
+    if head and head.kind == "classification" and kind in ("uar", "war"):
+        return 1 / len(head.classes)
+    return 0.0 if head and head.kind == "regression" and kind in ("ccc", "pcc") else math.nan
 
 
 def null_for_nan(values: Values) -> dict[str, float | None]:

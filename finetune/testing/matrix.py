@@ -78,7 +78,7 @@ def write_matrix(runs: Sequence[Run], out: Path) -> doc.Table:
         "## What each cell is",
         "Classes that only one side has are not tested, so columns of a row, and rows of a column,"
         " may be about different classes; chance says how hard each is (n/a where it depends on"
-        " how many samples each class has, or is of several heads).",
+        " how many samples each class has, or on several heads).",
         _list(cells),
         *(
             f"**Note.** {cell.row} on {cell.column}: {note}"

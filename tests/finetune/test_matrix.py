@@ -141,12 +141,19 @@ def test_no_network_counts_twice_in_a_cell(
     assert len(cell.values) == 2 * len(run.scores.folds)
 
 
-def test_chance_of_several_heads_is_not_said_to_be_none(trained: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("leads", "chance"),
+    [("emotion.uar", "0.500"), ("values.ccc", "0.000"), ("emotion.macro_f1", "n/a"), ("m", "n/a")],
+)
+def test_chance_of_several_heads_is_that_of_the_one_that_leads(
+    trained: Path, tmp_path: Path, leads: str, chance: str
+) -> None:
     heads = (
         Head(name="emotion", kind="classification", label="emotion", classes=("low", "high")),
         Head(name="values", kind="regression", targets=("valence",)),
     )
-    joint = Benchmark(name="both", task="joint", heads=heads)
+    mean = {"m": {"emotion.uar": 0.5, "values.ccc": 0.5}}
+    joint = Benchmark(name="both", task="joint", heads=heads, combinations=mean, leading=leads)
     made = [
         make_prediction(
             joint,
@@ -165,7 +172,8 @@ def test_chance_of_several_heads_is_not_said_to_be_none(trained: Path, tmp_path:
         scores=score_run(joint, made),
     )
     write_matrix([run], tmp_path / "matrix.md")
-    assert "| emotion (low, high); values (valence) | n/a |" in (tmp_path / "matrix.md").read_text()
+    text = (tmp_path / "matrix.md").read_text()
+    assert f"| emotion (low, high); values (valence) | {chance} |" in text
 
 
 def test_a_page_is_not_written_where_its_companion_or_another_report_goes(
