@@ -351,7 +351,7 @@ def draw_label_curves(curves: Sequence[Curve], path: Path) -> None:
             linewidth=1.8,
         )
     guess = chance_score(first.benchmark)
-    if first.benchmark.task == "classification" and not math.isnan(guess):
+    if guess > 0:
         axes.axhline(guess, color=doc.GREY, linestyle=":", linewidth=1)
         axes.annotate(
             "guessing",
