@@ -370,7 +370,7 @@ def test_the_quick_demo_goes_from_media_to_a_report(tmp_path: Path) -> None:
     assert demo(out=out, quick=True) == 0, (out / "logs").as_posix()
     text = (out / "report.md").read_text(encoding="utf-8")
     runs = sorted(folder.name for folder in (out / "runs").iterdir() if folder.name != "pretrain")
-    assert {run.split("-")[0] for run in runs} == {"classes", "values"}
+    assert {run.split("-")[0] for run in runs} == {"pretrained", "scratch"}
     assert [run for run in runs if run not in text] == []
 
 
