@@ -332,8 +332,9 @@ def test_the_camera_is_looked_at_live_with_its_delay_and_stops(page: Any) -> Non
     found = re.match(r"Delay (\S+) s \(median (\S+) s\), of which .* took (\S+) s", said(page))
     assert found is not None, said(page)
     delay, median, work = map(float, found.groups())
-    assert delay > 0
-    assert median >= work > 0
+    # The work is that of the last window, which may be slower than the median of all of them.
+    assert delay >= work > 0
+    assert median > 0
     box = part(page, "live-box")
     until(page, box.is_displayed)
     script = """const at = (id) => document.getElementById(id).getBoundingClientRect();
