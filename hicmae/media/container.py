@@ -197,7 +197,8 @@ class VideoStream:
         return np.maximum(self.pts * self.time_base, self.begin_seconds)
 
 
-def probe_video(path: str | Path) -> VideoStream:
+@kept_while_unchanged  # by the spans of one recording
+def probe_video(path: Path) -> VideoStream:
     """Look at a file's best picture stream.
 
     Raises:
@@ -205,11 +206,6 @@ def probe_video(path: str | Path) -> VideoStream:
         MediaError: ``empty-file``, ``lfs-pointer``, ``unreadable``, ``no-video``, or ``damaged``
             when not even one frame can be decoded.
     """
-    return _probed(Path(path))
-
-
-@kept_while_unchanged  # by the spans of one recording
-def _probed(path: Path) -> VideoStream:
     with open_container(path) as container:
         stream = _picture_stream(container, path)
         walked = _walk(container, stream)

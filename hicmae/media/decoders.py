@@ -195,7 +195,8 @@ class PyavDecoder:
     def _decode(self, first: int, errors: list[str]) -> Iterator[tuple[int, av.VideoFrame]]:
         """Give (index, frame) ascending, from a frame at or before ``first``."""
         stream = self._stream
-        keyframe = 0 if stream.counted else _keyframe_before(stream, first)
+        keyframes = np.flatnonzero(stream.keyframes[: first + 1])
+        keyframe = 0 if stream.counted or not len(keyframes) else int(keyframes[-1])
         for start in [keyframe, 0] if keyframe else [0]:
             with ExitStack() as stack:
                 container = stack.enter_context(open_container(stream.path, stream.options))
@@ -255,12 +256,6 @@ def _last_line(error: Exception) -> str:
     """decord's messages end in a stack trace of C++."""
     lines = [line for line in str(error).splitlines() if line.strip()]
     return lines[0] if lines else type(error).__name__
-
-
-def _keyframe_before(stream: VideoStream, index: int) -> int:
-    """Find the last keyframe at or before a frame."""
-    keyframes = np.flatnonzero(stream.keyframes[: index + 1])
-    return int(keyframes[-1]) if len(keyframes) else 0
 
 
 def _index_of(stream: VideoStream, pts: int | None, position: int) -> int | None:

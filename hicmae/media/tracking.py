@@ -82,18 +82,6 @@ class FaceTrack:
         edges = np.flatnonzero(np.diff(np.pad(self.found_by != "absent", 1).astype(np.int8)))
         return [(int(begin), int(end)) for begin, end in edges.reshape(-1, 2)]
 
-    @property
-    def found(self) -> np.ndarray:
-        """(T,) bool, whether the detector itself gave the box."""
-        return self.found_by == "detected"
-
-    @property
-    def runs(self) -> tuple[tuple[str, int], ...]:
-        """``found_by`` as run lengths."""
-        return tuple(
-            (word, len(list(run))) for word, run in itertools.groupby(map(str, self.found_by))
-        )
-
     def starting(self, first: int) -> FaceTrack:
         """The same with another number for its first frame."""
         return replace(self, first=first)
@@ -112,6 +100,11 @@ class FaceTrack:
             angles=None if self.angles is None else self.angles[places],
             marks=None if self.marks is None else self.marks[places],
         )
+
+
+def runs_of(words: np.ndarray) -> tuple[tuple[str, int], ...]:
+    """Words (T,), such as ``FaceTrack.found_by``, as run lengths."""
+    return tuple((word, len(list(run))) for word, run in itertools.groupby(map(str, words)))
 
 
 def face_track(
@@ -375,6 +368,7 @@ def _filled(
     found_by[: places[0] - begin] = "held"
     found_by[places[-1] + 1 - begin :] = "held"
     found_by[places - begin] = "detected"
+    few = np.unique(np.linspace(0, len(places) - 1, _NUM_PORTRAITS).round().astype(int))
     return FaceTrack(
         boxes=_corners(filled),
         found_by=found_by,
@@ -383,14 +377,8 @@ def _filled(
         angles=filled[:, 3].astype(np.float32) if aligned else None,
         first=begin,
         marks=_marks(chain, span, times) if config.needs_mouths else None,
-        portraits=_portraits(chain),
+        portraits=tuple((chain.places[at], chain.faces[at]) for at in few.tolist()),
     )
-
-
-def _portraits(chain: Chain) -> tuple[tuple[int, Face], ...]:
-    """Some detections, evenly spread."""
-    few = np.unique(np.linspace(0, len(chain.places) - 1, _NUM_PORTRAITS).round().astype(int))
-    return tuple((chain.places[number], chain.faces[number]) for number in few.tolist())
 
 
 def _marks(chain: Chain, span: np.ndarray, times: np.ndarray) -> np.ndarray:

@@ -58,7 +58,7 @@ def open_video(path: str | Path) -> VideoReader:
         FileNotFoundError: There is no such file.
         MediaError: ``empty-file``, ``lfs-pointer``, ``unreadable``, ``no-video`` or ``damaged``.
     """
-    return VideoReader(probe_video(path))
+    return VideoReader(probe_video(Path(path)))
 
 
 class VideoReader(Closing):
@@ -69,6 +69,7 @@ class VideoReader(Closing):
 
     Attributes: as ``FrameReader``. The clock is the container's, which the sound shares; the first
     frame need not be at 0. ``height`` and ``width`` are of the upright picture with square pixels.
+    ``decoder`` is what gives the frames at present.
     """
 
     def __init__(self, stream: VideoStream) -> None:
@@ -82,15 +83,10 @@ class VideoReader(Closing):
         self.changes = stream.picture.changes
         self.duration_seconds = stream.end_seconds - stream.begin_seconds
         self._names = list(DECODERS)
-        self._decoder = self._next_decoder()
+        self.decoder = self._next_decoder()
 
     def __len__(self) -> int:
         return len(self.timestamps)
-
-    @property
-    def decoder(self) -> str:
-        """Name of the decoder that gives the frames; it changes when one fails midway."""
-        return self._decoder.name
 
     def frames(self, indices: Iterable[int]) -> Iterator[np.ndarray]:
         """Give frames one at a time, so that memory holds one and not all.
@@ -108,7 +104,7 @@ class VideoReader(Closing):
         done = 0
         while True:
             try:
-                for frame in self._decoder.frames(unique[done:]):
+                for frame in self.decoder.frames(unique[done:]):
                     for _ in range(repeats[done]):
                         yield frame
                     done += 1
@@ -116,15 +112,15 @@ class VideoReader(Closing):
             except MediaError as error:
                 if not self._names:
                     raise
-                self._decoder.close()
+                self.decoder.close()
                 try:
-                    self._decoder = self._next_decoder()
+                    self.decoder = self._next_decoder()
                 except MediaError:
                     raise error from None
 
     def close(self) -> None:
         """Let go of the file."""
-        self._decoder.close()
+        self.decoder.close()
 
     def _checked(self, indices: Iterable[int]) -> tuple[np.ndarray, np.ndarray]:
         """Split ascending indices into distinct ones and how often each is asked for."""
@@ -148,12 +144,7 @@ class VideoReader(Closing):
 
 
 def constant_rate_indices(
-    timestamps: np.ndarray,
-    fps: float,
-    start: float | None = None,
-    end: float | None = None,
-    *,
-    last: float | None = None,
+    timestamps: np.ndarray, fps: float, start: float, end: float, *, last: float
 ) -> np.ndarray:
     """Choose the nearest frame in time for every frame of a constant rate.
 
@@ -163,28 +154,16 @@ def constant_rate_indices(
     Args:
         timestamps: (N,) seconds of every frame, ascending.
         fps: Frames per second wanted.
-        start: Seconds, on the clock of the timestamps; none given: the first frame.
-        end: Seconds, where the last frame ends; none given: ``last``.
-        last: Seconds, where the last frame of the recording ends; none given: it lasts as long as
-            the median one.
+        start: Seconds, on the clock of the timestamps.
+        end: Seconds, where the last frame wanted ends.
+        last: Seconds, where the last frame of the recording ends.
 
     Returns: (T,) int64 indices, ascending, with repeats where frames are missing; T is the span
         times ``fps``, rounded, and at least 1.
 
-    Raises:
-        ValueError: No frames, a rate that is not positive, an empty span, or one that does not
-            touch the recording.
+    Raises: ValueError: An empty span, or one that does not touch the recording.
     """
-    timestamps = np.asarray(timestamps, dtype=np.float64)
-    if not len(timestamps):
-        raise ValueError("timestamps are empty: a recording has one frame or more")
-    if not fps > 0:
-        raise ValueError(f"fps = {fps} (must be positive)")
     gaps = np.diff(timestamps)
-    if last is None:
-        last = float(timestamps[-1]) + (float(np.median(gaps)) if len(gaps) else 1 / fps)
-    start = float(timestamps[0]) if start is None else start
-    end = last if end is None else end
     if not end > start or start >= last or end <= timestamps[0]:
         raise ValueError(
             f"span {start:.3f}..{end:.3f} s lies outside the recording's "

@@ -42,7 +42,7 @@ from hicmae.media.recording import (
 from hicmae.media.sound import Sound, read_sound, rms_db
 from hicmae.media.sound_decoding import choose_track
 from hicmae.media.speaking import Agreement, Speakers
-from hicmae.media.tracking import FaceTrack
+from hicmae.media.tracking import FaceTrack, runs_of
 from shards.building.writer import source_file, write_mjpg, write_wav
 from shards.manifest import ManifestRow, face_key, printable, segment_key
 from shards.schema import SAMPLE_RATE, Digests, FaceInfo, Label, SampleInfo, SourceFile
@@ -350,9 +350,7 @@ class _FoundFace:
             policy="none" if faces == "none" else self._config.face_choice,
             detector=faces,
             coverage=round(self.coverage(begin, end), 6),
-            found_by=tuple(
-                (word, len(list(run))) for word, run in itertools.groupby(map(str, words))
-            ),
+            found_by=runs_of(words),
             face_pixels=None if pixels is None else round(pixels, 2),
             align=self._config.align,
         )

@@ -73,7 +73,7 @@ def test_without_decord_pyav_reads_and_the_doctor_says_so(tmp_path: Path, reposi
         "import sys; sys.modules['decord'] = None; import hicmae.doctor as doctor; "
         "from pathlib import Path; from hicmae.media.video import open_video; "
         f"clip = Path({str(tmp_path / 'clip.mp4')!r}); doctor._write_clip(clip); "
-        "print(open_video(clip).decoder); "
+        "print(open_video(clip).decoder.name); "
         "print(*((f.topic, f.state) for f in doctor.check_decoders()), sep='\\n')"
     )
     done = subprocess.run(

@@ -11,6 +11,7 @@ import pytest
 from hicmae.media.boxes import read_boxes
 from hicmae.media.errors import MediaError
 from hicmae.media.faces import FaceConfig
+from hicmae.media.tracking import runs_of
 from tests.support.media_files import cut_faces
 
 FPS = 25
@@ -67,14 +68,14 @@ def test_boxes_follow_the_face_at_its_times(
     assert all(crop.min() > 250 for crop in crops)
     assert track.coverage == 1
     assert track.face_pixels == 20
-    assert track.found.sum() == len(range(0, 26, every))
+    assert (track.found_by == "detected").sum() == len(range(0, 26, every))
 
 
 def test_where_boxes_are_missing_the_face_is_not_covered(tmp_path: Path) -> None:
     path = write_boxes(tmp_path / "clip.csv", *next(iter(COLUMNS.items())), range(10))
     ((track, _),) = cut_faces(Frames(), np.arange(30), read_boxes(path), CONFIG, 20)  # type: ignore[arg-type]
     assert track.coverage == pytest.approx(1 / 3)
-    assert track.runs == (("detected", 10), ("held", 20))
+    assert runs_of(track.found_by) == (("detected", 10), ("held", 20))
     # Rows that say there is no face are no boxes.
     success = [f"{i},{10 + 2 * i},30,{30 + 2 * i},50,{int(i < 15)}" for i in range(30)]
     path.write_text("\n".join(["frame,x0,y0,x1,y1,success", *success]))

@@ -14,7 +14,14 @@ from scipy.ndimage import gaussian_filter1d
 from hicmae.config import from_dict, load_yaml
 from hicmae.media import yunet
 from hicmae.media.faces import Face, FaceConfig, detector_names, open_detector
-from hicmae.media.tracking import FaceTrack, centre_track, face_track, face_tracks, link
+from hicmae.media.tracking import (
+    FaceTrack,
+    centre_track,
+    face_track,
+    face_tracks,
+    link,
+    runs_of,
+)
 from hicmae.media.video import open_video
 from hicmae.settings import InputConfig
 from shards.settings import BuildConfig
@@ -50,8 +57,8 @@ def test_between_detections_the_box_moves_evenly() -> None:
     np.testing.assert_allclose(centres(track)[:, 0], 50 + 2 * np.arange(21), atol=1e-4)
     np.testing.assert_allclose(track.boxes[:, 2] - track.boxes[:, 0], 40 + np.arange(21), atol=1e-4)
     assert track.coverage == 1
-    assert np.flatnonzero(track.found).tolist() == [0, 5, 10, 15, 20]
-    assert track.runs[:3] == (("detected", 1), ("interpolated", 4), ("detected", 1))
+    assert np.flatnonzero(track.found_by == "detected").tolist() == [0, 5, 10, 15, 20]
+    assert runs_of(track.found_by)[:3] == (("detected", 1), ("interpolated", 4), ("detected", 1))
 
 
 def test_unequal_times_are_interpolated_by_time() -> None:
@@ -64,9 +71,9 @@ def test_a_face_that_is_lost_for_a_while_is_bridged_and_counted() -> None:
     detections = {i: [box_at(100, 80, 40)] if i < 20 or i >= 40 else [] for i in range(5, 60, 5)}
     track = follow(detections, 60)
     assert track.coverage == pytest.approx(7 / 11)
-    assert track.runs[0] == ("held", 5)
-    assert ("interpolated", 24) in track.runs
-    assert track.runs[-1] == ("held", 4)
+    assert runs_of(track.found_by)[0] == ("held", 5)
+    assert ("interpolated", 24) in runs_of(track.found_by)
+    assert runs_of(track.found_by)[-1] == ("held", 4)
     np.testing.assert_allclose(centres(track), [[100, 80]] * 60, atol=1e-4)
 
 
@@ -131,7 +138,7 @@ def test_another_face_elsewhere_is_not_the_same_one() -> None:
     track = follow(detections, 75)
     assert track.coverage == pytest.approx(10 / 15)
     np.testing.assert_allclose(centres(track)[:, 0], 60, atol=1e-4)
-    assert track.runs[-1] == ("held", 29)
+    assert runs_of(track.found_by)[-1] == ("held", 29)
 
 
 @pytest.mark.parametrize(
@@ -195,8 +202,8 @@ def test_without_a_detector_the_middle_square_is_taken_and_without_a_face_nothin
     assert face_track({0: [], 5: []}, np.arange(6) / FPS, (200, 300), FaceConfig()) is None
     track = centre_track(3, (200, 300))
     np.testing.assert_allclose(track.boxes, [[50, 0, 250, 200]] * 3)
-    assert (track.coverage, track.runs) == (1.0, (("centre", 3),))
-    assert not track.found.any()
+    assert (track.coverage, runs_of(track.found_by)) == (1.0, (("centre", 3),))
+    assert "detected" not in track.found_by
     assert open_detector("none") is None
 
 

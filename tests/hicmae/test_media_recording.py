@@ -21,6 +21,7 @@ from hicmae.media.tracking import (
     SceneCuts,
     face_tracks,
     is_cut,
+    runs_of,
     thumbnail,
 )
 from hicmae.media.video import open_video
@@ -156,7 +157,7 @@ def test_without_a_detector_the_middle_is_cut(moving: Path) -> None:
     ((track, faces),) = cut_faces(reader, [0, 1, 1, 7], None, FaceConfig(faces="none"), 96)
     stacked = np.stack(list(faces))
     np.testing.assert_array_equal(stacked, frames_of(reader, [0, 1, 1, 7])[:, :, 32:128])
-    assert track.runs == (("centre", 4),)
+    assert runs_of(track.found_by) == (("centre", 4),)
 
 
 FPS, SIZE = 25, 160
