@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import shutil
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,7 +37,7 @@ from hicmae.checkpoints.checkpoint import WEIGHTS, Checkpoint, load_checkpoint
 from hicmae.config import leaves, load_model_config, load_yaml, to_dict
 from hicmae.devices import choose_device, resolve_precision
 from hicmae.emotion import EmotionConfig, EmotionModel
-from hicmae.files import LOCK, PARTS, check_replaceable, file_sha256, only_writer
+from hicmae.files import LOCK, PARTS, check_replaceable, file_sha256, only_writer, remove
 from hicmae.heads import constant_outputs
 from hicmae.run_logging import wandb_mode
 from hicmae.settings import ModelConfig, raise_all
@@ -414,7 +413,7 @@ def prepare_folder(
     out.mkdir(parents=True, exist_ok=True)
     lock = only_writer(out)
     for path in there if overwrite else ():
-        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+        remove(path)
     for part in [*out.glob(PARTS), *out.glob(f"figures/{PARTS}")]:
         if part.is_file():  # of a report that was not written to its end
             part.unlink()

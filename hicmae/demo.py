@@ -12,7 +12,6 @@ import os
 import queue
 import re
 import shlex
-import shutil
 import signal
 import threading
 import time
@@ -25,7 +24,7 @@ from rich.console import Console
 from rich.text import Text
 
 from hicmae.config import config_path, from_dict, load_yaml
-from hicmae.files import LOCK, naming, only_writer, write_text
+from hicmae.files import LOCK, naming, only_writer, remove, write_text
 from hicmae.processes import VerbProcess, num_cores
 
 DEMO_STEPS = Path("configs/demo.yaml")
@@ -415,10 +414,7 @@ def _remove(out: Path, made: Path) -> None:
     """
     if out.resolve() not in made.resolve().parents:
         raise ValueError(f"demo: makes: {made} is not inside {out}")
-    if made.is_dir() and not made.is_symlink():
-        shutil.rmtree(made)
-    else:
-        made.unlink(missing_ok=True)
+    remove(made)
 
 
 def _prepare(out: Path, made: Sequence[Path], *, resume: bool, overwrite: bool) -> IO[bytes]:

@@ -191,6 +191,14 @@ def whole_folder(folder: Path) -> Iterator[Path]:
             shutil.rmtree(beside, ignore_errors=True)
 
 
+def remove(path: Path) -> None:
+    """Remove a file, or a folder with all that is in it; of a link the link alone."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
 def _remove_leftovers(parent: Path, hidden: str) -> None:
     """Remove what ``whole_folder`` was killed over; who is at work holds a lock on his own."""
     for path in parent.glob(f"{glob.escape(hidden)}.????????.part*"):

@@ -36,6 +36,7 @@ from hicmae.files import (
     DigestingFile,
     file_sha256,
     only_writer,
+    remove,
     sync_to_disk,
     whole_file,
     write_json,
@@ -167,8 +168,7 @@ def prepare_folder(out: Path, *, resume: bool, overwrite: bool) -> IO[bytes]:
     lock = only_writer(out)
     if overwrite:
         for name in there:
-            part = out / name
-            shutil.rmtree(part) if part.is_dir() else part.unlink()
+            remove(out / name)
         for report in out.glob("nonfinite-step-*.json"):
             report.unlink()
     (out / "checkpoints").mkdir(exist_ok=True)
@@ -273,11 +273,11 @@ def clear_leftovers(out: Path, *, newest: Path | None) -> None:
         if newest is not None and step_of(path) > step_of(newest):
             path.replace(path.with_name(f"{path.name}.damaged"))
     for path in folder.glob(".*"):
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
+        remove(path)
     whole = {path.stem for path in step_files(folder)}
     for path in folder.glob("step-*"):
         if path.suffix in (".json", ".shards") and path.stem not in whole:
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+            remove(path)
 
 
 class Checkpoints(StepCallback):

@@ -25,7 +25,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import IO, Any
 
-from hicmae.files import LOCK, naming, only_writer, sync_to_disk, whole_file
+from hicmae.files import LOCK, naming, only_writer, remove, sync_to_disk, whole_file
 from hicmae.media.boxes import boxes_beside
 from hicmae.media.images import IMAGE_SUFFIXES, sound_beside
 from hicmae.media.recording import has_no_sound
@@ -94,10 +94,8 @@ class Workplace:
         """Forget what was made so far, and keep the lock."""
         self.journal.unlink(missing_ok=True)
         for path in self.folder.iterdir():
-            if path.is_dir():
-                shutil.rmtree(path)
-            elif path.name != LOCK:
-                path.unlink()
+            if path.name != LOCK:
+                remove(path)
 
     def put_in_place(self) -> None:
         """Make ``shards`` the wanted folder by a rename, and remove the rest.
@@ -114,13 +112,9 @@ class Workplace:
 
     def remove(self) -> None:
         """Remove ``OUT.partial`` itself; the journal, which tells what the rest is, last."""
-        for path in self.folder.iterdir():
-            if path.is_dir():
-                shutil.rmtree(path)
-            elif path not in (self.journal, self.folder / LOCK):
-                path.unlink()
-        self.journal.unlink(missing_ok=True)
-        (self.folder / LOCK).unlink(missing_ok=True)
+        last = (self.journal, self.folder / LOCK)
+        for path in (*(path for path in self.folder.iterdir() if path not in last), *last):
+            remove(path)
         self.folder.rmdir()
 
     def _check_content(self) -> None:
@@ -432,12 +426,8 @@ def _tidied(place: Workplace, content: JournalContent) -> JournalContent:
     _write_journal(place.journal, content)  # before what it no longer knows goes
     if place.shards.exists():
         for path in place.shards.iterdir():
-            if path.name in whole:
-                continue
-            if path.is_dir():
-                shutil.rmtree(path)
-            else:
-                path.unlink()
+            if path.name not in whole:
+                remove(path)
     return read_journal(place.journal) or content
 
 

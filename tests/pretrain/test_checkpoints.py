@@ -25,6 +25,7 @@ from pretrain.checkpoints import (
     find_resumption,
     host_copy,
     newest_checkpoint,
+    prepare_folder,
     save_tensors,
     since_chosen,
     step_files,
@@ -351,6 +352,19 @@ def test_without_reconstruction_a_loss_that_trains_the_fusion_encoder_is_not_add
         assert compare_settings(replace(begun, objective=heavier)) == [said]
     finally:
         LOSSES.unregister("fused")
+
+
+def test_of_what_is_linked_the_link_is_replaced(tmp_path: Path) -> None:
+    """Checkpoints may lie on another disk; what is there is not this run's alone."""
+    out, elsewhere = tmp_path / "run", tmp_path / "disk"
+    out.mkdir()
+    (out / "config.yaml").write_text("seed: 0\n")
+    (elsewhere / "step-000002.ckpt").mkdir(parents=True)
+    (out / "checkpoints").symlink_to(elsewhere)
+    prepare_folder(out, resume=False, overwrite=True).close()
+    assert not (out / "checkpoints").is_symlink()
+    assert list(elsewhere.iterdir()) == [elsewhere / "step-000002.ckpt"]
+    assert not (out / "config.yaml").exists()
 
 
 @pytest.mark.parametrize("is_there", [False, True])
