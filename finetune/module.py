@@ -280,7 +280,6 @@ class FinetuneModule(pl.LightningModule):
         """Learning rate of an optimizer step (counted from 0) over the highest rate."""
         return warmup_cosine(
             step,
-            base=1.0,
             final=self.plan.scaled(self.settings.min_learning_rate) / self.learning_rate,
             num_steps=self.num_steps,
             warmup_steps=self.warmup_steps,

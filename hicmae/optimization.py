@@ -81,27 +81,17 @@ def _layer_number(name: str, encoder_depth: int, last: int) -> int:
     return last
 
 
-def warmup_cosine(
-    step: int,
-    *,
-    base: float,
-    final: float,
-    num_steps: int,
-    warmup_steps: int,
-    warmup_start: float = 0.0,
-) -> float:
-    """Value of the schedule at one step.
+def warmup_cosine(step: int, *, final: float, num_steps: int, warmup_steps: int) -> float:
+    """Value of the schedule at one step, over its highest one.
 
-    The warm-up is a straight line whose last step is already at ``base``; the cosine starts at
-    ``base`` on the next step and would reach ``final`` at step ``num_steps``, one after the last.
-    A warm-up of a single step stays at ``warmup_start``. Steps past the end keep ``final``.
+    The warm-up is a straight line from 0 whose last step is already at 1; the cosine starts at 1 on
+    the next step and would reach ``final`` at step ``num_steps``, one after the last. A warm-up of
+    a single step stays at 0. Steps past the end keep ``final``.
 
     Args:
         step: Of the optimiser, counted from 0.
-        base: Highest value, after the warm-up.
         num_steps: Steps of the run, warm-up included.
         warmup_steps: Steps of the warm-up; 0 for none.
-        warmup_start: Value at step 0 of the warm-up.
 
     Raises: ValueError: a negative step, no steps at all, or a warm-up longer than the run.
     Source: the cosine is SGDR's (arXiv 1608.03983) without restarts; where exactly the warm-up
@@ -113,11 +103,11 @@ def warmup_cosine(
             "(must be step >= 0, num_steps >= 1 and 0 <= warmup_steps <= num_steps)"
         )
     if step < warmup_steps:
-        return warmup_start + (base - warmup_start) * step / max(1, warmup_steps - 1)
+        return step / max(1, warmup_steps - 1)
     if step >= num_steps:
         return final
     progress = (step - warmup_steps) / (num_steps - warmup_steps)
-    return final + (base - final) * (1 + math.cos(math.pi * progress)) / 2
+    return final + (1 - final) * (1 + math.cos(math.pi * progress)) / 2
 
 
 class NetworkInBf16(HalfPrecision):

@@ -242,7 +242,7 @@ def _begin_one(context: ForkServerContext | SpawnContext) -> None:
     is_script = getattr(main, "__spec__", None) is None and hasattr(main, "__file__")
     if sys.platform != "linux" and not is_script:
         return
-    process = context.Process(target=_begin_only)
+    process = context.Process(target=os.getpid)
     process.start()
     process.join()
     if process.exitcode == _BEGUN_AGAIN or (is_script and process.exitcode):  # or it failed first
@@ -250,10 +250,6 @@ def _begin_one(context: ForkServerContext | SpawnContext) -> None:
             f"{main.__file__}: each process that is started here begins with this script and would"
             ' do all of it again; put what it does below `if __name__ == "__main__":`'
         )
-
-
-def _begin_only() -> None:
-    pass
 
 
 def forking(imported: Sequence[str] = IMPORTED) -> ForkServerContext | SpawnContext:

@@ -95,7 +95,8 @@ def footprint(
     """Peak memory of a step with ``batch_size`` clips a process; see the module's formula."""
     count, shared = size.num_parameters, size.num_parameters / world_size
     zero = engine.kind == "deepspeed"
-    width = _weight_width(engine, precision)
+    half = precision == "bf16-true" or (zero and precision == "16-mixed")
+    width = 2 if half else 4  # bytes of a weight in use
     weights: float = width * count
     if engine.stage == 3:
         weights = width * (shared + min(count, max(size.largest_block, engine.gathered_elements)))
@@ -131,11 +132,6 @@ def reader_bytes(config: PretrainConfig, processes: int) -> int:
     batches = processes * config.workers * (PREFETCHED_BATCHES + 1)
     clip = _bytes_of_clip(config.model.input, config.data.modalities)
     return batches * config.data.batch_size * clip
-
-
-def _weight_width(engine: EngineConfig, precision: str) -> int:
-    half = precision.endswith("-true") and precision != "32-true"
-    return 2 if half or (engine.kind == "deepspeed" and precision == "16-mixed") else 4
 
 
 def _kept_bytes(network: HiCMAE, clips: int, precision: str) -> int:

@@ -40,8 +40,7 @@ class PretrainModule(pl.LightningModule):
     over all processes: of N processes, process r has the batches r, r + N, r + 2 N, …. A batch
     keeps its number, its clips and its draws however many processes there are.
 
-    Attributes:
-        num_batches: Batches that all processes together have taken so far.
+    Attributes: num_batches: Batches that all processes together have taken so far.
 
     Args:
         config: The recipe: sizes, objective, augmentation, optimizer, seed, and of the hardware
@@ -196,7 +195,6 @@ class PretrainModule(pl.LightningModule):
         settings = self.config.optimizer
         return warmup_cosine(
             min(step, self.counts.num_steps - 1),
-            base=1.0,
             final=settings.min_learning_rate / settings.learning_rate,
             num_steps=self.counts.num_steps,
             warmup_steps=self.counts.warmup_steps,

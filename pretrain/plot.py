@@ -172,7 +172,8 @@ def _draw_panel(
     """One group: a colour a column, a style a run, and chance levels in grey."""
     import numpy as np
 
-    shared = _shared_start(names)
+    shared = os.path.commonprefix(names) if len(names) > 1 else ""  # noqa: RUF071
+    shared = shared[: shared.rfind("_") + 1]
     for colour, name in zip(cycle(_COLOURS), names, strict=False):
         for number, columns in enumerate(curves.values()):
             if name not in columns:
@@ -246,12 +247,6 @@ def _smoothed(values: np.ndarray, window: int) -> np.ndarray:
     if window <= 1:
         return values
     return np.convolve(values, np.ones(window) / window, mode="valid")
-
-
-def _shared_start(names: Sequence[str]) -> str:
-    """What all names begin with, up to an underscore."""
-    shared = os.path.commonprefix(names) if len(names) > 1 else ""  # noqa: RUF071
-    return shared[: shared.rfind("_") + 1]
 
 
 def _name(file: Path, files: Sequence[Path]) -> str:

@@ -30,7 +30,7 @@ from hicmae.files import whole_file
 from hicmae.media.images import SOUND_SUFFIXES, VIDEO_SUFFIXES, is_stack, sound_beside, walk
 from shards.schema import Label
 from shards.sides import Listed, refuse_two_sides
-from shards.tables import is_shortened, is_table, read_table
+from shards.tables import TABLE_SUFFIXES, is_shortened, read_table
 
 _TEXT_COLUMNS = ("key", "path", "audio", "boxes", "region", "speaker", "split")
 _RESERVED = {  # and what for
@@ -104,7 +104,7 @@ def read_manifest(source: Path | str) -> list[ManifestRow]:
         return list_folder(source)[0]
     if not source.is_file():
         raise FileNotFoundError(f"{source}: no such folder, manifest or recording")
-    if is_table(source):
+    if source.suffix.lower() in TABLE_SUFFIXES:
         return _rows(source, read_list(source, source.parent))
     return [ManifestRow(key=safe_key(source.stem), path=source, name=printable(source.name))]
 

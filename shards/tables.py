@@ -27,8 +27,9 @@ from hicmae.media.images import SOUND_SUFFIXES, VIDEO_SUFFIXES
 _RECORDINGS = VIDEO_SUFFIXES | frozenset(SOUND_SUFFIXES)
 _SPREADSHEETS = (".xlsx", ".xlsm")
 _JSON = (".json", ".jsonl", ".ndjson")
-_TEXTS = (".csv", ".tsv", ".tab", ".txt", ".lst")
 _OTHER_SPREADSHEETS = (".xls", ".xlsb", ".ods", ".numbers")
+_TEXTS = (".csv", ".tsv", ".tab", ".txt", ".lst")
+TABLE_SUFFIXES = (*_TEXTS, *_JSON, *_SPREADSHEETS, *_OTHER_SPREADSHEETS)
 
 # Numbers as a program writes them: ids with leading zeros are none, nor are digests such as
 # 12e34567, because an exponent follows one digit and its fraction.
@@ -59,11 +60,6 @@ class Cells:
 
     lines: list[tuple[int, list[str]]]
     delimiter: str
-
-
-def is_table(path: Path) -> bool:
-    """Whether a file is a table, by its suffix."""
-    return path.suffix.lower() in (*_TEXTS, *_JSON, *_SPREADSHEETS, *_OTHER_SPREADSHEETS)
 
 
 def is_shortened(cell: str) -> bool:

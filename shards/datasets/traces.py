@@ -47,7 +47,11 @@ def read(root: Path, options: ReadOptions) -> Listing:
                 f"{labels}: {item.path} has a start or an end; a recording with a trace is read"
                 " whole, leave them out"
             )
-        files = trace_files(item.labels)
+        files = {  # by annotator
+            name.partition(".")[2] or MEAN: str(file)
+            for name, file in item.labels.items()
+            if _is_trace(name) and file is not None
+        }
         lacking = [name for name in files.values() if not (root / name_in(root, name)).is_file()]
         for name in lacking:
             listing.lack("no such trace", name)
@@ -128,12 +132,6 @@ def length_of(path: Path) -> float:
                 " (ffmpeg -i … -c copy)"
             )
         return container.duration / 1e6  # FFmpeg counts microseconds
-
-
-def trace_files(row: Mapping[str, Any]) -> dict[str, str]:
-    """Annotator to the name of a file, of one row of the table."""
-    files = {name: file for name, file in row.items() if _is_trace(name) and file is not None}
-    return {name.partition(".")[2] or MEAN: str(file) for name, file in files.items()}
 
 
 def _is_trace(name: str) -> bool:

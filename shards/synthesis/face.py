@@ -72,7 +72,9 @@ def render_frames(
 
     # A little finer than the frame, so that moving it costs no sharpness.
     canvas = Canvas(round(frame_size * 1.15 * 2 * EXTENT / _VIEW))
-    head = paint_head(canvas, looks, scene, _creases(expression, float(np.mean(strength))))
+    folds = {"smile": "cheeks", "frown": "furrow", "surprise": "forehead"}
+    creases = dict.fromkeys(folds.values(), 0.0) | {folds[expression]: float(np.mean(strength))}
+    head = paint_head(canvas, looks, scene, creases)
     painter = _FeaturePainter(canvas, looks, head)
     sheet = np.dstack([painter.still(), _bytes(head.cover)])
     pose = _Pose(canvas, scene, head.depth, looks, frame_size)
@@ -164,15 +166,6 @@ class _Motion:
     shift: np.ndarray  # of the head (T, 2)
     turn: np.ndarray  # yaw and nod (T, 2), as the nose's shift
     roll: np.ndarray  # tilt of the head, radians
-
-
-def _creases(expression: Expression, strength: float) -> dict[str, float]:
-    """Folds of the skin, 0..1, that an expression makes; see ``paint_head``."""
-    return {
-        "cheeks": strength if expression == "smile" else 0.0,
-        "furrow": strength if expression == "frown" else 0.0,
-        "forehead": strength if expression == "surprise" else 0.0,
-    }
 
 
 def _draw_motion(

@@ -12,16 +12,13 @@ from hicmae.settings import ModelConfig
 
 
 def test_warm_up_is_a_line_whose_last_step_is_at_the_base_value() -> None:
-    values = [
-        warmup_cosine(step, base=2.0, final=0.0, num_steps=20, warmup_steps=5, warmup_start=1.0)
-        for step in range(6)
-    ]
-    assert values == pytest.approx([1.0, 1.25, 1.5, 1.75, 2.0, 2.0])
+    values = [warmup_cosine(step, final=0.0, num_steps=20, warmup_steps=5) for step in range(6)]
+    assert values == pytest.approx([0.0, 0.25, 0.5, 0.75, 1.0, 1.0])
 
 
-def test_cosine_falls_from_base_through_the_middle_to_final() -> None:
+def test_cosine_falls_from_one_through_the_middle_to_final() -> None:
     def at(step: int) -> float:
-        return warmup_cosine(step, base=1.0, final=0.2, num_steps=12, warmup_steps=2)
+        return warmup_cosine(step, final=0.2, num_steps=12, warmup_steps=2)
 
     assert at(2) == 1.0
     assert at(7) == pytest.approx(0.6)
@@ -32,9 +29,9 @@ def test_cosine_falls_from_base_through_the_middle_to_final() -> None:
 
 
 def test_a_run_may_have_no_warm_up_or_nothing_else() -> None:
-    assert warmup_cosine(0, base=1.0, final=0.0, num_steps=4, warmup_steps=0) == 1.0
-    assert warmup_cosine(3, base=1.0, final=0.0, num_steps=4, warmup_steps=4) == 1.0
-    assert warmup_cosine(0, base=1.0, final=0.0, num_steps=4, warmup_steps=1) == 0.0
+    assert warmup_cosine(0, final=0.0, num_steps=4, warmup_steps=0) == 1.0
+    assert warmup_cosine(3, final=0.0, num_steps=4, warmup_steps=4) == 1.0
+    assert warmup_cosine(0, final=0.0, num_steps=4, warmup_steps=1) == 0.0
 
 
 @pytest.mark.parametrize(
@@ -44,7 +41,7 @@ def test_impossible_numbers_of_steps_are_refused(
     step: int, num_steps: int, warmup_steps: int
 ) -> None:
     with pytest.raises(ValueError, match=f"num_steps = {num_steps}"):
-        warmup_cosine(step, base=1.0, final=0.0, num_steps=num_steps, warmup_steps=warmup_steps)
+        warmup_cosine(step, final=0.0, num_steps=num_steps, warmup_steps=warmup_steps)
 
 
 def test_parameter_groups_leave_out_what_is_frozen(tiny_model_config: ModelConfig) -> None:
