@@ -106,8 +106,7 @@ class DropPath(nn.Module):
     What stays is divided by the share that stays, so that the mean is the same. timm has it too,
     and the MLP; importing it, all its models and torchvision's took three seconds of a prediction.
 
-    Args:
-        rate: Share that is left out, in [0, 1).
+    Args: rate: Share that is left out, in [0, 1).
     Source: Huang et al., 2016, Deep Networks with Stochastic Depth.
     """
 
@@ -204,8 +203,7 @@ class CrossBlock(Block):
     ) -> Tensor:
         """Map tokens (B, N, D), reading context (B, M, D) or nothing, to (B, N, D).
 
-        Args:
-            there: (B,) boolean, which clips have a context; all of them if none is given.
+        Args: there: (B,) boolean, which clips have a context; all of them if none is given.
         """
         if self.recompute and torch.is_grad_enabled():
             return self._recomputed(self._cross_layer, tokens, context, there)

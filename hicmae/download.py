@@ -38,9 +38,8 @@ def fetch(url: str, path: Path, *, sha256: str) -> Path:
         path: Where it belongs.
         sha256: Its digest, hexadecimal.
 
-    Raises:
-        DownloadError: The server does not answer or has no such file, the connection broke off
-            again and again, or another file came; then nothing is kept of it.
+    Raises: DownloadError: The server does not answer or has no such file, the connection broke off
+        again and again, or another file came; then nothing is kept of it.
     """
     part = path.with_name(f"{path.name}.part")
     with locked(path.with_name(f"{path.name}.lock")):

@@ -136,8 +136,7 @@ class AudioVisualEncoder(nn.Module):
     def freeze_absent(self, modalities: str) -> None:
         """Freeze what one modality alone never runs, so that no optimizer waits for it.
 
-        Args:
-            modalities: ``audio-video`` (nothing), ``video`` or ``audio``.
+        Args: modalities: ``audio-video`` (nothing), ``video`` or ``audio``.
         """
         for module in self.idle_parts(modalities):
             module.requires_grad_(False)
@@ -146,8 +145,7 @@ class AudioVisualEncoder(nn.Module):
         """What a stage of training has no use for: layers that read the other modality, and what
         is of a modality that is left out.
 
-        Args:
-            stage: ``audio-video`` (nothing is idle), ``apart``, ``video`` or ``audio``.
+        Args: stage: ``audio-video`` (nothing is idle), ``apart``, ``video`` or ``audio``.
         """
         fusion = self.fusion
         idle: list[nn.Module] = []

@@ -296,11 +296,9 @@ def kept_while_unchanged(make: Callable[[Path], _Made]) -> Callable[[Path], _Mad
 class DigestingFile:
     """A binary file for writing that digests what goes through it.
 
-    Args:
-        write: Takes each block, such as a file's ``write``.
+    Args: write: Takes each block, such as a file's ``write``.
 
-    Attributes:
-        num_bytes: How many came so far.
+    Attributes: num_bytes: How many came so far.
     """
 
     def __init__(self, write: Callable[[bytes], Any]) -> None:

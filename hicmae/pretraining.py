@@ -64,9 +64,8 @@ class HiCMAE(PortableModel):
         modalities: What it is trained on: ``audio-video``, ``video`` or ``audio``. The other one's
             part is there, frozen as it was drawn.
 
-    Attributes:
-        stage: What is trained at present: ``audio-video``, which is all, or a name out of
-            ``ObjectiveConfig.stages``. Whoever trains moves it on.
+    Attributes: stage: What is trained at present: ``audio-video``, which is all, or a name out of
+        ``ObjectiveConfig.stages``. Whoever trains moves it on.
 
     Raises: ValueError: unknown losses, layers outside the encoder, mask ratios that leave nothing.
     Source: HiCMAE, arXiv 2401.05698.
@@ -159,12 +158,11 @@ class HiCMAE(PortableModel):
         its patterns took half of the time that tracing takes. Each batch size is compiled for
         itself: PyTorch (2.14.1) cannot draw the masks of a size that it leaves open.
 
-        Args:
-            cuda_graphs: On a GPU, record the compiled forward and backward pass and launch each as
-                a whole (PyTorch's CUDA graph trees), in training mode. What the step before gave,
-                but its loss and terms, is then overwritten. Not where gradients of several batches
-                are added up: the sum would lie where the next ones are written
-                (pytorch/pytorch#169545, #96693).
+        Args: cuda_graphs: On a GPU, record the compiled forward and backward pass and launch each
+            as a whole (PyTorch's CUDA graph trees), in training mode. What the step before gave,
+            but its loss and terms, is then overwritten. Not where gradients of several batches are
+            added up: the sum would lie where the next ones are written (pytorch/pytorch#169545,
+            #96693).
         """
         torch.compiler.allow_in_graph(rearrange)
         plain = self._compute

@@ -47,8 +47,7 @@ class Entry(Generic[T]):
 class Registry(Generic[T]):
     """A table of things of one kind, by name.
 
-    Args:
-        kind: What they are, in messages: ``fine-tuning loss``.
+    Args: kind: What they are, in messages: ``fine-tuning loss``.
     """
 
     def __init__(self, kind: str) -> None:

@@ -110,8 +110,7 @@ class MetricsFile:
         keep_steps: Rows of a later step than this are dropped first: a run that is resumed from
             step 100 makes step 101 again. ``None`` keeps all.
 
-    Attributes:
-        reached: The last step of what was there, dropped rows included; -1: nothing was.
+    Attributes: reached: The last step of what was there, dropped rows included; -1: nothing was.
 
     Raises: ValueError: a row has no step to compare.
     """
@@ -266,9 +265,8 @@ class WandbRun:
     def log(self, row: Row, *, part: str | None = None) -> None:
         """Send a row; it must have ``step``.
 
-        Args:
-            part: What stands before all names of a row of a run in parts, such as ``fold-1/``;
-                the part has steps of its own then, and W&B's own only count the rows.
+        Args: part: What stands before all names of a row of a run in parts, such as ``fold-1/``;
+            the part has steps of its own then, and W&B's own only count the rows.
         """
         step = int(row["step"])
         if part is None and step <= self._reached:

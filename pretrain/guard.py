@@ -257,12 +257,10 @@ class FiniteGuard(StepCallback):
 class BadSamples(pl.Callback):
     """Counts the samples that readers left out, and stops the run when they are too many.
 
-    Args:
-        max_bad: Below 1 a share of the samples so far, of ``LEAST_SAMPLES`` at least; from 1 on a
-            count.
+    Args: max_bad: Below 1 a share of the samples so far, of ``LEAST_SAMPLES`` at least; from 1 on a
+        count.
 
-    Attributes:
-        error: Why the run was stopped, if it was.
+    Attributes: error: Why the run was stopped, if it was.
     """
 
     def __init__(self, max_bad: float) -> None:

@@ -59,9 +59,7 @@ def check_shards(
 
     Returns: every problem, in the order of the shards; empty if all is well.
 
-    Raises:
-        FileNotFoundError: There is no such folder.
-        ShardError: It has no index that can be read.
+    Raises: FileNotFoundError, ShardError: as ``read_index``.
     """
     folder = Path(folder)
     beside = folder.with_name(folder.name + SUFFIX)

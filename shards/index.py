@@ -242,9 +242,7 @@ def shards_info(folder: Path | str) -> dict[str, Any]:
         ``min``/``mean``/``max``; and ``missing``), ``refused``, ``ignored``, ``config``, ``part``
         (number, of, …; None unless it is one of a build's parts).
 
-    Raises:
-        FileNotFoundError: There is no such folder.
-        ShardError: It has no index that can be read.
+    Raises: FileNotFoundError, ShardError: as ``read_index``.
     """
     index = read_index(folder)
     table = index.table

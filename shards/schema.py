@@ -358,10 +358,9 @@ class ClipError(ShardError):
     A DataLoader re-raises the error of a worker process with that process's traceback as the
     message; the one line is taken out of it again.
 
-    Args:
-        cause: A slug: ``no-sound``, ``no-picture``, ``bad-digest``, ``bad-image``, ``bad-sound``,
-            ``bad-json``, ``missing-member``, ``missing-shard``, ``truncated``, ``unreadable``,
-            ``wrong-rate``.
+    Args: cause: A slug: ``no-sound``, ``no-picture``, ``bad-digest``, ``bad-image``, ``bad-sound``,
+        ``bad-json``, ``missing-member``, ``missing-shard``, ``truncated``, ``unreadable``,
+        ``wrong-rate``.
     """
 
     def __init__(self, message: str, cause: str = "unreadable") -> None:

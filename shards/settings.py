@@ -112,8 +112,7 @@ class Part:
         number: Which, from 1.
         of: How many there are.
 
-    Raises:
-        ValueError: There is no such part.
+    Raises: ValueError: There is no such part.
     """
 
     number: int
@@ -139,8 +138,7 @@ class Part:
 def parse_part(text: str) -> Part:
     """Read ``2/8``.
 
-    Raises:
-        ValueError: It is something else.
+    Raises: ValueError: It is something else.
     """
     match = re.fullmatch(r"(\d+)/(\d+)", text.strip())
     if not match:

@@ -67,8 +67,7 @@ class BoxTable:
         A place takes the rows nearest in time. Places without rows are in the result, without
         faces, as densely as the rows are, so that coverage means the same as for a detector.
 
-        Raises:
-            MediaError: ``bad-boxes``: frames beyond the end, or boxes outside the picture.
+        Raises: MediaError: ``bad-boxes``: frames beyond the end, or boxes outside the picture.
         """
         clock = self._clock(reader)
         times = reader.timestamps[indices]

@@ -68,11 +68,9 @@ class FrameDecoder(Protocol):
 class DecordDecoder:
     """decord, with one thread.
 
-    Args:
-        stream: What the file holds.
+    Args: stream: What the file holds.
 
-    Raises:
-        MediaError: ``unreadable``: decord cannot open the file, or sees another stream in it.
+    Raises: MediaError: ``unreadable``: decord cannot open the file, or sees another stream in it.
     """
 
     name = "decord"
@@ -109,8 +107,7 @@ class DecordDecoder:
     def frames(self, indices: np.ndarray) -> Iterator[np.ndarray]:
         """Give the frames of strictly ascending indices, (H, W, 3) uint8 RGB upright.
 
-        Raises:
-            MediaError: ``damaged``.
+        Raises: MediaError: ``damaged``.
         """
         shape = (*self._stream.picture.size, 3)
         held = int(shape[0] * shape[1] * 1.5)  # bytes of a frame as it is decoded
@@ -149,8 +146,7 @@ class DecordDecoder:
 class PyavDecoder:
     """PyAV, forward from the keyframe before the first frame that is asked for.
 
-    Args:
-        stream: What the file holds.
+    Args: stream: What the file holds.
     """
 
     name = "pyav"
@@ -164,8 +160,7 @@ class PyavDecoder:
         A frame for which the decoder shows nothing without complaint (an invisible one) is what
         stood on the screen: the one before.
 
-        Raises:
-            MediaError: ``damaged``: packets failed and a frame that was asked for is missing.
+        Raises: MediaError: ``damaged``: packets failed and a frame that was asked for is missing.
         """
         if not len(indices):
             return

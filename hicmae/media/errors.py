@@ -37,8 +37,7 @@ class MediaError(ValueError):
         path: The file.
         problem: What was found and, where there is one, the remedy; the rest of the line.
 
-    Raises:
-        ValueError: A cause outside ``CAUSES``.
+    Raises: ValueError: A cause outside ``CAUSES``.
     """
 
     def __init__(self, cause: str, path: str | PathLike[str], problem: str) -> None:

@@ -111,8 +111,7 @@ def list_images(folder: Path) -> list[ImageFiles]:
 
     Returns: sequences, in the order of their names; a folder without images has none.
 
-    Raises:
-        MediaError: ``unreadable``: two images of one frame, or a folder that cannot be read.
+    Raises: MediaError: ``unreadable``: two images of one frame, or a folder that cannot be read.
     """
     try:
         names = [entry.name for entry in os.scandir(folder) if not entry.name.startswith(".")]
@@ -207,8 +206,7 @@ class ImageReader(_Pictures):
     Pictures of another size than the first one's are brought to it; ``fps`` is the frame rate of
     their numbers, frames per second.
 
-    Raises:
-        MediaError: ``damaged``: the first image cannot be read; ``no-video``: there is none.
+    Raises: MediaError: ``damaged``: the first image cannot be read; ``no-video``: there is none.
     """
 
     def __init__(self, images: ImageFiles, fps: float) -> None:
@@ -221,8 +219,7 @@ class ImageReader(_Pictures):
     def frames(self, indices: Iterable[int]) -> Iterator[np.ndarray]:
         """Give frames one at a time, (H, W, 3) uint8 RGB; an index that repeats is read once.
 
-        Raises:
-            MediaError: ``damaged``, naming the image.
+        Raises: MediaError: ``damaged``, naming the image.
         """
         last, frame = -1, np.empty(0)
         for index in map(int, indices):
@@ -243,9 +240,8 @@ class StackReader(_Pictures):
         fps: Its frame rate; None: nobody said.
         colours: ``bgr`` or ``rgb``; None: nobody said, and the file cannot.
 
-    Raises:
-        MediaError: ``unreadable`` (no array, or of another shape or type), ``no-colours``,
-            ``no-rate``.
+    Raises: MediaError: ``unreadable`` (no array, or of another shape or type), ``no-colours``,
+        ``no-rate``.
     """
 
     def __init__(self, path: Path, fps: float | None, colours: str | None) -> None:
@@ -289,11 +285,9 @@ class StackReader(_Pictures):
 def open_images(folder: str | Path, fps: float | None = None) -> list[ImageReader]:
     """Open the sequences of images of a folder, the longest first.
 
-    Args:
-        fps: Frame rate of their numbers; none given: that of OpenFace's CSV beside the folder.
+    Args: fps: Frame rate of their numbers; none given: that of OpenFace's CSV beside the folder.
 
-    Raises:
-        MediaError: ``no-video``, ``no-rate``, ``unreadable``, or ``damaged`` (the first image).
+    Raises: MediaError: ``no-video``, ``no-rate``, ``unreadable``, or ``damaged`` (the first image).
     """
     folder = Path(folder)
     sequences = list_images(folder)
@@ -310,8 +304,7 @@ def open_images(folder: str | Path, fps: float | None = None) -> list[ImageReade
 def read_image(path: Path) -> np.ndarray:
     """Read one image as (H, W, 3) uint8 RGB.
 
-    Raises:
-        MediaError: ``damaged``: it is gone, breaks off, is corrupt or no image; it is named.
+    Raises: MediaError: ``damaged``: it is gone, breaks off, is corrupt or no image; it is named.
     """
     try:
         data = path.read_bytes()

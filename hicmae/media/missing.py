@@ -32,8 +32,7 @@ def cut_off(path: Path) -> str:
     tell the length in time, of WAV and AVI in bytes. Other containers say nothing (MPEG streams,
     Ogg), or FFmpeg guesses (mp3).
 
-    Args:
-        path: A file; of anything else nothing is said.
+    Args: path: A file; of anything else nothing is said.
     """
     try:
         return (_by_bytes(path) or _by_time(path)) if path.is_file() else ""

@@ -162,8 +162,7 @@ def deinterlaced(
     What frames do not say to be interlaced stays as it is. A frame is made of the one before it
     and the one after it too: where the number matters, begin one frame earlier.
 
-    Args:
-        frames: Number and frame; numbers ascend.
+    Args: frames: Number and frame; numbers ascend.
 
     Source: FFmpeg's ``bwdif`` (the motion-adaptive filter of the BBC, R&D White Paper, with the
     interpolation of w3fdif), field order and fields by the flags of each frame.

@@ -198,9 +198,8 @@ class Recording:
 
         Returns: tracks over the frames at the constant rate, at least one.
 
-        Raises:
-            MediaError: ``no-face``, ``bad-boxes``, ``damaged``, or ``frame-size``: the picture is
-                smaller than the fixed box.
+        Raises: MediaError: ``no-face``, ``bad-boxes``, ``damaged``, or ``frame-size``: the picture
+            is smaller than the fixed box.
         """
         frame_size, config = (self.picture.height, self.picture.width), self.config
         if config.box is not None:

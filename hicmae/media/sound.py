@@ -137,8 +137,7 @@ def read_span_sound(
 class _Decoded(Closing):
     """The sound of one recording, as far as it was asked for.
 
-    Attributes:
-        of: Which one, and how it is decoded.
+    Attributes: of: Which one, and how it is decoded.
     """
 
     def __init__(
@@ -326,8 +325,7 @@ class SoundSpans(Closing):
     def measure(self, tell: Callable[[float], None] | None = None) -> int:
         """Read to the end without keeping anything; returns the number of samples there are.
 
-        Args:
-            tell: Called with the seconds that were read, packet by packet.
+        Args: tell: Called with the seconds that were read, packet by packet.
         """
         last = 0
         while (chunk := self._next()) is not None:

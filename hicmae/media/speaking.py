@@ -191,8 +191,7 @@ def _quick(values: np.ndarray, fps: float) -> np.ndarray:
 class _Meter:
     """Looks at one mouth, frame after frame.
 
-    Args:
-        track: With marks.
+    Args: track: With marks.
     """
 
     def __init__(self, track: FaceTrack) -> None:

@@ -176,9 +176,8 @@ def fixed_track(
 class SceneCuts:
     """Where scenes begin among frames that go by; of the frames the last is kept, and tiny.
 
-    Attributes:
-        places: Of the frames that show another scene than the one before: other colours in another
-            arrangement, or in the place of every face another one.
+    Attributes: places: Of the frames that show another scene than the one before: other colours in
+        another arrangement, or in the place of every face another one.
     """
 
     def __init__(self) -> None:

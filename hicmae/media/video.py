@@ -64,8 +64,7 @@ def open_video(path: str | Path) -> VideoReader:
 class VideoReader(Closing):
     """Frames of one recording; moves on to the next of ``DECODERS`` when one fails.
 
-    Args:
-        stream: What the file holds.
+    Args: stream: What the file holds.
 
     Attributes: as ``FrameReader``. The clock is the container's, which the sound shares; the first
     frame need not be at 0. ``height`` and ``width`` are of the upright picture with square pixels.
@@ -91,8 +90,7 @@ class VideoReader(Closing):
     def frames(self, indices: Iterable[int]) -> Iterator[np.ndarray]:
         """Give frames one at a time, so that memory holds one and not all.
 
-        Args:
-            indices: Ascending; an index that repeats gives the very same array again.
+        Args: indices: Ascending; an index that repeats gives the very same array again.
 
         Returns: (H, W, 3) uint8 RGB, upright, one per index; not to be written to.
 

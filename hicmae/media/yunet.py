@@ -134,9 +134,8 @@ def cached_yunet() -> Path:
 def find_yunet(file: str | Path | None = None) -> Path:
     """Find the network's file: the argument, ``HICMAE_YUNET``, beside a clone, the user's cache.
 
-    Raises:
-        FileNotFoundError: It is in none of these places; a file that was named is not replaced by
-            another.
+    Raises: FileNotFoundError: It is in none of these places; a file that was named is not replaced
+        by another.
     """
     for named, origin in ((file, "given"), (os.environ.get(VARIABLE), VARIABLE)):
         if named:

@@ -27,8 +27,7 @@ _ALIGNED = "_aligned"  # the folder of face images that OpenFace writes beside N
 class Tree:
     """The files below a root; every path is relative to it, with ``/``.
 
-    Args:
-        root: The folder; links are followed, hidden files and folders are not looked at.
+    Args: root: The folder; links are followed, hidden files and folders are not looked at.
 
     Attributes:
         videos: Name without suffix → the videos of that name.

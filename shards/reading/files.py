@@ -71,9 +71,7 @@ def open_folder(folder: Path | str, cache: CacheConfig | None = None) -> ShardFo
             file, whose index is fetched now and whose shards when they are read.
         cache: Where fetched shards are kept; none given: the user's cache folder.
 
-    Raises:
-        FileNotFoundError: No such folder.
-        ShardError: It holds no index, or one that this program cannot read.
+    Raises: FileNotFoundError, ShardError: as ``read_index``.
     """
     remote = as_remote(folder)
     if remote is None:

@@ -54,8 +54,7 @@ class ShardDataset(torch.utils.data.Dataset[dict[str, Any] | Skipped]):
         on_bad: ``raise``, or ``skip``: the item is then a ``Skipped``, which ``collate`` counts.
         seed: Positions of the training clips depend on it, the epoch and the row of the index.
 
-    Attributes:
-        rows: One row an own sample, numbered from 0.
+    Attributes: rows: One row an own sample, numbered from 0.
 
     Raises: ValueError: no rows; another frame rate.
     """

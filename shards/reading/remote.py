@@ -148,9 +148,8 @@ def as_remote(folder: Path | str) -> RemoteFolder | None:
 class RemoteShards:
     """The shards of a folder that is elsewhere, and their copies in the cache of this machine.
 
-    Attributes:
-        described: Name → what ``index.json`` says of a shard: name, bytes, sha256. To be set before
-            any is fetched.
+    Attributes: described: Name → what ``index.json`` says of a shard: name, bytes, sha256. To be
+        set before any is fetched.
     """
 
     def __init__(self, remote: RemoteFolder, config: CacheConfig) -> None:
@@ -162,9 +161,7 @@ class RemoteShards:
     def index(self) -> Index:
         """Fetch the index of the folder, anew each time it is asked for.
 
-        Raises:
-            FileNotFoundError: It cannot be had.
-            ShardError: It is not one that this program can read.
+        Raises: FileNotFoundError, ShardError: as ``read_index``; or it cannot be had.
         """
         from shards.index import INFO_NAME, TABLE_NAME, read_index  # which import pandas
 

@@ -153,8 +153,7 @@ class ClipStream(torch.utils.data.IterableDataset[dict[str, Any]]):
 class Reader:
     """One loader process: its batches of a rank's share of the global ones.
 
-    Args:
-        lender: Where batches are made that go to another process; none: in memory of their own.
+    Args: lender: Where batches are made that go to another process; none: in memory of their own.
     """
 
     def __init__(self, stream: ClipStream, lender: Lender | None = None) -> None:

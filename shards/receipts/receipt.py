@@ -46,9 +46,7 @@ def write_receipt(folder: Path, *, versions: Mapping[str, str] | None = None) ->
 
     Args: versions: Of the libraries that built it; none given: those in use now.
 
-    Raises:
-        FileNotFoundError: There is no such folder.
-        ShardError: It has no index, or a sample that cannot be read; names it.
+    Raises: FileNotFoundError, ShardError: as ``read_index`` and ``read_facts``.
     """
     # Drawing is heavy, and builds import this module for the names of the files.
     from shards.receipts import page
