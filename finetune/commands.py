@@ -7,14 +7,13 @@ they call is imported when they run, so that their help does not wait for it.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from finetune.testing.perturbations import PerturbationConfig
 from hicmae.config import to_dict
-from hicmae.files import check_replaceable, file_sha256
+from hicmae.files import check_replaceable, file_sha256, remove
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -169,7 +168,7 @@ def evaluate(
     ]
     ranks.wait()  # all have seen the folder as it was
     if out.is_dir() and ranks.is_first:
-        shutil.rmtree(out)  # what _check_output allowed
+        remove(out)  # what _check_output allowed
     for place, plan in plans:
         console.print(opening(plan, machine))
         parts = run_networks(plan, machine)

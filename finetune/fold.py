@@ -51,7 +51,7 @@ from finetune.tuning import is_shared
 from finetune.validation import EpochChoice
 from hicmae.config import to_dict
 from hicmae.devices import choose_device
-from hicmae.files import whole_file
+from hicmae.files import remove, whole_file
 from hicmae.lora import merge_lora
 from hicmae.optimization import trainer_precision
 from hicmae.registry import load_plugins
@@ -87,7 +87,7 @@ def train_fold(
             _work(plan, fold, Share(), trial)
         else:
             run_processes(devices, _work, (plan, fold), folder)
-        shutil.rmtree(final, ignore_errors=True)
+        remove(final)
         (folder / _DONE).replace(final)
     except LostProcessError:
         raise

@@ -183,7 +183,7 @@ def whole_folder(folder: Path) -> Iterator[Path]:
                 aside = beside.with_name(beside.name + "-old")
                 folder.replace(aside)
                 beside.replace(folder)
-                shutil.rmtree(aside)
+                remove(aside)
             else:
                 beside.replace(folder)
         finally:

@@ -8,7 +8,6 @@ any time. Source: permutation importance, Breiman, 2001, Random Forests, section
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,7 +55,7 @@ from finetune.testing.perturbations import (
 from finetune.testing.plan import EvaluationPlan, TestSide
 from finetune.testing.results import evaluation_facts
 from hicmae.config import from_dict, load_yaml, save_yaml, to_dict
-from hicmae.files import whole_file, write_json, write_text
+from hicmae.files import remove, whole_file, write_json, write_text
 from hicmae.heads import thresholds_of
 from hicmae.views import ViewGrid
 from shards.reading.random_access import ShardDataset
@@ -121,7 +120,7 @@ def run_conditions(
         if not num_missing(clip.num_frames, share):
             name = Condition(kind="missing-frames", level=share).name
             console.print(f"left out: {name}, which is none of a clip's {clip.num_frames} frames")
-    shutil.rmtree(out, ignore_errors=True)  # what the verb has allowed
+    remove(out)  # what the verb has allowed
     out.mkdir(parents=True)
     save_yaml(out / CONFIG, config)
     save_yaml(out / BENCHMARK, to_dict(plan.mapped.benchmark))

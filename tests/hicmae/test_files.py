@@ -76,6 +76,18 @@ def test_the_longest_names_are_written(tmp_path: Path, letters: str) -> None:
     assert [path.name for path in tmp_path.iterdir()] == [letters]
 
 
+def test_of_a_folder_that_is_linked_the_link_is_replaced(tmp_path: Path) -> None:
+    elsewhere, folder = tmp_path / "disk", tmp_path / "made"
+    elsewhere.mkdir()
+    (elsewhere / "old").touch()
+    folder.symlink_to(elsewhere)
+    with whole_folder(folder) as beside:
+        (beside / "new").touch()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["disk", "made"]
+    assert [path.name for path in folder.iterdir()] == ["new"]
+    assert (elsewhere / "old").exists()
+
+
 def test_what_killed_processes_left_of_a_folder_is_removed_and_what_others_write_is_not(
     tmp_path: Path,
 ) -> None:
