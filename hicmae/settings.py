@@ -8,6 +8,7 @@ imported here: verbs have these as their options, and help must be quick.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -361,10 +362,10 @@ class AugmentConfig:
 def outside(settings: object, bounds: Mapping[str, str]) -> list[str]:
     """Problems of fields, whose names stand by their bound with spaces between; null is within."""
     return [
-        f"{name} = {value} (must {'lie' if bound.startswith('in') else 'be'} {bound})"
+        f"{name} = {value} (must {'lie' if bound.startswith(('in', 'within')) else 'be'} {bound})"
         for bound, names in bounds.items()
         for name in names.split()
-        if (value := getattr(settings, name)) is not None and not _BOUNDS[bound](value)
+        if (value := getattr(settings, name)) is not None and not _holds(bound, value)
     ]
 
 
@@ -374,16 +375,19 @@ def raise_all(what: str, problems: list[str]) -> None:
         raise ValueError((f"{what}: " if what else "") + "; ".join(problems))
 
 
+def _holds(bound: str, value: float) -> bool:
+    if least := re.fullmatch(r"([\d.]+) or more", bound):
+        return value >= float(least[1])
+    if ends := re.fullmatch(r"(?:with)?in (\d+)\.\.(\d+)", bound):
+        return float(ends[1]) <= value <= float(ends[2])
+    return _BOUNDS[bound](value)
+
+
 _BOUNDS: dict[str, Callable[[float], bool]] = {
-    "0 or more": lambda value: value >= 0,
-    "1 or more": lambda value: value >= 1,
-    "2 or more": lambda value: value >= 2,
     "positive": lambda value: value > 0,
     "0 or more, and finite": lambda value: 0 <= value < math.inf,
     "positive and finite": lambda value: 0 < value < math.inf,
     "in [0, 1)": lambda value: 0 <= value < 1,
     "in (0, 1]": lambda value: 0 < value <= 1,
-    "in 0..1": lambda value: 0 <= value <= 1,
-    "in 0..1000": lambda value: 0 <= value <= 1000,
-    "in 1..100000": lambda value: 1 <= value <= 100_000,
+    "a finite number": math.isfinite,
 }

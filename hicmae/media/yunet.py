@@ -19,7 +19,7 @@ import platformdirs
 
 from hicmae.download import OFFLINE_VARIABLE, DownloadError, fetch, is_offline
 from hicmae.media.faces import DETECTORS, Face, scaled
-from hicmae.settings import raise_all
+from hicmae.settings import outside, raise_all
 
 FILE_NAME = "face_detection_yunet_2023mar.onnx"
 SHA256 = "8f2383e4dd3cfbb4553ea8718107fc0423210dc964f9f4280604804ed2552fa4"
@@ -53,15 +53,14 @@ class YunetSettings:
     longest_side: int = _USUAL_SIDE
 
     def __post_init__(self) -> None:
-        problems = []
-        if not 0 <= self.min_score <= 1:
-            problems.append(f"min_score = {self.min_score} (must lie within 0..1)")
+        bounds = {
+            "within 0..1": "min_score",
+            f"within {_USUAL_SIDE}..{_MOST_SIDE}": "longest_side",
+        }
+        problems = outside(self, bounds)
         side, longest = self.first_side, self.longest_side
         if side is not None and not _SHORTEST_SIDE <= side <= longest:
             problems.append(f"first_side = {side} (must lie within {_SHORTEST_SIDE}..{longest})")
-        if not _USUAL_SIDE <= longest <= _MOST_SIDE:
-            found = f"longest_side = {longest} (must lie within {_USUAL_SIDE}..{_MOST_SIDE})"
-            problems.append(found)
         raise_all("yunet", problems)
 
 

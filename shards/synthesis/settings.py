@@ -18,6 +18,8 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
+from hicmae.settings import outside, raise_all
+
 # Of AAC, in which the clips' sound is kept, as far as speech needs.
 _SOUND_RATES = (16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000)
 _LEVELS = 255  # of a pixel
@@ -76,25 +78,16 @@ class CorpusConfig:
     workers: int | None = None
 
     def __post_init__(self) -> None:
-        problems = [
-            f"{name} = {getattr(self, name)} (must be {least} or more)"
-            for name, least in (
-                ("speakers", 1),
-                ("first_speaker", 0),
-                ("takes", 1),
-                ("folds", 1),
-                ("seed", 0),
-                ("min_seconds", 1.0),
-                ("frame_size", 32),
-                ("fps", 1),
-                ("sample_rate", 16000),
-                ("camera_noise", 0),
-            )
-            if getattr(self, name) < least
-        ]
-        for name in ("min_seconds", "max_seconds", "camera_noise"):
-            if not math.isfinite(getattr(self, name)):
-                problems.append(f"{name} = {getattr(self, name)} (must be a finite number)")
+        bounds = {
+            "1 or more": "speakers takes folds fps",
+            "0 or more": "first_speaker seed camera_noise workers",
+            "1.0 or more": "min_seconds",
+            "32 or more": "frame_size",
+            "16000 or more": "sample_rate",
+            "a finite number": "min_seconds max_seconds camera_noise",
+            "within 0..1": "scene_variety label_noise",
+        }
+        problems = outside(self, bounds)
         if self.sample_rate >= min(_SOUND_RATES) and self.sample_rate not in _SOUND_RATES:
             problems.append(
                 f"sample_rate = {self.sample_rate} (AAC has {', '.join(map(str, _SOUND_RATES))})"
@@ -112,19 +105,13 @@ class CorpusConfig:
         low, high = self.snr_db
         if not -math.inf < low <= high < math.inf:
             problems.append(f"snr_db = {self.snr_db} (must ascend, and be finite)")
-        for name in ("scene_variety", "label_noise"):
-            if not 0 <= getattr(self, name) <= 1:
-                problems.append(f"{name} = {getattr(self, name)} (must lie within 0..1)")
         if self.camera_noise > _LEVELS:
             problems.append(f"camera_noise = {self.camera_noise} (must be {_LEVELS} or less)")
         if self.labelled and self.folds > self.speakers:
             problems.append(f"folds = {self.folds} (more than the {self.speakers} speakers)")
         if self.over_time and (not self.labelled or self.label_noise):
             problems.append("over_time goes with labelled and without label_noise")
-        if self.workers is not None and self.workers < 0:
-            problems.append(f"workers = {self.workers} (must be 0 or more)")
-        if problems:
-            raise ValueError(f"corpus: {'; '.join(problems)}")
+        raise_all("corpus", problems)
 
 
 Expression = Literal["smile", "frown", "surprise"]
