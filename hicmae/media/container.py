@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -220,7 +220,8 @@ def probe_video(path: Path) -> VideoStream:
         ends = (stream.start_time or 0) + stream.duration if stream.duration else None
         # Encoders of sound put some milliseconds before 0, which players do not count.
         origin = beginning_of(container)
-    picture, first_look = _first_frames(path, index)
+        sizes = _sizes(stream, walked.heads)
+    picture, first_look = _first_frames(path, index, sizes)
     options: dict[str, str] = {}
     if walked.stamps is None:
         pts = _count_frames(path, index, 1 / (rate * time_base))
@@ -286,6 +287,7 @@ class _Walked:
         hidden: (P,) bool, by an edit list.
         keys: (P,) bool, what the container marks as keyframes.
         anew: (P,) bool, what the codec does.
+        heads: A keyframe of each header but the first one's.
     """
 
     stamps: np.ndarray | None
@@ -294,23 +296,20 @@ class _Walked:
     hidden: np.ndarray
     keys: np.ndarray
     anew: np.ndarray
+    heads: list[bytes]
 
 
 def _walk(container: av.container.InputContainer, stream: av.video.stream.VideoStream) -> _Walked:
     """Go through the packets of a stream without decoding them."""
-    starts_anew = _starts_anew(stream)
-    rows = [
-        (
-            packet.pts,
-            packet.dts,
-            packet.duration or 0,
-            packet.is_discard,
-            packet.is_keyframe,
-            starts_anew(packet),
-        )
-        for packet in packets_of(container, stream)
-        if not packet.is_corrupt
-    ]
+    starts_anew, header, heads = _starts_anew(stream), _headers(stream), dict[bytes, bytes]()
+    rows = []
+    for packet in packets_of(container, stream):
+        if packet.is_corrupt:
+            continue
+        if packet.is_keyframe and len(heads) < _MOST_HEADERS:
+            heads.setdefault(header(packet), bytes(packet))
+        about = packet.pts, packet.dts, packet.duration or 0, packet.is_discard, packet.is_keyframe
+        rows.append((*about, starts_anew(packet)))
     stamps, places, *others = zip(*rows, strict=True) if rows else ((),) * 6
     durations, hidden, keys, anew = others
     return _Walked(
@@ -320,6 +319,7 @@ def _walk(container: av.container.InputContainer, stream: av.video.stream.VideoS
         hidden=np.array(hidden, dtype=bool),
         keys=np.array(keys, dtype=bool),
         anew=np.array(anew, dtype=bool),
+        heads=list(heads.values())[1:],
     )
 
 
@@ -360,6 +360,16 @@ _OF_FIELDS = {"h264", "mpeg2video", "mpeg4", "vc1", "wmv3", "mpeg1video"}
 # Kinds of units of which a picture consists that needs none before it: IDR of H.264, and all random
 # access points of HEVC. Source: ITU-T H.264 and H.265, tables 7-1.
 _ANEW = {"h264": "5", "hevc": "16-21"}
+# Where keyframes say the size of pictures: what finds the sequence headers of a codec, or the bytes
+# themselves (RFC 6386, section 9.1; VP9 bitstream specification, section 6.2); and how many
+# different ones are looked at.
+_HEADER_FILTERS = {
+    "h264": "filter_units=pass_types=7",
+    "hevc": "filter_units=pass_types=33",
+    **dict.fromkeys(("av1", "mpeg1video", "mpeg2video", "mpeg4", "vc1"), "extract_extradata"),
+}
+_SIZE_BYTES = {"vp8": slice(6, 10), "vp9": slice(4, 9)}
+_MOST_HEADERS = 64
 
 
 def _starts_anew(stream: av.video.stream.VideoStream) -> Callable[[av.packet.Packet], bool]:
@@ -381,6 +391,41 @@ def _starts_anew(stream: av.video.stream.VideoStream) -> Callable[[av.packet.Pac
             return False
 
     return tell
+
+
+def _headers(stream: av.video.stream.VideoStream) -> Callable[[av.packet.Packet], bytes]:
+    """Give what a keyframe says of its kind; where the size changes, that does too."""
+    name = stream.codec_context.codec.canonical_name  # not that of a decoder, such as libdav1d
+    place, kind = _SIZE_BYTES.get(name, slice(0)), _HEADER_FILTERS.get(name)
+    found = BitStreamFilterContext(kind, stream) if kind else None
+
+    def header(packet: av.packet.Packet) -> bytes:
+        data, parts = bytes(packet), [packet]
+        if found is not None:
+            try:  # with a copy, since a filter uses up what it is given
+                parts += found.filter(av.Packet(data))
+            except av.FFmpegError:
+                return b""
+        units = b"".join(map(bytes, parts[1:])) if name in _ANEW else data[place]
+        more = [part for part in parts if part.has_sidedata("new_extradata")]
+        return units + b"".join(bytes(part.get_sidedata("new_extradata")) for part in more)
+
+    return header
+
+
+def _sizes(stream: av.video.stream.VideoStream, heads: list[bytes]) -> set[tuple[int, int]]:
+    """Heights and widths of pictures of a stream that can be decoded alone."""
+    found = set()
+    for data in heads:
+        decoder = av.CodecContext.create(stream.codec_context.name, "r")
+        decoder.extradata, decoder.thread_count = stream.codec_context.extradata, 1
+        decoder.flags |= Flags.unaligned
+        try:
+            for frame in [*decoder.decode(av.Packet(data)), *decoder.decode(None)]:
+                found.add((frame.height, frame.width))
+        except av.FFmpegError:
+            continue
+    return found
 
 
 def _jumps_hold(walked: _Walked) -> bool:
@@ -409,7 +454,9 @@ def _picture_stream(
     return stream
 
 
-def _first_frames(path: str | Path, index: int) -> tuple[Picture, np.ndarray]:
+def _first_frames(
+    path: str | Path, index: int, sizes: Collection[tuple[int, int]]
+) -> tuple[Picture, np.ndarray]:
     """Decode until one frame comes, and one in the middle, for what has to be done with them.
 
     Returns: that; (8, 8, 3) uint8, the first frame as it is shown and tiny.
@@ -424,7 +471,7 @@ def _first_frames(path: str | Path, index: int) -> tuple[Picture, np.ndarray]:
         frames = [frame]
         if stream.codec_context.name in _OF_FIELDS and not frame.interlaced_frame:
             frames += _frame_in_the_middle(container, stream)
-        picture = picture_of(stream, frames)
+        picture = picture_of(stream, frames, sizes)
         try:
             pixels = frame.to_ndarray(format="rgb24")
         except OSError:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Iterable, Iterator
+import math
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -72,8 +73,9 @@ class Picture:
     """What has to be done with the stored pictures of a stream.
 
     Args:
-        stored_height: Pixels, as they are stored.
+        stored_height: Pixels, as they are stored; of the largest where the size changes midway.
         stored_width: Likewise.
+        num_sizes: How many sizes are stored.
         pixel_aspect: Width of a stored pixel, in heights of it.
         interlaced: Whether frames hold two fields, taken one after the other.
         transfer: ``pq`` or ``hlg`` of high dynamic range; ``sdr``: any other.
@@ -82,6 +84,7 @@ class Picture:
 
     stored_height: int
     stored_width: int
+    num_sizes: int
     pixel_aspect: Fraction
     interlaced: bool
     transfer: str
@@ -92,57 +95,83 @@ class Picture:
         """What is done with it but for turning it upright, as a sample says it; mostly nothing.
 
         ``pixel_aspect``: width to height of the stored pixels, which were squared; ``deinterlaced``
-        true; ``tone_mapped``: ``pq`` or ``hlg``, mapped to BT.709.
+        true; ``tone_mapped``: ``pq`` or ``hlg``, mapped to BT.709; ``sizes``: how many there were,
+        each of which was fitted into the largest.
         """
         found: dict[str, Any] = {}
-        if self._squared != (self.stored_height, self.stored_width):
+        if self._squared(self.stored_height, self.stored_width) != (
+            self.stored_height,
+            self.stored_width,
+        ):
             found["pixel_aspect"] = f"{self.pixel_aspect.numerator}:{self.pixel_aspect.denominator}"
         if self.interlaced:
             found["deinterlaced"] = True
         if self.transfer != "sdr":
             found["tone_mapped"] = self.transfer
+        if self.num_sizes > 1:
+            found["sizes"] = self.num_sizes
         return found
 
     @property
     def size(self) -> tuple[int, int]:
         """Height and width of what is shown, pixels."""
-        height, width = self._squared
+        height, width = self._squared(self.stored_height, self.stored_width)
         return (width, height) if self.orientation.transpose else (height, width)
 
-    @property
-    def _squared(self) -> tuple[int, int]:
+    def _squared(self, height: int, width: int) -> tuple[int, int]:
         """Height and width before turning: the longer side of a pixel is the one that is kept."""
         if self.pixel_aspect >= 1:
-            return self.stored_height, round(self.stored_width * self.pixel_aspect)
-        return round(self.stored_height / self.pixel_aspect), self.stored_width
+            return height, round(width * self.pixel_aspect)
+        return round(height / self.pixel_aspect), width
 
     def rgb(self, frame: av.VideoFrame) -> np.ndarray:
         """Convert one frame: (H, W, 3) uint8 RGB.
 
-        A frame of another size than the first one's (some streams change it midway) is brought to
-        that; one of an interlaced stream has gone through ``deinterlaced``.
+        A frame of another size (some streams change it midway) keeps its proportions, in the
+        middle of black; one of an interlaced stream has gone through ``deinterlaced``.
         """
-        height, width = self._squared
-        if self.transfer == "sdr":
-            pixels = frame.to_ndarray(format="rgb24", height=height, width=width)
-        else:
-            deep = frame.to_ndarray(format="rgb48le", height=height, width=width)
-            pixels = tone_mapped(deep, self.transfer)
+        shown = self._squared(self.stored_height, self.stored_width)
+        if (frame.height, frame.width) == (self.stored_height, self.stored_width):
+            return self.orientation.apply(self._pixels(frame, *shown))
+        own = self._squared(frame.height, frame.width)
+        scale = min(shown[0] / own[0], shown[1] / own[1])
+        height, width = (max(1, round(side * scale)) for side in own)
+        top, left = (shown[0] - height) // 2, (shown[1] - width) // 2
+        pixels = np.zeros((*shown, 3), dtype=np.uint8)
+        pixels[top : top + height, left : left + width] = self._pixels(frame, height, width)
         return self.orientation.apply(pixels)
 
+    def _pixels(self, frame: av.VideoFrame, height: int, width: int) -> np.ndarray:
+        if self.transfer == "sdr":
+            return frame.to_ndarray(format="rgb24", height=height, width=width)
+        deep = frame.to_ndarray(format="rgb48le", height=height, width=width)
+        return tone_mapped(deep, self.transfer)
 
-def picture_of(stream: av.video.stream.VideoStream, frames: list[av.VideoFrame]) -> Picture:
+
+def picture_of(
+    stream: av.video.stream.VideoStream,
+    frames: list[av.VideoFrame],
+    sizes: Collection[tuple[int, int]] = (),
+) -> Picture:
     """Read from a stream and one frame of it or more what has to be done.
+
+    Args:
+        stream: Of an open recording.
+        frames: Of it, the first one first.
+        sizes: Heights and widths that pictures after the first have.
 
     Source: what players go by: the container's pixel aspect before the codec's, the flags of the
     frames for fields and transfer, the display matrix of the first one.
     """
     first, aspect = frames[0], stream.sample_aspect_ratio
+    known = list(dict.fromkeys([(first.height, first.width), *sizes]))
+    height, width = max(known, key=math.prod)
     if not aspect or not Fraction(1, _MOST_ASPECT) <= aspect <= _MOST_ASPECT:
         aspect = Fraction(1)
     return Picture(
-        stored_height=first.height,
-        stored_width=first.width,
+        stored_height=height,
+        stored_width=width,
+        num_sizes=len(known),
         pixel_aspect=aspect,
         interlaced=min(first.height, first.width) >= _LEAST_SIDE
         and (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -68,6 +69,60 @@ def test_pixels_that_are_not_square_are_squared(
     assert across == pytest.approx(down, abs=2)
     squared = {} if real == 1 else {"pixel_aspect": f"{real.numerator}:{real.denominator}"}
     assert changes == squared
+
+
+@pytest.mark.parametrize(
+    ("sizes", "shown", "across"),
+    [
+        (((96, 128), (128, 96)), (96, 128), (68, 50)),  # a phone that is turned
+        (((48, 64), (96, 128)), (96, 128), (68, 68)),  # a call that begins small
+        (((96, 128), (96, 128)), (96, 128), (68, 68)),
+    ],
+)
+@pytest.mark.parametrize(
+    ("part", "whole", "codec"),
+    [
+        ("a.webm", "whole.webm", "libvpx"),
+        ("a.webm", "whole.webm", "libvpx-vp9"),
+        ("a.ts", "whole.ts", "libx264"),
+        ("a.ts", "whole.mkv", "mpeg2video"),
+    ],
+)
+def test_pictures_of_another_size_keep_their_proportions(
+    tmp_path: Path,
+    part: str,
+    whole: str,
+    codec: str,
+    sizes: Sequence[tuple[int, int]],
+    shown: tuple[int, int],
+    across: tuple[int, int],
+) -> None:
+    path, last, fast = tmp_path / whole, 0, {"deadline": "realtime"} if "vpx" in codec else {}
+    with av.open(str(path), "w") as out:
+        copy = None
+        for number, (height, width) in enumerate(sizes):
+            pictures = [grey(disc(height, width, Fraction(1)))] * 10
+            file = write_planes(
+                tmp_path / f"{number}{part}", pictures, "yuv420p", codec, options=fast
+            )
+            with av.open(str(file)) as source:
+                stream = source.streams.video[0]
+                copy = copy or out.add_stream_from_template(stream)
+                stamps = []
+                for packet in filter(lambda packet: packet.size, source.demux(stream)):
+                    assert packet.pts is not None
+                    packet.pts, packet.dts = packet.pts + last, packet.dts + last
+                    packet.stream = copy
+                    stamps.append(packet.pts)
+                    out.mux(packet)
+                last = max(stamps) + (max(stamps) - min(stamps)) // 9 - min(stamps)
+    with open_video(path) as reader:
+        bright = frames_of(reader, [2, 17])[..., 1] > 128
+        assert reader.changes == ({"sizes": 2} if sizes[0] != sizes[1] else {})
+    assert bright.shape[1:] == shown == (reader.height, reader.width)
+    for picture, wide in zip(bright, across, strict=True):
+        found = [int(picture.any(axis=axis).sum()) for axis in (0, 1)]
+        assert found == pytest.approx([wide, wide], abs=2)
 
 
 def moving_fields(count: int, order: str) -> list[np.ndarray]:
