@@ -26,12 +26,15 @@ from hicmae.files import Closing
 from hicmae.media.errors import MediaError
 from hicmae.processes import show_life
 
-# What a folder's files are taken for; a manifest may name any file.
+# What a folder's files are taken for; a manifest may name any file. Not bare H.264 and its like,
+# which do not say how many pictures a second they have.
 # fmt: off
 VIDEO_SUFFIXES = frozenset((
-    ".3g2", ".3gp", ".amv", ".asf", ".avi", ".divx", ".dv", ".f4v", ".flv", ".m2ts", ".m2v", ".m4v",
-    ".mjpeg", ".mjpg", ".mkv", ".mov", ".mp4", ".mpe", ".mpeg", ".mpg", ".mts", ".mxf", ".ogm",
-    ".ogv", ".qt", ".rm", ".rmvb", ".ts", ".vob", ".webm", ".wmv",
+    ".3g2", ".3gp", ".amv", ".apng", ".asf", ".avi", ".divx", ".dv", ".dvr-ms", ".f4v", ".flv",
+    ".gxf", ".ismv", ".ivf", ".m2t", ".m2ts", ".m2v", ".m4v", ".mj2", ".mjpeg", ".mjpg",
+    ".mk3d", ".mkv", ".mod", ".mov", ".mp4", ".mpe", ".mpeg", ".mpg", ".mts", ".mxf", ".nut",
+    ".ogm", ".ogv", ".qt", ".rm", ".rmvb", ".tod", ".tp", ".trp", ".ts", ".vob", ".vro", ".webm",
+    ".wmv", ".wtv", ".y4m",
 ))
 # fmt: on
 IMAGE_SUFFIXES = frozenset((".bmp", ".jpeg", ".jpg", ".png"))
@@ -39,7 +42,8 @@ IMAGE_SUFFIXES = frozenset((".bmp", ".jpeg", ".jpg", ".png"))
 SOUND_SUFFIXES = (
     ".wav", ".flac", ".m4a", ".mp3", ".aac", ".ogg", ".opus", ".wma", ".3ga", ".ac3", ".aif",
     ".aifc", ".aiff", ".amr", ".ape", ".au", ".awb", ".caf", ".m4b", ".mka", ".mp2", ".oga",
-    ".rf64", ".spx", ".w64", ".weba", ".wv",
+    ".rf64", ".spx", ".w64", ".weba", ".wv", ".adts", ".bwf", ".dts", ".eac3", ".g722", ".gsm",
+    ".isma", ".m4r", ".mpa", ".ra", ".snd", ".sph", ".tta", ".voc",
 )
 # fmt: on
 

@@ -7,9 +7,13 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
+import av
+import numpy as np
 import pytest
 from webdataset.tariterators import base_plus_ext
 
+from hicmae.media.sound import read_sound
+from hicmae.media.video import open_video
 from shards import manifest
 from shards.datasets.tree import Tree
 from shards.manifest import (
@@ -23,6 +27,7 @@ from shards.manifest import (
     write_manifest,
 )
 from shards.schema import is_safe_key
+from tests.support.media_files import counting_frames, write_recording
 
 
 def test_a_csv_gives_paths_spans_and_labels_of_the_right_kind(tmp_path: Path) -> None:
@@ -96,6 +101,31 @@ def test_a_folder_is_read_in_order_with_links_and_without_hidden_files(tmp_path:
     ]
     assert ignored == [folder / "notes.txt"]
     assert read_manifest(folder) == rows
+
+
+@pytest.mark.parametrize(
+    ("suffix", "codec"),
+    [("nut", "libx264"), ("ivf", "libvpx"), ("y4m", "rawvideo"), ("voc", "")],
+)
+def test_what_ffmpeg_reads_is_a_recording_by_its_suffix(
+    tmp_path: Path, suffix: str, codec: str
+) -> None:
+    path = tmp_path / f"A.{suffix.upper()}"
+    if codec:
+        written = write_recording(
+            tmp_path / f"a.{suffix}", counting_frames(5), np.arange(5) / 25, codec=codec
+        )
+        assert len(open_video(written.rename(path))) == 5
+    else:
+        with av.open(str(path), "w", format=suffix) as out:
+            stream = out.add_stream("pcm_u8", rate=8000, layout="mono")
+            frame = av.AudioFrame.from_ndarray(np.zeros((1, 800), np.uint8), "u8", "mono")
+            frame.rate = 8000
+            out.mux([*stream.encode(frame), *stream.encode(None)])
+        assert len(read_sound(path, sample_rate=8000).samples) == 800
+    rows, ignored = list_folder(tmp_path)
+    assert [row.path for row in rows] == [path]
+    assert ignored == []
 
 
 def test_a_name_that_is_no_utf8_can_be_written_down(tmp_path: Path) -> None:
