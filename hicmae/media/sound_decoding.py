@@ -21,6 +21,7 @@ from pathlib import Path
 
 import av
 import numpy as np
+from av.audio.frame import format_dtypes
 
 from hicmae.media.container import decoded_frames, open_container
 from hicmae.media.errors import MediaError
@@ -307,9 +308,14 @@ def _weights(layout: av.AudioLayout) -> np.ndarray:
 
 def _values(frame: av.audio.frame.AudioFrame) -> np.ndarray:
     """The samples of a packet, (C, n) float32 of full scale 1."""
-    values = frame.to_ndarray()
-    if not frame.format.is_planar:
-        values = values.reshape(-1, frame.layout.nb_channels).T
+    count = frame.layout.nb_channels
+    if frame.format.is_planar:
+        # PyAV looks for the end of its planes behind them, where of eight channels and more none
+        # is: ``to_ndarray`` reads what is no sound, or ends the process.
+        kind, planes = format_dtypes[frame.format.name], frame.planes[:count]
+        values = np.stack([np.frombuffer(plane, kind, frame.samples) for plane in planes])
+    else:
+        values = frame.to_ndarray().reshape(-1, count).T
     if values.dtype == np.uint8:
         return (values.astype(np.float32) - 128) / 128
     scale = -np.iinfo(values.dtype).min if values.dtype.kind == "i" else 1

@@ -341,6 +341,30 @@ def test_channels_without_a_layout_are_averaged_or_the_loudest_is_taken(tmp_path
     assert levels["all"].rms_db == pytest.approx(levels["mono"].rms_db - 10 * np.log10(6), abs=0.3)
 
 
+@pytest.mark.parametrize(("suffix", "codec"), [(".m4a", "aac"), (".wav", "pcm_s16le")])
+@pytest.mark.parametrize("layout", ["7.1", "5.1"])
+def test_sound_of_many_loudspeakers_is_that_of_the_middle_one(
+    tmp_path: Path, suffix: str, codec: str, layout: str
+) -> None:
+    count, path = {"7.1": 8, "5.1": 6}[layout], tmp_path / f"a{suffix}"
+    channels = np.zeros((count, 48000), dtype=np.float32)
+    channels[2] = 0.5 * talk(1.0)
+    with av.open(str(path), "w") as out:
+        stream = out.add_stream(codec, rate=48000, layout=layout)
+        frame = av.AudioFrame.from_ndarray(
+            np.round(channels.T * 32767).astype(np.int16).reshape(1, -1), "s16", layout
+        )
+        frame.rate, frame.pts = 48000, 0
+        form = stream.codec_context.codec.audio_formats[0].name
+        cutter = av.AudioResampler(form, layout, 48000, frame_size=1024)
+        for part in [*cutter.resample(frame), *cutter.resample(None)]:
+            out.mux(stream.encode(part))
+        out.mux(stream.encode(None))
+    heard = read_sound(path, sample_rate=48000).samples[:48000] / 32768
+    assert np.corrcoef(heard, channels[2][: len(heard)])[0, 1] > 0.98
+    assert heard.std() == pytest.approx(channels[2].std(), rel=0.05)
+
+
 def test_sound_that_is_silent_everywhere_stays_the_first_track(tmp_path: Path) -> None:
     sound = read_sound(write_tracks(tmp_path / "q.mov", [("stereo", [Q, Q]), ("mono", [Q])]))
     assert (sound.taken, sound.rms_db) == ("", -180)
