@@ -445,6 +445,7 @@ def write_bars(
     size: tuple[int, int] = (64, 256),
     codec: str = "libx264",
     rotation: int | None = None,
+    named: bool = True,
 ) -> Path:
     """Eight upright bars of the colours, without loss, tagged as they are stored."""
     pixels, halved = ("yuv444p", 1) if bits == 8 else ("yuv420p10le", 2)
@@ -456,7 +457,7 @@ def write_bars(
         height, width = (-(-side // by) for side in size)
         row = channel[np.minimum(np.arange(width) * 8 // width, 7)]
         planes.append(np.tile(row.astype(np.uint8 if bits == 8 else np.uint16), (height, 1)))
-    colours = (2, 2, MATRIX[matrix], FULL if full else LIMITED)
+    colours = (2, 2, MATRIX[matrix] if named else 2, FULL if full else LIMITED)
     return write_planes(
         path, [planes] * 3, pixels, codec, colours=colours, rotation=rotation, options=options
     )
@@ -478,6 +479,12 @@ def test_matrix_range_and_depth_are_heeded(
     path = write_bars(tmp_path / "bars.mp4", matrix=matrix, full=full, bits=bits)
     frame = frames_of(opened(path, decoder), [1])[0]
     np.testing.assert_allclose(bars_of(frame), COLOURS, atol=4)
+
+
+@pytest.mark.parametrize("decoder", DECODERS)
+def test_a_matrix_that_is_not_named_is_bt601_in_hd_too(tmp_path: Path, decoder: str) -> None:
+    path = write_bars(tmp_path / "bars.mp4", size=(720, 1280), named=False)
+    np.testing.assert_allclose(bars_of(frames_of(opened(path, decoder), [1])[0]), COLOURS, atol=4)
 
 
 def test_the_full_range_of_motion_jpeg_is_heeded(tmp_path: Path) -> None:
