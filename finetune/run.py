@@ -11,24 +11,12 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from finetune.settings import (
-    FinetuneConfig,
-    HardwareConfig,
-    MixingConfig,
-    OptimizerConfig,
-    ProtocolName,
-    RecipeConfig,
-    Rule,
-    TrainerConfig,
-    parse_modalities,
-)
+from finetune.settings import FinetuneConfig, parse_modalities
 from hicmae import __version__
-from hicmae.devices import Precision
+from hicmae.config import with_options_of
 from hicmae.processes import end_if_begun_again
-from hicmae.run_logging import WandbConfig
-from hicmae.settings import AugmentConfig
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -39,40 +27,11 @@ if TYPE_CHECKING:
     from finetune.record import Run
     from hicmae.run_logging import WandbRun
 
-_RECIPE = RecipeConfig()
-_OPTIMIZER = OptimizerConfig()
-_MIXING = MixingConfig()
-_AUGMENT = AugmentConfig.finetuning()
-_HARDWARE = HardwareConfig()
-_TRAINER = TrainerConfig()
-_WANDB = WandbConfig()
 
-
+@with_options_of(FinetuneConfig)
 def finetune(
     *,
-    benchmark: str,
-    shards: Path,
-    out: Path,
-    checkpoint: Path | None = None,
-    model: str | dict[str, Any] | None = None,
-    modalities: str = "audio-video",
-    folds: str = "all",
-    protocol: ProtocolName = "default",
-    selection: Rule | None = None,
-    validation_share: float = 0.15,
-    epochs: int | None = None,
-    accumulate: int = 1,
-    recipe: RecipeConfig = _RECIPE,
-    optimizer: OptimizerConfig = _OPTIMIZER,
-    mixing: MixingConfig = _MIXING,
-    augment: AugmentConfig = _AUGMENT,
-    device: str = "auto",
-    precision: Precision = "auto",
-    workers: int = 2,
-    hardware: HardwareConfig = _HARDWARE,
-    trainer: TrainerConfig = _TRAINER,
-    wandb: WandbConfig = _WANDB,
-    seed: int = 0,
+    config: FinetuneConfig,
     seeds: str | None = None,
     resume: bool = False,
     overwrite: bool = False,
@@ -86,44 +45,7 @@ def finetune(
     chosen by a score. Several seeds or modalities are a run each in a folder of its own.
 
     Args:
-        benchmark: A benchmark: a YAML file, or a name out of configs/benchmarks.
-        shards: Folder of shards with an index.
-        out: The run folder.
-        checkpoint: Run folder or checkpoint folder whose encoder is fine-tuned; the sizes of the
-            network come from it. None given: training starts from scratch.
-        model: Size of the network from scratch: a name out of configs/model (tiny, small, base)
-            or a YAML file; with --model.num_frames 32 --model.size with one of these. Clips of
-            more frames than a checkpoint was trained on are --model.num_frames alone: positions
-            are fixed sinusoids, and the sound grows with the picture.
-        modalities: What the network sees and hears: audio-video, video or audio. Several separated
-            by commas are a run each, in folders of these names under the run folder.
-        folds: all, or names of folds separated by commas.
-        protocol: paper: the choices of the published evaluation, which every number then carries:
-            the epoch that is best on the test side, by WAR (of real values by CCC) of one clip at
-            a random place of each sample; two views for the numbers shown; folds pooled; and the
-            recipe of configs/finetune/paper_base.yaml, from which no option may depart.
-        selection: Whose weights are tested. last: the last epoch's. inner-validation: those of the
-            epoch that is best on speakers kept out of the training side. best-on-test: those of
-            the epoch that is best on the test side, which every number then carries. null: last.
-        validation_share: Share of the training side that inner-validation keeps out of training.
-        epochs: Passes over the training side; null: the benchmark's, or else 50.
-        accumulate: Batches whose gradients are averaged into one optimizer step; of an epoch, what
-            does not fill a last step is left out.
-        recipe: What is trained and how it is tested.
-        optimizer: AdamW and its schedule.
-        mixing: Mixup and cutmix.
-        augment: Random changes to single clips.
-        device: auto, cpu, cuda or cuda:N; auto takes a GPU where there is one.
-        precision: auto: bf16-mixed where the machine computes in bfloat16, else 32-true.
-        workers: Reading processes, kept alive from epoch to epoch; 0 reads in the training
-            process.
-        hardware: Processes that share each batch, and memory.
-        trainer: What it does by the way: saving, logging, damaged samples.
-        wandb: Logging to Weights & Biases, beside metrics.csv: one run a fold; under an agent of a
-            sweep one of all, in which fold-1/… are its rows, and metrics without a fold are of all
-            folds so far (of several modalities or seeds, in video/… or seed-0/…, and without a
-            seed the mean over seeds).
-        seed: Of the weights, the order of the data, crops and mixing; each fold starts from it.
+        config: Of the run; one option for each of its fields.
         seeds: Several seeds separated by commas, in place of seed: a run each in the folders
             seed-N under the run folder, and in seeds.md the mean and deviation of all that are
             there and differ in nothing else.
@@ -142,7 +64,6 @@ def finetune(
             processes, started by torchrun.
         FileNotFoundError: No such benchmark, folder of shards or model file.
     """
-    options = locals()
     end_if_begun_again()
     from finetune.benchmark import load_benchmark
     from finetune.data import check_modalities, check_training
@@ -153,22 +74,20 @@ def finetune(
     from finetune.reporting.document import output_console
     from finetune.reporting.entries import runs_beside, seeds_table, write_seed_summary
     from finetune.scores import check_units, score
-    from hicmae.config import from_options, save_yaml, to_dict
+    from hicmae.config import save_yaml, to_dict
     from hicmae.processes import check_workers
     from shards.index import read_index
 
     refuse_torchrun(os.environ)
-    config = from_options(FinetuneConfig, options)
-    check_workers(workers)
-    what = load_benchmark(benchmark)
-    index = read_index(shards)
-    sweep = members(
-        config, parse_modalities(modalities), parse_seeds(seeds, seed), by_seed=seeds is not None
-    )
-    plans = [make_plan(one, what, index, top=out.resolve()) for one in sweep]
+    check_workers(config.workers)
+    what = load_benchmark(config.benchmark)
+    index = read_index(config.shards)
+    kinds = parse_modalities(config.modalities)
+    sweep = members(config, kinds, parse_seeds(seeds, config.seed), by_seed=seeds is not None)
+    plans = [make_plan(one, what, index, top=config.out.resolve()) for one in sweep]
     rows, ignored = usable_rows(what, plans[0].index.table)
     check_units(what, rows)
-    asked = [fold.name for fold in make_folds(what, rows, folds=folds)]
+    asked = [fold.name for fold in make_folds(what, rows, folds=config.folds)]
     every = fold_names(what, rows)
     for plan in plans:
         check_modalities(rows, modalities=plan.emotion.modalities)
@@ -226,7 +145,7 @@ def finetune(
             runs = runs_beside(run)
             if trial is not None:
                 means = {m: fmean(one.scores.pooled[m] for one in runs) for m in run.scores.pooled}
-                part = "".join(f"{name}/" for name in folder.relative_to(out).parts)
+                part = "".join(f"{name}/" for name in folder.relative_to(config.out).parts)
                 trial.log({"step": len(runs), **means}, part=part)
             if len(runs) > 1:
                 group = write_seed_summary(folder, runs)

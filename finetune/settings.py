@@ -255,8 +255,47 @@ class TrainerConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuneConfig:
-    """One run as ``config.yaml`` holds it: the options of ``finetune.run.finetune``, which says
-    what each means and has the defaults.
+    """One run as ``config.yaml`` holds it; the fields are options of ``hicmae finetune``.
+
+    Args:
+        benchmark: A benchmark: a YAML file, or a name out of configs/benchmarks.
+        shards: Folder of shards with an index.
+        out: The run folder.
+        checkpoint: Run folder or checkpoint folder whose encoder is fine-tuned; the sizes of the
+            network come from it. None given: training starts from scratch.
+        model: Size of the network from scratch: a name out of configs/model (tiny, small, base)
+            or a YAML file; with --model.num_frames 32 --model.size with one of these. Clips of
+            more frames than a checkpoint was trained on are --model.num_frames alone: positions
+            are fixed sinusoids, and the sound grows with the picture.
+        modalities: What the network sees and hears: audio-video, video or audio. Several separated
+            by commas are a run each, in folders of these names under the run folder.
+        folds: all, or names of folds separated by commas.
+        protocol: paper: the choices of the published evaluation, which every number then carries:
+            the epoch that is best on the test side, by WAR (of real values by CCC) of one clip at
+            a random place of each sample; two views for the numbers shown; folds pooled; and the
+            recipe of configs/finetune/paper_base.yaml, from which no option may depart.
+        selection: Whose weights are tested. last: the last epoch's. inner-validation: those of the
+            epoch that is best on speakers kept out of the training side. best-on-test: those of
+            the epoch that is best on the test side, which every number then carries. null: last.
+        validation_share: Share of the training side that inner-validation keeps out of training.
+        epochs: Passes over the training side; null: the benchmark's, or else 50.
+        accumulate: Batches whose gradients are averaged into one optimizer step; of an epoch, what
+            does not fill a last step is left out.
+        recipe: What is trained and how it is tested.
+        optimizer: AdamW and its schedule.
+        mixing: Mixup and cutmix.
+        augment: Random changes to single clips.
+        device: auto, cpu, cuda or cuda:N; auto takes a GPU where there is one.
+        precision: auto: bf16-mixed where the machine computes in bfloat16, else 32-true.
+        workers: Reading processes, kept alive from epoch to epoch; 0 reads in the training
+            process.
+        hardware: Processes that share each batch, and memory.
+        trainer: What it does by the way: saving, logging, damaged samples.
+        wandb: Logging to Weights & Biases, beside metrics.csv: one run a fold; under an agent of a
+            sweep one of all, in which fold-1/… are its rows, and metrics without a fold are of all
+            folds so far (of several modalities or seeds, in video/… or seed-0/…, and without a
+            seed the mean over seeds).
+        seed: Of the weights, the order of the data, crops and mixing; each fold starts from it.
 
     Raises: ValueError: a count below its least, or a seed that no generator takes.
     """
@@ -264,26 +303,26 @@ class FinetuneConfig:
     benchmark: str
     shards: Path
     out: Path
-    checkpoint: Path | None
-    model: str | dict[str, Any] | None
-    modalities: str
-    folds: str
-    protocol: ProtocolName
-    selection: Rule | None
-    validation_share: float
-    epochs: int | None
-    accumulate: int
-    recipe: RecipeConfig
-    optimizer: OptimizerConfig
-    mixing: MixingConfig
-    augment: AugmentConfig
-    device: str
-    precision: Precision
-    workers: int
-    hardware: HardwareConfig
-    trainer: TrainerConfig
-    wandb: WandbConfig
-    seed: int
+    checkpoint: Path | None = None
+    model: str | dict[str, Any] | None = None
+    modalities: str = "audio-video"
+    folds: str = "all"
+    protocol: ProtocolName = "default"
+    selection: Rule | None = None
+    validation_share: float = 0.15
+    epochs: int | None = None
+    accumulate: int = 1
+    recipe: RecipeConfig = RecipeConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    mixing: MixingConfig = MixingConfig()
+    augment: AugmentConfig = field(default_factory=AugmentConfig.finetuning)
+    device: str = "auto"
+    precision: Precision = "auto"
+    workers: int = 2
+    hardware: HardwareConfig = HardwareConfig()
+    trainer: TrainerConfig = TrainerConfig()
+    wandb: WandbConfig = field(default_factory=WandbConfig)
+    seed: int = 0
 
     def __post_init__(self) -> None:
         problems = outside(self, {"1 or more": "accumulate", "0 or more": "workers"})

@@ -180,11 +180,10 @@ def from_options(cls: type[Settings], options: Mapping[str, Any]) -> Settings:
 def with_options_of(settings: type[Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Replace the parameter ``config`` of a command by one option for each field of ``settings``.
 
-    So names, kinds, defaults and texts of the options are written once. The command's own
-    parameters come first, and its Args are followed by those of the settings.
+    So names, kinds, defaults and texts of the options are written once; they stand where ``config``
+    and its text stood.
 
-    Args: settings: A dataclass whose fields all have defaults; its docstring and those of its bases
-        have their Args.
+    Args: settings: A dataclass; its docstring and those of its bases have their Args.
     """
     fields, hints = dataclasses.fields(settings), get_type_hints(settings)
 
@@ -194,12 +193,15 @@ def with_options_of(settings: type[Any]) -> Callable[[Callable[..., Any]], Calla
             return command(config=config, **given)
 
         own = inspect.signature(command, eval_str=True)
-        options = [p for p in own.parameters.values() if p.name != "config"]
-        for f in fields:
+        options = list(own.parameters.values())
+        place, empty = list(own.parameters).index("config"), inspect.Parameter.empty
+        del options[place]
+        for number, f in enumerate(fields, start=place):
             # Not of an object: making one may import what help need not wait for.
             made = f.default if f.default_factory is dataclasses.MISSING else f.default_factory()
+            made = empty if made is dataclasses.MISSING else made
             kind, hint = inspect.Parameter.KEYWORD_ONLY, hints[f.name]
-            options.append(inspect.Parameter(f.name, kind, default=made, annotation=hint))
+            options.insert(number, inspect.Parameter(f.name, kind, default=made, annotation=hint))
         docs = (inspect.getdoc(each) or "" for each in reversed(settings.__mro__))
         parts = (doc.partition("Args:\n")[2].partition("\n\n")[0].rstrip() for doc in docs)
         texts = "\n".join(filter(None, parts)).replace("``", "")

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import inspect
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ from finetune.settings import (
     RecipeConfig,
     TrainerConfig,
 )
-from hicmae.config import config_root, from_dict, from_options, load_yaml, save_yaml, to_dict
+from hicmae.config import config_root, from_dict, load_yaml, save_yaml, to_dict
 from hicmae.run_logging import WandbConfig
 from hicmae.settings import AugmentConfig, ModelConfig
 from shards.schema import Label
@@ -184,10 +183,8 @@ def damage_pictures(folder: Path, rows: pd.DataFrame) -> None:
 
 def settings(**options: Any) -> FinetuneConfig:
     """Settings of a run as the verb makes them of these options."""
-    signature = inspect.signature(finetune).parameters
-    defaults = {name: option.default for name, option in signature.items()}
-    given = {"benchmark": "tones", "shards": Path("shards"), "out": Path("run")}
-    return from_options(FinetuneConfig, {**defaults, **given, **options})
+    given: dict[str, Any] = {"benchmark": "tones", "shards": Path("shards"), "out": Path("run")}
+    return FinetuneConfig(**given | options)
 
 
 def paper_settings(**options: Any) -> FinetuneConfig:
