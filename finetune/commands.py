@@ -7,18 +7,18 @@ they call is imported when they run, so that their help does not wait for it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from finetune.settings import EvaluationConfig
 from finetune.testing.perturbations import PerturbationConfig
-from hicmae.config import to_dict
+from hicmae.config import to_dict, with_options_of
 from hicmae.files import check_replaceable, file_sha256, remove
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from finetune.testing.plan import EvaluationPlan
     from hicmae.checkpoints.checkpoint import Checkpoint
     from shards.index import Index
 
@@ -98,21 +98,13 @@ def report(
         console.print(f"report: {path}")
 
 
+@with_options_of(EvaluationConfig)
 def evaluate(
     *,
     source: Path,
     out: Path,
-    shards: Path | None = None,
-    benchmark: str | None = None,
-    label_map: str | None = None,
-    folds: str = "all",
-    segments: int | None = None,
+    config: EvaluationConfig,
     crops: str = "whole",
-    device: str = "auto",
-    precision: Literal["auto", "32-true", "bf16-mixed"] = "auto",
-    batch_size: int = 16,
-    workers: int = 2,
-    allow_seen: bool = False,
     overwrite: bool = False,
 ) -> None:
     """Test finished networks with more views, or on another corpus, and report.
@@ -127,22 +119,9 @@ def evaluate(
         source: A run folder of hicmae finetune (or one that holds several), its folder of one
             fold, or a fine-tuned checkpoint.
         out: The folder to write.
-        shards: Folder of shards with an index; null: those of the training.
-        benchmark: What is tested: a YAML file, or a name out of configs/benchmarks; null: the
-            benchmark of the training.
-        label_map: Which classes of the training are which of the tested benchmark: a YAML file,
-            or a name out of configs/label_maps; null: they are the same.
-        folds: all, or the folds whose networks are tested, separated by commas.
-        segments: Views of a sample along time; null: as many as after the training. A
-            sample hardly longer than a clip has fewer that differ, and each counts once.
+        config: What is tested, and on what; one option for each of its fields.
         crops: Views of each segment, separated by commas, out of whole, mirrored, centre,
             centre-mirrored, top-left, top-right, bottom-left, bottom-right.
-        device: Where networks run: auto (a GPU where there is one), cpu, cuda or cuda:0.
-        precision: auto: bf16-mixed where the machine computes in bfloat16, else 32-true.
-        batch_size: Clips handled at once (each in all its crops).
-        workers: Reading processes; 0 reads in the testing process.
-        allow_seen: Test networks that were trained on samples or speakers of the test side, or that
-            started from one that was; the report then says so.
         overwrite: Delete the evaluation that is in the folder.
 
     Raises:
@@ -150,20 +129,23 @@ def evaluate(
             somebody of the training among the tested; a folder that is not empty.
         FileNotFoundError: No such run, shards, benchmark or label map.
     """
-    options = locals()
     from finetune.record import runs_in
     from finetune.reporting.document import output_console
     from finetune.testing.machine import Ranks, make_machine
+    from finetune.testing.plan import make_plan
     from finetune.testing.results import evaluation_facts, opening, run_networks, write_results
 
-    machine = make_machine(device, precision, batch_size=batch_size, workers=workers)
+    machine = make_machine(config.device, config.precision, config.batch_size, config.workers)
     _check_output(out, overwrite=overwrite)
     ranks, console = Ranks(), output_console()
     console.quiet = not ranks.is_first
     _say_unfinished([source], console)
     given = runs_in(source)
     plans = [
-        (out / folder.relative_to(source) if len(given) > 1 else out, _plan(folder, options))
+        (
+            out / folder.relative_to(source) if len(given) > 1 else out,
+            make_plan(folder, config, crops),
+        )
         for folder in given
     ]
     ranks.wait()  # all have seen the folder as it was
@@ -174,25 +156,17 @@ def evaluate(
         parts = run_networks(plan, machine)
         if ranks.is_first:
             facts = evaluation_facts(plan, machine)
-            write_results(plan, parts, facts, place, _config(options, place), console)
+            write_results(plan, parts, facts, place, _config(config, place, crops=crops), console)
     ranks.leave()
 
 
+@with_options_of(EvaluationConfig)
 def modalities(
     *,
     source: Path,
     out: Path | None = None,
-    shards: Path | None = None,
-    benchmark: str | None = None,
-    label_map: str | None = None,
-    folds: str = "all",
-    segments: int | None = None,
+    config: EvaluationConfig,
     perturb: PerturbationConfig = _PERTURB,
-    device: str = "auto",
-    precision: Literal["auto", "32-true", "bf16-mixed"] = "auto",
-    batch_size: int = 16,
-    workers: int = 2,
-    allow_seen: bool = False,
     overwrite: bool = False,
 ) -> None:
     """Find out how much each modality matters to finished networks, overall and class by class.
@@ -206,32 +180,22 @@ def modalities(
         source: A run folder of hicmae finetune (or one that holds several), its folder of one
             fold, or a fine-tuned checkpoint.
         out: The folder to write; null: modalities in the run folder.
-        shards: Folder of shards with an index; null: those of the training.
-        benchmark: What is tested, if it is not the benchmark of the training.
-        label_map: Which classes of the training are which of the tested benchmark.
-        folds: all, or the folds whose networks are tested, separated by commas.
-        segments: Views of a sample along time; null: as many as after the training. A
-            sample hardly longer than a clip has fewer that differ, and each counts once.
+        config: What is tested, and on what; one option for each of its fields.
         perturb: How clips are spoiled.
-        device: Where networks run: auto (a GPU where there is one), cpu, cuda or cuda:0.
-        precision: auto: bf16-mixed where the machine computes in bfloat16, else 32-true.
-        batch_size: Clips handled at once.
-        workers: Reading processes; 0 reads in the testing process.
-        allow_seen: Test networks that were trained on samples or speakers of the test side.
         overwrite: Delete the modality report that is in the folder.
 
     Raises:
         ValueError: As for hicmae evaluate; a test side of one sample that is to be swapped.
         FileNotFoundError: No such run, shards, benchmark or label map.
     """
-    options = locals()
     from finetune.record import runs_in
     from finetune.reporting.document import output_console
     from finetune.testing.machine import make_machine, require_alone
     from finetune.testing.modalities import FACTS, WRITTEN, run_conditions
     from finetune.testing.perturbations import partners
+    from finetune.testing.plan import make_plan
 
-    machine = make_machine(device, precision, batch_size=batch_size, workers=workers)
+    machine = make_machine(config.device, config.precision, config.batch_size, config.workers)
     require_alone("hicmae evaluate modalities")
     console = output_console()
     _say_unfinished([source], console)
@@ -242,7 +206,7 @@ def modalities(
         if out is not None and len(given) > 1:
             place = out / folder.relative_to(source)
         check_replaceable(place, "modality report", FACTS, others=WRITTEN, overwrite=overwrite)
-        plan = _plan(folder, options)
+        plan = make_plan(folder, config)
         if plan.tested.over_time is not None:
             raise ValueError(
                 f"{folder}: is over time, where another instant's sound is often of the same"
@@ -253,7 +217,8 @@ def modalities(
                 partners([str(key) for key in side.rows["key"]], repeat=0, seed=perturb.seed)
         plans.append((place, plan))
     for place, plan in plans:
-        run_conditions(plan, place, _config(options, place), perturb, machine, console)
+        told = _config(config, place, perturb=perturb)
+        run_conditions(plan, place, told, perturb, machine, console)
 
 
 def matrix(*, runs: list[Path], out: Path = Path("matrix.md")) -> None:
@@ -423,20 +388,10 @@ def _say_unfinished(folders: Sequence[Path], console: Console) -> None:
         )
 
 
-def _plan(folder: Path, options: Mapping[str, Any]) -> EvaluationPlan:
-    """What a run's networks are tested on, by the options of a verb."""
-    from finetune.testing.plan import make_plan, read_source
-
-    names = ("shards", "benchmark", "label_map", "segments", "allow_seen")
-    source, crops = read_source(folder, folds=options["folds"]), options.get("crops", "whole")
-    return make_plan(source, crops=crops, **{name: options[name] for name in names})
-
-
-def _config(options: Mapping[str, Any], out: Path) -> dict[str, Any]:
+def _config(config: EvaluationConfig, out: Path, **more: Any) -> dict[str, Any]:
     """The options of a verb as ``config.yaml`` of what it writes into ``out`` keeps them."""
-    left = ["source", "overwrite"] + ([] if options["allow_seen"] else ["allow_seen"])
-    kept = {name: options[name] for name in ("shards", *options) if name not in left}
-    return to_dict(kept | {"out": out})
+    told = {"shards": config.shards, "out": out, **vars(config), **more}
+    return to_dict({name: told[name] for name in told if name != "allow_seen" or told[name]})
 
 
 def _check_output(out: Path, *, overwrite: bool) -> None:

@@ -331,6 +331,39 @@ class FinetuneConfig:
         raise_all("", problems)
 
 
+@dataclass(frozen=True, kw_only=True)
+class EvaluationConfig:
+    """What finished networks are tested on; the fields are options of ``hicmae evaluate``.
+
+    Args:
+        shards: Folder of shards with an index; null: those of the training.
+        benchmark: What is tested: a YAML file, or a name out of configs/benchmarks; null: the
+            benchmark of the training.
+        label_map: Which classes of the training are which of the tested benchmark: a YAML file,
+            or a name out of configs/label_maps; null: they are the same.
+        folds: all, or the folds whose networks are tested, separated by commas.
+        segments: Views of a sample along time; null: as many as after the training. A
+            sample hardly longer than a clip has fewer that differ, and each counts once.
+        device: Where networks run: auto (a GPU where there is one), cpu, cuda or cuda:0.
+        precision: auto: bf16-mixed where the machine computes in bfloat16, else 32-true.
+        batch_size: Clips handled at once (each in all its crops).
+        workers: Reading processes; 0 reads in the testing process.
+        allow_seen: Test networks that were trained on samples or speakers of the test side, or that
+            started from one that was; the report then says so.
+    """
+
+    shards: Path | None = None
+    benchmark: str | None = None
+    label_map: str | None = None
+    folds: str = "all"
+    segments: int | None = None
+    device: str = "auto"
+    precision: Literal["auto", "32-true", "bf16-mixed"] = "auto"
+    batch_size: int = 16
+    workers: int = 2
+    allow_seen: bool = False
+
+
 def parse_modalities(text: str) -> list[Modalities]:
     """Read what the runs of a command see and hear, separated by commas.
 

@@ -33,7 +33,7 @@ from hicmae.checkpoints.networks import build_network
 from hicmae.devices import autocast, choose_device, inference_precision
 from hicmae.emotion import EmotionModel, clip_values
 from hicmae.processes import check_workers
-from hicmae.settings import InputConfig
+from hicmae.settings import InputConfig, outside, raise_all
 from hicmae.transforms import ClipTransform
 from hicmae.transforms.video import crop_views
 from hicmae.views import ViewGrid
@@ -61,21 +61,17 @@ class Machine:
     batch_size: int
     workers: int
 
+    def __post_init__(self) -> None:
+        raise_all("", outside(self, {"1 or more": "batch_size", "0 or more": "workers"}))
+
 
 def make_machine(
-    device: str = "auto", precision: str = "auto", *, batch_size: int = 16, workers: int = 2
+    device: str = "auto", precision: str = "auto", batch_size: int = 16, workers: int = 2
 ) -> Machine:
     """Decide what ``auto`` is here.
 
     Raises: ValueError: no such device or precision; an impossible batch or number of workers.
     """
-    problems = []
-    if batch_size < 1:
-        problems.append(f"batch_size = {batch_size} (must be 1 or more)")
-    if workers < 0:
-        problems.append(f"workers = {workers} (must be 0 or more)")
-    if problems:
-        raise ValueError("; ".join(problems))
     check_workers(workers)
     found = choose_device(device)
     return Machine(

@@ -31,6 +31,7 @@ from finetune.instants import instant_index
 from finetune.over_time import settled_again
 from finetune.record import FOLD, SCORES, FoldFacts, RunFacts, fold_folder, read_run
 from finetune.scores import check_units
+from finetune.settings import EvaluationConfig
 from finetune.testing.label_map import Mapped, load_label_map, map_benchmark
 from finetune.testing.machine import check_views
 from hicmae import __version__
@@ -84,24 +85,15 @@ class EvaluationPlan:
         return f"on {where}: {tested} samples"
 
 
-def make_plan(
-    source: Source,
-    *,
-    shards: Path | None,
-    benchmark: str | None,
-    label_map: str | None,
-    segments: int | None,
-    crops: str,
-    allow_seen: bool = False,
-) -> EvaluationPlan:
-    """Check what the user asked for and find what is tested.
-
-    The arguments are those of ``evaluate``.
+def make_plan(path: Path, config: EvaluationConfig, crops: str = "whole") -> EvaluationPlan:
+    """Check what the user asked for and find what is tested; arguments as of ``evaluate``.
 
     Raises: ValueError, FileNotFoundError: as there; labels that are none of the benchmark's; folds
         that it does not have; a sample or person on both sides, or nobody can tell, and that is not
         allowed.
     """
+    source = read_source(path, folds=config.folds)
+    shards, benchmark, segments = config.shards, config.benchmark, config.segments
     if shards is None and not source.facts.shards:
         raise ValueError(f"{source.path}: does not say which shards it is of; give --shards")
     folder = shards if shards is not None else Path(source.facts.shards)
@@ -113,10 +105,10 @@ def make_plan(
         raise ValueError(
             f"{source.path}: the checkpoint does not say of which benchmark it is; give --benchmark"
         )
-    if benchmark is None and label_map is not None:
+    if benchmark is None and config.label_map is not None:
         raise ValueError("label_map is for another benchmark; name it with --benchmark")
     tested = source.benchmark if benchmark is None else load_benchmark(benchmark)
-    names = None if label_map is None else load_label_map(label_map)
+    names = None if config.label_map is None else load_label_map(config.label_map)
     mapped = map_benchmark(source.benchmark, tested, names)
     index = read_index(folder)
     digest = file_sha256(index.folder / TABLE_NAME)
@@ -149,7 +141,7 @@ def make_plan(
             index,
             same_index=same_index,
             within=within,
-            allow=allow_seen,
+            allow=config.allow_seen,
         )
     sides: list[TestSide] = []
     for fold in divided:
