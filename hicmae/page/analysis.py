@@ -53,6 +53,7 @@ _MOST_COLUMNS = 6000
 # Frames of 25 ms, 10 ms apart, see ``hicmae.transforms.fbank``.
 _ROWS_PER_SECOND = 100
 _ROW_SECONDS = 0.025
+_PRETRAINED = {"kind": "pretraining", "task": "none", "labels": []}
 
 
 def open_analyst(
@@ -103,19 +104,22 @@ class EmotionAnalyst:
     ) -> None:
         self._predictor, self._notes = predictor, notes
         self._config, self._most_seconds = config, most_seconds
+        labels = predictor.labels
+        self._about = {
+            "kind": "emotion",
+            "task": labels.task,
+            "labels": list(labels.names),
+            "heads": to_dict(labels.heads),
+            "scales": labels.scales,
+            "sizes": labels.sizes,
+            "min_confidence": predictor.confidence(None),
+        }
 
     def describe(self) -> dict[str, Any]:
         """See ``hicmae.page.server.Model``."""
         predictor = self._predictor
-        return {
+        return self._about | {
             "name": _name(predictor.source),
-            "kind": "emotion",
-            "task": predictor.labels.task,
-            "labels": list(predictor.labels.names),
-            "heads": to_dict(predictor.labels.heads),
-            "scales": predictor.labels.scales,
-            "sizes": predictor.labels.sizes,
-            "min_confidence": predictor.confidence(None),
             "modalities": predictor.modalities,
             "num_parameters": predictor.network.num_parameters,
             "window_seconds": self._config.window or predictor.input.clip_seconds,
@@ -144,14 +148,7 @@ class EmotionAnalyst:
             progress=_progress_to(report, self._most_seconds),
             on_window=look,
         )
-        return {
-            "kind": "emotion",
-            "task": prediction.labels.task,
-            "labels": list(prediction.labels.names),
-            "heads": to_dict(prediction.labels.heads),
-            "scales": prediction.labels.scales,
-            "sizes": prediction.labels.sizes,
-            "min_confidence": self._predictor.confidence(None),
+        return self._about | {
             "seconds": prediction.seconds,
             "width": prediction.width,
             "height": prediction.height,
@@ -198,11 +195,8 @@ class ReconstructionAnalyst:
 
     def describe(self) -> dict[str, Any]:
         """See ``hicmae.page.server.Model``."""
-        return {
+        return _PRETRAINED | {
             "name": self._name,
-            "kind": "pretraining",
-            "task": "none",
-            "labels": [],
             "modalities": "audio-video",
             "num_parameters": sum(p.numel() for p in self._network.parameters()),
             "window_seconds": self._network.config.input.clip_seconds,
@@ -245,10 +239,7 @@ class ReconstructionAnalyst:
                 network_seconds += time.monotonic() - began
             finished = stream.finished
         assert finished is not None
-        return {
-            "kind": "pretraining",
-            "task": "none",
-            "labels": [],
+        return _PRETRAINED | {
             "seconds": found.seconds,
             "width": found.width,
             "height": found.height,
@@ -288,10 +279,8 @@ class ReconstructionAnalyst:
 
 
 class WholeBank:
-    """Grows to the right with each window that reaches further than those before.
-
-    Args:
-        sample_rate: Of the clips' sound, Hz.
+    """Grows to the right with each window that reaches further than those before; the clips' sound
+    has ``sample_rate`` Hz.
     """
 
     def __init__(self, sample_rate: int) -> None:
@@ -370,11 +359,8 @@ def frame_url(frame: np.ndarray) -> str:
 
 
 def bank_url(bank: np.ndarray, *, low: float, high: float) -> str:
-    """A filter bank (S, F) as a data: URL of a PNG, low notes below; NaN is grey.
-
-    Args:
-        low: Shown darkest.
-        high: Shown brightest.
+    """A filter bank (S, F) as a data: URL of a PNG, low notes below; ``low`` is darkest, ``high``
+    brightest, NaN grey.
     """
     step = -(-len(bank) // _MOST_COLUMNS)
     if step > 1:

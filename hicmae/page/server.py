@@ -58,7 +58,6 @@ _MOST_FRAMES, _MOST_PIXELS = 200, 4_000_000
 _PASSED_ON = ("forwarded", "via", "x-forwarded-for", "x-real-ip")
 _NO_JOB = {"cause": "no-job", "message": "no such recording; results are kept for some minutes"}
 _POLL_SECONDS = 0.1
-_LEAST = "Where no class is as probable, the answer is: not sure"
 
 
 class Error(BaseModel):
@@ -83,10 +82,9 @@ class Head(BaseModel):
     thresholds: list[float] = Field(description="As of hicmae.heads.HeadLabels")
 
 
-class Model(BaseModel):
-    """What the network is, and what the page takes."""
+class Network(BaseModel):
+    """What a network is, and what its outputs are."""
 
-    name: str
     kind: Literal["emotion", "pretraining"]
     task: Literal["classification", "regression", "joint", "none"]
     labels: list[str] = Field(description="What the outputs stand for; empty if pretrained")
@@ -95,7 +93,15 @@ class Model(BaseModel):
         default=[], description="Numbers of the labels that are real values, by a common axis"
     )
     sizes: list[float] = Field(default=[], description="Of each label, how large it usually gets")
-    min_confidence: float = Field(default=0.0, description=_LEAST)
+    min_confidence: float = Field(
+        default=0.0, description="Where no class is as probable, the answer is: not sure"
+    )
+
+
+class Model(Network):
+    """What the network is, and what the page takes."""
+
+    name: str
     modalities: str
     num_parameters: int
     window_seconds: float
@@ -161,18 +167,9 @@ class FilterBank(BaseModel):
     end: float
 
 
-class Prediction(BaseModel):
+class Prediction(Network):
     """Everything about one recording."""
 
-    kind: Literal["emotion", "pretraining"]
-    task: Literal["classification", "regression", "joint", "none"]
-    labels: list[str]
-    heads: list[Head] = Field(default=[], description="Of several heads; their labels in a row")
-    scales: list[list[int]] = Field(
-        default=[], description="Numbers of the labels that are real values, by a common axis"
-    )
-    sizes: list[float] = Field(default=[], description="Of each label, how large it usually gets")
-    min_confidence: float = Field(default=0.0, description=_LEAST)
     seconds: float
     width: int
     height: int
