@@ -50,8 +50,7 @@ class FinetuneModule(pl.LightningModule):
         targets: What the loss compares each row with, see ``training_targets``.
         class_weights: (C,) factor of each class in the loss; none: 1.
         head_weights: By head, as ``class_weights``; of one task by the empty name.
-        target_mean: (D,) of the rows; real values are standardised for the loss.
-        target_std: (D,) of the same.
+        target_mean, target_std: (D,) of the rows; real values are standardised for the loss.
         skipped: Training clips that could not be read, by cause.
         last_epoch_loss: Mean loss of the last epoch that has ended.
         shown_loss: Of the newest step that has a row.

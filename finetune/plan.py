@@ -65,10 +65,7 @@ class Plan:
         config: What the user asked for.
         top: The command's folder, absolute: the runs that it made belong together.
         model: Sizes of the network, with the stride of this run.
-        emotion: Its head.
         checkpoint: Where the encoder's weights come from; none: from scratch.
-        resolved: Epochs, rate, loss and stride.
-        protocol: How the tested weights are chosen.
         precision: Lightning's name of the number format.
         shards_digest: SHA-256 of the index of the shards.
     """

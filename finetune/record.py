@@ -52,7 +52,6 @@ class RunFacts:
             was tested does not say.
         batch_size: Clips of an optimizer step.
         learning_rate: Highest rate of the last layer, after scaling to the batch.
-        loss: Training loss.
         num_segments: Test-time views of a sample.
         precision: Lightning's name of the number format.
         shards_digest: SHA-256 of their index.
@@ -120,10 +119,9 @@ class FoldFacts:
         configuration_digest: Of the run that trained it.
         num_train: Training samples, without those of the inner validation; none where a tested
             checkpoint does not say.
-        num_train_speakers: Speakers of the training side; none where nobody names them.
+        num_train_speakers, num_validation_speakers: None where nobody names them.
         seconds: Wall-clock time of training and testing.
         num_validation: Samples of the inner validation.
-        num_validation_speakers: Speakers of it; none where nobody names them.
         epoch: The epoch whose weights were tested, counted from 1; none in early versions.
         train_loss: Mean loss of the last epoch.
         layer_weights: Modality to the learned weight of each layer.

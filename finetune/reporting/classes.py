@@ -88,9 +88,7 @@ class Calibration:
         counts: (bins,) samples.
         confidence: (bins,) their mean highest probability; not-a-number in an empty bin.
         accuracy: (bins,) share of them that is right; the same.
-        mean_confidence: Over all samples.
         expected_error: Gap between both, averaged over samples.
-        largest_error: Of any bin.
     """
 
     edges: np.ndarray

@@ -67,10 +67,8 @@ class Extractor:
             ``fused``: the mean token after fusion, (B, D) each.
         layers: ``all``, or numbers of encoder layers from 1 separated by commas.
         modalities: What the network is given; none: all that it reads.
-        machine: On what it runs.
 
     Attributes:
-        modalities: What the network is given.
         reads: What it can be given.
         widths: Name of each feature and its width.
 
@@ -220,9 +218,7 @@ def recording_rows(
     """Features of recordings: a row a window, or a row a face.
 
     Args:
-        extractor: Of the features.
         checkpoint: Which says how its images were made.
-        files: The recordings.
         per: ``view``: a row a window; ``sample``: the mean over the windows of a face.
         hop: Seconds from one window to the next; none given: one clip, so that none overlap.
         console: Where it is said how images are made, if the checkpoint does not.
@@ -368,11 +364,7 @@ def feature_file(
 ) -> Iterator[ParquetFeatures | NpzFeatures]:
     """Write a file beside its place; it gets its name when everything in it is written.
 
-    Args:
-        out: Ends in ``.parquet`` or ``.npz``.
-        about: Types of the columns that are no features.
-        widths: Width of each feature.
-
+    Args: out: Ends in ``.parquet`` or ``.npz``; all else as of ``ParquetFeatures``.
     Raises: ValueError: another ending.
     """
     check_ending(out)

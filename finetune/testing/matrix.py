@@ -23,7 +23,6 @@ class MatrixCell:
 
     Args:
         row: Corpus of the training, with modalities and rule where these differ.
-        column: Corpus of the test.
         within: Whether they are the same: each network on people it has not seen.
         runs: The evaluations, or the runs themselves.
         values: Leading metric of each single network.

@@ -49,15 +49,11 @@ class EvaluationPlan:
     """One source and all that is to be known before its networks run.
 
     Args:
-        source: The networks.
         tested: The benchmark of the samples, as it is.
         mapped: The same, as these networks can be tested on it.
-        index: Of the samples.
-        digest: SHA-256 of it.
-        grid: Views of each sample.
+        digest: SHA-256 of the index of the samples.
         same_corpus: Whether it is the corpus of the training, of which each network has its own
             test side; another one is tested whole.
-        sides: What each network is tested on.
         ignored: Samples that are not tested, by label.
         groups: Columns by which scores are broken down.
         smoothing: Over time: seconds over which each fold's predictions are averaged.
@@ -174,7 +170,6 @@ class Source:
         path: What the user gave.
         benchmark: What they were trained for.
         facts: Of their training.
-        folds: Of each network, in order.
         checkpoints: Folder of each network's weights, by fold.
         tested: Keys and speakers of each fold's test side, where the run says so; by fold.
     """

@@ -275,8 +275,7 @@ def save_checkpoint(
 
     Args:
         folder: Where it goes; a checkpoint that is there is replaced.
-        model: HiCMAE or EmotionModel.
-        kind: Which of them.
+        model, kind: HiCMAE or EmotionModel, and which of them.
         config: Sections by name, dataclasses or plain values; must have ``model``.
     """
     tensors = {name: value.detach().cpu() for name, value in model.state_dict().items()}
@@ -298,11 +297,8 @@ def write_files(
 
     Args:
         folder: Where they go; other files there stay.
-        tensors: The weights.
-        kind: Of which network.
-        config: Sections by name, dataclasses or plain values; must have ``model``.
+        config: As of ``save_checkpoint``.
         probe: An input with the network's output (``hicmae/checkpoints/portable.py``).
-        card: Text of the model card.
     """
     assert "model" in config, "a checkpoint carries the sizes of its network"
     parts = {WEIGHTS: tensors} if probe is None else {WEIGHTS: tensors, PROBE: probe}

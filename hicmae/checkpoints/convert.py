@@ -251,9 +251,7 @@ def from_reference(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def to_reference(tensors: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
     """Translate our weights to the authors' names and layouts; the inverse of ``from_reference``.
 
-    Args:
-        tensors: Weights of either network.
-        config: Its sizes, which say how a patch projection folds back into a convolution.
+    Args: config: Sizes, which say how a patch projection folds back into a convolution.
     """
     patch, translated = config.patch_size, {}
     for name, value in tensors.items():
@@ -276,10 +274,7 @@ def find_sizes(tensors: Mapping[str, Tensor], options: Namespace | None, where: 
     Widths, depths and patch sizes are measured; heads are taken to have 64 numbers, as published;
     the size of the input comes from the options stored with the weights, or is the published one.
 
-    Args:
-        tensors: Weights of either network.
-        options: What the authors' file says of its run, if it does.
-        where: The file, for messages.
+    Args: options: What the authors' file says of its run, if it does.
 
     Raises: ValueError: a tensor that every network has is missing, or sizes that only the user
         can know.

@@ -82,9 +82,7 @@ def write_to(out: Path, checkpoint: Checkpoint) -> None:
 def verify(checkpoint: Checkpoint, *, tolerance: float) -> tuple[str, float | None]:
     """Check a checkpoint: digest, names and shapes, finite values, labels, and its probe.
 
-    Args:
-        checkpoint: What to check.
-        tolerance: Largest allowed difference from the stored output, absolute.
+    Args: tolerance: Largest allowed difference from the stored output, absolute.
 
     Returns: of the digest, ``the same`` or ``none stored``; and the largest absolute difference
         from the stored output, if a probe is stored.

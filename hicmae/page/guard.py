@@ -35,11 +35,8 @@ _LOOPBACK = {"localhost", "127.0.0.1", "::1"}
 
 
 def known_names(host: str, more: Iterable[str] = ()) -> set[str]:
-    """Names under which the page may be asked for, besides addresses where it listens to more.
-
-    Args:
-        host: What the server is bound to.
-        more: Names that the user allows.
+    """Names under which the page may be asked for, besides addresses where it listens to more:
+    ``host``, what the server is bound to, and those that the user allows.
     """
     return _LOOPBACK | {host.lower()} | {name.lower() for name in more}
 

@@ -81,9 +81,7 @@ class PageJob:
 class JobQueue:
     """Recordings in the order in which they came, worked on by one thread.
 
-    Args:
-        limits: How many may wait, and how long results are kept.
-        clock: Seconds, monotonic.
+    Args: clock: Seconds, monotonic.
     """
 
     def __init__(

@@ -66,15 +66,12 @@ class DrawnTrack:
     """One track as it is drawn.
 
     Args:
-        name: Of the track.
         names: Of the outputs, C of them.
-        start_seconds: Where it begins, after the recording's beginning.
-        end_seconds: Where it ends.
+        start_seconds, end_seconds: Of it, after the recording's beginning.
         middles: (W,) seconds of the middle of each window, ascending.
         values: (W, C) of each window.
         boxes: (T, 4) x0, y0, x1, y1, pixels, one a frame at ``fps``; none for sound.
         angles: (T,) radians, clockwise.
-        fps: Of the boxes.
         said: What is named at each window, with what it is called by; none: nothing is.
         scales: Places of the real values, those together that one range holds; all else lies in
             0..1.
@@ -113,13 +110,7 @@ class DrawnTrack:
 
 @dataclass(frozen=True, kw_only=True)
 class AnnotateRequest:
-    """What to draw, and where.
-
-    Args:
-        path: The video.
-        out: The MP4 file to write.
-        tracks: What is known of each face, or of the sound.
-    """
+    """What to draw, each face or the sound, into a copy of which video, an MP4 file ``out``."""
 
     path: Path
     out: Path
@@ -127,11 +118,7 @@ class AnnotateRequest:
 
 
 def annotate(request: AnnotateRequest, emit: Callable[[Any], None]) -> None:
-    """Write the annotated video.
-
-    Args:
-        request: Of it.
-        emit: Takes progress and the end.
+    """Write the annotated video; ``emit`` takes progress and the end.
 
     Raises: MediaError, OSError: the video cannot be read, or the copy not be written.
     """
@@ -169,9 +156,7 @@ class Canvas:
     """Draws the frames of one video: its picture, and a panel with bars at its right.
 
     Args:
-        tracks: What is known.
-        height: Of the video's frames, pixels.
-        width: Likewise.
+        height, width: Of the video's frames, pixels.
 
     Attributes:
         height, width: Of what is drawn; even, as encoders want it.

@@ -70,8 +70,7 @@ class Moment:
     """What the network says about the last seconds.
 
     Args:
-        start_seconds: Where they begin, on the clock of the source.
-        end_seconds: Where they end.
+        start_seconds, end_seconds: Where they begin and end, on the clock of the source.
         values: (C,) probabilities or real values in the order of the labels; None: neither a face
             nor sound that the network could go by.
         modality: What it went by: ``audio-video``, ``video``, ``audio``; "" without values.
@@ -98,7 +97,6 @@ class LiveNetwork:
     """Networks that look at the last seconds of a camera and a microphone.
 
     Args:
-        network: Fine-tuned.
         config: Detector and choice of the face; ``all`` is the largest here.
 
     Attributes:

@@ -131,10 +131,8 @@ class WindowLayout:
     """Windows in frames at the network's constant rate.
 
     Args:
-        window_frames: Of a window.
         hop_frames: From one start to the next; starts are rounded to whole frames.
         num_clips: Clips that cover a window.
-        input: The network's.
     """
 
     window_frames: int
@@ -176,15 +174,13 @@ class Followed:
 
     Args:
         name: ``face0``, ``face1``, … in the order in which they appear; ``sound`` without faces.
-        start_seconds: Where it begins, seconds after the recording's beginning, as players count.
-        end_seconds: Where it ends.
+        start_seconds, end_seconds: After the recording's beginning, as players count.
         num_windows: Windows there will be.
         boxes: (T, 4) float32 x0, y0, x1, y1 of the square that is cut out, pixels of the upright
             picture, one a frame at ``fps``; none for sound.
         angles: (T,) float32 radians by which the square is turned, clockwise; None: not at all.
         found_by: (T,) words, see ``hicmae.media.tracking.FaceTrack``; none for sound.
         coverage: Share of the frames handed to the detector in which it found this face.
-        fps: Of the boxes.
         spans: Numbers of the spans that the windows are of, where spans were asked for.
     """
 
@@ -212,8 +208,7 @@ class Found:
     Args:
         tracks: The faces, or the sound alone; after faces, sound that has no picture.
         seconds: Length of the recording, from its beginning to the end of its picture (or sound).
-        width: Of the upright picture, pixels; 0 without one.
-        height: Likewise.
+        width, height: Of the upright picture, pixels; 0 without one.
         start_seconds: Where the picture (or the sound) begins on the container's own clock.
         has_sound: Whether sound goes into the windows.
         notes: What the user should know about this recording, a line each.
@@ -255,7 +250,6 @@ class Window:
         number: Of the window in its track, from 0; that of a span several times.
         start_seconds: After the recording's beginning, as players count.
         end_seconds: Likewise; a short track ends before its window would.
-        clips: What covers it.
         thumbnail: JPEG of the face in its middle; empty without one.
     """
 
@@ -284,12 +278,7 @@ class Finished:
 
 @dataclass(frozen=True, kw_only=True)
 class Failed:
-    """A recording that cannot be predicted.
-
-    Args:
-        cause: A word of ``hicmae.media.errors.CAUSES``, or ``error``.
-        message: One line.
-    """
+    """A recording that cannot be predicted: ``cause`` and line of a ``PredictionError``."""
 
     cause: str
     message: str

@@ -50,9 +50,7 @@ def load(
 class EmotionPredictor(Closing):
     """Predicts emotion over the time of recordings.
 
-    Args:
-        network: The networks and what their checkpoints say.
-        batch_size: Clips that they are shown at once.
+    Args: batch_size: Clips that the networks are shown at once.
 
     Attributes:
         source: Where the checkpoint is.

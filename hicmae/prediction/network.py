@@ -97,7 +97,6 @@ class EmotionEnsemble:
     """One or more fine-tuned networks with the same input and the same outputs.
 
     Args:
-        members: The networks.
         labels: What their outputs stand for; of real values each member has its own mean and
             deviation.
         preparation: How the images of their input are made.
@@ -106,8 +105,7 @@ class EmotionEnsemble:
         smoothing_seconds: Window over which traces are averaged; of several the mean; 0: none.
         shift_seconds: How long after the middle of a window its value in a trace is; likewise.
         notes: What the user should know, a line each.
-        device: Where they run: ``auto``, ``cpu``, ``cuda``, ….
-        precision: ``auto`` (bf16 where the machine computes in it), ``32-true`` or ``bf16-mixed``.
+        device, precision: As of ``hicmae.load``.
         digest: Of weights and configuration of all.
 
     Raises: ValueError: no such device, or another precision.

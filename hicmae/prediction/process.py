@@ -63,7 +63,6 @@ def read_windows(
 
     Args:
         path: A video, a sound file, or a folder of images.
-        input: The network's.
         preparation: How its images are made, as ``preparation_of`` reads it.
         config: Where the windows are; none given: one clip long, a second apart.
         modalities: What the network reads: ``audio-video``, ``video`` or ``audio``.
@@ -103,12 +102,7 @@ def read_windows(
 
 class WindowStream(Closing):
     """The windows of one recording; iterate over it once. Use it as a context manager to stop
-    before the end.
-
-    Args:
-        request: Which recording, and how.
-        process: Where it is decoded; None: one of its own.
-        progress: Called with how far it is.
+    before the end. Arguments as of ``read_windows``.
 
     Attributes:
         found: What the recording holds: its tracks, their boxes, notes.
@@ -178,9 +172,6 @@ class DecodingProcess(Closing):
     """A process that is started when it is needed and replaced when it is lost.
 
     It works at one request at a time; what is asked meanwhile gets a process of its own.
-
-    Args:
-        module: What is run in it.
     """
 
     def __init__(self, module: str = "hicmae.prediction.process") -> None:

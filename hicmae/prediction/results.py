@@ -48,18 +48,12 @@ class TrackSummary:
     """One track in a few numbers.
 
     Args:
-        track: Its name.
-        start_seconds: Where it begins.
-        end_seconds: Where it ends.
-        num_windows: Windows that were predicted.
         coverage: Share of the frames looked at in which the face was found; 1 for sound.
-        modality: What the network went by.
         prediction: The class with the largest mean probability, or ``NOT_SURE`` where that is
             less than what is asked for; None for real values.
         not_sure: Share of the windows in which no class is as probable as is asked for.
         share: Of each class, the share of the windows in which it is the most probable.
-        mean: Of each output over the windows.
-        std: Its standard deviation over the windows.
+        mean, std: Of each output over the windows.
         heads: Of several heads, what each says by its means.
     """
 
@@ -82,11 +76,9 @@ class Summary:
     """A recording in a few numbers.
 
     Args:
-        path: The recording.
         seconds: Its length.
         modality: What the network went by: ``audio-video``, ``video`` or ``audio``.
         tracks: Of each face, or of the sound.
-        notes: What the user should know.
         speakers: Of each speaker whom spans name, the mean of each output over the time of theirs.
     """
 
@@ -107,9 +99,8 @@ class Track:
     Args:
         name: ``face0``, ``face1``, … in the order in which they appear; ``sound`` without faces.
         labels: What the outputs stand for.
-        start_seconds: Where it begins, seconds after the recording's beginning, as players count.
-        end_seconds: Where it ends.
-        spans: (W, 2) start and end of each window, seconds likewise.
+        start_seconds, end_seconds: After the recording's beginning, as players count.
+        spans: (W, 2) start and end of each window, likewise.
         values: (W, C) probabilities or real values: the mean over the clips of a window.
         logits: (W, C) what the network gave, likewise.
         by_modality: The same as ``values`` by what the network went by: ``audio-video``, ``video``,
@@ -203,20 +194,15 @@ class Prediction:
     """What a network says about one recording.
 
     Args:
-        path: The recording.
-        seconds: Its length.
-        width: Of its upright picture, pixels; 0 without one.
-        height: Likewise.
+        seconds: Length of the recording.
+        width, height: Of its upright picture, pixels; 0 without one.
         fps: Frame rate of the tracks' boxes, that of the network's input.
-        labels: What the outputs stand for.
         modality: What the network went by: ``audio-video``, ``video`` or ``audio``.
         tracks: A timeline for each face, or the one of the sound; after faces, sound without a
             picture.
         notes: What the user should know, a line each.
         spans: What one value each was asked for; None: windows were.
         missed: Of spans without a value, by number, why.
-        checkpoint: Whose prediction it is.
-        settings: Where the windows were, and whose.
         stage_seconds: Time of the stages: processor time of ``decoding``, ``faces``, ``images``
             and ``sound`` in the decoding process, time by the clock of ``network``.
         decoder_memory_bytes: Peak memory of the decoding process, so far.

@@ -29,8 +29,6 @@ class Cutter:
 
     Args:
         stretches: In the order in which they begin.
-        layout: Of the windows.
-        sound: Of the recording, if there is any.
         start: Where the recording begins on the container's clock, seconds.
         watch: Counts the stages ``images`` and ``sound``.
     """
@@ -121,13 +119,10 @@ class Stretch:
     the JPEG codec as those of shards do: the network sees what it was trained on.
 
     Args:
-        name: Of the track.
-        num_frames: Of it, at the network's rate.
-        layout: Of the windows.
+        num_frames: Its length, at the network's rate.
         offset: Where its recording's frames begin, seconds after the recording's beginning.
         first: Its first frame, counted in the recording; sound may begin before.
-        track: The face; None for sound.
-        recording: It is in; None for sound.
+        track, recording: The face, and what it is in; None for sound.
         starts: First frames of its windows; None: all that the layout gives.
     """
 

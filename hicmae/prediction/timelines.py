@@ -45,8 +45,7 @@ class Span:
     """A stretch of a recording that one answer is wanted about.
 
     Args:
-        start: Seconds after the recording's beginning.
-        end: Likewise.
+        start, end: Seconds after the recording's beginning.
         speaker: Who speaks in it; empty if nobody says.
         text: What stands there: a transcript, a label.
         recording: The recording it is of, by its path, its name or its name without the ending;
@@ -73,9 +72,7 @@ def read_spans(path: str | Path, tiers: Sequence[str] = ()) -> tuple[Span, ...]:
     Of a TextGrid, intervals without text and points are no spans; of an eaf, tiers that refer to
     another one hold none, and annotations without text are spans.
 
-    Args:
-        path: The file.
-        tiers: Read these alone; none: all.
+    Args: tiers: Read these alone; none: all.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -128,7 +125,6 @@ def spans_of(source: Path, recordings: Sequence[Path], tiers: Sequence[str] = ()
 
     Args:
         source: A file, or a folder of files called like the recordings.
-        recordings: Which are to be predicted.
         tiers: As of ``read_spans``.
 
     Raises: as ``read_spans``; ValueError: several recordings and a file that names none, or none

@@ -74,11 +74,9 @@ def write_trace(
     interpolated. Nothing is said before the first, after the last, and in gaps between windows.
 
     Args:
-        file: The CSV.
         spans: (N, 2) begin and end of each window, seconds.
         values: (N, D) what is said of it.
         names: D columns.
-        form: Of the trace.
     """
     import pandas
 

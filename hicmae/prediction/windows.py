@@ -55,17 +55,8 @@ _OUTSIDE_SECONDS = 1.0  # sound without a picture is worth a note from here on
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What the decoding process is asked for.
-
-    Args:
-        path: The recording: a file, or a folder of images.
-        input: The network's.
-        preparation: How its images are made.
-        config: Where the windows are.
-        see: Whether the network reads pictures.
-        hear: Whether it reads sound.
-        spans: One window for each of these, instead of windows a hop apart.
-        alone: Whether sound outside the picture has windows of its own; else a note names it.
+    """What the decoding process is asked for, as ``process.read_windows`` is; ``see``, ``hear``:
+    whether the network reads pictures, and sound.
     """
 
     path: Path
@@ -82,7 +73,6 @@ def cut_windows(request: Request, emit: Emit) -> None:
     """Go through a recording and hand out its windows.
 
     Args:
-        request: What is wanted.
         emit: Takes what there is to say: progress, once what was found, the windows in the order
             in which they end, and the end.
 
@@ -339,8 +329,6 @@ def _spanned(
     that is there.
 
     Args:
-        stretches: Faces and sound.
-        request: With the spans.
         why: Why there is no sound, if there is none.
         speakers: The faces, where the one that speaks is asked for.
 
