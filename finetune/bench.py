@@ -250,20 +250,19 @@ class Setting:
     def __init__(self, model: str, num_outputs: int, precision: Precision, device: str) -> None:
         import torch
 
+        from finetune.testing.machine import Running, make_machine
         from hicmae.bench import MatrixPeak
         from hicmae.config import load_model_config
-        from hicmae.devices import choose_device, device_name, inference_precision
+        from hicmae.devices import device_name
         from hicmae.emotion import EmotionConfig, EmotionModel
-        from hicmae.transforms import ClipTransform
 
-        self.device = choose_device(device)
-        self.precision = inference_precision(precision, self.device)
-        self.model = model
+        machine = make_machine(device, precision)
+        self.device, self.precision, self.model = machine.device, machine.precision, model
         self.emotion = EmotionConfig(num_outputs=num_outputs)
         self.sizes = load_model_config(model)
         torch.manual_seed(0)
-        self.network = EmotionModel(self.sizes, self.emotion).to(self.device)
-        self.plain = ClipTransform(self.sizes.input).to(self.device).eval()
+        self.network = EmotionModel(self.sizes, self.emotion)
+        self.running = Running(self.network, self.sizes.input, self.emotion.modalities, machine)
         self.peak = MatrixPeak(self.precision, self.device)
         self.name = device_name(self.device)
         if self.device.type == "cuda":
@@ -271,22 +270,12 @@ class Setting:
 
     def predict(self, batch: dict[str, Any]) -> dict[str, float]:
         """Predict a batch as a test does. Returns: seconds of ``transforms`` and ``network``."""
-        import torch
-        from torch import Tensor
-
         from hicmae.bench import timed
         from hicmae.emotion import clip_values
 
-        there = {
-            name: value.to(self.device, non_blocking=True)
-            for name, value in batch.items()
-            if isinstance(value, Tensor)
-        }
-
         def predicted() -> Tensor:
-            network = self.network.eval()
             values, _ = clip_values(
-                network,
+                self.network,
                 video,
                 fbank,
                 task="classification",
@@ -296,8 +285,7 @@ class Setting:
             )
             return values.cpu()
 
-        with torch.no_grad():
-            transforming, (video, fbank) = timed(lambda: self.plain(there), self.device)
+        transforming, (video, fbank) = timed(lambda: self.running.inputs(batch), self.device)
         predicting, _ = timed(predicted, self.device)
         return {"transforms": transforming, "network": predicting}
 

@@ -28,6 +28,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 
 from finetune.data import check_modalities
 from finetune.predictions import collect_views, equal_segments
+from finetune.processes import from_all
 from hicmae.checkpoints.checkpoint import Checkpoint, Labels
 from hicmae.checkpoints.networks import build_network
 from hicmae.devices import autocast, choose_device, inference_precision
@@ -50,10 +51,7 @@ Item = TypeVar("Item")
 class Machine:
     """On what networks are tested; none of it changes what is tested.
 
-    Args:
-        precision: ``32-true`` or ``bf16-mixed``.
-        batch_size: Clips handled at once (each in all its crops).
-        workers: Reading processes; 0 reads in the testing process.
+    ``precision`` is ``32-true`` or ``bf16-mixed``; counts are those of ``EvaluationConfig``.
     """
 
     device: torch.device
@@ -189,11 +187,7 @@ class Ranks:
 
     def gathered(self, items: list[Item]) -> list[Item]:
         """What all processes have, in all of them."""
-        if self.world == 1:
-            return items
-        found: list[Any] = [None] * self.world
-        torch.distributed.all_gather_object(found, items)
-        return [item for of_one in found for item in of_one]
+        return [item for of_one in from_all(items) for item in of_one]
 
     def wait(self) -> None:
         """Go on when all have come here."""
