@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import ROUND_FLOOR, Decimal
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
 from scipy.integrate import trapezoid
 
 from finetune.benchmark import Benchmark
@@ -237,17 +237,28 @@ def reliability_figure(found: Calibration, path: Path, *, title: str) -> None:
     """Draw accuracy against the highest probability, and how often each probability is given."""
     figure = doc.make_figure(5.6, 6.4, title)
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1.1))
-    _accuracy_panel(above, found)
-    width = found.edges[1] - found.edges[0]
-    below.bar(
-        found.edges[:-1],
-        found.counts / found.counts.sum(),
-        width=width,
-        align="edge",
-        color=doc.BLUE,
-        alpha=0.75,
-        edgecolor="white",
+    place: dict[str, Any] = {"width": found.edges[1] - found.edges[0], "align": "edge"}
+    bars: dict[str, Any] = place | {"color": doc.BLUE, "alpha": 0.75, "edgecolor": "white"}
+    filled = found.counts > 0
+    left, accuracy = found.edges[:-1][filled], found.accuracy[filled]
+    above.bar(left, accuracy, label="accuracy", **bars)
+    above.bar(
+        left,
+        found.confidence[filled] - accuracy,
+        bottom=accuracy,
+        facecolor="none",
+        edgecolor=doc.ORANGE,
+        hatch="///",
+        linewidth=0.8,
+        label="gap to the mean probability",
+        **place,
     )
+    above.plot([0, 1], [0, 1], color=doc.GREY, linewidth=1, linestyle="--", label="calibrated")
+    above.set_xlim(0, 1)
+    above.set_ylim(0, 1)
+    above.set_ylabel("accuracy")
+    above.set_title(f"calibration error {found.expected_error:.3f}", fontsize=10, loc="right")
+    below.bar(found.edges[:-1], found.counts / found.counts.sum(), **bars)
     below.axvline(
         found.mean_confidence,
         color=doc.ORANGE,
@@ -264,6 +275,7 @@ def reliability_figure(found: Calibration, path: Path, *, title: str) -> None:
     shown = [axes.get_legend_handles_labels() for axes in (above, below)]
     handles, names = ([*one, *other] for one, other in zip(*shown, strict=True))
     figure.legend(handles, names, fontsize=9, ncols=2, loc="outside lower right")
+    doc.plain(above)
     doc.plain(below)
     doc.save(figure, path)
 
@@ -438,38 +450,3 @@ def _calibration(run: Run, figures: Path, title: str) -> doc.Section:
             doc.Table(columns=heads, rows=rows),
         ],
     )
-
-
-def _accuracy_panel(axes: Axes, found: Calibration) -> None:
-    width = found.edges[1] - found.edges[0]
-    filled = found.counts > 0
-    left, accuracy = found.edges[:-1][filled], found.accuracy[filled]
-    confidence = found.confidence[filled]
-    axes.bar(
-        left,
-        accuracy,
-        width=width,
-        align="edge",
-        color=doc.BLUE,
-        alpha=0.75,
-        edgecolor="white",
-        label="accuracy",
-    )
-    axes.bar(
-        left,
-        confidence - accuracy,
-        bottom=accuracy,
-        width=width,
-        align="edge",
-        facecolor="none",
-        edgecolor=doc.ORANGE,
-        hatch="///",
-        linewidth=0.8,
-        label="gap to the mean probability",
-    )
-    axes.plot([0, 1], [0, 1], color=doc.GREY, linewidth=1, linestyle="--", label="calibrated")
-    axes.set_xlim(0, 1)
-    axes.set_ylim(0, 1)
-    axes.set_ylabel("accuracy")
-    axes.set_title(f"calibration error {found.expected_error:.3f}", fontsize=10, loc="right")
-    doc.plain(axes)

@@ -357,6 +357,13 @@ def ordinal_metrics(totals: np.ndarray, num_levels: int) -> Metrics:
         }
 
 
+_OF_NAMES = {
+    "classification": class_metrics,
+    "ordinal": ordinal_metrics,
+    "multilabel": multilabel_metrics,
+}
+
+
 def _swap_test(
     sums: Sums, ours: range, theirs: range, metric: str, seen: float, *, exact: bool
 ) -> float:
@@ -440,12 +447,8 @@ def _metrics_of(benchmark: Benchmark) -> Callable[[np.ndarray], Metrics]:
 
 def _head_metrics(head: Head, totals: np.ndarray) -> Metrics:
     size = len(head.names)
-    if head.kind == "classification":
-        return class_metrics(totals, size)
-    if head.kind == "ordinal":
-        return ordinal_metrics(totals, size)
-    if head.kind == "multilabel":
-        return multilabel_metrics(totals, size)
+    if head.kind in _OF_NAMES:
+        return _OF_NAMES[head.kind](totals, size)
     if head.kind == "distribution":
         with np.errstate(invalid="ignore", divide="ignore"):
             shares = (totals[:, 1:4] / totals[:, :1]).T
@@ -461,14 +464,9 @@ def _head_metrics(head: Head, totals: np.ndarray) -> Metrics:
 
 def _num_sums(head: Head) -> int:
     """Q of one head."""
-    size = len(head.names)
-    if head.kind in ("classification", "ordinal"):
-        return size**2
-    if head.kind == "multilabel":
-        return 2 + 3 * size
-    if head.kind == "regression":
-        return 1 + 5 * size
-    return 7 if head.names_blends else 4
+    size, shares = len(head.names), 7 if head.names_blends else 4
+    other = {"multilabel": 2 + 3 * size, "regression": 1 + 5 * size, "distribution": shares}
+    return other.get(head.kind, size**2)
 
 
 def _sums(
