@@ -16,6 +16,7 @@ from hicmae.checkpoints.checkpoint import (
     SEEN_SECTION,
     WEIGHTS,
     Checkpoint,
+    Seen,
     check_finite,
     load_checkpoint,
     misfits,
@@ -153,13 +154,10 @@ def average(folders: Sequence[Path]) -> Checkpoint:
     """
     if len(folders) < 2:
         raise ValueError(f"an average needs two checkpoints or more, found {len(folders)}")
-    first = load_checkpoint(folders[0])
-    check_finite(first.tensors, where=str(first.path / WEIGHTS))
-    sums = {name: value.double() for name, value in first.tensors.items()}
-    sources = [{"folder": str(folders[0]), "sha256": file_sha256(first.path / WEIGHTS)}]
-    seen = [seen_of(first.config, str(first.path))]
-    for folder in folders[1:]:
-        other = load_checkpoint(folder)
+    first, sums = load_checkpoint(folders[0]), dict[str, Tensor]()
+    sources, seen = list[dict[str, str]](), list[Seen | None]()
+    for folder in folders:
+        other = load_checkpoint(folder) if sources else first
         _check_alike(first, other)
         digest = file_sha256(other.path / WEIGHTS)
         if same := [each["folder"] for each in sources if each["sha256"] == digest]:
@@ -169,7 +167,7 @@ def average(folders: Sequence[Path]) -> Checkpoint:
             )
         check_finite(other.tensors, where=str(other.path / WEIGHTS))
         for name, value in other.tensors.items():
-            sums[name] += value.double()
+            sums[name] = sums.get(name, 0) + value.double()
         sources.append({"folder": str(folder), "sha256": digest})
         seen.append(seen_of(other.config, str(other.path)))
     tensors: dict[str, Tensor] = {

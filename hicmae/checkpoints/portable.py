@@ -383,7 +383,8 @@ def locate(
             "take what is in the cache"
         )
     if from_web:
-        return _from_web(text, _cache(cache_dir), force=force_download, offline=offline)
+        cache = cache_dir or platformdirs.user_cache_path("hicmae") / "checkpoints"
+        return _from_web(text, Path(cache), force=force_download, offline=offline)
     if Path(source).exists():
         return Path(source)
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", text):
@@ -526,9 +527,3 @@ def _digest(text: str, where: str) -> str | None:
     if found is not None and not re.fullmatch(r"[0-9a-f]{64}", str(found)):
         raise ValueError(f"{where}: weights_sha256 = {found!r} is no SHA-256")
     return found
-
-
-def _cache(cache_dir: str | Path | None) -> Path:
-    if cache_dir is not None:
-        return Path(cache_dir)
-    return Path(platformdirs.user_cache_dir("hicmae")) / "checkpoints"

@@ -43,14 +43,11 @@ from hicmae.page.settings import Limits
 from hicmae.prediction.live import LiveFrame, LiveNetwork, LiveSound, LiveSource
 
 log = logging.getLogger(__name__)
-_ASSETS = {
+_SCRIPTS = ("page.js", "charts.js", "recorder.js", "live.js", "microphone.js")
+_ASSETS = {  # routes to files and their kinds
     "/": ("index.html", "text/html; charset=utf-8"),
     "/page.css": ("page.css", "text/css; charset=utf-8"),
-    "/page.js": ("page.js", "text/javascript; charset=utf-8"),
-    "/charts.js": ("charts.js", "text/javascript; charset=utf-8"),
-    "/recorder.js": ("recorder.js", "text/javascript; charset=utf-8"),
-    "/live.js": ("live.js", "text/javascript; charset=utf-8"),
-    "/microphone.js": ("microphone.js", "text/javascript; charset=utf-8"),
+    **{f"/{file}": (file, "text/javascript; charset=utf-8") for file in _SCRIPTS},
 }
 # Up to here a part of a form stays in memory, see ``starlette.formparsers``.
 _MOST_BYTES = 1 << 20

@@ -158,13 +158,8 @@ class EmotionPredictor(Closing):
             labels=self.labels,
             modality=kinds[found.tracks[0].name][0],
             tracks=tuple(
-                replace(
-                    _track(
-                        each, self.labels, kinds[each.name], windows[each.name], outputs[each.name]
-                    ),
-                    min_confidence=least,
-                )
-                for each in found.tracks
+                _track(each, self.labels, kinds[name], windows[name], outputs[name], least)
+                for name, each in zip(kinds, found.tracks, strict=True)
             ),
             notes=(*found.notes, *finished.notes),
             spans=spans,
@@ -262,6 +257,7 @@ def _track(
     kinds: Sequence[str],
     windows: Sequence[Sequence[Window]],
     outputs: Sequence[Sequence[Mapping[str, np.ndarray]]],
+    min_confidence: float,
 ) -> Track:
     """The timeline of a track from the parts of its windows and, of each clip of each window, the
     outputs (2, C), values and logits, by what the network went by; the first of these is what
@@ -297,6 +293,7 @@ def _track(
         ),
         coverage=followed.coverage,
         span_numbers=followed.spans,
+        min_confidence=min_confidence,
     )
 
 
