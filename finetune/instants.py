@@ -9,6 +9,7 @@ here it gets the nearest one, so that folds can be made and checked.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Literal
 import numpy as np
 
 from hicmae.config import did_you_mean
+from hicmae.settings import outside, raise_all
 from shards.index import Index, read_index
 from shards.reading.random_access import FIRST, SAMPLE, WINDOW
 from shards.traces import Trace, parse_trace
@@ -59,24 +61,20 @@ class OverTime:
     smoothing_seconds: tuple[float, ...] = field(default=(0.0,))
 
     def __post_init__(self) -> None:
-        problems = []
-        if self.context_seconds is not None and self.context_seconds <= 0:
-            problems.append(f"context_seconds = {self.context_seconds:g} (must be positive)")
-        if not 0 <= self.place <= 1:
-            problems.append(f"place = {self.place:g} (must be in 0..1)")
-        if self.train_every < 1:
-            problems.append(f"train_every = {self.train_every} (must be 1 or more)")
-        if self.max_lag_seconds < (self.lag_seconds or 0) or (self.lag_seconds or 0) < 0:
+        bounds = {"in 0..1": "place", "1 or more": "train_every"}
+        bounds |= {"positive and finite": "context_seconds"}
+        problems = outside(self, bounds | {"0 or more, and finite": "max_lag_seconds"})
+        if not 0 <= (self.lag_seconds or 0) <= self.max_lag_seconds:
             problems.append(
                 f"lag_seconds = {self.lag_seconds} (must be in 0..max_lag_seconds ="
                 f" {self.max_lag_seconds:g})"
             )
         if not self.lag_step_seconds >= 0.01:
             problems.append(f"lag_step_seconds = {self.lag_step_seconds:g} (must be 0.01 or more)")
-        if not self.smoothing_seconds or min(self.smoothing_seconds) < 0:
-            problems.append("smoothing_seconds (must be some windows, 0 or more)")
-        if problems:
-            raise ValueError(f"over_time: {'; '.join(problems)}")
+        windows = self.smoothing_seconds
+        if not windows or not all(0 <= window < math.inf for window in windows):
+            problems.append("smoothing_seconds (must be some windows, 0 or more, and finite)")
+        raise_all("over_time", problems)
 
     @property
     def lags(self) -> np.ndarray:

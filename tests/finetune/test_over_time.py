@@ -455,3 +455,18 @@ def test_a_target_that_somebody_did_not_note_or_that_never_changes_hides_no_lag(
     assert found == {"anna": pytest.approx(0.4), "ben": pytest.approx(0.4)}
     settled = Settled(lags={**found, "carl": 0.0}, weights={}, unchosen=("carl",))
     assert ["no lag can be chosen" in note for note in settled.notes(0)] == [False, False, True]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"context_seconds": float("inf")},
+        {"max_lag_seconds": float("inf")},
+        {"lag_seconds": float("nan")},
+        {"smoothing_seconds": (0.0, float("nan"))},
+        {"smoothing_seconds": (float("inf"),)},
+    ],
+)
+def test_times_that_are_no_finite_numbers_are_refused(settings: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=f"over_time: {next(iter(settings))}"):
+        OverTime(**settings)
