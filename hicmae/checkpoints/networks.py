@@ -147,14 +147,16 @@ def describe(checkpoint: Checkpoint) -> dict[str, Any]:
 def average(folders: Sequence[Path]) -> Checkpoint:
     """Average the weights of checkpoints of the same network, in float64, one at a time.
 
-    Returns: a checkpoint that lies nowhere yet; its configuration is the first one's, without
-        scores, names the digests of what was averaged, and has seen what any of them has.
+    Returns: a checkpoint that lies nowhere yet, in the finest number format of theirs; its
+        configuration is the first one's, without scores, names the digests of what was averaged,
+        and has seen what any of them has.
     Raises: ValueError: fewer than two, or networks, kinds, labels or what they were made of that
         differ, the same weights twice, or weights that are not finite.
     """
     if len(folders) < 2:
         raise ValueError(f"an average needs two checkpoints or more, found {len(folders)}")
     first, sums = load_checkpoint(folders[0]), dict[str, Tensor]()
+    formats = {name: value.dtype for name, value in first.tensors.items()}
     sources, seen = list[dict[str, str]](), list[Seen | None]()
     for folder in folders:
         other = load_checkpoint(folder) if sources else first
@@ -168,10 +170,11 @@ def average(folders: Sequence[Path]) -> Checkpoint:
         check_finite(other.tensors, where=str(other.path / WEIGHTS))
         for name, value in other.tensors.items():
             sums[name] = sums.get(name, 0) + value.double()
+            formats[name] = torch.promote_types(formats[name], value.dtype)
         sources.append({"folder": str(folder), "sha256": digest})
         seen.append(seen_of(other.config, str(other.path)))
     tensors: dict[str, Tensor] = {
-        name: (value / len(folders)).to(first.tensors[name].dtype) for name, value in sums.items()
+        name: (value / len(folders)).to(formats[name]) for name, value in sums.items()
     }
     assert all(torch.is_floating_point(value) for value in tensors.values())
     kept = {

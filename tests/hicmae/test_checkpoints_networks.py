@@ -86,6 +86,7 @@ def test_the_average_of_three_is_their_mean(tmp_path: Path, tiny_model_config: M
         emotion_checkpoint(tmp_path / str(seed), tiny_model_config, seed=seed, scores={"uar": 0.5})
         for seed in range(3)
     ]
+    EmotionModel.from_pretrained(folders[0]).bfloat16().save_pretrained(folders[0])
     words = ["checkpoint", "average", *map(str, folders), "--out", str(tmp_path / "mean")]
     assert main(words) == 0
     mean = load_checkpoint(tmp_path / "mean")
