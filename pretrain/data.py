@@ -10,9 +10,11 @@ import dataclasses
 import multiprocessing
 import os
 import signal
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from multiprocessing.synchronize import Event
 from typing import Any
 
@@ -166,7 +168,7 @@ class PretrainData(pl.LightningDataModule):
             rank=self.trainer.global_rank,
             world_size=self.trainer.world_size,
         )
-        return DataLoader(
+        loader = StepLoader(
             stream,
             batch_size=None,
             num_workers=workers,
@@ -176,6 +178,32 @@ class PretrainData(pl.LightningDataModule):
             # Lightning ends only persistent readers when a run fails.
             persistent_workers=workers > 0,
         )
+        loader.shape = self.config.accumulate, self.config.data.batch_size
+        return loader
+
+
+class StepLoader(DataLoader[dict[str, Any]]):
+    """Reads all batches of an optimizer step before it gives the first, with what all have.
+
+    Attributes:
+        shape: Batches of a step, and clips of a whole one.
+    """
+
+    shape = 1, 0
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:  # type: ignore[override]
+        """Batches; of several a step, with "number", which of them it is, and "step", what clips
+        they have: (k, 2, B) boolean of picture and sound."""
+        batches, (count, size) = super().__iter__(), self.shape
+        while count > 1 and (ahead := deque(islice(batches, count))):
+            step = np.zeros((count, 2, size), dtype=bool)
+            for number, batch in enumerate(ahead):
+                for kind, name in enumerate(("seen", "heard")):
+                    here = len(batch["keys"])
+                    step[number, kind, :here] = batch[name].numpy() if name in batch else True
+            for number in range(len(ahead)):
+                yield ahead.popleft() | {"number": number, "step": step}
+        yield from batches
 
 
 def start_worker(number: int, *, over: Event) -> None:

@@ -126,10 +126,12 @@ def footprint(
 def reader_bytes(config: PretrainConfig, processes: int) -> int:
     """Shared memory of a node that the readers of its training processes fill.
 
-    Each of the workers of a process holds the batches that are ready and the one that it makes;
-    frames as bytes and the sound as int16 go through shared memory (``/dev/shm``).
+    Each of the workers of a process holds the batches that are ready and the one that it makes,
+    and the process those of a step that it has read ahead; frames as bytes and the sound as int16
+    go through shared memory (``/dev/shm``).
     """
-    batches = processes * config.workers * (PREFETCHED_BATCHES + 1)
+    ahead = config.accumulate - 1 if config.workers else 0
+    batches = processes * (config.workers * (PREFETCHED_BATCHES + 1) + ahead)
     clip = _bytes_of_clip(config.model.input, config.data.modalities)
     return batches * config.data.batch_size * clip
 

@@ -23,6 +23,7 @@ from pytorch_lightning.strategies import DeepSpeedStrategy
 from torch import Tensor
 
 from hicmae.blocks import set_bf16_residual, set_grad_checkpointing
+from hicmae.devices import send
 from hicmae.objective.losses import find_presence
 from hicmae.optimization import parameter_groups, warmup_cosine
 from hicmae.pretraining import HiCMAE
@@ -117,7 +118,10 @@ class PretrainModule(pl.LightningModule):
         video, fbank = self.transform(tensors)
         # A mixture tells of each clip what it has, which of what stands in is nothing.
         seen, heard = (tensors.get(name, present) for name in ("seen", "heard"))
-        return kept | {"video": video, "fbank": fbank, "presence": find_presence(seen, heard)}
+        # Of unlike batches of a step each clip counts alike.
+        step = send(torch.from_numpy(batch["step"]), self.device) if "step" in batch else None
+        presence = find_presence(seen, heard, step, batch.get("number", 0))
+        return kept | {"video": video, "fbank": fbank, "presence": presence}
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
         """One forward pass; Lightning averages accumulated gradients and takes the step.

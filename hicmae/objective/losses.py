@@ -38,17 +38,19 @@ _ABSENT: Any = None  # of a modality that the network is not trained on
 
 
 class Presence(NamedTuple):
-    """Of a batch of B clips, B being the same in all processes.
+    """Of a batch of B clips, B being the same in all processes and in the k batches whose gradients
+    an optimizer step accumulates.
 
-    A mean over the clips that are there is the sum over them, divided by ``counts``: of one process
-    that is their mean, and the mean over processes is that of all their clips.
+    A mean over the clips that are there is the sum over them, divided by ``counts``: the mean of
+    that over batches and processes is the mean over all clips of the step.
     """
 
     video: Tensor  # (B,) boolean, whether the clip has its picture
     audio: Tensor  # (B,) boolean, whether it has its sound
     everyone: Tensor  # (B',) boolean, whether it has both, of all processes, rank by rank
-    counts: Tensor  # (3,) float32: with picture, sound, both; mean over processes, above 0
-    absent: Tensor  # (3,) float32: of the same, 1 where no process has any, else 0
+    accumulated: Tensor  # (k, B') boolean, the same of each batch of the step
+    counts: Tensor  # (3,) float32: with picture, sound, both; mean over those, above 0
+    absent: Tensor  # (3,) float32: of the same, 1 where none of those has any, else 0
 
     @property
     def both(self) -> Tensor:
@@ -67,16 +69,15 @@ class Presence(NamedTuple):
             shared: Whether the clips of all processes are told apart, or those of each.
 
         Returns: 0-d boolean: whether two or more that share negatives have both; 0-d float32: how
-            many are contrasted, mean over processes, above 0; and 0-d float32: 1 where that is
-            none in any process, else 0.
+            many are contrasted, mean over processes and batches of the step, above 0; and 0-d
+            float32: 1 where that is none in any of them, else 0.
         """
-        num_processes = len(self.everyone) // len(self.video)
-        groups = self.everyone.reshape(1 if shared else num_processes, -1).sum(
-            dim=1
-        )  # clips with both
+        num_parts = self.accumulated.numel() // len(self.video)
+        together = len(self.accumulated) if shared else num_parts
+        groups = self.accumulated.reshape(together, -1).sum(dim=1)  # clips with both
         used = torch.where(groups >= 2, groups, 0).sum().float()
-        mine = groups.sum() if shared else self.both.sum()
-        return mine >= 2, used.clamp(min=1) / num_processes, (used == 0).float()
+        mine = (self.everyone if shared else self.both).sum()
+        return mine >= 2, used.clamp(min=1) / num_parts, (used == 0).float()
 
 
 class LossInput(NamedTuple):
@@ -106,8 +107,8 @@ class LossOutput(NamedTuple):
     """What a loss gives.
 
     Terms are further 0-d numbers for the log, by what follows the loss's name and ``_`` there. The
-    term ``absent`` is 1 where no process had a clip to compute the loss of, else 0: the log's mean
-    of the loss, and of its terms ``accuracy…``, is over the other batches.
+    term ``absent`` is 1 where nothing of the step had a clip to compute the loss of, else 0: the
+    log's mean of the loss, and of its terms ``accuracy…``, is over the other steps.
     """
 
     loss: Tensor  # 0-d, before its weight
@@ -232,12 +233,22 @@ def choose_losses(
     return tuple(chosen)
 
 
-def find_presence(video: Tensor, audio: Tensor) -> Presence:
-    """From what this process has, (B,) boolean each; a collective call that no host waits in."""
-    everyone = equal_rows(torch.stack((video, audio, video & audio), dim=1))  # (B', 3)
-    totals = everyone.sum(dim=0).float()
-    counts = totals.clamp(min=1) * (len(video) / len(everyone))
-    return Presence(video, audio, everyone[:, 2], counts, (totals == 0).float())
+def find_presence(
+    video: Tensor, audio: Tensor, step: Tensor | None = None, number: int = 0
+) -> Presence:
+    """From what this process has, (B,) boolean each; a collective call that no host waits in.
+
+    ``step``, (k, 2, B), is the same of all batches that are accumulated with this one, which is
+    the one of that number; none given: there is no other.
+    """
+    if step is None:
+        step = torch.stack((video, audio))[None]
+    own = torch.cat((step, step.all(dim=1, keepdim=True)), dim=1)  # (k, 3, B)
+    everyone = equal_rows(own.permute(2, 0, 1))  # (B', k, 3)
+    totals = everyone.sum(dim=(0, 1)).float()
+    counts = totals.clamp(min=1) / len(step) * (len(video) / len(everyone))
+    both = everyone[:, :, 2].T
+    return Presence(video, audio, both[number], both, counts, (totals == 0).float())
 
 
 def whole(batch: int, device: torch.device) -> Presence:
@@ -246,7 +257,7 @@ def whole(batch: int, device: torch.device) -> Presence:
     everyone = torch.ones(batch * processes, dtype=torch.bool, device=device)
     own = everyone[:batch]
     counts = torch.full((3,), float(batch), device=device)
-    return Presence(own, own, everyone, counts, torch.zeros_like(counts))
+    return Presence(own, own, everyone, everyone[None], counts, torch.zeros_like(counts))
 
 
 def are_several() -> bool:

@@ -67,6 +67,24 @@ def test_clips_that_are_not_there_are_nobodys_negatives_and_have_no_gradient() -
     assert not any(part.any() for part in torch.autograd.grad(none.loss, (video, audio)))
 
 
+def test_of_accumulated_batches_each_contrasted_clip_weighs_alike() -> None:
+    video, audio = features()
+    there = torch.tensor([[True, True, True], [True, False, True], [False, False, True]])
+    step = there[:, None].expand(-1, 2, -1)
+    found, wanted = torch.zeros(2), torch.zeros(2)
+    for number, here in enumerate(there):
+        pairs = [(video[number : number + 3], audio[number : number + 3])]
+        presence = find_presence(here, here, step, number)
+        assert presence.counts.tolist() == [2.0] * 3
+        assert torch.equal(presence.everyone, here)
+        (part,) = contrasts(pairs, temperature=TEMPERATURE, presence=presence)
+        found += torch.stack((part.loss, part.accuracy)) / 3
+        if number < 2:  # the last has nothing to tell its clip apart from
+            (alone,) = contrasts([(pairs[0][0][here], pairs[0][1][here])], temperature=TEMPERATURE)
+            wanted += torch.stack((alone.loss, alone.accuracy)) * (3 - number) / 5
+    torch.testing.assert_close(found, wanted)
+
+
 def _two_ranks(rank: int, folder: str, config: ModelConfig) -> None:
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank,
                             world_size=2)  # fmt: skip

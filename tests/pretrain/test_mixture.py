@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,8 +15,8 @@ from hicmae.checkpoints.checkpoint import load_checkpoint
 from hicmae.checkpoints.networks import build_network
 from hicmae.pretraining import HiCMAE
 from hicmae.settings import ModelConfig, ObjectiveConfig
-from pretrain.data import survey
-from pretrain.settings import DataConfig, LogConfig
+from pretrain.data import PretrainData, survey
+from pretrain.settings import DataConfig, LogConfig, PretrainConfig
 from tests.support.finetune_fixtures import train_tiny, write_labelled_shards
 from tests.support.pretrain_shards import moving_sample, rows_of, run_pretraining
 from tests.support.shard_fixtures import without_picture, write_shards
@@ -52,6 +54,27 @@ def test_a_mixture_trains_on_what_each_clip_has(
     assert {row["skipped"] for row in rows} == {"0"}
     with pytest.raises(ValueError, match=r"no picture .2 of 8 .*--data.picture optional"):
         survey(DataConfig(shards=mixture, sound="optional"))
+
+
+def test_batches_of_a_step_are_told_what_all_of_them_have(
+    mixture: Path, tmp_path: Path, tiny_model_config: ModelConfig
+) -> None:
+    data = DataConfig(
+        shards=mixture, batch_size=2, shuffle_shards=0, picture="optional", sound="optional"
+    )
+    config = PretrainConfig(
+        data=data, out=tmp_path, model=tiny_model_config, accumulate=2, workers=0
+    )
+    reader = PretrainData(config)
+    place = SimpleNamespace(root_device=torch.device("cpu"))
+    reader.trainer = SimpleNamespace(world_size=1, global_rank=0, strategy=place)  # type: ignore[assignment]
+    batches = list(islice(reader.train_dataloader(), 4))
+    assert [(batch["batch"], batch["number"]) for batch in batches] == [
+        (n, n % 2) for n in range(4)
+    ]
+    for batch in batches:
+        seen, heard = batch["step"].swapaxes(0, 1).tolist()
+        assert (seen, heard) == ([[True, True], [False, True]], [[True, False], [True, True]])
 
 
 def test_a_batch_without_any_picture_is_left_out_of_the_mean_of_its_loss(

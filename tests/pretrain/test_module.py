@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,12 @@ import pytorch_lightning as pl
 import torch
 import torch.distributed as dist
 from torch.testing._internal.distributed.fake_pg import FakeStore
-from torch.utils.data import DataLoader
 
 import hicmae.pretraining
 from hicmae.blocks import Block
 from hicmae.masks import Masks
 from hicmae.settings import AugmentConfig, ModelConfig, ObjectiveConfig
+from pretrain.data import StepLoader
 from pretrain.guard import FiniteGuard
 from pretrain.module import PretrainModule, step_seed
 from pretrain.settings import Counts, DataConfig, HardwareConfig, OptimizerConfig, PretrainConfig
@@ -59,7 +60,9 @@ def make_batch(model: ModelConfig, clips: int, seed: int = 0) -> dict[str, Any]:
     }
 
 
-def fit(module: PretrainModule, batches: list[dict[str, Any]], **settings: Any) -> pl.Trainer:
+def fit(
+    module: PretrainModule, batches: list[dict[str, Any]], clips: int = 0, **settings: Any
+) -> pl.Trainer:
     trainer = pl.Trainer(
         accelerator="cpu",
         max_epochs=1,
@@ -69,7 +72,9 @@ def fit(module: PretrainModule, batches: list[dict[str, Any]], **settings: Any) 
         enable_model_summary=False,
         **settings,
     )
-    trainer.fit(module, DataLoader(batches, batch_size=None))
+    loader = StepLoader(batches, batch_size=None)
+    loader.shape = trainer.accumulate_grad_batches, clips
+    trainer.fit(module, loader)
     return trainer
 
 
@@ -210,16 +215,23 @@ def test_compiled_with_cuda_graphs_training_alone_is_recorded_and_terms_outlive_
     assert len(modes) == 2
 
 
+@pytest.mark.parametrize("lacking", [False, True])
 def test_accumulated_batches_take_the_step_of_one_large_batch(
-    tiny_model_config: ModelConfig, monkeypatch: pytest.MonkeyPatch
+    tiny_model_config: ModelConfig, monkeypatch: pytest.MonkeyPatch, lacking: bool
 ) -> None:
     """Without contrast, whose negatives are those of a batch, and with the same cells hidden."""
 
     fix_masks(monkeypatch)
     whole = make_batch(tiny_model_config, 8)
+    starts = [0, 2, 4, 6, 8]
+    if lacking:  # one batch has no sound, one a clip less
+        whole["heard"] = torch.tensor([False] * 2 + [True] * 3 + [False] + [True] * 2)
+        whole["seen"] = ~torch.roll(whole["heard"], 1) | whole["heard"]
+        whole |= {name: value[:7] for name, value in whole.items() if name != "skipped"}
+        starts = [0, 2, 4, 5, 7]
     parts = [
-        {name: value[start : start + 2] for name, value in whole.items() if name != "skipped"}
-        for start in range(0, 8, 2)
+        {name: value[start:stop] for name, value in whole.items() if name != "skipped"}
+        for start, stop in itertools.pairwise(starts)
     ]
     gradients = []
     for batches, accumulate in (([whole], 1), (parts, 4)):
@@ -236,7 +248,7 @@ def test_accumulated_batches_take_the_step_of_one_large_batch(
             taken.append({n: p.grad.clone() for n, p in module.model.named_parameters()})
 
         monkeypatch.setattr(module, "on_before_optimizer_step", note)
-        trainer = fit(module, batches, accumulate_grad_batches=accumulate)
+        trainer = fit(module, batches, 8 // accumulate, accumulate_grad_batches=accumulate)
         assert trainer.global_step == 1
         assert len(taken) == 1
         gradients.append(taken[0])

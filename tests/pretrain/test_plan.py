@@ -167,6 +167,8 @@ def test_readers_of_the_long_run_need_the_shared_memory_that_the_plan_says(
     clip = 16 * 160 * 160 * 3 + 2 * config.model.input.clip_samples
     assert larger.reader_bytes == 8 * 11 * 5 * 128 * clip
     assert 73e9 < larger.reader_bytes < 75e9
+    three = replace(plan, config=replace(config, accumulate=3))  # two more, read ahead of a step
+    assert three.reader_bytes == 8 * (11 * 5 + 2) * clip
     monkeypatch.setattr("pretrain.plan._shared_memory", lambda: larger.reader_bytes - 1)
     assert "readers fill up to 68." in larger.lack()
     assert "remount" in larger.lack()
