@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 from torch.utils.checkpoint import checkpoint
 
 from hicmae import fused
@@ -128,6 +129,7 @@ class Block(nn.Module):
     Attributes:
         recompute: Whether activations are computed again in the backward pass, see
             ``set_grad_checkpointing``.
+        draws: Whether it draws at random in training, as stochastic depth and LoRA's dropout do.
         bf16_residual: Whether the tokens that it adds to are bfloat16, see ``set_bf16_residual``.
     """
 
@@ -143,6 +145,7 @@ class Block(nn.Module):
         self.norm2 = nn.LayerNorm(dim, eps=eps)
         self.mlp = Mlp(dim, int(dim * mlp_ratio))
         self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
+        self.draws = drop_path > 0
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Map tokens (B, N, D) to (B, N, D)."""
@@ -160,9 +163,8 @@ class Block(nn.Module):
         return tokens + self.drop_path(self.mlp(self._normed(self.norm2, tokens)))
 
     def _recomputed(self, layer: Callable[..., Tensor], *given: Tensor | None) -> Tensor:
-        # Only stochastic depth draws; a CUDA graph cannot look at the state of the draws.
-        draws = not isinstance(self.drop_path, nn.Identity)
-        return checkpoint(layer, *given, use_reentrant=False, preserve_rng_state=draws)
+        # A CUDA graph cannot look at the state of the draws.
+        return checkpoint(layer, *given, use_reentrant=False, preserve_rng_state=self.draws)
 
     def _stream(self, tokens: Tensor) -> Tensor:
         return tokens.to(torch.bfloat16) if self.bf16_residual else tokens
@@ -228,11 +230,13 @@ def set_grad_checkpointing(network: nn.Module, enable: bool = True) -> None:
     """Trade time for memory in every layer of a network.
 
     Each layer keeps only its input for the backward pass and computes the rest again there:
-    about a third more time, activations of one layer at a time. Results are the same.
+    about a third more time, activations of one layer at a time. Results are the same; updates of
+    weights (LoRA) that draw must be there already.
     """
     for module in network.modules():
         if isinstance(module, Block):
             module.recompute = enable
+            module.draws |= any(is_parametrized(part) for part in module.modules())
 
 
 def norm_stream(norm: nn.LayerNorm, tokens: Tensor) -> Tensor:

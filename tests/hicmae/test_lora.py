@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 
+from hicmae.blocks import set_grad_checkpointing
 from hicmae.emotion import EmotionConfig, EmotionModel
 from hicmae.lora import PROJECTIONS, add_lora, merge_lora
 from hicmae.settings import ModelConfig
@@ -94,3 +96,21 @@ def test_a_rank_that_a_matrix_does_not_have_is_refused(tiny_model_config: ModelC
     with pytest.raises(ValueError, match=r"lora: rank = 64 exceeds the smaller side of video\.bl"):
         add_lora(model.encoder, rank=64, alpha=1.0, dropout=0.0, projections=("qkv",))
     add_lora(model.encoder, rank=32, alpha=1.0, dropout=0.0, projections=("qkv",))  # its width
+
+
+def test_a_layer_that_is_computed_again_sees_the_inputs_that_it_saw_before(
+    tiny_model_config: ModelConfig,
+) -> None:
+    model, clips = network(tiny_model_config), clip(tiny_model_config)
+    add_lora(model.encoder, rank=2, alpha=4.0, dropout=0.5, projections=("qkv", "mlp"))
+    for name, value in model.named_parameters():
+        if name.endswith(".up"):
+            nn.init.normal_(value)
+    trained = [value for value in model.parameters() if value.requires_grad]
+    found = []
+    for recompute in (False, True):
+        set_grad_checkpointing(model, recompute)
+        torch.manual_seed(1)
+        loss = model.train()(*clips).square().sum()
+        found.append((loss, *torch.autograd.grad(loss, trained, allow_unused=True)))
+    torch.testing.assert_close(found[1], found[0])
