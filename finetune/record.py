@@ -333,7 +333,7 @@ def _disagreements(scores: Scores, stored: dict[str, Any]) -> list[str]:
             " the latter is shown."
         )
     return found + [
-        f"{SCORES} says {metric} = {before:.4f} and {FILE_NAME} gives {value:.4f};"
+        f"{SCORES} says {metric} = {before:.4g} and {FILE_NAME} gives {value:.4g};"
         " the latter is shown."
         for metric, value in scores.pooled.items()
         if not np.isclose(before := written.get(metric, math.nan), value, 0, 1e-9, equal_nan=True)

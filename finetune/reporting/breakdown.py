@@ -220,7 +220,7 @@ def _table(
         cells.append(mark(doc.number(one.scores[leading])))
         if surely:
             cells.append(mark(doc.range_of(*one.interval)))
-        cells += [mark(doc.number(one.scores[metric])) for metric in metrics[1:]]
+        cells += [mark(doc.number(one.scores[metric], metric)) for metric in metrics[1:]]
         rows.append(cells)
     return doc.Table(columns=heads, rows=rows)
 

@@ -215,7 +215,7 @@ def runs_table(group: Named) -> doc.Table:
             str(run.facts.seed),
         ]
         for metric in metrics:
-            cells.append(run.facts.mark(doc.number(run.scores.pooled[metric])))
+            cells.append(run.facts.mark(doc.number(run.scores.pooled[metric], metric)))
             if metric == leading:
                 cells.append(run.facts.mark(doc.range_of(*run.intervals.values[metric])))
                 cells.append(run.facts.mark(doc.fold_spread(run.scores, metric)))
@@ -309,7 +309,7 @@ def _with_published(group: Named) -> doc.Table:
     rows = [[*row, *[""] * len(metrics)] for row in measured.rows]
     for name, item in zip(published_names(benchmark), benchmark.published, strict=True):
         cells = [f"published: {name}", "", item.modalities, *[""] * (len(measured.columns) - 3)]
-        cells += [doc.number(item.scores[m]) if m in item.scores else "" for m in metrics]
+        cells += [doc.number(item.scores[m], m) if m in item.scores else "" for m in metrics]
         rows.append(cells)
     return doc.Table(columns=heads, rows=rows)
 

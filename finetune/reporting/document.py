@@ -33,6 +33,7 @@ from finetune.scores import Scores
 from finetune.selection import CHOSEN_ON_TEST
 from hicmae.figures import plain_words
 from hicmae.files import whole_file, write_text
+from hicmae.metrics import of_unit
 from hicmae.terminal import plain_console
 
 if TYPE_CHECKING:
@@ -140,9 +141,21 @@ def measured(name: str, rule: str) -> str:
     return f"{name}{_SELECTION}{rule}"
 
 
-def number(value: float) -> str:
-    """A score with three decimals; an undefined one is ``n/a``."""
-    return "n/a" if math.isnan(value) else f"{value:z.3f}"
+def short(value: float, sign: str = "") -> str:
+    """A number in the unit of a target, whatever that is: three digits, or all before the point;
+    ``sign``: + shows that of positive ones too.
+    """
+    return f"{value:{sign}z.3g}" if abs(value) < 999.5 else f"{value:{sign}.0f}"
+
+
+def number(value: float, metric: str = "") -> str:
+    """A score with three decimals, or as ``short`` if its metric is of the label's unit and these
+    do not fit; an undefined one is ``n/a``.
+    """
+    if math.isnan(value):
+        return "n/a"
+    fits = not of_unit(metric) or 0.0995 <= abs(value) < 999.5
+    return f"{value:z.3f}" if fits else short(value)
 
 
 def signed(value: float) -> str:
@@ -152,17 +165,19 @@ def signed(value: float) -> str:
 
 def fold_spread(scores: Scores, metric: str) -> str:
     """Mean ± deviation over folds; the mean alone of a single fold."""
-    return spread(scores.mean[metric], scores.sd[metric])
+    return spread(scores.mean[metric], scores.sd[metric], metric)
 
 
-def spread(mean: float, sd: float) -> str:
+def spread(mean: float, sd: float, metric: str = "") -> str:
     """Mean ± deviation; the mean alone where there is no deviation."""
-    return number(mean) if math.isnan(mean) or math.isnan(sd) else f"{mean:z.3f} ± {sd:.3f}"
+    shown = number(mean, metric)
+    return shown if math.isnan(mean) or math.isnan(sd) else f"{shown} ± {number(sd, metric)}"
 
 
-def range_of(low: float, high: float) -> str:
+def range_of(low: float, high: float, metric: str = "") -> str:
     """An interval; an undefined one is ``n/a``."""
-    return "n/a" if math.isnan(low) or math.isnan(high) else f"{low:z.3f} to {high:z.3f}"
+    undefined = math.isnan(low) or math.isnan(high)
+    return "n/a" if undefined else f"{number(low, metric)} to {number(high, metric)}"
 
 
 def literal(cell: str) -> str:

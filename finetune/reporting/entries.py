@@ -142,7 +142,7 @@ def seeds_table(groups: Sequence[SeedGroup], *, title: str = "") -> doc.Table:
     for group in groups:
         facts = group.runs[0].facts
         cells = [group.name, group.seeds, facts.rule]
-        cells += [facts.mark(doc.spread(*group.over_seeds(metric))) for metric in metrics]
+        cells += [facts.mark(doc.spread(*group.over_seeds(metric), metric)) for metric in metrics]
         cells.append(facts.mark(doc.spread(*group.over_folds(leading))))
         cells.append(facts.mark(doc.range_of(*group.intervals.values[leading])))
         rows.append(cells)

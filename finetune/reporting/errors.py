@@ -18,7 +18,6 @@ from finetune.instants import OverTime, recording_of, traces_of
 from finetune.predictions import Prediction, true_and_predicted
 from finetune.record import Run
 from finetune.reporting import document as doc
-from finetune.reporting.values import short
 from hicmae.files import file_sha256
 from shards.index import TABLE_NAME, Index, read_index
 from shards.reading.files import ShardFiles, read_frame
@@ -236,7 +235,7 @@ def _heading(benchmark: Benchmark, mistake: Mistake) -> str:
     if unit.probabilities is not None:
         return f"true: {unit.true}\n{unit.predicted} {mistake.size:.2f}"
     return "\n".join(
-        f"{name} {short(true)} → {short(predicted)}"
+        f"{name} {doc.short(true)} → {doc.short(predicted)}"
         for name, true, predicted in zip(
             benchmark.targets, _numbers(unit.true), _numbers(unit.predicted), strict=True
         )
@@ -252,4 +251,4 @@ def _text(benchmark: Benchmark, value: str | tuple[float, ...]) -> str:
     if isinstance(value, str):
         return value
     pairs = zip(benchmark.targets, value, strict=True)
-    return ", ".join(f"{name} {short(number)}" for name, number in pairs)
+    return ", ".join(f"{name} {doc.short(number)}" for name, number in pairs)

@@ -165,12 +165,13 @@ def metrics_table(run: Run) -> Table:
     for metric in sorted(scores.pooled, key=lambda name: name != leading):
         name = metric_name(metric)
         cells = [f"**{name}**" if metric == leading else name]
-        cells.append(mark(number(scores.pooled[metric])))
-        cells.append(mark(range_of(*run.intervals.values[metric])))
+        cells.append(mark(number(scores.pooled[metric], metric)))
+        cells.append(mark(range_of(*run.intervals.values[metric], metric)))
         if len(scores.folds) > 1:
             cells.append(mark(fold_spread(scores, metric)))
         cells += [
-            number(item.scores[metric]) if metric in item.scores else "" for item in published
+            number(item.scores[metric], metric) if metric in item.scores else ""
+            for item in published
         ]
         rows.append(cells)
     heads = ["metric", measured("pooled", rule), measured("95 %", rule)]
@@ -184,13 +185,19 @@ def scores_table(run: Run) -> Table:
     scores, mark = run.scores, run.facts.mark
     metrics = list(scores.pooled)
     rows = [
-        [f"fold {name}", str(scores.counts[name]), *(mark(number(values[m])) for m in metrics)]
+        [f"fold {name}", str(scores.counts[name]), *(mark(number(values[m], m)) for m in metrics)]
         for name, values in scores.folds.items()
     ]
     rows.append(
-        ["**pooled**", str(scores.num_samples), *(mark(number(scores.pooled[m])) for m in metrics)]
+        [
+            "**pooled**",
+            str(scores.num_samples),
+            *(mark(number(scores.pooled[m], m)) for m in metrics),
+        ]
     )
-    rows.append(["95 % interval", "", *(mark(range_of(*run.intervals.values[m])) for m in metrics)])
+    rows.append(
+        ["95 % interval", "", *(mark(range_of(*run.intervals.values[m], m)) for m in metrics)]
+    )
     if len(scores.folds) > 1:
         rows.append(["mean ± sd", "", *(mark(fold_spread(scores, m)) for m in metrics)])
     heads = [measured(metric_name(metric), run.facts.rule) for metric in metrics]
@@ -222,7 +229,7 @@ def published_section(benchmark: Benchmark) -> Section | None:
         [
             item.method,
             item.modalities,
-            *(number(item.scores[m]) if m in item.scores else "" for m in metrics),
+            *(number(item.scores[m], m) if m in item.scores else "" for m in metrics),
             item.source,
             item.note,
         ]

@@ -73,15 +73,8 @@ class RangeError:
     @property
     def name(self) -> str:
         """The range as text."""
-        low, high = (short(value) for value in (self.low, self.high))
+        low, high = (doc.short(value) for value in (self.low, self.high))
         return low if self.low == self.high else f"{low} to {high}"
-
-
-def short(value: float, sign: str = "") -> str:
-    """A number in the unit of a target, whatever that is: three digits, or all before the point;
-    ``sign``: + shows that of positive ones too.
-    """
-    return f"{value:{sign}z.3g}" if abs(value) < 999.5 else f"{value:{sign}.0f}"
 
 
 def errors_by_range(true: np.ndarray, predicted: np.ndarray) -> list[RangeError]:
@@ -117,8 +110,8 @@ def range_table(target: str, ranges: list[RangeError], facts: RunFacts) -> doc.T
         [
             item.name,
             str(item.count),
-            facts.mark(short(item.bias, "+")),
-            facts.mark(short(item.rmse)),
+            facts.mark(doc.short(item.bias, "+")),
+            facts.mark(doc.short(item.rmse)),
         ]
         for item in ranges
     ]
@@ -199,12 +192,12 @@ def over_time_section(run: Run) -> doc.Section | None:
     means = per_recording(run.benchmark, run.predictions)
     names = list(means)
     undefined = sum(not np.isfinite(values["ccc"]) for values in each.values())
-    pooled = [mark(doc.number(run.scores.pooled.get(name, float("nan")))) for name in names]
+    pooled = [mark(doc.number(run.scores.pooled.get(name, float("nan")), name)) for name in names]
     rows = [
         [f"pooled over {len(run.predictions)} instants", *pooled],
         [
             f"per recording, mean of {len(each) - undefined}",
-            *(mark(doc.number(means[name])) for name in names),
+            *(mark(doc.number(means[name], name)) for name in names),
         ],
     ]
     parts: list[doc.Part] = [
@@ -215,7 +208,7 @@ def over_time_section(run: Run) -> doc.Section | None:
     if undefined:
         parts.append(f"{undefined} recordings have constant labels, and no CCC of their own.")
     shown = [
-        [recording, *(mark(doc.number(values[name])) for name in names)]
+        [recording, *(mark(doc.number(values[name], name)) for name in names)]
         for recording, values in lowest_first(each)[:_SHOWN]
     ]
     which = "" if len(shown) == len(each) else f" (the {len(shown)} with the lowest)"
@@ -246,7 +239,7 @@ def _decided(run: Run) -> list[list[str]]:
                 fold.name,
                 f"{metric_name(name)} of the shared network",
                 "test side",
-                doc.number(value),
+                doc.number(value, name),
             ]
             for name, value in told.get("shared", {}).items()
         ]

@@ -271,7 +271,7 @@ def importance_table(importance: Importance, facts: RunFacts) -> doc.Table:
     rows = [
         [
             item.condition.name,
-            *(facts.mark(doc.spread(*over(item.scores, metric))) for metric in metrics),
+            *(facts.mark(doc.spread(*over(item.scores, metric), metric)) for metric in metrics),
             ""
             if item.condition.kind == UNSPOILED
             else facts.mark(doc.spread(*doc.mean_and_sd(item.losses))),

@@ -248,12 +248,12 @@ def write_network_summary(folder: Path, runs: Sequence[Run], together: Run) -> T
     facts, metrics = runs[0].facts, list(runs[0].scores.pooled)
 
     def row(what: str, run: Run) -> list[str]:
-        values = (facts.mark(number(run.scores.pooled[m])) for m in metrics)
+        values = (facts.mark(number(run.scores.pooled[m], m)) for m in metrics)
         return [what, str(run.scores.num_samples), *values]
 
     over = {m: mean_and_sd([run.scores.pooled[m] for run in runs]) for m in metrics}
     rows = [row(f"network of fold {run.facts.network}", run) for run in runs]
-    rows.append(["**mean ± sd**", "", *(facts.mark(spread(*over[m])) for m in metrics)])
+    rows.append(["**mean ± sd**", "", *(facts.mark(spread(*over[m], m)) for m in metrics)])
     rows.append(row("outputs averaged", together))
     table = Table(
         columns=[f"selection: {facts.rule}", "samples", *map(metric_name, metrics)],

@@ -29,6 +29,7 @@ from hicmae.config import from_dict, to_dict
 from hicmae.encoder import AudioVisualEncoder
 from hicmae.files import file_sha256, whole_file, whole_folder
 from hicmae.heads import HeadLabels, output_names
+from hicmae.metrics import of_unit
 from hicmae.settings import ModelConfig, raise_all
 
 FORMAT_VERSION = 1
@@ -439,11 +440,9 @@ def model_card(checkpoint: Checkpoint) -> str:
             what = "Class" if labels.task == "classification" else "Real value"
             parts += ["## Outputs", _table(["output", what.lower()], rows)]
         if labels.mean:
-            parts.append(
-                "An output times its deviation plus its mean is in the unit of the labels."
-            )
+            parts += ["An output times its deviation plus its mean is in the unit of the labels."]
     if config.get("scores"):
-        rows = [[metric, _card_number(value)] for metric, value in config["scores"].items()]
+        rows = [[metric, _card_number(metric, value)] for metric, value in config["scores"].items()]
         parts += [
             "## Scores",
             f"Measured on {protocol.get('num_test', '?')} samples of fold "
@@ -531,7 +530,7 @@ def _card_results(checkpoint: Checkpoint) -> Iterator[EvalResult]:
                 dataset_name=benchmark,
                 dataset_split=f"fold {protocol.get('fold', '?')}",
                 metric_type=metric,
-                metric_value=round(float(value), 4),
+                metric_value=float(_card_number(metric, value)),
             )
 
 
@@ -556,8 +555,9 @@ def _table(head: list[str], rows: list[list[str]]) -> str:
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
-def _card_number(value: float | None) -> str:
-    return "undefined" if value is None or not math.isfinite(value) else f"{value:z.4f}"
+def _card_number(metric: str, value: float | None) -> str:
+    how = ".4g" if of_unit(metric) else "z.4f"
+    return "undefined" if value is None or not math.isfinite(value) else format(value, how)
 
 
 def _card_value(value: Any) -> str:

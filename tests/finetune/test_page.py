@@ -158,6 +158,13 @@ def test_what_rounds_to_nothing_has_no_sign() -> None:
     assert _sentence(Mark(0.0, 1.0, "", {"valence": little})) == "valence +0.00"
 
 
+@pytest.mark.parametrize("metric", ["mse", "mse_valence", "values.mse", "values.mse_a.b"])
+def test_a_score_in_the_unit_of_the_label_has_three_digits_of_any_size(metric: str) -> None:
+    told = [number(2.346e-7, metric), spread(1234.5, 0.0123, metric), range_of(0.34, 1e-4, metric)]
+    assert told == ["2.35e-07", "1234 ± 0.0123", "0.340 to 0.0001"]
+    assert spread(0.5, 0.25, metric.replace("mse", "pcc")) == "0.500 ± 0.250"
+
+
 def test_a_terminal_leaves_the_rule_to_the_title() -> None:
     table = Table(columns=["name", measured("UAR", "last")], rows=[["x", "1"]])
     assert "UAR, selection last" in table.markdown()

@@ -182,15 +182,22 @@ def test_the_card_says_what_the_checkpoint_carries_and_no_more(
         tmp_path / "a",
         tiny_model_config,
         seed=0,
-        scores={"uar": 0.4125, "war": float("nan")},
+        scores={"uar": 0.41251, "war": float("nan"), "v.mse": 2.5e-7},
         protocol={"benchmark": "synthetic", "fold": "1", "num_test": 72, "selection": "last"},
         data={"index_sha256": "abc"},
         licence="For research.",
     )
     card = ModelCard.load(folder / "README.md")
     assert card.data.library_name == "hicmae"
-    assert [(r.metric_type, r.metric_value) for r in card.data.eval_results] == [("uar", 0.4125)]
-    for text in ("| 1 | anger |", "| war | undefined |", "72 samples of fold 1", "For research."):
+    told = [(r.metric_type, r.metric_value) for r in card.data.eval_results]
+    assert told == [("uar", 0.4125), ("v.mse", 2.5e-7)]
+    for text in (
+        "| v.mse | 2.5e-07 |",
+        "| 1 | anger |",
+        "| war | undefined |",
+        "72 samples of fold 1",
+        "For research.",
+    ):
         assert text in card.text, text
     bare = replace(
         load_checkpoint(folder), config={"model": load_checkpoint(folder).config["model"]}
