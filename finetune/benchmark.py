@@ -81,7 +81,7 @@ class Published:
 
     Args:
         method: Who or what reached it.
-        scores: Metric to value, fractions (0.65, not 65 %).
+        scores: Metric to value: fractions (0.65, not 65 %); errors and combinations of any size.
         source: Where it is written.
         modalities: What the method sees and hears.
         note: What differs from this protocol.
@@ -97,11 +97,6 @@ class Published:
         problems = [f"{name} is empty" for name in ("method", "source") if not getattr(self, name)]
         if not self.scores:
             problems.append("no score")
-        problems += [
-            f"{name} = {value} (must be a fraction, such as 0.65 for 65 %)"
-            for name, value in self.scores.items()
-            if not -1 <= value <= 1
-        ]
         raise_all(f"published {self.method}", problems)
 
 
@@ -183,8 +178,16 @@ class Benchmark:
             for name in item.scores
             if name not in {*known, *(f"{m}_{target}" for m in known for target in self.targets)}
         ]
+        for item in self.published:
+            for name, value in item.scores.items():
+                of_any_size = name in self.combinations or _falls(name)
+                if not (math.isfinite(value) if of_any_size else -1 <= value <= 1):
+                    allowed = "finite" if of_any_size else "a fraction, such as 0.65 for 65 %"
+                    problems.append(
+                        f"published {item.method}: {name} = {value} (must be {allowed})"
+                    )
         lead = self.leading or next(iter(self.metrics or self._told()), "")
-        if lead.rpartition(".")[2].partition("_")[0] in FALLING:
+        if _falls(lead):
             problems.append(
                 f"leading = {lead}, which is the better the lower it is; name a combination"
                 " in which its factor is negative"
@@ -389,6 +392,11 @@ def load_benchmark(name_or_path: str | Path) -> Benchmark:
         )
     path = config_path(f"configs/benchmarks/{name}.yaml" if name in known else name)
     return from_dict(Benchmark, load_yaml(path), str(path))
+
+
+def _falls(name: str) -> bool:
+    """Whether a score, of a head or a target too, is an error: the lower, the better."""
+    return name.rpartition(".")[2].partition("_")[0] in FALLING
 
 
 def _repeated(what: str, names: Sequence[str]) -> list[str]:

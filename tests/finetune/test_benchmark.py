@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from finetune.benchmark import Benchmark, load_benchmark
+from finetune.benchmark import Benchmark, Published, load_benchmark
 from finetune.heads import Head
 from finetune.plan import Plan, resolve
 from finetune.selection import Protocol
@@ -87,6 +87,25 @@ def test_a_bad_benchmark_is_refused_in_one_line(tmp_path: Path, text: str, said:
         load(tmp_path, text)
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_published_errors_and_combinations_are_of_any_size() -> None:
+    heads = (
+        Head(name="level", kind="ordinal", label="level", classes=("1", "2")),
+        Head(name="values", kind="regression", targets=("v", "a"), metrics=("ccc", "mse")),
+    )
+    scores = {"level.mae": 1.7, "values.mse": 250.0, "values.mse_v": 2.5, "total": -1.5}
+
+    def made(**others: float) -> Benchmark:
+        told = Published(method="x", scores=scores | others, source="a paper")
+        sums = {"total": {"level.qwk": 1.0, "values.mse": -0.25}}
+        return Benchmark(name="j", task="joint", heads=heads, combinations=sums, published=(told,))
+
+    assert made().published[0].scores == scores
+    with pytest.raises(
+        ValueError, match=r"x: total = inf \(must be finite\); .*ccc = 65 \(must be a f"
+    ):
+        made(**{"total": float("inf"), "values.ccc": 65})
 
 
 def test_a_file_is_read_whatever_it_is_called_and_a_name_is_told_its_nearest(
