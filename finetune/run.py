@@ -7,6 +7,7 @@ after fold is trained (``finetune/fold.py``), and what they predicted is scored 
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -245,7 +246,9 @@ def _finish(
     if plan.config.trainer.report:
         console.print(f"report: {write_run_report(run)}")
     else:
-        console.print(f"no report is drawn; to have one: hicmae report {run.folder}")
+        console.print(
+            f"no report is drawn; to have one: hicmae report {shlex.quote(str(run.folder))}"
+        )
     return run
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
+import shlex
 import signal
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -404,7 +405,7 @@ def _fold_table(run: Run) -> Table:
 
 def _configuration(run: Run) -> Section | None:
     path = run.folder / CONFIG
-    verb = f"evaluate {run.facts.evaluates}" if run.facts.evaluates else "finetune"
+    verb = f"evaluate {shlex.quote(run.facts.evaluates)}" if run.facts.evaluates else "finetune"
     if not path.is_file():
         return None
     text = yaml.safe_dump(load_yaml(path), sort_keys=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shlex
 import shutil
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import pytest
 from finetune.commands import evaluate, modalities, report
 from finetune.predictions import make_prediction
 from finetune.record import FoldFacts, read_run, runs_in
+from finetune.reporting.run_report import _configuration
 from finetune.testing.perturbations import PerturbationConfig
 from finetune.testing.results import averaged_networks
 from hicmae.checkpoints.checkpoint import Calibration
@@ -389,3 +391,12 @@ def test_two_processes_test_each_clip_once_and_give_the_predictions_of_one(
     for ours, theirs in zip(first.predictions, second.predictions, strict=True):
         assert ours.key == theirs.key
         assert np.array(ours.views) == pytest.approx(np.array(theirs.views), abs=1e-5)
+
+
+def test_what_a_report_says_to_run_can_be_pasted(trained: Path) -> None:
+    run = read_run(trained / "run")
+    facts = dataclasses.replace(run.facts, evaluates="my runs/it's mine")
+    section = _configuration(dataclasses.replace(run, facts=facts))
+    assert section is not None
+    words = shlex.split(str(section.parts[0]).split("`")[1])
+    assert words[:4] == ["hicmae", "evaluate", "my runs/it's mine", "--config"]
