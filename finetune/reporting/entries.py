@@ -371,7 +371,8 @@ def draw_label_curves(curves: Sequence[Curve], path: Path) -> None:
     axes.minorticks_off()
     axes.set_xlabel("labelled clips that each fold is trained on")
     axes.set_ylabel(f"{metric_name(leading)}, pooled over folds (bars: {LEVEL:.0%})")
-    axes.set_ylim(min(0.0, axes.get_ylim()[0]), 1.0)
+    low, high = axes.get_ylim()
+    axes.set_ylim(min(0.0, low), max(1.0, high))  # a combination may be above 1
     axes.legend(frameon=False, loc="lower right")
     doc.plain(axes)
     doc.save(figure, path)

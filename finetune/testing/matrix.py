@@ -94,7 +94,8 @@ def write_matrix(runs: Sequence[Run], out: Path) -> doc.Table:
 def make_cells(runs: Sequence[Run]) -> list[MatrixCell]:
     """Sort runs into cells, in the order in which corpora come.
 
-    Raises: ValueError: runs of one cell with other views, samples or labels, or the same networks.
+    Raises: ValueError: runs of one cell with other views, samples or labels, or the same networks;
+        an average without any of its networks.
     """
     rows = _row_names(runs)
     members: dict[tuple[str, str], list[Run]] = {}
@@ -114,10 +115,11 @@ def matrix_figure(cells: Sequence[MatrixCell], path: Path) -> None:
     for cell in cells:
         values[rows.index(cell.row), columns.index(cell.column)] = cell.summary[0]
     low = min(0.0, float(np.nanmin(values, initial=0.0)))
-    image = axes.imshow(values, cmap="Blues", vmin=low, vmax=1, aspect="auto")
+    high = max(1.0, float(np.nanmax(values, initial=0.0)))  # a combination may be above 1
+    image = axes.imshow(values, cmap="Blues", vmin=low, vmax=high, aspect="auto")
     for cell in cells:
         place = columns.index(cell.column), rows.index(cell.row)
-        shade = (cell.summary[0] - low) / (1 - low)
+        shade = (cell.summary[0] - low) / (high - low)
         axes.text(
             *place,
             cell.text.replace(" ± ", "\n± ").replace(" (", "\n("),
@@ -173,6 +175,11 @@ def _cell(row: str, column: str, runs: Sequence[Run]) -> MatrixCell:
             values.append(run.scores.pooled[metric])
         else:
             values += [scores[metric] for scores in run.scores.folds.values()]
+    if not values:
+        raise ValueError(
+            f"{runs[0].folder}: is the average of networks of {row}, and a cell is of single ones;"
+            " give their folders (network-… beside it), or the folder that holds them all"
+        )
     return MatrixCell(
         row=row,
         column=column,

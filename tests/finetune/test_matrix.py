@@ -141,6 +141,13 @@ def test_no_network_counts_twice_in_a_cell(
     assert len(cell.values) == 2 * len(run.scores.folds)
 
 
+def test_an_average_without_its_networks_is_no_cell(trained: Path) -> None:
+    run = read_run(trained / "run")
+    average = dataclasses.replace(run, facts=dataclasses.replace(run.facts, network="ensemble"))
+    with pytest.raises(ValueError, match=r"run: is the average of networks of tones, .* beside it"):
+        make_cells([average])
+
+
 @pytest.mark.parametrize(
     ("leads", "chance"),
     [("emotion.uar", "0.500"), ("values.ccc", "0.000"), ("emotion.macro_f1", "n/a"), ("m", "n/a")],
