@@ -199,17 +199,21 @@ def recall_figure(
     """
     size = len(benchmark.classes)
     support = counts.sum(axis=1)
-    figure, axes = doc.make_axes(7.4, 1.5 + 0.34 * size, title)
+    height, named = doc.rows_height(size, 0.34)
+    figure, axes = doc.make_axes(7.4, 1.5 + height, title)
     places = np.arange(size)[::-1]
     for index, place in enumerate(places):
         if not support[index]:
-            axes.text(0.01, place, "no sample", va="center", fontsize=9, color=doc.GREY)
+            told = "no sample" if named else ""
+            axes.text(0.01, place, told, va="center", fontsize=9, color=doc.GREY)
             continue
         recall = counts[index, index] / support[index]
         axes.barh(place, recall, height=0.64, color=doc.BLUE, alpha=0.75)
         low, high = intervals[index]
         if not np.isnan(low):
             axes.plot([low, high], [place, place], color="black", linewidth=1.3)
+        if not named:
+            continue
         right = max(recall, 0 if np.isnan(high) else high)
         axes.text(
             right + 0.012,
@@ -223,7 +227,8 @@ def recall_figure(
     mean = float((counts.diagonal()[seen] / support[seen]).mean())
     axes.axvline(mean, color=doc.GREY, linewidth=1, linestyle="--", label=f"UAR {mean:.3f}")
     axes.axvline(1 / size, color=doc.GREY, linewidth=1, linestyle=":", label=f"chance 1/{size}")
-    axes.set_yticks(places, benchmark.classes)
+    axes.set_yticks(places if named else [], benchmark.classes if named else [])
+    axes.set_ylabel("" if named else f"{size} classes, in their order")
     axes.set_xlim(0, 1.17)
     axes.set_xticks(np.linspace(0, 1, 6))
     axes.set_ylim(-0.6, size - 0.4)

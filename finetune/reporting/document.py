@@ -61,6 +61,7 @@ BLUE, ORANGE = PALETTE[:2]
 MODALITY_COLOURS = {"video": BLUE, "audio": ORANGE}
 GREY = "#555555"
 DOTS_PER_INCH = 130
+_MOST_INCHES, _CLOSE_INCHES = 32.0, 9.0  # of rows with their names, and of more without
 _COLOURS = 128  # of a written PNG; drawings have few
 
 
@@ -319,6 +320,14 @@ def make_figure(width: float, height: float, title: str = "", *, arranged: bool 
     if title:
         figure.suptitle(title, fontsize=11)
     return figure
+
+
+def rows_height(count: int, inches: float) -> tuple[float, bool]:
+    """How high so many rows are drawn, each of so many inches, and whether they keep their names:
+    hundreds of classes lie close.
+    """
+    height = inches * count
+    return (height, True) if height <= _MOST_INCHES else (_CLOSE_INCHES, False)
 
 
 def plain(axes: Axes) -> None:

@@ -381,7 +381,8 @@ def importance_figure(importance: Importance, path: Path, *, title: str) -> None
     swaps = [importance.of("picture-swapped")[0], importance.of("sound-swapped")[0]]
     names = list(swaps[0].recall_losses[0]) if swaps[0].recall_losses else []
     title = f"What each modality is worth\n{title}"
-    figure, axes = doc.make_axes(7.6, 2.0 + 0.36 * (1 + len(names)), title)
+    height, named = doc.rows_height(1 + len(names), 0.36)
+    figure, axes = doc.make_axes(7.6, 2.0 + height, title)
     labels = [f"all ({metric})", *names]
     places = np.arange(len(labels), dtype=float)
     if names:
@@ -403,7 +404,9 @@ def importance_figure(importance: Importance, path: Path, *, title: str) -> None
             label=f"another sample's {who}",
         )
     axes.axvline(0, color="black", linewidth=0.8)
-    axes.set_yticks(places, labels, fontsize=9)
+    shown = len(labels) if named else 1
+    axes.set_yticks(places[:shown], labels[:shown], fontsize=9)
+    axes.set_ylabel("" if named else f"{len(names)} classes, in their order")
     axes.set_ylim(places[-1] + 0.6, -0.6)  # the first above
     axes.set_xlabel(f"lost {metric}" + (", lost recall of the class" if names else ""))
     figure.legend(*axes.get_legend_handles_labels(), fontsize=9, ncols=2, loc="outside lower right")

@@ -11,12 +11,13 @@ from typing import cast
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.figure import Figure
 from sklearn.calibration import calibration_curve
 
 from finetune.predictions import Prediction, make_prediction
 from finetune.record import RunFacts
 from finetune.reporting import features as feature_report
-from finetune.reporting.classes import NUM_BINS, calibrate
+from finetune.reporting.classes import NUM_BINS, calibrate, recall_figure
 from finetune.reporting.features import (
     MIN_SAMPLES,
     KeptFeatures,
@@ -174,3 +175,18 @@ def test_a_plane_is_kept_layouts_once_for_the_same_features(
     path.write_bytes(path.read_bytes()[:100])
     assert kept_layouts(other, path)["after"] is not None
     assert len(asked) == 4
+
+
+@pytest.mark.parametrize(("size", "inches"), [(20, 8.3), (120, 10.5)])
+def test_recalls_of_hundreds_of_classes_lie_close_without_their_names(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, size: int, inches: float
+) -> None:
+    made: list[Figure] = []
+    monkeypatch.setattr("finetune.reporting.document.save", lambda figure, _: made.append(figure))
+    names = tuple(f"class {number}" for number in range(size))
+    benchmark = replace(BENCHMARK, classes=names)
+    counts, sure = np.eye(size, dtype=int), [(0.1, 0.9)] * size
+    recall_figure(benchmark, counts, sure, tmp_path / "r.png", title="")
+    assert made[0].get_size_inches()[1] == pytest.approx(inches)
+    assert len(made[0].axes[0].texts) == (size if size < 100 else 0)
+    assert len(made[0].axes[0].get_yticks()) == (size if size < 100 else 0)
