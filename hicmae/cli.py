@@ -18,6 +18,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, NoReturn, get_args, get_origin, get_type_hints
@@ -39,7 +40,13 @@ from hicmae.config import (
     unknown_keys,
 )
 from hicmae.files import check_writable
-from hicmae.processes import choose_threads, keep_freed_memory, wait_passively
+from hicmae.processes import (
+    ENDING,
+    choose_threads,
+    ending_in_order,
+    keep_freed_memory,
+    wait_passively,
+)
 from hicmae.registry import load_plugins
 from hicmae.terminal import one_line, quieten, settle, user_message
 
@@ -83,6 +90,7 @@ class Verb:
         return function
 
 
+@ending_in_order()
 def dispatch(
     words: list[str],
     verbs: Mapping[str, Verb],
@@ -96,7 +104,7 @@ def dispatch(
         renamed: Name of a command -> its options that had another name once, see ``make_parser``.
 
     Returns: the exit status: the command's own (0 done), 2 bad input, 130 interrupted, 141 nobody
-        reads what it says, 143 ended by SIGTERM.
+        reads what it says, 143 ended by SIGTERM, 129 by the end of its terminal.
     """
     debug = os.environ.get("HICMAE_DEBUG", "") not in ("", "0")
     settle()
@@ -128,13 +136,15 @@ def dispatch(
         print(f"\n{_program(name)}: interrupted", file=sys.stderr)
         return 130
     except SystemExit as error:
-        # What Lightning makes of Ctrl-C, and of a SIGTERM the status of success; neither says so.
+        # What Lightning makes of Ctrl-C does not say so.
         if isinstance(error.__context__, KeyboardInterrupt):
             print(f"\n{_program(name)}: interrupted", file=sys.stderr)
             return 130
-        if error.code is None and type(error).__name__ == "SIGTERMException":
-            print(f"{_program(name)}: ended by SIGTERM", file=sys.stderr)
-            return 143
+        for number in ENDING:
+            if error.code == 128 + number:
+                with suppress(OSError):  # the terminal may be gone
+                    print(f"\n{_program(name)}: ended by {number.name}", file=sys.stderr)
+                return int(error.code)
         raise
     except BrokenPipeError:
         # The reader of our output is gone (`| head`); a later flush must not complain either.

@@ -6,7 +6,6 @@ report. Which of them are done is kept in the demo's folder, so that it can go o
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import queue
@@ -15,7 +14,7 @@ import shlex
 import signal
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -245,35 +244,34 @@ class _Run:
         at_once = min(_AT_ONCE, num_cores(), len(waiting))
         running: dict[int, _Process] = {}
         heard: queue.Queue[tuple[int, str | None]] = queue.Queue()
-        with _ended_by_signals():
-            try:
-                while waiting or running:
-                    while len(running) < at_once and (ready := self._ready(waiting)):
-                        number = ready[0]
-                        waiting.remove(number)
-                        self._announce(number)
-                        self._clear(number)
-                        running[number] = _Process(
-                            self.commands[number], self.log(number), at_once, number, heard
-                        )
-                    number, line = heard.get()
-                    name = f"[{number + 1}/{len(self.steps)}] " if at_once > 1 else ""
-                    if line is not None:
-                        if not self.steps[number].show:  # which comes in one piece
-                            self.say(f"  {name}| {line}", style="dim")
-                        continue
-                    ended = running.pop(number)
-                    status = ended.finish()
-                    if status != 0:
-                        self._explain(number, status)
-                        return status
-                    self.seconds[number] = ended.seconds
-                    _save_done(self.out, self.commands, self.seconds)
-                    if self.steps[number].show:
-                        self.say(ended.log.read_text(encoding="utf-8").rstrip())
-                    self.say(f"  {name}done in {_clock(ended.seconds)}")
-            finally:
-                _stop(list(running.values()))
+        try:
+            while waiting or running:
+                while len(running) < at_once and (ready := self._ready(waiting)):
+                    number = ready[0]
+                    waiting.remove(number)
+                    self._announce(number)
+                    self._clear(number)
+                    running[number] = _Process(
+                        self.commands[number], self.log(number), at_once, number, heard
+                    )
+                number, line = heard.get()
+                name = f"[{number + 1}/{len(self.steps)}] " if at_once > 1 else ""
+                if line is not None:
+                    if not self.steps[number].show:  # which comes in one piece
+                        self.say(f"  {name}| {line}", style="dim")
+                    continue
+                ended = running.pop(number)
+                status = ended.finish()
+                if status != 0:
+                    self._explain(number, status)
+                    return status
+                self.seconds[number] = ended.seconds
+                _save_done(self.out, self.commands, self.seconds)
+                if self.steps[number].show:
+                    self.say(ended.log.read_text(encoding="utf-8").rstrip())
+                self.say(f"  {name}done in {_clock(ended.seconds)}")
+        finally:
+            _stop(list(running.values()))
         return 0
 
     def _ready(self, waiting: Sequence[int]) -> list[int]:
@@ -384,27 +382,6 @@ def _stop(running: Sequence[_Process]) -> None:
     finally:
         for process in running:
             process.kill()
-
-
-@contextlib.contextmanager
-def _ended_by_signals() -> Iterator[None]:
-    """Let a signal that would end this process do so in order, as Ctrl-C does: the commands,
-    which have groups of their own, would not hear of it.
-    """
-
-    def end(number: int, _: object) -> None:
-        raise SystemExit(128 + number)
-
-    before = {}
-    if threading.current_thread() is threading.main_thread():
-        for number in (signal.SIGTERM, signal.SIGHUP):
-            if signal.getsignal(number) is signal.SIG_DFL:
-                before[number] = signal.signal(number, end)
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _remove(out: Path, made: Path) -> None:

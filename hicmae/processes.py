@@ -33,6 +33,8 @@ _NEVER, _LARGEST_IN_HEAP = -1, 32 * 2**20
 
 # In collections of the middle generation, each of which comes after 7,000 new objects or more.
 _LATE = 100
+# Signals of which a command that they end says so; its status is 128 + signal.
+ENDING = (signal.SIGTERM, signal.SIGHUP)
 # Beyond the larger of these numbers (of all, and for each core) nobody means to start workers.
 _MOST_WORKERS, _MOST_OF_A_CORE = 64, 16
 
@@ -91,6 +93,45 @@ def num_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+@contextmanager
+def ending_in_order() -> Iterator[None]:
+    """Within it, a signal that would end this process at once ends it as Ctrl-C does, so that what
+    was begun is removed and what was started ends too; one that is ignored stays so.
+
+    Raises: SystemExit: SIGTERM came, or the SIGHUP of a terminal that is gone; 128 + signal.
+    """
+
+    def end(number: int, _: object) -> None:
+        raise SystemExit(128 + number)
+
+    def heed(lost: sys.UnraisableHookArgs) -> None:
+        """What was raised where it reaches nobody, as in a destructor, comes once more."""
+        status = getattr(lost.exc_value, "code", None)
+        if issubclass(lost.exc_type, KeyboardInterrupt):
+            status = 128 + signal.SIGINT
+        elif status not in [128 + number for number in ENDING]:
+            hook(lost)
+            return
+        to = threading.get_ident(), status - 128
+        timers.append(threading.Timer(0.05, signal.pthread_kill, to))
+        timers[-1].start()
+
+    before, hook, timers = {}, sys.unraisablehook, list[threading.Timer]()
+    if threading.current_thread() is threading.main_thread():
+        for number in ENDING:
+            if signal.getsignal(number) is signal.SIG_DFL:
+                before[number] = signal.signal(number, end)
+        sys.unraisablehook = heed
+    try:
+        yield
+    finally:
+        sys.unraisablehook = hook
+        for timer in timers:
+            timer.cancel()
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def is_running(process: int) -> bool:

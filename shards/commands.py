@@ -91,7 +91,7 @@ def build(
     except NothingBuiltError as error:
         print_left_out(console, error.result)
         raise
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit):  # of a signal
         print_line(console, f"{out}: unfinished; the same command goes on from here")
         raise
     print_left_out(console, result)

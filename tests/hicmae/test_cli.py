@@ -8,8 +8,12 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
+import tempfile
+import time
+import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +21,6 @@ from typing import Literal
 
 import pytest
 import torch
-from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from hicmae.__main__ import RENAMED, VERBS, main
 from hicmae.cli import Verb, make_parser
@@ -96,6 +99,9 @@ class _Broken(torch.utils.data.Dataset):
         raise KeyError("a bug")
 
 
+_begun: list[Path] = []  # folders that are to be gone in the end
+
+
 def fail(*, kind: str) -> int:
     """Fail in one of the ways a verb can.
 
@@ -115,8 +121,13 @@ def fail(*, kind: str) -> int:
             raise KeyboardInterrupt
         except KeyboardInterrupt:
             sys.exit(1)
-    if kind == "lightning's SIGTERM":
-        raise SIGTERMException
+    if kind == "SIGTERM that a destructor loses":
+        weakref.finalize(set(), signal.raise_signal, signal.SIGTERM)
+        time.sleep(60)
+    if kind.startswith("SIG"):
+        with tempfile.TemporaryDirectory() as folder:
+            _begun.append(Path(folder))
+            signal.raise_signal(signal.Signals[kind])
     if kind == "bug":
         raise TypeError("a bug")
     if kind.startswith("worker "):
@@ -477,8 +488,13 @@ def test_signals_are_said_and_no_success_though_lightning_has_caught_them(
     for kind in ("interrupt", "lightning's interrupt"):
         assert main(["fail", "--kind", kind]) == 130
         assert capsys.readouterr().err.strip() == "hicmae fail: interrupted"
-    assert main(["fail", "--kind", "lightning's SIGTERM"]) == 143
-    assert capsys.readouterr().err.strip() == "hicmae fail: ended by SIGTERM"
+    for kind in ("SIGTERM", "SIGHUP", "SIGTERM that a destructor loses"):
+        number = signal.Signals[kind.split()[0]]
+        before = signal.signal(number, signal.SIG_DFL)
+        assert main(["fail", "--kind", kind]) == 128 + number
+        assert signal.signal(number, before) == signal.SIG_DFL
+        assert capsys.readouterr().err.strip() == f"hicmae fail: ended by {number.name}"
+    assert not any(folder.exists() for folder in _begun)
 
 
 def test_an_interrupt_of_the_first_imports_is_one_line(tmp_path: Path, repository: Path) -> None:

@@ -16,6 +16,7 @@ import pytest
 
 import hicmae.demo
 from hicmae.demo import Step, _Run
+from hicmae.processes import ending_in_order
 
 
 def run_code(words: list[str]) -> int:
@@ -154,7 +155,7 @@ def test_an_interrupt_ends_all_commands_with_all_they_started(
     before = signal.getsignal(number)
     thread = threading.Thread(target=interrupt)
     thread.start()
-    with pytest.raises(error):
+    with pytest.raises(error), ending_in_order():
         run(tmp_path, *[PARENT.format(folder=str(tmp_path), name=name) for name in "ab"])
     thread.join()
     assert gone(tmp_path, "a", "b")
