@@ -110,8 +110,7 @@ def _make_all(config: CorpusConfig, plans: list[ClipPlan], paths: list[Path]) ->
             return
         # Not forked from here: the caller may hold threads (torch, OpenCV) that a fork would break.
         with ProcessPoolExecutor(workers, forking([__name__]), _begin_worker) as pool:
-            chunk = max(1, min(16, len(plans) // (4 * workers)))
-            for _ in pool.map(_make_clip, plans, paths, [config] * len(plans), chunksize=chunk):
+            for _ in pool.map(_make_clip, plans, paths, [config] * len(plans)):
                 progress.advance(task)
 
 

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -251,20 +252,24 @@ def test_faces_are_found_by_the_detector(yunet_file: Path) -> None:
 
 
 @pytest.mark.slow
-def test_no_process_of_a_killed_command_stays(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_no_process_of_a_killed_command_stays(tmp_path: Path, number: signal.Signals) -> None:
     words = ["shards", "synthesize", "--out", str(tmp_path), "--takes", "50", "--workers", "2"]
     command = subprocess.Popen([sys.executable, "-m", "hicmae", *words], start_new_session=True)
     try:
         while not list(tmp_path.glob("clips/*/*.mp4")):
             assert command.poll() is None
             time.sleep(0.1)
-        command.kill()
-        command.wait()
-        time.sleep(5.0)
+        command.send_signal(number)
+        assert command.wait() == (-number if number == signal.SIGKILL else 128 + number)
+        with suppress(ProcessLookupError):  # the group has no process any more
+            for _ in range(600):
+                os.killpg(command.pid, 0)
+                time.sleep(0.1)
+            pytest.fail("a process stays")
     finally:
-        left = True
-        try:
+        with suppress(ProcessLookupError):
             os.killpg(command.pid, signal.SIGKILL)
-        except ProcessLookupError:  # the group has no process any more
-            left = False
-    assert not left
+    made = [path for path in tmp_path.rglob("clips/*/*") if path.is_file()]
+    assert len(made) < 16  # no more was begun
+    assert number == signal.SIGKILL or {path.suffix for path in made} == {".mp4"}
