@@ -239,7 +239,10 @@ def naming(path: Path, hidden: str = "\0") -> Iterator[None]:
         if below and Path(said).is_relative_to(path.parent) and below[0].startswith(hidden):
             said = str(path.joinpath(*below[1:]))
         if error.errno is not None:
-            error.filename = said
+            try:
+                error.filename = said
+            except AttributeError:  # PyAV's have a name that cannot be changed
+                raise OSError(error.errno, os.strerror(error.errno), said) from error
         raise
     except Exception as error:
         # safetensors tells the number of an error; torch.save, of which file nothing else is known.

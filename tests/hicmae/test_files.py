@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import av
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -111,13 +112,15 @@ def test_what_killed_processes_left_of_a_folder_is_removed_and_what_others_write
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full is Linux's")
-@pytest.mark.parametrize("library", ["torch", "safetensors"])
+@pytest.mark.parametrize("library", ["torch", "safetensors", "av"])
 def test_what_libraries_wrap_is_an_error_of_the_system_again(tmp_path: Path, library: str) -> None:
     def write() -> None:
         with whole_file(tmp_path / "weights") as beside:
             if library == "torch":
                 beside.symlink_to("/dev/full")
                 torch.save({"a": torch.zeros(100_000)}, beside)
+            elif library == "av":
+                av.open(beside)
             else:
                 beside.mkdir()
                 save_file({"a": torch.zeros(10)}, beside)
