@@ -228,6 +228,23 @@ def test_shares_have_their_own_axis_and_who_is_not_sure_says_so(page: Any) -> No
     assert found[5:] == ["b 0.60", "not sure", *told]
 
 
+def test_a_long_caption_is_in_lines_and_none_is_cut_off(page: Any) -> None:
+    """Of several heads the first was out of sight."""
+    found = page.execute_async_script("""
+        const done = arguments[0];
+        import("/charts.js").then(({ frameFace }) => {
+          for (const id of ["result", "stage-area"]) document.getElementById(id).hidden = false;
+          const box = document.getElementById("box"), screen = box.parentElement;
+          screen.style.cssText = "width: 400px; height: 300px";
+          done([0.2, 0.8].flatMap((x) => [0.15, 0.7].flatMap((y) => {
+            frameFace(box, [x, y, 0.2, 0.2, 0], "heads: joy; ".repeat(9), "#fff");
+            const [label, all] = [box.children[0], screen].map((e) => e.getBoundingClientRect());
+            return [label.left - all.left, label.top - all.top, all.right - label.right];
+          })));
+        });""")
+    assert min(found) > -4
+
+
 def test_a_corrupt_clip_is_named_with_its_cause_and_the_page_goes_on(
     page: Any, clips_dir: Path
 ) -> None:

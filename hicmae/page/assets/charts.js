@@ -188,13 +188,14 @@ export function frameFace(box, [x, y, width, height, angle], caption, colour) {
   box.style.setProperty("--colour", colour);
   const [label] = box.children;
   label.textContent = caption;
-  // From the side where there is more room.
+  // From the side where there is more room, in lines as long as that is.
   label.style.left = x < 0.5 ? "-3px" : "auto";
   label.style.right = x < 0.5 ? "auto" : "-3px";
+  label.style.maxWidth = `${100 * ((x < 0.5 ? 1 - x : x) + width / 2) / width}%`;
   // Inside the box, and inside the picture, where there is no room above it.
-  const top = y - height / 2;
-  label.style.bottom = top < 0.08 ? "auto" : "100%";
-  label.style.top = top < 0.08 ? `${100 * Math.max(-top, 0) / height}%` : "auto";
+  const top = y - height / 2, above = top * box.parentElement.clientHeight >= label.offsetHeight;
+  label.style.bottom = above ? "100%" : "auto";
+  label.style.top = above ? "auto" : `${100 * Math.max(-top, 0) / height}%`;
 }
 
 /** What is said in one line, and in which colour: the answer, all real values, or what several
