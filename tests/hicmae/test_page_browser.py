@@ -315,6 +315,22 @@ def test_an_error_about_something_else_leaves_the_recording_in_work_in_sight(
     assert not part(page, "working").is_displayed()
 
 
+def test_a_file_that_is_gone_when_it_is_sent_is_named(page: Any, tmp_path: Path) -> None:
+    """Or a folder that was dropped: the program was said not to answer."""
+    page.execute_script("""document.addEventListener("change", (event) => {
+      window.taken = event.target.files[0];
+      event.stopImmediatePropagation();
+    }, { capture: true, once: true });""")
+    file = write_sound(tmp_path / "gone.wav", talk(1.0), 48000)
+    part(page, "file").send_keys(str(file))
+    file.unlink()
+    page.execute_script("""const dataTransfer = new DataTransfer();
+    dataTransfer.items.add(taken);
+    document.dispatchEvent(new DragEvent("drop", { dataTransfer, cancelable: true }));""")
+    assert settled(page) == "error"
+    assert text(page, "error").startswith("gone.wav cannot be read: ")
+
+
 def test_what_the_browser_cannot_play_is_shown_still(page: Any, clips_dir: Path) -> None:
     assert give(page, clips_dir / "talking" / "1001_DFA_ANG_XX.flv") == "result"
     until(page, lambda: part(page, "unplayable").is_displayed())

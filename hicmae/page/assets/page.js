@@ -52,6 +52,9 @@ async function give(file) {
   form.append("file", file, file.name);
   try {
     await given;
+    await file.stream().getReader().read().catch(() => {  // else no answer of the program's
+      throw new Error(`${file.name} cannot be read: it is a folder, or is not there as it was.`);
+    });
     mine.id = (await ask("/api/jobs", { method: "POST", body: form, signal })).id;
     while (true) {
       const status = await ask(`/api/jobs/${mine.id}`, { signal });
