@@ -331,6 +331,39 @@ def test_a_file_that_is_gone_when_it_is_sent_is_named(page: Any, tmp_path: Path)
     assert text(page, "error").startswith("gone.wav cannot be read: ")
 
 
+# The browser asks for the camera until ``allow`` is called; ``given`` are the streams then.
+ASK = """const ask = navigator.mediaDevices.getUserMedia.bind(navigator.mediaDevices);
+window.given = [];
+const asked = new Promise((resolve) => { window.allow = resolve; });
+navigator.mediaDevices.getUserMedia = async (wanted) => {
+  const stream = await ask(wanted);
+  given.push(stream);
+  await asked;
+  return stream;
+};"""
+
+
+@pytest.mark.parametrize(("begin", "end"), [("live", "live-stop"), ("record-video", "record-drop")])
+def test_no_camera_stays_on_that_was_asked_for_once_too_often_or_is_not_wanted_any_more(
+    page: Any, begin: str, end: str
+) -> None:
+    page.execute_script(ASK)
+    page.execute_script("document.getElementById(arguments[0]).click()", begin)
+    if begin == "live":
+        part(page, end).click()
+    page.execute_script("document.getElementById(arguments[0]).click()", begin)  # a double click
+    until(page, lambda: page.execute_script("return given.length > 0"))
+    page.execute_script("allow()")
+    until(page, part(page, end).is_displayed)
+    time.sleep(1.0)
+    part(page, end).click()
+    live = (
+        "return given.flatMap((s) => s.getTracks()).filter((t) => t.readyState === 'live').length"
+    )
+    until(page, lambda: page.execute_script(live) == 0)
+    assert not part(page, "error").is_displayed()
+
+
 def test_what_the_browser_cannot_play_is_shown_still(page: Any, clips_dir: Path) -> None:
     assert give(page, clips_dir / "talking" / "1001_DFA_ANG_XX.flv") == "result"
     until(page, lambda: part(page, "unplayable").is_displayed())

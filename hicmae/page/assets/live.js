@@ -32,10 +32,11 @@ class Source {
         : `Camera or microphone cannot be used (${problem.name}).`);
     }
     for (const track of this.stream.getTracks()) {
+      if (this.ended) track.stop();  // it was stopped while the browser asked
       track.addEventListener("ended", () => { this.ended = true; });
     }
-    if (wanted.video) await this.see();
-    if (wanted.audio) await this.hear();
+    if (wanted.video && !this.ended) await this.see();
+    if (wanted.audio && !this.ended) await this.hear();
   }
 
   async see() {
@@ -127,7 +128,11 @@ export class LiveView {
     at("live-box").hidden = true;
     at("live-video").parentElement.hidden = !model.modalities.includes("video");
     legend(at("live-legend"), model.labels);
-    await source.start();
+    try {
+      await source.start();
+    } catch (problem) {
+      if (this.source === source) throw problem;
+    }
     const windows = [], delays = [];
     let due = now();
     while (this.source === source) {

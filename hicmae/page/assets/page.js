@@ -346,8 +346,10 @@ function record() {
       else at("file").focus();
     },
   });
+  const buttons = [at("record-video"), at("record-audio")];
   const begin = async (picture) => {
     fail("");
+    for (const button of buttons) button.disabled = true;  // while the browser asks
     try {
       await recorder.start({ picture, preview: at("preview"), maxSeconds: model?.max_seconds ?? 60 });
       at("recording").hidden = false;
@@ -356,6 +358,7 @@ function record() {
     } catch (problem) {
       fail(problem.message);
     }
+    for (const button of buttons) button.disabled = false;
   };
   at("record-video").addEventListener("click", () => begin(true));
   at("record-audio").addEventListener("click", () => begin(false));
