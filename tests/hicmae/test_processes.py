@@ -13,6 +13,7 @@ import platform
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -314,3 +315,38 @@ def test_elsewhere_than_on_linux_processes_are_spawned(monkeypatch: pytest.Monke
     assert processes.forking().get_start_method() == "forkserver"
     monkeypatch.setattr("sys.platform", "darwin")
     assert processes.forking().get_start_method() == "spawn"
+
+
+_STARTER = """
+import os, time
+from hicmae.processes import end_with_starter, forking
+
+def work():
+    end_with_starter(lambda: os._exit(1))
+    print(os.getpid(), flush=True)
+    time.sleep(600)
+
+if __name__ == "__main__":
+    forking(["json"]).Process(target=work).start()
+    time.sleep(600)
+"""
+
+
+def test_a_process_ends_with_the_one_that_asked_for_it_however_that_ended(tmp_path: Path) -> None:
+    """Those that draw reports and render clips do."""
+    script = tmp_path / "script.py"
+    script.write_text(_STARTER)
+    words = [sys.executable, str(script)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    with subprocess.Popen(words, env=environment, stdout=subprocess.PIPE) as starter:
+        assert starter.stdout is not None
+        worker = int(starter.stdout.readline())
+        starter.kill()
+        starter.wait()
+        for _ in range(600):
+            if not processes.is_running(worker):
+                break
+            time.sleep(0.1)
+        else:
+            os.kill(worker, signal.SIGKILL)
+            pytest.fail("it lives on")
