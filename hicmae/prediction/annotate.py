@@ -110,7 +110,7 @@ class DrawnTrack:
 
 @dataclass(frozen=True, kw_only=True)
 class AnnotateRequest:
-    """What to draw, each face or the sound, into a copy of which video, an MP4 file ``out``."""
+    """What to draw: ``tracks``, faces or the sound, over the video ``path``, as the MP4 ``out``."""
 
     path: Path
     out: Path
