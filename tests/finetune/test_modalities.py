@@ -30,7 +30,7 @@ from tests.support.finetune_fixtures import (
     labels_of,
     run_tiny,
 )
-from tests.support.testing_fixtures import CPU, drawn_figures
+from tests.support.testing_fixtures import CPU
 
 MACHINE = CPU | {"batch_size": 9}
 FEW = PerturbationConfig(swaps=3, snr_db=(20.0, -20.0), picture_sd=(50.0,), missing_shares=(0.5,))
@@ -40,8 +40,7 @@ FEW = PerturbationConfig(swaps=3, snr_db=(20.0, -20.0), picture_sd=(50.0,), miss
 def finished(tmp_path_factory: pytest.TempPathFactory, trained: Path) -> Path:
     """A copy of the run with its modality report."""
     run = shutil.copytree(trained / "run", tmp_path_factory.mktemp("finished") / "run")
-    with drawn_figures():
-        modalities(source=run, perturb=FEW, **MACHINE)
+    modalities(source=run, perturb=FEW, **MACHINE)
     return run
 
 
@@ -85,8 +84,14 @@ def test_a_swap_is_read_both_ways(finished: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("drawn")
 def test_the_page_says_what_is_lost_with_its_rule(finished: Path) -> None:
-    text = (finished / "modalities" / "modalities.md").read_text()
+    page = finished / "modalities" / "modalities.md"
+    text = page.read_text()
+    # Made again from the file alone, now with its figures.
+    page.unlink()
+    write_modality_page(finished / "modalities")
+    assert page.read_text() == text
     for part in ("sound swapped", "picture noise, sd 50 of 255", "missing frames, 50%", "lost UAR"):
         assert part in text
     for part in ("sound or picture (redundancy)", "both together (synergy), at least"):
@@ -100,10 +105,6 @@ def test_the_page_says_what_is_lost_with_its_rule(finished: Path) -> None:
     own = (finished / "report.md").read_text()
     assert "## What each modality is worth" in own
     assert "](modalities/figures/importance.png)" in own
-    # Made again from the file alone.
-    (finished / "modalities" / "modalities.md").unlink()
-    write_modality_page(finished / "modalities")
-    assert (finished / "modalities" / "modalities.md").read_text() == text
 
 
 def predicted(key: int, said: int) -> Prediction:
