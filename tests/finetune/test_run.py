@@ -350,8 +350,10 @@ def test_a_fold_that_has_lost_predictions_is_refused_and_a_run_says_so(train: Tr
 
 
 @pytest.mark.parametrize("name", ["predictions.jsonl", "config.yaml", "sections/notes.md"])
-def test_a_file_of_a_run_that_is_no_text_is_named(name: str, train: Train) -> None:
-    out = train(once=True)
+def test_a_file_of_a_run_that_is_no_text_is_named(
+    name: str, finished: Path, tmp_path: Path
+) -> None:
+    out = shutil.copytree(finished, tmp_path / "run")
     (out / name).parent.mkdir(exist_ok=True)
     for damage in (b"\xff", b"\0")[: 2 if name == "config.yaml" else 1]:
         (out / name).write_bytes(damage)

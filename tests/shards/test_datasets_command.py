@@ -302,15 +302,15 @@ def test_a_table_is_not_replaced_by_its_manifest(
     assert default.read_bytes() == before
 
 
-@pytest.mark.parametrize("option", ["--out", "--missing"])
 def test_a_list_of_the_dataset_is_not_replaced(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     TREES["werewolf-xl"](tmp_path)
     labels = (tmp_path / "labels.csv").read_text()
-    assert run("werewolf-xl", tmp_path, option, tmp_path / "labels.csv") == 2
-    assert "labels.csv: is a file of the dataset, which it would" in capsys.readouterr().err
-    assert (tmp_path / "labels.csv").read_text() == labels
+    for option in ("--out", "--missing"):
+        assert run("werewolf-xl", tmp_path, option, tmp_path / "labels.csv") == 2
+        assert "labels.csv: is a file of the dataset, which it would" in capsys.readouterr().err
+        assert (tmp_path / "labels.csv").read_text() == labels
     (tmp_path / "openface/01_01_101/01_01_101_aligned/frame_det_00_000001.bmp").unlink()
     for name in ("list.csv", "list.csv", "list.tsv", "list.tsv", "list.jsonl", "list.jsonl"):
         options = ("--out", tmp_path / name, "--missing", tmp_path / "absent.txt")
