@@ -450,7 +450,10 @@ def _others(out: Path, config: FinetuneConfig | None) -> str:
         if then and then.get(name) != value and name.partition(".")[0] not in _IDLE
     ]
     changed[4:] = ["…"] if changed[4:] else []
-    return "; ".join(changed) or f"see {path}: the benchmark, the shards or the checkpoint changed"
+    return "; ".join(changed) or (
+        f"see {path}: the benchmark, the shards or the checkpoint changed, or the fold was copied"
+        " from another run"
+    )
 
 
 def _joint_problems(config: FinetuneConfig, benchmark: Benchmark) -> list[str]:

@@ -111,7 +111,8 @@ def sound_stream(
     stream = container.streams.best("audio", related=container.streams.best("video"))
     if stream is None or stream.codec_context is None:
         found = ", ".join(sorted({stream.type for stream in container.streams}))
-        raise MediaError("no-sound", path, f"no sound stream (found {found or 'no streams'})")
+        wanted = "no sound stream that can be decoded" if "audio" in found else "no sound stream"
+        raise MediaError("no-sound", path, f"{wanted} (found {found or 'no streams'})")
     return stream
 
 
