@@ -13,6 +13,7 @@ Shape letters: B clips, N samples, C outputs, K classes, emotions or ordered lev
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
@@ -118,6 +119,11 @@ def answers(heads: Sequence[HeadLabels], values: np.ndarray) -> dict[str, str]:
 def said(heads: Sequence[HeadLabels], values: np.ndarray) -> str:
     """The same in one line: each head, a colon, and its answer; "" without heads."""
     return "; ".join(f"{name}: {answer}" for name, answer in answers(heads, values).items())
+
+
+def of_unit(metric: str) -> bool:
+    """Whether a score is in the label's unit, so of any size: ``mse``, ``head.mse_target``."""
+    return re.search(r"(^|\.)mse(_|$)", metric) is not None
 
 
 def head_values(outputs: Tensor, kind: str) -> Tensor:

@@ -8,8 +8,6 @@ Shape letters: N samples, K classes, D target dimensions.
 
 from __future__ import annotations
 
-import re
-
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
@@ -23,11 +21,6 @@ from torchmetrics.functional.classification import (
     multilabel_f1_score,
 )
 from torchmetrics.functional.regression import concordance_corrcoef, pearson_corrcoef
-
-
-def of_unit(metric: str) -> bool:
-    """Whether a score is in the label's unit, so of any size: ``mse``, ``head.mse_target``."""
-    return re.search(r"(^|\.)mse(_|$)", metric) is not None
 
 
 def classification_metrics(

@@ -33,7 +33,7 @@ from finetune.scores import Scores
 from finetune.selection import CHOSEN_ON_TEST
 from hicmae.figures import plain_words
 from hicmae.files import whole_file, write_text
-from hicmae.metrics import of_unit
+from hicmae.heads import of_unit
 from hicmae.terminal import plain_console
 
 if TYPE_CHECKING:

@@ -28,8 +28,7 @@ from torch import Tensor, nn
 from hicmae.config import from_dict, to_dict
 from hicmae.encoder import AudioVisualEncoder
 from hicmae.files import file_sha256, whole_file, whole_folder
-from hicmae.heads import HeadLabels, output_names
-from hicmae.metrics import of_unit
+from hicmae.heads import HeadLabels, of_unit, output_names
 from hicmae.settings import ModelConfig, raise_all
 
 FORMAT_VERSION = 1
