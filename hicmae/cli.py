@@ -319,6 +319,7 @@ class _Parser(ArgumentParser):
     def format_help(self, formatter: argparse.HelpFormatter | None = None) -> str:
         """The example is not wrapped, so that it can be copied."""
         text = super().format_help(formatter) if formatter else super().format_help()
+        text = re.sub(r"<class\s+'([\w.]+)'>", r"\1", text)  # jsonargparse's word for some types
         return f"{text}\nexample:\n  {self.example}\n" if self.example else text
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:

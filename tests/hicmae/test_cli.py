@@ -538,6 +538,7 @@ def test_every_verb_documents_every_option_and_ends_with_an_example_that_it_woul
     shown = capsys.readouterr().out
     assert f"usage: hicmae {name} " in shown
     assert shown.endswith(f"\nexample:\n  {verb.example}\n")
+    assert "<class" not in shown
     parser = make_parser(name, verb)
     assert [action.dest for action in parser.options().values() if not action.help] == []
     assert verb.example.startswith(f"hicmae {name}")
