@@ -117,6 +117,34 @@ def load_model_config(name_or_path: str | Path) -> ModelConfig:
     return from_dict(ModelConfig, load_yaml(path), str(path))
 
 
+def choose_model(model: str | dict[str, Any] = "base") -> ModelConfig:
+    """Turn a ``model`` setting into sizes.
+
+    Args: model: A name out of ``configs/model/`` or a YAML file; or a mapping of sizes, in which
+        ``size`` is the name or file to start from and the others change it. Without ``size`` every
+        size must be given: a change must know what it changes.
+
+    Raises:
+        ValueError: An unknown name, key or value, or changes without ``size``.
+        FileNotFoundError: No such file.
+    """
+    if isinstance(model, str):
+        return load_model_config(model)
+    changes = _typed(model)
+    size = changes.pop("size", None)
+    if size is None:
+        fields = [item.name for item in dataclasses.fields(ModelConfig)]
+        missing = [name for name in fields if name not in changes]
+        if missing:
+            raise ValueError(
+                f"model: {', '.join(changes)} given, but not what to start from; name a size with "
+                "--model.size (tiny, small, base, or a YAML file)"
+            )
+        return from_dict(ModelConfig, changes, "model")
+    start = to_dict(load_model_config(str(size)))
+    return from_dict(ModelConfig, merged(start, changes), "model")
+
+
 def leaves(tree: Mapping[str, Any], at: str = "") -> Iterator[tuple[str, Any]]:
     """Settings by their dotted names: ``optimizer.betas``, ``(0.9, 0.999)``."""
     for name, value in tree.items():
@@ -171,26 +199,31 @@ def from_dict(cls: type[Settings], data: Mapping[str, Any], where: str) -> Setti
     return built
 
 
-def from_options(cls: type[Settings], options: Mapping[str, Any]) -> Settings:
-    """Take out of a verb's options those that are a run's."""
-    names = [item.name for item in dataclasses.fields(cls)]  # type: ignore[arg-type]
-    return cls(**{name: options[name] for name in names})
-
-
-def with_options_of(settings: type[Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def with_options_of(
+    settings: type[Any], **made: Callable[[Any], Any]
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Replace the parameter ``config`` of a command by one option for each field of ``settings``.
 
     So names, kinds, defaults and texts of the options are written once; they stand where ``config``
     and its text stood.
 
-    Args: settings: A dataclass; its docstring and those of its bases have their Args.
+    Args:
+        settings: A dataclass; its docstring and those of its bases have their Args.
+        made: What makes a field of an option that is typed in another form: kind and default of
+            such an option are those of this function's parameter.
     """
     fields, hints = dataclasses.fields(settings), get_type_hints(settings)
+    forms = {
+        name: next(iter(inspect.signature(make, eval_str=True).parameters.values()))
+        for name, make in made.items()
+    }
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
         def command_of_fields(**given: Any) -> Any:
-            config = settings(**{f.name: given.pop(f.name) for f in fields if f.name in given})
-            return command(config=config, **given)
+            values = {f.name: given.pop(f.name) for f in fields if f.name in given}
+            for name, make in made.items():
+                values[name] = make(values.get(name, forms[name].default))
+            return command(config=settings(**values), **given)
 
         own = inspect.signature(command, eval_str=True)
         options = list(own.parameters.values())
@@ -198,10 +231,13 @@ def with_options_of(settings: type[Any]) -> Callable[[Callable[..., Any]], Calla
         del options[place]
         for number, f in enumerate(fields, start=place):
             # Not of an object: making one may import what help need not wait for.
-            made = f.default if f.default_factory is dataclasses.MISSING else f.default_factory()
-            made = empty if made is dataclasses.MISSING else made
+            start = f.default if f.default_factory is dataclasses.MISSING else f.default_factory()
+            start = empty if start is dataclasses.MISSING else start
             kind, hint = inspect.Parameter.KEYWORD_ONLY, hints[f.name]
-            options.insert(number, inspect.Parameter(f.name, kind, default=made, annotation=hint))
+            option = inspect.Parameter(f.name, kind, default=start, annotation=hint)
+            if f.name in forms:
+                option = forms[f.name].replace(name=f.name, kind=kind)
+            options.insert(number, option)
         docs = (inspect.getdoc(each) or "" for each in reversed(settings.__mro__))
         parts = (doc.partition("Args:\n")[2].partition("\n\n")[0].rstrip() for doc in docs)
         texts = "\n".join(filter(None, parts)).replace("``", "")
@@ -324,6 +360,18 @@ for _side in (_Loader, _Dumper):
         re.compile(r"^[-+]?[0-9]+(?:\.[0-9]*)?[eE][-+]?[0-9]+$"),
         list("-+0123456789"),
     )
+
+
+def _typed(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """The command line leaves what is nested deeper than one level as text."""
+    return {
+        name: _typed(value)
+        if isinstance(value, Mapping)
+        else yaml.safe_load(value)
+        if isinstance(value, str)
+        else value
+        for name, value in tree.items()
+    }
 
 
 def _is_default(obj: Any, item: dataclasses.Field[Any]) -> bool:

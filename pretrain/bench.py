@@ -112,11 +112,11 @@ def bench_step(
         write_figures,
     )
     from hicmae.blocks import set_bf16_residual
+    from hicmae.config import choose_model
     from hicmae.devices import choose_device, device_name, resolve_precision
     from hicmae.pretraining import HiCMAE
     from hicmae.transforms import ClipTransform
     from pretrain.against import check_checkout, time_against
-    from pretrain.plan import choose_model
 
     if min((batch_size, steps, *batch_sizes)) < 1 or warmup < 0 or processes < 2:
         raise ValueError(

@@ -8,25 +8,24 @@ from __future__ import annotations
 import dataclasses
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from rich.console import Console
 from rich.table import Table
 
 from hicmae import __version__
 from hicmae.bench import step_flops
 from hicmae.blocks import set_bf16_residual, set_grad_checkpointing
-from hicmae.config import from_dict, load_model_config, merged, to_dict
+from hicmae.config import to_dict
 from hicmae.devices import choose_device, cuda_problem, resolve_precision
 from hicmae.masks import num_hidden
 from hicmae.pretraining import HiCMAE
 from hicmae.run_logging import wandb_mode
-from hicmae.settings import ModelConfig, raise_all
+from hicmae.settings import raise_all
 from pretrain.checkpoints import Resumption, compare_settings, find_resumption, foreign, held_run
 from pretrain.data import Survey, mixing_notes, open_stream, survey
 from pretrain.footprint import footprint, measure_network, reader_bytes
@@ -165,34 +164,6 @@ def make_plan(config: PretrainConfig, *, resume: bool, chosen: str | None = None
         probed=probe_data(config.probe, config.data, config.model.input),
         stream=open_stream(config, world_size=processes.world_size),
     )
-
-
-def choose_model(model: str | dict[str, Any]) -> ModelConfig:
-    """Turn a ``model`` setting into sizes.
-
-    Args: model: A name out of ``configs/model/`` or a YAML file; or a mapping of sizes, in which
-        ``size`` is the name or file to start from and the others change it. Without ``size`` every
-        size must be given: a change must know what it changes.
-
-    Raises:
-        ValueError: An unknown name, key or value, or changes without ``size``.
-        FileNotFoundError: No such file.
-    """
-    if isinstance(model, str):
-        return load_model_config(model)
-    changes = _parsed(model)
-    size = changes.pop("size", None)
-    if size is None:
-        fields = [item.name for item in dataclasses.fields(ModelConfig)]
-        missing = [name for name in fields if name not in changes]
-        if missing:
-            raise ValueError(
-                f"model: {', '.join(changes)} given, but not what to start from; name a size with "
-                "--model.size (tiny, small, base, or a YAML file)"
-            )
-        return from_dict(ModelConfig, changes, "model")
-    start = to_dict(load_model_config(str(size)))
-    return from_dict(ModelConfig, merged(start, changes), "model")
 
 
 def show(plan: Plan, console: Console, *, clips_per_second: float | None, may_exist: bool) -> None:
@@ -429,15 +400,3 @@ def _nearest_folder(path: Path) -> Path:
 
 def _gib(count: int) -> str:
     return f"{count / 2**30:.2f} GiB"
-
-
-def _parsed(tree: Mapping[str, Any]) -> dict[str, Any]:
-    """The command line leaves what is nested deeper than one level as text."""
-    return {
-        name: _parsed(value)
-        if isinstance(value, Mapping)
-        else yaml.safe_load(value)
-        if isinstance(value, str)
-        else value
-        for name, value in tree.items()
-    }

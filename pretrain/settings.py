@@ -182,9 +182,29 @@ class ProbeConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainConfig:
-    """All settings of a run; ``pretrain.run.pretrain`` says what each one means.
+    """All settings of a run.
 
-    Here stand the defaults, for the command too.
+    Args:
+        data: Where the clips come from and how they are read.
+        out: The run folder.
+        model: Size of the network: a name out of configs/model (tiny, small, base) or a YAML file;
+            or --model.size with one of these, and changes such as --model.fusion_depth 1.
+        objective: Masks, weights and ablations.
+        augment: Random changes to the clips.
+        optimizer: AdamW and its schedule.
+        steps: Optimizer steps of the whole run; null: epochs.
+        epochs: Passes over the data, where steps is null; each of the whole steps that it has.
+        accumulate: Batches whose gradients are averaged into one optimizer step.
+        device: auto (CUDA where it can be used), cpu, cuda (each process takes one) or cuda:1.
+        precision: auto: bf16-mixed where the machine computes in bfloat16, else 32-true.
+        workers: Reading processes of each training process; 0 reads in the training process.
+        max_skipped_steps: Optimizer steps that may be left out, in the whole run, because the loss
+            or a gradient was not finite; with one more the run stops, saved, at its next row.
+        hardware: What the training runs on.
+        log: What is written, and how often.
+        probe: Retrieval and linear probes on held-out shards while the run goes on.
+        wandb: Logging to Weights & Biases, beside metrics.csv.
+        seed: Of the weights, the order of the data, the crops and the masks.
     """
 
     data: DataConfig

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 
 from hicmae import processes
-from hicmae.config import load_model_config, to_dict
+from hicmae.config import choose_model, load_model_config, to_dict
 from hicmae.pretraining import HiCMAE
 from hicmae.run_logging import WandbConfig
 from hicmae.settings import ModelConfig
-from pretrain.plan import _bytes_on_disk, _held_bytes, choose_model, make_plan
+from pretrain.plan import _bytes_on_disk, _held_bytes, make_plan
 from pretrain.settings import (
     Counts,
     DataConfig,

@@ -11,8 +11,7 @@ import pytest
 
 from hicmae.__main__ import VERBS
 from hicmae.cli import make_parser
-from hicmae.config import config_root, load_model_config, load_yaml
-from pretrain.plan import choose_model
+from hicmae.config import choose_model, config_root, load_model_config, load_yaml
 from pretrain.settings import PretrainConfig, count_steps
 
 CLIPS = 1_091_581  # usable ones of VoxCeleb2's development set
