@@ -448,7 +448,7 @@ def level_figure(importance: Importance, path: Path, *, title: str) -> None:
         axes.set_title(kind.replace("-", " "), fontsize=11)
         if panel == 1:
             axes.set_ylabel(metric_name(leading))
-        axes.legend(fontsize=9, loc="lower left", frameon=False)
+        axes.legend(fontsize=9, loc="best", frameon=False)
         doc.plain(axes)
     doc.save(figure, path)
 
