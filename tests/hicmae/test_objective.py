@@ -48,6 +48,18 @@ def test_contrast_is_the_symmetric_cross_entropy() -> None:
     assert result.loss.item() == pytest.approx(numpy_contrast(video.numpy(), audio.numpy()))
     assert same.accuracy.item() == 1
     assert swapped.accuracy.item() == 0
+    # Each video's nearest is its own sound; the second sound's nearest is the first video.
+    corners = torch.eye(2), torch.tensor([[1.0, 0.0], [1.0, 0.1]])
+    for pair in (corners, corners[::-1]):
+        assert contrasts([pair], temperature=TEMPERATURE)[0].accuracy.item() == 0.75
+
+
+def test_contrast_has_all_the_digits_of_float32_also_where_a_network_computes_in_bfloat16() -> None:
+    video, audio = (part.bfloat16() for part in features())
+    with torch.autocast("cpu", torch.bfloat16):
+        (half,) = contrasts([(video, audio)], temperature=TEMPERATURE)
+    wanted = numpy_contrast(video.float().numpy(), audio.float().numpy())
+    assert half.loss.item() == pytest.approx(wanted)
 
 
 def test_clips_that_are_not_there_are_nobodys_negatives_and_have_no_gradient() -> None:
