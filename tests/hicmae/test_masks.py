@@ -49,6 +49,7 @@ def test_published_mask_counts() -> None:
     assert num_hidden(100, 0.9) == 90
     assert num_hidden(128, 0.8) == 102
     assert num_hidden(10, 0.1) == 1  # the fewest
+    assert num_hidden(100, 0.899) == num_shared(100, 0.899) == 89  # rounded down
     assert num_hidden(100, 0.29) == num_shared(100, 0.29) == 29  # 28.999… in floating point
 
 

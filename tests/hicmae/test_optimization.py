@@ -61,6 +61,11 @@ def test_parameter_groups_leave_out_what_is_frozen(tiny_model_config: ModelConfi
     assert decay == {name: 0.1 * (dimensions[name] > 1) for name in names}
     own = dict(network.named_parameters())
     assert all(a is own[n] for g in groups for a, n in zip(g["params"], g["names"], strict=True))
+    both = EmotionModel(tiny_model_config, EmotionConfig(num_outputs=3))
+    groups = parameter_groups(both, learning_rate=0.3, weight_decay=0.1, layer_decay=0.5)
+    scale = {name: group["lr_scale"] for group in groups for name in group["names"]}
+    assert all(scale[name] == scale[name.replace("video", "audio")] for name in scale)
+    assert all(group["lr"] == 0.3 * group["lr_scale"] for group in groups)
     even = parameter_groups(network, learning_rate=0.3, weight_decay=0.1)
     assert {(group["lr"], group["lr_scale"]) for group in even} == {(0.3, 1.0)}
 

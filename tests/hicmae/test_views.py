@@ -110,4 +110,5 @@ def test_views_are_named_and_crops_lie_where_their_names_say() -> None:
         room, middle = 1 - crop.side, (1 - crop.side) / 2
         top = 0 if "top" in name else room if "bottom" in name else middle
         left = 0 if "left" in name else room if "right" in name else middle
+        assert crop.side == (1 if name in ("whole", "mirrored") else 0.875)
         assert (crop.left, crop.top, crop.mirrored) == (left, top, "mirrored" in name), name
