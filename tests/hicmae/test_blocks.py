@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from hicmae import blocks, fused
-from hicmae.blocks import Block, CrossBlock
+from hicmae.blocks import Block, CrossBlock, DropPath
 from hicmae.emotion import EmotionConfig, EmotionModel, clip_values
 from hicmae.fused import PackedLinear, can_pack, suits
 from hicmae.settings import ModelConfig
@@ -171,6 +171,28 @@ def test_without_gradients_a_layer_says_what_it_says_with_them(
     assert not found.requires_grad
     for expected in (trained, plain):
         torch.testing.assert_close(found, expected, atol=0.03, rtol=0.03)
+
+
+def test_stochastic_depth_leaves_clips_out_one_by_one_and_keeps_the_mean() -> None:
+    torch.manual_seed(0)
+    path, branch = DropPath(0.2), torch.ones(4000, 2, 3)
+    kept = path(branch)
+    assert kept.flatten(1).unique(dim=0).tolist() == [[0.0] * 6, [1.25] * 6]
+    assert kept.mean().item() == pytest.approx(1, abs=0.04)  # five standard deviations
+    assert torch.equal(path.eval()(branch), branch)
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+def test_each_branch_of_a_layer_is_left_out_by_a_draw_of_its_own(bf16: bool) -> None:
+    torch.manual_seed(0)
+    layer = CrossBlock(8, 2, mlp_ratio=2, eps=1e-6, drop_path=0.5)
+    for branch, bias in ((layer.cross_attention, 10.0), (layer.attention, 100.0), (layer.mlp, 1.0)):
+        for name, weight in branch.named_parameters():
+            nn.init.constant_(weight, bias if name in ("out.bias", "fc2.bias") else 0.0)
+    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        said = layer(torch.zeros(200, 3, 8), torch.zeros(200, 2, 8))[:, 0, 0]
+    # twice what each adds, where it is not left out
+    assert set(said.tolist()) == {a + b + c for a in (0, 20) for b in (0, 200) for c in (0, 2)}
 
 
 def test_squared_errors_are_those_of_float32_and_their_gradients_of_bfloat16() -> None:
