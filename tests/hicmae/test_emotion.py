@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +121,23 @@ def test_an_absent_modality_is_zeros_before_the_norm(tiny_model_config: ModelCon
     assert not torch.equal(network(video, None), network(video, fbank))
 
 
+def test_a_new_network_has_the_published_first_weights_epsilon_and_stochastic_depth(
+    tiny_model_config: ModelConfig,
+) -> None:
+    network = model(replace(tiny_model_config, encoder_depth=3, fusion_depth=3))
+    encoder, fusion = network.encoder, network.encoder.fusion
+    for blocks in (encoder.video.blocks, encoder.audio.blocks, fusion.video, fusion.audio):
+        assert [getattr(block.drop_path, "rate", 0.0) for block in blocks] == [0, 0.05, 0.1]
+    for part in network.modules():
+        if isinstance(part, nn.LayerNorm):
+            assert part.eps == 1e-6
+    for part in encoder.modules():
+        if isinstance(part, nn.Linear):
+            assert part.weight.std().item() == pytest.approx(0.02, rel=0.1)
+            assert part.bias is None or not part.bias.any()
+    assert network.head.bias.any()  # PyTorch's own
+
+
 def test_values_of_clips_have_the_temperature_and_the_unit_that_are_given(
     tiny_model_config: ModelConfig,
 ) -> None:
@@ -129,7 +146,9 @@ def test_values_of_clips_have_the_temperature_and_the_unit_that_are_given(
     shares, said = clip_values(network, *batch, task="classification", temperature=2.0)
     torch.testing.assert_close(shares, (logits / 2).softmax(dim=1))
     torch.testing.assert_close(said, logits)
-    values, _ = clip_values(network, *batch, task="regression", mean=mean, std=std)
+    values, _ = clip_values(
+        network, *batch, task="regression", mean=mean, std=std, temperature=2.0
+    )  # of classes alone
     torch.testing.assert_close(values, logits * std + mean)
 
 
@@ -243,6 +262,8 @@ def test_a_registered_fusion_is_trained_and_travels(
     ("settings", "message"),
     [
         ({"num_outputs": 0}, "num_outputs = 0"),
+        ({"constants": (2,)}, r"constants = \(2,\) of 2 outputs"),
+        ({"drop_path": 1.0}, r"drop_path = 1.0 \(must lie in \[0, 1\)\)"),
         ({"fusion": "hierarchic"}, "'hierarchic' is unknown; did you mean 'hierarchical'"),
         ({"fusion": "toy", "fusion_settings": {"bios": 1}}, "unknown key 'bios'"),
         ({"fusion_settings": {"bias": 1}}, "fusion_settings: unknown key 'bias'"),

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from hicmae import pretraining
 from hicmae.blocks import CrossBlock, set_grad_checkpointing, sinusoid_positions
@@ -36,6 +37,22 @@ def test_parameter_counts_are_the_published_ones(
     found = [sum(p.numel() for p in network.parameters()) / 1e6 for network in networks]
     # The page gives one digit; tiny's pretraining count, 22.75, is given cut instead of rounded.
     assert found == pytest.approx([finetuning, pretraining], abs=0.051)
+
+
+def test_first_weights_are_of_the_published_ranges(tiny_model_config: ModelConfig) -> None:
+    torch.manual_seed(0)
+    network = HiCMAE(tiny_model_config)
+    for name, part in network.named_modules():
+        if isinstance(part, nn.Linear):
+            outputs, inputs = part.weight.shape
+            own = name.endswith(".project")  # of PyTorch; others are Xavier's, without biases
+            largest = inputs**-0.5 if own else (6 / (inputs + outputs)) ** 0.5
+            assert 0.98 * largest < part.weight.abs().max() <= largest * (1 + 1e-6), name
+            assert (part.bias is not None and bool(part.bias.any())) == own, name
+        if isinstance(part, nn.LayerNorm):
+            assert part.eps == 1e-6
+    for decoder in (network.video_decoder, network.audio_decoder):
+        assert decoder.mask_token.std().item() == pytest.approx(0.02, rel=0.4)
 
 
 def test_masks_are_drawn_by_the_ratios(tiny_model_config: ModelConfig) -> None:
