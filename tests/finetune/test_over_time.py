@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -45,8 +46,8 @@ from hicmae.checkpoints.checkpoint import load_checkpoint
 from hicmae.checkpoints.networks import average
 from hicmae.emotion import EmotionModel
 from hicmae.files import file_sha256
-from shards.index import TABLE_NAME, read_index
-from shards.reading.random_access import FIRST, SAMPLE, ShardDataset
+from shards.index import TABLE_NAME, Index, read_index
+from shards.reading.random_access import FIRST, SAMPLE, WINDOW, ShardDataset
 from shards.traces import Trace
 from tests.support.finetune_fixtures import Train
 from tests.support.media_files import write_recording
@@ -203,6 +204,35 @@ def test_instants_are_samples_of_the_frames_around_them(traced: Path) -> None:
     times = (begin + np.arange(13)[:, None] + np.arange(4) * 2) / FPS  # of every start
     gaps = drawn["frames"].float().mean(dim=(1, 2, 3)).numpy() - 130 - 100 * brightness(0, times)
     assert np.abs(gaps).max(axis=1).min() < 3
+
+
+def test_an_instant_has_the_frames_about_its_time_and_the_first_who_notes_it() -> None:
+    nobody, count = None, [float(number) for number in range(8)]
+    anna = [*count[:3], nobody, *count[4:]]
+    values = {"valence": {"anna": anna, "ben": [9.0] * 8}, "arousal": {"ben": count[:]}}
+    values["arousal"]["ben"][5] = nobody
+    # Eight instants from -0.2 s on, of a picture from 0 to 1.2 s.
+    told = {"recording": "r", "since": 10.0, "at": -0.2, "hop": 0.2, "num_own": 8, "values": values}
+    row = {"key": "s", "fps": 10.0, "num_frames": 12, "trace": json.dumps(told)}
+    index = Index(table=pandas.DataFrame([row]), info={}, folder=Path("shards"))
+    settings = OverTime(context_seconds=0.4, place=0.25)
+    both = instant_index(index, ["valence", "arousal"], settings, 0.2).table
+    assert both["key"].tolist() == ["r@10.200", "r@10.400", "r@10.600", "r@10.800", "r@11.200"]
+    assert both["valence"].tolist() == [1, 2, 9, 4, 6]
+    assert both[FIRST].tolist() == [0, 1, 3, 5, 8]  # moved into the sample at both ends
+    assert set(both[WINDOW]) == {4}
+    own = instant_index(index, ["valence"], settings, 2.0, annotator="anna").table
+    assert own["valence"].tolist() == own[NUMBER].tolist() == [1, 2, 4, 5, 6]
+    assert set(own[WINDOW]) == {12}  # all there is of a clip
+    for targets, annotator, said in (
+        (["joy"], None, "no trace has a value 'joy'"),
+        (["arousal"], "anna", "no instant has a value of arousal"),
+        (["arousal"], "carl", "nobody of that name"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            instant_index(index, targets, settings, 0.2, annotator=annotator)
+    lags = OverTime(lag_seconds=None, max_lag_seconds=0.2).lags
+    assert lags == pytest.approx([0, 0.04, 0.08, 0.12, 0.16, 0.2])
 
 
 def test_labels_of_strangers_have_no_known_lag(traced: Path) -> None:
