@@ -17,11 +17,12 @@ import io
 import json
 import os
 import re
+import secrets
 import shutil
 import socket
 import tempfile
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import IO, Any, Self, TypeVar
@@ -170,25 +171,31 @@ def whole_folder(folder: Path) -> Iterator[Path]:
     folder.parent.mkdir(parents=True, exist_ok=True)
     hidden = _hidden(folder.name, ".12345678.part-old")
     with naming(folder, hidden):
-        _remove_leftovers(folder.parent, hidden)
-        beside = Path(tempfile.mkdtemp(prefix=f"{hidden}.", suffix=".part", dir=folder.parent))
-        handle = os.open(beside, os.O_RDONLY)
-        try:
+        _mend_leftovers(folder, hidden)
+        beside = folder.with_name(f"{hidden}.{secrets.token_hex(4)}.part")
+        aside = beside.with_name(beside.name + "-old")
+        with ExitStack() as end:  # a signal may come between any two lines
+            end.callback(shutil.rmtree, beside, ignore_errors=True)
+            beside.mkdir(mode=0o700)
+            handle = os.open(beside, os.O_RDONLY)
+            end.callback(os.close, handle)
             with suppress(OSError):  # where there are no locks, nothing is taken for left
                 fcntl.flock(handle, fcntl.LOCK_EX)
             yield beside
             beside.chmod(0o755)
-            if folder.exists():
-                # A folder cannot be replaced in one step: the old one is moved away, then removed.
-                aside = beside.with_name(beside.name + "-old")
+            end.callback(_put_back, aside, folder)
+            if folder.exists():  # cannot be replaced in one step
                 folder.replace(aside)
-                beside.replace(folder)
-                remove(aside)
-            else:
-                beside.replace(folder)
-        finally:
-            os.close(handle)
-            shutil.rmtree(beside, ignore_errors=True)
+            beside.replace(folder)
+
+
+def _put_back(aside: Path, folder: Path) -> None:
+    """Of a folder that was moved away: to its place if nothing came there, else it is removed."""
+    with suppress(OSError):
+        if folder.exists():
+            remove(aside)
+        else:
+            aside.replace(folder)
 
 
 def remove(path: Path) -> None:
@@ -199,14 +206,21 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _remove_leftovers(parent: Path, hidden: str) -> None:
-    """Remove what ``whole_folder`` was killed over; who is at work holds a lock on his own."""
-    for path in parent.glob(f"{glob.escape(hidden)}.????????.part*"):
+def _mend_leftovers(folder: Path, hidden: str) -> None:
+    """Remove what ``whole_folder`` was killed over, or put it back if it is all there is of the
+    folder; who is at work holds a lock on his own.
+    """
+    for path in sorted(folder.parent.glob(f"{glob.escape(hidden)}.????????.part*")):
+        if path.suffix == ".part-old" and path.with_suffix(".part").exists():
+            continue  # of one who is at work
         with suppress(OSError):
             handle = os.open(path, os.O_RDONLY)
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(path, ignore_errors=True)
+                if path.suffix == ".part-old":
+                    _put_back(path, folder)
+                else:
+                    shutil.rmtree(path, ignore_errors=True)
             finally:
                 os.close(handle)
 

@@ -6,6 +6,7 @@ import itertools
 import os
 import signal
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import torch
 from safetensors.torch import save_file
 
 from hicmae.files import telling_name, whole_file, whole_folder
+from hicmae.processes import ending_in_order
 from hicmae.settings import ModelConfig
 from tests.support.build_fixtures import run_here
 from tests.support.media_files import write_sound
@@ -109,6 +111,35 @@ def test_what_killed_processes_left_of_a_folder_is_removed_and_what_others_write
             assert beside.exists()
         assert (folder / "a").read_text() == kind
         assert [path.name for path in tmp_path.iterdir()] == ["a[1].mp4"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_folder_that_is_there_outlives_an_end_between_the_renames(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    folder, replace = tmp_path / "a.b", Path.replace
+
+    def end(path: Path, target: Path) -> Path:
+        if target == folder and path.name.endswith(".part"):
+            monkeypatch.undo()
+            os.kill(os.getpid(), number)
+        return replace(path, target)
+
+    with whole_folder(folder) as beside:
+        (beside / "a").write_text("old")
+    child = os.fork()
+    if not child:
+        monkeypatch.setattr(Path, "replace", end)
+        with suppress(SystemExit), ending_in_order(), whole_folder(folder) as beside:
+            (beside / "a").write_text("new")
+        os._exit(0)
+    os.waitpid(child, 0)
+    if number == signal.SIGTERM:
+        assert [path.name for path in tmp_path.iterdir()] == ["a.b"]
+    with pytest.raises(KeyError), whole_folder(folder):
+        raise KeyError
+    assert (folder / "a").read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["a.b"]
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full is Linux's")
