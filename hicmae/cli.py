@@ -107,9 +107,9 @@ def dispatch(
         reads what it says, 143 ended by SIGTERM, 129 by the end of its terminal.
     """
     debug = os.environ.get("HICMAE_DEBUG", "") not in ("", "0")
-    settle()
     name = ""
     try:
+        settle()
         if words[:1] == ["--version"]:
             print(f"hicmae {__version__}")
             return 0

@@ -483,8 +483,12 @@ def test_a_module_of_the_users_that_is_in_the_way_is_named(tmp_path: Path, room:
 
 
 def test_signals_are_said_and_no_success_though_lightning_has_caught_them(
-    capsys: pytest.CaptureFixture[str],
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    with monkeypatch.context() as patch:  # before its words are read
+        patch.setattr("hicmae.cli.settle", lambda: fail(kind="interrupt"))
+        assert main(["fail"]) == 130
+        assert capsys.readouterr().err.strip() == "hicmae: interrupted"
     for kind in ("interrupt", "lightning's interrupt"):
         assert main(["fail", "--kind", kind]) == 130
         assert capsys.readouterr().err.strip() == "hicmae fail: interrupted"
