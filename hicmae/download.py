@@ -8,8 +8,8 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-from hicmae.files import file_sha256, locked
-from hicmae.terminal import one_line
+from hicmae.files import file_sha256, locked, naming
+from hicmae.terminal import EVERYWHERE, one_line
 
 OFFLINE_VARIABLE = "HICMAE_OFFLINE"
 _TIMEOUT_SECONDS = 20.0
@@ -39,7 +39,8 @@ def fetch(url: str, path: Path, *, sha256: str) -> Path:
         sha256: Its digest, hexadecimal.
 
     Raises: DownloadError: The server does not answer or has no such file, the connection broke off
-        again and again, or another file came; then nothing is kept of it.
+        again and again, or another file came; then nothing is kept of it. OSError: the file
+        cannot be written.
     """
     part = path.with_name(f"{path.name}.part")
     with locked(path.with_name(f"{path.name}.lock")):
@@ -52,6 +53,9 @@ def fetch(url: str, path: Path, *, sha256: str) -> Path:
                 why = one_line(str(error.reason))
                 raise DownloadError(f"{url}: HTTP status {error.code} ({why})") from None
             except (OSError, http.client.HTTPException) as error:
+                if getattr(error, "errno", None) in EVERYWHERE:
+                    with naming(path):
+                        raise
                 # URLError, timeouts, resets and answers that break off; what came is kept.
                 if attempt == _ATTEMPTS:
                     reason = one_line(str(getattr(error, "reason", None) or error))

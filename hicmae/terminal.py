@@ -25,6 +25,11 @@ if TYPE_CHECKING:
 _USER_ERRORS = (ValueError, OSError)
 # Errors of the system that only a wrong program can cause.
 _OWN_FAULTS = {errno.EBADF, errno.EFAULT, errno.ENOTSOCK, errno.ECHILD, errno.ESPIPE}
+# Those that the next recording, or another attempt, would meet too.
+EVERYWHERE = {
+    getattr(errno, name)
+    for name in ("ENOSPC", "EDQUOT", "EROFS", "EIO", "ESTALE", "EMFILE", "ENFILE", "ENOMEM")
+}
 # What to do about an error of the system, where its own words do not say it.
 _REMEDIES = {
     errno.EACCES: "its owner can allow it with `chmod`; or use another place",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import errno
 import json
 import math
 import sys
@@ -20,18 +19,13 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from hicmae.config import to_dict, with_options_of
 from hicmae.files import check_replaceable, whole_file
 from hicmae.prediction.messages import StageProgress, WindowConfig
-from hicmae.terminal import plain_console, printable, user_message
+from hicmae.terminal import EVERYWHERE, plain_console, printable, user_message
 
 if TYPE_CHECKING:
     from hicmae.prediction.results import Prediction, TrackSummary
     from hicmae.prediction.timelines import Owned
 
 OUTCOMES = "outcomes.csv"
-# Errors of the system that the next recording would meet too.
-_EVERYWHERE = {
-    getattr(errno, name)
-    for name in ("ENOSPC", "EDQUOT", "EROFS", "EIO", "ESTALE", "EMFILE", "ENFILE", "ENOMEM")
-}
 _MOST_TRACKS = 6
 _STAGES = {
     "faces": "finding faces",
@@ -224,7 +218,7 @@ def predict(
                         asked=asked_of.get(recording.path),
                     )
                 except (PredictionError, OSError) as error:
-                    if getattr(error, "errno", None) in _EVERYWHERE:
+                    if getattr(error, "errno", None) in EVERYWHERE:
                         raise
                     missing = isinstance(error, FileNotFoundError)
                     cause = getattr(error, "cause", "missing-file" if missing else "not-written")

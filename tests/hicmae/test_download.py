@@ -112,6 +112,17 @@ def test_a_server_that_keeps_breaking_off_is_given_up_and_its_bytes_are_kept(
     assert fetch(server.url, tmp_path / "network.onnx", sha256=SHA256).read_bytes() == CONTENT
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full is Linux's")
+def test_a_full_disk_is_named_and_nothing_is_asked_for_again(
+    server: Server, tmp_path: Path
+) -> None:
+    (tmp_path / "network.onnx.part").symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left") as error:
+        fetch(server.url, tmp_path / "network.onnx", sha256=SHA256)
+    assert error.value.filename == str(tmp_path / "network.onnx")
+    assert len(server.asked) == 1
+
+
 def test_another_file_is_refused_and_nothing_of_it_is_kept(server: Server, tmp_path: Path) -> None:
     server.content = b"<html>log in first</html>"
     with pytest.raises(DownloadError, match=r"another file came: sha256 .* \(25 bytes\), expected"):
