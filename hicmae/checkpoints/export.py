@@ -48,9 +48,11 @@ def export_torch(checkpoint: Checkpoint, out: Path) -> Exported:
     program = torch.export.export(
         network, network.example(2), dynamic_shapes=network.dynamic_shapes(), strict=False
     )
-
+    # Not to the file itself: where the disk is full its writer ends the process (PyTorch 2.14).
+    held = io.BytesIO()
+    torch.export.save(program, held, extra_files={"config.json": _config_text(checkpoint)})
     with whole_file(out, suffix=".pt2") as path:
-        torch.export.save(program, path, extra_files={"config.json": _config_text(checkpoint)})
+        path.write_bytes(held.getbuffer())
         with _quiet():
             loaded = torch.export.load(path).module()
         return _compare(network, loaded, path, out, tolerance=TOLERANCE)
@@ -242,6 +244,7 @@ def _onnx_runner(path: Path) -> Callable[..., Tensor]:
     """The same file as a function, run by onnxruntime on the CPU."""
     import onnxruntime
 
+    onnxruntime.disable_telemetry_events()  # its builds for some systems have it on
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     names = [item.name for item in session.get_inputs()]
 
