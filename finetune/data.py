@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import Any, Literal
 
 import numpy as np
@@ -326,12 +327,37 @@ class EpochOrder(Sampler[int]):
         self.epoch = epoch
 
 
+class StepLoader(DataLoader[Any]):
+    """Batches; or, where their clips count by what the others of an optimizer step are, all of a
+    step read before the first is given.
+
+    Attributes:
+        count: Batches of a step; none: nothing is read ahead.
+    """
+
+    count: int | None = None
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:  # type: ignore[override]
+        """Batches; of steps, with "number", which of its step it is, and "step", of each batch
+        "sample", "seen" and "heard" as it has them, and whether it has "video" and "fbank"."""
+        batches = super().__iter__()
+        while self.count and (ahead := deque(islice(batches, self.count))):
+            step = [
+                {name: batch[name].numpy() for name in ("sample", "seen", "heard") if name in batch}
+                | {"video": "frames" in batch, "fbank": "waveform" in batch}
+                for batch in ahead
+            ]
+            for number in range(len(step)):
+                yield ahead.popleft() | {"step": step, "number": number}
+        yield from batches
+
+
 def part_of(number: int, share: Share) -> range:
     """The part of ``number`` items that a process handles: each item is in one part alone."""
     return range(number * share.rank // share.of, number * (share.rank + 1) // share.of)
 
 
-def training_loader(plan: Plan, rows: pd.DataFrame, share: Share = _ALL) -> Loader:
+def training_loader(plan: Plan, rows: pd.DataFrame, share: Share = _ALL) -> StepLoader:
     """Shuffled clips, one a sample and epoch, each at a random place.
 
     A last step of fewer clips is left out unless it is the only one: it would be as long as that
@@ -340,7 +366,7 @@ def training_loader(plan: Plan, rows: pd.DataFrame, share: Share = _ALL) -> Load
     """
     config = plan.config
     size, seed, accumulate = config.recipe.batch_size, config.seed, config.accumulate
-    return DataLoader(
+    return StepLoader(
         _dataset(plan, rows, views="train", seed=seed, on_bad=config.trainer.on_bad),
         batch_size=size // share.of,
         sampler=EpochOrder(

@@ -137,6 +137,8 @@ def _work(plan: Plan, fold: Fold, share: Share, trial: WandbRun | None = None) -
         )
     kind = FinetuneModule if choice is None else JudgedModule
     module = kind(plan, sides.train, steps_per_epoch=steps)
+    if config.trainer.on_bad == "skip" or not module.all_known:
+        loader.count = accumulate
     saved = _saved(plan, fold)
     saver = EpochSaver(saved, every=config.trainer.save_every)
     shown = choose_samples(fold.test, config.seed)

@@ -150,12 +150,18 @@ def combined(
     return total, {name: value.detach() for name, value in values.items()}
 
 
+def fewest(terms: Sequence[Term]) -> int:
+    """How many clips with a label a loss needs: of the batch, 2."""
+    return 2 if any(term.loss.of_batch for term in terms) else 1
+
+
 def combined_heads(
     heads: Sequence[tuple[str, float, slice, Sequence[Term]]],
     outputs: Tensor,
     targets: Tensor,
     known: Tensor,
     class_weights: Mapping[str, Tensor],
+    shares: Tensor | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The weighted sum of the losses of several heads, each over the clips that have its label.
 
@@ -164,23 +170,23 @@ def combined_heads(
         outputs, targets: (B, C) of all heads.
         known: (B, H) bool, who has the label of which.
         class_weights: By head, as of ``combined``.
+        shares: (H,) further factors, of one batch of several; none: 1.
 
-    Returns: the sum, 0-d, with a gradient (0 of a head whose label no clip has, or one clip alone
-        where the loss is of the batch); by head, and of sums ``HEAD.TERM``, the values without.
+    Returns: the sum, 0-d, with a gradient (0 of a head of whose clips there are not the
+        ``fewest``); by head, and of sums ``HEAD.TERM``, the values without.
     """
     import torch
 
     losses, told = [], {}
     for number, (name, weight, place, terms) in enumerate(heads):
         rows = known[:, number].nonzero().flatten()
-        least = 2 if any(term.loss.of_batch for term in terms) else 1
-        if len(rows) < least:
+        if len(rows) < fewest(terms):
             losses.append(0.0 * outputs[:, place].sum())
             continue
         own, parts = combined(
             terms, outputs[rows, place], targets[rows, place], class_weights.get(name)
         )
-        losses.append(weight * own)
+        losses.append(weight * own if shares is None else weight * shares[number] * own)
         told[name] = own.detach()
         if len(parts) > 1:
             told |= {f"{name}.{term}": value for term, value in parts.items()}

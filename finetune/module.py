@@ -5,10 +5,11 @@ Shape letters: B batch, C classes, D real-valued targets.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections import Counter
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor
 
 from finetune.data import balanced_weights, target_moments, training_targets
-from finetune.losses import combined, combined_heads
+from finetune.losses import combined, combined_heads, fewest
 from finetune.mixing import alike, mix_batch
 from finetune.plan import Plan
 from finetune.processes import from_all
@@ -27,7 +28,7 @@ from hicmae.checkpoints.checkpoint import load_encoder
 from hicmae.devices import send
 from hicmae.emotion import EmotionModel, by_presence, outputs_to_values
 from hicmae.graphs import Recorded
-from hicmae.objective.losses import all_rows
+from hicmae.objective.losses import all_rows, equal_rows
 from hicmae.optimization import parameter_groups, warmup_cosine
 from hicmae.transforms import ClipTransform
 from shards.schema import named_counts
@@ -35,6 +36,22 @@ from shards.schema import named_counts
 Batch = dict[str, Any]
 # Shares of a blend add up to 1 but for rounding.
 WHOLE = 1 - 1e-5
+
+
+class Weight(NamedTuple):
+    """What a batch counts in its optimizer step.
+
+    Attributes:
+        num_clips: Of all processes.
+        share: Factor on the loss: its clips over the mean of the batches of the step.
+        heads: (H,) further factors, on the losses of heads whose label some clips lack.
+        seed: Of what is drawn for mixing; none: drawn with everything else.
+    """
+
+    num_clips: int
+    share: float
+    heads: Tensor | None = None
+    seed: int | None = None
 
 
 class FinetuneModule(pl.LightningModule):
@@ -80,6 +97,7 @@ class FinetuneModule(pl.LightningModule):
         self.last_epoch_loss: float | None = None
         self.shown_loss = math.nan
         self.num_used = 0  # clips of all processes since the last optimizer step
+        self._weights: list[Weight] = []  # of the batches of this step
         means, deviations, self.notes = target_moments(plan.benchmark, rows)
         mean, std = torch.from_numpy(means), torch.from_numpy(deviations)
         targets, notes = training_targets(plan.benchmark, rows, config.recipe, mean, std)
@@ -156,54 +174,49 @@ class FinetuneModule(pl.LightningModule):
         """Turn bytes into the network's input, on the device, outside of autocast."""
         for cause, count in (batch.get("skipped") or {}).items():
             self.skipped[cause] = self.skipped.get(cause, 0) + count
-        if batch.keys() <= {"skipped"}:  # all of them
-            return self._stand_in() if self.trainer.world_size > 1 else {}
+        if batch.get("number") == 0:
+            self._weights = self._weigh(batch["step"])
+        if batch.keys() <= {"skipped", "step", "number"}:  # all of them
+            return self._stand_in(batch["number"]) if self.trainer.world_size > 1 else {}
         wanted = self.model.emotion.modalities.split("-")
         sources = {"video": "frames", "audio": "waveform"}
         absent = [name for key, name in sources.items() if key not in wanted]
         video, fbank = self.transform(
             {key: value for key, value in batch.items() if key not in absent}
         )
-        names = ("sample", "view", "seen", "heard")
+        names = ("sample", "view", "seen", "heard", "number")
         kept = {key: batch[key] for key in names if key in batch}
         return kept | {"video": video, "fbank": fbank}
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
         """Mix, predict, and compare. Returns: the loss, 0-d; None of a batch without clips.
 
-        Of several processes one without clips takes part with a gradient of zero, and the others'
-        count for more; a step in which none has any is left out.
+        Of several processes one without clips takes part with a gradient of zero. A clip counts
+        the same in whichever batch of a step it is, of whichever process; a step in which none has
+        any is left out.
         """
         if not batch:
             return None
         video, fbank = batch["video"], batch["fbank"]
+        number = batch.get("number")
+        weight = None if number is None else self._weights[number]
         if "sample" in batch:
-            own = targets = self.targets[batch["sample"]]
-            mixing = self.plan.config.mixing
-            kinds = {head.kind for head in self.benchmark.every_head}
-            seen, heard = _presence(batch)
-            if "regression" not in kinds or mixing.regression:
-                other = None
-                if seen is not None and heard is not None:
-                    other = send(alike(seen, heard), targets.device)
-                video, fbank, targets = mix_batch(video, fbank, targets, mixing, neighbour=other)
-            if video is not None and fbank is not None:
-                seen, heard = self._dropped(seen, heard, len(own))
-            if seen is None or heard is None:
-                outputs = (self._recorded or self.model)(video, fbank).float()
-            else:
-                outputs = by_presence(self.model, video, fbank, seen, heard).float()
-                if not mixing.audio:  # a clip that is heard alone was not mixed
-                    targets = torch.where(send(seen, targets.device)[:, None], targets, own)
+            own = self.targets[batch["sample"]]
+            with _draws_of(weight):
+                video, fbank, targets, seen, heard = self._mixed(
+                    video, fbank, own, *_presence(batch)
+                )
+            network = self.model if seen is not None else self._recorded or self.model
+            outputs = by_presence(network, video, fbank, seen, heard).float()
         else:
             outputs = self.model(video, fbank).float()
             targets = self.targets[:0]
         size = len(targets)
-        total, share = self._shared(size)
+        total = size * self.trainer.world_size if weight is None else weight.num_clips
         self.num_used += total
         if not total:
             return (outputs * 0).sum()
-        loss, terms = self._loss(outputs, targets)
+        loss, terms = self._loss(outputs, targets, None if weight is None else weight.heads)
         self.log(
             "loss_epoch",
             loss,
@@ -213,8 +226,7 @@ class FinetuneModule(pl.LightningModule):
             batch_size=size,
             sync_dist=True,  # at the epoch's end
         )
-        # A loss of the gathered clips is that of all already.
-        loss = loss if self._gathers or share == 1 else loss * share
+        loss = loss if weight is None or weight.share == 1 else loss * weight.share
         # The host waits for the device, and processes for each other, where a row is due alone.
         every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         if self.trainer.is_last_batch or (self.global_step + 1) % every == 0:
@@ -295,6 +307,31 @@ class FinetuneModule(pl.LightningModule):
         self.skipped = dict(checkpoint["skipped"]) if self.global_rank == 0 else {}
         self.last_epoch_loss = checkpoint["last_epoch_loss"]
 
+    def _mixed(
+        self,
+        video: Tensor | None,
+        fbank: Tensor | None,
+        own: Tensor,
+        seen: Tensor | None,
+        heard: Tensor | None,
+    ) -> tuple[Tensor | None, Tensor | None, Tensor, Tensor | None, Tensor | None]:
+        """Clips as they are trained on, with their targets and which of them keep what.
+
+        Args: own: (B, C) targets before. seen, heard: As of ``_presence``.
+        """
+        mixing, targets = self.plan.config.mixing, own
+        kinds = {head.kind for head in self.benchmark.every_head}
+        if "regression" not in kinds or mixing.regression:
+            other = None
+            if seen is not None and heard is not None:
+                other = send(alike(seen, heard), own.device)
+            video, fbank, targets = mix_batch(video, fbank, own, mixing, neighbour=other)
+        if video is not None and fbank is not None:
+            seen, heard = self._dropped(seen, heard, len(own))
+        if seen is not None and not mixing.audio:  # a clip that is heard alone was not mixed
+            targets = torch.where(send(seen, own.device)[:, None], targets, own)
+        return video, fbank, targets, seen, heard
+
     def _dropped(
         self, seen: Tensor | None, heard: Tensor | None, size: int
     ) -> tuple[Tensor | None, Tensor | None]:
@@ -309,7 +346,9 @@ class FinetuneModule(pl.LightningModule):
             heard = heard & ~(single & (draws[:, 1] >= 0.5))
         return seen, heard
 
-    def _loss(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def _loss(
+        self, outputs: Tensor, targets: Tensor, shares: Tensor | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of a batch and, of a sum, its terms; of all processes' where they share a batch.
 
         A correlation is of the batch and no mean over clips, so outputs are gathered, with their
@@ -324,7 +363,7 @@ class FinetuneModule(pl.LightningModule):
             known = targets[:, outputs.shape[1] :] > WHOLE
             weights = {name: each.to(outputs.device) for name, each in self.head_weights.items()}
             targets = targets[:, : outputs.shape[1]]
-            return combined_heads(self.head_losses, outputs, targets, known, weights)
+            return combined_heads(self.head_losses, outputs, targets, known, weights, shares)
         total, terms = combined(self.terms, outputs, targets, self.class_weights)
         return total, terms if len(terms) > 1 else {}
 
@@ -335,26 +374,64 @@ class FinetuneModule(pl.LightningModule):
         # The mean over clips that have a label is of all processes' clips too.
         return (of_batch or not self.all_known) and self.trainer.world_size > 1
 
-    def _shared(self, size: int) -> tuple[int, float]:
-        """The clips of all processes, and this one's over the mean of them.
+    @torch.no_grad()
+    def _weigh(self, step: Sequence[Batch]) -> list[Weight]:
+        """What the batches of an optimizer step count, of which a loss is the mean over each.
 
-        Hosts tell each other, but only where clips may be skipped: else all have as many.
+        A collective call. What clips have no label of a head after mixing is known in advance, by
+        drawing here what will be drawn then.
+
+        Args: step: As of ``StepLoader``, of this process.
         """
-        world_size = self.trainer.world_size
-        if world_size == 1 or self.plan.config.trainer.on_bad == "raise":
-            return size * world_size, 1.0
-        total = sum(from_all(size))
-        return total, size * world_size / max(total, 1)
+        sizes = np.array(from_all([len(batch.get("sample", ())) for batch in step]))
+        totals, everyone = sizes.sum(axis=0), max(int(sizes.sum()), 1)
+        # A loss of the gathered clips is that of all processes already.
+        own = totals[None] if self._gathers else sizes
+        shares = own[self.global_rank % len(own)] * own.size / everyone
+        weights = [Weight(*of) for of in zip(totals.tolist(), shares.tolist(), strict=True)]
+        if self.all_known or len(step) == 1:
+            return weights
+        seeds = torch.randint(2**62, (len(step),)).tolist()
+        weights = [each._replace(seed=seed) for each, seed in zip(weights, seeds, strict=True)]
+        counts = torch.stack([self._known(*of) for of in zip(step, weights, strict=True)])  # (k, H)
+        counts = equal_rows(counts[None]).sum(dim=0)
+        for head, (*_, terms) in enumerate(self.head_losses):
+            counts[:, head] *= counts[:, head] >= fewest(terms)
+        # The share of clips with a label in a batch, over that in the step.
+        density = counts.sum(dim=0).clamp(min=1) / everyone
+        heads = counts / counts.new_tensor(totals).clamp(min=1)[:, None] / density
+        return [each._replace(heads=of) for each, of in zip(weights, heads, strict=True)]
 
-    def _stand_in(self) -> Batch:
+    def _known(self, batch: Batch, weight: Weight) -> Tensor:
+        """How many clips of a batch of a step will have the label of each head, (H,) float32."""
+        num_outputs = self.benchmark.num_outputs
+        if "sample" not in batch:
+            return self.targets.new_zeros(self.targets.shape[1] - num_outputs)
+        own = self.targets[batch["sample"]]
+        blank = {
+            name: like.expand(len(own), *like.shape[1:]) for name, like in self._blank(1).items()
+        }
+        video, fbank = (blank[name] if batch[name] else None for name in ("video", "fbank"))
+        with _draws_of(weight):
+            targets = self._mixed(video, fbank, own, *_presence(batch))[2]
+        return (targets[:, num_outputs:] > WHOLE).sum(dim=0).float()
+
+    def _stand_in(self, number: int) -> Batch:
         """A black, silent clip, for a process whose own were all skipped; nothing counts it."""
-        size, wanted = self.plan.model.input, self.model.emotion.modalities
-        side = size.image_size
-        video = torch.zeros(1, 3, size.num_frames, side, side, device=self.device)
-        fbank = torch.zeros(1, size.fbank_frames, size.mel_bins, device=self.device)
+        wanted = self.model.emotion.modalities
+        names = {"video": "video", "fbank": "audio"}
+        clips = {
+            key: like if names[key] in wanted else None for key, like in self._blank(3).items()
+        }
+        return clips | {"number": number}
+
+    def _blank(self, channels: int) -> dict[str, Tensor]:
+        """A black, silent clip."""
+        size, device = self.plan.model.input, self.device
+        shape = 1, channels, size.num_frames, size.image_size, size.image_size
         return {
-            "video": video if "video" in wanted else None,
-            "fbank": fbank if "audio" in wanted else None,
+            "video": torch.zeros(shape, device=device),
+            "fbank": torch.zeros(1, size.fbank_frames, size.mel_bins, device=device),
         }
 
     def _finite(self, loss: Tensor) -> float:
@@ -366,6 +443,17 @@ class FinetuneModule(pl.LightningModule):
                 " lower optimizer.learning_rate or set optimizer.clip_norm"
             )
         return value
+
+
+@contextlib.contextmanager
+def _draws_of(weight: Weight | None) -> Iterator[None]:
+    """Draw from the seed of a batch, if it has one, and leave the other draws alone."""
+    if weight is None or weight.seed is None:
+        yield
+        return
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(weight.seed)
+        yield
 
 
 def _presence(batch: Batch) -> tuple[Tensor | None, Tensor | None]:

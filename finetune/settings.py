@@ -279,8 +279,9 @@ class FinetuneConfig:
             the epoch that is best on the test side, which every number then carries. null: last.
         validation_share: Share of the training side that inner-validation keeps out of training.
         epochs: Passes over the training side; null: the benchmark's, or else 50.
-        accumulate: Batches whose gradients are averaged into one optimizer step; of an epoch, what
-            does not fill a last step is left out.
+        accumulate: Batches whose gradients are averaged into one optimizer step, in which each clip
+            that is there and has a label counts alike (loss ccc is of the clips of one batch); of
+            an epoch, what does not fill a last step is left out.
         recipe: What is trained and how it is tested.
         optimizer: AdamW and its schedule.
         mixing: Mixup and cutmix.

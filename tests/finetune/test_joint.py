@@ -95,6 +95,7 @@ TAGS = Head(name="tags", kind="multilabel", label="tags", classes=("dark", "brig
 SHARES = Head(name="shares", kind="distribution", classes=("joy", "calm"), columns=("joy", "calm"))
 LEVEL = Head(name="level", kind="ordinal", label="level", classes=("little", "some", "much"))
 ALL = Benchmark(name="all", task="joint", heads=(EMOTION, VALUES, TAGS, SHARES, LEVEL))
+PARTLY = Benchmark(name="partly", task="joint", heads=(EMOTION, VALUES, LEVEL))
 CHANGES = {number: everything(number) for number in range(24)}
 
 

@@ -12,7 +12,7 @@ import torch
 
 from finetune.data import check_modalities
 from finetune.mixing import alike, mix_batch
-from finetune.module import FinetuneModule
+from finetune.module import WHOLE, FinetuneModule
 from finetune.record import read_run
 from finetune.settings import MixingConfig
 from finetune.testing.machine import load_tested, make_machine, sample_views
@@ -20,6 +20,7 @@ from hicmae.checkpoints.checkpoint import load_checkpoint
 from hicmae.emotion import by_presence
 from hicmae.views import ViewGrid
 from shards.index import read_index
+from tests.finetune.test_joint import CHANGES, PARTLY
 from tests.support.finetune_fixtures import Train, all_notes, write_labelled_shards
 
 BLIND, MUTE = (2, 3, 6, 10, 16), 8
@@ -42,9 +43,9 @@ def test_samples_that_lack_a_modality_are_trained_on_counted_and_scored_apart(
             shown.append(seen)
         return by_presence(network, video, fbank, seen, heard)
 
-    def compare(module: FinetuneModule, outputs: torch.Tensor, targets: torch.Tensor) -> Any:
-        wanted.append(targets.amax(dim=1) / module.targets.max())
-        return loss(module, outputs, targets)
+    def compare(module: FinetuneModule, *given: Any) -> Any:
+        wanted.append(given[1].amax(dim=1) / module.targets.max())
+        return loss(module, *given)
 
     monkeypatch.setattr("finetune.module.by_presence", ask)
     monkeypatch.setattr(FinetuneModule, "_loss", compare)
@@ -69,6 +70,31 @@ def test_samples_that_lack_a_modality_are_trained_on_counted_and_scored_apart(
     said = {item.key: item.views for item in run.units}
     for key, found in zip(rows["key"], views, strict=True):
         assert found == pytest.approx(np.array(said[key]), abs=1e-5), key
+
+
+def test_what_has_no_label_after_mixing_is_known_before_the_first_batch_of_a_step(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: list[tuple[torch.Tensor, torch.Tensor]] = []
+    loss = FinetuneModule._loss
+
+    def count(
+        module: FinetuneModule, outputs: torch.Tensor, targets: torch.Tensor, shares: torch.Tensor
+    ) -> Any:
+        found.append(((targets[:, outputs.shape[1] :] > WHOLE).sum(dim=0), shares))
+        return loss(module, outputs, targets, shares)
+
+    monkeypatch.setattr(FinetuneModule, "_loss", count)
+    on = write_labelled_shards(tmp_path / "mixture", mute=MUTE, blind=BLIND, changes=CHANGES)
+    mixing = MixingConfig(probability=0.5, regression=True)
+    recipe = {"batch_size": 3, "modality_dropout": 0.3}
+    options: Any = {"folds": "1", "epochs": 4, "accumulate": 2, "mixing": mixing}
+    train(PARTLY, on=on, recipe=recipe, **options)
+    known, shares = (torch.stack(each).unflatten(0, (-1, 2)) for each in zip(*found, strict=True))
+    whole = known.sum(dim=1, keepdim=True)
+    assert len(whole) == 8
+    assert 0 < (known < 3).sum() < known.numel()
+    assert torch.allclose(shares, 2 * known / whole.clamp(min=1))
 
 
 def test_what_needs_both_names_the_first_sample_that_lacks_one(mixture: Path) -> None:

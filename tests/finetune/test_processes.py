@@ -8,7 +8,6 @@ import json
 import math
 import multiprocessing
 import os
-import shutil
 import signal
 import time
 from datetime import timedelta
@@ -34,8 +33,9 @@ from hicmae.checkpoints.checkpoint import load_checkpoint
 from hicmae.settings import AugmentConfig
 from shards.index import read_index
 from tests.finetune.test_joint import ALL as JOINT
-from tests.finetune.test_joint import CHANGES
+from tests.finetune.test_joint import CHANGES, PARTLY
 from tests.support.finetune_fixtures import (
+    BENCHMARK,
     VALUES,
     Train,
     all_notes,
@@ -150,37 +150,41 @@ def test_two_processes_give_the_metrics_of_one(
 
 
 @pytest.mark.slow
-def test_two_processes_leave_out_the_clips_that_one_does(
-    shards: Path, tmp_path: Path, train: Train
+@pytest.mark.parametrize(("benchmark", "changes"), [(BENCHMARK, None), (PARTLY, CHANGES)])
+def test_a_clip_counts_the_same_however_a_step_is_split(
+    benchmark: Benchmark, changes: Any, tmp_path: Path, train: Train
 ) -> None:
-    """Of batches of two clips some have one, for which a process has none, and some have none."""
-    broken = shutil.copytree(shards, tmp_path / "broken")
+    """Of batches and processes some have fewer clips that can be read, or have a label, and some
+    none at all.
+    """
+    broken = write_labelled_shards(tmp_path / "broken", changes=changes)
     table = read_index(broken).table
-    training = table[table["fold"] == 2]
-    damage_pictures(broken, training.iloc[:8])
-    runs = [
+    damage_pictures(broken, table[table["fold"] == 2].iloc[[0, 2, 3, 4, 7, 9]])
+    whole, *split = (
         train(
+            benchmark,
             on=broken,
-            name=f"run-{devices}",
+            name=f"run-{devices}-{batch}",
             folds="1",
             epochs=2,
-            recipe={"batch_size": 2},
+            accumulate=4 // batch,
+            recipe={"batch_size": batch},
             optimizer=OptimizerConfig(warmup_epochs=1.0, learning_rate=0.05, layer_decay=None),
             augment=AugmentConfig(),
             mixing=MixingConfig(mixup=0.0, cutmix=0.0),
             trainer=TrainerConfig(progress=False, log_every=1, on_bad="skip"),
             hardware=HardwareConfig(devices=devices),
         )
-        for devices in (1, 2)
-    ]
-    for run in map(read_run, runs):
-        assert "16 training clips skipped (bad-digest)" in all_notes(run)
-    weights = [load_checkpoint(run / "fold-1").tensors for run in runs]
-    for name, tensor in weights[0].items():
-        assert torch.allclose(weights[1][name], tensor, atol=2e-4), name
-    logged = [pd.read_csv(run / "fold-1" / "metrics.csv") for run in runs]
-    losses = [table["loss_epoch"].dropna().to_numpy() for table in logged]
-    assert losses[1] == pytest.approx(losses[0], abs=1e-3)
+        for devices, batch in ((1, 4), (1, 1), (2, 2))
+    )
+    weights = load_checkpoint(whole / "fold-1").tensors
+    losses = pd.read_csv(whole / "fold-1" / "metrics.csv")["loss_epoch"].dropna().to_numpy()
+    for run in split:
+        assert "12 training clips skipped (bad-digest)" in all_notes(read_run(run))
+        for name, tensor in load_checkpoint(run / "fold-1").tensors.items():
+            assert torch.allclose(weights[name], tensor, atol=2e-4), (run.name, name)
+        logged = pd.read_csv(run / "fold-1" / "metrics.csv")["loss_epoch"].dropna().to_numpy()
+        assert logged == pytest.approx(losses, abs=1e-3), run.name
 
 
 def say_what_it_is(folder: Path, share: Share) -> None:

@@ -249,9 +249,9 @@ def test_votes_and_weights_of_classes_reach_the_loss_and_not_the_test(
         labels.append(batch["sample"] % 2)  # low and high take turns
         return step(module, batch, number)
 
-    def note_targets(module: FinetuneModule, outputs: Any, targets: Any) -> Any:
-        seen.append((targets, module.class_weights))
-        return loss(module, outputs, targets)
+    def note_targets(module: FinetuneModule, *given: Any) -> Any:
+        seen.append((given[1], module.class_weights))
+        return loss(module, *given)
 
     monkeypatch.setattr(FinetuneModule, "training_step", note_batch)
     monkeypatch.setattr(FinetuneModule, "_loss", note_targets)
