@@ -113,6 +113,10 @@ def cut_windows(request: Request, emit: Emit) -> None:
         notes: list[str] = []
         if request.see:
             tracks, notes = _find_tracks(request, recording)
+            if (sizes := picture.changes.get("sizes", 1)) > 1:
+                notes.append(
+                    f"its pictures have {sizes} sizes, and each is fitted into the largest"
+                )
             if not tracks and sound is None:
                 why = why or "the network reads pictures alone"
                 raise MediaError(

@@ -71,6 +71,30 @@ def test_pixels_that_are_not_square_are_squared(
     assert changes == squared
 
 
+def write_sizes(path: Path, part: str, codec: str, sizes: Sequence[tuple[int, int]]) -> Path:
+    """Ten pictures of a disc of each size, joined without encoding anew from files named so."""
+    last, fast = 0, {"deadline": "realtime"} if "vpx" in codec else {}
+    with av.open(str(path), "w") as out:
+        copy = None
+        for number, (height, width) in enumerate(sizes):
+            pictures = [grey(disc(height, width, Fraction(1)))] * 10
+            file = write_planes(
+                path.parent / f"{number}{part}", pictures, "yuv420p", codec, options=fast
+            )
+            with av.open(str(file)) as source:
+                stream = source.streams.video[0]
+                copy = copy or out.add_stream_from_template(stream)
+                stamps = []
+                for packet in filter(lambda packet: packet.size, source.demux(stream)):
+                    assert packet.pts is not None
+                    packet.pts, packet.dts = packet.pts + last, packet.dts + last
+                    packet.stream = copy
+                    stamps.append(packet.pts)
+                    out.mux(packet)
+                last = max(stamps) + (max(stamps) - min(stamps)) // 9 - min(stamps)
+    return path
+
+
 @pytest.mark.parametrize(
     ("sizes", "shown", "across"),
     [
@@ -97,25 +121,7 @@ def test_pictures_of_another_size_keep_their_proportions(
     shown: tuple[int, int],
     across: tuple[int, int],
 ) -> None:
-    path, last, fast = tmp_path / whole, 0, {"deadline": "realtime"} if "vpx" in codec else {}
-    with av.open(str(path), "w") as out:
-        copy = None
-        for number, (height, width) in enumerate(sizes):
-            pictures = [grey(disc(height, width, Fraction(1)))] * 10
-            file = write_planes(
-                tmp_path / f"{number}{part}", pictures, "yuv420p", codec, options=fast
-            )
-            with av.open(str(file)) as source:
-                stream = source.streams.video[0]
-                copy = copy or out.add_stream_from_template(stream)
-                stamps = []
-                for packet in filter(lambda packet: packet.size, source.demux(stream)):
-                    assert packet.pts is not None
-                    packet.pts, packet.dts = packet.pts + last, packet.dts + last
-                    packet.stream = copy
-                    stamps.append(packet.pts)
-                    out.mux(packet)
-                last = max(stamps) + (max(stamps) - min(stamps)) // 9 - min(stamps)
+    path = write_sizes(tmp_path / whole, part, codec, sizes)
     with open_video(path) as reader:
         bright = frames_of(reader, [2, 17])[..., 1] > 128
         assert reader.changes == ({"sizes": 2} if sizes[0] != sizes[1] else {})

@@ -19,6 +19,7 @@ from hicmae.prediction.stretches import Piece, Stretch
 from hicmae.prediction.timelines import Span
 from hicmae.prediction.windows import Request, cut_windows
 from hicmae.settings import InputConfig
+from tests.hicmae.test_media_picture import write_sizes
 from tests.support.media_files import write_recording, write_sound
 from tests.support.prediction_fixtures import moving_frames, talk, write_boxes, write_talking
 
@@ -182,6 +183,12 @@ def test_a_sound_file_is_predicted_by_its_own_length(tmp_path: Path) -> None:
 def test_silence_is_said(tmp_path: Path) -> None:
     path = write_sound(tmp_path / "a.wav", np.zeros(32000), 16000)
     assert "silent" in cut(path, WindowConfig())[2].notes[0]
+
+
+def test_pictures_of_several_sizes_are_said(tmp_path: Path) -> None:
+    path = write_sizes(tmp_path / "a.webm", "part.webm", "libvpx", [(96, 128), (128, 96)])
+    found = cut(path, WindowConfig(faces="none"))[0]
+    assert "its pictures have 2 sizes, and each is fitted into the largest" in found.notes
 
 
 def test_a_channel_taken_alone_is_said_and_is_heard(tmp_path: Path) -> None:
