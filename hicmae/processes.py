@@ -10,6 +10,7 @@ import atexit
 import ctypes
 import functools
 import gc
+import math
 import multiprocessing
 import os
 import platform
@@ -35,6 +36,7 @@ _NEVER, _LARGEST_IN_HEAP = -1, 32 * 2**20
 _LATE = 100
 # Signals of which a command that they end says so; its status is 128 + signal.
 ENDING = (signal.SIGTERM, signal.SIGHUP)
+_SAME_SECONDS = 1.0
 # Beyond the larger of these numbers (of all, and for each core) nobody means to start workers.
 _MOST_WORKERS, _MOST_OF_A_CORE = 64, 16
 
@@ -98,22 +100,29 @@ def num_cores() -> int:
 @contextmanager
 def ending_in_order() -> Iterator[None]:
     """Within it, a signal that would end this process at once ends it as Ctrl-C does, so that what
-    was begun is removed and what was started ends too; one that is ignored stays so.
+    was begun is removed and what was started ends too; one that is ignored stays so. One that comes
+    within a second of another is the same: `timeout` sends its own to the process and to the group.
 
     Raises: SystemExit: SIGTERM came, or the SIGHUP of a terminal that is gone; 128 + signal.
     """
+    ended = -math.inf
 
     def end(number: int, _: object) -> None:
-        raise SystemExit(128 + number)
+        nonlocal ended
+        if time.monotonic() - ended > _SAME_SECONDS:
+            ended = time.monotonic()
+            raise SystemExit(128 + number)
 
     def heed(lost: sys.UnraisableHookArgs) -> None:
         """What was raised where it reaches nobody, as in a destructor, comes once more."""
+        nonlocal ended
         status = getattr(lost.exc_value, "code", None)
         if issubclass(lost.exc_type, KeyboardInterrupt):
             status = 128 + signal.SIGINT
         elif status not in [128 + number for number in ENDING]:
             hook(lost)
             return
+        ended = -math.inf
         to = threading.get_ident(), status - 128
         timers.append(threading.Timer(0.05, signal.pthread_kill, to))
         timers[-1].start()

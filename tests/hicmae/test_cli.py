@@ -125,9 +125,13 @@ def fail(*, kind: str) -> int:
         weakref.finalize(set(), signal.raise_signal, signal.SIGTERM)
         time.sleep(60)
     if kind.startswith("SIG"):
-        with tempfile.TemporaryDirectory() as folder:
-            _begun.append(Path(folder))
-            signal.raise_signal(signal.Signals[kind])
+        _begun.append(folder := Path(tempfile.mkdtemp()))
+        try:
+            signal.raise_signal(number := signal.Signals[kind.split()[0]])
+        finally:
+            if kind.endswith("twice"):  # as `timeout` sends it
+                signal.raise_signal(number)
+            shutil.rmtree(folder)
     if kind == "bug":
         raise TypeError("a bug")
     if kind.startswith("worker "):
@@ -492,7 +496,7 @@ def test_signals_are_said_and_no_success_though_lightning_has_caught_them(
     for kind in ("interrupt", "lightning's interrupt"):
         assert main(["fail", "--kind", kind]) == 130
         assert capsys.readouterr().err.strip() == "hicmae fail: interrupted"
-    for kind in ("SIGTERM", "SIGHUP", "SIGTERM that a destructor loses"):
+    for kind in ("SIGTERM", "SIGHUP", "SIGTERM twice", "SIGTERM that a destructor loses"):
         number = signal.Signals[kind.split()[0]]
         before = signal.signal(number, signal.SIG_DFL)
         assert main(["fail", "--kind", kind]) == 128 + number
