@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from hicmae.files import write_text
+from hicmae.files import whole_file
 from shards.datasets import DATASETS, Listing, ReadOptions, find_dataset
 from shards.datasets.base import Item, Media, check_files
 from shards.datasets.traces import COLUMN, TABLE
@@ -100,26 +101,29 @@ def manifest(
     if lacking.resolve() == path.resolve():
         raise ValueError(f"missing = {lacking}: is the manifest too (--out); name another")
     listing = check_files(root, known.read(root, options))
-    _write_missing(lacking, listing)
-    differences = listing.differences()
-    _show(listing, lacking)
+    differences, problem = listing.differences(), ""
     if strict and (differences or listing.num_missing):
         reasons = differences[:2]
         if listing.num_missing:
             reasons.append(f"{listing.num_missing} files are missing ({lacking})")
-        raise ValueError(f"{root}: not the whole of {known.title}: {'; '.join(reasons)}")
-    if not listing.items:
-        if not listing.num_missing:
-            raise ValueError(f"{root}: none of {known.title} can be used: {_left_out(listing)}")
+        problem = f"not the whole of {known.title}: {'; '.join(reasons)}"
+    elif not listing.items and not listing.num_missing:
+        problem = f"none of {known.title} can be used: {_left_out(listing)}"
+    elif not listing.items:
         other = ", or try --media" * ("frames" in known.media)
-        raise ValueError(
-            f"{root}: none of {known.title} can be used ({listing.num_missing} files are missing, "
+        problem = (
+            f"none of {known.title} can be used ({listing.num_missing} files are missing, "
             f"see {lacking}); unpack them below it{other} (a copy of sound alone is to be listed "
             "in a CSV: hicmae shards manifest csv ROOT --labels FILE)"
         )
+    with _missing_listed(lacking, listing):
+        if not problem:
+            write_manifest(path, _rows(root, path, listing.items, image_fps))
+    _show(listing, lacking)
+    if problem:
+        raise ValueError(f"{root}: {problem}")
     for difference in differences:
         print(f"warning: {difference}")
-    write_manifest(path, _rows(root, path, listing.items, image_fps))
     agree = len(listing.expected) - len(differences)
     if listing.expected:
         print(f"{agree} of {len(listing.expected)} documented numbers are met")
@@ -159,9 +163,13 @@ def _rows(
         yield row
 
 
-def _write_missing(path: Path, listing: Listing) -> None:
-    """List every missing file with its cause; a list of an earlier call does not stay behind."""
+@contextmanager
+def _missing_listed(path: Path, listing: Listing) -> Iterator[None]:
+    """List every missing file with its cause, once what is done within is done; a list of an
+    earlier call does not stay behind.
+    """
     if not listing.missing:
+        yield
         path.unlink(missing_ok=True)
         return
     lines = [
@@ -169,7 +177,9 @@ def _write_missing(path: Path, listing: Listing) -> None:
         for cause, names in sorted(listing.missing.items())
         for name in names
     ]
-    write_text(path, "".join(lines))
+    with whole_file(path) as beside:
+        beside.write_text("".join(lines), encoding="utf-8", newline="")
+        yield
 
 
 def _is_ours(name: str, file: Path) -> bool:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -75,6 +77,23 @@ def test_a_partial_copy_is_listed_with_warnings_and_every_missing_file(
     assert len(lines) == 60
     assert lines[0] == "no picture\t01-01-01-01-01-01-05"
     assert len(read_manifest(tmp_path / "list.csv")) == 1380
+
+
+@pytest.mark.parametrize("is_missing", [True, False])
+def test_a_manifest_that_cannot_be_written_leaves_the_list_of_missing_files_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_missing: bool
+) -> None:
+    root, out = tree(tmp_path, "ravdess"), tmp_path / "out"
+    first, second = (root / f"Actor_05/01-01-0{n}-01-01-01-05.mp4" for n in (3, 4))
+    first.unlink()
+    assert run("ravdess", root, "--out", out / "list.csv") == 0
+    before = {path: path.read_bytes() for path in out.iterdir()}
+    assert len(before) == 2
+    second.unlink() if is_missing else medium(first)
+    full = Mock(side_effect=OSError(errno.ENOSPC, "no space left on device"))
+    monkeypatch.setattr("shards.datasets.command.write_manifest", full)
+    assert run("ravdess", root, "--out", out / "list.csv") == 2
+    assert {path: path.read_bytes() for path in out.iterdir()} == before
 
 
 def test_a_list_is_told_of_one_recording_on_two_sides(
