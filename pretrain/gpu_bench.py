@@ -121,8 +121,10 @@ def bench_gpu(
     os.environ.setdefault("PYTHONWARNINGS", "ignore:resource_tracker")
     console = plain_console()
     figures: dict[str, Any] = {"verdicts": {}}
-    with tempfile.TemporaryDirectory(prefix="hicmae-gpu-") as folder:
-        bench = Bench(place.type, Path(folder), minutes * 60, asked, figures)
+    with (
+        tempfile.TemporaryDirectory(prefix="hicmae-gpu-") as folder,
+        Bench(place.type, Path(folder), minutes * 60, asked, figures) as bench,
+    ):
         for name in chosen:
             began = time.monotonic()
             try:

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from hicmae.files import Closing
 from hicmae.processes import IMPORTED, forking, num_cores
 
 if TYPE_CHECKING:
@@ -365,8 +366,8 @@ class Asked(NamedTuple):
     against: Path | None
 
 
-class Bench:
-    """Starts what parts need, within the time that is left.
+class Bench(Closing):
+    """Starts what parts need, within the time that is left; what still runs ends with it.
 
     Attributes:
         figures: Of the parts so far, by name.
@@ -388,6 +389,7 @@ class Bench:
         )
         self._deadline = time.monotonic() + seconds
         self._numbers = itertools.count()
+        self._jobs: list[Job] = []
         # A fork has everything imported, but where the first process has so much as looked for a
         # GPU, CUDA fails in its forks.
         self._context: Any = (
@@ -407,8 +409,15 @@ class Bench:
         """Call a function of a module in a process of its own."""
         base = self.folder / f"job-{next(self._numbers)}"
         process = self._context.Process(target=_call, args=(base, work, arguments))
+        self._jobs.append(job := Job(process, base))
         process.start()
-        return Job(process, base)
+        return job
+
+    def close(self) -> None:
+        """Kill what has not ended; at its own end Python would wait for it."""
+        for job in self._jobs:
+            if job.process.pid:  # it was started
+                job.kill()
 
     def run(self, work: Callable[..., Any], *arguments: Any, limit: float = 120) -> Any:
         """What it returns."""

@@ -56,6 +56,9 @@ def test_a_part_that_crashes_or_stands_still_is_told_and_ends_alone(bench: Bench
     assert not job.process.is_alive()
     with pytest.raises(NotRunError, match="no time was left"):
         bench.left(1000)
+    with bench:
+        job = bench.start(time.sleep, 60)
+    assert not job.process.is_alive()
 
 
 @pytest.mark.parametrize("error", [0.5, math.nan])
