@@ -11,8 +11,8 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import Tensor
 
-from hicmae.objective.contrast import contrasts
-from hicmae.objective.losses import all_rows, find_presence
+from hicmae.objective.contrast import ContrastSettings, contrasts, hierarchical_contrast
+from hicmae.objective.losses import LossInput, Presence, all_rows, find_presence
 from hicmae.objective.reconstruction import audio_target, reconstruction, video_target
 from hicmae.pretraining import HiCMAE
 from hicmae.processes import forking
@@ -95,6 +95,19 @@ def test_of_accumulated_batches_each_contrasted_clip_weighs_alike() -> None:
             (alone,) = contrasts([(pairs[0][0][here], pairs[0][1][here])], temperature=TEMPERATURE)
             wanted += torch.stack((alone.loss, alone.accuracy)) * (3 - number) / 5
     torch.testing.assert_close(found, wanted)
+
+
+@pytest.mark.parametrize(("negatives", "absent"), [("local", 1), ("global", 0)])
+def test_one_clip_with_both_in_each_of_two_processes_is_contrasted_if_they_share_negatives(
+    negatives: str, absent: int
+) -> None:
+    video, audio = (part.view(3, 2, 5) for part in features())
+    both = torch.tensor([True, False, False])
+    everyone, ones = both.repeat(2), torch.ones(3)
+    presence = Presence(both, both.clone(), everyone, everyone[None], ones, 0 * ones)
+    given = LossInput(presence=presence, video_layers={1: video}, audio_layers={1: audio})
+    settings = ContrastSettings(layers=(1,), temperature=TEMPERATURE, negatives=negatives)
+    assert hierarchical_contrast(given, settings).terms["absent"] == absent
 
 
 def _two_ranks(rank: int, folder: str, config: ModelConfig) -> None:

@@ -224,6 +224,7 @@ def test_activations_computed_again_give_the_same_loss_and_gradients(
 class ToySettings:
     layers: tuple[int, ...] = (1,)
     power: float = 2.0
+    fusion: bool = False
 
 
 def toy_loss(given: LossInput, settings: ToySettings) -> LossOutput:
@@ -232,6 +233,8 @@ def toy_loss(given: LossInput, settings: ToySettings) -> LossOutput:
         (given.video_layers[n].mean(dim=1) - given.audio_layers[n].mean(dim=1)).abs()
         for n in settings.layers
     ]
+    if settings.fusion:
+        gaps.append((given.video_fused - given.audio_fused.mean(dim=1, keepdim=True)).mean(dim=1))
     length = given.video_fused.norm(dim=-1).mean()
     return LossOutput(torch.stack(gaps).pow(settings.power).mean(), {"length": length})
 
@@ -265,6 +268,17 @@ def test_a_registered_loss_is_summed_logged_trained_and_travels(
     assert output.terms["toy"].item() < terms["toy"]
     network.save_pretrained(tmp_path / "made")
     assert HiCMAE.from_pretrained(tmp_path / "made").objective == network.objective
+
+
+@pytest.mark.usefixtures("toy")
+@pytest.mark.parametrize(("fusion", "layer"), [(False, 2), (True, 1)])
+def test_without_reconstruction_the_fusion_encoder_is_trained_if_a_loss_reads_it(
+    tiny_model_config: ModelConfig, fusion: bool, layer: int
+) -> None:
+    given = {"toy": {"layers": [layer], "fusion": fusion}}
+    settings = objective(reconstruction=False, contrast=False, losses=given)
+    network = run(tiny_model_config, settings)[0]
+    assert {part.requires_grad for part in network.encoder.fusion.parameters()} == {fusion}
 
 
 @pytest.mark.usefixtures("toy")

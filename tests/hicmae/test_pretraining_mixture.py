@@ -103,6 +103,20 @@ def test_fewer_than_two_clips_with_both_leave_the_contrast_out_and_say_so(
     assert slopes.isfinite().all()
 
 
+@pytest.mark.parametrize("lacking", ["video", "audio"])
+def test_a_batch_without_any_picture_or_any_sound_says_which(
+    tiny_model_config: ModelConfig, lacking: str
+) -> None:
+    model, batch, all_of_them = network(tiny_model_config), clips(tiny_model_config), SEEN | HEARD
+    there = {name: all_of_them & (name != lacking) for name in ("video", "audio")}
+    output, slopes = step(model, batch, there["video"], there["audio"])
+    assert output.terms[lacking] == 0
+    assert {name: bool(output.terms[f"{name}_absent"]) for name in there} == {
+        name: name == lacking for name in there
+    }
+    assert slopes.isfinite().all()
+
+
 def _two_ranks(rank: int, folder: str, sizes: ModelConfig) -> None:
     batch, seen = clips(sizes), SEEN.clone()
     wanted = []
