@@ -195,6 +195,24 @@ def test_each_branch_of_a_layer_is_left_out_by_a_draw_of_its_own(bf16: bool) -> 
     assert set(said.tolist()) == {a + b + c for a in (0, 20) for b in (0, 200) for c in (0, 2)}
 
 
+def test_a_bfloat16_stream_is_held_in_it_and_leaves_the_layers_as_float32(
+    tiny_model_config: ModelConfig,
+) -> None:
+    network, batch, held = trained(tiny_model_config), clip(tiny_model_config), []
+    for part in network.modules():
+        if isinstance(part, Block):
+            part.register_forward_hook(lambda *given: held.append(given[-1].dtype))
+    found = []
+    for enable, dtype in ((False, torch.float32), (True, torch.bfloat16)):
+        blocks.set_bf16_residual(network, enable)
+        held.clear()
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            found.append(network.encoder(*batch).video.fused)
+        assert set(held) == {dtype}
+    assert found[1].dtype == torch.float32
+    torch.testing.assert_close(found[1], found[0], atol=0.1, rtol=0)
+
+
 def test_squared_errors_are_those_of_float32_and_their_gradients_of_bfloat16() -> None:
     prediction = torch.randn(3, 4, 5).bfloat16().requires_grad_()
     target, counts = torch.randn(3, 4, 5), torch.tensor([1.0, 0.0, 0.5])

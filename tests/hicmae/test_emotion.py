@@ -138,6 +138,17 @@ def test_a_new_network_has_the_published_first_weights_epsilon_and_stochastic_de
     assert network.head.bias.any()  # PyTorch's own
 
 
+def test_a_constant_output_is_its_bias_for_every_clip_and_learned(
+    tiny_model_config: ModelConfig,
+) -> None:
+    network = model(tiny_model_config, constants=(1,))
+    said = network(*clip(tiny_model_config))
+    assert (said[0] == said[1]).tolist() == [False, True, False]
+    said.sum().backward()
+    assert network.head.weight.grad.any(dim=1).tolist() == [True, False, True]
+    assert network.head.bias.grad.tolist() == [2, 2, 2]
+
+
 def test_values_of_clips_have_the_temperature_and_the_unit_that_are_given(
     tiny_model_config: ModelConfig,
 ) -> None:

@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 
 from hicmae.settings import InputConfig
-from hicmae.views import CROPS, ViewGrid, sound_span, test_views, train_indices
+from hicmae.views import (
+    CROPS,
+    ViewGrid,
+    first_equal_segments,
+    sound_span,
+    test_views,
+    train_indices,
+)
 
 CLIP = InputConfig(num_frames=4, frame_stride=3)
 
@@ -76,6 +83,11 @@ def test_spreading_is_exact_where_floating_point_would_fall_one_short() -> None:
 def test_views_of_a_short_sample_coincide_and_repeat_the_last_frame_read() -> None:
     for view in test_views(8, 4, 3, 2):
         assert view.tolist() == [0, 3, 6, 6]
+
+
+@pytest.mark.parametrize(("frames", "wanted"), [(8, [0, 0, 0]), (13, [0, 0, 2]), (16, [0, 1, 2])])
+def test_segments_that_are_the_same_clip_are_the_first_such(frames: int, wanted: list[int]) -> None:
+    assert first_equal_segments(frames, CLIP, 3) == wanted
 
 
 def test_views_that_differ_are_all_crops_of_segments_that_do() -> None:
