@@ -321,6 +321,14 @@ def test_missing_labels_of_one_head_change_no_gradient_of_another() -> None:
     assert (gradient(some)[:, 3] == 0).all()
 
 
+def test_weights_of_classes_are_those_of_their_head() -> None:
+    heads = [(name, 1.0, slice(n, n + 2), CLASS.terms) for n, name in ((0, "a"), (2, "b"))]
+    targets, known = torch.tensor([[1.0, 0, 1, 0]]), torch.ones(1, 2, dtype=torch.bool)
+    weights = {"b": torch.tensor([3.0, 1])}
+    _, told = combined_heads(heads, torch.zeros(1, 4), targets, known, weights)
+    assert told == pytest.approx({"a": np.log(2), "b": 3 * np.log(2)})
+
+
 def test_thresholds_are_those_of_the_best_f1() -> None:
     made = predictions()
     found = best_thresholds(ALL, made)["tags"]

@@ -231,8 +231,30 @@ def test_an_instant_has_the_frames_about_its_time_and_the_first_who_notes_it() -
     ):
         with pytest.raises(ValueError, match=said):
             instant_index(index, targets, settings, 0.2, annotator=annotator)
+    twice = Index(table=pandas.DataFrame([row, row | {"key": "t"}]), info={}, folder=index.folder)
+    with pytest.raises(ValueError, match="samples 's' and 't' have the same trace"):
+        traces_of(twice, settings)
     lags = OverTime(lag_seconds=None, max_lag_seconds=0.2).lags
     assert lags == pytest.approx([0, 0.04, 0.08, 0.12, 0.16, 0.2])
+
+
+@pytest.mark.parametrize(
+    ("setting", "wrong"),
+    [
+        ("context_seconds", 0.0),
+        ("place", 1.1),
+        ("train_every", 0),
+        ("lag_seconds", 4.1),
+        ("lag_seconds", -0.1),
+        ("max_lag_seconds", float("inf")),
+        ("lag_step_seconds", 0.0),
+        ("smoothing_seconds", ()),
+        ("smoothing_seconds", (1.0, -1.0)),
+    ],
+)
+def test_settings_over_time_that_cannot_be_are_named(setting: str, wrong: Any) -> None:
+    with pytest.raises(ValueError, match=f"over_time: {setting}"):
+        OverTime(**{setting: wrong})
 
 
 def test_labels_of_strangers_have_no_known_lag(traced: Path) -> None:
