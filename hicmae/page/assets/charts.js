@@ -218,6 +218,13 @@ export function fixed(value, digits = 2) {
   return value.toFixed(digits).replace(/^-(0\.0*)$/, "$1");
 }
 
+/** Where the joint answer lies, by its distances to those of the picture and of the sound alone as
+ *  they are shown. */
+export function lyingOf(picture, sound) {
+  if (picture === sound) return "equally near to both";
+  return `nearer to the ${Number(picture) < Number(sound) ? "picture" : "sound"}`;
+}
+
 /** Seconds as a clock shows them. */
 export function clock(seconds, step = 1) {
   const digits = step < 1 ? 1 : 0;

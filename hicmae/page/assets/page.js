@@ -1,8 +1,8 @@
 // The page: a clip goes up, its prediction comes down and moves with playback.
 
 import {
-  Timelines, answerOf, axesOf, bars, captionOf, clock, element, fixed, frameFace, legend, rangesOf,
-  updateBars,
+  Timelines, answerOf, axesOf, bars, captionOf, clock, element, fixed, frameFace, legend, lyingOf,
+  rangesOf, updateBars,
 } from "/charts.js";
 import { LiveView } from "/live.js";
 import { Recorder } from "/recorder.js";
@@ -206,16 +206,14 @@ function mattered({ both, video, audio, said }) {
   // Of real values in units of their axis, so that no scale outweighs another.
   const distance = (one) => one.reduce((sum, v, i) => sum + Math.abs(v - both[i])
     / shown.ranges[i][1], 0) / (task === "classification" ? 2 : labels.length);
-  const far = { picture: distance(video), sound: distance(audio) };
-  const nearer = far.picture < far.sound ? "picture" : "sound";
+  const [picture, sound] = [fixed(distance(video)), fixed(distance(audio))];
   const top = (one) => labels[answerOf(one, shown.result)] ?? "not sure";
   const says = task === "joint"
     ? `Together: ${said.both}. Picture alone: ${said.video}. Sound alone: ${said.audio}. `
     : task === "classification"
     ? `Together: ${top(both)}; picture alone: ${top(video)}; sound alone: ${top(audio)}. ` : "";
-  return `${says}The joint answer lies nearer to the ${nearer} `
-    + `(distance to the picture's ${far.picture.toFixed(2)}, to the sound's `
-    + `${far.sound.toFixed(2)}; means over the clip).`;
+  return `${says}The joint answer lies ${lyingOf(picture, sound)} (distance to the picture's `
+    + `${picture}, to the sound's ${sound}; means over the clip).`;
 }
 
 function reconstructions(track) {
