@@ -119,7 +119,7 @@ def _uniform() -> float:
 
 
 def _beta(parameter: float) -> float:
-    """One draw of Beta(p, p), from two Gamma draws."""
+    """One draw of Beta(p, p), from two Gamma draws, which PyTorch keeps above 0."""
     both = torch.full((2,), parameter, dtype=torch.float64)
     first, second = torch._standard_gamma(both).tolist()
-    return first / (first + second) if first + second > 0 else 0.5
+    return float(first / (first + second))

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 from numpy.testing import assert_allclose
-from scipy.special import rel_entr, softmax
+from scipy.special import expit, rel_entr, softmax
+from sklearn.metrics import log_loss
 
 from finetune import mixing
 from finetune.losses import LOSSES, concordance_loss, divergence, soft_cross_entropy
@@ -115,16 +116,21 @@ def test_the_input_is_not_written_to() -> None:
             assert torch.equal(now, then)
 
 
-def test_shares_follow_the_beta_distribution() -> None:
+@pytest.mark.parametrize(
+    ("settings", "parameter"), [({"cutmix": 0.0}, 0.8), ({"cutmix": 0.2, "switch": 1.0}, 0.2)]
+)
+def test_shares_follow_the_beta_distribution_of_their_kind(
+    settings: dict[str, float], parameter: float
+) -> None:
     shares = []
     for seed in range(600):
-        video = torch.tensor([0.0, 1.0]).reshape(2, 1, 1, 1, 1)
         torch.manual_seed(seed)
-        mixed, _, _ = mix_batch(video, None, torch.eye(2), MixingConfig(cutmix=0))
-        shares.append(float(mixed[1].mean()))
+        config = MixingConfig(audio=True, **settings)
+        shares.append(float(mix_batch(None, torch.zeros(2, 100, 1), torch.eye(2), config)[2][1, 1]))
     # Beta(a, a): mean 1/2, variance 1 / (4 (2a + 1)).
     assert abs(np.mean(shares) - 0.5) < 0.05
-    assert abs(np.var(shares) - 1 / (4 * 2.6)) < 0.015
+    assert abs(np.var(shares) - 1 / (4 * (2 * parameter + 1))) < 0.015
+    assert 0 < mixing._beta(1e-9) < 1  # whose two Gamma draws would be 0
 
 
 def test_a_box_is_of_the_area_and_a_span_of_the_length_that_are_given_away() -> None:
@@ -165,6 +171,15 @@ def test_divergence_agrees_with_scipy() -> None:
     logits, targets = rng.normal(size=(6, 4)), rng.dirichlet(np.ones(4), size=6)
     expected = rel_entr(targets, softmax(logits, axis=1)).sum(axis=1).mean()
     assert_allclose(divergence(torch.tensor(logits), torch.tensor(targets)), expected, rtol=1e-9)
+
+
+def test_cross_entropy_of_each_class_agrees_with_scikit_learn() -> None:
+    rng = np.random.default_rng(0)
+    logits, targets = rng.normal(size=(6, 4)), rng.integers(0, 2, size=(6, 4))
+    found = LOSSES["binary-cross-entropy"].make(
+        torch.tensor(logits), torch.tensor(targets).double()
+    )
+    assert_allclose(found, log_loss(targets.ravel(), expit(logits).ravel()), rtol=1e-9)
 
 
 @pytest.mark.parametrize(("scale", "size"), [(1.0, 20), (1e-4, 20), (1.0, 2)])
