@@ -121,8 +121,6 @@ def num_hidden(num_tokens: int, ratio: float) -> int:
 
     Raises: ValueError: ratio outside (0, 1), or nothing left to keep or to hide.
     """
-    if not 0 < ratio < 1:
-        raise ValueError(f"mask ratio {ratio} must lie between 0 and 1")
     # The tolerance keeps 0.29 x 100 at 29, which floating point puts just below it.
     num_masked = math.floor(ratio * num_tokens + 1e-9)
     if not 0 < num_masked < num_tokens:
