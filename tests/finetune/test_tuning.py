@@ -311,7 +311,7 @@ def test_modality_dropout_takes_one_of_two_and_never_both(
     drawn: list[torch.Tensor] = []
 
     def note(network: Any, video: Any, fbank: Any, seen: Any, heard: Any) -> Any:
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() and seen is not None:
             drawn.append(torch.stack([seen, heard], dim=1))
         return by_presence(network, video, fbank, seen, heard)
 
