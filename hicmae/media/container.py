@@ -473,7 +473,7 @@ def _first_frames(
             frames += _frame_in_the_middle(container, stream)
         picture = picture_of(stream, frames, sizes)
         try:
-            pixels = frame.to_ndarray(format="rgb24")
+            pixels = frame.to_ndarray(format="rgb24", threads=1)
         except OSError:
             found = f"FFmpeg converts no colours of matrix {frame.colorspace} (of ISO/IEC 23091-2)"
             remedy = "convert it first, such as with ffmpeg -i FILE -vf zscale=matrix=709 OUT.mkv"

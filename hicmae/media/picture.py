@@ -142,10 +142,11 @@ class Picture:
         return self.orientation.apply(pixels)
 
     def _pixels(self, frame: av.VideoFrame, height: int, width: int) -> np.ndarray:
-        if self.transfer == "sdr":
-            return frame.to_ndarray(format="rgb24", height=height, width=width)
-        deep = frame.to_ndarray(format="rgb48le", height=height, width=width)
-        return tone_mapped(deep, self.transfer)
+        # By itself every frame would start, and keep, as many threads as there are processors:
+        # slower (for 224 pixels 0.5 ms, not 0.1), and a forked process that frees them hangs.
+        form = "rgb24" if self.transfer == "sdr" else "rgb48le"
+        pixels = frame.to_ndarray(format=form, height=height, width=width, threads=1)
+        return pixels if self.transfer == "sdr" else tone_mapped(pixels, self.transfer)
 
 
 def picture_of(
@@ -263,6 +264,7 @@ def _codes() -> np.ndarray:
 def _field_filter(frame: av.VideoFrame) -> av.filter.Graph:
     """A filter that takes frames like this one; stamps are whole numbers."""
     graph = av.filter.Graph()
+    graph.threads = 1
     graph.link_nodes(
         graph.add_buffer(
             width=frame.width, height=frame.height, format=frame.format.name, time_base=Fraction(1)

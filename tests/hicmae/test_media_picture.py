@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import os
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -11,6 +13,7 @@ import numpy as np
 import pytest
 from av.bitstream import BitStreamFilterContext
 
+from hicmae.media.container import open_container
 from hicmae.media.errors import MediaError
 from hicmae.media.picture import deinterlaced, tone_mapped
 from hicmae.media.video import open_video
@@ -187,6 +190,29 @@ def test_fields_become_frames_in_their_order(
     for indices in ([0], [7], [12, 13], [19]):
         with open_video(path) as reader:
             np.testing.assert_array_equal(frames_of(reader, indices), frames[indices])
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one processor: one thread anyhow")
+def test_pictures_that_are_held_hold_no_threads(tmp_path: Path) -> None:
+    """They are slow to start, and a forked process waits for them for ever, or ends, at some
+    collection of garbage."""
+    pictures = [grey(frame) for frame in moving_fields(6, "tff")]
+    options = {"flags": "+ildct+ilme"}
+    path = write_planes(tmp_path / "a.mkv", pictures, "yuv420p", "mpeg2video", options=options)
+    with open_video(path) as reader:
+        picture = reader.stream.picture
+    before = len(list(Path("/proc/self/task").iterdir()))
+    with open_container(path) as container:
+        stream = container.streams.video[0]
+        stream.codec_context.thread_count = 1
+        held = list(container.decode(stream))
+        whole = deinterlaced(enumerate(held))
+        held += [frame for _, frame in itertools.islice(whole, 3)]
+        for frame in held:
+            picture.rgb(frame)
+        assert len(held) == 9
+        assert len(list(Path("/proc/self/task").iterdir())) == before
+        whole.close()
 
 
 def test_fields_that_begin_later_are_noticed(tmp_path: Path) -> None:
