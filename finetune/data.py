@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections import Counter, deque
-from collections.abc import Iterator, Sequence
-from itertools import islice
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -28,6 +27,7 @@ from finetune.plan import Plan
 from finetune.processes import Share
 from finetune.settings import RecipeConfig
 from finetune.validation import EpochChoice, InnerSplit, inner_split
+from hicmae.optimization import StepLoader
 from shards.reading.random_access import ShardDataset, check_rate
 from shards.sample import collate
 from shards.schema import Skipped
@@ -327,29 +327,10 @@ class EpochOrder(Sampler[int]):
         self.epoch = epoch
 
 
-class StepLoader(DataLoader[Any]):
-    """Batches; or, where their clips count by what the others of an optimizer step are, all of a
-    step read before the first is given.
-
-    Attributes:
-        count: Batches of a step; none: nothing is read ahead.
-    """
-
-    count: int | None = None
-
-    def __iter__(self) -> Iterator[dict[str, Any]]:  # type: ignore[override]
-        """Batches; of steps, with "number", which of its step it is, and "step", of each batch
-        "sample", "seen" and "heard" as it has them, and whether it has "video" and "fbank"."""
-        batches = super().__iter__()
-        while self.count and (ahead := deque(islice(batches, self.count))):
-            step = [
-                {name: batch[name].numpy() for name in ("sample", "seen", "heard") if name in batch}
-                | {"video": "frames" in batch, "fbank": "waveform" in batch}
-                for batch in ahead
-            ]
-            for number in range(len(step)):
-                yield ahead.popleft() | {"step": step, "number": number}
-        yield from batches
+def have_of(batch: Mapping[str, Any]) -> dict[str, Any]:
+    """A batch's "sample", "seen" and "heard", as it has them; whether it has "video", "fbank"."""
+    rows = {name: batch[name].numpy() for name in ("sample", "seen", "heard") if name in batch}
+    return rows | {"video": "frames" in batch, "fbank": "waveform" in batch}
 
 
 def part_of(number: int, share: Share) -> range:

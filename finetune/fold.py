@@ -31,7 +31,7 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from finetune.data import is_mixed, sides_of, training_loader, view_loader
+from finetune.data import have_of, is_mixed, sides_of, training_loader, view_loader
 from finetune.folds import Fold, seen_by
 from finetune.module import FinetuneModule, JudgedModule
 from finetune.outcome import METRICS, facts_of, judge_fold, predicted, write_fold
@@ -138,7 +138,7 @@ def _work(plan: Plan, fold: Fold, share: Share, trial: WandbRun | None = None) -
     kind = FinetuneModule if choice is None else JudgedModule
     module = kind(plan, sides.train, steps_per_epoch=steps)
     if config.trainer.on_bad == "skip" or not module.all_known:
-        loader.count = accumulate
+        loader.count, loader.tell = accumulate, have_of
     saved = _saved(plan, fold)
     saver = EpochSaver(saved, every=config.trainer.save_every)
     shown = choose_samples(fold.test, config.seed)

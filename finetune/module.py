@@ -381,7 +381,7 @@ class FinetuneModule(pl.LightningModule):
         A collective call. What clips have no label of a head after mixing is known in advance, by
         drawing here what will be drawn then.
 
-        Args: step: As of ``StepLoader``, of this process.
+        Args: step: Of each batch, of this process, what ``have_of`` gives.
         """
         sizes = np.array(from_all([len(batch.get("sample", ())) for batch in step]))
         totals, everyone = sizes.sum(axis=0), max(int(sizes.sum()), 1)

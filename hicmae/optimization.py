@@ -1,4 +1,4 @@
-"""How a network is trained: parameter groups, the learning rate over steps, number formats.
+"""How a network is trained: parameter groups, batches of a step, the learning rate, number formats.
 
 Pretraining and fine-tuning alike; whoever trains multiplies the schedule's value by each group's
 ``lr_scale``. Names of number formats are Lightning's; ``hicmae.devices`` chooses one. Two of its
@@ -9,16 +9,43 @@ from __future__ import annotations
 
 import math
 import re
+from collections import deque
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
+from itertools import islice
 from typing import Any
 
 import torch
 from pytorch_lightning.plugins.precision import HalfPrecision, MixedPrecision
 from torch import nn
+from torch.utils.data import DataLoader
 
 _ENCODER_LAYER = re.compile(r"encoder\.(?:video|audio)\.blocks\.(\d+)\.")
 _FUSION_LAYER = re.compile(r"encoder\.fusion\.(?:video|audio)\.(\d+)\.")
 _PROJECTION = re.compile(r"encoder\.(?:video|audio)\.project\.")
+
+
+class StepLoader(DataLoader[Any]):
+    """Batches; or, where their clips count by what the others of an optimizer step are, all of a
+    step read before the first is given.
+
+    Attributes:
+        count: Batches of a step; none: nothing is read ahead.
+        tell: Gives what the others of a step shall know of a batch.
+    """
+
+    count: int | None = None
+    tell: Callable[[dict[str, Any]], Any]
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:  # type: ignore[override]
+        """Batches; of steps, with "number", which of its step it is, and "step", what is told of
+        each."""
+        batches = super().__iter__()
+        while self.count and (ahead := deque(islice(batches, self.count))):
+            step = [self.tell(batch) for batch in ahead]
+            for number in range(len(step)):
+                yield ahead.popleft() | {"step": step, "number": number}
+        yield from batches
 
 
 def parameter_groups(

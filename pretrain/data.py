@@ -10,11 +10,9 @@ import dataclasses
 import multiprocessing
 import os
 import signal
-from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
 from multiprocessing.synchronize import Event
 from typing import Any
 
@@ -25,6 +23,7 @@ import pytorch_lightning as pl
 from torch.utils.data import DataLoader
 
 from hicmae.media.faces import FaceConfig
+from hicmae.optimization import StepLoader
 from hicmae.settings import InputConfig
 from pretrain.settings import PretrainConfig
 from shards.reading.files import ShardFolder, open_folder
@@ -178,32 +177,18 @@ class PretrainData(pl.LightningDataModule):
             # Lightning ends only persistent readers when a run fails.
             persistent_workers=workers > 0,
         )
-        loader.shape = self.config.accumulate, self.config.data.batch_size
+        if self.config.accumulate > 1:
+            loader.count = self.config.accumulate
+            loader.tell = partial(have_of, size=self.config.data.batch_size)
         return loader
 
 
-class StepLoader(DataLoader[dict[str, Any]]):
-    """Reads all batches of an optimizer step before it gives the first, with what all have.
-
-    Attributes:
-        shape: Batches of a step, and clips of a whole one.
-    """
-
-    shape = 1, 0
-
-    def __iter__(self) -> Iterator[dict[str, Any]]:  # type: ignore[override]
-        """Batches; of several a step, with "number", which of them it is, and "step", what clips
-        they have: (k, 2, B) boolean of picture and sound."""
-        batches, (count, size) = super().__iter__(), self.shape
-        while count > 1 and (ahead := deque(islice(batches, count))):
-            step = np.zeros((count, 2, size), dtype=bool)
-            for number, batch in enumerate(ahead):
-                for kind, name in enumerate(("seen", "heard")):
-                    here = len(batch["keys"])
-                    step[number, kind, :here] = batch[name].numpy() if name in batch else True
-            for number in range(len(ahead)):
-                yield ahead.popleft() | {"number": number, "step": step}
-        yield from batches
+def have_of(batch: Mapping[str, Any], size: int) -> np.ndarray:
+    """Which of a batch's ``size`` places hold picture, and which sound: (2, B) boolean."""
+    have = np.zeros((2, size), dtype=bool)
+    for row, name in zip(have, ("seen", "heard"), strict=True):
+        row[: len(batch["keys"])] = batch[name].numpy() if name in batch else True
+    return have
 
 
 def start_worker(number: int, *, over: Event) -> None:

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
@@ -119,7 +120,8 @@ class PretrainModule(pl.LightningModule):
         # A mixture tells of each clip what it has, which of what stands in is nothing.
         seen, heard = (tensors.get(name, present) for name in ("seen", "heard"))
         # Of unlike batches of a step each clip counts alike.
-        step = send(torch.from_numpy(batch["step"]), self.device) if "step" in batch else None
+        step = batch.get("step")  # (k, 2, B)
+        step = None if step is None else send(torch.from_numpy(np.stack(step)), self.device)
         presence = find_presence(seen, heard, step, batch.get("number", 0))
         return kept | {"video": video, "fbank": fbank, "presence": presence}
 

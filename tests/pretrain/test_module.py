@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,9 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 import hicmae.pretraining
 from hicmae.blocks import Block
 from hicmae.masks import Masks
+from hicmae.optimization import StepLoader
 from hicmae.settings import AugmentConfig, ModelConfig, ObjectiveConfig
-from pretrain.data import StepLoader
+from pretrain.data import have_of
 from pretrain.guard import FiniteGuard
 from pretrain.module import PretrainModule, step_seed
 from pretrain.settings import Counts, DataConfig, HardwareConfig, OptimizerConfig, PretrainConfig
@@ -73,7 +75,8 @@ def fit(
         **settings,
     )
     loader = StepLoader(batches, batch_size=None)
-    loader.shape = trainer.accumulate_grad_batches, clips
+    if trainer.accumulate_grad_batches > 1:
+        loader.count, loader.tell = trainer.accumulate_grad_batches, partial(have_of, size=clips)
     trainer.fit(module, loader)
     return trainer
 
