@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from finetune.benchmark import Benchmark
-from finetune.record import Run
+from finetune.record import CONFIG, Run
 from finetune.reporting import document as doc
 from finetune.reporting.classes import absent_classes, run_counts
 from finetune.reporting.entries import (
@@ -26,9 +27,13 @@ from finetune.reporting.resampling import LEVEL, NUM_DRAWS, Comparison
 from finetune.reporting.run_report import REPORT, chance, published_names, published_section
 from finetune.scores import metric_name, undefined
 from finetune.selection import rule_sentence
+from hicmae.config import load_yaml
 from hicmae.files import portable
 
 Named = Sequence[tuple[str, Run]]
+# What decides scores in a run's configuration and has no column in the table of runs.
+_DECISIVE = {"protocol", "validation_share", "epochs", "accumulate", "recipe"}
+_DECISIVE |= {"optimizer", "mixing", "augment", "precision"}
 
 
 def name_runs(runs: Sequence[Run], given: Sequence[Path] = ()) -> list[tuple[str, Run]]:
@@ -175,6 +180,7 @@ def _benchmark_section(
         *_cautions(group, entries),
         *dict.fromkeys(run.intervals.sentence() for run in runs),
         doc.Picture(path=figure, caption=f"{metric_name(leading)} of the runs"),
+        *settings_parts(group),
         *labels,
         *seed_parts(entries),
         *paired_parts(entries),
@@ -226,6 +232,44 @@ def runs_table(group: Named) -> doc.Table:
         title=f"{benchmark.name} (pooled over folds)",
         notes=[run.intervals.caution for _, run in group],
     )
+
+
+def settings_parts(group: Named) -> list[doc.Section]:
+    """The settings by which scores of runs may differ that are not the same in all; none: nothing.
+
+    What a configuration leaves out has its default, and is called so.
+    """
+    trained = [(run.folder / CONFIG) if not run.facts.evaluates else None for _, run in group]
+    found = [_settings(path) if path and path.is_file() else {} for path in trained]
+    known = [each for each in found if each]
+    names = [
+        name
+        for name in dict.fromkeys(itertools.chain.from_iterable(known))
+        if len({str(each.get(name, "default")) for each in known}) > 1
+    ]
+    if not names:
+        return []
+    rows = [
+        [run, *(json.dumps(each.get(name, "default")).strip('"') for name in names)]
+        if each
+        else [run, *["not known"] * len(names)]
+        for (run, _), each in zip(group, found, strict=True)
+    ]
+    table = doc.Table(columns=["run", *names], rows=rows)
+    return [doc.Section(title="Settings in which the runs differ", parts=[table])]
+
+
+def _settings(path: Path) -> dict[str, Any]:
+    """What decides scores in a configuration, by the names of its options."""
+    found: dict[str, Any] = {}
+    open_parts = [(name, value) for name, value in load_yaml(path).items() if name in _DECISIVE]
+    while open_parts:
+        name, value = open_parts.pop(0)
+        if isinstance(value, dict):
+            open_parts[:0] = [(f"{name}.{part}", inner) for part, inner in value.items()]
+        else:
+            found[name] = value
+    return found
 
 
 def seed_parts(groups: Sequence[SeedGroup]) -> list[doc.Section]:
