@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from finetune.settings import EvaluationConfig
 from finetune.testing.perturbations import PerturbationConfig
 from hicmae.config import to_dict, with_options_of
-from hicmae.files import check_replaceable, file_sha256, remove
+from hicmae.files import check_replaceable, check_writable, file_sha256, remove
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -81,6 +81,8 @@ def report(
     own_reports = [(run.folder / REPORT).resolve() for run in found]
     if not files.isdisjoint({*own_reports, *map(html_path, own_reports)}):
         raise ValueError(f"{out}: is a run's own report; choose another file for the comparison")
+    for file in (out, *own_reports):
+        check_writable(file)
     groups = group_runs(pairs)
     own = write_run_reports([run for _, run in pairs], shards=shards, html=html, workers=workers)
     parts = {name: said for (name, _), said in zip(pairs, own, strict=True)}
@@ -149,8 +151,8 @@ def evaluate(
         for folder in given
     ]
     ranks.wait()  # all have seen the folder as it was
-    if out.is_dir() and ranks.is_first:
-        remove(out)  # what _check_output allowed
+    for path in [*out.iterdir()] if out.is_dir() and ranks.is_first else ():
+        remove(path)  # what _check_output allowed
     for place, plan in plans:
         console.print(opening(plan, machine))
         parts = run_networks(plan, machine)
@@ -205,6 +207,7 @@ def modalities(
         place = folder / "modalities" if out is None else out
         if out is not None and len(given) > 1:
             place = out / folder.relative_to(source)
+        check_writable(place, folder=True)
         check_replaceable(place, "modality report", FACTS, others=WRITTEN, overwrite=overwrite)
         plan = make_plan(folder, config)
         if plan.tested.over_time is not None:
@@ -244,6 +247,7 @@ def matrix(*, runs: list[Path], out: Path = Path("matrix.md")) -> None:
             f"{out}: out is the Markdown file, and the JSON goes beside it; name it"
             f" {out.with_suffix('.md')}"
         )
+    check_writable(out)
     table = write_matrix([read_run(folder) for given in runs for folder in runs_in(given)], out)
     console = output_console()
     _say_unfinished(runs, console)
@@ -321,6 +325,7 @@ def embed(
     check_ending(out)
     if out.exists() and not overwrite:
         raise ValueError(f"{out}: exists; pass --overwrite, or name another file")
+    check_writable(out)
     if segments < 1:
         raise ValueError(f"segments = {segments} (must be 1 or more)")
     if (source / SCORES).is_file():

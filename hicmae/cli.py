@@ -263,7 +263,7 @@ class _Parser(ArgumentParser):
 
         Raises: ValueError: an unknown option or key, a value of a wrong type, or something missing;
             a number that is none or infinite; an address where a path must be; a file on the way to
-            ``out`` or ``json``. OSError: ``json`` cannot be written.
+            ``out`` or ``json``. OSError: one of these cannot be written.
         """
         parsed = self.parse_args(self.prepared(arguments))
         # Before settings check their bounds: most comparisons with not-a-number are passed.
@@ -280,11 +280,7 @@ class _Parser(ArgumentParser):
                         "machine; copy from or to elsewhere yourself)"
                     )
                 if name in ("out", "json") and isinstance(value, Path):  # else found out at the end
-                    nearest = next(path for path in value.absolute().parents if path.exists())
-                    if not nearest.is_dir():
-                        raise ValueError(f"{name} = {value}: {nearest} is a file, not a folder")
-                if name == "json" and value is not None:
-                    check_writable(value)
+                    check_writable(value, folder=name == "out" and value.is_dir())
         return {name: built[name] for name in self.parameters}
 
     def options(self) -> dict[str, argparse.Action]:

@@ -87,16 +87,23 @@ def write_text(path: Path, text: str, *, sync: bool = False) -> None:
         beside.write_text(text, encoding="utf-8", newline="")
 
 
-def check_writable(path: Path) -> None:
+def check_writable(path: Path, *, folder: bool = False) -> None:
     """Find out that a file cannot be written before what it is to hold is made.
 
-    Raises: OSError: the file, or its folder, cannot; the file is named.
+    Args: folder: Whether it is a folder that files are to be written into.
+    Raises: OSError: the file, or its folder, cannot; it is named. ValueError: what should be a
+        folder is a file.
     """
-    nearest = next(folder for folder in path.absolute().parents if folder.exists())
+    nearest = path.absolute() if folder else path.absolute().parent
     try:
-        if path.is_dir():
+        while not nearest.exists():
+            nearest = nearest.parent
+        if not nearest.is_dir():
+            raise ValueError(f"{path}: {nearest} is a file, not a folder")
+        if path.is_dir() and not folder:
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-        tempfile.TemporaryFile(dir=nearest).close()
+        with tempfile.TemporaryFile(dir=nearest, buffering=0) as file:
+            file.write(b"\n")  # which a full disk does not take
     except OSError as error:
         error.filename = str(path)
         raise

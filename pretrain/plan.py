@@ -365,13 +365,7 @@ def _folder_problems(out: Path, *, needed: int, may_exist: bool) -> Iterator[str
             f"{out}: holds a run already ({', '.join(there)}); pass --resume, --overwrite or "
             "another --out"
         )
-    nearest = _nearest_folder(out)
-    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
-        yield (
-            f"{nearest}: cannot be written (permission), so {out} could not be made; give another"
-            " --out"
-        )
-    elif needed - _held_bytes(out) > _free_bytes(out):
+    if needed - _held_bytes(out) > _free_bytes(out):
         yield (
             f"{out}: {_gib(_free_bytes(out))} free, checkpoints take up to {_gib(needed)}; keep "
             "fewer (log.keep, log.keep_every) or choose another --out"

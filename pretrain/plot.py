@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hicmae.figures import plain_words
-from hicmae.files import whole_file
+from hicmae.files import check_writable, whole_file
 
 if TYPE_CHECKING:
     import numpy as np
@@ -87,8 +87,9 @@ def plot(*, runs: list[Path], out: Path | None = None, smooth: int = 1) -> int:
     if out is None and len(runs) > 1:
         raise ValueError(f"{len(runs)} runs: say where the picture goes with --out FILE.png")
     files = [run if run.suffix == ".csv" else run / "metrics.csv" for run in runs]
-    curves = {_name(file, files): read_curves(file) for file in files}
     path = out or files[0].parent / "figures" / "curves.png"
+    check_writable(path)
+    curves = {_name(file, files): read_curves(file) for file in files}
     draw_curves(path, curves, smooth=smooth)
     print(path)
     return 0

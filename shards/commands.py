@@ -23,7 +23,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from hicmae.config import with_options_of
-from hicmae.files import write_json, write_text
+from hicmae.files import check_writable, write_json, write_text
 from hicmae.media.errors import CAUSES
 from hicmae.terminal import print_line
 from shards.settings import BuildConfig
@@ -201,6 +201,7 @@ def receipt(*, folder: Path) -> None:
     """
     from shards.receipts.receipt import RECEIPT_PAGE, recorded_versions, write_receipt
 
+    check_writable(folder, folder=True)
     write_receipt(folder, versions=recorded_versions(folder))
     print_line(Console(emoji=False), f"receipt: {folder / RECEIPT_PAGE}")
 

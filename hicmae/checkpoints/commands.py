@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from hicmae.files import check_replaceable
+from hicmae.files import check_replaceable, check_writable
 
 ExportFormat = Literal["reference", "torch", "onnx", "onnx-int8"]
 
@@ -214,6 +214,7 @@ def _check_out(out: Path, overwrite: bool) -> None:
     from hicmae.checkpoints.checkpoint import CARD, CONFIG, PROBE, WEIGHTS
 
     check_replaceable(out, "checkpoint", CONFIG, WEIGHTS, others=(PROBE, CARD), overwrite=overwrite)
+    check_writable(out.parent, folder=True)  # the folder itself is replaced
 
 
 def _shown(value: Any) -> str:

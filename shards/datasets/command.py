@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from hicmae.files import whole_file
+from hicmae.files import check_writable, whole_file
 from shards.datasets import DATASETS, Listing, ReadOptions, find_dataset
 from shards.datasets.base import Item, Media, check_files
 from shards.datasets.traces import COLUMN, TABLE
@@ -90,6 +90,7 @@ def manifest(
     lacking = missing or path.with_name(f"{path.name}.missing.txt")
     table = labels or (root / TABLE if known is DATASETS["traces"] else None)
     for name, file in (("out", path), ("missing", lacking)):
+        check_writable(file)
         if table is not None and file.exists() and table.exists() and file.samefile(table):
             raise ValueError(
                 f"{name} = {file}: is the file of labels, which it would replace; name another"

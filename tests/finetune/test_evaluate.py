@@ -356,7 +356,9 @@ def test_what_cannot_be_evaluated_is_refused_in_one_line(
             again(source, options.pop("out", tmp_path / "no"), **options)
         assert "\n" not in str(caught.value)
     assert not (tmp_path / "no").exists()
+    place = evaluated.stat().st_ino
     again(finished, evaluated, segments=2, overwrite=True)
+    assert evaluated.stat().st_ino == place  # the folder stays, which may be a mount or a link
     assert read_run(evaluated).facts.num_segments == 2
     light = shutil.copytree(finished, tmp_path / "light")
     shutil.rmtree(light / "fold-1" / "checkpoints")

@@ -194,3 +194,9 @@ def test_a_page_is_not_written_where_its_companion_or_another_report_goes(
         report(runs=[run], out=tmp_path / "out.html")
     with pytest.raises(ValueError, match=r"out.json: .* name it .*out\.md"):
         matrix(runs=[run], out=tmp_path / "out.json")
+    shutil.rmtree(run / "figures", ignore_errors=True)
+    (run / "report.md").unlink(missing_ok=True)
+    (run / "report.md").mkdir()
+    with pytest.raises(IsADirectoryError, match=r"run/report\.md"):
+        report(runs=[run], out=tmp_path / "out.md")
+    assert not (run / "figures").exists()  # nothing was drawn in vain

@@ -429,7 +429,7 @@ def test_a_bad_file_is_named_with_the_key_and_the_remedy(
         (["a", "--out", ""], "out = '' (must not be empty; a variable of the shell may not be set"),
         (["a", "--out="], "out = '' (must not be empty"),
         (["", "--out", "x"], "argument = '' (must not be empty"),
-        (["a", "--out", f"{__file__}/x/y"], f"out = {__file__}/x/y: {__file__} is a file, not"),
+        (["a", "--out", f"{__file__}/x/y"], f"{__file__}/x/y: {__file__} is a file, not a"),
         (["a", "--out", "s3://b/x"], "out = s3://b/x (must be a path on this machine; copy from"),
         (["a", "http://h/b?c", "--out", "x"], "sources = http://h/b?c (must be a path on this"),
         (["Zo\udceb.mp4", "--out", "x"], "sources: a name that is not UTF-8 cannot be typed here"),
@@ -592,6 +592,29 @@ def test_every_verb_refuses_a_misspelt_key_by_name(
             "/dev/null/x.json: /dev/null is a file",
         ),
         ("bench loader --shards nowhere --json .", ".: is a directory"),
+        ("evaluate matrix nowhere --out .", ".: is a directory"),
+        ("pretrain plot nowhere --out .", ".: is a directory"),
+        ("shards manifest csv . --missing .", ".: is a directory"),
+        ("shards receipt /proc", "/proc: no such"),  # nobody can write there, not even root
+        *(
+            (f"{words} /proc/x/y{suffix}", f"/proc/x/y{suffix}: no such")
+            for words, suffix in {
+                "shards build nowhere --out": "",
+                "shards merge nowhere --out": "",
+                "shards synthesize --out": "",
+                "shards manifest csv nowhere --missing": ".txt",
+                "pretrain --data.shards nowhere --out": "",
+                "pretrain plot nowhere --out": ".png",
+                "finetune --benchmark synthetic --shards nowhere --model tiny --out": "",
+                "predict nowhere --checkpoint nowhere --out": "",
+                "report nowhere --out": ".md",
+                "evaluate nowhere --out": "",
+                "embed nowhere nowhere --out": ".npz",
+                "checkpoint convert nowhere": "",
+                "checkpoint average nowhere --out": "",
+                "checkpoint export nowhere": ".onnx",
+            }.items()
+        ),
     ],
 )
 def test_a_real_verb_names_the_file_that_is_missing_and_makes_nothing(
