@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from finetune.settings import EvaluationConfig
 from finetune.testing.perturbations import PerturbationConfig
 from hicmae.config import to_dict, with_options_of
-from hicmae.files import check_replaceable, check_writable, file_sha256, remove
+from hicmae.files import check_replaceable, check_writable, clear, file_sha256
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -151,8 +151,8 @@ def evaluate(
         for folder in given
     ]
     ranks.wait()  # all have seen the folder as it was
-    for path in [*out.iterdir()] if out.is_dir() and ranks.is_first else ():
-        remove(path)  # what _check_output allowed
+    if out.is_dir() and ranks.is_first:
+        clear(out)  # what _check_output allowed
     for place, plan in plans:
         console.print(opening(plan, machine))
         parts = run_networks(plan, machine)
@@ -207,7 +207,7 @@ def modalities(
         place = folder / "modalities" if out is None else out
         if out is not None and len(given) > 1:
             place = out / folder.relative_to(source)
-        check_writable(place, folder=True)
+        check_writable(place.parent, folder=True)  # the folder itself is replaced
         check_replaceable(place, "modality report", FACTS, others=WRITTEN, overwrite=overwrite)
         plan = make_plan(folder, config)
         if plan.tested.over_time is not None:

@@ -213,6 +213,12 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def clear(folder: Path) -> None:
+    """Remove all that is in a folder."""
+    for path in [*folder.iterdir()]:
+        remove(path)
+
+
 def _mend_leftovers(folder: Path, hidden: str) -> None:
     """Remove what ``whole_folder`` was killed over, or put it back if it is all there is of the
     folder; who is at work holds a lock on his own.

@@ -55,7 +55,7 @@ from finetune.testing.perturbations import (
 from finetune.testing.plan import EvaluationPlan, TestSide
 from finetune.testing.results import evaluation_facts
 from hicmae.config import from_dict, load_yaml, save_yaml, to_dict
-from hicmae.files import remove, whole_file, write_json, write_text
+from hicmae.files import whole_folder, write_json, write_text
 from hicmae.heads import thresholds_of
 from hicmae.views import ViewGrid
 from shards.reading.random_access import ShardDataset
@@ -120,29 +120,28 @@ def run_conditions(
         if not num_missing(clip.num_frames, share):
             name = Condition(kind="missing-frames", level=share).name
             console.print(f"left out: {name}, which is none of a clip's {clip.num_frames} frames")
-    remove(out)  # what the verb has allowed
-    out.mkdir(parents=True)
-    save_yaml(out / CONFIG, config)
-    save_yaml(out / BENCHMARK, to_dict(plan.mapped.benchmark))
     facts = evaluation_facts(plan, machine)
-    write_json(out / FACTS, to_dict(facts))
-    with whole_file(out / LINES) as beside, beside.open("w", encoding="utf-8") as file:
-        for side in plan.sides:
-            network = load_tested(plan.source.checkpoint(side.fold))
-            for condition in conditions:
-                for read_as, prediction in _predictions(
-                    plan, network, side, condition, perturb, machine
-                ):
-                    line = {
-                        "condition": read_as.kind,
-                        "level": read_as.level,
-                        "repeat": read_as.repeat,
-                        **prediction_line(prediction),
-                    }
-                    file.write(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n")
-    page = write_modality_page(out)
+    with whole_folder(out) as beside:
+        save_yaml(beside / CONFIG, config)
+        save_yaml(beside / BENCHMARK, to_dict(plan.mapped.benchmark))
+        write_json(beside / FACTS, to_dict(facts))
+        with (beside / LINES).open("w", encoding="utf-8") as file:
+            for side in plan.sides:
+                network = load_tested(plan.source.checkpoint(side.fold))
+                for condition in conditions:
+                    for read_as, prediction in _predictions(
+                        plan, network, side, condition, perturb, machine
+                    ):
+                        line = {
+                            "condition": read_as.kind,
+                            "level": read_as.level,
+                            "repeat": read_as.repeat,
+                            **prediction_line(prediction),
+                        }
+                        file.write(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n")
+        write_modality_page(beside)
     console.print(importance_table(read_spoiled(out), facts))
-    console.print(f"report: {page}")
+    console.print(f"report: {out / PAGE}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -317,8 +316,8 @@ def class_importance_table(importance: Importance, facts: RunFacts) -> doc.Table
     )
 
 
-def write_modality_page(folder: Path) -> Path:
-    """Score the predictions of a folder again, draw, and write the page. Returns: its path."""
+def write_modality_page(folder: Path) -> None:
+    """Score the predictions of a folder again, draw, and write the page."""
     facts = read_modality_facts(folder)
     parts = [
         # The run's own report takes this page in under its heading.
@@ -327,9 +326,7 @@ def write_modality_page(folder: Path) -> Path:
         f" {rule_sentence(facts.selection, facts.protocol)}.",
         *modality_parts(folder),
     ]
-    path = folder / PAGE
-    write_text(path, "\n\n".join(parts) + "\n")
-    return path
+    write_text(folder / PAGE, "\n\n".join(parts) + "\n")
 
 
 def modality_parts(folder: Path) -> list[str]:

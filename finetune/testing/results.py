@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,7 @@ from finetune.testing.machine import Machine, load_tested, sample_views
 from finetune.testing.plan import EvaluationPlan
 from hicmae import __version__
 from hicmae.config import save_yaml, to_dict
-from hicmae.files import portable, write_json, write_text
+from hicmae.files import clear, portable, write_json, write_text
 from hicmae.heads import thresholds_of
 from hicmae.views import ViewGrid
 
@@ -138,11 +139,14 @@ def write_evaluation(
         )
     facts = dataclasses.replace(facts, notes=(*notes, *recordings_note(benchmark, pooled)))
     out.mkdir(parents=True, exist_ok=True)
-    save_yaml(out / CONFIG, config)
-    save_yaml(out / BENCHMARK, to_dict(benchmark))
-    for fold, _ in parts:
-        write_json(fold_folder(out, fold.name) / FOLD, to_dict(fold))
-    run = write_run(out, benchmark, facts, pooled)
+    with ExitStack() as undone:
+        undone.callback(clear, out)  # or it would not be replaced later, being no run
+        save_yaml(out / CONFIG, config)
+        save_yaml(out / BENCHMARK, to_dict(benchmark))
+        for fold, _ in parts:
+            write_json(fold_folder(out, fold.name) / FOLD, to_dict(fold))
+        run = write_run(out, benchmark, facts, pooled)
+        undone.pop_all()
     write_run_report(run)
     return run
 

@@ -322,6 +322,19 @@ def test_several_runs_are_evaluated_under_their_names(
     assert "(2 seeds)" in (tmp_path / "report.md").read_text()
 
 
+def test_an_evaluation_that_ends_before_it_is_a_run_leaves_nothing(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def end(*_: object) -> None:
+        raise SystemExit(143)
+
+    monkeypatch.setattr("finetune.testing.results.write_run", end)
+    for _ in range(2):  # it would not be begun again where anything else is
+        with pytest.raises(SystemExit):
+            again(finished, tmp_path / "out")
+    assert [*(tmp_path / "out").iterdir()] == []
+
+
 def test_what_no_evaluation_wrote_is_not_deleted_with_one(
     finished: Path, tested: Path, tmp_path: Path
 ) -> None:

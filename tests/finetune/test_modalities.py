@@ -176,6 +176,22 @@ def test_real_values_and_single_modalities_have_a_page_too(trained: Path, train:
     assert (run / "modalities" / "figures" / "levels.png").exists()
 
 
+def test_a_report_stays_until_another_is_whole(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def end(folder: Path) -> None:
+        raise SystemExit(143)
+
+    monkeypatch.setattr("finetune.testing.modalities.write_modality_page", end)
+    old = shutil.copytree(finished / "modalities", tmp_path / "old")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*.*")}
+    for out in ("old", "new"):
+        with pytest.raises(SystemExit):
+            modalities(source=finished, perturb=FEW, **MACHINE, out=tmp_path / out, overwrite=True)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*.*")} == before
+    assert [*tmp_path.iterdir()] == [old]
+
+
 def test_reports_are_not_overwritten_unasked_nor_other_folders_at_all(
     finished: Path, tmp_path: Path
 ) -> None:
