@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hicmae.files import Closing
-from hicmae.processes import IMPORTED, forking, num_cores
+from hicmae.processes import IMPORTED, end_with_starter, forking, num_cores
 
 if TYPE_CHECKING:
     from multiprocessing.process import BaseProcess
@@ -505,6 +505,7 @@ class Job(NamedTuple):
 
 def _call(base: Path, work: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
     os.setsid()
+    end_with_starter(lambda: os.killpg(0, signal.SIGKILL))
     multiprocessing.set_start_method(None, force=True)  # readers begin as they always do
     with base.with_suffix(".log").open("w") as log:
         for stream in (1, 2):

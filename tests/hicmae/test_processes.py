@@ -332,10 +332,25 @@ if __name__ == "__main__":
 """
 
 
-def test_a_process_ends_with_the_one_that_asked_for_it_however_that_ended(tmp_path: Path) -> None:
-    """Those that draw reports and render clips do."""
+_BENCH = """
+import pathlib, sys, time
+from pretrain.gpu_checks import Asked, Bench
+
+if __name__ == "__main__":
+    folder = pathlib.Path(sys.argv[0]).parent
+    bench = Bench("cpu", folder, 600, Asked((), (), (), None), {})
+    print(bench.start(time.sleep, 600).process.pid, flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize("text", [_STARTER, _BENCH], ids=["drawing", "bench gpu"])
+def test_a_process_ends_with_the_one_that_asked_for_it_however_that_ended(
+    tmp_path: Path, text: str
+) -> None:
+    """Those that draw reports, render clips and measure on a GPU do."""
     script = tmp_path / "script.py"
-    script.write_text(_STARTER)
+    script.write_text(text)
     words = [sys.executable, str(script)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     with subprocess.Popen(words, env=environment, stdout=subprocess.PIPE) as starter:
