@@ -268,6 +268,8 @@ def naming(path: Path, hidden: str = "\0") -> Iterator[None]:
         if error.errno is not None:
             try:
                 error.filename = said
+                if "[errno " in (error.strerror or ""):  # pyarrow's, with the hidden name
+                    error.strerror = os.strerror(error.errno)
             except AttributeError:  # PyAV's have a name that cannot be changed
                 raise OSError(error.errno, os.strerror(error.errno), said) from error
         raise

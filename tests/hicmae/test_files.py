@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import av
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -143,7 +145,7 @@ def test_a_folder_that_is_there_outlives_an_end_between_the_renames(
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full is Linux's")
-@pytest.mark.parametrize("library", ["torch", "safetensors", "av"])
+@pytest.mark.parametrize("library", ["torch", "safetensors", "av", "pyarrow"])
 def test_what_libraries_wrap_is_an_error_of_the_system_again(tmp_path: Path, library: str) -> None:
     def write() -> None:
         with whole_file(tmp_path / "weights") as beside:
@@ -154,6 +156,8 @@ def test_what_libraries_wrap_is_an_error_of_the_system_again(tmp_path: Path, lib
                 av.open(beside)
             else:
                 beside.mkdir()
+                if library == "pyarrow":
+                    pq.write_table(pa.table({"a": [0]}), beside)
                 save_file({"a": torch.zeros(10)}, beside)
 
     with pytest.raises(OSError, match=r"weights") as caught:
