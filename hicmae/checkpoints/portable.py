@@ -164,7 +164,7 @@ class PortableModel(nn.Module, ModelHubMixin):
         network = cls.from_checkpoint(checkpoint)
         own = network.sections()
         network.carried = {k: part for k, part in checkpoint.config.items() if k not in own}
-        network._loaded = (str(source), file_state(folder / WEIGHTS), network.carried)
+        network._loaded = (str(source), file_state(checkpoint.path / WEIGHTS), network.carried)
         return network
 
     def push_to_hub(self, repo_id: str, **settings: Any) -> str:

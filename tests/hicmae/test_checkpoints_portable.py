@@ -216,9 +216,9 @@ def test_a_saved_network_comes_back_with_all_that_it_carries(
     tmp_path: Path, network: EmotionModel
 ) -> None:
     network.train()
-    network.save_pretrained(tmp_path / "made")
+    network.save_pretrained(tmp_path / "made" / "checkpoints" / "last")
     assert network.training
-    back = EmotionModel.from_pretrained(tmp_path / "made")
+    back = EmotionModel.from_pretrained(tmp_path / "made")  # as a fold of a run is
     assert same(network, back)
     assert not back.training
     assert back.carried["labels"]["names"] == ["joy", "anger"]
