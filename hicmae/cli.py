@@ -154,7 +154,8 @@ def dispatch(
         message = user_message(error)
         if debug or message is None:
             raise
-        print(f"{_program(name)}: error: {message}", file=sys.stderr)
+        # Settings that are one verb's name it.
+        print(f"{_program(name)}: error: {message.removeprefix(f'{name}: ')}", file=sys.stderr)
         return 2
     return status if isinstance(status, int) and not isinstance(status, bool) else 0
 
@@ -257,6 +258,7 @@ class _Parser(ArgumentParser):
     example = ""
     renamed: Mapping[str, str] = MappingProxyType({})
     parameters: list[str]  # what the function takes, and the option threads
+    flagged: Mapping[str, str] = MappingProxyType({})  # words behind bare flags -> these
 
     def keywords(self, arguments: list[str]) -> dict[str, Any]:
         """Turn command-line words into the function's keyword arguments.
@@ -295,6 +297,7 @@ class _Parser(ArgumentParser):
             and would be the working folder.
         """
         options, words, before = self.options(), [], ""
+        self.flagged = flagged = dict[str, str]()
         for word, after in zip(arguments, [*arguments, ""][1:], strict=True):
             name, equals, value = word.partition("=")
             given = before if not word else name if word.endswith("=") and not value else ""
@@ -309,6 +312,8 @@ class _Parser(ArgumentParser):
                 raise ValueError(_is_now(name, f"--{new}", value if equals else after, " "))
             action = options.get(word)
             bare = action and _hint(action) is bool and after.lower() not in ("true", "false")
+            if bare:
+                flagged[after] = word[2:]
             words.append(f"{word}=true" if bare else word)
         return words
 
@@ -342,6 +347,8 @@ class _Parser(ArgumentParser):
         """Name the options that do not exist, each with the nearest one that does."""
         names = [word.split("=", 1)[0] for word in words if word.startswith("--")]
         if not names:
+            if flag := self.flagged.get(words[0]):
+                return f"{flag} = {words[0]} (must be true or false)"
             return f"unexpected argument '{' '.join(words)}'; `{self.prog} --help` lists them"
         known = [name[2:] for name in self.options() if name.startswith("--")]
         complaints = (f"no option '{n}'{did_you_mean(n[2:], known, at='--')}" for n in names)

@@ -425,6 +425,7 @@ def test_a_bad_file_is_named_with_the_key_and_the_remedy(
         (["a", "--out", "x", "--recipe", "null"], "recipe = null (must be settings, each as --rec"),
         (["a", "--out", "x", "--seed", "b"], "seed = b (must be a whole number or null)"),
         (["a", "--out", "x", "--resume=maybe"], "resume = maybe (must be true or false)"),
+        (["a", "--out", "x", "--resume", "yes"], "resume = yes (must be true or false)"),
         (["a", "--out", "x", "--config", "no.yaml"], "no.yaml: no such configuration file"),
         (["a", "--out", ""], "out = '' (must not be empty; a variable of the shell may not be set"),
         (["a", "--out="], "out = '' (must not be empty"),
@@ -615,6 +616,9 @@ def test_every_verb_refuses_a_misspelt_key_by_name(
                 "checkpoint export nowhere": ".onnx",
             }.items()
         ),
+        ("shards build x --out y --fps -1", "hicmae shards build: error: fps = -1.0 (must be"),
+        ("predict x --checkpoint y --out z --hop -1", "hicmae predict: error: hop = -1 (must be"),
+        ("pretrain --data.shards x --out y --epochs 0", "hicmae pretrain: error: epochs = 0.0 ("),
     ],
 )
 def test_a_real_verb_names_the_file_that_is_missing_and_makes_nothing(
