@@ -52,9 +52,9 @@ def report(
         workers: Processes that draw the runs' own reports; null: one a core where there are six
             runs or more, else this one.
 
-    Raises: FileNotFoundError: no such run. ValueError: a run that is not finished or damaged, or
-        two that share a name, a report in place of a run's own or named as its HTML is, or no
-        worker.
+    Raises: FileNotFoundError: no such run, or no such shards. ValueError: a run that is not
+        finished or damaged, or two that share a name, a report in place of a run's own or named as
+        its HTML is, shards without an index, or no worker.
     """
     from finetune.record import read_run, runs_in
     from finetune.reporting.comparison import (
@@ -66,9 +66,12 @@ def report(
     )
     from finetune.reporting.document import Section, html_path, output_console, write_document
     from finetune.reporting.run_report import REPORT, scores_table, write_run_reports
+    from shards.index import read_index
 
     if workers is not None and workers < 1:
         raise ValueError(f"workers = {workers} (must be at least 1, or null: one a core)")
+    if shards is not None:  # or reports that have frames would be drawn without
+        read_index(shards)
     places = [(given, folder) for given in runs for folder in runs_in(given)]
     found = [read_run(folder) for _, folder in places]
     pairs = name_runs(found, [given for given, _ in places])

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from sklearn.metrics import precision_recall_fscore_support
 
+from finetune.commands import report
 from finetune.folds import group_columns
 from finetune.predictions import Prediction, make_prediction
 from finetune.record import Run, read_run
@@ -163,6 +164,8 @@ def test_the_most_confident_errors_come_first_with_their_middle_frame(
 def test_shards_that_are_gone_or_others_are_said_and_the_errors_listed(
     run: Run, shards: Path, tmp_path: Path
 ) -> None:
+    with pytest.raises(FileNotFoundError, match="nowhere: no such folder of shards"):
+        report(runs=[run.folder], out=tmp_path / "report.md", shards=tmp_path / "nowhere")
     gone = error_section(run, tmp_path, tmp_path / "nowhere")
     assert gone is not None
     assert any("no longer in" in part for part in gone.parts if isinstance(part, str))
