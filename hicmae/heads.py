@@ -94,8 +94,15 @@ class HeadLabels:
                 self.names[n] if len(order) == 1 else f"{self.names[n]} {100 * shares[n]:.0f}"
                 for n in order
             )
-        form = "+.2f" if self.kind == "regression" else ".2f"
-        return ", ".join(f"{n} {v:{form}}" for n, v in zip(self.names, given, strict=True))
+        told = real_text if self.kind == "regression" else "{:.2f}".format
+        return ", ".join(f"{n} {told(v)}" for n, v in zip(self.names, given, strict=True))
+
+
+def real_text(value: float, digits: int = 2) -> str:
+    """A real value with its sign, of any unit: so many digits behind the point, and of a small one
+    as many that are not 0.
+    """
+    return f"{value:+z.{digits}{'f' if abs(value) >= 0.0995 or not value else 'g'}}"
 
 
 def slices(heads: Sequence[HeadLabels]) -> Iterator[tuple[HeadLabels, slice]]:

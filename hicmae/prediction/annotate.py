@@ -22,6 +22,7 @@ import av
 import cv2
 import numpy as np
 
+from hicmae.heads import real_text
 from hicmae.media.container import ffmpeg_name, open_container, packets_of
 from hicmae.media.errors import MediaError
 from hicmae.media.sound import SoundSpans
@@ -427,7 +428,7 @@ def _row_text(
     """What stands beside a bar: real values are told, probabilities are seen. Where there is no
     room for both it is the name that is cut.
     """
-    number = f" {value:+z.2f}" if place in track.ranges else ""
+    number = f" {real_text(value)}" if place in track.ranges else ""
     taken = cv2.getTextSize(number, _FONT, size, 1)[0][0]
     return _fitting(track.names[place], width - taken, size) + number
 

@@ -417,10 +417,12 @@ def _line(track: TrackSummary) -> str:
 
 def _means(values: Mapping[str, float], *, is_class: bool) -> str:
     """Outputs by name; of classes the first three."""
-    means, form = list(values.items()), "+z.2f"
-    if is_class:
-        means, form = sorted(means, key=lambda item: -item[1])[:3], ".2f"
-    return ", ".join(f"{name} {value:{form}}" for name, value in means)
+    from hicmae.heads import real_text
+
+    if not is_class:
+        return ", ".join(f"{name} {real_text(value)}" for name, value in values.items())
+    most = sorted(values.items(), key=lambda item: -item[1])[:3]
+    return ", ".join(f"{name} {value:.2f}" for name, value in most)
 
 
 def _outcome(recording: Source, cause: str, message: str) -> dict[str, str]:

@@ -17,7 +17,7 @@ from hicmae.checkpoints.checkpoint import Labels
 from hicmae.config import to_dict
 from hicmae.figures import plain_words
 from hicmae.files import check_replaceable, whole_folder
-from hicmae.heads import answers, slices
+from hicmae.heads import answers, real_text, slices
 from hicmae.media.crops import decode_jpeg
 from hicmae.media.recording import has_no_sound
 from hicmae.prediction.annotate import AnnotateRequest, DrawnTrack
@@ -563,5 +563,7 @@ def _heading(track: Track) -> str:
         return f"{track.name}, {span}: {printable(summary.prediction)} (mean {mean:.2f})"
     if summary.heads:
         return f"{track.name}, {span}: {printable('; '.join(summary.heads.values()))} on average"
-    means = ", ".join(f"{printable(name)} {value:+z.2f}" for name, value in summary.mean.items())
+    means = ", ".join(
+        f"{printable(name)} {real_text(value)}" for name, value in summary.mean.items()
+    )
     return f"{track.name}, {span}: {means} on average"

@@ -17,11 +17,13 @@ import os
 import re
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from html import escape
 from pathlib import Path
 from typing import NamedTuple
 
 from hicmae.files import csv_records
+from hicmae.heads import real_text
 from hicmae.prediction.span_texts import SpanError, cue_lines, plain_numbers, spelled
 from hicmae.terminal import printable
 
@@ -489,9 +491,9 @@ def _tiers(owners: Sequence[Owner]) -> Iterator[tuple[str, str, list[tuple[int, 
                     else:
                         labels.append((start, end, text))
                 yield printable(owner.name), f"{name} {printable(what)}".rstrip(), labels
-            form = ".2f" if lane[0].label else "+.3f"
+            told = "{:.2f}".format if lane[0].label else partial(real_text, digits=3)
             for what in lane[0].values:
-                values = [(*_times(mark), _text(mark.values[what], form)) for mark in lane]
+                values = [(*_times(mark), _text(mark.values[what], told)) for mark in lane]
                 yield printable(owner.name), f"{name} {printable(what)}", values
 
 
@@ -503,14 +505,15 @@ def _times(mark: Mark) -> tuple[int, int]:
 
 def _sentence(mark: Mark) -> str:
     if mark.label:
-        return " ".join([mark.label, *(_text(value, ".2f") for value in mark.values.values())])
+        shares = (_text(value, "{:.2f}".format) for value in mark.values.values())
+        return " ".join([mark.label, *shares])
     answers = [f"{name}: {answer}" for name, answer in mark.answers.items()]
-    values = [f"{name} {_text(value, '+z.2f')}" for name, value in mark.values.items()]
+    values = [f"{name} {_text(value, real_text)}" for name, value in mark.values.items()]
     return ", ".join([*answers, *values])
 
 
-def _text(value: float | str, form: str) -> str:
-    return value if isinstance(value, str) else f"{value:{form}}"
+def _text(value: float | str, told: Callable[[float], str]) -> str:
+    return value if isinstance(value, str) else told(value)
 
 
 def _plain(text: str) -> str:

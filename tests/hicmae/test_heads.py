@@ -121,6 +121,8 @@ def test_a_head_answers_with_what_it_names() -> None:
     )
     assert several.answer([0.5, 0.19, 0.95]) == "joy+awe"
     assert several.answer([0.4, 0.1, 0.8]) == "none"
+    real = HeadLabels(name="v", kind="regression", names=("a", "b", "c"))
+    assert real.answer([-0.3, 5e-5, -0.0]) == "a -0.30, b +5e-05, c +0.00"
     with pytest.raises(ValueError, match="1 thresholds \\(must be 0 or 2\\)"):
         HeadLabels(name="e", kind="distribution", names=("a", "b"), thresholds=(0.2,))
 

@@ -241,6 +241,9 @@ def test_a_long_name_is_cut_and_its_value_told_whole(monkeypatch: pytest.MonkeyP
     Canvas((real,), 100, 100).draw(np.zeros((100, 100, 3), np.uint8), 0.0)
     assert any(text.startswith("emo") and text.endswith(". -2.04") for text in told), told
     assert "arousal +0.10" in told
+    small = track(names=("gain", "b"), scales=((0, 1),), said=(), values=1e-4 * values)
+    Canvas((small,), 240, 320).draw(np.zeros((240, 320, 3), np.uint8), 0.0)
+    assert any(text.endswith(" -0.0002") for text in told), told
     Canvas((track(),), 240, 320).draw(np.zeros((240, 320, 3), np.uint8), 0)
     assert "face0 calm 0.90" in told
 

@@ -16,7 +16,7 @@ import pytest
 
 import hicmae
 from hicmae.__main__ import main
-from hicmae.prediction.command import gather
+from hicmae.prediction.command import _means, gather
 from hicmae.settings import ModelConfig
 from shards.settings import BuildConfig
 from tests.support.media_files import write_sound
@@ -232,6 +232,11 @@ def test_names_never_meet(tmp_path: Path) -> None:
     both = gather([tmp_path / "x/one/clip.mp4", tmp_path / "x/two/clip.mp4"], out)
     assert [recording.name for recording in both] == ["one/clip.mp4", "two/clip.mp4"]
     assert [recording.name for recording in gather([tmp_path / "z.wav"], out)] == ["z.wav"]
+
+
+def test_a_small_real_value_is_told_by_what_it_is() -> None:
+    means = {"gain": 1e-4, "slope": -0.0123, "valence": -0.2}
+    assert _means(means, is_class=False) == "gain +0.0001, slope -0.012, valence -0.20"
 
 
 def test_what_cannot_be_is_one_line(

@@ -461,7 +461,10 @@ def test_neighbours_are_joined_and_hostile_names_are_kept(tmp_path: Path) -> Non
         Mark(2.0, 2.0001, "--> x\ny", {"probability": 1.0}),
         Mark(2.5, 3.0, "--> x\ny", {"probability": 1.0}),  # no neighbour, and after the end
     ]
-    owners = [Owner('f"0', marks, joined=True), Owner("v", [Mark(0, 1, "", {"x": 0.25})], False)]
+    owners = [
+        Owner('f"0', marks, joined=True),
+        Owner("v", [Mark(0, 1, "", {"x": 0.25, "y": 1e-4})], False),
+    ]
     owners.append(Owner("anna", [Mark(0, 1, "joy", {}), Mark(1, 2, "joy", {})], joined=False))
     for write in FORMATS.values():
         write(owners, tmp_path, tmp_path / "clip.unheard-of", 2.0)
@@ -470,6 +473,7 @@ def test_neighbours_are_joined_and_hostile_names_are_kept(tmp_path: Path) -> Non
     eaf = Eaf(tmp_path / "timeline.eaf")
     assert eaf.get_annotation_data_for_tier('f"0') == expected
     assert eaf.get_annotation_data_for_tier("v x") == [(0, 1000, "+0.250")]
+    assert eaf.get_annotation_data_for_tier("v y") == [(0, 1000, "+0.0001")]
     assert len(eaf.get_annotation_data_for_tier("anna")) == 2, "spans stay what they are"
     grid = TextGrid(tmp_path / "timeline.TextGrid")
     assert [name for _, name in grid.get_tier_name_num()][:2] == ['f"0', 'f"0 probability']
