@@ -105,6 +105,11 @@ def real_text(value: float, digits: int = 2) -> str:
     return f"{value:+z.{digits}{'f' if abs(value) >= 0.0995 or not value else 'g'}}"
 
 
+def rounded(values: Sequence[float] | np.ndarray) -> list[float]:
+    """Values (C,), of any unit, as they are told to programs: six digits that are not 0."""
+    return [float(f"{value:.6g}") for value in values]
+
+
 def slices(heads: Sequence[HeadLabels]) -> Iterator[tuple[HeadLabels, slice]]:
     """Each head with the place of its outputs."""
     start = 0

@@ -25,7 +25,7 @@ from hicmae.checkpoints.portable import locate
 from hicmae.config import to_dict
 from hicmae.devices import choose_device
 from hicmae.files import telling_name
-from hicmae.heads import said
+from hicmae.heads import rounded, said
 from hicmae.media.faces import FaceConfig
 from hicmae.page.jobs import Report, for_visitors
 from hicmae.page.settings import Limits
@@ -411,7 +411,7 @@ def _predicted(track: Track, prediction: Prediction) -> dict[str, Any]:
 
     def outputs(of: dict[str, np.ndarray]) -> dict[str, Any]:
         told = {"said": {name: said(heads, v) for name, v in of.items()}} if heads else {}
-        return {name: [round(float(n), 5) for n in v] for name, v in of.items()} | told
+        return {name: rounded(v) for name, v in of.items()} | told
 
     table = track.boxes if len(track.boxes) else pandas.DataFrame(columns=[*_CORNERS, "angle"])
     boxes, angles = table[_CORNERS].to_numpy(float), table["angle"].to_numpy(float)

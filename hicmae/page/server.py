@@ -29,6 +29,7 @@ from pydantic import BaseModel, Field, ValidationError
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
 import hicmae
+from hicmae.heads import rounded
 from hicmae.media.crops import decode_jpeg
 from hicmae.page.guard import Guard, is_loopback
 from hicmae.page.jobs import (
@@ -418,7 +419,7 @@ def look_live(
         low, high = moment.box[:2], moment.box[2:]
         shares = np.concatenate([(low + high) / 2 / size, (high - low) / size])
         box = (*shares.round(4).tolist(), round(float(np.degrees(moment.angle)), 2))
-    values = None if moment.values is None else [round(float(v), 5) for v in moment.values]
+    values = None if moment.values is None else rounded(moment.values)
     return Live(
         modality=moment.modality,
         values=values,

@@ -17,7 +17,7 @@ from hicmae.checkpoints.checkpoint import Labels
 from hicmae.config import to_dict
 from hicmae.figures import plain_words
 from hicmae.files import check_replaceable, whole_folder
-from hicmae.heads import answers, real_text, slices
+from hicmae.heads import answers, real_text, rounded, slices
 from hicmae.media.crops import decode_jpeg
 from hicmae.media.recording import has_no_sound
 from hicmae.prediction.annotate import AnnotateRequest, DrawnTrack
@@ -419,10 +419,11 @@ def _lines(prediction: Prediction) -> Iterator[dict[str, Any]]:
                 line["prediction"] = predictions[number]
             if said:
                 line["predictions"] = said[number]
-            line["values"] = _rounded(names, values)
+            line["values"] = dict(zip(names, rounded(values), strict=True))
             if len(track.by_modality) > 1:
                 line["by_modality"] = {
-                    kind: _rounded(names, each[number]) for kind, each in track.by_modality.items()
+                    kind: dict(zip(names, rounded(each[number]), strict=True))
+                    for kind, each in track.by_modality.items()
                 }
             yield line
 
@@ -456,10 +457,6 @@ def _owners(prediction: Prediction) -> list[Owner]:
                 told = {n: v for n, v in told.items() if not n.startswith(f"{head.name}.")}
             marks.setdefault(owner, []).append(Mark(float(start), float(end), label, told, said))
     return [Owner(name, each, joined=spans is None) for name, each in marks.items()]
-
-
-def _rounded(names: tuple[str, ...], values: np.ndarray) -> dict[str, float]:
-    return {name: float(_DIGITS % value) for name, value in _named(names, values).items()}
 
 
 def _annotate(

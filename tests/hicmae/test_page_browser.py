@@ -203,7 +203,8 @@ def test_a_clip_goes_up_and_its_timeline_follows_playback(page: Any, clips_dir: 
 def test_shares_have_their_own_axis_and_who_is_not_sure_says_so(page: Any) -> None:
     found = page.execute_async_script("""
         const done = arguments[0];
-        import("/charts.js").then(({ axesOf, captionOf, frameFace, lyingOf, rangesOf }) => {
+        import("/charts.js").then(({ axesOf, captionOf, frameFace, lyingOf, rangesOf,
+          told }) => {
           const box = document.getElementById("box");
           const sides = [0.3, 0.7].map((x) => {
             frameFace(box, [x, 0.5, 0.1, 0.1, 0], "face", "#fff");
@@ -217,12 +218,14 @@ def test_shares_have_their_own_axis_and_who_is_not_sure_says_so(page: Any) -> No
             rangesOf([[0.2, 0.8]], names.slice(0, 2), of([0, 1])),
             rangesOf([[0.2, 4.5]], names.slice(0, 2), of([0, 1])),
             rangesOf(Array(500000).fill([-2]), ["a"], of([0])),
-            ...[0.5, 0.7].map((least) => captionOf(["a", "b"], [0.4, 0.6], sure(least))[0]),
-            captionOf(["a", "b"], [-0.001, -0.01], { task: "regression" })[0],
+            ...[0.5, 0.7].map((least) => captionOf(["a", "b"], [0.4, 0.6], [], sure(least))[0]),
+            captionOf(["a", "b", "c"], [-0.001, -0.01, 5e-5], [[-1, 1], [0, 72], [-1e-4, 1e-4]],
+              { task: "regression" })[0],
+            told(0.0123, 0.05), told(0.1234, 0.6, 3),
             ...sides, lyingOf("0.22", "0.22"), lyingOf("0.22", "0.2"), lyingOf("0.9", "1.0")]);
         });""")
     lying = ["equally near to both", "nearer to the sound", "nearer to the picture"]
-    told = ["a 0.00  b -0.01", "-3px", "auto"]
+    told = ["a 0.00  b -0.01  c 5.0e-5", "0.012", "0.123", "-3px", "auto"]
     own = [[0, 1], [-1, 1], [0, 72], [-1e-4, 1e-4]]
     assert found[:2] == [[[0], [1], [2], [3]], own]
     assert found[2:5] == [[[-1, 1]] * 2, [[0, 4.5]] * 2, [[-2, 2]]]

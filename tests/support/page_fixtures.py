@@ -53,7 +53,7 @@ class SlowAnalyst:
         heard = 0 if sound is None else len(sound.samples)
         self.looked.append((len(frames), frames[-1].pixels.shape, heard, end))
         box = np.array([8.0, 4.0, 24.0, 20.0])
-        values = np.array([0.25])
+        values = np.array([2.5e-7])
         return Moment(
             start_seconds=end - 0.64, end_seconds=end, values=values, modality="video", box=box
         )

@@ -56,7 +56,7 @@ export function bars(labels, values, ranges, answer) {
     const bar = element("div", { className: "bar" },
       element("span", { className: "name", textContent: label, title: label }),
       element("div", { className: "trough" }, fill),
-      element("span", { className: "number", textContent: fixed(values[index]) }));
+      element("span", { className: "number", textContent: told(values[index], high) }));
     bar.style.setProperty("--colour", colourOf(index));
     if (index === answer) bar.classList.add("first");
     return bar;
@@ -198,14 +198,14 @@ export function frameFace(box, [x, y, width, height, angle], caption, colour) {
   label.style.top = above ? "auto" : `${100 * Math.max(-top, 0) / height}%`;
 }
 
-/** What is said in one line, and in which colour: the answer, all real values, or what several
- *  heads say. */
-export function captionOf(labels, values, about, said) {
+/** What is said in one line, and in which colour: the answer, all real values of axes that end at
+ *  ranges, or what several heads say. */
+export function captionOf(labels, values, ranges, about, said) {
   if (about.task === "joint") return [said, "#ffffff"];
   const answer = answerOf(values, about);
   if (about.task === "classification" && answer < 0) return ["not sure", "#ffffff"];
   return answer >= 0 ? [`${labels[answer]} ${fixed(values[answer])}`, colourOf(answer)]
-    : [labels.map((label, i) => `${label} ${fixed(values[i])}`).join("  "), "#ffffff"];
+    : [labels.map((label, i) => `${label} ${told(values[i], ranges[i][1])}`).join("  "), "#ffffff"];
 }
 
 /** A value beside an axis that ends at high. */
@@ -216,6 +216,12 @@ function tick(value, high) {
 /** A value as text; what rounds to nothing has no sign. */
 export function fixed(value, digits = 2) {
   return value.toFixed(digits).replace(/^-(0\.0*)$/, "$1");
+}
+
+/** A value as text, to a hundredth of where its axis ends; to a thousandth with 3 digits. */
+export function told(value, high, digits = 2) {
+  const behind = digits - Math.min(Math.ceil(Math.log10(high)), 0);
+  return behind > digits + 2 ? value.toExponential(digits - 1) : fixed(value, behind);
 }
 
 /** Where the joint answer lies, by its distances to those of the picture and of the sound alone as

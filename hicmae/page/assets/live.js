@@ -168,7 +168,7 @@ export class LiveView {
     if (box) {
       const video = at("live-video");
       video.parentElement.style.aspectRatio = `${video.videoWidth} / ${video.videoHeight}`;
-      frameFace(at("live-box"), box, ...captionOf(model.labels, values, model, said));
+      frameFace(at("live-box"), box, ...captionOf(model.labels, values, ranges, model, said));
     }
     const shown = windows.map((window) => ({ both: window.values,
       start: window.end - end + SHOWN_SECONDS, end: window.end - end + SHOWN_SECONDS }));

@@ -2,7 +2,7 @@
 
 import {
   Timelines, answerOf, axesOf, bars, captionOf, clock, element, fixed, frameFace, legend, lyingOf,
-  rangesOf, updateBars,
+  rangesOf, told, updateBars,
 } from "/charts.js";
 import { LiveView } from "/live.js";
 import { Recorder } from "/recorder.js";
@@ -237,7 +237,7 @@ function table(track) {
   const kinds = measured(track);
   for (const kind of kinds) head.push(...labels.map((label) => `${label} (${kind})`));
   const rows = track.windows.map((w) => cells("td", [w.start.toFixed(2), w.end.toFixed(2),
-    ...kinds.flatMap((kind) => (w[kind] ?? []).map((value) => fixed(value, 3)))]));
+    ...kinds.flatMap((kind) => (w[kind] ?? []).map((value, i) => told(value, shown.ranges[i][1], 3)))]));
   at("table").replaceChildren(cells("th", head), ...rows);
 }
 
@@ -263,7 +263,8 @@ function moved(time = shown?.playable ? at("player").currentTime : Number(at("po
   let caption = track.name, colour = "#ffffff";
   if (now?.both) {
     updateBars(at("now"), result.labels, now.both, shown.ranges, answerOf(now.both, result));
-    [caption, colour] = captionOf(result.labels, now.both, result, now.said?.both);
+    [caption, colour] = captionOf(result.labels, now.both, shown.ranges, result,
+      now.said?.both);
   } else {
     at("now").replaceChildren(element("p", { className: "quiet",
       textContent: "Nothing was predicted for this moment." }));
