@@ -517,6 +517,7 @@ def _curves(axis: Axes, track: Track, places: Sequence[int]) -> None:
             times,
             values[:, number],
             color=palette(number % palette.N),
+            linestyle=("-", "--", ":")[number // palette.N % 3],
             label=printable(track.labels.names[number]),
             marker="o" if len(middles) <= 60 else None,
             markevery=slice(1, -1),

@@ -232,6 +232,31 @@ def test_shares_have_their_own_axis_and_who_is_not_sure_says_so(page: Any) -> No
     assert found[5:] == ["b 0.60", "not sure", *told, *lying]
 
 
+def test_lines_of_many_outputs_are_told_apart_and_long_names_are_whole(page: Any) -> None:
+    looks, cut = page.execute_async_script("""
+        const done = arguments[0];
+        import("/charts.js").then(({ Timelines, bars, legend }) => {
+          const places = [...Array(30).keys()], row = places.map(() => 0.5);
+          const labels = places.map((number) => `a head of a long name.output ${number}`);
+          const ranges = row.map(() => [0, 1]), box = document.createElement("div");
+          const made = ["legend", "timeline", "now"].map((className) =>
+            Object.assign(document.createElement("div"), { className }));
+          box.style.width = "20rem";
+          box.append(...made);
+          document.body.append(box);
+          legend(made[0], labels);
+          new Timelines(made[1], { labels, windows: [{ start: 0, end: 1, both: row }], kind: "both",
+            seconds: 1, ranges, axes: [places], onSeek: () => {} });
+          made[2].append(...bars(labels, row, ranges, -1));
+          const look = (part) => { const style = getComputedStyle(part);
+            return style.stroke + style.strokeDasharray + style.background; };
+          const all = (what) => [...box.querySelectorAll(what)];
+          done([["i", ".line"].map((what) => new Set(all(what).map(look)).size),
+            all(".name").filter((name) => name.scrollWidth > name.clientWidth).length]);
+        });""")
+    assert (looks, cut) == ([30, 30], 0)
+
+
 def test_a_long_caption_is_in_lines_and_none_is_cut_off(page: Any) -> None:
     """Of several heads the first was out of sight."""
     found = page.execute_async_script("""

@@ -24,7 +24,7 @@ from hicmae.media.faces import FaceConfig
 from hicmae.prediction import timelines
 from hicmae.prediction.messages import WindowConfig
 from hicmae.prediction.process import PredictionError, read_windows
-from hicmae.prediction.results import Prediction, Track
+from hicmae.prediction.results import Prediction, Track, _curves
 from hicmae.prediction.span_texts import spelled
 from hicmae.prediction.timelines import (
     FORMATS,
@@ -726,3 +726,19 @@ def test_several_heads_are_told_by_their_answers_and_drawn_by_their_scales(
     panels = [[text.get_text() for text in axis.get_legend().get_texts()] for axis in curves]
     assert panels == [[labels.names[n] for n in each] for each in ((0, 1, 5, 6), (2, 3), (4,))]
     assert [axis.get_ylabel() for axis in curves] == ["probability", "value", "value"]
+
+
+def test_curves_of_many_outputs_are_told_apart() -> None:
+    labels = Labels(task="classification", names=tuple(map(str, range(45))))
+    track = Track(
+        name="face0",
+        labels=labels,
+        start_seconds=0.0,
+        end_seconds=1.0,
+        spans=np.array([[0.0, 1.0]]),
+        values=(values := np.full((1, 45), 1 / 45)),
+        logits=values,
+    )
+    axis = Figure().subplots()
+    _curves(axis, track, range(45))
+    assert len({(line.get_color(), line.get_linestyle()) for line in axis.lines}) == 45

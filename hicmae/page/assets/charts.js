@@ -10,6 +10,11 @@ export function colourOf(index) {
   return COLOURS[index % COLOURS.length];
 }
 
+/** Whole, dashed or dotted: what tells lines of one colour apart. */
+function strokeOf(index) {
+  return ["", "dashed", "dotted"][Math.floor(index / COLOURS.length) % 3];
+}
+
 export function element(name, options = {}, ...children) {
   const made = document.createElement(name);
   for (const [key, value] of Object.entries(options)) made[key] = value;
@@ -54,7 +59,7 @@ export function bars(labels, values, ranges, answer) {
     fill.style.left = `${Math.min(from, to)}%`;
     fill.style.width = `${Math.abs(to - from)}%`;
     const bar = element("div", { className: "bar" },
-      element("span", { className: "name", textContent: label, title: label }),
+      element("span", { className: "name", textContent: label }),
       element("div", { className: "trough" }, fill),
       element("span", { className: "number", textContent: told(values[index], high) }));
     bar.style.setProperty("--colour", colourOf(index));
@@ -82,7 +87,7 @@ export function updateBars(place, labels, values, ranges, answer) {
 
 export function legend(place, labels) {
   place.replaceChildren(...labels.map((label, index) => {
-    const key = element("i");
+    const key = element("i", { className: strokeOf(index) });
     key.style.setProperty("--colour", colourOf(index));
     return element("span", {}, key, label);
   }));
@@ -125,7 +130,7 @@ class Timeline {
         const [only] = windows;
         points.splice(0, 1, [this.x(only.start), points[0][1]], [this.x(only.end), points[0][1]]);
       }
-      const line = node("polyline", { class: "line", stroke: colourOf(index),
+      const line = node("polyline", { class: `line ${strokeOf(index)}`, stroke: colourOf(index),
         points: points.map((point) => point.map((v) => v.toFixed(1)).join(",")).join(" ") });
       this.svg.append(line);
     });
