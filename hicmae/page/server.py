@@ -54,7 +54,11 @@ _ASSETS = {  # routes to files and their kinds
 _MOST_BYTES = 1 << 20
 _MOST_FRAMES, _MOST_PIXELS = 200, 4_000_000
 _PASSED_ON = ("forwarded", "via", "x-forwarded-for", "x-real-ip")
-_NO_JOB = {"cause": "no-job", "message": "no such recording; results are kept for some minutes"}
+_NO_JOB = {
+    "cause": "no-job",
+    "message": "no such recording: it is forgotten some minutes after it was looked at, or where "
+    "nobody asks for it any more, and when `hicmae serve` ends; send it again",
+}
 _POLL_SECONDS = 0.1
 
 

@@ -295,7 +295,7 @@ window.fetch = async (path, options) => {
   if (options?.method === "POST") {
     await new Promise((resolve) => window.held.push(resolve));
     setTimeout(() => { window.ended += 1; }, 1000);
-  } else window.asked.push(path);
+  } else if (path !== "/api/model") window.asked.push(path);
   return answer;
 };"""
 
@@ -327,12 +327,50 @@ def test_a_recording_that_is_given_instead_of_another_stays(page: Any, tmp_path:
     assert not part(page, "working").is_displayed()
 
 
+# The program as started anew, with other labels: ``lost`` questions how it goes are not answered,
+# then it may be ``broken``; ``dropped`` are the recordings that were given up.
+ANEW = """const given = window.fetch;
+Object.assign(window, { lost: 3, broken: false, dropped: [] });
+window.fetch = async (path, options) => {
+  if (options?.method === "DELETE") dropped.push(path);
+  if (path.startsWith("/api/jobs/") && !options?.method) {
+    if (lost-- > 0) throw new TypeError("lost");
+    if (broken) return new Response("{}", { status: 500 });
+  }
+  const answer = await given(path, options);
+  const said = (await answer.text()).replaceAll('"anger"', '"rage"');
+  return new Response(said || null, { status: answer.status });
+};"""
+
+
+def test_a_program_started_anew_is_asked_what_it_is_and_lost_answers_are_asked_for_again(
+    page: Any, tmp_path: Path
+) -> None:
+    file = write_sound(tmp_path / "a.wav", talk(1.0), 48000)
+    assert give(page, file) == "result"
+    page.execute_script(ANEW)
+    page.execute_script("document.getElementById('result-title').textContent = ''")
+    part(page, "file").send_keys(str(file))
+    until(page, lambda: text(page, "result-title") == "a.wav" or text(page, "error") != "")
+    assert text(page, "error") == ""
+    assert page.execute_script("return lost") < 0
+    names = [bar.text for bar in page.find_elements("css selector", "#now .name")]
+    assert names == ["rage", *CLASSES[1:]]
+    assert "rage" in text(page, "model")
+    page.execute_script("broken = true; dropped = []")
+    part(page, "file").send_keys(str(file))
+    until(page, part(page, "error").is_displayed)
+    assert page.execute_script("return dropped.length") == 1, "else others wait for it"
+
+
 def test_an_error_about_something_else_leaves_the_recording_in_work_in_sight(
     page: Any, tmp_path: Path
 ) -> None:
     page.execute_script("""
     const said = JSON.stringify({ id: "x", state: "running", stage: "Looking", share: 0.5 });
-    window.fetch = async () => new Response(said);
+    const given = window.fetch;
+    window.fetch = async (path, options) => path === "/api/model" ? given(path, options)
+      : new Response(said);
     navigator.mediaDevices.getUserMedia = async () => { throw { name: "NotAllowedError" }; };""")
     part(page, "file").send_keys(str(write_sound(tmp_path / "a.wav", talk(1.0), 48000)))
     until(page, lambda: text(page, "stage") == "Looking …")

@@ -113,13 +113,14 @@ class Source {
 }
 
 export class LiveView {
-  constructor({ model, ask, at }) {
-    Object.assign(this, { model, ask, at, source: null });
+  constructor({ ask, at }) {
+    Object.assign(this, { ask, at, source: null });
   }
 
-  /** Show until it is stopped; rejects with an Error in words. */
-  async run() {
-    const { model, at } = this;
+  /** Show what a network says until it is stopped; rejects with an Error in words. */
+  async run(model) {
+    const { at } = this;
+    this.model = model;
     const source = new Source({ video: at("live-video"), seconds: model.window_seconds,
       reads: model.modalities });
     this.source = source;

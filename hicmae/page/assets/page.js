@@ -9,6 +9,7 @@ import { Recorder } from "/recorder.js";
 
 const at = (id) => document.getElementById(id);
 const POLL_MS = 400;
+const MOST_UNANSWERED = 25;  // of the questions how it goes: a machine wakes up, a tunnel comes back
 const MEASURES = { both: "Picture and sound", video: "Picture alone", audio: "Sound alone" };
 
 let model = null;   // what the network is
@@ -27,7 +28,8 @@ async function ask(path, options) {
   try {
     answer = await fetch(path, options);
   } catch {
-    throw new Error("The page's program does not answer; is `hicmae serve` still running?");
+    const message = "The page's program does not answer; is `hicmae serve` still running?";
+    throw Object.assign(new Error(message), { unanswered: true });
   }
   const body = answer.status === 204 ? null : await answer.json().catch(() => null);
   if (!answer.ok) {
@@ -55,22 +57,27 @@ async function give(file) {
     await file.stream().getReader().read().catch(() => {  // else no answer of the program's
       throw new Error(`${file.name} cannot be read: it is a folder, or is not there as it was.`);
     });
+    greet();  // it may have been started anew, with another network
     mine.id = (await ask("/api/jobs", { method: "POST", body: form, signal })).id;
-    while (true) {
-      const status = await ask(`/api/jobs/${mine.id}`, { signal });
+    for (let unanswered = 0; ;) {
+      const status = await ask(`/api/jobs/${mine.id}`, { signal }).catch((problem) => {
+        if (!problem.unanswered || unanswered === MOST_UNANSWERED) throw problem;
+      });
       if (work !== mine) return;  // given up while the answer came
-      if (status.state === "failed") throw new Error(`${status.name}: ${status.error.message}`);
-      if (status.state === "done") {
+      unanswered = status ? 0 : unanswered + 1;
+      if (status?.state === "failed") throw new Error(`${status.name}: ${status.error.message}`);
+      if (status?.state === "done") {
         cancel();  // it is here now; the server need not keep it
         show(status.result, file, status.name);
         return;
       }
-      tell(status);
+      if (status) tell(status);
+      else at("stage").textContent = "No answer; asking again …";
       await new Promise((resolve) => setTimeout(resolve, POLL_MS));
     }
   } catch (problem) {
     if (work !== mine) return;  // it was given up
-    work = null;
+    cancel();  // else it goes on, and others wait for it
     fail(problem.message);
   }
 }
@@ -102,6 +109,7 @@ function show(result, file, name) {
   shown = { result, url: URL.createObjectURL(file), playable: true, track: null };
   at("result").hidden = false;
   at("result-title").textContent = name;
+  at("now").replaceChildren();  // those of another network's outputs
   at("notes").replaceChildren(
     ...result.notes.map((note) => element("li", { textContent: note })));
   const json = new Blob([JSON.stringify(result, null, 1)], { type: "application/json" });
@@ -365,13 +373,12 @@ function record() {
   at("record-drop").addEventListener("click", () => recorder.stop(false));
 }
 
-/** What the camera shows while it runs; offered where its pictures cannot leave the machine. */
+/** What the camera shows while it runs. */
 function live() {
-  at("live").hidden = Boolean(model.live);
-  at("why-not-live").hidden = !model.live || model.kind !== "emotion";
-  at("why-not-live").textContent = `No live view: ${model.live}.`;
-  const view = new LiveView({ model, ask, at });
+  const view = new LiveView({ ask, at });
+  let turn = 0;
   const end = (message) => {
+    turn += 1;
     view.stop();
     at("live-view").hidden = true;
     at("drop").hidden = false;
@@ -382,7 +389,9 @@ function live() {
     at("drop").hidden = true;
     at("live-view").hidden = false;
     at("live-stop").focus();
-    await view.run().catch((problem) => end(problem.message));
+    const mine = turn;
+    await greet();  // the program may have been started anew, with another network
+    if (turn === mine) await view.run(model).catch((problem) => end(problem.message));
   });
   at("live-stop").addEventListener("click", () => {
     end("");
@@ -403,9 +412,13 @@ async function greet() {
     `${model.name}: ${(model.num_parameters / 1e6).toFixed(1)} M parameters, ${model.modalities}; ${what}`;
   at("limits").textContent = `Up to ${model.max_megabytes} MB and ${clock(model.max_seconds)}`
     + (model.max_seconds >= 60 ? " min" : "");
-  live();
+  // Offered where the camera's pictures cannot leave the machine.
+  at("live").hidden = Boolean(model.live);
+  at("why-not-live").hidden = !model.live || model.kind !== "emotion";
+  at("why-not-live").textContent = `No live view: ${model.live}.`;
 }
 
 listen();
 record();
+live();
 greet();
