@@ -398,6 +398,16 @@ def test_a_file_that_is_gone_when_it_is_sent_is_named(page: Any, tmp_path: Path)
     assert text(page, "error").startswith("gone.wav cannot be read: ")
 
 
+def test_of_several_files_none_is_taken_silently_nor_what_is_no_file(page: Any) -> None:
+    drop = """const dataTransfer = new DataTransfer();
+    for (const name of arguments[0]) dataTransfer.items.add(new File(["x"], name));
+    document.dispatchEvent(new DragEvent("drop", { dataTransfer, cancelable: true }));"""
+    for names, said in ((["a.mp4", "b.mp4"], "2 files were dropped"), ([], "is no file")):
+        page.execute_script(drop, names)
+        assert said in text(page, "error")
+        assert not part(page, "working").is_displayed()
+
+
 # The browser asks for the camera until ``allow`` is called; ``given`` are the streams then.
 ASK = """const ask = navigator.mediaDevices.getUserMedia.bind(navigator.mediaDevices);
 window.given = [];

@@ -19,7 +19,6 @@ let shown = null;   // { result, track, timeline, url, playable }
 function fail(message) {
   at("error").textContent = message;
   at("error").hidden = !message;
-  if (message) at("working").hidden = true;
 }
 
 /** JSON of an answer; an error of the server becomes an Error in its words. */
@@ -36,6 +35,14 @@ async function ask(path, options) {
     throw new Error(body?.error?.message ?? `The page's program answered ${answer.status}.`);
   }
   return body;
+}
+
+/** Look at what was dropped, if it is one file; a recording in work goes on if it is not. */
+function take(files) {
+  if (files.length === 1) give(files[0]);
+  else if (files.length) fail(`${files.length} files were dropped; this page looks at one at a time, `
+    + "`hicmae predict` at whole folders.");
+  else fail("What was dropped is no file; save it first, and drop that.");
 }
 
 async function give(file) {
@@ -84,7 +91,6 @@ async function give(file) {
 
 function tell(status) {
   const waiting = status.state === "waiting";
-  at("working").hidden = false;  // also after an error about something else
   at("stage").textContent = waiting
     ? `Waiting; ${status.ahead} before it` : `${status.stage || "Opening"} …`;
   if (waiting || !status.stage) at("share").removeAttribute("value");
@@ -310,7 +316,7 @@ function listen() {
     document.addEventListener(kind, (event) => {
       event.preventDefault();
       at("drop").classList.toggle("over", kind === "dragenter" || kind === "dragover");
-      if (kind === "drop" && event.dataTransfer.files.length) give(event.dataTransfer.files[0]);
+      if (kind === "drop") take(event.dataTransfer.files);
     });
   }
   at("cancel").addEventListener("click", () => {
