@@ -408,6 +408,45 @@ def test_of_several_files_none_is_taken_silently_nor_what_is_no_file(page: Any) 
         assert not part(page, "working").is_displayed()
 
 
+def test_without_a_mouse_nothing_is_nameless_and_no_place_is_lost(
+    page: Any, tmp_path: Path
+) -> None:
+    (tmp_path / "a.txt").write_text("no recording")
+
+    def focus() -> str:
+        return str(page.switch_to.active_element.get_attribute("id"))
+
+    webdriver.ActionChains(page).send_keys(webdriver.Keys.TAB).perform()
+    assert focus() == "file", "there is no result to skip to"
+    page.execute_script("""navigator.mediaDevices.getUserMedia = async () => {
+      await new Promise((resolve) => setTimeout(resolve, 300));
+      throw { name: "NotAllowedError" };
+    };""")
+    for button in ("record-video", "record-audio", "live"):
+        part(page, button).send_keys(webdriver.Keys.ENTER)
+        until(page, lambda: "not allowed" in text(page, "error"))
+        until(page, lambda button=button: focus() == button)
+    page.execute_script(HOLD)
+    part(page, "file").send_keys(str(tmp_path / "a.txt"))
+    until(page, lambda: page.execute_script("return held.length") == 1)
+    page.execute_script("document.getElementById('cancel').focus(); held[0]()")
+    until(page, lambda: text(page, "error").startswith("a.txt: "))
+    assert focus() == "file"
+    page.execute_script("setInterval(() => held.at(-1)())")
+    assert give(page, write_sound(tmp_path / "a.wav", talk(1.0), 48000)) == "result"
+    page.find_element("css selector", "summary").click()
+    nodes = page.execute_cdp_cmd("Accessibility.getFullAXTree", {})["nodes"]
+    controls = [
+        (node["role"]["value"], node["name"]["value"])
+        for node in nodes
+        if any(each["name"] == "focusable" for each in node.get("properties", ()))
+    ]
+    assert {"Video", "link", "button", "slider", "DisclosureTriangle"} <= {a for a, _ in controls}
+    assert [role for role, name in controls if not name] == []
+    link = page.find_element("css selector", "footer a")
+    assert link.get_attribute("target") == "_blank", "going back from it, the result was lost"
+
+
 # The browser asks for the camera until ``allow`` is called; ``given`` are the streams then.
 ASK = """const ask = navigator.mediaDevices.getUserMedia.bind(navigator.mediaDevices);
 window.given = [];

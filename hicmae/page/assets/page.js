@@ -84,6 +84,7 @@ async function give(file) {
     }
   } catch (problem) {
     if (work !== mine) return;  // it was given up
+    if (document.activeElement === at("cancel")) at("file").focus();  // what goes out of sight has none
     cancel();  // else it goes on, and others wait for it
     fail(problem.message);
   }
@@ -113,7 +114,7 @@ function show(result, file, name) {
   }
   // Played from the browser's own copy: the server's is deleted already.
   shown = { result, url: URL.createObjectURL(file), playable: true, track: null };
-  at("result").hidden = false;
+  at("result").hidden = at("skip").hidden = false;
   at("result-title").textContent = name;
   at("now").replaceChildren();  // those of another network's outputs
   at("notes").replaceChildren(
@@ -355,12 +356,12 @@ function record() {
     onDone: (file) => {
       at("recording").hidden = true;
       at("drop").hidden = false;
+      at("file").focus();
       if (file) give(file);
-      else at("file").focus();
     },
   });
   const buttons = [at("record-video"), at("record-audio")];
-  const begin = async (picture) => {
+  const begin = async (picture, { target }) => {
     fail("");
     for (const button of buttons) button.disabled = true;  // while the browser asks
     try {
@@ -372,9 +373,10 @@ function record() {
       fail(problem.message);
     }
     for (const button of buttons) button.disabled = false;
+    if (at("recording").hidden) target.focus();  // a button that was disabled has none
   };
-  at("record-video").addEventListener("click", () => begin(true));
-  at("record-audio").addEventListener("click", () => begin(false));
+  at("record-video").addEventListener("click", (event) => begin(true, event));
+  at("record-audio").addEventListener("click", (event) => begin(false, event));
   at("record-stop").addEventListener("click", () => recorder.stop(true));
   at("record-drop").addEventListener("click", () => recorder.stop(false));
 }
@@ -389,6 +391,7 @@ function live() {
     at("live-view").hidden = true;
     at("drop").hidden = false;
     fail(message);
+    at("live").focus();
   };
   at("live").addEventListener("click", async () => {
     end("");
@@ -399,10 +402,7 @@ function live() {
     await greet();  // the program may have been started anew, with another network
     if (turn === mine) await view.run(model).catch((problem) => end(problem.message));
   });
-  at("live-stop").addEventListener("click", () => {
-    end("");
-    at("live").focus();
-  });
+  at("live-stop").addEventListener("click", () => end(""));
 }
 
 async function greet() {
