@@ -394,8 +394,10 @@ def _progress_to(report: Report, most_seconds: float) -> Any:
 
 
 def _require_length(seconds: float, most_seconds: float, *, known: bool = True) -> None:
-    """Raises: ValueError: a recording of so many seconds, or more if not ``known``, is too long."""
-    if seconds > most_seconds:
+    """Raises: ValueError: a recording of so many seconds, or more if not ``known``, is too long, by
+    a second or more: of less, no player's clock tells.
+    """
+    if seconds >= most_seconds + 1:
         length = f"{seconds:.0f} s long" if known else f"longer than {most_seconds:g} s"
         raise ValueError(
             f"the recording is {length} (this page takes up to {most_seconds:g} s; "

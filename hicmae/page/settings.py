@@ -17,7 +17,7 @@ class Limits:
 
     Args:
         megabytes: Largest upload, 1e6 bytes.
-        seconds: Longest recording.
+        seconds: Longest recording; what is longer by less than a second is taken.
         waiting: Uploads that may wait while one is worked on; others are refused until there is
             room.
         keep_minutes: How long a result is kept for its page; the recording itself is deleted as
