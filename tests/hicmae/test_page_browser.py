@@ -233,7 +233,7 @@ def test_shares_have_their_own_axis_and_who_is_not_sure_says_so(page: Any) -> No
 
 
 def test_lines_of_many_outputs_are_told_apart_and_long_names_are_whole(page: Any) -> None:
-    looks, cut = page.execute_async_script("""
+    looks, cut, over, times = page.execute_async_script("""
         const done = arguments[0];
         import("/charts.js").then(({ Timelines, bars, legend }) => {
           const places = [...Array(30).keys()], row = places.map(() => 0.5);
@@ -246,15 +246,19 @@ def test_lines_of_many_outputs_are_told_apart_and_long_names_are_whole(page: Any
           document.body.append(box);
           legend(made[0], labels);
           new Timelines(made[1], { labels, windows: [{ start: 0, end: 1, both: row }], kind: "both",
-            seconds: 1, ranges, axes: [places], onSeek: () => {} });
+            seconds: 60, zero: 60, ranges, axes: [places], onSeek: () => {} });
           made[2].append(...bars(labels, row, ranges, -1));
           const look = (part) => { const style = getComputedStyle(part);
             return style.stroke + style.strokeDasharray + style.background; };
           const all = (what) => [...box.querySelectorAll(what)];
           done([["i", ".line"].map((what) => new Set(all(what).map(look)).size),
-            all(".name").filter((name) => name.scrollWidth > name.clientWidth).length]);
+            all(".name").filter((name) => name.scrollWidth > name.clientWidth).length,
+            getComputedStyle(all(".value")[0]).backgroundColor,
+            all(".time").map((label) => label.textContent)]);
         });""")
     assert (looks, cut) == ([30, 30], 0)
+    assert over == "rgba(0, 0, 0, 0)", "what stands over the lines hides none"
+    assert times == [f"{time} s" for time in range(-60, 0, 10)], "the last minute ends now"
 
 
 def test_a_long_caption_is_in_lines_and_none_is_cut_off(page: Any) -> None:

@@ -110,10 +110,11 @@ export class Timelines {
 }
 
 /** Lines of some outputs over time with a head that follows playback; a click calls onSeek with seconds.
- *  Values are those of kind: both, video or audio. */
+ *  Values are those of kind: both, video or audio. The axis counts from zero, seconds. */
 class Timeline {
-  constructor(place, { labels, places, windows, kind, seconds, range, onSeek }) {
+  constructor(place, { labels, places, windows, kind, seconds, range, onSeek, zero = 0 }) {
     this.seconds = Math.max(seconds, 0.01);
+    this.zero = zero;
     this.range = range;
     this.svg = node("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: "none",
       role: "img" });
@@ -166,7 +167,7 @@ class Timeline {
     }
     const step = niceStep(this.seconds / 8);
     for (let time = 0; time < this.seconds - step / 3; time += step) {
-      const label = element("span", { className: "time", textContent: clock(time, step) });
+      const label = element("span", { className: "time", textContent: clock(time - this.zero, step) });
       label.style.left = `${100 * time / this.seconds}%`;
       place.append(label);
     }

@@ -174,7 +174,7 @@ export class LiveView {
     const shown = windows.map((window) => ({ both: window.values,
       start: window.end - end + SHOWN_SECONDS, end: window.end - end + SHOWN_SECONDS }));
     new Timelines(at("live-timeline"), { labels: model.labels, windows: shown, kind: "both",
-      seconds: SHOWN_SECONDS, ranges, axes: axesOf(model.labels, model), onSeek: () => {} })
+      seconds: SHOWN_SECONDS, zero: SHOWN_SECONDS, ranges, axes: axesOf(model.labels, model), onSeek: () => {} })
       .move(SHOWN_SECONDS, null);
   }
 
