@@ -9,7 +9,7 @@ import { Recorder } from "/recorder.js";
 
 const at = (id) => document.getElementById(id);
 const POLL_MS = 400;
-const MOST_UNANSWERED = 25;  // of the questions how it goes: a machine wakes up, a tunnel comes back
+const MOST_UNANSWERED = 150;  // in a row, a minute: a machine wakes up, the program is started anew
 const MEASURES = { both: "Picture and sound", video: "Picture alone", audio: "Sound alone" };
 
 let model = null;   // what the network is
@@ -79,7 +79,7 @@ async function give(file) {
         return;
       }
       if (status) tell(status);
-      else at("stage").textContent = "No answer; asking again …";
+      else at("stage").textContent = "No answer (is `hicmae serve` running?), asking again …";
       await new Promise((resolve) => setTimeout(resolve, POLL_MS));
     }
   } catch (problem) {
