@@ -233,13 +233,13 @@ def test_shares_have_their_own_axis_and_who_is_not_sure_says_so(page: Any) -> No
 
 
 def test_lines_of_many_outputs_are_told_apart_and_long_names_are_whole(page: Any) -> None:
-    looks, cut, over, times = page.execute_async_script("""
+    looks, cut, over, times, rows = page.execute_async_script("""
         const done = arguments[0];
         import("/charts.js").then(({ Timelines, bars, legend }) => {
           const places = [...Array(30).keys()], row = places.map(() => 0.5);
           const labels = places.map((number) => `a head of a long name.output ${number}`);
           const ranges = row.map(() => [0, 1]), box = document.createElement("div");
-          const made = ["legend", "timeline", "now"].map((className) =>
+          const made = ["legend", "timeline", "now", "strip"].map((className) =>
             Object.assign(document.createElement("div"), { className }));
           box.style.width = "20rem";
           box.append(...made);
@@ -248,17 +248,20 @@ def test_lines_of_many_outputs_are_told_apart_and_long_names_are_whole(page: Any
           new Timelines(made[1], { labels, windows: [{ start: 0, end: 1, both: row }], kind: "both",
             seconds: 60, zero: 60, ranges, axes: [places], onSeek: () => {} });
           made[2].append(...bars(labels, row, ranges, -1));
+          made[3].append(...row.slice(0, 8).map(() => document.createElement("img")));
           const look = (part) => { const style = getComputedStyle(part);
             return style.stroke + style.strokeDasharray + style.background; };
           const all = (what) => [...box.querySelectorAll(what)];
           done([["i", ".line"].map((what) => new Set(all(what).map(look)).size),
             all(".name").filter((name) => name.scrollWidth > name.clientWidth).length,
             getComputedStyle(all(".value")[0]).backgroundColor,
-            all(".time").map((label) => label.textContent)]);
+            all(".time").map((label) => label.textContent),
+            new Set(all("img").map((frame) => frame.offsetTop)).size]);
         });""")
     assert (looks, cut) == ([30, 30], 0)
     assert over == "rgba(0, 0, 0, 0)", "what stands over the lines hides none"
     assert times == [f"{time} s" for time in range(-60, 0, 10)], "the last minute ends now"
+    assert rows == 1, "frames of a reconstruction stand below those of the original"
 
 
 def test_a_long_caption_is_in_lines_and_none_is_cut_off(page: Any) -> None:
