@@ -12,7 +12,7 @@ import pytest
 from finetune.benchmark import Benchmark
 from finetune.predictions import Prediction, make_prediction
 from finetune.reporting import resampling
-from finetune.reporting.resampling import compare, intervals, make_sums
+from finetune.reporting.resampling import class_intervals, compare, intervals, make_sums
 from finetune.scores import score
 from tests.support.finetune_fixtures import BENCHMARK, VALUES
 
@@ -174,6 +174,16 @@ def test_one_speaker_has_no_interval_but_its_samples_do() -> None:
     assert "(there is one speaker, so people are not drawn)" in found.sentence()
     single = intervals(THREE, [made[:1]])
     assert math.isnan(single.values["uar"][0])
+    assert np.isnan(class_intervals(THREE, made[:1])).all()
+    alone = compare(THREE, [made[:1]], [made[:1]])
+    assert (math.isnan(alone.low), alone.difference) == (True, 0)
+
+
+def test_a_gap_that_is_no_number_has_no_p_value() -> None:
+    """And not the smallest there is: of truths that are all the same there is no CCC."""
+    flat = [dataclasses.replace(item, true=(0.3, 0.5)) for item in values()]
+    found = compare(VALUES, [flat], [constant(flat)])
+    assert (math.isnan(found.difference), math.isnan(found.p_value)) == (True, True)
 
 
 def test_the_mean_over_seeds_varies_less_than_a_seed() -> None:
@@ -196,7 +206,7 @@ def test_the_p_value_of_few_speakers_is_that_of_all_swaps() -> None:
             for own in (True, False)
         ]
         gaps.append(score(THREE, sides[0])["uar"] - score(THREE, sides[1])["uar"])
-    assert found.exact
+    assert (found.exact, found.method) == (True, "all swaps of 6 values of speaker")
     assert found.p_value == pytest.approx(np.mean(np.abs(gaps) >= abs(seen) - 1e-12))
     assert found.low < seen < found.high
     assert found.low > 0  # a gap this large is seen
