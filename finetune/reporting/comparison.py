@@ -420,9 +420,7 @@ def _row(first: SeedGroup, group: SeedGroup, found: Comparison) -> list[str]:
 
 def _p_value(found: Comparison) -> str:
     """Three decimals, and no 0 where nothing so small can be known."""
-    if found.p_value != found.p_value:
-        return "n/a"
-    return f"< {0.001:.3f}" if found.p_value < 0.001 else doc.number(found.p_value)
+    return "< 0.001" if found.p_value < 0.001 else doc.number(found.p_value)
 
 
 def _how_to_read_pairs(count: int) -> str:

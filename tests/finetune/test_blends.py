@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,9 @@ from finetune.benchmark import load_benchmark
 from finetune.commands import evaluate
 from finetune.heads import Head
 from finetune.predictions import make_prediction
-from finetune.record import read_run
+from finetune.record import Run, read_run
 from finetune.reporting.resampling import make_sums
+from finetune.reporting.run_report import head_sections
 from finetune.scores import score, score_run, undefined
 from hicmae.checkpoints.checkpoint import load_checkpoint
 from hicmae.heads import blend_metrics, choose_thresholds, named_blends
@@ -140,6 +142,17 @@ def test_scores_by_sums_are_those_of_samples_and_each_fold_has_its_thresholds() 
     ]
     assert 0.2 < np.mean(right) < 0.9
     assert found["emotions.presence"] == pytest.approx(np.mean(right))
+    facts: Any = {"facts": SimpleNamespace(mark=str, rule="last"), "folds": (), "scores": None}
+    run = Run(folder=Path(), benchmark=BLENDS, predictions=tuple(made), disagreements=(), **facts)
+    *_, of_folds, of_blends = head_sections(run, Path(), "")[0].parts
+    assert of_folds.rows == [["1", "0.10", "0.10"], ["2", "0.40", "0.30"]]  # type: ignore[union-attr]
+    rows = {row[0]: row[1:] for row in of_blends.rows}  # type: ignore[union-attr]
+    shown = ["+".join(np.array(EMOTIONS)[np.array(i.heads["emotions"].true) > 0]) for i in made]
+    assert sorted(rows, key=lambda name: (name.count("+"), name)) == list(rows)
+    for name, (count, presence, salience) in rows.items():
+        own = [yes for yes, what in zip(right, shown, strict=True) if what == name]
+        assert (int(count), float(presence)) == (len(own), pytest.approx(np.mean(own), abs=6e-4))
+        assert (salience == "n/a") == ("+" not in name)
 
 
 @pytest.mark.parametrize(

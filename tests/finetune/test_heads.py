@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,6 +17,7 @@ from sklearn.metrics import (
     f1_score,
     mean_absolute_error,
     mean_squared_error,
+    precision_recall_fscore_support,
 )
 
 from finetune import validation
@@ -23,7 +26,9 @@ from finetune.folds import check_heads
 from finetune.heads import Head, read_truth
 from finetune.losses import combined_heads, cumulative_link, loss_terms
 from finetune.predictions import Prediction, make_prediction
+from finetune.record import Run
 from finetune.reporting.resampling import make_sums
+from finetune.reporting.run_report import head_sections
 from finetune.scores import metric_name, score, score_run, undefined
 from finetune.validation import best_thresholds
 from hicmae.config import from_dict, to_dict
@@ -220,13 +225,41 @@ def test_scores_by_sums_are_those_of_the_metrics_and_gaps_do_not_count() -> None
     made = predictions()
     found = score(ALL, made)
     sums = make_sums(ALL, [made])
-    by_sums = sums.metrics(sums.total(0, np.ones((1, sums.num_clusters))))
+    by_sums = sums.metrics(sums.total(0, np.array([[1, 1, 1, 1, 1], [2, 0, 1, 1, 0]])))
+    again = score(ALL, [i for who in ("s0", "s0", "s2", "s3") for i in made if i.speaker == who])
     for name, value in found.items():
-        assert by_sums[name][0] == pytest.approx(value, abs=1e-6), name
+        assert by_sums[name] == pytest.approx([value, again[name]], abs=1e-6), name
     real = [item.heads["real"] for item in made if item.heads["real"].true]
     assert 0 < len(real) < len(made)
     expected = mean_squared_error([i.true for i in real], [i.predicted for i in real])
     assert found["real.mse"] == pytest.approx(expected)
+
+
+def test_the_tables_of_names_and_of_shares_are_scikit_learns_and_numpys() -> None:
+    made, facts = predictions(), SimpleNamespace(mark=str, rule="last")
+    told: Any = {"facts": facts, "folds": (), "scores": None, "disagreements": ()}
+    both = Benchmark(name="both", task="joint", heads=(TAGS, SHARES))
+    run = Run(folder=Path(), benchmark=both, predictions=tuple(made), **told)
+    names, shares = (section.parts for section in head_sections(run, Path(), ""))
+    known = [item.heads["tags"] for item in made if item.heads["tags"].true]
+    assert f"{len(known)} of 40 tested have a label" in str(names[0])
+    true, given = (np.array([getattr(i, w) for i in known]) for w in ("true", "predicted"))
+    found = precision_recall_fscore_support(true, given)
+    expected = [
+        [name, f"{true[:, n].sum():.0f}", f"{given[:, n].sum():.0f}", "0.500"]
+        + [f"{each[n]:.3f}" for each in found[:3]]
+        for n, name in enumerate(NAMES)
+    ]
+    assert names[1].rows == expected  # type: ignore[union-attr]
+    known = [item.heads["shares"] for item in made if item.heads["shares"].true]
+    true, given = (np.array([getattr(i, w) for i in known]) for w in ("true", "predicted"))
+    columns = [true.mean(0), given.mean(0), given.mean(0) - true.mean(0)]
+    columns.append(mean_absolute_error(true, given, multioutput="raw_values"))
+    for n, row in enumerate(shares[1].rows):  # type: ignore[union-attr]
+        assert [row[0], *map(float, row[1:])] == [
+            NAMES[n],
+            *(pytest.approx(each[n], abs=5.1e-4) for each in columns),
+        ]
 
 
 def test_a_draw_of_people_without_a_label_of_a_head_scores_nothing_of_it() -> None:

@@ -36,10 +36,11 @@ from finetune.over_time import (
     smooth,
 )
 from finetune.predictions import make_prediction
-from finetune.record import read_run
+from finetune.record import Run, read_run
+from finetune.reporting.document import Table
 from finetune.reporting.errors import read_frames
 from finetune.reporting.resampling import intervals
-from finetune.reporting.values import lowest_first
+from finetune.reporting.values import lowest_first, over_time_section
 from finetune.scores import score
 from hicmae.__main__ import main
 from hicmae.checkpoints.checkpoint import load_checkpoint
@@ -462,6 +463,32 @@ def test_recordings_with_constant_labels_are_counted_nowhere_and_come_last() -> 
     (note,) = recordings_note(benchmark, items)
     mean = (each["r1"]["ccc"] + each["r3"]["ccc"]) / 2
     assert note.startswith(f"CCC per recording, mean of 2: ccc {mean:.4f}")
+    decided = {
+        "lags": {"anna": 0.4},
+        "weights": {"valence": {"anna": 0.25}},
+        "shared": {"ccc": 0.5},
+    }
+    facts: Any = {
+        "facts": SimpleNamespace(mark=str),
+        "folds": (SimpleNamespace(name="1", over_time=decided | {"smoothing_seconds": 1.5}),),
+        "scores": SimpleNamespace(pooled=score(benchmark, items)),
+    }
+    run = Run(
+        folder=Path(), benchmark=benchmark, predictions=tuple(items), disagreements=(), **facts
+    )
+    whole, singly, told = (part for part in over_time_section(run).parts if isinstance(part, Table))
+    place = list(whole.columns).index("CCC")
+    pooled, means = ((row[0], row[place]) for row in whole.rows)
+    assert pooled == ("pooled over 50 instants", f"{score(benchmark, items)['ccc']:.3f}")
+    assert means == ("per recording, mean of 2", f"{mean:.3f}")
+    assert [row[0] for row in singly.rows] == ["r3", "r1", "r0", "r2", "r4"]
+    assert [row[place] for row in singly.rows[1:3]] == [f"{each['r1']['ccc']:.3f}", "n/a"]
+    assert [row[1:] for row in told.rows] == [
+        ["lag", "anna", "0.40 s"],
+        ["weight in valence", "anna", "0.250"],
+        ["CCC of the shared network", "test side", "0.500"],
+        ["smoothing", "predictions", "1.5 s"],
+    ]
 
 
 def test_means_over_recordings_are_of_the_same_recordings_for_every_target() -> None:

@@ -28,6 +28,7 @@ from finetune.reporting.comparison import (
 )
 from finetune.reporting.document import Section, Table
 from finetune.reporting.entries import SeedGroup, group_seeds, label_curve_parts, label_curves
+from finetune.reporting.resampling import compare
 from finetune.scores import score_run
 from hicmae.config import load_yaml, save_yaml
 from hicmae.settings import ModelConfig
@@ -97,11 +98,8 @@ def test_runs_stand_in_one_table_a_benchmark_with_what_their_predictions_give(
     text = out.read_text()
     summary, details = text.split("## tones")
     every, rows = table_rows(summary), table_rows(details)
-    for name, modalities in (
-        ("both", "audio-video"),
-        ("heard", "audio"),
-        ("values", "audio-video"),
-    ):
+    both = "audio-video"
+    for name, modalities in (("both", both), ("heard", "audio"), ("values", both)):
         scores = read_run(runs[name]).scores
         leading = "ccc" if name == "values" else "uar"
         pooled = f"{scores.pooled[leading]:.3f}"
@@ -443,6 +441,14 @@ def test_runs_on_fewer_labels_become_a_curve_with_paired_gains(
         ["60", "twice as many", "+0.000"],
         ["120", "as many", "+0.250"],
     ]
+    assert points.rows[2][5] == "{:.3f} to {:.3f}".format(*entries[1].intervals.values["uar"])
+    found = compare(BENCHMARK, *([entries[place].runs[0].units] for place in (4, 1)))
+    sure = f"{found.low:.3f} to {found.high:.3f}"
+    assert (gains.rows[2][4], found.low < found.high) == (sure, True)
+    table = paired_parts([entries[1], entries[4]])[0].parts[0]
+    assert isinstance(table, Table)
+    row = ["120-runs/pretrain", "last", "+0.250", sure, f"{found.p_value:.3f}", found.method]
+    assert (table.columns[2], table.rows) == ("UAR minus 120-None", [row])
     with Image.open(picture) as drawn:
         assert min(drawn.size) > 300
     # One number of labels makes no curve.
@@ -450,9 +456,7 @@ def test_runs_on_fewer_labels_become_a_curve_with_paired_gains(
     assert not (tmp_path / "none.png").exists()
 
 
-def test_curves_of_checkpoints_in_folders_of_one_name_are_told_apart(
-    runs: dict[str, Path],
-) -> None:
+def test_curves_of_checkpoints_in_folders_of_one_name_are_told_apart(runs: dict[str, Path]) -> None:
     run = read_run(runs["both"])
     starts = ("runs/seed-0/pretrain", "runs/seed-1/pretrain/checkpoints/last", None)
     entries = [
