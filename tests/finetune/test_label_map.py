@@ -44,6 +44,10 @@ def test_probabilities_are_added_dropped_and_scaled_to_one() -> None:
     merged = map_benchmark(OURS, THEIRS, names(classes=classes))
     found = merged.outputs(np.array([[[0.1, 0.2, 0.3, 0.4]]]))
     assert found[0, 0] == pytest.approx([0.2 / 0.6, 0.4 / 0.6])
+    every = map_benchmark(OURS, THEIRS, names(classes=dict(zip("abcd", "yxxy", strict=True))))
+    few = map_benchmark(OURS, THEIRS, names(classes=classes | {"c": None}))
+    # A calibration is of the classes of the training; none of these is.
+    assert [each.keeps_classes for each in (mapped, merged, every, few)] == [False] * 4
 
 
 def test_samples_are_renamed_left_out_and_counted() -> None:
@@ -64,6 +68,7 @@ def test_the_same_classes_in_another_order_need_no_map() -> None:
     assert mapped.outputs(np.array([[[0.1, 0.2, 0.3, 0.4]]]))[0, 0] == pytest.approx(
         [0.4, 0.3, 0.2, 0.1]
     )
+    assert mapped.keeps_classes
     assert map_benchmark(OURS, OURS, None).benchmark == OURS
     told = (Published(method="theirs", scores={"uar": 0.5}, source="a paper"),)
     mended = dataclasses.replace(OURS, title="Mended", published=told)
@@ -103,6 +108,12 @@ def test_real_values_are_chosen_ordered_and_rescaled() -> None:
     mapped = map_benchmark(ours, theirs, given)
     assert mapped.benchmark.targets == ("v", "a")
     assert mapped.outputs(np.array([[[0.1, 0.2, 0.3]]]))[0, 0] == pytest.approx([-0.6, 0.1])
+    rows = pd.DataFrame({"v": [0.1]})
+    assert mapped.rows(rows)[0] is rows
+    alone = {"arousal": None, "valence": "v", "dominance": None}
+    one = map_benchmark(ours, theirs, dataclasses.replace(given, targets=alone))
+    assert (one.benchmark.targets, one.dropped) == (("v",), ("arousal", "dominance"))
+    assert one.outputs(np.array([[[0.1, 0.2, 0.3]]]))[0, 0] == pytest.approx([-0.6])
     both = LabelMap(
         trained_on="ours",
         tested_on="theirs",
