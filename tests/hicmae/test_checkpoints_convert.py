@@ -24,6 +24,7 @@ from hicmae.checkpoints.convert import (
     their_name,
     to_reference,
 )
+from hicmae.checkpoints.portable import read_probe
 from hicmae.config import save_yaml
 from hicmae.emotion import EmotionConfig, EmotionModel
 from hicmae.pretraining import HiCMAE
@@ -83,6 +84,16 @@ def test_the_published_file_gives_the_numbers_of_the_published_network(
     )
     assert difference is not None
     assert difference < 1e-5
+    assert made.config["probe"] == {"from": "the authors' network"}
+    kept, theirs = (
+        read_probe(path)
+        for path in (
+            made.path / "probe.safetensors",
+            parity_dir / "paper_depth_pretrain.safetensors",
+        )
+    )
+    assert kept.keys() == theirs.keys()
+    assert all(torch.equal(kept[name], theirs[name]) for name in theirs)
     source = made.config["source"]
     assert source["options"]["model"] == "pretrain_hicmae_dim512_patch16_160_a256"
     assert source["epoch"] == 99

@@ -185,16 +185,17 @@ def test_a_pretrained_network_is_not_exported_as_a_predictor(
         export.export_torch(load_checkpoint(tmp_path / "a"), tmp_path / "a.pt2")
 
 
+@pytest.mark.parametrize("off", [0.01, float("nan")])
 def test_an_export_that_computes_something_else_is_not_kept(
-    tmp_path: Path, sizes: ModelConfig, monkeypatch: pytest.MonkeyPatch
+    off: float, tmp_path: Path, sizes: ModelConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     network = saved(tmp_path / "made", sizes)
-    wrong = SimpleNamespace(module=lambda: lambda *given: network(*given) + 0.01)
+    wrong = SimpleNamespace(module=lambda: lambda *given: network(*given) + off)
     monkeypatch.setattr(torch.export, "export", lambda *_, **__: wrong)
     # Into memory: on a full disk the writer of a file ends the process.
     monkeypatch.setattr(torch.export, "save", lambda _, held, **__: held.write(b"wrong"))
     monkeypatch.setattr(torch.export, "load", lambda path: wrong)
-    with pytest.raises(ValueError, match=r"differ from PyTorch's by 0\.01"):
+    with pytest.raises(ValueError, match=f"differ from PyTorch's by {off}"):
         export.export_torch(load_checkpoint(tmp_path / "made"), tmp_path / "made.pt2")
     assert [path.name for path in tmp_path.iterdir()] == ["made"]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import itertools
 import json
+import statistics
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -175,6 +176,7 @@ def test_spans_are_read_from_elan_by_participant_and_without_dependent_tiers(
     [
         ("a.txt", "", r"a.txt: no kind of spans \(known: .csv, .tsv, .srt"),
         ("a.csv", "from,to\n1,2\n", "needs columns start, and end or duration.*found: from, to"),
+        ("a.csv", "beginning,end\n1,2\n", "needs columns start, and end .*found: beginning, end"),
         ("a.csv", "Start,end,start\n1,2,3\n", "column 'start' is there twice; delete or rename"),
         ("a.csv", "start,end\n1,2\n1,x\n", r"a.csv line 3: end = 'x' \(seconds, or h:mm:ss.s\)"),
         ("a.csv", "start,end,text\n3,2,hm\n", r"ends at 2 s and begins at 3 s \('hm'\); mend"),
@@ -480,7 +482,9 @@ def test_neighbours_are_joined_and_hostile_names_are_kept(tmp_path: Path) -> Non
     assert grid.xmax == 3
     found = [(round(a * 1000), round(b * 1000), text) for a, b, text in grid.tiers[0].intervals]
     assert [each for each in found if each[2]] == expected
-    assert len(WebVTT.read(str(tmp_path / "timeline.vtt"), strict=True)) == 7
+    cues = WebVTT.read(str(tmp_path / "timeline.vtt"), strict=True)
+    ends = [*[(0, 1)] * 3, *[(1, 2)] * 2, (2, 2.001), (2.5, 3)]
+    assert [(float(cue.start[6:]), float(cue.end[6:])) for cue in cues] == ends
     assert parse_formats("eaf, vtt") == ("eaf", "vtt")
     with pytest.raises(ValueError, match=r"no format 'srt' \(known: eaf, textgrid, vtt\)"):
         parse_formats("eaf,srt")
@@ -547,6 +551,14 @@ def test_nothing_is_said_of_a_face_between_windows_that_are_missing(tmp_path: Pa
     prediction.save(tmp_path / "out", tiers=("eaf",))
     marks = Eaf(tmp_path / "out" / "timeline.eaf").get_annotation_data_for_tier("face0")
     assert sorted(mark[:3] for mark in marks) == [(0, 3000, "joy"), (10000, 12000, "awe")]
+    unsure = replace(track, min_confidence=0.75)
+    assert unsure.predictions == ["joy", "joy", "not sure"]
+    assert (track.summary.prediction, unsure.summary.prediction) == ("joy", "not sure")
+    assert (track.summary.not_sure, unsure.summary.not_sure) == (0, pytest.approx(1 / 3))
+    told = {"joy": 2 / 3, "awe": 1 / 3}
+    assert (track.summary.share, track.summary.mean) == (pytest.approx(told),) * 2
+    deviation = statistics.pstdev([0.9, 0.8, 0.3])
+    assert track.summary.std == pytest.approx(dict.fromkeys(told, deviation))
 
 
 def test_a_trace_holds_its_ends_though_their_times_are_rounded(tmp_path: Path) -> None:
