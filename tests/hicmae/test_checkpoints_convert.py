@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch.nn import functional
 
 from hicmae.__main__ import main
 from hicmae.checkpoints.checkpoint import load_checkpoint
@@ -187,7 +188,28 @@ def test_published_sizes_are_found_in_the_weights_alone(size: str) -> None:
     wanted = load_model_config(size)
     with torch.device("meta"):
         tensors = HiCMAE(wanted).state_dict()
-    assert find_sizes(tensors, Namespace(input_size=160, num_frames=16), "x.pth") == wanted
+    options = Namespace(input_size=160, num_frames=16)
+    assert find_sizes(tensors, options, "x.pth") == wanted
+    shallow = {name: value for name, value in tensors.items() if ".video.blocks.9." not in name}
+    # Whose layers are fused, nobody has published.
+    with pytest.raises(ValueError, match="encoder_depth = 9 is not 10"):
+        find_sizes(shallow, options, "x.pth")
+
+
+def test_projections_are_the_convolutions_of_pytorch(tiny_model_config: ModelConfig) -> None:
+    """One cell of values (frame, row, column, channel) by our matrix, and by theirs."""
+    tubelet, cell = torch.randn(1, 2, 16, 16, 3), torch.randn(1, 16, 16)
+    ours = {
+        "encoder.video.project.weight": torch.randn(32, tubelet.numel()),
+        "encoder.audio.project.weight": torch.randn(32, cell.numel()),
+    }
+    video, audio = to_reference(ours, tiny_model_config).values()
+    of_video = functional.conv3d(tubelet.permute(0, 4, 1, 2, 3), video).flatten()
+    of_audio = functional.conv2d(cell[:, None], audio).flatten()
+    for (name, weight), found, values in zip(
+        ours.items(), (of_video, of_audio), (tubelet, cell), strict=True
+    ):
+        torch.testing.assert_close(found, weight @ values.flatten(), msg=name, atol=1e-3, rtol=0)
 
 
 def test_a_size_that_only_the_user_knows_is_asked_for(pretrained: Path, tmp_path: Path) -> None:

@@ -163,6 +163,28 @@ def test_central_is_near_the_middle_of_the_width_and_of_the_height_for_long() ->
     detections = {i: [box_at(200, 100, 40), box_at(100, 150, 40)] for i in range(0, 50, 5)}
     detections[20].append(box_at(150, 100, 40))  # exactly there, for a moment
     assert centres(follow(detections, 50, face_choice="central"))[0].tolist() == [200, 100]
+    detections = {i: [box_at(100, 100, 40), box_at(200, 150, 40)] for i in range(0, 50, 5)}
+    assert centres(follow(detections, 50, face_choice="central"))[0].tolist() == [100, 100]
+
+
+def test_faces_that_begin_together_are_numbered_from_left_to_right() -> None:
+    lefts = {"b": 90, "a": 240, "": 150, None: 30}
+    faces = [dataclasses.replace(box_at(x, 80, 40), track=track) for track, x in lefts.items()]
+    chains = link({0: [faces[1]], 1: faces}, np.arange(2) / FPS, 1.0)
+    assert [chain.boxes[0, 0] for chain in chains] == [220, 10, 70, 130]
+    assert [chain.places for chain in chains] == [[0, 1], [1], [1], [1]]
+
+
+def test_a_face_without_eyes_among_those_with_some_keeps_its_box_and_is_upright() -> None:
+    level, turned = np.array([[90, 74], [110, 74]]), np.array([[140, 80], [150, 90]])
+    eyes = {0: level, 1: None, 2: turned}
+    faces = {
+        at: [dataclasses.replace(box_at(100 + at, 80, 40), eyes=own)] for at, own in eyes.items()
+    }
+    track = follow(faces, 3, align="eyes")
+    assert track.angles is not None
+    assert track.angles == pytest.approx([0, 0, np.pi / 4])
+    assert track.boxes[1].tolist() == [81, 60, 121, 100]
 
 
 def test_a_track_says_how_large_its_face_is_where_its_mouth_is_and_shows_some_of_it() -> None:
