@@ -404,7 +404,7 @@ def _rttm(path: Path) -> Iterator[tuple[str, Span]]:
     """Source: NIST, Rich Transcription evaluation plan RT-09, appendix A (fields of a line)."""
     for number, line in enumerate(_text_of(path).splitlines(), start=1):
         cells = line.split()
-        if not cells or cells[0].startswith(";") or cells[0] != "SPEAKER":
+        if cells[:1] != ["SPEAKER"]:
             continue
         if not 8 <= len(cells) <= 10:  # more: a name with a blank in it, which moves the times
             raise SpanError(

@@ -387,13 +387,14 @@ def test_a_flash_a_pan_and_grain_are_no_cuts_and_another_room_is() -> None:
     assert not is_cut(thumbnail(np.zeros_like(picture)), thumbnail(np.zeros_like(picture)))
 
 
-def head(seed: int) -> np.ndarray:
-    """A face of broad spots (40, 40, 3) uint8, another one for each seed."""
-    spots = np.random.default_rng(seed).uniform(0, 255, (5, 5, 1)).repeat(3, axis=2)
+def head(seed: float) -> np.ndarray:
+    """A face of broad spots (40, 40, 3) uint8, another one for each seed; 1.5: half 1, half 2."""
+    both = (np.random.default_rng(int(seed + half)) for half in (0, 0.5))
+    spots = np.mean([one.uniform(0, 255, (5, 5, 1)) for one in both], axis=0).repeat(3, axis=2)
     return cv2.resize(spots, (40, 40), interpolation=cv2.INTER_CUBIC).clip(0, 255).astype(np.uint8)
 
 
-def film(*scenes: tuple[int, ...], light: int = 0, turn: int = 0) -> set[int]:
+def film(*scenes: tuple[float, ...], light: int = 0, turn: int = 0) -> set[int]:
     """Where scenes of ten frames begin in one room, of heads side by side.
 
     Args:
@@ -438,6 +439,8 @@ def test_another_face_in_the_place_of_one_is_a_cut_in_the_same_room() -> None:
     assert film((1, 2), (1, 3)) == set(), "nor one of two people who is another"
     assert film((1, 2), (3, 4)) == {10}
     assert film((1,), ()) == set()
+    assert film((1,), (1.5,)) == set(), "nor one that is somewhat like the one before"
+    assert film((1,), (1.5,), light=12) == {10}, "but where the room has changed as well"
 
 
 @pytest.mark.parametrize("shape", [(40, 50, 3), (1080, 1920, 3)])

@@ -90,6 +90,7 @@ def test_spans_are_read_from_each_kind_of_text(tmp_path: Path, name: str) -> Non
     [
         ("a.rttm", "SPEAKER talk 1 3661.5 1.0 <NA> <NA> <NA> <NA> <NA>\n"),  # nobody is named
         ("a.csv", "start,end\n1:01:01.5,1:01:02.5\n"),
+        ("a.csv", "start,end,speaker,text\n1:01:01.5,1:01:02.5\n"),
     ],
 )
 def test_a_span_after_an_hour_is_of_nobody_where_nobody_is_named(
@@ -485,6 +486,8 @@ def test_neighbours_are_joined_and_hostile_names_are_kept(tmp_path: Path) -> Non
     cues = WebVTT.read(str(tmp_path / "timeline.vtt"), strict=True)
     ends = [*[(0, 1)] * 3, *[(1, 2)] * 2, (2, 2.001), (2.5, 3)]
     assert [(float(cue.start[6:]), float(cue.end[6:])) for cue in cues] == ends
+    shown = ["<v anna>joy", '<v f"0>a "b" &lt;i&gt;&amp; 0.50', "<v v>x +0.25"]
+    assert [cue.raw_text for cue in cues[:3]] == shown
     assert parse_formats("eaf, vtt") == ("eaf", "vtt")
     with pytest.raises(ValueError, match=r"no format 'srt' \(known: eaf, textgrid, vtt\)"):
         parse_formats("eaf,srt")
@@ -577,6 +580,8 @@ def test_windows_are_missing_where_half_a_window_or_hop_more_than_one_lies_betwe
 ) -> None:
     spans = np.array([[0.0, 2.0], [start, start + 2.0]])
     assert gaps_between(spans, hop).tolist() == missing
+    longest = np.array([[0.0, 4.0], [2.0, 6.0], [7.0, 7.5]])  # of windows that differ
+    assert gaps_between(longest, 1.0).tolist() == []
 
 
 @pytest.mark.parametrize("shift", [0.5, -0.5, 2.0, -1.0])

@@ -178,6 +178,11 @@ def test_a_sound_file_is_predicted_by_its_own_length(tmp_path: Path) -> None:
     assert (found.width, found.height) == (0, 0)
     _, short, _ = cut(write_sound(tmp_path / "b.wav", talk(0.3, 16000), 16000), WindowConfig())
     assert short[0].clips[0].num_samples == 4800 + 320  # rounded to whole frames
+    spans = (Span(start=0.2, end=0.6),)  # what is heard after it is not of it
+    (clip,), (whole,) = (cut(path, WindowConfig(), spans=of)[1][0].clips for of in (spans, None))
+    assert (clip.num_samples, clip.waveform.shape) == (6400, (INPUT.clip_samples,))
+    assert np.array_equal(clip.waveform[:6400], whole.waveform[3200:9600])
+    assert not clip.waveform[6400:].any()
 
 
 def test_silence_is_said(tmp_path: Path) -> None:
