@@ -190,7 +190,7 @@ def test_an_export_that_computes_something_else_is_not_kept(
     off: float, tmp_path: Path, sizes: ModelConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     network = saved(tmp_path / "made", sizes)
-    wrong = SimpleNamespace(module=lambda: lambda *given: network(*given) + off)
+    wrong = SimpleNamespace(module=lambda: lambda *given: network(*given) + off * torch.eye(1, 3))
     monkeypatch.setattr(torch.export, "export", lambda *_, **__: wrong)
     # Into memory: on a full disk the writer of a file ends the process.
     monkeypatch.setattr(torch.export, "save", lambda _, held, **__: held.write(b"wrong"))

@@ -244,6 +244,9 @@ def test_settings_that_make_no_sense_are_refused_together() -> None:
         FaceConfig(faces="cascade", detector={"smallest_face": 0})
     with pytest.raises(ValueError, match="detector is given with faces = none, which detects"):
         FaceConfig(faces="none", detector={"min_score": 0.5})
+    for box in ((0, 0, 10, 20), (0, 5, 5, 5), (-1, 0, 9, 10)):
+        with pytest.raises(ValueError, match=r"box = .* \(must be a square x0, y0, x1, y1\)"):
+            FaceConfig(faces="none", box=box)
     with pytest.raises(ValueError, match="choose among yunet, cascade, boxes, none"):
         open_detector("mtcnn")
     with pytest.raises(ValueError, match=r"'yunnet'; did you mean 'yunet'\? \(one of yunet, cas"):

@@ -7,6 +7,7 @@ import os
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -15,7 +16,7 @@ from av.bitstream import BitStreamFilterContext
 
 from hicmae.media.container import open_container
 from hicmae.media.errors import MediaError
-from hicmae.media.picture import deinterlaced, tone_mapped
+from hicmae.media.picture import Orientation, Picture, deinterlaced, tone_mapped
 from hicmae.media.video import open_video
 from shards.building.build import build_shards
 from tests.support.build_fixtures import config, samples
@@ -132,6 +133,16 @@ def test_pictures_of_another_size_keep_their_proportions(
     for picture, wide in zip(bright, across, strict=True):
         found = [int(picture.any(axis=axis).sum()) for axis in (0, 1)]
         assert found == pytest.approx([wide, wide], abs=2)
+        middle = [np.flatnonzero(picture.any(axis=axis)).mean() + 0.5 for axis in (0, 1)]
+        assert middle == pytest.approx([shown[1] / 2, shown[0] / 2], abs=1.5)
+
+
+def test_a_picture_of_another_shape_is_in_the_middle_of_the_height() -> None:
+    about = {"interlaced": False, "transfer": "sdr", "orientation": Orientation()}
+    stored: Any = {"stored_height": 8, "stored_width": 4, "num_sizes": 2, **about}
+    white = av.VideoFrame.from_ndarray(np.full((4, 8, 3), 255, np.uint8), format="rgb24")
+    shown = Picture(pixel_aspect=Fraction(1), **stored).rgb(white)
+    assert np.flatnonzero(shown.any(axis=(1, 2))).tolist() == [3, 4]
 
 
 def moving_fields(count: int, order: str) -> list[np.ndarray]:
