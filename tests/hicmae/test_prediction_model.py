@@ -128,13 +128,18 @@ def test_the_folds_of_a_run_are_averaged(tmp_path: Path, tiny_model_config: Mode
     for fold in (1, 2):
         place = tmp_path / "run" / f"fold-{fold}" / "checkpoints" / "last"
         place.parent.mkdir(parents=True)
-        write_checkpoint(place, tiny_model_config, build=BUILD, seed=fold)
+        about = {"over_time": {"smoothing_seconds": fold}, "traces": {"shift_seconds": -0.1 * fold}}
+        write_checkpoint(place, tiny_model_config, build=BUILD, seed=fold, **about)
     video = write_talking(tmp_path / "a.mp4", 1.0)
     values = {}
     for name in ("run", "run/fold-1", "run/fold-2"):
         model = hicmae.load(tmp_path / name, device="cpu", precision="32-true")
         values[name] = model.predict(video).tracks[0].values
-        assert ("averaged" in " ".join(model.notes)) == (name == "run")
+        notes = " ".join(model.notes)
+        assert ("averaged" in notes) == (name == "run")
+        smoothing, shift = {"run": (1.5, 0.15), "run/fold-1": (1, 0.1)}.get(name, (2, 0.2))
+        assert f"means over {smoothing} s" in notes
+        assert f"stands {shift} s before the middle" in notes
     mean = (values["run/fold-1"] + values["run/fold-2"]) / 2
     assert np.allclose(values["run"], mean, atol=1e-6)
     other = replace(tiny_model_config, input=replace(tiny_model_config.input, pad="silence"))
