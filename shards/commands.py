@@ -201,7 +201,8 @@ def receipt(*, folder: Path) -> None:
     """
     from shards.receipts.receipt import RECEIPT_PAGE, recorded_versions, write_receipt
 
-    check_writable(folder, folder=True)
+    if folder.is_dir():  # else it is told what it is not
+        check_writable(folder, folder=True)
     write_receipt(folder, versions=recorded_versions(folder))
     print_line(Console(emoji=False), f"receipt: {folder / RECEIPT_PAGE}")
 
