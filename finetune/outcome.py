@@ -21,11 +21,18 @@ from finetune.folds import Fold, num_speakers
 from finetune.module import FinetuneModule
 from finetune.over_time import Settled, choose_smoothing, smooth
 from finetune.plan import Plan
-from finetune.predictions import FILE_NAME, Prediction, predictions_of_fold, write_predictions
+from finetune.predictions import (
+    FILE_NAME,
+    Prediction,
+    of_head,
+    predictions_of_fold,
+    write_predictions,
+)
 from finetune.processes import Share, from_all
 from finetune.record import FOLD, FoldFacts, git_commit
 from finetune.reporting.features import FeatureKeeper
 from finetune.scores import score
+from finetune.selection import rule_sentence
 from finetune.tuning import gain_note
 from finetune.validation import InnerSplit, best_thresholds, fit_calibration, threshold_notes
 from hicmae.checkpoints.checkpoint import SEEN_SECTION, Labels, Seen
@@ -170,12 +177,14 @@ def _save(
 ) -> None:
     """Write the portable checkpoint, with what is needed to use and to judge it."""
     recipe, scores = plan.config.recipe, score(plan.benchmark, predictions)
+    labelled = {head.name: len(of_head(head, predictions)) for head in plan.benchmark.heads}
     config: dict[str, Any] = {
         "benchmark": to_dict(plan.benchmark),
         "finetuning": {
             "fold": facts.name,
             "seed": plan.config.seed,
             "selection": plan.protocol.selection,
+            "rule": rule_sentence(plan.protocol.selection, plan.protocol.name),
             "epoch": facts.epoch,
             "num_segments": recipe.num_segments,
             "tuning": recipe.tuning,
@@ -192,6 +201,7 @@ def _save(
                 f"num_{side}": getattr(facts, f"num_{side}")
                 for side in ("train", "validation", "test", "train_speakers", "test_speakers")
             },
+            **({"num_test_labelled": labelled} if labelled else {}),
             "num_segments": recipe.num_segments,
             "epochs": plan.resolved.epochs,
             "rules": plan.protocol.name,

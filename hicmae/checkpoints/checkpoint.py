@@ -42,7 +42,7 @@ Kind = Literal["pretraining", "emotion"]
 # Real values of one axis: the largest is no larger than so many times the smallest.
 _ONE_SCALE = 5.0
 # Sections that are mappings; the latter may be null.
-_MAPPINGS = ("model", "emotion", "protocol", "over_time", "traces")
+_MAPPINGS = ("model", "emotion", "finetuning", "protocol", "over_time", "traces")
 _MAPPINGS_OR_NULL = ("scores", "data", "source")
 # By what a network reads: its tag, what emotion is predicted from, and what is read alone.
 _CARD_READ = {
@@ -439,13 +439,17 @@ def model_card(checkpoint: Checkpoint) -> str:
             what = "Class" if labels.task == "classification" else "Real value"
             parts += ["## Outputs", _table(["output", what.lower()], rows)]
         if labels.mean:
-            parts += ["An output times its deviation plus its mean is in the unit of the labels."]
+            parts += [
+                "A real value is the output times its deviation plus its mean, both in "
+                f"`{CONFIG}`; it is then in the unit of the labels."
+            ]
     if config.get("scores"):
         rows = [[metric, _card_number(metric, value)] for metric, value in config["scores"].items()]
+        rule = config.get("finetuning", {}).get("rule") or protocol.get("selection", "not noted")
         parts += [
             "## Scores",
             f"Measured on {protocol.get('num_test', '?')} samples of fold "
-            f"{protocol.get('fold', '?')} of {protocol.get('benchmark', '?')}.",
+            f"{protocol.get('fold', '?')} of {protocol.get('benchmark', '?')}. Selection: {rule}.",
             _table(["metric", "value"], rows),
         ]
     sections = {
@@ -454,6 +458,7 @@ def model_card(checkpoint: Checkpoint) -> str:
         "Data": config.get("data"),
         "Input": _card_input(checkpoint),
         "Source": config.get("source"),
+        "Mean of the weights of": {of["folder"]: of["sha256"] for of in config.get("averaged", ())},
     }
     for title, section in sections.items():
         if section:
@@ -497,7 +502,7 @@ def _card_opening(checkpoint: Checkpoint) -> str:
     return (
         f"{opening} ([HiCMAE](https://arxiv.org/abs/2401.05698)), {millions:.1f} M parameters: "
         f"{size.encoder_depth} layers of width {size.encoder_dim} for each of picture and sound, "
-        f"{size.fusion_depth} that fuse them.{only}"
+        f"{size.fusion_depth} of fusion.{only}"
     )
 
 

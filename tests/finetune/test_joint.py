@@ -133,6 +133,9 @@ def test_every_kind_is_trained_scored_tested_again_and_predicted(
         assert f"told of {what} by" in page
     card = (folder / "fold-1" / "checkpoints" / "last" / "README.md").read_text()
     assert "| tags | multilabel | shrill |" in card
+    counts = "emotion 12, values 12, tags 12, shares 12, level 8"
+    assert f"| num_test_labelled | {counts} |" in card
+    assert "Selection: last: the weights after the last epoch" in card
 
     clip = write_recording(
         tmp_path / "clip.mp4", counting_frames(50), np.arange(50) / 25, sound=talk(2)

@@ -96,6 +96,8 @@ def test_the_average_of_three_is_their_mean(tmp_path: Path, tiny_model_config: M
         wanted = sum(part.tensors[name].double() for part in parts) / 3
         torch.testing.assert_close(value.double(), wanted, atol=1e-7, rtol=0)
     assert "scores" not in mean.config  # they were measured with other weights
+    card = (tmp_path / "mean" / "README.md").read_text()
+    assert f"## Mean of the weights of\n\n|  |  |\n| --- | --- |\n| {folders[0]} | " in card
     assert [part["sha256"] for part in mean.config["averaged"]] == [
         part.weights_sha256 for part in parts
     ]
@@ -196,7 +198,7 @@ def test_the_card_says_what_the_checkpoint_carries_and_no_more(
         "| v.mse | 2.5e-07 |",
         "| 1 | anger |",
         "| war | undefined |",
-        "72 samples of fold 1",
+        "72 samples of fold 1 of synthetic. Selection: last.",
         "For research.",
     ):
         assert text in card.text, text
