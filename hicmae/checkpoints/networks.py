@@ -16,6 +16,7 @@ from hicmae.checkpoints.checkpoint import (
     SEEN_SECTION,
     WEIGHTS,
     Checkpoint,
+    Labels,
     Seen,
     check_finite,
     load_checkpoint,
@@ -207,8 +208,12 @@ def _check_alike(first: Checkpoint, other: Checkpoint) -> None:
         problems = [f"one is of kind {first.kind}, the other {other.kind}"]
     elif first.model_config() != other.model_config():
         problems.append("their sections 'model' differ")
-    elif first.labels() != other.labels():
-        problems.append("their labels differ")
+    elif (one := first.labels()) != (another := other.labels()):
+        names = [each.name for each in fields(Labels)]
+        unlike = [name for name in names if getattr(one, name, 0) != getattr(another, name, 0)]
+        problems.append(f"their labels differ in {', '.join(unlike)}")
+        if one and another and one.names == another.names:  # of what each was trained on
+            problems.append("`hicmae predict` of a run folder averages what its folds say instead")
     elif differing := _differing(first, other):
         problems.append(f"their sections '{first.kind}' differ in {', '.join(differing)}")
     elif preparation_of(first)[0] != preparation_of(other)[0]:

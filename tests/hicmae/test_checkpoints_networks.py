@@ -110,8 +110,15 @@ def test_what_does_not_belong_together_is_not_averaged(
     first = emotion_checkpoint(tmp_path / "a", tiny_model_config, seed=0)
     names = {"task": "classification", "names": ["anger", "joy"]}
     second = emotion_checkpoint(tmp_path / "b", tiny_model_config, seed=1, labels=names)
-    with pytest.raises(ValueError, match="labels differ"):
+    with pytest.raises(ValueError, match=r"labels differ in names\)"):
         average([first, second])
+    folds = []
+    for fold in range(2):  # values are in units of each one's training side
+        told = {"task": "regression", "names": ["a", "b"], "mean": [fold, 0.0], "std": [1.0, 1.0]}
+        path = tmp_path / f"fold-{fold}"
+        folds.append(emotion_checkpoint(path, tiny_model_config, seed=fold, labels=told))
+    with pytest.raises(ValueError, match="differ in mean; `hicmae predict` of a run folder aver"):
+        average(folds)
     heads = replace(tiny_model_config, encoder_heads=2 * tiny_model_config.encoder_heads)
     with pytest.raises(ValueError, match="sections 'model' differ"):  # of the same tensors
         average([first, emotion_checkpoint(tmp_path / "e", heads, seed=1)])
