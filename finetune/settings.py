@@ -66,7 +66,7 @@ class RecipeConfig:
         tuning: What is trained. full: everything. probe: the head and the layer weights alone, on
             a frozen encoder (a linear probe). fusion: these and the fusion encoder. lora: as probe,
             and low-rank updates of the encoder's matrices.
-        lora: Those updates.
+        lora: The updates of tuning lora.
         soft_labels: Classification: train on the shares of the raters' votes (the benchmark's
             ``votes`` columns) in place of the label; tests are always of the label.
         class_weights: Classification: ``balanced`` weighs each class in the loss by the inverse

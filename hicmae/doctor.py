@@ -418,7 +418,7 @@ def _wav(path: Path) -> int:
 _READERS: dict[str, tuple[str, Callable[[Path], int], int]] = {
     "decoder decord (frames)": ("decord", _by_decord, CLIP_FRAMES),
     "decoder PyAV (frames)": ("av", _by_av, CLIP_FRAMES),
-    "sound by PyAV (ms)": ("av", _sound, 1000 * CLIP_FRAMES // 25),
+    "sound by PyAV (ms, whole packets)": ("av", _sound, 1000 * CLIP_FRAMES // 25),
     "sound by soundfile (samples)": ("soundfile", _wav, _RATE),
 }
 

@@ -45,7 +45,7 @@ def test_a_machine_that_runs_the_tests_is_found_well(
     assert found["decoder decord (frames)"]["found"].endswith("read 8 of 8")
     assert found["decoder PyAV (frames)"]["found"].endswith("read 8 of 8")
     assert found["sound by soundfile (samples)"]["state"] == "ok"
-    assert found["sound by PyAV (ms)"]["state"] == "ok"
+    assert found["sound by PyAV (ms, whole packets)"]["state"] == "ok"
     assert found["precision auto"]["found"] in ("bf16-mixed", "32-true")
     assert {"FFmpeg", "SLURM", "W&B", "disk here", "bf16"} <= found.keys()
 
