@@ -154,8 +154,9 @@ def test_what_rounds_to_nothing_has_no_sign() -> None:
     little = -1e-4
     told = [number(little), signed(little), spread(little, 0.1), range_of(little, 0.1)]
     assert told == ["0.000", "+0.000", "0.000 ± 0.100", "0.000 to 0.100"]
-    assert _means({"valence": little}, is_class=False) == "valence +0.00"
-    assert _sentence(Mark(0.0, 1.0, "", {"valence": little})) == "valence +0.00"
+    for value, shown in ((little, "-0.0001"), (-0.0, "+0.00")):  # predictions are of any unit
+        assert _means({"valence": value}, is_class=False) == f"valence {shown}"
+        assert _sentence(Mark(0.0, 1.0, "", {"valence": value})) == f"valence {shown}"
 
 
 @pytest.mark.parametrize("metric", ["mse", "mse_valence", "values.mse", "values.mse_a.b"])

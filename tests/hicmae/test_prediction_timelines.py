@@ -486,7 +486,7 @@ def test_neighbours_are_joined_and_hostile_names_are_kept(tmp_path: Path) -> Non
     cues = WebVTT.read(str(tmp_path / "timeline.vtt"), strict=True)
     ends = [*[(0, 1)] * 3, *[(1, 2)] * 2, (2, 2.001), (2.5, 3)]
     assert [(float(cue.start[6:]), float(cue.end[6:])) for cue in cues] == ends
-    shown = ["<v anna>joy", '<v f"0>a "b" &lt;i&gt;&amp; 0.50', "<v v>x +0.25"]
+    shown = ["<v anna>joy", '<v f"0>a "b" &lt;i&gt;&amp; 0.50', "<v v>x +0.25, y +0.0001"]
     assert [cue.raw_text for cue in cues[:3]] == shown
     assert parse_formats("eaf, vtt") == ("eaf", "vtt")
     with pytest.raises(ValueError, match=r"no format 'srt' \(known: eaf, textgrid, vtt\)"):

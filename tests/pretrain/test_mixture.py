@@ -7,6 +7,7 @@ from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
@@ -73,7 +74,7 @@ def test_batches_of_a_step_are_told_what_all_of_them_have(
         (n, n % 2) for n in range(4)
     ]
     for batch in batches:
-        seen, heard = batch["step"].swapaxes(0, 1).tolist()
+        seen, heard = np.stack(batch["step"], axis=1).tolist()
         assert (seen, heard) == ([[True, True], [False, True]], [[True, False], [True, True]])
 
 
