@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -245,31 +245,33 @@ def settings_parts(group: Named) -> list[doc.Section]:
     names = [
         name
         for name in dict.fromkeys(itertools.chain.from_iterable(known))
-        if len({str(each.get(name, "default")) for each in known}) > 1
+        if len({each.get(name, "default") for each in known}) > 1
     ]
     if not names:
         return []
-    rows = [
-        [run, *(json.dumps(each.get(name, "default")).strip('"') for name in names)]
-        if each
-        else [run, *["not known"] * len(names)]
-        for (run, _), each in zip(group, found, strict=True)
-    ]
-    table = doc.Table(columns=["run", *names], rows=rows)
+    rows = [["run", *names]]
+    for (run, _), each in zip(group, found, strict=True):
+        rows.append([run, *(each.get(name, "default") if each else "not known" for name in names)])
+    if len(names) > len(group):  # of recipes that have little in common
+        rows = [list(row) for row in zip(*rows, strict=True)]
+        rows[0][0] = "setting"
+    table = doc.Table(columns=rows[0], rows=rows[1:])
     return [doc.Section(title="Settings in which the runs differ", parts=[table])]
 
 
-def _settings(path: Path) -> dict[str, Any]:
-    """What decides scores in a configuration, by the names of its options."""
-    found: dict[str, Any] = {}
-    open_parts = [(name, value) for name, value in load_yaml(path).items() if name in _DECISIVE]
-    while open_parts:
-        name, value = open_parts.pop(0)
+def _settings(path: Path) -> dict[str, str]:
+    """What decides scores in a configuration, as it says it, by the names of its options."""
+    decisive = {name: value for name, value in load_yaml(path).items() if name in _DECISIVE}
+    return dict(_flat(decisive))
+
+
+def _flat(values: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, str]]:
+    for name, value in values.items():
         if isinstance(value, dict):
-            open_parts[:0] = [(f"{name}.{part}", inner) for part, inner in value.items()]
+            yield from _flat(value, f"{above}{name}.")
         else:
-            found[name] = value
-    return found
+            text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+            yield f"{above}{name}", text
 
 
 def seed_parts(groups: Sequence[SeedGroup]) -> list[doc.Section]:

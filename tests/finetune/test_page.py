@@ -8,6 +8,7 @@ import html
 import io
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from rich.console import Console
 
 from finetune.predictions import true_and_predicted
 from finetune.record import read_run
-from finetune.reporting.comparison import comparison, group_runs
+from finetune.reporting.comparison import comparison, group_runs, settings_parts
 from finetune.reporting.document import (
     Folded,
     ForeignMarkdown,
@@ -36,6 +37,7 @@ from finetune.reporting.document import (
     write_document,
 )
 from finetune.reporting.values import scatter_figure
+from hicmae.config import save_yaml
 from hicmae.prediction.command import _means
 from hicmae.prediction.timelines import Mark, _sentence
 from tests.support.finetune_fixtures import VALUES, Train
@@ -157,6 +159,43 @@ def test_what_rounds_to_nothing_has_no_sign() -> None:
     for value, shown in ((little, "-0.0001"), (-0.0, "+0.00")):  # predictions are of any unit
         assert _means({"valence": value}, is_class=False) == f"valence {shown}"
         assert _sentence(Mark(0.0, 1.0, "", {"valence": value})) == f"valence {shown}"
+
+
+def test_settings_in_which_runs_differ_are_told(tmp_path: Path) -> None:
+    same = {"epochs": 1, "recipe": {"shots": None, "lora": {"rank": 8}}, "seed": 0, "out": "a"}
+    recipe = {"shots": 5, "lora": {"rank": 8}, "fusion": "global-depthwise"}
+    configs = {
+        "one": same,
+        "alike": same | {"seed": 3, "out": "b"},
+        "other": same | {"epochs": 7, "recipe": recipe},
+        "old": None,
+    }
+    pairs: list[Any] = []
+    for name, config in configs.items():
+        (tmp_path / name).mkdir()
+        if config:
+            save_yaml(tmp_path / name / "config.yaml", config)
+        facts = SimpleNamespace(evaluates=None)
+        pairs.append((name, SimpleNamespace(folder=tmp_path / name, facts=facts)))
+    assert not settings_parts(pairs[:2])
+
+    def shown(group: list[Any]) -> list[list[str]]:
+        ((table,),) = (section.parts for section in settings_parts(group))
+        return [[*row] for row in (table.columns, *table.rows)]  # type: ignore[union-attr]
+
+    assert shown(pairs) == [
+        ["run", "epochs", "recipe.shots", "recipe.fusion"],
+        ["one", "1", "null", "default"],
+        ["alike", "1", "null", "default"],
+        ["other", "7", "5", "global-depthwise"],
+        ["old", "not known", "not known", "not known"],
+    ]
+    assert shown([pairs[0], pairs[2]]) == [  # more settings than runs
+        ["setting", "one", "other"],
+        ["epochs", "1", "7"],
+        ["recipe.shots", "null", "5"],
+        ["recipe.fusion", "default", "global-depthwise"],
+    ]
 
 
 @pytest.mark.parametrize("metric", ["mse", "mse_valence", "values.mse", "values.mse_a.b"])

@@ -12,20 +12,13 @@ from typing import Any
 from urllib.parse import unquote
 
 import pytest
-import yaml
 from PIL import Image
 
 from finetune.benchmark import Benchmark, Published
 from finetune.commands import report
 from finetune.heads import Head
 from finetune.record import Run, read_run
-from finetune.reporting.comparison import (
-    _cautions,
-    group_runs,
-    name_runs,
-    paired_parts,
-    settings_parts,
-)
+from finetune.reporting.comparison import _cautions, group_runs, name_runs, paired_parts
 from finetune.reporting.document import Section, Table
 from finetune.reporting.entries import SeedGroup, group_seeds, label_curve_parts, label_curves
 from finetune.reporting.resampling import compare
@@ -538,31 +531,6 @@ def test_what_keeps_runs_from_being_compared_is_said(runs: dict[str, Path]) -> N
         told = _cautions(pairs, group_seeds(pairs))
         assert len(told) == len(said)
         assert all(any(words in text for text in told) for words in said)
-
-
-@pytest.mark.slow
-def test_settings_in_which_runs_differ_are_told(runs: dict[str, Path], tmp_path: Path) -> None:
-    run = read_run(runs["both"])
-    pairs = [("one", run)]
-    for name, changes in (("same", {"seed": 3, "out": "elsewhere"}), ("other", {"epochs": 7})):
-        folder = shutil.copytree(run.folder, tmp_path / name)
-        config = load_yaml(folder / "config.yaml") | changes
-        config["recipe"] |= {"fusion": "global-depthwise"} if name == "other" else {}
-        (folder / "config.yaml").write_text(yaml.safe_dump(config))
-        pairs.append((name, dataclasses.replace(run, folder=folder)))
-    assert not settings_parts(pairs[:2])
-    (tmp_path / "none").mkdir()
-    pairs.append(("old", dataclasses.replace(run, folder=tmp_path / "none")))
-    (section,) = settings_parts(pairs)
-    (table,) = section.parts
-    assert isinstance(table, Table)
-    assert list(table.columns) == ["run", "epochs", "recipe.fusion"]
-    assert [list(row) for row in table.rows] == [
-        ["one", "1", "default"],
-        ["same", "1", "default"],
-        ["other", "7", "global-depthwise"],
-        ["old", "not known", "not known"],
-    ]
 
 
 def relabelled(group: SeedGroup) -> SeedGroup:
