@@ -260,6 +260,11 @@ def _check(names: LabelMap, trained: Benchmark, tested: Benchmark) -> None:
     if tested.task == "regression":
         into = [to for to in given.values() if to is not None]
         problems += [f"two targets become {to}" for to in sorted(hit) if into.count(to) > 1]
+        problems += [
+            f"rescale is of {to}, which nothing in targets is"
+            for to in names.rescale
+            if to in theirs and to not in hit
+        ]
     else:
         problems += [
             f"{name} of {tested.name} is forgotten (name it in classes, merge or leave_out)"

@@ -114,6 +114,9 @@ def test_real_values_are_chosen_ordered_and_rescaled() -> None:
     one = map_benchmark(ours, theirs, dataclasses.replace(given, targets=alone))
     assert (one.benchmark.targets, one.dropped) == (("v",), ("arousal", "dominance"))
     assert one.outputs(np.array([[[0.1, 0.2, 0.3]]]))[0, 0] == pytest.approx([-0.6])
+    unused = dataclasses.replace(given, targets=alone, rescale={"a": (2.0, 0.0)})
+    with pytest.raises(ValueError, match="rescale is of a, which nothing in targets is"):
+        map_benchmark(ours, theirs, unused)
     both = LabelMap(
         trained_on="ours",
         tested_on="theirs",
