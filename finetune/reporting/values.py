@@ -206,7 +206,7 @@ def over_time_section(run: Run) -> doc.Section | None:
         doc.Table(columns=["", *map(metric_name, names)], rows=rows),
     ]
     if undefined:
-        parts.append(f"{undefined} recordings have constant labels, and no CCC of their own.")
+        parts.append(f"Recordings with constant labels, which have no CCC: {undefined}.")
     shown = [
         [recording, *(mark(doc.number(values[name], name)) for name in names)]
         for recording, values in lowest_first(each)[:_SHOWN]
