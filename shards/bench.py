@@ -106,6 +106,7 @@ def bench_loader(
     check_workers(max(workers))
     files = raw_files(media)
     with tempfile.TemporaryDirectory(prefix="hicmae-bench-") as scratch, _one_thread():
+        wavs = _write_wavs(files, Path(scratch))  # what cannot be read is told before any work
         folder = Path(scratch) / "shards" if shards is None else shards
         if shards is None:
             write_bench_shards(folder)
@@ -129,7 +130,7 @@ def bench_loader(
         loader = DataLoader(views, batch_size=batch_size, shuffle=True, collate_fn=collate)
         lines.append(_line("random access", 0, _clips_of(loader), seconds, index))
         if files:
-            clips = _raw_clips(files, input, Path(scratch))
+            clips = _raw_clips(files, wavs, input)
             lines.append(_line("raw video", 0, clips, seconds, None))
         figures = _figures(lines, index, input, len(files), speakers)
     _print(figures)
@@ -368,21 +369,27 @@ def _one_thread() -> Iterator[None]:
         cv2.setNumThreads(before[1])
 
 
-def _raw_clips(files: Sequence[Path], input: InputConfig, scratch: Path) -> Iterator[int]:
+def _write_wavs(files: Sequence[Path], folder: Path) -> list[Path]:
+    """The sound of videos as the reference code wants it, a file each; that is not measured."""
+    wavs, rate = [], InputConfig().sample_rate
+    for number, file in enumerate(files):
+        open_video(file).close()  # says what is wrong with one that decord cannot read
+        wavs.append(folder / f"{number}.wav")
+        soundfile.write(
+            wavs[-1], read_sound(file, sample_rate=rate).samples, rate, subtype="PCM_16"
+        )
+    return wavs
+
+
+def _raw_clips(files: Sequence[Path], wavs: Sequence[Path], input: InputConfig) -> Iterator[int]:
     """Load clips as one does without shards, for ever: yields 1 for each. decord decodes the video
-    itself (where it has no wheels, PyAV); decoding, transforms and filter bank run on one core. The
-    sound comes from wav files made beforehand in ``scratch``, as the reference code wants them;
-    that is not measured.
+    itself (where it has no wheels, PyAV); decoding, transforms and filter bank run on one core.
+
+    Args: wavs: The sound of each file, see ``_write_wavs``.
     """
     import torch
     import torchaudio
 
-    wavs = []
-    for number, file in enumerate(files):
-        open_video(file).close()  # says what is wrong with one that decord cannot read
-        sound = read_sound(file, sample_rate=input.sample_rate)
-        wavs.append(scratch / f"{number}.wav")
-        soundfile.write(wavs[-1], sound.samples, input.sample_rate, subtype="PCM_16")
     mean = np.array(input.image_mean, dtype=np.float32)
     std = np.array(input.image_std, dtype=np.float32)
     rng = np.random.default_rng(0)
