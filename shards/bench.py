@@ -106,11 +106,12 @@ def bench_loader(
     check_workers(max(workers))
     files = raw_files(media)
     with tempfile.TemporaryDirectory(prefix="hicmae-bench-") as scratch, _one_thread():
+        index = None if shards is None else read_index(shards)
         wavs = _write_wavs(files, Path(scratch))  # what cannot be read is told before any work
-        folder = Path(scratch) / "shards" if shards is None else shards
-        if shards is None:
+        if index is None:
+            folder = Path(scratch) / "shards"
             write_bench_shards(folder)
-        index = read_index(folder)
+            index = read_index(folder)
         input = replace(InputConfig(), fps=float(index.table["fps"].iloc[0]))
         lines = []
         speakers = _stream(index, input, _PUBLISHED_BATCH, split).speakers()

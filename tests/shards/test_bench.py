@@ -143,6 +143,8 @@ def test_what_cannot_be_measured_is_refused_before_any_work(
     sound = write_sound(tmp_path / "sound.wav", tone(1.0), 16000)
     with pytest.raises(ValueError, match=r"sound\.wav: no picture stream"):
         bench_loader(media=sound, seconds=0.01, workers=(0,), batch_size=1)
+    with pytest.raises(FileNotFoundError, match="nowhere"):  # before the sound of any video is read
+        bench_loader(shards=tmp_path / "nowhere", media=sound, seconds=0.01, workers=(0,))
 
 
 def test_each_moment_counts_for_the_innermost_stage(monkeypatch: pytest.MonkeyPatch) -> None:
