@@ -137,6 +137,7 @@ def test_a_fold_leaves_the_signal_that_ends_a_program_as_it_is(
     assert found == [signal.getsignal(signal.SIGTERM)]
 
 
+@pytest.mark.slow
 def test_a_fold_that_is_killed_while_it_is_finished_is_finished_with_all_its_rows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, train: Train
 ) -> None:
@@ -216,6 +217,7 @@ def test_a_saved_epoch_of_another_configuration_is_neither_taken_up_nor_deleted(
     assert read_run(train(once=True, overwrite=True)).scores.num_samples == 12
 
 
+@pytest.mark.slow
 def test_a_run_that_another_process_is_writing_is_left_alone(train: Train) -> None:
     run, ways = train(once=True), ("resume", "overwrite")
     with another_writer(run) as other:

@@ -179,6 +179,7 @@ def test_real_values_and_single_modalities_have_a_page_too(trained: Path, train:
     assert (run / "modalities" / "figures" / "levels.png").exists()
 
 
+@pytest.mark.slow
 def test_a_report_stays_until_another_is_whole(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

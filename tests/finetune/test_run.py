@@ -472,6 +472,7 @@ def test_every_fold_is_an_offline_run_of_one_group(
     assert all(b"loss_step" in content for content in contents)
 
 
+@pytest.mark.slow
 def test_under_an_agent_of_a_sweep_all_folds_are_one_run_that_ends_with_the_pooled_score(
     monkeypatch: pytest.MonkeyPatch, train: Train
 ) -> None:

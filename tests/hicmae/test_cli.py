@@ -339,6 +339,7 @@ def test_no_help_and_no_refusal_of_any_verb_waits_for_a_heavy_library() -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_the_networks_alone_wait_for_no_library_that_reads_recordings_or_trains() -> None:
     heavy = HEAVY - {"torch"} | {"av", "cv2", "pandas", "scipy"}
     code = (

@@ -525,6 +525,7 @@ def test_spans_are_those_of_the_whole_sound(tmp_path: Path) -> None:
     assert same_spans(wav) > 3
 
 
+@pytest.mark.slow
 def test_sound_of_spans_is_the_same_as_if_each_were_read_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -77,6 +77,7 @@ def test_what_is_alive_at_the_first_full_collection_is_spared_for_ever() -> None
     assert len(gc.get_objects()) < gc.get_freeze_count()
 
 
+@pytest.mark.slow
 def test_freed_memory_stays_with_the_process() -> None:
     process = VerbProcess([], clean(), f"{__name__}:take_and_free")
     said, megabytes = process.output.read().split()
@@ -344,7 +345,9 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("text", [_STARTER, _BENCH], ids=["drawing", "bench gpu"])
+@pytest.mark.parametrize(
+    "text", [_STARTER, pytest.param(_BENCH, marks=pytest.mark.slow)], ids=["drawing", "bench gpu"]
+)
 def test_a_process_ends_with_the_one_that_asked_for_it_however_that_ended(
     tmp_path: Path, text: str
 ) -> None:

@@ -325,6 +325,7 @@ def test_changed_settings_of_the_optimizer_count_when_resuming_and_are_said(
     assert "resumed with steps = 6, was 4" in said
 
 
+@pytest.mark.slow
 def test_a_run_is_resumed_on_shards_that_were_rebuilt_in_place_not_without_a_word(
     train: Train, damaged: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -374,6 +375,7 @@ def test_a_folder_of_something_else_is_left_alone(
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == files
 
 
+@pytest.mark.slow
 def test_a_run_that_another_process_is_writing_is_left_alone(
     train: Train, copied: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
