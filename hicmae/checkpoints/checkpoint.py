@@ -1,8 +1,8 @@
 """Portable checkpoints: a folder of weights and the configuration that made them.
 
 A checkpoint is ``model.safetensors`` and ``config.json``; it knows its own sizes. Beside them may
-lie ``probe.safetensors`` (an input with its output) and ``README.md`` (the model card, written from
-the two). Optimizer states are not in it: Lightning's own files keep those.
+lie ``probe.safetensors`` (an input with its output) and ``README.md`` (the model card, see
+``hicmae/checkpoints/card.py``). Optimizer states are not in it: Lightning's own files keep those.
 
 Deviation: the reference ignores names that do not match; here every difference is an error.
 """
@@ -12,15 +12,13 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from huggingface_hub import EvalResult, ModelCardData
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -28,7 +26,7 @@ from torch import Tensor, nn
 from hicmae.config import from_dict, to_dict
 from hicmae.encoder import AudioVisualEncoder
 from hicmae.files import file_sha256, whole_file, whole_folder
-from hicmae.heads import HeadLabels, of_unit, output_names
+from hicmae.heads import HeadLabels, output_names
 from hicmae.settings import ModelConfig, raise_all
 
 FORMAT_VERSION = 1
@@ -37,19 +35,12 @@ CONFIG = "config.json"
 PROBE = "probe.safetensors"
 CARD = "README.md"
 SEEN_SECTION = "seen"  # of the configuration
-_UNKNOWN_LICENCE = "The checkpoint carries no licence note: ask whoever made it."
 Kind = Literal["pretraining", "emotion"]
 # Real values of one axis: the largest is no larger than so many times the smallest.
 _ONE_SCALE = 5.0
 # Sections that are mappings; the latter may be null.
 _MAPPINGS = ("model", "emotion", "finetuning", "protocol", "over_time", "traces")
 _MAPPINGS_OR_NULL = ("scores", "data", "source")
-# By what a network reads: its tag, what emotion is predicted from, and what is read alone.
-_CARD_READ = {
-    "audio-video": ("audio-visual", "face and voice", ""),
-    "video": ("visual", "the face", "picture"),
-    "audio": ("audio", "the voice", "sound"),
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -408,168 +399,6 @@ def union(parts: Sequence[Seen]) -> Seen:
         samples=np.unique(np.concatenate([part.samples for part in parts])),
         speakers=np.unique(np.concatenate([part.speakers for part in parts])),
     )
-
-
-def model_card(checkpoint: Checkpoint) -> str:
-    """Text of the card, with the metadata that the Hub reads on top."""
-    name = _card_name(checkpoint)
-    config = checkpoint.config
-    protocol = config.get("protocol", {})
-    data = ModelCardData(
-        library_name="hicmae",
-        license="other",
-        pipeline_tag=_card_task(checkpoint),
-        tags=[
-            _CARD_READ[_card_modalities(checkpoint)][0],
-            "emotion-recognition",
-            "hicmae",
-            checkpoint.kind,
-        ],
-        model_name=name,
-        eval_results=list(_card_results(checkpoint)) or None,
-        ignore_metadata_errors=True,
-    )
-    parts = [f"---\n{data.to_yaml()}\n---", f"# {name}", _card_opening(checkpoint)]
-    labels = checkpoint.labels()
-    if labels is not None:
-        if labels.heads:
-            parts += ["## Outputs", _heads_table(labels.heads)]
-        else:
-            rows = [[str(number), label] for number, label in enumerate(labels.names)]
-            what = "Class" if labels.task == "classification" else "Real value"
-            parts += ["## Outputs", _table(["output", what.lower()], rows)]
-        if labels.mean:
-            parts += [
-                "A real value is the output times its deviation plus its mean, both in "
-                f"`{CONFIG}`; it is then in the unit of the labels."
-            ]
-    if config.get("scores"):
-        rows = [[metric, _card_number(metric, value)] for metric, value in config["scores"].items()]
-        rule = config.get("finetuning", {}).get("rule") or protocol.get("selection", "not noted")
-        parts += [
-            "## Scores",
-            f"Measured on {protocol.get('num_test', '?')} samples of fold "
-            f"{protocol.get('fold', '?')} of {protocol.get('benchmark', '?')}. Selection: {rule}.",
-            _table(["metric", "value"], rows),
-        ]
-    sections = {
-        "Protocol": protocol,
-        "Over time": config.get("over_time"),
-        "Data": config.get("data"),
-        "Input": _card_input(checkpoint),
-        "Source": config.get("source"),
-        "Mean of the weights of": {of["folder"]: of["sha256"] for of in config.get("averaged", ())},
-    }
-    for title, section in sections.items():
-        if section:
-            rows = [[key, _card_value(value)] for key, value in section.items()]
-            parts += [f"## {title}", _table(["", ""], rows)]
-    parts += ["## Licence", str(config.get("licence") or _UNKNOWN_LICENCE)]
-    parts += ["## Use", _card_use(checkpoint)]
-    return "\n\n".join(parts) + "\n"
-
-
-def _heads_table(heads: Sequence[HeadLabels]) -> str:
-    """What each output of several heads stands for."""
-    rows: list[list[str]] = []
-    for head in heads:
-        limits = [f"{value:.3f}" for value in head.thresholds] or [""] * len(head.names)
-        if head.kind == "distribution" and head.thresholds:
-            limits = [f"{limits[0]} (two as equal up to {limits[1]} apart)"] * len(head.names)
-        for name, limit in zip(head.names, limits, strict=True):
-            rows.append([str(len(rows)), head.name, head.kind, name, limit])
-    return _table(["output", "head", "kind", "what", "named from"], rows)
-
-
-def _card_name(checkpoint: Checkpoint) -> str:
-    """What was learned, or else the folder's name, or that of the run it is the last one of."""
-    protocol, folder = checkpoint.config.get("protocol"), checkpoint.path.resolve()
-    if protocol:
-        return f"hicmae-{protocol.get('benchmark', '?')}-fold-{protocol.get('fold', '?')}"
-    is_last = folder.name == "last" and folder.parent.name == "checkpoints"
-    return folder.parent.parent.name if is_last else folder.name
-
-
-def _card_opening(checkpoint: Checkpoint) -> str:
-    size = checkpoint.model_config()
-    millions = sum(value.numel() for value in checkpoint.tensors.values()) / 1e6
-    read, source, alone = _CARD_READ[_card_modalities(checkpoint)]
-    opening = {
-        "pretraining": f"A pretrained {read} masked autoencoder",
-        "emotion": f"A network that predicts emotion from {source}",
-    }[checkpoint.kind]
-    only = f" It reads the {alone} alone, and the weights for the other are unused." * bool(alone)
-    return (
-        f"{opening} ([HiCMAE](https://arxiv.org/abs/2401.05698)), {millions:.1f} M parameters: "
-        f"{size.encoder_depth} layers of width {size.encoder_dim} for each of picture and sound, "
-        f"{size.fusion_depth} of fusion.{only}"
-    )
-
-
-def _card_task(checkpoint: Checkpoint) -> str:
-    """What the Hub calls what the network is for."""
-    if checkpoint.kind == "pretraining":
-        return "feature-extraction"
-    hears = _card_modalities(checkpoint) == "audio"
-    return "audio-classification" if hears else "video-classification"
-
-
-def _card_modalities(checkpoint: Checkpoint) -> str:
-    """What it reads: said of a fine-tuned network, and of one pretrained on one modality alone."""
-    config = checkpoint.config
-    said = config.get("emotion", {}).get("modalities") or config.get("modalities", "audio-video")
-    if said not in _CARD_READ:
-        raise ValueError(f"{checkpoint.path / CONFIG}: damaged configuration (modalities {said!r})")
-    return str(said)
-
-
-def _card_results(checkpoint: Checkpoint) -> Iterator[EvalResult]:
-    protocol = checkpoint.config.get("protocol", {})
-    for metric, value in (checkpoint.config.get("scores") or {}).items():
-        if value is not None and math.isfinite(value):
-            benchmark = str(protocol.get("benchmark", "unknown"))
-            yield EvalResult(
-                task_type=_card_task(checkpoint),
-                dataset_type=benchmark,
-                dataset_name=benchmark,
-                dataset_split=f"fold {protocol.get('fold', '?')}",
-                metric_type=metric,
-                metric_value=float(_card_number(metric, value)),
-            )
-
-
-def _card_input(checkpoint: Checkpoint) -> dict[str, Any]:
-    clip = checkpoint.config["model"].get("input", {})
-    keep = ("image_size", "num_frames", "frame_stride", "fps", "sample_rate", "fbank_frames")
-    found = {name: clip[name] for name in keep if name in clip}
-    return found | {"modalities": _card_modalities(checkpoint)}
-
-
-def _card_use(checkpoint: Checkpoint) -> str:
-    kind = "EmotionModel" if checkpoint.kind == "emotion" else "HiCMAE"
-    return (
-        f"```python\nfrom hicmae import {kind}\n\n"
-        f'model = {kind}.from_pretrained("this folder, owner/name or URL")\n```'
-    )
-
-
-def _table(head: list[str], rows: list[list[str]]) -> str:
-    escaped = [[cell.replace("|", "\\|").replace("\n", " ") for cell in row] for row in rows]
-    lines = [head, ["---"] * len(head), *escaped]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
-
-
-def _card_number(metric: str, value: float | None) -> str:
-    how = ".4g" if of_unit(metric) else "z.4f"
-    return "undefined" if value is None or not math.isfinite(value) else format(value, how)
-
-
-def _card_value(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return ", ".join(f"{key} {_card_value(item)}" for key, item in value.items())
-    if isinstance(value, list | tuple):
-        return ", ".join(_card_value(item) for item in value)
-    return str(value)
 
 
 def _read(folder: Path) -> Checkpoint:

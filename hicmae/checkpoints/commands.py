@@ -201,7 +201,8 @@ def card(*, folder: Path) -> None:
     Raises:
         ValueError: Nothing there, or damaged.
     """
-    from hicmae.checkpoints.checkpoint import CARD, load_checkpoint, model_card
+    from hicmae.checkpoints.card import model_card
+    from hicmae.checkpoints.checkpoint import CARD, load_checkpoint
     from hicmae.files import write_text
 
     checkpoint = load_checkpoint(folder)

@@ -25,6 +25,7 @@ from einops import rearrange
 from torch import Tensor
 
 from hicmae import __version__
+from hicmae.checkpoints.card import model_card
 from hicmae.checkpoints.checkpoint import (
     Checkpoint,
     Kind,
@@ -33,7 +34,6 @@ from hicmae.checkpoints.checkpoint import (
     load_checkpoint,
     load_weights,
     misfits,
-    model_card,
     write_files,
 )
 from hicmae.checkpoints.portable import largest_difference, make_probe, read_probe

@@ -37,6 +37,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from hicmae.checkpoints.card import model_card
 from hicmae.checkpoints.checkpoint import (
     CARD,
     CONFIG,
@@ -47,7 +48,6 @@ from hicmae.checkpoints.checkpoint import (
     is_checkpoint,
     load_checkpoint,
     load_weights,
-    model_card,
     write_files,
 )
 from hicmae.config import to_dict

@@ -13,7 +13,8 @@ from huggingface_hub import ModelCard
 from safetensors.torch import load_file, save_file
 
 from hicmae.__main__ import main
-from hicmae.checkpoints.checkpoint import Labels, load_checkpoint, model_card, save_checkpoint
+from hicmae.checkpoints.card import model_card
+from hicmae.checkpoints.checkpoint import Labels, load_checkpoint, save_checkpoint
 from hicmae.checkpoints.networks import average, verify
 from hicmae.emotion import EmotionConfig, EmotionModel
 from hicmae.pretraining import HiCMAE
