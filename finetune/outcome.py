@@ -207,6 +207,7 @@ def _save(
             "rules": plan.protocol.name,
             "seed": plan.config.seed,
             "init": "scratch" if plan.checkpoint is None else "checkpoint",
+            **({"test_seen": list(plan.test_seen)} if plan.test_seen else {}),
             "configuration_digest": plan.digest,
             "git_commit": git_commit(),
         },

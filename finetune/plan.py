@@ -68,6 +68,7 @@ class Plan:
         checkpoint: Where the encoder's weights come from; none: from scratch.
         precision: Lightning's name of the number format.
         shards_digest: SHA-256 of the index of the shards.
+        test_seen: Sentences on what was trained on of what is tested, where that was allowed.
     """
 
     config: FinetuneConfig
@@ -81,6 +82,7 @@ class Plan:
     protocol: Protocol
     precision: str
     shards_digest: str
+    test_seen: tuple[str, ...] = ()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Plan:
         """Nothing in it changes, so copies of a network in training share it."""

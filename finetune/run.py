@@ -6,6 +6,7 @@ after fold is trained (``finetune/fold.py``), and what they predicted is scored 
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shlex
 from collections.abc import Sequence
@@ -98,13 +99,10 @@ def finetune(
     ]
     for plan, own in zip(plans, divided, strict=True):
         check_training(plan, own)
-    known = [
-        [
-            *check_unseen(what, plan.checkpoint, own, allow=allow_seen),
-            *check_copies(index, own, modalities=plan.emotion.modalities, allow=allow_seen),
-        ]
-        for plan, own in zip(plans, divided, strict=True)
-    ]
+    for number, (plan, own) in enumerate(zip(plans, divided, strict=True)):
+        seen = check_unseen(what, plan.checkpoint, own, allow=allow_seen)
+        seen += check_copies(index, own, modalities=plan.emotion.modalities, allow=allow_seen)
+        plans[number] = dataclasses.replace(plan, test_seen=tuple(seen))
     with ExitStack() as locks:
         for plan, own in zip(plans, divided, strict=True):
             weights = [] if plan.checkpoint is None else [plan.checkpoint.path]
@@ -128,7 +126,7 @@ def finetune(
         console = output_console()
         finished: dict[Path, Run] = {}
         trial = locks.enter_context(trial_of(plans[0]))
-        for plan, own, seen in zip(plans, divided, known, strict=True):
+        for plan, own in zip(plans, divided, strict=True):
             save_yaml(plan.out / CONFIG, to_dict(plan.config))
             save_yaml(plan.out / BENCHMARK, to_dict(what))
             console.print(_opening(plan, own, len(rows)))
@@ -139,9 +137,8 @@ def finetune(
                     row = {"step": number, **score(what, pooled)}
                     trial.log(row, part=part_of(plan))
             untrained = [name for name in every if name not in {fold.name for fold in own}]
-            if untrained:
-                seen = [*seen, _untrained_note(what.name, untrained)]
-            finished[plan.out.parent] = _finish(plan, own, ignored, seen, console)
+            missing = [_untrained_note(what.name, untrained)] if untrained else []
+            finished[plan.out.parent] = _finish(plan, own, ignored, missing, console)
         for folder, run in finished.items() if seeds is not None else ():
             runs = runs_beside(run)
             if trial is not None:
@@ -200,7 +197,7 @@ def _one_fold(
 
 
 def _finish(
-    plan: Plan, folds: Sequence[Fold], ignored: dict[str, int], seen: list[str], console: Console
+    plan: Plan, folds: Sequence[Fold], ignored: dict[str, int], missing: list[str], console: Console
 ) -> Run:
     """Pool the folds, score, report, and show the table.
 
@@ -239,7 +236,7 @@ def _finish(
         git_commit=git_commit(),
         version=__version__,
         ignored=ignored,
-        notes=(*seen, *_notes(plan), *recordings_note(plan.benchmark, pooled)),
+        notes=(*plan.test_seen, *missing, *_notes(plan), *recordings_note(plan.benchmark, pooled)),
     )
     run = write_run(plan.out, plan.benchmark, facts, pooled)
     console.print(scores_table(run))

@@ -28,7 +28,8 @@ def model_card(checkpoint: Checkpoint) -> str:
     """Text of the card, with the metadata that the Hub reads on top."""
     name = _name(checkpoint)
     config = checkpoint.config
-    protocol = config.get("protocol", {})
+    protocol = dict(config.get("protocol", {}))
+    seen = protocol.pop("test_seen", None)
     data = ModelCardData(
         library_name="hicmae",
         license="other",
@@ -64,6 +65,7 @@ def model_card(checkpoint: Checkpoint) -> str:
             "## Scores",
             f"Measured on {protocol.get('num_test', '?')} samples of fold "
             f"{protocol.get('fold', '?')} of {protocol.get('benchmark', '?')}. Selection: {rule}.",
+            *([f"**With --allow_seen: {_value(seen)}.**"] if seen else []),
             _table(["metric", "value"], rows),
         ]
     sections = {

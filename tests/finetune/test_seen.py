@@ -15,6 +15,7 @@ from finetune.benchmark import Benchmark
 from finetune.commands import evaluate
 from finetune.record import read_run
 from finetune.reporting.run_report import write_run_report
+from hicmae.checkpoints.card import model_card
 from hicmae.checkpoints.checkpoint import CONFIG, Seen, digests, load_checkpoint, seen_of, union
 from hicmae.checkpoints.networks import average
 from hicmae.settings import ModelConfig
@@ -102,6 +103,9 @@ def test_other_folds_of_the_same_corpus_share_samples_and_are_refused_unless_nam
     note = "the checkpoint may have seen what was tested: fold 1: it was trained on 4 of its 12"
     assert note in all_notes(run)
     assert note in write_run_report(run, html=False).read_text()
+    card = model_card(load_checkpoint(run.folder / "fold-1"))
+    assert note in card.partition("## Scores")[2].partition("## Protocol")[0]
+    assert "allow_seen" not in model_card(load_checkpoint(first / "fold-1"))
 
 
 def test_what_was_seen_is_carried_on_from_training_to_training(first: Path, again: Train) -> None:
