@@ -108,6 +108,7 @@ def test_validation_sees_the_average_and_changes_neither() -> None:
         assert all(torch.equal(a, b) for a, b in zip(now.parameters(), then, strict=True))
 
 
+@pytest.mark.slow
 def test_the_chosen_epoch_has_the_weights_of_the_average_that_was_scored(train: Train) -> None:
     """Not the network's own, which it has back by then."""
     recipe = {"ema_decay": 0.9}

@@ -67,6 +67,7 @@ def test_the_figures_of_a_step_agree_and_are_written(
     assert "clips/s" in said
 
 
+@pytest.mark.slow
 def test_a_test_reads_every_view_and_knows_what_it_waited_for(
     model: str,
     tiny_model_config: ModelConfig,

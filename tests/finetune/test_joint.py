@@ -200,6 +200,7 @@ def test_what_does_not_go_together_is_one_line(train: Train) -> None:
         train(JOINT, once=True, protocol="paper")
 
 
+@pytest.mark.slow
 def test_a_share_of_the_training_side_without_labels_of_a_head_is_refused(train: Train) -> None:
     # One sample of each fold has a number, one says yes and one no.
     changes: dict[int, dict[str, Any]] = {

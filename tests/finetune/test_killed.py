@@ -185,6 +185,7 @@ def test_epochs_are_saved_beside_the_run_alone_and_a_full_disk_is_named(
         train(once=True, name="full")
 
 
+@pytest.mark.slow
 def test_a_damaged_saved_epoch_is_named_and_kept(tmp_path: Path, train: Train) -> None:
     with pytest.MonkeyPatch.context() as patch:
         epochs = Mock(side_effect=[None, OSError("stop")])

@@ -118,6 +118,7 @@ def test_runs_that_were_tested_in_different_ways_share_no_cell(
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_no_network_counts_twice_in_a_cell(
     trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

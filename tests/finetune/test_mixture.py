@@ -72,6 +72,7 @@ def test_samples_that_lack_a_modality_are_trained_on_counted_and_scored_apart(
         assert found == pytest.approx(np.array(said[key]), abs=1e-5), key
 
 
+@pytest.mark.slow
 def test_what_has_no_label_after_mixing_is_known_before_the_first_batch_of_a_step(
     train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

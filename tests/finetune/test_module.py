@@ -45,6 +45,7 @@ def test_gradients_are_clipped_to_the_norm_asked_for(
     assert norms[0.01] == pytest.approx([0.01] * len(norms[None]), rel=1e-3)
 
 
+@pytest.mark.slow
 def test_a_network_in_bf16_is_trained_and_tested_nearly_as_in_fp32(train: Train) -> None:
     half, whole = (
         read_run(train(ONE_FOLD, name=f"run-{precision}", epochs=1, precision=precision)).folds[0]
@@ -53,6 +54,7 @@ def test_a_network_in_bf16_is_trained_and_tested_nearly_as_in_fp32(train: Train)
     assert half.train_loss == pytest.approx(whole.train_loss, rel=0.03)
 
 
+@pytest.mark.slow
 def test_fp16_trains_in_fp16_on_a_cpu_too(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
     """Lightning's own would be bf16; after few steps the weights are near those of fp32."""
     formats: list[tuple[bool, torch.dtype]] = []

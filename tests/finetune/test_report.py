@@ -176,6 +176,7 @@ def test_a_run_of_a_sweep_that_is_not_finished_is_said_to_be_left_out(
     assert "begun is not finished and left out" in said
 
 
+@pytest.mark.slow
 def test_published_and_measured_numbers_share_no_column(
     runs: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -244,6 +245,7 @@ def test_the_html_says_what_the_markdown_says_and_needs_nothing_else(
     assert not re.search(r"<(script|link|iframe)|url\(|@import|src=\"(?!data:)", page)
 
 
+@pytest.mark.slow
 def test_whoever_reads_an_interval_of_few_speakers_reads_that_it_is_rough(
     runs: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -279,6 +281,7 @@ def test_what_other_commands_left_in_a_run_folder_is_a_section(
     assert "no picture at" not in page
 
 
+@pytest.mark.slow
 def test_names_in_sentences_and_in_the_list_of_contents_show_as_they_are(
     runs: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -296,6 +299,7 @@ def test_names_in_sentences_and_in_the_list_of_contents_show_as_they_are(
     assert f"<p>{title}</p>" in page
 
 
+@pytest.mark.slow
 def test_damaged_predictions_and_features_are_one_line(
     runs: dict[str, Path], tmp_path: Path
 ) -> None:

@@ -270,6 +270,7 @@ def test_finished_folds_are_kept_on_resume_and_only_with_the_same_configuration(
     assert not (out / "fold-1").exists()
 
 
+@pytest.mark.slow
 def test_words_about_a_benchmark_and_numbers_of_others_do_not_make_another_run(
     train: Train, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -430,6 +431,7 @@ def test_a_fixed_split_mixing_and_one_segment_work_together(train: Train) -> Non
     assert load_checkpoint(out / "fold-split").model_config().input.frame_stride == 2
 
 
+@pytest.mark.slow
 def test_batches_that_are_accumulated_are_those_of_one_large_batch(
     monkeypatch: pytest.MonkeyPatch, train: Train
 ) -> None:

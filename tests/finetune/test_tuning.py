@@ -112,6 +112,7 @@ def test_the_average_of_the_weights_is_tested_saved_and_said(
     assert one.read_text() != other.read_text()
 
 
+@pytest.mark.slow
 def test_layer_decay_slows_the_layers_far_from_the_head(
     monkeypatch: pytest.MonkeyPatch, train: Train
 ) -> None:
@@ -234,6 +235,7 @@ class OneLayer(torch.nn.Module):
         return layers[self.place].mean(dim=1)
 
 
+@pytest.mark.slow
 def test_a_fusion_from_outside_is_asked_for_by_the_recipe(train: Train) -> None:
     FUSIONS.register("one-layer", settings=Layer)(OneLayer)
     try:
@@ -255,6 +257,7 @@ def test_a_fusion_from_outside_is_asked_for_by_the_recipe(train: Train) -> None:
         FUSIONS.unregister("one-layer")
 
 
+@pytest.mark.slow
 def test_a_loss_from_outside_is_one_registered_name_with_its_settings(train: Train) -> None:
     def trained(name: str, **recipe: Any) -> Path:
         return train(VALUES, name=name, once=True, recipe={"loss": "mse+0.5*elbow", **recipe})

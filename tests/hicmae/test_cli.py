@@ -251,6 +251,7 @@ def test_the_printed_configuration_is_one_that_can_be_given(
     assert CALLS[0] == CALLS[1]
 
 
+@pytest.mark.slow
 def test_every_verb_takes_what_it_has_printed_of_itself(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

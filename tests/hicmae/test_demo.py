@@ -76,7 +76,6 @@ def test_steps_run_in_order_and_end_at_the_report(
     assert "usage: hicmae shards info" in (out / "logs" / logs[2]).read_text()
 
 
-@pytest.mark.slow
 def test_a_failed_step_stops_and_tells_how_to_repeat_it(
     tmp_path: Path, steps: Path, made: list[list[str]], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -206,6 +206,7 @@ def test_a_pretrained_network_shows_what_it_makes_of_hidden_parts(
         assert made.error > 0
 
 
+@pytest.mark.slow
 def test_a_pretrained_network_needs_both(tmp_path: Path, analyst_of: Callable[[str], Any]) -> None:
     with pytest.raises(ValueError, match="there is no face in the recording"):
         analysed(analyst_of("pretrained"), write_sound(tmp_path / "a.wav", talk(1.5, 16000), 16000))
@@ -213,6 +214,7 @@ def test_a_pretrained_network_needs_both(tmp_path: Path, analyst_of: Callable[[s
         analyst_of("pretrained").live()
 
 
+@pytest.mark.slow
 def test_a_recording_that_is_too_long_is_refused_before_it_is_predicted(
     tmp_path: Path, analyst_of: Callable[[str], Any]
 ) -> None:

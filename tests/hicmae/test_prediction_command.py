@@ -125,6 +125,7 @@ def test_names_that_are_not_utf8_are_predicted_and_built_like_others(
     assert main(["shards", "check", str(shards)]) == 0
 
 
+@pytest.mark.slow
 def test_results_are_replaced_only_where_asked_and_nothing_is_begun_before(
     tmp_path: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -94,6 +94,7 @@ def test_sound_that_stops_is_not_waited_for_and_lost_sound_is_silent(
 
 
 @pytest.mark.usefixtures("one_decoding_process")
+@pytest.mark.slow
 def test_windows_that_waited_for_the_sound_have_their_pictures(
     tmp_path: Path, model: hicmae.EmotionPredictor
 ) -> None:

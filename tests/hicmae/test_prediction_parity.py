@@ -103,6 +103,7 @@ def test_raw_and_shard_give_the_same_logits(tmp_path: Path, tiny_model_config: M
     assert windows == {"face0": 7}
 
 
+@pytest.mark.slow
 def test_so_they_do_for_each_of_several_faces_with_dropped_frames_and_late_sound(
     tmp_path: Path, tiny_model_config: ModelConfig
 ) -> None:

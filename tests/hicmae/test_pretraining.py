@@ -354,6 +354,7 @@ def test_targets_are_the_same_however_many_clips_are_made_at_a_time(
     assert torch.equal(found, wanted)
 
 
+@pytest.mark.slow
 def test_a_step_of_pictures_as_large_as_the_published_ones_has_targets_and_gradients() -> None:
     network = HiCMAE(load_model_config("tiny")).train()
     torch.manual_seed(0)

@@ -77,7 +77,6 @@ def test_what_is_alive_at_the_first_full_collection_is_spared_for_ever() -> None
     assert len(gc.get_objects()) < gc.get_freeze_count()
 
 
-@pytest.mark.slow
 def test_freed_memory_stays_with_the_process() -> None:
     process = VerbProcess([], clean(), f"{__name__}:take_and_free")
     said, megabytes = process.output.read().split()
@@ -287,6 +286,7 @@ if __name__ == "__main__":
 
 
 @pytest.mark.parametrize("when", ["importing", "done"])
+@pytest.mark.slow
 def test_ctrl_c_while_the_server_imports_prints_no_traceback(tmp_path: Path, when: str) -> None:
     (tmp_path / "slow.py").write_text(
         "import time\nprint('importing', flush=True)\ntime.sleep(1)\nprint('done', flush=True)\n"

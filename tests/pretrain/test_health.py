@@ -98,6 +98,7 @@ def test_a_network_that_maps_all_clips_to_one_point_shows(tiny_model_config: Mod
     assert after["feature_rank_audio_layer2"] == before["feature_rank_audio_layer2"]
 
 
+@pytest.mark.slow
 def test_norms_by_part_are_those_of_all_parameters_and_of_what_a_step_changed(
     train: Train, tmp_path: Path, tiny_model_config: ModelConfig
 ) -> None:

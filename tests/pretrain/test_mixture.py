@@ -39,6 +39,7 @@ def mixture(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_shards(tmp_path_factory.mktemp("mixture") / "shards", samples)
 
 
+@pytest.mark.slow
 def test_a_mixture_trains_on_what_each_clip_has(
     mixture: Path, tmp_path: Path, tiny_model_config: ModelConfig
 ) -> None:
@@ -107,6 +108,7 @@ def test_a_batch_without_any_picture_is_left_out_of_the_mean_of_its_loss(
     assert whole["loss"] == pytest.approx(sum(row["loss"] for row in each) / 4, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_sound_alone_is_a_masked_autoencoder_whose_checkpoint_is_fine_tuned(
     mixture: Path,
     tmp_path: Path,

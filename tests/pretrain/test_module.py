@@ -184,6 +184,7 @@ def test_a_compiled_step_is_one_graph_without_collectives_whatever_is_missing_of
     assert "c10d" not in calls
 
 
+@pytest.mark.slow
 def test_compiled_with_cuda_graphs_training_alone_is_recorded_and_terms_outlive_the_next_step(
     tiny_model_config: ModelConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:

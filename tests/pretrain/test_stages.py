@@ -114,6 +114,7 @@ def test_stages_that_leave_nothing_of_the_run_are_refused() -> None:
         counts(objective=replace(STAGED, stages={"apart": 2.0, "video": 0.001}))
 
 
+@pytest.mark.slow
 def test_a_run_by_contrast_alone_logs_no_reconstruction_and_resumes(
     train: Train, tmp_path: Path
 ) -> None:

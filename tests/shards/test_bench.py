@@ -108,6 +108,7 @@ def test_raw_video_is_measured_in_the_same_run(clips_dir: Path, tmp_path: Path) 
     assert figures["ratio"] == figures["clips_per_second"] / figures["raw_clips_per_second"]
 
 
+@pytest.mark.slow
 def test_raw_video_is_measured_beside_shards_of_another_frame_rate(tmp_path: Path) -> None:
     video = write_video(tmp_path / "a.mp4", seconds=8.0, sound=tone(8.0))  # 25 frames a second
     folder = write_shards(tmp_path / "shards", [make_sample(0, num_frames=10, fps=5.0)])

@@ -111,6 +111,7 @@ def test_a_list_is_told_of_one_recording_on_two_sides(
     assert "table.csv line 3: the same recording and time as line 2" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_strict_makes_it_an_error_and_writes_no_manifest(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

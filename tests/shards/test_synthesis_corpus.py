@@ -168,6 +168,7 @@ def test_a_finished_corpus_is_left_alone_and_another_is_refused(corpus: Path) ->
         synthesize(replace(SMALL, takes=2), corpus)
 
 
+@pytest.mark.slow
 def test_clips_that_were_deleted_are_rendered_again_and_no_other(tmp_path: Path) -> None:
     synthesize(SMALL, tmp_path)
     before = _digests(tmp_path)

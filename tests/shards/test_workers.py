@@ -80,6 +80,7 @@ def test_a_long_item_that_goes_on_is_waited_for() -> None:
     assert found == [(5, 5), (0, 0)]
 
 
+@pytest.mark.slow
 def test_few_items_are_under_way_ahead_of_the_one_that_is_waited_for(tmp_path: Path) -> None:
     results = run_in_order(
         note_start, [(tmp_path, number) for number in range(50)], workers=2, deadline_seconds=60
