@@ -120,6 +120,7 @@ class FinetuneModule(pl.LightningModule):
             if is_shared(config, plan.checkpoint):
                 start_from_shared(self.model, plan.checkpoint, self.target_mean, self.target_std)
         self.frozen = apply_tuning(self.model, config.recipe)
+        self.train()  # nobody else does where a fold goes on, nor in a second process
         set_grad_checkpointing(self.model, config.hardware.recompute)
         self._recorded: Recorded | None = None
         if config.hardware.cuda_graphs:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import os
 import shutil
@@ -120,6 +121,28 @@ def test_a_resumed_fold_trains_the_missing_epochs_alone(
     assert rows["epoch"].dropna().unique().tolist() == [0, 1, 2, 3, 4]
     assert len(rows["loss_step"].dropna()) == 15
     assert not partial.exists()
+
+
+@pytest.mark.slow
+def test_what_is_frozen_draws_nothing_in_a_fold_that_goes_on(
+    monkeypatch: pytest.MonkeyPatch, train: Train
+) -> None:
+    """Stochastic depth in a frozen encoder would train the head on what no test shows it."""
+    drawing: list[bool] = []
+    started = FinetuneModule.on_train_epoch_start
+
+    def note(module: FinetuneModule) -> None:
+        started(module)
+        drawing.append(any(part.training for part in module.model.encoder.modules()))
+        if len(drawing) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(FinetuneModule, "on_train_epoch_start", note)
+    options = {"recipe": dataclasses.replace(RECIPE, tuning="probe"), "epochs": 3, "folds": "1"}
+    with pytest.raises(KeyboardInterrupt):
+        train(**options)
+    train(resume=True, **options)
+    assert drawing == [False] * 4
 
 
 def test_a_fold_leaves_the_signal_that_ends_a_program_as_it_is(
