@@ -279,6 +279,7 @@ class SoundSpans(Closing):
         self._ended = False
         self._origin = 0  # sample number of the buffer's first
         self._buffer = np.zeros(0, dtype=np.int16)
+        self._found = 0  # number after the last one that was found
         self._square_sum, self._counted = 0.0, 0
 
     @property
@@ -290,6 +291,11 @@ class SoundSpans(Closing):
     def ended(self) -> bool:
         """Whether nothing comes after what spans have found so far."""
         return self._ended and not self._pending
+
+    @property
+    def found_seconds(self) -> float:
+        """Time on the clock up to which spans have found sound so far."""
+        return self.start_seconds + self._found / self.sample_rate
 
     @property
     def rms_db(self) -> float:
@@ -399,6 +405,7 @@ class SoundSpans(Closing):
                 return
             self._square_sum += float(np.square(samples, dtype=np.float64).sum())
             self._counted += len(samples)
+            self._found = max(self._found, place + len(samples))
             self._put(place, samples)
             self._forget(first)
 

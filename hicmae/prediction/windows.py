@@ -50,7 +50,7 @@ _PROGRESS_SECONDS = 0.25
 # What is done, without and with spans, where nothing tells who speaks.
 _LEFT = "every face is predicted", "a span is of the face that is seen for most of it"
 _SEEN_SHARE = 0.5  # of a span; a face that is seen for less of it is not asked whether it speaks
-_OUTSIDE_SECONDS = 1.0  # sound without a picture is worth a note from here on
+_OUTSIDE_SECONDS = 1.0  # sound or picture without the other is worth a note from here on
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,7 +177,8 @@ def cut_windows(request: Request, emit: Emit) -> None:
         for window in cutter.rest():
             teller(window.end_seconds)
             emit(window)
-        emit(_finished(watch, sound, request))
+        unheard = _unheard(recording, sound) if sound is not None and tracks else []
+        emit(_finished(watch, sound, request, unheard))
 
 
 def _hear(
@@ -299,11 +300,24 @@ def _outside(request: Request, recording: Recording) -> list[tuple[float, float]
 def _outside_note(
     outside: Sequence[tuple[float, float]], origin: float, request: Request, heard: bool
 ) -> str:
-    parts = " and ".join(f"{first - origin:.2f}..{last - origin:.2f} s" for first, last in outside)
-    said = f"its sound at {parts} has no picture"
+    said = f"its sound at {_times(outside, origin)} has no picture"
     if heard:
         return f"{said}: predicted from the sound alone"
     return f"{said} and is left out{'' if request.hear else ' (the network reads pictures alone)'}"
+
+
+def _unheard(recording: Recording, sound: SoundSpans) -> list[str]:
+    """What of the picture has no sound, as far as the windows have listened, as a note."""
+    spans = [(recording.start, min(sound.start_seconds, recording.end))]
+    if sound.ended:
+        spans.append((max(sound.found_seconds, recording.start), recording.end))
+    spans = [(first, last) for first, last in spans if last - first > _OUTSIDE_SECONDS]
+    times = _times(spans, recording.picture.origin_seconds)
+    return [f"its picture at {times} has no sound, which counts as silence"] if spans else []
+
+
+def _times(spans: Sequence[tuple[float, float]], origin: float) -> str:
+    return " and ".join(f"{first - origin:.2f}..{last - origin:.2f} s" for first, last in spans)
 
 
 def _sound_stretches(
@@ -514,8 +528,10 @@ def _followed(stretch: Stretch, fps: float) -> Followed:
     )
 
 
-def _finished(watch: Stopwatch, sound: SoundSpans | None, request: Request) -> Finished:
-    notes = [lacks for lacks in [cut_off(request.path)] if lacks]
+def _finished(
+    watch: Stopwatch, sound: SoundSpans | None, request: Request, unheard: Sequence[str] = ()
+) -> Finished:
+    notes = [*(lacks for lacks in [cut_off(request.path)] if lacks), *unheard]
     if sound is not None and sound.taken:
         notes.append(f"its sound is {sound.taken}")
     if sound is not None and sound.rms_db < request.preparation.silence_db:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import tracemalloc
 from dataclasses import replace
 from pathlib import Path
@@ -188,6 +189,26 @@ def test_a_sound_file_is_predicted_by_its_own_length(tmp_path: Path) -> None:
 def test_silence_is_said(tmp_path: Path) -> None:
     path = write_sound(tmp_path / "a.wav", np.zeros(32000), 16000)
     assert "silent" in cut(path, WindowConfig())[2].notes[0]
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+def test_a_picture_without_sound_for_a_while_is_said(tmp_path: Path, suffix: str) -> None:
+    frames = moving_frames(150, faces=(50,))
+    path = tmp_path / f"a{suffix}"
+    write_recording(path, frames, np.arange(150) / 25, sound=talk(2.0), sound_start=1.5)
+    write_boxes(tmp_path / "a.csv", {"f": (50, 0, 149)})
+    _, windows, finished = cut(path, WindowConfig(hop=1.0))
+    (note,) = finished.notes
+    told = re.fullmatch(
+        r"its picture at (.*)\.\.(.*) s and (.*)\.\.(.*) s has no sound, which counts as silence",
+        note,
+    )
+    assert told is not None
+    assert [float(time) for time in told.groups()] == pytest.approx([0, 1.5, 3.5, 6.0], abs=0.1)
+    assert windows[-1].start_seconds > 4
+    for seconds, notes in ((5.5, 0), (4.5, 1)):  # half a second is not worth a note
+        write_recording(path, frames, np.arange(150) / 25, sound=talk(seconds))
+        assert len(cut(path, WindowConfig(hop=1.0))[2].notes) == notes
 
 
 def test_pictures_of_several_sizes_are_said(tmp_path: Path) -> None:
