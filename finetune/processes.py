@@ -7,6 +7,7 @@ they found.
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import multiprocessing
 import os
@@ -74,6 +75,10 @@ def run_processes(
     """
     for path in [*folder.glob(".error-*"), *folder.glob(".lost-*")]:  # of an earlier attempt
         path.unlink()
+    # As bytes: a tensor would be a file descriptor, of which some 250 at most can be handed over; a
+    # checkpoint of any published size has 540 tensors.
+    given = io.BytesIO()
+    torch.save(arguments, given)
     context = torch.multiprocessing.start_processes(
         _one,
         (
@@ -82,7 +87,7 @@ def run_processes(
             dict(os.environ),
             multiprocessing.get_start_method(),
             work,
-            arguments,
+            given.getvalue(),
             folder,
         ),
         nprocs=number,
@@ -134,7 +139,7 @@ def _one(
     environment: Mapping[str, str],
     start_method: str,
     work: Callable[..., None],
-    arguments: tuple[Any, ...],
+    given: bytes,
     folder: Path,
 ) -> None:
     of_group = {
@@ -155,6 +160,7 @@ def _one(
         multiprocessing.set_start_method(start_method, force=True)
         torch.set_num_threads(max(1, torch.get_num_threads() // number))
         keep_freed_memory()
+        arguments = torch.load(io.BytesIO(given), weights_only=False)
         try:
             work(*arguments, Share(rank=rank, of=number))
         except ValueError as error:

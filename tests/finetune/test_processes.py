@@ -229,6 +229,20 @@ def test_processes_are_forked_from_one_and_are_what_this_one_is(
     assert servers != {os.getpid()}
 
 
+def say_the_sum(tensors: list[torch.Tensor], folder: Path, share: Share) -> None:
+    """What came over."""
+    total = torch.stack(tensors).sum(0)
+    (folder / str(share.rank)).write_text(f"{len(tensors)} {total.tolist()}")
+
+
+@pytest.mark.slow
+def test_a_checkpoint_of_any_number_of_tensors_goes_to_all(tmp_path: Path) -> None:
+    tensors = [torch.full((2,), float(number)) for number in range(600)]
+    run_processes(2, say_the_sum, (tensors, tmp_path), tmp_path)
+    said = f"600 {[float(sum(range(600)))] * 2}"
+    assert [(tmp_path / str(rank)).read_text() for rank in range(2)] == [said, said]
+
+
 def fail_on_the_second(error: Exception, share: Share) -> None:
     """What one process cannot do while the other waits for it."""
     if share.rank == 1:
