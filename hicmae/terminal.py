@@ -161,8 +161,8 @@ _CHATTER: tuple[tuple[type[Warning], str], ...] = (
     (Warning, r".*The `srun` command is available on your system but is not used.*"),
     # Clipping is DeepSpeed's there, as its docstring says.
     (Warning, r".*Since DeepSpeed handles gradient clipping internally.*"),
-    # What is named instead is not in every PyTorch that serves here.
-    (Warning, r".*torch\.distributed\.nn\.functional\.all_gather is deprecated.*"),
+    # What is named instead is not in every PyTorch that serves here; DeepSpeed calls some, too.
+    (Warning, r".*torch\.distributed\.[\w.]+`? is deprecated.*"),
     (Warning, r".*`broadcast_buffers` is deprecated.*"),
 )
 # "GPU available: False", "Tip: For seamless cloud uploads", "`Trainer.fit` stopped", …

@@ -148,9 +148,11 @@ def test_known_chatter_is_silenced_and_other_warnings_are_not() -> None:
         "from pytorch_lightning.utilities import rank_zero_info as info;"
         "info('GPU available: False');"
         "warnings.warn('`isinstance(treespec, LeafSpec)` is deprecated', FutureWarning);"
+        "warnings.warn('`torch.distributed.all_gather_into_tensor` is deprecated', FutureWarning);"
         "warnings.warn('something new')"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "GPU available" not in done.stdout + done.stderr
     assert "LeafSpec" not in done.stderr
+    assert "all_gather" not in done.stderr
     assert "something new" in done.stderr
