@@ -172,7 +172,8 @@ def read_index(folder: Path | str) -> Index:
                 f"{url}: shards elsewhere are read by `hicmae pretrain --data.shards` alone; copy "
                 "the folder to this machine"
             )
-        raise FileNotFoundError(f"{folder}: no such folder of shards")
+        several = f" (pretraining takes several as [{folder}])" if "," in str(folder) else ""
+        raise FileNotFoundError(f"{folder}: no such folder of shards{several}")
     missing = [name for name in (TABLE_NAME, INFO_NAME) if not (folder / name).is_file()]
     if (folder / JOURNAL_NAME).exists():
         raise ShardError(

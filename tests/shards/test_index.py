@@ -102,6 +102,8 @@ def test_the_same_rows_give_the_same_bytes(tmp_path: Path) -> None:
 def test_a_missing_folder_and_one_without_index_are_told_apart(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="no such folder of shards"):
         read_index(tmp_path / "nowhere")
+    with pytest.raises(FileNotFoundError, match=r"\(pretraining takes several as \[.*one,two\]\)"):
+        read_index(tmp_path / "one,two")
     with pytest.raises(ShardError, match=r"no index\.parquet and no index\.json; build shards"):
         read_index(tmp_path)
 

@@ -228,12 +228,9 @@ def test_impossible_settings_are_refused_all_at_once() -> None:
     message = r"batch_size = 0.*shuffle_shards = -1.*weights = \(0.0,\) \(each must be positive\)"
     with pytest.raises(ValueError, match=message):
         stream_of("shards", batch_size=0, shuffle_shards=-1, weights=(0.0,))
-    message = r"weights = \[1.0, 2.0\] \(must be one for each folder of shards: 1\).*_sample = 3 "
+    message = r"weights = \[1.0, 2.0\] \(must be one for each folder of shards: shards\).*e = 3 "
     with pytest.raises(ValueError, match=message):
         stream_of("shards", weights=(1.0, 2.0), clips_per_sample=3)
-    message = r"shards = one,two: no such folder \(several are a list: \[one,two\]\)"
-    with pytest.raises(ValueError, match=message):
-        stream_of("one,two")
     with pytest.raises(ValueError, match="shards is empty"):
         stream_of([])
 
