@@ -139,6 +139,7 @@ def test_each_crop_of_a_clip_lacks_what_the_clip_lacks(
     assert not {"seen", "heard"} & set(given)
 
 
+@pytest.mark.slow
 def test_crops_are_refused_where_nothing_is_seen(
     shards: Path, tiny_model_config: ModelConfig, tmp_path: Path
 ) -> None:

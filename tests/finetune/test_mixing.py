@@ -119,6 +119,7 @@ def test_the_input_is_not_written_to() -> None:
 @pytest.mark.parametrize(
     ("settings", "parameter"), [({"cutmix": 0.0}, 0.8), ({"cutmix": 0.2, "switch": 1.0}, 0.2)]
 )
+@pytest.mark.slow
 def test_shares_follow_the_beta_distribution_of_their_kind(
     settings: dict[str, float], parameter: float
 ) -> None:

@@ -268,6 +268,7 @@ def test_votes_and_weights_of_classes_reach_the_loss_and_not_the_test(
     assert {item.true for item in read_run(out).predictions} == set(CLASSES)
 
 
+@pytest.mark.slow
 def test_a_batch_of_one_clip_trains(train: Train) -> None:
     out = train(once=True, recipe=RecipeConfig(batch_size=1, drop_path=0.0))
     assert read_run(out).scores.num_samples == 12
@@ -319,6 +320,7 @@ def test_unnamed_speakers_are_allowed_by_protocol_alone_and_then_said(train: Tra
     assert said in all_notes(run)
 
 
+@pytest.mark.slow
 def test_speakers_shared_by_protocol_are_counted(train: Train) -> None:
     shared = split_benchmark(shared_speakers=True)
     out = train(shared, changes={5: {"speaker": "s1"}}, epochs=1)

@@ -349,6 +349,7 @@ def test_what_cannot_be_compared_is_refused_or_said(
         report(runs=[runs["both"], other], out=tmp_path / "report.md")
 
 
+@pytest.mark.slow
 def test_a_folder_of_runs_stands_for_all_of_them(runs: dict[str, Path], tmp_path: Path) -> None:
     for group in ("one", "two"):
         (tmp_path / group).mkdir()

@@ -108,6 +108,7 @@ def test_a_draw_without_a_class_or_with_constant_truths_is_scored_as_the_metrics
     assert not any(math.isnan(end) for end in found.values["ccc_arousal"])
 
 
+@pytest.mark.slow
 def test_the_interval_is_that_of_a_bootstrap_done_by_hand() -> None:
     made = classes()
     names = sorted({item.speaker for item in made})

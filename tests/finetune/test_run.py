@@ -292,6 +292,7 @@ def test_words_about_a_benchmark_and_numbers_of_others_do_not_make_another_run(
     assert read_run(out).benchmark == other
 
 
+@pytest.mark.slow
 def test_a_run_without_a_report_has_it_drawn_later(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -415,6 +416,7 @@ def test_a_training_that_fails_leaves_no_half_fold(tmp_path: Path, train: Train)
     ]
 
 
+@pytest.mark.slow
 def test_a_fixed_split_mixing_and_one_segment_work_together(train: Train) -> None:
     out = train(
         split_benchmark(column="fold", test=(2,)),
@@ -540,6 +542,7 @@ def test_a_config_that_names_a_project_keeps_the_mode_of_the_verb(
     assert (wandb["mode"], wandb["project"]) == (None, "faces")
 
 
+@pytest.mark.slow
 def test_a_batch_whose_clips_are_all_damaged_is_left_out_and_the_next_one_comes(
     tmp_path: Path, shards: Path, train: Train
 ) -> None:

@@ -91,6 +91,7 @@ def test_a_fold_goes_on_from_its_own_network_and_no_other_of_the_same_folds(
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_other_folds_of_the_same_corpus_share_samples_and_are_refused_unless_named(
     first: Path, again: Train
 ) -> None:
@@ -155,6 +156,7 @@ def test_what_chose_the_epoch_was_seen_too(films: Path, train: Train) -> None:
         assert len(seen.samples) == 2 * number  # by name and lengths, and by dataset and name
 
 
+@pytest.mark.slow
 def test_a_checkpoint_that_does_not_say_is_refused_unless_it_is_of_another_corpus(
     first: Path, tmp_path: Path, again: Train
 ) -> None:
@@ -200,6 +202,7 @@ def test_a_network_is_not_tested_on_what_the_one_it_started_from_has_seen(
     assert note in (out / "report.md").read_text()
 
 
+@pytest.mark.slow
 def test_another_benchmark_of_seen_samples_is_found_out_by_the_digests(
     first: Path, films: Path, tmp_path: Path
 ) -> None:

@@ -282,6 +282,7 @@ def test_what_a_step_spoils_stays_spoiled_when_it_is_stopped(
     assert made == [["shards", "--help"], ["--version"]]
 
 
+@pytest.mark.slow
 def test_a_folder_in_use_is_left_alone(
     tmp_path: Path, steps: Path, made: list[list[str]], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -75,6 +75,7 @@ while not (here / "{other}").exists(): time.sleep(0.01)
 """
 
 
+@pytest.mark.slow
 def test_two_commands_run_side_by_side_and_share_the_cores(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -67,6 +67,7 @@ def test_a_decoder_that_loses_frames_is_broken(
     assert "1 broken" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_without_decord_pyav_reads_and_the_doctor_says_so(tmp_path: Path, repository: Path) -> None:
     """In a process of its own: a decoder is chosen when it is imported."""
     script = (

@@ -72,6 +72,7 @@ def gradients(network: nn.Module) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("recompute", [False, True])
 @pytest.mark.parametrize("negatives", ["local", "global"])
+@pytest.mark.slow
 def test_steps_that_are_launched_as_a_whole_learn_what_plain_ones_learn(
     negatives: str, recompute: bool, tiny_model_config: ModelConfig, recorder: list[Recorded]
 ) -> None:
@@ -107,6 +108,7 @@ def test_gradients_of_several_batches_add_up(
     torch.testing.assert_close(gradients(recorded), gradients(plain), rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_what_decides_the_computation_is_recorded_for_itself(
     tiny_model_config: ModelConfig, recorder: list[Recorded]
 ) -> None:

@@ -162,6 +162,7 @@ def seen(turn: float, scale: float, *, swap: bool = False) -> tuple[np.ndarray, 
     return frame, Face(box=box, score=0.9, landmarks=points)
 
 
+@pytest.mark.slow
 def test_opencv_turns_a_face_upright_by_its_landmarks_before_it_is_compared(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -203,6 +203,7 @@ def stack_config(**changes: object) -> BuildConfig:
     return BuildConfig(**{"stack_colours": "bgr", **settings, **changes})  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_a_stack_with_its_sound_becomes_a_sample_and_windows(tmp_path: Path) -> None:
     path = write_stack(tmp_path / "faces" / "a.npy")
     np.save(tmp_path / "faces" / "features.npy", np.zeros((50, 768), np.float32))
@@ -257,6 +258,7 @@ def test_what_is_no_stack_of_faces_is_said_in_one_line(tmp_path: Path) -> None:
         stack_config(stack_colours="gbr")
 
 
+@pytest.mark.slow
 def test_a_rate_that_does_not_fit_the_sound_is_refused_with_the_one_that_does(
     tmp_path: Path,
 ) -> None:

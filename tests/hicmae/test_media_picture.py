@@ -324,6 +324,7 @@ def test_light_beyond_white_comes_near_it_and_keeps_its_hue(transfer: str) -> No
     np.testing.assert_allclose(shown[2], [205, 150, 120], atol=2)
 
 
+@pytest.mark.slow
 def test_a_sample_says_what_was_done_with_its_pictures(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     pictures = [grey(frame) for frame in moving_fields(20, "tff")]

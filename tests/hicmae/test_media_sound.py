@@ -328,6 +328,7 @@ def test_a_voice_that_the_mix_would_lose_is_as_loud_as_in_mono(
     assert abs(np.corrcoef(sound.samples, alone.samples)[0, 1]) > 0.999
 
 
+@pytest.mark.slow
 def test_channels_without_a_layout_are_averaged_or_the_loudest_is_taken(tmp_path: Path) -> None:
     others = [np.roll(V, 1000 * number) for number in range(6)]
     levels = {}

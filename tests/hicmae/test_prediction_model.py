@@ -56,6 +56,7 @@ def test_a_video_becomes_a_table(tmp_path: Path, checkpoint: Path) -> None:
     assert sum(summary.tracks[0].share.values()) == pytest.approx(1)
 
 
+@pytest.mark.slow
 def test_what_each_modality_says_is_told_where_asked(tmp_path: Path, checkpoint: Path) -> None:
     model = hicmae.load(checkpoint, device="cpu", precision="32-true")
     seen: list[Window] = []

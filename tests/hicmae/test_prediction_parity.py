@@ -120,6 +120,7 @@ def test_so_they_do_for_each_of_several_faces_with_dropped_frames_and_late_sound
     assert set(windows) == {"face0", "face1"}
 
 
+@pytest.mark.slow
 def test_so_they_do_for_a_recording_shorter_than_a_clip(
     tmp_path: Path, tiny_model_config: ModelConfig
 ) -> None:

@@ -192,6 +192,7 @@ def test_silence_is_said(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+@pytest.mark.slow
 def test_a_picture_without_sound_for_a_while_is_said(tmp_path: Path, suffix: str) -> None:
     frames = moving_frames(150, faces=(50,))
     path = tmp_path / f"a{suffix}"

@@ -47,6 +47,7 @@ def test_a_clip_has_a_row_of_originals_above_masked_above_reconstructed(tmp_path
     assert [path.name for path in (tmp_path / "figures").iterdir()] == ["grid.png"]
 
 
+@pytest.mark.slow
 def test_the_picture_grows_with_clips_and_frames(tmp_path: Path) -> None:
     one, three = draw(tmp_path / "1.png", 1), draw(tmp_path / "3.png", 3)
     assert three.shape[1] == one.shape[1]

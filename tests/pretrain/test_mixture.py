@@ -79,6 +79,7 @@ def test_batches_of_a_step_are_told_what_all_of_them_have(
         assert (seen, heard) == ([[True, True], [False, True]], [[True, False], [True, True]])
 
 
+@pytest.mark.slow
 def test_a_batch_without_any_picture_is_left_out_of_the_mean_of_its_loss(
     tmp_path: Path, tiny_model_config: ModelConfig
 ) -> None:

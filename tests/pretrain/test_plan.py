@@ -353,6 +353,7 @@ def test_every_path_that_will_not_do_is_named_at_once(
     assert (out / "metrics.csv").read_text() == ""
 
 
+@pytest.mark.slow
 def test_the_plan_says_what_lies_on_the_disk_while_a_checkpoint_is_written(
     train: Train, tmp_path: Path, tiny_model_config: ModelConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -40,6 +40,7 @@ def test_columns_are_read_with_gaps_and_without_a_row_that_is_being_written(tmp_
     assert columns["peak_memory_gib"].tolist() == [1, 1, 1, 1]
 
 
+@pytest.mark.slow
 def test_a_run_is_drawn_into_its_figures(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -73,6 +74,7 @@ def test_several_runs_need_a_name_for_the_picture_and_are_told_apart(tmp_path: P
         plot(runs=[runs[0], runs[0]], out=out)
 
 
+@pytest.mark.slow
 def test_the_example_of_its_help_draws_two_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

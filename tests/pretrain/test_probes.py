@@ -193,6 +193,7 @@ def test_every_clip_is_probed_once_in_its_place_by_one_process_or_two(
         assert torch.equal(whole[:5], frames)
 
 
+@pytest.mark.slow
 def test_the_time_of_probes_and_of_saving_slows_no_clips_down(
     train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

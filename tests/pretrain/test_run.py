@@ -255,6 +255,7 @@ def test_a_network_in_bf16_learns_as_in_fp32_and_goes_on_bit_for_bit(
     assert_same_weights(broken, half)
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_in_smaller_batches_takes_whole_steps_of_them(
     train: Train, shards: Path, tmp_path: Path
 ) -> None:

@@ -193,6 +193,7 @@ def test_killed_at_every_single_step_it_ends_the_same(
     assert digests(out) == whole
 
 
+@pytest.mark.slow
 def test_a_build_killed_again_and_again_gets_there(tmp_path: Path, log: Path) -> None:
     source = write_list(tmp_path / "in", NAMES)
     build(source, tmp_path / "whole")

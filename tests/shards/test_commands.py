@@ -124,6 +124,7 @@ def test_packaged_profiles_are_builds(
     assert config["box"] == ([32, 0, 192, 160] if profile == "cropped" else None)
 
 
+@pytest.mark.slow
 def test_a_synthetic_corpus_can_be_built(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -69,6 +69,7 @@ def test_a_flash_and_a_beep_stay_together_through_every_container(tmp_path: Path
         assert abs(flash - beep) <= 1 / FPS, key
 
 
+@pytest.mark.slow
 def test_every_rate_comes_out_at_25_with_each_frame_the_nearest_in_time(tmp_path: Path) -> None:
     rng = np.random.default_rng(5)
     steps = {

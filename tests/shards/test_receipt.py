@@ -233,6 +233,7 @@ def test_contact_sheet_shows_the_weakest_and_some_of_all(folder: Path) -> None:
     assert "(receipt/faces.png)" in page
 
 
+@pytest.mark.slow
 def test_only_the_images_that_are_shown_are_decoded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

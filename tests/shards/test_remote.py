@@ -134,6 +134,7 @@ def test_a_large_shard_of_a_server_that_knows_no_ranges_is_fetched(
         large.unlink()
 
 
+@pytest.mark.slow
 def test_a_slow_server_is_given_the_time_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
     class Slow(Quiet):
         def do_GET(self) -> None:

@@ -200,6 +200,7 @@ def test_traces_that_leave_the_recording_or_overlap_nowhere_are_refused(tmp_path
         TraceConfig(hop_seconds=0, place=2.0)
 
 
+@pytest.mark.slow
 def test_the_synthetic_corpus_becomes_a_manifest_with_lags_as_made(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
