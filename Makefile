@@ -11,7 +11,7 @@
 PYTHON ?= python3
 # Processes that run tests, each a file at a time. Many tests start processes of their own: on two
 # cores and beside other work three took 31 minutes, and a cluster's deadline passed, two 23; since
-# they fork what they start, two take 13 to 19 on quiet cores, and FAST=1 two and a half.
+# they fork what they start, two take 13 to 19 on quiet cores, and FAST=1 under three.
 JOBS ?= 2
 VENV := .venv
 READY := $(VENV)/.ready-for-pyproject
